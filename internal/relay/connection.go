@@ -1,0 +1,88 @@
+package relay
+
+import "time"
+
+// Level says what a connection's consent covers at the vendor, and which of its three sets of event calls is used.
+type Level string
+
+// The vendor's three levels.
+const (
+	LevelSite    Level = "site"
+	LevelCompany Level = "company"
+	LevelUser    Level = "user"
+)
+
+// Connection is one consent given by a vendor user, as configured. Its tokens live in a document of their own (Token), so
+// that a refresh never collides with an operator's change.
+type Connection struct {
+	ID    string `json:"id"`
+	Level Level  `json:"level"`
+	// Site is the site every notification belongs to whose vendor site id is not in Sites; empty for a company grant whose
+	// sites are all listed.
+	Site string `json:"site,omitempty"`
+	// Sites maps the vendor's SiteId to our site.
+	Sites               map[string]string `json:"sites,omitempty"`
+	PollIntervalSeconds float64           `json:"pollIntervalSeconds,omitempty"` // 0: the program's RELAY_POLL_INTERVAL
+	Paused              bool              `json:"paused,omitempty"`
+	Generation          string            `json:"generation"` // random; a connection made anew under an old id is another one
+	CreatedAt           time.Time         `json:"createdAt"`
+	UpdatedAt           time.Time         `json:"updatedAt"`
+}
+
+// SiteOf answers our site for a vendor's site id, "" when the id is not mapped and the connection has no site of its own.
+func (c Connection) SiteOf(vendorSite string) string {
+	if s, ok := c.Sites[vendorSite]; ok {
+		return s
+	}
+	return c.Site
+}
+
+// SiteNames answers every site the connection may carry, without repeats.
+func (c Connection) SiteNames() []string {
+	seen := map[string]bool{}
+	var names []string
+	add := func(s string) {
+		if s != "" && !seen[s] {
+			seen[s] = true
+			names = append(names, s)
+		}
+	}
+	add(c.Site)
+	for _, s := range c.Sites {
+		add(s)
+	}
+	return names
+}
+
+// PollIntent is written before the vendor's destructive poll is sent. An intent without an outcome whose poll id is not in
+// the inbox either is a suspected gap: the answer may have carried notifications that nobody stored.
+type PollIntent struct {
+	PollID   string    `json:"pollId"`
+	At       time.Time `json:"at"`
+	Deadline time.Time `json:"deadline"` // the call has ended for certain by then
+}
+
+// PollOutcome is what became of the last poll.
+type PollOutcome struct {
+	PollID        string    `json:"pollId"`
+	At            time.Time `json:"at"`
+	Result        string    `json:"result"` // audatex.Outcome as text
+	Notifications int       `json:"notifications"`
+	InboxSeq      uint64    `json:"inboxSeq,omitempty"`
+	Error         string    `json:"error,omitempty"`
+	CorrelationID string    `json:"correlationId,omitempty"`
+}
+
+// Poll is the document of relay_polls: where a connection stands with the vendor's queue.
+type Poll struct {
+	Epoch          uint64       `json:"epoch"`
+	Generation     string       `json:"generation"`
+	Intent         *PollIntent  `json:"intent,omitempty"`
+	Outcome        *PollOutcome `json:"outcome,omitempty"`
+	SubscriptionID string       `json:"subscriptionId,omitempty"`
+	// SubscriptionAdopted says that the vendor already had the subscription (409 on subscribing).
+	SubscriptionAdopted bool       `json:"subscriptionAdopted,omitempty"`
+	GapSuspectedAt      *time.Time `json:"gapSuspectedAt,omitempty"`
+	Failures            int        `json:"failures,omitempty"` // polls failed in a row
+	FailingSince        *time.Time `json:"failingSince,omitempty"`
+}

@@ -1,0 +1,44 @@
+package relay
+
+import "time"
+
+// DeliveryStatus is where one event stands at one callback.
+type DeliveryStatus string
+
+// How a delivery ends, and the two states before.
+const (
+	DeliveryPending   DeliveryStatus = "pending"   // not attempted yet
+	DeliveryRetrying  DeliveryStatus = "retrying"  // attempted, in a lane
+	DeliveryDelivered DeliveryStatus = "delivered" // a 2xx answer
+	DeliveryFailed    DeliveryStatus = "failed"    // the schedule is used up
+	DeliverySkipped   DeliveryStatus = "skipped"   // by an operator, by mode latest, or no longer matched
+	DeliveryExpired   DeliveryStatus = "expired"   // left the log before it could be delivered
+)
+
+// AttemptRecord is one attempt, or, with Closing set, also the end of its delivery. Many stand in one message of
+// relay_attempts.
+type AttemptRecord struct {
+	Event          string         `json:"event"` // event id
+	Seq            uint64         `json:"seq"`   // position in the log of events
+	Order          string         `json:"order"`
+	Number         int            `json:"number"` // 1 for the first; 0: closed without an attempt
+	At             time.Time      `json:"at"`
+	DurationMillis float64        `json:"durationMillis,omitempty"`
+	Outcome        string         `json:"outcome,omitempty"` // sender.Outcome as text
+	Status         int            `json:"status,omitempty"`  // HTTP status, 0 without an answer
+	Error          string         `json:"error,omitempty"`
+	Excerpt        string         `json:"excerpt,omitempty"`
+	Probe          bool           `json:"probe,omitempty"`
+	NextAttemptAt  *time.Time     `json:"nextAttemptAt,omitempty"`
+	Closing        DeliveryStatus `json:"closing,omitempty"`
+	Reason         string         `json:"reason,omitempty"` // why it was skipped or expired
+}
+
+// AttemptBatch is one message of relay_attempts. Previous links it to the callback's batch before (its stream sequence, 0
+// for none), so that "newest first" is a walk by sequence numbers instead of a search.
+type AttemptBatch struct {
+	Callback   string          `json:"callback"`
+	Generation string          `json:"generation"`
+	Previous   uint64          `json:"previous"`
+	Records    []AttemptRecord `json:"records"`
+}

@@ -1,0 +1,148 @@
+package relay
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// The types of the events about parts orders, and the names in CloudEvents' other attributes.
+const (
+	TypeOrderCreated = "audatex.parts.order.created"
+	TypeOrderUpdated = "audatex.parts.order.updated"
+
+	// The paths of the data's schemas below the relay's public address, where they are served.
+	OrderSchema       = "/schemas/parts-order-event-v1.json"
+	OperationalSchema = "/schemas/operational-event-v1.json"
+
+	// EventContentType is CloudEvents' structured JSON mode (CloudEvents 1.0, HTTP binding, section 3.2).
+	EventContentType = "application/cloudevents+json"
+)
+
+// Kind is what an operational event is about; its type is OperationalPrefix + Kind.
+type Kind string
+
+// The operational events.
+const (
+	KindConsentRequired   Kind = "consent-required"
+	KindCallbackDisabled  Kind = "callback-disabled"
+	KindCallbackRecovered Kind = "callback-recovered"
+	KindOrderUnresolved   Kind = "order-unresolved"
+	KindGapSuspected      Kind = "gap-suspected"
+	KindSiteUnknown       Kind = "site-unknown"
+	KindDeliveriesExpired Kind = "deliveries-expired"
+	KindLogClamped        Kind = "log-clamped"
+)
+
+// Origin says what made an event.
+type Origin string
+
+// The origins of an event about an order.
+const (
+	OriginNotification   Origin = "notification"
+	OriginReconciliation Origin = "reconciliation"
+)
+
+// Event is what the relay publishes: a CloudEvent 1.0 in structured JSON. The encoded bytes are made once, by the publisher,
+// and are the NATS message, the callback's body and the API's answer alike.
+type Event struct {
+	SpecVersion     string          `json:"specversion"`
+	ID              string          `json:"id"`
+	Source          string          `json:"source"`
+	Type            string          `json:"type"`
+	Subject         string          `json:"subject"`
+	Time            string          `json:"time"` // RFC 3339, UTC
+	DataContentType string          `json:"datacontenttype"`
+	DataSchema      string          `json:"dataschema"`
+	Site            string          `json:"site"`
+	Sequence        string          `json:"sequence"`
+	Data            json.RawMessage `json:"data"`
+}
+
+// OrderData is the data of an event about a parts order.
+type OrderData struct {
+	Order          json.RawMessage   `json:"order"`
+	ReadAt         time.Time         `json:"readAt"`
+	Revision       int               `json:"revision"`
+	PreviousStatus *string           `json:"previousStatus"`
+	Changes        []Change          `json:"changes"`
+	Notification   *NotificationInfo `json:"notification"`
+	Origin         Origin            `json:"origin"`
+}
+
+// NotificationInfo is what an event tells of the vendor's notification behind it.
+type NotificationInfo struct {
+	ID         *string   `json:"id"` // null for the older form
+	Topic      string    `json:"topic"`
+	CreatedAt  string    `json:"createdAt"` // as it came
+	SiteID     string    `json:"siteId"`
+	ReceivedAt time.Time `json:"receivedAt"`
+}
+
+// Operational is the data of an operational event.
+type Operational struct {
+	Kind    Kind           `json:"kind"`
+	Message string         `json:"message"` // one sentence that says what happened and what to do
+	Details map[string]any `json:"details,omitempty"`
+}
+
+// NextSequence answers the sequence of an event published at now after one with sequence last: microseconds, always above.
+func NextSequence(now time.Time, last uint64) uint64 {
+	return max(uint64(now.UnixMicro()), last+1)
+}
+
+// NewOrderEvent builds the event of one notification (or reconciliation) of an order. SchemaBase is the relay's public
+// address without a closing slash.
+func NewOrderEvent(schemaBase, site, order, typ string, sequence uint64, at time.Time, data OrderData) (Event, error) {
+	if data.Changes == nil {
+		data.Changes = []Change{}
+	}
+	raw, err := Encode(data)
+	if err != nil {
+		return Event{}, fmt.Errorf("encode data of order %s: %w", order, err)
+	}
+	seq := strconv.FormatUint(sequence, 10)
+	return Event{
+		SpecVersion: "1.0", ID: site + "-" + order + "-" + seq, Source: "/audatex/sites/" + site, Type: typ, Subject: order,
+		Time: FormatTime(at), DataContentType: "application/json", DataSchema: schemaBase + OrderSchema, Site: site, Sequence: seq, Data: raw,
+	}, nil
+}
+
+// NewOperationalEvent builds an operational event about id (a connection, a callback, an order). Site is NoSite when it is about no
+// single site.
+func NewOperationalEvent(schemaBase, site, id string, at time.Time, data Operational) (Event, error) {
+	raw, err := Encode(data)
+	if err != nil {
+		return Event{}, fmt.Errorf("encode operational event %s of %s: %w", data.Kind, id, err)
+	}
+	source := "/audatex/relay"
+	if site != NoSite {
+		source = "/audatex/sites/" + site
+	}
+	seq := strconv.FormatInt(at.UnixMicro(), 10)
+	return Event{
+		SpecVersion: "1.0", ID: site + "-" + string(data.Kind) + "-" + id + "-" + seq, Source: source,
+		Type: OperationalPrefix + string(data.Kind), Subject: id, Time: FormatTime(at), DataContentType: "application/json",
+		DataSchema: schemaBase + OperationalSchema, Site: site, Sequence: seq, Data: raw,
+	}, nil
+}
+
+// FormatTime writes t in UTC with microseconds, RFC 3339.
+func FormatTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000000Z") }
+
+// Encode writes v as JSON without escaping HTML's characters and without a closing newline: the vendor's bytes inside stay
+// as they came but for white space.
+func Encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+// SequenceNumber answers the event's sequence as a number.
+func (e Event) SequenceNumber() (uint64, error) { return strconv.ParseUint(e.Sequence, 10, 64) }

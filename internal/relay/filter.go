@@ -1,0 +1,63 @@
+package relay
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// OperationalPrefix starts the type of every operational event. They are matched only by filters that name them.
+const OperationalPrefix = "audatex.relay."
+
+// Filter chooses events: every list that is not empty must match. It is called sites, types, orders everywhere.
+type Filter struct {
+	Sites  []string `json:"sites,omitempty"`
+	Types  []string `json:"types,omitempty"` // exact, or with `*` as the last segment: audatex.parts.*
+	Orders []string `json:"orders,omitempty"`
+}
+
+// Matches reports whether an event of this site, type and order passes.
+func (f Filter) Matches(site, typ, order string) bool {
+	if len(f.Sites) > 0 && !slices.Contains(f.Sites, site) {
+		return false
+	}
+	if len(f.Orders) > 0 && !slices.Contains(f.Orders, order) {
+		return false
+	}
+	if len(f.Types) == 0 {
+		return !strings.HasPrefix(typ, OperationalPrefix)
+	}
+	return slices.ContainsFunc(f.Types, func(t string) bool { return typeMatches(t, typ) })
+}
+
+func typeMatches(pattern, typ string) bool {
+	stem, wild := strings.CutSuffix(pattern, "*")
+	if !wild {
+		return pattern == typ
+	}
+	if !strings.HasPrefix(typ, stem) {
+		return false
+	}
+	// `*` and `audatex.*` mean the parts orders; operational events only if asked for by their own prefix.
+	return !strings.HasPrefix(typ, OperationalPrefix) || strings.HasPrefix(stem, OperationalPrefix)
+}
+
+// CheckType reports whether t can stand in a filter's types.
+func CheckType(t string) error {
+	if t == "*" {
+		return nil
+	}
+	if len(t) > 128 {
+		return fmt.Errorf("has %d characters, at most 128 are allowed", len(t))
+	}
+	segments := strings.Split(t, ".")
+	for i, s := range segments {
+		if s == "*" && i == len(segments)-1 {
+			continue
+		}
+		if s == "" || strings.ContainsFunc(s, func(r rune) bool { return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-') }) {
+			return fmt.Errorf("%q is not an event type: segments of a-z, 0-9 and -, and `*` only as the last one", t)
+		}
+	}
+	return nil
+}

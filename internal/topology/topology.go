@@ -1,0 +1,149 @@
+// Package topology is the one table of everything the relay keeps in NATS: streams, buckets and subjects, and how they are
+// created. Nothing else in the program spells a stream's, a bucket's or a subject's name.
+package topology
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// PublicRoot starts every subject that subscribers see. It does not carry the prefix: it is the public contract.
+const PublicRoot = "audatex"
+
+// LeaseTTL is how long a lease of relay_owners lives without renewal. The store's own change of leader may take 9 s.
+const LeaseTTL = 15 * time.Second
+
+// Topology names everything for one prefix.
+type Topology struct {
+	Prefix    string        // RELAY_NATS_PREFIX, default "relay"
+	Replicas  int           // of every stream and bucket: 1 embedded, 3 on a cluster
+	Retention time.Duration // of the three logs, default 30 days
+}
+
+// Names of the streams.
+func (t Topology) Inbox() string    { return t.Prefix + "_inbox" }
+func (t Topology) Events() string   { return t.Prefix + "_events" }
+func (t Topology) Attempts() string { return t.Prefix + "_attempts" }
+
+// Bucket answers the name of a bucket, for example Bucket(Orders) = "relay_orders".
+func (t Topology) Bucket(name BucketName) string { return t.Prefix + "_" + string(name) }
+
+// BucketName is a bucket's name without the prefix.
+type BucketName string
+
+// The buckets, in the order of the design's table.
+const (
+	Connections BucketName = "connections"
+	Clients     BucketName = "clients"
+	Callbacks   BucketName = "callbacks"
+	Replays     BucketName = "replays"
+	Tokens      BucketName = "tokens"
+	Polls       BucketName = "polls"
+	Orders      BucketName = "orders"
+	Cursors     BucketName = "cursors"
+	Lanes       BucketName = "lanes"
+	Unresolved  BucketName = "unresolved"
+	Owners      BucketName = "owners"
+)
+
+// Buckets lists every bucket.
+var Buckets = []BucketName{Connections, Clients, Callbacks, Replays, Tokens, Polls, Orders, Cursors, Lanes, Unresolved, Owners}
+
+// Subjects.
+
+// InboxSubject is where a connection's pages are stored.
+func (t Topology) InboxSubject(connection string) string {
+	return t.Prefix + ".inbox." + connection
+}
+
+// AttemptsSubject is where a callback's attempts are stored.
+func (t Topology) AttemptsSubject(callback string) string {
+	return t.Prefix + ".attempts." + callback
+}
+
+// PublishSubject is where an event is published so that it is stored as stored (audatex.…): the stream transforms the subject
+// and republishes the message only once it is stored, because a publish that the log refuses would still reach the plain
+// subscribers of its subject.
+func (t Topology) PublishSubject(stored string) string {
+	return t.Prefix + ".publish" + stored[len(PublicRoot):]
+}
+
+// OrderSubject is the stored and live subject of an event of an order; action is "created" or "updated".
+func OrderSubject(site, action, order string) string {
+	return PublicRoot + "." + site + ".parts.order." + action + "." + order
+}
+
+// OrderFilter matches every event of an order: what expected sequences are checked against. The site stands literally in it: a
+// look-up with a wildcard there costs fifty times as much.
+func OrderFilter(site, order string) string {
+	return PublicRoot + "." + site + ".parts.order.*." + order
+}
+
+// OperationalSubject is the stored and live subject of an operational event.
+func OperationalSubject(site, kind, id string) string {
+	return PublicRoot + "." + site + ".relay." + kind + "." + id
+}
+
+// SiteFilter matches everything that happens at a site.
+func SiteFilter(site string) string { return PublicRoot + "." + site + ".>" }
+
+// AllEvents matches every stored event.
+const AllEvents = PublicRoot + ".>"
+
+// Streams answers the configuration of the three logs.
+func (t Topology) Streams() []jetstream.StreamConfig {
+	log := func(name string, subject, description string) jetstream.StreamConfig {
+		return jetstream.StreamConfig{
+			Name: name, Description: description, Subjects: []string{subject},
+			Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage, Replicas: t.Replicas, MaxAge: t.Retention,
+			// A full log refuses: the poller then stops reading from the vendor. Nothing unread is ever dropped early.
+			Discard: jetstream.DiscardNew, MaxConsumers: 20_000, AllowDirect: true, DenyDelete: false, Compression: jetstream.NoCompression,
+			MaxMsgs: -1, MaxBytes: -1, MaxMsgSize: -1, MaxMsgsPerSubject: -1,
+			// The shortest window the server takes: only the inbox uses message ids, and a window costs more than a write.
+			Duplicates: time.Second,
+		}
+	}
+	inbox := log(t.Inbox(), t.InboxSubject("*"), "One message per page of the vendor's queue that carried something")
+	inbox.Duplicates = min(2*time.Minute, t.Retention)
+	events := log(t.Events(), t.PublishSubject(AllEvents), "The public log of events")
+	events.SubjectTransform = &jetstream.SubjectTransformConfig{Source: t.PublishSubject(AllEvents), Destination: AllEvents}
+	events.RePublish = &jetstream.RePublish{Source: AllEvents, Destination: AllEvents}
+	attempts := log(t.Attempts(), t.AttemptsSubject("*"), "Every attempt of every delivery, in batches")
+	return []jetstream.StreamConfig{inbox, events, attempts}
+}
+
+// KeyValues answers the configuration of the buckets.
+func (t Topology) KeyValues() []jetstream.KeyValueConfig {
+	configs := make([]jetstream.KeyValueConfig, 0, len(Buckets))
+	for _, name := range Buckets {
+		c := jetstream.KeyValueConfig{Bucket: t.Bucket(name), History: 1, Storage: jetstream.FileStorage, Replicas: t.Replicas}
+		if name == Owners {
+			c.LimitMarkerTTL = LeaseTTL // without it the server refuses keys that expire
+		}
+		configs = append(configs, c)
+	}
+	return configs
+}
+
+// Apply creates what is missing and brings the rest to the configuration above; it never deletes.
+func (t Topology) Apply(ctx context.Context, js jetstream.JetStream) error {
+	for _, c := range t.Streams() {
+		if _, err := js.CreateOrUpdateStream(ctx, c); err != nil {
+			return fmt.Errorf("create stream %s: %w", c.Name, err)
+		}
+	}
+	for _, c := range t.KeyValues() {
+		_, err := js.CreateKeyValue(ctx, c)
+		if errors.Is(err, jetstream.ErrBucketExists) {
+			_, err = js.UpdateKeyValue(ctx, c)
+		}
+		if err != nil {
+			return fmt.Errorf("create bucket %s: %w", c.Bucket, err)
+		}
+	}
+	return nil
+}
