@@ -1,0 +1,64 @@
+// Package signature signs callbacks, and verifies what was signed, by Standard Webhooks 1.0
+// (https://www.standardwebhooks.com): HMAC-SHA256 under a whsec_ secret over "<id>.<unix seconds>.<body>", in the
+// header webhook-signature as "v1,<base64>". While a secret is being rotated a callback has two, and every attempt
+// carries a signature by each, so that the receiver can change over at any moment in between.
+//
+// The sender signs with it; the demo's receiver verifies with it.
+//
+// The reference library is the oracle of the tests and not the implementation: it signs with one secret at a time,
+// copies the whole body for every signature, builds the keyed state anew each time (the relay signs up to twice for
+// each of thousands of attempts a second), bounds neither end of a secret's length, and reads the clock itself, which
+// a test with virtual time or a receiver with another tolerance cannot use.
+package signature
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"strconv"
+	"time"
+)
+
+// The headers of a signed callback, as Go's http.Header spells them. Names of headers have no case.
+const (
+	HeaderID        = "Webhook-Id"        // of the event: the same for every attempt
+	HeaderTimestamp = "Webhook-Timestamp" // of the attempt, in Unix seconds
+	HeaderSignature = "Webhook-Signature" // one or more signatures, separated by spaces
+)
+
+const (
+	scheme       = "v1,"
+	signatureLen = len(scheme) + (sha256.Size+2)/3*4
+)
+
+// Sign gives the value of the header webhook-signature for one attempt: a signature for every secret, in their order,
+// separated by spaces. A zero Secret adds none, so without any secret the result is empty.
+//
+// The id must hold no full stop: the specification asks for that, as the parts are joined by it.
+func Sign(secrets []Secret, id string, at time.Time, body []byte) string {
+	var stack [2*signatureLen + 1]byte // the most there are: the current secret and the one before
+	out := stack[:0]
+	seconds := at.Unix()
+	for _, s := range secrets {
+		if s.IsZero() {
+			continue
+		}
+		if len(out) > 0 {
+			out = append(out, ' ')
+		}
+		k := s.get()
+		m := k.mac()
+		m.head = append(append(m.head[:0], id...), '.')
+		m.head = append(strconv.AppendInt(m.head, seconds, 10), '.')
+		out = m.appendSignature(out, body)
+		k.macs.Put(m)
+	}
+	return string(out)
+}
+
+// appendSignature appends "v1,<base64>" for the message that m.head and body make.
+func (m *mac) appendSignature(out, body []byte) []byte {
+	m.hash.Write(m.head)
+	m.hash.Write(body)
+	m.hash.Sum(m.sum[:0])
+	return base64.StdEncoding.AppendEncode(append(out, scheme...), m.sum[:])
+}
