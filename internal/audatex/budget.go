@@ -1,0 +1,132 @@
+package audatex
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+const (
+	// maxStop bounds what a Retry-After can do: a mistaken or hostile one must not silence the relay for days.
+	maxStop = time.Hour
+	// defaultStop is the pause after a 429 that names no time.
+	defaultStop = 30 * time.Second
+)
+
+// Budget is the one allowance of requests to the vendor's host, shared by every connection and by the token endpoint.
+// The vendor documents no limit; the lowest tier a third party lists is 100 a minute.
+type Budget struct {
+	limiter *rate.Limiter
+
+	mu           sync.Mutex
+	blockedUntil time.Time
+}
+
+// NewBudget allows perMinute requests within any 60 seconds, a twentieth of them at once; 0 or less is no limit (a
+// Retry-After still stops everything).
+func NewBudget(perMinute int) *Budget {
+	if perMinute <= 0 {
+		return &Budget{limiter: rate.NewLimiter(rate.Inf, 1)}
+	}
+	burst := max(1, perMinute/20)
+	// A full bucket plus what flows in during a window must not exceed the allowance. The inflow of a half-open window
+	// is short of its last token, hence the +1.
+	perSecond := float64(perMinute-burst+1) / 60
+	return &Budget{limiter: rate.NewLimiter(rate.Limit(perSecond), burst)}
+}
+
+// Wait returns nil when one request may be sent, or the context's error. A request that waits while the vendor stops
+// everything waits on.
+func (b *Budget) Wait(ctx context.Context) error {
+	if err := b.waitUnblocked(ctx); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	r := b.limiter.Reserve()
+	if err := sleep(ctx, r.Delay()); err != nil {
+		r.Cancel()
+		return fmt.Errorf("waiting for the vendor's request budget: %w", err)
+	}
+	return b.waitUnblocked(ctx) // a stop may have come in the meantime
+}
+
+func (b *Budget) waitUnblocked(ctx context.Context) error {
+	for {
+		left := time.Until(b.BlockedUntil())
+		if left <= 0 {
+			return nil
+		}
+		if err := sleep(ctx, left); err != nil {
+			return fmt.Errorf("waiting %s for the vendor to take requests again: %w", left.Round(time.Second), err)
+		}
+	}
+}
+
+// BlockedUntil is the time before which nothing is sent because the vendor asked so; in the past or zero when requests
+// flow.
+func (b *Budget) BlockedUntil() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.blockedUntil
+}
+
+// Observe takes note of an answer: a 429, and a 503 with a Retry-After, stop all requests for the time it names, at
+// most an hour, 30 seconds if a 429 names none. It returns that time, 0 for every other answer.
+func (b *Budget) Observe(status int, header http.Header) time.Duration {
+	if status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable {
+		return 0
+	}
+	now := time.Now()
+	stop, said := retryAfter(header.Get("Retry-After"), now)
+	if status == http.StatusTooManyRequests {
+		if !said {
+			stop = defaultStop
+		}
+		stop = max(stop, time.Second) // "Retry-After: 0" is no invitation to a tight loop
+	}
+	stop = min(stop, maxStop)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if until := now.Add(stop); stop > 0 && until.After(b.blockedUntil) {
+		b.blockedUntil = until
+	}
+	return stop
+}
+
+// retryAfter reads RFC 9110's Retry-After: whole seconds or an HTTP date.
+func retryAfter(v string, now time.Time) (time.Duration, bool) {
+	v = strings.TrimSpace(v)
+	if v == "" {
+		return 0, false
+	}
+	if secs, err := strconv.ParseUint(v, 10, 31); err == nil {
+		return time.Duration(secs) * time.Second, true
+	}
+	if at, err := http.ParseTime(v); err == nil {
+		return max(0, at.Sub(now)), true
+	}
+	return 0, false
+}
+
+// sleep waits for d or the context.
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,207 @@
+package audatex
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// PageLimit is the most notifications one poll returns (documented on the vendor's sister API): a page of that many
+// means that more may wait.
+const PageLimit = 100
+
+// TopicInfo is a topic one can subscribe to.
+type TopicInfo struct {
+	TopicCode   string
+	Description string
+}
+
+// Subscription is what makes notifications of a topic queue up at the vendor.
+type Subscription struct {
+	SubscriptionID string `json:"SubscriptionId"`
+	Topic          TopicInfo
+	// CreatedAt as it came; see ParseTime.
+	CreatedAt string
+}
+
+// Page is the answer of one poll: bytes that exist nowhere else any more.
+type Page struct {
+	// Body untouched; ParsePage reads it.
+	Body []byte
+	// Truncated: the answer was cut off or larger than 8 MiB; Body is its start.
+	Truncated     bool
+	CorrelationID string
+	ReceivedAt    time.Time
+}
+
+// Carried reports whether the page has anything that must be stored: any bytes but an empty array or null.
+func (p Page) Carried() bool {
+	b := trimJSON(p.Body)
+	if len(b) >= 2 && b[0] == '[' && b[len(b)-1] == ']' && len(bytes.TrimSpace(b[1:len(b)-1])) == 0 {
+		return false
+	}
+	return len(b) > 0 && !bytes.Equal(b, []byte("null"))
+}
+
+// Order is one parts order as the vendor answered it.
+type Order struct {
+	// ID is the order's uuid, lower-case.
+	ID string
+	// JSON is the order's object, every digit as it came. It is valid JSON and valid UTF-8.
+	JSON          json.RawMessage
+	CorrelationID string
+	// ReadAt is when the answer had arrived.
+	ReadAt time.Time
+}
+
+// Whoami tells, in the vendor's words, who the token is.
+func (c *Client) Whoami(ctx context.Context, token Secret) (string, error) {
+	return c.getString(ctx, OpWhoami, token, "/whoami")
+}
+
+// Topics lists what can be subscribed to.
+func (c *Client) Topics(ctx context.Context, token Secret) ([]TopicInfo, error) {
+	var topics []TopicInfo
+	_, err := c.getJSON(ctx, call{op: OpTopics, path: "/topics", token: token}, &topics)
+	return topics, err
+}
+
+// Subscriptions lists the subscriptions of the token's site, company or user; none is not an error.
+func (c *Client) Subscriptions(ctx context.Context, token Secret, level Level) ([]Subscription, error) {
+	var subs []Subscription
+	_, err := c.getJSON(ctx, call{op: OpSubscriptions, path: subscriptionsPath(level), token: token}, &subs)
+	return subs, err
+}
+
+// Subscribe subscribes to topic and returns the subscription's id, the only field of the answer that can be relied on.
+// A topic that is subscribed already is Conflict (the answer does not give the id: list to find it), an unknown one
+// NotFound.
+func (c *Client) Subscribe(ctx context.Context, token Secret, level Level, topic string) (string, error) {
+	var sub Subscription
+	k := call{op: OpSubscribe, method: http.MethodPost, path: subscriptionsPath(level) + "?topicCode=" + url.QueryEscape(topic), token: token}
+	a, err := c.getJSON(ctx, k, &sub)
+	if err != nil {
+		return "", err
+	}
+	if _, ok := canonicalUUID(sub.SubscriptionID); !ok {
+		return "", a.malformed(OpSubscribe, errors.New("answer names no subscription id"))
+	}
+	return sub.SubscriptionID, nil
+}
+
+// Unsubscribe ends a subscription; its waiting notifications are lost. NotFound if there is none.
+func (c *Client) Unsubscribe(ctx context.Context, token Secret, level Level, subscriptionID string) error {
+	segment, err := uuidSegment(OpUnsubscribe, subscriptionID)
+	if err != nil {
+		return err
+	}
+	_, err = c.do(ctx, call{
+		op: OpUnsubscribe, method: http.MethodDelete, path: subscriptionsPath(level) + segment,
+		token: token, limit: maxOtherBody, http: c.plain,
+	}, nil)
+	return err
+}
+
+// Poll takes the notifications that wait. It is destructive: what an answer carried is gone at the vendor. Therefore
+//   - announce, if not nil, is called once the budget allows the call and right before anything is sent (the place to
+//     store the intent); if it fails, nothing is sent and its error is returned;
+//   - once announced the call runs to its end, whatever becomes of ctx, within the client's timeout;
+//   - it is never repeated by itself;
+//   - the page is returned together with the error whenever bytes of an answer were read (cut off, too large,
+//     malformed): store page if page.Carried(), whatever err says;
+//   - Error.AnswerLost says that notifications may have been lost on the way.
+//
+// NotFound means that the subscription is gone.
+func (c *Client) Poll(ctx context.Context, token Secret, level Level, subscriptionID string, announce func(context.Context) error) (Page, error) {
+	segment, err := uuidSegment(OpPoll, subscriptionID)
+	if err != nil {
+		return Page{}, err
+	}
+	if announce == nil {
+		announce = func(context.Context) error { return nil }
+	}
+	a, err := c.do(ctx, call{
+		op: OpPoll, method: http.MethodGet, path: subscriptionsPath(level) + segment + "/notifications",
+		token: token, limit: maxPageBody, http: c.once,
+	}, announce)
+	page := Page{Body: a.body, Truncated: a.truncated, CorrelationID: a.correlationID, ReceivedAt: a.at}
+	if err == nil && page.Carried() && !json.Valid(trimJSON(page.Body)) {
+		err = a.malformed(OpPoll, errors.New("page is not JSON"))
+	}
+	return page, err
+}
+
+// AssessmentID looks up an assessment's uuid (lower-case) by originator and number.
+func (c *Client) AssessmentID(ctx context.Context, token Secret, originator, number string) (string, error) {
+	for _, arg := range []string{originator, number} {
+		if arg == "" || arg == "." || arg == ".." {
+			return "", &Error{Operation: OpAssessment, Outcome: NotFound, err: fmt.Errorf("%q names no assessment", arg)}
+		}
+	}
+	path := "/assessments/originator/" + url.PathEscape(originator) + "/assessments/" + url.PathEscape(number)
+	s, err := c.getString(ctx, OpAssessment, token, path)
+	if err != nil {
+		return "", err
+	}
+	id, ok := canonicalUUID(s)
+	if !ok {
+		return "", &Error{Operation: OpAssessment, Outcome: Malformed, Status: http.StatusOK, err: errors.New("answer is no uuid")}
+	}
+	return id, nil
+}
+
+// getJSON makes a small call and reads its answer into v, which an empty answer (204) leaves as it is.
+func (c *Client) getJSON(ctx context.Context, k call, v any) (answer, error) {
+	if k.method == "" {
+		k.method = http.MethodGet
+	}
+	k.limit, k.http = maxOtherBody, c.plain
+	a, err := c.do(ctx, k, nil)
+	if err != nil {
+		return a, err
+	}
+	body := trimJSON(a.body)
+	if len(body) == 0 {
+		return a, nil
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		return a, a.malformed(k.op, errors.New("answer is not the JSON expected"))
+	}
+	return a, nil
+}
+
+func (c *Client) getString(ctx context.Context, op Operation, token Secret, path string) (string, error) {
+	var s *string
+	a, err := c.getJSON(ctx, call{op: op, path: path, token: token}, &s)
+	if err != nil {
+		return "", err
+	}
+	if s == nil {
+		return "", a.malformed(op, errors.New("answer is empty"))
+	}
+	return *s, nil
+}
+
+func subscriptionsPath(level Level) string {
+	return "/" + url.PathEscape(string(level)) + "/subscriptions"
+}
+
+// uuidSegment makes a path segment of an id that came from the vendor or from storage: nothing but a uuid ever
+// becomes part of a path. Its case is kept.
+func uuidSegment(op Operation, id string) (string, error) {
+	if _, ok := canonicalUUID(id); !ok {
+		return "", &Error{Operation: op, Outcome: NotFound, err: fmt.Errorf("%q is no uuid", id[:min(len(id), 64)])}
+	}
+	return "/" + url.PathEscape(strings.TrimSpace(id)), nil
+}
+
+// trimJSON removes white space and a byte order mark, which IIS is known to send, around a document.
+func trimJSON(b []byte) []byte {
+	return bytes.TrimSpace(bytes.TrimPrefix(bytes.TrimSpace(b), []byte("\xef\xbb\xbf")))
+}

@@ -1,0 +1,297 @@
+// Package audatex is the relay's side of the vendor's API: the one place that knows its paths, its shapes, its tokens
+// and its habits. It turns every call into one of a closed set of outcomes, reads what the vendor sends tolerantly and
+// bounded, carries the digits of an order untouched, and keeps the rotating refresh tokens from being lost.
+//
+// Client makes single calls with a given access token, Tokens keeps the tokens of every connection, and Session joins
+// the two for one connection; the stages of the relay use Sessions. Budget is the allowance of requests that all of
+// them share.
+package audatex
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// Bounds of what is read of one answer, in bytes.
+const (
+	maxPageBody  = 8 << 20
+	maxOrderBody = 1 << 20
+	maxOtherBody = 64 << 10
+)
+
+const (
+	defaultTimeout   = 30 * time.Second
+	defaultUserAgent = "audatex-relay"
+	apiPath          = "/v1/bmsapi"
+)
+
+// Level is what a consent covers and thereby which of the vendor's parallel paths its calls take.
+type Level string
+
+// The levels of a connection.
+const (
+	LevelSite    Level = "site"
+	LevelCompany Level = "company"
+	LevelUser    Level = "user"
+)
+
+// Valid reports whether l is one of the three levels.
+func (l Level) Valid() bool { return l == LevelSite || l == LevelCompany || l == LevelUser }
+
+// Config is what a Client needs. Only BaseURL is required.
+type Config struct {
+	// BaseURL of the vendor's API, e.g. https://audaconnect.ax-aee.co.uk/AudaAPI.BMSAPI.
+	BaseURL string
+	// Timeout of one call from the first byte sent to the last byte read; 30 s if zero. Waiting for the budget does
+	// not count.
+	Timeout time.Duration
+	// UserAgent of every request; "audatex-relay" if empty.
+	UserAgent string
+	// Budget shared with Tokens; without one requests are not limited.
+	Budget  *Budget
+	Metrics *Metrics
+	// Logger gets one line a call at debug level; slog.Default() if nil.
+	Logger *slog.Logger
+	// DialContext replaces the network; nil is the real one.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// Client makes calls of the vendor's API. It is safe for concurrent use.
+type Client struct {
+	base      string
+	timeout   time.Duration
+	userAgent string
+	budget    *Budget
+	metrics   *Metrics
+	log       *slog.Logger
+
+	// plain keeps connections; once opens a fresh one for each call.
+	plain, once *http.Client
+}
+
+// New checks cfg and makes a Client. Nothing is sent.
+func New(cfg Config) (*Client, error) {
+	u, err := endpointURL(cfg.BaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("base URL of the vendor's API: %w", err)
+	}
+	c := &Client{
+		base:      strings.TrimRight(u.String(), "/") + apiPath,
+		timeout:   cfg.Timeout,
+		userAgent: cfg.UserAgent,
+		budget:    cfg.Budget,
+		metrics:   cfg.Metrics,
+		log:       cfg.Logger,
+		plain:     httpClient(newTransport(cfg.DialContext, true)),
+		once:      httpClient(newTransport(cfg.DialContext, false)),
+	}
+	if c.timeout <= 0 {
+		c.timeout = defaultTimeout
+	}
+	if c.userAgent == "" {
+		c.userAgent = defaultUserAgent
+	}
+	if c.budget == nil {
+		c.budget = NewBudget(0)
+	}
+	if c.log == nil {
+		c.log = slog.Default()
+	}
+	return c, nil
+}
+
+// Close gives up idle connections. Calls under way are not touched.
+func (c *Client) Close() {
+	c.plain.CloseIdleConnections()
+	c.once.CloseIdleConnections()
+}
+
+// endpointURL parses a URL that requests are sent to.
+func endpointURL(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return nil, errors.New("not a URL")
+	case u.Scheme != "https" && u.Scheme != "http":
+		return nil, errors.New("must start with https:// (or http:// for a sandbox)")
+	case u.Host == "":
+		return nil, errors.New("names no host")
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return nil, errors.New("must have no user, query or fragment")
+	}
+	return u, nil
+}
+
+// newTransport makes a transport that takes its proxy from the environment, as calls to the vendor may have to.
+//
+// Without keepAlive each request opens a connection of its own. What must not be sent twice goes that way (polls and
+// token refreshes): net/http quietly repeats a GET on a kept connection that dies before the answer, which would lose
+// the first answer's notifications unseen, and a kept connection that the server has just closed would make a failure
+// ambiguous that is none. HTTP/2 is off there for the same reason.
+//
+// Compression is off: a cut answer then still yields every byte that arrived.
+func newTransport(dial func(context.Context, string, string) (net.Conn, error), keepAlive bool) *http.Transport {
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext
+	}
+	t := &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            dial,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:    10 * time.Second,
+		MaxIdleConns:           16,
+		MaxIdleConnsPerHost:    16,
+		IdleConnTimeout:        60 * time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+		DisableCompression:     true,
+		DisableKeepAlives:      !keepAlive,
+		ForceAttemptHTTP2:      keepAlive,
+	}
+	if !keepAlive {
+		t.Protocols = new(http.Protocols)
+		t.Protocols.SetHTTP1(true)
+	}
+	return t
+}
+
+// httpClient never follows a redirect: the API has none, and what stands behind one is a sign-in or maintenance page.
+func httpClient(rt http.RoundTripper) *http.Client {
+	return &http.Client{
+		Transport:     rt,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// call is one request to be made.
+type call struct {
+	op     Operation
+	method string
+	path   string // under the API's path, escaped
+	token  Secret
+	limit  int64
+	http   *http.Client
+}
+
+// answer is what came of a call that was answered 2xx. It is also given with an error when bytes of a 200 were read.
+type answer struct {
+	status        int
+	body          []byte
+	truncated     bool
+	correlationID string
+	at            time.Time
+}
+
+// do waits for the budget and makes the call. before, if any, runs between the two.
+func (c *Client) do(ctx context.Context, k call, before func(context.Context) error) (answer, error) {
+	if err := c.budget.Wait(ctx); err != nil {
+		return answer{}, &Error{Operation: k.op, Outcome: Throttled, RetryAfter: max(0, time.Until(c.budget.BlockedUntil())), err: err}
+	}
+	if before != nil {
+		if err := before(ctx); err != nil {
+			return answer{}, err
+		}
+		// Whoever announced a destructive call gets its result stored: once sent it runs to its end.
+		ctx = context.WithoutCancel(ctx)
+	}
+	start := time.Now()
+	a, err := c.send(ctx, k)
+	took := time.Since(start)
+	outcome := OutcomeOf(err)
+	c.metrics.request(k.op, outcome, took)
+	c.log.LogAttrs(ctx, slog.LevelDebug, "vendor call",
+		slog.String("operation", string(k.op)), slog.String("outcome", outcome.String()), slog.Int("status", a.status),
+		slog.Duration("took", took), slog.String("correlation_id", a.correlationID))
+	return a, err
+}
+
+func (c *Client) send(ctx context.Context, k call) (answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	sent := false
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent = true }})
+	req, err := http.NewRequestWithContext(ctx, k.method, c.base+k.path, nil)
+	if err != nil {
+		return answer{}, &Error{Operation: k.op, Outcome: Malformed, err: err}
+	}
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", c.userAgent)
+	req.Header.Set("Authorization", "Bearer "+k.token.Reveal())
+
+	res, err := k.http.Do(req)
+	if err != nil {
+		return answer{}, &Error{Operation: k.op, Outcome: Unavailable, AnswerLost: sent, err: cause(ctx, err)}
+	}
+	defer res.Body.Close()
+	stop := c.budget.Observe(res.StatusCode, res.Header)
+	a := answer{status: res.StatusCode, correlationID: correlationID(res.Header)}
+	outcome := statusOutcome(res.StatusCode)
+	if outcome != Done {
+		a.body, _, _ = readBody(res.Body, maxOtherBody)
+		e := &Error{
+			Operation: k.op, Outcome: outcome, Status: a.status, CorrelationID: a.correlationID, RetryAfter: stop,
+			Message: message(a.body, k.token),
+			// A gateway that gave up on the server behind it cannot say what that server had already handed out.
+			AnswerLost: a.status == http.StatusBadGateway || a.status == http.StatusGatewayTimeout,
+		}
+		if to := redirectTarget(res); to != "" {
+			e.Message = "redirects to " + to
+		}
+		a.body = nil
+		return a, e
+	}
+	a.body, a.truncated, err = readBody(res.Body, k.limit)
+	a.at = time.Now().UTC()
+	e := &Error{Operation: k.op, Status: a.status, CorrelationID: a.correlationID, AnswerLost: true}
+	switch {
+	case err != nil:
+		a.truncated = true
+		e.Outcome, e.err = Unavailable, fmt.Errorf("answer cut off after %d bytes: %w", len(a.body), cause(ctx, err))
+		return a, e
+	case a.truncated:
+		e.Outcome, e.err = TooLarge, fmt.Errorf("answer larger than %d bytes", k.limit)
+		return a, e
+	}
+	return a, nil
+}
+
+// readBody reads at most limit bytes; more says that the body is longer. What was read is returned in any case.
+func readBody(r io.Reader, limit int64) (body []byte, more bool, err error) {
+	body, err = io.ReadAll(io.LimitReader(r, limit+1))
+	if int64(len(body)) > limit {
+		return body[:limit], true, nil
+	}
+	return body, false, err
+}
+
+// correlationID takes the vendor's id of an answer, bounded as everything foreign that reaches a log.
+func correlationID(h http.Header) string {
+	id := message([]byte(h.Get("Correlation-Id")), Secret{})
+	return id[:min(len(id), 64)]
+}
+
+// redirectTarget names where a redirect points, without the query, which may carry what nobody should log.
+func redirectTarget(res *http.Response) string {
+	if res.StatusCode < 300 || res.StatusCode > 399 {
+		return ""
+	}
+	u, err := res.Location()
+	if err != nil {
+		return ""
+	}
+	return message([]byte(u.Scheme+"://"+u.Host+u.EscapedPath()), Secret{})
+}
+
+// malformed is the error of an answer that came whole but cannot be understood.
+func (a answer) malformed(op Operation, err error) *Error {
+	return &Error{Operation: op, Outcome: Malformed, Status: a.status, CorrelationID: a.correlationID, err: err}
+}

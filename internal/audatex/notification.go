@@ -1,0 +1,194 @@
+package audatex
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+const (
+	// maxElements bounds how many notifications are taken from one page; the vendor sends at most PageLimit. What
+	// follows is kept as one remainder.
+	maxElements = 10_000
+	// maxText bounds, in bytes, each text taken out of a notification; the raw bytes keep the rest.
+	maxText = 256
+)
+
+// Notification is one element of a page, read as far as it can be. Nothing in it is trusted: texts are bounded, and of
+// the resources it names only a uuid is taken, never a host or path.
+type Notification struct {
+	// Raw is the element as it came. It may be any bytes: check Malformed before taking it for JSON.
+	Raw []byte
+	// Malformed: Raw is not a JSON object.
+	Malformed bool
+	// ID is the vendor's NotificationId; empty in the older form.
+	ID string
+	// Topic, e.g. PARTS.ORDER.UPDATED, or EventType where Topic is missing.
+	Topic string
+	// CreatedAt as it came; see ParseTime.
+	CreatedAt   string
+	SiteID      string
+	CompanyCode string
+	// Order is the uuid of the order, lower-case; empty when Err says why none could be taken.
+	Order string
+	Err   error
+}
+
+// IsCreated reports whether the notification tells of a new order. Anything else counts as an update.
+func (n Notification) IsCreated() bool { return IsCreated(n.Topic) }
+
+// IsCreated reports whether topic ends in .CREATED, in any case.
+func IsCreated(topic string) bool {
+	const suffix = ".CREATED"
+	topic = strings.TrimSpace(topic)
+	return len(topic) >= len(suffix) && strings.EqualFold(topic[len(topic)-len(suffix):], suffix)
+}
+
+// IsPartsOrder reports whether topic is PARTS.ORDER or below it, in any case.
+func IsPartsOrder(topic string) bool {
+	const top = "PARTS.ORDER"
+	topic = strings.TrimSpace(topic)
+	if len(topic) < len(top) || !strings.EqualFold(topic[:len(top)], top) {
+		return false
+	}
+	return len(topic) == len(top) || topic[len(top)] == '.'
+}
+
+// ErrPage marks a page that is not a well-formed array of notifications. What could be told apart is returned with it.
+var ErrPage = errors.New("malformed page of notifications")
+
+// ParsePage reads a page of notifications, in their order. It loses nothing: an element that cannot be read is returned
+// with Err, and the bytes after the last complete element of a cut page as one last malformed notification (then also
+// with an error wrapping ErrPage). An empty page, [] and null hold none; an object in place of the array counts as its
+// one element.
+func ParsePage(body []byte) ([]Notification, error) {
+	body = trimJSON(body)
+	if len(body) == 0 || bytes.Equal(body, []byte("null")) {
+		return nil, nil
+	}
+	if body[0] != '[' {
+		n := parseNotification(body)
+		if n.Malformed {
+			return []Notification{n}, fmt.Errorf("%w: not an array", ErrPage)
+		}
+		return []Notification{n}, nil
+	}
+	var (
+		list []Notification
+		rest = body[1:]
+	)
+	for {
+		if len(list) == maxElements {
+			if rest = bytes.TrimSpace(rest); len(rest) == 0 || bytes.Equal(rest, []byte("]")) {
+				return list, nil
+			}
+			return append(list, malformedNotification(rest, "remainder of an overlong page")),
+				fmt.Errorf("%w: more than %d elements", ErrPage, maxElements)
+		}
+		end, closed := elementEnd(rest)
+		if end < 0 {
+			if rest = bytes.TrimSpace(rest); len(rest) > 0 {
+				list = append(list, malformedNotification(rest, "remainder of a cut page"))
+			}
+			return list, fmt.Errorf("%w: array does not end", ErrPage)
+		}
+		if raw := bytes.TrimSpace(rest[:end]); len(raw) > 0 {
+			list = append(list, parseNotification(raw))
+		}
+		rest = rest[end+1:]
+		if closed {
+			break
+		}
+	}
+	if rest = bytes.TrimSpace(rest); len(rest) > 0 {
+		return append(list, malformedNotification(rest, "bytes after the page")), fmt.Errorf("%w: bytes after the array", ErrPage)
+	}
+	return list, nil
+}
+
+// elementEnd finds the comma or bracket that ends the array element at the start of b; closed says that it is the
+// array's end. -1: there is none. It only tells brackets and strings apart, so an element that is not JSON does not
+// spoil those after it.
+func elementEnd(b []byte) (end int, closed bool) {
+	depth, inString := 0, false
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case inString && c == '\\':
+			i++
+		case c == '"':
+			inString = !inString
+		case inString:
+		case c == '{' || c == '[':
+			depth++
+		case depth > 0 && (c == '}' || c == ']'):
+			depth--
+		case depth == 0 && c == ']':
+			return i, true
+		case depth == 0 && c == ',':
+			return i, false
+		}
+	}
+	return -1, false
+}
+
+func malformedNotification(raw []byte, why string) Notification {
+	return Notification{Raw: raw, Malformed: true, Err: errors.New(why)}
+}
+
+// parseNotification reads one element. Every field is taken by itself: a wrong type in one does not spoil another.
+func parseNotification(raw []byte) Notification {
+	if len(raw) == 0 || raw[0] != '{' {
+		return malformedNotification(raw, "notification is not a JSON object")
+	}
+	var w struct {
+		NotificationID, EventType, Topic, CompanyCode, SiteID, CreatedAt, Resources, ResourceUris json.RawMessage
+	}
+	if err := json.Unmarshal(raw, &w); err != nil {
+		return malformedNotification(raw, "notification is not JSON")
+	}
+	n := Notification{
+		Raw: raw, ID: text(w.NotificationID), Topic: text(w.Topic),
+		CreatedAt: text(w.CreatedAt), SiteID: text(w.SiteID), CompanyCode: text(w.CompanyCode),
+	}
+	if n.Topic == "" {
+		n.Topic = text(w.EventType)
+	}
+	n.Order, n.Err = orderOf(w.Resources, w.ResourceUris)
+	return n
+}
+
+// text takes a JSON string, number or boolean as text, without surrounding white space, at most maxText bytes. Anything
+// else is empty.
+func text(raw json.RawMessage) string {
+	if len(raw) == 0 {
+		return ""
+	}
+	s := ""
+	switch c := raw[0]; {
+	case c == '"':
+		if json.Unmarshal(raw, &s) != nil {
+			return ""
+		}
+	case c == '-' || c >= '0' && c <= '9' || c == 't' || c == 'f':
+		s = string(raw[:min(len(raw), maxText)])
+	}
+	s = strings.TrimSpace(s)
+	if len(s) <= maxText {
+		return s
+	}
+	s = s[:maxText]
+	for len(s) > 0 {
+		if r, size := utf8.DecodeLastRuneInString(s); r != utf8.RuneError || size != 1 {
+			break
+		}
+		s = s[:len(s)-1]
+	}
+	return s
+}
+
+// quote shows a foreign text in an error: bounded and escaped.
+func quote(s string) string { return strconv.Quote(s[:min(len(s), 80)]) }

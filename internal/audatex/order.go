@@ -1,0 +1,106 @@
+package audatex
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+)
+
+// Order reads one parts order. The vendor answers an array; its one element is taken out byte for byte. NotFound if the
+// vendor has no such order or the array is empty. id must be a uuid; it is sent lower-case.
+func (c *Client) Order(ctx context.Context, token Secret, id string) (Order, error) {
+	id, ok := canonicalUUID(id)
+	if !ok {
+		return Order{}, &Error{Operation: OpOrder, Outcome: NotFound, err: errors.New("the order's id is no uuid")}
+	}
+	a, err := c.do(ctx, call{
+		op: OpOrder, method: http.MethodGet, path: "/partsorders/" + id, token: token, limit: maxOrderBody, http: c.plain,
+	}, nil)
+	if err != nil {
+		return Order{}, err
+	}
+	raw, err := extractOrder(a.body, id)
+	if err != nil {
+		return Order{}, a.malformed(OpOrder, err)
+	}
+	if raw == nil {
+		return Order{}, &Error{
+			Operation: OpOrder, Outcome: NotFound, Status: a.status, CorrelationID: a.correlationID,
+			err: errors.New("the answer carries no order"),
+		}
+	}
+	return Order{ID: id, JSON: raw, CorrelationID: a.correlationID, ReadAt: a.at}, nil
+}
+
+// extractOrder takes the order with the given lower-case uuid out of the vendor's array; nil if that is empty. An
+// element that names no order is accepted when it is alone in the array; an object in place of the array only when it
+// names the order (it may as well be an error's description).
+func extractOrder(body []byte, id string) (json.RawMessage, error) {
+	body = trimJSON(body)
+	if len(body) == 0 || bytes.Equal(body, []byte("null")) {
+		return nil, nil
+	}
+	if !utf8.Valid(body) {
+		return nil, errors.New("order is not UTF-8")
+	}
+	elements, isArray := []json.RawMessage{body}, body[0] == '['
+	if isArray {
+		elements = nil
+		if err := json.Unmarshal(body, &elements); err != nil {
+			return nil, errors.New("order is not JSON")
+		}
+		if len(elements) == 0 {
+			return nil, nil
+		}
+	}
+	var named int
+	for _, raw := range elements {
+		raw = bytes.TrimSpace(raw)
+		if len(raw) == 0 || raw[0] != '{' {
+			continue
+		}
+		var o struct{ PartsOrderID json.RawMessage }
+		if err := json.Unmarshal(raw, &o); err != nil {
+			return nil, errors.New("order is not JSON")
+		}
+		name := text(o.PartsOrderID)
+		if name == "" {
+			if isArray && len(elements) == 1 {
+				return raw, nil
+			}
+			continue
+		}
+		named++
+		if got, ok := canonicalUUID(name); ok && got == id {
+			return raw, nil
+		}
+	}
+	if named == 0 {
+		return nil, errors.New("the answer holds no order object")
+	}
+	return nil, fmt.Errorf("the answer holds %d order(s), none of which is the one asked for", named)
+}
+
+// canonicalUUID reads a uuid in any of the forms .NET writes (with braces, without dashes, upper-case) and gives the
+// one form used within the relay: lower-case with dashes. The nil uuid is none.
+func canonicalUUID(s string) (string, bool) {
+	s = strings.TrimSpace(s)
+	if len(s) > 2 && s[0] == '{' && s[len(s)-1] == '}' {
+		s = s[1 : len(s)-1]
+	}
+	if len(s) != 36 && len(s) != 32 {
+		return "", false
+	}
+	id, err := uuid.Parse(s)
+	if err != nil || id == uuid.Nil {
+		return "", false
+	}
+	return id.String(), true
+}

@@ -1,0 +1,144 @@
+package audatex
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Session makes the calls of one connection: with its tokens, at its level. A call that is answered 401 is made once
+// more with a refreshed token; what is answered 401 then is Unauthorised. A 401 has read nothing, so a poll may be
+// repeated as well. It is safe for concurrent use and costs nothing to make.
+type Session struct {
+	client     *Client
+	tokens     *Tokens
+	connection string
+	level      Level
+}
+
+// NewSession binds a client to a connection. An unknown level is taken for a site's.
+func NewSession(client *Client, tokens *Tokens, connection string, level Level) *Session {
+	if !level.Valid() {
+		level = LevelSite
+	}
+	return &Session{client: client, tokens: tokens, connection: connection, level: level}
+}
+
+// Whoami tells who the connection's token is.
+func (s *Session) Whoami(ctx context.Context) (who string, err error) {
+	err = s.with(ctx, func(token Secret) error {
+		who, err = s.client.Whoami(ctx, token)
+		return err
+	})
+	return who, err
+}
+
+// Topics lists what can be subscribed to.
+func (s *Session) Topics(ctx context.Context) (topics []TopicInfo, err error) {
+	err = s.with(ctx, func(token Secret) error {
+		topics, err = s.client.Topics(ctx, token)
+		return err
+	})
+	return topics, err
+}
+
+// Subscriptions lists the connection's subscriptions.
+func (s *Session) Subscriptions(ctx context.Context) (subs []Subscription, err error) {
+	err = s.with(ctx, func(token Secret) error {
+		subs, err = s.client.Subscriptions(ctx, token, s.level)
+		return err
+	})
+	return subs, err
+}
+
+// Subscribe subscribes to topic; see Client.Subscribe.
+func (s *Session) Subscribe(ctx context.Context, topic string) (id string, err error) {
+	err = s.with(ctx, func(token Secret) error {
+		id, err = s.client.Subscribe(ctx, token, s.level, topic)
+		return err
+	})
+	return id, err
+}
+
+// EnsureSubscription subscribes to topic, or finds the subscription that is there already: then adopted is true, and
+// somebody else may be reading the same queue. Conflict remains if the vendor says that the topic is subscribed but
+// does not list it.
+func (s *Session) EnsureSubscription(ctx context.Context, topic string) (id string, adopted bool, err error) {
+	id, err = s.Subscribe(ctx, topic)
+	if OutcomeOf(err) != Conflict {
+		return id, false, err
+	}
+	subs, listErr := s.Subscriptions(ctx)
+	if listErr != nil {
+		return "", false, fmt.Errorf("topic %s is subscribed already: %w", topic, listErr)
+	}
+	for _, sub := range subs {
+		_, ok := canonicalUUID(sub.SubscriptionID)
+		if ok && strings.EqualFold(strings.TrimSpace(sub.Topic.TopicCode), topic) {
+			return sub.SubscriptionID, true, nil
+		}
+	}
+	return "", false, err
+}
+
+// Unsubscribe ends a subscription; see Client.Unsubscribe.
+func (s *Session) Unsubscribe(ctx context.Context, subscriptionID string) error {
+	return s.with(ctx, func(token Secret) error {
+		return s.client.Unsubscribe(ctx, token, s.level, subscriptionID)
+	})
+}
+
+// Poll takes the notifications that wait; see Client.Poll for what its caller owes. announce is called at most once,
+// also when the call is repeated after a 401.
+func (s *Session) Poll(ctx context.Context, subscriptionID string, announce func(context.Context) error) (page Page, err error) {
+	announced := false
+	once := func(ctx context.Context) error {
+		if announced || announce == nil {
+			return nil
+		}
+		announced = true
+		return announce(ctx)
+	}
+	err = s.with(ctx, func(token Secret) error {
+		page, err = s.client.Poll(ctx, token, s.level, subscriptionID, once)
+		return err
+	})
+	return page, err
+}
+
+// Order reads one order; see Client.Order.
+func (s *Session) Order(ctx context.Context, id string) (order Order, err error) {
+	err = s.with(ctx, func(token Secret) error {
+		order, err = s.client.Order(ctx, token, id)
+		return err
+	})
+	return order, err
+}
+
+// AssessmentID looks up an assessment; see Client.AssessmentID.
+func (s *Session) AssessmentID(ctx context.Context, originator, number string) (id string, err error) {
+	err = s.with(ctx, func(token Secret) error {
+		id, err = s.client.AssessmentID(ctx, token, originator, number)
+		return err
+	})
+	return id, err
+}
+
+// with makes a call with an access token, at most twice.
+func (s *Session) with(ctx context.Context, call func(Secret) error) error {
+	token, err := s.tokens.Access(ctx, s.connection)
+	if err != nil {
+		return err
+	}
+	err = call(token)
+	refused, ok := errors.AsType[*Error](err)
+	if !ok || refused.Outcome != Unauthorised || refused.Operation == OpToken {
+		return err
+	}
+	s.tokens.Invalidate(s.connection, token)
+	if token, err = s.tokens.Access(ctx, s.connection); err != nil {
+		return err
+	}
+	return call(token)
+}

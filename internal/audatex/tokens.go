@@ -1,0 +1,357 @@
+package audatex
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/oauth2"
+)
+
+// TokenStore keeps the token record of each connection. The record is the truth: it is read for every call, so that a
+// refresh token put by an operator counts at once.
+type TokenStore interface {
+	// Token returns a connection's record and its revision; ErrNoToken if there is none.
+	Token(ctx context.Context, connection string) (TokenRecord, uint64, error)
+	// SaveToken replaces the record if it still has the given revision and returns the new one; ErrConflict otherwise.
+	SaveToken(ctx context.Context, connection string, rec TokenRecord, revision uint64) (uint64, error)
+}
+
+// What a TokenStore answers, possibly wrapped.
+var (
+	ErrNoToken  = errors.New("connection has no token")
+	ErrConflict = errors.New("token record has changed")
+)
+
+// TokenRecord is what is kept of a connection's consent. Whoever puts a new refresh token replaces the whole record by
+// {RefreshToken, Generation}: everything else belongs to the token before it.
+type TokenRecord struct {
+	AccessToken  Secret
+	RefreshToken Secret
+	// ExpiresAt and RefreshedAt are the access token's life.
+	ExpiresAt, RefreshedAt time.Time
+	// Intent is set while a refresh is under way, or was when its process died.
+	Intent *RefreshIntent
+	// ConsentRequiredSince is set when the vendor refused the refresh token for good; Reason says why.
+	ConsentRequiredSince *time.Time
+	Reason               string
+	// Epoch is that of the shard's lease under which the record was written.
+	Epoch uint64
+	// Generation tells one registration of the connection from a later one of the same name.
+	Generation string
+}
+
+// RefreshIntent says that RefreshToken may be spent: a refresh was started and its answer is not stored.
+type RefreshIntent struct {
+	ID string
+	// Owner is the process that refreshes, by its Tokens' random id.
+	Owner     string
+	StartedAt time.Time
+	// Deadline is when another process need not wait any longer for the result.
+	Deadline time.Time
+}
+
+// ConsentRequiredError: the vendor refused the refresh token; only a new consent helps. Its outcome is Unauthorised.
+type ConsentRequiredError struct {
+	Connection string
+	Since      time.Time
+	Reason     string
+}
+
+// Error names the connection and since when.
+func (e *ConsentRequiredError) Error() string {
+	return fmt.Sprintf("connection %s needs a new consent since %s: %s", e.Connection, e.Since.Format(time.RFC3339), e.Reason)
+}
+
+// AuthStyle is how the client's id and secret go to the token endpoint. It is never found out by trial, which would send
+// a refresh token twice.
+type AuthStyle string
+
+// The two styles the vendor accepts.
+const (
+	AuthForm  AuthStyle = "form"
+	AuthBasic AuthStyle = "basic"
+)
+
+// TokensConfig is what Tokens needs. AuthURL, RedirectURL and Scopes are for consents only.
+type TokensConfig struct {
+	AuthURL, TokenURL string
+	ClientID          string
+	ClientSecret      Secret
+	AuthStyle         AuthStyle // AuthForm if empty
+	Scopes            []string
+
+	// Timeout of one token request; 30 s if zero.
+	Timeout   time.Duration
+	UserAgent string
+	Store     TokenStore
+	// Budget shared with Client.
+	Budget  *Budget
+	Metrics *Metrics
+	// Logger; slog.Default() if nil.
+	Logger *slog.Logger
+	// Exclusive: no other process works on this store (the embedded store under its file lock). The intent of another
+	// process is then a dead one's and taken over at once instead of at its deadline.
+	Exclusive bool
+	// Epoch gives the epoch of the lease on a connection's shard; nil where there are no leases.
+	Epoch func(connection string) uint64
+	// DialContext replaces the network; nil is the real one.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// Tokens keeps the access tokens of all connections fresh. Its rule: a rotated refresh token is stored before the access
+// token that came with it is used. A refresh runs on its own and to its end, one at a time for a connection, and no
+// caller's context ends it. It is safe for concurrent use.
+type Tokens struct {
+	cfg    TokensConfig
+	oauth  oauth2.Config
+	http   *http.Client
+	log    *slog.Logger
+	nonce  string
+	starts context.Context // ends when Close begins: nothing new is sent
+	stop   context.CancelFunc
+	works  context.Context // ends when Close has waited long enough
+	kill   context.CancelFunc
+
+	mu      sync.Mutex
+	closed  bool
+	flights sync.WaitGroup
+	states  map[string]*tokenState
+}
+
+// tokenState is what is known of a connection besides its record; losing it costs nothing but a request.
+type tokenState struct {
+	flight *flight
+	// rejected is the access token that must not be used any more; judged is the last one so reported, refreshed
+	// already or not.
+	rejected, judged Secret
+	// failures counts failed refreshes of tried in a row; none is started before notBefore.
+	tried     Secret
+	failures  int
+	notBefore time.Time
+	lastErr   error
+}
+
+// flight is one refresh under way.
+type flight struct {
+	done  chan struct{}
+	token Secret
+	err   error
+}
+
+// NewTokens checks cfg. Nothing is sent before Access is called. Close ends it.
+func NewTokens(cfg TokensConfig) (*Tokens, error) {
+	if _, err := endpointURL(cfg.TokenURL); err != nil {
+		return nil, fmt.Errorf("URL of the vendor's token endpoint: %w", err)
+	}
+	if cfg.AuthURL != "" {
+		if _, err := endpointURL(cfg.AuthURL); err != nil {
+			return nil, fmt.Errorf("URL of the vendor's consent page: %w", err)
+		}
+	}
+	if cfg.Store == nil {
+		return nil, errors.New("tokens need a store")
+	}
+	style := oauth2.AuthStyleInParams
+	switch cfg.AuthStyle {
+	case AuthForm, "":
+	case AuthBasic:
+		style = oauth2.AuthStyleInHeader
+	default:
+		return nil, fmt.Errorf("auth style %q is neither %q nor %q", cfg.AuthStyle, AuthForm, AuthBasic)
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = defaultTimeout
+	}
+	if cfg.UserAgent == "" {
+		cfg.UserAgent = defaultUserAgent
+	}
+	if cfg.Budget == nil {
+		cfg.Budget = NewBudget(0)
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.Epoch == nil {
+		cfg.Epoch = func(string) uint64 { return 0 }
+	}
+	t := &Tokens{
+		cfg: cfg,
+		oauth: oauth2.Config{
+			ClientID: cfg.ClientID, ClientSecret: cfg.ClientSecret.Reveal(), Scopes: cfg.Scopes,
+			Endpoint: oauth2.Endpoint{AuthURL: cfg.AuthURL, TokenURL: cfg.TokenURL, AuthStyle: style},
+		},
+		log:    cfg.Logger,
+		nonce:  uuid.NewString(),
+		states: make(map[string]*tokenState),
+	}
+	t.http = httpClient(newTransport(cfg.DialContext, false))
+	t.starts, t.stop = context.WithCancel(context.Background())
+	t.works, t.kill = context.WithCancel(context.Background())
+	return t, nil
+}
+
+// Access returns an access token of connection that may be used now. A token that is due is refreshed in the background
+// while it is still good; without a good one Access waits for the refresh, or for ctx. Errors: ErrNoToken,
+// *ConsentRequiredError, *Error of the token endpoint, or the store's.
+func (t *Tokens) Access(ctx context.Context, connection string) (Secret, error) {
+	for tries := 0; ; tries++ {
+		rec, _, err := t.cfg.Store.Token(ctx, connection)
+		if err != nil {
+			return Secret{}, fmt.Errorf("token of connection %s: %w", connection, err)
+		}
+		if err := consentError(connection, rec); err != nil {
+			return Secret{}, err
+		}
+		now := time.Now()
+		good, due := t.judge(connection, rec, now)
+		if good && !due {
+			return rec.AccessToken, nil
+		}
+		f, err := t.join(connection, rec, now)
+		switch {
+		case good:
+			return rec.AccessToken, nil
+		case err != nil:
+			return Secret{}, err
+		}
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return Secret{}, &Error{
+				Operation: OpToken, Outcome: Unavailable,
+				err: fmt.Errorf("waiting for the refresh of connection %s: %w", connection, ctx.Err()),
+			}
+		}
+		if !errors.Is(f.err, errSuperseded) || tries == 3 {
+			return f.token, f.err
+		}
+	}
+}
+
+// Invalidate says that the vendor refused accessToken with 401. The next Access refreshes, once for each such token.
+func (t *Tokens) Invalidate(connection string, accessToken Secret) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.state(connection); !s.judged.Equal(accessToken) {
+		s.rejected, s.judged = accessToken, accessToken
+	}
+}
+
+// Close starts no more refreshes, waits for those under way to be stored, at the latest until ctx ends, and then gives
+// them up: their intents tell the next process.
+func (t *Tokens) Close(ctx context.Context) error {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	t.stop()
+	done := make(chan struct{})
+	go func() {
+		t.flights.Wait()
+		close(done)
+	}()
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = fmt.Errorf("closing tokens with refreshes under way: %w", ctx.Err())
+	}
+	t.kill()
+	<-done
+	t.http.CloseIdleConnections()
+	return err
+}
+
+// judge says whether the record's access token may be used and whether it should be refreshed.
+func (t *Tokens) judge(connection string, rec TokenRecord, now time.Time) (good, due bool) {
+	if rec.AccessToken.Empty() || !now.Before(rec.ExpiresAt) {
+		return false, true
+	}
+	t.mu.Lock()
+	rejected := t.state(connection).rejected
+	t.mu.Unlock()
+	if rec.AccessToken.Equal(rejected) {
+		return false, true
+	}
+	return true, !now.Before(refreshAt(connection, rec))
+}
+
+// refreshAt is when a token is due: at 80 % of its life or 5 minutes before its end, whichever is earlier, but not in
+// the first half of a short life; less up to a twentieth of the life, so that connections that started together do
+// not all refresh together. The jitter is a function of the record, so it needs no memory.
+func refreshAt(connection string, rec TokenRecord) time.Time {
+	life := rec.ExpiresAt.Sub(rec.RefreshedAt)
+	after := max(min(life*8/10, life-5*time.Minute), life/2)
+	h := fnv.New32a()
+	fmt.Fprint(h, connection, rec.RefreshedAt.UnixNano())
+	jitter := time.Duration(float64(life) / 20 * float64(h.Sum32()%1000) / 1000)
+	return rec.RefreshedAt.Add(after - jitter)
+}
+
+// join starts a refresh of the connection or joins the one under way. An error means that none may be started now.
+func (t *Tokens) join(connection string, rec TokenRecord, now time.Time) (*flight, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.state(connection)
+	if s.flight != nil {
+		return s.flight, nil
+	}
+	if t.closed {
+		return nil, &Error{Operation: OpToken, Outcome: Unavailable, err: errors.New("the relay is stopping")}
+	}
+	if !s.tried.Equal(rec.RefreshToken) {
+		s.tried, s.failures, s.notBefore, s.lastErr = rec.RefreshToken, 0, time.Time{}, nil
+	}
+	if wait := s.notBefore.Sub(now); wait > 0 {
+		return nil, backingOff(s.lastErr, wait)
+	}
+	f := &flight{done: make(chan struct{})}
+	s.flight = f
+	t.flights.Add(1)
+	go t.fly(connection, f)
+	return f, nil
+}
+
+// fly runs one refresh and settles its flight.
+func (t *Tokens) fly(connection string, f *flight) {
+	defer t.flights.Done()
+	f.token, f.err = t.refresh(connection)
+
+	t.mu.Lock()
+	s := t.state(connection)
+	s.flight = nil
+	switch {
+	case f.err == nil:
+		s.rejected, s.failures, s.notBefore, s.lastErr = Secret{}, 0, time.Time{}, nil
+	case !errors.Is(f.err, errSuperseded):
+		s.failures++
+		s.lastErr = f.err
+		s.notBefore = time.Now().Add(max(backoff(s.failures), RetryAfterOf(f.err)))
+	}
+	t.mu.Unlock()
+	close(f.done)
+}
+
+// state returns the connection's state; t.mu is held.
+func (t *Tokens) state(connection string) *tokenState {
+	s := t.states[connection]
+	if s == nil {
+		s = new(tokenState)
+		t.states[connection] = s
+	}
+	return s
+}
+
+func consentError(connection string, rec TokenRecord) error {
+	if rec.ConsentRequiredSince == nil {
+		return nil
+	}
+	return &ConsentRequiredError{Connection: connection, Since: *rec.ConsentRequiredSince, Reason: rec.Reason}
+}
