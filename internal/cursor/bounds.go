@@ -1,0 +1,147 @@
+package cursor
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// Expired is what left the log before it could be settled.
+type Expired struct {
+	// Entries were waiting; they are settled now.
+	Entries []Entry
+	// Stretches may have held entries that nobody listed: behind a lane's OpenFrom, or (Order empty) not read yet.
+	Stretches []Stretch
+}
+
+// Stretch is the inclusive part [From, To] of the log, as far as Order goes.
+type Stretch struct {
+	Order    string
+	From, To uint64
+}
+
+// ExpireBelow settles what waits below first, the log's first position, because it can no longer be read. What is in
+// flight is left to end. It looks at everything that waits: call it when first has changed.
+func (c *Cursor) ExpireBelow(first uint64) Expired {
+	var ex Expired
+	if first == 0 {
+		return ex
+	}
+	if first-1 > c.high {
+		ex.Stretches = append(ex.Stretches, Stretch{From: c.high + 1, To: first - 1})
+		c.read(first - 1)
+		c.doneLast = true
+		c.touchDocument()
+	}
+	for _, q := range c.sorted() {
+		end, _ := q.find(first)
+		n := max(end-q.taken, 0)
+		for _, it := range q.items[q.taken : q.taken+n] {
+			ex.Entries = append(ex.Entries, Entry{it.seq, q.order})
+			c.settled(it)
+		}
+		q.items = slices.Delete(q.items, q.taken, q.taken+n)
+		l := q.lane
+		behind := l != nil && l.openFrom != 0 && l.openFrom < first
+		if behind {
+			ex.Stretches = append(ex.Stretches, Stretch{q.order, l.openFrom, min(l.openLast, first-1)})
+			if l.openFrom = first; l.openLast < first {
+				l.openFrom = 0
+			}
+		}
+		if n == 0 && !behind {
+			continue
+		}
+		if l != nil {
+			if q.taken == 0 && n > 0 {
+				l.attempts, l.next, l.wait = 0, time.Time{}, 0
+			}
+			c.touchLane(q)
+		}
+		c.place(q)
+	}
+	slices.SortFunc(ex.Entries, func(a, b Entry) int { return cmp.Compare(a.Seq, b.Seq) })
+	return ex
+}
+
+// Clamped is what Clamp took back.
+type Clamped struct {
+	// From and To are the positions before and after; ReadFrom and ReadTo the last positions read.
+	From, To         uint64
+	ReadFrom, ReadTo uint64
+	// Entries were waiting, and are not in the log any more.
+	Entries []Entry
+}
+
+// Clamp takes everything back to last, the log's last position, because the log ends earlier than the cursor says (a
+// power cut, a restore): positions above it will be given to other entries. It is for the start, before anything is
+// offered; batches in flight above it become stale. It reports false if there was nothing to take back.
+func (c *Cursor) Clamp(last uint64) (Clamped, bool) {
+	cl := Clamped{From: c.Position(), ReadFrom: c.high}
+	changed := c.high > last || len(c.ahead) > 0 && c.ahead[len(c.ahead)-1][1] > last
+	for _, q := range c.sorted() {
+		keep, _ := q.find(last + 1)
+		if last == ^uint64(0) {
+			keep = len(q.items)
+		}
+		cut := q.items[keep:]
+		for _, it := range cut {
+			cl.Entries = append(cl.Entries, Entry{it.seq, q.order})
+			c.entries--
+			if it.node != nil {
+				c.pass(it.node)
+			}
+		}
+		l := q.lane
+		behind := l != nil && l.openLast > last && l.openFrom != 0
+		if behind {
+			if l.openLast = last; l.openFrom > last {
+				l.openFrom = 0
+			}
+		}
+		if len(cut) == 0 && !behind {
+			continue
+		}
+		changed = true
+		q.items = q.items[:keep:keep]
+		if l != nil {
+			if keep == 0 {
+				l.attempts, l.next, l.wait = 0, time.Time{}, 0
+			}
+			c.touchLane(q)
+		}
+		if q.taken = min(q.taken, keep); q.batch != 0 && q.taken == 0 {
+			c.land(q)
+		} else {
+			c.place(q)
+		}
+	}
+	if !changed {
+		return Clamped{}, false
+	}
+	c.high = min(c.high, last)
+	if c.refused > last {
+		c.refused = 0
+	}
+	for n := len(c.ahead); n > 0 && c.ahead[n-1][1] > last; n-- {
+		if c.ahead[n-1][0] <= last {
+			c.ahead[n-1][1] = last
+			break
+		}
+		c.ahead = c.ahead[:n-1]
+	}
+	c.touchDocument()
+	cl.To, cl.ReadTo = c.Position(), c.high
+	slices.SortFunc(cl.Entries, func(a, b Entry) int { return cmp.Compare(a.Seq, b.Seq) })
+	return cl, true
+}
+
+// sorted returns all queues by order, so that what is done to them one after the other comes out the same each time.
+func (c *Cursor) sorted() []*queue {
+	qs := make([]*queue, 0, len(c.queues))
+	for _, q := range c.queues {
+		qs = append(qs, q)
+	}
+	slices.SortFunc(qs, func(a, b *queue) int { return cmp.Compare(a.order, b.order) })
+	return qs
+}

@@ -1,0 +1,223 @@
+package cursor
+
+import (
+	"fmt"
+	"time"
+)
+
+// Load returns the cursor that was stored as d and lanes; reading goes on from ReadFrom. Waits that a clock set back has
+// made longer than they were computed are shortened to that. Lanes of another Generation are not loaded but removed with
+// the next Changes. Contradictions are an error.
+func Load(p Policy, d Document, lanes []Lane, now time.Time) (*Cursor, error) {
+	if err := d.validate(); err != nil {
+		return nil, fmt.Errorf("loading cursor: %w", err)
+	}
+	c := New(p)
+	c.carried, c.latest = d.Carried, now
+	c.ahead = append([]Range(nil), d.Done...)
+	c.health, c.resumed = d.Health, d.Resumed
+	c.probeWait = time.Duration(d.Health.ProbeWaitMillis) * time.Millisecond
+	if limit := now.Add(c.probeWait); c.health.NextProbe.After(limit) {
+		c.health.NextProbe = limit
+	}
+	if c.resumed.After(now) {
+		c.resumed = now
+	}
+	known := d.Position
+	if n := len(d.Done); n > 0 {
+		known = d.Done[n-1][1]
+	}
+	c.read(d.Position)
+	for i := range lanes {
+		if err := c.loadLane(&lanes[i], known, now); err != nil {
+			return nil, fmt.Errorf("loading lane of order %q: %w", lanes[i].Order, err)
+		}
+	}
+	return c, nil
+}
+
+func (c *Cursor) loadLane(s *Lane, known uint64, now time.Time) error {
+	if err := s.validate(); err != nil {
+		return err
+	}
+	if c.queues[s.Order] != nil || c.gone[s.Order] != 0 {
+		return fmt.Errorf("there are two")
+	}
+	if s.Generation != c.carried.Generation {
+		c.version++
+		if c.gone == nil {
+			c.gone = make(map[string]uint64)
+		}
+		c.gone[s.Order] = c.version
+		return nil
+	}
+	l := &lane{
+		admitted: true, handed: true, openFrom: s.OpenFrom,
+		attempts: s.Attempts, spent: s.Spent, failingSince: s.FailingSince, reason: s.Reason, reasonSince: s.ReasonSince,
+		next: s.Next, wait: time.Duration(s.WaitMillis) * time.Millisecond,
+	}
+	if l.openFrom != 0 {
+		l.openLast = max(l.openFrom, known)
+	}
+	if l.next.Add(-l.wait).Before(c.resumed) {
+		l.next, l.wait = time.Time{}, 0
+	}
+	l.clamp(now)
+	q := c.newQueue(s.Order)
+	q.lane = l
+	c.admitted++
+	for _, seq := range s.Entries {
+		q.items = append(q.items, item{seq: seq})
+	}
+	c.entries += len(q.items)
+	c.place(q)
+	return nil
+}
+
+// Changes is what has to be stored: first put Lanes, then the Document if it is not nil, then remove the lanes of the
+// orders in Remove. Then, and only if all of it worked, Stored. One store at a time.
+type Changes struct {
+	Lanes    []Lane
+	Document *Document
+	Remove   []string
+
+	marks      []mark
+	docVersion uint64
+	removals   []uint64
+}
+
+// mark remembers which content of which lane was handed out.
+type mark struct {
+	lane    *lane
+	version uint64
+}
+
+// Empty says that there is nothing to store.
+func (ch *Changes) Empty() bool {
+	return len(ch.Lanes) == 0 && ch.Document == nil && len(ch.Remove) == 0
+}
+
+// Dirty says whether Changes would have anything.
+func (c *Cursor) Dirty() bool {
+	return c.docVersion != c.docStored || len(c.dirty) > 0 || len(c.gone) > 0
+}
+
+// Changes returns what has changed since what was last Stored. That the reader has passed entries of others is no
+// change; it goes with the next one.
+func (c *Cursor) Changes() Changes {
+	var ch Changes
+	keep := c.dirty[:0]
+	for _, q := range c.dirty {
+		l := q.lane
+		if l == nil { // gone since
+			continue
+		}
+		if l.stored == l.version {
+			l.listed = false
+			continue
+		}
+		keep = append(keep, q)
+		l.handed = true
+		ch.Lanes = append(ch.Lanes, c.snapshot(q))
+		ch.marks = append(ch.marks, mark{l, l.version})
+	}
+	clear(c.dirty[len(keep):])
+	c.dirty = keep
+	if c.docVersion != c.docStored {
+		d := c.Document()
+		ch.Document, ch.docVersion = &d, c.docVersion
+	}
+	for order, v := range c.gone {
+		ch.Remove = append(ch.Remove, order)
+		ch.removals = append(ch.removals, v)
+	}
+	return ch
+}
+
+// Stored acknowledges that all of ch has been stored. What has changed since it was taken is still to be stored.
+func (c *Cursor) Stored(ch Changes) {
+	for _, m := range ch.marks {
+		m.lane.stored = max(m.lane.stored, m.version)
+	}
+	keep := c.dirty[:0]
+	for _, q := range c.dirty {
+		if q.lane == nil {
+			continue
+		}
+		if q.lane.stored == q.lane.version {
+			q.lane.listed = false
+			continue
+		}
+		keep = append(keep, q)
+	}
+	clear(c.dirty[len(keep):])
+	if c.dirty = keep; len(keep) == 0 && cap(keep) > 16 {
+		c.dirty = nil
+	}
+	c.docStored = max(c.docStored, ch.docVersion)
+	for i, order := range ch.Remove {
+		if c.gone[order] == ch.removals[i] {
+			delete(c.gone, order)
+		}
+	}
+	if len(c.gone) == 0 {
+		c.gone = nil
+	}
+	c.admit()
+}
+
+// Document returns the document as it would be stored now. On its own it must not be stored while Changes has Lanes.
+func (c *Cursor) Document() Document {
+	d := Document{V: version, Position: c.Position(), Health: c.health, Resumed: stamp(c.resumed), Carried: c.carried}
+	d.Health.FailingSince, d.Health.NextProbe = stamp(d.Health.FailingSince), stamp(d.Health.NextProbe)
+	for n := c.first; n != nil && len(d.Done) < MaxDone; n = n.next {
+		switch {
+		case n.next == nil && c.doneLast && c.high > n.seq:
+			d.Done = append(d.Done, Range{n.seq + 1, c.high})
+		case n.next != nil && n.next.doneBefore && n.next.seq > n.seq+1:
+			d.Done = append(d.Done, Range{n.seq + 1, n.next.seq - 1})
+		}
+	}
+	d.Done = append(d.Done, c.ahead[:min(len(c.ahead), MaxDone-len(d.Done))]...)
+	return d
+}
+
+func (c *Cursor) snapshot(q *queue) Lane {
+	l := q.lane
+	return Lane{
+		V: version, Order: q.order, Entries: seqs(q.items), OpenFrom: l.openFrom,
+		Attempts: l.attempts, Spent: l.spent, FailingSince: stamp(l.failingSince),
+		Reason: l.reason, ReasonSince: stamp(l.reasonSince), Next: stamp(l.next), WaitMillis: l.wait.Milliseconds(),
+		Epoch: c.carried.Epoch, Generation: c.carried.Generation,
+	}
+}
+
+func (c *Cursor) touchDocument() {
+	c.version++
+	c.docVersion = c.version
+}
+
+// touchLane notes that a lane's record has changed; lanes over the bound have none.
+func (c *Cursor) touchLane(q *queue) {
+	l := q.lane
+	if !l.admitted {
+		return
+	}
+	c.version++
+	l.version = c.version
+	if !l.listed {
+		l.listed = true
+		c.dirty = append(c.dirty, q)
+	}
+}
+
+func seqs(items []item) []uint64 {
+	if len(items) == 0 {
+		return nil
+	}
+	s := make([]uint64, len(items))
+	for i, it := range items {
+		s[i] = it.seq
+	}
+	return s
+}

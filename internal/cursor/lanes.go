@@ -1,0 +1,110 @@
+package cursor
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// enterLane puts an order whose head has failed in a lane: one that will be stored if there is room, else one in memory
+// alone whose entries hold the position.
+func (c *Cursor) enterLane(q *queue, now time.Time) {
+	q.lane = &lane{failingSince: now}
+	c.over = append(c.over, q)
+	c.admit()
+}
+
+// admit lets lanes over the bound into the store, as far as there is room. A lane to be removed takes its room until
+// that has been acknowledged, so that the store never holds more than MaxLanes.
+func (c *Cursor) admit() {
+	for i := 0; i < len(c.over); {
+		q := c.over[i]
+		_, known := c.gone[q.order]
+		if !known && !c.laneRoom() {
+			i++
+			continue
+		}
+		c.over = slices.Delete(c.over, i, i+1)
+		delete(c.gone, q.order)
+		c.admitted++
+		q.lane.admitted, q.lane.handed = true, known
+		for j := range q.items {
+			if n := q.items[j].node; n != nil {
+				c.pass(n)
+				q.items[j].node = nil
+			}
+		}
+		c.shorten(q)
+		c.touchLane(q)
+	}
+	if len(c.over) == 0 {
+		c.over = nil
+	}
+}
+
+func (c *Cursor) laneRoom() bool { return c.admitted+len(c.gone) < c.policy.MaxLanes }
+
+func (c *Cursor) leaveOver(q *queue) {
+	if i := slices.Index(c.over, q); i >= 0 {
+		c.over = slices.Delete(c.over, i, i+1)
+	}
+}
+
+// Congested says that the bound of lanes is reached: nothing fresh is taken until some are through.
+func (c *Cursor) Congested() bool { return len(c.over) > 0 || !c.laneRoom() }
+
+// Refill is a lane that has used up its entries and has more in the log: read the order's entries in [From, Through]
+// and hand them to Cursor.Refill.
+type Refill struct {
+	Order         string
+	From, Through uint64
+}
+
+// Refills lists the lanes that need a Refill. The same ones come again until it has been given.
+func (c *Cursor) Refills() []Refill {
+	if c.starving == 0 {
+		return nil
+	}
+	rs := make([]Refill, 0, c.starving)
+	for _, q := range c.queues {
+		if q.starving && q.lane.openFrom <= c.high {
+			rs = append(rs, Refill{q.order, q.lane.openFrom, c.high})
+		}
+	}
+	slices.SortFunc(rs, func(a, b Refill) int { return cmp.Compare(a.From, b.From) })
+	return rs
+}
+
+// Refill answers a Refill with what was found: seqs are all entries of the order in [r.From, through], ascending; more
+// than LaneEntries need not be given. With through = r.Through and everything given the lane lists all that waits; a
+// lower through (a page that ended early) leaves the rest for the next time. An answer that has been overtaken has no
+// effect. It reports whether the lane moved on.
+func (c *Cursor) Refill(r Refill, seqs []uint64, through uint64) bool {
+	q := c.queues[r.Order]
+	if q == nil || !q.starving || q.lane.openFrom != r.From {
+		return false
+	}
+	through = min(through, r.Through, c.high)
+	if through < r.From {
+		return false
+	}
+	l := q.lane
+	l.openFrom = 0
+	for _, seq := range seqs {
+		if seq < r.From || seq > through || len(q.items) > 0 && seq <= q.items[len(q.items)-1].seq {
+			continue
+		}
+		if len(q.items) == LaneEntries {
+			l.openFrom = seq
+			break
+		}
+		q.items = append(q.items, item{seq: seq})
+		c.entries++
+	}
+	if l.openFrom == 0 && l.openLast > through {
+		l.openFrom = through + 1
+	}
+	c.touchLane(q)
+	c.place(q)
+	return true
+}

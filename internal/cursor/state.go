@@ -1,0 +1,118 @@
+package cursor
+
+// State is the cursor's condition in one word.
+type State int
+
+const (
+	// OK: nothing is being retried.
+	OK State = iota
+	// Failing: some orders are in lanes, or the last attempt failed.
+	Failing
+	// Congested: as many orders are being retried as may be; nothing fresh is taken.
+	Congested
+	// Open: the receiver is being probed only.
+	Open
+)
+
+func (s State) String() string { return [...]string{"ok", "failing", "congested", "open"}[s] }
+
+// State returns the cursor's condition.
+func (c *Cursor) State() State {
+	switch {
+	case c.health.Open:
+		return Open
+	case c.Congested():
+		return Congested
+	case c.health.Failures > 0 || c.Lanes() > 0:
+		return Failing
+	}
+	return OK
+}
+
+// Lanes returns the number of orders being retried.
+func (c *Cursor) Lanes() int { return c.admitted + len(c.over) }
+
+// InFlight returns the number of batches in flight.
+func (c *Cursor) InFlight() int { return c.inFlight }
+
+// Unsettled returns how many entries wait or are in flight, as far as they are listed: what stands behind a lane's
+// OpenFrom is not counted.
+func (c *Cursor) Unsettled() int { return c.entries }
+
+// Idle says that there is nothing to do, to refill or to store: everything read is settled.
+func (c *Cursor) Idle() bool { return len(c.queues) == 0 && !c.Dirty() }
+
+// Oldest returns the lowest position that waits or is in flight. It looks at every lane.
+func (c *Cursor) Oldest() (uint64, bool) {
+	var oldest uint64
+	consider := func(seq uint64) {
+		if seq != 0 && (oldest == 0 || seq < oldest) {
+			oldest = seq
+		}
+	}
+	if c.first != nil {
+		consider(c.first.seq)
+	}
+	if c.Lanes() > 0 {
+		for _, q := range c.queues {
+			if len(q.items) > 0 {
+				consider(q.head())
+			} else {
+				consider(q.lane.openFrom)
+			}
+		}
+	}
+	return oldest, oldest != 0
+}
+
+// Lane returns the record of an order that is being retried.
+func (c *Cursor) Lane(order string) (Lane, bool) {
+	q := c.queues[order]
+	if q == nil || q.lane == nil {
+		return Lane{}, false
+	}
+	s := c.snapshot(q)
+	s.Entries = s.Entries[:min(len(s.Entries), LaneEntries)]
+	return s, true
+}
+
+// Place is where an entry of ours stands.
+type Place int
+
+const (
+	// Unread: the reader has not come to it.
+	Unread Place = iota
+	// Waiting for its turn, its order being well.
+	Waiting
+	// InLane: it waits in its order's lane; see Lane.
+	InLane
+	// Flying: an attempt is under way.
+	Flying
+	// Settled: the cursor is through with it.
+	Settled
+)
+
+func (p Place) String() string {
+	return [...]string{"unread", "waiting", "in-lane", "in-flight", "settled"}[p]
+}
+
+// Where returns where an entry stands, given that it is one of ours.
+func (c *Cursor) Where(e Entry) Place {
+	if q := c.queues[e.Order]; q != nil {
+		i, ok := q.find(e.Seq)
+		switch {
+		case ok && i < q.taken:
+			return Flying
+		case ok && q.lane != nil:
+			return InLane
+		case ok:
+			return Waiting
+		case q.lane != nil && q.lane.openFrom != 0 && e.Seq >= q.lane.openFrom && e.Seq <= c.high:
+			return InLane
+		}
+	}
+	if e.Seq > c.high && !c.isAhead(e.Seq) {
+		return Unread
+	}
+	return Settled
+}
