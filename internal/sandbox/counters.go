@@ -1,0 +1,219 @@
+package sandbox
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"time"
+)
+
+// Operation names a call of the vendor's, in counters and faults.
+type Operation string
+
+// The operations. OpTrap is a call to a URL that came in a message; OpUnknown is
+// any path the vendor does not have.
+const (
+	OpWhoami            Operation = "whoami"
+	OpTopics            Operation = "topics"
+	OpListSubscriptions Operation = "listSubscriptions"
+	OpSubscribe         Operation = "subscribe"
+	OpUnsubscribe       Operation = "unsubscribe"
+	OpPoll              Operation = "poll"
+	OpReadOrder         Operation = "readOrder"
+	OpReadAssessment    Operation = "readAssessment"
+	OpAuthorize         Operation = "authorize"
+	OpToken             Operation = "token"
+	OpTrap              Operation = "trap"
+	OpUnknown           Operation = "unknown"
+)
+
+var operations = []Operation{OpWhoami, OpTopics, OpListSubscriptions, OpSubscribe, OpUnsubscribe, OpPoll,
+	OpReadOrder, OpReadAssessment, OpAuthorize, OpToken, OpTrap, OpUnknown}
+
+// Counters is what happened since the start or the last Reset.
+type Counters struct {
+	// Requests per operation, refused and cut ones included.
+	Requests map[Operation]int64 `json:"requests"`
+	// Statuses per HTTP status sent; 0 stands for answers that were cut.
+	Statuses map[int]int64 `json:"statuses"`
+	// Faults per kind that was drawn: 500, 429, 503, cut, cutAfterRead, latency.
+	Faults map[string]int64 `json:"faults"`
+
+	OrdersCreated int64 `json:"ordersCreated"`
+	OrdersChanged int64 `json:"ordersChanged"`
+
+	// NotificationsQueued entered a subscription's queue; NotificationsMissed
+	// found no subscription and never existed for anybody.
+	NotificationsQueued int64 `json:"notificationsQueued"`
+	NotificationsMissed int64 `json:"notificationsMissed"`
+	// NotificationsWaiting still are in a queue.
+	NotificationsWaiting int64 `json:"notificationsWaiting"`
+	// NotificationsHandedOut left their queue in an answer; those of them whose
+	// answer did not go out whole are NotificationsLost.
+	NotificationsHandedOut int64 `json:"notificationsHandedOut"`
+	NotificationsLost      int64 `json:"notificationsLost"`
+	// NotificationsDropped went with their subscription, unread.
+	NotificationsDropped int64 `json:"notificationsDropped"`
+
+	// PagesHandedOut are polls that carried something, PagesFull those with as
+	// much as a page takes, PagesLost those whose answer did not go out whole.
+	PagesHandedOut int64 `json:"pagesHandedOut"`
+	PagesFull      int64 `json:"pagesFull"`
+	PagesLost      int64 `json:"pagesLost"`
+
+	SubscriptionsCreated int64 `json:"subscriptionsCreated"`
+	SubscriptionsRemoved int64 `json:"subscriptionsRemoved"`
+
+	CodesExchanged int64 `json:"codesExchanged"`
+	TokenRefreshes int64 `json:"tokenRefreshes"`
+	// TokensLost are pairs whose answer did not go out whole: the old refresh
+	// token is spent, nobody has the new one.
+	TokensLost int64 `json:"tokensLost"`
+	// SpentRefreshTokens counts refusals of a refresh token used before.
+	SpentRefreshTokens int64 `json:"spentRefreshTokens"`
+	// ClientsRefused counts token requests with wrong or no client credentials.
+	ClientsRefused int64 `json:"clientsRefused"`
+
+	// PollsOverlapping began while another poll of the same grant was under way,
+	// RefreshesOverlapping likewise.
+	PollsOverlapping     int64 `json:"pollsOverlapping"`
+	RefreshesOverlapping int64 `json:"refreshesOverlapping"`
+
+	// RateLimited were refused for Config.RateLimit.
+	RateLimited int64 `json:"rateLimited"`
+
+	// TrapCalls went to a URL that came in a message. It must stay 0.
+	TrapCalls int64 `json:"trapCalls"`
+
+	// Grants by grant id.
+	Grants map[string]GrantCounters `json:"grants"`
+}
+
+// GrantCounters is what happened under one grant.
+type GrantCounters struct {
+	Polls                int64 `json:"polls"`
+	PollsOverlapping     int64 `json:"pollsOverlapping"`
+	TokenRefreshes       int64 `json:"tokenRefreshes"`
+	RefreshesOverlapping int64 `json:"refreshesOverlapping"`
+	TokensLost           int64 `json:"tokensLost"`
+	SpentRefreshTokens   int64 `json:"spentRefreshTokens"`
+}
+
+// tally is Counters while they are being counted. Guarded by Sandbox.mu.
+type tally struct{ Counters }
+
+func newTally() tally {
+	return tally{Counters{
+		Requests: map[Operation]int64{},
+		Statuses: map[int]int64{},
+		Faults:   map[string]int64{},
+	}}
+}
+
+// Counters returns a copy of all counters, consistent within itself.
+func (s *Sandbox) Counters() Counters {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.tally.Counters
+	c.Requests, c.Statuses, c.Faults = maps.Clone(c.Requests), maps.Clone(c.Statuses), maps.Clone(c.Faults)
+	c.Grants = make(map[string]GrantCounters, len(s.grants))
+	for id, g := range s.grants {
+		c.Grants[id] = g.counters
+	}
+	for _, sub := range s.subs {
+		c.NotificationsWaiting += int64(len(sub.queue))
+	}
+	return c
+}
+
+// Ledger is the ground truth: what happened to every order, whether or not
+// anybody was told. A verifier compares a client's events with it.
+type Ledger struct {
+	// Orders in the order of their creation, removed ones included.
+	Orders []OrderRecord `json:"orders"`
+	// Raw are the notifications of QueueRaw.
+	Raw []NotificationRecord `json:"raw"`
+}
+
+// OrderRecord is the life of one order.
+type OrderRecord struct {
+	ID      string `json:"id"`
+	Site    string `json:"site"`
+	Removed bool   `json:"removed"`
+	// States the order went through, first to last.
+	States []OrderState `json:"states"`
+	// Notifications queued about it, one per subscription and occasion, in the
+	// order of queueing.
+	Notifications []NotificationRecord `json:"notifications"`
+}
+
+// OrderState is one state of an order as it was served from At on.
+type OrderState struct {
+	Status string    `json:"status"`
+	At     time.Time `json:"at"`
+	// JSON are the exact bytes of the order; the control API's own encoding may
+	// change white space, never digits.
+	JSON json.RawMessage `json:"order"`
+}
+
+// NotificationRecord is one entry of one subscription's queue.
+type NotificationRecord struct {
+	// ID is the notification's uuid, also for the older form, which does not
+	// carry it; empty for raw ones.
+	ID           string    `json:"id"`
+	Subscription string    `json:"subscription"`
+	Site         string    `json:"site"`
+	Order        string    `json:"order"`
+	Topic        string    `json:"topic"`
+	Form         Form      `json:"form"`
+	QueuedAt     time.Time `json:"queuedAt"`
+	// HandedOutAt is when an answer took it from the queue; zero if it waits, or
+	// if its subscription went (Dropped). CorrelationID is that answer's.
+	HandedOutAt   time.Time `json:"handedOutAt,omitzero"`
+	CorrelationID string    `json:"correlationId,omitempty"`
+	// Lost is set if that answer did not go out whole: nobody can have read it.
+	Lost    bool `json:"lost"`
+	Dropped bool `json:"dropped"`
+}
+
+// Ledger returns a copy of the ledger. The order bytes are shared and must not
+// be changed.
+func (s *Sandbox) Ledger() Ledger {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := Ledger{Orders: make([]OrderRecord, 0, len(s.orderList)), Raw: records(s.rawNotes)}
+	for _, o := range s.orderList {
+		l.Orders = append(l.Orders, OrderRecord{
+			ID: o.id, Site: o.site, Removed: o.removed,
+			States: slices.Clone(o.states), Notifications: records(o.notes),
+		})
+	}
+	return l
+}
+
+// LostOrders returns the ids of the orders that lost at least one notification
+// with a cut answer or with its subscription, in the order of their creation:
+// what a client cannot be blamed for.
+func (s *Sandbox) LostOrders() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ids := []string{}
+	for _, o := range s.orderList {
+		if slices.ContainsFunc(o.notes, func(n *notification) bool { return n.lost || n.dropped }) {
+			ids = append(ids, o.id)
+		}
+	}
+	return ids
+}
+
+func records(notes []*notification) []NotificationRecord {
+	out := make([]NotificationRecord, 0, len(notes))
+	for _, n := range notes {
+		out = append(out, NotificationRecord{
+			ID: n.id, Subscription: n.sub.id, Site: n.site, Order: n.order, Topic: n.topic, Form: n.form,
+			QueuedAt: n.queuedAt, HandedOutAt: n.handedOutAt, CorrelationID: n.correlationID,
+			Lost: n.lost, Dropped: n.dropped,
+		})
+	}
+	return out
+}

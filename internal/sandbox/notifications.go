@@ -1,0 +1,230 @@
+package sandbox
+
+import (
+	"bytes"
+	"encoding/json"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// TrapURL is how a message names the trap: wherever it stands in a notification
+// (QueueRaw's too), the poll that hands it out puts a URL of this sandbox under
+// another host name in its place, and Counters.TrapCalls counts whoever calls it.
+const TrapURL = "http://trap.sandbox.invalid"
+
+// Form is how a notification is written.
+type Form string
+
+// The vendor's two forms, and what QueueRaw was given.
+const (
+	Newer Form = "newer"
+	Older Form = "older"
+	Raw   Form = "raw"
+)
+
+// notification is one entry of one queue, from queueing to the ledger.
+type notification struct {
+	id       string
+	sub      *subscription
+	site     string
+	order    string
+	topic    string
+	form     Form
+	queuedAt time.Time
+	body     []byte // nil once it has left the queue
+
+	handedOutAt   time.Time
+	correlationID string
+	lost          bool
+	dropped       bool
+}
+
+// notify queues one notification about an order for every subscription that
+// covers it: nothing if there is none. Called with mu held.
+func (s *Sandbox) notify(o *order, topic string) {
+	now := s.now()
+	missed := true
+	for _, owner := range s.bySite[o.site] {
+		for _, sub := range owner.subs {
+			if !covers(sub.topic, topic) {
+				continue
+			}
+			missed = false
+			d := s.dice("notification/"+o.id, uint64(len(o.notes)))
+			n := &notification{
+				id: d.uuid(), sub: sub, site: o.site, order: o.id, topic: topic, form: Newer, queuedAt: now,
+			}
+			// The older form names no site: of no use to a company's subscription,
+			// nor to a user's of several sites.
+			if !s.cfg.Tame && len(owner.sites) == 1 && owner.level != Company && d.oneIn(3) {
+				n.form = Older
+			}
+			n.body = s.message(d, n, o)
+			o.notes = append(o.notes, n)
+			s.enqueue(n)
+		}
+	}
+	if missed {
+		s.tally.NotificationsMissed++
+	}
+}
+
+// enqueue is called with mu held.
+func (s *Sandbox) enqueue(n *notification) {
+	n.sub.queue = append(n.sub.queue, n)
+	s.tally.NotificationsQueued++
+}
+
+// message writes a notification in its form.
+func (s *Sandbox) message(d dice, n *notification, o *order) []byte {
+	if n.form == Older {
+		return olderMessage(d, n)
+	}
+	if s.cfg.Tame {
+		return fields(nil).
+			str("NotificationId", n.id).str("SubscriptionId", n.sub.id).
+			str("EventType", "PartsOrder").str("Topic", n.topic).str("Message", "Parts order "+o.reference).
+			str("CompanyCode", n.sub.owner.company).str("SiteId", n.site).str("CreatedAt", vendorTime(n.queuedAt, true)).
+			raw("Parameters", "[]").
+			raw("Resources", `[{"ResourceType":"PartsOrder","ResourceId":"`+n.order+`"}]`).object()
+	}
+	upper := d.oneIn(3)
+	inCase := func(id string) string {
+		if upper {
+			return strings.ToUpper(id)
+		}
+		return id
+	}
+	f := fields(nil).str("NotificationId", inCase(n.id)).str("SubscriptionId", inCase(n.sub.id)).
+		raw("EventType", pick(d, []string{`"PartsOrder"`, `"Updated"`, `null`})).str("Topic", n.topic).
+		raw("Message", pick(d, []string{`null`, `"Order <b>changed</b> & saved"`, `"Bestellung geändert – siehe Zubehör 🚗"`, `""`})).
+		str("CompanyCode", n.sub.owner.company).str("SiteId", n.site).
+		str("CreatedAt", vendorTime(n.queuedAt, !d.oneIn(4)))
+	switch d.IntN(3) {
+	case 0:
+		f = f.raw("Parameters", "null")
+	case 1:
+		f = f.raw("Parameters", `[{"Key":"ResourceUrl","Value":"`+trapOrder(n.order)+`"},{"Key":"Priority","Value":null}]`)
+	}
+	if d.oneIn(2) {
+		f = f.raw("Resources", `[{"ResourceType":"Assessment","ResourceId":"`+inCase(o.assessmentID)+
+			`"},{"ResourceType":"`+pick(d, []string{"PartsOrder", "PARTS.ORDER", "Parts order"})+
+			`","ResourceId":"`+inCase(n.order)+`","Etag":7}]`)
+	} else {
+		f = f.raw("Resources", `[{"ResourceType":`+pick(d, []string{`"PartsOrder"`, `"Resource"`, `""`, `null`})+
+			`,"ResourceId":"`+inCase(n.order)+`"}]`)
+	}
+	if d.oneIn(2) {
+		f = f.raw("Schema", `{"Version":2.10,"Href":"`+TrapURL+TrapPath+`/schema"}`)
+	}
+	return f.object()
+}
+
+// olderMessage knows neither ids nor sites: the order is the last path segment of
+// a URL, at a host and below a path that are nobody's business.
+func olderMessage(d dice, n *notification) []byte {
+	id, query := n.order, ""
+	if d.oneIn(3) {
+		id = strings.ToUpper(id)
+	}
+	if d.oneIn(8) {
+		query = "?format=json"
+	}
+	f := fields(nil).str("Topic", n.topic).str("CreatedAt", vendorTime(n.queuedAt, !d.oneIn(4))).
+		raw("ResourceUris", `[{"Type":`+pick(d, []string{`"PartsOrder"`, `"Uri"`, `null`})+
+			`,"Value":"`+trapOrder(id)+query+`"}]`)
+	if d.oneIn(3) {
+		f = f.raw("Retries", "0")
+	}
+	return f.object()
+}
+
+// trapOrder is a URL that looks like an order's, where nobody may look.
+func trapOrder(id string) string {
+	return TrapURL + TrapPath + APIPath + "/v1/bmsapi/partsorders/" + id
+}
+
+// trapFor returns what TrapURL becomes for the caller of a poll: this very
+// listener, under another name if it has one.
+func trapFor(r *http.Request) []byte {
+	host, port, err := net.SplitHostPort(r.Host)
+	if err != nil {
+		return []byte("http://" + r.Host)
+	}
+	switch host {
+	case "127.0.0.1", "::1":
+		host = "localhost"
+	case "localhost":
+		host = "127.0.0.1"
+	}
+	return []byte("http://" + net.JoinHostPort(host, port))
+}
+
+// poll hands out the oldest notifications of a queue, a page at most. They are
+// gone from then on, whatever becomes of the answer.
+func (s *Sandbox) poll(c call) answer {
+	s.mu.Lock()
+	sub := s.owned(c)
+	if sub == nil {
+		s.mu.Unlock()
+		return plain(http.StatusNotFound, textNoSubscription)
+	}
+	page := sub.queue[:min(len(sub.queue), s.cfg.PageSize)]
+	if len(page) == 0 {
+		s.mu.Unlock()
+		return jsonBody(http.StatusOK, []byte("[]"))
+	}
+	sub.queue = sub.queue[len(page):]
+	if len(sub.queue) == 0 {
+		sub.queue = nil // lets the array go
+	}
+	bodies, now := make([][]byte, len(page)), s.now()
+	for i, n := range page {
+		bodies[i], n.body = n.body, nil
+		n.handedOutAt, n.correlationID = now, c.correlationID
+	}
+	s.tally.NotificationsHandedOut += int64(len(page))
+	s.tally.PagesHandedOut++
+	if len(page) == s.cfg.PageSize {
+		s.tally.PagesFull++
+	}
+	s.mu.Unlock()
+
+	body := append([]byte("["), bytes.Join(bodies, []byte(","))...)
+	body = append(body, ']')
+	a := jsonBody(http.StatusOK, bytes.ReplaceAll(body, []byte(TrapURL), trapFor(c.Request)))
+	a.lost = func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, n := range page {
+			n.lost = true
+		}
+		s.tally.NotificationsLost += int64(len(page))
+		s.tally.PagesLost++
+	}
+	return a
+}
+
+// QueueRaw puts a message, exactly as given but for TrapURL, into the queue of
+// every subscription that covers the site, whatever its topic. It need not make
+// sense, nor be JSON: then the whole page that carries it is not. It returns how
+// many queues took it.
+func (s *Sandbox) QueueRaw(site string, message json.RawMessage) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	queues, now := 0, s.now()
+	for _, owner := range s.bySite[site] {
+		for _, sub := range owner.subs {
+			n := &notification{sub: sub, site: site, form: Raw, queuedAt: now, body: bytes.Clone(message)}
+			s.rawNotes = append(s.rawNotes, n)
+			s.enqueue(n)
+			queues++
+		}
+	}
+	if queues == 0 {
+		s.tally.NotificationsMissed++
+	}
+	return queues
+}

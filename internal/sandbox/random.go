@@ -1,0 +1,65 @@
+package sandbox
+
+import (
+	"encoding/hex"
+	"hash/fnv"
+	"math/rand/v2"
+	"time"
+)
+
+// dice is the randomness of one thing (an order, a grant, a fault draw). Each
+// thing has its own, derived from the seed and the thing's place, so that what
+// happens to one does not depend on how goroutines interleave elsewhere.
+type dice struct{ *rand.Rand }
+
+// dice returns the randomness of the n-th thing of a kind.
+func (s *Sandbox) dice(kind string, n uint64) dice {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(kind)) // a hash never fails
+	return dice{rand.New(rand.NewPCG(s.cfg.Seed^h.Sum64(), n))}
+}
+
+// oneIn is true once in n throws.
+func (d dice) oneIn(n int) bool { return d.IntN(n) == 0 }
+
+// uuid returns a version 4 uuid in lower case.
+func (d dice) uuid() string {
+	var b [16]byte
+	hi, lo := d.Uint64(), d.Uint64()
+	for i := range 8 {
+		b[i], b[8+i] = byte(hi>>(8*i)), byte(lo>>(8*i))
+	}
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	var out [36]byte
+	hex.Encode(out[0:8], b[0:4])
+	hex.Encode(out[9:13], b[4:6])
+	hex.Encode(out[14:18], b[6:8])
+	hex.Encode(out[19:23], b[8:10])
+	hex.Encode(out[24:36], b[10:16])
+	out[8], out[13], out[18], out[23] = '-', '-', '-', '-'
+	return string(out[:])
+}
+
+// token returns 32 hex digits: enough to look like a secret, repeatable as
+// everything here.
+func (d dice) token() string {
+	var b [16]byte
+	hi, lo := d.Uint64(), d.Uint64()
+	for i := range 8 {
+		b[i], b[8+i] = byte(hi>>(8*i)), byte(lo>>(8*i))
+	}
+	return hex.EncodeToString(b[:])
+}
+
+// pick returns one of the choices.
+func pick[T any](d dice, choices []T) T { return choices[d.IntN(len(choices))] }
+
+// vendorTime writes a time as the vendor does: UTC, seven fractional digits.
+// The Z is the caller's to leave out.
+func vendorTime(t time.Time, zone bool) string {
+	s := t.UTC().Format("2006-01-02T15:04:05.0000000")
+	if zone {
+		s += "Z"
+	}
+	return s
+}

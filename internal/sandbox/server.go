@@ -1,0 +1,310 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The vendor's error bodies are plain text.
+const (
+	textUnauthorised = "Unauthorised. Please provide valid user credentials."
+	textForbidden    = "Forbidden. You do not have permission to perform this action."
+	textNotFound     = "Not found."
+	textThrottled    = "API calls quota exceeded."
+	textBroken       = "An error has occurred."
+	textUnavailable  = "The service is unavailable."
+)
+
+// answer is what an operation came to. Operations return it and never write
+// themselves, so that one place can cut it.
+type answer struct {
+	status      int
+	contentType string
+	body        []byte
+	header      map[string]string
+	// lost is called, at most once, if the answer did not go out whole.
+	lost func()
+}
+
+func plain(status int, text string) answer {
+	return answer{status: status, contentType: "text/plain; charset=utf-8", body: []byte(text)}
+}
+
+func jsonBody(status int, body []byte) answer {
+	return answer{status: status, contentType: "application/json; charset=utf-8", body: body}
+}
+
+// jsonValue encodes strings and the like; it cannot fail for them.
+func jsonValue(status int, v any) answer {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return plain(http.StatusInternalServerError, textBroken)
+	}
+	return jsonBody(status, body)
+}
+
+// call is one request of an operation under way.
+type call struct {
+	*http.Request
+	correlationID string
+	grant         *grant // set by api
+}
+
+// routes lays out everything the sandbox answers.
+func (s *Sandbox) routes() http.Handler {
+	mux := http.NewServeMux()
+	const base = APIPath + "/v1/bmsapi"
+	mux.Handle("GET "+base+"/whoami", s.api(OpWhoami, ScopeBasic, s.whoami))
+	mux.Handle("GET "+base+"/topics", s.api(OpTopics, ScopeBasic, s.topics))
+	for _, level := range []Level{Site, Company, User} {
+		subs := base + "/" + string(level) + "/subscriptions"
+		mux.Handle("GET "+subs, s.api(OpListSubscriptions, ScopeBasic, atLevel(level, s.listSubscriptions)))
+		mux.Handle("POST "+subs, s.api(OpSubscribe, ScopeBasic, atLevel(level, s.subscribe)))
+		mux.Handle("DELETE "+subs+"/{id}", s.api(OpUnsubscribe, ScopeBasic, atLevel(level, s.unsubscribe)))
+		mux.Handle("GET "+subs+"/{id}/notifications", s.api(OpPoll, ScopeBasic, atLevel(level, s.poll)))
+	}
+	mux.Handle("GET "+base+"/partsorders/{id}", s.api(OpReadOrder, s.cfg.OrdersScope, s.readOrder))
+	mux.Handle("GET "+base+"/assessments/originator/{originator}/assessments/{number}",
+		s.api(OpReadAssessment, ScopeBasic, s.readAssessment))
+	mux.Handle("GET "+AuthorizePath, s.vendor(OpAuthorize, nil, s.authorize))
+	mux.Handle("POST "+AuthorizePath, s.vendor(OpAuthorize, nil, s.consent))
+	mux.Handle("POST "+TokenPath, s.vendor(OpToken, s.refreshing, s.token))
+	mux.Handle(TrapPath+"/", s.vendor(OpTrap, nil, s.trap))
+	mux.Handle("/", s.vendor(OpUnknown, nil, func(call) answer { return plain(http.StatusNotFound, textNotFound) }))
+	s.control(mux)
+	return mux
+}
+
+// trap answers a URL that only ever stood in a message. The client has to take
+// the order's uuid from it and call nothing.
+func (s *Sandbox) trap(c call) answer {
+	s.mu.Lock()
+	s.tally.TrapCalls++
+	s.mu.Unlock()
+	s.cfg.Log.Warn("a URL that came in a message was called", "path", c.URL.Path)
+	return plain(http.StatusNotFound, textNotFound)
+}
+
+// api is a call of the vendor's API: with a bearer token whose grant has the
+// scope.
+func (s *Sandbox) api(op Operation, scope string, run func(call) answer) http.Handler {
+	return s.vendor(op, s.bearing, func(c call) answer {
+		if asksForXML(c.Header.Get("Accept")) {
+			return plain(http.StatusNotAcceptable, "This sandbox answers in JSON only.")
+		}
+		now := s.cfg.Now()
+		s.mu.Lock()
+		rest, limited := s.overLimit(now)
+		if limited {
+			s.tally.RateLimited++
+		}
+		c.grant = s.bearer(c.Request, now)
+		s.mu.Unlock()
+		switch {
+		case limited:
+			a := plain(http.StatusTooManyRequests, textThrottled)
+			a.header = map[string]string{"Retry-After": s.retryAfter(rest, false)}
+			return a
+		case c.grant == nil:
+			a := plain(http.StatusUnauthorized, textUnauthorised)
+			a.header = map[string]string{"WWW-Authenticate": "Bearer"}
+			return a
+		case !c.grant.has(scope):
+			return plain(http.StatusForbidden, "Forbidden. The scope "+scope+" is required.")
+		}
+		return run(c)
+	})
+}
+
+// asksForXML is true if XML is all that the caller takes.
+func asksForXML(accept string) bool {
+	return strings.Contains(accept, "xml") && !strings.Contains(accept, "json") && !strings.Contains(accept, "*/*")
+}
+
+// atLevel keeps a grant of one level from the calls of the others.
+func atLevel(level Level, run func(call) answer) func(call) answer {
+	return func(c call) answer {
+		if c.grant.owner.level != level {
+			return plain(http.StatusForbidden, textForbidden)
+		}
+		return run(c)
+	}
+}
+
+// vendor is what every call of the vendor's has in common: it is counted, has a
+// correlation id, and meets its fate. subject, if any, says whose it is before
+// anything waits, so that overlapping calls of one grant are seen.
+func (s *Sandbox) vendor(op Operation, subject func(*http.Request) *grant, run func(call) answer) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := call{Request: r, correlationID: s.dice("correlation", s.answers.Add(1)).uuid()}
+		w.Header().Set("Correlation-Id", c.correlationID)
+		fate := s.draw(op, r.URL.Path)
+		leave := s.enter(op, fate, subject, r)
+		defer leave()
+		fate.sleep(r.Context())
+
+		var a answer
+		switch fate.kind {
+		case fateCut:
+			s.cut(r.Context(), op, c.correlationID)
+		case fate500:
+			a = plain(http.StatusInternalServerError, textBroken)
+		case fate429:
+			a = plain(http.StatusTooManyRequests, textThrottled)
+		case fate503:
+			a = plain(http.StatusServiceUnavailable, textUnavailable)
+		case fateNone, fateCutAfter, fateLatency:
+			a = run(c)
+		}
+		for name, value := range a.header {
+			w.Header().Set(name, value)
+		}
+		if fate.retryAfter != "" {
+			w.Header().Set("Retry-After", fate.retryAfter)
+		}
+		if fate.kind == fateCutAfter {
+			if a.lost != nil {
+				a.lost()
+			}
+			if fate.middle && len(a.body) > 1 {
+				// What is gone is written down before the client can notice.
+				_ = write(w, a, len(a.body)/2) // it is cut anyway
+			}
+			s.cut(r.Context(), op, c.correlationID)
+		}
+		s.send(w, r, op, c.correlationID, a)
+	})
+}
+
+// enter counts a request and returns what ends it.
+func (s *Sandbox) enter(op Operation, f fate, subject func(*http.Request) *grant, r *http.Request) func() {
+	if op == OpToken {
+		_ = r.ParseForm() // outside the lock, as it reads the body; token judges the outcome by what is missing
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tally.Requests[op]++
+	if f.kind != fateNone {
+		s.tally.Faults[string(f.kind)]++
+	}
+	if f.wait > 0 {
+		s.tally.Faults[string(fateLatency)]++
+	}
+	var g *grant
+	if subject != nil {
+		g = subject(r)
+	}
+	if g == nil {
+		return func() {}
+	}
+	return s.overlap(g, op)
+}
+
+// overlap notes a grant's polls and refreshes under way. Called with mu held;
+// what it returns is called without.
+func (s *Sandbox) overlap(g *grant, op Operation) func() {
+	var underWay *int
+	switch op {
+	case OpPoll:
+		underWay = &g.polling
+		g.counters.Polls++
+		if g.polling > 0 {
+			g.counters.PollsOverlapping++
+			s.tally.PollsOverlapping++
+		}
+	case OpToken:
+		underWay = &g.refreshing
+		if g.refreshing > 0 {
+			g.counters.RefreshesOverlapping++
+			s.tally.RefreshesOverlapping++
+		}
+	default:
+		return func() {}
+	}
+	*underWay++
+	return func() {
+		s.mu.Lock()
+		*underWay--
+		s.mu.Unlock()
+	}
+}
+
+// cut ends a request by closing its connection.
+func (s *Sandbox) cut(ctx context.Context, op Operation, correlationID string) {
+	s.left(ctx, op, 0, correlationID)
+	panic(http.ErrAbortHandler) // net/http's own way to drop a connection quietly
+}
+
+// send writes an answer, and says so if it did not go out.
+func (s *Sandbox) send(w http.ResponseWriter, r *http.Request, op Operation, correlationID string, a answer) {
+	s.left(r.Context(), op, a.status, correlationID)
+	if a.lost == nil {
+		_ = write(w, a, len(a.body)) // nobody to tell: the caller has gone
+		return
+	}
+	err := r.Context().Err() // the caller left while it was carried out
+	if err == nil {
+		err = write(w, a, len(a.body))
+	}
+	if err == nil {
+		// Only a flush says whether the connection still took it.
+		err = http.NewResponseController(w).Flush()
+	}
+	if err != nil {
+		a.lost()
+	}
+}
+
+// write sends the head and the first n bytes of the body.
+func write(w http.ResponseWriter, a answer, n int) error {
+	if a.contentType != "" {
+		w.Header().Set("Content-Type", a.contentType)
+	}
+	if a.status != http.StatusNoContent {
+		w.Header().Set("Content-Length", strconv.Itoa(len(a.body)))
+	}
+	w.WriteHeader(a.status)
+	if n == 0 {
+		return nil
+	}
+	if _, err := w.Write(a.body[:n]); err != nil {
+		return fmt.Errorf("writing an answer: %w", err)
+	}
+	if n < len(a.body) {
+		return http.NewResponseController(w).Flush()
+	}
+	return nil
+}
+
+// left counts and logs what a request came to; status 0 is a cut connection.
+func (s *Sandbox) left(ctx context.Context, op Operation, status int, correlationID string) {
+	s.mu.Lock()
+	s.tally.Statuses[status]++
+	s.mu.Unlock()
+	s.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "vendor answered", slog.String("operation", string(op)),
+		slog.Int("status", status), slog.String("correlation_id", correlationID))
+}
+
+// whoami answers who the token is.
+func (s *Sandbox) whoami(c call) answer { return jsonValue(http.StatusOK, c.grant.user) }
+
+// assessmentKey is how a body shop knows an assessment.
+type assessmentKey struct{ originator, number string }
+
+func (s *Sandbox) readAssessment(c call) answer {
+	s.mu.Lock()
+	id, ok := s.assessments[assessmentKey{c.PathValue("originator"), c.PathValue("number")}]
+	s.mu.Unlock()
+	if !ok {
+		return plain(http.StatusNotFound, "No such assessment.")
+	}
+	return jsonValue(http.StatusOK, id)
+}
+
+func (s *Sandbox) now() time.Time { return s.cfg.Now() }
