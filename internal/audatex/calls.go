@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // PageLimit is the most notifications one poll returns (documented on the vendor's sister API): a page of that many
@@ -73,7 +75,7 @@ func (c *Client) Topics(ctx context.Context, token Secret) ([]TopicInfo, error) 
 }
 
 // Subscriptions lists the subscriptions of the token's site, company or user; none is not an error.
-func (c *Client) Subscriptions(ctx context.Context, token Secret, level Level) ([]Subscription, error) {
+func (c *Client) Subscriptions(ctx context.Context, token Secret, level relay.Level) ([]Subscription, error) {
 	var subs []Subscription
 	_, err := c.getJSON(ctx, call{op: OpSubscriptions, path: subscriptionsPath(level), token: token}, &subs)
 	return subs, err
@@ -82,7 +84,7 @@ func (c *Client) Subscriptions(ctx context.Context, token Secret, level Level) (
 // Subscribe subscribes to topic and returns the subscription's id, the only field of the answer that can be relied on.
 // A topic that is subscribed already is Conflict (the answer does not give the id: list to find it), an unknown one
 // NotFound.
-func (c *Client) Subscribe(ctx context.Context, token Secret, level Level, topic string) (string, error) {
+func (c *Client) Subscribe(ctx context.Context, token Secret, level relay.Level, topic string) (string, error) {
 	var sub Subscription
 	k := call{op: OpSubscribe, method: http.MethodPost, path: subscriptionsPath(level) + "?topicCode=" + url.QueryEscape(topic), token: token}
 	a, err := c.getJSON(ctx, k, &sub)
@@ -96,7 +98,7 @@ func (c *Client) Subscribe(ctx context.Context, token Secret, level Level, topic
 }
 
 // Unsubscribe ends a subscription; its waiting notifications are lost. NotFound if there is none.
-func (c *Client) Unsubscribe(ctx context.Context, token Secret, level Level, subscriptionID string) error {
+func (c *Client) Unsubscribe(ctx context.Context, token Secret, level relay.Level, subscriptionID string) error {
 	segment, err := uuidSegment(OpUnsubscribe, subscriptionID)
 	if err != nil {
 		return err
@@ -118,7 +120,7 @@ func (c *Client) Unsubscribe(ctx context.Context, token Secret, level Level, sub
 //   - Error.AnswerLost says that notifications may have been lost on the way.
 //
 // NotFound means that the subscription is gone.
-func (c *Client) Poll(ctx context.Context, token Secret, level Level, subscriptionID string, announce func(context.Context) error) (Page, error) {
+func (c *Client) Poll(ctx context.Context, token Secret, level relay.Level, subscriptionID string, announce func(context.Context) error) (Page, error) {
 	segment, err := uuidSegment(OpPoll, subscriptionID)
 	if err != nil {
 		return Page{}, err
@@ -188,7 +190,7 @@ func (c *Client) getString(ctx context.Context, op Operation, token Secret, path
 	return *s, nil
 }
 
-func subscriptionsPath(level Level) string {
+func subscriptionsPath(level relay.Level) string {
 	return "/" + url.PathEscape(string(level)) + "/subscriptions"
 }
 

@@ -35,19 +35,6 @@ const (
 	apiPath          = "/v1/bmsapi"
 )
 
-// Level is what a consent covers and thereby which of the vendor's parallel paths its calls take.
-type Level string
-
-// The levels of a connection.
-const (
-	LevelSite    Level = "site"
-	LevelCompany Level = "company"
-	LevelUser    Level = "user"
-)
-
-// Valid reports whether l is one of the three levels.
-func (l Level) Valid() bool { return l == LevelSite || l == LevelCompany || l == LevelUser }
-
 // Config is what a Client needs. Only BaseURL is required.
 type Config struct {
 	// BaseURL of the vendor's API, e.g. https://audaconnect.ax-aee.co.uk/AudaAPI.BMSAPI.
@@ -109,6 +96,10 @@ func New(cfg Config) (*Client, error) {
 	}
 	return c, nil
 }
+
+// PollBound is the longest time from a poll's announcement until Session.Poll has returned: the call, and the one more
+// that may follow a 401. An intent's deadline stands on it.
+func (c *Client) PollBound() time.Duration { return 2*c.timeout + time.Second }
 
 // Close gives up idle connections. Calls under way are not touched.
 func (c *Client) Close() {

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // Session makes the calls of one connection: with its tokens, at its level. A call that is answered 401 is made once
@@ -14,13 +17,13 @@ type Session struct {
 	client     *Client
 	tokens     *Tokens
 	connection string
-	level      Level
+	level      relay.Level
 }
 
-// NewSession binds a client to a connection. An unknown level is taken for a site's.
-func NewSession(client *Client, tokens *Tokens, connection string, level Level) *Session {
-	if !level.Valid() {
-		level = LevelSite
+// NewSession binds a client to a connection. No level is a site's.
+func NewSession(client *Client, tokens *Tokens, connection string, level relay.Level) *Session {
+	if level == "" {
+		level = relay.LevelSite
 	}
 	return &Session{client: client, tokens: tokens, connection: connection, level: level}
 }
@@ -89,17 +92,31 @@ func (s *Session) Unsubscribe(ctx context.Context, subscriptionID string) error 
 	})
 }
 
-// Poll takes the notifications that wait; see Client.Poll for what its caller owes. announce is called at most once,
-// also when the call is repeated after a 401.
+// Poll takes the notifications that wait; see Client.Poll for what its caller owes. announce is called at most once, also
+// when the call is repeated after a 401. The repetition is given up when it could not be sent within the client's timeout
+// after the announcement, so that everything has ended within Client.PollBound.
 func (s *Session) Poll(ctx context.Context, subscriptionID string, announce func(context.Context) error) (page Page, err error) {
-	announced := false
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var patience *time.Timer // set once announced
 	once := func(ctx context.Context) error {
-		if announced || announce == nil {
+		if patience != nil {
 			return nil
 		}
-		announced = true
-		return announce(ctx)
+		if announce != nil {
+			if err := announce(ctx); err != nil {
+				return err
+			}
+		}
+		// It ends a wait for a token or the budget, never a call under way.
+		patience = time.AfterFunc(s.client.timeout, cancel)
+		return nil
 	}
+	defer func() {
+		if patience != nil {
+			patience.Stop()
+		}
+	}()
 	err = s.with(ctx, func(token Secret) error {
 		page, err = s.client.Poll(ctx, token, s.level, subscriptionID, once)
 		return err
