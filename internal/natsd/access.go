@@ -1,0 +1,157 @@
+package natsd
+
+import (
+	"crypto/subtle"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"sync"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+// Subscribers judges the login of a subscriber: user is a key's id, password the key.
+type Subscribers interface {
+	Lookup(keyID, key string) (relay.Client, relay.Key, bool)
+}
+
+// authenticator admits the relay itself by a password made at start, and subscribers by their API keys.
+type authenticator struct {
+	own, subscribers *server.Account
+	password         string
+	keys             Subscribers
+	log              *slog.Logger
+
+	server *server.Server
+
+	mu      sync.Mutex
+	clients map[uint64]login // connections of subscribers by id
+}
+
+type login struct{ keyID, key string }
+
+func newAuthenticator(password string, keys Subscribers, log *slog.Logger) *authenticator {
+	return &authenticator{password: password, keys: keys, log: log, clients: map[uint64]login{}}
+}
+
+// attach finds the server's own copies of the accounts in the options; it is called before the server starts.
+func (a *authenticator) attach(s *server.Server) (err error) {
+	a.server = s
+	if a.own, err = s.LookupAccount(relayAccount); err == nil {
+		a.subscribers, err = s.LookupAccount(subscribersAccount)
+	}
+	if err != nil {
+		return fmt.Errorf("look up the accounts of the embedded NATS server: %w", err)
+	}
+	return nil
+}
+
+// Check implements server.Authentication.
+func (a *authenticator) Check(c server.ClientAuthentication) bool {
+	o := c.GetOpts()
+	if o.Username == relayUser && subtle.ConstantTimeCompare([]byte(o.Password), []byte(a.password)) == 1 {
+		c.RegisterUser(&server.User{Username: relayUser, Account: a.own})
+		return true
+	}
+	if a.keys == nil {
+		return false
+	}
+	client, key, ok := a.keys.Lookup(o.Username, o.Password)
+	if !ok {
+		a.log.Warn("nats: a subscriber's login was refused", "user", printable(o.Username), "remote", c.RemoteAddress().String())
+		return false
+	}
+	user := &server.User{Username: key.ID, Account: a.subscribers, Permissions: permissions(client)}
+	if key.ExpiresAt != nil {
+		user.ConnectionDeadline = *key.ExpiresAt
+	}
+	c.RegisterUser(user)
+	a.mu.Lock()
+	a.clients[c.GetID()] = login{o.Username, o.Password}
+	a.mu.Unlock()
+	return true
+}
+
+// permissions lets a subscriber read the live subjects of its sites, and nothing else. Publishing is denied altogether: the
+// account has no JetStream and no service, so there is nobody to ask.
+func permissions(c relay.Client) *server.Permissions {
+	p := &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{">"}}, Subscribe: &server.SubjectPermission{}}
+	if c.AllSites {
+		p.Subscribe.Allow = []string{topology.AllEvents}
+		return p
+	}
+	for _, site := range c.Sites {
+		p.Subscribe.Allow = append(p.Subscribe.Allow, topology.SiteFilter(site))
+	}
+	if len(p.Subscribe.Allow) == 0 {
+		p.Subscribe.Deny = []string{">"}
+	}
+	return p
+}
+
+// Recheck disconnects every subscriber whose key no longer opens anything or whose client changed; it may log in again and gets
+// what it may see now. It is called after clients changed.
+func (s *Server) Recheck(changed string) {
+	a := s.auth
+	if a.keys == nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for id, l := range a.clients {
+		if a.server.GetClient(id) == nil {
+			delete(a.clients, id)
+			continue
+		}
+		if client, _, ok := a.keys.Lookup(l.keyID, l.key); ok && client.ID != changed {
+			continue
+		}
+		delete(a.clients, id)
+		if err := a.server.DisconnectClientByID(id); err != nil {
+			a.log.Warn("nats: a subscriber could not be disconnected", "key", l.keyID, "error", err)
+		}
+	}
+}
+
+// share lets the subscribers' account hear the live subjects of the relay's.
+func (a *authenticator) share() error {
+	if err := a.own.AddStreamExport(topology.AllEvents, []*server.Account{a.subscribers}); err != nil {
+		return fmt.Errorf("export the live subjects: %w", err)
+	}
+	if err := a.subscribers.AddStreamImport(a.own, topology.AllEvents, ""); err != nil {
+		return fmt.Errorf("import the live subjects: %w", err)
+	}
+	if err := a.own.EnableJetStream(nil, nil); err != nil {
+		return fmt.Errorf("enable JetStream for the relay's account: %w", err)
+	}
+	return nil
+}
+
+func splitListen(listen string) (string, int, error) {
+	host, p, err := net.SplitHostPort(listen)
+	if err != nil {
+		return "", 0, fmt.Errorf("RELAY_NATS_LISTEN: %w", err)
+	}
+	port, err := strconv.Atoi(p)
+	if err != nil || port < 0 || port > 65535 {
+		return "", 0, fmt.Errorf("RELAY_NATS_LISTEN: %q is not a port", p)
+	}
+	if port == 0 {
+		port = server.RANDOM_PORT
+	}
+	if host == "" {
+		host = "0.0.0.0"
+	}
+	return host, port, nil
+}
+
+func printable(s string) string {
+	if len(s) > 64 {
+		s = s[:64] + "…"
+	}
+	return strconv.QuoteToASCII(s)
+}

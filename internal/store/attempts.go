@@ -1,0 +1,77 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+// Attempts is the log of every attempt, in batches of one callback each. A batch names the one before it, so reading newest
+// first is a walk by sequence numbers: JetStream has no backward search.
+type Attempts struct{ s *Store }
+
+// AppendAll stores batches of different callbacks in one go. Each carries as condition that the callback's last batch is its
+// Previous: ErrConflict means that somebody else wrote for the callback.
+func (a *Attempts) AppendAll(ctx context.Context, batches []relay.AttemptBatch) []Result {
+	requests := make([]request, len(batches))
+	for i, b := range batches {
+		body, err := relay.Encode(b)
+		if err != nil {
+			results := make([]Result, len(batches))
+			for i := range results {
+				results[i].Err = fmt.Errorf("encode attempts of callback %s: %w", b.Callback, err)
+			}
+			return results
+		}
+		requests[i] = request{
+			msg:  &nats.Msg{Subject: a.s.topo.AttemptsSubject(b.Callback), Data: body},
+			opts: []jetstream.PublishOpt{jetstream.WithExpectLastSequencePerSubject(b.Previous)},
+		}
+	}
+	return a.s.writeAll(ctx, requests)
+}
+
+// Last answers the position of the callback's last batch, 0 if it has none.
+func (a *Attempts) Last(ctx context.Context, callback string) (uint64, error) {
+	m, err := a.s.last(ctx, a.s.topo.Attempts(), a.s.topo.AttemptsSubject(callback))
+	if errors.Is(err, ErrNotFound) {
+		return 0, nil
+	}
+	return m.Seq, err
+}
+
+// Walk calls each with the callback's batches, newest first, from position from on downwards (0: from the last), until each
+// answers false, the log's beginning, or another generation. At is when the log took the batch.
+func (a *Attempts) Walk(ctx context.Context, callback, generation string, from uint64, each func(seq uint64, at time.Time, b relay.AttemptBatch) bool) error {
+	if from == 0 {
+		var err error
+		if from, err = a.Last(ctx, callback); err != nil || from == 0 {
+			return err
+		}
+	}
+	for from != 0 {
+		m, err := a.s.get(ctx, a.s.topo.Attempts(), from)
+		if errors.Is(err, ErrNotFound) { // aged out
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var b relay.AttemptBatch
+		if err := json.Unmarshal(m.Data, &b); err != nil {
+			return fmt.Errorf("read attempts at %d: %w", from, err)
+		}
+		if b.Generation != generation || m.Subject != a.s.topo.AttemptsSubject(callback) || !each(m.Seq, m.Time, b) {
+			return nil
+		}
+		from = b.Previous
+	}
+	return nil
+}

@@ -1,0 +1,263 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+// Bucket is a key-value bucket of documents of one type. Every change is compare-and-set on the revision that was read.
+type Bucket[T any] struct {
+	s     *Store
+	kv    jetstream.KeyValue
+	name  string
+	codec codec[T]
+}
+
+// Entry is a stored document.
+type Entry[T any] struct {
+	Key      string
+	Value    T
+	Revision uint64
+	Deleted  bool // only from Watch
+}
+
+// Put is one write of PutAll: Revision 0 creates.
+type Put[T any] struct {
+	Key      string
+	Value    T
+	Revision uint64
+}
+
+type codec[T any] interface {
+	encode(key string, v T) ([]byte, error)
+	decode(key string, b []byte) (T, error)
+}
+
+type jsonCodec[T any] struct{}
+
+func (jsonCodec[T]) encode(_ string, v T) ([]byte, error) { return relay.Encode(v) }
+
+func (jsonCodec[T]) decode(_ string, b []byte) (v T, err error) {
+	err = json.Unmarshal(b, &v)
+	return v, err
+}
+
+func openBucket[T any](ctx context.Context, s *Store, name topology.BucketName, c codec[T]) (*Bucket[T], error) {
+	bucket := s.topo.Bucket(name)
+	kv, err := s.js.KeyValue(ctx, bucket)
+	if err != nil {
+		return nil, fmt.Errorf("open bucket %s: %w", bucket, classify(err))
+	}
+	return &Bucket[T]{s: s, kv: kv, name: bucket, codec: c}, nil
+}
+
+// Get answers a document and its revision; ErrNotFound if there is none.
+func (b *Bucket[T]) Get(ctx context.Context, key string) (T, uint64, error) {
+	var zero T
+	e, err := b.kv.Get(ctx, key)
+	if err != nil {
+		return zero, 0, fmt.Errorf("read %s of bucket %s: %w", key, b.name, classify(err))
+	}
+	v, err := b.codec.decode(key, e.Value())
+	if err != nil {
+		return zero, 0, fmt.Errorf("decode %s of bucket %s, revision %d: %w", key, b.name, e.Revision(), err)
+	}
+	return v, e.Revision(), nil
+}
+
+// Create stores a document that is not there yet; ErrConflict if it is.
+func (b *Bucket[T]) Create(ctx context.Context, key string, v T) (uint64, error) {
+	r, err := b.request(key, v, 0)
+	if err != nil {
+		return 0, err
+	}
+	rev, err := b.s.write(ctx, r)
+	if !errors.Is(err, ErrConflict) {
+		return rev, err
+	}
+	// A deleted key leaves a marker whose revision must be expected instead.
+	marker, ok := b.marker(ctx, key)
+	if !ok {
+		return 0, err
+	}
+	return b.Update(ctx, key, v, marker)
+}
+
+// Update stores a document over the revision given; ErrConflict if it is at another one.
+func (b *Bucket[T]) Update(ctx context.Context, key string, v T, revision uint64) (uint64, error) {
+	r, err := b.request(key, v, revision)
+	if err != nil {
+		return 0, err
+	}
+	return b.s.write(ctx, r)
+}
+
+// PutAll stores many documents in one go; each ends for itself.
+func (b *Bucket[T]) PutAll(ctx context.Context, puts []Put[T]) []Result {
+	requests := make([]request, 0, len(puts))
+	for _, p := range puts {
+		r, err := b.request(p.Key, p.Value, p.Revision)
+		if err != nil { // a value of ours that cannot be encoded: a bug, told for all
+			results := make([]Result, len(puts))
+			for i := range results {
+				results[i].Err = err
+			}
+			return results
+		}
+		requests = append(requests, r)
+	}
+	return b.s.writeAll(ctx, requests)
+}
+
+// Delete removes a document at the revision given (0: whatever it is) and tells watchers.
+func (b *Bucket[T]) Delete(ctx context.Context, key string, revision uint64) error {
+	m := nats.NewMsg(b.subject(key))
+	m.Header.Set("KV-Operation", "DEL")
+	r := request{msg: m}
+	if revision > 0 {
+		r.opts = append(r.opts, jetstream.WithExpectLastSequencePerSubject(revision))
+	}
+	_, err := b.s.write(ctx, r)
+	return err
+}
+
+// Erase removes a document without a trace; watchers are not told. Used where keys come and go by the thousand.
+func (b *Bucket[T]) Erase(ctx context.Context, key string) error {
+	m := nats.NewMsg(b.subject(key))
+	if err := b.s.gate.before(m); err != nil {
+		return err
+	}
+	stream, err := b.s.js.Stream(ctx, "KV_"+b.name)
+	if err == nil {
+		err = stream.Purge(ctx, jetstream.WithPurgeSubject(m.Subject))
+	}
+	b.s.health.observe(err)
+	if err != nil {
+		return fmt.Errorf("erase %s of bucket %s: %w", key, b.name, classify(err))
+	}
+	return b.s.gate.after(m)
+}
+
+// All answers every document whose key starts with prefix followed by a dot, or every one if prefix is empty. One that cannot
+// be decoded is told through bad and left out.
+func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string, err error)) ([]Entry[T], error) {
+	w, err := b.watch(ctx, prefix, jetstream.IgnoreDeletes())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = w.Stop() }()
+	var entries []Entry[T]
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("list bucket %s: %w", b.name, classify(ctx.Err()))
+		case e, open := <-w.Updates():
+			if !open {
+				return nil, fmt.Errorf("list bucket %s: %w: watch ended", b.name, ErrUnavailable)
+			}
+			if e == nil { // everything there was has come
+				return entries, nil
+			}
+			v, err := b.codec.decode(e.Key(), e.Value())
+			if err != nil {
+				bad(e.Key(), err)
+				continue
+			}
+			entries = append(entries, Entry[T]{Key: e.Key(), Value: v, Revision: e.Revision()})
+		}
+	}
+}
+
+// Watch calls each with every document there is, then ready once, then each with every change, until ctx ends. It runs in the
+// caller's goroutine.
+func (b *Bucket[T]) Watch(ctx context.Context, each func(Entry[T]), ready func(), bad func(key string, err error)) error {
+	w, err := b.watch(ctx, "")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = w.Stop() }()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case e, open := <-w.Updates():
+			if !open {
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				return fmt.Errorf("watch bucket %s: %w: watch ended", b.name, ErrUnavailable)
+			}
+			if e == nil {
+				ready()
+				continue
+			}
+			entry := Entry[T]{Key: e.Key(), Revision: e.Revision(), Deleted: e.Operation() != jetstream.KeyValuePut}
+			if !entry.Deleted {
+				if entry.Value, err = b.codec.decode(e.Key(), e.Value()); err != nil {
+					bad(e.Key(), err)
+					continue
+				}
+			}
+			each(entry)
+		}
+	}
+}
+
+func (b *Bucket[T]) watch(ctx context.Context, prefix string, opts ...jetstream.WatchOpt) (jetstream.KeyWatcher, error) {
+	keys := ">"
+	if prefix != "" {
+		keys = strings.TrimSuffix(prefix, ".") + ".>"
+	}
+	w, err := b.kv.Watch(ctx, keys, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("watch bucket %s: %w", b.name, classify(err))
+	}
+	return w, nil
+}
+
+func (b *Bucket[T]) subject(key string) string { return "$KV." + b.name + "." + key }
+
+func (b *Bucket[T]) request(key string, v T, revision uint64) (request, error) {
+	data, err := b.codec.encode(key, v)
+	if err != nil {
+		return request{}, fmt.Errorf("encode %s of bucket %s: %w", key, b.name, err)
+	}
+	return request{
+		msg:  &nats.Msg{Subject: b.subject(key), Data: data},
+		opts: []jetstream.PublishOpt{jetstream.WithExpectLastSequencePerSubject(revision)},
+	}, nil
+}
+
+// marker answers the revision of a deleted key's marker.
+func (b *Bucket[T]) marker(ctx context.Context, key string) (uint64, bool) {
+	stream, err := b.s.js.Stream(ctx, "KV_"+b.name)
+	if err != nil {
+		return 0, false
+	}
+	m, err := stream.GetLastMsgForSubject(ctx, b.subject(key))
+	if err != nil || m.Header.Get("KV-Operation") == "" {
+		return 0, false
+	}
+	return m.Sequence, true
+}
+
+// cursorCodec and laneCodec check what they read: a contradiction must stop at the store's edge.
+type cursorCodec struct{ jsonCodec[cursor.Document] }
+
+func (cursorCodec) decode(_ string, b []byte) (cursor.Document, error) {
+	return cursor.DecodeDocument(b)
+}
+
+type laneCodec struct{ jsonCodec[cursor.Lane] }
+
+func (laneCodec) decode(_ string, b []byte) (cursor.Lane, error) { return cursor.DecodeLane(b) }

@@ -1,0 +1,7 @@
+// Package store is the relay's only way to JetStream: the three logs (Inbox, Events, Attempts) and the buckets as typed
+// stores. Every write of the program goes through Store.write or Store.writeAll, so what a refusal means is decided in one place,
+// and a test can cut the program off between any two of them.
+//
+// A write ends in one of five ways: nil, ErrConflict (the condition did not hold, nothing was written), ErrUnclear (no answer
+// in time: it may have been written, read back), ErrUnavailable (it was not written; try again later) or ErrTooLarge.
+package store

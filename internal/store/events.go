@@ -1,0 +1,170 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+// Headers of an event's message.
+const (
+	HeaderContentType = "Content-Type"
+	// HeaderInbox names the inbox entry an event came of: connection/sequence/index. It is what makes "already published"
+	// knowable after a crash.
+	HeaderInbox = "Relay-Inbox"
+)
+
+// Events is the public log.
+type Events struct{ s *Store }
+
+// Stored is an event as it stands in the log: the bytes are what every reader gets.
+type Stored struct {
+	Seq    uint64
+	Site   string
+	Type   string
+	Order  string // of an operational event: what it is about
+	Inbox  InboxRef
+	Time   time.Time // when the log took it
+	Body   []byte
+	Action string // "created" or "updated"; empty for an operational event
+}
+
+// InboxRef names one notification of one inbox page; the zero value is none.
+type InboxRef struct {
+	Connection string
+	Seq        uint64
+	Index      int
+}
+
+// String writes the reference as the header has it.
+func (r InboxRef) String() string { return fmt.Sprintf("%s/%d/%d", r.Connection, r.Seq, r.Index) }
+
+// ParseInboxRef reads what String wrote.
+func ParseInboxRef(s string) (InboxRef, error) {
+	parts := strings.Split(s, "/")
+	if len(parts) != 3 {
+		return InboxRef{}, fmt.Errorf("%q is not connection/sequence/index", s)
+	}
+	seq, err := strconv.ParseUint(parts[1], 10, 64)
+	if err != nil {
+		return InboxRef{}, fmt.Errorf("%q: %w", s, err)
+	}
+	index, err := strconv.Atoi(parts[2])
+	if err != nil {
+		return InboxRef{}, fmt.Errorf("%q: %w", s, err)
+	}
+	return InboxRef{parts[0], seq, index}, nil
+}
+
+// Publish stores an event of an order if the last event of the order stands at expected (0: there is none in the log), and
+// answers its position. ErrConflict: another event of the order was stored meanwhile; ErrUnclear: read back.
+func (e *Events) Publish(ctx context.Context, ev relay.Event, ref InboxRef, expected uint64) (uint64, error) {
+	body, err := relay.Encode(ev)
+	if err != nil {
+		return 0, fmt.Errorf("encode event %s: %w", ev.ID, err)
+	}
+	action := "updated"
+	if ev.Type == relay.TypeOrderCreated {
+		action = "created"
+	}
+	m := e.message(topology.OrderSubject(ev.Site, action, ev.Subject), body)
+	if ref.Connection != "" {
+		m.Header.Set(HeaderInbox, ref.String())
+	}
+	condition := jetstream.WithExpectLastSequenceForSubject(expected, topology.OrderFilter(ev.Site, ev.Subject))
+	return e.s.write(ctx, request{msg: m, opts: []jetstream.PublishOpt{condition}})
+}
+
+// PublishOperational stores an operational event.
+func (e *Events) PublishOperational(ctx context.Context, ev relay.Event) (uint64, error) {
+	body, err := relay.Encode(ev)
+	if err != nil {
+		return 0, fmt.Errorf("encode event %s: %w", ev.ID, err)
+	}
+	kind := strings.TrimPrefix(ev.Type, relay.OperationalPrefix)
+	return e.s.write(ctx, request{msg: e.message(topology.OperationalSubject(ev.Site, kind, ev.Subject), body)})
+}
+
+func (e *Events) message(stored string, body []byte) *nats.Msg {
+	m := nats.NewMsg(e.s.topo.PublishSubject(stored))
+	m.Header.Set(HeaderContentType, relay.EventContentType)
+	m.Data = body
+	return m
+}
+
+// Get answers the event at a position; ErrNotFound if it has aged out or never was.
+func (e *Events) Get(ctx context.Context, seq uint64) (Stored, error) {
+	m, err := e.s.get(ctx, e.s.topo.Events(), seq)
+	if err != nil {
+		return Stored{}, err
+	}
+	return AsEvent(m), nil
+}
+
+// LastOf answers the last event of an order; ErrNotFound if the log has none.
+func (e *Events) LastOf(ctx context.Context, site, order string) (Stored, error) {
+	m, err := e.s.last(ctx, e.s.topo.Events(), topology.OrderFilter(site, order))
+	if err != nil {
+		return Stored{}, err
+	}
+	return AsEvent(m), nil
+}
+
+// Scan answers up to max events of the subject filters (none: all) from a position on, and whether more are there.
+func (e *Events) Scan(ctx context.Context, from uint64, filters []string, max int) ([]Stored, bool, error) {
+	return e.collect(e.s.scan(ctx, e.s.topo.Events(), from, time.Time{}, filters, max))
+}
+
+// ScanSince is Scan from a time on.
+func (e *Events) ScanSince(ctx context.Context, since time.Time, filters []string, max int) ([]Stored, bool, error) {
+	return e.collect(e.s.scan(ctx, e.s.topo.Events(), 0, since, filters, max))
+}
+
+func (e *Events) collect(messages []Message, more bool, err error) ([]Stored, bool, error) {
+	if err != nil {
+		return nil, false, err
+	}
+	events := make([]Stored, 0, len(messages))
+	for _, m := range messages {
+		events = append(events, AsEvent(m))
+	}
+	return events, more, nil
+}
+
+// Bounds answers the first and last position of the log; first = last+1 when it is empty.
+func (e *Events) Bounds(ctx context.Context) (first, last uint64, err error) {
+	return e.s.bounds(ctx, e.s.topo.Events())
+}
+
+// Tail follows the whole log from a position on. AsEvent reads its messages.
+func (e *Events) Tail(ctx context.Context, from uint64) (*Tail, error) {
+	return e.s.tail(ctx, e.s.topo.Events(), from, false)
+}
+
+// AsEvent reads what the subject and the headers of a stored event say; the body is not parsed.
+func AsEvent(m Message) Stored {
+	ev := Stored{Seq: m.Seq, Time: m.Time, Body: m.Data}
+	tokens := strings.Split(m.Subject, ".")
+	switch {
+	case len(tokens) == 6 && tokens[2] == "parts": // audatex.<site>.parts.order.<action>.<order>
+		ev.Site, ev.Action, ev.Order = tokens[1], tokens[4], tokens[5]
+		ev.Type = relay.TypeOrderUpdated
+		if ev.Action == "created" {
+			ev.Type = relay.TypeOrderCreated
+		}
+	case len(tokens) == 5 && tokens[2] == "relay": // audatex.<site|_>.relay.<kind>.<id>
+		ev.Site, ev.Type, ev.Order = tokens[1], relay.OperationalPrefix+tokens[3], tokens[4]
+	}
+	if ref := m.Header.Get(HeaderInbox); ref != "" {
+		ev.Inbox, _ = ParseInboxRef(ref) // a header we cannot read is no reference
+	}
+	return ev
+}

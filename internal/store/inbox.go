@@ -1,0 +1,121 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Headers of an inbox message: the envelope around a page's untouched bytes.
+const (
+	headerPollID      = "Relay-Poll-Id"
+	headerReceivedAt  = "Relay-Received-At"
+	headerGeneration  = "Relay-Generation"
+	headerSite        = "Relay-Site"
+	headerSites       = "Relay-Sites"
+	headerTruncated   = "Relay-Truncated"
+	headerCorrelation = "Relay-Correlation-Id"
+)
+
+// Inbox is the log of what vendor polls brought.
+type Inbox struct{ s *Store }
+
+// Page is one message of the inbox: what one poll of the vendor's queue brought, and what the connection's sites were called
+// at that moment.
+type Page struct {
+	Seq           uint64 // position in the inbox, set when read
+	PollID        string
+	Connection    string
+	Generation    string
+	ReceivedAt    time.Time
+	Site          string            // of every vendor site id that Sites does not name
+	Sites         map[string]string // vendor site id to our site
+	Truncated     bool              // the answer was cut or over the limit: Body is what came
+	CorrelationID string
+	Body          []byte
+}
+
+// Append stores a page. Storing the same poll twice stores it once.
+func (i *Inbox) Append(ctx context.Context, p Page) (uint64, error) {
+	sites, err := json.Marshal(p.Sites)
+	if err != nil {
+		return 0, fmt.Errorf("encode the sites of connection %s: %w", p.Connection, err)
+	}
+	m := nats.NewMsg(i.s.topo.InboxSubject(p.Connection))
+	m.Header.Set(headerPollID, p.PollID)
+	m.Header.Set(headerReceivedAt, p.ReceivedAt.UTC().Format(time.RFC3339Nano))
+	m.Header.Set(headerGeneration, p.Generation)
+	m.Header.Set(headerSite, p.Site)
+	m.Header.Set(headerSites, string(sites))
+	if p.CorrelationID != "" {
+		m.Header.Set(headerCorrelation, p.CorrelationID)
+	}
+	if p.Truncated {
+		m.Header.Set(headerTruncated, "true")
+	}
+	m.Data = p.Body
+	return i.s.write(ctx, request{msg: m, opts: []jetstream.PublishOpt{jetstream.WithMsgID(p.PollID)}})
+}
+
+// Last answers the connection's last page; ErrNotFound if it has none.
+func (i *Inbox) Last(ctx context.Context, connection string) (Page, error) {
+	m, err := i.s.last(ctx, i.s.topo.Inbox(), i.s.topo.InboxSubject(connection))
+	if err != nil {
+		return Page{}, err
+	}
+	return i.page(m)
+}
+
+// Scan answers up to max pages of a connection from a sequence on, and whether more are there.
+func (i *Inbox) Scan(ctx context.Context, connection string, from uint64, max int) ([]Page, bool, error) {
+	messages, more, err := i.s.scan(ctx, i.s.topo.Inbox(), from, time.Time{}, []string{i.s.topo.InboxSubject(connection)}, max)
+	if err != nil {
+		return nil, false, err
+	}
+	pages := make([]Page, 0, len(messages))
+	for _, m := range messages {
+		p, err := i.page(m)
+		if err != nil {
+			return nil, false, err
+		}
+		pages = append(pages, p)
+	}
+	return pages, more, nil
+}
+
+// Bounds answers the first and last sequence of the inbox; first = last+1 when it is empty.
+func (i *Inbox) Bounds(ctx context.Context) (first, last uint64, err error) {
+	return i.s.bounds(ctx, i.s.topo.Inbox())
+}
+
+// Tail follows the inbox from a sequence on, without the pages' bodies: it tells which connections have something to read.
+func (i *Inbox) Tail(ctx context.Context, from uint64) (*Tail, error) {
+	return i.s.tail(ctx, i.s.topo.Inbox(), from, true)
+}
+
+// ConnectionOf answers whose page a message of Tail is.
+func (i *Inbox) ConnectionOf(m Message) string {
+	return m.Subject[len(i.s.topo.InboxSubject("")):]
+}
+
+// page reads an envelope tolerantly: whatever is wrong with a header, the body must still be resolved.
+func (i *Inbox) page(m Message) (Page, error) {
+	p := Page{
+		Seq: m.Seq, PollID: m.Header.Get(headerPollID), Connection: i.ConnectionOf(m), Generation: m.Header.Get(headerGeneration),
+		Site: m.Header.Get(headerSite), Truncated: m.Header.Get(headerTruncated) != "", CorrelationID: m.Header.Get(headerCorrelation),
+		Body: m.Data, ReceivedAt: m.Time,
+	}
+	if t, err := time.Parse(time.RFC3339Nano, m.Header.Get(headerReceivedAt)); err == nil {
+		p.ReceivedAt = t
+	}
+	if sites := m.Header.Get(headerSites); sites != "" {
+		if err := json.Unmarshal([]byte(sites), &p.Sites); err != nil {
+			return Page{}, fmt.Errorf("read the envelope of inbox message %d: %w", m.Seq, err)
+		}
+	}
+	return p, nil
+}

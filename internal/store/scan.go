@@ -1,0 +1,176 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// readerIdle is how long the server keeps a reader's state after its last request: a reader that crashed leaves no more than that.
+const readerIdle = 30 * time.Second
+
+// Message is one message of a log.
+type Message struct {
+	Seq     uint64
+	Subject string
+	Header  nats.Header
+	Data    []byte
+	Time    time.Time // when the log took it
+}
+
+// Bounds answers the first and the last sequence of a stream. An empty stream has first = last+1.
+func (s *Store) bounds(ctx context.Context, stream string) (first, last uint64, err error) {
+	st, err := s.js.Stream(ctx, stream)
+	if err != nil {
+		return 0, 0, fmt.Errorf("read the state of %s: %w", stream, classify(err))
+	}
+	state := st.CachedInfo().State
+	if state.FirstSeq == 0 {
+		return 1, 0, nil
+	}
+	return state.FirstSeq, state.LastSeq, nil
+}
+
+// get answers one message by its sequence.
+func (s *Store) get(ctx context.Context, stream string, seq uint64) (Message, error) {
+	st, err := s.handle(ctx, stream)
+	if err != nil {
+		return Message{}, err
+	}
+	m, err := st.GetMsg(ctx, seq)
+	if err != nil {
+		return Message{}, fmt.Errorf("read message %d of %s: %w", seq, stream, classify(err))
+	}
+	return fromRaw(m), nil
+}
+
+// last answers the last message of a subject; wildcards are allowed.
+func (s *Store) last(ctx context.Context, stream, subject string) (Message, error) {
+	st, err := s.handle(ctx, stream)
+	if err != nil {
+		return Message{}, err
+	}
+	m, err := st.GetLastMsgForSubject(ctx, subject)
+	if err != nil {
+		return Message{}, fmt.Errorf("read the last message of %s: %w", subject, classify(err))
+	}
+	return fromRaw(m), nil
+}
+
+// scan answers up to max messages of the filters from a sequence (or, if since is set, from a time) on, and whether more are
+// there. An empty answer without more is the end of the log as of now: the consumer's own count says so, an empty fetch would not.
+func (s *Store) scan(ctx context.Context, stream string, from uint64, since time.Time, filters []string, max int) ([]Message, bool, error) {
+	c := jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from, AckPolicy: jetstream.AckNonePolicy,
+		FilterSubjects: filters, MemoryStorage: true, Replicas: 1, InactiveThreshold: readerIdle,
+	}
+	if !since.IsZero() {
+		c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = jetstream.DeliverByStartTimePolicy, 0, &since
+	} else if from == 0 {
+		c.OptStartSeq = 1
+	}
+	consumer, err := s.js.CreateConsumer(ctx, stream, c)
+	if err != nil {
+		return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, classify(err))
+	}
+	info := consumer.CachedInfo()
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = s.js.DeleteConsumer(ctx, stream, info.Name) // else readerIdle ends it
+	}()
+	want := int(min(info.NumPending, uint64(max)))
+	more := info.NumPending > uint64(max)
+	messages := make([]Message, 0, want)
+	for len(messages) < want {
+		batch, err := consumer.Fetch(want-len(messages), jetstream.FetchContext(ctx))
+		if err != nil {
+			return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, classify(err))
+		}
+		got := 0
+		for m := range batch.Messages() {
+			message, err := fromDelivered(m)
+			if err != nil {
+				return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, err)
+			}
+			messages = append(messages, message)
+			got++
+		}
+		if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) {
+			return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, classify(err))
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, classify(err))
+		}
+		if got == 0 { // what was counted aged out meanwhile
+			break
+		}
+	}
+	return messages, more, nil
+}
+
+// Tail reads a log from a sequence on and then follows it. It survives a lost connection and a change of leader by itself.
+type Tail struct {
+	messages jetstream.MessagesContext
+	stream   string
+}
+
+func (s *Store) tail(ctx context.Context, stream string, from uint64, headersOnly bool, filters ...string) (*Tail, error) {
+	c := jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1), FilterSubjects: filters,
+		InactiveThreshold: readerIdle, HeadersOnly: headersOnly,
+	}
+	consumer, err := s.js.OrderedConsumer(ctx, stream, c)
+	if err != nil {
+		return nil, fmt.Errorf("follow %s from %d: %w", stream, from, classify(err))
+	}
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(512))
+	if err != nil {
+		return nil, fmt.Errorf("follow %s from %d: %w", stream, from, classify(err))
+	}
+	return &Tail{messages: messages, stream: stream}, nil
+}
+
+// Next waits for the next message. Its error is ctx's own when ctx ended.
+func (t *Tail) Next(ctx context.Context) (Message, error) {
+	m, err := t.messages.Next(jetstream.NextContext(ctx))
+	if err != nil {
+		if ctx.Err() != nil {
+			return Message{}, ctx.Err()
+		}
+		return Message{}, fmt.Errorf("follow %s: %w", t.stream, classify(err))
+	}
+	return fromDelivered(m)
+}
+
+// Stop ends the reader.
+func (t *Tail) Stop() { t.messages.Stop() }
+
+// handle answers a stream without asking the server each time.
+func (s *Store) handle(ctx context.Context, stream string) (jetstream.Stream, error) {
+	if h, ok := s.handles.Load(stream); ok {
+		return h.(jetstream.Stream), nil
+	}
+	st, err := s.js.Stream(ctx, stream)
+	if err != nil {
+		return nil, fmt.Errorf("open stream %s: %w", stream, classify(err))
+	}
+	s.handles.Store(stream, st)
+	return st, nil
+}
+
+func fromRaw(m *jetstream.RawStreamMsg) Message {
+	return Message{Seq: m.Sequence, Subject: m.Subject, Header: m.Header, Data: m.Data, Time: m.Time}
+}
+
+func fromDelivered(m jetstream.Msg) (Message, error) {
+	meta, err := m.Metadata()
+	if err != nil {
+		return Message{}, fmt.Errorf("read a message's position: %w", err)
+	}
+	return Message{Seq: meta.Sequence.Stream, Subject: m.Subject(), Header: m.Headers(), Data: m.Data(), Time: meta.Timestamp}, nil
+}

@@ -1,0 +1,139 @@
+package store
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/tink-crypto/tink-go/v2/aead"
+	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
+	"github.com/tink-crypto/tink-go/v2/keyset"
+	"github.com/tink-crypto/tink-go/v2/tink"
+
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+// KeyFile is the name of the key file that the embedded mode makes beside its data on first start. It must not be in a backup
+// of the data: whoever has both can read every secret.
+const KeyFile = "encryption-keys.json"
+
+// Sealer encrypts what must not lie on the disk in the clear. Every ciphertext is bound to the place it lies in.
+type Sealer struct {
+	aead tink.AEAD
+}
+
+// NewKeys answers a fresh Tink keyset (AES-256-GCM) as JSON: what RELAY_ENCRYPTION_KEYS takes.
+func NewKeys() ([]byte, error) {
+	h, err := keyset.NewHandle(aead.AES256GCMKeyTemplate())
+	if err != nil {
+		return nil, fmt.Errorf("make an encryption key: %w", err)
+	}
+	var b bytes.Buffer
+	if err := insecurecleartextkeyset.Write(h, keyset.NewJSONWriter(&b)); err != nil {
+		return nil, fmt.Errorf("write an encryption key: %w", err)
+	}
+	return b.Bytes(), nil
+}
+
+// NewSealer reads a Tink keyset in JSON. Its primary key encrypts, all of its keys decrypt.
+func NewSealer(keys []byte) (*Sealer, error) {
+	h, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(keys)))
+	if err != nil {
+		return nil, errors.New("not a Tink keyset in JSON (make one with `relay keys`)") // the cause could quote key material
+	}
+	a, err := aead.New(h)
+	if err != nil {
+		return nil, fmt.Errorf("not a keyset for AEAD: %w", err)
+	}
+	return &Sealer{aead: a}, nil
+}
+
+// KeysFromFile reads the key file in dir, or makes it (0600) on the first start.
+func KeysFromFile(dir string) ([]byte, error) {
+	path := filepath.Join(dir, KeyFile)
+	keys, err := os.ReadFile(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		if err != nil {
+			return nil, fmt.Errorf("read the encryption keys: %w", err)
+		}
+		return keys, nil
+	}
+	if keys, err = NewKeys(); err != nil {
+		return nil, err
+	}
+	// Written aside and renamed, so that a crash leaves a whole file or none; synced, as losing it loses every token.
+	f, err := os.CreateTemp(dir, KeyFile+".*")
+	if err != nil {
+		return nil, fmt.Errorf("make the file of encryption keys: %w", err)
+	}
+	defer func() { _ = os.Remove(f.Name()) }()
+	_, err = f.Write(keys)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make the file of encryption keys: %w", err)
+	}
+	return keys, nil
+}
+
+// Fingerprint names a keyset without telling anything of it: eight bytes of its hash.
+func Fingerprint(keys []byte) string {
+	sum := sha256.Sum256(keys)
+	return hex.EncodeToString(sum[:8])
+}
+
+func (s *Sealer) seal(place string, v any) ([]byte, error) {
+	plain, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("encode the secrets of %s: %w", place, err)
+	}
+	sealed, err := s.aead.Encrypt(plain, []byte(place))
+	if err != nil {
+		return nil, fmt.Errorf("encrypt the secrets of %s: %w", place, err)
+	}
+	return sealed, nil
+}
+
+func (s *Sealer) open(place string, sealed []byte, v any) error {
+	plain, err := s.aead.Decrypt(sealed, []byte(place))
+	if err != nil {
+		return fmt.Errorf("decrypt the secrets of %s: none of the encryption keys fits (RELAY_ENCRYPTION_KEYS)", place)
+	}
+	if err := json.Unmarshal(plain, v); err != nil {
+		return fmt.Errorf("decode the secrets of %s: not what was stored", place)
+	}
+	return nil
+}
+
+// callbackCodec seals a callback's secrets apart from its other fields.
+type callbackCodec struct{ sealer *Sealer }
+
+type storedCallback struct {
+	relay.Callback
+	Sealed []byte `json:"sealed"`
+}
+
+func (c callbackCodec) encode(key string, v relay.Callback) ([]byte, error) {
+	sealed, err := c.sealer.seal("callback "+key, v.Secrets)
+	if err != nil {
+		return nil, err
+	}
+	return relay.Encode(storedCallback{v, sealed})
+}
+
+func (c callbackCodec) decode(key string, b []byte) (relay.Callback, error) {
+	var stored storedCallback
+	if err := json.Unmarshal(b, &stored); err != nil {
+		return relay.Callback{}, err
+	}
+	err := c.sealer.open("callback "+key, stored.Sealed, &stored.Secrets)
+	return stored.Callback, err
+}

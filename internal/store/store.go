@@ -1,0 +1,134 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+// maxPending is how many writes may be under way at once; more wait for room.
+const maxPending = 16_384
+
+// Config is what Open needs.
+type Config struct {
+	Conn     *nats.Conn
+	Topology topology.Topology
+	Sealer   *Sealer
+	Log      *slog.Logger
+	Gate     Gate // tests only
+}
+
+// Store is everything the relay keeps.
+type Store struct {
+	js      jetstream.JetStream
+	topo    topology.Topology
+	gate    Gate
+	health  *Health
+	handles sync.Map // stream name to jetstream.Stream
+
+	Inbox    *Inbox
+	Events   *Events
+	Attempts *Attempts
+
+	Connections *Bucket[relay.Connection]
+	Clients     *Bucket[relay.Client]
+	Callbacks   *Bucket[relay.Callback]
+	Tokens      *Tokens
+	Polls       *Bucket[relay.Poll]
+	Orders      *Bucket[relay.OrderState]
+	Cursors     *Bucket[cursor.Document]
+	Watermarks  *Bucket[Watermark]
+	Lanes       *Bucket[cursor.Lane]
+	Unresolved  *Bucket[relay.Unresolved]
+	Owners      *Bucket[Owner]
+}
+
+// Watermark says that every quiet callback (or connection) of a shard has nothing unsettled at or below Position. It lies in
+// relay_cursors under WatermarkKey.
+type Watermark struct {
+	Epoch    uint64 `json:"epoch"`
+	Position uint64 `json:"position"`
+}
+
+// Owner is a shard's lease.
+type Owner struct {
+	Replica string `json:"replica"`
+	Nonce   string `json:"nonce"` // random per start: only an equal nonce is "mine"
+	Epoch   uint64 `json:"epoch"`
+}
+
+// Keys of relay_cursors, and the first part of those of relay_lanes.
+func InboxCursor(connection string) string  { return "inbox." + connection }
+func CallbackCursor(callback string) string { return "callback." + callback }
+
+// WatermarkKey is the key of a shard's watermark over a log ("events").
+func WatermarkKey(shard int, log string) string { return fmt.Sprintf("watermark.%d.%s", shard, log) }
+
+// Open creates or updates the streams and buckets and answers the typed stores over them.
+func Open(ctx context.Context, c Config) (*Store, error) {
+	js, err := jetstream.New(c.Conn, jetstream.WithPublishAsyncMaxPending(maxPending))
+	if err != nil {
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	if err := c.Topology.Apply(ctx, js); err != nil {
+		return nil, err
+	}
+	s := &Store{js: js, topo: c.Topology, gate: c.Gate, health: &Health{log: c.Log}}
+	s.Inbox, s.Events, s.Attempts = &Inbox{s}, &Events{s}, &Attempts{s}
+	for _, open := range []func() error{
+		func() (err error) {
+			s.Connections, err = openBucket(ctx, s, topology.Connections, jsonCodec[relay.Connection]{})
+			return
+		},
+		func() (err error) {
+			s.Clients, err = openBucket(ctx, s, topology.Clients, jsonCodec[relay.Client]{})
+			return
+		},
+		func() (err error) {
+			s.Callbacks, err = openBucket(ctx, s, topology.Callbacks, callbackCodec{c.Sealer})
+			return
+		},
+		func() (err error) { s.Tokens, err = openTokens(ctx, s, c.Sealer); return },
+		func() (err error) { s.Polls, err = openBucket(ctx, s, topology.Polls, jsonCodec[relay.Poll]{}); return },
+		func() (err error) {
+			s.Orders, err = openBucket(ctx, s, topology.Orders, jsonCodec[relay.OrderState]{})
+			return
+		},
+		func() (err error) {
+			s.Cursors, err = openBucket(ctx, s, topology.Cursors, cursorCodec{})
+			return
+		},
+		func() (err error) {
+			s.Watermarks, err = openBucket(ctx, s, topology.Cursors, jsonCodec[Watermark]{})
+			return
+		},
+		func() (err error) {
+			s.Lanes, err = openBucket(ctx, s, topology.Lanes, laneCodec{})
+			return
+		},
+		func() (err error) {
+			s.Unresolved, err = openBucket(ctx, s, topology.Unresolved, jsonCodec[relay.Unresolved]{})
+			return
+		},
+		func() (err error) { s.Owners, err = openBucket(ctx, s, topology.Owners, jsonCodec[Owner]{}); return },
+	} {
+		if err := open(); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Health answers whether the store takes writes.
+func (s *Store) Health() *Health { return s.health }
+
+// Topology answers the names the store stands on.
+func (s *Store) Topology() topology.Topology { return s.topo }

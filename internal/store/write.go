@@ -1,0 +1,110 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// writeTimeout bounds one write. A cluster's change of leader takes 4 to 9 s; a write that waits longer is better read back.
+const writeTimeout = 10 * time.Second
+
+// Write is one write on its way, as a gate sees it.
+type Write struct {
+	Subject string
+	Size    int
+}
+
+// Gate sees every write before it is sent and after it was answered. An error from Before keeps the write from being sent;
+// one from After hides its answer, as a crash right there would. Only tests set one.
+type Gate struct {
+	Before func(Write) error
+	After  func(Write) error
+}
+
+// request is a write with its condition.
+type request struct {
+	msg  *nats.Msg
+	opts []jetstream.PublishOpt
+}
+
+// write sends one write and answers its stream sequence (for a bucket: its revision).
+func (s *Store) write(ctx context.Context, r request) (uint64, error) {
+	if err := s.gate.before(r.msg); err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	ack, err := s.js.PublishMsg(ctx, r.msg, r.opts...)
+	s.health.observe(err)
+	if err != nil {
+		return 0, fmt.Errorf("write %s: %w", r.msg.Subject, classify(err))
+	}
+	if err := s.gate.after(r.msg); err != nil {
+		return 0, err
+	}
+	return ack.Sequence, nil
+}
+
+// Result is how one write of many ended.
+type Result struct {
+	Seq uint64
+	Err error
+}
+
+// writeAll sends many writes without waiting in between, and answers each one's end in the same order. The store takes them in
+// the order given.
+func (s *Store) writeAll(ctx context.Context, requests []request) []Result {
+	results := make([]Result, len(requests))
+	futures := make([]jetstream.PubAckFuture, len(requests))
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	for i, r := range requests {
+		if results[i].Err = s.gate.before(r.msg); results[i].Err != nil {
+			continue
+		}
+		f, err := s.js.PublishMsgAsync(r.msg, append(r.opts, jetstream.WithStallWait(writeTimeout))...)
+		if err != nil {
+			results[i].Err = fmt.Errorf("write %s: %w", r.msg.Subject, classify(err))
+			continue
+		}
+		futures[i] = f
+	}
+	for i, f := range futures {
+		if f == nil {
+			continue
+		}
+		var err error
+		select {
+		case ack := <-f.Ok():
+			results[i].Seq = ack.Sequence
+		case err = <-f.Err():
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		s.health.observe(err)
+		if err != nil {
+			results[i].Err = fmt.Errorf("write %s: %w", requests[i].msg.Subject, classify(err))
+		} else if err := s.gate.after(requests[i].msg); err != nil {
+			results[i] = Result{Err: err}
+		}
+	}
+	return results
+}
+
+func (g Gate) before(m *nats.Msg) error {
+	if g.Before == nil {
+		return nil
+	}
+	return g.Before(Write{Subject: m.Subject, Size: len(m.Data)})
+}
+
+func (g Gate) after(m *nats.Msg) error {
+	if g.After == nil {
+		return nil
+	}
+	return g.After(Write{Subject: m.Subject, Size: len(m.Data)})
+}
