@@ -91,7 +91,12 @@ func ParsePage(body []byte) ([]Notification, error) {
 		}
 		end, closed := elementEnd(rest)
 		if end < 0 {
-			if rest = bytes.TrimSpace(rest); len(rest) > 0 {
+			rest = bytes.TrimSpace(rest)
+			switch {
+			case len(rest) == 0:
+			case json.Valid(rest): // cut right after an element
+				list = append(list, parseNotification(rest))
+			default:
 				list = append(list, malformedNotification(rest, "remainder of a cut page"))
 			}
 			return list, fmt.Errorf("%w: array does not end", ErrPage)

@@ -133,7 +133,7 @@ func TestParsePageKeepsWhatItCannotRead(t *testing.T) {
 		{"cut in a string", "[" + good + `,{"Notif":"a,],`, "gm", true},
 		{"cut after an escape", "[" + good + `,{"Notif":"\`, "gm", true},
 		{"cut after a comma", "[" + good + ",", "g", true},
-		{"cut after an element", "[" + good, "m", true},
+		{"cut after an element", "[" + good, "g", true},
 		{"cut at the start", "[", "", true},
 		{"bytes after it", "[" + good + "] x", "gm", true},
 		{"HTML", "<html>[" + good + "]</html>", "m", true},
