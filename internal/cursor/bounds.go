@@ -21,7 +21,8 @@ type Stretch struct {
 }
 
 // ExpireBelow settles what waits below first, the log's first position, because it can no longer be read. What is in
-// flight is left to end. It looks at everything that waits: call it when first has changed.
+// flight is left to end. It looks at everything that waits: call it after Load, and when first
+// has changed.
 func (c *Cursor) ExpireBelow(first uint64) Expired {
 	var ex Expired
 	if first == 0 {

@@ -1,0 +1,678 @@
+package cursor
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// sim is a reader, a receiver, a clock and a store around a Cursor, and the truth about what became of every entry. It
+// makes random moves and checks after each what the cursor promises. A violation is a panic that simulate turns into an
+// error, so that the same simulation serves rapid and the tests of the checker itself.
+type sim struct {
+	draw   func(n int) int // 0 … n-1
+	fault  fault
+	policy Policy
+	c      *Cursor
+	now    time.Time
+
+	log    []string // log[seq] is the order of an entry, "" if it is not ours
+	first  uint64   // the log's first position
+	read   uint64   // the next position the reader looks at
+	flying []Batch
+	orders int
+	down   bool // the receiver answers nothing
+	calm   bool // everything succeeds, nothing crashes
+
+	doc   []byte // the store
+	lanes map[string][]byte
+
+	settled  map[uint64]int  // ever
+	thisLife map[uint64]int  // since the last load
+	since    map[uint64]int  // since the last complete store, as which settlement
+	allowed  map[uint64]bool // may be settled again, because of a crash
+	crashes  int
+
+	pending      *Changes // taken, not stored yet
+	pendingSince map[uint64]int
+	staleRefill  *Refill
+
+	// How much a run has seen of what is rare, so that a test can tell that it was there at all.
+	seen map[string]int
+}
+
+// violation is a broken promise.
+type violation struct{ kind, text string }
+
+func (v violation) Error() string { return v.kind + ": " + v.text }
+
+// fault is something done wrong on purpose, to see that the checker notices.
+type fault int
+
+const (
+	none            fault = iota
+	lanesNotPut           // the store loses lanes
+	doneForgotten         // the store loses the ranges done above the position
+	orderSplit            // the order's key is not the order
+	ackedUnstored         // an acknowledgement of nothing
+	refillEmpty           // the log seems empty when a lane asks for more
+	refusalIgnored        // the reader reads over an entry that was refused
+	lanesNotRemoved       // lanes stay in the store for ever
+	documentFirst         // the document is stored before the lanes it passes, then a crash
+)
+
+func (s *sim) fail(kind, format string, args ...any) {
+	panic(violation{kind, fmt.Sprintf(format, args...)})
+}
+
+func (s *sim) chance(percent int) bool { return s.draw(100) < percent }
+
+func simulate(draw func(int) int, steps int, f fault) (seen map[string]int, err error) {
+	s := &sim{
+		draw: draw, fault: f, now: time.Date(2026, 1, 15, 9, 0, 0, 0, time.UTC), log: []string{""}, first: 1, read: 1,
+		lanes: map[string][]byte{}, settled: map[uint64]int{}, thisLife: map[uint64]int{}, since: map[uint64]int{},
+		allowed: map[uint64]bool{}, seen: map[string]int{},
+	}
+	s.policy = Policy{
+		Concurrency: 1 + draw(4), Window: []int{2, 8, 1024}[draw(3)], MaxLanes: []int{1, 3, 1000}[draw(3)],
+		Schedule: []time.Duration{5 * time.Second, time.Minute, 10 * time.Minute}[:draw(4)],
+		Forever:  s.chance(30), CircuitFailures: draw(6),
+	}
+	if s.chance(50) {
+		s.policy.Jitter = func(d time.Duration) time.Duration { return d - d/10 + time.Duration(draw(int(d/5)+1)) }
+	}
+	s.orders = 1 + draw(6)
+	s.c = New(s.policy)
+	s.c.SetCarried(Carried{Epoch: 7, Generation: "g"})
+	s.doc, _ = json.Marshal(s.c.Document())
+	defer func() {
+		if r := recover(); r != nil {
+			v, ok := r.(violation)
+			if !ok {
+				panic(r)
+			}
+			seen, err = s.seen, v
+		}
+	}()
+	for range steps {
+		s.step()
+		s.check()
+	}
+	s.drain()
+	return s.seen, nil
+}
+
+func (s *sim) step() {
+	switch n := s.draw(100); {
+	case n < 12:
+		s.append()
+	case n < 32:
+		s.offer(1 + s.draw(20))
+	case n < 52:
+		s.take()
+	case n < 74:
+		s.finish()
+	case n < 82:
+		s.store()
+	case n < 85:
+		s.refill()
+	case n < 91:
+		s.now = s.now.Add([]time.Duration{time.Millisecond, 5 * time.Second, time.Minute, time.Hour}[s.draw(4)])
+	case n < 93:
+		s.now = s.now.Add(-[]time.Duration{time.Millisecond, time.Minute, 48 * time.Hour}[s.draw(3)])
+		s.seen["clock back"]++
+	case n < 95:
+		s.operate()
+	case n < 96:
+		s.down = !s.down
+	case n < 97:
+		s.expire()
+	case n < 98:
+		s.crash()
+	case n < 99:
+		s.read = s.c.ReadFrom()
+	default:
+		s.c.SetCarried(Carried{Epoch: s.c.Carried().Epoch, Generation: "g", Behind: s.chance(50)})
+	}
+}
+
+func (s *sim) append() {
+	n := 1 + s.draw(5)
+	if s.chance(10) {
+		n = 150 // past what a lane lists
+	}
+	one := ""
+	if s.chance(50) {
+		one = s.order()
+	}
+	for range n {
+		switch {
+		case s.chance(20):
+			s.log = append(s.log, "")
+		case one != "":
+			s.log = append(s.log, one)
+		default:
+			s.log = append(s.log, s.order())
+		}
+	}
+}
+
+func (s *sim) order() string { return string(rune('a' + s.draw(s.orders))) }
+
+func (s *sim) lastSeq() uint64 { return uint64(len(s.log) - 1) }
+
+// key is what the cursor is told to be the order of an entry.
+func (s *sim) key(seq uint64) string {
+	if s.fault == orderSplit {
+		return fmt.Sprint(s.log[seq], seq%2)
+	}
+	return s.log[seq]
+}
+
+func (s *sim) offer(n int) {
+	s.read = max(s.read, s.first)
+	for ; n > 0 && s.read <= s.lastSeq(); n-- {
+		if s.log[s.read] == "" {
+			if s.chance(50) {
+				s.c.Advance(s.read)
+			}
+		} else {
+			high := s.c.high
+			switch v := s.c.Offer(Entry{s.read, s.key(s.read)}); {
+			case v == Full && s.fault != refusalIgnored:
+				s.seen["full"]++
+				if s.c.high != high {
+					s.fail("offer", "a refusal of %d moved the reader from %d to %d", s.read, high, s.c.high)
+				}
+				if s.chance(50) { // what comes after must be refused as well
+					if next := s.read + 1; next <= s.lastSeq() && s.log[next] != "" && s.c.Offer(Entry{next, s.key(next)}) != Full {
+						s.fail("offer", "%d was accepted after %d had been refused", next, s.read)
+					}
+				}
+				return
+			case v == Ignored && s.settled[s.read] == 0 && s.c.Where(Entry{s.read, s.key(s.read)}) == Settled:
+				s.fail("lost", "%d of %q is taken to be settled", s.read, s.log[s.read])
+			}
+		}
+		s.read++
+	}
+}
+
+func (s *sim) take() bool {
+	most := 1
+	if s.chance(30) {
+		most = 1 + s.draw(120)
+	}
+	open, congested := s.c.State() == Open, s.c.Congested()
+	before := 0
+	for _, f := range s.flying {
+		if s.c.flying(f) != nil {
+			before++
+		}
+	}
+	b, ok := s.c.Take(s.now, most)
+	if !ok {
+		if at, any := s.c.NextDue(s.now); any && !at.After(s.now) {
+			s.fail("stuck", "nothing to take, though something is due since %v", s.now.Sub(at))
+		}
+		return false
+	}
+	s.checkBatch(b)
+	switch {
+	case before >= s.policy.Concurrency:
+		s.fail("concurrency", "%d in flight, then one more", before)
+	case b.Probe != open:
+		s.fail("circuit", "open: %v, probe: %v", open, b.Probe)
+	case open && (len(b.Seqs) != 1 || slices.ContainsFunc(s.flying, func(f Batch) bool { return f.Probe && s.c.flying(f) != nil })):
+		s.fail("circuit", "a second probe, or a probe of several entries")
+	case congested && s.c.queues[b.Order].lane == nil:
+		s.fail("bounds", "a fresh order was taken while congested")
+	}
+	if open {
+		s.seen["probe"]++
+	}
+	if congested {
+		s.seen["congested"]++
+	}
+	s.flying = append(s.flying, b)
+	return true
+}
+
+// checkBatch checks that everything of the order before and between the batch's entries is settled, and that what was
+// settled before is repeated only because of a crash.
+func (s *sim) checkBatch(b Batch) {
+	order := s.log[b.Seqs[0]]
+	for _, f := range s.flying {
+		if s.log[f.Seqs[0]] == order && s.c.flying(f) != nil {
+			s.fail("order", "two batches of %q are in flight", order)
+		}
+	}
+	for seq := uint64(1); seq <= b.Seqs[len(b.Seqs)-1]; seq++ {
+		if s.log[seq] == order && s.settled[seq] == 0 && !slices.Contains(b.Seqs, seq) {
+			s.fail("order", "%v of %q is attempted while %d is unsettled", b.Seqs, order, seq)
+		}
+	}
+	for i, seq := range b.Seqs {
+		if s.log[seq] != order || i > 0 && seq <= b.Seqs[i-1] {
+			s.fail("order", "batch %v of %q is not ascending or not of one order", b.Seqs, order)
+		}
+		if s.settled[seq] > 0 && !s.allowed[seq] {
+			s.fail("repeat", "%d of %q is attempted again without a crash that explains it", seq, order)
+		}
+	}
+}
+
+func (s *sim) settle(seqs ...uint64) {
+	for _, seq := range seqs {
+		s.settled[seq]++
+		s.thisLife[seq]++
+		if s.thisLife[seq] > 1 {
+			s.fail("repeat", "%d was settled twice in one life", seq)
+		}
+		if s.settled[seq] > 1 {
+			s.seen["repeat"]++
+		}
+		delete(s.allowed, seq)
+		s.since[seq] = s.settled[seq]
+	}
+}
+
+func (s *sim) finish() {
+	if len(s.flying) == 0 {
+		return
+	}
+	i := s.draw(len(s.flying))
+	b := s.flying[i]
+	s.flying = slices.Delete(s.flying, i, i+1)
+	q := s.c.flying(b)
+	if q == nil { // skipped meanwhile
+		if s.c.Succeed(b, s.now) != 0 || s.c.Fail(b, s.now, Failure{}).Outcome != Stale {
+			s.fail("stale", "a stale batch %v had an effect", b.Seqs)
+		}
+		return
+	}
+	if s.chance(10) {
+		b = s.c.Extend(b, 1+s.draw(50))
+		s.checkBatch(b)
+	}
+	now := seqs(q.items[:q.taken]) // without what was skipped meanwhile
+	switch n := s.draw(100); {
+	case s.calm || n < 40 && !s.down:
+		s.settle(now...)
+		if got := s.c.Succeed(b, s.now); got != len(now) {
+			s.fail("settle", "%d entries were settled, not %d", got, len(now))
+		}
+	case n < 45:
+		s.c.Release(b)
+	case n < 50 && !s.down: // some of it worked, the rest did not
+		part := now[:s.draw(len(now)+1)]
+		s.settle(part...)
+		if got := s.c.Settle(b.Order, part...); got != len(part) {
+			s.fail("settle", "%d entries were settled, not %d", got, len(part))
+		}
+		if len(part) < len(now) {
+			s.failed(b, now[len(part):])
+		}
+	default:
+		s.failed(b, now)
+	}
+}
+
+func (s *sim) failed(b Batch, now []uint64) {
+	f := Failure{Reason: []string{"503", "timeout"}[s.draw(2)], Local: !s.down && s.chance(20)}
+	if s.chance(10) {
+		f.RetryAfter = time.Duration(s.draw(100)) * time.Hour
+	}
+	headIsSame := now[0] == b.Seqs[0]
+	r := s.c.Fail(b, s.now, f)
+	if headIsSame && (r.Outcome == Exhausted) != b.LastTry {
+		s.fail("attempts", "last try: %v, outcome: %v", b.LastTry, r.Outcome)
+	}
+	if r.Outcome != Exhausted {
+		return
+	}
+	s.seen["exhausted"]++
+	if s.policy.Forever {
+		s.fail("attempts", "exhausted, for ever")
+	}
+	if s.chance(10) {
+		s.c.Release(b)
+		return
+	}
+	n := 1 + s.draw(len(now))
+	s.settle(now[:n]...)
+	s.c.Settle(b.Order, now[:n]...)
+	if s.c.flying(b) != nil {
+		s.fail("settle", "an exhausted batch is in flight after it was settled")
+	}
+}
+
+func (s *sim) operate() {
+	switch s.draw(4) {
+	case 0:
+		s.c.ResumeAll(s.now)
+	case 1:
+		s.c.Retry(s.order(), s.now)
+	default: // skip one that is listed
+		qs := s.c.sorted()
+		if len(qs) == 0 {
+			return
+		}
+		q := qs[s.draw(len(qs))]
+		if len(q.items) == 0 {
+			return
+		}
+		i := s.draw(len(q.items))
+		if q.held {
+			return
+		}
+		seq := q.items[i].seq
+		s.settle(seq)
+		s.c.Settle(q.order, seq)
+		s.seen["skip"]++
+	}
+}
+
+func (s *sim) expire() {
+	if s.draw(5) > 0 || s.lastSeq() < 10 {
+		return
+	}
+	s.first = min(s.first+uint64(s.draw(10)), s.lastSeq())
+	s.expireBelowFirst()
+}
+
+func (s *sim) expireBelowFirst() {
+	ex := s.c.ExpireBelow(s.first)
+	for _, e := range ex.Entries {
+		if e.Seq >= s.first {
+			s.fail("expire", "%d is in the log", e.Seq)
+		}
+		s.settle(e.Seq)
+		s.seen["expired"]++
+	}
+	for _, st := range ex.Stretches {
+		for seq := st.From; seq <= st.To; seq++ {
+			if s.log[seq] != "" && (st.Order == "" || st.Order == s.key(seq)) && s.settled[seq] == 0 {
+				s.settle(seq)
+				s.seen["expired unlisted"]++
+			}
+		}
+	}
+}
+
+func (s *sim) refill() {
+	rs := s.c.Refills()
+	if s.staleRefill != nil && s.chance(50) {
+		rs = append(rs, *s.staleRefill)
+	}
+	for _, r := range rs {
+		s.seen["refill"]++
+		s.staleRefill = &r
+		through := r.Through
+		if s.chance(40) {
+			through = r.From + uint64(s.draw(int(r.Through-r.From)+1))
+		}
+		var found []uint64
+		for seq := max(r.From, s.first); seq <= through && s.fault != refillEmpty; seq++ {
+			if s.log[seq] != "" && s.key(seq) == r.Order {
+				found = append(found, seq)
+			}
+		}
+		s.c.Refill(r, found, through)
+	}
+}
+
+// store takes changes, stores some or all of them, now or some moves later, and perhaps crashes in between.
+func (s *sim) store() {
+	if s.pending == nil {
+		ch := s.c.Changes()
+		s.pending, s.pendingSince = &ch, maps.Clone(s.since)
+		if !s.calm && s.chance(30) {
+			return // the rest after other moves
+		}
+	}
+	ch, covered := s.pending, s.pendingSince
+	s.pending, s.pendingSince = nil, nil
+	stop := -1
+	if !s.calm && s.chance(25) {
+		stop = s.draw(len(ch.Lanes) + len(ch.Remove) + 2)
+	}
+	n := 0
+	next := func() bool { n++; return n-1 != stop }
+	if s.fault == ackedUnstored {
+		ch.Lanes, ch.Document, ch.Remove, ch.removals = nil, nil, nil, nil
+		stop = -1
+	}
+	if s.fault == documentFirst && len(ch.Lanes) > 0 && ch.Document != nil {
+		s.putDocument(ch.Document)
+		s.crash()
+		return
+	}
+	complete := func() bool {
+		for _, l := range ch.Lanes {
+			if !next() {
+				return false
+			}
+			s.putLane(l)
+		}
+		if !next() {
+			return false
+		}
+		if ch.Document != nil {
+			s.putDocument(ch.Document)
+			s.checkCovered()
+		}
+		for _, order := range ch.Remove {
+			if !next() {
+				return false
+			}
+			if s.fault != lanesNotRemoved {
+				delete(s.lanes, order)
+			}
+		}
+		return true
+	}()
+	switch {
+	case complete:
+		s.c.Stored(*ch)
+		for seq, n := range covered {
+			if s.since[seq] == n { // and not settled again meanwhile
+				delete(s.since, seq)
+			}
+		}
+	case s.chance(50):
+		s.seen["crash in store"]++
+		s.crash()
+	default:
+		s.seen["failed store"]++
+	}
+}
+
+func (s *sim) putLane(l Lane) {
+	b, err := json.Marshal(l)
+	if err != nil {
+		s.fail("store", "lane: %v", err)
+	}
+	if len(l.Entries) > LaneEntries {
+		s.fail("bounds", "a lane of %d entries", len(l.Entries))
+	}
+	if s.fault == lanesNotPut {
+		return
+	}
+	s.lanes[l.Order] = b
+	if len(s.lanes) > s.policy.MaxLanes {
+		s.fail("bounds", "%d lanes are stored", len(s.lanes))
+	}
+}
+
+func (s *sim) putDocument(d *Document) {
+	b, err := json.Marshal(d)
+	if err != nil {
+		s.fail("store", "document: %v", err)
+	}
+	if len(b) > MaxDocument {
+		s.fail("bounds", "a document of %d bytes", len(b))
+	}
+	if s.fault == doneForgotten {
+		d.Done = nil
+		b, _ = json.Marshal(d)
+	}
+	s.doc = b
+}
+
+// checkCovered checks the document in the store against the lanes in the store: what it says is done is settled, or in
+// one of those.
+func (s *sim) checkCovered() {
+	d, lanes := s.load()
+	covered := func(seq uint64) bool {
+		return seq <= d.Position || slices.ContainsFunc(d.Done, func(r Range) bool { return r[0] <= seq && seq <= r[1] })
+	}
+	for seq := uint64(1); seq <= s.lastSeq(); seq++ {
+		if s.log[seq] == "" || s.settled[seq] > 0 || !covered(seq) {
+			continue
+		}
+		key := s.key(seq)
+		if !slices.ContainsFunc(lanes, func(l Lane) bool {
+			return l.Order == key && (slices.Contains(l.Entries, seq) || l.OpenFrom != 0 && seq >= l.OpenFrom)
+		}) {
+			s.fail("lost", "%d of %q is unsettled, in no stored lane, and the stored position has passed it", seq, key)
+		}
+	}
+}
+
+func (s *sim) load() (Document, []Lane) {
+	d, err := DecodeDocument(s.doc)
+	if err != nil {
+		s.fail("store", "%v", err)
+	}
+	var lanes []Lane
+	for _, order := range slices.Sorted(maps.Keys(s.lanes)) {
+		l, err := DecodeLane(s.lanes[order])
+		if err != nil {
+			s.fail("store", "%v", err)
+		}
+		lanes = append(lanes, l)
+	}
+	return d, lanes
+}
+
+func (s *sim) crash() {
+	d, lanes := s.load()
+	c, err := Load(s.policy, d, lanes, s.now)
+	if err != nil {
+		s.fail("store", "%v", err)
+	}
+	for seq := range s.since {
+		s.allowed[seq] = true
+	}
+	s.c, s.thisLife, s.flying, s.pending, s.pendingSince = c, map[uint64]int{}, nil, nil, nil
+	s.staleRefill = nil
+	s.crashes++
+	s.expireBelowFirst()
+	s.read = c.ReadFrom()
+}
+
+// check is what holds after every move.
+func (s *sim) check() {
+	c := s.c
+	if c.Lanes() > 0 {
+		s.seen["lanes"]++
+	}
+	if c.admitted+len(c.gone) > s.policy.MaxLanes {
+		s.fail("bounds", "%d lanes and %d to be removed", c.admitted, len(c.gone))
+	}
+	if len(c.over) > s.policy.Concurrency {
+		s.fail("bounds", "%d lanes over the bound at a concurrency of %d", len(c.over), s.policy.Concurrency)
+	}
+	if len(c.over) > 0 {
+		s.seen["over"]++
+	}
+	if c.holding > s.policy.Window {
+		s.fail("bounds", "%d entries hold the position in a window of %d", c.holding, s.policy.Window)
+	}
+	if at, ok := c.NextDue(s.now); ok && at.After(s.now.Add(25*time.Hour)) {
+		s.fail("time", "the next attempt is %v away", at.Sub(s.now))
+	}
+	starving, entries, flying := 0, 0, 0
+	for _, q := range c.queues {
+		entries += len(q.items)
+		if q.starving {
+			starving++
+		}
+		if q.batch != 0 {
+			flying++
+		}
+		if q.lane != nil && q.lane.admitted && len(q.items) > LaneEntries {
+			s.fail("bounds", "a lane of %d entries", len(q.items))
+		}
+		if q.lane != nil && q.lane.openFrom != 0 {
+			s.seen["open lane"]++
+		}
+		if q.batch == 0 && !q.starving && (q.in == nil || q.in.qs[q.index] != q) {
+			s.fail("stuck", "order %q waits for nothing", q.order)
+		}
+	}
+	if starving != c.starving || entries != c.entries || flying != c.inFlight {
+		s.fail("counts", "starving %d/%d, entries %d/%d, in flight %d/%d",
+			starving, c.starving, entries, c.entries, flying, c.inFlight)
+	}
+	if len(c.queues) == 0 && c.first != nil {
+		s.fail("stuck", "%d holds the position and waits for nothing", c.first.seq)
+	}
+	if _, err := json.Marshal(c.Document()); err != nil {
+		s.fail("store", "%v", err)
+	}
+	d := c.Document()
+	if err := d.validate(); err != nil {
+		s.fail("store", "%v", err)
+	}
+}
+
+// drain lets everything succeed and time pass: whatever is in the log must be settled, and nothing be left over.
+func (s *sim) drain() {
+	s.calm, s.down = true, false
+	for range 20*len(s.log) + 1000 {
+		s.store()
+		if s.read > s.lastSeq() && s.c.Idle() {
+			break
+		}
+		progress := false
+		if n := s.read; n <= s.lastSeq() {
+			s.offer(100)
+			progress = s.read != n
+		} else {
+			s.c.Advance(s.lastSeq())
+		}
+		for s.take() {
+			progress = true
+		}
+		for len(s.flying) > 0 {
+			progress = true
+			s.finish()
+		}
+		s.refill()
+		s.check()
+		if at, ok := s.c.NextDue(s.now); !progress && ok && at.After(s.now) {
+			s.now = at
+		}
+	}
+	for seq := uint64(1); seq <= s.lastSeq(); seq++ {
+		if s.log[seq] != "" && s.settled[seq] == 0 {
+			kind := "stuck"
+			if s.read > seq && s.c.Where(Entry{seq, s.key(seq)}) == Settled {
+				kind = "lost"
+			}
+			s.fail(kind, "%d of %q was never settled", seq, s.log[seq])
+		}
+	}
+	s.c.Advance(s.lastSeq())
+	if !s.c.Idle() || s.c.Position() != s.lastSeq() || s.c.Unsettled() != 0 || s.c.InFlight() != 0 || s.c.Lanes() != 0 {
+		s.fail("stuck", "all is settled, but the cursor stands at %d of %d with %d entries, %d in flight, %d lanes",
+			s.c.Position(), s.lastSeq(), s.c.Unsettled(), s.c.InFlight(), s.c.Lanes())
+	}
+	if len(s.lanes) != 0 {
+		s.fail("stuck", "all is settled, but %d lanes are stored", len(s.lanes))
+	}
+}
