@@ -85,4 +85,6 @@ type Poll struct {
 	GapSuspectedAt      *time.Time `json:"gapSuspectedAt,omitempty"`
 	Failures            int        `json:"failures,omitempty"` // polls failed in a row
 	FailingSince        *time.Time `json:"failingSince,omitempty"`
+	// ConsentToldFor is the end of consent that was told as an operational event.
+	ConsentToldFor *time.Time `json:"consentToldFor,omitempty"`
 }

@@ -1,0 +1,213 @@
+package poller
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// fullPage is how many notifications the vendor hands out at most: a page this full means that more wait.
+const fullPage = 100
+
+// poll makes one poll and answers how long to wait for the next.
+func (r *runner) poll(ctx, storing context.Context) time.Duration {
+	c := r.config()
+	if r.doc.SubscriptionID == "" {
+		if wait, ok := r.subscribe(ctx, c); !ok {
+			return wait
+		}
+	}
+	page := store.Page{PollID: relay.NewID(), Connection: c.ID, Generation: c.Generation, Site: c.Site, Sites: c.Sites}
+	announced := false
+	answer, err := r.p.Session(c).Poll(ctx, r.doc.SubscriptionID, func(ctx context.Context) error {
+		now := time.Now()
+		r.doc.Intent = &relay.PollIntent{PollID: page.PollID, At: now, Deadline: now.Add(r.p.PollBound)}
+		if err := r.save(ctx); err != nil {
+			r.doc.Intent = nil
+			return err
+		}
+		announced = true
+		return nil
+	})
+	if !announced { // nothing was sent: no token, no budget in time, or a store that takes no writes
+		return r.unsent(ctx, err)
+	}
+	outcome := relay.PollOutcome{PollID: page.PollID, At: time.Now(), Result: audatex.OutcomeOf(err).String(), CorrelationID: answer.CorrelationID}
+	if err != nil {
+		outcome.Error, outcome.CorrelationID = err.Error(), audatex.CorrelationIDOf(err)
+	}
+	if answer.Carried() {
+		page.ReceivedAt, page.Truncated, page.CorrelationID, page.Body = answer.ReceivedAt, answer.Truncated, answer.CorrelationID, answer.Body
+		seq, ok := r.keep(storing, page)
+		if !ok { // the intent without an outcome tells the next start
+			return storeRetry
+		}
+		outcome.InboxSeq = seq
+		notifications, _ := audatex.ParsePage(answer.Body)
+		outcome.Notifications = len(notifications)
+	}
+	return r.conclude(storing, err, outcome)
+}
+
+// keep stores a page that was read, however long it takes. Nothing is polled for the connection meanwhile.
+func (r *runner) keep(ctx context.Context, page store.Page) (uint64, bool) {
+	for tries := 0; ; tries++ {
+		seq, err := r.p.Store.Inbox.Append(ctx, page)
+		if err == nil {
+			if tries > 0 {
+				r.log.Info("the page that was held in memory is stored", "poll_id", page.PollID, "tries", tries+1)
+			}
+			return seq, true
+		}
+		if tries == 0 {
+			r.log.Error("a page of the vendor's queue cannot be stored; it is held in memory and nothing more is polled until it is",
+				"poll_id", page.PollID, "bytes", len(page.Body), "error", err)
+		}
+		if !sleep(ctx, storeRetry) {
+			r.log.Error("stopping with a page that could not be stored; the next start will suspect a gap", "poll_id", page.PollID)
+			return 0, false
+		}
+	}
+}
+
+// conclude writes a poll's outcome and says what follows from it.
+func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutcome) time.Duration {
+	intent := *r.doc.Intent
+	r.doc.Intent, r.doc.Outcome = nil, &outcome
+	r.p.Metrics.poll(audatex.OutcomeOf(err), outcome.Notifications)
+
+	result := audatex.OutcomeOf(err)
+	if result == audatex.NotFound { // the subscription is gone, and with it whatever waited in it
+		r.log.Warn("the vendor no longer knows the subscription; subscribing anew", "subscription", r.doc.SubscriptionID, "correlation_id", outcome.CorrelationID)
+		r.doc.SubscriptionID = ""
+		again := r.pause(r.doc.Failures)
+		if r.doc.Failures == 0 {
+			again = 0
+		}
+		r.doc.Failures++
+		since := intent.At
+		if r.doc.GapSuspectedAt != nil {
+			since = *r.doc.GapSuspectedAt
+		}
+		r.tell(ctx, since, "The vendor no longer knew the subscription.")
+		r.write(ctx)
+		return again
+	}
+	var vendor *audatex.Error
+	if errors.As(err, &vendor) && vendor.AnswerLost {
+		r.log.Warn("an answer to a poll was lost on the way", "poll_id", intent.PollID, "correlation_id", outcome.CorrelationID, "error", err)
+		r.tell(ctx, intent.At, "An answer of the vendor's queue was lost on the way.")
+	}
+	if err != nil {
+		return r.failed(ctx, err)
+	}
+	r.doc.Failures, r.doc.FailingSince = 0, nil
+	r.write(ctx)
+	r.seenAfter(ctx, StateActive)
+	if outcome.Notifications > 0 {
+		r.log.Debug("polled", "notifications", outcome.Notifications, "inbox_seq", outcome.InboxSeq, "correlation_id", outcome.CorrelationID)
+	}
+	if outcome.Notifications >= fullPage {
+		return 0
+	}
+	return r.pause(0)
+}
+
+// tell is suspect for a gap that is no reason to stop: an event that cannot be stored now is told by the log line before.
+func (r *runner) tell(ctx context.Context, since time.Time, why string) {
+	if err := r.suspect(ctx, since, why); err != nil {
+		r.log.Error("the operational event of a suspected gap could not be stored", "error", err)
+	}
+}
+
+// unsent is failed for a poll that took nothing out of the queue: there was no call.
+func (r *runner) unsent(ctx context.Context, err error) time.Duration {
+	if ctx.Err() == nil {
+		r.p.Metrics.poll(audatex.OutcomeOf(err), 0)
+		r.doc.Outcome = &relay.PollOutcome{At: time.Now(), Result: audatex.OutcomeOf(err).String(), Error: err.Error(), CorrelationID: audatex.CorrelationIDOf(err)}
+	}
+	return r.failed(ctx, err)
+}
+
+// failed notes a poll that came to nothing and answers how long to wait for the next try.
+func (r *runner) failed(ctx context.Context, err error) time.Duration {
+	if ctx.Err() != nil { // stopping
+		return storeRetry
+	}
+	var consent *audatex.ConsentRequiredError
+	switch {
+	case errors.As(err, &consent):
+		return r.needsConsent(ctx, consent)
+	case errors.Is(err, audatex.ErrNoToken):
+		r.seenAfter(ctx, StateNew)
+		return r.pause(0)
+	}
+	r.doc.Failures++
+	if r.doc.FailingSince == nil {
+		now := time.Now()
+		r.doc.FailingSince = &now
+	}
+	if r.doc.Failures == 1 || r.doc.Failures%10 == 0 {
+		r.log.Warn("polling fails", "error", err, "failures", r.doc.Failures, "correlation_id", audatex.CorrelationIDOf(err))
+	}
+	r.write(ctx)
+	r.seenAfter(ctx, StateFailing)
+	return max(r.pause(r.doc.Failures), audatex.RetryAfterOf(err))
+}
+
+// needsConsent tells once that a vendor user must consent anew. Asking again costs no request: the record says so.
+func (r *runner) needsConsent(ctx context.Context, consent *audatex.ConsentRequiredError) time.Duration {
+	r.seenAfter(ctx, StateConsentRequired)
+	if r.doc.ConsentToldFor != nil && r.doc.ConsentToldFor.Equal(consent.Since) {
+		return r.pause(0)
+	}
+	c := r.config()
+	r.log.Error("the vendor refused the refresh token: nothing is polled until a user consents again", "since", consent.Since, "reason", consent.Reason)
+	err := r.p.Operations.Operational(ctx, siteOf(c), relay.KindConsentRequired, c.ID,
+		"The vendor refused the connection's refresh token. A user of the site must consent again; put the new refresh token on the connection.",
+		map[string]any{"connection": c.ID, "since": relay.FormatTime(consent.Since), "reason": consent.Reason})
+	if err == nil {
+		r.doc.ConsentToldFor = &consent.Since
+		r.write(ctx)
+	}
+	return r.pause(0)
+}
+
+// write saves the document; what cannot be saved now stands in the next one, as each holds all there is.
+func (r *runner) write(ctx context.Context) {
+	if err := r.save(ctx); err != nil {
+		r.log.Warn("the outcome of a poll could not be stored yet", "error", err)
+	}
+}
+
+// subscribe makes notifications queue up, or adopts the subscription there is. It answers false and a wait when it could not.
+func (r *runner) subscribe(ctx context.Context, c relay.Connection) (time.Duration, bool) {
+	id, adopted, err := r.p.Session(c).EnsureSubscription(ctx, Topic)
+	if err != nil {
+		return r.unsent(ctx, err), false
+	}
+	r.doc.SubscriptionID, r.doc.SubscriptionAdopted = id, adopted
+	if err := r.save(ctx); err != nil {
+		return r.unsent(ctx, err), false
+	}
+	r.log.Info("subscribed to "+Topic, "subscription", id, "adopted", adopted)
+	return 0, true
+}
+
+// seenAfter notes for the metrics how the last poll left the connection.
+func (r *runner) seenAfter(ctx context.Context, state State) {
+	token, _, err := r.p.Store.Tokens.Token(ctx, r.config().ID)
+	r.set(func(s *seen) {
+		s.state = state
+		if state == StateActive {
+			s.polledAt = time.Now()
+		}
+		if err == nil {
+			s.refreshedAt = token.RefreshedAt
+		}
+	})
+}

@@ -1,0 +1,424 @@
+package poller_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/natstest"
+	"github.com/audatex-relay/relay/internal/poller"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/sandbox"
+	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// rig is a poller between a sandbox and a real store.
+type rig struct {
+	t       *testing.T
+	sandbox *sandbox.Sandbox
+	store   *store.Store
+	client  *audatex.Client
+	tokens  *audatex.Tokens
+	gate    atomic.Pointer[store.Gate]
+	stop    func()
+	poller  *poller.Poller
+
+	mu    sync.Mutex
+	kinds []relay.Kind
+}
+
+func (r *rig) Operational(_ context.Context, _ string, kind relay.Kind, _, _ string, _ map[string]any) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.kinds = append(r.kinds, kind)
+	return nil
+}
+
+func (r *rig) told(kind relay.Kind) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, k := range r.kinds {
+		if k == kind {
+			n++
+		}
+	}
+	return n
+}
+
+func newRig(t *testing.T, c sandbox.Config) *rig {
+	t.Helper()
+	r := &rig{t: t, sandbox: sandbox.New(c)}
+	server := httptest.NewServer(r.sandbox.Handler())
+	t.Cleanup(server.Close)
+	keys, err := store.NewKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealer, err := store.NewSealer(keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gate := func(before bool) func(store.Write) error {
+		return func(w store.Write) error {
+			g := r.gate.Load()
+			switch {
+			case g == nil:
+			case before && g.Before != nil:
+				return g.Before(w)
+			case !before && g.After != nil:
+				return g.After(w)
+			}
+			return nil
+		}
+	}
+	r.store, err = store.Open(t.Context(), store.Config{
+		Conn: natstest.Start(t), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Sealer: sealer,
+		Log: slog.New(slog.DiscardHandler), Gate: store.Gate{Before: gate(true), After: gate(false)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	if r.client, err = audatex.New(audatex.Config{BaseURL: server.URL + sandbox.APIPath, Logger: log, Timeout: 5 * time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	r.tokens, err = audatex.NewTokens(audatex.TokensConfig{
+		TokenURL: server.URL + sandbox.TokenPath, ClientID: "sandbox-client", ClientSecret: audatex.NewSecret("sandbox-secret"),
+		Store: r.store.Tokens, Logger: log, Exclusive: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		r.halt()
+		if err := r.tokens.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+		r.client.Close()
+		http.DefaultClient.CloseIdleConnections()
+	})
+	return r
+}
+
+// start runs a poller until halt.
+func (r *rig) start() {
+	r.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	p := poller.New(poller.Config{
+		Store: r.store, Operations: r, Interval: 20 * time.Millisecond, PollBound: r.client.PollBound(), Epoch: 1, Grace: 200 * time.Millisecond,
+		Owns: func(int) bool { return true }, Log: slog.New(slog.DiscardHandler),
+		Session: func(c relay.Connection) *audatex.Session {
+			return audatex.NewSession(r.client, r.tokens, c.ID, c.Level)
+		},
+	})
+	r.poller = p
+	go func() { done <- p.Run(ctx) }()
+	r.stop = func() {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			r.t.Errorf("poller ended with %v", err)
+		}
+	}
+}
+
+func (r *rig) halt() {
+	if r.stop != nil {
+		r.stop()
+		r.stop = nil
+	}
+}
+
+// connect registers a connection of one vendor site, with the refresh token of a fresh consent.
+func (r *rig) connect(id string) relay.Connection {
+	r.t.Helper()
+	grant, err := r.sandbox.Grant(sandbox.Consent{Level: sandbox.Site, Sites: []string{"4711"}})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	c := relay.Connection{ID: id, Level: relay.LevelSite, Site: "leeds", Generation: relay.NewID()}
+	rec := audatex.TokenRecord{RefreshToken: audatex.NewSecret(grant.RefreshToken), Generation: c.Generation}
+	if _, err := r.store.Tokens.SaveToken(r.t.Context(), id, rec, 0); err != nil {
+		r.t.Fatal(err)
+	}
+	if _, err := r.store.Connections.Create(r.t.Context(), id, c); err != nil {
+		r.t.Fatal(err)
+	}
+	return c
+}
+
+func (r *rig) order() {
+	r.t.Helper()
+	if _, err := r.sandbox.CreateOrder("4711", sandbox.OrderOptions{}); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// notifications counts what the connection's inbox holds.
+func (r *rig) notifications(id string) (pages, notifications int) {
+	r.t.Helper()
+	all, _, err := r.store.Inbox.Scan(r.t.Context(), id, 1, 10_000)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, p := range all {
+		parsed, err := audatex.ParsePage(p.Body)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		notifications += len(parsed)
+	}
+	return len(all), notifications
+}
+
+// eventually polls a condition until it holds.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !holds() {
+		if time.Now().After(deadline) {
+			t.Fatal("never came true: " + what)
+		}
+		select {
+		case <-t.Context().Done():
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+func (r *rig) subscribed() bool { return len(r.sandbox.Subscriptions()) > 0 }
+
+func TestEveryNotificationReachesTheInboxOnce(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sandbox.Config{})
+	r.connect("a")
+	r.start()
+	eventually(t, "the subscription", r.subscribed)
+	for range 250 {
+		r.order()
+	}
+	eventually(t, "250 notifications stored", func() bool { _, n := r.notifications("a"); return n == 250 })
+	r.halt()
+	doc, _, err := r.store.Polls.Get(t.Context(), "a")
+	if err != nil || doc.Intent != nil || doc.Outcome == nil || doc.Epoch != 1 || doc.SubscriptionAdopted {
+		t.Fatalf("poll document %+v, %v", doc, err)
+	}
+	if r.told(relay.KindGapSuspected) != 0 {
+		t.Fatal("a gap is suspected though every poll ended well")
+	}
+	if c := r.sandbox.Counters(); c.PollsOverlapping != 0 || c.SpentRefreshTokens != 0 {
+		t.Fatalf("overlapping polls %d, spent tokens %d", c.PollsOverlapping, c.SpentRefreshTokens)
+	}
+}
+
+func TestASubscriptionThatIsThereIsAdopted(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sandbox.Config{})
+	c := r.connect("a")
+	if _, err := audatex.NewSession(r.client, r.tokens, c.ID, c.Level).Subscribe(t.Context(), poller.Topic); err != nil {
+		t.Fatal(err)
+	}
+	r.order()
+	r.start()
+	eventually(t, "what waited is stored", func() bool { _, n := r.notifications("a"); return n == 1 })
+	r.halt()
+	if doc, _, err := r.store.Polls.Get(t.Context(), "a"); err != nil || !doc.SubscriptionAdopted {
+		t.Fatalf("poll document %+v, %v", doc, err)
+	}
+}
+
+func TestALostSubscriptionIsMadeAnewAndTold(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sandbox.Config{})
+	r.connect("a")
+	r.start()
+	eventually(t, "the subscription", r.subscribed)
+	first := r.sandbox.Subscriptions()[0].ID
+	if err := r.sandbox.RemoveSubscription(first); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "another subscription", func() bool {
+		s := r.sandbox.Subscriptions()
+		return len(s) == 1 && s[0].ID != first
+	})
+	r.order()
+	eventually(t, "a notification of it", func() bool { _, n := r.notifications("a"); return n == 1 })
+	if r.told(relay.KindGapSuspected) != 1 {
+		t.Fatalf("%d gaps told, want 1", r.told(relay.KindGapSuspected))
+	}
+}
+
+func TestNothingIsTakenWhileTheStoreTakesNoIntent(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sandbox.Config{})
+	r.connect("a")
+	r.start()
+	eventually(t, "the subscription", r.subscribed)
+	r.gate.Store(&store.Gate{Before: func(w store.Write) error {
+		if strings.HasPrefix(w.Subject, "$KV.relay_polls.") {
+			return store.ErrUnavailable
+		}
+		return nil
+	}})
+	r.order()
+	// One poll announced before the gate may still be under way: let it end.
+	eventually(t, "polling fails", func() bool { return r.sandbox.Counters().NotificationsWaiting == 1 })
+	before := r.sandbox.Counters().Requests[sandbox.OpPoll]
+	for range 5 {
+		if err := r.poller.PollNow(t.Context(), "a"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.halt()
+	if after := r.sandbox.Counters().Requests[sandbox.OpPoll]; after > before+1 {
+		t.Fatalf("%d polls were sent without an intent", after-before)
+	}
+	r.gate.Store(nil)
+	r.start()
+	eventually(t, "it is read once the store takes writes", func() bool { _, n := r.notifications("a"); return n == 1 })
+}
+
+func TestAPageThatCannotBeStoredIsHeldAndNothingElsePolled(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sandbox.Config{})
+	r.connect("a")
+	r.start()
+	eventually(t, "the subscription", r.subscribed)
+	refused := make(chan struct{}, 100)
+	r.gate.Store(&store.Gate{Before: func(w store.Write) error {
+		if strings.HasPrefix(w.Subject, "relay.inbox.") {
+			refused <- struct{}{}
+			return store.ErrUnavailable
+		}
+		return nil
+	}})
+	r.order()
+	<-refused
+	polls := r.sandbox.Counters().Requests[sandbox.OpPoll]
+	r.order()
+	<-refused // a second later: tried again, not polled again
+	if now := r.sandbox.Counters().Requests[sandbox.OpPoll]; now != polls {
+		t.Fatalf("%d polls while a page waits to be stored", now-polls)
+	}
+	r.gate.Store(nil)
+	eventually(t, "both are stored", func() bool { _, n := r.notifications("a"); return n == 2 })
+	if r.told(relay.KindGapSuspected) != 0 {
+		t.Fatal("a gap is suspected though the page was stored in the end")
+	}
+}
+
+func TestAnIntentWithoutOutcomeIsASuspectedGapUnlessThePageIsThere(t *testing.T) {
+	t.Parallel()
+	for _, stored := range []bool{false, true} {
+		r := newRig(t, sandbox.Config{})
+		c := r.connect("a")
+		intent := relay.PollIntent{PollID: relay.NewID(), At: time.Now().Add(-time.Minute)}
+		if _, err := r.store.Polls.Create(t.Context(), "a", relay.Poll{Generation: c.Generation, Intent: &intent}); err != nil {
+			t.Fatal(err)
+		}
+		if stored {
+			if _, err := r.store.Inbox.Append(t.Context(), store.Page{PollID: intent.PollID, Connection: "a", Body: []byte(`[{}]`)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.start()
+		eventually(t, "the subscription", r.subscribed)
+		r.halt()
+		doc, _, err := r.store.Polls.Get(t.Context(), "a")
+		if err != nil || (doc.GapSuspectedAt == nil) != stored || (r.told(relay.KindGapSuspected) == 0) != stored {
+			t.Fatalf("stored %v: %+v, told %d, %v", stored, doc, r.told(relay.KindGapSuspected), err)
+		}
+	}
+}
+
+func TestAnAnswerCutOnTheWayIsTold(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sandbox.Config{})
+	r.connect("a")
+	r.start()
+	eventually(t, "the subscription", r.subscribed)
+	if err := r.sandbox.SetFaults(sandbox.Faults{ShareCutAfterRead: 1, Operations: []sandbox.Operation{sandbox.OpPoll}}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a gap is told", func() bool { return r.told(relay.KindGapSuspected) > 0 })
+	if err := r.sandbox.SetFaults(); err != nil {
+		t.Fatal(err)
+	}
+	r.order()
+	eventually(t, "polling goes on", func() bool { _, n := r.notifications("a"); return n >= 1 })
+}
+
+func TestAnEndedConsentIsToldOnceAndPutsNoLoadOnTheVendor(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sandbox.Config{AccessTokenLifetime: time.Hour})
+	c := r.connect("a")
+	r.start()
+	eventually(t, "the subscription", r.subscribed)
+	r.halt()
+	rec, revision, err := r.store.Tokens.Token(t.Context(), c.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec = audatex.TokenRecord{RefreshToken: audatex.NewSecret("no-such-token"), Generation: rec.Generation}
+	if _, err := r.store.Tokens.SaveToken(t.Context(), c.ID, rec, revision); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	eventually(t, "it is told", func() bool { return r.told(relay.KindConsentRequired) == 1 })
+	r.halt()
+	r.start()
+	requests := r.sandbox.Counters().Requests[sandbox.OpToken]
+	for range 10 {
+		if err := r.poller.PollNow(t.Context(), "a"); err != nil && !errors.Is(err, poller.ErrNotOwned) {
+			t.Fatal(err)
+		}
+	}
+	r.halt()
+	if n := r.told(relay.KindConsentRequired); n != 1 {
+		t.Fatalf("told %d times", n)
+	}
+	if now := r.sandbox.Counters().Requests[sandbox.OpToken]; now != requests {
+		t.Fatalf("%d token requests without a consent", now-requests)
+	}
+}
+
+func TestPauseChangeAndDelete(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sandbox.Config{})
+	c := r.connect("a")
+	r.start()
+	eventually(t, "the subscription", r.subscribed)
+	c.Paused = true
+	_, revision, err := r.store.Connections.Get(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if revision, err = r.store.Connections.Update(t.Context(), "a", c, revision); err != nil {
+		t.Fatal(err)
+	}
+	steady := func() int64 { return r.sandbox.Counters().Requests[sandbox.OpPoll] }
+	last := int64(-1)
+	eventually(t, "polling stops", func() bool { now := steady(); same := now == last; last = now; return same })
+	c.Paused = false
+	if revision, err = r.store.Connections.Update(t.Context(), "a", c, revision); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "polling goes on", func() bool { return steady() > last+2 })
+	if err := r.store.Connections.Delete(t.Context(), "a", revision); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "nobody polls it", func() bool { return errors.Is(r.poller.PollNow(t.Context(), "a"), poller.ErrNotOwned) })
+}
