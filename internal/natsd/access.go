@@ -23,19 +23,18 @@ type Subscribers interface {
 type authenticator struct {
 	own, subscribers *server.Account
 	password         string
-	keys             Subscribers
 	log              *slog.Logger
-
-	server *server.Server
+	server           *server.Server
 
 	mu      sync.Mutex
+	keys    Subscribers      // nil until Admit
 	clients map[uint64]login // connections of subscribers by id
 }
 
 type login struct{ keyID, key string }
 
-func newAuthenticator(password string, keys Subscribers, log *slog.Logger) *authenticator {
-	return &authenticator{password: password, keys: keys, log: log, clients: map[uint64]login{}}
+func newAuthenticator(password string, log *slog.Logger) *authenticator {
+	return &authenticator{password: password, log: log, clients: map[uint64]login{}}
 }
 
 // attach finds the server's own copies of the accounts in the options; it is called before the server starts.
@@ -57,10 +56,13 @@ func (a *authenticator) Check(c server.ClientAuthentication) bool {
 		c.RegisterUser(&server.User{Username: relayUser, Account: a.own})
 		return true
 	}
-	if a.keys == nil {
+	a.mu.Lock()
+	keys := a.keys
+	a.mu.Unlock()
+	if keys == nil {
 		return false
 	}
-	client, key, ok := a.keys.Lookup(o.Username, o.Password)
+	client, key, ok := keys.Lookup(o.Username, o.Password)
 	if !ok {
 		a.log.Warn("nats: a subscriber's login was refused", "user", printable(o.Username), "remote", c.RemoteAddress().String())
 		return false
@@ -93,13 +95,17 @@ func permissions(c relay.Client) *server.Permissions {
 	return p
 }
 
+// Admit lets subscribers log in with the keys that it knows. The keys lie in the store, which needs the server first.
+func (s *Server) Admit(keys Subscribers) {
+	s.auth.mu.Lock()
+	defer s.auth.mu.Unlock()
+	s.auth.keys = keys
+}
+
 // Recheck disconnects every subscriber whose key no longer opens anything or whose client changed; it may log in again and gets
 // what it may see now. It is called after clients changed.
 func (s *Server) Recheck(changed string) {
 	a := s.auth
-	if a.keys == nil {
-		return
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for id, l := range a.clients {

@@ -36,11 +36,9 @@ type Config struct {
 	// SyncInterval is how often the disk is synced (0: 1 s). SyncAlways syncs at every write instead.
 	SyncInterval time.Duration
 	SyncAlways   bool
-	// Listen is the address for subscribers (RELAY_NATS_LISTEN), "" for none.
+	// Listen is the address for subscribers (RELAY_NATS_LISTEN), "" for none. They are refused until Admit is called.
 	Listen string
-	// Subscribers judges the logins of subscribers; needed with Listen.
-	Subscribers Subscribers
-	Log         *slog.Logger
+	Log    *slog.Logger
 }
 
 // Server is a running embedded server.
@@ -72,7 +70,7 @@ func Start(c Config) (*Server, error) {
 }
 
 func (s *Server) start(c Config) error {
-	s.auth = newAuthenticator(s.password, c.Subscribers, c.Log)
+	s.auth = newAuthenticator(s.password, c.Log)
 	opts := &server.Options{
 		ServerName: "relay", JetStream: true, StoreDir: filepath.Join(c.Dir, "nats"), MaxPayload: MaxPayload, MaxPending: 256 << 20,
 		NoSigs: true, NoLog: true, DontListen: c.Listen == "", DisableShortFirstPing: true,

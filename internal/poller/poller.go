@@ -73,6 +73,18 @@ func (p *Poller) Run(ctx context.Context) error {
 	storing, giveUp := context.WithCancel(context.WithoutCancel(ctx))
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(p.Grace, giveUp) })()
 
+	for ctx.Err() == nil {
+		err := p.watch(ctx, storing, &running)
+		if ctx.Err() == nil {
+			p.Log.Warn("the watch on connections ended; it is started again", "error", err)
+			sleep(ctx, storeRetry)
+		}
+	}
+	return ctx.Err()
+}
+
+// watch starts, changes and stops runners as connections come, change and go.
+func (p *Poller) watch(ctx, storing context.Context, running *sync.WaitGroup) error {
 	return p.Store.Connections.Watch(ctx, func(e store.Entry[relay.Connection]) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -92,7 +104,7 @@ func (p *Poller) Run(ctx context.Context) error {
 				if old != nil {
 					<-old.done // its last writes come before this one's first read
 				}
-				r.run(r.ctx, storing)
+				r.run(storing)
 			})
 		}
 	}, func() {}, func(key string, err error) {

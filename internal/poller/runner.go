@@ -73,8 +73,9 @@ func (r *runner) config() relay.Connection {
 	return r.connection
 }
 
-// run polls until ctx ends; storing is the context under which what was read is stored.
-func (r *runner) run(ctx, storing context.Context) {
+// run polls until the runner is stopped; storing is the context under which what was read is stored.
+func (r *runner) run(storing context.Context) {
+	ctx := r.ctx
 	defer close(r.done)
 	defer r.stop()
 	if !r.recover(ctx) {
