@@ -105,6 +105,9 @@ func (c *Cursor) Clamp(last uint64) (Clamped, bool) {
 		}
 		changed = true
 		q.items = q.items[:keep:keep]
+		for n := len(q.skipped); n > 0 && q.skipped[n-1] > last; n-- {
+			q.skipped = q.skipped[:n-1]
+		}
 		if l != nil {
 			if keep == 0 {
 				l.attempts, l.next, l.wait = 0, time.Time{}, 0

@@ -2,6 +2,7 @@ package cursor
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -64,7 +65,7 @@ func (c *Cursor) loadLane(s *Lane, known uint64, now time.Time) error {
 	}
 	l.clamp(now)
 	q := c.newQueue(s.Order)
-	q.lane = l
+	q.lane, q.skipped = l, slices.Clone(s.Skipped)
 	c.admitted++
 	for _, seq := range s.Entries {
 		q.items = append(q.items, item{seq: seq})
@@ -184,8 +185,13 @@ func (c *Cursor) Document() Document {
 
 func (c *Cursor) snapshot(q *queue) Lane {
 	l := q.lane
+	var skipped []uint64
+	if l.openFrom != 0 {
+		i, _ := slices.BinarySearch(q.skipped, l.openFrom)
+		skipped = slices.Clone(q.skipped[i:])
+	}
 	return Lane{
-		V: version, Order: q.order, Entries: seqs(q.items), OpenFrom: l.openFrom,
+		V: version, Order: q.order, Entries: seqs(q.items), OpenFrom: l.openFrom, Skipped: skipped,
 		Attempts: l.attempts, Spent: l.spent, FailingSince: stamp(l.failingSince),
 		Reason: l.reason, ReasonSince: stamp(l.reasonSince), Next: stamp(l.next), WaitMillis: l.wait.Milliseconds(),
 		Epoch: c.carried.Epoch, Generation: c.carried.Generation,

@@ -107,9 +107,7 @@ func (c *Cursor) Offer(e Entry) Verdict {
 	q := c.queues[e.Order]
 	laned := q != nil && q.lane != nil && q.lane.admitted
 	if c.isAhead(e.Seq) {
-		if laned && q.lane.openFrom != 0 && e.Seq >= q.lane.openFrom {
-			q.lane.openLast = max(q.lane.openLast, e.Seq)
-		}
+		c.recallDone(q, e.Seq)
 		c.read(e.Seq)
 		return Ignored
 	}
@@ -129,6 +127,20 @@ func (c *Cursor) Offer(e Entry) Verdict {
 	c.read(e.Seq)
 	c.place(q)
 	return Accepted
+}
+
+// recallDone takes note of an entry of q that the stored document says is settled or in a stored lane.
+func (c *Cursor) recallDone(q *queue, seq uint64) {
+	if q == nil {
+		return
+	}
+	if l := q.lane; l != nil && l.admitted && l.openFrom != 0 && seq >= l.openFrom {
+		l.openLast = max(l.openLast, seq)
+		return
+	}
+	if _, ok := q.find(seq); !ok {
+		q.skip(seq) // if there are too many, it may be repeated
+	}
 }
 
 // offerLaned takes an entry into a lane that the store knows, or will with the next Changes, so that the position

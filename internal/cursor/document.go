@@ -66,6 +66,8 @@ type Lane struct {
 	Entries []uint64 `json:"entries,omitempty"`
 	// OpenFrom, if not 0, says that everything of this order from here on waits as well.
 	OpenFrom uint64 `json:"openFrom,omitempty"`
+	// Skipped are entries from OpenFrom on that were settled out of turn, ascending; at most 1,000.
+	Skipped []uint64 `json:"skipped,omitempty"`
 	// Attempts counts the failed attempts of the head.
 	Attempts int `json:"attempts,omitempty"`
 	// Spent says that a head failed for good and nothing succeeded since: each entry gets one attempt.
@@ -157,6 +159,14 @@ func (l *Lane) validate() error {
 	}
 	if l.OpenFrom != 0 && l.OpenFrom <= last {
 		return fmt.Errorf("open from %d, which is not above its last entry %d", l.OpenFrom, last)
+	}
+	if len(l.Skipped) > maxSkipped {
+		return fmt.Errorf("%d skipped, at most %d are allowed", len(l.Skipped), maxSkipped)
+	}
+	for i, seq := range l.Skipped {
+		if l.OpenFrom == 0 || seq < l.OpenFrom || i > 0 && seq <= l.Skipped[i-1] {
+			return fmt.Errorf("skipped %d (%d) is below open from (%d) or not above the one before it", i, seq, l.OpenFrom)
+		}
 	}
 	if l.Attempts < 0 || l.WaitMillis < 0 || l.WaitMillis > maxWaitMillis {
 		return errors.New("attempts or wait are out of bounds")

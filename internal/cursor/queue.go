@@ -29,10 +29,13 @@ type queue struct {
 	order string
 	items []item // ascending; the first taken ones are in flight
 	taken int
-	batch uint64 // identifies the batch in flight; 0: none
-	probe bool   // the batch in flight is a probe
-	held  bool   // the batch in flight is exhausted: the caller settles what failed for good
-	lane  *lane
+	// skipped are entries above the head that were settled out of turn, ascending: reading the log again for a lane must
+	// not bring them back.
+	skipped []uint64
+	batch   uint64 // identifies the batch in flight; 0: none
+	probe   bool   // the batch in flight is a probe
+	held    bool   // the batch in flight is exhausted: the caller settles what failed for good
+	lane    *lane
 
 	in       *queueHeap // where it waits for its turn, if it does
 	index    int
@@ -67,7 +70,35 @@ func (q *queue) find(seq uint64) (int, bool) {
 	return slices.BinarySearchFunc(q.items, seq, func(it item, seq uint64) int { return cmp.Compare(it.seq, seq) })
 }
 
-// due says whether the lane's next attempt may be made, having held its wait against the clock.
+// skip notes an entry settled out of turn; it reports false if there are too many.
+func (q *queue) skip(seq uint64) bool {
+	i, ok := slices.BinarySearch(q.skipped, seq)
+	if ok {
+		return true
+	}
+	if len(q.skipped) >= maxSkipped {
+		return false
+	}
+	q.skipped = slices.Insert(q.skipped, i, seq)
+	return true
+}
+
+// forgetSkipped drops from the skipped what lies below all that waits.
+func (q *queue) forgetSkipped() {
+	if len(q.skipped) == 0 {
+		return
+	}
+	lowest := ^uint64(0)
+	if len(q.items) > 0 {
+		lowest = q.head()
+	} else if q.lane != nil && q.lane.openFrom != 0 {
+		lowest = q.lane.openFrom
+	}
+	i, _ := slices.BinarySearch(q.skipped, lowest)
+	q.skipped = slices.Delete(q.skipped, 0, i)
+}
+
+// due says whether the lane's next attempt may be made.
 func (l *lane) due(now time.Time) bool {
 	return !l.next.After(now)
 }
@@ -128,6 +159,7 @@ func (h *queueHeap) top() *queue {
 
 // place puts q where it belongs after anything of it has changed: in flight, gone, starving, due at a time, or ready.
 func (c *Cursor) place(q *queue) {
+	q.forgetSkipped()
 	var to *queueHeap
 	starving := false
 	switch {

@@ -1,5 +1,7 @@
 package cursor
 
+import "slices"
+
 // State is the cursor's condition in one word.
 type State int
 
@@ -100,7 +102,10 @@ func (p Place) String() string {
 func (c *Cursor) Where(e Entry) Place {
 	if q := c.queues[e.Order]; q != nil {
 		i, ok := q.find(e.Seq)
+		_, skipped := slices.BinarySearch(q.skipped, e.Seq)
 		switch {
+		case skipped && !ok:
+			return Settled
 		case ok && i < q.taken:
 			return Flying
 		case ok && q.lane != nil:

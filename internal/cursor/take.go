@@ -1,6 +1,9 @@
 package cursor
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Batch is what may be attempted next: the head of one order, or the head and entries that follow it.
 type Batch struct {
@@ -173,7 +176,9 @@ func (c *Cursor) Succeed(b Batch, now time.Time) int {
 
 // Settle settles entries of an order without a success: failed for good, skipped by an operator, or handled elsewhere.
 // They may wait or be in flight; what follows a skipped entry in flight does not wait for the attempt to end. A lane's next entry is due at once; its attempts start anew, unless its time is spent.
-// It returns how many were found; entries behind a lane's OpenFrom are not.
+// Of what a lane has not listed, behind its OpenFrom, the caller says that it belongs to the order. It returns how many
+// that settled: entries that do not wait are passed over, and so is what would leave more than 1,000 of an order settled
+// out of turn.
 func (c *Cursor) Settle(order string, seqs ...uint64) int {
 	q := c.queues[order]
 	if q == nil {
@@ -183,6 +188,12 @@ func (c *Cursor) Settle(order string, seqs ...uint64) int {
 	for _, seq := range seqs {
 		i, ok := q.find(seq)
 		if !ok {
+			if c.skipUnlisted(q, seq) {
+				n++
+			}
+			continue
+		}
+		if i > 0 && !q.skip(seq) && i >= q.taken {
 			continue
 		}
 		n++
@@ -212,6 +223,18 @@ func (c *Cursor) Settle(order string, seqs ...uint64) int {
 		c.place(q)
 	}
 	return n
+}
+
+// skipUnlisted settles an entry that waits behind a lane's openFrom.
+func (c *Cursor) skipUnlisted(q *queue, seq uint64) bool {
+	l := q.lane
+	if l == nil || l.openFrom == 0 || seq < l.openFrom || seq > c.high {
+		return false
+	}
+	if _, skipped := slices.BinarySearch(q.skipped, seq); skipped {
+		return false
+	}
+	return q.skip(seq)
 }
 
 // Fail ends the batch's attempt as failed. Its order waits in a lane for the next attempt, or the batch is Exhausted. A
