@@ -105,6 +105,9 @@ func (l *memoryListener) dial(ctx context.Context, _, _ string) (net.Conn, error
 	}
 }
 
+// quiet is for what logs its troubles.
+var quiet = slog.New(slog.DiscardHandler)
+
 // serveInMemory runs handler until the test ends; the returned function dials it.
 func serveInMemory(t *testing.T, handler http.Handler) func(context.Context, string, string) (net.Conn, error) {
 	t.Helper()
