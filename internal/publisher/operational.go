@@ -1,0 +1,90 @@
+package publisher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+const (
+	// repeatAfter is how long the same operational event is not said again. A company's sites that nobody mapped would
+	// otherwise fill the log with one sentence.
+	repeatAfter = 10 * time.Minute
+	maxRepeats  = 4096
+	// operationalTries bounds how often one operational event is tried.
+	operationalTries = 3
+	operationalPause = 200 * time.Millisecond
+)
+
+// Operational publishes an operational event about id (a connection, a callback, an order) at site, or relay.NoSite. The same
+// event, word for word, is published at most once in ten minutes by one process. It is tried three times; an event may come twice if the
+// store's answer was lost.
+func (p *Publisher) Operational(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any) error {
+	if site == "" {
+		site = relay.NoSite
+	}
+	if id == "" || strings.ContainsAny(id, " .*>\t\r\n") {
+		return fmt.Errorf("operational event %s: %q cannot stand in a subject", kind, id)
+	}
+	said := site + " " + string(kind) + " " + id + " " + message
+	if p.repeats.recent(said, p.now()) {
+		return nil
+	}
+	ev, err := relay.NewOperationalEvent(p.base, site, id, p.now(), relay.Operational{Kind: kind, Message: message, Details: details})
+	if err != nil {
+		return err
+	}
+	for try := 1; ; try++ {
+		_, err = p.store.Events.PublishOperational(ctx, ev)
+		if err == nil {
+			p.repeats.said(said, p.now())
+			p.metrics.operational(ev.Type)
+			return nil
+		}
+		if try == operationalTries || ctx.Err() != nil || errors.Is(err, store.ErrTooLarge) {
+			return fmt.Errorf("publish operational event %s of %s: %w", kind, id, err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(operationalPause):
+		}
+	}
+}
+
+// repeats remembers what was said lately.
+type repeats struct {
+	mu   sync.Mutex
+	when map[string]time.Time
+}
+
+func (r *repeats) recent(what string, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at, ok := r.when[what]
+	return ok && now.Sub(at) < repeatAfter
+}
+
+func (r *repeats) said(what string, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.when == nil {
+		r.when = map[string]time.Time{}
+	}
+	if len(r.when) >= maxRepeats {
+		for k, at := range r.when {
+			if now.Sub(at) >= repeatAfter {
+				delete(r.when, k)
+			}
+		}
+		if len(r.when) >= maxRepeats {
+			clear(r.when) // saying something once more is better than growing without end
+		}
+	}
+	r.when[what] = now
+}

@@ -1,0 +1,255 @@
+package relay
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+const (
+	// MaxChanges bounds what Diff answers.
+	MaxChanges = 1000
+	// maxDiffDepth bounds how deep nested objects are told apart field by field; deeper ones are compared as wholes. The vendor's
+	// orders have two levels.
+	maxDiffDepth = 32
+)
+
+var null = json.RawMessage("null")
+
+// Diff answers what differs between two snapshots of an order, as JSON pointers into after. It follows the document order of
+// after; what is gone comes last in its object, removed parts after all others. Nested objects are compared field by field,
+// arrays other than Parts as wholes.
+//
+//   - Parts match by their two numbers and, where those are equal, by occurrence; a part that only moved is no change. A part that is gone
+//     has the path /Parts/-, a new one /Parts/<i> and from null.
+//   - null, absent and 0001-01-01T00:00:00 (the vendor's "no date") are equal. Numbers are equal by value: 12.50 is 12.5.
+//   - From and To are the bytes as they came.
+//   - At first sight (before is empty) nothing has changed.
+//   - Of more than MaxChanges changes the first MaxChanges-1 are told, and a last one with an empty path, which points at the whole order, and
+//     null in From and To: compare the order yourself.
+//
+// An error means that one of the two is not a JSON object.
+func Diff(before, after json.RawMessage) ([]Change, error) {
+	if len(before) == 0 {
+		return nil, nil
+	}
+	b, err := readObject(before)
+	if err != nil {
+		return nil, fmt.Errorf("read the snapshot before: %w", err)
+	}
+	a, err := readObject(after)
+	if err != nil {
+		return nil, fmt.Errorf("read the new snapshot: %w", err)
+	}
+	var d differ
+	d.objects("", nil, b, a, 0)
+	if len(d.changes) > MaxChanges {
+		d.changes = append(d.changes[:MaxChanges-1:MaxChanges-1], Change{From: null, To: null})
+	}
+	return d.changes, nil
+}
+
+// StatusOf answers the order's Status, "" if it has none.
+func StatusOf(order json.RawMessage) string {
+	o, err := readObject(order)
+	if err != nil {
+		return ""
+	}
+	return plainText(o.get("Status"))
+}
+
+// differ collects changes.
+type differ struct{ changes []Change }
+
+func (d *differ) full() bool { return len(d.changes) > MaxChanges }
+
+func (d *differ) add(path string, part *PartKey, from, to json.RawMessage) {
+	d.changes = append(d.changes, Change{Path: path, Part: part, From: orNull(from), To: orNull(to)})
+}
+
+// objects compares two objects at path, field by field.
+func (d *differ) objects(path string, part *PartKey, before, after object, depth int) {
+	for _, m := range after.members {
+		d.values(path+"/"+escapePointer(m.name), part, before.get(m.name), m.value, depth)
+	}
+	for _, m := range before.members {
+		if after.get(m.name) == nil {
+			d.values(path+"/"+escapePointer(m.name), part, m.value, nil, depth)
+		}
+	}
+}
+
+// values compares two values at path; nil is absent.
+func (d *differ) values(path string, part *PartKey, before, after json.RawMessage, depth int) {
+	if d.full() || bytes.Equal(before, after) {
+		return
+	}
+	if depth == 0 && path == "/Parts" && d.parts(before, after) {
+		return
+	}
+	if depth < maxDiffDepth && isObject(before) && isObject(after) {
+		b, errB := readObject(before)
+		a, errA := readObject(after)
+		if errA == nil && errB == nil {
+			d.objects(path, part, b, a, depth+1)
+			return
+		}
+	}
+	if !equalValues(before, after) {
+		d.add(path, part, before, after)
+	}
+}
+
+// parts compares the orders' parts. It answers false if these are not two lists of objects (nothing there is an empty
+// list): then they are compared like any other field.
+func (d *differ) parts(before, after json.RawMessage) bool {
+	b, okB := readParts(before)
+	a, okA := readParts(after)
+	if !okB || !okA {
+		return false
+	}
+	was := make(map[PartKey]part, len(b))
+	for _, p := range b {
+		was[p.key] = p
+	}
+	for i, p := range a {
+		if d.full() {
+			return true
+		}
+		path := "/Parts/" + strconv.Itoa(i)
+		old, ok := was[p.key]
+		if !ok {
+			d.add(path, &p.key, nil, p.raw)
+			continue
+		}
+		delete(was, p.key)
+		if !bytes.Equal(old.raw, p.raw) {
+			d.objects(path, &p.key, old.fields, p.fields, 1)
+		}
+	}
+	for _, p := range b {
+		if _, gone := was[p.key]; gone && !d.full() {
+			d.add("/Parts/-", &p.key, p.raw, nil)
+		}
+	}
+	return true
+}
+
+// part is one part of an order with the key it is known by.
+type part struct {
+	key    PartKey
+	fields object
+	raw    json.RawMessage
+}
+
+func readParts(raw json.RawMessage) ([]part, bool) {
+	if isNothing(raw) {
+		return nil, true
+	}
+	var elements []json.RawMessage
+	if raw[0] != '[' || json.Unmarshal(raw, &elements) != nil {
+		return nil, false
+	}
+	parts := make([]part, 0, len(elements))
+	occurrences := map[PartKey]int{}
+	for _, e := range elements {
+		fields, err := readObject(e)
+		if err != nil {
+			return nil, false
+		}
+		key := PartKey{OEPartNumber: plainText(fields.get("OEPartNumber")), OrderedPartNumber: plainText(fields.get("OrderedPartNumber"))}
+		occurrences[key]++
+		n := occurrences[key]
+		key.Occurrence = n
+		parts = append(parts, part{key: key, fields: fields, raw: e})
+	}
+	return parts, true
+}
+
+// object is a JSON object whose members keep their order and their bytes.
+type object struct {
+	members []member
+	index   map[string]int
+}
+
+type member struct {
+	name  string
+	value json.RawMessage
+}
+
+// get answers a member's value, nil if there is none.
+func (o object) get(name string) json.RawMessage {
+	if i, ok := o.index[name]; ok {
+		return o.members[i].value
+	}
+	return nil
+}
+
+// readObject reads one object. Of a repeated name the last value counts, as with encoding/json.
+func readObject(raw json.RawMessage) (object, error) {
+	o := object{index: map[string]int{}}
+	if !isObject(raw) {
+		return o, fmt.Errorf("not a JSON object")
+	}
+	if !json.Valid(raw) { // the decoder below would not look at what follows the object
+		return o, fmt.Errorf("not JSON")
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	if _, err := dec.Token(); err != nil {
+		return o, err
+	}
+	for dec.More() {
+		t, err := dec.Token()
+		if err != nil {
+			return o, err
+		}
+		name, _ := t.(string)
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return o, err
+		}
+		if i, ok := o.index[name]; ok {
+			o.members[i].value = value
+			continue
+		}
+		o.index[name] = len(o.members)
+		o.members = append(o.members, member{name, value})
+	}
+	return o, nil
+}
+
+func isObject(raw json.RawMessage) bool {
+	raw = bytes.TrimLeft(raw, " \t\r\n")
+	return len(raw) > 0 && raw[0] == '{'
+}
+
+func orNull(raw json.RawMessage) json.RawMessage {
+	if raw == nil {
+		return null
+	}
+	return slices.Clone(raw)
+}
+
+// plainText takes a string, or a number or boolean as it stands, as text; anything else is "".
+func plainText(raw json.RawMessage) string {
+	if len(raw) == 0 || isNothing(raw) {
+		return ""
+	}
+	switch raw[0] {
+	case '"':
+		var s string
+		_ = json.Unmarshal(raw, &s)
+		return s
+	case '{', '[':
+		return ""
+	}
+	return string(raw)
+}
+
+// escapePointer writes a name as a token of a JSON pointer (RFC 6901, section 3).
+func escapePointer(name string) string {
+	return strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
+}

@@ -1,0 +1,249 @@
+package resolver_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.uber.org/goleak"
+
+	"github.com/audatex-relay/relay/internal/natstest"
+	"github.com/audatex-relay/relay/internal/publisher"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/resolver"
+	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// vendor answers orders out of a map. Every GET is noted with its beginning.
+type vendor struct {
+	mu     sync.Mutex
+	orders map[string]string
+	fail   func(connection, order string) error // consulted before each answer
+	during func(connection, order string)       // called while a GET is under way, without the lock
+	gets   []get
+}
+
+type get struct {
+	connection, order string
+	began             time.Time
+}
+
+func newVendor() *vendor { return &vendor{orders: map[string]string{}} }
+
+func (v *vendor) Order(ctx context.Context, connection, order string) (json.RawMessage, error) {
+	v.mu.Lock()
+	v.gets = append(v.gets, get{connection, order, time.Now()})
+	fail, during := v.fail, v.during
+	v.mu.Unlock()
+	if fail != nil {
+		if err := fail(connection, order); err != nil {
+			return nil, err
+		}
+	}
+	v.mu.Lock()
+	answer, ok := v.orders[order]
+	v.mu.Unlock()
+	if during != nil {
+		during(connection, order)
+	}
+	if !ok {
+		return nil, errors.New("no such order in this test")
+	}
+	return json.RawMessage(answer), ctx.Err()
+}
+
+func (v *vendor) set(order, status string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.orders[order] = fmt.Sprintf(`{"PartsOrderId":%q,"Status":%q,"Parts":[{"OEPartNumber":"8K0 807 065","OrderedPartNumber":"A","Status":%q,"RepairerPrice":12.50}]}`,
+		order, status, status)
+}
+
+func (v *vendor) count() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.gets)
+}
+
+// orderID makes the uuid of a test's n-th order.
+func orderID(n int) string { return fmt.Sprintf("5f0c0000-0000-4000-8000-%012d", n) }
+
+// notification is one element of a page in the newer form.
+func notification(order, topic, vendorSite string) string {
+	return fmt.Sprintf(`{"NotificationId":%q,"Topic":%q,"SiteId":%q,"CreatedAt":"2026-01-15T09:38:44.6871504Z","Resources":[{"ResourceType":"PartsOrder","ResourceId":%q}]}`,
+		relay.NewID(), topic, vendorSite, strings.ToUpper(order))
+}
+
+func updated(order string) string { return notification(order, "PARTS.ORDER.UPDATED", "4711") }
+func created(order string) string { return notification(order, "PARTS.ORDER.CREATED", "4711") }
+
+// rig is one NATS with what a test needs around a resolver.
+type rig struct {
+	t      *testing.T
+	conn   *nats.Conn
+	sealer *store.Sealer
+	store  *store.Store // without a gate
+	vendor *vendor
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	keys, err := store.NewKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, conn: natstest.Start(t), vendor: newVendor()}
+	if r.sealer, err = store.NewSealer(keys); err != nil {
+		t.Fatal(err)
+	}
+	r.store = r.open(store.Gate{})
+	return r
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+func (r *rig) open(g store.Gate) *store.Store {
+	r.t.Helper()
+	s, err := store.Open(r.t.Context(), store.Config{
+		Conn: r.conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour}, Sealer: r.sealer, Log: quiet(), Gate: g,
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return s
+}
+
+// connect makes a connection for a site.
+func (r *rig) connect(id, site string) {
+	r.t.Helper()
+	if _, err := r.store.Connections.Create(r.t.Context(), id, relay.Connection{
+		ID: id, Level: relay.LevelSite, Site: site, Generation: "g-" + id,
+	}); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// page stores a page for a connection of a site and answers its sequence.
+func (r *rig) page(connection, site string, notifications ...string) uint64 {
+	r.t.Helper()
+	seq, err := r.store.Inbox.Append(r.t.Context(), store.Page{
+		PollID: relay.NewID(), Connection: connection, Generation: "g-" + connection, ReceivedAt: time.Now(), Site: site,
+		Body: []byte("[" + strings.Join(notifications, ",") + "]"),
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return seq
+}
+
+// config of a resolver over s, with short waits.
+func (r *rig) config(s *store.Store) resolver.Config {
+	return resolver.Config{
+		Store: s, Orders: r.vendor, Publisher: publisher.New(publisher.Config{Store: s, PublicURL: "https://relay.example", Log: quiet()}),
+		Epoch: 1, Schedule: []time.Duration{10 * time.Millisecond}, Flush: 10 * time.Millisecond, Grace: 5 * time.Second, Log: quiet(),
+	}
+}
+
+// run starts a resolver and answers how to stop it.
+func (r *rig) run(c resolver.Config) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- resolver.New(c).Run(ctx) }()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			cancel()
+			if err := <-done; err != nil {
+				r.t.Errorf("Run: %v", err)
+			}
+		})
+	}
+	r.t.Cleanup(stop)
+	return stop
+}
+
+// told is an event of an order, read whole.
+type told struct {
+	store.Stored
+	relay.Event
+	data relay.OrderData
+}
+
+// events answers every event of an order at a site.
+func (r *rig) events(site, order string) []told {
+	r.t.Helper()
+	stored, _, err := r.store.Events.Scan(r.t.Context(), 0, []string{topology.OrderFilter(site, order)}, 10_000)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	events := make([]told, len(stored))
+	for i, s := range stored {
+		events[i].Stored = s
+		if err := json.Unmarshal(s.Body, &events[i].Event); err != nil {
+			r.t.Fatal(err)
+		}
+		if err := json.Unmarshal(events[i].Event.Data, &events[i].data); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	return events
+}
+
+func (r *rig) unresolved() []relay.Unresolved {
+	r.t.Helper()
+	entries, err := r.store.Unresolved.All(r.t.Context(), "", func(key string, err error) { r.t.Errorf("%s: %v", key, err) })
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var docs []relay.Unresolved
+	for _, e := range entries {
+		docs = append(docs, e.Value)
+	}
+	return docs
+}
+
+// operational answers how many operational events of a kind the log has.
+func (r *rig) operational(kind relay.Kind) int {
+	r.t.Helper()
+	stored, _, err := r.store.Events.Scan(r.t.Context(), 0, []string{topology.OperationalSubject("*", string(kind), "*")}, 10_000)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return len(stored)
+}
+
+// eventually waits until what is asked for holds.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !holds() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 20 s: %s", what)
+		}
+		<-time.After(2 * time.Millisecond)
+	}
+}
+
+// settled waits until the connection's stored cursor has passed the page and nothing is being retried.
+func (r *rig) settled(connection string, page uint64) {
+	r.t.Helper()
+	eventually(r.t, fmt.Sprintf("cursor of %s past page %d", connection, page), func() bool {
+		d, _, err := r.store.Cursors.Get(r.t.Context(), store.InboxCursor(connection))
+		if err != nil {
+			return false
+		}
+		lanes, err := r.store.Lanes.All(r.t.Context(), store.InboxCursor(connection), func(string, error) {})
+		seq, _ := relay.UnpackEntry(d.Position)
+		return err == nil && len(lanes) == 0 && seq >= page && d.Position == relay.PackEntry(seq, relay.LastIndex)
+	})
+}

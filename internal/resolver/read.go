@@ -1,0 +1,269 @@
+package resolver
+
+import (
+	"context"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+const (
+	// pagesAtOnce is how many pages are read in one go. Most are small; the largest has 8 MiB.
+	pagesAtOnce = 8
+	// A page that was announced but not found is looked for again this often: on a cluster a reader may lag.
+	rescanAfter = 100 * time.Millisecond
+	maxRescans  = 50
+)
+
+// item is one notification on its way.
+type item struct {
+	connection string
+	page       uint64 // sequence in the inbox
+	index      int
+	site       string // "" if the vendor's site id is not mapped
+	order      string // "" if none could be taken
+	reason     reason // why it cannot be resolved whatever the vendor says; "" if it can
+	detail     string
+	info       relay.NotificationInfo
+	raw        []byte
+}
+
+func (i *item) entry() uint64 { return relay.PackEntry(i.page, i.index) }
+
+// lane answers the key of what the notification has to wait for. One that cannot be resolved waits for nothing.
+func (i *item) lane() string {
+	if i.reason != "" {
+		return laneOf(relay.NoSite, i.received().String())
+	}
+	return laneOf(i.site, i.order)
+}
+
+// form names the vendor's two forms of notifications, for the metric.
+func (i *item) form() string {
+	switch {
+	case i.reason == reasonMalformed:
+		return "malformed"
+	case i.info.ID == nil:
+		return "older"
+	}
+	return "newer"
+}
+
+// itemsOf reads a page's notifications. Which site each belongs to was written down when the page came in.
+func itemsOf(p store.Page) []*item {
+	// A page that is no array, or was cut, comes as its whole elements and a malformed remainder: nothing is lost.
+	notifications, _ := audatex.ParsePage(p.Body)
+	mapped := relay.Connection{Site: p.Site, Sites: p.Sites}
+	items := make([]*item, 0, len(notifications))
+	for i, n := range notifications {
+		it := &item{
+			connection: p.Connection, page: p.Seq, index: i, site: mapped.SiteOf(n.SiteID), order: n.Order, raw: n.Raw,
+			info: relay.NotificationInfo{Topic: n.Topic, CreatedAt: n.CreatedAt, SiteID: n.SiteID, ReceivedAt: p.ReceivedAt},
+		}
+		if n.ID != "" {
+			it.info.ID = &n.ID
+		}
+		switch {
+		case n.Order == "" && !n.Malformed && n.Topic != "" && !audatex.IsPartsOrder(n.Topic):
+			it.reason, it.detail = reasonTopic, "topic "+n.Topic
+		case n.Order == "":
+			it.reason, it.detail = reasonMalformed, "no order can be taken from it"
+			if n.Err != nil {
+				it.detail = n.Err.Error()
+			}
+		case it.site == "":
+			it.reason, it.detail = reasonSiteUnknown, "vendor site "+n.SiteID+" is mapped to no site"
+		}
+		items = append(items, it)
+	}
+	return items
+}
+
+// reader offers a connection's notifications to its cursor, and keeps at hand those that wait outside lanes.
+type reader struct {
+	store      *store.Store
+	connection string
+	generation string
+	stand      *stand
+
+	started bool
+	read    uint64  // the last page read
+	more    bool    // there were more when it was read
+	pages   []*page // read and not wholly offered
+	atHand  map[string]map[uint64]*item
+	rescan  time.Time
+	rescans int
+}
+
+type page struct {
+	seq   uint64
+	items []*item
+	next  int // of items, to be offered
+}
+
+// fill offers what is there as long as the cursor has room. Wanted is the highest page known to be there.
+func (r *reader) fill(ctx context.Context, wanted uint64, now time.Time) error {
+	if !r.started {
+		first, _ := relay.UnpackEntry(r.stand.ReadFrom())
+		r.read, r.started = max(first, 1)-1, true
+		if err := r.scan(ctx, now, wanted, true); err != nil {
+			r.started = false
+			return err
+		}
+	}
+	for r.offer() {
+		if !r.more && (r.read >= wanted || r.rescan.After(now)) {
+			return nil
+		}
+		if err := r.scan(ctx, now, wanted, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scan reads the next pages. With first it is no matter if there are none.
+func (r *reader) scan(ctx context.Context, now time.Time, wanted uint64, first bool) error {
+	pages, more, err := r.store.Inbox.Scan(ctx, r.connection, r.read+1, pagesAtOnce)
+	if err != nil {
+		return err
+	}
+	for _, p := range pages {
+		r.read = p.Seq
+		if p.Generation != r.generation {
+			// Of a connection that was removed, under whose id this one was made.
+			r.pages = append(r.pages, &page{seq: p.Seq})
+			continue
+		}
+		r.pages = append(r.pages, &page{seq: p.Seq, items: itemsOf(p)})
+	}
+	r.more = more
+	switch {
+	case len(pages) > 0 || first:
+		r.rescan, r.rescans = time.Time{}, 0
+	case r.rescans < maxRescans:
+		r.rescans++
+		r.rescan = now.Add(rescanAfter)
+	default: // it has left the inbox
+		r.read, r.rescan, r.rescans = wanted, time.Time{}, 0
+	}
+	return nil
+}
+
+// offer hands over what was read; false if the cursor has no room for all of it.
+func (r *reader) offer() bool {
+	for len(r.pages) > 0 {
+		p := r.pages[0]
+		for ; p.next < len(p.items); p.next++ {
+			it := p.items[p.next]
+			lane := it.lane()
+			switch r.stand.Offer(cursor.Entry{Seq: it.entry(), Order: lane}) {
+			case cursor.Accepted:
+				r.keep(lane, it)
+			case cursor.Full:
+				return false
+			case cursor.Ignored, cursor.Laned:
+			}
+			p.items[p.next] = nil
+		}
+		r.stand.Advance(relay.PackEntry(p.seq, relay.LastIndex))
+		r.pages[0] = nil
+		r.pages = r.pages[1:]
+	}
+	return true
+}
+
+// due answers when a page that was announced but not found is looked for again.
+func (r *reader) due() (time.Time, bool) { return r.rescan, !r.rescan.IsZero() }
+
+func (r *reader) keep(lane string, it *item) {
+	if r.atHand == nil {
+		r.atHand = map[string]map[uint64]*item{}
+	}
+	if r.atHand[lane] == nil {
+		r.atHand[lane] = map[uint64]*item{}
+	}
+	r.atHand[lane][it.entry()] = it
+}
+
+// hold answers the notifications of a batch that are at hand, nil for each that has to be read again.
+func (r *reader) hold(b cursor.Batch) []*item {
+	items := make([]*item, len(b.Seqs))
+	for i, entry := range b.Seqs {
+		items[i] = r.atHand[b.Order][entry]
+	}
+	return items
+}
+
+func (r *reader) forget(lane string, entries []uint64) {
+	for _, e := range entries {
+		delete(r.atHand[lane], e)
+	}
+	if len(r.atHand[lane]) == 0 {
+		delete(r.atHand, lane)
+	}
+}
+
+func (r *reader) forgetOrder(lane string) { delete(r.atHand, lane) }
+
+// refill finds the entries of lanes that have used up those they list.
+func (r *reader) refill(ctx context.Context) error {
+	for _, need := range r.stand.Refills() {
+		first, _ := relay.UnpackEntry(need.From)
+		pages, more, err := r.store.Inbox.Scan(ctx, r.connection, first, pagesAtOnce)
+		if err != nil {
+			return err
+		}
+		var found []uint64
+		through := need.Through
+		for _, p := range pages {
+			if p.Generation != r.generation {
+				continue
+			}
+			for _, it := range itemsOf(p) {
+				if it.entry() >= need.From && it.entry() <= need.Through && it.lane() == need.Order {
+					found = append(found, it.entry())
+				}
+			}
+		}
+		if more && len(pages) > 0 {
+			through = min(through, relay.PackEntry(pages[len(pages)-1].Seq, relay.LastIndex))
+		}
+		r.stand.Refill(need, found, through)
+	}
+	return nil
+}
+
+// fetch reads the notifications of a batch that were not at hand. Those whose page has left the inbox stay nil. It is called by
+// workers.
+func fetch(ctx context.Context, s *store.Store, connection string, entries []uint64, items []*item) error {
+	var have map[uint64]*item // of the pages read last
+	var upTo uint64
+	for i, entry := range entries {
+		if items[i] != nil {
+			continue
+		}
+		seq, _ := relay.UnpackEntry(entry)
+		if have == nil || seq > upTo {
+			pages, more, err := s.Inbox.Scan(ctx, connection, seq, pagesAtOnce)
+			if err != nil {
+				return err
+			}
+			have = map[uint64]*item{}
+			upTo = ^uint64(0)
+			for _, p := range pages {
+				for _, it := range itemsOf(p) {
+					have[it.entry()] = it
+				}
+				if more {
+					upTo = p.Seq
+				}
+			}
+		}
+		items[i] = have[entry]
+	}
+	return nil
+}

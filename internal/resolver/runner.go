@@ -1,0 +1,262 @@
+package resolver
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+const (
+	// window is how many notifications of a connection are held at once.
+	window = 512
+	// circuitFailures is how many readings fail in a row, over more than one order, before the vendor is only probed.
+	circuitFailures = 3
+	// lastFlush bounds the storing of a cursor when the runner ends.
+	lastFlush = 5 * time.Second
+)
+
+// runner resolves the notifications of one connection. One goroutine owns all of its fields but the two that are atomic.
+type runner struct {
+	*Resolver
+	connection string
+	generation string
+	log        *slog.Logger
+
+	cancel  context.CancelFunc
+	done    chan struct{}
+	stopped bool // under Resolver.mu
+
+	wanted atomic.Uint64 // the highest page known to be there
+	woken  chan struct{}
+	again  chan struct{} // the connection's document has changed
+
+	stand    *stand
+	inbox    reader
+	results  chan result
+	workers  sync.WaitGroup
+	flushed  time.Time
+	paused   time.Time // nothing is taken or stored before
+	trouble  backoff
+	troubled bool
+}
+
+func newRunner(r *Resolver, connection, generation string, cancel context.CancelFunc) *runner {
+	return &runner{
+		Resolver: r, connection: connection, generation: generation, log: r.log.With("connection", connection),
+		cancel: cancel, done: make(chan struct{}), woken: make(chan struct{}, 1), again: make(chan struct{}, 1),
+		results: make(chan result, r.cfg.Concurrency), trouble: backoff{least: 100 * time.Millisecond, most: 5 * time.Second},
+	}
+}
+
+// wake tells that a page is there. It may be called from any goroutine.
+func (r *runner) wake(seq uint64) {
+	for {
+		old := r.wanted.Load()
+		if seq <= old || r.wanted.CompareAndSwap(old, seq) {
+			break
+		}
+	}
+	signal(r.woken)
+}
+
+// changed tells that the connection was changed: what is held may go now. It may be called from any goroutine.
+func (r *runner) changed() { signal(r.again) }
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// run resolves until ctx ends, or another owner takes over.
+func (r *runner) run(ctx context.Context) error {
+	for {
+		var err error
+		if r.stand, err = r.loadStand(ctx, r.connection, r.generation); err == nil {
+			break
+		}
+		if errors.Is(err, errSuperseded) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		r.log.ErrorContext(ctx, "cannot load where the connection's inbox was read to", "error", err)
+		if r.trouble.sleep(ctx) != nil {
+			return nil
+		}
+	}
+	r.trouble.reset()
+	r.inbox = reader{store: r.store, connection: r.connection, generation: r.generation, stand: r.stand}
+
+	// What is under way outlives ctx by the grace time.
+	work, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
+	err := r.loop(ctx, work)
+	t := time.AfterFunc(r.cfg.Grace, giveUp)
+	defer t.Stop()
+	r.drain()
+	if errors.Is(err, errSuperseded) {
+		return err
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastFlush)
+	defer cancel()
+	return r.stand.flush(last)
+}
+
+// loop does what can be done and waits for the next thing to do.
+func (r *runner) loop(ctx, work context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		now := r.cfg.Now()
+		if !r.paused.After(now) {
+			if err := r.turn(ctx, work, now); err != nil {
+				if ctx.Err() != nil || errors.Is(err, errSuperseded) {
+					return err
+				}
+				r.pause(ctx, now, err)
+			}
+		}
+		timer.Reset(r.next(now))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case res := <-r.results:
+			r.finish(ctx, res)
+		case <-r.woken:
+		case <-r.again:
+			r.stand.ResumeAll(r.cfg.Now())
+		case <-timer.C:
+		}
+		for more := true; more; { // what has ended together is stored together
+			select {
+			case res := <-r.results:
+				r.finish(ctx, res)
+			default:
+				more = false
+			}
+		}
+	}
+}
+
+// turn reads what is there, begins what may begin and stores what is due.
+func (r *runner) turn(ctx, work context.Context, now time.Time) error {
+	if err := r.inbox.fill(ctx, r.wanted.Load(), now); err != nil {
+		return err
+	}
+	if err := r.inbox.refill(ctx); err != nil {
+		return err
+	}
+	for {
+		b, ok := r.stand.Take(now, cursor.LaneEntries)
+		if !ok {
+			break
+		}
+		items := r.inbox.hold(b)
+		r.workers.Go(func() { r.results <- r.work(ctx, work, b, items) })
+	}
+	if r.stand.Dirty() && (r.stand.InFlight() == 0 || !now.Before(r.flushed.Add(r.cfg.Flush))) {
+		r.flushed = now
+		if err := r.stand.flush(ctx); err != nil {
+			return err
+		}
+	}
+	r.healthy(ctx)
+	return nil
+}
+
+// next answers how long there is nothing to do but to wait for a result or a page.
+func (r *runner) next(now time.Time) time.Duration {
+	const idle = time.Hour
+	wait := idle
+	consider := func(at time.Time) {
+		wait = min(wait, max(at.Sub(now), 0))
+	}
+	if r.paused.After(now) {
+		consider(r.paused)
+		return wait
+	}
+	if at, ok := r.stand.NextDue(now); ok {
+		consider(at)
+	}
+	if r.stand.Dirty() {
+		consider(r.flushed.Add(r.cfg.Flush))
+	}
+	if at, ok := r.inbox.due(); ok {
+		consider(at)
+	}
+	return wait
+}
+
+// finish settles what a worker has ended with. Every result is dealt with here and nowhere else.
+func (r *runner) finish(ctx context.Context, res result) {
+	now := r.cfg.Now()
+	b := res.batch
+	switch res.verdict {
+	case resolved:
+		r.stand.Succeed(b, now)
+		r.inbox.forget(b.Order, b.Seqs)
+	case handled:
+		r.stand.Settle(b.Order, b.Seqs...)
+		r.inbox.forget(b.Order, b.Seqs)
+	case held:
+		r.stand.Fail(b, now, res.failure)
+		r.stand.Settle(b.Order, res.aside...)
+		r.inbox.forgetOrder(b.Order) // read again when its time has come; that may be long
+		if b.Attempt == 1 || b.Probe {
+			r.log.WarnContext(ctx, "order cannot be read yet; its notifications are held", "order", b.Order, "notifications", len(b.Seqs)-len(res.aside),
+				"reason", res.failure.Reason, "error", res.err)
+		}
+	case stuck:
+		r.stand.Release(b)
+		r.pause(ctx, now, res.err)
+	case stopped:
+		r.stand.Release(b)
+	}
+}
+
+// pause keeps the runner from hammering a store in trouble.
+func (r *runner) pause(ctx context.Context, now time.Time, err error) {
+	if !r.troubled {
+		r.log.ErrorContext(ctx, "the store is in trouble; resolving goes on when it is not", "error", err)
+	}
+	r.troubled = true
+	if !r.paused.After(now) { // several results may tell of the same trouble
+		r.paused = now.Add(r.trouble.wait())
+	}
+}
+
+func (r *runner) healthy(ctx context.Context) {
+	if r.troubled && r.stand.InFlight() == 0 && !r.stand.Dirty() {
+		r.troubled = false
+		r.trouble.reset()
+		r.log.InfoContext(ctx, "the store works again")
+	}
+}
+
+// drain waits for everything under way.
+func (r *runner) drain() {
+	go func() {
+		r.workers.Wait()
+		close(r.results)
+	}()
+	for res := range r.results {
+		r.finish(context.Background(), res)
+	}
+}
+
+// laneOf names a lane: orders are told apart by site, as one connection may carry several.
+func laneOf(site, order string) string { return site + "." + order }
+
+// received is a notification as the publisher takes it.
+func (i *item) received() relay.Received {
+	return relay.Received{Connection: i.connection, Seq: i.page, Index: i.index, Info: i.info}
+}

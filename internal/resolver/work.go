@@ -1,0 +1,213 @@
+package resolver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+// verdict is what working on a batch came to. What the runner does follows from it alone.
+type verdict int
+
+const (
+	// resolved: every notification has its event, and the vendor has answered.
+	resolved verdict = iota
+	// handled: every notification has its event or lies in relay_unresolved; the vendor was not asked.
+	handled
+	// held: the vendor gave no order. What result.aside lists lies in relay_unresolved, the rest waits.
+	held
+	// stuck: the store is in trouble; nothing is settled.
+	stuck
+	// stopped: the runner ends; nothing is settled.
+	stopped
+)
+
+// result is what a worker hands back.
+type result struct {
+	batch   cursor.Batch
+	verdict verdict
+	failure cursor.Failure
+	aside   []uint64
+	err     error
+}
+
+// maxReadings bounds how often an order is read in a row because the log had moved on meanwhile.
+const maxReadings = 5
+
+// work resolves a batch: the notifications of one order. Waiting for a slot ends with ctx, what has begun with work.
+func (r *runner) work(ctx, work context.Context, b cursor.Batch, items []*item) result {
+	select {
+	case r.slots <- struct{}{}:
+		defer func() { <-r.slots }()
+	case <-ctx.Done():
+		return result{batch: b, verdict: stopped}
+	}
+	res := r.resolve(work, b, items)
+	if work.Err() != nil && res.verdict != resolved && res.verdict != handled {
+		res = result{verdict: stopped} // what failed, failed because of that
+	}
+	res.batch = b
+	return res
+}
+
+func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item) result {
+	if err := fetch(ctx, r.store, r.connection, b.Seqs, items); err != nil {
+		return result{verdict: stuck, err: err}
+	}
+	// What can never be resolved is set aside at once.
+	var waiting []*item
+	for i, it := range items {
+		switch {
+		case it == nil:
+			if err := r.setAside(ctx, r.lostItem(b.Order, b.Seqs[i]), reasonAgedOut, "its page has left the inbox"); err != nil {
+				return result{verdict: stuck, err: err}
+			}
+		case it.reason != "":
+			if err := r.setAside(ctx, it, it.reason, it.detail); err != nil {
+				return result{verdict: stuck, err: err}
+			}
+		default:
+			waiting = append(waiting, it)
+		}
+	}
+	if len(waiting) == 0 {
+		return result{verdict: handled}
+	}
+	received := make([]relay.Received, len(waiting))
+	for i, it := range waiting {
+		received[i] = it.received()
+	}
+	outcome, err := r.read(ctx, waiting[0].site, waiting[0].order, received)
+	return r.judge(ctx, b, waiting, outcome, err)
+}
+
+// reading is what reading and publishing an order came to.
+type reading int
+
+const (
+	readPublished   reading = iota // every notification has its event
+	readUnnecessary                // every notification had its event already
+	readRefused                    // the vendor answers, but gives no such order; the error says why
+	readUnavailable                // the vendor cannot be asked now
+	readUnfit                      // the order cannot become an event
+	readContested                  // others publish this order all the time
+	readStuck                      // the store is in trouble
+)
+
+// read takes where the order stands, reads it from the vendor and publishes what it says, until the log agrees.
+func (r *Resolver) read(ctx context.Context, site, order string, received []relay.Received) (reading, error) {
+	connection := received[0].Connection
+	for range maxReadings {
+		standing, err := r.cfg.Publisher.Begin(ctx, site, order, received)
+		if err != nil {
+			return readStuck, err
+		}
+		r.count(received, standing.Waiting, "repeated")
+		received = standing.Waiting
+		if len(received) == 0 {
+			return readUnnecessary, nil
+		}
+		answer, err := r.cfg.Orders.Order(ctx, connection, order)
+		outcome := audatex.OutcomeOf(err)
+		r.cfg.Metrics.resolve(outcome.String())
+		switch {
+		case err == nil:
+		case refusesOrder(err):
+			return readRefused, err
+		default:
+			return readUnavailable, err
+		}
+		published, err := r.cfg.Publisher.Publish(ctx, standing, relay.Snapshot{Order: answer, ReadAt: r.cfg.Now().UTC()})
+		switch published {
+		case relay.Published:
+			r.count(received, nil, "published")
+			return readPublished, nil
+		case relay.ReadAgain:
+			r.log.InfoContext(ctx, "the log has moved on while the order was read; reading it again", "connection", connection, "site", site,
+				"order", order, "error", err)
+		case relay.StoreTrouble:
+			return readStuck, err
+		case relay.Unfit:
+			return readUnfit, err
+		}
+	}
+	return readContested, fmt.Errorf("order %s was read %d times and the log had moved on each time", order, maxReadings)
+}
+
+// refusesOrder reports whether the vendor is well and refuses just this order.
+func refusesOrder(err error) bool {
+	var e *audatex.Error
+	if !errors.As(err, &e) || e.Operation == audatex.OpToken {
+		return false // a refused token is no word on the order
+	}
+	switch e.Outcome {
+	case audatex.NotFound, audatex.Forbidden, audatex.Malformed, audatex.TooLarge:
+		return true
+	case audatex.Done, audatex.Conflict, audatex.Unauthorised, audatex.Throttled, audatex.Unavailable:
+	}
+	return false
+}
+
+// judge turns what reading came to into what becomes of the batch, and sets aside what has waited long enough.
+func (r *runner) judge(ctx context.Context, b cursor.Batch, waiting []*item, outcome reading, cause error) result {
+	res := result{verdict: held, err: cause}
+	refused := false
+	switch outcome {
+	case readPublished:
+		return result{verdict: resolved}
+	case readUnnecessary:
+		return result{verdict: handled}
+	case readStuck:
+		return result{verdict: stuck, err: cause}
+	case readRefused:
+		refused = true
+		res.failure = cursor.Failure{Reason: audatex.OutcomeOf(cause).String(), Local: true}
+	case readUnfit:
+		refused = true
+		res.failure = cursor.Failure{Reason: string(reasonUnfit), Local: true}
+	case readContested:
+		res.failure = cursor.Failure{Reason: "contested", Local: true}
+	case readUnavailable:
+		res.failure = cursor.Failure{Reason: audatex.OutcomeOf(cause).String(), RetryAfter: audatex.RetryAfterOf(cause)}
+	}
+	now := r.cfg.Now()
+	longRefused := refused && b.Reason == res.failure.Reason && now.Sub(b.ReasonSince) >= r.cfg.GiveUp
+	for _, it := range waiting {
+		waited := now.Sub(it.info.ReceivedAt)
+		why := reason("")
+		switch {
+		case longRefused && waited >= r.cfg.GiveUp:
+			why = reason(res.failure.Reason)
+		case waited >= r.cfg.Hold:
+			why = reasonHeldTooLong
+		default:
+			continue
+		}
+		if err := r.setAside(ctx, it, why, cause.Error()); err != nil {
+			return result{verdict: stuck, err: err}
+		}
+		res.aside = append(res.aside, it.entry())
+	}
+	return res
+}
+
+// count tells the metric of notifications that no longer wait.
+func (r *Resolver) count(before, after []relay.Received, result string) {
+	if len(before) == len(after) {
+		return
+	}
+	waits := make(map[uint64]bool, len(after))
+	for _, n := range after {
+		waits[n.Entry()] = true
+	}
+	for _, n := range before {
+		if !waits[n.Entry()] {
+			it := item{info: n.Info}
+			r.cfg.Metrics.settled(&it, result)
+		}
+	}
+}
