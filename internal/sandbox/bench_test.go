@@ -38,7 +38,6 @@ func BenchmarkHandler(b *testing.B) {
 		})
 	}
 	b.Run("order over loopback", func(b *testing.B) {
-		v.client.Transport.(*http.Transport).MaxIdleConnsPerHost = 8
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {
 				if got, err := v.try("GET", api+"/partsorders/"+o.ID, token, nil, ""); err != nil || got.status != 200 {

@@ -75,7 +75,8 @@ type Counters struct {
 	ClientsRefused int64 `json:"clientsRefused"`
 
 	// PollsOverlapping began while another poll of the same grant was under way,
-	// RefreshesOverlapping likewise.
+	// RefreshesOverlapping likewise. A caller who gave up is under way until the
+	// end of its connection was noticed, some milliseconds.
 	PollsOverlapping     int64 `json:"pollsOverlapping"`
 	RefreshesOverlapping int64 `json:"refreshesOverlapping"`
 

@@ -99,7 +99,7 @@ func TestCutAnswersLoseTheirPage(t *testing.T) {
 	v.faults(sandbox.Faults{ShareCutAfterRead: 1, Operations: []sandbox.Operation{sandbox.OpPoll}})
 	// A client would repeat a GET on a connection that died before the first
 	// byte; each of these uses its own, so that one call is one poll.
-	v.client.Transport.(*http.Transport).DisableKeepAlives = true
+	v.transport.DisableKeepAlives = true
 	for range 20 {
 		for range 3 { // a full page, and one that stays
 			lost = append(lost, v.create("4711", sandbox.OrderOptions{}).ID)

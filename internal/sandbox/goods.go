@@ -89,10 +89,10 @@ func (g *goods) move(d dice, status string, now time.Time) {
 		if g.tame || status == "New" {
 			continue
 		}
-		switch {
-		case d.oneIn(12):
+		switch d.IntN(12) {
+		case 0:
 			p.status = pick(d, unknownStatus)
-		case d.oneIn(12):
+		case 1:
 			p.delivery = ""
 		}
 	}

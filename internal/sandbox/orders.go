@@ -258,7 +258,7 @@ func (s *Sandbox) Touch(id string) error {
 // nothing: Touch or QueueRaw do. raw need not be a proper order, nor JSON, if id
 // is given.
 func (s *Sandbox) SetOrder(site, id string, raw json.RawMessage) (Order, error) {
-	var named struct{ PartsOrderId, Status, AssessmentId string } //nolint:revive // the vendor's names
+	var named struct{ PartsOrderId, Status, AssessmentId string }
 	err := json.Unmarshal(raw, &named)
 	if id == "" {
 		if err != nil {

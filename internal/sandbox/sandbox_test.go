@@ -11,8 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/sandbox"
 	"go.uber.org/goleak"
+
+	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -24,9 +25,10 @@ const api = sandbox.APIPath + "/v1/bmsapi"
 // vendor is a sandbox on a real listener and someone who talks to it.
 type vendor struct {
 	*sandbox.Sandbox
-	t      testing.TB
-	url    string
-	client *http.Client
+	t         testing.TB
+	url       string
+	client    *http.Client
+	transport *http.Transport
 }
 
 func start(t testing.TB, cfg sandbox.Config) *vendor {
@@ -34,9 +36,11 @@ func start(t testing.TB, cfg sandbox.Config) *vendor {
 	s := sandbox.New(cfg)
 	server := httptest.NewServer(s.Handler())
 	t.Cleanup(server.Close)
-	client := server.Client()
+	transport := &http.Transport{MaxIdleConnsPerHost: 16}
+	t.Cleanup(transport.CloseIdleConnections)
+	client := &http.Client{Transport: transport}
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &vendor{Sandbox: s, t: t, url: server.URL, client: client}
+	return &vendor{Sandbox: s, t: t, url: server.URL, client: client, transport: transport}
 }
 
 type reply struct {

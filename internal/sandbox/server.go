@@ -146,12 +146,12 @@ func (s *Sandbox) vendor(op Operation, subject func(*http.Request) *grant, run f
 		w.Header().Set("Correlation-Id", c.correlationID)
 		fate := s.draw(op, r.URL.Path)
 		leave := s.enter(op, fate, subject, r)
-		defer leave()
 		fate.sleep(r.Context())
 
 		var a answer
 		switch fate.kind {
 		case fateCut:
+			leave()
 			s.cut(r.Context(), op, c.correlationID)
 		case fate500:
 			a = plain(http.StatusInternalServerError, textBroken)
@@ -162,6 +162,8 @@ func (s *Sandbox) vendor(op Operation, subject func(*http.Request) *grant, run f
 		case fateNone, fateCutAfter, fateLatency:
 			a = run(c)
 		}
+		// Before the answer goes out: whoever has it may call again at once.
+		leave()
 		for name, value := range a.header {
 			w.Header().Set(name, value)
 		}

@@ -86,7 +86,7 @@ type wirePush struct {
 }
 
 type wireSubscription struct {
-	SubscriptionId string //nolint:revive // the vendor's name
+	SubscriptionId string
 	Topic          *wireTopic
 	CreatedAt      string
 	Push           *wirePush
