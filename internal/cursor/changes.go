@@ -179,7 +179,13 @@ func (c *Cursor) Document() Document {
 			d.Done = append(d.Done, Range{n.seq + 1, n.next.seq - 1})
 		}
 	}
-	d.Done = append(d.Done, c.ahead[:min(len(c.ahead), MaxDone-len(d.Done))]...)
+	for _, r := range c.ahead {
+		if n := len(d.Done); n > 0 && d.Done[n-1][1]+1 == r[0] {
+			d.Done[n-1][1] = r[1]
+		} else if n < MaxDone {
+			d.Done = append(d.Done, r)
+		}
+	}
 	return d
 }
 

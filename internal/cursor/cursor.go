@@ -221,15 +221,18 @@ func (c *Cursor) window() int {
 	return c.policy.Window
 }
 
-// read moves high to seq, and over what is known to be done from there on.
+// read moves high to seq, past what is known to be done up to there.
 func (c *Cursor) read(seq uint64) {
 	c.high = max(c.high, seq)
 	if c.refused != 0 && c.refused <= c.high {
 		c.refused = 0
 	}
-	for len(c.ahead) > 0 && c.ahead[0][0]-1 <= c.high {
-		c.high = max(c.high, c.ahead[0][1])
+	for len(c.ahead) > 0 && c.ahead[0][0] <= c.high {
 		c.doneLast = true
+		if c.ahead[0][1] > c.high {
+			c.ahead[0][0] = c.high + 1
+			break
+		}
 		c.ahead = c.ahead[1:]
 	}
 }
@@ -261,7 +264,6 @@ func (c *Cursor) addAhead(seq uint64) {
 		copy(c.ahead[i+1:], c.ahead[i:])
 		c.ahead[i] = Range{seq, seq}
 	}
-	c.read(c.high)
 }
 
 // hold appends an entry to those the position must not pass.
