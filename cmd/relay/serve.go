@@ -1,0 +1,376 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/audatex-relay/relay/internal/access"
+	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/dispatcher"
+	"github.com/audatex-relay/relay/internal/httpapi"
+	"github.com/audatex-relay/relay/internal/natsd"
+	"github.com/audatex-relay/relay/internal/poller"
+	"github.com/audatex-relay/relay/internal/publisher"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/resolver"
+	"github.com/audatex-relay/relay/internal/sender"
+	"github.com/audatex-relay/relay/internal/shard"
+	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+type serveCommand struct {
+	settings
+}
+
+// Run serves until SIGTERM, then drains.
+func (c *serveCommand) Run(p program) error {
+	checked, err := c.check()
+	if err != nil {
+		return err
+	}
+	return serve(p.ctx, checked, newLogger(p, checked), func(addresses) {})
+}
+
+func newLogger(p program, c config) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.level}
+	if c.LogFormat == "text" {
+		return slog.New(slog.NewTextHandler(p.stderr, options))
+	}
+	return slog.New(slog.NewJSONHandler(p.stderr, options))
+}
+
+// addresses are where a started relay listens.
+type addresses struct {
+	api, metrics, nats string
+}
+
+// serve builds every part in the order in which they need one another, runs them until ctx ends, and stops them in the
+// opposite order. Started is called once the relay serves.
+func serve(ctx context.Context, c config, log *slog.Logger, started func(addresses)) error {
+	began := time.Now()
+	userAgent := "audatex-relay/" + buildVersion()
+	registry := newRegistry()
+
+	// Listening comes first: a wrong address is a setting's error, and nobody is answered before there is something to say.
+	api, err := net.Listen("tcp", c.HTTPAddr)
+	if err != nil {
+		return wrong("RELAY_HTTP_ADDR", "%w", err)
+	}
+	defer func() { _ = api.Close() }()
+	metrics, err := net.Listen("tcp", c.MetricsAddr)
+	if err != nil {
+		return wrong("RELAY_METRICS_ADDR", "%w", err)
+	}
+	defer func() { _ = metrics.Close() }()
+
+	// The store.
+	bus, nc, err := connect(c, log)
+	if err != nil {
+		return err
+	}
+	defer bus.Stop()
+	defer nc.Close()
+	sealer, err := newSealer(c)
+	if err != nil {
+		return err
+	}
+	s, err := store.Open(ctx, store.Config{
+		Conn: nc, Sealer: sealer, Log: log,
+		Topology: topology.Topology{Prefix: c.NATSPrefix, Replicas: c.StreamReplicas, Retention: c.Retention.d()},
+	})
+	if err != nil {
+		return err
+	}
+	replica, _ := os.Hostname() // only a name in the lease; the nonce tells replicas apart
+	own, err := shard.Claim(ctx, s, replica)
+	if err != nil {
+		return err
+	}
+
+	// Who may do what.
+	keys := access.New(access.Config{Clients: s.Clients, Log: log, Changed: bus.Recheck})
+	bus.Admit(keys)
+
+	// The vendor.
+	budget := audatex.NewBudget(c.AudatexRate)
+	vendorMetrics := audatex.NewMetrics(registry)
+	client, err := audatex.New(audatex.Config{BaseURL: c.AudatexBaseURL, UserAgent: userAgent, Budget: budget, Metrics: vendorMetrics, Logger: log})
+	if err != nil {
+		return wrong("RELAY_AUDATEX_BASE_URL", "%w", err)
+	}
+	defer client.Close()
+	tokens, err := audatex.NewTokens(audatex.TokensConfig{
+		AuthURL: c.AudatexAuthURL, TokenURL: c.AudatexTokenURL, ClientID: c.AudatexClientID, ClientSecret: audatex.NewSecret(c.AudatexClientSecret),
+		AuthStyle: audatex.AuthStyle(c.AudatexAuthStyle), Scopes: c.AudatexScopes, UserAgent: userAgent, Store: s.Tokens, Budget: budget,
+		Metrics: vendorMetrics, Logger: log, Exclusive: c.NATSURL == "", Epoch: func(string) uint64 { return own.Epoch },
+	})
+	if err != nil {
+		return wrong("RELAY_AUDATEX_TOKEN_URL", "%w", err)
+	}
+	vendor := &vendor{store: s, client: client, tokens: tokens}
+
+	// The four stages.
+	publishing := publisher.New(publisher.Config{
+		Store: s, PublicURL: c.PublicURL, Location: c.location, Metrics: publisher.NewMetrics(registry), Log: log,
+	})
+	polling := poller.New(poller.Config{
+		Store: s, Session: vendor.session, Operations: publishing, Interval: c.PollInterval.d(), PollBound: client.PollBound(),
+		Owns: own.Owns, Epoch: own.Epoch, Grace: c.ShutdownGrace.d(), Log: log, Metrics: poller.NewMetrics(registry),
+	})
+	resolving := resolver.New(resolver.Config{
+		Store: s, Orders: vendor, Publisher: publishing, Epoch: own.Epoch, Owns: own.Owns, Grace: c.ShutdownGrace.d(),
+		Metrics: resolver.NewMetrics(registry), Log: log,
+	})
+	sending := sender.New(sender.Config{AllowCIDRs: c.allow, Proxy: c.proxy, UserAgent: userAgent})
+	defer sending.Close()
+	dispatching := dispatcher.New(dispatcher.Config{
+		Store: s, Sender: sending, Operations: publishing, Epoch: own.Epoch, Owns: own.Owns, Schedule: c.schedule, Grace: c.ShutdownGrace.d(),
+		Metrics: dispatcher.NewMetrics(registry), Log: log,
+	})
+
+	// What is served.
+	state := &readiness{}
+	apis, err := httpapi.New(httpapi.Config{
+		Store: s, Keys: keys, AdminToken: c.AdminToken, PublicURL: c.PublicURL, CallbackNets: c.allow,
+		Dispatcher: dispatcherAPI{dispatching}, Poller: polling, Resolver: resolving, Vendor: vendor, Ready: state.ready, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+
+	// Before anything is written, every cursor is compared with its log.
+	if err := errors.Join(resolving.Prepare(ctx), dispatching.Prepare(ctx)); err != nil {
+		return fmt.Errorf("compare the cursors with their logs: %w", err)
+	}
+	warnOfBudget(ctx, s, c, log)
+
+	// Everything runs. The stages stop first; what serves goes on until they have drained.
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+	var running group
+	running.goUntil(serving, "the API keys", func(ctx context.Context) error { keys.Run(ctx); return nil })
+	running.goUntil(serving, "the API's feed", func(ctx context.Context) error { apis.Run(ctx); return nil })
+	running.goUntil(serving, "the HTTP API", func(ctx context.Context) error { return serveHTTP(ctx, apis.NewServer(), api, time.Second) })
+	running.goUntil(serving, "the metrics", func(ctx context.Context) error {
+		return serveHTTP(ctx, metricsServer(registry), metrics, time.Second)
+	})
+	var stages group
+	working, stopWorking := context.WithCancel(ctx)
+	defer stopWorking()
+	stages.goUntil(working, "the dispatcher", dispatching.Run)
+	stages.goUntil(working, "the resolver", resolving.Run)
+	stages.goUntil(working, "the poller", polling.Run)
+
+	state.started()
+	at := addresses{api: api.Addr().String(), metrics: metrics.Addr().String(), nats: bus.Addr()}
+	log.Info("the relay serves", "version", buildVersion(), "api", at.api, "metrics", at.metrics, "nats", at.nats, "epoch", own.Epoch,
+		"ready_after", time.Since(began).Round(time.Millisecond).String())
+	started(at)
+
+	var failed error
+	select {
+	case <-ctx.Done():
+		log.Info("stopping: nothing new is taken, attempts under way may end", "grace", c.ShutdownGrace.String())
+	case failed = <-stages.failed():
+	case failed = <-running.failed():
+	}
+	state.drain()
+	apis.Drain()
+	stopWorking()
+	failed = errors.Join(failed, stages.wait())
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.ShutdownGrace.d())
+	defer cancel()
+	if err := tokens.Close(closing); err != nil {
+		log.Warn("a token refresh was given up; its intent tells the next start", "error", err)
+	}
+	stopServing()
+	failed = errors.Join(failed, running.wait())
+	if failed == nil {
+		log.Info("stopped")
+	}
+	return failed
+}
+
+// connect starts the embedded server, or connects to the external cluster; then bus does nothing.
+func connect(c config, log *slog.Logger) (bus, *nats.Conn, error) {
+	lost := []nats.Option{
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				log.Warn("the connection to NATS is lost; reconnecting", "error", err)
+			}
+		}),
+		nats.ReconnectHandler(func(nc *nats.Conn) { log.Info("connected to NATS again", "server", nc.ConnectedUrlRedacted()) }),
+	}
+	if c.NATSURL != "" {
+		options := append(lost, nats.Name("audatex-relay"), nats.MaxReconnects(-1), nats.ReconnectJitter(time.Second, 2*time.Second))
+		if c.NATSCreds != "" {
+			options = append(options, nats.UserCredentials(c.NATSCreds))
+		}
+		nc, err := nats.Connect(c.NATSURL, options...)
+		if err != nil {
+			return nil, nil, fmt.Errorf("connect to NATS (RELAY_NATS_URL): %w", err)
+		}
+		return external{}, nc, nil
+	}
+	server, err := natsd.Start(natsd.Config{Dir: c.DataDir, SyncInterval: c.syncEvery, SyncAlways: c.syncAlways, Listen: c.NATSListen, Log: log})
+	if err != nil {
+		return nil, nil, err
+	}
+	nc, err := server.Connect(lost...)
+	if err != nil {
+		server.Stop()
+		return nil, nil, err
+	}
+	return server, nc, nil
+}
+
+// bus is the NATS server as far as the program has to do with it.
+type bus interface {
+	Admit(natsd.Subscribers)
+	Recheck(client string)
+	Addr() string
+	Stop()
+}
+
+// external is a NATS cluster that others run: subscribers log in there.
+type external struct{}
+
+func (external) Admit(natsd.Subscribers) {}
+func (external) Recheck(string)          {}
+func (external) Addr() string            { return "" }
+func (external) Stop()                   {}
+
+func newSealer(c config) (*store.Sealer, error) {
+	keys, err := c.encryptionKeys()
+	if err != nil {
+		return nil, err
+	}
+	if len(keys) == 0 {
+		if keys, err = store.KeysFromFile(c.DataDir); err != nil {
+			return nil, err
+		}
+	}
+	sealer, err := store.NewSealer(keys)
+	if err != nil {
+		return nil, wrong("RELAY_ENCRYPTION_KEYS", "%w", err)
+	}
+	return sealer, nil
+}
+
+// warnOfBudget tells when the connections alone ask for more requests than the vendor's budget allows.
+func warnOfBudget(ctx context.Context, s *store.Store, c config, log *slog.Logger) {
+	connections, err := s.Connections.All(ctx, "", func(string, error) {})
+	if err != nil {
+		return // the poller meets the same trouble and tells it
+	}
+	perMinute := 0.0
+	for _, e := range connections {
+		interval := c.PollInterval.d()
+		if e.Value.PollIntervalSeconds > 0 {
+			interval = time.Duration(e.Value.PollIntervalSeconds * float64(time.Second))
+		}
+		perMinute += float64(time.Minute) / float64(interval)
+	}
+	if perMinute > float64(c.AudatexRate) {
+		log.Warn("polling alone needs more requests than RELAY_AUDATEX_RATE allows; polls will come late. Raise the rate or RELAY_POLL_INTERVAL",
+			"connections", len(connections), "polls_per_minute", perMinute, "rate", c.AudatexRate)
+	}
+}
+
+func newRegistry() *prometheus.Registry {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "audatex_relay_build_info", Help: "Version of the running relay.", ConstLabels: prometheus.Labels{"version": buildVersion()},
+	})
+	info.Set(1)
+	registry.MustRegister(info)
+	return registry
+}
+
+func metricsServer(registry *prometheus.Registry) *http.Server {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry, EnableOpenMetrics: true}))
+	return &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
+}
+
+// readiness is whether requests should be sent here.
+type readiness struct {
+	mu    sync.Mutex
+	phase phase
+}
+
+type phase int
+
+const (
+	starting phase = iota
+	running
+	draining
+)
+
+var (
+	errStarting = errors.New("starting")
+	errDraining = errors.New("draining")
+)
+
+func (r *readiness) started() { r.set(running) }
+func (r *readiness) drain()   { r.set(draining) }
+
+func (r *readiness) set(p phase) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.phase = p
+}
+
+func (r *readiness) ready() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch r.phase {
+	case starting:
+		return errStarting
+	case draining:
+		return errDraining
+	}
+	return nil
+}
+
+// vendor binds the client to the connections that are stored.
+type vendor struct {
+	store  *store.Store
+	client *audatex.Client
+	tokens *audatex.Tokens
+}
+
+func (v *vendor) session(c relay.Connection) *audatex.Session {
+	return audatex.NewSession(v.client, v.tokens, c.ID, c.Level)
+}
+
+// Order reads an order for the resolver. Levels differ in the event calls only, so the connection's id is enough.
+func (v *vendor) Order(ctx context.Context, connection, id string) (json.RawMessage, error) {
+	order, err := audatex.NewSession(v.client, v.tokens, connection, relay.LevelSite).Order(ctx, id)
+	return order.JSON, err
+}
+
+// Assessment looks up an assessment for the API.
+func (v *vendor) Assessment(ctx context.Context, c relay.Connection, originator, number string) (string, error) {
+	return v.session(c).AssessmentID(ctx, originator, number)
+}
+
+// Unsubscribe ends a subscription for the API.
+func (v *vendor) Unsubscribe(ctx context.Context, c relay.Connection, subscription string) error {
+	return v.session(c).Unsubscribe(ctx, subscription)
+}

@@ -1,0 +1,312 @@
+package main
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// settings of the service: flags with environment names, no file needed. Secrets may also be given as a file's path
+// in …_FILE.
+type settings struct {
+	HTTPAddr    string `name:"http-addr" env:"RELAY_HTTP_ADDR" default:":8080" help:"Address of the HTTP API." group:"Serving"`
+	MetricsAddr string `env:"RELAY_METRICS_ADDR" default:":9464" help:"Address of /metrics." group:"Serving"`
+	PublicURL   string `name:"public-url" env:"RELAY_PUBLIC_URL" help:"Where the HTTP API is reached from outside (in links and schema addresses)." group:"Serving"`
+
+	AdminToken     string `env:"RELAY_ADMIN_TOKEN" help:"Bearer token of the administrator, at least 16 characters. Required." group:"Serving"`
+	AdminTokenFile string `env:"RELAY_ADMIN_TOKEN_FILE" help:"File that holds it." group:"Serving"`
+
+	LogLevel      string   `env:"RELAY_LOG_LEVEL" default:"info" help:"debug, info, warn or error." group:"Serving"`
+	LogFormat     string   `env:"RELAY_LOG_FORMAT" default:"json" help:"json or text." group:"Serving"`
+	ShutdownGrace duration `env:"RELAY_SHUTDOWN_GRACE" default:"25s" help:"How long attempts under way may take to end after SIGTERM." group:"Serving"`
+
+	DataDir        string   `env:"RELAY_DATA_DIR" default:"data" help:"Files of the embedded NATS server." group:"Storage"`
+	StorageSync    string   `env:"RELAY_STORAGE_SYNC" default:"1s" help:"How often the embedded store syncs the disk, or 'always' for every write." group:"Storage"`
+	Retention      duration `env:"RELAY_RETENTION" default:"30d" help:"How long the logs are kept." group:"Storage"`
+	NATSURL        string   `name:"nats-url" env:"RELAY_NATS_URL" help:"An external NATS cluster in place of the embedded server." group:"Storage"`
+	NATSCreds      string   `name:"nats-creds" env:"RELAY_NATS_CREDS" help:"Credentials file for it." group:"Storage"`
+	NATSPrefix     string   `name:"nats-prefix" env:"RELAY_NATS_PREFIX" default:"relay" help:"First part of the names of all streams and buckets." group:"Storage"`
+	NATSListen     string   `name:"nats-listen" env:"RELAY_NATS_LISTEN" help:"Address where the embedded server takes subscribers (API keys); none by default." group:"Storage"`
+	StreamReplicas int      `env:"RELAY_STREAM_REPLICAS" help:"Copies of every stream; 3 with an external cluster, else 1." group:"Storage"`
+
+	EncryptionKeys     string `env:"RELAY_ENCRYPTION_KEYS" help:"Tink keyset (JSON) that encrypts secrets at rest. Embedded: made on first start beside the data." group:"Storage"`
+	EncryptionKeysFile string `env:"RELAY_ENCRYPTION_KEYS_FILE" help:"File that holds it." group:"Storage"`
+
+	AudatexBaseURL  string `name:"audatex-base-url" env:"RELAY_AUDATEX_BASE_URL" default:"https://audaconnect.ax-aee.co.uk/AudaAPI.BMSAPI" help:"The vendor's API." group:"Vendor"`
+	AudatexAuthURL  string `name:"audatex-auth-url" env:"RELAY_AUDATEX_AUTH_URL" default:"https://audaconnect.ax-aee.co.uk/AudaAPI.Portal/OAuth20" help:"The vendor's consent page." group:"Vendor"`
+	AudatexTokenURL string `name:"audatex-token-url" env:"RELAY_AUDATEX_TOKEN_URL" default:"https://audaconnect.ax-aee.co.uk/AudaAPI.Portal/OAuth20/token" help:"The vendor's token endpoint." group:"Vendor"`
+	AudatexClientID string `name:"audatex-client-id" env:"RELAY_AUDATEX_CLIENT_ID" help:"OAuth client id given by the vendor. Required." group:"Vendor"`
+
+	AudatexClientSecret     string `env:"RELAY_AUDATEX_CLIENT_SECRET" help:"OAuth client secret. Required." group:"Vendor"`
+	AudatexClientSecretFile string `env:"RELAY_AUDATEX_CLIENT_SECRET_FILE" help:"File that holds it." group:"Vendor"`
+
+	AudatexAuthStyle string   `env:"RELAY_AUDATEX_AUTH_STYLE" default:"form" help:"How client id and secret are sent: form or basic." group:"Vendor"`
+	AudatexScopes    []string `env:"RELAY_AUDATEX_SCOPES" default:"BMS.Basic,BMS.PartsOrders" help:"Scopes asked for." group:"Vendor"`
+	AudatexTimezone  string   `env:"RELAY_AUDATEX_TIMEZONE" default:"UTC" help:"Zone of the vendor's times that name none." group:"Vendor"`
+	AudatexRate      int      `env:"RELAY_AUDATEX_RATE" default:"100" help:"Requests a minute to the vendor, for all connections." group:"Vendor"`
+	PollInterval     duration `env:"RELAY_POLL_INTERVAL" default:"5m" help:"Time between two polls of a connection." group:"Vendor"`
+
+	RetrySchedule      []duration `env:"RELAY_RETRY_SCHEDULE" default:"5s,5m,30m,2h,5h,10h,14h,20h,24h" help:"Waits after the first, second, … failed attempt." group:"Callbacks"`
+	CallbackAllowCIDRs []string   `name:"callback-allow-cidrs" env:"RELAY_CALLBACK_ALLOW_CIDRS" help:"Private networks that callbacks may reach, also by http." group:"Callbacks"`
+	CallbackProxy      string     `env:"RELAY_CALLBACK_PROXY" help:"HTTP proxy for callbacks. HTTPS_PROXY is not used for them." group:"Callbacks"`
+}
+
+// minAdminToken keeps a guessable token from opening everything.
+const minAdminToken = 16
+
+// config is what the settings come to once they are checked.
+type config struct {
+	settings
+	level      slog.Level
+	syncEvery  time.Duration
+	syncAlways bool
+	location   *time.Location
+	schedule   []time.Duration
+	allow      []netip.Prefix
+	proxy      *url.URL
+}
+
+// check reads the secrets' files and answers every setting in the form the parts take, or the first one that is wrong.
+func (s settings) check() (config, error) {
+	c := config{settings: s}
+	for _, secret := range []struct {
+		name       string
+		value      *string
+		file       string
+		needed     bool
+		whatToDoIt string
+	}{
+		{"RELAY_ADMIN_TOKEN", &c.AdminToken, s.AdminTokenFile, true, "choose a long random token for the administrator"},
+		{"RELAY_AUDATEX_CLIENT_SECRET", &c.AudatexClientSecret, s.AudatexClientSecretFile, true, "the vendor gives it together with the client id"},
+		{"RELAY_ENCRYPTION_KEYS", &c.EncryptionKeys, s.EncryptionKeysFile, s.NATSURL != "", "make it once with `relay keys` and keep it apart from the data"},
+	} {
+		if err := readSecret(secret.name, secret.value, secret.file); err != nil {
+			return config{}, err
+		}
+		if secret.needed && *secret.value == "" {
+			return config{}, wrong(secret.name, "is required: %s (or name a file in %s_FILE)", secret.whatToDoIt, secret.name)
+		}
+	}
+	if len(c.AdminToken) < minAdminToken {
+		return config{}, wrong("RELAY_ADMIN_TOKEN", "has %d characters, at least %d are needed", len(c.AdminToken), minAdminToken)
+	}
+	if c.AudatexClientID == "" {
+		return config{}, wrong("RELAY_AUDATEX_CLIENT_ID", "is required: the vendor gives it to every integrator")
+	}
+	for _, check := range []func() error{c.checkAddresses, c.checkURLs, c.checkStorage, c.checkVendor, c.checkCallbacks, c.checkLogging} {
+		if err := check(); err != nil {
+			return config{}, err
+		}
+	}
+	return c, nil
+}
+
+func readSecret(name string, value *string, file string) error {
+	if file == "" {
+		return nil
+	}
+	if *value != "" {
+		return wrong(name, "is given, and so is %s_FILE: give one of them", name)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return wrong(name+"_FILE", "%w", err)
+	}
+	if *value = strings.TrimSpace(string(b)); *value == "" {
+		return wrong(name+"_FILE", "%s is empty", file)
+	}
+	return nil
+}
+
+func (c *config) checkAddresses() error {
+	for _, a := range []struct{ name, value string }{
+		{"RELAY_HTTP_ADDR", c.HTTPAddr}, {"RELAY_METRICS_ADDR", c.MetricsAddr}, {"RELAY_NATS_LISTEN", c.NATSListen},
+	} {
+		if a.value == "" && a.name == "RELAY_NATS_LISTEN" {
+			continue
+		}
+		_, port, err := net.SplitHostPort(a.value)
+		if err != nil {
+			return wrong(a.name, "%q is not host:port: %w", a.value, err)
+		}
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return wrong(a.name, "%q is not a port", port)
+		} else if n == 0 && a.value == "" {
+			return wrong(a.name, "names no port")
+		}
+	}
+	if c.NATSListen != "" && c.NATSURL != "" {
+		return wrong("RELAY_NATS_LISTEN", "is for the embedded server; with RELAY_NATS_URL subscribers go to the external cluster")
+	}
+	return nil
+}
+
+func (c *config) checkURLs() error {
+	for _, u := range []struct {
+		name     string
+		value    *string
+		schemes  string
+		optional bool
+	}{
+		{"RELAY_PUBLIC_URL", &c.PublicURL, "http https", true},
+		{"RELAY_AUDATEX_BASE_URL", &c.AudatexBaseURL, "http https", false},
+		{"RELAY_AUDATEX_AUTH_URL", &c.AudatexAuthURL, "http https", false},
+		{"RELAY_AUDATEX_TOKEN_URL", &c.AudatexTokenURL, "http https", false},
+		{"RELAY_CALLBACK_PROXY", &c.CallbackProxy, "http https", true},
+	} {
+		if *u.value == "" && u.optional {
+			continue
+		}
+		parsed, err := url.Parse(*u.value)
+		if err != nil || parsed.Host == "" || !strings.Contains(u.schemes, parsed.Scheme) || parsed.Scheme == "" {
+			return wrong(u.name, "%q is not an absolute %s address", redactURL(*u.value), strings.ReplaceAll(u.schemes, " ", " or "))
+		}
+		*u.value = strings.TrimRight(*u.value, "/")
+		if u.name == "RELAY_CALLBACK_PROXY" {
+			c.proxy = parsed
+		}
+	}
+	return nil
+}
+
+// redactURL keeps a password in an address out of an error.
+func redactURL(raw string) string {
+	if u, err := url.Parse(raw); err == nil {
+		return u.Redacted()
+	}
+	return "(unreadable)"
+}
+
+func (c *config) checkStorage() error {
+	if c.StorageSync == "always" {
+		c.syncAlways = true
+	} else {
+		d, err := parseDuration(c.StorageSync)
+		if err != nil || d <= 0 {
+			return wrong("RELAY_STORAGE_SYNC", "%q is neither a duration above zero nor 'always'", c.StorageSync)
+		}
+		c.syncEvery = d
+	}
+	if c.Retention.d() < time.Hour {
+		return wrong("RELAY_RETENTION", "%s is too short: at least 1h", c.Retention)
+	}
+	if c.StreamReplicas == 0 {
+		c.StreamReplicas = 1
+		if c.NATSURL != "" {
+			c.StreamReplicas = 3
+		}
+	}
+	if c.StreamReplicas < 1 || c.StreamReplicas > 5 {
+		return wrong("RELAY_STREAM_REPLICAS", "%d is not between 1 and 5", c.StreamReplicas)
+	}
+	if c.NATSPrefix == "" || strings.ContainsFunc(c.NATSPrefix, func(r rune) bool { return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-') }) {
+		return wrong("RELAY_NATS_PREFIX", "%q must be letters a-z, digits and -", c.NATSPrefix)
+	}
+	if c.NATSURL == "" && c.DataDir == "" {
+		return wrong("RELAY_DATA_DIR", "is empty: name a directory for the embedded store, or RELAY_NATS_URL")
+	}
+	return nil
+}
+
+func (c *config) checkVendor() error {
+	if c.AudatexAuthStyle != "form" && c.AudatexAuthStyle != "basic" {
+		return wrong("RELAY_AUDATEX_AUTH_STYLE", "%q is neither form nor basic", c.AudatexAuthStyle)
+	}
+	location, err := time.LoadLocation(c.AudatexTimezone)
+	if err != nil || c.AudatexTimezone == "Local" {
+		return wrong("RELAY_AUDATEX_TIMEZONE", "%q is no time zone such as UTC or Europe/London", c.AudatexTimezone)
+	}
+	c.location = location
+	if c.AudatexRate < 1 {
+		return wrong("RELAY_AUDATEX_RATE", "%d is not a number of requests a minute above zero", c.AudatexRate)
+	}
+	if c.PollInterval.d() < 100*time.Millisecond || c.PollInterval.d() > 24*time.Hour {
+		return wrong("RELAY_POLL_INTERVAL", "%s is not between 100ms and 24h", c.PollInterval)
+	}
+	return nil
+}
+
+func (c *config) checkCallbacks() error {
+	if len(c.RetrySchedule) == 0 || len(c.RetrySchedule) > 50 {
+		return wrong("RELAY_RETRY_SCHEDULE", "has %d waits; between 1 and 50 are needed", len(c.RetrySchedule))
+	}
+	for _, d := range c.RetrySchedule {
+		if d.d() <= 0 || d.d() > 7*24*time.Hour {
+			return wrong("RELAY_RETRY_SCHEDULE", "%s is not a wait above zero and up to 7d", d)
+		}
+		c.schedule = append(c.schedule, d.d())
+	}
+	for _, cidr := range c.CallbackAllowCIDRs {
+		p, err := netip.ParsePrefix(strings.TrimSpace(cidr))
+		if err != nil {
+			return wrong("RELAY_CALLBACK_ALLOW_CIDRS", "%w", err)
+		}
+		c.allow = append(c.allow, p.Masked())
+	}
+	if c.ShutdownGrace.d() < 0 || c.ShutdownGrace.d() > time.Hour {
+		return wrong("RELAY_SHUTDOWN_GRACE", "%s is not between 0s and 1h", c.ShutdownGrace)
+	}
+	return nil
+}
+
+func (c *config) checkLogging() error {
+	if err := c.level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return wrong("RELAY_LOG_LEVEL", "%q is none of debug, info, warn, error", c.LogLevel)
+	}
+	if c.LogFormat != "json" && c.LogFormat != "text" {
+		return wrong("RELAY_LOG_FORMAT", "%q is neither json nor text", c.LogFormat)
+	}
+	return nil
+}
+
+// encryptionKeys answers the keyset that is set, if one is. Base64 is taken as well: JSON is awkward in some environments.
+func (c config) encryptionKeys() ([]byte, error) {
+	keys := []byte(c.EncryptionKeys)
+	if len(keys) > 0 && keys[0] != '{' {
+		decoded, err := base64.StdEncoding.DecodeString(c.EncryptionKeys)
+		if err != nil {
+			return nil, wrong("RELAY_ENCRYPTION_KEYS", "is neither a Tink keyset in JSON nor base64 of one (make one with `relay keys`)")
+		}
+		keys = decoded
+	}
+	return keys, nil
+}
+
+// duration is a Go duration that also takes days: 30d.
+type duration time.Duration
+
+func (d duration) d() time.Duration { return time.Duration(d) }
+
+// String writes the duration as Go does.
+func (d duration) String() string { return time.Duration(d).String() }
+
+// UnmarshalText reads a duration for kong.
+func (d *duration) UnmarshalText(text []byte) error {
+	v, err := parseDuration(string(text))
+	*d = duration(v)
+	return err
+}
+
+func parseDuration(s string) (time.Duration, error) {
+	s = strings.TrimSpace(s)
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 16)
+		if err != nil {
+			return 0, fmt.Errorf("%q is not a number of days", s)
+		}
+		return time.Duration(n) * 24 * time.Hour, nil
+	}
+	v, err := time.ParseDuration(s)
+	if err != nil {
+		return 0, errors.New(strings.TrimPrefix(err.Error(), "time: "))
+	}
+	return v, nil
+}
