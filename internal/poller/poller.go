@@ -123,20 +123,3 @@ func (p *Poller) PollNow(_ context.Context, connection string) error {
 	r.wake()
 	return nil
 }
-
-// Unsubscribe ends the connection's subscription at the vendor; what waits in it is lost. A subscription that is gone
-// already is no error.
-func (p *Poller) Unsubscribe(ctx context.Context, c relay.Connection) error {
-	doc, _, err := p.Store.Polls.Get(ctx, c.ID)
-	if errors.Is(err, store.ErrNotFound) || err == nil && (doc.SubscriptionID == "" || doc.Generation != c.Generation) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	err = p.Session(c).Unsubscribe(ctx, doc.SubscriptionID)
-	if audatex.OutcomeOf(err) == audatex.NotFound {
-		return nil
-	}
-	return err
-}
