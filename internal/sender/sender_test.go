@@ -437,36 +437,38 @@ func TestTimeouts(t *testing.T) {
 		}
 	}
 	s := newSender(t, nil)
-	released, release := context.WithCancel(context.Background())
+	released := make(chan struct{})
 	cases := []struct {
-		name   string
-		scheme string
-		serve  func(net.Conn)
-		want   sender.Outcome
-		text   string
+		name    string
+		scheme  string
+		timeout time.Duration
+		body    int // bytes
+		serve   func(net.Conn)
+		want    sender.Outcome
+		text    string
 	}{
-		{"never answers", "http", hold, sender.Timeout, "no answer within 150ms"},
-		{"never shakes hands", "https", hold, sender.Timeout, "not connected within 150ms"},
-		{"never reads", "http", func(net.Conn) { <-released.Done() }, sender.Timeout, "no answer"},
-		{"header trickles", "http", trickle("HTTP/1.1 200 OK\r\n", "X-A: b\r\n"), sender.Timeout, "no answer"},
-		{"refusal's body trickles", "http", trickle("HTTP/1.1 500 Oh\r\nContent-Length: 100000\r\n\r\n", "x"), sender.Refused, "answered 500"},
-		{"success's body trickles", "http", trickle("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", "x"), sender.Success, ""},
+		{"never answers", "http", 150 * time.Millisecond, 100, hold, sender.Timeout, "no answer within 150ms"},
+		{"never shakes hands", "https", 150 * time.Millisecond, 100, hold, sender.Timeout, "not connected within 150ms"},
+		{"never reads", "http", 300 * time.Millisecond, 8 << 20 /* more than the sockets buffer */, func(net.Conn) { <-released }, sender.Timeout, "no answer"},
+		{"header trickles", "http", 150 * time.Millisecond, 100, trickle("HTTP/1.1 200 OK\r\n", "X-A: b\r\n"), sender.Timeout, "no answer"},
+		{"refusal's body trickles", "http", 5 * time.Second, 100, trickle("HTTP/1.1 500 Oh\r\nContent-Length: 100000\r\n\r\n", "x"), sender.Refused, "answered 500"},
+		{"success's body trickles", "http", 5 * time.Second, 100, trickle("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", "x"), sender.Success, ""},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			addr := rawReceiver(t, c.serve)
 			if c.name == "never reads" {
-				t.Cleanup(release) // runs before the receiver waits for its connections
+				t.Cleanup(func() { close(released) }) // runs before the receiver waits for its connections
 			}
 			r := request(c.scheme + "://" + addr)
-			r.Timeout = 150 * time.Millisecond
-			r.Body = bytes.Repeat([]byte("x"), 8<<20) // more than the sockets buffer
+			r.Timeout = c.timeout
+			r.Body = bytes.Repeat([]byte("x"), c.body)
 			a := s.Send(t.Context(), r)
 			if a.Outcome != c.want || !strings.HasPrefix(a.Error, c.text) {
 				t.Errorf("%+v", a)
 			}
-			if a.Duration < 100*time.Millisecond || a.Duration > 5*time.Second {
+			if a.Duration < 100*time.Millisecond || a.Duration > 4*time.Second { // a trickling body gets a second
 				t.Errorf("took %v", a.Duration)
 			}
 		})
@@ -576,8 +578,10 @@ func TestConnectionsAreReused(t *testing.T) {
 			}
 		}
 	}
-	if n := opened.Load(); n != 1 {
-		t.Errorf("%d connections for attempts one after another", n)
+	// One, were it not that net/http gives up a connection whose writer has not reported within 50 ms, which happens on
+	// a machine under load.
+	if n := opened.Load(); n > 6 {
+		t.Errorf("%d connections for 60 attempts one after another", n)
 	}
 }
 

@@ -1,0 +1,55 @@
+package sender_test
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"testing"
+
+	"github.com/audatex-relay/relay/internal/sender"
+	"github.com/audatex-relay/relay/internal/signature"
+)
+
+// What an attempt costs above the plain post that it stands on. Receiver and sender share the machine, so the shares
+// count, not the figures.
+func BenchmarkSend(b *testing.B) {
+	srv := receiver(b, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.WriteHeader(http.StatusNoContent)
+	})
+	payload := bytes.Repeat([]byte("x"), 3000)
+	secrets := []signature.Secret{signature.NewSecret()}
+	b.Run("sender", func(b *testing.B) {
+		s := newSender(b, nil)
+		r := request(srv.URL)
+		r.Body, r.Secrets = payload, secrets
+		b.ReportAllocs()
+		b.SetParallelism(16)
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				if a := s.Send(b.Context(), r); a.Outcome != sender.Success {
+					b.Errorf("%+v", a)
+					return
+				}
+			}
+		})
+	})
+	b.Run("plain", func(b *testing.B) {
+		t := &http.Transport{MaxIdleConnsPerHost: 256}
+		defer t.CloseIdleConnections()
+		c := &http.Client{Transport: t}
+		b.ReportAllocs()
+		b.SetParallelism(16)
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				resp, err := c.Post(srv.URL, "application/json", bytes.NewReader(payload))
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				_, _ = io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+			}
+		})
+	})
+}
