@@ -67,8 +67,10 @@ func (c *Cursor) Refills() []Refill {
 	}
 	rs := make([]Refill, 0, c.starving)
 	for _, q := range c.queues {
-		if q.starving && q.lane.openFrom <= c.high {
-			rs = append(rs, Refill{q.order, q.lane.openFrom, c.high})
+		if q.starving {
+			// After a reload a lane may know more than has been read again; waiting for the reader could be for ever, as it
+			// may be waiting for the lane.
+			rs = append(rs, Refill{q.order, q.lane.openFrom, max(c.high, q.lane.openLast)})
 		}
 	}
 	slices.SortFunc(rs, func(a, b Refill) int { return cmp.Compare(a.From, b.From) })
@@ -84,8 +86,7 @@ func (c *Cursor) Refill(r Refill, seqs []uint64, through uint64) bool {
 	if q == nil || !q.starving || q.lane.openFrom != r.From {
 		return false
 	}
-	through = min(through, r.Through, c.high)
-	if through < r.From {
+	if through = min(through, r.Through, max(c.high, q.lane.openLast)); through < r.From {
 		return false
 	}
 	l := q.lane
