@@ -130,7 +130,7 @@ func TestBudgetWaitEndsWithContext(t *testing.T) {
 		if err := b.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("stopped: %v", err)
 		}
-		time.Sleep(time.Minute) // virtual
+		pass(time.Minute) // virtual
 		if err := b.Wait(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -72,6 +72,9 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("base URL of the vendor's API: %w", err)
 	}
+	if err := checkProxy(http.ProxyFromEnvironment, u); err != nil {
+		return nil, err
+	}
 	c := &Client{
 		base:      strings.TrimRight(u.String(), "/") + apiPath,
 		timeout:   cfg.Timeout,
@@ -121,6 +124,15 @@ func endpointURL(s string) (*url.URL, error) {
 		return nil, errors.New("must have no user, query or fragment")
 	}
 	return u, nil
+}
+
+// checkProxy finds a proxy setting that cannot be read at the start: in a failed call net/http would quote it, with the
+// password that may be in it.
+func checkProxy(proxy func(*http.Request) (*url.URL, error), to *url.URL) error {
+	if _, err := proxy(&http.Request{URL: to}); err != nil {
+		return fmt.Errorf("the environment's proxy for %s (HTTPS_PROXY or HTTP_PROXY) is no URL", to.Host)
+	}
+	return nil
 }
 
 // newTransport makes a transport that takes its proxy from the environment, as calls to the vendor may have to.

@@ -159,11 +159,11 @@ func (r *tokenRecorder) judge(ctx context.Context, err error) (Outcome, error) {
 		return Forbidden, fmt.Errorf("the vendor refuses the relay's own client: %s", code)
 	}
 	outcome := statusOutcome(r.status)
-	switch outcome {
-	case Done:
-		outcome = Malformed // 200 with an unknown error code
-	case Unauthorised:
-		outcome = Forbidden // the client's credentials, not the user's consent
+	if outcome == Done { // 200 with an unknown error code
+		outcome = Malformed
+	}
+	if outcome == Unauthorised { // the client's credentials, not the user's consent
+		outcome = Forbidden
 	}
 	return outcome, errors.New("the token endpoint refuses the request without a known OAuth error code")
 }

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -104,6 +105,9 @@ func (l *memoryListener) dial(ctx context.Context, _, _ string) (net.Conn, error
 		return nil, ctx.Err()
 	}
 }
+
+// pass lets virtual time pass. It is for synctest bubbles only.
+func pass(d time.Duration) { <-time.After(d) }
 
 // quiet is for what logs its troubles.
 var quiet = slog.New(slog.DiscardHandler)

@@ -45,7 +45,7 @@ func TestRefreshInvariants(t *testing.T) {
 				}
 				return f
 			}
-			v.inside = func() { time.Sleep(5 * time.Second) }
+			v.inside = func() { pass(5 * time.Second) }
 			store.fail = func(rec TokenRecord) (bool, error) {
 				mu.Lock()
 				defer mu.Unlock()
@@ -93,7 +93,7 @@ func TestRefreshInvariants(t *testing.T) {
 				case "access":
 					consent(access(time.Duration(rapid.IntRange(1, 60).Draw(rt, "patience")) * time.Second))
 				case "wait":
-					time.Sleep(time.Duration(rapid.IntRange(1, 900).Draw(rt, "seconds")) * time.Second)
+					pass(time.Duration(rapid.IntRange(1, 900).Draw(rt, "seconds")) * time.Second)
 				case "reject":
 					m.Invalidate(leeds, store.get(leeds).AccessToken)
 				case "store":
@@ -109,7 +109,7 @@ func TestRefreshInvariants(t *testing.T) {
 					}
 					kill(m)
 					synctest.Wait()
-					time.Sleep(6 * time.Second) // the vendor finishes what it works on
+					pass(6 * time.Second) // the vendor finishes what it works on
 					m = start()
 				case "operator":
 					if store.get(leeds).ConsentRequiredSince != nil {
@@ -128,7 +128,7 @@ func TestRefreshInvariants(t *testing.T) {
 				if err = access(time.Minute); err == nil || consent(err) {
 					break
 				}
-				time.Sleep(10 * time.Second)
+				pass(10 * time.Second)
 			}
 			if _, ok := errors.AsType[*ConsentRequiredError](err); err != nil && !ok {
 				rt.Fatalf("does not recover: %v", err)

@@ -338,7 +338,7 @@ func TestShortLivedTokensUnderManyCallers(t *testing.T) {
 		s, grant := r.connect(t, "site-"+site, relay.LevelSite, site)
 		sessions, secrets = append(sessions, s), append(secrets, grant.RefreshToken)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	var wg sync.WaitGroup
 	for i := range 12 {

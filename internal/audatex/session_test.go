@@ -96,11 +96,11 @@ func TestSessionPollEndsWithinItsBound(t *testing.T) {
 		v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
 		v.next = func(n int) fault {
 			if n > 1 {
-				time.Sleep(29 * time.Second)
+				pass(29 * time.Second)
 			}
 			return noFault
 		}
-		a := &api{likes: func(string) bool { time.Sleep(20 * time.Second); return false }}
+		a := &api{likes: func(string) bool { pass(20 * time.Second); return false }}
 		s := session(t, v, a, store)
 		var announced time.Time
 		_, err := s.Poll(t.Context(), testSubscription, func(context.Context) error { announced = time.Now(); return nil })

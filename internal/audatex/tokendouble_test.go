@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -22,7 +23,7 @@ type tokenVendor struct {
 	life     int // seconds; 1800 if 0
 	next     func(n int) fault
 	// last is the last request, for looking at.
-	lastForm http.Header
+	lastForm url.Values
 	lastAuth string
 	// inside, if set, runs while a request is under way.
 	inside func()
@@ -49,7 +50,7 @@ func (v *tokenVendor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if v.next != nil {
 		f = v.next(v.requests)
 	}
-	v.lastForm, v.lastAuth = http.Header(r.PostForm), r.Header.Get("Authorization")
+	v.lastForm, v.lastAuth = r.PostForm, r.Header.Get("Authorization")
 	inside := v.inside
 	v.mu.Unlock()
 	if inside != nil {

@@ -43,7 +43,7 @@ func TestOneRefreshAtATime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
-		v.inside = func() { time.Sleep(time.Second) }
+		v.inside = func() { pass(time.Second) }
 		m := tokens(t, v, store, nil)
 		var wg sync.WaitGroup
 		for range 50 {
@@ -64,24 +64,24 @@ func TestRefreshAheadOfExpiryDoesNotHoldCallers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
-		v.inside = func() { time.Sleep(time.Second) }
+		v.inside = func() { pass(time.Second) }
 		m := tokens(t, v, store, nil)
 		hasAccess(t, m, store, "access-1")
-		time.Sleep(1349 * time.Second) // 75 % of the life: no jitter makes it due yet
+		pass(1349 * time.Second) // 75 % of the life: no jitter makes it due yet
 		hasAccess(t, m, store, "access-1")
 		if n, _ := v.count(); n != 1 {
 			t.Fatalf("refreshed too early, %d requests", n)
 		}
-		time.Sleep(91 * time.Second) // 80 %: due
+		pass(91 * time.Second) // 80 %: due
 		start := time.Now()
 		hasAccess(t, m, store, "access-1")
 		if time.Since(start) != 0 {
 			t.Error("a caller waited although the token was good")
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		synctest.Wait()
 		hasAccess(t, m, store, "access-2")
-		time.Sleep(31 * time.Minute) // run out: callers wait
+		pass(31 * time.Minute) // run out: callers wait
 		start = time.Now()
 		hasAccess(t, m, store, "access-3")
 		if time.Since(start) != time.Second {
@@ -141,42 +141,6 @@ func TestTokenIsNotUsedBeforeItIsStored(t *testing.T) {
 	})
 }
 
-func TestAWriteThatLandedThoughItFailedIsAdopted(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
-		store.fail = func(rec TokenRecord) (bool, error) {
-			if rec.Intent == nil {
-				return true, errStore
-			}
-			return false, nil
-		}
-		m := tokens(t, v, store, nil)
-		hasAccess(t, m, store, "access-1")
-		if store.revs[leeds] != 3 {
-			t.Errorf("revision %d: written again", store.revs[leeds])
-		}
-	})
-}
-
-func TestNothingIsSentWithoutAnIntent(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
-		store.fail = func(TokenRecord) (bool, error) { return true, errStore } // unclear
-		m := tokens(t, v, store, nil)
-		if _, err := m.Access(t.Context(), leeds); !errors.Is(err, errStore) {
-			t.Errorf("%v", err)
-		}
-		if n, _ := v.count(); n != 0 {
-			t.Errorf("%d requests", n)
-		}
-		store.setFail(nil)
-		time.Sleep(2 * time.Second)
-		hasAccess(t, m, store, "access-1") // its own intent does not hold it up
-	})
-}
-
 func TestInvalidGrantEndsInConsentRequired(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -200,7 +164,7 @@ func TestInvalidGrantEndsInConsentRequired(t *testing.T) {
 			if !ok || consent.Connection != leeds || consent.Since.IsZero() || consent.Reason == "" || OutcomeOf(err) != Unauthorised {
 				t.Fatalf("%v", err)
 			}
-			time.Sleep(time.Hour)
+			pass(time.Hour)
 		}
 		if n, spent := v.count(); n != 1 || spent != 1 {
 			t.Errorf("%d requests, %d with a spent token", n, spent)
@@ -223,177 +187,11 @@ audatex_relay_token_refreshes_total{outcome="done"} 1
 	})
 }
 
-func TestAmbiguousFailuresKeepTheIntentAndBackOff(t *testing.T) {
-	t.Parallel()
-	for _, f := range []fault{answer500, cutBefore, answer429} {
-		synctest.Test(t, func(t *testing.T) {
-			v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
-			v.next = func(n int) fault {
-				if n <= 4 {
-					return f
-				}
-				return noFault
-			}
-			m := tokens(t, v, store, nil)
-			start := time.Now()
-			for {
-				_, err := m.Access(t.Context(), leeds)
-				if err == nil {
-					break
-				}
-				want := Unavailable
-				if f == answer429 {
-					want = Throttled
-				}
-				if outcomeIs(t, err, want); store.get(leeds).Intent == nil {
-					t.Fatal("the intent is gone although nobody knows whether the token is spent")
-				}
-				time.Sleep(100 * time.Millisecond)
-			}
-			if n, spent := v.count(); n != 5 || spent != 0 {
-				t.Errorf("fault %d: %d requests, %d spent", f, n, spent)
-			}
-			if took := time.Since(start); took < 12*time.Second {
-				t.Errorf("fault %d: five requests within %s", f, took)
-			}
-			hasAccess(t, m, store, "access-1")
-		})
-	}
-}
-
-func TestTheRefreshOfADeadProcess(t *testing.T) {
-	t.Parallel()
-	for _, spent := range []bool{false, true} {
-		for _, exclusive := range []bool{false, true} {
-			synctest.Test(t, func(t *testing.T) {
-				v := newTokenVendor()
-				rec, now := freshRecord(), time.Now()
-				if spent {
-					v.current = "refresh-lost"
-				}
-				rec.Intent = &RefreshIntent{ID: "i", Owner: "dead", StartedAt: now.Add(-5 * time.Second), Deadline: now.Add(40 * time.Second)}
-				store := newTokenMap(leeds, rec)
-				m := tokens(t, v, store, func(c *TokensConfig) { c.Exclusive = exclusive })
-				var err error
-				for {
-					if _, err = m.Access(t.Context(), leeds); err == nil || OutcomeOf(err) != Unavailable {
-						break
-					}
-					time.Sleep(time.Second)
-				}
-				wait := 40 * time.Second
-				if exclusive {
-					wait = 0
-				}
-				if took := time.Since(now); took < wait || took > wait+time.Second {
-					t.Errorf("exclusive %v: taken over after %s", exclusive, took)
-				}
-				if _, consent := errors.AsType[*ConsentRequiredError](err); consent != spent || (err != nil && !consent) {
-					t.Errorf("spent %v: %v", spent, err)
-				}
-				if n, _ := v.count(); n != 1 {
-					t.Errorf("%d requests: the token in doubt is tried once", n)
-				}
-			})
-		}
-	}
-}
-
-func TestAnIntentOfAnotherClockDoesNotHoldForEver(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		rec, far := freshRecord(), time.Now().Add(1000*time.Hour)
-		rec.Intent = &RefreshIntent{ID: "i", Owner: "dead", StartedAt: far, Deadline: far.Add(45 * time.Second)}
-		store := newTokenMap(leeds, rec)
-		m := tokens(t, newTokenVendor(), store, func(c *TokensConfig) { c.Exclusive = false })
-		_, err := m.Access(t.Context(), leeds)
-		if e := outcomeIs(t, err, Unavailable); e.RetryAfter != 45*time.Second {
-			t.Errorf("waits %s", e.RetryAfter)
-		}
-	})
-}
-
-func TestOperatorsTokenWinsOverARefreshUnderWay(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
-		v.inside = func() {
-			v.mu.Lock()
-			defer v.mu.Unlock()
-			if v.requests == 1 {
-				store.put(leeds, "refresh-1", "g1") // the token that this very refresh will make the current one
-			}
-		}
-		m := tokens(t, v, store, nil)
-		hasAccess(t, m, store, "access-2")
-		if rec := store.get(leeds); rec.RefreshToken.Reveal() != "refresh-2" || rec.Generation != "g1" {
-			t.Errorf("record %q %q", rec.RefreshToken.Reveal(), rec.Generation)
-		}
-	})
-}
-
-func TestResultIsStoredOverAnotherWriteOfTheSameToken(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
-		v.inside = func() { // a successor announces itself, wrongly or late
-			rec := store.get(leeds)
-			rec.Epoch, rec.Intent = 7, &RefreshIntent{ID: "other", Owner: "other"}
-			if _, err := store.SaveToken(context.Background(), leeds, rec, store.revs[leeds]); err != nil {
-				t.Error(err)
-			}
-		}
-		m := tokens(t, v, store, nil)
-		hasAccess(t, m, store, "access-1")
-		if rec := store.get(leeds); rec.Intent != nil || rec.Epoch != 7 {
-			t.Errorf("record %+v", rec)
-		}
-	})
-}
-
-func TestDeletedConnection(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
-		v.inside = func() {
-			store.mu.Lock()
-			defer store.mu.Unlock()
-			delete(store.recs, leeds)
-			store.revs[leeds] = 0
-		}
-		m := tokens(t, v, store, nil)
-		if _, err := m.Access(t.Context(), leeds); !errors.Is(err, ErrNoToken) {
-			t.Errorf("%v", err)
-		}
-		if _, err := m.Access(t.Context(), "york"); !errors.Is(err, ErrNoToken) {
-			t.Errorf("%v", err)
-		}
-		if _, ok := store.recs[leeds]; ok {
-			t.Error("a deleted connection is back")
-		}
-	})
-}
-
-func TestNewerOwnerIsLeftAlone(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		rec := freshRecord()
-		rec.Epoch = 8
-		v, store := newTokenVendor(), newTokenMap(leeds, rec)
-		m := tokens(t, v, store, func(c *TokensConfig) { c.Epoch = func(string) uint64 { return 7 } })
-		_, err := m.Access(t.Context(), leeds)
-		outcomeIs(t, err, Unavailable)
-		if n, _ := v.count(); n != 0 {
-			t.Errorf("%d requests", n)
-		}
-	})
-}
-
 func TestARefreshOutlivesItsCaller(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
-		v.inside = func() { time.Sleep(10 * time.Second) }
+		v.inside = func() { pass(10 * time.Second) }
 		m := tokens(t, v, store, nil)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -438,7 +236,7 @@ func TestAuthStylesAreNeverProbed(t *testing.T) {
 			v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
 			m := tokens(t, v, store, func(c *TokensConfig) { c.AuthStyle = style })
 			hasAccess(t, m, store, "access-1")
-			id, secret := http.Header(v.lastForm)["client_id"], http.Header(v.lastForm)["client_secret"]
+			id, secret := v.lastForm["client_id"], v.lastForm["client_secret"]
 			if style == AuthBasic {
 				if v.lastAuth != "Basic cmVsYXk6aHVzaC1odXNo" || id != nil || secret != nil {
 					t.Errorf("%q: %q, form %v", style, v.lastAuth, v.lastForm)
