@@ -1,0 +1,57 @@
+package access
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"math/big"
+	"strings"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+// An API key reads ark_<key id>_<secret>: the prefix lets scanners of leaked secrets know it, the id names it in logs and finds
+// it without searching, the secret is base62 of 32 random bytes.
+const (
+	keyPrefix    = "ark_"
+	keyIDLength  = 12
+	secretBytes  = 32
+	secretLength = 43 // base62 digits of 256 bits
+	base62       = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+	maxKeyLength = len(keyPrefix) + 32 + 1 + secretLength
+)
+
+// NewKey makes an API key. The text is to be shown once; what is to be stored holds only its hash.
+func NewKey(role relay.Role, description string, now time.Time, expires *time.Time) (text string, key relay.Key) {
+	id := randomBase62(keyIDLength, 9)
+	text = keyPrefix + id + "_" + randomBase62(secretLength, secretBytes)
+	return text, relay.Key{ID: id, Hash: hash(text), Role: role, Description: description, CreatedAt: now, ExpiresAt: expires}
+}
+
+// KeyID answers the id in an API key's text, and whether it has the form of one.
+func KeyID(text string) (string, bool) {
+	rest, ok := strings.CutPrefix(text, keyPrefix)
+	if !ok || len(text) > maxKeyLength {
+		return "", false
+	}
+	id, secret, ok := strings.Cut(rest, "_")
+	return id, ok && id != "" && len(secret) == secretLength
+}
+
+func hash(text string) []byte {
+	sum := sha256.Sum256([]byte(text))
+	return sum[:]
+}
+
+// randomBase62 writes n random bytes as exactly length digits; more bytes than fit lose their highest part.
+func randomBase62(length, n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails, see crypto/rand
+	v, digit, base := new(big.Int).SetBytes(b), new(big.Int), big.NewInt(int64(len(base62)))
+	text := make([]byte, length)
+	for i := length - 1; i >= 0; i-- {
+		v.DivMod(v, base, digit)
+		text[i] = base62[digit.Int64()]
+	}
+	return string(text)
+}

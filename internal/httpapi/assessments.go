@@ -1,0 +1,62 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// FindAssessment implements GET /v1/assessments/{originator}/{number}.
+func (a *API) FindAssessment(w http.ResponseWriter, r *http.Request, originator, number string, params FindAssessmentParams) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		connection, _, err := a.c.Store.Connections.Get(ctx, params.Connection)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return reply{}, err
+		}
+		visible := err == nil
+		for _, site := range connection.SiteNames() {
+			// All of them: the vendor does not say which of the sites an assessment is of.
+			visible = visible && c.maySeeSite(site)
+		}
+		if !visible {
+			return reply{}, notFound()
+		}
+		id, err := a.c.Vendor.Assessment(ctx, connection, originator, number)
+		if err != nil {
+			return reply{}, vendorProblem(err)
+		}
+		return reply{body: Assessment{Id: id, Originator: originator, Number: number, Connection: connection.ID}}, nil
+	})
+}
+
+// vendorProblem decides what a failed call to the vendor is to the caller, from its outcome alone.
+func vendorProblem(err error) error {
+	p := &problem{cause: err}
+	var said []string
+	if e, ok := errors.AsType[*audatex.Error](err); ok && e.Message != "" {
+		said = append(said, "The vendor said: "+e.Message)
+	}
+	if id := audatex.CorrelationIDOf(err); id != "" {
+		said = append(said, "Correlation id: "+id)
+	}
+	p.detail = strings.Join(said, " · ")
+	switch outcome := audatex.OutcomeOf(err); outcome {
+	case audatex.NotFound:
+		p.kind = kindNotFound
+	case audatex.Unauthorised:
+		p.kind = kindConsent
+	case audatex.Throttled:
+		p.kind, p.retryAfter = kindBusy, max(audatex.RetryAfterOf(err), 5*time.Second)
+	default: // conflict, forbidden, unavailable, malformed, too large
+		p.kind = kindVendor
+		if p.detail == "" {
+			p.detail = "Outcome: " + outcome.String() + "."
+		}
+	}
+	return p
+}

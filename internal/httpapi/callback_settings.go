@@ -1,0 +1,188 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/sender"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+const (
+	startNow      = "now"
+	startEarliest = "earliest"
+)
+
+// newCallback makes a callback of the client out of settings, and answers its secret as it is to be shown.
+func (a *API) newCallback(ctx context.Context, id string, owner relay.Client, s CallbackSettings) (relay.Callback, string, error) {
+	now := time.Now().UTC()
+	cb := relay.Callback{ID: id, Client: owner.ID, Generation: relay.NewID(), CreatedAt: now}
+	if err := a.apply(&cb, owner, s, now); err != nil {
+		return cb, "", err
+	}
+	callbacks, err := a.c.Store.Callbacks.All(ctx, "", a.unreadable("callback"))
+	if err != nil {
+		return cb, "", err
+	}
+	if n := len(keep(callbacks, func(cb relay.Callback) bool { return cb.Client == owner.ID })); n >= maxCallbacks {
+		return cb, "", kindLimit.problem("The client has %d callbacks.", n)
+	}
+	if cb.StartFrom, cb.StartSeq, err = a.start(ctx, s.StartFrom, now); err != nil {
+		return cb, "", err
+	}
+	secret, err := signingSecret(s.Secret)
+	if err != nil {
+		return cb, "", err
+	}
+	cb.Secrets.Signing = []relay.SigningSecret{{Secret: secret, CreatedAt: now}}
+	return cb, secret, nil
+}
+
+// replaceSettings writes settings into a callback that is there. A secret among them is rotated in.
+func (a *API) replaceSettings(ctx context.Context, cb relay.Callback, s CallbackSettings) (relay.Callback, error) {
+	owner, _, err := a.c.Store.Clients.Get(ctx, cb.Client)
+	if errors.Is(err, store.ErrNotFound) { // the client is gone and sees nothing
+		owner, err = relay.Client{ID: cb.Client}, nil
+	}
+	if err != nil {
+		return cb, fmt.Errorf("read the client of callback %s: %w", cb.ID, err)
+	}
+	if s.StartFrom != "" && s.StartFrom != cb.StartFrom {
+		return cb, invalid(at("/startFrom", "counts only when the callback is made"))
+	}
+	now := time.Now().UTC()
+	if err := a.apply(&cb, owner, s, now); err != nil {
+		return cb, err
+	}
+	if s.Secret != "" {
+		_, err = rotate(&cb, s.Secret, now)
+	}
+	return cb, err
+}
+
+// apply checks settings and writes all but secret and startFrom into a callback.
+func (a *API) apply(cb *relay.Callback, owner relay.Client, s CallbackSettings, now time.Time) error {
+	if errs := a.checkCallback(owner, s); len(errs) > 0 {
+		return invalid(errs...)
+	}
+	orders := make([]string, len(s.Orders))
+	for i, order := range s.Orders {
+		orders[i] = strings.ToLower(order)
+	}
+	cb.URL, cb.Description, cb.Filter = s.Url, s.Description, relay.Filter{Sites: s.Sites, Types: s.Types, Orders: orders}
+	cb.Concurrency, cb.RatePerSecond, cb.TimeoutSeconds = s.Concurrency, s.RatePerSecond, s.TimeoutSeconds
+	cb.Mode, cb.ContentType, cb.Paused, cb.UpdatedAt = relay.Mode(s.Mode), string(s.ContentType), s.Paused, now
+	if cb.Concurrency == 0 {
+		cb.Concurrency = relay.DefaultConcurrency
+	}
+	if cb.TimeoutSeconds == 0 {
+		cb.TimeoutSeconds = relay.DefaultTimeoutSeconds
+	}
+	if cb.Mode == "" {
+		cb.Mode = relay.ModeEvery
+	}
+	if cb.ContentType == "" {
+		cb.ContentType = string(CallbackSettingsContentTypeApplicationjson)
+	}
+	cb.Secrets.Headers, cb.HeaderNames = s.Headers, slices.Sorted(maps.Keys(s.Headers))
+	cb.Secrets.Auth, cb.AuthType = nil, string(s.Auth.Type)
+	if s.Auth.Type != "" {
+		cb.Secrets.Auth = &relay.Auth{Type: string(s.Auth.Type), Token: s.Auth.Token, Username: s.Auth.Username, Password: s.Auth.Password}
+	}
+	return nil
+}
+
+// callbackSettings is what apply wrote.
+func callbackSettings(cb relay.Callback) CallbackSettings {
+	s := CallbackSettings{
+		Url: cb.URL, Description: cb.Description, Sites: cb.Filter.Sites, Types: cb.Filter.Types, Orders: cb.Filter.Orders, Headers: cb.Secrets.Headers,
+		Concurrency: cb.Concurrency, RatePerSecond: cb.RatePerSecond, TimeoutSeconds: cb.TimeoutSeconds, Mode: CallbackMode(cb.Mode),
+		ContentType: CallbackSettingsContentType(cb.ContentType), Paused: cb.Paused,
+	}
+	if auth := cb.Secrets.Auth; auth != nil {
+		s.Auth = CallbackAuth{Type: AuthScheme(auth.Type), Token: auth.Token, Username: auth.Username, Password: auth.Password}
+	}
+	return s
+}
+
+// checkCallback finds what the contract's schema cannot.
+func (a *API) checkCallback(owner relay.Client, s CallbackSettings) (errs []FieldError) {
+	if err := sender.CheckURL(s.Url, a.c.CallbackNets); err != nil {
+		errs = append(errs, at("/url", "%s", err))
+	}
+	for i, site := range s.Sites {
+		if !owner.MaySee(site) { // whether it exists or not
+			errs = append(errs, at(fmt.Sprintf("/sites/%d", i), "is not a site of this client"))
+		}
+	}
+	for i, typ := range s.Types {
+		if err := relay.CheckType(typ); err != nil {
+			errs = append(errs, at(fmt.Sprintf("/types/%d", i), "%s", err))
+		}
+	}
+	if wrong, ok := errors.AsType[sender.HeaderErrors](sender.CheckHeaders(s.Headers)); ok {
+		for _, e := range wrong {
+			errs = append(errs, at("/headers/"+escape(e.Name), "%s", e.Reason))
+		}
+	}
+	switch s.Auth.Type {
+	case AuthSchemeBearer:
+		if s.Auth.Token == "" {
+			errs = append(errs, at("/auth/token", "is missing"))
+		}
+		if s.Auth.Username != "" || s.Auth.Password != "" {
+			errs = append(errs, at("/auth", "bearer takes a token only"))
+		}
+	case AuthSchemeBasic:
+		if s.Auth.Username == "" && s.Auth.Password == "" {
+			errs = append(errs, at("/auth/username", "is missing"))
+		}
+		if s.Auth.Token != "" {
+			errs = append(errs, at("/auth/token", "belongs to bearer"))
+		}
+	}
+	if s.Auth.Type != "" {
+		for name := range s.Headers {
+			if http.CanonicalHeaderKey(name) == "Authorization" {
+				errs = append(errs, at("/headers/"+escape(name), "is said by auth already"))
+			}
+		}
+	}
+	return errs
+}
+
+// start finds the log position that a callback begins after.
+func (a *API) start(ctx context.Context, from string, now time.Time) (string, uint64, error) {
+	first, last, err := a.c.Store.Events.Bounds(ctx)
+	if err != nil {
+		return "", 0, err
+	}
+	switch from {
+	case "", startNow:
+		return startNow, last, nil
+	case startEarliest:
+		return startEarliest, first - 1, nil
+	}
+	since, err := time.Parse(time.RFC3339Nano, from)
+	if err != nil {
+		return "", 0, invalid(at("/startFrom", "must be now, earliest or an RFC 3339 time"))
+	}
+	if since.After(now) {
+		return "", 0, invalid(at("/startFrom", "must not lie in the future"))
+	}
+	events, _, err := a.c.Store.Events.ScanSince(ctx, since, nil, 1)
+	if err != nil {
+		return "", 0, err
+	}
+	if len(events) > 0 {
+		last = events[0].Seq - 1
+	}
+	return from, last, nil
+}

@@ -1,0 +1,209 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// maxCallbacks is how many callbacks a client may have.
+const maxCallbacks = 1000
+
+// ListCallbacks implements GET /v1/callbacks.
+func (a *API) ListCallbacks(w http.ResponseWriter, r *http.Request, params ListCallbacksParams) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		if !c.admin && params.Client != "" && params.Client != c.client.ID {
+			return reply{}, notFound()
+		}
+		all, err := a.c.Store.Callbacks.All(ctx, "", a.unreadable("callback"))
+		if err != nil {
+			return reply{}, err
+		}
+		all = keep(all, func(cb relay.Callback) bool { return c.owns(cb) && (params.Client == "" || cb.Client == params.Client) })
+		entries, next, err := page(all, params.After, params.Limit)
+		return reply{body: CallbackList{Items: views(entries, a.callbackView), Next: next}}, err
+	})
+}
+
+// CreateCallback implements POST /v1/callbacks.
+func (a *API) CreateCallback(w http.ResponseWriter, r *http.Request, params CreateCallbackParams) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		owner, err := a.ownerFor(ctx, c, params.Client)
+		if err != nil {
+			return reply{}, err
+		}
+		settings, err := bodyOf[CallbackSettings](r)
+		if err != nil {
+			return reply{}, err
+		}
+		cb, secret, err := a.newCallback(ctx, relay.NewID(), owner, settings)
+		if err != nil {
+			return reply{}, err
+		}
+		revision, err := a.c.Store.Callbacks.Create(ctx, cb.ID, cb)
+		return a.createdCallback(cb, revision, secret), err
+	})
+}
+
+// GetCallback implements GET /v1/callbacks/{id}.
+func (a *API) GetCallback(w http.ResponseWriter, r *http.Request, id Id) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		cb, revision, err := a.callback(ctx, c, id)
+		return reply{revision: revision, body: a.callbackView(cb)}, err
+	})
+}
+
+// PutCallback implements PUT /v1/callbacks/{id}.
+func (a *API) PutCallback(w http.ResponseWriter, r *http.Request, id Id, params PutCallbackParams) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		settings, err := bodyOf[CallbackSettings](r)
+		if err != nil {
+			return reply{}, err
+		}
+		var secret string
+		cb, revision, created, err := put(ctx, a.c.Store.Callbacks, id, params.IfMatch,
+			func() (relay.Callback, error) {
+				if c.mayChange() != nil { // as for an id of another client: the difference would tell
+					return relay.Callback{}, notFound()
+				}
+				owner, err := a.ownerFor(ctx, c, params.Client)
+				if err != nil {
+					return relay.Callback{}, err
+				}
+				var cb relay.Callback
+				cb, secret, err = a.newCallback(ctx, id, owner, settings)
+				return cb, err
+			},
+			a.ifMayChange(c, params.Client, func(cb relay.Callback) (relay.Callback, error) {
+				return a.replaceSettings(ctx, cb, settings)
+			}))
+		if err != nil {
+			return reply{}, err
+		}
+		if created {
+			return a.createdCallback(cb, revision, secret), nil
+		}
+		return reply{revision: revision, body: a.callbackView(cb)}, nil
+	})
+}
+
+// PatchCallback implements PATCH /v1/callbacks/{id}.
+func (a *API) PatchCallback(w http.ResponseWriter, r *http.Request, id Id, params PatchCallbackParams) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		patch, err := bodyOf[json.RawMessage](r)
+		if err != nil {
+			return reply{}, err
+		}
+		cb, revision, err := change(ctx, a.c.Store.Callbacks, id, params.IfMatch, a.ifMayChange(c, "", func(cb relay.Callback) (relay.Callback, error) {
+			settings, err := patched(a, callbackSettings(cb), patch, "CallbackSettings")
+			if err != nil {
+				return cb, err
+			}
+			return a.replaceSettings(ctx, cb, settings)
+		}))
+		return reply{revision: revision, body: a.callbackView(cb)}, err
+	})
+}
+
+// DeleteCallback implements DELETE /v1/callbacks/{id}. Its cursor and lanes are its owner's to clean up.
+func (a *API) DeleteCallback(w http.ResponseWriter, r *http.Request, id Id, params DeleteCallbackParams) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		_, _, err := remove(ctx, a.c.Store.Callbacks, id, params.IfMatch, func(cb relay.Callback) error {
+			_, err := a.ifMayChange(c, "", func(cb relay.Callback) (relay.Callback, error) { return cb, nil })(cb)
+			return err
+		})
+		return reply{status: http.StatusNoContent}, err
+	})
+}
+
+// ResumeCallback implements POST /v1/callbacks/{id}/resume. The owner sees the count rise and makes everything due.
+func (a *API) ResumeCallback(w http.ResponseWriter, r *http.Request, id Id) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		cb, revision, err := change(ctx, a.c.Store.Callbacks, id, "", a.ifMayChange(c, "", func(cb relay.Callback) (relay.Callback, error) {
+			cb.Resumed++
+			cb.Disabled, cb.UpdatedAt = nil, time.Now().UTC()
+			return cb, nil
+		}))
+		return reply{revision: revision, body: a.callbackView(cb)}, err
+	})
+}
+
+// callback reads a callback that the caller may see.
+func (a *API) callback(ctx context.Context, c caller, id string) (relay.Callback, uint64, error) {
+	cb, revision, err := a.c.Store.Callbacks.Get(ctx, id)
+	if err == nil && !c.owns(cb) {
+		err = notFound()
+	}
+	return cb, revision, err
+}
+
+// ifMayChange refuses an edit of what the caller may not see (or of another client than the admin named), and of what it may only
+// read, in this order.
+func (a *API) ifMayChange(c caller, client string, edit func(relay.Callback) (relay.Callback, error)) func(relay.Callback) (relay.Callback, error) {
+	return func(cb relay.Callback) (relay.Callback, error) {
+		if !c.owns(cb) || client != "" && client != cb.Client {
+			return cb, notFound()
+		}
+		if err := c.mayChange(); err != nil {
+			return cb, err
+		}
+		return edit(cb)
+	}
+}
+
+// ownerFor answers the client a new callback belongs to.
+func (a *API) ownerFor(ctx context.Context, c caller, named string) (relay.Client, error) {
+	if !c.admin {
+		if named != "" && named != c.client.ID {
+			return relay.Client{}, notFound()
+		}
+		return c.client, c.mayChange()
+	}
+	if named == "" || named == relay.DefaultClient {
+		return a.defaultClient(ctx)
+	}
+	client, _, err := a.c.Store.Clients.Get(ctx, named)
+	if errors.Is(err, store.ErrNotFound) {
+		err = badParameter("client", "there is no such client")
+	}
+	return client, err
+}
+
+func (a *API) createdCallback(cb relay.Callback, revision uint64, secret string) reply {
+	view := a.callbackView(cb)
+	view.Secret = secret
+	return reply{status: http.StatusCreated, location: "/v1/callbacks/" + cb.ID, revision: revision, body: view}
+}
+
+// callbackView is what reads answer: no secret, and of headers and auth only what they are.
+func (a *API) callbackView(cb relay.Callback) Callback {
+	view := Callback{
+		Id: cb.ID, Client: cb.Client, Url: cb.URL, Description: cb.Description, Sites: cb.Filter.Sites, Types: cb.Filter.Types, Orders: cb.Filter.Orders,
+		HeaderNames: cb.HeaderNames, AuthType: AuthScheme(cb.AuthType), Concurrency: cb.Concurrency, RatePerSecond: cb.RatePerSecond,
+		TimeoutSeconds: cb.TimeoutSeconds, Mode: CallbackMode(cb.Mode), ContentType: cb.ContentType, StartFrom: cb.StartFrom, Paused: cb.Paused,
+		State: CallbackStateActive, CreatedAt: cb.CreatedAt, UpdatedAt: cb.UpdatedAt,
+	}
+	if view.HeaderNames == nil {
+		view.HeaderNames = []string{}
+	}
+	switch {
+	case cb.Disabled != nil:
+		view.State, view.DisabledReason, view.DisabledAt = CallbackStateDisabled, CallbackDisabledReason(cb.Disabled.Reason), cb.Disabled.At
+	case cb.Paused:
+		view.State = CallbackStatePaused
+	}
+	if signing := cb.Secrets.Signing; len(signing) > 1 {
+		if ends := signing[1].ExpiresAt; ends != nil && ends.After(time.Now()) {
+			view.PreviousSecretExpiresAt = *ends
+		}
+	}
+	if status, ok := a.c.Dispatcher.Status(cb.ID); ok {
+		view.Health, view.Backlog, view.LagSeconds = status.Health, &status.Backlog, new(status.Lag.Seconds())
+	}
+	return view
+}

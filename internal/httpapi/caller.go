@@ -1,0 +1,115 @@
+package httpapi
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/audatex-relay/relay/internal/access"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// caller is who makes a request: the admin token, or a key of a client.
+type caller struct {
+	admin  bool
+	client relay.Client
+	key    relay.Key
+}
+
+// name is what the access log says.
+func (c caller) name() string {
+	if c.admin {
+		return "admin"
+	}
+	return c.key.ID
+}
+
+// maySeeSite reports whether what happens at a site is the caller's business.
+func (c caller) maySeeSite(site string) bool { return c.admin || c.client.MaySee(site) }
+
+// owns reports whether a callback is the caller's.
+func (c caller) owns(cb relay.Callback) bool { return c.admin || cb.Client == c.client.ID }
+
+// mayChange refuses keys that may only read. It is asked after it is clear that the caller may see what it wants to change, so
+// that the refusal tells nothing.
+func (c caller) mayChange() error {
+	if !c.admin && c.key.Role != relay.RoleWrite {
+		return &problem{kind: kindReadOnly}
+	}
+	return nil
+}
+
+// chosenSites checks sites that the caller named. One it may not see is unknown to it, whether it exists or not.
+func (c caller) chosenSites(sites []string) error {
+	for _, site := range sites {
+		if !c.maySeeSite(site) {
+			return badParameter("sites", "%q is not a site of this client", site)
+		}
+	}
+	return nil
+}
+
+// maySeeEvent reports whether an event is the caller's business. Operational events about a callback are only for its client.
+func (a *API) maySeeEvent(ctx context.Context, c caller, ev store.Stored) (bool, error) {
+	if c.admin {
+		return true, nil
+	}
+	if !c.client.MaySee(ev.Site) {
+		return false, nil
+	}
+	switch relay.Kind(strings.TrimPrefix(ev.Type, relay.OperationalPrefix)) {
+	case relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindDeliveriesExpired:
+		cb, _, err := a.c.Store.Callbacks.Get(ctx, ev.Order)
+		if errors.Is(err, store.ErrNotFound) {
+			return false, nil
+		}
+		return err == nil && c.owns(cb), err
+	}
+	return true, nil
+}
+
+// authenticate finds out who calls. Operations that want the admin token do not exist for keys.
+func (a *API) authenticate(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		x := exchangeOf(r)
+		if x.op.access == accessPublic {
+			next.ServeHTTP(w, r)
+			return
+		}
+		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		if token = strings.TrimSpace(token); !strings.EqualFold(scheme, "Bearer") || token == "" {
+			a.fail(w, r, kindUnauthorized.problem("Authorization: Bearer is missing."))
+			return
+		}
+		sum := sha256.Sum256([]byte(token))
+		if subtle.ConstantTimeCompare(sum[:], a.admin[:]) == 1 {
+			x.caller = caller{admin: true}
+			next.ServeHTTP(w, r)
+			return
+		}
+		id, ok := access.KeyID(token)
+		if ok {
+			select {
+			case <-a.c.Keys.Ready():
+			default:
+				a.fail(w, r, &problem{kind: kindBusy, detail: "The relay is starting.", retryAfter: 1e9})
+				return
+			}
+			x.caller.client, x.caller.key, ok = a.c.Keys.Lookup(id, token)
+		}
+		switch {
+		case !ok:
+			a.fail(w, r, kindUnauthorized.problem("The token is not valid."))
+		case !a.limits.allow(id):
+			a.fail(w, r, &problem{kind: kindTooMany, retryAfter: 1e9})
+		case x.op.access == accessAdmin:
+			a.fail(w, r, notFound())
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}

@@ -1,0 +1,138 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// tries is how often a change is made anew when others change the same document at the same moment.
+const tries = 5
+
+func etag(revision uint64) string { return `"` + strconv.FormatUint(revision, 36) + `"` }
+
+// matches reports whether an If-Match header allows a change of the version (RFC 9110, section 13.1.1). An empty one does.
+func matches(ifMatch string, revision uint64) bool {
+	if ifMatch == "" || strings.TrimSpace(ifMatch) == "*" {
+		return true
+	}
+	for tag := range strings.SplitSeq(ifMatch, ",") {
+		if strings.TrimSpace(tag) == etag(revision) {
+			return true
+		}
+	}
+	return false
+}
+
+// change reads a document, changes it and stores it; if others change it at the same moment it does so again, unless the caller
+// named the version it wants to change. Edit must refuse what the caller may not see or change.
+func change[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string, edit func(T) (T, error)) (T, uint64, error) {
+	var zero T
+	for range tries {
+		v, revision, err := b.Get(ctx, key)
+		if err != nil {
+			return zero, 0, err
+		}
+		if v, err = edit(v); err != nil {
+			return zero, 0, err
+		}
+		if !matches(ifMatch, revision) {
+			return zero, 0, &problem{kind: kindPrecondition}
+		}
+		revision, err = b.Update(ctx, key, v, revision)
+		if err == nil {
+			return v, revision, nil
+		}
+		if !errors.Is(err, store.ErrConflict) {
+			return zero, 0, err
+		}
+	}
+	return zero, 0, fmt.Errorf("change %s: %w", key, store.ErrConflict)
+}
+
+// put stores a fresh document, or replaces the one there by edit.
+func put[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string, fresh func() (T, error), edit func(T) (T, error)) (v T, revision uint64, created bool, err error) {
+	for range tries {
+		v, revision, err = change(ctx, b, key, ifMatch, edit)
+		if !errors.Is(err, store.ErrNotFound) {
+			return v, revision, false, err
+		}
+		if v, err = fresh(); err != nil {
+			return v, 0, false, err
+		}
+		if ifMatch != "" {
+			return v, 0, false, &problem{kind: kindPrecondition}
+		}
+		revision, err = b.Create(ctx, key, v)
+		if !errors.Is(err, store.ErrConflict) {
+			return v, revision, true, err
+		}
+	}
+	return v, 0, false, err
+}
+
+// remove deletes a document that passes check, and answers it with its last revision.
+func remove[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string, check func(T) error) (T, uint64, error) {
+	var zero T
+	for range tries {
+		v, revision, err := b.Get(ctx, key)
+		if err != nil {
+			return zero, 0, err
+		}
+		if err := check(v); err != nil {
+			return zero, 0, err
+		}
+		if !matches(ifMatch, revision) {
+			return zero, 0, &problem{kind: kindPrecondition}
+		}
+		err = b.Delete(ctx, key, revision)
+		if err == nil {
+			return v, revision, nil
+		}
+		if !errors.Is(err, store.ErrConflict) {
+			return zero, 0, err
+		}
+	}
+	return zero, 0, fmt.Errorf("remove %s: %w", key, store.ErrConflict)
+}
+
+// merge applies a JSON Merge Patch (RFC 7396) to a value and answers the outcome as JSON.
+func merge(target any, patch []byte) ([]byte, error) {
+	before, err := json.Marshal(target)
+	if err != nil {
+		return nil, fmt.Errorf("encode what is to be patched: %w", err)
+	}
+	document, err := readJSON(before)
+	if err != nil {
+		return nil, err
+	}
+	changes, err := readJSON(patch)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(mergeValue(document, changes))
+}
+
+func mergeValue(target, patch any) any {
+	changes, ok := patch.(map[string]any)
+	if !ok {
+		return patch
+	}
+	object, ok := target.(map[string]any)
+	if !ok {
+		object = map[string]any{}
+	}
+	for name, value := range changes {
+		if value == nil {
+			delete(object, name)
+		} else {
+			object[name] = mergeValue(object[name], value)
+		}
+	}
+	return object
+}

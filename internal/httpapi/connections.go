@@ -1,0 +1,274 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// ListConnections implements GET /v1/connections.
+func (a *API) ListConnections(w http.ResponseWriter, r *http.Request, params ListConnectionsParams) {
+	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
+		all, err := a.c.Store.Connections.All(ctx, "", a.unreadable("connection"))
+		if err != nil {
+			return reply{}, err
+		}
+		entries, next, err := page(all, params.After, params.Limit)
+		if err != nil {
+			return reply{}, err
+		}
+		list := ConnectionList{Items: make([]Connection, 0, len(entries)), Next: next}
+		for _, e := range entries {
+			view, err := a.connectionView(ctx, e.Value)
+			if err != nil {
+				return reply{}, err
+			}
+			list.Items = append(list.Items, view)
+		}
+		return reply{body: list}, nil
+	})
+}
+
+// GetConnection implements GET /v1/connections/{id}.
+func (a *API) GetConnection(w http.ResponseWriter, r *http.Request, id Id) {
+	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
+		c, revision, err := a.c.Store.Connections.Get(ctx, id)
+		if err != nil {
+			return reply{}, err
+		}
+		return a.connectionReply(ctx, c, revision, false)
+	})
+}
+
+// PutConnection implements PUT /v1/connections/{id}.
+func (a *API) PutConnection(w http.ResponseWriter, r *http.Request, id Id, params PutConnectionParams) {
+	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
+		settings, err := bodyOf[ConnectionSettings](r)
+		if err != nil {
+			return reply{}, err
+		}
+		if err := checkConnection(settings); err != nil {
+			return reply{}, err
+		}
+		now := time.Now().UTC()
+		c, revision, created, err := put(ctx, a.c.Store.Connections, id, params.IfMatch,
+			func() (relay.Connection, error) {
+				c := relay.Connection{ID: id, Generation: relay.NewID(), CreatedAt: now}
+				settings.apply(&c, now)
+				return c, nil
+			},
+			func(c relay.Connection) (relay.Connection, error) {
+				settings.apply(&c, now)
+				return c, nil
+			})
+		if err != nil {
+			return reply{}, err
+		}
+		if err := a.putToken(ctx, c, settings.RefreshToken); err != nil {
+			return reply{}, err
+		}
+		return a.connectionReply(ctx, c, revision, created)
+	})
+}
+
+// PatchConnection implements PATCH /v1/connections/{id}.
+func (a *API) PatchConnection(w http.ResponseWriter, r *http.Request, id Id, params PatchConnectionParams) {
+	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
+		patch, err := bodyOf[json.RawMessage](r)
+		if err != nil {
+			return reply{}, err
+		}
+		var settings ConnectionSettings
+		c, revision, err := change(ctx, a.c.Store.Connections, id, params.IfMatch, func(c relay.Connection) (relay.Connection, error) {
+			if settings, err = patched(a, connectionSettings(c), patch, "ConnectionSettings"); err != nil {
+				return c, err
+			}
+			if err := checkConnection(settings); err != nil {
+				return c, err
+			}
+			settings.apply(&c, time.Now().UTC())
+			return c, nil
+		})
+		if err != nil {
+			return reply{}, err
+		}
+		if err := a.putToken(ctx, c, settings.RefreshToken); err != nil {
+			return reply{}, err
+		}
+		return a.connectionReply(ctx, c, revision, false)
+	})
+}
+
+// DeleteConnection implements DELETE /v1/connections/{id}. The document goes first: it is what the owner works by. Its tokens and
+// its poll follow; should that fail, repeating would find nothing, so what is left is overwritten when the id is used again.
+func (a *API) DeleteConnection(w http.ResponseWriter, r *http.Request, id Id, params DeleteConnectionParams) {
+	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
+		if params.Unsubscribe {
+			if err := a.unsubscribe(ctx, id, params.IfMatch); err != nil {
+				return reply{}, err
+			}
+		}
+		if _, _, err := remove(ctx, a.c.Store.Connections, id, params.IfMatch, func(relay.Connection) error { return nil }); err != nil {
+			return reply{}, err
+		}
+		for what, err := range map[string]error{"tokens": a.c.Store.Tokens.Delete(ctx, id), "poll": a.c.Store.Polls.Delete(ctx, id, 0)} {
+			if err != nil {
+				return reply{}, fmt.Errorf("remove the %s of connection %s: %w", what, id, err)
+			}
+		}
+		return reply{status: http.StatusNoContent}, nil
+	})
+}
+
+func (a *API) unsubscribe(ctx context.Context, id, ifMatch string) error {
+	c, revision, err := a.c.Store.Connections.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	if !matches(ifMatch, revision) {
+		return &problem{kind: kindPrecondition}
+	}
+	poll, err := a.poll(ctx, c)
+	if err != nil || poll.SubscriptionID == "" {
+		return err
+	}
+	err = a.c.Vendor.Unsubscribe(ctx, c, poll.SubscriptionID)
+	if err == nil || audatex.OutcomeOf(err) == audatex.NotFound {
+		return nil
+	}
+	return vendorProblem(err)
+}
+
+// PollConnection implements POST /v1/connections/{id}/poll.
+func (a *API) PollConnection(w http.ResponseWriter, r *http.Request, id Id) {
+	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
+		c, _, err := a.c.Store.Connections.Get(ctx, id)
+		if err != nil {
+			return reply{}, err
+		}
+		if c.Paused {
+			return reply{}, kindConflict.problem("The connection is paused.")
+		}
+		if err := a.c.Poller.PollNow(ctx, id); err != nil {
+			return reply{}, refuse("The owner of the connection does not answer.", err)
+		}
+		return reply{status: http.StatusAccepted}, nil
+	})
+}
+
+func checkConnection(s ConnectionSettings) error {
+	if s.Site == "" && len(s.Sites) == 0 {
+		return invalid(at("/site", "is missing: site or sites must say which site notifications belong to"))
+	}
+	return nil
+}
+
+// apply writes the settings into a connection.
+func (s ConnectionSettings) apply(c *relay.Connection, now time.Time) {
+	c.Level, c.Site, c.Sites = relay.Level(s.Level), s.Site, s.Sites
+	c.PollIntervalSeconds, c.Paused, c.UpdatedAt = s.PollIntervalSeconds, s.Paused, now
+}
+
+// connectionSettings is what apply wrote.
+func connectionSettings(c relay.Connection) ConnectionSettings {
+	return ConnectionSettings{
+		Level: ConnectionLevel(c.Level), Site: c.Site, Sites: c.Sites, PollIntervalSeconds: c.PollIntervalSeconds, Paused: c.Paused,
+	}
+}
+
+// putToken stores a refresh token in place of all that was known of the one before.
+func (a *API) putToken(ctx context.Context, c relay.Connection, refreshToken string) error {
+	if refreshToken == "" {
+		return nil
+	}
+	record := audatex.TokenRecord{RefreshToken: audatex.NewSecret(refreshToken), Generation: c.Generation}
+	for range tries {
+		_, revision, err := a.c.Store.Tokens.Token(ctx, c.ID)
+		if err != nil && !errors.Is(err, audatex.ErrNoToken) {
+			return err
+		}
+		if _, err = a.c.Store.Tokens.SaveToken(ctx, c.ID, record, revision); !errors.Is(err, audatex.ErrConflict) {
+			return err
+		}
+	}
+	return fmt.Errorf("store the refresh token of connection %s: %w", c.ID, store.ErrConflict)
+}
+
+func (a *API) connectionReply(ctx context.Context, c relay.Connection, revision uint64, created bool) (reply, error) {
+	view, err := a.connectionView(ctx, c)
+	answer := reply{revision: revision, body: view}
+	if created {
+		answer.status, answer.location = http.StatusCreated, "/v1/connections/"+c.ID
+	}
+	return answer, err
+}
+
+// poll answers where the connection stands with the vendor's queue; of an earlier connection of the same id, nothing.
+func (a *API) poll(ctx context.Context, c relay.Connection) (relay.Poll, error) {
+	p, _, err := a.c.Store.Polls.Get(ctx, c.ID)
+	if errors.Is(err, store.ErrNotFound) || err == nil && p.Generation != c.Generation {
+		return relay.Poll{}, nil
+	}
+	return p, err
+}
+
+// connectionView is what reads answer.
+func (a *API) connectionView(ctx context.Context, c relay.Connection) (Connection, error) {
+	p, err := a.poll(ctx, c)
+	if err != nil {
+		return Connection{}, err
+	}
+	token, _, err := a.c.Store.Tokens.Token(ctx, c.ID)
+	if errors.Is(err, audatex.ErrNoToken) || token.Generation != c.Generation {
+		token, err = audatex.TokenRecord{}, nil
+	}
+	if err != nil {
+		return Connection{}, err
+	}
+	view := Connection{
+		Id: c.ID, Level: ConnectionLevel(c.Level), Site: c.Site, Sites: c.Sites, PollIntervalSeconds: c.PollIntervalSeconds, Paused: c.Paused,
+		State: connectionState(c, p, token), SubscriptionAdopted: p.SubscriptionAdopted, TokenRefreshedAt: token.RefreshedAt,
+		CreatedAt: c.CreatedAt, UpdatedAt: c.UpdatedAt,
+	}
+	if p.Outcome != nil {
+		view.LastPollAt, view.LastError = p.Outcome.At, p.Outcome.Error
+	}
+	if token.ConsentRequiredSince != nil {
+		view.LastError = token.Reason
+	}
+	if p.GapSuspectedAt != nil {
+		view.GapSuspectedAt = *p.GapSuspectedAt
+	}
+	if waiting, ok := a.c.Resolver.Waiting(c.ID); ok {
+		view.Waiting = &waiting
+	}
+	return view, nil
+}
+
+func connectionState(c relay.Connection, p relay.Poll, token audatex.TokenRecord) ConnectionState {
+	switch {
+	case c.Paused:
+		return ConnectionStatePaused
+	case token.ConsentRequiredSince != nil:
+		return ConnectionStateConsentRequired
+	case p.FailingSince != nil:
+		return ConnectionStateFailing
+	case p.Outcome == nil:
+		return ConnectionStateNew
+	}
+	return ConnectionStateActive
+}
+
+// unreadable tells the log of a stored document that cannot be decoded. It is left out of lists.
+func (a *API) unreadable(what string) func(string, error) {
+	return func(key string, err error) {
+		a.c.Log.Error("a stored document cannot be read", what, key, "error", err)
+	}
+}

@@ -1,0 +1,261 @@
+package httpapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"go.yaml.in/yaml/v4"
+
+	"github.com/audatex-relay/relay/api"
+)
+
+// accessTo says who may call an operation, as its security says in the contract.
+type accessTo int
+
+const (
+	accessKeys   accessTo = iota // keys and the admin token
+	accessAdmin                  // the admin token
+	accessPublic                 // everybody
+)
+
+// operation is what the contract says of one method of one path, ready for checking requests.
+type operation struct {
+	id         string
+	access     accessTo
+	parameters []parameter
+	bodies     map[string]*jsonschema.Schema // by media type; nil: takes none
+	needsBody  bool
+}
+
+// parameter is one of an operation's parameters.
+type parameter struct {
+	name, in string
+	required bool
+	array    bool
+	typ      string // of the parameter, or of an array's items
+	schema   *jsonschema.Schema
+}
+
+// contract is the OpenAPI document, compiled.
+type contract struct {
+	operations map[string]operation // by "GET /v1/callbacks/{id}"
+	settings   map[string]*jsonschema.Schema // what patched settings must be
+	compiler   *jsonschema.Compiler
+}
+
+// document is the part of an OpenAPI document that is read here.
+type document struct {
+	Security []map[string][]string
+	Paths    map[string]map[string]json.RawMessage
+}
+
+type operationObject struct {
+	OperationID string
+	Security    []map[string][]string
+	Parameters  []json.RawMessage
+	RequestBody json.RawMessage
+}
+
+// contractURL is where the document stands for the references within it. Nothing is ever fetched.
+const contractURL = "mem:///openapi.yaml"
+
+// readContract compiles the embedded contract. An error is a fault of the program.
+func readContract() (*contract, error) {
+	raw, err := toJSON(api.OpenAPI)
+	if err != nil {
+		return nil, fmt.Errorf("read the OpenAPI document: %w", err)
+	}
+	c := &contract{operations: map[string]operation{}, settings: map[string]*jsonschema.Schema{}, compiler: jsonschema.NewCompiler()}
+	c.compiler.DefaultDraft(jsonschema.Draft2020)
+	c.compiler.AssertFormat()
+	if err := c.add(contractURL, raw); err != nil {
+		return nil, err
+	}
+	names, err := fs.Glob(api.Schemas, "schemas/*.json")
+	if err != nil {
+		return nil, fmt.Errorf("list the schemas: %w", err)
+	}
+	for _, name := range names {
+		b, err := api.Schemas.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", name, err)
+		}
+		if err := c.add("mem:///"+name, b); err != nil {
+			return nil, err
+		}
+	}
+	var doc document
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		return nil, fmt.Errorf("read the OpenAPI document: %w", err)
+	}
+	var tree any
+	if err := json.Unmarshal(raw, &tree); err != nil {
+		return nil, fmt.Errorf("read the OpenAPI document: %w", err)
+	}
+	for p, methods := range doc.Paths {
+		for method, object := range methods {
+			if method == "parameters" {
+				continue
+			}
+			op, err := c.operation(doc, tree, p, method, object)
+			if err != nil {
+				return nil, fmt.Errorf("read %s %s of the OpenAPI document: %w", method, p, err)
+			}
+			c.operations[strings.ToUpper(method)+" "+p] = op
+		}
+	}
+	for _, name := range []string{"CallbackSettings", "ConnectionSettings"} {
+		if c.settings[name], err = c.compile("/components/schemas/" + name); err != nil {
+			return nil, fmt.Errorf("read schema %s of the OpenAPI document: %w", name, err)
+		}
+	}
+	return c, nil
+}
+
+func (c *contract) add(url string, raw []byte) error {
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
+	if err == nil {
+		err = c.compiler.AddResource(url, doc)
+	}
+	if err != nil {
+		return fmt.Errorf("add %s: %w", url, err)
+	}
+	return nil
+}
+
+func (c *contract) operation(doc document, tree any, p, method string, object json.RawMessage) (operation, error) {
+	var o operationObject
+	if err := json.Unmarshal(object, &o); err != nil {
+		return operation{}, err
+	}
+	op := operation{id: o.OperationID}
+	security := doc.Security
+	if o.Security != nil {
+		security = o.Security
+	}
+	switch {
+	case len(security) == 0:
+		op.access = accessPublic
+	case security[0]["admin"] != nil:
+		op.access = accessAdmin
+	}
+	place := "/paths/" + escape(p)
+	shared, _ := lookUp(tree, place+"/parameters").([]any)
+	for i := range shared {
+		if err := c.parameter(&op, tree, fmt.Sprintf("%s/parameters/%d", place, i)); err != nil {
+			return operation{}, err
+		}
+	}
+	place += "/" + method
+	for i := range o.Parameters {
+		if err := c.parameter(&op, tree, fmt.Sprintf("%s/parameters/%d", place, i)); err != nil {
+			return operation{}, err
+		}
+	}
+	if o.RequestBody == nil {
+		return op, nil
+	}
+	place = follow(tree, place+"/requestBody")
+	body, _ := lookUp(tree, place).(map[string]any)
+	op.needsBody, _ = body["required"].(bool)
+	op.bodies = map[string]*jsonschema.Schema{}
+	content, _ := body["content"].(map[string]any)
+	for mediaType := range content {
+		schema, err := c.compile(place + "/content/" + escape(mediaType) + "/schema")
+		if err != nil {
+			return operation{}, err
+		}
+		op.bodies[mediaType] = schema
+	}
+	return op, nil
+}
+
+func (c *contract) parameter(op *operation, tree any, place string) error {
+	place = follow(tree, place)
+	object, _ := lookUp(tree, place).(map[string]any)
+	schema, err := c.compile(place + "/schema")
+	if err != nil {
+		return err
+	}
+	p := parameter{schema: schema}
+	p.name, _ = object["name"].(string)
+	p.in, _ = object["in"].(string)
+	p.required, _ = object["required"].(bool)
+	p.typ = typeOf(tree, place+"/schema")
+	if p.typ == "array" {
+		p.array, p.typ = true, typeOf(tree, follow(tree, place+"/schema")+"/items")
+	}
+	op.parameters = append(op.parameters, p)
+	return nil
+}
+
+func (c *contract) compile(pointer string) (*jsonschema.Schema, error) {
+	return c.compiler.Compile(contractURL + "#" + pointer)
+}
+
+// follow answers where a reference within the document leads, or the place itself.
+func follow(tree any, place string) string {
+	for {
+		object, _ := lookUp(tree, place).(map[string]any)
+		ref, _ := object["$ref"].(string)
+		local, ok := strings.CutPrefix(ref, "#")
+		if !ok {
+			return place
+		}
+		place = local
+	}
+}
+
+func typeOf(tree any, place string) string {
+	object, _ := lookUp(tree, follow(tree, place)).(map[string]any)
+	typ, _ := object["type"].(string)
+	return typ
+}
+
+// lookUp answers what a JSON Pointer names, nil if there is nothing.
+func lookUp(tree any, pointer string) any {
+	for _, token := range strings.Split(strings.TrimPrefix(pointer, "/"), "/") {
+		token = strings.NewReplacer("~1", "/", "~0", "~").Replace(token)
+		switch at := tree.(type) {
+		case map[string]any:
+			tree = at[token]
+		case []any:
+			var i int
+			if _, err := fmt.Sscan(token, &i); err != nil || i < 0 || i >= len(at) {
+				return nil
+			}
+			tree = at[i]
+		default:
+			return nil
+		}
+	}
+	return tree
+}
+
+// escape writes a member's name as a token of a JSON Pointer (RFC 6901).
+func escape(name string) string { return strings.NewReplacer("~", "~0", "/", "~1").Replace(name) }
+
+func toJSON(document []byte) ([]byte, error) {
+	var v any
+	if err := yaml.Unmarshal(document, &v); err != nil {
+		return nil, err
+	}
+	return json.Marshal(v)
+}
+
+// schemaNamed answers the bytes of an event schema, nil if there is none of that name.
+func schemaNamed(name string) []byte {
+	if name != path.Base(name) {
+		return nil
+	}
+	b, err := api.Schemas.ReadFile("schemas/" + name)
+	if err != nil {
+		return nil
+	}
+	return b
+}

@@ -1,0 +1,181 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// maxRecords bounds how many records of attempts one page of deliveries looks at.
+const maxRecords = 20_000
+
+// ListDeliveries implements GET /v1/callbacks/{id}/deliveries. A delivery stands where its closing record does; one that is still
+// being retried stands where its last attempt does, which the record of its order's lane tells.
+func (a *API) ListDeliveries(w http.ResponseWriter, r *http.Request, id Id, params ListDeliveriesParams) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		cb, _, err := a.callback(ctx, c, id)
+		if err != nil {
+			return reply{}, err
+		}
+		from, skip := uint64(0), uint64(0)
+		if params.After != "" {
+			at, err := readPosition('d', params.After, 2)
+			if err != nil {
+				return reply{}, err
+			}
+			from, skip = at[0], at[1]
+		}
+		lanes, err := a.lanes(ctx, cb)
+		if err != nil {
+			return reply{}, err
+		}
+		limit, looked := params.Limit, 0
+		if limit == 0 {
+			limit = defaultLimit
+		}
+		list, seen := DeliveryList{Items: []DeliverySummary{}}, map[uint64]bool{}
+		err = a.c.Store.Attempts.Walk(ctx, cb.ID, cb.Generation, from, func(seq uint64, _ time.Time, b relay.AttemptBatch) bool {
+			for i := len(b.Records) - 1 - int(min(skip, uint64(len(b.Records)))); i >= 0; i-- {
+				if len(list.Items) == limit || looked == maxRecords {
+					list.Next = position('d', seq, uint64(len(b.Records)-1-i))
+					return false
+				}
+				looked++
+				rec := b.Records[i]
+				status, stands := standing(rec, lanes)
+				if !stands || seen[rec.Seq] || len(params.Status) > 0 && !slices.Contains(params.Status, status) {
+					continue
+				}
+				seen[rec.Seq] = true
+				list.Items = append(list.Items, summary(rec, status))
+			}
+			skip = 0
+			return true
+		})
+		return reply{body: list}, err
+	})
+}
+
+// GetDelivery implements GET /v1/callbacks/{id}/deliveries/{eventId}.
+func (a *API) GetDelivery(w http.ResponseWriter, r *http.Request, id Id, eventID EventId) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		cb, _, err := a.callback(ctx, c, id)
+		if err != nil {
+			return reply{}, err
+		}
+		ev, found, err := a.find(ctx, eventID)
+		if err != nil {
+			return reply{}, err
+		}
+		if !found {
+			return reply{}, notFound()
+		}
+		records, err := a.records(ctx, cb, ev)
+		if err != nil {
+			return reply{}, err
+		}
+		if len(records) == 0 {
+			matched, err := a.delivers(ctx, cb, ev)
+			if err != nil {
+				return reply{}, err
+			}
+			if !matched {
+				return reply{}, notFound()
+			}
+		}
+		return reply{body: delivery(eventID, ev.Order, records)}, nil
+	})
+}
+
+// records answers what is recorded of one delivery, oldest first.
+func (a *API) records(ctx context.Context, cb relay.Callback, ev store.Stored) ([]relay.AttemptRecord, error) {
+	var records []relay.AttemptRecord
+	err := a.c.Store.Attempts.Walk(ctx, cb.ID, cb.Generation, 0, func(_ uint64, stored time.Time, b relay.AttemptBatch) bool {
+		for i := len(b.Records) - 1; i >= 0; i-- {
+			if b.Records[i].Seq == ev.Seq {
+				records = append(records, b.Records[i])
+			}
+		}
+		return stored.After(ev.Time) && ctx.Err() == nil // nothing was attempted before it was there
+	})
+	slices.Reverse(records)
+	return records, errors.Join(err, ctx.Err())
+}
+
+// delivers reports whether an event without any record is one that the callback is to get.
+func (a *API) delivers(ctx context.Context, cb relay.Callback, ev store.Stored) (bool, error) {
+	if ev.Seq <= cb.StartSeq || !cb.Filter.Matches(ev.Site, ev.Type, ev.Order) {
+		return false, nil
+	}
+	owner, _, err := a.c.Store.Clients.Get(ctx, cb.Client)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return a.maySeeEvent(ctx, caller{client: owner}, ev)
+}
+
+// lanes answers the orders of a callback that are being retried.
+func (a *API) lanes(ctx context.Context, cb relay.Callback) (map[string]cursor.Lane, error) {
+	entries, err := a.c.Store.Lanes.All(ctx, store.CallbackCursor(cb.ID), a.unreadable("lane"))
+	if err != nil {
+		return nil, err
+	}
+	lanes := make(map[string]cursor.Lane, len(entries))
+	for _, e := range entries {
+		if e.Value.Generation == cb.Generation {
+			lanes[e.Value.Order] = e.Value
+		}
+	}
+	return lanes, nil
+}
+
+// standing tells whether a record is the one its delivery is listed by, and how the delivery stands. Of a delivery that is being
+// retried it is the last attempt that counted: probes do not count, and may come between.
+func standing(rec relay.AttemptRecord, lanes map[string]cursor.Lane) (DeliveryStatus, bool) {
+	if rec.Closing != "" {
+		return DeliveryStatus(rec.Closing), true
+	}
+	lane, retrying := lanes[rec.Order]
+	head := retrying && len(lane.Entries) > 0 && lane.Entries[0] == rec.Seq
+	return DeliveryStatusRetrying, head && !rec.Probe && rec.Number >= lane.Attempts
+}
+
+func summary(rec relay.AttemptRecord, status DeliveryStatus) DeliverySummary {
+	s := DeliverySummary{
+		Event: rec.Event, Order: rec.Order, Status: status, Reason: rec.Reason, Attempts: rec.Number, At: rec.At, NextAttemptAt: timeOf(rec.NextAttemptAt),
+	}
+	if rec.Number > 0 {
+		s.LastAttempt = attempt(rec)
+	}
+	return s
+}
+
+func delivery(event, order string, records []relay.AttemptRecord) Delivery {
+	d := Delivery{Event: event, Order: order, Status: DeliveryStatusPending, Attempts: []Attempt{}}
+	for _, rec := range records {
+		d.Status, d.NextAttemptAt = DeliveryStatusRetrying, timeOf(rec.NextAttemptAt)
+		if rec.Closing != "" {
+			d.Status, d.Reason, d.NextAttemptAt = DeliveryStatus(rec.Closing), rec.Reason, time.Time{}
+		}
+		if rec.Number > 0 {
+			d.Attempts = append(d.Attempts, attempt(rec))
+		}
+	}
+	return d
+}
+
+func attempt(rec relay.AttemptRecord) Attempt {
+	return Attempt{
+		Number: rec.Number, At: rec.At, DurationMillis: rec.DurationMillis, Outcome: rec.Outcome, Status: rec.Status, Error: rec.Error,
+		Excerpt: rec.Excerpt, Probe: rec.Probe,
+	}
+}

@@ -1,0 +1,237 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+const (
+	defaultEvents = 100
+	// maxScanned bounds how many events one request looks at; what was not reached, the next request does.
+	maxScanned = 10_000
+	// maxFilters bounds the subject filters of one look at the log: beyond it all events are read and sifted here, which is cheaper.
+	maxFilters = 100
+)
+
+// ListEvents implements GET /v1/events.
+func (a *API) ListEvents(w http.ResponseWriter, r *http.Request, params ListEventsParams) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		q, err := newQuery(c, params)
+		if err != nil {
+			return reply{}, err
+		}
+		list, err := a.look(ctx, c, &q)
+		if err != nil {
+			return reply{}, err
+		}
+		if len(list) == 0 && params.WaitSeconds > 0 && !q.more {
+			if list, err = a.wait(ctx, c, &q, time.Duration(params.WaitSeconds)*time.Second); err != nil {
+				return reply{}, err
+			}
+		}
+		page := EventPage{Items: make([]Event, 0, len(list)), Next: position('e', q.after)}
+		for _, ev := range list {
+			page.Items = append(page.Items, ev.Body)
+		}
+		return reply{body: page}, nil
+	})
+}
+
+// GetEvent implements GET /v1/events/{eventId}.
+func (a *API) GetEvent(w http.ResponseWriter, r *http.Request, eventID EventId) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		ev, found, err := a.find(ctx, eventID)
+		if err != nil {
+			return reply{}, err
+		}
+		if found {
+			found, err = a.maySeeEvent(ctx, c, ev)
+		}
+		if err != nil || !found {
+			return reply{}, firstError(err, notFound())
+		}
+		return reply{contentType: relay.EventContentType, body: ev.Body}, nil
+	})
+}
+
+// query is one reading of the feed.
+type query struct {
+	filter   relay.Filter
+	subjects []string
+	since    time.Time // zero: after counts
+	after    uint64    // the position reached
+	begun    bool      // after was given: what has left the log since is missed
+	limit    int
+	more     bool // the look ended before the log did
+}
+
+func newQuery(c caller, params ListEventsParams) (query, error) {
+	q := query{filter: relay.Filter{Sites: params.Sites, Types: params.Types}, since: params.Since, limit: params.Limit}
+	if q.limit == 0 {
+		q.limit = defaultEvents
+	}
+	if err := c.chosenSites(params.Sites); err != nil {
+		return q, err
+	}
+	for _, typ := range params.Types {
+		if err := relay.CheckType(typ); err != nil {
+			return q, badParameter("types", "%s", err)
+		}
+	}
+	for _, order := range params.Orders {
+		q.filter.Orders = append(q.filter.Orders, strings.ToLower(order))
+	}
+	if params.After != "" {
+		if !params.Since.IsZero() {
+			return q, badParameter("since", "cannot be given together with after")
+		}
+		at, err := readPosition('e', params.After, 1)
+		if err != nil {
+			return q, err
+		}
+		q.after, q.begun = at[0], true
+	}
+	q.subjects = subjects(c, q.filter)
+	return q, nil
+}
+
+// look reads on from where the query stands, up to its limit, and moves it on.
+func (a *API) look(ctx context.Context, c caller, q *query) ([]store.Stored, error) {
+	first, last, err := a.c.Store.Events.Bounds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if q.begun && (q.after+1 < first || q.after > last) {
+		return nil, &problem{kind: kindOutdated}
+	}
+	var list []store.Stored
+	for scanned := 0; ; {
+		var events []store.Stored
+		if !q.since.IsZero() {
+			events, q.more, err = a.c.Store.Events.ScanSince(ctx, q.since, q.subjects, q.limit)
+		} else {
+			events, q.more, err = a.c.Store.Events.Scan(ctx, q.after+1, q.subjects, q.limit)
+		}
+		if err != nil {
+			return nil, err
+		}
+		for i, ev := range events {
+			q.after, q.since = ev.Seq, time.Time{}
+			if !q.filter.Matches(ev.Site, ev.Type, ev.Order) {
+				continue
+			}
+			visible, err := a.maySeeEvent(ctx, c, ev)
+			if err != nil {
+				return nil, err
+			}
+			if !visible {
+				continue
+			}
+			if list = append(list, ev); len(list) == q.limit {
+				q.more = q.more || i < len(events)-1
+				return list, nil
+			}
+		}
+		if scanned += len(events); !q.more || scanned >= maxScanned || len(events) == 0 {
+			break
+		}
+	}
+	if !q.more { // all there was when this began has been seen
+		q.after, q.since = max(q.after, last), time.Time{}
+	}
+	q.begun = true
+	return list, nil
+}
+
+// wait looks again whenever an event comes that may be the caller's, until one is or the time is over.
+func (a *API) wait(ctx context.Context, c caller, q *query, limit time.Duration) ([]store.Stored, error) {
+	done, ok := a.limits.wait(c.key.ID)
+	if !ok {
+		return nil, &problem{kind: kindTooMany, detail: "The key has too many waiting requests.", retryAfter: time.Second}
+	}
+	defer done()
+	end, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	waiter, ok := a.feed.join(end, func(site, typ, order string) bool {
+		return c.maySeeSite(site) && q.filter.Matches(site, typ, order)
+	})
+	if !ok {
+		return nil, ctx.Err()
+	}
+	defer a.feed.leave(waiter)
+	for {
+		// Looked at once more at first: something may have come before the waiter stood there.
+		list, err := a.look(ctx, c, q)
+		if err != nil || len(list) > 0 || q.more {
+			return list, err
+		}
+		select {
+		case <-waiter.woken:
+		case <-a.drain:
+			return nil, nil
+		case <-end.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// subjects narrows a reading of the log to what a filter can match and the caller may see; none means everything. It may be wider
+// than both: what is read is sifted again.
+func subjects(c caller, f relay.Filter) []string {
+	sites := f.Sites
+	if len(sites) == 0 {
+		switch {
+		case c.admin || c.client.AllSites:
+			sites = []string{"*"}
+		case len(c.client.Sites) == 0:
+			return []string{topology.SiteFilter("-")} // the client sees nothing, and no site is called so
+		default:
+			sites = c.client.Sites
+		}
+	}
+	operational := false
+	for _, typ := range f.Types {
+		operational = operational || strings.HasPrefix(typ, relay.OperationalPrefix)
+	}
+	seen, all := map[string]bool{}, []string{}
+	add := func(subject string) {
+		if !seen[subject] {
+			seen[subject] = true
+			all = append(all, subject)
+		}
+	}
+	for _, site := range sites {
+		switch {
+		case len(f.Orders) > 0:
+			for _, order := range f.Orders {
+				add(topology.OrderFilter(site, order))
+				if operational {
+					add(topology.OperationalSubject(site, "*", order))
+				}
+			}
+		case operational:
+			add(topology.SiteFilter(site))
+		default:
+			add(topology.OrderFilter(site, "*"))
+		}
+	}
+	if len(all) > maxFilters {
+		return nil
+	}
+	return all
+}
+
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

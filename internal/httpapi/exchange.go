@@ -1,0 +1,180 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"regexp"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+// writeTimeout is how long an answer may take to be read by the caller, readTimeout how long its body may take to come. They are
+// set per request: the server's own would cut long polls.
+const (
+	writeTimeout = 30 * time.Second
+	readTimeout  = 30 * time.Second
+)
+
+// exchange is what is known of one request while it is served.
+type exchange struct {
+	id      string
+	op      operation
+	caller  caller
+	problem *problem
+}
+
+type exchangeKey struct{}
+
+func exchangeOf(r *http.Request) *exchange {
+	x, _ := r.Context().Value(exchangeKey{}).(*exchange)
+	return x
+}
+
+var requestID = regexp.MustCompile(`^[0-9A-Za-z-]{8,64}$`)
+
+// begin gives each request its id, ends it with a line in the log, and turns a panic into a problem.
+func (a *API) begin(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		started := time.Now()
+		x := &exchange{id: r.Header.Get("X-Request-Id")}
+		if !requestID.MatchString(x.id) {
+			x.id = relay.NewID()
+		}
+		r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
+		// Routed as it came over the wire: an escaped slash within a segment stays there, and nothing is unescaped twice.
+		r.URL.RawPath = r.URL.EscapedPath()
+		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
+		ww.Header().Set("X-Request-Id", x.id)
+		ww.Header().Set("Cache-Control", "no-store")
+		ww.Header().Set("X-Content-Type-Options", "nosniff")
+		_ = http.NewResponseController(w).SetReadDeadline(started.Add(readTimeout)) // validate lifts it once the body is there
+		defer func() {
+			if v := recover(); v != nil {
+				if v == http.ErrAbortHandler {
+					panic(v)
+				}
+				cause := fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+				if ww.Status() == 0 {
+					a.fail(ww, r, &problem{kind: kindInternal, cause: cause})
+				} else {
+					x.problem = &problem{kind: kindInternal, cause: cause}
+				}
+			}
+			a.log(r, x, ww, time.Since(started))
+		}()
+		next.ServeHTTP(ww, r)
+	})
+}
+
+// log writes the access line. What went wrong on our side is told there too, once.
+func (a *API) log(r *http.Request, x *exchange, w middleware.WrapResponseWriter, took time.Duration) {
+	level := slog.LevelInfo
+	if x.op.access == accessPublic {
+		level = slog.LevelDebug // probes come every few seconds
+	}
+	attrs := []slog.Attr{
+		slog.String("method", r.Method), slog.String("route", chi.RouteContext(r.Context()).RoutePattern()), slog.Int("status", w.Status()),
+		slog.Duration("duration", took.Round(time.Microsecond)), slog.String("request_id", x.id),
+	}
+	if name := x.caller.name(); name != "" {
+		attrs = append(attrs, slog.String("key", name))
+	}
+	if p := x.problem; p != nil {
+		attrs = append(attrs, slog.String("problem", p.kind.slug))
+		if p.kind.status >= 500 {
+			level = slog.LevelWarn
+			if p.kind.slug == kindInternal.slug {
+				level = slog.LevelError
+			}
+			attrs = append(attrs, slog.String("error", p.Error()))
+		}
+	}
+	a.c.Log.LogAttrs(r.Context(), level, "http", attrs...)
+}
+
+// identify finds the operation that the router chose, after it has.
+func (a *API) identify(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		op, ok := a.contract.operations[r.Method+" "+chi.RouteContext(r.Context()).RoutePattern()]
+		if !ok { // a route that the contract does not know: a test walks both
+			a.fail(w, r, fmt.Errorf("no operation for %s %s", r.Method, r.URL.Path))
+			return
+		}
+		exchangeOf(r).op = op
+		next.ServeHTTP(w, r)
+	})
+}
+
+// methodNotAllowed answers 405 with the methods that there are.
+func (a *API) methodNotAllowed(routes chi.Routes) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var allowed []string
+		for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodPost, http.MethodPatch, http.MethodDelete} {
+			if routes.Match(chi.NewRouteContext(), method, r.URL.RawPath) {
+				allowed = append(allowed, method)
+			}
+		}
+		slices.Sort(allowed)
+		w.Header().Set("Allow", strings.Join(allowed, ", "))
+		a.fail(w, r, &problem{kind: kindMethod})
+	}
+}
+
+// reply is what an operation answers with.
+type reply struct {
+	status      int // 200 if zero
+	revision    uint64
+	location    string
+	contentType string // application/json if empty
+	body        any    // []byte is sent as it is; nil: none
+}
+
+// do runs an operation and sends its answer or its problem.
+func (a *API) do(w http.ResponseWriter, r *http.Request, operation func(ctx context.Context, c caller) (reply, error)) {
+	answer, err := operation(r.Context(), exchangeOf(r).caller)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	if answer.status == 0 {
+		answer.status = http.StatusOK
+	}
+	if answer.revision > 0 {
+		w.Header().Set("ETag", etag(answer.revision))
+	}
+	if answer.location != "" {
+		w.Header().Set("Location", answer.location)
+	}
+	if answer.body == nil {
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+		w.WriteHeader(answer.status)
+		return
+	}
+	body, raw := answer.body.([]byte)
+	if !raw {
+		if body, err = relay.Encode(answer.body); err != nil {
+			a.fail(w, r, fmt.Errorf("encode the answer: %w", err))
+			return
+		}
+	}
+	if answer.contentType == "" {
+		answer.contentType = "application/json"
+	}
+	write(w, answer.status, answer.contentType, body)
+}
+
+func write(w http.ResponseWriter, status int, contentType string, body []byte) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	w.Header().Set("Content-Type", contentType)
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // whoever asked is gone
+}

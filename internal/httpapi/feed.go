@@ -1,0 +1,176 @@
+package httpapi
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// feedIdle is how long the log is followed after the last request stopped waiting.
+const feedIdle = 30 * time.Second
+
+// feed wakes requests that wait for events. While some do, one reader follows the log's headers for all of them; what is then
+// answered comes from the log itself, so a wake too many costs a look, and none is too few.
+type feed struct {
+	events *store.Events
+	log    *slog.Logger
+	start  chan struct{} // a request wants the reader
+
+	mu      sync.Mutex
+	running chan struct{} // closed while the reader follows; replaced when it stops
+	active  bool
+	waiters map[*waiter]struct{}
+}
+
+// waiter is one waiting request.
+type waiter struct {
+	matches func(site, typ, order string) bool
+	woken   chan struct{} // holds one wake
+}
+
+func newFeed(events *store.Events, log *slog.Logger) *feed {
+	return &feed{events: events, log: log, start: make(chan struct{}, 1), running: make(chan struct{}), waiters: map[*waiter]struct{}{}}
+}
+
+// join registers a waiter and answers once the log is being followed: an event stored from then on wakes it. Without a reader
+// in time it answers false.
+func (f *feed) join(ctx context.Context, matches func(site, typ, order string) bool) (*waiter, bool) {
+	w := &waiter{matches: matches, woken: make(chan struct{}, 1)}
+	f.mu.Lock()
+	f.waiters[w] = struct{}{}
+	running := f.running
+	f.mu.Unlock()
+	select {
+	case f.start <- struct{}{}:
+	default:
+	}
+	select {
+	case <-running:
+		return w, true
+	case <-ctx.Done():
+		f.leave(w)
+		return nil, false
+	}
+}
+
+// leave ends a waiter.
+func (f *feed) leave(w *waiter) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.waiters, w)
+}
+
+// run follows the log whenever somebody waits, until ctx ends.
+func (f *feed) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.start:
+		}
+		if err := f.follow(ctx); err != nil && ctx.Err() == nil {
+			f.log.Warn("following the log for waiting requests failed; it is tried again", "error", err)
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(time.Second):
+			}
+			select {
+			case f.start <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// follow reads the log's heads until nobody has waited for a while.
+func (f *feed) follow(ctx context.Context) error {
+	_, last, err := f.events.Bounds(ctx)
+	if err != nil {
+		return err
+	}
+	tail, err := f.events.TailHeads(ctx, last+1)
+	if err != nil {
+		return err
+	}
+	defer tail.Stop()
+	f.set(true)
+	defer f.set(false)
+	f.wakeAll() // who waited before the reader stood here may have missed something: it looks
+	for {
+		turn, cancel := context.WithTimeout(ctx, feedIdle)
+		m, err := tail.Next(turn)
+		idle := turn.Err() != nil
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil:
+			f.wake(store.AsEvent(m))
+		case !idle:
+			return err
+		}
+		if f.quiet(idle) {
+			return nil
+		}
+	}
+}
+
+// quiet reports whether the reader may stop, and if so says in the same breath that it has.
+func (f *feed) quiet(idle bool) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !idle || len(f.waiters) > 0 {
+		return false
+	}
+	f.stopped()
+	return true
+}
+
+func (f *feed) set(active bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !active {
+		f.stopped()
+		return
+	}
+	if !f.active {
+		f.active = true
+		close(f.running)
+	}
+}
+
+func (f *feed) stopped() {
+	if f.active {
+		f.active = false
+		f.running = make(chan struct{})
+	}
+}
+
+func (f *feed) wake(ev store.Stored) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for w := range f.waiters {
+		if w.matches(ev.Site, ev.Type, ev.Order) {
+			w.wake()
+		}
+	}
+}
+
+func (f *feed) wakeAll() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for w := range f.waiters {
+		w.wake()
+	}
+}
+
+func (w *waiter) wake() {
+	select {
+	case w.woken <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,79 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"regexp"
+	"strings"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+// maxOfSubject bounds how many events of one order, or about one thing, are looked through for an id.
+const maxOfSubject = 10_000
+
+var (
+	orderEventID       = regexp.MustCompile(`^([a-z0-9][a-z0-9-]*)-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-([0-9]+)$`)
+	operationalEventID = regexp.MustCompile(`^(_|[a-z0-9][a-z0-9-]*)-([a-z0-9-]+)-([0-9]+)$`)
+)
+
+// find answers the event with an id. An id says where the event stands: its site and its order, or the kind and the id of what an
+// operational event is about.
+func (a *API) find(ctx context.Context, id string) (store.Stored, bool, error) {
+	for _, subject := range candidates(id) {
+		from := uint64(0)
+		for range maxOfSubject / defaultEvents {
+			events, more, err := a.c.Store.Events.Scan(ctx, from, []string{subject}, defaultEvents)
+			if err != nil {
+				return store.Stored{}, false, err
+			}
+			for _, ev := range events {
+				from = ev.Seq + 1
+				var head struct {
+					ID string `json:"id"`
+				}
+				if json.Unmarshal(ev.Body, &head) == nil && head.ID == id {
+					return ev, true, nil
+				}
+			}
+			if !more || len(events) == 0 {
+				break
+			}
+		}
+	}
+	return store.Stored{}, false, nil
+}
+
+// candidates lists the subjects under which an event with this id can stand. Names may hold hyphens, so of an operational event's
+// id there may be several readings.
+func candidates(id string) []string {
+	if m := orderEventID.FindStringSubmatch(id); m != nil && relay.CheckName(m[1]) == nil {
+		return []string{topology.OrderFilter(m[1], m[2])}
+	}
+	m := operationalEventID.FindStringSubmatch(id)
+	if m == nil {
+		return nil
+	}
+	rest := strings.TrimSuffix(id, "-"+m[3])
+	var subjects []string
+	for _, k := range []relay.Kind{
+		relay.KindConsentRequired, relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindOrderUnresolved, relay.KindGapSuspected,
+		relay.KindSiteUnknown, relay.KindDeliveriesExpired, relay.KindLogClamped,
+	} {
+		middle := "-" + string(k) + "-"
+		for from := 0; ; {
+			i := strings.Index(rest[from:], middle)
+			if i < 0 {
+				break
+			}
+			site, about := rest[:from+i], rest[from+i+len(middle):]
+			if about != "" && (site == relay.NoSite || relay.CheckName(site) == nil) {
+				subjects = append(subjects, topology.OperationalSubject(site, string(k), about))
+			}
+			from += i + 1
+		}
+	}
+	return subjects
+}

@@ -1,0 +1,63 @@
+package httpapi
+
+import (
+	"sync"
+
+	"golang.org/x/time/rate"
+)
+
+// maxWaiting is how many long polls one key may hold open at once.
+const maxWaiting = 32
+
+// maxKnown bounds the limiters kept; beyond it all are forgotten, which gives each key one fresh burst.
+const maxKnown = 10_000
+
+// limits holds each key to its rate and to its number of waiting requests, so that one client cannot take the API from others.
+// The admin token is not limited: whoever holds it can do anything anyway.
+type limits struct {
+	perSecond rate.Limit
+	burst     int
+
+	mu      sync.Mutex
+	keys    map[string]*rate.Limiter
+	waiting map[string]int
+}
+
+func newLimits(perSecond float64, burst int) *limits {
+	return &limits{perSecond: rate.Limit(perSecond), burst: burst, keys: map[string]*rate.Limiter{}, waiting: map[string]int{}}
+}
+
+// allow takes one request of a key's rate.
+func (l *limits) allow(key string) bool {
+	l.mu.Lock()
+	limiter := l.keys[key]
+	if limiter == nil {
+		if len(l.keys) >= maxKnown {
+			clear(l.keys)
+		}
+		limiter = rate.NewLimiter(l.perSecond, l.burst)
+		l.keys[key] = limiter
+	}
+	l.mu.Unlock()
+	return limiter.Allow()
+}
+
+// wait takes one place of a key's waiting requests; done gives it back. The admin token's is "".
+func (l *limits) wait(key string) (done func(), ok bool) {
+	if key == "" {
+		return func() {}, true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.waiting[key] >= maxWaiting {
+		return nil, false
+	}
+	l.waiting[key]++
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.waiting[key]--; l.waiting[key] == 0 {
+			delete(l.waiting, key)
+		}
+	}, true
+}

@@ -1,0 +1,83 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+// sampleSite and sampleOrder are what samples are about. A sample's id starts with samplePrefix: names have no underscore, so no
+// real event's does.
+const (
+	sampleSite   = "sample"
+	sampleOrder  = "00000000-0000-4000-8000-000000000000"
+	samplePrefix = "sample_"
+)
+
+// TestCallback implements POST /v1/callbacks/{id}/test.
+func (a *API) TestCallback(w http.ResponseWriter, r *http.Request, id Id) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		body, err := bodyOf[TestCallback](r)
+		if err != nil {
+			return reply{}, err
+		}
+		cb, _, err := a.callback(ctx, c, id)
+		if err != nil {
+			return reply{}, err
+		}
+		if err := c.mayChange(); err != nil {
+			return reply{}, err
+		}
+		if body.Type == "" {
+			body.Type = relay.TypeOrderUpdated
+		}
+		ev, err := a.sample(string(body.Type), time.Now().UTC())
+		if err != nil {
+			return reply{}, err
+		}
+		raw, err := relay.Encode(ev)
+		if err != nil {
+			return reply{}, err
+		}
+		attempt, err := a.c.Dispatcher.Test(ctx, cb, ev)
+		if err != nil {
+			return reply{}, refuse("The sample could not be sent.", err)
+		}
+		return reply{body: TestResult{
+			Delivered: attempt.Status >= 200 && attempt.Status < 300, Outcome: attempt.Outcome, Status: attempt.Status,
+			DurationMillis: attempt.DurationMillis, Error: attempt.Error, Excerpt: attempt.Excerpt, Event: raw,
+		}}, nil
+	})
+}
+
+// sample makes an event of a type that looks like a real one.
+func (a *API) sample(typ string, now time.Time) (relay.Event, error) {
+	ev, err := a.sampleOf(typ, now)
+	ev.ID = samplePrefix + ev.ID
+	return ev, err
+}
+
+func (a *API) sampleOf(typ string, now time.Time) (relay.Event, error) {
+	if kind, operational := strings.CutPrefix(typ, relay.OperationalPrefix); operational {
+		return relay.NewOperationalEvent(a.c.PublicURL, sampleSite, sampleSite, now, relay.Operational{
+			Kind: relay.Kind(kind), Message: "This is a sample; nothing has happened.", Details: map[string]any{"sample": true},
+		})
+	}
+	const part = `{"OEPartNumber":"8K0 807 065","OrderedPartNumber":"8K0807065GRU","Quantity":1,"Status":"Confirmed","RepairerPrice":312.50,"InsurerPrice":298.00,"DeliveryDate":null}`
+	data := relay.OrderData{
+		Order: json.RawMessage(`{"AssessmentId":"00000000-0000-4000-8000-000000000001","SupplierName":"Sample Parts","PartsOrderId":"` + sampleOrder +
+			`","OrderReference":"SAMPLE-1","Status":"Confirmed","DeliveryDate":null,"Parts":[` + part + `]}`),
+		ReadAt: now, Revision: 1, Origin: relay.OriginNotification,
+		Notification: &relay.NotificationInfo{Topic: "PARTS.ORDER.CREATED", CreatedAt: now.Format(time.RFC3339Nano), SiteID: "0", ReceivedAt: now},
+	}
+	if typ == relay.TypeOrderUpdated {
+		before := "New"
+		data.Revision, data.PreviousStatus, data.Notification.Topic = 2, &before, "PARTS.ORDER.UPDATED"
+		data.Changes = []relay.Change{{Path: "/Status", From: json.RawMessage(`"New"`), To: json.RawMessage(`"Confirmed"`)}}
+	}
+	return relay.NewOrderEvent(a.c.PublicURL, sampleSite, sampleOrder, typ, relay.NextSequence(now, 0), now, data)
+}

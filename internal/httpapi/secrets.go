@@ -1,0 +1,65 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/signature"
+)
+
+// secretOverlap is how long a replaced secret goes on signing beside the new one.
+const secretOverlap = 24 * time.Hour
+
+// RotateSecret implements POST /v1/callbacks/{id}/rotate-secret.
+func (a *API) RotateSecret(w http.ResponseWriter, r *http.Request, id Id) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		body, err := bodyOf[RotateSecret](r)
+		if err != nil {
+			return reply{}, err
+		}
+		now := time.Now().UTC()
+		var secret string
+		cb, revision, err := change(ctx, a.c.Store.Callbacks, id, "", a.ifMayChange(c, "", func(cb relay.Callback) (relay.Callback, error) {
+			secret, err = rotate(&cb, body.Secret, now)
+			cb.UpdatedAt = now
+			return cb, err
+		}))
+		if err != nil {
+			return reply{}, err
+		}
+		return reply{revision: revision, body: RotatedSecret{Secret: secret, PreviousExpiresAt: timeOf(cb.Secrets.Signing[1].ExpiresAt)}}, nil
+	})
+}
+
+// rotate puts a secret before those that sign; "" makes one. The one before signs on for a day, older ones end now: a receiver
+// that is two secrets behind has been told twice. The secret that signs already changes nothing.
+func rotate(cb *relay.Callback, given string, now time.Time) (string, error) {
+	secret, err := signingSecret(given)
+	if err != nil {
+		return "", err
+	}
+	if len(cb.Secrets.Signing) > 0 && cb.Secrets.Signing[0].Secret == secret {
+		return secret, nil
+	}
+	signing := []relay.SigningSecret{{Secret: secret, CreatedAt: now}}
+	if len(cb.Secrets.Signing) > 0 {
+		before := cb.Secrets.Signing[0]
+		before.ExpiresAt = new(now.Add(secretOverlap))
+		signing = append(signing, before)
+	}
+	cb.Secrets.Signing = signing
+	return secret, nil
+}
+
+// signingSecret answers the secret given if it can be one, or a new one.
+func signingSecret(given string) (string, error) {
+	if given == "" {
+		return signature.NewSecret().Reveal(), nil
+	}
+	if _, err := signature.ParseSecret(given); err != nil {
+		return "", invalid(at("/secret", "%s", err))
+	}
+	return given, nil
+}

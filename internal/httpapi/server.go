@@ -1,0 +1,154 @@
+package httpapi
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/audatex-relay/relay/internal/access"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// Dispatcher is what the API needs of the part that delivers.
+type Dispatcher interface {
+	// Status answers how a callback is doing; false if this replica does not own it.
+	Status(callback string) (Status, bool)
+	// Test sends one event to a callback over the path that deliveries take. An error means that it was not tried.
+	Test(ctx context.Context, cb relay.Callback, ev relay.Event) (relay.AttemptRecord, error)
+}
+
+// Status is how a callback is doing.
+type Status struct {
+	Health  CallbackHealth
+	Backlog int           // events that wait
+	Lag     time.Duration // age of the oldest of them
+}
+
+// Poller is what the API needs of the part that polls.
+type Poller interface {
+	// PollNow starts a poll of the connection. An error means that its owner did not answer.
+	PollNow(ctx context.Context, connection string) error
+}
+
+// Resolver tells how much of a connection's inbox waits.
+type Resolver interface {
+	// Waiting answers the number of pages that are not wholly resolved; false if this replica does not own the connection.
+	Waiting(connection string) (int, bool)
+}
+
+// Vendor is what the API asks the vendor for. Its errors are those of internal/audatex.
+type Vendor interface {
+	Assessment(ctx context.Context, connection relay.Connection, originator, number string) (string, error)
+	Unsubscribe(ctx context.Context, connection relay.Connection, subscription string) error
+}
+
+// Config is what New needs. Everything must be there but PublicURL, CallbackNets, RatePerSecond and Burst.
+type Config struct {
+	Store      *store.Store
+	Keys       *access.Keys
+	AdminToken string
+	// PublicURL is the relay's public address without a closing slash; empty: links are relative.
+	PublicURL string
+	// CallbackNets are private networks that callbacks may reach (RELAY_CALLBACK_ALLOW_CIDRS).
+	CallbackNets []netip.Prefix
+	Dispatcher   Dispatcher
+	Poller       Poller
+	Resolver     Resolver
+	Vendor       Vendor
+	// Ready says why requests should not be sent here yet; nil: they may.
+	Ready func() error
+	// RatePerSecond and Burst limit each key; 50 and 200 if zero.
+	RatePerSecond float64
+	Burst         int
+	Log           *slog.Logger
+}
+
+// API serves the HTTP API. Run must be running for long polls to wake early.
+type API struct {
+	c        Config
+	admin    [sha256.Size]byte
+	contract *contract
+	limits   *limits
+	feed     *feed
+	drain    chan struct{}
+	drained  sync.Once
+}
+
+// New answers the API.
+func New(c Config) (*API, error) {
+	if c.AdminToken == "" {
+		return nil, errors.New("the API needs an admin token")
+	}
+	if c.RatePerSecond == 0 {
+		c.RatePerSecond = 50
+	}
+	if c.Burst == 0 {
+		c.Burst = 200
+	}
+	contract, err := readContract()
+	if err != nil {
+		return nil, err
+	}
+	c.PublicURL = strings.TrimSuffix(c.PublicURL, "/")
+	a := &API{
+		c: c, admin: sha256.Sum256([]byte(c.AdminToken)), contract: contract, limits: newLimits(c.RatePerSecond, c.Burst),
+		feed: newFeed(c.Store.Events, c.Log), drain: make(chan struct{}),
+	}
+	a.c.AdminToken = "" // only its hash is needed
+	return a, nil
+}
+
+// Run wakes long polls until ctx ends.
+func (a *API) Run(ctx context.Context) { a.feed.run(ctx) }
+
+// Drain ends waiting requests and makes the replica not ready. It is called before the server shuts down.
+func (a *API) Drain() { a.drained.Do(func() { close(a.drain) }) }
+
+// Handler answers the routes of the contract.
+func (a *API) Handler() chi.Router {
+	r := chi.NewRouter()
+	r.Use(a.begin)
+	r.NotFound(func(w http.ResponseWriter, r *http.Request) { a.fail(w, r, notFound()) })
+	r.MethodNotAllowed(a.methodNotAllowed(r))
+	// With, not Use: these run when the router has chosen, and before the generated code binds parameters.
+	HandlerWithOptions(a, ChiServerOptions{
+		BaseRouter:       r.With(a.identify, a.authenticate, a.validate),
+		ErrorHandlerFunc: a.unbound,
+	})
+	return r
+}
+
+// unbound answers for parameters that the generated code could not read although they passed validation.
+func (a *API) unbound(w http.ResponseWriter, r *http.Request, err error) {
+	if e, ok := errors.AsType[*InvalidParamFormatError](err); ok {
+		a.fail(w, r, badParameter(e.ParamName, "cannot be read"))
+		return
+	}
+	a.fail(w, r, &problem{kind: kindParameter, cause: err})
+}
+
+// NewServer answers an HTTP server for the API with the limits that keep slow or hostile callers from holding it. The time for a
+// body and for an answer is limited per request, as a long poll may take a minute.
+func (a *API) NewServer() *http.Server {
+	s := &http.Server{
+		Handler: a.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+		ErrorLog: slog.NewLogLogger(a.c.Log.Handler(), slog.LevelDebug),
+	}
+	s.RegisterOnShutdown(a.Drain)
+	return s
+}
+
+// refuse says that a part of the relay does not answer.
+func refuse(what string, err error) error {
+	return &problem{kind: kindBusy, detail: what, retryAfter: 5 * time.Second, cause: fmt.Errorf("%s: %w", what, err)}
+}

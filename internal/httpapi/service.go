@@ -1,0 +1,106 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"html/template"
+	"net/http"
+	"time"
+
+	"github.com/audatex-relay/relay/api"
+)
+
+// readyTimeout bounds the look at the store that readiness takes.
+const readyTimeout = 2 * time.Second
+
+// Livez implements GET /livez.
+func (a *API) Livez(w http.ResponseWriter, r *http.Request) {
+	a.do(w, r, func(context.Context, caller) (reply, error) { return reply{body: Liveness{Status: LivenessStatusOk}}, nil })
+}
+
+// Readyz implements GET /readyz.
+func (a *API) Readyz(w http.ResponseWriter, r *http.Request) {
+	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
+		ready := Readiness{Status: ReadinessStatusReady}
+		ready.Storage.Status = ReadinessStorageStatusOk
+		if since, _ := a.c.Store.Health().Trouble(); !since.IsZero() {
+			ready.Storage.Status, ready.Storage.Since = ReadinessStorageStatusFailing, since.UTC()
+		}
+		status := http.StatusOK
+		if ready.Reason = a.notReady(ctx); ready.Reason != "" {
+			ready.Status, status = ReadinessStatusNotReady, http.StatusServiceUnavailable
+		}
+		return reply{status: status, body: ready}, nil
+	})
+}
+
+// notReady says why requests should not be sent here, "" if they may.
+func (a *API) notReady(ctx context.Context) string {
+	select {
+	case <-a.drain:
+		return "draining"
+	default:
+	}
+	select {
+	case <-a.c.Keys.Ready():
+	default:
+		return "starting: the clients are not read yet"
+	}
+	if a.c.Ready != nil {
+		if err := a.c.Ready(); err != nil {
+			return err.Error()
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	if _, _, err := a.c.Store.Events.Bounds(ctx); err != nil {
+		a.c.Log.Warn("not ready: the store does not answer reads", "error", err)
+		return "the store does not answer reads"
+	}
+	return ""
+}
+
+// Openapi implements GET /openapi.yaml.
+func (a *API) Openapi(w http.ResponseWriter, r *http.Request) {
+	a.do(w, r, func(context.Context, caller) (reply, error) {
+		return reply{contentType: "application/yaml", body: api.OpenAPI}, nil
+	})
+}
+
+// Schema implements GET /schemas/{name}.
+func (a *API) Schema(w http.ResponseWriter, r *http.Request, name string) {
+	a.do(w, r, func(context.Context, caller) (reply, error) {
+		schema := schemaNamed(name)
+		if schema == nil {
+			return reply{}, notFound()
+		}
+		return reply{contentType: "application/schema+json", body: schema}, nil
+	})
+}
+
+// ProblemPage implements GET /problems/{type}.
+func (a *API) ProblemPage(w http.ResponseWriter, r *http.Request, slug string) {
+	a.do(w, r, func(context.Context, caller) (reply, error) {
+		for _, k := range kinds {
+			if k.slug != slug {
+				continue
+			}
+			var page bytes.Buffer
+			err := problemPage.Execute(&page, map[string]any{"Slug": k.slug, "Status": k.status, "Text": http.StatusText(k.status), "Title": k.title, "Help": k.help})
+			return reply{contentType: "text/html; charset=utf-8", body: page.Bytes()}, err
+		}
+		return reply{}, notFound()
+	})
+}
+
+var problemPage = template.Must(template.New("problem").Parse(`<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{{.Title}}</title>
+<style>body{font:1rem/1.5 system-ui,sans-serif;max-width:40rem;margin:3rem auto;padding:0 1rem}code{font-size:.9em}</style>
+<h1>{{.Title}}</h1>
+<p><code>{{.Slug}}</code> · {{.Status}} {{.Text}}</p>
+<p>{{.Help}}</p>
+<p><a href="/openapi.yaml">The interface</a></p>
+`))

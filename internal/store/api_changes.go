@@ -1,0 +1,48 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// Changed answers up to limit documents in the order of their last change, from a revision on, and whether more are there. Keys are
+// subject filters within the bucket ("leeds.>", "*.5f0c…"); none means every key. A page may be read on from the last revision + 1:
+// a document that changes meanwhile comes again, none is missed. One that cannot be decoded is told through bad and left out.
+// Last is the revision of the last entry looked at, from-1 if there was none.
+func (b *Bucket[T]) Changed(ctx context.Context, from uint64, keys []string, limit int, bad func(key string, err error)) (entries []Entry[T], last uint64, more bool, err error) {
+	filters := make([]string, len(keys))
+	for i, key := range keys {
+		filters[i] = b.subject(key)
+	}
+	from = max(from, 1)
+	last = from - 1
+	for len(entries) < limit {
+		messages, some, err := b.s.scan(ctx, "KV_"+b.name, last+1, time.Time{}, filters, limit-len(entries))
+		if err != nil {
+			return nil, 0, false, fmt.Errorf("read changes of bucket %s: %w", b.name, err)
+		}
+		for _, m := range messages {
+			last = m.Seq
+			if m.Header.Get("KV-Operation") != "" { // a deleted document's marker
+				continue
+			}
+			key := m.Subject[len(b.subject("")):]
+			v, err := b.codec.decode(key, m.Data)
+			if err != nil {
+				bad(key, err)
+				continue
+			}
+			entries = append(entries, Entry[T]{Key: key, Value: v, Revision: m.Seq})
+		}
+		if more = some; !some || len(messages) == 0 {
+			break
+		}
+	}
+	return entries, last, more, nil
+}
+
+// TailHeads is Tail without the events' bodies: enough to know that something came, and where.
+func (e *Events) TailHeads(ctx context.Context, from uint64) (*Tail, error) {
+	return e.s.tail(ctx, e.s.topo.Events(), from, true)
+}
