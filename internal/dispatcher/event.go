@@ -1,0 +1,33 @@
+package dispatcher
+
+import (
+	"bytes"
+	"encoding/json"
+
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// event is one event of the log, shared by the ring and by every callback that has it at hand. It is never changed.
+type event struct {
+	store.Stored
+	id string // the CloudEvent's id: webhook-id
+}
+
+func newEvent(s store.Stored) *event { return &event{Stored: s, id: eventID(s.Body)} }
+
+var idPrefix = []byte(`{"specversion":"1.0","id":"`)
+
+// eventID reads the id of an event's bytes. The publisher always writes it as the second field, so it is mostly found without
+// parsing what may be a large order; any other spelling is parsed.
+func eventID(body []byte) string {
+	if rest, ok := bytes.CutPrefix(body, idPrefix); ok {
+		if id, _, ok := bytes.Cut(rest, []byte{'"'}); ok && !bytes.ContainsRune(id, '\\') {
+			return string(id)
+		}
+	}
+	var e struct {
+		ID string `json:"id"`
+	}
+	_ = json.Unmarshal(body, &e) // an event without a readable id cannot be signed for: its attempt says so
+	return e.ID
+}

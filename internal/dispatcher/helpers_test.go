@@ -1,0 +1,381 @@
+package dispatcher_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.uber.org/goleak"
+
+	"github.com/audatex-relay/relay/internal/dispatcher"
+	"github.com/audatex-relay/relay/internal/natstest"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/sender"
+	"github.com/audatex-relay/relay/internal/signature"
+	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const patience = 30 * time.Second
+
+// bench is a log, a store and what tests put into them.
+type bench struct {
+	t     testing.TB
+	conn  *nats.Conn
+	store *store.Store
+	gate  *gate
+	keys  []byte
+	topo  topology.Topology
+
+	mu    sync.Mutex
+	facts []fact
+	last  map[string]uint64 // log position of an order's last event
+	seq   map[string]uint64
+}
+
+type fact struct {
+	kind, id string
+	details  map[string]any
+}
+
+func newBench(t testing.TB) *bench {
+	t.Helper()
+	keys, err := store.NewKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{
+		t: t, conn: natstest.Start(t), keys: keys, last: map[string]uint64{}, seq: map[string]uint64{}, gate: &gate{},
+		topo: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour},
+	}
+	b.store = b.open(b.gate)
+	b.client(relay.Client{ID: "shop", AllSites: true})
+	return b
+}
+
+// open answers another handle on the same data, with a gate of its own.
+func (b *bench) open(g *gate) *store.Store {
+	b.t.Helper()
+	sealer, err := store.NewSealer(b.keys)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	s, err := store.Open(context.Background(), store.Config{
+		Conn: b.conn, Topology: b.topo, Sealer: sealer, Log: slog.New(slog.DiscardHandler), Gate: store.Gate{Before: g.before, After: g.after},
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return s
+}
+
+// gate cuts a dispatcher off from the store: all writes fail once it is shut.
+type gate struct {
+	mu   sync.Mutex
+	shut bool
+	each func(store.Write) error // may be nil
+	seen map[string]int
+}
+
+var errCut = errors.New("cut off by the test")
+
+func (g *gate) before(w store.Write) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shut {
+		return errCut
+	}
+	if g.seen == nil {
+		g.seen = map[string]int{}
+	}
+	g.seen[w.Subject]++
+	if g.each != nil {
+		return g.each(w)
+	}
+	return nil
+}
+
+func (g *gate) after(store.Write) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shut {
+		return errCut
+	}
+	return nil
+}
+
+func (g *gate) close() { g.mu.Lock(); g.shut = true; g.mu.Unlock() }
+
+func (g *gate) count(match func(subject string) bool) (n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for s, c := range g.seen {
+		if match(s) {
+			n += c
+		}
+	}
+	return n
+}
+
+func (b *bench) client(c relay.Client) {
+	b.t.Helper()
+	put(b, b.store.Clients, c.ID, func(old *relay.Client) { *old = c })
+}
+
+func put[T any](b *bench, bucket *store.Bucket[T], id string, change func(*T)) {
+	b.t.Helper()
+	v, rev, err := bucket.Get(context.Background(), id)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		b.t.Fatal(err)
+	}
+	change(&v)
+	if rev == 0 {
+		_, err = bucket.Create(context.Background(), id, v)
+	} else {
+		_, err = bucket.Update(context.Background(), id, v, rev)
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+var secret = signature.NewSecret()
+
+func callback(id, url string) relay.Callback {
+	return relay.Callback{
+		ID: id, Client: "shop", URL: url, Concurrency: 4, TimeoutSeconds: 5, Mode: relay.ModeEvery, Generation: relay.NewID(),
+		Secrets: relay.CallbackSecrets{Signing: []relay.SigningSecret{{Secret: secret.Reveal()}}},
+	}
+}
+
+func (b *bench) register(cb relay.Callback) {
+	b.t.Helper()
+	put(b, b.store.Callbacks, cb.ID, func(old *relay.Callback) { *old = cb })
+}
+
+func (b *bench) change(id string, change func(*relay.Callback)) {
+	b.t.Helper()
+	put(b, b.store.Callbacks, id, change)
+}
+
+// order is a uuid by number.
+func order(n int) string { return fmt.Sprintf("00000000-0000-4000-8000-%012d", n) }
+
+// publish puts the next event of an order into the log and answers its position.
+func (b *bench) publish(site string, n int) uint64 {
+	b.t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	key := site + order(n)
+	typ := relay.TypeOrderUpdated
+	if b.seq[key] == 0 {
+		typ = relay.TypeOrderCreated
+	}
+	b.seq[key]++
+	ev, err := relay.NewOrderEvent("https://relay.test", site, order(n), typ, b.seq[key], time.Now(), relay.OrderData{
+		Order: json.RawMessage(`{"Price":12.50}`), Revision: int(b.seq[key]),
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	at, err := b.store.Events.Publish(context.Background(), ev, store.InboxRef{}, b.last[key])
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.last[key] = at
+	return at
+}
+
+// Operational implements dispatcher.Operational.
+func (b *bench) Operational(_ context.Context, _, kind, id, _ string, details map[string]any) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.facts = append(b.facts, fact{kind, id, details})
+	return nil
+}
+
+func (b *bench) told(kind relay.Kind) []fact {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var of []fact
+	for _, f := range b.facts {
+		if f.kind == string(kind) {
+			of = append(of, f)
+		}
+	}
+	return of
+}
+
+// running is a dispatcher at work.
+type running struct {
+	*dispatcher.Dispatcher
+	gate *gate
+	stop func()
+}
+
+// start runs a dispatcher with tiny waits until the test ends.
+func (b *bench) start(changes ...func(*dispatcher.Config)) *running {
+	b.t.Helper()
+	g := &gate{}
+	send := sender.New(sender.Config{AllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, UserAgent: "test"})
+	conf := dispatcher.Config{
+		Store: b.open(g), Sender: send, Operational: b, Log: slog.New(slog.DiscardHandler), Grace: time.Second,
+		Schedule: []time.Duration{5 * time.Millisecond, 10 * time.Millisecond, 20 * time.Millisecond, time.Hour}, ProbeSchedule: []time.Duration{5 * time.Millisecond},
+		Jitter: func(d time.Duration) time.Duration { return d },
+	}
+	for _, change := range changes {
+		change(&conf)
+	}
+	d := dispatcher.New(conf)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx) }()
+	var once sync.Once
+	r := &running{Dispatcher: d, gate: g, stop: func() {
+		once.Do(func() {
+			cancel()
+			if err := <-done; err != nil {
+				b.t.Error(err)
+			}
+			send.Close()
+		})
+	}}
+	b.t.Cleanup(r.stop)
+	select {
+	case <-d.Ready():
+	case <-time.After(patience):
+		b.t.Fatal("the dispatcher did not get ready")
+	}
+	return r
+}
+
+// crash abandons a dispatcher: nothing it does from now on reaches the store.
+func (r *running) crash() {
+	r.gate.close()
+	r.stop()
+}
+
+// receiver is a BMS: it verifies and keeps what it is sent.
+type receiver struct {
+	*httptest.Server
+	mu       sync.Mutex
+	answer   func(ev relay.Event, attempt int) int // status; nil: 200
+	tries    map[string]int
+	taken    []relay.Event // answered 2xx, in order of arrival
+	problems []string
+}
+
+func newReceiver(t testing.TB, answer func(ev relay.Event, attempt int) int) *receiver {
+	r := &receiver{answer: answer, tries: map[string]int{}}
+	r.Server = httptest.NewServer(r)
+	t.Cleanup(r.Close)
+	return r
+}
+
+func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	body, _ := io.ReadAll(req.Body)
+	var ev relay.Event
+	err := json.Unmarshal(body, &ev)
+	if err == nil {
+		err = signature.Verify(secret, req.Header, body, time.Now(), time.Minute)
+	}
+	if id := req.Header.Get("webhook-id"); err == nil && id != ev.ID {
+		err = fmt.Errorf("webhook-id %q is not the event's id %q", id, ev.ID)
+	}
+	r.mu.Lock()
+	if err != nil {
+		r.problems = append(r.problems, err.Error())
+	}
+	r.tries[ev.ID]++
+	n, answer := r.tries[ev.ID], r.answer
+	r.mu.Unlock()
+	status := 200
+	if answer != nil {
+		status = answer(ev, n)
+	}
+	if status == 200 {
+		r.mu.Lock()
+		r.taken = append(r.taken, ev)
+		r.mu.Unlock()
+	}
+	w.WriteHeader(status)
+}
+
+func (r *receiver) events() []relay.Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]relay.Event(nil), r.taken...)
+}
+
+// distinct answers how many different events were taken.
+func (r *receiver) distinct() int {
+	seen := map[string]bool{}
+	for _, ev := range r.events() {
+		seen[ev.ID] = true
+	}
+	return len(seen)
+}
+
+// inOrder checks that first sights of each order's events come in order, and that nothing was wrong with a request.
+func (r *receiver) inOrder(t testing.TB) {
+	t.Helper()
+	highest := map[string]uint64{}
+	for _, ev := range r.events() {
+		n, err := ev.SequenceNumber()
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := ev.Site + ev.Subject
+		if n > highest[key]+1 {
+			t.Fatalf("order %s: event %d came after %d", ev.Subject, n, highest[key])
+		}
+		highest[key] = max(highest[key], n)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.problems) > 0 {
+		t.Fatalf("%d bad requests, the first: %s", len(r.problems), r.problems[0])
+	}
+}
+
+// until polls a condition.
+func until(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for !holds() {
+		if time.Now().After(deadline) {
+			t.Fatalf("in vain: %s", what)
+		}
+		time.Sleep(2 * time.Millisecond) // between two looks at a condition
+	}
+}
+
+// closings answers how the deliveries of a callback ended, by log position.
+func (b *bench) closings(id, generation string) map[uint64]relay.DeliveryStatus {
+	b.t.Helper()
+	ends := map[uint64]relay.DeliveryStatus{}
+	err := b.store.Attempts.Walk(context.Background(), id, generation, 0, func(_ uint64, _ time.Time, batch relay.AttemptBatch) bool {
+		for _, r := range batch.Records {
+			if r.Closing != "" {
+				ends[r.Seq] = r.Closing
+			}
+		}
+		return true
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return ends
+}

@@ -1,0 +1,86 @@
+package dispatcher
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/sender"
+)
+
+type metrics struct {
+	attempts   map[sender.Outcome]prometheus.Counter
+	deliveries map[relay.DeliveryStatus]prometheus.Counter
+	took       prometheus.Histogram
+	latency    prometheus.Histogram
+}
+
+func newMetrics(reg prometheus.Registerer, d *Dispatcher) *metrics {
+	f := promauto.With(reg)
+	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
+		return f.NewHistogram(prometheus.HistogramOpts{
+			Name: name, Help: help, Buckets: buckets,
+			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour,
+		})
+	}
+	attempts := f.NewCounterVec(prometheus.CounterOpts{Name: "audatex_relay_attempts_total", Help: "Attempts of deliveries by outcome."}, []string{"outcome"})
+	deliveries := f.NewCounterVec(prometheus.CounterOpts{Name: "audatex_relay_deliveries_total", Help: "Deliveries that ended, by how."}, []string{"status"})
+	m := &metrics{
+		attempts: map[sender.Outcome]prometheus.Counter{}, deliveries: map[relay.DeliveryStatus]prometheus.Counter{},
+		took: histogram("audatex_relay_attempt_duration_seconds", "Time from the beginning of an attempt until its answer was read or given up.",
+			[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}),
+		latency: histogram("audatex_relay_event_to_delivery_seconds", "Time from an event's arrival in the log until a receiver had taken it.",
+			[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 5, 30, 300, 3600, 86400}),
+	}
+	for _, o := range sender.Outcomes() {
+		m.attempts[o] = attempts.WithLabelValues(o.String())
+	}
+	for _, s := range []relay.DeliveryStatus{relay.DeliveryDelivered, relay.DeliveryFailed, relay.DeliverySkipped, relay.DeliveryExpired} {
+		m.deliveries[s] = deliveries.WithLabelValues(string(s))
+	}
+	if reg != nil {
+		reg.MustRegister(gauges{d})
+	}
+	return m
+}
+
+func (m *metrics) attempt(a sender.Attempt) {
+	if c := m.attempts[a.Outcome]; c != nil {
+		c.Inc()
+	}
+	m.took.Observe(a.Duration.Seconds())
+}
+
+func (m *metrics) delivery(s relay.DeliveryStatus, n int) { m.deliveries[s].Add(float64(n)) }
+
+func (m *metrics) delivered(after time.Duration) {
+	m.delivery(relay.DeliveryDelivered, 1)
+	m.latency.Observe(max(after, 0).Seconds())
+}
+
+// gauges are the two of each callback, made when they are asked for.
+type gauges struct{ d *Dispatcher }
+
+var (
+	backlogDesc = prometheus.NewDesc("audatex_relay_callback_backlog",
+		"Events that wait for a callback; estimated while it is behind the shared reader.", []string{"callback"}, nil)
+	oldestDesc = prometheus.NewDesc("audatex_relay_callback_oldest_waiting_seconds",
+		"Age of the oldest event that waits for a callback, 0 if none does.", []string{"callback"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (g gauges) Describe(ch chan<- *prometheus.Desc) { ch <- backlogDesc; ch <- oldestDesc }
+
+// Collect implements prometheus.Collector.
+func (g gauges) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second) // of reads of the log: most callbacks need none
+	defer cancel()
+	for _, c := range g.d.list() {
+		s := c.status(ctx, time.Now())
+		ch <- prometheus.MustNewConstMetric(backlogDesc, prometheus.GaugeValue, float64(s.Backlog), c.id)
+		ch <- prometheus.MustNewConstMetric(oldestDesc, prometheus.GaugeValue, s.LagSeconds, c.id)
+	}
+}

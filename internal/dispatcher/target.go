@@ -1,0 +1,130 @@
+package dispatcher
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/sender"
+	"github.com/audatex-relay/relay/internal/signature"
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+// maxFilterSubjects bounds the subject filters of one read of the log; a read with more takes every site and matches here.
+const maxFilterSubjects = 64
+
+// target is a callback as configured at one moment, with its client: whom an event is for, and how it is sent. It is never
+// changed; a change of either makes a new one, which the next attempt takes.
+type target struct {
+	callback relay.Callback
+	client   relay.Client
+	secrets  []signingSecret
+	auth     sender.Auth
+}
+
+type signingSecret struct {
+	secret  signature.Secret
+	expires *time.Time
+}
+
+func newTarget(cb relay.Callback, client relay.Client) *target {
+	t := &target{callback: cb, client: client}
+	for _, s := range cb.Secrets.Signing {
+		secret, err := signature.ParseSecret(s.Secret)
+		if err == nil { // without any the attempt ends as Invalid and says so
+			t.secrets = append(t.secrets, signingSecret{secret, s.ExpiresAt})
+		}
+	}
+	if a := cb.Secrets.Auth; a != nil {
+		switch a.Type {
+		case "bearer":
+			t.auth = sender.Bearer(a.Token)
+		case "basic":
+			t.auth = sender.Basic(a.Username, a.Password)
+		}
+	}
+	return t
+}
+
+// matches reports whether the event is for this callback: its client may see the site, and its filter passes it.
+func (t *target) matches(ev *event) bool {
+	return t.client.MaySee(ev.Site) && t.callback.Filter.Matches(ev.Site, ev.Type, ev.Order)
+}
+
+// request is one attempt to send body.
+func (t *target) request(id string, body []byte, now time.Time) sender.Request {
+	r := sender.Request{
+		URL: t.callback.URL, EventID: id, Body: body, ContentType: t.callback.ContentType, Headers: t.callback.Secrets.Headers, Auth: t.auth,
+		Timeout: time.Duration(t.callback.TimeoutSeconds) * time.Second,
+	}
+	for _, s := range t.secrets {
+		if s.expires == nil || now.Before(*s.expires) {
+			r.Secrets = append(r.Secrets, s.secret)
+		}
+	}
+	return r
+}
+
+// sites answers the sites whose events may match; all says that every site may.
+func (t *target) sites() (sites []string, all bool) {
+	switch filter := t.callback.Filter.Sites; {
+	case len(filter) == 0 && t.client.AllSites:
+		return nil, true
+	case len(filter) == 0:
+		return t.client.Sites, false
+	default:
+		for _, s := range filter {
+			if t.client.MaySee(s) && !slices.Contains(sites, s) {
+				sites = append(sites, s)
+			}
+		}
+		return sites, false
+	}
+}
+
+// subjects answers filters that select at least everything of the log that matches; none says that nothing can match. If
+// order is not empty, only its events are wanted.
+func (t *target) subjects(order string) (filters []string, none bool) {
+	sites, all := t.sites()
+	f := t.callback.Filter
+	orders := f.Orders
+	if order != "" {
+		orders = []string{order}
+	}
+	created := slices.ContainsFunc([]relay.Filter{{Types: f.Types}}, func(f relay.Filter) bool { return f.Matches("", relay.TypeOrderCreated, "") })
+	updated := slices.ContainsFunc([]relay.Filter{{Types: f.Types}}, func(f relay.Filter) bool { return f.Matches("", relay.TypeOrderUpdated, "") })
+	operational := slices.ContainsFunc(f.Types, func(s string) bool { return strings.HasPrefix(s, relay.OperationalPrefix) })
+	action := "*"
+	switch {
+	case created && !updated:
+		action = "created"
+	case updated && !created:
+		action = "updated"
+	}
+	build := func(sites, orders []string) {
+		for _, site := range sites {
+			for _, o := range orders {
+				if created || updated {
+					filters = append(filters, topology.OrderSubject(site, action, o))
+				}
+				if operational {
+					filters = append(filters, topology.OperationalSubject(site, "*", o))
+				}
+			}
+		}
+	}
+	if all {
+		sites = []string{"*"}
+	}
+	if len(orders) == 0 {
+		orders = []string{"*"}
+	}
+	if build(sites, orders); len(filters) > maxFilterSubjects {
+		if filters = nil; len(orders) > maxFilterSubjects/2 {
+			orders = []string{"*"}
+		}
+		build([]string{"*"}, orders)
+	}
+	return filters, len(filters) == 0
+}
