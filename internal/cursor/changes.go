@@ -58,7 +58,7 @@ func (c *Cursor) loadLane(s *Lane, known uint64, now time.Time) error {
 		next: s.Next, wait: time.Duration(s.WaitMillis) * time.Millisecond,
 	}
 	if l.openFrom != 0 {
-		l.openLast = max(l.openFrom, known)
+		l.openLast, l.storedOpen = max(l.openFrom, known), l.openFrom
 	}
 	if l.next.Add(-l.wait).Before(c.resumed) {
 		l.next, l.wait = time.Time{}, 0

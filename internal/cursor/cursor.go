@@ -134,7 +134,7 @@ func (c *Cursor) recallDone(q *queue, seq uint64) {
 	if q == nil {
 		return
 	}
-	if l := q.lane; l != nil && l.admitted && l.openFrom != 0 && seq >= l.openFrom {
+	if l := q.lane; l != nil && l.storedOpen != 0 && seq >= l.storedOpen && l.openFrom != 0 && seq >= l.openFrom {
 		l.openLast = max(l.openLast, seq)
 		return
 	}

@@ -47,6 +47,7 @@ type lane struct {
 	admitted     bool   // false: over the bound, kept in memory only, its entries hold the position
 	openFrom     uint64 // as in Lane
 	openLast     uint64 // the highest entry that openFrom may stand for
+	storedOpen   uint64 // openFrom when it was loaded: what the document loaded with it calls done may be in the lane
 	attempts     int
 	spent        bool
 	failingSince time.Time
