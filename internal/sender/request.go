@@ -122,16 +122,11 @@ func (s *Sender) request(ctx context.Context, target *url.URL, r *Request, at ti
 	return req.WithContext(ctx)
 }
 
-// body is a bytes.Reader that can be closed; io.NopCloser would hide that it writes itself in one piece.
-type body struct{ bytes.Reader }
-
+// newBody wraps the bytes as net/http wants them: it knows this pair of types to be in memory, and writes the header
+// and the body in one go. For any other reader it sends the header by itself first and copies through a buffer of its own.
 func newBody(b []byte) io.ReadCloser {
 	if len(b) == 0 {
 		return http.NoBody
 	}
-	r := &body{}
-	r.Reset(b)
-	return r
+	return io.NopCloser(bytes.NewReader(b))
 }
-
-func (*body) Close() error { return nil }
