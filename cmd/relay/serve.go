@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -24,7 +23,6 @@ import (
 	"github.com/audatex-relay/relay/internal/natsd"
 	"github.com/audatex-relay/relay/internal/poller"
 	"github.com/audatex-relay/relay/internal/publisher"
-	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/resolver"
 	"github.com/audatex-relay/relay/internal/sender"
 	"github.com/audatex-relay/relay/internal/shard"
@@ -57,6 +55,9 @@ func newLogger(p program, c config) *slog.Logger {
 type addresses struct {
 	api, metrics, nats string
 }
+
+// startPatience is how long the start waits for the callbacks to be loaded before it says that it serves.
+const startPatience = time.Minute
 
 // serve builds every part in the order in which they need one another, runs them until ctx ends, and stops them in the
 // opposite order. Started is called once the relay serves.
@@ -138,22 +139,22 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	sending := sender.New(sender.Config{AllowCIDRs: c.allow, Proxy: c.proxy, UserAgent: userAgent})
 	defer sending.Close()
 	dispatching := dispatcher.New(dispatcher.Config{
-		Store: s, Sender: sending, Operations: publishing, Epoch: own.Epoch, Owns: own.Owns, Schedule: c.schedule, Grace: c.ShutdownGrace.d(),
-		Metrics: dispatcher.NewMetrics(registry), Log: log,
+		Store: s, Sender: sending, Operational: publishing, Epoch: own.Epoch, Owns: own.Owns, Schedule: c.schedule, Grace: c.ShutdownGrace.d(),
+		Metrics: registry, Log: log,
 	})
 
 	// What is served.
 	state := &readiness{}
 	apis, err := httpapi.New(httpapi.Config{
 		Store: s, Keys: keys, AdminToken: c.AdminToken, PublicURL: c.PublicURL, CallbackNets: c.allow,
-		Dispatcher: dispatcherAPI{dispatching}, Poller: polling, Resolver: resolving, Vendor: vendor, Ready: state.ready, Log: log,
+		Dispatcher: callbacks{dispatching}, Poller: polling, Resolver: resolving, Vendor: vendor, Ready: state.ready, Log: log,
 	})
 	if err != nil {
 		return err
 	}
 
 	// Before anything is written, every cursor is compared with its log.
-	if err := errors.Join(resolving.Prepare(ctx), dispatching.Prepare(ctx)); err != nil {
+	if err := resolving.Prepare(ctx); err != nil {
 		return fmt.Errorf("compare the cursors with their logs: %w", err)
 	}
 	warnOfBudget(ctx, s, c, log)
@@ -175,6 +176,12 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	stages.goUntil(working, "the resolver", resolving.Run)
 	stages.goUntil(working, "the poller", polling.Run)
 
+	select { // the API answers already; it says that it is not ready
+	case <-dispatching.Ready():
+	case <-ctx.Done():
+	case <-time.After(startPatience):
+		log.Warn("the callbacks are not all loaded yet; serving without them", "after", startPatience.String())
+	}
 	state.started()
 	at := addresses{api: api.Addr().String(), metrics: metrics.Addr().String(), nats: bus.Addr()}
 	log.Info("the relay serves", "version", buildVersion(), "api", at.api, "metrics", at.metrics, "nats", at.nats, "epoch", own.Epoch,
@@ -346,31 +353,4 @@ func (r *readiness) ready() error {
 		return errDraining
 	}
 	return nil
-}
-
-// vendor binds the client to the connections that are stored.
-type vendor struct {
-	store  *store.Store
-	client *audatex.Client
-	tokens *audatex.Tokens
-}
-
-func (v *vendor) session(c relay.Connection) *audatex.Session {
-	return audatex.NewSession(v.client, v.tokens, c.ID, c.Level)
-}
-
-// Order reads an order for the resolver. Levels differ in the event calls only, so the connection's id is enough.
-func (v *vendor) Order(ctx context.Context, connection, id string) (json.RawMessage, error) {
-	order, err := audatex.NewSession(v.client, v.tokens, connection, relay.LevelSite).Order(ctx, id)
-	return order.JSON, err
-}
-
-// Assessment looks up an assessment for the API.
-func (v *vendor) Assessment(ctx context.Context, c relay.Connection, originator, number string) (string, error) {
-	return v.session(c).AssessmentID(ctx, originator, number)
-}
-
-// Unsubscribe ends a subscription for the API.
-func (v *vendor) Unsubscribe(ctx context.Context, c relay.Connection, subscription string) error {
-	return v.session(c).Unsubscribe(ctx, subscription)
 }

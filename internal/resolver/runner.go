@@ -21,7 +21,7 @@ const (
 	lastFlush = 5 * time.Second
 )
 
-// runner resolves the notifications of one connection. One goroutine owns all of its fields but the two that are atomic.
+// runner resolves the notifications of one connection. One goroutine owns all of its fields but those that are atomic.
 type runner struct {
 	*Resolver
 	connection string
@@ -33,6 +33,7 @@ type runner struct {
 	stopped bool // under Resolver.mu
 
 	wanted atomic.Uint64 // the highest page known to be there
+	held   atomic.Int64  // notifications read and not settled
 	woken  chan struct{}
 	again  chan struct{} // the connection's document has changed
 
@@ -169,6 +170,7 @@ func (r *runner) turn(ctx, work context.Context, now time.Time) error {
 			return err
 		}
 	}
+	r.held.Store(int64(r.stand.Unsettled()))
 	r.healthy(ctx)
 	return nil
 }
