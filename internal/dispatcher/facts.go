@@ -13,7 +13,7 @@ import (
 
 // Operational publishes an operational event. Id names what it is about: a callback's id, here.
 type Operational interface {
-	Operational(ctx context.Context, site, kind, id, message string, details map[string]any) error
+	Operational(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any) error
 }
 
 // How facts are told: aged-out deliveries of a callback at most once a minute, in one event.
@@ -46,7 +46,7 @@ func (d *Dispatcher) chore(try func(ctx context.Context) bool) {
 // tell publishes a fact; it answers whether it is stored.
 func (c *callback) tell(ctx context.Context, kind relay.Kind, message string, details map[string]any) bool {
 	details["callback"] = c.id
-	if err := c.d.conf.Operational.Operational(ctx, relay.NoSite, string(kind), c.id, message, details); err != nil {
+	if err := c.d.conf.Operational.Operational(ctx, relay.NoSite, kind, c.id, message, details); err != nil {
 		c.log.Warn("an operational event could not be published", "kind", kind, "error", err)
 		return false
 	}

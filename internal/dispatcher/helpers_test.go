@@ -199,10 +199,10 @@ func (b *bench) publish(site string, n int) uint64 {
 }
 
 // Operational implements dispatcher.Operational.
-func (b *bench) Operational(_ context.Context, _, kind, id, _ string, details map[string]any) error {
+func (b *bench) Operational(_ context.Context, _ string, kind relay.Kind, id, _ string, details map[string]any) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.facts = append(b.facts, fact{kind, id, details})
+	b.facts = append(b.facts, fact{string(kind), id, details})
 	return nil
 }
 

@@ -248,7 +248,7 @@ func (d *Dispatcher) storeClamped(ctx context.Context, clamped []string, last ui
 	slices.Sort(clamped)
 	d.conf.Log.Error("the log of events ends earlier than cursors say: it was cut off or restored; they were taken back to its end", "last", last, "cursors", len(clamped))
 	d.chore(func(ctx context.Context) bool {
-		err := d.conf.Operational.Operational(ctx, relay.NoSite, string(relay.KindLogClamped), "events",
+		err := d.conf.Operational.Operational(ctx, relay.NoSite, relay.KindLogClamped, "events",
 			"The log of events ends earlier than callbacks had read: it was cut off or restored from a backup. They go on from its end.",
 			map[string]any{"last": last, "cursors": len(clamped), "examples": clamped[:min(len(clamped), 20)]})
 		if err != nil {
