@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"go.uber.org/goleak"
 
+	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/publisher"
 	"github.com/audatex-relay/relay/internal/relay"
@@ -242,8 +243,32 @@ func (r *rig) settled(connection string, page uint64) {
 		if err != nil {
 			return false
 		}
-		lanes, err := r.store.Lanes.All(r.t.Context(), store.InboxCursor(connection), func(string, error) {})
+		lanes, err := r.lanes(connection)
 		seq, _ := relay.UnpackEntry(d.Position)
 		return err == nil && len(lanes) == 0 && seq >= page && d.Position == relay.PackEntry(seq, relay.LastIndex)
 	})
+}
+
+// uuidOf makes a uuid of 32 hex digits.
+func uuidOf(hex string) string {
+	return hex[:8] + "-" + hex[8:12] + "-" + hex[12:16] + "-" + hex[16:20] + "-" + hex[20:]
+}
+
+// kindOf names what a write is of, by its subject.
+func kindOf(subject string) string {
+	for _, k := range [][2]string{
+		{".parts.order.", "event"}, {".relay.", "operational"}, {"_orders.", "order"}, {"_unresolved.", "unresolved"}, {"_lanes.", "lane"}, {"_cursors.", "cursor"},
+	} {
+		if strings.Contains(subject, k[0]) {
+			return k[1]
+		}
+	}
+	return subject
+}
+
+// lanes lists what a connection has being retried. A listing that meets a removal may hang, hence the short limit.
+func (r *rig) lanes(connection string) ([]store.Entry[cursor.Lane], error) {
+	ctx, cancel := context.WithTimeout(r.t.Context(), time.Second)
+	defer cancel()
+	return r.store.Lanes.All(ctx, store.InboxCursor(connection), func(string, error) {})
 }
