@@ -40,7 +40,9 @@ func (c *serveCommand) Run(p program) error {
 	if err != nil {
 		return err
 	}
-	return serve(p.ctx, checked, newLogger(p, checked), func(addresses) {})
+	log := newLogger(p, checked)
+	slog.SetDefault(log) // what libraries write by the log package goes the same way
+	return serve(p.ctx, checked, log, func(addresses) {})
 }
 
 func newLogger(p program, c config) *slog.Logger {
@@ -126,7 +128,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 
 	// The four stages.
 	publishing := publisher.New(publisher.Config{
-		Store: s, PublicURL: c.PublicURL, Location: c.location, Metrics: publisher.NewMetrics(registry), Log: log,
+		Store: s, PublicURL: schemaBase(c, api.Addr()), Location: c.location, Metrics: publisher.NewMetrics(registry), Log: log,
 	})
 	polling := poller.New(poller.Config{
 		Store: s, Session: vendor.session, Operations: publishing, Interval: c.PollInterval.d(), PollBound: client.PollBound(),
@@ -210,6 +212,16 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 		log.Info("stopped")
 	}
 	return failed
+}
+
+// schemaBase is where events say that their schemas are served. CloudEvents asks for an absolute address there, so without
+// RELAY_PUBLIC_URL it is this machine's own.
+func schemaBase(c config, api net.Addr) string {
+	if c.PublicURL != "" {
+		return c.PublicURL
+	}
+	_, port, _ := net.SplitHostPort(api.String())
+	return "http://localhost:" + port
 }
 
 // connect starts the embedded server, or connects to the external cluster; then bus does nothing.
