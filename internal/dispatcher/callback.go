@@ -124,6 +124,9 @@ func (c *callback) setTarget(t *target) {
 func (c *callback) push(ev *event) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.fenced && c.attached {
+		c.detach()
+	}
 	if !c.attached || c.stopped || !c.target.matches(ev) {
 		return
 	}

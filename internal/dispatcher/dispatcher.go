@@ -224,3 +224,6 @@ func shardOf(id string) int { return relay.ShardOf(id) }
 func describe(c relay.Callback) string {
 	return fmt.Sprintf("callback %s of client %s", c.ID, c.Client)
 }
+
+// ReadFrom answers the position from which the shared reader goes on: everything before has been offered.
+func (d *Dispatcher) ReadFrom() uint64 { return d.feed.pos.Load() + 1 }

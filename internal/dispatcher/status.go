@@ -28,6 +28,12 @@ func (d *Dispatcher) Status(id string) (Status, bool) {
 	if c == nil {
 		return Status{}, false
 	}
+	c.mu.Lock()
+	fenced := c.fenced
+	c.mu.Unlock()
+	if fenced {
+		return Status{}, false
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	return c.status(ctx, time.Now()), true
