@@ -33,16 +33,16 @@ var null = json.RawMessage("null")
 //
 // An error means that one of the two is not a JSON object.
 func Diff(before, after json.RawMessage) ([]Change, error) {
+	a, err := readObject(after)
+	if err != nil {
+		return nil, fmt.Errorf("read the new snapshot: %w", err)
+	}
 	if len(before) == 0 {
 		return nil, nil
 	}
 	b, err := readObject(before)
 	if err != nil {
 		return nil, fmt.Errorf("read the snapshot before: %w", err)
-	}
-	a, err := readObject(after)
-	if err != nil {
-		return nil, fmt.Errorf("read the new snapshot: %w", err)
 	}
 	var d differ
 	d.objects("", nil, b, a, 0)
