@@ -43,7 +43,7 @@ type parameter struct {
 
 // contract is the OpenAPI document, compiled.
 type contract struct {
-	operations map[string]operation // by "GET /v1/callbacks/{id}"
+	operations map[string]operation          // by "GET /v1/callbacks/{id}"
 	settings   map[string]*jsonschema.Schema // what patched settings must be
 	compiler   *jsonschema.Compiler
 }

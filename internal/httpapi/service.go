@@ -15,7 +15,9 @@ const readyTimeout = 2 * time.Second
 
 // Livez implements GET /livez.
 func (a *API) Livez(w http.ResponseWriter, r *http.Request) {
-	a.do(w, r, func(context.Context, caller) (reply, error) { return reply{body: Liveness{Status: LivenessStatusOk}}, nil })
+	a.do(w, r, func(context.Context, caller) (reply, error) {
+		return reply{body: Liveness{Status: LivenessStatusOk}}, nil
+	})
 }
 
 // Readyz implements GET /readyz.

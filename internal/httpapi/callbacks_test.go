@@ -1,0 +1,330 @@
+package httpapi
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/signature"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+const secretText = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+
+func TestCallbackLife(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	a := f.client("client-a", relay.RoleWrite, "alpha", "beta")
+	f.publish("alpha", orderA)
+
+	var made Callback
+	got := a.post("/v1/callbacks", map[string]any{
+		"url": "https://bms.example/hook", "sites": []string{"alpha"}, "types": []string{"audatex.parts.*"}, "orders": []string{strings.ToUpper(orderA)},
+		"headers": map[string]string{"X-Api-Key": "header-value-secret"}, "auth": map[string]string{"type": "bearer", "token": "bearer-token-secret"},
+		"mode": "latest", "concurrency": 2, "ratePerSecond": 1.5, "timeoutSeconds": 7,
+	}).want(201).into(&made)
+	if got.header.Get("Location") != "/v1/callbacks/"+made.Id || !strings.HasPrefix(made.Secret, "whsec_") || made.Client != "client-a" || made.State != CallbackStateActive {
+		t.Errorf("made: %s, %s", got.header, got.body)
+	}
+	stored, _, err := f.store.Callbacks.Get(t.Context(), made.Id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stored.StartSeq != 1 || stored.Filter.Orders[0] != orderA || stored.Secrets.Headers["X-Api-Key"] != "header-value-secret" || stored.Secrets.Auth.Token != "bearer-token-secret" ||
+		stored.SigningSecrets(time.Now())[0] != made.Secret {
+		t.Errorf("stored: %+v", stored)
+	}
+
+	// A patch merges into what only the store knows, and takes the version.
+	read := a.get("/v1/callbacks/" + made.Id).want(200)
+	tag := read.header.Get("ETag")
+	a.patch("/v1/callbacks/"+made.Id, map[string]any{"headers": map[string]any{"X-Other": "1"}, "auth": nil, "sites": []string{"alpha", "beta"}, "mode": nil}, "If-Match", tag).want(200)
+	a.patch("/v1/callbacks/"+made.Id, map[string]any{"paused": true}, "If-Match", tag).want(412).problem("precondition-failed")
+	a.delete("/v1/callbacks/"+made.Id, "If-Match", tag).want(412)
+	a.put("/v1/callbacks/"+made.Id, map[string]any{"url": "https://bms.example/"}, "If-Match", tag).want(412)
+	a.put("/v1/callbacks/free", map[string]any{"url": "https://bms.example/"}, "If-Match", "*").want(412)
+	if stored, _, err = f.store.Callbacks.Get(t.Context(), made.Id); err != nil {
+		t.Fatal(err)
+	}
+	if h := stored.Secrets.Headers; h["X-Api-Key"] != "header-value-secret" || h["X-Other"] != "1" || stored.Secrets.Auth != nil || stored.Mode != relay.ModeEvery || stored.Concurrency != 2 {
+		t.Errorf("patched: %+v", stored)
+	}
+	a.patch("/v1/callbacks/"+made.Id, map[string]any{"headers": map[string]any{"X-Other": nil}}, "Content-Type", "application/json").want(200)
+	a.patch("/v1/callbacks/"+made.Id, map[string]any{"concurrency": 0}).want(422).problem("invalid-body", "/concurrency")
+	a.patch("/v1/callbacks/"+made.Id, map[string]any{"colour": nil}).want(422).problem("invalid-body", "/colour")
+	a.patch("/v1/callbacks/"+made.Id, map[string]any{"url": "ftp://x"}).want(422).problem("invalid-body", "/url")
+
+	// A replaced secret signs beside the new one for a day.
+	var rotated RotatedSecret
+	a.post("/v1/callbacks/"+made.Id+"/rotate-secret", nil).want(200).into(&rotated)
+	stored, _, err = f.store.Callbacks.Get(t.Context(), made.Id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := stored.SigningSecrets(time.Now()); len(s) != 2 || s[0] != rotated.Secret || s[1] != made.Secret {
+		t.Error("both secrets sign after a rotation")
+	}
+	if s := stored.SigningSecrets(time.Now().Add(25 * time.Hour)); len(s) != 1 || s[0] != rotated.Secret {
+		t.Error("only the new secret signs a day later")
+	}
+	a.post("/v1/callbacks/"+made.Id+"/rotate-secret", map[string]any{"secret": secretText}).want(200).into(&rotated)
+	if rotated.Secret != secretText {
+		t.Errorf("the secret given is not the one that signs")
+	}
+
+	// Resuming ends a disablement and counts.
+	_, _, err = change(t.Context(), f.store.Callbacks, made.Id, "", func(cb relay.Callback) (relay.Callback, error) {
+		cb.Disabled = &relay.Disabled{Reason: "gone", At: time.Now().UTC()}
+		return cb, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var view Callback
+	a.get("/v1/callbacks/" + made.Id).into(&view)
+	if view.State != CallbackStateDisabled || view.DisabledReason != CallbackDisabledReasonGone {
+		t.Errorf("disabled: %+v", view)
+	}
+	f.parts.set(func() {
+		f.parts.statuses[made.Id] = Status{Health: CallbackHealthOpen, Backlog: 0, Lag: 90 * time.Second}
+	})
+	view = Callback{}
+	a.post("/v1/callbacks/"+made.Id+"/resume", nil).want(200).into(&view)
+	if view.State != CallbackStateActive || view.Health != CallbackHealthOpen || view.Backlog == nil || *view.Backlog != 0 || *view.LagSeconds != 90 {
+		t.Errorf("resumed: %+v", view)
+	}
+	if stored, _, err = f.store.Callbacks.Get(t.Context(), made.Id); err != nil || stored.Resumed != 1 || stored.Disabled != nil {
+		t.Errorf("resumed: %+v, %v", stored, err)
+	}
+	a.delete("/v1/callbacks/" + made.Id).want(204)
+	a.get("/v1/callbacks/" + made.Id).want(404)
+	a.delete("/v1/callbacks/" + made.Id).want(404)
+}
+
+func TestPutCallback(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	a := f.client("client-a", relay.RoleWrite, "alpha")
+	f.publish("alpha", orderA)
+	f.publish("alpha", orderB)
+	settings := map[string]any{"url": "https://bms.example/", "secret": secretText, "startFrom": "earliest"}
+	var made, again Callback
+	first := a.put("/v1/callbacks/mine", settings).want(201).into(&made)
+	a.put("/v1/callbacks/mine", settings, "If-Match", first.header.Get("ETag")).want(200).into(&again)
+	if made.Secret != secretText || again.Secret != "" {
+		t.Errorf("the secret is shown once: %q, %q", made.Secret, again.Secret)
+	}
+	stored, _, err := f.store.Callbacks.Get(t.Context(), "mine")
+	if err != nil || stored.StartSeq != 0 || len(stored.Secrets.Signing) != 1 {
+		t.Errorf("stored: %+v, %v", stored, err)
+	}
+	settings["startFrom"] = "now"
+	a.put("/v1/callbacks/mine", settings).want(422).problem("invalid-body", "/startFrom")
+
+	second, err := f.store.Events.Get(t.Context(), 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.put("/v1/callbacks/since", map[string]any{"url": "https://bms.example/", "startFrom": second.Time.Format(time.RFC3339Nano)}).want(201)
+	if stored, _, err = f.store.Callbacks.Get(t.Context(), "since"); err != nil || stored.StartSeq != 1 {
+		t.Errorf("a callback from the second event's time on starts after %d, %v", stored.StartSeq, err)
+	}
+	for _, from := range []string{"yesterday", time.Now().Add(time.Hour).Format(time.RFC3339)} {
+		a.put("/v1/callbacks/other", map[string]any{"url": "https://bms.example/", "startFrom": from}).want(422).problem("invalid-body", "/startFrom")
+	}
+
+	// The admin token: for the client default, which it makes; for a client it names; never for one that is not there.
+	var admins Callback
+	f.admin().post("/v1/callbacks", map[string]any{"url": "https://bms.example/", "sites": []string{"any-site"}}).want(201).into(&admins)
+	if admins.Client != relay.DefaultClient {
+		t.Errorf("the admin's callback is %s's", admins.Client)
+	}
+	f.admin().put("/v1/callbacks/for-a?client=client-a", map[string]any{"url": "https://bms.example/"}).want(201)
+	a.get("/v1/callbacks/for-a").want(200)
+	f.admin().put("/v1/callbacks/for-a?client=default", map[string]any{"url": "https://bms.example/"}).want(404)
+	f.admin().post("/v1/callbacks?client=nobody", map[string]any{"url": "https://bms.example/"}).want(400).problem("invalid-parameter", "client")
+	f.admin().delete("/v1/clients/client-a").want(409).problem("client-in-use")
+
+	// Pages.
+	var ids []string
+	for after := ""; ; {
+		var list CallbackList
+		f.admin().get("/v1/callbacks?client=client-a&limit=2" + after).want(200).into(&list)
+		for _, cb := range list.Items {
+			ids = append(ids, cb.Id)
+		}
+		if list.Next == "" {
+			break
+		}
+		after = "&after=" + list.Next
+	}
+	if strings.Join(ids, " ") != "for-a mine since" {
+		t.Errorf("pages: %v", ids)
+	}
+	f.admin().get("/v1/callbacks?after="+position('e', 1)).want(400).problem("invalid-parameter", "after")
+}
+
+// What a receiver gets as a sample is signed, is valid, and cannot be taken for a real event.
+func TestSampleTakesTheWayOfDeliveries(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	verifier, err := signature.ParseSecret(secretText)
+	if err != nil {
+		t.Fatal(err)
+	}
+	status := make(chan int, 1)
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if err := signature.Verify(verifier, r.Header, body, time.Now(), time.Minute); err != nil {
+			t.Errorf("the sample's signature: %v", err)
+		}
+		if r.Header.Get("X-Own") != "1" || !strings.HasPrefix(r.Header.Get("webhook-id"), samplePrefix) {
+			t.Errorf("headers: %v", r.Header)
+		}
+		w.WriteHeader(<-status)
+	}))
+	defer receiver.Close()
+	a := f.client("client-a", relay.RoleWrite, "alpha")
+	a.put("/v1/callbacks/cb", map[string]any{"url": receiver.URL, "secret": secretText, "headers": map[string]string{"X-Own": "1"}}).want(201)
+	for _, typ := range spec().Components.Schemas["TestCallback"].Value.Properties["type"].Value.Enum {
+		status <- 204
+		var result TestResult
+		a.post("/v1/callbacks/cb/test", map[string]any{"type": typ}).want(200).into(&result)
+		if !result.Delivered || result.Status != 204 {
+			t.Errorf("%s: %+v", typ, result)
+		}
+	}
+	status <- 500
+	var result TestResult
+	a.post("/v1/callbacks/cb/test", nil).want(200).into(&result)
+	if result.Delivered || result.Status != 500 {
+		t.Errorf("refused: %+v", result)
+	}
+	a.post("/v1/callbacks/cb/test", map[string]any{"type": "audatex.parts.order.deleted"}).want(422).problem("invalid-body", "/type")
+}
+
+func TestDeliveries(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	a := f.client("client-a", relay.RoleWrite, "alpha")
+	a.put("/v1/callbacks/cb", map[string]any{"url": "https://bms.example/", "startFrom": "earliest"}).want(201)
+	cb, _, err := f.store.Callbacks.Get(t.Context(), "cb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, two := f.publish("alpha", orderA), f.publish("alpha", orderB)
+	three := f.publish("alpha", "cccccccc-6a64-4a2c-9d55-0a3f3a9f7b11")
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	due := now.Add(time.Hour)
+	rec := func(ev relay.Event, seq uint64, number, status int, closing relay.DeliveryStatus) relay.AttemptRecord {
+		r := relay.AttemptRecord{Event: ev.ID, Seq: seq, Order: ev.Subject, Number: number, At: now, DurationMillis: 2.5, Outcome: "refused", Status: status, Closing: closing}
+		if closing == "" {
+			r.NextAttemptAt = &due
+		}
+		return r
+	}
+	batches := [][]relay.AttemptRecord{
+		{rec(one, 1, 1, 500, ""), rec(two, 2, 1, 500, "")},
+		{rec(two, 2, 2, 500, ""), rec(one, 1, 2, 200, relay.DeliveryDelivered)},
+		{{Event: "gone", Seq: 9, Order: "gone", At: now, Closing: relay.DeliveryExpired, Reason: "aged out"}},
+	}
+	var previous uint64
+	for _, records := range batches {
+		result := f.store.Attempts.AppendAll(t.Context(), []relay.AttemptBatch{{Callback: "cb", Generation: cb.Generation, Previous: previous, Records: records}})
+		if result[0].Err != nil {
+			t.Fatal(result[0].Err)
+		}
+		previous = result[0].Seq
+	}
+	lane := cursor.Lane{V: 1, Order: orderB, Entries: []uint64{2}, Attempts: 2, Generation: cb.Generation}
+	if _, err := f.store.Lanes.Create(t.Context(), store.CallbackCursor("cb")+"."+orderB, lane); err != nil {
+		t.Fatal(err)
+	}
+	for _, limit := range []string{"1", "2", "50"} {
+		var got []string
+		for after := ""; ; {
+			var list DeliveryList
+			a.get("/v1/callbacks/cb/deliveries?limit=" + limit + after).want(200).into(&list)
+			for _, d := range list.Items {
+				got = append(got, d.Event+" "+string(d.Status))
+			}
+			if list.Next == "" {
+				break
+			}
+			after = "&after=" + list.Next
+		}
+		want := []string{"gone expired", one.ID + " delivered", two.ID + " retrying"}
+		if strings.Join(got, ",") != strings.Join(want, ",") {
+			t.Errorf("limit %s: %v, want %v", limit, got, want)
+		}
+	}
+	var list DeliveryList
+	a.get("/v1/callbacks/cb/deliveries?status=failed,expired").want(200).into(&list)
+	if len(list.Items) != 1 || list.Items[0].Reason != "aged out" {
+		t.Errorf("expired ones: %+v", list.Items)
+	}
+	var d Delivery
+	a.get("/v1/callbacks/cb/deliveries/" + one.ID).want(200).into(&d)
+	if d.Status != DeliveryStatusDelivered || len(d.Attempts) != 2 || d.Attempts[0].Status != 500 || d.Attempts[1].Status != 200 || !d.NextAttemptAt.IsZero() {
+		t.Errorf("delivered: %+v", d)
+	}
+	a.get("/v1/callbacks/cb/deliveries/" + two.ID).want(200).into(&d)
+	if d.Status != DeliveryStatusRetrying || !d.NextAttemptAt.Equal(due) {
+		t.Errorf("retrying: %+v", d)
+	}
+	d = Delivery{}
+	a.get("/v1/callbacks/cb/deliveries/" + three.ID).want(200).into(&d)
+	if d.Status != DeliveryStatusPending || len(d.Attempts) != 0 {
+		t.Errorf("pending: %+v", d)
+	}
+	elsewhere := f.publish("beta", orderA)
+	a.get("/v1/callbacks/cb/deliveries/" + elsewhere.ID).want(404)
+	a.get("/v1/callbacks/cb/deliveries/alpha-" + orderA + "-1").want(404)
+}
+
+// No answer to a read, no line of the log and no problem holds a secret.
+func TestSecretsAreNeverTold(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	a := f.client("client-a", relay.RoleWrite, "alpha")
+	secrets := []string{"header-value-secret", "bearer-token-secret", secretText, "refresh-token-secret", adminToken, a.token, strings.Split(a.token, "_")[2]}
+	settings := map[string]any{
+		"url": "https://bms.example/", "secret": secretText, "headers": map[string]string{"X-Key": "header-value-secret"},
+		"auth": map[string]string{"type": "bearer", "token": "bearer-token-secret"},
+	}
+	a.put("/v1/callbacks/cb", settings).want(201)
+	f.admin().put("/v1/connections/con", map[string]any{"level": "site", "site": "alpha", "refreshToken": "refresh-token-secret"}).want(201)
+	answers := []answer{
+		a.put("/v1/callbacks/cb", settings), a.get("/v1/callbacks/cb"), a.get("/v1/callbacks"), a.patch("/v1/callbacks/cb", map[string]any{"paused": true}),
+		a.post("/v1/callbacks/cb/resume", nil), a.post("/v1/callbacks/cb/test", nil), a.get("/v1/callbacks/cb/deliveries"),
+		f.admin().get("/v1/connections/con"), f.admin().get("/v1/connections"), f.admin().get("/v1/clients/client-a/keys"), f.admin().get("/v1/clients/client-a"),
+		f.admin().patch("/v1/connections/con", map[string]any{"refreshToken": "refresh-token-secret"}),
+		// Refused for what stands beside, or in place of, a secret.
+		a.put("/v1/callbacks/cb", map[string]any{"url": "https://bms.example/", "secret": "whsec_bearer-token-secret"}),
+		a.put("/v1/callbacks/cb", map[string]any{"url": "https://bms.example/", "auth": map[string]any{"type": "bearer-token-secret", "token": 5}}),
+		a.put("/v1/callbacks/cb", map[string]any{"url": "https://bms.example/", "headers": map[string]string{"Host": "header-value-secret", "X": "header-value-secret\n"}}),
+		a.put("/v1/callbacks/cb", `{"url":"https://bms.example/","secret":"`+secretText+`" oops`),
+		a.put("/v1/callbacks/cb", map[string]any{"url": "https://user:bearer-token-secret@bms.example/"}),
+		f.admin().put("/v1/connections/con", map[string]any{"level": "refresh-token-secret"}),
+	}
+	for _, got := range answers {
+		for _, secret := range secrets {
+			if strings.Contains(string(got.body), secret) {
+				t.Errorf("%s (%d) tells a secret: %s", got.what, got.status, got.body)
+			}
+		}
+	}
+	for _, secret := range secrets {
+		if strings.Contains(f.log.String(), secret) {
+			t.Errorf("the log holds the secret %q", secret)
+		}
+	}
+	if !strings.Contains(f.log.String(), strings.Split(a.token, "_")[1]) {
+		t.Error("the log names no key id")
+	}
+}

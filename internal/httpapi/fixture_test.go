@@ -1,0 +1,387 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/access"
+	"github.com/audatex-relay/relay/internal/natstest"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/sender"
+	"github.com/audatex-relay/relay/internal/signature"
+	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+const (
+	adminToken = "admin-token-of-the-test"
+	publicURL  = "https://relay.example"
+	orderA     = "aaaaaaaa-6a64-4a2c-9d55-0a3f3a9f7b11"
+	orderB     = "bbbbbbbb-6a64-4a2c-9d55-0a3f3a9f7b11"
+)
+
+var loopback = netip.MustParsePrefix("127.0.0.0/8")
+
+// fixture is an API over a real store, on a real socket.
+type fixture struct {
+	t     *testing.T
+	store *store.Store
+	keys  *access.Keys
+	api   *API
+	base  string
+	http  *http.Client
+	log   *syncBuffer
+	parts *parts
+}
+
+type option func(*Config)
+
+func newFixture(t *testing.T, options ...option) *fixture {
+	t.Helper()
+	specRouter()
+	dir := t.TempDir()
+	raw, err := store.NewKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealer, err := store.NewSealer(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fixture{t: t, log: &syncBuffer{}, parts: &parts{statuses: map[string]Status{}}}
+	log := slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	f.store, err = store.Open(t.Context(), store.Config{
+		Conn: natstest.StartIn(t, dir), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour}, Sealer: sealer, Log: log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.parts.sender = sender.New(sender.Config{AllowCIDRs: []netip.Prefix{loopback}, UserAgent: "audatex-relay/test"})
+	t.Cleanup(f.parts.sender.Close)
+	f.keys = access.New(access.Config{Clients: f.store.Clients, Log: log})
+	c := Config{
+		Store: f.store, Keys: f.keys, AdminToken: adminToken, PublicURL: publicURL + "/", CallbackNets: []netip.Prefix{loopback},
+		Dispatcher: f.parts, Poller: f.parts, Resolver: f.parts, Vendor: f.parts, RatePerSecond: 10_000, Burst: 10_000, Log: log,
+	}
+	for _, o := range options {
+		o(&c)
+	}
+	if f.api, err = New(c); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { f.keys.Run(ctx) })
+	running.Go(func() { f.api.Run(ctx) })
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := f.api.NewServer()
+	running.Go(func() {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	})
+	transport := &http.Transport{}
+	t.Cleanup(func() {
+		transport.CloseIdleConnections()
+		stop, done := context.WithTimeout(context.Background(), 10*time.Second)
+		defer done()
+		if err := server.Shutdown(stop); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		running.Wait()
+	})
+	f.base, f.http = "http://"+listener.Addr().String(), &http.Client{Transport: validating{transport}}
+	select {
+	case <-f.keys.Ready():
+	case <-time.After(10 * time.Second):
+		t.Fatal("the clients are not read")
+	}
+	return f
+}
+
+// parts stands for the parts of the program that the API asks. Samples go out through the real sender.
+type parts struct {
+	sender *sender.Sender
+
+	mu           sync.Mutex
+	statuses     map[string]Status
+	polled       []string
+	unsubscribed []string
+	vendor       error
+	poller       error
+}
+
+func (p *parts) Status(callback string) (Status, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s, ok := p.statuses[callback]
+	return s, ok
+}
+
+func (p *parts) Test(ctx context.Context, cb relay.Callback, ev relay.Event) (relay.AttemptRecord, error) {
+	body, err := relay.Encode(ev)
+	if err != nil {
+		return relay.AttemptRecord{}, err
+	}
+	var secrets []signature.Secret
+	for _, text := range cb.SigningSecrets(time.Now()) {
+		secret, err := signature.ParseSecret(text)
+		if err != nil {
+			return relay.AttemptRecord{}, err
+		}
+		secrets = append(secrets, secret)
+	}
+	r := sender.Request{URL: cb.URL, EventID: ev.ID, Body: body, ContentType: cb.ContentType, Headers: cb.Secrets.Headers, Secrets: secrets, Timeout: 5 * time.Second}
+	got := p.sender.Send(ctx, r)
+	return relay.AttemptRecord{
+		Event: ev.ID, At: got.At, DurationMillis: float64(got.Duration.Microseconds()) / 1000, Outcome: got.Outcome.String(), Status: got.Status,
+		Error: got.Error, Excerpt: got.Excerpt,
+	}, nil
+}
+
+func (p *parts) PollNow(_ context.Context, connection string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.polled = append(p.polled, connection)
+	return p.poller
+}
+
+func (p *parts) Waiting(connection string) (int, bool) { return 3, connection == "con-a" }
+
+func (p *parts) Assessment(_ context.Context, c relay.Connection, originator, number string) (string, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.vendor != nil {
+		return "", p.vendor
+	}
+	return "assessment of " + c.ID + ": " + originator + "|" + number, nil
+}
+
+func (p *parts) Unsubscribe(_ context.Context, _ relay.Connection, subscription string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.vendor != nil {
+		return p.vendor
+	}
+	p.unsubscribed = append(p.unsubscribed, subscription)
+	return nil
+}
+
+func (p *parts) set(change func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change()
+}
+
+// session makes requests with one token.
+type session struct {
+	f     *fixture
+	token string
+}
+
+func (f *fixture) as(token string) session { return session{f, token} }
+func (f *fixture) admin() session          { return session{f, adminToken} }
+
+// client makes a client of sites ("*" for all) and answers a session with a key of a role.
+func (f *fixture) client(id string, role relay.Role, sites ...string) session {
+	f.t.Helper()
+	settings := map[string]any{"sites": append([]string{}, sites...)}
+	if len(sites) == 1 && sites[0] == "*" {
+		settings = map[string]any{"allSites": true}
+	}
+	f.admin().put("/v1/clients/"+id, settings).want(201)
+	return f.key(id, role)
+}
+
+func (f *fixture) key(client string, role relay.Role) session {
+	f.t.Helper()
+	var created KeyCreated
+	f.admin().post("/v1/clients/"+client+"/keys", map[string]any{"role": role}).want(201).into(&created)
+	return f.as(created.Key)
+}
+
+type answer struct {
+	t      *testing.T
+	what   string
+	status int
+	header http.Header
+	body   []byte
+}
+
+// do sends a request. A body that is no string is sent as JSON. Headers come in pairs.
+func (s session) do(method, path string, body any, headers ...string) answer {
+	s.f.t.Helper()
+	var reader io.Reader
+	switch b := body.(type) {
+	case nil:
+	case string:
+		reader = strings.NewReader(b)
+	default:
+		raw, err := json.Marshal(b)
+		if err != nil {
+			s.f.t.Fatal(err)
+		}
+		reader = bytes.NewReader(raw)
+	}
+	r, err := http.NewRequestWithContext(s.f.t.Context(), method, s.f.base+path, reader)
+	if err != nil {
+		s.f.t.Fatal(err)
+	}
+	if reader != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	if s.token != "" {
+		r.Header.Set("Authorization", "Bearer "+s.token)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	resp, err := s.f.http.Do(r)
+	if err != nil {
+		s.f.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.f.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return answer{s.f.t, method + " " + path, resp.StatusCode, resp.Header, raw}
+}
+
+func (s session) get(path string, headers ...string) answer {
+	s.f.t.Helper()
+	return s.do("GET", path, nil, headers...)
+}
+func (s session) put(path string, body any, headers ...string) answer {
+	s.f.t.Helper()
+	return s.do("PUT", path, body, headers...)
+}
+func (s session) post(path string, body any, headers ...string) answer {
+	s.f.t.Helper()
+	return s.do("POST", path, body, headers...)
+}
+func (s session) patch(path string, body any, headers ...string) answer {
+	s.f.t.Helper()
+	return s.do("PATCH", path, body, append([]string{"Content-Type", "application/merge-patch+json"}, headers...)...)
+}
+func (s session) delete(path string, headers ...string) answer {
+	s.f.t.Helper()
+	return s.do("DELETE", path, nil, headers...)
+}
+
+func (a answer) want(status int) answer {
+	a.t.Helper()
+	if a.status != status {
+		a.t.Fatalf("%s: got %d, want %d: %s", a.what, a.status, status, a.body)
+	}
+	return a
+}
+
+func (a answer) into(v any) answer {
+	a.t.Helper()
+	if err := json.Unmarshal(a.body, v); err != nil {
+		a.t.Fatalf("%s: %v: %s", a.what, err, a.body)
+	}
+	return a
+}
+
+// problem wants a problem of a kind, with errors at exactly these places (pointers, or names of parameters).
+func (a answer) problem(slug string, places ...string) Problem {
+	a.t.Helper()
+	var p Problem
+	a.into(&p)
+	if p.Type != publicURL+"/problems/"+slug || p.Status != a.status || p.RequestId != a.header.Get("X-Request-Id") {
+		a.t.Fatalf("%s: got %d %s, want %s", a.what, a.status, a.body, slug)
+	}
+	var got []string
+	for _, e := range p.Errors {
+		got = append(got, e.Pointer+e.Parameter)
+	}
+	if strings.Join(got, " ") != strings.Join(places, " ") {
+		a.t.Fatalf("%s: errors at %q, want %q: %s", a.what, got, places, a.body)
+	}
+	return p
+}
+
+// publish stores an event of an order and answers it.
+func (f *fixture) publish(site, order string) relay.Event {
+	f.t.Helper()
+	var expected uint64
+	last, err := f.store.Events.LastOf(f.t.Context(), site, order)
+	if err == nil {
+		expected = last.Seq
+	} else if !errors.Is(err, store.ErrNotFound) {
+		f.t.Fatal(err)
+	}
+	now := time.Now()
+	ev, err := relay.NewOrderEvent(publicURL, site, order, relay.TypeOrderCreated, relay.NextSequence(now, 0), now, relay.OrderData{
+		Order: json.RawMessage(`{"PartsOrderId":"` + order + `","Status":"New","Parts":[{"RepairerPrice":10.10,"<html>":"&"}]}`), ReadAt: now.UTC(), Revision: 1,
+		Origin: relay.OriginNotification, Notification: &relay.NotificationInfo{Topic: "PARTS.ORDER.CREATED", CreatedAt: "2026-01-15T09:38:44.6871504", SiteID: "1", ReceivedAt: now.UTC()},
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if _, err := f.store.Events.Publish(f.t.Context(), ev, store.InboxRef{}, expected); err != nil {
+		f.t.Fatal(err)
+	}
+	return ev
+}
+
+// operational stores an operational event.
+func (f *fixture) operational(site string, kind relay.Kind, about string) relay.Event {
+	f.t.Helper()
+	ev, err := relay.NewOperationalEvent(publicURL, site, about, time.Now(), relay.Operational{Kind: kind, Message: "Something happened."})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if _, err := f.store.Events.PublishOperational(f.t.Context(), ev); err != nil {
+		f.t.Fatal(err)
+	}
+	return ev
+}
+
+// order stores an order's document.
+func (f *fixture) order(site, id string) {
+	f.t.Helper()
+	now := time.Now().UTC()
+	o := relay.OrderState{
+		Site: site, ID: id, Order: json.RawMessage(`{"PartsOrderId":"` + id + `","Status":"New","Price":10.10}`), ReadAt: now, Status: "New", Revision: 1,
+		Sequence: 1, UpdatedAt: now,
+	}
+	if _, err := f.store.Orders.Create(f.t.Context(), site+"."+id, o); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// syncBuffer is a buffer that many goroutines may write.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}

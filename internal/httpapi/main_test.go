@@ -1,0 +1,48 @@
+package httpapi
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// TestMain also demands, of a whole run, that every operation of the contract was seen to succeed: an operation that no test
+// exercises fails the package.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code := m.Run()
+	if code == 0 && flag.Lookup("test.run").Value.String() == "" {
+		if missing := succeeded.missing(); len(missing) > 0 {
+			fmt.Fprintf(os.Stderr, "no test saw these operations succeed: %v\n", missing)
+			code = 1
+		}
+	}
+	if code == 0 {
+		if err := goleak.Find(
+			// Loops of the embedded NATS server's packages that live as long as the process.
+			goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*consumer).setActive"),
+			goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
+		); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+func (s *seen) missing() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var missing []string
+	for _, op := range s.all {
+		if !s.ok[op] {
+			missing = append(missing, op)
+		}
+	}
+	slices.Sort(missing)
+	return missing
+}

@@ -1,0 +1,279 @@
+package httpapi
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+// expectation says how an operation treats callers. Every operation of the contract must have one.
+type expectation int
+
+const (
+	public    expectation = iota // everybody
+	adminOnly                    // for keys it does not exist
+	ownList                      // for every key, which finds only its own
+	ownRead                      // the owner's keys; for others it does not exist
+	ownChange                    // the owner's writing keys; its reading keys are refused openly, others see nothing
+	makesOwn                     // every writing key, for itself
+	makesAtID                    // as makesOwn on a free id, as ownChange on one that is taken
+)
+
+var expectations = map[string]expectation{
+	"livez": public, "readyz": public, "openapi": public, "schema": public, "problemPage": public,
+	"listConnections": adminOnly, "getConnection": adminOnly, "putConnection": adminOnly, "patchConnection": adminOnly, "deleteConnection": adminOnly,
+	"pollConnection": adminOnly, "listClients": adminOnly, "getClient": adminOnly, "putClient": adminOnly, "deleteClient": adminOnly, "listKeys": adminOnly,
+	"createKey": adminOnly, "deleteKey": adminOnly, "listUnresolved": adminOnly, "getUnresolved": adminOnly, "deleteUnresolved": adminOnly,
+	"listCallbacks": ownList, "listEvents": ownList, "listOrders": ownList,
+	"getCallback": ownRead, "listDeliveries": ownRead, "getDelivery": ownRead, "getEvent": ownRead, "getOrder": ownRead, "listOrderEvents": ownRead,
+	"findAssessment": ownRead,
+	"createCallback": makesOwn, "putCallback": makesAtID,
+	"patchCallback": ownChange, "deleteCallback": ownChange, "rotateSecret": ownChange, "testCallback": ownChange, "resumeCallback": ownChange,
+}
+
+// Every operation of the contract, as called for something of client a by everyone there is.
+func TestTenancy(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	receiver := "http://127.0.0.1:9/" // nobody answers there; a sample then fails, which is an answer too
+	a, aRead := f.client("client-a", relay.RoleWrite, "alpha"), f.key("client-a", relay.RoleRead)
+	b := f.client("client-b", relay.RoleWrite, "beta")
+	expired := f.key("client-a", relay.RoleWrite)
+	f.expire(expired)
+	f.admin().put("/v1/connections/con-a", map[string]any{"level": "site", "site": "alpha", "refreshToken": "refresh-token-secret"}).want(201)
+	f.order("alpha", orderA)
+	ev := f.publish("alpha", orderA)
+	marks := []string{"client-a", "cb-a", "alpha", orderA, "con-a"}
+
+	for path, item := range spec().Paths.Map() {
+		for method, op := range item.Operations() {
+			expect, ok := expectations[op.OperationID]
+			if !ok {
+				t.Errorf("%s %s (%s) has no expectation: say who may call it", method, path, op.OperationID)
+				continue
+			}
+			call := func(s session, id string) answer {
+				t.Helper()
+				url := strings.NewReplacer("{eventId}", ev.ID, "{orderId}", orderA, "{keyId}", "none", "{unresolvedId}", "con-a-1-0", "{name}", "event-v1.json",
+					"{type}", "not-found", "{originator}", "o", "{number}", "n", "{id}", id).Replace(path)
+				if op.OperationID == "findAssessment" {
+					url += "?connection=con-a"
+				}
+				return s.do(method, url, bodyFor(op.OperationID, receiver))
+			}
+			// Fresh for each operation: some remove it.
+			fresh := func() {
+				t.Helper()
+				if got := a.put("/v1/callbacks/cb-a", map[string]any{"url": receiver, "startFrom": "earliest"}); got.status >= 300 {
+					t.Fatalf("%s", got.body)
+				}
+			}
+			fresh()
+			id := "cb-a"
+			if strings.HasPrefix(path, "/v1/connections") {
+				id = "con-a"
+			} else if strings.HasPrefix(path, "/v1/clients") {
+				id = "client-a"
+			}
+			if expect == public {
+				call(f.as(""), id).want(200)
+				continue
+			}
+			for _, nobody := range []session{f.as(""), f.as("wrong"), f.as("ark_none_" + strings.Repeat("0", 43)), expired, f.as(b.token + "0"), f.as(adminToken + "x")} {
+				call(nobody, id).problem("unauthorized")
+			}
+			// b sees nothing of a's, and a removal or a change by b or a reader leaves no trace.
+			got := call(b, id)
+			switch expect {
+			case ownList, makesOwn:
+				if got.status >= 300 {
+					t.Errorf("%s by another client: %d %s", op.OperationID, got.status, got.body)
+				}
+			default:
+				got.want(404).problem("not-found")
+			}
+			for _, mark := range marks {
+				if strings.Contains(string(got.body), mark) {
+					t.Errorf("%s by another client tells of %s: %s", op.OperationID, mark, got.body)
+				}
+			}
+			if (expect == ownRead || expect == ownChange) && strings.Contains(path, "{id}") {
+				if missing := call(b, "nothing-here"); missing.status != got.status || mask(missing.body) != mask(got.body) {
+					t.Errorf("%s answers differently for what another client has and for what is not there: %s, %s", op.OperationID, got.body, missing.body)
+				}
+			}
+			switch got := call(aRead, id); expect {
+			case adminOnly:
+				got.problem("not-found")
+			case ownChange, makesOwn, makesAtID:
+				got.want(403).problem("read-only-key")
+			default:
+				got.want(200)
+			}
+			if expect == makesAtID {
+				call(aRead, "cb-free").problem("not-found")
+				call(b, "cb-of-b").want(201)
+			}
+			switch got := call(a, id); {
+			case expect == adminOnly:
+				got.problem("not-found")
+			case got.status >= 300:
+				t.Errorf("%s by its owner: %d %s", op.OperationID, got.status, got.body)
+			}
+			fresh()
+			if got := call(f.admin(), id); got.status == 401 || got.status == 403 || got.status >= 500 {
+				t.Errorf("%s by the admin: %d %s", op.OperationID, got.status, got.body)
+			}
+			if expect == adminOnly && strings.HasPrefix(op.OperationID, "deleteC") { // put back what the admin removed
+				f.admin().put("/v1/connections/con-a", map[string]any{"level": "site", "site": "alpha"})
+			}
+		}
+	}
+	for id := range expectations {
+		found := false
+		for _, item := range spec().Paths.Map() {
+			for _, op := range item.Operations() {
+				found = found || op.OperationID == id
+			}
+		}
+		if !found {
+			t.Errorf("%s has an expectation and is not in the contract", id)
+		}
+	}
+}
+
+func bodyFor(operation, url string) any {
+	switch operation {
+	case "createCallback", "putCallback":
+		return map[string]any{"url": url}
+	case "patchCallback":
+		return map[string]any{"description": "changed"}
+	case "putConnection":
+		return map[string]any{"level": "site", "site": "alpha"}
+	case "patchConnection":
+		return map[string]any{"paused": false}
+	case "putClient":
+		return map[string]any{"sites": []string{"alpha"}}
+	case "createKey":
+		return map[string]any{"role": "read"}
+	}
+	return nil
+}
+
+// mask takes the request id out of a problem.
+func mask(body []byte) string {
+	head, rest, ok := strings.Cut(string(body), `"requestId":"`)
+	if !ok {
+		return head
+	}
+	_, rest, _ = strings.Cut(rest, `"`)
+	return head + rest
+}
+
+// expire makes a session's key one that ended a second ago.
+func (f *fixture) expire(s session) {
+	f.t.Helper()
+	id := strings.Split(s.token, "_")[1]
+	c, revision, err := f.store.Clients.Get(f.t.Context(), "client-a")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	ended := time.Now().Add(-time.Second)
+	for i := range c.Keys {
+		if c.Keys[i].ID == id {
+			c.Keys[i].ExpiresAt = &ended
+		}
+	}
+	if revision, err = f.store.Clients.Update(f.t.Context(), c.ID, c, revision); err != nil {
+		f.t.Fatal(err)
+	}
+	f.keys.Put(c, revision)
+}
+
+// Sites that a key may not see are unknown to it, whether they exist or not; and events about another client's callback are not
+// shown to a client that sees all sites.
+func TestForeignSitesAndCallbacks(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	a, all := f.client("client-a", relay.RoleWrite, "alpha"), f.client("client-all", relay.RoleWrite, "*")
+	f.publish("alpha", orderA)
+	f.publish("beta", orderB)
+	f.order("beta", orderB)
+	for _, site := range []string{"beta", "nowhere"} {
+		for _, path := range []string{"/v1/events?sites=alpha,", "/v1/orders?sites=alpha,"} {
+			a.get(path+site).want(400).problem("invalid-parameter", "sites")
+		}
+		a.get("/v1/orders/" + orderB + "?site=" + site).want(404)
+		got := a.post("/v1/callbacks", map[string]any{"url": "https://bms.example/", "sites": []string{"alpha", site}}).want(422)
+		got.problem("invalid-body", "/sites/1")
+	}
+	a.post("/v1/callbacks?client=client-all", map[string]any{"url": "https://bms.example/"}).problem("not-found")
+	a.get("/v1/callbacks?client=client-all").problem("not-found")
+
+	a.put("/v1/callbacks/cb-a", map[string]any{"url": "https://bms.example/"}).want(201)
+	all.put("/v1/callbacks/cb-all", map[string]any{"url": "https://bms.example/"}).want(201)
+	theirs := f.operational(relay.NoSite, relay.KindCallbackDisabled, "cb-a")
+	own := f.operational(relay.NoSite, relay.KindCallbackDisabled, "cb-all")
+	var page EventPage
+	all.get("/v1/events?types=audatex.relay.*").want(200).into(&page)
+	if len(page.Items) != 1 || !strings.Contains(string(page.Items[0]), own.ID) {
+		t.Errorf("operational events of a client of all sites: %s", page.Items)
+	}
+	all.get("/v1/events/" + theirs.ID).want(404)
+	all.get("/v1/events/" + own.ID).want(200)
+	f.admin().get("/v1/events/" + theirs.ID).want(200)
+
+	// A client without sites sees nothing, not everything.
+	none := f.client("client-none", relay.RoleWrite)
+	none.get("/v1/events").want(200).into(&page)
+	var orders OrderList
+	none.get("/v1/orders").want(200).into(&orders)
+	if len(page.Items)+len(orders.Items) != 0 {
+		t.Errorf("a client without sites sees %s and %v", page.Items, orders.Items)
+	}
+}
+
+// A key works at once after it was made and no longer after it was revoked, also where only the watch tells.
+func TestKeysComeAndGo(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	a := f.client("client-a", relay.RoleWrite, "alpha")
+	a.get("/v1/callbacks").want(200)
+	id := strings.Split(a.token, "_")[1]
+	f.admin().delete("/v1/clients/client-a/keys/" + id).want(204)
+	a.get("/v1/callbacks").want(401)
+	f.admin().delete("/v1/clients/client-a/keys/" + id).want(404)
+	second := f.key("client-a", relay.RoleRead)
+	var list KeyList
+	f.admin().get("/v1/clients/client-a/keys").want(200).into(&list)
+	if len(list.Items) != 1 || list.Items[0].Role != KeyRoleRead {
+		t.Errorf("keys: %+v", list.Items)
+	}
+	// Another replica removes the client: only the watch brings that here.
+	if err := f.store.Clients.Delete(t.Context(), "client-a", 0); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() bool { return second.get("/v1/callbacks").status == http.StatusUnauthorized })
+	past := time.Now().Add(-time.Minute).Format(time.RFC3339)
+	f.admin().put("/v1/clients/client-a", map[string]any{"sites": []string{"alpha"}}).want(201)
+	f.admin().post("/v1/clients/client-a/keys", map[string]any{"expiresAt": past}).want(422).problem("invalid-body", "/expiresAt")
+	second.get("/v1/callbacks").want(401) // keys do not come back with the name
+}
+
+// eventually waits for a condition that something else brings about.
+func eventually(t *testing.T, condition func() bool) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !condition() {
+		select {
+		case <-deadline:
+			t.Fatal("it did not come about in 10 s")
+		case <-tick.C:
+		}
+	}
+}
