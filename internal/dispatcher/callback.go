@@ -35,6 +35,8 @@ type callback struct {
 	// target under which it stands in the feed's index.
 	attached bool
 	indexed  *target
+	// Since attachedAt the shared reader has offered matched events: how dense its own are in the log.
+	attachedAt, matched uint64
 
 	held      map[uint64]*event // events the cursor has accepted and that no lane has swallowed
 	heldBytes int
@@ -130,6 +132,7 @@ func (c *callback) push(ev *event) {
 	if !c.attached || c.stopped || !c.target.matches(ev) {
 		return
 	}
+	c.matched++
 	if c.halted() || !c.offer(ev) {
 		// Behind: what comes from here on it reads by itself.
 		c.cur.Advance(ev.Seq - 1)
@@ -142,6 +145,9 @@ func (c *callback) push(ev *event) {
 
 // detach leaves the shared reader. feed.mu and mu are held.
 func (c *callback) detach() {
+	if passed := c.d.feed.pos.Load() - min(c.d.feed.pos.Load(), c.attachedAt); passed > 0 && c.matched > 0 {
+		c.density = min(float64(c.matched)/float64(passed), 1)
+	}
 	c.attached = false
 	c.d.feed.leave(c, c.indexed)
 }
@@ -149,6 +155,7 @@ func (c *callback) detach() {
 // attach joins the shared reader. feed.mu and mu are held.
 func (c *callback) attach() {
 	c.attached, c.indexed = true, c.target
+	c.attachedAt, c.matched = c.d.feed.pos.Load(), 0
 	c.d.feed.enter(c, c.indexed)
 }
 

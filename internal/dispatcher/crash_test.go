@@ -215,3 +215,37 @@ func TestLogCutOff(t *testing.T) {
 	until(t, "the new ones arrive", func() bool { return r.distinct() == 25 })
 	until(t, "it is told", func() bool { return len(b.told(relay.KindLogClamped)) == 1 })
 }
+
+// One event that hangs does not keep the quiet callbacks of its shard from moving on: its callback's document says behind, and after
+// a restart it is sent again while the others begin where the log ended.
+func TestStuckCallbackLetsTheWatermarkPass(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	release := make(chan struct{})
+	stuck := newReceiver(t, func(relay.Event, int) int { <-release; return 200 })
+	cb := callback("stuck", stuck.URL)
+	cb.Filter.Sites = []string{"york"}
+	b.register(cb)
+	d := b.start(func(c *dispatcher.Config) { c.Lookback = 1000 })
+	until(t, "it reads with the others", func() bool {
+		doc, _, err := b.store.Cursors.Get(context.Background(), store.CallbackCursor("stuck"))
+		return err == nil && !doc.Behind
+	})
+	held := b.publish("york", 1)
+	for i := range 300 {
+		b.publish("leeds", i)
+	}
+	mark := store.WatermarkKey(relay.ShardOf("stuck"), "events")
+	until(t, "the watermark passes the stuck event", func() bool {
+		w, _, err := b.store.Watermarks.Get(context.Background(), mark)
+		return err == nil && w.Position > held+100
+	})
+	doc, _, err := b.store.Cursors.Get(context.Background(), store.CallbackCursor("stuck"))
+	if err != nil || !doc.Behind || doc.Position >= held {
+		t.Fatalf("its document is %+v, %v", doc, err)
+	}
+	d.crash()
+	b.start()
+	close(release)
+	until(t, "it arrives after the restart", func() bool { return stuck.distinct() == 1 })
+}

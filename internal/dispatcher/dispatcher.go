@@ -3,7 +3,6 @@ package dispatcher
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -143,7 +142,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	flushing.Go(func() { d.flush.run(life, stopFlush) })
 	watched := make(chan error, 1)
 	parts.Go(func() { watched <- d.watch(run) })
-	err := d.start(run)
+	err := d.startUntil(run)
 	if err == nil {
 		parts.Go(func() {
 			d.feed.run(run, d.conf.Store.Events, func(err error) { d.conf.Log.Warn("the log of events cannot be followed; trying again", "error", err) })
@@ -220,10 +219,6 @@ func (d *Dispatcher) Test(ctx context.Context, cb relay.Callback, body []byte, i
 var ErrUnknown = errors.New("this replica does not deliver to the callback")
 
 func shardOf(id string) int { return relay.ShardOf(id) }
-
-func describe(c relay.Callback) string {
-	return fmt.Sprintf("callback %s of client %s", c.ID, c.Client)
-}
 
 // ReadFrom answers the position from which the shared reader goes on: everything before has been offered.
 func (d *Dispatcher) ReadFrom() uint64 { return d.feed.pos.Load() + 1 }

@@ -185,7 +185,7 @@ func (c *callback) carry() {
 		read := c.d.feed.pos.Load()
 		c.cur.Advance(read)
 		at := c.cur.Position()
-		behind = at < c.d.marks.highest(c.shard) || c.lagging && at+maxLag/2 < read
+		behind = at < c.d.marks.highest(c.shard) || c.lagging && at+c.d.maxLag()/2 < read
 		if c.lagging = c.lagging && behind; behind {
 			c.d.flush.mark(c) // look again in the next round
 		}

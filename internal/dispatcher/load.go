@@ -2,6 +2,7 @@ package dispatcher
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,6 +12,24 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
+
+// startUntil tries to start until the store lets it.
+func (d *Dispatcher) startUntil(ctx context.Context) error {
+	for {
+		err := d.start(ctx)
+		if ctx.Err() != nil || !errors.Is(err, store.ErrUnavailable) && !errors.Is(err, store.ErrUnclear) && !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+		d.conf.Log.Warn("deliveries cannot start yet; trying again", "error", err)
+		wait(ctx, time.Second)
+		d.mu.Lock()
+		for id, c := range d.callbacks {
+			c.cancel()
+			delete(d.callbacks, id)
+		}
+		d.mu.Unlock()
+	}
+}
 
 // start loads every callback of this replica's shards, takes what stands beyond the log back to it, and says where the shared
 // reader begins.
@@ -190,8 +209,10 @@ func (d *Dispatcher) adopt(ctx context.Context, cb relay.Callback, doc *store.En
 			c.laneRevs[l.Value.Order] = l.Revision
 		}
 		cur, err := cursor.Load(d.policyOf(cb), doc.Value, stored, now)
-		if err != nil {
-			return nil, false, fmt.Errorf("load the cursor of %s: %w", describe(cb), err)
+		if err != nil { // one bad document must not keep everybody's deliveries from starting
+			log.Error("the cursor contradicts itself; the callback starts anew from where it was registered", "error", err)
+			d.eraseCursor(ctx, cb.ID)
+			return d.adopt(ctx, cb, nil, nil, first, last)
 		}
 		c.cur, c.revision, c.holds = cur, doc.Revision, !doc.Value.Behind
 		_, clamped = cur.Clamp(last)
@@ -200,6 +221,10 @@ func (d *Dispatcher) adopt(ctx context.Context, cb relay.Callback, doc *store.En
 		}
 		c.durable = c.cur.Position()
 		c.tripped = cur.Health().Open
+		if since := cur.Health().FailingSince; !since.IsZero() && now.Sub(since) >= d.conf.DisableAfter && cb.Disabled == nil {
+			cur.ResumeAll(now) // resumed while nobody delivered, or nobody delivered for days: it gets its chance
+			c.tripped = false
+		}
 	}
 	c.ctx, c.cancel = context.WithCancel(d.life)
 	c.mu.Lock()
@@ -243,7 +268,7 @@ func (d *Dispatcher) storeClamped(ctx context.Context, clamped []string, last ui
 		}
 	}
 	if len(left) > 0 {
-		return fmt.Errorf("%d cursors that stand beyond the log could not be stored", len(left))
+		return fmt.Errorf("%w: %d cursors that stand beyond the log could not be stored", store.ErrUnavailable, len(left))
 	}
 	slices.Sort(clamped)
 	d.conf.Log.Error("the log of events ends earlier than cursors say: it was cut off or restored; they were taken back to its end", "last", last, "cursors", len(clamped))

@@ -55,8 +55,8 @@ func (c *callback) status(ctx context.Context, now time.Time) Status {
 			if unread := read - min(read, c.highest()); unread > 0 {
 				s.Estimated = true
 				n := float64(unread) * c.density
-				if c.density == 0 {
-					n = float64(len(c.page))
+				if c.halted() { // it left the shared reader at an event that was its own
+					n = max(n, 1)
 				}
 				s.Backlog += int(n)
 				if !waits && n >= 1 {
@@ -181,6 +181,7 @@ func (d *Dispatcher) Skip(ctx context.Context, id string, seq uint64) (bool, err
 	}
 	now := time.Now()
 	c.dropSeq(seq)
+	c.blocked = false
 	c.close(ev, relay.DeliverySkipped, "skipped by an operator", now)
 	c.pump(now)
 	return true, nil

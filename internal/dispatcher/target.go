@@ -49,7 +49,7 @@ func newTarget(cb relay.Callback, client relay.Client) *target {
 
 // matches reports whether the event is for this callback: its client may see the site, and its filter passes it.
 func (t *target) matches(ev *event) bool {
-	return t.client.MaySee(ev.Site) && t.callback.Filter.Matches(ev.Site, ev.Type, ev.Order)
+	return ev.Order != "" && t.client.MaySee(ev.Site) && t.callback.Filter.Matches(ev.Site, ev.Type, ev.Order)
 }
 
 // request is one attempt to send body.

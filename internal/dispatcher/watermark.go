@@ -11,8 +11,8 @@ import (
 )
 
 // maxLag is how far one callback may hold up its shard's watermark before its document says that the watermark does not speak
-// for it. It is what the quiet callbacks of the shard would have to be offered again after a restart.
-const maxLag = 10_000
+// for it: a tenth of what the shared reader would go back for it after a restart.
+func (d *Dispatcher) maxLag() uint64 { return d.conf.Lookback / 10 }
 
 // watermarks are the positions up to which the quiet callbacks of a shard need no document of their own: at start a callback
 // whose document does not say behind stands at the higher of document and watermark. They are written by the flusher.
@@ -99,7 +99,7 @@ func (c *callback) holdsAt(read uint64) (uint64, bool) {
 		c.cur.Advance(read)
 		c.durable = max(c.durable, c.cur.Position())
 	}
-	if read > c.durable+maxLag && !c.lagging {
+	if read > c.durable+c.d.maxLag() && !c.lagging {
 		c.lagging = true
 		c.d.flush.mark(c)
 	}
