@@ -94,6 +94,9 @@ func (c *Cursor) Clamp(last uint64) (Clamped, bool) {
 			}
 		}
 		l := q.lane
+		if l != nil {
+			l.known = min(l.known, last)
+		}
 		behind := l != nil && l.openLast > last && l.openFrom != 0
 		if behind {
 			if l.openLast = last; l.openFrom > last {

@@ -171,15 +171,38 @@ func TestLaneIsAheadOfTheDocument(t *testing.T) {
 	wantEqual(t, "done", fmt.Sprint(d.Position, d.Done), "2 [[5 5] [7 7]]")
 	wantEqual(t, "verdicts", fmt.Sprint(offer(t, c, "b4", "a5", "b6", "a7", "a8")), "[accepted ignored accepted ignored accepted]")
 
-	c = load() // something older comes again: in front
-	wantEqual(t, "verdicts", fmt.Sprint(offer(t, c, "a4", "a5")), "[laned ignored]")
-	take(t, c, t0.Add(time.Hour), 3, "a", 4, 5, 7)
+	// A lane lists all that waits of its order: what it knows of and does not list was settled before it was stored.
+	c = load()
+	wantEqual(t, "verdicts", fmt.Sprint(offer(t, c, "b3", "a4", "a5", "a6", "a7", "a8")), "[accepted ignored ignored ignored ignored laned]")
+	lane.OpenFrom = 9
+	c = load()
+	wantEqual(t, "verdicts", fmt.Sprint(offer(t, c, "b3", "a8", "a9", "a10")), "[accepted ignored laned laned]")
+	now := t0.Add(time.Hour)
+	take(t, c, now, 1, "b", 3)
+	c.Succeed(take(t, c, now, 3, "a", 5, 7), now)
+	if rs := c.Refills(); len(rs) != 1 || rs[0] != (Refill{"a", 9, 10}) {
+		t.Fatalf("refills %v", rs)
+	}
+}
 
-	c = load() // or, while the head is in flight, later
-	b := take(t, c, t0.Add(time.Hour), 1, "a", 5)
-	wantEqual(t, "verdicts", fmt.Sprint(offer(t, c, "a4", "a5")), "[full full]")
-	c.Release(b)
-	wantEqual(t, "verdicts", fmt.Sprint(offer(t, c, "a4", "a5")), "[laned ignored]")
+// The reader may wait for a lane that waits for what the reader has not come to again.
+func TestLaneReadsOnAheadOfTheReader(t *testing.T) {
+	t.Parallel()
+	c, err := Load(Policy{MaxLanes: 1, Window: 1}, Document{V: 1}, []Lane{{V: 1, Order: "a", OpenFrom: 9}}, t0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantEqual(t, "verdicts", fmt.Sprint(offer(t, c, "b1", "b2")), "[accepted full]")
+	takeNone(t, c, t0) // congested by the lane, which has nothing at hand
+	rs := c.Refills()
+	if len(rs) != 1 || rs[0] != (Refill{"a", 9, 9}) {
+		t.Fatalf("refills %v", rs)
+	}
+	wantEqual(t, "refilled", c.Refill(rs[0], []uint64{9, 11}, 11), true)
+	c.Succeed(take(t, c, t0, 5, "a", 9), t0)
+	c.Stored(c.Changes())
+	c.Succeed(take(t, c, t0, 5, "b", 1), t0)
+	wantEqual(t, "verdicts", fmt.Sprint(offer(t, c, "b2", "a9", "a11")), "[accepted ignored full]")
 }
 
 func TestDoneRanges(t *testing.T) {
@@ -260,6 +283,68 @@ func TestLanesOfAnotherGenerationAreRemoved(t *testing.T) {
 	if ch := c.Changes(); !slices.Equal(ch.Remove, []string{"a"}) {
 		t.Fatalf("%+v", ch)
 	}
+}
+
+// A lane that comes and goes while its removal was never acknowledged is still to be removed; an acknowledgement that
+// comes late removes nothing newer.
+func TestLaneComesBackBeforeItIsRemoved(t *testing.T) {
+	t.Parallel()
+	c := New(hourly)
+	fail := func(seq uint64) {
+		offer(t, c, fmt.Sprint("a", seq))
+		c.Fail(take(t, c, t0, 1, "a", seq), t0, Failure{})
+	}
+	fail(1)
+	c.Stored(c.Changes())
+	c.Settle("a", 1)
+	lost := c.Changes() // storing this fails
+	wantEqual(t, "to be removed", len(lost.Remove), 1)
+	fail(2)
+	c.Settle("a", 2) // never handed out itself, yet the store knows the lane
+	again := c.Changes()
+	if !slices.Equal(again.Remove, []string{"a"}) {
+		t.Fatalf("%+v", again)
+	}
+	c.Stored(lost) // too late to mean the removal of what came after
+	if again = c.Changes(); !slices.Equal(again.Remove, []string{"a"}) {
+		t.Fatalf("%+v", again)
+	}
+	c.Stored(again)
+	wantEqual(t, "dirty", c.Dirty(), false)
+}
+
+// What was skipped before a crash stays skipped, though the lane that is made after it reads the log over it.
+func TestSkippedBeforeThereWasALane(t *testing.T) {
+	t.Parallel()
+	p := hourly
+	p.Window = 300
+	c := New(p)
+	var all []uint64
+	for seq := uint64(1); seq <= 160; seq++ {
+		c.Offer(Entry{seq, "a"})
+		all = append(all, seq)
+	}
+	c.Settle("a", 150, 155)
+	c = reload(t, c, p, t0)
+	for seq := uint64(1); seq <= 152; seq++ {
+		c.Offer(Entry{seq, "a"})
+	}
+	c.Fail(take(t, c, t0, 1, "a", 1), t0, Failure{}) // 155 is read after the lane was made
+	for seq := uint64(153); seq <= 160; seq++ {
+		c.Offer(Entry{seq, "a"})
+	}
+	c = reload(t, c, p, t0)
+	now := t0.Add(time.Hour)
+	for b, ok := c.Take(now, 50); ok; b, ok = c.Take(now, 50) {
+		if slices.Contains(b.Seqs, 150) || slices.Contains(b.Seqs, 155) {
+			t.Fatalf("what was skipped is attempted: %v", b.Seqs)
+		}
+		c.Succeed(b, now)
+		for _, r := range c.Refills() {
+			c.Refill(r, all, r.Through)
+		}
+	}
+	wantEqual(t, "unsettled", c.Unsettled()+c.Lanes(), 0)
 }
 
 func TestExpireBelow(t *testing.T) {

@@ -24,20 +24,20 @@ func Load(p Policy, d Document, lanes []Lane, now time.Time) (*Cursor, error) {
 	if c.resumed.After(now) {
 		c.resumed = now
 	}
-	known := d.Position
+	end := d.Position
 	if n := len(d.Done); n > 0 {
-		known = d.Done[n-1][1]
+		end = d.Done[n-1][1]
 	}
 	c.read(d.Position)
 	for i := range lanes {
-		if err := c.loadLane(&lanes[i], known, now); err != nil {
+		if err := c.loadLane(&lanes[i], end, now); err != nil {
 			return nil, fmt.Errorf("loading lane of order %q: %w", lanes[i].Order, err)
 		}
 	}
 	return c, nil
 }
 
-func (c *Cursor) loadLane(s *Lane, known uint64, now time.Time) error {
+func (c *Cursor) loadLane(s *Lane, end uint64, now time.Time) error {
 	if err := s.validate(); err != nil {
 		return err
 	}
@@ -57,8 +57,12 @@ func (c *Cursor) loadLane(s *Lane, known uint64, now time.Time) error {
 		attempts: s.Attempts, spent: s.Spent, failingSince: s.FailingSince, reason: s.Reason, reasonSince: s.ReasonSince,
 		next: s.Next, wait: time.Duration(s.WaitMillis) * time.Millisecond,
 	}
+	if n := len(s.Entries); n > 0 {
+		l.known = s.Entries[n-1]
+	}
 	if l.openFrom != 0 {
-		l.openLast, l.storedOpen = max(l.openFrom, known), l.openFrom
+		l.known = l.openFrom - 1
+		l.openLast, l.storedOpen = max(l.openFrom, end), l.openFrom
 	}
 	if l.next.Add(-l.wait).Before(c.resumed) {
 		l.next, l.wait = time.Time{}, 0

@@ -147,9 +147,10 @@ func (c *Cursor) recallDone(q *queue, seq uint64) {
 // passes it.
 func (c *Cursor) offerLaned(q *queue, seq uint64) Verdict {
 	l := q.lane
-	i, known := q.find(seq)
-	if !known && (c.health.Open && c.holding >= c.window() || i < q.taken) {
-		c.refused = seq // also if it belongs in front of what is in flight: its turn comes when that has ended
+	_, listed := q.find(seq)
+	known := listed || seq <= l.known
+	if !known && c.health.Open && c.holding >= c.window() {
+		c.refused = seq
 		return Full
 	}
 	c.read(seq)
@@ -157,15 +158,13 @@ func (c *Cursor) offerLaned(q *queue, seq uint64) Verdict {
 	c.touchDocument() // the lane may be gone before the document says that it has covered this entry
 	switch {
 	case known:
-		// Stored with the lane, just before a crash kept the document from saying so.
+		// Stored with the lane, just before a crash kept the document from saying so: it waits there, or was settled.
 		return Ignored
-	case l.openFrom != 0 && seq >= l.openFrom:
+	case l.openFrom != 0:
 		l.openLast = max(l.openLast, seq)
 		return Laned
 	}
-	q.items = append(q.items, item{})
-	copy(q.items[i+1:], q.items[i:])
-	q.items[i] = item{seq: seq}
+	q.items = append(q.items, item{seq: seq})
 	c.entries++
 	c.shorten(q)
 	c.touchLane(q)

@@ -108,6 +108,10 @@ func (c *Cursor) Refill(r Refill, seqs []uint64, through uint64) bool {
 	if l.openFrom == 0 && l.openLast > through {
 		l.openFrom = through + 1
 	}
+	l.known = max(l.known, through)
+	if l.openFrom != 0 {
+		l.known = l.openFrom - 1
+	}
 	c.touchLane(q)
 	c.place(q)
 	return true

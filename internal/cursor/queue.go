@@ -44,9 +44,12 @@ type queue struct {
 
 // lane is what retrying an order takes.
 type lane struct {
-	admitted     bool   // false: over the bound, kept in memory only, its entries hold the position
-	openFrom     uint64 // as in Lane
-	openLast     uint64 // the highest entry that openFrom may stand for
+	admitted bool   // false: over the bound, kept in memory only, its entries hold the position
+	openFrom uint64 // as in Lane
+	openLast uint64 // the highest entry that openFrom may stand for
+	// known: of this order everything up to here that is not listed is settled. A lane holds all that waits of its order,
+	// so that one loaded after a crash may know more than the document loaded with it.
+	known        uint64
 	storedOpen   uint64 // openFrom when it was loaded: what the document loaded with it calls done may be in the lane
 	attempts     int
 	spent        bool

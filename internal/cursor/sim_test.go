@@ -298,6 +298,11 @@ func (s *sim) finish() {
 		s.checkBatch(b)
 	}
 	now := seqs(q.items[:q.taken]) // without what was skipped meanwhile
+	for _, seq := range now {
+		if !slices.Contains(b.Seqs, seq) {
+			s.fail("settle", "%v is in flight, the cursor says %v", b.Seqs, now)
+		}
+	}
 	switch n := s.draw(100); {
 	case s.calm || n < 40 && !s.down:
 		s.settle(now...)

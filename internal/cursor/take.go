@@ -165,8 +165,8 @@ func (c *Cursor) Succeed(b Batch, now time.Time) int {
 	}
 	q.items = q.items[n:]
 	if l := q.lane; l != nil {
-		*l = lane{admitted: l.admitted, openFrom: l.openFrom, openLast: l.openLast, storedOpen: l.storedOpen,
-			version: l.version, stored: l.stored, listed: l.listed, handed: l.handed}
+		*l = lane{admitted: l.admitted, openFrom: l.openFrom, openLast: l.openLast,
+			known: l.known, storedOpen: l.storedOpen, version: l.version, stored: l.stored, listed: l.listed, handed: l.handed}
 		c.touchLane(q)
 	}
 	c.land(q)
