@@ -173,7 +173,7 @@ func (r *runner) suspect(ctx context.Context, at time.Time, why string) error {
 	r.p.Metrics.gap()
 	c := r.config()
 	return r.p.Operations.Operational(ctx, siteOf(c), relay.KindGapSuspected, c.ID,
-		why+" Notifications may have been lost there; orders of this connection that changed since then should be compared with Inpart.",
+		why+" Notifications may have been lost at "+relay.FormatTime(at)+"; orders of this connection that changed then should be compared with Inpart.",
 		map[string]any{"connection": c.ID, "since": relay.FormatTime(at)})
 }
 
