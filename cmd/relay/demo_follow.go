@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// follower sees what a developer's own receiver is sent through the relay's records: the feed of events and the deliveries.
+type follower struct {
+	api     api
+	audit   *audit
+	journey *journey
+
+	after  string               // where the feed goes on
+	events map[string]demoEvent // published and not delivered yet
+	seen   map[string]sighting  // the deliveries' last state
+	health string
+}
+
+// sighting is a state of a delivery that has been told.
+type sighting struct {
+	status   string
+	attempts int
+}
+
+// demoDelivery is an item of GET /v1/callbacks/{id}/deliveries.
+type demoDelivery struct {
+	Event, Status, Reason string
+	Attempts              int
+	At, NextAttemptAt     time.Time
+	LastAttempt           struct {
+		DurationMillis float64
+		Outcome, Error string
+		Status         int
+	}
+}
+
+func newFollower(a api, au *audit, j *journey) *follower {
+	return &follower{api: a, audit: au, journey: j, events: map[string]demoEvent{}, seen: map[string]sighting{}}
+}
+
+// run reads twice a second until ctx ends.
+func (f *follower) run(ctx context.Context) error {
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if err := f.read(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// read takes what is new and tells it. Deliveries are listed before events, so that every delivery's event is known.
+func (f *follower) read(ctx context.Context) error {
+	fresh, err := f.freshDeliveries(ctx)
+	if err != nil {
+		return err
+	}
+	if err := f.readEvents(ctx); err != nil {
+		return err
+	}
+	for _, d := range fresh {
+		f.seen[d.Event] = sighting{d.Status, d.Attempts}
+		e, known := f.events[d.Event]
+		if !known {
+			continue
+		}
+		at := d.At.Add(time.Duration(d.LastAttempt.DurationMillis * float64(time.Millisecond)))
+		if d.Status == "delivered" {
+			f.journey.event(e, at, d.answer(), f.audit.arrived(e, at))
+			delete(f.events, d.Event)
+			continue
+		}
+		f.journey.event(e, at, d.answer(), true)
+	}
+	return f.readHealth(ctx)
+}
+
+// answer is what the receiver made of the last attempt, in a few words.
+func (d demoDelivery) answer() string {
+	said := strconv.Itoa(d.LastAttempt.Status)
+	if d.LastAttempt.Status == 0 {
+		said = d.LastAttempt.Outcome
+	}
+	if d.Status == "delivered" && d.Attempts > 1 {
+		return fmt.Sprintf("%s at attempt %d", said, d.Attempts)
+	}
+	if d.Status == "delivered" {
+		return said
+	}
+	if !d.NextAttemptAt.IsZero() {
+		return fmt.Sprintf("%s, again at %s", said, d.NextAttemptAt.Local().Format(time.TimeOnly))
+	}
+	return said + ", " + d.Status
+}
+
+// freshDeliveries answers what changed since the last time, oldest first. The list is newest first: it is read down to what is known.
+func (f *follower) freshDeliveries(ctx context.Context) ([]demoDelivery, error) {
+	var fresh []demoDelivery
+	for after := ""; ; {
+		query := url.Values{"limit": {"200"}}
+		if after != "" {
+			query.Set("after", after)
+		}
+		var page struct {
+			Items []demoDelivery
+			Next  string
+		}
+		if err := f.get(ctx, "/v1/callbacks/"+demoName+"/deliveries", query, &page); err != nil {
+			return nil, err
+		}
+		known := false
+		for _, d := range page.Items {
+			if f.seen[d.Event] == (sighting{d.Status, d.Attempts}) {
+				known = true
+				continue
+			}
+			fresh = append(fresh, d)
+		}
+		if known || page.Next == "" {
+			break
+		}
+		after = page.Next
+	}
+	slices.SortStableFunc(fresh, func(a, b demoDelivery) int { return a.At.Compare(b.At) })
+	return fresh, nil
+}
+
+// readEvents reads the feed to its end.
+func (f *follower) readEvents(ctx context.Context) error {
+	for {
+		query := url.Values{"limit": {"1000"}}
+		if f.after != "" {
+			query.Set("after", f.after)
+		}
+		var page struct {
+			Items []json.RawMessage
+			Next  string
+		}
+		if err := f.get(ctx, "/v1/events", query, &page); err != nil {
+			return err
+		}
+		f.after = page.Next
+		for _, raw := range page.Items {
+			e, err := readEvent(raw)
+			if err != nil {
+				return err
+			}
+			f.events[e.ID] = e
+		}
+		if len(page.Items) == 0 {
+			return nil
+		}
+	}
+}
+
+// readHealth tells when the callback's health changes: a receiver that is down is only probed, and then nothing else is to be seen.
+func (f *follower) readHealth(ctx context.Context) error {
+	var c struct {
+		State, Health, DisabledReason string
+		Backlog                       int
+	}
+	if err := f.get(ctx, "/v1/callbacks/"+demoName, nil, &c); err != nil {
+		return err
+	}
+	health := c.Health
+	if c.State != "active" {
+		health = c.State
+	}
+	if health == f.health || health == "" {
+		return nil
+	}
+	if f.health != "" || health != "ok" {
+		f.journey.note(fmt.Sprintf("your receiver: %s, %d waiting", healthInWords(health), c.Backlog))
+	}
+	f.health = health
+	return nil
+}
+
+func healthInWords(health string) string {
+	switch health {
+	case "ok":
+		return "takes everything"
+	case "failing":
+		return "fails; what it did not take is tried again"
+	case "open":
+		return "has failed several times in a row; it is only probed until it answers"
+	case "disabled":
+		return "answered 410 and gets nothing any more"
+	default:
+		return health
+	}
+}
+
+// explain tells what is still on its way from what is lost: an event that the receiver has not taken is not lost while the relay
+// says that it waits, or has said that it failed.
+func (f *follower) explain(ctx context.Context, v *verdict) error {
+	for id := range f.events {
+		if f.audit.has(id) {
+			continue
+		}
+		var d struct{ Status string }
+		err := f.get(ctx, "/v1/callbacks/"+demoName+"/deliveries/"+id, nil, &d)
+		var p *problem
+		if errors.As(err, &p) && p.Status == http.StatusNotFound {
+			continue // the relay knows of no such delivery: lost it is
+		}
+		if err != nil {
+			return err
+		}
+		switch d.Status {
+		case "pending", "retrying":
+			v.waiting++
+		case "failed", "skipped", "expired":
+			v.failed++
+		default:
+			continue
+		}
+		v.lost--
+	}
+	return nil
+}
+
+func (f *follower) get(ctx context.Context, path string, query url.Values, out any) error {
+	if len(query) > 0 {
+		path += "?" + query.Encode()
+	}
+	return f.api.do(ctx, http.MethodGet, path, nil, out)
+}
