@@ -10,10 +10,14 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/audatex-relay/relay/internal/access"
 	"github.com/audatex-relay/relay/internal/natstest"
@@ -37,17 +41,17 @@ var loopback = netip.MustParsePrefix("127.0.0.0/8")
 type fixture struct {
 	t     *testing.T
 	store *store.Store
+	js    jetstream.JetStream
 	keys  *access.Keys
 	api   *API
 	base  string
 	http  *http.Client
 	log   *syncBuffer
+	shut  atomic.Bool // the store takes no writes
 	parts *parts
 }
 
-type option func(*Config)
-
-func newFixture(t *testing.T, options ...option) *fixture {
+func newFixture(t *testing.T, options ...func(*Config)) *fixture {
 	t.Helper()
 	specRouter()
 	dir := t.TempDir()
@@ -61,8 +65,18 @@ func newFixture(t *testing.T, options ...option) *fixture {
 	}
 	f := &fixture{t: t, log: &syncBuffer{}, parts: &parts{statuses: map[string]Status{}}}
 	log := slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	nc := natstest.StartIn(t, dir)
+	if f.js, err = jetstream.New(nc); err != nil {
+		t.Fatal(err)
+	}
 	f.store, err = store.Open(t.Context(), store.Config{
-		Conn: natstest.StartIn(t, dir), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour}, Sealer: sealer, Log: log,
+		Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour}, Sealer: sealer, Log: log,
+		Gate: store.Gate{Before: func(store.Write) error {
+			if f.shut.Load() {
+				return store.ErrUnavailable
+			}
+			return nil
+		}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -294,6 +308,7 @@ func (a answer) want(status int) answer {
 
 func (a answer) into(v any) answer {
 	a.t.Helper()
+	reflect.ValueOf(v).Elem().SetZero() // what an answer before left there must not show, nor be overwritten
 	if err := json.Unmarshal(a.body, v); err != nil {
 		a.t.Fatalf("%s: %v: %s", a.what, err, a.body)
 	}
@@ -317,6 +332,14 @@ func (a answer) problem(slug string, places ...string) Problem {
 	}
 	return p
 }
+
+// in is the fixture for a subtest.
+func (f *fixture) in(t *testing.T) *fixture {
+	return &fixture{t: t, store: f.store, keys: f.keys, api: f.api, base: f.base, http: f.http, log: f.log, parts: f.parts}
+}
+
+// trouble makes the store refuse writes.
+func (f *fixture) trouble() { f.shut.Store(true) }
 
 // publish stores an event of an order and answers it.
 func (f *fixture) publish(site, order string) relay.Event {

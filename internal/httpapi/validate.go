@@ -59,7 +59,9 @@ func (op operation) checkParameters(r *http.Request) error {
 		var values []string
 		switch p.in {
 		case "query":
-			values = query[p.name]
+			if values = query[p.name]; len(values) > 1 { // told above
+				continue
+			}
 		case "header":
 			values = r.Header.Values(p.name)
 		case "path":

@@ -1,0 +1,220 @@
+package httpapi
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+func TestBodiesThatAreRefused(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	a := f.client("client-a", relay.RoleWrite, "alpha")
+	const path = "/v1/callbacks/cb"
+	for name, c := range map[string]struct {
+		body    string
+		problem string
+		places  []string
+		headers []string
+	}{
+		"unknown members":    {`{"url":"https://bms.example/","colour":1,"Url":"x"}`, "invalid-body", []string{"/Url", "/colour"}, nil},
+		"unknown inside":     {`{"url":"https://bms.example/","auth":{"type":"bearer","token":"x","realm":"y"}}`, "invalid-body", []string{"/auth/realm"}, nil},
+		"missing":            {`{}`, "invalid-body", []string{"/url"}, nil},
+		"types":              {`{"url":7,"sites":"alpha","paused":"no"}`, "invalid-body", []string{"/paused", "/sites", "/url"}, nil},
+		"names":              {`{"url":"https://bms.example/","sites":["Alpha"]}`, "invalid-body", []string{"/sites/0"}, nil},
+		"event types":        {`{"url":"https://bms.example/","types":["audatex.*","a.*.b"]}`, "invalid-body", []string{"/types/1"}, nil},
+		"orders":             {`{"url":"https://bms.example/","orders":["1"]}`, "invalid-body", []string{"/orders/0"}, nil},
+		"bounds":             {`{"url":"https://bms.example/","concurrency":65,"timeoutSeconds":0,"ratePerSecond":-1}`, "invalid-body", []string{"/concurrency", "/ratePerSecond", "/timeoutSeconds"}, nil},
+		"headers":            {`{"url":"https://bms.example/","headers":{"Host":"x","A/b":"y"}}`, "invalid-body", []string{"/headers/A~1b", "/headers/Host"}, nil},
+		"auth twice":         {`{"url":"https://bms.example/","headers":{"authorization":"x"},"auth":{"type":"bearer","token":"y"}}`, "invalid-body", []string{"/headers/authorization"}, nil},
+		"auth without token": {`{"url":"https://bms.example/","auth":{"type":"bearer","password":"y"}}`, "invalid-body", []string{"/auth/token", "/auth"}, nil},
+		"short secret":       {`{"url":"https://bms.example/","secret":"whsec_AAAA"}`, "invalid-body", []string{"/secret"}, nil},
+		"odd secret":         {`{"url":"https://bms.example/","secret":"whsec_` + strings.Repeat("A", 41) + `"}`, "invalid-body", []string{"/secret"}, nil},
+		"a list":             {`[]`, "invalid-body", []string{""}, nil},
+		"null":               {`null`, "invalid-body", []string{""}, nil},
+		"garbage":            {`{"url":`, "malformed-json", []string{"/url"}, nil},
+		"no JSON":            {`url=1`, "malformed-json", []string{""}, nil},
+		"two values":         {`{"url":"https://bms.example/"} {}`, "malformed-json", []string{""}, nil},
+		"repeated member":    {`{"url":"https://bms.example/","headers":{"A":"1","A":"2"}}`, "malformed-json", []string{"/headers/A"}, nil},
+		"not UTF-8":          {"{\"url\":\"https://bms.example/\xff\"}", "malformed-json", nil, nil},
+		"deep":               {`{"url":` + strings.Repeat("[", 500_000) + strings.Repeat("]", 500_000-100) + `}`, "malformed-json", []string{"/url" + strings.Repeat("/0", 31)}, nil},
+		"too large":          {`{"url":"` + strings.Repeat("x", maxBody) + `"}`, "body-too-large", nil, nil},
+		"nothing":            {``, "malformed-json", nil, nil},
+		"text":               {`{}`, "unsupported-media-type", nil, []string{"Content-Type", "text/plain"}},
+		"patch":              {`{}`, "unsupported-media-type", nil, []string{"Content-Type", "application/merge-patch+json"}},
+		"no type":            {`{}`, "unsupported-media-type", nil, []string{"Content-Type", ""}},
+		"Latin":              {`{}`, "unsupported-media-type", nil, []string{"Content-Type", "application/json; charset=latin1"}},
+		"packed":             {`{}`, "unsupported-media-type", nil, []string{"Content-Encoding", "gzip"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f.in(t).as(a.token).put(path, c.body, c.headers...).problem(c.problem, c.places...)
+		})
+	}
+	for _, url := range []string{
+		"", "bms.example", "ftp://bms.example/", "https://", "https://10.0.0.1/", "https://[::1]/",
+		"https://169.254.169.254/latest", "https://bms.example/#x", "https://user:pw@bms.example/", "https://bms.example:0/", "https://bms example/",
+	} {
+		a.put(path, map[string]any{"url": url}).want(422).problem("invalid-body", "/url")
+	}
+	a.get(path).want(404) // nothing came of any of them
+}
+
+func TestParametersThatAreRefused(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for path, place := range map[string]string{
+		"/v1/callbacks?limit=0":                      "limit",
+		"/v1/callbacks?limit=x":                      "limit",
+		"/v1/callbacks?limit=1&limit=2":              "limit",
+		"/v1/callbacks?colour=1":                     "colour",
+		"/v1/callbacks?after=%00":                    "after",
+		"/v1/callbacks?client=A":                     "client",
+		"/v1/callbacks/A":                            "id",
+		"/v1/callbacks/-a":                           "id",
+		"/v1/callbacks/" + strings.Repeat("a", 64):   "id",
+		"/v1/callbacks/%E2%82%AC":                    "id",
+		"/v1/callbacks/a%2Fb":                        "id",
+		"/v1/events?waitSeconds=61":                  "waitSeconds",
+		"/v1/events?since=yesterday":                 "since",
+		"/v1/events?sites=":                          "sites",
+		"/v1/events?sites=a,B":                       "sites",
+		"/v1/events?types=a.*.b":                     "types",
+		"/v1/events?orders=1":                        "orders",
+		"/v1/events?after=AAAA":                      "after",
+		"/v1/events?after=" + position('o', 1):       "after",
+		"/v1/events/%2e%2e":                          "eventId",
+		"/v1/orders/1":                               "orderId",
+		"/v1/assessments/a/b":                        "connection",
+		"/v1/callbacks/cb/deliveries?status=unknown": "status",
+	} {
+		f.admin().get(path).want(400).problem("invalid-parameter", place)
+	}
+	f.admin().get("/v1/callbacks?limit=%zz").want(400).problem("invalid-parameter")
+	f.admin().get("/v1/events?after="+position('e', 1)+"&since=2026-01-01T00:00:00Z").want(400).problem("invalid-parameter", "since")
+	f.admin().delete("/v1/connections/con?unsubscribe=maybe").want(400).problem("invalid-parameter", "unsubscribe")
+	f.admin().get("/v1/nothing").problem("not-found")
+	f.admin().get("/").problem("not-found")
+	f.admin().get("/v1/callbacks/").problem("not-found")
+	got := f.admin().patch("/v1/callbacks", map[string]any{}).want(405)
+	if got.problem("method-not-allowed"); got.header.Get("Allow") != "GET, POST" {
+		t.Errorf("Allow: %q", got.header.Get("Allow"))
+	}
+}
+
+func TestRequestIDs(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	if got := f.admin().get("/v1/callbacks", "X-Request-Id", "my-own-id-1"); got.header.Get("X-Request-Id") != "my-own-id-1" {
+		t.Errorf("a caller's own id is kept: %s", got.header)
+	}
+	for _, odd := range []string{"x", "with space", strings.Repeat("x", 65)} {
+		if got := f.admin().get("/v1/none", "X-Request-Id", odd); got.header.Get("X-Request-Id") == odd {
+			t.Errorf("%q is taken as an id", odd)
+		}
+	}
+	eventually(t, func() bool { return strings.Contains(f.log.String(), `"request_id":"my-own-id-1"`) })
+}
+
+func TestRateIsLimitedPerKey(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, func(c *Config) { c.RatePerSecond, c.Burst = 0.001, 3 })
+	a, b := f.client("client-a", relay.RoleWrite, "alpha"), f.client("client-b", relay.RoleWrite, "beta")
+	for range 3 {
+		a.get("/v1/callbacks").want(200)
+	}
+	if got := a.get("/v1/callbacks").want(429); got.header.Get("Retry-After") == "" {
+		t.Errorf("no Retry-After: %s", got.header)
+	}
+	b.get("/v1/callbacks").want(200)
+	for range 10 {
+		f.admin().get("/v1/callbacks").want(200)
+	}
+}
+
+// A panic ends one request, with a problem that tells nothing and a log line that tells all.
+func TestPanicIsAProblem(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, func(c *Config) { c.Ready = func() error { panic("what only the log may know") } })
+	got := f.as("").get("/readyz").want(500)
+	if got.problem("internal-error"); bytes.Contains(got.body, []byte("only the log")) {
+		t.Errorf("the problem tells of the panic: %s", got.body)
+	}
+	eventually(t, func() bool { return strings.Contains(f.log.String(), "what only the log may know") })
+	f.as("").get("/livez").want(200)
+}
+
+func TestReadiness(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, func(c *Config) { c.Ready = func() error { return errors.New("starting: streams are recovered") } })
+	var ready Readiness
+	f.as("").get("/readyz").want(503).into(&ready)
+	if ready.Status != ReadinessStatusNotReady || !strings.Contains(ready.Reason, "recovered") {
+		t.Errorf("%+v", ready)
+	}
+	f.api.Drain()
+	f.as("").get("/readyz").want(503).into(&ready)
+	if ready.Reason != "draining" {
+		t.Errorf("%+v", ready)
+	}
+}
+
+// A caller that sends its body a byte at a time is cut off by the read deadline, not served for ever: the deadline is set for
+// every request and lifted only once the body is there.
+func TestBodyThatStallsHoldsNothing(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(f.base, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := fmt.Fprintf(conn, "PUT /v1/callbacks/x HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2000000\r\n\r\n{"); err != nil {
+		t.Fatal(err)
+	}
+	// Without a token nothing of the body is waited for: the answer comes at once.
+	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	head := make([]byte, 12)
+	if _, err := io.ReadFull(conn, head); err != nil || string(head) != "HTTP/1.1 401" {
+		t.Errorf("%q, %v", head, err)
+	}
+}
+
+// Errors of the store are 503 with a time to come back, whatever the operation.
+func TestStoreTroubleIs503(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	a := f.client("client-a", relay.RoleWrite, "alpha")
+	f.trouble()
+	got := a.put("/v1/callbacks/cb", map[string]any{"url": "https://bms.example/"}).want(503)
+	if got.problem("store-unavailable"); got.header.Get("Retry-After") == "" {
+		t.Errorf("no Retry-After: %s", got.header)
+	}
+	f.admin().put("/v1/connections/con", map[string]any{"level": "site", "site": "alpha"}).want(503).problem("store-unavailable")
+	a.get("/v1/callbacks").want(200) // reads and keys go on
+}
+
+func FuzzReadJSON(f *testing.F) {
+	for _, seed := range []string{`{"a":[1,{"b":null}]}`, `[1e400]`, `"\ud800"`, `{"a":1,"a":2}`, `{}x`, strings.Repeat("[", 40)} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		v, err := readJSON(raw)
+		if err != nil {
+			var p *problem
+			if !errors.As(err, &p) || p.kind.slug != "malformed-json" {
+				t.Fatalf("%v", err)
+			}
+			return
+		}
+		if _, err := merge(v, raw); err != nil {
+			t.Fatalf("a value that was read cannot be merged into itself: %v", err)
+		}
+	})
+}
