@@ -132,7 +132,7 @@ func (a *API) CreateKey(w http.ResponseWriter, r *http.Request, id Id) {
 		}
 		a.c.Keys.Put(c, revision)
 		created := KeyCreated{Id: key.ID, Key: text, Role: KeyRole(key.Role), Description: key.Description, CreatedAt: key.CreatedAt, ExpiresAt: timeOf(key.ExpiresAt)}
-		return reply{status: http.StatusCreated, location: "/v1/clients/" + id + "/keys/" + key.ID, body: created}, nil
+		return reply{status: http.StatusCreated, body: created}, nil
 	})
 }
 

@@ -10,12 +10,16 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/getkin/kin-openapi/routers"
 	"github.com/getkin/kin-openapi/routers/gorillamux"
 	"github.com/go-chi/chi/v5"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // The contract as an independent library reads it.
@@ -204,4 +208,48 @@ func TestServicePages(t *testing.T) {
 	f.as("").get("/livez").want(200)
 	f.as("").get("/readyz").want(200)
 	f.as("").get("/openapi.yaml").want(200)
+}
+
+// What the relay publishes is what the shared schemas say, and the schemas do say something.
+func TestSamplesFitTheSchemas(t *testing.T) {
+	t.Parallel()
+	schema, err := jsonschema.NewCompiler().Compile("../../api/schemas/event-v1.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &API{c: Config{PublicURL: publicURL}}
+	for _, typ := range spec().Components.Schemas["TestCallback"].Value.Properties["type"].Value.Enum {
+		ev, err := a.sample(typ.(string), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := relay.Encode(ev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		check := func(change func(event, data map[string]any)) error {
+			value, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
+			if err != nil {
+				t.Fatal(err)
+			}
+			event := value.(map[string]any)
+			change(event, event["data"].(map[string]any))
+			return schema.Validate(event)
+		}
+		if err := check(func(_, _ map[string]any) {}); err != nil {
+			t.Errorf("%s: %v", typ, err)
+		}
+		for what, change := range map[string]func(event, data map[string]any){
+			"no subject":            func(event, _ map[string]any) { delete(event, "subject") },
+			"a number for sequence": func(event, _ map[string]any) { event["sequence"] = 1 },
+			"data of the other sort": func(event, data map[string]any) {
+				delete(data, "kind")
+				delete(data, "order")
+			},
+		} {
+			if check(change) == nil {
+				t.Errorf("%s with %s passes", typ, what)
+			}
+		}
+	}
 }

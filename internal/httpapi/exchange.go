@@ -17,12 +17,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// writeTimeout is how long an answer may take to be read by the caller, readTimeout how long its body may take to come. They are
-// set per request: the server's own would cut long polls.
-const (
-	writeTimeout = 30 * time.Second
-	readTimeout  = 30 * time.Second
-)
+// writeTimeout is how long an answer may take to be read by the caller. It is set per answer: the server's own would cut long polls.
+const writeTimeout = 30 * time.Second
 
 // exchange is what is known of one request while it is served.
 type exchange struct {
@@ -56,7 +52,7 @@ func (a *API) begin(next http.Handler) http.Handler {
 		ww.Header().Set("X-Request-Id", x.id)
 		ww.Header().Set("Cache-Control", "no-store")
 		ww.Header().Set("X-Content-Type-Options", "nosniff")
-		_ = http.NewResponseController(w).SetReadDeadline(started.Add(readTimeout)) // validate lifts it once the body is there
+		_ = http.NewResponseController(w).SetReadDeadline(started.Add(a.c.ReadTimeout)) // validate lifts it once the body is there
 		defer func() {
 			if v := recover(); v != nil {
 				if v == http.ErrAbortHandler {
@@ -88,7 +84,9 @@ func (a *API) log(r *http.Request, x *exchange, w middleware.WrapResponseWriter,
 	if name := x.caller.name(); name != "" {
 		attrs = append(attrs, slog.String("key", name))
 	}
-	if p := x.problem; p != nil {
+	if r.Context().Err() != nil { // the caller is gone: whatever came of it is no trouble of ours
+		attrs = append(attrs, slog.Bool("gone", true))
+	} else if p := x.problem; p != nil {
 		attrs = append(attrs, slog.String("problem", p.kind.slug))
 		if p.kind.status >= 500 {
 			level = slog.LevelWarn

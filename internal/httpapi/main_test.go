@@ -22,11 +22,7 @@ func TestMain(m *testing.M) {
 		}
 	}
 	if code == 0 {
-		if err := goleak.Find(
-			// Loops of the embedded NATS server's packages that live as long as the process.
-			goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*consumer).setActive"),
-			goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
-		); err != nil {
+		if err := goleak.Find(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}

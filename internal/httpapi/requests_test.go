@@ -2,10 +2,12 @@ package httpapi
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -165,24 +167,57 @@ func TestReadiness(t *testing.T) {
 	}
 }
 
-// A caller that sends its body a byte at a time is cut off by the read deadline, not served for ever: the deadline is set for
-// every request and lifted only once the body is there.
-func TestBodyThatStallsHoldsNothing(t *testing.T) {
+// A caller whose body stalls is cut off; one that waits for an event is not, although it says nothing for longer than that.
+func TestBodyThatStallsIsCutOff(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, func(c *Config) { c.ReadTimeout = 200 * time.Millisecond })
+	for _, token := range []string{"wrong", adminToken} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(f.base, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		_, err = fmt.Fprintf(conn, "PUT /v1/callbacks/x HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n{", token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if answer, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 40") {
+			t.Errorf("%s: %q, %v", token, answer, err)
+		}
+	}
+	started := time.Now()
+	f.admin().get("/v1/events?waitSeconds=1").want(200)
+	if took := time.Since(started); took < 900*time.Millisecond {
+		t.Errorf("a waiting request was cut off after %v", took)
+	}
+}
+
+// A caller that goes away while it waits is no trouble: its place is free again, and the log has no warning.
+func TestCallerGoesAway(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	conn, err := net.Dial("tcp", strings.TrimPrefix(f.base, "http://"))
+	ctx, cancel := context.WithCancel(t.Context())
+	r, err := http.NewRequestWithContext(ctx, "GET", f.base+"/v1/events?waitSeconds=60", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = conn.Close() }()
-	if _, err := fmt.Fprintf(conn, "PUT /v1/callbacks/x HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2000000\r\n\r\n{"); err != nil {
-		t.Fatal(err)
+	r.Header.Set("Authorization", "Bearer "+adminToken)
+	done := make(chan error, 1)
+	go func() {
+		_, err := f.http.Do(r)
+		done <- err
+	}()
+	eventually(t, func() bool { return f.waiting() == 1 })
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
 	}
-	// Without a token nothing of the body is waited for: the answer comes at once.
-	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
-	head := make([]byte, 12)
-	if _, err := io.ReadFull(conn, head); err != nil || string(head) != "HTTP/1.1 401" {
-		t.Errorf("%q, %v", head, err)
+	eventually(t, func() bool { return f.waiting() == 0 && strings.Contains(f.log.String(), `"gone":true`) })
+	if strings.Contains(f.log.String(), `"level":"WARN"`) {
+		t.Errorf("a warning: %s", f.log.String())
 	}
 }
 

@@ -52,14 +52,14 @@ type Vendor interface {
 	Unsubscribe(ctx context.Context, connection relay.Connection, subscription string) error
 }
 
-// Config is what New needs. Everything must be there but PublicURL, CallbackNets, RatePerSecond and Burst.
+// Config is what New needs. Everything must be there but where a zero value is said to mean something.
 type Config struct {
 	Store      *store.Store
 	Keys       *access.Keys
 	AdminToken string
 	// PublicURL is the relay's public address without a closing slash; empty: links are relative.
 	PublicURL string
-	// CallbackNets are private networks that callbacks may reach (RELAY_CALLBACK_ALLOW_CIDRS).
+	// CallbackNets are private networks that callbacks may reach (RELAY_CALLBACK_ALLOW_CIDRS); none if empty.
 	CallbackNets []netip.Prefix
 	Dispatcher   Dispatcher
 	Poller       Poller
@@ -70,7 +70,9 @@ type Config struct {
 	// RatePerSecond and Burst limit each key; 50 and 200 if zero.
 	RatePerSecond float64
 	Burst         int
-	Log           *slog.Logger
+	// ReadTimeout is how long a request's body may take to come; 30 s if zero.
+	ReadTimeout time.Duration
+	Log         *slog.Logger
 }
 
 // API serves the HTTP API. Run must be running for long polls to wake early.
@@ -94,6 +96,9 @@ func New(c Config) (*API, error) {
 	}
 	if c.Burst == 0 {
 		c.Burst = 200
+	}
+	if c.ReadTimeout == 0 {
+		c.ReadTimeout = 30 * time.Second
 	}
 	contract, err := readContract()
 	if err != nil {
