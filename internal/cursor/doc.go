@@ -25,6 +25,8 @@
 // # Using it
 //
 //	c, err := cursor.Load(policy, document, lanes, now)  // or cursor.New(policy) and c.Advance(startFrom-1)
+//	c.Clamp(log.LastSeq)         // the log may end earlier than the cursor says; store the outcome before the log grows
+//	c.ExpireBelow(log.FirstSeq)  // and begin later; again whenever FirstSeq has changed
 //
 //	// reading: from c.ReadFrom() on, ascending
 //	switch c.Offer(cursor.Entry{Seq: seq, Order: order}) {
@@ -55,7 +57,9 @@
 //	c.Stored(ch)           // only when all three worked; otherwise it all comes again with the next Changes
 //
 //	// lanes that have used up their entries and have more in the log
-//	for _, r := range c.Refills() { c.Refill(r, seqsOf(r.Order, r.From, r.Through), through) }
+//	for _, r := range c.Refills() { c.Refill(r, seqsOf(r.Order, r.From, through), through) } // through <= r.Through
+//
+// A document that is stored for its own sake (a new cursor, say) is Changes after SetCarried.
 //
 // A crash at any point, also between the steps of a store, loses nothing; it repeats at most what was in flight and what
 // was settled since the last complete store.
