@@ -176,8 +176,8 @@ func (r *reader) offer() bool {
 	return true
 }
 
-// due answers when a page that was announced but not found is looked for again.
-func (r *reader) due() (time.Time, bool) { return r.rescan, !r.rescan.IsZero() }
+// due answers when a page that was announced but not found is looked for again. While what was read has no room, nothing is.
+func (r *reader) due() (time.Time, bool) { return r.rescan, !r.rescan.IsZero() && len(r.pages) == 0 }
 
 func (r *reader) keep(lane string, it *item) {
 	if r.atHand == nil {

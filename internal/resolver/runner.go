@@ -148,13 +148,11 @@ func (r *runner) loop(ctx, work context.Context) error {
 	}
 }
 
-// turn reads what is there, begins what may begin and stores what is due.
+// turn reads what is there, begins what may begin and stores what is due. Trouble with one of these does not keep it from the others.
 func (r *runner) turn(ctx, work context.Context, now time.Time) error {
-	if err := r.inbox.fill(ctx, r.wanted.Load(), now); err != nil {
-		return err
-	}
-	if err := r.inbox.refill(ctx); err != nil {
-		return err
+	read := r.inbox.fill(ctx, r.wanted.Load(), now)
+	if read == nil {
+		read = r.inbox.refill(ctx)
 	}
 	for {
 		b, ok := r.stand.Take(now, cursor.LaneEntries)
@@ -167,12 +165,11 @@ func (r *runner) turn(ctx, work context.Context, now time.Time) error {
 	if r.stand.Dirty() && (r.stand.InFlight() == 0 || !now.Before(r.flushed.Add(r.cfg.Flush))) {
 		r.flushed = now
 		if err := r.stand.flush(ctx); err != nil {
-			return err
+			return errors.Join(read, err)
 		}
+		r.recovered(ctx)
 	}
-	r.held.Store(int64(r.stand.Unsettled()))
-	r.healthy(ctx)
-	return nil
+	return read
 }
 
 // next answers how long there is nothing to do but to wait for a result or a page.
@@ -205,9 +202,11 @@ func (r *runner) finish(ctx context.Context, res result) {
 	switch res.verdict {
 	case resolved:
 		r.stand.Succeed(b, now)
+		r.recovered(ctx)
 		r.inbox.forget(b.Order, b.Seqs)
 	case handled:
 		r.stand.Settle(b.Order, b.Seqs...)
+		r.recovered(ctx)
 		r.inbox.forget(b.Order, b.Seqs)
 	case held:
 		r.stand.Fail(b, now, res.failure)
@@ -236,8 +235,9 @@ func (r *runner) pause(ctx context.Context, now time.Time, err error) {
 	}
 }
 
-func (r *runner) healthy(ctx context.Context) {
-	if r.troubled && r.stand.InFlight() == 0 && !r.stand.Dirty() {
+// recovered notes that the store has taken a write.
+func (r *runner) recovered(ctx context.Context) {
+	if r.troubled {
 		r.troubled = false
 		r.trouble.reset()
 		r.log.InfoContext(ctx, "the store works again")
