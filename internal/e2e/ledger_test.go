@@ -1,0 +1,285 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/sandbox"
+)
+
+// event is an event as a receiver reads it: written against the published contract, not with the relay's own types.
+type event struct {
+	ID       string          `json:"id"`
+	Type     string          `json:"type"`
+	Subject  string          `json:"subject"`
+	Site     string          `json:"site"`
+	Sequence string          `json:"sequence"`
+	Time     time.Time       `json:"time"`
+	Data     json.RawMessage `json:"data"`
+
+	order  orderData
+	tokens string // of order.Order
+}
+
+type orderData struct {
+	Order          json.RawMessage `json:"order"`
+	ReadAt         time.Time       `json:"readAt"`
+	Revision       int             `json:"revision"`
+	PreviousStatus *string         `json:"previousStatus"`
+	Changes        []change        `json:"changes"`
+	Notification   *struct {
+		ID         *string   `json:"id"`
+		Topic      string    `json:"topic"`
+		CreatedAt  string    `json:"createdAt"`
+		SiteID     string    `json:"siteId"`
+		ReceivedAt time.Time `json:"receivedAt"`
+	} `json:"notification"`
+	Origin string `json:"origin"`
+}
+
+type change struct {
+	Path string          `json:"path"`
+	From json.RawMessage `json:"from"`
+	To   json.RawMessage `json:"to"`
+}
+
+// parseEvent reads an event of an order.
+func parseEvent(body []byte) (event, error) {
+	var e event
+	if err := json.Unmarshal(body, &e); err != nil {
+		return e, err
+	}
+	if strings.HasPrefix(e.Type, "audatex.relay.") {
+		return e, nil
+	}
+	if err := json.Unmarshal(e.Data, &e.order); err != nil {
+		return e, err
+	}
+	var err error
+	e.tokens, err = tokens(e.order.Order)
+	return e, err
+}
+
+// tokens writes JSON as the sequence of its tokens, every number with the digits it has: only white space and the
+// spelling of strings are lost.
+func tokens(raw []byte) (string, error) {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	var b strings.Builder
+	for {
+		t, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			return b.String(), nil
+		}
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(&b, "%T %v\n", t, t)
+	}
+}
+
+// checkOrder compares the events of one order with what the vendor did to it: one event for each notification, in the order in
+// which the notifications came, each with the order digit by digit as it stood at some moment not before the notification
+// and not before the event that came before it, and with what changed since then. Events are given by sequence.
+func checkOrder(rec sandbox.OrderRecord, notifications []sandbox.NotificationRecord, events []event) error {
+	if len(events) != len(notifications) {
+		return fmt.Errorf("%d events for %d notifications that a client was given", len(events), len(notifications))
+	}
+	states := make([]string, len(rec.States))
+	for i, s := range rec.States {
+		var err error
+		if states[i], err = tokens(s.JSON); err != nil {
+			return fmt.Errorf("state %d in the ledger: %w", i, err)
+		}
+	}
+	slices.SortStableFunc(notifications, func(a, b sandbox.NotificationRecord) int { return a.QueuedAt.Compare(b.QueuedAt) })
+	at := 0
+	for i := range events {
+		e, n := &events[i], notifications[i]
+		if err := checkNotification(e, n); err != nil {
+			return fmt.Errorf("event %d (%s): %w", i, e.ID, err)
+		}
+		for at+1 < len(rec.States) && !rec.States[at+1].At.After(n.QueuedAt) {
+			at++ // the notification told of this state already
+		}
+		found := slices.Index(states[at:], e.tokens)
+		if found < 0 {
+			return fmt.Errorf("event %d (%s): its order is none of the states %d to %d that the vendor served:\n%s", i, e.ID, at, len(states)-1, e.order.Order)
+		}
+		at += found
+		var before *event
+		if i > 0 {
+			before = &events[i-1]
+		}
+		if err := checkChanges(before, e); err != nil {
+			return fmt.Errorf("event %d (%s): %w", i, e.ID, err)
+		}
+	}
+	return nil
+}
+
+// checkNotification compares what an event says of its notification with the ledger's.
+func checkNotification(e *event, n sandbox.NotificationRecord) error {
+	got := e.order.Notification
+	if got == nil || e.order.Origin != "notification" {
+		return fmt.Errorf("origin %q, notification %v", e.order.Origin, got)
+	}
+	switch {
+	case n.Form == sandbox.Older && got.ID != nil:
+		return fmt.Errorf("the older form has no id, the event says %s", *got.ID)
+	case n.Form == sandbox.Newer && (got.ID == nil || !strings.EqualFold(*got.ID, n.ID)):
+		return fmt.Errorf("notification %v, the next one that was handed out is %s", got.ID, n.ID)
+	case got.Topic != n.Topic:
+		return fmt.Errorf("topic %q, not %q", got.Topic, n.Topic)
+	case strings.TrimSuffix(got.CreatedAt, "Z") != n.QueuedAt.UTC().Format("2006-01-02T15:04:05.0000000"):
+		return fmt.Errorf("created at %q, not %s", got.CreatedAt, n.QueuedAt.UTC())
+	case n.Form == sandbox.Newer && got.SiteID != n.Site:
+		return fmt.Errorf("site %q, not %q", got.SiteID, n.Site)
+	case !e.Time.Equal(n.QueuedAt.Truncate(time.Microsecond)):
+		return fmt.Errorf("time %s, not %s", e.Time, n.QueuedAt.UTC())
+	case e.order.ReadAt.Before(got.ReceivedAt):
+		return fmt.Errorf("read at %s, before the notification was received at %s", e.order.ReadAt, got.ReceivedAt)
+	}
+	want := "audatex.parts.order.updated"
+	if n.Topic == sandbox.TopicCreated {
+		want = "audatex.parts.order.created"
+	}
+	if e.Type != want {
+		return fmt.Errorf("type %q, not %q", e.Type, want)
+	}
+	return nil
+}
+
+// checkChanges compares what an event says has changed with the two orders themselves.
+func checkChanges(before, e *event) error {
+	now, err := decode(e.order.Order)
+	if err != nil {
+		return err
+	}
+	if before == nil {
+		if e.order.PreviousStatus != nil || len(e.order.Changes) > 0 || e.order.Revision != 1 {
+			return fmt.Errorf("first sight with previous status %v, %d changes, revision %d", e.order.PreviousStatus, len(e.order.Changes), e.order.Revision)
+		}
+		return nil
+	}
+	was, err := decode(before.order.Order)
+	if err != nil {
+		return err
+	}
+	if e.order.Revision != before.order.Revision+1 {
+		return fmt.Errorf("revision %d after %d", e.order.Revision, before.order.Revision)
+	}
+	if p := e.order.PreviousStatus; p == nil || *p != was["Status"] {
+		return fmt.Errorf("previous status %v, the event before said %v", p, was["Status"])
+	}
+	status := false
+	for _, c := range e.order.Changes {
+		if c.Path == "/Status" {
+			status = true
+			if string(c.From) != quoted(was["Status"]) || string(c.To) != quoted(now["Status"]) {
+				return fmt.Errorf("status from %s to %s, the orders say from %v to %v", c.From, c.To, was["Status"], now["Status"])
+			}
+		}
+		if strings.HasPrefix(c.Path, "/Parts/-") {
+			continue
+		}
+		to, err := decodeAny(c.To)
+		if err != nil {
+			return err
+		}
+		if there := lookUp(now, c.Path); quoted(there) != quoted(to) {
+			return fmt.Errorf("change of %s to %s, the order says %v", c.Path, c.To, there)
+		}
+	}
+	if status != (was["Status"] != now["Status"]) {
+		return fmt.Errorf("status from %v to %v, the changes say %t", was["Status"], now["Status"], status)
+	}
+	if same := normal(was) == normal(now); same != (len(e.order.Changes) == 0) {
+		return fmt.Errorf("%d changes between\n%s\n%s", len(e.order.Changes), before.order.Order, e.order.Order)
+	}
+	return nil
+}
+
+func decode(raw []byte) (map[string]any, error) {
+	v, err := decodeAny(raw)
+	if err != nil {
+		return nil, err
+	}
+	m, ok := v.(map[string]any)
+	if !ok {
+		return nil, fmt.Errorf("%.200s is no object", raw)
+	}
+	return m, nil
+}
+
+func decodeAny(raw []byte) (any, error) {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	var v any
+	err := d.Decode(&v)
+	return v, err
+}
+
+func quoted(v any) string {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return err.Error()
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+// lookUp answers the value at a JSON pointer, nil if there is none.
+func lookUp(v any, pointer string) any {
+	for _, token := range strings.Split(pointer, "/")[1:] {
+		token = strings.NewReplacer("~1", "/", "~0", "~").Replace(token)
+		switch in := v.(type) {
+		case map[string]any:
+			v = in[token]
+		case []any:
+			var i int
+			if _, err := fmt.Sscanf(token, "%d", &i); err != nil || i >= len(in) {
+				return nil
+			}
+			v = in[i]
+		default:
+			return nil
+		}
+	}
+	return v
+}
+
+// normal writes an order without what means nothing: missing dates in any spelling, and the place of its parts.
+func normal(order map[string]any) string {
+	parts, _ := order["Parts"].([]any)
+	list := make([]string, 0, len(parts))
+	for _, p := range parts {
+		list = append(list, quoted(dated(p)))
+	}
+	slices.Sort(list)
+	head, _ := dated(order).(map[string]any)
+	delete(head, "Parts")
+	return quoted(head) + strings.Join(list, "\n")
+}
+
+// dated drops members that are null or the year one.
+func dated(v any) any {
+	m, ok := v.(map[string]any)
+	if !ok {
+		return v
+	}
+	out := map[string]any{}
+	for k, v := range m {
+		if v != nil && v != "0001-01-01T00:00:00" {
+			out[k] = v
+		}
+	}
+	return out
+}

@@ -1,0 +1,231 @@
+package e2e
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/audatex-relay/relay/internal/sandbox"
+)
+
+// world is one relay with everything around it. The relay may die and start again; all else goes on.
+type world struct {
+	t         *testing.T
+	dir       string // the relay's data
+	env       map[string]string
+	admin     string
+	book      logbook
+	client    *http.Client
+	sandbox   *sandbox.Sandbox
+	vendor    *tracked
+	sites     []string
+	receivers []*receiver
+
+	mu     sync.Mutex
+	run    int
+	relay  *process
+	grants map[string][]string // of a site's connection, in the order in which they were given
+}
+
+// newWorld makes the vendor and the settings; nothing of the relay runs yet. wrap may stand between it and the vendor.
+func newWorld(t *testing.T, sites int, vendor sandbox.Config, wrap func(http.Handler) http.Handler) *world {
+	t.Helper()
+	w := &world{t: t, dir: filepath.Join(t.TempDir(), "data"), client: newClient(), admin: "admin-" + random(16), grants: map[string][]string{}}
+	vendor.ClientID, vendor.ClientSecret = "e2e-client", "client-secret-"+random(16)
+	w.sandbox = sandbox.New(vendor)
+	handler := w.sandbox.Handler()
+	if wrap != nil {
+		handler = wrap(handler)
+	}
+	w.vendor = serveTracked(t, listen(t), handler)
+	for n := range sites {
+		w.sites = append(w.sites, fmt.Sprintf("site-%02d", n+1))
+	}
+	w.env = map[string]string{
+		"PATH": os.Getenv("PATH"), "TMPDIR": t.TempDir(),
+		"RELAY_HTTP_ADDR": "127.0.0.1:0", "RELAY_METRICS_ADDR": "127.0.0.1:0", "RELAY_NATS_LISTEN": "127.0.0.1:0",
+		"RELAY_DATA_DIR": w.dir, "RELAY_ADMIN_TOKEN": w.admin, "RELAY_LOG_LEVEL": "debug",
+		"RELAY_AUDATEX_BASE_URL":      "http://" + w.vendor.addr + sandbox.APIPath,
+		"RELAY_AUDATEX_AUTH_URL":      "http://" + w.vendor.addr + sandbox.AuthorizePath,
+		"RELAY_AUDATEX_TOKEN_URL":     "http://" + w.vendor.addr + sandbox.TokenPath,
+		"RELAY_AUDATEX_CLIENT_ID":     vendor.ClientID,
+		"RELAY_AUDATEX_CLIENT_SECRET": vendor.ClientSecret,
+		"RELAY_AUDATEX_RATE":          "10000000", "RELAY_POLL_INTERVAL": "100ms",
+		"RELAY_RETRY_SCHEDULE":       "50ms,100ms,200ms,400ms,800ms,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1h,1h",
+		"RELAY_CALLBACK_ALLOW_CIDRS": "127.0.0.0/8", "RELAY_SHUTDOWN_GRACE": "20s",
+	}
+	t.Cleanup(func() {
+		w.client.CloseIdleConnections()
+		if t.Failed() {
+			t.Logf("the end of the relay's log:\n%s", w.book.tail(40))
+		}
+	})
+	return w
+}
+
+// random answers a string that is nowhere else in the world.
+func random(bytes int) string {
+	b := make([]byte, bytes)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+// begin starts the relay without waiting for it.
+func (w *world) begin() *process {
+	w.t.Helper()
+	env := make([]string, 0, len(w.env))
+	for _, name := range slices.Sorted(maps.Keys(w.env)) {
+		env = append(env, name+"="+w.env[name])
+	}
+	p := startProcess(w.t, env, &w.book)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.relay = p
+	return p
+}
+
+// start starts the relay and waits until it serves.
+func (w *world) start() *process {
+	w.t.Helper()
+	p := w.begin()
+	select {
+	case <-p.serves:
+	case <-p.exited:
+		w.t.Fatalf("the relay ended instead of serving: %v\n%s", p.err, w.book.tail(40))
+	}
+	return p
+}
+
+// end sends a signal, waits for the relay to be gone and for all that it left on the wire to be dealt with, and begins
+// the next run. It answers the exit code.
+func (w *world) end(signal syscall.Signal) int {
+	w.t.Helper()
+	w.mu.Lock()
+	p := w.relay
+	w.mu.Unlock()
+	if err := p.cmd.Process.Signal(signal); err != nil {
+		w.t.Fatalf("the relay was gone before it was to end: %v\n%s", err, w.book.tail(40))
+	}
+	code := p.exitCode(w.t)
+	w.client.CloseIdleConnections()
+	w.vendor.settle(w.t)
+	for _, r := range w.receivers {
+		if r.server != nil {
+			r.server.settle(w.t)
+		}
+	}
+	w.mu.Lock()
+	w.run++
+	w.mu.Unlock()
+	return code
+}
+
+// currentRun answers how often the relay has ended.
+func (w *world) currentRun() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.run
+}
+
+// api speaks to the present run as the administrator; it must serve.
+func (w *world) api() caller { return w.as(w.admin) }
+
+// as speaks to the present run with a token.
+func (w *world) as(token string) caller {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return caller{base: "http://" + w.relay.at.API, token: token, client: w.client}
+}
+
+// serving answers whether the present run serves.
+func (w *world) serving() bool {
+	w.mu.Lock()
+	p := w.relay
+	w.mu.Unlock()
+	select {
+	case <-p.exited:
+		return false
+	default:
+	}
+	select {
+	case <-p.serves:
+		return true
+	default:
+		return false
+	}
+}
+
+// consent gives a site's consent at the vendor's and answers the refresh token.
+func (w *world) consent(site string) string {
+	w.t.Helper()
+	g, err := w.sandbox.Grant(sandbox.Consent{Sites: []string{vendorSite(site)}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.grants[site] = append(w.grants[site], g.ID)
+	return g.RefreshToken
+}
+
+// vendorSite is the vendor's own id of a site.
+func vendorSite(site string) string { return "V" + site[len("site-"):] }
+
+// connect registers a connection for every site and waits until the vendor queues notifications for all of them.
+func (w *world) connect() {
+	w.t.Helper()
+	for _, site := range w.sites {
+		w.api().must(w.t, http.MethodPut, "/v1/connections/"+site, map[string]any{
+			"level": "site", "site": site, "refreshToken": w.consent(site),
+		}, nil)
+	}
+	eventually(w.t, "every connection subscribes", func() string {
+		if n := len(w.sandbox.Subscriptions()); n < len(w.sites) {
+			return fmt.Sprintf("%d of %d have", n, len(w.sites))
+		}
+		return ""
+	})
+}
+
+// register makes the callbacks of all receivers.
+func (w *world) register() {
+	w.t.Helper()
+	for _, r := range w.receivers {
+		settings := map[string]any{"url": "http://" + r.address() + "/hook", "timeoutSeconds": 60, "startFrom": "earliest"}
+		maps.Copy(settings, r.settings)
+		if settings["secret"] == nil {
+			key := make([]byte, 32)
+			_, _ = rand.Read(key) // never fails
+			settings["secret"] = "whsec_" + base64.StdEncoding.EncodeToString(key)
+		}
+		var err error
+		if r.webhook, err = standardwebhooks.NewWebhook(settings["secret"].(string)); err != nil { //nolint:forcetypeassert // ours
+			w.t.Fatal(err)
+		}
+		w.api().must(w.t, http.MethodPut, "/v1/callbacks/"+r.id, settings, nil)
+	}
+}
+
+// apiKey makes a client that sees the sites (none: all) and a key of it.
+func (w *world) apiKey(client string, sites []string) (id, key string) {
+	w.t.Helper()
+	settings := map[string]any{"allSites": true}
+	if len(sites) > 0 {
+		settings = map[string]any{"sites": sites}
+	}
+	w.api().must(w.t, http.MethodPut, "/v1/clients/"+client, settings, nil)
+	var made struct{ ID, Key string }
+	w.api().must(w.t, http.MethodPost, "/v1/clients/"+client+"/keys", map[string]any{}, &made)
+	return made.ID, made.Key
+}
