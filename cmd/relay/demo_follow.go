@@ -51,7 +51,7 @@ func (f *follower) run(ctx context.Context) error {
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if err := f.read(ctx); err != nil {
+		if err := f.readWhole(ctx); err != nil {
 			return err
 		}
 		select {
@@ -60,6 +60,13 @@ func (f *follower) run(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// readWhole reads to the end also when ctx ends meanwhile: what a broken-off request had to say would be missing.
+func (f *follower) readWhole(ctx context.Context) error {
+	whole, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	return f.read(whole)
 }
 
 // read takes what is new and tells it. Deliveries are listed before events, so that every delivery's event is known.
@@ -207,6 +214,7 @@ func healthInWords(health string) string {
 // explain tells what is still on its way from what is lost: an event that the receiver has not taken is not lost while the relay
 // says that it waits, or has said that it failed.
 func (f *follower) explain(ctx context.Context, v *verdict) error {
+	v.events += len(f.events) // published all the same
 	for id := range f.events {
 		if f.audit.has(id) {
 			continue

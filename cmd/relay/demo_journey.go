@@ -33,11 +33,11 @@ func newJourney(out io.Writer, sites []demoSite) *journey {
 func (j *journey) welcome(at addresses, key apiKey, target, secret string, own bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	fmt.Fprintf(j.out, "%s\n\n", j.paint.strong("A vendor that is hostile by default, the relay with embedded NATS, and a receiver that verifies."))
-	receiver := target + "  (verifies with the reference library of Standard Webhooks)"
+	receiver, whose := target+"  (verifies with the reference library of Standard Webhooks)", "a receiver that verifies"
 	if !own {
-		receiver = target + "  (yours)"
+		receiver, whose = target+"  (yours)", "your receiver"
 	}
+	fmt.Fprintf(j.out, "%s\n\n", j.paint.strong("The vendor's double (hostile by default), the relay with embedded NATS, and "+whose+". Ctrl-C ends it."))
 	for _, l := range [][2]string{
 		{"API", "http://" + at.api},
 		{"API key", key.Key},

@@ -39,7 +39,7 @@ func (d *demo) registerCallback(ctx context.Context, target string) (string, err
 	err := d.client.do(ctx, http.MethodPut, "/v1/callbacks/"+demoName, map[string]any{"url": target}, &created)
 	var p *problem
 	if errors.As(err, &p) && p.Status < 500 && d.command.Callback != "" {
-		return "", wrong("--callback", "%w", p)
+		return "", wrong("--callback", "%s", p.fields())
 	}
 	return created.Secret, err
 }
@@ -82,7 +82,10 @@ func (d *demo) registerConnections(ctx context.Context) error {
 }
 
 // api calls the relay's HTTP API with one token, as any program would.
-type api struct{ base, token string }
+type api struct {
+	base, token string
+	calls       *http.Client
+}
 
 // problem is an answer of the API that is none of success (RFC 9457).
 type problem struct {
@@ -92,14 +95,26 @@ type problem struct {
 }
 
 func (p *problem) Error() string {
-	parts := []string{p.Title}
+	said := p.Title
 	if p.Detail != "" {
-		parts = append(parts, p.Detail)
+		said += ": " + p.Detail
 	}
+	if len(p.Errors) > 0 {
+		said += ": " + p.fields()
+	}
+	return said
+}
+
+// fields is what is wrong, field by field; the whole problem when it is about none.
+func (p *problem) fields() string {
+	var wrong []string
 	for _, e := range p.Errors {
-		parts = append(parts, strings.TrimSpace(e.Pointer+e.Parameter+" "+e.Detail))
+		wrong = append(wrong, e.Detail)
 	}
-	return strings.Join(parts, ": ")
+	if len(wrong) == 0 {
+		return strings.TrimSuffix(p.Title+": "+p.Detail, ": ")
+	}
+	return strings.Join(wrong, "; ")
 }
 
 // do sends one request, in as JSON, and reads the answer into out. An answer other than 2xx is a *problem.
@@ -120,7 +135,7 @@ func (a api) do(ctx context.Context, method, path string, in, out any) error {
 	if in != nil {
 		r.Header.Set("Content-Type", "application/json")
 	}
-	answer, err := http.DefaultClient.Do(r)
+	answer, err := a.calls.Do(r)
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", method, path, err)
 	}

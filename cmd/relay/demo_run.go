@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/sandbox"
@@ -21,18 +22,19 @@ type demo struct {
 	audit   *audit
 	journey *journey
 
+	calls         *http.Client
 	admin, client api
 	follower      *follower // with --callback: reads what the relay has recorded
 }
 
 // prepare starts the receiver, registers everything through the HTTP API and says how to look for oneself.
 func (d *demo) prepare(ctx, around context.Context, surroundings *group, at addresses, adminToken string) error {
-	d.admin = api{base: "http://" + at.api, token: adminToken}
+	d.admin = api{base: "http://" + at.api, token: adminToken, calls: d.calls}
 	key, err := d.registerClient(ctx)
 	if err != nil {
 		return err
 	}
-	d.client = api{base: d.admin.base, token: key.Key}
+	d.client = api{base: d.admin.base, token: key.Key, calls: d.calls}
 	target := d.command.Callback
 	var own *receiver
 	if target == "" {
@@ -118,7 +120,7 @@ func (d *demo) await(ctx context.Context) error {
 	began := time.Now()
 	for {
 		if d.follower != nil {
-			if err := d.follower.read(ctx); err != nil {
+			if err := d.follower.readWhole(ctx); err != nil {
 				return err
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -58,7 +59,7 @@ type program struct {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	os.Exit(run(program{ctx, os.Stdout, os.Stderr}, os.Args[1:]))
 }
 
@@ -66,7 +67,7 @@ func run(p program, args []string) int {
 	exited := -1
 	parser, err := kong.New(&commands{}, kong.Name("relay"),
 		kong.Description("Hands on what happens to parts orders in Audatex's Inpart: from the vendor's polled queue to NATS subjects and signed HTTP callbacks."),
-		kong.Vars{"version": buildVersion()}, kong.Writers(p.stdout, p.stderr), kong.UsageOnError(),
+		kong.Vars{"version": buildVersion()}, kong.Writers(p.stdout, p.stderr),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 120}),
 		kong.Exit(func(code int) { exited = code }),
 	)
@@ -79,7 +80,8 @@ func run(p program, args []string) int {
 		return exited
 	}
 	if err != nil {
-		fmt.Fprintln(p.stderr, "relay:", err)
+		// One line that names the flag or the variable; a page of usage would hide it.
+		fmt.Fprintf(p.stderr, "relay: %s (see %s --help)\n", strings.ReplaceAll(err.Error(), "\n", " "), helpFor(err))
 		return exitSetting
 	}
 	err = c.Run(p)
@@ -93,4 +95,15 @@ func run(p program, args []string) int {
 	}
 	fmt.Fprintln(p.stderr, "relay:", err)
 	return exitFailed
+}
+
+// helpFor answers the command whose help explains what was wrong.
+func helpFor(err error) string {
+	var parsing *kong.ParseError
+	if errors.As(err, &parsing) && parsing.Context != nil {
+		if command := parsing.Context.Selected(); command != nil {
+			return "relay " + command.Name
+		}
+	}
+	return "relay"
 }

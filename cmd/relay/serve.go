@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/pprof"
 	"sync"
 	"time"
 
@@ -32,6 +33,7 @@ import (
 
 type serveCommand struct {
 	settings
+	CPUProfile string `name:"cpuprofile" hidden:"" help:"Write a CPU profile here when the relay stops."`
 }
 
 // Run serves until SIGTERM, then drains.
@@ -42,7 +44,29 @@ func (c *serveCommand) Run(p program) error {
 	}
 	log := newLogger(p, checked)
 	slog.SetDefault(log) // what libraries write by the log package goes the same way
+	if c.CPUProfile != "" {
+		stop, err := profile(c.CPUProfile)
+		if err != nil {
+			return wrong("--cpuprofile", "%w", err)
+		}
+		defer stop()
+	}
 	return serve(p.ctx, checked, log, func(addresses) {})
+}
+
+// profile writes a CPU profile until the function it answers is called.
+func profile(path string) (stop func(), err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = f.Close()
+	}, nil
 }
 
 func newLogger(p program, c config) *slog.Logger {
