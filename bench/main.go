@@ -1,0 +1,115 @@
+// Command bench measures the relay on this machine, in one run, against a ceiling measured in the same run:
+//
+//	go run ./bench            everything, some minutes
+//	go run ./bench -quick     small numbers, to see that it works
+//	go run ./bench -only throughput,latency
+//
+// It prints lines `name: value`, units in the names. README.md beside this file says what each means.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// sizes of a run.
+type sizes struct {
+	ceiling    int // posts
+	filled     int // events in the log for one callback, and for restarts
+	fanOut     int // events in the log for a hundred callbacks
+	callbacks  int
+	endToEnd   int // notifications
+	latency    int // events at 50 a second
+	laneOwners int
+}
+
+var (
+	full  = sizes{ceiling: 200_000, filled: 100_000, fanOut: 1_000, callbacks: 100, endToEnd: 20_000, latency: 1_000, laneOwners: 100}
+	quick = sizes{ceiling: 10_000, filled: 5_000, fanOut: 100, callbacks: 20, endToEnd: 1_000, latency: 150, laneOwners: 10}
+)
+
+// bench is one run: its directory, the program it measures and the receiver in another process.
+type bench struct {
+	ctx      context.Context
+	sizes    sizes
+	dir      string
+	binary   string
+	profile  string
+	receiver *receiver
+	ceiling  float64 // posts a second
+}
+
+func main() {
+	if os.Getenv(receiverEnv) != "" {
+		receive()
+		return
+	}
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run() (err error) {
+	small := flag.Bool("quick", false, "small numbers")
+	only := flag.String("only", "", "measurements to make, by commas: ceiling, throughput, restart, endtoend, latency, isolation, lanes")
+	profile := flag.String("cpuprofile", "", "write CPU profiles of the relay to `DIR`")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+
+	b := &bench{ctx: ctx, sizes: full, profile: *profile}
+	if *small {
+		b.sizes = quick
+	}
+	if b.dir, err = os.MkdirTemp("", "relay-bench-"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
+	b.binary = filepath.Join(b.dir, "relay")
+	if err := command(ctx, "go", "build", "-o", b.binary, "./cmd/relay"); err != nil {
+		return fmt.Errorf("build the relay: %w", err)
+	}
+	if b.receiver, err = startReceiver(ctx); err != nil {
+		return err
+	}
+	defer b.receiver.stop()
+
+	say("machine", "%d cores, %s/%s, %s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())
+	wanted := strings.Split(*only, ",")
+	for _, m := range []struct {
+		name string
+		run  func(*bench) error
+	}{
+		{"ceiling", (*bench).measureCeiling}, {"throughput", (*bench).measureThroughput}, {"restart", (*bench).measureRestart},
+		{"endtoend", (*bench).measureEndToEnd}, {"latency", (*bench).measureLatency}, {"isolation", (*bench).measureIsolation}, {"lanes", (*bench).measureLanes},
+	} {
+		if *only != "" && !slices.Contains(wanted, m.name) {
+			continue
+		}
+		if err := m.run(b); err != nil {
+			return fmt.Errorf("%s: %w", m.name, err)
+		}
+	}
+	return nil
+}
+
+// say prints one figure.
+func say(name, format string, a ...any) { fmt.Printf("%s: %s\n", name, fmt.Sprintf(format, a...)) }
+
+// sayRate prints a rate and its share of the ceiling, if that was measured.
+func (b *bench) sayRate(name string, perSecond float64) {
+	say(name+"_per_second", "%.0f", perSecond)
+	if b.ceiling > 0 {
+		say(name+"_share_of_ceiling", "%.2f", perSecond/b.ceiling)
+	}
+}

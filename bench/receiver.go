@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// receiverEnv makes this program the receiver: a process of its own, so that its cost is not the relay's.
+const receiverEnv = "RELAY_BENCH_RECEIVER"
+
+const slowAnswer = 200 * time.Millisecond
+
+// tally is what one path of the receiver has seen.
+type tally struct {
+	mu          sync.Mutex
+	count       int
+	first, last time.Time
+	latencies   []float64 // milliseconds from the event's sequence to its arrival
+}
+
+// seen is a tally as it is told.
+type seen struct {
+	Count         int
+	First, Last   time.Time
+	P50, P99, Max float64
+}
+
+func (t *tally) note(id string, now time.Time) (n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.count == 0 {
+		t.first = now
+	}
+	t.count++
+	t.last = now
+	if len(id) > 16 && len(t.latencies) < 1<<20 {
+		if micros, err := strconv.ParseInt(id[len(id)-16:], 10, 64); err == nil {
+			t.latencies = append(t.latencies, float64(now.UnixMicro()-micros)/1000)
+		}
+	}
+	return t.count
+}
+
+func (t *tally) seen() seen {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := seen{Count: t.count, First: t.first, Last: t.last}
+	if l := slices.Clone(t.latencies); len(l) > 0 {
+		slices.Sort(l)
+		at := func(q float64) float64 { return l[min(len(l)-1, int(math.Ceil(q*float64(len(l))))-1)] }
+		s.P50, s.P99, s.Max = at(0.5), at(0.99), l[len(l)-1]
+	}
+	return s
+}
+
+// receive is the child process: it answers callbacks by path (/ok/…, /slow/…, /tenth/…, /dead/…) until its input closes.
+func receive() {
+	var tallies sync.Map
+	of := func(path string) *tally {
+		t, _ := tallies.LoadOrStore(path, &tally{})
+		return t.(*tally)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /seen/{kind}/{name}", func(w http.ResponseWriter, r *http.Request) {
+		_ = json.NewEncoder(w).Encode(of(r.PathValue("kind") + "/" + r.PathValue("name")).seen())
+	})
+	mux.HandleFunc("POST /{kind}/{name}", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		kind := r.PathValue("kind")
+		n := of(kind+"/"+r.PathValue("name")).note(r.Header.Get("Webhook-Id"), time.Now())
+		switch {
+		case kind == "dead":
+			<-r.Context().Done()
+		case kind == "slow":
+			select {
+			case <-r.Context().Done():
+			case <-time.After(slowAnswer):
+			}
+		case kind == "tenth" && n%10 == 0:
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println(listener.Addr())
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(0) // the parent is gone
+	}()
+	_ = server.Serve(listener)
+}
+
+// receiver is the child as its parent sees it.
+type receiver struct {
+	base  string
+	cmd   *exec.Cmd
+	stdin io.Closer
+}
+
+func startReceiver(ctx context.Context) (*receiver, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, self)
+	cmd.Env = append(os.Environ(), receiverEnv+"=1")
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start the receiver: %w", err)
+	}
+	var addr string
+	if _, err := fmt.Fscanln(stdout, &addr); err != nil {
+		return nil, fmt.Errorf("read the receiver's address: %w", err)
+	}
+	return &receiver{base: "http://" + addr, cmd: cmd, stdin: stdin}, nil
+}
+
+func (r *receiver) stop() {
+	_ = r.stdin.Close()
+	_ = r.cmd.Wait()
+}
+
+// seen answers what a path has got.
+func (r *receiver) seen(ctx context.Context, path string) (s seen, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.base+"/seen/"+path, nil)
+	if err != nil {
+		return s, err
+	}
+	answer, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return s, err
+	}
+	defer func() { _ = answer.Body.Close() }()
+	return s, json.NewDecoder(answer.Body).Decode(&s)
+}
+
+// wait waits until the paths have got n events each, and answers what they saw.
+func (r *receiver) wait(ctx context.Context, n int, patience time.Duration, paths ...string) ([]seen, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		all := make([]seen, len(paths))
+		missing := 0
+		for i, p := range paths {
+			s, err := r.seen(ctx, p)
+			if err != nil {
+				return nil, err
+			}
+			all[i] = s
+			missing += max(0, n-s.Count)
+		}
+		if missing == 0 {
+			return all, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%d deliveries are missing after %s: %w", missing, patience, ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// span answers the rate over all that the paths have got, from the first arrival to the last.
+func span(all []seen) float64 {
+	first, last, count := all[0].First, all[0].Last, 0
+	for _, s := range all {
+		count += s.Count
+		if s.First.Before(first) {
+			first = s.First
+		}
+		if s.Last.After(last) {
+			last = s.Last
+		}
+	}
+	return float64(count) / last.Sub(first).Seconds()
+}
