@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/audatex-relay/relay/internal/access"
@@ -53,6 +54,12 @@ func (c caller) chosenSites(sites []string) error {
 	return nil
 }
 
+// aboutCallbacks are the types of the operational events that are about a callback.
+var aboutCallbacks = []string{
+	relay.OperationalPrefix + string(relay.KindCallbackDisabled), relay.OperationalPrefix + string(relay.KindCallbackRecovered),
+	relay.OperationalPrefix + string(relay.KindDeliveriesExpired),
+}
+
 // maySeeEvent reports whether an event is the caller's business. Operational events about a callback are only for its client.
 func (a *API) maySeeEvent(ctx context.Context, c caller, ev store.Stored) (bool, error) {
 	if c.admin {
@@ -61,15 +68,14 @@ func (a *API) maySeeEvent(ctx context.Context, c caller, ev store.Stored) (bool,
 	if !c.client.MaySee(ev.Site) {
 		return false, nil
 	}
-	switch relay.Kind(strings.TrimPrefix(ev.Type, relay.OperationalPrefix)) {
-	case relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindDeliveriesExpired:
-		cb, _, err := a.c.Store.Callbacks.Get(ctx, ev.Order)
-		if errors.Is(err, store.ErrNotFound) {
-			return false, nil
-		}
-		return err == nil && c.owns(cb), err
+	if !slices.Contains(aboutCallbacks, ev.Type) {
+		return true, nil
 	}
-	return true, nil
+	cb, _, err := a.c.Store.Callbacks.Get(ctx, ev.Order)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && c.owns(cb), err
 }
 
 // authenticate finds out who calls. Operations that want the admin token do not exist for keys.

@@ -46,14 +46,11 @@ func (a *API) PutClient(w http.ResponseWriter, r *http.Request, id Id, params Pu
 			return reply{}, invalid(at("/sites", "must be empty when allSites is true"))
 		}
 		now := time.Now().UTC()
-		edit := func(c relay.Client) (relay.Client, error) {
-			c.Description, c.Sites, c.AllSites, c.UpdatedAt = settings.Description, settings.Sites, settings.AllSites, now
-			return c, nil
-		}
 		c, revision, created, err := put(ctx, a.c.Store.Clients, id, params.IfMatch,
 			func() (relay.Client, error) {
-				return edit(relay.Client{ID: id, Generation: relay.NewID(), CreatedAt: now})
-			}, edit)
+				return settings.apply(relay.Client{ID: id, Generation: relay.NewID(), CreatedAt: now}, now), nil
+			},
+			func(c relay.Client) (relay.Client, error) { return settings.apply(c, now), nil })
 		if err != nil {
 			return reply{}, err
 		}
@@ -64,6 +61,12 @@ func (a *API) PutClient(w http.ResponseWriter, r *http.Request, id Id, params Pu
 		}
 		return answer, nil
 	})
+}
+
+// apply answers the client with these settings.
+func (s ClientSettings) apply(c relay.Client, now time.Time) relay.Client {
+	c.Description, c.Sites, c.AllSites, c.UpdatedAt = s.Description, s.Sites, s.AllSites, now
+	return c
 }
 
 // DeleteClient implements DELETE /v1/clients/{id}.

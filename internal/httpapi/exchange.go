@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -55,7 +56,7 @@ func (a *API) begin(next http.Handler) http.Handler {
 		_ = http.NewResponseController(w).SetReadDeadline(started.Add(a.c.ReadTimeout)) // validate lifts it once the body is there
 		defer func() {
 			if v := recover(); v != nil {
-				if v == http.ErrAbortHandler {
+				if err, _ := v.(error); errors.Is(err, http.ErrAbortHandler) {
 					panic(v)
 				}
 				cause := fmt.Errorf("panic: %v\n%s", v, debug.Stack())
