@@ -61,9 +61,11 @@ func TestBehindAndBack(t *testing.T) {
 			return 200
 		})
 		defer r.Close()
+		defer close(tokens) // whatever still hangs by then
 		site := "site-" + order(run)[24:]
 		cb := callback("cb-"+order(run)[24:], r.URL)
 		cb.Filter.Sites = []string{site}
+		cb.TimeoutSeconds = 60 // one that ran out would be a repeat
 		cb.Concurrency = rapid.IntRange(1, 4).Draw(rt, "concurrency")
 		_, cb.StartSeq, _ = b.store.Events.Bounds(t.Context())
 		b.register(cb)
