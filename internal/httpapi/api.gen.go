@@ -549,7 +549,7 @@ type Connection struct {
 	TokenRefreshedAt    time.Time `json:"tokenRefreshedAt,omitempty,omitzero"`
 	UpdatedAt           time.Time `json:"updatedAt"`
 
-	// Waiting Pages of notifications that are stored and not all resolved.
+	// Waiting Notifications that are stored and not resolved. Absent when this replica cannot tell.
 	Waiting *int `json:"waiting,omitempty"`
 }
 

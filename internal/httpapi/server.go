@@ -42,7 +42,7 @@ type Poller interface {
 
 // Resolver tells how much of a connection's inbox waits.
 type Resolver interface {
-	// Waiting answers the number of pages that are not wholly resolved; false if this replica does not own the connection.
+	// Waiting answers the number of notifications that are not resolved; false if this replica does not own the connection.
 	Waiting(connection string) (int, bool)
 }
 
