@@ -118,7 +118,8 @@ func (r *Resolver) Run(ctx context.Context) error {
 			}
 		}
 		r.log.ErrorContext(ctx, "resolver cannot start yet", "error", err)
-		if wait.sleep(ctx) != nil {
+		_ = wait.sleep(ctx)
+		if ctx.Err() != nil {
 			return nil
 		}
 	}

@@ -178,7 +178,7 @@ func (r *runner) judge(ctx context.Context, b cursor.Batch, waiting []*item, out
 	longRefused := refused && b.Reason == res.failure.Reason && now.Sub(b.ReasonSince) >= r.cfg.GiveUp
 	for _, it := range waiting {
 		waited := now.Sub(it.info.ReceivedAt)
-		why := reason("")
+		var why reason
 		switch {
 		case longRefused && waited >= r.cfg.GiveUp:
 			why = reason(res.failure.Reason)
