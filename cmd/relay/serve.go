@@ -191,9 +191,9 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	var running group
 	running.goUntil(serving, "the API keys", func(ctx context.Context) error { keys.Run(ctx); return nil })
 	running.goUntil(serving, "the API's feed", func(ctx context.Context) error { apis.Run(ctx); return nil })
-	running.goUntil(serving, "the HTTP API", func(ctx context.Context) error { return serveHTTP(ctx, apis.NewServer(), api, time.Second) })
+	running.goUntil(serving, "the HTTP API", func(ctx context.Context) error { return serveHTTP(ctx, apis.NewServer(), api) })
 	running.goUntil(serving, "the metrics", func(ctx context.Context) error {
-		return serveHTTP(ctx, metricsServer(registry), metrics, time.Second)
+		return serveHTTP(ctx, metricsServer(registry), metrics)
 	})
 	var stages group
 	working, stopWorking := context.WithCancel(ctx)
@@ -250,7 +250,7 @@ func schemaBase(c config, api net.Addr) string {
 
 // connect starts the embedded server, or connects to the external cluster; then bus does nothing.
 func connect(c config, log *slog.Logger) (bus, *nats.Conn, error) {
-	lost := []nats.Option{
+	options := []nats.Option{
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
 				log.Warn("the connection to NATS is lost; reconnecting", "error", err)
@@ -259,7 +259,7 @@ func connect(c config, log *slog.Logger) (bus, *nats.Conn, error) {
 		nats.ReconnectHandler(func(nc *nats.Conn) { log.Info("connected to NATS again", "server", nc.ConnectedUrlRedacted()) }),
 	}
 	if c.NATSURL != "" {
-		options := append(lost, nats.Name("audatex-relay"), nats.MaxReconnects(-1), nats.ReconnectJitter(time.Second, 2*time.Second))
+		options = append(options, nats.Name("audatex-relay"), nats.MaxReconnects(-1), nats.ReconnectJitter(time.Second, 2*time.Second))
 		if c.NATSCreds != "" {
 			options = append(options, nats.UserCredentials(c.NATSCreds))
 		}
@@ -273,7 +273,7 @@ func connect(c config, log *slog.Logger) (bus, *nats.Conn, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	nc, err := server.Connect(lost...)
+	nc, err := server.Connect(options...)
 	if err != nil {
 		server.Stop()
 		return nil, nil, err

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -58,6 +59,15 @@ type settings struct {
 	CallbackAllowCIDRs []string   `name:"callback-allow-cidrs" env:"RELAY_CALLBACK_ALLOW_CIDRS" help:"Private networks that callbacks may reach, also by http." group:"Callbacks"`
 	CallbackProxy      string     `env:"RELAY_CALLBACK_PROXY" help:"HTTP proxy for callbacks. HTTPS_PROXY is not used for them." group:"Callbacks"`
 }
+
+// String keeps the secrets out of formatted text.
+func (settings) String() string { return "[settings]" }
+
+// GoString keeps the secrets out of %#v.
+func (settings) GoString() string { return "[settings]" }
+
+// LogValue keeps the secrets out of every log.
+func (settings) LogValue() slog.Value { return slog.StringValue("[settings]") }
 
 // minAdminToken keeps a guessable token from opening everything.
 const minAdminToken = 16
@@ -166,12 +176,25 @@ func (c *config) checkURLs() error {
 			continue
 		}
 		parsed, err := url.Parse(*u.value)
-		if err != nil || parsed.Host == "" || !strings.Contains(u.schemes, parsed.Scheme) || parsed.Scheme == "" {
+		if err != nil || parsed.Host == "" || !slices.Contains(strings.Fields(u.schemes), parsed.Scheme) {
 			return wrong(u.name, "%q is not an absolute %s address", redactURL(*u.value), strings.ReplaceAll(u.schemes, " ", " or "))
 		}
 		*u.value = strings.TrimRight(*u.value, "/")
 		if u.name == "RELAY_CALLBACK_PROXY" {
 			c.proxy = parsed
+		}
+	}
+	if c.NATSURL == "" {
+		return nil
+	}
+	for server := range strings.SplitSeq(c.NATSURL, ",") {
+		server = strings.TrimSpace(server)
+		if !strings.Contains(server, "://") {
+			server = "nats://" + server // as the NATS client reads it
+		}
+		parsed, err := url.Parse(server)
+		if err != nil || parsed.Host == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, parsed.Scheme) {
+			return wrong("RELAY_NATS_URL", "%q is not an address such as nats://host:4222", redactURL(server))
 		}
 	}
 	return nil

@@ -1,0 +1,249 @@
+package main
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+const (
+	testAdminToken   = "an-admin-token-for-tests"
+	testClientSecret = "a-client-secret-for-tests"
+)
+
+// given answers the settings as the command line gives them, the required ones included.
+func given(t *testing.T, flags ...string) settings {
+	t.Helper()
+	var c struct{ Serve serveCommand }
+	parser, err := kong.New(&c.Serve, kong.Writers(io.Discard, io.Discard))
+	if err != nil {
+		t.Fatal(err)
+	}
+	required := []string{"--admin-token=" + testAdminToken, "--audatex-client-id=id", "--audatex-client-secret=" + testClientSecret}
+	if _, err := parser.Parse(append(required, flags...)); err != nil {
+		t.Fatalf("parse %q: %v", flags, err)
+	}
+	return c.Serve.settings
+}
+
+func TestDefaultsAreThoseOfTheDesign(t *testing.T) {
+	t.Parallel()
+	c, err := given(t).check()
+	if err != nil {
+		t.Fatal(err)
+	}
+	hours := func(n int) time.Duration { return time.Duration(n) * time.Hour }
+	schedule := []time.Duration{5 * time.Second, 5 * time.Minute, 30 * time.Minute, hours(2), hours(5), hours(10), hours(14), hours(20), hours(24)}
+	if !slices.Equal(c.schedule, schedule) {
+		t.Errorf("retry schedule %v, want %v", c.schedule, schedule)
+	}
+	for _, d := range []struct {
+		name      string
+		got, want any
+	}{
+		{"retention", c.Retention.d(), hours(30 * 24)},
+		{"poll interval", c.PollInterval.d(), 5 * time.Minute},
+		{"rate", c.AudatexRate, 100},
+		{"sync", c.syncEvery, time.Second},
+		{"sync always", c.syncAlways, false},
+		{"replicas", c.StreamReplicas, 1},
+		{"grace", c.ShutdownGrace.d(), 25 * time.Second},
+		{"level", c.level, slog.LevelInfo},
+		{"zone", c.location.String(), "UTC"},
+		{"networks allowed", len(c.allow), 0},
+		{"scopes", strings.Join(c.AudatexScopes, " "), "BMS.Basic BMS.PartsOrders"},
+	} {
+		if d.got != d.want {
+			t.Errorf("%s is %v, want %v", d.name, d.got, d.want)
+		}
+	}
+}
+
+func TestEveryWrongSettingIsNamed(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		flag    string
+		setting string
+	}{
+		{"--admin-token=short", "RELAY_ADMIN_TOKEN"},
+		{"--audatex-client-id=", "RELAY_AUDATEX_CLIENT_ID"},
+		{"--audatex-client-secret=", "RELAY_AUDATEX_CLIENT_SECRET"},
+		{"--http-addr=8080", "RELAY_HTTP_ADDR"},
+		{"--http-addr=", "RELAY_HTTP_ADDR"},
+		{"--metrics-addr=:http", "RELAY_METRICS_ADDR"},
+		{"--nats-listen=:70000", "RELAY_NATS_LISTEN"},
+		{"--public-url=relay.example.com", "RELAY_PUBLIC_URL"},
+		{"--audatex-base-url=", "RELAY_AUDATEX_BASE_URL"},
+		{"--audatex-auth-url=h://example.com", "RELAY_AUDATEX_AUTH_URL"},
+		{"--audatex-token-url=https://", "RELAY_AUDATEX_TOKEN_URL"},
+		{"--callback-proxy=socks5://example.com", "RELAY_CALLBACK_PROXY"},
+		{"--nats-url=http://example.com", "RELAY_NATS_URL"},
+		{"--nats-url=nats://a:4222,nats://b c:4222", "RELAY_NATS_URL"},
+		{"--storage-sync=sometimes", "RELAY_STORAGE_SYNC"},
+		{"--storage-sync=0s", "RELAY_STORAGE_SYNC"},
+		{"--retention=59m", "RELAY_RETENTION"},
+		{"--stream-replicas=6", "RELAY_STREAM_REPLICAS"},
+		{"--nats-prefix=re.lay", "RELAY_NATS_PREFIX"},
+		{"--nats-prefix=", "RELAY_NATS_PREFIX"},
+		{"--data-dir=", "RELAY_DATA_DIR"},
+		{"--audatex-auth-style=digest", "RELAY_AUDATEX_AUTH_STYLE"},
+		{"--audatex-timezone=Local", "RELAY_AUDATEX_TIMEZONE"},
+		{"--audatex-timezone=Mars/Olympus", "RELAY_AUDATEX_TIMEZONE"},
+		{"--audatex-rate=0", "RELAY_AUDATEX_RATE"},
+		{"--poll-interval=99ms", "RELAY_POLL_INTERVAL"},
+		{"--poll-interval=2d", "RELAY_POLL_INTERVAL"},
+		{"--retry-schedule=0s", "RELAY_RETRY_SCHEDULE"},
+		{"--retry-schedule=8d", "RELAY_RETRY_SCHEDULE"},
+		{"--callback-allow-cidrs=10.0.0.1", "RELAY_CALLBACK_ALLOW_CIDRS"},
+		{"--shutdown-grace=2h", "RELAY_SHUTDOWN_GRACE"},
+		{"--log-level=loud", "RELAY_LOG_LEVEL"},
+		{"--log-format=xml", "RELAY_LOG_FORMAT"},
+	} {
+		t.Run(c.flag, func(t *testing.T) {
+			t.Parallel()
+			s := given(t, c.flag)
+			s.EncryptionKeys = "{}" // an external cluster needs one; it is read later
+			_, err := s.check()
+			var setting *settingError
+			if !errors.As(err, &setting) || setting.setting != c.setting {
+				t.Fatalf("error %v, want one about %s", err, c.setting)
+			}
+			if text := err.Error(); strings.Contains(text, "\n") || !strings.HasPrefix(text, c.setting+": ") {
+				t.Errorf("%q is not one line that begins with the setting", text)
+			}
+		})
+	}
+}
+
+func TestNetworksAreMasked(t *testing.T) {
+	t.Parallel()
+	c, err := given(t, "--callback-allow-cidrs=10.1.2.3/8, fd00::1/64").check()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/64")}
+	if !slices.Equal(c.allow, want) {
+		t.Errorf("allowed networks %v, want %v", c.allow, want)
+	}
+}
+
+func TestAnExternalClusterHasThreeCopiesAndNeedsKeys(t *testing.T) {
+	t.Parallel()
+	const cluster = "--nats-url=nats://a:4222, b:4222,tls://c:4222"
+	_, err := given(t, cluster).check()
+	var setting *settingError
+	if !errors.As(err, &setting) || setting.setting != "RELAY_ENCRYPTION_KEYS" {
+		t.Fatalf("without keys: %v, want an error about RELAY_ENCRYPTION_KEYS", err)
+	}
+	keys, err := store.NewKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := given(t, cluster, "--encryption-keys="+string(keys)).check()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.StreamReplicas != 3 {
+		t.Errorf("%d copies, want 3", c.StreamReplicas)
+	}
+	if _, err := given(t, cluster, "--encryption-keys={}", "--nats-listen=:4222").check(); !errors.As(err, &setting) || setting.setting != "RELAY_NATS_LISTEN" {
+		t.Errorf("with a listener of its own: %v, want an error about RELAY_NATS_LISTEN", err)
+	}
+}
+
+func TestSecretsComeFromFiles(t *testing.T) {
+	t.Parallel()
+	file := func(content string) string {
+		path := filepath.Join(t.TempDir(), "secret")
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	s := given(t)
+	s.AdminToken, s.AdminTokenFile = "", file("a-token-from-a-file\n")
+	s.AudatexClientSecret, s.AudatexClientSecretFile = "", file("  a-secret-from-a-file\r\n")
+	c, err := s.check()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.AdminToken != "a-token-from-a-file" || c.AudatexClientSecret != "a-secret-from-a-file" {
+		t.Errorf("read %q and %q, want them without the white space around", c.AdminToken, c.AudatexClientSecret)
+	}
+	s.AdminTokenFile = file(" \n")
+	if _, err := s.check(); err == nil || !strings.HasPrefix(err.Error(), "RELAY_ADMIN_TOKEN_FILE: ") {
+		t.Errorf("an empty file: %v", err)
+	}
+}
+
+func TestEncryptionKeysInBase64(t *testing.T) {
+	t.Parallel()
+	keys, err := store.NewKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, form := range []string{string(keys), base64.StdEncoding.EncodeToString(keys)} {
+		sealer, err := newSealer(config{settings: settings{EncryptionKeys: form}})
+		if err != nil || sealer == nil {
+			t.Errorf("keyset of %d characters: %v", len(form), err)
+		}
+	}
+	for _, bad := range []string{"not base64 nor JSON", `{"primaryKeyId":1}`} {
+		_, err := newSealer(config{settings: settings{EncryptionKeys: bad}})
+		var setting *settingError
+		if !errors.As(err, &setting) || setting.setting != "RELAY_ENCRYPTION_KEYS" {
+			t.Errorf("keyset %q: %v, want an error about RELAY_ENCRYPTION_KEYS", bad, err)
+		}
+	}
+}
+
+func TestSettingsNeverShowSecrets(t *testing.T) {
+	t.Parallel()
+	c, err := given(t).check()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var logged strings.Builder
+	slog.New(slog.NewTextHandler(&logged, nil)).Info("settings", "settings", c.settings, "config", c)
+	for _, text := range []string{fmt.Sprint(c), fmt.Sprintf("%+v", c), fmt.Sprintf("%#v", c), fmt.Sprintf("%v %s", &c, c.settings), logged.String()} {
+		if strings.Contains(text, testAdminToken) || strings.Contains(text, testClientSecret) {
+			t.Errorf("a secret is in %q", text)
+		}
+	}
+	for _, flag := range []string{"--callback-proxy=ftp://user:hush-hush@example.com", "--nats-url=nats://user:hush-hush@ex ample.com", "--nats-url=ftp://user:hush-hush@example.com"} {
+		s := given(t, flag)
+		s.EncryptionKeys = "{}"
+		if _, err := s.check(); err == nil || strings.Contains(err.Error(), "hush-hush") {
+			t.Errorf("%s: error %v, want one without the password", flag, err)
+		}
+	}
+}
+
+func TestParseDuration(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]time.Duration{
+		"30d": 720 * time.Hour, "0d": 0, " 5s ": 5 * time.Second, "1h30m": 90 * time.Minute, "100ms": 100 * time.Millisecond,
+	} {
+		if got, err := parseDuration(text); err != nil || got != want {
+			t.Errorf("parseDuration(%q) = %s, %v; want %s", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "d", "-1d", "1.5d", "70000d", "5", "soon"} {
+		if got, err := parseDuration(text); err == nil {
+			t.Errorf("parseDuration(%q) = %s, want an error", text, got)
+		}
+	}
+}
