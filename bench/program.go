@@ -39,7 +39,7 @@ func (b *bench) start(data string, env ...string) (*program, error) {
 	if b.profile != "" { // written when the relay stops
 		args = append(args, "--cpuprofile", filepath.Join(b.profile, filepath.Base(data)+".pprof"))
 	}
-	p := &program{cmd: exec.CommandContext(b.ctx, b.binary, args...)}
+	p := &program{cmd: exec.CommandContext(b.ctx, b.binary, args...)} //nolint:gosec // the binary that was built above
 	p.cmd.Env = append(os.Environ(), append([]string{
 		"RELAY_ADMIN_TOKEN=" + adminToken, "RELAY_HTTP_ADDR=127.0.0.1:0", "RELAY_METRICS_ADDR=127.0.0.1:0", "RELAY_DATA_DIR=" + data,
 		"RELAY_AUDATEX_CLIENT_ID=sandbox-client", "RELAY_AUDATEX_CLIENT_SECRET=sandbox-secret", "RELAY_AUDATEX_RATE=10000000",

@@ -65,8 +65,10 @@ type Owner struct {
 	Epoch   uint64 `json:"epoch"`
 }
 
-// Keys of relay_cursors, and the first part of those of relay_lanes.
-func InboxCursor(connection string) string  { return "inbox." + connection }
+// InboxCursor is the key in relay_cursors, and the first part of those in relay_lanes, of a connection's reader of the inbox.
+func InboxCursor(connection string) string { return "inbox." + connection }
+
+// CallbackCursor is the same of a callback's reader of the events.
 func CallbackCursor(callback string) string { return "callback." + callback }
 
 // WatermarkKey is the key of a shard's watermark over a log ("events").

@@ -24,9 +24,13 @@ type Topology struct {
 	Retention time.Duration // of the three logs, default 30 days
 }
 
-// Names of the streams.
-func (t Topology) Inbox() string    { return t.Prefix + "_inbox" }
-func (t Topology) Events() string   { return t.Prefix + "_events" }
+// Inbox is the name of the stream of vendor pages.
+func (t Topology) Inbox() string { return t.Prefix + "_inbox" }
+
+// Events is the name of the stream of the public log.
+func (t Topology) Events() string { return t.Prefix + "_events" }
+
+// Attempts is the name of the stream of attempts.
 func (t Topology) Attempts() string { return t.Prefix + "_attempts" }
 
 // Bucket answers the name of a bucket, for example Bucket(Orders) = "relay_orders".
