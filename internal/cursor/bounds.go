@@ -79,6 +79,7 @@ type Clamped struct {
 // offered; batches in flight above it become stale. It reports false if there was nothing to take back.
 func (c *Cursor) Clamp(last uint64) (Clamped, bool) {
 	cl := Clamped{From: c.Position(), ReadFrom: c.high}
+	c.dropSkippedBefore(0, last)
 	changed := c.high > last || len(c.ahead) > 0 && c.ahead[len(c.ahead)-1][1] > last
 	for _, q := range c.sorted() {
 		keep, _ := q.find(last + 1)
@@ -94,6 +95,11 @@ func (c *Cursor) Clamp(last uint64) (Clamped, bool) {
 			}
 		}
 		l := q.lane
+		if n, found := slices.BinarySearch(q.skipped, last); found {
+			c.cutSkipped(q, n+1, len(q.skipped))
+		} else {
+			c.cutSkipped(q, n, len(q.skipped))
+		}
 		if l != nil {
 			l.known = min(l.known, last)
 		}
@@ -108,9 +114,6 @@ func (c *Cursor) Clamp(last uint64) (Clamped, bool) {
 		}
 		changed = true
 		q.items = q.items[:keep:keep]
-		for n := len(q.skipped); n > 0 && q.skipped[n-1] > last; n-- {
-			q.skipped = q.skipped[:n-1]
-		}
 		if l != nil {
 			if keep == 0 {
 				l.attempts, l.next, l.wait = 0, time.Time{}, 0

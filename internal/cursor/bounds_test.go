@@ -273,7 +273,7 @@ func TestLaneSize(t *testing.T) {
 	for i := range uint64(3000) {
 		skipped += c.Settle("a", base+500+i)
 	}
-	wantEqual(t, "skipped", skipped, maxSkipped)
+	wantEqual(t, "skipped", skipped, MaxSkipped)
 	l, _ := c.Lane("a")
 	enc, err := json.Marshal(l)
 	if err != nil || len(enc) > 32<<10 {

@@ -2,7 +2,7 @@ package cursor
 
 import (
 	"fmt"
-	"slices"
+	"math"
 	"time"
 )
 
@@ -29,11 +29,13 @@ func Load(p Policy, d Document, lanes []Lane, now time.Time) (*Cursor, error) {
 		end = d.Done[n-1][1]
 	}
 	c.read(d.Position)
+	c.loadSkipped(d.Skipped)
 	for i := range lanes {
 		if err := c.loadLane(&lanes[i], end, now); err != nil {
 			return nil, fmt.Errorf("loading lane of order %q: %w", lanes[i].Order, err)
 		}
 	}
+	c.dropSkippedBefore(d.Position, math.MaxUint64) // lanes have taken theirs
 	return c, nil
 }
 
@@ -62,14 +64,14 @@ func (c *Cursor) loadLane(s *Lane, end uint64, now time.Time) error {
 	}
 	if l.openFrom != 0 {
 		l.known = l.openFrom - 1
-		l.openLast, l.storedOpen = max(l.openFrom, end), l.openFrom
+		l.openLast = max(l.openFrom, end)
 	}
 	if l.next.Add(-l.wait).Before(c.resumed) {
 		l.next, l.wait = time.Time{}, 0
 	}
 	l.clamp(now)
 	q := c.newQueue(s.Order)
-	q.lane, q.skipped = l, slices.Clone(s.Skipped)
+	q.lane = l
 	c.admitted++
 	for _, seq := range s.Entries {
 		q.items = append(q.items, item{seq: seq})
@@ -190,18 +192,14 @@ func (c *Cursor) Document() Document {
 			d.Done = append(d.Done, r)
 		}
 	}
+	d.Skipped = c.listSkipped()
 	return d
 }
 
 func (c *Cursor) snapshot(q *queue) Lane {
 	l := q.lane
-	var skipped []uint64
-	if l.openFrom != 0 {
-		i, _ := slices.BinarySearch(q.skipped, l.openFrom)
-		skipped = slices.Clone(q.skipped[i:])
-	}
 	return Lane{
-		V: version, Order: q.order, Entries: seqs(q.items), OpenFrom: l.openFrom, Skipped: skipped,
+		V: version, Order: q.order, Entries: seqs(q.items), OpenFrom: l.openFrom,
 		Attempts: l.attempts, Spent: l.spent, FailingSince: stamp(l.failingSince),
 		Reason: l.reason, ReasonSince: stamp(l.reasonSince), Next: stamp(l.next), WaitMillis: l.wait.Milliseconds(),
 		Epoch: c.carried.Epoch, Generation: c.carried.Generation,

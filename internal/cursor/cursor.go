@@ -8,9 +8,9 @@ import (
 // Entry is one entry of the log that the reader's cursor answers for.
 type Entry struct {
 	// Seq is its position in the log, from 1.
-	Seq uint64
-	// Order is the key of the lane it belongs to: valid UTF-8, not empty.
-	Order string
+	Seq uint64 `json:"seq"`
+	// Order is the key of the lane it belongs to: not empty, and what a key in the store may be; at most 100 bytes.
+	Order string `json:"order"`
 }
 
 // Verdict is what became of an offered entry.
@@ -56,6 +56,9 @@ type Cursor struct {
 	entries   int       // items of all queues
 	inFlight  int       // batches
 	lanesTurn bool      // of lanes and fresh orders, whose turn it is
+
+	skipped       int                 // entries settled out of turn, see skip
+	skippedBefore map[string][]uint64 // those of a loaded document whose orders have not come up
 
 	// How the receiver answers.
 	health    Health
@@ -107,7 +110,10 @@ func (c *Cursor) Offer(e Entry) Verdict {
 	q := c.queues[e.Order]
 	laned := q != nil && q.lane != nil && q.lane.admitted
 	if c.isAhead(e.Seq) {
-		c.recallDone(q, e.Seq)
+		q.recallDone(e.Seq)
+		if q == nil {
+			c.passSkipped(e.Order, e.Seq)
+		}
 		c.read(e.Seq)
 		return Ignored
 	}
@@ -130,16 +136,9 @@ func (c *Cursor) Offer(e Entry) Verdict {
 }
 
 // recallDone takes note of an entry of q that the stored document says is settled or in a stored lane.
-func (c *Cursor) recallDone(q *queue, seq uint64) {
-	if q == nil {
-		return
-	}
-	if l := q.lane; l != nil && l.storedOpen != 0 && seq >= l.storedOpen && l.openFrom != 0 && seq >= l.openFrom {
-		l.openLast = max(l.openLast, seq)
-		return
-	}
-	if _, ok := q.find(seq); !ok {
-		q.skip(seq) // if there are too many, it may be repeated
+func (q *queue) recallDone(seq uint64) {
+	if q != nil && q.lane != nil && q.lane.openFrom != 0 && seq >= q.lane.openFrom && !q.isSkipped(seq) {
+		q.lane.openLast = max(q.lane.openLast, seq)
 	}
 }
 
@@ -300,6 +299,7 @@ func (c *Cursor) newQueue(order string) *queue {
 		c.queues = make(map[string]*queue)
 	}
 	q := &queue{order: order}
+	c.recallSkipped(q)
 	c.queues[order] = q
 	c.mostQueue = max(c.mostQueue, len(c.queues))
 	return q
@@ -308,6 +308,7 @@ func (c *Cursor) newQueue(order string) *queue {
 // drop forgets an order of which nothing waits any more.
 func (c *Cursor) drop(q *queue) {
 	delete(c.queues, q.order)
+	c.putSkippedBack(q)
 	if len(c.queues) == 0 && c.mostQueue > 16 {
 		// Maps and heaps never shrink; ten thousand quiet cursors should not hold what each once needed.
 		c.queues, c.mostQueue = nil, 0

@@ -50,8 +50,10 @@ type Document struct {
 	// Position: every entry at or below is settled, or in a lane.
 	Position uint64 `json:"position"`
 	// Done are ranges above Position, ascending and apart, whose entries are settled or in a lane.
-	Done   []Range `json:"done,omitempty"`
-	Health Health  `json:"health,omitzero"`
+	Done []Range `json:"done,omitempty"`
+	// Skipped are entries that were settled while earlier ones of their order wait, ascending; at most MaxSkipped.
+	Skipped []Entry `json:"skipped,omitempty"`
+	Health  Health  `json:"health,omitzero"`
 	// Resumed is when all lanes were last made due at once: a lane whose wait began earlier is due. (One write in
 	// place of one for every lane.)
 	Resumed time.Time `json:"resumed,omitzero"`
@@ -66,8 +68,6 @@ type Lane struct {
 	Entries []uint64 `json:"entries,omitempty"`
 	// OpenFrom, if not 0, says that everything of this order from here on waits as well.
 	OpenFrom uint64 `json:"openFrom,omitempty"`
-	// Skipped are entries from OpenFrom on that were settled out of turn, ascending; at most 1,000.
-	Skipped []uint64 `json:"skipped,omitempty"`
 	// Attempts counts the failed attempts of the head.
 	Attempts int `json:"attempts,omitempty"`
 	// Spent says that a head failed for good and nothing succeeded since: each entry gets one attempt.
@@ -127,6 +127,14 @@ func (d *Document) validate() error {
 		}
 		end = r[1]
 	}
+	if len(d.Skipped) > MaxSkipped {
+		return fmt.Errorf("%d skipped, at most %d are allowed", len(d.Skipped), MaxSkipped)
+	}
+	for i, e := range d.Skipped {
+		if e.Seq == 0 || i > 0 && e.Seq <= d.Skipped[i-1].Seq {
+			return fmt.Errorf("skipped %d (%d) is not above the one before it", i, e.Seq)
+		}
+	}
 	if !storable(d.Health.FailingSince, d.Health.NextProbe, d.Resumed) {
 		return errors.New("a time is out of bounds")
 	}
@@ -159,14 +167,6 @@ func (l *Lane) validate() error {
 	}
 	if l.OpenFrom != 0 && l.OpenFrom <= last {
 		return fmt.Errorf("open from %d, which is not above its last entry %d", l.OpenFrom, last)
-	}
-	if len(l.Skipped) > maxSkipped {
-		return fmt.Errorf("%d skipped, at most %d are allowed", len(l.Skipped), maxSkipped)
-	}
-	for i, seq := range l.Skipped {
-		if l.OpenFrom == 0 || seq < l.OpenFrom || i > 0 && seq <= l.Skipped[i-1] {
-			return fmt.Errorf("skipped %d (%d) is below open from (%d) or not above the one before it", i, seq, l.OpenFrom)
-		}
 	}
 	if l.Attempts < 0 || l.WaitMillis < 0 || l.WaitMillis > maxWaitMillis {
 		return errors.New("attempts or wait are out of bounds")

@@ -14,19 +14,21 @@ func TestDecodeDocument(t *testing.T) {
 		`{"v":1,"position":3}`: "",
 		`{"v":1,"position":3,"done":[[4,4],[5,9]],"unknown":{"a":1},"epoch":7,"generation":"g","behind":true,"filterFrom":2}`: "",
 		`{"v":1,"position":3,"health":{"failures":4,"several":true,"open":true,"failingSince":"2026-01-15T09:00:00+01:00"}}`:  "",
-		``:                                                             "unexpected end",
-		`{"v":2,"position":3}`:                                         "version 2 is not 1",
-		`{"position":3}`:                                               "version 0 is not 1",
-		`{"v":1,"position":-3}`:                                        "cannot unmarshal",
-		`{"v":1,"position":"3"}`:                                       "cannot unmarshal",
-		`{"v":1,"position":5,"done":[[5,9]]}`:                          "position 5 is beyond done range [5,9]",
-		`{"v":1,"position":5,"done":[[9,8]]}`:                          "done range 0 [9,8] is the wrong way round",
-		`{"v":1,"position":5,"done":[[8,9],[7,7]]}`:                    "done range 1 [7,7] is not above",
-		`{"v":1,"position":5,"done":[[8,9],[9,10]]}`:                   "done range 1 [9,10] is not above",
-		`{"v":1,"health":{"failures":-1}}`:                             "out of bounds",
-		`{"v":1,"health":{"probeWaitMillis":-1}}`:                      "out of bounds",
-		`{"v":1,"resumed":"9999-12-31T23:59:59-23:00"}`:                "time is out of bounds",
-		`{"v":1,"done":[` + strings.Repeat("[1,1],", 4096) + `[2,2]]}`: "4097 done ranges",
+		``:                                           "unexpected end",
+		`{"v":2,"position":3}`:                       "version 2 is not 1",
+		`{"position":3}`:                             "version 0 is not 1",
+		`{"v":1,"position":-3}`:                      "cannot unmarshal",
+		`{"v":1,"position":"3"}`:                     "cannot unmarshal",
+		`{"v":1,"position":5,"done":[[5,9]]}`:        "position 5 is beyond done range [5,9]",
+		`{"v":1,"position":5,"done":[[9,8]]}`:        "done range 0 [9,8] is the wrong way round",
+		`{"v":1,"position":5,"done":[[8,9],[7,7]]}`:  "done range 1 [7,7] is not above",
+		`{"v":1,"position":5,"done":[[8,9],[9,10]]}`: "done range 1 [9,10] is not above",
+		`{"v":1,"position":2,"skipped":[{"seq":6,"order":"b"},{"seq":5,"order":"b"}]}`: "skipped 1 (5)",
+		`{"v":1,"position":2,"skipped":[{"seq":0,"order":"b"}]}`:                       "skipped 0 (0)",
+		`{"v":1,"health":{"failures":-1}}`:                                             "out of bounds",
+		`{"v":1,"health":{"probeWaitMillis":-1}}`:                                      "out of bounds",
+		`{"v":1,"resumed":"9999-12-31T23:59:59-23:00"}`:                                "time is out of bounds",
+		`{"v":1,"done":[` + strings.Repeat("[1,1],", 4096) + `[2,2]]}`:                 "4097 done ranges",
 	} {
 		_, err := DecodeDocument([]byte(in))
 		checkError(t, in, err, want)
@@ -36,15 +38,13 @@ func TestDecodeDocument(t *testing.T) {
 func TestDecodeLane(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
-		`{"v":1,"order":"a","entries":[1,5],"openFrom":6,"skipped":[6,8],"new":[]}`:  "",
+		`{"v":1,"order":"a","entries":[1,5],"openFrom":6,"new":[]}`:                  "",
 		`{"v":1,"order":"a","openFrom":6}`:                                           "",
 		`{"v":1,"order":"a"}`:                                                        "nothing waits",
 		`{"v":3,"order":"a","entries":[1]}`:                                          "version 3",
 		`{"v":1,"order":"a","entries":[0]}`:                                          "entry 0 (0) is not above",
 		`{"v":1,"order":"a","entries":[5,5]}`:                                        "entry 1 (5) is not above",
 		`{"v":1,"order":"a","entries":[5],"openFrom":5}`:                             "open from 5",
-		`{"v":1,"order":"a","entries":[5],"openFrom":7,"skipped":[6]}`:               "skipped 0 (6)",
-		`{"v":1,"order":"a","entries":[5],"skipped":[6]}`:                            "skipped 0 (6)",
 		`{"v":1,"order":"a","entries":[5],"attempts":-1}`:                            "out of bounds",
 		`{"v":1,"order":"a","entries":[5],"waitMillis":99999999999999}`:              "out of bounds",
 		`{"v":1,"order":"a","entries":[5],"next":"9999-01-01T00:00:00Z"}`:            "time is out of bounds",
@@ -76,8 +76,8 @@ func checkError(t *testing.T, in string, err error, want string) {
 
 // FuzzLoad: whatever is accepted from the store can be worked on, and is stored again as something that is accepted.
 func FuzzLoad(f *testing.F) {
-	f.Add([]byte(`{"v":1,"position":3,"done":[[5,9],[11,11]],"health":{"failures":9,"several":true,"open":true,"nextProbe":"2026-01-15T09:00:00Z","probeWaitMillis":5000},"resumed":"2026-01-15T09:00:00Z"}`),
-		[]byte(`{"v":1,"order":"a","entries":[1,4,12],"openFrom":14,"skipped":[15],"attempts":3,"spent":true,"next":"2026-01-15T10:00:00Z","waitMillis":5000}`), uint64(3))
+	f.Add([]byte(`{"v":1,"position":3,"done":[[5,9],[11,11]],"skipped":[{"seq":6,"order":"b"},{"seq":15,"order":"a"}],"health":{"failures":9,"several":true,"open":true,"nextProbe":"2026-01-15T09:00:00Z","probeWaitMillis":5000},"resumed":"2026-01-15T09:00:00Z"}`),
+		[]byte(`{"v":1,"order":"a","entries":[1,4,12],"openFrom":14,"attempts":3,"spent":true,"next":"2026-01-15T10:00:00Z","waitMillis":5000}`), uint64(3))
 	f.Add([]byte(`{"v":1,"position":18446744073709551615}`), []byte(`{"v":1,"entries":[18446744073709551615]}`), uint64(0))
 	f.Fuzz(func(t *testing.T, doc, lane []byte, step uint64) {
 		d, err := DecodeDocument(doc)

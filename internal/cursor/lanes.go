@@ -95,7 +95,7 @@ func (c *Cursor) Refill(r Refill, seqs []uint64, through uint64) bool {
 		if seq < r.From || seq > through || len(q.items) > 0 && seq <= q.items[len(q.items)-1].seq {
 			continue
 		}
-		if _, skipped := slices.BinarySearch(q.skipped, seq); skipped {
+		if q.isSkipped(seq) {
 			continue
 		}
 		if len(q.items) == LaneEntries {

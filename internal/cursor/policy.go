@@ -23,8 +23,9 @@ const (
 	// that refuses only its oldest orders must be given the chance to take a new one. Not many: a thousand dead
 	// receivers should cost nothing.
 	openWindow = 16
-	// maxSkipped is how many entries of an order may be settled out of turn while earlier ones wait.
-	maxSkipped = 1000
+	// MaxSkipped is how many entries may be settled out of turn, while earlier ones of their order wait. Document lists
+	// them; with orders of up to 100 bytes they take 64 KiB of it.
+	MaxSkipped = 500
 	// maxReason keeps a lane's record small whatever the caller calls a reason.
 	maxReason = 256
 )

@@ -50,7 +50,6 @@ type lane struct {
 	// known: of this order everything up to here that is not listed is settled. A lane holds all that waits of its order,
 	// so that one loaded after a crash may know more than the document loaded with it.
 	known        uint64
-	storedOpen   uint64 // openFrom when it was loaded: what the document loaded with it calls done may be in the lane
 	attempts     int
 	spent        bool
 	failingSince time.Time
@@ -72,34 +71,6 @@ func (q *queue) find(seq uint64) (int, bool) {
 		return 0, true
 	}
 	return slices.BinarySearchFunc(q.items, seq, func(it item, seq uint64) int { return cmp.Compare(it.seq, seq) })
-}
-
-// skip notes an entry settled out of turn; it reports false if there are too many.
-func (q *queue) skip(seq uint64) bool {
-	i, ok := slices.BinarySearch(q.skipped, seq)
-	if ok {
-		return true
-	}
-	if len(q.skipped) >= maxSkipped {
-		return false
-	}
-	q.skipped = slices.Insert(q.skipped, i, seq)
-	return true
-}
-
-// forgetSkipped drops from the skipped what lies below all that waits.
-func (q *queue) forgetSkipped() {
-	if len(q.skipped) == 0 {
-		return
-	}
-	lowest := ^uint64(0)
-	if len(q.items) > 0 {
-		lowest = q.head()
-	} else if q.lane != nil && q.lane.openFrom != 0 {
-		lowest = q.lane.openFrom
-	}
-	i, _ := slices.BinarySearch(q.skipped, lowest)
-	q.skipped = slices.Delete(q.skipped, 0, i)
 }
 
 // due says whether the lane's next attempt may be made.
@@ -163,7 +134,7 @@ func (h *queueHeap) top() *queue {
 
 // place puts q where it belongs after anything of it has changed: in flight, gone, starving, due at a time, or ready.
 func (c *Cursor) place(q *queue) {
-	q.forgetSkipped()
+	c.forgetSkipped(q)
 	var to *queueHeap
 	starving := false
 	switch {

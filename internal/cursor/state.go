@@ -1,7 +1,5 @@
 package cursor
 
-import "slices"
-
 // State is the cursor's condition in one word.
 type State int
 
@@ -102,9 +100,8 @@ func (p Place) String() string {
 func (c *Cursor) Where(e Entry) Place {
 	if q := c.queues[e.Order]; q != nil {
 		i, ok := q.find(e.Seq)
-		_, skipped := slices.BinarySearch(q.skipped, e.Seq)
 		switch {
-		case skipped && !ok:
+		case !ok && q.isSkipped(e.Seq):
 			return Settled
 		case ok && i < q.taken:
 			return Flying

@@ -1,9 +1,6 @@
 package cursor
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 // Batch is what may be attempted next: the head of one order, or the head and entries that follow it.
 type Batch struct {
@@ -166,7 +163,7 @@ func (c *Cursor) Succeed(b Batch, now time.Time) int {
 	q.items = q.items[n:]
 	if l := q.lane; l != nil {
 		*l = lane{admitted: l.admitted, openFrom: l.openFrom, openLast: l.openLast,
-			known: l.known, storedOpen: l.storedOpen, version: l.version, stored: l.stored, listed: l.listed, handed: l.handed}
+			known: l.known, version: l.version, stored: l.stored, listed: l.listed, handed: l.handed}
 		c.touchLane(q)
 	}
 	c.land(q)
@@ -177,8 +174,8 @@ func (c *Cursor) Succeed(b Batch, now time.Time) int {
 // Settle settles entries of an order without a success: failed for good, skipped by an operator, or handled elsewhere.
 // They may wait or be in flight; what follows a skipped entry in flight does not wait for the attempt to end. A lane's next entry is due at once; its attempts start anew, unless its time is spent.
 // Of what a lane has not listed, behind its OpenFrom, the caller says that it belongs to the order. It returns how many
-// that settled: entries that do not wait are passed over, and so is what would leave more than 1,000 of an order settled
-// out of turn.
+// that settled: entries that do not wait are passed over, and so is what would leave more than MaxSkipped settled out of
+// turn.
 func (c *Cursor) Settle(order string, seqs ...uint64) int {
 	q := c.queues[order]
 	if q == nil {
@@ -193,7 +190,7 @@ func (c *Cursor) Settle(order string, seqs ...uint64) int {
 			}
 			continue
 		}
-		if i > 0 && !q.skip(seq) && i >= q.taken {
+		if i > 0 && !c.skip(q, seq) && i >= q.taken {
 			continue
 		}
 		n++
@@ -223,18 +220,6 @@ func (c *Cursor) Settle(order string, seqs ...uint64) int {
 		c.place(q)
 	}
 	return n
-}
-
-// skipUnlisted settles an entry that waits behind a lane's openFrom.
-func (c *Cursor) skipUnlisted(q *queue, seq uint64) bool {
-	l := q.lane
-	if l == nil || l.openFrom == 0 || seq < l.openFrom || seq > c.high {
-		return false
-	}
-	if _, skipped := slices.BinarySearch(q.skipped, seq); skipped {
-		return false
-	}
-	return q.skip(seq)
 }
 
 // Fail ends the batch's attempt as failed. Its order waits in a lane for the next attempt, or the batch is Exhausted. A
