@@ -166,6 +166,6 @@ func serveLoopback(ctx context.Context, g *group, what string, handler http.Hand
 		return "", fmt.Errorf("listen for %s: %w", what, err)
 	}
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
-	g.goUntil(ctx, what, func(ctx context.Context) error { return serveHTTP(ctx, server, listener, time.Second) })
+	g.goUntil(ctx, what, func(ctx context.Context) error { return serveHTTP(ctx, server, listener) })
 	return "http://" + listener.Addr().String(), nil
 }
