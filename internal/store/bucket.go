@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -146,83 +145,6 @@ func (b *Bucket[T]) Erase(ctx context.Context, key string) error {
 		return fmt.Errorf("erase %s of bucket %s: %w", key, b.name, classify(err))
 	}
 	return b.s.gate.after(m)
-}
-
-// All answers every document whose key starts with prefix followed by a dot, or every one if prefix is empty. One that cannot
-// be decoded is told through bad and left out.
-func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string, err error)) ([]Entry[T], error) {
-	w, err := b.watch(ctx, prefix, jetstream.IgnoreDeletes())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = w.Stop() }()
-	var entries []Entry[T]
-	for {
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("list bucket %s: %w", b.name, classify(ctx.Err()))
-		case e, open := <-w.Updates():
-			if !open {
-				return nil, fmt.Errorf("list bucket %s: %w: watch ended", b.name, ErrUnavailable)
-			}
-			if e == nil { // everything there was has come
-				return entries, nil
-			}
-			v, err := b.codec.decode(e.Key(), e.Value())
-			if err != nil {
-				bad(e.Key(), err)
-				continue
-			}
-			entries = append(entries, Entry[T]{Key: e.Key(), Value: v, Revision: e.Revision()})
-		}
-	}
-}
-
-// Watch calls each with every document there is, then ready once, then each with every change, until ctx ends. It runs in the
-// caller's goroutine.
-func (b *Bucket[T]) Watch(ctx context.Context, each func(Entry[T]), ready func(), bad func(key string, err error)) error {
-	w, err := b.watch(ctx, "")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = w.Stop() }()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case e, open := <-w.Updates():
-			if !open {
-				if ctx.Err() != nil {
-					return ctx.Err()
-				}
-				return fmt.Errorf("watch bucket %s: %w: watch ended", b.name, ErrUnavailable)
-			}
-			if e == nil {
-				ready()
-				continue
-			}
-			entry := Entry[T]{Key: e.Key(), Revision: e.Revision(), Deleted: e.Operation() != jetstream.KeyValuePut}
-			if !entry.Deleted {
-				if entry.Value, err = b.codec.decode(e.Key(), e.Value()); err != nil {
-					bad(e.Key(), err)
-					continue
-				}
-			}
-			each(entry)
-		}
-	}
-}
-
-func (b *Bucket[T]) watch(ctx context.Context, prefix string, opts ...jetstream.WatchOpt) (jetstream.KeyWatcher, error) {
-	keys := ">"
-	if prefix != "" {
-		keys = strings.TrimSuffix(prefix, ".") + ".>"
-	}
-	w, err := b.kv.Watch(ctx, keys, opts...)
-	if err != nil {
-		return nil, fmt.Errorf("watch bucket %s: %w", b.name, classify(err))
-	}
-	return w, nil
 }
 
 func (b *Bucket[T]) subject(key string) string { return "$KV." + b.name + "." + key }

@@ -168,3 +168,8 @@ func AsEvent(m Message) Stored {
 	}
 	return ev
 }
+
+// TailHeads is Tail without the events' bodies: enough to know that something came, and where.
+func (e *Events) TailHeads(ctx context.Context, from uint64) (*Tail, error) {
+	return e.s.tail(ctx, e.s.topo.Events(), from, true)
+}

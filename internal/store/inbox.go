@@ -67,7 +67,7 @@ func (i *Inbox) Last(ctx context.Context, connection string) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
-	return i.page(m)
+	return i.page(m), nil
 }
 
 // Scan answers up to max pages of a connection from a sequence on, and whether more are there.
@@ -78,11 +78,7 @@ func (i *Inbox) Scan(ctx context.Context, connection string, from uint64, max in
 	}
 	pages := make([]Page, 0, len(messages))
 	for _, m := range messages {
-		p, err := i.page(m)
-		if err != nil {
-			return nil, false, err
-		}
-		pages = append(pages, p)
+		pages = append(pages, i.page(m))
 	}
 	return pages, more, nil
 }
@@ -103,7 +99,7 @@ func (i *Inbox) ConnectionOf(m Message) string {
 }
 
 // page reads an envelope tolerantly: whatever is wrong with a header, the body must still be resolved.
-func (i *Inbox) page(m Message) (Page, error) {
+func (i *Inbox) page(m Message) Page {
 	p := Page{
 		Seq: m.Seq, PollID: m.Header.Get(headerPollID), Connection: i.ConnectionOf(m), Generation: m.Header.Get(headerGeneration),
 		Site: m.Header.Get(headerSite), Truncated: m.Header.Get(headerTruncated) != "", CorrelationID: m.Header.Get(headerCorrelation),
@@ -113,9 +109,9 @@ func (i *Inbox) page(m Message) (Page, error) {
 		p.ReceivedAt = t
 	}
 	if sites := m.Header.Get(headerSites); sites != "" {
-		if err := json.Unmarshal([]byte(sites), &p.Sites); err != nil {
-			return Page{}, fmt.Errorf("read the envelope of inbox message %d: %w", m.Seq, err)
+		if json.Unmarshal([]byte(sites), &p.Sites) != nil {
+			p.Site, p.Sites = "", nil // of no known site: kept as unresolved, rather than taken for another site's
 		}
 	}
-	return p, nil
+	return p
 }

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -87,7 +86,7 @@ func (s *Store) scan(ctx context.Context, stream string, from uint64, since time
 	more := info.NumPending > uint64(max)
 	messages := make([]Message, 0, want)
 	for len(messages) < want {
-		batch, err := consumer.Fetch(want-len(messages), jetstream.FetchContext(ctx))
+		batch, err := consumer.FetchNoWait(want - len(messages))
 		if err != nil {
 			return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, classify(err))
 		}
@@ -100,15 +99,24 @@ func (s *Store) scan(ctx context.Context, stream string, from uint64, since time
 			messages = append(messages, message)
 			got++
 		}
-		if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) {
+		if err := batch.Error(); err != nil {
 			return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, classify(err))
 		}
 		if err := ctx.Err(); err != nil {
 			return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, classify(err))
 		}
-		if got == 0 { // what was counted aged out meanwhile
+		if got > 0 {
+			continue
+		}
+		// What was counted is gone meanwhile, or the consumer's leader has yet to find it.
+		now, err := consumer.Info(ctx)
+		if err != nil {
+			return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, classify(err))
+		}
+		if now.NumPending == 0 {
 			break
 		}
+		want = min(want, len(messages)+int(now.NumPending))
 	}
 	return messages, more, nil
 }

@@ -1,0 +1,113 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// listChunk is how many documents a listing reads at a time.
+const listChunk = 4096
+
+// All answers every document whose key starts with prefix followed by a dot, or every one if prefix is empty, in the order of their
+// last change. One that cannot be decoded is told through bad and left out. It reads the bucket's stream, not a watch: a
+// watch waits for ever for its end if a key is erased meanwhile.
+func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string, err error)) ([]Entry[T], error) {
+	var keys []string
+	if prefix != "" {
+		keys = []string{prefix + ".>"}
+	}
+	var all []Entry[T]
+	at := map[string]int{}
+	for from := uint64(1); ; {
+		entries, last, more, err := b.Changed(ctx, from, keys, listChunk, bad)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if i, again := at[e.Key]; again { // changed while we read
+				all[i] = e
+				continue
+			}
+			at[e.Key] = len(all)
+			all = append(all, e)
+		}
+		if !more {
+			return all, nil
+		}
+		from = last + 1
+	}
+}
+
+// Changed answers up to limit documents in the order of their last change, from a revision on, and whether more are there. Keys are
+// subject filters within the bucket ("leeds.>", "*.5f0c…"); none means every key. A page may be read on from the last revision + 1:
+// a document that changes meanwhile comes again, none is missed. One that cannot be decoded is told through bad and left out.
+// Last is the revision of the last entry looked at, from-1 if there was none.
+func (b *Bucket[T]) Changed(ctx context.Context, from uint64, keys []string, limit int, bad func(key string, err error)) (entries []Entry[T], last uint64, more bool, err error) {
+	filters := make([]string, len(keys))
+	for i, key := range keys {
+		filters[i] = b.subject(key)
+	}
+	from = max(from, 1)
+	last = from - 1
+	for len(entries) < limit {
+		messages, some, err := b.s.scan(ctx, "KV_"+b.name, last+1, time.Time{}, filters, limit-len(entries))
+		if err != nil {
+			return nil, 0, false, fmt.Errorf("read changes of bucket %s: %w", b.name, err)
+		}
+		for _, m := range messages {
+			last = m.Seq
+			if m.Header.Get("KV-Operation") != "" { // a deleted document's marker
+				continue
+			}
+			key := m.Subject[len(b.subject("")):]
+			v, err := b.codec.decode(key, m.Data)
+			if err != nil {
+				bad(key, err)
+				continue
+			}
+			entries = append(entries, Entry[T]{Key: key, Value: v, Revision: m.Seq})
+		}
+		if more = some; !some || len(messages) == 0 {
+			break
+		}
+	}
+	return entries, last, more, nil
+}
+
+// Watch calls each with every document there is, then ready once, then each with every change, until ctx ends. It runs in the
+// caller's goroutine. It is for buckets whose keys are never erased.
+func (b *Bucket[T]) Watch(ctx context.Context, each func(Entry[T]), ready func(), bad func(key string, err error)) error {
+	w, err := b.kv.WatchAll(ctx)
+	if err != nil {
+		return fmt.Errorf("watch bucket %s: %w", b.name, classify(err))
+	}
+	defer func() { _ = w.Stop() }()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case e, open := <-w.Updates():
+			if !open {
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				return fmt.Errorf("watch bucket %s: %w: watch ended", b.name, ErrUnavailable)
+			}
+			if e == nil {
+				ready()
+				continue
+			}
+			entry := Entry[T]{Key: e.Key(), Revision: e.Revision(), Deleted: e.Operation() != jetstream.KeyValuePut}
+			if !entry.Deleted {
+				if entry.Value, err = b.codec.decode(e.Key(), e.Value()); err != nil {
+					bad(e.Key(), err)
+					continue
+				}
+			}
+			each(entry)
+		}
+	}
+}
