@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -78,10 +79,18 @@ func (a *authenticator) Check(c server.ClientAuthentication) bool {
 	return true
 }
 
+// ownersOnly are the operational events about one client's callbacks. On the bus nobody can tell whose a callback is, so no
+// subscriber hears them; their client gets them by the API and by callbacks.
+var ownersOnly = []string{
+	topology.OperationalSubject("*", string(relay.KindCallbackDisabled), "*"),
+	topology.OperationalSubject("*", string(relay.KindCallbackRecovered), "*"),
+	topology.OperationalSubject("*", string(relay.KindDeliveriesExpired), "*"),
+}
+
 // permissions lets a subscriber read the live subjects of its sites, and nothing else. Publishing is denied altogether: the
 // account has no JetStream and no service, so there is nobody to ask.
 func permissions(c relay.Client) *server.Permissions {
-	p := &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{">"}}, Subscribe: &server.SubjectPermission{}}
+	p := &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{">"}}, Subscribe: &server.SubjectPermission{Deny: slices.Clone(ownersOnly)}}
 	if c.AllSites {
 		p.Subscribe.Allow = []string{topology.AllEvents}
 		return p

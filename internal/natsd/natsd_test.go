@@ -206,6 +206,35 @@ func TestASubscriberCanReachNothingOfTheRelays(t *testing.T) {
 	}
 }
 
+func TestNobodyHearsOfAnothersCallbacks(t *testing.T) {
+	t.Parallel()
+	b := newBus(t)
+	nc, _, err := b.login(b.allID, b.all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	heard, err := nc.SubscribeSync("audatex.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []relay.Kind{relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindDeliveriesExpired, relay.KindConsentRequired} {
+		ev, err := relay.NewOperationalEvent("", relay.NoSite, "x", time.Now(), relay.Operational{Kind: kind})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.store.Events.PublishOperational(t.Context(), ev); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := heard.NextMsg(5 * time.Second)
+	if err != nil || m.Subject != "audatex._.relay.consent-required.x" {
+		t.Fatalf("heard %+v, %v; want only that a consent is required", m, err)
+	}
+}
+
 func TestLoginsThatAreRefused(t *testing.T) {
 	t.Parallel()
 	b := newBus(t)
