@@ -18,11 +18,13 @@ type journey struct {
 	paint    palette
 	width    int // of the terminal, 0 when there is none
 	siteSpan int
+
+	firstSite string
 }
 
 func newJourney(out io.Writer, sites []demoSite) *journey {
 	width, terminal := terminalWidth(out)
-	j := &journey{out: out, paint: newPalette(terminal), width: width, siteSpan: len("site")}
+	j := &journey{out: out, paint: newPalette(terminal), width: width, siteSpan: len("site"), firstSite: sites[0].name}
 	for _, s := range sites {
 		j.siteSpan = max(j.siteSpan, len(s.name))
 	}
@@ -43,7 +45,7 @@ func (j *journey) welcome(at addresses, key apiKey, target, secret string, own b
 		{"API key", key.Key},
 		{"try", fmt.Sprintf("curl -s -H 'Authorization: Bearer %s' 'http://%s/v1/events?limit=3'", key.Key, at.api)},
 		{"metrics", "http://" + at.metrics + "/metrics"},
-		{"NATS", fmt.Sprintf("nats sub --server nats://%s --user %s --password %s 'audatex.*.parts.>'", at.nats, key.ID, key.Key)},
+		{"NATS", fmt.Sprintf("nats sub --server nats://%s --user %s --password %s 'audatex.%s.>'", at.nats, key.ID, key.Key, j.firstSite)},
 		{"receiver", receiver},
 	} {
 		fmt.Fprintf(j.out, "  %s %s\n", j.paint.dim(fmt.Sprintf("%-9s", l[0])), l[1])

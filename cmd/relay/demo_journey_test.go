@@ -1,0 +1,97 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+)
+
+func TestWhatChanged(t *testing.T) {
+	t.Parallel()
+	const order = `"order":{"Status":"Confirmed","Parts":[{},{},{}]}`
+	part := func(number, field, from, to string) string {
+		return `{"path":"/Parts/0` + field + `","part":{"oePartNumber":"` + number + `","orderedPartNumber":"x","occurrence":1},"from":` + from + `,"to":` + to + `}`
+	}
+	const status = `{"path":"/Status","from":"New","to":"Confirmed"}`
+	for _, c := range []struct{ name, data, want string }{
+		{"first sight", `"previousStatus":null,"changes":[]`, "Confirmed · 3 parts"},
+		{"nothing", `"previousStatus":"Confirmed","changes":[]`, "Confirmed · nothing new since the event before"},
+		{"status alone", `"previousStatus":"New","changes":[` + status + `]`, "New → Confirmed"},
+		{"with some parts", `"previousStatus":"New","changes":[` + status + `,` + part("A", "/Status", `"New"`, `"Confirmed"`) + `,` + part("B", "/Status", `"New"`, `"Confirmed"`) + `]`,
+			"New → Confirmed with 2 of 3 parts"},
+		{"a part its own way", `"previousStatus":"New","changes":[` + status + `,` + part("8K0 807", "/Status", `"New"`, `"Cancelled"`) + `]`,
+			"New → Confirmed · part 8K0 807 New → Cancelled"},
+		{"a price, digits as they came", `"previousStatus":"Confirmed","changes":[` + part("8K0 807", "/Price", `12.50`, `13.0`) + `]`,
+			"Confirmed · part 8K0 807 Price 12.50 → 13.0"},
+		{"a date", `"previousStatus":"Confirmed","changes":[{"path":"/DeliveryDate","from":"0001-01-01T00:00:00","to":"2026-01-17T08:30:00.1234567"}]`,
+			"Confirmed · DeliveryDate none → 2026-01-17"},
+		{"parts come and go", `"previousStatus":"Confirmed","changes":[` + part("A", "", `null`, `{"a":1}`) + `,{"path":"/Parts/-","part":{"oePartNumber":"B"},"from":{"b":1},"to":null}]`,
+			"Confirmed · part A new · part B gone"},
+		{"a part without the maker's number", `"previousStatus":"Confirmed","changes":[` + part("", "/Note", `null`, `""`) + `]`,
+			`Confirmed · part x Note none → ""`},
+		{"many", `"previousStatus":"Confirmed","changes":[{"path":"/A","from":1,"to":2},{"path":"/B","from":1,"to":2},{"path":"/C","from":1,"to":2},{"path":"/D","from":1,"to":2}]`,
+			"Confirmed · A 1 → 2 · B 1 → 2 · 2 more"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			e, err := readEvent([]byte(`{"sequence":"1","data":{` + order + `,` + c.data + `}}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := whatChanged(e, palette{}); got != c.want {
+				t.Errorf("%q, want %q", got, c.want)
+			}
+			if got := whatChanged(e, palette{on: true}); !strings.Contains(got, "\x1b[34mConfirmed\x1b[0m") {
+				t.Errorf("%q has no colour", got)
+			}
+		})
+	}
+}
+
+func TestANarrowTerminalGetsTwoLines(t *testing.T) {
+	t.Parallel()
+	e, err := readEvent([]byte(`{"id":"e","subject":"5f0c12ab-0000","site":"leeds","sequence":"1768469924687150","time":"2026-01-15T09:38:44Z",
+		"data":{"order":{"OrderReference":"PO-1001","Status":"New","Parts":[{}]},"previousStatus":null,"changes":[]}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := func(width int) []string {
+		var out bytes.Buffer
+		j := newJourney(&out, []demoSite{{name: "leeds"}})
+		j.width = width
+		j.event(e, e.published().Add(3*time.Millisecond), "200", true)
+		return strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+	}
+	wide := lines(0)
+	if len(wide) != 1 || !strings.HasSuffix(wide[0], "leeds  PO-1001  5f0c12ab    687 ms   +3.0 ms  200     New · 1 part") {
+		t.Errorf("without a width: %q", wide)
+	}
+	if got := lines(utf8.RuneCountInString(wide[0])); len(got) != 1 {
+		t.Errorf("at its own width: %q", got)
+	}
+	if got := lines(70); len(got) != 2 || strings.TrimSpace(got[1]) != "New · 1 part" {
+		t.Errorf("at 70 columns: %q", got)
+	}
+}
+
+func TestColoursAreForTerminalsThatWantThem(t *testing.T) {
+	t.Setenv("NO_COLOR", "")
+	t.Setenv("TERM", "xterm")
+	if newPalette(false).on || !newPalette(true).on {
+		t.Error("colours must be on at a terminal and off elsewhere")
+	}
+	t.Setenv("TERM", "dumb")
+	if newPalette(true).on {
+		t.Error("a dumb terminal gets colours")
+	}
+	t.Setenv("TERM", "xterm")
+	t.Setenv("NO_COLOR", "1")
+	if newPalette(true).on {
+		t.Error("NO_COLOR is not honoured")
+	}
+	if _, terminal := terminalWidth(&bytes.Buffer{}); terminal {
+		t.Error("a buffer is taken for a terminal")
+	}
+}

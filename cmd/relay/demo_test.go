@@ -1,0 +1,190 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+)
+
+// running is a demo in this process; interrupt is its user's Ctrl-C.
+type runningDemo struct {
+	t         *testing.T
+	lines     *bufio.Scanner
+	interrupt context.CancelFunc
+	ended     chan int
+	stderr    *strings.Builder
+}
+
+func startDemo(t *testing.T, args ...string) *runningDemo {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	out, in := io.Pipe()
+	d := &runningDemo{t: t, lines: bufio.NewScanner(out), interrupt: cancel, ended: make(chan int, 1), stderr: &strings.Builder{}}
+	d.lines.Buffer(nil, 1<<20)
+	go func() {
+		code := run(program{ctx, in, d.stderr}, append([]string{"demo"}, args...))
+		_ = in.Close()
+		d.ended <- code
+	}()
+	t.Cleanup(cancel)
+	return d
+}
+
+// until reads lines until one matches and answers its groups.
+func (d *runningDemo) until(pattern string) []string {
+	d.t.Helper()
+	want := regexp.MustCompile(pattern)
+	for d.lines.Scan() {
+		if found := want.FindStringSubmatch(d.lines.Text()); found != nil {
+			return found
+		}
+	}
+	d.t.Fatalf("the demo ended (%v) without a line like %s; stderr:\n%s", d.lines.Err(), pattern, d.stderr)
+	return nil
+}
+
+func TestWhatTheDemoPrintsWorks(t *testing.T) {
+	t.Parallel()
+	d := startDemo(t, "--rate", "240")
+	api, key := "", ""
+	found := d.until(`^  try +curl -s -H 'Authorization: Bearer (ark_\w+)' '(http://[\d.:]+)/v1/events\?limit=3'$`)
+	key, api = found[1], found[2]
+	metrics := d.until(`^  metrics +(http://[\d.:]+/metrics)$`)[1]
+	login := d.until(`^  NATS +nats sub --server (nats://[\d.:]+) --user (\w+) --password (\w+) '(audatex\.leeds\.>)'$`)
+
+	// What a service sees on NATS with the printed login.
+	nc, err := nats.Connect(login[1], nats.UserInfo(login[2], login[3]), nats.Timeout(10*time.Second))
+	if err != nil {
+		t.Fatalf("log in with what was printed: %v", err)
+	}
+	defer nc.Close()
+	heard, err := nc.SubscribeSync(login[4])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	drained := make(chan []string, 1)
+	go func() { // the demo must be able to go on printing
+		var rest []string
+		for d.lines.Scan() {
+			rest = append(rest, d.lines.Text())
+		}
+		drained <- rest
+	}()
+	message, err := heard.NextMsg(30 * time.Second)
+	if err != nil {
+		t.Fatalf("hear an event on %s: %v", login[4], err)
+	}
+	event, err := readEvent(message.Data)
+	if err != nil || event.ID == "" {
+		t.Fatalf("heard %s: %v", message.Data, err)
+	}
+
+	// The same event through the printed curl.
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 30 * time.Second}
+	get := func(url string) string {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer "+key)
+		answer, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = answer.Body.Close() }()
+		body, err := io.ReadAll(answer.Body)
+		if err != nil || answer.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %s %v %s", url, answer.Status, err, body)
+		}
+		return string(body)
+	}
+	var page struct{ Items []demoEvent }
+	if err := json.Unmarshal([]byte(get(api+"/v1/events?limit=3")), &page); err != nil || len(page.Items) == 0 {
+		t.Errorf("the feed answers %d events, %v", len(page.Items), err)
+	}
+	if got := get(api + "/v1/events/" + event.ID); got != string(message.Data) {
+		t.Errorf("the API answers\n%s, NATS\n%s", got, message.Data)
+	}
+	if text := get(metrics); !strings.Contains(text, "audatex_relay_build_info") {
+		t.Errorf("the metrics are %s", text)
+	}
+
+	// Ctrl-C ends it with the summary.
+	d.interrupt()
+	if code := <-d.ended; code != exitOK {
+		t.Errorf("exit code %d; stderr:\n%s", code, d.stderr)
+	}
+	rest := <-drained
+	if last := rest[len(rest)-1]; !strings.Contains(last, "lost 0, misordered 0") {
+		t.Errorf("the last line is %q", last)
+	}
+}
+
+// A developer's receiver that refuses the first attempt: the relay tries again, and its records are what the demo judges by.
+func TestDemoSendsToTheDevelopersReceiver(t *testing.T) {
+	t.Parallel()
+	var hook atomic.Pointer[standardwebhooks.Webhook]
+	var taken, unverified atomic.Int64
+	var refuse atomic.Bool
+	refuse.Store(true)
+	yours := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		if h := hook.Load(); h == nil || h.Verify(body, r.Header) != nil {
+			unverified.Add(1)
+		}
+		if refuse.CompareAndSwap(true, false) {
+			http.Error(w, "not yet", http.StatusTeapot)
+			return
+		}
+		taken.Add(1)
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	defer yours.Close()
+	d := startDemo(t, "--for", "3s", "--sites", "leeds", "--callback", yours.URL+"/hook")
+	d.until(`^  receiver +` + regexp.QuoteMeta(yours.URL) + `/hook  \(yours\)$`)
+	h, err := standardwebhooks.NewWebhook(d.until(`^  secret +(whsec_\S+) `)[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	hook.Store(h)
+	d.until(` 418, again at \d\d:\d\d:\d\d `)
+	d.until(` 204 at attempt 2 `)
+	summary := d.until(`^1 order|^\d+ orders, \d+ notifications, (\d+) events, (\d+) deliveries, 0 repeats, lost 0, misordered 0, `)
+	if code := <-d.ended; code != exitOK {
+		t.Errorf("exit code %d; stderr:\n%s", code, d.stderr)
+	}
+	if unverified.Load() != 0 || summary[1] != summary[2] || fmt.Sprint(taken.Load()) != summary[2] {
+		t.Errorf("%d unverified, %d taken; the summary says %q", unverified.Load(), taken.Load(), summary[0])
+	}
+}
+
+// A receiver that is not there has lost nothing: the relay keeps what it could not deliver, and the summary says so.
+func TestDemoCountsWhatWaits(t *testing.T) {
+	t.Parallel()
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close()
+	d := startDemo(t, "--for", "1s", "--sites", "leeds", "--callback", gone.URL)
+	d.until(` connect_failed, again at `)
+	d.until(` 0 deliveries, 0 repeats, lost 0, misordered 0, \d+ waiting for your receiver`)
+	if code := <-d.ended; code != exitOK {
+		t.Errorf("exit code %d; stderr:\n%s", code, d.stderr)
+	}
+}
