@@ -25,7 +25,9 @@ func TestBadReceiversHoldUpNobody(t *testing.T) {
 	gone.Close()
 	healthy := newReceiver(t, nil)
 	refusing := newReceiver(t, func(relay.Event, int) int { return 503 })
-	b.register(callback("hanging", hanging.URL))
+	hangs := callback("hanging", hanging.URL)
+	hangs.TimeoutSeconds = 60 // it hangs for as long as the test looks
+	b.register(hangs)
 	b.register(callback("gone", gone.URL))
 	b.register(callback("refusing", refusing.URL))
 	b.register(callback("healthy", healthy.URL))
