@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -80,7 +81,17 @@ func tokens(raw []byte) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		fmt.Fprintf(&b, "%T %v\n", t, t)
+		switch v := t.(type) {
+		case json.Number:
+			b.WriteString(v.String())
+		case json.Delim:
+			b.WriteRune(rune(v))
+		case string:
+			b.WriteString(strconv.Quote(v))
+		default: // true, false, null
+			fmt.Fprint(&b, v)
+		}
+		b.WriteByte('\n')
 	}
 }
 

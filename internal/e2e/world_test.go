@@ -166,17 +166,16 @@ func (w *world) serving() bool {
 	}
 }
 
-// consent gives a site's consent at the vendor's and answers the refresh token.
-func (w *world) consent(site string) string {
-	w.t.Helper()
+// grant gives a site's consent at the vendor's and answers the refresh token.
+func (w *world) grant(site string) (string, error) {
 	g, err := w.sandbox.Grant(sandbox.Consent{Sites: []string{vendorSite(site)}})
 	if err != nil {
-		w.t.Fatal(err)
+		return "", err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.grants[site] = append(w.grants[site], g.ID)
-	return g.RefreshToken
+	return g.RefreshToken, nil
 }
 
 // vendorSite is the vendor's own id of a site.
@@ -186,9 +185,11 @@ func vendorSite(site string) string { return "V" + site[len("site-"):] }
 func (w *world) connect() {
 	w.t.Helper()
 	for _, site := range w.sites {
-		w.api().must(w.t, http.MethodPut, "/v1/connections/"+site, map[string]any{
-			"level": "site", "site": site, "refreshToken": w.consent(site),
-		}, nil)
+		token, err := w.grant(site)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.api().must(w.t, http.MethodPut, "/v1/connections/"+site, map[string]any{"level": "site", "site": site, "refreshToken": token}, nil)
 	}
 	eventually(w.t, "every connection subscribes", func() string {
 		if n := len(w.sandbox.Subscriptions()); n < len(w.sites) {

@@ -1,0 +1,197 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// toll is what one end of the relay means for one callback.
+type toll struct {
+	inFlight int // attempts that the receiver was still busy with
+	unstored int // events it had accepted in this run that the stored cursor does not know of
+	repeats  int // events that came again in the next run though they had come before
+}
+
+// verify checks everything that the crash test promises.
+func (c *crash) verify(t *testing.T) {
+	t.Helper()
+	c.book.checkWellFormed(t)
+	for _, r := range c.receivers {
+		r.checkClean(t)
+		r.checkOrdered(t)
+		c.checkDelivered(t, r)
+		c.checkRepeats(t, r)
+	}
+	// Every notification that was stored has exactly one event, with what the vendor said; the receivers have the same bytes
+	// as the log (checkDelivered), so one of them speaks for it.
+	c.receivers[0].checkLedger(t, c.sandbox.Ledger(), c.isMissing)
+	c.checkOneEventEach(t)
+	c.checkGaps(t)
+	c.checkRefreshes(t)
+	counters := c.sandbox.Counters()
+	if counters.TrapCalls != 0 {
+		t.Errorf("%d calls to addresses that came in messages", counters.TrapCalls)
+	}
+	t.Logf("%d ends, %d notifications handed out, %d events in the log, %d answers lost by %d interrupted polls, %d refreshes, %d of them interrupted, %d spent refresh tokens used, %d new consents",
+		len(c.remains), counters.NotificationsHandedOut, len(c.archive.events), c.costly, count(c.suspected), counters.TokenRefreshes,
+		count(c.refreshes), counters.SpentRefreshTokens, c.consents()-len(c.sites))
+}
+
+func count[V any](m map[string]map[string]V) int {
+	n := 0
+	for _, inner := range m {
+		n += len(inner)
+	}
+	return n
+}
+
+// consents answers how many consents were given in all.
+func (c *crash) consents() int {
+	n := 0
+	for _, list := range c.grants {
+		n += len(list)
+	}
+	return n
+}
+
+// wants answers whether a callback is to get an entry of the log.
+func wants(r *receiver, e logged) bool {
+	return r.id == "steady" || !strings.HasPrefix(e.Type, "audatex.relay.")
+}
+
+// checkDelivered fails unless a callback has accepted every entry of the log that it wants, byte for byte, and nothing
+// else; nothing that a stored cursor was through with may have been missing at that moment.
+func (c *crash) checkDelivered(t *testing.T, r *receiver) {
+	t.Helper()
+	accepted := map[string]int{} // the first run in which an event was accepted
+	for _, a := range r.all() {
+		if _, ok := accepted[a.event]; !ok && a.status/100 == 2 {
+			accepted[a.event] = a.run
+		}
+	}
+	bad := 0
+	fail := func(format string, a ...any) {
+		if bad++; bad <= 5 {
+			t.Errorf("callback %s: "+format, append([]any{r.id}, a...)...)
+		}
+	}
+	for _, e := range c.archive.events {
+		id := e.id
+		if !wants(r, e) {
+			continue
+		}
+		run, ok := accepted[id]
+		if !ok {
+			fail("event %s at %d was never delivered", id, e.Seq)
+			continue
+		}
+		if string(r.bodies[id]) != string(e.Body) {
+			fail("event %s: the log has\n%s\ndelivered was\n%s", id, e.Body, r.bodies[id])
+		}
+		for end := range run {
+			if c.remains[end].settled(r.id, e.Seq, e.Order) {
+				fail("event %s at %d: the cursor stored in run %d was through with it, it was first delivered in run %d", id, e.Seq, end, run)
+				break
+			}
+		}
+	}
+	for _, a := range r.all() {
+		if _, known := c.archive.byID[a.event]; !known {
+			fail("event %s was delivered and is not in the log", a.event)
+		}
+	}
+	if bad > 5 {
+		t.Errorf("callback %s: … and %d more", r.id, bad-5)
+	}
+}
+
+// checkRepeats fails if anything came again that need not: within one run nothing that was accepted, and in a later one
+// nothing that the stored cursor was through with. What is left are the attempts in flight at the end of a run and what was
+// settled since the cursor's last write.
+func (c *crash) checkRepeats(t *testing.T, r *receiver) {
+	t.Helper()
+	tolls := c.tolls(r)
+	seen := map[string]bool{} // accepted, or not known to be refused, in an earlier run
+	accepted := map[string]bool{}
+	arrivals := r.all()
+	run := 0
+	for _, a := range arrivals {
+		if a.run != run {
+			run = a.run
+			accepted = map[string]bool{}
+		}
+		if accepted[a.event] {
+			t.Errorf("callback %s: event %s came again in run %d, in which it had been accepted", r.id, a.event, a.run)
+		}
+		e := c.archive.byID[a.event]
+		if a.run > 0 && c.remains[a.run-1].settled(r.id, e.Seq, e.Order) {
+			t.Errorf("callback %s: event %s at %d came in run %d, though the cursor stored before was through with it (seen before: %t)", r.id, a.event, e.Seq, a.run, seen[a.event])
+		}
+		if accepted[a.event] = a.status/100 == 2; accepted[a.event] {
+			seen[a.event] = true
+		}
+	}
+	for end, toll := range tolls {
+		concurrency, _ := r.settings["concurrency"].(int)
+		if toll.inFlight > concurrency {
+			t.Errorf("callback %s: %d attempts in flight at the end of run %d, its concurrency is %d", r.id, toll.inFlight, end, concurrency)
+		}
+		if limit := maxUnstored(concurrency); toll.unstored > limit {
+			t.Errorf("callback %s: %d settlements were not stored at the end of run %d; at most %d can be", r.id, toll.unstored, end, limit)
+		}
+	}
+}
+
+// maxUnstored is the most settlements that can be unstored: a round of the flusher takes up to twice the window that a
+// callback has at hand (internal/dispatcher), as many may gather while it is being written, and each time as many
+// more as were in flight.
+func maxUnstored(concurrency int) int {
+	window := 4*concurrency + 32
+	return 2 * (2*window + concurrency)
+}
+
+// tolls answers what each end of the relay meant for a callback.
+func (c *crash) tolls(r *receiver) []toll {
+	tolls := make([]toll, len(c.remains))
+	before := map[string]int{} // the run in which an event was first accepted or left unanswered
+	repeated := map[string]bool{}
+	for _, a := range r.all() {
+		if first, ok := before[a.event]; ok && first < a.run && !repeated[fmt.Sprint(a.run, a.event)] {
+			repeated[fmt.Sprint(a.run, a.event)] = true
+			tolls[a.run-1].repeats++
+		}
+		if a.run >= len(c.remains) {
+			continue
+		}
+		e := c.archive.byID[a.event]
+		switch {
+		case a.status == 0:
+			tolls[a.run].inFlight++
+		case a.status/100 == 2 && !c.remains[a.run].settled(r.id, e.Seq, e.Order):
+			tolls[a.run].unstored++
+		}
+		if _, ok := before[a.event]; !ok && (a.status == 0 || a.status/100 == 2) {
+			before[a.event] = a.run
+		}
+	}
+	return tolls
+}
+
+// tellRun says what the end of a run found.
+func (c *crash) tellRun(run int) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "run %d:", run)
+	for _, r := range c.receivers {
+		toll := c.tolls(r)[run]
+		fmt.Fprintf(&b, " %s: in flight %d, settled since the cursor's write %d;", r.id, toll.inFlight, toll.unstored)
+	}
+	polls := 0
+	for _, site := range c.sites {
+		if _, was := c.remains[run].interrupted(site, c.archive); was {
+			polls++
+		}
+	}
+	fmt.Fprintf(&b, " polls interrupted %d, refreshes interrupted %d", polls, len(c.remains[run].refreshes))
+	return b.String()
+}
