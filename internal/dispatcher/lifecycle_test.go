@@ -74,7 +74,10 @@ func TestCircuitOpensAndRecovers(t *testing.T) {
 	for i := range 300 {
 		b.publish("leeds", i%30)
 	}
-	until(t, "the circuit is open", func() bool { s, _ := d.Status("bms"); return s.Health == "open" && s.InFlight == 0 && s.Lanes > 0 && s.Backlog > 0 })
+	until(t, "the circuit is open", func() bool {
+		s, _ := d.Status("bms")
+		return s.Health == "open" && s.InFlight == 0 && s.Lanes > 0 && s.Backlog > 0
+	})
 	s, _ := d.Status("bms")
 	if s.FailingSince.IsZero() || s.Lanes > 30 {
 		t.Errorf("status %+v", s)
