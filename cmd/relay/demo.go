@@ -150,8 +150,8 @@ func demoSettings(dir, vendor string, verbose bool) settings {
 		AudatexRate: 60_000, PollInterval: duration(500 * time.Millisecond),
 		CallbackAllowCIDRs: []string{"127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"},
 	}
-	for _, wait := range []time.Duration{1, 2, 5, 10, 30, 60, 300, 600, 1800} {
-		s.RetrySchedule = append(s.RetrySchedule, duration(wait*time.Second))
+	for _, seconds := range []int{1, 2, 5, 10, 30, 60, 300, 600, 1800} {
+		s.RetrySchedule = append(s.RetrySchedule, duration(time.Duration(seconds)*time.Second))
 	}
 	if verbose {
 		s.LogLevel = "debug"

@@ -77,12 +77,11 @@ func (j *journey) event(e demoEvent, at time.Time, answer string, first bool) {
 	}
 	left := j.row(at.Local().Format(time.TimeOnly), e.Site, e.brief().OrderReference, short(e.Subject),
 		brief(e.published().Sub(e.Time)), "+"+brief(at.Sub(e.published())), answer)
-	plain := whatChanged(e, palette{})
-	divider := "  "
-	if j.width > 0 && utf8.RuneCountInString(left)+2+utf8.RuneCountInString(plain) > j.width {
-		divider = "\n" + strings.Repeat(" ", 10)
+	changed := whatChanged(e, j.paint)
+	if j.width > 0 && utf8.RuneCountInString(left)+2+utf8.RuneCountInString(whatChanged(e, palette{})) > j.width {
+		changed = strings.Replace(changed, " · ", "\n"+strings.Repeat(" ", len(time.TimeOnly)+2), 1) // the status stays beside its order
 	}
-	fmt.Fprintln(j.out, left+divider+whatChanged(e, j.paint))
+	fmt.Fprintln(j.out, left+"  "+changed)
 }
 
 // note tells something that is about no single event.

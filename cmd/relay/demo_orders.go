@@ -94,7 +94,7 @@ func (w *walker) move(id string, now time.Time) error {
 	var err error
 	switch n := w.dice.IntN(20); {
 	case n == 0:
-		o.ID, err = id, w.vendor.Touch(id)
+		err = w.vendor.Touch(id)
 	case n < 4:
 		o, err = w.vendor.ChangeOrder(id, sandbox.Change{})
 	default:

@@ -58,9 +58,8 @@ func (d *runningDemo) until(pattern string) []string {
 func TestWhatTheDemoPrintsWorks(t *testing.T) {
 	t.Parallel()
 	d := startDemo(t, "--rate", "240")
-	api, key := "", ""
 	found := d.until(`^  try +curl -s -H 'Authorization: Bearer (ark_\w+)' '(http://[\d.:]+)/v1/events\?limit=3'$`)
-	key, api = found[1], found[2]
+	key, api := found[1], found[2]
 	metrics := d.until(`^  metrics +(http://[\d.:]+/metrics)$`)[1]
 	login := d.until(`^  NATS +nats sub --server (nats://[\d.:]+) --user (\w+) --password (\w+) '(audatex\.leeds\.>)'$`)
 

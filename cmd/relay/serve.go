@@ -387,6 +387,7 @@ func (r *readiness) ready() error {
 		return errStarting
 	case draining:
 		return errDraining
+	case running:
 	}
 	return nil
 }
