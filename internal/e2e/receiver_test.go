@@ -64,6 +64,8 @@ type receiver struct {
 	behave   behaviour
 	world    *world
 	webhook  *standardwebhooks.Webhook
+	secret   string         // what its callback was made with
+	rotated  string         // what came after it
 	settings map[string]any // of the callback beside its URL
 	dead     *reserved      // where a dead receiver may come to life
 

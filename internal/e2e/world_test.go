@@ -36,12 +36,14 @@ type world struct {
 	run    int
 	relay  *process
 	grants map[string][]string // of a site's connection, in the order in which they were given
+
+	firstTokens map[string]string // the refresh tokens that the connections were made with
 }
 
 // newWorld makes the vendor and the settings; nothing of the relay runs yet. wrap may stand between it and the vendor.
 func newWorld(t *testing.T, sites int, vendor sandbox.Config, wrap func(http.Handler) http.Handler) *world {
 	t.Helper()
-	w := &world{t: t, dir: filepath.Join(t.TempDir(), "data"), client: newClient(), admin: "admin-" + random(16), grants: map[string][]string{}}
+	w := &world{t: t, dir: filepath.Join(t.TempDir(), "data"), client: newClient(), admin: "admin-" + random(16), grants: map[string][]string{}, firstTokens: map[string]string{}}
 	vendor.ClientID, vendor.ClientSecret = "e2e-client", "client-secret-"+random(16)
 	w.sandbox = sandbox.New(vendor)
 	handler := w.sandbox.Handler()
@@ -189,6 +191,7 @@ func (w *world) connect() {
 		if err != nil {
 			w.t.Fatal(err)
 		}
+		w.firstTokens[site] = token
 		w.api().must(w.t, http.MethodPut, "/v1/connections/"+site, map[string]any{"level": "site", "site": site, "refreshToken": token}, nil)
 	}
 	eventually(w.t, "every connection subscribes", func() string {
@@ -210,8 +213,9 @@ func (w *world) register() {
 			_, _ = rand.Read(key) // never fails
 			settings["secret"] = "whsec_" + base64.StdEncoding.EncodeToString(key)
 		}
+		r.secret, _ = settings["secret"].(string)
 		var err error
-		if r.webhook, err = standardwebhooks.NewWebhook(settings["secret"].(string)); err != nil { //nolint:forcetypeassert // ours
+		if r.webhook, err = standardwebhooks.NewWebhook(r.secret); err != nil {
 			w.t.Fatal(err)
 		}
 		w.api().must(w.t, http.MethodPut, "/v1/callbacks/"+r.id, settings, nil)

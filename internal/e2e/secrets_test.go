@@ -1,0 +1,375 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/sandbox"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// secrets are all that nobody may find, by what they are.
+type secrets struct {
+	mu  sync.Mutex
+	all map[string][]byte
+}
+
+func (s *secrets) add(what, value string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all == nil {
+		s.all = map[string][]byte{}
+	}
+	s.all[what] = []byte(value)
+}
+
+// names answers what is known.
+func (s *secrets) names() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.all))
+}
+
+// overhear writes down every token that the vendor hands out.
+func (s *secrets) overhear(vendor http.Handler) http.Handler {
+	n := 0
+	var mu sync.Mutex
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != sandbox.TokenPath {
+			vendor.ServeHTTP(w, r)
+			return
+		}
+		answer := httptest.NewRecorder()
+		vendor.ServeHTTP(answer, r)
+		var pair struct {
+			Access  string `json:"access_token"`
+			Refresh string `json:"refresh_token"`
+		}
+		if json.Unmarshal(answer.Body.Bytes(), &pair) == nil && pair.Access != "" {
+			mu.Lock()
+			n++
+			s.add(fmt.Sprintf("access token %d", n), pair.Access)
+			s.add(fmt.Sprintf("refresh token %d", n), pair.Refresh)
+			mu.Unlock()
+		}
+		maps.Copy(w.Header(), answer.Header())
+		w.WriteHeader(answer.Code)
+		_, _ = w.Write(answer.Body.Bytes()) // a caller that has gone needs no answer
+	})
+}
+
+// find answers what of the secrets stands in b, as it is or in hex or base64 at any offset.
+func (s *secrets) find(b []byte) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var found []string
+	for what, secret := range s.all {
+		for form, spelled := range spellings(secret) {
+			if bytes.Contains(b, spelled) {
+				found = append(found, what+" ("+form+")")
+			}
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+// spellings are the ways in which bytes may be written down.
+func spellings(secret []byte) map[string][]byte {
+	forms := map[string][]byte{
+		"as it is": secret,
+		"hex":      []byte(hex.EncodeToString(secret)),
+		"HEX":      []byte(strings.ToUpper(hex.EncodeToString(secret))),
+	}
+	// Base64 writes three bytes in four characters: what stands before the secret decides which four. The characters at both ends
+	// that depend on its neighbours are left out.
+	for offset := range 3 {
+		shifted := append(make([]byte, offset), secret...)
+		shifted = shifted[:len(shifted)/3*3]
+		for name, e := range map[string]*base64.Encoding{"base64": base64.RawStdEncoding, "base64url": base64.RawURLEncoding} {
+			forms[fmt.Sprintf("%s+%d", name, offset)] = []byte(e.EncodeToString(shifted)[(offset*8+5)/6:])
+		}
+	}
+	return forms
+}
+
+func TestSecretsAreFoundInEverySpelling(t *testing.T) {
+	t.Parallel()
+	var s secrets
+	s.add("it", "a-secret-of-some-length")
+	for _, hidden := range []string{
+		`{"x":"a-secret-of-some-length"}`,
+		"…" + hex.EncodeToString([]byte("zz a-secret-of-some-length")),
+		base64.StdEncoding.EncodeToString([]byte("a-secret-of-some-length")),
+		base64.StdEncoding.EncodeToString([]byte("1a-secret-of-some-length!!")),
+		base64.URLEncoding.EncodeToString([]byte("22a-secret-of-some-length!")),
+		base64.RawStdEncoding.EncodeToString([]byte(`{"token":"a-secret-of-some-length","x":1}`)),
+	} {
+		if len(s.find([]byte(hidden))) == 0 {
+			t.Errorf("not found in %s", hidden)
+		}
+	}
+	if found := s.find([]byte("a-secret-of-another-length, a-secret-of")); len(found) > 0 {
+		t.Errorf("found %v where there is none", found)
+	}
+}
+
+// TestSecrets lets the relay handle every kind of secret, in good days and bad ones, and looks for them wherever somebody
+// could read: in the log at its most talkative, in the API's answers, in the metrics and in the data directory.
+func TestSecrets(t *testing.T) {
+	var known secrets
+	w := newWorld(t, 4, sandbox.Config{Seed: 21, AccessTokenLifetime: 2 * time.Second}, known.overhear)
+	known.add("admin token", w.admin)
+	known.add("client secret", w.env["RELAY_AUDATEX_CLIENT_SECRET"])
+	bearer, password, header := "bearer-"+random(16), "password-"+random(16), "header-"+random(16)
+	known.add("callback's bearer token", bearer)
+	known.add("callback's password", password)
+	known.add("callback's header", header)
+	ok := w.newReceiver("ok", healthy, map[string]any{"headers": map[string]string{"X-Api-Key": header}, "auth": map[string]string{"type": "bearer", "token": bearer}})
+	w.newReceiver("refusing", func(int, *http.Request) int { return http.StatusForbidden }, map[string]any{
+		"headers": map[string]string{"X-Api-Key": header}, "auth": map[string]string{"type": "basic", "username": "relay", "password": password},
+	})
+	w.newDeadReceiver("dead", map[string]any{"headers": map[string]string{"X-Api-Key": header}})
+	p := w.start()
+	w.connect()
+	w.noteFirstTokens(&known)
+	w.register()
+	for _, r := range w.receivers {
+		w.rotateSecret(r)
+		known.addSigning("signing secret of "+r.id, r.secret)
+		known.addSigning("rotated signing secret of "+r.id, r.rotated)
+	}
+	keyID, key := w.apiKey("bms", w.sites[:2])
+	known.add("API key", key)
+	known.add("API key's secret half", key[strings.LastIndex(key, "_")+1:])
+
+	// Good days: events, refreshes.
+	for n := range 40 {
+		if _, err := w.sandbox.CreateOrder(vendorSite(w.sites[n%4]), sandbox.OrderOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	awaitAccepted(t, 40, ok)
+	ok.mu.Lock()
+	if got := ok.headers.Get("X-Api-Key"); got != header || ok.headers.Get("Authorization") != "Bearer "+bearer {
+		t.Errorf("the receiver was sent X-Api-Key %q, Authorization %q", got, ok.headers.Get("Authorization"))
+	}
+	ok.mu.Unlock()
+	eventually(t, "tokens are refreshed", func() string {
+		if n := w.sandbox.Counters().TokenRefreshes; n < 12 {
+			return fmt.Sprintf("%d times", n)
+		}
+		return ""
+	})
+	// Bad days: a consent withdrawn, a token endpoint that fails, a wrong token and a wrong key, requests that are refused.
+	if err := w.sandbox.RevokeGrant(w.grants[w.sites[3]][0]); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a consent is asked for", func() string {
+		var c connection
+		w.api().must(t, http.MethodGet, "/v1/connections/"+w.sites[3], nil, &c)
+		if c.State != "consent-required" {
+			return c.State
+		}
+		return ""
+	})
+	if err := w.sandbox.SetFaults(sandbox.Faults{Share500: 0.5, ShareCut: 0.4, Operations: []sandbox.Operation{sandbox.OpToken, sandbox.OpPoll, sandbox.OpReadOrder}}); err != nil {
+		t.Fatal(err)
+	}
+	failures := w.sandbox.Counters().Faults["500"]
+	eventually(t, "the vendor fails", func() string {
+		if n := w.sandbox.Counters().Faults["500"]; n < failures+20 {
+			return fmt.Sprintf("%d times", n-failures)
+		}
+		return ""
+	})
+	if err := w.sandbox.SetFaults(); err != nil {
+		t.Fatal(err)
+	}
+	w.misbehave(t, key, header, bearer)
+
+	answers := w.everyAnswer(t, key, keyID)
+	answers["metrics"] = fetch(t, w, "http://"+p.at.Metrics+"/metrics")
+	for what, body := range answers {
+		if found := known.find(body); len(found) > 0 {
+			t.Errorf("%s tells %v", what, found)
+		}
+	}
+	if code := w.end(syscall.SIGTERM); code != 0 {
+		t.Errorf("exit code %d after SIGTERM", code)
+	}
+	log := w.book.text()
+	if !bytes.Contains(log, []byte(`"level":"DEBUG"`)) {
+		t.Error("the log is not at its most talkative")
+	}
+	for line := range bytes.Lines(log) {
+		if found := known.find(line); len(found) > 0 {
+			t.Errorf("the log tells %v in: %s", found, line)
+		}
+	}
+	w.book.checkWellFormed(t)
+	searchFiles(t, w.dir, &known)
+	t.Logf("looked for %d secrets in %d answers, %d bytes of log and the data directory", len(known.names()), len(answers), len(log))
+}
+
+// addSigning knows a signing secret as it is written, and as the bytes it stands for.
+func (s *secrets) addSigning(what, secret string) {
+	s.add(what, secret)
+	if key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, "whsec_")); err == nil {
+		s.add(what+", decoded", string(key))
+	}
+}
+
+// noteFirstTokens knows the refresh tokens that the connections were made with.
+func (w *world) noteFirstTokens(s *secrets) {
+	for site, token := range w.firstTokens {
+		s.add("first refresh token of "+site, token)
+	}
+}
+
+// rotateSecret gives a callback another signing secret. Both sign for a day, so its receiver goes on verifying with the first.
+func (w *world) rotateSecret(r *receiver) {
+	var rotated struct{ Secret string }
+	w.api().must(w.t, http.MethodPost, "/v1/callbacks/"+r.id+"/rotate-secret", map[string]any{}, &rotated)
+	if rotated.Secret == "" || rotated.Secret == r.secret {
+		w.t.Errorf("callback %s: the secret was not rotated", r.id)
+	}
+	r.rotated = rotated.Secret
+}
+
+// misbehave sends requests that are refused, with secrets where they do not belong.
+func (w *world) misbehave(t *testing.T, key, header, bearer string) {
+	t.Helper()
+	for _, c := range []struct {
+		as, method, path string
+		body             any
+	}{
+		{"wrong-" + w.admin, http.MethodGet, "/v1/connections", nil},
+		{key + "x", http.MethodGet, "/v1/callbacks", nil},
+		{key, http.MethodGet, "/v1/connections", nil},
+		{w.admin, http.MethodPut, "/v1/connections/bad", map[string]any{"level": "planet", "site": "x", "refreshToken": header}},
+		{w.admin, http.MethodPut, "/v1/callbacks/bad", map[string]any{"url": "ftp://x", "headers": map[string]string{"X-Api-Key": header}, "auth": map[string]string{"type": "bearer", "token": bearer}}},
+		{w.admin, http.MethodPut, "/v1/callbacks/bad", map[string]any{"url": "http://127.0.0.1/", "headers": map[string]string{"Host": header}}},
+	} {
+		a, err := w.as(c.as).call(c.method, c.path, c.body)
+		if err != nil || a.status/100 != 4 {
+			t.Errorf("%s %s: %d %v, want a refusal", c.method, c.path, a.status, err)
+		}
+		for _, secret := range []string{w.admin, key, header, bearer} {
+			if bytes.Contains(a.body, []byte(secret)) {
+				t.Errorf("%s %s: the refusal tells a secret: %s", c.method, c.path, a.body)
+			}
+		}
+	}
+}
+
+// everyAnswer reads all that can be read with the admin token and with a key.
+func (w *world) everyAnswer(t *testing.T, key, keyID string) map[string][]byte {
+	t.Helper()
+	paths := []string{"/v1/connections", "/v1/callbacks", "/v1/clients", "/v1/clients/bms", "/v1/clients/bms/keys", "/v1/events?limit=1000",
+		"/v1/events?limit=1000&types=audatex.relay.*", "/v1/orders", "/v1/unresolved", "/livez", "/readyz", "/openapi.yaml"}
+	for _, site := range w.sites {
+		paths = append(paths, "/v1/connections/"+site)
+	}
+	for _, r := range w.receivers {
+		paths = append(paths, "/v1/callbacks/"+r.id, "/v1/callbacks/"+r.id+"/deliveries")
+		r.mu.Lock()
+		for id := range r.bodies {
+			paths = append(paths, "/v1/callbacks/"+r.id+"/deliveries/"+id)
+			break
+		}
+		r.mu.Unlock()
+	}
+	answers := map[string][]byte{}
+	for _, path := range paths {
+		a, err := w.api().call(http.MethodGet, path, nil)
+		if err != nil || a.status != http.StatusOK {
+			t.Errorf("GET %s: %d %v", path, a.status, err)
+		}
+		answers["GET "+path] = a.body
+		if a, err = w.as(key).call(http.MethodGet, path, nil); err != nil {
+			t.Errorf("GET %s with a key: %v", path, err)
+		}
+		answers["GET "+path+" with key "+keyID] = a.body
+	}
+	for _, r := range w.receivers {
+		for _, operation := range []string{"resume", "test"} {
+			path := "/v1/callbacks/" + r.id + "/" + operation
+			a, err := w.api().call(http.MethodPost, path, map[string]any{})
+			if operation == "resume" {
+				a, err = w.api().call(http.MethodPost, path, nil)
+			}
+			if err != nil || a.status != http.StatusOK {
+				t.Errorf("POST %s: %d %v %s", path, a.status, err, a.body)
+			}
+			answers["POST "+path] = a.body
+		}
+		a, err := w.api().call(http.MethodPatch, "/v1/callbacks/"+r.id, map[string]any{"description": "seen"})
+		if err != nil || a.status != http.StatusOK {
+			t.Errorf("PATCH %s: %d %v %s", r.id, a.status, err, a.body)
+		}
+		answers["PATCH "+r.id] = a.body
+	}
+	return answers
+}
+
+func fetch(t *testing.T, w *world, url string) []byte {
+	t.Helper()
+	res, err := w.client.Get(url) //nolint:noctx // the client has a timeout
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// searchFiles looks into every file of the data directory but the one that holds the key to all others.
+func searchFiles(t *testing.T, dir string, known *secrets) {
+	t.Helper()
+	files, size := 0, 0
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		if d.Name() == store.KeyFile {
+			info, err := d.Info()
+			if err == nil && info.Mode().Perm() != 0o600 {
+				err = errors.New("the key file can be read by others: " + info.Mode().String())
+			}
+			return err
+		}
+		b, err := os.ReadFile(path)
+		files, size = files+1, size+len(b)
+		if found := known.find(b); len(found) > 0 {
+			t.Errorf("%s holds %v", strings.TrimPrefix(path, dir), found)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if files < 10 || size < 100_000 {
+		t.Errorf("only %d files with %d bytes were there to look into", files, size)
+	}
+}
