@@ -23,10 +23,12 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 	}
 	page := store.Page{PollID: relay.NewID(), Connection: c.ID, Generation: c.Generation, Site: c.Site, Sites: c.Sites}
 	announced := false
-	answer, err := r.p.Session(c).Poll(ctx, r.doc.SubscriptionID, func(ctx context.Context) error {
+	// The intent is stored under storing: a stop that broke the write off would leave it unclear, and the next start would
+	// suspect a gap where nothing was sent. Once stored, the call runs to its end.
+	answer, err := r.p.Session(c).Poll(ctx, r.doc.SubscriptionID, func(context.Context) error {
 		now := time.Now()
 		r.doc.Intent = &relay.PollIntent{PollID: page.PollID, At: now, Deadline: now.Add(r.p.PollBound)}
-		if err := r.save(ctx); err != nil {
+		if err := r.save(storing); err != nil {
 			r.doc.Intent = nil
 			return err
 		}
