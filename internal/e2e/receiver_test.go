@@ -67,6 +67,7 @@ type receiver struct {
 	secret   string         // what its callback was made with
 	rotated  string         // what came after it
 	settings map[string]any // of the callback beside its URL
+	echoes   bool           // answers with the request's headers, as frameworks do that show what went wrong
 	dead     *reserved      // where a dead receiver may come to life
 
 	mu       sync.Mutex
@@ -114,6 +115,9 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.mu.Unlock()
 	}
 	w.WriteHeader(status)
+	if r.echoes {
+		_ = req.Header.Write(w) // a sender that has gone needs no answer
+	}
 }
 
 // note verifies a delivery and writes it down; nil if it is no good.

@@ -143,9 +143,10 @@ func TestSecrets(t *testing.T) {
 	known.add("callback's password", password)
 	known.add("callback's header", header)
 	ok := w.newReceiver("ok", healthy, map[string]any{"headers": map[string]string{"X-Api-Key": header}, "auth": map[string]string{"type": "bearer", "token": bearer}})
-	w.newReceiver("refusing", func(int, *http.Request) int { return http.StatusForbidden }, map[string]any{
+	refusing := w.newReceiver("refusing", func(int, *http.Request) int { return http.StatusForbidden }, map[string]any{
 		"headers": map[string]string{"X-Api-Key": header}, "auth": map[string]string{"type": "basic", "username": "relay", "password": password},
 	})
+	refusing.echoes = true
 	w.newDeadReceiver("dead", map[string]any{"headers": map[string]string{"X-Api-Key": header}})
 	p := w.start()
 	w.connect()
@@ -195,7 +196,7 @@ func TestSecrets(t *testing.T) {
 	}
 	failures := w.sandbox.Counters().Faults["500"]
 	eventually(t, "the vendor fails", func() string {
-		if n := w.sandbox.Counters().Faults["500"]; n < failures+20 {
+		if n := w.sandbox.Counters().Faults["500"]; n < failures+8 {
 			return fmt.Sprintf("%d times", n-failures)
 		}
 		return ""
