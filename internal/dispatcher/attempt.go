@@ -118,7 +118,7 @@ func (c *callback) finish(j *job, now time.Time) {
 	case sender.Success:
 		if c.cur.Succeed(j.batch, now) > 0 {
 			record.Closing = relay.DeliveryDelivered
-			c.d.metrics.delivered(now.Sub(ev.Time))
+			c.d.metrics.delivered(ev, now)
 			c.supersede(j, now)
 		} // else an operator skipped it meanwhile: the delivery is closed already
 		c.records = append(c.records, record)

@@ -3,7 +3,11 @@ package dispatcher
 import (
 	"bytes"
 	"encoding/json"
+	"strings"
+	"sync"
+	"time"
 
+	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -11,9 +15,45 @@ import (
 type event struct {
 	store.Stored
 	id string // the CloudEvent's id: webhook-id
+	// private: it is about a callback of this client and for nobody else.
+	private bool
+	client  string
+
+	once              sync.Once
+	created, received time.Time
 }
 
-func newEvent(s store.Stored) *event { return &event{Stored: s, id: eventID(s.Body)} }
+func newEvent(s store.Stored) *event {
+	ev := &event{Stored: s, id: eventID(s.Body)}
+	switch relay.Kind(strings.TrimPrefix(s.Type, relay.OperationalPrefix)) {
+	case relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindDeliveriesExpired:
+		var body struct {
+			Data struct {
+				Details struct{ Client string }
+			}
+		}
+		_ = json.Unmarshal(s.Body, &body) // without a readable client it is nobody's
+		ev.private, ev.client = true, body.Data.Details.Client
+	}
+	return ev
+}
+
+// times answers when the vendor's notification behind the event was created and when it was received; the zero time if the event has
+// none. They are read once, and only when somebody measures.
+func (ev *event) times() (created, received time.Time) {
+	ev.once.Do(func() {
+		var body struct {
+			Time time.Time
+			Data struct {
+				Notification *struct{ ReceivedAt time.Time }
+			}
+		}
+		if json.Unmarshal(ev.Body, &body) == nil && body.Data.Notification != nil {
+			ev.created, ev.received = body.Time, body.Data.Notification.ReceivedAt
+		}
+	})
+	return ev.created, ev.received
+}
 
 var idPrefix = []byte(`{"specversion":"1.0","id":"`)
 

@@ -45,7 +45,9 @@ func (d *Dispatcher) chore(try func(ctx context.Context) bool) {
 
 // tell publishes a fact; it answers whether it is stored.
 func (c *callback) tell(ctx context.Context, kind relay.Kind, message string, details map[string]any) bool {
-	details["callback"] = c.id
+	c.mu.Lock()
+	details["callback"], details["client"] = c.id, c.target.callback.Client
+	c.mu.Unlock()
 	if err := c.d.conf.Operational.Operational(ctx, relay.NoSite, kind, c.id, message, details); err != nil {
 		c.log.Warn("an operational event could not be published", "kind", kind, "error", err)
 		return false
@@ -113,10 +115,10 @@ func (c *callback) recovered(now time.Time) {
 // expireBelow settles what can no longer be read because the log now begins at first. mu is held.
 func (c *callback) expireBelow(first uint64, now time.Time) {
 	ex := c.cur.ExpireBelow(first)
+	c.expire(ex.Entries, ex.Stretches, now)
 	for _, e := range ex.Entries {
 		c.dropSeq(e.Seq)
 	}
-	c.expire(ex.Entries, ex.Stretches, now)
 }
 
 // expire records deliveries that ended because their event left the log, and tells of them soon. mu is held.
@@ -132,8 +134,12 @@ func (c *callback) expire(entries []cursor.Entry, stretches []cursor.Stretch, no
 		x.through = max(x.through, through)
 	}
 	for _, e := range entries {
+		id := "" // what is not at hand any more is known by its position only
+		if ev := c.held[e.Seq]; ev != nil {
+			id = ev.id
+		}
 		c.records = append(c.records, relay.AttemptRecord{
-			Seq: e.Seq, Order: e.Order, At: now.UTC(), Closing: relay.DeliveryExpired, Reason: "the event left the log before it could be delivered",
+			Event: id, Seq: e.Seq, Order: e.Order, At: now.UTC(), Closing: relay.DeliveryExpired, Reason: "the event left the log before it could be delivered",
 		})
 		cover(e.Seq, e.Seq)
 	}

@@ -16,6 +16,8 @@ type metrics struct {
 	deliveries map[relay.DeliveryStatus]prometheus.Counter
 	took       prometheus.Histogram
 	latency    prometheus.Histogram
+	created    prometheus.Histogram
+	received   prometheus.Histogram
 }
 
 func newMetrics(reg prometheus.Registerer, d *Dispatcher) *metrics {
@@ -33,6 +35,10 @@ func newMetrics(reg prometheus.Registerer, d *Dispatcher) *metrics {
 		took: histogram("audatex_relay_attempt_duration_seconds", "Time from the beginning of an attempt until its answer was read or given up.",
 			[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}),
 		latency: histogram("audatex_relay_event_to_delivery_seconds", "Time from an event's arrival in the log until a receiver had taken it.",
+			[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 5, 30, 300, 3600, 86400}),
+		created: histogram("audatex_relay_created_to_delivery_seconds", "Time from the vendor's CreatedAt of a notification until a receiver had taken its event.",
+			[]float64{.1, .5, 1, 5, 30, 60, 150, 300, 600, 1800, 3600, 21600, 86400, 259200}),
+		received: histogram("audatex_relay_received_to_delivery_seconds", "Time from a notification's arrival at the relay until a receiver had taken its event.",
 			[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 5, 30, 300, 3600, 86400}),
 	}
 	for _, o := range sender.Outcomes() {
@@ -56,9 +62,13 @@ func (m *metrics) attempt(a sender.Attempt) {
 
 func (m *metrics) delivery(s relay.DeliveryStatus, n int) { m.deliveries[s].Add(float64(n)) }
 
-func (m *metrics) delivered(after time.Duration) {
+func (m *metrics) delivered(ev *event, now time.Time) {
 	m.delivery(relay.DeliveryDelivered, 1)
-	m.latency.Observe(max(after, 0).Seconds())
+	m.latency.Observe(max(now.Sub(ev.Time), 0).Seconds())
+	if created, received := ev.times(); !created.IsZero() {
+		m.created.Observe(max(now.Sub(created), 0).Seconds())
+		m.received.Observe(max(now.Sub(received), 0).Seconds())
+	}
 }
 
 // gauges are the two of each callback, made when they are asked for.

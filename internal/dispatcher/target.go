@@ -47,9 +47,9 @@ func newTarget(cb relay.Callback, client relay.Client) *target {
 	return t
 }
 
-// matches reports whether the event is for this callback: its client may see the site, and its filter passes it.
+// matches reports whether the event is for this callback: its client may see it and its site, and its filter passes it.
 func (t *target) matches(ev *event) bool {
-	return ev.Order != "" && t.client.MaySee(ev.Site) && t.callback.Filter.Matches(ev.Site, ev.Type, ev.Order)
+	return ev.Order != "" && (!ev.private || ev.client == t.callback.Client) && t.client.MaySee(ev.Site) && t.callback.Filter.Matches(ev.Site, ev.Type, ev.Order)
 }
 
 // request is one attempt to send body.
