@@ -36,7 +36,7 @@ type Subscription struct {
 type Page struct {
 	// Body untouched; ParsePage reads it.
 	Body []byte
-	// Truncated: the answer was cut off or larger than 8 MiB; Body is its start.
+	// Truncated: the answer was cut off or larger than almost 8 MiB; Body is its start.
 	Truncated     bool
 	CorrelationID string
 	ReceivedAt    time.Time

@@ -24,7 +24,7 @@ import (
 
 // Bounds of what is read of one answer, in bytes.
 const (
-	maxPageBody  = 8 << 20
+	maxPageBody  = 8<<20 - 64<<10 // with its envelope it fits into one message of the store
 	maxOrderBody = 1 << 20
 	maxOtherBody = 64 << 10
 )

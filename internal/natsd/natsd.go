@@ -16,8 +16,9 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// MaxPayload is the largest message: a vendor page (at most 8 MiB is read of one) with its envelope.
-const MaxPayload = 9 << 20
+// MaxPayload is the largest message: a vendor page (a little less is read of one) with its envelope. It is also the most that the
+// server thinks wise.
+const MaxPayload = 8 << 20
 
 // The accounts of the embedded server: nothing of the relay's can be reached from the subscribers'.
 const (
