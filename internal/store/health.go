@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"sync"
@@ -18,6 +19,9 @@ type Health struct {
 // observe notes how a write ended. A refused condition is an answer: the store works. The log is told once when it
 // stops taking writes and once when it does again, not for each write.
 func (h *Health) observe(err error) {
+	if errors.Is(err, context.Canceled) { // whoever wrote gave up; that says nothing of the store
+		return
+	}
 	c := classify(err)
 	bad := errors.Is(c, ErrUnavailable) || errors.Is(c, ErrUnclear)
 	h.mu.Lock()
