@@ -9,7 +9,7 @@ import (
 // toll is what one end of the relay means for one callback.
 type toll struct {
 	inFlight int // attempts that the receiver was still busy with
-	unstored int // events it had accepted in this run that the stored cursor does not know of
+	unstored int // events it had accepted, that came in this run, and that the stored cursor does not know of
 	repeats  int // events that came again in the next run though they had come before
 }
 
@@ -132,7 +132,9 @@ func (c *crash) checkRepeats(t *testing.T, r *receiver) {
 			seen[a.event] = true
 		}
 	}
+	var sum toll
 	for end, toll := range tolls {
+		sum.inFlight, sum.unstored, sum.repeats = sum.inFlight+toll.inFlight, sum.unstored+toll.unstored, sum.repeats+toll.repeats
 		concurrency, _ := r.settings["concurrency"].(int)
 		if toll.inFlight > concurrency {
 			t.Errorf("callback %s: %d attempts in flight at the end of run %d, its concurrency is %d", r.id, toll.inFlight, end, concurrency)
@@ -140,6 +142,10 @@ func (c *crash) checkRepeats(t *testing.T, r *receiver) {
 		if limit := maxUnstored(concurrency); toll.unstored > limit {
 			t.Errorf("callback %s: %d settlements were not stored at the end of run %d; at most %d can be", r.id, toll.unstored, end, limit)
 		}
+	}
+	t.Logf("callback %s: %d repeats; in flight at the ends %d, settled since the cursor's last write %d", r.id, sum.repeats, sum.inFlight, sum.unstored)
+	if sum.repeats > sum.inFlight+sum.unstored {
+		t.Errorf("callback %s: more repeats than attempts in flight and settlements not stored", r.id)
 	}
 }
 
@@ -154,26 +160,31 @@ func maxUnstored(concurrency int) int {
 // tolls answers what each end of the relay meant for a callback.
 func (c *crash) tolls(r *receiver) []toll {
 	tolls := make([]toll, len(c.remains))
-	before := map[string]int{} // the run in which an event was first accepted or left unanswered
-	repeated := map[string]bool{}
-	for _, a := range r.all() {
-		if first, ok := before[a.event]; ok && first < a.run && !repeated[fmt.Sprint(a.run, a.event)] {
-			repeated[fmt.Sprint(a.run, a.event)] = true
-			tolls[a.run-1].repeats++
+	// The run of an event's last arrival, and whether it has ever been accepted or left unanswered: then it counts as known.
+	last, known := map[string]*arrival{}, map[string]bool{}
+	leave := func(a *arrival) {
+		if a.run >= len(c.remains) || !known[a.event] {
+			return
 		}
-		if a.run >= len(c.remains) {
-			continue
-		}
-		e := c.archive.byID[a.event]
-		switch {
+		switch e := c.archive.byID[a.event]; {
 		case a.status == 0:
 			tolls[a.run].inFlight++
-		case a.status/100 == 2 && !c.remains[a.run].settled(r.id, e.Seq, e.Order):
+		case !c.remains[a.run].settled(r.id, e.Seq, e.Order):
 			tolls[a.run].unstored++
 		}
-		if _, ok := before[a.event]; !ok && (a.status == 0 || a.status/100 == 2) {
-			before[a.event] = a.run
+	}
+	for _, a := range r.all() {
+		if before := last[a.event]; before != nil && before.run < a.run {
+			leave(before)
+			if known[a.event] {
+				tolls[a.run-1].repeats++
+			}
 		}
+		last[a.event] = &a
+		known[a.event] = known[a.event] || a.status == 0 || a.status/100 == 2
+	}
+	for _, a := range last {
+		leave(a)
 	}
 	return tolls
 }

@@ -328,7 +328,7 @@ func checkFeed(t *testing.T, w *world, r *receiver) {
 // checkMetrics compares the metrics with what is known of the run so far.
 func checkMetrics(t *testing.T, w *world, p *process) {
 	t.Helper()
-	res, err := w.client.Get("http://" + p.at.Metrics + "/metrics") //nolint:noctx // the client has a timeout
+	res, err := w.client.Get("http://" + p.at.Metrics + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}

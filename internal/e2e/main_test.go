@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 func relayBinary(t testing.TB) string {
 	t.Helper()
 	binary.once.Do(func() {
-		if binary.dir, binary.err = os.MkdirTemp("", "relay-e2e-"); binary.err != nil {
+		if binary.dir, binary.err = os.MkdirTemp("", "relay-e2e-"); binary.err != nil { //nolint:usetesting // it outlives the test that happens to build it
 			return
 		}
 		cmd := exec.CommandContext(context.Background(), "go", "build", "-o", filepath.Join(binary.dir, "relay"), "./cmd/relay")

@@ -38,7 +38,7 @@ type logbook struct {
 // startProcess starts the program and does not wait for it.
 func startProcess(t testing.TB, env []string, book *logbook) *process {
 	t.Helper()
-	p := &process{cmd: exec.Command(relayBinary(t), "serve"), serves: make(chan struct{}), exited: make(chan struct{})} //nolint:noctx // it is ended by signals
+	p := &process{cmd: exec.Command(relayBinary(t), "serve"), serves: make(chan struct{}), exited: make(chan struct{})}
 	p.cmd.Env = env
 	p.cmd.SysProcAttr = diesWithTest()
 	stderr, err := p.cmd.StderrPipe()

@@ -333,7 +333,7 @@ func (w *world) everyAnswer(t *testing.T, key, keyID string) map[string][]byte {
 
 func fetch(t *testing.T, w *world, url string) []byte {
 	t.Helper()
-	res, err := w.client.Get(url) //nolint:noctx // the client has a timeout
+	res, err := w.client.Get(url)
 	if err != nil {
 		t.Fatal(err)
 	}
