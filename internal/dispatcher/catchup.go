@@ -8,8 +8,8 @@ import (
 
 // Bounds of one page that a callback reads by itself.
 const (
-	pageEvents = 256
-	pageBytes  = 512 << 10
+	pageEvents = 512
+	pageBytes  = 1 << 20
 	// pageIdle is how long a page that is not used up is kept: a receiver that hangs must not hold what nobody needs.
 	pageIdle = 2 * time.Second
 )

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
@@ -18,9 +16,6 @@ type event struct {
 	// private: it is about a callback of this client and for nobody else.
 	private bool
 	client  string
-
-	once              sync.Once
-	created, received time.Time
 }
 
 func newEvent(s store.Stored) *event {
@@ -36,23 +31,6 @@ func newEvent(s store.Stored) *event {
 		ev.private, ev.client = true, body.Data.Details.Client
 	}
 	return ev
-}
-
-// times answers when the vendor's notification behind the event was created and when it was received; the zero time if the event has
-// none. They are read once, and only when somebody measures.
-func (ev *event) times() (created, received time.Time) {
-	ev.once.Do(func() {
-		var body struct {
-			Time time.Time
-			Data struct {
-				Notification *struct{ ReceivedAt time.Time }
-			}
-		}
-		if json.Unmarshal(ev.Body, &body) == nil && body.Data.Notification != nil {
-			ev.created, ev.received = body.Time, body.Data.Notification.ReceivedAt
-		}
-	})
-	return ev.created, ev.received
 }
 
 var idPrefix = []byte(`{"specversion":"1.0","id":"`)

@@ -65,9 +65,9 @@ func (m *metrics) delivery(s relay.DeliveryStatus, n int) { m.deliveries[s].Add(
 func (m *metrics) delivered(ev *event, now time.Time) {
 	m.delivery(relay.DeliveryDelivered, 1)
 	m.latency.Observe(max(now.Sub(ev.Time), 0).Seconds())
-	if created, received := ev.times(); !created.IsZero() {
-		m.created.Observe(max(now.Sub(created), 0).Seconds())
-		m.received.Observe(max(now.Sub(received), 0).Seconds())
+	if !ev.CreatedAt.IsZero() {
+		m.created.Observe(max(now.Sub(ev.CreatedAt), 0).Seconds())
+		m.received.Observe(max(now.Sub(ev.ReceivedAt), 0).Seconds())
 	}
 }
 

@@ -114,6 +114,9 @@ func (t *target) subjects(order string) (filters []string, none bool) {
 			}
 		}
 	}
+	if all && len(orders) == 0 && created && updated {
+		return []string{topology.AllEvents}, false // little of the log is for nobody
+	}
 	if all {
 		sites = []string{"*"}
 	}

@@ -144,6 +144,9 @@ func (p *Publisher) append(ctx context.Context, a *appendix, n *relay.Received) 
 	if err != nil {
 		return err
 	}
+	if n != nil {
+		ev.CreatedAt, ev.ReceivedAt = at, n.Info.ReceivedAt
+	}
 	position, err := p.store.Events.Publish(ctx, ev, ref, a.position)
 	if err != nil {
 		return err

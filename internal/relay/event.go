@@ -59,6 +59,10 @@ type Event struct {
 	Site            string          `json:"site"`
 	Sequence        string          `json:"sequence"`
 	Data            json.RawMessage `json:"data"`
+
+	// CreatedAt and ReceivedAt are those of the vendor's notification behind the event. They go into the message's headers, so that
+	// who measures need not read the body; zero for other events.
+	CreatedAt, ReceivedAt time.Time `json:"-"`
 }
 
 // OrderData is the data of an event about a parts order.

@@ -20,6 +20,9 @@ const (
 	// HeaderInbox names the inbox entry an event came of: connection/sequence/index. It is what makes "already published"
 	// knowable after a crash.
 	HeaderInbox = "Relay-Inbox"
+	// HeaderCreatedAt and HeaderReceivedAt are the times of the vendor's notification behind an event, RFC 3339.
+	HeaderCreatedAt  = "Relay-Created-At"
+	HeaderReceivedAt = "Relay-Received-At"
 )
 
 // Events is the public log.
@@ -35,6 +38,8 @@ type Stored struct {
 	Time   time.Time // when the log took it
 	Body   []byte
 	Action string // "created" or "updated"; empty for an operational event
+	// CreatedAt and ReceivedAt are those of the notification behind the event; zero without one.
+	CreatedAt, ReceivedAt time.Time
 }
 
 // InboxRef names one notification of one inbox page; the zero value is none.
@@ -79,6 +84,10 @@ func (e *Events) Publish(ctx context.Context, ev relay.Event, ref InboxRef, expe
 	if ref.Connection != "" {
 		m.Header.Set(HeaderInbox, ref.String())
 	}
+	if !ev.ReceivedAt.IsZero() {
+		m.Header.Set(HeaderCreatedAt, relay.FormatTime(ev.CreatedAt))
+		m.Header.Set(HeaderReceivedAt, relay.FormatTime(ev.ReceivedAt))
+	}
 	condition := jetstream.WithExpectLastSequenceForSubject(expected, topology.OrderFilter(ev.Site, ev.Subject))
 	return e.s.write(ctx, request{msg: m, opts: []jetstream.PublishOpt{condition}})
 }
@@ -120,6 +129,9 @@ func (e *Events) LastOf(ctx context.Context, site, order string) (Stored, error)
 
 // Scan answers up to max events of the subject filters (none: all) from a position on, and whether more are there.
 func (e *Events) Scan(ctx context.Context, from uint64, filters []string, max int) ([]Stored, bool, error) {
+	if len(filters) == 1 && filters[0] == topology.AllEvents {
+		filters = nil // without a filter the server need not count what matches
+	}
 	return e.collect(e.s.scan(ctx, e.s.topo.Events(), from, time.Time{}, filters, max))
 }
 
@@ -165,6 +177,10 @@ func AsEvent(m Message) Stored {
 	}
 	if ref := m.Header.Get(HeaderInbox); ref != "" {
 		ev.Inbox, _ = ParseInboxRef(ref) // a header we cannot read is no reference
+	}
+	if at := m.Header.Get(HeaderReceivedAt); at != "" {
+		ev.ReceivedAt, _ = time.Parse(time.RFC3339, at) // likewise
+		ev.CreatedAt, _ = time.Parse(time.RFC3339, m.Header.Get(HeaderCreatedAt))
 	}
 	return ev
 }
