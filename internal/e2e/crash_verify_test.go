@@ -22,6 +22,7 @@ func (c *crash) verify(t *testing.T) {
 		r.checkOrdered(t)
 		c.checkDelivered(t, r)
 		c.checkRepeats(t, r)
+		c.checkMemory(t, r)
 	}
 	// Every notification that was stored has exactly one event, with what the vendor said; the receivers have the same bytes
 	// as the log (checkDelivered), so one of them speaks for it.
@@ -90,7 +91,7 @@ func (c *crash) checkDelivered(t *testing.T, r *receiver) {
 			fail("event %s: the log has\n%s\ndelivered was\n%s", id, e.Body, r.bodies[id])
 		}
 		for end := range run {
-			if c.remains[end].settled(r.id, e.Seq, e.Order) {
+			if c.remains[end].claimed(r.id, e.Seq, e.Order) {
 				fail("event %s at %d: the cursor stored in run %d was through with it, it was first delivered in run %d", id, e.Seq, end, run)
 				break
 			}
@@ -126,7 +127,8 @@ func (c *crash) checkRepeats(t *testing.T, r *receiver) {
 		}
 		e := c.archive.byID[a.event]
 		if a.run > 0 && c.remains[a.run-1].settled(r.id, e.Seq, e.Order) {
-			t.Errorf("callback %s: event %s at %d came in run %d, though the cursor stored before was through with it (seen before: %t)", r.id, a.event, e.Seq, a.run, seen[a.event])
+			t.Errorf("callback %s: event %s at %d came in run %d, though the cursor stored before was through with it (seen before: %t): %s", r.id, a.event, e.Seq, a.run, seen[a.event],
+				c.remains[a.run-1].tell(r.id, e.Order))
 		}
 		if accepted[a.event] = a.status/100 == 2; accepted[a.event] {
 			seen[a.event] = true
@@ -146,6 +148,24 @@ func (c *crash) checkRepeats(t *testing.T, r *receiver) {
 	t.Logf("callback %s: %d repeats; in flight at the ends %d, settled since the cursor's last write %d", r.id, sum.repeats, sum.inFlight, sum.unstored)
 	if sum.repeats > sum.inFlight+sum.unstored {
 		t.Errorf("callback %s: more repeats than attempts in flight and settlements not stored", r.id)
+	}
+}
+
+// checkMemory fails if what is stored of a callback ever forgets: an entry that it was through with after one run stays so.
+func (c *crash) checkMemory(t *testing.T, r *receiver) {
+	t.Helper()
+	for _, e := range c.archive.events {
+		through := -1
+		for end, remains := range c.remains {
+			switch settled := remains.settled(r.id, e.Seq, e.Order); {
+			case settled && through < 0:
+				through = end
+			case !settled && through >= 0:
+				t.Errorf("callback %s: what was stored after run %d was through with event %s at %d, what was stored after run %d is not\n%s\n%s", r.id, through, e.id, e.Seq, end,
+					c.remains[through].tell(r.id, e.Order), remains.tell(r.id, e.Order))
+				return
+			}
+		}
 	}
 }
 

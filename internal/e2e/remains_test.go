@@ -170,21 +170,40 @@ func readConnection(ctx context.Context, s *store.Store, id string, r *remains, 
 	return nil
 }
 
-// settled answers whether what is stored of a callback says that it is through with an entry of the log: a lane speaks for its
-// order as far as it knows of entries (what it does not list of them is settled), the cursor's document for all else.
+// settled answers whether the stored cursor of a callback is through with an entry of the log: its document says so, and no
+// lane says that it waits. A round of writes ends with the document; lanes that were stored before it belong to a
+// write of the cursor that did not come to its end.
 func (r remains) settled(callback string, seq uint64, order string) bool {
-	if lane, ok := r.lanes[callback+"."+order]; ok {
-		known := lane.OpenFrom - 1
-		if lane.OpenFrom == 0 {
-			known = lane.Entries[len(lane.Entries)-1] // one without either is not valid
-		}
-		switch {
-		case seq <= known:
-			return !slices.Contains(lane.Entries, seq)
-		case lane.OpenFrom != 0:
-			return false
-		}
+	waits, _ := r.inLane(callback, seq, order)
+	return !waits && r.passed(callback, seq)
+}
+
+// claimed answers whether anything that is stored says that a callback is through with an entry: also a lane alone, by
+// knowing of the entry and not listing it. What is claimed will never be delivered, so it must have been.
+func (r remains) claimed(callback string, seq uint64, order string) bool {
+	waits, through := r.inLane(callback, seq, order)
+	return through || !waits && r.passed(callback, seq)
+}
+
+// inLane answers what the lane of an order says of an entry, if there is a lane and it knows of the entry.
+func (r remains) inLane(callback string, seq uint64, order string) (waits, through bool) {
+	lane, ok := r.lanes[callback+"."+order]
+	if !ok {
+		return false, false
 	}
+	known := lane.OpenFrom - 1
+	if lane.OpenFrom == 0 {
+		known = lane.Entries[len(lane.Entries)-1] // one without either is not valid
+	}
+	if seq <= known {
+		waits = slices.Contains(lane.Entries, seq)
+		return waits, !waits
+	}
+	return lane.OpenFrom != 0, false
+}
+
+// passed answers whether the document of a callback has an entry behind it.
+func (r remains) passed(callback string, seq uint64) bool {
 	d, ok := r.cursors[callback]
 	if !ok {
 		return false
@@ -194,6 +213,12 @@ func (r remains) settled(callback string, seq uint64, order string) bool {
 		position = max(position, r.watermarks[relay.ShardOf(callback)])
 	}
 	return seq <= position || slices.ContainsFunc(d.Done, func(done cursor.Range) bool { return done[0] <= seq && seq <= done[1] })
+}
+
+// tell says what is stored of a callback and of an order there.
+func (r remains) tell(callback, order string) string {
+	lane, ok := r.lanes[callback+"."+order]
+	return fmt.Sprintf("cursor %+v, watermark %d, lane (%t) %+v", r.cursors[callback], r.watermarks[relay.ShardOf(callback)], ok, lane)
 }
 
 // interrupted answers the poll that was under way, if what it brought is not in the inbox.
