@@ -142,7 +142,8 @@ func checkProxy(proxy func(*http.Request) (*url.URL, error), to *url.URL) error 
 // the first answer's notifications unseen, and a kept connection that the server has just closed would make a failure
 // ambiguous that is none. HTTP/2 is off there for the same reason.
 //
-// Compression is off: a cut answer then still yields every byte that arrived.
+// Compression is off: a cut answer then still yields every byte that arrived. That it is off is also said to the vendor
+// (see identity), as a request that says nothing about encodings allows any (RFC 9110, section 12.5.3).
 func newTransport(dial func(context.Context, string, string) (net.Conn, error), keepAlive bool) *http.Transport {
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext
@@ -166,6 +167,9 @@ func newTransport(dial func(context.Context, string, string) (net.Conn, error), 
 	}
 	return t
 }
+
+// identity is the Accept-Encoding of every request: the bytes of an answer as they are.
+const identity = "identity"
 
 // httpClient never follows a redirect: the API has none, and what stands behind one is a sign-in or maintenance page.
 func httpClient(rt http.RoundTripper) *http.Client {
@@ -227,6 +231,7 @@ func (c *Client) send(ctx context.Context, k call) (answer, error) {
 		return answer{}, &Error{Operation: k.op, Outcome: Malformed, err: err}
 	}
 	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Accept-Encoding", identity)
 	req.Header.Set("User-Agent", c.userAgent)
 	req.Header.Set("Authorization", "Bearer "+k.token.Reveal())
 

@@ -119,7 +119,7 @@ func TestRequestsOnTheWire(t *testing.T) {
 		}
 		for k, want := range map[string]string{
 			"Accept": "application/json", "User-Agent": "audatex-relay/1.2.3",
-			"Authorization": "Bearer " + testToken.Reveal(), "Accept-Encoding": "",
+			"Authorization": "Bearer " + testToken.Reveal(), "Accept-Encoding": "identity",
 		} {
 			if got.Header.Get(k) != want {
 				t.Errorf("%s: %s is %q, want %q", tt.uri, k, got.Header.Get(k), want)

@@ -112,6 +112,7 @@ type tokenRecorder struct {
 func (r *tokenRecorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	req = req.Clone(req.Context())
 	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Accept-Encoding", identity)
 	req.Header.Set("User-Agent", r.userAgent)
 	res, err := r.next.RoundTrip(req)
 	if err != nil {

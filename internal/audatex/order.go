@@ -13,6 +13,10 @@ import (
 	"github.com/google/uuid"
 )
 
+// maxDepth bounds how deep an order may be nested. encoding/json gives up at 10,000 levels: an order just below would make an
+// event that cannot be put into a list or a page any more, and many readers give up far earlier.
+const maxDepth = 200
+
 // Order reads one parts order. The vendor answers an array; its one element is taken out byte for byte. NotFound if the
 // vendor has no such order or the array is empty. id must be a uuid; it is sent lower-case.
 func (c *Client) Order(ctx context.Context, token Secret, id string) (Order, error) {
@@ -50,6 +54,9 @@ func extractOrder(body []byte, id string) (json.RawMessage, error) {
 	if !utf8.Valid(body) {
 		return nil, errors.New("order is not UTF-8")
 	}
+	if deeperThan(body, maxDepth) {
+		return nil, fmt.Errorf("order is nested more than %d levels deep", maxDepth)
+	}
 	elements, isArray := []json.RawMessage{body}, body[0] == '['
 	if isArray {
 		elements = nil
@@ -86,6 +93,27 @@ func extractOrder(body []byte, id string) (json.RawMessage, error) {
 		return nil, errors.New("the answer holds no order object")
 	}
 	return nil, fmt.Errorf("the answer holds %d order(s), none of which is the one asked for", named)
+}
+
+// deeperThan reports whether arrays and objects of b stand in one another more than most levels deep.
+func deeperThan(b []byte, most int) bool {
+	depth, inString := 0, false
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case inString && c == '\\':
+			i++
+		case c == '"':
+			inString = !inString
+		case inString:
+		case c == '{' || c == '[':
+			if depth++; depth > most {
+				return true
+			}
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return false
 }
 
 // canonicalUUID reads a uuid in any of the forms .NET writes (with braces, without dashes, upper-case) and gives the

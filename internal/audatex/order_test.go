@@ -40,6 +40,9 @@ func TestExtractOrder(t *testing.T) {
 		{"more after it", "[" + mine + "] x", "", true},
 		{"HTML", "<html></html>", "", true},
 		{"not UTF-8", "[{\"PartsOrderId\":\"" + testOrder + "\",\"a\":\"\xff\"}]", "", true},
+		{"as deep as may be", `[{"a":` + strings.Repeat("[", maxDepth-2) + strings.Repeat("]", maxDepth-2) + `}]`, `{"a":` + strings.Repeat("[", maxDepth-2) + strings.Repeat("]", maxDepth-2) + `}`, false},
+		{"too deep to stand in an event and a list", `[{"a":` + strings.Repeat("[", 9990) + strings.Repeat("]", 9990) + `}]`, "", true},
+		{"brackets in strings", `[{"a":"` + strings.Repeat(`[\"{`, 9990) + `"}]`, `{"a":"` + strings.Repeat(`[\"{`, 9990) + `"}`, false},
 		{"depth bomb", strings.Repeat("[", 1<<19) + strings.Repeat("]", 1<<19), "", true},
 	} {
 		got, err := extractOrder([]byte(tt.body), testOrder)
