@@ -115,8 +115,12 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	if err != nil {
 		return err
 	}
+	var room *store.Room
+	if c.NATSURL == "" {
+		room = store.NewRoom(c.DataDir)
+	}
 	s, err := store.Open(ctx, store.Config{
-		Conn: nc, Sealer: sealer, Log: log,
+		Conn: nc, Sealer: sealer, Room: room, Log: log,
 		Topology: topology.Topology{Prefix: c.NATSPrefix, Replicas: c.StreamReplicas, Retention: c.Retention.d()},
 	})
 	if err != nil {
@@ -172,7 +176,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	// What is served.
 	state := &readiness{}
 	apis, err := httpapi.New(httpapi.Config{
-		Store: s, Keys: keys, AdminToken: c.AdminToken, PublicURL: c.PublicURL, CallbackNets: c.allow,
+		Store: s, Keys: keys, AdminToken: c.AdminToken, PublicURL: c.PublicURL, SchemaURL: schemaBase(c, api.Addr()), CallbackNets: c.allow,
 		Dispatcher: callbacks{dispatching}, Poller: polling, Resolver: resolving, Vendor: vendor, Ready: state.ready, Log: log,
 	})
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/audatex-relay/relay/internal/audatex"
+
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/topology"
@@ -133,7 +135,7 @@ func (b *Bucket[T]) Delete(ctx context.Context, key string, revision uint64) err
 // Erase removes a document without a trace; watchers are not told. Used where keys come and go by the thousand.
 func (b *Bucket[T]) Erase(ctx context.Context, key string) error {
 	m := nats.NewMsg(b.subject(key))
-	if err := b.s.gate.before(m); err != nil {
+	if err := b.s.admit(request{msg: m}); err != nil {
 		return err
 	}
 	stream, err := b.s.js.Stream(ctx, "KV_"+b.name)
@@ -156,8 +158,14 @@ func (b *Bucket[T]) request(key string, v T, revision uint64) (request, error) {
 	}
 	return request{
 		msg:  &nats.Msg{Subject: b.subject(key), Data: data},
-		opts: []jetstream.PublishOpt{jetstream.WithExpectLastSequencePerSubject(revision)},
+		opts: []jetstream.PublishOpt{jetstream.WithExpectLastSequencePerSubject(revision)}, precious: precious(v),
 	}, nil
+}
+
+// precious says that a document exists nowhere else: a token record with what came of a refresh.
+func precious(v any) bool {
+	rec, ok := v.(audatex.TokenRecord)
+	return ok && rec.Intent == nil
 }
 
 // marker answers the revision of a deleted key's marker.

@@ -151,6 +151,15 @@ func (e *Events) collect(messages []Message, more bool, err error) ([]Stored, bo
 	return events, more, nil
 }
 
+// Waiting answers how many events the filters select from a sequence on, and when the log took the first of them.
+func (e *Events) Waiting(ctx context.Context, from uint64, filters []string) (n uint64, oldest time.Time, err error) {
+	first, _, err := e.s.scanCounted(ctx, e.s.topo.Events(), from, time.Time{}, filters, 1, &n)
+	if err != nil || len(first) == 0 {
+		return 0, time.Time{}, err
+	}
+	return n, first[0].Time, nil
+}
+
 // Bounds answers the first and last position of the log; first = last+1 when it is empty.
 func (e *Events) Bounds(ctx context.Context) (first, last uint64, err error) {
 	return e.s.bounds(ctx, e.s.topo.Events())

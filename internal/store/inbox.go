@@ -58,7 +58,7 @@ func (i *Inbox) Append(ctx context.Context, p Page) (uint64, error) {
 		m.Header.Set(headerTruncated, "true")
 	}
 	m.Data = p.Body
-	return i.s.write(ctx, request{msg: m, opts: []jetstream.PublishOpt{jetstream.WithMsgID(p.PollID)}})
+	return i.s.write(ctx, request{msg: m, opts: []jetstream.PublishOpt{jetstream.WithMsgID(p.PollID)}, precious: true})
 }
 
 // Last answers the connection's last page; ErrNotFound if it has none.

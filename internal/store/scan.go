@@ -63,6 +63,12 @@ func (s *Store) last(ctx context.Context, stream, subject string) (Message, erro
 // scan answers up to max messages of the filters from a sequence (or, if since is set, from a time) on, and whether more are
 // there. An empty answer without more is the end of the log as of now: the consumer's own count says so, an empty fetch would not.
 func (s *Store) scan(ctx context.Context, stream string, from uint64, since time.Time, filters []string, max int) ([]Message, bool, error) {
+	var all uint64
+	return s.scanCounted(ctx, stream, from, since, filters, max, &all)
+}
+
+// scanCounted is scan; all becomes how many there are, whatever max says.
+func (s *Store) scanCounted(ctx context.Context, stream string, from uint64, since time.Time, filters []string, max int, all *uint64) ([]Message, bool, error) {
 	c := jetstream.ConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from, AckPolicy: jetstream.AckNonePolicy,
 		FilterSubjects: filters, MemoryStorage: true, Replicas: 1, InactiveThreshold: readerIdle,
@@ -77,6 +83,7 @@ func (s *Store) scan(ctx context.Context, stream string, from uint64, since time
 		return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, classify(err))
 	}
 	info := consumer.CachedInfo()
+	*all = info.NumPending
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()

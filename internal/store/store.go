@@ -23,7 +23,8 @@ type Config struct {
 	Topology topology.Topology
 	Sealer   *Sealer
 	Log      *slog.Logger
-	Gate     Gate // tests only
+	Room     *Room // of the embedded server's disk; nil with an external cluster, which has its own
+	Gate     Gate  // tests only
 }
 
 // Store is everything the relay keeps.
@@ -31,6 +32,7 @@ type Store struct {
 	js      jetstream.JetStream
 	topo    topology.Topology
 	gate    Gate
+	room    *Room
 	health  *Health
 	handles sync.Map // stream name to jetstream.Stream
 
@@ -83,7 +85,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err := c.Topology.Apply(ctx, js); err != nil {
 		return nil, err
 	}
-	s := &Store{js: js, topo: c.Topology, gate: c.Gate, health: &Health{log: c.Log}}
+	s := &Store{js: js, topo: c.Topology, gate: c.Gate, room: c.Room, health: &Health{log: c.Log}}
 	s.Inbox, s.Events, s.Attempts = &Inbox{s}, &Events{s}, &Attempts{s}
 	for _, open := range []func() error{
 		func() (err error) {

@@ -20,7 +20,9 @@ import (
 
 const order = "5f0c1c2e-6a64-4a2c-9d55-0a3f3a9f7b11"
 
-func open(t *testing.T, dir string) *store.Store {
+func open(t *testing.T, dir string) *store.Store { return openWith(t, dir, nil) }
+
+func openWith(t *testing.T, dir string, room *store.Room) *store.Store {
 	t.Helper()
 	keys, err := store.KeysFromFile(dir)
 	if err != nil {
@@ -32,7 +34,7 @@ func open(t *testing.T, dir string) *store.Store {
 	}
 	s, err := store.Open(t.Context(), store.Config{
 		Conn: natstest.StartIn(t, dir), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour},
-		Sealer: sealer, Log: slog.New(slog.DiscardHandler),
+		Sealer: sealer, Log: slog.New(slog.DiscardHandler), Room: room,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -27,13 +27,26 @@ type Gate struct {
 
 // request is a write with its condition.
 type request struct {
-	msg  *nats.Msg
-	opts []jetstream.PublishOpt
+	msg      *nats.Msg
+	opts     []jetstream.PublishOpt
+	precious bool // exists nowhere else: may use the disk's reserve
+}
+
+// admit answers why a write is not to be sent, nil if it is.
+func (s *Store) admit(r request) error {
+	if err := s.gate.before(r.msg); err != nil {
+		return err
+	}
+	if err := s.room.check(r.precious); err != nil {
+		s.health.observe(err)
+		return fmt.Errorf("write %s: %w", r.msg.Subject, err)
+	}
+	return nil
 }
 
 // write sends one write and answers its stream sequence (for a bucket: its revision).
 func (s *Store) write(ctx context.Context, r request) (uint64, error) {
-	if err := s.gate.before(r.msg); err != nil {
+	if err := s.admit(r); err != nil {
 		return 0, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
@@ -63,7 +76,7 @@ func (s *Store) writeAll(ctx context.Context, requests []request) []Result {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	for i, r := range requests {
-		if results[i].Err = s.gate.before(r.msg); results[i].Err != nil {
+		if results[i].Err = s.admit(r); results[i].Err != nil {
 			continue
 		}
 		f, err := s.js.PublishMsgAsync(r.msg, append(r.opts, jetstream.WithStallWait(writeTimeout))...)

@@ -1,0 +1,62 @@
+package store
+
+import (
+	"fmt"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	// reserve is the free space, in bytes, below which the embedded store takes no more writes: several of the largest pages, and
+	// what the server writes by itself. On a small disk it is a quarter.
+	reserve = 64 << 20
+	// roomFor is how long the disk is believed to be as it was: at most some megabytes are written in that time.
+	roomFor = 100 * time.Millisecond
+)
+
+// Room watches the free space of the disk that the embedded server writes to. A stream of the server that has once met a full disk
+// takes no writes any more until the server is started anew, also when there is space again; a page of the vendor's queue that
+// was read by then would wait in memory in vain. So writes are refused before: that ends by itself when there is space again.
+type Room struct {
+	free  func() (free, total uint64, err error)
+	every time.Duration // how long what it answered is believed
+
+	mu   sync.Mutex
+	at   time.Time
+	left float64 // free space as a share of the reserve
+	have uint64
+}
+
+// NewRoom watches the disk of a directory.
+func NewRoom(dir string) *Room {
+	return &Room{every: roomFor, free: func() (uint64, uint64, error) {
+		var st syscall.Statfs_t
+		if err := syscall.Statfs(dir, &st); err != nil {
+			return 0, 0, err
+		}
+		size := uint64(st.Bsize)
+		return st.Bavail * size, st.Blocks * size, nil
+	}}
+}
+
+// check answers an error wrapping ErrUnavailable if there is no room for a write. What exists nowhere else (a page read from the
+// vendor, a rotated token) may use half of the reserve. Nil has room for all.
+func (r *Room) check(precious bool) error {
+	if r == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := time.Now(); r.at.IsZero() || now.Sub(r.at).Abs() >= r.every {
+		free, total, err := r.free()
+		if err != nil { // then the write itself has to tell
+			return nil
+		}
+		r.at, r.have, r.left = now, free, float64(free)/float64(max(min(reserve, total/4), 1))
+	}
+	if r.left >= 1 || precious && r.left >= 0.5 {
+		return nil
+	}
+	return fmt.Errorf("%w: the disk of the data directory has only %d MiB free", ErrUnavailable, r.have>>20)
+}
