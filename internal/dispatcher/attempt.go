@@ -136,10 +136,15 @@ func (c *callback) finish(j *job, now time.Time) {
 	switch r.Outcome {
 	case cursor.Retrying:
 		record.NextAttemptAt = &r.Next
+		c.complainOfRetries(j, ev, now, r.Next)
 		c.dropHeld(func(held *event) bool { return held.Order == ev.Order }) // the lane may wait for hours
 	case cursor.Exhausted:
 		record.Closing = relay.DeliveryFailed
 		c.d.metrics.delivery(relay.DeliveryFailed, 1)
+		if j.batch.Attempt > 1 || len(c.d.conf.Schedule) == 0 { // its followers get one attempt each, and no line
+			c.log.Warn("a delivery has failed for good; replay it when the receiver is mended", "site", ev.Site, "order", ev.Order, "event", ev.id,
+				"attempts", j.batch.Attempt, "reason", reason(a))
+		}
 		c.supersede(j, now)
 		c.cur.Settle(j.batch.Order, j.batch.Seqs...)
 		for _, seq := range j.batch.Seqs {
@@ -149,10 +154,27 @@ func (c *callback) finish(j *job, now time.Time) {
 	}
 	c.records = append(c.records, record)
 	h := c.cur.Health()
-	c.tripped = c.tripped || h.Open
+	if h.Open && !c.tripped {
+		c.tripped = true
+		c.log.Warn("the receiver fails for several orders; it is probed until it answers", "failing_since", h.FailingSince.UTC(), "failures", h.Failures,
+			"reason", reason(a), "waiting", c.cur.Unsettled(), "next_probe", h.NextProbe.UTC())
+	}
 	if !h.FailingSince.IsZero() && now.Sub(h.FailingSince) >= c.d.conf.DisableAfter {
 		c.disable("failing", "every attempt has failed since "+h.FailingSince.UTC().Format(time.RFC3339), now)
 	}
+}
+
+// retriesEvery bounds how often a callback's retries are logged: a receiver that refuses now and then is no news.
+const retriesEvery = time.Minute
+
+// complainOfRetries logs that an event was refused again. mu is held.
+func (c *callback) complainOfRetries(j *job, ev *event, now, next time.Time) {
+	if j.batch.Probe || j.batch.Attempt < 2 || now.Sub(c.warned).Abs() < retriesEvery {
+		return
+	}
+	c.warned = now
+	c.log.Warn("a delivery has failed again; it is retried", "site", ev.Site, "order", ev.Order, "event", ev.id, "attempts", j.batch.Attempt,
+		"reason", reason(&j.attempt), "next_attempt", next.UTC())
 }
 
 // supersede closes the older events of a job of mode latest.

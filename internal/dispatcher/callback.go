@@ -48,7 +48,8 @@ type callback struct {
 	filling     bool
 	blocked     bool // the next event was refused: there is no use in reading on before something has ended
 	refilling   bool
-	density     float64   // share of the log's entries that are its own, as seen in its pages
+	density     float64   // share of the log's entries that are its own, as seen in its pages, or counted
+	counted     time.Time // when what waits unread was last counted
 	lastRead    time.Time // log time of the last event offered
 	oldest      datedSeq  // cache for Status
 
@@ -62,6 +63,7 @@ type callback struct {
 	timerAt   time.Time
 	expired   expiry
 	announced time.Time
+	warned    time.Time // when retries were last logged
 
 	// What the flusher stores, and what it knows of the store.
 	listed   bool // in the flusher's list

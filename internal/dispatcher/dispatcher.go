@@ -22,12 +22,12 @@ var (
 	DefaultSchedule = []time.Duration{
 		5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 5 * time.Hour, 10 * time.Hour, 14 * time.Hour, 20 * time.Hour, 24 * time.Hour,
 	}
-	// DefaultProbeSchedule are the waits before the probes of a receiver whose circuit is open; the last is repeated.
-	DefaultProbeSchedule = []time.Duration{5 * time.Second, 5 * time.Minute}
 )
 
 // The other defaults of Config.
 const (
+	// DefaultProbeEvery is the wait before each probe of a receiver whose circuit is open, once the schedule's shorter waits are through.
+	DefaultProbeEvery      = 5 * time.Minute
 	DefaultCircuitFailures = 5
 	DefaultDisableAfter    = 5 * 24 * time.Hour
 	DefaultGrace           = 20 * time.Second
@@ -50,7 +50,7 @@ type Config struct {
 	Epoch uint64
 
 	Schedule        []time.Duration                   // the waits after the first, second, … failed attempt
-	ProbeSchedule   []time.Duration                   // the waits before probes
+	ProbeSchedule   []time.Duration                   // the waits before probes, the last repeated; nil: Schedule's below DefaultProbeEvery, then that
 	Jitter          func(time.Duration) time.Duration // of every wait; nil: up to a tenth more
 	CircuitFailures int                               // failures in a row, over more than one order, that open the circuit
 	MaxLanes        int                               // orders being retried at which a callback is congested; 0: the cursor's default
@@ -70,7 +70,7 @@ func (c Config) withDefaults() Config {
 		c.Schedule = DefaultSchedule
 	}
 	if len(c.ProbeSchedule) == 0 {
-		c.ProbeSchedule = DefaultProbeSchedule
+		c.ProbeSchedule = probeSchedule(c.Schedule)
 	}
 	if c.Jitter == nil {
 		c.Jitter = func(d time.Duration) time.Duration { return d + rand.N(d/10+1) }
@@ -88,6 +88,18 @@ func (c Config) withDefaults() Config {
 		c.Lookback = DefaultLookback
 	}
 	return c
+}
+
+// probeSchedule are the waits before probes: the first steps of the schedule of retries, then DefaultProbeEvery.
+func probeSchedule(retries []time.Duration) []time.Duration {
+	var waits []time.Duration
+	for _, d := range retries {
+		if d >= DefaultProbeEvery {
+			break
+		}
+		waits = append(waits, d)
+	}
+	return append(waits, DefaultProbeEvery)
 }
 
 // Dispatcher delivers events to callbacks. Make it with New; Run does the work.

@@ -160,6 +160,7 @@ func (c *callback) expire(entries []cursor.Entry, stretches []cursor.Stretch, no
 		x := c.expired
 		c.expired, c.announced = expiry{}, time.Now()
 		c.mu.Unlock()
+		c.log.Warn("events left the log before they could be delivered", "deliveries", x.entries, "unread_positions", x.positions, "from", x.from, "through", x.through)
 		c.d.chore(func(ctx context.Context) bool {
 			return c.tell(ctx, relay.KindDeliveriesExpired,
 				fmt.Sprintf("Events for callback %s left the log before they could be delivered. They are lost to it; read the orders anew if they matter.", c.id),

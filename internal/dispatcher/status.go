@@ -2,6 +2,7 @@ package dispatcher
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
@@ -39,7 +40,38 @@ func (d *Dispatcher) Status(id string) (Status, bool) {
 	return c.status(ctx, time.Now()), true
 }
 
+// countEvery bounds how often the log is asked what waits for a callback that reads nothing and has never read.
+const countEvery = 10 * time.Second
+
+// count has the log say what waits for a callback that stands still, where nothing that it has read can: one that was registered
+// paused, or that was paused when this process started.
+func (c *callback) count(ctx context.Context, now time.Time) {
+	c.mu.Lock()
+	from, t := c.highest()+1, c.target
+	read := c.d.feed.pos.Load()
+	idle := !c.attached && !c.filling && c.density == 0 && read >= from && now.Sub(c.counted).Abs() >= countEvery
+	if idle {
+		c.counted = now
+	}
+	c.mu.Unlock()
+	filters, none := t.subjects("")
+	if !idle || none {
+		return
+	}
+	n, oldest, err := c.d.conf.Store.Events.Waiting(ctx, from, filters)
+	if err != nil || n == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.density = min(float64(n)/float64(read-from+1), 1)
+	if c.lastRead.IsZero() {
+		c.lastRead = oldest
+	}
+}
+
 func (c *callback) status(ctx context.Context, now time.Time) Status {
+	c.count(ctx, now)
 	c.mu.Lock()
 	h := c.cur.Health()
 	s := Status{
@@ -54,7 +86,7 @@ func (c *callback) status(ctx context.Context, now time.Time) Status {
 		if read := c.d.feed.pos.Load(); read > c.cur.Position() {
 			if unread := read - min(read, c.highest()); unread > 0 {
 				s.Estimated = true
-				n := float64(unread) * c.density
+				n := math.Round(float64(unread) * c.density)
 				if c.halted() { // it left the shared reader at an event that was its own
 					n = max(n, 1)
 				}
