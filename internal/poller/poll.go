@@ -107,6 +107,9 @@ func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutc
 	if err != nil {
 		return r.failed(ctx, err)
 	}
+	if since := r.doc.FailingSince; since != nil {
+		r.log.Info("polling works again", "failures", r.doc.Failures, "failing_since", since.UTC())
+	}
 	r.doc.Failures, r.doc.FailingSince = 0, nil
 	r.write(ctx)
 	r.seenAfter(ctx, StateActive)
@@ -181,9 +184,11 @@ func (r *runner) needsConsent(ctx context.Context, consent *audatex.ConsentRequi
 
 // write saves the document; what cannot be saved now stands in the next one, as each holds all there is.
 func (r *runner) write(ctx context.Context) {
-	if err := r.save(ctx); err != nil {
+	err := r.save(ctx)
+	if err != nil && !r.unsaved { // once: the store itself is complained of elsewhere
 		r.log.Warn("the outcome of a poll could not be stored yet", "error", err)
 	}
+	r.unsaved = err != nil
 }
 
 // subscribe makes notifications queue up, or adopts the subscription there is. It answers false and a wait when it could not.

@@ -1,6 +1,7 @@
 package poller_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -38,6 +39,21 @@ type rig struct {
 
 	mu    sync.Mutex
 	kinds []relay.Kind
+	log   bytes.Buffer // of the poller
+}
+
+// Write takes the poller's log.
+func (r *rig) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.log.Write(p)
+}
+
+// logged counts the lines of the poller's log that hold the text.
+func (r *rig) logged(text string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return strings.Count(r.log.String(), text)
 }
 
 func (r *rig) Operational(_ context.Context, _ string, kind relay.Kind, _, _ string, _ map[string]any) error {
@@ -120,7 +136,7 @@ func (r *rig) start() {
 	done := make(chan error, 1)
 	p := poller.New(poller.Config{
 		Store: r.store, Operations: r, Interval: 20 * time.Millisecond, PollBound: r.client.PollBound(), Epoch: 1, Grace: 200 * time.Millisecond,
-		Owns: func(int) bool { return true }, Log: slog.New(slog.DiscardHandler),
+		Owns: func(int) bool { return true }, Log: slog.New(slog.NewTextHandler(r, nil)),
 		Session: func(c relay.Connection) *audatex.Session {
 			return audatex.NewSession(r.client, r.tokens, c.ID, c.Level)
 		},
@@ -421,4 +437,53 @@ func TestPauseChangeAndDelete(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "nobody polls it", func() bool { return errors.Is(r.poller.PollNow(t.Context(), "a"), poller.ErrNotOwned) })
+}
+
+// An outage of the vendor is one line when it begins and one when it has ended, with how long it was.
+func TestAnOutageIsLoggedAtItsBeginningAndItsEnd(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sandbox.Config{})
+	r.connect("a")
+	r.start()
+	eventually(t, "the subscription", r.subscribed)
+	if err := r.sandbox.SetFaults(sandbox.Faults{Share500: 1, Operations: []sandbox.Operation{sandbox.OpPoll}}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it fails", func() bool { return r.logged("polling fails") == 1 })
+	polls := r.sandbox.Counters().Requests[sandbox.OpPoll]
+	eventually(t, "it has failed again", func() bool { return r.sandbox.Counters().Requests[sandbox.OpPoll] > polls+2 })
+	if n := r.logged("polling works again"); n != 0 {
+		t.Errorf("it works again, %d times", n)
+	}
+	if err := r.sandbox.SetFaults(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it works again", func() bool { return r.logged(`msg="polling works again" connection=a failures=`) == 1 })
+	if n := r.logged("polling fails"); n != 1 {
+		t.Errorf("logged %d times that it fails", n)
+	}
+}
+
+// A store that takes nothing complains for itself; a connection that polls in vain adds one line.
+func TestAnOutcomeThatCannotBeStoredIsLoggedOnce(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sandbox.Config{})
+	r.connect("a")
+	r.start()
+	eventually(t, "the subscription", r.subscribed)
+	var refused atomic.Int64
+	r.gate.Store(&store.Gate{Before: func(w store.Write) error {
+		if strings.Contains(w.Subject, "_polls.") {
+			refused.Add(1)
+			return store.ErrUnavailable
+		}
+		return nil
+	}})
+	eventually(t, "several polls were not announced", func() bool { return refused.Load() > 6 })
+	r.gate.Store(nil)
+	r.order()
+	eventually(t, "it goes on", func() bool { _, n := r.notifications("a"); return n == 1 })
+	if n := r.logged("could not be stored yet"); n != 1 {
+		t.Errorf("logged %d times", n)
+	}
 }

@@ -31,6 +31,7 @@ type runner struct {
 
 	doc      relay.Poll // as stored, at revision
 	revision uint64
+	unsaved  bool // the document could not be stored when last tried
 
 	mu         sync.Mutex
 	connection relay.Connection
