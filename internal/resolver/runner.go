@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
 )
@@ -213,8 +215,10 @@ func (r *runner) finish(ctx context.Context, res result) {
 		r.stand.Settle(b.Order, res.aside...)
 		r.inbox.forgetOrder(b.Order) // read again when its time has come; that may be long
 		if b.Attempt == 1 || b.Probe {
-			r.log.WarnContext(ctx, "order cannot be read yet; its notifications are held", "order", b.Order, "notifications", len(b.Seqs)-len(res.aside),
-				"reason", res.failure.Reason, "error", res.err)
+			site, order, _ := strings.Cut(b.Order, ".") // see laneOf
+			r.log.WarnContext(ctx, "order cannot be read yet; its notifications are held", "site", site, "order", order,
+				"notifications", len(b.Seqs)-len(res.aside), "reason", res.failure.Reason, "error", res.err,
+				"correlation_id", audatex.CorrelationIDOf(res.err))
 		}
 	case stuck:
 		r.stand.Release(b)
