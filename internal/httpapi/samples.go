@@ -63,7 +63,7 @@ func (a *API) sample(typ string, now time.Time) (relay.Event, error) {
 
 func (a *API) sampleOf(typ string, now time.Time) (relay.Event, error) {
 	if kind, operational := strings.CutPrefix(typ, relay.OperationalPrefix); operational {
-		return relay.NewOperationalEvent(a.c.PublicURL, sampleSite, sampleSite, now, relay.Operational{
+		return relay.NewOperationalEvent(a.c.SchemaURL, sampleSite, sampleSite, now, relay.Operational{
 			Kind: relay.Kind(kind), Message: "This is a sample; nothing has happened.", Details: map[string]any{"sample": true},
 		})
 	}
@@ -79,5 +79,5 @@ func (a *API) sampleOf(typ string, now time.Time) (relay.Event, error) {
 		data.Revision, data.PreviousStatus, data.Notification.Topic = 2, &before, "PARTS.ORDER.UPDATED"
 		data.Changes = []relay.Change{{Path: "/Status", From: json.RawMessage(`"New"`), To: json.RawMessage(`"Confirmed"`)}}
 	}
-	return relay.NewOrderEvent(a.c.PublicURL, sampleSite, sampleOrder, typ, relay.NextSequence(now, 0), now, data)
+	return relay.NewOrderEvent(a.c.SchemaURL, sampleSite, sampleOrder, typ, relay.NextSequence(now, 0), now, data)
 }

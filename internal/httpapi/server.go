@@ -59,6 +59,8 @@ type Config struct {
 	AdminToken string
 	// PublicURL is the relay's public address without a closing slash; empty: links are relative.
 	PublicURL string
+	// SchemaURL is where events say that their schemas are: absolute, as for those that are published. Empty: PublicURL.
+	SchemaURL string
 	// CallbackNets are private networks that callbacks may reach (RELAY_CALLBACK_ALLOW_CIDRS); none if empty.
 	CallbackNets []netip.Prefix
 	Dispatcher   Dispatcher
@@ -93,6 +95,9 @@ func New(c Config) (*API, error) {
 	}
 	if c.RatePerSecond == 0 {
 		c.RatePerSecond = 50
+	}
+	if c.SchemaURL == "" {
+		c.SchemaURL = c.PublicURL
 	}
 	if c.Burst == 0 {
 		c.Burst = 200
