@@ -48,7 +48,7 @@ func (a *API) ListDeliveries(w http.ResponseWriter, r *http.Request, id Id, para
 				}
 				looked++
 				rec := b.Records[i]
-				status, stands := standing(rec, lanes)
+				status, stands := standing(rec, lanes, cb.Disabled)
 				if !stands || seen[rec.Seq] || len(params.Status) > 0 && !slices.Contains(params.Status, status) {
 					continue
 				}
@@ -120,7 +120,7 @@ func (a *API) delivers(ctx context.Context, cb relay.Callback, ev store.Stored) 
 	if err != nil {
 		return false, err
 	}
-	return a.maySeeEvent(ctx, caller{client: owner}, ev)
+	return caller{client: owner}.maySeeEvent(ev), nil
 }
 
 // lanes answers the orders of a callback that are being retried.
@@ -138,15 +138,22 @@ func (a *API) lanes(ctx context.Context, cb relay.Callback) (map[string]cursor.L
 	return lanes, nil
 }
 
+// goneSlack covers what lies between the end of the attempt that a 410 answered and the moment for which the disablement is noted.
+const goneSlack = time.Second
+
 // standing tells whether a record is the one its delivery is listed by, and how the delivery stands. Of a delivery that is being
-// retried it is the last attempt that counted: probes do not count, and may come between.
-func standing(rec relay.AttemptRecord, lanes map[string]cursor.Lane) (DeliveryStatus, bool) {
+// retried it is the last attempt that counted: probes do not count, and may come between. One that was answered by 410 waits,
+// attempted once and in no lane, for the callback to be resumed.
+func standing(rec relay.AttemptRecord, lanes map[string]cursor.Lane, disabled *relay.Disabled) (DeliveryStatus, bool) {
 	if rec.Closing != "" {
 		return DeliveryStatus(rec.Closing), true
 	}
-	lane, retrying := lanes[rec.Order]
-	head := retrying && len(lane.Entries) > 0 && lane.Entries[0] == rec.Seq
-	return DeliveryStatusRetrying, head && !rec.Probe && rec.Number >= lane.Attempts
+	if lane, retrying := lanes[rec.Order]; retrying {
+		head := len(lane.Entries) > 0 && lane.Entries[0] == rec.Seq
+		return DeliveryStatusRetrying, head && !rec.Probe && rec.Number >= lane.Attempts
+	}
+	ended := rec.At.Add(time.Duration(rec.DurationMillis * float64(time.Millisecond)))
+	return DeliveryStatusRetrying, disabled != nil && rec.Status == http.StatusGone && ended.After(disabled.At.Add(-goneSlack))
 }
 
 func summary(rec relay.AttemptRecord, status DeliveryStatus) DeliverySummary {

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -50,11 +51,8 @@ func (a *API) GetEvent(w http.ResponseWriter, r *http.Request, eventID EventId) 
 		if err != nil {
 			return reply{}, err
 		}
-		if found {
-			found, err = a.maySeeEvent(ctx, c, ev)
-		}
-		if err != nil || !found {
-			return reply{}, firstError(err, notFound())
+		if !found || !c.maySeeEvent(ev) {
+			return reply{}, notFound()
 		}
 		return reply{contentType: relay.EventContentType, body: ev.Body}, nil
 	})
@@ -97,8 +95,23 @@ func newQuery(c caller, params ListEventsParams) (query, error) {
 		}
 		q.after, q.begun = at[0], true
 	}
+	if !q.since.IsZero() {
+		q.since = logTime(q.since)
+	}
 	q.subjects = subjects(c, q.filter)
 	return q, nil
+}
+
+// logTime brings a time into the range of the log's own: the store counts nanoseconds since 1970, and a time beyond what these
+// reach would come out anywhere.
+func logTime(t time.Time) time.Time {
+	switch latest := time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC); {
+	case t.Before(time.Unix(0, 1)):
+		return time.Unix(0, 1)
+	case t.After(latest):
+		return latest
+	}
+	return t
 }
 
 // look reads on from where the query stands, up to its limit, and moves it on.
@@ -126,11 +139,7 @@ func (a *API) look(ctx context.Context, c caller, q *query) ([]store.Stored, err
 			if !q.filter.Matches(ev.Site, ev.Type, ev.Order) {
 				continue
 			}
-			visible, err := a.maySeeEvent(ctx, c, ev)
-			if err != nil {
-				return nil, err
-			}
-			if !visible {
+			if !c.maySeeEvent(ev) {
 				continue
 			}
 			if list = append(list, ev); len(list) == q.limit {
@@ -159,7 +168,7 @@ func (a *API) wait(ctx context.Context, c caller, q *query, limit time.Duration)
 	end, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	waiter, ok := a.feed.join(end, func(site, typ, order string) bool {
-		return c.maySeeSite(site) && q.filter.Matches(site, typ, order)
+		return (c.maySeeSite(site) || slices.Contains(aboutCallbacks, typ)) && q.filter.Matches(site, typ, order)
 	})
 	if !ok {
 		return nil, ctx.Err()
@@ -190,7 +199,7 @@ func subjects(c caller, f relay.Filter) []string {
 		case c.admin || c.client.AllSites:
 			sites = []string{"*"}
 		case len(c.client.Sites) == 0:
-			return []string{topology.SiteFilter("-")} // the client sees nothing, and no site is called so
+			sites = []string{"-"} // the client sees nothing, and no site is called so
 		default:
 			sites = c.client.Sites
 		}
@@ -221,17 +230,13 @@ func subjects(c caller, f relay.Filter) []string {
 			add(topology.OrderFilter(site, "*"))
 		}
 	}
+	if operational && len(f.Sites) == 0 && sites[0] != "*" { // what happened to the client's own callbacks stands at no site
+		for _, typ := range aboutCallbacks {
+			add(topology.OperationalSubject(relay.NoSite, strings.TrimPrefix(typ, relay.OperationalPrefix), "*"))
+		}
+	}
 	if len(all) > maxFilters {
 		return nil
 	}
 	return all
-}
-
-func firstError(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }

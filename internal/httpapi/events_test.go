@@ -53,6 +53,9 @@ func TestFeed(t *testing.T) {
 		"?types=audatex.parts.order.updated":                             "",
 		"?since=" + since:                                                "alpha/b",
 		"?types=audatex.relay.*&since=" + since:                          "alpha/c",
+		"?since=1600-01-01T00:00:00Z":                                    "alpha/a beta/b alpha/b", // beyond what nanoseconds reach
+		"?since=0001-01-01T00:00:00Z":                                    "alpha/a beta/b alpha/b",
+		"?since=9999-12-31T23:59:59Z":                                    "",
 		"?orders=" + strings.ToUpper(orderA):                             "alpha/a",
 		"?sites=nowhere":                                                 "",
 	} {

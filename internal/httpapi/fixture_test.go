@@ -231,10 +231,14 @@ func (f *fixture) publish(site, order string) relay.Event {
 	return ev
 }
 
-// operational stores an operational event.
+// operational stores an operational event, one about a callback as the dispatcher does.
 func (f *fixture) operational(site string, kind relay.Kind, about string) relay.Event {
 	f.t.Helper()
-	ev, err := relay.NewOperationalEvent(publicURL, site, about, time.Now(), relay.Operational{Kind: kind, Message: "Something happened."})
+	fact := relay.Operational{Kind: kind, Message: "Something happened."}
+	if cb, _, err := f.store.Callbacks.Get(f.t.Context(), about); err == nil {
+		fact.Details = map[string]any{"callback": cb.ID, "client": cb.Client}
+	}
+	ev, err := relay.NewOperationalEvent(publicURL, site, about, time.Now(), fact)
 	if err != nil {
 		f.t.Fatal(err)
 	}

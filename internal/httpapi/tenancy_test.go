@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"encoding/json"
 	"net/http"
 	"strings"
 	"testing"
@@ -225,6 +226,38 @@ func TestForeignSitesAndCallbacks(t *testing.T) {
 	all.get("/v1/events/" + theirs.ID).want(404)
 	all.get("/v1/events/" + own.ID).want(200)
 	f.admin().get("/v1/events/" + theirs.ID).want(200)
+
+	// A client of some sites learns what became of its own callbacks, though that stands at no site; the next owner of the id does not.
+	sees := func(s session, path string) string {
+		t.Helper()
+		s.get(path).want(200).into(&page)
+		ids := make([]string, len(page.Items))
+		for i, item := range page.Items {
+			var ev relay.Event
+			if err := json.Unmarshal(item, &ev); err != nil {
+				t.Fatal(err)
+			}
+			ids[i] = ev.ID
+		}
+		return strings.Join(ids, " ")
+	}
+	for path, want := range map[string]string{
+		"/v1/events?types=audatex.relay.*":                  theirs.ID,
+		"/v1/events?types=audatex.relay.callback-disabled":  theirs.ID,
+		"/v1/events?types=audatex.relay.callback-recovered": "",
+		"/v1/events?types=audatex.relay.*&sites=alpha":      "",
+	} {
+		if got := sees(a, path); got != want {
+			t.Errorf("%s: a client of one site sees %q, want %q", path, got, want)
+		}
+	}
+	a.get("/v1/events/" + theirs.ID).want(200)
+	a.delete("/v1/callbacks/cb-a").want(204)
+	all.put("/v1/callbacks/cb-a", map[string]any{"url": "https://bms.example/"}).want(201)
+	all.get("/v1/events/" + theirs.ID).want(404)
+	if got := sees(all, "/v1/events?types=audatex.relay.*"); got != own.ID {
+		t.Errorf("the next owner of the id sees %q", got)
+	}
 
 	// A client without sites sees nothing, not everything.
 	none := f.client("client-none", relay.RoleWrite)
