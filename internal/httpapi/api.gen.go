@@ -462,7 +462,7 @@ type CallbackSettings struct {
 	Orders []OrderId    `json:"orders,omitempty,omitzero"`
 	Paused bool         `json:"paused,omitempty,omitzero"`
 
-	// RatePerSecond 0: no limit.
+	// RatePerSecond 0: no limit. Otherwise at least 0.001.
 	RatePerSecond float64 `json:"ratePerSecond,omitempty,omitzero"`
 
 	// Secret `whsec_` and the base64 of 24 to 64 random bytes.
@@ -790,8 +790,8 @@ type RotateSecret struct {
 
 // RotatedSecret defines model for RotatedSecret.
 type RotatedSecret struct {
-	// PreviousExpiresAt Until when the old secret signs too.
-	PreviousExpiresAt time.Time `json:"previousExpiresAt"`
+	// PreviousExpiresAt Until when the old secret signs too. Absent if there is none: the secret given signed already.
+	PreviousExpiresAt time.Time `json:"previousExpiresAt,omitempty,omitzero"`
 
 	// Secret `whsec_` and the base64 of 24 to 64 random bytes.
 	Secret WebhookSecret `json:"secret"`

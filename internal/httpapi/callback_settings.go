@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sender"
@@ -19,6 +20,9 @@ const (
 	startNow      = "now"
 	startEarliest = "earliest"
 )
+
+// minRate is the lowest rate that still is one: a delivery in a quarter of an hour, and then some.
+const minRate = 0.001
 
 // newCallback makes a callback of the client out of settings, and answers its secret as it is to be shown.
 func (a *API) newCallback(ctx context.Context, id string, owner relay.Client, s CallbackSettings) (relay.Callback, string, error) {
@@ -132,6 +136,16 @@ func (a *API) checkCallback(owner relay.Client, s CallbackSettings) (errs []Fiel
 			errs = append(errs, at("/headers/"+escape(e.Name), "%s", e.Reason))
 		}
 	}
+	if s.RatePerSecond > 0 && s.RatePerSecond < minRate {
+		errs = append(errs, at("/ratePerSecond", "must be 0, or at least %g", minRate))
+	}
+	for _, part := range []struct{ pointer, text string }{
+		{"/auth/token", s.Auth.Token}, {"/auth/username", s.Auth.Username}, {"/auth/password", s.Auth.Password},
+	} {
+		if strings.ContainsFunc(part.text, unicode.IsControl) {
+			errs = append(errs, at(part.pointer, "holds a control character"))
+		}
+	}
 	switch s.Auth.Type {
 	case AuthSchemeBearer:
 		if s.Auth.Token == "" {
@@ -143,6 +157,9 @@ func (a *API) checkCallback(owner relay.Client, s CallbackSettings) (errs []Fiel
 	case AuthSchemeBasic:
 		if s.Auth.Username == "" && s.Auth.Password == "" {
 			errs = append(errs, at("/auth/username", "is missing"))
+		}
+		if strings.Contains(s.Auth.Username, ":") { // the receiver would take it for the end of the name (RFC 7617, section 2)
+			errs = append(errs, at("/auth/username", "holds a colon"))
 		}
 		if s.Auth.Token != "" {
 			errs = append(errs, at("/auth/token", "belongs to bearer"))
@@ -177,7 +194,7 @@ func (a *API) start(ctx context.Context, from string, now time.Time) (string, ui
 	if since.After(now) {
 		return "", 0, invalid(at("/startFrom", "must not lie in the future"))
 	}
-	events, _, err := a.c.Store.Events.ScanSince(ctx, since, nil, 1)
+	events, _, err := a.c.Store.Events.ScanSince(ctx, logTime(since), nil, 1)
 	if err != nil {
 		return "", 0, err
 	}

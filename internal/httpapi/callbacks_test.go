@@ -77,6 +77,13 @@ func TestCallbackLife(t *testing.T) {
 		t.Errorf("the secret given is not the one that signs")
 	}
 
+	// The secret that signs already: nothing changes, also where it is the only one.
+	a.put("/v1/callbacks/one", map[string]any{"url": "https://bms.example/", "secret": secretText}).want(201)
+	a.post("/v1/callbacks/one/rotate-secret", map[string]any{"secret": secretText}).want(200).into(&rotated)
+	if rotated.Secret != secretText || !rotated.PreviousExpiresAt.IsZero() {
+		t.Errorf("rotated to itself: %+v", rotated)
+	}
+
 	// Resuming ends a disablement and counts.
 	_, _, err = change(t.Context(), f.store.Callbacks, made.Id, "", func(cb relay.Callback) (relay.Callback, error) {
 		cb.Disabled = &relay.Disabled{Reason: "gone", At: time.Now().UTC()}
@@ -134,6 +141,10 @@ func TestPutCallback(t *testing.T) {
 	if stored, _, err = f.store.Callbacks.Get(t.Context(), "since"); err != nil || stored.StartSeq != 1 {
 		t.Errorf("a callback from the second event's time on starts after %d, %v", stored.StartSeq, err)
 	}
+	a.put("/v1/callbacks/old", map[string]any{"url": "https://bms.example/", "startFrom": "1600-01-01T00:00:00Z"}).want(201)
+	if stored, _, err = f.store.Callbacks.Get(t.Context(), "old"); err != nil || stored.StartSeq != 0 {
+		t.Errorf("a callback from long ago on starts after %d, %v", stored.StartSeq, err)
+	}
 	for _, from := range []string{"yesterday", time.Now().Add(time.Hour).Format(time.RFC3339)} {
 		a.put("/v1/callbacks/other", map[string]any{"url": "https://bms.example/", "startFrom": from}).want(422).problem("invalid-body", "/startFrom")
 	}
@@ -163,7 +174,7 @@ func TestPutCallback(t *testing.T) {
 		}
 		after = "&after=" + list.Next
 	}
-	if strings.Join(ids, " ") != "for-a mine since" {
+	if strings.Join(ids, " ") != "for-a mine old since" {
 		t.Errorf("pages: %v", ids)
 	}
 	f.admin().get("/v1/callbacks?after="+position('e', 1)).want(400).problem("invalid-parameter", "after")
@@ -284,6 +295,32 @@ func TestDeliveries(t *testing.T) {
 	}
 	elsewhere := f.publish("beta", orderA)
 	a.get("/v1/callbacks/cb/deliveries/" + elsewhere.ID).want(404)
+
+	// A 410 disables the callback: the delivery waits for it to be resumed, in no lane, and is listed all the same. Those that were
+	// answered so before an earlier resume have gone on since.
+	gone := rec(three, 3, 1, http.StatusGone, "")
+	gone.NextAttemptAt = nil
+	before := gone
+	before.Order, before.Event, before.Seq, before.At = "before", "before", 4, now.Add(-time.Minute)
+	result := f.store.Attempts.AppendAll(t.Context(), []relay.AttemptBatch{{Callback: "cb", Generation: cb.Generation, Previous: previous, Records: []relay.AttemptRecord{before, gone}}})
+	if result[0].Err != nil {
+		t.Fatal(result[0].Err)
+	}
+	a.get("/v1/callbacks/cb/deliveries?status=retrying").want(200).into(&list)
+	if len(list.Items) != 1 || list.Items[0].Event != two.ID {
+		t.Errorf("not disabled: %+v", list.Items)
+	}
+	_, _, err = change(t.Context(), f.store.Callbacks, "cb", "", func(cb relay.Callback) (relay.Callback, error) {
+		cb.Disabled = &relay.Disabled{Reason: "gone", At: now.Add(3 * time.Millisecond)}
+		return cb, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.get("/v1/callbacks/cb/deliveries?status=retrying").want(200).into(&list)
+	if len(list.Items) != 2 || list.Items[0].Event != three.ID || list.Items[1].Event != two.ID {
+		t.Errorf("disabled: %+v", list.Items)
+	}
 	a.get("/v1/callbacks/cb/deliveries/alpha-" + orderA + "-1").want(404)
 }
 

@@ -86,6 +86,9 @@ func (v validating) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(answer))
 
+	if r.Method == http.MethodHead { // it is GET's, and has no body to hold against anything
+		return resp, nil
+	}
 	// The library does not match escaped slashes within a segment; such paths are told by their route's tests.
 	probe := r.Clone(r.Context())
 	probe.Body = io.NopCloser(bytes.NewReader(sent))

@@ -47,6 +47,9 @@ func (a *API) begin(next http.Handler) http.Handler {
 			x.id = relay.NewID()
 		}
 		r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
+		if r.Method == http.MethodHead { // HEAD is GET without a body (RFC 9110, section 9.3.2); the server leaves that out itself
+			r.Method = http.MethodGet
+		}
 		// Routed as it came over the wire: an escaped slash within a segment stays there, and nothing is unescaped twice.
 		r.URL.RawPath = r.URL.EscapedPath()
 		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
@@ -121,6 +124,9 @@ func (a *API) methodNotAllowed(routes chi.Routes) http.HandlerFunc {
 			if routes.Match(chi.NewRouteContext(), method, r.URL.RawPath) {
 				allowed = append(allowed, method)
 			}
+		}
+		if slices.Contains(allowed, http.MethodGet) {
+			allowed = append(allowed, http.MethodHead)
 		}
 		slices.Sort(allowed)
 		w.Header().Set("Allow", strings.Join(allowed, ", "))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math"
 	"strconv"
 	"unicode/utf8"
 )
@@ -13,7 +14,8 @@ import (
 const maxDepth = 32
 
 // readJSON reads one JSON value more strictly than encoding/json does: no repeated members (two readers could take different ones),
-// no deep nesting, no bytes that are not UTF-8, nothing after the value. Numbers keep their digits.
+// no deep nesting, no bytes that are not UTF-8, nothing after the value. Whole numbers are written as such, whatever they came as: to
+// the contract 1.0 and 1e1 are integers, to encoding/json they are not.
 func readJSON(raw []byte) (any, error) {
 	if !utf8.Valid(raw) {
 		return nil, &problem{kind: kindMalformed, detail: "The body is not UTF-8."}
@@ -55,6 +57,9 @@ func (r reader) value(pointer string, depth int) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if n, ok := t.(json.Number); ok {
+		return r.number(pointer, n)
+	}
 	open, ok := t.(json.Delim)
 	if !ok {
 		return t, nil
@@ -66,6 +71,22 @@ func (r reader) value(pointer string, depth int) (any, error) {
 		return r.array(pointer, depth)
 	}
 	return r.object(pointer, depth)
+}
+
+// maxWhole is the largest number up to which a float64 holds every whole number.
+const maxWhole = 1 << 53
+
+// number takes what a float64 can hold, as RFC 8259 advises (section 6): a number with a million digits or a huge exponent would cost
+// those who calculate with it as much.
+func (r reader) number(pointer string, n json.Number) (any, error) {
+	f, err := n.Float64()
+	if err != nil {
+		return nil, r.malformed(pointer, "the number is too large")
+	}
+	if f == math.Trunc(f) && math.Abs(f) <= maxWhole {
+		return json.Number(strconv.FormatInt(int64(f), 10)), nil
+	}
+	return json.Number(strconv.FormatFloat(f, 'g', -1, 64)), nil
 }
 
 func (r reader) array(pointer string, depth int) (any, error) {

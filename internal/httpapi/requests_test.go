@@ -37,6 +37,11 @@ func TestBodiesThatAreRefused(t *testing.T) {
 		"headers":            {`{"url":"https://bms.example/","headers":{"Host":"x","A/b":"y"}}`, "invalid-body", []string{"/headers/A~1b", "/headers/Host"}, nil},
 		"auth twice":         {`{"url":"https://bms.example/","headers":{"authorization":"x"},"auth":{"type":"bearer","token":"y"}}`, "invalid-body", []string{"/headers/authorization"}, nil},
 		"auth without token": {`{"url":"https://bms.example/","auth":{"type":"bearer","password":"y"}}`, "invalid-body", []string{"/auth/token", "/auth"}, nil},
+		"huge numbers":       {`{"url":"https://bms.example/","concurrency":1e400}`, "malformed-json", []string{"/concurrency"}, nil},
+		"tiny rate":          {`{"url":"https://bms.example/","ratePerSecond":1e-320}`, "invalid-body", []string{"/ratePerSecond"}, nil},
+		"half an order":      {`{"url":"https://bms.example/","concurrency":1.5}`, "invalid-body", []string{"/concurrency"}, nil},
+		"broken token":       {`{"url":"https://bms.example/","auth":{"type":"bearer","token":"a\r\nX-Other: b"}}`, "invalid-body", []string{"/auth/token"}, nil},
+		"colon in a name":    {`{"url":"https://bms.example/","auth":{"type":"basic","username":"a:b","password":"\u0000"}}`, "invalid-body", []string{"/auth/password", "/auth/username"}, nil},
 		"short secret":       {`{"url":"https://bms.example/","secret":"whsec_AAAA"}`, "invalid-body", []string{"/secret"}, nil},
 		"odd secret":         {`{"url":"https://bms.example/","secret":"whsec_` + strings.Repeat("A", 41) + `"}`, "invalid-body", []string{"/secret"}, nil},
 		"a list":             {`[]`, "invalid-body", []string{""}, nil},
@@ -66,6 +71,44 @@ func TestBodiesThatAreRefused(t *testing.T) {
 		a.put(path, map[string]any{"url": url}).want(422).problem("invalid-body", "/url")
 	}
 	a.get(path).want(404) // nothing came of any of them
+}
+
+// What the contract takes for an integer or a time, the handlers must be able to read; what is too large for anybody must not be
+// calculated with.
+func TestNumbersAndTimesInOddForms(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	a := f.client("client-a", relay.RoleWrite, "alpha")
+	const path = "/v1/callbacks/cb"
+	var cb Callback
+	for body, want := range map[string]int{
+		`{"url":"https://bms.example/","concurrency":3.0}`: 3, `{"url":"https://bms.example/","concurrency":0.3e1}`: 3,
+		`{"url":"https://bms.example/","concurrency":30E-1,"ratePerSecond":1e-999999999}`: 3,
+	} {
+		a.do("PUT", path, body).into(&cb)
+		if cb.Concurrency != want || cb.RatePerSecond != 0 {
+			t.Errorf("%s: %+v", body, cb)
+		}
+	}
+	a.do("PATCH", path, `{"timeoutSeconds":7.0,"ratePerSecond":0.25}`, "Content-Type", "application/json").want(200).into(&cb)
+	if cb.TimeoutSeconds != 7 || cb.RatePerSecond != 0.25 {
+		t.Errorf("patched: %+v", cb)
+	}
+	for _, odd := range []string{"2099-06-30t00:00:00z", "2099-06-30T23:59:60Z", "2099-06-30 00:00:00Z", "2099-06-31T00:00:00Z"} {
+		f.admin().post("/v1/clients/client-a/keys", map[string]any{"expiresAt": odd}).want(422).problem("invalid-body", "/expiresAt")
+	}
+}
+
+// A HEAD is a GET without the body; there are probes that know nothing else.
+func TestHead(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for path, status := range map[string]int{"/livez": 200, "/readyz": 200, "/v1/callbacks": 401, "/v1/none": 404, "/v1/callbacks/cb/resume": 405} {
+		got := f.as("").do("HEAD", path, nil).want(status)
+		if len(got.body) != 0 || got.header.Get("Content-Length") == "0" {
+			t.Errorf("HEAD %s: %s, %q", path, got.header, got.body)
+		}
+	}
 }
 
 func TestParametersThatAreRefused(t *testing.T) {
@@ -105,7 +148,7 @@ func TestParametersThatAreRefused(t *testing.T) {
 	f.admin().get("/").problem("not-found")
 	f.admin().get("/v1/callbacks/").problem("not-found")
 	got := f.admin().patch("/v1/callbacks", map[string]any{}).want(405)
-	if got.problem("method-not-allowed"); got.header.Get("Allow") != "GET, POST" {
+	if got.problem("method-not-allowed"); got.header.Get("Allow") != "GET, HEAD, POST" {
 		t.Errorf("Allow: %q", got.header.Get("Allow"))
 	}
 }

@@ -29,7 +29,11 @@ func (a *API) RotateSecret(w http.ResponseWriter, r *http.Request, id Id) {
 		if err != nil {
 			return reply{}, err
 		}
-		return reply{revision: revision, body: RotatedSecret{Secret: secret, PreviousExpiresAt: timeOf(cb.Secrets.Signing[1].ExpiresAt)}}, nil
+		rotated := RotatedSecret{Secret: secret}
+		if signing := cb.Secrets.Signing; len(signing) > 1 {
+			rotated.PreviousExpiresAt = timeOf(signing[1].ExpiresAt)
+		}
+		return reply{revision: revision, body: rotated}, nil
 	})
 }
 

@@ -157,6 +157,9 @@ func (op operation) checkBody(w http.ResponseWriter, r *http.Request) error {
 	if errs := fieldErrors(schema.Validate(value)); len(errs) > 0 {
 		return invalid(errs...)
 	}
+	if raw, err = json.Marshal(value); err != nil { // as it was read, not as it came: see readJSON
+		return fmt.Errorf("write a body that was found valid: %w", err)
+	}
 	r.Body = io.NopCloser(bytes.NewReader(raw))
 	return nil
 }
