@@ -45,7 +45,7 @@ type Page struct {
 // Carried reports whether the page has anything that must be stored: any bytes but an empty array or null.
 func (p Page) Carried() bool {
 	b := trimJSON(p.Body)
-	if len(b) >= 2 && b[0] == '[' && b[len(b)-1] == ']' && len(bytes.TrimSpace(b[1:len(b)-1])) == 0 {
+	if len(b) >= 2 && b[0] == '[' && b[len(b)-1] == ']' && len(trimSpace(b[1:len(b)-1])) == 0 {
 		return false
 	}
 	return len(b) > 0 && !bytes.Equal(b, []byte("null"))
@@ -203,7 +203,15 @@ func uuidSegment(op Operation, id string) (string, error) {
 	return "/" + url.PathEscape(strings.TrimSpace(id)), nil
 }
 
+// jsonSpace is what JSON takes for white space. Unicode knows more, but that is data.
+const jsonSpace = " \t\r\n"
+
+func trimSpace(b []byte) []byte { return bytes.Trim(b, jsonSpace) }
+
 // trimJSON removes white space and a byte order mark, which IIS is known to send, around a document.
-func trimJSON(b []byte) []byte {
-	return bytes.TrimSpace(bytes.TrimPrefix(bytes.TrimSpace(b), []byte("\xef\xbb\xbf")))
+func trimJSON(b []byte) []byte { return bytes.TrimRight(trimStart(b), jsonSpace) }
+
+// trimStart is trimJSON for a document that may have been cut: its last bytes may stand within a string.
+func trimStart(b []byte) []byte {
+	return bytes.TrimLeft(bytes.TrimPrefix(bytes.TrimLeft(b, jsonSpace), []byte("\xef\xbb\xbf")), jsonSpace)
 }

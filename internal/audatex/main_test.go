@@ -116,7 +116,13 @@ var quiet = slog.New(slog.DiscardHandler)
 func serveInMemory(t *testing.T, handler http.Handler) func(context.Context, string, string) (net.Conn, error) {
 	t.Helper()
 	l := newMemoryListener()
-	srv := &http.Server{Handler: handler, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
+	var handlers sync.WaitGroup // a bubble must not end before those a killed client left behind
+	counted := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handlers.Add(1)
+		defer handlers.Done()
+		handler.ServeHTTP(w, r)
+	})
+	srv := &http.Server{Handler: counted, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -125,6 +131,7 @@ func serveInMemory(t *testing.T, handler http.Handler) func(context.Context, str
 	t.Cleanup(func() {
 		_ = srv.Close()
 		<-done
+		handlers.Wait()
 	})
 	return l.dial
 }

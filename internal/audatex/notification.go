@@ -66,12 +66,16 @@ var ErrPage = errors.New("malformed page of notifications")
 // with an error wrapping ErrPage). An empty page, [] and null hold none; an object in place of the array counts as its
 // one element.
 func ParsePage(body []byte) ([]Notification, error) {
-	body = trimJSON(body)
-	if len(body) == 0 || bytes.Equal(body, []byte("null")) {
+	body = trimStart(body)
+	whole := trimSpace(body)
+	if len(whole) == 0 || bytes.Equal(whole, []byte("null")) {
 		return nil, nil
 	}
-	if body[0] != '[' {
-		n := parseNotification(body)
+	if whole[0] != '[' {
+		n := parseNotification(whole)
+		if n.Malformed {
+			n.Raw = body
+		}
 		if n.Malformed {
 			return []Notification{n}, fmt.Errorf("%w: not an array", ErrPage)
 		}
@@ -83,7 +87,7 @@ func ParsePage(body []byte) ([]Notification, error) {
 	)
 	for {
 		if len(list) == maxElements {
-			if rest = bytes.TrimSpace(rest); len(rest) == 0 || bytes.Equal(rest, []byte("]")) {
+			if rest = trimSpace(rest); len(rest) == 0 || bytes.Equal(rest, []byte("]")) {
 				return list, nil
 			}
 			return append(list, malformedNotification(rest, "remainder of an overlong page")),
@@ -91,17 +95,17 @@ func ParsePage(body []byte) ([]Notification, error) {
 		}
 		end, closed := elementEnd(rest)
 		if end < 0 {
-			rest = bytes.TrimSpace(rest)
+			rest = bytes.TrimLeft(rest, jsonSpace)
 			switch {
 			case len(rest) == 0:
 			case json.Valid(rest): // cut right after an element
-				list = append(list, parseNotification(rest))
+				list = append(list, parseNotification(trimSpace(rest)))
 			default:
 				list = append(list, malformedNotification(rest, "remainder of a cut page"))
 			}
 			return list, fmt.Errorf("%w: array does not end", ErrPage)
 		}
-		if raw := bytes.TrimSpace(rest[:end]); len(raw) > 0 {
+		if raw := trimSpace(rest[:end]); len(raw) > 0 {
 			list = append(list, parseNotification(raw))
 		}
 		rest = rest[end+1:]
@@ -109,7 +113,7 @@ func ParsePage(body []byte) ([]Notification, error) {
 			break
 		}
 	}
-	if rest = bytes.TrimSpace(rest); len(rest) > 0 {
+	if rest = trimSpace(rest); len(rest) > 0 {
 		return append(list, malformedNotification(rest, "bytes after the page")), fmt.Errorf("%w: bytes after the array", ErrPage)
 	}
 	return list, nil

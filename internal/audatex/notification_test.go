@@ -131,6 +131,8 @@ func TestParsePageKeepsWhatItCannotRead(t *testing.T) {
 		{"trailing comma", "[" + good + ",]", "g", false},
 		{"cut in an element", "[" + good + "," + good + `,{"Notif`, "ggm", true},
 		{"cut in a string", "[" + good + `,{"Notif":"a,],`, "gm", true},
+		{"cut after a space", "[" + good + `,{"Notif":"a `, "gm", true},
+		{"cut after a space of another kind", "[" + good + ",{\"Notif\":\"\u1680", "gm", true},
 		{"cut after an escape", "[" + good + `,{"Notif":"\`, "gm", true},
 		{"cut after a comma", "[" + good + ",", "g", true},
 		{"cut after an element", "[" + good, "g", true},

@@ -69,7 +69,7 @@ func extractOrder(body []byte, id string) (json.RawMessage, error) {
 	}
 	var named int
 	for _, raw := range elements {
-		raw = bytes.TrimSpace(raw)
+		raw = trimSpace(raw)
 		if len(raw) == 0 || raw[0] != '{' {
 			continue
 		}
