@@ -274,7 +274,12 @@ func connect(c config, log *slog.Logger) (bus, *nats.Conn, error) {
 		return external{}, nc, nil
 	}
 	server, err := natsd.Start(natsd.Config{Dir: c.DataDir, SyncInterval: c.syncEvery, SyncAlways: c.syncAlways, Listen: c.NATSListen, Log: log})
-	if err != nil {
+	switch {
+	case errors.Is(err, natsd.ErrListen):
+		return nil, nil, wrong("RELAY_NATS_LISTEN", "%w", err)
+	case errors.Is(err, natsd.ErrDir):
+		return nil, nil, wrong("RELAY_DATA_DIR", "%w", err)
+	case err != nil:
 		return nil, nil, err
 	}
 	nc, err := server.Connect(options...)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -32,7 +33,8 @@ type authenticator struct {
 	clients map[uint64]login // connections of subscribers by id
 }
 
-type login struct{ keyID, key string }
+// login is what a subscriber logged in with, and what it may hear since.
+type login struct{ keyID, key, hears string }
 
 func newAuthenticator(password string, log *slog.Logger) *authenticator {
 	return &authenticator{password: password, log: log, clients: map[uint64]login{}}
@@ -57,15 +59,14 @@ func (a *authenticator) Check(c server.ClientAuthentication) bool {
 		c.RegisterUser(&server.User{Username: relayUser, Account: a.own})
 		return true
 	}
-	a.mu.Lock()
-	keys := a.keys
-	a.mu.Unlock()
-	if keys == nil {
+	a.mu.Lock() // throughout: a client that changes meanwhile is rechecked after this subscriber is known
+	defer a.mu.Unlock()
+	if a.keys == nil {
 		return false
 	}
-	client, key, ok := keys.Lookup(o.Username, o.Password)
+	client, key, ok := a.keys.Lookup(o.Username, o.Password)
 	if !ok {
-		a.log.Warn("nats: a subscriber's login was refused", "user", printable(o.Username), "remote", c.RemoteAddress().String())
+		a.log.Warn("nats: a subscriber's login was refused", "user", keyName(o.Username), "remote", c.RemoteAddress().String())
 		return false
 	}
 	user := &server.User{Username: key.ID, Account: a.subscribers, Permissions: permissions(client)}
@@ -73,9 +74,7 @@ func (a *authenticator) Check(c server.ClientAuthentication) bool {
 		user.ConnectionDeadline = *key.ExpiresAt
 	}
 	c.RegisterUser(user)
-	a.mu.Lock()
-	a.clients[c.GetID()] = login{o.Username, o.Password}
-	a.mu.Unlock()
+	a.clients[c.GetID()] = login{o.Username, o.Password, hears(client)}
 	return true
 }
 
@@ -111,9 +110,9 @@ func (s *Server) Admit(keys Subscribers) {
 	s.auth.keys = keys
 }
 
-// Recheck disconnects every subscriber whose key no longer opens anything or whose client changed; it may log in again and gets
-// what it may see now. It is called after clients changed.
-func (s *Server) Recheck(changed string) {
+// Recheck disconnects every subscriber whose key no longer opens anything or may hear something else now; it may log in again and
+// gets what it may see. Who may hear what it did stays, and misses nothing. It is called after a client changed.
+func (s *Server) Recheck(string) {
 	a := s.auth
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -122,7 +121,7 @@ func (s *Server) Recheck(changed string) {
 			delete(a.clients, id)
 			continue
 		}
-		if client, _, ok := a.keys.Lookup(l.keyID, l.key); ok && client.ID != changed {
+		if client, _, ok := a.keys.Lookup(l.keyID, l.key); ok && hears(client) == l.hears {
 			continue
 		}
 		delete(a.clients, id)
@@ -164,9 +163,20 @@ func splitListen(listen string) (string, int, error) {
 	return host, port, nil
 }
 
-func printable(s string) string {
-	if len(s) > 64 {
-		s = s[:64] + "…"
+// hears sums up what a client's subscribers may hear.
+func hears(c relay.Client) string {
+	if c.AllSites {
+		return "*"
 	}
-	return strconv.QuoteToASCII(s)
+	return strings.Join(slices.Sorted(slices.Values(c.Sites)), " ")
+}
+
+// keyName answers what a login called itself if that has the form of a key's id. Anything else may be a key in the wrong place, which
+// must not be logged.
+func keyName(user string) string {
+	const longest = 32
+	if user == "" || len(user) > longest || strings.ContainsFunc(user, func(r rune) bool { return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') }) {
+		return "(not a key's id)"
+	}
+	return user
 }

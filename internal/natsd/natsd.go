@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -31,6 +32,9 @@ const (
 // startTimeout bounds the recovery of the stored streams. A million messages take about 3 s.
 const startTimeout = 5 * time.Minute
 
+// readyTurn is how long is waited between two looks at whether the start has failed.
+const readyTurn = 250 * time.Millisecond
+
 // Config of the embedded server.
 type Config struct {
 	Dir string // the data directory; one process at a time, held by a lock
@@ -50,13 +54,22 @@ type Server struct {
 	auth     *authenticator
 }
 
-// ErrLocked says that another process uses the data directory.
-var ErrLocked = errors.New("is in use by another relay")
+var (
+	// ErrLocked says that another process uses the data directory.
+	ErrLocked = errors.New("is in use by another relay")
+	// ErrDir says that the data directory cannot be made or written.
+	ErrDir = errors.New("the data directory cannot be used")
+	// ErrListen says that the address for subscribers cannot be listened on.
+	ErrListen = errors.New("subscribers cannot be listened for")
+)
 
 // Start locks the data directory, starts the server and waits until its streams are recovered.
 func Start(c Config) (*Server, error) {
+	if err := probe(c.Listen); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the data directory: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrDir, err)
 	}
 	lock, err := lockDir(c.Dir)
 	if err != nil {
@@ -102,12 +115,35 @@ func (s *Server) start(c Config) error {
 	if err := s.auth.attach(ns); err != nil {
 		return err
 	}
-	ns.SetLoggerV2(logger{c.Log}, false, false, false)
+	fatal := make(chan string, 1)
+	ns.SetLoggerV2(logger{c.Log, fatal}, false, false, false)
 	ns.Start()
-	if !ns.ReadyForConnections(startTimeout) {
-		return fmt.Errorf("the embedded NATS server was not ready within %s; its own log lines say why", startTimeout)
+	for deadline := time.Now().Add(startTimeout); !ns.ReadyForConnections(readyTurn); {
+		select {
+		case said := <-fatal: // the server goes no further, and would not end by itself
+			return fmt.Errorf("the embedded NATS server did not start: %s", said)
+		default:
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the embedded NATS server was not ready within %s; its own log lines say why", startTimeout)
+		}
 	}
 	return s.auth.share()
+}
+
+// probe listens on the subscribers' address for a moment: the server itself tells of an address it cannot have in its log only.
+func probe(listen string) error {
+	if listen == "" {
+		return nil
+	}
+	l, err := net.Listen("tcp", listen)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrListen, err)
+	}
+	if err := l.Close(); err != nil {
+		return fmt.Errorf("%w: %w", ErrListen, err)
+	}
+	return nil
 }
 
 // Connect opens the relay's own in-process connection.
@@ -141,7 +177,7 @@ func (s *Server) Stop() {
 func lockDir(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("open the lock of the data directory: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrDir, err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = f.Close()

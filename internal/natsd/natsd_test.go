@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -272,6 +273,95 @@ func TestARemovedKeyIsDisconnected(t *testing.T) {
 	}
 	if _, _, err := b.login(b.leedsID, b.leeds); err == nil {
 		t.Fatal("a removed key was let in")
+	}
+}
+
+// A change that is none to what a subscriber hears leaves it connected: on plain NATS it would miss what comes meanwhile.
+func TestOnlyWhoHearsSomethingElseIsDisconnected(t *testing.T) {
+	t.Parallel()
+	b := newBus(t)
+	nc, _, err := b.login(b.leedsID, b.leeds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan struct{})
+	nc.SetClosedHandler(func(*nats.Conn) { close(closed) })
+	change := func(edit func(*relay.Client)) {
+		t.Helper()
+		c, revision, err := b.store.Clients.Get(t.Context(), "bms-leeds")
+		if err != nil {
+			t.Fatal(err)
+		}
+		edit(&c)
+		if revision, err = b.store.Clients.Update(t.Context(), c.ID, c, revision); err != nil {
+			t.Fatal(err)
+		}
+		b.keys.Put(c, revision) // answers when it was rechecked
+	}
+	change(func(c *relay.Client) {
+		_, second := access.NewKey(relay.RoleRead, "", time.Now(), nil)
+		c.Description, c.Keys = "another", append(c.Keys, second)
+	})
+	if err := nc.FlushTimeout(5 * time.Second); err != nil {
+		t.Fatalf("disconnected by a change that is none to it: %v", err)
+	}
+	change(func(c *relay.Client) { c.Sites = []string{"leeds", "york"} })
+	select {
+	case <-closed:
+	case <-time.After(10 * time.Second):
+		t.Fatal("a subscriber keeps what it was allowed before")
+	}
+}
+
+// Who mixes up user and password must not find the key in the log.
+func TestARefusedLoginIsLoggedWithoutTheKey(t *testing.T) {
+	t.Parallel()
+	var log strings.Builder
+	server, err := natsd.Start(natsd.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", Log: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Admit(access.New(access.Config{Log: slog.New(slog.DiscardHandler)}))
+	key, stored := access.NewKey(relay.RoleRead, "", time.Now(), nil)
+	for _, user := range []string{key, stored.ID, strings.Repeat("x", 43)} {
+		if _, err := nats.Connect("nats://"+server.Addr(), nats.UserInfo(user, stored.ID), nats.NoReconnect()); err == nil {
+			t.Errorf("%q was let in", user)
+		}
+	}
+	server.Stop()
+	if text := log.String(); strings.Contains(text, key) || strings.Contains(text, "xxx") || !strings.Contains(text, "user="+stored.ID) {
+		t.Errorf("the log: %s", text)
+	}
+}
+
+// An address that cannot be listened on is told at once, and before anything is made.
+func TestAnAddressThatIsTaken(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	dir := filepath.Join(t.TempDir(), "data")
+	_, err = natsd.Start(natsd.Config{Dir: dir, Listen: taken.Addr().String(), Log: slog.New(slog.DiscardHandler)})
+	if !errors.Is(err, natsd.ErrListen) {
+		t.Errorf("a taken address: %v", err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("something was made: %v", err)
+	}
+}
+
+func TestADirectoryThatCannotBeUsed(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{file, filepath.Join(file, "below")} {
+		if _, err := natsd.Start(natsd.Config{Dir: dir, Log: slog.New(slog.DiscardHandler)}); !errors.Is(err, natsd.ErrDir) {
+			t.Errorf("%s: %v", dir, err)
+		}
 	}
 }
 
