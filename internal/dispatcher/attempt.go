@@ -142,7 +142,7 @@ func (c *callback) finish(j *job, now time.Time) {
 		record.Closing = relay.DeliveryFailed
 		c.d.metrics.delivery(relay.DeliveryFailed, 1)
 		if j.batch.Attempt > 1 || len(c.d.conf.Schedule) == 0 { // its followers get one attempt each, and no line
-			c.log.Warn("a delivery has failed for good; replay it when the receiver is mended", "site", ev.Site, "order", ev.Order, "event", ev.id,
+			c.log.Warn("a delivery has failed for good; the order's next event gets its turn", "site", ev.Site, "order", ev.Order, "event", ev.id,
 				"attempts", j.batch.Attempt, "reason", reason(a))
 		}
 		c.supersede(j, now)
