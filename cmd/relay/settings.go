@@ -108,6 +108,9 @@ func (s settings) check() (config, error) {
 	if len(c.AdminToken) < minAdminToken {
 		return config{}, wrong("RELAY_ADMIN_TOKEN", "has %d characters, at least %d are needed", len(c.AdminToken), minAdminToken)
 	}
+	if strings.ContainsFunc(c.AdminToken, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return config{}, wrong("RELAY_ADMIN_TOKEN", "holds a space, a line break or a character outside ASCII, which a bearer token cannot")
+	}
 	if c.AudatexClientID == "" {
 		return config{}, wrong("RELAY_AUDATEX_CLIENT_ID", "is required: the vendor gives it to every integrator")
 	}
@@ -179,6 +182,9 @@ func (c *config) checkURLs() error {
 		if err != nil || parsed.Host == "" || !slices.Contains(strings.Fields(u.schemes), parsed.Scheme) {
 			return wrong(u.name, "%q is not an absolute %s address", redactURL(*u.value), strings.ReplaceAll(u.schemes, " ", " or "))
 		}
+		if u.name == "RELAY_PUBLIC_URL" && (parsed.User != nil || parsed.RawQuery != "" || parsed.ForceQuery || strings.Contains(*u.value, "#")) {
+			return wrong(u.name, "%q has a user name, a query or a fragment: paths are put behind it, and everybody sees it", redactURL(*u.value))
+		}
 		*u.value = strings.TrimRight(*u.value, "/")
 		if u.name == "RELAY_CALLBACK_PROXY" {
 			c.proxy = parsed
@@ -229,6 +235,9 @@ func (c *config) checkStorage() error {
 	}
 	if c.StreamReplicas < 1 || c.StreamReplicas > 5 {
 		return wrong("RELAY_STREAM_REPLICAS", "%d is not between 1 and 5", c.StreamReplicas)
+	}
+	if c.StreamReplicas > 1 && c.NATSURL == "" {
+		return wrong("RELAY_STREAM_REPLICAS", "%d copies want an external cluster (RELAY_NATS_URL); the embedded store keeps one", c.StreamReplicas)
 	}
 	if c.NATSPrefix == "" || strings.ContainsFunc(c.NATSPrefix, func(r rune) bool { return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-') }) {
 		return wrong("RELAY_NATS_PREFIX", "%q must be letters a-z, digits and -", c.NATSPrefix)

@@ -79,6 +79,9 @@ func TestEveryWrongSettingIsNamed(t *testing.T) {
 		setting string
 	}{
 		{"--admin-token=short", "RELAY_ADMIN_TOKEN"},
+		{"--admin-token=two lines of sixteen\nor more", "RELAY_ADMIN_TOKEN"},
+		{"--admin-token=                    ", "RELAY_ADMIN_TOKEN"},
+		{"--admin-token=schlüssel-schlüssel", "RELAY_ADMIN_TOKEN"},
 		{"--audatex-client-id=", "RELAY_AUDATEX_CLIENT_ID"},
 		{"--audatex-client-secret=", "RELAY_AUDATEX_CLIENT_SECRET"},
 		{"--http-addr=8080", "RELAY_HTTP_ADDR"},
@@ -86,6 +89,9 @@ func TestEveryWrongSettingIsNamed(t *testing.T) {
 		{"--metrics-addr=:http", "RELAY_METRICS_ADDR"},
 		{"--nats-listen=:70000", "RELAY_NATS_LISTEN"},
 		{"--public-url=relay.example.com", "RELAY_PUBLIC_URL"},
+		{"--public-url=https://relay.example.com/?a=b", "RELAY_PUBLIC_URL"},
+		{"--public-url=https://relay.example.com/#a", "RELAY_PUBLIC_URL"},
+		{"--public-url=https://user:hush@relay.example.com", "RELAY_PUBLIC_URL"},
 		{"--audatex-base-url=", "RELAY_AUDATEX_BASE_URL"},
 		{"--audatex-auth-url=h://example.com", "RELAY_AUDATEX_AUTH_URL"},
 		{"--audatex-token-url=https://", "RELAY_AUDATEX_TOKEN_URL"},
@@ -96,6 +102,7 @@ func TestEveryWrongSettingIsNamed(t *testing.T) {
 		{"--storage-sync=0s", "RELAY_STORAGE_SYNC"},
 		{"--retention=59m", "RELAY_RETENTION"},
 		{"--stream-replicas=6", "RELAY_STREAM_REPLICAS"},
+		{"--stream-replicas=3", "RELAY_STREAM_REPLICAS"}, // embedded
 		{"--nats-prefix=re.lay", "RELAY_NATS_PREFIX"},
 		{"--nats-prefix=", "RELAY_NATS_PREFIX"},
 		{"--data-dir=", "RELAY_DATA_DIR"},
