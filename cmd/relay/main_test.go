@@ -55,7 +55,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "terminate": terminate, "await": await, "logged": logged, "fetch": fetch, "occupy": occupy,
+			"exits": exits, "terminate": terminate, "await": await, "logged": logged, "fetch": fetch, "occupy": occupy, "register": register,
 		},
 	})
 }
@@ -145,6 +145,24 @@ func fetch(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if len(args) == 3 && !regexp.MustCompile(args[2]).Match(body) {
 		ts.Fatalf("%s: no match for %s: %s", address, args[2], body)
+	}
+}
+
+// register HOST:PORT ID makes a callback, whose secret is then in the store.
+func register(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: register host:port id")
+	}
+	request, err := http.NewRequest(http.MethodPut, "http://"+args[0]+"/v1/callbacks/"+args[1], strings.NewReader(`{"url":"https://bms.example/"}`))
+	ts.Check(err)
+	request.Header.Set("Authorization", "Bearer "+ts.Getenv("RELAY_ADMIN_TOKEN"))
+	request.Header.Set("Content-Type", "application/json")
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	answer, err := client.Do(request)
+	ts.Check(err)
+	defer func() { _ = answer.Body.Close() }()
+	if answer.StatusCode != http.StatusCreated {
+		ts.Fatalf("the callback was not made: status %d", answer.StatusCode)
 	}
 }
 

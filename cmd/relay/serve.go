@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"runtime/pprof"
 	"sync"
 	"time"
@@ -111,6 +113,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	}
 	defer bus.Stop()
 	defer nc.Close()
+	_, missing := os.Stat(filepath.Join(c.DataDir, store.KeyFile))
 	sealer, err := newSealer(c)
 	if err != nil {
 		return err
@@ -124,6 +127,9 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 		Topology: topology.Topology{Prefix: c.NATSPrefix, Replicas: c.StreamReplicas, Retention: c.Retention.d()},
 	})
 	if err != nil {
+		return err
+	}
+	if err := checkKeys(ctx, s, c, errors.Is(missing, fs.ErrNotExist)); err != nil {
 		return err
 	}
 	replica, _ := os.Hostname() // only a name in the lease; the nonce tells replicas apart
@@ -305,23 +311,6 @@ func (external) Admit(natsd.Subscribers) {}
 func (external) Recheck(string)          {}
 func (external) Addr() string            { return "" }
 func (external) Stop()                   {}
-
-func newSealer(c config) (*store.Sealer, error) {
-	keys, err := c.encryptionKeys()
-	if err != nil {
-		return nil, err
-	}
-	if len(keys) == 0 {
-		if keys, err = store.KeysFromFile(c.DataDir); err != nil {
-			return nil, err
-		}
-	}
-	sealer, err := store.NewSealer(keys)
-	if err != nil {
-		return nil, wrong("RELAY_ENCRYPTION_KEYS", "%w", err)
-	}
-	return sealer, nil
-}
 
 // warnOfBudget tells when the connections alone ask for more requests than the vendor's budget allows.
 func warnOfBudget(ctx context.Context, s *store.Store, c config, log *slog.Logger) {

@@ -23,6 +23,9 @@ import (
 // of the data: whoever has both can read every secret.
 const KeyFile = "encryption-keys.json"
 
+// ErrSealed says that secrets were encrypted with a key that this process does not have.
+var ErrSealed = errors.New("none of the encryption keys fits (RELAY_ENCRYPTION_KEYS)")
+
 // Sealer encrypts what must not lie on the disk in the clear. Every ciphertext is bound to the place it lies in.
 type Sealer struct {
 	aead tink.AEAD
@@ -105,7 +108,7 @@ func (s *Sealer) seal(place string, v any) ([]byte, error) {
 func (s *Sealer) open(place string, sealed []byte, v any) error {
 	plain, err := s.aead.Decrypt(sealed, []byte(place))
 	if err != nil {
-		return fmt.Errorf("decrypt the secrets of %s: none of the encryption keys fits (RELAY_ENCRYPTION_KEYS)", place)
+		return fmt.Errorf("decrypt the secrets of %s: %w", place, ErrSealed)
 	}
 	if err := json.Unmarshal(plain, v); err != nil {
 		return fmt.Errorf("decode the secrets of %s: not what was stored", place)
