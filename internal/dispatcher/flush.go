@@ -6,8 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
@@ -20,8 +18,6 @@ const (
 	documentPace = time.Millisecond
 	// maxBatch bounds the records of one batch of attempts; at some 600 bytes each it stays far below the largest message.
 	maxBatch = 4096
-	// erasers remove lanes: each removal is a request of its own, and a recovery has many.
-	erasers = 8
 )
 
 // flusher stores what has changed of all callbacks: in one goroutine, so that there is one round at a time.
@@ -305,28 +301,26 @@ func (f *flusher) documents(ctx context.Context, works []*work) {
 }
 
 func (f *flusher) erase(ctx context.Context, works []*work) {
-	var g errgroup.Group
-	g.SetLimit(erasers)
+	var keys, orders []string
+	var of []*work
 	for _, w := range works {
-		if w.failed || len(w.changes.Remove) == 0 {
+		if w.failed {
 			continue
 		}
-		errs := make([]error, len(w.changes.Remove))
-		for i, order := range w.changes.Remove {
-			g.Go(func() error {
-				errs[i] = f.d.conf.Store.Lanes.Erase(ctx, laneKey(w.c.id, order))
-				return nil
-			})
+		for _, order := range w.changes.Remove {
+			keys, orders, of = append(keys, laneKey(w.c.id, order)), append(orders, order), append(of, w)
 		}
-		_ = g.Wait() // each error is judged for itself
-		for i, err := range errs {
-			if err == nil {
-				delete(w.c.laneRevs, w.changes.Remove[i])
-				continue
-			}
-			w.failed = true
-			f.d.complain("lanes", err)
+	}
+	if len(keys) == 0 {
+		return
+	}
+	for i, r := range f.d.conf.Store.Lanes.RemoveAll(ctx, keys) {
+		if r.Err != nil {
+			of[i].failed = true
+			f.d.complain("lanes", r.Err)
+			continue
 		}
+		delete(of[i].c.laneRevs, orders[i])
 	}
 }
 

@@ -192,10 +192,14 @@ func (d *Dispatcher) retire(ctx context.Context, c *callback) {
 // and is removed at the next start.
 func (d *Dispatcher) eraseCursor(ctx context.Context, id string) {
 	lanes, err := d.conf.Store.Lanes.All(ctx, store.CallbackCursor(id), func(string, error) {})
-	for _, l := range lanes {
-		err = errors.Join(err, d.conf.Store.Lanes.Erase(ctx, l.Key))
+	keys := make([]string, len(lanes))
+	for i, l := range lanes {
+		keys[i] = l.Key
 	}
-	if err = errors.Join(err, d.conf.Store.Cursors.Erase(ctx, store.CallbackCursor(id))); err != nil {
+	for _, r := range append(d.conf.Store.Lanes.RemoveAll(ctx, keys), d.conf.Store.Cursors.RemoveAll(ctx, []string{store.CallbackCursor(id)})...) {
+		err = errors.Join(err, r.Err)
+	}
+	if err != nil {
 		d.complain("cursor of "+id, err)
 	}
 }

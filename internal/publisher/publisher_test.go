@@ -256,7 +256,7 @@ func TestDocumentLostAgedAndAhead(t *testing.T) {
 	tell(t, p, "Confirmed", received("c", 2))
 
 	// Lost: it is had from the log again.
-	if err := s.Orders.Erase(t.Context(), publisher.OrderKey(site, order)); err != nil {
+	if err := s.Orders.Delete(t.Context(), publisher.OrderKey(site, order), 0); err != nil {
 		t.Fatal(err)
 	}
 	standing, err := p.Begin(t.Context(), site, order, []relay.Received{received("c", 2)})

@@ -49,22 +49,13 @@ func (r *Resolver) loadStand(ctx context.Context, connection, generation string)
 		d.Generation = generation
 	}
 	d.Epoch = r.cfg.Epoch
-	lanes, err := r.lanesOf(ctx, key, func(lane string, err error) {
+	lanes, err := r.store.Lanes.All(ctx, key, func(lane string, err error) {
 		r.log.ErrorContext(ctx, "cannot read a lane; what waits in it is lost to the reader", "connection", connection, "lane", lane, "error", err)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load the lanes of connection %s: %w", connection, err)
 	}
 	return newStand(r, key, d, revision, lanes)
-}
-
-// listTimeout bounds the listing of lanes: a listing that meets a removal may never be told that it is complete.
-const listTimeout = 10 * time.Second
-
-func (r *Resolver) lanesOf(ctx context.Context, key string, bad func(string, error)) ([]store.Entry[cursor.Lane], error) {
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
-	defer cancel()
-	return r.store.Lanes.All(ctx, key, bad)
 }
 
 func newStand(r *Resolver, key string, d cursor.Document, revision uint64, lanes []store.Entry[cursor.Lane]) (*stand, error) {
@@ -117,11 +108,15 @@ func (s *stand) flush(ctx context.Context) error {
 		}
 		s.revision = rev
 	}
-	for _, order := range ch.Remove {
-		if err := s.store.Lanes.Erase(ctx, s.laneKey(order)); err != nil {
-			return fmt.Errorf("remove lane %s: %w", s.laneKey(order), err)
+	removed := make([]string, len(ch.Remove))
+	for i, order := range ch.Remove {
+		removed[i] = s.laneKey(order)
+	}
+	for i, result := range s.store.Lanes.RemoveAll(ctx, removed) {
+		if result.Err != nil {
+			return fmt.Errorf("remove lane %s: %w", removed[i], result.Err)
 		}
-		delete(s.lanes, order)
+		delete(s.lanes, ch.Remove[i])
 	}
 	s.Stored(ch)
 	return nil
@@ -189,7 +184,7 @@ func (r *Resolver) Prepare(ctx context.Context) error {
 var inboxCursors = store.InboxCursor("")[:len(store.InboxCursor(""))-1]
 
 func (r *Resolver) clamp(ctx context.Context, connection string, d store.Entry[cursor.Document], last uint64) error {
-	lanes, err := r.lanesOf(ctx, d.Key, func(string, error) {}) // told when the connection's runner loads them
+	lanes, err := r.store.Lanes.All(ctx, d.Key, func(string, error) {}) // told when the connection's runner loads them
 	if err != nil {
 		return err
 	}

@@ -86,10 +86,14 @@ func (b *Bucket[T]) Create(ctx context.Context, key string, v T) (uint64, error)
 	if !errors.Is(err, ErrConflict) {
 		return rev, err
 	}
-	// A deleted key leaves a marker whose revision must be expected instead.
+	return b.overMarker(ctx, key, v, err)
+}
+
+// overMarker creates a document whose key was refused: a removed key may have left a marker, whose revision must be expected then.
+func (b *Bucket[T]) overMarker(ctx context.Context, key string, v T, refused error) (uint64, error) {
 	marker, ok := b.marker(ctx, key)
 	if !ok {
-		return 0, err
+		return 0, refused
 	}
 	return b.Update(ctx, key, v, marker)
 }
@@ -117,13 +121,19 @@ func (b *Bucket[T]) PutAll(ctx context.Context, puts []Put[T]) []Result {
 		}
 		requests = append(requests, r)
 	}
-	return b.s.writeAll(ctx, requests)
+	results := b.s.writeAll(ctx, requests)
+	for i, r := range results {
+		if puts[i].Revision == 0 && errors.Is(r.Err, ErrConflict) {
+			results[i].Seq, results[i].Err = b.overMarker(ctx, puts[i].Key, puts[i].Value, r.Err)
+		}
+	}
+	return results
 }
 
 // Delete removes a document at the revision given (0: whatever it is) and tells watchers.
 func (b *Bucket[T]) Delete(ctx context.Context, key string, revision uint64) error {
 	m := nats.NewMsg(b.subject(key))
-	m.Header.Set("KV-Operation", "DEL")
+	m.Header.Set(headerOperation, "DEL")
 	r := request{msg: m}
 	if revision > 0 {
 		r.opts = append(r.opts, jetstream.WithExpectLastSequencePerSubject(revision))
@@ -132,21 +142,17 @@ func (b *Bucket[T]) Delete(ctx context.Context, key string, revision uint64) err
 	return err
 }
 
-// Erase removes a document without a trace; watchers are not told. Used where keys come and go by the thousand.
-func (b *Bucket[T]) Erase(ctx context.Context, key string) error {
-	m := nats.NewMsg(b.subject(key))
-	if err := b.s.admit(request{msg: m}); err != nil {
-		return err
+// RemoveAll removes documents that come and go by the thousand, whatever they are, in one go; each removal ends for itself. Each
+// leaves a marker for topology.MarkerTTL. Purging the key instead leaves none, but does not last: when the server is killed, what a
+// purged key held before its last change may come back.
+func (b *Bucket[T]) RemoveAll(ctx context.Context, keys []string) []Result {
+	requests := make([]request, len(keys))
+	for i, key := range keys {
+		m := nats.NewMsg(b.subject(key))
+		m.Header.Set(headerOperation, "PURGE") // the server leaves no marker of its own when this one ends
+		requests[i] = request{msg: m, opts: []jetstream.PublishOpt{jetstream.WithMsgTTL(topology.MarkerTTL)}}
 	}
-	stream, err := b.s.js.Stream(ctx, "KV_"+b.name)
-	if err == nil {
-		err = stream.Purge(ctx, jetstream.WithPurgeSubject(m.Subject))
-	}
-	b.s.health.observe(err)
-	if err != nil {
-		return fmt.Errorf("erase %s of bucket %s: %w", key, b.name, classify(err))
-	}
-	return b.s.gate.after(m)
+	return b.s.writeAll(ctx, requests)
 }
 
 func (b *Bucket[T]) subject(key string) string { return "$KV." + b.name + "." + key }
@@ -168,17 +174,20 @@ func precious(v any) bool {
 	return ok && rec.Intent == nil
 }
 
-// marker answers the revision of a deleted key's marker.
+// marker answers the revision of a removed key's marker.
 func (b *Bucket[T]) marker(ctx context.Context, key string) (uint64, bool) {
-	stream, err := b.s.js.Stream(ctx, "KV_"+b.name)
-	if err != nil {
-		return 0, false
-	}
-	m, err := stream.GetLastMsgForSubject(ctx, b.subject(key))
-	if err != nil || m.Header.Get("KV-Operation") == "" {
-		return 0, false
-	}
-	return m.Sequence, true
+	m, err := b.s.last(ctx, "KV_"+b.name, b.subject(key))
+	return m.Seq, err == nil && isMarker(m.Header)
+}
+
+// headerOperation marks a removal (NATS ADR-8), headerMarkerReason one that the server made when a key's time was over (ADR-43).
+const (
+	headerOperation    = "KV-Operation"
+	headerMarkerReason = "Nats-Marker-Reason"
+)
+
+func isMarker(h nats.Header) bool {
+	return h.Get(headerOperation) != "" || h.Get(headerMarkerReason) != ""
 }
 
 // cursorCodec and laneCodec check what they read: a contradiction must stop at the store's edge.

@@ -12,8 +12,8 @@ import (
 const listChunk = 4096
 
 // All answers every document whose key starts with prefix followed by a dot, or every one if prefix is empty, in the order of their
-// last change. One that cannot be decoded is told through bad and left out. It reads the bucket's stream, not a watch: a
-// watch waits for ever for its end if a key is erased meanwhile.
+// last change. One that cannot be decoded is told through bad and left out. It reads the bucket's stream, not a watch, and so
+// ends also when keys are removed meanwhile.
 func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string, err error)) ([]Entry[T], error) {
 	var keys []string
 	if prefix != "" {
@@ -59,7 +59,7 @@ func (b *Bucket[T]) Changed(ctx context.Context, from uint64, keys []string, lim
 		}
 		for _, m := range messages {
 			last = m.Seq
-			if m.Header.Get("KV-Operation") != "" { // a deleted document's marker
+			if isMarker(m.Header) {
 				continue
 			}
 			key := m.Subject[len(b.subject("")):]
@@ -78,7 +78,7 @@ func (b *Bucket[T]) Changed(ctx context.Context, from uint64, keys []string, lim
 }
 
 // Watch calls each with every document there is, then ready once, then each with every change, until ctx ends. It runs in the
-// caller's goroutine. It is for buckets whose keys are never erased.
+// caller's goroutine.
 func (b *Bucket[T]) Watch(ctx context.Context, each func(Entry[T]), ready func(), bad func(key string, err error)) error {
 	w, err := b.kv.WatchAll(ctx)
 	if err != nil {

@@ -30,7 +30,7 @@ func TestNothingIsWrittenWithoutRoom(t *testing.T) {
 		_, before := s.Tokens.SaveToken(ctx, relay.NewID(), intent, 0)
 		_, after := s.Tokens.SaveToken(ctx, relay.NewID(), result, 0)
 		return map[string]error{
-			"poll": poll, "many": all[0].Err, "page": inbox, "intent": before, "result": after, "erase": s.Polls.Erase(ctx, "none"),
+			"poll": poll, "many": all[0].Err, "page": inbox, "intent": before, "result": after, "remove": s.Lanes.RemoveAll(ctx, []string{"none"})[0].Err,
 		}
 	}
 	for _, tt := range []struct {
@@ -38,8 +38,8 @@ func TestNothingIsWrittenWithoutRoom(t *testing.T) {
 		refused []string
 	}{
 		{gigabyte, nil},
-		{40 << 20, []string{"poll", "many", "intent", "erase"}},
-		{20 << 20, []string{"poll", "many", "intent", "erase", "page", "result"}},
+		{40 << 20, []string{"poll", "many", "intent", "remove"}},
+		{20 << 20, []string{"poll", "many", "intent", "remove", "page", "result"}},
 		{gigabyte, nil},
 	} {
 		free.Store(tt.free)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
@@ -102,11 +103,51 @@ func TestPutAllEndsEachForItself(t *testing.T) {
 	if err != nil || len(all) != 99 {
 		t.Fatalf("%d documents, %v", len(all), err)
 	}
-	if err := s.Polls.Erase(ctx, "c1"); err != nil {
+}
+
+// A lane that was changed and then removed must stay away when the process is killed: what it held before would be delivered again.
+func TestWhatIsRemovedDoesNotComeBack(t *testing.T) {
+	t.Parallel()
+	dir, ctx := t.TempDir(), t.Context()
+	s := open(t, dir)
+	const lanes = 40
+	key := func(i int) string { return fmt.Sprintf("callback.x.%d", i) }
+	removed := func(i int) bool { return i%4 < 2 }
+	var remove []string
+	for i := range lanes {
+		revision, err := s.Lanes.Create(ctx, key(i), cursor.Lane{V: 1, Order: "o", Entries: []uint64{1, 2}})
+		if err == nil && i%2 == 0 {
+			_, err = s.Lanes.Update(ctx, key(i), cursor.Lane{V: 1, Order: "o", Entries: []uint64{2}}, revision)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if removed(i) {
+			remove = append(remove, key(i))
+		}
+	}
+	for _, r := range s.Lanes.RemoveAll(ctx, remove) {
+		if r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	killed := filepath.Join(t.TempDir(), "killed") // the disk as a kill would leave it
+	if err := os.CopyFS(killed, os.DirFS(dir)); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := s.Polls.Get(ctx, "c1"); !errors.Is(err, store.ErrNotFound) {
-		t.Fatalf("after erasing: %v", err)
+	s = open(t, killed)
+	for i := range lanes {
+		if _, _, err := s.Lanes.Get(ctx, key(i)); errors.Is(err, store.ErrNotFound) != removed(i) {
+			t.Errorf("lane %d after the kill: %v, removed %t", i, err, removed(i))
+		}
+	}
+	all, err := s.Lanes.All(ctx, "callback.x", func(key string, err error) { t.Errorf("%s: %v", key, err) })
+	if err != nil || len(all) != lanes/2 {
+		t.Fatalf("%d lanes listed, %v", len(all), err)
+	}
+	// A lane that comes again goes over the marker.
+	if r := s.Lanes.PutAll(ctx, []store.Put[cursor.Lane]{{Key: key(0), Value: cursor.Lane{V: 1, Order: "o", Entries: []uint64{3}}}}); r[0].Err != nil {
+		t.Fatal(r[0].Err)
 	}
 }
 

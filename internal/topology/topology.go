@@ -17,6 +17,10 @@ const PublicRoot = "audatex"
 // LeaseTTL is how long a lease of relay_owners lives without renewal. The store's own change of leader may take 9 s.
 const LeaseTTL = 15 * time.Second
 
+// MarkerTTL is how long a removed cursor or lane leaves a marker: until the server has long stored that what the key held before is
+// gone.
+const MarkerTTL = time.Hour
+
 // Topology names everything for one prefix.
 type Topology struct {
 	Prefix    string        // RELAY_NATS_PREFIX, default "relay"
@@ -125,8 +129,12 @@ func (t Topology) KeyValues() []jetstream.KeyValueConfig {
 	configs := make([]jetstream.KeyValueConfig, 0, len(Buckets))
 	for _, name := range Buckets {
 		c := jetstream.KeyValueConfig{Bucket: t.Bucket(name), History: 1, Storage: jetstream.FileStorage, Replicas: t.Replicas}
-		if name == Owners {
-			c.LimitMarkerTTL = LeaseTTL // without it the server refuses keys that expire
+		switch name { // without a limit the server refuses keys and markers that expire
+		case Owners:
+			c.LimitMarkerTTL = LeaseTTL
+		case Cursors, Lanes:
+			c.LimitMarkerTTL = MarkerTTL
+		default: // what is removed leaves its marker for good
 		}
 		configs = append(configs, c)
 	}
