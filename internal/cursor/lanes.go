@@ -77,6 +77,19 @@ func (c *Cursor) Refills() []Refill {
 	return rs
 }
 
+// Unlisted lists the stretches of the log that lanes have behind what they list, for whoever wants to know how much waits there:
+// their entries are not among the Unsettled.
+func (c *Cursor) Unlisted() []Refill {
+	var rs []Refill
+	for _, q := range c.queues {
+		if q.lane != nil && q.lane.openFrom != 0 {
+			rs = append(rs, Refill{q.order, q.lane.openFrom, max(c.high, q.lane.openLast)})
+		}
+	}
+	slices.SortFunc(rs, func(a, b Refill) int { return cmp.Compare(a.From, b.From) })
+	return rs
+}
+
 // Refill answers a Refill with what was found: seqs are all entries of the order in [r.From, through], ascending; more
 // than LaneEntries need not be given. With through = r.Through and everything given the lane lists all that waits; a
 // lower through (a page that ended early) leaves the rest for the next time. An answer that has been overtaken has no

@@ -50,6 +50,8 @@ type callback struct {
 	refilling   bool
 	density     float64   // share of the log's entries that are its own, as seen in its pages, or counted
 	counted     time.Time // when what waits unread was last counted
+	unlisted    int       // events behind what lanes list, as counted at unlistedAt
+	unlistedAt  time.Time
 	lastRead    time.Time // log time of the last event offered
 	oldest      datedSeq  // cache for Status
 

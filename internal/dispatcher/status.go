@@ -70,13 +70,54 @@ func (c *callback) count(ctx context.Context, now time.Time) {
 	}
 }
 
+// maxCounted bounds how many orders with more waiting than their lanes list are counted for one callback.
+const maxCounted = 16
+
+// countUnlisted answers how many events wait behind what lanes list, as counted at most countEvery ago.
+func (c *callback) countUnlisted(ctx context.Context, now time.Time) int {
+	c.mu.Lock()
+	if c.cur.Lanes() == 0 || c.cur.Unsettled() < cursor.LaneEntries { // no lane lists all that it may
+		c.mu.Unlock()
+		return 0
+	}
+	long, t := c.cur.Unlisted(), c.target
+	known, fresh := c.unlisted, now.Sub(c.unlistedAt).Abs() < countEvery
+	c.mu.Unlock()
+	switch {
+	case len(long) == 0:
+		return 0
+	case fresh:
+		return known
+	}
+	n := 0
+	for _, r := range long[:min(len(long), maxCounted)] {
+		filters, none := t.subjects(r.Order)
+		if none {
+			continue
+		}
+		waiting, _, err := c.d.conf.Store.Events.Waiting(ctx, r.From, filters)
+		if err != nil {
+			return known
+		}
+		n += int(waiting)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unlisted, c.unlistedAt = n, now
+	return n
+}
+
 func (c *callback) status(ctx context.Context, now time.Time) Status {
 	c.count(ctx, now)
+	unlisted := c.countUnlisted(ctx, now)
 	c.mu.Lock()
 	h := c.cur.Health()
 	s := Status{
 		Health: c.cur.State().String(), Backlog: c.cur.Unsettled(), InFlight: c.cur.InFlight(), Lanes: c.cur.Lanes(),
 		Behind: !c.attached, FailingSince: h.FailingSince,
+	}
+	if unlisted > 0 {
+		s.Backlog, s.Estimated = s.Backlog+unlisted, true
 	}
 	if at, ok := c.cur.NextDue(now); ok && at.After(now) {
 		s.NextAttempt = at

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -131,4 +132,26 @@ func TestProbesBeginWithTheSchedule(t *testing.T) {
 	until(t, "the circuit is open", func() bool { s, _ := d.Status("bms"); return s.Health == "open" })
 	back.Store("up", true)
 	until(t, "all arrive, without a wait of minutes", func() bool { return r.distinct() == 20 })
+}
+
+// An order that a receiver refuses lists a hundred of its events; what waits behind them counts as well.
+func TestBacklogOfALongLane(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	var up atomic.Bool
+	r := newReceiver(t, func(relay.Event, int) int {
+		if up.Load() {
+			return 200
+		}
+		return 422
+	})
+	b.register(callback("bms", r.URL))
+	d := b.start(func(c *dispatcher.Config) { c.Schedule = []time.Duration{time.Hour} })
+	for range 250 {
+		b.publish("leeds", 1)
+	}
+	until(t, "all that waits is told", func() bool { s, _ := d.Status("bms"); return s.Backlog == 250 && s.Estimated })
+	up.Store(true)
+	b.change("bms", func(cb *relay.Callback) { cb.Resumed++ })
+	until(t, "all arrive", func() bool { s, _ := d.Status("bms"); return r.distinct() >= 250 && s.Backlog == 0 })
 }
