@@ -3,6 +3,7 @@ package dispatcher
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"strings"
 
 	"github.com/audatex-relay/relay/internal/relay"
@@ -18,10 +19,12 @@ type event struct {
 	client  string
 }
 
+// privateKinds are about one callback.
+var privateKinds = []relay.Kind{relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindDeliveriesExpired}
+
 func newEvent(s store.Stored) *event {
 	ev := &event{Stored: s, id: eventID(s.Body)}
-	switch relay.Kind(strings.TrimPrefix(s.Type, relay.OperationalPrefix)) {
-	case relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindDeliveriesExpired:
+	if slices.Contains(privateKinds, relay.Kind(strings.TrimPrefix(s.Type, relay.OperationalPrefix))) {
 		var body struct {
 			Data struct {
 				Details struct{ Client string }

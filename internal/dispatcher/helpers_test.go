@@ -358,7 +358,7 @@ func until(t testing.TB, what string, holds func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("in vain: %s", what)
 		}
-		time.Sleep(2 * time.Millisecond) // between two looks at a condition
+		<-time.After(2 * time.Millisecond) // between two looks at a condition
 	}
 }
 

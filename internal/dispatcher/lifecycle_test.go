@@ -42,7 +42,7 @@ func TestGoneDisablesUntilResumed(t *testing.T) {
 		b.publish("leeds", i)
 	}
 	d.stop()
-	d = b.start()
+	b.start()
 	if n := r.distinct(); n != 0 {
 		t.Fatalf("%d were taken", n)
 	}

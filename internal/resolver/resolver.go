@@ -113,14 +113,14 @@ func (r *Resolver) Run(ctx context.Context) error {
 	for {
 		err := r.Prepare(ctx)
 		if err == nil {
-			if _, from, err = r.store.Inbox.Bounds(ctx); err == nil {
-				break
-			}
+			_, from, err = r.store.Inbox.Bounds(ctx)
+		}
+		if err == nil {
+			break
 		}
 		r.log.ErrorContext(ctx, "resolver cannot start yet", "error", err)
-		_ = wait.sleep(ctx)
-		if ctx.Err() != nil {
-			return nil
+		if stopped := wait.sleep(ctx); stopped != nil {
+			return nil //nolint:nilerr // it was told to stop, and nothing had begun
 		}
 	}
 	r.wg.Go(func() { r.follow(ctx, from+1) })

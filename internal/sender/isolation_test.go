@@ -160,7 +160,7 @@ func TestStaleConnections(t *testing.T) {
 			})
 		}
 		for deadline := time.Now().Add(20 * time.Second); requests.Load() < 10 && time.Now().Before(deadline); {
-			time.Sleep(time.Millisecond)
+			<-time.After(time.Millisecond) // between two looks at a condition
 		}
 		close(gather)
 		wg.Wait()

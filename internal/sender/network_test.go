@@ -188,46 +188,43 @@ func connectProxy(t *testing.T, secureTo, plainTo string) (proxy *url.URL, conne
 	connects, forwards = new(atomic.Int32), new(atomic.Int32)
 	addr := rawReceiver(t, func(c net.Conn) {
 		r := bufio.NewReader(c)
-		for {
-			req, err := http.ReadRequest(r)
-			if err != nil {
-				return
-			}
-			if req.Header.Get("Proxy-Authorization") != "Basic dTpw" {
-				_, _ = io.WriteString(c, "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
-				return
-			}
-			to := secureTo
-			if req.Method != http.MethodConnect {
-				to = plainTo
-				forwards.Add(1)
-			} else {
-				connects.Add(1)
-			}
-			up, err := net.Dial("tcp", to)
-			if err != nil {
-				return
-			}
-			defer up.Close()
-			if req.Method == http.MethodConnect {
-				_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
-			} else {
-				req.Header.Del("Proxy-Authorization")
-				if err := req.Write(up); err != nil {
-					return
-				}
-			}
-			ended := make(chan struct{})
-			go func() {
-				defer close(ended)
-				_, _ = io.Copy(c, up)
-				c.Close()
-			}()
-			_, _ = io.Copy(up, r)
-			up.Close()
-			<-ended
+		req, err := http.ReadRequest(r)
+		if err != nil {
 			return
 		}
+		if req.Header.Get("Proxy-Authorization") != "Basic dTpw" {
+			_, _ = io.WriteString(c, "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+			return
+		}
+		to := secureTo
+		if req.Method != http.MethodConnect {
+			to = plainTo
+			forwards.Add(1)
+		} else {
+			connects.Add(1)
+		}
+		up, err := net.Dial("tcp", to)
+		if err != nil {
+			return
+		}
+		defer up.Close()
+		if req.Method == http.MethodConnect {
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
+		} else {
+			req.Header.Del("Proxy-Authorization")
+			if err := req.Write(up); err != nil {
+				return
+			}
+		}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_, _ = io.Copy(c, up)
+			c.Close()
+		}()
+		_, _ = io.Copy(up, r)
+		up.Close()
+		<-ended
 	})
 	return &url.URL{Scheme: "http", Host: addr, User: url.UserPassword("u", "p")}, connects, forwards
 }
