@@ -73,7 +73,7 @@ func (a *API) replaceSettings(ctx context.Context, cb relay.Callback, s Callback
 
 // apply checks settings and writes all but secret and startFrom into a callback.
 func (a *API) apply(cb *relay.Callback, owner relay.Client, s CallbackSettings, now time.Time) error {
-	if errs := a.checkCallback(owner, s); len(errs) > 0 {
+	if errs := a.checkCallback(owner, s, *cb); len(errs) > 0 {
 		return invalid(errs...)
 	}
 	orders := make([]string, len(s.Orders))
@@ -116,13 +116,14 @@ func callbackSettings(cb relay.Callback) CallbackSettings {
 	return s
 }
 
-// checkCallback finds what the contract's schema cannot.
-func (a *API) checkCallback(owner relay.Client, s CallbackSettings) (errs []FieldError) {
-	if err := sender.CheckURL(s.Url, a.c.CallbackNets); err != nil {
+// checkCallback finds what the contract's schema cannot. A URL and sites that stand in the callback already are let be: what is allowed
+// may have become less since, which is judged at delivery, and must not keep anybody from pausing.
+func (a *API) checkCallback(owner relay.Client, s CallbackSettings, before relay.Callback) (errs []FieldError) {
+	if err := sender.CheckURL(s.Url, a.c.CallbackNets); err != nil && s.Url != before.URL {
 		errs = append(errs, at("/url", "%s", err))
 	}
 	for i, site := range s.Sites {
-		if !owner.MaySee(site) { // whether it exists or not
+		if !owner.MaySee(site) && !slices.Contains(before.Filter.Sites, site) { // whether it exists or not
 			errs = append(errs, at(fmt.Sprintf("/sites/%d", i), "is not a site of this client"))
 		}
 	}

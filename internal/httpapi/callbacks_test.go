@@ -149,6 +149,13 @@ func TestPutCallback(t *testing.T) {
 		a.put("/v1/callbacks/other", map[string]any{"url": "https://bms.example/", "startFrom": from}).want(422).problem("invalid-body", "/startFrom")
 	}
 
+	// A client that may see less now can still pause what names a site it has lost, and cannot name it anew.
+	a.put("/v1/callbacks/lost", map[string]any{"url": "https://bms.example/", "sites": []string{"alpha"}}).want(201)
+	f.admin().put("/v1/clients/client-a", map[string]any{"sites": []string{"beta"}}).want(200)
+	a.patch("/v1/callbacks/lost", map[string]any{"paused": true}).want(200)
+	a.patch("/v1/callbacks/mine", map[string]any{"sites": []string{"beta", "alpha"}}).want(422).problem("invalid-body", "/sites/1")
+	a.delete("/v1/callbacks/lost").want(204)
+
 	// The admin token: for the client default, which it makes; for a client it names; never for one that is not there.
 	var admins Callback
 	f.admin().post("/v1/callbacks", map[string]any{"url": "https://bms.example/", "sites": []string{"any-site"}}).want(201).into(&admins)
