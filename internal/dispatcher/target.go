@@ -49,7 +49,11 @@ func newTarget(cb relay.Callback, client relay.Client) *target {
 
 // matches reports whether the event is for this callback: its client may see it and its site, and its filter passes it.
 func (t *target) matches(ev *event) bool {
-	return ev.Order != "" && (!ev.private || ev.client == t.callback.Client) && t.client.MaySee(ev.Site) && t.callback.Filter.Matches(ev.Site, ev.Type, ev.Order)
+	mine := t.client.MaySee(ev.Site)
+	if ev.private { // about a callback, at no site
+		mine = ev.client == t.callback.Client
+	}
+	return ev.Order != "" && mine && t.callback.Filter.Matches(ev.Site, ev.Type, ev.Order)
 }
 
 // request is one attempt to send body.
@@ -72,7 +76,11 @@ func (t *target) sites() (sites []string, all bool) {
 	case len(filter) == 0 && t.client.AllSites:
 		return nil, true
 	case len(filter) == 0:
-		return t.client.Sites, false
+		sites = slices.Clone(t.client.Sites)
+		if t.wantsOperational() { // what happens to the client's own callbacks happens at no site
+			sites = append(sites, relay.NoSite)
+		}
+		return sites, false
 	default:
 		for _, s := range filter {
 			if t.client.MaySee(s) && !slices.Contains(sites, s) {
@@ -81,6 +89,11 @@ func (t *target) sites() (sites []string, all bool) {
 		}
 		return sites, false
 	}
+}
+
+// wantsOperational reports whether the filter asks for operational events.
+func (t *target) wantsOperational() bool {
+	return slices.ContainsFunc(t.callback.Filter.Types, func(s string) bool { return strings.HasPrefix(s, relay.OperationalPrefix) })
 }
 
 // subjects answers filters that select at least everything of the log that matches; none says that nothing can match. If
@@ -94,7 +107,7 @@ func (t *target) subjects(order string) (filters []string, none bool) {
 	}
 	created := slices.ContainsFunc([]relay.Filter{{Types: f.Types}}, func(f relay.Filter) bool { return f.Matches("", relay.TypeOrderCreated, "") })
 	updated := slices.ContainsFunc([]relay.Filter{{Types: f.Types}}, func(f relay.Filter) bool { return f.Matches("", relay.TypeOrderUpdated, "") })
-	operational := slices.ContainsFunc(f.Types, func(s string) bool { return strings.HasPrefix(s, relay.OperationalPrefix) })
+	operational := t.wantsOperational()
 	action := "*"
 	switch {
 	case created && !updated:

@@ -1,6 +1,7 @@
 package dispatcher
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -32,6 +33,19 @@ func TestWhatHappensToACallbackIsItsClientsAffair(t *testing.T) {
 		if nobody := operational(kind, nil); of("acme").matches(nobody) {
 			t.Errorf("%s of no known client is heard", kind)
 		}
+	}
+	limited := newTarget(relay.Callback{ID: "ops", Client: "acme", Filter: relay.Filter{Types: []string{"audatex.relay.*"}}}, relay.Client{ID: "acme", Sites: []string{"leeds"}})
+	if ev := operational(relay.KindCallbackDisabled, map[string]any{"client": "acme"}); !limited.matches(ev) {
+		t.Error("a client limited to sites does not hear of its own callback")
+	}
+	if ev := operational(relay.KindConsentRequired, nil); limited.matches(ev) {
+		t.Error("a client limited to sites hears what happened at no site")
+	}
+	if sites, all := limited.sites(); all || !slices.Contains(sites, relay.NoSite) || !slices.Contains(sites, "leeds") {
+		t.Errorf("the shared reader offers it %v", sites)
+	}
+	if filters, _ := limited.subjects(""); !slices.Contains(filters, "audatex._.relay.*.*") {
+		t.Errorf("reading by itself it asks for %v", filters)
 	}
 	if ev := operational(relay.KindConsentRequired, nil); !of("other").matches(ev) {
 		t.Error("an event about a connection is for everybody who may see its site")
