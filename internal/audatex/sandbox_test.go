@@ -356,9 +356,11 @@ func TestShortLivedTokensUnderManyCallers(t *testing.T) {
 	if c.TokenRefreshes < 6 || c.TokenRefreshes > 60 || c.RefreshesOverlapping != 0 || c.SpentRefreshTokens != 0 {
 		t.Errorf("%d refreshes, %d overlapping, %d with a spent token", c.TokenRefreshes, c.RefreshesOverlapping, c.SpentRefreshTokens)
 	}
+	r.records.mu.Lock() // a refresh in the background may still be under way
 	for _, rec := range r.records.rec {
 		secrets = append(secrets, rec.AccessToken.Reveal(), rec.RefreshToken.Reveal())
 	}
+	r.records.mu.Unlock()
 	out := r.log.String()
 	for _, secret := range append(secrets, "sandbox-secret") {
 		if strings.Contains(out, secret) {
