@@ -7,23 +7,14 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
-	"runtime/pprof"
-	"sync"
 	"time"
-
-	"github.com/nats-io/nats.go"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/audatex-relay/relay/internal/access"
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/dispatcher"
 	"github.com/audatex-relay/relay/internal/httpapi"
-	"github.com/audatex-relay/relay/internal/natsd"
 	"github.com/audatex-relay/relay/internal/poller"
 	"github.com/audatex-relay/relay/internal/publisher"
 	"github.com/audatex-relay/relay/internal/resolver"
@@ -54,29 +45,6 @@ func (c *serveCommand) Run(p program) error {
 		defer stop()
 	}
 	return serve(p.ctx, checked, log, func(addresses) {})
-}
-
-// profile writes a CPU profile until the function it answers is called.
-func profile(path string) (stop func(), err error) {
-	f, err := os.Create(path)
-	if err != nil {
-		return nil, err
-	}
-	if err := pprof.StartCPUProfile(f); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return func() {
-		pprof.StopCPUProfile()
-		_ = f.Close()
-	}, nil
-}
-
-func newLogger(p program, c config) *slog.Logger {
-	options := &slog.HandlerOptions{Level: c.level}
-	if c.LogFormat == "text" {
-		return slog.New(slog.NewTextHandler(p.stderr, options))
-	}
-	return slog.New(slog.NewJSONHandler(p.stderr, options))
 }
 
 // addresses are where a started relay listens.
@@ -258,60 +226,6 @@ func schemaBase(c config, api net.Addr) string {
 	return "http://localhost:" + port
 }
 
-// connect starts the embedded server, or connects to the external cluster; then bus does nothing.
-func connect(c config, log *slog.Logger) (bus, *nats.Conn, error) {
-	options := []nats.Option{
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			if err != nil {
-				log.Warn("the connection to NATS is lost; reconnecting", "error", err)
-			}
-		}),
-		nats.ReconnectHandler(func(nc *nats.Conn) { log.Info("connected to NATS again", "server", nc.ConnectedUrlRedacted()) }),
-	}
-	if c.NATSURL != "" {
-		options = append(options, nats.Name("audatex-relay"), nats.MaxReconnects(-1), nats.ReconnectJitter(time.Second, 2*time.Second))
-		if c.NATSCreds != "" {
-			options = append(options, nats.UserCredentials(c.NATSCreds))
-		}
-		nc, err := nats.Connect(c.NATSURL, options...)
-		if err != nil {
-			return nil, nil, fmt.Errorf("connect to NATS (RELAY_NATS_URL): %w", err)
-		}
-		return external{}, nc, nil
-	}
-	server, err := natsd.Start(natsd.Config{Dir: c.DataDir, SyncInterval: c.syncEvery, SyncAlways: c.syncAlways, Listen: c.NATSListen, Log: log})
-	switch {
-	case errors.Is(err, natsd.ErrListen):
-		return nil, nil, wrong("RELAY_NATS_LISTEN", "%w", err)
-	case errors.Is(err, natsd.ErrDir):
-		return nil, nil, wrong("RELAY_DATA_DIR", "%w", err)
-	case err != nil:
-		return nil, nil, err
-	}
-	nc, err := server.Connect(options...)
-	if err != nil {
-		server.Stop()
-		return nil, nil, err
-	}
-	return server, nc, nil
-}
-
-// bus is the NATS server as far as the program has to do with it.
-type bus interface {
-	Admit(natsd.Subscribers)
-	Recheck(client string)
-	Addr() string
-	Stop()
-}
-
-// external is a NATS cluster that others run: subscribers log in there.
-type external struct{}
-
-func (external) Admit(natsd.Subscribers) {}
-func (external) Recheck(string)          {}
-func (external) Addr() string            { return "" }
-func (external) Stop()                   {}
-
 // warnOfBudget tells when the connections alone ask for more requests than the vendor's budget allows.
 func warnOfBudget(ctx context.Context, s *store.Store, c config, log *slog.Logger) {
 	connections, err := s.Connections.All(ctx, "", func(string, error) {})
@@ -330,62 +244,4 @@ func warnOfBudget(ctx context.Context, s *store.Store, c config, log *slog.Logge
 		log.Warn("polling alone needs more requests than RELAY_AUDATEX_RATE allows; polls will come late. Raise the rate or RELAY_POLL_INTERVAL",
 			"connections", len(connections), "polls_per_minute", perMinute, "rate", c.AudatexRate)
 	}
-}
-
-func newRegistry() *prometheus.Registry {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	info := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "audatex_relay_build_info", Help: "Version of the running relay.", ConstLabels: prometheus.Labels{"version": buildVersion()},
-	})
-	info.Set(1)
-	registry.MustRegister(info)
-	return registry
-}
-
-func metricsServer(registry *prometheus.Registry) *http.Server {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry, EnableOpenMetrics: true}))
-	return &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
-}
-
-// readiness is whether requests should be sent here.
-type readiness struct {
-	mu    sync.Mutex
-	phase phase
-}
-
-type phase int
-
-const (
-	starting phase = iota
-	running
-	draining
-)
-
-var (
-	errStarting = errors.New("starting")
-	errDraining = errors.New("draining")
-)
-
-func (r *readiness) started() { r.set(running) }
-func (r *readiness) drain()   { r.set(draining) }
-
-func (r *readiness) set(p phase) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.phase = p
-}
-
-func (r *readiness) ready() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch r.phase {
-	case starting:
-		return errStarting
-	case draining:
-		return errDraining
-	case running:
-	}
-	return nil
 }
