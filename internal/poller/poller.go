@@ -85,6 +85,7 @@ func (p *Poller) Run(ctx context.Context) error {
 
 // watch starts, changes and stops runners as connections come, change and go.
 func (p *Poller) watch(ctx, storing context.Context, running *sync.WaitGroup) error {
+	listed := false
 	return p.Store.Connections.Watch(ctx, func(e store.Entry[relay.Connection]) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -99,6 +100,9 @@ func (p *Poller) watch(ctx, storing context.Context, running *sync.WaitGroup) er
 			p.runners[e.Key].change(e.Value)
 		default:
 			r := p.newRunner(ctx, e.Value)
+			if listed {
+				r.wake() // who has just made it wants to see it work
+			}
 			p.runners[e.Key] = r
 			running.Go(func() {
 				if old != nil {
@@ -107,7 +111,7 @@ func (p *Poller) watch(ctx, storing context.Context, running *sync.WaitGroup) er
 				r.run(storing)
 			})
 		}
-	}, func() {}, func(key string, err error) {
+	}, func() { listed = true }, func(key string, err error) {
 		p.Log.Error("a connection cannot be read and is not polled; put it again", "connection", key, "error", err)
 	})
 }
