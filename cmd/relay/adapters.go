@@ -10,6 +10,7 @@ import (
 	"github.com/audatex-relay/relay/internal/dispatcher"
 	"github.com/audatex-relay/relay/internal/httpapi"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/resolver"
 	"github.com/audatex-relay/relay/internal/sender"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -41,6 +42,24 @@ func (v *vendor) Assessment(ctx context.Context, c relay.Connection, originator,
 // Unsubscribe ends a subscription for the API.
 func (v *vendor) Unsubscribe(ctx context.Context, c relay.Connection, subscription string) error {
 	return v.session(c).Unsubscribe(ctx, subscription)
+}
+
+// notifications is the resolver as the API sees it.
+type notifications struct{ *resolver.Resolver }
+
+// Retry resolves an unresolved notification now.
+func (n notifications) Retry(ctx context.Context, unresolved string) (httpapi.Retry, error) {
+	outcome, err := n.Resolver.Retry(ctx, unresolved)
+	switch outcome {
+	case resolver.RetryResolved:
+		return httpapi.Retried, nil
+	case resolver.RetryNotFound:
+		return httpapi.RetryUnknown, err
+	case resolver.RetryRefused:
+		return httpapi.RetryRefused, err
+	case resolver.RetryUnavailable:
+	}
+	return httpapi.RetryUnavailable, err
 }
 
 // callbacks is the dispatcher as the API sees it.

@@ -151,7 +151,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	state := &readiness{}
 	apis, err := httpapi.New(httpapi.Config{
 		Store: s, Keys: keys, AdminToken: c.AdminToken, PublicURL: c.PublicURL, SchemaURL: schemaBase(c, api.Addr()), CallbackNets: c.allow,
-		Dispatcher: callbacks{dispatching}, Poller: polling, Resolver: resolving, Vendor: vendor, Ready: state.ready, Log: log,
+		Dispatcher: callbacks{dispatching}, Poller: polling, Resolver: notifications{resolving}, Vendor: vendor, Ready: state.ready, Log: log,
 	})
 	if err != nil {
 		return err

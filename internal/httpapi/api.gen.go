@@ -1230,6 +1230,9 @@ type ServerInterface interface {
 	// GetUnresolved Read an unresolved notification
 	// (GET /v1/unresolved/{unresolvedId})
 	GetUnresolved(w http.ResponseWriter, r *http.Request, unresolvedId string)
+	// RetryUnresolved Read the order of an unresolved notification again, and publish its event
+	// (POST /v1/unresolved/{unresolvedId}/retry)
+	RetryUnresolved(w http.ResponseWriter, r *http.Request, unresolvedId string)
 }
 
 // Unimplemented server implementation that returns http.StatusNotImplemented for each endpoint.
@@ -1461,6 +1464,12 @@ func (_ Unimplemented) DeleteUnresolved(w http.ResponseWriter, r *http.Request, 
 // GetUnresolved Read an unresolved notification
 // (GET /v1/unresolved/{unresolvedId})
 func (_ Unimplemented) GetUnresolved(w http.ResponseWriter, r *http.Request, unresolvedId string) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// RetryUnresolved Read the order of an unresolved notification again, and publish its event
+// (POST /v1/unresolved/{unresolvedId}/retry)
+func (_ Unimplemented) RetryUnresolved(w http.ResponseWriter, r *http.Request, unresolvedId string) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -3017,6 +3026,32 @@ func (siw *ServerInterfaceWrapper) GetUnresolved(w http.ResponseWriter, r *http.
 	handler.ServeHTTP(w, r)
 }
 
+// RetryUnresolved operation middleware
+func (siw *ServerInterfaceWrapper) RetryUnresolved(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "unresolvedId" -------------
+	var unresolvedId string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "unresolvedId", chi.URLParam(r, "unresolvedId"), &unresolvedId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "unresolvedId", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RetryUnresolved(w, r, unresolvedId)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 type UnescapedCookieParamError struct {
 	ParamName string
 	Err       error
@@ -3228,6 +3263,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/unresolved/{unresolvedId}", wrapper.GetUnresolved)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/unresolved/{unresolvedId}/retry", wrapper.RetryUnresolved)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/livez", wrapper.Livez)

@@ -36,15 +36,7 @@ func (a *API) FindAssessment(w http.ResponseWriter, r *http.Request, originator,
 
 // vendorProblem decides what a failed call to the vendor is to the caller, from its outcome alone.
 func vendorProblem(err error) error {
-	p := &problem{cause: err}
-	var said []string
-	if e, ok := errors.AsType[*audatex.Error](err); ok && e.Message != "" {
-		said = append(said, "The vendor said: "+e.Message)
-	}
-	if id := audatex.CorrelationIDOf(err); id != "" {
-		said = append(said, "Correlation id: "+id)
-	}
-	p.detail = strings.Join(said, " · ")
+	p := &problem{cause: err, detail: vendorSaid(err)}
 	switch outcome := audatex.OutcomeOf(err); outcome {
 	case audatex.NotFound:
 		p.kind = kindNotFound
@@ -59,4 +51,16 @@ func vendorProblem(err error) error {
 		}
 	}
 	return p
+}
+
+// vendorSaid answers the vendor's words and its correlation id, "" if it said nothing.
+func vendorSaid(err error) string {
+	var said []string
+	if e, ok := errors.AsType[*audatex.Error](err); ok && e.Message != "" {
+		said = append(said, "The vendor said: "+e.Message)
+	}
+	if id := audatex.CorrelationIDOf(err); id != "" {
+		said = append(said, "Correlation id: "+id)
+	}
+	return strings.Join(said, " · ")
 }

@@ -135,6 +135,13 @@ type parts struct {
 	unsubscribed []string
 	vendor       error
 	poller       error
+	retries      map[string]retried // of unresolved notifications; others are unknown
+}
+
+// retried is what the stand-in answers to a retry.
+type retried struct {
+	outcome Retry
+	err     error
 }
 
 func (p *parts) Status(callback string) (Status, bool) {
@@ -173,6 +180,15 @@ func (p *parts) PollNow(_ context.Context, connection string) error {
 }
 
 func (p *parts) Waiting(connection string) (int, bool) { return 3, connection == "con-a" }
+
+func (p *parts) Retry(_ context.Context, unresolved string) (Retry, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r, ok := p.retries[unresolved]; ok {
+		return r.outcome, r.err
+	}
+	return RetryUnknown, store.ErrNotFound
+}
 
 func (p *parts) Assessment(_ context.Context, c relay.Connection, originator, number string) (string, error) {
 	p.mu.Lock()

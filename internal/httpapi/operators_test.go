@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
 )
 
 func TestConnections(t *testing.T) {
@@ -190,4 +192,45 @@ func TestUnresolved(t *testing.T) {
 	if !strings.Contains(f.log.String(), "one-7-0") {
 		t.Error("giving a notification up leaves no line in the log")
 	}
+}
+
+// Each end of a retry has its own answer, and says what an operator has to know.
+func TestRetryUnresolved(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	vendor := func(outcome audatex.Outcome, op audatex.Operation, after time.Duration) error {
+		e := &audatex.Error{Operation: op, Outcome: outcome, RetryAfter: after, Message: "words", CorrelationID: "corr-1"}
+		return fmt.Errorf("retry x: %w", e)
+	}
+	for id, c := range map[string]struct {
+		retried
+		status             int
+		kind, detail, wait string
+	}{
+		"published":   {retried{Retried, nil}, 204, "", "", ""},
+		"forbidden":   {retried{RetryRefused, vendor(audatex.Forbidden, audatex.OpOrder, 0)}, 409, "still-unresolved", "forbidden. The vendor said: words · Correlation id: corr-1", ""},
+		"unmapped":    {retried{RetryRefused, errors.New("vendor site 99 is mapped to no site")}, 409, "still-unresolved", "vendor site 99 is mapped to no site", ""},
+		"down":        {retried{RetryUnavailable, vendor(audatex.Unavailable, audatex.OpOrder, 0)}, 503, "not-available", "corr-1", "5"},
+		"throttled":   {retried{RetryUnavailable, vendor(audatex.Throttled, audatex.OpOrder, 90*time.Second)}, 503, "not-available", "words", "90"},
+		"client":      {retried{RetryUnavailable, vendor(audatex.Forbidden, audatex.OpToken, 0)}, 503, "not-available", "words", "5"},
+		"contested":   {retried{RetryUnavailable, errors.New("the log had moved on each time")}, 503, "not-available", "", "5"},
+		"store":       {retried{RetryUnavailable, fmt.Errorf("remove: %w", store.ErrUnavailable)}, 503, "store-unavailable", "second", "5"},
+		"unclear":     {retried{RetryUnavailable, fmt.Errorf("remove: %w", store.ErrUnclear)}, 503, "store-unavailable", "second", "5"},
+		"consent":     {retried{RetryUnavailable, vendor(audatex.Unauthorised, audatex.OpOrder, 0)}, 409, "consent-required", "words", ""},
+		"tokenless":   {retried{RetryUnavailable, fmt.Errorf("read: %w", audatex.ErrNoToken)}, 409, "consent-required", "", ""},
+		"not-in-here": {retried{RetryUnknown, store.ErrNotFound}, 404, "not-found", "", ""},
+	} {
+		f.parts.set(func() { f.parts.retries = map[string]retried{id: c.retried} })
+		got := f.admin().post("/v1/unresolved/"+id+"/retry", nil).want(c.status)
+		if wait := got.header.Get("Retry-After"); wait != c.wait {
+			t.Errorf("%s: Retry-After %q, want %q", id, wait, c.wait)
+		}
+		if c.kind == "" {
+			continue
+		}
+		if p := got.problem(c.kind); !strings.Contains(p.Detail, c.detail) {
+			t.Errorf("%s: detail %q does not tell %q", id, p.Detail, c.detail)
+		}
+	}
+	f.admin().post("/v1/unresolved/none/retry", nil).want(404).problem("not-found")
 }

@@ -31,6 +31,7 @@ var (
 	kindConflict     = problemKind{"conflict", http.StatusConflict, "In conflict with what is stored", "Others change the same thing at the same moment, or what is asked does not fit its state. detail says which; read it again and decide anew."}
 	kindInUse        = problemKind{"client-in-use", http.StatusConflict, "The client has callbacks", "Remove the client's callbacks first."}
 	kindLimit        = problemKind{"limit-reached", http.StatusConflict, "There may not be more of these", "Remove what is no longer needed."}
+	kindUnresolved   = problemKind{"still-unresolved", http.StatusConflict, "It still cannot be resolved", "The notification stays among the unresolved ones. detail says why: what the vendor answered about its order, or what is missing. Retry it once that has changed, or give it up by DELETE."}
 	kindAmbiguous    = problemKind{"ambiguous-order", http.StatusConflict, "The order's id exists at more than one site", "Name the site with the query parameter site. detail lists those to choose from."}
 	kindOutdated     = problemKind{"cursor-outdated", http.StatusGone, "The cursor is outdated", "What comes next after the cursor is no longer kept (or the log was restored to an earlier time). Begin again with since, and apply an event only if its sequence is above the one stored for its subject."}
 	kindPrecondition = problemKind{"precondition-failed", http.StatusPreconditionFailed, "It has changed meanwhile", "If-Match does not name the present version. Read it again, and decide anew."}
@@ -46,8 +47,8 @@ var (
 )
 
 var kinds = []problemKind{
-	kindMalformed, kindParameter, kindUnauthorized, kindReadOnly, kindNotFound, kindMethod, kindConflict, kindInUse, kindLimit, kindAmbiguous, kindOutdated,
-	kindPrecondition, kindTooLarge, kindMediaType, kindInvalid, kindTooMany, kindInternal, kindVendor, kindConsent, kindStore, kindBusy,
+	kindMalformed, kindParameter, kindUnauthorized, kindReadOnly, kindNotFound, kindMethod, kindConflict, kindInUse, kindLimit, kindUnresolved, kindAmbiguous,
+	kindOutdated, kindPrecondition, kindTooLarge, kindMediaType, kindInvalid, kindTooMany, kindInternal, kindVendor, kindConsent, kindStore, kindBusy,
 }
 
 // problem is an answer that is not what was asked for. Its cause goes to the log, never to the caller.

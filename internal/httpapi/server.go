@@ -40,11 +40,24 @@ type Poller interface {
 	PollNow(ctx context.Context, connection string) error
 }
 
-// Resolver tells how much of a connection's inbox waits.
+// Resolver is what the API needs of the part that reads orders.
 type Resolver interface {
 	// Waiting answers the number of notifications that are not resolved; false if this replica does not own the connection.
 	Waiting(connection string) (int, bool)
+	// Retry resolves an unresolved notification now. The error tells why it is not Retried; the vendor's are those of internal/audatex.
+	Retry(ctx context.Context, unresolved string) (Retry, error)
 }
+
+// Retry is what resolving an unresolved notification anew came to.
+type Retry int
+
+// How a retry ends.
+const (
+	Retried          Retry = iota // its event is in the log; it is unresolved no more
+	RetryUnknown                  // there is no such unresolved notification
+	RetryRefused                  // it still cannot be resolved, and stays
+	RetryUnavailable              // the vendor or the store cannot be asked now
+)
 
 // Vendor is what the API asks the vendor for. Its errors are those of internal/audatex.
 type Vendor interface {

@@ -36,12 +36,12 @@ func (r *Resolver) setAside(ctx context.Context, it *item, why reason, detail st
 		return fmt.Errorf("set notification %s aside: %w", n, err)
 	}
 	site, kind, about := it.site, relay.KindOrderUnresolved, it.order
-	message := fmt.Sprintf("Notification %s could not be resolved (%s); it is kept among the unresolved notifications.", doc.ID, why)
+	message := fmt.Sprintf("Notification %s could not be resolved (%s); it is kept among the unresolved notifications and can be retried.", doc.ID, why)
 	details := map[string]any{"unresolved": doc.ID, "connection": it.connection, "reason": doc.Reason, "detail": doc.Detail}
 	if why == reasonSiteUnknown {
 		// Without the notification's id: said once for all that come of the same site.
 		kind, about = relay.KindSiteUnknown, it.connection
-		message = fmt.Sprintf("Notifications of connection %s came for the vendor's site %q, which is mapped to no site; map it. What came until then is kept among the unresolved notifications.", it.connection, it.info.SiteID)
+		message = fmt.Sprintf("Notifications of connection %s came for the vendor's site %q, which is mapped to no site; map it. What came until then is kept among the unresolved notifications and can be retried then.", it.connection, it.info.SiteID)
 		details = map[string]any{"connection": it.connection, "vendorSite": it.info.SiteID}
 	}
 	if site == "" {
