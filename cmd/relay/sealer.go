@@ -39,12 +39,15 @@ func checkKeys(ctx context.Context, s *store.Store, c config, made bool) error {
 		return err == nil
 	}
 	callbacks, err := s.Callbacks.All(ctx, "", func(_ string, err error) { opens(err) })
-	if err != nil || len(callbacks) > 0 { // trouble with the store is told by those who need it
+	if err != nil {
+		return err
+	}
+	if len(callbacks) > 0 {
 		return nil
 	}
 	connections, err := s.Connections.All(ctx, "", func(string, error) {})
 	if err != nil {
-		return nil
+		return err
 	}
 	for _, e := range connections {
 		if _, _, err := s.Tokens.Token(ctx, e.Key); opens(err) {
