@@ -16,7 +16,8 @@ import (
 // the answer came. Nothing is written after.
 type cutter struct {
 	mu     sync.Mutex
-	at     int // the write to cut at, from 1
+	at     int    // the write to cut at, from 1
+	kind   string // counts only writes of this kind; "": all
 	after  bool
 	writes int
 	dead   bool
@@ -30,6 +31,9 @@ func (c *cutter) before(w store.Write) error {
 	if c.dead {
 		return fmt.Errorf("%w: cut off", store.ErrUnavailable)
 	}
+	if !c.counts(w) {
+		return nil
+	}
 	c.writes++
 	if c.writes == c.at && !c.after {
 		return c.die(w, store.ErrUnavailable)
@@ -40,11 +44,13 @@ func (c *cutter) before(w store.Write) error {
 func (c *cutter) answered(w store.Write) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.dead || c.writes >= c.at && c.after {
+	if c.dead || c.writes >= c.at && c.after && c.counts(w) {
 		return c.die(w, store.ErrUnclear)
 	}
 	return nil
 }
+
+func (c *cutter) counts(w store.Write) bool { return c.kind == "" || c.kind == kindOf(w.Subject) }
 
 func (c *cutter) die(w store.Write, why error) error {
 	if !c.dead {
@@ -104,9 +110,17 @@ func TestCrashBetweenEveryTwoWrites(t *testing.T) {
 			}
 			cuts[kindOf(c.where)] = true
 		}
+		// Orders are worked on at the same time, so which write is the n-th differs from life to life: what chance has left out is cut by kind.
 		for _, kind := range []string{"event", "order", "unresolved", "operational", "lane", "cursor"} {
-			if !cuts[kind] {
-				t.Errorf("after=%v: no write of a %s was cut", after, kind)
+			if cuts[kind] {
+				continue
+			}
+			c := &cutter{at: 1, kind: kind, after: after, died: make(chan struct{})}
+			g.set(c)
+			name := fmt.Sprintf("after=%v first %s", after, kind)
+			r.crash(name, gated, c, fmt.Sprintf("c-%s-%t", kind, after))
+			if !c.dead {
+				t.Errorf("%s: there was none to cut", name)
 			}
 		}
 	}
