@@ -142,7 +142,7 @@ func (p *Publisher) append(ctx context.Context, a *appendix, n *relay.Received) 
 	}
 	ev, err := relay.NewOrderEvent(p.base, s.Site, s.ID, typ, sequence, at, data)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errUnfit, err)
 	}
 	if n != nil {
 		ev.CreatedAt, ev.ReceivedAt = at, n.Info.ReceivedAt
@@ -162,10 +162,13 @@ func (p *Publisher) append(ctx context.Context, a *appendix, n *relay.Received) 
 	return nil
 }
 
+// errUnfit says that a reading cannot be written as an event: reading it again would not help.
+var errUnfit = errors.New("the reading cannot become an event")
+
 // outcomeOf sorts the errors of a publish. What is not known to have failed is unclear: then only the log can say.
 func outcomeOf(err error) relay.PublishOutcome {
 	switch {
-	case errors.Is(err, store.ErrTooLarge):
+	case errors.Is(err, store.ErrTooLarge), errors.Is(err, errUnfit):
 		return relay.Unfit
 	case errors.Is(err, store.ErrUnavailable):
 		return relay.StoreTrouble

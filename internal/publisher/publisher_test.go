@@ -388,7 +388,12 @@ func TestUnfitReadings(t *testing.T) {
 		t.Fatal(err)
 	}
 	large := relay.Snapshot{Order: json.RawMessage(`{"X":"` + strings.Repeat("x", 10<<20) + `"}`)}
-	for name, reading := range map[string]relay.Snapshot{"no object": {Order: json.RawMessage(`[]`)}, "too large": large} {
+	nested := func(depth int) relay.Snapshot {
+		return relay.Snapshot{Order: json.RawMessage(`{"X":` + strings.Repeat("[", depth) + strings.Repeat("]", depth) + `}`)}
+	}
+	for name, reading := range map[string]relay.Snapshot{
+		"no object": {Order: json.RawMessage(`[]`)}, "too large": large, "too deep": nested(9_999),
+	} {
 		if got, err := p.Publish(t.Context(), standing, reading); got != relay.Unfit || err == nil {
 			t.Errorf("%s: %s, %v", name, got, err)
 		}

@@ -73,8 +73,8 @@ func ParseInboxRef(s string) (InboxRef, error) {
 // answers its position. ErrConflict: another event of the order was stored meanwhile; ErrUnclear: read back.
 func (e *Events) Publish(ctx context.Context, ev relay.Event, ref InboxRef, expected uint64) (uint64, error) {
 	body, err := relay.Encode(ev)
-	if err != nil {
-		return 0, fmt.Errorf("encode event %s: %w", ev.ID, err)
+	if err != nil { // nested too deep, which no second try changes
+		return 0, fmt.Errorf("%w: encode event %s: %w", ErrTooLarge, ev.ID, err)
 	}
 	action := "updated"
 	if ev.Type == relay.TypeOrderCreated {
