@@ -1,0 +1,57 @@
+package shard
+
+import (
+	"sync"
+	"time"
+)
+
+// Lease is one shard as held by this replica. Whoever works on the shard takes its epoch into every document that is written, and asks
+// Valid before anything is started: an attempt, a vendor call, a write. What was started before may end.
+type Lease struct {
+	shard      int
+	epoch      uint64
+	superseded func(*Lease, uint64)
+
+	mu    sync.Mutex
+	until time.Time // with the monotonic clock's reading
+	wall  time.Time // the same by the wall clock: only one of the two goes on while a machine sleeps
+}
+
+// Fixed is a lease that never ends, for whoever works on a store that nobody else can open.
+func Fixed(shard int, epoch uint64) *Lease {
+	l := &Lease{shard: shard, epoch: epoch}
+	l.renewed(time.Now(), 100*365*24*time.Hour)
+	return l
+}
+
+// Shard answers the shard's number, 0 to relay.Shards-1.
+func (l *Lease) Shard() int { return l.shard }
+
+// Epoch is above that of every owner of the shard before.
+func (l *Lease) Epoch() uint64 { return l.epoch }
+
+// Valid reports whether the shard is certainly still this replica's, by this machine's own clocks. A process that was suspended for
+// longer than the lease finds it invalid before anybody has told it anything. What is not valid now may become so again: a renewal may be under way.
+func (l *Lease) Valid() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	return now.Before(l.until) && now.Round(0).Before(l.wall)
+}
+
+// Superseded tells that a document was found which an owner of a higher epoch has written. Usually the lease is lost and
+// the work's context ends soon; if the store says that it is not (a store that lost its last second in a power cut gives epochs out
+// again), the shard is taken anew under an epoch above the one found.
+func (l *Lease) Superseded(epoch uint64) {
+	if l.superseded != nil {
+		l.superseded(l, epoch)
+	}
+}
+
+// renewed notes that the store took a renewal that was sent at the moment given: its time runs from no earlier.
+func (l *Lease) renewed(sent time.Time, ttl time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.until = sent.Add(ttl)
+	l.wall = l.until.Round(0)
+}
