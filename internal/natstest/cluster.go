@@ -1,0 +1,217 @@
+package natstest
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"github.com/audatex-relay/relay/internal/natsd"
+)
+
+// nodes is the size of a cluster: the smallest in which one node may be away.
+const nodes = 3
+
+// patience bounds every wait for the cluster to come to rest: other tests use the machine as well.
+const patience = time.Minute
+
+// Cluster is three NATS servers with JetStream in this process, on loopback. A node that is stopped keeps its directory and its
+// address.
+type Cluster struct {
+	dir string
+
+	mu      sync.Mutex
+	servers [nodes]*server.Server
+	client  [nodes]int // ports, once known
+	route   [nodes]int
+}
+
+// NewCluster runs three servers until the test ends.
+func NewCluster(t testing.TB) *Cluster {
+	t.Helper()
+	c := &Cluster{dir: t.TempDir()}
+	t.Cleanup(func() {
+		var ending sync.WaitGroup
+		for i := range nodes {
+			ending.Go(func() { c.end(i) })
+		}
+		ending.Wait()
+	})
+	c.route = freePorts(t)
+	for i := range nodes {
+		c.start(t, i)
+	}
+	c.ready(t)
+	c.await(t, nodes)
+	return c
+}
+
+// freePorts answers ports that are free now: the nodes must know one another's before the first of them starts.
+func freePorts(t testing.TB) (ports [nodes]int) {
+	t.Helper()
+	for i := range nodes {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+		ports[i] = l.Addr().(*net.TCPAddr).Port
+	}
+	return ports
+}
+
+// Start starts a node, the first time or again. It does not wait for the node to have caught up.
+func (c *Cluster) Start(t testing.TB, i int) {
+	t.Helper()
+	c.start(t, i)
+	c.ready(t)
+}
+
+func (c *Cluster) start(t testing.TB, i int) {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	opts := &server.Options{
+		ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: port(c.client[i]), JetStream: true, StoreDir: filepath.Join(c.dir, fmt.Sprint(i)),
+		MaxPayload: natsd.MaxPayload, MaxPending: 256 << 20, NoSigs: true, NoLog: true, SyncInterval: time.Minute, JetStreamMaxStore: 8 << 30, JetStreamMaxMemory: 1 << 30,
+		Cluster: server.ClusterOpts{Name: "relay", Host: "127.0.0.1", Port: c.route[i]},
+	}
+	for _, p := range c.route {
+		if p != c.route[i] {
+			opts.Routes = append(opts.Routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("127.0.0.1:%d", p)})
+		}
+	}
+	s, err := server.NewServer(opts)
+	if err != nil {
+		t.Fatalf("configure node %d: %v", i, err)
+	}
+	s.Start()
+	c.servers[i] = s
+}
+
+// ready waits until every running node takes connections, and notes where.
+func (c *Cluster) ready(t testing.TB) {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, s := range c.servers {
+		if s == nil {
+			continue
+		}
+		if !s.ReadyForConnections(patience) {
+			t.Fatalf("node %d takes no connections", i)
+		}
+		c.client[i] = portOf(s.ClientURL())
+	}
+}
+
+// Stop ends a node at once; its clients and peers see it go.
+func (c *Cluster) Stop(i int) { c.end(i) }
+
+func (c *Cluster) end(i int) {
+	c.mu.Lock()
+	s := c.servers[i]
+	c.servers[i] = nil
+	c.mu.Unlock()
+	if s != nil {
+		s.Shutdown()
+		s.WaitForShutdown()
+	}
+}
+
+// URL answers the addresses of all nodes, as RELAY_NATS_URL takes them.
+func (c *Cluster) URL() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	urls := make([]string, nodes)
+	for i, p := range c.client {
+		urls[i] = fmt.Sprintf("nats://127.0.0.1:%d", p)
+	}
+	return strings.Join(urls, ",")
+}
+
+// Connect answers a connection that goes on with another node when its own stops.
+func (c *Cluster) Connect(t testing.TB, opts ...nats.Option) *nats.Conn {
+	t.Helper()
+	nc, err := nats.Connect(c.URL(), append([]nats.Option{
+		nats.MaxReconnects(-1), nats.ReconnectWait(50 * time.Millisecond), nats.ReconnectBufSize(-1),
+	}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+// Leader answers the node that leads a stream of the default account, waiting for one to be elected.
+func (c *Cluster) Leader(t testing.TB, stream string) int {
+	t.Helper()
+	return c.wait(t, "a leader of stream "+stream, func(i int, s *server.Server) bool {
+		return s.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, stream)
+	})
+}
+
+// Settle waits until every running node is a current member of the cluster's own group.
+func (c *Cluster) Settle(t testing.TB) {
+	t.Helper()
+	c.mu.Lock()
+	up := 0
+	for _, s := range c.servers {
+		if s != nil {
+			up++
+		}
+	}
+	c.mu.Unlock()
+	c.await(t, up)
+}
+
+func (c *Cluster) await(t testing.TB, up int) {
+	t.Helper()
+	c.wait(t, "the cluster to have a leader and all peers", func(_ int, s *server.Server) bool {
+		return s.JetStreamIsLeader() && len(s.JetStreamClusterPeers()) >= up
+	})
+}
+
+// wait tries a condition on every running node until one fulfils it.
+func (c *Cluster) wait(t testing.TB, what string, ok func(int, *server.Server) bool) int {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-tick.C {
+		c.mu.Lock()
+		servers := slices.Clone(c.servers[:])
+		c.mu.Unlock()
+		for i, s := range servers {
+			if s != nil && ok(i, s) {
+				return i
+			}
+		}
+	}
+	t.Fatalf("waited %s for %s", patience, what)
+	return -1
+}
+
+func port(known int) int {
+	if known == 0 {
+		return server.RANDOM_PORT
+	}
+	return known
+}
+
+func portOf(client string) int {
+	u, err := url.Parse(client)
+	if err != nil {
+		return 0
+	}
+	var p int
+	_, _ = fmt.Sscan(u.Port(), &p)
+	return p
+}
