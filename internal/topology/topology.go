@@ -73,6 +73,11 @@ func (t Topology) AttemptsSubject(callback string) string {
 	return t.Prefix + ".attempts." + callback
 }
 
+// ShardSubject is where the owner of a shard is asked to do something; it is not stored.
+func (t Topology) ShardSubject(shard, operation string) string {
+	return t.Prefix + ".shard." + shard + "." + operation
+}
+
 // PublishSubject is where an event is published so that it is stored as stored (audatex.…): the stream transforms the subject
 // and republishes the message only once it is stored, because a publish that the log refuses would still reach the plain
 // subscribers of its subject.
