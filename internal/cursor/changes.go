@@ -7,8 +7,8 @@ import (
 )
 
 // Load returns the cursor that was stored as d and lanes; reading goes on from ReadFrom. Waits that a clock set back has
-// made longer than they were computed are shortened to that. Lanes of another Generation are not loaded but removed with
-// the next Changes. Contradictions are an error.
+// made longer than they were computed are shortened to that. Lanes of another Generation, and those of an epoch below the
+// document's Adopted, are not loaded but removed with the next Changes. Contradictions are an error.
 func Load(p Policy, d Document, lanes []Lane, now time.Time) (*Cursor, error) {
 	if err := d.validate(); err != nil {
 		return nil, fmt.Errorf("loading cursor: %w", err)
@@ -46,7 +46,7 @@ func (c *Cursor) loadLane(s *Lane, end uint64, now time.Time) error {
 	if c.queues[s.Order] != nil || c.gone[s.Order] != 0 {
 		return fmt.Errorf("there are two")
 	}
-	if s.Generation != c.carried.Generation {
+	if s.Generation != c.carried.Generation || s.Epoch < c.carried.Adopted {
 		c.version++
 		if c.gone == nil {
 			c.gone = make(map[string]uint64)
@@ -79,6 +79,19 @@ func (c *Cursor) loadLane(s *Lane, end uint64, now time.Time) error {
 	c.entries += len(q.items)
 	c.place(q)
 	return nil
+}
+
+// Adopt takes a loaded cursor on under a new epoch: the next Changes have every lane and the document, so that storing them, each at the
+// revision that was read, keeps a former owner from storing anything of this cursor from then on. A crash in between
+// leaves lanes of a higher epoch than their document's, which the next owner loads as any other.
+func (c *Cursor) Adopt(epoch uint64) {
+	c.carried.Epoch, c.carried.Adopted = epoch, epoch
+	for _, q := range c.sorted() {
+		if q.lane != nil {
+			c.touchLane(q)
+		}
+	}
+	c.touchDocument()
 }
 
 // Changes is what has to be stored: first put Lanes, then the Document if it is not nil, then remove the lanes of the

@@ -209,3 +209,43 @@ func TestSkippedBeforeThereWasALane(t *testing.T) {
 	}
 	wantEqual(t, "unsettled", c.Unsettled()+c.Lanes(), 0)
 }
+
+// Whoever takes a cursor on writes all of it under the new epoch; what a former owner writes too late is told apart and removed.
+func TestAdoptFencesOffAFormerOwner(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	p := Policy{Schedule: []time.Duration{time.Hour}}
+	doc := Document{V: version, Position: 9, Carried: Carried{Epoch: 2, Generation: "g"}}
+	lanes := []Lane{
+		{V: version, Order: "a", Entries: []uint64{3}, Epoch: 1, Generation: "g"}, // before anybody adopted anything: lanes keep old epochs
+		{V: version, Order: "b", Entries: []uint64{5, 6}, Epoch: 2, Generation: "g"},
+	}
+	c, err := Load(p, doc, lanes, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Adopt(7)
+	ch := c.Changes()
+	if len(ch.Lanes) != 2 || ch.Document == nil || len(ch.Remove) != 0 || ch.Lanes[0].Epoch != 7 || ch.Lanes[1].Epoch != 7 ||
+		ch.Document.Epoch != 7 || ch.Document.Adopted != 7 || ch.Document.Position != 9 {
+		t.Fatalf("%+v, document %+v", ch, ch.Document)
+	}
+	c.Stored(ch)
+	if c.Dirty() {
+		t.Error("still dirty once it is stored")
+	}
+
+	late := Lane{V: version, Order: "c", Entries: []uint64{8}, Epoch: 2, Generation: "g"}
+	again, err := Load(p, *ch.Document, append(ch.Lanes, late), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := again.Changes()
+	if again.Lanes() != 2 || again.Where(Entry{8, "c"}) != Settled || len(left.Remove) != 1 || left.Remove[0] != "c" {
+		t.Errorf("%d lanes, to be removed: %v", again.Lanes(), left.Remove)
+	}
+	crashed, err := Load(p, doc, ch.Lanes, now) // the lanes were written, the document was not
+	if err != nil || crashed.Lanes() != 2 {
+		t.Errorf("%v, %d lanes", err, crashed.Lanes())
+	}
+}

@@ -25,6 +25,7 @@
 // # Using it
 //
 //	c, err := cursor.Load(policy, document, lanes, now)  // or cursor.New(policy) and c.Advance(startFrom-1)
+//	c.Adopt(epoch)               // fence off the owner before; store the outcome before anything else
 //	c.Clamp(log.LastSeq)         // the log may end earlier than the cursor says; store the outcome before the log grows
 //	c.ExpireBelow(log.FirstSeq)  // and begin later; again whenever FirstSeq has changed
 //

@@ -19,6 +19,9 @@ type Range [2]uint64
 type Carried struct {
 	// Epoch is the lease's epoch under which the document is written (fencing).
 	Epoch uint64 `json:"epoch,omitempty"`
+	// Adopted is the epoch whose owner last took the document on, having written all of its lanes anew first (Adopt): a lane of an
+	// earlier epoch is what a former owner wrote too late. 0: nobody has, and the lanes' epochs say nothing.
+	Adopted uint64 `json:"adopted,omitempty"`
 	// Generation is the random generation of the callback or connection; lanes of another one are not loaded.
 	Generation string `json:"generation,omitempty"`
 	// Behind says that the reader has left the shared reader and reads pages of its own.
