@@ -1,36 +1,20 @@
 package main
 
 import (
+	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/audatex-relay/relay/internal/natsd"
 )
 
-// connect starts the embedded server, or connects to the external cluster; then bus does nothing.
-func connect(c config, log *slog.Logger) (bus, *nats.Conn, error) {
-	options := []nats.Option{
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			if err != nil {
-				log.Warn("the connection to NATS is lost; reconnecting", "error", err)
-			}
-		}),
-		nats.ReconnectHandler(func(nc *nats.Conn) { log.Info("connected to NATS again", "server", nc.ConnectedUrlRedacted()) }),
-	}
+// connect starts the embedded server, or connects to the external cluster; then bus does nothing. Waiting hears what is waited for.
+func connect(ctx context.Context, c config, log *slog.Logger, waiting func(reason string)) (bus, *nats.Conn, error) {
 	if c.NATSURL != "" {
-		options = append(options, nats.Name("audatex-relay"), nats.MaxReconnects(-1), nats.ReconnectJitter(time.Second, 2*time.Second))
-		if c.NATSCreds != "" {
-			options = append(options, nats.UserCredentials(c.NATSCreds))
-		}
-		nc, err := nats.Connect(c.NATSURL, options...)
-		if err != nil {
-			return nil, nil, fmt.Errorf("connect to NATS (RELAY_NATS_URL): %w", err)
-		}
-		return external{}, nc, nil
+		nc, err := dial(ctx, c, log, waiting)
+		return external{}, nc, err
 	}
 	server, err := natsd.Start(natsd.Config{Dir: c.DataDir, SyncInterval: c.syncEvery, SyncAlways: c.syncAlways, Listen: c.NATSListen, Log: log})
 	switch {
@@ -41,7 +25,7 @@ func connect(c config, log *slog.Logger) (bus, *nats.Conn, error) {
 	case err != nil:
 		return nil, nil, err
 	}
-	nc, err := server.Connect(options...)
+	nc, err := server.Connect(clientOptions(log)...)
 	if err != nil {
 		server.Stop()
 		return nil, nil, err

@@ -2,13 +2,17 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"net/http"
 	"sync"
+	"sync/atomic"
 )
 
 // readiness is whether requests should be sent here.
 type readiness struct {
 	mu    sync.Mutex
 	phase phase
+	waits string // what the start waits for
 }
 
 type phase int
@@ -27,6 +31,13 @@ var (
 func (r *readiness) started() { r.set(running) }
 func (r *readiness) drain()   { r.set(draining) }
 
+// waiting notes what the start waits for.
+func (r *readiness) waiting(reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waits = reason
+}
+
 func (r *readiness) set(p phase) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -38,6 +49,9 @@ func (r *readiness) ready() error {
 	defer r.mu.Unlock()
 	switch r.phase {
 	case starting:
+		if r.waits != "" {
+			return fmt.Errorf("%w: %s", errStarting, r.waits)
+		}
 		return errStarting
 	case draining:
 		return errDraining
@@ -45,3 +59,17 @@ func (r *readiness) ready() error {
 	}
 	return nil
 }
+
+// front answers on the API's address: at first that the relay starts, and with the API once it is there.
+type front struct{ now atomic.Pointer[http.Handler] }
+
+func newFront(starting http.Handler) *front {
+	f := &front{}
+	f.open(starting)
+	return f
+}
+
+func (f *front) open(h http.Handler) { f.now.Store(&h) }
+
+// ServeHTTP implements http.Handler.
+func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) { (*f.now.Load()).ServeHTTP(w, r) }

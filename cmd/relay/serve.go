@@ -15,8 +15,10 @@ import (
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/dispatcher"
 	"github.com/audatex-relay/relay/internal/httpapi"
+	"github.com/audatex-relay/relay/internal/owners"
 	"github.com/audatex-relay/relay/internal/poller"
 	"github.com/audatex-relay/relay/internal/publisher"
+	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/resolver"
 	"github.com/audatex-relay/relay/internal/sender"
 	"github.com/audatex-relay/relay/internal/shard"
@@ -44,7 +46,12 @@ func (c *serveCommand) Run(p program) error {
 		}
 		defer stop()
 	}
-	return serve(p.ctx, checked, log, func(addresses) {})
+	err = serve(p.ctx, checked, log, func(addresses) {})
+	if err != nil && p.ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		log.Info("stopped before it served")
+		return nil
+	}
+	return err
 }
 
 // addresses are where a started relay listens.
@@ -73,9 +80,20 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 		return wrong("RELAY_METRICS_ADDR", "%w", err)
 	}
 	defer func() { _ = metrics.Close() }()
+	state := &readiness{}
+	front := newFront(httpapi.Starting(c.PublicURL, state.ready))
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	var running group
+	defer func() { stopServing(); _ = running.wait() }() // when the start fails; else they have ended
+	running.goUntil(serving, "the HTTP API", func(ctx context.Context) error {
+		return serveHTTP(ctx, httpapi.NewServer(front, log), api)
+	})
+	running.goUntil(serving, "the metrics", func(ctx context.Context) error {
+		return serveHTTP(ctx, metricsServer(registry), metrics)
+	})
 
 	// The store.
-	bus, nc, err := connect(c, log)
+	bus, nc, err := connect(ctx, c, log, state.waiting)
 	if err != nil {
 		return err
 	}
@@ -90,11 +108,14 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	if c.NATSURL == "" {
 		room = store.NewRoom(c.DataDir)
 	}
-	s, err := store.Open(ctx, store.Config{
-		Conn: nc, Sealer: sealer, Room: room, Log: log,
-		Topology: topology.Topology{Prefix: c.NATSPrefix, Replicas: c.StreamReplicas, Retention: c.Retention.d()},
-	})
-	if err != nil {
+	var s *store.Store
+	if err := patiently(ctx, log, "the store cannot be opened", state.waiting, func() (err error) {
+		s, err = store.Open(ctx, store.Config{
+			Conn: nc, Sealer: sealer, Room: room, Log: log,
+			Topology: topology.Topology{Prefix: c.NATSPrefix, Replicas: c.StreamReplicas, Retention: c.Retention.d()},
+		})
+		return err
+	}, store.Passing); err != nil {
 		return err
 	}
 	if err := checkKeys(ctx, s, c, errors.Is(missing, fs.ErrNotExist)); err != nil {
@@ -126,7 +147,8 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	if err != nil {
 		return wrong("RELAY_AUDATEX_TOKEN_URL", "%w", err)
 	}
-	vendor := &vendor{store: s, client: client, tokens: tokens}
+	asking := owners.New(owners.Config{Conn: nc, Topology: s.Topology(), Log: log})
+	vendor := &vendor{store: s, client: client, tokens: tokens, owners: asking}
 
 	// The four stages.
 	publishing := publisher.New(publisher.Config{
@@ -147,11 +169,12 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 		Metrics: registry, Log: log,
 	})
 
+	asking.Handle(answers(polling, resolving, dispatching, tokens))
+
 	// What is served.
-	state := &readiness{}
 	apis, err := httpapi.New(httpapi.Config{
 		Store: s, Keys: keys, AdminToken: c.AdminToken, PublicURL: c.PublicURL, SchemaURL: schemaBase(c, api.Addr()), CallbackNets: c.allow,
-		Dispatcher: callbacks{dispatching}, Poller: polling, Resolver: notifications{resolving}, Vendor: vendor, Ready: state.ready, Log: log,
+		Dispatcher: callbacks{dispatching, asking}, Poller: pollers{asking}, Resolver: notifications{resolving, vendor}, Vendor: vendor, Ready: state.ready, Log: log,
 	})
 	if err != nil {
 		return err
@@ -164,21 +187,18 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	warnOfBudget(ctx, s, c, log)
 
 	// Everything runs. The stages stop first; what serves goes on until they have drained.
-	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopServing()
-	var running group
+	front.open(apis.Handler())
 	running.goUntil(serving, "the API keys", func(ctx context.Context) error { keys.Run(ctx); return nil })
 	running.goUntil(serving, "the API's feed", func(ctx context.Context) error { apis.Run(ctx); return nil })
-	running.goUntil(serving, "the HTTP API", func(ctx context.Context) error { return serveHTTP(ctx, apis.NewServer(), api) })
-	running.goUntil(serving, "the metrics", func(ctx context.Context) error {
-		return serveHTTP(ctx, metricsServer(registry), metrics)
-	})
 	var stages group
 	working, stopWorking := context.WithCancel(ctx)
 	defer stopWorking()
 	stages.goUntil(working, "the dispatcher", dispatching.Run)
 	stages.goUntil(working, "the resolver", resolving.Run)
 	stages.goUntil(working, "the poller", polling.Run)
+	for n := range relay.Shards {
+		stages.goUntil(working, fmt.Sprintf("answering for shard %d", n), func(ctx context.Context) error { return asking.Serve(ctx, shard.Fixed(n, own.Epoch)) })
+	}
 
 	select { // the API answers already; it says that it is not ready
 	case <-dispatching.Ready():

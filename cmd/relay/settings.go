@@ -29,14 +29,22 @@ type settings struct {
 	LogFormat     string   `env:"RELAY_LOG_FORMAT" default:"json" help:"json or text." group:"Serving"`
 	ShutdownGrace duration `env:"RELAY_SHUTDOWN_GRACE" default:"25s" help:"How long attempts under way may take to end after SIGTERM." group:"Serving"`
 
-	DataDir        string   `env:"RELAY_DATA_DIR" default:"data" help:"Files of the embedded NATS server." group:"Storage"`
-	StorageSync    string   `env:"RELAY_STORAGE_SYNC" default:"1s" help:"How often the embedded store syncs the disk, or 'always' for every write." group:"Storage"`
-	Retention      duration `env:"RELAY_RETENTION" default:"30d" help:"How long the logs are kept." group:"Storage"`
-	NATSURL        string   `name:"nats-url" env:"RELAY_NATS_URL" help:"An external NATS cluster in place of the embedded server." group:"Storage"`
-	NATSCreds      string   `name:"nats-creds" env:"RELAY_NATS_CREDS" help:"Credentials file for it." group:"Storage"`
-	NATSPrefix     string   `name:"nats-prefix" env:"RELAY_NATS_PREFIX" default:"relay" help:"First part of the names of all streams and buckets." group:"Storage"`
-	NATSListen     string   `name:"nats-listen" env:"RELAY_NATS_LISTEN" help:"Address where the embedded server takes subscribers (API keys); none by default." group:"Storage"`
-	StreamReplicas int      `env:"RELAY_STREAM_REPLICAS" help:"Copies of every stream; 3 with an external cluster, else 1." group:"Storage"`
+	DataDir     string   `env:"RELAY_DATA_DIR" default:"data" help:"Files of the embedded NATS server." group:"Storage"`
+	StorageSync string   `env:"RELAY_STORAGE_SYNC" default:"1s" help:"How often the embedded store syncs the disk, or 'always' for every write." group:"Storage"`
+	Retention   duration `env:"RELAY_RETENTION" default:"30d" help:"How long the logs are kept." group:"Storage"`
+	NATSURL     string   `name:"nats-url" env:"RELAY_NATS_URL" help:"Servers of an external NATS cluster in place of the embedded one; tls://host:4222 wants TLS." group:"Storage"`
+	NATSCreds   string   `name:"nats-creds" env:"RELAY_NATS_CREDS" help:"Credentials file for it." group:"Storage"`
+	NATSUser    string   `name:"nats-user" env:"RELAY_NATS_USER" help:"User for it, in place of a credentials file." group:"Storage"`
+
+	NATSPassword     string `name:"nats-password" env:"RELAY_NATS_PASSWORD" help:"The user's password." group:"Storage"`
+	NATSPasswordFile string `name:"nats-password-file" env:"RELAY_NATS_PASSWORD_FILE" help:"File that holds it." group:"Storage"`
+
+	NATSCA         string `name:"nats-ca" env:"RELAY_NATS_CA" help:"PEM file of the authorities that vouch for its servers; the system's without." group:"Storage"`
+	NATSCert       string `name:"nats-cert" env:"RELAY_NATS_CERT" help:"PEM file of the relay's own certificate for it." group:"Storage"`
+	NATSKey        string `name:"nats-key" env:"RELAY_NATS_KEY" help:"PEM file of that certificate's key." group:"Storage"`
+	NATSPrefix     string `name:"nats-prefix" env:"RELAY_NATS_PREFIX" default:"relay" help:"First part of the names of all streams and buckets." group:"Storage"`
+	NATSListen     string `name:"nats-listen" env:"RELAY_NATS_LISTEN" help:"Address where the embedded server takes subscribers (API keys); none by default." group:"Storage"`
+	StreamReplicas int    `env:"RELAY_STREAM_REPLICAS" help:"Copies of every stream; 3 with an external cluster, else 1." group:"Storage"`
 
 	EncryptionKeys     string `env:"RELAY_ENCRYPTION_KEYS" help:"Tink keyset (JSON) that encrypts secrets at rest. Embedded: made on first start beside the data." group:"Storage"`
 	EncryptionKeysFile string `env:"RELAY_ENCRYPTION_KEYS_FILE" help:"File that holds it." group:"Storage"`
@@ -97,6 +105,7 @@ func (s settings) check() (config, error) {
 		{"RELAY_ADMIN_TOKEN", &c.AdminToken, s.AdminTokenFile, true, "choose a long random token for the administrator"},
 		{"RELAY_AUDATEX_CLIENT_SECRET", &c.AudatexClientSecret, s.AudatexClientSecretFile, true, "the vendor gives it together with the client id"},
 		{"RELAY_ENCRYPTION_KEYS", &c.EncryptionKeys, s.EncryptionKeysFile, s.NATSURL != "", "make it once with `relay keys` and keep it apart from the data"},
+		{"RELAY_NATS_PASSWORD", &c.NATSPassword, s.NATSPasswordFile, s.NATSUser != "", "RELAY_NATS_USER logs in with it"},
 	} {
 		if err := readSecret(secret.name, secret.value, secret.file); err != nil {
 			return config{}, err
@@ -114,7 +123,7 @@ func (s settings) check() (config, error) {
 	if c.AudatexClientID == "" {
 		return config{}, wrong("RELAY_AUDATEX_CLIENT_ID", "is required: the vendor gives it to every integrator")
 	}
-	for _, check := range []func() error{c.checkAddresses, c.checkURLs, c.checkStorage, c.checkVendor, c.checkCallbacks, c.checkLogging} {
+	for _, check := range []func() error{c.checkAddresses, c.checkURLs, c.checkNATS, c.checkStorage, c.checkVendor, c.checkCallbacks, c.checkLogging} {
 		if err := check(); err != nil {
 			return config{}, err
 		}
@@ -188,19 +197,6 @@ func (c *config) checkURLs() error {
 		*u.value = strings.TrimRight(*u.value, "/")
 		if u.name == "RELAY_CALLBACK_PROXY" {
 			c.proxy = parsed
-		}
-	}
-	if c.NATSURL == "" {
-		return nil
-	}
-	for server := range strings.SplitSeq(c.NATSURL, ",") {
-		server = strings.TrimSpace(server)
-		if !strings.Contains(server, "://") {
-			server = "nats://" + server // as the NATS client reads it
-		}
-		parsed, err := url.Parse(server)
-		if err != nil || parsed.Host == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, parsed.Scheme) {
-			return wrong("RELAY_NATS_URL", "%q is not an address such as nats://host:4222", redactURL(server))
 		}
 	}
 	return nil

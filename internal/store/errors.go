@@ -61,3 +61,13 @@ func classify(err error) error {
 	}
 	return fmt.Errorf("%w: %w", ErrUnclear, err) // time-outs and a lost connection above all
 }
+
+// Passing reports whether a failure may end by waiting: the store cannot be reached, has no leader or no room. A refusal of what was
+// asked (a stream of that name with other contents, a permission) does not.
+func Passing(err error) bool {
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		return api.Code >= 500
+	}
+	return errors.Is(err, ErrUnavailable) || errors.Is(err, ErrUnclear)
+}

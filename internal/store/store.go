@@ -83,7 +83,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
 	if err := c.Topology.Apply(ctx, js); err != nil {
-		return nil, err
+		return nil, classify(err)
 	}
 	s := &Store{js: js, topo: c.Topology, gate: c.Gate, room: c.Room, health: &Health{log: c.Log}}
 	s.Inbox, s.Events, s.Attempts = &Inbox{s}, &Events{s}, &Attempts{s}

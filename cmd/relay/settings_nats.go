@@ -1,0 +1,120 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/nats-io/nkeys"
+)
+
+// checkNATS judges how the external cluster is reached: everything that can be wrong without asking it.
+func (c *config) checkNATS() error {
+	if c.NATSURL == "" {
+		return c.checkNoNATS()
+	}
+	login, err := c.checkServers()
+	if err != nil {
+		return err
+	}
+	switch {
+	case c.NATSCreds != "" && c.NATSUser != "":
+		return wrong("RELAY_NATS_CREDS", "is given, and so is RELAY_NATS_USER: give one of them")
+	case c.NATSPassword != "" && c.NATSUser == "":
+		return wrong("RELAY_NATS_USER", "is missing: RELAY_NATS_PASSWORD is given")
+	case login && (c.NATSCreds != "" || c.NATSUser != ""):
+		return wrong("RELAY_NATS_URL", "holds a login, and RELAY_NATS_CREDS or RELAY_NATS_USER is given: give one of them")
+	}
+	if c.NATSCreds != "" {
+		if err := checkCreds(c.NATSCreds); err != nil {
+			return wrong("RELAY_NATS_CREDS", "%w", err)
+		}
+	}
+	return c.checkTLS()
+}
+
+// checkNoNATS refuses what is meant for an external cluster when there is none: it would be left out in silence.
+func (c *config) checkNoNATS() error {
+	for _, s := range []struct{ name, value string }{
+		{"RELAY_NATS_CREDS", c.NATSCreds}, {"RELAY_NATS_USER", c.NATSUser}, {"RELAY_NATS_PASSWORD", c.NATSPassword},
+		{"RELAY_NATS_CA", c.NATSCA}, {"RELAY_NATS_CERT", c.NATSCert}, {"RELAY_NATS_KEY", c.NATSKey},
+	} {
+		if s.value != "" {
+			return wrong(s.name, "is for an external NATS: name its servers in RELAY_NATS_URL")
+		}
+	}
+	return nil
+}
+
+// checkServers judges the addresses of RELAY_NATS_URL and answers whether one of them holds a login.
+func (c *config) checkServers() (login bool, err error) {
+	var servers []string
+	websocket := false
+	for i, server := range strings.Split(c.NATSURL, ",") {
+		server = strings.TrimSpace(server)
+		if !strings.Contains(server, "://") {
+			server = "nats://" + server // as the NATS client reads it
+		}
+		parsed, err := url.Parse(server)
+		if err != nil || parsed.Hostname() == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, parsed.Scheme) {
+			return false, wrong("RELAY_NATS_URL", "%q is not an address such as nats://host:4222 or tls://host:4222", redactURL(server))
+		}
+		if ws := strings.HasPrefix(parsed.Scheme, "ws"); i > 0 && ws != websocket {
+			return false, wrong("RELAY_NATS_URL", "mixes ws addresses with others")
+		} else {
+			websocket = ws
+		}
+		login = login || parsed.User != nil
+		servers = append(servers, server)
+	}
+	c.NATSURL = strings.Join(servers, ",")
+	return login, nil
+}
+
+// checkCreds reads a credentials file as the client will at every login.
+func checkCreds(file string) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if _, err := nkeys.ParseDecoratedJWT(b); err != nil {
+		return errors.New(file + " holds no user JWT: it is not a credentials file as `nsc` makes them")
+	}
+	pair, err := nkeys.ParseDecoratedUserNKey(b)
+	if err != nil {
+		return errors.New(file + " holds no user's key: it is not a credentials file as `nsc` makes them")
+	}
+	pair.Wipe()
+	return nil
+}
+
+func (c *config) checkTLS() error {
+	if c.NATSCA != "" {
+		pem, err := os.ReadFile(c.NATSCA)
+		if err != nil {
+			return wrong("RELAY_NATS_CA", "%w", err)
+		}
+		if !x509.NewCertPool().AppendCertsFromPEM(pem) {
+			return wrong("RELAY_NATS_CA", "%s holds no certificate in PEM", c.NATSCA)
+		}
+	}
+	switch {
+	case c.NATSCert == "" && c.NATSKey == "":
+		return nil
+	case c.NATSKey == "":
+		return wrong("RELAY_NATS_KEY", "is missing: RELAY_NATS_CERT is given")
+	case c.NATSCert == "":
+		return wrong("RELAY_NATS_CERT", "is missing: RELAY_NATS_KEY is given")
+	}
+	if _, err := os.ReadFile(c.NATSKey); err != nil {
+		return wrong("RELAY_NATS_KEY", "%w", err)
+	}
+	if _, err := tls.LoadX509KeyPair(c.NATSCert, c.NATSKey); err != nil {
+		return wrong("RELAY_NATS_CERT", "%w", err)
+	}
+	return nil
+}

@@ -1,0 +1,63 @@
+package httpapi
+
+import (
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+// startingRetry is what callers are told to wait while the relay starts.
+const startingRetry = 5 * time.Second
+
+// Starting answers in the API's place until there is one: a relay that waits for its store is alive and not ready, and everything
+// else is to be asked again. Reason says what it waits for.
+func Starting(publicURL string, reason func() error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := r.Header.Get("X-Request-Id")
+		if !requestID.MatchString(id) {
+			id = relay.NewID()
+		}
+		w.Header().Set("X-Request-Id", id)
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		waits := "starting"
+		if err := reason(); err != nil {
+			waits = err.Error()
+		}
+		read := r.Method == http.MethodGet || r.Method == http.MethodHead
+		switch {
+		case read && r.URL.Path == "/livez":
+			encode(w, http.StatusOK, "application/json", Liveness{Status: LivenessStatusOk})
+		case read && r.URL.Path == "/readyz":
+			ready := Readiness{Status: ReadinessStatusNotReady, Reason: waits}
+			ready.Storage.Status = ReadinessStorageStatusFailing
+			encode(w, http.StatusServiceUnavailable, "application/json", ready)
+		default:
+			w.Header().Set("Retry-After", strconv.Itoa(int(startingRetry/time.Second)))
+			encode(w, kindBusy.status, "application/problem+json", Problem{
+				Type: strings.TrimSuffix(publicURL, "/") + "/problems/" + kindBusy.slug, Title: kindBusy.title, Status: kindBusy.status,
+				Detail: "The relay is " + waits + ".", RequestId: id,
+			})
+		}
+	})
+}
+
+// NewServer is API.NewServer for a handler that answers in the API's place for a time.
+func NewServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+func encode(w http.ResponseWriter, status int, contentType string, v any) {
+	body, err := relay.Encode(v)
+	if err != nil { // strings, numbers and times always encode
+		panic(err)
+	}
+	write(w, status, contentType, body)
+}
