@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -36,6 +37,13 @@ type Entry[T any] struct {
 type Put[T any] struct {
 	Key      string
 	Value    T
+	Revision uint64
+	TTL      time.Duration // whole seconds; the document goes by itself when it is over without another write. 0: it stays
+}
+
+// Removal is one removal of Remove: Revision 0 removes whatever it is.
+type Removal struct {
+	Key      string
 	Revision uint64
 }
 
@@ -78,29 +86,31 @@ func (b *Bucket[T]) Get(ctx context.Context, key string) (T, uint64, error) {
 
 // Create stores a document that is not there yet; ErrConflict if it is.
 func (b *Bucket[T]) Create(ctx context.Context, key string, v T) (uint64, error) {
-	r, err := b.request(key, v, 0)
-	if err != nil {
-		return 0, err
-	}
-	rev, err := b.s.write(ctx, r)
+	p := Put[T]{Key: key, Value: v}
+	rev, err := b.put(ctx, p)
 	if !errors.Is(err, ErrConflict) {
 		return rev, err
 	}
-	return b.overMarker(ctx, key, v, err)
+	return b.overMarker(ctx, p, err)
 }
 
 // overMarker creates a document whose key was refused: a removed key may have left a marker, whose revision must be expected then.
-func (b *Bucket[T]) overMarker(ctx context.Context, key string, v T, refused error) (uint64, error) {
-	marker, ok := b.marker(ctx, key)
+func (b *Bucket[T]) overMarker(ctx context.Context, p Put[T], refused error) (uint64, error) {
+	marker, ok := b.marker(ctx, p.Key)
 	if !ok {
 		return 0, refused
 	}
-	return b.Update(ctx, key, v, marker)
+	p.Revision = marker
+	return b.put(ctx, p)
 }
 
 // Update stores a document over the revision given; ErrConflict if it is at another one.
 func (b *Bucket[T]) Update(ctx context.Context, key string, v T, revision uint64) (uint64, error) {
-	r, err := b.request(key, v, revision)
+	return b.put(ctx, Put[T]{Key: key, Value: v, Revision: revision})
+}
+
+func (b *Bucket[T]) put(ctx context.Context, p Put[T]) (uint64, error) {
+	r, err := b.request(p)
 	if err != nil {
 		return 0, err
 	}
@@ -111,7 +121,7 @@ func (b *Bucket[T]) Update(ctx context.Context, key string, v T, revision uint64
 func (b *Bucket[T]) PutAll(ctx context.Context, puts []Put[T]) []Result {
 	requests := make([]request, 0, len(puts))
 	for _, p := range puts {
-		r, err := b.request(p.Key, p.Value, p.Revision)
+		r, err := b.request(p)
 		if err != nil { // a value of ours that cannot be encoded: a bug, told for all
 			results := make([]Result, len(puts))
 			for i := range results {
@@ -124,7 +134,7 @@ func (b *Bucket[T]) PutAll(ctx context.Context, puts []Put[T]) []Result {
 	results := b.s.writeAll(ctx, requests)
 	for i, r := range results {
 		if puts[i].Revision == 0 && errors.Is(r.Err, ErrConflict) {
-			results[i].Seq, results[i].Err = b.overMarker(ctx, puts[i].Key, puts[i].Value, r.Err)
+			results[i].Seq, results[i].Err = b.overMarker(ctx, puts[i], r.Err)
 		}
 	}
 	return results
@@ -142,30 +152,46 @@ func (b *Bucket[T]) Delete(ctx context.Context, key string, revision uint64) err
 	return err
 }
 
-// RemoveAll removes documents that come and go by the thousand, whatever they are, in one go; each removal ends for itself. Each
-// leaves a marker for topology.MarkerTTL. Purging the key instead leaves none, but does not last: when the server is killed, what a
-// purged key held before its last change may come back.
-func (b *Bucket[T]) RemoveAll(ctx context.Context, keys []string) []Result {
-	requests := make([]request, len(keys))
-	for i, key := range keys {
-		m := nats.NewMsg(b.subject(key))
+// Remove removes documents that come and go by the thousand, in one go; each removal ends for itself, with ErrConflict where the
+// document is at another revision than the one given, or has gone already. Each leaves a marker for topology.MarkerTTL. Purging the key
+// instead leaves none, but does not last: when the server is killed, what a purged key held before its last change may come back.
+func (b *Bucket[T]) Remove(ctx context.Context, removals []Removal) []Result {
+	requests := make([]request, len(removals))
+	for i, r := range removals {
+		m := nats.NewMsg(b.subject(r.Key))
 		m.Header.Set(headerOperation, "PURGE") // the server leaves no marker of its own when this one ends
 		requests[i] = request{msg: m, opts: []jetstream.PublishOpt{jetstream.WithMsgTTL(topology.MarkerTTL)}}
+		if r.Revision > 0 {
+			requests[i].opts = append(requests[i].opts, jetstream.WithExpectLastSequencePerSubject(r.Revision))
+		}
 	}
 	return b.s.writeAll(ctx, requests)
 }
 
+// RemoveAll is Remove whatever the documents are.
+func (b *Bucket[T]) RemoveAll(ctx context.Context, keys []string) []Result {
+	removals := make([]Removal, len(keys))
+	for i, key := range keys {
+		removals[i].Key = key
+	}
+	return b.Remove(ctx, removals)
+}
+
 func (b *Bucket[T]) subject(key string) string { return "$KV." + b.name + "." + key }
 
-func (b *Bucket[T]) request(key string, v T, revision uint64) (request, error) {
-	data, err := b.codec.encode(key, v)
+func (b *Bucket[T]) request(p Put[T]) (request, error) {
+	data, err := b.codec.encode(p.Key, p.Value)
 	if err != nil {
-		return request{}, fmt.Errorf("encode %s of bucket %s: %w", key, b.name, err)
+		return request{}, fmt.Errorf("encode %s of bucket %s: %w", p.Key, b.name, err)
 	}
-	return request{
-		msg:  &nats.Msg{Subject: b.subject(key), Data: data},
-		opts: []jetstream.PublishOpt{jetstream.WithExpectLastSequencePerSubject(revision)}, precious: precious(v),
-	}, nil
+	r := request{
+		msg:  &nats.Msg{Subject: b.subject(p.Key), Data: data},
+		opts: []jetstream.PublishOpt{jetstream.WithExpectLastSequencePerSubject(p.Revision)}, precious: precious(p.Value),
+	}
+	if p.TTL > 0 {
+		r.opts = append(r.opts, jetstream.WithMsgTTL(p.TTL))
+	}
+	return r, nil
 }
 
 // precious says that a document exists nowhere else: a token record with what came of a refresh.

@@ -78,7 +78,8 @@ func WatermarkKey(shard int, log string) string { return fmt.Sprintf("watermark.
 
 // Open creates or updates the streams and buckets and answers the typed stores over them.
 func Open(ctx context.Context, c Config) (*Store, error) {
-	js, err := jetstream.New(c.Conn, jetstream.WithPublishAsyncMaxPending(maxPending))
+	js, err := jetstream.New(c.Conn, jetstream.WithPublishAsyncMaxPending(maxPending),
+		jetstream.WithPublishAsyncTimeout(2*writeTimeout)) // an answer that a change of leader has lost must not keep its place for ever
 	if err != nil {
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}

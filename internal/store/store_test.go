@@ -373,3 +373,63 @@ func TestGateCutsBetweenTwoWrites(t *testing.T) {
 		t.Fatalf("what was written before the cut: %+v, %v", got, err)
 	}
 }
+
+func TestRemovalIsConditionalOnTheRevision(t *testing.T) {
+	t.Parallel()
+	s, ctx := open(t, t.TempDir()), t.Context()
+	lane := cursor.Lane{V: 1, Order: "o", Entries: []uint64{1, 2}}
+	old, err := s.Lanes.Create(ctx, "callback.x.o", lane)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, err := s.Lanes.Update(ctx, "callback.x.o", lane, old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := s.Lanes.Remove(ctx, []store.Removal{{Key: "callback.x.o", Revision: old}}); !errors.Is(r[0].Err, store.ErrConflict) {
+		t.Fatalf("removing what has changed: %v", r[0].Err)
+	}
+	if r := s.Lanes.Remove(ctx, []store.Removal{{Key: "callback.x.o", Revision: now}}); r[0].Err != nil {
+		t.Fatalf("removing what it is: %v", r[0].Err)
+	}
+	if _, _, err := s.Lanes.Get(ctx, "callback.x.o"); !errors.Is(err, store.ErrNotFound) {
+		t.Fatalf("after the removal: %v", err)
+	}
+	if r := s.Lanes.Remove(ctx, []store.Removal{{Key: "callback.x.o", Revision: now}}); !errors.Is(r[0].Err, store.ErrConflict) {
+		t.Fatalf("removing it again: %v", r[0].Err)
+	}
+}
+
+// Only the lease's bucket and those with markers know documents that go by themselves; both the first write and a later one say for how long.
+func TestADocumentWithATimeGoesByItself(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir())
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	lane := cursor.Lane{V: 1, Order: "o", Entries: []uint64{1}}
+	key, put := "callback.x.o", store.Put[cursor.Lane]{Key: "callback.x.o", Value: lane, TTL: 2 * time.Second}
+	r := s.Lanes.PutAll(ctx, []store.Put[cursor.Lane]{put})
+	if r[0].Err != nil {
+		t.Fatal(r[0].Err)
+	}
+	put.Revision = r[0].Seq
+	written := time.Now()
+	if r = s.Lanes.PutAll(ctx, []store.Put[cursor.Lane]{put}); r[0].Err != nil {
+		t.Fatal(r[0].Err)
+	}
+	watch, stop := context.WithCancel(ctx)
+	if err := s.Lanes.Watch(watch, func(e store.Entry[cursor.Lane]) {
+		if e.Key == key && e.Deleted {
+			stop()
+		}
+	}, func() {}, func(key string, err error) { t.Error(key, err) }); ctx.Err() != nil {
+		t.Fatalf("it is still there: %v", err)
+	}
+	if lived := time.Since(written); lived < 2*time.Second {
+		t.Fatalf("it lived for %s only", lived)
+	}
+	put.Revision = 0 // over the marker that it left
+	if r = s.Lanes.PutAll(ctx, []store.Put[cursor.Lane]{put}); r[0].Err != nil {
+		t.Fatal(r[0].Err)
+	}
+}
