@@ -3,6 +3,7 @@ package audatex
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -26,6 +27,7 @@ type Budget struct {
 
 	mu           sync.Mutex
 	blockedUntil time.Time
+	blocked      func(until time.Time)
 }
 
 // NewBudget allows perMinute requests within any 60 seconds, a twentieth of them at once; 0 or less is no limit (a
@@ -34,11 +36,53 @@ func NewBudget(perMinute int) *Budget {
 	if perMinute <= 0 {
 		return &Budget{limiter: rate.NewLimiter(rate.Inf, 1)}
 	}
-	burst := max(1, perMinute/20)
-	// A full bucket plus what flows in during a window must not exceed the allowance. The inflow of a half-open window
-	// is short of its last token, hence the +1.
-	perSecond := float64(perMinute-burst+1) / 60
-	return &Budget{limiter: rate.NewLimiter(rate.Limit(perSecond), burst)}
+	return &Budget{limiter: rate.NewLimiter(limits(float64(perMinute)))}
+}
+
+// limits answers the inflow a second and the size of the bucket. A full bucket plus what flows in during a window must not exceed the
+// allowance. The inflow of a half-open window is short of its last token, hence the +1. Half a request cannot be sent, so a share counts as the whole number below it; one below one
+// request a minute holds in the long run only.
+func limits(perMinute float64) (rate.Limit, int) {
+	if perMinute > 1 {
+		perMinute = math.Floor(perMinute)
+	}
+	burst := max(1, math.Floor(perMinute/20))
+	return rate.Limit((perMinute - burst + 1) / 60), int(burst)
+}
+
+// Allow changes the allowance: several replicas divide one among themselves, and who works for more connections gets more of it.
+// What had been saved up under the allowance before may still be used.
+func (b *Budget) Allow(perMinute float64) {
+	limit, burst := limits(perMinute)
+	now := time.Now()
+	b.limiter.SetLimitAt(now, limit)
+	b.limiter.SetBurstAt(now, burst)
+}
+
+// OnBlocked has f told of every stop that an answer asks for from now on: the other replicas must keep it too.
+func (b *Budget) OnBlocked(f func(until time.Time)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.blocked = f
+}
+
+// Block stops all requests until a time that another replica was asked to wait for.
+func (b *Budget) Block(until time.Time) {
+	if most := time.Now().Add(maxStop); until.After(most) { // clocks differ
+		until = most
+	}
+	b.block(until)
+}
+
+// block answers who is to be told, nil if the time is no further away than the one before.
+func (b *Budget) block(until time.Time) func(time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !until.After(b.blockedUntil) {
+		return nil
+	}
+	b.blockedUntil = until
+	return b.blocked
 }
 
 // Wait returns nil when one request may be sent, or the context's error. A request that waits while the vendor stops
@@ -93,10 +137,11 @@ func (b *Budget) Observe(status int, header http.Header) time.Duration {
 		stop = max(stop, time.Second) // "Retry-After: 0" is no invitation to a tight loop
 	}
 	stop = min(stop, maxStop)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if until := now.Add(stop); stop > 0 && until.After(b.blockedUntil) {
-		b.blockedUntil = until
+	if stop > 0 {
+		until := now.Add(stop)
+		if tell := b.block(until); tell != nil {
+			tell(until)
+		}
 	}
 	return stop
 }

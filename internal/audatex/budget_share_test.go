@@ -1,0 +1,100 @@
+package audatex
+
+import (
+	"net/http"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestReplicasTogetherKeepTheAllowance: three replicas that share a hundred requests a minute, unevenly, never send more than that
+// in any 60 seconds, though none knows what the others do.
+func TestReplicasTogetherKeepTheAllowance(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const allowance = 100
+		shares := []float64{70.5, 28, 1.5}
+		var mu sync.Mutex
+		var sent []time.Time
+		var working sync.WaitGroup
+		end := time.Now().Add(10 * time.Minute)
+		for _, share := range shares {
+			b := NewBudget(allowance)
+			b.Allow(share)
+			working.Go(func() {
+				for time.Now().Before(end) {
+					if err := b.Wait(t.Context()); err != nil {
+						t.Error(err)
+						return
+					}
+					mu.Lock()
+					sent = append(sent, time.Now())
+					mu.Unlock()
+				}
+			})
+		}
+		working.Wait()
+		most := 0
+		for i := range sent { // in the order of time: the bubble's clock moves for all at once
+			n := 0
+			for _, at := range sent[i:] {
+				if at.Sub(sent[i]) < time.Minute {
+					n++
+				}
+			}
+			most = max(most, n)
+		}
+		if most > allowance || most < allowance-3*len(shares) {
+			t.Errorf("%d requests within a minute, the allowance is %d", most, allowance)
+		}
+	})
+}
+
+func TestAChangedAllowanceCountsFromThenOn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBudget(60)
+		b.Allow(6) // no burst but one, then one in ten seconds
+		took := func() time.Duration {
+			start := time.Now()
+			if err := b.Wait(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			return time.Since(start)
+		}
+		took()
+		if d := took(); d != 10*time.Second {
+			t.Errorf("waited %s under six a minute", d)
+		}
+		b.Allow(60)
+		if d := took(); d > 2*time.Second {
+			t.Errorf("waited %s under sixty a minute", d)
+		}
+	})
+}
+
+func TestAStopIsToldAndTakenOver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		asked, other := NewBudget(0), NewBudget(0)
+		told := 0
+		asked.OnBlocked(func(until time.Time) {
+			told++
+			other.Block(until)
+		})
+		asked.Observe(http.StatusTooManyRequests, http.Header{"Retry-After": {"40"}})
+		asked.Observe(http.StatusTooManyRequests, http.Header{"Retry-After": {"10"}}) // says nothing new
+		if told != 1 {
+			t.Errorf("told %d times", told)
+		}
+		start := time.Now()
+		if err := other.Wait(t.Context()); err != nil || time.Since(start) != 40*time.Second {
+			t.Errorf("the other replica waited %s, %v", time.Since(start), err)
+		}
+		other.Block(time.Now().Add(100 * 24 * time.Hour)) // another's clock
+		if left := time.Until(other.BlockedUntil()); left != time.Hour {
+			t.Errorf("stopped for %s", left)
+		}
+	})
+}
