@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/e2e/harness"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
@@ -64,9 +65,9 @@ func TestCrash(t *testing.T) {
 	); err != nil {
 		t.Fatal(err)
 	}
-	c.newReceiver("quick", healthy, map[string]any{"concurrency": 8})
-	c.newReceiver("steady", slow(10*time.Millisecond), map[string]any{"concurrency": 4, "types": []string{"audatex.parts.order.*", "audatex.relay.*"}})
-	c.newReceiver("flaky", oneInTen, map[string]any{"concurrency": 4})
+	c.newReceiver("quick", harness.Healthy, map[string]any{"concurrency": 8})
+	c.newReceiver("steady", harness.Slow(10*time.Millisecond), map[string]any{"concurrency": 4, "types": []string{"audatex.parts.order.*", "audatex.relay.*"}})
+	c.newReceiver("flaky", harness.OneInTen, map[string]any{"concurrency": 4})
 	p := c.start()
 	c.connect()
 	c.register()
@@ -79,15 +80,15 @@ func TestCrash(t *testing.T) {
 		moment := time.After(time.Duration(dice.IntN(300)) * time.Millisecond)
 		if dice.IntN(5) > 0 { // else it is hit while it starts
 			select {
-			case <-p.serves:
-			case <-p.exited:
-				t.Fatalf("the relay ended by itself: %v\n%s", p.err, c.book.tail(40))
+			case <-p.Serves:
+			case <-p.Exited:
+				t.Fatalf("the relay ended by itself: %v\n%s", p.Err, c.book.Tail(40))
 			}
 			moment = time.After(time.Duration(100+dice.IntN(1400)) * time.Millisecond)
 		}
 		<-moment
 		if code := c.end(syscall.SIGKILL); code != -1 {
-			t.Fatalf("the relay ended with code %d before it was killed\n%s", code, c.book.tail(40))
+			t.Fatalf("the relay ended with code %d before it was killed\n%s", code, c.book.Tail(40))
 		}
 		c.autopsy()
 		t.Log(c.tellRun(len(c.remains) - 1))
@@ -151,35 +152,35 @@ func siteOf(vendor string) string { return "site-" + strings.TrimPrefix(vendor, 
 // awaitDrained waits until everything that was handed out and stored has been published and delivered.
 func (c *crash) awaitDrained() {
 	c.t.Helper()
-	eventually(c.t, "everything drains", func() string {
+	harness.Eventually(c.t, "everything drains", func() string {
 		counters := c.sandbox.Counters()
 		if counters.NotificationsWaiting > 0 {
 			return fmt.Sprintf("%d notifications wait at the vendor's", counters.NotificationsWaiting)
 		}
 		want := 0
-		for _, list := range handedOut(c.sandbox.Ledger(), c.isMissing) {
+		for _, list := range harness.HandedOut(c.sandbox.Ledger(), c.isMissing) {
 			want += len(list)
 		}
 		for _, r := range c.receivers {
-			if got := r.accepted(); got < want { // cheap: most turns end here
-				return fmt.Sprintf("callback %s has %d of %d events", r.id, got, want)
+			if got := r.Accepted(); got < want { // cheap: most turns end here
+				return fmt.Sprintf("callback %s has %d of %d events", r.ID, got, want)
 			}
 			orders := 0
-			for _, list := range r.events(c.t) {
+			for _, list := range r.Events(c.t) {
 				orders += len(list)
 			}
 			if orders < want {
-				return fmt.Sprintf("callback %s has %d of %d events", r.id, orders, want)
+				return fmt.Sprintf("callback %s has %d of %d events", r.ID, orders, want)
 			}
 		}
-		var cb callback
+		var cb harness.Callback
 		for _, r := range c.receivers {
-			c.api().must(c.t, http.MethodGet, "/v1/callbacks/"+r.id, nil, &cb)
+			c.api().Must(c.t, http.MethodGet, "/v1/callbacks/"+r.ID, nil, &cb)
 			if cb.Backlog == nil || *cb.Backlog > 0 {
-				return fmt.Sprintf("callback %s: health %s, backlog %v", r.id, cb.Health, cb.Backlog)
+				return fmt.Sprintf("callback %s: health %s, backlog %v", r.ID, cb.Health, cb.Backlog)
 			}
 		}
-		connections, err := items[connection](c.api(), "/v1/connections?limit=500")
+		connections, err := harness.Items[harness.Connection](c.api(), "/v1/connections?limit=500")
 		if err != nil {
 			return err.Error()
 		}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/audatex-relay/relay/internal/e2e/harness"
 )
 
 // toll is what one end of the relay means for one callback.
@@ -16,17 +18,17 @@ type toll struct {
 // verify checks everything that the crash test promises.
 func (c *crash) verify(t *testing.T) {
 	t.Helper()
-	c.book.checkWellFormed(t)
+	c.book.CheckWellFormed(t)
 	for _, r := range c.receivers {
-		r.checkClean(t)
-		r.checkOrdered(t)
+		r.CheckClean(t)
+		r.CheckOrdered(t)
 		c.checkDelivered(t, r)
 		c.checkRepeats(t, r)
 		c.checkMemory(t, r)
 	}
 	// Every notification that was stored has exactly one event, with what the vendor said; the receivers have the same bytes
 	// as the log (checkDelivered), so one of them speaks for it.
-	c.receivers[0].checkLedger(t, c.sandbox.Ledger(), c.isMissing)
+	c.receivers[0].CheckLedger(t, c.sandbox.Ledger(), c.isMissing)
 	c.checkOneEventEach(t)
 	c.checkGaps(t)
 	c.checkRefreshes(t)
@@ -57,24 +59,24 @@ func (c *crash) consents() int {
 }
 
 // wants answers whether a callback is to get an entry of the log.
-func wants(r *receiver, e logged) bool {
-	return r.id == "steady" || !strings.HasPrefix(e.Type, "audatex.relay.")
+func wants(r *harness.Receiver, e logged) bool {
+	return r.ID == "steady" || !strings.HasPrefix(e.Type, "audatex.relay.")
 }
 
 // checkDelivered fails unless a callback has accepted every entry of the log that it wants, byte for byte, and nothing
 // else; nothing that a stored cursor was through with may have been missing at that moment.
-func (c *crash) checkDelivered(t *testing.T, r *receiver) {
+func (c *crash) checkDelivered(t *testing.T, r *harness.Receiver) {
 	t.Helper()
 	accepted := map[string]int{} // the first run in which an event was accepted
-	for _, a := range r.all() {
-		if _, ok := accepted[a.event]; !ok && a.status/100 == 2 {
-			accepted[a.event] = a.run
+	for _, a := range r.All() {
+		if _, ok := accepted[a.Event]; !ok && a.Status/100 == 2 {
+			accepted[a.Event] = a.Run
 		}
 	}
 	bad := 0
 	fail := func(format string, a ...any) {
 		if bad++; bad <= 5 {
-			t.Errorf("callback %s: "+format, append([]any{r.id}, a...)...)
+			t.Errorf("callback %s: "+format, append([]any{r.ID}, a...)...)
 		}
 	}
 	for _, e := range c.archive.events {
@@ -87,82 +89,82 @@ func (c *crash) checkDelivered(t *testing.T, r *receiver) {
 			fail("event %s at %d was never delivered", id, e.Seq)
 			continue
 		}
-		if string(r.bodies[id]) != string(e.Body) {
-			fail("event %s: the log has\n%s\ndelivered was\n%s", id, e.Body, r.bodies[id])
+		if string(r.Bodies[id]) != string(e.Body) {
+			fail("event %s: the log has\n%s\ndelivered was\n%s", id, e.Body, r.Bodies[id])
 		}
 		for end := range run {
-			if c.remains[end].claimed(r.id, e.Seq, e.Order) {
+			if c.remains[end].claimed(r.ID, e.Seq, e.Order) {
 				fail("event %s at %d: the cursor stored in run %d was through with it, it was first delivered in run %d", id, e.Seq, end, run)
 				break
 			}
 		}
 	}
-	for _, a := range r.all() {
-		if _, known := c.archive.byID[a.event]; !known {
-			fail("event %s was delivered and is not in the log", a.event)
+	for _, a := range r.All() {
+		if _, known := c.archive.byID[a.Event]; !known {
+			fail("event %s was delivered and is not in the log", a.Event)
 		}
 	}
 	if bad > 5 {
-		t.Errorf("callback %s: … and %d more", r.id, bad-5)
+		t.Errorf("callback %s: … and %d more", r.ID, bad-5)
 	}
 }
 
 // checkRepeats fails if anything came again that need not: within one run nothing that was accepted, and in a later one
 // nothing that the stored cursor was through with. What is left are the attempts in flight at the end of a run and what was
 // settled since the cursor's last write.
-func (c *crash) checkRepeats(t *testing.T, r *receiver) {
+func (c *crash) checkRepeats(t *testing.T, r *harness.Receiver) {
 	t.Helper()
 	tolls := c.tolls(r)
 	seen := map[string]bool{} // accepted, or not known to be refused, in an earlier run
 	accepted := map[string]bool{}
-	arrivals := r.all()
+	arrivals := r.All()
 	run := 0
 	for _, a := range arrivals {
-		if a.run != run {
-			run = a.run
+		if a.Run != run {
+			run = a.Run
 			accepted = map[string]bool{}
 		}
-		if accepted[a.event] {
-			t.Errorf("callback %s: event %s came again in run %d, in which it had been accepted", r.id, a.event, a.run)
+		if accepted[a.Event] {
+			t.Errorf("callback %s: event %s came again in run %d, in which it had been accepted", r.ID, a.Event, a.Run)
 		}
-		e := c.archive.byID[a.event]
-		if a.run > 0 && c.remains[a.run-1].settled(r.id, e.Seq, e.Order) {
-			t.Errorf("callback %s: event %s at %d came in run %d, though the cursor stored before was through with it (seen before: %t): %s", r.id, a.event, e.Seq, a.run, seen[a.event],
-				c.remains[a.run-1].tell(r.id, e.Order))
+		e := c.archive.byID[a.Event]
+		if a.Run > 0 && c.remains[a.Run-1].settled(r.ID, e.Seq, e.Order) {
+			t.Errorf("callback %s: event %s at %d came in run %d, though the cursor stored before was through with it (seen before: %t): %s", r.ID, a.Event, e.Seq, a.Run, seen[a.Event],
+				c.remains[a.Run-1].tell(r.ID, e.Order))
 		}
-		if accepted[a.event] = a.status/100 == 2; accepted[a.event] {
-			seen[a.event] = true
+		if accepted[a.Event] = a.Status/100 == 2; accepted[a.Event] {
+			seen[a.Event] = true
 		}
 	}
 	var sum toll
 	for end, toll := range tolls {
 		sum.inFlight, sum.unstored, sum.repeats = sum.inFlight+toll.inFlight, sum.unstored+toll.unstored, sum.repeats+toll.repeats
-		concurrency, _ := r.settings["concurrency"].(int)
+		concurrency, _ := r.Settings["concurrency"].(int)
 		if toll.inFlight > concurrency {
-			t.Errorf("callback %s: %d attempts in flight at the end of run %d, its concurrency is %d", r.id, toll.inFlight, end, concurrency)
+			t.Errorf("callback %s: %d attempts in flight at the end of run %d, its concurrency is %d", r.ID, toll.inFlight, end, concurrency)
 		}
 		if limit := maxUnstored(concurrency); toll.unstored > limit {
-			t.Errorf("callback %s: %d settlements were not stored at the end of run %d; at most %d can be", r.id, toll.unstored, end, limit)
+			t.Errorf("callback %s: %d settlements were not stored at the end of run %d; at most %d can be", r.ID, toll.unstored, end, limit)
 		}
 	}
-	t.Logf("callback %s: %d repeats; in flight at the ends %d, settled since the cursor's last write %d", r.id, sum.repeats, sum.inFlight, sum.unstored)
+	t.Logf("callback %s: %d repeats; in flight at the ends %d, settled since the cursor's last write %d", r.ID, sum.repeats, sum.inFlight, sum.unstored)
 	if sum.repeats > sum.inFlight+sum.unstored {
-		t.Errorf("callback %s: more repeats than attempts in flight and settlements not stored", r.id)
+		t.Errorf("callback %s: more repeats than attempts in flight and settlements not stored", r.ID)
 	}
 }
 
 // checkMemory fails if what is stored of a callback ever forgets: an entry that it was through with after one run stays so.
-func (c *crash) checkMemory(t *testing.T, r *receiver) {
+func (c *crash) checkMemory(t *testing.T, r *harness.Receiver) {
 	t.Helper()
 	for _, e := range c.archive.events {
 		through := -1
 		for end, remains := range c.remains {
-			switch settled := remains.settled(r.id, e.Seq, e.Order); {
+			switch settled := remains.settled(r.ID, e.Seq, e.Order); {
 			case settled && through < 0:
 				through = end
 			case !settled && through >= 0:
-				t.Errorf("callback %s: what was stored after run %d was through with event %s at %d, what was stored after run %d is not\n%s\n%s", r.id, through, e.id, e.Seq, end,
-					c.remains[through].tell(r.id, e.Order), remains.tell(r.id, e.Order))
+				t.Errorf("callback %s: what was stored after run %d was through with event %s at %d, what was stored after run %d is not\n%s\n%s", r.ID, through, e.id, e.Seq, end,
+					c.remains[through].tell(r.ID, e.Order), remains.tell(r.ID, e.Order))
 				return
 			}
 		}
@@ -178,30 +180,30 @@ func maxUnstored(concurrency int) int {
 }
 
 // tolls answers what each end of the relay meant for a callback.
-func (c *crash) tolls(r *receiver) []toll {
+func (c *crash) tolls(r *harness.Receiver) []toll {
 	tolls := make([]toll, len(c.remains))
 	// The run of an event's last arrival, and whether it has ever been accepted or left unanswered: then it counts as known.
-	last, known := map[string]*arrival{}, map[string]bool{}
-	leave := func(a *arrival) {
-		if a.run >= len(c.remains) || !known[a.event] {
+	last, known := map[string]*harness.Arrival{}, map[string]bool{}
+	leave := func(a *harness.Arrival) {
+		if a.Run >= len(c.remains) || !known[a.Event] {
 			return
 		}
-		switch e := c.archive.byID[a.event]; {
-		case a.status == 0:
-			tolls[a.run].inFlight++
-		case !c.remains[a.run].settled(r.id, e.Seq, e.Order):
-			tolls[a.run].unstored++
+		switch e := c.archive.byID[a.Event]; {
+		case a.Status == 0:
+			tolls[a.Run].inFlight++
+		case !c.remains[a.Run].settled(r.ID, e.Seq, e.Order):
+			tolls[a.Run].unstored++
 		}
 	}
-	for _, a := range r.all() {
-		if before := last[a.event]; before != nil && before.run < a.run {
+	for _, a := range r.All() {
+		if before := last[a.Event]; before != nil && before.Run < a.Run {
 			leave(before)
-			if known[a.event] {
-				tolls[a.run-1].repeats++
+			if known[a.Event] {
+				tolls[a.Run-1].repeats++
 			}
 		}
-		last[a.event] = &a
-		known[a.event] = known[a.event] || a.status == 0 || a.status/100 == 2
+		last[a.Event] = &a
+		known[a.Event] = known[a.Event] || a.Status == 0 || a.Status/100 == 2
 	}
 	for _, a := range last {
 		leave(a)
@@ -215,7 +217,7 @@ func (c *crash) tellRun(run int) string {
 	fmt.Fprintf(&b, "run %d:", run)
 	for _, r := range c.receivers {
 		toll := c.tolls(r)[run]
-		fmt.Fprintf(&b, " %s: in flight %d, settled since the cursor's write %d;", r.id, toll.inFlight, toll.unstored)
+		fmt.Fprintf(&b, " %s: in flight %d, settled since the cursor's write %d;", r.ID, toll.inFlight, toll.unstored)
 	}
 	polls := 0
 	for _, site := range c.sites {

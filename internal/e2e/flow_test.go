@@ -19,6 +19,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/audatex-relay/relay/api"
+	"github.com/audatex-relay/relay/internal/e2e/harness"
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
@@ -32,10 +33,10 @@ const (
 // TestFlow takes 2,000 notifications in both forms through the relay to five callbacks and to subscribers on NATS.
 func TestFlow(t *testing.T) {
 	w := newWorld(t, flowSites, sandbox.Config{Seed: 7}, nil)
-	first := w.newReceiver("first", healthy, nil)
-	second := w.newReceiver("second", healthy, map[string]any{"concurrency": 1})
-	flaky := w.newReceiver("flaky", oneInTen, nil)
-	late := w.newReceiver("late", slow(30*time.Millisecond), map[string]any{"concurrency": 32})
+	first := w.newReceiver("first", harness.Healthy, nil)
+	second := w.newReceiver("second", harness.Healthy, map[string]any{"concurrency": 1})
+	flaky := w.newReceiver("flaky", harness.OneInTen, nil)
+	late := w.newReceiver("late", harness.Slow(30*time.Millisecond), map[string]any{"concurrency": 32})
 	dead := w.newDeadReceiver("dead", nil)
 	p := w.start()
 	w.connect()
@@ -45,7 +46,7 @@ func TestFlow(t *testing.T) {
 
 	began := time.Now()
 	w.playFlow()
-	awaitAccepted(t, flowAll, first, second, flaky, late)
+	harness.AwaitAccepted(t, flowAll, first, second, flaky, late)
 	t.Logf("%d notifications in %s", flowAll, time.Since(began).Round(time.Millisecond))
 
 	// The vendor's side.
@@ -59,9 +60,9 @@ func TestFlow(t *testing.T) {
 	}
 
 	// The dead one has got nothing, everything waits for it, and it is being probed only.
-	eventually(t, "the dead callback is seen to be dead", func() string {
-		var cb callback
-		w.api().must(t, http.MethodGet, "/v1/callbacks/dead", nil, &cb)
+	harness.Eventually(t, "the dead callback is seen to be dead", func() string {
+		var cb harness.Callback
+		w.api().Must(t, http.MethodGet, "/v1/callbacks/dead", nil, &cb)
 		if cb.State != "active" || cb.Health != "open" || cb.Backlog == nil || *cb.Backlog != flowAll {
 			return fmt.Sprintf("state %s, health %s, backlog %v", cb.State, cb.Health, cb.Backlog)
 		}
@@ -70,13 +71,13 @@ func TestFlow(t *testing.T) {
 	checkMetrics(t, w, p)
 
 	// It comes to life: all that waited arrives, in order.
-	dead.wake()
-	w.api().must(t, http.MethodPost, "/v1/callbacks/dead/resume", nil, nil)
-	awaitAccepted(t, flowAll, dead)
+	dead.Wake(t)
+	w.api().Must(t, http.MethodPost, "/v1/callbacks/dead/resume", nil, nil)
+	harness.AwaitAccepted(t, flowAll, dead)
 
 	ledger := w.sandbox.Ledger()
 	forms := map[sandbox.Form]int{}
-	for _, list := range handedOut(ledger, none) {
+	for _, list := range harness.HandedOut(ledger, harness.None) {
 		for _, n := range list {
 			forms[n.Form]++
 		}
@@ -85,16 +86,16 @@ func TestFlow(t *testing.T) {
 		t.Errorf("forms %v: both were to be seen", forms)
 	}
 	for _, r := range w.receivers {
-		r.checkClean(t)
-		r.checkOrdered(t)
+		r.CheckClean(t)
+		r.CheckOrdered(t)
 		sameBodies(t, first, r)
 		if r != flaky {
-			if n := len(r.all()); n != flowAll {
-				t.Errorf("callback %s: %d deliveries of %d events: nothing was to be repeated", r.id, n, flowAll)
+			if n := len(r.All()); n != flowAll {
+				t.Errorf("callback %s: %d deliveries of %d events: nothing was to be repeated", r.ID, n, flowAll)
 			}
 		}
 	}
-	first.checkLedger(t, ledger, none)
+	first.CheckLedger(t, ledger, harness.None)
 	checkSchemas(t, first)
 	everywhere.check(t, first, w.sites)
 	somewhere.check(t, first, w.sites[:3])
@@ -103,7 +104,7 @@ func TestFlow(t *testing.T) {
 	if code := w.end(syscall.SIGTERM); code != 0 {
 		t.Errorf("exit code %d after SIGTERM", code)
 	}
-	w.book.checkWellFormed(t)
+	w.book.CheckWellFormed(t)
 }
 
 // playFlow lets every order be made and move on, in rounds over all sites.
@@ -148,28 +149,28 @@ func (w *world) moveOn(id string, touch bool) error {
 }
 
 // sameBodies fails unless two receivers have the very same bytes.
-func sameBodies(t *testing.T, a, b *receiver) {
+func sameBodies(t *testing.T, a, b *harness.Receiver) {
 	t.Helper()
 	if a == b {
 		return
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(a.bodies) != len(b.bodies) {
-		t.Errorf("callback %s has %d events, %s has %d", a.id, len(a.bodies), b.id, len(b.bodies))
+	a.Mu.Lock()
+	defer a.Mu.Unlock()
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
+	if len(a.Bodies) != len(b.Bodies) {
+		t.Errorf("callback %s has %d events, %s has %d", a.ID, len(a.Bodies), b.ID, len(b.Bodies))
 	}
-	for id, body := range a.bodies {
-		if !bytes.Equal(body, b.bodies[id]) {
-			t.Errorf("event %s: %s has\n%s\n%s has\n%s", id, a.id, body, b.id, b.bodies[id])
+	for id, body := range a.Bodies {
+		if !bytes.Equal(body, b.Bodies[id]) {
+			t.Errorf("event %s: %s has\n%s\n%s has\n%s", id, a.ID, body, b.ID, b.Bodies[id])
 			return
 		}
 	}
 }
 
 // checkSchemas validates every event against the published schemas.
-func checkSchemas(t *testing.T, r *receiver) {
+func checkSchemas(t *testing.T, r *harness.Receiver) {
 	t.Helper()
 	c := jsonschema.NewCompiler()
 	c.AssertFormat()
@@ -194,9 +195,9 @@ func checkSchemas(t *testing.T, r *receiver) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for id, body := range r.bodies {
+	r.Mu.Lock()
+	defer r.Mu.Unlock()
+	for id, body := range r.Bodies {
 		v, err := jsonschema.UnmarshalJSON(bytes.NewReader(body))
 		if err == nil {
 			err = schema.Validate(v)
@@ -221,7 +222,7 @@ func (w *world) subscribe(name string, sites []string) *subscriber {
 	w.t.Helper()
 	id, key := w.apiKey(name, sites)
 	s := &subscriber{name: name, got: map[string][]byte{}}
-	nc, err := nats.Connect("nats://"+w.relay.at.NATS, nats.UserInfo(id, key), nats.MaxReconnects(0))
+	nc, err := nats.Connect("nats://"+w.relay.At.NATS, nats.UserInfo(id, key), nats.MaxReconnects(0))
 	if err != nil {
 		w.t.Fatalf("subscriber %s: %v", name, err)
 	}
@@ -266,17 +267,17 @@ func (s *subscriber) take(m *nats.Msg) {
 }
 
 // check fails unless the subscriber has got the very bytes that a callback got, of all events of the sites.
-func (s *subscriber) check(t *testing.T, r *receiver, sites []string) {
+func (s *subscriber) check(t *testing.T, r *harness.Receiver, sites []string) {
 	t.Helper()
 	may := map[string]bool{}
 	for _, site := range sites {
 		may[site] = true
 	}
 	want := map[string][]byte{}
-	for _, list := range r.events(t) {
+	for _, list := range r.Events(t) {
 		for _, e := range list {
 			if may[e.Site] {
-				want[e.ID] = r.bodies[e.ID]
+				want[e.ID] = r.Bodies[e.ID]
 			}
 		}
 	}
@@ -297,26 +298,26 @@ func (s *subscriber) check(t *testing.T, r *receiver, sites []string) {
 }
 
 // checkFeed reads the log as a feed and some events alone.
-func checkFeed(t *testing.T, w *world, r *receiver) {
+func checkFeed(t *testing.T, w *world, r *harness.Receiver) {
 	t.Helper()
-	feed, err := items[json.RawMessage](w.api(), "/v1/events?limit=500")
+	feed, err := harness.Items[json.RawMessage](w.api(), "/v1/events?limit=500")
 	if err != nil {
 		t.Fatal(err)
 	}
 	seen := map[string]bool{}
 	for i, raw := range feed {
-		e, err := parseEvent(raw)
+		e, err := harness.ParseEvent(raw)
 		if err != nil {
 			t.Fatalf("%v in %s", err, raw)
 		}
-		if seen[e.ID] || r.bodies[e.ID] == nil {
+		if seen[e.ID] || r.Bodies[e.ID] == nil {
 			t.Errorf("the feed has event %s twice, or nobody else has it", e.ID)
 		}
 		seen[e.ID] = true
 		if i%400 == 0 {
-			a, err := w.api().call(http.MethodGet, "/v1/events/"+e.ID, nil)
-			if err != nil || a.status != http.StatusOK || !bytes.Equal(a.body, r.bodies[e.ID]) {
-				t.Errorf("event %s alone: %v, %d\n%s\nwant\n%s", e.ID, err, a.status, a.body, r.bodies[e.ID])
+			a, err := w.api().Call(http.MethodGet, "/v1/events/"+e.ID, nil)
+			if err != nil || a.Status != http.StatusOK || !bytes.Equal(a.Body, r.Bodies[e.ID]) {
+				t.Errorf("event %s alone: %v, %d\n%s\nwant\n%s", e.ID, err, a.Status, a.Body, r.Bodies[e.ID])
 			}
 		}
 	}
@@ -326,9 +327,9 @@ func checkFeed(t *testing.T, w *world, r *receiver) {
 }
 
 // checkMetrics compares the metrics with what is known of the run so far.
-func checkMetrics(t *testing.T, w *world, p *process) {
+func checkMetrics(t *testing.T, w *world, p *harness.Process) {
 	t.Helper()
-	res, err := w.client.Get("http://" + p.at.Metrics + "/metrics")
+	res, err := w.client.Get("http://" + p.At.Metrics + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,8 +345,8 @@ func checkMetrics(t *testing.T, w *world, p *process) {
 	}
 	flaky := 0
 	for _, r := range w.receivers {
-		if r.id == "flaky" {
-			flaky = len(r.all()) - flowAll
+		if r.ID == "flaky" {
+			flaky = len(r.All()) - flowAll
 		}
 	}
 	for _, m := range []struct {

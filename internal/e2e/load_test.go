@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/e2e/harness"
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
@@ -71,7 +72,7 @@ func (w *world) operator() (stop func()) {
 			if !w.serving() {
 				continue
 			}
-			connections, err := items[connection](w.api(), "/v1/connections?limit=500")
+			connections, err := harness.Items[harness.Connection](w.api(), "/v1/connections?limit=500")
 			if err != nil {
 				continue // it may have been killed meanwhile
 			}
@@ -96,5 +97,5 @@ func (w *world) renew(site string) {
 		w.t.Error(err)
 		return
 	}
-	_, _ = w.api().call(http.MethodPatch, "/v1/connections/"+site, map[string]any{"refreshToken": token})
+	_, _ = w.api().Call(http.MethodPatch, "/v1/connections/"+site, map[string]any{"refreshToken": token})
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/e2e/harness"
 	"github.com/audatex-relay/relay/internal/natsd"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
@@ -79,7 +80,7 @@ func (w *world) examine(a *archive) remains {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
 	defer cancel()
 	s, err := store.Open(ctx, store.Config{
 		Conn: nc, Sealer: sealer, Log: slog.New(slog.DiscardHandler),
@@ -113,7 +114,7 @@ func (w *world) read(ctx context.Context, s *store.Store, a *archive) (remains, 
 		r.lanes[strings.TrimPrefix(l.Key, store.CallbackCursor(""))] = l.Value
 	}
 	for _, c := range w.receivers {
-		shard := relay.ShardOf(c.id)
+		shard := relay.ShardOf(c.ID)
 		mark, _, err := s.Watermarks.Get(ctx, store.WatermarkKey(shard, "events"))
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			errs = append(errs, err)

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/e2e/harness"
 	"github.com/audatex-relay/relay/internal/sandbox"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -142,11 +143,11 @@ func TestSecrets(t *testing.T) {
 	known.add("callback's bearer token", bearer)
 	known.add("callback's password", password)
 	known.add("callback's header", header)
-	ok := w.newReceiver("ok", healthy, map[string]any{"headers": map[string]string{"X-Api-Key": header}, "auth": map[string]string{"type": "bearer", "token": bearer}})
+	ok := w.newReceiver("ok", harness.Healthy, map[string]any{"headers": map[string]string{"X-Api-Key": header}, "auth": map[string]string{"type": "bearer", "token": bearer}})
 	refusing := w.newReceiver("refusing", func(int, *http.Request) int { return http.StatusForbidden }, map[string]any{
 		"headers": map[string]string{"X-Api-Key": header}, "auth": map[string]string{"type": "basic", "username": "relay", "password": password},
 	})
-	refusing.echoes = true
+	refusing.Echoes = true
 	w.newDeadReceiver("dead", map[string]any{"headers": map[string]string{"X-Api-Key": header}})
 	p := w.start()
 	w.connect()
@@ -154,8 +155,8 @@ func TestSecrets(t *testing.T) {
 	w.register()
 	for _, r := range w.receivers {
 		w.rotateSecret(r)
-		known.addSigning("signing secret of "+r.id, r.secret)
-		known.addSigning("rotated signing secret of "+r.id, r.rotated)
+		known.addSigning("signing secret of "+r.ID, r.Secret)
+		known.addSigning("rotated signing secret of "+r.ID, r.Rotated)
 	}
 	keyID, key := w.apiKey("bms", w.sites[:2])
 	known.add("API key", key)
@@ -167,13 +168,13 @@ func TestSecrets(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	awaitAccepted(t, 40, ok)
-	ok.mu.Lock()
-	if got := ok.headers.Get("X-Api-Key"); got != header || ok.headers.Get("Authorization") != "Bearer "+bearer {
-		t.Errorf("the receiver was sent X-Api-Key %q, Authorization %q", got, ok.headers.Get("Authorization"))
+	harness.AwaitAccepted(t, 40, ok)
+	ok.Mu.Lock()
+	if got := ok.Headers.Get("X-Api-Key"); got != header || ok.Headers.Get("Authorization") != "Bearer "+bearer {
+		t.Errorf("the receiver was sent X-Api-Key %q, Authorization %q", got, ok.Headers.Get("Authorization"))
 	}
-	ok.mu.Unlock()
-	eventually(t, "tokens are refreshed", func() string {
+	ok.Mu.Unlock()
+	harness.Eventually(t, "tokens are refreshed", func() string {
 		if n := w.sandbox.Counters().TokenRefreshes; n < 12 {
 			return fmt.Sprintf("%d times", n)
 		}
@@ -183,9 +184,9 @@ func TestSecrets(t *testing.T) {
 	if err := w.sandbox.RevokeGrant(w.grants[w.sites[3]][0]); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a consent is asked for", func() string {
-		var c connection
-		w.api().must(t, http.MethodGet, "/v1/connections/"+w.sites[3], nil, &c)
+	harness.Eventually(t, "a consent is asked for", func() string {
+		var c harness.Connection
+		w.api().Must(t, http.MethodGet, "/v1/connections/"+w.sites[3], nil, &c)
 		if c.State != "consent-required" {
 			return c.State
 		}
@@ -195,7 +196,7 @@ func TestSecrets(t *testing.T) {
 		t.Fatal(err)
 	}
 	failures := w.sandbox.Counters().Faults["500"]
-	eventually(t, "the vendor fails", func() string {
+	harness.Eventually(t, "the vendor fails", func() string {
 		if n := w.sandbox.Counters().Faults["500"]; n < failures+8 {
 			return fmt.Sprintf("%d times", n-failures)
 		}
@@ -207,7 +208,7 @@ func TestSecrets(t *testing.T) {
 	w.misbehave(t, key, header, bearer)
 
 	answers := w.everyAnswer(t, key, keyID)
-	answers["metrics"] = fetch(t, w, "http://"+p.at.Metrics+"/metrics")
+	answers["metrics"] = fetch(t, w, "http://"+p.At.Metrics+"/metrics")
 	for what, body := range answers {
 		if found := known.find(body); len(found) > 0 {
 			t.Errorf("%s tells %v", what, found)
@@ -216,7 +217,7 @@ func TestSecrets(t *testing.T) {
 	if code := w.end(syscall.SIGTERM); code != 0 {
 		t.Errorf("exit code %d after SIGTERM", code)
 	}
-	log := w.book.text()
+	log := w.book.Text()
 	if !bytes.Contains(log, []byte(`"level":"DEBUG"`)) {
 		t.Error("the log is not at its most talkative")
 	}
@@ -225,7 +226,7 @@ func TestSecrets(t *testing.T) {
 			t.Errorf("the log tells %v in: %s", found, line)
 		}
 	}
-	w.book.checkWellFormed(t)
+	w.book.CheckWellFormed(t)
 	searchFiles(t, w.dir, &known)
 	t.Logf("looked for %d secrets in %d answers, %d bytes of log and the data directory", len(known.names()), len(answers), len(log))
 }
@@ -246,13 +247,13 @@ func (w *world) noteFirstTokens(s *secrets) {
 }
 
 // rotateSecret gives a callback another signing secret. Both sign for a day, so its receiver goes on verifying with the first.
-func (w *world) rotateSecret(r *receiver) {
+func (w *world) rotateSecret(r *harness.Receiver) {
 	var rotated struct{ Secret string }
-	w.api().must(w.t, http.MethodPost, "/v1/callbacks/"+r.id+"/rotate-secret", map[string]any{}, &rotated)
-	if rotated.Secret == "" || rotated.Secret == r.secret {
-		w.t.Errorf("callback %s: the secret was not rotated", r.id)
+	w.api().Must(w.t, http.MethodPost, "/v1/callbacks/"+r.ID+"/rotate-secret", map[string]any{}, &rotated)
+	if rotated.Secret == "" || rotated.Secret == r.Secret {
+		w.t.Errorf("callback %s: the secret was not rotated", r.ID)
 	}
-	r.rotated = rotated.Secret
+	r.Rotated = rotated.Secret
 }
 
 // misbehave sends requests that are refused, with secrets where they do not belong.
@@ -269,13 +270,13 @@ func (w *world) misbehave(t *testing.T, key, header, bearer string) {
 		{w.admin, http.MethodPut, "/v1/callbacks/bad", map[string]any{"url": "ftp://x", "headers": map[string]string{"X-Api-Key": header}, "auth": map[string]string{"type": "bearer", "token": bearer}}},
 		{w.admin, http.MethodPut, "/v1/callbacks/bad", map[string]any{"url": "http://127.0.0.1/", "headers": map[string]string{"Host": header}}},
 	} {
-		a, err := w.as(c.as).call(c.method, c.path, c.body)
-		if err != nil || a.status/100 != 4 {
-			t.Errorf("%s %s: %d %v, want a refusal", c.method, c.path, a.status, err)
+		a, err := w.as(c.as).Call(c.method, c.path, c.body)
+		if err != nil || a.Status/100 != 4 {
+			t.Errorf("%s %s: %d %v, want a refusal", c.method, c.path, a.Status, err)
 		}
 		for _, secret := range []string{w.admin, key, header, bearer} {
-			if bytes.Contains(a.body, []byte(secret)) {
-				t.Errorf("%s %s: the refusal tells a secret: %s", c.method, c.path, a.body)
+			if bytes.Contains(a.Body, []byte(secret)) {
+				t.Errorf("%s %s: the refusal tells a secret: %s", c.method, c.path, a.Body)
 			}
 		}
 	}
@@ -290,43 +291,43 @@ func (w *world) everyAnswer(t *testing.T, key, keyID string) map[string][]byte {
 		paths = append(paths, "/v1/connections/"+site)
 	}
 	for _, r := range w.receivers {
-		paths = append(paths, "/v1/callbacks/"+r.id, "/v1/callbacks/"+r.id+"/deliveries")
-		r.mu.Lock()
-		for id := range r.bodies {
-			paths = append(paths, "/v1/callbacks/"+r.id+"/deliveries/"+id)
+		paths = append(paths, "/v1/callbacks/"+r.ID, "/v1/callbacks/"+r.ID+"/deliveries")
+		r.Mu.Lock()
+		for id := range r.Bodies {
+			paths = append(paths, "/v1/callbacks/"+r.ID+"/deliveries/"+id)
 			break
 		}
-		r.mu.Unlock()
+		r.Mu.Unlock()
 	}
 	answers := map[string][]byte{}
 	for _, path := range paths {
-		a, err := w.api().call(http.MethodGet, path, nil)
-		if err != nil || a.status != http.StatusOK {
-			t.Errorf("GET %s: %d %v", path, a.status, err)
+		a, err := w.api().Call(http.MethodGet, path, nil)
+		if err != nil || a.Status != http.StatusOK {
+			t.Errorf("GET %s: %d %v", path, a.Status, err)
 		}
-		answers["GET "+path] = a.body
-		if a, err = w.as(key).call(http.MethodGet, path, nil); err != nil {
+		answers["GET "+path] = a.Body
+		if a, err = w.as(key).Call(http.MethodGet, path, nil); err != nil {
 			t.Errorf("GET %s with a key: %v", path, err)
 		}
-		answers["GET "+path+" with key "+keyID] = a.body
+		answers["GET "+path+" with key "+keyID] = a.Body
 	}
 	for _, r := range w.receivers {
 		for _, operation := range []string{"resume", "test"} {
-			path := "/v1/callbacks/" + r.id + "/" + operation
-			a, err := w.api().call(http.MethodPost, path, map[string]any{})
+			path := "/v1/callbacks/" + r.ID + "/" + operation
+			a, err := w.api().Call(http.MethodPost, path, map[string]any{})
 			if operation == "resume" {
-				a, err = w.api().call(http.MethodPost, path, nil)
+				a, err = w.api().Call(http.MethodPost, path, nil)
 			}
-			if err != nil || a.status != http.StatusOK {
-				t.Errorf("POST %s: %d %v %s", path, a.status, err, a.body)
+			if err != nil || a.Status != http.StatusOK {
+				t.Errorf("POST %s: %d %v %s", path, a.Status, err, a.Body)
 			}
-			answers["POST "+path] = a.body
+			answers["POST "+path] = a.Body
 		}
-		a, err := w.api().call(http.MethodPatch, "/v1/callbacks/"+r.id, map[string]any{"description": "seen"})
-		if err != nil || a.status != http.StatusOK {
-			t.Errorf("PATCH %s: %d %v %s", r.id, a.status, err, a.body)
+		a, err := w.api().Call(http.MethodPatch, "/v1/callbacks/"+r.ID, map[string]any{"description": "seen"})
+		if err != nil || a.Status != http.StatusOK {
+			t.Errorf("PATCH %s: %d %v %s", r.ID, a.Status, err, a.Body)
 		}
-		answers["PATCH "+r.id] = a.body
+		answers["PATCH "+r.ID] = a.Body
 	}
 	return answers
 }

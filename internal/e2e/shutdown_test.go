@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/e2e/harness"
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
@@ -14,15 +15,15 @@ import (
 func TestShutdown(t *testing.T) {
 	c := newCrash(t, 5, sandbox.Config{Seed: 11, AccessTokenLifetime: 2 * time.Second})
 	c.env["RELAY_SHUTDOWN_GRACE"] = "15s"
-	c.newReceiver("quick", healthy, map[string]any{"concurrency": 8})
-	c.newReceiver("steady", slow(250*time.Millisecond), map[string]any{"concurrency": 32, "types": []string{"audatex.parts.order.*", "audatex.relay.*"}})
+	c.newReceiver("quick", harness.Healthy, map[string]any{"concurrency": 8})
+	c.newReceiver("steady", harness.Slow(250*time.Millisecond), map[string]any{"concurrency": 32, "types": []string{"audatex.parts.order.*", "audatex.relay.*"}})
 	c.start()
 	c.connect()
 	c.register()
 	l := c.startLoad(11, 12*time.Millisecond)
 	busy := func(more int) {
-		before := c.receivers[0].accepted()
-		awaitAccepted(t, before+more, c.receivers[0])
+		before := c.receivers[0].Accepted()
+		harness.AwaitAccepted(t, before+more, c.receivers[0])
 	}
 	for range 3 {
 		busy(80)
@@ -52,7 +53,7 @@ func (c *crash) endCleanly(t *testing.T) {
 	t.Log(c.tellRun(run))
 	for _, r := range c.receivers {
 		if toll := c.tolls(r)[run]; toll.inFlight > 0 || toll.unstored > 0 {
-			t.Errorf("callback %s: at the end of run %d %d attempts were broken off and %d settlements were not stored; want none", r.id, run, toll.inFlight, toll.unstored)
+			t.Errorf("callback %s: at the end of run %d %d attempts were broken off and %d settlements were not stored; want none", r.ID, run, toll.inFlight, toll.unstored)
 		}
 	}
 }
@@ -62,8 +63,8 @@ func (c *crash) endCleanly(t *testing.T) {
 func TestShutdownWithHangingReceiver(t *testing.T) {
 	c := newCrash(t, 2, sandbox.Config{Seed: 12})
 	c.env["RELAY_SHUTDOWN_GRACE"] = "1s"
-	quick := c.newReceiver("quick", healthy, map[string]any{"concurrency": 8})
-	stuck := c.newReceiver("stuck", hanging, map[string]any{"concurrency": 3})
+	quick := c.newReceiver("quick", harness.Healthy, map[string]any{"concurrency": 8})
+	stuck := c.newReceiver("stuck", harness.Hanging, map[string]any{"concurrency": 3})
 	c.start()
 	c.connect()
 	c.register()
@@ -72,9 +73,9 @@ func TestShutdownWithHangingReceiver(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	awaitAccepted(t, 20, quick)
-	eventually(t, "attempts hang", func() string {
-		if n := len(stuck.all()); n < 3 {
+	harness.AwaitAccepted(t, 20, quick)
+	harness.Eventually(t, "attempts hang", func() string {
+		if n := len(stuck.All()); n < 3 {
 			return fmt.Sprintf("%d do", n)
 		}
 		return ""
@@ -89,19 +90,19 @@ func TestShutdownWithHangingReceiver(t *testing.T) {
 	if toll := c.tolls(quick)[0]; toll.inFlight > 0 || toll.unstored > 0 {
 		t.Errorf("a hanging neighbour left callback quick with %d attempts broken off and %d settlements not stored", toll.inFlight, toll.unstored)
 	}
-	stuck.behave = healthy // no delivery is under way
+	stuck.Behave = harness.Healthy // no delivery is under way
 	c.start()
-	awaitAccepted(t, 20, stuck)
+	harness.AwaitAccepted(t, 20, stuck)
 	c.awaitDrained()
 	if code := c.end(syscall.SIGTERM); code != 0 {
 		t.Errorf("exit code %d after SIGTERM", code)
 	}
 	c.autopsy()
 	c.verify(t)
-	if n := len(quick.all()); n != 20 {
+	if n := len(quick.All()); n != 20 {
 		t.Errorf("callback quick had %d deliveries of 20 events", n)
 	}
-	if n := len(stuck.all()); n != 23 {
+	if n := len(stuck.All()); n != 23 {
 		t.Errorf("callback stuck had %d deliveries, want 20 and the 3 that hung", n)
 	}
 }

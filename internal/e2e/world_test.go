@@ -16,6 +16,7 @@ import (
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
+	"github.com/audatex-relay/relay/internal/e2e/harness"
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
@@ -25,16 +26,16 @@ type world struct {
 	dir       string // the relay's data
 	env       map[string]string
 	admin     string
-	book      logbook
+	book      harness.Logbook
 	client    *http.Client
 	sandbox   *sandbox.Sandbox
-	vendor    *tracked
+	vendor    *harness.Tracked
 	sites     []string
-	receivers []*receiver
+	receivers []*harness.Receiver
 
 	mu     sync.Mutex
 	run    int
-	relay  *process
+	relay  *harness.Process
 	grants map[string][]string // of a site's connection, in the order in which they were given
 
 	firstTokens map[string]string // the refresh tokens that the connections were made with
@@ -43,14 +44,14 @@ type world struct {
 // newWorld makes the vendor and the settings; nothing of the relay runs yet. wrap may stand between it and the vendor.
 func newWorld(t *testing.T, sites int, vendor sandbox.Config, wrap func(http.Handler) http.Handler) *world {
 	t.Helper()
-	w := &world{t: t, dir: filepath.Join(t.TempDir(), "data"), client: newClient(), admin: "admin-" + random(16), grants: map[string][]string{}, firstTokens: map[string]string{}}
+	w := &world{t: t, dir: filepath.Join(t.TempDir(), "data"), client: harness.NewClient(), admin: "admin-" + random(16), grants: map[string][]string{}, firstTokens: map[string]string{}}
 	vendor.ClientID, vendor.ClientSecret = "e2e-client", "client-secret-"+random(16)
 	w.sandbox = sandbox.New(vendor)
 	handler := w.sandbox.Handler()
 	if wrap != nil {
 		handler = wrap(handler)
 	}
-	w.vendor = serveTracked(t, listen(t), handler)
+	w.vendor = harness.ServeTracked(t, harness.Listen(t), handler)
 	for n := range sites {
 		w.sites = append(w.sites, fmt.Sprintf("site-%02d", n+1))
 	}
@@ -58,9 +59,9 @@ func newWorld(t *testing.T, sites int, vendor sandbox.Config, wrap func(http.Han
 		"PATH": os.Getenv("PATH"), "TMPDIR": t.TempDir(),
 		"RELAY_HTTP_ADDR": "127.0.0.1:0", "RELAY_METRICS_ADDR": "127.0.0.1:0", "RELAY_NATS_LISTEN": "127.0.0.1:0",
 		"RELAY_DATA_DIR": w.dir, "RELAY_ADMIN_TOKEN": w.admin, "RELAY_LOG_LEVEL": "debug",
-		"RELAY_AUDATEX_BASE_URL":      "http://" + w.vendor.addr + sandbox.APIPath,
-		"RELAY_AUDATEX_AUTH_URL":      "http://" + w.vendor.addr + sandbox.AuthorizePath,
-		"RELAY_AUDATEX_TOKEN_URL":     "http://" + w.vendor.addr + sandbox.TokenPath,
+		"RELAY_AUDATEX_BASE_URL":      "http://" + w.vendor.Addr + sandbox.APIPath,
+		"RELAY_AUDATEX_AUTH_URL":      "http://" + w.vendor.Addr + sandbox.AuthorizePath,
+		"RELAY_AUDATEX_TOKEN_URL":     "http://" + w.vendor.Addr + sandbox.TokenPath,
 		"RELAY_AUDATEX_CLIENT_ID":     vendor.ClientID,
 		"RELAY_AUDATEX_CLIENT_SECRET": vendor.ClientSecret,
 		"RELAY_AUDATEX_RATE":          "10000000", "RELAY_POLL_INTERVAL": "100ms",
@@ -70,7 +71,7 @@ func newWorld(t *testing.T, sites int, vendor sandbox.Config, wrap func(http.Han
 	t.Cleanup(func() {
 		w.client.CloseIdleConnections()
 		if t.Failed() {
-			t.Logf("the end of the relay's log:\n%s", w.book.tail(40))
+			t.Logf("the end of the relay's log:\n%s", w.book.Tail(40))
 		}
 	})
 	return w
@@ -84,13 +85,13 @@ func random(bytes int) string {
 }
 
 // begin starts the relay without waiting for it.
-func (w *world) begin() *process {
+func (w *world) begin() *harness.Process {
 	w.t.Helper()
 	env := make([]string, 0, len(w.env))
 	for _, name := range slices.Sorted(maps.Keys(w.env)) {
 		env = append(env, name+"="+w.env[name])
 	}
-	p := startProcess(w.t, env, &w.book)
+	p := harness.StartProcess(w.t, relayBinary(w.t), []string{"serve"}, env, &w.book)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.relay = p
@@ -98,13 +99,13 @@ func (w *world) begin() *process {
 }
 
 // start starts the relay and waits until it serves.
-func (w *world) start() *process {
+func (w *world) start() *harness.Process {
 	w.t.Helper()
 	p := w.begin()
 	select {
-	case <-p.serves:
-	case <-p.exited:
-		w.t.Fatalf("the relay ended instead of serving: %v\n%s", p.err, w.book.tail(40))
+	case <-p.Serves:
+	case <-p.Exited:
+		w.t.Fatalf("the relay ended instead of serving: %v\n%s", p.Err, w.book.Tail(40))
 	}
 	return p
 }
@@ -116,15 +117,15 @@ func (w *world) end(signal syscall.Signal) int {
 	w.mu.Lock()
 	p := w.relay
 	w.mu.Unlock()
-	if err := p.cmd.Process.Signal(signal); err != nil {
-		w.t.Fatalf("the relay was gone before it was to end: %v\n%s", err, w.book.tail(40))
+	if err := p.Cmd.Process.Signal(signal); err != nil {
+		w.t.Fatalf("the relay was gone before it was to end: %v\n%s", err, w.book.Tail(40))
 	}
-	code := p.exitCode(w.t)
+	code := p.ExitCode(w.t)
 	w.client.CloseIdleConnections()
-	w.vendor.settle(w.t)
+	w.vendor.Settle(w.t)
 	for _, r := range w.receivers {
-		if r.server != nil {
-			r.server.settle(w.t)
+		if r.Server != nil {
+			r.Server.Settle(w.t)
 		}
 	}
 	w.mu.Lock()
@@ -141,13 +142,13 @@ func (w *world) currentRun() int {
 }
 
 // api speaks to the present run as the administrator; it must serve.
-func (w *world) api() caller { return w.as(w.admin) }
+func (w *world) api() harness.Caller { return w.as(w.admin) }
 
 // as speaks to the present run with a token.
-func (w *world) as(token string) caller {
+func (w *world) as(token string) harness.Caller {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return caller{base: "http://" + w.relay.at.API, token: token, client: w.client}
+	return harness.Caller{Base: "http://" + w.relay.At.API, Token: token, Client: w.client}
 }
 
 // serving answers whether the present run serves.
@@ -156,12 +157,12 @@ func (w *world) serving() bool {
 	p := w.relay
 	w.mu.Unlock()
 	select {
-	case <-p.exited:
+	case <-p.Exited:
 		return false
 	default:
 	}
 	select {
-	case <-p.serves:
+	case <-p.Serves:
 		return true
 	default:
 		return false
@@ -192,9 +193,9 @@ func (w *world) connect() {
 			w.t.Fatal(err)
 		}
 		w.firstTokens[site] = token
-		w.api().must(w.t, http.MethodPut, "/v1/connections/"+site, map[string]any{"level": "site", "site": site, "refreshToken": token}, nil)
+		w.api().Must(w.t, http.MethodPut, "/v1/connections/"+site, map[string]any{"level": "site", "site": site, "refreshToken": token}, nil)
 	}
-	eventually(w.t, "every connection subscribes", func() string {
+	harness.Eventually(w.t, "every connection subscribes", func() string {
 		if n := len(w.sandbox.Subscriptions()); n < len(w.sites) {
 			return fmt.Sprintf("%d of %d have", n, len(w.sites))
 		}
@@ -202,23 +203,38 @@ func (w *world) connect() {
 	})
 }
 
+// newReceiver starts a receiver.
+func (w *world) newReceiver(id string, behave harness.Behaviour, settings map[string]any) *harness.Receiver {
+	r := &harness.Receiver{ID: id, Behave: behave, Run: w.currentRun, Settings: settings, Bodies: map[string][]byte{}}
+	r.Server = harness.ServeTracked(w.t, harness.Listen(w.t), r)
+	w.receivers = append(w.receivers, r)
+	return r
+}
+
+// newDeadReceiver makes a receiver at which connections are refused until wake.
+func (w *world) newDeadReceiver(id string, settings map[string]any) *harness.Receiver {
+	r := &harness.Receiver{ID: id, Behave: harness.Healthy, Run: w.currentRun, Settings: settings, Bodies: map[string][]byte{}, Dead: harness.Reserve(w.t)}
+	w.receivers = append(w.receivers, r)
+	return r
+}
+
 // register makes the callbacks of all receivers.
 func (w *world) register() {
 	w.t.Helper()
 	for _, r := range w.receivers {
-		settings := map[string]any{"url": "http://" + r.address() + "/hook", "timeoutSeconds": 60, "startFrom": "earliest"}
-		maps.Copy(settings, r.settings)
+		settings := map[string]any{"url": "http://" + r.Address() + "/hook", "timeoutSeconds": 60, "startFrom": "earliest"}
+		maps.Copy(settings, r.Settings)
 		if settings["secret"] == nil {
 			key := make([]byte, 32)
 			_, _ = rand.Read(key) // never fails
 			settings["secret"] = "whsec_" + base64.StdEncoding.EncodeToString(key)
 		}
-		r.secret, _ = settings["secret"].(string)
+		r.Secret, _ = settings["secret"].(string)
 		var err error
-		if r.webhook, err = standardwebhooks.NewWebhook(r.secret); err != nil {
+		if r.Webhook, err = standardwebhooks.NewWebhook(r.Secret); err != nil {
 			w.t.Fatal(err)
 		}
-		w.api().must(w.t, http.MethodPut, "/v1/callbacks/"+r.id, settings, nil)
+		w.api().Must(w.t, http.MethodPut, "/v1/callbacks/"+r.ID, settings, nil)
 	}
 }
 
@@ -229,8 +245,8 @@ func (w *world) apiKey(client string, sites []string) (id, key string) {
 	if len(sites) > 0 {
 		settings = map[string]any{"sites": sites}
 	}
-	w.api().must(w.t, http.MethodPut, "/v1/clients/"+client, settings, nil)
+	w.api().Must(w.t, http.MethodPut, "/v1/clients/"+client, settings, nil)
 	var made struct{ ID, Key string }
-	w.api().must(w.t, http.MethodPost, "/v1/clients/"+client+"/keys", map[string]any{}, &made)
+	w.api().Must(w.t, http.MethodPost, "/v1/clients/"+client+"/keys", map[string]any{}, &made)
 	return made.ID, made.Key
 }

@@ -1,4 +1,4 @@
-package e2e
+package harness
 
 import (
 	"bytes"
@@ -12,38 +12,39 @@ import (
 	"time"
 )
 
-// caller speaks the relay's HTTP API with one token.
-type caller struct {
-	base, token string
-	client      *http.Client
+// Caller speaks the relay's HTTP API with one token.
+type Caller struct {
+	Base, Token string
+	Client      *http.Client
 }
 
-// answer is what the API answered.
-type answer struct {
-	status int
-	body   []byte
+// Answer is what the API answered.
+type Answer struct {
+	Status int
+	Body   []byte
 }
 
-func newClient() *http.Client {
+// NewClient answers a client that uses no proxy.
+func NewClient() *http.Client {
 	return &http.Client{Transport: &http.Transport{Proxy: nil, MaxIdleConnsPerHost: 8}, Timeout: time.Minute}
 }
 
-// call makes one request.
-func (c caller) call(method, path string, body any) (answer, error) {
+// Call makes one request.
+func (c Caller) Call(method, path string, body any) (Answer, error) {
 	var content io.Reader
 	if body != nil {
 		b, err := json.Marshal(body)
 		if err != nil {
-			return answer{}, err
+			return Answer{}, err
 		}
 		content = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(context.Background(), method, c.base+path, content)
+	req, err := http.NewRequestWithContext(context.Background(), method, c.Base+path, content)
 	if err != nil {
-		return answer{}, err
+		return Answer{}, err
 	}
-	if c.token != "" {
-		req.Header.Set("Authorization", "Bearer "+c.token)
+	if c.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.Token)
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
@@ -51,34 +52,34 @@ func (c caller) call(method, path string, body any) (answer, error) {
 			req.Header.Set("Content-Type", "application/merge-patch+json")
 		}
 	}
-	res, err := c.client.Do(req)
+	res, err := c.Client.Do(req)
 	if err != nil {
-		return answer{}, err
+		return Answer{}, err
 	}
 	defer func() { _ = res.Body.Close() }()
 	b, err := io.ReadAll(res.Body)
-	return answer{res.StatusCode, b}, err
+	return Answer{res.StatusCode, b}, err
 }
 
-// must makes a request that has to succeed and reads the answer into out, unless that is nil.
-func (c caller) must(t testing.TB, method, path string, body, out any) {
+// Must makes a request that has to succeed and reads the answer into out, unless that is nil.
+func (c Caller) Must(t testing.TB, method, path string, body, out any) {
 	t.Helper()
-	a, err := c.call(method, path, body)
+	a, err := c.Call(method, path, body)
 	if err != nil {
 		t.Fatalf("%s %s: %v", method, path, err)
 	}
-	if a.status/100 != 2 {
-		t.Fatalf("%s %s: %d %s", method, path, a.status, a.body)
+	if a.Status/100 != 2 {
+		t.Fatalf("%s %s: %d %s", method, path, a.Status, a.Body)
 	}
 	if out != nil {
-		if err := json.Unmarshal(a.body, out); err != nil {
-			t.Fatalf("%s %s: %v in %s", method, path, err, a.body)
+		if err := json.Unmarshal(a.Body, out); err != nil {
+			t.Fatalf("%s %s: %v in %s", method, path, err, a.Body)
 		}
 	}
 }
 
-// items reads a whole list.
-func items[T any](c caller, path string) ([]T, error) {
+// Items reads a whole list.
+func Items[T any](c Caller, path string) ([]T, error) {
 	var all []T
 	after := ""
 	for {
@@ -90,18 +91,18 @@ func items[T any](c caller, path string) ([]T, error) {
 		if after != "" {
 			at += separator + "after=" + url.QueryEscape(after)
 		}
-		a, err := c.call(http.MethodGet, at, nil)
+		a, err := c.Call(http.MethodGet, at, nil)
 		if err != nil {
 			return nil, err
 		}
-		if a.status != http.StatusOK {
-			return nil, fmt.Errorf("GET %s: %d %s", at, a.status, a.body)
+		if a.Status != http.StatusOK {
+			return nil, fmt.Errorf("GET %s: %d %s", at, a.Status, a.Body)
 		}
 		var page struct {
 			Items []T    `json:"items"`
 			Next  string `json:"next"`
 		}
-		if err := json.Unmarshal(a.body, &page); err != nil {
+		if err := json.Unmarshal(a.Body, &page); err != nil {
 			return nil, fmt.Errorf("GET %s: %w", at, err)
 		}
 		all = append(all, page.Items...)
@@ -112,14 +113,15 @@ func items[T any](c caller, path string) ([]T, error) {
 	}
 }
 
-// connection and callback are what the tests read of the API's answers.
-type connection struct {
+// Connection is what the tests read of a connection.
+type Connection struct {
 	ID      string `json:"id"`
 	State   string `json:"state"`
 	Waiting *int   `json:"waiting"`
 }
 
-type callback struct {
+// Callback is what the tests read of a callback.
+type Callback struct {
 	ID      string `json:"id"`
 	State   string `json:"state"`
 	Health  string `json:"health"`

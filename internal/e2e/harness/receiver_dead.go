@@ -1,4 +1,4 @@
-package e2e
+package harness
 
 import (
 	"fmt"
@@ -8,14 +8,15 @@ import (
 	"testing"
 )
 
-// reserved is an address at which connections are refused, and which is nobody else's: a socket that is bound, but does
+// Reserved is an address at which connections are refused, and which is nobody else's: a socket that is bound, but does
 // not listen before wake.
-type reserved struct {
+type Reserved struct {
 	fd   int
 	addr string
 }
 
-func reserve(t testing.TB) *reserved {
+// Reserve answers an address at which nobody listens until Wake.
+func Reserve(t testing.TB) *Reserved {
 	t.Helper()
 	syscall.ForkLock.RLock() // no child may inherit it
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
@@ -26,7 +27,7 @@ func reserve(t testing.TB) *reserved {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &reserved{fd: fd}
+	r := &Reserved{fd: fd}
 	t.Cleanup(func() {
 		if r.fd >= 0 {
 			_ = syscall.Close(r.fd)
@@ -44,7 +45,7 @@ func reserve(t testing.TB) *reserved {
 }
 
 // wake lets the address answer.
-func (r *reserved) wake(t testing.TB) net.Listener {
+func (r *Reserved) wake(t testing.TB) net.Listener {
 	t.Helper()
 	if err := syscall.Listen(r.fd, 128); err != nil {
 		t.Fatal(err)
@@ -59,20 +60,13 @@ func (r *reserved) wake(t testing.TB) net.Listener {
 	return l
 }
 
-// newDeadReceiver makes a receiver at which connections are refused until wake.
-func (w *world) newDeadReceiver(id string, settings map[string]any) *receiver {
-	r := &receiver{id: id, behave: healthy, world: w, settings: settings, bodies: map[string][]byte{}, dead: reserve(w.t)}
-	w.receivers = append(w.receivers, r)
-	return r
-}
+// Wake brings a dead receiver to life.
+func (r *Receiver) Wake(t testing.TB) { r.Server = ServeTracked(t, r.Dead.wake(t), r) }
 
-// wake brings a dead receiver to life.
-func (r *receiver) wake() { r.server = serveTracked(r.world.t, r.dead.wake(r.world.t), r) }
-
-// address is where deliveries go.
-func (r *receiver) address() string {
-	if r.dead != nil {
-		return r.dead.addr
+// Address is where deliveries go.
+func (r *Receiver) Address() string {
+	if r.Dead != nil {
+		return r.Dead.addr
 	}
-	return r.server.addr
+	return r.Server.Addr
 }

@@ -1,4 +1,4 @@
-package e2e
+package harness
 
 import (
 	"bytes"
@@ -14,8 +14,8 @@ import (
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
-// event is an event as a receiver reads it: written against the published contract, not with the relay's own types.
-type event struct {
+// Event is an event as a receiver reads it: written against the published contract, not with the relay's own types.
+type Event struct {
 	ID       string          `json:"id"`
 	Type     string          `json:"type"`
 	Subject  string          `json:"subject"`
@@ -50,9 +50,9 @@ type change struct {
 	To   json.RawMessage `json:"to"`
 }
 
-// parseEvent reads an event of an order.
-func parseEvent(body []byte) (event, error) {
-	var e event
+// ParseEvent reads an event of an order.
+func ParseEvent(body []byte) (Event, error) {
+	var e Event
 	if err := json.Unmarshal(body, &e); err != nil {
 		return e, err
 	}
@@ -95,10 +95,10 @@ func tokens(raw []byte) (string, error) {
 	}
 }
 
-// checkOrder compares the events of one order with what the vendor did to it: one event for each notification, in the order in
+// CheckOrder compares the events of one order with what the vendor did to it: one event for each notification, in the order in
 // which the notifications came, each with the order digit by digit as it stood at some moment not before the notification
 // and not before the event that came before it, and with what changed since then. Events are given by sequence.
-func checkOrder(rec sandbox.OrderRecord, notifications []sandbox.NotificationRecord, events []event) error {
+func CheckOrder(rec sandbox.OrderRecord, notifications []sandbox.NotificationRecord, events []Event) error {
 	if len(events) != len(notifications) {
 		return fmt.Errorf("%d events for %d notifications that a client was given", len(events), len(notifications))
 	}
@@ -124,7 +124,7 @@ func checkOrder(rec sandbox.OrderRecord, notifications []sandbox.NotificationRec
 			return fmt.Errorf("event %d (%s): its order is none of the states %d to %d that the vendor served:\n%s", i, e.ID, at, len(states)-1, e.order.Order)
 		}
 		at += found
-		var before *event
+		var before *Event
 		if i > 0 {
 			before = &events[i-1]
 		}
@@ -136,7 +136,7 @@ func checkOrder(rec sandbox.OrderRecord, notifications []sandbox.NotificationRec
 }
 
 // checkNotification compares what an event says of its notification with the ledger's.
-func checkNotification(e *event, n sandbox.NotificationRecord) error {
+func checkNotification(e *Event, n sandbox.NotificationRecord) error {
 	got := e.order.Notification
 	if got == nil || e.order.Origin != "notification" {
 		return fmt.Errorf("origin %q, notification %v", e.order.Origin, got)
@@ -168,7 +168,7 @@ func checkNotification(e *event, n sandbox.NotificationRecord) error {
 }
 
 // checkChanges compares what an event says has changed with the two orders themselves.
-func checkChanges(before, e *event) error {
+func checkChanges(before, e *Event) error {
 	now, err := decode(e.order.Order)
 	if err != nil {
 		return err

@@ -1,8 +1,9 @@
-package e2e
+package harness
 
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -11,14 +12,14 @@ import (
 	"testing"
 )
 
-// process is one run of the program.
-type process struct {
-	cmd    *exec.Cmd
-	serves chan struct{} // closed once it says that it serves
-	exited chan struct{} // closed once it is gone and its output is read
-	err    error         // of the exit; read after exited
+// Process is one run of the program.
+type Process struct {
+	Cmd    *exec.Cmd
+	Serves chan struct{} // closed once it says that it serves
+	Exited chan struct{} // closed once it is gone and its output is read
+	Err    error         // of the exit; read after exited
 
-	at addresses // read after serves
+	At addresses // read after serves
 }
 
 // addresses are where the program says it listens.
@@ -28,28 +29,28 @@ type addresses struct {
 	NATS    string `json:"nats"`
 }
 
-// logbook keeps what all runs of the program wrote.
-type logbook struct {
+// Logbook keeps what all runs of the program wrote.
+type Logbook struct {
 	mu     sync.Mutex
 	runs   []*bytes.Buffer
 	stdout bytes.Buffer
 }
 
-// startProcess starts the program and does not wait for it.
-func startProcess(t testing.TB, env []string, book *logbook) *process {
+// StartProcess starts a program and does not wait for it.
+func StartProcess(t testing.TB, path string, args, env []string, book *Logbook) *Process {
 	t.Helper()
-	p := &process{cmd: exec.Command(relayBinary(t), "serve"), serves: make(chan struct{}), exited: make(chan struct{})}
-	p.cmd.Env = env
-	p.cmd.SysProcAttr = diesWithTest()
-	stderr, err := p.cmd.StderrPipe()
+	p := &Process{Cmd: exec.CommandContext(context.Background(), path, args...), Serves: make(chan struct{}), Exited: make(chan struct{})}
+	p.Cmd.Env = env
+	p.Cmd.SysProcAttr = diesWithTest()
+	stderr, err := p.Cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	stdout, err := p.cmd.StdoutPipe()
+	stdout, err := p.Cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.cmd.Start(); err != nil {
+	if err := p.Cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	log := book.begin()
@@ -63,18 +64,18 @@ func startProcess(t testing.TB, env []string, book *logbook) *process {
 	})
 	go func() {
 		reading.Wait()
-		p.err = p.cmd.Wait()
-		close(p.exited)
+		p.Err = p.Cmd.Wait()
+		close(p.Exited)
 	}()
 	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill() // it may be gone
-		<-p.exited
+		_ = p.Cmd.Process.Kill() // it may be gone
+		<-p.Exited
 	})
 	return p
 }
 
 // read takes the log line by line and notices the one that says where the program listens.
-func (p *process) read(r io.Reader, book *logbook, log *bytes.Buffer) {
+func (p *Process) read(r io.Reader, book *Logbook, log *bytes.Buffer) {
 	lines := bufio.NewReader(r)
 	serving := false
 	for {
@@ -82,9 +83,9 @@ func (p *process) read(r io.Reader, book *logbook, log *bytes.Buffer) {
 		book.mu.Lock()
 		log.Write(line)
 		book.mu.Unlock()
-		if !serving && bytes.Contains(line, []byte(`"msg":"the relay serves"`)) && json.Unmarshal(line, &p.at) == nil {
+		if !serving && bytes.Contains(line, []byte(`"msg":"the relay serves"`)) && json.Unmarshal(line, &p.At) == nil {
 			serving = true
-			close(p.serves)
+			close(p.Serves)
 		}
 		if err != nil {
 			return
@@ -92,7 +93,7 @@ func (p *process) read(r io.Reader, book *logbook, log *bytes.Buffer) {
 	}
 }
 
-func (b *logbook) begin() *bytes.Buffer {
+func (b *Logbook) begin() *bytes.Buffer {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	log := &bytes.Buffer{}
@@ -100,8 +101,8 @@ func (b *logbook) begin() *bytes.Buffer {
 	return log
 }
 
-// text answers all that was written, run after run.
-func (b *logbook) text() []byte {
+// Text answers all that was written, run after run.
+func (b *Logbook) Text() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	all := bytes.Clone(b.stdout.Bytes())
@@ -111,8 +112,8 @@ func (b *logbook) text() []byte {
 	return all
 }
 
-// tail answers the last n lines of the last run, for a failing test.
-func (b *logbook) tail(n int) []byte {
+// Tail answers the last n lines of the last run, for a failing test.
+func (b *Logbook) Tail(n int) []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.runs) == 0 {
@@ -122,9 +123,9 @@ func (b *logbook) tail(n int) []byte {
 	return bytes.Join(lines[max(0, len(lines)-n):], nil)
 }
 
-// checkWellFormed fails unless every line is a JSON object: a panic, a data race or a library that writes past the log is
+// CheckWellFormed fails unless every line is a JSON object: a panic, a data race or a library that writes past the log is
 // none. Only the last line of a killed run may be cut off.
-func (b *logbook) checkWellFormed(t *testing.T) {
+func (b *Logbook) CheckWellFormed(t *testing.T) {
 	t.Helper()
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -132,9 +133,12 @@ func (b *logbook) checkWellFormed(t *testing.T) {
 		t.Errorf("the relay wrote to its standard output: %.500q", b.stdout.Bytes())
 	}
 	for run, log := range b.runs {
+		at := 0
 		for line := range bytes.Lines(log.Bytes()) {
+			begin := at
+			at += len(line)
 			if bytes.HasSuffix(line, []byte("\n")) && !json.Valid(line) {
-				t.Errorf("run %d: the log has a line that is not JSON; it and what follows:\n%.3000s", run, log.Bytes()[bytes.Index(log.Bytes(), line):])
+				t.Errorf("run %d: the log has a line that is not JSON; it and what follows:\n%.3000s", run, log.Bytes()[begin:])
 				break
 			}
 			if bytes.Contains(line, []byte(`"panic`)) || bytes.Contains(line, []byte("runtime error")) {
@@ -144,16 +148,16 @@ func (b *logbook) checkWellFormed(t *testing.T) {
 	}
 }
 
-// exitCode answers how the process ended; it waits for that. -1 is a signal.
-func (p *process) exitCode(t testing.TB) int {
+// ExitCode answers how the process ended; it waits for that. -1 is a signal.
+func (p *Process) ExitCode(t testing.TB) int {
 	t.Helper()
-	<-p.exited
-	if p.err == nil {
+	<-p.Exited
+	if p.Err == nil {
 		return 0
 	}
 	var exit *exec.ExitError
-	if !errors.As(p.err, &exit) {
-		t.Fatalf("the relay: %v", p.err)
+	if !errors.As(p.Err, &exit) {
+		t.Fatalf("the relay: %v", p.Err)
 	}
 	return exit.ExitCode()
 }

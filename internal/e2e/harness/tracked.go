@@ -1,4 +1,4 @@
-package e2e
+package harness
 
 import (
 	"context"
@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// tracked is an HTTP server that can tell when everything a dead client left behind has been dealt with.
-type tracked struct {
-	addr    string
+// Tracked is an HTTP server that can tell when everything a dead client left behind has been dealt with.
+type Tracked struct {
+	Addr    string
 	server  *http.Server
 	handler http.Handler
 
@@ -23,9 +23,9 @@ type tracked struct {
 // quietPath is what settle asks for; it reaches no handler.
 const quietPath = "/_quiet"
 
-// serveTracked serves until the test ends.
-func serveTracked(t testing.TB, l net.Listener, h http.Handler) *tracked {
-	s := &tracked{addr: l.Addr().String(), handler: h, open: map[net.Conn]bool{}}
+// ServeTracked serves until the test ends.
+func ServeTracked(t testing.TB, l net.Listener, h http.Handler) *Tracked {
+	s := &Tracked{Addr: l.Addr().String(), handler: h, open: map[net.Conn]bool{}}
 	s.server = &http.Server{
 		ReadHeaderTimeout: time.Minute,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -50,7 +50,7 @@ func serveTracked(t testing.TB, l net.Listener, h http.Handler) *tracked {
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		if err := s.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			t.Errorf("serving %s: %v", s.addr, err)
+			t.Errorf("serving %s: %v", s.Addr, err)
 		}
 	})
 	t.Cleanup(func() {
@@ -60,13 +60,13 @@ func serveTracked(t testing.TB, l net.Listener, h http.Handler) *tracked {
 	return s
 }
 
-// settle waits until every connection that a dead relay had opened is closed and its requests have ended: what
+// Settle waits until every connection that a dead relay had opened is closed and its requests have ended: what
 // arrives from then on comes of a later run. Connections are accepted in the order in which they were opened, so
 // once one of our own has been answered all of the dead one's are known.
-func (s *tracked) settle(t testing.TB) {
+func (s *Tracked) Settle(t testing.TB) {
 	t.Helper()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
-	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+s.addr+quietPath, nil)
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+s.Addr+quietPath, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,12 +75,22 @@ func (s *tracked) settle(t testing.TB) {
 		t.Fatal(err)
 	}
 	_ = res.Body.Close()
-	eventually(t, "the connections of a dead relay close", func() string {
+	Eventually(t, "the connections of a dead relay close", func() string {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if len(s.open) > 0 {
-			return "some are open at " + s.addr
+			return "some are open at " + s.Addr
 		}
 		return ""
 	})
+}
+
+// Listen answers a listener of this machine's own.
+func Listen(t testing.TB) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
 }

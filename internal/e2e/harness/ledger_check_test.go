@@ -1,4 +1,4 @@
-package e2e
+package harness
 
 import (
 	"fmt"
@@ -37,15 +37,15 @@ func TestCheckOrderNotices(t *testing.T) {
 		orderEvent(2, "updated", at.Add(2*time.Second), states[2], `"Confirmed"`, `{"path":"/Price","from":12.50,"to":12345678901234567890.10}`),
 	}
 	check := func(bodies []string) error {
-		events := make([]event, 0, len(bodies))
+		events := make([]Event, 0, len(bodies))
 		for _, b := range bodies {
-			e, err := parseEvent([]byte(b))
+			e, err := ParseEvent([]byte(b))
 			if err != nil {
 				t.Fatalf("%v in %s", err, b)
 			}
 			events = append(events, e)
 		}
-		return checkOrder(rec, notifications, events)
+		return CheckOrder(rec, notifications, events)
 	}
 	if err := check(bodies); err != nil {
 		t.Fatalf("the right events: %v", err)
