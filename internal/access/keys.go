@@ -131,3 +131,22 @@ func (k *Keys) Client(id string) (relay.Client, bool) {
 	c, ok := k.clients[id]
 	return c.client, ok && !c.removed
 }
+
+// ReadsAll reports whether there is a key of this id, not expired, of a client that may see all sites. Until all clients are known
+// every key counts as one.
+func (k *Keys) ReadsAll(keyID string) bool {
+	select {
+	case <-k.ready:
+	default:
+		return true
+	}
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	client := k.clients[k.owners[keyID]].client
+	for _, key := range client.Keys {
+		if key.ID == keyID {
+			return client.AllSites && !key.Expired(time.Now())
+		}
+	}
+	return false
+}

@@ -13,7 +13,6 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/audatex-relay/relay/internal/relay"
-	"github.com/audatex-relay/relay/internal/topology"
 )
 
 // Subscribers judges the login of a subscriber: user is a key's id, password the key.
@@ -23,10 +22,9 @@ type Subscribers interface {
 
 // authenticator admits the relay itself by a password made at start, and subscribers by their API keys.
 type authenticator struct {
-	own, subscribers *server.Account
-	password         string
-	log              *slog.Logger
-	server           *server.Server
+	accounts accounts
+	password string
+	log      *slog.Logger
 
 	mu      sync.Mutex
 	keys    Subscribers      // nil until Admit
@@ -36,27 +34,15 @@ type authenticator struct {
 // login is what a subscriber logged in with, and what it may hear since.
 type login struct{ keyID, key, hears string }
 
-func newAuthenticator(password string, log *slog.Logger) *authenticator {
-	return &authenticator{password: password, log: log, clients: map[uint64]login{}}
-}
-
-// attach finds the server's own copies of the accounts in the options; it is called before the server starts.
-func (a *authenticator) attach(s *server.Server) (err error) {
-	a.server = s
-	if a.own, err = s.LookupAccount(relayAccount); err == nil {
-		a.subscribers, err = s.LookupAccount(subscribersAccount)
-	}
-	if err != nil {
-		return fmt.Errorf("look up the accounts of the embedded NATS server: %w", err)
-	}
-	return nil
+func newAuthenticator(prefix, password string, log *slog.Logger) *authenticator {
+	return &authenticator{accounts: accounts{prefix: prefix}, password: password, log: log, clients: map[uint64]login{}}
 }
 
 // Check implements server.Authentication.
 func (a *authenticator) Check(c server.ClientAuthentication) bool {
 	o := c.GetOpts()
 	if o.Username == relayUser && subtle.ConstantTimeCompare([]byte(o.Password), []byte(a.password)) == 1 {
-		c.RegisterUser(&server.User{Username: relayUser, Account: a.own})
+		c.RegisterUser(&server.User{Username: relayUser, Account: a.accounts.relay})
 		return true
 	}
 	a.mu.Lock() // throughout: a client that changes meanwhile is rechecked after this subscriber is known
@@ -69,38 +55,21 @@ func (a *authenticator) Check(c server.ClientAuthentication) bool {
 		a.log.Warn("nats: a subscriber's login was refused", "user", keyName(o.Username), "remote", c.RemoteAddress().String())
 		return false
 	}
-	user := &server.User{Username: key.ID, Account: a.subscribers, Permissions: permissions(client)}
+	user := &server.User{Username: key.ID, Account: a.accounts.subscribers, Permissions: permissions(client, key.ID)}
+	if client.AllSites {
+		reader, err := a.accounts.reader(key.ID)
+		if err != nil {
+			a.log.Error("nats: a subscriber's account could not be made", "key", key.ID, "error", err)
+			return false
+		}
+		user.Account = reader
+	}
 	if key.ExpiresAt != nil {
 		user.ConnectionDeadline = *key.ExpiresAt
 	}
 	c.RegisterUser(user)
 	a.clients[c.GetID()] = login{o.Username, o.Password, hears(client)}
 	return true
-}
-
-// ownersOnly are the operational events about one client's callbacks. On the bus nobody can tell whose a callback is, so no
-// subscriber hears them; their client gets them by the API and by callbacks.
-var ownersOnly = []string{
-	topology.OperationalSubject("*", string(relay.KindCallbackDisabled), "*"),
-	topology.OperationalSubject("*", string(relay.KindCallbackRecovered), "*"),
-	topology.OperationalSubject("*", string(relay.KindDeliveriesExpired), "*"),
-}
-
-// permissions lets a subscriber read the live subjects of its sites, and nothing else. Publishing is denied altogether: the
-// account has no JetStream and no service, so there is nobody to ask.
-func permissions(c relay.Client) *server.Permissions {
-	p := &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{">"}}, Subscribe: &server.SubjectPermission{Deny: slices.Clone(ownersOnly)}}
-	if c.AllSites {
-		p.Subscribe.Allow = []string{topology.AllEvents}
-		return p
-	}
-	for _, site := range c.Sites {
-		p.Subscribe.Allow = append(p.Subscribe.Allow, topology.SiteFilter(site))
-	}
-	if len(p.Subscribe.Allow) == 0 {
-		p.Subscribe.Deny = []string{">"}
-	}
-	return p
 }
 
 // Admit lets subscribers log in with the keys that it knows. The keys lie in the store, which needs the server first.
@@ -117,7 +86,7 @@ func (s *Server) Recheck(string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for id, l := range a.clients {
-		if a.server.GetClient(id) == nil {
+		if a.accounts.server.GetClient(id) == nil {
 			delete(a.clients, id)
 			continue
 		}
@@ -125,24 +94,10 @@ func (s *Server) Recheck(string) {
 			continue
 		}
 		delete(a.clients, id)
-		if err := a.server.DisconnectClientByID(id); err != nil {
+		if err := a.accounts.server.DisconnectClientByID(id); err != nil {
 			a.log.Warn("nats: a subscriber could not be disconnected", "key", l.keyID, "error", err)
 		}
 	}
-}
-
-// share lets the subscribers' account hear the live subjects of the relay's.
-func (a *authenticator) share() error {
-	if err := a.own.AddStreamExport(topology.AllEvents, []*server.Account{a.subscribers}); err != nil {
-		return fmt.Errorf("export the live subjects: %w", err)
-	}
-	if err := a.subscribers.AddStreamImport(a.own, topology.AllEvents, ""); err != nil {
-		return fmt.Errorf("import the live subjects: %w", err)
-	}
-	if err := a.own.EnableJetStream(nil, nil); err != nil {
-		return fmt.Errorf("enable JetStream for the relay's account: %w", err)
-	}
-	return nil
 }
 
 func splitListen(listen string) (string, int, error) {

@@ -2,6 +2,7 @@
 package natsd
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,19 +16,12 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/topology"
 )
 
 // MaxPayload is the largest message: a vendor page (a little less is read of one) with its envelope. It is also the most that the
 // server thinks wise.
 const MaxPayload = 8 << 20
-
-// The accounts of the embedded server: nothing of the relay's can be reached from the subscribers'.
-const (
-	relayAccount       = "RELAY"
-	subscribersAccount = "SUBSCRIBERS"
-	systemAccount      = "SYS"
-	relayUser          = "relay"
-)
 
 // startTimeout bounds the recovery of the stored streams. A million messages take about 3 s.
 const startTimeout = 5 * time.Minute
@@ -43,6 +37,10 @@ type Config struct {
 	SyncAlways   bool
 	// Listen is the address for subscribers (RELAY_NATS_LISTEN), "" for none. They are refused until Admit is called.
 	Listen string
+	// ListenCert and ListenKey are files, PEM, with which subscribers are served by TLS; both empty: in the clear.
+	ListenCert, ListenKey string
+	// Prefix of the relay's streams and subjects (RELAY_NATS_PREFIX; "": relay). It counts where there are subscribers.
+	Prefix string
 	Log    *slog.Logger
 }
 
@@ -61,6 +59,8 @@ var (
 	ErrDir = errors.New("the data directory cannot be used")
 	// ErrListen says that the address for subscribers cannot be listened on.
 	ErrListen = errors.New("subscribers cannot be listened for")
+	// ErrCertificate says that the certificate for subscribers cannot be used.
+	ErrCertificate = errors.New("the certificate for subscribers cannot be used")
 )
 
 // Start locks the data directory, starts the server and waits until its streams are recovered.
@@ -84,13 +84,18 @@ func Start(c Config) (*Server, error) {
 }
 
 func (s *Server) start(c Config) error {
-	s.auth = newAuthenticator(s.password, c.Log)
+	names := topology.Topology{Prefix: c.Prefix}
+	if names.Prefix == "" {
+		names.Prefix = "relay"
+	}
+	s.auth = newAuthenticator(names.Prefix, s.password, c.Log)
 	opts := &server.Options{
 		ServerName: "relay", JetStream: true, StoreDir: filepath.Join(c.Dir, "nats"), MaxPayload: MaxPayload, MaxPending: 256 << 20,
 		NoSigs: true, NoLog: true, DontListen: c.Listen == "", DisableShortFirstPing: true,
 		SyncInterval: c.SyncInterval, SyncAlways: c.SyncAlways,
 		Accounts: []*server.Account{
-			server.NewAccount(relayAccount), server.NewAccount(subscribersAccount), server.NewAccount(systemAccount),
+			server.NewAccount(relayAccount), server.NewAccount(subscribersAccount), server.NewAccount(eventsAccount),
+			server.NewAccount(systemAccount),
 		},
 		SystemAccount:              systemAccount,
 		CustomClientAuthentication: s.auth,
@@ -106,13 +111,17 @@ func (s *Server) start(c Config) error {
 			return err
 		}
 		opts.Host, opts.Port = host, port
+		if opts.TLSConfig, err = tlsConfig(c.ListenCert, c.ListenKey); err != nil {
+			return err
+		}
+		opts.TLSTimeout = tlsTimeout
 	}
 	ns, err := server.NewServer(opts)
 	if err != nil {
 		return fmt.Errorf("configure the embedded NATS server: %w", err)
 	}
 	s.server = ns
-	if err := s.auth.attach(ns); err != nil {
+	if err := s.auth.accounts.attach(ns); err != nil {
 		return err
 	}
 	fatal := make(chan string, 1)
@@ -128,7 +137,28 @@ func (s *Server) start(c Config) error {
 			return fmt.Errorf("the embedded NATS server was not ready within %s; its own log lines say why", startTimeout)
 		}
 	}
-	return s.auth.share()
+	if err := s.auth.accounts.share(); err != nil {
+		return err
+	}
+	if c.Listen == "" { // nobody could read the copy: a stored one is left as it is, and catches up when somebody can
+		return nil
+	}
+	return s.auth.accounts.shareEvents(names.Events())
+}
+
+// tlsTimeout is how many seconds a subscriber has for the handshake.
+const tlsTimeout = 5
+
+// tlsConfig reads the certificate that subscribers are shown; nil without one.
+func tlsConfig(cert, key string) (*tls.Config, error) {
+	if cert == "" && key == "" {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCertificate, err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
 }
 
 // probe listens on the subscribers' address for a moment: the server itself tells of an address it cannot have in its log only.

@@ -1,6 +1,7 @@
 package natsd_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,6 +31,7 @@ const order = "5f0c1c2e-6a64-4a2c-9d55-0a3f3a9f7b11"
 type bus struct {
 	t          *testing.T
 	server     *natsd.Server
+	conn       *nats.Conn // the relay's
 	store      *store.Store
 	keys       *access.Keys
 	leeds, all string // the keys' texts
@@ -55,11 +58,26 @@ func newBus(t *testing.T) *bus {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bus{t: t, server: server, store: s, keys: access.New(access.Config{Clients: s.Clients, Log: log, Changed: server.Recheck})}
+	b := &bus{t: t, server: server, conn: nc, store: s}
+	events, err := natsd.NewEvents(natsd.EventsConfig{
+		Conn: nc, Topology: s.Topology(), MaxBytes: 16 << 20, Known: func(id string) bool { return b.keys.ReadsAll(id) }, Log: log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.keys = access.New(access.Config{Clients: s.Clients, Log: log, Changed: func(client string) {
+		server.Recheck(client)
+		events.Changed()
+	}})
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { b.keys.Run(ctx); close(done) }()
-	t.Cleanup(func() { cancel(); <-done })
+	var running sync.WaitGroup
+	running.Go(func() { b.keys.Run(ctx) })
+	running.Go(func() {
+		if err := events.Run(ctx); err != nil {
+			t.Errorf("the copy of the log: %v", err)
+		}
+	})
+	t.Cleanup(func() { cancel(); running.Wait() })
 	b.leedsID, b.leeds = b.client("bms-leeds", relay.Client{Sites: []string{"leeds"}})
 	b.allID, b.all = b.client("bms-all", relay.Client{AllSites: true})
 	server.Admit(b.keys)
@@ -173,7 +191,7 @@ func TestASubscriberCanReachNothingOfTheRelays(t *testing.T) {
 			"$JS.API.CONSUMER.CREATE.relay_events", "$JS.API.STREAM.MSG.GET.relay_inbox", "$JS.API.DIRECT.GET.relay_events", "$JS.API.STREAM.PURGE.KV_relay_tokens",
 			"$SYS.REQ.SERVER.PING", "anything",
 		} {
-			if err := nc.PublishRequest(subject, "audatex.leeds.reply", []byte("{}")); err != nil {
+			if err := nc.PublishRequest(subject, "audatex.leeds.reply", []byte(`{"mark":"attack"}`)); err != nil {
 				t.Fatal(err)
 			}
 			if err := nc.Flush(); err != nil {
@@ -192,7 +210,7 @@ func TestASubscriberCanReachNothingOfTheRelays(t *testing.T) {
 			t.Fatal(err)
 		}
 		for n, _, _ := heard.Pending(); n > 0; n-- {
-			if m, err := heard.NextMsg(time.Second); err == nil && !strings.HasPrefix(m.Subject, "$JS.EVENT.") {
+			if m, err := heard.NextMsg(time.Second); err == nil && bytes.Contains(m.Data, []byte("attack")) {
 				t.Errorf("%s reached the relay's account: %s", who, m.Subject)
 			}
 		}
@@ -222,13 +240,7 @@ func TestNobodyHearsOfAnothersCallbacks(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, kind := range []relay.Kind{relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindDeliveriesExpired, relay.KindConsentRequired} {
-		ev, err := relay.NewOperationalEvent("", relay.NoSite, "x", time.Now(), relay.Operational{Kind: kind})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := b.store.Events.PublishOperational(t.Context(), ev); err != nil {
-			t.Fatal(err)
-		}
+		b.operational(kind)
 	}
 	m, err := heard.NextMsg(5 * time.Second)
 	if err != nil || m.Subject != "audatex._.relay.consent-required.x" {

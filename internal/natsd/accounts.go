@@ -1,0 +1,191 @@
+package natsd
+
+import (
+	"fmt"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+// The accounts. deploy/nats/accounts.conf makes the same for a server that others run; a test holds both to the same attacks.
+//
+//	RELAY        the relay: all its streams, buckets and subjects
+//	SUBSCRIBERS  keys limited to sites: they hear the live subjects of their sites and may publish nothing
+//	EVENTS       the copy of the log. Nobody logs in to it
+//	KEY_<id>     one for each key of all sites: it hears the live subjects and reaches one consumer of the copy, its own
+//	SYS          the server itself
+//
+// Why a key that reads the copy has an account to itself: whoever may ask JetStream for anything names the subject of the answer,
+// and the server checks that name against nobody's right to publish. So a reader can have messages put on any subject of its account.
+// In an account that it shares with others those would be the live subjects they listen to; alone it forges for itself only.
+const (
+	relayAccount       = "RELAY"
+	subscribersAccount = "SUBSCRIBERS"
+	eventsAccount      = "EVENTS"
+	systemAccount      = "SYS"
+	keyAccount         = "KEY_"
+	relayUser          = "relay"
+)
+
+// The relay reaches the JetStream of EVENTS below eventsAPI instead of $JS.API, EVENTS that of the relay's log below logAPI.
+const (
+	eventsAPI = "$JS.EVENTS.API"
+	logAPI    = "$JS.RELAY.API"
+)
+
+// api is where JetStream is asked within an account.
+const api = "$JS.API"
+
+// The subjects on which a reader asks the relay to make and to remove its consumer.
+const (
+	putSubject    = "events.consumer.put"
+	deleteSubject = "events.consumer.delete"
+)
+
+// relayAsks is what the relay may ask the JetStream of EVENTS: to make the copy and consumers of it.
+var relayAsks = []string{
+	".STREAM.INFO." + EventsStream, ".STREAM.CREATE." + EventsStream, ".STREAM.UPDATE." + EventsStream,
+	".CONSUMER.NAMES." + EventsStream, ".CONSUMER.CREATE." + EventsStream + ".>", ".CONSUMER.DELETE." + EventsStream + ".*",
+}
+
+// relayLooks is where it looks at a reader's consumer.
+const relayLooks = ".CONSUMER.INFO." + EventsStream + ".*"
+
+// What readers may ask it, each about the consumer of its own name.
+const (
+	consumerInfo = api + ".CONSUMER.INFO." + EventsStream + "."
+	consumerNext = api + ".CONSUMER.MSG.NEXT." + EventsStream + "."
+)
+
+// ackSubjects are where a reader acknowledges, in the older and in the newer form (domain and account in it).
+func ackSubjects(reader string) []string {
+	return []string{"$JS.ACK." + EventsStream + "." + reader + ".>", "$JS.ACK.*.*." + EventsStream + "." + reader + ".>"}
+}
+
+// consumerSubject is where, in the relay's account, a reader's wishes about its consumer arrive; the operation is put or delete.
+func consumerSubject(prefix, reader, operation string) string {
+	return prefix + ".readers." + reader + "." + operation
+}
+
+// copySubject is where the relay's log delivers to the copy.
+func copySubject(prefix string) string { return prefix + ".copy" }
+
+// accounts are those of the embedded server.
+type accounts struct {
+	prefix                     string
+	server                     *server.Server
+	relay, subscribers, events *server.Account
+}
+
+// attach finds the server's own copies of the accounts in the options; it is called before the server starts.
+func (a *accounts) attach(s *server.Server) (err error) {
+	a.server = s
+	for name, account := range map[string]**server.Account{relayAccount: &a.relay, subscribersAccount: &a.subscribers, eventsAccount: &a.events} {
+		if *account, err = s.LookupAccount(name); err != nil {
+			return fmt.Errorf("look up account %s of the embedded NATS server: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// share lets subscribers hear the live subjects and gives the relay's account its storage.
+func (a *accounts) share() error {
+	if err := a.relay.AddStreamExport(topology.AllEvents, nil); err != nil {
+		return fmt.Errorf("export the live subjects: %w", err)
+	}
+	if err := a.subscribers.AddStreamImport(a.relay, topology.AllEvents, ""); err != nil {
+		return fmt.Errorf("import the live subjects: %w", err)
+	}
+	if err := a.relay.EnableJetStream(nil, nil); err != nil {
+		return fmt.Errorf("enable JetStream for the relay's account: %w", err)
+	}
+	return nil
+}
+
+// shareEvents makes room for the copy of the log: what it needs of the log, what the relay needs to make it, what readers need to
+// read it.
+func (a *accounts) shareEvents(log string) error {
+	type service struct {
+		from, to  *server.Account // the exporting, the importing account (nil: readers, each for itself)
+		subject   string          // in the exporting account
+		as        string          // in the importing one
+		responses server.ServiceRespType
+	}
+	services := []service{
+		{from: a.relay, to: a.events, subject: api + ".CONSUMER.CREATE." + log, as: logAPI + ".CONSUMER.CREATE." + log},
+		{from: a.relay, to: a.events, subject: api + ".CONSUMER.CREATE." + log + ".>", as: logAPI + ".CONSUMER.CREATE." + log + ".>"},
+		{from: a.relay, to: a.events, subject: "$JS.FC." + log + ".>", as: "$JS.FC." + log + ".>"},
+		{from: a.relay, to: a.events, subject: "$JS.FC.*.*." + log + ".>", as: "$JS.FC.*.*." + log + ".>"},
+		{from: a.relay, subject: consumerSubject(a.prefix, "*", "*")},
+		{from: a.events, subject: consumerInfo + "*"},
+		{from: a.events, subject: consumerNext + "*", responses: server.Streamed},
+	}
+	for _, ask := range relayAsks {
+		services = append(services, service{from: a.events, to: a.relay, subject: api + ask, as: eventsAPI + ask})
+	}
+	for _, ack := range ackSubjects("*") {
+		services = append(services, service{from: a.events, subject: ack})
+	}
+	for _, s := range services {
+		var only []*server.Account
+		if s.to != nil {
+			only = []*server.Account{s.to}
+		}
+		if err := s.from.AddServiceExportWithResponse(s.subject, s.responses, only); err != nil {
+			return fmt.Errorf("export %s: %w", s.subject, err)
+		}
+		if s.to == nil {
+			continue
+		}
+		if err := s.to.AddServiceImport(s.from, s.as, s.subject); err != nil {
+			return fmt.Errorf("import %s: %w", s.subject, err)
+		}
+	}
+	// Open to readers as well, so it stands apart from what only the relay may ask.
+	if err := a.relay.AddServiceImport(a.events, eventsAPI+relayLooks, api+relayLooks); err != nil {
+		return fmt.Errorf("import %s: %w", eventsAPI+relayLooks, err)
+	}
+	deliveries := copySubject(a.prefix) + ".>"
+	if err := a.relay.AddStreamExport(deliveries, []*server.Account{a.events}); err != nil {
+		return fmt.Errorf("export %s: %w", deliveries, err)
+	}
+	if err := a.events.AddStreamImport(a.relay, deliveries, ""); err != nil {
+		return fmt.Errorf("import %s: %w", deliveries, err)
+	}
+	if err := a.events.EnableJetStream(nil, nil); err != nil {
+		return fmt.Errorf("enable JetStream for the copy of the log: %w", err)
+	}
+	return nil
+}
+
+// reader answers the account of a key of all sites, and makes it at its first login. One that is no longer used is an empty entry
+// until the relay starts anew.
+func (a *accounts) reader(key string) (*server.Account, error) {
+	account, made := a.server.LookupOrRegisterAccount(keyAccount + key)
+	if !made {
+		return account, nil
+	}
+	if err := account.AddStreamImport(a.relay, topology.AllEvents, ""); err != nil {
+		return nil, fmt.Errorf("import the live subjects: %w", err)
+	}
+	type service struct {
+		of          *server.Account
+		as, subject string
+	}
+	services := []service{
+		{a.relay, putSubject, consumerSubject(a.prefix, key, "put")},
+		{a.relay, deleteSubject, consumerSubject(a.prefix, key, "delete")},
+		{a.events, consumerInfo + key, consumerInfo + key},
+		{a.events, consumerNext + key, consumerNext + key},
+	}
+	for _, ack := range ackSubjects(key) {
+		services = append(services, service{a.events, ack, ack})
+	}
+	for _, s := range services {
+		if err := account.AddServiceImport(s.of, s.as, s.subject); err != nil {
+			return nil, fmt.Errorf("import %s: %w", s.subject, err)
+		}
+	}
+	return account, nil
+}

@@ -1,0 +1,157 @@
+package natsd
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+// The bounds of what a reader may ask for.
+const (
+	maxReaders        = 1000 // each consumer of a replicated stream is a raft group
+	maxFilters        = 100  // many filters make a consumer slow: a hundred take 3 ms to set up, a thousand 140
+	maxAckWait        = time.Hour
+	defaultAckWait    = 30 * time.Second
+	maxAckPending     = 10_000
+	defaultAckPending = 1000
+)
+
+// readerName is the form of a reader's name: a key's id, or what the server's configuration calls it.
+var readerName = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z-]{0,62}$`)
+
+// ConsumerRequest is what a reader sends to events.consumer.put: how it wants to read. All is optional.
+type ConsumerRequest struct {
+	// FilterSubjects are below audatex, for example audatex.leeds.parts.>; none: all events.
+	FilterSubjects []string `json:"filterSubjects"`
+	// StartFrom is "now" (the default), "earliest" or the RFC 3339 time from which on the log took the events. It counts only when the
+	// consumer is made.
+	StartFrom string `json:"startFrom"`
+	// AckWaitSeconds is after how long an event that was not acknowledged is delivered again; default 30, at most 3600.
+	AckWaitSeconds int `json:"ackWaitSeconds"`
+	// MaxAckPending is how many events may be unacknowledged at a time; default 1000, at most 10,000.
+	MaxAckPending int `json:"maxAckPending"`
+}
+
+// ConsumerAnswer is the relay's answer: where to pull from, or why not.
+type ConsumerAnswer struct {
+	Stream   string `json:"stream,omitempty"`
+	Consumer string `json:"consumer,omitempty"`
+	Error    string `json:"error,omitempty"`
+}
+
+// errRequest marks what is wrong with a request: its sender is told. Other failures are only logged in full.
+var errRequest = errors.New("the request cannot be granted")
+
+// answer does what a reader asks for. The subject names the reader: its account imports the subject of its own name only.
+func (e *Events) answer(ctx context.Context, m *nats.Msg) {
+	rest, _ := strings.CutPrefix(m.Subject, e.c.Topology.Prefix+".readers.")
+	reader, operation, _ := strings.Cut(rest, ".")
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	var err error
+	switch {
+	case !readerName.MatchString(reader) || e.c.Known != nil && !e.c.Known(reader):
+		err = fmt.Errorf("%w: there is no reader of this name", errRequest)
+	case operation == "put":
+		err = e.put(ctx, reader, m.Data)
+	case operation == "delete":
+		if err = e.js.DeleteConsumer(ctx, EventsStream, reader); errors.Is(err, jetstream.ErrConsumerNotFound) {
+			err = nil
+		}
+	default:
+		err = fmt.Errorf("%w: there is no operation %q", errRequest, operation)
+	}
+	a := ConsumerAnswer{Stream: EventsStream, Consumer: reader}
+	switch {
+	case errors.Is(err, errRequest):
+		a = ConsumerAnswer{Error: err.Error()}
+	case err != nil:
+		e.c.Log.Warn("a reader's consumer could not be changed", "key", reader, "operation", operation, "error", err)
+		a = ConsumerAnswer{Error: "the relay could not do it now; try again later"}
+	}
+	body, err := json.Marshal(a)
+	if err == nil {
+		err = m.Respond(body)
+	}
+	if err != nil && !errors.Is(err, nats.ErrMsgNoReply) {
+		e.c.Log.Warn("a reader could not be answered", "key", reader, "error", err)
+	}
+}
+
+// put makes a reader's consumer, or changes it as far as a consumer can be changed.
+func (e *Events) put(ctx context.Context, reader string, body []byte) error {
+	c, err := consumerConfig(body)
+	if err != nil {
+		return err
+	}
+	c.Durable, c.InactiveThreshold = reader, e.c.Topology.Retention
+	there, err := e.js.Consumer(ctx, EventsStream, reader)
+	switch {
+	case err == nil: // it stands where it stands: where it once began cannot be changed
+		was := there.CachedInfo().Config
+		c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = was.DeliverPolicy, was.OptStartSeq, was.OptStartTime
+	case !errors.Is(err, jetstream.ErrConsumerNotFound):
+		return fmt.Errorf("look for the consumer: %w", err)
+	}
+	if _, err := e.js.CreateOrUpdateConsumer(ctx, EventsStream, c); err != nil {
+		return fmt.Errorf("make the consumer: %w", err)
+	}
+	return nil
+}
+
+// consumerConfig reads a request.
+func consumerConfig(body []byte) (jetstream.ConsumerConfig, error) {
+	r := ConsumerRequest{StartFrom: "now", AckWaitSeconds: int(defaultAckWait / time.Second), MaxAckPending: defaultAckPending}
+	if len(bytes.TrimSpace(body)) > 0 {
+		d := json.NewDecoder(bytes.NewReader(body))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&r); err != nil {
+			return jetstream.ConsumerConfig{}, fmt.Errorf("%w: %w", errRequest, err)
+		}
+	}
+	c := jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1, FilterSubjects: r.FilterSubjects}
+	switch r.StartFrom {
+	case "now":
+		c.DeliverPolicy = jetstream.DeliverNewPolicy
+	case "earliest":
+		c.DeliverPolicy = jetstream.DeliverAllPolicy
+	default:
+		at, err := time.Parse(time.RFC3339, r.StartFrom)
+		if err != nil {
+			return jetstream.ConsumerConfig{}, fmt.Errorf("%w: startFrom is now, earliest or an RFC 3339 time", errRequest)
+		}
+		c.DeliverPolicy, c.OptStartTime = jetstream.DeliverByStartTimePolicy, &at
+	}
+	if r.AckWaitSeconds < 1 || time.Duration(r.AckWaitSeconds)*time.Second > maxAckWait {
+		return jetstream.ConsumerConfig{}, fmt.Errorf("%w: ackWaitSeconds is from 1 to %d", errRequest, int(maxAckWait/time.Second))
+	}
+	if r.MaxAckPending < 1 || r.MaxAckPending > maxAckPending {
+		return jetstream.ConsumerConfig{}, fmt.Errorf("%w: maxAckPending is from 1 to %d", errRequest, maxAckPending)
+	}
+	c.AckWait, c.MaxAckPending = time.Duration(r.AckWaitSeconds)*time.Second, r.MaxAckPending
+	if len(r.FilterSubjects) > maxFilters {
+		return jetstream.ConsumerConfig{}, fmt.Errorf("%w: at most %d filterSubjects", errRequest, maxFilters)
+	}
+	for i, f := range r.FilterSubjects {
+		if !strings.HasPrefix(f, topology.PublicRoot+".") || !server.IsValidSubject(f) {
+			return jetstream.ConsumerConfig{}, fmt.Errorf("%w: filterSubjects[%d] is not a subject below %s", errRequest, i, topology.PublicRoot)
+		}
+		for j, other := range r.FilterSubjects[:i] {
+			if server.SubjectsCollide(f, other) {
+				return jetstream.ConsumerConfig{}, fmt.Errorf("%w: filterSubjects[%d] and [%d] overlap", errRequest, j, i)
+			}
+		}
+	}
+	return c, nil
+}
