@@ -9,6 +9,7 @@ import (
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/dispatcher"
 	"github.com/audatex-relay/relay/internal/httpapi"
+	"github.com/audatex-relay/relay/internal/owners"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/resolver"
 	"github.com/audatex-relay/relay/internal/sender"
@@ -22,7 +23,19 @@ type vendor struct {
 	store  *store.Store
 	client *audatex.Client
 	tokens *audatex.Tokens
+	owners *owners.Owners
 }
+
+// refresh has the connection's owner see to it that the stored token is good: only the owner refreshes it. Where that fails the call that
+// follows tells why.
+func (v *vendor) refresh(ctx context.Context, connection string) {
+	ctx, cancel := context.WithTimeout(ctx, refreshPatience)
+	defer cancel()
+	_ = v.owners.Ask(ctx, relay.ShardOf(connection), askAccess, connection, nil)
+}
+
+// refreshPatience is how long a call of the API waits for a token to be refreshed.
+const refreshPatience = 20 * time.Second
 
 func (v *vendor) session(c relay.Connection) *audatex.Session {
 	return audatex.NewSession(v.client, v.tokens, c.ID, c.Level)
@@ -36,19 +49,32 @@ func (v *vendor) Order(ctx context.Context, connection, id string) (json.RawMess
 
 // Assessment looks up an assessment for the API.
 func (v *vendor) Assessment(ctx context.Context, c relay.Connection, originator, number string) (string, error) {
+	v.refresh(ctx, c.ID)
 	return v.session(c).AssessmentID(ctx, originator, number)
 }
 
 // Unsubscribe ends a subscription for the API.
 func (v *vendor) Unsubscribe(ctx context.Context, c relay.Connection, subscription string) error {
+	v.refresh(ctx, c.ID)
 	return v.session(c).Unsubscribe(ctx, subscription)
 }
 
-// notifications is the resolver as the API sees it.
-type notifications struct{ *resolver.Resolver }
+// notifications is the resolver as the API sees it: each connection's own replica answers.
+type notifications struct {
+	*resolver.Resolver
+	vendor *vendor
+}
 
-// Retry resolves an unresolved notification now.
+// Waiting answers how many notifications wait, of those connections whose owners answer.
+func (n notifications) Waiting(ctx context.Context, connections []string) map[string]int {
+	return owners.Gather[int](ctx, n.vendor.owners, askWaiting, connections, relay.ShardOf)
+}
+
+// Retry resolves an unresolved notification now, wherever the request came in: the log's condition is the referee.
 func (n notifications) Retry(ctx context.Context, unresolved string) (httpapi.Retry, error) {
+	if doc, _, err := n.vendor.store.Unresolved.Get(ctx, unresolved); err == nil {
+		n.vendor.refresh(ctx, doc.Connection)
+	}
 	outcome, err := n.Resolver.Retry(ctx, unresolved)
 	switch outcome {
 	case resolver.RetryResolved:
@@ -62,15 +88,15 @@ func (n notifications) Retry(ctx context.Context, unresolved string) (httpapi.Re
 	return httpapi.RetryUnavailable, err
 }
 
-// callbacks is the dispatcher as the API sees it.
-type callbacks struct{ *dispatcher.Dispatcher }
+// callbacks is the dispatcher as the API sees it: each callback's own replica answers.
+type callbacks struct {
+	*dispatcher.Dispatcher
+	owners *owners.Owners
+}
 
-// Status answers how a callback is doing.
-func (c callbacks) Status(id string) (httpapi.Status, bool) {
-	s, ok := c.Dispatcher.Status(id)
-	return httpapi.Status{
-		Health: httpapi.CallbackHealth(s.Health), Backlog: s.Backlog, Lag: time.Duration(s.LagSeconds * float64(time.Second)),
-	}, ok
+// Status answers how callbacks are doing, of those whose owners answer.
+func (c callbacks) Status(ctx context.Context, ids []string) map[string]httpapi.Status {
+	return owners.Gather[httpapi.Status](ctx, c.owners, askStatus, ids, relay.ShardOf)
 }
 
 // Test sends one event to a callback over the path that deliveries take.

@@ -15,6 +15,7 @@ import (
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/httpapi"
 	"github.com/audatex-relay/relay/internal/natstest"
+	"github.com/audatex-relay/relay/internal/owners"
 	"github.com/audatex-relay/relay/internal/publisher"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/resolver"
@@ -42,8 +43,9 @@ func TestAnOperatorRetriesANotification(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	nc := natstest.Start(t)
 	s, err := store.Open(ctx, store.Config{
-		Conn: natstest.Start(t), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Sealer: sealer, Log: log,
+		Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Sealer: sealer, Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +58,8 @@ func TestAnOperatorRetriesANotification(t *testing.T) {
 		}),
 	})
 	api, err := httpapi.New(httpapi.Config{
-		Store: s, Keys: access.New(access.Config{Clients: s.Clients, Log: log}), AdminToken: "an-admin-token", Resolver: notifications{resolving}, Log: log,
+		Store: s, Keys: access.New(access.Config{Clients: s.Clients, Log: log}), AdminToken: "an-admin-token", Log: log,
+		Resolver: notifications{resolving, &vendor{store: s, owners: owners.New(owners.Config{Conn: nc, Topology: s.Topology(), Log: log})}},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -26,7 +26,7 @@ func (a *API) ListCallbacks(w http.ResponseWriter, r *http.Request, params ListC
 		}
 		all = keep(all, func(cb relay.Callback) bool { return c.owns(cb) && (params.Client == "" || cb.Client == params.Client) })
 		entries, next, err := page(all, params.After, params.Limit)
-		return reply{body: CallbackList{Items: views(entries, a.callbackView), Next: next}}, err
+		return reply{body: CallbackList{Items: a.callbackViews(ctx, valuesOf(entries)), Next: next}}, err
 	})
 }
 
@@ -46,7 +46,7 @@ func (a *API) CreateCallback(w http.ResponseWriter, r *http.Request, params Crea
 			return reply{}, err
 		}
 		revision, err := a.c.Store.Callbacks.Create(ctx, cb.ID, cb)
-		return a.createdCallback(cb, revision, secret), err
+		return a.createdCallback(ctx, cb, revision, secret), err
 	})
 }
 
@@ -54,7 +54,7 @@ func (a *API) CreateCallback(w http.ResponseWriter, r *http.Request, params Crea
 func (a *API) GetCallback(w http.ResponseWriter, r *http.Request, id Id) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
 		cb, revision, err := a.callback(ctx, c, id)
-		return reply{revision: revision, body: a.callbackView(cb)}, err
+		return reply{revision: revision, body: a.callbackView(ctx, cb)}, err
 	})
 }
 
@@ -86,9 +86,9 @@ func (a *API) PutCallback(w http.ResponseWriter, r *http.Request, id Id, params 
 			return reply{}, err
 		}
 		if created {
-			return a.createdCallback(cb, revision, secret), nil
+			return a.createdCallback(ctx, cb, revision, secret), nil
 		}
-		return reply{revision: revision, body: a.callbackView(cb)}, nil
+		return reply{revision: revision, body: a.callbackView(ctx, cb)}, nil
 	})
 }
 
@@ -106,7 +106,7 @@ func (a *API) PatchCallback(w http.ResponseWriter, r *http.Request, id Id, param
 			}
 			return a.replaceSettings(ctx, cb, settings)
 		}))
-		return reply{revision: revision, body: a.callbackView(cb)}, err
+		return reply{revision: revision, body: a.callbackView(ctx, cb)}, err
 	})
 }
 
@@ -129,7 +129,7 @@ func (a *API) ResumeCallback(w http.ResponseWriter, r *http.Request, id Id) {
 			cb.Disabled, cb.UpdatedAt = nil, time.Now().UTC()
 			return cb, nil
 		}))
-		return reply{revision: revision, body: a.callbackView(cb)}, err
+		return reply{revision: revision, body: a.callbackView(ctx, cb)}, err
 	})
 }
 
@@ -174,14 +174,36 @@ func (a *API) ownerFor(ctx context.Context, c caller, named string) (relay.Clien
 	return client, err
 }
 
-func (a *API) createdCallback(cb relay.Callback, revision uint64, secret string) reply {
-	view := a.callbackView(cb)
+func (a *API) createdCallback(ctx context.Context, cb relay.Callback, revision uint64, secret string) reply {
+	view := a.callbackView(ctx, cb)
 	view.Secret = secret
 	return reply{status: http.StatusCreated, location: "/v1/callbacks/" + cb.ID, revision: revision, body: view}
 }
 
-// callbackView is what reads answer: no secret, and of headers and auth only what they are.
-func (a *API) callbackView(cb relay.Callback) Callback {
+// callbackView is what reads answer.
+func (a *API) callbackView(ctx context.Context, cb relay.Callback) Callback {
+	return a.callbackViews(ctx, []relay.Callback{cb})[0]
+}
+
+// callbackViews is the same of several. How they are doing is asked of their owners all at once.
+func (a *API) callbackViews(ctx context.Context, cbs []relay.Callback) []Callback {
+	ids := make([]string, len(cbs))
+	for i, cb := range cbs {
+		ids[i] = cb.ID
+	}
+	statuses := a.c.Dispatcher.Status(ctx, ids)
+	views := make([]Callback, len(cbs))
+	for i, cb := range cbs {
+		views[i] = storedView(cb)
+		if status, ok := statuses[cb.ID]; ok {
+			views[i].Health, views[i].Backlog, views[i].LagSeconds = status.Health, &status.Backlog, new(status.LagSeconds)
+		}
+	}
+	return views
+}
+
+// storedView is what is stored of a callback as reads answer it: no secret, and of headers and auth only what they are.
+func storedView(cb relay.Callback) Callback {
 	view := Callback{
 		Id: cb.ID, Client: cb.Client, Url: cb.URL, Description: cb.Description, Sites: cb.Filter.Sites, Types: cb.Filter.Types, Orders: cb.Filter.Orders,
 		HeaderNames: cb.HeaderNames, AuthType: AuthScheme(cb.AuthType), Concurrency: cb.Concurrency, RatePerSecond: cb.RatePerSecond,
@@ -201,9 +223,6 @@ func (a *API) callbackView(cb relay.Callback) Callback {
 		if ends := signing[1].ExpiresAt; ends != nil && ends.After(time.Now()) {
 			view.PreviousSecretExpiresAt = *ends
 		}
-	}
-	if status, ok := a.c.Dispatcher.Status(cb.ID); ok {
-		view.Health, view.Backlog, view.LagSeconds = status.Health, &status.Backlog, new(status.Lag.Seconds())
 	}
 	return view
 }

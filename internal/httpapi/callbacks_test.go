@@ -98,7 +98,7 @@ func TestCallbackLife(t *testing.T) {
 		t.Errorf("disabled: %+v", view)
 	}
 	f.parts.set(func() {
-		f.parts.statuses[made.Id] = Status{Health: CallbackHealthOpen, Backlog: 0, Lag: 90 * time.Second}
+		f.parts.statuses[made.Id] = Status{Health: CallbackHealthOpen, Backlog: 0, LagSeconds: 90}
 	})
 	view = Callback{}
 	a.post("/v1/callbacks/"+made.Id+"/resume", nil).want(200).into(&view)

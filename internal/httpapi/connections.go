@@ -24,15 +24,8 @@ func (a *API) ListConnections(w http.ResponseWriter, r *http.Request, params Lis
 		if err != nil {
 			return reply{}, err
 		}
-		list := ConnectionList{Items: make([]Connection, 0, len(entries)), Next: next}
-		for _, e := range entries {
-			view, err := a.connectionView(ctx, e.Value)
-			if err != nil {
-				return reply{}, err
-			}
-			list.Items = append(list.Items, view)
-		}
-		return reply{body: list}, nil
+		views, err := a.connectionViews(ctx, valuesOf(entries))
+		return reply{body: ConnectionList{Items: views, Next: next}}, err
 	})
 }
 
@@ -221,6 +214,36 @@ func (a *API) poll(ctx context.Context, c relay.Connection) (relay.Poll, error) 
 
 // connectionView is what reads answer.
 func (a *API) connectionView(ctx context.Context, c relay.Connection) (Connection, error) {
+	views, err := a.connectionViews(ctx, []relay.Connection{c})
+	if err != nil {
+		return Connection{}, err
+	}
+	return views[0], nil
+}
+
+// connectionViews is the same of several. What waits is asked of their owners all at once.
+func (a *API) connectionViews(ctx context.Context, connections []relay.Connection) ([]Connection, error) {
+	ids := make([]string, len(connections))
+	for i, c := range connections {
+		ids[i] = c.ID
+	}
+	waiting := a.c.Resolver.Waiting(ctx, ids)
+	views := make([]Connection, len(connections))
+	for i, c := range connections {
+		view, err := a.storedConnection(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		if n, ok := waiting[c.ID]; ok {
+			view.Waiting = &n
+		}
+		views[i] = view
+	}
+	return views, nil
+}
+
+// storedConnection is what is stored of a connection as reads answer it.
+func (a *API) storedConnection(ctx context.Context, c relay.Connection) (Connection, error) {
 	p, err := a.poll(ctx, c)
 	if err != nil {
 		return Connection{}, err
@@ -245,9 +268,6 @@ func (a *API) connectionView(ctx context.Context, c relay.Connection) (Connectio
 	}
 	if p.GapSuspectedAt != nil {
 		view.GapSuspectedAt = *p.GapSuspectedAt
-	}
-	if waiting, ok := a.c.Resolver.Waiting(c.ID); ok {
-		view.Waiting = &waiting
 	}
 	return view, nil
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -144,11 +145,16 @@ type retried struct {
 	err     error
 }
 
-func (p *parts) Status(callback string) (Status, bool) {
+func (p *parts) Status(_ context.Context, callbacks []string) map[string]Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s, ok := p.statuses[callback]
-	return s, ok
+	known := map[string]Status{}
+	for _, id := range callbacks {
+		if s, ok := p.statuses[id]; ok {
+			known[id] = s
+		}
+	}
+	return known
 }
 
 func (p *parts) Test(ctx context.Context, cb relay.Callback, ev relay.Event) (relay.AttemptRecord, error) {
@@ -179,7 +185,12 @@ func (p *parts) PollNow(_ context.Context, connection string) error {
 	return p.poller
 }
 
-func (p *parts) Waiting(connection string) (int, bool) { return 3, connection == "con-a" }
+func (p *parts) Waiting(_ context.Context, connections []string) map[string]int {
+	if slices.Contains(connections, "con-a") {
+		return map[string]int{"con-a": 3}
+	}
+	return nil
+}
 
 func (p *parts) Retry(_ context.Context, unresolved string) (Retry, error) {
 	p.mu.Lock()

@@ -79,6 +79,15 @@ func keep[T any](entries []store.Entry[T], pass func(T) bool) []store.Entry[T] {
 	return slices.DeleteFunc(entries, func(e store.Entry[T]) bool { return !pass(e.Value) })
 }
 
+// valuesOf answers the documents of entries.
+func valuesOf[T any](entries []store.Entry[T]) []T {
+	all := make([]T, 0, len(entries))
+	for _, e := range entries {
+		all = append(all, e.Value)
+	}
+	return all
+}
+
 // views maps entries to what is answered.
 func views[T, V any](entries []store.Entry[T], view func(T) V) []V {
 	all := make([]V, 0, len(entries))

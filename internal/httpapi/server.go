@@ -21,17 +21,17 @@ import (
 
 // Dispatcher is what the API needs of the part that delivers.
 type Dispatcher interface {
-	// Status answers how a callback is doing; false if this replica does not own it.
-	Status(callback string) (Status, bool)
+	// Status answers how callbacks are doing, of those whose owners answer.
+	Status(ctx context.Context, callbacks []string) map[string]Status
 	// Test sends one event to a callback over the path that deliveries take. An error means that it was not tried.
 	Test(ctx context.Context, cb relay.Callback, ev relay.Event) (relay.AttemptRecord, error)
 }
 
 // Status is how a callback is doing.
 type Status struct {
-	Health  CallbackHealth
-	Backlog int           // events that wait
-	Lag     time.Duration // age of the oldest of them
+	Health     CallbackHealth
+	Backlog    int     // events that wait
+	LagSeconds float64 // age of the oldest of them
 }
 
 // Poller is what the API needs of the part that polls.
@@ -42,8 +42,8 @@ type Poller interface {
 
 // Resolver is what the API needs of the part that reads orders.
 type Resolver interface {
-	// Waiting answers the number of notifications that are not resolved; false if this replica does not own the connection.
-	Waiting(connection string) (int, bool)
+	// Waiting answers the numbers of notifications that are not resolved, of those connections whose owners answer.
+	Waiting(ctx context.Context, connections []string) map[string]int
 	// Retry resolves an unresolved notification now. The error tells why it is not Retried; the vendor's are those of internal/audatex.
 	Retry(ctx context.Context, unresolved string) (Retry, error)
 }
@@ -163,10 +163,7 @@ func (a *API) unbound(w http.ResponseWriter, r *http.Request, err error) {
 // NewServer answers an HTTP server for the API with the limits that keep slow or hostile callers from holding it. The time for a
 // body and for an answer is limited per request, as a long poll may take a minute.
 func (a *API) NewServer() *http.Server {
-	s := &http.Server{
-		Handler: a.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
-		ErrorLog: slog.NewLogLogger(a.c.Log.Handler(), slog.LevelDebug),
-	}
+	s := NewServer(a.Handler(), a.c.Log)
 	s.RegisterOnShutdown(a.Drain)
 	return s
 }

@@ -44,15 +44,20 @@ type Handler func(ctx context.Context, question json.RawMessage) (any, error)
 type Config struct {
 	Conn     *nats.Conn
 	Topology topology.Topology
-	Handlers map[string]Handler // by operation, a subject token
 	Log      *slog.Logger
 }
 
 // Owners asks and answers.
-type Owners struct{ c Config }
+type Owners struct {
+	c        Config
+	handlers map[string]Handler
+}
 
-// New makes Owners; Serve answers for a shard, Ask asks about any.
-func New(c Config) *Owners { return &Owners{c} }
+// New makes Owners; Ask asks about any shard.
+func New(c Config) *Owners { return &Owners{c: c} }
+
+// Handle says how to answer, by operation (a subject token). It comes before the first Serve.
+func (o *Owners) Handle(handlers map[string]Handler) { o.handlers = handlers }
 
 // reply is what goes over the wire.
 type reply struct {
@@ -97,7 +102,7 @@ func (o *Owners) answer(ctx context.Context, m *nats.Msg) {
 	defer cancel()
 	var r reply
 	operation := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
-	if handler, known := o.c.Handlers[operation]; !known {
+	if handler, known := o.handlers[operation]; !known {
 		r.Error = "unknown operation " + operation // a newer replica asks an older one
 	} else if answer, err := handler(ctx, m.Data); err != nil {
 		r.Error = err.Error()

@@ -32,23 +32,23 @@ func newReplica(t *testing.T, c *natstest.Cluster, name string, keep map[string]
 	r := &replica{name: name, keep: keep}
 	r.Owners = owners.New(owners.Config{
 		Conn: c.Connect(t), Topology: topology.Topology{Prefix: "relay"}, Log: slog.New(slog.DiscardHandler),
-		Handlers: map[string]owners.Handler{
-			"count": func(_ context.Context, question json.RawMessage) (any, error) {
-				var ids []string
-				if err := json.Unmarshal(question, &ids); err != nil {
-					return nil, err
+	})
+	r.Handle(map[string]owners.Handler{
+		"count": func(_ context.Context, question json.RawMessage) (any, error) {
+			var ids []string
+			if err := json.Unmarshal(question, &ids); err != nil {
+				return nil, err
+			}
+			found := map[string]int{}
+			for _, id := range ids {
+				if n, ok := r.keep[id]; ok {
+					found[id] = n
 				}
-				found := map[string]int{}
-				for _, id := range ids {
-					if n, ok := r.keep[id]; ok {
-						found[id] = n
-					}
-				}
-				return found, nil
-			},
-			"who":    func(context.Context, json.RawMessage) (any, error) { return r.name, nil },
-			"refuse": func(context.Context, json.RawMessage) (any, error) { return nil, errors.New("it is paused") },
+			}
+			return found, nil
 		},
+		"who":    func(context.Context, json.RawMessage) (any, error) { return r.name, nil },
+		"refuse": func(context.Context, json.RawMessage) (any, error) { return nil, errors.New("it is paused") },
 	})
 	return r
 }
