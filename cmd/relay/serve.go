@@ -128,7 +128,12 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	}
 
 	// Who may do what.
-	keys := access.New(access.Config{Clients: s.Clients, Log: log, Changed: bus.Recheck})
+	var keys *access.Keys
+	events, err := newEvents(c, nc, s.Topology(), func() *access.Keys { return keys }, log)
+	if err != nil {
+		return err
+	}
+	keys = access.New(access.Config{Clients: s.Clients, Log: log, Changed: func(client string) { bus.Recheck(client); events.Changed() }})
 	bus.Admit(keys)
 
 	// The vendor.
@@ -156,7 +161,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	})
 	polling := poller.New(poller.Config{
 		Store: s, Session: vendor.session, Operations: publishing, Interval: c.PollInterval.d(), PollBound: client.PollBound(),
-		Owns: own.Owns, Epoch: own.Epoch, Grace: c.ShutdownGrace.d(), Log: log, Metrics: poller.NewMetrics(registry),
+		Exclusive: c.NATSURL == "", Grace: c.ShutdownGrace.d(), Log: log, Metrics: poller.NewMetrics(registry),
 	})
 	resolving := resolver.New(resolver.Config{
 		Store: s, Orders: vendor, Publisher: publishing, Epoch: own.Epoch, Owns: own.Owns, Grace: c.ShutdownGrace.d(),
@@ -189,6 +194,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	// Everything runs. The stages stop first; what serves goes on until they have drained.
 	front.open(apis.Handler())
 	running.goUntil(serving, "the API keys", func(ctx context.Context) error { keys.Run(ctx); return nil })
+	running.goUntil(serving, "the copy of the log", func(ctx context.Context) error { return runEvents(ctx, events, keys) })
 	running.goUntil(serving, "the API's feed", func(ctx context.Context) error { apis.Run(ctx); return nil })
 	var stages group
 	working, stopWorking := context.WithCancel(ctx)
@@ -196,6 +202,10 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	stages.goUntil(working, "the dispatcher", dispatching.Run)
 	stages.goUntil(working, "the resolver", resolving.Run)
 	stages.goUntil(working, "the poller", polling.Run)
+	for n := range relay.Shards {
+		lease := shard.Fixed(n, own.Epoch)
+		stages.goUntil(working, "polling a shard", func(ctx context.Context) error { return polling.Own(ctx, lease) })
+	}
 	for n := range relay.Shards {
 		stages.goUntil(working, fmt.Sprintf("answering for shard %d", n), func(ctx context.Context) error { return asking.Serve(ctx, shard.Fixed(n, own.Epoch)) })
 	}

@@ -69,9 +69,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	counts := map[State]int{}
 	now := time.Now()
-	m.poller.mu.Lock()
-	defer m.poller.mu.Unlock()
-	for id, r := range m.poller.runners {
+	m.poller.roster.Each(func(id string, r *runner) {
 		r.mu.Lock()
 		s := r.seen
 		r.mu.Unlock()
@@ -82,7 +80,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 		if !s.refreshedAt.IsZero() {
 			ch <- prometheus.MustNewConstMetric(m.tokenAge, prometheus.GaugeValue, now.Sub(s.refreshedAt).Seconds(), id)
 		}
-	}
+	})
 	for _, state := range states {
 		ch <- prometheus.MustNewConstMetric(m.connections, prometheus.GaugeValue, float64(counts[state]), string(state))
 	}

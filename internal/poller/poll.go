@@ -13,9 +13,22 @@ import (
 // fullPage is how many notifications the vendor hands out at most: a page this full means that more wait.
 const fullPage = 100
 
+// intentSlack is how much of an intent's duration may have gone by when it is stored. A process that was suspended in between sends
+// nothing: its successor may not be waiting any more.
+const intentSlack = 5 * time.Second
+
+// errLate says that too much time has gone by since a poll was announced.
+var errLate = errors.New("the poll's announcement took too long, or the shard was lost meanwhile; nothing was sent")
+
 // poll makes one poll and answers how long to wait for the next.
 func (r *runner) poll(ctx, storing context.Context) time.Duration {
 	c := r.config()
+	if r.unsaved { // what the last poll came to stands before the next; this also proves, for no request, that the store takes writes
+		if err := r.save(ctx); err != nil {
+			return r.storeWait()
+		}
+		r.unsaved = false
+	}
 	if r.doc.SubscriptionID == "" {
 		if wait, ok := r.subscribe(ctx, c); !ok {
 			return wait
@@ -23,17 +36,13 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 	}
 	page := store.Page{PollID: relay.NewID(), Connection: c.ID, Generation: c.Generation, Site: c.Site, Sites: c.Sites}
 	announced := false
-	// The intent is stored under storing: a stop that broke the write off would leave it unclear, and the next start would
-	// suspect a gap where nothing was sent. Once stored, the call runs to its end.
 	answer, err := r.p.Session(c).Poll(ctx, r.doc.SubscriptionID, func(context.Context) error {
-		now := time.Now()
-		r.doc.Intent = &relay.PollIntent{PollID: page.PollID, At: now, Deadline: now.Add(r.p.PollBound)}
-		if err := r.save(storing); err != nil {
-			r.doc.Intent = nil
-			return err
+		if !r.lease.Valid() { // the token or the budget took its time
+			return errLate
 		}
-		announced = true
-		return nil
+		err := r.announce(storing, page.PollID)
+		announced = err == nil
+		return err
 	})
 	if !announced { // nothing was sent: no token, no budget in time, or a store that takes no writes
 		return r.unsent(ctx, err)
@@ -45,17 +54,37 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 	if answer.Carried() {
 		page.ReceivedAt, page.Truncated, page.CorrelationID, page.Body = answer.ReceivedAt, answer.Truncated, answer.CorrelationID, answer.Body
 		seq, ok := r.keep(storing, page)
-		if !ok { // the intent without an outcome tells the next start
-			return storeRetry
+		if !ok { // the intent without an outcome tells the next owner
+			r.adopted = false
+			return storeLeast
 		}
-		outcome.InboxSeq = seq
+		outcome.InboxSeq, r.doc.InboxSeq = seq, max(seq, r.doc.InboxSeq)
 		notifications, _ := audatex.ParsePage(answer.Body)
 		outcome.Notifications = len(notifications)
 	}
 	return r.conclude(storing, err, outcome)
 }
 
-// keep stores a page that was read, however long it takes. Nothing is polled for the connection meanwhile.
+// announce stores the intent. It does so under storing: a stop that broke the write off would leave it unclear, and the next owner
+// would suspect a gap where nothing was sent. Once stored, the call runs to its end.
+func (r *runner) announce(storing context.Context, pollID string) error {
+	now := time.Now()
+	r.doc.Intent = &relay.PollIntent{PollID: pollID, Owner: r.p.nonce, At: now, Deadline: now.Add(intentSlack + r.p.PollBound)}
+	err := r.save(storing)
+	if err == nil && (!r.lease.Valid() || time.Since(now) > intentSlack || time.Since(now.Round(0)) > intentSlack) {
+		err = errLate
+		r.doc.Intent = nil
+		r.write(storing)
+	}
+	if err != nil {
+		r.doc.Intent = nil
+		r.unsaved = true // an unclear write may stand in the store
+	}
+	return err
+}
+
+// keep stores a page that was read, however long it takes. Nothing is polled for the connection meanwhile. It asks for no lease: what
+// the vendor has given away must be kept, whoever owns the connection by now.
 func (r *runner) keep(ctx context.Context, page store.Page) (uint64, bool) {
 	for tries := 0; ; tries++ {
 		seq, err := r.p.Store.Inbox.Append(ctx, page)
@@ -63,14 +92,15 @@ func (r *runner) keep(ctx context.Context, page store.Page) (uint64, bool) {
 			if tries > 0 {
 				r.log.Info("the page that was held in memory is stored", "poll_id", page.PollID, "tries", tries+1)
 			}
+			r.storeFailures = 0
 			return seq, true
 		}
 		if tries == 0 {
 			r.log.Error("a page of the vendor's queue cannot be stored; it is held in memory and nothing more is polled until it is",
 				"poll_id", page.PollID, "bytes", len(page.Body), "error", err)
 		}
-		if !sleep(ctx, storeRetry) {
-			r.log.Error("stopping with a page that could not be stored; the next start will suspect a gap", "poll_id", page.PollID)
+		if !sleep(ctx, r.storeWait()) {
+			r.log.Error("stopping with a page that could not be stored; the next owner will suspect a gap", "poll_id", page.PollID)
 			return 0, false
 		}
 	}
@@ -78,11 +108,18 @@ func (r *runner) keep(ctx context.Context, page store.Page) (uint64, bool) {
 
 // conclude writes a poll's outcome and says what follows from it.
 func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutcome) time.Duration {
+	result := audatex.OutcomeOf(err)
+	r.p.Metrics.poll(result, outcome.Notifications)
+	var vendor *audatex.Error
+	lost := errors.As(err, &vendor) && vendor.AnswerLost
+	if (lost || result == audatex.NotFound) && !r.lease.Valid() {
+		// A gap is the owner's to tell, and whether that is still we is not known: the intent without an outcome tells it.
+		r.adopted = false
+		return storeLeast
+	}
 	intent := *r.doc.Intent
 	r.doc.Intent, r.doc.Outcome = nil, &outcome
-	r.p.Metrics.poll(audatex.OutcomeOf(err), outcome.Notifications)
 
-	result := audatex.OutcomeOf(err)
 	if result == audatex.NotFound { // the subscription is gone, and with it whatever waited in it
 		r.log.Warn("the vendor no longer knows the subscription; subscribing anew", "subscription", r.doc.SubscriptionID, "correlation_id", outcome.CorrelationID)
 		r.doc.SubscriptionID = ""
@@ -99,8 +136,7 @@ func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutc
 		r.write(ctx)
 		return again
 	}
-	var vendor *audatex.Error
-	if errors.As(err, &vendor) && vendor.AnswerLost {
+	if lost {
 		r.log.Warn("an answer to a poll was lost on the way", "poll_id", intent.PollID, "correlation_id", outcome.CorrelationID, "error", err)
 		r.tell(ctx, intent.At, "An answer of the vendor's queue was lost on the way.")
 	}
@@ -131,17 +167,21 @@ func (r *runner) tell(ctx context.Context, since time.Time, why string) {
 
 // unsent is failed for a poll that took nothing out of the queue: there was no call.
 func (r *runner) unsent(ctx context.Context, err error) time.Duration {
-	if ctx.Err() == nil {
-		r.p.Metrics.poll(audatex.OutcomeOf(err), 0)
-		r.doc.Outcome = &relay.PollOutcome{At: time.Now(), Result: audatex.OutcomeOf(err).String(), Error: err.Error(), CorrelationID: audatex.CorrelationIDOf(err)}
+	if ctx.Err() != nil || r.lost || !r.adopted {
+		return storeLeast
 	}
+	if storeTrouble(err) || errors.Is(err, errLate) { // no word on the vendor: the schedule stays as it is
+		return r.storeWait()
+	}
+	r.p.Metrics.poll(audatex.OutcomeOf(err), 0)
+	r.doc.Outcome = &relay.PollOutcome{At: time.Now(), Result: audatex.OutcomeOf(err).String(), Error: err.Error(), CorrelationID: audatex.CorrelationIDOf(err)}
 	return r.failed(ctx, err)
 }
 
 // failed notes a poll that came to nothing and answers how long to wait for the next try.
 func (r *runner) failed(ctx context.Context, err error) time.Duration {
 	if ctx.Err() != nil { // stopping
-		return storeRetry
+		return storeLeast
 	}
 	var consent *audatex.ConsentRequiredError
 	switch {
@@ -170,6 +210,9 @@ func (r *runner) needsConsent(ctx context.Context, consent *audatex.ConsentRequi
 	if r.doc.ConsentToldFor != nil && r.doc.ConsentToldFor.Equal(consent.Since) {
 		return r.pause(0)
 	}
+	if !r.lease.Valid() {
+		return storeLeast
+	}
 	c := r.config()
 	r.log.Error("the vendor refused the refresh token: nothing is polled until a user consents again", "since", consent.Since, "reason", consent.Reason)
 	err := r.p.Operations.Operational(ctx, siteOf(c), relay.KindConsentRequired, c.ID,
@@ -185,10 +228,10 @@ func (r *runner) needsConsent(ctx context.Context, consent *audatex.ConsentRequi
 // write saves the document; what cannot be saved now stands in the next one, as each holds all there is.
 func (r *runner) write(ctx context.Context) {
 	err := r.save(ctx)
-	if err != nil && !r.unsaved { // once: the store itself is complained of elsewhere
-		r.log.Warn("the outcome of a poll could not be stored yet", "error", err)
-	}
 	r.unsaved = err != nil
+	if err != nil && !r.lost {
+		r.log.Debug("the outcome of a poll could not be stored yet", "error", err) // the store itself is complained of elsewhere
+	}
 }
 
 // subscribe makes notifications queue up, or adopts the subscription there is. It answers false and a wait when it could not.

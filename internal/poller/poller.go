@@ -7,17 +7,22 @@
 // The intent also proves that the store takes writes before anything is taken out of the vendor's queue. An intent that has no
 // outcome, and whose poll id is not in the inbox either, is a suspected gap: the answer may have carried notifications that
 // nobody stored. It is told as an operational event.
+//
+// Which connections are polled here changes as shards come and go (Own). Whoever takes a connection over first waits until the
+// poll that another process has announced must have ended, then writes its own epoch into the document, so that nothing the
+// process before writes there counts any more, and only then polls.
 package poller
 
 import (
 	"context"
 	"errors"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/roster"
+	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -35,93 +40,48 @@ type Config struct {
 	Session    func(relay.Connection) *audatex.Session
 	Operations Operations
 	Interval   time.Duration // of connections that name none
-	PollBound  time.Duration // a poll has ended for certain this long after its intent
-	// Owns says which shards are this replica's; Epoch is the lease's, written into every document.
-	Owns  func(shard int) bool
-	Epoch uint64
-	// Grace is how long a page that was read is tried to be stored after the relay was told to stop.
+	PollBound  time.Duration // a poll has ended for certain this long after it was sent
+	// Exclusive: no other process works on this store (the embedded store under its file lock). The intent of another process is
+	// then a dead one's, and nobody waits for its deadline.
+	Exclusive bool
+	// Grace is how long a page that was read is tried to be stored after the shard was given up or the relay told to stop.
 	Grace   time.Duration
 	Log     *slog.Logger
 	Metrics *Metrics
 }
 
-// Poller polls the vendor for every connection of this replica's shards.
+// Poller polls the vendor for every connection of the shards that this replica holds.
 type Poller struct {
 	Config
-	mu      sync.Mutex
-	runners map[string]*runner
+	nonce  string // of this process, in its intents
+	roster *roster.Roster[*runner]
 }
 
 // ErrNotOwned says that no connection of this id is polled here.
 var ErrNotOwned = errors.New("no such connection is polled by this replica")
 
-// New makes a poller; Run starts it.
+// New makes a poller. Run and Own start it.
 func New(c Config) *Poller {
-	p := &Poller{Config: c, runners: map[string]*runner{}}
+	p := &Poller{Config: c, nonce: relay.NewID()}
+	p.roster = roster.New(roster.Config[*runner]{Watch: c.Store.Connections.Watch, Make: p.newRunner, Log: c.Log})
 	c.Metrics.observe(p)
 	return p
 }
 
-// Run polls until ctx ends. Calls under way then run to their end and what they brought is stored.
+// Run follows which connections there are, until ctx ends. Own polls them.
 func (p *Poller) Run(ctx context.Context) error {
-	var running sync.WaitGroup
-	defer running.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-
-	// What was read from the vendor outlives ctx by the grace time.
-	storing, giveUp := context.WithCancel(context.WithoutCancel(ctx))
-	defer context.AfterFunc(ctx, func() { time.AfterFunc(p.Grace, giveUp) })()
-
-	for ctx.Err() == nil {
-		err := p.watch(ctx, storing, &running)
-		if ctx.Err() == nil {
-			p.Log.Warn("the watch on connections ended; it is started again", "error", err)
-			sleep(ctx, storeRetry)
-		}
-	}
+	p.roster.Run(ctx)
 	return ctx.Err()
 }
 
-// watch starts, changes and stops runners as connections come, change and go.
-func (p *Poller) watch(ctx, storing context.Context, running *sync.WaitGroup) error {
-	listed := false
-	return p.Store.Connections.Watch(ctx, func(e store.Entry[relay.Connection]) {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		old := p.runners[e.Key]
-		if old != nil && (e.Deleted || old.generation != e.Value.Generation) {
-			old.stop()
-			delete(p.runners, e.Key)
-		}
-		switch {
-		case e.Deleted || !p.Owns(relay.ShardOf(e.Key)):
-		case p.runners[e.Key] != nil:
-			p.runners[e.Key].change(e.Value)
-		default:
-			r := p.newRunner(ctx, e.Value)
-			if listed {
-				r.wake() // who has just made it wants to see it work
-			}
-			p.runners[e.Key] = r
-			running.Go(func() {
-				if old != nil {
-					<-old.done // its last writes come before this one's first read
-				}
-				r.run(storing)
-			})
-		}
-	}, func() { listed = true }, func(key string, err error) {
-		p.Log.Error("a connection cannot be read and is not polled; put it again", "connection", key, "error", err)
-	})
-}
+// Own polls the connections of a shard under its lease until ctx ends. Calls under way then run to their end, and Own returns when
+// what they brought is stored.
+func (p *Poller) Own(ctx context.Context, lease *shard.Lease) error { return p.roster.Own(ctx, lease) }
 
-// PollNow asks for a poll at once. It does not wait for it.
+// PollNow asks for a poll at once. It does not wait for it. ErrNotOwned: the connection is polled elsewhere, or there is none.
 func (p *Poller) PollNow(_ context.Context, connection string) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	r := p.runners[connection]
-	if r == nil {
+	r, ok := p.roster.Runner(connection)
+	if !ok {
 		return ErrNotOwned
 	}
 	r.wake()

@@ -20,6 +20,7 @@ import (
 	"github.com/audatex-relay/relay/internal/poller"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sandbox"
+	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
 )
@@ -135,16 +136,25 @@ func (r *rig) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	p := poller.New(poller.Config{
-		Store: r.store, Operations: r, Interval: 20 * time.Millisecond, PollBound: r.client.PollBound(), Epoch: 1, Grace: 200 * time.Millisecond,
-		Owns: func(int) bool { return true }, Log: slog.New(slog.NewTextHandler(r, nil)),
+		Store: r.store, Operations: r, Interval: 20 * time.Millisecond, PollBound: r.client.PollBound(), Exclusive: true, Grace: 200 * time.Millisecond,
+		Log: slog.New(slog.NewTextHandler(r, nil)),
 		Session: func(c relay.Connection) *audatex.Session {
 			return audatex.NewSession(r.client, r.tokens, c.ID, c.Level)
 		},
 	})
 	r.poller = p
 	go func() { done <- p.Run(ctx) }()
+	var shards sync.WaitGroup
+	for n := range relay.Shards {
+		shards.Go(func() {
+			if err := p.Own(ctx, shard.Fixed(n, 1)); err != nil {
+				r.t.Errorf("polling shard %d ended with %v", n, err)
+			}
+		})
+	}
 	r.stop = func() {
 		cancel()
+		shards.Wait()
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			r.t.Errorf("poller ended with %v", err)
 		}
@@ -458,14 +468,15 @@ func TestAnOutageIsLoggedAtItsBeginningAndItsEnd(t *testing.T) {
 	if err := r.sandbox.SetFaults(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it works again", func() bool { return r.logged(`msg="polling works again" connection=a failures=`) == 1 })
+	eventually(t, "it works again", func() bool { return r.logged(`msg="polling works again" connection=a shard=`) == 1 })
 	if n := r.logged("polling fails"); n != 1 {
 		t.Errorf("logged %d times that it fails", n)
 	}
 }
 
-// A store that takes nothing complains for itself; a connection that polls in vain adds one line.
-func TestAnOutcomeThatCannotBeStoredIsLoggedOnce(t *testing.T) {
+// A store that takes nothing complains for itself, once: ten thousand connections that wait for it add nothing. Nor is it a failure
+// of the vendor, which would keep them away for minutes.
+func TestAStoreInTroubleIsNoFailureOfTheVendor(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sandbox.Config{})
 	r.connect("a")
@@ -479,11 +490,19 @@ func TestAnOutcomeThatCannotBeStoredIsLoggedOnce(t *testing.T) {
 		}
 		return nil
 	}})
-	eventually(t, "several polls were not announced", func() bool { return refused.Load() > 6 })
+	eventually(t, "several polls were not announced", func() bool { return refused.Load() > 3 })
+	polls := r.sandbox.Counters().Requests[sandbox.OpPoll]
+	eventually(t, "and again", func() bool { return refused.Load() > 5 })
+	if n := r.sandbox.Counters().Requests[sandbox.OpPoll]; n != polls {
+		t.Errorf("%d polls without an intent", n-polls)
+	}
 	r.gate.Store(nil)
 	r.order()
 	eventually(t, "it goes on", func() bool { _, n := r.notifications("a"); return n == 1 })
-	if n := r.logged("could not be stored yet"); n != 1 {
+	if n := r.logged("level=WARN") + r.logged("level=ERROR"); n != 0 {
 		t.Errorf("logged %d times", n)
+	}
+	if p, _, err := r.store.Polls.Get(t.Context(), "a"); err != nil || p.Failures != 0 || p.FailingSince != nil {
+		t.Errorf("counted as failures: %+v, %v", p, err)
 	}
 }

@@ -9,29 +9,32 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
 const (
 	// maxBackoff bounds how far apart polls of a failing connection get, as a multiple of its interval.
 	maxBackoff = 8
-	// storeRetry is how long the runner waits between tries while the store does not answer.
-	storeRetry = time.Second
+	// While the store does not answer, the waits between tries grow from storeLeast to storeMost.
+	storeLeast = 200 * time.Millisecond
+	storeMost  = 5 * time.Second
 )
 
-// runner polls one connection. One goroutine owns everything in it but what mu guards.
+// runner polls one connection under one lease. One goroutine owns everything in it but what mu guards.
 type runner struct {
 	p          *Poller
+	lease      *shard.Lease
 	generation string
-	ctx        context.Context
-	stop       context.CancelFunc
-	done       chan struct{}
 	now        chan struct{} // a poll is wanted at once
 	log        *slog.Logger
 
-	doc      relay.Poll // as stored, at revision
-	revision uint64
-	unsaved  bool // the document could not be stored when last tried
+	doc           relay.Poll // as stored, at revision
+	revision      uint64
+	adopted       bool // the document carries our epoch, or there is none; no intent of another stands in it
+	lost          bool // an owner of a higher epoch writes the document
+	unsaved       bool // the document could not be stored when last tried
+	storeFailures int  // in a row
 
 	mu         sync.Mutex
 	connection relay.Connection
@@ -45,16 +48,19 @@ type seen struct {
 	refreshedAt time.Time
 }
 
-func (p *Poller) newRunner(ctx context.Context, c relay.Connection) *runner {
-	ctx, cancel := context.WithCancel(ctx)
-	return &runner{
-		p: p, generation: c.Generation, ctx: ctx, stop: cancel, done: make(chan struct{}), now: make(chan struct{}, 1),
-		connection: c, seen: seen{state: StateNew}, log: p.Log.With("connection", c.ID),
+func (p *Poller) newRunner(lease *shard.Lease, c relay.Connection, fresh bool) *runner {
+	r := &runner{
+		p: p, lease: lease, generation: c.Generation, now: make(chan struct{}, 1), connection: c, seen: seen{state: StateNew},
+		log: p.Log.With("connection", c.ID, "shard", lease.Shard()),
 	}
+	if fresh {
+		r.wake()
+	}
+	return r
 }
 
-// change takes a new configuration of the same connection.
-func (r *runner) change(c relay.Connection) {
+// Change takes a new configuration of the same connection.
+func (r *runner) Change(c relay.Connection) {
 	r.mu.Lock()
 	r.connection = c
 	r.mu.Unlock()
@@ -74,15 +80,14 @@ func (r *runner) config() relay.Connection {
 	return r.connection
 }
 
-// run polls until the runner is stopped; storing is the context under which what was read is stored.
-func (r *runner) run(storing context.Context) {
-	ctx := r.ctx
-	defer close(r.done)
-	defer r.stop()
-	if !r.recover(ctx) {
-		return
-	}
-	// A restart must not send every connection's poll at once.
+// Run polls until ctx ends or another owner is found to have taken over.
+func (r *runner) Run(ctx context.Context) {
+	// What was read from the vendor outlives ctx by the grace time.
+	storing, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(r.p.Grace, giveUp) })()
+
+	// Neither a start nor a shard that is taken over must send every connection's poll at once.
 	next := time.NewTimer(rand.N(r.interval()/10 + 1))
 	defer next.Stop()
 	for {
@@ -92,7 +97,7 @@ func (r *runner) run(storing context.Context) {
 		case <-r.now:
 		case <-next.C:
 		}
-		if ctx.Err() != nil {
+		if !r.lease.Await(ctx) || !r.adopted && !r.adopt(ctx) {
 			return
 		}
 		if r.config().Paused {
@@ -100,6 +105,9 @@ func (r *runner) run(storing context.Context) {
 			continue // until it is changed
 		}
 		wait := r.poll(ctx, storing)
+		if r.lost {
+			return
+		}
 		next.Reset(wait)
 	}
 }
@@ -123,87 +131,17 @@ func (r *runner) pause(failures int) time.Duration {
 	return d*9/10 + rand.N(d/5+1)
 }
 
-// recover reads where the connection stands, and tells of a poll whose end nobody knows. It answers false when ctx ended first.
-func (r *runner) recover(ctx context.Context) bool {
-	for {
-		err := r.load(ctx)
-		if err == nil {
-			return true
-		}
-		r.log.Warn("where the connection stands cannot be read; trying again", "error", err)
-		if !sleep(ctx, storeRetry) {
-			return false
-		}
-	}
+// storeWait is the time to the next try of a store that does not answer. It is all jitter: when the store is back, ten thousand
+// connections must not be.
+func (r *runner) storeWait() time.Duration {
+	d := min(storeLeast<<min(r.storeFailures, 10), storeMost)
+	r.storeFailures++
+	return d/4 + rand.N(d*3/4)
 }
 
-func (r *runner) load(ctx context.Context) error {
-	id := r.config().ID
-	doc, revision, err := r.p.Store.Polls.Get(ctx, id)
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return err
-	}
-	if doc.Generation != r.generation { // none yet, or another connection's of the same name
-		doc = relay.Poll{Generation: r.generation}
-	}
-	r.doc, r.revision = doc, revision
-	if doc.Intent == nil {
-		return nil
-	}
-	intent := *doc.Intent
-	last, err := r.p.Store.Inbox.Last(ctx, id)
-	switch {
-	case err != nil && !errors.Is(err, store.ErrNotFound):
-		return err
-	case err == nil && last.PollID == intent.PollID: // stored; only the outcome was not written any more
-		r.doc.Intent = nil
-		r.doc.Outcome = &relay.PollOutcome{PollID: intent.PollID, At: last.ReceivedAt, Result: "done", InboxSeq: last.Seq, CorrelationID: last.CorrelationID}
-		return r.save(ctx)
-	}
-	r.log.Warn("a poll was under way when the relay stopped, and what it brought is not in the inbox", "poll_id", intent.PollID, "at", intent.At)
-	if err := r.suspect(ctx, intent.At, "The relay ended between a poll of the vendor and storing its answer."); err != nil {
-		return err
-	}
-	r.doc.Intent = nil
-	return r.save(ctx)
-}
-
-// suspect tells of a suspected gap since at. The document is saved by the caller.
-func (r *runner) suspect(ctx context.Context, at time.Time, why string) error {
-	r.doc.GapSuspectedAt = &at
-	r.p.Metrics.gap()
-	c := r.config()
-	return r.p.Operations.Operational(ctx, siteOf(c), relay.KindGapSuspected, c.ID,
-		why+" Notifications may have been lost at "+relay.FormatTime(at)+"; orders of this connection that changed then should be compared with Inpart.",
-		map[string]any{"connection": c.ID, "since": relay.FormatTime(at)})
-}
-
-// save writes the document over the revision that was read. On a conflict the one who wrote last is believed if it was this
-// runner itself, whose answer got lost.
-func (r *runner) save(ctx context.Context) error {
-	id := r.config().ID
-	r.doc.Epoch = r.p.Epoch
-	var revision uint64
-	var err error
-	if r.revision == 0 {
-		revision, err = r.p.Store.Polls.Create(ctx, id, r.doc)
-	} else {
-		revision, err = r.p.Store.Polls.Update(ctx, id, r.doc, r.revision)
-	}
-	if err == nil {
-		r.revision = revision
-		return nil
-	}
-	if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrUnclear) {
-		stored, at, readErr := r.p.Store.Polls.Get(ctx, id)
-		if readErr != nil {
-			return errors.Join(err, readErr)
-		}
-		if stored.Epoch <= r.p.Epoch {
-			r.revision = at // ours, or that of an owner before us: the next write goes over it
-		}
-	}
-	return err
+// storeTrouble reports whether an error tells of the store and not of the vendor.
+func storeTrouble(err error) bool {
+	return errors.Is(err, store.ErrUnavailable) || errors.Is(err, store.ErrUnclear)
 }
 
 func (r *runner) set(f func(*seen)) {

@@ -57,7 +57,10 @@ func (c Connection) SiteNames() []string {
 // PollIntent is written before the vendor's destructive poll is sent. An intent without an outcome whose poll id is not in
 // the inbox either is a suspected gap: the answer may have carried notifications that nobody stored.
 type PollIntent struct {
-	PollID   string    `json:"pollId"`
+	PollID string `json:"pollId"`
+	// Owner is the process that polls, by a random id of its own. Another process waits for the deadline before it takes the poll
+	// for ended; documents of before there were several have none.
+	Owner    string    `json:"owner,omitempty"`
 	At       time.Time `json:"at"`
 	Deadline time.Time `json:"deadline"` // the call has ended for certain by then
 }
@@ -75,11 +78,13 @@ type PollOutcome struct {
 
 // Poll is the document of relay_polls: where a connection stands with the vendor's queue.
 type Poll struct {
-	Epoch          uint64       `json:"epoch"`
-	Generation     string       `json:"generation"`
-	Intent         *PollIntent  `json:"intent,omitempty"`
-	Outcome        *PollOutcome `json:"outcome,omitempty"`
-	SubscriptionID string       `json:"subscriptionId,omitempty"`
+	Epoch      uint64       `json:"epoch"`
+	Generation string       `json:"generation"`
+	Intent     *PollIntent  `json:"intent,omitempty"`
+	Outcome    *PollOutcome `json:"outcome,omitempty"`
+	// InboxSeq is the connection's last page in the inbox, as far as its owner knew when it wrote the document; 0 if it knew of none.
+	InboxSeq       uint64 `json:"inboxSeq,omitempty"`
+	SubscriptionID string `json:"subscriptionId,omitempty"`
 	// SubscriptionAdopted says that the vendor already had the subscription (409 on subscribing).
 	SubscriptionAdopted bool       `json:"subscriptionAdopted,omitempty"`
 	GapSuspectedAt      *time.Time `json:"gapSuspectedAt,omitempty"`

@@ -1,0 +1,219 @@
+package poller
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// lookAgain is how often the document of a poll under way elsewhere is looked at: its outcome ends the wait for its deadline.
+const lookAgain = time.Second
+
+// How saving the document ends when it does not succeed and the store is well.
+var (
+	errSuperseded = errors.New("another replica has taken the connection over")
+	errContested  = errors.New("an earlier owner has written the document meanwhile")
+)
+
+// adopt takes the connection over: it waits for the end of a poll that another process has announced, writes the document under
+// the lease's epoch, and tells of a poll whose end nobody knows. It answers false when ctx ended first, or when a later owner was found.
+func (r *runner) adopt(ctx context.Context) bool {
+	var pollID string // waited for
+	var until time.Time
+	for r.lease.Await(ctx) {
+		doc, err := r.load(ctx)
+		if err == nil {
+			if in := doc.Intent; in != nil && in.Owner != r.p.nonce && !r.p.Exclusive {
+				if in.PollID != pollID {
+					pollID, until = in.PollID, time.Now().Add(remaining(in))
+					r.log.Info("a poll of another process may be under way; waiting for its end", "poll_id", in.PollID, "at_most", time.Until(until).Round(time.Millisecond).String())
+				}
+				if left := time.Until(until); left > 0 {
+					sleep(ctx, min(left, lookAgain))
+					continue
+				}
+			}
+			r.doc = doc
+			err = r.takeOver(ctx)
+		}
+		switch {
+		case err == nil:
+			r.adopted, r.storeFailures = true, 0
+			return true
+		case r.lost:
+			return false
+		case errors.Is(err, errContested):
+			continue
+		}
+		if r.storeFailures == 0 && !storeTrouble(err) {
+			r.log.Error("where the connection stands cannot be read; trying again", "error", err)
+		}
+		sleep(ctx, r.storeWait())
+	}
+	return false
+}
+
+// remaining is how long a poll under way elsewhere may last from now. It is never longer than its own stated duration: clocks
+// differ and jump.
+func remaining(in *relay.PollIntent) time.Duration {
+	return min(time.Until(in.Deadline), in.Deadline.Sub(in.At))
+}
+
+// load reads the document; one of another connection of the same name counts as none.
+func (r *runner) load(ctx context.Context) (relay.Poll, error) {
+	doc, revision, err := r.p.Store.Polls.Get(ctx, r.config().ID)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return doc, err
+	}
+	if r.superseded(doc.Epoch) {
+		return doc, errSuperseded
+	}
+	r.revision = revision
+	if doc.Generation != r.generation {
+		doc = relay.Poll{Generation: r.generation}
+	}
+	return doc, nil
+}
+
+// takeOver writes the document under our epoch, after which no earlier owner's write succeeds, and then looks for the end of the
+// poll that stands in it.
+func (r *runner) takeOver(ctx context.Context) error {
+	if r.revision > 0 {
+		if err := r.save(ctx); err != nil {
+			return err
+		}
+	}
+	if r.doc.Intent == nil {
+		return nil
+	}
+	intent := *r.doc.Intent
+	page, err := r.find(ctx, intent)
+	switch {
+	case err == nil: // stored; only the outcome was not written any more
+		r.doc.InboxSeq = max(page.Seq, r.doc.InboxSeq)
+		r.doc.Outcome = &relay.PollOutcome{PollID: intent.PollID, At: page.ReceivedAt, Result: "done", InboxSeq: page.Seq, CorrelationID: page.CorrelationID}
+	case errors.Is(err, store.ErrNotFound):
+		r.log.Warn("a poll was under way when its owner ended, and what it brought is not in the inbox", "poll_id", intent.PollID, "at", intent.At)
+		if err := r.suspect(ctx, intent.At, "The relay ended between a poll of the vendor and storing its answer."); err != nil {
+			return err
+		}
+	default:
+		return err
+	}
+	r.doc.Intent = nil
+	if err := r.save(ctx); err != nil {
+		r.doc.Intent = &intent
+		return err
+	}
+	return nil
+}
+
+// find looks for the page of a poll in the inbox; ErrNotFound if it is not there. Pages of other polls may have come after it: a
+// former owner's, stored late.
+func (r *runner) find(ctx context.Context, intent relay.PollIntent) (store.Page, error) {
+	id := r.config().ID
+	last, err := r.p.Store.Inbox.Last(ctx, id)
+	if err != nil || last.PollID == intent.PollID {
+		return last, err
+	}
+	for from := r.doc.InboxSeq + 1; r.doc.InboxSeq > 0; {
+		pages, more, err := r.p.Store.Inbox.Scan(ctx, id, from, 8)
+		if err != nil {
+			return store.Page{}, err
+		}
+		for _, p := range pages {
+			if p.PollID == intent.PollID {
+				return p, nil
+			}
+			from = p.Seq + 1
+		}
+		if !more || len(pages) == 0 {
+			break
+		}
+	}
+	return store.Page{}, fmt.Errorf("page of poll %s: %w", intent.PollID, store.ErrNotFound)
+}
+
+// suspect tells of a suspected gap since at. The document is saved by the caller.
+func (r *runner) suspect(ctx context.Context, at time.Time, why string) error {
+	r.doc.GapSuspectedAt = &at
+	r.p.Metrics.gap()
+	c := r.config()
+	return r.p.Operations.Operational(ctx, siteOf(c), relay.KindGapSuspected, c.ID,
+		why+" Notifications may have been lost at "+relay.FormatTime(at)+"; orders of this connection that changed then should be compared with Inpart.",
+		map[string]any{"connection": c.ID, "since": relay.FormatTime(at)})
+}
+
+// save writes the document over the revision that was read. When that is refused, or nobody knows, what is there says what to do: our
+// own write is adopted, an earlier one of ours written over; an earlier owner's is errContested and has to be looked at
+// (its poll may be under way); a later owner's ends this runner.
+func (r *runner) save(ctx context.Context) error {
+	r.doc.Epoch = r.lease.Epoch()
+	for tries := 0; ; tries++ {
+		err := r.put(ctx)
+		if err == nil {
+			r.storeFailures = 0
+			return nil
+		}
+		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrUnclear) {
+			return err
+		}
+		there, at, readErr := r.p.Store.Polls.Get(ctx, r.config().ID)
+		switch {
+		case errors.Is(readErr, store.ErrNotFound):
+			r.revision = 0
+		case readErr != nil:
+			return errors.Join(err, readErr)
+		case r.superseded(there.Epoch):
+			return errSuperseded
+		case there.Epoch < r.doc.Epoch && at != r.revision:
+			r.adopted = false
+			return fmt.Errorf("%w: %w", errContested, err)
+		case same(there, r.doc):
+			r.revision = at
+			return nil
+		default:
+			r.revision = at
+		}
+		if tries == 2 || errors.Is(err, store.ErrUnclear) {
+			return err
+		}
+	}
+}
+
+func (r *runner) put(ctx context.Context) (err error) {
+	var revision uint64
+	if r.revision == 0 {
+		revision, err = r.p.Store.Polls.Create(ctx, r.config().ID, r.doc)
+	} else {
+		revision, err = r.p.Store.Polls.Update(ctx, r.config().ID, r.doc, r.revision)
+	}
+	if err == nil {
+		r.revision = revision
+	}
+	return err
+}
+
+// superseded reports whether an epoch found in the document is a later owner's, and says so to the lease.
+func (r *runner) superseded(epoch uint64) bool {
+	if epoch <= r.lease.Epoch() {
+		return false
+	}
+	if !r.lost {
+		r.log.Info("another replica has taken the connection over; stepping back", "epoch", r.lease.Epoch(), "found", epoch)
+	}
+	r.lost = true
+	r.lease.Superseded(epoch)
+	return true
+}
+
+func same(a, b relay.Poll) bool {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && string(x) == string(y)
+}
