@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
@@ -28,17 +27,19 @@ func Claim(ctx context.Context, s *store.Store, replica string) (Ownership, erro
 	own := Ownership{Replica: replica, Nonce: relay.NewID()}
 	puts := make([]store.Put[store.Owner], relay.Shards)
 	for n := range puts {
-		key := "shard." + strconv.Itoa(n)
+		key := store.LeaseKey(n)
 		old, revision, err := s.Owners.Get(ctx, key)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return Ownership{}, fmt.Errorf("read the lease of shard %d: %w", n, err)
 		}
-		own.Epoch = max(own.Epoch, old.Epoch)
+		if old.Lease != nil {
+			own.Epoch = max(own.Epoch, old.Lease.Epoch)
+		}
 		puts[n] = store.Put[store.Owner]{Key: key, Revision: revision}
 	}
 	own.Epoch++
 	for n := range puts {
-		puts[n].Value = store.Owner{Replica: own.Replica, Nonce: own.Nonce, Epoch: own.Epoch}
+		puts[n].Value = store.Owner{Lease: &store.Lease{Replica: own.Replica, Nonce: own.Nonce, Epoch: own.Epoch}}
 	}
 	for n, r := range s.Owners.PutAll(ctx, puts) {
 		if errors.Is(r.Err, store.ErrConflict) {

@@ -29,7 +29,7 @@ func TestEachClaimRaisesTheEpoch(t *testing.T) {
 		last = own
 	}
 	leases, err := s.Owners.All(t.Context(), "shard", func(key string, err error) { t.Error(key, err) })
-	if err != nil || len(leases) != relay.Shards || leases[7].Value.Epoch != last.Epoch {
+	if err != nil || len(leases) != relay.Shards || leases[7].Value.Lease.Epoch != last.Epoch {
 		t.Fatalf("%d leases, %v", len(leases), err)
 	}
 	if !last.Owns(63) || last.Owns(64) {

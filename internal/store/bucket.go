@@ -30,7 +30,8 @@ type Entry[T any] struct {
 	Key      string
 	Value    T
 	Revision uint64
-	Deleted  bool // only from Watch
+	Deleted  bool // only from Watch and Current
+	Expired  bool // only from Watch: its time was over (or it was removed by Remove), nobody deleted it
 }
 
 // Put is one write of PutAll: Revision 0 creates.

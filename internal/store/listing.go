@@ -100,7 +100,8 @@ func (b *Bucket[T]) Watch(ctx context.Context, each func(Entry[T]), ready func()
 				ready()
 				continue
 			}
-			entry := Entry[T]{Key: e.Key(), Revision: e.Revision(), Deleted: e.Operation() != jetstream.KeyValuePut}
+			entry := Entry[T]{Key: e.Key(), Revision: e.Revision(), Deleted: e.Operation() != jetstream.KeyValuePut,
+				Expired: e.Operation() == jetstream.KeyValuePurge}
 			if !entry.Deleted {
 				if entry.Value, err = b.codec.decode(e.Key(), e.Value()); err != nil {
 					bad(e.Key(), err)

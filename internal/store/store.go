@@ -29,6 +29,7 @@ type Config struct {
 
 // Store is everything the relay keeps.
 type Store struct {
+	conn    *nats.Conn
 	js      jetstream.JetStream
 	topo    topology.Topology
 	gate    Gate
@@ -60,13 +61,6 @@ type Watermark struct {
 	Position uint64 `json:"position"`
 }
 
-// Owner is a shard's lease.
-type Owner struct {
-	Replica string `json:"replica"`
-	Nonce   string `json:"nonce"` // random per start: only an equal nonce is "mine"
-	Epoch   uint64 `json:"epoch"`
-}
-
 // InboxCursor is the key in relay_cursors, and the first part of those in relay_lanes, of a connection's reader of the inbox.
 func InboxCursor(connection string) string { return "inbox." + connection }
 
@@ -86,7 +80,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err := c.Topology.Apply(ctx, js); err != nil {
 		return nil, classify(err)
 	}
-	s := &Store{js: js, topo: c.Topology, gate: c.Gate, room: c.Room, health: &Health{log: c.Log}}
+	s := &Store{conn: c.Conn, js: js, topo: c.Topology, gate: c.Gate, room: c.Room, health: newHealth(c.Log)}
 	s.Inbox, s.Events, s.Attempts = &Inbox{s}, &Events{s}, &Attempts{s}
 	for _, open := range []func() error{
 		func() (err error) {
@@ -123,7 +117,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 			s.Unresolved, err = openBucket(ctx, s, topology.Unresolved, jsonCodec[relay.Unresolved]{})
 			return
 		},
-		func() (err error) { s.Owners, err = openBucket(ctx, s, topology.Owners, jsonCodec[Owner]{}); return },
+		func() (err error) { s.Owners, err = openBucket(ctx, s, topology.Owners, ownerCodec{}); return },
 	} {
 		if err := open(); err != nil {
 			return nil, err
@@ -132,7 +126,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	return s, nil
 }
 
-// Health answers whether the store takes writes.
+// Health answers whether the store takes writes and answers reads.
 func (s *Store) Health() *Health { return s.health }
 
 // Topology answers the names the store stands on.
