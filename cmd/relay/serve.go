@@ -118,6 +118,8 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	}, store.Passing); err != nil {
 		return err
 	}
+	registry.MustRegister(s.Health().Collector())
+	running.goUntil(serving, "the store's health", s.Run)
 	if err := checkKeys(ctx, s, c, errors.Is(missing, fs.ErrNotExist)); err != nil {
 		return err
 	}

@@ -769,9 +769,11 @@ type Readiness struct {
 	Reason  string          `json:"reason,omitempty,omitzero"`
 	Status  ReadinessStatus `json:"status"`
 	Storage struct {
-		Since time.Time `json:"since,omitempty,omitzero"`
+		// Reason What keeps it: `unreachable`, `no-leader`, `no-answer`, `full` or `refused`. More may be added.
+		Reason string    `json:"reason,omitempty,omitzero"`
+		Since  time.Time `json:"since,omitempty,omitzero"`
 
-		// Status Whether the store takes writes.
+		// Status Whether the store takes writes and answers reads.
 		Status ReadinessStorageStatus `json:"status"`
 	} `json:"storage"`
 }
@@ -779,7 +781,7 @@ type Readiness struct {
 // ReadinessStatus defines model for Readiness.Status.
 type ReadinessStatus string
 
-// ReadinessStorageStatus Whether the store takes writes.
+// ReadinessStorageStatus Whether the store takes writes and answers reads.
 type ReadinessStorageStatus string
 
 // RotateSecret defines model for RotateSecret.

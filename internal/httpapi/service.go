@@ -25,8 +25,9 @@ func (a *API) Readyz(w http.ResponseWriter, r *http.Request) {
 	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
 		ready := Readiness{Status: ReadinessStatusReady}
 		ready.Storage.Status = ReadinessStorageStatusOk
-		if since, _ := a.c.Store.Health().Trouble(); !since.IsZero() {
-			ready.Storage.Status, ready.Storage.Since = ReadinessStorageStatusFailing, since.UTC()
+		if trouble := a.c.Store.Health().Trouble(); !trouble.Since.IsZero() {
+			ready.Storage.Status, ready.Storage.Since = ReadinessStorageStatusFailing, trouble.Since.UTC()
+			ready.Storage.Reason = string(trouble.Reason)
 		}
 		status := http.StatusOK
 		if ready.Reason = a.notReady(ctx); ready.Reason != "" {
@@ -55,8 +56,7 @@ func (a *API) notReady(ctx context.Context) string {
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	if _, _, err := a.c.Store.Events.Bounds(ctx); err != nil {
-		a.c.Log.Warn("not ready: the store does not answer reads", "error", err)
+	if err := a.c.Store.Readable(ctx); err != nil { // the log tells of an outage once, and not for each probe
 		return "the store does not answer reads"
 	}
 	return ""

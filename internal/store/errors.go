@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -20,10 +21,29 @@ var (
 
 // JetStream's error codes that nats.go has no name for.
 const (
-	codeMaximumBytes      = 10047 // insufficient resources
-	codeMaximumMessages   = 10077
+	codeAccountFull       = 10002 // resource limits exceeded for account
+	codeUnavailable       = 10008 // of the cluster: no leader of its own
+	codeNotLeader         = 10009
+	codeServerFull        = 10023 // insufficient resources
+	codeStorageFull       = 10047 // insufficient storage resources
 	codeMessageTooLarge   = 10054
+	codeStoreFailed       = 10077 // maximum bytes or messages of the stream; a single message that its files cannot hold
+	codeStreamOffline     = 10118
+	codeConditionNotReady = 10163 // a leader just elected does not know the subject's last sequence yet
 	codeConditionInFlight = 10164 // a write of the same subject is in flight on a cluster: neither success nor conflict
+	codeStreamOfflineWhy  = 10194
+)
+
+// Reason is what keeps the store from being used, as far as its answers tell.
+type Reason string
+
+// The reasons.
+const (
+	Unreachable Reason = "unreachable" // no connection to NATS
+	NoLeader    Reason = "no-leader"   // no server answers for the stream: an election, or more servers away than it can spare
+	NoAnswer    Reason = "no-answer"   // nothing came back in time
+	Full        Reason = "full"        // no room on the disk, or within a limit of the account, the server or the stream
+	Refused     Reason = "refused"     // anything else that the server says
 )
 
 // classify turns an error of the client library into one of ours; the library's own stays in the chain.
@@ -31,43 +51,72 @@ func classify(err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, ErrUnavailable) {
-		return err
+	for _, known := range []error{ErrUnavailable, ErrUnclear, ErrConflict, ErrNotFound, ErrTooLarge} {
+		if errors.Is(err, known) {
+			return err
+		}
+	}
+	kind, _ := judge(err)
+	return fmt.Errorf("%w: %w", kind, err)
+}
+
+// judge answers which of our errors one of the client library's is, and the reason behind it if it says that the store cannot be
+// used; "" if the store works. A write that may have been sent without an answer is unclear, whatever the reason.
+func judge(err error) (kind error, why Reason) {
+	if room := (*noRoom)(nil); errors.As(err, &room) {
+		return ErrUnavailable, Full
 	}
 	var api *jetstream.APIError
 	if errors.As(err, &api) {
-		switch api.ErrorCode {
-		case jetstream.JSErrCodeStreamWrongLastSequence:
-			return fmt.Errorf("%w: %w", ErrConflict, err)
-		case codeConditionInFlight:
-			return fmt.Errorf("%w: %w", ErrUnclear, err)
-		case codeMessageTooLarge:
-			return fmt.Errorf("%w: %w", ErrTooLarge, err)
-		case jetstream.JSErrCodeMessageNotFound:
-			return fmt.Errorf("%w: %w", ErrNotFound, err)
-		}
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return judgeCode(api.ErrorCode)
 	}
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound), errors.Is(err, jetstream.ErrKeyDeleted), errors.Is(err, jetstream.ErrMsgNotFound):
-		return fmt.Errorf("%w: %w", ErrNotFound, err)
+		return ErrNotFound, ""
 	case errors.Is(err, nats.ErrMaxPayload):
-		return fmt.Errorf("%w: %w", ErrTooLarge, err)
-	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse), errors.Is(err, nats.ErrConnectionClosed),
-		errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrTooManyStalledMsgs):
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return ErrTooLarge, ""
+	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionReconnecting),
+		errors.Is(err, nats.ErrConnectionDraining), errors.Is(err, nats.ErrNoServers):
+		return ErrUnavailable, Unreachable // refused by the client itself: nothing was sent
+	case errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrStaleConnection), errors.Is(err, io.EOF):
+		return ErrUnclear, Unreachable // the connection went while an answer was awaited
+	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse):
+		return ErrUnavailable, NoLeader
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+		return ErrUnavailable, Refused
+	case errors.Is(err, jetstream.ErrTooManyStalledMsgs):
+		return ErrUnavailable, NoAnswer // never sent: those before it got no answer
 	case errors.Is(err, context.Canceled):
-		return fmt.Errorf("%w: %w", ErrUnclear, err)
+		return ErrUnclear, "" // whoever asked gave up; that says nothing of the store
 	}
-	return fmt.Errorf("%w: %w", ErrUnclear, err) // time-outs and a lost connection above all
+	return ErrUnclear, NoAnswer // time-outs above all
+}
+
+func judgeCode(code jetstream.ErrorCode) (kind error, why Reason) {
+	switch code {
+	case jetstream.JSErrCodeStreamWrongLastSequence:
+		return ErrConflict, ""
+	case codeConditionInFlight:
+		return ErrUnclear, ""
+	case codeMessageTooLarge:
+		return ErrTooLarge, ""
+	case jetstream.JSErrCodeMessageNotFound:
+		return ErrNotFound, ""
+	case codeAccountFull, codeServerFull, codeStorageFull, codeStoreFailed:
+		return ErrUnavailable, Full
+	case codeUnavailable, codeNotLeader, codeConditionNotReady, codeStreamOffline, codeStreamOfflineWhy:
+		return ErrUnavailable, NoLeader
+	}
+	return ErrUnavailable, Refused
 }
 
 // Passing reports whether a failure may end by waiting: the store cannot be reached, has no leader or no room. A refusal of what was
 // asked (a stream of that name with other contents, a permission) does not.
 func Passing(err error) bool {
-	var api *jetstream.APIError
-	if errors.As(err, &api) {
-		return api.Code >= 500
+	kind := classify(err)
+	if !errors.Is(kind, ErrUnavailable) && !errors.Is(kind, ErrUnclear) {
+		return false
 	}
-	return errors.Is(err, ErrUnavailable) || errors.Is(err, ErrUnclear)
+	_, why := judge(err)
+	return why != Refused
 }

@@ -1,46 +1,188 @@
 package store
 
 import (
-	"context"
-	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
 
-// Health says whether the store takes writes, as seen from the last ones.
+const (
+	// quietFirst is how long a stream must have failed no write before the look that heals it; each time it fails again soon after, the
+	// wait doubles up to quietMost, so that the log does not tell of an end that is none.
+	quietFirst = time.Second
+	quietMost  = time.Minute
+)
+
+// Health says whether the store takes writes and answers reads, as seen from those there were. What failed is noted per stream, as
+// each has a leader and limits of its own; one outage lasts from the first failure until nothing fails any more. The log is told once
+// when it begins and once when it ends. What has failed is healed by a success of the same kind at the same stream, or by Store.Run.
 type Health struct {
-	mu    sync.Mutex
-	log   *slog.Logger
-	since time.Time // zero: fine
-	last  error
+	log *slog.Logger
+
+	mu      sync.Mutex
+	since   time.Time // of the outage; zero: none
+	bad     map[spot]*failure
+	relapse map[spot]relapse
+	outages int
+	before  time.Duration // all outages that have ended
 }
 
-// observe notes how a write ended. A refused condition is an answer: the store works. The log is told once when it
-// stops taking writes and once when it does again, not for each write.
-func (h *Health) observe(err error) {
-	if errors.Is(err, context.Canceled) { // whoever wrote gave up; that says nothing of the store
+// spot is what can fail for itself. The connection is the spot without a stream.
+type spot struct {
+	stream string
+	write  bool
+}
+
+type failure struct {
+	since, last time.Time
+	why         Reason
+	err         error
+	size        int // of the largest write refused
+}
+
+// relapse remembers a spot that was healed by a look and not by a write.
+type relapse struct {
+	at    time.Time
+	quiet time.Duration
+}
+
+// Trouble is an outage.
+type Trouble struct {
+	Since         time.Time // zero: there is none
+	Reason        Reason
+	Writes, Reads bool // what fails
+	Err           error
+}
+
+func newHealth(log *slog.Logger) *Health {
+	return &Health{log: log, bad: map[spot]*failure{}, relapse: map[spot]relapse{}}
+}
+
+// wrote notes how a write of so many bytes ended. A refused condition is an answer: the store works.
+func (h *Health) wrote(stream string, size int, err error) { h.observe(spot{stream, true}, size, err) }
+
+// read notes how a read ended.
+func (h *Health) read(stream string, err error) { h.observe(spot{stream, false}, 0, err) }
+
+// connection notes whether there is one. Nothing else may happen for a long time that would tell.
+func (h *Health) connection(err error) { h.observe(spot{}, 0, err) }
+
+func (h *Health) observe(at spot, size int, err error) {
+	var why Reason
+	if err != nil {
+		kind, reason := judge(err)
+		if why = reason; why == "" && kind == ErrUnclear {
+			return // given up, or in flight: neither one nor the other
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if why == "" {
+		h.heal(at)
 		return
 	}
-	c := classify(err)
-	bad := errors.Is(c, ErrUnavailable) || errors.Is(c, ErrUnclear)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	switch {
-	case bad && h.since.IsZero():
-		h.since, h.last = time.Now(), err
-		h.log.Error("the store does not take writes; nothing is read from the vendor until it does", "error", err)
-	case bad:
-		h.last = err
-	case !h.since.IsZero():
-		h.log.Info("the store takes writes again", "after", time.Since(h.since).Round(time.Millisecond))
-		h.since, h.last = time.Time{}, nil
+	now := time.Now()
+	f := h.bad[at]
+	if f == nil {
+		f = &failure{since: now}
+		h.bad[at] = f
+		if r, ok := h.relapse[at]; ok {
+			r.quiet = min(2*r.quiet, quietMost)
+			if now.Sub(r.at) > quietMost {
+				r.quiet = quietFirst
+			}
+			h.relapse[at] = r
+		}
 	}
+	f.last, f.why, f.err, f.size = now, why, err, max(f.size, size)
+	if !h.since.IsZero() {
+		return
+	}
+	h.since = now
+	h.outages++
+	what := "the store does not take writes; nothing is read from the vendor until it does"
+	if !at.write && at.stream != "" {
+		what = "the store does not answer reads"
+	}
+	h.log.Error(what, "reason", string(why), "stream", at.stream, "error", err)
 }
 
-// Trouble answers since when writes fail, and the last failure; the zero time when they do not.
-func (h *Health) Trouble() (time.Time, error) {
+// heal ends the trouble of a spot, and with the last of them the outage. Called with the lock held.
+func (h *Health) heal(at spot) {
+	if _, was := h.bad[at]; !was {
+		return
+	}
+	delete(h.bad, at)
+	if len(h.bad) > 0 {
+		return
+	}
+	took := time.Since(h.since)
+	h.before += took
+	h.since = time.Time{}
+	h.log.Info("the store works again", "after", took.Round(time.Millisecond).String())
+}
+
+// looked ends the trouble of a spot that was looked at, unless it has failed again lately.
+func (h *Health) looked(at spot) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.since, h.last
+	f := h.bad[at]
+	if f == nil {
+		return
+	}
+	r, ok := h.relapse[at]
+	if !ok {
+		r.quiet = quietFirst
+	}
+	now := time.Now()
+	if now.Sub(f.last) < r.quiet {
+		return
+	}
+	r.at = now
+	h.relapse[at] = r
+	h.heal(at)
+}
+
+// troubled answers what fails now, and for each the size of the largest write that was refused.
+func (h *Health) troubled() map[spot]int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.bad) == 0 {
+		return nil
+	}
+	spots := make(map[spot]int, len(h.bad))
+	for at, f := range h.bad {
+		spots[at] = f.size
+	}
+	return spots
+}
+
+// Trouble answers the present outage; its Since is zero when there is none. The reason is that of the spot that has failed longest.
+func (h *Health) Trouble() Trouble {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := Trouble{Since: h.since}
+	oldest := slices.SortedFunc(maps.Keys(h.bad), func(a, b spot) int { return h.bad[a].since.Compare(h.bad[b].since) })
+	for i, at := range oldest {
+		f := h.bad[at]
+		t.Writes = t.Writes || at.write || at.stream == ""
+		t.Reads = t.Reads || !at.write
+		if i == 0 || at.stream == "" { // without a connection nothing else matters
+			t.Reason, t.Err = f.why, f.err
+		}
+	}
+	return t
+}
+
+// Outages answers how many outages there were, and how long they took together; the present one counts as far as it goes.
+func (h *Health) Outages() (n int, took time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	took = h.before
+	if !h.since.IsZero() {
+		took += time.Since(h.since)
+	}
+	return h.outages, took
 }

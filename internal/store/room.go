@@ -58,5 +58,11 @@ func (r *Room) check(precious bool) error {
 	if r.left >= 1 || precious && r.left >= 0.5 {
 		return nil
 	}
-	return fmt.Errorf("%w: the disk of the data directory has only %d MiB free", ErrUnavailable, r.have>>20)
+	return &noRoom{fmt.Sprintf("the disk of the data directory has only %d MiB free", r.have>>20)}
 }
+
+// noRoom is a write refused before it was sent.
+type noRoom struct{ what string }
+
+func (e *noRoom) Error() string { return ErrUnavailable.Error() + ": " + e.what }
+func (e *noRoom) Unwrap() error { return ErrUnavailable }

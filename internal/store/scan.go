@@ -24,6 +24,7 @@ type Message struct {
 // Bounds answers the first and the last sequence of a stream. An empty stream has first = last+1.
 func (s *Store) bounds(ctx context.Context, stream string) (first, last uint64, err error) {
 	st, err := s.js.Stream(ctx, stream)
+	s.health.read(stream, err)
 	if err != nil {
 		return 0, 0, fmt.Errorf("read the state of %s: %w", stream, classify(err))
 	}
@@ -41,6 +42,7 @@ func (s *Store) get(ctx context.Context, stream string, seq uint64) (Message, er
 		return Message{}, err
 	}
 	m, err := st.GetMsg(ctx, seq)
+	s.health.read(stream, err)
 	if err != nil {
 		return Message{}, fmt.Errorf("read message %d of %s: %w", seq, stream, classify(err))
 	}
@@ -54,6 +56,7 @@ func (s *Store) last(ctx context.Context, stream, subject string) (Message, erro
 		return Message{}, err
 	}
 	m, err := st.GetLastMsgForSubject(ctx, subject)
+	s.health.read(stream, err)
 	if err != nil {
 		return Message{}, fmt.Errorf("read the last message of %s: %w", subject, classify(err))
 	}
@@ -79,6 +82,7 @@ func (s *Store) scanCounted(ctx context.Context, stream string, from uint64, sin
 		c.OptStartSeq = 1
 	}
 	consumer, err := s.js.CreateConsumer(ctx, stream, c)
+	s.health.read(stream, err)
 	if err != nil {
 		return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, classify(err))
 	}
@@ -171,6 +175,7 @@ func (s *Store) handle(ctx context.Context, stream string) (jetstream.Stream, er
 		return h.(jetstream.Stream), nil
 	}
 	st, err := s.js.Stream(ctx, stream)
+	s.health.read(stream, err)
 	if err != nil {
 		return nil, fmt.Errorf("open stream %s: %w", stream, classify(err))
 	}

@@ -38,7 +38,7 @@ func (s *Store) admit(r request) error {
 		return err
 	}
 	if err := s.room.check(r.precious); err != nil {
-		s.health.observe(err)
+		s.health.wrote(s.streamOf(r.msg.Subject), len(r.msg.Data), err)
 		return fmt.Errorf("write %s: %w", r.msg.Subject, err)
 	}
 	return nil
@@ -52,7 +52,7 @@ func (s *Store) write(ctx context.Context, r request) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	ack, err := s.js.PublishMsg(ctx, r.msg, r.opts...)
-	s.health.observe(err)
+	s.health.wrote(s.streamOf(r.msg.Subject), len(r.msg.Data), err)
 	if err != nil {
 		return 0, fmt.Errorf("write %s: %w", r.msg.Subject, classify(err))
 	}
@@ -81,6 +81,7 @@ func (s *Store) writeAll(ctx context.Context, requests []request) []Result {
 		}
 		f, err := s.js.PublishMsgAsync(r.msg, append(r.opts, jetstream.WithStallWait(writeTimeout))...)
 		if err != nil {
+			s.health.wrote(s.streamOf(r.msg.Subject), len(r.msg.Data), err)
 			results[i].Err = fmt.Errorf("write %s: %w", r.msg.Subject, classify(err))
 			continue
 		}
@@ -98,7 +99,7 @@ func (s *Store) writeAll(ctx context.Context, requests []request) []Result {
 		case <-ctx.Done():
 			err = ctx.Err()
 		}
-		s.health.observe(err)
+		s.health.wrote(s.streamOf(requests[i].msg.Subject), len(requests[i].msg.Data), err)
 		if err != nil {
 			results[i].Err = fmt.Errorf("write %s: %w", requests[i].msg.Subject, classify(err))
 		} else if err := s.gate.after(requests[i].msg); err != nil {

@@ -1,0 +1,118 @@
+package store
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// lookEvery is how often the store is looked at while something fails, lookTimeout how long one look may take.
+	lookEvery   = time.Second
+	lookTimeout = 2 * time.Second
+	// trialMost bounds the size of the write that tries whether there is room again.
+	trialMost = 256 << 10
+	// trialKey is the key of the trial in relay_lanes, which takes what expires by itself; trialTTL is when.
+	trialKey = "trial"
+	trialTTL = time.Minute
+)
+
+// Run looks after the store's health until ctx ends: a connection that is lost is trouble although nobody writes, and what has failed
+// is tried again every second although nobody else does. While nothing fails it sends nothing.
+func (s *Store) Run(ctx context.Context) error {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+			s.look(ctx)
+		}
+	}
+}
+
+func (s *Store) look(ctx context.Context) {
+	if !s.conn.IsConnected() {
+		s.health.connection(nats.ErrConnectionReconnecting)
+		return
+	}
+	s.health.connection(nil)
+	spots := s.health.troubled()
+	if len(spots) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	size := 0
+	for at, refused := range spots {
+		if at.write {
+			size = max(size, refused)
+		} else if at.stream != "" {
+			_, _ = s.get(ctx, at.stream, 1) // notes itself how it ended
+		}
+	}
+	tried, takes := false, false
+	for at, refused := range spots {
+		if !at.write {
+			continue
+		}
+		if !tried {
+			tried, takes = true, s.takes(ctx, min(size, trialMost))
+		}
+		if takes && s.led(ctx, at.stream, refused) {
+			s.health.looked(at)
+		}
+	}
+}
+
+// takes reports whether the store takes a write of a size: a removal of what is not there, which nobody reads and which expires.
+func (s *Store) takes(ctx context.Context, size int) bool {
+	m := nats.NewMsg(s.Lanes.subject(trialKey))
+	m.Header.Set(headerOperation, "PURGE")
+	m.Data = make([]byte, size)
+	_, err := s.write(ctx, request{msg: m, opts: []jetstream.PublishOpt{jetstream.WithMsgTTL(trialTTL)}})
+	return err == nil
+}
+
+// led reports whether a stream has a leader, and room within its own limit for a write of a size.
+func (s *Store) led(ctx context.Context, stream string, size int) bool {
+	st, err := s.js.Stream(ctx, stream)
+	if err != nil {
+		return false
+	}
+	info := st.CachedInfo()
+	if info.Cluster != nil && info.Cluster.Leader == "" {
+		return false
+	}
+	return (info.Config.MaxBytes <= 0 || info.State.Bytes+uint64(size) < uint64(info.Config.MaxBytes)) && //nolint:gosec // sizes are not negative
+		(info.Config.MaxMsgs <= 0 || info.State.Msgs < uint64(info.Config.MaxMsgs))
+}
+
+// streamOf answers the stream that stores a subject.
+func (s *Store) streamOf(subject string) string {
+	if bucket, ok := strings.CutPrefix(subject, "$KV."); ok {
+		bucket, _, _ = strings.Cut(bucket, ".")
+		return "KV_" + bucket
+	}
+	switch {
+	case strings.HasPrefix(subject, s.topo.InboxSubject("")):
+		return s.topo.Inbox()
+	case strings.HasPrefix(subject, s.topo.AttemptsSubject("")):
+		return s.topo.Attempts()
+	}
+	return s.topo.Events()
+}
+
+// Readable reports by its error whether the store answers reads: one message of the public log is asked for, which any server that
+// keeps a copy of the log may answer.
+func (s *Store) Readable(ctx context.Context) error {
+	_, err := s.get(ctx, s.topo.Events(), 1)
+	if kind, why := judge(err); err != nil && why == "" && kind == ErrNotFound {
+		return nil
+	}
+	return err
+}
