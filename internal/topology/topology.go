@@ -1,11 +1,9 @@
-// Package topology is the one table of everything the relay keeps in NATS: streams, buckets and subjects, and how they are
-// created. Nothing else in the program spells a stream's, a bucket's or a subject's name.
+// Package topology is the one table of everything the relay keeps in NATS: streams, buckets and subjects, how they are created and
+// brought up to date, and which formats the documents in them may have (Formats). Nothing else in the program spells a stream's, a
+// bucket's or a subject's name.
 package topology
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -26,6 +24,8 @@ type Topology struct {
 	Prefix    string        // RELAY_NATS_PREFIX, default "relay"
 	Replicas  int           // of every stream and bucket: 1 embedded, 3 on a cluster
 	Retention time.Duration // of the three logs, default 30 days
+	// Formats is the version of the formats that are read and written; 0 stands for the build's. Tests of upgrades set it.
+	Formats int
 }
 
 // Inbox is the name of the stream of vendor pages.
@@ -146,21 +146,22 @@ func (t Topology) KeyValues() []jetstream.KeyValueConfig {
 	return configs
 }
 
-// Apply creates what is missing and brings the rest to the configuration above; it never deletes.
-func (t Topology) Apply(ctx context.Context, js jetstream.JetStream) error {
-	for _, c := range t.Streams() {
-		if _, err := js.CreateOrUpdateStream(ctx, c); err != nil {
-			return fmt.Errorf("create stream %s: %w", c.Name, err)
-		}
-	}
+// tables answers the configuration of every stream: the logs, and those that hold the buckets.
+func (t Topology) tables() []jetstream.StreamConfig {
+	all := t.Streams()
 	for _, c := range t.KeyValues() {
-		_, err := js.CreateKeyValue(ctx, c)
-		if errors.Is(err, jetstream.ErrBucketExists) {
-			_, err = js.UpdateKeyValue(ctx, c)
-		}
-		if err != nil {
-			return fmt.Errorf("create bucket %s: %w", c.Bucket, err)
-		}
+		all = append(all, bucketStream(c))
 	}
-	return nil
+	return all
+}
+
+// bucketStream answers the stream that holds a bucket (NATS ADR-8), as nats.go would make it: a bucket is checked and changed through its
+// stream, as the bucket's own view leaves out what an operator may have set.
+func bucketStream(c jetstream.KeyValueConfig) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name: "KV_" + c.Bucket, Subjects: []string{"$KV." + c.Bucket + ".>"}, Storage: c.Storage, Replicas: c.Replicas,
+		MaxMsgsPerSubject: int64(c.History), MaxBytes: -1, MaxMsgSize: -1, MaxMsgs: -1, MaxConsumers: -1,
+		AllowRollup: true, DenyDelete: true, AllowDirect: true, Discard: jetstream.DiscardNew, Duplicates: 2 * time.Minute,
+		AllowMsgTTL: c.LimitMarkerTTL != 0, SubjectDeleteMarkerTTL: c.LimitMarkerTTL,
+	}
 }

@@ -1,0 +1,220 @@
+package topology
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// State is how a stream stands to the table.
+type State string
+
+// The states.
+const (
+	StateOK      State = "ok"
+	StateMissing State = "missing"
+	StateDiffers State = "differs" // ours; Apply brings it to the table
+	StateForeign State = "foreign" // of a name of ours, but not ours: never touched
+	StateUnknown State = "unknown" // has our prefix, but the table does not know it: left alone
+)
+
+// Finding is one stream held against the table.
+type Finding struct {
+	Stream string // the bucket relay_orders is the stream KV_relay_orders
+	State  State
+	// Version of the table that last shaped it, 0 if it was made before streams were marked.
+	Version     int
+	Differences []Difference
+
+	compared comparison
+	wanted   jetstream.StreamConfig
+}
+
+var (
+	// ErrRefused is in every error that says that this relay must not work on what is stored. Waiting does not help; the error says what does.
+	ErrRefused = errors.New("the store is refused")
+	// ErrForeign says that a stream of a name of ours is not ours.
+	ErrForeign = errors.New("is not the relay's")
+	// ErrNewer says that what is stored is for a newer relay.
+	ErrNewer = errors.New("is of a newer relay")
+	// ErrRestoring says that a backup is being put back, or was and did not end well.
+	ErrRestoring = errors.New("a backup is being restored into the store")
+)
+
+// refusal is an error that wraps ErrRefused without its words.
+type refusal struct{ error }
+
+func refused(format string, a ...any) error { return refusal{fmt.Errorf(format, a...)} }
+
+func (r refusal) Unwrap() error        { return r.error }
+func (r refusal) Is(target error) bool { return target == ErrRefused }
+
+// codeSubjectOverlap is JetStream's error code for subjects that another stream has (nats.go has no name for it).
+const codeSubjectOverlap = 10065
+
+// applyTurns bounds how often a stream is looked at again because somebody else created or changed it at the same moment.
+const applyTurns = 5
+
+// Check holds every stream against the table and lists those of our prefix that the table does not know. It writes nothing.
+func (t Topology) Check(ctx context.Context, js jetstream.JetStream) ([]Finding, error) {
+	var findings []Finding
+	known := map[string]bool{}
+	for _, wanted := range t.tables() {
+		f, err := t.find(ctx, js, wanted)
+		if err != nil {
+			return nil, err
+		}
+		known[wanted.Name] = true
+		findings = append(findings, f)
+	}
+	var unknown []string
+	names := js.StreamNames(ctx)
+	for name := range names.Name() {
+		if !known[name] && strings.HasPrefix(strings.TrimPrefix(name, "KV_"), t.Prefix+"_") {
+			unknown = append(unknown, name)
+		}
+	}
+	if err := names.Err(); err != nil {
+		return nil, fmt.Errorf("list the streams: %w", err)
+	}
+	slices.Sort(unknown)
+	for _, name := range unknown {
+		findings = append(findings, Finding{Stream: name, State: StateUnknown})
+	}
+	return findings, nil
+}
+
+// Apply creates what is missing and brings the rest to the table. It deletes nothing, changes nothing that is not ours, and keeps what
+// an operator may set: placement, limits of size, compression, more replicas. Several relays may do it at once. Nothing is changed if
+// one of the streams is not ours (ErrForeign), or if what is stored is for a newer relay (ErrNewer). Errors of the server are
+// handed on: whether to try again is the caller's to say.
+func (t Topology) Apply(ctx context.Context, js jetstream.JetStream) error {
+	mark, err := t.ReadMark(ctx, js)
+	if err != nil {
+		return err
+	}
+	if err := mark.refuse(t.version()); err != nil {
+		return err
+	}
+	var findings []Finding
+	fresh := true
+	for _, wanted := range t.tables() {
+		f, err := t.find(ctx, js, wanted)
+		if err != nil {
+			return err
+		}
+		if err := f.refuse(); err != nil {
+			return err
+		}
+		fresh = fresh && f.State == StateMissing
+		findings = append(findings, f)
+	}
+	for _, f := range findings {
+		if err := t.bring(ctx, js, f); err != nil {
+			return err
+		}
+	}
+	if !fresh {
+		return nil
+	}
+	// Of several relays that start on an empty server, whoever creates the first stream has found none: one of them gets here.
+	mark.Formats = t.version()
+	if _, err := t.WriteMark(ctx, js, mark); err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
+		return err
+	}
+	return nil
+}
+
+// bring makes one stream what the table says.
+func (t Topology) bring(ctx context.Context, js jetstream.JetStream, f Finding) error {
+	for range applyTurns {
+		var err error
+		switch f.State {
+		case StateMissing:
+			created := f.wanted
+			created.Metadata = map[string]string{shapeKey: strconv.Itoa(t.version())}
+			_, err = js.CreateStream(ctx, created)
+		case StateDiffers:
+			var config jetstream.StreamConfig
+			if config, err = f.compared.merged(t.version()); err != nil {
+				return err
+			}
+			_, err = js.UpdateStream(ctx, config)
+		case StateOK, StateForeign, StateUnknown:
+			return f.refuse()
+		}
+		var api *jetstream.APIError
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse), errors.Is(err, jetstream.ErrStreamNotFound):
+			// Another relay was quicker, or an operator: see what is there now.
+		case errors.As(err, &api) && api.ErrorCode == codeSubjectOverlap:
+			return refused("create stream %s: its subjects %v belong to a stream that %w: delete that one if nobody needs it, or choose another RELAY_NATS_PREFIX: %w",
+				f.Stream, f.wanted.Subjects, ErrForeign, err)
+		default:
+			return fmt.Errorf("bring stream %s to what the relay needs: %w", f.Stream, err)
+		}
+		if f, err = t.find(ctx, js, f.wanted); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("bring stream %s to what the relay needs: it changes all the time", f.Stream)
+}
+
+// find looks at one stream.
+func (t Topology) find(ctx context.Context, js jetstream.JetStream, wanted jetstream.StreamConfig) (Finding, error) {
+	f := Finding{Stream: wanted.Name, wanted: wanted}
+	stream, err := js.Stream(ctx, wanted.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		f.State = StateMissing
+		return f, nil
+	}
+	if err != nil {
+		return f, fmt.Errorf("look at stream %s: %w", wanted.Name, err)
+	}
+	if f.compared, err = compare(stream.CachedInfo().Config, wanted); err != nil {
+		return f, err
+	}
+	f.Version = f.compared.version
+	switch version := t.version(); {
+	case len(f.compared.foreign) > 0:
+		f.State, f.Differences = StateForeign, f.compared.foreign
+	case f.Version > version:
+		// The mark of the formats has let this relay in, so a newer one runs beside it: its shape stays.
+		f.State = StateOK
+	case f.Version < version || len(f.compared.settable) > 0:
+		f.State, f.Differences = StateDiffers, f.compared.settable
+		if f.Version < version {
+			f.Differences = append(f.Differences, Difference{"metadata." + shapeKey, versionText(f.Version), versionText(version)})
+		}
+	default:
+		f.State = StateOK
+	}
+	return f, nil
+}
+
+// refuse answers the error of a stream that is not ours.
+func (f Finding) refuse() error {
+	if f.State != StateForeign {
+		return nil
+	}
+	differences := make([]string, len(f.Differences))
+	for i, d := range f.Differences {
+		differences[i] = d.String()
+	}
+	return refused("stream %s %w and is left alone: %s. Delete or rename it if nobody needs it, or choose another RELAY_NATS_PREFIX",
+		f.Stream, ErrForeign, strings.Join(differences, "; "))
+}
+
+func versionText(n int) string {
+	if n == 0 {
+		return "unset"
+	}
+	return strconv.Quote(strconv.Itoa(n))
+}

@@ -1,0 +1,118 @@
+package topology
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Formats is the newest version of the stored documents' formats that this program writes. It reads this one and the one before.
+// ARCHITECTURE.md says what each version is; what lay in stores before there was a mark is version 1.
+const Formats = 2
+
+// formatsForTests overrides Formats in a build: -ldflags "-X …/internal/topology.formatsForTests=3". Only tests of upgrades set it.
+var formatsForTests = ""
+
+// BuildFormats answers the version of this build: Formats.
+func BuildFormats() int {
+	if n, err := strconv.Atoi(formatsForTests); err == nil {
+		return n
+	}
+	return Formats
+}
+
+func (t Topology) version() int {
+	if t.Formats != 0 {
+		return t.Formats
+	}
+	return BuildFormats()
+}
+
+// MarkKey is the key in relay_owners under which the mark lies: for good, without a TTL. It lies beside the members' records because
+// one stream gives one order: which came first, a member or the mark that does not suit it, is never in doubt. And relay_owners is the
+// last that a backup takes, so that no document of a backup is newer than its mark.
+const MarkKey = "formats"
+
+// Mark says which formats the stored documents may have.
+type Mark struct {
+	// Formats is the version that every stored document may use; every running relay reads it.
+	Formats int `json:"formats"`
+	// Raising, if not 0, is the version that a relay is about to raise Formats to: whoever does not know it must not start any more.
+	Raising int `json:"raising,omitempty"`
+	// Restoring is when a backup began to be put back that is not yet complete: no relay starts on half a store.
+	Restoring time.Time `json:"restoring,omitzero"`
+	// Restored is when a backup was last put back; a relay whose clock is behind that would give out numbers a second time.
+	Restored time.Time `json:"restored,omitzero"`
+	// Ahead is how far, in microseconds, sequences of events are ahead of the clock: what was published after a backup and lost with
+	// its store must not be given out again after the restore.
+	Ahead int64 `json:"ahead,omitempty"`
+
+	revision uint64
+}
+
+// ReadMark answers the mark, from the stream's leader: a follower may not yet have what was written last. Before there was a mark,
+// documents had version 1: that is what a store without a mark answers; one without relay_owners, too.
+func (t Topology) ReadMark(ctx context.Context, js jetstream.JetStream) (Mark, error) {
+	m := Mark{Formats: 1}
+	raw, revision, err := t.leaderGet(ctx, js, MarkKey)
+	if err != nil {
+		return Mark{}, fmt.Errorf("read the mark of the stored formats: %w", err)
+	}
+	if raw == nil {
+		m.revision = revision
+		return m, nil
+	}
+	if err := json.Unmarshal(raw, &m); err != nil || m.Formats < 1 {
+		return Mark{}, refused("the mark of the stored formats %w: it cannot be read", ErrNewer)
+	}
+	m.revision = revision
+	return m, nil
+}
+
+// WriteMark stores the mark over the one that it was read from and answers it as it then stands; jetstream.ErrKeyExists if another
+// was stored meanwhile.
+func (t Topology) WriteMark(ctx context.Context, js jetstream.JetStream, m Mark) (Mark, error) {
+	raw, err := json.Marshal(m)
+	if err != nil {
+		return Mark{}, fmt.Errorf("encode the mark of the stored formats: %w", err)
+	}
+	ack, err := js.PublishMsg(ctx, &nats.Msg{Subject: t.ownersSubject(MarkKey), Data: raw}, jetstream.WithExpectLastSequencePerSubject(m.revision))
+	if err != nil {
+		var api *jetstream.APIError
+		if errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
+			err = fmt.Errorf("%w: %w", jetstream.ErrKeyExists, err)
+		}
+		return Mark{}, fmt.Errorf("store the mark of the stored formats: %w", err)
+	}
+	m.revision = ack.Sequence
+	return m, nil
+}
+
+// refuse answers why a relay of a version must not run on a store with this mark, nil if it may.
+func (m Mark) refuse(version int) error {
+	switch {
+	case !m.Restoring.IsZero():
+		return refused("%w since %s: wait for its end, or run relay restore again with --replace if it did not end well", ErrRestoring, m.Restoring.UTC().Format(time.RFC3339))
+	case m.Formats > version:
+		return refused("the store %w: its documents may have formats version %d, this program knows up to version %d. Start the newer release, or restore a backup made before the upgrade",
+			ErrNewer, m.Formats, version)
+	case m.Raising > version:
+		return refused("the store %w: its formats are just being raised to version %d, this program knows up to version %d. Start the newer release",
+			ErrNewer, m.Raising, version)
+	case m.Formats < version-1:
+		return refused("the store has formats version %d, and this program reads versions %d and %d: start a release in between first, and let it raise the version",
+			m.Formats, version-1, version)
+	case time.Now().Before(m.Restored):
+		return refused("this machine's clock is behind %s, when a backup was restored: event numbers come from the clock and would be given out a second time. Set the clock",
+			m.Restored.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+func (t Topology) ownersSubject(key string) string { return "$KV." + t.Bucket(Owners) + "." + key }

@@ -1,0 +1,260 @@
+package topology
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Upgrades are rolled: relays of version N−1 and N run side by side until the last one of N−1 has gone. Until then nobody writes what
+// N−1 cannot read. Then one of N raises the mark, in two steps:
+//
+//	the raiser                                   a relay of N−1 that starts just now
+//	1. stores the mark with Raising = N          a. stores its member record
+//	2. reads the members, no older than step 1   b. reads the mark, ends if Raising or Formats is above its own version,
+//	3. stores Formats = N over its own step 1       and stores the mark again as it was read
+//
+// Every write of the mark is conditional on the one that was read, and all of it lies in one stream, which has one order. If a comes
+// before 1, the raiser sees the member in step 2 and takes its step 1 back. If 1 comes before a, it comes before b as well: b either reads
+// it, or its write is refused and it reads again. There is no order in which both go on. A raiser that dies after step 1 keeps old
+// relays from starting until another of N takes the step back or ends it, seconds later.
+
+// raiseEvery is how often a relay looks whether the mark can be raised, or has moved without its watch telling.
+const raiseEvery = 5 * time.Second
+
+// memberPrefix starts the keys of relay_owners under which live relays stand.
+const memberPrefix = "member."
+
+// FormatsConfig is what NewFormats needs.
+type FormatsConfig struct {
+	JS       jetstream.JetStream
+	Topology Topology
+	Log      *slog.Logger
+	// Every is how often is looked, 0 for the usual 5 s.
+	Every time.Duration
+}
+
+// Versions is what this relay knows of the formats that are in use.
+type Versions struct {
+	c       FormatsConfig
+	version int
+	current atomic.Int64
+}
+
+// OpenFormats reads the mark. It refuses like Apply, which comes before.
+func OpenFormats(ctx context.Context, c FormatsConfig) (*Versions, error) {
+	if c.Every == 0 {
+		c.Every = raiseEvery
+	}
+	v := &Versions{c: c, version: c.Topology.version()}
+	m, err := c.Topology.ReadMark(ctx, c.JS)
+	if err == nil {
+		err = v.adopt(m)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// Current answers the version that is to be written: every relay that runs now can read it. It rises at most once in a relay's life.
+func (v *Versions) Current() int { return int(v.current.Load()) }
+
+// Join refuses, like Apply, if this relay must not run. It is called after this relay's member record is stored and before anything is
+// started or written for a shard: whoever raises the mark has then seen the member, or is seen here.
+func (v *Versions) Join(ctx context.Context) error {
+	for ctx.Err() == nil {
+		m, err := v.c.Topology.ReadMark(ctx, v.c.JS)
+		if err != nil {
+			return err
+		}
+		if err := v.adopt(m); err != nil {
+			return err
+		}
+		if _, err = v.c.Topology.WriteMark(ctx, v.c.JS, m); !errors.Is(err, jetstream.ErrKeyExists) {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// Run follows the mark and raises it when every live relay knows this relay's version. It ends with ErrRefused when this relay must not
+// run any longer: another has raised the mark above its version. It ends with nil when ctx ends.
+func (v *Versions) Run(ctx context.Context) error {
+	told := make(chan struct{}, 1)
+	watching, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() { defer close(done); v.watch(watching, told) }()
+	defer func() { stop(); <-done }()
+	tick := time.NewTicker(v.c.Every)
+	defer tick.Stop()
+	for {
+		if err := v.turn(ctx); errors.Is(err, ErrRefused) {
+			return err
+		} else if err != nil && ctx.Err() == nil {
+			v.c.Log.WarnContext(ctx, "cannot look after the mark of the stored formats; trying again", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-told:
+		}
+	}
+}
+
+// watch tells when the mark has changed. What it misses while NATS is away, Run's own looks find.
+func (v *Versions) watch(ctx context.Context, told chan<- struct{}) {
+	for ctx.Err() == nil {
+		kv, err := v.c.JS.KeyValue(ctx, v.c.Topology.Bucket(Owners))
+		if err == nil {
+			var w jetstream.KeyWatcher
+			if w, err = kv.WatchFiltered(ctx, []string{MarkKey}, jetstream.UpdatesOnly()); err == nil {
+				for e := range w.Updates() {
+					if e == nil {
+						continue
+					}
+					select {
+					case told <- struct{}{}:
+					default:
+					}
+				}
+				_ = w.Stop()
+			}
+		}
+		t := time.NewTimer(v.c.Every)
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+		}
+		t.Stop()
+	}
+}
+
+// turn follows the mark, and moves it one step if it is this relay's to move.
+func (v *Versions) turn(ctx context.Context) error {
+	t, js := v.c.Topology, v.c.JS
+	m, err := t.ReadMark(ctx, js)
+	if err != nil {
+		return err
+	}
+	if err := v.adopt(m); err != nil || m.Formats >= v.version {
+		return err
+	}
+	all, err := v.allKnow(ctx, m.revision)
+	if err != nil {
+		return err
+	}
+	if !all {
+		if m.Raising == 0 {
+			return nil
+		}
+		m.Raising = 0
+		_, err = t.WriteMark(ctx, js, m)
+		return contested(err)
+	}
+	if m.Raising != v.version {
+		m.Raising = v.version
+		if m, err = t.WriteMark(ctx, js, m); err != nil {
+			return contested(err)
+		}
+		if all, err = v.allKnow(ctx, m.revision); err != nil {
+			return err
+		}
+		if !all {
+			m.Raising = 0
+			_, err = t.WriteMark(ctx, js, m)
+			return contested(err)
+		}
+	}
+	m.Formats, m.Raising = v.version, 0
+	if m, err = t.WriteMark(ctx, js, m); err != nil {
+		return contested(err)
+	}
+	v.c.Log.InfoContext(ctx, "every relay knows the new formats; they are written from now on", "formats", m.Formats)
+	if err := v.adopt(m); err != nil {
+		return err
+	}
+	return t.Apply(ctx, js)
+}
+
+// contested passes over a write that came too late: whoever was quicker is looked at in the next turn.
+func contested(err error) error {
+	if errors.Is(err, jetstream.ErrKeyExists) {
+		return nil
+	}
+	return err
+}
+
+// adopt follows a mark that was read.
+func (v *Versions) adopt(m Mark) error {
+	if err := m.refuse(v.version); err != nil {
+		return err
+	}
+	v.current.Store(int64(m.Formats))
+	return nil
+}
+
+// allKnow reports whether there are live relays and all of them know this relay's version. What it looks at is no older than the
+// revision given.
+func (v *Versions) allKnow(ctx context.Context, revision uint64) (bool, error) {
+	members, err := v.c.Topology.members(ctx, v.c.JS, revision)
+	if err != nil {
+		return false, err
+	}
+	for _, version := range members {
+		if version < v.version {
+			return false, nil
+		}
+	}
+	return len(members) > 0, nil
+}
+
+// errBehind says that the server that answered has not yet stored what was stored before.
+var errBehind = errors.New("the stream's leader is behind")
+
+// members answers the version of every live relay, by key, as the leader knows them at the revision given or later.
+func (t Topology) members(ctx context.Context, js jetstream.JetStream, revision uint64) (map[string]int, error) {
+	var info struct {
+		Error *jetstream.APIError `json:"error"`
+		State struct {
+			LastSeq  uint64            `json:"last_seq"`
+			Subjects map[string]uint64 `json:"subjects"`
+		} `json:"state"`
+	}
+	request := map[string]string{"subjects_filter": t.ownersSubject(memberPrefix + ">")}
+	if err := t.ask(ctx, js, "STREAM.INFO.KV_"+t.Bucket(Owners), request, &info); err != nil {
+		return nil, err
+	}
+	if info.Error != nil {
+		return nil, fmt.Errorf("list the live relays: %w", info.Error)
+	}
+	if info.State.LastSeq < revision {
+		return nil, fmt.Errorf("list the live relays: %w: at %d, not %d", errBehind, info.State.LastSeq, revision)
+	}
+	members := map[string]int{}
+	for subject := range info.State.Subjects {
+		key := subject[len(t.ownersSubject("")):]
+		raw, _, err := t.leaderGet(ctx, js, key)
+		if err != nil {
+			return nil, fmt.Errorf("read the record of a live relay: %w", err)
+		}
+		if raw == nil { // gone meanwhile
+			continue
+		}
+		var record struct {
+			Version int `json:"version"`
+		}
+		if err := json.Unmarshal(raw, &record); err != nil {
+			record.Version = 0 // of a relay that we do not know: not one to raise the mark under
+		}
+		members[key] = record.Version
+	}
+	return members, nil
+}
