@@ -8,6 +8,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/topology"
 )
 
 // How reads and writes end when they do not succeed.
@@ -51,7 +53,7 @@ func classify(err error) error {
 	if err == nil {
 		return nil
 	}
-	for _, known := range []error{ErrUnavailable, ErrUnclear, ErrConflict, ErrNotFound, ErrTooLarge} {
+	for _, known := range []error{topology.ErrRefused, ErrUnavailable, ErrUnclear, ErrConflict, ErrNotFound, ErrTooLarge} {
 		if errors.Is(err, known) {
 			return err
 		}
