@@ -166,7 +166,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 		Exclusive: c.NATSURL == "", Grace: c.ShutdownGrace.d(), Log: log, Metrics: poller.NewMetrics(registry),
 	})
 	resolving := resolver.New(resolver.Config{
-		Store: s, Orders: vendor, Publisher: publishing, Epoch: own.Epoch, Owns: own.Owns, Grace: c.ShutdownGrace.d(),
+		Store: s, Orders: vendor, Publisher: publishing, Grace: c.ShutdownGrace.d(),
 		Metrics: resolver.NewMetrics(registry), Log: log,
 	})
 	sending := sender.New(sender.Config{AllowCIDRs: c.allow, Proxy: c.proxy, UserAgent: userAgent})
@@ -207,6 +207,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	for n := range relay.Shards {
 		lease := shard.Fixed(n, own.Epoch)
 		stages.goUntil(working, "polling a shard", func(ctx context.Context) error { return polling.Own(ctx, lease) })
+		stages.goUntil(working, "resolving a shard", func(ctx context.Context) error { return resolving.Own(ctx, lease) })
 	}
 	for n := range relay.Shards {
 		stages.goUntil(working, fmt.Sprintf("answering for shard %d", n), func(ctx context.Context) error { return asking.Serve(ctx, shard.Fixed(n, own.Epoch)) })

@@ -1,7 +1,6 @@
 package resolver_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -464,15 +463,9 @@ func TestCursorBeyondTheInbox(t *testing.T) {
 	}
 	r.vendor.set(orderID(1), "New")
 	seq := r.page("leeds", "leeds", created(orderID(1)))
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- res.Run(ctx) }()
+	r.work(res, 1)
 	eventually(t, "the event", func() bool { return len(r.events("leeds", orderID(1))) == 1 })
 	r.settled("leeds", seq)
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
 	if n := r.operational(relay.KindLogClamped); n != 1 {
 		t.Errorf("%d operational events, want 1", n)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/audatex-relay/relay/internal/publisher"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/resolver"
+	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
 )
@@ -151,22 +152,37 @@ func (r *rig) page(connection, site string, notifications ...string) uint64 {
 func (r *rig) config(s *store.Store) resolver.Config {
 	return resolver.Config{
 		Store: s, Orders: r.vendor, Publisher: publisher.New(publisher.Config{Store: s, PublicURL: "https://relay.example", Log: quiet()}),
-		Epoch: 1, Schedule: []time.Duration{10 * time.Millisecond}, Flush: 10 * time.Millisecond, Grace: 5 * time.Second, Log: quiet(),
+		Schedule: []time.Duration{10 * time.Millisecond}, Flush: 10 * time.Millisecond, Grace: 5 * time.Second, Log: quiet(),
 	}
 }
 
-// run starts a resolver and answers how to stop it.
+// run starts a resolver that holds every shard under epoch 1, and answers how to stop it.
 func (r *rig) run(c resolver.Config) (stop func()) {
+	r.t.Helper()
+	return r.work(resolver.New(c), 1)
+}
+
+// work has a resolver run and hold every shard under an epoch.
+func (r *rig) work(res *resolver.Resolver, epoch uint64) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- resolver.New(c).Run(ctx) }()
+	var parts sync.WaitGroup
+	parts.Go(func() {
+		if err := res.Run(ctx); err != nil {
+			r.t.Errorf("Run: %v", err)
+		}
+	})
+	for n := range relay.Shards {
+		parts.Go(func() {
+			if err := res.Own(ctx, shard.Fixed(n, epoch)); err != nil {
+				r.t.Errorf("Own: %v", err)
+			}
+		})
+	}
 	var once sync.Once
 	stop = func() {
 		once.Do(func() {
 			cancel()
-			if err := <-done; err != nil {
-				r.t.Errorf("Run: %v", err)
-			}
+			parts.Wait()
 		})
 	}
 	r.t.Cleanup(stop)

@@ -89,6 +89,7 @@ type reader struct {
 	generation string
 	stand      *stand
 
+	head    uint64 // the connection's last page when the reader was made
 	started bool
 	read    uint64  // the last page read
 	more    bool    // there were more when it was read
@@ -109,7 +110,9 @@ func (r *reader) fill(ctx context.Context, wanted uint64, now time.Time) error {
 	if !r.started {
 		first, _ := relay.UnpackEntry(r.stand.ReadFrom())
 		r.read, r.started = max(first, 1)-1, true
-		if err := r.scan(ctx, now, wanted, true); err != nil {
+		if r.head <= r.read {
+			// Nothing waits, and reading that would cost a reader for each of ten thousand connections at a start.
+		} else if err := r.scan(ctx, now, wanted, true); err != nil {
 			r.started = false
 			return err
 		}

@@ -6,17 +6,22 @@
 // Notifications of one order wait for one another: all that wait share one reading, which begins after the last of them has arrived.
 // Trouble with the vendor holds them for as long as it lasts; an order that the vendor keeps refusing is set aside after an
 // hour, and anything that has waited ten days.
+//
+// Which connections are resolved here changes as shards come and go (Own). Whoever takes a connection over writes its cursor and its
+// lanes anew under its own epoch, at the revisions that were read, before it reads anything: from then on nothing that a former
+// owner writes there succeeds. What that one had published already, the log itself says.
 package resolver
 
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/roster"
+	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -52,35 +57,30 @@ type Config struct {
 	Orders    Orders
 	Publisher Publisher
 
-	// Epoch is of the leases under which cursors are written; Owns says which shards are held (nil: all).
-	Epoch uint64
-	Owns  func(shard int) bool
-
 	Concurrency int             // orders of one connection read at once
 	Total       int             // orders read at once in all
 	Schedule    []time.Duration // waits between tries
 	Flush       time.Duration   // how often a busy cursor is stored
 	GiveUp      time.Duration   // how long an order may be refused before its notifications are set aside
 	Hold        time.Duration   // how long a notification may wait at all
-	Grace       time.Duration   // how long readings under way may take to end after Run's context has
+	Grace       time.Duration   // how long readings under way may take to end after Own's context has
 
 	Metrics *Metrics
 	Log     *slog.Logger
 	Now     func() time.Time
 }
 
-// Resolver resolves the notifications of every connection.
+// Resolver resolves the notifications of the connections of the shards that this replica holds.
 type Resolver struct {
-	cfg   Config
-	store *store.Store
-	log   *slog.Logger
-	slots chan struct{} // one for each order that may be read at once
+	cfg    Config
+	store  *store.Store
+	log    *slog.Logger
+	slots  chan struct{} // one for each order that may be read at once
+	roster *roster.Roster[*runner]
+	loader loader
 
-	prepared bool
-
-	mu      sync.Mutex
-	runners map[string]*runner
-	wg      sync.WaitGroup
+	prepared  bool
+	following chan struct{} // closed when every page from here on will be told to whoever works on its connection
 }
 
 // New makes a Resolver. Nothing is read yet.
@@ -100,13 +100,13 @@ func New(c Config) *Resolver {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Resolver{
-		cfg: c, store: c.Store, log: c.Log, slots: make(chan struct{}, c.Total), runners: map[string]*runner{},
-	}
+	r := &Resolver{cfg: c, store: c.Store, log: c.Log, slots: make(chan struct{}, c.Total), following: make(chan struct{})}
+	r.loader = loader{r: r, turn: make(chan struct{}, 1)}
+	r.roster = roster.New(roster.Config[*runner]{Watch: c.Store.Connections.Watch, Make: r.newRunner, Log: c.Log})
+	return r
 }
 
-// Run resolves until ctx ends: then nothing new is taken, what is under way ends or is given up after the grace time, and every
-// cursor is stored a last time. It calls Prepare unless that was done.
+// Run follows the inbox and which connections there are, until ctx ends. It calls Prepare unless that was done. Own resolves.
 func (r *Resolver) Run(ctx context.Context) error {
 	wait := backoff{least: 100 * time.Millisecond, most: 5 * time.Second}
 	var from uint64
@@ -123,10 +123,18 @@ func (r *Resolver) Run(ctx context.Context) error {
 			return nil //nolint:nilerr // it was told to stop, and nothing had begun
 		}
 	}
-	r.wg.Go(func() { r.follow(ctx, from+1) })
-	r.watch(ctx)
-	r.wg.Wait()
+	close(r.following)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	watching.Go(func() { r.roster.Run(ctx) })
+	r.follow(ctx, from+1)
 	return nil
+}
+
+// Own resolves the notifications of a shard's connections under its lease until ctx ends: then nothing new is taken, what is under way
+// ends or is given up after the grace time, and Own returns when every cursor is stored a last time. Nothing begins before Run has.
+func (r *Resolver) Own(ctx context.Context, lease *shard.Lease) error {
+	return r.roster.Own(ctx, lease)
 }
 
 // follow wakes the runner of each connection that a page comes in for.
@@ -158,95 +166,8 @@ func (r *Resolver) follow(ctx context.Context, from uint64) {
 }
 
 func (r *Resolver) wake(connection string, seq uint64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if run := r.runners[connection]; run != nil {
+	if run, ok := r.roster.Runner(connection); ok {
 		run.wake(seq)
-	}
-}
-
-// watch keeps a runner for each connection until ctx ends.
-func (r *Resolver) watch(ctx context.Context) {
-	wait := backoff{least: 100 * time.Millisecond, most: 5 * time.Second}
-	for ctx.Err() == nil {
-		seen := map[string]bool{}
-		err := r.store.Connections.Watch(ctx, func(e store.Entry[relay.Connection]) {
-			if seen != nil {
-				seen[e.Key] = true
-			}
-			if e.Deleted {
-				r.stop(e.Key)
-				return
-			}
-			r.start(ctx, e.Key, e.Value)
-		}, func() {
-			// What was deleted while nobody watched is not told.
-			for _, id := range r.connections() {
-				if !seen[id] {
-					r.stop(id)
-				}
-			}
-			seen = nil
-			wait.reset()
-		}, func(key string, err error) {
-			r.log.ErrorContext(ctx, "cannot read a connection's document", "connection", key, "error", err)
-		})
-		if ctx.Err() != nil {
-			return
-		}
-		r.log.WarnContext(ctx, "lost the watch of connections; watching again", "error", err)
-		_ = wait.sleep(ctx)
-	}
-}
-
-func (r *Resolver) connections() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	ids := make([]string, 0, len(r.runners))
-	for id := range r.runners {
-		ids = append(ids, id)
-	}
-	return ids
-}
-
-// start has a runner for the connection as it is now. A connection made anew under an old id gets a new one, which begins
-// when the old one has ended.
-func (r *Resolver) start(ctx context.Context, id string, c relay.Connection) {
-	if r.cfg.Owns != nil && !r.cfg.Owns(relay.ShardOf(id)) {
-		r.stop(id)
-		return
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	old := r.runners[id]
-	if old != nil && !old.stopped && old.generation == c.Generation {
-		old.changed() // perhaps it has a new consent: what is held may be tried at once
-		return
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	run := newRunner(r, id, c.Generation, cancel)
-	if old != nil {
-		old.cancel()
-	}
-	r.runners[id] = run
-	r.wg.Go(func() {
-		defer close(run.done)
-		defer cancel()
-		if old != nil {
-			<-old.done
-		}
-		if err := run.run(ctx); err != nil && !errors.Is(err, context.Canceled) {
-			run.log.ErrorContext(ctx, "resolving of the connection has ended", "error", err)
-		}
-	})
-}
-
-func (r *Resolver) stop(id string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if run := r.runners[id]; run != nil {
-		run.cancel()
-		run.stopped = true // it stays known: a successor waits for its end
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/shard"
 )
 
 const (
@@ -21,18 +22,17 @@ const (
 	circuitFailures = 3
 	// lastFlush bounds the storing of a cursor when the runner ends.
 	lastFlush = 5 * time.Second
+	// leaseAgain is how long a runner whose lease is not valid waits before it looks again.
+	leaseAgain = 500 * time.Millisecond
 )
 
-// runner resolves the notifications of one connection. One goroutine owns all of its fields but those that are atomic.
+// runner resolves the notifications of one connection under one lease. One goroutine owns all of its fields but those that are atomic.
 type runner struct {
 	*Resolver
+	lease      *shard.Lease
 	connection string
 	generation string
 	log        *slog.Logger
-
-	cancel  context.CancelFunc
-	done    chan struct{}
-	stopped bool // under Resolver.mu
 
 	wanted atomic.Uint64 // the highest page known to be there
 	held   atomic.Int64  // notifications read and not settled
@@ -49,10 +49,10 @@ type runner struct {
 	troubled bool
 }
 
-func newRunner(r *Resolver, connection, generation string, cancel context.CancelFunc) *runner {
+func (r *Resolver) newRunner(lease *shard.Lease, c relay.Connection, _ bool) *runner {
 	return &runner{
-		Resolver: r, connection: connection, generation: generation, log: r.log.With("connection", connection),
-		cancel: cancel, done: make(chan struct{}), woken: make(chan struct{}, 1), again: make(chan struct{}, 1),
+		Resolver: r, lease: lease, connection: c.ID, generation: c.Generation, log: r.log.With("connection", c.ID, "shard", lease.Shard()),
+		woken: make(chan struct{}, 1), again: make(chan struct{}, 1),
 		results: make(chan result, r.cfg.Concurrency), trouble: backoff{least: 100 * time.Millisecond, most: 5 * time.Second},
 	}
 }
@@ -68,8 +68,8 @@ func (r *runner) wake(seq uint64) {
 	signal(r.woken)
 }
 
-// changed tells that the connection was changed: what is held may go now. It may be called from any goroutine.
-func (r *runner) changed() { signal(r.again) }
+// Change tells that the connection was changed, perhaps by a new consent: what is held may go now. It may be called from any goroutine.
+func (r *runner) Change(relay.Connection) { signal(r.again) }
 
 func signal(c chan struct{}) {
 	select {
@@ -78,26 +78,46 @@ func signal(c chan struct{}) {
 	}
 }
 
-// run resolves until ctx ends, or another owner takes over.
+// Run resolves until ctx ends, or another owner takes over.
+func (r *runner) Run(ctx context.Context) {
+	switch err := r.run(ctx); {
+	case errors.Is(err, errSuperseded):
+		r.log.InfoContext(ctx, "another replica has taken the connection over; stepping back", "epoch", r.lease.Epoch())
+	case err != nil && !errors.Is(err, context.Canceled):
+		r.log.ErrorContext(ctx, "resolving of the connection has ended with its cursor not stored; what was resolved since is recognised by the log", "error", err)
+	}
+}
+
 func (r *runner) run(ctx context.Context) error {
+	select {
+	case <-r.following:
+	case <-ctx.Done():
+		return nil
+	}
 	for {
-		var err error
-		if r.stand, err = r.loadStand(ctx, r.connection, r.generation); err == nil {
-			break
-		}
-		if errors.Is(err, errSuperseded) {
-			return err
-		}
-		if ctx.Err() != nil {
+		if !r.lease.Await(ctx) {
 			return nil
 		}
-		r.log.ErrorContext(ctx, "cannot load where the connection's inbox was read to", "error", err)
+		loaded, err := r.loader.load(ctx, r)
+		if err == nil {
+			r.stand = loaded.stand
+			r.inbox = reader{store: r.store, connection: r.connection, generation: r.generation, stand: r.stand, head: loaded.head}
+			break
+		}
+		switch {
+		case errors.Is(err, errSuperseded):
+			return err
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, errContested): // the owner before still writes: load again
+		default:
+			r.log.ErrorContext(ctx, "cannot load where the connection's inbox was read to", "error", err)
+		}
 		if r.trouble.sleep(ctx) != nil {
 			return nil
 		}
 	}
 	r.trouble.reset()
-	r.inbox = reader{store: r.store, connection: r.connection, generation: r.generation, stand: r.stand}
 
 	// What is under way outlives ctx by the grace time.
 	work, giveUp := context.WithCancel(context.WithoutCancel(ctx))
@@ -120,7 +140,8 @@ func (r *runner) loop(ctx, work context.Context) error {
 	defer timer.Stop()
 	for {
 		now := r.cfg.Now()
-		if !r.paused.After(now) {
+		valid := r.lease.Valid() // else nothing is begun and nothing stored: a renewal may be under way, or we are not the owner any more
+		if valid && !r.paused.After(now) {
 			if err := r.turn(ctx, work, now); err != nil {
 				if ctx.Err() != nil || errors.Is(err, errSuperseded) {
 					return err
@@ -128,7 +149,11 @@ func (r *runner) loop(ctx, work context.Context) error {
 				r.pause(ctx, now, err)
 			}
 		}
-		timer.Reset(r.next(now))
+		wait := leaseAgain
+		if valid {
+			wait = r.next(now)
+		}
+		timer.Reset(wait)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

@@ -46,6 +46,9 @@ func (r *runner) work(ctx, work context.Context, b cursor.Batch, items []*item) 
 	case <-ctx.Done():
 		return result{batch: b, verdict: stopped}
 	}
+	if !r.lease.Await(ctx) { // the slot took its time
+		return result{batch: b, verdict: stopped}
+	}
 	res := r.resolve(work, b, items)
 	if work.Err() != nil && res.verdict != resolved && res.verdict != handled {
 		res = result{verdict: stopped} // what failed, failed because of that
