@@ -1,0 +1,90 @@
+{{- define "relay.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "relay.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := include "relay.name" . -}}
+{{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "relay.selector" -}}
+app.kubernetes.io/name: {{ include "relay.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "relay.labels" -}}
+{{ include "relay.selector" . }}
+app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.AppVersion | trunc 63 | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- end -}}
+
+{{- define "relay.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default (include "relay.fullname" .) -}}
+{{- else -}}
+{{- .Values.serviceAccount.name | default "default" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "relay.image" -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "relay.replicas" -}}
+{{- if kindIs "invalid" .Values.replicas -}}
+{{- ternary 3 1 (ne .Values.nats.url "") -}}
+{{- else -}}
+{{- int .Values.replicas -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A number's digits; nothing for null. Values are floats by the time a template sees them: a million would read 1e+06. */}}
+{{- define "relay.whole" -}}
+{{- if not (kindIs "invalid" .) -}}{{- int64 . -}}{{- end -}}
+{{- end -}}
+
+{{/* Whole seconds of a duration as values.schema.json admits it: 1h2m3s, each part optional. */}}
+{{- define "relay.seconds" -}}
+{{- $seconds := 0 -}}
+{{- range regexFindAll "[0-9]+[hms]" . -1 -}}
+{{- /* Without leading zeros, which would make it octal. */ -}}
+{{- $number := regexFind "[1-9][0-9]*" . | default "0" | int -}}
+{{- $seconds = add $seconds (mul $number (get (dict "h" 3600 "m" 60 "s" 1) (regexFind "[hms]" .))) -}}
+{{- end -}}
+{{- $seconds -}}
+{{- end -}}
+
+{{/* Nine tenths of a memory quantity in whole MiB: what Go may use before it collects harder. The rest is for what Go does not count:
+     mapped files, stacks of the kernel. */}}
+{{- define "relay.memoryLimit" -}}
+{{- $quantity := . -}}
+{{- if not (kindIs "string" .) -}}{{- $quantity = include "relay.whole" . -}}{{- end -}}
+{{- $number := regexFind "^[0-9]+" $quantity | int64 -}}
+{{- $factor := get (dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824) (regexFind "[A-Za-z]*$" $quantity) | int64 -}}
+{{- div (mul $number $factor 9) 10485760 -}}MiB
+{{- end -}}
+
+{{/* Ports of the servers in nats.url; 4222 where none is named, as the client reads it. */}}
+{{- define "relay.natsPorts" -}}
+{{- $ports := list -}}
+{{- range splitList "," .Values.nats.url -}}
+{{- $host := regexReplaceAll "^([a-z]+://)?([^@/]*@)?" (trim .) "" -}}
+{{- $ports = append $ports (regexFind ":[0-9]+(/|$)" $host | trimAll ":/" | default "4222" | int) -}}
+{{- end -}}
+{{- $ports | uniq | toJson -}}
+{{- end -}}
+
+{{/* Port of a proxy's address. */}}
+{{- define "relay.proxyPort" -}}
+{{- $host := regexReplaceAll "^([a-z]+://)?([^@/]*@)?" . "" -}}
+{{- regexFind ":[0-9]+(/|$)" $host | trimAll ":/" | default (ternary "443" "80" (hasPrefix "https:" .)) -}}
+{{- end -}}
