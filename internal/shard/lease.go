@@ -15,6 +15,7 @@ type Lease struct {
 	mu    sync.Mutex
 	until time.Time // with the monotonic clock's reading
 	wall  time.Time // the same by the wall clock: only one of the two goes on while a machine sleeps
+	ended bool      // for good: released, or another's
 }
 
 // Fixed is a lease that never ends, for whoever works on a store that nobody else can open.
@@ -36,7 +37,7 @@ func (l *Lease) Valid() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	return now.Before(l.until) && now.Round(0).Before(l.wall)
+	return !l.ended && now.Before(l.until) && now.Round(0).Before(l.wall)
 }
 
 // Superseded tells that a document was found which an owner of a higher epoch has written. Usually the lease is lost and
@@ -54,4 +55,11 @@ func (l *Lease) renewed(sent time.Time, ttl time.Duration) {
 	defer l.mu.Unlock()
 	l.until = sent.Add(ttl)
 	l.wall = l.until.Round(0)
+}
+
+// end makes the lease invalid for good.
+func (l *Lease) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = true
 }

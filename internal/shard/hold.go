@@ -1,0 +1,135 @@
+package shard
+
+import (
+	"context"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// holding is a shard this replica has taken, until its work has returned and its lease is released. All but lease is under the member's lock.
+type holding struct {
+	lease    *Lease
+	cancel   context.CancelFunc
+	revision uint64
+	sent     time.Time // the last renewal that the store took was sent then
+	unclear  time.Time // the first one since then whose end is not known; zero: there is none
+	due      time.Time // of the next renewal
+	draining bool      // work is to return
+	finished bool      // work has returned
+	lost     bool
+	doubted  uint64 // a document carries this epoch, above ours
+	anew     bool   // to be taken again under a higher epoch
+}
+
+// lossReason says why a lease was lost; it is a metric's label.
+type lossReason string
+
+const (
+	lossTaken   lossReason = "taken"   // another replica has the shard
+	lossGone    lossReason = "gone"    // the store let it expire, or somebody removed it
+	lossSilence lossReason = "silence" // the store did not confirm it for as long as it lives
+)
+
+// loss is a loss to be told.
+type loss struct {
+	shard  int
+	reason lossReason
+	to     string // who has it, when taken
+}
+
+// drain ends the work's context.
+func (h *holding) drain() {
+	h.draining = true
+	h.cancel()
+}
+
+// leaving says that the lease is ours no longer, or about to be released.
+func (h *holding) leaving() bool { return h.lost || h.finished }
+
+// took notes that the store has a renewal that was sent at the moment given.
+func (m *Member) took(h *holding, revision uint64, sent time.Time) {
+	h.revision, h.sent, h.unclear, h.due = revision, sent, time.Time{}, sent.Add(m.conf.Renew)
+	h.lease.renewed(sent, m.validFor())
+	m.seen[h.lease.shard] = sight{lease: m.document(h.lease), revision: revision, at: time.Now()}
+}
+
+// document is a lease as it stands in the store.
+func (m *Member) document(l *Lease) store.Lease {
+	return store.Lease{Replica: m.me.replica, Nonce: m.me.nonce, Epoch: l.epoch}
+}
+
+// lose ends a lease before it was released.
+func (m *Member) lose(h *holding, reason lossReason, to string) {
+	if h.leaving() {
+		return
+	}
+	h.lost = true
+	h.lease.end()
+	h.drain()
+	m.metrics.losses.WithLabelValues(string(reason)).Inc()
+	m.losses = append(m.losses, loss{h.lease.shard, reason, to})
+	nudge(m.wake)
+}
+
+// returned notes that a shard's work has returned.
+func (m *Member) returned(h *holding) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h.cancel()
+	h.finished = true
+	if !h.draining { // it has its reasons, and told them itself: others are not to wait, nor is it to be called at once again
+		m.rest[h.lease.shard] = time.Now().Add(m.conf.Renew)
+	}
+	nudge(m.wake)
+}
+
+// superseded is Lease.Superseded.
+func (m *Member) superseded(l *Lease, epoch uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.floor[l.shard] = max(m.floor[l.shard], epoch)
+	h := m.held[l.shard]
+	if epoch <= l.epoch || h == nil || h.lease != l || h.leaving() {
+		return
+	}
+	h.doubted = max(h.doubted, epoch)
+	nudge(m.wake)
+}
+
+// lapse ends the leases that the store has not confirmed for as long as they live.
+func (m *Member) lapse(next *deadline) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	m.forget(now)
+	for _, h := range m.held {
+		end := h.sent.Add(m.conf.TTL)
+		switch {
+		case h.leaving():
+		case now.Before(end):
+			next.by(end)
+		default:
+			m.lose(h, lossSilence, "")
+		}
+	}
+}
+
+// report tells what was lost, a line for each reason and successor.
+func (m *Member) report() {
+	m.mu.Lock()
+	losses := m.losses
+	m.losses = nil
+	m.mu.Unlock()
+	type why struct {
+		reason lossReason
+		to     string
+	}
+	shards := map[why][]int{}
+	for _, l := range losses {
+		shards[why{l.reason, l.to}] = append(shards[why{l.reason, l.to}], l.shard)
+	}
+	for w, s := range shards {
+		m.conf.Log.Warn("leases are lost", "reason", string(w.reason), "owner", w.to, "shards", s)
+	}
+}

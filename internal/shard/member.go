@@ -1,0 +1,186 @@
+package shard
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+// renewEvery is how often a lease is renewed when Config says nothing: three times within its life, and a fourth try still comes when
+// the store's own change of leader (up to 9 s) has swallowed the two between.
+const renewEvery = 4 * time.Second
+
+// Config is what Join needs.
+type Config struct {
+	Store   *store.Store
+	Replica string // a name for people and for the share: a replica that restarts under its name gets the shards it had
+	Version int    // of the formats this build reads and writes; stands in the member record
+	// Exclusive says that no other process works on the store (the embedded mode holds a lock on its data directory): every lease that is
+	// found is a dead process's and is taken at once, and no other member counts.
+	Exclusive bool
+	TTL       time.Duration         // of leases and member records, whole seconds; 0: topology.LeaseTTL
+	Renew     time.Duration         // how often they are renewed; 0: 4 s. At most a third of TTL
+	Metrics   prometheus.Registerer // nil: metrics are kept and shown to nobody
+	Log       *slog.Logger
+}
+
+// Member is this replica among those that share the work.
+type Member struct {
+	conf    Config
+	me      identity
+	key     string
+	metrics *metrics
+	wake    chan struct{} // the keeper has something to do
+	tell    chan struct{} // the member record is to be written now
+
+	mu        sync.Mutex
+	record    store.Member // ours, as it is to stand in the store
+	written   uint64       // its revision
+	echo      uint64       // its revision as the watch has shown it
+	peers     map[string]peer
+	changed   chan struct{} // closed when what Members answered has changed
+	seeing    bool          // the watch has shown everything there is
+	rewatch   context.CancelFunc
+	seen      [relay.Shards]sight
+	owner     [relay.Shards]identity  // the share: who is to own it
+	since     [relay.Shards]time.Time // when the share came to that
+	rest      [relay.Shards]time.Time // not tried before
+	floor     [relay.Shards]uint64    // the highest epoch that was heard of
+	held      map[int]*holding
+	losses    []loss // to be told
+	stopping  bool
+	nextRound time.Time // hand-over goes in rounds
+}
+
+// peer is a member's record as seen last.
+type peer struct {
+	store.Member
+	at time.Time
+}
+
+// Peer is a live member.
+type Peer struct {
+	Replica string
+	Nonce   string
+	Version int // of the formats that it reads and writes
+	// Started is when it began to take shards; zero: it has only announced itself.
+	Started time.Time
+	// VendorBlockedUntil is until when the vendor asked it for quiet; zero: never.
+	VendorBlockedUntil time.Time
+	Self               bool
+}
+
+// Join makes this replica known to the others. It takes no shards before Run, and its record goes by itself if Run does not follow
+// within TTL. Ctx is for the joining alone.
+func Join(ctx context.Context, c Config) (*Member, error) {
+	c.TTL = cmp.Or(c.TTL, topology.LeaseTTL)
+	c.Renew = cmp.Or(c.Renew, renewEvery)
+	if c.TTL%time.Second != 0 || c.Renew <= 0 || c.TTL < 3*c.Renew {
+		return nil, fmt.Errorf("join the replicas: leases of %s renewed every %s cannot be kept", c.TTL, c.Renew)
+	}
+	m := &Member{
+		conf: c, me: identity{keyPart(c.Replica), relay.NewID()},
+		wake: make(chan struct{}, 1), tell: make(chan struct{}, 1), changed: make(chan struct{}),
+		peers: map[string]peer{}, held: map[int]*holding{}, rewatch: func() {},
+	}
+	m.key = store.MemberKey(m.me.replica, m.me.nonce)
+	m.record = store.Member{Replica: m.me.replica, Nonce: m.me.nonce, Version: c.Version}
+	m.metrics = newMetrics(c.Metrics, m)
+	there, err := c.Store.Owners.All(ctx, "member", m.unreadable)
+	if err != nil {
+		return nil, fmt.Errorf("join the replicas: %w", err)
+	}
+	if err := m.announce(ctx); err != nil {
+		return nil, fmt.Errorf("join the replicas: %w", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range there {
+		m.met(e)
+	}
+	return m, nil
+}
+
+// keyPart makes a name fit for a key of the store.
+func keyPart(name string) string {
+	fit := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_' {
+			return r
+		}
+		return '-'
+	}, name)
+	return cmp.Or(fit, "replica")
+}
+
+// Members answers who is there, this replica among them, and a channel that is closed once that is no longer the whole truth: someone came or went,
+// or its record says something else.
+func (m *Member) Members() ([]Peer, <-chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	peers := []Peer{public(m.record, true)}
+	for _, p := range m.peers {
+		peers = append(peers, public(p.Member, false))
+	}
+	slices.SortFunc(peers, func(a, b Peer) int {
+		return cmp.Or(strings.Compare(a.Replica, b.Replica), strings.Compare(a.Nonce, b.Nonce))
+	})
+	return peers, m.changed
+}
+
+func public(r store.Member, self bool) Peer {
+	return Peer{
+		Replica: r.Replica, Nonce: r.Nonce, Version: r.Version, Started: r.Started, VendorBlockedUntil: r.VendorBlockedUntil, Self: self,
+	}
+}
+
+// SetBlockedUntil tells all members that the vendor asked for quiet until then. It returns at once; the record is written as soon as the store takes it.
+func (m *Member) SetBlockedUntil(until time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.record.VendorBlockedUntil.Equal(until) {
+		return
+	}
+	m.record.VendorBlockedUntil = until
+	m.membersChanged()
+	nudge(m.tell)
+}
+
+// callTimeout bounds one call to the store. It is short: what was not answered is read back and tried again, and the lease lives on meanwhile.
+func (m *Member) callTimeout() time.Duration { return max(m.conf.Renew/4, 500*time.Millisecond) }
+
+// retry is how long to wait before the store is asked again after a call that came to nothing.
+func (m *Member) retry() time.Duration {
+	return time.Duration((0.75 + rand.Float64()/2) * float64(m.conf.Renew) / 8) //nolint:gosec // jitter
+}
+
+// validFor is how long a lease counts from the moment its renewal was sent: less than it lives in the store by what the clocks of
+// the store's nodes may differ, as the node that lets it expire need not be the one that wrote its time down.
+func (m *Member) validFor() time.Duration { return m.conf.TTL - m.conf.TTL/15 }
+
+// vanished is after how long without a sign a lease or member counts as gone that the store has not let expire: one that an older build wrote
+// without a time.
+func (m *Member) vanished() time.Duration { return m.conf.TTL + m.conf.TTL/3 }
+
+func (m *Member) unreadable(key string, err error) {
+	m.conf.Log.Error("a document of the owners cannot be read; it is left alone", "key", key, "error", err)
+}
+
+// nudge wakes whoever waits on c, now or the next time it looks.
+func nudge(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,189 @@
+package shard
+
+import (
+	"context"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// renew renews the leases that are due, and those due soon, in one go.
+func (m *Member) renew(ctx context.Context, next *deadline) {
+	m.mu.Lock()
+	now := time.Now()
+	pressing := false
+	var due []*holding
+	for _, h := range m.held {
+		if h.leaving() {
+			continue
+		}
+		pressing = pressing || !now.Before(h.due)
+		if h.due.Sub(now) <= m.conf.Renew/4 {
+			due = append(due, h)
+		} else {
+			next.by(h.due)
+		}
+	}
+	puts := make([]store.Put[store.Owner], len(due))
+	for i, h := range due {
+		l := m.document(h.lease)
+		puts[i] = store.Put[store.Owner]{
+			Key: store.LeaseKey(h.lease.shard), Value: store.Owner{Lease: &l}, Revision: h.revision, TTL: m.conf.TTL,
+		}
+		if !pressing {
+			next.by(h.due)
+		}
+	}
+	m.mu.Unlock()
+	if !pressing {
+		return
+	}
+	sent := time.Now()
+	results := m.put(ctx, puts)
+	m.mu.Lock()
+	var doubtful []*holding
+	for i, h := range due {
+		if h.leaving() { // the watch knew before the answer came
+			continue
+		}
+		if results[i].Err == nil {
+			m.took(h, results[i].Seq, sent)
+			next.by(h.due)
+			continue
+		}
+		if h.unclear.IsZero() {
+			h.unclear = sent
+		}
+		doubtful = append(doubtful, h)
+	}
+	m.mu.Unlock()
+	m.readBack(ctx, doubtful, next)
+}
+
+// put writes leases with the short patience that they need.
+func (m *Member) put(ctx context.Context, puts []store.Put[store.Owner]) []store.Result {
+	ctx, cancel := context.WithTimeout(ctx, m.callTimeout())
+	defer cancel()
+	return m.conf.Store.Owners.PutAll(ctx, puts)
+}
+
+// current reads leases at their leader.
+func (m *Member) current(ctx context.Context, shards []int) []store.Present[store.Owner] {
+	ctx, cancel := context.WithTimeout(ctx, m.callTimeout())
+	defer cancel()
+	keys := make([]string, len(shards))
+	for i, n := range shards {
+		keys[i] = store.LeaseKey(n)
+	}
+	return m.conf.Store.Owners.Current(ctx, keys)
+}
+
+func shardsOf(hs []*holding) []int {
+	shards := make([]int, len(hs))
+	for i, h := range hs {
+		shards[i] = h.lease.shard
+	}
+	return shards
+}
+
+// readBack looks what became of renewals that were refused or not answered. A time-out during the store's change of leader was applied as a rule.
+func (m *Member) readBack(ctx context.Context, hs []*holding, next *deadline) {
+	if len(hs) == 0 {
+		return
+	}
+	found := m.current(ctx, shardsOf(hs))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	again := time.Now().Add(m.retry())
+	for i, h := range hs {
+		if h.leaving() {
+			continue
+		}
+		switch p := found[i]; m.judge(h, p) {
+		case stillOurs:
+			if p.Revision > h.revision {
+				// Of several unclear renewals in a row the first may be the one that was taken: it counts from there.
+				m.took(h, p.Revision, h.unclear)
+			} else {
+				h.revision = p.Revision // none was taken so far; or the store has lost its end, and this is what is left
+			}
+			h.due = again
+		case unknown:
+			m.metrics.unclear.Inc()
+			h.due = again
+		case notOurs:
+		}
+		next.by(h.due)
+	}
+}
+
+// verdict is what reading a lease back came to.
+type verdict int
+
+const (
+	unknown verdict = iota
+	stillOurs
+	notOurs
+)
+
+// judge says whose a lease is by what was read, and ends it if it is not ours.
+func (m *Member) judge(h *holding, p store.Present[store.Owner]) verdict {
+	switch {
+	case p.Err != nil:
+		return unknown
+	case !p.Deleted && p.Value.Lease != nil && p.Value.Lease.Nonce == m.me.nonce:
+		return stillOurs
+	}
+	m.look(h.lease.shard, p)
+	if p.Deleted {
+		m.lose(h, lossGone, "")
+	} else {
+		m.lose(h, lossTaken, p.Value.Lease.Replica)
+	}
+	return notOurs
+}
+
+// look takes in a lease that was read at its leader, whatever the watch has shown.
+func (m *Member) look(n int, p store.Present[store.Owner]) {
+	old := m.seen[n]
+	if p.Revision == old.revision && p.Deleted == old.gone {
+		return
+	}
+	s := sight{lease: old.lease, revision: p.Revision, at: time.Now(), gone: p.Deleted, expired: p.Deleted && (old.expired || !old.gone)}
+	if p.Value.Lease != nil {
+		s.lease = *p.Value.Lease
+		m.floor[n] = max(m.floor[n], s.lease.Epoch, p.Revision)
+	}
+	m.seen[n] = s
+}
+
+// answer looks after leases under which somebody found a document of a higher epoch. If the lease is still ours, the store has given epochs out twice: it lost its
+// last writes in a power cut. The shard is then taken anew.
+func (m *Member) answer(ctx context.Context, next *deadline) {
+	m.mu.Lock()
+	var doubted []*holding
+	for _, h := range m.held {
+		if h.doubted > 0 && !h.anew && !h.leaving() {
+			doubted = append(doubted, h)
+		}
+	}
+	m.mu.Unlock()
+	if len(doubted) == 0 {
+		return
+	}
+	found := m.current(ctx, shardsOf(doubted))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, h := range doubted {
+		switch m.judge(h, found[i]) {
+		case stillOurs:
+			m.conf.Log.Warn("a later owner has written under a lease that is still ours; the shard is taken anew above it",
+				"shard", h.lease.shard, "epoch", h.lease.epoch, "found", h.doubted)
+			h.anew = true
+			h.drain()
+		case unknown:
+			next.by(time.Now().Add(m.retry()))
+		case notOurs:
+		}
+	}
+}

@@ -1,0 +1,90 @@
+package shard
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Run takes this replica's share of the shards and calls work for each that it holds, in a goroutine of its own, until ctx ends.
+//
+// Work's context ends when the shard is to be handed over, its lease is lost or the relay stops. Work then starts nothing new and returns
+// when what is under way has ended and is stored; until it returns the lease is renewed, unless it is lost. Then the lease is
+// released, and whoever is to own the shard takes it at once. Work that returns by itself gives its shard back, too.
+//
+// When ctx ends, the member record is removed, every work's context ends, and Run returns when all work has; how long that may take is the caller's to say.
+func (m *Member) Run(ctx context.Context, work func(context.Context, *Lease)) error {
+	going, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	withdrawn := make(chan struct{})
+	var background, working sync.WaitGroup
+	background.Go(func() { m.follow(going) })
+	background.Go(func() { m.stayAnnounced(ctx); close(withdrawn) })
+	start := func(h *holding) {
+		ctx, cancel := context.WithCancel(going)
+		h.cancel = cancel
+		working.Go(func() {
+			defer m.returned(h)
+			work(ctx, h.lease)
+		})
+	}
+	m.conf.Log.Info("joined the replicas", "replica", m.me.replica, "nonce", m.me.nonce, "exclusive", m.conf.Exclusive)
+	m.keep(going, withdrawn, start)
+	working.Wait()
+	stop()
+	background.Wait()
+	return nil
+}
+
+// keep is the one goroutine that writes leases. Withdrawn says that nothing more is to be held.
+func (m *Member) keep(ctx context.Context, withdrawn <-chan struct{}, start func(*holding)) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-withdrawn:
+			withdrawn = nil
+			m.stop()
+		case <-m.wake:
+		case <-timer.C:
+		}
+		next := &deadline{time.Now().Add(m.conf.Renew)}
+		m.lapse(next)
+		m.renew(ctx, next)
+		m.answer(ctx, next)
+		m.release(ctx, next)
+		m.handOver(next)
+		m.acquire(ctx, next, start)
+		m.report()
+		if withdrawn == nil && m.Held() == 0 {
+			return
+		}
+		timer.Reset(time.Until(next.at))
+	}
+}
+
+// deadline is the moment of the next thing to do.
+type deadline struct{ at time.Time }
+
+func (d *deadline) by(t time.Time) {
+	if t.Before(d.at) {
+		d.at = t
+	}
+}
+
+// stop ends all work.
+func (m *Member) stop() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.stopping = true
+	for _, h := range m.held {
+		h.drain()
+	}
+}
+
+// Held answers how many shards this replica holds, those under hand-over included.
+func (m *Member) Held() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.held)
+}

@@ -1,0 +1,207 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// sight is what was last seen of a shard's lease.
+type sight struct {
+	lease    store.Lease // of its last owner, also when it has gone
+	revision uint64
+	at       time.Time // when this revision was seen
+	gone     bool      // free: released, expired, or never held
+	expired  bool      // its owner vanished, nobody released it
+}
+
+// follow watches relay_owners until ctx ends. One watch shows members and leases in the order in which they were written: whoever sees a shard
+// released knows already for whom.
+func (m *Member) follow(ctx context.Context) {
+	for ctx.Err() == nil {
+		watching, cancel := context.WithCancel(ctx)
+		m.mu.Lock()
+		m.rewatch = cancel
+		m.mu.Unlock()
+		var there []store.Entry[store.Owner]
+		ready := false
+		err := m.conf.Store.Owners.Watch(watching, func(e store.Entry[store.Owner]) {
+			if !ready {
+				there = append(there, e)
+				return
+			}
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.apply(e)
+		}, func() {
+			ready = true
+			m.see(there)
+			there = nil
+		}, m.unreadable)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		if !errors.Is(err, context.Canceled) {
+			m.conf.Log.Warn("the watch of the owners ended; watching anew", "error", err)
+		}
+		pause(ctx, m.retry())
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// see takes in everything there is, after a watch has begun.
+func (m *Member) see(there []store.Entry[store.Owner]) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	m.peers = map[string]peer{}
+	for n := range m.seen {
+		if m.held[n] == nil { // what is held is judged by its renewals
+			m.seen[n] = sight{lease: m.seen[n].lease, at: now, gone: true, expired: m.seen[n].expired || !m.seen[n].gone}
+		}
+	}
+	m.echo = 0
+	for _, e := range there {
+		m.apply(e)
+	}
+	if !m.seeing {
+		m.seeing = true
+		m.record.Started = now.UTC() // from now on a share is ours
+		nudge(m.tell)
+	}
+	m.membersChanged()
+	nudge(m.wake)
+}
+
+// apply takes in one document of relay_owners. It is called with the lock held, as all below.
+func (m *Member) apply(e store.Entry[store.Owner]) {
+	if n, ok := store.ShardOfLease(e.Key); ok {
+		m.sighted(n, e)
+	} else if store.IsMemberKey(e.Key) {
+		m.met(e)
+	}
+}
+
+// met takes in a member record or its end.
+func (m *Member) met(e store.Entry[store.Owner]) {
+	if e.Key == m.key {
+		m.echo = e.Revision
+		if e.Deleted && !m.stopping {
+			nudge(m.tell) // lost while we live: it is written again
+		}
+		return
+	}
+	if m.conf.Exclusive {
+		return // left behind by a process that is no more
+	}
+	old, known := m.peers[e.Key]
+	if e.Deleted || e.Value.Member == nil {
+		delete(m.peers, e.Key)
+		if known {
+			m.membersChanged()
+		}
+		return
+	}
+	m.peers[e.Key] = peer{*e.Value.Member, time.Now()}
+	if !known || !same(old.Member, *e.Value.Member) {
+		m.membersChanged()
+	}
+}
+
+func same(a, b store.Member) bool {
+	return a.Version == b.Version && a.Started.Equal(b.Started) && a.VendorBlockedUntil.Equal(b.VendorBlockedUntil)
+}
+
+// membersChanged tells whoever waits, and works out the share again.
+func (m *Member) membersChanged() {
+	close(m.changed)
+	m.changed = make(chan struct{})
+	var members []identity
+	if !m.record.Started.IsZero() && !m.stopping {
+		members = append(members, m.me)
+	}
+	for _, p := range m.peers {
+		if !p.Started.IsZero() {
+			members = append(members, identity{p.Replica, p.Nonce})
+		}
+	}
+	now := time.Now()
+	ours, moved := 0, 0
+	for n, i := range share(members) {
+		var owner identity
+		if i != nobody {
+			owner = members[i]
+		}
+		if owner != m.owner[n] {
+			m.owner[n], m.since[n] = owner, now
+			moved++
+		}
+		if owner == m.me {
+			ours++
+		}
+	}
+	if moved > 0 {
+		m.conf.Log.Info("the shards are shared out anew", "members", len(members), "ours", ours)
+		nudge(m.wake)
+	}
+}
+
+// sighted takes in a shard's lease or its end.
+func (m *Member) sighted(n int, e store.Entry[store.Owner]) {
+	old := m.seen[n]
+	if e.Revision <= old.revision {
+		return
+	}
+	now := sight{lease: old.lease, revision: e.Revision, at: time.Now(), gone: e.Deleted, expired: e.Expired}
+	if e.Value.Lease != nil {
+		now.lease = *e.Value.Lease
+	}
+	m.seen[n] = now
+	if !now.gone {
+		// The store's sequence of an acquisition may be its epoch; a revision is never below it.
+		m.floor[n] = max(m.floor[n], now.lease.Epoch, e.Revision)
+	}
+	h := m.held[n]
+	switch {
+	case h == nil || h.leaving() || e.Revision <= h.revision:
+	case now.gone:
+		m.lose(h, lossGone, "")
+	case now.lease.Nonce != m.me.nonce:
+		m.lose(h, lossTaken, now.lease.Replica)
+	}
+	if now.gone || now.lease.Nonce != old.lease.Nonce {
+		nudge(m.wake)
+	}
+}
+
+// forget drops members that have given no sign for so long that only a record without a time can be left of them, provided that we see our own.
+func (m *Member) forget(now time.Time) {
+	if m.echo == 0 || m.echo < m.written {
+		return
+	}
+	for key, p := range m.peers {
+		if now.Sub(p.at) > m.vanished() {
+			delete(m.peers, key)
+			m.membersChanged()
+		}
+	}
+}
+
+// takeable reports whether a shard may be taken now: it is free, or its lease is an earlier acquisition of ours whose answer was lost, or
+// nobody can still be behind it.
+func (m *Member) takeable(n int, now time.Time) bool {
+	s := m.seen[n]
+	return s.gone || s.lease.Nonce == m.me.nonce || m.conf.Exclusive || now.Sub(s.at) > m.vanished() && m.echo >= m.written
+}
+
+// wants reports whether a shard is in our share.
+func (m *Member) wants(n int) bool { return m.owner[n] == m.me }
