@@ -58,7 +58,11 @@ func clientOptions(log *slog.Logger) []nats.Option {
 			if sub != nil {
 				subject = sub.Subject
 			}
-			log.Warn("NATS reports an error", "error", err, "subject", subject)
+			level := slog.LevelDebug // readers tell of a pause that they mend themselves
+			if errors.Is(err, nats.ErrSlowConsumer) || errors.Is(err, nats.ErrPermissionViolation) {
+				level = slog.LevelWarn
+			}
+			log.Log(context.Background(), level, "NATS reports an error", "error", err, "subject", subject)
 		}),
 	}
 }

@@ -27,7 +27,7 @@ func (a *API) ListEvents(w http.ResponseWriter, r *http.Request, params ListEven
 		if err != nil {
 			return reply{}, err
 		}
-		list, err := a.look(ctx, c, &q)
+		list, err := a.lookSoon(ctx, c, &q)
 		if err != nil {
 			return reply{}, err
 		}
@@ -239,4 +239,11 @@ func subjects(c caller, f relay.Filter) []string {
 		return nil
 	}
 	return all
+}
+
+// lookSoon is look for a caller who waits for the answer.
+func (a *API) lookSoon(ctx context.Context, c caller, q *query) ([]store.Stored, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return a.look(ctx, c, q)
 }

@@ -143,9 +143,30 @@ type reply struct {
 	body        any    // []byte is sent as it is; nil: none
 }
 
+// How long the store may keep a caller waiting, all an operation asks of it together: usually, and while it is known to fail. Somebody
+// must go on asking then too, or nobody would see it come back.
+const (
+	patience        = 4 * time.Second
+	patienceTrouble = 1500 * time.Millisecond
+)
+
+// patient bounds an operation. Those that ask the vendor or a receiver have bounds of their own, and a long poll is to wait.
+func (a *API) patient(r *http.Request) (context.Context, context.CancelFunc) {
+	switch exchangeOf(r).op.id {
+	case "testCallback", "findAssessment", "deleteConnection", "retryUnresolved", "listEvents":
+		return r.Context(), func() {}
+	}
+	if a.c.Store.Health().Trouble().Since.IsZero() {
+		return context.WithTimeout(r.Context(), patience)
+	}
+	return context.WithTimeout(r.Context(), patienceTrouble)
+}
+
 // do runs an operation and sends its answer or its problem.
 func (a *API) do(w http.ResponseWriter, r *http.Request, operation func(ctx context.Context, c caller) (reply, error)) {
-	answer, err := operation(r.Context(), exchangeOf(r).caller)
+	ctx, cancel := a.patient(r)
+	defer cancel()
+	answer, err := operation(ctx, exchangeOf(r).caller)
 	if err != nil {
 		a.fail(w, r, err)
 		return

@@ -74,7 +74,11 @@ func openBucket[T any](ctx context.Context, s *Store, name topology.BucketName, 
 // Get answers a document and its revision; ErrNotFound if there is none.
 func (b *Bucket[T]) Get(ctx context.Context, key string) (T, uint64, error) {
 	var zero T
+	if err := b.s.health.reachable(); err != nil {
+		return zero, 0, fmt.Errorf("read %s of bucket %s: %w", key, b.name, err)
+	}
 	e, err := b.kv.Get(ctx, key)
+	b.s.health.read("KV_"+b.name, err)
 	if err != nil {
 		return zero, 0, fmt.Errorf("read %s of bucket %s: %w", key, b.name, classify(err))
 	}

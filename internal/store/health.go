@@ -1,11 +1,15 @@
 package store
 
 import (
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
 const (
@@ -20,6 +24,7 @@ const (
 // when it begins and once when it ends. What has failed is healed by a success of the same kind at the same stream, or by Store.Run.
 type Health struct {
 	log *slog.Logger
+	cut atomic.Bool // there is no connection
 
 	mu      sync.Mutex
 	since   time.Time // of the outage; zero: none
@@ -67,7 +72,19 @@ func (h *Health) wrote(stream string, size int, err error) { h.observe(spot{stre
 func (h *Health) read(stream string, err error) { h.observe(spot{stream, false}, 0, err) }
 
 // connection notes whether there is one. Nothing else may happen for a long time that would tell.
-func (h *Health) connection(err error) { h.observe(spot{}, 0, err) }
+func (h *Health) connection(err error) {
+	h.cut.Store(err != nil)
+	h.observe(spot{}, 0, err)
+}
+
+// reachable refuses what would be asked of NATS without a connection. The client library would as well, but while it tries to connect
+// it answers nobody, for as long as that takes.
+func (h *Health) reachable() error {
+	if h.cut.Load() {
+		return fmt.Errorf("%w: %w", ErrUnavailable, nats.ErrConnectionReconnecting)
+	}
+	return nil
+}
 
 func (h *Health) observe(at spot, size int, err error) {
 	var why Reason

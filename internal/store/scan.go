@@ -23,6 +23,9 @@ type Message struct {
 
 // Bounds answers the first and the last sequence of a stream. An empty stream has first = last+1.
 func (s *Store) bounds(ctx context.Context, stream string) (first, last uint64, err error) {
+	if err := s.health.reachable(); err != nil {
+		return 0, 0, fmt.Errorf("read the state of %s: %w", stream, err)
+	}
 	st, err := s.js.Stream(ctx, stream)
 	s.health.read(stream, err)
 	if err != nil {
@@ -72,6 +75,9 @@ func (s *Store) scan(ctx context.Context, stream string, from uint64, since time
 
 // scanCounted is scan; all becomes how many there are, whatever max says.
 func (s *Store) scanCounted(ctx context.Context, stream string, from uint64, since time.Time, filters []string, max int, all *uint64) ([]Message, bool, error) {
+	if err := s.health.reachable(); err != nil {
+		return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, err)
+	}
 	c := jetstream.ConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from, AckPolicy: jetstream.AckNonePolicy,
 		FilterSubjects: filters, MemoryStorage: true, Replicas: 1, InactiveThreshold: readerIdle,
@@ -171,6 +177,9 @@ func (t *Tail) Stop() { t.messages.Stop() }
 
 // handle answers a stream without asking the server each time.
 func (s *Store) handle(ctx context.Context, stream string) (jetstream.Stream, error) {
+	if err := s.health.reachable(); err != nil {
+		return nil, fmt.Errorf("open stream %s: %w", stream, err)
+	}
 	if h, ok := s.handles.Load(stream); ok {
 		return h.(jetstream.Stream), nil
 	}

@@ -23,12 +23,20 @@ const (
 // Run looks after the store's health until ctx ends: a connection that is lost is trouble although nobody writes, and what has failed
 // is tried again every second although nobody else does. While nothing fails it sends nothing.
 func (s *Store) Run(ctx context.Context) error {
+	status := s.conn.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED)
+	defer s.conn.RemoveStatusListener(status)
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case now := <-status:
+			if now != nats.CONNECTED {
+				s.health.connection(nats.ErrConnectionReconnecting)
+				continue
+			}
+			s.look(ctx)
 		case <-tick.C:
 			s.look(ctx)
 		}

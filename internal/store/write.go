@@ -37,6 +37,9 @@ func (s *Store) admit(r request) error {
 	if err := s.gate.before(r.msg); err != nil {
 		return err
 	}
+	if err := s.health.reachable(); err != nil {
+		return fmt.Errorf("write %s: %w", r.msg.Subject, err)
+	}
 	if err := s.room.check(r.precious); err != nil {
 		s.health.wrote(s.streamOf(r.msg.Subject), len(r.msg.Data), err)
 		return fmt.Errorf("write %s: %w", r.msg.Subject, err)
