@@ -61,8 +61,11 @@ func NewEvents(c EventsConfig) (*Events, error) {
 	return &Events{c: c, js: js, changed: make(chan struct{}, 1)}, nil
 }
 
-// Changed tells that a key was changed or removed. It does not block.
+// Changed tells that a key was changed or removed. It does not block. Nil has no consumers to care for.
 func (e *Events) Changed() {
+	if e == nil {
+		return
+	}
 	select {
 	case e.changed <- struct{}{}:
 	default:
@@ -99,12 +102,12 @@ func (e *Events) open(ctx context.Context) bool {
 		if err == nil {
 			return true
 		}
-		turn := failedTurn
-		if errors.Is(err, ErrNoEvents) {
-			turn = absentTurn
+		turn, level := failedTurn, slog.LevelWarn
+		if errors.Is(err, ErrNoEvents) { // a cluster may well be without
+			turn, level = absentTurn, slog.LevelInfo
 		}
 		if told != err.Error() && ctx.Err() == nil {
-			e.c.Log.Warn("there is no copy of the log for services that read it by consumers; it is tried again", "error", err)
+			e.c.Log.Log(ctx, level, "there is no copy of the log for services that read it by consumers; it is tried again", "again_after", turn.String(), "error", err)
 			told = err.Error()
 		}
 		select {

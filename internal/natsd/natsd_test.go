@@ -109,15 +109,7 @@ func (b *bus) login(user, password string) (nc *nats.Conn, refused chan error, e
 
 func (b *bus) publish(site string, expected uint64) uint64 {
 	b.t.Helper()
-	ev, err := relay.NewOrderEvent("", site, order, relay.TypeOrderUpdated, relay.NextSequence(time.Now(), expected), time.Now(), relay.OrderData{Order: []byte(`{}`)})
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	seq, err := b.store.Events.Publish(b.t.Context(), ev, store.InboxRef{}, expected)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	return seq
+	return publish(b.t, b.store, site, expected)
 }
 
 func TestASubscriberHearsItsSitesAndNothingElse(t *testing.T) {

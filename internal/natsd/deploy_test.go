@@ -1,0 +1,277 @@
+package natsd_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"flag"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"github.com/audatex-relay/relay/internal/natsd"
+	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+var update = flag.Bool("update", false, "write deploy/nats/relay-permissions.conf anew")
+
+const deployed = "../../deploy/nats"
+
+// nodes is how many servers deploy/nats is for.
+const nodes = 3
+
+// cluster is three servers that run the files of deploy/nats, with the relay's store on them.
+type cluster struct {
+	t       *testing.T
+	servers [nodes]*server.Server
+	ca      *x509.CertPool
+	conn    *nats.Conn // the relay's
+	store   *store.Store
+}
+
+// secrets are the passwords that the configuration takes from the environment; one is given as its bcrypt hash, as people do.
+var secrets = map[string]string{"relay": "relay-secret", "sys": "sys-secret", "bms-leeds": "leeds-secret", "bms-north": "north-secret", "erp": "erp-secret", "warehouse": "warehouse-secret"}
+
+// bare is a login that the tests add: it has the account of erp without its permissions.
+const bare = "erp-bare"
+
+// newCluster may not run in parallel with other tests: the configuration reads the environment.
+func newCluster(t *testing.T) *cluster {
+	t.Helper()
+	c := &cluster{t: t, ca: x509.NewCertPool()}
+	for name, secret := range secrets {
+		t.Setenv(strings.ToUpper(strings.ReplaceAll(name, "-", "_"))+"_PASSWORD", secret)
+	}
+	certificates := t.TempDir()
+	c.issue(certificates)
+	t.Setenv("NATS_CERT", filepath.Join(certificates, "cert.pem"))
+	t.Setenv("NATS_KEY", filepath.Join(certificates, "key.pem"))
+	t.Setenv("NATS_CA", filepath.Join(certificates, "ca.pem"))
+	ports := freePorts(t)
+	var routes []*url.URL
+	for _, p := range ports {
+		routes = append(routes, &url.URL{Scheme: "tls", Host: fmt.Sprintf("127.0.0.1:%d", p)})
+	}
+	var all []*server.Options
+	for i := range nodes {
+		t.Setenv("NATS_NAME", fmt.Sprintf("nats-%d", i+1))
+		t.Setenv("NATS_STORE", t.TempDir())
+		opts, err := server.ProcessConfigFile(filepath.Join(deployed, "nats.conf"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if opts.ServerName != fmt.Sprintf("nats-%d", i+1) || opts.TLSConfig == nil || opts.Cluster.TLSConfig == nil || opts.MaxPayload != 8e6 && opts.MaxPayload < natsd.MaxPayload {
+			t.Fatalf("read %+v", opts)
+		}
+		// What a test must do otherwise: ports of its own, on loopback.
+		opts.Host, opts.Port, opts.Cluster.Host, opts.Cluster.Port = "127.0.0.1", server.RANDOM_PORT, "127.0.0.1", ports[i]
+		opts.Routes, opts.NoSigs, opts.NoLog = slices.Clone(routes), true, true
+		for _, u := range opts.Users {
+			if u.Username == "erp" { // one more in the same account, who may do all that the account has to offer
+				opts.Users = append(opts.Users, &server.User{Username: bare, Password: u.Password, Account: u.Account})
+				break
+			}
+		}
+		all = append(all, opts)
+	}
+	for i, opts := range all {
+		s, err := server.NewServer(opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.servers[i] = s
+	}
+	t.Cleanup(func() {
+		var ending sync.WaitGroup
+		for _, s := range c.servers {
+			ending.Go(func() { s.Shutdown(); s.WaitForShutdown() })
+		}
+		ending.Wait()
+	})
+	for _, s := range c.servers {
+		s.Start()
+	}
+	until(t, "the cluster to have a leader and all peers", func() bool {
+		return slices.ContainsFunc(c.servers[:], func(s *server.Server) bool { return s.JetStreamIsLeader() && len(s.JetStreamClusterPeers()) == nodes })
+	})
+	c.conn = c.login("relay", secrets["relay"])
+	log := slog.New(slog.DiscardHandler)
+	var err error
+	c.store, err = store.Open(t.Context(), store.Config{Conn: c.conn, Topology: topology.Topology{Prefix: "relay", Replicas: nodes, Retention: time.Hour}, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// freePorts answers ports that are free now: the nodes must know one another's before the first of them starts.
+func freePorts(t *testing.T) (ports [nodes]int) {
+	t.Helper()
+	for i := range ports {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+		ports[i] = l.Addr().(*net.TCPAddr).Port
+	}
+	return ports
+}
+
+// issue makes a CA and one certificate of it for servers and routes.
+func (c *cluster) issue(dir string) {
+	c.t.Helper()
+	key := func() *ecdsa.PrivateKey {
+		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		return k
+	}
+	write := func(name, kind string, der []byte) {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	caKey, ownKey := key(), key()
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	own := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "nats"}, NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	ownDER, err := x509.CreateCertificate(rand.Reader, own, ca, ownKey.Public(), caKey)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(ownKey)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	write("ca.pem", "CERTIFICATE", caDER)
+	write("cert.pem", "CERTIFICATE", ownDER)
+	write("key.pem", "PRIVATE KEY", keyDER)
+	parsed, err := x509.ParseCertificate(caDER)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.ca.AddCert(parsed)
+}
+
+func (c *cluster) options(user, password string) []nats.Option {
+	return []nats.Option{
+		nats.UserInfo(user, password), nats.Secure(&tls.Config{RootCAs: c.ca, MinVersion: tls.VersionTLS12}), nats.MaxReconnects(-1),
+		nats.ReconnectWait(50 * time.Millisecond),
+	}
+}
+
+// url answers the clients' addresses of all servers.
+func (c *cluster) url() string {
+	urls := make([]string, nodes)
+	for i, s := range c.servers {
+		urls[i] = "tls://" + s.Addr().String()
+	}
+	return strings.Join(urls, ",")
+}
+
+func (c *cluster) login(user, password string, more ...nats.Option) *nats.Conn {
+	c.t.Helper()
+	nc, err := nats.Connect(c.url(), append(c.options(user, password), more...)...)
+	if err != nil {
+		c.t.Fatalf("log in as %s: %v", user, err)
+	}
+	c.t.Cleanup(nc.Close)
+	return nc
+}
+
+// until waits for a condition.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); !ok(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %s for %s", patience, what)
+		}
+	}
+}
+
+// The relay's permissions in deploy/nats are those that its topology asks for.
+func TestRelayPermissionsAreThoseOfTheTopology(t *testing.T) {
+	t.Parallel()
+	publish, subscribe := natsd.RelayPermissions(topology.Topology{Prefix: "relay", Replicas: 3, Retention: time.Hour})
+	var want strings.Builder
+	want.WriteString("# What the relay's own user may do in its account: JetStream on the streams and buckets of its prefix, its own subjects, the copy of the\n" +
+		"# log, and answers to requests. Made from the relay's table of streams: go test ./internal/natsd -run TestRelayPermissions -update\n")
+	list := func(name string, subjects []string) {
+		fmt.Fprintf(&want, "%s: {\n  allow: [\n", name)
+		for _, s := range subjects {
+			fmt.Fprintf(&want, "    %q\n", s)
+		}
+		want.WriteString("  ]\n}\n")
+	}
+	list("publish", publish)
+	list("subscribe", subscribe)
+	want.WriteString("# A message that several subscriptions of a connection match counts once for each.\nallow_responses: { max: 8, expires: \"5m\" }\n")
+	file := filepath.Join(deployed, "relay-permissions.conf")
+	if *update {
+		if err := os.WriteFile(file, []byte(want.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	have, err := os.ReadFile(file) //nolint:gosec // a constant path
+	if err != nil || string(have) != want.String() {
+		t.Errorf("%s is not what the topology asks for: write it anew with -update (%v)", file, err)
+	}
+}
+
+func TestTheDeployedConfigurationHoldsAttacksOff(t *testing.T) {
+	c := newCluster(t)
+	c.events()
+	g := &target{t: t, conn: c.conn, store: c.store, limited: "bms-leeds", reader: "erp", other: "warehouse", bare: bare, login: func(user string, more ...nats.Option) *nats.Conn {
+		return c.login(user, secrets[strings.TrimSuffix(user, bare[len("erp"):])], more...)
+	}}
+	g.attack()
+}
+
+// events keeps the copy, as the relay does.
+func (c *cluster) events() {
+	c.t.Helper()
+	events, err := natsd.NewEvents(natsd.EventsConfig{Conn: c.conn, Topology: c.store.Topology(), MaxBytes: 16 << 20, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := events.Run(ctx); err != nil {
+			c.t.Errorf("the copy of the log: %v", err)
+		}
+	})
+	c.t.Cleanup(func() { cancel(); running.Wait() })
+}
