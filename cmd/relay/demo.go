@@ -140,14 +140,17 @@ func (c *demoCommand) check() ([]demoSite, error) {
 // variables of a real relay in the same shell must not reach the demo.
 func demoSettings(dir, vendor string, verbose bool) settings {
 	s := settings{
-		HTTPAddr: "127.0.0.1:0", MetricsAddr: "127.0.0.1:0", NATSListen: "127.0.0.1:0", AdminToken: relay.NewID(),
-		LogLevel: "warn", LogFormat: "text", ShutdownGrace: duration(5 * time.Second),
-		DataDir: dir, StorageSync: "1s", Retention: duration(24 * time.Hour), NATSPrefix: "relay",
+		storage: storage{
+			DataDir: dir, StorageSync: "1s", Retention: duration(24 * time.Hour), NATSPrefix: "relay", NATSListen: "127.0.0.1:0",
+			LogLevel: "warn", LogFormat: "text",
+		},
+		HTTPAddr: "127.0.0.1:0", MetricsAddr: "127.0.0.1:0", AdminToken: relay.NewID(),
+		ShutdownGrace:  duration(5 * time.Second),
 		AudatexBaseURL: vendor + sandbox.APIPath, AudatexAuthURL: vendor + sandbox.AuthorizePath, AudatexTokenURL: vendor + sandbox.TokenPath,
 		AudatexClientID: "sandbox-client", AudatexClientSecret: "sandbox-secret", AudatexAuthStyle: "form",
 		AudatexScopes: []string{sandbox.ScopeBasic, sandbox.ScopePartsOrders}, AudatexTimezone: "UTC",
 		// The double has no budget, and seconds count here.
-		AudatexRate: 60_000, PollInterval: duration(500 * time.Millisecond),
+		AudatexRate: 60_000, AudatexTimeout: duration(30 * time.Second), PollInterval: duration(500 * time.Millisecond),
 		CallbackAllowCIDRs: []string{"127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"},
 	}
 	for _, seconds := range []int{1, 2, 5, 10, 30, 60, 300, 600, 1800} {

@@ -5,6 +5,7 @@
 //	relay sandbox   the vendor's double, to develop against
 //	relay demo      both, with a receiver that verifies, and orders moving through
 //	relay keys      a fresh keyset for RELAY_ENCRYPTION_KEYS
+//	relay topology  the streams and buckets in NATS: check, apply
 package main
 
 import (
@@ -31,10 +32,13 @@ const (
 var version = "dev"
 
 type commands struct {
-	Serve   serveCommand     `cmd:"" help:"Run the relay."`
-	Sandbox sandboxCommand   `cmd:"" help:"Run the vendor's double, with faults on request."`
-	Demo    demoCommand      `cmd:"" help:"Watch orders move from the vendor's queue to a verified callback."`
-	Keys    keysCommand      `cmd:"" help:"Print a fresh keyset for RELAY_ENCRYPTION_KEYS."`
+	Serve   serveCommand   `cmd:"" help:"Run the relay."`
+	Sandbox sandboxCommand `cmd:"" help:"Run the vendor's double, with faults on request."`
+	Demo    demoCommand    `cmd:"" help:"Watch orders move from the vendor's queue to a verified callback."`
+	Keys    keysCommand    `cmd:"" help:"Print a fresh keyset for RELAY_ENCRYPTION_KEYS."`
+
+	Topology topologyCommand `cmd:"" help:"Look at the streams and buckets in NATS, or bring them up to date."`
+
 	Version kong.VersionFlag `help:"Print the version and exit."`
 }
 

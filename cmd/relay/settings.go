@@ -18,6 +18,8 @@ import (
 // settings of the service: flags with environment names, no file needed. Secrets may also be given as a file's path
 // in …_FILE.
 type settings struct {
+	storage
+
 	HTTPAddr    string `name:"http-addr" env:"RELAY_HTTP_ADDR" default:":8080" help:"Address of the HTTP API." group:"Serving"`
 	MetricsAddr string `env:"RELAY_METRICS_ADDR" default:":9464" help:"Address of /metrics." group:"Serving"`
 	PublicURL   string `name:"public-url" env:"RELAY_PUBLIC_URL" help:"Where the HTTP API is reached from outside (in links and schema addresses)." group:"Serving"`
@@ -25,10 +27,30 @@ type settings struct {
 	AdminToken     string `env:"RELAY_ADMIN_TOKEN" help:"Bearer token of the administrator, at least 16 characters. Required." group:"Serving"`
 	AdminTokenFile string `env:"RELAY_ADMIN_TOKEN_FILE" help:"File that holds it." group:"Serving"`
 
-	LogLevel      string   `env:"RELAY_LOG_LEVEL" default:"info" help:"debug, info, warn or error." group:"Serving"`
-	LogFormat     string   `env:"RELAY_LOG_FORMAT" default:"json" help:"json or text." group:"Serving"`
 	ShutdownGrace duration `env:"RELAY_SHUTDOWN_GRACE" default:"25s" help:"How long attempts under way may take to end after SIGTERM." group:"Serving"`
 
+	AudatexBaseURL  string `name:"audatex-base-url" env:"RELAY_AUDATEX_BASE_URL" default:"https://audaconnect.ax-aee.co.uk/AudaAPI.BMSAPI" help:"The vendor's API." group:"Vendor"`
+	AudatexAuthURL  string `name:"audatex-auth-url" env:"RELAY_AUDATEX_AUTH_URL" default:"https://audaconnect.ax-aee.co.uk/AudaAPI.Portal/OAuth20" help:"The vendor's consent page." group:"Vendor"`
+	AudatexTokenURL string `name:"audatex-token-url" env:"RELAY_AUDATEX_TOKEN_URL" default:"https://audaconnect.ax-aee.co.uk/AudaAPI.Portal/OAuth20/token" help:"The vendor's token endpoint." group:"Vendor"`
+	AudatexClientID string `name:"audatex-client-id" env:"RELAY_AUDATEX_CLIENT_ID" help:"OAuth client id given by the vendor. Required." group:"Vendor"`
+
+	AudatexClientSecret     string `env:"RELAY_AUDATEX_CLIENT_SECRET" help:"OAuth client secret. Required." group:"Vendor"`
+	AudatexClientSecretFile string `env:"RELAY_AUDATEX_CLIENT_SECRET_FILE" help:"File that holds it." group:"Vendor"`
+
+	AudatexAuthStyle string   `env:"RELAY_AUDATEX_AUTH_STYLE" default:"form" help:"How client id and secret are sent: form or basic." group:"Vendor"`
+	AudatexScopes    []string `env:"RELAY_AUDATEX_SCOPES" default:"BMS.Basic,BMS.PartsOrders" help:"Scopes asked for." group:"Vendor"`
+	AudatexTimezone  string   `env:"RELAY_AUDATEX_TIMEZONE" default:"UTC" help:"Zone of the vendor's times that name none." group:"Vendor"`
+	AudatexRate      int      `env:"RELAY_AUDATEX_RATE" default:"100" help:"Requests a minute to the vendor, for all connections." group:"Vendor"`
+	AudatexTimeout   duration `env:"RELAY_AUDATEX_TIMEOUT" default:"30s" help:"How long one call to the vendor may take. A replica that takes a connection over from one that died waits for twice that." group:"Vendor"`
+	PollInterval     duration `env:"RELAY_POLL_INTERVAL" default:"5m" help:"Time between two polls of a connection." group:"Vendor"`
+
+	RetrySchedule      []duration `env:"RELAY_RETRY_SCHEDULE" default:"5s,5m,30m,2h,5h,10h,14h,20h,24h" help:"Waits after the first, second, … failed attempt." group:"Callbacks"`
+	CallbackAllowCIDRs []string   `name:"callback-allow-cidrs" env:"RELAY_CALLBACK_ALLOW_CIDRS" help:"Private networks that callbacks may reach, also by http." group:"Callbacks"`
+	CallbackProxy      string     `env:"RELAY_CALLBACK_PROXY" help:"HTTP proxy for callbacks. HTTPS_PROXY is not used for them." group:"Callbacks"`
+}
+
+// storage says where everything lies and what opens it: what every command that works on the store needs.
+type storage struct {
 	DataDir     string   `env:"RELAY_DATA_DIR" default:"data" help:"Files of the embedded NATS server." group:"Storage"`
 	StorageSync string   `env:"RELAY_STORAGE_SYNC" default:"1s" help:"How often the embedded store syncs the disk, or 'always' for every write." group:"Storage"`
 	Retention   duration `env:"RELAY_RETENTION" default:"30d" help:"How long the logs are kept." group:"Storage"`
@@ -49,23 +71,8 @@ type settings struct {
 	EncryptionKeys     string `env:"RELAY_ENCRYPTION_KEYS" help:"Tink keyset (JSON) that encrypts secrets at rest. Embedded: made on first start beside the data." group:"Storage"`
 	EncryptionKeysFile string `env:"RELAY_ENCRYPTION_KEYS_FILE" help:"File that holds it." group:"Storage"`
 
-	AudatexBaseURL  string `name:"audatex-base-url" env:"RELAY_AUDATEX_BASE_URL" default:"https://audaconnect.ax-aee.co.uk/AudaAPI.BMSAPI" help:"The vendor's API." group:"Vendor"`
-	AudatexAuthURL  string `name:"audatex-auth-url" env:"RELAY_AUDATEX_AUTH_URL" default:"https://audaconnect.ax-aee.co.uk/AudaAPI.Portal/OAuth20" help:"The vendor's consent page." group:"Vendor"`
-	AudatexTokenURL string `name:"audatex-token-url" env:"RELAY_AUDATEX_TOKEN_URL" default:"https://audaconnect.ax-aee.co.uk/AudaAPI.Portal/OAuth20/token" help:"The vendor's token endpoint." group:"Vendor"`
-	AudatexClientID string `name:"audatex-client-id" env:"RELAY_AUDATEX_CLIENT_ID" help:"OAuth client id given by the vendor. Required." group:"Vendor"`
-
-	AudatexClientSecret     string `env:"RELAY_AUDATEX_CLIENT_SECRET" help:"OAuth client secret. Required." group:"Vendor"`
-	AudatexClientSecretFile string `env:"RELAY_AUDATEX_CLIENT_SECRET_FILE" help:"File that holds it." group:"Vendor"`
-
-	AudatexAuthStyle string   `env:"RELAY_AUDATEX_AUTH_STYLE" default:"form" help:"How client id and secret are sent: form or basic." group:"Vendor"`
-	AudatexScopes    []string `env:"RELAY_AUDATEX_SCOPES" default:"BMS.Basic,BMS.PartsOrders" help:"Scopes asked for." group:"Vendor"`
-	AudatexTimezone  string   `env:"RELAY_AUDATEX_TIMEZONE" default:"UTC" help:"Zone of the vendor's times that name none." group:"Vendor"`
-	AudatexRate      int      `env:"RELAY_AUDATEX_RATE" default:"100" help:"Requests a minute to the vendor, for all connections." group:"Vendor"`
-	PollInterval     duration `env:"RELAY_POLL_INTERVAL" default:"5m" help:"Time between two polls of a connection." group:"Vendor"`
-
-	RetrySchedule      []duration `env:"RELAY_RETRY_SCHEDULE" default:"5s,5m,30m,2h,5h,10h,14h,20h,24h" help:"Waits after the first, second, … failed attempt." group:"Callbacks"`
-	CallbackAllowCIDRs []string   `name:"callback-allow-cidrs" env:"RELAY_CALLBACK_ALLOW_CIDRS" help:"Private networks that callbacks may reach, also by http." group:"Callbacks"`
-	CallbackProxy      string     `env:"RELAY_CALLBACK_PROXY" help:"HTTP proxy for callbacks. HTTPS_PROXY is not used for them." group:"Callbacks"`
+	LogLevel  string `env:"RELAY_LOG_LEVEL" default:"info" help:"debug, info, warn or error." group:"Serving"`
+	LogFormat string `env:"RELAY_LOG_FORMAT" default:"json" help:"json or text." group:"Serving"`
 }
 
 // String keeps the secrets out of formatted text.
@@ -255,6 +262,9 @@ func (c *config) checkVendor() error {
 	c.location = location
 	if c.AudatexRate < 1 {
 		return wrong("RELAY_AUDATEX_RATE", "%d is not a number of requests a minute above zero", c.AudatexRate)
+	}
+	if c.AudatexTimeout.d() < 100*time.Millisecond || c.AudatexTimeout.d() > 5*time.Minute {
+		return wrong("RELAY_AUDATEX_TIMEOUT", "%s is not between 100ms and 5m", c.AudatexTimeout)
 	}
 	if c.PollInterval.d() < 100*time.Millisecond || c.PollInterval.d() > 24*time.Hour {
 		return wrong("RELAY_POLL_INTERVAL", "%s is not between 100ms and 24h", c.PollInterval)

@@ -203,13 +203,13 @@ func TestEncryptionKeysInBase64(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, form := range []string{string(keys), base64.StdEncoding.EncodeToString(keys)} {
-		sealer, err := newSealer(config{settings: settings{EncryptionKeys: form}})
+		sealer, err := newSealer(config{settings: settings{storage: storage{EncryptionKeys: form}}})
 		if err != nil || sealer == nil {
 			t.Errorf("keyset of %d characters: %v", len(form), err)
 		}
 	}
 	for _, bad := range []string{"not base64 nor JSON", `{"primaryKeyId":1}`} {
-		_, err := newSealer(config{settings: settings{EncryptionKeys: bad}})
+		_, err := newSealer(config{settings: settings{storage: storage{EncryptionKeys: bad}}})
 		var setting *settingError
 		if !errors.As(err, &setting) || setting.setting != "RELAY_ENCRYPTION_KEYS" {
 			t.Errorf("keyset %q: %v, want an error about RELAY_ENCRYPTION_KEYS", bad, err)

@@ -98,7 +98,7 @@ func (t Topology) Apply(ctx context.Context, js jetstream.JetStream) error {
 	if err != nil {
 		return err
 	}
-	if err := mark.refuse(t.version()); err != nil {
+	if err := mark.Refuse(t.version()); err != nil {
 		return err
 	}
 	var findings []Finding

@@ -94,8 +94,8 @@ func (t Topology) WriteMark(ctx context.Context, js jetstream.JetStream, m Mark)
 	return m, nil
 }
 
-// refuse answers why a relay of a version must not run on a store with this mark, nil if it may.
-func (m Mark) refuse(version int) error {
+// Refuse answers why a relay of a version must not run on a store with this mark, nil if it may.
+func (m Mark) Refuse(version int) error {
 	switch {
 	case !m.Restoring.IsZero():
 		return refused("%w since %s: wait for its end, or run relay restore again with --replace if it did not end well", ErrRestoring, m.Restoring.UTC().Format(time.RFC3339))

@@ -194,7 +194,7 @@ func contested(err error) error {
 
 // adopt follows a mark that was read.
 func (v *Versions) adopt(m Mark) error {
-	if err := m.refuse(v.version); err != nil {
+	if err := m.Refuse(v.version); err != nil {
 		return err
 	}
 	v.current.Store(int64(m.Formats))
