@@ -52,7 +52,7 @@ func TestAnOperatorRetriesANotification(t *testing.T) {
 	}
 	var vendorSays error
 	resolving := resolver.New(resolver.Config{
-		Store: s, Log: log, Epoch: 1, Publisher: publisher.New(publisher.Config{Store: s, PublicURL: "https://relay.example", Log: log}),
+		Store: s, Log: log, Publisher: publisher.New(publisher.Config{Store: s, PublicURL: "https://relay.example", Log: log}),
 		Orders: readOrder(func(order string) (json.RawMessage, error) {
 			return json.RawMessage(`{"PartsOrderId":"` + order + `","Status":"New","Parts":[]}`), vendorSays
 		}),

@@ -146,10 +146,11 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 		return wrong("RELAY_AUDATEX_BASE_URL", "%w", err)
 	}
 	defer client.Close()
+	everything := shard.Fixed(0, own.Epoch) // all shards are held under one epoch
 	tokens, err := audatex.NewTokens(audatex.TokensConfig{
 		AuthURL: c.AudatexAuthURL, TokenURL: c.AudatexTokenURL, ClientID: c.AudatexClientID, ClientSecret: audatex.NewSecret(c.AudatexClientSecret),
 		AuthStyle: audatex.AuthStyle(c.AudatexAuthStyle), Scopes: c.AudatexScopes, UserAgent: userAgent, Store: s.Tokens, Budget: budget,
-		Metrics: vendorMetrics, Logger: log, Exclusive: c.NATSURL == "", Epoch: func(string) uint64 { return own.Epoch },
+		Metrics: vendorMetrics, Logger: log, Exclusive: c.NATSURL == "", Lease: func(string) (audatex.Lease, bool) { return everything, true },
 	})
 	if err != nil {
 		return wrong("RELAY_AUDATEX_TOKEN_URL", "%w", err)

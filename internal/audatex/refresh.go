@@ -16,6 +16,10 @@ const (
 	storeTimeout = 10 * time.Second
 	// storeSlack is what a successor allows, beyond the request's own timeout, for the result to be stored.
 	storeSlack = 15 * time.Second
+	// sendSlack is how much of an intent's duration may have gone by when its request is sent.
+	sendSlack = 5 * time.Second
+	// ownerPatience is when whoever does not own a connection may look for its token again.
+	ownerPatience = 5 * time.Second
 )
 
 // errSuperseded: the record changed under a refresh in a way that makes its result worthless (a new refresh token was
@@ -37,6 +41,11 @@ func (t *Tokens) refresh(connection string) (Secret, error) {
 		return rec.AccessToken, nil
 	}
 	log := t.log.With(slog.String("connection", connection))
+	// A process that was suspended here sends nothing: its successor may have used the refresh token since. The intent stays.
+	started := rec.Intent.StartedAt
+	if lease, owned := t.cfg.Lease(connection); !owned || !lease.Valid() || time.Since(started) > sendSlack {
+		return Secret{}, notOwned(connection)
+	}
 	got, err := t.exchange(t.works, rec.RefreshToken)
 	next := rec
 	next.Intent = nil
@@ -88,10 +97,15 @@ func (t *Tokens) announce(connection string) (TokenRecord, uint64, error) {
 		if good, due := t.judge(connection, rec, now); good && !due && rec.Intent == nil {
 			return rec, revision, nil
 		}
-		if epoch := t.cfg.Epoch(connection); rec.Epoch > epoch {
+		lease, owned := t.cfg.Lease(connection)
+		if !owned || !lease.Valid() {
+			return TokenRecord{}, 0, notOwned(connection)
+		}
+		if rec.Epoch > lease.Epoch() {
+			lease.Superseded(rec.Epoch)
 			return TokenRecord{}, 0, &Error{
-				Operation: OpToken, Outcome: Unavailable,
-				err: fmt.Errorf("connection %s has a newer owner (epoch %d, ours is %d)", connection, rec.Epoch, epoch),
+				Operation: OpToken, Outcome: Unavailable, RetryAfter: ownerPatience,
+				err: fmt.Errorf("connection %s has a newer owner (epoch %d, ours is %d)", connection, rec.Epoch, lease.Epoch()),
 			}
 		}
 		if in := rec.Intent; in != nil && in.Owner != t.nonce && !t.cfg.Exclusive {
@@ -103,7 +117,7 @@ func (t *Tokens) announce(connection string) (TokenRecord, uint64, error) {
 				}
 			}
 		}
-		rec.Epoch = t.cfg.Epoch(connection)
+		rec.Epoch = lease.Epoch()
 		rec.Intent = &RefreshIntent{
 			ID: uuid.NewString(), Owner: t.nonce,
 			StartedAt: now.UTC(), Deadline: now.Add(t.cfg.Timeout + storeSlack).UTC(),
@@ -152,6 +166,17 @@ func (t *Tokens) settle(connection string, used, next TokenRecord, revision uint
 		if err := sleep(t.works, backoff(failures)/2); err != nil {
 			return fmt.Errorf("storing the refreshed token of connection %s: %w", connection, err)
 		}
+	}
+}
+
+// errNotOwned: another replica refreshes the connection's tokens, or a renewal of the lease is unclear.
+var errNotOwned = errors.New("refreshing it is the work of another replica")
+
+// notOwned is the error of whoever needs a fresh token of a connection that is refreshed elsewhere, or soon.
+func notOwned(connection string) error {
+	return &Error{
+		Operation: OpToken, Outcome: Unavailable, RetryAfter: ownerPatience,
+		err: fmt.Errorf("connection %s has no access token that can be used: %w", connection, errNotOwned),
 	}
 }
 

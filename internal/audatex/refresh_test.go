@@ -127,11 +127,15 @@ func TestNewerOwnerIsLeftAlone(t *testing.T) {
 		rec := freshRecord()
 		rec.Epoch = 8
 		v, store := newTokenVendor(), newTokenMap(leeds, rec)
-		m := tokens(t, v, store, func(c *TokensConfig) { c.Epoch = func(string) uint64 { return 7 } })
+		lease := &testLease{epoch: 7}
+		m := tokens(t, v, store, lease.held)
 		_, err := m.Access(t.Context(), leeds)
 		outcomeIs(t, err, Unavailable)
 		if n, _ := v.count(); n != 0 {
 			t.Errorf("%d requests", n)
+		}
+		if got := lease.told(); got != 8 {
+			t.Errorf("the lease was told of epoch %d", got)
 		}
 	})
 }

@@ -45,11 +45,28 @@ type TokensConfig struct {
 	// Exclusive: no other process works on this store (the embedded store under its file lock). The intent of another
 	// process is then a dead one's and taken over at once instead of at its deadline.
 	Exclusive bool
-	// Epoch gives the epoch of the lease on a connection's shard; nil where there are no leases.
-	Epoch func(connection string) uint64
+	// Lease answers the lease on a connection's shard, false if this process holds none: refreshing is the owner's alone, as a
+	// refresh token must not be sent twice. nil where there are no leases.
+	Lease func(connection string) (Lease, bool)
 	// DialContext replaces the network; nil is the real one.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 }
+
+// Lease is what is asked of the lease on a connection's shard; shard.Lease is one.
+type Lease interface {
+	Epoch() uint64
+	// Valid is asked before a refresh is announced, and again before it is sent.
+	Valid() bool
+	// Superseded is told of a higher epoch found in a record.
+	Superseded(epoch uint64)
+}
+
+// always is the lease where there are none.
+type always struct{}
+
+func (always) Epoch() uint64     { return 0 }
+func (always) Valid() bool       { return true }
+func (always) Superseded(uint64) {}
 
 // Tokens keeps the access tokens of all connections fresh. Its rule: a rotated refresh token is stored before the access
 // token that came with it is used. A refresh runs on its own and to its end, one at a time for a connection, and no
@@ -128,8 +145,8 @@ func NewTokens(cfg TokensConfig) (*Tokens, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	if cfg.Epoch == nil {
-		cfg.Epoch = func(string) uint64 { return 0 }
+	if cfg.Lease == nil {
+		cfg.Lease = func(string) (Lease, bool) { return always{}, true }
 	}
 	t := &Tokens{
 		cfg: cfg,
@@ -147,9 +164,10 @@ func NewTokens(cfg TokensConfig) (*Tokens, error) {
 	return t, nil
 }
 
-// Access returns an access token of connection that may be used now. A token that is due is refreshed in the background
-// while it is still good; without a good one Access waits for the refresh, or for ctx. Errors: ErrNoToken,
-// *ConsentRequiredError, *Error of the token endpoint, or the store's.
+// Access returns an access token of connection that may be used now, whoever owns the connection. A token that is due is
+// refreshed in the background while it is still good; without a good one Access waits for the refresh, or for ctx. Where the
+// connection's shard is not held nothing is refreshed: without a good token the error is Unavailable with a RetryAfter, as its
+// owner refreshes it. Errors: ErrNoToken, *ConsentRequiredError, *Error of the token endpoint, or the store's.
 func (t *Tokens) Access(ctx context.Context, connection string) (Secret, error) {
 	for tries := 0; ; tries++ {
 		rec, _, err := t.cfg.Store.Token(ctx, connection)
@@ -255,6 +273,9 @@ func (t *Tokens) join(connection string, rec TokenRecord, now time.Time) (*fligh
 	if t.closed {
 		return nil, &Error{Operation: OpToken, Outcome: Unavailable, err: errors.New("the relay is stopping")}
 	}
+	if _, owned := t.cfg.Lease(connection); !owned {
+		return nil, notOwned(connection)
+	}
 	if !s.tried.Equal(rec.RefreshToken) {
 		s.tried, s.failures, s.notBefore, s.lastErr = rec.RefreshToken, 0, time.Time{}, nil
 	}
@@ -279,7 +300,7 @@ func (t *Tokens) fly(connection string, f *flight) {
 	switch {
 	case f.err == nil:
 		s.rejected, s.failures, s.notBefore, s.lastErr = Secret{}, 0, time.Time{}, nil
-	case !errors.Is(f.err, errSuperseded):
+	case !errors.Is(f.err, errSuperseded) && !errors.Is(f.err, errNotOwned): // those say nothing of the vendor
 		s.failures++
 		s.lastErr = f.err
 		s.notBefore = time.Now().Add(max(backoff(s.failures), RetryAfterOf(f.err)))
