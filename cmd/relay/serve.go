@@ -173,7 +173,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	sending := sender.New(sender.Config{AllowCIDRs: c.allow, Proxy: c.proxy, UserAgent: userAgent})
 	defer sending.Close()
 	dispatching := dispatcher.New(dispatcher.Config{
-		Store: s, Sender: sending, Operational: publishing, Epoch: own.Epoch, Owns: own.Owns, Schedule: c.schedule, Grace: c.ShutdownGrace.d(),
+		Store: s, Sender: sending, Operational: publishing, Schedule: c.schedule, Grace: c.ShutdownGrace.d(),
 		Metrics: registry, Log: log,
 	})
 
@@ -192,6 +192,9 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	if err := resolving.Prepare(ctx); err != nil {
 		return fmt.Errorf("compare the cursors with their logs: %w", err)
 	}
+	if err := dispatching.Prepare(ctx); err != nil {
+		return fmt.Errorf("compare the callbacks' cursors with the log: %w", err)
+	}
 	warnOfBudget(ctx, s, c, log)
 
 	// Everything runs. The stages stop first; what serves goes on until they have drained.
@@ -208,6 +211,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	for n := range relay.Shards {
 		lease := shard.Fixed(n, own.Epoch)
 		stages.goUntil(working, "polling a shard", func(ctx context.Context) error { return polling.Own(ctx, lease) })
+		stages.goUntil(working, "delivering for a shard", func(ctx context.Context) error { return dispatching.Own(ctx, lease) })
 		stages.goUntil(working, "resolving a shard", func(ctx context.Context) error { return resolving.Own(ctx, lease) })
 	}
 	for n := range relay.Shards {

@@ -14,6 +14,9 @@ import (
 // storeRetry is how long a callback waits after the log could not be read.
 const storeRetry = time.Second
 
+// errLease says that an attempt was not started as the lease on the shard had become invalid.
+var errLease = errors.New("the lease on the shard is not valid")
+
 // job is what was taken of a callback's cursor: one event, or in mode latest all that wait of one order.
 type job struct {
 	batch  cursor.Batch
@@ -25,7 +28,7 @@ type job struct {
 	unmatched []int // no longer for this callback
 	chosen    int   // the event that was sent; -1: none
 	attempt   sender.Attempt
-	err       error // the log could not be read
+	err       error // the log could not be read, or the lease is not valid
 }
 
 // run makes attempts until there is none to make. It is one of the callback's goroutines, at most as many as its concurrency.
@@ -71,6 +74,10 @@ func (c *callback) do(j *job) {
 	if j.chosen < 0 {
 		return
 	}
+	if !c.t.lease.Valid() { // it was valid when this was taken: what was read since may have taken long
+		j.err = errLease
+		return
+	}
 	ev := j.events[j.chosen]
 	j.attempt = c.d.conf.Sender.Send(c.ctx, j.target.request(ev.id, ev.Body, time.Now()))
 	c.d.metrics.attempt(j.attempt)
@@ -80,7 +87,7 @@ func (c *callback) do(j *job) {
 func (c *callback) finish(j *job, now time.Time) {
 	c.blocked = false
 	if j.err != nil {
-		if c.ctx.Err() == nil {
+		if c.ctx.Err() == nil && !errors.Is(j.err, errLease) {
 			c.log.Warn("an event could not be read for its attempt", "order", j.batch.Order, "error", j.err)
 		}
 		c.cur.Release(j.batch)

@@ -12,17 +12,20 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
+// leaseAgain is how long nothing is started or stored when a lease is found invalid, before it is looked at again: a renewal may be unclear.
+const leaseAgain = 500 * time.Millisecond
+
 // maxHeldBytes bounds the bodies that one callback keeps at hand; one event is always let in.
 const maxHeldBytes = 8 << 20
 
 // callback is one callback that this replica delivers to. Everything in it is guarded by mu but what is set once.
 type callback struct {
 	d      *Dispatcher
+	t      *tenure
 	id     string
 	gen    string
-	shard  int
 	log    *slog.Logger
-	ctx    context.Context // of its attempts and reads: ends with the dispatcher's grace, or when the callback is deleted
+	ctx    context.Context // of its attempts and reads: ends with the tenure's grace, or when the callback is deleted
 	cancel context.CancelFunc
 	under  sync.WaitGroup // its goroutines
 
@@ -55,8 +58,10 @@ type callback struct {
 	lastRead    time.Time // log time of the last event offered
 	oldest      datedSeq  // cache for Status
 
-	stopped   bool // deleted, or fenced off by a successor
-	fenced    bool // a successor has written its document: nothing may be stored any more
+	adopting  bool // its document is being written under the tenure's epoch: nothing may be started before
+	stopped   bool // deleted, given up, or fenced off by a successor
+	left      bool // given up while it followed the shared reader
+	fenced    bool // given up, or a successor has written its document: nothing may be stored any more
 	ending    bool // its end has been decided (410, failing too long) and is being stored
 	endedAt   int  // target.callback.Resumed when it was
 	tripped   bool // the circuit was open when last looked at
@@ -86,7 +91,7 @@ type datedSeq struct {
 
 // halted says that nothing may be taken or read: paused, disabled, or about to be. mu is held.
 func (c *callback) halted() bool {
-	return c.stopped || c.ending || c.target.callback.Paused || c.target.callback.Disabled != nil || c.d.stopping.Load()
+	return c.stopped || c.adopting || c.ending || c.target.callback.Paused || c.target.callback.Disabled != nil || c.t.ending.Load()
 }
 
 // window is how many events wait at hand: enough to keep every attempt slot busy while the next ones are read.
@@ -214,7 +219,7 @@ func (c *callback) pump(now time.Time) {
 
 // take answers the next attempt, if there is one to be made now. mu is held.
 func (c *callback) take(now time.Time) (job, bool) {
-	if c.halted() || now.Before(c.retryAt) || len(c.records) >= 2*window(c.target.callback) {
+	if c.halted() || now.Before(c.retryAt) || len(c.records) >= 2*window(c.target.callback) || !c.t.lease.Valid() {
 		return job{}, false
 	}
 	if c.limiter != nil && c.limiter.TokensAt(now) < 1 {
@@ -269,6 +274,9 @@ func (c *callback) look(now time.Time) {
 	if now.Before(c.retryAt) {
 		at, ok = later(at, c.retryAt), true
 	}
+	if ok && !c.t.lease.Valid() {
+		at = later(at, now.Add(leaseAgain))
+	}
 	if ok {
 		c.wakeAt(at, now)
 	}
@@ -310,7 +318,12 @@ func (c *callback) stop(atOnce bool) {
 	c.d.feed.mu.Lock()
 	c.mu.Lock()
 	c.stopped = true
-	if c.attached && !c.d.stopping.Load() { // when all stops the documents are not to say behind
+	if c.attached {
+		c.cur.Advance(c.d.feed.pos.Load()) // it was offered everything up to here
+		if len(c.records) == 0 && !c.cur.Dirty() {
+			c.durable = max(c.durable, c.cur.Position())
+		}
+		c.left = true
 		c.detach()
 	}
 	if c.timer != nil {

@@ -111,14 +111,14 @@ func TestFencedOff(t *testing.T) {
 	t.Parallel()
 	b, r := newBench(t), newReceiver(t, nil)
 	b.register(callback("bms", r.URL))
-	d := b.start(func(c *dispatcher.Config) { c.Epoch = 3 })
+	d := b.start()
 	b.publish("leeds", 1)
 	key := store.CallbackCursor("bms")
 	until(t, "the cursor is stored", func() bool {
 		doc, _, err := b.store.Cursors.Get(context.Background(), key)
 		return err == nil && doc.Position == 1
 	})
-	put(b, b.store.Cursors, key, func(doc *cursorDocument) { doc.Epoch = 4 })
+	put(b, b.store.Cursors, key, func(doc *cursorDocument) { doc.Epoch = 9 })
 	b.publish("leeds", 2)
 	until(t, "it has noticed", func() bool {
 		b.publish("leeds", 3)
@@ -126,8 +126,11 @@ func TestFencedOff(t *testing.T) {
 		return !delivers
 	})
 	doc, _, err := b.store.Cursors.Get(context.Background(), key)
-	if err != nil || doc.Epoch != 4 || doc.Position != 1 {
+	if err != nil || doc.Epoch != 9 || doc.Position != 1 {
 		t.Errorf("the successor's document is now %+v, %v", doc, err)
+	}
+	if found := d.lease("bms").Found(); len(found) == 0 || found[0] != 9 {
+		t.Errorf("the lease was told of %v", found)
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,9 +33,6 @@ const (
 	DefaultLookback        = 100_000
 )
 
-// lastFlush bounds the final writes of a stop.
-const lastFlush = 10 * time.Second
-
 // Config is what a Dispatcher is made from. Store, Sender, Operational and Log are needed.
 type Config struct {
 	Store       *store.Store
@@ -45,27 +41,20 @@ type Config struct {
 	Log         *slog.Logger
 	Metrics     prometheus.Registerer // nil: metrics are kept and shown to nobody
 
-	// Owns says which shards this replica delivers for; nil: all. Epoch is that of its lease: every document carries it.
-	Owns  func(shard int) bool
-	Epoch uint64
-
 	Schedule        []time.Duration                   // the waits after the first, second, … failed attempt
 	ProbeSchedule   []time.Duration                   // the waits before probes, the last repeated; nil: Schedule's below DefaultProbeEvery, then that
 	Jitter          func(time.Duration) time.Duration // of every wait; nil: up to a tenth more
 	CircuitFailures int                               // failures in a row, over more than one order, that open the circuit
 	MaxLanes        int                               // orders being retried at which a callback is congested; 0: the cursor's default
 	DisableAfter    time.Duration                     // of failing without a success
-	Grace           time.Duration                     // for attempts under way when Run is to end
-	// Lookback is how many positions the shared reader goes back at most at start; callbacks further back begin as behind.
+	Grace           time.Duration                     // for attempts under way when a shard is to be given up
+	// Lookback is how many positions are read at most for all the callbacks of shards that arrive; those further back read by themselves.
 	Lookback uint64
 	// Ring is how many events the shared reader keeps at hand (0: 8,192).
 	Ring int
 }
 
 func (c Config) withDefaults() Config {
-	if c.Owns == nil {
-		c.Owns = func(int) bool { return true }
-	}
 	if len(c.Schedule) == 0 {
 		c.Schedule = DefaultSchedule
 	}
@@ -102,24 +91,24 @@ func probeSchedule(retries []time.Duration) []time.Duration {
 	return append(waits, DefaultProbeEvery)
 }
 
-// Dispatcher delivers events to callbacks. Make it with New; Run does the work.
+// Dispatcher delivers events to callbacks. Make it with New; Run does what is done once, Own the work on a shard.
 type Dispatcher struct {
-	conf    Config
-	metrics *metrics
-	feed    *feed
-	flush   *flusher
-	marks   *watermarks
-	ready   chan struct{}
-
-	run      context.Context // ends when Run is to end
-	life     context.Context // of attempts, reads and facts: ends with the grace
-	stopping atomic.Bool
-	chores   sync.WaitGroup
-
+	conf     Config
+	metrics  *metrics
+	feed     *feed
+	flush    *flusher
 	settings settings
+	arrivals arrivals
+	started  chan struct{} // closed once Run is at work
+	ready    chan struct{}
+	run      context.Context // ends when Run is to end
 
 	mu        sync.RWMutex
 	callbacks map[string]*callback
+	tenures   [relay.Shards]*tenure
+	closed    bool // no shard is taken on any more
+	owners    sync.WaitGroup
+	chores    sync.WaitGroup
 
 	complaints struct {
 		sync.Mutex
@@ -129,70 +118,72 @@ type Dispatcher struct {
 
 // New makes a Dispatcher and registers its metrics.
 func New(c Config) *Dispatcher {
-	d := &Dispatcher{conf: c.withDefaults(), ready: make(chan struct{}), callbacks: map[string]*callback{}}
+	d := &Dispatcher{conf: c.withDefaults(), started: make(chan struct{}), ready: make(chan struct{}), callbacks: map[string]*callback{}}
 	d.feed = newFeed(c.Ring)
 	d.flush = newFlusher(d)
-	d.marks = &watermarks{d: d}
 	d.metrics = newMetrics(c.Metrics, d)
 	d.settings.init()
+	d.arrivals.init()
 	return d
 }
 
-// Ready is closed once every callback has been loaded and the log is being followed.
+// Ready is closed once the log is being followed and the callbacks of the shards that this replica was given first have been
+// loaded. A replica that is given none is ready as well.
 func (d *Dispatcher) Ready() <-chan struct{} { return d.ready }
 
-// Run delivers until ctx ends, then lets attempts under way end (at most Config.Grace), stores where everything stands and
-// answers nil. It can be called once.
+// Run follows the settings and the log, and stores what the work on shards comes to, until ctx ends and every Own has returned; those
+// end with it. It answers nil, and can be called once.
 func (d *Dispatcher) Run(ctx context.Context) error {
 	run, stopRun := context.WithCancel(ctx)
-	life, stopLife := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopLife()
-	d.run, d.life = run, life
+	defer stopRun()
+	d.run = run
+	close(d.started)
 
 	var parts, flushing sync.WaitGroup
 	stopFlush := make(chan struct{})
-	flushing.Go(func() { d.flush.run(life, stopFlush) })
-	watched := make(chan error, 1)
-	parts.Go(func() { watched <- d.watch(run) })
-	err := d.startUntil(run)
-	if err == nil {
-		parts.Go(func() {
+	flushing.Go(func() { d.flush.run(context.WithoutCancel(ctx), stopFlush) })
+	parts.Go(func() { d.watch(run) })
+	parts.Go(func() {
+		if d.begin(run) {
+			parts.Go(func() { d.receive(run) })
 			d.feed.run(run, d.conf.Store.Events, func(err error) { d.conf.Log.Warn("the log of events cannot be followed; trying again", "error", err) })
-		})
-		close(d.ready)
-		<-ctx.Done()
-	}
+		}
+	})
+	<-ctx.Done()
 
-	d.stopping.Store(true)
-	stopRun()
+	d.mu.Lock()
+	d.closed = true
+	d.mu.Unlock()
+	d.owners.Wait()
 	parts.Wait()
-	grace := time.AfterFunc(d.conf.Grace, stopLife)
-	for _, c := range d.list() {
-		c.stop(false)
-	}
-	grace.Stop()
 	d.chores.Wait()
 	close(stopFlush)
 	flushing.Wait()
-	d.finalFlush(context.WithoutCancel(ctx))
-	if err != nil && ctx.Err() != nil {
-		return nil
-	}
-	return err
+	return nil
 }
 
-// finalFlush stores what the last attempts came to, and the watermarks, so that the next start finds nothing to repeat.
-func (d *Dispatcher) finalFlush(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, lastFlush)
-	defer cancel()
-	for range 3 {
-		list := d.flush.list(false)
-		if len(list) == 0 {
-			break
+// begin waits until the settings are known and says from where the log is followed: its end. What callbacks have not read before that
+// is read when they are loaded. False: ctx has ended.
+func (d *Dispatcher) begin(ctx context.Context) bool {
+	for _, complete := range d.settings.complete {
+		select {
+		case <-complete:
+		case <-ctx.Done():
+			return false
 		}
-		d.flush.round(ctx, list)
 	}
-	d.marks.write(ctx)
+	for {
+		_, last, err := d.conf.Store.Events.Bounds(ctx)
+		if err == nil {
+			d.feed.start(last)
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		d.conf.Log.Warn("deliveries cannot start yet; trying again", "error", err)
+		wait(ctx, time.Second)
+	}
 }
 
 // list answers the callbacks that there are.
@@ -206,6 +197,7 @@ func (d *Dispatcher) list() []*callback {
 	return list
 }
 
+// find answers a callback that this replica delivers to.
 func (d *Dispatcher) find(id string) *callback {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -229,8 +221,6 @@ func (d *Dispatcher) Test(ctx context.Context, cb relay.Callback, body []byte, i
 
 // ErrUnknown says that this replica does not deliver to the callback.
 var ErrUnknown = errors.New("this replica does not deliver to the callback")
-
-func shardOf(id string) int { return relay.ShardOf(id) }
 
 // ReadFrom answers the position from which the shared reader goes on: everything before has been offered.
 func (d *Dispatcher) ReadFrom() uint64 { return d.feed.pos.Load() + 1 }

@@ -31,14 +31,14 @@ type expiry struct {
 	waiting       bool
 }
 
-// chore runs something beside the attempts that must not be lost: until it answers true, or the dispatcher has stopped.
-func (d *Dispatcher) chore(try func(ctx context.Context) bool) {
-	d.chores.Go(func() {
-		for !try(d.life) {
-			if d.run.Err() != nil { // one try more would only hold up the stop; what it was about shows again after the start
+// chore runs something beside the attempts that must not be lost: until it answers true, or the shard is given up.
+func (t *tenure) chore(try func(ctx context.Context) bool) {
+	t.chores.Go(func() {
+		for !try(t.life) {
+			if t.run.Err() != nil { // one try more would only hold up the hand-over; what it was about shows again at the next owner
 				return
 			}
-			wait(d.run, factRetry)
+			wait(t.run, factRetry)
 		}
 	})
 }
@@ -66,7 +66,10 @@ func (c *callback) disable(why, detail string, now time.Time) {
 	c.page, c.pageThrough = nil, 0
 	resumed, stored := c.endedAt, false
 	c.log.Warn("the callback is disabled", "reason", why, "detail", detail)
-	c.d.chore(func(ctx context.Context) bool {
+	c.t.chore(func(ctx context.Context) bool {
+		if !c.t.lease.Valid() {
+			return false
+		}
 		if !stored {
 			switch done, err := c.storeDisabled(ctx, why, resumed, now); {
 			case err != nil:
@@ -106,7 +109,7 @@ func (c *callback) storeDisabled(ctx context.Context, why string, resumed int, a
 func (c *callback) recovered(now time.Time) {
 	waiting := c.cur.Unsettled()
 	c.log.Info("the receiver answers again", "waiting", waiting)
-	c.d.chore(func(ctx context.Context) bool {
+	c.t.chore(func(ctx context.Context) bool {
 		return c.tell(ctx, relay.KindCallbackRecovered, fmt.Sprintf("The receiver of callback %s answers again; what waited is being delivered.", c.id),
 			map[string]any{"waiting": waiting, "at": now.UTC().Format(time.RFC3339)})
 	})
@@ -154,14 +157,14 @@ func (c *callback) expire(entries []cursor.Entry, stretches []cursor.Stretch, no
 	}
 	x.waiting = true
 	delay := max(expiredSettle, c.announced.Add(expiredEvery).Sub(now))
-	c.d.chores.Go(func() {
-		wait(c.d.run, delay)
+	c.t.chores.Go(func() {
+		wait(c.t.run, delay)
 		c.mu.Lock()
 		x := c.expired
 		c.expired, c.announced = expiry{}, time.Now()
 		c.mu.Unlock()
 		c.log.Warn("events left the log before they could be delivered", "deliveries", x.entries, "unread_positions", x.positions, "from", x.from, "through", x.through)
-		c.d.chore(func(ctx context.Context) bool {
+		c.t.chore(func(ctx context.Context) bool {
 			return c.tell(ctx, relay.KindDeliveriesExpired,
 				fmt.Sprintf("Events for callback %s left the log before they could be delivered. They are lost to it; read the orders anew if they matter.", c.id),
 				map[string]any{"deliveries": x.entries, "unreadPositions": x.positions, "from": x.from, "through": x.through})

@@ -79,6 +79,14 @@ func (f *flusher) list(urgent bool) []*callback {
 	return list
 }
 
+// forget takes out a callback that is given up.
+func (f *flusher) forget(c *callback) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.dirty, c)
+	delete(f.urgent, c)
+}
+
 // run stores until stop is closed; ctx is of the writes and outlives it.
 func (f *flusher) run(ctx context.Context, stop <-chan struct{}) {
 	tick := time.NewTicker(flushEvery)
@@ -103,7 +111,7 @@ func (f *flusher) run(ctx context.Context, stop <-chan struct{}) {
 			if now.Sub(swept) >= time.Second {
 				swept = now
 				f.d.sweep(now)
-				f.d.marks.write(ctx)
+				f.d.writeWatermarks(ctx)
 			}
 		}
 	}
@@ -127,8 +135,11 @@ type work struct {
 	c       *callback
 	records []relay.AttemptRecord
 	changes cursor.Changes
-	failed  bool // leave the rest for the next round
-	fenced  bool // a successor has written: this replica must not
+	failed  bool   // leave the rest for the next round
+	fenced  uint64 // 0, or the epoch of a successor that has written: this replica must not
+
+	adopting bool // it is being taken on: on a conflict it is loaded again
+	conflict bool
 }
 
 // round stores everything of the callbacks listed: attempts, lanes, documents, removals, in this order.
@@ -156,7 +167,11 @@ func (c *callback) capture() *work {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.listed = false
-	if c.fenced {
+	if c.fenced || c.adopting {
+		return nil
+	}
+	if !c.t.lease.Valid() { // what is to be stored is kept until the lease is clear, or lost
+		c.d.flush.mark(c)
 		return nil
 	}
 	w := &work{c: c, records: c.records[:min(len(c.records), maxBatch):min(len(c.records), maxBatch)]}
@@ -174,13 +189,16 @@ func (c *callback) capture() *work {
 func (c *callback) carry() {
 	carried := c.cur.Carried()
 	behind := !c.attached || c.lagging
+	if c.left {
+		behind = carried.Behind // being given up is not falling behind
+	}
 	if carried.Behind && c.attached {
 		// The document may leave the watermark's exceptions only once its own position is beyond it: until then the
 		// watermark does not speak for what lies between.
 		read := c.d.feed.pos.Load()
 		c.cur.Advance(read)
 		at := c.cur.Position()
-		behind = at < c.d.marks.highest(c.shard) || c.lagging && at+c.d.maxLag()/2 < read
+		behind = at < c.t.mark.highest() || c.lagging && at+c.d.maxLag()/2 < read
 		if c.lagging = c.lagging && behind; behind {
 			c.d.flush.mark(c) // look again in the next round
 		}
@@ -188,7 +206,7 @@ func (c *callback) carry() {
 	if carried.Behind == behind && !c.cur.Dirty() {
 		return
 	}
-	carried.Behind, carried.Epoch, carried.Generation = behind, c.d.conf.Epoch, c.gen
+	carried.Behind = behind
 	c.cur.SetCarried(carried)
 	if !behind {
 		c.holds = true // from the moment this may be stored
@@ -200,9 +218,9 @@ func (c *callback) stored(w *work) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case w.fenced:
+	case w.fenced > 0:
 		c.fenced, c.stopped = true, true
-		c.log.Warn("another replica delivers to this callback now; this one has stopped")
+		c.t.supersede(c.log, w.fenced)
 		return
 	case w.failed:
 		c.d.flush.mark(c)
@@ -230,14 +248,18 @@ func (w *work) trouble(ctx context.Context, what string, err error, present func
 		w.c.d.complain(what, err)
 		return
 	}
+	if w.adopting {
+		w.conflict = true
+		return
+	}
 	epoch, revision, err := present(ctx)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		adopt(0)
 	case err != nil:
 		w.c.d.complain(what, err)
-	case epoch > w.c.d.conf.Epoch:
-		w.fenced = true
+	case epoch > w.c.t.lease.Epoch():
+		w.fenced = epoch
 	default:
 		adopt(revision)
 	}
@@ -300,28 +322,56 @@ func (f *flusher) documents(ctx context.Context, works []*work) {
 	}
 }
 
+// erase removes lanes that are through, each at the revision that is known: a later owner's is left alone.
 func (f *flusher) erase(ctx context.Context, works []*work) {
-	var keys, orders []string
+	var removals []store.Removal
+	var orders []string
 	var of []*work
 	for _, w := range works {
 		if w.failed {
 			continue
 		}
 		for _, order := range w.changes.Remove {
-			keys, orders, of = append(keys, laneKey(w.c.id, order)), append(orders, order), append(of, w)
+			if w.c.laneRevs[order] == 0 && !f.known(ctx, w, order) {
+				continue
+			}
+			removals = append(removals, store.Removal{Key: laneKey(w.c.id, order), Revision: w.c.laneRevs[order]})
+			orders, of = append(orders, order), append(of, w)
 		}
 	}
-	if len(keys) == 0 {
+	if len(removals) == 0 {
 		return
 	}
-	for i, r := range f.d.conf.Store.Lanes.RemoveAll(ctx, keys) {
-		if r.Err != nil {
-			of[i].failed = true
-			f.d.complain("lanes", r.Err)
+	lanes := f.d.conf.Store.Lanes
+	for i, r := range lanes.Remove(ctx, removals) {
+		w, order := of[i], orders[i]
+		if r.Err == nil {
+			delete(w.c.laneRevs, order)
 			continue
 		}
-		delete(of[i].c.laneRevs, orders[i])
+		w.trouble(ctx, removals[i].Key, r.Err, func(ctx context.Context) (uint64, uint64, error) {
+			l, rev, err := lanes.Get(ctx, removals[i].Key)
+			return l.Epoch, rev, err
+		}, func(rev uint64) { w.c.laneRevs[order] = rev })
 	}
+}
+
+// known finds out whether and at which revision a lane is that may have been stored, as its write was answered unclearly.
+func (f *flusher) known(ctx context.Context, w *work, order string) bool {
+	l, rev, err := f.d.conf.Store.Lanes.Get(ctx, laneKey(w.c.id, order))
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return false
+	case err != nil:
+		w.failed = true
+		f.d.complain("lanes", err)
+		return false
+	case l.Epoch > w.c.t.lease.Epoch():
+		w.failed, w.fenced = true, l.Epoch
+		return false
+	}
+	w.c.laneRevs[order] = rev
+	return true
 }
 
 func laneKey(callback, order string) string { return store.CallbackCursor(callback) + "." + order }

@@ -21,6 +21,7 @@ import (
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sender"
+	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/signature"
 	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
@@ -43,6 +44,7 @@ type bench struct {
 	facts []fact
 	last  map[string]uint64 // log position of an order's last event
 	seq   map[string]uint64
+	epoch uint64
 }
 
 type fact struct {
@@ -221,12 +223,40 @@ func (b *bench) told(kind relay.Kind) []fact {
 // running is a dispatcher at work.
 type running struct {
 	*dispatcher.Dispatcher
+	b    *bench
 	gate *gate
 	stop func()
+
+	mu   sync.Mutex
+	held map[int]*holding
 }
 
-// start runs a dispatcher with tiny waits until the test ends.
+// holding is a shard as held by a dispatcher.
+type holding struct {
+	*shard.Manual
+	end  context.CancelFunc
+	done chan error
+}
+
+// start runs a dispatcher with tiny waits on all shards, under a new epoch, until the test ends.
 func (b *bench) start(changes ...func(*dispatcher.Config)) *running {
+	b.t.Helper()
+	r := b.join(changes...)
+	r.take(allShards()...)
+	r.ready()
+	return r
+}
+
+func allShards() []int {
+	all := make([]int, relay.Shards)
+	for n := range all {
+		all[n] = n
+	}
+	return all
+}
+
+// join runs a dispatcher that holds no shard.
+func (b *bench) join(changes ...func(*dispatcher.Config)) *running {
 	b.t.Helper()
 	g := &gate{}
 	send := sender.New(sender.Config{AllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, UserAgent: "test"})
@@ -239,26 +269,78 @@ func (b *bench) start(changes ...func(*dispatcher.Config)) *running {
 		change(&conf)
 	}
 	d := dispatcher.New(conf)
+	if err := d.Prepare(context.Background()); err != nil {
+		b.t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- d.Run(ctx) }()
 	var once sync.Once
-	r := &running{Dispatcher: d, gate: g, stop: func() {
+	r := &running{Dispatcher: d, b: b, gate: g, held: map[int]*holding{}}
+	r.stop = func() {
 		once.Do(func() {
 			cancel()
 			if err := <-done; err != nil {
 				b.t.Error(err)
 			}
+			r.give(allShards()...)
 			send.Close()
 		})
-	}}
-	b.t.Cleanup(r.stop)
-	select {
-	case <-d.Ready():
-	case <-time.After(patience):
-		b.t.Fatal("the dispatcher did not get ready")
 	}
+	b.t.Cleanup(r.stop)
 	return r
+}
+
+func (r *running) ready() {
+	r.b.t.Helper()
+	select {
+	case <-r.Ready():
+	case <-time.After(patience):
+		r.b.t.Fatal("the dispatcher did not get ready")
+	}
+}
+
+// take gives shards to the dispatcher, under an epoch above every one before.
+func (r *running) take(shards ...int) {
+	r.b.mu.Lock()
+	r.b.epoch++
+	epoch := r.b.epoch
+	r.b.mu.Unlock()
+	for _, n := range shards {
+		ctx, cancel := context.WithCancel(context.Background())
+		h := &holding{Manual: shard.NewManual(n, epoch), end: cancel, done: make(chan error, 1)}
+		r.mu.Lock()
+		r.held[n] = h
+		r.mu.Unlock()
+		go func() { h.done <- r.Own(ctx, h.Lease) }()
+	}
+}
+
+// give takes shards from the dispatcher and waits until it has let go of them.
+func (r *running) give(shards ...int) {
+	r.b.t.Helper()
+	var given []*holding
+	r.mu.Lock()
+	for _, n := range shards {
+		if h := r.held[n]; h != nil {
+			h.end()
+			given = append(given, h)
+			delete(r.held, n)
+		}
+	}
+	r.mu.Unlock()
+	for _, h := range given {
+		if err := <-h.done; err != nil {
+			r.b.t.Error(err)
+		}
+	}
+}
+
+// lease answers how the shard of a callback is held.
+func (r *running) lease(id string) *shard.Manual {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.held[relay.ShardOf(id)].Manual
 }
 
 // crash abandons a dispatcher: nothing it does from now on reaches the store.

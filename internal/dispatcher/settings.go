@@ -2,21 +2,21 @@ package dispatcher
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// settings is the configuration as watched: first gathered, then, once everything is loaded, applied change by change.
+// settings is the configuration as watched, of every callback whoever delivers to it.
 type settings struct {
 	mu        sync.Mutex // also held while a change is applied: changes come one at a time
-	live      bool
 	clients   map[string]relay.Client
 	callbacks map[string]relay.Callback
+	// What was read from the store while loading may be newer than what the watch tells next: revisions tell.
+	clientRevs, callbackRevs map[string]uint64
+	retiring                 map[string]bool // callbacks deleted or made anew whose former self is being ended
 
 	gathered [2]sync.Once
 	complete [2]chan struct{} // clients, callbacks
@@ -24,35 +24,62 @@ type settings struct {
 
 func (s *settings) init() {
 	s.clients, s.callbacks = map[string]relay.Client{}, map[string]relay.Callback{}
+	s.clientRevs, s.callbackRevs, s.retiring = map[string]uint64{}, map[string]uint64{}, map[string]bool{}
 	s.complete = [2]chan struct{}{make(chan struct{}), make(chan struct{})}
+}
+
+// knowClient and knowCallback take what the store had at a revision, nil for a removal, and answer false if something later is known.
+// Revision 0: it is not there any more. mu is held.
+func (s *settings) knowClient(id string, revision uint64, v *relay.Client) bool {
+	return know(s.clients, s.clientRevs, id, revision, v)
+}
+
+func (s *settings) knowCallback(id string, revision uint64, v *relay.Callback) bool {
+	return know(s.callbacks, s.callbackRevs, id, revision, v)
+}
+
+func know[T any](values map[string]T, revisions map[string]uint64, id string, revision uint64, v *T) bool {
+	if revision != 0 && revision < revisions[id] {
+		return false
+	}
+	revisions[id] = max(revision, revisions[id])
+	if v == nil {
+		delete(values, id)
+	} else {
+		values[id] = *v
+	}
+	return true
 }
 
 // watch follows the buckets of clients and callbacks until ctx ends. A watch that breaks begins anew; what was deleted meanwhile
 // is noticed by not being there.
-func (d *Dispatcher) watch(ctx context.Context) error {
+func (d *Dispatcher) watch(ctx context.Context) {
 	var both sync.WaitGroup
-	both.Go(func() { watchBucket(ctx, d, d.conf.Store.Clients, 0, d.setClient, d.knownClients) })
-	both.Go(func() { watchBucket(ctx, d, d.conf.Store.Callbacks, 1, d.setCallback, d.knownCallbacks) })
+	both.Go(func() {
+		watchBucket(ctx, d, d.conf.Store.Clients, 0, d.setClient, func() []string { return known(&d.settings.mu, d.settings.clients) })
+	})
+	both.Go(func() {
+		watchBucket(ctx, d, d.conf.Store.Callbacks, 1, d.setCallback, func() []string { return known(&d.settings.mu, d.settings.callbacks) })
+	})
 	both.Wait()
-	return ctx.Err()
 }
 
-func watchBucket[T any](ctx context.Context, d *Dispatcher, b *store.Bucket[T], which int, set func(context.Context, string, *T), known func() []string) {
+func watchBucket[T any](ctx context.Context, d *Dispatcher, b *store.Bucket[T], which int, set func(id string, revision uint64, v *T), known func() []string) {
 	for ctx.Err() == nil {
-		seen := map[string]bool{}
+		before, seen := known(), map[string]bool{}
 		err := b.Watch(ctx, func(e store.Entry[T]) {
 			if seen != nil {
 				seen[e.Key] = true
 			}
 			if e.Deleted {
-				set(ctx, e.Key, nil)
+				set(e.Key, e.Revision, nil)
 			} else {
-				set(ctx, e.Key, &e.Value)
+				set(e.Key, e.Revision, &e.Value)
 			}
 		}, func() {
-			for _, id := range known() {
+			for _, id := range before {
 				if !seen[id] {
-					set(ctx, id, nil)
+					set(id, 0, nil)
 				}
 			}
 			seen = nil
@@ -70,20 +97,14 @@ func watchBucket[T any](ctx context.Context, d *Dispatcher, b *store.Bucket[T], 
 	}
 }
 
-func (d *Dispatcher) knownClients() []string {
-	d.settings.mu.Lock()
-	defer d.settings.mu.Unlock()
-	return keys(d.settings.clients)
+func known[T any](mu *sync.Mutex, values map[string]T) []string {
+	mu.Lock()
+	defer mu.Unlock()
+	return keys(values)
 }
 
-func (d *Dispatcher) knownCallbacks() []string {
-	d.settings.mu.Lock()
-	defer d.settings.mu.Unlock()
-	return keys(d.settings.callbacks)
-}
-
-func keys[V any](m map[string]V) []string {
-	ks := make([]string, 0, len(m))
+func keys[K comparable, V any](m map[K]V) []K {
+	ks := make([]K, 0, len(m))
 	for k := range m {
 		ks = append(ks, k)
 	}
@@ -91,20 +112,15 @@ func keys[V any](m map[string]V) []string {
 }
 
 // setClient takes a changed client, nil for a deleted one, and what it means for its callbacks.
-func (d *Dispatcher) setClient(_ context.Context, id string, client *relay.Client) {
+func (d *Dispatcher) setClient(id string, revision uint64, client *relay.Client) {
 	s := &d.settings
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if client == nil {
-		delete(s.clients, id)
-	} else {
-		s.clients[id] = *client
-	}
-	if !s.live {
+	if !s.knowClient(id, revision, client) {
 		return
 	}
-	for _, cb := range s.callbacks {
-		if c := d.find(cb.ID); c != nil && cb.Client == id {
+	for _, c := range d.list() {
+		if cb, ok := s.callbacks[c.id]; ok && cb.Client == id && cb.Generation == c.gen {
 			c.retarget(newTarget(cb, d.clientOf(id)))
 		}
 	}
@@ -120,38 +136,36 @@ func (d *Dispatcher) clientOf(id string) relay.Client {
 	return client
 }
 
-// setCallback takes a changed callback, nil for a deleted one.
-func (d *Dispatcher) setCallback(ctx context.Context, id string, cb *relay.Callback) {
+// setCallback takes a changed callback, nil for a deleted one. If its shard is this replica's it takes effect at once.
+func (d *Dispatcher) setCallback(id string, revision uint64, cb *relay.Callback) {
 	s := &d.settings
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if cb == nil {
-		delete(s.callbacks, id)
-	} else {
-		s.callbacks[id] = *cb
-	}
-	if !s.live || !d.conf.Owns(shardOf(id)) {
+	if !s.knowCallback(id, revision, cb) {
 		return
 	}
-	c := d.find(id)
-	if c != nil && cb != nil && c.gen == cb.Generation {
+	t := d.tenure(relay.ShardOf(id))
+	if t == nil {
+		return
+	}
+	switch c := d.find(id); {
+	case c != nil && cb != nil && c.gen == cb.Generation:
 		c.retarget(newTarget(*cb, d.clientOf(cb.Client)))
-		return
+	case c != nil: // deleted, or made anew under the same id
+		d.retire(c)
+	case cb != nil && !s.retiring[id]:
+		d.want(t, id)
+	case cb == nil:
+		delete(t.missing, id)
+		t.mark.hold(!t.listed || len(t.missing) > 0)
 	}
-	if c != nil { // deleted, or made anew under the same id
-		d.retire(ctx, c)
-	}
-	if cb == nil {
-		return
-	}
-	for ctx.Err() == nil {
-		err := d.adoptOne(ctx, *cb)
-		if err == nil {
-			return
-		}
-		d.conf.Log.Warn("a callback could not be loaded; trying again", "callback", id, "error", err)
-		wait(ctx, time.Second)
-	}
+}
+
+// want has a callback loaded. settings.mu is held.
+func (d *Dispatcher) want(t *tenure, id string) {
+	t.missing[id] = true
+	t.mark.hold(true)
+	d.arrivals.callback(id)
 }
 
 // retarget lets a changed configuration take effect on the next attempt.
@@ -174,65 +188,39 @@ func (c *callback) retarget(t *target) {
 	c.pump(time.Now())
 }
 
-// retire ends a deleted callback and removes what is stored of where it stood.
-func (d *Dispatcher) retire(ctx context.Context, c *callback) {
-	c.stop(true)
-	d.flush.do(ctx, func(ctx context.Context) {
-		c.mu.Lock()
-		c.fenced = true // no round stores it again
-		c.mu.Unlock()
-		d.eraseCursor(ctx, c.id)
-	})
+// retire ends a deleted callback and removes what is stored of where it stood. If it has been made anew, that is loaded then.
+// settings.mu is held.
+func (d *Dispatcher) retire(c *callback) {
 	d.mu.Lock()
 	delete(d.callbacks, c.id)
 	d.mu.Unlock()
+	d.settings.retiring[c.id] = true
+	c.t.chores.Go(func() {
+		c.stop(true)
+		d.flush.do(c.t.life, func(context.Context) {
+			c.mu.Lock()
+			c.fenced = true // no round stores it again
+			c.mu.Unlock()
+		})
+		d.eraseCursor(c.t.life, c.t, c.id)
+		d.settings.mu.Lock()
+		defer d.settings.mu.Unlock()
+		delete(d.settings.retiring, c.id)
+		if _, anew := d.settings.callbacks[c.id]; anew && !c.t.ending.Load() {
+			d.want(c.t, c.id)
+		}
+	})
 }
 
-// eraseCursor removes a callback's cursor document and lanes; what cannot be removed now is of a generation that nobody loads,
-// and is removed at the next start.
-func (d *Dispatcher) eraseCursor(ctx context.Context, id string) {
-	lanes, err := d.conf.Store.Lanes.All(ctx, store.CallbackCursor(id), func(string, error) {})
-	keys := make([]string, len(lanes))
-	for i, l := range lanes {
-		keys[i] = l.Key
-	}
-	for _, r := range append(d.conf.Store.Lanes.RemoveAll(ctx, keys), d.conf.Store.Cursors.RemoveAll(ctx, []string{store.CallbackCursor(id)})...) {
-		err = errors.Join(err, r.Err)
-	}
+// eraseCursor removes a callback's cursor document and lanes, but for those of the generation that is registered now.
+func (d *Dispatcher) eraseCursor(ctx context.Context, t *tenure, id string) {
+	found, err := d.read(ctx, func(string) *tenure { return t }, nil, map[string]*tenure{id: t})
 	if err != nil {
 		d.complain("cursor of "+id, err)
+		return
 	}
-}
-
-// adoptOne loads a callback that came while running. It begins as behind, and joins the shared reader by itself. settings.mu is held.
-func (d *Dispatcher) adoptOne(ctx context.Context, cb relay.Callback) error {
-	// The two buckets are watched apart: a callback may be seen before the client it belongs to.
-	if client, _, err := d.conf.Store.Clients.Get(ctx, cb.Client); err == nil {
-		d.settings.clients[cb.Client] = client
-	} else if !errors.Is(err, store.ErrNotFound) {
-		return err
-	}
-	var doc *store.Entry[cursor.Document]
-	if v, rev, err := d.conf.Store.Cursors.Get(ctx, store.CallbackCursor(cb.ID)); err == nil {
-		doc = &store.Entry[cursor.Document]{Value: v, Revision: rev}
-	} else if !errors.Is(err, store.ErrNotFound) {
-		return err
-	}
-	var lanes []store.Entry[cursor.Lane]
-	if doc != nil {
-		var err error
-		if lanes, err = d.conf.Store.Lanes.All(ctx, store.CallbackCursor(cb.ID), d.badLane); err != nil {
-			return err
-		}
-	}
-	first, last, err := d.conf.Store.Events.Bounds(ctx)
-	if err != nil {
-		return err
-	}
-	c, _, err := d.adopt(ctx, cb, doc, lanes, first, last)
-	if err != nil || c == nil {
-		return err
-	}
-	c.begin()
-	return nil
+	d.settings.mu.Lock()
+	keep := d.settings.callbacks[id].Generation
+	d.settings.mu.Unlock()
+	d.erase(ctx, t, id, found[id], keep)
 }

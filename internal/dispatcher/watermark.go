@@ -3,88 +3,133 @@ package dispatcher
 import (
 	"context"
 	"errors"
-	"sync/atomic"
+	"fmt"
+	"sync"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
 // maxLag is how far one callback may hold up its shard's watermark before its document says that the watermark does not speak
-// for it: a tenth of what the shared reader would go back for it after a restart.
+// for it: a tenth of what is read at most for the callbacks of a shard that arrives.
 func (d *Dispatcher) maxLag() uint64 { return d.conf.Lookback / 10 }
 
-// watermarks are the positions up to which the quiet callbacks of a shard need no document of their own: at start a callback
-// whose document does not say behind stands at the higher of document and watermark. They are written by the flusher.
-type watermarks struct {
-	d        *Dispatcher
-	stored   [relay.Shards]uint64 // of the flusher
-	revision [relay.Shards]uint64
-	// tried is the highest position that may have been stored.
-	tried [relay.Shards]atomic.Uint64
+// watermark is the position up to which the quiet callbacks of a shard need no document of their own: a callback whose document does
+// not say behind is loaded at the higher of document and watermark. A new owner writes it under its own epoch before it writes any document:
+// from then on a former owner cannot move it, whatever it has stopped knowing of its callbacks.
+type watermark struct {
+	base     uint64 // where it stood when the shard was taken on; what is loaded later goes by this, not by how it has moved since
+	revision uint64
+	stored   uint64
+
+	mu      sync.Mutex
+	touched bool   // it is written under this tenure's epoch
+	held    bool   // callbacks are being loaded: it does not move
+	tried   uint64 // the highest position that may have been stored
 }
 
-func (m *watermarks) highest(shard int) uint64 { return m.tried[shard].Load() }
+// highest answers the highest position that may have been stored.
+func (m *watermark) highest() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.tried
+}
 
-// write stores the watermarks that have moved.
-func (m *watermarks) write(ctx context.Context) {
-	at, present := m.positions()
-	var puts []store.Put[store.Watermark]
-	var shards []int
-	for s := range relay.Shards {
-		if present[s] && at[s] != m.stored[s] && m.d.conf.Owns(s) {
-			m.tried[s].Store(max(m.tried[s].Load(), at[s]))
-			shards = append(shards, s)
-			puts = append(puts, store.Put[store.Watermark]{
-				Key: store.WatermarkKey(s, "events"), Value: store.Watermark{Epoch: m.d.conf.Epoch, Position: at[s]}, Revision: m.revision[s],
-			})
+// hold keeps the watermark where it is, or lets it go again.
+func (m *watermark) hold(held bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.held = held
+}
+
+// raise answers whether the watermark may be stored at a position, and notes that it may have been.
+func (m *watermark) raise(at uint64, ending bool) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.touched || m.held && !ending || at <= m.stored {
+		return false
+	}
+	m.tried = max(m.tried, at)
+	return true
+}
+
+// writeWatermarks stores the watermarks that have moved.
+func (d *Dispatcher) writeWatermarks(ctx context.Context) {
+	at := d.positions()
+	moved := make([]*tenure, 0, len(at))
+	for t, p := range at {
+		if t.mayStore() && t.mark.raise(p, false) {
+			moved = append(moved, t)
 		}
 	}
-	if len(puts) == 0 {
+	d.storeWatermarks(ctx, moved, at)
+}
+
+func (d *Dispatcher) storeWatermarks(ctx context.Context, moved []*tenure, at map[*tenure]uint64) {
+	if len(moved) == 0 {
 		return
 	}
-	for i, r := range m.d.conf.Store.Watermarks.PutAll(ctx, puts) {
-		s := shards[i]
+	puts := make([]store.Put[store.Watermark], len(moved))
+	for i, t := range moved {
+		puts[i] = t.mark.put(t, at[t])
+	}
+	for i, r := range d.conf.Store.Watermarks.PutAll(ctx, puts) {
+		m := &moved[i].mark
 		switch {
 		case r.Err == nil:
-			m.stored[s], m.revision[s] = at[s], r.Seq
+			m.stored, m.revision = puts[i].Value.Position, r.Seq
 		case errors.Is(r.Err, store.ErrConflict):
-			m.adopt(ctx, s, puts[i].Key)
+			moved[i].readBackWatermark(ctx, puts[i].Key)
 		default:
-			m.d.complain(puts[i].Key, r.Err)
+			d.complain(puts[i].Key, r.Err)
 		}
 	}
 }
 
-// adopt reads a watermark back that was not where it should be; the next round writes over it, unless a successor wrote it: then its
-// callbacks' documents will say so too.
-func (m *watermarks) adopt(ctx context.Context, s int, key string) {
-	w, rev, err := m.d.conf.Store.Watermarks.Get(ctx, key)
+func (m *watermark) put(t *tenure, at uint64) store.Put[store.Watermark] {
+	return store.Put[store.Watermark]{
+		Key: store.WatermarkKey(t.shard, "events"), Value: store.Watermark{Epoch: t.lease.Epoch(), Position: at}, Revision: m.revision,
+	}
+}
+
+// mayStore reports whether the tenure's documents are still this replica's to write.
+func (t *tenure) mayStore() bool { return !t.superseded.Load() && t.lease.Valid() }
+
+// readBackWatermark reads a watermark that was not where it should be: one's own write is adopted, the next round writes over one of a
+// lower epoch, and one of a higher is left alone.
+func (t *tenure) readBackWatermark(ctx context.Context, key string) {
+	w, rev, err := t.d.conf.Store.Watermarks.Get(ctx, key)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		m.revision[s] = 0
+		t.mark.revision = 0
 	case err != nil:
-		m.d.complain(key, err)
-	case w.Epoch <= m.d.conf.Epoch:
-		m.revision[s], m.stored[s] = rev, w.Position
+		t.d.complain(key, err)
+	case w.Epoch > t.lease.Epoch():
+		t.supersede(t.d.conf.Log, w.Epoch)
+	default:
+		t.mark.revision = rev
+		if w.Epoch == t.lease.Epoch() {
+			t.mark.stored = w.Position
+		}
 	}
 }
 
 // positions answers for each shard with callbacks the highest position its watermark may take.
-func (m *watermarks) positions() (at [relay.Shards]uint64, present [relay.Shards]bool) {
-	read := m.d.feed.pos.Load() // before any callback is looked at
-	for _, c := range m.d.list() {
-		if !present[c.shard] {
-			present[c.shard], at[c.shard] = true, read
+func (d *Dispatcher) positions() map[*tenure]uint64 {
+	read := d.feed.pos.Load() // before any callback is looked at
+	at := map[*tenure]uint64{}
+	for _, c := range d.list() {
+		if c.t.ending.Load() {
+			continue
+		}
+		if _, present := at[c.t]; !present {
+			at[c.t] = read
 		}
 		if p, holds := c.holdsAt(read); holds {
-			at[c.shard] = min(at[c.shard], p)
+			at[c.t] = min(at[c.t], p)
 		}
 	}
-	for s := range at { // what is stored can only be lowered by a clamp, which is written at once
-		at[s] = max(at[s], m.stored[s])
-	}
-	return at, present
+	return at
 }
 
 // holdsAt answers up to where everything of the callback is settled or in a lane, stored as such, and whether the watermark has
@@ -92,18 +137,97 @@ func (m *watermarks) positions() (at [relay.Shards]uint64, present [relay.Shards
 func (c *callback) holdsAt(read uint64) (uint64, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.holds || c.fenced {
+	if !c.holds {
 		return 0, false
 	}
 	if c.attached && len(c.records) == 0 && !c.cur.Dirty() {
 		c.cur.Advance(read)
 		c.durable = max(c.durable, c.cur.Position())
 	}
-	if read > c.durable+c.d.maxLag() && !c.lagging {
+	if read > c.durable+c.d.maxLag() && !c.lagging && !c.adopting {
 		c.lagging = true
 		c.d.flush.mark(c)
 	}
 	return c.durable, true
+}
+
+// lastWatermark stores how far the callbacks given up have come.
+func (t *tenure) lastWatermark(ctx context.Context, mine []*callback) {
+	var at uint64
+	for _, c := range mine {
+		c.mu.Lock()
+		if c.adopting { // not all is loaded: what is not is where the watermark stands
+			c.mu.Unlock()
+			return
+		}
+		if c.holds && (at == 0 || c.durable < at) {
+			at = c.durable
+		}
+		c.mu.Unlock()
+	}
+	t.d.settings.mu.Lock()
+	missing := !t.listed || len(t.missing) > 0
+	t.d.settings.mu.Unlock()
+	if !missing && t.mayStore() && t.mark.raise(at, true) {
+		t.d.storeWatermarks(ctx, []*tenure{t}, map[*tenure]uint64{t: at})
+	}
+}
+
+// touchWatermarks writes the watermarks of tenures under their epochs, where that has not been done, and says where they stand. The
+// callbacks' documents have been read before: a document that has not been written since is spoken for by what is read here. Where a
+// watermark stands beyond last it is taken back. What could not be written is left untouched.
+func (d *Dispatcher) touchWatermarks(ctx context.Context, tenures []*tenure, bounds func(context.Context) (last uint64, err error)) (clamped []string, err error) {
+	var todo []*tenure
+	for _, t := range tenures {
+		if !t.mark.touched { // only set here
+			todo = append(todo, t)
+		}
+	}
+	for try := 0; len(todo) > 0 && try < adoptTries; try++ {
+		wait(ctx, time.Duration(try)*10*time.Millisecond) // a read may be answered by a node of the store that lags
+		var puts []store.Put[store.Watermark]
+		var of []*tenure
+		for _, t := range todo {
+			key := store.WatermarkKey(t.shard, "events")
+			w, rev, err := d.conf.Store.Watermarks.Get(ctx, key)
+			if err != nil && !errors.Is(err, store.ErrNotFound) {
+				return nil, fmt.Errorf("read %s: %w", key, err)
+			}
+			if w.Epoch > t.lease.Epoch() {
+				t.supersede(d.conf.Log, w.Epoch)
+				continue
+			}
+			t.mark.base, t.mark.revision = w.Position, rev
+			of = append(of, t)
+		}
+		last, err := bounds(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range of {
+			if t.mark.base > last {
+				clamped = append(clamped, store.WatermarkKey(t.shard, "events"))
+				t.mark.base = last
+			}
+			puts = append(puts, t.mark.put(t, t.mark.base))
+		}
+		todo = todo[:0]
+		for i, r := range d.conf.Store.Watermarks.PutAll(ctx, puts) {
+			m := &of[i].mark
+			switch {
+			case r.Err == nil:
+				m.revision, m.stored = r.Seq, m.base
+				m.mu.Lock()
+				m.touched, m.tried = true, m.base
+				m.mu.Unlock()
+			case errors.Is(r.Err, store.ErrConflict), errors.Is(r.Err, store.ErrUnclear):
+				todo = append(todo, of[i])
+			default:
+				return nil, r.Err
+			}
+		}
+	}
+	return clamped, nil
 }
 
 // sweep drops pages that nobody has used for a while.
