@@ -16,7 +16,9 @@ func connect(ctx context.Context, c config, log *slog.Logger, waiting func(reaso
 		nc, err := dial(ctx, c, log, waiting)
 		return external{}, nc, err
 	}
-	server, err := natsd.Start(natsd.Config{Dir: c.DataDir, SyncInterval: c.syncEvery, SyncAlways: c.syncAlways, Listen: c.NATSListen, Log: log})
+	server, err := natsd.Start(natsd.Config{
+		Dir: c.DataDir, SyncInterval: c.syncEvery, SyncAlways: c.syncAlways, Listen: c.NATSListen, Prefix: c.NATSPrefix, Log: log,
+	})
 	switch {
 	case errors.Is(err, natsd.ErrListen):
 		return nil, nil, wrong("RELAY_NATS_LISTEN", "%w", err)
