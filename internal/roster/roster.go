@@ -267,3 +267,13 @@ func (r *Roster[R]) Each(f func(connection string, runner R)) {
 		f(id, e.runner)
 	}
 }
+
+// Count answers how many connections of each shard there are, here and elsewhere.
+func (r *Roster[R]) Count() (perShard [relay.Shards]int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for n, connections := range r.known {
+		perShard[n] = len(connections)
+	}
+	return perShard
+}
