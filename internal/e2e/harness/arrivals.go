@@ -10,8 +10,8 @@ import (
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
-// firsts answers the events in the order of their first arrival, each once, by subject.
-func firsts(arrivals []Arrival) map[string][]Arrival {
+// Firsts answers the events in the order of their first arrival, each once, by subject.
+func Firsts(arrivals []Arrival) map[string][]Arrival {
 	seen := map[string]bool{}
 	by := map[string][]Arrival{}
 	for _, a := range arrivals {
@@ -26,7 +26,7 @@ func firsts(arrivals []Arrival) map[string][]Arrival {
 // CheckOrdered fails unless every subject's events came first in the order of their sequences.
 func (r *Receiver) CheckOrdered(t *testing.T) {
 	t.Helper()
-	for subject, list := range firsts(r.All()) {
+	for subject, list := range Firsts(r.All()) {
 		for i := 1; i < len(list); i++ {
 			if list[i].Sequence <= list[i-1].Sequence { // sixteen digits each
 				t.Errorf("callback %s: order %s: event %s came after %s", r.ID, subject, list[i].Event, list[i-1].Event)
@@ -57,7 +57,7 @@ func (r *Receiver) Events(t *testing.T) map[string][]Event {
 	return by
 }
 
-// HandedOut answers the notifications that a client was given, by order; except says which it could not have kept.
+// HandedOut answers the notifications that a client was given, by order and as they were queued; except says which it could not have kept.
 func HandedOut(l sandbox.Ledger, except func(sandbox.NotificationRecord) bool) map[string][]sandbox.NotificationRecord {
 	by := map[string][]sandbox.NotificationRecord{}
 	for _, o := range l.Orders {
@@ -66,6 +66,9 @@ func HandedOut(l sandbox.Ledger, except func(sandbox.NotificationRecord) bool) m
 				by[o.ID] = append(by[o.ID], n)
 			}
 		}
+	}
+	for _, list := range by {
+		slices.SortStableFunc(list, func(a, b sandbox.NotificationRecord) int { return a.QueuedAt.Compare(b.QueuedAt) })
 	}
 	return by
 }

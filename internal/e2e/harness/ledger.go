@@ -97,7 +97,8 @@ func tokens(raw []byte) (string, error) {
 
 // CheckOrder compares the events of one order with what the vendor did to it: one event for each notification, in the order in
 // which the notifications came, each with the order digit by digit as it stood at some moment not before the notification
-// and not before the event that came before it, and with what changed since then. Events are given by sequence.
+// and not before the event that came before it, and with what changed since then. Events are given by sequence, notifications in the
+// order in which they came.
 func CheckOrder(rec sandbox.OrderRecord, notifications []sandbox.NotificationRecord, events []Event) error {
 	if len(events) != len(notifications) {
 		return fmt.Errorf("%d events for %d notifications that a client was given", len(events), len(notifications))
@@ -109,7 +110,6 @@ func CheckOrder(rec sandbox.OrderRecord, notifications []sandbox.NotificationRec
 			return fmt.Errorf("state %d in the ledger: %w", i, err)
 		}
 	}
-	slices.SortStableFunc(notifications, func(a, b sandbox.NotificationRecord) int { return a.QueuedAt.Compare(b.QueuedAt) })
 	at := 0
 	for i := range events {
 		e, n := &events[i], notifications[i]

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os/exec"
 	"sync"
@@ -112,6 +113,18 @@ func (b *Logbook) Text() []byte {
 	return all
 }
 
+// Names answers the last run whose log has a word, -1 if none has.
+func (b *Logbook) Names(word string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for run := len(b.runs) - 1; run >= 0; run-- {
+		if bytes.Contains(b.runs[run].Bytes(), []byte(word)) {
+			return run
+		}
+	}
+	return -1
+}
+
 // Tail answers the last n lines of the last run, for a failing test.
 func (b *Logbook) Tail(n int) []byte {
 	b.mu.Lock()
@@ -123,14 +136,14 @@ func (b *Logbook) Tail(n int) []byte {
 	return bytes.Join(lines[max(0, len(lines)-n):], nil)
 }
 
-// CheckWellFormed fails unless every line is a JSON object: a panic, a data race or a library that writes past the log is
-// none. Only the last line of a killed run may be cut off.
-func (b *Logbook) CheckWellFormed(t *testing.T) {
-	t.Helper()
+// Malformed answers every run's first line that is not a JSON object, and every one that tells of a panic: a panic, a data race or a
+// library that writes past the log is none. Only the last line of a killed run may be cut off.
+func (b *Logbook) Malformed() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	var problems []string
 	if b.stdout.Len() > 0 {
-		t.Errorf("the relay wrote to its standard output: %.500q", b.stdout.Bytes())
+		problems = append(problems, fmt.Sprintf("the relay wrote to its standard output: %.500q", b.stdout.Bytes()))
 	}
 	for run, log := range b.runs {
 		at := 0
@@ -138,13 +151,22 @@ func (b *Logbook) CheckWellFormed(t *testing.T) {
 			begin := at
 			at += len(line)
 			if bytes.HasSuffix(line, []byte("\n")) && !json.Valid(line) {
-				t.Errorf("run %d: the log has a line that is not JSON; it and what follows:\n%.3000s", run, log.Bytes()[begin:])
+				problems = append(problems, fmt.Sprintf("run %d: the log has a line that is not JSON; it and what follows:\n%.3000s", run, log.Bytes()[begin:]))
 				break
 			}
 			if bytes.Contains(line, []byte(`"panic`)) || bytes.Contains(line, []byte("runtime error")) {
-				t.Errorf("run %d: the log tells of a panic: %s", run, line)
+				problems = append(problems, fmt.Sprintf("run %d: the log tells of a panic: %s", run, line))
 			}
 		}
+	}
+	return problems
+}
+
+// CheckWellFormed fails for everything that Malformed answers.
+func (b *Logbook) CheckWellFormed(t *testing.T) {
+	t.Helper()
+	for _, problem := range b.Malformed() {
+		t.Error(problem)
 	}
 }
 

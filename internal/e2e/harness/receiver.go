@@ -162,6 +162,13 @@ func (r *Receiver) Accepted() int {
 	return len(seen)
 }
 
+// Problems answers what was wrong with deliveries that were no good.
+func (r *Receiver) Problems() []string {
+	r.Mu.Lock()
+	defer r.Mu.Unlock()
+	return append([]string(nil), r.problems...)
+}
+
 // CheckClean fails for every delivery that was no good.
 func (r *Receiver) CheckClean(t *testing.T) {
 	t.Helper()

@@ -1,0 +1,124 @@
+package cluster
+
+import (
+	"encoding/json"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+// lease is the time for which one process held one shard, as the store has it.
+type lease struct {
+	shard   int
+	nonce   string
+	epoch   uint64
+	replica int // -1 if no log of any process names the nonce
+	run     int // of the replica
+	from    time.Time
+	until   time.Time // released, expired or not yet over
+	given   bool      // released by its owner before its time
+}
+
+// leases answers who held what, by shard and in the order of time.
+func (w *world) leases(f *findings) map[int][]lease {
+	owners := map[string][2]int{}
+	who := func(nonce string) (int, int) {
+		if known, ok := owners[nonce]; ok {
+			return known[0], known[1]
+		}
+		owners[nonce] = [2]int{-1, -1}
+		for _, r := range w.replicas {
+			if run := r.book.Names(nonce); run >= 0 {
+				owners[nonce] = [2]int{r.number, run}
+			}
+		}
+		return owners[nonce][0], owners[nonce][1]
+	}
+	all := map[int][]lease{}
+	for key, revisions := range w.history.bucket("owners") {
+		number, ok := strings.CutPrefix(key, "shard.")
+		if !ok {
+			continue // a member's record
+		}
+		shard, err := strconv.Atoi(number)
+		if err != nil {
+			f.add(twoOwners, "a lease with the key %s", key)
+			continue
+		}
+		all[shard] = leasesOf(f, shard, revisions, who)
+	}
+	return all
+}
+
+// leasesOf reads the life of one lease's key. An owner's time runs from each renewal that the store took.
+func leasesOf(f *findings, shard int, revisions []revision, who func(string) (int, int)) []lease {
+	var list []lease
+	highest := uint64(0)
+	gap := false
+	for _, r := range revisions {
+		gap = gap || r.gap
+		var current *lease
+		if len(list) > 0 {
+			current = &list[len(list)-1]
+		}
+		if r.removed {
+			if current != nil && r.at.Before(current.until) {
+				current.until, current.given = r.at, true
+			}
+			gap = false
+			continue
+		}
+		var doc struct {
+			Nonce string
+			Epoch uint64
+		}
+		if err := json.Unmarshal(r.body, &doc); err != nil {
+			f.add(twoOwners, "shard %d at %d: %v", shard, r.seq, err)
+			continue
+		}
+		if current != nil && current.nonce == doc.Nonce && (!current.given || doc.Epoch == current.epoch) {
+			if doc.Epoch < current.epoch {
+				f.add(overwritten, "the lease of shard %d was renewed under epoch %d, it had been %d", shard, doc.Epoch, current.epoch)
+			}
+			current.until, current.epoch, gap = r.at.Add(topology.LeaseTTL), doc.Epoch, false
+			highest = max(highest, doc.Epoch)
+			continue
+		}
+		next := lease{shard: shard, nonce: doc.Nonce, epoch: max(doc.Epoch, r.seq), from: r.at, until: r.at.Add(topology.LeaseTTL)}
+		next.replica, next.run = who(doc.Nonce)
+		if current != nil && r.at.Before(current.until) && !gap {
+			f.add(twoOwners, "shard %d was taken by replica %d at %s, replica %d held it until %s", shard, next.replica, r.at.UTC(), current.replica, current.until.UTC())
+		}
+		if next.epoch <= highest {
+			f.add(twoOwners, "shard %d was taken under epoch %d, there had been %d", shard, next.epoch, highest)
+		}
+		if current != nil {
+			current.until = earlier(current.until, r.at)
+		}
+		highest = max(highest, next.epoch)
+		list, gap = append(list, next), false
+	}
+	return list
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// holding answers the shards that a replica held at a moment.
+func holding(all map[int][]lease, replica int, at time.Time) []int {
+	var shards []int
+	for shard, list := range all {
+		if slices.ContainsFunc(list, func(l lease) bool { return l.replica == replica && !at.Before(l.from) && at.Before(l.until) }) {
+			shards = append(shards, shard)
+		}
+	}
+	slices.Sort(shards)
+	return shards
+}

@@ -1,0 +1,156 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/audatex-relay/relay/internal/e2e/harness"
+)
+
+const (
+	nodes    = 3
+	replicas = 3
+)
+
+// root is the module's root, seen from the package.
+var root = filepath.Join("..", "..", "..")
+
+// binaries are the programs of the whole run, built when first asked for.
+var binaries = struct {
+	mu   sync.Mutex
+	dir  string
+	have map[string]error
+}{have: map[string]error{}}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if binaries.dir != "" {
+		if err := os.RemoveAll(binaries.dir); err != nil {
+			fmt.Fprintln(os.Stderr, "cluster:", err)
+		}
+	}
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, "cluster:", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// built answers the path of a program, building it if nobody has yet.
+func built(t testing.TB, name, program string, flags ...string) string {
+	t.Helper()
+	binaries.mu.Lock()
+	defer binaries.mu.Unlock()
+	if binaries.dir == "" {
+		dir, err := os.MkdirTemp("", "relay-cluster-") //nolint:usetesting // it outlives the test that happens to build
+		if err != nil {
+			t.Fatal(err)
+		}
+		binaries.dir = dir
+	}
+	path := filepath.Join(binaries.dir, name)
+	err, done := binaries.have[name]
+	if !done {
+		err = harness.Build(context.Background(), root, program, path, flags...)
+		binaries.have[name] = err
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// natsServer answers the path of the NATS server, of the very version that is embedded.
+func natsServer(t testing.TB) string {
+	t.Helper()
+	return built(t, "nats-server", "github.com/nats-io/nats-server/v2")
+}
+
+// relayOf answers the path of a replica's relay. Each has a version of its own, and so a User-Agent of its own: that is how
+// receivers know who delivers.
+func relayOf(t testing.TB, replica int, broken *mutant) string {
+	t.Helper()
+	version := versionOf(replica)
+	if broken == nil {
+		return built(t, "relay-"+version, "./cmd/relay", "-ldflags", "-X main.version="+version)
+	}
+	return built(t, "relay-"+broken.name+"-"+version, "./cmd/relay", "-ldflags", "-X main.version="+version, "-overlay", broken.overlay(t))
+}
+
+func versionOf(replica int) string { return fmt.Sprintf("replica-%d", replica) }
+
+// replicaOf is the replica that sent a request with this User-Agent, -1 if none did.
+func replicaOf(userAgent string) int {
+	for n := range replicas {
+		if userAgent == "audatex-relay/"+versionOf(n) {
+			return n
+		}
+	}
+	return -1
+}
+
+// mutant is a relay that is broken on purpose: places of its source are replaced before it is built.
+type mutant struct {
+	name   string
+	places []place
+}
+
+// place is a piece of source that must stand exactly once in its file.
+type place struct {
+	file, from, to string
+}
+
+// overlay writes the broken files and what tells the Go tool to take them. It fails if a place is not found any more: a mutant
+// that breaks nothing would prove nothing.
+func (m *mutant) overlay(t testing.TB) string {
+	t.Helper()
+	dir := filepath.Join(binaries.dir, "overlay-"+m.name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	replaced := map[string]string{}
+	for _, p := range m.places {
+		path, err := filepath.Abs(filepath.Join(root, p.file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		from := path
+		if already := replaced[path]; already != "" {
+			from = already
+		}
+		source, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		broken, err := p.apply(source)
+		if err != nil {
+			t.Fatalf("mutant %s: %v", m.name, err)
+		}
+		to := filepath.Join(dir, fmt.Sprintf("%d-%s", len(replaced), filepath.Base(path)))
+		if from != path {
+			to = from
+		}
+		if err := os.WriteFile(to, broken, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		replaced[path] = to
+	}
+	b, err := json.Marshal(map[string]any{"Replace": replaced})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
