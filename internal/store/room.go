@@ -15,12 +15,15 @@ const (
 	roomFor = 100 * time.Millisecond
 )
 
-// Room watches the free space of the disk that the embedded server writes to. A stream of the server that has once met a full disk
-// takes no writes any more until the server is started anew, also when there is space again; a page of the vendor's queue that
-// was read by then would wait in memory in vain. So writes are refused before: that ends by itself when there is space again.
+// Room watches the free space of the disk that the embedded server writes to, and how large a file this process may write. A stream of
+// the server that has once failed to write takes no writes any more until the server is started anew, also when there is space again: so
+// it is with a full disk, and with a file over RLIMIT_FSIZE (nats-server 2.15.2: the write is never answered, and every later one
+// neither, also after the limit is lifted; the other streams go on; the process survives the signal). A page of the vendor's queue
+// that was read by then would wait in memory in vain. So writes are refused before: that ends by itself when there is room again.
 type Room struct {
 	free  func() (free, total uint64, err error)
-	every time.Duration // how long what it answered is believed
+	every time.Duration          // how long what it answered is believed
+	limit func() (uint64, error) // of a file's size; asked every time, as it is cheap and may be lowered at once
 
 	mu   sync.Mutex
 	at   time.Time
@@ -30,7 +33,7 @@ type Room struct {
 
 // NewRoom watches the disk of a directory.
 func NewRoom(dir string) *Room {
-	return &Room{every: roomFor, free: func() (uint64, uint64, error) {
+	return &Room{every: roomFor, limit: fileLimit, free: func() (uint64, uint64, error) {
 		var st syscall.Statfs_t
 		if err := syscall.Statfs(dir, &st); err != nil {
 			return 0, 0, err
@@ -40,11 +43,21 @@ func NewRoom(dir string) *Room {
 	}}
 }
 
+// fileLimit answers the size in bytes that no file of this process may pass.
+func fileLimit() (uint64, error) {
+	var l syscall.Rlimit
+	err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &l)
+	return l.Cur, err
+}
+
 // check answers an error wrapping ErrUnavailable if there is no room for a write. What exists nowhere else (a page read from the
 // vendor, a rotated token) may use half of the reserve. Nil has room for all.
 func (r *Room) check(precious bool) error {
 	if r == nil {
 		return nil
+	}
+	if err := r.checkLimit(precious); err != nil {
+		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -59,6 +72,18 @@ func (r *Room) check(precious bool) error {
 		return nil
 	}
 	return &noRoom{fmt.Sprintf("the disk of the data directory has only %d MiB free", r.have>>20)}
+}
+
+// checkLimit takes a limit below the reserve for no room, although the server's files begin small: they grow to 8 MiB and one message.
+func (r *Room) checkLimit(precious bool) error {
+	if r.limit == nil {
+		return nil
+	}
+	limit, err := r.limit()
+	if err != nil || limit >= reserve || precious && limit >= reserve/2 {
+		return nil
+	}
+	return &noRoom{fmt.Sprintf("a file may have only %d KiB (RLIMIT_FSIZE); %d are needed", limit>>10, reserve>>10)}
 }
 
 // noRoom is a write refused before it was sent.
