@@ -87,3 +87,6 @@ func (p *Poller) PollNow(_ context.Context, connection string) error {
 	r.wake()
 	return nil
 }
+
+// Count answers how many connections of each shard there are, polled here or elsewhere.
+func (p *Poller) Count() [relay.Shards]int { return p.roster.Count() }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"go.uber.org/goleak"
 
 	"github.com/audatex-relay/relay/internal/audatex"
@@ -30,6 +31,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // rig is a poller between a sandbox and a real store.
 type rig struct {
 	t       *testing.T
+	conn    *nats.Conn
+	sealer  *store.Sealer
 	sandbox *sandbox.Sandbox
 	store   *store.Store
 	client  *audatex.Client
@@ -84,8 +87,8 @@ func newRig(t *testing.T, c sandbox.Config) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sealer, err := store.NewSealer(keys)
-	if err != nil {
+	r.conn = natstest.Start(t)
+	if r.sealer, err = store.NewSealer(keys); err != nil {
 		t.Fatal(err)
 	}
 	gate := func(before bool) func(store.Write) error {
@@ -101,13 +104,7 @@ func newRig(t *testing.T, c sandbox.Config) *rig {
 			return nil
 		}
 	}
-	r.store, err = store.Open(t.Context(), store.Config{
-		Conn: natstest.Start(t), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Sealer: sealer,
-		Log: slog.New(slog.DiscardHandler), Gate: store.Gate{Before: gate(true), After: gate(false)},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	r.store = r.open(store.Gate{Before: gate(true), After: gate(false)})
 	log := slog.New(slog.DiscardHandler)
 	if r.client, err = audatex.New(audatex.Config{BaseURL: server.URL + sandbox.APIPath, Logger: log, Timeout: 5 * time.Second}); err != nil {
 		t.Fatal(err)
@@ -128,6 +125,19 @@ func newRig(t *testing.T, c sandbox.Config) *rig {
 		http.DefaultClient.CloseIdleConnections()
 	})
 	return r
+}
+
+// open opens the store once more, as another process has it.
+func (r *rig) open(g store.Gate) *store.Store {
+	r.t.Helper()
+	s, err := store.Open(r.t.Context(), store.Config{
+		Conn: r.conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Sealer: r.sealer,
+		Log: slog.New(slog.DiscardHandler), Gate: g,
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return s
 }
 
 // start runs a poller until halt.
