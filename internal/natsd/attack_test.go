@@ -161,10 +161,24 @@ func (g *target) attack() {
 	compare(t, g.conn, pull(t, g.login(g.other), g.other, 2)[1], last)
 }
 
+// refusals tells what the server refuses; what does not fit into the channel is dropped.
+func refusals(to chan<- error) nats.Option {
+	return func(o *nats.Options) error {
+		o.AsyncErrorCB = func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			select {
+			case to <- err:
+			default: // after a reconnection everything is refused once more
+			}
+		}
+		return nil
+	}
+}
+
 // refusedAll publishes and subscribes to everything that a service may not, and sees each refused.
 func (g *target) refusedAll(user string) {
 	refused := make(chan error, 1)
-	nc := g.login(user, nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused <- err }))
+	nc := g.login(user, refusals(refused))
+	defer nc.Close()
 	expect := func(what string) {
 		g.t.Helper()
 		select {

@@ -42,6 +42,7 @@ const nodes = 3
 type cluster struct {
 	t       *testing.T
 	servers [nodes]*server.Server
+	options [nodes]*server.Options
 	ca      *x509.CertPool
 	conn    *nats.Conn // the relay's
 	store   *store.Store
@@ -70,7 +71,6 @@ func newCluster(t *testing.T) *cluster {
 	for _, p := range ports {
 		routes = append(routes, &url.URL{Scheme: "tls", Host: fmt.Sprintf("127.0.0.1:%d", p)})
 	}
-	var all []*server.Options
 	for i := range nodes {
 		t.Setenv("NATS_NAME", fmt.Sprintf("nats-%d", i+1))
 		t.Setenv("NATS_STORE", t.TempDir())
@@ -90,24 +90,17 @@ func newCluster(t *testing.T) *cluster {
 				break
 			}
 		}
-		all = append(all, opts)
-	}
-	for i, opts := range all {
-		s, err := server.NewServer(opts)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.servers[i] = s
+		c.options[i] = opts
 	}
 	t.Cleanup(func() {
 		var ending sync.WaitGroup
-		for _, s := range c.servers {
-			ending.Go(func() { s.Shutdown(); s.WaitForShutdown() })
+		for i := range c.servers {
+			ending.Go(func() { c.stop(i) })
 		}
 		ending.Wait()
 	})
-	for _, s := range c.servers {
-		s.Start()
+	for i := range c.servers {
+		c.start(i)
 	}
 	until(t, "the cluster to have a leader and all peers", func() bool {
 		return slices.ContainsFunc(c.servers[:], func(s *server.Server) bool { return s.JetStreamIsLeader() && len(s.JetStreamClusterPeers()) == nodes })
@@ -134,6 +127,28 @@ func freePorts(t *testing.T) (ports [nodes]int) {
 		ports[i] = l.Addr().(*net.TCPAddr).Port
 	}
 	return ports
+}
+
+// start starts a server, the first time or again on its address and directory.
+func (c *cluster) start(i int) {
+	c.t.Helper()
+	s, err := server.NewServer(c.options[i].Clone())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	s.Start()
+	if !s.ReadyForConnections(patience) {
+		c.t.Fatalf("node %d takes no connections", i)
+	}
+	c.options[i].Port = s.Addr().(*net.TCPAddr).Port
+	c.servers[i] = s
+}
+
+func (c *cluster) stop(i int) {
+	if s := c.servers[i]; s != nil {
+		s.Shutdown()
+		s.WaitForShutdown()
+	}
 }
 
 // issue makes a CA and one certificate of it for servers and routes.
@@ -183,7 +198,7 @@ func (c *cluster) issue(dir string) {
 	c.ca.AddCert(parsed)
 }
 
-func (c *cluster) options(user, password string) []nats.Option {
+func (c *cluster) as(user, password string) []nats.Option {
 	return []nats.Option{
 		nats.UserInfo(user, password), nats.Secure(&tls.Config{RootCAs: c.ca, MinVersion: tls.VersionTLS12}), nats.MaxReconnects(-1),
 		nats.ReconnectWait(50 * time.Millisecond),
@@ -201,7 +216,7 @@ func (c *cluster) url() string {
 
 func (c *cluster) login(user, password string, more ...nats.Option) *nats.Conn {
 	c.t.Helper()
-	nc, err := nats.Connect(c.url(), append(c.options(user, password), more...)...)
+	nc, err := nats.Connect(c.url(), append(c.as(user, password), more...)...)
 	if err != nil {
 		c.t.Fatalf("log in as %s: %v", user, err)
 	}
@@ -250,13 +265,17 @@ func TestRelayPermissionsAreThoseOfTheTopology(t *testing.T) {
 	}
 }
 
-func TestTheDeployedConfigurationHoldsAttacksOff(t *testing.T) {
+// One cluster for all that is to be seen of it: its start is what takes time.
+func TestTheDeployedConfiguration(t *testing.T) {
 	c := newCluster(t)
 	c.events()
 	g := &target{t: t, conn: c.conn, store: c.store, limited: "bms-leeds", reader: "erp", other: "warehouse", bare: bare, login: func(user string, more ...nats.Option) *nats.Conn {
 		return c.login(user, secrets[strings.TrimSuffix(user, bare[len("erp"):])], more...)
 	}}
 	g.attack()
+	c.works()
+	c.keepsOff()
+	c.catchesUp()
 }
 
 // events keeps the copy, as the relay does.

@@ -2,8 +2,10 @@ package natsd_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,6 +16,8 @@ import (
 
 	"github.com/audatex-relay/relay/internal/natsd"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/internal/topology"
 )
 
 // patience bounds every wait: other tests use the machine as well.
@@ -137,4 +141,222 @@ func (b *bus) operational(kind relay.Kind) {
 	if _, err := b.store.Events.PublishOperational(b.t.Context(), ev); err != nil {
 		b.t.Fatal(err)
 	}
+}
+
+// A key that is gone, or no longer one of all sites, takes its consumer along; another's stays.
+func TestTheConsumerOfARemovedKeyGoes(t *testing.T) {
+	t.Parallel()
+	b := newBus(t)
+	otherID, other := b.client("bms-other", relay.Client{AllSites: true})
+	for user, key := range map[string]string{b.allID: b.all, otherID: other} {
+		nc, _, err := b.login(user, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask(t, nc, "put", natsd.ConsumerRequest{StartFrom: "earliest", AckWaitSeconds: 5, MaxAckPending: 10})
+	}
+	js, err := jetstream.NewWithAPIPrefix(b.conn, "$JS.EVENTS.API")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, revision, err := b.store.Clients.Get(t.Context(), "bms-all")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.AllSites, c.Sites = false, []string{"leeds"}
+	if _, err := b.store.Clients.Update(t.Context(), c.ID, c, revision); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the consumer to go", func() bool {
+		_, err := js.Consumer(t.Context(), natsd.EventsStream, b.allID)
+		return errors.Is(err, jetstream.ErrConsumerNotFound)
+	})
+	if _, err := js.Consumer(t.Context(), natsd.EventsStream, otherID); err != nil {
+		t.Errorf("another's consumer: %v", err)
+	}
+	// It logs in again with what it may now, in the account of those limited to sites.
+	nc, refused, err := b.login(b.allID, b.all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Publish("events.consumer.put", nil); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-refused:
+		if !errors.Is(err, nats.ErrPermissionViolation) {
+			t.Error(err)
+		}
+	case <-time.After(patience):
+		t.Error("it may still ask for a consumer")
+	}
+}
+
+// What a reader asks for is what its consumer does; a second wish changes what can be changed, and it goes on where it was.
+func TestAReadersWishes(t *testing.T) {
+	t.Parallel()
+	b := newBus(t)
+	nc, _, err := b.login(b.allID, b.all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.publish("leeds", 0)
+	b.publish("york", 0)
+	ask(t, nc, "put", map[string]any{"startFrom": "earliest", "filterSubjects": []string{"audatex.york.>"}})
+	b.same(pull(t, nc, b.allID, 1)[0], 2)
+	third := b.publish("leeds", 1)
+	ask(t, nc, "put", map[string]any{"filterSubjects": []string{"audatex.leeds.>"}, "maxAckPending": 7})
+	b.same(pull(t, nc, b.allID, 1)[0], third)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	consumer, err := js.Consumer(t.Context(), natsd.EventsStream, b.allID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := consumer.CachedInfo().Config; c.MaxAckPending != 7 || c.AckWait != 30*time.Second || c.DeliverPolicy != jetstream.DeliverAllPolicy || c.InactiveThreshold != time.Hour {
+		t.Errorf("%+v", c)
+	}
+	if a := ask(t, nc, "delete", nil); a.Error != "" {
+		t.Error(a.Error)
+	}
+	if _, err := js.Consumer(t.Context(), natsd.EventsStream, b.allID); !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		t.Errorf("after its removal: %v", err)
+	}
+	ask(t, nc, "put", map[string]any{"startFrom": time.Now().Add(-time.Minute).Format(time.RFC3339)})
+	pull(t, nc, b.allID, 3)
+}
+
+// The copy drops what is oldest when it is full, and the relay's log takes the next event all the same.
+func TestAFullCopyHoldsNothingUp(t *testing.T) {
+	t.Parallel()
+	b := newBus(t)
+	js, err := jetstream.NewWithAPIPrefix(b.conn, "$JS.EVENTS.API")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var config jetstream.StreamConfig
+	until(t, "the copy", func() bool {
+		s, err := js.Stream(t.Context(), natsd.EventsStream)
+		if err == nil {
+			config = s.CachedInfo().Config
+		}
+		return err == nil
+	})
+	config.MaxBytes = 4 << 10
+	s, err := js.UpdateStream(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last uint64
+	for range 50 {
+		last = b.publish("leeds", last)
+	}
+	until(t, "the copy to have the last event only with what fits", func() bool {
+		info, err := s.Info(t.Context())
+		return err == nil && info.State.LastSeq == last && info.State.Msgs < 20 && info.State.Bytes <= 4<<10
+	})
+	// The size that an operator set stays.
+	events, err := natsd.NewEvents(natsd.EventsConfig{Conn: b.conn, Topology: b.store.Topology(), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := events.Apply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := s.Info(t.Context()); err != nil || info.Config.MaxBytes != 4<<10 {
+		t.Errorf("%+v, %v", info, err)
+	}
+}
+
+// A server without these accounts has no copy, and says so in a way that can be told from a failure.
+func TestAServerWithoutTheAccounts(t *testing.T) {
+	t.Parallel()
+	server, err := natsd.Start(natsd.Config{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc, err := server.Connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nc.Close(); server.Stop() })
+	events, err := natsd.NewEvents(natsd.EventsConfig{Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := events.Apply(t.Context()); !errors.Is(err, natsd.ErrNoEvents) {
+		t.Errorf("%v", err)
+	}
+	events.Changed()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- events.Run(ctx) }()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// Positions outlive a restart; what came while the copy was not kept is in it afterwards.
+func TestTheCopyCatchesUpAfterARestart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	names := topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}
+	log := slog.New(slog.DiscardHandler)
+	run := func(listen string, f func(nc *nats.Conn, s *store.Store)) {
+		t.Helper()
+		server, err := natsd.Start(natsd.Config{Dir: dir, Listen: listen, Log: log})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Stop()
+		nc, err := server.Connect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		s, err := store.Open(t.Context(), store.Config{Conn: nc, Topology: names, Log: log})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f(nc, s)
+	}
+	var last uint64
+	copied := func(nc *nats.Conn, want uint64) {
+		t.Helper()
+		events, err := natsd.NewEvents(natsd.EventsConfig{Conn: nc, Topology: names, MaxBytes: 1 << 20, Log: log})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := events.Apply(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		js, err := jetstream.NewWithAPIPrefix(nc, "$JS.EVENTS.API")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := js.Stream(t.Context(), natsd.EventsStream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		until(t, "the copy to catch up", func() bool {
+			info, err := s.Info(t.Context())
+			return err == nil && info.State.Msgs == want && info.State.LastSeq == want
+		})
+	}
+	run("127.0.0.1:0", func(nc *nats.Conn, s *store.Store) {
+		last = publish(t, s, "leeds", 0)
+		copied(nc, 1)
+	})
+	run("", func(_ *nats.Conn, s *store.Store) { // nobody listens: the copy rests
+		for range 5 {
+			last = publish(t, s, "leeds", last)
+		}
+	})
+	run("127.0.0.1:0", func(nc *nats.Conn, s *store.Store) {
+		publish(t, s, "leeds", last)
+		copied(nc, 7)
+	})
 }

@@ -44,9 +44,11 @@ func permissions(c relay.Client, key string) *server.Permissions {
 }
 
 // RelayPermissions answers what the relay's own user on a shared server needs, and no more: JetStream on the streams and buckets of
-// its prefix, its own subjects, and the copy of the log. It also answers requests, which a server allows by allow_responses.
+// its prefix, the names of the account's streams, its own subjects, and the copy of the log. It also answers requests, which a server
+// allows by allow_responses. They keep relays of several prefixes from touching one another's streams by mistake. They are no wall
+// between tenants: whoever may make a stream may let it source another of its account. That wall is an account.
 func RelayPermissions(t topology.Topology) (publish, subscribe []string) {
-	publish = []string{api + ".INFO", t.Prefix + ".>"}
+	publish = []string{api + ".INFO", api + ".STREAM.NAMES", t.Prefix + ".>"}
 	var streams []string
 	for _, s := range t.Streams() {
 		streams = append(streams, s.Name)
@@ -60,7 +62,7 @@ func RelayPermissions(t topology.Topology) (publish, subscribe []string) {
 			api+".STREAM.*."+s, api+".STREAM.MSG.*."+s, api+".DIRECT.GET."+s, api+".DIRECT.GET."+s+".>",
 			api+".CONSUMER.*."+s, api+".CONSUMER.*."+s+".>", api+".CONSUMER.MSG.NEXT."+s+".*", api+".CONSUMER.DURABLE.CREATE."+s+".*",
 			"$JS.ACK."+s+".>", "$JS.ACK.*.*."+s+".>", "$JS.FC."+s+".>", "$JS.FC.*.*."+s+".>",
-			"$JS.SNAPSHOT.ACK."+s+".*", "$JS.SNAPSHOT.RESTORE."+s+".*")
+			"$JS.SNAPSHOT.ACK."+s+".>", "$JS.SNAPSHOT.RESTORE."+s+".>")
 	}
 	for _, ask := range append([]string{relayLooks}, relayAsks...) {
 		publish = append(publish, eventsAPI+ask)
