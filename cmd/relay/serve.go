@@ -18,10 +18,8 @@ import (
 	"github.com/audatex-relay/relay/internal/owners"
 	"github.com/audatex-relay/relay/internal/poller"
 	"github.com/audatex-relay/relay/internal/publisher"
-	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/resolver"
 	"github.com/audatex-relay/relay/internal/sender"
-	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
 )
@@ -123,11 +121,6 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	if err := checkKeys(ctx, s, c, errors.Is(missing, fs.ErrNotExist)); err != nil {
 		return err
 	}
-	replica, _ := os.Hostname() // only a name in the lease; the nonce tells replicas apart
-	own, err := shard.Claim(ctx, s, replica)
-	if err != nil {
-		return err
-	}
 
 	// Who may do what.
 	var keys *access.Keys
@@ -141,16 +134,16 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	// The vendor.
 	budget := audatex.NewBudget(c.AudatexRate)
 	vendorMetrics := audatex.NewMetrics(registry)
-	client, err := audatex.New(audatex.Config{BaseURL: c.AudatexBaseURL, UserAgent: userAgent, Budget: budget, Metrics: vendorMetrics, Logger: log})
+	client, err := audatex.New(audatex.Config{BaseURL: c.AudatexBaseURL, UserAgent: userAgent, Timeout: c.AudatexTimeout.d(), Budget: budget, Metrics: vendorMetrics, Logger: log})
 	if err != nil {
 		return wrong("RELAY_AUDATEX_BASE_URL", "%w", err)
 	}
 	defer client.Close()
-	everything := shard.Fixed(0, own.Epoch) // all shards are held under one epoch
+	held := &share{log: log}
 	tokens, err := audatex.NewTokens(audatex.TokensConfig{
 		AuthURL: c.AudatexAuthURL, TokenURL: c.AudatexTokenURL, ClientID: c.AudatexClientID, ClientSecret: audatex.NewSecret(c.AudatexClientSecret),
-		AuthStyle: audatex.AuthStyle(c.AudatexAuthStyle), Scopes: c.AudatexScopes, UserAgent: userAgent, Store: s.Tokens, Budget: budget,
-		Metrics: vendorMetrics, Logger: log, Exclusive: c.NATSURL == "", Lease: func(string) (audatex.Lease, bool) { return everything, true },
+		AuthStyle: audatex.AuthStyle(c.AudatexAuthStyle), Scopes: c.AudatexScopes, UserAgent: userAgent, Timeout: c.AudatexTimeout.d(), Store: s.Tokens, Budget: budget,
+		Metrics: vendorMetrics, Logger: log, Exclusive: c.NATSURL == "", Lease: held.lease,
 	})
 	if err != nil {
 		return wrong("RELAY_AUDATEX_TOKEN_URL", "%w", err)
@@ -178,6 +171,9 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	})
 
 	asking.Handle(answers(polling, resolving, dispatching, tokens))
+	held.parts = []part{
+		{"poll", polling.Own}, {"resolve", resolving.Own}, {"deliver", dispatching.Own}, {"answer", asking.Serve},
+	}
 
 	// What is served.
 	apis, err := httpapi.New(httpapi.Config{
@@ -188,35 +184,45 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 		return err
 	}
 
-	// Before anything is written, every cursor is compared with its log.
-	if err := resolving.Prepare(ctx); err != nil {
-		return fmt.Errorf("compare the cursors with their logs: %w", err)
+	// Before anything is written, every cursor is compared with its log; then this replica becomes known to the others.
+	for _, step := range []struct {
+		what string
+		do   func(context.Context) error
+	}{
+		{"the cursors cannot be compared with the inbox", resolving.Prepare},
+		{"the callbacks' cursors cannot be compared with the log", dispatching.Prepare},
+	} {
+		if err := patiently(ctx, log, step.what, state.waiting, func() error { return step.do(ctx) }, store.Passing); err != nil {
+			return fmt.Errorf("%s: %w", step.what, err)
+		}
 	}
-	if err := dispatching.Prepare(ctx); err != nil {
-		return fmt.Errorf("compare the callbacks' cursors with the log: %w", err)
+	member, formats, err := join(ctx, c, s, registry, log, state.waiting)
+	if err != nil {
+		return err
 	}
 	warnOfBudget(ctx, s, c, log)
+	budget.OnBlocked(member.SetBlockedUntil)
+	part := apportion{
+		rate: c.AudatexRate, budget: budget, connections: func() (int, int) { return held.count(polling.Count()) },
+		members: func() (int, time.Time) { return live(member) },
+	}
 
-	// Everything runs. The stages stop first; what serves goes on until they have drained.
+	// Everything runs. Sharing stops first and with it the work on every shard, then the stages; what serves goes on until they have drained.
 	front.open(apis.Handler())
 	running.goUntil(serving, "the API keys", func(ctx context.Context) error { keys.Run(ctx); return nil })
 	running.goUntil(serving, "the copy of the log", func(ctx context.Context) error { return runEvents(ctx, events, keys) })
 	running.goUntil(serving, "the API's feed", func(ctx context.Context) error { apis.Run(ctx); return nil })
-	var stages group
-	working, stopWorking := context.WithCancel(ctx)
+	running.goUntil(serving, "the share of the vendor's budget", part.run)
+	var stages, sharing group
+	working, stopWorking := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWorking()
 	stages.goUntil(working, "the dispatcher", dispatching.Run)
 	stages.goUntil(working, "the resolver", resolving.Run)
 	stages.goUntil(working, "the poller", polling.Run)
-	for n := range relay.Shards {
-		lease := shard.Fixed(n, own.Epoch)
-		stages.goUntil(working, "polling a shard", func(ctx context.Context) error { return polling.Own(ctx, lease) })
-		stages.goUntil(working, "delivering for a shard", func(ctx context.Context) error { return dispatching.Own(ctx, lease) })
-		stages.goUntil(working, "resolving a shard", func(ctx context.Context) error { return resolving.Own(ctx, lease) })
-	}
-	for n := range relay.Shards {
-		stages.goUntil(working, fmt.Sprintf("answering for shard %d", n), func(ctx context.Context) error { return asking.Serve(ctx, shard.Fixed(n, own.Epoch)) })
-	}
+	owning, stopOwning := context.WithCancel(ctx)
+	defer stopOwning()
+	sharing.goUntil(owning, "the share of the work", func(ctx context.Context) error { return member.Run(ctx, held.work) })
+	sharing.goUntil(owning, "the formats of the store", formats.Run)
 
 	select { // the API answers already; it says that it is not ready
 	case <-dispatching.Ready():
@@ -226,7 +232,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	}
 	state.started()
 	at := addresses{api: api.Addr().String(), metrics: metrics.Addr().String(), nats: bus.Addr()}
-	log.Info("the relay serves", "version", buildVersion(), "api", at.api, "metrics", at.metrics, "nats", at.nats, "epoch", own.Epoch,
+	log.Info("the relay serves", "version", buildVersion(), "api", at.api, "metrics", at.metrics, "nats", at.nats,
 		"ready_after", time.Since(began).Round(time.Millisecond).String())
 	started(at)
 
@@ -234,11 +240,14 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	select {
 	case <-ctx.Done():
 		log.Info("stopping: nothing new is taken, attempts under way may end", "grace", c.ShutdownGrace.String())
+	case failed = <-sharing.failed():
 	case failed = <-stages.failed():
 	case failed = <-running.failed():
 	}
 	state.drain()
 	apis.Drain()
+	stopOwning()
+	failed = errors.Join(failed, sharing.wait())
 	stopWorking()
 	failed = errors.Join(failed, stages.wait())
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.ShutdownGrace.d())

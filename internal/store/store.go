@@ -131,3 +131,6 @@ func (s *Store) Health() *Health { return s.health }
 
 // Topology answers the names the store stands on.
 func (s *Store) Topology() topology.Topology { return s.topo }
+
+// JetStream is the server's interface as it is, for what looks after the streams themselves.
+func (s *Store) JetStream() jetstream.JetStream { return s.js }

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/shard"
+)
+
+// TestAFailedPartIsBegunAgain: as long as a lease is held each part of its work is done, also one that has given up; the lease is known
+// meanwhile, and no longer when all parts have ended.
+func TestAFailedPartIsBegunAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		begun, drained := 0, false
+		s := &share{log: slog.New(slog.DiscardHandler), parts: []part{
+			{"gives up", func(context.Context, *shard.Lease) error {
+				begun++
+				return errors.New("out of luck")
+			}},
+			{"lasts", func(ctx context.Context, _ *shard.Lease) error {
+				<-ctx.Done()
+				drained = true
+				return nil
+			}},
+		}}
+		connection := "leeds"
+		lease := shard.Fixed(relay.ShardOf(connection), 9)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*workAgain+workAgain/2)
+		defer cancel()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			s.work(ctx, lease)
+		}()
+		synctest.Wait()
+		if got, ok := s.lease(connection); !ok || got.Epoch() != 9 {
+			t.Error("the lease that is worked under is not known")
+		}
+		var things [relay.Shards]int
+		things[lease.Shard()], things[(lease.Shard()+1)%relay.Shards] = 3, 4
+		if own, all := s.count(things); own != 3 || all != 7 {
+			t.Errorf("counts %d of %d", own, all)
+		}
+		<-done
+		if begun != 11 || !drained {
+			t.Errorf("begun %d times, drained %v", begun, drained)
+		}
+		if _, ok := s.lease(connection); ok {
+			t.Error("a lease that was given up is still known")
+		}
+	})
+}
