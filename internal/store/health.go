@@ -17,6 +17,8 @@ const (
 	// wait doubles up to quietMost, so that the log does not tell of an end that is none.
 	quietFirst = time.Second
 	quietMost  = time.Minute
+	// cutMost is how long there may be no connection before that is an outage: going over to another node takes less.
+	cutMost = time.Second
 )
 
 // Health says whether the store takes writes and answers reads, as seen from those there were. What failed is noted per stream, as
@@ -24,7 +26,7 @@ const (
 // when it begins and once when it ends. What has failed is healed by a success of the same kind at the same stream, or by Store.Run.
 type Health struct {
 	log *slog.Logger
-	cut atomic.Bool // there is no connection
+	cut atomic.Pointer[time.Time] // since when there is no connection; nil: there is one
 
 	mu      sync.Mutex
 	since   time.Time // of the outage; zero: none
@@ -72,15 +74,23 @@ func (h *Health) wrote(stream string, size int, err error) { h.observe(spot{stre
 func (h *Health) read(stream string, err error) { h.observe(spot{stream, false}, 0, err) }
 
 // connection notes whether there is one. Nothing else may happen for a long time that would tell.
-func (h *Health) connection(err error) {
-	h.cut.Store(err != nil)
-	h.observe(spot{}, 0, err)
+func (h *Health) connection(there bool) {
+	now := time.Now()
+	switch since := h.cut.Load(); {
+	case there:
+		h.cut.Store(nil)
+		h.observe(spot{}, 0, nil)
+	case since == nil:
+		h.cut.Store(&now)
+	case now.Sub(*since) >= cutMost:
+		h.observe(spot{}, 0, nats.ErrConnectionReconnecting)
+	}
 }
 
 // reachable refuses what would be asked of NATS without a connection. The client library would as well, but while it tries to connect
 // it answers nobody, for as long as that takes.
 func (h *Health) reachable() error {
-	if h.cut.Load() {
+	if h.cut.Load() != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, nats.ErrConnectionReconnecting)
 	}
 	return nil
@@ -92,6 +102,9 @@ func (h *Health) observe(at spot, size int, err error) {
 		kind, reason := judge(err)
 		if why = reason; why == "" && kind == ErrUnclear {
 			return // given up, or in flight: neither one nor the other
+		}
+		if why == Unreachable && at.stream != "" {
+			return // connection tells of that, if it lasts
 		}
 	}
 	h.mu.Lock()

@@ -33,7 +33,7 @@ func (s *Store) Run(ctx context.Context) error {
 			return ctx.Err()
 		case now := <-status:
 			if now != nats.CONNECTED {
-				s.health.connection(nats.ErrConnectionReconnecting)
+				s.health.connection(false)
 				continue
 			}
 			s.look(ctx)
@@ -44,11 +44,10 @@ func (s *Store) Run(ctx context.Context) error {
 }
 
 func (s *Store) look(ctx context.Context) {
-	if !s.conn.IsConnected() {
-		s.health.connection(nats.ErrConnectionReconnecting)
+	there := s.conn.IsConnected()
+	if s.health.connection(there); !there {
 		return
 	}
-	s.health.connection(nil)
 	spots := s.health.troubled()
 	if len(spots) == 0 {
 		return
