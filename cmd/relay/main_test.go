@@ -52,10 +52,12 @@ func TestScripts(t *testing.T) {
 			e.Setenv("RELAY_AUDATEX_CLIENT_SECRET", "sandbox-secret")
 			e.Setenv("RELAY_HTTP_ADDR", "127.0.0.1:0")
 			e.Setenv("RELAY_METRICS_ADDR", "127.0.0.1:0")
+			withNATS(e)
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "terminate": terminate, "await": await, "logged": logged, "fetch": fetch, "occupy": occupy, "register": register,
+			"freeport": freePort, "natsserver": natsServer, "refused": refused,
 		},
 	})
 }

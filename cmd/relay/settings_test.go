@@ -98,6 +98,15 @@ func TestEveryWrongSettingIsNamed(t *testing.T) {
 		{"--callback-proxy=socks5://example.com", "RELAY_CALLBACK_PROXY"},
 		{"--nats-url=http://example.com", "RELAY_NATS_URL"},
 		{"--nats-url=nats://a:4222,nats://b c:4222", "RELAY_NATS_URL"},
+		{"--nats-url=nats://:4222", "RELAY_NATS_URL"},
+		{"--nats-url=nats://a:4222,", "RELAY_NATS_URL"},
+		{"--nats-url=nats://a:4222,wss://b:443", "RELAY_NATS_URL"},
+		{"--nats-creds=relay.creds", "RELAY_NATS_CREDS"}, // embedded, as those that follow
+		{"--nats-user=relay", "RELAY_NATS_PASSWORD"},
+		{"--nats-password=hush", "RELAY_NATS_PASSWORD"},
+		{"--nats-ca=ca.pem", "RELAY_NATS_CA"},
+		{"--nats-cert=client.pem", "RELAY_NATS_CERT"},
+		{"--nats-key=client.key", "RELAY_NATS_KEY"},
 		{"--storage-sync=sometimes", "RELAY_STORAGE_SYNC"},
 		{"--storage-sync=0s", "RELAY_STORAGE_SYNC"},
 		{"--retention=59m", "RELAY_RETENTION"},
@@ -165,6 +174,25 @@ func TestAnExternalClusterHasThreeCopiesAndNeedsKeys(t *testing.T) {
 	}
 	if c.StreamReplicas != 3 {
 		t.Errorf("%d copies, want 3", c.StreamReplicas)
+	}
+	for _, tt := range []struct {
+		flags   []string
+		setting string
+	}{
+		{[]string{"--nats-password=hush"}, "RELAY_NATS_USER"},
+		{[]string{"--nats-user=relay"}, "RELAY_NATS_PASSWORD"},
+		{[]string{"--nats-url=nats://relay:hush@a:4222", "--nats-user=relay", "--nats-password=hush"}, "RELAY_NATS_URL"},
+		{[]string{"--nats-user=relay", "--nats-password-file=missing"}, "RELAY_NATS_PASSWORD_FILE"},
+		{[]string{"--nats-creds=missing"}, "RELAY_NATS_CREDS"},
+		{[]string{"--nats-ca=missing"}, "RELAY_NATS_CA"},
+		{[]string{"--nats-cert=missing"}, "RELAY_NATS_KEY"},
+		{[]string{"--nats-key=missing"}, "RELAY_NATS_CERT"},
+		{[]string{"--nats-cert=missing", "--nats-key=missing"}, "RELAY_NATS_KEY"},
+	} {
+		_, err := given(t, append([]string{cluster, "--encryption-keys=" + string(keys)}, tt.flags...)...).check()
+		if !errors.As(err, &setting) || setting.setting != tt.setting || strings.Contains(err.Error(), "hush") {
+			t.Errorf("%v: %v, want an error about %s", tt.flags, err, tt.setting)
+		}
 	}
 	if _, err := given(t, cluster, "--encryption-keys={}", "--nats-listen=:4222").check(); !errors.As(err, &setting) || setting.setting != "RELAY_NATS_LISTEN" {
 		t.Errorf("with a listener of its own: %v, want an error about RELAY_NATS_LISTEN", err)
