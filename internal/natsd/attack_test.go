@@ -233,9 +233,21 @@ func (g *target) unanswered() {
 	}
 }
 
-// bend uses what a reader may do, with answers directed to where others listen.
+// bend uses what a reader may do, with answers directed to where others listen. The forgeries do arrive, with its own account: that
+// is why nobody shares it.
 func (g *target) bend() {
 	nc := g.login(g.reader)
+	fooled, err := g.login(g.reader).SubscribeSync("audatex.leeds.>")
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	until(g.t, "a forgery to reach the account that it is made in", func() bool {
+		if err := nc.PublishRequest("$JS.API.CONSUMER.INFO.EVENTS."+g.reader, "audatex.leeds.parts.order.updated.x", nil); err != nil {
+			g.t.Fatal(err)
+		}
+		_, err := fooled.NextMsg(200 * time.Millisecond)
+		return err == nil
+	})
 	for _, reply := range []string{
 		"audatex.leeds.parts.order.updated.x", "audatex.york.x", "relay.inbox.x", "$KV.relay_tokens.x", "relay.publish.leeds.x", "$JS.API.STREAM.DELETE.EVENTS",
 		"$JS.API.STREAM.PURGE.EVENTS", "$JS.API.CONSUMER.DELETE.EVENTS." + g.other, "relay.readers." + g.other + ".delete", "_INBOX.x", "$SYS.REQ.SERVER.PING",

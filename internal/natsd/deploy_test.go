@@ -2,17 +2,11 @@ package natsd_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"flag"
 	"fmt"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/url"
 	"os"
@@ -57,12 +51,12 @@ const bare = "erp-bare"
 // newCluster may not run in parallel with other tests: the configuration reads the environment.
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	c := &cluster{t: t, ca: x509.NewCertPool()}
+	c := &cluster{t: t}
 	for name, secret := range secrets {
 		t.Setenv(strings.ToUpper(strings.ReplaceAll(name, "-", "_"))+"_PASSWORD", secret)
 	}
 	certificates := t.TempDir()
-	c.issue(certificates)
+	c.ca = issue(t, certificates)
 	t.Setenv("NATS_CERT", filepath.Join(certificates, "cert.pem"))
 	t.Setenv("NATS_KEY", filepath.Join(certificates, "key.pem"))
 	t.Setenv("NATS_CA", filepath.Join(certificates, "ca.pem"))
@@ -78,7 +72,7 @@ func newCluster(t *testing.T) *cluster {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if opts.ServerName != fmt.Sprintf("nats-%d", i+1) || opts.TLSConfig == nil || opts.Cluster.TLSConfig == nil || opts.MaxPayload != 8e6 && opts.MaxPayload < natsd.MaxPayload {
+		if opts.ServerName != fmt.Sprintf("nats-%d", i+1) || opts.TLSConfig == nil || opts.Cluster.TLSConfig == nil || opts.MaxPayload < natsd.MaxPayload {
 			t.Fatalf("read %+v", opts)
 		}
 		// What a test must do otherwise: ports of its own, on loopback.
@@ -149,53 +143,6 @@ func (c *cluster) stop(i int) {
 		s.Shutdown()
 		s.WaitForShutdown()
 	}
-}
-
-// issue makes a CA and one certificate of it for servers and routes.
-func (c *cluster) issue(dir string) {
-	c.t.Helper()
-	key := func() *ecdsa.PrivateKey {
-		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		return k
-	}
-	write := func(name, kind string, der []byte) {
-		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-			c.t.Fatal(err)
-		}
-	}
-	caKey, ownKey := key(), key()
-	ca := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	own := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "nats"}, NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	ownDER, err := x509.CreateCertificate(rand.Reader, own, ca, ownKey.Public(), caKey)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(ownKey)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	write("ca.pem", "CERTIFICATE", caDER)
-	write("cert.pem", "CERTIFICATE", ownDER)
-	write("key.pem", "PRIVATE KEY", keyDER)
-	parsed, err := x509.ParseCertificate(caDER)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	c.ca.AddCert(parsed)
 }
 
 func (c *cluster) as(user, password string) []nats.Option {
