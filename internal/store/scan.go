@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -11,6 +12,12 @@ import (
 
 // readerIdle is how long the server keeps a reader's state after its last request: a reader that crashed leaves no more than that.
 const readerIdle = 30 * time.Second
+
+// A reader that was made just now is asked again this often, this far apart, while nobody seems to listen for it.
+const (
+	maxUnheard  = 40
+	unheardWait = 25 * time.Millisecond
+)
 
 // Message is one message of a log.
 type Message struct {
@@ -102,7 +109,7 @@ func (s *Store) scanCounted(ctx context.Context, stream string, from uint64, sin
 	want := int(min(info.NumPending, uint64(max)))
 	more := info.NumPending > uint64(max)
 	messages := make([]Message, 0, want)
-	for len(messages) < want {
+	for unheard := 0; len(messages) < want; {
 		batch, err := consumer.FetchNoWait(want - len(messages))
 		if err != nil {
 			return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, classify(err))
@@ -116,7 +123,12 @@ func (s *Store) scanCounted(ctx context.Context, stream string, from uint64, sin
 			messages = append(messages, message)
 			got++
 		}
-		if err := batch.Error(); err != nil {
+		if err := batch.Error(); errors.Is(err, nats.ErrNoResponders) && unheard < maxUnheard {
+			// On a cluster the consumer lives on another server, which may have answered before ours has heard that it listens.
+			unheard++
+			pause(ctx, unheardWait)
+			continue
+		} else if err != nil {
 			return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, classify(err))
 		}
 		if err := ctx.Err(); err != nil {
@@ -136,6 +148,16 @@ func (s *Store) scanCounted(ctx context.Context, stream string, from uint64, sin
 		want = min(want, len(messages)+int(now.NumPending))
 	}
 	return messages, more, nil
+}
+
+// pause waits, at most until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
 }
 
 // Tail reads a log from a sequence on and then follows it. It survives a lost connection and a change of leader by itself.
