@@ -3,7 +3,6 @@ package cluster
 import (
 	"encoding/json"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -238,15 +237,4 @@ func (w *world) checkTokens(f *findings) (sum refreshes, spent int64) {
 		spent += used
 	}
 	return sum, spent
-}
-
-// missed says how much of the buckets' lives was seen.
-func (w *world) missed() string {
-	w.history.mu.Lock()
-	defer w.history.mu.Unlock()
-	var parts []string
-	for _, bucket := range watched {
-		parts = append(parts, bucket+" "+strconv.Itoa(w.history.missed[bucket])+"/"+strconv.FormatUint(w.history.last[bucket], 10))
-	}
-	return strings.Join(parts, ", ")
 }

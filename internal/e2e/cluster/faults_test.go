@@ -1,59 +1,124 @@
 package cluster
 
 import (
+	"math/rand/v2"
+	"os"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/sandbox"
+	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// TestFaults is the short suite: every kind of death once.
+// restPatience is how long the cluster may take to come to rest after the last hurt.
+const restPatience = 90 * time.Second
+
+// rounds answers how many rounds the long suite has, 0 for the short one, and the seed of its order.
+func rounds(t *testing.T) (int, uint64) {
+	t.Helper()
+	n, seed := uint64(0), rand.Uint64()
+	for name, into := range map[string]*uint64{"RELAY_FAULT_ROUNDS": &n, "RELAY_FAULT_SEED": &seed} {
+		if s := os.Getenv(name); s != "" {
+			var err error
+			if *into, err = strconv.ParseUint(s, 10, 64); err != nil {
+				t.Fatalf("%s=%q: %v", name, s, err)
+			}
+		}
+	}
+	return int(n), seed
+}
+
+// TestFaults hurts relays and NATS servers under load. In short: a relay killed, the NATS server killed that leads the leases, a relay
+// stopped gracefully, a relay cut off for a few seconds. RELAY_FAULT_ROUNDS makes it so many rounds of everything.
 func TestFaults(t *testing.T) {
-	w := newWorld(t, options{
-		replicas: replicasNow, sites: 16, probes: 12,
-		vendor: sandbox.Config{Seed: 3, AccessTokenLifetime: 10 * time.Second},
-	})
+	n, seed := rounds(t)
+	if n > 0 {
+		t.Logf("RELAY_FAULT_ROUNDS=%d RELAY_FAULT_SEED=%d", n, seed)
+		long(t, n, seed)
+		return
+	}
+	w := newWorld(t, options{replicas: replicas, sites: 16, probes: 12, vendor: sandbox.Config{Seed: 3, AccessTokenLifetime: 10 * time.Second}})
 	w.newReceivers()
 	w.start()
 	l, o := w.startLoad(3, 100*time.Millisecond), w.operator()
 	w.awaitShares()
 	pass(2 * time.Second)
 	w.kill(0)
+	w.awaitFlow()
 	w.killNode("KV_relay_owners", time.Second)
-	w.stop(len(w.replicas) - 1)
-	w.cut(len(w.replicas)/2, 3*time.Second)
-	pass(time.Second)
+	w.awaitFlow()
+	w.stop(1)
+	w.awaitFlow()
+	w.cut(2, 3*time.Second)
+	w.awaitFlow()
 	l.end()
 	w.finish(o)
 }
 
-// finish waits for rest, ends the relays and tells what the checks found.
+// long hurts everything, several times, and looks after each time.
+func long(t *testing.T, rounds int, seed uint64) {
+	w := newWorld(t, options{
+		replicas: replicas, sites: 24, probes: 20,
+		vendor: sandbox.Config{Seed: seed, AccessTokenLifetime: 5 * time.Second},
+		faults: []sandbox.Faults{
+			{ShareLatency: 0.2, Latency: 300 * time.Millisecond, ShareCutAfterRead: 0.002, Operations: []sandbox.Operation{sandbox.OpPoll}},
+			{ShareLatency: 0.5, Latency: 400 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpToken}},
+			{ShareLatency: 0.2, Latency: 50 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpReadOrder}},
+		},
+	})
+	w.newReceivers()
+	w.start()
+	l, o := w.startLoad(seed, 100*time.Millisecond), w.operator()
+	dice := rand.New(rand.NewPCG(seed, 2))
+	streams := []string{"KV_relay_owners", "relay_events", "KV_relay_cursors", "relay_inbox", "KV_relay_polls"}
+	for round := range rounds {
+		hurts := []func(){
+			func() { w.kill(dice.IntN(replicas)) },
+			func() { w.stop(dice.IntN(replicas)) },
+			func() { w.suspend(dice.IntN(replicas), 2*topology.LeaseTTL) },
+			func() { w.cut(dice.IntN(replicas), 3*time.Second) },
+			func() { w.cut(dice.IntN(replicas), topology.LeaseTTL+10*time.Second) },
+			func() { w.silence(dice.IntN(replicas), topology.LeaseTTL+10*time.Second) },
+			func() { w.delay(dice.IntN(replicas), 10*time.Second) },
+			func() { w.killNode(streams[dice.IntN(len(streams))], time.Duration(dice.IntN(8000))*time.Millisecond) },
+			w.restartAll,
+			w.roll,
+		}
+		dice.Shuffle(len(hurts), func(i, j int) { hurts[i], hurts[j] = hurts[j], hurts[i] })
+		for _, hurt := range hurts {
+			w.awaitShares()
+			pass(time.Duration(500+dice.IntN(2000)) * time.Millisecond)
+			hurt()
+			w.awaitFlow()
+			l.paused.Store(true)
+			var f findings
+			w.look(&f, w.rest(&f, restPatience))
+			if f.tell(t); t.Failed() {
+				t.Fatalf("round %d", round)
+			}
+			l.paused.Store(false)
+		}
+	}
+	l.end()
+	w.finish(o)
+}
+
+// finish waits for rest, ends the relays and tells what the checks found, and the figures.
 func (w *world) finish(o *background) {
 	w.t.Helper()
 	var f findings
-	w.verify(&f, o)
-	f.tell(w.t)
-}
-
-// verify waits for rest, ends the relays gracefully and checks everything.
-func (w *world) verify(f *findings, o *background) {
-	w.t.Helper()
-	a := w.rest(f, restPatience)
+	a := w.rest(&f, restPatience)
 	o.end()
-	w.checkWell(f)
+	w.checkWell(&f)
 	for _, r := range w.replicas {
 		w.change(r.stop)
 	}
-	w.checkDelivery(f, a)
-	leases := w.leases(f)
-	late := w.checkOwners(f, leases)
-	revisions := w.checkEpochs(f)
-	overlapping := w.checkPolls(f)
-	tokens, spent := w.checkTokens(f)
-	w.checkLogs(f)
+	seen := w.look(&f, a)
+	f.tell(w.t)
 
 	var g figures
-	g.addFailovers(w, leases)
+	g.addFailovers(w, w.leases(&f))
 	for _, line := range g.lines() {
 		w.t.Log(line)
 	}
@@ -64,14 +129,30 @@ func (w *world) verify(f *findings, o *background) {
 	w.t.Logf("deliveries: %d", deliveries)
 	w.t.Logf("repeats: %d", repeats)
 	w.t.Logf("answers lost and told: %d", len(w.lostAnswers(a)))
-	w.t.Logf("acts within %s of the end of their lease: %d", startSlack, late)
-	w.t.Logf("polls overlapping: %d", overlapping)
-	w.t.Logf("refreshes: %d, interrupted %d, spent refresh tokens used %d", tokens.begun, tokens.interrupted, spent)
-	w.t.Logf("revisions checked: %d (missed of all: %s)", revisions, w.missed())
+	w.t.Logf("acts within %s of the end of their lease: %d", startSlack, seen.late)
+	w.t.Logf("polls overlapping: %d", seen.overlapping)
+	w.t.Logf("refreshes: %d, interrupted %d, spent refresh tokens used %d", seen.refreshes.begun, seen.refreshes.interrupted, seen.spent)
+	w.t.Logf("revisions checked: %d (missed: %s)", seen.revisions, w.history.missed())
 }
 
-// restPatience is how long the cluster may take to come to rest after the last hurt.
-const restPatience = 90 * time.Second
+// seen is what the checks counted on their way.
+type seen struct {
+	late, revisions, overlapping int
+	refreshes                    refreshes
+	spent                        int64
+}
+
+// look makes all checks of what has happened so far; a is what the logs hold.
+func (w *world) look(f *findings, a archive) seen {
+	var s seen
+	w.checkDelivery(f, a)
+	s.late = w.checkOwners(f, w.leases(f))
+	s.revisions = w.checkEpochs(f)
+	s.overlapping = w.checkPolls(f)
+	s.refreshes, s.spent = w.checkTokens(f)
+	w.checkLogs(f)
+	return s
+}
 
 // checkLogs: what the relays wrote is JSON line by line, and tells of no panic.
 func (w *world) checkLogs(f *findings) {

@@ -3,11 +3,11 @@ package cluster
 import (
 	"fmt"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/e2e/harness"
 	"github.com/audatex-relay/relay/internal/relay"
-	"github.com/audatex-relay/relay/internal/topology"
 )
 
 // What is done to the cluster.
@@ -119,6 +119,37 @@ func (w *world) killNode(stream string, away time.Duration) {
 	end()
 }
 
+// restartAll ends all relays with SIGKILL and starts them again, all at once.
+func (w *world) restartAll() {
+	w.t.Helper()
+	ends := make([]func(), 0, len(w.replicas))
+	for n := range w.replicas {
+		ends = append(ends, w.begin(killRelay, n))
+	}
+	for _, r := range w.replicas {
+		w.change(r.kill)
+	}
+	for n, r := range w.replicas {
+		ends[n]()
+		w.change(r.begin)
+	}
+	for _, r := range w.replicas {
+		r.awaitServing()
+	}
+}
+
+// roll ends and starts the NATS servers one after the other with SIGTERM, as an upgrade does, each once the one before has caught up.
+func (w *world) roll() {
+	w.t.Helper()
+	end := w.begin(rollNodes, -1)
+	for n := range w.bus.nodes {
+		w.bus.end(n, syscall.SIGTERM)
+		w.bus.start(n)
+		w.bus.awaitCurrent(n)
+	}
+	end()
+}
+
 // awaitTaken waits until somebody else holds what a relay that has gone held. With one relay there is nobody else.
 func (w *world) awaitTaken(n int) {
 	w.t.Helper()
@@ -135,6 +166,21 @@ func (w *world) awaitTaken(n int) {
 			}
 			if last := list[len(list)-1]; last.replica == n || now.After(last.until) {
 				return fmt.Sprintf("shard %d is replica %d's until %s", shard, last.replica, last.until.UTC())
+			}
+		}
+		return ""
+	})
+}
+
+// awaitFlow waits until something that has happened since has come to every callback.
+func (w *world) awaitFlow() {
+	w.t.Helper()
+	now := time.Now()
+	harness.Eventually(w.t, "deliveries go on everywhere", func() string {
+		for _, r := range w.receivers {
+			list := r.All()
+			if len(list) == 0 || list[len(list)-1].At.Before(now) {
+				return "nothing came to callback " + r.ID
 			}
 		}
 		return ""
@@ -158,6 +204,3 @@ func (w *world) awaitShares() {
 		return ""
 	})
 }
-
-// leaseTTL is how long a lease lives that is not renewed.
-const leaseTTL = topology.LeaseTTL

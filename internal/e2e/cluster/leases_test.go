@@ -57,7 +57,7 @@ func (w *world) leases(f *findings) map[int][]lease {
 func leasesOf(f *findings, shard int, revisions []revision, who func(string) (int, int)) []lease {
 	var list []lease
 	highest := uint64(0)
-	gap := false
+	gap := false // something was missed since the owner's last sign of life
 	for _, r := range revisions {
 		gap = gap || r.gap
 		var current *lease
@@ -88,11 +88,14 @@ func leasesOf(f *findings, shard int, revisions []revision, who func(string) (in
 			continue
 		}
 		next := lease{shard: shard, nonce: doc.Nonce, epoch: max(doc.Epoch, r.seq), from: r.at, until: r.at.Add(topology.LeaseTTL)}
+		if current == nil || gap { // perhaps a renewal: it names the epoch itself
+			next.epoch = doc.Epoch
+		}
 		next.replica, next.run = who(doc.Nonce)
 		if current != nil && r.at.Before(current.until) && !gap {
 			f.add(twoOwners, "shard %d was taken by replica %d at %s, replica %d held it until %s", shard, next.replica, r.at.UTC(), current.replica, current.until.UTC())
 		}
-		if next.epoch <= highest {
+		if next.epoch <= highest && !gap {
 			f.add(twoOwners, "shard %d was taken under epoch %d, there had been %d", shard, next.epoch, highest)
 		}
 		if current != nil {

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/e2e/harness"
@@ -12,6 +13,7 @@ import (
 
 // background is something that goes on beside the test until it is ended.
 type background struct {
+	paused  atomic.Bool
 	stop    chan struct{}
 	once    sync.Once
 	running sync.WaitGroup
@@ -29,7 +31,9 @@ func (w *world) every(interval time.Duration, do func()) *background {
 				return
 			case <-tick.C:
 			}
-			do()
+			if !b.paused.Load() {
+				do()
+			}
 		}
 	})
 	w.t.Cleanup(b.end)

@@ -101,17 +101,18 @@ func newWorld(t *testing.T, o options) *world {
 	}
 	t.Cleanup(func() {
 		w.client.CloseIdleConnections()
-		if t.Failed() {
-			w.tellLogs()
-		}
+		w.tellLogs()
 	})
 	return w
 }
 
-// tellLogs keeps the logs of all processes where RELAY_FAULT_LOGS says, or tells the ends of the relays'.
+// tellLogs keeps the logs of all processes where RELAY_FAULT_LOGS says, or tells the ends of the relays' if the test has failed.
 func (w *world) tellLogs() {
 	dir := os.Getenv("RELAY_FAULT_LOGS")
 	if dir == "" {
+		if !w.t.Failed() {
+			return
+		}
 		for _, r := range w.replicas {
 			w.t.Logf("the end of replica %d's log (RELAY_FAULT_LOGS names a directory for all of it):\n%s", r.number, r.book.Tail(15))
 		}

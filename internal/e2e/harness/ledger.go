@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"slices"
 	"strconv"
 	"strings"
@@ -280,7 +281,7 @@ func normal(order map[string]any) string {
 	return quoted(head) + strings.Join(list, "\n")
 }
 
-// dated drops members that are null or the year one.
+// dated drops members that are null or the year one, and writes numbers by their value: 12.0 is 12.
 func dated(v any) any {
 	m, ok := v.(map[string]any)
 	if !ok {
@@ -288,6 +289,11 @@ func dated(v any) any {
 	}
 	out := map[string]any{}
 	for k, v := range m {
+		if n, ok := v.(json.Number); ok {
+			if value, ok := new(big.Rat).SetString(n.String()); ok {
+				v = value.String()
+			}
+		}
 		if v != nil && v != "0001-01-01T00:00:00" {
 			out[k] = v
 		}
