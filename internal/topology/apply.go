@@ -30,6 +30,7 @@ type Finding struct {
 	// Version of the table that last shaped it, 0 if it was made before streams were marked.
 	Version     int
 	Differences []Difference
+	Messages    uint64
 
 	compared comparison
 	wanted   jetstream.StreamConfig
@@ -98,7 +99,7 @@ func (t Topology) Apply(ctx context.Context, js jetstream.JetStream) error {
 	if err != nil {
 		return err
 	}
-	if err := mark.Refuse(t.version()); err != nil {
+	if err := mark.Refuse(t.Version()); err != nil {
 		return err
 	}
 	var findings []Finding
@@ -108,7 +109,7 @@ func (t Topology) Apply(ctx context.Context, js jetstream.JetStream) error {
 		if err != nil {
 			return err
 		}
-		if err := f.refuse(); err != nil {
+		if err := f.Refuse(); err != nil {
 			return err
 		}
 		fresh = fresh && f.State == StateMissing
@@ -123,7 +124,7 @@ func (t Topology) Apply(ctx context.Context, js jetstream.JetStream) error {
 		return nil
 	}
 	// Of several relays that start on an empty server, whoever creates the first stream has found none: one of them gets here.
-	mark.Formats = t.version()
+	mark.Formats = t.Version()
 	if _, err := t.WriteMark(ctx, js, mark); err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
 		return err
 	}
@@ -137,16 +138,16 @@ func (t Topology) bring(ctx context.Context, js jetstream.JetStream, f Finding) 
 		switch f.State {
 		case StateMissing:
 			created := f.wanted
-			created.Metadata = map[string]string{shapeKey: strconv.Itoa(t.version())}
+			created.Metadata = map[string]string{shapeKey: strconv.Itoa(t.Version())}
 			_, err = js.CreateStream(ctx, created)
 		case StateDiffers:
 			var config jetstream.StreamConfig
-			if config, err = f.compared.merged(t.version()); err != nil {
+			if config, err = f.compared.merged(t.Version()); err != nil {
 				return err
 			}
 			_, err = js.UpdateStream(ctx, config)
 		case StateOK, StateForeign, StateUnknown:
-			return f.refuse()
+			return f.Refuse()
 		}
 		var api *jetstream.APIError
 		switch {
@@ -178,11 +179,12 @@ func (t Topology) find(ctx context.Context, js jetstream.JetStream, wanted jetst
 	if err != nil {
 		return f, fmt.Errorf("look at stream %s: %w", wanted.Name, err)
 	}
+	f.Messages = stream.CachedInfo().State.Msgs
 	if f.compared, err = compare(stream.CachedInfo().Config, wanted); err != nil {
 		return f, err
 	}
 	f.Version = f.compared.version
-	switch version := t.version(); {
+	switch version := t.Version(); {
 	case len(f.compared.foreign) > 0:
 		f.State, f.Differences = StateForeign, f.compared.foreign
 	case f.Version > version:
@@ -199,8 +201,8 @@ func (t Topology) find(ctx context.Context, js jetstream.JetStream, wanted jetst
 	return f, nil
 }
 
-// refuse answers the error of a stream that is not ours.
-func (f Finding) refuse() error {
+// Refuse answers the error of a stream that is not ours, nil for any other.
+func (f Finding) Refuse() error {
 	if f.State != StateForeign {
 		return nil
 	}

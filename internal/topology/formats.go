@@ -27,7 +27,8 @@ func BuildFormats() int {
 	return Formats
 }
 
-func (t Topology) version() int {
+// Version answers the version of the formats that is read and written, at most.
+func (t Topology) Version() int {
 	if t.Formats != 0 {
 		return t.Formats
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -52,7 +54,7 @@ func OpenFormats(ctx context.Context, c FormatsConfig) (*Versions, error) {
 	if c.Every == 0 {
 		c.Every = raiseEvery
 	}
-	v := &Versions{c: c, version: c.Topology.version()}
+	v := &Versions{c: c, version: c.Topology.Version()}
 	m, err := c.Topology.ReadMark(ctx, c.JS)
 	if err == nil {
 		err = v.adopt(m)
@@ -232,6 +234,9 @@ func (t Topology) members(ctx context.Context, js jetstream.JetStream, revision 
 	if err := t.ask(ctx, js, "STREAM.INFO.KV_"+t.Bucket(Owners), request, &info); err != nil {
 		return nil, err
 	}
+	if e := info.Error; e != nil && e.ErrorCode == jetstream.JSErrCodeStreamNotFound {
+		return nil, nil
+	}
 	if info.Error != nil {
 		return nil, fmt.Errorf("list the live relays: %w", info.Error)
 	}
@@ -257,4 +262,13 @@ func (t Topology) members(ctx context.Context, js jetstream.JetStream, revision 
 		members[key] = record.Version
 	}
 	return members, nil
+}
+
+// LiveMembers answers the keys of the live relays' records.
+func (t Topology) LiveMembers(ctx context.Context, js jetstream.JetStream) ([]string, error) {
+	members, err := t.members(ctx, js, 0)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Sorted(maps.Keys(members)), nil
 }

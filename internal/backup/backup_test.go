@@ -1,0 +1,293 @@
+package backup_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/backup"
+	"github.com/audatex-relay/relay/internal/natstest"
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+func TestEverythingComesBackAsItWas(t *testing.T) {
+	t.Parallel()
+	keys := newKeys(t)
+	from := at(t, natstest.Start(t), keys, table)
+	from.fill(t)
+	dir := filepath.Join(t.TempDir(), "backup")
+	m := save(t, t.Context(), from, dir)
+	if len(m.Streams) != 3+len(topology.Buckets) || m.Streams[len(m.Streams)-1].Name != "KV_relay_owners" || m.Streams[0].Name != "KV_relay_cursors" {
+		t.Errorf("taken: %+v", m.Streams)
+	}
+	if m.Sequence < 1<<50 || m.Formats != topology.Formats || len(m.Consents) != 1 || m.Consents[0].RefreshedAt.Hour() != 9 {
+		t.Errorf("%+v", m)
+	}
+	private(t, dir)
+
+	to := at(t, natstest.Start(t), keys, table)
+	if _, err := backup.Restore(t.Context(), to.config, dir, false); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range m.Streams {
+		was, is := contents(t, from.js, s.Name), contents(t, to.js, s.Name)
+		if s.Name == "KV_relay_owners" { // the mark says that it was restored
+			if len(is) != len(was) {
+				t.Errorf("%s: %v is not %v", s.Name, is, was)
+			}
+			continue
+		}
+		if !same(was, is) || len(was) == 0 && s.Messages > 0 {
+			t.Errorf("%s: %v is not %v", s.Name, is, was)
+		}
+	}
+	s := to.open(t)
+	if cb, _, err := s.Callbacks.Get(t.Context(), "bms"); err != nil || cb.URL != "https://bms.example/" {
+		t.Errorf("%+v, %v", cb, err)
+	}
+	if token, _, err := s.Tokens.Token(t.Context(), "leeds"); err != nil || token.RefreshToken.Reveal() != "refresh" {
+		t.Error(err)
+	}
+	mark, err := table.ReadMark(t.Context(), to.js)
+	if err != nil || !mark.Restoring.IsZero() || mark.Restored.IsZero() || mark.Ahead < time.Hour.Microseconds() {
+		t.Errorf("%+v, %v", mark, err)
+	}
+}
+
+// private sees to it that nobody else reads a backup, and that no key is in it.
+func private(t *testing.T, dir string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if mode := info.Mode().Perm(); mode != 0o600 && !d.IsDir() || d.IsDir() && mode != 0o700 {
+			t.Errorf("%s is %o", path, mode)
+		}
+		if d.IsDir() {
+			if path != dir {
+				t.Errorf("%s was left behind", path)
+			}
+			return nil
+		}
+		raw, err := os.ReadFile(path)
+		if bytes.Contains(raw, []byte("primaryKeyId")) {
+			t.Errorf("%s holds a keyset", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWhatDoesNotFitIsNotRestored(t *testing.T) {
+	t.Parallel()
+	keys := newKeys(t)
+	from := at(t, natstest.Start(t), keys, table)
+	from.fill(t)
+	dir := filepath.Join(t.TempDir(), "backup")
+	m := save(t, t.Context(), from, dir)
+	for _, c := range []struct {
+		name, says string
+		is         error
+		spoil      func(t *testing.T, to *world, dir string)
+	}{
+		{"another key", "needs the keys with fingerprint " + m.Keys, backup.ErrKeys, func(t *testing.T, to *world, _ string) {
+			*to = *at(t, to.nc, newKeys(t), table)
+		}},
+		{"another prefix", `of prefix "relay", not "other"`, nil, func(_ *testing.T, to *world, _ string) { to.config.Topology.Prefix = "other" }},
+		{"a damaged file", "relay_events.snapshot of the backup is damaged", nil, func(t *testing.T, _ *world, dir string) {
+			file := filepath.Join(dir, "relay_events.snapshot")
+			raw, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			raw[len(raw)/2] ^= 1
+			if err := os.WriteFile(file, raw, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"a missing file", "relay_inbox.snapshot", fs.ErrNotExist, func(t *testing.T, _ *world, dir string) {
+			if err := os.Remove(filepath.Join(dir, "relay_inbox.snapshot")); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"no manifest", "holds no complete backup", nil, func(t *testing.T, _ *world, dir string) {
+			if err := os.Remove(filepath.Join(dir, "manifest.json")); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"a newer release's", "formats version 9, this program knows up to version 2", topology.ErrNewer, func(t *testing.T, _ *world, dir string) {
+			edit(t, dir, func(m *backup.Manifest) { m.Formats = 9 })
+		}},
+		{"a file elsewhere", "outside its directory", nil, func(t *testing.T, _ *world, dir string) {
+			edit(t, dir, func(m *backup.Manifest) { m.Streams[3].Snapshot.Name = "../" + m.Streams[3].Snapshot.Name })
+		}},
+		{"a clock behind it", "is before the backup was made", nil, func(_ *testing.T, to *world, _ string) {
+			to.config.Now = func() time.Time { return m.Ended.Add(-time.Second) }
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			spoiled := filepath.Join(t.TempDir(), "backup")
+			if err := os.CopyFS(spoiled, os.DirFS(dir)); err != nil {
+				t.Fatal(err)
+			}
+			to := at(t, natstest.Start(t), keys, table)
+			c.spoil(t, to, spoiled)
+			_, err := backup.Restore(t.Context(), to.config, spoiled, true)
+			if err == nil || !strings.Contains(err.Error(), c.says) || c.is != nil && !errors.Is(err, c.is) {
+				t.Errorf("refused with %v", err)
+			}
+			if all := names(t, to.js); len(all) > 0 {
+				t.Errorf("restored %v all the same", all)
+			}
+		})
+	}
+}
+
+func edit(t *testing.T, dir string, change func(*backup.Manifest)) {
+	t.Helper()
+	m, err := backup.ReadManifest(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(&m)
+	raw, err := json.Marshal(m)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "manifest.json"), raw, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestNothingIsOverwrittenUnasked(t *testing.T) {
+	t.Parallel()
+	keys := newKeys(t)
+	from := at(t, natstest.Start(t), keys, table)
+	from.fill(t)
+	dir := filepath.Join(t.TempDir(), "backup")
+	save(t, t.Context(), from, dir)
+	if _, err := backup.Save(t.Context(), from.config, dir); err == nil || !strings.Contains(err.Error(), "is there already") {
+		t.Errorf("a backup was written over another: %v", err)
+	}
+
+	to := at(t, natstest.Start(t), keys, table)
+	to.fill(t)
+	if _, err := to.s.Inbox.Append(t.Context(), relay1Page("p2")); err != nil {
+		t.Fatal(err)
+	}
+	before := contents(t, to.js, "relay_inbox")
+	if _, err := backup.Restore(t.Context(), to.config, dir, false); !errors.Is(err, backup.ErrNotEmpty) {
+		t.Errorf("restored over what was there: %v", err)
+	}
+	if _, err := to.js.Publish(t.Context(), "$KV.relay_owners.member.a-1", []byte(`{"version":2}`)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := backup.Restore(t.Context(), to.config, dir, true); err == nil || !strings.Contains(err.Error(), "relays run on this store (member.a-1)") {
+		t.Errorf("restored under a running relay: %v", err)
+	}
+	if !same(before, contents(t, to.js, "relay_inbox")) {
+		t.Error("a refusal changed the store")
+	}
+	kv, err := to.js.KeyValue(t.Context(), "relay_owners")
+	if err == nil {
+		err = kv.Delete(t.Context(), "member.a-1")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := backup.Restore(t.Context(), to.config, dir, true); err != nil {
+		t.Fatal(err)
+	}
+	if !same(contents(t, from.js, "relay_inbox"), contents(t, to.js, "relay_inbox")) {
+		t.Error("not what the backup held")
+	}
+}
+
+func TestAFreshlyMadeStoreCountsAsEmpty(t *testing.T) {
+	t.Parallel()
+	keys := newKeys(t)
+	from := at(t, natstest.Start(t), keys, table)
+	from.fill(t)
+	dir := filepath.Join(t.TempDir(), "backup")
+	save(t, t.Context(), from, dir)
+	to := at(t, natstest.Start(t), keys, table)
+	to.open(t)
+	if _, err := backup.Restore(t.Context(), to.config, dir, false); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A restore that fails half-way leaves nothing that a relay could start on.
+func TestAFailedRestoreLeavesNothing(t *testing.T) {
+	t.Parallel()
+	keys := newKeys(t)
+	from := at(t, natstest.Start(t), keys, table)
+	from.fill(t)
+	dir := filepath.Join(t.TempDir(), "backup")
+	save(t, t.Context(), from, dir)
+	to := at(t, natstest.Start(t), keys, table)
+	if _, err := to.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "theirs", Subjects: []string{"relay.inbox.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := backup.Restore(t.Context(), to.config, dir, false)
+	if err == nil || !strings.Contains(err.Error(), "what was restored has been removed again") {
+		t.Errorf("%v", err)
+	}
+	if all := names(t, to.js); len(all) != 1 {
+		t.Errorf("left behind: %v", all)
+	}
+}
+
+func TestAnInterruptedBackupLooksLikeNone(t *testing.T) {
+	t.Parallel()
+	from := at(t, natstest.Start(t), newKeys(t), table)
+	from.fill(t)
+	parent := t.TempDir()
+	for n := range 12 { // cut off at ever later moments
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(n)*15*time.Millisecond)
+		dir := filepath.Join(parent, fmt.Sprint(n))
+		_, err := backup.Save(ctx, from.config, dir)
+		cancel()
+		_, missing := os.Stat(dir)
+		if (err == nil) != (missing == nil) {
+			t.Errorf("ended with %v, and the directory: %v", err, missing)
+		}
+		if err == nil {
+			if _, err := backup.ReadManifest(dir); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	left, err := filepath.Glob(filepath.Join(parent, "*.partial-*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func TestABackupWithWrongKeysIsNotMade(t *testing.T) {
+	t.Parallel()
+	nc := natstest.Start(t)
+	at(t, nc, newKeys(t), table).fill(t)
+	_, err := backup.Save(t.Context(), at(t, nc, newKeys(t), table).config, filepath.Join(t.TempDir(), "backup"))
+	if !errors.Is(err, backup.ErrKeys) {
+		t.Error(err)
+	}
+}

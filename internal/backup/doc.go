@@ -1,0 +1,30 @@
+// Package backup puts everything that the relay keeps into a directory, and back: JetStream's own snapshots of every stream and bucket, and
+// a manifest that says what they are. The encryption keys are not in it; the manifest says which are needed.
+//
+// # The order
+//
+// Relays may run while a backup is taken, and no two streams are read at the same moment. The rule of every step of the relay is: store
+// downstream, and only then acknowledge upstream. So whatever claims that something else is stored is read before what it claims: then
+// everything that a restored document relies on is there, and what is newer than its claim is at worst done again, as after a crash.
+//
+//	cursors       claim lanes, unresolved notifications, attempts, events
+//	lanes         claim that the attempts are stored that they count
+//	replays       claim attempts
+//	orders        claim events (their last one, and which notifications have theirs)
+//	unresolved    a removed one claims its event
+//	polls         an outcome claims its page in the inbox
+//	attempts      claim the events they are of
+//	events        claim the inbox entries they came of
+//	inbox
+//	callbacks, clients, connections, tokens     nobody relies on them but by name; a token is worth the more the younger it is
+//	owners        last: its sequence is where epochs come from, so none of the documents above has a higher one
+//
+// # One bucket
+//
+// While the server reads a stream for a snapshot it goes on taking writes, and a bucket keeps only the last value of a key. A key that is
+// overwritten before the snapshot comes to it is in the snapshot with neither value (measured: thousands under load). So what was
+// written since the snapshot began is read behind it, in the stream's order and up to a moment at which there was no more, and kept
+// beside it: the snapshot with this tail over it is exactly what the bucket held at that moment. Every bucket is restored into a
+// server of our own right away, from which the manifest's words are read; what cannot be put back is no backup.
+// The logs only grow at one end and lose at the other, which their snapshots carry faithfully.
+package backup

@@ -1,0 +1,159 @@
+package backup
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// manifestFile is written last: a directory without it is no backup.
+const manifestFile = "manifest.json"
+
+// manifestVersion is that of the manifest's form.
+const manifestVersion = 1
+
+// Manifest says what a backup holds.
+type Manifest struct {
+	Version int       `json:"version"`
+	Release string    `json:"release"` // the program that made it
+	Prefix  string    `json:"prefix"`  // RELAY_NATS_PREFIX
+	Formats int       `json:"formats"` // the mark: what the documents may be
+	Began   time.Time `json:"began"`
+	Ended   time.Time `json:"ended"`
+	// Keys is the fingerprint of the encryption keys, Proof what only they open.
+	Keys  string `json:"keys"`
+	Proof []byte `json:"proof"`
+	// Sequence is the highest number that an event had.
+	Sequence uint64    `json:"sequence"`
+	Streams  []Stream  `json:"streams"` // in the order they were taken
+	Consents []Consent `json:"consents"`
+}
+
+// Stream is one stream's snapshot, and of a bucket what was written while it was taken.
+type Stream struct {
+	Name     string                 `json:"name"`
+	Messages uint64                 `json:"messages"`
+	Bytes    uint64                 `json:"bytes"`
+	FirstSeq uint64                 `json:"firstSeq"`
+	LastSeq  uint64                 `json:"lastSeq"`
+	Snapshot File                   `json:"snapshot"`
+	Tail     *File                  `json:"tail,omitempty"`
+	Config   jetstream.StreamConfig `json:"config"`
+}
+
+// File is one file of the backup.
+type File struct {
+	Name     string `json:"name"`
+	Size     int64  `json:"size"`
+	SHA256   string `json:"sha256"`
+	Messages uint64 `json:"messages,omitempty"` // of a tail
+}
+
+// Consent is how old a connection's tokens are in the backup. If the relay has refreshed them since, the vendor takes the backup's no more.
+type Consent struct {
+	Connection  string    `json:"connection"`
+	RefreshedAt time.Time `json:"refreshedAt,omitzero"`
+}
+
+// ReadManifest answers the manifest of a directory.
+func ReadManifest(dir string) (Manifest, error) {
+	var m Manifest
+	raw, err := os.ReadFile(filepath.Join(dir, manifestFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, fmt.Errorf("%s holds no complete backup: there is no %s in it", dir, manifestFile)
+	}
+	if err != nil {
+		return m, fmt.Errorf("read the backup: %w", err)
+	}
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return m, fmt.Errorf("read %s of the backup: %w", manifestFile, err)
+	}
+	if m.Version != manifestVersion {
+		return m, fmt.Errorf("the backup's manifest is of version %d, this program reads version %d: restore with the release that made it (%s)",
+			m.Version, manifestVersion, m.Release)
+	}
+	return m, nil
+}
+
+// verify reads every file through before anything is touched.
+func (m Manifest) verify(dir string) error {
+	for _, s := range m.Streams {
+		if err := s.Snapshot.verify(dir); err != nil {
+			return err
+		}
+		if s.Tail == nil {
+			continue
+		}
+		if err := s.Tail.verify(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f File) verify(dir string) error {
+	if filepath.Base(f.Name) != f.Name {
+		return fmt.Errorf("the backup names a file outside its directory: %q", f.Name)
+	}
+	file, err := os.Open(filepath.Join(dir, f.Name))
+	if err != nil {
+		return fmt.Errorf("read the backup: %w", err)
+	}
+	defer func() { _ = file.Close() }()
+	sum := sha256.New()
+	size, err := io.Copy(sum, file)
+	if err != nil {
+		return fmt.Errorf("read the backup: %w", err)
+	}
+	if got := hex.EncodeToString(sum.Sum(nil)); size != f.Size || got != f.SHA256 {
+		return fmt.Errorf("%s of the backup is damaged: %d bytes with sha256 %s, not %d with %s", f.Name, size, got, f.Size, f.SHA256)
+	}
+	return nil
+}
+
+// write stores the manifest, which makes a directory a backup.
+func (m Manifest) write(dir string) error {
+	raw, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode the manifest: %w", err)
+	}
+	f, err := create(dir, manifestFile)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(raw, '\n'))
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("write the manifest: %w", err)
+	}
+	return nil
+}
+
+// create makes a file that only its owner reads.
+func create(dir, name string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("write the backup: %w", err)
+	}
+	return f, nil
+}
+
+// syncDir makes names in a directory last.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync the backup: %w", err)
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return fmt.Errorf("sync the backup: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,220 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+// ErrNotEmpty says that there is something in the store already.
+var ErrNotEmpty = errors.New("the store is not empty")
+
+// ahead is by how much more the numbers of events run ahead of the clock after each restore. What was published after the backup and went
+// with the store had numbers from the clocks of that time, or one above the order's last: as long as those clocks were not wrong by more
+// than this against the present one, none of them is given out again.
+const ahead = time.Hour
+
+// codeNameInUse is JetStream's error code for a restore of a stream that is there (nats.go has no name for it).
+const codeNameInUse = 10130
+
+// Restore puts a backup back. The store has to be empty but for what a relay's first start makes; with replace it is emptied before.
+// No relay may run on it, and none starts while the restore is under way, or after one that did not end well. Nothing is touched
+// before the backup has been read through and the keys were found to fit.
+func Restore(ctx context.Context, c Config, dir string, replace bool) (Manifest, error) {
+	m, err := ReadManifest(dir)
+	if err != nil {
+		return m, err
+	}
+	if err := c.suits(m); err != nil {
+		return m, err
+	}
+	if err := m.verify(dir); err != nil {
+		return m, err
+	}
+	js, err := jetstream.New(c.Conn)
+	if err != nil {
+		return m, fmt.Errorf("open JetStream: %w", err)
+	}
+	if err := c.clear(ctx, js, m, replace); err != nil {
+		return m, err
+	}
+	put, err := c.putAll(ctx, js, dir, m)
+	if err == nil {
+		err = c.finish(ctx, js, m)
+	}
+	if err != nil {
+		// With time of its own: the usual reason is that ctx ended.
+		undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		if undo := deleteAll(undoing, js, put); undo != nil {
+			return m, fmt.Errorf("%w; and what was restored could not be removed again (%w): no relay starts on it, run restore again with --replace", err, undo)
+		}
+		return m, fmt.Errorf("%w; what was restored has been removed again", err)
+	}
+	return m, nil
+}
+
+// suits answers why a backup must not be restored here, nil if it may.
+func (c Config) suits(m Manifest) error {
+	if m.Prefix != c.Topology.Prefix {
+		return fmt.Errorf("the backup is of prefix %q, not %q: its streams keep their names, so set RELAY_NATS_PREFIX to it", m.Prefix, c.Topology.Prefix)
+	}
+	if err := (topology.Mark{Formats: m.Formats}).Refuse(c.Topology.Version()); err != nil {
+		return fmt.Errorf("the backup cannot be used by this release: %w", err)
+	}
+	if err := c.Sealer.CheckProof(proofPlace, m.Proof); err != nil {
+		return fmt.Errorf("%w: the backup needs the keys with fingerprint %s, those given have %s. Set RELAY_ENCRYPTION_KEYS, or put the key file beside the data: %w",
+			ErrKeys, m.Keys, c.Fingerprint, err)
+	}
+	if now := c.now(); now.Before(m.Ended) {
+		return fmt.Errorf("this machine's clock says %s, which is before the backup was made (%s): set the clock; the numbers of events come from it",
+			now.Format(time.RFC3339), m.Ended.Format(time.RFC3339))
+	}
+	want := order(c.Topology)
+	var have []string
+	for _, s := range m.Streams {
+		have = append(have, s.Name)
+	}
+	for _, name := range have {
+		if !slices.Contains(want, name) {
+			return fmt.Errorf("the backup holds stream %s, which this release does not know: restore with the release that made it (%s)", name, m.Release)
+		}
+	}
+	owners := "KV_" + c.Topology.Bucket(topology.Owners)
+	if !slices.Contains(have, owners) {
+		return fmt.Errorf("the backup holds no %s: it was not made by relay backup", owners)
+	}
+	return nil
+}
+
+// clear makes room: it looks that nobody works on what is there, and that it may go.
+func (c Config) clear(ctx context.Context, js jetstream.JetStream, m Manifest, replace bool) error {
+	findings, err := c.Topology.Check(ctx, js)
+	if err != nil {
+		return err
+	}
+	mark, err := c.Topology.ReadMark(ctx, js)
+	if err != nil {
+		return err
+	}
+	members, err := c.Topology.LiveMembers(ctx, js)
+	if err != nil {
+		return err
+	}
+	if len(members) > 0 {
+		return fmt.Errorf("relays run on this store (%s): stop them first", strings.Join(members, ", "))
+	}
+	owners := "KV_" + c.Topology.Bucket(topology.Owners)
+	var there []string
+	held := uint64(0)
+	for _, f := range findings {
+		switch f.State {
+		case topology.StateForeign:
+			return f.Refuse()
+		case topology.StateMissing, topology.StateUnknown:
+			continue
+		case topology.StateOK, topology.StateDiffers:
+		}
+		there = append(there, f.Stream)
+		if f.Stream != owners { // that one is never empty
+			held += f.Messages
+		}
+	}
+	if held > 0 && !replace {
+		return fmt.Errorf("%w: it holds %d messages. Restore into an empty one, or say --replace to delete what is there (take a backup of it first)", ErrNotEmpty, held)
+	}
+	if slices.Contains(there, owners) {
+		mark.Restoring = c.now()
+		if _, err := c.Topology.WriteMark(ctx, js, mark); err != nil {
+			return fmt.Errorf("keep relays from starting: %w", err)
+		}
+	}
+	return deleteAll(ctx, js, ownersLast(there, owners))
+}
+
+func ownersLast(names []string, owners string) []string {
+	names = slices.Clone(names)
+	slices.SortStableFunc(names, func(a, b string) int {
+		switch {
+		case a == owners && b != owners:
+			return 1
+		case b == owners && a != owners:
+			return -1
+		}
+		return 0
+	})
+	return names
+}
+
+// putAll restores every stream, relay_owners first: with the mark that keeps relays from starting. It answers what was made, in
+// the order in which it is to be removed if that is needed.
+func (c Config) putAll(ctx context.Context, js jetstream.JetStream, dir string, m Manifest) (made []string, err error) {
+	owners := "KV_" + c.Topology.Bucket(topology.Owners)
+	streams := slices.Clone(m.Streams)
+	slices.Reverse(streams) // owners were taken last
+	for _, s := range streams {
+		config := s.Config
+		config.Replicas, config.Placement = c.Topology.Replicas, nil
+		state, err := put(ctx, c.Conn, dir, s, config)
+		var api *jetstream.APIError
+		if !errors.As(err, &api) || api.ErrorCode != codeNameInUse { // that one is somebody else's
+			made = append([]string{s.Name}, made...) // also if it failed: there may be half of it
+		}
+		if err != nil {
+			return made, err
+		}
+		// What is older than the retention goes at once; nothing else may be missing.
+		if state.LastSeq < s.LastSeq || state.Messages < s.Messages && state.FirstSeq <= s.FirstSeq && config.MaxAge == 0 && !config.AllowMsgTTL {
+			return made, fmt.Errorf("stream %s holds %d messages up to %d after the restore, not %d up to %d", s.Name, state.Messages, state.LastSeq, s.Messages, s.LastSeq)
+		}
+		if err := putTail(ctx, js, dir, s.Tail, c.now()); err != nil {
+			return made, err
+		}
+		if s.Name == owners {
+			if err := c.hold(ctx, js); err != nil {
+				return made, err
+			}
+		}
+	}
+	return made, nil
+}
+
+// hold keeps relays from starting on half a store.
+func (c Config) hold(ctx context.Context, js jetstream.JetStream) error {
+	mark, err := c.Topology.ReadMark(ctx, js)
+	if err != nil {
+		return err
+	}
+	mark.Restoring, mark.Raising = c.now(), 0
+	_, err = c.Topology.WriteMark(ctx, js, mark)
+	return err
+}
+
+// finish opens the store to relays, and says from where the numbers of events go on.
+func (c Config) finish(ctx context.Context, js jetstream.JetStream, m Manifest) error {
+	mark, err := c.Topology.ReadMark(ctx, js)
+	if err != nil {
+		return err
+	}
+	now := c.now()
+	mark.Restoring, mark.Restored = time.Time{}, now
+	mark.Ahead = max(mark.Ahead, int64(m.Sequence)-now.UnixMicro(), 0) + ahead.Microseconds() //nolint:gosec // microseconds fit
+	_, err = c.Topology.WriteMark(ctx, js, mark)
+	return err
+}
+
+func deleteAll(ctx context.Context, js jetstream.JetStream, names []string) error {
+	for _, name := range names {
+		if err := ignoreMissing(js.DeleteStream(ctx, name)); err != nil {
+			return fmt.Errorf("delete stream %s: %w", name, err)
+		}
+	}
+	return nil
+}

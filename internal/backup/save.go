@@ -1,0 +1,263 @@
+package backup
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/natsd"
+	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+// Config is what Save and Restore need.
+type Config struct {
+	Conn     *nats.Conn
+	Topology topology.Topology
+	// Sealer holds the encryption keys, Fingerprint names them (store.Fingerprint). They are never written.
+	Sealer      *store.Sealer
+	Fingerprint string
+	Release     string
+	Log         *slog.Logger
+	Now         func() time.Time // time.Now if nil
+}
+
+func (c Config) now() time.Time {
+	if c.Now != nil {
+		return c.Now().UTC()
+	}
+	return time.Now().UTC()
+}
+
+// ErrKeys says that the encryption keys are not those of what is stored.
+var ErrKeys = errors.New("the encryption keys do not fit")
+
+// order answers the names of all streams in the order that the package's comment gives reasons for.
+func order(t topology.Topology) []string {
+	bucket := func(b topology.BucketName) string { return "KV_" + t.Bucket(b) }
+	names := []string{
+		bucket(topology.Cursors), bucket(topology.Lanes), bucket(topology.Replays), bucket(topology.Orders), bucket(topology.Unresolved),
+		bucket(topology.Polls), t.Attempts(), t.Events(), t.Inbox(),
+		bucket(topology.Callbacks), bucket(topology.Clients), bucket(topology.Connections), bucket(topology.Tokens),
+	}
+	for _, b := range topology.Buckets { // what is added to the table is not left out
+		if b != topology.Owners && !slices.Contains(names, bucket(b)) {
+			names = append(names, bucket(b))
+		}
+	}
+	return append(names, bucket(topology.Owners))
+}
+
+// Save writes everything into a directory that must not be there yet. It appears under its name only when it is complete.
+func Save(ctx context.Context, c Config, dir string) (Manifest, error) {
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return Manifest{}, fmt.Errorf("%s is there already: name a directory that is not, inside one that is", dir)
+	}
+	partial, err := os.MkdirTemp(filepath.Dir(dir), filepath.Base(dir)+".partial-")
+	if err != nil {
+		return Manifest{}, fmt.Errorf("make the backup's directory: %w", err)
+	}
+	m, err := save(ctx, c, partial)
+	if err == nil {
+		if err = os.Rename(partial, dir); err == nil {
+			err = syncDir(filepath.Dir(dir))
+		}
+	}
+	if err != nil {
+		_ = os.RemoveAll(partial)
+		return Manifest{}, err
+	}
+	return m, nil
+}
+
+func save(ctx context.Context, c Config, dir string) (Manifest, error) {
+	js, err := jetstream.New(c.Conn)
+	if err != nil {
+		return Manifest{}, fmt.Errorf("open JetStream: %w", err)
+	}
+	mark, err := c.Topology.ReadMark(ctx, js)
+	if err != nil {
+		return Manifest{}, err
+	}
+	if err := mark.Refuse(c.Topology.Version()); err != nil {
+		return Manifest{}, err
+	}
+	proof, err := c.Sealer.Proof(proofPlace)
+	if err != nil {
+		return Manifest{}, err
+	}
+	m := Manifest{Version: manifestVersion, Release: c.Release, Prefix: c.Topology.Prefix, Began: c.now(), Keys: c.Fingerprint, Proof: proof}
+
+	aside, err := startAside(filepath.Join(dir, "aside"))
+	if err != nil {
+		return Manifest{}, err
+	}
+	defer aside.stop()
+	for _, name := range order(c.Topology) {
+		take := take
+		if strings.HasPrefix(name, "KV_") {
+			take = aside.takeBucket
+		}
+		s, err := take(ctx, c, js, dir, name)
+		if err != nil {
+			return Manifest{}, err
+		}
+		m.Streams = append(m.Streams, s)
+		c.Log.DebugContext(ctx, "taken", "stream", name, "messages", s.Messages, "bytes", s.Snapshot.Size)
+	}
+	if err := aside.describe(ctx, c, &m); err != nil {
+		return Manifest{}, err
+	}
+	if err := aside.remove(); err != nil {
+		return Manifest{}, err
+	}
+	m.Ended = c.now()
+	return m, errors.Join(m.write(dir), syncDir(dir))
+}
+
+// proofPlace binds the manifest's proof of the keys to where it lies.
+const proofPlace = "backup manifest"
+
+// take writes one snapshot into the directory.
+func take(ctx context.Context, c Config, _ jetstream.JetStream, dir, name string) (Stream, error) {
+	s := Stream{Name: name, Snapshot: File{Name: name + ".snapshot"}}
+	f, err := create(dir, s.Snapshot.Name)
+	if err != nil {
+		return s, err
+	}
+	sum, count := sha256.New(), &counter{}
+	config, state, err := snapshot(ctx, c.Conn, name, io.MultiWriter(f, sum, count))
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = whole(filepath.Join(dir, s.Snapshot.Name))
+	}
+	if err != nil {
+		return s, err
+	}
+	s.Config, s.Snapshot.Size, s.Snapshot.SHA256 = config, count.n, hex.EncodeToString(sum.Sum(nil))
+	s.Messages, s.Bytes, s.FirstSeq, s.LastSeq = state.Messages, state.Bytes, state.FirstSeq, state.LastSeq
+	return s, nil
+}
+
+type counter struct{ n int64 }
+
+func (c *counter) Write(b []byte) (int, error) {
+	c.n += int64(len(b))
+	return len(b), nil
+}
+
+// aside is a server of our own, into which every bucket is restored as soon as it is taken: what cannot be put back is no backup.
+type aside struct {
+	dir    string
+	server *natsd.Server
+	nc     *nats.Conn
+	js     jetstream.JetStream
+}
+
+func startAside(dir string) (*aside, error) {
+	server, err := natsd.Start(natsd.Config{Dir: dir, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return nil, fmt.Errorf("start the server that checks the backup: %w", err)
+	}
+	a := &aside{dir: dir, server: server}
+	if a.nc, err = server.Connect(); err == nil {
+		a.js, err = jetstream.New(a.nc)
+	}
+	if err != nil {
+		a.stop()
+		return nil, fmt.Errorf("start the server that checks the backup: %w", err)
+	}
+	return a, nil
+}
+
+func (a *aside) stop() {
+	if a.nc != nil {
+		a.nc.Close()
+	}
+	if a.server != nil {
+		a.server.Stop()
+	}
+	a.nc, a.server = nil, nil
+}
+
+func (a *aside) remove() error {
+	a.stop()
+	if err := os.RemoveAll(a.dir); err != nil {
+		return fmt.Errorf("remove what the backup was checked with: %w", err)
+	}
+	return nil
+}
+
+// takeBucket takes a bucket, what is written meanwhile, and sees to it that no key is missing.
+func (a *aside) takeBucket(ctx context.Context, c Config, js jetstream.JetStream, dir, name string) (Stream, error) {
+	before, err := keysOf(ctx, js, name)
+	if err != nil {
+		return Stream{}, err
+	}
+	s, err := take(ctx, c, js, dir, name)
+	if err != nil {
+		return Stream{}, err
+	}
+	if s.Tail, err = takeTail(ctx, js, dir, name, s.LastSeq); err != nil {
+		return Stream{}, err
+	}
+	// Put back, it tells what the bucket holds: with keys missing that were overwritten while the snapshot was read, until the tail is over it.
+	state, err := put(ctx, a.nc, dir, s, single(s.Config))
+	if err != nil {
+		return Stream{}, err
+	}
+	s.Messages, s.Bytes, s.FirstSeq = state.Messages, state.Bytes, state.FirstSeq
+	if err := putTail(ctx, a.js, dir, s.Tail, c.now()); err != nil {
+		return Stream{}, err
+	}
+	taken, err := keysOf(ctx, a.js, name)
+	if err != nil {
+		return Stream{}, err
+	}
+	after, err := keysOf(ctx, js, name)
+	if err != nil {
+		return Stream{}, err
+	}
+	for key := range before {
+		if taken[key] == 0 && after[key] != 0 {
+			return Stream{}, fmt.Errorf("key %s of bucket %s was not taken, though it was there before and after", key, strings.TrimPrefix(name, "KV_"))
+		}
+	}
+	return s, nil
+}
+
+// single is a configuration as one server of our own takes it.
+func single(c jetstream.StreamConfig) jetstream.StreamConfig {
+	c.Replicas, c.Placement = 1, nil
+	return c
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	}
+	return err
+}
+
+// put restores one file of a backup.
+func put(ctx context.Context, nc *nats.Conn, dir string, s Stream, config jetstream.StreamConfig) (streamState, error) {
+	f, err := os.Open(filepath.Join(dir, s.Snapshot.Name))
+	if err != nil {
+		return streamState{}, fmt.Errorf("read the backup: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	return restore(ctx, nc, config, streamState{s.Messages, s.Bytes, s.FirstSeq, s.LastSeq}, f)
+}

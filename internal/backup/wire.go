@@ -1,0 +1,191 @@
+package backup
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// What nats.go has no functions for: JetStream's API for snapshots (NATS JetStream API, STREAM.SNAPSHOT and STREAM.RESTORE).
+
+const (
+	apiPrefix = "$JS.API."
+	// chunkSize is well below the smallest payload that servers are run with.
+	chunkSize = 128 << 10
+	// windowSize is how much the server sends ahead of our acknowledgements.
+	windowSize = 4 << 20
+	// quiet is how long is waited for the next chunk or acknowledgement. The server itself gives up after 5 s.
+	quiet = 30 * time.Second
+)
+
+// streamState is the server's word on what a stream holds.
+type streamState struct {
+	Messages uint64 `json:"messages"`
+	Bytes    uint64 `json:"bytes"`
+	FirstSeq uint64 `json:"first_seq"`
+	LastSeq  uint64 `json:"last_seq"`
+}
+
+type snapshotAnswer struct {
+	Error  *jetstream.APIError     `json:"error"`
+	Config *jetstream.StreamConfig `json:"config"`
+	State  *streamState            `json:"state"`
+}
+
+// snapshot writes a stream's snapshot to w and answers its configuration, and what it held when the snapshot began. The server checks
+// every message's checksum before.
+func snapshot(ctx context.Context, nc *nats.Conn, stream string, w io.Writer) (jetstream.StreamConfig, streamState, error) {
+	fail := func(err error) (jetstream.StreamConfig, streamState, error) {
+		return jetstream.StreamConfig{}, streamState{}, fmt.Errorf("take a snapshot of stream %s: %w", stream, err)
+	}
+	inbox := nc.NewRespInbox()
+	sub, err := nc.SubscribeSync(inbox)
+	if err != nil {
+		return fail(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	if err := sub.SetPendingLimits(-1, -1); err != nil { // bounded by the window
+		return fail(err)
+	}
+	var answer snapshotAnswer
+	if err := call(ctx, nc, "STREAM.SNAPSHOT."+stream, map[string]any{
+		"deliver_subject": inbox, "no_consumers": true, "chunk_size": chunkSize, "window_size": windowSize, "jsck": true,
+	}, &answer); err != nil {
+		return fail(err)
+	}
+	switch {
+	case answer.Error != nil:
+		return fail(answer.Error)
+	case answer.Config == nil || answer.State == nil:
+		return fail(errors.New("the server's answer says nothing"))
+	}
+	for next := 1; ; next++ {
+		chunk, err := nextMessage(ctx, sub)
+		if err != nil {
+			return fail(err)
+		}
+		if len(chunk.Data) == 0 { // the end, and how it came
+			if status := chunk.Header.Get("Status"); status != "" && status != "204" {
+				return fail(fmt.Errorf("%s %s", status, chunk.Header.Get("Description")))
+			}
+			return *answer.Config, *answer.State, nil
+		}
+		if chunk.Reply != "" {
+			// …<size>.<number>: a reconnect in between would leave a hole.
+			if number := chunk.Reply[strings.LastIndexByte(chunk.Reply, '.')+1:]; number != strconv.Itoa(next) {
+				return fail(fmt.Errorf("chunk %s came in place of %d", number, next))
+			}
+		}
+		if _, err := w.Write(chunk.Data); err != nil {
+			return fail(err)
+		}
+		if chunk.Reply != "" {
+			if err := nc.Publish(chunk.Reply, nil); err != nil {
+				return fail(err)
+			}
+		}
+	}
+}
+
+func nextMessage(ctx context.Context, sub *nats.Subscription) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, quiet)
+	defer cancel()
+	return sub.NextMsgWithContext(ctx)
+}
+
+// restored is the server's answer to the last chunk of a restore.
+type restored struct {
+	Error *jetstream.APIError `json:"error"`
+	State *streamState        `json:"state"`
+}
+
+// restore makes a stream of a snapshot. There must be none of its name. Whatever happens, the server has ended its part when it returns,
+// or has been given up.
+func restore(ctx context.Context, nc *nats.Conn, config jetstream.StreamConfig, state streamState, r io.Reader) (streamState, error) {
+	var begun struct {
+		Error   *jetstream.APIError `json:"error"`
+		Deliver string              `json:"deliver_subject"`
+	}
+	lasting := context.WithoutCancel(ctx) // a restore that has begun has to be ended
+	if err := call(lasting, nc, "STREAM.RESTORE."+config.Name, map[string]any{"config": config, "state": state}, &begun); err != nil {
+		return streamState{}, fmt.Errorf("restore stream %s: %w", config.Name, err)
+	}
+	if begun.Error != nil {
+		return streamState{}, fmt.Errorf("restore stream %s: %w", config.Name, begun.Error)
+	}
+	err := feed(ctx, nc, begun.Deliver, r)
+	answer, ended := exchange(lasting, nc, begun.Deliver, nil)
+	if err = errors.Join(err, ended); err != nil {
+		return streamState{}, fmt.Errorf("restore stream %s: %w", config.Name, err)
+	}
+	var done restored
+	switch err := json.Unmarshal(answer, &done); {
+	case err != nil:
+		return streamState{}, fmt.Errorf("restore stream %s: %w", config.Name, err)
+	case done.Error != nil:
+		return streamState{}, fmt.Errorf("restore stream %s: %w", config.Name, done.Error)
+	case done.State == nil:
+		return streamState{}, fmt.Errorf("restore stream %s: the server's answer says nothing", config.Name)
+	}
+	return *done.State, nil
+}
+
+// feed sends a snapshot, chunk by chunk.
+func feed(ctx context.Context, nc *nats.Conn, subject string, r io.Reader) error {
+	chunk := make([]byte, chunkSize)
+	for {
+		n, err := io.ReadFull(r, chunk)
+		if n > 0 {
+			answer, err := exchange(ctx, nc, subject, chunk[:n])
+			if err != nil {
+				return err
+			}
+			if len(answer) > 0 { // an acknowledgement is empty
+				var refused restored
+				if err := json.Unmarshal(answer, &refused); err == nil && refused.Error != nil {
+					return refused.Error
+				}
+				return fmt.Errorf("the server answered a chunk with %q", answer)
+			}
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func exchange(ctx context.Context, nc *nats.Conn, subject string, data []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, quiet)
+	defer cancel()
+	m, err := nc.RequestWithContext(ctx, subject, data)
+	if err != nil {
+		return nil, err
+	}
+	return m.Data, nil
+}
+
+// call asks JetStream's API. Checking the messages of a large stream takes its time.
+func call(ctx context.Context, nc *nats.Conn, what string, request, answer any) error {
+	raw, err := json.Marshal(request)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	defer cancel()
+	m, err := nc.RequestWithContext(ctx, apiPrefix+what, raw)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(m.Data, answer)
+}
