@@ -77,6 +77,7 @@ func (m *Member) returned(h *holding) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	h.cancel()
+	h.lease.end()
 	h.finished = true
 	if !h.draining { // it has its reasons, and told them itself: others are not to wait, nor is it to be called at once again
 		m.rest[h.lease.shard] = time.Now().Add(m.conf.Renew)

@@ -18,7 +18,6 @@ func (m *Member) release(ctx context.Context, next *deadline) {
 		case h.lost, h.anew && m.wants(n) && !m.stopping: // nothing to release; or it is taken over our own lease at once
 			delete(m.held, n)
 		default:
-			h.lease.end()
 			released = append(released, h)
 		}
 	}

@@ -10,7 +10,10 @@ import (
 )
 
 func drawMembers(t *rapid.T) []identity {
-	n := rapid.IntRange(1, 80).Draw(t, "members")
+	n := rapid.IntRange(1, 20).Draw(t, "members")
+	if rapid.IntRange(0, 20).Draw(t, "very many") == 0 {
+		n += relay.Shards
+	}
 	names := rapid.SliceOfNDistinct(rapid.StringMatching(`[a-z0-9-]{1,12}`), n, n, func(s string) string { return s }).Draw(t, "names")
 	members := make([]identity, n)
 	for i, name := range names {

@@ -1,0 +1,60 @@
+package shard
+
+import (
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/audatex-relay/relay/internal/natstest"
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+// The leases outlive the store's own change of leader: what it leaves unanswered is read back.
+func TestAChangeOfTheStoresLeaderCostsNoLease(t *testing.T) {
+	t.Parallel()
+	c := natstest.NewCluster(t)
+	w := watched(t, 3, func() *nats.Conn { return c.Connect(t) })
+	const life = 15 * time.Second // as in production
+	reg := prometheus.NewRegistry()
+	long := func(c *Config) { c.TTL, c.Renew, c.Metrics = life, 4*time.Second, reg }
+	a := w.start("a", long)
+	w.shared(a)
+	b := w.start("b", func(c *Config) { long(c); c.Metrics = nil })
+	w.shared(a, b)
+	w.tellGaps("the second joins, on three nodes")
+	before := map[int]*Lease{}
+	for n := range relay.Shards {
+		before[n] = a.lease(n)
+	}
+
+	c.Stop(c.Leader(t, "KV_relay_owners"))
+	stopped := time.Now()
+	w.await("a lease's life to pass", func() string {
+		if time.Since(stopped) > life+time.Second {
+			return ""
+		}
+		return "not yet"
+	})
+	w.shared(a, b)
+	if gaps := w.gapsSoFar(); len(gaps) > 0 {
+		t.Errorf("%d shards moved", len(gaps))
+	}
+	for n, l := range before {
+		if l != a.lease(n) {
+			t.Errorf("shard %d was taken anew", n)
+		}
+	}
+	t.Logf("%v renewals were unclear, %v leases were lost", counted(t, reg, "audatex_relay_lease_renewals_unclear_total"),
+		counted(t, reg, "audatex_relay_lease_losses_total"))
+	if lost := counted(t, reg, "audatex_relay_lease_losses_total"); lost != 0 {
+		t.Errorf("%v leases were lost", lost)
+	}
+
+	// A goodbye on the two nodes that are left.
+	b.leave()
+	<-b.left
+	w.shared(a)
+	w.tellGaps("one leaves, on the two nodes that are left")
+}

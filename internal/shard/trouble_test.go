@@ -1,0 +1,256 @@
+package shard
+
+import (
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// valve lets a replica's writes to relay_owners through or not.
+type valve struct {
+	mu   sync.Mutex
+	shut bool // nothing is sent
+	deaf bool // what is sent is done, but not answered
+}
+
+var errValve = errors.New("the test lets nothing through")
+
+func (v *valve) set(shut, deaf bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.shut, v.deaf = shut, deaf
+}
+
+func (v *valve) gate() store.Gate {
+	stop := func(w store.Write, on *bool) error {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if *on && strings.Contains(w.Subject, "_owners.") {
+			return errValve
+		}
+		return nil
+	}
+	return store.Gate{
+		Before: func(w store.Write) error { return stop(w, &v.shut) },
+		After:  func(w store.Write) error { return stop(w, &v.deaf) },
+	}
+}
+
+func counted(t *testing.T, reg *prometheus.Registry, name string) (sum float64) {
+	t.Helper()
+	all, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		if f.GetName() == name {
+			for _, m := range f.GetMetric() {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+// A replica whose writes do not arrive steps back before another one may begin, which the world sees to, and comes back when they do.
+func TestAReplicaThatIsCutOffStepsBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	v := &valve{}
+	reg := prometheus.NewRegistry()
+	a := w.open("a", v.gate()).join(func(c *Config) { c.Metrics = reg })
+	b := w.start("b")
+	w.shared(a, b)
+	v.set(true, false)
+	w.shared(b)
+	w.tellGaps("one is cut off")
+	if lost := counted(t, reg, "audatex_relay_lease_losses_total"); lost != 32 {
+		t.Errorf("%v leases were lost", lost)
+	}
+	v.set(false, false)
+	w.shared(a, b)
+	w.tellGaps("it is back")
+	if n := testutil.CollectAndCount(reg); n == 0 {
+		t.Error("no metrics")
+	}
+	if held, members := counted(t, reg, "audatex_relay_shards_held"), counted(t, reg, "audatex_relay_members"); held != 32 || members != 2 {
+		t.Errorf("%v shards held, %v members", held, members)
+	}
+}
+
+// Renewals that are done but not answered are read back, and no lease is lost by them.
+func TestUnansweredRenewalsAreReadBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	v := &valve{}
+	reg := prometheus.NewRegistry()
+	a := w.open("a", v.gate()).join(func(c *Config) { c.Metrics = reg })
+	w.shared(a)
+	before := a.lease(7)
+	v.set(false, true)
+	began := time.Now()
+	w.await("several lives of a lease to pass", func() string {
+		if got := len(a.owned()); got != relay.Shards {
+			t.Fatalf("it owns %d", got)
+		}
+		if time.Since(began) > 3*testTTL {
+			return ""
+		}
+		return "not yet"
+	})
+	if a.lease(7) != before || counted(t, reg, "audatex_relay_lease_losses_total") != 0 {
+		t.Error("leases were lost")
+	}
+	v.set(false, false)
+	w.shared(a)
+}
+
+// An acquisition that was not answered is taken over by the same replica, under a higher epoch.
+func TestAnUnansweredAcquisitionIsTakenAnew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	v := &valve{}
+	a := w.open("a", v.gate()).join()
+	v.set(false, true)
+	w.await("its acquisitions to be in the store", func() string {
+		leases, err := a.store.Owners.All(t.Context(), "shard", func(key string, err error) { t.Error(key, err) })
+		if err != nil || len(leases) < relay.Shards {
+			return "not all"
+		}
+		return ""
+	})
+	v.set(false, false)
+	w.shared(a)
+}
+
+// When the store was away for longer than a lease lives, its former owner takes it anew.
+func TestAfterAnOutageTheShardsAreTakenAnew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	v := &valve{}
+	a := w.open("a", v.gate()).join()
+	w.shared(a)
+	before := a.lease(7)
+	v.set(true, false)
+	w.await("the leases to be lost", func() string {
+		if len(a.owned()) == 0 && a.Held() == 0 {
+			return ""
+		}
+		return "they are not"
+	})
+	if before.Valid() {
+		t.Error("a lease is valid that nobody has renewed")
+	}
+	v.set(false, false)
+	w.shared(a)
+	if now := a.lease(7); now == before || now.Epoch() <= before.Epoch() {
+		t.Errorf("epoch %d after %d", now.Epoch(), before.Epoch())
+	}
+}
+
+// Documents may carry an epoch that the store has forgotten.
+func TestAShardIsTakenAnewAboveAnEpochThatTheStoreForgot(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.start("a")
+	w.shared(a)
+	for _, found := range []uint64{1_000_000, 1_000_007} {
+		l := a.lease(7)
+		l.Superseded(found)
+		l.Superseded(found - 3)
+		w.await("the shard to be taken anew", func() string {
+			if now := a.lease(7); now != l && now.Valid() && now.Epoch() == found+1 {
+				return ""
+			}
+			return "it is not"
+		})
+		if l.Valid() {
+			t.Error("the lease before is valid still")
+		}
+	}
+	a.lease(7).Superseded(3) // not above ours: a straggler of our own
+	w.shared(a)
+	if e := a.lease(7).Epoch(); e != 1_000_008 {
+		t.Errorf("epoch %d", e)
+	}
+	if e := a.lease(8).Epoch(); e > 1000 {
+		t.Errorf("another shard's epoch is %d", e)
+	}
+
+	// It stays above for whoever has seen it, and for those who come later.
+	b := w.start("b")
+	a.leave()
+	<-a.left
+	w.shared(b)
+	if e := b.lease(7).Epoch(); e <= 1_000_008 {
+		t.Errorf("the next owner has epoch %d", e)
+	}
+}
+
+// The only process there is takes everything at once, whatever the last one left.
+func TestAnExclusiveReplicaStartsAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	exclusive := func(c *Config) { c.Exclusive = true }
+	a := w.start("a", exclusive)
+	w.shared(a)
+	before := a.lease(7).Epoch()
+	a.die()
+	<-a.left
+	began := time.Now()
+	b := w.open("a", store.Gate{})
+	opened := time.Now()
+	b.join(exclusive)
+	w.await("all shards", func() string {
+		if len(b.owned()) == relay.Shards {
+			return ""
+		}
+		return "not all"
+	})
+	t.Logf("all shards %s after joining (the store took %s to open)", time.Since(opened), opened.Sub(began))
+	if time.Since(opened) > time.Second {
+		t.Error("it waited for the last one's leases")
+	}
+	if peers, _ := b.Members(); len(peers) != 1 || b.lease(7).Epoch() <= before {
+		t.Errorf("members %+v, epoch %d after %d", peers, b.lease(7).Epoch(), before)
+	}
+}
+
+// Builds before this one wrote leases once, without a time.
+func TestALeaseWithoutATimeIsTakenWhenItsOwnerShowsNoSign(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.open("a", store.Gate{})
+	var old []store.Put[store.Owner]
+	for n := range relay.Shards {
+		old = append(old, store.Put[store.Owner]{
+			Key: store.LeaseKey(n), Value: store.Owner{Lease: &store.Lease{Replica: "old", Nonce: "x", Epoch: 5_000}},
+		})
+	}
+	for _, r := range a.store.Owners.PutAll(t.Context(), old) {
+		if r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	reg := prometheus.NewRegistry()
+	began := time.Now()
+	a.join(func(c *Config) { c.Metrics = reg })
+	w.shared(a)
+	if took := time.Since(began); took < testTTL {
+		t.Errorf("taken after %s", took)
+	}
+	if e := a.lease(7).Epoch(); e != 5_001 {
+		t.Errorf("epoch %d", e)
+	}
+	if n := counted(t, reg, "audatex_relay_lease_takeovers_total"); n != relay.Shards {
+		t.Errorf("%v takeovers", n)
+	}
+}
