@@ -19,10 +19,12 @@ const (
 	quietMost  = time.Minute
 	// cutMost is how long there may be no connection before that is an outage: going over to another node takes less.
 	cutMost = time.Second
+	// calm is how long nothing must have failed for an outage to be over: after a cluster's return stream by stream elects its leader.
+	calm = 3 * time.Second
 )
 
 // Health says whether the store takes writes and answers reads, as seen from those there were. What failed is noted per stream, as
-// each has a leader and limits of its own; one outage lasts from the first failure until nothing fails any more. The log is told once
+// each has a leader and limits of its own; one outage lasts from the first failure until nothing fails for a while. The log is told once
 // when it begins and once when it ends. What has failed is healed by a success of the same kind at the same stream, or by Store.Run.
 type Health struct {
 	log *slog.Logger
@@ -30,6 +32,8 @@ type Health struct {
 
 	mu      sync.Mutex
 	since   time.Time // of the outage; zero: none
+	fine    time.Time // since when nothing fails in spite of the outage
+	watched bool      // Store.Run ends the outage when that has lasted; without it the first moment does
 	bad     map[spot]*failure
 	relapse map[spot]relapse
 	outages int
@@ -127,6 +131,7 @@ func (h *Health) observe(at spot, size int, err error) {
 		}
 	}
 	f.last, f.why, f.err, f.size = now, why, err, max(f.size, size)
+	h.fine = time.Time{}
 	if !h.since.IsZero() {
 		return
 	}
@@ -139,7 +144,7 @@ func (h *Health) observe(at spot, size int, err error) {
 	h.log.Error(what, "reason", string(why), "stream", at.stream, "error", err)
 }
 
-// heal ends the trouble of a spot, and with the last of them the outage. Called with the lock held.
+// heal ends the trouble of a spot, and with the last of them sooner or later the outage. Called with the lock held.
 func (h *Health) heal(at spot) {
 	if _, was := h.bad[at]; !was {
 		return
@@ -148,10 +153,33 @@ func (h *Health) heal(at spot) {
 	if len(h.bad) > 0 {
 		return
 	}
-	took := time.Since(h.since)
+	if h.fine = time.Now(); !h.watched {
+		h.end()
+	}
+}
+
+// end ends the outage. Called with the lock held.
+func (h *Health) end() {
+	took := h.fine.Sub(h.since)
 	h.before += took
-	h.since = time.Time{}
+	h.since, h.fine = time.Time{}, time.Time{}
 	h.log.Info("the store works again", "after", took.Round(time.Millisecond).String())
+}
+
+// watch says whether somebody calls settle.
+func (h *Health) watch(watched bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.watched = watched
+}
+
+// settle ends the outage if nothing has failed for long enough.
+func (h *Health) settle() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.since.IsZero() && !h.fine.IsZero() && time.Since(h.fine) >= calm {
+		h.end()
+	}
 }
 
 // looked ends the trouble of a spot that was looked at, unless it has failed again lately.
@@ -193,6 +221,9 @@ func (h *Health) troubled() map[spot]int {
 func (h *Health) Trouble() Trouble {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if len(h.bad) == 0 { // it is as good as over
+		return Trouble{}
+	}
 	t := Trouble{Since: h.since}
 	oldest := slices.SortedFunc(maps.Keys(h.bad), func(a, b spot) int { return h.bad[a].since.Compare(h.bad[b].since) })
 	for i, at := range oldest {
@@ -211,7 +242,10 @@ func (h *Health) Outages() (n int, took time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	took = h.before
-	if !h.since.IsZero() {
+	switch {
+	case !h.fine.IsZero():
+		took += h.fine.Sub(h.since)
+	case !h.since.IsZero():
 		took += time.Since(h.since)
 	}
 	return h.outages, took

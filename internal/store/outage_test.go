@@ -87,6 +87,7 @@ func (o *outage) healthy() bool { return o.Health().Trouble().Since.IsZero() }
 // told checks that the log has one line for each beginning and each end of so many outages.
 func (o *outage) told(t *testing.T, outages int) {
 	t.Helper()
+	until(t, "the log to tell of the end", func() bool { return o.logged("the store works again") >= outages })
 	if n, _ := o.Health().Outages(); n != outages {
 		t.Errorf("%d outages, want %d", n, outages)
 	}
@@ -151,6 +152,7 @@ func TestAClusterThatLosesItsLeaderAndItsQuorum(t *testing.T) {
 		return info.Cluster != nil && len(info.Cluster.Replicas) == 2 && info.Cluster.Replicas[0].Current && info.Cluster.Replicas[1].Current
 	})
 	before, _ := o.Health().Outages()
+	until(t, "the first outage to be told", func() bool { return o.logged("the store works again") == before })
 
 	// Two of three go.
 	first := cluster.Leader(t, "KV_relay_polls")

@@ -25,6 +25,8 @@ const (
 func (s *Store) Run(ctx context.Context) error {
 	status := s.conn.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED)
 	defer s.conn.RemoveStatusListener(status)
+	s.health.watch(true)
+	defer s.health.watch(false)
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
@@ -38,6 +40,7 @@ func (s *Store) Run(ctx context.Context) error {
 			}
 			s.look(ctx)
 		case <-tick.C:
+			s.health.settle()
 			s.look(ctx)
 		}
 	}
