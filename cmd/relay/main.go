@@ -6,6 +6,8 @@
 //	relay demo      both, with a receiver that verifies, and orders moving through
 //	relay keys      a fresh keyset for RELAY_ENCRYPTION_KEYS
 //	relay topology  the streams and buckets in NATS: check, apply
+//	relay backup    everything that is stored, into a directory
+//	relay restore   and back
 package main
 
 import (
@@ -38,6 +40,8 @@ type commands struct {
 	Keys    keysCommand    `cmd:"" help:"Print a fresh keyset for RELAY_ENCRYPTION_KEYS."`
 
 	Topology topologyCommand `cmd:"" help:"Look at the streams and buckets in NATS, or bring them up to date."`
+	Backup   backupCommand   `cmd:"" help:"Put everything that is stored into a directory."`
+	Restore  restoreCommand  `cmd:"" help:"Put a backup back into an empty store."`
 
 	Version kong.VersionFlag `help:"Print the version and exit."`
 }

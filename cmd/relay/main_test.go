@@ -56,7 +56,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "terminate": terminate, "await": await, "logged": logged, "fetch": fetch, "occupy": occupy, "register": register,
+			"exits": exits, "terminate": terminate, "await": await, "logged": logged, "fetch": fetch, "occupy": occupy, "register": register, "known": known,
 			"freeport": freePort, "natsserver": natsServer, "refused": refused,
 		},
 	})
@@ -165,6 +165,23 @@ func register(ts *testscript.TestScript, neg bool, args []string) {
 	defer func() { _ = answer.Body.Close() }()
 	if answer.StatusCode != http.StatusCreated {
 		ts.Fatalf("the callback was not made: status %d", answer.StatusCode)
+	}
+}
+
+// known HOST:PORT ID fails unless there is such a callback.
+func known(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: known host:port id")
+	}
+	request, err := http.NewRequest(http.MethodGet, "http://"+args[0]+"/v1/callbacks/"+args[1], http.NoBody)
+	ts.Check(err)
+	request.Header.Set("Authorization", "Bearer "+ts.Getenv("RELAY_ADMIN_TOKEN"))
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	answer, err := client.Do(request)
+	ts.Check(err)
+	defer func() { _ = answer.Body.Close() }()
+	if answer.StatusCode != http.StatusOK {
+		ts.Fatalf("callback %s: status %d", args[1], answer.StatusCode)
 	}
 }
 

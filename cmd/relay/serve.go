@@ -152,8 +152,12 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	vendor := &vendor{store: s, client: client, tokens: tokens, owners: asking}
 
 	// The four stages.
+	mark, err := s.Mark(ctx)
+	if err != nil {
+		return err
+	}
 	publishing := publisher.New(publisher.Config{
-		Store: s, PublicURL: schemaBase(c, api.Addr()), Location: c.location, Metrics: publisher.NewMetrics(registry), Log: log,
+		Store: s, PublicURL: schemaBase(c, api.Addr()), Location: c.location, Ahead: time.Duration(mark.Ahead) * time.Microsecond, Metrics: publisher.NewMetrics(registry), Log: log,
 	})
 	polling := poller.New(poller.Config{
 		Store: s, Session: vendor.session, Operations: publishing, Interval: c.PollInterval.d(), PollBound: client.PollBound(),

@@ -108,7 +108,7 @@ func (c Config) clear(ctx context.Context, js jetstream.JetStream, m Manifest, r
 	if err != nil {
 		return err
 	}
-	if len(members) > 0 {
+	if len(members) > 0 && !c.Exclusive {
 		return fmt.Errorf("relays run on this store (%s): stop them first", strings.Join(members, ", "))
 	}
 	owners := "KV_" + c.Topology.Bucket(topology.Owners)

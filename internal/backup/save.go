@@ -31,8 +31,10 @@ type Config struct {
 	Sealer      *store.Sealer
 	Fingerprint string
 	Release     string
-	Log         *slog.Logger
-	Now         func() time.Time // time.Now if nil
+	// Exclusive says that no other process can open the store: a live relay's record in it is a dead one's.
+	Exclusive bool
+	Log       *slog.Logger
+	Now       func() time.Time // time.Now if nil
 }
 
 func (c Config) now() time.Time {

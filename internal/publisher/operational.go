@@ -36,10 +36,12 @@ func (p *Publisher) Operational(ctx context.Context, site string, kind relay.Kin
 	if p.repeats.recent(said, p.now()) {
 		return nil
 	}
-	ev, err := relay.NewOperationalEvent(p.base, site, id, p.now(), relay.Operational{Kind: kind, Message: message, Details: details})
+	now := p.now()
+	ev, err := relay.NewOperationalEvent(p.base, site, id, now, relay.Operational{Kind: kind, Message: message, Details: details})
 	if err != nil {
 		return err
 	}
+	ev = ev.Numbered(relay.NextSequence(now.Add(p.ahead), 0))
 	for try := 1; ; try++ {
 		_, err = p.store.Events.PublishOperational(ctx, ev)
 		if err == nil {

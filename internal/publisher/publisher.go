@@ -33,8 +33,11 @@ type Config struct {
 	// Location is the zone of vendor times that name none (RELAY_AUDATEX_TIMEZONE); UTC if nil.
 	Location *time.Location
 	Metrics  *Metrics
-	Log      *slog.Logger     // slog.Default() if nil
-	Now      func() time.Time // time.Now if nil
+	// Ahead is how far sequences run ahead of the clock, so that none is given out again that was published after a backup and
+	// went with its store (topology.Mark).
+	Ahead time.Duration
+	Log   *slog.Logger     // slog.Default() if nil
+	Now   func() time.Time // time.Now if nil
 }
 
 // Publisher writes events. It is safe for concurrent use: the log's conditions are the referee between calls.
@@ -43,6 +46,7 @@ type Publisher struct {
 	base     string
 	location *time.Location
 	metrics  *Metrics
+	ahead    time.Duration
 	log      *slog.Logger
 	now      func() time.Time
 	repeats  repeats
@@ -51,7 +55,7 @@ type Publisher struct {
 // New makes a Publisher.
 func New(c Config) *Publisher {
 	p := &Publisher{
-		store: c.Store, base: strings.TrimRight(c.PublicURL, "/"), location: c.Location, metrics: c.Metrics, log: c.Log, now: c.Now,
+		store: c.Store, base: strings.TrimRight(c.PublicURL, "/"), location: c.Location, metrics: c.Metrics, ahead: c.Ahead, log: c.Log, now: c.Now,
 	}
 	if p.log == nil {
 		p.log = slog.Default()
@@ -120,7 +124,7 @@ func (p *Publisher) appendix(standing relay.Standing, reading relay.Snapshot) (*
 func (p *Publisher) append(ctx context.Context, a *appendix, n *relay.Received) error {
 	now := p.now()
 	s := &a.state
-	sequence := relay.NextSequence(now, s.Sequence)
+	sequence := relay.NextSequence(now.Add(p.ahead), s.Sequence)
 	data := relay.OrderData{
 		Order: a.reading.Order, ReadAt: a.reading.ReadAt.UTC(), Revision: s.Revision + 1, Changes: a.changes, Origin: relay.OriginReconciliation,
 	}

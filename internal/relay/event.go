@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -131,6 +132,14 @@ func NewOperationalEvent(schemaBase, site, id string, at time.Time, data Operati
 		Type: OperationalPrefix + string(data.Kind), Subject: id, Time: FormatTime(at), DataContentType: "application/json",
 		DataSchema: schemaBase + OperationalSchema, Site: site, Sequence: seq, Data: raw,
 	}, nil
+}
+
+// Numbered answers the event with another sequence, and the id that goes with it.
+func (e Event) Numbered(sequence uint64) Event {
+	e.ID = strings.TrimSuffix(e.ID, e.Sequence)
+	e.Sequence = strconv.FormatUint(sequence, 10)
+	e.ID += e.Sequence
+	return e
 }
 
 // FormatTime writes t in UTC with microseconds, RFC 3339.

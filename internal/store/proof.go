@@ -1,5 +1,10 @@
 package store
 
+import (
+	"os"
+	"path/filepath"
+)
+
 // Proof answers something that only these keys open at the same place: who keeps it can tell later whether keys are the right ones.
 func (s *Sealer) Proof(place string) ([]byte, error) { return s.seal(place, place) }
 
@@ -8,3 +13,6 @@ func (s *Sealer) CheckProof(place string, proof []byte) error {
 	var said string
 	return s.open(place, proof, &said)
 }
+
+// ReadKeyFile reads the key file in dir; unlike KeysFromFile it makes none.
+func ReadKeyFile(dir string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, KeyFile)) }

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"text/tabwriter"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/backup"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+type backupCommand struct {
+	storage
+	Dir string `arg:"" help:"Directory to make; it must not be there yet."`
+}
+
+type restoreCommand struct {
+	storage
+	Dir     string `arg:"" help:"Directory that relay backup made."`
+	Replace bool   `help:"Delete what the store holds before."`
+}
+
+// Run takes a backup: of a cluster while its relays run, of embedded storage while none does.
+func (c *backupCommand) Run(p program) error {
+	t, err := c.open(p, false)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	config, err := t.backupConfig()
+	if err != nil {
+		return err
+	}
+	m, err := backup.Save(p.ctx, config, filepath.Clean(c.Dir))
+	if err != nil {
+		return whichKeys(err)
+	}
+	messages := uint64(0)
+	for _, s := range m.Streams {
+		messages += s.Messages
+	}
+	_, err = fmt.Fprintf(p.stdout, "%s: %d messages of %d streams, formats %d, taken in %s\nThe encryption keys are not in it. Keep them elsewhere; their fingerprint is %s.\n",
+		c.Dir, messages, len(m.Streams), m.Formats, m.Ended.Sub(m.Began).Round(time.Millisecond), m.Keys)
+	return err
+}
+
+// Run puts a backup back and says what to look after.
+func (c *restoreCommand) Run(p program) error {
+	t, err := c.open(p, true)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	config, err := t.backupConfig()
+	if err != nil {
+		return err
+	}
+	m, err := backup.Restore(p.ctx, config, filepath.Clean(c.Dir), c.Replace)
+	if errors.Is(err, backup.ErrNotEmpty) {
+		return fmt.Errorf("nothing was changed: %w", err)
+	}
+	if err != nil {
+		return whichKeys(err)
+	}
+	fmt.Fprintf(p.stdout, "Restored what there was at %s. Whatever came after that is not in it: reconcile the connections once the relay runs.\n", m.Ended.Format(time.RFC3339))
+	if len(m.Consents) == 0 {
+		return nil
+	}
+	fmt.Fprintln(p.stdout, "\nA refresh token is good for one use. A connection whose token was refreshed after the time below needs a new consent\n(POST /v1/connections/{id}/consent-links); the relay says so as soon as the vendor refuses it.")
+	table := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "CONNECTION\tLAST REFRESH IN THE BACKUP")
+	for _, consent := range m.Consents {
+		at := "none"
+		if !consent.RefreshedAt.IsZero() {
+			at = consent.RefreshedAt.UTC().Format(time.RFC3339)
+		}
+		fmt.Fprintf(table, "%s\t%s\n", consent.Connection, at)
+	}
+	return table.Flush()
+}
+
+// backupConfig reads the encryption keys; unlike a relay's start it never makes any.
+func (t *tool) backupConfig() (backup.Config, error) {
+	keys, err := t.encryptionKeys()
+	if err != nil {
+		return backup.Config{}, err
+	}
+	if len(keys) == 0 {
+		if t.NATSURL != "" {
+			return backup.Config{}, wrong("RELAY_ENCRYPTION_KEYS", "is required: the keys that the relays run with")
+		}
+		if keys, err = store.ReadKeyFile(t.DataDir); err != nil {
+			return backup.Config{}, wrong("RELAY_ENCRYPTION_KEYS", "is not set, and there is no key file beside the data: %w", err)
+		}
+	}
+	sealer, err := store.NewSealer(keys)
+	if err != nil {
+		return backup.Config{}, wrong("RELAY_ENCRYPTION_KEYS", "%w", err)
+	}
+	return backup.Config{
+		Conn: t.nc, Topology: t.topo, Sealer: sealer, Fingerprint: store.Fingerprint(keys), Release: buildVersion(), Exclusive: t.NATSURL == "", Log: t.log,
+	}, nil
+}
+
+// whichKeys makes an error of the keys one of their setting.
+func whichKeys(err error) error {
+	if errors.Is(err, backup.ErrKeys) {
+		return &settingError{"RELAY_ENCRYPTION_KEYS", err}
+	}
+	return err
+}
