@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/store"
@@ -87,18 +88,26 @@ func (r *runner) Run(ctx context.Context) {
 	defer giveUp()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(r.p.Grace, giveUp) })()
 
-	// Neither a start nor a shard that is taken over must send every connection's poll at once.
+	// Neither a start nor a shard that is taken over must send every connection's poll at once: after a moment's jitter the
+	// connection is taken over, and then polled when the owner before would have.
 	next := time.NewTimer(rand.N(r.interval()/10 + 1))
 	defer next.Stop()
-	for {
+	for first := true; ; first = false {
+		wanted := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-r.now:
+			wanted = true
 		case <-next.C:
 		}
 		if !r.lease.Await(ctx) || !r.adopted && !r.adopt(ctx) {
 			return
+		}
+		if left := r.left(); first && !wanted && left > 0 {
+			r.set(func(s *seen) { s.state, s.polledAt = StateActive, r.doc.Outcome.At })
+			next.Reset(left)
+			continue
 		}
 		if r.config().Paused {
 			r.set(func(s *seen) { s.state = StatePaused })
@@ -110,6 +119,16 @@ func (r *runner) Run(ctx context.Context) {
 		}
 		next.Reset(wait)
 	}
+}
+
+// left is how long a connection that was just taken over can wait for its next poll: as long as the last one, which ended well and left
+// nothing behind, says; never longer than the interval, as clocks jump.
+func (r *runner) left() time.Duration {
+	o := r.doc.Outcome
+	if o == nil || o.Result != audatex.Done.String() || o.Notifications >= fullPage || r.doc.SubscriptionID == "" || r.unsaved {
+		return 0
+	}
+	return min(time.Until(o.At.Add(r.pause(0))), r.interval())
 }
 
 func (r *runner) interval() time.Duration {

@@ -309,6 +309,52 @@ func TestALeaseThatIsNotValidStopsPolling(t *testing.T) {
 	}
 }
 
+// A shard that changes hands is no reason to poll: the connection's turn comes when it would have come, unless somebody asks.
+func TestAConnectionThatIsTakenOverIsPolledInItsTurn(t *testing.T) {
+	t.Parallel()
+	const interval = 5 * time.Second
+	for name, ago := range map[string]time.Duration{"in its turn": interval / 2, "its turn is over": time.Hour, "its clock is far ahead": -time.Hour, "asked for": 0} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, sandbox.Config{})
+			c := r.connect("a")
+			subscription, err := audatex.NewSession(r.client, r.tokens, c.ID, c.Level).Subscribe(t.Context(), poller.Topic)
+			if err != nil {
+				t.Fatal(err)
+			}
+			now := time.Now()
+			doc := relay.Poll{
+				Epoch: 2, Generation: c.Generation, SubscriptionID: subscription,
+				Outcome: &relay.PollOutcome{PollID: relay.NewID(), At: now.Add(-ago), Result: "done"},
+			}
+			if _, err := r.store.Polls.Create(t.Context(), "a", doc); err != nil {
+				t.Fatal(err)
+			}
+			p := r.replica(store.Gate{}, func(c *poller.Config) { c.Interval = interval })
+			p.own("a", 3)
+			if name == "asked for" {
+				eventually(t, "asked", func() bool { return p.PollNow(t.Context(), "a") == nil })
+			}
+			eventually(t, "it polls", func() bool { return r.polls() > 0 })
+			took := time.Since(now)
+			switch name {
+			case "in its turn":
+				if took < interval*9/10-ago {
+					t.Errorf("polled after %s", took)
+				}
+			case "its clock is far ahead":
+				if took < interval*9/10 {
+					t.Errorf("polled after %s", took)
+				}
+			default:
+				if took > interval*9/10 {
+					t.Errorf("polled after %s only", took)
+				}
+			}
+		})
+	}
+}
+
 // Two replicas hand a connection back and forth while orders come in: each notification is stored once, no two polls
 // overlap, and no gap is suspected.
 func TestHandOverUnderLoad(t *testing.T) {
