@@ -14,16 +14,16 @@ func TestLeaseIsValidForAsLongAsItsLastRenewalSays(t *testing.T) {
 			t.Fatal("valid before the store has said so")
 		}
 		l.renewed(time.Now(), 15*time.Second)
-		time.Sleep(15*time.Second - 1)
+		<-time.After(15*time.Second - 1)
 		if !l.Valid() {
 			t.Fatal("not valid to its end")
 		}
-		time.Sleep(1)
+		<-time.After(1)
 		if l.Valid() {
 			t.Fatal("valid beyond its end")
 		}
 		l.renewed(time.Now().Add(-4*time.Second), 15*time.Second) // the store took a renewal that was sent before
-		time.Sleep(11 * time.Second)
+		<-time.After(11 * time.Second)
 		if l.Valid() {
 			t.Fatal("a renewal counts from when it was answered, not from when it was sent")
 		}

@@ -162,7 +162,7 @@ func (m *Member) callTimeout() time.Duration { return max(m.conf.Renew/4, 500*ti
 
 // retry is how long to wait before the store is asked again after a call that came to nothing.
 func (m *Member) retry() time.Duration {
-	return time.Duration((0.75 + rand.Float64()/2) * float64(m.conf.Renew) / 8) //nolint:gosec // jitter
+	return time.Duration((0.75 + rand.Float64()/2) * float64(m.conf.Renew) / 8)
 }
 
 // validFor is how long a lease counts from the moment its renewal was sent: less than it lives in the store by what the clocks of

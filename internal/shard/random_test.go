@@ -13,7 +13,7 @@ import (
 // it that no shard is ever two replicas'; at quiet, each shard is owned by exactly whose share it is in.
 func TestWhateverHappensNoShardIsTwoReplicas(t *testing.T) {
 	t.Parallel()
-	seed, steps := uint64(time.Now().UnixNano()), 12 //nolint:gosec // a seed
+	seed, steps := uint64(time.Now().UnixNano()), 12
 	if s := os.Getenv("SHARD_SEED"); s != "" {
 		n, err := strconv.ParseUint(s, 10, 64)
 		if err != nil {
@@ -21,11 +21,15 @@ func TestWhateverHappensNoShardIsTwoReplicas(t *testing.T) {
 		}
 		seed = n
 	}
-	if os.Getenv("RELAY_LONG_TESTS") != "" {
-		steps = 120
+	if s := os.Getenv("RELAY_CRASH_KILLS"); s != "" { // as many more of what goes wrong here
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		steps = n
 	}
 	t.Logf("SHARD_SEED=%d", seed)
-	dice := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a test's dice
+	dice := rand.New(rand.NewPCG(seed, 0))
 	w := newWorld(t)
 	type one struct {
 		*replica

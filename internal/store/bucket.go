@@ -173,15 +173,6 @@ func (b *Bucket[T]) Remove(ctx context.Context, removals []Removal) []Result {
 	return b.s.writeAll(ctx, requests)
 }
 
-// RemoveAll is Remove whatever the documents are.
-func (b *Bucket[T]) RemoveAll(ctx context.Context, keys []string) []Result {
-	removals := make([]Removal, len(keys))
-	for i, key := range keys {
-		removals[i].Key = key
-	}
-	return b.Remove(ctx, removals)
-}
-
 func (b *Bucket[T]) subject(key string) string { return "$KV." + b.name + "." + key }
 
 func (b *Bucket[T]) request(p Put[T]) (request, error) {

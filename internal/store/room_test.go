@@ -30,7 +30,7 @@ func TestNothingIsWrittenWithoutRoom(t *testing.T) {
 		_, before := s.Tokens.SaveToken(ctx, relay.NewID(), intent, 0)
 		_, after := s.Tokens.SaveToken(ctx, relay.NewID(), result, 0)
 		return map[string]error{
-			"poll": poll, "many": all[0].Err, "page": inbox, "intent": before, "result": after, "remove": s.Lanes.RemoveAll(ctx, []string{"none"})[0].Err,
+			"poll": poll, "many": all[0].Err, "page": inbox, "intent": before, "result": after, "remove": s.Lanes.Remove(ctx, []store.Removal{{Key: "none"}})[0].Err,
 		}
 	}
 	for _, tt := range []struct {

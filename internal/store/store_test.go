@@ -113,7 +113,7 @@ func TestWhatIsRemovedDoesNotComeBack(t *testing.T) {
 	const lanes = 40
 	key := func(i int) string { return fmt.Sprintf("callback.x.%d", i) }
 	removed := func(i int) bool { return i%4 < 2 }
-	var remove []string
+	var remove []store.Removal
 	for i := range lanes {
 		revision, err := s.Lanes.Create(ctx, key(i), cursor.Lane{V: 1, Order: "o", Entries: []uint64{1, 2}})
 		if err == nil && i%2 == 0 {
@@ -123,10 +123,10 @@ func TestWhatIsRemovedDoesNotComeBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		if removed(i) {
-			remove = append(remove, key(i))
+			remove = append(remove, store.Removal{Key: key(i)})
 		}
 	}
-	for _, r := range s.Lanes.RemoveAll(ctx, remove) {
+	for _, r := range s.Lanes.Remove(ctx, remove) {
 		if r.Err != nil {
 			t.Fatal(r.Err)
 		}
