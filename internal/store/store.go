@@ -134,3 +134,6 @@ func (s *Store) Topology() topology.Topology { return s.topo }
 
 // JetStream is the server's interface as it is, for what looks after the streams themselves.
 func (s *Store) JetStream() jetstream.JetStream { return s.js }
+
+// Mark answers which formats the documents may have, and from where the numbers of events go on.
+func (s *Store) Mark(ctx context.Context) (topology.Mark, error) { return s.topo.ReadMark(ctx, s.js) }
