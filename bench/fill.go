@@ -61,6 +61,11 @@ func fill(ctx context.Context, dir string, n int) error {
 		return err
 	}
 	defer closing()
+	return fillStore(ctx, s, n)
+}
+
+// fillStore is the same of a store that is open.
+func fillStore(ctx context.Context, s *store.Store, n int) error {
 	const writers = sites
 	var wg sync.WaitGroup
 	errs := make(chan error, writers)

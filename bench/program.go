@@ -118,8 +118,10 @@ func (b *bench) callback(p *program, id, path, from string, concurrency int) err
 }
 
 // usage answers the CPU seconds that the relay has used and the most memory it had, in MiB.
-func (p *program) usage() (cpu, peak float64, err error) {
-	proc := filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid))
+func (p *program) usage() (cpu, peak float64, err error) { return usageOf(p.cmd.Process.Pid) }
+
+func usageOf(pid int) (cpu, peak float64, err error) {
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
 	stat, err := os.ReadFile(filepath.Join(proc, "stat"))
 	if err != nil {
 		return 0, 0, err

@@ -26,7 +26,7 @@ type tally struct {
 	mu          sync.Mutex
 	count       int
 	first, last time.Time
-	latencies   []float64 // milliseconds from the event's sequence to its arrival
+	latencies   []float64 // milliseconds from the event's publishing to its arrival, for /received/… from its notification's receipt
 }
 
 // seen is a tally as it is told.
@@ -36,7 +36,7 @@ type seen struct {
 	P50, P99, Max float64
 }
 
-func (t *tally) note(id string, now time.Time) (n int) {
+func (t *tally) note(began, now time.Time) (n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.count == 0 {
@@ -44,12 +44,35 @@ func (t *tally) note(id string, now time.Time) (n int) {
 	}
 	t.count++
 	t.last = now
-	if len(id) > 16 && len(t.latencies) < 1<<20 {
-		if micros, err := strconv.ParseInt(id[len(id)-16:], 10, 64); err == nil {
-			t.latencies = append(t.latencies, float64(now.UnixMicro()-micros)/1000)
-		}
+	if !began.IsZero() && len(t.latencies) < 1<<20 {
+		t.latencies = append(t.latencies, float64(now.Sub(began).Microseconds())/1000)
 	}
 	return t.count
+}
+
+// published is when an event went into the log: its id ends with that, in microseconds.
+func published(id string) time.Time {
+	if len(id) <= 16 {
+		return time.Time{}
+	}
+	micros, err := strconv.ParseInt(id[len(id)-16:], 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.UnixMicro(micros)
+}
+
+// received is when the relay had the event's notification in its hands.
+func received(body []byte) time.Time {
+	var ev struct {
+		Data struct {
+			Notification struct {
+				ReceivedAt time.Time `json:"receivedAt"`
+			} `json:"notification"`
+		} `json:"data"`
+	}
+	_ = json.Unmarshal(body, &ev) // the zero time measures nothing
+	return ev.Data.Notification.ReceivedAt
 }
 
 func (t *tally) seen() seen {
@@ -64,7 +87,7 @@ func (t *tally) seen() seen {
 	return s
 }
 
-// receive is the child process: it answers callbacks by path (/ok/…, /slow/…, /tenth/…, /dead/…) until its input closes.
+// receive is the child process: it answers callbacks by path (/ok/…, /received/…, /slow/…, /tenth/…, /dead/…) until its input closes.
 func receive() {
 	var tallies sync.Map
 	of := func(path string) *tally {
@@ -76,9 +99,14 @@ func receive() {
 		_ = json.NewEncoder(w).Encode(of(r.PathValue("kind") + "/" + r.PathValue("name")).seen())
 	})
 	mux.HandleFunc("POST /{kind}/{name}", func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		kind := r.PathValue("kind")
-		n := of(kind+"/"+r.PathValue("name")).note(r.Header.Get("Webhook-Id"), time.Now())
+		kind, began := r.PathValue("kind"), published(r.Header.Get("Webhook-Id"))
+		if kind == "received" {
+			body, _ := io.ReadAll(r.Body)
+			began = received(body)
+		} else {
+			_, _ = io.Copy(io.Discard, r.Body)
+		}
+		n := of(kind+"/"+r.PathValue("name")).note(began, time.Now())
 		switch {
 		case kind == "dead":
 			<-r.Context().Done()
