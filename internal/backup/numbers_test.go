@@ -1,0 +1,124 @@
+package backup_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/backup"
+	"github.com/audatex-relay/relay/internal/natstest"
+	"github.com/audatex-relay/relay/internal/publisher"
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+// publishing publishes events of a few orders and operational ones, by a clock of the test's, and notes what was issued.
+type publishing struct {
+	t      *testing.T
+	w      *world
+	now    time.Time
+	issued map[string]string // id to content
+	p      *publisher.Publisher
+}
+
+func (p *publishing) open() {
+	p.t.Helper()
+	s := p.w.open(p.t)
+	mark, err := s.Mark(p.t.Context())
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.p = publisher.New(publisher.Config{
+		Store: s, Log: p.w.config.Log, Now: func() time.Time { return p.now }, Ahead: time.Duration(mark.Ahead) * time.Microsecond,
+	})
+}
+
+// publish publishes n events for each of three orders, and as many operational ones, without the clock moving between those of one turn.
+func (p *publishing) publish(what string, n int) {
+	p.t.Helper()
+	ctx := p.t.Context()
+	for i := range n {
+		p.now = p.now.Add(time.Microsecond)
+		for o := range 3 {
+			at := time.Now().UTC()
+			notification := relay.Received{Connection: "leeds", Seq: uint64(i + 1), Info: relay.NotificationInfo{Topic: "PARTS.ORDER.UPDATED", ReceivedAt: at}} //nolint:gosec // small
+			standing, err := p.p.Begin(ctx, "leeds", uuid(o), []relay.Received{notification})
+			if err != nil {
+				p.t.Fatal(err)
+			}
+			standing.Waiting = []relay.Received{notification}
+			if outcome, err := p.p.Publish(ctx, standing, relay.Snapshot{Order: fmt.Appendf(nil, `{"Status":"%s %d"}`, what, i), ReadAt: at}); err != nil {
+				p.t.Fatal(outcome, err)
+			}
+		}
+		if err := p.p.Operational(ctx, relay.NoSite, relay.KindGapSuspected, "leeds", fmt.Sprintf("%s %d", what, i), nil); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	p.look()
+}
+
+// look reads the whole log and sees to it that no id was ever another event's.
+func (p *publishing) look() {
+	p.t.Helper()
+	events, _, err := p.w.s.Events.Scan(p.t.Context(), 1, nil, 100_000)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, stored := range events {
+		var ev relay.Event
+		if err := json.Unmarshal(stored.Body, &ev); err != nil {
+			p.t.Fatal(err)
+		}
+		if was, ok := p.issued[ev.ID]; ok && was != string(stored.Body) {
+			p.t.Errorf("%s was issued for\n%s\nand again for\n%s", ev.ID, was, stored.Body)
+		}
+		p.issued[ev.ID] = string(stored.Body)
+	}
+}
+
+// No id that was issued after a backup is issued again with other content once the backup has been restored: whatever the clock did
+// between, within the hour that is allowed for.
+func TestNoEventIDComesAgainAfterARestore(t *testing.T) {
+	t.Parallel()
+	keys := newKeys(t)
+	for _, c := range []struct {
+		name               string
+		published, resumed time.Duration // how the clocks stand to the true time, after the backup and after the restore
+	}{
+		{"good clocks", 0, 0},
+		{"the relay's clock was fast", 50 * time.Minute, 0},
+		{"it was much too fast before the backup already", 1000 * time.Hour, 0},
+		{"the new one's is slow", 0, -50 * time.Minute},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			base := time.Now().UTC()
+			p := &publishing{t: t, w: at(t, natstest.Start(t), keys, table), issued: map[string]string{}, now: base}
+			if c.published > time.Hour {
+				p.now = p.now.Add(c.published)
+			}
+			p.open()
+			p.publish("before", 5)
+			dir := filepath.Join(t.TempDir(), "backup")
+			save(t, t.Context(), p.w, dir)
+			if c.published > time.Hour {
+				p.now = base // somebody has set the clock right: the orders' numbers go on from where they are
+			} else {
+				p.now = p.now.Add(c.published)
+			}
+			p.publish("lost", 30)
+
+			for range 2 { // a second restore of the same backup must not meet the numbers of the first
+				p.w = at(t, natstest.Start(t), keys, table)
+				if _, err := backup.Restore(t.Context(), p.w.config, dir, false); err != nil {
+					t.Fatal(err)
+				}
+				p.now = time.Now().UTC().Add(c.resumed)
+				p.open()
+				p.publish("after", 30)
+			}
+		})
+	}
+}
