@@ -57,7 +57,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "terminate": terminate, "await": await, "logged": logged, "fetch": fetch, "occupy": occupy, "register": register, "known": known,
-			"freeport": freePort, "natsserver": natsServer, "refused": refused,
+			"freeport": freePort, "natsserver": natsServer, "refused": refused, "filelimit": fileLimit,
 		},
 	})
 }
