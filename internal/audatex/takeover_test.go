@@ -132,7 +132,9 @@ func TestAResultThatComesHomeLateIsUsed(t *testing.T) {
 				if n, spent := v.count(); n != 1 || spent != 0 {
 					t.Errorf("%d requests, %d with a spent token", n, spent)
 				}
-				<-done
+				if err := <-done; err != nil {
+					t.Errorf("the one that woke: %v", err)
+				}
 				return
 			}
 			if _, ok := errors.AsType[*ConsentRequiredError](err); !ok {

@@ -120,7 +120,7 @@ func (r *Resolver) Run(ctx context.Context) error {
 		}
 		r.log.ErrorContext(ctx, "resolver cannot start yet", "error", err)
 		if stopped := wait.sleep(ctx); stopped != nil {
-			return nil //nolint:nilerr // it was told to stop, and nothing had begun
+			return nil // it was told to stop, and nothing had begun
 		}
 	}
 	close(r.following)

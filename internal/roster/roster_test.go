@@ -41,7 +41,6 @@ type bench struct {
 	most     int            // of one connection, ever
 	made     []*worker
 	slow     time.Duration // how long a runner takes to end
-	grumble  func(format string, args ...any)
 }
 
 // worker is the runner of a bench.
@@ -74,7 +73,7 @@ func (w *worker) Run(ctx context.Context) {
 	case <-ctx.Done():
 	case <-w.quits:
 	}
-	time.Sleep(w.b.slow)
+	pass(w.b.slow)
 	w.b.mu.Lock()
 	defer w.b.mu.Unlock()
 	w.b.working[w.id]--
@@ -186,7 +185,7 @@ func TestRunnersComeAndGoWithConnectionsAndShards(t *testing.T) {
 		if second == first || second == nil || b.ran(second) || !second.fresh {
 			t.Fatalf("made anew, before the runner of the old one has ended: %+v", second)
 		}
-		time.Sleep(b.slow)
+		pass(b.slow)
 		synctest.Wait()
 		if !b.ran(second) {
 			t.Fatal("the new one's runner does not begin")
@@ -313,7 +312,7 @@ func TestARunnerThatEndsByItself(t *testing.T) {
 		b.ready()
 		giveUp, drained := b.own("leeds", 5)
 		close(b.at("leeds").quits)
-		time.Sleep(b.slow)
+		pass(b.slow)
 		synctest.Wait()
 		if b.at("leeds") != nil {
 			t.Error("still said to be at work")
@@ -379,7 +378,7 @@ func TestRosterInvariants(t *testing.T) {
 						synctest.Wait()
 					}
 				case "wait":
-					time.Sleep(time.Duration(rapid.IntRange(1, 9).Draw(rt, "seconds")) * time.Second)
+					pass(time.Duration(rapid.IntRange(1, 9).Draw(rt, "seconds")) * time.Second)
 				case "ready":
 					if !listed {
 						listed = true
@@ -391,7 +390,7 @@ func TestRosterInvariants(t *testing.T) {
 					listed = true
 				}
 			}
-			time.Sleep(time.Minute)
+			pass(time.Minute)
 			synctest.Wait()
 			for _, id := range ids {
 				w := b.at(id)
@@ -426,6 +425,9 @@ func (b *bench) tellAll(there map[string]string) {
 	}
 	b.ready()
 }
+
+// pass lets virtual time pass.
+func pass(d time.Duration) { <-time.After(d) }
 
 // bubbled hides what may not be called of a testing.T in a synctest bubble.
 type bubbled struct{ testing.TB }
