@@ -206,7 +206,7 @@ func TestRelayPermissionsAreThoseOfTheTopology(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	have, err := os.ReadFile(file) //nolint:gosec // a constant path
+	have, err := os.ReadFile(file)
 	if err != nil || string(have) != want.String() {
 		t.Errorf("%s is not what the topology asks for: write it anew with -update (%v)", file, err)
 	}

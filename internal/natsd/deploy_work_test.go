@@ -58,7 +58,9 @@ func (c *cluster) works() {
 		t.Error("the watch tells nothing")
 	}
 	stop()
-	<-watched
+	if err := <-watched; err != nil && !errors.Is(err, context.Canceled) {
+		t.Errorf("the watch: %v", err)
+	}
 	if revision, err = s.Clients.Update(ctx, "a", relay.Client{ID: "a", Description: "b"}, revision); err != nil {
 		t.Error(err)
 	}

@@ -52,11 +52,11 @@ func (b *bus) run(name, source string) <-chan string {
 	if err := os.WriteFile(file, []byte(source), 0o600); err != nil {
 		b.t.Fatal(err)
 	}
-	if out, err := exec.CommandContext(b.t.Context(), "go", "build", "-o", binary, file).CombinedOutput(); err != nil { //nolint:gosec // what this repository documents
+	if out, err := exec.CommandContext(b.t.Context(), "go", "build", "-o", binary, file).CombinedOutput(); err != nil {
 		b.t.Fatalf("%v: %s", err, out)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	program := exec.CommandContext(ctx, binary) //nolint:gosec // just built
+	program := exec.CommandContext(ctx, binary)
 	program.Env = append(os.Environ(), "NATS_URL=nats://"+b.server.Addr(), "NATS_USER="+b.allID, "NATS_PASSWORD="+b.all)
 	program.Stderr = os.Stderr
 	out, err := program.StdoutPipe()

@@ -197,5 +197,5 @@ func EventsBytes(dir string) int64 {
 	if err := syscall.Statfs(dir, &st); err != nil {
 		return DefaultEventsBytes
 	}
-	return min(DefaultEventsBytes, max(int64(st.Bavail)*st.Bsize/4, 1<<20)) //nolint:gosec // free blocks: far from overflow
+	return min(DefaultEventsBytes, max(int64(st.Bavail)*st.Bsize/4, 1<<20))
 }
