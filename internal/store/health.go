@@ -21,6 +21,10 @@ const (
 	cutMost = time.Second
 	// calm is how long nothing must have failed for an outage to be over: after a cluster's return stream by stream elects its leader.
 	calm = 3 * time.Second
+	// deadWrites in a row without an answer, over a time, and a stream of the embedded server is taken for dead.
+	deadWrites = 3
+	// deadAfter is that time. A busy disk answers sooner.
+	deadAfter = time.Minute
 )
 
 // Health says whether the store takes writes and answers reads, as seen from those there were. What failed is noted per stream, as
@@ -30,14 +34,16 @@ type Health struct {
 	log *slog.Logger
 	cut atomic.Pointer[time.Time] // since when there is no connection; nil: there is one
 
-	mu      sync.Mutex
-	since   time.Time // of the outage; zero: none
-	fine    time.Time // since when nothing fails in spite of the outage
-	watched bool      // Store.Run ends the outage when that has lasted; without it the first moment does
-	bad     map[spot]*failure
-	relapse map[spot]relapse
-	outages int
-	before  time.Duration // all outages that have ended
+	mu        sync.Mutex
+	since     time.Time // of the outage; zero: none
+	fine      time.Time // since when nothing fails in spite of the outage
+	watched   bool      // Store.Run ends the outage when that has lasted; without it the first moment does
+	bad       map[spot]*failure
+	relapse   map[spot]relapse
+	silent    map[string]*silence // streams whose writes get no answer
+	deadAfter time.Duration       // the constant of the name; tests have no minute
+	outages   int
+	before    time.Duration // all outages that have ended
 }
 
 // spot is what can fail for itself. The connection is the spot without a stream.
@@ -59,6 +65,12 @@ type relapse struct {
 	quiet time.Duration
 }
 
+// silence is a row of writes to a stream that got no answer, and none that did.
+type silence struct {
+	first time.Time
+	n     int
+}
+
 // Trouble is an outage.
 type Trouble struct {
 	Since         time.Time // zero: there is none
@@ -68,7 +80,7 @@ type Trouble struct {
 }
 
 func newHealth(log *slog.Logger) *Health {
-	return &Health{log: log, bad: map[spot]*failure{}, relapse: map[spot]relapse{}}
+	return &Health{log: log, bad: map[spot]*failure{}, relapse: map[spot]relapse{}, silent: map[string]*silence{}, deadAfter: deadAfter}
 }
 
 // wrote notes how a write of so many bytes ended. A refused condition is an answer: the store works.
@@ -113,11 +125,14 @@ func (h *Health) observe(at spot, size int, err error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	now := time.Now()
+	if at.write {
+		h.hear(at.stream, why == NoAnswer, now)
+	}
 	if why == "" {
 		h.heal(at)
 		return
 	}
-	now := time.Now()
 	f := h.bad[at]
 	if f == nil {
 		f = &failure{since: now}
@@ -171,6 +186,31 @@ func (h *Health) watch(watched bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.watched = watched
+}
+
+// hear counts the writes to a stream that got no answer. Called with the lock held.
+func (h *Health) hear(stream string, silent bool, now time.Time) {
+	switch s := h.silent[stream]; {
+	case !silent:
+		delete(h.silent, stream)
+	case s == nil:
+		h.silent[stream] = &silence{first: now, n: 1}
+	default:
+		s.n++
+	}
+}
+
+// dead answers a stream whose writes have got no answer for so long, "" if there is none. A look that finds a leader does not break the
+// silence, only an answer does.
+func (h *Health) dead() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for stream, s := range h.silent {
+		if s.n >= deadWrites && time.Since(s.first) >= h.deadAfter {
+			return stream
+		}
+	}
+	return ""
 }
 
 // settle ends the outage if nothing has failed for long enough.

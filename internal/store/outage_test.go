@@ -381,3 +381,60 @@ func TestWhatWaitingMayMend(t *testing.T) {
 		t.Errorf("without a connection: %v", err)
 	}
 }
+
+// A stream of the embedded server that answers nothing any more is not waited for without end: only a start anew mends it.
+func TestAStreamThatAnswersNoMore(t *testing.T) {
+	t.Parallel()
+	s := openWith(t, t.TempDir(), store.NewRoomOf(func() (uint64, uint64, error) { return 1 << 30, 4 << 30, nil }))
+	s.SetDeadAfter(300 * time.Millisecond)
+	ended := make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() { ended <- s.Run(ctx) }()
+	write := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		_, err := s.Polls.Create(ctx, relay.NewID(), relay.Poll{})
+		return err
+	}
+	silence := func(silent bool) {
+		st, err := s.JetStream().Stream(t.Context(), "KV_relay_polls")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := st.CachedInfo().Config
+		c.NoAck = silent
+		if _, err := s.JetStream().UpdateStream(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	// An answer breaks the silence.
+	silence(true)
+	for range 2 {
+		if err := write(); !errors.Is(err, store.ErrUnclear) {
+			t.Fatalf("a write without an answer: %v", err)
+		}
+	}
+	silence(false)
+	if err := write(); err != nil {
+		t.Fatal(err)
+	}
+
+	silence(true)
+	for range 3 {
+		_ = write()
+	}
+	until(t, "the end", func() bool {
+		_ = write()
+		select {
+		case err := <-ended:
+			if !errors.Is(err, store.ErrDead) || !strings.Contains(err.Error(), "KV_relay_polls") {
+				t.Errorf("the watch ended with %v", err)
+			}
+			return true
+		default:
+			return false
+		}
+	})
+}

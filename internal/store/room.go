@@ -19,7 +19,8 @@ const (
 // the server that has once failed to write takes no writes any more until the server is started anew, also when there is space again: so
 // it is with a full disk, and with a file over RLIMIT_FSIZE (nats-server 2.15.2: the write is never answered, and every later one
 // neither, also after the limit is lifted; the other streams go on; the process survives the signal). A page of the vendor's queue
-// that was read by then would wait in memory in vain. So writes are refused before: that ends by itself when there is room again.
+// that was read by then would wait in memory in vain. So writes are refused before: that ends by itself when there is room again. What gets through all the same (a quota, a broken disk)
+// Store.Run ends the program for.
 type Room struct {
 	free  func() (free, total uint64, err error)
 	every time.Duration          // how long what it answered is believed

@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -20,8 +22,13 @@ const (
 	trialTTL = time.Minute
 )
 
+// ErrDead says that the embedded server has given a stream up: it has failed to write once, answers nothing since, and only a start
+// anew mends that.
+var ErrDead = errors.New("the embedded NATS server no longer answers writes to a stream, although there is room; it must be started anew")
+
 // Run looks after the store's health until ctx ends: a connection that is lost is trouble although nobody writes, and what has failed
-// is tried again every second although nobody else does. While nothing fails it sends nothing.
+// is tried again every second although nobody else does. While nothing fails it sends nothing. With an embedded server it ends with
+// ErrDead once a stream is beyond waiting for; an external cluster is its operators' to mend.
 func (s *Store) Run(ctx context.Context) error {
 	status := s.conn.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED)
 	defer s.conn.RemoveStatusListener(status)
@@ -42,6 +49,9 @@ func (s *Store) Run(ctx context.Context) error {
 		case <-tick.C:
 			s.health.settle()
 			s.look(ctx)
+			if stream := s.health.dead(); stream != "" && s.room != nil && s.room.check(false) == nil {
+				return fmt.Errorf("%w: %s", ErrDead, stream)
+			}
 		}
 	}
 }
