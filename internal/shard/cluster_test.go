@@ -58,3 +58,32 @@ func TestAChangeOfTheStoresLeaderCostsNoLease(t *testing.T) {
 	w.shared(a)
 	w.tellGaps("one leaves, on the two nodes that are left")
 }
+
+// Without a quorum no lease can be renewed: everybody steps back, and everything goes on when the store does.
+func TestAfterALostQuorumTheSharesAreAsBefore(t *testing.T) {
+	t.Parallel()
+	c := natstest.NewCluster(t)
+	w := watched(t, 3, func() *nats.Conn { return c.Connect(t) })
+	a := w.start("a")
+	w.shared(a)
+	b := w.start("b")
+	w.shared(a, b)
+	before := a.lease(a.owned()[0])
+	c.Stop(0)
+	c.Stop(1)
+	w.await("both to step back", func() string {
+		if a.Held()+b.Held() > 0 {
+			return "they hold shards"
+		}
+		return ""
+	})
+	c.Start(t, 0)
+	c.Start(t, 1)
+	t.Log("shared again", w.shared(a, b), "after two nodes were started")
+	if now := a.lease(before.Shard()); now.Epoch() <= before.Epoch() {
+		t.Errorf("epoch %d after %d", now.Epoch(), before.Epoch())
+	}
+	_, changed := b.Members()
+	a.SetBlockedUntil(time.Now().Add(time.Minute))
+	<-changed // the watch has outlived it
+}

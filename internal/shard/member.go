@@ -97,7 +97,7 @@ func Join(ctx context.Context, c Config) (*Member, error) {
 	}
 	m.key = store.MemberKey(m.me.replica, m.me.nonce)
 	m.record = store.Member{Replica: m.me.replica, Nonce: m.me.nonce, Version: c.Version}
-	m.metrics = newMetrics(c.Metrics, m)
+	m.metrics = newMetrics()
 	there, err := c.Store.Owners.All(ctx, "member", m.unreadable)
 	if err != nil {
 		return nil, fmt.Errorf("join the replicas: %w", err)
@@ -105,6 +105,7 @@ func Join(ctx context.Context, c Config) (*Member, error) {
 	if err := m.announce(ctx); err != nil {
 		return nil, fmt.Errorf("join the replicas: %w", err)
 	}
+	m.metrics.show(c.Metrics, m) // only now: whoever fails to join may try again
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, e := range there {

@@ -22,7 +22,7 @@ func TestReplicasShareTheShards(t *testing.T) {
 	t.Log("three after", w.shared(a, b, c))
 	t.Logf("shares of %d, %d, %d", len(a.owned()), len(b.owned()), len(c.owned()))
 	for _, gap := range w.tellGaps("the third joins") {
-		if gap > time.Second {
+		if gap > testTTL/2 { // milliseconds on a machine that does nothing else
 			t.Errorf("a shard was nobody's for %s on a hand-over", gap)
 		}
 	}
@@ -32,14 +32,14 @@ func TestReplicasShareTheShards(t *testing.T) {
 	<-c.left
 	t.Log("shared again after a goodbye", w.shared(a, b))
 	for _, gap := range w.tellGaps("the third leaves") {
-		if gap > time.Second {
+		if gap > testTTL/2 {
 			t.Errorf("an idle shard was nobody's for %s after a goodbye", gap)
 		}
 	}
 	b.die()
 	t.Log("shared again after a death", w.shared(a))
 	for _, gap := range w.tellGaps("the second dies") {
-		if gap > testTTL+time.Second {
+		if gap > testTTL+2*time.Second {
 			t.Errorf("a dead replica's shard was nobody's for %s", gap)
 		}
 	}

@@ -8,7 +8,7 @@ type metrics struct {
 	unclear   prometheus.Counter
 }
 
-func newMetrics(reg prometheus.Registerer, m *Member) *metrics {
+func newMetrics() *metrics {
 	x := &metrics{
 		losses: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "audatex_relay_lease_losses_total", Help: "Shards lost before they were handed over, by reason.",
@@ -23,6 +23,11 @@ func newMetrics(reg prometheus.Registerer, m *Member) *metrics {
 	for _, reason := range []lossReason{lossTaken, lossGone, lossSilence} {
 		x.losses.WithLabelValues(string(reason))
 	}
+	return x
+}
+
+// show registers what is counted, and what is read from the member.
+func (x *metrics) show(reg prometheus.Registerer, m *Member) {
 	if reg != nil {
 		reg.MustRegister(x.losses, x.takeovers, x.unclear,
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -32,5 +37,4 @@ func newMetrics(reg prometheus.Registerer, m *Member) *metrics {
 				Name: "audatex_relay_members", Help: "Live replicas that this one sees, itself included.",
 			}, func() float64 { peers, _ := m.Members(); return float64(len(peers)) }))
 	}
-	return x
 }

@@ -105,9 +105,8 @@ func (m *Member) readBack(ctx context.Context, hs []*holding, next *deadline) {
 				// Of several unclear renewals in a row the first may be the one that was taken: it counts from there.
 				m.took(h, p.Revision, h.unclear)
 			} else {
-				h.revision = p.Revision // none was taken so far; or the store has lost its end, and this is what is left
+				h.revision, h.due = p.Revision, again // none was taken so far; or the store has lost its end, and this is what is left
 			}
-			h.due = again
 		case unknown:
 			m.metrics.unclear.Inc()
 			h.due = again
