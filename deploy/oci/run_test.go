@@ -109,7 +109,7 @@ func TestContainerServes(t *testing.T) {
 	defer cancel()
 	cmd := c.command(ctx, nil, "RELAY_ADMIN_TOKEN=administrator-of-the-test", "RELAY_AUDATEX_CLIENT_ID=test", "RELAY_AUDATEX_CLIENT_SECRET=test",
 		"RELAY_HTTP_ADDR=127.0.0.1:0", "RELAY_METRICS_ADDR=127.0.0.1:0", "RELAY_AUDATEX_TIMEZONE=Europe/London",
-		"RELAY_AUDATEX_TOKEN_URL="+vendor.URL+"/token", "RELAY_AUDATEX_BASE_URL="+vendor.URL)
+		"RELAY_POLL_INTERVAL=500ms", "RELAY_LOG_LEVEL=debug", "RELAY_AUDATEX_TOKEN_URL="+vendor.URL+"/token", "RELAY_AUDATEX_BASE_URL="+vendor.URL)
 	read, write, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +162,7 @@ func TestContainerServes(t *testing.T) {
 	if status, body := call("PUT", "/v1/connections/leeds", `{"level":"site","site":"leeds","refreshToken":"r"}`); status != 201 {
 		t.Fatalf("PUT connection: %d %s", status, body)
 	}
-	// The connection is polled at once, for which it needs a token: this came through TLS.
+	// A poll needs a token: this came through TLS.
 	select {
 	case got := <-asked:
 		if got != "/token audatex-relay/"+testVersion {
