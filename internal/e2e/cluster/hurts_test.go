@@ -83,18 +83,22 @@ func (w *world) suspend(n int, d time.Duration) {
 func (w *world) cut(n int, d time.Duration) {
 	w.t.Helper()
 	end := w.begin(cutRelay, n)
+	w.change(func() { w.replicas[n].away = true })
 	w.links.cut(n)
 	pass(d)
 	w.links.mend(n)
+	w.change(func() { w.replicas[n].away = false })
 	end()
 }
 
 func (w *world) silence(n int, d time.Duration) {
 	w.t.Helper()
 	end := w.begin(silenceRelay, n)
+	w.change(func() { w.replicas[n].away = true })
 	w.links.hurt(n, "timeout", `{"timeout":0}`)
 	pass(d)
 	w.links.heal(n)
+	w.change(func() { w.replicas[n].away = false })
 	end()
 }
 

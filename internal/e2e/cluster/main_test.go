@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -96,61 +95,4 @@ func replicaOf(userAgent string) int {
 		}
 	}
 	return -1
-}
-
-// mutant is a relay that is broken on purpose: places of its source are replaced before it is built.
-type mutant struct {
-	name   string
-	places []place
-}
-
-// place is a piece of source that must stand exactly once in its file.
-type place struct {
-	file, from, to string
-}
-
-// overlay writes the broken files and what tells the Go tool to take them. It fails if a place is not found any more: a mutant
-// that breaks nothing would prove nothing.
-func (m *mutant) overlay(t testing.TB) string {
-	t.Helper()
-	dir := filepath.Join(binaries.dir, "overlay-"+m.name)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	replaced := map[string]string{}
-	for _, p := range m.places {
-		path, err := filepath.Abs(filepath.Join(root, p.file))
-		if err != nil {
-			t.Fatal(err)
-		}
-		from := path
-		if already := replaced[path]; already != "" {
-			from = already
-		}
-		source, err := os.ReadFile(from)
-		if err != nil {
-			t.Fatal(err)
-		}
-		broken, err := p.apply(source)
-		if err != nil {
-			t.Fatalf("mutant %s: %v", m.name, err)
-		}
-		to := filepath.Join(dir, fmt.Sprintf("%d-%s", len(replaced), filepath.Base(path)))
-		if from != path {
-			to = from
-		}
-		if err := os.WriteFile(to, broken, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		replaced[path] = to
-	}
-	b, err := json.Marshal(map[string]any{"Replace": replaced})
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(dir, "overlay.json")
-	if err := os.WriteFile(file, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file
 }

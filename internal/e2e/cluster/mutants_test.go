@@ -2,13 +2,180 @@ package cluster
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/e2e/harness"
+	"github.com/audatex-relay/relay/internal/sandbox"
+	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// apply breaks a source.
-func (p place) apply(source []byte) ([]byte, error) {
-	if n := bytes.Count(source, []byte(p.from)); n != 1 {
-		return nil, fmt.Errorf("%s has %d times, not once:\n%s", p.file, n, p.from)
+// mutant is a relay that is broken on purpose: places of its source are replaced before it is built.
+type mutant struct {
+	name    string
+	places  []place
+	options options
+	hurt    func(*world)
+	finds   []string // kinds of findings of which the checks must come to at least one
+}
+
+// place is a piece of source that must stand exactly once in its file.
+type place struct {
+	file, from, to string
+}
+
+// mutants are the three ways to be wrong that the checks are there for.
+var mutants = []*mutant{
+	{
+		// What is being delivered is written down as delivered before it is: it is lost with the process.
+		name: "cursor-before-delivery",
+		places: []place{{
+			file: "internal/dispatcher/attempt.go",
+			from: "\tj.attempt = c.d.conf.Sender.Send(",
+			to:   "\tc.mu.Lock()\n\tc.cur.Succeed(j.batch, time.Now())\n\tc.d.flush.mark(c)\n\tc.mu.Unlock()\n\tj.attempt = c.d.conf.Sender.Send(",
+		}},
+		options: options{replicas: 2, sites: 8},
+		hurt: func(w *world) {
+			w.kill(0)
+			w.awaitFlow()
+			w.kill(1)
+		},
+		finds: []string{notDelivered},
+	},
+	{
+		// A replica that has a refreshed token in its hands while it is cut off puts it over what its successor has stored.
+		name: "tokens-without-compare-and-set",
+		places: []place{{
+			file: "internal/store/tokens.go",
+			from: "\t\trevision, err = t.bucket.Update(ctx, connection, rec, revision)",
+			to:   "\t\t_, revision, _ = t.bucket.Get(ctx, connection)\n\t\trevision, err = t.bucket.Update(ctx, connection, rec, revision)",
+		}},
+		options: options{
+			replicas: 2, sites: 16,
+			vendor: sandbox.Config{AccessTokenLifetime: 3 * time.Second},
+			faults: []sandbox.Faults{{ShareLatency: 1, Latency: 1500 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpToken}}},
+		},
+		hurt:  func(w *world) { w.cut(0, 2*topology.LeaseTTL+5*time.Second) },
+		finds: []string{overwritten, tokensMisused},
+	},
+	{
+		// A replica goes on as if it held what it has lost.
+		name: "lease-that-does-not-stop-its-owner",
+		places: []place{
+			{
+				file: "internal/shard/lease.go",
+				from: "\treturn !l.ended && now.Before(l.until) && now.Round(0).Before(l.wall)\n",
+				to:   "\t_ = now\n\treturn true\n",
+			},
+			{
+				file: "internal/shard/hold.go",
+				from: "\th.lost = true\n\th.lease.end()\n\th.drain()\n",
+				to:   "\tif h.due = time.Now().Add(m.conf.Renew); !h.lost {\n\t\treturn\n\t}\n",
+			},
+		},
+		options: options{replicas: 2, sites: 8},
+		hurt:    func(w *world) { w.suspend(0, topology.LeaseTTL+7*time.Second) },
+		finds:   []string{outsideLease},
+	},
+}
+
+// TestMutants shows that the checks find what they are there to find: with RELAY_FAULT_ROUNDS each mutant is hurt as it has to be and must
+// be found out. Without, that the places still are in the source where mutants are made: one that breaks nothing would prove nothing.
+func TestMutants(t *testing.T) {
+	n, _ := rounds(t)
+	for _, m := range mutants {
+		t.Run(m.name, func(t *testing.T) {
+			sources := m.sources(t)
+			for file, source := range sources {
+				if _, err := parser.ParseFile(token.NewFileSet(), file, source, parser.SkipObjectResolution); err != nil {
+					t.Errorf("mutant %s: %v", m.name, err)
+				}
+			}
+			if n > 0 && !t.Failed() {
+				m.mustBeFound(t)
+			}
+		})
 	}
-	return bytes.Replace(source, []byte(p.from), []byte(p.to), 1), nil
+}
+
+// mustBeFound runs a mutant.
+func (m *mutant) mustBeFound(t *testing.T) {
+	o := m.options
+	o.broken, o.vendor.Seed, o.probes = m, 5, 8
+	w := newWorld(t, o)
+	w.receiver("quick", harness.Healthy, nil)
+	w.receiver("single", harness.Healthy, map[string]any{"concurrency": 1})
+	w.receiver("late", harness.Slow(700*time.Millisecond), map[string]any{"concurrency": 32})
+	w.receiver("later", harness.Slow(900*time.Millisecond), map[string]any{"concurrency": 32})
+	w.newProbes()
+	w.start()
+	l, op := w.startLoad(5, 80*time.Millisecond), w.operator()
+	w.awaitShares()
+	w.awaitFlow()
+	m.hurt(w)
+	pass(5 * time.Second)
+	l.end()
+	var f findings
+	w.look(&f, w.rest(&f, 20*time.Second)) // it may never come to rest: that is not what it is to be found out by
+	op.end()
+	for _, line := range f.list {
+		t.Logf("found: %.300s", line)
+	}
+	if !slices.ContainsFunc(m.finds, func(kind string) bool { return f.by[kind] > 0 }) {
+		t.Errorf("mutant %s was not found out: none of %q", m.name, m.finds)
+	}
+}
+
+// sources answers the broken files' text, by their paths in the module. It fails if a place is not there exactly once.
+func (m *mutant) sources(t testing.TB) map[string][]byte {
+	t.Helper()
+	sources := map[string][]byte{}
+	for _, p := range m.places {
+		source, ok := sources[p.file]
+		if !ok {
+			var err error
+			if source, err = os.ReadFile(filepath.Join(root, p.file)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := bytes.Count(source, []byte(p.from)); n != 1 {
+			t.Fatalf("mutant %s: %s has %d times, not once:\n%s", m.name, p.file, n, p.from)
+		}
+		sources[p.file] = bytes.Replace(source, []byte(p.from), []byte(p.to), 1)
+	}
+	return sources
+}
+
+// overlay writes the broken files and what tells the Go tool to take them in place of the module's, and answers its path.
+func (m *mutant) overlay(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	replaced := map[string]string{}
+	for file, source := range m.sources(t) {
+		path, err := filepath.Abs(filepath.Join(root, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		broken := filepath.Join(dir, fmt.Sprintf("%d.go", len(replaced)))
+		if err := os.WriteFile(broken, source, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		replaced[path] = broken
+	}
+	b, err := json.Marshal(map[string]any{"Replace": replaced})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }

@@ -18,8 +18,8 @@ type replica struct {
 	env     map[string]string
 	book    harness.Logbook
 
-	process   *harness.Process
-	suspended bool
+	process *harness.Process
+	away    bool // suspended or cut off: nobody should ask it
 }
 
 // begin starts the relay without waiting for it.
@@ -76,18 +76,18 @@ func (r *replica) stop() {
 func (r *replica) suspend() {
 	r.t.Helper()
 	r.signal(syscall.SIGSTOP)
-	r.suspended = true
+	r.away = true
 }
 
 func (r *replica) resume() {
 	r.t.Helper()
 	r.signal(syscall.SIGCONT)
-	r.suspended = false
+	r.away = false
 }
 
 // serving answers whether requests can be sent to it.
 func (r *replica) serving() bool {
-	if r.process == nil || r.suspended {
+	if r.process == nil || r.away {
 		return false
 	}
 	select {

@@ -154,7 +154,7 @@ func (w *world) newKeys() string {
 	return strings.TrimSpace(string(out))
 }
 
-// newReceivers makes a callback of every kind, and probes: quick ones on shards of their own, to see how long nobody delivers there.
+// newReceivers makes a callback of every kind, and probes.
 func (w *world) newReceivers() {
 	w.receiver("quick", harness.Healthy, map[string]any{"concurrency": 8, "types": []string{"audatex.parts.order.*", "audatex.relay.*"}})
 	w.receiver("single", harness.Healthy, map[string]any{"concurrency": 1})
@@ -162,6 +162,11 @@ func (w *world) newReceivers() {
 	w.receiver("steady", harness.Slow(20*time.Millisecond), map[string]any{"concurrency": 4})
 	w.receiver("flaky", harness.OneInTen, map[string]any{"concurrency": 4})
 	w.receiver("half", harness.Slow(10*time.Millisecond), map[string]any{"concurrency": 4, "sites": w.sites[:len(w.sites)/2]})
+	w.newProbes()
+}
+
+// newProbes makes quick callbacks on shards of their own, to see how long nobody delivers there.
+func (w *world) newProbes() {
 	taken := map[int]bool{}
 	for _, r := range w.receivers {
 		taken[relay.ShardOf(r.ID)] = true

@@ -1,0 +1,71 @@
+// Package upgrade changes releases under the feet of what they have stored: two builds of the program after one another under load, and
+// the present one on what an earlier release left behind.
+package upgrade
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/audatex-relay/relay/internal/e2e/harness"
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+// root is the module's root, seen from the package.
+var root = filepath.Join("..", "..", "..")
+
+// builds are the programs of the whole run, by the version of the formats they write.
+var builds struct {
+	mu   sync.Mutex
+	dir  string
+	have map[int]error
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if builds.dir != "" {
+		if err := os.RemoveAll(builds.dir); err != nil {
+			fmt.Fprintln(os.Stderr, "upgrade:", err)
+		}
+	}
+	if code == 0 {
+		if err := goleak.Find(goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1")); err != nil {
+			fmt.Fprintln(os.Stderr, "upgrade:", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// release answers the program, as if its formats were of the version given.
+func release(t *testing.T, formats int) string {
+	t.Helper()
+	builds.mu.Lock()
+	defer builds.mu.Unlock()
+	if builds.dir == "" {
+		dir, err := os.MkdirTemp("", "relay-upgrade-") //nolint:usetesting // it outlives the test that happens to build
+		if err != nil {
+			t.Fatal(err)
+		}
+		builds.dir, builds.have = dir, map[int]error{}
+	}
+	path := filepath.Join(builds.dir, strconv.Itoa(formats))
+	err, done := builds.have[formats]
+	if !done {
+		var flags []string
+		if formats != topology.Formats {
+			flags = []string{"-ldflags", fmt.Sprintf("-X github.com/audatex-relay/relay/internal/topology.formatsForTests=%d", formats)}
+		}
+		err = harness.Build(t.Context(), root, "./cmd/relay", path, flags...)
+		builds.have[formats] = err
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
