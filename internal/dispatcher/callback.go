@@ -49,6 +49,7 @@ type callback struct {
 	pageAt      time.Time
 	reads       uint64 // changes of target: a page read under an older one is thrown away
 	filling     bool
+	riding      bool // the ride of the shards it came with reads for it: it is about to join the shared reader
 	blocked     bool // the next event was refused: there is no use in reading on before something has ended
 	refilling   bool
 	density     float64   // share of the log's entries that are its own, as seen in its pages, or counted

@@ -188,7 +188,7 @@ func (c *callback) capture() *work {
 // carry sets what the document says beside where the cursor stands. mu is held.
 func (c *callback) carry() {
 	carried := c.cur.Carried()
-	behind := !c.attached || c.lagging
+	behind := !c.attached && !c.riding || c.lagging
 	if c.left {
 		behind = carried.Behind // being given up is not falling behind
 	}
@@ -269,6 +269,7 @@ func (f *flusher) lanes(ctx context.Context, works []*work) {
 	var puts []store.Put[cursor.Lane]
 	var of []*work
 	for _, w := range works {
+		w.failed = w.failed || !w.c.t.lease.Valid() // the round may have taken long
 		if w.failed {
 			continue
 		}

@@ -88,6 +88,9 @@ type gate struct {
 	mu   sync.Mutex
 	shut bool
 	each func(store.Write) error // may be nil
+	hold func(store.Write) bool  // says which writes wait until free is closed; may be nil
+	free chan struct{}
+	kept int // writes that wait
 	seen map[string]int
 }
 
@@ -96,6 +99,14 @@ var errCut = errors.New("cut off by the test")
 func (g *gate) before(w store.Write) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.hold != nil && g.hold(w) {
+		free := g.free
+		g.kept++
+		g.mu.Unlock()
+		<-free
+		g.mu.Lock()
+		g.kept--
+	}
 	if g.shut {
 		return errCut
 	}
@@ -116,6 +127,26 @@ func (g *gate) after(store.Write) error {
 		return errCut
 	}
 	return nil
+}
+
+// keep holds writes back until the function answered is called.
+func (g *gate) keep(which func(store.Write) bool) (release func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	free := make(chan struct{})
+	g.hold, g.free = which, free
+	return sync.OnceFunc(func() {
+		g.mu.Lock()
+		g.hold = nil
+		g.mu.Unlock()
+		close(free)
+	})
+}
+
+func (g *gate) keeps() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.kept > 0
 }
 
 func (g *gate) close() { g.mu.Lock(); g.shut = true; g.mu.Unlock() }

@@ -71,8 +71,14 @@ func TestBehindAndBack(t *testing.T) {
 		cb.Concurrency = rapid.IntRange(1, 4).Draw(rt, "concurrency")
 		_, cb.StartSeq, _ = b.store.Events.Bounds(t.Context())
 		b.register(cb)
-		d := b.start(func(c *dispatcher.Config) { c.Ring = 8 })
-		defer d.stop()
+		start := func() *running {
+			d := b.join(func(c *dispatcher.Config) { c.Ring = 8 })
+			d.take(relay.ShardOf(cb.ID))
+			d.ready()
+			return d
+		}
+		d := start()
+		defer func() { d.stop() }()
 		published, granted := 0, 0
 		for _, step := range rapid.SliceOfN(rapid.IntRange(0, 5), 1, 12).Draw(rt, "steps") {
 			switch step {
@@ -95,8 +101,7 @@ func TestBehindAndBack(t *testing.T) {
 				}
 				until(t, "all arrive before the restart", func() bool { return r.distinct() == published })
 				d.stop()
-				d = b.start(func(c *dispatcher.Config) { c.Ring = 8 })
-				defer d.stop()
+				d = start()
 			}
 		}
 		for ; granted < published; granted++ {

@@ -111,6 +111,12 @@ func (t *tenure) end(stopLife context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.run), lastFlush)
 	defer cancel()
 	d.flush.do(ctx, func(context.Context) { t.store(ctx, mine) })
+	for _, c := range mine { // from here on nothing of it is stored
+		c.mu.Lock()
+		c.fenced = true
+		c.mu.Unlock()
+		d.flush.forget(c)
+	}
 
 	d.mu.Lock()
 	for _, c := range mine {
@@ -123,8 +129,8 @@ func (t *tenure) end(stopLife context.CancelFunc) {
 	close(t.left)
 }
 
-// store stores what the last attempts came to, and the watermark, so that the next owner finds nothing to repeat. From then on nothing
-// of these callbacks is stored here. It runs in the flusher.
+// store stores what the last attempts came to, and the watermark, so that the next owner finds nothing to repeat. It runs
+// in the flusher.
 func (t *tenure) store(ctx context.Context, mine []*callback) {
 	for range 3 {
 		var unstored []*callback
@@ -141,12 +147,6 @@ func (t *tenure) store(ctx context.Context, mine []*callback) {
 		t.d.flush.round(ctx, unstored)
 	}
 	t.lastWatermark(ctx, mine)
-	for _, c := range mine {
-		c.mu.Lock()
-		c.fenced = true
-		c.mu.Unlock()
-		t.d.flush.forget(c)
-	}
 }
 
 // callbacks answers the tenure's callbacks that there are.

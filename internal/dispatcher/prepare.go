@@ -31,18 +31,32 @@ func (d *Dispatcher) Prepare(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("prepare the watermarks: %w", err)
 	}
-	_, last, err := d.conf.Store.Events.Bounds(ctx)
+	found := map[string]*stored{}
+	for i := range documents {
+		found[documents[i].Key] = &stored{doc: &documents[i]}
+	}
+	for _, l := range allLanes {
+		id, _, _ := strings.Cut(strings.TrimPrefix(l.Key, store.CallbackCursor("")), ".")
+		if s := found[store.CallbackCursor(id)]; s != nil {
+			s.lanes = append(s.lanes, l)
+		}
+	}
+	var highest uint64
+	for _, s := range found {
+		highest = max(highest, s.highest())
+	}
+	for _, e := range marks {
+		if strings.HasSuffix(e.Key, ".events") {
+			highest = max(highest, e.Value.Position)
+		}
+	}
+	_, last, err := d.bounds(ctx, highest)
 	if err != nil {
 		return fmt.Errorf("prepare the callbacks' cursors: %w", err)
 	}
-	lanes := map[string][]store.Entry[cursor.Lane]{}
-	for _, l := range allLanes {
-		id, _, _ := strings.Cut(strings.TrimPrefix(l.Key, store.CallbackCursor("")), ".")
-		lanes[id] = append(lanes[id], l)
-	}
 	var clamped []string
 	for _, e := range documents {
-		cut, err := d.clamp(ctx, e, lanes[strings.TrimPrefix(e.Key, store.CallbackCursor(""))], last)
+		cut, err := d.clamp(ctx, e, found[e.Key], last)
 		if err != nil {
 			return fmt.Errorf("take %s back to the end of the log: %w", e.Key, err)
 		}
@@ -68,27 +82,27 @@ func (d *Dispatcher) Prepare(ctx context.Context) error {
 	return nil
 }
 
-// beyond reports whether a cursor or one of its lanes says anything of positions above last.
-func beyond(doc cursor.Document, lanes []store.Entry[cursor.Lane], last uint64) bool {
-	if n := len(doc.Done); doc.Position > last || n > 0 && doc.Done[n-1][1] > last {
-		return true
+// boundsAgain is how long one waits before the log is believed to end before a cursor.
+const boundsAgain = 500 * time.Millisecond
+
+// bounds answers the log's first and last position. If it ends before the highest position that a cursor speaks of it is looked at twice: a
+// node of the store that has just become the log's leader may have yet to apply the last of what its predecessor acknowledged.
+func (d *Dispatcher) bounds(ctx context.Context, highest uint64) (first, last uint64, err error) {
+	first, last, err = d.conf.Store.Events.Bounds(ctx)
+	if err != nil || highest <= last {
+		return first, last, err
 	}
-	if n := len(doc.Skipped); n > 0 && doc.Skipped[n-1].Seq > last {
-		return true
-	}
-	return slices.ContainsFunc(lanes, func(l store.Entry[cursor.Lane]) bool {
-		n := len(l.Value.Entries)
-		return l.Value.OpenFrom > last || n > 0 && l.Value.Entries[n-1] > last
-	})
+	wait(ctx, boundsAgain)
+	return d.conf.Store.Events.Bounds(ctx)
 }
 
 // clamp takes one cursor back, at its own epoch; false if there is nothing to take back, or somebody has written it since.
-func (d *Dispatcher) clamp(ctx context.Context, e store.Entry[cursor.Document], lanes []store.Entry[cursor.Lane], last uint64) (bool, error) {
-	if !beyond(e.Value, lanes, last) {
+func (d *Dispatcher) clamp(ctx context.Context, e store.Entry[cursor.Document], s *stored, last uint64) (bool, error) {
+	if s.highest() <= last {
 		return false, nil
 	}
-	records, revisions := make([]cursor.Lane, 0, len(lanes)), map[string]uint64{}
-	for _, l := range lanes {
+	records, revisions := make([]cursor.Lane, 0, len(s.lanes)), map[string]uint64{}
+	for _, l := range s.lanes {
 		records = append(records, l.Value)
 		revisions[l.Value.Order] = l.Revision
 	}

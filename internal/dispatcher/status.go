@@ -30,9 +30,9 @@ func (d *Dispatcher) Status(id string) (Status, bool) {
 		return Status{}, false
 	}
 	c.mu.Lock()
-	fenced := c.fenced
+	stopped := c.stopped
 	c.mu.Unlock()
-	if fenced {
+	if stopped {
 		return Status{}, false
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -197,6 +197,9 @@ func (d *Dispatcher) Delivery(id string, seq uint64, order string) (Delivery, bo
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.stopped {
+		return Delivery{}, false
+	}
 	if c.attached {
 		c.cur.Advance(d.feed.pos.Load()) // what came and was not offered is not for it
 	}
@@ -219,6 +222,9 @@ func (d *Dispatcher) Delivery(id string, seq uint64, order string) (Delivery, bo
 	return v, true
 }
 
+// mine reports whether an operator's word for the callback will be kept: it is loaded, and certainly this replica's. mu is held.
+func (c *callback) mine() bool { return !c.stopped && !c.adopting && c.t.lease.Valid() }
+
 // Retry makes what waits of an order due now; with an open circuit it is the next probe. False: nothing of it is being retried.
 func (d *Dispatcher) Retry(id, order string) bool {
 	c := d.find(id)
@@ -228,7 +234,7 @@ func (d *Dispatcher) Retry(id, order string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
-	if !c.cur.Retry(order, now) {
+	if !c.mine() || !c.cur.Retry(order, now) {
 		return false
 	}
 	c.pump(now)
@@ -249,7 +255,10 @@ func (d *Dispatcher) Skip(ctx context.Context, id string, seq uint64) (bool, err
 	ev := newEvent(s)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.stopped || c.cur.Settle(ev.Order, seq) == 0 {
+	if !c.mine() {
+		return false, ErrUnknown
+	}
+	if c.cur.Settle(ev.Order, seq) == 0 {
 		return false, nil
 	}
 	now := time.Now()

@@ -144,7 +144,7 @@ func (c *callback) holdsAt(read uint64) (uint64, bool) {
 		c.cur.Advance(read)
 		c.durable = max(c.durable, c.cur.Position())
 	}
-	if read > c.durable+c.d.maxLag() && !c.lagging && !c.adopting {
+	if read > c.durable+c.d.maxLag() && !c.lagging && !c.adopting && !c.riding {
 		c.lagging = true
 		c.d.flush.mark(c)
 	}
@@ -176,7 +176,7 @@ func (t *tenure) lastWatermark(ctx context.Context, mine []*callback) {
 // touchWatermarks writes the watermarks of tenures under their epochs, where that has not been done, and says where they stand. The
 // callbacks' documents have been read before: a document that has not been written since is spoken for by what is read here. Where a
 // watermark stands beyond last it is taken back. What could not be written is left untouched.
-func (d *Dispatcher) touchWatermarks(ctx context.Context, tenures []*tenure, bounds func(context.Context) (last uint64, err error)) (clamped []string, err error) {
+func (d *Dispatcher) touchWatermarks(ctx context.Context, tenures []*tenure, bounds func(ctx context.Context, highest uint64) (last uint64, err error)) (clamped []string, err error) {
 	var todo []*tenure
 	for _, t := range tenures {
 		if !t.mark.touched { // only set here
@@ -187,6 +187,7 @@ func (d *Dispatcher) touchWatermarks(ctx context.Context, tenures []*tenure, bou
 		wait(ctx, time.Duration(try)*10*time.Millisecond) // a read may be answered by a node of the store that lags
 		var puts []store.Put[store.Watermark]
 		var of []*tenure
+		var highest uint64
 		for _, t := range todo {
 			key := store.WatermarkKey(t.shard, "events")
 			w, rev, err := d.conf.Store.Watermarks.Get(ctx, key)
@@ -198,9 +199,10 @@ func (d *Dispatcher) touchWatermarks(ctx context.Context, tenures []*tenure, bou
 				continue
 			}
 			t.mark.base, t.mark.revision = w.Position, rev
+			highest = max(highest, w.Position)
 			of = append(of, t)
 		}
-		last, err := bounds(ctx)
+		last, err := bounds(ctx, highest)
 		if err != nil {
 			return nil, err
 		}

@@ -1,0 +1,542 @@
+package dispatcher_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/dispatcher"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// Shards move at random between three dispatchers while events come and receivers fail now and then: handed over, taken from one
+// whose lease has run out, and taken from one that still believes in its lease. Everything arrives, in order per order, at every callback,
+// and what comes twice was in flight or not yet stored when somebody else took over.
+func TestShardsMoveUnderLoad(t *testing.T) {
+	t.Parallel()
+	seed, runs := uint64(time.Now().UnixNano()), 6
+	if s, err := strconv.ParseUint(os.Getenv("RELAY_CRASH_SEED"), 10, 64); err == nil {
+		seed = s
+	}
+	if n, err := strconv.Atoi(os.Getenv("RELAY_CRASH_KILLS")); err == nil {
+		runs = n
+	}
+	t.Logf("RELAY_CRASH_SEED=%d", seed)
+	b, random := newBench(t), rand.New(rand.NewPCG(seed, 0))
+	replicas := []*running{b.join(), b.join(), b.join()}
+	for run := range runs {
+		moveShards(t, b, replicas, random, run)
+	}
+}
+
+func moveShards(t *testing.T, b *bench, replicas []*running, random *rand.Rand, run int) {
+	const callbacks = 3
+	site := fmt.Sprintf("site-%d", run)
+	receivers := make([]*receiver, callbacks)
+	ids, at := make([]string, callbacks), make([]int, callbacks)
+	_, start, err := b.store.Events.Bounds(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range receivers {
+		receivers[i] = newReceiver(t, func(ev relay.Event, attempt int) int {
+			if n, _ := ev.SequenceNumber(); attempt == 1 && (int(n)+i)%9 == 0 {
+				return 500
+			}
+			return 200
+		})
+		cb := callback(fmt.Sprintf("moves-%d-%d", run, i), receivers[i].URL)
+		for j := 0; i > 0 && relay.ShardOf(cb.ID) == relay.ShardOf(ids[i-1]) || i > 1 && relay.ShardOf(cb.ID) == relay.ShardOf(ids[0]); j++ {
+			cb.ID = fmt.Sprintf("moves-%d-%d-%d", run, i, j)
+		}
+		cb.Filter.Sites, cb.StartSeq = []string{site}, start
+		b.register(cb)
+		ids[i], at[i] = cb.ID, -1
+	}
+	published, taken := 0, make([]int, callbacks)
+	publish := func(most int) {
+		for range random.IntN(most) {
+			b.publish(site, published%7)
+			published++
+		}
+	}
+	for range 10 {
+		i, to := random.IntN(callbacks), random.IntN(len(replicas))
+		n, from := relay.ShardOf(ids[i]), at[i]
+		switch how := random.IntN(3); {
+		case from < 0:
+			replicas[to].take(n)
+		case how == 0 || from == to: // handed over, or back and forth
+			replicas[from].give(n)
+			replicas[to].take(n)
+		default:
+			taken[i]++
+			if how == 1 {
+				replicas[from].lease(ids[i]).Expire()
+			}
+			replicas[to].take(n)
+			publish(30)
+			if random.IntN(2) == 0 {
+				until(t, "the new owner has loaded it", func() bool { _, ok := replicas[to].Status(ids[i]); return ok })
+			}
+			replicas[from].give(n)
+		}
+		at[i] = to
+		publish(60)
+	}
+	for i, id := range ids {
+		if at[i] < 0 {
+			at[i] = 0
+			replicas[0].take(relay.ShardOf(id))
+		}
+	}
+	for i, r := range receivers {
+		until(t, "everything arrives at each callback", func() bool { return r.distinct() == published })
+		r.inOrder(t)
+		bound := taken[i] * (2*(4*4+32) + 4)
+		repeats := len(r.events()) - published
+		if t.Logf("run %d, callback %d: %d events, %d takeovers, %d repeats", run, i, published, taken[i], repeats); repeats > bound {
+			t.Errorf("%d repeats, %d takeovers explain at most %d", repeats, taken[i], bound)
+		}
+		until(t, "its owner answers for it, and nobody else", func() bool {
+			for j, replica := range replicas {
+				if _, delivers := replica.Status(ids[i]); delivers != (j == at[i]) {
+					return false
+				}
+			}
+			return true
+		})
+		until(t, "no lane of the present owner is left", func() bool {
+			lanes, err := b.store.Lanes.All(context.Background(), store.CallbackCursor(ids[i]), func(string, error) {})
+			doc, _, failed := b.store.Cursors.Get(context.Background(), store.CallbackCursor(ids[i]))
+			return err == nil && failed == nil && !slices.ContainsFunc(lanes, func(l store.Entry[cursor.Lane]) bool { return l.Value.Epoch >= doc.Adopted })
+		})
+	}
+	for i, id := range ids {
+		replicas[at[i]].give(relay.ShardOf(id))
+	}
+}
+
+// A dispatcher is cut off from the store without a goodbye; whoever takes its shards delivers what it had not stored.
+func TestTakeoverWithoutAGoodbye(t *testing.T) {
+	t.Parallel()
+	b, r := newBench(t), newReceiver(t, nil)
+	cb := callback("bms", r.URL)
+	b.register(cb)
+	first, second := b.start(), b.join()
+	for i := range 300 {
+		b.publish("leeds", i%20)
+	}
+	until(t, "some arrive", func() bool { return r.distinct() >= 100 })
+	first.gate.close()
+	for i := range 300 {
+		b.publish("leeds", i%20)
+	}
+	second.take(allShards()...)
+	until(t, "all arrive", func() bool { return r.distinct() == 600 })
+	until(t, "all are closed", func() bool { return len(b.closings("bms", cb.Generation)) == 600 })
+	r.inOrder(t)
+	first.crash()
+	if n, most := len(r.events())-600, 2*(2*(4*4+32)+4); n > most {
+		t.Errorf("%d repeats, at most %d can be explained", n, most)
+	}
+	if _, known := first.Status("bms"); known {
+		t.Error("the first still answers for it")
+	}
+}
+
+// A dispatcher wakes up with results it was about to store while another has taken over: nothing that the other has written changes, and
+// what it still managed to write is not taken for the other's.
+func TestStaleOwnerWritesNothing(t *testing.T) {
+	t.Parallel()
+	for _, held := range []string{"attempts", "_lanes.", "_cursors.callback.", "_cursors.watermark."} {
+		t.Run(held, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			var well atomic.Bool
+			r := newReceiver(t, func(ev relay.Event, _ int) int {
+				if n, _ := ev.SequenceNumber(); n > 1 && !well.Load() {
+					return 500
+				}
+				return 200
+			})
+			busy, quiet := callback("busy", r.URL), callback("quiet", r.URL)
+			busy.Filter.Sites, quiet.Filter.Sites = []string{"leeds"}, []string{"york"}
+			for i := 0; relay.ShardOf(quiet.ID) != relay.ShardOf("busy"); i++ {
+				quiet.ID = fmt.Sprintf("quiet-%d", i)
+			}
+			b.register(busy)
+			b.register(quiet)
+			patient := func(c *dispatcher.Config) { c.Schedule, c.CircuitFailures = []time.Duration{time.Hour}, 1000 }
+			n := relay.ShardOf("busy")
+			first, second := b.join(patient), b.join(patient)
+			first.take(n)
+			for i := range 5 {
+				b.publish("leeds", i)
+			}
+			until(t, "the first has stored its first", func() bool {
+				doc, _, err := b.store.Cursors.Get(context.Background(), store.CallbackCursor("busy"))
+				return err == nil && doc.Position == 5
+			})
+			release := first.gate.keep(func(w store.Write) bool { return strings.Contains(w.Subject, held) })
+			defer release()
+			for i := range 10 { // half of them fail and go to lanes
+				b.publish("leeds", i)
+			}
+			until(t, "the first is about to store", first.gate.keeps)
+			first.lease("busy").Renew(time.Hour)
+
+			second.take(n)
+			until(t, "the second has stored everything", func() bool {
+				s, _ := second.Status("busy")
+				doc, _, err := b.store.Cursors.Get(context.Background(), store.CallbackCursor("busy"))
+				mark, _, failed := b.store.Watermarks.Get(context.Background(), store.WatermarkKey(n, "events"))
+				return err == nil && failed == nil && doc.Epoch == 2 && doc.Position == 15 && s.Lanes == 5 && mark.Epoch == 2 && mark.Position == 15
+			})
+			before := b.revisions(2)
+			release()
+			until(t, "the first has found the second", func() bool {
+				found := first.lease("busy").Found()
+				return len(found) > 0 && found[0] == 2
+			})
+			first.give(n)
+			after := b.revisions(2)
+			if len(before) < 7 || fmt.Sprint(before) != fmt.Sprint(after) {
+				t.Errorf("what the second had written was %v and is %v", before, after)
+			}
+
+			// Whoever comes next takes over what the second had, and no more.
+			second.give(n)
+			well.Store(true)
+			second.take(n)
+			until(t, "it is loaded", func() bool { s, ok := second.Status("busy"); return ok && s.Lanes == 5 })
+			b.change("busy", func(cb *relay.Callback) { cb.Resumed++ })
+			until(t, "all arrive", func() bool { return r.distinct() == 15 })
+			r.inOrder(t)
+			until(t, "no lane is left", func() bool {
+				lanes, err := b.store.Lanes.All(context.Background(), "", func(string, error) {})
+				return err == nil && len(lanes) == 0
+			})
+		})
+	}
+}
+
+// revisions answers at which revision every document, lane and watermark of an epoch is.
+func (b *bench) revisions(epoch uint64) map[string]uint64 {
+	b.t.Helper()
+	at := map[string]uint64{}
+	bad := func(key string, err error) { b.t.Error(key, err) }
+	docs, err1 := b.store.Cursors.All(context.Background(), "callback", bad)
+	lanes, err2 := b.store.Lanes.All(context.Background(), "callback", bad)
+	marks, err3 := b.store.Watermarks.All(context.Background(), "watermark", bad)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		b.t.Fatal(err)
+	}
+	for _, e := range docs {
+		if e.Value.Epoch == epoch {
+			at["document "+e.Key] = e.Revision
+		}
+	}
+	for _, e := range lanes {
+		if e.Value.Epoch == epoch {
+			at["lane "+e.Key] = e.Revision
+		}
+	}
+	for _, e := range marks {
+		if e.Value.Epoch == epoch {
+			at["watermark "+e.Key] = e.Revision
+		}
+	}
+	return at
+}
+
+// A crash between any two writes of taking a shard on loses nothing and repeats nothing: lanes keep what waits and how often it was tried,
+// quiet callbacks stay where the watermark stood.
+func TestCrashPointsOfAdoption(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	var well atomic.Bool
+	r := newReceiver(t, func(ev relay.Event, _ int) int {
+		if ev.Site == "leeds" && ev.Subject < order(3) && !well.Load() {
+			return 500
+		}
+		return 200
+	})
+	busy, quiet := callback("busy", r.URL), callback("quiet", r.URL)
+	busy.Filter.Sites, quiet.Filter.Sites = []string{"leeds"}, []string{"york"}
+	for i := 0; relay.ShardOf(quiet.ID) != relay.ShardOf("busy"); i++ {
+		quiet.ID = fmt.Sprintf("quiet-%d", i)
+	}
+	b.register(busy)
+	b.register(quiet)
+	patient := func(c *dispatcher.Config) { c.Schedule, c.CircuitFailures = []time.Duration{time.Hour}, 1000 }
+	n := relay.ShardOf("busy")
+	d := b.join(patient)
+	d.take(n)
+	b.publish("york", 1)
+	for i := range 20 {
+		b.publish("leeds", i%10)
+	}
+	until(t, "three orders are in lanes", func() bool {
+		s, _ := d.Status("busy")
+		doc, _, err := b.store.Cursors.Get(context.Background(), store.CallbackCursor("busy"))
+		return err == nil && s.Lanes == 3 && doc.Position == 21 && s.Backlog == 6
+	})
+	d.stop()
+	points := 0
+	for done := false; !done; points++ {
+		d := b.join(patient)
+		writes := 0
+		d.gate.mu.Lock()
+		d.gate.each = func(store.Write) error {
+			if writes++; writes > points {
+				d.gate.shut = true
+				return errCut
+			}
+			return nil
+		}
+		d.gate.mu.Unlock()
+		d.take(n)
+		until(t, "it is loaded or cut off", func() bool {
+			d.gate.mu.Lock()
+			defer d.gate.mu.Unlock()
+			select {
+			case <-d.Ready():
+				done = writes <= points
+				return true
+			default:
+				return d.gate.shut
+			}
+		})
+		d.crash()
+	}
+	if points < 6 { // the watermark, three lanes, two documents
+		t.Errorf("only %d points", points)
+	}
+	d = b.join(patient)
+	d.take(n)
+	until(t, "it is loaded", func() bool { s, ok := d.Status("busy"); return ok && s.Lanes == 3 && s.Backlog == 6 })
+	for i := range 3 {
+		if v, ok := d.Delivery("busy", b.last["leeds"+order(i)]-10, order(i)); !ok || v.Attempts != 1 {
+			t.Errorf("order %d stands at %+v", i, v)
+		}
+	}
+	well.Store(true)
+	b.change("busy", func(cb *relay.Callback) { cb.Resumed++ })
+	b.publish("york", 1)
+	until(t, "all arrive", func() bool { return r.distinct() == 22 })
+	if all := len(r.events()); all != 22 {
+		t.Errorf("%d requests for 22 events", all)
+	}
+	r.inOrder(t)
+}
+
+// All shards at once are loaded in one go, however many callbacks there are.
+func TestAllShardsAreLoadedTogether(t *testing.T) {
+	t.Parallel()
+	b, r := newBench(t), newReceiver(t, nil)
+	const callbacks = 150
+	for i := range callbacks {
+		b.register(callback(fmt.Sprintf("cb-%d", i), r.URL))
+	}
+	b.start().stop() // from now on each has a document
+	listed, err := b.conn.SubscribeSync("$JS.EVENT.ADVISORY.CONSUMER.CREATED.KV_" + b.topo.Bucket("cursors") + ".>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listed.Unsubscribe() }()
+	d := b.start()
+	for i := range callbacks {
+		if _, ok := d.Status(fmt.Sprintf("cb-%d", i)); !ok {
+			t.Fatalf("callback %d is not loaded", i)
+		}
+	}
+	b.publish("leeds", 1)
+	until(t, "it arrives at all", func() bool { return len(r.events()) == callbacks })
+	if n, _, _ := listed.Pending(); n == 0 || n > 4 { // Prepare's two and one batch; two if the machine was slow
+		t.Errorf("the cursors were listed %d times", n)
+	}
+}
+
+// While a shard is being loaded the others deliver, and changes of theirs take effect.
+func TestLoadingHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	b, r, late := newBench(t), newReceiver(t, nil), newReceiver(t, nil)
+	b.register(callback("busy", r.URL))
+	joins := callback("joins", late.URL)
+	for i := 0; relay.ShardOf(joins.ID) == relay.ShardOf("busy"); i++ {
+		joins.ID = fmt.Sprintf("joins-%d", i)
+	}
+	b.register(joins)
+	d := b.join()
+	d.take(relay.ShardOf("busy"))
+	d.ready()
+	release := d.gate.keep(func(w store.Write) bool { return strings.HasSuffix(w.Subject, "_cursors.callback."+joins.ID) })
+	defer release()
+	d.take(relay.ShardOf(joins.ID))
+	until(t, "the other is being loaded", d.gate.keeps)
+	for i := range 1000 {
+		b.publish("leeds", i%50)
+	}
+	until(t, "the busy one gets all", func() bool { return r.distinct() == 1000 })
+	until(t, "and stores it", func() bool {
+		doc, _, err := b.store.Cursors.Get(context.Background(), store.CallbackCursor("busy"))
+		return err == nil && doc.Position == 1000
+	})
+	moved := newReceiver(t, nil)
+	b.change("busy", func(cb *relay.Callback) { cb.URL = moved.URL })
+	until(t, "its change takes effect", func() bool { b.publish("leeds", 1); return moved.distinct() > 0 })
+	if late.distinct() != 0 {
+		t.Error("the other was delivered to before it was fenced")
+	}
+	release()
+	until(t, "the other gets all", func() bool { return late.distinct() == r.distinct()+moved.distinct() && late.distinct() > 1000 })
+	late.inOrder(t)
+}
+
+// Nothing is started or stored while the lease is not valid, and nothing is forgotten.
+func TestInvalidLeaseStartsNothing(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	hang := make(chan struct{})
+	r := newReceiver(t, func(relay.Event, int) int { <-hang; return 200 })
+	cb := callback("bms", r.URL)
+	b.register(cb)
+	d := b.start()
+	for i := range 20 {
+		b.publish("leeds", i)
+	}
+	until(t, "four are under way", func() bool { s, _ := d.Status("bms"); return s.InFlight == 4 })
+	before, rev, err := b.store.Cursors.Get(context.Background(), store.CallbackCursor("bms"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.lease("bms").Expire()
+	close(hang)
+	until(t, "they end", func() bool { s, _ := d.Status("bms"); return s.InFlight == 0 })
+	<-time.After(3 * 200 * time.Millisecond) // three rounds of the flusher
+	if doc, now, err := b.store.Cursors.Get(context.Background(), store.CallbackCursor("bms")); err != nil || now != rev {
+		t.Errorf("the document was %+v and is %+v, %v", before, doc, err)
+	}
+	if n := len(r.events()); n != 4 {
+		t.Errorf("%d were started", n-4)
+	}
+	if d.Retry("bms", order(1)) {
+		t.Error("a retry was taken")
+	}
+	if _, err := d.Skip(context.Background(), "bms", 20); !errors.Is(err, dispatcher.ErrUnknown) {
+		t.Errorf("a skip answered %v", err)
+	}
+	d.lease("bms").Renew(time.Hour)
+	until(t, "all arrive", func() bool { return r.distinct() == 20 })
+	until(t, "all are closed", func() bool { return len(b.closings("bms", cb.Generation)) == 20 })
+	if n := len(r.events()); n != 20 {
+		t.Errorf("%d requests for 20 events", n)
+	}
+
+	d.lease("bms").Expire()
+	began := time.Now()
+	d.give(relay.ShardOf("bms"))
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("an idle shard took %v to give up", took)
+	}
+}
+
+// What a callback was is removed by whoever next takes its shard, if it was deleted while nobody did.
+func TestOrphansAreRemovedAtAdoption(t *testing.T) {
+	t.Parallel()
+	b, r := newBench(t), newReceiver(t, func(relay.Event, int) int { return 500 })
+	b.register(callback("bms", r.URL))
+	d := b.start(func(c *dispatcher.Config) { c.Schedule = []time.Duration{time.Hour} })
+	b.publish("leeds", 1)
+	until(t, "a lane is stored", func() bool {
+		_, _, err := b.store.Lanes.Get(context.Background(), store.CallbackCursor("bms")+"."+order(1))
+		return err == nil
+	})
+	d.give(allShards()...)
+	if err := b.store.Callbacks.Delete(context.Background(), "bms", 0); err != nil {
+		t.Fatal(err)
+	}
+	other := newReceiver(t, nil)
+	b.register(callback("marker", other.URL)) // once it is heard of, so is the deletion
+	if _, _, err := b.store.Cursors.Get(context.Background(), store.CallbackCursor("bms")); err != nil {
+		t.Errorf("its cursor was removed by somebody who did not hold its shard: %v", err)
+	}
+	d.take(allShards()...)
+	until(t, "nothing is left of it", func() bool {
+		_, _, err := b.store.Cursors.Get(context.Background(), store.CallbackCursor("bms"))
+		_, _, failed := b.store.Lanes.Get(context.Background(), store.CallbackCursor("bms")+"."+order(1))
+		return errors.Is(err, store.ErrNotFound) && errors.Is(failed, store.ErrNotFound)
+	})
+	until(t, "the other is delivered to", func() bool { return other.distinct() == 1 })
+}
+
+// A replica that is given no shard is ready as well.
+func TestReadyWithoutAShard(t *testing.T) {
+	t.Parallel()
+	b, r := newBench(t), newReceiver(t, nil)
+	b.register(callback("bms", r.URL))
+	d := b.join()
+	d.ready()
+	b.publish("leeds", 1)
+	if _, ok := d.Status("bms"); ok {
+		t.Error("it answers for a callback of nobody")
+	}
+	d.take(relay.ShardOf("bms"))
+	until(t, "what came before arrives", func() bool { return r.distinct() == 1 })
+}
+
+// Prepare takes back what stands beyond the log's end, at the epoch of whoever wrote it, and leaves the rest alone.
+func TestPrepareClampsWhatIsBeyondTheLog(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for i := range 5 {
+		b.publish("leeds", i)
+	}
+	ctx := context.Background()
+	beyond, within := store.CallbackCursor("beyond"), store.CallbackCursor("within")
+	carried := cursor.Carried{Epoch: 3, Adopted: 3, Generation: "g"}
+	put(b, b.store.Cursors, beyond, func(d *cursor.Document) { *d = cursor.Document{V: 1, Position: 50, Carried: carried} })
+	put(b, b.store.Cursors, within, func(d *cursor.Document) { *d = cursor.Document{V: 1, Position: 4, Carried: carried} })
+	put(b, b.store.Lanes, beyond+"."+order(1), func(l *cursor.Lane) {
+		*l = cursor.Lane{V: 1, Order: order(1), Entries: []uint64{2, 40}, Attempts: 2, Epoch: 3, Generation: "g"}
+	})
+	put(b, b.store.Lanes, within+"."+order(1), func(l *cursor.Lane) { // a lane is stored before the document that passes its entries
+		*l = cursor.Lane{V: 1, Order: order(1), Entries: []uint64{7}, Epoch: 3, Generation: "g"}
+	})
+	put(b, b.store.Watermarks, store.WatermarkKey(5, "events"), func(w *store.Watermark) { *w = store.Watermark{Epoch: 3, Position: 60} })
+	b.join()
+	doc, _, err := b.store.Cursors.Get(ctx, beyond)
+	if err != nil || doc.Position != 5 || doc.Epoch != 3 || doc.Adopted != 3 {
+		t.Errorf("the document is %+v, %v", doc, err)
+	}
+	if l, _, err := b.store.Lanes.Get(ctx, beyond+"."+order(1)); err != nil || len(l.Entries) != 1 || l.Entries[0] != 2 || l.Attempts != 2 {
+		t.Errorf("the lane is %+v, %v", l, err)
+	}
+	if l, _, err := b.store.Lanes.Get(ctx, within+"."+order(1)); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("the lane beyond the end is %+v, %v", l, err)
+	}
+	if doc, _, err := b.store.Cursors.Get(ctx, within); err != nil || doc.Position != 4 {
+		t.Errorf("the document within is %+v, %v", doc, err)
+	}
+	if w, _, err := b.store.Watermarks.Get(ctx, store.WatermarkKey(5, "events")); err != nil || w.Position != 5 || w.Epoch != 3 {
+		t.Errorf("the watermark is %+v, %v", w, err)
+	}
+	if told := b.told(relay.KindLogClamped); len(told) != 1 || told[0].details["cursors"] != 3 {
+		t.Errorf("told %+v", told)
+	}
+	b.join()
+	if told := b.told(relay.KindLogClamped); len(told) != 1 {
+		t.Errorf("told %d times", len(told))
+	}
+}
