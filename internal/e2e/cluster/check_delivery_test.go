@@ -221,7 +221,7 @@ func (w *world) rest(f *findings, patience time.Duration) archive {
 	defer tick.Stop()
 	for deadline := time.Now().Add(patience); ; <-tick.C {
 		a, err := w.readArchive()
-		missing := ""
+		var missing string
 		if err != nil {
 			missing = err.Error()
 		} else {
