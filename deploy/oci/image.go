@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -161,12 +160,13 @@ func archive(index v1.ImageIndex, out string, build origin) (err error) {
 		}
 	}()
 	w := tar.NewWriter(f)
-	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || path == dir {
-			return err
-		}
-		name, err := filepath.Rel(dir, path)
-		if err != nil {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Close() }()
+	err = fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || name == "." {
 			return err
 		}
 		header := &tar.Header{Name: name, Mode: 0o644, ModTime: build.time, Format: tar.FormatUSTAR, Typeflag: tar.TypeReg}
@@ -174,7 +174,7 @@ func archive(index v1.ImageIndex, out string, build origin) (err error) {
 			header.Name, header.Mode, header.Typeflag = name+"/", 0o755, tar.TypeDir
 			return w.WriteHeader(header)
 		}
-		data, err := os.ReadFile(path)
+		data, err := root.ReadFile(name)
 		if err != nil {
 			return err
 		}

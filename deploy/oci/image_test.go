@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"debug/elf"
 	"encoding/pem"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -237,7 +238,7 @@ func untar(t *testing.T, from io.Reader, root string, owners bool) {
 	t.Helper()
 	for r := tar.NewReader(from); ; {
 		h, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return
 		}
 		if err != nil {

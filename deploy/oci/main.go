@@ -16,7 +16,6 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	var o options
 	flag.StringVar(&o.source, "source", "../..", "root of the relay's repository")
 	flag.StringVar(&o.out, "out", "", "archive to write")
@@ -24,7 +23,9 @@ func main() {
 	flag.StringVar(&o.version, "version", "", "version of the relay; what git describe says by default")
 	flag.StringVar(&o.roots, "roots", "", "write only the bundle of certificate authorities to this file")
 	flag.Parse()
-	if err := run(ctx, o); err != nil {
+	err := run(ctx, o)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "oci:", err)
 		os.Exit(1)
 	}
