@@ -91,20 +91,27 @@ func created(order string) string { return notification(order, "PARTS.ORDER.CREA
 
 // rig is one NATS with what a test needs around a resolver.
 type rig struct {
-	t      *testing.T
-	conn   *nats.Conn
-	sealer *store.Sealer
-	store  *store.Store // without a gate
-	vendor *vendor
+	t        *testing.T
+	dial     func() *nats.Conn // to NATS, as a process of its own
+	replicas int
+	sealer   *store.Sealer
+	store    *store.Store // without a gate
+	vendor   *vendor
 }
 
 func newRig(t *testing.T) *rig {
+	t.Helper()
+	conn := natstest.Start(t)
+	return newRigOn(t, 1, func() *nats.Conn { return conn })
+}
+
+func newRigOn(t *testing.T, replicas int, dial func() *nats.Conn) *rig {
 	t.Helper()
 	keys, err := store.NewKeys()
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, conn: natstest.Start(t), vendor: newVendor()}
+	r := &rig{t: t, dial: dial, replicas: replicas, vendor: newVendor()}
 	if r.sealer, err = store.NewSealer(keys); err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +124,7 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 func (r *rig) open(g store.Gate) *store.Store {
 	r.t.Helper()
 	s, err := store.Open(r.t.Context(), store.Config{
-		Conn: r.conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour}, Sealer: r.sealer, Log: quiet(), Gate: g,
+		Conn: r.dial(), Topology: topology.Topology{Prefix: "relay", Replicas: r.replicas, Retention: 720 * time.Hour}, Sealer: r.sealer, Log: quiet(), Gate: g,
 	})
 	if err != nil {
 		r.t.Fatal(err)
@@ -138,13 +145,16 @@ func (r *rig) connect(id, site string) {
 // page stores a page for a connection of a site and answers its sequence.
 func (r *rig) page(connection, site string, notifications ...string) uint64 {
 	r.t.Helper()
-	seq, err := r.store.Inbox.Append(r.t.Context(), store.Page{
+	p := store.Page{
 		PollID: relay.NewID(), Connection: connection, Generation: "g-" + connection, ReceivedAt: time.Now(), Site: site,
 		Body: []byte("[" + strings.Join(notifications, ",") + "]"),
-	})
-	if err != nil {
-		r.t.Fatal(err)
 	}
+	var seq uint64
+	eventually(r.t, "a page is stored", func() (ok bool) { // a cluster may be choosing a leader
+		var err error
+		seq, err = r.store.Inbox.Append(r.t.Context(), p)
+		return err == nil
+	})
 	return seq
 }
 

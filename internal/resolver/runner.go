@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
+	"github.com/audatex-relay/relay/internal/store"
 )
 
 const (
@@ -24,6 +26,9 @@ const (
 	lastFlush = 5 * time.Second
 	// leaseAgain is how long a runner whose lease is not valid waits before it looks again.
 	leaseAgain = 500 * time.Millisecond
+	// lookAgain is when, after a connection was taken over, its last page is looked for once more: what was said of it then may have come
+	// from a node of the cluster that had yet to catch up.
+	lookAgain = 10 * time.Second
 )
 
 // runner resolves the notifications of one connection under one lease. One goroutine owns all of its fields but those that are atomic.
@@ -44,6 +49,7 @@ type runner struct {
 	results  chan result
 	workers  sync.WaitGroup
 	flushed  time.Time
+	recheck  time.Time // the last page is looked for again; zero when that is done
 	paused   time.Time // nothing is taken or stored before
 	trouble  backoff
 	troubled bool
@@ -118,6 +124,7 @@ func (r *runner) run(ctx context.Context) error {
 		}
 	}
 	r.trouble.reset()
+	r.recheck = r.cfg.Now().Add(lookAgain + rand.N(lookAgain))
 
 	// What is under way outlives ctx by the grace time.
 	work, giveUp := context.WithCancel(context.WithoutCancel(ctx))
@@ -177,6 +184,14 @@ func (r *runner) loop(ctx, work context.Context) error {
 
 // turn reads what is there, begins what may begin and stores what is due. Trouble with one of these does not keep it from the others.
 func (r *runner) turn(ctx, work context.Context, now time.Time) error {
+	if !r.recheck.IsZero() && !now.Before(r.recheck) {
+		last, err := r.store.Inbox.Last(ctx, r.connection)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		r.recheck = time.Time{}
+		r.wake(last.Seq)
+	}
 	read := r.inbox.fill(ctx, r.wanted.Load(), now)
 	if read == nil {
 		read = r.inbox.refill(ctx)
@@ -218,6 +233,9 @@ func (r *runner) next(now time.Time) time.Duration {
 	}
 	if at, ok := r.inbox.due(); ok {
 		consider(at)
+	}
+	if !r.recheck.IsZero() {
+		consider(r.recheck)
 	}
 	return wait
 }

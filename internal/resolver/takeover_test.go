@@ -11,8 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/resolver"
 	"github.com/audatex-relay/relay/internal/shard"
@@ -72,7 +75,34 @@ func (r *rig) document(connection string) cursor.Document {
 // owner does not know that it has lost it, and goes on for a while. Each notification has exactly one event, in the order in which they came.
 func TestHandOverUnderLoad(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	newRig(t).handOver(14, func(int) {})
+}
+
+// The same on three nodes, of which one is gone for a while at a time.
+func TestHandOverOnAClusterThatLosesNodes(t *testing.T) {
+	t.Parallel()
+	kills, _ := strconv.Atoi(os.Getenv("RELAY_CRASH_KILLS")) // .ci/full sets it; three nodes in one process take half a minute
+	if kills == 0 {
+		t.Skip("RELAY_CRASH_KILLS is not set")
+	}
+	c := natstest.NewCluster(t)
+	r := newRigOn(t, 3, func() *nats.Conn { return c.Connect(t) })
+	down := -1
+	r.handOver(4*min(kills, 10), func(round int) {
+		switch round % 4 {
+		case 1:
+			down = c.Leader(t, "KV_relay_cursors")
+			c.Stop(down)
+		case 3:
+			c.Start(t, down)
+			c.Settle(t)
+		}
+	})
+}
+
+func (r *rig) handOver(rounds int, before func(round int)) {
+	t := r.t
+	t.Helper()
 	r.connect("leeds", "leeds")
 	var asked atomic.Int64
 	r.vendor.fail = func(string, string) error {
@@ -105,27 +135,30 @@ func TestHandOverUnderLoad(t *testing.T) {
 	}
 	var last uint64
 	giveUp := func() {}
-	for round := range 14 {
+	for round := range rounds {
+		before(round)
 		unaware := round%2 == 1
 		if !unaware {
 			giveUp() // else the one before goes on under its lower epoch
 		}
-		before := giveUp
+		former := giveUp
 		_, giveUp = replicas[round%2].own("leeds", uint64(10+round))
 		last = load(6)
 		position := r.document("leeds").Position
 		eventually(t, "the cursor moves", func() bool { return r.document("leeds").Position > position })
 		if unaware {
-			before()
+			former()
 		}
 	}
+	giveUp()
+	_, giveUp = replicas[rounds%2].own("leeds", uint64(10+rounds)) // what a former owner wrote too late goes now
 	r.settled("leeds", last)
 	giveUp()
 	for n := range orders {
 		r.verify(fmt.Sprintf("order %d", n), "leeds", orderID(n), want[n], "New")
 	}
-	if u := r.unresolved(); len(u) != 0 {
-		t.Errorf("%d set aside", len(u))
+	for _, u := range r.unresolved() {
+		t.Errorf("set aside: %s, %s", u.ID, u.Reason)
 	}
 }
 

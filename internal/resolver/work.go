@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/cursor"
@@ -61,6 +62,9 @@ func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item) res
 	if err := fetch(ctx, r.store, r.connection, b.Seqs, items); err != nil {
 		return result{verdict: stuck, err: err}
 	}
+	if res, missing := r.missing(ctx, b, items); missing {
+		return res
+	}
 	// What can never be resolved is set aside at once.
 	var waiting []*item
 	for i, it := range items {
@@ -86,6 +90,31 @@ func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item) res
 	}
 	outcome, err := r.read(ctx, waiting[0].site, waiting[0].order, received)
 	return r.judge(ctx, b, waiting, outcome, err)
+}
+
+// missing reports whether a page of the batch was not found though the inbox still begins before it: on a cluster a reader may lag. That is
+// no word on the notification, which waits; a page that stays away for as long as an order may be refused is gone.
+func (r *runner) missing(ctx context.Context, b cursor.Batch, items []*item) (result, bool) {
+	i := slices.Index(items, nil)
+	if i < 0 {
+		return result{}, false
+	}
+	first, _, err := r.store.Inbox.Bounds(ctx)
+	if err != nil {
+		return result{verdict: stuck, err: err}, true
+	}
+	const reason = "page-missing"
+	for ; i < len(items); i++ {
+		seq, _ := relay.UnpackEntry(b.Seqs[i])
+		if items[i] != nil || seq < first || b.Reason == reason && r.cfg.Now().Sub(b.ReasonSince) >= r.cfg.GiveUp {
+			continue
+		}
+		return result{
+			verdict: held, failure: cursor.Failure{Reason: reason, Local: true},
+			err: fmt.Errorf("page %d is not to be found in the inbox, which begins at %d", seq, first),
+		}, true
+	}
+	return result{}, false
 }
 
 // reading is what reading and publishing an order came to.

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -70,7 +71,8 @@ func (i *Inbox) Last(ctx context.Context, connection string) (Page, error) {
 	return i.page(m), nil
 }
 
-// Scan answers up to max pages of a connection from a sequence on, and whether more are there.
+// Scan answers up to max pages of a connection from a sequence on, and whether more are there. On a cluster a reader may sit on a node
+// that has yet to catch up; what looks like the end is held against the connection's last page, and an end too early is ErrUnclear.
 func (i *Inbox) Scan(ctx context.Context, connection string, from uint64, max int) ([]Page, bool, error) {
 	messages, more, err := i.s.scan(ctx, i.s.topo.Inbox(), from, time.Time{}, []string{i.s.topo.InboxSubject(connection)}, max)
 	if err != nil {
@@ -79,8 +81,37 @@ func (i *Inbox) Scan(ctx context.Context, connection string, from uint64, max in
 	pages := make([]Page, 0, len(messages))
 	for _, m := range messages {
 		pages = append(pages, i.page(m))
+		from = m.Seq + 1
+	}
+	if !more && i.s.topo.Replicas > 1 {
+		last, err := i.s.last(ctx, i.s.topo.Inbox(), i.s.topo.InboxSubject(connection))
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return nil, false, err
+		}
+		if last.Seq > 0 && last.Seq >= from {
+			return nil, false, fmt.Errorf("%w: the reader of connection %s ends before page %d, which is there", ErrUnclear, connection, last.Seq)
+		}
 	}
 	return pages, more, nil
+}
+
+// Find answers the page of a poll among the connection's pages from a sequence on; ErrNotFound if it is not there.
+func (i *Inbox) Find(ctx context.Context, connection, pollID string, from uint64) (Page, error) {
+	for {
+		pages, more, err := i.Scan(ctx, connection, from, 8)
+		if err != nil {
+			return Page{}, err
+		}
+		for _, p := range pages {
+			if p.PollID == pollID {
+				return p, nil
+			}
+			from = p.Seq + 1
+		}
+		if !more || len(pages) == 0 {
+			return Page{}, fmt.Errorf("page of poll %s: %w", pollID, ErrNotFound)
+		}
+	}
 }
 
 // Bounds answers the first and last sequence of the inbox; first = last+1 when it is empty.
