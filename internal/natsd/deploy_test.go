@@ -37,6 +37,8 @@ type cluster struct {
 	t       *testing.T
 	servers [nodes]*server.Server
 	options [nodes]*server.Options
+	stores  [nodes]string
+	routes  [nodes]int
 	ca      *x509.CertPool
 	conn    *nats.Conn // the relay's
 	store   *store.Store
@@ -44,6 +46,9 @@ type cluster struct {
 
 // secrets are the passwords that the configuration takes from the environment; one is given as its bcrypt hash, as people do.
 var secrets = map[string]string{"relay": "relay-secret", "sys": "sys-secret", "bms-leeds": "leeds-secret", "bms-north": "north-secret", "erp": "erp-secret", "warehouse": "warehouse-secret"}
+
+// warehouseHash is the bcrypt hash of that one's password.
+const warehouseHash = "$2a$04$IoceJM2MC13CVR2A.CuO1eH/0bEaysRvUNGmj5GRgjpb9jaGPRacq" //nolint:gosec // of a test's password
 
 // bare is a login that the tests add: it has the account of erp without its permissions.
 const bare = "erp-bare"
@@ -53,6 +58,9 @@ func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	c := &cluster{t: t}
 	for name, secret := range secrets {
+		if name == "warehouse" {
+			secret = warehouseHash
+		}
 		t.Setenv(strings.ToUpper(strings.ReplaceAll(name, "-", "_"))+"_PASSWORD", secret)
 	}
 	certificates := t.TempDir()
@@ -60,31 +68,10 @@ func newCluster(t *testing.T) *cluster {
 	t.Setenv("NATS_CERT", filepath.Join(certificates, "cert.pem"))
 	t.Setenv("NATS_KEY", filepath.Join(certificates, "key.pem"))
 	t.Setenv("NATS_CA", filepath.Join(certificates, "ca.pem"))
-	ports := freePorts(t)
-	var routes []*url.URL
-	for _, p := range ports {
-		routes = append(routes, &url.URL{Scheme: "tls", Host: fmt.Sprintf("127.0.0.1:%d", p)})
-	}
+	c.routes = freePorts(t)
 	for i := range nodes {
-		t.Setenv("NATS_NAME", fmt.Sprintf("nats-%d", i+1))
-		t.Setenv("NATS_STORE", t.TempDir())
-		opts, err := server.ProcessConfigFile(filepath.Join(deployed, "nats.conf"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if opts.ServerName != fmt.Sprintf("nats-%d", i+1) || opts.TLSConfig == nil || opts.Cluster.TLSConfig == nil || opts.MaxPayload < natsd.MaxPayload {
-			t.Fatalf("read %+v", opts)
-		}
-		// What a test must do otherwise: ports of its own, on loopback.
-		opts.Host, opts.Port, opts.Cluster.Host, opts.Cluster.Port = "127.0.0.1", server.RANDOM_PORT, "127.0.0.1", ports[i]
-		opts.Routes, opts.NoSigs, opts.NoLog = slices.Clone(routes), true, true
-		for _, u := range opts.Users {
-			if u.Username == "erp" { // one more in the same account, who may do all that the account has to offer
-				opts.Users = append(opts.Users, &server.User{Username: bare, Password: u.Password, Account: u.Account})
-				break
-			}
-		}
-		c.options[i] = opts
+		c.stores[i] = t.TempDir()
+		c.options[i] = c.read(i)
 	}
 	t.Cleanup(func() {
 		var ending sync.WaitGroup
@@ -107,6 +94,34 @@ func newCluster(t *testing.T) *cluster {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// read reads the configuration for a node.
+func (c *cluster) read(i int) *server.Options {
+	t := c.t
+	t.Helper()
+	t.Setenv("NATS_NAME", fmt.Sprintf("nats-%d", i+1))
+	t.Setenv("NATS_STORE", c.stores[i])
+	opts, err := server.ProcessConfigFile(filepath.Join(deployed, "nats.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if opts.ServerName != fmt.Sprintf("nats-%d", i+1) || opts.TLSConfig == nil || opts.Cluster.TLSConfig == nil || opts.MaxPayload < natsd.MaxPayload {
+		t.Fatalf("read %+v", opts)
+	}
+	// What a test must do otherwise: ports of its own, on loopback.
+	opts.Host, opts.Port, opts.Cluster.Host, opts.Cluster.Port = "127.0.0.1", server.RANDOM_PORT, "127.0.0.1", c.routes[i]
+	opts.Routes, opts.NoSigs, opts.NoLog = nil, true, true
+	for _, port := range c.routes {
+		opts.Routes = append(opts.Routes, &url.URL{Scheme: "tls", Host: fmt.Sprintf("127.0.0.1:%d", port)})
+	}
+	for _, u := range opts.Users {
+		if u.Username == "erp" { // one more in the same account, who may do all that the account has to offer
+			opts.Users = append(opts.Users, &server.User{Username: bare, Password: u.Password, Account: u.Account})
+			break
+		}
+	}
+	return opts
 }
 
 // freePorts answers ports that are free now: the nodes must know one another's before the first of them starts.
