@@ -38,6 +38,10 @@ func (r *runner) adopt(ctx context.Context) bool {
 					continue
 				}
 			}
+			if in := doc.Intent; in != nil && r.p.kept.holds(in.PollID) {
+				sleep(ctx, lookAgain) // the page of our own poll is in this process's memory still
+				continue
+			}
 			r.doc = doc
 			err = r.takeOver(ctx)
 		}
@@ -121,20 +125,8 @@ func (r *runner) find(ctx context.Context, intent relay.PollIntent) (store.Page,
 	if err != nil || last.PollID == intent.PollID {
 		return last, err
 	}
-	for from := r.doc.InboxSeq + 1; r.doc.InboxSeq > 0; {
-		pages, more, err := r.p.Store.Inbox.Scan(ctx, id, from, 8)
-		if err != nil {
-			return store.Page{}, err
-		}
-		for _, p := range pages {
-			if p.PollID == intent.PollID {
-				return p, nil
-			}
-			from = p.Seq + 1
-		}
-		if !more || len(pages) == 0 {
-			break
-		}
+	if r.doc.InboxSeq > 0 {
+		return r.p.Store.Inbox.Find(ctx, id, intent.PollID, r.doc.InboxSeq+1)
 	}
 	return store.Page{}, fmt.Errorf("page of poll %s: %w", intent.PollID, store.ErrNotFound)
 }

@@ -83,24 +83,26 @@ func (r *runner) announce(storing context.Context, pollID string) error {
 	return err
 }
 
-// keep stores a page that was read, however long it takes. Nothing is polled for the connection meanwhile. It asks for no lease: what
-// the vendor has given away must be kept, whoever owns the connection by now.
+// keep stores a page that was read. Nothing is polled for the connection meanwhile. It asks for no lease: what the vendor has given away
+// must be kept, whoever owns the connection by now. When the shard is given up it answers false and leaves the page to the process.
 func (r *runner) keep(ctx context.Context, page store.Page) (uint64, bool) {
-	for tries := 0; ; tries++ {
-		seq, err := r.p.Store.Inbox.Append(ctx, page)
+	h := &held{page: page, after: r.doc.InboxSeq, since: time.Now()}
+	for {
+		seq, err := r.p.put(ctx, h)
 		if err == nil {
-			if tries > 0 {
-				r.log.Info("the page that was held in memory is stored", "poll_id", page.PollID, "tries", tries+1)
+			if h.tries > 1 {
+				r.log.Info("the page that was held in memory is stored", "poll_id", page.PollID, "tries", h.tries)
 			}
 			r.storeFailures = 0
 			return seq, true
 		}
-		if tries == 0 {
+		if h.tries == 1 {
 			r.log.Error("a page of the vendor's queue cannot be stored; it is held in memory and nothing more is polled until it is",
 				"poll_id", page.PollID, "bytes", len(page.Body), "error", err)
 		}
 		if !sleep(ctx, r.storeWait()) {
-			r.log.Error("stopping with a page that could not be stored; the next owner will suspect a gap", "poll_id", page.PollID)
+			r.log.Warn("the shard was given up with a page that could not be stored; it stays in memory, and the next owner may suspect a gap", "poll_id", page.PollID)
+			r.p.kept.add(h)
 			return 0, false
 		}
 	}

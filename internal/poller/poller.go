@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
@@ -55,6 +56,7 @@ type Poller struct {
 	Config
 	nonce  string // of this process, in its intents
 	roster *roster.Roster[*runner]
+	kept   kept
 }
 
 // ErrNotOwned says that no connection of this id is polled here.
@@ -62,15 +64,18 @@ var ErrNotOwned = errors.New("no such connection is polled by this replica")
 
 // New makes a poller. Run and Own start it.
 func New(c Config) *Poller {
-	p := &Poller{Config: c, nonce: relay.NewID()}
+	p := &Poller{Config: c, nonce: relay.NewID(), kept: kept{added: make(chan struct{}, 1)}}
 	p.roster = roster.New(roster.Config[*runner]{Watch: c.Store.Connections.Watch, Make: p.newRunner, Log: c.Log})
 	c.Metrics.observe(p)
 	return p
 }
 
-// Run follows which connections there are, until ctx ends. Own polls them.
+// Run follows which connections there are, and stores what Own has left behind, until ctx ends. Own polls.
 func (p *Poller) Run(ctx context.Context) error {
+	var keeping sync.WaitGroup
+	keeping.Go(func() { p.keepPages(ctx) })
 	p.roster.Run(ctx)
+	keeping.Wait()
 	return ctx.Err()
 }
 

@@ -153,8 +153,13 @@ func (r *runner) pause(failures int) time.Duration {
 // storeWait is the time to the next try of a store that does not answer. It is all jitter: when the store is back, ten thousand
 // connections must not be.
 func (r *runner) storeWait() time.Duration {
-	d := min(storeLeast<<min(r.storeFailures, 10), storeMost)
 	r.storeFailures++
+	return storeWait(r.storeFailures)
+}
+
+// storeWait is the same after the n-th failure in a row.
+func storeWait(n int) time.Duration {
+	d := min(storeLeast<<min(n-1, 10), storeMost)
 	return d/4 + rand.N(d*3/4)
 }
 
