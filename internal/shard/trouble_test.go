@@ -17,8 +17,9 @@ import (
 // valve lets a replica's writes to relay_owners through or not.
 type valve struct {
 	mu   sync.Mutex
-	shut bool // nothing is sent
-	deaf bool // what is sent is done, but not answered
+	hung chan struct{} // until it is closed, whoever writes stands still
+	shut bool          // nothing is sent
+	deaf bool          // what is sent is done, but not answered
 }
 
 var errValve = errors.New("the test lets nothing through")
@@ -31,6 +32,12 @@ func (v *valve) set(shut, deaf bool) {
 
 func (v *valve) gate() store.Gate {
 	stop := func(w store.Write, on *bool) error {
+		v.mu.Lock()
+		hung := v.hung
+		v.mu.Unlock()
+		if hung != nil {
+			<-hung
+		}
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		if *on && strings.Contains(w.Subject, "_owners.") {
@@ -84,6 +91,28 @@ func TestAReplicaThatIsCutOffStepsBack(t *testing.T) {
 	if held, members := counted(t, reg, "audatex_relay_shards_held"), counted(t, reg, "audatex_relay_members"); held != 32 || members != 2 {
 		t.Errorf("%v shards held, %v members", held, members)
 	}
+}
+
+// A replica that stands still, and to which nothing gets through, has only its clocks to tell it that its leases are over. The world sees to it
+// that they do so before another one begins.
+func TestTheLeasesOfAReplicaThatStandsStillEndByThemselves(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	v := &valve{}
+	a := w.open("a", v.gate()).join()
+	b := w.start("b")
+	w.shared(a, b)
+	still := make(chan struct{})
+	t.Cleanup(func() { close(still) })
+	v.mu.Lock()
+	v.hung = still
+	v.mu.Unlock()
+	a.conn.Close()
+	w.shared(b)
+	if held := a.Held(); held != 32 {
+		t.Errorf("it stood not still: it holds %d", held)
+	}
+	w.tellGaps("one stands still")
 }
 
 // Renewals that are done but not answered are read back, and no lease is lost by them.

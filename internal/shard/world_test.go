@@ -169,6 +169,11 @@ func (r *replica) work(ctx context.Context, l *Lease) {
 	w, g := r.w, &given{Lease: l, by: r, began: time.Now()}
 	w.mu.Lock()
 	if all := w.leases[l.Shard()]; len(all) > 0 {
+		for _, other := range all { // the likeliest moment for two
+			if other.Valid() && l.Valid() {
+				w.t.Errorf("shard %d: %s begins (epoch %d) while it is %s's (epoch %d)", l.Shard(), r.name, l.Epoch(), other.by.name, other.Epoch())
+			}
+		}
 		last := all[len(all)-1]
 		if l.Epoch() <= last.Epoch() {
 			w.t.Errorf("shard %d: epoch %d of %s comes after %d of %s", l.Shard(), l.Epoch(), r.name, last.Epoch(), last.by.name)
