@@ -48,7 +48,7 @@ type cluster struct {
 var secrets = map[string]string{"relay": "relay-secret", "sys": "sys-secret", "bms-leeds": "leeds-secret", "bms-north": "north-secret", "erp": "erp-secret", "warehouse": "warehouse-secret"}
 
 // warehouseHash is the bcrypt hash of that one's password.
-const warehouseHash = "$2a$04$IoceJM2MC13CVR2A.CuO1eH/0bEaysRvUNGmj5GRgjpb9jaGPRacq" //nolint:gosec // of a test's password
+const warehouseHash = "$2a$04$IoceJM2MC13CVR2A.CuO1eH/0bEaysRvUNGmj5GRgjpb9jaGPRacq"
 
 // bare is a login that the tests add: it has the account of erp without its permissions.
 const bare = "erp-bare"
