@@ -317,13 +317,13 @@ func TestAStoreThatIsFull(t *testing.T) {
 				tt.fill(t, o)
 			}
 			page := store.Page{Connection: "a", Site: "leeds", ReceivedAt: time.Now(), Body: bytes.Repeat([]byte("x"), 8<<10)}
-			append := func() error {
+			put := func() error {
 				page.PollID = relay.NewID()
 				_, err := o.Inbox.Append(t.Context(), page)
 				return err
 			}
 			var refused error
-			until(t, "a refusal", func() bool { refused = append(); return refused != nil })
+			until(t, "a refusal", func() bool { refused = put(); return refused != nil })
 			if !errors.Is(refused, store.ErrUnavailable) {
 				t.Errorf("a page without room: %v", refused)
 			}
@@ -339,7 +339,7 @@ func TestAStoreThatIsFull(t *testing.T) {
 			}
 			tt.room(t, o)
 			until(t, "the end of the outage", o.healthy)
-			if err := append(); err != nil {
+			if err := put(); err != nil {
 				t.Errorf("with room again: %v", err)
 			}
 			o.told(t, 1)
