@@ -13,7 +13,6 @@ import (
 
 // archive is what the two logs hold, read as anybody could read them.
 type archive struct {
-	pages  []page
 	answer map[string]page // by the correlation id of the vendor's answer
 	events []logged
 	byID   map[string]logged
@@ -24,7 +23,8 @@ type page struct {
 	seq        uint64
 	connection string
 	answer     string // correlation id
-	body       []byte
+	whole      bool   // else the answer was cut on the wire: what is whole of it is resolved all the same
+	entries    int    // notifications to be resolved
 }
 
 // logged is an entry of the log of events.
@@ -45,16 +45,26 @@ func (w *world) readArchive() (archive, error) {
 	err := w.readStream("relay_inbox", func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
 		p := page{
 			seq: meta.Sequence.Stream, connection: strings.TrimPrefix(m.Subject(), "relay.inbox."),
-			answer: m.Headers().Get("Relay-Correlation-Id"), body: m.Data(),
+			answer: m.Headers().Get("Relay-Correlation-Id"),
+		}
+		var list []json.RawMessage
+		if json.Unmarshal(m.Data(), &list) == nil {
+			p.whole, p.entries = true, len(list)
 		}
 		if before, twice := a.answer[p.answer]; twice {
 			return fmt.Errorf("the answer %s is stored twice, at %d and at %d", p.answer, before.seq, p.seq)
 		}
-		a.pages, a.answer[p.answer] = append(a.pages, p), p
+		a.answer[p.answer] = p
 		return nil
 	})
 	if err != nil {
 		return a, err
+	}
+	cut := map[string]string{} // answers, by where they lie
+	for answer, p := range a.answer {
+		if !p.whole {
+			cut[fmt.Sprintf("%s/%d", p.connection, p.seq)] = answer
+		}
 	}
 	err = w.readStream("relay_events", func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
 		var ev struct{ ID, Type, Site, Subject string }
@@ -70,6 +80,11 @@ func (w *world) readArchive() (archive, error) {
 			return fmt.Errorf("event %s stands in the log twice, at %d and at %d", e.id, before.seq, e.seq)
 		}
 		a.events, a.byID[e.id] = append(a.events, e), e
+		if at := strings.LastIndexByte(e.inbox, '/'); at > 0 && cut[e.inbox[:at]] != "" {
+			p := a.answer[cut[e.inbox[:at]]]
+			p.entries++
+			a.answer[p.answer] = p
+		}
 		return nil
 	})
 	return a, err

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -63,7 +64,7 @@ func (f *findings) tell(t *testing.T) {
 	}
 }
 
-// lost is an answer of the vendor's that carried something and did not get into the inbox.
+// lost is an answer of the vendor's that carried something and did not get into the inbox, or not as a whole.
 type lost struct {
 	call
 	connection string
@@ -80,7 +81,7 @@ func (w *world) lostAnswers(a archive) []lost {
 	var list []lost
 	for _, o := range w.vendor.Ledger().Orders {
 		for _, n := range o.Notifications {
-			if _, stored := a.answer[n.CorrelationID]; stored || n.HandedOutAt.IsZero() || seen[n.CorrelationID] {
+			if _, stored := a.answer[n.CorrelationID]; stored && !n.Lost || n.HandedOutAt.IsZero() || seen[n.CorrelationID] {
 				continue
 			}
 			seen[n.CorrelationID] = true
@@ -155,8 +156,8 @@ func (w *world) unrest(a archive) string {
 		}
 	}
 	entries := 0
-	for _, p := range a.pages {
-		entries += p.notifications()
+	for _, p := range a.answer {
+		entries += p.entries
 	}
 	published := 0
 	for _, e := range a.events {
@@ -193,14 +194,6 @@ func (w *world) unrest(a archive) string {
 		}
 	}
 	return ""
-}
-
-func (p page) notifications() int {
-	var list []json.RawMessage
-	if json.Unmarshal(p.body, &list) != nil {
-		return 0
-	}
-	return len(list)
 }
 
 func acceptedBy(r *harness.Receiver) map[string]bool {
@@ -267,8 +260,8 @@ func (w *world) checkOneEventEach(f *findings, a archive) {
 		}
 		events[e.inbox] = e.id
 	}
-	for _, p := range a.pages {
-		for index := range p.notifications() {
+	for _, p := range a.answer {
+		for index := range p.entries {
 			ref := fmt.Sprintf("%s/%d/%d", p.connection, p.seq, index)
 			if events[ref] == "" {
 				f.add(notOnce, "%s has none", ref)
@@ -319,16 +312,21 @@ func checkReceived(f *findings, r *harness.Receiver, a archive) {
 // that was suspended may store a page after its successor has stored a later one.
 func (w *world) checkLedger(f *findings, a archive) {
 	ledger := w.vendor.Ledger()
-	given := map[string][]sandbox.NotificationRecord{}
+	answers := map[string][]sandbox.NotificationRecord{}
 	for _, o := range ledger.Orders {
 		for _, n := range o.Notifications {
 			if _, stored := a.answer[n.CorrelationID]; stored && !n.HandedOutAt.IsZero() {
-				given[o.ID] = append(given[o.ID], n)
+				answers[n.CorrelationID] = append(answers[n.CorrelationID], n)
 			}
 		}
-		slices.SortStableFunc(given[o.ID], func(x, y sandbox.NotificationRecord) int {
-			return cmp.Or(cmp.Compare(a.answer[x.CorrelationID].seq, a.answer[y.CorrelationID].seq), x.QueuedAt.Compare(y.QueuedAt))
-		})
+	}
+	given := map[string][]sandbox.NotificationRecord{}
+	for _, p := range slices.SortedFunc(maps.Values(a.answer), func(x, y page) int { return cmp.Compare(x.seq, y.seq) }) {
+		list := answers[p.answer]
+		slices.SortStableFunc(list, func(x, y sandbox.NotificationRecord) int { return x.QueuedAt.Compare(y.QueuedAt) })
+		for _, n := range list[:min(len(list), p.entries)] { // of an answer that was cut, the first ones came whole
+			given[n.Order] = append(given[n.Order], n)
+		}
 	}
 	got := map[string][]harness.Event{}
 	for _, e := range a.events {
