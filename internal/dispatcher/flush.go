@@ -117,15 +117,13 @@ func (f *flusher) run(ctx context.Context, stop <-chan struct{}) {
 	}
 }
 
-// do runs a request between two rounds and waits for it; false if the flusher has stopped.
-func (f *flusher) do(ctx context.Context, request func(context.Context)) bool {
+// do runs a request between two rounds and waits for it; it is not run any more once ctx has ended.
+func (f *flusher) do(ctx context.Context, request func(context.Context)) {
 	done := make(chan struct{})
 	select {
 	case f.requests <- func(ctx context.Context) { defer close(done); request(ctx) }:
 		<-done
-		return true
 	case <-ctx.Done():
-		return false
 	}
 }
 

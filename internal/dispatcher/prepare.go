@@ -101,14 +101,9 @@ func (d *Dispatcher) clamp(ctx context.Context, e store.Entry[cursor.Document], 
 	if s.highest() <= last {
 		return false, nil
 	}
-	records, revisions := make([]cursor.Lane, 0, len(s.lanes)), map[string]uint64{}
-	for _, l := range s.lanes {
-		records = append(records, l.Value)
-		revisions[l.Value.Order] = l.Revision
-	}
-	cur, err := cursor.Load(cursor.Policy{MaxLanes: d.conf.MaxLanes}, e.Value, records, time.Now())
-	if err != nil {
-		return false, nil // its callback starts anew when its shard is taken on, which says so
+	cur, revisions := d.standing(s)
+	if cur == nil {
+		return false, nil
 	}
 	if _, cut := cur.Clamp(last); !cut {
 		return false, nil
@@ -122,6 +117,7 @@ func (d *Dispatcher) clamp(ctx context.Context, e store.Entry[cursor.Document], 
 	for _, order := range ch.Remove {
 		removals = append(removals, store.Removal{Key: e.Key + "." + order, Revision: revisions[order]})
 	}
+	var err error
 	for _, r := range d.conf.Store.Lanes.PutAll(ctx, puts) {
 		err = errors.Join(err, r.Err)
 	}
@@ -137,6 +133,21 @@ func (d *Dispatcher) clamp(ctx context.Context, e store.Entry[cursor.Document], 
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// standing loads a cursor as it is stored, with the revisions of its lanes; nil if it contradicts itself: then its callback starts anew when
+// its shard is taken on, which says so.
+func (d *Dispatcher) standing(s *stored) (*cursor.Cursor, map[string]uint64) {
+	records, revisions := make([]cursor.Lane, 0, len(s.lanes)), map[string]uint64{}
+	for _, l := range s.lanes {
+		records = append(records, l.Value)
+		revisions[l.Value.Order] = l.Revision
+	}
+	cur, err := cursor.Load(cursor.Policy{MaxLanes: d.conf.MaxLanes}, s.doc.Value, records, time.Now())
+	if err != nil {
+		return nil, nil
+	}
+	return cur, revisions
 }
 
 // tellClamped logs that cursors were taken back to the end of the log, and publishes it.

@@ -368,6 +368,48 @@ func TestAllShardsAreLoadedTogether(t *testing.T) {
 	}
 }
 
+// Callbacks that come with a shard and are a little behind are read for together, also to a replica whose shared reader began later.
+func TestComersAreReadForTogether(t *testing.T) {
+	t.Parallel()
+	b, r, quiet := newBench(t), newReceiver(t, nil), newReceiver(t, nil)
+	const callbacks = 40
+	for i := range callbacks {
+		cb := callback(fmt.Sprintf("quiet-%d", i), quiet.URL)
+		cb.Filter.Sites = []string{"york"}
+		b.register(cb)
+	}
+	b.register(callback("busy", r.URL))
+	first := b.start()
+	b.publish("leeds", 1)
+	until(t, "all follow the log", func() bool {
+		docs, err := b.store.Cursors.All(context.Background(), "callback", func(string, error) {})
+		return err == nil && len(docs) == callbacks+1 && !slices.ContainsFunc(docs, func(e store.Entry[cursor.Document]) bool { return e.Value.Behind })
+	})
+	first.crash()
+	for i := range 100 {
+		b.publish("leeds", i)
+	}
+	b.publish("york", 1)
+	pages, err := b.conn.SubscribeSync("$JS.EVENT.ADVISORY.CONSUMER.CREATED." + b.topo.Events() + ".>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = pages.Unsubscribe() }()
+	second := b.start()
+	b.publish("york", 1)
+	until(t, "all arrive", func() bool { return r.distinct() == 103 && len(quiet.events()) == 2*callbacks })
+	until(t, "all follow the log again", func() bool {
+		s, ok := second.Status("quiet-7")
+		return ok && !s.Behind
+	})
+	quiet.inOrder(t)
+	r.inOrder(t)
+	// The shared reader, the ride (two, if the machine was slow), and the busy one, which has not the room for all at once.
+	if n, _, _ := pages.Pending(); n > callbacks/2 {
+		t.Errorf("the log was read by %d readers", n)
+	}
+}
+
 // While a shard is being loaded the others deliver, and changes of theirs take effect.
 func TestLoadingHoldsUpNobody(t *testing.T) {
 	t.Parallel()

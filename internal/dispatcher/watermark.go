@@ -73,15 +73,15 @@ func (d *Dispatcher) storeWatermarks(ctx context.Context, moved []*tenure, at ma
 	for i, t := range moved {
 		puts[i] = t.mark.put(t, at[t])
 	}
-	for i, r := range d.conf.Store.Watermarks.PutAll(ctx, puts) {
-		m := &moved[i].mark
-		switch {
-		case r.Err == nil:
-			m.stored, m.revision = puts[i].Value.Position, r.Seq
-		case errors.Is(r.Err, store.ErrConflict):
-			moved[i].readBackWatermark(ctx, puts[i].Key)
+	results := d.conf.Store.Watermarks.PutAll(ctx, puts)
+	for i, t := range moved {
+		switch err := results[i].Err; {
+		case err == nil:
+			t.mark.stored, t.mark.revision = puts[i].Value.Position, results[i].Seq
+		case errors.Is(err, store.ErrConflict):
+			t.readBackWatermark(ctx, puts[i].Key)
 		default:
-			d.complain(puts[i].Key, r.Err)
+			d.complain(puts[i].Key, err)
 		}
 	}
 }
