@@ -184,4 +184,3 @@ func refused(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("answered after %s", took)
 	}
 }
-

@@ -58,15 +58,15 @@ func classify(err error) error {
 			return err
 		}
 	}
-	kind, _ := judge(err)
+	_, kind := judge(err)
 	return fmt.Errorf("%w: %w", kind, err)
 }
 
-// judge answers which of our errors one of the client library's is, and the reason behind it if it says that the store cannot be
-// used; "" if the store works. A write that may have been sent without an answer is unclear, whatever the reason.
-func judge(err error) (kind error, why Reason) {
+// judge answers which of our errors one of the client library's is, and before it the reason if it says that the store cannot be
+// used, "" if the store works. A write that may have been sent without an answer is unclear, whatever the reason.
+func judge(err error) (why Reason, kind error) {
 	if room := (*noRoom)(nil); errors.As(err, &room) {
-		return ErrUnavailable, Full
+		return Full, ErrUnavailable
 	}
 	var api *jetstream.APIError
 	if errors.As(err, &api) {
@@ -74,42 +74,42 @@ func judge(err error) (kind error, why Reason) {
 	}
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound), errors.Is(err, jetstream.ErrKeyDeleted), errors.Is(err, jetstream.ErrMsgNotFound):
-		return ErrNotFound, ""
+		return "", ErrNotFound
 	case errors.Is(err, nats.ErrMaxPayload):
-		return ErrTooLarge, ""
+		return "", ErrTooLarge
 	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionReconnecting),
 		errors.Is(err, nats.ErrConnectionDraining), errors.Is(err, nats.ErrNoServers):
-		return ErrUnavailable, Unreachable // refused by the client itself: nothing was sent
+		return Unreachable, ErrUnavailable // refused by the client itself: nothing was sent
 	case errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrStaleConnection), errors.Is(err, io.EOF):
-		return ErrUnclear, Unreachable // the connection went while an answer was awaited
+		return Unreachable, ErrUnclear // the connection went while an answer was awaited
 	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse):
-		return ErrUnavailable, NoLeader
+		return NoLeader, ErrUnavailable
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
-		return ErrUnavailable, Refused
+		return Refused, ErrUnavailable
 	case errors.Is(err, jetstream.ErrTooManyStalledMsgs):
-		return ErrUnavailable, NoAnswer // never sent: those before it got no answer
+		return NoAnswer, ErrUnavailable // never sent: those before it got no answer
 	case errors.Is(err, context.Canceled):
-		return ErrUnclear, "" // whoever asked gave up; that says nothing of the store
+		return "", ErrUnclear // whoever asked gave up; that says nothing of the store
 	}
-	return ErrUnclear, NoAnswer // time-outs above all
+	return NoAnswer, ErrUnclear // time-outs above all
 }
 
-func judgeCode(code jetstream.ErrorCode) (kind error, why Reason) {
+func judgeCode(code jetstream.ErrorCode) (why Reason, kind error) {
 	switch code {
 	case jetstream.JSErrCodeStreamWrongLastSequence:
-		return ErrConflict, ""
+		return "", ErrConflict
 	case codeConditionInFlight:
-		return ErrUnclear, ""
+		return "", ErrUnclear
 	case codeMessageTooLarge:
-		return ErrTooLarge, ""
+		return "", ErrTooLarge
 	case jetstream.JSErrCodeMessageNotFound:
-		return ErrNotFound, ""
+		return "", ErrNotFound
 	case codeAccountFull, codeServerFull, codeStorageFull, codeStoreFailed:
-		return ErrUnavailable, Full
+		return Full, ErrUnavailable
 	case codeUnavailable, codeNotLeader, codeConditionNotReady, codeStreamOffline, codeStreamOfflineWhy:
-		return ErrUnavailable, NoLeader
+		return NoLeader, ErrUnavailable
 	}
-	return ErrUnavailable, Refused
+	return Refused, ErrUnavailable
 }
 
 // Passing reports whether a failure may end by waiting: the store cannot be reached, has no leader or no room. A refusal of what was
@@ -119,6 +119,6 @@ func Passing(err error) bool {
 	if !errors.Is(kind, ErrUnavailable) && !errors.Is(kind, ErrUnclear) {
 		return false
 	}
-	_, why := judge(err)
+	why, _ := judge(err)
 	return why != Refused
 }

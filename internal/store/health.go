@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -115,8 +116,8 @@ func (h *Health) reachable() error {
 func (h *Health) observe(at spot, size int, err error) {
 	var why Reason
 	if err != nil {
-		kind, reason := judge(err)
-		if why = reason; why == "" && kind == ErrUnclear {
+		reason, kind := judge(err)
+		if why = reason; why == "" && errors.Is(kind, ErrUnclear) {
 			return // given up, or in flight: neither one nor the other
 		}
 		if why == Unreachable && at.stream != "" {

@@ -51,14 +51,14 @@ func TestWhatAnErrorComesTo(t *testing.T) {
 		{"anything else", code(10052), ErrUnavailable, Refused},
 	} {
 		wrapped := fmt.Errorf("write x: %w", tt.err)
-		if kind, why := judge(wrapped); !errors.Is(kind, tt.kind) || why != tt.why {
+		if why, kind := judge(wrapped); !errors.Is(kind, tt.kind) || why != tt.why {
 			t.Errorf("%s: %v, %q; want %v, %q", tt.name, kind, why, tt.kind, tt.why)
 		}
 		ours := classify(wrapped)
 		if !errors.Is(ours, tt.kind) || !errors.Is(ours, tt.err) {
 			t.Errorf("%s becomes %v", tt.name, ours)
 		}
-		if kind, why := judge(ours); !errors.Is(kind, tt.kind) || why != tt.why {
+		if why, kind := judge(ours); !errors.Is(kind, tt.kind) || why != tt.why {
 			t.Errorf("%s, told once more: %v, %q", tt.name, kind, why)
 		}
 	}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"math"
 	"sync"
 	"syscall"
 	"time"
@@ -23,8 +24,8 @@ const (
 // Store.Run ends the program for.
 type Room struct {
 	free  func() (free, total uint64, err error)
-	every time.Duration          // how long what it answered is believed
-	limit func() (uint64, error) // of a file's size; asked every time, as it is cheap and may be lowered at once
+	every time.Duration // how long what it answered is believed
+	limit func() uint64 // of a file's size; asked every time, as it is cheap and may be lowered at once
 
 	mu   sync.Mutex
 	at   time.Time
@@ -44,11 +45,13 @@ func NewRoom(dir string) *Room {
 	}}
 }
 
-// fileLimit answers the size in bytes that no file of this process may pass.
-func fileLimit() (uint64, error) {
+// fileLimit answers the size in bytes that no file of this process may pass. Where it cannot be asked the write itself has to tell.
+func fileLimit() uint64 {
 	var l syscall.Rlimit
-	err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &l)
-	return l.Cur, err
+	if syscall.Getrlimit(syscall.RLIMIT_FSIZE, &l) != nil {
+		return math.MaxUint64
+	}
+	return l.Cur
 }
 
 // check answers an error wrapping ErrUnavailable if there is no room for a write. What exists nowhere else (a page read from the
@@ -80,8 +83,8 @@ func (r *Room) checkLimit(precious bool) error {
 	if r.limit == nil {
 		return nil
 	}
-	limit, err := r.limit()
-	if err != nil || limit >= reserve || precious && limit >= reserve/2 {
+	limit := r.limit()
+	if limit >= reserve || precious && limit >= reserve/2 {
 		return nil
 	}
 	return &noRoom{fmt.Sprintf("a file may have only %d KiB (RLIMIT_FSIZE); %d are needed", limit>>10, reserve>>10)}

@@ -108,7 +108,7 @@ func (s *Store) led(ctx context.Context, stream string, size int) bool {
 	if info.Cluster != nil && info.Cluster.Leader == "" {
 		return false
 	}
-	return (info.Config.MaxBytes <= 0 || info.State.Bytes+uint64(size) < uint64(info.Config.MaxBytes)) && //nolint:gosec // sizes are not negative
+	return (info.Config.MaxBytes <= 0 || info.State.Bytes+uint64(size) < uint64(info.Config.MaxBytes)) &&
 		(info.Config.MaxMsgs <= 0 || info.State.Msgs < uint64(info.Config.MaxMsgs))
 }
 
@@ -131,7 +131,7 @@ func (s *Store) streamOf(subject string) string {
 // keeps a copy of the log may answer.
 func (s *Store) Readable(ctx context.Context) error {
 	_, err := s.get(ctx, s.topo.Events(), 1)
-	if kind, why := judge(err); err != nil && why == "" && kind == ErrNotFound {
+	if errors.Is(err, ErrNotFound) { // the server has looked
 		return nil
 	}
 	return err
