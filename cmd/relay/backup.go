@@ -64,11 +64,11 @@ func (c *restoreCommand) Run(p program) error {
 	if err != nil {
 		return whichKeys(err)
 	}
-	fmt.Fprintf(p.stdout, "Restored what there was at %s. Whatever came after that is not in it: reconcile the connections once the relay runs.\n", m.Ended.Format(time.RFC3339))
+	fmt.Fprintf(p.stdout, "Restored what there was at %s. What came after that is not in it.\n", m.Ended.Format(time.RFC3339))
 	if len(m.Consents) == 0 {
 		return nil
 	}
-	fmt.Fprintln(p.stdout, "\nA refresh token is good for one use. A connection whose token was refreshed after the time below needs a new consent\n(POST /v1/connections/{id}/consent-links); the relay says so as soon as the vendor refuses it.")
+	fmt.Fprintln(p.stdout, "\nA refresh token is good for one use. A connection whose token was refreshed after the time below needs consent again:\nthe relay says so (consent-required) as soon as the vendor refuses it.")
 	table := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "CONNECTION\tLAST REFRESH IN THE BACKUP")
 	for _, consent := range m.Consents {

@@ -26,7 +26,7 @@ func TestEverythingComesBackAsItWas(t *testing.T) {
 	from := at(t, natstest.Start(t), keys, table)
 	from.fill(t)
 	dir := filepath.Join(t.TempDir(), "backup")
-	m := save(t, t.Context(), from, dir)
+	m := save(t, from, dir)
 	if len(m.Streams) != 3+len(topology.Buckets) || m.Streams[len(m.Streams)-1].Name != "KV_relay_owners" || m.Streams[0].Name != "KV_relay_cursors" {
 		t.Errorf("taken: %+v", m.Streams)
 	}
@@ -101,7 +101,7 @@ func TestWhatDoesNotFitIsNotRestored(t *testing.T) {
 	from := at(t, natstest.Start(t), keys, table)
 	from.fill(t)
 	dir := filepath.Join(t.TempDir(), "backup")
-	m := save(t, t.Context(), from, dir)
+	m := save(t, from, dir)
 	for _, c := range []struct {
 		name, says string
 		is         error
@@ -183,7 +183,7 @@ func TestNothingIsOverwrittenUnasked(t *testing.T) {
 	from := at(t, natstest.Start(t), keys, table)
 	from.fill(t)
 	dir := filepath.Join(t.TempDir(), "backup")
-	save(t, t.Context(), from, dir)
+	save(t, from, dir)
 	if _, err := backup.Save(t.Context(), from.config, dir); err == nil || !strings.Contains(err.Error(), "is there already") {
 		t.Errorf("a backup was written over another: %v", err)
 	}
@@ -227,7 +227,7 @@ func TestAFreshlyMadeStoreCountsAsEmpty(t *testing.T) {
 	from := at(t, natstest.Start(t), keys, table)
 	from.fill(t)
 	dir := filepath.Join(t.TempDir(), "backup")
-	save(t, t.Context(), from, dir)
+	save(t, from, dir)
 	to := at(t, natstest.Start(t), keys, table)
 	to.open(t)
 	if _, err := backup.Restore(t.Context(), to.config, dir, false); err != nil {
@@ -242,7 +242,7 @@ func TestAFailedRestoreLeavesNothing(t *testing.T) {
 	from := at(t, natstest.Start(t), keys, table)
 	from.fill(t)
 	dir := filepath.Join(t.TempDir(), "backup")
-	save(t, t.Context(), from, dir)
+	save(t, from, dir)
 	to := at(t, natstest.Start(t), keys, table)
 	if _, err := to.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "theirs", Subjects: []string{"relay.inbox.>"}}); err != nil {
 		t.Fatal(err)
@@ -289,5 +289,30 @@ func TestABackupWithWrongKeysIsNotMade(t *testing.T) {
 	_, err := backup.Save(t.Context(), at(t, nc, newKeys(t), table).config, filepath.Join(t.TempDir(), "backup"))
 	if !errors.Is(err, backup.ErrKeys) {
 		t.Error(err)
+	}
+}
+
+// A snapshot that a lost link has cut off is noticed, whatever the server made of its end.
+func TestACutSnapshotIsNoticed(t *testing.T) {
+	t.Parallel()
+	from := at(t, natstest.Start(t), newKeys(t), table)
+	from.fill(t)
+	dir := filepath.Join(t.TempDir(), "backup")
+	save(t, from, dir)
+	file := filepath.Join(dir, "relay_events.snapshot")
+	if err := backup.Whole(file); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := 0; n < len(raw)-12; n++ { // what follows is the compression's own end
+		if err := os.WriteFile(file, raw[:n], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if backup.Whole(file) == nil {
+			t.Fatalf("%d of %d bytes pass for a whole one", n, len(raw))
+		}
 	}
 }

@@ -1,7 +1,6 @@
 package backup_test
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -141,9 +140,9 @@ func names(t testing.TB, js jetstream.JetStream) []string {
 
 func same(a, b map[uint64]string) bool { return maps.Equal(a, b) }
 
-func save(t testing.TB, ctx context.Context, w *world, dir string) backup.Manifest {
+func save(t testing.TB, w *world, dir string) backup.Manifest {
 	t.Helper()
-	m, err := backup.Save(ctx, w.config, dir)
+	m, err := backup.Save(t.Context(), w.config, dir)
 	if err != nil {
 		t.Fatal(err)
 	}

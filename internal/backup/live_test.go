@@ -34,17 +34,17 @@ type claim struct {
 
 func (c *chain) run(ctx context.Context, js jetstream.JetStream, n int) {
 	put := func(subject string, data []byte) uint64 {
-		for ctx.Err() == nil {
-			writing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-			ack, err := js.Publish(writing, subject, data)
-			cancel()
-			if err == nil {
-				return ack.Sequence
-			}
+		if ctx.Err() != nil {
+			return 0
+		}
+		writing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		ack, err := js.Publish(writing, subject, data)
+		if err != nil {
 			c.failed.Store(&err)
 			return 0
 		}
-		return 0
+		return ack.Sequence
 	}
 	id := strconv.Itoa(n)
 	filler := make([]byte, 2000)
@@ -92,7 +92,7 @@ func testLive(t *testing.T, from, to *world) {
 	}
 	began := c.rounds.Load()
 	dir := filepath.Join(t.TempDir(), "backup")
-	m := save(t, t.Context(), from, dir)
+	m := save(t, from, dir)
 	t.Logf("%d rounds while the backup was taken in %s; tails: %s", c.rounds.Load()-began, m.Ended.Sub(m.Began), tails(m))
 	stop()
 	all.Wait()
@@ -177,7 +177,7 @@ func TestLiveBackupOfACluster(t *testing.T) {
 	single := at(t, natstest.Start(t), keys, table)
 	testLive(t, at(t, cluster.Connect(t), keys, three), single)
 	dir := filepath.Join(t.TempDir(), "second")
-	m := save(t, t.Context(), single, dir)
+	m := save(t, single, dir)
 	back := at(t, cluster.Connect(t), keys, three)
 	if _, err := backup.Restore(t.Context(), back.config, dir, true); err != nil {
 		t.Fatal(err)

@@ -42,7 +42,7 @@ func (p *publishing) publish(what string, n int) {
 		p.now = p.now.Add(time.Microsecond)
 		for o := range 3 {
 			at := time.Now().UTC()
-			notification := relay.Received{Connection: "leeds", Seq: uint64(i + 1), Info: relay.NotificationInfo{Topic: "PARTS.ORDER.UPDATED", ReceivedAt: at}} //nolint:gosec // small
+			notification := relay.Received{Connection: "leeds", Seq: uint64(i + 1), Info: relay.NotificationInfo{Topic: "PARTS.ORDER.UPDATED", ReceivedAt: at}}
 			standing, err := p.p.Begin(ctx, "leeds", uuid(o), []relay.Received{notification})
 			if err != nil {
 				p.t.Fatal(err)
@@ -102,7 +102,7 @@ func TestNoEventIDComesAgainAfterARestore(t *testing.T) {
 			p.open()
 			p.publish("before", 5)
 			dir := filepath.Join(t.TempDir(), "backup")
-			save(t, t.Context(), p.w, dir)
+			save(t, p.w, dir)
 			if c.published > time.Hour {
 				p.now = base // somebody has set the clock right: the orders' numbers go on from where they are
 			} else {

@@ -42,7 +42,7 @@ func Restore(ctx context.Context, c Config, dir string, replace bool) (Manifest,
 	if err != nil {
 		return m, fmt.Errorf("open JetStream: %w", err)
 	}
-	if err := c.clear(ctx, js, m, replace); err != nil {
+	if err := c.clear(ctx, js, replace); err != nil {
 		return m, err
 	}
 	put, err := c.putAll(ctx, js, dir, m)
@@ -95,7 +95,7 @@ func (c Config) suits(m Manifest) error {
 }
 
 // clear makes room: it looks that nobody works on what is there, and that it may go.
-func (c Config) clear(ctx context.Context, js jetstream.JetStream, m Manifest, replace bool) error {
+func (c Config) clear(ctx context.Context, js jetstream.JetStream, replace bool) error {
 	findings, err := c.Topology.Check(ctx, js)
 	if err != nil {
 		return err
@@ -205,7 +205,8 @@ func (c Config) finish(ctx context.Context, js jetstream.JetStream, m Manifest) 
 	}
 	now := c.now()
 	mark.Restoring, mark.Restored = time.Time{}, now
-	mark.Ahead = max(mark.Ahead, int64(m.Sequence)-now.UnixMicro(), 0) + ahead.Microseconds() //nolint:gosec // microseconds fit
+	// Against the backup's time, not the present: then the numbers after a second restore of the same backup are above those after the first.
+	mark.Ahead = max(mark.Ahead, int64(m.Sequence)-m.Ended.UnixMicro(), 0) + ahead.Microseconds()
 	_, err = c.Topology.WriteMark(ctx, js, mark)
 	return err
 }

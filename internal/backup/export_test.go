@@ -1,0 +1,4 @@
+package backup
+
+// Whole is whole, for tests.
+var Whole = whole
