@@ -13,4 +13,8 @@
 // One flusher stores what has changed (flush.go): attempts, then lanes, then cursor documents, then the removal of lanes that are
 // through. A crash repeats at most what was in flight and what was settled since. A watermark per shard (watermark.go)
 // stands for the documents of quiet callbacks: they need not write to say that nothing of theirs has come.
+//
+// Run does what a replica does once; Own works one shard under its lease (own.go). What arrives is loaded together (arrivals.go, adopt.go),
+// and whoever wrote for it before is fenced off first: the watermark, the lanes and then the documents are written under the new epoch, at the
+// revisions that were read. A little behind, comers are read for in one ride before they join the shared reader (join.go).
 package dispatcher
