@@ -55,9 +55,9 @@ func wholeArchive(a *archive.Reader) error {
 }
 
 func wholeTar(t *tar.Reader) error {
-	for {
+	for files := 0; ; files++ {
 		h, err := t.Next()
-		if errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) && files > 0 {
 			return nil
 		}
 		if err != nil {
