@@ -38,7 +38,7 @@ func reconnectDelay(n int) time.Duration {
 	if n < 6 {
 		wait = min(reconnectFirst<<max(n-1, 0), reconnectMost)
 	}
-	return wait/2 + rand.N(wait) //nolint:gosec // spreads load, hides nothing
+	return wait/2 + rand.N(wait)
 }
 
 // clientOptions are those of every connection of the relay's, to the embedded server as well. Nothing is buffered while NATS is away:

@@ -63,11 +63,11 @@ func (c *config) checkServers() (login bool, err error) {
 		if err != nil || parsed.Hostname() == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, parsed.Scheme) {
 			return false, wrong("RELAY_NATS_URL", "%q is not an address such as nats://host:4222 or tls://host:4222", redactURL(server))
 		}
-		if ws := strings.HasPrefix(parsed.Scheme, "ws"); i > 0 && ws != websocket {
+		ws := strings.HasPrefix(parsed.Scheme, "ws")
+		if i > 0 && ws != websocket {
 			return false, wrong("RELAY_NATS_URL", "mixes ws addresses with others")
-		} else {
-			websocket = ws
 		}
+		websocket = ws
 		login = login || parsed.User != nil
 		servers = append(servers, server)
 	}
