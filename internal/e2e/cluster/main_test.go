@@ -1,11 +1,11 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -21,9 +21,8 @@ const (
 // root is the module's root, seen from the package.
 var root = filepath.Join("..", "..", "..")
 
-// binaries are the programs of the whole run, built when first asked for.
+// binaries are the programs of the whole run, built when first asked for. The tests that ask run one after the other.
 var binaries = struct {
-	mu   sync.Mutex
 	dir  string
 	have map[string]error
 }{have: map[string]error{}}
@@ -44,11 +43,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// built answers the path of a program, building it if nobody has yet.
-func built(t testing.TB, name, program string, flags ...string) string {
+// made answers the path of a program, having it made if nobody has yet.
+func made(t testing.TB, name string, make func(path string) error) string {
 	t.Helper()
-	binaries.mu.Lock()
-	defer binaries.mu.Unlock()
 	if binaries.dir == "" {
 		dir, err := os.MkdirTemp("", "relay-cluster-") //nolint:usetesting // it outlives the test that happens to build
 		if err != nil {
@@ -59,7 +56,7 @@ func built(t testing.TB, name, program string, flags ...string) string {
 	path := filepath.Join(binaries.dir, name)
 	err, done := binaries.have[name]
 	if !done {
-		err = harness.Build(context.Background(), root, program, path, flags...)
+		err = make(path)
 		binaries.have[name] = err
 	}
 	if err != nil {
@@ -71,18 +68,36 @@ func built(t testing.TB, name, program string, flags ...string) string {
 // natsServer answers the path of the NATS server, of the very version that is embedded.
 func natsServer(t testing.TB) string {
 	t.Helper()
-	return built(t, "nats-server", "github.com/nats-io/nats-server/v2")
+	return made(t, "nats-server", func(path string) error {
+		return harness.Build(context.Background(), root, "github.com/nats-io/nats-server/v2", path)
+	})
 }
 
 // relayOf answers the path of a replica's relay. Each has a version of its own, and so a User-Agent of its own: that is how
-// receivers know who delivers.
+// receivers know who delivers. Only the first is built; in the others' copies its version is written over, which takes no time.
 func relayOf(t testing.TB, replica int, broken *mutant) string {
 	t.Helper()
-	version := versionOf(replica)
-	if broken == nil {
-		return built(t, "relay-"+version, "./cmd/relay", "-ldflags", "-X main.version="+version)
+	name, flags := "relay-", []string{"-ldflags", "-X main.version=" + versionOf(0)}
+	if broken != nil {
+		name = "relay-" + broken.name + "-"
 	}
-	return built(t, "relay-"+broken.name+"-"+version, "./cmd/relay", "-ldflags", "-X main.version="+version, "-overlay", broken.overlay(t))
+	first := made(t, name+versionOf(0), func(path string) error {
+		if broken != nil {
+			flags = append(flags, "-overlay", broken.overlay(t))
+		}
+		return harness.Build(context.Background(), root, "./cmd/relay", path, flags...)
+	})
+	if replica == 0 {
+		return first
+	}
+	return made(t, name+versionOf(replica), func(path string) error {
+		program, err := os.ReadFile(first)
+		if err != nil {
+			return err
+		}
+		copied := bytes.ReplaceAll(program, []byte(versionOf(0)), []byte(versionOf(replica)))
+		return os.WriteFile(path, copied, 0o700) //nolint:gosec // a program
+	})
 }
 
 func versionOf(replica int) string { return fmt.Sprintf("replica-%d", replica) }
