@@ -96,7 +96,7 @@ func relayOf(t testing.TB, replica int, broken *mutant) string {
 			return err
 		}
 		copied := bytes.ReplaceAll(program, []byte(versionOf(0)), []byte(versionOf(replica)))
-		return os.WriteFile(path, copied, 0o700) //nolint:gosec // a program
+		return os.WriteFile(path, copied, 0o700)
 	})
 }
 
