@@ -30,8 +30,9 @@ func matches(ifMatch string, revision uint64) bool {
 }
 
 // change reads a document, changes it and stores it; if others change it at the same moment it does so again, unless the caller
-// named the version it wants to change. Edit must refuse what the caller may not see or change.
-func change[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string, edit func(T) (T, error)) (T, uint64, error) {
+// named the version it wants to change. Edit must refuse what the caller may not see or change. First is what has to be stored before
+// the document, as those who watch documents look for it then.
+func change[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string, edit func(T) (T, error), first ...func(T) error) (T, uint64, error) {
 	var zero T
 	for range tries {
 		v, revision, err := b.Get(ctx, key)
@@ -44,6 +45,11 @@ func change[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string,
 		if !matches(ifMatch, revision) {
 			return zero, 0, &problem{kind: kindPrecondition}
 		}
+		for _, do := range first {
+			if err := do(v); err != nil {
+				return zero, 0, err
+			}
+		}
 		revision, err = b.Update(ctx, key, v, revision)
 		if err == nil {
 			return v, revision, nil
@@ -55,10 +61,10 @@ func change[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string,
 	return zero, 0, fmt.Errorf("change %s: %w", key, store.ErrConflict)
 }
 
-// put stores a fresh document, or replaces the one there by edit.
-func put[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string, fresh func() (T, error), edit func(T) (T, error)) (v T, revision uint64, created bool, err error) {
+// put stores a fresh document, or replaces the one there by edit; first is as of change.
+func put[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string, fresh func() (T, error), edit func(T) (T, error), first ...func(T) error) (v T, revision uint64, created bool, err error) {
 	for range tries {
-		v, revision, err = change(ctx, b, key, ifMatch, edit)
+		v, revision, err = change(ctx, b, key, ifMatch, edit, first...)
 		if !errors.Is(err, store.ErrNotFound) {
 			return v, revision, false, err
 		}
@@ -67,6 +73,11 @@ func put[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string, fr
 		}
 		if ifMatch != "" {
 			return v, 0, false, &problem{kind: kindPrecondition}
+		}
+		for _, do := range first {
+			if err := do(v); err != nil {
+				return v, 0, false, err
+			}
 		}
 		revision, err = b.Create(ctx, key, v)
 		if !errors.Is(err, store.ErrConflict) {

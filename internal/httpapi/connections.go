@@ -60,11 +60,10 @@ func (a *API) PutConnection(w http.ResponseWriter, r *http.Request, id Id, param
 			func(c relay.Connection) (relay.Connection, error) {
 				settings.apply(&c, now)
 				return c, nil
-			})
+			},
+			// The poller looks for the token as soon as it sees the connection.
+			func(c relay.Connection) error { return a.putToken(ctx, c, settings.RefreshToken) })
 		if err != nil {
-			return reply{}, err
-		}
-		if err := a.putToken(ctx, c, settings.RefreshToken); err != nil {
 			return reply{}, err
 		}
 		return a.connectionReply(ctx, c, revision, created)
@@ -88,11 +87,8 @@ func (a *API) PatchConnection(w http.ResponseWriter, r *http.Request, id Id, par
 			}
 			settings.apply(&c, time.Now().UTC())
 			return c, nil
-		})
+		}, func(c relay.Connection) error { return a.putToken(ctx, c, settings.RefreshToken) })
 		if err != nil {
-			return reply{}, err
-		}
-		if err := a.putToken(ctx, c, settings.RefreshToken); err != nil {
 			return reply{}, err
 		}
 		return a.connectionReply(ctx, c, revision, false)
