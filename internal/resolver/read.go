@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
@@ -93,6 +94,7 @@ type reader struct {
 	started bool
 	read    uint64  // the last page read
 	more    bool    // there were more when it was read
+	whole   bool    // every page above read is announced: the inbox was read to its end since announcements came
 	pages   []*page // read and not wholly offered
 	atHand  map[string]map[uint64]*item
 	rescan  time.Time
@@ -105,8 +107,9 @@ type page struct {
 	next  int // of items, to be offered
 }
 
-// fill offers what is there as long as the cursor has room. Wanted is the highest page known to be there.
-func (r *reader) fill(ctx context.Context, wanted uint64, now time.Time) error {
+// fill offers what is there as long as the cursor has room.
+func (r *reader) fill(ctx context.Context, known *announced, now time.Time) error {
+	wanted := known.highest()
 	if !r.started {
 		first, _ := relay.UnpackEntry(r.stand.ReadFrom())
 		r.read, r.started = max(first, 1)-1, true
@@ -121,11 +124,47 @@ func (r *reader) fill(ctx context.Context, wanted uint64, now time.Time) error {
 		if !r.more && (r.read >= wanted || r.rescan.After(now)) {
 			return nil
 		}
+		if taken, err := r.take(ctx, known); err != nil {
+			return err
+		} else if taken {
+			continue
+		}
 		if err := r.scan(ctx, now, wanted, false); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// take reads the next pages by their sequences, if they are known: that costs a fraction of a reader of the inbox, which a cluster has
+// to agree upon first. It answers false where only the inbox itself can tell what comes next.
+func (r *reader) take(ctx context.Context, known *announced) (bool, error) {
+	seqs, complete := known.after(r.read)
+	if r.whole = r.whole && complete; !r.whole || len(seqs) == 0 || r.more {
+		return false, nil
+	}
+	for i, seq := range seqs[:min(len(seqs), pagesAtOnce)] {
+		p, err := r.store.Inbox.Page(ctx, seq)
+		if errors.Is(err, store.ErrNotFound) { // it has aged out, or the node that was asked lags
+			r.whole = i > 0
+			return i > 0, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		r.accept(p)
+	}
+	return true, nil
+}
+
+// accept takes a page that was read. One of another generation is of a connection that was removed, under whose id this one was made.
+func (r *reader) accept(p store.Page) {
+	r.read = p.Seq
+	held := &page{seq: p.Seq}
+	if p.Generation == r.generation {
+		held.items = itemsOf(p)
+	}
+	r.pages = append(r.pages, held)
 }
 
 // scan reads the next pages. With first it is no matter if there are none.
@@ -135,15 +174,10 @@ func (r *reader) scan(ctx context.Context, now time.Time, wanted uint64, first b
 		return err
 	}
 	for _, p := range pages {
-		r.read = p.Seq
-		if p.Generation != r.generation {
-			// Of a connection that was removed, under whose id this one was made.
-			r.pages = append(r.pages, &page{seq: p.Seq})
-			continue
-		}
-		r.pages = append(r.pages, &page{seq: p.Seq, items: itemsOf(p)})
+		r.accept(p)
 	}
 	r.more = more
+	r.whole = !more
 	switch {
 	case len(pages) > 0 || first:
 		r.rescan, r.rescans = time.Time{}, 0

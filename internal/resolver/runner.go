@@ -39,10 +39,10 @@ type runner struct {
 	generation string
 	log        *slog.Logger
 
-	wanted atomic.Uint64 // the highest page known to be there
-	held   atomic.Int64  // notifications read and not settled
-	woken  chan struct{}
-	again  chan struct{} // the connection's document has changed
+	announced announced    // pages known to be there
+	held      atomic.Int64 // notifications read and not settled
+	woken     chan struct{}
+	again     chan struct{} // the connection's document has changed
 
 	stand    *stand
 	inbox    reader
@@ -65,12 +65,7 @@ func (r *Resolver) newRunner(lease *shard.Lease, c relay.Connection, _ bool) *ru
 
 // wake tells that a page is there. It may be called from any goroutine.
 func (r *runner) wake(seq uint64) {
-	for {
-		old := r.wanted.Load()
-		if seq <= old || r.wanted.CompareAndSwap(old, seq) {
-			break
-		}
-	}
+	r.announced.add(seq)
 	signal(r.woken)
 }
 
@@ -190,9 +185,9 @@ func (r *runner) turn(ctx, work context.Context, now time.Time) error {
 			return err
 		}
 		r.recheck = time.Time{}
-		r.wake(last.Seq)
+		r.announced.found(last.Seq)
 	}
-	read := r.inbox.fill(ctx, r.wanted.Load(), now)
+	read := r.inbox.fill(ctx, &r.announced, now)
 	if read == nil {
 		read = r.inbox.refill(ctx)
 	}

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -71,8 +70,7 @@ func (i *Inbox) Last(ctx context.Context, connection string) (Page, error) {
 	return i.page(m), nil
 }
 
-// Scan answers up to max pages of a connection from a sequence on, and whether more are there. On a cluster a reader may sit on a node
-// that has yet to catch up; what looks like the end is held against the connection's last page, and an end too early is ErrUnclear.
+// Scan answers up to max pages of a connection from a sequence on, and whether more are there.
 func (i *Inbox) Scan(ctx context.Context, connection string, from uint64, max int) ([]Page, bool, error) {
 	messages, more, err := i.s.scan(ctx, i.s.topo.Inbox(), from, time.Time{}, []string{i.s.topo.InboxSubject(connection)}, max)
 	if err != nil {
@@ -81,18 +79,17 @@ func (i *Inbox) Scan(ctx context.Context, connection string, from uint64, max in
 	pages := make([]Page, 0, len(messages))
 	for _, m := range messages {
 		pages = append(pages, i.page(m))
-		from = m.Seq + 1
-	}
-	if !more && i.s.topo.Replicas > 1 {
-		last, err := i.s.last(ctx, i.s.topo.Inbox(), i.s.topo.InboxSubject(connection))
-		if err != nil && !errors.Is(err, ErrNotFound) {
-			return nil, false, err
-		}
-		if last.Seq > 0 && last.Seq >= from {
-			return nil, false, fmt.Errorf("%w: the reader of connection %s ends before page %d, which is there", ErrUnclear, connection, last.Seq)
-		}
 	}
 	return pages, more, nil
+}
+
+// Page answers the page at a sequence; ErrNotFound if there is none, or if the node of a cluster that was asked has yet to learn of it.
+func (i *Inbox) Page(ctx context.Context, seq uint64) (Page, error) {
+	m, err := i.s.get(ctx, i.s.topo.Inbox(), seq)
+	if err != nil {
+		return Page{}, err
+	}
+	return i.page(m), nil
 }
 
 // Find answers the page of a poll among the connection's pages from a sequence on; ErrNotFound if it is not there.

@@ -10,8 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/audatex-relay/relay/internal/relay"
 )
@@ -111,52 +109,19 @@ func (b *Bucket[T]) Current(ctx context.Context, keys []string) []Present[T] {
 	return found
 }
 
-// storedMessage is JetStream's answer to STREAM.MSG.GET.
-type storedMessage struct {
-	Error *struct {
-		Code        jetstream.ErrorCode `json:"err_code"`
-		Description string              `json:"description"`
-	} `json:"error"`
-	Message *struct {
-		Seq     uint64 `json:"seq"`
-		Headers []byte `json:"hdrs"`
-		Data    []byte `json:"data"`
-	} `json:"message"`
-}
-
 func (b *Bucket[T]) current(ctx context.Context, e *Entry[T]) error {
-	ask, err := json.Marshal(map[string]string{"last_by_subj": b.subject(e.Key)})
-	if err != nil {
-		return err
-	}
-	answer, err := b.s.js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET.KV_"+b.name, ask)
-	if err != nil {
-		return classify(err)
-	}
-	var stored storedMessage
-	if err := json.Unmarshal(answer.Data, &stored); err != nil {
-		return fmt.Errorf("%w: %w", ErrUnclear, err)
-	}
-	switch m := stored.Message; {
-	case stored.Error != nil && stored.Error.Code == jetstream.JSErrCodeMessageNotFound:
+	m, err := b.s.atLeader(ctx, "KV_"+b.name, messageRequest{Last: b.subject(e.Key)})
+	if errors.Is(err, ErrNotFound) {
 		e.Deleted = true
 		return nil
-	case stored.Error != nil:
-		return fmt.Errorf("%w: %s", ErrUnavailable, stored.Error.Description)
-	case m == nil:
-		return fmt.Errorf("%w: an answer without a message", ErrUnclear)
-	default:
-		e.Revision = m.Seq
-		if len(m.Headers) > 0 {
-			h, err := nats.DecodeHeadersMsg(m.Headers)
-			if err != nil {
-				return fmt.Errorf("%w: %w", ErrUnclear, err)
-			}
-			if e.Deleted = isMarker(h); e.Deleted {
-				return nil
-			}
-		}
-		e.Value, err = b.codec.decode(e.Key, m.Data)
+	}
+	if err != nil {
 		return err
 	}
+	e.Revision = m.Seq
+	if e.Deleted = isMarker(m.Header); e.Deleted {
+		return nil
+	}
+	e.Value, err = b.codec.decode(e.Key, m.Data)
+	return err
 }

@@ -147,7 +147,19 @@ func (s *Store) scanCounted(ctx context.Context, stream string, from uint64, sin
 		}
 		want = min(want, len(messages)+int(now.NumPending))
 	}
-	return messages, more, nil
+	if more || s.topo.Replicas <= 1 {
+		return messages, more, nil
+	}
+	// The reader's node may lag: the end is the leader's to say.
+	if len(messages) > 0 {
+		from, since = messages[len(messages)-1].Seq+1, time.Time{}
+	}
+	left, more, err := s.rest(ctx, stream, from, since, filters, max-len(messages))
+	if err != nil {
+		return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, err)
+	}
+	*all += uint64(len(left))
+	return append(messages, left...), more, nil
 }
 
 // pause waits, at most until ctx ends.

@@ -1,0 +1,99 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Most reads may be answered by any node of a cluster, also by one that has just come back and lags. That is no harm where a write's
+// condition follows, or where a reader only comes later. What is taken for an end, or for an absence, has to be asked of the stream's leader.
+
+// messageRequest is what STREAM.MSG.GET is asked, which only the leader answers.
+type messageRequest struct {
+	From  uint64     `json:"seq,omitempty"`
+	Next  string     `json:"next_by_subj,omitempty"` // the first message of a filter from From, or from Since
+	Last  string     `json:"last_by_subj,omitempty"`
+	Since *time.Time `json:"start_time,omitempty"`
+}
+
+// atLeader answers one message as the stream's leader has it; ErrNotFound if it has none.
+func (s *Store) atLeader(ctx context.Context, stream string, ask messageRequest) (Message, error) {
+	raw, err := json.Marshal(ask)
+	if err != nil {
+		return Message{}, err
+	}
+	answer, err := s.js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, raw)
+	s.health.read(stream, err)
+	if err != nil {
+		return Message{}, classify(err)
+	}
+	var stored struct {
+		Error *struct {
+			Code        jetstream.ErrorCode `json:"err_code"`
+			Description string              `json:"description"`
+		} `json:"error"`
+		Message *struct {
+			Subject string    `json:"subject"`
+			Seq     uint64    `json:"seq"`
+			Headers []byte    `json:"hdrs"`
+			Data    []byte    `json:"data"`
+			Time    time.Time `json:"time"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(answer.Data, &stored); err != nil {
+		return Message{}, fmt.Errorf("%w: %w", ErrUnclear, err)
+	}
+	switch m := stored.Message; {
+	case stored.Error != nil && stored.Error.Code == jetstream.JSErrCodeMessageNotFound:
+		return Message{}, ErrNotFound
+	case stored.Error != nil:
+		return Message{}, fmt.Errorf("%w: %s", ErrUnavailable, stored.Error.Description)
+	case m == nil:
+		return Message{}, fmt.Errorf("%w: an answer without a message", ErrUnclear)
+	default:
+		message := Message{Seq: m.Seq, Subject: m.Subject, Data: m.Data, Time: m.Time}
+		if len(m.Headers) > 0 {
+			if message.Header, err = nats.DecodeHeadersMsg(m.Headers); err != nil {
+				return Message{}, fmt.Errorf("%w: %w", ErrUnclear, err)
+			}
+		}
+		return message, nil
+	}
+}
+
+// rest answers what the leader has of the filters from a sequence (or, if since is set, from a time) on, up to max messages, and whether
+// there are more. It asks for one message after the other: there are none but where a node lags.
+func (s *Store) rest(ctx context.Context, stream string, from uint64, since time.Time, filters []string, max int) (messages []Message, more bool, err error) {
+	ask := messageRequest{From: from}
+	if !since.IsZero() {
+		ask = messageRequest{Since: &since}
+	}
+	if len(filters) == 0 {
+		filters = []string{">"}
+	}
+	for {
+		var next *Message
+		for _, filter := range filters {
+			ask.Next = filter
+			m, err := s.atLeader(ctx, stream, ask)
+			switch {
+			case errors.Is(err, ErrNotFound):
+			case err != nil:
+				return nil, false, err
+			case next == nil || m.Seq < next.Seq:
+				next = &m
+			}
+		}
+		if next == nil || len(messages) == max {
+			return messages, next != nil, nil
+		}
+		messages = append(messages, *next)
+		ask = messageRequest{From: next.Seq + 1}
+	}
+}
