@@ -43,6 +43,7 @@ const (
 	badDelivery    = "a delivery was no good"
 	outsideLease   = "a replica worked on a shard that it did not hold"
 	twoOwners      = "two replicas held one shard"
+	takenLate      = "the shards of a killed replica were taken late"
 	overwritten    = "a document was overwritten under a lower epoch"
 	pollsOverlap   = "two polls of one connection overlapped"
 	tokensMisused  = "a spent refresh token was used too often"

@@ -86,6 +86,34 @@ func (w *world) checkOwners(f *findings, all map[int][]lease) (late int) {
 	return late
 }
 
+// killedWithin is how soon the shards of a relay that was killed must be another's.
+const killedWithin = 20 * time.Second
+
+// takeovers answers how long the shards of a hurt relay had no owner, or the hurt one, before the next.
+func takeovers(all map[int][]lease, h hurt) (list []time.Duration) {
+	for _, shard := range holding(all, h.replica, h.began) {
+		for _, l := range all[shard] {
+			if l.from.After(h.began) {
+				list = append(list, l.from.Sub(h.began))
+				break
+			}
+		}
+	}
+	return list
+}
+
+// checkTakeovers: what a killed relay held is taken in time.
+func (w *world) checkTakeovers(f *findings, all map[int][]lease) {
+	for _, h := range w.hurtsSoFar() {
+		if h.kind != killRelay {
+			continue
+		}
+		if list := takeovers(all, h); len(list) > 0 && slices.Max(list) > killedWithin {
+			f.add(takenLate, "replica %d was killed at %s; the last of its shards was taken after %s", h.replica, h.began.UTC(), slices.Max(list))
+		}
+	}
+}
+
 // checkEpochs: the epochs of a document never go down. Tokens that an operator puts carry none.
 func (w *world) checkEpochs(f *findings) (revisions int) {
 	for _, bucket := range watched {

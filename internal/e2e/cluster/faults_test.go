@@ -146,7 +146,9 @@ type seen struct {
 func (w *world) look(f *findings, a archive) seen {
 	var s seen
 	w.checkDelivery(f, a)
-	s.late = w.checkOwners(f, w.leases(f))
+	leases := w.leases(f)
+	s.late = w.checkOwners(f, leases)
+	w.checkTakeovers(f, leases)
 	s.revisions = w.checkEpochs(f)
 	s.overlapping = w.checkPolls(f)
 	s.refreshes, s.spent = w.checkTokens(f)

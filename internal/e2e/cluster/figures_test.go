@@ -49,6 +49,11 @@ func (g *figures) addFailovers(w *world, all map[int][]lease) {
 			g.addPause(w, h)
 			continue
 		}
+		for _, d := range takeovers(all, h) {
+			if h.kind == killRelay || h.kind == stopRelay {
+				g.add("shards taken by another after "+h.kind, d)
+			}
+		}
 		held := holding(all, h.replica, h.began)
 		for _, r := range w.receivers {
 			if slices.Contains(held, relay.ShardOf(r.ID)) {

@@ -62,7 +62,10 @@ var mutants = []*mutant{
 			vendor: sandbox.Config{AccessTokenLifetime: 3 * time.Second},
 			faults: []sandbox.Faults{{ShareLatency: 1, Latency: 1500 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpToken}}},
 		},
-		hurt:  func(w *world) { w.cut(0, 2*topology.LeaseTTL+5*time.Second) },
+		hurt: func(w *world) {
+			w.cut(0, topology.LeaseTTL+10*time.Second)
+			pass(20 * time.Second) // by then the one that was cut off has tried again to store what it holds
+		},
 		finds: []string{overwritten, tokensMisused},
 	},
 	{
