@@ -98,7 +98,7 @@ func (f *fleet) put(n int, request func(i int) (path string, body any, err error
 			for i := range next {
 				path, body, err := request(i)
 				for tries := 0; err == nil && tries < 3; tries++ { // a busy machine may answer 503; a PUT may be repeated
-					if err = f.relays[(i+tries)%len(f.relays)].call(f.b.ctx, http.MethodPut, path, body); err == nil {
+					if err = f.relays[(i+tries)%len(f.relays)].put(f.b.ctx, path, body); err == nil {
 						break
 					}
 					if tries < 2 {
@@ -262,7 +262,7 @@ func (b *bench) measureUnits() (err error) {
 		return err
 	}
 	register := func(id, path string) error {
-		return f.relays[0].call(b.ctx, http.MethodPut, "/v1/callbacks/"+id, map[string]any{"url": b.receiver.base + "/" + path, "startFrom": "now", "concurrency": 8})
+		return f.relays[0].put(b.ctx, "/v1/callbacks/"+id, map[string]any{"url": b.receiver.base + "/" + path, "startFrom": "now", "concurrency": 8})
 	}
 	const callbacks = 10
 	var paths []string

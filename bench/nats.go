@@ -59,7 +59,7 @@ func (b *bench) startCluster(name string) (*cluster, error) {
 		if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
 			return nil, errors.Join(err, c.stop())
 		}
-		node := exec.CommandContext(b.ctx, binary, "-c", file) //nolint:gosec // the binary that was built above
+		node := exec.CommandContext(b.ctx, binary, "-c", file)
 		node.Stderr = os.Stderr
 		if err := node.Start(); err != nil {
 			return nil, errors.Join(err, c.stop())

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"syscall"
@@ -34,7 +33,7 @@ func (b *bench) pipeline(name string, sites int) (*pipeline, error) {
 		vendorSite := fmt.Sprint(1000 + i)
 		grant, err := sb.Grant(sandbox.Consent{Level: sandbox.Site, Sites: []string{vendorSite}})
 		if err == nil {
-			err = p.call(b.ctx, http.MethodPut, fmt.Sprintf("/v1/connections/site-%d", i), map[string]any{
+			err = p.put(b.ctx, fmt.Sprintf("/v1/connections/site-%d", i), map[string]any{
 				"level": "site", "site": fmt.Sprintf("site-%d", i), "refreshToken": grant.RefreshToken,
 			})
 		}

@@ -86,13 +86,13 @@ func (p *program) stop(signal syscall.Signal) error {
 	return err
 }
 
-// call makes a request to the API as the administrator.
-func (p *program) call(ctx context.Context, method, path string, body any) error {
+// put makes a PUT request to the API as the administrator.
+func (p *program) put(ctx context.Context, path string, body any) error {
 	b, err := json.Marshal(body)
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, method, p.api+path, bytes.NewReader(b))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, p.api+path, bytes.NewReader(b))
 	if err != nil {
 		return err
 	}
@@ -105,14 +105,14 @@ func (p *program) call(ctx context.Context, method, path string, body any) error
 	defer func() { _ = answer.Body.Close() }()
 	text, _ := io.ReadAll(io.LimitReader(answer.Body, 4096))
 	if answer.StatusCode >= 300 {
-		return fmt.Errorf("%s %s: %s: %s", method, path, answer.Status, text)
+		return fmt.Errorf("PUT %s: %s: %s", path, answer.Status, text)
 	}
 	return nil
 }
 
 // callback registers one.
 func (b *bench) callback(p *program, id, path, from string, concurrency int) error {
-	return p.call(b.ctx, http.MethodPut, "/v1/callbacks/"+id, map[string]any{
+	return p.put(b.ctx, "/v1/callbacks/"+id, map[string]any{
 		"url": b.receiver.base + "/" + path, "startFrom": from, "concurrency": concurrency, "timeoutSeconds": 5,
 	})
 }
