@@ -118,7 +118,9 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	}
 	registry.MustRegister(s.Health().Collector())
 	running.goUntil(serving, "the store's health", s.Run)
-	if err := checkKeys(ctx, s, c, errors.Is(missing, fs.ErrNotExist)); err != nil {
+	if err := patiently(ctx, log, "what the keys are to open cannot be read", state.waiting, func() error {
+		return checkKeys(ctx, s, c, errors.Is(missing, fs.ErrNotExist))
+	}, store.Passing); err != nil {
 		return err
 	}
 
@@ -152,8 +154,11 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	vendor := &vendor{store: s, client: client, tokens: tokens, owners: asking}
 
 	// The four stages.
-	mark, err := s.Mark(ctx)
-	if err != nil {
+	var mark topology.Mark
+	if err := patiently(ctx, log, "the mark of the stored formats cannot be read", state.waiting, func() (err error) {
+		mark, err = s.Mark(ctx)
+		return err
+	}, store.Passing); err != nil {
 		return err
 	}
 	publishing := publisher.New(publisher.Config{

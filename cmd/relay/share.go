@@ -91,12 +91,15 @@ func (s *share) count(perShard [relay.Shards]int) (own, all int) {
 // raises the formats' mark sees this replica, or is seen by it.
 func join(ctx context.Context, c config, s *store.Store, registry prometheus.Registerer, log *slog.Logger, waiting func(string)) (*shard.Member, *topology.Versions, error) {
 	replica, _ := os.Hostname() // a name for people and for the share; a nonce tells replicas apart
-	formats, err := topology.OpenFormats(ctx, topology.FormatsConfig{JS: s.JetStream(), Topology: s.Topology(), Log: log})
-	if err != nil {
+	var formats *topology.Versions
+	if err := patiently(ctx, log, "the mark of the stored formats cannot be read", waiting, func() (err error) {
+		formats, err = topology.OpenFormats(ctx, topology.FormatsConfig{JS: s.JetStream(), Topology: s.Topology(), Log: log})
+		return err
+	}, store.Passing); err != nil {
 		return nil, nil, err
 	}
 	var member *shard.Member
-	err = patiently(ctx, log, "the other replicas cannot be joined", waiting, func() (err error) {
+	err := patiently(ctx, log, "the other replicas cannot be joined", waiting, func() (err error) {
 		if member == nil {
 			member, err = shard.Join(ctx, shard.Config{
 				Store: s, Replica: replica, Version: topology.BuildFormats(), Exclusive: c.NATSURL == "", Metrics: registry, Log: log,
