@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -118,7 +119,7 @@ func (w *world) tellLogs() {
 		}
 		return
 	}
-	dir = dir + "/" + strings.ReplaceAll(w.t.Name(), "/", "-")
+	dir = filepath.Join(dir, strings.ReplaceAll(w.t.Name(), "/", "-")+time.Now().Format("-150405"))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		w.t.Error(err)
 		return
