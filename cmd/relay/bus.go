@@ -17,11 +17,14 @@ func connect(ctx context.Context, c config, log *slog.Logger, waiting func(reaso
 		return external{}, nc, err
 	}
 	server, err := natsd.Start(natsd.Config{
-		Dir: c.DataDir, SyncInterval: c.syncEvery, SyncAlways: c.syncAlways, Listen: c.NATSListen, Prefix: c.NATSPrefix, Log: log,
+		Dir: c.DataDir, SyncInterval: c.syncEvery, SyncAlways: c.syncAlways, Listen: c.NATSListen, ListenCert: c.NATSListenCert, ListenKey: c.NATSListenKey,
+		Prefix: c.NATSPrefix, Log: log,
 	})
 	switch {
 	case errors.Is(err, natsd.ErrListen):
 		return nil, nil, wrong("RELAY_NATS_LISTEN", "%w", err)
+	case errors.Is(err, natsd.ErrCertificate):
+		return nil, nil, wrong("RELAY_NATS_LISTEN_CERT", "%w", err)
 	case errors.Is(err, natsd.ErrDir):
 		return nil, nil, wrong("RELAY_DATA_DIR", "%w", err)
 	case err != nil:

@@ -66,6 +66,8 @@ type storage struct {
 	NATSKey        string `name:"nats-key" env:"RELAY_NATS_KEY" help:"PEM file of that certificate's key." group:"Storage"`
 	NATSPrefix     string `name:"nats-prefix" env:"RELAY_NATS_PREFIX" default:"relay" help:"First part of the names of all streams and buckets." group:"Storage"`
 	NATSListen     string `name:"nats-listen" env:"RELAY_NATS_LISTEN" help:"Address where the embedded server takes subscribers (API keys); none by default." group:"Storage"`
+	NATSListenCert string `name:"nats-listen-cert" env:"RELAY_NATS_LISTEN_CERT" help:"PEM file of the certificate that subscribers are served with; in the clear without." group:"Storage"`
+	NATSListenKey  string `name:"nats-listen-key" env:"RELAY_NATS_LISTEN_KEY" help:"PEM file of that certificate's key." group:"Storage"`
 	StreamReplicas int    `env:"RELAY_STREAM_REPLICAS" help:"Copies of every stream; 3 with an external cluster, else 1." group:"Storage"`
 
 	EncryptionKeys     string `env:"RELAY_ENCRYPTION_KEYS" help:"Tink keyset (JSON) that encrypts secrets at rest. Embedded: made on first start beside the data." group:"Storage"`
@@ -174,6 +176,12 @@ func (c *config) checkAddresses() error {
 	}
 	if c.NATSListen != "" && c.NATSURL != "" {
 		return wrong("RELAY_NATS_LISTEN", "is for the embedded server; with RELAY_NATS_URL subscribers go to the external cluster")
+	}
+	if (c.NATSListenCert == "") != (c.NATSListenKey == "") {
+		return wrong("RELAY_NATS_LISTEN_CERT", "wants RELAY_NATS_LISTEN_KEY beside it, and the other way round")
+	}
+	if c.NATSListenCert != "" && c.NATSListen == "" {
+		return wrong("RELAY_NATS_LISTEN_CERT", "is for subscribers, and there are none without RELAY_NATS_LISTEN")
 	}
 	return nil
 }

@@ -63,7 +63,7 @@ func (s storage) open(p program, fresh bool) (*tool, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.NATSListen = "" // a tool serves no subscribers
+	c.NATSListen, c.NATSListenCert, c.NATSListenKey = "", "", "" // a tool serves no subscribers
 	if c.NATSURL == "" && !fresh {
 		if _, err := os.Stat(filepath.Join(c.DataDir, "nats")); errors.Is(err, fs.ErrNotExist) {
 			return nil, wrong("RELAY_DATA_DIR", "%s holds no store (set it, or RELAY_NATS_URL)", c.DataDir)

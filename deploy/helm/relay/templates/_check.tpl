@@ -19,6 +19,9 @@
 {{- if and $external .Values.storage.subscribers.enabled -}}
 {{- fail "storage.subscribers.enabled is for the embedded storage; with nats.url subscribers go to that NATS" -}}
 {{- end -}}
+{{- if and .Values.storage.subscribers.tls.secretName (not .Values.storage.subscribers.enabled) -}}
+{{- fail "storage.subscribers.tls.secretName is given, and there are no subscribers: set storage.subscribers.enabled" -}}
+{{- end -}}
 {{- with .Values.nats.auth -}}
 {{- if and .secretName (not .credsKey) (not .userKey) -}}
 {{- fail "nats.auth.secretName is given without a key: name credsKey, or userKey and passwordKey" -}}

@@ -23,6 +23,8 @@
   (list "RELAY_NATS_CERT" (ternary (printf "%s/nats.crt" $secrets) "" (ne .Values.nats.tls.certKey "")))
   (list "RELAY_NATS_KEY" (ternary (printf "%s/nats.key" $secrets) "" (ne .Values.nats.tls.keyKey "")))
   (list "RELAY_NATS_LISTEN" (ternary (printf ":%d" (int .Values.storage.subscribers.port)) "" .Values.storage.subscribers.enabled))
+  (list "RELAY_NATS_LISTEN_CERT" (ternary (printf "%s/subscribers.crt" $secrets) "" (ne .Values.storage.subscribers.tls.secretName "")))
+  (list "RELAY_NATS_LISTEN_KEY" (ternary (printf "%s/subscribers.key" $secrets) "" (ne .Values.storage.subscribers.tls.secretName "")))
   (list "RELAY_ENCRYPTION_KEYS_FILE" (ternary (printf "%s/keyset.json" $secrets) "" (ne .Values.secrets.encryptionKeys.secretName "")))
   (list "RELAY_AUDATEX_BASE_URL" .Values.audatex.baseUrl)
   (list "RELAY_AUDATEX_AUTH_URL" .Values.audatex.authUrl)
@@ -73,6 +75,8 @@
   (list .Values.nats.tls.secretName .Values.nats.tls.caKey "nats-ca.crt")
   (list .Values.nats.tls.secretName .Values.nats.tls.certKey "nats.crt")
   (list .Values.nats.tls.secretName .Values.nats.tls.keyKey "nats.key")
+  (list .Values.storage.subscribers.tls.secretName "tls.crt" "subscribers.crt")
+  (list .Values.storage.subscribers.tls.secretName "tls.key" "subscribers.key")
 -}}
 {{- if and (index $source 0) (index $source 1) -}}
 {{- $item := dict "key" (index $source 1) "path" (index $source 2) -}}
