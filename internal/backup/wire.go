@@ -168,11 +168,21 @@ func feed(ctx context.Context, nc *nats.Conn, subject string, r io.Reader) error
 func exchange(ctx context.Context, nc *nats.Conn, subject string, data []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, quiet)
 	defer cancel()
-	m, err := nc.RequestWithContext(ctx, subject, data)
-	if err != nil {
-		return nil, err
+	for {
+		m, err := nc.RequestWithContext(ctx, subject, data)
+		if err == nil {
+			return m.Data, nil
+		}
+		if !errors.Is(err, nats.ErrNoResponders) {
+			return nil, err
+		}
+		// The server that restores is another of the cluster, and ours has yet to hear that it listens. Nobody has got what was sent.
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
-	return m.Data, nil
 }
 
 // call asks JetStream's API. Checking the messages of a large stream takes its time.

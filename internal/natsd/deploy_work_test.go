@@ -172,9 +172,16 @@ func (c *cluster) backup(conn *nats.Conn) {
 	}
 	api("RESTORE", map[string]any{"config": about.Config, "state": about.State}, &restoring)
 	for _, chunk := range append(chunks, nil) {
-		if m, err := conn.Request(restoring.DeliverSubject, chunk, 10*time.Second); err != nil {
-			t.Fatalf("restore: %v", err)
-		} else if strings.Contains(string(m.Data), `"error"`) {
+		var m *nats.Msg
+		until(t, "a chunk is taken", func() bool { // the server that restores may listen a moment before ours hears of it
+			var err error
+			m, err = conn.Request(restoring.DeliverSubject, chunk, 10*time.Second)
+			if err != nil && !errors.Is(err, nats.ErrNoResponders) {
+				t.Fatalf("restore: %v", err)
+			}
+			return err == nil
+		})
+		if strings.Contains(string(m.Data), `"error"`) {
 			t.Fatalf("restore: %s", m.Data)
 		}
 	}
