@@ -68,7 +68,8 @@ func (s *Store) atLeader(ctx context.Context, stream string, ask messageRequest)
 }
 
 // rest answers what the leader has of the filters from a sequence (or, if since is set, from a time) on, up to max messages, and whether
-// there are more. It asks for one message after the other: there are none but where a node lags.
+// there are more. It asks for one message after the other: there are none but where a node lags. What is written after it has begun is not
+// its affair: on a busy stream there would be no end.
 func (s *Store) rest(ctx context.Context, stream string, from uint64, since time.Time, filters []string, max int) (messages []Message, more bool, err error) {
 	ask := messageRequest{From: from}
 	if !since.IsZero() {
@@ -76,6 +77,12 @@ func (s *Store) rest(ctx context.Context, stream string, from uint64, since time
 	}
 	if len(filters) == 0 {
 		filters = []string{">"}
+	}
+	newest, err := s.atLeader(ctx, stream, messageRequest{Last: ">"})
+	if errors.Is(err, ErrNotFound) {
+		return nil, false, nil
+	} else if err != nil {
+		return nil, false, err
 	}
 	for {
 		var next *Message
@@ -86,6 +93,7 @@ func (s *Store) rest(ctx context.Context, stream string, from uint64, since time
 			case errors.Is(err, ErrNotFound):
 			case err != nil:
 				return nil, false, err
+			case m.Seq > newest.Seq:
 			case next == nil || m.Seq < next.Seq:
 				next = &m
 			}
