@@ -84,7 +84,7 @@ func (s *Store) rest(ctx context.Context, stream string, from uint64, since time
 	} else if err != nil {
 		return nil, false, err
 	}
-	for {
+	for ask.From <= newest.Seq {
 		var next *Message
 		for _, filter := range filters {
 			ask.Next = filter
@@ -104,4 +104,5 @@ func (s *Store) rest(ctx context.Context, stream string, from uint64, since time
 		messages = append(messages, *next)
 		ask = messageRequest{From: next.Seq + 1}
 	}
+	return messages, false, nil
 }
