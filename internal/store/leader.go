@@ -14,6 +14,9 @@ import (
 // Most reads may be answered by any node of a cluster, also by one that has just come back and lags. That is no harm where a write's
 // condition follows, or where a reader only comes later. What is taken for an end, or for an absence, has to be asked of the stream's leader.
 
+// leaderTimeout bounds one question to a stream's leader.
+const leaderTimeout = 5 * time.Second
+
 // messageRequest is what STREAM.MSG.GET is asked, which only the leader answers.
 type messageRequest struct {
 	From  uint64     `json:"seq,omitempty"`
@@ -28,6 +31,9 @@ func (s *Store) atLeader(ctx context.Context, stream string, ask messageRequest)
 	if err != nil {
 		return Message{}, err
 	}
+	// While there is no leader nobody answers, nor says so: without a bound of its own such a call would last for ever.
+	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
+	defer cancel()
 	answer, err := s.js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, raw)
 	s.health.read(stream, err)
 	if err != nil {
