@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -27,7 +29,18 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain lets a property be tried as often as RELAY_CRASH_KILLS says (.ci/full sets it), and a few times otherwise: each try runs a
+// dispatcher. The flag -rapid.checks goes before both.
+func TestMain(m *testing.M) {
+	checks := "10"
+	if s := os.Getenv("RELAY_CRASH_KILLS"); s != "" {
+		checks = s
+	}
+	if err := flag.Set("rapid.checks", checks); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const patience = 30 * time.Second
 

@@ -24,7 +24,7 @@ import (
 // and what comes twice was in flight or not yet stored when somebody else took over.
 func TestShardsMoveUnderLoad(t *testing.T) {
 	t.Parallel()
-	seed, runs := uint64(time.Now().UnixNano()), 6
+	seed, runs := uint64(time.Now().UnixNano()), 3
 	if s, err := strconv.ParseUint(os.Getenv("RELAY_CRASH_SEED"), 10, 64); err == nil {
 		seed = s
 	}
