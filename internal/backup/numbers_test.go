@@ -100,7 +100,7 @@ func TestNoEventIDComesAgainAfterARestore(t *testing.T) {
 				p.now = p.now.Add(c.published)
 			}
 			p.open()
-			p.publish("before", 5)
+			p.publish("before", 3)
 			dir := filepath.Join(t.TempDir(), "backup")
 			save(t, p.w, dir)
 			if c.published > time.Hour {
@@ -108,7 +108,7 @@ func TestNoEventIDComesAgainAfterARestore(t *testing.T) {
 			} else {
 				p.now = p.now.Add(c.published)
 			}
-			p.publish("lost", 30)
+			p.publish("lost", 8)
 
 			for range 2 { // a second restore of the same backup must not meet the numbers of the first
 				p.w = at(t, natstest.Start(t), keys, table)
@@ -117,7 +117,7 @@ func TestNoEventIDComesAgainAfterARestore(t *testing.T) {
 				}
 				p.now = time.Now().UTC().Add(c.resumed)
 				p.open()
-				p.publish("after", 30)
+				p.publish("after", 8)
 			}
 		})
 	}
