@@ -120,7 +120,10 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	running.goUntil(serving, "the store's health", s.Run)
 	if err := patiently(ctx, log, "what the keys are to open cannot be read", state.waiting, func() error {
 		return checkKeys(ctx, s, c, errors.Is(missing, fs.ErrNotExist))
-	}, store.Passing); err != nil {
+	}, func(err error) bool {
+		var setting *settingError // waiting does not mend it
+		return !errors.As(err, &setting) && store.Passing(err)
+	}); err != nil {
 		return err
 	}
 
