@@ -17,6 +17,8 @@ import (
 const (
 	// maxBackoff bounds how far apart polls of a failing connection get, as a multiple of its interval.
 	maxBackoff = 8
+	// maxJitter bounds how long a connection whose interval is long waits before it is taken over.
+	maxJitter = 30 * time.Second
 	// While the store does not answer, the waits between tries grow from storeLeast to storeMost.
 	storeLeast = 200 * time.Millisecond
 	storeMost  = 5 * time.Second
@@ -90,7 +92,7 @@ func (r *runner) Run(ctx context.Context) {
 
 	// Neither a start nor a shard that is taken over must send every connection's poll at once: after a moment's jitter the
 	// connection is taken over, and then polled when the owner before would have.
-	next := time.NewTimer(rand.N(r.interval()/10 + 1))
+	next := time.NewTimer(rand.N(min(r.interval()/10, maxJitter) + 1))
 	defer next.Stop()
 	for first := true; ; first = false {
 		wanted := false

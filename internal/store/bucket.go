@@ -71,7 +71,8 @@ func openBucket[T any](ctx context.Context, s *Store, name topology.BucketName, 
 	return &Bucket[T]{s: s, kv: kv, name: bucket, codec: c}, nil
 }
 
-// Get answers a document and its revision; ErrNotFound if there is none.
+// Get answers a document and its revision; ErrNotFound if there is none. Any node of a cluster may answer, and the document be one that was
+// written over a moment ago; that there is none, only the leader says.
 func (b *Bucket[T]) Get(ctx context.Context, key string) (T, uint64, error) {
 	var zero T
 	if err := b.s.health.reachable(); err != nil {
@@ -79,8 +80,17 @@ func (b *Bucket[T]) Get(ctx context.Context, key string) (T, uint64, error) {
 	}
 	e, err := b.kv.Get(ctx, key)
 	b.s.health.read("KV_"+b.name, err)
+	if err = classify(err); errors.Is(err, ErrNotFound) && b.s.topo.Replicas > 1 {
+		there := Entry[T]{Key: key}
+		if err := b.current(ctx, &there); err != nil {
+			return zero, 0, fmt.Errorf("read %s of bucket %s at its leader: %w", key, b.name, err)
+		}
+		if !there.Deleted {
+			return there.Value, there.Revision, nil
+		}
+	}
 	if err != nil {
-		return zero, 0, fmt.Errorf("read %s of bucket %s: %w", key, b.name, classify(err))
+		return zero, 0, fmt.Errorf("read %s of bucket %s: %w", key, b.name, err)
 	}
 	v, err := b.codec.decode(key, e.Value())
 	if err != nil {
@@ -198,7 +208,7 @@ func precious(v any) bool {
 
 // marker answers the revision of a removed key's marker.
 func (b *Bucket[T]) marker(ctx context.Context, key string) (uint64, bool) {
-	m, err := b.s.last(ctx, "KV_"+b.name, b.subject(key))
+	m, err := b.s.atLeader(ctx, "KV_"+b.name, messageRequest{Last: b.subject(key)})
 	return m.Seq, err == nil && isMarker(m.Header)
 }
 

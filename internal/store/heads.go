@@ -2,72 +2,95 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// headsFilters is up to how many connections Heads asks for by name: many filters cost the server more than reading all.
-const headsFilters = 64
+// headsAsked is up to how many connections Heads asks for one by one; for more, one reader of all there are costs the server less.
+const headsAsked = 64
 
-// Heads answers the sequence of the last page of each of the connections, 0 for one that has none, without reading the pages. It
-// costs one reader however many there are.
+// Heads answers the sequence of the last page of each of the connections, 0 for one that has none. None that was stored before is missing,
+// whichever node of a cluster lags: who takes a connection over would not hear of it again.
 func (i *Inbox) Heads(ctx context.Context, connections []string) (map[string]uint64, error) {
-	filters := []string{i.s.topo.InboxSubject("*")}
-	if len(connections) <= headsFilters {
-		filters = nil
-		for _, c := range connections {
-			filters = append(filters, i.s.topo.InboxSubject(c))
-		}
+	if err := i.s.health.reachable(); err != nil {
+		return nil, fmt.Errorf("read the heads of the inbox: %w", err)
 	}
 	heads := make(map[string]uint64, len(connections))
 	for _, c := range connections {
 		heads[c] = 0
 	}
-	if len(connections) == 0 {
-		return heads, nil
+	read := i.readHeads
+	if len(connections) <= headsAsked {
+		read = i.askHeads
 	}
-	stream := i.s.topo.Inbox()
-	consumer, err := i.s.js.CreateConsumer(ctx, stream, jetstream.ConsumerConfig{
-		DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, AckPolicy: jetstream.AckNonePolicy, FilterSubjects: filters, HeadersOnly: true,
-		MemoryStorage: true, Replicas: 1, InactiveThreshold: readerIdle,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read the heads of %s: %w", stream, classify(err))
-	}
-	defer i.s.dropReader(ctx, stream, consumer.CachedInfo().Name)
-	for pending := consumer.CachedInfo().NumPending; pending > 0; {
-		batch, err := consumer.FetchNoWait(listChunk)
-		if err != nil {
-			return nil, fmt.Errorf("read the heads of %s: %w", stream, classify(err))
-		}
-		for m := range batch.Messages() {
-			message, err := fromDelivered(m)
-			if err != nil {
-				return nil, fmt.Errorf("read the heads of %s: %w", stream, err)
-			}
-			if c := i.ConnectionOf(message); heads[c] < message.Seq {
-				if _, asked := heads[c]; asked {
-					heads[c] = message.Seq
-				}
-			}
-		}
-		if err := batch.Error(); err != nil {
-			return nil, fmt.Errorf("read the heads of %s: %w", stream, classify(err))
-		}
-		// An empty fetch is not the end: the consumer's own count says what is left.
-		info, err := consumer.Info(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("read the heads of %s: %w", stream, classify(err))
-		}
-		pending = info.NumPending
+	if err := read(ctx, heads); err != nil {
+		return nil, fmt.Errorf("read the heads of %s: %w", i.s.topo.Inbox(), err)
 	}
 	return heads, nil
 }
 
-// dropReader ends a reader that has read all it was made for; if that fails, readerIdle ends it.
-func (s *Store) dropReader(ctx context.Context, stream, name string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readerIdle)
-	defer cancel()
-	_ = s.js.DeleteConsumer(ctx, stream, name)
+// askHeads asks the inbox's leader for each connection's last page.
+func (i *Inbox) askHeads(ctx context.Context, heads map[string]uint64) error {
+	var (
+		asking sync.WaitGroup
+		mu     sync.Mutex
+		failed error
+	)
+	for _, c := range slices.Collect(maps.Keys(heads)) {
+		asking.Go(func() {
+			m, err := i.s.atLeader(ctx, i.s.topo.Inbox(), messageRequest{Last: i.s.topo.InboxSubject(c)})
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				heads[c] = m.Seq
+			} else if !errors.Is(err, ErrNotFound) {
+				failed = err
+			}
+		})
+	}
+	asking.Wait()
+	return failed
+}
+
+// readHeads reads the last page of every connection there is, without the pages themselves.
+func (i *Inbox) readHeads(ctx context.Context, heads map[string]uint64) error {
+	stream, all := i.s.topo.Inbox(), []string{i.s.topo.InboxSubject("*")}
+	newest := uint64(0)
+	note := func(m Message) {
+		newest = max(newest, m.Seq)
+		if c := i.ConnectionOf(m); heads[c] < m.Seq {
+			if _, asked := heads[c]; asked {
+				heads[c] = m.Seq
+			}
+		}
+	}
+	r, err := i.s.reader(ctx, stream, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, FilterSubjects: all, HeadersOnly: true,
+	})
+	if err != nil {
+		return err
+	}
+	defer r.end()
+	if err := r.read(ctx, r.pending, note); err != nil {
+		return err
+	}
+	if i.s.topo.Replicas <= 1 {
+		return nil
+	}
+	for more := true; more; { // the reader's node may lag
+		var late []Message
+		if late, more, err = i.s.rest(ctx, stream, newest+1, time.Time{}, all, listChunk); err != nil {
+			return err
+		}
+		for _, m := range late {
+			note(m)
+		}
+	}
+	return nil
 }

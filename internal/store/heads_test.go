@@ -11,10 +11,14 @@ import (
 
 func TestHeadsAreTheLastPages(t *testing.T) {
 	t.Parallel()
-	s := open(t, t.TempDir())
+	checkHeads(t, open(t, t.TempDir()))
+}
+
+func checkHeads(t *testing.T, s *store.Store) {
+	t.Helper()
 	want := map[string]uint64{}
 	var connections []string
-	for n := range 100 { // more than are asked for by name
+	for n := range 100 { // more than are asked for one by one
 		id := fmt.Sprintf("c%d", n)
 		connections = append(connections, id)
 		want[id] = 0

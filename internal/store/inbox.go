@@ -61,11 +61,11 @@ func (i *Inbox) Append(ctx context.Context, p Page) (uint64, error) {
 	return i.s.write(ctx, request{msg: m, opts: []jetstream.PublishOpt{jetstream.WithMsgID(p.PollID)}, precious: true})
 }
 
-// Last answers the connection's last page; ErrNotFound if it has none.
+// Last answers the connection's last page, as the inbox's leader has it; ErrNotFound if it has none.
 func (i *Inbox) Last(ctx context.Context, connection string) (Page, error) {
-	m, err := i.s.last(ctx, i.s.topo.Inbox(), i.s.topo.InboxSubject(connection))
+	m, err := i.s.atLeader(ctx, i.s.topo.Inbox(), messageRequest{Last: i.s.topo.InboxSubject(connection)})
 	if err != nil {
-		return Page{}, err
+		return Page{}, fmt.Errorf("read the last page of connection %s: %w", connection, err)
 	}
 	return i.page(m), nil
 }

@@ -73,10 +73,10 @@ func (s *Store) atLeader(ctx context.Context, stream string, ask messageRequest)
 	}
 }
 
-// rest answers what the leader has of the filters from a sequence (or, if since is set, from a time) on, up to max messages, and whether
+// rest answers what the leader has of the filters from a sequence (or, if since is set, from a time) on, up to most messages, and whether
 // there are more. It asks for one message after the other: there are none but where a node lags. What is written after it has begun is not
 // its affair: on a busy stream there would be no end.
-func (s *Store) rest(ctx context.Context, stream string, from uint64, since time.Time, filters []string, max int) (messages []Message, more bool, err error) {
+func (s *Store) rest(ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int) (messages []Message, more bool, err error) {
 	ask := messageRequest{From: from}
 	if !since.IsZero() {
 		ask = messageRequest{Since: &since}
@@ -104,7 +104,7 @@ func (s *Store) rest(ctx context.Context, stream string, from uint64, since time
 				next = &m
 			}
 		}
-		if next == nil || len(messages) == max {
+		if next == nil || len(messages) == most {
 			return messages, next != nil, nil
 		}
 		messages = append(messages, *next)

@@ -121,6 +121,8 @@ func (b *Bucket[T]) current(ctx context.Context, e *Entry[T]) error {
 	if e.Deleted = isMarker(m.Header); e.Deleted {
 		return nil
 	}
-	e.Value, err = b.codec.decode(e.Key, m.Data)
-	return err
+	if e.Value, err = b.codec.decode(e.Key, m.Data); err != nil {
+		return fmt.Errorf("decode revision %d: %w", e.Revision, err)
+	}
+	return nil
 }

@@ -114,6 +114,10 @@ func TestAClusterThatLosesItsLeaderAndItsQuorum(t *testing.T) {
 	if err := o.write(t, 10*time.Second); err != nil {
 		t.Fatal(err)
 	}
+	checkHeads(t, o.Store)
+	if _, _, err := o.Polls.Get(t.Context(), "nobody"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("a document that is not there: %v", err)
+	}
 	_, kept, err := func() (relay.Poll, uint64, error) {
 		if _, err := o.Polls.Create(t.Context(), "kept", relay.Poll{}); err != nil {
 			t.Fatal(err)

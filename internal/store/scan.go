@@ -2,21 +2,11 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-)
-
-// readerIdle is how long the server keeps a reader's state after its last request: a reader that crashed leaves no more than that.
-const readerIdle = 30 * time.Second
-
-// A reader that was made just now is asked again this often, this far apart, while nobody seems to listen for it.
-const (
-	maxUnheard  = 40
-	unheardWait = 25 * time.Millisecond
 )
 
 // Message is one message of a log.
@@ -73,79 +63,32 @@ func (s *Store) last(ctx context.Context, stream, subject string) (Message, erro
 	return fromRaw(m), nil
 }
 
-// scan answers up to max messages of the filters from a sequence (or, if since is set, from a time) on, and whether more are
+// scan answers up to most messages of the filters from a sequence (or, if since is set, from a time) on, and whether more are
 // there. An empty answer without more is the end of the log as of now: the consumer's own count says so, an empty fetch would not.
-func (s *Store) scan(ctx context.Context, stream string, from uint64, since time.Time, filters []string, max int) ([]Message, bool, error) {
+func (s *Store) scan(ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int) ([]Message, bool, error) {
 	var all uint64
-	return s.scanCounted(ctx, stream, from, since, filters, max, &all)
+	return s.scanCounted(ctx, stream, from, since, filters, most, &all)
 }
 
-// scanCounted is scan; all becomes how many there are, whatever max says.
-func (s *Store) scanCounted(ctx context.Context, stream string, from uint64, since time.Time, filters []string, max int, all *uint64) ([]Message, bool, error) {
+// scanCounted is scan; all becomes how many there are, whatever most says.
+func (s *Store) scanCounted(ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int, all *uint64) ([]Message, bool, error) {
 	if err := s.health.reachable(); err != nil {
 		return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, err)
 	}
-	c := jetstream.ConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from, AckPolicy: jetstream.AckNonePolicy,
-		FilterSubjects: filters, MemoryStorage: true, Replicas: 1, InactiveThreshold: readerIdle,
-	}
+	c := jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1), FilterSubjects: filters}
 	if !since.IsZero() {
 		c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = jetstream.DeliverByStartTimePolicy, 0, &since
-	} else if from == 0 {
-		c.OptStartSeq = 1
 	}
-	consumer, err := s.js.CreateConsumer(ctx, stream, c)
-	s.health.read(stream, err)
+	r, err := s.reader(ctx, stream, c)
 	if err != nil {
-		return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, classify(err))
+		return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, err)
 	}
-	info := consumer.CachedInfo()
-	*all = info.NumPending
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_ = s.js.DeleteConsumer(ctx, stream, info.Name) // else readerIdle ends it
-	}()
-	want := int(min(info.NumPending, uint64(max)))
-	more := info.NumPending > uint64(max)
+	defer r.end()
+	*all = r.pending
+	want, more := min(r.pending, uint64(most)), r.pending > uint64(most)
 	messages := make([]Message, 0, want)
-	for unheard := 0; len(messages) < want; {
-		batch, err := consumer.FetchNoWait(want - len(messages))
-		if err != nil {
-			return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, classify(err))
-		}
-		got := 0
-		for m := range batch.Messages() {
-			message, err := fromDelivered(m)
-			if err != nil {
-				return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, err)
-			}
-			messages = append(messages, message)
-			got++
-		}
-		if err := batch.Error(); errors.Is(err, nats.ErrNoResponders) && unheard < maxUnheard {
-			// On a cluster the consumer lives on another server, which may have answered before ours has heard that it listens.
-			unheard++
-			pause(ctx, unheardWait)
-			continue
-		} else if err != nil {
-			return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, classify(err))
-		}
-		if err := ctx.Err(); err != nil {
-			return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, classify(err))
-		}
-		if got > 0 {
-			continue
-		}
-		// What was counted is gone meanwhile, or the consumer's leader has yet to find it.
-		now, err := consumer.Info(ctx)
-		if err != nil {
-			return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, classify(err))
-		}
-		if now.NumPending == 0 {
-			break
-		}
-		want = min(want, len(messages)+int(now.NumPending))
+	if err := r.read(ctx, want, func(m Message) { messages = append(messages, m) }); err != nil {
+		return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, err)
 	}
 	if more || s.topo.Replicas <= 1 {
 		return messages, more, nil
@@ -154,22 +97,12 @@ func (s *Store) scanCounted(ctx context.Context, stream string, from uint64, sin
 	if len(messages) > 0 {
 		from, since = messages[len(messages)-1].Seq+1, time.Time{}
 	}
-	left, more, err := s.rest(ctx, stream, from, since, filters, max-len(messages))
+	left, more, err := s.rest(ctx, stream, from, since, filters, most-len(messages))
 	if err != nil {
 		return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, err)
 	}
 	*all += uint64(len(left))
 	return append(messages, left...), more, nil
-}
-
-// pause waits, at most until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
 }
 
 // Tail reads a log from a sequence on and then follows it. It survives a lost connection and a change of leader by itself.
