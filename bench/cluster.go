@@ -229,45 +229,55 @@ const (
 	unitWindow = 15 * time.Second
 )
 
-// measureUnits finds what one poll, one notification and one delivery cost three relays and three NATS servers, each as the difference
-// of two windows, and how long a notification takes to a callback.
+// measureUnits finds what one poll, one notification and one delivery cost the relays and three NATS servers, each as the difference of
+// two windows, with one relay and with three: what grows between them grows with every further one. The last window also tells how long
+// a notification takes to a callback.
 func (b *bench) measureUnits() (err error) {
 	f, err := b.newFleet("units", time.Second)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.close()) }()
-	for range maxReplicas {
-		if err := f.add(); err != nil {
+	events := int(unitWindow.Seconds() * steadyRate)
+	happening := func() error { return b.steady(&pipeline{sandbox: f.sandbox}, events, unitSites, steadyRate) }
+	var quiet, polls, notifications cost
+	for _, replicas := range []int{1, maxReplicas} {
+		for len(f.relays) < replicas {
+			if err := f.add(); err != nil {
+				return err
+			}
+		}
+		name := fmt.Sprintf("r3_%d_replicas", replicas)
+		if replicas == 1 {
+			if quiet, err = f.window(name+"_without_connections", nil); err != nil {
+				return err
+			}
+			if err := errors.Join(f.connect(unitSites), f.subscribed(unitSites)); err != nil {
+				return err
+			}
+		}
+		if polls, err = f.window("", nil); err != nil {
 			return err
 		}
+		if replicas == 1 { // connections are there to stay: with more replicas the difference is not to be had
+			polls.less(quiet).tell(name+"_poll", unitWindow.Seconds()*unitSites)
+		}
+		if notifications, err = f.window("", happening); err != nil {
+			return err
+		}
+		notifications.less(polls).tell(name+"_notification", float64(events))
 	}
-	quiet, err := f.window("r3_without_connections", nil)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(f.connect(unitSites), f.subscribed(unitSites), f.settle()); err != nil {
-		return err
-	}
-	polls, err := f.window("", nil)
-	if err != nil {
-		return err
-	}
-	l := &pipeline{sandbox: f.sandbox}
-	events := int(unitWindow.Seconds() * steadyRate)
-	happening := func() error { return b.steady(l, events, unitSites, steadyRate) }
-	notifications, err := f.window("", happening)
-	if err != nil {
-		return err
-	}
-	register := func(id, path string) error {
-		return f.relays[0].put(b.ctx, "/v1/callbacks/"+id, map[string]any{"url": b.receiver.base + "/" + path, "startFrom": "now", "concurrency": 8})
-	}
-	const callbacks = 10
+	return f.unitDelivery(notifications, events, happening)
+}
+
+// unitDelivery adds callbacks to the notifications of a window.
+func (f *fleet) unitDelivery(notifications cost, events int, happening func() error) error {
+	const callbacks = 20
 	var paths []string
 	for i := range callbacks {
 		paths = append(paths, fmt.Sprint("received/units-", i))
-		if err := register(fmt.Sprint("unit-", i), paths[i]); err != nil {
+		body := map[string]any{"url": f.b.receiver.base + "/" + paths[i], "startFrom": "now", "concurrency": 8}
+		if err := f.relays[0].put(f.b.ctx, fmt.Sprint("/v1/callbacks/unit-", i), body); err != nil {
 			return err
 		}
 	}
@@ -275,19 +285,16 @@ func (b *bench) measureUnits() (err error) {
 		if err := happening(); err != nil {
 			return err
 		}
-		_, err := b.receiver.wait(b.ctx, events, time.Minute, paths...)
+		_, err := f.b.receiver.wait(f.b.ctx, events, time.Minute, paths...)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	perWindow := unitWindow.Seconds() * unitSites // polls, one a second for each site
-	polls.less(quiet).tell("r3_poll", perWindow)
-	notifications.less(polls).tell("r3_notification", float64(events))
-	deliveries.less(notifications).tell("r3_delivery", float64(events*callbacks))
+	deliveries.less(notifications).tell(fmt.Sprintf("r3_%d_replicas_delivery", len(f.relays)), float64(events*callbacks))
 	worst := seen{}
 	for _, path := range paths {
-		s, err := b.receiver.seen(b.ctx, path)
+		s, err := f.b.receiver.seen(f.b.ctx, path)
 		if err != nil {
 			return err
 		}
