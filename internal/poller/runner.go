@@ -15,8 +15,10 @@ import (
 )
 
 const (
-	// maxBackoff bounds how far apart polls of a failing connection get, as a multiple of its interval.
-	maxBackoff = 8
+	// A poll that failed is tried again after failedLeast, or the interval if that is shorter, and then ever more seldom, at most maxBackoff
+	// intervals apart. A connection that is polled once a day does not wait for days because the vendor was away for a moment.
+	failedLeast = time.Minute
+	maxBackoff  = 8
 	// maxJitter bounds how long a connection whose interval is long waits before it is taken over.
 	maxJitter = 30 * time.Second
 	// While the store does not answer, the waits between tries grow from storeLeast to storeMost.
@@ -142,13 +144,14 @@ func (r *runner) interval() time.Duration {
 
 // pause is the jittered time to the next poll after this many failures in a row.
 func (r *runner) pause(failures int) time.Duration {
-	d := r.interval()
-	for range failures {
-		if d >= maxBackoff*r.interval() {
-			break
-		}
+	d, most := r.interval(), maxBackoff*r.interval()
+	if failures > 0 {
+		d = min(d, failedLeast)
+	}
+	for ; failures > 0 && d < most; failures-- {
 		d *= 2
 	}
+	d = min(d, most)
 	return d*9/10 + rand.N(d/5+1)
 }
 
