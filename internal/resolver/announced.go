@@ -30,15 +30,6 @@ func (a *announced) add(seq uint64) {
 	}
 }
 
-// found notes a page that was found otherwise: there may be others before it that nobody has told of.
-func (a *announced) found(seq uint64) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if seq > a.top {
-		a.top, a.lost = seq, seq
-	}
-}
-
 // highest answers the last page that is known to be there, 0 if none is.
 func (a *announced) highest() uint64 {
 	a.mu.Lock()

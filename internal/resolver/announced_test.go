@@ -7,7 +7,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestAnnouncedPagesAreAllThereAre: whatever was told of, found and forgotten, a list that is said to be complete holds every page above the one
+// TestAnnouncedPagesAreAllThereAre: whatever was told of and forgotten, a list that is said to be complete holds every page above the one
 // read.
 func TestAnnouncedPagesAreAllThereAre(t *testing.T) {
 	t.Parallel()
@@ -16,7 +16,7 @@ func TestAnnouncedPagesAreAllThereAre(t *testing.T) {
 		var there, told []uint64 // pages of the inbox, and those of them that the tail has told of
 		read := uint64(0)
 		for range rapid.IntRange(1, 300).Draw(t, "moves") {
-			switch rapid.SampledFrom([]string{"page", "page", "tell", "tell", "find", "read"}).Draw(t, "move") {
+			switch rapid.SampledFrom([]string{"page", "page", "tell", "tell", "read"}).Draw(t, "move") {
 			case "page":
 				next := uint64(1)
 				if len(there) > 0 {
@@ -29,10 +29,6 @@ func TestAnnouncedPagesAreAllThereAre(t *testing.T) {
 				}
 				if len(told) > 0 {
 					a.add(told[len(told)-1])
-				}
-			case "find":
-				if len(there) > 0 {
-					a.found(there[len(there)-1])
 				}
 			case "read":
 				seqs, complete := a.after(read)

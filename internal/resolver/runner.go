@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,7 +13,6 @@ import (
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
-	"github.com/audatex-relay/relay/internal/store"
 )
 
 const (
@@ -26,9 +24,6 @@ const (
 	lastFlush = 5 * time.Second
 	// leaseAgain is how long a runner whose lease is not valid waits before it looks again.
 	leaseAgain = 500 * time.Millisecond
-	// lookAgain is when, after a connection was taken over, its last page is looked for once more: what was said of it then may have come
-	// from a node of the cluster that had yet to catch up.
-	lookAgain = 10 * time.Second
 )
 
 // runner resolves the notifications of one connection under one lease. One goroutine owns all of its fields but those that are atomic.
@@ -49,7 +44,6 @@ type runner struct {
 	results  chan result
 	workers  sync.WaitGroup
 	flushed  time.Time
-	recheck  time.Time // the last page is looked for again; zero when that is done
 	paused   time.Time // nothing is taken or stored before
 	trouble  backoff
 	troubled bool
@@ -119,7 +113,6 @@ func (r *runner) run(ctx context.Context) error {
 		}
 	}
 	r.trouble.reset()
-	r.recheck = r.cfg.Now().Add(lookAgain + rand.N(lookAgain))
 
 	// What is under way outlives ctx by the grace time.
 	work, giveUp := context.WithCancel(context.WithoutCancel(ctx))
@@ -179,14 +172,6 @@ func (r *runner) loop(ctx, work context.Context) error {
 
 // turn reads what is there, begins what may begin and stores what is due. Trouble with one of these does not keep it from the others.
 func (r *runner) turn(ctx, work context.Context, now time.Time) error {
-	if !r.recheck.IsZero() && !now.Before(r.recheck) {
-		last, err := r.store.Inbox.Last(ctx, r.connection)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return err
-		}
-		r.recheck = time.Time{}
-		r.announced.found(last.Seq)
-	}
 	read := r.inbox.fill(ctx, &r.announced, now)
 	if read == nil {
 		read = r.inbox.refill(ctx)
@@ -228,9 +213,6 @@ func (r *runner) next(now time.Time) time.Duration {
 	}
 	if at, ok := r.inbox.due(); ok {
 		consider(at)
-	}
-	if !r.recheck.IsZero() {
-		consider(r.recheck)
 	}
 	return wait
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -83,9 +84,12 @@ func (i *Inbox) Scan(ctx context.Context, connection string, from uint64, max in
 	return pages, more, nil
 }
 
-// Page answers the page at a sequence; ErrNotFound if there is none, or if the node of a cluster that was asked has yet to learn of it.
+// Page answers the page at a sequence; ErrNotFound if there is none.
 func (i *Inbox) Page(ctx context.Context, seq uint64) (Page, error) {
 	m, err := i.s.get(ctx, i.s.topo.Inbox(), seq)
+	if errors.Is(err, ErrNotFound) && i.s.topo.Replicas > 1 { // the node that was asked may lag
+		m, err = i.s.atLeader(ctx, i.s.topo.Inbox(), messageRequest{From: seq})
+	}
 	if err != nil {
 		return Page{}, err
 	}
