@@ -24,6 +24,7 @@ var (
 // JetStream's error codes that nats.go has no name for.
 const (
 	codeAccountFull       = 10002 // resource limits exceeded for account
+	codeNoPeers           = 10005 // too few servers of the cluster are there to place a stream
 	codeUnavailable       = 10008 // of the cluster: no leader of its own
 	codeNotLeader         = 10009
 	codeServerFull        = 10023 // insufficient resources
@@ -106,7 +107,7 @@ func judgeCode(code jetstream.ErrorCode) (why Reason, kind error) {
 		return "", ErrNotFound
 	case codeAccountFull, codeServerFull, codeStorageFull, codeStoreFailed:
 		return Full, ErrUnavailable
-	case codeUnavailable, codeNotLeader, codeConditionNotReady, codeStreamOffline, codeStreamOfflineWhy:
+	case codeNoPeers, codeUnavailable, codeNotLeader, codeConditionNotReady, codeStreamOffline, codeStreamOfflineWhy:
 		return NoLeader, ErrUnavailable
 	}
 	return Refused, ErrUnavailable

@@ -33,6 +33,7 @@ func TestWhatAnErrorComesTo(t *testing.T) {
 		{"the storage is full", code(10047), ErrUnavailable, Full},
 		{"the stream is full", code(10077), ErrUnavailable, Full},
 		{"the disk is full", &noRoom{"no space"}, ErrUnavailable, Full},
+		{"too few servers to place a stream", code(10005), ErrUnavailable, NoLeader},
 		{"no leader of the cluster", code(10008), ErrUnavailable, NoLeader},
 		{"not the leader", code(10009), ErrUnavailable, NoLeader},
 		{"the stream is offline", code(10118), ErrUnavailable, NoLeader},
