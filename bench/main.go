@@ -63,7 +63,7 @@ func main() {
 
 func run() (err error) {
 	small := flag.Bool("quick", false, "small numbers")
-	only := flag.String("only", "", "measurements to make, by commas: ceiling, throughput, restart, endtoend, latency, isolation, lanes, replicas, units, idle")
+	only := flag.String("only", "", "measurements to make, by commas: ceiling, throughput, restart, endtoend, latency, isolation, lanes, replicas, clusterlatency, units, idle")
 	profile := flag.String("cpuprofile", "", "write CPU profiles of the relay to `DIR`")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -94,7 +94,7 @@ func run() (err error) {
 	}{
 		{"ceiling", (*bench).measureCeiling}, {"throughput", (*bench).measureThroughput}, {"restart", (*bench).measureRestart},
 		{"endtoend", (*bench).measureEndToEnd}, {"latency", (*bench).measureLatency}, {"isolation", (*bench).measureIsolation}, {"lanes", (*bench).measureLanes},
-		{"replicas", (*bench).measureReplicas}, {"units", (*bench).measureUnits}, {"idle", (*bench).measureIdle},
+		{"replicas", (*bench).measureReplicas}, {"clusterlatency", (*bench).measureClusterLatency}, {"units", (*bench).measureUnits}, {"idle", (*bench).measureIdle},
 	} {
 		if *only != "" && !slices.Contains(wanted, m.name) {
 			continue
