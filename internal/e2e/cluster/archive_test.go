@@ -13,6 +13,7 @@ import (
 
 // archive is what the two logs hold, read as anybody could read them.
 type archive struct {
+	read   time.Time       // when reading began: what was told since may not be in it
 	answer map[string]page // by the correlation id of the vendor's answer
 	events []logged
 	byID   map[string]logged
@@ -41,7 +42,7 @@ type logged struct {
 
 // readArchive reads both logs to their ends.
 func (w *world) readArchive() (archive, error) {
-	a := archive{answer: map[string]page{}, byID: map[string]logged{}}
+	a := archive{read: time.Now(), answer: map[string]page{}, byID: map[string]logged{}}
 	err := w.readStream("relay_inbox", func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
 		p := page{
 			seq: meta.Sequence.Stream, connection: strings.TrimPrefix(m.Subject(), "relay.inbox."),
