@@ -66,7 +66,7 @@ func (k *Keys) Run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		k.c.Log.Warn("the watch on clients ended; it is started again", "error", err)
+		k.c.Log.Log(ctx, store.Level(err, slog.LevelWarn), "the watch on clients ended; it is started again", "error", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Second):

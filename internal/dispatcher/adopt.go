@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -45,7 +46,7 @@ func (d *Dispatcher) load(ctx context.Context, shards []*tenure, ids []string) (
 		again, cut, end, err := d.loadOnce(ctx, whole, single)
 		clamped, last = append(clamped, cut...), max(last, end)
 		if err != nil && ctx.Err() == nil {
-			d.conf.Log.Warn("callbacks could not be loaded; trying again", "shards", len(whole), "callbacks", len(single), "error", err)
+			d.conf.Log.Log(ctx, store.Level(err, slog.LevelWarn), "callbacks could not be loaded; trying again", "shards", len(whole), "callbacks", len(single), "error", err)
 		}
 		if err != nil || try == adoptTries {
 			for _, t := range whole {

@@ -2,6 +2,7 @@ package dispatcher
 
 import (
 	"errors"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -88,7 +89,7 @@ func (c *callback) finish(j *job, now time.Time) {
 	c.blocked = false
 	if j.err != nil {
 		if c.ctx.Err() == nil && !errors.Is(j.err, errLease) {
-			c.log.Warn("an event could not be read for its attempt", "order", j.batch.Order, "error", j.err)
+			c.log.Log(c.ctx, store.Level(j.err, slog.LevelWarn), "an event could not be read for its attempt", "order", j.batch.Order, "error", j.err)
 		}
 		c.cur.Release(j.batch)
 		c.retryAt = now.Add(storeRetry)

@@ -1,9 +1,11 @@
 package dispatcher
 
 import (
+	"log/slog"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/store"
 )
 
 // Bounds of one page that a callback reads by itself.
@@ -40,7 +42,7 @@ func (c *callback) fill() {
 			c.mu.Lock()
 			c.filling = false
 			if c.ctx.Err() == nil {
-				c.log.Warn("a page of the log could not be read", "error", err)
+				c.log.Log(c.ctx, store.Level(err, slog.LevelWarn), "a page of the log could not be read", "error", err)
 				c.retryAt = time.Now().Add(storeRetry)
 				c.wakeAt(c.retryAt, time.Now())
 			}
@@ -165,7 +167,7 @@ func (c *callback) refill() {
 	defer c.mu.Unlock()
 	c.refilling = false
 	if failed != nil && c.ctx.Err() == nil {
-		c.log.Warn("the waiting events of an order could not be read", "error", failed)
+		c.log.Log(c.ctx, store.Level(failed, slog.LevelWarn), "the waiting events of an order could not be read", "error", failed)
 		c.retryAt = time.Now().Add(storeRetry)
 	}
 	c.pump(time.Now())

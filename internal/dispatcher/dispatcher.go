@@ -146,7 +146,9 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	parts.Go(func() {
 		if d.begin(run) {
 			parts.Go(func() { d.receive(run) })
-			d.feed.run(run, d.conf.Store.Events, func(err error) { d.conf.Log.Warn("the log of events cannot be followed; trying again", "error", err) })
+			d.feed.run(run, d.conf.Store.Events, func(err error) {
+				d.conf.Log.Log(run, store.Level(err, slog.LevelWarn), "the log of events cannot be followed; trying again", "error", err)
+			})
 		}
 	})
 	<-ctx.Done()
@@ -181,7 +183,7 @@ func (d *Dispatcher) begin(ctx context.Context) bool {
 		if ctx.Err() != nil {
 			return false
 		}
-		d.conf.Log.Warn("deliveries cannot start yet; trying again", "error", err)
+		d.conf.Log.Log(ctx, store.Level(err, slog.LevelWarn), "deliveries cannot start yet; trying again", "error", err)
 		wait(ctx, time.Second)
 	}
 }
@@ -210,7 +212,7 @@ func (d *Dispatcher) complain(what string, err error) {
 	defer d.complaints.Unlock()
 	if now := time.Now(); now.Sub(d.complaints.at) >= 10*time.Second {
 		d.complaints.at = now
-		d.conf.Log.Warn("deliveries could not be stored; they are kept and tried again", "what", what, "error", err)
+		d.conf.Log.Log(context.Background(), store.Level(err, slog.LevelWarn), "deliveries could not be stored; they are kept and tried again", "what", what, "error", err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
@@ -49,7 +50,7 @@ func (c *callback) tell(ctx context.Context, kind relay.Kind, message string, de
 	details["callback"], details["client"] = c.id, c.target.callback.Client
 	c.mu.Unlock()
 	if err := c.d.conf.Operational.Operational(ctx, relay.NoSite, kind, c.id, message, details); err != nil {
-		c.log.Warn("an operational event could not be published", "kind", kind, "error", err)
+		c.log.Log(ctx, store.Level(err, slog.LevelWarn), "an operational event could not be published", "kind", kind, "error", err)
 		return false
 	}
 	return true
@@ -73,7 +74,7 @@ func (c *callback) disable(why, detail string, now time.Time) {
 		if !stored {
 			switch done, err := c.storeDisabled(ctx, why, resumed, now); {
 			case err != nil:
-				c.log.Warn("that the callback is disabled could not be stored", "error", err)
+				c.log.Log(ctx, store.Level(err, slog.LevelWarn), "that the callback is disabled could not be stored", "error", err)
 				return false
 			case !done:
 				return true // deleted, made anew or resumed meanwhile

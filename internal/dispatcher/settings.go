@@ -2,6 +2,7 @@ package dispatcher
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -91,7 +92,7 @@ func watchBucket[T any](ctx context.Context, d *Dispatcher, b *store.Bucket[T], 
 			d.conf.Log.Error("a setting cannot be read; the one before stays in force", "key", key, "error", err)
 		})
 		if ctx.Err() == nil {
-			d.conf.Log.Warn("settings cannot be watched; trying again", "error", err)
+			d.conf.Log.Log(ctx, store.Level(err, slog.LevelWarn), "settings cannot be watched; trying again", "error", err)
 			wait(ctx, time.Second)
 		}
 	}

@@ -54,7 +54,7 @@ func (r *runner) adopt(ctx context.Context) bool {
 		case errors.Is(err, errContested):
 			continue
 		}
-		if r.storeFailures == 0 && !storeTrouble(err) {
+		if r.storeFailures == 0 && !store.InTrouble(err) {
 			r.log.Error("where the connection stands cannot be read; trying again", "error", err)
 		}
 		sleep(ctx, r.storeWait())

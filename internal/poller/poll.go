@@ -172,7 +172,7 @@ func (r *runner) unsent(ctx context.Context, err error) time.Duration {
 	if ctx.Err() != nil || r.lost || !r.adopted {
 		return storeLeast
 	}
-	if storeTrouble(err) || errors.Is(err, errLate) { // no word on the vendor: the schedule stays as it is
+	if store.InTrouble(err) || errors.Is(err, errLate) { // no word on the vendor: the schedule stays as it is
 		return r.storeWait()
 	}
 	r.p.Metrics.poll(audatex.OutcomeOf(err), 0)

@@ -2,7 +2,6 @@ package poller
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -11,7 +10,6 @@ import (
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
-	"github.com/audatex-relay/relay/internal/store"
 )
 
 const (
@@ -166,11 +164,6 @@ func (r *runner) storeWait() time.Duration {
 func storeWait(n int) time.Duration {
 	d := min(storeLeast<<min(n-1, 10), storeMost)
 	return d/4 + rand.N(d*3/4)
-}
-
-// storeTrouble reports whether an error tells of the store and not of the vendor.
-func storeTrouble(err error) bool {
-	return errors.Is(err, store.ErrUnavailable) || errors.Is(err, store.ErrUnclear)
 }
 
 func (r *runner) set(f func(*seen)) {

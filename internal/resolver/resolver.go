@@ -118,7 +118,7 @@ func (r *Resolver) Run(ctx context.Context) error {
 		if err == nil {
 			break
 		}
-		r.log.ErrorContext(ctx, "resolver cannot start yet", "error", err)
+		r.log.Log(ctx, store.Level(err, slog.LevelError), "resolver cannot start yet", "error", err)
 		if stopped := wait.sleep(ctx); stopped != nil {
 			return nil // it was told to stop, and nothing had begun
 		}
@@ -160,7 +160,7 @@ func (r *Resolver) follow(ctx context.Context, from uint64) {
 		if ctx.Err() != nil {
 			return
 		}
-		r.log.WarnContext(ctx, "lost the inbox's tail; following it again", "error", err)
+		r.log.Log(ctx, store.Level(err, slog.LevelWarn), "lost the inbox's tail; following it again", "error", err)
 		_ = wait.sleep(ctx)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
+	"github.com/audatex-relay/relay/internal/store"
 )
 
 const (
@@ -106,7 +107,7 @@ func (r *runner) run(ctx context.Context) error {
 			return nil
 		case errors.Is(err, errContested): // the owner before still writes: load again
 		default:
-			r.log.ErrorContext(ctx, "cannot load where the connection's inbox was read to", "error", err)
+			r.log.Log(ctx, store.Level(err, slog.LevelError), "cannot load where the connection's inbox was read to", "error", err)
 		}
 		if r.trouble.sleep(ctx) != nil {
 			return nil
@@ -251,7 +252,7 @@ func (r *runner) finish(ctx context.Context, res result) {
 // pause keeps the runner from hammering a store in trouble.
 func (r *runner) pause(ctx context.Context, now time.Time, err error) {
 	if !r.troubled {
-		r.log.ErrorContext(ctx, "the store is in trouble; resolving goes on when it is not", "error", err)
+		r.log.Log(ctx, store.Level(err, slog.LevelError), "resolving has failed; it is tried again", "error", err)
 	}
 	r.troubled = true
 	if !r.paused.After(now) { // several results may tell of the same trouble
@@ -264,7 +265,7 @@ func (r *runner) recovered(ctx context.Context) {
 	if r.troubled {
 		r.troubled = false
 		r.trouble.reset()
-		r.log.InfoContext(ctx, "the store works again")
+		r.log.DebugContext(ctx, "resolving works again")
 	}
 }
 

@@ -86,7 +86,7 @@ func (r *Roster[R]) Run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		r.Log.WarnContext(ctx, "the watch on connections ended; it is started again", "error", err)
+		r.Log.Log(ctx, store.Level(err, slog.LevelWarn), "the watch on connections ended; it is started again", "error", err)
 		select { // with jitter, so that replicas do not come back together
 		case <-ctx.Done():
 		case <-time.After(wait/2 + rand.N(wait/2)):

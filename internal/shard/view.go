@@ -3,6 +3,7 @@ package shard
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/store"
@@ -45,7 +46,7 @@ func (m *Member) follow(ctx context.Context) {
 			return
 		}
 		if !errors.Is(err, context.Canceled) {
-			m.conf.Log.Warn("the watch of the owners ended; watching anew", "error", err)
+			m.conf.Log.Log(ctx, store.Level(err, slog.LevelWarn), "the watch of the owners ended; watching anew", "error", err)
 		}
 		pause(ctx, m.retry())
 	}

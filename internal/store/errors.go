@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -111,6 +112,17 @@ func judgeCode(code jetstream.ErrorCode) (why Reason, kind error) {
 		return NoLeader, ErrUnavailable
 	}
 	return Refused, ErrUnavailable
+}
+
+// InTrouble reports whether an error is the store's own and not of what was asked: it cannot be used, or gave no clear answer.
+func InTrouble(err error) bool { return errors.Is(err, ErrUnavailable) || errors.Is(err, ErrUnclear) }
+
+// Level is how loud an error is logged by one of the many who met it: the store's own trouble its Health tells, once for all.
+func Level(err error, otherwise slog.Level) slog.Level {
+	if InTrouble(err) {
+		return slog.LevelDebug
+	}
+	return otherwise
 }
 
 // Passing reports whether a failure may end by waiting: the store cannot be reached, has no leader or no room. A refusal of what was
