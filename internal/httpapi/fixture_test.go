@@ -100,7 +100,8 @@ func newFixture(t *testing.T, options ...func(*Config)) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := f.api.NewServer()
+	server := NewServer(f.api.Handler(), slog.New(slog.DiscardHandler))
+	server.RegisterOnShutdown(f.api.Drain)
 	running.Go(func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			t.Error(err)

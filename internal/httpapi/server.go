@@ -160,14 +160,6 @@ func (a *API) unbound(w http.ResponseWriter, r *http.Request, err error) {
 	a.fail(w, r, &problem{kind: kindParameter, cause: err})
 }
 
-// NewServer answers an HTTP server for the API with the limits that keep slow or hostile callers from holding it. The time for a
-// body and for an answer is limited per request, as a long poll may take a minute.
-func (a *API) NewServer() *http.Server {
-	s := NewServer(a.Handler(), a.c.Log)
-	s.RegisterOnShutdown(a.Drain)
-	return s
-}
-
 // refuse says that a part of the relay does not answer.
 func refuse(what string, err error) error {
 	return &problem{kind: kindBusy, detail: what, retryAfter: 5 * time.Second, cause: fmt.Errorf("%s: %w", what, err)}
