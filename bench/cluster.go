@@ -30,7 +30,7 @@ type fleet struct {
 	interval time.Duration // between two polls of a connection
 }
 
-// newFleet starts the cluster and the vendor; relays come by add.
+// newFleet starts the cluster and the vendor; relays come by grow.
 func (b *bench) newFleet(name string, interval time.Duration) (*fleet, error) {
 	keys, err := store.NewKeys()
 	if err != nil {
@@ -45,15 +45,17 @@ func (b *bench) newFleet(name string, interval time.Duration) (*fleet, error) {
 	return f, nil
 }
 
-// add starts one more relay.
-func (f *fleet) add() error {
-	p, err := f.b.start(filepath.Join(f.b.dir, fmt.Sprint("relay-", len(f.relays))), "RELAY_NATS_URL="+f.nats.urls, "RELAY_ENCRYPTION_KEYS="+string(f.keys),
-		"RELAY_POLL_INTERVAL="+f.interval.String(), "RELAY_AUDATEX_BASE_URL="+f.vendor.URL+sandbox.APIPath,
-		"RELAY_AUDATEX_AUTH_URL="+f.vendor.URL+sandbox.AuthorizePath, "RELAY_AUDATEX_TOKEN_URL="+f.vendor.URL+sandbox.TokenPath)
-	if err != nil {
-		return err
+// grow starts relays until there are n.
+func (f *fleet) grow(n int) error {
+	for len(f.relays) < n {
+		p, err := f.b.start(filepath.Join(f.b.dir, fmt.Sprint("relay-", len(f.relays))), "RELAY_NATS_URL="+f.nats.urls, "RELAY_ENCRYPTION_KEYS="+string(f.keys),
+			"RELAY_POLL_INTERVAL="+f.interval.String(), "RELAY_AUDATEX_BASE_URL="+f.vendor.URL+sandbox.APIPath,
+			"RELAY_AUDATEX_AUTH_URL="+f.vendor.URL+sandbox.AuthorizePath, "RELAY_AUDATEX_TOKEN_URL="+f.vendor.URL+sandbox.TokenPath)
+		if err != nil {
+			return err
+		}
+		f.relays = append(f.relays, p)
 	}
-	f.relays = append(f.relays, p)
 	return nil
 }
 
@@ -172,10 +174,8 @@ func (b *bench) replicas(replicas int) (err error) {
 	if err != nil {
 		return fmt.Errorf("fill the log: %w", err)
 	}
-	for range replicas {
-		if err := f.add(); err != nil {
-			return err
-		}
+	if err := f.grow(replicas); err != nil {
+		return err
 	}
 	if err := f.settle(); err != nil {
 		return err
@@ -241,10 +241,8 @@ func (b *bench) measureUnits() (err error) {
 	happening := func() error { return b.steady(&pipeline{sandbox: f.sandbox}, events, unitSites, steadyRate) }
 	var quiet, polls, notifications cost
 	for _, replicas := range []int{1, maxReplicas} {
-		for len(f.relays) < replicas {
-			if err := f.add(); err != nil {
-				return err
-			}
+		if err := f.grow(replicas); err != nil {
+			return err
 		}
 		name := fmt.Sprintf("r3_%d_replicas", replicas)
 		if replicas == 1 {
@@ -302,10 +300,8 @@ func (b *bench) measureClusterLatency() (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.close()) }()
-	for range maxReplicas {
-		if err := f.add(); err != nil {
-			return err
-		}
+	if err := f.grow(maxReplicas); err != nil {
+		return err
 	}
 	if err := errors.Join(f.connect(steadySites), f.subscribed(steadySites)); err != nil {
 		return err
@@ -404,10 +400,8 @@ func (b *bench) measureIdle() (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.close()) }()
-	for range maxReplicas {
-		if err := f.add(); err != nil {
-			return err
-		}
+	if err := f.grow(maxReplicas); err != nil {
+		return err
 	}
 	connections, callbacks := b.sizes.idleConnections, b.sizes.idleConnections/10
 	began := time.Now()
