@@ -46,7 +46,8 @@ func Starting(publicURL string, reason func() error) http.Handler {
 	})
 }
 
-// NewServer is API.NewServer for a handler that answers in the API's place for a time.
+// NewServer answers an HTTP server, for the API or what answers in its place for a time, with the limits that keep slow or hostile callers
+// from holding it. The time for a body and for an answer is limited per request, as a long poll may take a minute.
 func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
