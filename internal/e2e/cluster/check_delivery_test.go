@@ -104,7 +104,7 @@ func (w *world) explained(l lost, gaps map[string][]time.Time) (why string, unex
 		why = "cut on the wire"
 	default:
 		for _, h := range w.hurtsSoFar() {
-			if h.replica == l.replica && h.kind == killRelay && h.began.After(l.began) && h.began.Sub(l.ended) < lossWindow {
+			if h.replica == l.replica && h.kind == killRelay && h.dead.After(l.began) && h.began.Sub(l.ended) < lossWindow {
 				why = "its relay was killed"
 			}
 		}

@@ -154,8 +154,8 @@ func (w *world) overlaps() []overlap {
 				c.ended = time.Now()
 			}
 			for _, h := range w.hurtsSoFar() {
-				if h.kind == killRelay && h.replica == c.replica && h.began.After(c.began) {
-					c.ended = earlier(c.ended, h.began)
+				if h.kind == killRelay && h.replica == c.replica && h.dead.After(c.began) {
+					c.ended = earlier(c.ended, h.dead)
 				}
 			}
 			by[strings.ToLower(c.subject)] = append(by[strings.ToLower(c.subject)], c)

@@ -43,11 +43,24 @@ func (w *world) begin(kind string, replica int) (end func()) {
 	}
 }
 
+// dead notes that a relay whose kill was begun last is no more: until then it may still have taken an answer.
+func (w *world) dead(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := len(w.hurts) - 1; i >= 0; i-- {
+		if w.hurts[i].replica == n {
+			w.hurts[i].dead = time.Now()
+			return
+		}
+	}
+}
+
 // kill ends a relay with SIGKILL, waits until others have its shards, and starts it again.
 func (w *world) kill(n int) {
 	w.t.Helper()
 	end := w.begin(killRelay, n)
 	w.change(w.replicas[n].kill)
+	w.dead(n)
 	w.awaitTaken(n)
 	end()
 	w.restart(n)
@@ -130,8 +143,9 @@ func (w *world) restartAll() {
 	for n := range w.replicas {
 		ends = append(ends, w.begin(killRelay, n))
 	}
-	for _, r := range w.replicas {
+	for n, r := range w.replicas {
 		w.change(r.kill)
+		w.dead(n)
 	}
 	for n, r := range w.replicas {
 		ends[n]()

@@ -58,6 +58,7 @@ type hurt struct {
 	kind    string
 	replica int // -1: none in particular
 	began   time.Time
+	dead    time.Time // of a kill: when the process was no more
 	ended   time.Time // when it was undone, as far as the test does that
 }
 
