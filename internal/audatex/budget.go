@@ -24,8 +24,10 @@ const (
 // The vendor documents no limit; the lowest tier a third party lists is 100 a minute.
 type Budget struct {
 	limiter *rate.Limiter
+	turn    chan struct{} // held by the one request that waits for the limiter; the others wait for it in the order they came
 
 	mu           sync.Mutex
+	changed      chan struct{} // closed when the allowance changes
 	blockedUntil time.Time
 	blocked      func(until time.Time)
 }
@@ -33,10 +35,11 @@ type Budget struct {
 // NewBudget allows perMinute requests within any 60 seconds, a twentieth of them at once; 0 or less is no limit (a
 // Retry-After still stops everything).
 func NewBudget(perMinute int) *Budget {
-	if perMinute <= 0 {
-		return &Budget{limiter: rate.NewLimiter(rate.Inf, 1)}
+	b := &Budget{limiter: rate.NewLimiter(rate.Inf, 1), turn: make(chan struct{}, 1), changed: make(chan struct{})}
+	if perMinute > 0 {
+		b.limiter = rate.NewLimiter(limits(float64(perMinute)))
 	}
-	return &Budget{limiter: rate.NewLimiter(limits(float64(perMinute)))}
+	return b
 }
 
 // limits answers the inflow a second and the size of the bucket. A full bucket plus what flows in during a window must not exceed the
@@ -57,6 +60,10 @@ func (b *Budget) Allow(perMinute float64) {
 	now := time.Now()
 	b.limiter.SetLimitAt(now, limit)
 	b.limiter.SetBurstAt(now, burst)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.changed)
+	b.changed = make(chan struct{})
 }
 
 // OnBlocked has f told of every stop that an answer asks for from now on: the other replicas must keep it too.
@@ -88,18 +95,52 @@ func (b *Budget) block(until time.Time) func(time.Time) {
 // Wait returns nil when one request may be sent, or the context's error. A request that waits while the vendor stops
 // everything waits on.
 func (b *Budget) Wait(ctx context.Context) error {
-	if err := b.waitUnblocked(ctx); err != nil {
-		return err
+	if err := b.wait(ctx); err != nil {
+		return fmt.Errorf("waiting for the vendor's request budget: %w", err)
 	}
+	return nil
+}
+
+func (b *Budget) wait(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	r := b.limiter.Reserve()
-	if err := sleep(ctx, r.Delay()); err != nil {
-		r.Cancel()
-		return fmt.Errorf("waiting for the vendor's request budget: %w", err)
+	select {
+	case b.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-b.turn }()
+	if err := b.waitUnblocked(ctx); err != nil {
+		return err
+	}
+	if err := b.take(ctx); err != nil {
+		return err
 	}
 	return b.waitUnblocked(ctx) // a stop may have come in the meantime
+}
+
+// take waits for the limiter. Only one request at a time has a place there: a place is a time worked out from the allowance as it is, and
+// a hundred places under a small one would still be kept, and filled, when it has grown.
+func (b *Budget) take(ctx context.Context) error {
+	for {
+		b.mu.Lock()
+		changed := b.changed
+		b.mu.Unlock()
+		place := b.limiter.Reserve()
+		timer := time.NewTimer(place.Delay())
+		select {
+		case <-timer.C:
+			return nil
+		case <-changed:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		place.Cancel()
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
 }
 
 func (b *Budget) waitUnblocked(ctx context.Context) error {

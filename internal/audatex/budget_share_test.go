@@ -98,3 +98,51 @@ func TestAStopIsToldAndTakenOver(t *testing.T) {
 		}
 	})
 }
+
+// TestThoseWhoWaitFollowTheAllowance: many wait under a small allowance that then grows. Neither is what they wait for lost, nor do they come
+// together with those who ask later.
+func TestThoseWhoWaitFollowTheAllowance(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const waiting, allowance = 200, 300
+		b := NewBudget(allowance)
+		b.Allow(5)
+		var mu sync.Mutex
+		var sent []time.Time
+		var working sync.WaitGroup
+		ask := func() {
+			working.Go(func() {
+				if err := b.Wait(t.Context()); err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				sent = append(sent, time.Now())
+			})
+		}
+		for range waiting {
+			ask()
+		}
+		pass(10 * time.Second)
+		b.Allow(allowance)
+		grown := time.Now()
+		for range waiting {
+			ask()
+		}
+		working.Wait()
+		if took := time.Since(grown); took > 2*waiting*time.Minute/allowance+10*time.Second {
+			t.Errorf("%d requests took %s under %d a minute", 2*waiting, took, allowance)
+		}
+		for i := range sent {
+			n := 0
+			for _, at := range sent[i:] {
+				if at.Sub(sent[i]) < time.Minute {
+					n++
+				}
+			}
+			if n > allowance {
+				t.Fatalf("%d requests within a minute, the allowance is %d", n, allowance)
+			}
+		}
+	})
+}
