@@ -222,7 +222,7 @@ func (c *Client) do(ctx context.Context, k call, before func(context.Context) er
 }
 
 func (c *Client) send(ctx context.Context, k call) (answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	ctx, cancel := within(ctx, c.timeout)
 	defer cancel()
 	sent := false
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent = true }})

@@ -61,7 +61,7 @@ func (t *Tokens) ExchangeCode(ctx context.Context, code, redirectURI string) (To
 // token makes one request to the token endpoint. Errors of the oauth2 package are never passed on: they quote the
 // answer, and an answer of this endpoint holds tokens.
 func (t *Tokens) token(ctx context.Context, get func(context.Context) (*oauth2.Token, error)) (pair, error) {
-	ctx, cancel := context.WithTimeout(ctx, t.cfg.Timeout)
+	ctx, cancel := within(ctx, t.cfg.Timeout)
 	defer cancel()
 	rec := &tokenRecorder{next: t.http.Transport, userAgent: t.cfg.UserAgent, budget: t.cfg.Budget}
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { rec.sent = true }})

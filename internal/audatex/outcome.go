@@ -208,7 +208,7 @@ func cause(ctx context.Context, err error) error {
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err
 	}
-	if c := ctx.Err(); c != nil && !errors.Is(err, c) {
+	if c := context.Cause(ctx); c != nil && !errors.Is(err, c) {
 		return fmt.Errorf("%w: %w", c, err)
 	}
 	return err
