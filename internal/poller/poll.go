@@ -3,6 +3,7 @@ package poller
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
@@ -23,6 +24,9 @@ var errLate = errors.New("the poll's announcement took too long, or the shard wa
 // poll makes one poll and answers how long to wait for the next.
 func (r *runner) poll(ctx, storing context.Context) time.Duration {
 	c := r.config()
+	if r.unstorable() != nil {
+		return r.storeWait()
+	}
 	if r.unsaved { // what the last poll came to stands before the next; this also proves, for no request, that the store takes writes
 		if err := r.save(ctx); err != nil {
 			return r.storeWait()
@@ -39,6 +43,9 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 	answer, err := r.p.Session(c).Poll(ctx, r.doc.SubscriptionID, func(context.Context) error {
 		if !r.lease.Valid() { // the token or the budget took its time
 			return errLate
+		}
+		if err := r.unstorable(); err != nil {
+			return err
 		}
 		err := r.announce(storing, page.PollID)
 		announced = err == nil
@@ -63,6 +70,15 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 		outcome.Notifications = len(notifications)
 	}
 	return r.conclude(storing, err, outcome)
+}
+
+// unstorable answers why nothing may be taken out of the vendor's queue, nil if it may: some part of the store takes no writes, and what cannot go
+// its whole way waits better with the vendor than in a log that fills up meanwhile.
+func (r *runner) unstorable() error {
+	if t := r.p.Store.Health().Trouble(); t.Writes {
+		return fmt.Errorf("%w: %w", store.ErrUnavailable, t.Err)
+	}
+	return nil
 }
 
 // announce stores the intent. It does so under storing: a stop that broke the write off would leave it unclear, and the next owner
