@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,40 @@ import (
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/topology"
 )
+
+// cut is a JetStream whose questions nobody hears while it is cut off.
+type cut struct {
+	jetstream.JetStream
+	off   atomic.Bool
+	asked atomic.Int64 // while cut off
+}
+
+func (c *cut) Options() jetstream.JetStreamOptions {
+	o := c.JetStream.Options()
+	if c.off.Load() {
+		c.asked.Add(1)
+		o.APIPrefix = "NOBODY."
+	}
+	return o
+}
+
+// journal is a log that is read while it is written.
+type journal struct {
+	mu sync.Mutex
+	strings.Builder
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.Builder.Write(p)
+}
+
+func (j *journal) count(s string) int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return strings.Count(j.String(), s)
+}
 
 // of answers the table of a relay of a version.
 func of(version int) topology.Topology {
@@ -136,6 +171,31 @@ func TestTheMarkIsRaisedWhenTheLastOldRelayHasGone(t *testing.T) {
 	case err := <-newEnds:
 		t.Errorf("the new relay ended: %v", err)
 	default:
+	}
+}
+
+func TestAnOutageIsToldWhenItBeginsAndWhenItEnds(t *testing.T) {
+	t.Parallel()
+	_, js := open(t)
+	apply(t, js, of(2))
+	var log journal
+	away := &cut{JetStream: js}
+	v, err := topology.OpenFormats(t.Context(), topology.FormatsConfig{
+		JS: away, Topology: of(2), Log: slog.New(slog.NewTextHandler(&log, nil)), Every: time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	running(t, v)
+	for outage := 1; outage <= 2; outage++ {
+		away.asked.Store(0)
+		away.off.Store(true)
+		eventually(t, "asked in vain", func() bool { return away.asked.Load() > 10 })
+		away.off.Store(false)
+		eventually(t, "the end is told", func() bool { return log.count("level=INFO") == outage })
+		if n := log.count("level=WARN"); n != outage {
+			t.Errorf("%d warnings of %d outages", n, outage)
+		}
 	}
 }
 

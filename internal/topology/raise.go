@@ -96,12 +96,20 @@ func (v *Versions) Run(ctx context.Context) error {
 	defer func() { stop(); <-done }()
 	tick := time.NewTicker(v.c.Every)
 	defer tick.Stop()
+	failing := false // told once: an outage of the store may last for hours
 	for {
-		if err := v.turn(ctx); errors.Is(err, ErrRefused) {
+		err := v.turn(ctx)
+		switch {
+		case errors.Is(err, ErrRefused):
 			return err
-		} else if err != nil && ctx.Err() == nil {
-			v.c.Log.WarnContext(ctx, "cannot look after the mark of the stored formats; trying again", "error", err)
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && !failing:
+			v.c.Log.WarnContext(ctx, "cannot look after the mark of the stored formats; trying again until it works", "error", err)
+		case err == nil && failing:
+			v.c.Log.InfoContext(ctx, "the mark of the stored formats is looked after again")
 		}
+		failing = err != nil
 		select {
 		case <-ctx.Done():
 			return nil
