@@ -23,6 +23,7 @@ type Bucket[T any] struct {
 	kv    jetstream.KeyValue
 	name  string
 	codec codec[T]
+	said  bool // watchers are told of every write
 }
 
 // Entry is a stored document.
@@ -68,7 +69,7 @@ func openBucket[T any](ctx context.Context, s *Store, name topology.BucketName, 
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", bucket, classify(err))
 	}
-	return &Bucket[T]{s: s, kv: kv, name: bucket, codec: c}, nil
+	return &Bucket[T]{s: s, kv: kv, name: bucket, codec: c, said: name == topology.Connections || name == topology.Clients || name == topology.Callbacks}, nil
 }
 
 // Get answers a document and its revision; ErrNotFound if there is none. Any node of a cluster may answer, and the document be one that was
@@ -129,7 +130,11 @@ func (b *Bucket[T]) put(ctx context.Context, p Put[T]) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return b.s.write(ctx, r)
+	revision, err := b.s.write(ctx, r)
+	if err == nil {
+		b.say(p.Key, revision)
+	}
+	return revision, err
 }
 
 // PutAll stores many documents in one go; each ends for itself.
@@ -163,7 +168,10 @@ func (b *Bucket[T]) Delete(ctx context.Context, key string, revision uint64) err
 	if revision > 0 {
 		r.opts = append(r.opts, jetstream.WithExpectLastSequencePerSubject(revision))
 	}
-	_, err := b.s.write(ctx, r)
+	marker, err := b.s.write(ctx, r)
+	if err == nil {
+		b.say(key, marker)
+	}
 	return err
 }
 

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // listChunk is how many documents a listing reads at a time.
@@ -75,40 +73,4 @@ func (b *Bucket[T]) Changed(ctx context.Context, from uint64, keys []string, lim
 		}
 	}
 	return entries, last, more, nil
-}
-
-// Watch calls each with every document there is, then ready once, then each with every change, until ctx ends. It runs in the
-// caller's goroutine.
-func (b *Bucket[T]) Watch(ctx context.Context, each func(Entry[T]), ready func(), bad func(key string, err error)) error {
-	w, err := b.kv.WatchAll(ctx)
-	if err != nil {
-		return fmt.Errorf("watch bucket %s: %w", b.name, classify(err))
-	}
-	defer func() { _ = w.Stop() }()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case e, open := <-w.Updates():
-			if !open {
-				if ctx.Err() != nil {
-					return ctx.Err()
-				}
-				return fmt.Errorf("watch bucket %s: %w: watch ended", b.name, ErrUnavailable)
-			}
-			if e == nil {
-				ready()
-				continue
-			}
-			entry := Entry[T]{Key: e.Key(), Revision: e.Revision(), Deleted: e.Operation() != jetstream.KeyValuePut,
-				Expired: e.Operation() == jetstream.KeyValuePurge}
-			if !entry.Deleted {
-				if entry.Value, err = b.codec.decode(e.Key(), e.Value()); err != nil {
-					bad(e.Key(), err)
-					continue
-				}
-			}
-			each(entry)
-		}
-	}
 }

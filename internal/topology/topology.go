@@ -78,6 +78,9 @@ func (t Topology) ShardSubject(shard, operation string) string {
 	return t.Prefix + ".shard." + shard + "." + operation
 }
 
+// WrittenSubject is where those who watch a bucket are told of a write; it is not stored.
+func (t Topology) WrittenSubject(bucket string) string { return t.Prefix + ".written." + bucket }
+
 // PublishSubject is where an event is published so that it is stored as stored (audatex.…): the stream transforms the subject
 // and republishes the message only once it is stored, because a publish that the log refuses would still reach the plain
 // subscribers of its subject.
