@@ -3,25 +3,74 @@ package natsd
 import (
 	"fmt"
 	"log/slog"
+	"regexp"
+	"slices"
 	"strings"
+
+	"github.com/nats-io/nats-server/v2/server"
 )
 
-// logger writes what the embedded server has to say into the relay's log. Its notices are about starting and stopping: debug.
+// logger writes what the embedded server has to say into the relay's log. Its notices are about starting and stopping: debug. What
+// its clients do wrong is no error of the relay, and as many lines as they please.
 type logger struct {
-	log   *slog.Logger
-	fatal chan<- string // the first error that the server does not outlive
+	log      *slog.Logger
+	fatal    chan<- string // the first error that the server does not outlive
+	mistakes *mistakes
 }
 
+// byClient matches how the server begins the format of a line about a client: address and number, then in quotes what the client calls
+// itself, and its account and user. What the line says of it follows.
+var byClient = regexp.MustCompile(`^\S* - cid:\d+(?: - "(?:[^"\\]|\\.)*"){0,2} - `)
+
+// ownTrouble are the formats of the lines about a client that are not of its making: the server's trouble, or permissions that the relay
+// should not have given.
+var ownTrouble = []string{
+	"Problem registering with account %q: %s", "Error compressing data: %v", "%s",
+	"invalid publish subject %q", "invalid publish deny subject %q", "queue qualifier is not valid for publish deny subject %q",
+	"invalid subscribe allow subject %q", "invalid subscribe deny subject %q",
+}
+
+// The clients' mistakes that are counted each for itself, as the server begins to tell them. All others, mostly of the protocol, are
+// counted as one.
+var mistakesKnown = []string{
+	"Publish Violation", "Subscription Violation", server.ErrMaxPayload.Error(), server.ErrTooManySubs.Error(), "Client Error", "TLS ",
+}
+
+// badRequest begins what the server says of a request to JetStream that it cannot read. The request follows, whole.
+const badRequest = "Malformed JetStream API Request"
+
 func (l logger) Noticef(format string, v ...any) { l.log.Debug("nats: " + fmt.Sprintf(format, v...)) }
-func (l logger) Warnf(format string, v ...any)   { l.log.Warn("nats: " + fmt.Sprintf(format, v...)) }
 func (l logger) Debugf(string, ...any)           {}
 func (l logger) Tracef(string, ...any)           {}
+
+func (l logger) Warnf(format string, v ...any) {
+	said := fmt.Sprintf(format, v...)
+	if strings.HasPrefix(format, badRequest) {
+		l.mistakes.tell(badRequest, shorten(said))
+		return
+	}
+	l.log.Warn("nats: " + said)
+}
 
 // Errorf leaves out refused logins: the server quotes what stood in the user's place, which may be a key in the wrong one. They are
 // told by the authenticator.
 func (l logger) Errorf(format string, v ...any) {
-	if said := fmt.Sprintf(format, v...); !strings.Contains(said, "authentication error") {
-		l.log.Error("nats: " + said)
+	who := byClient.FindString(format)
+	format = format[len(who):]
+	said := format
+	if who == "" || len(v) > 0 { // else there may be a client's own words in the format
+		said = fmt.Sprintf(format, v...)
+	}
+	switch {
+	case strings.HasPrefix(said, server.ErrAuthentication.Error()):
+	case who == "" || slices.Contains(ownTrouble, format):
+		l.log.Error("nats: " + who + said)
+	default:
+		kind := ""
+		if i := slices.IndexFunc(mistakesKnown, func(k string) bool { return strings.HasPrefix(said, k) }); i >= 0 {
+			kind = mistakesKnown[i]
+		}
+		l.mistakes.tell(kind, shorten(who)+shorten(said))
 	}
 }
 
@@ -32,4 +81,13 @@ func (l logger) Fatalf(format string, v ...any) {
 	case l.fatal <- said:
 	default:
 	}
+}
+
+// shorten bounds what a client may have chosen: a subject, its own name. The start and the end say what it is.
+func shorten(s string) string {
+	const longest, end = 256, 64
+	if len(s) <= longest {
+		return s
+	}
+	return strings.ToValidUTF8(s[:longest-end], "") + "…" + strings.ToValidUTF8(s[len(s)-end:], "")
 }

@@ -50,6 +50,7 @@ type Server struct {
 	lock     *os.File
 	password string
 	auth     *authenticator
+	mistakes *mistakes // of its clients
 }
 
 var (
@@ -75,7 +76,7 @@ func Start(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{lock: lock, password: relay.NewID()}
+	s := &Server{lock: lock, password: relay.NewID(), mistakes: newMistakes(c.Log)}
 	if err := s.start(c); err != nil {
 		s.Stop()
 		return nil, err
@@ -125,7 +126,7 @@ func (s *Server) start(c Config) error {
 		return err
 	}
 	fatal := make(chan string, 1)
-	ns.SetLoggerV2(logger{c.Log, fatal}, false, false, false)
+	ns.SetLoggerV2(logger{c.Log, fatal, s.mistakes}, false, false, false)
 	ns.Start()
 	for deadline := time.Now().Add(startTimeout); !ns.ReadyForConnections(readyTurn); {
 		select {
@@ -200,6 +201,7 @@ func (s *Server) Stop() {
 		s.server.Shutdown()
 		s.server.WaitForShutdown()
 	}
+	s.mistakes.end()
 	_ = s.lock.Close() // the lock goes with it
 }
 
