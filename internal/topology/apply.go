@@ -19,7 +19,7 @@ const (
 	StateOK      State = "ok"
 	StateMissing State = "missing"
 	StateDiffers State = "differs" // ours; Apply brings it to the table
-	StateForeign State = "foreign" // of a name of ours, but not ours: never touched
+	StateForeign State = "foreign" // of a name of ours, but not ours: never touched. Or there is none, and another stream has its subjects
 	StateUnknown State = "unknown" // has our prefix, but the table does not know it: left alone
 )
 
@@ -31,6 +31,8 @@ type Finding struct {
 	Version     int
 	Differences []Difference
 	Messages    uint64
+	// Holder is the stream that has the subjects of one that is not there, "" for none.
+	Holder string
 
 	compared comparison
 	wanted   jetstream.StreamConfig
@@ -156,6 +158,7 @@ func (t Topology) bring(ctx context.Context, js jetstream.JetStream, f Finding) 
 		case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse), errors.Is(err, jetstream.ErrStreamNotFound):
 			// Another relay was quicker, or an operator: see what is there now.
 		case errors.As(err, &api) && api.ErrorCode == codeSubjectOverlap:
+			// Made since find looked, which names it the next time.
 			return refused("create stream %s: its subjects %v belong to a stream that %w: delete that one if nobody needs it, or choose another RELAY_NATS_PREFIX: %w",
 				f.Stream, f.wanted.Subjects, ErrForeign, err)
 		default:
@@ -174,7 +177,11 @@ func (t Topology) find(ctx context.Context, js jetstream.JetStream, wanted jetst
 	stream, err := js.Stream(ctx, wanted.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		f.State = StateMissing
-		return f, nil
+		if f.Holder, err = holder(ctx, js, wanted); f.Holder != "" {
+			f.State = StateForeign
+			f.Differences = []Difference{{"subjects", fmt.Sprintf("held by stream %s", f.Holder), fmt.Sprintf("%q", wanted.Subjects)}}
+		}
+		return f, err
 	}
 	if err != nil {
 		return f, fmt.Errorf("look at stream %s: %w", wanted.Name, err)
@@ -201,10 +208,34 @@ func (t Topology) find(ctx context.Context, js jetstream.JetStream, wanted jetst
 	return f, nil
 }
 
+// holder answers which other stream has subjects of one that is not there, "" for none: the server would not create it.
+func holder(ctx context.Context, js jetstream.JetStream, wanted jetstream.StreamConfig) (string, error) {
+	for _, subject := range wanted.Subjects {
+		names := js.StreamNames(ctx, jetstream.WithStreamListSubject(subject))
+		held := ""
+		for name := range names.Name() {
+			if name != wanted.Name { // another relay may have made it just now
+				held = name
+			}
+		}
+		if err := names.Err(); err != nil {
+			return "", fmt.Errorf("look for the subjects of stream %s: %w", wanted.Name, err)
+		}
+		if held != "" {
+			return held, nil
+		}
+	}
+	return "", nil
+}
+
 // Refuse answers the error of a stream that is not ours, nil for any other.
 func (f Finding) Refuse() error {
 	if f.State != StateForeign {
 		return nil
+	}
+	if f.Holder != "" {
+		return refused("stream %s cannot be made: its subjects %v belong to stream %s, which %w and is left alone. Delete that one if nobody needs it, or choose another RELAY_NATS_PREFIX",
+			f.Stream, f.wanted.Subjects, f.Holder, ErrForeign)
 	}
 	differences := make([]string, len(f.Differences))
 	for i, d := range f.Differences {

@@ -147,7 +147,7 @@ func TestSomebodyElsesStreamIsLeftAlone(t *testing.T) {
 		{"mirror", `mirror is {`, jetstream.StreamConfig{Name: "relay_inbox", Mirror: &jetstream.StreamSource{Name: "origin"}}},
 		{"sources", `sources is [`, jetstream.StreamConfig{Name: "KV_relay_orders", Sources: []*jetstream.StreamSource{{Name: "origin"}}}},
 		{"plain", `left alone`, jetstream.StreamConfig{Name: "relay_attempts", Subjects: []string{"relay.attempts.*"}}},
-		{"overlap", `its subjects [relay.inbox.*] belong to a stream that is not the relay's`, jetstream.StreamConfig{Name: "other", Subjects: []string{"relay.>"}}},
+		{"overlap", `its subjects [relay.inbox.*] belong to stream other, which is not the relay's`, jetstream.StreamConfig{Name: "other", Subjects: []string{"relay.>"}}},
 		{"mark", `metadata.audatex-relay is "two", wanted a version`, jetstream.StreamConfig{Name: "relay_inbox", Subjects: []string{"relay.inbox.*"}, Metadata: map[string]string{"audatex-relay": "two"}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -167,11 +167,40 @@ func TestSomebodyElsesStreamIsLeftAlone(t *testing.T) {
 			if after := config(t, js, c.config.Name); !equalJSON(t, before, after) {
 				t.Errorf("it was changed from %+v to %+v", before, after)
 			}
-			if c.name != "overlap" && len(names(t, js)) != 2 {
+			if len(names(t, js)) != 2 {
 				t.Errorf("streams were made beside it: %v", names(t, js))
 			}
 		})
 	}
+}
+
+// Check must not promise that Apply makes a stream that the server would refuse for its subjects.
+func TestTheHolderOfOurSubjectsIsNamed(t *testing.T) {
+	t.Parallel()
+	_, js := open(t)
+	for name, subject := range map[string]string{"other": "relay.inbox.a", "mirror-of-keys": "$KV.relay_orders.>"} {
+		if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: name, Subjects: []string{subject}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, f := range check(t, js, table) {
+		want := map[string]string{"relay_inbox": "other", "KV_relay_orders": "mirror-of-keys"}[f.Stream]
+		switch {
+		case want == "" && f.State != topology.StateMissing:
+			t.Errorf("%+v", f)
+		case want != "" && (f.State != topology.StateForeign || f.Holder != want || len(f.Differences) != 1 || f.Differences[0].Found != "held by stream "+want):
+			t.Errorf("%+v", f)
+		}
+	}
+	if err := table.Apply(t.Context(), js); !errors.Is(err, topology.ErrForeign) || !errors.Is(err, topology.ErrRefused) {
+		t.Errorf("applied: %v", err)
+	}
+	for _, name := range []string{"other", "mirror-of-keys"} {
+		if err := js.DeleteStream(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply(t, js, table)
 }
 
 // What an operator may set stays; what is ours to set is set again.
