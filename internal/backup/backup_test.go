@@ -244,11 +244,25 @@ func TestAFailedRestoreLeavesNothing(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "backup")
 	save(t, from, dir)
 	to := at(t, natstest.Start(t), keys, table)
-	if _, err := to.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "theirs", Subjects: []string{"relay.inbox.>"}}); err != nil {
-		t.Fatal(err)
+	theirs := jetstream.StreamConfig{Name: "theirs", Subjects: []string{"relay.inbox.>"}}
+	asked := 0
+	to.config.Now = func() time.Time {
+		if asked++; asked == 2 { // the first stream is there: what was free when the restore looked is taken now
+			if _, err := to.js.CreateStream(t.Context(), theirs); err != nil {
+				t.Error(err)
+			}
+		}
+		return time.Now()
 	}
 	_, err := backup.Restore(t.Context(), to.config, dir, false)
 	if err == nil || !strings.Contains(err.Error(), "what was restored has been removed again") {
+		t.Errorf("%v", err)
+	}
+	if all := names(t, to.js); len(all) != 1 {
+		t.Errorf("left behind: %v", all)
+	}
+	// Now it is seen before anything is made or deleted.
+	if _, err := backup.Restore(t.Context(), to.config, dir, true); !errors.Is(err, topology.ErrForeign) || !strings.Contains(err.Error(), "stream theirs") {
 		t.Errorf("%v", err)
 	}
 	if all := names(t, to.js); len(all) != 1 {
