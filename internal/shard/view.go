@@ -38,7 +38,7 @@ func (m *Member) follow(ctx context.Context) {
 			m.apply(e)
 		}, func() {
 			ready = true
-			m.see(there)
+			m.see(m.confirmed(watching, there))
 			there = nil
 		}, m.unreadable)
 		cancel()
@@ -50,6 +50,29 @@ func (m *Member) follow(ctx context.Context) {
 		}
 		pause(ctx, m.retry())
 	}
+}
+
+// confirmed answers what of a watch's first list is there in fact. A server that has been away may still list members, and leases, that
+// expired meanwhile, and show their end to nobody: their shares would be nobody's until they are forgotten.
+func (m *Member) confirmed(ctx context.Context, listed []store.Entry[store.Owner]) []store.Entry[store.Owner] {
+	keys := make([]string, len(listed))
+	for i, e := range listed {
+		keys[i] = e.Key
+	}
+	var there []store.Entry[store.Owner]
+	for i, now := range m.conf.Store.Owners.Current(ctx, keys) {
+		switch {
+		case now.Err != nil: // it counts as it was listed
+			there = append(there, listed[i])
+		case !now.Deleted:
+			there = append(there, now.Entry)
+		case store.IsMemberKey(now.Key): // as if it had never been listed
+		default: // a lease, whose epoch counts all the same
+			gone := store.Entry[store.Owner]{Key: now.Key, Revision: max(listed[i].Revision+1, now.Revision), Deleted: true, Expired: true}
+			there = append(there, listed[i], gone)
+		}
+	}
+	return there
 }
 
 func pause(ctx context.Context, d time.Duration) {
