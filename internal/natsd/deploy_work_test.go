@@ -292,7 +292,11 @@ func (c *cluster) catchesUp() {
 		m, err := nc.Request("events.consumer.put", []byte(`{"startFrom":"earliest"}`), 5*time.Second)
 		return err == nil && !strings.Contains(string(m.Data), "error")
 	})
-	for i, m := range pull(t, nc, "erp", len(seqs)) {
+	for i, m := range pullWithin(t, sourcePatience, nc, "erp", len(seqs)) {
 		compare(t, c.conn, m, seqs[i])
 	}
 }
+
+// sourcePatience is how long the copy may stand still after servers have come and gone: the server tries a source that failed again after
+// ten seconds, then ever more seldom, at most two minutes apart.
+const sourcePatience = 3 * time.Minute

@@ -50,6 +50,11 @@ func ask(t *testing.T, nc *nats.Conn, operation string, request any) natsd.Consu
 // pull fetches n events of a reader's consumer and acknowledges them.
 func pull(t *testing.T, nc *nats.Conn, reader string, n int) []jetstream.Msg {
 	t.Helper()
+	return pullWithin(t, patience, nc, reader, n)
+}
+
+func pullWithin(t *testing.T, most time.Duration, nc *nats.Conn, reader string, n int) []jetstream.Msg {
+	t.Helper()
 	js, err := jetstream.New(nc)
 	if err != nil {
 		t.Fatal(err)
@@ -59,7 +64,7 @@ func pull(t *testing.T, nc *nats.Conn, reader string, n int) []jetstream.Msg {
 		t.Fatal(err)
 	}
 	var got []jetstream.Msg
-	for deadline := time.Now().Add(patience); len(got) < n && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(most); len(got) < n && time.Now().Before(deadline); {
 		batch, err := consumer.Fetch(n-len(got), jetstream.FetchMaxWait(time.Second))
 		if err != nil {
 			t.Fatal(err)
