@@ -32,6 +32,7 @@ const (
 
 // TestFlow takes 2,000 notifications in both forms through the relay to five callbacks and to subscribers on NATS.
 func TestFlow(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, flowSites, sandbox.Config{Seed: 7}, nil)
 	first := w.newReceiver("first", harness.Healthy, nil)
 	second := w.newReceiver("second", harness.Healthy, map[string]any{"concurrency": 1})

@@ -135,6 +135,7 @@ func TestSecretsAreFoundInEverySpelling(t *testing.T) {
 // TestSecrets lets the relay handle every kind of secret, in good days and bad ones, and looks for them wherever somebody
 // could read: in the log at its most talkative, in the API's answers, in the metrics and in the data directory.
 func TestSecrets(t *testing.T) {
+	t.Parallel()
 	var known secrets
 	w := newWorld(t, 4, sandbox.Config{Seed: 21, AccessTokenLifetime: 2 * time.Second}, known.overhear)
 	known.add("admin token", w.admin)

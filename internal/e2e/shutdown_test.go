@@ -13,6 +13,7 @@ import (
 // TestShutdown ends the relay with SIGTERM under load, several times: attempts under way end, everything that happened is
 // stored, and the next start repeats nothing. Only a receiver that answers no more within the grace time is broken off.
 func TestShutdown(t *testing.T) {
+	t.Parallel()
 	c := newCrash(t, 5, sandbox.Config{Seed: 11, AccessTokenLifetime: 2 * time.Second})
 	c.env["RELAY_SHUTDOWN_GRACE"] = "15s"
 	c.newReceiver("quick", harness.Healthy, map[string]any{"concurrency": 8})
@@ -61,6 +62,7 @@ func (c *crash) endCleanly(t *testing.T) {
 // TestShutdownWithHangingReceiver ends the relay while a receiver does not answer: it waits for it no longer than the grace
 // time, exits with 0 all the same, and after the restart only what hung comes again.
 func TestShutdownWithHangingReceiver(t *testing.T) {
+	t.Parallel()
 	c := newCrash(t, 2, sandbox.Config{Seed: 12})
 	c.env["RELAY_SHUTDOWN_GRACE"] = "1s"
 	quick := c.newReceiver("quick", harness.Healthy, map[string]any{"concurrency": 8})

@@ -32,6 +32,7 @@ func rounds(t *testing.T) (int, uint64) {
 // TestFaults hurts relays and NATS servers under load. In short: a relay killed, the NATS server killed that leads the leases, a relay
 // stopped gracefully, a relay cut off for a few seconds. RELAY_FAULT_ROUNDS makes it so many rounds of everything.
 func TestFaults(t *testing.T) {
+	t.Parallel()
 	n, seed := rounds(t)
 	if n > 0 {
 		t.Logf("RELAY_FAULT_ROUNDS=%d RELAY_FAULT_SEED=%d", n, seed)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -21,9 +22,10 @@ const (
 // root is the module's root, seen from the package.
 var root = filepath.Join("..", "..", "..")
 
-// binaries are the programs of the whole run, built when first asked for. The tests that ask run one after the other.
+// binaries are the programs of the whole run, built when first asked for.
 var binaries = struct {
 	dir  string
+	mu   sync.Mutex
 	have map[string]error
 }{have: map[string]error{}}
 
@@ -46,6 +48,8 @@ func TestMain(m *testing.M) {
 // made answers the path of a program, having it made if nobody has yet.
 func made(t testing.TB, name string, make func(path string) error) string {
 	t.Helper()
+	binaries.mu.Lock()
+	defer binaries.mu.Unlock()
 	if binaries.dir == "" {
 		dir, err := os.MkdirTemp("", "relay-cluster-") //nolint:usetesting // it outlives the test that happens to build
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 // A relay is stopped in the middle of a poll for longer than a call may last. The answer lies in its sockets when it wakes, and nowhere else:
 // it is read, stored and delivered, and nothing is suspected.
 func TestASuspendedRelayReadsTheAnswerThatCameMeanwhile(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{
 		replicas: 1, sites: 2, vendor: sandbox.Config{Seed: 5},
 		faults: []sandbox.Faults{{ShareLatency: 1, Latency: 500 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpPoll}}},
