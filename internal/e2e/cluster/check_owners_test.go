@@ -67,8 +67,8 @@ func (w *world) checkOwners(f *findings, all map[int][]lease) (late int) {
 				continue
 			}
 			switch {
-			case a.at.Before(l.from):
-				best = min(best, l.from.Sub(a.at))
+			case a.at.Before(l.earliest):
+				best = min(best, l.earliest.Sub(a.at))
 			case a.at.After(l.until):
 				best = min(best, a.at.Sub(l.until))
 			default:

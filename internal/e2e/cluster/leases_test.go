@@ -12,14 +12,15 @@ import (
 
 // lease is the time for which one process held one shard, as the store has it.
 type lease struct {
-	shard   int
-	nonce   string
-	epoch   uint64
-	replica int // -1 if no log of any process names the nonce
-	run     int // of the replica
-	from    time.Time
-	until   time.Time // released, expired or not yet over
-	given   bool      // released by its owner before its time
+	shard    int
+	nonce    string
+	epoch    uint64
+	replica  int // -1 if no log of any process names the nonce
+	run      int // of the replica
+	from     time.Time
+	earliest time.Time // from, or before: when something was missed, it may have begun any time since the revision before
+	until    time.Time // released, expired or not yet over
+	given    bool      // released by its owner before its time
 }
 
 // leases answers who held what, by shard and in the order of time.
@@ -58,7 +59,7 @@ func leasesOf(f *findings, shard int, revisions []revision, who func(string) (in
 	var list []lease
 	highest := uint64(0)
 	gap := false // something was missed since the owner's last sign of life
-	for _, r := range revisions {
+	for i, r := range revisions {
 		gap = gap || r.gap
 		var current *lease
 		if len(list) > 0 {
@@ -90,6 +91,10 @@ func leasesOf(f *findings, shard int, revisions []revision, who func(string) (in
 		next := lease{shard: shard, nonce: doc.Nonce, epoch: max(doc.Epoch, r.seq), from: r.at, until: r.at.Add(topology.LeaseTTL)}
 		if current == nil || gap { // perhaps a renewal: it names the epoch itself
 			next.epoch = doc.Epoch
+		}
+		next.earliest = next.from
+		if i > 0 && gap {
+			next.earliest = revisions[i-1].at
 		}
 		next.replica, next.run = who(doc.Nonce)
 		if current != nil && r.at.Before(current.until) && !gap {
