@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -111,4 +112,46 @@ func (s *Store) rest(ctx context.Context, stream string, from uint64, since time
 		ask = messageRequest{From: next.Seq + 1}
 	}
 	return messages, false, nil
+}
+
+// Present is what Current found under one key: Deleted with the marker's revision, or with 0 if there is nothing at all.
+type Present[T any] struct {
+	Entry[T]
+	Err error
+}
+
+// Current reads documents of a bucket in one go, each at the stream's leader. Get may be answered by any node of a cluster, one that
+// lags too; whoever reads back how a write ended must not take that for an answer.
+func (b *Bucket[T]) Current(ctx context.Context, keys []string) []Present[T] {
+	found := make([]Present[T], len(keys))
+	var reading sync.WaitGroup
+	for i, key := range keys {
+		reading.Go(func() {
+			found[i].Key = key
+			if found[i].Err = b.current(ctx, &found[i].Entry); found[i].Err != nil {
+				found[i].Err = fmt.Errorf("read %s of bucket %s at its leader: %w", key, b.name, found[i].Err)
+			}
+		})
+	}
+	reading.Wait()
+	return found
+}
+
+func (b *Bucket[T]) current(ctx context.Context, e *Entry[T]) error {
+	m, err := b.s.atLeader(ctx, "KV_"+b.name, messageRequest{Last: b.subject(e.Key)})
+	if errors.Is(err, ErrNotFound) {
+		e.Deleted = true
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	e.Revision = m.Seq
+	if e.Deleted = isMarker(m.Header); e.Deleted {
+		return nil
+	}
+	if e.Value, err = b.codec.decode(e.Key, m.Data); err != nil {
+		return fmt.Errorf("decode revision %d: %w", e.Revision, err)
+	}
+	return nil
 }
