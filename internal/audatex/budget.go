@@ -95,20 +95,13 @@ func (b *Budget) block(until time.Time) func(time.Time) {
 // Wait returns nil when one request may be sent, or the context's error. A request that waits while the vendor stops
 // everything waits on.
 func (b *Budget) Wait(ctx context.Context) error {
-	if err := b.wait(ctx); err != nil {
-		return fmt.Errorf("waiting for the vendor's request budget: %w", err)
-	}
-	return nil
-}
-
-func (b *Budget) wait(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	select {
 	case b.turn <- struct{}{}:
 	case <-ctx.Done():
-		return ctx.Err()
+		return fmt.Errorf("waiting behind others for the vendor's request budget: %w", ctx.Err())
 	}
 	defer func() { <-b.turn }()
 	if err := b.waitUnblocked(ctx); err != nil {
@@ -138,7 +131,7 @@ func (b *Budget) take(ctx context.Context) error {
 		timer.Stop()
 		place.Cancel()
 		if err := ctx.Err(); err != nil {
-			return err
+			return fmt.Errorf("waiting for the vendor's request budget: %w", err)
 		}
 	}
 }
