@@ -34,7 +34,6 @@ const (
 	codeStoreFailed       = 10077 // maximum bytes or messages of the stream; a single message that its files cannot hold
 	codeStreamOffline     = 10118
 	codeConditionNotReady = 10163 // a leader just elected does not know the subject's last sequence yet
-	codeConditionInFlight = 10164 // a write of the same subject is in flight on a cluster: neither success nor conflict
 	codeStreamOfflineWhy  = 10194
 )
 
@@ -100,7 +99,7 @@ func judgeCode(code jetstream.ErrorCode) (why Reason, kind error) {
 	switch code {
 	case jetstream.JSErrCodeStreamWrongLastSequence:
 		return "", ErrConflict
-	case codeConditionInFlight:
+	case jetstream.JSErrCodeStreamWrongLastSequenceConstant: // a write of the same subject is in flight on a cluster: neither success nor conflict
 		return "", ErrUnclear
 	case codeMessageTooLarge:
 		return "", ErrTooLarge

@@ -151,13 +151,12 @@ func (t Topology) bring(ctx context.Context, js jetstream.JetStream, f Finding) 
 		case StateOK, StateForeign, StateUnknown:
 			return f.Refuse()
 		}
-		var api *jetstream.APIError
 		switch {
 		case err == nil:
 			return nil
 		case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse), errors.Is(err, jetstream.ErrStreamNotFound):
 			// Another relay was quicker, or an operator: see what is there now.
-		case errors.As(err, &api) && api.ErrorCode == codeSubjectOverlap:
+		case errorCode(err) == codeSubjectOverlap:
 			// Made since find looked, which names it the next time.
 			return refused("create stream %s: its subjects %v belong to a stream that %w: delete that one if nobody needs it, or choose another RELAY_NATS_PREFIX: %w",
 				f.Stream, f.wanted.Subjects, ErrForeign, err)

@@ -76,6 +76,21 @@ func (t Topology) ReadMark(ctx context.Context, js jetstream.JetStream) (Mark, e
 	return m, nil
 }
 
+// A replicated stream answers JSErrCodeStreamWrongLastSequenceConstant to a conditional write while another of the same subject is in
+// flight. That other one may still fail, so it is no conflict yet: it is asked again, for at most 5 s.
+const (
+	inFlightPause = 50 * time.Millisecond
+	inFlightTurns = 100
+)
+
+// errorCode answers what JetStream's API said, 0 if err is none of its errors.
+func errorCode(err error) jetstream.ErrorCode {
+	if api := (*jetstream.APIError)(nil); errors.As(err, &api) {
+		return api.ErrorCode
+	}
+	return 0
+}
+
 // WriteMark stores the mark over the one that it was read from and answers it as it then stands; jetstream.ErrKeyExists if another
 // was stored meanwhile.
 func (t Topology) WriteMark(ctx context.Context, js jetstream.JetStream, m Mark) (Mark, error) {
@@ -83,12 +98,21 @@ func (t Topology) WriteMark(ctx context.Context, js jetstream.JetStream, m Mark)
 	if err != nil {
 		return Mark{}, fmt.Errorf("encode the mark of the stored formats: %w", err)
 	}
-	ack, err := js.PublishMsg(ctx, &nats.Msg{Subject: t.ownersSubject(MarkKey), Data: raw}, jetstream.WithExpectLastSequencePerSubject(m.revision))
-	if err != nil {
-		var api *jetstream.APIError
-		if errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
-			err = fmt.Errorf("%w: %w", jetstream.ErrKeyExists, err)
+	msg := &nats.Msg{Subject: t.ownersSubject(MarkKey), Data: raw}
+	condition := jetstream.WithExpectLastSequencePerSubject(m.revision)
+	ack, err := js.PublishMsg(ctx, msg, condition)
+	for turn := 1; errorCode(err) == jetstream.JSErrCodeStreamWrongLastSequenceConstant && turn < inFlightTurns; turn++ {
+		select { // another's write of the mark is on its way to the followers: whether the condition holds is known when it ends
+		case <-ctx.Done():
+			return Mark{}, ctx.Err()
+		case <-time.After(inFlightPause):
 		}
+		ack, err = js.PublishMsg(ctx, msg, condition)
+	}
+	if errorCode(err) == jetstream.JSErrCodeStreamWrongLastSequence {
+		err = fmt.Errorf("%w: %w", jetstream.ErrKeyExists, err)
+	}
+	if err != nil {
 		return Mark{}, fmt.Errorf("store the mark of the stored formats: %w", err)
 	}
 	m.revision = ack.Sequence

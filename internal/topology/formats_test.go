@@ -439,6 +439,24 @@ func TestFormatsOnACluster(t *testing.T) {
 		})
 	}
 	all.Wait()
+	read, err := three(3).ReadMark(t.Context(), js)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored := atomic.Int64{}
+	for range 20 { // at the same moment: a write in flight is waited for, it is neither a conflict nor a failure
+		all.Go(func() {
+			switch _, err := three(3).WriteMark(t.Context(), js, read); {
+			case err == nil:
+				stored.Add(1)
+			case !errors.Is(err, jetstream.ErrKeyExists):
+				t.Error(err)
+			}
+		})
+	}
+	if all.Wait(); stored.Load() != 1 {
+		t.Errorf("%d of 20 writes over the same revision were stored", stored.Load())
+	}
 	member(t, js, "a", 3)
 	v, err := topology.OpenFormats(t.Context(), topology.FormatsConfig{JS: js, Topology: three(3), Log: slog.New(slog.DiscardHandler), Every: 50 * time.Millisecond})
 	if err != nil {
