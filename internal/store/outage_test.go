@@ -205,14 +205,14 @@ func TestAClusterThatLosesItsLeaderAndItsQuorum(t *testing.T) {
 }
 
 // single runs one server with limits of the test's.
-func single(t *testing.T, limits func(*server.Options)) (*server.Server, *nats.Conn) {
+func single(t *testing.T, limits func(*server.Options), more ...nats.Option) (*server.Server, *nats.Conn) {
 	t.Helper()
 	opts := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true, JetStreamMaxStore: 1 << 30}
 	if limits != nil {
 		limits(opts)
 	}
 	s := run(t, opts)
-	nc, err := nats.Connect(s.ClientURL(), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1), nats.ReconnectWait(20*time.Millisecond))
+	nc, err := nats.Connect(s.ClientURL(), append(more, nats.MaxReconnects(-1), nats.ReconnectBufSize(-1), nats.ReconnectWait(20*time.Millisecond))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,23 +22,51 @@ const (
 	readerEnd = time.Second
 )
 
+// errSilence says that messages were sent to a reader that did not get them: the client library waits a second for the next one, and the
+// server sends none twice.
+var errSilence = errors.New("messages were lost on their way to the reader")
+
 // reader reads what a stream holds now. Its state is in one server's memory.
 type reader struct {
 	s        *Store
 	stream   string
+	config   jetstream.ConsumerConfig
 	consumer jetstream.Consumer
 	pending  uint64 // how many messages there were when it was made
+	received uint64 // of those that the server has sent; it counts them
+	last     uint64 // the sequence of the last one
 }
 
 // reader makes one; c says where it begins and what it reads. Whoever makes one ends it.
 func (s *Store) reader(ctx context.Context, stream string, c jetstream.ConsumerConfig) (*reader, error) {
 	c.AckPolicy, c.MemoryStorage, c.Replicas, c.InactiveThreshold = jetstream.AckNonePolicy, true, 1, readerIdle
-	consumer, err := s.js.CreateConsumer(ctx, stream, c)
-	s.health.read(stream, err)
-	if err != nil {
-		return nil, classify(err)
+	r := &reader{s: s, stream: stream, config: c}
+	if err := r.begin(ctx); err != nil {
+		return nil, err
 	}
-	return &reader{s: s, stream: stream, consumer: consumer, pending: consumer.CachedInfo().NumPending}, nil
+	return r, nil
+}
+
+func (r *reader) begin(ctx context.Context) error {
+	consumer, err := r.s.js.CreateConsumer(ctx, r.stream, r.config)
+	r.s.health.read(r.stream, err)
+	if err != nil {
+		return classify(err)
+	}
+	r.consumer, r.pending, r.received = consumer, consumer.CachedInfo().NumPending, 0
+	return nil
+}
+
+// again begins anew behind the last message that came. What is read by subject begins from the start: its order is not the stream's alone.
+func (r *reader) again(ctx context.Context) (whole bool, err error) {
+	r.end()
+	switch {
+	case r.config.DeliverPolicy == jetstream.DeliverLastPerSubjectPolicy:
+		whole = true
+	case r.last > 0:
+		r.config.DeliverPolicy, r.config.OptStartSeq, r.config.OptStartTime = jetstream.DeliverByStartSequencePolicy, r.last+1, nil
+	}
+	return whole, r.begin(ctx)
 }
 
 // end ends it also after ctx of its work has ended.
@@ -48,8 +76,8 @@ func (r *reader) end() {
 	_ = r.s.js.DeleteConsumer(ctx, r.stream, r.consumer.CachedInfo().Name)
 }
 
-// read calls each with up to want messages; fewer come when what was counted has gone meanwhile. A reader whose server has died ends in
-// ErrUnavailable.
+// read calls each with up to want messages; fewer come when what was counted has gone meanwhile. None is left out; where a reader reads the
+// last ones by subject, one may come twice. A reader whose server has died ends in ErrUnavailable.
 func (r *reader) read(ctx context.Context, want uint64, each func(Message)) error {
 	progress := time.Now()
 	for got := uint64(0); got < want; {
@@ -68,6 +96,7 @@ func (r *reader) read(ctx context.Context, want uint64, each func(Message)) erro
 			// On a cluster the reader lives on another server, which may have answered before ours has heard that it listens.
 			pause(ctx, unheardWait)
 			continue
+		case errors.Is(err, errSilence): // seen below
 		case err != nil:
 			return err
 		case n > 0:
@@ -78,11 +107,22 @@ func (r *reader) read(ctx context.Context, want uint64, each func(Message)) erro
 		if err != nil {
 			return classify(err)
 		}
-		if now.NumPending == 0 {
+		switch left := want - got; {
+		case now.Delivered.Consumer != r.received:
+			whole, err := r.again(ctx)
+			if err != nil {
+				return err
+			}
+			if whole {
+				got, left = 0, r.pending
+			}
+			want = got + min(left, r.pending)
+		case now.NumPending == 0:
 			return nil
+		default:
+			want = got + min(left, now.NumPending)
+			pause(ctx, unheardWait)
 		}
-		want = min(want, got+now.NumPending)
-		pause(ctx, unheardWait)
 	}
 	return nil
 }
@@ -94,13 +134,18 @@ func (r *reader) fetch(most int, each func(Message)) (n uint64, err error) {
 		return 0, classify(err)
 	}
 	for m := range batch.Messages() {
-		message, bad := fromDelivered(m)
-		if bad != nil {
-			err = bad
-			continue
+		meta, bad := m.Metadata()
+		switch {
+		case err != nil:
+		case bad != nil:
+			err = fmt.Errorf("read a message's position: %w", bad)
+		case meta.Sequence.Consumer != r.received+1:
+			err = errSilence
+		default:
+			r.received, r.last = meta.Sequence.Consumer, meta.Sequence.Stream
+			each(asMessage(m, meta))
+			n++
 		}
-		each(message)
-		n++
 	}
 	if err != nil {
 		return n, err

@@ -168,5 +168,9 @@ func fromDelivered(m jetstream.Msg) (Message, error) {
 	if err != nil {
 		return Message{}, fmt.Errorf("read a message's position: %w", err)
 	}
-	return Message{Seq: meta.Sequence.Stream, Subject: m.Subject(), Header: m.Headers(), Data: m.Data(), Time: meta.Timestamp}, nil
+	return asMessage(m, meta), nil
+}
+
+func asMessage(m jetstream.Msg, meta *jetstream.MsgMetadata) Message {
+	return Message{Seq: meta.Sequence.Stream, Subject: m.Subject(), Header: m.Headers(), Data: m.Data(), Time: meta.Timestamp}
 }

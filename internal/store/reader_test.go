@@ -1,0 +1,127 @@
+package store_test
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+	"github.com/nats-io/nats.go"
+)
+
+// silence is a dialer whose connection shows nothing for a while after a reader has asked for messages, or after some of them have come: a
+// client that stands still, or a server that does.
+type silence struct {
+	mu     sync.Mutex
+	pulls  int // that are passed over before
+	bytes  int // that come before
+	length time.Duration
+	begun  bool
+}
+
+func (s *silence) arm(pulls, bytes int, length time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pulls, s.bytes, s.length, s.begun = pulls, bytes, length, false
+}
+
+func (s *silence) Dial(network, address string) (net.Conn, error) {
+	c, err := net.Dial(network, address)
+	return &silent{c, s}, err
+}
+
+type silent struct {
+	net.Conn
+	*silence
+}
+
+func (c *silent) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	if n := bytes.Count(b, []byte("CONSUMER.MSG.NEXT")); n > 0 && c.length > 0 {
+		c.pulls -= n
+		c.begun = c.pulls < 0
+	}
+	c.mu.Unlock()
+	return c.Conn.Write(b)
+}
+
+func (c *silent) Read(b []byte) (int, error) {
+	c.mu.Lock()
+	most := len(b)
+	if c.begun && c.bytes > 0 {
+		most = min(most, c.bytes)
+	}
+	c.mu.Unlock()
+	n, err := c.Conn.Read(b[:most])
+	c.mu.Lock()
+	wait := time.Duration(0)
+	if c.begun {
+		if c.bytes -= n; c.bytes <= 0 {
+			wait, c.length, c.begun = c.length, 0, false
+		}
+	}
+	c.mu.Unlock()
+	time.Sleep(wait)
+	return n, err
+}
+
+// The client library gives up on messages that let a second pass, and the server does not send them a second time. Whatever is read must
+// be whole all the same.
+func TestNothingIsLostWhenAReaderStandsStill(t *testing.T) {
+	t.Parallel()
+	s := &silence{}
+	_, nc := single(t, nil, nats.SetCustomDialer(s))
+	o := newOutage(t, nc, 1)
+	const n = 5000 // more than are fetched at a time
+	puts, ids := make([]store.Put[relay.Poll], n), make([]string, 100)
+	for i := range puts {
+		puts[i] = store.Put[relay.Poll]{Key: fmt.Sprintf("c%04d", i)}
+	}
+	for i, r := range o.Polls.PutAll(t.Context(), puts) {
+		if r.Err != nil {
+			t.Fatal(i, r.Err)
+		}
+	}
+	heads := map[string]uint64{}
+	for i := range ids {
+		ids[i] = fmt.Sprintf("c%04d", i)
+		for p := range 2 {
+			at, err := o.Inbox.Append(t.Context(), store.Page{PollID: fmt.Sprint(ids[i], p), Connection: ids[i], ReceivedAt: time.Now(), Body: []byte("[1]")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			heads[ids[i]] = at
+		}
+	}
+	for _, first := range []struct{ pulls, bytes int }{{0, 0}, {0, 100_000}, {1, 0}, {1, 20_000}} {
+		s.arm(first.pulls, first.bytes, 1200*time.Millisecond)
+		all, err := o.Polls.All(t.Context(), "", func(key string, err error) { t.Errorf("%s: %v", key, err) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys := make([]string, len(all))
+		for i, e := range all {
+			keys[i] = e.Key
+		}
+		slices.Sort(keys)
+		if whole := slices.Compact(keys); len(whole) != n || len(all) != n {
+			t.Errorf("silence at %+v: %d documents of %d, %d in all", first, len(whole), n, len(all))
+		}
+	}
+	for _, bytes := range []int{0, 8000} {
+		s.arm(0, bytes, 1200*time.Millisecond)
+		got, err := o.Inbox.Heads(t.Context(), ids)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !maps.Equal(got, heads) {
+			t.Errorf("silence after %d bytes: the last pages are %v, not %v", bytes, got, heads)
+		}
+	}
+}
