@@ -477,11 +477,14 @@ func (r *receiver) inOrder(t testing.TB) {
 }
 
 // until polls a condition.
-func until(t testing.TB, what string, holds func() bool) {
+func until(t testing.TB, what string, holds func() bool, instead ...func() any) {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	for !holds() {
 		if time.Now().After(deadline) {
+			for _, is := range instead {
+				t.Logf("%+v", is())
+			}
 			t.Fatalf("in vain: %s", what)
 		}
 		<-time.After(2 * time.Millisecond) // between two looks at a condition

@@ -101,7 +101,10 @@ func moveShards(t *testing.T, b *bench, replicas []*running, random *rand.Rand, 
 		}
 	}
 	for i, r := range receivers {
-		until(t, "everything arrives at each callback", func() bool { return r.distinct() == published })
+		until(t, "everything arrives at each callback", func() bool { return r.distinct() == published }, func() any {
+			status, delivers := replicas[at[i]].Status(ids[i])
+			return fmt.Sprintf("run %d, callback %d: %d of %d, its owner (%t): %+v", run, i, r.distinct(), published, delivers, status)
+		})
 		r.inOrder(t)
 		bound := taken[i] * (2*(4*4+32) + 4)
 		repeats := len(r.events()) - published
