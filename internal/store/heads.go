@@ -77,13 +77,11 @@ func (i *Inbox) readHeads(ctx context.Context, heads map[string]uint64) error {
 		return err
 	}
 	defer r.end()
-	if err := r.read(ctx, r.pending, note); err != nil {
+	full, err := r.read(ctx, r.pending, note)
+	if err != nil || full && i.s.topo.Replicas <= 1 {
 		return err
 	}
-	if i.s.topo.Replicas <= 1 {
-		return nil
-	}
-	for more := true; more; { // the reader's node may lag
+	for more := true; more; { // the reader's node may lag, or have lost count
 		var late []Message
 		if late, more, err = i.s.rest(ctx, stream, newest+1, time.Time{}, all, listChunk); err != nil {
 			return err

@@ -24,6 +24,7 @@ func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string,
 		if err != nil {
 			return nil, err
 		}
+		news := false
 		for _, e := range entries {
 			if i, again := at[e.Key]; again { // changed while we read
 				all[i] = e
@@ -31,11 +32,12 @@ func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string,
 			}
 			at[e.Key] = len(all)
 			all = append(all, e)
+			news = true
 		}
-		if !more {
+		if !more && !news {
 			return all, nil
 		}
-		from = last + 1
+		from = last + 1 // also behind the end: there stands what was overwritten before we came to it
 	}
 }
 

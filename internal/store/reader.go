@@ -76,16 +76,18 @@ func (r *reader) end() {
 	_ = r.s.js.DeleteConsumer(ctx, r.stream, r.consumer.CachedInfo().Name)
 }
 
-// read calls each with up to want messages; fewer come when what was counted has gone meanwhile. None is left out; where a reader reads the
-// last ones by subject, one may come twice. A reader whose server has died ends in ErrUnavailable.
-func (r *reader) read(ctx context.Context, want uint64, each func(Message)) error {
+// read calls each with up to want messages, and answers whether so many came. Fewer come when what was counted has gone meanwhile, or was
+// counted wrong (overwritten): which of the two it was is the leader's to say. Else none is left out; where a reader reads the last ones by
+// subject, one may come twice. A reader whose server has died ends in ErrUnavailable.
+func (r *reader) read(ctx context.Context, want uint64, each func(Message)) (full bool, err error) {
 	progress := time.Now()
+	full = true
 	for got := uint64(0); got < want; {
 		if err := ctx.Err(); err != nil {
-			return classify(err)
+			return false, classify(err)
 		}
 		if time.Since(progress) > readerPatience {
-			return fmt.Errorf("%w: its reader answered nothing for %s", ErrUnavailable, readerPatience)
+			return false, fmt.Errorf("%w: its reader answered nothing for %s", ErrUnavailable, readerPatience)
 		}
 		n, err := r.fetch(int(min(want-got, listChunk)), each)
 		if got += n; n > 0 {
@@ -98,33 +100,32 @@ func (r *reader) read(ctx context.Context, want uint64, each func(Message)) erro
 			continue
 		case errors.Is(err, errSilence): // seen below
 		case err != nil:
-			return err
+			return false, err
 		case n > 0:
 			continue
 		}
 		// An empty fetch is not the end: the reader's own count says what is left.
 		now, err := r.consumer.Info(ctx)
 		if err != nil {
-			return classify(err)
+			return false, classify(err)
 		}
-		switch left := want - got; {
-		case now.Delivered.Consumer != r.received:
+		left := want - got
+		if now.Delivered.Consumer != r.received {
 			whole, err := r.again(ctx)
 			if err != nil {
-				return err
+				return false, err
 			}
 			if whole {
 				got, left = 0, r.pending
 			}
-			want = got + min(left, r.pending)
-		case now.NumPending == 0:
-			return nil
-		default:
-			want = got + min(left, now.NumPending)
+			now.NumPending = r.pending
+		} else if now.NumPending > 0 {
 			pause(ctx, unheardWait)
 		}
+		full = full && left <= now.NumPending
+		want = got + min(left, now.NumPending)
 	}
-	return nil
+	return full, nil
 }
 
 // fetch answers how many messages came of those that are there now, at most most.

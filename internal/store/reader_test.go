@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"maps"
 	"net"
@@ -10,9 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
-	"github.com/nats-io/nats.go"
 )
 
 // silence is a dialer whose connection shows nothing for a while after a reader has asked for messages, or after some of them have come: a
@@ -67,7 +70,7 @@ func (c *silent) Read(b []byte) (int, error) {
 		}
 	}
 	c.mu.Unlock()
-	time.Sleep(wait)
+	<-time.After(wait) // the silence itself
 	return n, err
 }
 
@@ -122,6 +125,51 @@ func TestNothingIsLostWhenAReaderStandsStill(t *testing.T) {
 		}
 		if !maps.Equal(got, heads) {
 			t.Errorf("silence after %d bytes: the last pages are %v, not %v", bytes, got, heads)
+		}
+	}
+}
+
+// While one document is overwritten all the time the server counts it as gone before it counts it as there: its word that nothing is left
+// must not be taken for the end of what nobody touches.
+func TestWhatNobodyTouchesIsListedBesideWhatIsOverwritten(t *testing.T) {
+	t.Parallel()
+	_, nc := single(t, nil)
+	o := newOutage(t, nc, 1)
+	for _, key := range []string{"still-a", "hot", "still-b"} {
+		if _, err := o.Polls.Create(t.Context(), key, relay.Poll{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var writing sync.WaitGroup
+	defer writing.Wait()
+	defer stop()
+	writing.Go(func() {
+		for ctx.Err() == nil {
+			for range 500 {
+				if _, err := js.PublishAsync("$KV.relay_polls.hot", []byte("{}")); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+			<-js.PublishAsyncComplete()
+		}
+	})
+	for range 60 {
+		all, err := o.Polls.All(t.Context(), "", func(key string, err error) { t.Errorf("%s: %v", key, err) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := map[string]bool{}
+		for _, e := range all {
+			found[e.Key] = true
+		}
+		if !found["still-a"] || !found["still-b"] {
+			t.Fatalf("of two documents that nobody touches these were listed: %v", found)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -64,7 +65,7 @@ func (s *Store) last(ctx context.Context, stream, subject string) (Message, erro
 }
 
 // scan answers up to most messages of the filters from a sequence (or, if since is set, from a time) on, and whether more are
-// there. An empty answer without more is the end of the log as of now: the consumer's own count says so, an empty fetch would not.
+// there. An answer without more ends where the stream ended when it was asked for.
 func (s *Store) scan(ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int) ([]Message, bool, error) {
 	var all uint64
 	return s.scanCounted(ctx, stream, from, since, filters, most, &all)
@@ -87,13 +88,14 @@ func (s *Store) scanCounted(ctx context.Context, stream string, from uint64, sin
 	*all = r.pending
 	want, more := min(r.pending, uint64(most)), r.pending > uint64(most)
 	messages := make([]Message, 0, want)
-	if err := r.read(ctx, want, func(m Message) { messages = append(messages, m) }); err != nil {
+	full, err := r.read(ctx, want, func(m Message) { messages = append(messages, m) })
+	if err != nil {
 		return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, err)
 	}
-	if more || s.topo.Replicas <= 1 {
+	if more && len(messages) > 0 || full && s.topo.Replicas <= 1 && !overwritten(stream) {
 		return messages, more, nil
 	}
-	// The reader's node may lag: the end is the leader's to say.
+	// The reader's node may lag, or have lost count: the end is the leader's to say.
 	if len(messages) > 0 {
 		from, since = messages[len(messages)-1].Seq+1, time.Time{}
 	}
@@ -104,6 +106,10 @@ func (s *Store) scanCounted(ctx context.Context, stream string, from uint64, sin
 	*all += uint64(len(left))
 	return append(messages, left...), more, nil
 }
+
+// overwritten reports whether a stream is a bucket: of what is overwritten while it is counted a server counts the old message as gone
+// before it counts the new one as there, so that its count is too low by as many, already when a reader is made.
+func overwritten(stream string) bool { return strings.HasPrefix(stream, "KV_") }
 
 // Tail reads a log from a sequence on and then follows it. It survives a lost connection and a change of leader by itself.
 type Tail struct {
