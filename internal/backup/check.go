@@ -73,33 +73,19 @@ func wholeTar(t *tar.Reader) error {
 	}
 }
 
-// keysOf answers every key of a bucket with its revision.
-func keysOf(ctx context.Context, js jetstream.JetStream, stream string) (map[string]uint64, error) {
-	bucket := strings.TrimPrefix(stream, "KV_")
-	kv, err := js.KeyValue(ctx, bucket)
+// subjects answers those of a stream's messages as its leader has them. A watch could miss one that is overwritten while it reads.
+func subjects(ctx context.Context, js jetstream.JetStream, name string) (map[string]uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	stream, err := js.Stream(ctx, name)
 	if err != nil {
-		return nil, fmt.Errorf("list the keys of bucket %s: %w", bucket, err)
+		return nil, fmt.Errorf("list the subjects of stream %s: %w", name, err)
 	}
-	w, err := kv.WatchAll(ctx, jetstream.MetaOnly(), jetstream.IgnoreDeletes())
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(">"))
 	if err != nil {
-		return nil, fmt.Errorf("list the keys of bucket %s: %w", bucket, err)
+		return nil, fmt.Errorf("list the subjects of stream %s: %w", name, err)
 	}
-	defer func() { _ = w.Stop() }()
-	keys := map[string]uint64{}
-	for {
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("list the keys of bucket %s: %w", bucket, ctx.Err())
-		case e, ok := <-w.Updates():
-			if !ok {
-				return nil, fmt.Errorf("list the keys of bucket %s: %w", bucket, errors.New("the watch ended"))
-			}
-			if e == nil { // that was all
-				return keys, nil
-			}
-			keys[e.Key()] = e.Revision()
-		}
-	}
+	return info.State.Subjects, nil
 }
 
 // describe reads what the manifest says of the documents, and whether the keys open them.

@@ -32,6 +32,9 @@ type claim struct {
 	Epoch  uint64 `json:"epoch"`
 }
 
+// unheard lets a write wait until the client's server of a cluster has heard which one listens for the stream.
+var unheard = jetstream.WithRetryAttempts(100)
+
 func (c *chain) run(ctx context.Context, js jetstream.JetStream, n int) {
 	put := func(subject string, data []byte) uint64 {
 		if ctx.Err() != nil {
@@ -39,7 +42,7 @@ func (c *chain) run(ctx context.Context, js jetstream.JetStream, n int) {
 		}
 		writing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
-		ack, err := js.Publish(writing, subject, data)
+		ack, err := js.Publish(writing, subject, data, unheard)
 		if err != nil {
 			c.failed.Store(&err)
 			return 0
@@ -69,7 +72,7 @@ func testLive(t *testing.T, from, to *world) {
 		t.Fatal(err)
 	}
 	for i := range 3000 { // what nobody touches must be there as well
-		if _, err := from.js.PublishAsync(fmt.Sprintf("$KV.relay_orders.still.%d", i), make([]byte, 500)); err != nil {
+		if _, err := from.js.PublishAsync(fmt.Sprintf("$KV.relay_orders.still.%d", i), make([]byte, 500), unheard); err != nil {
 			t.Fatal(err)
 		}
 	}

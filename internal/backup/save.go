@@ -203,17 +203,14 @@ func (a *aside) remove() error {
 	return nil
 }
 
-// takeBucket takes a bucket, what is written meanwhile, and sees to it that no key is missing.
+// takeBucket takes a bucket so that no key is missing: each as it was when the snapshot began, or later.
 func (a *aside) takeBucket(ctx context.Context, c Config, js jetstream.JetStream, dir, name string) (Stream, error) {
-	before, err := keysOf(ctx, js, name)
+	missing, err := subjects(ctx, js, name)
 	if err != nil {
 		return Stream{}, err
 	}
 	s, err := take(ctx, c, js, dir, name)
 	if err != nil {
-		return Stream{}, err
-	}
-	if s.Tail, err = takeTail(ctx, js, dir, name, s.LastSeq); err != nil {
 		return Stream{}, err
 	}
 	// Put back, it tells what the bucket holds: with keys missing that were overwritten while the snapshot was read, until the tail is over it.
@@ -222,23 +219,17 @@ func (a *aside) takeBucket(ctx context.Context, c Config, js jetstream.JetStream
 		return Stream{}, err
 	}
 	s.Messages, s.Bytes, s.FirstSeq = state.Messages, state.Bytes, state.FirstSeq
-	if err := putTail(ctx, a.js, dir, s.Tail, c.now()); err != nil {
-		return Stream{}, err
-	}
-	taken, err := keysOf(ctx, a.js, name)
+	taken, err := subjects(ctx, a.js, name)
 	if err != nil {
 		return Stream{}, err
 	}
-	after, err := keysOf(ctx, js, name)
-	if err != nil {
+	for subject := range taken {
+		delete(missing, subject)
+	}
+	if s.Tail, err = takeTail(ctx, c.Conn, dir, name, missing); err != nil {
 		return Stream{}, err
 	}
-	for key := range before {
-		if taken[key] == 0 && after[key] != 0 {
-			return Stream{}, fmt.Errorf("key %s of bucket %s was not taken, though it was there before and after", key, strings.TrimPrefix(name, "KV_"))
-		}
-	}
-	return s, nil
+	return s, putTail(ctx, a.js, dir, s.Tail, c.now())
 }
 
 // single is a configuration as one server of our own takes it.

@@ -17,7 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// entry is one message of a bucket that was written while its snapshot was taken.
+// entry is one message of a bucket that its snapshot lacks.
 type entry struct {
 	Subject string      `json:"subject"`
 	Header  nats.Header `json:"header,omitempty"`
@@ -57,58 +57,32 @@ func (e entry) message() *nats.Msg {
 	return m
 }
 
-// takeTail writes everything after a position of a bucket, up to a moment at which there was no more. What the bucket held then is
-// the snapshot with the tail over it, exactly: a key whose last write is not in the tail was there all the time that the snapshot was read.
-func takeTail(ctx context.Context, js jetstream.JetStream, dir, name string, after uint64) (*File, error) {
-	fail := func(err error) (*File, error) {
-		return nil, fmt.Errorf("follow stream %s behind its snapshot: %w", name, err)
-	}
-	consumer, err := js.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: after + 1})
-	if err != nil {
-		return fail(err)
-	}
-	info, err := consumer.Info(ctx)
-	if err != nil {
-		return fail(err)
-	}
-	if info.NumPending == 0 {
+// takeTail writes the present value of every subject that was in a bucket and is not in its snapshot: it was overwritten before the
+// snapshot came to it, or removed.
+func takeTail(ctx context.Context, nc *nats.Conn, dir, name string, missing map[string]uint64) (*File, error) {
+	if len(missing) == 0 {
 		return nil, nil
 	}
 	f, err := create(dir, name+".tail.json")
 	if err != nil {
 		return nil, err
 	}
-	sum, count := sha256.New(), &counter{}
-	written, err := follow(ctx, consumer, json.NewEncoder(io.MultiWriter(f, sum, count)))
+	sum, count, written := sha256.New(), &counter{}, uint64(0)
+	out := json.NewEncoder(io.MultiWriter(f, sum, count))
+	for subject := range missing {
+		var last *entry
+		if last, err = lastOf(ctx, nc, name, subject); err == nil && last != nil {
+			err = out.Encode(last)
+			written++
+		}
+		if err != nil {
+			break
+		}
+	}
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fail(err)
+		return nil, fmt.Errorf("take from stream %s what its snapshot lacks: %w", name, err)
 	}
 	return &File{Name: name + ".tail.json", Size: count.n, SHA256: hex.EncodeToString(sum.Sum(nil)), Messages: written}, nil
-}
-
-func follow(ctx context.Context, consumer jetstream.Consumer, out *json.Encoder) (written uint64, err error) {
-	messages, err := consumer.Messages()
-	if err != nil {
-		return 0, err
-	}
-	defer messages.Stop()
-	for {
-		m, err := messages.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			return written, err
-		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return written, err
-		}
-		if err := out.Encode(entry{m.Subject(), m.Headers(), m.Data(), meta.Timestamp}); err != nil {
-			return written, err
-		}
-		written++
-		if meta.NumPending == 0 {
-			return written, nil
-		}
-	}
 }
 
 // putTail writes a bucket's tail over its restored snapshot.

@@ -185,13 +185,43 @@ func exchange(ctx context.Context, nc *nats.Conn, subject string, data []byte) (
 	}
 }
 
-// call asks JetStream's API. Checking the messages of a large stream takes its time.
+// lastOf answers the last message of a subject as the stream's leader has it; nil if there is none. The client library would ask any node.
+func lastOf(ctx context.Context, nc *nats.Conn, stream, subject string) (*entry, error) {
+	var answer struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message struct {
+			Subject string    `json:"subject"`
+			Headers []byte    `json:"hdrs"`
+			Data    []byte    `json:"data"`
+			Time    time.Time `json:"time"`
+		} `json:"message"`
+	}
+	err := call(ctx, nc, "STREAM.MSG.GET."+stream, map[string]string{"last_by_subj": subject}, &answer)
+	switch {
+	case err != nil:
+		return nil, err
+	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		return nil, nil
+	case answer.Error != nil:
+		return nil, answer.Error
+	}
+	e := &entry{Subject: answer.Message.Subject, Data: answer.Message.Data, Time: answer.Message.Time}
+	if len(answer.Message.Headers) > 0 {
+		e.Header, err = nats.DecodeHeadersMsg(answer.Message.Headers)
+	}
+	return e, err
+}
+
+// callTimeout bounds a question to JetStream's API. Checking the messages of a large stream takes its time.
+const callTimeout = 10 * time.Minute
+
+// call asks JetStream's API.
 func call(ctx context.Context, nc *nats.Conn, what string, request, answer any) error {
 	raw, err := json.Marshal(request)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	m, err := nc.RequestWithContext(ctx, apiPrefix+what, raw)
 	if err != nil {
