@@ -322,7 +322,8 @@ func TestReplicasAreRaisedNotLowered(t *testing.T) {
 	if c := config(t, js, "relay_events"); c.Replicas != 1 {
 		t.Fatalf("%d replicas", c.Replicas)
 	}
-	if _, err := js.Publish(ctx, "relay.inbox.leeds", []byte("[]")); err != nil {
+	// The client's server may yet have to hear which server listens for the stream.
+	if _, err := js.Publish(ctx, "relay.inbox.leeds", []byte("[]"), jetstream.WithRetryAttempts(100)); err != nil {
 		t.Fatal(err)
 	}
 	three := table
