@@ -19,6 +19,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
+
+	"github.com/audatex-relay/relay/internal/natstest"
 )
 
 // TestMain makes the test binary stand in for the program, so that scripts run it as its users do.
@@ -32,7 +34,7 @@ type leakless struct{ tests *testing.M }
 func (l leakless) Run() int {
 	code := l.tests.Run()
 	if code == 0 {
-		if err := goleak.Find(); err != nil {
+		if err := goleak.Find(natstest.Leftovers()...); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}

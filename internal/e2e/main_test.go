@@ -11,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/audatex-relay/relay/internal/e2e/harness"
+	"github.com/audatex-relay/relay/internal/natstest"
 )
 
 // binary is the program under test: built once for the whole run, and without the race detector, which would change the
@@ -29,11 +30,7 @@ func TestMain(m *testing.M) {
 		}
 	}
 	if code == 0 {
-		if err := goleak.Find(
-			// Loops of the embedded NATS server's packages that live as long as the process (remains_test.go starts one).
-			goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*consumer).setActive"),
-			goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
-		); err != nil {
+		if err := goleak.Find(natstest.Leftovers()...); err != nil {
 			fmt.Fprintln(os.Stderr, "e2e:", err)
 			code = 1
 		}

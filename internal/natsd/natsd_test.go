@@ -18,14 +18,14 @@ import (
 
 	"github.com/audatex-relay/relay/internal/access"
 	"github.com/audatex-relay/relay/internal/natsd"
+	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
 func TestMain(m *testing.M) {
-	// A server that stops while a stream looks for its source leaves a goroutine behind that waits up to half a minute for an answer.
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3"))
+	goleak.VerifyTestMain(m, natstest.Leftovers()...)
 }
 
 const order = "5f0c1c2e-6a64-4a2c-9d55-0a3f3a9f7b11"

@@ -10,7 +10,7 @@ import (
 	"github.com/audatex-relay/relay/internal/natstest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.Leftovers()...) }
 
 // TestClusterOutlivesANode: what was acknowledged before a stream's leader went is there after, and the node comes back at its old address.
 func TestClusterOutlivesANode(t *testing.T) {

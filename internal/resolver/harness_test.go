@@ -24,7 +24,7 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.Leftovers()...) }
 
 // vendor answers orders out of a map. Every GET is noted with its beginning.
 type vendor struct {

@@ -14,12 +14,13 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/audatex-relay/relay/internal/natsd"
+	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.Leftovers()...) }
 
 // The store counts a key's time in whole seconds. Shorter leases get lost when everything else is tested on the machine as well.
 const (

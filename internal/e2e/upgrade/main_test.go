@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/audatex-relay/relay/internal/e2e/harness"
+	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
@@ -34,7 +35,7 @@ func TestMain(m *testing.M) {
 		}
 	}
 	if code == 0 {
-		if err := goleak.Find(goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1")); err != nil {
+		if err := goleak.Find(natstest.Leftovers()...); err != nil {
 			fmt.Fprintln(os.Stderr, "upgrade:", err)
 			code = 1
 		}
