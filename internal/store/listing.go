@@ -10,7 +10,8 @@ import (
 const listChunk = 4096
 
 // All answers every document whose key starts with prefix followed by a dot, or every one if prefix is empty, in the order of their
-// last change. One that cannot be decoded is told through bad and left out. It reads the bucket's stream, not a watch, and so
+// last change. One that is there all the time is among them, whatever happens to others; one that cannot be decoded is told through bad and left
+// out. It reads the bucket's stream, not a watch, and so
 // ends also when keys are removed meanwhile.
 func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string, err error)) ([]Entry[T], error) {
 	var keys []string
@@ -19,8 +20,9 @@ func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string,
 	}
 	var all []Entry[T]
 	at := map[string]int{}
+	read := reading(b.s.scan)
 	for from := uint64(1); ; {
-		entries, last, more, err := b.Changed(ctx, from, keys, listChunk, bad)
+		entries, last, more, err := b.changed(ctx, read, from, keys, listChunk, bad)
 		if err != nil {
 			return nil, err
 		}
@@ -34,10 +36,13 @@ func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string,
 			all = append(all, e)
 			news = true
 		}
-		if !more && !news {
+		if from = last + 1; more {
+			continue
+		}
+		if !news {
 			return all, nil
 		}
-		from = last + 1 // also behind the end: there stands what was overwritten before we came to it
+		read = b.s.rest // what was overwritten before we came to it stands behind the end that was seen
 	}
 }
 
@@ -46,6 +51,13 @@ func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string,
 // a document that changes meanwhile comes again, none is missed. One that cannot be decoded is told through bad and left out.
 // Last is the revision of the last entry looked at, from-1 if there was none.
 func (b *Bucket[T]) Changed(ctx context.Context, from uint64, keys []string, limit int, bad func(key string, err error)) (entries []Entry[T], last uint64, more bool, err error) {
+	return b.changed(ctx, b.s.scan, from, keys, limit, bad)
+}
+
+// reading is how a part of a stream is read: scan, or rest where there is little.
+type reading func(ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int) ([]Message, bool, error)
+
+func (b *Bucket[T]) changed(ctx context.Context, read reading, from uint64, keys []string, limit int, bad func(key string, err error)) (entries []Entry[T], last uint64, more bool, err error) {
 	filters := make([]string, len(keys))
 	for i, key := range keys {
 		filters[i] = b.subject(key)
@@ -53,7 +65,7 @@ func (b *Bucket[T]) Changed(ctx context.Context, from uint64, keys []string, lim
 	from = max(from, 1)
 	last = from - 1
 	for len(entries) < limit {
-		messages, some, err := b.s.scan(ctx, "KV_"+b.name, last+1, time.Time{}, filters, limit-len(entries))
+		messages, some, err := read(ctx, "KV_"+b.name, last+1, time.Time{}, filters, limit-len(entries))
 		if err != nil {
 			return nil, 0, false, fmt.Errorf("read changes of bucket %s: %w", b.name, err)
 		}
