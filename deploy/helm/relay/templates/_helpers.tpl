@@ -73,18 +73,40 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- div (mul $number $factor 9) 10485760 -}}MiB
 {{- end -}}
 
-{{/* Ports of the servers in nats.url; 4222 where none is named, as the client reads it. */}}
-{{- define "relay.natsPorts" -}}
-{{- $ports := list -}}
-{{- range splitList "," .Values.nats.url -}}
-{{- $host := regexReplaceAll "^([a-z]+://)?([^@/]*@)?" (trim .) "" -}}
-{{- $ports = append $ports (regexFind ":[0-9]+(/|$)" $host | trimAll ":/" | default "4222" | int) -}}
+{{/* Port of an address: the one that it names, or its scheme's. (list ADDRESS SCHEME), the scheme of an address without one. */}}
+{{- define "relay.port" -}}
+{{- $address := index . 0 | trim -}}
+{{- $scheme := regexFind "^[a-z]+://" $address | trimSuffix "://" | default (index . 1) -}}
+{{- $host := regexReplaceAll "^([a-z]+://)?([^@/]*@)?" $address "" | regexFind "^[^/?#]*" -}}
+{{- regexFind ":[0-9]+$" $host | trimPrefix ":" | default (get (dict "http" "80" "https" "443" "ws" "80" "wss" "443") $scheme) | default "4222" -}}
+{{- end -}}
+
+{{/* Ports of the vendor's API and token endpoint, 443 always: receivers are there too. */}}
+{{- define "relay.vendorPorts" -}}
+{{- $ports := list 443 -}}
+{{- range list .Values.audatex.baseUrl .Values.audatex.tokenUrl -}}
+{{- if . }}{{ $ports = append $ports (include "relay.port" (list . "https") | int) }}{{ end -}}
 {{- end -}}
 {{- $ports | uniq | toJson -}}
 {{- end -}}
 
-{{/* Port of a proxy's address. */}}
-{{- define "relay.proxyPort" -}}
-{{- $host := regexReplaceAll "^([a-z]+://)?([^@/]*@)?" . "" -}}
-{{- regexFind ":[0-9]+(/|$)" $host | trimAll ":/" | default (ternary "443" "80" (hasPrefix "https:" .)) -}}
+{{/* Ports of the proxies: the callbacks', and those that extraEnv names for the vendor's calls. */}}
+{{- define "relay.proxyPorts" -}}
+{{- $proxies := list -}}
+{{- with .Values.callbacks.proxy }}{{ $proxies = append $proxies . }}{{ end -}}
+{{- range .Values.extraEnv -}}
+{{- if and (has (upper .name) (list "HTTPS_PROXY" "HTTP_PROXY")) .value }}{{ $proxies = append $proxies .value }}{{ end -}}
+{{- end -}}
+{{- $ports := list -}}
+{{- range $proxies }}{{ $ports = append $ports (include "relay.port" (list . "http") | int) }}{{ end -}}
+{{- $ports | uniq | toJson -}}
+{{- end -}}
+
+{{/* Ports of the servers in nats.url, where none is named as the client reads it. */}}
+{{- define "relay.natsPorts" -}}
+{{- $ports := list -}}
+{{- range splitList "," .Values.nats.url -}}
+{{- $ports = append $ports (include "relay.port" (list . "nats") | int) -}}
+{{- end -}}
+{{- $ports | uniq | toJson -}}
 {{- end -}}
