@@ -66,7 +66,9 @@ spec:
         httpGet:
           path: {{ $path }}
           port: api
-        {{- get $.Values.probes $probe | toYaml | nindent 8 }}
+        {{- with get $.Values.probes $probe }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
       {{- end }}
       {{- with .Values.resources }}
       resources:
