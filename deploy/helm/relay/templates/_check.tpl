@@ -62,6 +62,19 @@
 {{- if eq (int .Values.ports.api) (int .Values.ports.metrics) -}}
 {{- fail "ports.api and ports.metrics must differ" -}}
 {{- end -}}
+{{- with .Values.storage.subscribers -}}
+{{- if and .enabled (has (int .port) (list (int $.Values.ports.api) (int $.Values.ports.metrics))) -}}
+{{- fail "storage.subscribers.port must differ from ports.api and ports.metrics" -}}
+{{- end -}}
+{{- end -}}
+{{- $labels := include "relay.labels" . | fromYaml -}}
+{{- range $value, $given := dict "podLabels" .Values.podLabels "serviceMonitor.labels" .Values.serviceMonitor.labels -}}
+{{- range $name, $_ := $given -}}
+{{- if hasKey $labels $name -}}
+{{- fail (printf "%s: %s is set by the chart, which finds its pods by such labels" $value $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- $grace := include "relay.seconds" .Values.shutdownGrace | int -}}
 {{- if gt $grace 3600 -}}
 {{- fail (printf "shutdownGrace: %s is above 1h, the most that the relay takes" .Values.shutdownGrace) -}}
