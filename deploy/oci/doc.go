@@ -4,7 +4,7 @@
 //
 //	go -C deploy/oci run . -out /tmp/relay.tar
 //	go -C deploy/oci run . -out /tmp/relay.tar -platforms linux/arm64
-//	skopeo copy oci-archive:/tmp/relay.tar docker://registry.example.com/relay:0.1.0
+//	skopeo copy --all oci-archive:/tmp/relay.tar docker://registry.example.com/relay:0.1.0
 //	go -C deploy/oci run . -roots /tmp/ca-certificates.crt    only the bundle: the Dockerfile's build does this
 //
 // The same commit gives the same digest wherever the same Go compiles it: times are the commit's (or SOURCE_DATE_EPOCH), the authorities
