@@ -256,13 +256,14 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	case failed = <-stages.failed():
 	case failed = <-running.failed():
 	}
+	stopped := time.Now()
 	state.drain()
 	apis.Drain()
 	stopOwning()
 	failed = errors.Join(failed, sharing.wait())
 	stopWorking()
 	failed = errors.Join(failed, stages.wait())
-	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.ShutdownGrace.d())
+	closing, cancel := context.WithDeadline(context.WithoutCancel(ctx), refreshesEnd(stopped, time.Now(), c.ShutdownGrace.d()))
 	defer cancel()
 	if err := tokens.Close(closing); err != nil {
 		log.Warn("a token refresh was given up; its intent tells the next start", "error", err)
@@ -273,6 +274,19 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 		log.Info("stopped")
 	}
 	return failed
+}
+
+// lastRefresh is what token refreshes under way get at least when everything else has ended, as an answer that is cut off may cost a
+// consent: little, as whoever stops the relay kills it five seconds after the grace.
+const lastRefresh = 2 * time.Second
+
+// refreshesEnd is until when token refreshes may go on: to the end of the same grace that the attempts had.
+func refreshesEnd(stopped, now time.Time, grace time.Duration) time.Time {
+	end, least := stopped.Add(grace), now.Add(lastRefresh)
+	if end.Before(least) {
+		return least
+	}
+	return end
 }
 
 // schemaBase is where events say that their schemas are served. CloudEvents asks for an absolute address there, so without
