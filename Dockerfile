@@ -1,7 +1,8 @@
 # syntax=docker/dockerfile:1
 # The relay's image: one static binary, the certificate authorities, a directory for data. Without a container engine
 # `go -C deploy/oci run . -out relay.tar` makes the same; its tests hold the two together.
-FROM --platform=$BUILDPLATFORM golang:1.26-bookworm AS build
+# The Go that deploy/oci/go.mod wants: this image loads no newer one by itself.
+FROM --platform=$BUILDPLATFORM golang:1.26.8-bookworm AS build
 ARG TARGETOS
 ARG TARGETARCH
 ARG VERSION=dev

@@ -109,6 +109,19 @@ func TestDockerfileAgreesWithTheArchive(t *testing.T) {
 	equal("number of labels", len(archive.Labels) == len(docker.Labels), archive.Labels, docker.Labels)
 }
 
+// The image that builds has the Go that this module wants, which is the newest that anything in it wants. It would load no other.
+func TestDockerfileBuildsWithAGoThatIsNewEnough(t *testing.T) {
+	t.Parallel()
+	module, err := os.ReadFile("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wanted := regexp.MustCompile(`(?m)^go (\S+)$`).FindSubmatch(module)
+	if base := stages(t)[0].BaseName; wanted == nil || base != "golang:"+string(wanted[1])+"-bookworm" {
+		t.Errorf("the Dockerfile builds with %s, and go.mod wants %q", base, wanted)
+	}
+}
+
 // The files that are copied are those of the archive, and the binary is built in the same way.
 func TestDockerfileCopiesAndBuildsTheSame(t *testing.T) {
 	t.Parallel()
