@@ -70,6 +70,14 @@ spec:
         {{- toYaml . | nindent 8 }}
         {{- end }}
       {{- end }}
+      {{- if $external }}
+      # A pod leaves its Service while it is told to stop already, and an idle relay is gone within a tenth of a second: until everybody sends
+      # requests to the others it goes on.
+      lifecycle:
+        preStop:
+          sleep:
+            seconds: 2
+      {{- end }}
       {{- with .Values.resources }}
       resources:
         {{- toYaml . | nindent 8 }}
