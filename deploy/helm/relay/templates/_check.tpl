@@ -67,6 +67,11 @@
 {{- fail "storage.subscribers.port must differ from ports.api and ports.metrics" -}}
 {{- end -}}
 {{- end -}}
+{{- range .Values.extraVolumes -}}
+{{- if has .name (list "secrets" "data") -}}
+{{- fail (printf "extraVolumes: %s is a volume of the chart's own" .name) -}}
+{{- end -}}
+{{- end -}}
 {{- $labels := include "relay.labels" . | fromYaml -}}
 {{- range $value, $given := dict "podLabels" .Values.podLabels "serviceMonitor.labels" .Values.serviceMonitor.labels -}}
 {{- range $name, $_ := $given -}}
