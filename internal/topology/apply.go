@@ -60,6 +60,9 @@ func (r refusal) Is(target error) bool { return target == ErrRefused }
 // codeSubjectOverlap is JetStream's error code for subjects that another stream has (nats.go has no name for it).
 const codeSubjectOverlap = 10065
 
+// codeNoPeers is JetStream's error code for a cluster with too few servers to place a stream (nats.go has no name for it).
+const codeNoPeers = 10005
+
 // applyTurns bounds how often a stream is looked at again because somebody else created or changed it at the same moment.
 const applyTurns = 5
 
@@ -136,21 +139,23 @@ func (t Topology) Apply(ctx context.Context, js jetstream.JetStream) error {
 // bring makes one stream what the table says.
 func (t Topology) bring(ctx context.Context, js jetstream.JetStream, f Finding) error {
 	for range applyTurns {
-		var err error
+		var set func() error
 		switch f.State {
 		case StateMissing:
 			created := f.wanted
 			created.Metadata = map[string]string{shapeKey: strconv.Itoa(t.Version())}
-			_, err = js.CreateStream(ctx, created)
+			set = func() error { _, err := js.CreateStream(ctx, created); return err }
 		case StateDiffers:
-			var config jetstream.StreamConfig
-			if config, err = f.compared.merged(t.Version()); err != nil {
+			config, err := f.compared.merged(t.Version())
+			if err != nil {
 				return err
 			}
-			_, err = js.UpdateStream(ctx, config)
+			set = func() error { _, err := js.UpdateStream(ctx, config); return err }
 		case StateOK, StateForeign, StateUnknown:
 			return f.Refuse()
 		}
+		// Servers of a cluster that have met just now, or anew, may yet have to hear what room the others have.
+		err := whileAnswered(ctx, codeNoPeers, set)
 		switch {
 		case err == nil:
 			return nil

@@ -3,8 +3,10 @@ package topology_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -344,5 +346,40 @@ func TestReplicasAreRaisedNotLowered(t *testing.T) {
 	s, err := js.Stream(ctx, "relay_inbox")
 	if err != nil || s.CachedInfo().State.Msgs != 1 {
 		t.Errorf("the page is gone: %+v, %v", s, err)
+	}
+}
+
+// A cluster that has just come together may say for a moment that it has too few servers. Apply waits for that, and for nothing else.
+func TestApplyWaitsForTheServersOfACluster(t *testing.T) {
+	t.Parallel()
+	nc := natstest.Start(t)
+	refusals, code := atomic.Int64{}, atomic.Int64{}
+	api, err := nc.Subscribe("young.API.>", func(m *nats.Msg) {
+		what := strings.TrimPrefix(m.Subject, "young.API.")
+		if strings.HasPrefix(what, "STREAM.CREATE.") && refusals.Add(-1) >= 0 {
+			_ = m.Respond(fmt.Appendf(nil, `{"error":{"code":400,"err_code":%d,"description":"no suitable peers for placement, peer offline"}}`, code.Load()))
+			return
+		}
+		if answer, err := nc.Request(jetstream.DefaultAPIPrefix+what, m.Data, 10*time.Second); err == nil {
+			_ = m.Respond(answer.Data)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = api.Unsubscribe() }()
+	js, err := jetstream.NewWithAPIPrefix(nc, "young.API")
+	if err != nil {
+		t.Fatal(err)
+	}
+	refusals.Store(1)
+	code.Store(10023) // insufficient resources
+	if err := table.Apply(t.Context(), js); err == nil {
+		t.Error("another answer was waited for")
+	}
+	refusals.Store(3)
+	code.Store(10005)
+	if err := table.Apply(t.Context(), js); err != nil || refusals.Load() >= 0 {
+		t.Errorf("%v, with %d refusals left", err, refusals.Load()+1)
 	}
 }

@@ -76,19 +76,32 @@ func (t Topology) ReadMark(ctx context.Context, js jetstream.JetStream) (Mark, e
 	return m, nil
 }
 
-// A replicated stream answers JSErrCodeStreamWrongLastSequenceConstant to a conditional write while another of the same subject is in
-// flight. That other one may still fail, so it is no conflict yet: it is asked again, for at most 5 s.
-const (
-	inFlightPause = 50 * time.Millisecond
-	inFlightTurns = 100
-)
-
 // errorCode answers what JetStream's API said, 0 if err is none of its errors.
 func errorCode(err error) jetstream.ErrorCode {
 	if api := (*jetstream.APIError)(nil); errors.As(err, &api) {
 		return api.ErrorCode
 	}
 	return 0
+}
+
+// What passes by itself is asked again, for at most 5 s.
+const (
+	passingPause = 50 * time.Millisecond
+	passingTurns = 100
+)
+
+// whileAnswered asks again while the answer is one of JetStream's errors.
+func whileAnswered(ctx context.Context, code jetstream.ErrorCode, ask func() error) error {
+	err := ask()
+	for turn := 1; errorCode(err) == code && turn < passingTurns; turn++ {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(passingPause):
+		}
+		err = ask()
+	}
+	return err
 }
 
 // WriteMark stores the mark over the one that it was read from and answers it as it then stands; jetstream.ErrKeyExists if another
@@ -100,15 +113,13 @@ func (t Topology) WriteMark(ctx context.Context, js jetstream.JetStream, m Mark)
 	}
 	msg := &nats.Msg{Subject: t.ownersSubject(MarkKey), Data: raw}
 	condition := jetstream.WithExpectLastSequencePerSubject(m.revision)
-	ack, err := js.PublishMsg(ctx, msg, condition)
-	for turn := 1; errorCode(err) == jetstream.JSErrCodeStreamWrongLastSequenceConstant && turn < inFlightTurns; turn++ {
-		select { // another's write of the mark is on its way to the followers: whether the condition holds is known when it ends
-		case <-ctx.Done():
-			return Mark{}, ctx.Err()
-		case <-time.After(inFlightPause):
-		}
+	var ack *jetstream.PubAck
+	// A replicated stream answers so to a conditional write while another of the same subject is on its way to the followers. That one may
+	// still fail: whether the condition holds is known when it has ended.
+	err = whileAnswered(ctx, jetstream.JSErrCodeStreamWrongLastSequenceConstant, func() (err error) {
 		ack, err = js.PublishMsg(ctx, msg, condition)
-	}
+		return err
+	})
 	if errorCode(err) == jetstream.JSErrCodeStreamWrongLastSequence {
 		err = fmt.Errorf("%w: %w", jetstream.ErrKeyExists, err)
 	}
