@@ -104,11 +104,12 @@ func (t Topology) Apply(ctx context.Context, js jetstream.JetStream) error {
 	if err != nil {
 		return err
 	}
-	if err := mark.Refuse(t.Version()); err != nil {
-		return err
+	if mark.revision != 0 {
+		if err := mark.Refuse(t.Version()); err != nil {
+			return err
+		}
 	}
 	var findings []Finding
-	fresh := true
 	for _, wanted := range t.tables() {
 		f, err := t.find(ctx, js, wanted)
 		if err != nil {
@@ -117,8 +118,12 @@ func (t Topology) Apply(ctx context.Context, js jetstream.JetStream) error {
 		if err := f.Refuse(); err != nil {
 			return err
 		}
-		fresh = fresh && f.State == StateMissing
 		findings = append(findings, f)
+	}
+	fresh := mark.fresh(findings)
+	mark = t.Settle(mark, findings)
+	if err := mark.Refuse(t.Version()); err != nil {
+		return err
 	}
 	for _, f := range findings {
 		if err := t.bring(ctx, js, f); err != nil {
@@ -128,8 +133,7 @@ func (t Topology) Apply(ctx context.Context, js jetstream.JetStream) error {
 	if !fresh {
 		return nil
 	}
-	// Of several relays that start on an empty server, whoever creates the first stream has found none: one of them gets here.
-	mark.Formats = t.Version()
+	// Of several relays that start on an empty server, each gets here, and one is first.
 	if _, err := t.WriteMark(ctx, js, mark); err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
 		return err
 	}

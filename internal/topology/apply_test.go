@@ -265,6 +265,9 @@ func TestUnmarkedStreamsOfTheSameShapeAreTakenOver(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if _, err := js.Publish(t.Context(), "$KV.relay_connections.leeds", []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
 	apply(t, js, table)
 	for _, f := range check(t, js, table) {
 		if f.State != topology.StateOK || f.Version != topology.Formats {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -74,6 +75,20 @@ func (t Topology) ReadMark(ctx context.Context, js jetstream.JetStream) (Mark, e
 	}
 	m.revision = revision
 	return m, nil
+}
+
+// fresh reports whether there was never a mark and nothing is stored that could have an older version's formats: the store is new. Its
+// streams may be there, made by a relay that came no further.
+func (m Mark) fresh(findings []Finding) bool {
+	return m.revision == 0 && !slices.ContainsFunc(findings, func(f Finding) bool { return f.Messages > 0 })
+}
+
+// Settle answers the mark that was read as it counts for this relay: a new store begins with its version.
+func (t Topology) Settle(m Mark, findings []Finding) Mark {
+	if m.fresh(findings) {
+		m.Formats = t.Version()
+	}
+	return m
 }
 
 // errorCode answers what JetStream's API said, 0 if err is none of its errors.

@@ -230,6 +230,30 @@ func TestAGapOfVersionsIsRefused(t *testing.T) {
 	}
 }
 
+// A release that no longer reads the version from before there was a mark starts on an empty server all the same, and on what a first
+// start has left that made some of the streams and came no further.
+func TestANewStoreHasTheVersionOfItsFirstRelay(t *testing.T) {
+	t.Parallel()
+	_, js := open(t)
+	for range 2 {
+		apply(t, js, of(3))
+		if m := mark(t, js); m.Formats != 3 {
+			t.Fatalf("a new store's mark is %+v", m)
+		}
+		for _, stream := range []string{"KV_relay_owners", "KV_relay_lanes"} {
+			if err := js.DeleteStream(t.Context(), stream); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, err := js.Publish(t.Context(), "relay.inbox.leeds", []byte("a page")); err != nil {
+		t.Fatal(err)
+	}
+	if err := of(3).Apply(t.Context(), js); err == nil || !strings.Contains(err.Error(), "formats version 1") {
+		t.Errorf("documents from before the mark: %v", err)
+	}
+}
+
 func TestNoRelayStartsOnAStoreThatIsBeingRestored(t *testing.T) {
 	t.Parallel()
 	_, js := open(t)
