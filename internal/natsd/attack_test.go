@@ -121,6 +121,17 @@ func (g *target) attack() {
 		}
 	}
 	hear(g.limited, "audatex.leeds.>")
+	for _, queue := range []string{"bms-leeds", "bms-leeds.workers"} { // the client's id, embedded, or the user's name
+		nc := g.login(g.limited)
+		s, err := nc.QueueSubscribeSync("audatex.leeds.>", queue)
+		if err == nil {
+			err = nc.Flush()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		hearing[g.limited+" audatex.leeds.> in the queue group "+queue] = s
+	}
 	hear(g.other, "audatex.>", "_INBOX.>")
 	hear(relayUser, "relay.inbox.>", "relay.attempts.>", "relay.publish.>", "relay.shard.>")
 
@@ -214,6 +225,18 @@ func (g *target) refusedAll(user string) {
 			g.t.Fatal(err)
 		}
 		expect("subscribing to " + subject)
+	}
+	if user != g.limited { // a reader has its queue groups to itself
+		return
+	}
+	for _, queue := range []string{"workers", "bms-north", "bms-leeds2", "bms-north.workers", "*", ">", "bms-leeds workers"} {
+		if _, err := nc.QueueSubscribeSync("audatex.leeds.parts.>", queue); err != nil {
+			continue
+		}
+		if err := nc.Flush(); err != nil {
+			g.t.Fatal(err)
+		}
+		expect("joining the queue group " + queue)
 	}
 }
 

@@ -26,6 +26,8 @@ func operational(kinds []relay.Kind) []string {
 
 // permissions lets a subscriber read the live subjects of its sites, and nothing else; who may see all sites also reaches the one
 // consumer of the copy that bears the key's id. The account has no more than that to offer: this is the second lock on the door.
+// Clients limited to sites share an account, and with it the queue groups of a subject: each may only join those that bear its id.
+// Whoever joined another's would take some of its events away.
 func permissions(c relay.Client, key string) *server.Permissions {
 	p := &server.Permissions{Publish: &server.SubjectPermission{}, Subscribe: &server.SubjectPermission{Deny: operational(ownersOnly)}}
 	if c.AllSites {
@@ -35,7 +37,8 @@ func permissions(c relay.Client, key string) *server.Permissions {
 	}
 	p.Publish.Deny = []string{">"}
 	for _, site := range c.Sites {
-		p.Subscribe.Allow = append(p.Subscribe.Allow, topology.SiteFilter(site))
+		subject := topology.SiteFilter(site)
+		p.Subscribe.Allow = append(p.Subscribe.Allow, subject, subject+" "+c.ID, subject+" "+c.ID+".>")
 	}
 	if len(p.Subscribe.Allow) == 0 {
 		p.Subscribe.Deny = []string{">"}
