@@ -51,7 +51,7 @@ func clientOptions(log *slog.Logger) []nats.Option {
 		nats.FlusherTimeout(writeStuck), nats.ReconnectOnFlusherError(),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { link.lost(err) }),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { link.failed(err) }),
-		nats.ReconnectHandler(func(nc *nats.Conn) { link.back(nc.ConnectedUrlRedacted()) }),
+		nats.ReconnectHandler(func(nc *nats.Conn) { link.back(redactURL(nc.ConnectedUrl())) }),
 		// Without a handler the library writes to stderr, past the log.
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			subject := ""

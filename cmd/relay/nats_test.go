@@ -35,12 +35,12 @@ func freePort(ts *testscript.TestScript, neg bool, args []string) {
 
 type natsKey struct{}
 
-// natsServer start HOST:PORT [password|tls|creds] runs a NATS server with JetStream until the script ends or says natsserver stop. With
-// password its user is relay and the password hush; with tls it wants the client's certificate too, and writes ca.pem, client.pem and
+// natsServer start HOST:PORT [password|token|tls|creds] runs a NATS server with JetStream until the script ends or says natsserver stop. With
+// password its user is relay and the password hush; with token its token is hush; with tls it wants the client's certificate too, and writes ca.pem, client.pem and
 // client.key; with creds it writes relay.creds. What it stores lies in the script's directory.
 func natsServer(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
-		ts.Fatalf("usage: natsserver start host:port [password|tls|creds] | natsserver stop")
+		ts.Fatalf("usage: natsserver start host:port [password|token|tls|creds] | natsserver stop")
 	}
 	running, _ := ts.Value(natsKey{}).(**server.Server)
 	switch {
@@ -61,6 +61,8 @@ func natsServer(ts *testscript.TestScript, neg bool, args []string) {
 		switch args[2] {
 		case "password":
 			opts.Username, opts.Password = "relay", "hush"
+		case "token":
+			opts.Authorization = "hush"
 		case "tls":
 			opts.TLSConfig, opts.TLS, opts.TLSVerify, opts.TLSTimeout = certificates(ts), true, true, 10
 		case "creds":

@@ -217,12 +217,16 @@ func (c *config) checkURLs() error {
 	return nil
 }
 
-// redactURL keeps a password in an address out of an error.
+// redactURL keeps a login in an address out of errors and logs: also what stands in a user's place may be a secret, as NATS's tokens do.
 func redactURL(raw string) string {
-	if u, err := url.Parse(raw); err == nil {
-		return u.Redacted()
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "(unreadable)"
 	}
-	return "(unreadable)"
+	if u.User != nil {
+		u.User = url.User("xxxxx")
+	}
+	return u.String()
 }
 
 func (c *config) checkStorage() error {
