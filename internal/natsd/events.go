@@ -1,6 +1,7 @@
 package natsd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,8 @@ const (
 	// absentTurn is how long is waited before looking again for an account that is not there, failedTurn after another failure.
 	absentTurn = 5 * time.Minute
 	failedTurn = 10 * time.Second
+	// pruneEvery is how often is looked for consumers whose readers are gone without a change: their keys have expired.
+	pruneEvery = time.Minute
 )
 
 // EventsConfig is what NewEvents needs.
@@ -38,6 +41,8 @@ type EventsConfig struct {
 	// Known answers whether a reader of this name still exists; the consumer of one that does not is removed. Nil where the server's
 	// configuration names the readers: there a consumer goes when it has not been used for as long as the log keeps an event.
 	Known func(reader string) bool
+	// Every is how often is looked for readers that are gone without a change, 0 for the usual minute.
+	Every time.Duration
 	Log   *slog.Logger
 }
 
@@ -83,14 +88,20 @@ func (e *Events) Run(ctx context.Context) error {
 		return fmt.Errorf("listen for the readers of %s: %w", EventsStream, err)
 	}
 	defer func() { _ = asked.Unsubscribe() }()
+	tick := time.NewTicker(cmp.Or(e.c.Every, pruneEvery))
+	defer tick.Stop()
+	failing := false // told once: an outage of the store may last for hours
 	for {
-		if err := e.prune(ctx); err != nil && ctx.Err() == nil {
-			e.c.Log.Warn("the consumers of removed keys could not be removed; they are at the next change", "error", err)
+		err := e.prune(ctx)
+		if err != nil && ctx.Err() == nil && !failing {
+			e.c.Log.Warn("the consumers of keys that are gone could not be removed; it is tried again", "error", err)
 		}
+		failing = err != nil
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-e.changed:
+		case <-tick.C:
 		}
 	}
 }

@@ -197,6 +197,33 @@ func TestTheConsumerOfARemovedKeyGoes(t *testing.T) {
 	}
 }
 
+// A key that has expired takes its consumer along though nothing was changed.
+func TestTheConsumerOfAnExpiredKeyGoes(t *testing.T) {
+	t.Parallel()
+	b := newBusThatLooks(t, 100*time.Millisecond)
+	expires := time.Now().Add(3 * time.Second)
+	id, key := b.clientUntil("bms-brief", relay.Client{AllSites: true}, &expires)
+	nc, _, err := b.login(id, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask(t, nc, "put", nil)
+	js, err := jetstream.NewWithAPIPrefix(b.conn, "$JS.EVENTS.API")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Consumer(t.Context(), natsd.EventsStream, id); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the consumer to go", func() bool {
+		_, err := js.Consumer(t.Context(), natsd.EventsStream, id)
+		return errors.Is(err, jetstream.ErrConsumerNotFound)
+	})
+	if time.Now().Before(expires) {
+		t.Error("it went before its key expired")
+	}
+}
+
 // What a reader asks for is what its consumer does; a second wish changes what can be changed, and it goes on where it was.
 func TestAReadersWishes(t *testing.T) {
 	t.Parallel()

@@ -44,6 +44,12 @@ type bus struct {
 
 func newBus(t *testing.T) *bus {
 	t.Helper()
+	return newBusThatLooks(t, 0)
+}
+
+// newBusThatLooks looks as often for readers that are gone without a change.
+func newBusThatLooks(t *testing.T, every time.Duration) *bus {
+	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	server, err := natsd.Start(natsd.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", Log: log})
 	if err != nil {
@@ -63,7 +69,8 @@ func newBus(t *testing.T) *bus {
 	}
 	b := &bus{t: t, server: server, conn: nc, store: s}
 	events, err := natsd.NewEvents(natsd.EventsConfig{
-		Conn: nc, Topology: s.Topology(), MaxBytes: 16 << 20, Known: func(id string) bool { return b.keys.ReadsAll(id) }, Log: log,
+		Conn: nc, Topology: s.Topology(), MaxBytes: 16 << 20, Known: func(id string) bool { return b.keys.ReadsAll(id) },
+		Every: every, Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -89,7 +96,13 @@ func newBus(t *testing.T) *bus {
 
 func (b *bus) client(id string, c relay.Client) (keyID, key string) {
 	b.t.Helper()
-	text, k := access.NewKey(relay.RoleRead, "", time.Now(), nil)
+	return b.clientUntil(id, c, nil)
+}
+
+// clientUntil makes a client whose key expires.
+func (b *bus) clientUntil(id string, c relay.Client, expires *time.Time) (keyID, key string) {
+	b.t.Helper()
+	text, k := access.NewKey(relay.RoleRead, "", time.Now(), expires)
 	c.ID, c.Generation, c.Keys = id, relay.NewID(), []relay.Key{k}
 	revision, err := b.store.Clients.Create(b.t.Context(), id, c)
 	if err != nil {
