@@ -42,8 +42,8 @@ func (v *vendor) session(c relay.Connection) *audatex.Session {
 }
 
 // Order reads an order for the resolver. Levels differ in the event calls only, so the connection's id is enough.
-func (v *vendor) Order(ctx context.Context, connection, id string) (json.RawMessage, error) {
-	order, err := audatex.NewSession(v.client, v.tokens, connection, relay.LevelSite).Order(ctx, id)
+func (v *vendor) Order(ctx context.Context, connection, id string, begin func() (context.Context, error)) (json.RawMessage, error) {
+	order, err := audatex.NewSession(v.client, v.tokens, connection, relay.LevelSite).Order(ctx, id, begin)
 	return order.JSON, err
 }
 

@@ -26,7 +26,10 @@ import (
 // readOrder stands for the vendor.
 type readOrder func(order string) (json.RawMessage, error)
 
-func (f readOrder) Order(_ context.Context, _, order string) (json.RawMessage, error) {
+func (f readOrder) Order(_ context.Context, _, order string, begin func() (context.Context, error)) (json.RawMessage, error) {
+	if _, err := begin(); err != nil {
+		return nil, err
+	}
 	return f(order)
 }
 

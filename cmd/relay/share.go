@@ -74,13 +74,14 @@ func (s *share) lease(connection string) (audatex.Lease, bool) {
 	return nil, false
 }
 
-// count answers how many of the shards' things are of shards that are held, and how many there are.
+// count answers how many of the shards' things are of shards that are held, and how many there are. A shard that was lost counts as its
+// next owner's, although what is under way here may take long to end.
 func (s *share) count(perShard [relay.Shards]int) (own, all int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for n, things := range perShard {
 		all += things
-		if s.holds[n] != nil {
+		if lease := s.holds[n]; lease != nil && lease.Valid() {
 			own += things
 		}
 	}

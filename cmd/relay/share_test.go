@@ -29,13 +29,13 @@ func TestAFailedPartIsBegunAgain(t *testing.T) {
 			}},
 		}}
 		connection := "leeds"
-		lease := shard.Fixed(relay.ShardOf(connection), 9)
+		lease := shard.NewManual(relay.ShardOf(connection), 9)
 		ctx, cancel := context.WithTimeout(t.Context(), 10*workAgain+workAgain/2)
 		defer cancel()
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			s.work(ctx, lease)
+			s.work(ctx, lease.Lease)
 		}()
 		synctest.Wait()
 		if got, ok := s.lease(connection); !ok || got.Epoch() != 9 {
@@ -45,6 +45,10 @@ func TestAFailedPartIsBegunAgain(t *testing.T) {
 		things[lease.Shard()], things[(lease.Shard()+1)%relay.Shards] = 3, 4
 		if own, all := s.count(things); own != 3 || all != 7 {
 			t.Errorf("counts %d of %d", own, all)
+		}
+		lease.Expire() // what is under way goes on
+		if own, all := s.count(things); own != 0 || all != 7 {
+			t.Errorf("counts %d of %d once the lease is lost", own, all)
 		}
 		<-done
 		if begun != 11 || !drained {

@@ -131,7 +131,10 @@ func (c *Client) Poll(ctx context.Context, token Secret, level relay.Level, subs
 	a, err := c.do(ctx, call{
 		op: OpPoll, method: http.MethodGet, path: subscriptionsPath(level) + segment + "/notifications",
 		token: token, limit: maxPageBody, http: c.once,
-	}, announce)
+	}, func(ctx context.Context) (context.Context, error) {
+		// Whoever announced a destructive call gets its result stored: once sent it runs to its end.
+		return context.WithoutCancel(ctx), announce(ctx)
+	})
 	page := Page{Body: a.body, Truncated: a.truncated, CorrelationID: a.correlationID, ReceivedAt: a.at}
 	if err == nil && page.Carried() && !json.Valid(trimJSON(page.Body)) {
 		err = a.malformed(OpPoll, errors.New("page is not JSON"))

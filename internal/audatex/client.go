@@ -198,17 +198,16 @@ type answer struct {
 	at            time.Time
 }
 
-// do waits for the budget and makes the call. before, if any, runs between the two.
-func (c *Client) do(ctx context.Context, k call, before func(context.Context) error) (answer, error) {
+// do waits for the budget and makes the call. before, if any, runs between the two and answers the context of the call.
+func (c *Client) do(ctx context.Context, k call, before func(context.Context) (context.Context, error)) (answer, error) {
 	if err := c.budget.Wait(ctx); err != nil {
 		return answer{}, &Error{Operation: k.op, Outcome: Throttled, RetryAfter: max(0, time.Until(c.budget.BlockedUntil())), err: err}
 	}
 	if before != nil {
-		if err := before(ctx); err != nil {
+		var err error
+		if ctx, err = before(ctx); err != nil {
 			return answer{}, err
 		}
-		// Whoever announced a destructive call gets its result stored: once sent it runs to its end.
-		ctx = context.WithoutCancel(ctx)
 	}
 	start := time.Now()
 	a, err := c.send(ctx, k)

@@ -89,7 +89,7 @@ func TestRequestsOnTheWire(t *testing.T) {
 			return err
 		}},
 		{base + "/partsorders/" + testOrder, "GET", 200, `[{"PartsOrderId":"` + strings.ToUpper(testOrder) + `"}]`, func() error {
-			o, err := c.Order(ctx, testToken, "{"+strings.ToUpper(testOrder)+"}")
+			o, err := c.Order(ctx, testToken, "{"+strings.ToUpper(testOrder)+"}", nil)
 			if o.ID != testOrder || o.ReadAt.IsZero() {
 				return fmt.Errorf("order %v: %w", o, err)
 			}
@@ -182,7 +182,7 @@ func TestBodiesAreBounded(t *testing.T) {
 	})
 	_, err := c.Whoami(t.Context(), testToken)
 	outcomeIs(t, err, TooLarge)
-	_, err = c.Order(t.Context(), testToken, testOrder)
+	_, err = c.Order(t.Context(), testToken, testOrder, nil)
 	outcomeIs(t, err, TooLarge)
 	page, err := c.Poll(t.Context(), testToken, relay.LevelSite, testSubscription, nil)
 	e := outcomeIs(t, err, TooLarge)
@@ -247,7 +247,7 @@ func TestArgumentsThatAreNoIDsAreNotSent(t *testing.T) {
 		_, err := c.Poll(ctx, testToken, relay.LevelSite, id, nil)
 		outcomeIs(t, err, NotFound)
 		outcomeIs(t, c.Unsubscribe(ctx, testToken, relay.LevelSite, id), NotFound)
-		_, err = c.Order(ctx, testToken, id)
+		_, err = c.Order(ctx, testToken, id, nil)
 		outcomeIs(t, err, NotFound)
 	}
 	for _, arg := range []string{"", ".", ".."} {
@@ -304,7 +304,7 @@ func TestCallsAreCountedAndLogged(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	var log logBuffer
 	c := vendor(t, Config{Metrics: NewMetrics(reg), Logger: log.logger()}, answering(404, "No "+testToken.Reveal()))
-	_, err := c.Order(t.Context(), testToken, testOrder)
+	_, err := c.Order(t.Context(), testToken, testOrder, nil)
 	outcomeIs(t, err, NotFound)
 	const want = `
 # HELP audatex_relay_vendor_requests_total Requests to the vendor's API by operation and outcome.

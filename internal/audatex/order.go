@@ -19,14 +19,21 @@ const maxDepth = 200
 
 // Order reads one parts order. The vendor answers an array; its one element is taken out byte for byte. NotFound if the
 // vendor has no such order or the array is empty. id must be a uuid; it is sent lower-case.
-func (c *Client) Order(ctx context.Context, token Secret, id string) (Order, error) {
+//
+// begin, if not nil, is called once the budget allows the call and right before anything is sent, which may be long after: it answers
+// the context of the call itself. If it fails, nothing is sent and its error is returned.
+func (c *Client) Order(ctx context.Context, token Secret, id string, begin func() (context.Context, error)) (Order, error) {
 	id, ok := canonicalUUID(id)
 	if !ok {
 		return Order{}, &Error{Operation: OpOrder, Outcome: NotFound, err: errors.New("the order's id is no uuid")}
 	}
+	var before func(context.Context) (context.Context, error)
+	if begin != nil {
+		before = func(context.Context) (context.Context, error) { return begin() }
+	}
 	a, err := c.do(ctx, call{
 		op: OpOrder, method: http.MethodGet, path: "/partsorders/" + id, token: token, limit: maxOrderBody, http: c.plain,
-	}, nil)
+	}, before)
 	if err != nil {
 		return Order{}, err
 	}

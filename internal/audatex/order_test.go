@@ -56,7 +56,7 @@ func TestOrderOutcomes(t *testing.T) {
 	t.Parallel()
 	for body, want := range map[string]Outcome{"[]": NotFound, "": NotFound, "[1]": Malformed, "[{}]": Done} {
 		c := vendor(t, Config{}, answering(200, body))
-		_, err := c.Order(t.Context(), testToken, testOrder)
+		_, err := c.Order(t.Context(), testToken, testOrder, nil)
 		if e := outcomeIs(t, err, want); e != nil && (e.CorrelationID != testCorrelation || e.Status != 200) {
 			t.Errorf("%q: %+v", body, e)
 		}

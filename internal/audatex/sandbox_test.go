@@ -220,7 +220,7 @@ func TestHostileNotificationsAndOrders(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := s.Order(t.Context(), strings.ToUpper(id))
+			got, err := s.Order(t.Context(), strings.ToUpper(id), nil)
 			if err != nil || got.ID != id || got.CorrelationID == "" {
 				t.Fatalf("%+v, %v", got, err)
 			}

@@ -124,10 +124,10 @@ func (s *Session) Poll(ctx context.Context, subscriptionID string, announce func
 	return page, err
 }
 
-// Order reads one order; see Client.Order.
-func (s *Session) Order(ctx context.Context, id string) (order Order, err error) {
+// Order reads one order; see Client.Order. begin is called for each of two calls.
+func (s *Session) Order(ctx context.Context, id string, begin func() (context.Context, error)) (order Order, err error) {
 	err = s.with(ctx, func(token Secret) error {
-		order, err = s.client.Order(ctx, token, id)
+		order, err = s.client.Order(ctx, token, id, begin)
 		return err
 	})
 	return order, err

@@ -2,6 +2,7 @@ package audatex
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -75,7 +76,7 @@ func TestSessionGivesUpAfterTheSecond401(t *testing.T) {
 		v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
 		a := &api{likes: func(string) bool { return false }}
 		s := session(t, v, a, store)
-		_, err := s.Order(t.Context(), testOrder)
+		_, err := s.Order(t.Context(), testOrder, nil)
 		if e := outcomeIs(t, err, Unauthorised); e.Operation != OpOrder {
 			t.Errorf("%+v", e)
 		}
@@ -83,9 +84,32 @@ func TestSessionGivesUpAfterTheSecond401(t *testing.T) {
 			t.Errorf("%d token requests, calls %q", n, a.calls)
 		}
 		store.put(leeds, "spent", "g1")
-		_, err = s.Order(t.Context(), testOrder)
+		_, err = s.Order(t.Context(), testOrder, nil)
 		if OutcomeOf(err) != Unauthorised || len(a.calls) != 2 {
 			t.Errorf("without consent: %v, calls %q", err, a.calls)
+		}
+	})
+}
+
+// Whoever waits for the budget may not be the one to ask any more when its turn comes.
+func TestAnOrderIsNotAskedForWhenItsTurnComesTooLate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := &api{likes: func(string) bool { return true }}
+		s := session(t, newTokenVendor(), a, newTokenMap(leeds, freshRecord()))
+		s.client.budget = NewBudget(1)
+		if _, err := s.Topics(t.Context()); err != nil && len(a.calls) == 0 {
+			t.Fatal(err)
+		}
+		sent, start, late := len(a.calls), time.Now(), errors.New("too late")
+		_, err := s.Order(t.Context(), testOrder, func() (context.Context, error) {
+			if took := time.Since(start); took < 30*time.Second {
+				t.Errorf("its turn came after %s", took)
+			}
+			return nil, late
+		})
+		if !errors.Is(err, late) || len(a.calls) != sent {
+			t.Errorf("%v, calls %q", err, a.calls)
 		}
 	})
 }

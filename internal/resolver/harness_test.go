@@ -32,6 +32,7 @@ type vendor struct {
 	orders map[string]string
 	fail   func(connection, order string) error // consulted before each answer
 	during func(connection, order string)       // called while a GET is under way, without the lock
+	turn   func(ctx context.Context) error      // waits for its turn, as for the budget; nil: it is there
 	gets   []get
 }
 
@@ -42,7 +43,16 @@ type get struct {
 
 func newVendor() *vendor { return &vendor{orders: map[string]string{}} }
 
-func (v *vendor) Order(ctx context.Context, connection, order string) (json.RawMessage, error) {
+func (v *vendor) Order(ctx context.Context, connection, order string, begin func() (context.Context, error)) (json.RawMessage, error) {
+	if v.turn != nil {
+		if err := v.turn(ctx); err != nil {
+			return nil, err
+		}
+	}
+	ctx, err := begin()
+	if err != nil {
+		return nil, err
+	}
 	v.mu.Lock()
 	v.gets = append(v.gets, get{connection, order, time.Now()})
 	fail, during := v.fail, v.during

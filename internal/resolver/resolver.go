@@ -25,9 +25,11 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Orders reads an order from the vendor with a connection's consent. Its errors are judged by audatex.OutcomeOf.
+// Orders reads an order from the vendor with a connection's consent. Its errors are judged by audatex.OutcomeOf. Ctx is of the wait for the
+// vendor's turn, which may be long; begin is called when it has come, right before the order is asked for, and answers the context of that, or
+// an error that keeps it from being asked for.
 type Orders interface {
-	Order(ctx context.Context, connection, order string) (json.RawMessage, error)
+	Order(ctx context.Context, connection, order string, begin func() (context.Context, error)) (json.RawMessage, error)
 }
 
 // Publisher puts events into the log.

@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -41,7 +42,10 @@ func (r *Resolver) Retry(ctx context.Context, id string) (RetryOutcome, error) {
 	if it.site == "" || it.order == "" {
 		return RetryRefused, fmt.Errorf("retry %s: %s", id, it.detail)
 	}
-	switch outcome, err := r.read(ctx, it.site, it.order, []relay.Received{it.received()}); outcome {
+	ask := func(order string) (json.RawMessage, error) {
+		return r.cfg.Orders.Order(ctx, it.connection, order, func() (context.Context, error) { return ctx, nil })
+	}
+	switch outcome, err := r.read(ctx, it.site, it.order, []relay.Received{it.received()}, ask); outcome {
 	case readPublished, readUnnecessary:
 		// A crash before this leaves a document whose notification has its event; the next retry finds that.
 		if err := r.store.Unresolved.Delete(ctx, id, revision); err != nil && !errors.Is(err, store.ErrConflict) {

@@ -424,3 +424,57 @@ func TestManyConnectionsAreTakenOnTogether(t *testing.T) {
 		t.Errorf("%d writes for %d cursors", n, len(cursors))
 	}
 }
+
+// An order waits for the vendor's turn, which may take minutes, when its owner loses the shard: it is not asked for any more.
+func TestAnOrderWhoseTurnComesTooLateIsNotAskedFor(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.connect("leeds", "leeds")
+	r.vendor.set(orderID(1), "New")
+	waiting, turn := make(chan struct{}, 1), make(chan struct{})
+	r.vendor.turn = func(ctx context.Context) error {
+		select {
+		case waiting <- struct{}{}:
+		default:
+		}
+		select {
+		case <-turn:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	awaitWaiting := func() {
+		t.Helper()
+		select {
+		case <-waiting:
+		case <-time.After(20 * time.Second):
+			t.Fatal("nothing waits for the vendor's turn")
+		}
+	}
+	page := r.page("leeds", "leeds", created(orderID(1)))
+	a := r.replica(store.Gate{})
+	lease, giveUp := a.own("leeds", 3)
+	awaitWaiting()
+	lease.Expire() // suspended, and woken
+	turn <- struct{}{}
+	begun := time.Now()
+	giveUp()
+	if took := time.Since(begun); took > time.Second {
+		t.Errorf("given up after %s", took)
+	}
+	_, giveUp = a.own("leeds", 4)
+	awaitWaiting()
+	begun = time.Now()
+	giveUp() // with nothing under way
+	if took := time.Since(begun); took > time.Second {
+		t.Errorf("given up while it waits after %s", took)
+	}
+	if n := r.vendor.count(); n != 0 {
+		t.Errorf("asked for %d times", n)
+	}
+	close(turn)
+	a.own("leeds", 5)
+	r.settled("leeds", page)
+	r.verify("the order", "leeds", orderID(1), []store.InboxRef{{Connection: "leeds", Seq: page}}, "New")
+}

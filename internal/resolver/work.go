@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -39,7 +40,10 @@ type result struct {
 // maxReadings bounds how often an order is read in a row because the log had moved on meanwhile.
 const maxReadings = 5
 
-// work resolves a batch: the notifications of one order. Waiting for a slot ends with ctx, what has begun with work.
+// errLapsed says that an order was not asked for as the lease on the shard had become invalid.
+var errLapsed = errors.New("the lease on the shard is not valid")
+
+// work resolves a batch: the notifications of one order. Waiting for a slot and for the vendor's turn ends with ctx, what has begun with work.
 func (r *runner) work(ctx, work context.Context, b cursor.Batch, items []*item) result {
 	select {
 	case r.slots <- struct{}{}:
@@ -50,7 +54,14 @@ func (r *runner) work(ctx, work context.Context, b cursor.Batch, items []*item) 
 	if !r.lease.Await(ctx) { // the slot took its time
 		return result{batch: b, verdict: stopped}
 	}
-	res := r.resolve(work, b, items)
+	res := r.resolve(work, b, items, func(order string) (json.RawMessage, error) {
+		return r.cfg.Orders.Order(ctx, r.connection, order, func() (context.Context, error) {
+			if !r.lease.Valid() { // the vendor's turn took its time
+				return nil, errLapsed
+			}
+			return work, nil
+		})
+	})
 	if work.Err() != nil && res.verdict != resolved && res.verdict != handled {
 		res = result{verdict: stopped} // what failed, failed because of that
 	}
@@ -58,7 +69,7 @@ func (r *runner) work(ctx, work context.Context, b cursor.Batch, items []*item) 
 	return res
 }
 
-func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item) result {
+func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item, ask asking) result {
 	if err := fetch(ctx, r.store, r.connection, b.Seqs, items); err != nil {
 		return result{verdict: stuck, err: err}
 	}
@@ -88,7 +99,10 @@ func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item) res
 	for i, it := range waiting {
 		received[i] = it.received()
 	}
-	outcome, err := r.read(ctx, waiting[0].site, waiting[0].order, received)
+	outcome, err := r.read(ctx, waiting[0].site, waiting[0].order, received, ask)
+	if outcome == readUnavailable && (errors.Is(err, errLapsed) || errors.Is(err, context.Canceled)) {
+		return result{verdict: stopped} // no word on the vendor
+	}
 	return r.judge(ctx, b, waiting, outcome, err)
 }
 
@@ -130,8 +144,11 @@ const (
 	readStuck                      // the store is in trouble
 )
 
+// asking asks the vendor for an order.
+type asking func(order string) (json.RawMessage, error)
+
 // read takes where the order stands, reads it from the vendor and publishes what it says, until the log agrees.
-func (r *Resolver) read(ctx context.Context, site, order string, received []relay.Received) (reading, error) {
+func (r *Resolver) read(ctx context.Context, site, order string, received []relay.Received, ask asking) (reading, error) {
 	connection := received[0].Connection
 	for range maxReadings {
 		standing, err := r.cfg.Publisher.Begin(ctx, site, order, received)
@@ -143,7 +160,7 @@ func (r *Resolver) read(ctx context.Context, site, order string, received []rela
 		if len(received) == 0 {
 			return readUnnecessary, nil
 		}
-		answer, err := r.cfg.Orders.Order(ctx, connection, order)
+		answer, err := ask(order)
 		outcome := audatex.OutcomeOf(err)
 		r.cfg.Metrics.resolve(outcome.String())
 		switch {
