@@ -121,6 +121,11 @@ func (t Topology) Apply(ctx context.Context, js jetstream.JetStream) error {
 		findings = append(findings, f)
 	}
 	fresh := mark.fresh(findings)
+	if !fresh && mark.revision == 0 { // what was found may be of a relay that began at the same moment: its mark was there before
+		if mark, err = t.ReadMark(ctx, js); err != nil {
+			return err
+		}
+	}
 	mark = t.Settle(mark, findings)
 	if err := mark.Refuse(t.Version()); err != nil {
 		return err
