@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/backup"
 	"github.com/audatex-relay/relay/internal/natstest"
+	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
@@ -219,6 +221,66 @@ func TestNothingIsOverwrittenUnasked(t *testing.T) {
 	if !same(contents(t, from.js, "relay_inbox"), contents(t, to.js, "relay_inbox")) {
 		t.Error("not what the backup held")
 	}
+}
+
+// A restore that was killed has left its sign, and who knows what else: no relay starts on it, and the next one goes on with --replace only.
+func TestAKilledRestoreIsGoneOnWith(t *testing.T) {
+	t.Parallel()
+	keys := newKeys(t)
+	from := at(t, natstest.Start(t), keys, table)
+	from.fill(t)
+	dir := filepath.Join(t.TempDir(), "backup")
+	save(t, from, dir)
+	to := at(t, natstest.Start(t), keys, table)
+	dead, err := to.config.Topology.BeginRestore(t.Context(), to.js, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Open(t.Context(), store.Config{Conn: to.nc, Topology: table, Sealer: to.config.Sealer, Log: to.config.Log}); !errors.Is(err, topology.ErrRestoring) {
+		t.Errorf("a relay on an empty store that is being restored: %v", err)
+	}
+	if _, err := backup.Restore(t.Context(), to.config, dir, false); !errors.Is(err, topology.ErrRestoring) {
+		t.Errorf("beside another: %v", err)
+	}
+	if _, err := backup.Restore(t.Context(), to.config, dir, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := dead.Ours(t.Context()); !errors.Is(err, topology.ErrTakenOver) {
+		t.Errorf("the first is told %v", err)
+	}
+	to.open(t)
+	if !same(contents(t, from.js, "relay_inbox"), contents(t, to.js, "relay_inbox")) {
+		t.Error("not what the backup held")
+	}
+}
+
+// Of two restores at once: when one says that it has restored, everything is there; else a third one can go on.
+func TestTwoRestoresAtOnce(t *testing.T) {
+	t.Parallel()
+	keys := newKeys(t)
+	from := at(t, natstest.Start(t), keys, table)
+	from.fill(t)
+	dir := filepath.Join(t.TempDir(), "backup")
+	m := save(t, from, dir)
+	nc := natstest.Start(t)
+	var both sync.WaitGroup
+	var ended [2]error
+	for i := range ended {
+		to := at(t, nc, keys, table)
+		both.Go(func() { _, ended[i] = backup.Restore(t.Context(), to.config, dir, true) })
+	}
+	both.Wait()
+	to := at(t, nc, keys, table)
+	if ended[0] != nil && ended[1] != nil {
+		t.Logf("%v; %v", ended[0], ended[1])
+		if _, err := backup.Restore(t.Context(), to.config, dir, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if all := names(t, to.js); len(all) != len(m.Streams) {
+		t.Errorf("there are %v after %v and %v", all, ended[0], ended[1])
+	}
+	to.open(t)
 }
 
 func TestAFreshlyMadeStoreCountsAsEmpty(t *testing.T) {

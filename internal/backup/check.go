@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/klauspost/compress/s2"
 	"github.com/nats-io/nats-server/v2/server/archive"
@@ -73,9 +74,12 @@ func wholeTar(t *tar.Reader) error {
 	}
 }
 
+// subjectsTimeout bounds the listing of a stream's subjects, a hundred thousand at a time.
+const subjectsTimeout = 5 * time.Minute
+
 // subjects answers those of a stream's messages as its leader has them. A watch could miss one that is overwritten while it reads.
 func subjects(ctx context.Context, js jetstream.JetStream, name string) (map[string]uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, subjectsTimeout)
 	defer cancel()
 	stream, err := js.Stream(ctx, name)
 	if err != nil {

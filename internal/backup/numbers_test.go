@@ -122,3 +122,31 @@ func TestNoEventIDComesAgainAfterARestore(t *testing.T) {
 		})
 	}
 }
+
+// A later backup has been given out numbers further ahead. Going back from it to the one before must not fall behind them.
+func TestNumbersRunOnFromTheStoreThatIsReplaced(t *testing.T) {
+	t.Parallel()
+	keys := newKeys(t)
+	p := &publishing{t: t, w: at(t, natstest.Start(t), keys, table), issued: map[string]string{}, now: time.Now().UTC()}
+	p.open()
+	p.publish("first", 3)
+	first, second := filepath.Join(t.TempDir(), "first"), filepath.Join(t.TempDir(), "second")
+	save(t, p.w, first)
+	var ahead int64
+	for i, dir := range []string{first, second, first} {
+		if _, err := backup.Restore(t.Context(), p.w.config, dir, true); err != nil {
+			t.Fatal(err)
+		}
+		mark, err := p.w.config.Topology.ReadMark(t.Context(), p.w.js)
+		if err != nil || mark.Ahead < ahead+time.Hour.Microseconds() {
+			t.Errorf("restore %d: numbers run %d µs ahead, %d before it; %v", i+1, mark.Ahead, ahead, err)
+		}
+		ahead = mark.Ahead
+		p.now = time.Now().UTC()
+		p.open()
+		p.publish("after", 3)
+		if i == 0 {
+			save(t, p.w, second)
+		}
+	}
+}

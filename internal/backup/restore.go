@@ -21,6 +21,12 @@ var ErrNotEmpty = errors.New("the store is not empty")
 // than this against the present one, none of them is given out again.
 const ahead = time.Hour
 
+const (
+	// nameFreeAfter is how long a server may take to give up a restore that was cut off, nameAgain how often it is tried again until then.
+	nameFreeAfter = 20 * time.Second
+	nameAgain     = 250 * time.Millisecond
+)
+
 // codeNameInUse is JetStream's error code for a restore of a stream that is there (nats.go has no name for it).
 const codeNameInUse = 10130
 
@@ -42,23 +48,47 @@ func Restore(ctx context.Context, c Config, dir string, replace bool) (Manifest,
 	if err != nil {
 		return m, fmt.Errorf("open JetStream: %w", err)
 	}
-	if err := c.clear(ctx, js, replace); err != nil {
+	sign, err := c.Topology.BeginRestore(ctx, js, replace)
+	if err != nil {
 		return m, err
+	}
+	there, before, err := c.look(ctx, js, replace)
+	if err != nil {
+		if sign.Resumed { // what the other restore has left is still there
+			return m, err
+		}
+		return m, errors.Join(err, undone(ctx, sign.End))
+	}
+	if err := deleteAll(ctx, js, there); err != nil {
+		return m, fmt.Errorf("%w; no relay starts on what is left: run restore again with --replace", err)
 	}
 	put, err := c.putAll(ctx, js, dir, m)
 	if err == nil {
-		err = c.finish(ctx, js, m)
+		err = c.finish(ctx, js, m, before, sign)
 	}
-	if err != nil {
-		// With time of its own: the usual reason is that ctx ended.
-		undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-		defer cancel()
-		if undo := deleteAll(undoing, js, put); undo != nil {
-			return m, fmt.Errorf("%w; and what was restored could not be removed again (%w): no relay starts on it, run restore again with --replace", err, undo)
+	if err == nil {
+		return m, nil
+	}
+	if ours := undone(ctx, sign.Ours); errors.Is(ours, topology.ErrTakenOver) { // by whom the streams may be that are there
+		return m, fmt.Errorf("%w: %w", ours, err)
+	}
+	undo := undone(ctx, func(ctx context.Context) error { return deleteAll(ctx, js, put) }, sign.End)
+	if undo != nil {
+		return m, fmt.Errorf("%w; and what was restored could not be removed again (%w): no relay starts on it, run restore again with --replace", err, undo)
+	}
+	return m, fmt.Errorf("%w; what was restored has been removed again", err)
+}
+
+// undone takes steps back, until one fails, with time of their own: the usual reason for it is that ctx ended.
+func undone(ctx context.Context, steps ...func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	for _, step := range steps {
+		if err := step(ctx); err != nil {
+			return err
 		}
-		return m, fmt.Errorf("%w; what was restored has been removed again", err)
 	}
-	return m, nil
+	return nil
 }
 
 // suits answers why a backup must not be restored here, nil if it may.
@@ -94,30 +124,29 @@ func (c Config) suits(m Manifest) error {
 	return nil
 }
 
-// clear makes room: it looks that nobody works on what is there, and that it may go.
-func (c Config) clear(ctx context.Context, js jetstream.JetStream, replace bool) error {
+// look answers which streams have to make room and the mark that goes with them, or why they may not: somebody works on them, or they
+// hold something and are not to be replaced.
+func (c Config) look(ctx context.Context, js jetstream.JetStream, replace bool) (there []string, mark topology.Mark, err error) {
 	findings, err := c.Topology.Check(ctx, js)
 	if err != nil {
-		return err
+		return nil, mark, err
 	}
-	mark, err := c.Topology.ReadMark(ctx, js)
-	if err != nil {
-		return err
+	if mark, err = c.Topology.ReadMark(ctx, js); err != nil {
+		return nil, mark, err
 	}
 	members, err := c.Topology.LiveMembers(ctx, js)
 	if err != nil {
-		return err
+		return nil, mark, err
 	}
 	if len(members) > 0 && !c.Exclusive {
-		return fmt.Errorf("relays run on this store (%s): stop them first", strings.Join(members, ", "))
+		return nil, mark, fmt.Errorf("relays run on this store (%s): stop them first", strings.Join(members, ", "))
 	}
 	owners := "KV_" + c.Topology.Bucket(topology.Owners)
-	var there []string
 	held := uint64(0)
 	for _, f := range findings {
 		switch f.State {
 		case topology.StateForeign:
-			return f.Refuse()
+			return nil, mark, f.Refuse()
 		case topology.StateMissing, topology.StateUnknown:
 			continue
 		case topology.StateOK, topology.StateDiffers:
@@ -128,44 +157,21 @@ func (c Config) clear(ctx context.Context, js jetstream.JetStream, replace bool)
 		}
 	}
 	if held > 0 && !replace {
-		return fmt.Errorf("%w: it holds %d messages. Restore into an empty one, or say --replace to delete what is there (take a backup of it first)", ErrNotEmpty, held)
+		return nil, mark, fmt.Errorf("%w: it holds %d messages. Restore into an empty one, or say --replace to delete what is there (take a backup of it first)", ErrNotEmpty, held)
 	}
-	if slices.Contains(there, owners) {
-		mark.Restoring = c.now()
-		if _, err := c.Topology.WriteMark(ctx, js, mark); err != nil {
-			return fmt.Errorf("keep relays from starting: %w", err)
-		}
-	}
-	return deleteAll(ctx, js, ownersLast(there, owners))
+	return there, mark, nil
 }
 
-func ownersLast(names []string, owners string) []string {
-	names = slices.Clone(names)
-	slices.SortStableFunc(names, func(a, b string) int {
-		switch {
-		case a == owners && b != owners:
-			return 1
-		case b == owners && a != owners:
-			return -1
-		}
-		return 0
-	})
-	return names
-}
-
-// putAll restores every stream, relay_owners first: with the mark that keeps relays from starting. It answers what was made, in
-// the order in which it is to be removed if that is needed.
+// putAll restores every stream, relay_owners first. It answers what was made.
 func (c Config) putAll(ctx context.Context, js jetstream.JetStream, dir string, m Manifest) (made []string, err error) {
-	owners := "KV_" + c.Topology.Bucket(topology.Owners)
 	streams := slices.Clone(m.Streams)
 	slices.Reverse(streams) // owners were taken last
 	for _, s := range streams {
 		config := s.Config
 		config.Replicas, config.Placement = c.Topology.Replicas, nil
-		state, err := put(ctx, c.Conn, dir, s, config)
-		var api *jetstream.APIError
-		if !errors.As(err, &api) || api.ErrorCode != codeNameInUse { // that one is somebody else's
-			made = append([]string{s.Name}, made...) // also if it failed: there may be half of it
+		state, err := c.put(ctx, dir, s, config)
+		if !nameInUse(err) { // that one is somebody else's
+			made = append(made, s.Name) // also if it failed: there may be half of it
 		}
 		if err != nil {
 			return made, err
@@ -177,38 +183,51 @@ func (c Config) putAll(ctx context.Context, js jetstream.JetStream, dir string, 
 		if err := putTail(ctx, js, dir, s.Tail, c.now()); err != nil {
 			return made, err
 		}
-		if s.Name == owners {
-			if err := c.hold(ctx, js); err != nil {
-				return made, err
-			}
-		}
 	}
 	return made, nil
 }
 
-// hold keeps relays from starting on half a store.
-func (c Config) hold(ctx context.Context, js jetstream.JetStream) error {
-	mark, err := c.Topology.ReadMark(ctx, js)
-	if err != nil {
-		return err
+// put restores one stream. A server that was restoring it when that was cut off still has its name for some seconds.
+func (c Config) put(ctx context.Context, dir string, s Stream, config jetstream.StreamConfig) (streamState, error) {
+	state, err := put(ctx, c.Conn, dir, s, config)
+	for began := time.Now(); nameInUse(err) && time.Since(began) < nameFreeAfter; {
+		select {
+		case <-ctx.Done():
+			return state, err
+		case <-time.After(nameAgain):
+		}
+		state, err = put(ctx, c.Conn, dir, s, config)
 	}
-	mark.Restoring, mark.Raising = c.now(), 0
-	_, err = c.Topology.WriteMark(ctx, js, mark)
-	return err
+	return state, err
 }
 
-// finish opens the store to relays, and says from where the numbers of events go on.
-func (c Config) finish(ctx context.Context, js jetstream.JetStream, m Manifest) error {
+func nameInUse(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && api.ErrorCode == codeNameInUse
+}
+
+// finish says from where the numbers of events go on, and opens the store to relays. Before is the mark of what was replaced.
+func (c Config) finish(ctx context.Context, js jetstream.JetStream, m Manifest, before topology.Mark, sign *topology.Restoring) error {
+	if err := sign.Ours(ctx); err != nil {
+		return err
+	}
+	for _, s := range m.Streams { // one that was taken over may still have been deleting
+		if _, err := js.Stream(ctx, s.Name); err != nil {
+			return fmt.Errorf("look at stream %s after the restore: %w", s.Name, err)
+		}
+	}
 	mark, err := c.Topology.ReadMark(ctx, js)
 	if err != nil {
 		return err
 	}
-	now := c.now()
-	mark.Restoring, mark.Restored = time.Time{}, now
-	// Against the backup's time, not the present: then the numbers after a second restore of the same backup are above those after the first.
-	mark.Ahead = max(mark.Ahead, int64(m.Sequence)-m.Ended.UnixMicro(), 0) + ahead.Microseconds()
-	_, err = c.Topology.WriteMark(ctx, js, mark)
-	return err
+	mark.Restored, mark.Raising = c.now(), 0
+	// Against the backup's time, not the present: then the numbers after a second restore of the same backup are above those after the
+	// first. And above those of the store that was replaced, which may be of a later backup.
+	mark.Ahead = max(mark.Ahead, before.Ahead, int64(m.Sequence)-m.Ended.UnixMicro(), 0) + ahead.Microseconds()
+	if _, err := c.Topology.WriteMark(ctx, js, mark); err != nil {
+		return err
+	}
+	return sign.End(ctx)
 }
 
 func deleteAll(ctx context.Context, js jetstream.JetStream, names []string) error {

@@ -56,7 +56,7 @@ func snapshot(ctx context.Context, nc *nats.Conn, stream string, w io.Writer) (j
 		return fail(err)
 	}
 	var answer snapshotAnswer
-	if err := call(ctx, nc, "STREAM.SNAPSHOT."+stream, map[string]any{
+	if err := callWithin(ctx, snapshotTimeout, nc, "STREAM.SNAPSHOT."+stream, map[string]any{
 		"deliver_subject": inbox, "no_consumers": true, "chunk_size": chunkSize, "window_size": windowSize, "jsck": true,
 	}, &answer); err != nil {
 		return fail(err)
@@ -212,19 +212,40 @@ func lastOf(ctx context.Context, nc *nats.Conn, stream, subject string) (*entry,
 	return e, err
 }
 
-// callTimeout bounds a question to JetStream's API. Checking the messages of a large stream takes its time.
-const callTimeout = 10 * time.Minute
+// snapshotTimeout bounds the wait for a snapshot's begin: checking the messages of a large stream takes its time.
+const snapshotTimeout = 10 * time.Minute
+
+// errLost says that the connection went while an answer was waited for, and the answer with it.
+var errLost = errors.New("the connection to NATS was lost")
 
 // call asks JetStream's API.
 func call(ctx context.Context, nc *nats.Conn, what string, request, answer any) error {
+	return callWithin(ctx, quiet, nc, what, request, answer)
+}
+
+func callWithin(ctx context.Context, most time.Duration, nc *nats.Conn, what string, request, answer any) error {
 	raw, err := json.Marshal(request)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
+	ctx, lose := context.WithCancelCause(ctx)
+	defer lose(nil)
+	lost := nc.StatusChanged(nats.DISCONNECTED, nats.RECONNECTING, nats.CLOSED)
+	defer nc.RemoveStatusListener(lost)
+	go func() {
+		select {
+		case <-lost:
+			lose(errLost)
+		case <-ctx.Done():
+		}
+	}()
 	m, err := nc.RequestWithContext(ctx, apiPrefix+what, raw)
 	if err != nil {
+		if cause := context.Cause(ctx); errors.Is(cause, errLost) {
+			return cause
+		}
 		return err
 	}
 	return json.Unmarshal(m.Data, answer)

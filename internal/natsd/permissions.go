@@ -51,7 +51,7 @@ func permissions(c relay.Client, key string) *server.Permissions {
 // allows by allow_responses. They keep relays of several prefixes from touching one another's streams by mistake. They are no wall
 // between tenants: whoever may make a stream may let it source another of its account. That wall is an account.
 func RelayPermissions(t topology.Topology) (publish, subscribe []string) {
-	publish = []string{api + ".INFO", api + ".STREAM.NAMES", t.Prefix + ".>"}
+	publish = []string{api + ".INFO", api + ".STREAM.NAMES", api + ".STREAM.*." + t.RestoreSign(), t.Prefix + ".>"}
 	var streams []string
 	for _, s := range t.Streams() {
 		streams = append(streams, s.Name)

@@ -69,7 +69,7 @@ const applyTurns = 5
 // Check holds every stream against the table and lists those of our prefix that the table does not know. It writes nothing.
 func (t Topology) Check(ctx context.Context, js jetstream.JetStream) ([]Finding, error) {
 	var findings []Finding
-	known := map[string]bool{}
+	known := map[string]bool{t.RestoreSign(): true}
 	for _, wanted := range t.tables() {
 		f, err := t.find(ctx, js, wanted)
 		if err != nil {

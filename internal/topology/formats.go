@@ -47,8 +47,9 @@ type Mark struct {
 	Formats int `json:"formats"`
 	// Raising, if not 0, is the version that a relay is about to raise Formats to: whoever does not know it must not start any more.
 	Raising int `json:"raising,omitempty"`
-	// Restoring is when a backup began to be put back that is not yet complete: no relay starts on half a store.
-	Restoring time.Time `json:"restoring,omitzero"`
+	// Restoring is when a backup began to be put back that is not yet complete: no relay starts on half a store. It is not stored with the
+	// mark, which is deleted and put back as well (BeginRestore).
+	Restoring time.Time `json:"-"`
 	// Restored is when a backup was last put back; a relay whose clock is behind that would give out numbers a second time.
 	Restored time.Time `json:"restored,omitzero"`
 	// Ahead is how far, in microseconds, sequences of events are ahead of the clock: what was published after a backup and lost with
@@ -62,6 +63,10 @@ type Mark struct {
 // documents had version 1: that is what a store without a mark answers; one without relay_owners, too.
 func (t Topology) ReadMark(ctx context.Context, js jetstream.JetStream) (Mark, error) {
 	m := Mark{Formats: 1}
+	var err error
+	if m.Restoring, err = t.restoring(ctx, js); err != nil {
+		return Mark{}, fmt.Errorf("look whether a backup is being restored: %w", err)
+	}
 	raw, revision, err := t.leaderGet(ctx, js, MarkKey)
 	if err != nil {
 		return Mark{}, fmt.Errorf("read the mark of the stored formats: %w", err)

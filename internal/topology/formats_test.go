@@ -258,12 +258,33 @@ func TestNoRelayStartsOnAStoreThatIsBeingRestored(t *testing.T) {
 	t.Parallel()
 	_, js := open(t)
 	apply(t, js, table)
-	m := mark(t, js)
-	m.Restoring = time.Now()
-	if _, err := table.WriteMark(t.Context(), js, m); err != nil {
+	first, err := table.BeginRestore(t.Context(), js, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := js.DeleteStream(t.Context(), "KV_relay_owners"); err != nil { // with the mark in it
 		t.Fatal(err)
 	}
 	if err := table.Apply(t.Context(), js); !errors.Is(err, topology.ErrRestoring) {
+		t.Error(err)
+	}
+	if _, err := table.BeginRestore(t.Context(), js, false); !errors.Is(err, topology.ErrRestoring) {
+		t.Errorf("a second restore: %v", err)
+	}
+	second, err := table.BeginRestore(t.Context(), js, true)
+	if err != nil || !second.Resumed || first.Resumed {
+		t.Fatalf("taken over: %+v, %v", second, err)
+	}
+	if err := first.End(t.Context()); !errors.Is(err, topology.ErrTakenOver) {
+		t.Errorf("the first ends with %v", err)
+	}
+	if err := table.Apply(t.Context(), js); !errors.Is(err, topology.ErrRestoring) {
+		t.Error(err)
+	}
+	if err := second.End(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := table.Apply(t.Context(), js); err != nil {
 		t.Error(err)
 	}
 }
