@@ -354,6 +354,30 @@ func TestAStoreThatIsFull(t *testing.T) {
 	}
 }
 
+// A relay that starts while a log is full knows it before it has read anything that it could not store, and learns when there is room.
+func TestALogThatIsFullAtTheStart(t *testing.T) {
+	t.Parallel()
+	_, nc := single(t, nil)
+	before := newOutage(t, nc, 1)
+	before.limitInbox(t, 64<<10)
+	page := store.Page{Connection: "a", Site: "leeds", ReceivedAt: time.Now(), Body: bytes.Repeat([]byte("x"), 8<<10)}
+	until(t, "a refusal", func() bool {
+		page.PollID = relay.NewID()
+		_, err := before.Inbox.Append(t.Context(), page)
+		return err != nil
+	})
+	o := newOutage(t, nc, 1)
+	if trouble := o.Health().Trouble(); trouble.Reason != store.Full || !trouble.Writes || trouble.Reads {
+		t.Errorf("at the start the health says %+v", trouble)
+	}
+	before.limitInbox(t, -1)
+	until(t, "the end of the outage", o.healthy)
+	o.told(t, 1)
+	if again := newOutage(t, nc, 1); !again.healthy() {
+		t.Errorf("with room the health says %+v", again.Health().Trouble())
+	}
+}
+
 func (o *outage) limitInbox(t *testing.T, bytes int64) {
 	t.Helper()
 	st, err := o.js.Stream(t.Context(), "relay_inbox")

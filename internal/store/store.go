@@ -123,6 +123,9 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 			return nil, err
 		}
 	}
+	if err := s.fullLogs(ctx); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 

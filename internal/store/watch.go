@@ -17,6 +17,9 @@ const (
 	lookTimeout = 2 * time.Second
 	// trialMost bounds the size of the write that tries whether there is room again.
 	trialMost = 256 << 10
+	// startRoom is what a log must have left when the relay starts, or an eighth of its limit if that is less: a full page of a
+	// hundred notifications has about as much.
+	startRoom = 64 << 10
 	// trialKey is the key of the trial in relay_lanes, which takes what expires by itself; trialTTL is when.
 	trialKey = "trial"
 	trialTTL = time.Minute
@@ -98,6 +101,25 @@ func (s *Store) takes(ctx context.Context, size int) bool {
 	return err == nil
 }
 
+// fullLogs notes which logs are full already. Whoever starts would learn of it by a refused write only, and the first one into the inbox is a
+// page that by then exists nowhere else.
+func (s *Store) fullLogs(ctx context.Context) error {
+	for _, stream := range []string{s.topo.Inbox(), s.topo.Events(), s.topo.Attempts()} {
+		st, err := s.js.Stream(ctx, stream)
+		if err != nil {
+			return fmt.Errorf("look whether %s is full: %w", stream, classify(err))
+		}
+		info, size := st.CachedInfo(), startRoom
+		if limit := info.Config.MaxBytes; limit > 0 {
+			size = int(min(startRoom, limit/8))
+		}
+		if !hasRoom(info, size) {
+			s.health.wrote(stream, size, &noRoom{"the log has reached its own limit of bytes or messages"})
+		}
+	}
+	return nil
+}
+
 // led reports whether a stream has a leader, and room within its own limit for a write of a size.
 func (s *Store) led(ctx context.Context, stream string, size int) bool {
 	st, err := s.js.Stream(ctx, stream)
@@ -108,6 +130,10 @@ func (s *Store) led(ctx context.Context, stream string, size int) bool {
 	if info.Cluster != nil && info.Cluster.Leader == "" {
 		return false
 	}
+	return hasRoom(info, size)
+}
+
+func hasRoom(info *jetstream.StreamInfo, size int) bool {
 	return (info.Config.MaxBytes <= 0 || info.State.Bytes+uint64(size) < uint64(info.Config.MaxBytes)) &&
 		(info.Config.MaxMsgs <= 0 || info.State.Msgs < uint64(info.Config.MaxMsgs))
 }
