@@ -21,14 +21,10 @@ func (m *Member) acquire(ctx context.Context, next *deadline, start func(*holdin
 		results := m.put(ctx, puts)
 		m.mu.Lock()
 		var refused []int
-		var from []string
 		for i, n := range shards {
 			switch err := results[i].Err; {
 			case err == nil:
-				if s := before[i]; s.lease.Nonce != "" && s.lease.Nonce != m.me.nonce && (s.expired || !s.gone) {
-					m.metrics.takeovers.Inc()
-					from = append(from, s.lease.Replica)
-				}
+				m.taken(before[i])
 				h := &holding{lease: &Lease{
 					shard: n, epoch: max(results[i].Seq, puts[i].Value.Lease.Epoch), superseded: m.superseded,
 				}}
@@ -44,7 +40,6 @@ func (m *Member) acquire(ctx context.Context, next *deadline, start func(*holdin
 			}
 		}
 		m.mu.Unlock()
-		m.tellTaken(results, from)
 		if len(refused) == 0 {
 			return
 		}
@@ -92,19 +87,46 @@ func (m *Member) free(next *deadline) (shards []int, puts []store.Put[store.Owne
 	return shards, puts, before
 }
 
-// tellTaken tells that shards were taken, in one line.
-func (m *Member) tellTaken(results []store.Result, from []string) {
-	taken := 0
-	for _, r := range results {
-		if r.Err == nil {
-			taken++
-		}
+// takings are shards that were taken and are yet to be told. After an outage leases expire one by one; sixty lines say no more than one.
+type takings struct {
+	shards int
+	over   int      // of them, from an owner that vanished
+	from   []string // the names of those owners
+	due    time.Time
+}
+
+// tellWithin is how long takings are gathered.
+const tellWithin = 500 * time.Millisecond
+
+// taken notes that a shard was taken that had been seen like this before.
+func (m *Member) taken(s sight) {
+	t := &m.takings
+	if t.shards++; t.shards == 1 {
+		t.due = time.Now().Add(tellWithin)
 	}
+	if s.lease.Nonce != "" && s.lease.Nonce != m.me.nonce && (s.expired || !s.gone) {
+		m.metrics.takeovers.Inc()
+		t.over++
+		t.from = append(t.from, s.lease.Replica)
+	}
+}
+
+// tellTaken tells that shards were taken, in one line.
+func (m *Member) tellTaken(next *deadline) {
+	m.mu.Lock()
+	t := m.takings
+	if t.shards > 0 && !m.stopping && time.Now().Before(t.due) {
+		next.by(t.due)
+		m.mu.Unlock()
+		return
+	}
+	m.takings = takings{}
+	m.mu.Unlock()
 	switch {
-	case len(from) > 0:
-		slices.Sort(from)
-		m.conf.Log.Warn("shards are taken over, their owner vanished", "taken", taken, "taken_over", len(from), "from", slices.Compact(from))
-	case taken > 0:
-		m.conf.Log.Info("shards are taken", "taken", taken)
+	case t.over > 0:
+		slices.Sort(t.from)
+		m.conf.Log.Warn("shards are taken over, their owner vanished", "taken", t.shards, "taken_over", t.over, "from", slices.Compact(t.from))
+	case t.shards > 0:
+		m.conf.Log.Info("shards are taken", "taken", t.shards)
 	}
 }

@@ -60,6 +60,7 @@ type Member struct {
 	floor     [relay.Shards]uint64    // the highest epoch that was heard of
 	held      map[int]*holding
 	losses    []loss // to be told
+	takings   takings
 	stopping  bool
 	nextRound time.Time // hand-over goes in rounds
 }

@@ -56,6 +56,7 @@ func (m *Member) keep(ctx context.Context, withdrawn <-chan struct{}, start func
 		m.handOver(next)
 		m.acquire(ctx, next, start)
 		m.report()
+		m.tellTaken(next)
 		if withdrawn == nil && m.Held() == 0 {
 			return
 		}

@@ -2,6 +2,8 @@ package shard
 
 import (
 	"errors"
+	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -165,7 +167,8 @@ func TestAfterAnOutageTheShardsAreTakenAnew(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	v := &valve{}
-	a := w.open("a", v.gate()).join()
+	var told lines
+	a := w.open("a", v.gate()).join(func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&told, nil)) })
 	w.shared(a)
 	before := a.lease(7)
 	v.set(true, false)
@@ -183,6 +186,46 @@ func TestAfterAnOutageTheShardsAreTakenAnew(t *testing.T) {
 	if now := a.lease(7); now == before || now.Epoch() <= before.Epoch() {
 		t.Errorf("epoch %d after %d", now.Epoch(), before.Epoch())
 	}
+	w.await("the log to tell of it", func() string {
+		if told.sum("taken=") == 2*relay.Shards {
+			return ""
+		}
+		return "it does not"
+	})
+	if n := told.count("shards are taken"); n > 2*relay.Shards/8 { // a busy machine takes longer, a line for each half second
+		t.Errorf("the log tells of %d shards in %d lines", 2*relay.Shards, n)
+	}
+}
+
+// lines is a log.
+type lines struct {
+	mu  sync.Mutex
+	log strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.log.Write(b)
+}
+
+// count counts the lines that hold a text, sum adds up the numbers that follow one.
+func (l *lines) count(text string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.log.String(), text)
+}
+
+func (l *lines) sum(before string) (sum int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, part := range strings.Split(l.log.String(), " "+before)[1:] {
+		number, _, _ := strings.Cut(part, "\n")
+		number, _, _ = strings.Cut(number, " ")
+		n, _ := strconv.Atoi(number)
+		sum += n
+	}
+	return sum
 }
 
 // Documents may carry an epoch that the store has forgotten.
