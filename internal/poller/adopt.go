@@ -96,8 +96,10 @@ func (r *runner) takeOver(ctx context.Context) error {
 		return nil
 	}
 	intent := *r.doc.Intent
+	unsent, _ := r.p.unsent.Load(r.config().ID)
 	page, err := r.find(ctx, intent)
 	switch {
+	case unsent == intent.PollID: // our own: there was no answer to its announcement, and so no call
 	case err == nil: // stored; only the outcome was not written any more
 		r.doc.InboxSeq = max(page.Seq, r.doc.InboxSeq)
 		r.doc.Outcome = &relay.PollOutcome{PollID: intent.PollID, At: page.ReceivedAt, Result: "done", InboxSeq: page.Seq, CorrelationID: page.CorrelationID}

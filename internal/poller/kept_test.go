@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/natstest"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
 )
@@ -110,5 +112,47 @@ func TestAPageIsStoredOnceHoweverLateItIsTriedAgain(t *testing.T) {
 	h.page.PollID = "never stored"
 	if seq, err := p.put(t.Context(), h); err != nil || seq != 4 {
 		t.Fatalf("stored at %d, %v", seq, err)
+	}
+}
+
+// counting is told of operational events.
+type counting struct{ told int }
+
+func (c *counting) Operational(context.Context, string, relay.Kind, string, string, map[string]any) error {
+	c.told++
+	return nil
+}
+
+// TestAnAnnouncementThatIsStoredAfterAllIsNoGap: a write that was not answered may still be carried out when the store is back. Of a poll
+// announced like that nothing was sent, which its own process knows when it takes the connection anew.
+func TestAnAnnouncementThatIsStoredAfterAllIsNoGap(t *testing.T) {
+	t.Parallel()
+	s, shut, _ := inbox(t)
+	told := &counting{}
+	p := New(Config{Store: s, Log: slog.New(slog.DiscardHandler), Operations: told, PollBound: time.Minute})
+	under := func(epoch uint64) *runner {
+		return &runner{p: p, log: p.Log, lease: shard.Fixed(0, epoch), generation: "g", connection: relay.Connection{ID: "leeds", Generation: "g"}}
+	}
+	shut.Store(true)
+	if err := under(3).announce(t.Context(), "unheard"); err == nil {
+		t.Fatal("announced while the store is shut")
+	}
+	shut.Store(false)
+	for _, poll := range []string{"unheard", "sent"} {
+		now := time.Now()
+		doc := relay.Poll{Generation: "g", Epoch: 3, Intent: &relay.PollIntent{PollID: poll, Owner: p.nonce, At: now, Deadline: now.Add(time.Minute)}}
+		if _, err := s.Polls.Create(t.Context(), "leeds", doc); err != nil {
+			t.Fatal(err)
+		}
+		r := under(5)
+		if !r.adopt(t.Context()) || r.doc.Intent != nil {
+			t.Fatalf("%s: not adopted: %+v", poll, r.doc)
+		}
+		if suspected := told.told > 0 || r.doc.GapSuspectedAt != nil; suspected != (poll == "sent") {
+			t.Errorf("%s: a gap is suspected: %v", poll, suspected)
+		}
+		if err := s.Polls.Delete(t.Context(), "leeds", 0); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

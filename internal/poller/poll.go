@@ -95,6 +95,7 @@ func (r *runner) announce(storing context.Context, pollID string) error {
 	if err != nil {
 		r.doc.Intent = nil
 		r.unsaved = true // an unclear write may stand in the store
+		r.p.unsent.Store(r.config().ID, pollID)
 	}
 	return err
 }

@@ -57,6 +57,7 @@ type Poller struct {
 	nonce  string // of this process, in its intents
 	roster *roster.Roster[*runner]
 	kept   kept
+	unsent sync.Map // connection to the poll announced last of which nothing was sent; its intent may be stored all the same, and late
 }
 
 // ErrNotOwned says that no connection of this id is polled here.
