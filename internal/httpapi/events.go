@@ -23,7 +23,7 @@ const (
 // ListEvents implements GET /v1/events.
 func (a *API) ListEvents(w http.ResponseWriter, r *http.Request, params ListEventsParams) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		q, err := newQuery(c, params)
+		q, err := a.newQuery(c, params)
 		if err != nil {
 			return reply{}, err
 		}
@@ -36,7 +36,7 @@ func (a *API) ListEvents(w http.ResponseWriter, r *http.Request, params ListEven
 				return reply{}, err
 			}
 		}
-		page := EventPage{Items: make([]Event, 0, len(list)), Next: position('e', q.after)}
+		page := EventPage{Items: make([]Event, 0, len(list)), Next: a.feedPosition(q.after)}
 		for _, ev := range list {
 			page.Items = append(page.Items, ev.Body)
 		}
@@ -69,12 +69,13 @@ type query struct {
 	more     bool // the look ended before the log did
 }
 
-func newQuery(c caller, params ListEventsParams) (query, error) {
+func (a *API) newQuery(c caller, params ListEventsParams) (query, error) {
 	q := query{filter: relay.Filter{Sites: params.Sites, Types: params.Types}, since: params.Since, limit: params.Limit}
 	if q.limit == 0 {
 		q.limit = defaultEvents
 	}
-	if err := c.chosenSites(params.Sites); err != nil {
+	err := c.chosenSites(params.Sites)
+	if err != nil {
 		return q, err
 	}
 	for _, typ := range params.Types {
@@ -89,17 +90,38 @@ func newQuery(c caller, params ListEventsParams) (query, error) {
 		if !params.Since.IsZero() {
 			return q, badParameter("since", "cannot be given together with after")
 		}
-		at, err := readPosition('e', params.After, 1)
-		if err != nil {
+		if q.after, err = a.readFeedPosition(params.After); err != nil {
 			return q, err
 		}
-		q.after, q.begun = at[0], true
+		q.begun = true
 	}
 	if !q.since.IsZero() {
 		q.since = logTime(q.since)
 	}
 	q.subjects = subjects(c, q.filter)
 	return q, nil
+}
+
+// feedPosition makes a cursor of the feed. A restored log gives its positions out anew, so the cursor says since which restore it counts.
+func (a *API) feedPosition(after uint64) string {
+	if a.c.Restored.IsZero() {
+		return position('e', after)
+	}
+	return position('e', after, uint64(a.c.Restored.UnixMicro()))
+}
+
+func (a *API) readFeedPosition(cursor string) (uint64, error) {
+	at, err := readPosition('e', cursor, 1)
+	if err != nil {
+		at, err = readPosition('e', cursor, 2)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if cursor != a.feedPosition(at[0]) {
+		return 0, &problem{kind: kindOutdated}
+	}
+	return at[0], nil
 }
 
 // logTime brings a time into the range of the log's own: the store counts nanoseconds since 1970, and a time beyond what these

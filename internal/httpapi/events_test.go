@@ -112,6 +112,27 @@ func TestFeed(t *testing.T) {
 	}
 }
 
+// A restored log gives its positions out anew: a cursor from before it is outdated also when the log has grown beyond it.
+func TestCursorsFromBeforeARestore(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for range 3 {
+		f.publish("alpha", orderA)
+	}
+	before := position('e', 2)
+	f.admin().get("/v1/events?after=" + before).want(200)
+	f.api.c.Restored = time.Date(2026, 1, 15, 9, 0, 0, 0, time.UTC)
+	f.admin().get("/v1/events?after=" + before).want(410).problem("cursor-outdated")
+	var page EventPage
+	f.admin().get("/v1/events?limit=2").want(200).into(&page)
+	f.admin().get("/v1/events?after=" + page.Next).want(200).into(&page)
+	if len(page.Items) != 1 {
+		t.Errorf("behind a cursor of the restored log: %s", page.Items)
+	}
+	f.api.c.Restored = f.api.c.Restored.Add(time.Hour)
+	f.admin().get("/v1/events?after=" + page.Next).want(410).problem("cursor-outdated")
+}
+
 func TestCursorsThatAreOutdated(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

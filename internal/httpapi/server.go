@@ -76,10 +76,12 @@ type Config struct {
 	SchemaURL string
 	// CallbackNets are private networks that callbacks may reach (RELAY_CALLBACK_ALLOW_CIDRS); none if empty.
 	CallbackNets []netip.Prefix
-	Dispatcher   Dispatcher
-	Poller       Poller
-	Resolver     Resolver
-	Vendor       Vendor
+	// Restored is when a backup was last put back (topology.Mark): positions in the log from before are others'.
+	Restored   time.Time
+	Dispatcher Dispatcher
+	Poller     Poller
+	Resolver   Resolver
+	Vendor     Vendor
 	// Ready says why requests should not be sent here yet; nil: they may.
 	Ready func() error
 	// RatePerSecond and Burst limit each key; 50 and 200 if zero.
