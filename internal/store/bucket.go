@@ -230,6 +230,18 @@ func isMarker(h nats.Header) bool {
 	return h.Get(headerOperation) != "" || h.Get(headerMarkerReason) != ""
 }
 
+// isExpired reports whether a marker is that of a key whose time was over, or that goes without a trace; as the client library's watches do.
+func isExpired(h nats.Header) bool {
+	switch h.Get(headerOperation) {
+	case "PURGE":
+		return true
+	case "":
+		reason := h.Get(headerMarkerReason)
+		return reason == "MaxAge" || reason == "Purge"
+	}
+	return false
+}
+
 // cursorCodec and laneCodec check what they read: a contradiction must stop at the store's edge.
 type cursorCodec struct{ jsonCodec[cursor.Document] }
 

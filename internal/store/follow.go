@@ -35,7 +35,7 @@ func (b *Bucket[T]) say(key string, revision uint64) {
 }
 
 // Watch calls each with every document there is, then ready once, then each with every change, until ctx ends. It runs in the
-// caller's goroutine.
+// caller's goroutine. What was told of when ready is called is all that the bucket's leader has.
 func (b *Bucket[T]) Watch(ctx context.Context, each func(Entry[T]), ready func(), bad func(key string, err error)) error {
 	f := follower[T]{b: b, each: each, bad: bad, late: map[string]uint64{}, read: map[string]uint64{}, timer: time.NewTimer(lateAgain)}
 	f.timer.Stop()
@@ -64,6 +64,9 @@ func (b *Bucket[T]) Watch(ctx context.Context, each func(Entry[T]), ready func()
 		case e, open := <-w.Updates():
 			switch {
 			case open && e == nil:
+				if err := f.complete(ctx); err != nil {
+					return fmt.Errorf("watch bucket %s: %w", b.name, err)
+				}
 				ready()
 			case open:
 				f.shown(e)
@@ -86,6 +89,31 @@ type follower[T any] struct {
 	late  map[string]uint64 // written at these revisions, as was said, and not shown
 	read  map[string]uint64 // read at these revisions before the watch showed them
 	timer *time.Timer       // when what is late is read
+}
+
+// complete reads at the leader what the first list lacks: its server may lag, or end it too early (overwritten). It comes in the order of
+// revisions, so that all of it is behind what was shown.
+func (f *follower[T]) complete(ctx context.Context) error {
+	for from, more := f.upTo+1, true; more; {
+		var late []Message
+		var err error
+		if late, more, err = f.b.s.rest(ctx, "KV_"+f.b.name, from, time.Time{}, []string{f.b.subject(">")}, listChunk); err != nil {
+			return err
+		}
+		for _, m := range late {
+			from = m.Seq + 1
+			e := Entry[T]{Key: m.Subject[len(f.b.subject("")):], Revision: m.Seq, Deleted: isMarker(m.Header), Expired: isExpired(m.Header)}
+			f.read[e.Key] = e.Revision
+			if !e.Deleted {
+				if e.Value, err = f.b.codec.decode(e.Key, m.Data); err != nil {
+					f.bad(e.Key, err)
+					continue
+				}
+			}
+			f.each(e)
+		}
+	}
+	return nil
 }
 
 // hear takes "<revision> <key>".

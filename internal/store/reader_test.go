@@ -171,5 +171,12 @@ func TestWhatNobodyTouchesIsListedBesideWhatIsOverwritten(t *testing.T) {
 		if !found["still-a"] || !found["still-b"] {
 			t.Fatalf("of two documents that nobody touches these were listed: %v", found)
 		}
+		watching, end := context.WithCancel(t.Context())
+		found, first := map[string]bool{}, map[string]bool{}
+		_ = o.Polls.Watch(watching, func(e store.Entry[relay.Poll]) { found[e.Key] = true },
+			func() { first = maps.Clone(found); end() }, func(key string, err error) { t.Errorf("%s: %v", key, err) })
+		if !first["still-a"] || !first["still-b"] {
+			t.Fatalf("of two documents that nobody touches a watch told at first of: %v", first)
+		}
 	}
 }
