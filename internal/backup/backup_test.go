@@ -202,8 +202,15 @@ func TestNothingIsOverwrittenUnasked(t *testing.T) {
 	if _, err := to.js.Publish(t.Context(), "$KV.relay_owners.member.a-1", []byte(`{"version":2}`)); err != nil {
 		t.Fatal(err)
 	}
+	signs, err := to.nc.SubscribeSync("$JS.API.STREAM.CREATE." + table.RestoreSign())
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, err := backup.Restore(t.Context(), to.config, dir, true); err == nil || !strings.Contains(err.Error(), "relays run on this store (member.a-1)") {
 		t.Errorf("restored under a running relay: %v", err)
+	}
+	if n, _, err := signs.Pending(); n > 0 || err != nil {
+		t.Errorf("a running relay was shown the sign of a restore, by which it ends: %d, %v", n, err)
 	}
 	if !same(before, contents(t, to.js, "relay_inbox")) {
 		t.Error("a refusal changed the store")

@@ -48,6 +48,9 @@ func Restore(ctx context.Context, c Config, dir string, replace bool) (Manifest,
 	if err != nil {
 		return m, fmt.Errorf("open JetStream: %w", err)
 	}
+	if err := c.idle(ctx, js); err != nil { // relays that run end when they see the sign
+		return m, err
+	}
 	sign, err := c.Topology.BeginRestore(ctx, js, replace)
 	if err != nil {
 		return m, err
@@ -124,6 +127,18 @@ func (c Config) suits(m Manifest) error {
 	return nil
 }
 
+// idle answers an error while relays run on the store.
+func (c Config) idle(ctx context.Context, js jetstream.JetStream) error {
+	members, err := c.Topology.LiveMembers(ctx, js)
+	if err != nil {
+		return err
+	}
+	if len(members) > 0 && !c.Exclusive {
+		return fmt.Errorf("relays run on this store (%s): stop them first", strings.Join(members, ", "))
+	}
+	return nil
+}
+
 // look answers which streams have to make room and the mark that goes with them, or why they may not: somebody works on them, or they
 // hold something and are not to be replaced.
 func (c Config) look(ctx context.Context, js jetstream.JetStream, replace bool) (there []string, mark topology.Mark, err error) {
@@ -134,12 +149,8 @@ func (c Config) look(ctx context.Context, js jetstream.JetStream, replace bool) 
 	if mark, err = c.Topology.ReadMark(ctx, js); err != nil {
 		return nil, mark, err
 	}
-	members, err := c.Topology.LiveMembers(ctx, js)
-	if err != nil {
+	if err := c.idle(ctx, js); err != nil {
 		return nil, mark, err
-	}
-	if len(members) > 0 && !c.Exclusive {
-		return nil, mark, fmt.Errorf("relays run on this store (%s): stop them first", strings.Join(members, ", "))
 	}
 	owners := "KV_" + c.Topology.Bucket(topology.Owners)
 	held := uint64(0)

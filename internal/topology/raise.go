@@ -87,7 +87,7 @@ func (v *Versions) Join(ctx context.Context) error {
 }
 
 // Run follows the mark and raises it when every live relay knows this relay's version. It ends with ErrRefused when this relay must not
-// run any longer: another has raised the mark above its version. It ends with nil when ctx ends.
+// run any longer: another has raised the mark above its version, or a backup is being restored. It ends with nil when ctx ends.
 func (v *Versions) Run(ctx context.Context) error {
 	told := make(chan struct{}, 1)
 	watching, stop := context.WithCancel(ctx)
