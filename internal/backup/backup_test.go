@@ -339,6 +339,45 @@ func TestAFailedRestoreLeavesNothing(t *testing.T) {
 	}
 }
 
+// What another restore has put there, from which this one has taken over, is not left to relays as if it were a store.
+func TestAFailedRestoreKeepsItsSignWhereAnotherHasMadeStreams(t *testing.T) {
+	t.Parallel()
+	keys := newKeys(t)
+	from := at(t, natstest.Start(t), keys, table)
+	from.fill(t)
+	dir := filepath.Join(t.TempDir(), "backup")
+	save(t, from, dir)
+	another, err := from.js.Stream(t.Context(), table.Attempts())
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := at(t, natstest.Start(t), keys, table)
+	asked := 0
+	to.config.Now = func() time.Time {
+		if asked++; asked == 2 { // the first stream is there, those of the logs are not
+			for _, s := range []jetstream.StreamConfig{{Name: "theirs", Subjects: []string{"relay.inbox.>"}}, another.CachedInfo().Config} {
+				if _, err := to.js.CreateStream(t.Context(), s); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		return time.Now()
+	}
+	if _, err := backup.Restore(t.Context(), to.config, dir, false); err == nil || !strings.Contains(err.Error(), "no relay starts on it") {
+		t.Errorf("%v", err)
+	}
+	if err := to.js.DeleteStream(t.Context(), "theirs"); err != nil {
+		t.Fatal(err)
+	}
+	if err := table.Apply(t.Context(), to.js); !errors.Is(err, topology.ErrRestoring) {
+		t.Errorf("a relay on what another restore has made: %v", err)
+	}
+	if _, err := backup.Restore(t.Context(), to.config, dir, true); err != nil {
+		t.Fatal(err)
+	}
+	to.open(t)
+}
+
 func TestAnInterruptedBackupLooksLikeNone(t *testing.T) {
 	t.Parallel()
 	from := at(t, natstest.Start(t), newKeys(t), table)

@@ -65,17 +65,21 @@ func Restore(ctx context.Context, c Config, dir string, replace bool) (Manifest,
 	if err := deleteAll(ctx, js, there); err != nil {
 		return m, fmt.Errorf("%w; no relay starts on what is left: run restore again with --replace", err)
 	}
-	put, err := c.putAll(ctx, js, dir, m)
+	put, err := c.putAll(ctx, js, dir, m, sign)
 	if err == nil {
 		err = c.finish(ctx, js, m, before, sign)
 	}
 	if err == nil {
 		return m, nil
 	}
-	if ours := undone(ctx, sign.Ours); errors.Is(ours, topology.ErrTakenOver) { // by whom the streams may be that are there
+	if errors.Is(err, topology.ErrTakenOver) { // by whom the streams may be that are there
+		return m, err
+	}
+	if ours := undone(ctx, sign.Ours); errors.Is(ours, topology.ErrTakenOver) {
 		return m, fmt.Errorf("%w: %w", ours, err)
 	}
-	undo := undone(ctx, func(ctx context.Context) error { return deleteAll(ctx, js, put) }, sign.End)
+	undo := undone(ctx, func(ctx context.Context) error { return deleteAll(ctx, js, put) },
+		func(ctx context.Context) error { return allGone(ctx, js, m) }, sign.End)
 	if undo != nil {
 		return m, fmt.Errorf("%w; and what was restored could not be removed again (%w): no relay starts on it, run restore again with --replace", err, undo)
 	}
@@ -173,11 +177,14 @@ func (c Config) look(ctx context.Context, js jetstream.JetStream, replace bool) 
 	return there, mark, nil
 }
 
-// putAll restores every stream, relay_owners first. It answers what was made.
-func (c Config) putAll(ctx context.Context, js jetstream.JetStream, dir string, m Manifest) (made []string, err error) {
+// putAll restores every stream, relay_owners first, for as long as the sign is ours. It answers what was made.
+func (c Config) putAll(ctx context.Context, js jetstream.JetStream, dir string, m Manifest, sign *topology.Restoring) (made []string, err error) {
 	streams := slices.Clone(m.Streams)
 	slices.Reverse(streams) // owners were taken last
 	for _, s := range streams {
+		if err := sign.Ours(ctx); err != nil {
+			return made, err
+		}
 		config := s.Config
 		config.Replicas, config.Placement = c.Topology.Replicas, nil
 		state, err := c.put(ctx, dir, s, config)
@@ -245,6 +252,21 @@ func deleteAll(ctx context.Context, js jetstream.JetStream, names []string) erro
 	for _, name := range names {
 		if err := ignoreMissing(js.DeleteStream(ctx, name)); err != nil {
 			return fmt.Errorf("delete stream %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// allGone answers an error if one of a backup's streams is there. What this restore has made is deleted by then, so it is another's: of one
+// that this one has taken over from and that has not noticed yet, or of a relay that was starting.
+func allGone(ctx context.Context, js jetstream.JetStream, m Manifest) error {
+	for _, s := range m.Streams {
+		_, err := js.Stream(ctx, s.Name)
+		if err == nil {
+			return fmt.Errorf("stream %s was made by somebody else meanwhile", s.Name)
+		}
+		if err := ignoreMissing(err); err != nil {
+			return fmt.Errorf("look at stream %s: %w", s.Name, err)
 		}
 	}
 	return nil
