@@ -22,6 +22,7 @@ import (
 // carries the round, and the position of what it claims.
 type chain struct {
 	rounds atomic.Int64
+	begun  atomic.Int64 // how many have written a whole round
 	failed atomic.Pointer[error]
 }
 
@@ -62,6 +63,9 @@ func (c *chain) run(ctx context.Context, js jetstream.JetStream, n int) {
 		put("$KV.relay_cursors.callback."+id, raw)
 		if ctx.Err() == nil {
 			c.rounds.Add(1)
+			if round == 1 {
+				c.begun.Add(1)
+			}
 		}
 	}
 }
@@ -86,7 +90,7 @@ func testLive(t *testing.T, from, to *world) {
 	}
 	defer all.Wait()
 	defer stop()
-	for c.rounds.Load() < 2*writers && c.failed.Load() == nil {
+	for (c.begun.Load() < writers || c.rounds.Load() < 2*writers) && c.failed.Load() == nil {
 		select {
 		case <-time.After(10 * time.Millisecond):
 		case <-t.Context().Done():
