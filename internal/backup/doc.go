@@ -22,8 +22,8 @@
 // # One bucket
 //
 // While the server reads a stream for a snapshot it goes on taking writes, and a bucket keeps only the last value of a key. A key that is
-// overwritten before the snapshot comes to it is in the snapshot with neither value (measured: thousands under load). So what was
-// there before and is not in the snapshot is read key by key from the stream's leader, and kept beside it: the snapshot with this tail
+// overwritten before the snapshot comes to it is in the snapshot with neither value (measured: thousands under load). So what is
+// there behind the snapshot and not in it is read key by key from the stream's leader, and kept beside it: the snapshot with this tail
 // over it holds every key as it was when the snapshot began, or later. Every bucket is restored into a
 // server of our own right away, from which the manifest's words are read; what cannot be put back is no backup.
 // The logs only grow at one end and lose at the other, which their snapshots carry faithfully.

@@ -205,11 +205,11 @@ func (a *aside) remove() error {
 
 // takeBucket takes a bucket so that no key is missing: each as it was when the snapshot began, or later.
 func (a *aside) takeBucket(ctx context.Context, c Config, js jetstream.JetStream, dir, name string) (Stream, error) {
-	missing, err := subjects(ctx, js, name)
+	s, err := take(ctx, c, js, dir, name)
 	if err != nil {
 		return Stream{}, err
 	}
-	s, err := take(ctx, c, js, dir, name)
+	missing, err := subjects(ctx, js, name) // not before: the server may check messages for long until it begins
 	if err != nil {
 		return Stream{}, err
 	}
