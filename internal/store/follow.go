@@ -120,7 +120,7 @@ func (f *follower[T]) complete(ctx context.Context) error {
 func (f *follower[T]) hear(m *nats.Msg) {
 	at, key, ok := strings.Cut(string(m.Data), " ")
 	revision, err := strconv.ParseUint(at, 10, 64)
-	if !ok || err != nil || revision <= f.upTo || revision <= f.read[key] {
+	if !ok || err != nil || f.told(key, revision) {
 		return
 	}
 	if len(f.late) == 0 {
@@ -129,12 +129,17 @@ func (f *follower[T]) hear(m *nats.Msg) {
 	f.late[key] = max(f.late[key], revision)
 }
 
+// told reports whether a revision of a key, or a later one, was shown or read already.
+func (f *follower[T]) told(key string, revision uint64) bool {
+	return revision <= f.upTo || revision <= f.read[key]
+}
+
 // catchUp reads what is late at the bucket's leader.
 func (f *follower[T]) catchUp(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	for key, revision := range f.late {
-		if revision <= f.upTo {
+		if f.told(key, revision) {
 			delete(f.late, key)
 			continue
 		}
