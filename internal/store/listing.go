@@ -20,13 +20,12 @@ func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string,
 	}
 	var all []Entry[T]
 	at := map[string]int{}
-	read := reading(b.s.scan)
+	read, news := reading(b.s.scan), false
 	for from := uint64(1); ; {
 		entries, last, more, err := b.changed(ctx, read, from, keys, listChunk, bad)
 		if err != nil {
 			return nil, err
 		}
-		news := false
 		for _, e := range entries {
 			if i, again := at[e.Key]; again { // changed while we read
 				all[i] = e
@@ -42,7 +41,7 @@ func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string,
 		if !news {
 			return all, nil
 		}
-		read = b.s.rest // what was overwritten before we came to it stands behind the end that was seen
+		read, news = b.s.rest, false // what was overwritten before we came to it stands behind the end that was seen
 	}
 }
 
