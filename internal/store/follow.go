@@ -97,7 +97,7 @@ func (f *follower[T]) complete(ctx context.Context) error {
 	for from, more := f.upTo+1, true; more; {
 		var late []Message
 		var err error
-		if late, more, err = f.b.s.rest(ctx, "KV_"+f.b.name, from, time.Time{}, []string{f.b.subject(">")}, listChunk); err != nil {
+		if late, more, err = f.b.s.behind(ctx, "KV_"+f.b.name, from, time.Time{}, []string{f.b.subject(">")}, listChunk); err != nil {
 			return err
 		}
 		for _, m := range late {

@@ -75,8 +75,8 @@ func (s *Store) atLeader(ctx context.Context, stream string, ask messageRequest)
 }
 
 // rest answers what the leader has of the filters from a sequence (or, if since is set, from a time) on, up to most messages, and whether
-// there are more. It asks for one message after the other: there are none but where a node lags. What is written after it has begun is not
-// its affair: on a busy stream there would be no end.
+// there are more. It asks for one message after the other: there are few, which a node that lags had not, or which were overwritten meanwhile.
+// What is written after it has begun is not its affair: on a busy stream there would be no end.
 func (s *Store) rest(ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int) (messages []Message, more bool, err error) {
 	ask := messageRequest{From: from}
 	if !since.IsZero() {
@@ -112,6 +112,18 @@ func (s *Store) rest(ctx context.Context, stream string, from uint64, since time
 		ask = messageRequest{From: next.Seq + 1}
 	}
 	return messages, false, nil
+}
+
+// restMost is up to how many messages behind asks for one by one; for more, a reader costs less.
+const restMost = 64
+
+// behind is scan for what lies behind an end that was seen: as a rule little, or nothing.
+func (s *Store) behind(ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int) ([]Message, bool, error) {
+	messages, more, err := s.rest(ctx, stream, from, since, filters, min(most, restMost))
+	if err != nil || !more || most <= restMost {
+		return messages, more, err
+	}
+	return s.scan(ctx, stream, from, since, filters, most)
 }
 
 // Present is what Current found under one key: Deleted with the marker's revision, or with 0 if there is nothing at all.

@@ -41,7 +41,7 @@ func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string,
 		if !news {
 			return all, nil
 		}
-		read, news = b.s.rest, false // what was overwritten before we came to it stands behind the end that was seen
+		read, news = b.s.behind, false // what was overwritten before we came to it stands behind the end that was seen
 	}
 }
 
@@ -53,7 +53,7 @@ func (b *Bucket[T]) Changed(ctx context.Context, from uint64, keys []string, lim
 	return b.changed(ctx, b.s.scan, from, keys, limit, bad)
 }
 
-// reading is how a part of a stream is read: scan, or rest where there is little.
+// reading is how a part of a stream is read: scan, or behind where little is expected.
 type reading func(ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int) ([]Message, bool, error)
 
 func (b *Bucket[T]) changed(ctx context.Context, read reading, from uint64, keys []string, limit int, bad func(key string, err error)) (entries []Entry[T], last uint64, more bool, err error) {
