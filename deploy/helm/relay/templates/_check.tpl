@@ -68,7 +68,7 @@
 {{- end -}}
 {{- end -}}
 {{- range .Values.extraVolumes -}}
-{{- if has .name (list "secrets" "data") -}}
+{{- if has .name (ternary (list "secrets") (list "secrets" "data") $external) -}}
 {{- fail (printf "extraVolumes: %s is a volume of the chart's own" .name) -}}
 {{- end -}}
 {{- end -}}
