@@ -201,8 +201,7 @@ func TestTheConsumerOfARemovedKeyGoes(t *testing.T) {
 func TestTheConsumerOfAnExpiredKeyGoes(t *testing.T) {
 	t.Parallel()
 	b := newBusThatLooks(t, 100*time.Millisecond)
-	expires := time.Now().Add(3 * time.Second)
-	id, key := b.clientUntil("bms-brief", relay.Client{AllSites: true}, &expires)
+	id, key := b.client("bms-brief", relay.Client{AllSites: true})
 	nc, _, err := b.login(id, key)
 	if err != nil {
 		t.Fatal(err)
@@ -213,6 +212,15 @@ func TestTheConsumerOfAnExpiredKeyGoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := js.Consumer(t.Context(), natsd.EventsStream, id); err != nil {
+		t.Fatal(err)
+	}
+	client, revision, err := b.store.Clients.Get(t.Context(), "bms-brief")
+	if err != nil {
+		t.Fatal(err)
+	}
+	expires := time.Now().Add(time.Second)
+	client.Keys[0].ExpiresAt = &expires
+	if _, err := b.store.Clients.Update(t.Context(), client.ID, client, revision); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "the consumer to go", func() bool {

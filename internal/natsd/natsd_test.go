@@ -96,13 +96,7 @@ func newBusThatLooks(t *testing.T, every time.Duration) *bus {
 
 func (b *bus) client(id string, c relay.Client) (keyID, key string) {
 	b.t.Helper()
-	return b.clientUntil(id, c, nil)
-}
-
-// clientUntil makes a client whose key expires.
-func (b *bus) clientUntil(id string, c relay.Client, expires *time.Time) (keyID, key string) {
-	b.t.Helper()
-	text, k := access.NewKey(relay.RoleRead, "", time.Now(), expires)
+	text, k := access.NewKey(relay.RoleRead, "", time.Now(), nil)
 	c.ID, c.Generation, c.Keys = id, relay.NewID(), []relay.Key{k}
 	revision, err := b.store.Clients.Create(b.t.Context(), id, c)
 	if err != nil {
