@@ -459,15 +459,15 @@ func TestAnOrderWhoseTurnComesTooLateIsNotAskedFor(t *testing.T) {
 	lease.Expire() // suspended, and woken
 	turn <- struct{}{}
 	begun := time.Now()
-	giveUp()
-	if took := time.Since(begun); took > time.Second {
+	giveUp() // not after the grace of five seconds
+	if took := time.Since(begun); took > 3*time.Second {
 		t.Errorf("given up after %s", took)
 	}
 	_, giveUp = a.own("leeds", 4)
 	awaitWaiting()
 	begun = time.Now()
 	giveUp() // with nothing under way
-	if took := time.Since(begun); took > time.Second {
+	if took := time.Since(begun); took > 3*time.Second {
 		t.Errorf("given up while it waits after %s", took)
 	}
 	if n := r.vendor.count(); n != 0 {

@@ -187,7 +187,7 @@ func TestAfterAnOutageTheShardsAreTakenAnew(t *testing.T) {
 		t.Errorf("epoch %d after %d", now.Epoch(), before.Epoch())
 	}
 	w.await("the log to tell of it", func() string {
-		if told.sum("taken=") == 2*relay.Shards {
+		if told.sum("taken=") >= 2*relay.Shards { // a busy machine may lose some once more
 			return ""
 		}
 		return "it does not"
