@@ -103,6 +103,10 @@ func (g *target) attack() {
 		t.Fatal(err)
 	}
 	until(t, "the first event in the copy", func() bool { info, err := copied.Info(t.Context()); return err == nil && info.State.Msgs == 1 })
+	until(t, "the victim's consumer to know of it", func() bool {
+		victim, err := copied.Consumer(t.Context(), g.other)
+		return err == nil && victim.CachedInfo().NumPending == 1
+	})
 	before := g.state(copied)
 
 	// What the victims hear.
@@ -155,7 +159,11 @@ func (g *target) attack() {
 			want = 1
 		}
 		for got := 0; ; {
-			m, err := s.NextMsg(300 * time.Millisecond)
+			most := 300 * time.Millisecond
+			if got < want {
+				most = 10 * time.Second
+			}
+			m, err := s.NextMsg(most)
 			if errors.Is(err, nats.ErrTimeout) && got == want {
 				break
 			}

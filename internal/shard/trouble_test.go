@@ -104,6 +104,12 @@ func TestTheLeasesOfAReplicaThatStandsStillEndByThemselves(t *testing.T) {
 	a := w.open("a", v.gate()).join()
 	b := w.start("b")
 	w.shared(a, b)
+	w.await("the first to know that what it gave back is released", func() string {
+		if held := a.Held(); held != 32 {
+			return strconv.Itoa(held)
+		}
+		return ""
+	})
 	still := make(chan struct{})
 	t.Cleanup(func() { close(still) })
 	v.mu.Lock()
