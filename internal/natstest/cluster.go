@@ -1,6 +1,7 @@
 package natstest
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/audatex-relay/relay/internal/natsd"
 )
@@ -51,7 +53,44 @@ func NewCluster(t testing.TB) *Cluster {
 	}
 	c.ready(t)
 	c.await(t, nodes)
+	c.place(t)
 	return c
+}
+
+// place sees to it that the cluster takes a stream of three copies. Servers that have just met may say that they are too few, and a request that
+// meets a change of their leader gets no answer.
+func (c *Cluster) place(t testing.TB) {
+	t.Helper()
+	nc, err := nats.Connect(c.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(2*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	trial := jetstream.StreamConfig{Name: "trial", Subjects: []string{"trial"}, Replicas: nodes, Storage: jetstream.MemoryStorage}
+	again := func(what string, try func() error) {
+		t.Helper()
+		for deadline := time.Now().Add(patience); ; <-time.After(50 * time.Millisecond) {
+			err := try()
+			if err == nil {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("waited %s for the cluster to %s: %v", patience, what, err)
+			}
+		}
+	}
+	again("take a stream", func() error { _, err := js.CreateOrUpdateStream(t.Context(), trial); return err })
+	again("store a message", func() error { _, err := js.Publish(t.Context(), "trial", nil); return err })
+	again("delete a stream", func() error {
+		if err := js.DeleteStream(t.Context(), trial.Name); !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return err
+		}
+		return nil
+	})
 }
 
 // freePorts answers ports that are free now: the nodes must know one another's before the first of them starts.

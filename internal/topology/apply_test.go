@@ -36,7 +36,11 @@ func newJS(t *testing.T, nc *nats.Conn) jetstream.JetStream {
 
 func apply(t *testing.T, js jetstream.JetStream, table topology.Topology) {
 	t.Helper()
-	if err := table.Apply(t.Context(), js); err != nil {
+	err := table.Apply(t.Context(), js)
+	for deadline := time.Now().Add(time.Minute); errors.Is(err, context.DeadlineExceeded) && time.Now().Before(deadline); {
+		err = table.Apply(t.Context(), js) // a cluster whose leader changes does not answer; a relay tries again, too
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 }
