@@ -25,10 +25,7 @@ import (
 func TestEverythingComesBackAsItWas(t *testing.T) {
 	t.Parallel()
 	keys := newKeys(t)
-	from := at(t, natstest.Start(t), keys, table)
-	from.fill(t)
-	dir := filepath.Join(t.TempDir(), "backup")
-	m := save(t, from, dir)
+	from, dir, m := saved(t, keys)
 	if len(m.Streams) != 3+len(topology.Buckets) || m.Streams[len(m.Streams)-1].Name != "KV_relay_owners" || m.Streams[0].Name != "KV_relay_cursors" {
 		t.Errorf("taken: %+v", m.Streams)
 	}
@@ -100,10 +97,7 @@ func private(t *testing.T, dir string) {
 func TestWhatDoesNotFitIsNotRestored(t *testing.T) {
 	t.Parallel()
 	keys := newKeys(t)
-	from := at(t, natstest.Start(t), keys, table)
-	from.fill(t)
-	dir := filepath.Join(t.TempDir(), "backup")
-	m := save(t, from, dir)
+	_, dir, m := saved(t, keys)
 	for _, c := range []struct {
 		name, says string
 		is         error
@@ -182,10 +176,7 @@ func edit(t *testing.T, dir string, change func(*backup.Manifest)) {
 func TestNothingIsOverwrittenUnasked(t *testing.T) {
 	t.Parallel()
 	keys := newKeys(t)
-	from := at(t, natstest.Start(t), keys, table)
-	from.fill(t)
-	dir := filepath.Join(t.TempDir(), "backup")
-	save(t, from, dir)
+	from, dir, _ := saved(t, keys)
 	if _, err := backup.Save(t.Context(), from.config, dir); err == nil || !strings.Contains(err.Error(), "is there already") {
 		t.Errorf("a backup was written over another: %v", err)
 	}
@@ -234,10 +225,7 @@ func TestNothingIsOverwrittenUnasked(t *testing.T) {
 func TestAKilledRestoreIsGoneOnWith(t *testing.T) {
 	t.Parallel()
 	keys := newKeys(t)
-	from := at(t, natstest.Start(t), keys, table)
-	from.fill(t)
-	dir := filepath.Join(t.TempDir(), "backup")
-	save(t, from, dir)
+	from, dir, _ := saved(t, keys)
 	to := at(t, natstest.Start(t), keys, table)
 	dead, err := to.config.Topology.BeginRestore(t.Context(), to.js, false)
 	if err != nil {
@@ -265,10 +253,7 @@ func TestAKilledRestoreIsGoneOnWith(t *testing.T) {
 func TestTwoRestoresAtOnce(t *testing.T) {
 	t.Parallel()
 	keys := newKeys(t)
-	from := at(t, natstest.Start(t), keys, table)
-	from.fill(t)
-	dir := filepath.Join(t.TempDir(), "backup")
-	m := save(t, from, dir)
+	_, dir, m := saved(t, keys)
 	nc := natstest.Start(t)
 	var both sync.WaitGroup
 	var ended [2]error
@@ -293,10 +278,7 @@ func TestTwoRestoresAtOnce(t *testing.T) {
 func TestAFreshlyMadeStoreCountsAsEmpty(t *testing.T) {
 	t.Parallel()
 	keys := newKeys(t)
-	from := at(t, natstest.Start(t), keys, table)
-	from.fill(t)
-	dir := filepath.Join(t.TempDir(), "backup")
-	save(t, from, dir)
+	_, dir, _ := saved(t, keys)
 	to := at(t, natstest.Start(t), keys, table)
 	to.open(t)
 	if _, err := backup.Restore(t.Context(), to.config, dir, false); err != nil {
@@ -308,10 +290,7 @@ func TestAFreshlyMadeStoreCountsAsEmpty(t *testing.T) {
 func TestAFailedRestoreLeavesNothing(t *testing.T) {
 	t.Parallel()
 	keys := newKeys(t)
-	from := at(t, natstest.Start(t), keys, table)
-	from.fill(t)
-	dir := filepath.Join(t.TempDir(), "backup")
-	save(t, from, dir)
+	_, dir, _ := saved(t, keys)
 	to := at(t, natstest.Start(t), keys, table)
 	theirs := jetstream.StreamConfig{Name: "theirs", Subjects: []string{"relay.inbox.>"}}
 	asked := 0
@@ -343,10 +322,7 @@ func TestAFailedRestoreLeavesNothing(t *testing.T) {
 func TestAFailedRestoreKeepsItsSignWhereAnotherHasMadeStreams(t *testing.T) {
 	t.Parallel()
 	keys := newKeys(t)
-	from := at(t, natstest.Start(t), keys, table)
-	from.fill(t)
-	dir := filepath.Join(t.TempDir(), "backup")
-	save(t, from, dir)
+	from, dir, _ := saved(t, keys)
 	another, err := from.js.Stream(t.Context(), table.Attempts())
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/backup"
 	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
@@ -122,6 +124,15 @@ func contents(t testing.TB, js jetstream.JetStream, stream string) map[uint64]st
 		held[seq] = fmt.Sprint(m.Subject, m.Header, string(m.Data), m.Time.UnixNano())
 	}
 	return held
+}
+
+// saved is a store with one of everything, and a backup of it.
+func saved(t testing.TB, keys []byte) (from *world, dir string, m backup.Manifest) {
+	t.Helper()
+	from = at(t, natstest.Start(t), keys, table)
+	from.fill(t)
+	dir = filepath.Join(t.TempDir(), "backup")
+	return from, dir, save(t, from, dir)
 }
 
 func names(t testing.TB, js jetstream.JetStream) []string {
