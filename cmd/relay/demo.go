@@ -88,7 +88,8 @@ func (c *demoCommand) Run(p program) (failed error) {
 	}
 
 	// The receiver, and everything registered as a user would.
-	d := &demo{command: c, sites: sites, vendor: vendor, audit: newAudit(), journey: newJourney(p.stdout, sites),
+	seen := newAudit()
+	d := &demo{command: c, sites: sites, vendor: vendor, audit: seen, journey: newJourney(p.stdout, sites, seen),
 		calls: &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}}
 	defer d.calls.CloseIdleConnections()
 	setup, cancel := context.WithTimeout(p.ctx, demoSetup)

@@ -86,11 +86,11 @@ func (f *follower) read(ctx context.Context) error {
 		}
 		at := d.At.Add(time.Duration(d.LastAttempt.DurationMillis * float64(time.Millisecond)))
 		if d.Status == "delivered" {
-			f.journey.event(e, at, d.answer(), f.audit.arrived(e, at))
+			f.journey.delivered(e, at, d.answer())
 			delete(f.events, d.Event)
 			continue
 		}
-		f.journey.event(e, at, d.answer(), true)
+		f.journey.attempted(e, at, d.answer())
 	}
 	return f.readHealth(ctx)
 }

@@ -13,7 +13,10 @@ import (
 
 // journey prints what happens, one line an event: when, which order, how long it took, what the receiver answered, what changed.
 type journey struct {
+	audit *audit
+
 	mu       sync.Mutex
+	over     bool // the summary is told: it is the last line
 	out      io.Writer
 	paint    palette
 	width    int // of the terminal, 0 when there is none
@@ -22,9 +25,9 @@ type journey struct {
 	firstSite string
 }
 
-func newJourney(out io.Writer, sites []demoSite) *journey {
+func newJourney(out io.Writer, sites []demoSite, a *audit) *journey {
 	width, terminal := terminalWidth(out)
-	j := &journey{out: out, paint: newPalette(terminal), width: width, siteSpan: len("site"), firstSite: sites[0].name}
+	j := &journey{audit: a, out: out, paint: newPalette(terminal), width: width, siteSpan: len("site"), firstSite: sites[0].name}
 	for _, s := range sites {
 		j.siteSpan = max(j.siteSpan, len(s.name))
 	}
@@ -68,12 +71,27 @@ func (j *journey) row(at, site, order, id, event, callback, answer string) strin
 	return fmt.Sprintf("%-8s  %-*s  %-7s  %-8s  %8s  %8s  %-6s", at, j.siteSpan, site, order, id, event, callback, answer)
 }
 
-// event tells one delivery. First is false when the receiver has had the event before.
-func (j *journey) event(e demoEvent, at time.Time, answer string, first bool) {
+// delivered counts a delivery and tells it: whoever sees the count and then takes the lock finds it told.
+func (j *journey) delivered(e demoEvent, at time.Time, answer string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if !first {
+	if !j.audit.arrived(e, at) {
 		answer += ", a repeat"
+	}
+	j.event(e, at, answer)
+}
+
+// attempted tells a delivery that is not done.
+func (j *journey) attempted(e demoEvent, at time.Time, answer string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.event(e, at, answer)
+}
+
+// event prints one attempt; the caller holds the lock.
+func (j *journey) event(e demoEvent, at time.Time, answer string) {
+	if j.over {
+		return
 	}
 	left := j.row(at.Local().Format(time.TimeOnly), e.Site, e.brief().OrderReference, short(e.Subject),
 		brief(e.published().Sub(e.Time)), "+"+brief(at.Sub(e.published())), answer)
@@ -88,6 +106,9 @@ func (j *journey) event(e demoEvent, at time.Time, answer string, first bool) {
 func (j *journey) note(text string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.over {
+		return
+	}
 	fmt.Fprintln(j.out, j.paint.dim(time.Now().Format(time.TimeOnly)+"  "+text))
 }
 
@@ -125,6 +146,7 @@ func (j *journey) summary(c sandbox.Counters, v verdict) {
 			brief(v.toCallback.p50), brief(v.toCallback.p99), brief(v.sinceEvent.p50), brief(v.sinceEvent.p99)))
 	}
 	fmt.Fprintln(j.out, "\n"+strings.Join(parts, ", "))
+	j.over = true
 }
 
 // short is enough of an order's id to find it again.

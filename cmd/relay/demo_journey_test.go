@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
 func TestWhatChanged(t *testing.T) {
@@ -59,9 +61,9 @@ func TestANarrowTerminalGetsTwoLines(t *testing.T) {
 	}
 	lines := func(width int) []string {
 		var out bytes.Buffer
-		j := newJourney(&out, []demoSite{{name: "leeds"}})
+		j := newJourney(&out, []demoSite{{name: "leeds"}}, newAudit())
 		j.width = width
-		j.event(e, e.published().Add(3*time.Millisecond), "200", true)
+		j.delivered(e, e.published().Add(3*time.Millisecond), "200")
 		return strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
 	}
 	wide := lines(0)
@@ -73,6 +75,22 @@ func TestANarrowTerminalGetsTwoLines(t *testing.T) {
 	}
 	if got := lines(70); len(got) != 2 || !strings.HasSuffix(got[0], "  New") || got[1] != "          1 part" {
 		t.Errorf("at 70 columns: %q", got)
+	}
+}
+
+func TestNothingIsToldBehindTheSummary(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	seen := newAudit()
+	j := newJourney(&out, []demoSite{{name: "leeds"}}, seen)
+	j.delivered(demoEvent{ID: "a"}, time.Now(), "200")
+	j.summary(sandbox.Counters{}, seen.judge(sandbox.Ledger{}))
+	told := out.String()
+	j.delivered(demoEvent{ID: "b"}, time.Now(), "200")
+	j.attempted(demoEvent{ID: "c"}, time.Now(), "500")
+	j.note("the receiver is gone")
+	if out.String() != told || !strings.Contains(told, "1 deliveries") {
+		t.Errorf("told %q, with what came after the summary %q", told, out.String())
 	}
 }
 

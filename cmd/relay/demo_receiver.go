@@ -64,7 +64,6 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	if r.drop.CompareAndSwap(true, false) {
 		return // 200, and nobody will ever hear of it
 	}
-	first := r.audit.arrived(event, at)
 	w.WriteHeader(http.StatusOK)
-	r.journey.event(event, at, "200", first)
+	r.journey.delivered(event, at, "200")
 }
