@@ -58,8 +58,11 @@ func at(t testing.TB, nc *nats.Conn, keys []byte, table topology.Topology) *worl
 
 func (w *world) open(t testing.TB) *store.Store {
 	t.Helper()
-	s, err := store.Open(t.Context(), store.Config{Conn: w.nc, Topology: w.config.Topology, Sealer: w.config.Sealer, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
+	var s *store.Store
+	if err := natstest.Patiently(func() (err error) {
+		s, err = store.Open(t.Context(), store.Config{Conn: w.nc, Topology: w.config.Topology, Sealer: w.config.Sealer, Log: slog.New(slog.DiscardHandler)})
+		return err
+	}); err != nil {
 		t.Fatal(err)
 	}
 	w.s = s

@@ -72,7 +72,7 @@ func (c *chain) run(ctx context.Context, js jetstream.JetStream, n int) {
 
 func testLive(t *testing.T, from, to *world) {
 	t.Helper()
-	if err := from.config.Topology.Apply(t.Context(), from.js); err != nil {
+	if err := natstest.Patiently(func() error { return from.config.Topology.Apply(t.Context(), from.js) }); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 3000 { // what nobody touches must be there as well

@@ -21,6 +21,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/audatex-relay/relay/internal/natsd"
+	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
 )
@@ -88,9 +89,10 @@ func newCluster(t *testing.T) *cluster {
 	})
 	c.conn = c.login("relay", secrets["relay"])
 	log := slog.New(slog.DiscardHandler)
-	var err error
-	c.store, err = store.Open(t.Context(), store.Config{Conn: c.conn, Topology: topology.Topology{Prefix: "relay", Replicas: nodes, Retention: time.Hour}, Log: log})
-	if err != nil {
+	if err := natstest.Patiently(func() (err error) {
+		c.store, err = store.Open(t.Context(), store.Config{Conn: c.conn, Topology: topology.Topology{Prefix: "relay", Replicas: nodes, Retention: time.Hour}, Log: log})
+		return err
+	}); err != nil {
 		t.Fatal(err)
 	}
 	return c

@@ -1,6 +1,7 @@
 package natstest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -73,14 +74,8 @@ func (c *Cluster) place(t testing.TB) {
 	trial := jetstream.StreamConfig{Name: "trial", Subjects: []string{"trial"}, Replicas: nodes, Storage: jetstream.MemoryStorage}
 	again := func(what string, try func() error) {
 		t.Helper()
-		for deadline := time.Now().Add(patience); ; <-time.After(50 * time.Millisecond) {
-			err := try()
-			if err == nil {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("waited %s for the cluster to %s: %v", patience, what, err)
-			}
+		if err := repeat(try, func(error) bool { return true }); err != nil {
+			t.Fatalf("waited %s for the cluster to %s: %v", patience, what, err)
 		}
 	}
 	again("take a stream", func() error { _, err := js.CreateOrUpdateStream(t.Context(), trial); return err })
@@ -91,6 +86,23 @@ func (c *Cluster) place(t testing.TB) {
 		}
 		return nil
 	})
+}
+
+// Patiently does what the relay, too, tries again at its start: to create streams. The copies of a new one may take longer to elect a leader than
+// an answer is waited for.
+func Patiently(step func() error) error {
+	return repeat(step, func(err error) bool {
+		return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout)
+	})
+}
+
+// repeat tries again while the failure is one of those that pass.
+func repeat(try func() error, passes func(error) bool) error {
+	for deadline := time.Now().Add(patience); ; <-time.After(50 * time.Millisecond) {
+		if err := try(); err == nil || !passes(err) || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // freePorts answers ports that are free now: the nodes must know one another's before the first of them starts.

@@ -133,10 +133,13 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func (r *rig) open(g store.Gate) *store.Store {
 	r.t.Helper()
-	s, err := store.Open(r.t.Context(), store.Config{
-		Conn: r.dial(), Topology: topology.Topology{Prefix: "relay", Replicas: r.replicas, Retention: 720 * time.Hour}, Sealer: r.sealer, Log: quiet(), Gate: g,
-	})
-	if err != nil {
+	conn, s := r.dial(), (*store.Store)(nil)
+	if err := natstest.Patiently(func() (err error) {
+		s, err = store.Open(r.t.Context(), store.Config{
+			Conn: conn, Topology: topology.Topology{Prefix: "relay", Replicas: r.replicas, Retention: 720 * time.Hour}, Sealer: r.sealer, Log: quiet(), Gate: g,
+		})
+		return err
+	}); err != nil {
 		r.t.Fatal(err)
 	}
 	return s

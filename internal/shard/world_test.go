@@ -120,11 +120,12 @@ func (w *world) open(name string, gate store.Gate) *replica {
 	w.t.Helper()
 	r := &replica{w: w, name: name, conn: w.connect()}
 	w.t.Cleanup(r.conn.Close)
-	var err error
-	r.store, err = store.Open(w.t.Context(), store.Config{
-		Conn: r.conn, Topology: topology.Topology{Prefix: "relay", Replicas: w.replicas, Retention: time.Hour}, Log: slog.New(slog.DiscardHandler), Gate: gate,
-	})
-	if err != nil {
+	if err := natstest.Patiently(func() (err error) {
+		r.store, err = store.Open(w.t.Context(), store.Config{
+			Conn: r.conn, Topology: topology.Topology{Prefix: "relay", Replicas: w.replicas, Retention: time.Hour}, Log: slog.New(slog.DiscardHandler), Gate: gate,
+		})
+		return err
+	}); err != nil {
 		w.t.Fatal(err)
 	}
 	return r

@@ -49,10 +49,12 @@ func newOutage(t *testing.T, nc *nats.Conn, replicas int) *outage {
 		t.Fatal(err)
 	}
 	o := &outage{js: js}
-	o.Store, err = store.Open(t.Context(), store.Config{
-		Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: replicas, Retention: time.Hour}, Log: slog.New(slog.NewTextHandler(o, nil)),
-	})
-	if err != nil {
+	if err := natstest.Patiently(func() (err error) {
+		o.Store, err = store.Open(t.Context(), store.Config{
+			Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: replicas, Retention: time.Hour}, Log: slog.New(slog.NewTextHandler(o, nil)),
+		})
+		return err
+	}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

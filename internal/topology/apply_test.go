@@ -36,11 +36,7 @@ func newJS(t *testing.T, nc *nats.Conn) jetstream.JetStream {
 
 func apply(t *testing.T, js jetstream.JetStream, table topology.Topology) {
 	t.Helper()
-	err := table.Apply(t.Context(), js)
-	for deadline := time.Now().Add(time.Minute); errors.Is(err, context.DeadlineExceeded) && time.Now().Before(deadline); {
-		err = table.Apply(t.Context(), js) // a cluster whose leader changes does not answer; a relay tries again, too
-	}
-	if err != nil {
+	if err := natstest.Patiently(func() error { return table.Apply(t.Context(), js) }); err != nil {
 		t.Fatal(err)
 	}
 }

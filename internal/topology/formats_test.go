@@ -478,7 +478,7 @@ func TestFormatsOnACluster(t *testing.T) {
 	for range 3 {
 		js := newJS(t, cluster.Connect(t))
 		all.Go(func() {
-			if err := three(2).Apply(t.Context(), js); err != nil {
+			if err := natstest.Patiently(func() error { return three(2).Apply(t.Context(), js) }); err != nil {
 				t.Error(err)
 			}
 		})

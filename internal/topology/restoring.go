@@ -49,6 +49,9 @@ type Restoring struct {
 	Resumed bool
 }
 
+// signTurns bounds how often the sign's stream is asked for without an answer, of 5 s each.
+const signTurns = 4
+
 // BeginRestore makes the sign. If there is one already the answer is ErrRestoring, or, to take over what another has left behind, that one
 // made our own.
 func (t Topology) BeginRestore(ctx context.Context, js jetstream.JetStream, takeOver bool) (*Restoring, error) {
@@ -56,7 +59,12 @@ func (t Topology) BeginRestore(ctx context.Context, js jetstream.JetStream, take
 		Name: t.RestoreSign(), Description: "A backup is being put back: no relay starts", Subjects: []string{t.Prefix + ".restore"},
 		Storage: jetstream.FileStorage, Replicas: t.Replicas, Metadata: map[string]string{restorerKey: relay.NewID()},
 	}}
-	err := whileAnswered(ctx, codeNoPeers, func() error { _, err := js.CreateStream(ctx, r.config); return err })
+	create := func() error { _, err := js.CreateStream(ctx, r.config); return err }
+	err := whileAnswered(ctx, codeNoPeers, create)
+	// The copies of a new stream may take longer to elect a leader than an answer is waited for. The same stream may be created again.
+	for turn := 1; errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && turn < signTurns; turn++ {
+		err = whileAnswered(ctx, codeNoPeers, create)
+	}
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 		if !takeOver {
 			since, err := t.restoring(ctx, js)
