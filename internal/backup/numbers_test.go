@@ -2,15 +2,20 @@ package backup_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/audatex-relay/relay/internal/backup"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/publisher"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/topology"
 )
 
 // publishing publishes events of a few orders and operational ones, by a clock of the test's, and notes what was issued.
@@ -149,4 +154,59 @@ func TestNumbersRunOnFromTheStoreThatIsReplaced(t *testing.T) {
 			save(t, p.w, second)
 		}
 	}
+}
+
+// A restore that has deleted what was there and then fails must not let relays begin with numbers that the deleted store was past.
+func TestNumbersRunOnAfterARestoreThatFailed(t *testing.T) {
+	t.Parallel()
+	keys := newKeys(t)
+	w := at(t, natstest.Start(t), keys, table)
+	p := &publishing{t: t, w: w, issued: map[string]string{}, now: time.Now().UTC()}
+	p.open()
+	p.publish("first", 3)
+	dir := filepath.Join(t.TempDir(), "backup")
+	save(t, w, dir)
+	for range 2 { // the store is further ahead than the backup
+		if _, err := backup.Restore(t.Context(), w.config, dir, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.now = time.Now().UTC()
+	p.open()
+	p.publish("lost", 3)
+	mark, err := table.ReadMark(t.Context(), w.js)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	// Once what was there is deleted, another stream takes the subjects of one that is to be restored.
+	asked, good := 0, w.config.Now
+	w.config.Now = func() time.Time {
+		if asked++; asked == 2 {
+			if _, err := w.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "theirs", Subjects: []string{"relay.inbox.>"}}); err != nil {
+				t.Error(err)
+			}
+		}
+		return time.Now()
+	}
+	if _, err := backup.Restore(t.Context(), w.config, dir, true); err == nil || !strings.Contains(err.Error(), "no relay starts until a restore ends well") {
+		t.Errorf("the restore answers %v", err)
+	}
+	w.config.Now = good
+	if err := w.js.DeleteStream(t.Context(), "theirs"); err != nil {
+		t.Fatal(err)
+	}
+	if err := table.Apply(t.Context(), w.js); !errors.Is(err, topology.ErrRestoring) {
+		t.Errorf("a relay on the emptied store: %v", err)
+	}
+	if _, err := backup.Restore(t.Context(), w.config, dir, true); err != nil {
+		t.Fatal(err)
+	}
+	after, err := table.ReadMark(t.Context(), w.js)
+	if err != nil || after.Ahead < mark.Ahead+time.Hour.Microseconds() {
+		t.Errorf("numbers run %d µs ahead, %d before: %v", after.Ahead, mark.Ahead, err)
+	}
+	p.now = time.Now().UTC()
+	p.open()
+	p.publish("after", 3)
 }

@@ -31,8 +31,8 @@ const (
 const codeNameInUse = 10130
 
 // Restore puts a backup back. The store has to be empty but for what a relay's first start makes; with replace it is emptied before.
-// No relay may run on it, and none starts while the restore is under way, or after one that did not end well. Nothing is touched
-// before the backup has been read through and the keys were found to fit.
+// No relay may run on it, and none starts while the restore is under way, or after one that did not end well and has deleted what was there.
+// Nothing is touched before the backup has been read through and the keys were found to fit.
 func Restore(ctx context.Context, c Config, dir string, replace bool) (Manifest, error) {
 	m, err := ReadManifest(dir)
 	if err != nil {
@@ -55,19 +55,22 @@ func Restore(ctx context.Context, c Config, dir string, replace bool) (Manifest,
 	if err != nil {
 		return m, err
 	}
-	there, before, err := c.look(ctx, js, replace)
+	there, err := c.look(ctx, js, replace)
+	if err == nil && there.messages > 0 {
+		err = sign.Keep(ctx, there.mark.Ahead)
+	}
 	if err != nil {
 		if sign.Resumed { // what the other restore has left is still there
 			return m, err
 		}
 		return m, errors.Join(err, undone(ctx, sign.End))
 	}
-	if err := deleteAll(ctx, js, there); err != nil {
+	if err := deleteAll(ctx, js, there.streams); err != nil {
 		return m, fmt.Errorf("%w; no relay starts on what is left: run restore again with --replace", err)
 	}
 	put, err := c.putAll(ctx, js, dir, m, sign)
 	if err == nil {
-		err = c.finish(ctx, js, m, before, sign)
+		err = c.finish(ctx, js, m, sign)
 	}
 	if err == nil {
 		return m, nil
@@ -79,9 +82,16 @@ func Restore(ctx context.Context, c Config, dir string, replace bool) (Manifest,
 		return m, fmt.Errorf("%w: %w", ours, err)
 	}
 	undo := undone(ctx, func(ctx context.Context) error { return deleteAll(ctx, js, put) },
-		func(ctx context.Context) error { return allGone(ctx, js, m) }, sign.End)
-	if undo != nil {
+		func(ctx context.Context) error { return allGone(ctx, js, m) })
+	replaced := there.messages > 0 || sign.Resumed
+	if undo == nil && !replaced {
+		undo = undone(ctx, sign.End)
+	}
+	switch {
+	case undo != nil:
 		return m, fmt.Errorf("%w; and what was restored could not be removed again (%w): no relay starts on it, run restore again with --replace", err, undo)
+	case replaced: // a relay on an empty store would give out numbers of events a second time
+		return m, fmt.Errorf("%w; what was restored has been removed again, and what was there before is deleted: no relay starts until a restore ends well, run it again with --replace", err)
 	}
 	return m, fmt.Errorf("%w; what was restored has been removed again", err)
 }
@@ -143,38 +153,43 @@ func (c Config) idle(ctx context.Context, js jetstream.JetStream) error {
 	return nil
 }
 
-// look answers which streams have to make room and the mark that goes with them, or why they may not: somebody works on them, or they
-// hold something and are not to be replaced.
-func (c Config) look(ctx context.Context, js jetstream.JetStream, replace bool) (there []string, mark topology.Mark, err error) {
+// remains are what a restore finds: the streams that have to make room, what is in them, and the mark that goes with them.
+type remains struct {
+	streams  []string
+	messages uint64 // but for those of relay_owners, which is never empty
+	mark     topology.Mark
+}
+
+// look answers what has to make room, or why it may not: somebody works on it, or it holds something and is not to be replaced.
+func (c Config) look(ctx context.Context, js jetstream.JetStream, replace bool) (there remains, err error) {
 	findings, err := c.Topology.Check(ctx, js)
 	if err != nil {
-		return nil, mark, err
+		return there, err
 	}
-	if mark, err = c.Topology.ReadMark(ctx, js); err != nil {
-		return nil, mark, err
+	if there.mark, err = c.Topology.ReadMark(ctx, js); err != nil {
+		return there, err
 	}
 	if err := c.idle(ctx, js); err != nil {
-		return nil, mark, err
+		return there, err
 	}
 	owners := "KV_" + c.Topology.Bucket(topology.Owners)
-	held := uint64(0)
 	for _, f := range findings {
 		switch f.State {
 		case topology.StateForeign:
-			return nil, mark, f.Refuse()
+			return there, f.Refuse()
 		case topology.StateMissing, topology.StateUnknown:
 			continue
 		case topology.StateOK, topology.StateDiffers:
 		}
-		there = append(there, f.Stream)
-		if f.Stream != owners { // that one is never empty
-			held += f.Messages
+		there.streams = append(there.streams, f.Stream)
+		if f.Stream != owners {
+			there.messages += f.Messages
 		}
 	}
-	if held > 0 && !replace {
-		return nil, mark, fmt.Errorf("%w: it holds %d messages. Restore into an empty one, or say --replace to delete what is there (take a backup of it first)", ErrNotEmpty, held)
+	if there.messages > 0 && !replace {
+		return there, fmt.Errorf("%w: it holds %d messages. Restore into an empty one, or say --replace to delete what is there (take a backup of it first)", ErrNotEmpty, there.messages)
 	}
-	return there, mark, nil
+	return there, nil
 }
 
 // putAll restores every stream, relay_owners first, for as long as the sign is ours. It answers what was made.
@@ -224,8 +239,8 @@ func nameInUse(err error) bool {
 	return errors.As(err, &api) && api.ErrorCode == codeNameInUse
 }
 
-// finish says from where the numbers of events go on, and opens the store to relays. Before is the mark of what was replaced.
-func (c Config) finish(ctx context.Context, js jetstream.JetStream, m Manifest, before topology.Mark, sign *topology.Restoring) error {
+// finish says from where the numbers of events go on, and opens the store to relays.
+func (c Config) finish(ctx context.Context, js jetstream.JetStream, m Manifest, sign *topology.Restoring) error {
 	if err := sign.Ours(ctx); err != nil {
 		return err
 	}
@@ -240,8 +255,8 @@ func (c Config) finish(ctx context.Context, js jetstream.JetStream, m Manifest, 
 	}
 	mark.Restored, mark.Raising = c.now(), 0
 	// Against the backup's time, not the present: then the numbers after a second restore of the same backup are above those after the
-	// first. And above those of the store that was replaced, which may be of a later backup.
-	mark.Ahead = max(mark.Ahead, before.Ahead, int64(m.Sequence)-m.Ended.UnixMicro(), 0) + ahead.Microseconds()
+	// first. And above those of the store that was replaced, by this restore or by one that it goes on with: it may be of a later backup.
+	mark.Ahead = max(mark.Ahead, sign.Ahead, int64(m.Sequence)-m.Ended.UnixMicro(), 0) + ahead.Microseconds()
 	if _, err := c.Topology.WriteMark(ctx, js, mark); err != nil {
 		return err
 	}

@@ -271,12 +271,18 @@ func TestNoRelayStartsOnAStoreThatIsBeingRestored(t *testing.T) {
 	if _, err := table.BeginRestore(t.Context(), js, false); !errors.Is(err, topology.ErrRestoring) {
 		t.Errorf("a second restore: %v", err)
 	}
+	if err := first.Keep(t.Context(), 7200); err != nil {
+		t.Fatal(err)
+	}
 	second, err := table.BeginRestore(t.Context(), js, true)
-	if err != nil || !second.Resumed || first.Resumed {
+	if err != nil || !second.Resumed || first.Resumed || second.Ahead != 7200 {
 		t.Fatalf("taken over: %+v, %v", second, err)
 	}
 	if err := first.End(t.Context()); !errors.Is(err, topology.ErrTakenOver) {
 		t.Errorf("the first ends with %v", err)
+	}
+	if err := first.Keep(t.Context(), 1); !errors.Is(err, topology.ErrTakenOver) {
+		t.Errorf("the first keeps on with %v", err)
 	}
 	if err := table.Apply(t.Context(), js); !errors.Is(err, topology.ErrRestoring) {
 		t.Error(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -16,8 +17,11 @@ import (
 // That neither a relay nor a restore misses the other is seen to by their order: a relay stores its record and then looks for the sign, a
 // restore makes the sign and then looks for records.
 
-// restorerKey is the field of the sign's metadata that says which restore it is of.
-const restorerKey = "relay-restore"
+// Fields of the sign's metadata: which restore it is of, and the Mark.Ahead of the store that is being replaced.
+const (
+	restorerKey = "relay-restore"
+	aheadKey    = "relay-ahead"
+)
 
 // RestoreSign is the name of the stream that is there while a backup is put back. It holds nothing.
 func (t Topology) RestoreSign() string { return t.Prefix + "_restore" }
@@ -47,6 +51,8 @@ type Restoring struct {
 	config jetstream.StreamConfig
 	// Resumed says that the sign of another restore was there, which has left who knows what behind.
 	Resumed bool
+	// Ahead is the Mark.Ahead that the restores before this one have kept, 0 for none.
+	Ahead int64
 }
 
 // signTurns bounds how often the sign's stream is asked for without an answer, of 5 s each.
@@ -77,12 +83,47 @@ func (t Topology) BeginRestore(ctx context.Context, js jetstream.JetStream, take
 			return nil, Mark{Restoring: since}.Refuse(t.Version())
 		}
 		r.Resumed = true
+		if r.Ahead, err = t.keptAhead(ctx, js); err != nil {
+			return nil, err
+		}
+		r.config.Metadata[aheadKey] = strconv.FormatInt(r.Ahead, 10)
 		_, err = js.UpdateStream(ctx, r.config)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("keep relays from starting: %w", err)
 	}
 	return r, nil
+}
+
+// keptAhead reads what Keep has stored.
+func (t Topology) keptAhead(ctx context.Context, js jetstream.JetStream) (int64, error) {
+	sign, err := js.Stream(ctx, t.RestoreSign())
+	if err != nil {
+		return 0, fmt.Errorf("look at what the restore before has kept: %w", err)
+	}
+	text, ok := sign.CachedInfo().Config.Metadata[aheadKey]
+	if !ok {
+		return 0, nil
+	}
+	kept, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || kept < 0 {
+		return 0, refused("the stream %s is not the relay's: its metadata %s is %q, not a number of microseconds. Delete it if no restore is under way", t.RestoreSign(), aheadKey, text)
+	}
+	return kept, nil
+}
+
+// Keep stores in the sign how far the numbers ran ahead of the clock in a store that is about to be deleted: whichever restore ends well
+// finds it there.
+func (r *Restoring) Keep(ctx context.Context, ahead int64) error {
+	if err := r.Ours(ctx); err != nil {
+		return err
+	}
+	r.Ahead = max(r.Ahead, ahead)
+	r.config.Metadata[aheadKey] = strconv.FormatInt(r.Ahead, 10)
+	if _, err := r.js.UpdateStream(ctx, r.config); err != nil {
+		return fmt.Errorf("keep what the next restore must know: %w", err)
+	}
+	return nil
 }
 
 // ErrTakenOver says that another restore goes on where this one was.
