@@ -11,11 +11,9 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/klauspost/compress/s2"
 	"github.com/nats-io/nats-server/v2/server/archive"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -72,24 +70,6 @@ func wholeTar(t *tar.Reader) error {
 			return err
 		}
 	}
-}
-
-// subjectsTimeout bounds the listing of a stream's subjects, a hundred thousand at a time.
-const subjectsTimeout = 5 * time.Minute
-
-// subjects answers those of a stream's messages as its leader has them. A watch could miss one that is overwritten while it reads.
-func subjects(ctx context.Context, js jetstream.JetStream, name string) (map[string]uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, subjectsTimeout)
-	defer cancel()
-	stream, err := js.Stream(ctx, name)
-	if err != nil {
-		return nil, fmt.Errorf("list the subjects of stream %s: %w", name, err)
-	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(">"))
-	if err != nil {
-		return nil, fmt.Errorf("list the subjects of stream %s: %w", name, err)
-	}
-	return info.State.Subjects, nil
 }
 
 // describe reads what the manifest says of the documents, and whether the keys open them.

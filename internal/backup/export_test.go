@@ -1,4 +1,18 @@
 package backup
 
-// Whole is whole, for tests.
-var Whole = whole
+import "maps"
+
+// For tests.
+var (
+	Whole    = whole
+	Subjects = subjects
+)
+
+// ListSubjects is listSubjects over pages that are made of what there is at the moment.
+func ListSubjects(overlap int, page func(offset int) (total int, subjects map[string]uint64)) (map[string]bool, error) {
+	return listSubjects(overlap, func(offset int) (p subjectsPage, _ error) {
+		p.Total, p.State.Subjects = page(offset)
+		p.State.Subjects = maps.Clone(p.State.Subjects)
+		return p, nil
+	})
+}

@@ -113,7 +113,7 @@ func save(ctx context.Context, c Config, dir string) (Manifest, error) {
 		if strings.HasPrefix(name, "KV_") {
 			take = aside.takeBucket
 		}
-		s, err := take(ctx, c, js, dir, name)
+		s, err := take(ctx, c, dir, name)
 		if err != nil {
 			return Manifest{}, err
 		}
@@ -134,7 +134,7 @@ func save(ctx context.Context, c Config, dir string) (Manifest, error) {
 const proofPlace = "backup manifest"
 
 // take writes one snapshot into the directory.
-func take(ctx context.Context, c Config, _ jetstream.JetStream, dir, name string) (Stream, error) {
+func take(ctx context.Context, c Config, dir, name string) (Stream, error) {
 	s := Stream{Name: name, Snapshot: File{Name: name + ".snapshot"}}
 	f, err := create(dir, s.Snapshot.Name)
 	if err != nil {
@@ -204,12 +204,12 @@ func (a *aside) remove() error {
 }
 
 // takeBucket takes a bucket so that no key is missing: each as it was when the snapshot began, or later.
-func (a *aside) takeBucket(ctx context.Context, c Config, js jetstream.JetStream, dir, name string) (Stream, error) {
-	s, err := take(ctx, c, js, dir, name)
+func (a *aside) takeBucket(ctx context.Context, c Config, dir, name string) (Stream, error) {
+	s, err := take(ctx, c, dir, name)
 	if err != nil {
 		return Stream{}, err
 	}
-	missing, err := subjects(ctx, js, name) // not before: the server may check messages for long until it begins
+	missing, err := subjects(ctx, c.Conn, name) // not before: the server may check messages for long until it begins
 	if err != nil {
 		return Stream{}, err
 	}
@@ -219,7 +219,7 @@ func (a *aside) takeBucket(ctx context.Context, c Config, js jetstream.JetStream
 		return Stream{}, err
 	}
 	s.Messages, s.Bytes, s.FirstSeq = state.Messages, state.Bytes, state.FirstSeq
-	taken, err := subjects(ctx, a.js, name)
+	taken, err := subjects(ctx, a.nc, name)
 	if err != nil {
 		return Stream{}, err
 	}

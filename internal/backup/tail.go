@@ -59,7 +59,7 @@ func (e entry) message() *nats.Msg {
 
 // takeTail writes the present value of every subject that is in a bucket and was not in its snapshot: it was overwritten before the
 // snapshot came to it, or is new.
-func takeTail(ctx context.Context, nc *nats.Conn, dir, name string, missing map[string]uint64) (*File, error) {
+func takeTail(ctx context.Context, nc *nats.Conn, dir, name string, missing map[string]bool) (*File, error) {
 	if len(missing) == 0 {
 		return nil, nil
 	}
