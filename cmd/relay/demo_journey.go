@@ -118,7 +118,7 @@ func (j *journey) summary(c sandbox.Counters, v verdict) {
 	defer j.mu.Unlock()
 	parts := []string{
 		plural(int(c.OrdersCreated), "order"), plural(int(c.NotificationsHandedOut), "notification"), plural(v.events, "event"),
-		fmt.Sprintf("%d deliveries", v.deliveries), plural(v.repeats, "repeat"),
+		plural(v.deliveries, "delivery"), plural(v.repeats, "repeat"),
 	}
 	verdict := fmt.Sprintf("lost %d, misordered %d", v.lost, v.misordered)
 	for _, bad := range []struct {

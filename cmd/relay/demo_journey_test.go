@@ -89,7 +89,7 @@ func TestNothingIsToldBehindTheSummary(t *testing.T) {
 	j.delivered(demoEvent{ID: "b"}, time.Now(), "200")
 	j.attempted(demoEvent{ID: "c"}, time.Now(), "500")
 	j.note("the receiver is gone")
-	if out.String() != told || !strings.Contains(told, "1 deliveries") {
+	if out.String() != told || !strings.Contains(told, "1 delivery, ") {
 		t.Errorf("told %q, with what came after the summary %q", told, out.String())
 	}
 }

@@ -166,7 +166,7 @@ func TestDemoSendsToTheDevelopersReceiver(t *testing.T) {
 	hook.Store(h)
 	d.until(` 418, again at \d\d:\d\d:\d\d `)
 	d.until(` 204 at attempt 2 `)
-	summary := d.until(`^1 order|^\d+ orders, \d+ notifications, (\d+) events, (\d+) deliveries, 0 repeats, lost 0, misordered 0, `)
+	summary := d.until(`^1 order|^\d+ orders, \d+ notifications, (\d+) events, (\d+) deliver(?:y|ies), 0 repeats, lost 0, misordered 0, `)
 	if code := <-d.ended; code != exitOK {
 		t.Errorf("exit code %d; stderr:\n%s", code, d.stderr)
 	}
