@@ -20,6 +20,8 @@ type restoreCommand struct {
 	storage
 	Dir     string `arg:"" help:"Directory that relay backup made."`
 	Replace bool   `help:"Delete what the store holds before."`
+
+	Ahead duration `placeholder:"2h" help:"How far numbers of events run ahead of the clock already, as the last restore has said. Needed only if the store of that restore is lost, not replaced."`
 }
 
 // Run takes a backup: of a cluster while its relays run, of embedded storage while none does.
@@ -57,6 +59,9 @@ func (c *restoreCommand) Run(p program) error {
 	if err != nil {
 		return err
 	}
+	if config.Ahead = c.Ahead.d(); config.Ahead < 0 {
+		return wrong("--ahead", "%s is below zero", c.Ahead)
+	}
 	m, err := backup.Restore(p.ctx, config, filepath.Clean(c.Dir), c.Replace)
 	if errors.Is(err, backup.ErrNotEmpty) {
 		return fmt.Errorf("nothing was changed: %w", err)
@@ -64,7 +69,8 @@ func (c *restoreCommand) Run(p program) error {
 	if err != nil {
 		return whichKeys(err)
 	}
-	fmt.Fprintf(p.stdout, "Restored what there was at %s. What came after that is not in it.\n", m.Ended.Format(time.RFC3339))
+	fmt.Fprintf(p.stdout, "Restored what there was at %s. What came after that is not in it.\nNumbers of events run %s ahead of the clock from now on (--ahead for another restore, should this store be lost).\n",
+		m.Ended.Format(time.RFC3339), m.Ahead)
 	if len(m.Consents) == 0 {
 		return nil
 	}

@@ -61,12 +61,16 @@ func wrong(setting, format string, a ...any) error {
 
 // program is what a command needs of the process it runs in.
 type program struct {
-	ctx            context.Context // ends with SIGTERM or an interrupt
+	ctx            context.Context // ends with SIGTERM, an interrupt, or the terminal
 	stdout, stderr io.Writer
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	ending := []os.Signal{syscall.SIGTERM, os.Interrupt}
+	if !signal.Ignored(syscall.SIGHUP) { // under nohup
+		ending = append(ending, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), ending...)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	os.Exit(run(program{ctx, os.Stdout, os.Stderr}, os.Args[1:]))
 }

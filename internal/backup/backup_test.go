@@ -3,12 +3,12 @@ package backup_test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -128,11 +128,34 @@ func TestWhatDoesNotFitIsNotRestored(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		{"a newer release's", "formats version 9, this program knows up to version 2", topology.ErrNewer, func(t *testing.T, _ *world, dir string) {
-			edit(t, dir, func(m *backup.Manifest) { m.Formats = 9 })
+		{"a newer release's", "formats version 9, this program knows up to version 2", topology.ErrNewer, func(t *testing.T, to *world, dir string) {
+			edit(t, to, dir, func(m *backup.Manifest) { m.Formats = 9 })
 		}},
-		{"a file elsewhere", "outside its directory", nil, func(t *testing.T, _ *world, dir string) {
-			edit(t, dir, func(m *backup.Manifest) { m.Streams[3].Snapshot.Name = "../" + m.Streams[3].Snapshot.Name })
+		{"an altered manifest", "they do not belong together", nil, func(t *testing.T, _ *world, dir string) {
+			file := filepath.Join(dir, "manifest.json")
+			raw, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, bytes.Replace(raw, []byte(`"sequence": `), []byte(`"sequence": 9`), 1), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"no proof of the keys", "manifest.proof", fs.ErrNotExist, func(t *testing.T, _ *world, dir string) {
+			if err := os.Remove(filepath.Join(dir, "manifest.proof")); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"a stream less", "holds no relay_attempts", nil, func(t *testing.T, to *world, dir string) {
+			edit(t, to, dir, func(m *backup.Manifest) {
+				m.Streams = slices.DeleteFunc(m.Streams, func(s backup.Stream) bool { return s.Name == "relay_attempts" })
+			})
+		}},
+		{"numbers of no clock", "ahead of the clock, which cannot be", topology.ErrRefused, func(t *testing.T, to *world, dir string) {
+			edit(t, to, dir, func(m *backup.Manifest) { m.Sequence = 9795732089757821 })
+		}},
+		{"a file elsewhere", "outside its directory", nil, func(t *testing.T, to *world, dir string) {
+			edit(t, to, dir, func(m *backup.Manifest) { m.Streams[3].Snapshot.Name = "../" + m.Streams[3].Snapshot.Name })
 		}},
 		{"a clock behind it", "is before the backup was made", nil, func(_ *testing.T, to *world, _ string) {
 			to.config.Now = func() time.Time { return m.Ended.Add(-time.Second) }
@@ -157,18 +180,20 @@ func TestWhatDoesNotFitIsNotRestored(t *testing.T) {
 	}
 }
 
-func edit(t *testing.T, dir string, change func(*backup.Manifest)) {
+// edit changes a manifest as only the owner of the keys can.
+func edit(t *testing.T, w *world, dir string, change func(*backup.Manifest)) {
 	t.Helper()
 	m, err := backup.ReadManifest(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	change(&m)
-	raw, err := json.Marshal(m)
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "manifest.json"), raw, 0o600)
+	for _, name := range []string{"manifest.json", "manifest.proof"} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err != nil {
+	if err := m.Write(dir, w.config.Sealer); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -234,6 +259,9 @@ func TestAKilledRestoreIsGoneOnWith(t *testing.T) {
 	if _, err := store.Open(t.Context(), store.Config{Conn: to.nc, Topology: table, Sealer: to.config.Sealer, Log: to.config.Log}); !errors.Is(err, topology.ErrRestoring) {
 		t.Errorf("a relay on an empty store that is being restored: %v", err)
 	}
+	if err := dead.Change(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := backup.Restore(t.Context(), to.config, dir, false); !errors.Is(err, topology.ErrRestoring) {
 		t.Errorf("beside another: %v", err)
 	}
@@ -242,6 +270,10 @@ func TestAKilledRestoreIsGoneOnWith(t *testing.T) {
 	}
 	if err := dead.Ours(t.Context()); !errors.Is(err, topology.ErrTakenOver) {
 		t.Errorf("the first is told %v", err)
+	}
+	// It was only suspended, and wakes up in the midst of deleting.
+	if err := backup.DeleteAll(t.Context(), to.js, dead, []string{"relay_inbox", "KV_relay_owners"}); !errors.Is(err, topology.ErrTakenOver) {
+		t.Errorf("the first deletes on: %v", err)
 	}
 	to.open(t)
 	if !same(contents(t, from.js, "relay_inbox"), contents(t, to.js, "relay_inbox")) {

@@ -1,11 +1,16 @@
 package backup
 
-import "maps"
+import (
+	"maps"
+
+	"github.com/audatex-relay/relay/internal/store"
+)
 
 // For tests.
 var (
-	Whole    = whole
-	Subjects = subjects
+	Whole     = whole
+	Subjects  = subjects
+	DeleteAll = deleteAll
 )
 
 // ListSubjects is listSubjects over pages that are made of what there is at the moment.
@@ -16,3 +21,6 @@ func ListSubjects(overlap int, page func(offset int) (total int, subjects map[st
 		return p, nil
 	})
 }
+
+// Write is write.
+func (m Manifest) Write(dir string, keys *store.Sealer) error { return m.write(dir, keys) }

@@ -13,13 +13,18 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/store"
 )
 
-// manifestFile is written last: a directory without it is no backup.
-const manifestFile = "manifest.json"
-
-// manifestVersion is that of the manifest's form.
-const manifestVersion = 1
+const (
+	// manifestFile is written last: a directory without it is no backup.
+	manifestFile = "manifest.json"
+	// proofFile holds what only the encryption keys open, and only beside this very manifest.
+	proofFile = "manifest.proof"
+	// manifestVersion is that of the manifest's form.
+	manifestVersion = 2
+)
 
 // Manifest says what a backup holds.
 type Manifest struct {
@@ -29,13 +34,17 @@ type Manifest struct {
 	Formats int       `json:"formats"` // the mark: what the documents may be
 	Began   time.Time `json:"began"`
 	Ended   time.Time `json:"ended"`
-	// Keys is the fingerprint of the encryption keys, Proof what only they open.
-	Keys  string `json:"keys"`
-	Proof []byte `json:"proof"`
+	// Keys is the fingerprint of the encryption keys.
+	Keys string `json:"keys"`
 	// Sequence is the highest number that an event had.
 	Sequence uint64    `json:"sequence"`
 	Streams  []Stream  `json:"streams"` // in the order they were taken
 	Consents []Consent `json:"consents"`
+	// Ahead is how far numbers of events run ahead of the clock after Restore.
+	Ahead time.Duration `json:"-"`
+
+	place string // of the proof: bound to the manifest as it was read
+	proof []byte
 }
 
 // Stream is one stream's snapshot, and of a bucket what was written while it was taken.
@@ -81,7 +90,17 @@ func ReadManifest(dir string) (Manifest, error) {
 		return m, fmt.Errorf("the backup's manifest is of version %d, this program reads version %d: restore with the release that made it (%s)",
 			m.Version, manifestVersion, m.Release)
 	}
+	m.place = proofPlace(raw)
+	if m.proof, err = os.ReadFile(filepath.Join(dir, proofFile)); err != nil {
+		return m, fmt.Errorf("read the backup: %w", err)
+	}
 	return m, nil
+}
+
+// proofPlace binds the proof of the keys to a manifest: changed by a byte, it is not what they sealed.
+func proofPlace(manifest []byte) string {
+	sum := sha256.Sum256(manifest)
+	return "backup manifest " + hex.EncodeToString(sum[:])
 }
 
 // verify reads every file through before anything is touched.
@@ -120,19 +139,29 @@ func (f File) verify(dir string) error {
 	return nil
 }
 
-// write stores the manifest, which makes a directory a backup.
-func (m Manifest) write(dir string) error {
+// write stores the proof of the keys and then the manifest, which makes a directory a backup.
+func (m Manifest) write(dir string, keys *store.Sealer) error {
 	raw, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode the manifest: %w", err)
 	}
-	f, err := create(dir, manifestFile)
+	raw = append(raw, '\n')
+	proof, err := keys.Proof(proofPlace(raw))
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(append(raw, '\n'))
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("write the manifest: %w", err)
+	for _, part := range []struct {
+		name string
+		raw  []byte
+	}{{proofFile, proof}, {manifestFile, raw}} {
+		f, err := create(dir, part.name)
+		if err != nil {
+			return err
+		}
+		_, err = f.Write(part.raw)
+		if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+			return fmt.Errorf("write %s: %w", part.name, err)
+		}
 	}
 	return nil
 }

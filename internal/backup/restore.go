@@ -56,21 +56,20 @@ func Restore(ctx context.Context, c Config, dir string, replace bool) (Manifest,
 		return m, err
 	}
 	there, err := c.look(ctx, js, replace)
-	if err == nil && there.messages > 0 {
-		err = sign.Keep(ctx, there.mark.Ahead)
-	}
 	if err != nil {
-		if sign.Resumed { // what the other restore has left is still there
-			return m, err
-		}
-		return m, errors.Join(err, undone(ctx, sign.End))
+		return m, errors.Join(err, undone(ctx, sign.Withdraw))
 	}
-	if err := deleteAll(ctx, js, there.streams); err != nil {
+	if err := sign.Change(ctx, there.mark.Ahead); err != nil {
+		return m, errors.Join(err, undone(ctx, sign.Withdraw))
+	}
+	if err := deleteAll(ctx, js, sign, there.streams); errors.Is(err, topology.ErrTakenOver) {
+		return m, err
+	} else if err != nil {
 		return m, fmt.Errorf("%w; no relay starts on what is left: run restore again with --replace", err)
 	}
 	put, err := c.putAll(ctx, js, dir, m, sign)
 	if err == nil {
-		err = c.finish(ctx, js, m, sign)
+		m.Ahead, err = c.finish(ctx, js, m, sign)
 	}
 	if err == nil {
 		return m, nil
@@ -81,7 +80,7 @@ func Restore(ctx context.Context, c Config, dir string, replace bool) (Manifest,
 	if ours := undone(ctx, sign.Ours); errors.Is(ours, topology.ErrTakenOver) {
 		return m, fmt.Errorf("%w: %w", ours, err)
 	}
-	undo := undone(ctx, func(ctx context.Context) error { return deleteAll(ctx, js, put) },
+	undo := undone(ctx, func(ctx context.Context) error { return deleteAll(ctx, js, sign, put) },
 		func(ctx context.Context) error { return allGone(ctx, js, m) })
 	replaced := there.messages > 0 || sign.Resumed
 	if undo == nil && !replaced {
@@ -113,12 +112,15 @@ func (c Config) suits(m Manifest) error {
 	if m.Prefix != c.Topology.Prefix {
 		return fmt.Errorf("the backup is of prefix %q, not %q: its streams keep their names, so set RELAY_NATS_PREFIX to it", m.Prefix, c.Topology.Prefix)
 	}
-	if err := (topology.Mark{Formats: m.Formats}).Refuse(c.Topology.Version()); err != nil {
-		return fmt.Errorf("the backup cannot be used by this release: %w", err)
-	}
-	if err := c.Sealer.CheckProof(proofPlace, m.Proof); err != nil {
+	if err := c.Sealer.CheckProof(m.place, m.proof); err != nil {
+		if m.Keys == c.Fingerprint {
+			return fmt.Errorf("%s or %s of the backup is damaged: they do not belong together: %w", manifestFile, proofFile, err)
+		}
 		return fmt.Errorf("%w: the backup needs the keys with fingerprint %s, those given have %s. Set RELAY_ENCRYPTION_KEYS, or put the key file beside the data: %w",
 			ErrKeys, m.Keys, c.Fingerprint, err)
+	}
+	if err := (topology.Mark{Formats: m.Formats, Ahead: c.aheadOf(m)}).Refuse(c.Topology.Version()); err != nil {
+		return fmt.Errorf("the backup cannot be used by this release: %w", err)
 	}
 	if now := c.now(); now.Before(m.Ended) {
 		return fmt.Errorf("this machine's clock says %s, which is before the backup was made (%s): set the clock; the numbers of events come from it",
@@ -134,11 +136,19 @@ func (c Config) suits(m Manifest) error {
 			return fmt.Errorf("the backup holds stream %s, which this release does not know: restore with the release that made it (%s)", name, m.Release)
 		}
 	}
-	owners := "KV_" + c.Topology.Bucket(topology.Owners)
-	if !slices.Contains(have, owners) {
-		return fmt.Errorf("the backup holds no %s: it was not made by relay backup", owners)
+	for _, name := range want {
+		if !slices.Contains(have, name) {
+			return fmt.Errorf("the backup holds no %s: restore with the release that made it (%s)", name, m.Release)
+		}
 	}
 	return nil
+}
+
+// aheadOf answers how far numbers of events, in microseconds, have to run ahead of the clock after a backup is put back, as far as the backup and the
+// caller know. Against the backup's time, not the present: then the numbers after a second restore of the same backup are above those
+// after the first.
+func (c Config) aheadOf(m Manifest) int64 {
+	return max(int64(m.Sequence)-m.Ended.UnixMicro(), c.Ahead.Microseconds(), 0)
 }
 
 // idle answers an error while relays run on the store.
@@ -202,7 +212,7 @@ func (c Config) putAll(ctx context.Context, js jetstream.JetStream, dir string, 
 		}
 		config := s.Config
 		config.Replicas, config.Placement = c.Topology.Replicas, nil
-		state, err := c.put(ctx, dir, s, config)
+		state, err := c.put(ctx, js, dir, s, config, sign)
 		if !nameInUse(err) { // that one is somebody else's
 			made = append(made, s.Name) // also if it failed: there may be half of it
 		}
@@ -220,8 +230,9 @@ func (c Config) putAll(ctx context.Context, js jetstream.JetStream, dir string, 
 	return made, nil
 }
 
-// put restores one stream. A server that was restoring it when that was cut off still has its name for some seconds.
-func (c Config) put(ctx context.Context, dir string, s Stream, config jetstream.StreamConfig) (streamState, error) {
+// put restores one stream. Servers that were restoring it when that was cut off still have its name for some seconds, and may then make
+// an empty stream of it, or one of half its messages.
+func (c Config) put(ctx context.Context, js jetstream.JetStream, dir string, s Stream, config jetstream.StreamConfig, sign *topology.Restoring) (streamState, error) {
 	state, err := put(ctx, c.Conn, dir, s, config)
 	for began := time.Now(); nameInUse(err) && time.Since(began) < nameFreeAfter; {
 		select {
@@ -229,9 +240,27 @@ func (c Config) put(ctx context.Context, dir string, s Stream, config jetstream.
 			return state, err
 		case <-time.After(nameAgain):
 		}
+		if left := c.clear(ctx, js, s.Name, sign); left != nil {
+			return state, errors.Join(left, err)
+		}
 		state, err = put(ctx, c.Conn, dir, s, config)
 	}
 	return state, err
+}
+
+// clear deletes what a restore that was cut off has left under a name. Whatever else holds something is left alone.
+func (c Config) clear(ctx context.Context, js jetstream.JetStream, name string, sign *topology.Restoring) error {
+	if err := sign.Ours(ctx); err != nil {
+		return err
+	}
+	left, err := js.Stream(ctx, name)
+	if err != nil {
+		return ignoreMissing(err)
+	}
+	if !sign.Resumed && left.CachedInfo().State.Msgs > 0 {
+		return fmt.Errorf("stream %s was made by somebody else meanwhile", name)
+	}
+	return deleteAll(ctx, js, sign, []string{name})
 }
 
 func nameInUse(err error) bool {
@@ -239,32 +268,39 @@ func nameInUse(err error) bool {
 	return errors.As(err, &api) && api.ErrorCode == codeNameInUse
 }
 
-// finish says from where the numbers of events go on, and opens the store to relays.
-func (c Config) finish(ctx context.Context, js jetstream.JetStream, m Manifest, sign *topology.Restoring) error {
+// finish says from where the numbers of events go on, and opens the store to relays. It answers how far ahead of the clock that is.
+func (c Config) finish(ctx context.Context, js jetstream.JetStream, m Manifest, sign *topology.Restoring) (time.Duration, error) {
 	if err := sign.Ours(ctx); err != nil {
-		return err
+		return 0, err
 	}
 	for _, s := range m.Streams { // one that was taken over may still have been deleting
 		if _, err := js.Stream(ctx, s.Name); err != nil {
-			return fmt.Errorf("look at stream %s after the restore: %w", s.Name, err)
+			return 0, fmt.Errorf("look at stream %s after the restore: %w", s.Name, err)
 		}
 	}
 	mark, err := c.Topology.ReadMark(ctx, js)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	mark.Restored, mark.Raising = c.now(), 0
-	// Against the backup's time, not the present: then the numbers after a second restore of the same backup are above those after the
-	// first. And above those of the store that was replaced, by this restore or by one that it goes on with: it may be of a later backup.
-	mark.Ahead = max(mark.Ahead, sign.Ahead, int64(m.Sequence)-m.Ended.UnixMicro(), 0) + ahead.Microseconds()
-	if _, err := c.Topology.WriteMark(ctx, js, mark); err != nil {
-		return err
+	// Above those of the store that was replaced, too, by this restore or by one that it goes on with: it may be of a later backup.
+	kept, err := sign.Ahead(ctx)
+	if err != nil {
+		return 0, err
 	}
-	return sign.End(ctx)
+	mark.Ahead = max(mark.Ahead, kept, c.aheadOf(m)) + ahead.Microseconds()
+	if _, err := c.Topology.WriteMark(ctx, js, mark); err != nil {
+		return 0, err
+	}
+	return time.Duration(mark.Ahead) * time.Microsecond, sign.End(ctx)
 }
 
-func deleteAll(ctx context.Context, js jetstream.JetStream, names []string) error {
+// deleteAll deletes streams, for as long as the sign is ours: a restore that was suspended must not delete what another has put back.
+func deleteAll(ctx context.Context, js jetstream.JetStream, sign *topology.Restoring, names []string) error {
 	for _, name := range names {
+		if err := sign.Ours(ctx); err != nil {
+			return err
+		}
 		if err := ignoreMissing(js.DeleteStream(ctx, name)); err != nil {
 			return fmt.Errorf("delete stream %s: %w", name, err)
 		}

@@ -35,6 +35,8 @@ type Config struct {
 	Exclusive bool
 	Log       *slog.Logger
 	Now       func() time.Time // time.Now if nil
+	// Ahead is how far numbers of events are to run ahead of the clock after a restore, at least.
+	Ahead time.Duration
 }
 
 func (c Config) now() time.Time {
@@ -97,11 +99,7 @@ func save(ctx context.Context, c Config, dir string) (Manifest, error) {
 	if err := mark.Refuse(c.Topology.Version()); err != nil {
 		return Manifest{}, err
 	}
-	proof, err := c.Sealer.Proof(proofPlace)
-	if err != nil {
-		return Manifest{}, err
-	}
-	m := Manifest{Version: manifestVersion, Release: c.Release, Prefix: c.Topology.Prefix, Began: c.now(), Keys: c.Fingerprint, Proof: proof}
+	m := Manifest{Version: manifestVersion, Release: c.Release, Prefix: c.Topology.Prefix, Began: c.now(), Keys: c.Fingerprint}
 
 	aside, err := startAside(filepath.Join(dir, "aside"))
 	if err != nil {
@@ -127,11 +125,8 @@ func save(ctx context.Context, c Config, dir string) (Manifest, error) {
 		return Manifest{}, err
 	}
 	m.Ended = c.now()
-	return m, errors.Join(m.write(dir), syncDir(dir))
+	return m, errors.Join(m.write(dir, c.Sealer), syncDir(dir))
 }
-
-// proofPlace binds the manifest's proof of the keys to where it lies.
-const proofPlace = "backup manifest"
 
 // take writes one snapshot into the directory.
 func take(ctx context.Context, c Config, dir, name string) (Stream, error) {

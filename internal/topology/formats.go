@@ -50,6 +50,8 @@ type Mark struct {
 	// Restoring is when a backup began to be put back that is not yet complete: no relay starts on half a store. It is not stored with the
 	// mark, which is deleted and put back as well (BeginRestore).
 	Restoring time.Time `json:"-"`
+	// Changed says that the restore has begun to delete or to make something.
+	Changed bool `json:"-"`
 	// Restored is when a backup was last put back; a relay whose clock is behind that would give out numbers a second time.
 	Restored time.Time `json:"restored,omitzero"`
 	// Ahead is how far, in microseconds, sequences of events are ahead of the clock: what was published after a backup and lost with
@@ -63,9 +65,12 @@ type Mark struct {
 // documents had version 1: that is what a store without a mark answers; one without relay_owners, too.
 func (t Topology) ReadMark(ctx context.Context, js jetstream.JetStream) (Mark, error) {
 	m := Mark{Formats: 1}
-	var err error
-	if m.Restoring, err = t.restoring(ctx, js); err != nil {
+	there, err := t.readSign(ctx, js)
+	if err != nil {
 		return Mark{}, fmt.Errorf("look whether a backup is being restored: %w", err)
+	}
+	if there != nil {
+		m.Restoring, m.Changed = there.since, there.changed
 	}
 	raw, revision, err := t.leaderGet(ctx, js, MarkKey)
 	if err != nil {
@@ -153,6 +158,9 @@ func (t Topology) WriteMark(ctx context.Context, js jetstream.JetStream, m Mark)
 // Refuse answers why a relay of a version must not run on a store with this mark, nil if it may.
 func (m Mark) Refuse(version int) error {
 	switch {
+	case !m.Restoring.IsZero() && !m.Changed:
+		return refused("%w since %s, and has changed nothing yet: wait for its end. If it did not end well, run relay restore again: without --replace it changes nothing that there is, and relays start again",
+			ErrRestoring, m.Restoring.UTC().Format(time.RFC3339))
 	case !m.Restoring.IsZero():
 		return refused("%w since %s: wait for its end, or run relay restore again with --replace if it did not end well", ErrRestoring, m.Restoring.UTC().Format(time.RFC3339))
 	case m.Formats > version:
@@ -167,6 +175,8 @@ func (m Mark) Refuse(version int) error {
 	case time.Now().Before(m.Restored):
 		return refused("this machine's clock is behind %s, when a backup was restored: event numbers come from the clock and would be given out a second time. Set the clock",
 			m.Restored.UTC().Format(time.RFC3339))
+	case m.Ahead < 0 || m.Ahead > maxAhead:
+		return refused("the mark of the stored formats says that numbers of events run %d µs ahead of the clock, which cannot be: restore a backup", m.Ahead)
 	}
 	return nil
 }

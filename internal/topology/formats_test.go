@@ -258,8 +258,21 @@ func TestNoRelayStartsOnAStoreThatIsBeingRestored(t *testing.T) {
 	t.Parallel()
 	_, js := open(t)
 	apply(t, js, table)
-	first, err := table.BeginRestore(t.Context(), js, false)
+	dead, err := table.BeginRestore(t.Context(), js, false)
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := table.Apply(t.Context(), js); !errors.Is(err, topology.ErrRestoring) || !strings.Contains(err.Error(), "has changed nothing yet") {
+		t.Error(err)
+	}
+	first, err := table.BeginRestore(t.Context(), js, false) // nothing is lost by taking over from one that has changed nothing
+	if err != nil || first.Resumed {
+		t.Fatalf("taken over: %+v, %v", first, err)
+	}
+	if err := dead.Change(t.Context(), 1); !errors.Is(err, topology.ErrTakenOver) {
+		t.Errorf("the one before it goes on with %v", err)
+	}
+	if err := first.Change(t.Context(), 7200); err != nil {
 		t.Fatal(err)
 	}
 	if err := js.DeleteStream(t.Context(), "KV_relay_owners"); err != nil { // with the mark in it
@@ -271,18 +284,24 @@ func TestNoRelayStartsOnAStoreThatIsBeingRestored(t *testing.T) {
 	if _, err := table.BeginRestore(t.Context(), js, false); !errors.Is(err, topology.ErrRestoring) {
 		t.Errorf("a second restore: %v", err)
 	}
-	if err := first.Keep(t.Context(), 7200); err != nil {
+	second, err := table.BeginRestore(t.Context(), js, true)
+	if err != nil || !second.Resumed {
+		t.Fatalf("taken over: %+v, %v", second, err)
+	}
+	if err := second.Change(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
-	second, err := table.BeginRestore(t.Context(), js, true)
-	if err != nil || !second.Resumed || first.Resumed || second.Ahead != 7200 {
-		t.Fatalf("taken over: %+v, %v", second, err)
+	if ahead, err := second.Ahead(t.Context()); err != nil || ahead != 7200 {
+		t.Errorf("the second knows of %d, %v", ahead, err)
+	}
+	if err := second.Withdraw(t.Context()); err != nil {
+		t.Error(err)
 	}
 	if err := first.End(t.Context()); !errors.Is(err, topology.ErrTakenOver) {
 		t.Errorf("the first ends with %v", err)
 	}
-	if err := first.Keep(t.Context(), 1); !errors.Is(err, topology.ErrTakenOver) {
-		t.Errorf("the first keeps on with %v", err)
+	if err := first.Change(t.Context(), 1); !errors.Is(err, topology.ErrTakenOver) {
+		t.Errorf("the first goes on with %v", err)
 	}
 	if err := table.Apply(t.Context(), js); !errors.Is(err, topology.ErrRestoring) {
 		t.Error(err)
@@ -292,6 +311,84 @@ func TestNoRelayStartsOnAStoreThatIsBeingRestored(t *testing.T) {
 	}
 	if err := table.Apply(t.Context(), js); err != nil {
 		t.Error(err)
+	}
+}
+
+// A restore that is broken off while it makes its sign leaves none.
+func TestABrokenOffBeginningOfARestoreLeavesNoSign(t *testing.T) {
+	t.Parallel()
+	_, js := open(t)
+	apply(t, js, table)
+	for n := range 40 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(n)*50*time.Microsecond)
+		r, err := table.BeginRestore(ctx, js, false)
+		cancel()
+		if err == nil {
+			err = r.Withdraw(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := table.Apply(t.Context(), js); err != nil {
+			t.Fatalf("after %d00 µs: %v", n/2, err)
+		}
+	}
+}
+
+// A stream of the sign's name that is another's is neither a restore's nor touched.
+func TestAForeignSignIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	_, js := open(t)
+	for _, c := range []jetstream.StreamConfig{
+		{Name: table.RestoreSign(), Subjects: []string{"other.team.>"}},
+		{Name: table.RestoreSign(), Subjects: []string{"other.team.>"}, Metadata: map[string]string{"relay-restore": "x"}},
+		{Name: table.RestoreSign(), Subjects: []string{"relay.restore.*"}, Metadata: map[string]string{"relay-restore": "x"}},
+	} {
+		if _, err := js.CreateStream(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		subject := "other.team.work"
+		if c.Subjects[0] == "relay.restore.*" {
+			subject = "relay.restore.9223372036854775807"
+		}
+		if _, err := js.Publish(t.Context(), subject, []byte("theirs")); err != nil {
+			t.Fatal(err)
+		}
+		if err := table.Apply(t.Context(), js); !errors.Is(err, topology.ErrForeign) || !errors.Is(err, topology.ErrRefused) {
+			t.Errorf("%+v: a relay answers %v", c, err)
+		}
+		if _, err := table.BeginRestore(t.Context(), js, true); !errors.Is(err, topology.ErrForeign) {
+			t.Errorf("%+v: a restore answers %v", c, err)
+		}
+		stream, err := js.Stream(t.Context(), c.Name)
+		if err != nil || stream.CachedInfo().State.Msgs != 1 {
+			t.Fatalf("%+v: it was touched: %v", c, err)
+		}
+		if err := js.DeleteStream(t.Context(), c.Name); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A relay that was away for the whole of a restore does not go on with the numbers of before.
+func TestARelayEndsWhenABackupWasRestoredBehindItsBack(t *testing.T) {
+	t.Parallel()
+	_, js := open(t)
+	apply(t, js, table)
+	v, err := topology.OpenFormats(t.Context(), topology.FormatsConfig{JS: js, Topology: table, Log: slog.New(slog.DiscardHandler), Every: 10 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Join(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m := mark(t, js)
+	m.Restored, m.Ahead = time.Now(), time.Hour.Microseconds()
+	if _, err := table.WriteMark(t.Context(), js, m); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Run(t.Context()); !errors.Is(err, topology.ErrRefused) || !strings.Contains(err.Error(), "start it anew") {
+		t.Errorf("it runs on and ends with %v", err)
 	}
 }
 

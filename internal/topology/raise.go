@@ -47,6 +47,8 @@ type Versions struct {
 	c       FormatsConfig
 	version int
 	current atomic.Int64
+	// restored is Mark.Restored as it was when this relay began: how its numbers go on follows from that.
+	restored time.Time
 }
 
 // OpenFormats reads the mark. It refuses like Apply, which comes before.
@@ -57,6 +59,7 @@ func OpenFormats(ctx context.Context, c FormatsConfig) (*Versions, error) {
 	v := &Versions{c: c, version: c.Topology.Version()}
 	m, err := c.Topology.ReadMark(ctx, c.JS)
 	if err == nil {
+		v.restored = m.Restored
 		err = v.adopt(m)
 	}
 	if err != nil {
@@ -206,6 +209,10 @@ func contested(err error) error {
 func (v *Versions) adopt(m Mark) error {
 	if err := m.Refuse(v.version); err != nil {
 		return err
+	}
+	if !m.Restored.Equal(v.restored) { // the restore found no sign of this relay, which had lost the store or was suspended
+		return refused("a backup was restored at %s, after this relay had started: start it anew, as it has to learn from where the numbers of events go on",
+			m.Restored.UTC().Format(time.RFC3339))
 	}
 	v.current.Store(int64(m.Formats))
 	return nil

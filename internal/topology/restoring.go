@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -14,34 +15,63 @@ import (
 
 // While a backup is being put back there is a stream that says so, beside those that are deleted and made meanwhile: at no moment does a
 // relay find a part of a store, or an empty one in the place of that which was, without finding the sign. It stays when the restore dies.
+// Before anything is changed it gets a message, so that it is known of a dead restore whether it has changed anything; the message's subject
+// says how far the numbers of events ran ahead in the store that is about to be deleted. Messages are only added: restores that take over
+// from one another lose none.
 // That neither a relay nor a restore misses the other is seen to by their order: a relay stores its record and then looks for the sign, a
 // restore makes the sign and then looks for records.
 
-// Fields of the sign's metadata: which restore it is of, and the Mark.Ahead of the store that is being replaced.
-const (
-	restorerKey = "relay-restore"
-	aheadKey    = "relay-ahead"
-)
+// restorerKey is the field of the sign's metadata that says which restore it is of.
+const restorerKey = "relay-restore"
 
-// RestoreSign is the name of the stream that is there while a backup is put back. It holds nothing.
+// maxAhead bounds Mark.Ahead, in microseconds: a hundred years. More is no clock's fault.
+const maxAhead = int64(100 * 365 * 24 * time.Hour / time.Microsecond)
+
+// RestoreSign is the name of the stream that is there while a backup is put back.
 func (t Topology) RestoreSign() string { return t.Prefix + "_restore" }
 
-// restoring answers when the restore began that is under way, or was cut off; the zero time if there is none.
-func (t Topology) restoring(ctx context.Context, js jetstream.JetStream) (time.Time, error) {
-	var sign struct {
-		Error   *jetstream.APIError `json:"error"`
-		Created time.Time           `json:"created"`
+func (t Topology) restoreSubject(token string) string { return t.Prefix + ".restore." + token }
+
+// sign is how the sign of a restore stands.
+type sign struct {
+	since    time.Time // when it was made
+	restorer string    // of which restore it is
+	changed  bool      // something may have been deleted or made
+	ahead    int64     // the most that was kept
+}
+
+// readSign answers how the sign stands; nil if there is none.
+func (t Topology) readSign(ctx context.Context, js jetstream.JetStream) (*sign, error) {
+	var info struct {
+		Error   *jetstream.APIError    `json:"error"`
+		Created time.Time              `json:"created"`
+		Config  jetstream.StreamConfig `json:"config"`
+		State   jetstream.StreamState  `json:"state"`
 	}
-	if err := t.ask(ctx, js, "STREAM.INFO."+t.RestoreSign(), struct{}{}, &sign); err != nil {
-		return time.Time{}, err
+	if err := t.ask(ctx, js, "STREAM.INFO."+t.RestoreSign(), map[string]string{"subjects_filter": ">"}, &info); err != nil {
+		return nil, err
 	}
-	if sign.Error == nil {
-		return sign.Created, nil
+	if info.Error != nil {
+		if info.Error.ErrorCode == jetstream.JSErrCodeStreamNotFound {
+			return nil, nil
+		}
+		return nil, info.Error
 	}
-	if sign.Error.ErrorCode == jetstream.JSErrCodeStreamNotFound {
-		return time.Time{}, nil
+	s := &sign{since: info.Created, restorer: info.Config.Metadata[restorerKey], changed: info.State.Msgs > 0}
+	foreign := func(why string) error {
+		return refused("stream %s %w and is left alone: %s. Delete or rename it if nobody needs it, or choose another RELAY_NATS_PREFIX", t.RestoreSign(), ErrForeign, why)
 	}
-	return time.Time{}, sign.Error
+	if s.restorer == "" {
+		return nil, foreign("its metadata name no restore")
+	}
+	for subject := range info.State.Subjects {
+		kept, err := strconv.ParseInt(strings.TrimPrefix(subject, t.restoreSubject("")), 10, 64)
+		if err != nil || kept < 0 || kept > maxAhead {
+			return nil, foreign(fmt.Sprintf("it holds the subject %q", subject))
+		}
+		s.ahead = max(s.ahead, kept)
+	}
+	return s, nil
 }
 
 // Restoring is the sign of one restore.
@@ -49,81 +79,85 @@ type Restoring struct {
 	t      Topology
 	js     jetstream.JetStream
 	config jetstream.StreamConfig
-	// Resumed says that the sign of another restore was there, which has left who knows what behind.
+	// Resumed says that another restore has begun to change the store, and has left who knows what behind.
 	Resumed bool
-	// Ahead is the Mark.Ahead that the restores before this one have kept, 0 for none.
-	Ahead int64
 }
 
 // signTurns bounds how often the sign's stream is asked for without an answer, of 5 s each.
 const signTurns = 4
 
-// BeginRestore makes the sign. If there is one already the answer is ErrRestoring, or, to take over what another has left behind, that one
-// made our own.
+// BeginRestore makes the sign. If there is one already it is made our own, unless its restore has begun to change the store: then the
+// answer is ErrRestoring, or, to take over what that one has left behind, the sign as well.
 func (t Topology) BeginRestore(ctx context.Context, js jetstream.JetStream, takeOver bool) (*Restoring, error) {
 	r := &Restoring{t: t, js: js, config: jetstream.StreamConfig{
-		Name: t.RestoreSign(), Description: "A backup is being put back: no relay starts", Subjects: []string{t.Prefix + ".restore"},
-		Storage: jetstream.FileStorage, Replicas: t.Replicas, Metadata: map[string]string{restorerKey: relay.NewID()},
+		Name: t.RestoreSign(), Description: "A backup is being put back: no relay starts", Subjects: []string{t.restoreSubject("*")},
+		Storage: jetstream.FileStorage, Replicas: t.Replicas, MaxMsgsPerSubject: 1, Metadata: map[string]string{restorerKey: relay.NewID()},
 	}}
-	create := func() error { _, err := js.CreateStream(ctx, r.config); return err }
+	err := r.begin(ctx, takeOver)
+	if err == nil {
+		return r, nil
+	}
+	// The sign may be there all the same.
+	withdrawing, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
+	defer cancel()
+	if left := r.Withdraw(withdrawing); left != nil && !errors.Is(left, ErrTakenOver) {
+		err = errors.Join(err, left)
+	}
+	return nil, fmt.Errorf("keep relays from starting: %w", err)
+}
+
+func (r *Restoring) begin(ctx context.Context, takeOver bool) error {
+	// Waited for also when ctx ends meanwhile: a sign whose making was broken off could appear later.
+	create := func() error { _, err := r.js.CreateStream(context.WithoutCancel(ctx), r.config); return err }
 	err := whileAnswered(ctx, codeNoPeers, create)
 	// The copies of a new stream may take longer to elect a leader than an answer is waited for. The same stream may be created again.
 	for turn := 1; errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && turn < signTurns; turn++ {
 		err = whileAnswered(ctx, codeNoPeers, create)
 	}
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		if !takeOver {
-			since, err := t.restoring(ctx, js)
-			if err != nil {
-				return nil, err
-			}
-			if since.IsZero() { // it has just ended
-				since = time.Now()
-			}
-			return nil, Mark{Restoring: since}.Refuse(t.Version())
-		}
-		r.Resumed = true
-		if r.Ahead, err = t.keptAhead(ctx, js); err != nil {
-			return nil, err
-		}
-		r.config.Metadata[aheadKey] = strconv.FormatInt(r.Ahead, 10)
-		_, err = js.UpdateStream(ctx, r.config)
+	if err == nil {
+		return ctx.Err()
 	}
+	if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		return err
+	}
+	there, err := r.t.readSign(ctx, r.js)
 	if err != nil {
-		return nil, fmt.Errorf("keep relays from starting: %w", err)
+		return err
 	}
-	return r, nil
+	if there == nil { // it has just ended
+		there = &sign{since: time.Now(), changed: true}
+		takeOver = false
+	}
+	if there.changed && !takeOver {
+		return Mark{Restoring: there.since, Changed: true}.Refuse(r.t.Version())
+	}
+	r.Resumed = there.changed
+	_, err = r.js.UpdateStream(ctx, r.config)
+	return err
 }
 
-// keptAhead reads what Keep has stored.
-func (t Topology) keptAhead(ctx context.Context, js jetstream.JetStream) (int64, error) {
-	sign, err := js.Stream(ctx, t.RestoreSign())
-	if err != nil {
-		return 0, fmt.Errorf("look at what the restore before has kept: %w", err)
-	}
-	text, ok := sign.CachedInfo().Config.Metadata[aheadKey]
-	if !ok {
-		return 0, nil
-	}
-	kept, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || kept < 0 {
-		return 0, refused("the stream %s is not the relay's: its metadata %s is %q, not a number of microseconds. Delete it if no restore is under way", t.RestoreSign(), aheadKey, text)
-	}
-	return kept, nil
-}
-
-// Keep stores in the sign how far the numbers ran ahead of the clock in a store that is about to be deleted: whichever restore ends well
-// finds it there.
-func (r *Restoring) Keep(ctx context.Context, ahead int64) error {
+// Change comes before the first change of the store, whose numbers of events run ahead of the clock by so many microseconds: whichever
+// restore ends well must know.
+func (r *Restoring) Change(ctx context.Context, ahead int64) error {
 	if err := r.Ours(ctx); err != nil {
 		return err
 	}
-	r.Ahead = max(r.Ahead, ahead)
-	r.config.Metadata[aheadKey] = strconv.FormatInt(r.Ahead, 10)
-	if _, err := r.js.UpdateStream(ctx, r.config); err != nil {
-		return fmt.Errorf("keep what the next restore must know: %w", err)
+	if ahead < 0 || ahead > maxAhead {
+		return fmt.Errorf("the store's mark says that numbers of events run %d µs ahead of the clock, which cannot be", ahead)
 	}
-	return nil
+	if _, err := r.js.Publish(ctx, r.t.restoreSubject(strconv.FormatInt(ahead, 10)), nil, jetstream.WithExpectStream(r.config.Name)); err != nil {
+		return fmt.Errorf("say that the store is being changed: %w", err)
+	}
+	return r.Ours(ctx)
+}
+
+// Ahead answers the most that Change was told since the sign was made.
+func (r *Restoring) Ahead(ctx context.Context) (int64, error) {
+	there, err := r.look(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return there.ahead, nil
 }
 
 // ErrTakenOver says that another restore goes on where this one was.
@@ -131,16 +165,28 @@ var ErrTakenOver = errors.New("another restore has begun meanwhile")
 
 // Ours answers ErrTakenOver if the sign is another restore's by now.
 func (r *Restoring) Ours(ctx context.Context) error {
-	sign, err := r.js.Stream(ctx, r.config.Name)
+	_, err := r.look(ctx)
+	return err
+}
+
+func (r *Restoring) look(ctx context.Context) (*sign, error) {
+	there, err := r.t.readSign(ctx, r.js)
 	switch {
-	case errors.Is(err, jetstream.ErrStreamNotFound):
-		return ErrTakenOver
 	case err != nil:
-		return fmt.Errorf("look whether another restore has begun: %w", err)
-	case sign.CachedInfo().Config.Metadata[restorerKey] != r.config.Metadata[restorerKey]:
-		return ErrTakenOver
+		return nil, fmt.Errorf("look whether another restore has begun: %w", err)
+	case there == nil, there.restorer != r.config.Metadata[restorerKey]:
+		return nil, ErrTakenOver
 	}
-	return nil
+	return there, nil
+}
+
+// Withdraw takes the sign away if nothing was changed under it, by whichever restore.
+func (r *Restoring) Withdraw(ctx context.Context) error {
+	there, err := r.look(ctx)
+	if err != nil || there.changed {
+		return err
+	}
+	return r.End(ctx)
 }
 
 // End takes the sign away: relays may start.
