@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -194,5 +196,31 @@ func TestLiveBackupOfACluster(t *testing.T) {
 		if err != nil || s.CachedInfo().Config.Replicas != 3 || s.CachedInfo().State.LastSeq < f.LastSeq {
 			t.Errorf("%s: %+v, %v", f.Name, s, err)
 		}
+	}
+}
+
+// On a cluster a restore that dies leaves names taken, which later turn up as streams of half a backup. The next one gets past them.
+func TestARestoreThatDiedOnAClusterIsGoneOnWith(t *testing.T) {
+	t.Parallel()
+	keys, three := newKeys(t), table
+	three.Replicas = 3
+	_, dir, _ := saved(t, keys)
+	cluster := natstest.NewCluster(t)
+	rounds, _ := strconv.Atoi(os.Getenv("RELAY_CRASH_KILLS")) // .ci/full sets it
+	for n := range max(1, min(rounds, 10)) {
+		dying := at(t, cluster.Connect(t), keys, three)
+		ended := make(chan error, 1)
+		go func() {
+			_, err := backup.Restore(t.Context(), dying.config, dir, true)
+			ended <- err
+		}()
+		<-time.After(time.Duration(200+rand.IntN(1000)) * time.Millisecond)
+		dying.nc.Close() // as far as the servers see it, that is the end of the process
+		err := <-ended
+		next := at(t, cluster.Connect(t), keys, three)
+		if _, again := backup.Restore(t.Context(), next.config, dir, true); again != nil {
+			t.Fatalf("round %d: the first ended with %v, the next with %v", n, err, again)
+		}
+		next.open(t)
 	}
 }

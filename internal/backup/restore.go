@@ -23,7 +23,7 @@ const ahead = time.Hour
 
 const (
 	// nameFreeAfter is how long a server may take to give up a restore that was cut off, nameAgain how often it is tried again until then.
-	nameFreeAfter = 20 * time.Second
+	nameFreeAfter = 45 * time.Second
 	nameAgain     = 250 * time.Millisecond
 )
 
@@ -240,7 +240,8 @@ func (c Config) put(ctx context.Context, js jetstream.JetStream, dir string, s S
 			return state, err
 		case <-time.After(nameAgain):
 		}
-		if left := c.clear(ctx, js, s.Name, sign); left != nil {
+		// A stream that is just being made, or deleted, may have nobody yet who answers for it.
+		if left := c.clear(ctx, js, s.Name, sign); left != nil && (ctx.Err() != nil || !errors.Is(left, context.DeadlineExceeded)) {
 			return state, errors.Join(left, err)
 		}
 		state, err = put(ctx, c.Conn, dir, s, config)
@@ -314,7 +315,7 @@ func allGone(ctx context.Context, js jetstream.JetStream, m Manifest) error {
 	for _, s := range m.Streams {
 		_, err := js.Stream(ctx, s.Name)
 		if err == nil {
-			return fmt.Errorf("stream %s was made by somebody else meanwhile", s.Name)
+			return fmt.Errorf("stream %s is there again", s.Name)
 		}
 		if err := ignoreMissing(err); err != nil {
 			return fmt.Errorf("look at stream %s: %w", s.Name, err)
