@@ -42,7 +42,7 @@ var (
 	kindInternal     = problemKind{"internal-error", http.StatusInternalServerError, "The relay failed", "It is a fault of the relay. Its log has more under the request id."}
 	kindVendor       = problemKind{"vendor-error", http.StatusBadGateway, "The vendor did not answer as it should", "detail has what the vendor said and its correlation id, which its service desk asks for."}
 	kindConsent      = problemKind{"consent-required", http.StatusConflict, "The connection needs a new consent", "The vendor no longer takes the connection's tokens. Put a new refresh token."}
-	kindStore        = problemKind{"store-unavailable", http.StatusServiceUnavailable, "The store cannot be used now", "Nothing is known to have changed, or it is unclear. Wait as long as Retry-After says and repeat."}
+	kindStore        = problemKind{"store-unavailable", http.StatusServiceUnavailable, "The store cannot be used now", "It could not be read, or it was not changed; where detail says that it may have been, look first. Wait as long as Retry-After says and repeat."}
 	kindBusy         = problemKind{"not-available", http.StatusServiceUnavailable, "Cannot be done now", "The part of the relay that has to do it does not answer, or the vendor wants to be left alone for a while. Wait as long as Retry-After says and repeat."}
 )
 
@@ -92,8 +92,8 @@ func at(pointer, format string, args ...any) FieldError {
 	return FieldError{Pointer: pointer, Detail: fmt.Sprintf(format, args...)}
 }
 
-// asProblem decides what an error is to the caller.
-func asProblem(err error) *problem {
+// asProblem decides what an error is to the caller, who asked by a method.
+func asProblem(method string, err error) *problem {
 	if p, ok := errors.AsType[*problem](err); ok {
 		return p
 	}
@@ -105,6 +105,8 @@ func asProblem(err error) *problem {
 		p.kind, p.detail = kindConflict, "Others changed it at the same moment."
 	case errors.Is(err, store.ErrTooLarge):
 		p.kind, p.detail = kindTooLarge, "It is too large to be stored."
+	case method == http.MethodGet && store.InTrouble(err): // a read has no change to speak of
+		p.kind, p.detail, p.retryAfter = kindStore, "The store does not answer. Try again.", 5*time.Second
 	case errors.Is(err, store.ErrUnclear):
 		p.kind, p.detail, p.retryAfter = kindStore, "The store gave no clear answer: the change may have been made.", 5*time.Second
 	case errors.Is(err, store.ErrUnavailable):
@@ -117,7 +119,7 @@ func asProblem(err error) *problem {
 
 // fail answers with a problem.
 func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
-	p, x := asProblem(err), exchangeOf(r)
+	p, x := asProblem(r.Method, err), exchangeOf(r)
 	x.problem = p
 	if p.retryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int((p.retryAfter+time.Second-1)/time.Second)))

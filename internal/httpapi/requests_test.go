@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
 )
 
 func TestBodiesThatAreRefused(t *testing.T) {
@@ -276,6 +277,36 @@ func TestStoreTroubleIs503(t *testing.T) {
 	}
 	f.admin().put("/v1/connections/con", map[string]any{"level": "site", "site": "alpha"}).want(503).problem("store-unavailable")
 	a.get("/v1/callbacks").want(200) // reads and keys go on
+}
+
+// Who only reads is told nothing of changes: there are none to fear for.
+func TestTheStoresTroubleIsToldByWhatWasAsked(t *testing.T) {
+	t.Parallel()
+	const read = "The store does not answer. Try again."
+	for _, c := range []struct {
+		method, detail string
+		err            error
+	}{
+		{"GET", read, store.ErrUnavailable},
+		{"GET", read, store.ErrUnclear},
+		{"PUT", "Nothing was changed.", store.ErrUnavailable},
+		{"DELETE", "The store gave no clear answer: the change may have been made.", store.ErrUnclear},
+	} {
+		if p := asProblem(c.method, fmt.Errorf("read: %w", c.err)); p.kind.slug != "store-unavailable" || p.detail != c.detail || p.retryAfter <= 0 {
+			t.Errorf("%s, %v: %+v", c.method, c.err, p)
+		}
+	}
+
+	f := newFixture(t)
+	a := f.client("client-a", relay.RoleRead, "alpha")
+	f.js.Conn().Close()
+	got := a.get("/v1/callbacks").want(503)
+	if p := got.problem("store-unavailable"); p.Detail != read || got.header.Get("Retry-After") == "" {
+		t.Errorf("%+v, %s", p, got.header)
+	}
+	if head := a.do("HEAD", "/v1/callbacks", nil); head.status != 503 || head.header.Get("Retry-After") == "" {
+		t.Errorf("HEAD: %d, %s", head.status, head.header)
+	}
 }
 
 func FuzzReadJSON(f *testing.F) {
