@@ -75,7 +75,7 @@ func asked[T any](question json.RawMessage) (v T, err error) {
 // pollers is the poller as the API sees it: the connection's own replica polls.
 type pollers struct{ owners *owners.Owners }
 
-// PollNow asks the owner for a poll at once. It does not wait for it.
+// PollNow asks the owner for a poll at once. It does not wait for it. The owner refuses while the store takes no writes.
 func (p pollers) PollNow(ctx context.Context, connection string) error {
 	return p.owners.Ask(ctx, relay.ShardOf(connection), askPoll, connection, nil)
 }

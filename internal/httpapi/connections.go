@@ -146,7 +146,7 @@ func (a *API) PollConnection(w http.ResponseWriter, r *http.Request, id Id) {
 			return reply{}, kindConflict.problem("The connection is paused.")
 		}
 		if err := a.c.Poller.PollNow(ctx, id); err != nil {
-			return reply{}, refuse("The owner of the connection does not answer.", err)
+			return reply{}, refuse("The owner of the connection does not answer, or polls nothing as the store takes no writes.", err)
 		}
 		return reply{status: http.StatusAccepted}, nil
 	})

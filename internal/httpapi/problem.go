@@ -43,7 +43,7 @@ var (
 	kindVendor       = problemKind{"vendor-error", http.StatusBadGateway, "The vendor did not answer as it should", "detail has what the vendor said and its correlation id, which its service desk asks for."}
 	kindConsent      = problemKind{"consent-required", http.StatusConflict, "The connection needs a new consent", "The vendor no longer takes the connection's tokens. Put a new refresh token."}
 	kindStore        = problemKind{"store-unavailable", http.StatusServiceUnavailable, "The store cannot be used now", "It could not be read, or it was not changed; where detail says that it may have been, look first. Wait as long as Retry-After says and repeat."}
-	kindBusy         = problemKind{"not-available", http.StatusServiceUnavailable, "Cannot be done now", "The part of the relay that has to do it does not answer, or the vendor wants to be left alone for a while. Wait as long as Retry-After says and repeat."}
+	kindBusy         = problemKind{"not-available", http.StatusServiceUnavailable, "Cannot be done now", "The part of the relay that has to do it does not answer, the store takes no writes, or the vendor wants to be left alone for a while. Wait as long as Retry-After says and repeat."}
 )
 
 var kinds = []problemKind{

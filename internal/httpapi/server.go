@@ -36,7 +36,7 @@ type Status struct {
 
 // Poller is what the API needs of the part that polls.
 type Poller interface {
-	// PollNow starts a poll of the connection. An error means that its owner did not answer.
+	// PollNow starts a poll of the connection. An error means that its owner did not answer, or polls nothing now.
 	PollNow(ctx context.Context, connection string) error
 }
 
@@ -162,7 +162,7 @@ func (a *API) unbound(w http.ResponseWriter, r *http.Request, err error) {
 	a.fail(w, r, &problem{kind: kindParameter, cause: err})
 }
 
-// refuse says that a part of the relay does not answer.
+// refuse says that a part of the relay does not answer, or cannot do now what it is to.
 func refuse(what string, err error) error {
 	return &problem{kind: kindBusy, detail: what, retryAfter: 5 * time.Second, cause: fmt.Errorf("%s: %w", what, err)}
 }

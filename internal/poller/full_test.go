@@ -2,6 +2,7 @@ package poller_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sandbox"
+	"github.com/audatex-relay/relay/internal/store"
 )
 
 // While any log takes nothing more, also one that polling does not write, nothing is taken out of the vendor's queue.
@@ -46,6 +48,9 @@ func TestNothingIsTakenWhileALogIsFull(t *testing.T) {
 	if results := r.store.Attempts.AppendAll(t.Context(), []relay.AttemptBatch{{Callback: "receiver"}}); results[0].Err == nil {
 		t.Fatal("a full log has taken something")
 	}
+	if err := r.poller.PollNow(t.Context(), "a"); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("a poll that was asked for was answered %v", err)
+	}
 	polls, since := r.polls(), time.Now()
 	eventually(t, "no poll for a second", func() bool {
 		if n := r.polls(); n != polls { // under way when it filled up
@@ -60,5 +65,6 @@ func TestNothingIsTakenWhileALogIsFull(t *testing.T) {
 		t.Fatalf("%d polls while a log is full", n)
 	}
 	limit(-1)
+	eventually(t, "a poll can be asked for", func() bool { return r.poller.PollNow(t.Context(), "a") == nil })
 	eventually(t, "polling goes on", func() bool { _, n := r.notifications("a"); return n == 1 })
 }

@@ -84,11 +84,15 @@ func (p *Poller) Run(ctx context.Context) error {
 // what they brought is stored.
 func (p *Poller) Own(ctx context.Context, lease *shard.Lease) error { return p.roster.Own(ctx, lease) }
 
-// PollNow asks for a poll at once. It does not wait for it. ErrNotOwned: the connection is polled elsewhere, or there is none.
+// PollNow asks for a poll at once. It does not wait for it. ErrNotOwned: the connection is polled elsewhere, or there is none;
+// store.ErrUnavailable: nothing is polled while the store takes no writes.
 func (p *Poller) PollNow(_ context.Context, connection string) error {
 	r, ok := p.roster.Runner(connection)
 	if !ok {
 		return ErrNotOwned
+	}
+	if err := r.unstorable(); err != nil {
+		return err
 	}
 	r.wake()
 	return nil
