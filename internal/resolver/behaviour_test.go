@@ -3,6 +3,7 @@ package resolver_test
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -531,6 +532,53 @@ func TestConsentHolds(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The store's trouble has a line of its own: orders that wait for it add none. Those that wait for the vendor do.
+func TestOrdersHeldByTheStoresTroubleAreNotToldOneByOne(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		err  error
+		want string
+	}{
+		"store": {fmt.Errorf("token of connection leeds: %w", store.ErrUnavailable), "DEBUG"}, "vendor": {errors.New("network"), "WARN"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.connect("leeds", "leeds")
+			r.vendor.fail = func(string, string) error { return c.err }
+			config, told := r.config(r.store), make(chan string, 100)
+			config.Log = slog.New(slog.NewTextHandler(lines(told), &slog.HandlerOptions{Level: slog.LevelDebug}))
+			r.run(config)
+			r.page("leeds", "leeds", created(orderID(1)))
+			eventually(t, "the order is held", func() bool {
+				select {
+				case line := <-told:
+					if !strings.Contains(line, "order cannot be read yet") {
+						return false
+					}
+					if !strings.Contains(line, "level="+c.want) {
+						t.Errorf("want level %s: %s", c.want, line)
+					}
+					return true
+				default:
+					return false
+				}
+			})
+		})
+	}
+}
+
+// lines is a log: each line is handed on, as long as there is room.
+type lines chan<- string
+
+func (l lines) Write(b []byte) (int, error) {
+	select {
+	case l <- string(b):
+	default:
+	}
+	return len(b), nil
 }
 
 // Many sites at once: every notification has its event, in its order's order.

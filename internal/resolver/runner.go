@@ -237,7 +237,7 @@ func (r *runner) finish(ctx context.Context, res result) {
 		r.inbox.forgetOrder(b.Order) // read again when its time has come; that may be long
 		if b.Attempt == 1 || b.Probe {
 			site, order, _ := strings.Cut(b.Order, ".") // see laneOf
-			r.log.WarnContext(ctx, "order cannot be read yet; its notifications are held", "site", site, "order", order,
+			r.log.Log(ctx, store.Level(res.err, slog.LevelWarn), "order cannot be read yet; its notifications are held", "site", site, "order", order,
 				"notifications", len(b.Seqs)-len(res.aside), "reason", res.failure.Reason, "error", res.err,
 				"correlation_id", audatex.CorrelationIDOf(res.err))
 		}
