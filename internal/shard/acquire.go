@@ -91,7 +91,7 @@ func (m *Member) free(next *deadline) (shards []int, puts []store.Put[store.Owne
 type takings struct {
 	shards int
 	over   int      // of them, from an owner that vanished
-	from   []string // the names of those owners
+	from   []string // those owners
 	due    time.Time
 }
 
@@ -107,7 +107,7 @@ func (m *Member) taken(s sight) {
 	if s.lease.Nonce != "" && s.lease.Nonce != m.me.nonce && (s.expired || !s.gone) {
 		m.metrics.takeovers.Inc()
 		t.over++
-		t.from = append(t.from, s.lease.Replica)
+		t.from = append(t.from, ownerOf(s.lease))
 	}
 }
 
@@ -125,7 +125,7 @@ func (m *Member) tellTaken(next *deadline) {
 	switch {
 	case t.over > 0:
 		slices.Sort(t.from)
-		m.conf.Log.Warn("shards are taken over, their owner vanished", "taken", t.shards, "taken_over", t.over, "from", slices.Compact(t.from))
+		m.conf.Log.Warn("shards are taken over, their owner vanished", "replica", m.me.String(), "taken", t.shards, "taken_over", t.over, "from", slices.Compact(t.from))
 	case t.shards > 0:
 		m.conf.Log.Info("shards are taken", "taken", t.shards)
 	}

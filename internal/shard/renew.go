@@ -137,7 +137,7 @@ func (m *Member) judge(h *holding, p store.Present[store.Owner]) verdict {
 	if p.Deleted {
 		m.lose(h, lossGone, "")
 	} else {
-		m.lose(h, lossTaken, p.Value.Lease.Replica)
+		m.lose(h, lossTaken, ownerOf(*p.Value.Lease))
 	}
 	return notOurs
 }

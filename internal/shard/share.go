@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
 )
 
 // nobody stands in a share for a shard that no member is to have: there are no members.
@@ -16,6 +17,17 @@ const nobody = -1
 type identity struct {
 	replica, nonce string
 }
+
+// String tells replicas of one host apart in the log.
+func (i identity) String() string {
+	if i.nonce == "" {
+		return i.replica
+	}
+	return i.replica + "-" + i.nonce[:min(8, len(i.nonce))]
+}
+
+// ownerOf names who wrote a lease.
+func ownerOf(l store.Lease) string { return identity{l.Replica, l.Nonce}.String() }
 
 // share answers for each shard which of the members is to own it, as an index into members. It depends on nothing but the set of
 // members, so that all of them come to the same answer without a word. The members' likings are drawn by rendezvous hashing: a shard goes to who likes it best and

@@ -2,6 +2,7 @@ package shard
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"strconv"
 	"strings"
@@ -76,11 +77,18 @@ func TestAReplicaThatIsCutOffStepsBack(t *testing.T) {
 	v := &valve{}
 	reg := prometheus.NewRegistry()
 	a := w.open("a", v.gate()).join(func(c *Config) { c.Metrics = reg })
-	b := w.start("b")
+	var told lines
+	b := w.start("a", func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&told, nil)) }) // on the same host
 	w.shared(a, b)
 	v.set(true, false)
 	w.shared(b)
 	w.tellGaps("one is cut off")
+	w.await("the log to tell who took over from whom", func() string {
+		if told.count(fmt.Sprintf("their owner vanished\" replica=a-%s taken=", b.me.nonce[:8])) > 0 && told.count("from=[a-"+a.me.nonce[:8]+"]") > 0 {
+			return ""
+		}
+		return "it does not"
+	})
 	if lost := counted(t, reg, "audatex_relay_lease_losses_total"); lost < 32 {
 		t.Errorf("%v leases were lost", lost)
 	}
@@ -198,6 +206,9 @@ func TestAfterAnOutageTheShardsAreTakenAnew(t *testing.T) {
 		}
 		return "it does not"
 	})
+	if n := told.count("msg=\"leases are lost\" replica=a-" + a.me.nonce[:8] + " "); n == 0 {
+		t.Error("the log does not tell which replica has lost its leases")
+	}
 	if n := told.count("shards are taken"); n > 2*relay.Shards/8 { // a busy machine takes longer, a line for each half second
 		t.Errorf("the log tells of %d shards in %d lines", 2*relay.Shards, n)
 	}

@@ -200,7 +200,7 @@ func (m *Member) sighted(n int, e store.Entry[store.Owner]) {
 	case now.gone:
 		m.lose(h, lossGone, "")
 	case now.lease.Nonce != m.me.nonce:
-		m.lose(h, lossTaken, now.lease.Replica)
+		m.lose(h, lossTaken, ownerOf(now.lease))
 	}
 	if now.gone || now.lease.Nonce != old.lease.Nonce {
 		nudge(m.wake)
