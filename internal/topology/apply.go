@@ -19,6 +19,7 @@ const (
 	StateOK      State = "ok"
 	StateMissing State = "missing"
 	StateDiffers State = "differs" // ours; Apply brings it to the table
+	StateChanged State = "changed" // ours by its mark, but not in a way that Apply mends: never touched
 	StateForeign State = "foreign" // of a name of ours, but not ours: never touched. Or there is none, and another stream has its subjects
 	StateUnknown State = "unknown" // has our prefix, but the table does not know it: left alone
 )
@@ -97,7 +98,7 @@ func (t Topology) Check(ctx context.Context, js jetstream.JetStream) ([]Finding,
 
 // Apply creates what is missing and brings the rest to the table. It deletes nothing, changes nothing that is not ours, and keeps what
 // an operator may set: placement, limits of size, compression, more replicas. Several relays may do it at once. Nothing is changed if
-// one of the streams is not ours (ErrForeign), or if what is stored is for a newer relay (ErrNewer). Errors of the server are
+// one of the streams is not ours (ErrForeign) or is ours no longer as it was made, or if what is stored is for a newer relay (ErrNewer). Errors of the server are
 // handed on: whether to try again is the caller's to say.
 func (t Topology) Apply(ctx context.Context, js jetstream.JetStream) error {
 	mark, err := t.ReadMark(ctx, js)
@@ -160,7 +161,7 @@ func (t Topology) bring(ctx context.Context, js jetstream.JetStream, f Finding) 
 				return err
 			}
 			set = func() error { _, err := js.UpdateStream(ctx, config); return err }
-		case StateOK, StateForeign, StateUnknown:
+		case StateOK, StateChanged, StateForeign, StateUnknown:
 			return f.Refuse()
 		}
 		// Servers of a cluster that have met just now, or anew, may yet have to hear what room the others have.
@@ -205,6 +206,11 @@ func (t Topology) find(ctx context.Context, js jetstream.JetStream, wanted jetst
 	}
 	f.Version = f.compared.version
 	switch version := t.Version(); {
+	case len(f.compared.foreign) > 0 && f.Version > 0:
+		f.State, f.Differences = StateChanged, f.compared.foreign
+		if f.Version <= version { // what a newer relay has set is its own
+			f.Differences = slices.Concat(f.Differences, f.compared.settable)
+		}
 	case len(f.compared.foreign) > 0:
 		f.State, f.Differences = StateForeign, f.compared.foreign
 	case f.Version > version:
@@ -241,9 +247,9 @@ func holder(ctx context.Context, js jetstream.JetStream, wanted jetstream.Stream
 	return "", nil
 }
 
-// Refuse answers the error of a stream that is not ours, nil for any other.
+// Refuse answers the error of a stream that is not ours, or not as ours has to be, nil for any other.
 func (f Finding) Refuse() error {
-	if f.State != StateForeign {
+	if f.State != StateForeign && f.State != StateChanged {
 		return nil
 	}
 	if f.Holder != "" {
@@ -253,6 +259,10 @@ func (f Finding) Refuse() error {
 	differences := make([]string, len(f.Differences))
 	for i, d := range f.Differences {
 		differences[i] = d.String()
+	}
+	if f.State == StateChanged { // what it holds is the relay's: nobody must come to think of deleting it
+		return refused("stream %s is the relay's but was changed in a way that the relay does not mend by itself: %s. Set it back and keep it: it holds what the relay has stored",
+			f.Stream, strings.Join(differences, "; "))
 	}
 	return refused("stream %s %w and is left alone: %s. Delete or rename it if nobody needs it, or choose another RELAY_NATS_PREFIX",
 		f.Stream, ErrForeign, strings.Join(differences, "; "))

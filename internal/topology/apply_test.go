@@ -176,6 +176,53 @@ func TestSomebodyElsesStreamIsLeftAlone(t *testing.T) {
 	}
 }
 
+// A stream with our mark holds what is ours, whatever was done to it: it is refused, by all that differs, and nothing advises to delete it.
+func TestOurStreamThatWasChangedIsToBeSetBack(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		edit func(*jetstream.StreamConfig)
+		says []string
+	}{
+		"republish": {func(c *jetstream.StreamConfig) { c.RePublish = nil }, []string{`republish is unset, wanted {`}},
+		"subject": {func(c *jetstream.StreamConfig) { c.Subjects = append(c.Subjects, "orders.>") }, []string{
+			`subjects is ["relay.publish.>","orders.>"], wanted ["relay.publish.>"]`,
+		}},
+		"sealed": {func(c *jetstream.StreamConfig) { c.Sealed = true }, []string{`sealed is true, wanted unset`}},
+		"several": {func(c *jetstream.StreamConfig) {
+			c.RePublish, c.DenyPurge, c.MaxAge, c.Duplicates = nil, true, 90*time.Minute, time.Minute
+		}, []string{
+			`republish is unset, wanted {`, `deny_purge is true, wanted unset`, `max_age is 1h30m0s, wanted 1h0m0s`, `duplicate_window is 1m0s, wanted 1s`,
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, js := open(t)
+			apply(t, js, table)
+			change(t, js, "relay_events", c.edit)
+			before := config(t, js, "relay_events")
+			if f := found(t, js, table, "relay_events"); f.State != topology.StateChanged || f.Version != topology.Formats {
+				t.Errorf("found %+v", f)
+			}
+			err := table.Apply(t.Context(), js)
+			if !errors.Is(err, topology.ErrRefused) || errors.Is(err, topology.ErrForeign) {
+				t.Fatalf("applied: %v", err)
+			}
+			text := err.Error()
+			for _, says := range append(c.says, "stream relay_events is the relay's but was changed", "Set it back") {
+				if !strings.Contains(text, says) {
+					t.Errorf("%q is not in: %s", says, text)
+				}
+			}
+			if contains(strings.ToLower(text), "delete or") || strings.Contains(text, "PREFIX") {
+				t.Errorf("bad advice: %s", text)
+			}
+			if after := config(t, js, "relay_events"); !equalJSON(t, before, after) {
+				t.Errorf("it was changed from %+v to %+v", before, after)
+			}
+		})
+	}
+}
+
 // Check must not promise that Apply makes a stream that the server would refuse for its subjects.
 func TestTheHolderOfOurSubjectsIsNamed(t *testing.T) {
 	t.Parallel()

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -16,7 +17,7 @@ import (
 // table is older leaves the shape as it is, so that two versions that run side by side do not undo each other's work.
 const shapeKey = "audatex-relay"
 
-// Difference is one field of a stream that is not as the table has it, in the names and values of NATS's own JSON.
+// Difference is one field of a stream that is not as the table has it, in the names and values of NATS's own JSON, but for durations.
 type Difference struct {
 	Field         string
 	Found, Wanted string
@@ -49,6 +50,9 @@ var weights = map[string]weight{
 // follow settings, or this program's table has changed them since. In everything else it has to be exactly what the relay made then.
 var sinceUnmarked = []string{"max_age", "duplicate_window", "num_replicas"}
 
+// durations are the fields that NATS has in nanoseconds, and people read otherwise.
+var durations = []string{"max_age", "duplicate_window", "subject_delete_marker_ttl"}
+
 // shape is a stream's configuration as JSON has it.
 type shape map[string]any
 
@@ -73,6 +77,9 @@ func (s shape) text(field string) string {
 	v, ok := s[field]
 	if !ok {
 		return "unset"
+	}
+	if n, ok := v.(float64); ok && slices.Contains(durations, field) {
+		return time.Duration(n).String()
 	}
 	var b strings.Builder
 	e := json.NewEncoder(&b)
