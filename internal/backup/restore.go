@@ -189,7 +189,7 @@ func (c Config) look(ctx context.Context, js jetstream.JetStream, replace bool) 
 			return there, f.Refuse()
 		case topology.StateMissing, topology.StateUnknown:
 			continue
-		case topology.StateOK, topology.StateDiffers:
+		case topology.StateOK, topology.StateDiffers, topology.StateChanged:
 		}
 		there.streams = append(there.streams, f.Stream)
 		if f.Stream != owners {
