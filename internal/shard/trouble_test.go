@@ -276,6 +276,7 @@ func TestAShardIsTakenAnewAboveAnEpochThatTheStoreForgot(t *testing.T) {
 
 	// It stays above for whoever has seen it, and for those who come later.
 	b := w.start("b")
+	w.shared(a, b)
 	a.leave()
 	<-a.left
 	w.shared(b)
