@@ -97,6 +97,9 @@ func (t Topology) BeginRestore(ctx context.Context, js jetstream.JetStream, take
 	if err == nil {
 		return r, nil
 	}
+	if errors.Is(err, ErrRefused) { // by what another has made
+		return nil, err
+	}
 	// The sign may be there all the same.
 	withdrawing, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
 	defer cancel()
