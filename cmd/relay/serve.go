@@ -138,6 +138,9 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 
 	// The vendor.
 	budget := audatex.NewBudget(c.AudatexRate)
+	if c.NATSURL != "" {
+		budget.Allow(0, 1) // until this replica has its share
+	}
 	vendorMetrics := audatex.NewMetrics(registry)
 	client, err := audatex.New(audatex.Config{BaseURL: c.AudatexBaseURL, UserAgent: userAgent, Timeout: c.AudatexTimeout.d(), Budget: budget, Metrics: vendorMetrics, Logger: log})
 	if err != nil {
@@ -215,7 +218,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	warnOfBudget(ctx, s, c, log)
 	budget.OnBlocked(member.SetBlockedUntil)
 	part := apportion{
-		rate: c.AudatexRate, budget: budget, connections: func() (int, int) { return held.count(polling.Count()) },
+		rate: float64(c.AudatexRate), budget: budget, connections: func() (int, int) { return held.count(polling.Count()) },
 		members: func() (int, time.Time) { return live(member) },
 	}
 
@@ -224,7 +227,9 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	running.goUntil(serving, "the API keys", func(ctx context.Context) error { keys.Run(ctx); return nil })
 	running.goUntil(serving, "the copy of the log", func(ctx context.Context) error { return runEvents(ctx, events, keys) })
 	running.goUntil(serving, "the API's feed", func(ctx context.Context) error { apis.Run(ctx); return nil })
-	running.goUntil(serving, "the share of the vendor's budget", part.run)
+	if c.NATSURL != "" { // the only replica there can be has the whole of it
+		running.goUntil(serving, "the share of the vendor's budget", part.run)
+	}
 	var stages, sharing group
 	working, stopWorking := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWorking()

@@ -20,6 +20,9 @@ const (
 	defaultStop = 30 * time.Second
 )
 
+// Spare is the part of an allowance that does not flow all the time: as much may be saved up and sent at once.
+const Spare = 0.05
+
 // Budget is the one allowance of requests to the vendor's host, shared by every connection and by the token endpoint.
 // The vendor documents no limit; the lowest tier a third party lists is 100 a minute.
 type Budget struct {
@@ -32,31 +35,38 @@ type Budget struct {
 	blocked      func(until time.Time)
 }
 
-// NewBudget allows perMinute requests within any 60 seconds, a twentieth of them at once; 0 or less is no limit (a
-// Retry-After still stops everything).
+// NewBudget allows perMinute requests within any 60 seconds; 0 or less is no limit (a Retry-After still stops everything). It begins with
+// nothing saved up: another process may have sent as much as it could just before.
 func NewBudget(perMinute int) *Budget {
 	b := &Budget{limiter: rate.NewLimiter(rate.Inf, 1), turn: make(chan struct{}, 1), changed: make(chan struct{})}
 	if perMinute > 0 {
-		b.limiter = rate.NewLimiter(limits(float64(perMinute)))
+		burst := max(1, int(Spare*float64(perMinute)))
+		b.limiter = rate.NewLimiter(inflow(float64(perMinute), burst), burst)
+		b.limiter.AllowN(time.Now(), burst)
 	}
 	return b
 }
 
-// limits answers the inflow a second and the size of the bucket. A full bucket plus what flows in during a window must not exceed the
-// allowance. The inflow of a half-open window is short of its last token, hence the +1. Half a request cannot be sent, so a share counts as the whole number below it; one below one
-// request a minute holds in the long run only.
-func limits(perMinute float64) (rate.Limit, int) {
-	if perMinute > 1 {
-		perMinute = math.Floor(perMinute)
+// inflow is how many requests a second flow into a bucket of the size burst. What it lets flow is the allowance without Spare, so that
+// replicas whose buckets hold no more than Spare together keep theirs in any 60 seconds, however often they divide it anew. And what one
+// of them sends in 60 seconds is never more than its own part: a full bucket plus what flows in, short of its last token as the time is
+// half-open, hence the +1. Half a request cannot be sent, so a part counts as the whole number below it; one below one request a minute
+// holds in the long run only.
+func inflow(perMinute float64, burst int) rate.Limit {
+	whole := perMinute
+	if whole > 1 {
+		whole = math.Floor(whole)
 	}
-	burst := max(1, math.Floor(perMinute/20))
-	return rate.Limit((perMinute - burst + 1) / 60), int(burst)
+	return rate.Limit(max(0, min((1-Spare)*perMinute, whole-float64(burst)+1)) / 60)
 }
 
-// Allow changes the allowance: several replicas divide one among themselves, and who works for more connections gets more of it.
-// What had been saved up under the allowance before may still be used.
-func (b *Budget) Allow(perMinute float64) {
-	limit, burst := limits(perMinute)
+// Allow changes the allowance and how many requests may be saved up and then sent at once, at least one: several replicas divide one
+// allowance among themselves, and who works for more connections gets more of it. Under an allowance of 0 requests wait for the next.
+func (b *Budget) Allow(perMinute float64, burst int) {
+	limit := inflow(perMinute, burst)
+	if limit == b.limiter.Limit() && burst == b.limiter.Burst() {
+		return
+	}
 	now := time.Now()
 	b.limiter.SetLimitAt(now, limit)
 	b.limiter.SetBurstAt(now, burst)

@@ -1,8 +1,10 @@
 package audatex
 
 import (
+	"context"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,7 +23,7 @@ func TestReplicasTogetherKeepTheAllowance(t *testing.T) {
 		end := time.Now().Add(10 * time.Minute)
 		for _, share := range shares {
 			b := NewBudget(allowance)
-			b.Allow(share)
+			b.Allow(share, max(1, int(share/20)))
 			working.Go(func() {
 				for time.Now().Before(end) {
 					if err := b.Wait(t.Context()); err != nil {
@@ -51,11 +53,40 @@ func TestReplicasTogetherKeepTheAllowance(t *testing.T) {
 	})
 }
 
+// TestAnAllowanceThatIsDividedAnewIsKept: a replica that has saved up what it may uses it, and right after that two others have parts of the
+// allowance.
+func TestAnAllowanceThatIsDividedAnewIsKept(t *testing.T) {
+	t.Parallel()
+	for _, allowance := range []int{60, 100, 200, 1000} {
+		synctest.Test(t, func(t *testing.T) {
+			first := NewBudget(allowance)
+			pass(time.Minute) // virtual
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute-time.Millisecond)
+			defer cancel()
+			var sent atomic.Int64
+			var working sync.WaitGroup
+			for _, b := range []*Budget{first, NewBudget(allowance), NewBudget(allowance)} {
+				working.Go(func() {
+					for b.Wait(ctx) == nil {
+						sent.Add(1)
+					}
+				})
+				synctest.Wait()
+				b.Allow(float64(allowance)/3, max(1, allowance/60))
+			}
+			working.Wait()
+			if n := sent.Load(); n > int64(allowance) || n < int64(allowance)*9/10 {
+				t.Errorf("%d requests within a minute, the allowance is %d", n, allowance)
+			}
+		})
+	}
+}
+
 func TestAChangedAllowanceCountsFromThenOn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBudget(60)
-		b.Allow(6) // no burst but one, then one in ten seconds
+		b.Allow(6, 1)
 		took := func() time.Duration {
 			start := time.Now()
 			if err := b.Wait(t.Context()); err != nil {
@@ -63,11 +94,12 @@ func TestAChangedAllowanceCountsFromThenOn(t *testing.T) {
 			}
 			return time.Since(start)
 		}
-		took()
-		if d := took(); d != 10*time.Second {
-			t.Errorf("waited %s under six a minute", d)
+		for range 2 { // nothing is saved up at first
+			if d := took(); (d - time.Minute*20/(6*19)).Abs() > time.Millisecond {
+				t.Errorf("waited %s under six a minute", d)
+			}
 		}
-		b.Allow(60)
+		b.Allow(60, 3)
 		if d := took(); d > 2*time.Second {
 			t.Errorf("waited %s under sixty a minute", d)
 		}
@@ -106,7 +138,7 @@ func TestThoseWhoWaitFollowTheAllowance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const waiting, allowance = 200, 300
 		b := NewBudget(allowance)
-		b.Allow(5)
+		b.Allow(5, 1)
 		var mu sync.Mutex
 		var sent []time.Time
 		var working sync.WaitGroup
@@ -124,7 +156,7 @@ func TestThoseWhoWaitFollowTheAllowance(t *testing.T) {
 			ask()
 		}
 		pass(10 * time.Second)
-		b.Allow(allowance)
+		b.Allow(allowance, allowance/20)
 		grown := time.Now()
 		for range waiting {
 			ask()

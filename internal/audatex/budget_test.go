@@ -52,6 +52,22 @@ func TestBudgetNeverExceedsItsMinute(t *testing.T) {
 	}
 }
 
+// A relay that dies again and again has no more than one that lives.
+func TestABudgetBeginsWithNothingSavedUp(t *testing.T) {
+	t.Parallel()
+	for _, perMinute := range []int{1, 10, 100, 1000} {
+		synctest.Test(t, func(t *testing.T) {
+			start, least := time.Now(), time.Minute/time.Duration(perMinute)
+			if err := NewBudget(perMinute).Wait(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(start); took < least || took > least*107/100 {
+				t.Errorf("the first of %d a minute came after %s", perMinute, took)
+			}
+		})
+	}
+}
+
 func TestBudgetStops(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -100,6 +116,7 @@ func TestBudgetStopCountsForThoseWaitingAndIsNotShortened(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBudget(60)
+		pass(time.Minute) // virtual
 		start := time.Now()
 		for range 3 { // the burst
 			if err := b.Wait(t.Context()); err != nil {
@@ -140,7 +157,7 @@ func TestBudgetWaitEndsWithContext(t *testing.T) {
 			t.Errorf("without allowance: %v", err)
 		}
 		start := time.Now() // the request given up must have given back its place
-		if err := b.Wait(t.Context()); err != nil || time.Since(start) > 50*time.Second {
+		if err := b.Wait(t.Context()); err != nil || time.Since(start) > 54*time.Second {
 			t.Errorf("next request waited %s, %v", time.Since(start), err)
 		}
 		canceled, stop := context.WithCancel(t.Context())
