@@ -5,14 +5,44 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// tries is how often a change is made anew when others change the same document at the same moment.
-const tries = 5
+// tries is how often a change is made anew when others change the same document at the same moment, breath how much longer each time it may
+// wait before.
+const (
+	tries  = 8
+	breath = 20 * time.Millisecond
+)
+
+// rest waits before a try that is not the first, so that those who met do not meet again.
+func rest(ctx context.Context, try int) {
+	if try == 0 {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(rand.N(time.Duration(try) * breath)):
+	}
+}
+
+// read reads a document for a try. After the first the leader is asked: any other node may still have the version that was refused.
+func read[T any](ctx context.Context, b *store.Bucket[T], key string, try int) (T, uint64, error) {
+	if try == 0 {
+		return b.Get(ctx, key)
+	}
+	rest(ctx, try)
+	there := b.Current(ctx, []string{key})[0]
+	if there.Err == nil && there.Deleted {
+		there.Err = fmt.Errorf("read %s: %w", key, store.ErrNotFound)
+	}
+	return there.Value, there.Revision, there.Err
+}
 
 func etag(revision uint64) string { return `"` + strconv.FormatUint(revision, 36) + `"` }
 
@@ -34,8 +64,8 @@ func matches(ifMatch string, revision uint64) bool {
 // the document, as those who watch documents look for it then.
 func change[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string, edit func(T) (T, error), first ...func(T) error) (T, uint64, error) {
 	var zero T
-	for range tries {
-		v, revision, err := b.Get(ctx, key)
+	for try := range tries {
+		v, revision, err := read(ctx, b, key, try)
 		if err != nil {
 			return zero, 0, err
 		}
@@ -90,8 +120,8 @@ func put[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string, fr
 // remove deletes a document that passes check, and answers it with its last revision.
 func remove[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string, check func(T) error) (T, uint64, error) {
 	var zero T
-	for range tries {
-		v, revision, err := b.Get(ctx, key)
+	for try := range tries {
+		v, revision, err := read(ctx, b, key, try)
 		if err != nil {
 			return zero, 0, err
 		}

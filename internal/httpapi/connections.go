@@ -178,7 +178,8 @@ func (a *API) putToken(ctx context.Context, c relay.Connection, refreshToken str
 		return nil
 	}
 	record := audatex.TokenRecord{RefreshToken: audatex.NewSecret(refreshToken), Generation: c.Generation}
-	for range tries {
+	for try := range tries {
+		rest(ctx, try)
 		_, revision, err := a.c.Store.Tokens.Token(ctx, c.ID)
 		if err != nil && !errors.Is(err, audatex.ErrNoToken) {
 			return err

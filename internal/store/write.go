@@ -2,7 +2,9 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -11,6 +13,47 @@ import (
 
 // writeTimeout bounds one write. A cluster's change of leader takes 4 to 9 s; a write that waits longer is better read back.
 const writeTimeout = 10 * time.Second
+
+// A replicated stream refuses a conditional write while another of the same subject is on its way to the followers: only when that has
+// ended is it known whether the condition holds. So the write is sent again, as a rule once.
+const (
+	// inFlightMost is how long it is sent again, inFlightFirst to inFlightPause apart, if its caller has inFlightLeast left for the answer.
+	inFlightMost  = 5 * time.Second
+	inFlightFirst = 4 * time.Millisecond
+	inFlightPause = 50 * time.Millisecond
+	inFlightLeast = 250 * time.Millisecond
+)
+
+// inFlight reports whether a write was refused, and not stored, as another of its subject was under way.
+func inFlight(err error) bool {
+	api := (*jetstream.APIError)(nil)
+	return errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant
+}
+
+// turns are those that a write in others' way has.
+type turns struct {
+	until time.Time
+	pause time.Duration
+}
+
+func newTurns(ctx context.Context) turns {
+	t := turns{time.Now().Add(inFlightMost), inFlightFirst}
+	if end, ok := ctx.Deadline(); ok && end.Add(-inFlightLeast).Before(t.until) {
+		t.until = end.Add(-inFlightLeast)
+	}
+	return t
+}
+
+// next waits for the next turn, and answers false if there is none.
+func (t *turns) next(ctx context.Context) bool {
+	wait := t.pause/2 + rand.N(t.pause) // those that met must not meet again
+	if time.Now().Add(wait).After(t.until) {
+		return false
+	}
+	t.pause = min(2*t.pause, inFlightPause)
+	pause(ctx, wait)
+	return ctx.Err() == nil
+}
 
 // Write is one write on its way, as a gate sees it.
 type Write struct {
@@ -47,13 +90,21 @@ func (s *Store) admit(r request) error {
 	return nil
 }
 
-// write sends one write and answers its stream sequence (for a bucket: its revision).
+// write stores one write and answers its stream sequence (for a bucket: its revision).
 func (s *Store) write(ctx context.Context, r request) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	for t := newTurns(ctx); ; {
+		if seq, err := s.send(ctx, r); !inFlight(err) || !t.next(ctx) {
+			return seq, err
+		}
+	}
+}
+
+func (s *Store) send(ctx context.Context, r request) (uint64, error) {
 	if err := s.admit(r); err != nil {
 		return 0, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
 	ack, err := s.js.PublishMsg(ctx, r.msg, r.opts...)
 	s.health.wrote(s.streamOf(r.msg.Subject), len(r.msg.Data), err)
 	if err != nil {
@@ -71,13 +122,32 @@ type Result struct {
 	Err error
 }
 
-// writeAll sends many writes without waiting in between, and answers each one's end in the same order. The store takes them in
-// the order given.
+// writeAll stores many writes without waiting in between, and answers each one's end in the same order. The store takes them in
+// the order given, except those that are sent again.
 func (s *Store) writeAll(ctx context.Context, requests []request) []Result {
-	results := make([]Result, len(requests))
-	futures := make([]jetstream.PubAckFuture, len(requests))
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
+	results := s.sendAll(ctx, requests)
+	for t := newTurns(ctx); ; {
+		var again []request
+		var of []int
+		for i, r := range results {
+			if inFlight(r.Err) {
+				again, of = append(again, requests[i]), append(of, i)
+			}
+		}
+		if len(again) == 0 || !t.next(ctx) {
+			return results
+		}
+		for i, r := range s.sendAll(ctx, again) {
+			results[of[i]] = r
+		}
+	}
+}
+
+func (s *Store) sendAll(ctx context.Context, requests []request) []Result {
+	results := make([]Result, len(requests))
+	futures := make([]jetstream.PubAckFuture, len(requests))
 	for i, r := range requests {
 		if results[i].Err = s.admit(r); results[i].Err != nil {
 			continue
