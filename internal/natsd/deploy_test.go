@@ -111,6 +111,10 @@ func (c *cluster) read(i int) *server.Options {
 	if opts.ServerName != fmt.Sprintf("nats-%d", i+1) || opts.TLSConfig == nil || opts.Cluster.TLSConfig == nil || opts.MaxPayload < natsd.MaxPayload {
 		t.Fatalf("read %+v", opts)
 	}
+	noticed := func(every time.Duration, missed int) time.Duration { return every * time.Duration(missed+1) }
+	if routes, clients := noticed(opts.Cluster.PingInterval, opts.Cluster.MaxPingsOut), noticed(opts.PingInterval, opts.MaxPingsOut); routes <= 0 || routes > 10*time.Second || clients <= 0 || clients > time.Minute {
+		t.Fatalf("a server that stands still is noticed after %s, a client after %s", routes, clients)
+	}
 	// What a test must do otherwise: ports of its own, on loopback.
 	opts.Host, opts.Port, opts.Cluster.Host, opts.Cluster.Port = "127.0.0.1", server.RANDOM_PORT, "127.0.0.1", c.routes[i]
 	opts.Routes, opts.NoSigs, opts.NoLog = nil, true, true

@@ -73,15 +73,18 @@ func openBucket[T any](ctx context.Context, s *Store, name topology.BucketName, 
 }
 
 // Get answers a document and its revision; ErrNotFound if there is none. Any node of a cluster may answer, and the document be one that was
-// written over a moment ago; that there is none, only the leader says.
+// written over a moment ago; that there is none, only the leader says, and it answers for a node that does not.
 func (b *Bucket[T]) Get(ctx context.Context, key string) (T, uint64, error) {
 	var zero T
 	if err := b.s.health.reachable(); err != nil {
 		return zero, 0, fmt.Errorf("read %s of bucket %s: %w", key, b.name, err)
 	}
-	e, err := b.kv.Get(ctx, key)
-	b.s.health.read("KV_"+b.name, err)
-	if err = classify(err); errors.Is(err, ErrNotFound) && b.s.topo.Replicas > 1 {
+	var e jetstream.KeyValueEntry
+	silent, err := b.s.direct(ctx, "KV_"+b.name, func(ctx context.Context) (err error) {
+		e, err = b.kv.Get(ctx, key)
+		return err
+	})
+	if err = classify(err); silent || errors.Is(err, ErrNotFound) && b.s.topo.Replicas > 1 {
 		there := Entry[T]{Key: key}
 		if err := b.current(ctx, &there); err != nil {
 			return zero, 0, fmt.Errorf("read %s of bucket %s at its leader: %w", key, b.name, err)
@@ -89,6 +92,7 @@ func (b *Bucket[T]) Get(ctx context.Context, key string) (T, uint64, error) {
 		if !there.Deleted {
 			return there.Value, there.Revision, nil
 		}
+		err = ErrNotFound
 	}
 	if err != nil {
 		return zero, 0, fmt.Errorf("read %s of bucket %s: %w", key, b.name, err)

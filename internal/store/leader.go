@@ -15,8 +15,28 @@ import (
 // Most reads may be answered by any node of a cluster, also by one that has just come back and lags. That is no harm where a write's
 // condition follows, or where a reader only comes later. What is taken for an end, or for an absence, has to be asked of the stream's leader.
 
-// leaderTimeout bounds one question to a stream's leader.
-const leaderTimeout = 5 * time.Second
+// leaderTimeout bounds one question to a stream's leader, directTimeout one to any copy.
+const (
+	leaderTimeout = 5 * time.Second
+	directTimeout = 500 * time.Millisecond
+)
+
+// direct asks any copy of a stream, and reports whether its leader is to be asked instead: a node that is frozen goes on getting its share of
+// the questions until the others notice.
+func (s *Store) direct(ctx context.Context, stream string, ask func(context.Context) error) (silent bool, err error) {
+	if s.topo.Replicas <= 1 {
+		err = ask(ctx)
+		s.health.read(stream, err)
+		return false, err
+	}
+	short, cancel := context.WithTimeout(ctx, directTimeout)
+	defer cancel()
+	if err = ask(short); errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return true, err // the leader's answer counts
+	}
+	s.health.read(stream, err)
+	return false, err
+}
 
 // messageRequest is what STREAM.MSG.GET is asked, which only the leader answers.
 type messageRequest struct {

@@ -38,28 +38,42 @@ func (s *Store) bounds(ctx context.Context, stream string) (first, last uint64, 
 
 // get answers one message by its sequence.
 func (s *Store) get(ctx context.Context, stream string, seq uint64) (Message, error) {
-	st, err := s.handle(ctx, stream)
+	m, err := s.one(ctx, stream, messageRequest{From: seq}, func(ctx context.Context, st jetstream.Stream) (*jetstream.RawStreamMsg, error) {
+		return st.GetMsg(ctx, seq)
+	})
 	if err != nil {
-		return Message{}, err
+		return Message{}, fmt.Errorf("read message %d of %s: %w", seq, stream, err)
 	}
-	m, err := st.GetMsg(ctx, seq)
-	s.health.read(stream, err)
-	if err != nil {
-		return Message{}, fmt.Errorf("read message %d of %s: %w", seq, stream, classify(err))
-	}
-	return fromRaw(m), nil
+	return m, nil
 }
 
 // last answers the last message of a subject; wildcards are allowed.
 func (s *Store) last(ctx context.Context, stream, subject string) (Message, error) {
+	m, err := s.one(ctx, stream, messageRequest{Last: subject}, func(ctx context.Context, st jetstream.Stream) (*jetstream.RawStreamMsg, error) {
+		return st.GetLastMsgForSubject(ctx, subject)
+	})
+	if err != nil {
+		return Message{}, fmt.Errorf("read the last message of %s: %w", subject, err)
+	}
+	return m, nil
+}
+
+// one asks any copy of a stream for a message, and its leader if that one is silent.
+func (s *Store) one(ctx context.Context, stream string, atLeader messageRequest, ask func(context.Context, jetstream.Stream) (*jetstream.RawStreamMsg, error)) (Message, error) {
 	st, err := s.handle(ctx, stream)
 	if err != nil {
 		return Message{}, err
 	}
-	m, err := st.GetLastMsgForSubject(ctx, subject)
-	s.health.read(stream, err)
-	if err != nil {
-		return Message{}, fmt.Errorf("read the last message of %s: %w", subject, classify(err))
+	var m *jetstream.RawStreamMsg
+	silent, err := s.direct(ctx, stream, func(ctx context.Context) (err error) {
+		m, err = ask(ctx, st)
+		return err
+	})
+	switch {
+	case silent:
+		return s.atLeader(ctx, stream, atLeader)
+	case err != nil:
+		return Message{}, classify(err)
 	}
 	return fromRaw(m), nil
 }
