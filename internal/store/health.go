@@ -30,7 +30,8 @@ const (
 
 // Health says whether the store takes writes and answers reads, as seen from those there were. What failed is noted per stream, as
 // each has a leader and limits of its own; one outage lasts from the first failure until nothing fails for a while. The log is told once
-// when it begins and once when it ends. What has failed is healed by a success of the same kind at the same stream, or by Store.Run.
+// when it begins and once when it ends. What has failed is healed by a success of the same kind at the same stream, or by Store.Run. Where there
+// was no room a smaller write says nothing: what comes next may be as large as what was refused.
 type Health struct {
 	log *slog.Logger
 	cut atomic.Pointer[time.Time] // since when there is no connection; nil: there is one
@@ -58,6 +59,7 @@ type failure struct {
 	why         Reason
 	err         error
 	size        int // of the largest write refused
+	full        int // the same of those for which there was no room
 }
 
 // relapse remembers a spot that was healed by a look and not by a write.
@@ -130,11 +132,13 @@ func (h *Health) observe(at spot, size int, err error) {
 	if at.write {
 		h.hear(at.stream, why == NoAnswer, now)
 	}
+	f := h.bad[at]
 	if why == "" {
-		h.heal(at)
+		if f != nil && (f.full == 0 || err == nil && size >= f.full) {
+			h.heal(at)
+		}
 		return
 	}
-	f := h.bad[at]
 	if f == nil {
 		f = &failure{since: now}
 		h.bad[at] = f
@@ -147,6 +151,9 @@ func (h *Health) observe(at spot, size int, err error) {
 		}
 	}
 	f.last, f.why, f.err, f.size = now, why, err, max(f.size, size)
+	if why == Full {
+		f.full = max(f.full, size)
+	}
 	h.fine = time.Time{}
 	if !h.since.IsZero() {
 		return
@@ -244,16 +251,16 @@ func (h *Health) looked(at spot) {
 	h.heal(at)
 }
 
-// troubled answers what fails now, and for each the size of the largest write that was refused.
-func (h *Health) troubled() map[spot]int {
+// troubled answers what fails now, and how.
+func (h *Health) troubled() map[spot]failure {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.bad) == 0 {
 		return nil
 	}
-	spots := make(map[spot]int, len(h.bad))
+	spots := make(map[spot]failure, len(h.bad))
 	for at, f := range h.bad {
-		spots[at] = f.size
+		spots[at] = *f
 	}
 	return spots
 }

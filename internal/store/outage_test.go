@@ -356,6 +356,47 @@ func TestAStoreThatIsFull(t *testing.T) {
 	}
 }
 
+// A page that found no room was taken from the vendor already. Until there is room for as much again the log counts as full, whatever smaller writes
+// it still takes: the next page may be as large.
+func TestALogThatIsTooFullForWhatWasRefused(t *testing.T) {
+	t.Parallel()
+	const left = 20 << 10
+	for name, refused := range map[string]int{"much larger": left + 10<<10, "larger with its headers only": left - 100} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, nc := single(t, nil)
+			o := newOutage(t, nc, 1)
+			put := func(size int) error {
+				_, err := o.Inbox.Append(t.Context(), store.Page{
+					PollID: relay.NewID(), Connection: "a", Site: "leeds", ReceivedAt: time.Now(), Body: bytes.Repeat([]byte("x"), size),
+				})
+				return err
+			}
+			if err := put(100); err != nil {
+				t.Fatal(err)
+			}
+			st, err := o.js.Stream(t.Context(), "relay_inbox")
+			if err != nil {
+				t.Fatal(err)
+			}
+			o.limitInbox(t, int64(st.CachedInfo().State.Bytes)+left)
+			if err := put(refused); !errors.Is(err, store.ErrUnavailable) {
+				t.Fatalf("a page without room: %v", err)
+			}
+			<-time.After(2500 * time.Millisecond) // more than two looks
+			if err := put(100); err != nil {
+				t.Errorf("a small page: %v", err)
+			}
+			if trouble := o.Health().Trouble(); trouble.Reason != store.Full || !trouble.Writes {
+				t.Errorf("without room for what was refused the health says %+v", trouble)
+			}
+			o.limitInbox(t, -1)
+			until(t, "the end of the outage", o.healthy)
+			o.told(t, 1)
+		})
+	}
+}
+
 // A relay that starts while a log is full knows it before it has read anything that it could not store, and learns when there is room.
 func TestALogThatIsFullAtTheStart(t *testing.T) {
 	t.Parallel()

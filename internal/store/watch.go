@@ -17,8 +17,8 @@ const (
 	lookTimeout = 2 * time.Second
 	// trialMost bounds the size of the write that tries whether there is room again.
 	trialMost = 256 << 10
-	// startRoom is what a log must have left when the relay starts, or an eighth of its limit if that is less: a full page of a
-	// hundred notifications has about as much.
+	// startRoom is what a log must have left when the relay starts and before it goes on after the log was full, or an eighth of its limit if
+	// that is less: a full page of a hundred notifications has about as much.
 	startRoom = 64 << 10
 	// trialKey is the key of the trial in relay_lanes, which takes what expires by itself; trialTTL is when.
 	trialKey = "trial"
@@ -73,7 +73,7 @@ func (s *Store) look(ctx context.Context) {
 	size := 0
 	for at, refused := range spots {
 		if at.write {
-			size = max(size, refused)
+			size = max(size, refused.size)
 		} else if at.stream != "" {
 			_, _ = s.get(ctx, at.stream, 1) // notes itself how it ended
 		}
@@ -109,19 +109,16 @@ func (s *Store) fullLogs(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("look whether %s is full: %w", stream, classify(err))
 		}
-		info, size := st.CachedInfo(), startRoom
-		if limit := info.Config.MaxBytes; limit > 0 {
-			size = int(min(startRoom, limit/8))
-		}
-		if !hasRoom(info, size) {
+		info := st.CachedInfo()
+		if size := roomToGoOn(info); !hasRoom(info, size) {
 			s.health.wrote(stream, size, &noRoom{"the log has reached its own limit of bytes or messages"})
 		}
 	}
 	return nil
 }
 
-// led reports whether a stream has a leader, and room within its own limit for a write of a size.
-func (s *Store) led(ctx context.Context, stream string, size int) bool {
+// led reports whether a stream has a leader, and room within its own limit for what was refused.
+func (s *Store) led(ctx context.Context, stream string, refused failure) bool {
 	st, err := s.js.Stream(ctx, stream)
 	if err != nil {
 		return false
@@ -130,7 +127,18 @@ func (s *Store) led(ctx context.Context, stream string, size int) bool {
 	if info.Cluster != nil && info.Cluster.Leader == "" {
 		return false
 	}
+	size := refused.size
+	if refused.full > 0 {
+		size = max(size, roomToGoOn(info))
+	}
 	return hasRoom(info, size)
+}
+
+func roomToGoOn(info *jetstream.StreamInfo) int {
+	if limit := info.Config.MaxBytes; limit > 0 {
+		return int(min(startRoom, limit/8))
+	}
+	return startRoom
 }
 
 func hasRoom(info *jetstream.StreamInfo, size int) bool {

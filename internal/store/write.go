@@ -75,6 +75,12 @@ type request struct {
 	precious bool // exists nowhere else: may use the disk's reserve
 }
 
+// recordMost is about what the server stores of a message besides what it holds.
+const recordMost = 64
+
+// stored answers the room that a message takes in its log.
+func stored(m *nats.Msg) int { return m.Size() + recordMost }
+
 // admit answers why a write is not to be sent, nil if it is.
 func (s *Store) admit(r request) error {
 	if err := s.gate.before(r.msg); err != nil {
@@ -84,7 +90,7 @@ func (s *Store) admit(r request) error {
 		return fmt.Errorf("write %s: %w", r.msg.Subject, err)
 	}
 	if err := s.room.check(r.precious); err != nil {
-		s.health.wrote(s.streamOf(r.msg.Subject), len(r.msg.Data), err)
+		s.health.wrote(s.streamOf(r.msg.Subject), stored(r.msg), err)
 		return fmt.Errorf("write %s: %w", r.msg.Subject, err)
 	}
 	return nil
@@ -106,7 +112,7 @@ func (s *Store) send(ctx context.Context, r request) (uint64, error) {
 		return 0, err
 	}
 	ack, err := s.js.PublishMsg(ctx, r.msg, r.opts...)
-	s.health.wrote(s.streamOf(r.msg.Subject), len(r.msg.Data), err)
+	s.health.wrote(s.streamOf(r.msg.Subject), stored(r.msg), err)
 	if err != nil {
 		return 0, fmt.Errorf("write %s: %w", r.msg.Subject, classify(err))
 	}
@@ -154,7 +160,7 @@ func (s *Store) sendAll(ctx context.Context, requests []request) []Result {
 		}
 		f, err := s.js.PublishMsgAsync(r.msg, append(r.opts, jetstream.WithStallWait(writeTimeout))...)
 		if err != nil {
-			s.health.wrote(s.streamOf(r.msg.Subject), len(r.msg.Data), err)
+			s.health.wrote(s.streamOf(r.msg.Subject), stored(r.msg), err)
 			results[i].Err = fmt.Errorf("write %s: %w", r.msg.Subject, classify(err))
 			continue
 		}
@@ -172,7 +178,7 @@ func (s *Store) sendAll(ctx context.Context, requests []request) []Result {
 		case <-ctx.Done():
 			err = ctx.Err()
 		}
-		s.health.wrote(s.streamOf(requests[i].msg.Subject), len(requests[i].msg.Data), err)
+		s.health.wrote(s.streamOf(requests[i].msg.Subject), stored(requests[i].msg), err)
 		if err != nil {
 			results[i].Err = fmt.Errorf("write %s: %w", requests[i].msg.Subject, classify(err))
 		} else if err := s.gate.after(requests[i].msg); err != nil {
