@@ -42,6 +42,7 @@ type Health struct {
 	watched   bool      // Store.Run ends the outage when that has lasted; without it the first moment does
 	bad       map[spot]*failure
 	relapse   map[spot]relapse
+	answered  map[spot]time.Time  // when the store last answered so that it works
 	silent    map[string]*silence // streams whose writes get no answer
 	deadAfter time.Duration       // the constant of the name; tests have no minute
 	outages   int
@@ -83,14 +84,18 @@ type Trouble struct {
 }
 
 func newHealth(log *slog.Logger) *Health {
-	return &Health{log: log, bad: map[spot]*failure{}, relapse: map[spot]relapse{}, silent: map[string]*silence{}, deadAfter: deadAfter}
+	return &Health{log: log, bad: map[spot]*failure{}, relapse: map[spot]relapse{}, answered: map[spot]time.Time{}, silent: map[string]*silence{}, deadAfter: deadAfter}
 }
 
-// wrote notes how a write of so many bytes ended. A refused condition is an answer: the store works.
-func (h *Health) wrote(stream string, size int, err error) { h.observe(spot{stream, true}, size, err) }
+// wrote notes how a write of so many bytes ended that was sent at a moment. A refused condition is an answer: the store works.
+func (h *Health) wrote(stream string, size int, sent time.Time, err error) {
+	h.observe(spot{stream, true}, size, sent, err)
+}
 
 // read notes how a read ended.
-func (h *Health) read(stream string, err error) { h.observe(spot{stream, false}, 0, err) }
+func (h *Health) read(stream string, sent time.Time, err error) {
+	h.observe(spot{stream, false}, 0, sent, err)
+}
 
 // connection notes whether there is one. Nothing else may happen for a long time that would tell.
 func (h *Health) connection(there bool) {
@@ -98,11 +103,11 @@ func (h *Health) connection(there bool) {
 	switch since := h.cut.Load(); {
 	case there:
 		h.cut.Store(nil)
-		h.observe(spot{}, 0, nil)
+		h.observe(spot{}, 0, now, nil)
 	case since == nil:
 		h.cut.Store(&now)
 	case now.Sub(*since) >= cutMost:
-		h.observe(spot{}, 0, nats.ErrConnectionReconnecting)
+		h.observe(spot{}, 0, now, nats.ErrConnectionReconnecting)
 	}
 }
 
@@ -115,7 +120,7 @@ func (h *Health) reachable() error {
 	return nil
 }
 
-func (h *Health) observe(at spot, size int, err error) {
+func (h *Health) observe(at spot, size int, sent time.Time, err error) {
 	var why Reason
 	if err != nil {
 		reason, kind := judge(err)
@@ -129,6 +134,12 @@ func (h *Health) observe(at spot, size int, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := time.Now()
+	switch {
+	case why == "":
+		h.answered[at] = now
+	case why == NoAnswer && sent.Before(h.answered[at]):
+		return // what has been answered since says more
+	}
 	if at.write {
 		h.hear(at.stream, why == NoAnswer, now)
 	}

@@ -24,9 +24,10 @@ const (
 // direct asks any copy of a stream, and reports whether its leader is to be asked instead: a node that is frozen goes on getting its share of
 // the questions until the others notice.
 func (s *Store) direct(ctx context.Context, stream string, ask func(context.Context) error) (silent bool, err error) {
+	sent := time.Now()
 	if s.topo.Replicas <= 1 {
 		err = ask(ctx)
-		s.health.read(stream, err)
+		s.health.read(stream, sent, err)
 		return false, err
 	}
 	short, cancel := context.WithTimeout(ctx, directTimeout)
@@ -34,7 +35,7 @@ func (s *Store) direct(ctx context.Context, stream string, ask func(context.Cont
 	if err = ask(short); errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		return true, err // the leader's answer counts
 	}
-	s.health.read(stream, err)
+	s.health.read(stream, sent, err)
 	return false, err
 }
 
@@ -55,8 +56,9 @@ func (s *Store) atLeader(ctx context.Context, stream string, ask messageRequest)
 	// While there is no leader nobody answers, nor says so: without a bound of its own such a call would last for ever.
 	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
 	defer cancel()
+	sent := time.Now()
 	answer, err := s.js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, raw)
-	s.health.read(stream, err)
+	s.health.read(stream, sent, err)
 	if err != nil {
 		return Message{}, classify(err)
 	}

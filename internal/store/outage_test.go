@@ -456,6 +456,58 @@ func TestWhatWaitingMayMend(t *testing.T) {
 	}
 }
 
+// unheard makes the stream of the polls answer no writes, or answer them again.
+func unheard(t *testing.T, s *store.Store, silent bool) {
+	t.Helper()
+	st, err := s.JetStream().Stream(t.Context(), "KV_relay_polls")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := st.CachedInfo().Config
+	c.NoAck = silent
+	if _, err := s.JetStream().UpdateStream(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What was sent before the end of an outage and is given up after it says nothing of the store as it is now.
+func TestALateTimeOutIsNoOutage(t *testing.T) {
+	t.Parallel()
+	for what, write := range map[string]func(context.Context, *store.Store, string) error{
+		"one": func(ctx context.Context, s *store.Store, key string) error {
+			_, err := s.Polls.Create(ctx, key, relay.Poll{})
+			return err
+		},
+		"many": func(ctx context.Context, s *store.Store, key string) error {
+			return s.Polls.PutAll(ctx, []store.Put[relay.Poll]{{Key: key}})[0].Err
+		},
+	} {
+		s := open(t, t.TempDir())
+		unheard(t, s, true)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		late := make(chan error, 1)
+		go func() { late <- write(ctx, s, "late") }()
+		<-time.After(200 * time.Millisecond) // it has reached the server
+		unheard(t, s, false)
+		if err := write(t.Context(), s, "next"); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-late; !errors.Is(err, store.ErrUnclear) {
+			t.Errorf("%s: a write without an answer: %v", what, err)
+		}
+		cancel()
+		if n, _ := s.Health().Outages(); n != 0 {
+			t.Errorf("%s: %d outages", what, n)
+		}
+		unheard(t, s, true)
+		short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		if err := write(short, s, "now"); err == nil || s.Health().Trouble().Since.IsZero() {
+			t.Errorf("%s: what is not answered now (%v) is no trouble", what, err)
+		}
+		cancel()
+	}
+}
+
 // A stream of the embedded server that answers nothing any more is not waited for without end: only a start anew mends it.
 func TestAStreamThatAnswersNoMore(t *testing.T) {
 	t.Parallel()
@@ -471,31 +523,19 @@ func TestAStreamThatAnswersNoMore(t *testing.T) {
 		_, err := s.Polls.Create(ctx, relay.NewID(), relay.Poll{})
 		return err
 	}
-	silence := func(silent bool) {
-		st, err := s.JetStream().Stream(t.Context(), "KV_relay_polls")
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := st.CachedInfo().Config
-		c.NoAck = silent
-		if _, err := s.JetStream().UpdateStream(t.Context(), c); err != nil {
-			t.Fatal(err)
-		}
-	}
-
 	// An answer breaks the silence.
-	silence(true)
+	unheard(t, s, true)
 	for range 2 {
 		if err := write(); !errors.Is(err, store.ErrUnclear) {
 			t.Fatalf("a write without an answer: %v", err)
 		}
 	}
-	silence(false)
+	unheard(t, s, false)
 	if err := write(); err != nil {
 		t.Fatal(err)
 	}
 
-	silence(true)
+	unheard(t, s, true)
 	for range 3 {
 		_ = write()
 	}

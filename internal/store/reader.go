@@ -48,8 +48,9 @@ func (s *Store) reader(ctx context.Context, stream string, c jetstream.ConsumerC
 }
 
 func (r *reader) begin(ctx context.Context) error {
+	sent := time.Now()
 	consumer, err := r.s.js.CreateConsumer(ctx, r.stream, r.config)
-	r.s.health.read(r.stream, err)
+	r.s.health.read(r.stream, sent, err)
 	if err != nil {
 		return classify(err)
 	}

@@ -24,8 +24,9 @@ func (s *Store) bounds(ctx context.Context, stream string) (first, last uint64, 
 	if err := s.health.reachable(); err != nil {
 		return 0, 0, fmt.Errorf("read the state of %s: %w", stream, err)
 	}
+	sent := time.Now()
 	st, err := s.js.Stream(ctx, stream)
-	s.health.read(stream, err)
+	s.health.read(stream, sent, err)
 	if err != nil {
 		return 0, 0, fmt.Errorf("read the state of %s: %w", stream, classify(err))
 	}
@@ -170,8 +171,9 @@ func (s *Store) handle(ctx context.Context, stream string) (jetstream.Stream, er
 	if h, ok := s.handles.Load(stream); ok {
 		return h.(jetstream.Stream), nil
 	}
+	sent := time.Now()
 	st, err := s.js.Stream(ctx, stream)
-	s.health.read(stream, err)
+	s.health.read(stream, sent, err)
 	if err != nil {
 		return nil, fmt.Errorf("open stream %s: %w", stream, classify(err))
 	}

@@ -111,7 +111,7 @@ func (s *Store) fullLogs(ctx context.Context) error {
 		}
 		info := st.CachedInfo()
 		if size := roomToGoOn(info); !hasRoom(info, size) {
-			s.health.wrote(stream, size, &noRoom{"the log has reached its own limit of bytes or messages"})
+			s.health.wrote(stream, size, time.Now(), &noRoom{"the log has reached its own limit of bytes or messages"})
 		}
 	}
 	return nil

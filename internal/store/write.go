@@ -90,7 +90,7 @@ func (s *Store) admit(r request) error {
 		return fmt.Errorf("write %s: %w", r.msg.Subject, err)
 	}
 	if err := s.room.check(r.precious); err != nil {
-		s.health.wrote(s.streamOf(r.msg.Subject), stored(r.msg), err)
+		s.health.wrote(s.streamOf(r.msg.Subject), stored(r.msg), time.Now(), err)
 		return fmt.Errorf("write %s: %w", r.msg.Subject, err)
 	}
 	return nil
@@ -111,8 +111,9 @@ func (s *Store) send(ctx context.Context, r request) (uint64, error) {
 	if err := s.admit(r); err != nil {
 		return 0, err
 	}
+	sent := time.Now()
 	ack, err := s.js.PublishMsg(ctx, r.msg, r.opts...)
-	s.health.wrote(s.streamOf(r.msg.Subject), stored(r.msg), err)
+	s.health.wrote(s.streamOf(r.msg.Subject), stored(r.msg), sent, err)
 	if err != nil {
 		return 0, fmt.Errorf("write %s: %w", r.msg.Subject, classify(err))
 	}
@@ -154,13 +155,15 @@ func (s *Store) writeAll(ctx context.Context, requests []request) []Result {
 func (s *Store) sendAll(ctx context.Context, requests []request) []Result {
 	results := make([]Result, len(requests))
 	futures := make([]jetstream.PubAckFuture, len(requests))
+	sent := make([]time.Time, len(requests))
 	for i, r := range requests {
 		if results[i].Err = s.admit(r); results[i].Err != nil {
 			continue
 		}
+		sent[i] = time.Now()
 		f, err := s.js.PublishMsgAsync(r.msg, append(r.opts, jetstream.WithStallWait(writeTimeout))...)
 		if err != nil {
-			s.health.wrote(s.streamOf(r.msg.Subject), stored(r.msg), err)
+			s.health.wrote(s.streamOf(r.msg.Subject), stored(r.msg), sent[i], err)
 			results[i].Err = fmt.Errorf("write %s: %w", r.msg.Subject, classify(err))
 			continue
 		}
@@ -178,7 +181,7 @@ func (s *Store) sendAll(ctx context.Context, requests []request) []Result {
 		case <-ctx.Done():
 			err = ctx.Err()
 		}
-		s.health.wrote(s.streamOf(requests[i].msg.Subject), stored(requests[i].msg), err)
+		s.health.wrote(s.streamOf(requests[i].msg.Subject), stored(requests[i].msg), sent[i], err)
 		if err != nil {
 			results[i].Err = fmt.Errorf("write %s: %w", requests[i].msg.Subject, classify(err))
 		} else if err := s.gate.after(requests[i].msg); err != nil {
