@@ -73,6 +73,9 @@ func change[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string,
 			return zero, 0, err
 		}
 		if !matches(ifMatch, revision) {
+			if try == 0 { // by what a copy has that may lag: the leader knows
+				continue
+			}
 			return zero, 0, &problem{kind: kindPrecondition}
 		}
 		for _, do := range first {
@@ -129,6 +132,9 @@ func remove[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string,
 			return zero, 0, err
 		}
 		if !matches(ifMatch, revision) {
+			if try == 0 { // by what a copy has that may lag: the leader knows
+				continue
+			}
 			return zero, 0, &problem{kind: kindPrecondition}
 		}
 		err = b.Delete(ctx, key, revision)
