@@ -61,7 +61,7 @@ func wrong(setting, format string, a ...any) error {
 
 // program is what a command needs of the process it runs in.
 type program struct {
-	ctx            context.Context // ends with SIGTERM, an interrupt, or the terminal
+	ctx            context.Context // ends with SIGTERM, an interrupt, or its terminal
 	stdout, stderr io.Writer
 }
 

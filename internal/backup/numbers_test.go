@@ -156,6 +156,23 @@ func TestNumbersRunOnFromTheStoreThatIsReplaced(t *testing.T) {
 	}
 }
 
+// Of a store that is lost with its disk only the operator knows how far it was ahead.
+func TestNumbersRunAheadOfWhatTheOperatorSays(t *testing.T) {
+	t.Parallel()
+	keys := newKeys(t)
+	_, dir, _ := saved(t, keys)
+	to := at(t, natstest.Start(t), keys, table)
+	to.config.Ahead = 5 * time.Hour
+	m, err := backup.Restore(t.Context(), to.config, dir, false)
+	if err != nil || m.Ahead != 6*time.Hour {
+		t.Errorf("numbers run %s ahead: %v", m.Ahead, err)
+	}
+	mark, err := table.ReadMark(t.Context(), to.js)
+	if err != nil || mark.Ahead != m.Ahead.Microseconds() {
+		t.Errorf("the mark says %d µs: %v", mark.Ahead, err)
+	}
+}
+
 // A restore that has deleted what was there and then fails must not let relays begin with numbers that the deleted store was past.
 func TestNumbersRunOnAfterARestoreThatFailed(t *testing.T) {
 	t.Parallel()

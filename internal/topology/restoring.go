@@ -103,10 +103,7 @@ func (t Topology) BeginRestore(ctx context.Context, js jetstream.JetStream, take
 	// The sign may be there all the same.
 	withdrawing, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
 	defer cancel()
-	if left := r.Withdraw(withdrawing); left != nil && !errors.Is(left, ErrTakenOver) {
-		err = errors.Join(err, left)
-	}
-	return nil, fmt.Errorf("keep relays from starting: %w", err)
+	return nil, fmt.Errorf("keep relays from starting: %w", errors.Join(err, r.Withdraw(withdrawing)))
 }
 
 func (r *Restoring) begin(ctx context.Context, takeOver bool) error {
@@ -183,9 +180,12 @@ func (r *Restoring) look(ctx context.Context) (*sign, error) {
 	return there, nil
 }
 
-// Withdraw takes the sign away if nothing was changed under it, by whichever restore.
+// Withdraw takes the sign away if it is ours and nothing was changed under it, by whichever restore.
 func (r *Restoring) Withdraw(ctx context.Context) error {
 	there, err := r.look(ctx)
+	if errors.Is(err, ErrTakenOver) {
+		return nil
+	}
 	if err != nil || there.changed {
 		return err
 	}
