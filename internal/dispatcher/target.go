@@ -19,6 +19,7 @@ const maxFilterSubjects = 64
 type target struct {
 	callback relay.Callback
 	client   relay.Client
+	key      string // names the callback to the sender: one made anew under an old id is another
 	secrets  []signingSecret
 	auth     sender.Auth
 }
@@ -29,7 +30,7 @@ type signingSecret struct {
 }
 
 func newTarget(cb relay.Callback, client relay.Client) *target {
-	t := &target{callback: cb, client: client}
+	t := &target{callback: cb, client: client, key: cb.ID + " " + cb.Generation}
 	for _, s := range cb.Secrets.Signing {
 		secret, err := signature.ParseSecret(s.Secret)
 		if err == nil { // without any the attempt ends as Invalid and says so
@@ -59,7 +60,8 @@ func (t *target) matches(ev *event) bool {
 // request is one attempt to send body.
 func (t *target) request(id string, body []byte, now time.Time) sender.Request {
 	r := sender.Request{
-		URL: t.callback.URL, EventID: id, Body: body, ContentType: t.callback.ContentType, Headers: t.callback.Secrets.Headers, Auth: t.auth,
+		Callback: t.key, URL: t.callback.URL, EventID: id, Body: body,
+		ContentType: t.callback.ContentType, Headers: t.callback.Secrets.Headers, Auth: t.auth,
 		Timeout: time.Duration(t.callback.TimeoutSeconds) * time.Second,
 	}
 	for _, s := range t.secrets {

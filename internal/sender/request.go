@@ -25,6 +25,7 @@ const maxResends = 2
 
 // Request is one attempt to make. It holds secrets, so it prints as no more than the event's id.
 type Request struct {
+	Callback    string            // whose attempt it is; a kept connection serves this callback only
 	URL         string            // absolute, http or https; see CheckURL
 	EventID     string            // webhook-id: the same for every attempt of the event
 	Body        []byte            // the event's bytes; not changed, and not kept beyond the attempt

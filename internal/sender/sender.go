@@ -27,6 +27,9 @@ import (
 	"github.com/audatex-relay/relay/internal/signature"
 )
 
+// DefaultMaxConnections is how many connections may be open when the Config names no number.
+const DefaultMaxConnections = 4096
+
 // DefaultTimeout is how long an attempt may take in all when its Request names no limit.
 const DefaultTimeout = 15 * time.Second
 
@@ -42,7 +45,6 @@ const (
 
 	// An idle connection costs a descriptor and its buffers. The time is below the minute after which common load
 	// balancers close one, so that it is rarely them who do, while a request is on its way.
-	maxIdle        = 4096
 	maxIdlePerHost = 256
 	idleTimeout    = 45 * time.Second
 
@@ -64,6 +66,10 @@ type Config struct {
 	// resolve here too; but the proxy looks the name up again, and what it finds then nobody judges. A proxy
 	// that reaches private networks should have rules of its own.
 	Proxy *url.URL
+
+	// MaxConnections bounds the connections that are open, under way and idle together; 0 is DefaultMaxConnections. Each
+	// takes a file descriptor.
+	MaxConnections int
 
 	// UserAgent is sent with every attempt: "audatex-relay/<version>".
 	UserAgent string
@@ -89,6 +95,10 @@ func New(c Config) *Sender {
 	if resolver == nil {
 		resolver = &net.Resolver{PreferGo: true}
 	}
+	connections := c.MaxConnections
+	if connections <= 0 {
+		connections = DefaultMaxConnections
+	}
 	d := newDialer(newPolicy(c.AllowCIDRs), resolver, c.Proxy)
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
@@ -98,7 +108,7 @@ func New(c Config) *Sender {
 		TLSClientConfig:        &tls.Config{RootCAs: c.RootCAs, MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(maxSessions)},
 		TLSHandshakeTimeout:    tlsTimeout,
 		DisableCompression:     true, // an answer decides by its status; nothing in it is worth unpacking a bomb
-		MaxIdleConns:           maxIdle,
+		MaxIdleConns:           connections,
 		MaxIdleConnsPerHost:    maxIdlePerHost,
 		IdleConnTimeout:        idleTimeout,
 		MaxResponseHeaderBytes: maxHeader,
