@@ -65,6 +65,7 @@ func main() {
 func run() (err error) {
 	small := flag.Bool("quick", false, "small numbers")
 	only := flag.String("only", "", "measurements to make, by commas: ceiling, throughput, restart, endtoend, latency, isolation, lanes, orders, replicas, clusterlatency, units, idle")
+	binary := flag.String("relay", "", "measure the relay built at `PATH`, for instance an older one, in place of this tree's")
 	profile := flag.String("cpuprofile", "", "write CPU profiles of the relay to `DIR`")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -78,9 +79,11 @@ func run() (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
-	b.binary = filepath.Join(b.dir, "relay")
-	if err := command(ctx, "go", "build", "-o", b.binary, "./cmd/relay"); err != nil {
-		return fmt.Errorf("build the relay: %w", err)
+	if b.binary = *binary; b.binary == "" {
+		b.binary = filepath.Join(b.dir, "relay")
+		if err := command(ctx, "go", "build", "-o", b.binary, "./cmd/relay"); err != nil {
+			return fmt.Errorf("build the relay: %w", err)
+		}
 	}
 	if b.receiver, err = startReceiver(ctx); err != nil {
 		return err
