@@ -31,13 +31,14 @@ type sizes struct {
 	latency    int // events at 50 a second
 	laneOwners int
 
+	descriptors     int // events in the log
 	idleConnections int
 	orders          int // in the log
 }
 
 var (
-	full  = sizes{ceiling: 200_000, filled: 100_000, fanOut: 1_000, callbacks: 100, endToEnd: 20_000, latency: 1_000, laneOwners: 100, idleConnections: 10_000, orders: 500_000}
-	quick = sizes{ceiling: 10_000, filled: 5_000, fanOut: 100, callbacks: 20, endToEnd: 1_000, latency: 150, laneOwners: 10, idleConnections: 300, orders: 50_000}
+	full  = sizes{ceiling: 200_000, filled: 100_000, fanOut: 1_000, callbacks: 100, endToEnd: 20_000, latency: 1_000, laneOwners: 100, descriptors: 50_000, idleConnections: 10_000, orders: 500_000}
+	quick = sizes{ceiling: 10_000, filled: 5_000, fanOut: 100, callbacks: 20, endToEnd: 1_000, latency: 150, laneOwners: 10, descriptors: 5_000, idleConnections: 300, orders: 50_000}
 )
 
 // bench is one run: its directory, the program it measures and the receiver in another process.
@@ -64,7 +65,7 @@ func main() {
 
 func run() (err error) {
 	small := flag.Bool("quick", false, "small numbers")
-	only := flag.String("only", "", "measurements to make, by commas: ceiling, throughput, restart, endtoend, latency, isolation, lanes, orders, replicas, clusterlatency, units, idle")
+	only := flag.String("only", "", "measurements to make, by commas: ceiling, throughput, restart, endtoend, latency, isolation, descriptors, lanes, orders, replicas, clusterlatency, units, idle")
 	binary := flag.String("relay", "", "measure the relay built at `PATH`, for instance an older one, in place of this tree's")
 	profile := flag.String("cpuprofile", "", "write CPU profiles of the relay to `DIR`")
 	flag.Parse()
@@ -97,8 +98,8 @@ func run() (err error) {
 		run  func(*bench) error
 	}{
 		{"ceiling", (*bench).measureCeiling}, {"throughput", (*bench).measureThroughput}, {"restart", (*bench).measureRestart},
-		{"endtoend", (*bench).measureEndToEnd}, {"latency", (*bench).measureLatency}, {"isolation", (*bench).measureIsolation}, {"lanes", (*bench).measureLanes},
-		{"orders", (*bench).measureOrders},
+		{"endtoend", (*bench).measureEndToEnd}, {"latency", (*bench).measureLatency}, {"isolation", (*bench).measureIsolation},
+		{"descriptors", (*bench).measureDescriptors}, {"lanes", (*bench).measureLanes}, {"orders", (*bench).measureOrders},
 		{"replicas", (*bench).measureReplicas}, {"clusterlatency", (*bench).measureClusterLatency}, {"units", (*bench).measureUnits}, {"idle", (*bench).measureIdle},
 	} {
 		if *only != "" && !slices.Contains(wanted, m.name) {

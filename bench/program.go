@@ -35,11 +35,19 @@ type program struct {
 
 // start runs the relay on a data directory until it serves.
 func (b *bench) start(data string, env ...string) (*program, error) {
-	args := []string{"serve"}
+	return b.startUnder(0, data, env...)
+}
+
+// startUnder is start with a limit of file descriptors; 0 leaves the one there is.
+func (b *bench) startUnder(descriptors int, data string, env ...string) (*program, error) {
+	args := []string{b.binary, "serve"}
+	if descriptors > 0 {
+		args = append([]string{"sh", "-c", `ulimit -n "$0" && exec "$@"`, strconv.Itoa(descriptors)}, args...)
+	}
 	if b.profile != "" { // written when the relay stops
 		args = append(args, "--cpuprofile", filepath.Join(b.profile, filepath.Base(data)+".pprof"))
 	}
-	p := &program{cmd: exec.CommandContext(b.ctx, b.binary, args...)} //nolint:gosec // the binary that was built above
+	p := &program{cmd: exec.CommandContext(b.ctx, args[0], args[1:]...)} //nolint:gosec // the binary that was built above
 	p.cmd.Env = append(os.Environ(), append([]string{
 		"RELAY_ADMIN_TOKEN=" + adminToken, "RELAY_HTTP_ADDR=127.0.0.1:0", "RELAY_METRICS_ADDR=127.0.0.1:0", "RELAY_DATA_DIR=" + data,
 		"RELAY_AUDATEX_CLIENT_ID=sandbox-client", "RELAY_AUDATEX_CLIENT_SECRET=sandbox-secret", "RELAY_AUDATEX_RATE=10000000",
