@@ -15,6 +15,7 @@ import (
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/dispatcher"
 	"github.com/audatex-relay/relay/internal/httpapi"
+	"github.com/audatex-relay/relay/internal/ingress"
 	"github.com/audatex-relay/relay/internal/owners"
 	"github.com/audatex-relay/relay/internal/poller"
 	"github.com/audatex-relay/relay/internal/publisher"
@@ -133,7 +134,8 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	if err != nil {
 		return err
 	}
-	keys = access.New(access.Config{Clients: s.Clients, Log: log, Changed: func(client string) { bus.Recheck(client); events.Changed() }})
+	var apis *httpapi.API
+	keys = access.New(access.Config{Clients: s.Clients, Log: log, Changed: func(client string) { bus.Recheck(client); events.Changed(); apis.Recheck(client) }})
 	bus.Admit(keys)
 
 	// The vendor.
@@ -191,9 +193,9 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	}
 
 	// What is served.
-	apis, err := httpapi.New(httpapi.Config{
+	apis, err = httpapi.New(httpapi.Config{
 		Store: s, Keys: keys, AdminToken: c.AdminToken, PublicURL: c.PublicURL, SchemaURL: schemaBase(c, api.Addr()), CallbackNets: c.allow, Restored: mark.Restored,
-		Dispatcher: callbacks{dispatching, asking}, Poller: pollers{asking}, Resolver: notifications{resolving, vendor}, Vendor: vendor, Ready: state.ready, Log: log,
+		Proxies: c.proxies, Ingress: ingress.NewMetrics(registry), Dispatcher: callbacks{dispatching, asking}, Poller: pollers{asking}, Resolver: notifications{resolving, vendor}, Vendor: vendor, Ready: state.ready, Log: log,
 	})
 	if err != nil {
 		return err

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/ingress"
 )
 
 // settings of the service: flags with environment names, no file needed. Secrets may also be given as a file's path
@@ -23,6 +25,8 @@ type settings struct {
 	HTTPAddr    string `name:"http-addr" env:"RELAY_HTTP_ADDR" default:":8080" help:"Address of the HTTP API." group:"Serving"`
 	MetricsAddr string `env:"RELAY_METRICS_ADDR" default:":9464" help:"Address of /metrics." group:"Serving"`
 	PublicURL   string `name:"public-url" env:"RELAY_PUBLIC_URL" help:"Where the HTTP API is reached from outside (in links and schema addresses)." group:"Serving"`
+
+	TrustedProxies []string `env:"RELAY_TRUSTED_PROXIES" help:"Networks of the proxies in front of the API, which are believed in X-Forwarded-For." group:"Serving"`
 
 	AdminToken     string `env:"RELAY_ADMIN_TOKEN" help:"Bearer token of the administrator, at least 16 characters. Required." group:"Serving"`
 	AdminTokenFile string `env:"RELAY_ADMIN_TOKEN_FILE" help:"File that holds it." group:"Serving"`
@@ -98,6 +102,7 @@ type config struct {
 	location   *time.Location
 	schedule   []time.Duration
 	allow      []netip.Prefix
+	proxies    ingress.Proxies
 	proxy      *url.URL
 }
 
@@ -174,6 +179,16 @@ func (c *config) checkAddresses() error {
 			return wrong(a.name, "names no port")
 		}
 	}
+	for _, text := range c.TrustedProxies {
+		network, err := parseNetwork(text)
+		if err != nil {
+			return wrong("RELAY_TRUSTED_PROXIES", "%w", err)
+		}
+		if network.Bits() == 0 {
+			return wrong("RELAY_TRUSTED_PROXIES", "%s is every address: then anybody may say that he is somebody else. Name the proxies' own networks", network)
+		}
+		c.proxies = append(c.proxies, network)
+	}
 	if c.NATSListen != "" && c.NATSURL != "" {
 		return wrong("RELAY_NATS_LISTEN", "is for the embedded server; with RELAY_NATS_URL subscribers go to the external cluster")
 	}
@@ -184,6 +199,26 @@ func (c *config) checkAddresses() error {
 		return wrong("RELAY_NATS_LISTEN_CERT", "is for subscribers, and there are none without RELAY_NATS_LISTEN")
 	}
 	return nil
+}
+
+// parseNetwork reads a network such as 10.0.0.0/8; an address alone is a network of one.
+func parseNetwork(text string) (netip.Prefix, error) {
+	text = strings.TrimSpace(text)
+	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
+		addr = addr.Unmap()
+		return netip.PrefixFrom(addr, addr.BitLen()), nil
+	}
+	network, err := netip.ParsePrefix(text)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("%q is not a network such as 10.0.0.0/8, nor an address", text)
+	}
+	if network.Addr().Is4In6() {
+		if network.Bits() < 96 {
+			return netip.Prefix{}, fmt.Errorf("%q is not a network of IPv4 addresses, nor one of IPv6: write it as one of them", text)
+		}
+		network = netip.PrefixFrom(network.Addr().Unmap(), network.Bits()-96)
+	}
+	return network.Masked(), nil
 }
 
 func (c *config) checkURLs() error {

@@ -88,6 +88,12 @@ func TestEveryWrongSettingIsNamed(t *testing.T) {
 		{"--http-addr=", "RELAY_HTTP_ADDR"},
 		{"--metrics-addr=:http", "RELAY_METRICS_ADDR"},
 		{"--nats-listen=:70000", "RELAY_NATS_LISTEN"},
+		{"--trusted-proxies=10.0.0.0/33", "RELAY_TRUSTED_PROXIES"},
+		{"--trusted-proxies=proxy.example.com", "RELAY_TRUSTED_PROXIES"},
+		{"--trusted-proxies=10.0.0.0/8,,192.0.2.1", "RELAY_TRUSTED_PROXIES"},
+		{"--trusted-proxies=0.0.0.0/0", "RELAY_TRUSTED_PROXIES"},
+		{"--trusted-proxies=::/0", "RELAY_TRUSTED_PROXIES"},
+		{"--trusted-proxies=::ffff:0:0/90", "RELAY_TRUSTED_PROXIES"},
 		{"--public-url=relay.example.com", "RELAY_PUBLIC_URL"},
 		{"--public-url=https://relay.example.com/?a=b", "RELAY_PUBLIC_URL"},
 		{"--public-url=https://relay.example.com/#a", "RELAY_PUBLIC_URL"},
@@ -146,13 +152,17 @@ func TestEveryWrongSettingIsNamed(t *testing.T) {
 
 func TestNetworksAreMasked(t *testing.T) {
 	t.Parallel()
-	c, err := given(t, "--callback-allow-cidrs=10.1.2.3/8, fd00::1/64").check()
+	c, err := given(t, "--callback-allow-cidrs=10.1.2.3/8, fd00::1/64", "--trusted-proxies=10.1.2.3/8, ::ffff:10.1.0.0/112,192.0.2.7").check()
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/64")}
 	if !slices.Equal(c.allow, want) {
 		t.Errorf("allowed networks %v, want %v", c.allow, want)
+	}
+	want = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("192.0.2.7/32")}
+	if !slices.Equal(c.proxies, want) {
+		t.Errorf("trusted proxies %v, want %v", c.proxies, want)
 	}
 }
 

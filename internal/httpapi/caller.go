@@ -1,14 +1,11 @@
 package httpapi
 
 import (
-	"crypto/sha256"
-	"crypto/subtle"
+	"bytes"
 	"encoding/json"
-	"net/http"
 	"slices"
-	"strings"
+	"time"
 
-	"github.com/audatex-relay/relay/internal/access"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -26,6 +23,29 @@ func (c caller) name() string {
 		return "admin"
 	}
 	return c.key.ID
+}
+
+// present returns the caller as it is now: its key may have been revoked or expired since it was authenticated, its client
+// removed or given other sites.
+func (a *API) present(c caller) (caller, error) {
+	if c.admin || c.key.ID == "" {
+		return c, nil
+	}
+	client, known := a.c.Keys.Client(c.client.ID)
+	if known && client.Generation == c.client.Generation {
+		for _, key := range client.Keys {
+			if key.ID == c.key.ID && bytes.Equal(key.Hash, c.key.Hash) && !key.Expired(time.Now()) {
+				c.client, c.key = client, key
+				return c, nil
+			}
+		}
+	}
+	return caller{}, kindUnauthorized.problem("The key was revoked or has expired meanwhile.")
+}
+
+// seesTheSame reports whether two states of a client may see the same sites.
+func (c caller) seesTheSame(other caller) bool {
+	return c.client.AllSites == other.client.AllSites && slices.Equal(c.client.Sites, other.client.Sites)
 }
 
 // maySeeSite reports whether what happens at a site is the caller's business.
@@ -74,46 +94,4 @@ func (c caller) maySeeEvent(ev store.Stored) bool {
 		}
 	}
 	return json.Unmarshal(ev.Body, &body) == nil && body.Data.Details.Client == c.client.ID
-}
-
-// authenticate finds out who calls. Operations that want the admin token do not exist for keys.
-func (a *API) authenticate(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		x := exchangeOf(r)
-		if x.op.access == accessPublic {
-			next.ServeHTTP(w, r)
-			return
-		}
-		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		if token = strings.TrimSpace(token); !strings.EqualFold(scheme, "Bearer") || token == "" {
-			a.fail(w, r, kindUnauthorized.problem("Authorization: Bearer is missing."))
-			return
-		}
-		sum := sha256.Sum256([]byte(token))
-		if subtle.ConstantTimeCompare(sum[:], a.admin[:]) == 1 {
-			x.caller = caller{admin: true}
-			next.ServeHTTP(w, r)
-			return
-		}
-		id, ok := access.KeyID(token)
-		if ok {
-			select {
-			case <-a.c.Keys.Ready():
-			default:
-				a.fail(w, r, &problem{kind: kindBusy, detail: "The relay is starting.", retryAfter: 1e9})
-				return
-			}
-			x.caller.client, x.caller.key, ok = a.c.Keys.Lookup(id, token)
-		}
-		switch {
-		case !ok:
-			a.fail(w, r, kindUnauthorized.problem("The token is not valid."))
-		case !a.limits.allow(id):
-			a.fail(w, r, &problem{kind: kindTooMany, retryAfter: 1e9})
-		case x.op.access == accessAdmin:
-			a.fail(w, r, notFound())
-		default:
-			next.ServeHTTP(w, r)
-		}
-	})
 }

@@ -36,9 +36,15 @@ func (a *API) ListEvents(w http.ResponseWriter, r *http.Request, params ListEven
 				return reply{}, err
 			}
 		}
+		now, err := a.present(c)
+		if err != nil {
+			return reply{}, err
+		}
 		page := EventPage{Items: make([]Event, 0, len(list)), Next: a.feedPosition(q.after)}
 		for _, ev := range list {
-			page.Items = append(page.Items, ev.Body)
+			if now.maySeeEvent(ev) { // it could when this was read
+				page.Items = append(page.Items, ev.Body)
+			}
 		}
 		return reply{body: page}, nil
 	})
@@ -180,7 +186,9 @@ func (a *API) look(ctx context.Context, c caller, q *query) ([]store.Stored, err
 	return list, nil
 }
 
-// wait looks again whenever an event comes that may be the caller's, until one is or the time is over.
+// wait looks again whenever an event comes that may be the caller's, until one is or the time is over. It ends as well when
+// the key does, with a problem; and when the client may see other sites than before, with nothing: whoever asks again is
+// judged by the new ones.
 func (a *API) wait(ctx context.Context, c caller, q *query, limit time.Duration) ([]store.Stored, error) {
 	done, ok := a.limits.wait(c.key.ID)
 	if !ok {
@@ -189,7 +197,7 @@ func (a *API) wait(ctx context.Context, c caller, q *query, limit time.Duration)
 	defer done()
 	end, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	waiter, ok := a.feed.join(end, func(site, typ, order string) bool {
+	waiter, ok := a.feed.join(end, c.client.ID, func(site, typ, order string) bool {
 		return (c.maySeeSite(site) || slices.Contains(aboutCallbacks, typ)) && q.filter.Matches(site, typ, order)
 	})
 	if !ok {
@@ -197,19 +205,39 @@ func (a *API) wait(ctx context.Context, c caller, q *query, limit time.Duration)
 	}
 	defer a.feed.leave(waiter)
 	for {
-		// Looked at once more at first: something may have come before the waiter stood there.
+		// Looked at once more at first: something may have come, or been revoked, before the waiter stood there.
 		list, err := a.look(ctx, c, q)
-		if err != nil || len(list) > 0 || q.more {
+		if err != nil {
+			return nil, err
+		}
+		now, err := a.present(c)
+		if err != nil || len(list) > 0 || q.more || !now.seesTheSame(c) {
 			return list, err
 		}
+		expired, stop := expiry(c.key)
+		over := false
 		select {
 		case <-waiter.woken:
+		case <-expired:
 		case <-a.drain:
-			return nil, nil
+			over = true
 		case <-end.Done():
+			over = true
+		}
+		stop()
+		if over {
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// expiry returns a channel that delivers when the key expires; a key that does not has none.
+func expiry(key relay.Key) (expired <-chan time.Time, stop func()) {
+	if key.ExpiresAt == nil {
+		return nil, func() {}
+	}
+	timer := time.NewTimer(time.Until(*key.ExpiresAt))
+	return timer.C, func() { timer.Stop() }
 }
 
 // subjects narrows a reading of the log to what a filter can match and the caller may see; none means everything. It may be wider

@@ -2,10 +2,13 @@ package httpapi
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"regexp"
 	"runtime/debug"
 	"slices"
@@ -24,9 +27,18 @@ const writeTimeout = 30 * time.Second
 // exchange is what is known of one request while it is served.
 type exchange struct {
 	id      string
+	remote  netip.Addr // where it came from, behind the trusted proxies
 	op      operation
 	caller  caller
 	problem *problem
+}
+
+// remoteName is how the log calls the address.
+func (x *exchange) remoteName() string {
+	if !x.remote.IsValid() {
+		return "unknown"
+	}
+	return x.remote.String()
 }
 
 type exchangeKey struct{}
@@ -38,14 +50,29 @@ func exchangeOf(r *http.Request) *exchange {
 
 var requestID = regexp.MustCompile(`^[0-9A-Za-z-]{8,64}$`)
 
+// requestID returns the id that the caller chose, or a new one. The id is logged and returned, so one that is part of the
+// caller's credentials, or the admin token, is not taken.
+func (a *API) requestID(r *http.Request) string {
+	id := r.Header.Get("X-Request-Id")
+	if !requestID.MatchString(id) {
+		return relay.NewID()
+	}
+	for _, header := range r.Header.Values("Authorization") {
+		if strings.Contains(header, id) {
+			return relay.NewID()
+		}
+	}
+	if sum := sha256.Sum256([]byte(id)); subtle.ConstantTimeCompare(sum[:], a.admin[:]) == 1 {
+		return relay.NewID()
+	}
+	return id
+}
+
 // begin gives each request its id, ends it with a line in the log, and turns a panic into a problem.
 func (a *API) begin(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		started := time.Now()
-		x := &exchange{id: r.Header.Get("X-Request-Id")}
-		if !requestID.MatchString(x.id) {
-			x.id = relay.NewID()
-		}
+		x := &exchange{id: a.requestID(r), remote: a.c.Proxies.ClientAddr(r)}
 		r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
 		if r.Method == http.MethodHead { // HEAD is GET without a body (RFC 9110, section 9.3.2); the server leaves that out itself
 			r.Method = http.MethodGet
@@ -83,7 +110,7 @@ func (a *API) log(r *http.Request, x *exchange, w middleware.WrapResponseWriter,
 	}
 	attrs := []slog.Attr{
 		slog.String("method", r.Method), slog.String("route", chi.RouteContext(r.Context()).RoutePattern()), slog.Int("status", w.Status()),
-		slog.Duration("duration", took.Round(time.Microsecond)), slog.String("request_id", x.id),
+		slog.Duration("duration", took.Round(time.Microsecond)), slog.String("request_id", x.id), slog.String("remote", x.remoteName()),
 	}
 	if name := x.caller.name(); name != "" {
 		attrs = append(attrs, slog.String("key", name))
@@ -162,11 +189,19 @@ func (a *API) patient(r *http.Request) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(r.Context(), patienceTrouble)
 }
 
-// do runs an operation and sends its answer or its problem.
+// do runs an operation and sends its answer or its problem. The caller's key is looked at again before, as the request's body
+// may have taken long to come, and before an answer that only tells something, as that may have taken long to make.
 func (a *API) do(w http.ResponseWriter, r *http.Request, operation func(ctx context.Context, c caller) (reply, error)) {
 	ctx, cancel := a.patient(r)
 	defer cancel()
-	answer, err := operation(ctx, exchangeOf(r).caller)
+	c, err := a.present(exchangeOf(r).caller)
+	var answer reply
+	if err == nil {
+		answer, err = operation(ctx, c)
+	}
+	if err == nil && r.Method == http.MethodGet {
+		_, err = a.present(c)
+	}
 	if err != nil {
 		a.fail(w, r, err)
 		return

@@ -27,6 +27,7 @@ type feed struct {
 
 // waiter is one waiting request.
 type waiter struct {
+	client  string // "": the admin token's
 	matches func(site, typ, order string) bool
 	woken   chan struct{} // holds one wake
 }
@@ -37,8 +38,8 @@ func newFeed(events *store.Events, log *slog.Logger) *feed {
 
 // join registers a waiter and answers once the log is being followed: an event stored from then on wakes it. Without a reader
 // in time it answers false.
-func (f *feed) join(ctx context.Context, matches func(site, typ, order string) bool) (*waiter, bool) {
-	w := &waiter{matches: matches, woken: make(chan struct{}, 1)}
+func (f *feed) join(ctx context.Context, client string, matches func(site, typ, order string) bool) (*waiter, bool) {
+	w := &waiter{client: client, matches: matches, woken: make(chan struct{}, 1)}
 	f.mu.Lock()
 	f.waiters[w] = struct{}{}
 	running := f.running
@@ -165,6 +166,17 @@ func (f *feed) wakeAll() {
 	defer f.mu.Unlock()
 	for w := range f.waiters {
 		w.wake()
+	}
+}
+
+// wakeClient wakes the requests of a client: what it may see has changed, or one of its keys has.
+func (f *feed) wakeClient(client string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for w := range f.waiters {
+		if w.client == client {
+			w.wake()
+		}
 	}
 }
 

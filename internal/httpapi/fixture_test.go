@@ -81,10 +81,10 @@ func newFixture(t *testing.T, options ...func(*Config)) *fixture {
 	}
 	f.parts.sender = sender.New(sender.Config{AllowCIDRs: []netip.Prefix{loopback}, UserAgent: "audatex-relay/test"})
 	t.Cleanup(f.parts.sender.Close)
-	f.keys = access.New(access.Config{Clients: f.store.Clients, Log: log})
+	f.keys = access.New(access.Config{Clients: f.store.Clients, Log: log, Changed: func(client string) { f.api.Recheck(client) }})
 	c := Config{
 		Store: f.store, Keys: f.keys, AdminToken: adminToken, PublicURL: publicURL + "/", CallbackNets: []netip.Prefix{loopback},
-		Dispatcher: f.parts, Poller: f.parts, Resolver: f.parts, Vendor: f.parts, RatePerSecond: 10_000, Burst: 10_000, Log: log,
+		Dispatcher: f.parts, Poller: f.parts, Resolver: f.parts, Vendor: f.parts, RatePerSecond: 10_000, Burst: 10_000, Failures: 1_000_000, Log: log,
 	}
 	for _, o := range options {
 		o(&c)

@@ -15,6 +15,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/audatex-relay/relay/internal/access"
+	"github.com/audatex-relay/relay/internal/ingress"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -76,6 +77,10 @@ type Config struct {
 	SchemaURL string
 	// CallbackNets are private networks that callbacks may reach (RELAY_CALLBACK_ALLOW_CIDRS); none if empty.
 	CallbackNets []netip.Prefix
+	// Proxies are believed when they say for whom they speak (RELAY_TRUSTED_PROXIES); none if empty.
+	Proxies ingress.Proxies
+	// Ingress counts failed authentications; nil: nobody sees the counts.
+	Ingress *ingress.Metrics
 	// Restored is when a backup was last put back (topology.Mark): positions in the log from before are others'.
 	Restored   time.Time
 	Dispatcher Dispatcher
@@ -87,6 +92,8 @@ type Config struct {
 	// RatePerSecond and Burst limit each key; 50 and 200 if zero.
 	RatePerSecond float64
 	Burst         int
+	// Failures is how many failed authentications an address has before it is slowed; ingress.DefaultFailures if zero.
+	Failures int
 	// ReadTimeout is how long a request's body may take to come; 30 s if zero.
 	ReadTimeout time.Duration
 	Log         *slog.Logger
@@ -98,6 +105,7 @@ type API struct {
 	admin    [sha256.Size]byte
 	contract *contract
 	limits   *limits
+	failures failures
 	feed     *feed
 	drain    chan struct{}
 	drained  sync.Once
@@ -120,6 +128,9 @@ func New(c Config) (*API, error) {
 	if c.ReadTimeout == 0 {
 		c.ReadTimeout = 30 * time.Second
 	}
+	if c.Ingress == nil {
+		c.Ingress = ingress.NewMetrics(nil)
+	}
 	contract, err := readContract()
 	if err != nil {
 		return nil, err
@@ -127,7 +138,7 @@ func New(c Config) (*API, error) {
 	c.PublicURL = strings.TrimSuffix(c.PublicURL, "/")
 	a := &API{
 		c: c, admin: sha256.Sum256([]byte(c.AdminToken)), contract: contract, limits: newLimits(c.RatePerSecond, c.Burst),
-		feed: newFeed(c.Store.Events, c.Log), drain: make(chan struct{}),
+		failures: newFailures(c.Ingress, c.Failures), feed: newFeed(c.Store.Events, c.Log), drain: make(chan struct{}),
 	}
 	a.c.AdminToken = "" // only its hash is needed
 	return a, nil
@@ -135,6 +146,14 @@ func New(c Config) (*API, error) {
 
 // Run wakes long polls until ctx ends.
 func (a *API) Run(ctx context.Context) { a.feed.run(ctx) }
+
+// Recheck wakes the waiting requests of a client, which look at their keys again. It is called after the client or one of
+// its keys has changed, also before the API has been made (nil), and does not block.
+func (a *API) Recheck(client string) {
+	if a != nil {
+		a.feed.wakeClient(client)
+	}
+}
 
 // Drain ends waiting requests and makes the replica not ready. It is called before the server shuts down.
 func (a *API) Drain() { a.drained.Do(func() { close(a.drain) }) }

@@ -7,6 +7,7 @@
   (list "RELAY_HTTP_ADDR" (printf ":%d" (int .Values.ports.api)))
   (list "RELAY_METRICS_ADDR" (printf ":%d" (int .Values.ports.metrics)))
   (list "RELAY_PUBLIC_URL" .Values.publicUrl)
+  (list "RELAY_TRUSTED_PROXIES" (join "," .Values.trustedProxies))
   (list "RELAY_ADMIN_TOKEN_FILE" (printf "%s/admin-token" $secrets))
   (list "RELAY_LOG_LEVEL" .Values.log.level)
   (list "RELAY_LOG_FORMAT" .Values.log.format)

@@ -1,0 +1,126 @@
+package httpapi
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/audatex-relay/relay/internal/access"
+	"github.com/audatex-relay/relay/internal/ingress"
+)
+
+// authenticate finds out who calls. Operations that want the admin token do not exist for keys. Whether a token is valid
+// is looked at first, which is cheap; only failures are counted, and slowed once an address has used up its own.
+func (a *API) authenticate(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		x := exchangeOf(r)
+		if x.op.access == accessPublic {
+			next.ServeHTTP(w, r)
+			return
+		}
+		token, failure := bearer(r)
+		if failure != "" {
+			a.refuseCaller(w, r, failure)
+			return
+		}
+		sum := sha256.Sum256([]byte(token))
+		if subtle.ConstantTimeCompare(sum[:], a.admin[:]) == 1 {
+			x.caller = caller{admin: true}
+			next.ServeHTTP(w, r)
+			return
+		}
+		id, ok := access.KeyID(token)
+		if !ok {
+			a.refuseCaller(w, r, failureToken)
+			return
+		}
+		select {
+		case <-a.c.Keys.Ready():
+		default:
+			a.fail(w, r, &problem{kind: kindBusy, detail: "The relay is starting.", retryAfter: 1e9})
+			return
+		}
+		x.caller.client, x.caller.key, ok = a.c.Keys.Lookup(id, token)
+		switch {
+		case !ok:
+			a.refuseCaller(w, r, failureKey)
+		case !a.limits.allow(id):
+			a.fail(w, r, &problem{kind: kindTooMany, retryAfter: 1e9})
+		case x.op.access == accessAdmin:
+			a.fail(w, r, notFound())
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
+// bearer returns the token of a request, or why there is none. Two headers are refused: a proxy and the relay might
+// believe different ones.
+func bearer(r *http.Request) (token string, failure string) {
+	headers := r.Header.Values("Authorization")
+	if len(headers) == 0 {
+		return "", failureMissing
+	}
+	scheme, token, _ := strings.Cut(headers[0], " ")
+	token = strings.TrimSpace(token)
+	if len(headers) > 1 || !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return "", failureMalformed
+	}
+	return token, ""
+}
+
+// What is wrong with a request that nobody may make: a label of the metric.
+const (
+	failureMissing   = "missing"   // there is no Authorization header
+	failureMalformed = "malformed" // it is not one bearer token
+	failureToken     = "token"     // the token is not the admin token, and has not the form of a key
+	failureKey       = "key"       // the key is unknown, revoked, expired or another's
+)
+
+var failureDetails = map[string]string{
+	failureMissing:   "Authorization: Bearer is missing.",
+	failureMalformed: "Authorization must be one header: Bearer and one token.",
+	failureToken:     "The token is not valid.",
+	failureKey:       "The token is not valid.",
+}
+
+// failures counts failed authentications and slows those who go on.
+type failures struct {
+	guesses *ingress.Guesses
+	counts  map[string]prometheus.Counter
+}
+
+func newFailures(m *ingress.Metrics, burst int) failures {
+	f := failures{guesses: ingress.NewGuesses(burst), counts: map[string]prometheus.Counter{}}
+	for reason := range failureDetails {
+		f.counts[reason] = m.FailureCounter("api", reason)
+	}
+	return f
+}
+
+// refuseCaller answers a request that nobody may make. An address that has used up its failures is told to wait, and
+// its connection is closed, so that the next try costs it a new one. A request without any token is no guess.
+func (a *API) refuseCaller(w http.ResponseWriter, r *http.Request, reason string) {
+	a.failures.counts[reason].Inc()
+	refusal := kindUnauthorized.problem("%s", failureDetails[reason])
+	if reason == failureMissing {
+		a.fail(w, r, refusal)
+		return
+	}
+	x := exchangeOf(r)
+	f := a.failures.guesses.Failed(x.remote, time.Now())
+	if f.Tell {
+		a.c.Log.LogAttrs(r.Context(), slog.LevelWarn, "authentication failed", slog.String("remote", x.remoteName()), slog.String("reason", reason),
+			slog.Int("more_since_last_line", f.More), slog.Int("more_of_others", f.Others), slog.String("request_id", x.id))
+	}
+	if f.Slowed {
+		w.Header().Set("Connection", "close")
+		refusal = &problem{kind: kindTooMany, detail: "Too many invalid tokens came from this address.", retryAfter: f.RetryAfter}
+	}
+	a.fail(w, r, refusal)
+}

@@ -1,0 +1,101 @@
+package ingress
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+// Network returns the network that an address is counted as: the address itself for IPv4, its /64 for IPv6. The zero
+// Prefix stands for an address that is not known.
+func Network(addr netip.Addr) netip.Prefix {
+	addr = addr.Unmap().WithZone("")
+	bits := 64
+	if addr.Is4() {
+		bits = 32
+	}
+	network, err := addr.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return network
+}
+
+// AddrOf returns the IP address of a connection's end, the zero Addr if it has none.
+func AddrOf(a net.Addr) netip.Addr {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		return tcp.AddrPort().Addr().Unmap().WithZone("")
+	}
+	if a == nil {
+		return netip.Addr{}
+	}
+	return parseHop(a.String())
+}
+
+// Proxies are the networks of the proxies that are believed when they say for whom they speak.
+type Proxies []netip.Prefix
+
+// Contains reports whether an address is that of a trusted proxy.
+func (p Proxies) Contains(addr netip.Addr) bool {
+	addr = addr.Unmap().WithZone("")
+	for _, network := range p {
+		if network.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// maxHops bounds how many entries of X-Forwarded-For are looked at. Nobody has as many proxies of his own.
+const maxHops = 32
+
+// ClientAddr returns the address that a request came from: the peer's own, unless the peer is a trusted proxy. Then it
+// is the rightmost address in X-Forwarded-For that is not a trusted proxy's. What stands further left was written by
+// the client or by a proxy nobody vouches for, so it is not believed. An entry that is not an address ends the search,
+// and the last proxy before it counts.
+func (p Proxies) ClientAddr(r *http.Request) netip.Addr {
+	addr := parseHop(r.RemoteAddr)
+	if !p.Contains(addr) {
+		return addr
+	}
+	hops := 0
+	lines := r.Header.Values("X-Forwarded-For")
+	for i := len(lines) - 1; i >= 0; i-- {
+		for rest, more := lines[i], true; more; hops++ {
+			entry := rest
+			if at := strings.LastIndexByte(rest, ','); at >= 0 {
+				entry, rest = rest[at+1:], rest[:at]
+			} else {
+				more = false
+			}
+			hop := parseHop(strings.TrimSpace(entry))
+			if !hop.IsValid() || hops >= maxHops {
+				return addr
+			}
+			if addr = hop; !p.Contains(hop) {
+				return addr
+			}
+		}
+	}
+	return addr
+}
+
+// parseHop reads an address as it stands in X-Forwarded-For or http.Request.RemoteAddr: with or without a port, IPv6
+// with or without brackets.
+func parseHop(s string) netip.Addr {
+	if addr, err := netip.ParseAddr(s); err == nil {
+		return addr.Unmap().WithZone("")
+	}
+	if with, err := netip.ParseAddrPort(s); err == nil {
+		return with.Addr().Unmap().WithZone("")
+	}
+	if inner, ok := strings.CutPrefix(s, "["); ok {
+		if inner, ok = strings.CutSuffix(inner, "]"); ok {
+			if addr, err := netip.ParseAddr(inner); err == nil {
+				return addr.Unmap().WithZone("")
+			}
+		}
+	}
+	return netip.Addr{}
+}
