@@ -24,6 +24,8 @@ type Bucket[T any] struct {
 	name  string
 	codec codec[T]
 	said  bool // watchers are told of every write
+	// markers is how long the marker of a removed document stays, 0: for good. relist is after what time a watch lists everything again.
+	markers, relist time.Duration
 }
 
 // Entry is a stored document.
@@ -32,7 +34,9 @@ type Entry[T any] struct {
 	Value    T
 	Revision uint64
 	Deleted  bool // only from Watch and Current
-	Expired  bool // only from Watch: its time was over (or it was removed by Remove), nobody deleted it
+	Expired  bool // only from Watch: its time was over, or its marker goes by itself
+
+	early bool // from Watch: read at the leader before the watch showed it; revisions below it may follow
 }
 
 // Put is one write of PutAll: Revision 0 creates.
@@ -69,7 +73,13 @@ func openBucket[T any](ctx context.Context, s *Store, name topology.BucketName, 
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", bucket, classify(err))
 	}
-	return &Bucket[T]{s: s, kv: kv, name: bucket, codec: c, said: name == topology.Connections || name == topology.Clients || name == topology.Callbacks}, nil
+	b := &Bucket[T]{s: s, kv: kv, name: bucket, codec: c, said: name == topology.Connections || name == topology.Clients || name == topology.Callbacks}
+	switch name {
+	case topology.Owners, topology.Orders, topology.Replays: // leases are few, and the others' documents stay
+	default:
+		b.markers, b.relist = topology.MarkerTTL, topology.MarkerTTL/2
+	}
+	return b, nil
 }
 
 // Get answers a document and its revision; ErrNotFound if there is none. Any node of a cluster may answer, and the document be one that was
@@ -164,14 +174,10 @@ func (b *Bucket[T]) PutAll(ctx context.Context, puts []Put[T]) []Result {
 	return results
 }
 
-// Delete removes a document at the revision given (0: whatever it is) and tells watchers.
+// Delete removes a document at the revision given (0: whatever it is) and tells watchers. Where the bucket's markers expire this one does,
+// and a document can be created over it at any time.
 func (b *Bucket[T]) Delete(ctx context.Context, key string, revision uint64) error {
-	m := nats.NewMsg(b.subject(key))
-	m.Header.Set(headerOperation, "DEL")
-	r := request{msg: m}
-	if revision > 0 {
-		r.opts = append(r.opts, jetstream.WithExpectLastSequencePerSubject(revision))
-	}
+	r := b.removal(Removal{key, revision}, b.markers)
 	marker, err := b.s.write(ctx, r)
 	if err == nil {
 		b.say(key, marker)
@@ -185,14 +191,25 @@ func (b *Bucket[T]) Delete(ctx context.Context, key string, revision uint64) err
 func (b *Bucket[T]) Remove(ctx context.Context, removals []Removal) []Result {
 	requests := make([]request, len(removals))
 	for i, r := range removals {
-		m := nats.NewMsg(b.subject(r.Key))
-		m.Header.Set(headerOperation, "PURGE") // the server leaves no marker of its own when this one ends
-		requests[i] = request{msg: m, opts: []jetstream.PublishOpt{jetstream.WithMsgTTL(topology.MarkerTTL)}}
-		if r.Revision > 0 {
-			requests[i].opts = append(requests[i].opts, jetstream.WithExpectLastSequencePerSubject(r.Revision))
-		}
+		requests[i] = b.removal(r, topology.MarkerTTL)
 	}
 	return b.s.writeAll(ctx, requests)
+}
+
+// removal is a removal whose marker goes after a time, or stays if that is 0.
+func (b *Bucket[T]) removal(r Removal, marker time.Duration) request {
+	m := nats.NewMsg(b.subject(r.Key))
+	req := request{msg: m}
+	if marker > 0 {
+		m.Header.Set(headerOperation, "PURGE") // the server leaves no marker of its own when this one ends
+		req.opts = append(req.opts, jetstream.WithMsgTTL(marker))
+	} else {
+		m.Header.Set(headerOperation, "DEL")
+	}
+	if r.Revision > 0 {
+		req.opts = append(req.opts, jetstream.WithExpectLastSequencePerSubject(r.Revision))
+	}
+	return req
 }
 
 func (b *Bucket[T]) subject(key string) string { return "$KV." + b.name + "." + key }

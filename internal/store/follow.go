@@ -34,10 +34,11 @@ func (b *Bucket[T]) say(key string, revision uint64) {
 	time.AfterFunc(sayAgain, func() { _ = b.s.conn.Publish(subject, what) })
 }
 
-// Watch calls each with every document there is, then ready once, then each with every change, until ctx ends. It runs in the
-// caller's goroutine. What was told of when ready is called is all that the bucket's leader has.
+// Watch calls each with every document there is, then ready once, then with every change, until ctx ends. It runs in the
+// caller's goroutine. When ready is called, each has been told everything that the bucket's leader has. A removal may come without
+// its marker, at the revision of the document: nothing above that revision was ever told then.
 func (b *Bucket[T]) Watch(ctx context.Context, each func(Entry[T]), ready func(), bad func(key string, err error)) error {
-	f := follower[T]{b: b, each: each, bad: bad, late: map[string]uint64{}, read: map[string]uint64{}, timer: time.NewTimer(lateAgain)}
+	f := follower[T]{b: b, each: each, bad: bad, late: map[string]uint64{}, told: map[string]told{}, timer: time.NewTimer(lateAgain)}
 	f.timer.Stop()
 	defer f.timer.Stop()
 	said := make(chan *nats.Msg, maxSaid)
@@ -47,6 +48,12 @@ func (b *Bucket[T]) Watch(ctx context.Context, each func(Entry[T]), ready func()
 			return fmt.Errorf("listen for changes of bucket %s: %w", b.name, classify(err))
 		}
 		defer func() { _ = sub.Unsubscribe() }()
+	}
+	var again <-chan time.Time
+	if b.relist > 0 {
+		tick := time.NewTicker(b.relist)
+		defer tick.Stop()
+		again = tick.C
 	}
 	w, err := b.kv.WatchAll(ctx)
 	if err != nil {
@@ -61,13 +68,25 @@ func (b *Bucket[T]) Watch(ctx context.Context, each func(Entry[T]), ready func()
 			f.hear(m)
 		case <-f.timer.C:
 			f.catchUp(ctx)
+		case <-again:
+			// A watch that its server lost for a time goes on behind what it showed last. A marker that expired meanwhile it never shows.
+			next, err := b.kv.WatchAll(ctx)
+			if err != nil {
+				return fmt.Errorf("list bucket %s again: %w", b.name, classify(err))
+			}
+			_ = w.Stop()
+			w = next
+			f.list, f.before = f.list+1, f.upTo
 		case e, open := <-w.Updates():
 			switch {
 			case open && e == nil:
 				if err := f.complete(ctx); err != nil {
 					return fmt.Errorf("watch bucket %s: %w", b.name, err)
 				}
-				ready()
+				f.forget()
+				if f.list == 0 {
+					ready()
+				}
 			case open:
 				f.shown(e)
 			case ctx.Err() != nil:
@@ -79,19 +98,58 @@ func (b *Bucket[T]) Watch(ctx context.Context, each func(Entry[T]), ready func()
 	}
 }
 
-// follower brings together what a watch shows and what its watcher had to read for itself.
+// follower brings together what a watch shows, what its watcher had to read for itself, and what is listed again.
 type follower[T any] struct {
 	b    *Bucket[T]
 	each func(Entry[T])
 	bad  func(key string, err error)
 
-	upTo  uint64            // the highest revision that the watch has shown, in their order
-	late  map[string]uint64 // written at these revisions, as was said, and not shown
-	read  map[string]uint64 // read at these revisions before the watch showed them
-	timer *time.Timer       // when what is late is read
+	upTo   uint64            // the highest revision that the watch has shown, in their order
+	late   map[string]uint64 // written at these revisions, as was said, and not shown
+	told   map[string]told   // the documents, and removals that the watch has still to show
+	list   int               // how often everything was listed before
+	before uint64            // upTo when it was listed last: markers up to there were told
+	timer  *time.Timer       // when what is late is read
 }
 
-// complete reads at the leader what the first list lacks: its server may lag, or end it too early (overwritten). It comes in the order of
+// told is what was told last of a key.
+type told struct {
+	revision uint64
+	removed  bool
+	list     int // the list in which it was, or after which it was told
+}
+
+// tell tells of an entry unless that, or something later, was told already.
+func (f *follower[T]) tell(e Entry[T], decode func() (T, error)) {
+	before, known := f.told[e.Key]
+	if known && e.Revision <= before.revision {
+		if before.removed && !e.early && e.Revision == before.revision {
+			delete(f.told, e.Key)
+		} else {
+			before.list = f.list
+			f.told[e.Key] = before
+		}
+		return
+	}
+	if e.Deleted && !e.early {
+		delete(f.told, e.Key)
+		if !known && e.Revision <= f.before {
+			return
+		}
+	} else {
+		f.told[e.Key] = told{e.Revision, e.Deleted, f.list}
+	}
+	if !e.Deleted {
+		var err error
+		if e.Value, err = decode(); err != nil {
+			f.bad(e.Key, err)
+			return
+		}
+	}
+	f.each(e)
+}
+
+// complete reads at the leader what a list lacks: its server may lag, or end it too early (overwritten). It comes in the order of
 // revisions, so that all of it is behind what was shown.
 func (f *follower[T]) complete(ctx context.Context) error {
 	for from, more := f.upTo+1, true; more; {
@@ -102,25 +160,33 @@ func (f *follower[T]) complete(ctx context.Context) error {
 		}
 		for _, m := range late {
 			from = m.Seq + 1
-			e := Entry[T]{Key: m.Subject[len(f.b.subject("")):], Revision: m.Seq, Deleted: isMarker(m.Header), Expired: isExpired(m.Header)}
-			f.read[e.Key] = e.Revision
-			if !e.Deleted {
-				if e.Value, err = f.b.codec.decode(e.Key, m.Data); err != nil {
-					f.bad(e.Key, err)
-					continue
-				}
-			}
-			f.each(e)
+			key := m.Subject[len(f.b.subject("")):]
+			f.tell(Entry[T]{Key: key, Revision: m.Seq, Deleted: isMarker(m.Header), Expired: isExpired(m.Header), early: true},
+				func() (T, error) { return f.b.codec.decode(key, m.Data) })
 		}
 	}
 	return nil
+}
+
+// forget tells of the removal of what is no longer among what was listed: its marker was never shown, and has expired.
+func (f *follower[T]) forget() {
+	for key, t := range f.told {
+		switch {
+		case t.list == f.list:
+		case t.removed:
+			delete(f.told, key)
+		default:
+			delete(f.told, key)
+			f.each(Entry[T]{Key: key, Revision: t.revision, Deleted: true, Expired: true, early: true})
+		}
+	}
 }
 
 // hear takes "<revision> <key>".
 func (f *follower[T]) hear(m *nats.Msg) {
 	at, key, ok := strings.Cut(string(m.Data), " ")
 	revision, err := strconv.ParseUint(at, 10, 64)
-	if !ok || err != nil || f.told(key, revision) {
+	if !ok || err != nil || f.knows(key, revision) {
 		return
 	}
 	if len(f.late) == 0 {
@@ -129,9 +195,9 @@ func (f *follower[T]) hear(m *nats.Msg) {
 	f.late[key] = max(f.late[key], revision)
 }
 
-// told reports whether a revision of a key, or a later one, was shown or read already.
-func (f *follower[T]) told(key string, revision uint64) bool {
-	return revision <= f.upTo || revision <= f.read[key]
+// knows reports whether a revision of a key, or a later one, was shown or told already.
+func (f *follower[T]) knows(key string, revision uint64) bool {
+	return revision <= f.upTo || revision <= f.told[key].revision
 }
 
 // catchUp reads what is late at the bucket's leader.
@@ -139,7 +205,7 @@ func (f *follower[T]) catchUp(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	for key, revision := range f.late {
-		if f.told(key, revision) {
+		if f.knows(key, revision) {
 			delete(f.late, key)
 			continue
 		}
@@ -152,9 +218,8 @@ func (f *follower[T]) catchUp(ctx context.Context) {
 			continue
 		}
 		delete(f.late, key)
-		e.Revision = max(e.Revision, revision) // nothing at all is there: it was deleted then
-		f.read[key] = e.Revision
-		f.each(e)
+		e.Revision, e.early = max(e.Revision, revision), true // nothing at all is there: it was deleted then
+		f.tell(e, func() (T, error) { return e.Value, nil })
 	}
 	if len(f.late) > 0 {
 		f.timer.Reset(lateAgain)
@@ -164,23 +229,7 @@ func (f *follower[T]) catchUp(ctx context.Context) {
 // shown takes what the watch shows.
 func (f *follower[T]) shown(e jetstream.KeyValueEntry) {
 	f.upTo = max(f.upTo, e.Revision())
-	if read, early := f.read[e.Key()]; early {
-		if e.Revision() >= read {
-			delete(f.read, e.Key())
-		}
-		if e.Revision() <= read {
-			return
-		}
-	}
-	entry := Entry[T]{
+	f.tell(Entry[T]{
 		Key: e.Key(), Revision: e.Revision(), Deleted: e.Operation() != jetstream.KeyValuePut, Expired: e.Operation() == jetstream.KeyValuePurge,
-	}
-	if !entry.Deleted {
-		var err error
-		if entry.Value, err = f.b.codec.decode(e.Key(), e.Value()); err != nil {
-			f.bad(e.Key(), err)
-			return
-		}
-	}
-	f.each(entry)
+	}, func() (T, error) { return f.b.codec.decode(e.Key(), e.Value()) })
 }

@@ -15,8 +15,8 @@ const PublicRoot = "audatex"
 // LeaseTTL is how long a lease of relay_owners lives without renewal. The store's own change of leader may take 9 s.
 const LeaseTTL = 15 * time.Second
 
-// MarkerTTL is how long a removed cursor or lane leaves a marker: until the server has long stored that what the key held before is
-// gone.
+// MarkerTTL is how long a removed document leaves a marker: until the server has long stored that what the key held before is gone.
+// Whoever follows a bucket lists it again more often than that, so that a removal is seen also by those who missed its marker.
 const MarkerTTL = time.Hour
 
 // Topology names everything for one prefix.
@@ -140,9 +140,9 @@ func (t Topology) KeyValues() []jetstream.KeyValueConfig {
 		switch name { // without a limit the server refuses keys and markers that expire
 		case Owners:
 			c.LimitMarkerTTL = LeaseTTL
-		case Cursors, Lanes:
+		case Orders, Replays: // nothing is removed from them
+		default:
 			c.LimitMarkerTTL = MarkerTTL
-		default: // what is removed leaves its marker for good
 		}
 		configs = append(configs, c)
 	}
