@@ -51,7 +51,7 @@ func TestEverythingComesBackAsItWas(t *testing.T) {
 		}
 	}
 	s := to.open(t)
-	if cb, _, err := s.Callbacks.Get(t.Context(), "bms"); err != nil || cb.URL != "https://bms.example/" {
+	if cb, _, err := s.Callbacks.Get(t.Context(), "bms"); err != nil || cb.Secrets.URL != "https://bms.example/hooks?token=a-token-in-a-url" {
 		t.Errorf("%+v, %v", cb, err)
 	}
 	if token, _, err := s.Tokens.Token(t.Context(), "leeds"); err != nil || token.RefreshToken.Reveal() != "refresh" {

@@ -84,7 +84,8 @@ func (w *world) fill(t testing.TB) {
 	must(s.Tokens.SaveToken(ctx, "leeds", audatex.TokenRecord{
 		AccessToken: audatex.NewSecret("access"), RefreshToken: audatex.NewSecret("refresh"), RefreshedAt: time.Date(2026, 1, 15, 9, 0, 0, 0, time.UTC),
 	}, 0))
-	cb := relay.Callback{ID: "bms", Client: "default", URL: "https://bms.example/"}
+	cb := relay.Callback{ID: "bms", Client: "default"}
+	cb.SetURL("https://bms.example/hooks?token=a-token-in-a-url")
 	must(s.Callbacks.Create(ctx, "bms", cb))
 	page, err := s.Inbox.Append(ctx, relay1Page("p1"))
 	must(page, err)

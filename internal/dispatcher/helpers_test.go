@@ -201,8 +201,8 @@ var secret = signature.NewSecret()
 
 func callback(id, url string) relay.Callback {
 	return relay.Callback{
-		ID: id, Client: "shop", URL: url, Concurrency: 4, TimeoutSeconds: 5, Mode: relay.ModeEvery, Generation: relay.NewID(),
-		Secrets: relay.CallbackSecrets{Signing: []relay.SigningSecret{{Secret: secret.Reveal()}}},
+		ID: id, Client: "shop", Concurrency: 4, TimeoutSeconds: 5, Mode: relay.ModeEvery, Generation: relay.NewID(),
+		Secrets: relay.CallbackSecrets{URL: url, Signing: []relay.SigningSecret{{Secret: secret.Reveal()}}},
 	}
 }
 

@@ -439,7 +439,7 @@ func TestLoadingHoldsUpNobody(t *testing.T) {
 		return err == nil && doc.Position == 1000
 	})
 	moved := newReceiver(t, nil)
-	b.change("busy", func(cb *relay.Callback) { cb.URL = moved.URL })
+	b.change("busy", func(cb *relay.Callback) { cb.Secrets.URL = moved.URL })
 	until(t, "its change takes effect", func() bool { b.publish("leeds", 1); return moved.distinct() > 0 })
 	if late.distinct() != 0 {
 		t.Error("the other was delivered to before it was fenced")

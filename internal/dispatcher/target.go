@@ -60,7 +60,7 @@ func (t *target) matches(ev *event) bool {
 // request is one attempt to send body.
 func (t *target) request(id string, body []byte, now time.Time) sender.Request {
 	r := sender.Request{
-		Callback: t.key, URL: t.callback.URL, EventID: id, Body: body,
+		Callback: t.key, URL: t.callback.Secrets.URL, EventID: id, Body: body,
 		ContentType: t.callback.ContentType, Headers: t.callback.Secrets.Headers, Auth: t.auth,
 		Timeout: time.Duration(t.callback.TimeoutSeconds) * time.Second,
 	}

@@ -149,6 +149,11 @@ func TestSecrets(t *testing.T) {
 		"headers": map[string]string{"X-Api-Key": header}, "auth": map[string]string{"type": "basic", "username": "relay", "password": password},
 	})
 	refusing.Echoes = true
+	segment, query := "segment-"+random(16), "query-"+random(16)
+	known.add("token in a callback's path", segment)
+	known.add("token in a callback's query", query)
+	refusing.Beneath = "/" + segment + "?site=leeds&token=" + query
+	ok.Beneath = refusing.Beneath
 	w.newDeadReceiver("dead", map[string]any{"headers": map[string]string{"X-Api-Key": header}})
 	p := w.start()
 	w.connect()
@@ -211,6 +216,11 @@ func TestSecrets(t *testing.T) {
 	answers := w.everyAnswer(t, key, keyID)
 	answers["metrics"] = fetch(t, w, "http://"+p.At.Metrics+"/metrics")
 	for what, body := range answers {
+		for _, r := range []*harness.Receiver{ok, refusing} { // the operations on one callback return its whole URL, once
+			if strings.HasSuffix(what, " /v1/callbacks/"+r.ID) || what == "POST /v1/callbacks/"+r.ID+"/resume" || what == "PATCH "+r.ID {
+				body = bytes.Replace(body, []byte(r.Address()+"/hook"+r.Beneath), nil, 1)
+			}
+		}
 		if found := known.find(body); len(found) > 0 {
 			t.Errorf("%s tells %v", what, found)
 		}

@@ -222,7 +222,7 @@ func (w *world) newDeadReceiver(id string, settings map[string]any) *harness.Rec
 func (w *world) register() {
 	w.t.Helper()
 	for _, r := range w.receivers {
-		settings := map[string]any{"url": "http://" + r.Address() + "/hook", "timeoutSeconds": 60, "startFrom": "earliest"}
+		settings := map[string]any{"url": "http://" + r.Address() + "/hook" + r.Beneath, "timeoutSeconds": 60, "startFrom": "earliest"}
 		maps.Copy(settings, r.Settings)
 		if settings["secret"] == nil {
 			key := make([]byte, 32)

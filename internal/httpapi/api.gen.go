@@ -394,7 +394,9 @@ type Callback struct {
 	TimeoutSeconds int           `json:"timeoutSeconds"`
 	Types          []string      `json:"types,omitempty,omitzero"`
 	UpdatedAt      time.Time     `json:"updatedAt"`
-	Url            string        `json:"url"`
+
+	// Url The whole URL where a callback is made, read by itself or changed by a key of role `write` or the admin token. In lists, and to keys of role `read`, without its secrets: scheme, host, port, and of the path what is made of common words such as `hooks`, `orders` or `v1`; `[redacted]` stands for each other part of the path and for the query.
+	Url string `json:"url"`
 }
 
 // CallbackDisabledReason `gone`: the receiver answered 410; `failing`: for five days.
@@ -478,7 +480,7 @@ type CallbackSettings struct {
 	// Types Only of these types; `*` may stand as the last segment. Left out, everything but `audatex.relay.*`.
 	Types []string `json:"types,omitempty,omitzero"`
 
-	// Url https, or http into the networks that the operator allows.
+	// Url https, or http into the networks that the operator allows. All of it is stored encrypted: path and query may hold a token. A user name or password in it is refused (they belong into `auth`), and so is a URL that holds `[redacted]`, as it was read where URLs are shown without their secrets: send the whole URL, or leave it out of a PATCH.
 	Url string `json:"url"`
 }
 

@@ -80,7 +80,8 @@ func (a *API) apply(cb *relay.Callback, owner relay.Client, s CallbackSettings, 
 	for i, order := range s.Orders {
 		orders[i] = strings.ToLower(order)
 	}
-	cb.URL, cb.Description, cb.Filter = s.Url, s.Description, relay.Filter{Sites: s.Sites, Types: s.Types, Orders: orders}
+	cb.SetURL(s.Url)
+	cb.Description, cb.Filter = s.Description, relay.Filter{Sites: s.Sites, Types: s.Types, Orders: orders}
 	cb.Concurrency, cb.RatePerSecond, cb.TimeoutSeconds = s.Concurrency, s.RatePerSecond, s.TimeoutSeconds
 	cb.Mode, cb.ContentType, cb.Paused, cb.UpdatedAt = relay.Mode(s.Mode), string(s.ContentType), s.Paused, now
 	if cb.Concurrency == 0 {
@@ -106,7 +107,7 @@ func (a *API) apply(cb *relay.Callback, owner relay.Client, s CallbackSettings, 
 // callbackSettings is what apply wrote.
 func callbackSettings(cb relay.Callback) CallbackSettings {
 	s := CallbackSettings{
-		Url: cb.URL, Description: cb.Description, Sites: cb.Filter.Sites, Types: cb.Filter.Types, Orders: cb.Filter.Orders, Headers: cb.Secrets.Headers,
+		Url: cb.Secrets.URL, Description: cb.Description, Sites: cb.Filter.Sites, Types: cb.Filter.Types, Orders: cb.Filter.Orders, Headers: cb.Secrets.Headers,
 		Concurrency: cb.Concurrency, RatePerSecond: cb.RatePerSecond, TimeoutSeconds: cb.TimeoutSeconds, Mode: CallbackMode(cb.Mode),
 		ContentType: CallbackSettingsContentType(cb.ContentType), Paused: cb.Paused,
 	}
@@ -119,7 +120,10 @@ func callbackSettings(cb relay.Callback) CallbackSettings {
 // checkCallback finds what the contract's schema cannot. A URL and sites that stand in the callback already are let be: what is allowed
 // may have become less since, which is judged at delivery, and must not keep anybody from pausing.
 func (a *API) checkCallback(owner relay.Client, s CallbackSettings, before relay.Callback) (errs []FieldError) {
-	if err := sender.CheckURL(s.Url, a.c.CallbackNets); err != nil && s.Url != before.URL {
+	if relay.IsRedacted(s.Url) {
+		errs = append(errs, at("/url", "holds %s, which stands in lists and in what keys of role read see: send the whole URL, or leave it out of a PATCH",
+			relay.RedactionMark))
+	} else if err := sender.CheckURL(s.Url, a.c.CallbackNets); err != nil && s.Url != before.Secrets.URL {
 		errs = append(errs, at("/url", "%s", err))
 	}
 	for i, site := range s.Sites {

@@ -46,7 +46,7 @@ func (a *API) CreateCallback(w http.ResponseWriter, r *http.Request, params Crea
 			return reply{}, err
 		}
 		revision, err := a.c.Store.Callbacks.Create(ctx, cb.ID, cb)
-		return a.createdCallback(ctx, cb, revision, secret), err
+		return a.createdCallback(ctx, c, cb, revision, secret), err
 	})
 }
 
@@ -54,7 +54,7 @@ func (a *API) CreateCallback(w http.ResponseWriter, r *http.Request, params Crea
 func (a *API) GetCallback(w http.ResponseWriter, r *http.Request, id Id) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
 		cb, revision, err := a.callback(ctx, c, id)
-		return reply{revision: revision, body: a.callbackView(ctx, cb)}, err
+		return reply{revision: revision, body: a.callbackView(ctx, c, cb)}, err
 	})
 }
 
@@ -86,9 +86,9 @@ func (a *API) PutCallback(w http.ResponseWriter, r *http.Request, id Id, params 
 			return reply{}, err
 		}
 		if created {
-			return a.createdCallback(ctx, cb, revision, secret), nil
+			return a.createdCallback(ctx, c, cb, revision, secret), nil
 		}
-		return reply{revision: revision, body: a.callbackView(ctx, cb)}, nil
+		return reply{revision: revision, body: a.callbackView(ctx, c, cb)}, nil
 	})
 }
 
@@ -106,7 +106,7 @@ func (a *API) PatchCallback(w http.ResponseWriter, r *http.Request, id Id, param
 			}
 			return a.replaceSettings(ctx, cb, settings)
 		}))
-		return reply{revision: revision, body: a.callbackView(ctx, cb)}, err
+		return reply{revision: revision, body: a.callbackView(ctx, c, cb)}, err
 	})
 }
 
@@ -129,7 +129,7 @@ func (a *API) ResumeCallback(w http.ResponseWriter, r *http.Request, id Id) {
 			cb.Disabled, cb.UpdatedAt = nil, time.Now().UTC()
 			return cb, nil
 		}))
-		return reply{revision: revision, body: a.callbackView(ctx, cb)}, err
+		return reply{revision: revision, body: a.callbackView(ctx, c, cb)}, err
 	})
 }
 
@@ -174,18 +174,22 @@ func (a *API) ownerFor(ctx context.Context, c caller, named string) (relay.Clien
 	return client, err
 }
 
-func (a *API) createdCallback(ctx context.Context, cb relay.Callback, revision uint64, secret string) reply {
-	view := a.callbackView(ctx, cb)
+func (a *API) createdCallback(ctx context.Context, c caller, cb relay.Callback, revision uint64, secret string) reply {
+	view := a.callbackView(ctx, c, cb)
 	view.Secret = secret
 	return reply{status: http.StatusCreated, location: "/v1/callbacks/" + cb.ID, revision: revision, body: view}
 }
 
-// callbackView is what reads answer.
-func (a *API) callbackView(ctx context.Context, cb relay.Callback) Callback {
-	return a.callbackViews(ctx, []relay.Callback{cb})[0]
+// callbackView is what reading one returns. Its whole URL is for those who may change it.
+func (a *API) callbackView(ctx context.Context, c caller, cb relay.Callback) Callback {
+	view := a.callbackViews(ctx, []relay.Callback{cb})[0]
+	if c.mayChange() == nil {
+		view.Url = cb.Secrets.URL
+	}
+	return view
 }
 
-// callbackViews is the same of several. How they are doing is asked of their owners all at once.
+// callbackViews is what a list returns. How they are doing is asked of their owners all at once.
 func (a *API) callbackViews(ctx context.Context, cbs []relay.Callback) []Callback {
 	ids := make([]string, len(cbs))
 	for i, cb := range cbs {
@@ -202,10 +206,11 @@ func (a *API) callbackViews(ctx context.Context, cbs []relay.Callback) []Callbac
 	return views
 }
 
-// storedView is what is stored of a callback as reads answer it: no secret, and of headers and auth only what they are.
+// storedView is what is stored of a callback as reads return it: no secret, of the URL what everybody may see, and of headers and auth
+// only what they are.
 func storedView(cb relay.Callback) Callback {
 	view := Callback{
-		Id: cb.ID, Client: cb.Client, Url: cb.URL, Description: cb.Description, Sites: cb.Filter.Sites, Types: cb.Filter.Types, Orders: cb.Filter.Orders,
+		Id: cb.ID, Client: cb.Client, Url: cb.ShownURL, Description: cb.Description, Sites: cb.Filter.Sites, Types: cb.Filter.Types, Orders: cb.Filter.Orders,
 		HeaderNames: cb.HeaderNames, AuthType: AuthScheme(cb.AuthType), Concurrency: cb.Concurrency, RatePerSecond: cb.RatePerSecond,
 		TimeoutSeconds: cb.TimeoutSeconds, Mode: CallbackMode(cb.Mode), ContentType: cb.ContentType, StartFrom: cb.StartFrom, Paused: cb.Paused,
 		State: CallbackStateActive, CreatedAt: cb.CreatedAt, UpdatedAt: cb.UpdatedAt,

@@ -372,3 +372,63 @@ func TestSecretsAreNeverTold(t *testing.T) {
 		t.Error("the log names no key id")
 	}
 }
+
+// The whole URL is for those who may change it, and only where they look at one callback.
+func TestCallbackURLIsShownRedacted(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	a := f.client("client-a", relay.RoleWrite, "alpha")
+	reader := f.key("client-a", relay.RoleRead)
+	const whole, shown = "https://bms.example:8443/hooks/path-token?site=alpha&key=query-token", "https://bms.example:8443/hooks/[redacted]?[redacted]"
+	a.put("/v1/callbacks/cb", map[string]any{"url": whole}).want(201).url(whole)
+	for what, got := range map[string]answer{
+		"read by its client": a.get("/v1/callbacks/cb"), "read by the admin": f.admin().get("/v1/callbacks/cb"), "replaced": a.put("/v1/callbacks/cb", map[string]any{"url": whole}),
+		"changed": a.patch("/v1/callbacks/cb", map[string]any{"paused": true}), "resumed": a.post("/v1/callbacks/cb/resume", nil),
+	} {
+		t.Log(what)
+		got.want(200).url(whole)
+	}
+	reader.get("/v1/callbacks/cb").want(200).url(shown)
+	for _, who := range []session{a, reader, f.admin()} {
+		var list CallbackList
+		who.get("/v1/callbacks").want(200).into(&list)
+		if len(list.Items) != 1 || list.Items[0].Url != shown {
+			t.Errorf("listed: %+v", list.Items)
+		}
+	}
+	if a.get("/v1/callbacks/cb").header.Get("ETag") != reader.get("/v1/callbacks/cb").header.Get("ETag") {
+		t.Error("a reader sees another version")
+	}
+
+	// What was read redacted destroys nothing when it is written back.
+	for _, redacted := range []string{shown, "https://bms.example/%5Bredacted%5D", "https://bms.example/x?%5bREDACTED%5d", "[redacted]"} {
+		for _, got := range []answer{
+			a.put("/v1/callbacks/cb", map[string]any{"url": redacted}), a.put("/v1/callbacks/new", map[string]any{"url": redacted}),
+			a.patch("/v1/callbacks/cb", map[string]any{"url": redacted}), a.post("/v1/callbacks", map[string]any{"url": redacted}),
+		} {
+			got.want(422).problem("invalid-body", "/url")
+			if !strings.Contains(string(got.body), "send the whole URL") {
+				t.Errorf("%s", got.body)
+			}
+		}
+	}
+	a.patch("/v1/callbacks/cb", map[string]any{"description": "other"}).want(200).url(whole)
+	a.get("/v1/callbacks/new").want(404)
+
+	// An event about a callback, and the log, tell nothing of it.
+	f.operational(relay.NoSite, relay.KindCallbackDisabled, "cb")
+	for _, text := range []string{string(a.get("/v1/events?types=audatex.relay.*").want(200).body), f.log.String()} {
+		if strings.Contains(text, "path-token") || strings.Contains(text, "query-token") {
+			t.Errorf("a token is told: %s", text)
+		}
+	}
+}
+
+// url checks the URL of the callback that was returned.
+func (a answer) url(want string) {
+	a.t.Helper()
+	var cb Callback
+	if a.into(&cb); cb.Url != want {
+		a.t.Errorf("%s: the URL is %s, want %s", a.what, cb.Url, want)
+	}
+}

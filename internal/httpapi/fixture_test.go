@@ -171,7 +171,7 @@ func (p *parts) Test(ctx context.Context, cb relay.Callback, ev relay.Event) (re
 		}
 		secrets = append(secrets, secret)
 	}
-	r := sender.Request{URL: cb.URL, EventID: ev.ID, Body: body, ContentType: cb.ContentType, Headers: cb.Secrets.Headers, Secrets: secrets, Timeout: 5 * time.Second}
+	r := sender.Request{URL: cb.Secrets.URL, EventID: ev.ID, Body: body, ContentType: cb.ContentType, Headers: cb.Secrets.Headers, Secrets: secrets, Timeout: 5 * time.Second}
 	got := p.sender.Send(ctx, r)
 	return relay.AttemptRecord{
 		Event: ev.ID, At: got.At, DurationMillis: float64(got.Duration.Microseconds()) / 1000, Outcome: got.Outcome.String(), Status: got.Status,

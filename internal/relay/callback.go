@@ -38,8 +38,10 @@ type SigningSecret struct {
 	ExpiresAt *time.Time `json:"expiresAt,omitempty"`
 }
 
-// CallbackSecrets is the part of a callback that is encrypted at rest and never answered.
+// CallbackSecrets is the part of a callback that is encrypted at rest. Of all of it only the URL is ever returned, to those who may
+// change it.
 type CallbackSecrets struct {
+	URL     string            `json:"url"`
 	Signing []SigningSecret   `json:"signing"` // newest first
 	Headers map[string]string `json:"headers,omitempty"`
 	Auth    *Auth             `json:"auth,omitempty"`
@@ -64,7 +66,7 @@ type Disabled struct {
 type Callback struct {
 	ID             string    `json:"id"`
 	Client         string    `json:"client"`
-	URL            string    `json:"url"`
+	ShownURL       string    `json:"shownUrl"` // what everybody may see of Secrets.URL; SetURL sets both
 	Description    string    `json:"description,omitempty"`
 	Filter         Filter    `json:"filter"`
 	HeaderNames    []string  `json:"headerNames,omitempty"` // what reads may show of Headers

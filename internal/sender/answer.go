@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // MaxRetryAfter is the longest wait that a receiver's Retry-After is believed.
@@ -68,6 +70,9 @@ func redact(text string, r *Request) string {
 		} else {
 			add(value)
 		}
+	}
+	for _, s := range relay.URLSecrets(r.URL) {
+		add(s)
 	}
 	for _, s := range r.Secrets {
 		if text := s.Reveal(); text != "" {

@@ -113,12 +113,13 @@ func TestSecretsStayInside(t *testing.T) {
 			plain = p
 		}
 		pad := strings.Repeat("p", 240) // so that one secret lies over the end of the excerpt
+		fmt.Fprintf(w, "%s ", r.RequestURI)
 		fmt.Fprintf(w, "%s %s %s %s %s", r.Header.Get("Authorization"), strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "), plain, r.Header.Get("X-Key"), pad[:40])
 		fmt.Fprint(w, testSecret.Reveal(), pad)
 	}
 	srv := receiver(t, echo)
 	s := newSender(t, nil)
-	targets := []string{srv.URL + "/hook/tok-in-path-77", "http://127.0.0.1:1/tok-in-path-77", "https://10.0.0.1/tok-in-path-77", "https://user:tok-in-path-77@x/", "http://a b/tok-in-path-77", "http://" + rawReceiver(t, answering(token+"\r\n\r\n"+value))}
+	targets := []string{srv.URL + "/hook/tok-in-path-77", srv.URL + "/hook?t=tok-in-path-77", srv.URL + "/hook?tok-in-path-77", "http://127.0.0.1:1/tok-in-path-77", "https://10.0.0.1/tok-in-path-77", "https://user:tok-in-path-77@x/", "http://a b/tok-in-path-77", "http://" + rawReceiver(t, answering(token+"\r\n\r\n"+value))}
 	for _, auth := range []sender.Auth{sender.Bearer(token), sender.Basic("user", password), {}} {
 		for _, target := range targets {
 			r := request(target)

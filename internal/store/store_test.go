@@ -285,6 +285,7 @@ func TestSecretsAreSealedOnTheDisk(t *testing.T) {
 		Signing: []relay.SigningSecret{{Secret: "whsec_clearly-visible-1"}}, Headers: map[string]string{"X-Key": "clearly-visible-2"},
 		Auth: &relay.Auth{Type: "bearer", Token: "clearly-visible-3"},
 	}}
+	cb.SetURL("https://bms.example/hooks/clearly-visible-6?token=clearly-visible-7&clearly-visible-8")
 	if _, err := s.Callbacks.Create(ctx, "a", cb); err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +294,8 @@ func TestSecretsAreSealedOnTheDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, _, err := s.Callbacks.Get(ctx, "a")
-	if err != nil || got.Secrets.Headers["X-Key"] != "clearly-visible-2" || got.Secrets.Auth.Token != "clearly-visible-3" {
+	if err != nil || got.Secrets.Headers["X-Key"] != "clearly-visible-2" || got.Secrets.Auth.Token != "clearly-visible-3" || got.Secrets.URL != cb.Secrets.URL ||
+		got.ShownURL != "https://bms.example/hooks/[redacted]?[redacted]" {
 		t.Fatalf("callback read back %#v, %v", got.Secrets.Auth, err)
 	}
 	token, _, err := s.Tokens.Token(ctx, "a")

@@ -68,7 +68,8 @@ type Receiver struct {
 	Secret   string         // what its callback was made with
 	Rotated  string         // what came after it
 	Settings map[string]any // of the callback beside its URL
-	Echoes   bool           // answers with the request's headers, as frameworks do that show what went wrong
+	Beneath  string         // what its callback's URL has behind the receiver's own address
+	Echoes   bool           // answers with the request's line and headers, as frameworks do that show what went wrong
 	Dead     *Reserved      // where a dead receiver may come to life
 
 	Mu       sync.Mutex
@@ -100,6 +101,7 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	w.WriteHeader(status)
 	if r.Echoes {
+		_, _ = fmt.Fprintf(w, "Cannot POST %s\n", req.RequestURI)
 		_ = req.Header.Write(w) // a sender that has gone needs no answer
 	}
 }
