@@ -378,9 +378,12 @@ type Callback struct {
 	LagSeconds *float64 `json:"lagSeconds,omitempty"`
 
 	// Mode `latest`: of the events of one order that wait, only the newest is delivered.
-	Mode   CallbackMode `json:"mode"`
-	Orders []OrderId    `json:"orders,omitempty,omitzero"`
-	Paused bool         `json:"paused"`
+	Mode CallbackMode `json:"mode"`
+
+	// Note What else to know, in the answer to `resume`: that the callback is still paused.
+	Note   string    `json:"note,omitempty,omitzero"`
+	Orders []OrderId `json:"orders,omitempty,omitzero"`
+	Paused bool      `json:"paused"`
 
 	// PreviousSecretExpiresAt Until when the secret before signs too.
 	PreviousSecretExpiresAt time.Time `json:"previousSecretExpiresAt,omitempty,omitzero"`
@@ -477,7 +480,7 @@ type CallbackSettings struct {
 	StartFrom      string `json:"startFrom,omitempty,omitzero"`
 	TimeoutSeconds int    `json:"timeoutSeconds,omitempty,omitzero"`
 
-	// Types Only of these types; `*` may stand as the last segment. Left out, everything but `audatex.relay.*`.
+	// Types Only of these types; `*` may be the last segment. A type that there is not is refused. Left out, everything but `audatex.relay.*`.
 	Types []string `json:"types,omitempty,omitzero"`
 
 	// Url https, or http into the networks that the operator allows. All of it is stored encrypted: path and query may hold a token. A user name or password in it is refused (they belong into `auth`), and so is a URL that holds `[redacted]`, as it was read where URLs are shown without their secrets: send the whole URL, or leave it out of a PATCH.
@@ -930,13 +933,13 @@ type CreateCallbackParams struct {
 
 // DeleteCallbackParams defines parameters for DeleteCallback.
 type DeleteCallbackParams struct {
-	// IfMatch The `ETag` that was read. If something has changed since, the answer is 412.
+	// IfMatch The `ETag` that was read, also in the weak form that a compressing proxy makes of it. If something has changed since, the answer is 412.
 	IfMatch IfMatch `json:"If-Match,omitempty,omitzero"`
 }
 
 // PatchCallbackParams defines parameters for PatchCallback.
 type PatchCallbackParams struct {
-	// IfMatch The `ETag` that was read. If something has changed since, the answer is 412.
+	// IfMatch The `ETag` that was read, also in the weak form that a compressing proxy makes of it. If something has changed since, the answer is 412.
 	IfMatch IfMatch `json:"If-Match,omitempty,omitzero"`
 }
 
@@ -945,7 +948,7 @@ type PutCallbackParams struct {
 	// Client For the admin token. Without it a new callback belongs to the client `default`.
 	Client ForClient `form:"client,omitempty" json:"client,omitempty,omitzero"`
 
-	// IfMatch The `ETag` that was read. If something has changed since, the answer is 412.
+	// IfMatch The `ETag` that was read, also in the weak form that a compressing proxy makes of it. If something has changed since, the answer is 412.
 	IfMatch IfMatch `json:"If-Match,omitempty,omitzero"`
 }
 
@@ -969,13 +972,13 @@ type ListClientsParams struct {
 
 // DeleteClientParams defines parameters for DeleteClient.
 type DeleteClientParams struct {
-	// IfMatch The `ETag` that was read. If something has changed since, the answer is 412.
+	// IfMatch The `ETag` that was read, also in the weak form that a compressing proxy makes of it. If something has changed since, the answer is 412.
 	IfMatch IfMatch `json:"If-Match,omitempty,omitzero"`
 }
 
 // PutClientParams defines parameters for PutClient.
 type PutClientParams struct {
-	// IfMatch The `ETag` that was read. If something has changed since, the answer is 412.
+	// IfMatch The `ETag` that was read, also in the weak form that a compressing proxy makes of it. If something has changed since, the answer is 412.
 	IfMatch IfMatch `json:"If-Match,omitempty,omitzero"`
 }
 
@@ -993,19 +996,19 @@ type DeleteConnectionParams struct {
 	// connection stays.
 	Unsubscribe bool `form:"unsubscribe,omitempty" json:"unsubscribe,omitempty,omitzero"`
 
-	// IfMatch The `ETag` that was read. If something has changed since, the answer is 412.
+	// IfMatch The `ETag` that was read, also in the weak form that a compressing proxy makes of it. If something has changed since, the answer is 412.
 	IfMatch IfMatch `json:"If-Match,omitempty,omitzero"`
 }
 
 // PatchConnectionParams defines parameters for PatchConnection.
 type PatchConnectionParams struct {
-	// IfMatch The `ETag` that was read. If something has changed since, the answer is 412.
+	// IfMatch The `ETag` that was read, also in the weak form that a compressing proxy makes of it. If something has changed since, the answer is 412.
 	IfMatch IfMatch `json:"If-Match,omitempty,omitzero"`
 }
 
 // PutConnectionParams defines parameters for PutConnection.
 type PutConnectionParams struct {
-	// IfMatch The `ETag` that was read. If something has changed since, the answer is 412.
+	// IfMatch The `ETag` that was read, also in the weak form that a compressing proxy makes of it. If something has changed since, the answer is 412.
 	IfMatch IfMatch `json:"If-Match,omitempty,omitzero"`
 }
 
@@ -1020,7 +1023,7 @@ type ListEventsParams struct {
 	// Sites Only of these sites. Left out, all that the caller may see.
 	Sites SiteList `form:"sites,omitempty" json:"sites,omitempty,omitzero"`
 
-	// Types Only of these types; `*` may stand as the last segment. Left out, everything but `audatex.relay.*`.
+	// Types Only of these types; `*` may be the last segment. A type that there is not is refused. Left out, everything but `audatex.relay.*`.
 	Types TypeList `form:"types,omitempty" json:"types,omitempty,omitzero"`
 
 	// Orders Only of these orders.

@@ -129,7 +129,11 @@ func (a *API) ResumeCallback(w http.ResponseWriter, r *http.Request, id Id) {
 			cb.Disabled, cb.UpdatedAt = nil, time.Now().UTC()
 			return cb, nil
 		}))
-		return reply{revision: revision, body: a.callbackView(ctx, c, cb)}, err
+		view := a.callbackView(ctx, c, cb)
+		if cb.Paused {
+			view.Note = "The callback is still paused: nothing is delivered until it is changed to \"paused\": false."
+		}
+		return reply{revision: revision, body: view}, err
 	})
 }
 

@@ -164,7 +164,7 @@ func TestPutCallback(t *testing.T) {
 	}
 	f.admin().put("/v1/callbacks/for-a?client=client-a", map[string]any{"url": "https://bms.example/"}).want(201)
 	a.get("/v1/callbacks/for-a").want(200)
-	f.admin().put("/v1/callbacks/for-a?client=default", map[string]any{"url": "https://bms.example/"}).want(404)
+	f.admin().put("/v1/callbacks/for-a?client=default", map[string]any{"url": "https://bms.example/"}).want(409).problem("id-taken")
 	f.admin().post("/v1/callbacks?client=nobody", map[string]any{"url": "https://bms.example/"}).want(400).problem("invalid-parameter", "client")
 	f.admin().delete("/v1/clients/client-a").want(409).problem("client-in-use")
 

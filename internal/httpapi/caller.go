@@ -54,8 +54,8 @@ func (c caller) maySeeSite(site string) bool { return c.admin || c.client.MaySee
 // owns reports whether a callback is the caller's.
 func (c caller) owns(cb relay.Callback) bool { return c.admin || cb.Client == c.client.ID }
 
-// mayChange refuses keys that may only read. It is asked after it is clear that the caller may see what it wants to change, so
-// that the refusal tells nothing.
+// mayChange refuses keys that may only read. It is asked before it is known what the caller wants to change (authorize), so that the
+// refusal tells nothing.
 func (c caller) mayChange() error {
 	if !c.admin && c.key.Role != relay.RoleWrite {
 		return &problem{kind: kindReadOnly}

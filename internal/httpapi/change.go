@@ -52,11 +52,25 @@ func matches(ifMatch string, revision uint64) bool {
 		return true
 	}
 	for tag := range strings.SplitSeq(ifMatch, ",") {
-		if strings.TrimSpace(tag) == etag(revision) {
+		if opaque(tag) == opaque(etag(revision)) {
 			return true
 		}
 	}
 	return false
+}
+
+// opaque is what a tag names a version by. A proxy that compresses answers makes a tag weak or puts the encoding behind it, and a change
+// is refused by the store anyway if another came between; so these count as the tag that was given.
+func opaque(tag string) string {
+	tag = strings.TrimSpace(tag)
+	if len(tag) > 2 && (tag[0] == 'W' || tag[0] == 'w') && tag[1] == '/' {
+		tag = tag[2:]
+	}
+	tag = strings.Trim(tag, `"`)
+	for _, encoding := range []string{"-gzip", "-br"} {
+		tag = strings.TrimSuffix(tag, encoding)
+	}
+	return tag
 }
 
 // change reads a document, changes it and stores it; if others change it at the same moment it does so again, unless the caller
@@ -94,11 +108,13 @@ func change[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string,
 	return zero, 0, fmt.Errorf("change %s: %w", key, store.ErrConflict)
 }
 
-// put stores a fresh document, or replaces the one there by edit; first is as of change.
+// put stores a fresh document, or replaces the one there by edit; first is as of change. If edit says that for the caller there is none,
+// the caller learns what it would of an id that is free, until nothing else is in the way of making it: then, that the id is taken.
 func put[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string, fresh func() (T, error), edit func(T) (T, error), first ...func(T) error) (v T, revision uint64, created bool, err error) {
 	for range tries {
 		v, revision, err = change(ctx, b, key, ifMatch, edit, first...)
-		if !errors.Is(err, store.ErrNotFound) {
+		taken := isNotFound(err)
+		if !taken && !errors.Is(err, store.ErrNotFound) {
 			return v, revision, false, err
 		}
 		if v, err = fresh(); err != nil {
@@ -106,6 +122,9 @@ func put[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string, fr
 		}
 		if ifMatch != "" {
 			return v, 0, false, &problem{kind: kindPrecondition}
+		}
+		if taken {
+			return v, 0, false, &problem{kind: kindTaken}
 		}
 		for _, do := range first {
 			if err := do(v); err != nil {

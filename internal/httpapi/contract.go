@@ -28,6 +28,7 @@ const (
 type operation struct {
 	id         string
 	access     accessTo
+	changes    bool // it wants a key that may change something
 	parameters []parameter
 	bodies     map[string]*jsonschema.Schema // by media type; nil: takes none
 	needsBody  bool
@@ -46,6 +47,7 @@ type parameter struct {
 type contract struct {
 	operations map[string]operation          // by "GET /v1/callbacks/{id}"
 	settings   map[string]*jsonschema.Schema // what patched settings must be
+	patterns   map[string]string             // in words, by the regular expression
 	compiler   *jsonschema.Compiler
 }
 
@@ -71,7 +73,9 @@ func readContract() (*contract, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the OpenAPI document: %w", err)
 	}
-	c := &contract{operations: map[string]operation{}, settings: map[string]*jsonschema.Schema{}, compiler: jsonschema.NewCompiler()}
+	c := &contract{
+		operations: map[string]operation{}, settings: map[string]*jsonschema.Schema{}, patterns: map[string]string{}, compiler: jsonschema.NewCompiler(),
+	}
 	c.compiler.DefaultDraft(jsonschema.Draft2020)
 	c.compiler.AssertFormat()
 	c.compiler.RegisterFormat(&jsonschema.Format{Name: "date-time", Validate: checkTime})
@@ -97,6 +101,9 @@ func readContract() (*contract, error) {
 	}
 	var tree any
 	if err := json.Unmarshal(raw, &tree); err != nil {
+		return nil, fmt.Errorf("read the OpenAPI document: %w", err)
+	}
+	if err := c.word(tree); err != nil {
 		return nil, fmt.Errorf("read the OpenAPI document: %w", err)
 	}
 	for p, methods := range doc.Paths {
@@ -146,7 +153,7 @@ func (c *contract) operation(doc document, tree any, p, method string, object js
 	if err := json.Unmarshal(object, &o); err != nil {
 		return operation{}, err
 	}
-	op := operation{id: o.OperationID}
+	op := operation{id: o.OperationID, changes: method != "get"}
 	security := doc.Security
 	if o.Security != nil {
 		security = o.Security
@@ -186,6 +193,32 @@ func (c *contract) operation(doc document, tree any, p, method string, object js
 		op.bodies[mediaType] = schema
 	}
 	return op, nil
+}
+
+// word notes what the document says of each pattern in words: people are not told regular expressions.
+func (c *contract) word(tree any) error {
+	switch at := tree.(type) {
+	case map[string]any:
+		if pattern, ok := at["pattern"].(string); ok {
+			words, _ := at["x-words"].(string)
+			if words == "" || c.patterns[pattern] != "" && c.patterns[pattern] != words {
+				return fmt.Errorf("the pattern %s has no x-words, or has two", pattern)
+			}
+			c.patterns[pattern] = words
+		}
+		for _, inside := range at {
+			if err := c.word(inside); err != nil {
+				return err
+			}
+		}
+	case []any:
+		for _, inside := range at {
+			if err := c.word(inside); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (c *contract) parameter(op *operation, tree any, place string) error {
@@ -251,7 +284,9 @@ func lookUp(tree any, pointer string) any {
 }
 
 // escape writes a member's name as a token of a JSON Pointer (RFC 6901).
-func escape(name string) string { return strings.NewReplacer("~", "~0", "/", "~1").Replace(name) }
+func escape(name string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1")
+}
 
 func toJSON(document []byte) ([]byte, error) {
 	var v any

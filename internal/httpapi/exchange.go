@@ -143,6 +143,20 @@ func (a *API) identify(next http.Handler) http.Handler {
 	})
 }
 
+// authorize refuses changes by keys that may only read, whatever they would change: the refusal tells nothing of what there is, and comes
+// before anything is read of the body.
+func (a *API) authorize(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if x := exchangeOf(r); x.op.access == accessKeys && x.op.changes {
+			if err := x.caller.mayChange(); err != nil {
+				a.fail(w, r, err)
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 // methodNotAllowed answers 405 with the methods that there are.
 func (a *API) methodNotAllowed(routes chi.Routes) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {

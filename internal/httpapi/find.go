@@ -58,10 +58,7 @@ func candidates(id string) []string {
 	}
 	rest := strings.TrimSuffix(id, "-"+m[3])
 	var subjects []string
-	for _, k := range []relay.Kind{
-		relay.KindConsentRequired, relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindOrderUnresolved, relay.KindGapSuspected,
-		relay.KindSiteUnknown, relay.KindDeliveriesExpired, relay.KindLogClamped,
-	} {
+	for _, k := range relay.Kinds {
 		middle := "-" + string(k) + "-"
 		for from := 0; ; {
 			i := strings.Index(rest[from:], middle)

@@ -10,78 +10,110 @@ import (
 	"unicode/utf8"
 )
 
-// maxDepth bounds how deep a body may be nested; nothing in the contract needs more than four.
-const maxDepth = 32
+// The bounds of a body, checked while it is read. Each is several times what the contract can use: a callback names at most 1,000
+// sites and 1,000 orders, the longest text is a refresh token of 8,192 characters.
+const (
+	maxDepth  = 32
+	maxValues = 10_000
+	maxName   = 512              // bytes of a member's name
+	maxText   = 4 * 8192         // bytes of a text
+	maxNumber = 100              // bytes of a number
+	maxWhole  = float64(1 << 53) // up to here a float64 holds every whole number
+)
 
 // readJSON reads one JSON value more strictly than encoding/json does: no repeated members (two readers could take different ones),
-// no deep nesting, no bytes that are not UTF-8, nothing after the value. Whole numbers are written as such, whatever they came as: to
-// the contract 1.0 and 1e1 are integers, to encoding/json they are not.
+// no bytes that are not UTF-8, nothing after the value, and nothing beyond the bounds above. Whole numbers are written as such, whatever
+// they came as: to the contract 1.0 and 1e1 are integers, to encoding/json they are not.
 func readJSON(raw []byte) (any, error) {
 	if !utf8.Valid(raw) {
-		return nil, &problem{kind: kindMalformed, detail: "The body is not UTF-8."}
+		return nil, kindMalformed.problem("The body is not UTF-8.")
 	}
 	r := reader{d: json.NewDecoder(bytes.NewReader(raw))}
 	r.d.UseNumber()
-	v, err := r.value("", 0)
+	v, err := r.value()
 	if err != nil {
 		return nil, err
 	}
 	if _, err := r.d.Token(); !errors.Is(err, io.EOF) {
-		return nil, r.malformed("", "something stands after the value")
+		return nil, r.malformed("there is more after the end of the value")
 	}
 	return v, nil
 }
 
-type reader struct{ d *json.Decoder }
+// reader reads one document. Where it is in the document is written as a pointer only for an error.
+type reader struct {
+	d      *json.Decoder
+	path   []step
+	values int // read so far
+}
 
-func (r reader) malformed(pointer, what string) error {
-	return &problem{
-		kind: kindMalformed, errors: []FieldError{{Pointer: pointer, Detail: what + " (at byte " + strconv.FormatInt(r.d.InputOffset(), 10) + ")"}},
+// step is one level of the path: a member's name, or the index of an item.
+type step struct {
+	name  string
+	index int
+	item  bool
+}
+
+func (r *reader) malformed(what string) error {
+	path := make([]string, len(r.path))
+	for i, s := range r.path {
+		if path[i] = s.name; s.item {
+			path[i] = strconv.Itoa(s.index)
+		}
 	}
+	return &problem{kind: kindMalformed, errors: []FieldError{
+		{Pointer: pointerTo(path...), Detail: what + " (at byte " + strconv.FormatInt(r.d.InputOffset(), 10) + ")"},
+	}}
 }
 
 // token reads the next token. The decoder's own words are not passed on: they may quote the body.
-func (r reader) token(pointer string) (json.Token, error) {
+func (r *reader) token() (json.Token, error) {
 	t, err := r.d.Token()
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return nil, r.malformed(pointer, "the body ends too early")
+		return nil, r.malformed("the body ends too early")
 	case err != nil:
-		return nil, r.malformed(pointer, "this is not JSON")
+		return nil, r.malformed("this is not JSON")
 	}
 	return t, nil
 }
 
-func (r reader) value(pointer string, depth int) (any, error) {
-	t, err := r.token(pointer)
+func (r *reader) value() (any, error) {
+	if r.values++; r.values > maxValues {
+		return nil, r.malformed("the body has more than " + strconv.Itoa(maxValues) + " values")
+	}
+	t, err := r.token()
 	if err != nil {
 		return nil, err
 	}
-	if n, ok := t.(json.Number); ok {
-		return r.number(pointer, n)
+	switch t := t.(type) {
+	case json.Number:
+		return r.number(t)
+	case string:
+		if len(t) > maxText {
+			return nil, r.malformed("the text is longer than " + strconv.Itoa(maxText) + " bytes")
+		}
+	case json.Delim:
+		if len(r.path) == maxDepth {
+			return nil, r.malformed("nested deeper than " + strconv.Itoa(maxDepth) + " levels")
+		}
+		if t == '[' {
+			return r.array()
+		}
+		return r.object()
 	}
-	open, ok := t.(json.Delim)
-	if !ok {
-		return t, nil
-	}
-	if depth == maxDepth {
-		return nil, r.malformed(pointer, "nested deeper than "+strconv.Itoa(maxDepth)+" levels")
-	}
-	if open == '[' {
-		return r.array(pointer, depth)
-	}
-	return r.object(pointer, depth)
+	return t, nil
 }
-
-// maxWhole is the largest number up to which a float64 holds every whole number.
-const maxWhole = 1 << 53
 
 // number takes what a float64 can hold, as RFC 8259 advises (section 6): a number with a million digits or a huge exponent would cost
 // those who calculate with it as much.
-func (r reader) number(pointer string, n json.Number) (any, error) {
+func (r *reader) number(n json.Number) (any, error) {
+	if len(n) > maxNumber {
+		return nil, r.malformed("the number has more than " + strconv.Itoa(maxNumber) + " characters")
+	}
 	f, err := n.Float64()
 	if err != nil {
-		return nil, r.malformed(pointer, "the number is too large")
+		return nil, r.malformed("the number is too large")
 	}
 	if f == math.Trunc(f) && math.Abs(f) <= maxWhole {
 		return json.Number(strconv.FormatInt(int64(f), 10)), nil
@@ -89,35 +121,42 @@ func (r reader) number(pointer string, n json.Number) (any, error) {
 	return json.Number(strconv.FormatFloat(f, 'g', -1, 64)), nil
 }
 
-func (r reader) array(pointer string, depth int) (any, error) {
-	items := []any{}
+func (r *reader) array() (any, error) {
+	items, level := []any{}, len(r.path)
+	r.path = append(r.path, step{item: true})
 	for r.d.More() {
-		v, err := r.value(pointer+"/"+strconv.Itoa(len(items)), depth+1)
+		r.path[level].index = len(items)
+		v, err := r.value()
 		if err != nil {
 			return nil, err
 		}
 		items = append(items, v)
 	}
-	_, err := r.token(pointer)
+	r.path = r.path[:level]
+	_, err := r.token()
 	return items, err
 }
 
-func (r reader) object(pointer string, depth int) (any, error) {
-	members := map[string]any{}
+func (r *reader) object() (any, error) {
+	members, level := map[string]any{}, len(r.path)
 	for r.d.More() {
-		t, err := r.token(pointer)
+		t, err := r.token()
 		if err != nil {
 			return nil, err
 		}
 		name, _ := t.(string) // the decoder takes nothing else here
-		inside := pointer + "/" + escape(name)
-		if _, there := members[name]; there {
-			return nil, r.malformed(inside, "the member stands here twice")
+		if len(name) > maxName {
+			return nil, r.malformed("a member's name is longer than " + strconv.Itoa(maxName) + " bytes")
 		}
-		if members[name], err = r.value(inside, depth+1); err != nil {
+		r.path = append(r.path, step{name: name})
+		if _, there := members[name]; there {
+			return nil, r.malformed("the member is there twice")
+		}
+		if members[name], err = r.value(); err != nil {
 			return nil, err
 		}
+		r.path = r.path[:level]
 	}
-	_, err := r.token(pointer)
+	_, err := r.token()
 	return members, err
 }

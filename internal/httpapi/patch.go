@@ -17,7 +17,7 @@ func patched[T any](a *API, settings T, patch []byte, schemaName string) (T, err
 	if err != nil {
 		return out, err
 	}
-	if errs := fieldErrors(a.contract.settings[schemaName].Validate(value)); len(errs) > 0 {
+	if errs := a.contract.fieldErrors(a.contract.settings[schemaName].Validate(value)); len(errs) > 0 {
 		return out, invalid(errs...)
 	}
 	if err := json.Unmarshal(merged, &out); err != nil {

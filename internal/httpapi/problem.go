@@ -22,32 +22,63 @@ type problemKind struct {
 
 // The kinds of problems.
 var (
-	kindMalformed    = problemKind{"malformed-json", http.StatusBadRequest, "The body is not usable JSON", "The body must be one JSON value in UTF-8, without repeated members, not nested deeper than 32 levels. errors says where reading stopped."}
-	kindParameter    = problemKind{"invalid-parameter", http.StatusBadRequest, "A parameter is not usable", "errors names the parameter in the path, the query or the headers and what is wrong with it. Unknown query parameters are refused."}
-	kindUnauthorized = problemKind{"unauthorized", http.StatusUnauthorized, "No valid token or key", "Send Authorization: Bearer with the admin token or an API key that has not expired or been revoked."}
-	kindReadOnly     = problemKind{"read-only-key", http.StatusForbidden, "The key may only read", "The key's role is read. Changing callbacks wants a key with the role write."}
-	kindNotFound     = problemKind{"not-found", http.StatusNotFound, "Not found", "There is nothing here, or nothing that this key may see. Keys see their client's callbacks, and the events and orders of its sites."}
-	kindMethod       = problemKind{"method-not-allowed", http.StatusMethodNotAllowed, "Method not allowed", "The header Allow lists the methods of this address."}
-	kindConflict     = problemKind{"conflict", http.StatusConflict, "In conflict with what is stored", "Others change the same thing at the same moment, or what is asked does not fit its state. detail says which; read it again and decide anew."}
-	kindInUse        = problemKind{"client-in-use", http.StatusConflict, "The client has callbacks", "Remove the client's callbacks first."}
-	kindLimit        = problemKind{"limit-reached", http.StatusConflict, "There may not be more of these", "Remove what is no longer needed."}
-	kindUnresolved   = problemKind{"still-unresolved", http.StatusConflict, "It still cannot be resolved", "The notification stays among the unresolved ones. detail says why: what the vendor answered about its order, or what is missing. Retry it once that has changed, or give it up by DELETE."}
-	kindAmbiguous    = problemKind{"ambiguous-order", http.StatusConflict, "The order's id exists at more than one site", "Name the site with the query parameter site. detail lists those to choose from."}
-	kindOutdated     = problemKind{"cursor-outdated", http.StatusGone, "The cursor is outdated", "What comes next after the cursor is no longer kept (or the log was restored to an earlier time). Begin again with since, and apply an event only if its sequence is above the one stored for its subject."}
-	kindPrecondition = problemKind{"precondition-failed", http.StatusPreconditionFailed, "It has changed meanwhile", "If-Match does not name the present version. Read it again, and decide anew."}
-	kindTooLarge     = problemKind{"body-too-large", http.StatusRequestEntityTooLarge, "The body is too large", "A body may have 1 MiB."}
-	kindMediaType    = problemKind{"unsupported-media-type", http.StatusUnsupportedMediaType, "The body is of a type not taken here", "Send Content-Type: application/json; PATCH also takes application/merge-patch+json."}
-	kindInvalid      = problemKind{"invalid-body", http.StatusUnprocessableEntity, "The body says something that cannot be", "errors lists each place by JSON Pointer and what is wrong there. Unknown members are refused by name."}
-	kindTooMany      = problemKind{"too-many-requests", http.StatusTooManyRequests, "Too many requests", "Each key may make so many requests a second, and hold so many waiting ones open. Wait as long as Retry-After says."}
-	kindInternal     = problemKind{"internal-error", http.StatusInternalServerError, "The relay failed", "It is a fault of the relay. Its log has more under the request id."}
-	kindVendor       = problemKind{"vendor-error", http.StatusBadGateway, "The vendor did not answer as it should", "detail has what the vendor said and its correlation id, which its service desk asks for."}
-	kindConsent      = problemKind{"consent-required", http.StatusConflict, "The connection needs a new consent", "The vendor no longer takes the connection's tokens. Put a new refresh token."}
-	kindStore        = problemKind{"store-unavailable", http.StatusServiceUnavailable, "The store cannot be used now", "It could not be read, or it was not changed; where detail says that it may have been, look first. Wait as long as Retry-After says and repeat."}
-	kindBusy         = problemKind{"not-available", http.StatusServiceUnavailable, "Cannot be done now", "The part of the relay that has to do it does not answer, the store takes no writes, or the vendor wants to be left alone for a while. Wait as long as Retry-After says and repeat."}
+	kindMalformed = problemKind{"malformed-json", http.StatusBadRequest, "The request body cannot be read",
+		"The body must be one JSON value in UTF-8: no member twice, at most 32 levels deep, at most 10,000 values, names of at most 512 bytes, " +
+			"texts of at most 32,768 bytes, numbers of at most 100 characters. errors says where reading stopped."}
+	kindParameter = problemKind{"invalid-parameter", http.StatusBadRequest, "A parameter is not valid",
+		"errors names the parameter in the path, the query or the headers and what is wrong with it. Unknown query parameters are refused, " +
+			"and so are headers that were sent twice and may be sent once."}
+	kindUnauthorized = problemKind{"unauthorized", http.StatusUnauthorized, "The token or API key is missing or not valid",
+		"Send Authorization: Bearer with the admin token or an API key that has not expired or been revoked."}
+	kindReadOnly = problemKind{"read-only-key", http.StatusForbidden, "The API key may only read",
+		"The key's role is read. Every change needs a key with the role write."}
+	kindNotFound = problemKind{"not-found", http.StatusNotFound, "Not found",
+		"There is nothing here, or nothing that this key may see. Keys see their client's callbacks, and the events and orders of its sites."}
+	kindMethod = problemKind{"method-not-allowed", http.StatusMethodNotAllowed, "The method is not allowed here",
+		"The header Allow lists the methods of this address."}
+	kindConflict = problemKind{"conflict", http.StatusConflict, "The change conflicts with another",
+		"Others changed the same thing at the same moment, or the request does not fit its state. detail says which. Read it again and decide again."}
+	kindTaken = problemKind{"id-taken", http.StatusConflict, "The id is already in use",
+		"Ids of callbacks are shared by all clients. Choose another id, or let the relay choose one with POST."}
+	kindInUse = problemKind{"client-in-use", http.StatusConflict, "The client still has callbacks",
+		"Remove the client's callbacks first."}
+	kindLimit = problemKind{"limit-reached", http.StatusConflict, "The limit is reached",
+		"There may not be more of these. Remove those that are no longer needed."}
+	kindUnresolved = problemKind{"still-unresolved", http.StatusConflict, "The notification still cannot be resolved",
+		"The notification stays among the unresolved ones. detail says why: what the vendor answered about its order, or what is missing. " +
+			"Retry it once that has changed, or give it up by DELETE."}
+	kindAmbiguous = problemKind{"ambiguous-order", http.StatusConflict, "The order exists at more than one site",
+		"Name the site with the query parameter site. detail lists those to choose from."}
+	kindOutdated = problemKind{"cursor-outdated", http.StatusGone, "The cursor is no longer valid",
+		"What comes next after the cursor is no longer kept (or the log was restored to an earlier time). Begin again with since, and apply " +
+			"an event only if its sequence is above the one stored for its subject."}
+	kindPrecondition = problemKind{"precondition-failed", http.StatusPreconditionFailed, "It has been changed since it was read",
+		"If-Match does not name the present version. Read it again, and decide again."}
+	kindTooLarge = problemKind{"body-too-large", http.StatusRequestEntityTooLarge, "The request body is too large",
+		"A body may have at most 1 MiB."}
+	kindMediaType = problemKind{"unsupported-media-type", http.StatusUnsupportedMediaType, "The request body has the wrong type",
+		"detail says which type came and which is wanted: Content-Type: application/json; PATCH also takes application/merge-patch+json."}
+	kindInvalid = problemKind{"invalid-body", http.StatusUnprocessableEntity, "The request body is not valid",
+		"errors lists each place by JSON Pointer and what is wrong there. Unknown members are refused by name."}
+	kindTooMany = problemKind{"too-many-requests", http.StatusTooManyRequests, "Too many requests",
+		"Each key may make a certain number of requests a second, have a few under way at once, send one body at a time, and hold a number of " +
+			"waiting requests open. Wait as long as Retry-After says."}
+	kindInternal = problemKind{"internal-error", http.StatusInternalServerError, "The relay failed",
+		"It is a fault of the relay. Its log has more under the request id."}
+	kindVendor = problemKind{"vendor-error", http.StatusBadGateway, "The vendor did not answer as expected",
+		"detail has what the vendor said and its correlation id, which its service desk asks for."}
+	kindConsent = problemKind{"consent-required", http.StatusConflict, "The connection needs a new consent",
+		"The vendor no longer accepts the connection's tokens. Put a new refresh token."}
+	kindStore = problemKind{"store-unavailable", http.StatusServiceUnavailable, "The store is not available",
+		"It could not be read, or it was not changed; where detail says that it may have been, look first. Wait as long as Retry-After says " +
+			"and repeat."}
+	kindBusy = problemKind{"not-available", http.StatusServiceUnavailable, "This cannot be done now",
+		"The part of the relay that has to do it does not answer or has too much to do, the store takes no writes, or the vendor asked to wait. " +
+			"Wait as long as Retry-After says and repeat."}
 )
 
 var kinds = []problemKind{
-	kindMalformed, kindParameter, kindUnauthorized, kindReadOnly, kindNotFound, kindMethod, kindConflict, kindInUse, kindLimit, kindUnresolved, kindAmbiguous,
+	kindMalformed, kindParameter, kindUnauthorized, kindReadOnly, kindNotFound, kindMethod, kindConflict, kindTaken, kindInUse, kindLimit, kindUnresolved, kindAmbiguous,
 	kindOutdated, kindPrecondition, kindTooLarge, kindMediaType, kindInvalid, kindTooMany, kindInternal, kindVendor, kindConsent, kindStore, kindBusy,
 }
 
@@ -81,6 +112,11 @@ func (k problemKind) problem(format string, args ...any) *problem {
 
 // notFound is one and the same for what is not there and for what the caller may not see.
 func notFound() *problem { return &problem{kind: kindNotFound} }
+
+func isNotFound(err error) bool {
+	p, ok := errors.AsType[*problem](err)
+	return ok && p.kind.slug == kindNotFound.slug
+}
 
 func badParameter(name, format string, args ...any) *problem {
 	return &problem{kind: kindParameter, errors: []FieldError{{Parameter: name, Detail: fmt.Sprintf(format, args...)}}}
@@ -128,7 +164,7 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="audatex relay"`)
 	}
 	body, err := relay.Encode(Problem{
-		Type: a.c.PublicURL + "/problems/" + p.kind.slug, Title: p.kind.title, Status: p.kind.status, Detail: p.detail, Errors: p.errors, RequestId: x.id,
+		Type: a.c.PublicURL + "/problems/" + p.kind.slug, Title: p.kind.title, Status: p.kind.status, Detail: p.detail, Errors: capped(p.errors), RequestId: x.id,
 	})
 	if err != nil { // strings and numbers always encode
 		panic(err)

@@ -308,22 +308,3 @@ func TestTheStoresTroubleIsToldByWhatWasAsked(t *testing.T) {
 		t.Errorf("HEAD: %d, %s", head.status, head.header)
 	}
 }
-
-func FuzzReadJSON(f *testing.F) {
-	for _, seed := range []string{`{"a":[1,{"b":null}]}`, `[1e400]`, `"\ud800"`, `{"a":1,"a":2}`, `{}x`, strings.Repeat("[", 40)} {
-		f.Add([]byte(seed))
-	}
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		v, err := readJSON(raw)
-		if err != nil {
-			var p *problem
-			if !errors.As(err, &p) || p.kind.slug != "malformed-json" {
-				t.Fatalf("%v", err)
-			}
-			return
-		}
-		if _, err := merge(v, raw); err != nil {
-			t.Fatalf("a value that was read cannot be merged into itself: %v", err)
-		}
-	})
-}

@@ -106,6 +106,10 @@ type API struct {
 	contract *contract
 	limits   *limits
 	failures failures
+	bodies   *turns
+	reads    *turns
+	large    chan struct{} // places of large bodies that are being read
+	checks   chan struct{} // places of bodies that are being checked
 	feed     *feed
 	drain    chan struct{}
 	drained  sync.Once
@@ -138,6 +142,7 @@ func New(c Config) (*API, error) {
 	c.PublicURL = strings.TrimSuffix(c.PublicURL, "/")
 	a := &API{
 		c: c, admin: sha256.Sum256([]byte(c.AdminToken)), contract: contract, limits: newLimits(c.RatePerSecond, c.Burst),
+		bodies: newTurns(bodiesOfKey), reads: newTurns(readsOfKey), large: make(chan struct{}, largeBodies), checks: make(chan struct{}, checkedOnce),
 		failures: newFailures(c.Ingress, c.Failures), feed: newFeed(c.Store.Events, c.Log), drain: make(chan struct{}),
 	}
 	a.c.AdminToken = "" // only its hash is needed
@@ -166,7 +171,7 @@ func (a *API) Handler() chi.Router {
 	r.MethodNotAllowed(a.methodNotAllowed(r))
 	// With, not Use: these run when the router has chosen, and before the generated code binds parameters.
 	HandlerWithOptions(a, ChiServerOptions{
-		BaseRouter:       r.With(a.identify, a.authenticate, a.validate),
+		BaseRouter:       r.With(a.identify, a.checkHeaders, a.authenticate, a.authorize, a.validate),
 		ErrorHandlerFunc: a.unbound,
 	})
 	return r

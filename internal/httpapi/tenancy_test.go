@@ -18,7 +18,7 @@ const (
 	adminOnly                    // for keys it does not exist
 	ownList                      // for every key, which finds only its own
 	ownRead                      // the owner's keys; for others it does not exist
-	ownChange                    // the owner's writing keys; its reading keys are refused openly, others see nothing
+	ownChange                    // the owner's writing keys; for others it does not exist. Reading keys are refused whatever they name
 	makesOwn                     // every writing key, for itself
 	makesAtID                    // as makesOwn on a free id, as ownChange on one that is taken
 )
@@ -94,6 +94,8 @@ func TestTenancy(t *testing.T) {
 				if got.status >= 300 {
 					t.Errorf("%s by another client: %d %s", op.OperationID, got.status, got.body)
 				}
+			case makesAtID: // the one thing that is told of another client's: that the id is in use
+				got.want(409).problem("id-taken")
 			default:
 				got.want(404).problem("not-found")
 			}
@@ -116,7 +118,7 @@ func TestTenancy(t *testing.T) {
 				got.want(200)
 			}
 			if expect == makesAtID {
-				call(aRead, "cb-free").problem("not-found")
+				call(aRead, "cb-free").problem("read-only-key")
 				call(b, "cb-of-b").want(201)
 			}
 			switch got := call(a, id); {

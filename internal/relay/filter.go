@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 )
@@ -40,24 +39,4 @@ func typeMatches(pattern, typ string) bool {
 	}
 	// `*` and `audatex.*` mean the parts orders; operational events only if asked for by their own prefix.
 	return !strings.HasPrefix(typ, OperationalPrefix) || strings.HasPrefix(stem, OperationalPrefix)
-}
-
-// CheckType reports whether t can stand in a filter's types.
-func CheckType(t string) error {
-	if t == "*" {
-		return nil
-	}
-	if len(t) > 128 {
-		return fmt.Errorf("has %d characters, at most 128 are allowed", len(t))
-	}
-	segments := strings.Split(t, ".")
-	for i, s := range segments {
-		if s == "*" && i == len(segments)-1 {
-			continue
-		}
-		if s == "" || strings.ContainsFunc(s, func(r rune) bool { return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-') }) {
-			return fmt.Errorf("%q is not an event type: segments of a-z, 0-9 and -, and `*` only as the last one", t)
-		}
-	}
-	return nil
 }

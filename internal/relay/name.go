@@ -28,7 +28,7 @@ func CheckName(name string) error {
 		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' && i > 0 {
 			continue
 		}
-		return fmt.Errorf("%q must match [a-z0-9][a-z0-9-]{0,62}", name)
+		return fmt.Errorf("%q must be lower-case letters, digits and hyphens, starting with a letter or digit", name)
 	}
 	return nil
 }

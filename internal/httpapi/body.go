@@ -1,0 +1,170 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"mime"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// maxBody bounds a request's body, in bytes.
+const maxBody = 1 << 20
+
+// validate holds a request against the contract before its handler sees it.
+func (a *API) validate(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		x := exchangeOf(r)
+		err := a.contract.checkParameters(x.op, r)
+		if err == nil {
+			err = a.takeBody(w, r, x)
+		}
+		if err != nil {
+			a.fail(w, r, err)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// takeBody reads the body, checks it, and puts it back for the handler. The bodies of one key are taken one at a time.
+func (a *API) takeBody(w http.ResponseWriter, r *http.Request, x *exchange) error {
+	if r.Body == nil || r.Body == http.NoBody {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // else it would end a request that waits
+		return x.op.setBody(r, nil)
+	}
+	if r.ContentLength > maxBody {
+		return &problem{kind: kindTooLarge}
+	}
+	if r.ContentLength > 0 { // else there may be none
+		if err := x.op.checkMediaType(r.Header); err != nil {
+			return err
+		}
+	}
+	done, err := a.bodies.soon(r.Context(), x.caller.key.ID)
+	if err != nil {
+		return err
+	}
+	defer done()
+	raw, err := a.readBody(w, r, x.op)
+	if err != nil {
+		return err
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	if x.op.bodies == nil || len(raw) == 0 {
+		return x.op.setBody(r, nil)
+	}
+	if err := x.op.checkMediaType(r.Header); err != nil {
+		return err
+	}
+	select {
+	case a.checks <- struct{}{}:
+		defer func() { <-a.checks }()
+	case <-r.Context().Done():
+		return r.Context().Err()
+	}
+	value, err := readJSON(raw)
+	if err != nil {
+		return err
+	}
+	if errs := a.contract.fieldErrors(x.op.bodies[mediaTypeOf(r.Header)].Validate(value)); len(errs) > 0 {
+		return invalid(errs...)
+	}
+	if raw, err = json.Marshal(value); err != nil { // as it was read, not as it came: see readJSON
+		return fmt.Errorf("write a body that was found valid: %w", err)
+	}
+	return x.op.setBody(r, raw)
+}
+
+// readBody answers the body's bytes; of a body that the operation does not take, none.
+func (a *API) readBody(w http.ResponseWriter, r *http.Request, op operation) ([]byte, error) {
+	if r.ContentLength < 0 || r.ContentLength > largeBody {
+		ctx, cancel := context.WithTimeout(r.Context(), turnWait)
+		defer cancel()
+		if !enter(ctx, a.large) {
+			return nil, &problem{kind: kindBusy, detail: "Too many large bodies are being read.", retryAfter: time.Second}
+		}
+		defer func() { <-a.large }()
+	}
+	body := http.MaxBytesReader(w, r.Body, maxBody)
+	var raw []byte
+	var err error
+	if op.bodies == nil {
+		_, err = io.Copy(io.Discard, body)
+	} else {
+		raw, err = io.ReadAll(body)
+	}
+	if _, large := errors.AsType[*http.MaxBytesError](err); large {
+		return nil, &problem{kind: kindTooLarge}
+	}
+	if err != nil {
+		return nil, &problem{kind: kindMalformed, detail: "The body did not come whole.", cause: err}
+	}
+	return raw, nil
+}
+
+// setBody gives the handler the body that was checked; without one, an empty object where the operation needs none.
+func (op operation) setBody(r *http.Request, raw []byte) error {
+	if op.bodies == nil {
+		return nil
+	}
+	if raw == nil {
+		if op.needsBody {
+			return kindMalformed.problem("The body is missing.")
+		}
+		raw = []byte("{}")
+	}
+	r.Body = io.NopCloser(bytes.NewReader(raw))
+	return nil
+}
+
+// bodyOf reads the body that validate has checked.
+func bodyOf[T any](r *http.Request) (T, error) {
+	var v T
+	if err := json.NewDecoder(r.Body).Decode(&v); err != nil {
+		return v, fmt.Errorf("read a body that was found valid: %w", err)
+	}
+	return v, nil
+}
+
+// checkMediaType refuses a body that is not of a type the operation takes, and says which ones it does.
+func (op operation) checkMediaType(h http.Header) error {
+	if op.bodies == nil {
+		return nil
+	}
+	wanted := strings.Join(slices.Sorted(maps.Keys(op.bodies)), " or ")
+	came := strings.TrimSpace(h.Get("Content-Type"))
+	if came == "" {
+		return kindMediaType.problem("The body came without Content-Type; %s is wanted.", wanted)
+	}
+	if op.bodies[mediaTypeOf(h)] == nil {
+		return kindMediaType.problem("Content-Type is %q; %s is wanted.", cut(came), wanted)
+	}
+	_, parameters, _ := mime.ParseMediaType(came)
+	switch charset := strings.ToLower(parameters["charset"]); charset {
+	case "", "utf-8", "utf8", "us-ascii", "ascii": // the last two are part of UTF-8
+	default:
+		return kindMediaType.problem("The charset of Content-Type is %q; JSON is sent as UTF-8.", cut(charset))
+	}
+	if encoding := strings.Join(h.Values("Content-Encoding"), ", "); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		return kindMediaType.problem("Content-Encoding is %q; the body is wanted as it is, without one.", cut(encoding))
+	}
+	return nil
+}
+
+// mediaTypeOf answers the media type, "" if it cannot be read. Parameters that cannot be read do not matter: JSON has none (RFC 8259,
+// section 11).
+func mediaTypeOf(h http.Header) string {
+	mediaType, _, err := mime.ParseMediaType(h.Get("Content-Type"))
+	if err != nil && !errors.Is(err, mime.ErrInvalidMediaParameter) {
+		return ""
+	}
+	return mediaType
+}

@@ -1,0 +1,130 @@
+package httpapi
+
+import (
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+)
+
+// onlyOnce are the headers of which a second one is refused: what stands in front of the relay could go by the one, and the relay by the
+// other. (Of Host and Content-Length the server itself refuses a second one.)
+var onlyOnce = []string{"Authorization", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key"}
+
+var (
+	// joinedCredentials is a second scheme behind a comma, joinedType a second media type: two headers that were made one.
+	joinedCredentials = regexp.MustCompile(`,[ \t]*[!#$%&'*+.^_|~0-9A-Za-z-]+[ \t]`)
+	joinedType        = regexp.MustCompile(`^[^";]*,`)
+)
+
+// checkHeaders refuses requests that say something twice.
+func (a *API) checkHeaders(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, name := range onlyOnce {
+			joined := name == "Authorization" && joinedCredentials.MatchString(r.Header.Get(name)) ||
+				name == "Content-Type" && joinedType.MatchString(r.Header.Get(name))
+			if joined || len(r.Header.Values(name)) > 1 {
+				a.fail(w, r, badParameter(name, "may be given once"))
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// checkParameters checks path, query and headers. Query parameters that the contract does not know are refused by name.
+func (c *contract) checkParameters(op operation, r *http.Request) error {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return kindParameter.problem("The query cannot be read.")
+	}
+	var errs []FieldError
+	for name, values := range query {
+		known := slices.ContainsFunc(op.parameters, func(p parameter) bool { return p.in == "query" && p.name == name })
+		if !known {
+			errs = append(errs, FieldError{Parameter: cut(name), Detail: "there is no such parameter"})
+		} else if len(values) > 1 {
+			errs = append(errs, FieldError{Parameter: name, Detail: "may be given once; separate several values by commas"})
+		}
+	}
+	slices.SortFunc(errs, func(a, b FieldError) int { return strings.Compare(a.Parameter, b.Parameter) })
+	for _, p := range op.parameters {
+		var values []string
+		switch p.in {
+		case "query":
+			if values = query[p.name]; len(values) > 1 { // told above
+				continue
+			}
+		case "header":
+			values = r.Header.Values(p.name)
+		case "path":
+			value, err := url.PathUnescape(chi.URLParam(r, p.name))
+			if err != nil {
+				return badParameter(p.name, "cannot be read")
+			}
+			values = []string{value}
+		}
+		if len(values) > 0 {
+			errs = append(errs, c.checkParameter(p, values[0])...)
+		} else if p.required {
+			errs = append(errs, FieldError{Parameter: p.name, Detail: "is missing"})
+		}
+	}
+	if len(errs) > 0 {
+		return &problem{kind: kindParameter, errors: errs}
+	}
+	return nil
+}
+
+func (c *contract) checkParameter(p parameter, text string) (errs []FieldError) {
+	refuse := func(detail string) []FieldError { return append(errs, FieldError{Parameter: p.name, Detail: detail}) }
+	if most := p.schema.MaxItems; p.array && most != nil && strings.Count(text, ",") >= *most { // before it is taken apart
+		return refuse("may have at most " + count(*most, "item"))
+	}
+	value, ok := p.value(text)
+	if !ok {
+		return refuse("is not " + article(p.typ))
+	}
+	found := c.fieldErrors(p.schema.Validate(value))
+	if f := p.schema.Format; len(found) > 0 && f != nil && f.Name == "date-time" && checkTime(strings.ReplaceAll(text, " ", "+")) == nil {
+		return refuse("must be a time; the + before its zone must be written as %2B in a query, or the time in UTC with a Z")
+	}
+	for _, e := range found {
+		errs = refuse(e.Detail)
+	}
+	return errs
+}
+
+// value reads a parameter's text as its type says.
+func (p parameter) value(text string) (any, bool) {
+	if !p.array {
+		return scalar(p.typ, text)
+	}
+	items := []any{}
+	for part := range strings.SplitSeq(text, ",") {
+		v, ok := scalar(p.typ, part)
+		if !ok {
+			return nil, false
+		}
+		items = append(items, v)
+	}
+	return items, true
+}
+
+func scalar(typ, text string) (any, bool) {
+	switch typ {
+	case "integer":
+		n, err := strconv.Atoi(text)
+		return n, err == nil
+	case "number":
+		n, err := strconv.ParseFloat(text, 64)
+		return n, err == nil
+	case "boolean":
+		return text == "true", text == "true" || text == "false"
+	}
+	return text, true
+}
