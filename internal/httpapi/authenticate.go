@@ -59,8 +59,7 @@ func (a *API) authenticate(next http.Handler) http.Handler {
 	})
 }
 
-// bearer returns the token of a request, or why there is none. Two headers are refused: a proxy and the relay might
-// believe different ones.
+// bearer returns the token of a request, or why there is none. There is at most one header: see checkHeaders.
 func bearer(r *http.Request) (token string, failure string) {
 	headers := r.Header.Values("Authorization")
 	if len(headers) == 0 {
@@ -68,7 +67,7 @@ func bearer(r *http.Request) (token string, failure string) {
 	}
 	scheme, token, _ := strings.Cut(headers[0], " ")
 	token = strings.TrimSpace(token)
-	if len(headers) > 1 || !strings.EqualFold(scheme, "Bearer") || token == "" {
+	if !strings.EqualFold(scheme, "Bearer") || token == "" {
 		return "", failureMalformed
 	}
 	return token, ""

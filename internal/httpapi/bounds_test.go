@@ -290,7 +290,7 @@ func TestBodiesOfAKeyAreReadOneAtATime(t *testing.T) {
 		}
 		other()
 		go func() {
-			time.Sleep(turnWait / 2)
+			<-time.After(turnWait / 2)
 			done()
 		}()
 		next, err := bodies.soon(t.Context(), "a")
