@@ -26,7 +26,7 @@ type TopicInfo struct {
 
 // Subscription is what makes notifications of a topic queue up at the vendor.
 type Subscription struct {
-	SubscriptionID string `json:"SubscriptionId"`
+	SubscriptionID string
 	Topic          TopicInfo
 	// CreatedAt as it came; see ParseTime.
 	CreatedAt string
@@ -34,16 +34,22 @@ type Subscription struct {
 
 // Page is the answer of one poll: bytes that exist nowhere else any more.
 type Page struct {
-	// Body untouched; ParsePage reads it.
+	// Body without its content encodings, otherwise untouched; ParsePage reads it.
 	Body []byte
 	// Truncated: the answer was cut off or larger than almost 8 MiB; Body is its start.
-	Truncated     bool
+	Truncated bool
+	// Encoding is the Content-Encoding that Body still has because it cannot be undone. It is empty for a page that ParsePage can
+	// read.
+	Encoding      string
 	CorrelationID string
 	ReceivedAt    time.Time
 }
 
 // Carried reports whether the page has anything that must be stored: any bytes but an empty array or null.
 func (p Page) Carried() bool {
+	if p.Encoding != "" {
+		return len(p.Body) > 0
+	}
 	b := trimJSON(p.Body)
 	if len(b) >= 2 && b[0] == '[' && b[len(b)-1] == ']' && len(trimSpace(b[1:len(b)-1])) == 0 {
 		return false
@@ -69,32 +75,47 @@ func (c *Client) Whoami(ctx context.Context, token Secret) (string, error) {
 
 // Topics lists what can be subscribed to.
 func (c *Client) Topics(ctx context.Context, token Secret) ([]TopicInfo, error) {
-	var topics []TopicInfo
-	_, err := c.getJSON(ctx, call{op: OpTopics, path: "/topics", token: token}, &topics)
-	return topics, err
+	a, err := c.get(ctx, call{op: OpTopics, path: "/topics", token: token})
+	if err != nil {
+		return nil, err
+	}
+	topics, err := readTopics(a.body)
+	if err != nil {
+		return nil, a.malformed(OpTopics, err)
+	}
+	return topics, nil
 }
 
 // Subscriptions lists the subscriptions of the token's site, company or user; none is not an error.
 func (c *Client) Subscriptions(ctx context.Context, token Secret, level relay.Level) ([]Subscription, error) {
-	var subs []Subscription
-	_, err := c.getJSON(ctx, call{op: OpSubscriptions, path: subscriptionsPath(level), token: token}, &subs)
-	return subs, err
+	a, err := c.get(ctx, call{op: OpSubscriptions, path: subscriptionsPath(level), token: token})
+	if err != nil {
+		return nil, err
+	}
+	subs, err := readSubscriptions(a.body)
+	if err != nil {
+		return nil, a.malformed(OpSubscriptions, err)
+	}
+	return subs, nil
 }
 
 // Subscribe subscribes to topic and returns the subscription's id, the only field of the answer that can be relied on.
 // A topic that is subscribed already is Conflict (the answer does not give the id: list to find it), an unknown one
-// NotFound.
+// NotFound. Malformed with a status of success: the topic is subscribed, and the answer does not give the id either.
 func (c *Client) Subscribe(ctx context.Context, token Secret, level relay.Level, topic string) (string, error) {
-	var sub Subscription
-	k := call{op: OpSubscribe, method: http.MethodPost, path: subscriptionsPath(level) + "?topicCode=" + url.QueryEscape(topic), token: token}
-	a, err := c.getJSON(ctx, k, &sub)
+	a, err := c.get(ctx, call{
+		op: OpSubscribe, method: http.MethodPost, path: subscriptionsPath(level) + "?topicCode=" + url.QueryEscape(topic), token: token,
+	})
 	if err != nil {
 		return "", err
 	}
-	if _, ok := canonicalUUID(sub.SubscriptionID); !ok {
-		return "", a.malformed(OpSubscribe, errors.New("answer names no subscription id"))
+	subs, _ := readSubscriptions(a.body)
+	for _, sub := range subs {
+		if _, ok := canonicalUUID(sub.SubscriptionID); ok {
+			return sub.SubscriptionID, nil
+		}
 	}
-	return sub.SubscriptionID, nil
+	return "", a.malformed(OpSubscribe, errors.New("answer names no subscription id"))
 }
 
 // Unsubscribe ends a subscription; its waiting notifications are lost. NotFound if there is none.
@@ -135,7 +156,7 @@ func (c *Client) Poll(ctx context.Context, token Secret, level relay.Level, subs
 		// Whoever announced a destructive call gets its result stored: once sent it runs to its end.
 		return context.WithoutCancel(ctx), announce(ctx)
 	})
-	page := Page{Body: a.body, Truncated: a.truncated, CorrelationID: a.correlationID, ReceivedAt: a.at}
+	page := Page{Body: a.body, Truncated: a.truncated, Encoding: a.encoding, CorrelationID: a.correlationID, ReceivedAt: a.at}
 	if err == nil && page.Carried() && !json.Valid(trimJSON(page.Body)) {
 		err = a.malformed(OpPoll, errors.New("page is not JSON"))
 	}
@@ -161,36 +182,25 @@ func (c *Client) AssessmentID(ctx context.Context, token Secret, originator, num
 	return id, nil
 }
 
-// getJSON makes a small call and reads its answer into v, which an empty answer (204) leaves as it is.
-func (c *Client) getJSON(ctx context.Context, k call, v any) (answer, error) {
+// get makes a small call; a GET unless it says otherwise.
+func (c *Client) get(ctx context.Context, k call) (answer, error) {
 	if k.method == "" {
 		k.method = http.MethodGet
 	}
 	k.limit, k.http = maxOtherBody, c.plain
-	a, err := c.do(ctx, k, nil)
-	if err != nil {
-		return a, err
-	}
-	body := trimJSON(a.body)
-	if len(body) == 0 {
-		return a, nil
-	}
-	if err := json.Unmarshal(body, v); err != nil {
-		return a, a.malformed(k.op, errors.New("answer is not the JSON expected"))
-	}
-	return a, nil
+	return c.do(ctx, k, nil)
 }
 
 func (c *Client) getString(ctx context.Context, op Operation, token Secret, path string) (string, error) {
-	var s *string
-	a, err := c.getJSON(ctx, call{op: op, path: path, token: token}, &s)
+	a, err := c.get(ctx, call{op: op, path: path, token: token})
 	if err != nil {
 		return "", err
 	}
-	if s == nil {
-		return "", a.malformed(op, errors.New("answer is empty"))
+	s := readText(a.body)
+	if s == "" {
+		return "", a.malformed(op, errors.New("answer holds no text"))
 	}
-	return *s, nil
+	return s, nil
 }
 
 func subscriptionsPath(level relay.Level) string {

@@ -143,7 +143,8 @@ func checkProxy(proxy func(*http.Request) (*url.URL, error), to *url.URL) error 
 // ambiguous that is none. HTTP/2 is off there for the same reason.
 //
 // Compression is off: a cut answer then still yields every byte that arrived. That it is off is also said to the vendor
-// (see identity), as a request that says nothing about encodings allows any (RFC 9110, section 12.5.3).
+// (see identity), as a request that says nothing about encodings allows any (RFC 9110, section 12.5.3). An answer that is encoded
+// all the same is decoded by readContent, which net/http's own decoding could not do with bounds and for a cut answer.
 func newTransport(dial func(context.Context, string, string) (net.Conn, error), keepAlive bool) *http.Transport {
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext
@@ -191,9 +192,11 @@ type call struct {
 
 // answer is what came of a call that was answered 2xx. It is also given with an error when bytes of a 200 were read.
 type answer struct {
-	status        int
-	body          []byte
-	truncated     bool
+	status    int
+	body      []byte
+	truncated bool
+	// encoding is the Content-Encoding that body still has because it cannot be undone; empty for a plain body.
+	encoding      string
 	correlationID string
 	at            time.Time
 }
@@ -243,21 +246,23 @@ func (c *Client) send(ctx context.Context, k call) (answer, error) {
 	a := answer{status: res.StatusCode, correlationID: correlationID(res.Header)}
 	outcome := statusOutcome(res.StatusCode)
 	if outcome != Done {
-		a.body, _, _ = readBody(res.Body, maxOtherBody)
+		refused, _ := readContent(res, maxOtherBody)
+		if refused.encoding != "" {
+			refused.body = nil
+		}
 		e := &Error{
 			Operation: k.op, Outcome: outcome, Status: a.status, CorrelationID: a.correlationID, RetryAfter: stop,
-			Message: message(a.body, k.token),
+			Message: message(refused.body, k.token),
 			// A gateway that gave up on the server behind it cannot say what that server had already handed out.
 			AnswerLost: a.status == http.StatusBadGateway || a.status == http.StatusGatewayTimeout,
 		}
 		if to := redirectTarget(res); to != "" {
 			e.Message = "redirects to " + to
 		}
-		a.body = nil
 		return a, e
 	}
-	a.body, a.truncated, err = readBody(res.Body, k.limit)
-	a.at = time.Now().UTC()
+	got, err := readContent(res, k.limit)
+	a.body, a.truncated, a.encoding, a.at = got.body, got.more, got.encoding, time.Now().UTC()
 	e := &Error{Operation: k.op, Status: a.status, CorrelationID: a.correlationID, AnswerLost: true}
 	switch {
 	case err != nil:
@@ -267,6 +272,8 @@ func (c *Client) send(ctx context.Context, k call) (answer, error) {
 	case a.truncated:
 		e.Outcome, e.err = TooLarge, fmt.Errorf("answer larger than %d bytes", k.limit)
 		return a, e
+	case a.encoding != "": // no byte is lost
+		return a, a.malformed(k.op, got.stillEncoded())
 	}
 	return a, nil
 }

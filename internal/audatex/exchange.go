@@ -1,22 +1,18 @@
 package audatex
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"slices"
+	"strings"
 	"time"
-
-	"golang.org/x/oauth2"
 )
-
-// defaultLife is the documented life of an access token, for an answer that does not say.
-const defaultLife = 1800 * time.Second
 
 // errInvalidGrant is RFC 6749's invalid_grant: the refresh token (or code) is spent, expired or revoked.
 var errInvalidGrant = errors.New("invalid_grant")
@@ -28,136 +24,148 @@ type pair struct {
 	correlationID   string
 }
 
-// exchange spends a refresh token.
+// exchange spends a refresh token. Together with an error the pair may hold the refresh token that came in its place,
+// which must be stored; without one it holds the refresh token to be used next, rotated or not.
 func (t *Tokens) exchange(ctx context.Context, refresh Secret) (pair, error) {
-	return t.token(ctx, func(ctx context.Context) (*oauth2.Token, error) {
-		return t.oauth.TokenSource(ctx, &oauth2.Token{RefreshToken: refresh.Reveal()}).Token()
-	})
+	got, err := t.token(ctx, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh.Reveal()}})
+	if err == nil && got.refresh.Empty() {
+		got.refresh = refresh
+	}
+	return got, err
 }
 
 // ConsentURL is the vendor's page where a user consents; state comes back with the code.
 func (t *Tokens) ConsentURL(state, redirectURI string) string {
-	return t.oauth.AuthCodeURL(state, oauth2.SetAuthURLParam("redirect_uri", redirectURI))
+	query := url.Values{
+		"response_type": {"code"}, "client_id": {t.cfg.ClientID}, "redirect_uri": {redirectURI}, "state": {state},
+	}
+	if len(t.cfg.Scopes) > 0 {
+		query.Set("scope", strings.Join(t.cfg.Scopes, " "))
+	}
+	return t.cfg.AuthURL + "?" + query.Encode()
 }
 
 // ExchangeCode spends the code of a consent and returns the record to be stored for its connection. redirectURI must be
-// the one the consent was asked with. A refused code is Unauthorised.
+// the one the consent was asked with. A refused code is Unauthorised. The record of an answer in which only the refresh
+// token can be read has no access token: it is refreshed when it is used.
 func (t *Tokens) ExchangeCode(ctx context.Context, code, redirectURI string) (TokenRecord, error) {
 	if err := t.cfg.Budget.Wait(ctx); err != nil {
 		return TokenRecord{}, &Error{Operation: OpToken, Outcome: Throttled, err: err}
 	}
-	got, err := t.token(ctx, func(ctx context.Context) (*oauth2.Token, error) {
-		return t.oauth.Exchange(ctx, code, oauth2.SetAuthURLParam("redirect_uri", redirectURI))
-	})
+	got, err := t.token(ctx, url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {redirectURI}})
 	if err == nil && got.refresh.Empty() {
 		err = &Error{Operation: OpToken, Outcome: Malformed, Status: 200, CorrelationID: got.correlationID, err: errors.New("answer holds no refresh token")}
 	}
-	if err != nil {
+	if err != nil && got.refresh.Empty() {
 		return TokenRecord{}, fmt.Errorf("exchanging the code of a consent: %w", err)
 	}
 	return TokenRecord{AccessToken: got.access, RefreshToken: got.refresh, RefreshedAt: got.at, ExpiresAt: got.expires}, nil
 }
 
-// token makes one request to the token endpoint. Errors of the oauth2 package are never passed on: they quote the
-// answer, and an answer of this endpoint holds tokens.
-func (t *Tokens) token(ctx context.Context, get func(context.Context) (*oauth2.Token, error)) (pair, error) {
+// token makes one request to the token endpoint. Its errors quote nothing of the answer, which holds tokens. The pair
+// has what could be read, also with an error.
+func (t *Tokens) token(ctx context.Context, form url.Values) (pair, error) {
 	ctx, cancel := within(ctx, t.cfg.Timeout)
 	defer cancel()
-	rec := &tokenRecorder{next: t.http.Transport, userAgent: t.cfg.UserAgent, budget: t.cfg.Budget}
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { rec.sent = true }})
 	start := time.Now()
-	tok, err := get(context.WithValue(ctx, oauth2.HTTPClient, httpClient(rec)))
-	outcome, reason := Done, error(nil)
-	if err != nil {
-		outcome, reason = rec.judge(ctx, err)
-	}
+	reply := t.post(ctx, form)
+	answer := readTokenAnswer(reply.body)
+	outcome, reason := reply.judge(answer)
 	t.cfg.Metrics.request(OpToken, outcome, time.Since(start))
 	t.log.LogAttrs(ctx, slog.LevelDebug, "vendor call",
-		slog.String("operation", string(OpToken)), slog.String("outcome", outcome.String()), slog.Int("status", rec.status),
-		slog.Duration("took", time.Since(start)), slog.String("correlation_id", rec.correlationID))
-	if outcome != Done {
-		return pair{correlationID: rec.correlationID}, &Error{
-			Operation: OpToken, Outcome: outcome, Status: rec.status, CorrelationID: rec.correlationID,
-			RetryAfter: rec.stop, AnswerLost: rec.sent && rec.status/100 != 4, err: reason,
-		}
+		slog.String("operation", string(OpToken)), slog.String("outcome", outcome.String()), slog.Int("status", reply.status),
+		slog.Duration("took", time.Since(start)), slog.String("correlation_id", reply.correlationID))
+	p := pair{correlationID: reply.correlationID, at: start.UTC(), expires: start.UTC()}
+	if outcome == Done {
+		p.access, p.refresh, p.expires = answer.access, answer.refresh, start.Add(answer.life).UTC()
+		return p, nil
 	}
-	p := pair{
-		access: NewSecret(tok.AccessToken), refresh: NewSecret(tok.RefreshToken),
-		at: start.UTC(), expires: start.Add(defaultLife).UTC(), correlationID: rec.correlationID,
+	if reply.status/100 == 2 { // a refusal may repeat what it refuses
+		p.refresh = answer.refresh
 	}
-	if tok.ExpiresIn > 0 {
-		p.expires = start.Add(time.Duration(tok.ExpiresIn) * time.Second).UTC()
+	return p, &Error{
+		Operation: OpToken, Outcome: outcome, Status: reply.status, CorrelationID: reply.correlationID,
+		RetryAfter: reply.stop, AnswerLost: reply.sent && reply.status/100 != 4, err: reason,
 	}
-	return p, nil
+}
+
+// tokenReply is what came back of one request to the token endpoint.
+type tokenReply struct {
+	sent          bool // a connection came about
+	status        int
+	correlationID string
+	stop          time.Duration
+	body          []byte // as far as it was read
+	encoding      error  // why body cannot be read
+	err           error  // of the transport or of reading: body is not whole
+}
+
+// post sends the form with the client's credentials and reads the answer, bounded.
+func (t *Tokens) post(ctx context.Context, form url.Values) (reply tokenReply) {
+	if t.cfg.AuthStyle != AuthBasic {
+		form.Set("client_id", t.cfg.ClientID)
+		form.Set("client_secret", t.cfg.ClientSecret.Reveal())
+	}
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { reply.sent = true }})
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.cfg.TokenURL, strings.NewReader(form.Encode()))
+	if err != nil {
+		reply.err = errors.New("the request cannot be made")
+		return reply
+	}
+	if t.cfg.AuthStyle == AuthBasic { // RFC 6749, section 2.3.1, wants both escaped
+		req.SetBasicAuth(url.QueryEscape(t.cfg.ClientID), url.QueryEscape(t.cfg.ClientSecret.Reveal()))
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Accept-Encoding", identity)
+	req.Header.Set("User-Agent", t.cfg.UserAgent)
+	res, err := t.http.Do(req)
+	if err != nil {
+		reply.err = cause(ctx, err)
+		return reply
+	}
+	defer res.Body.Close()
+	reply.status, reply.correlationID = res.StatusCode, correlationID(res.Header)
+	reply.stop = t.cfg.Budget.Observe(res.StatusCode, res.Header)
+	got, err := readContent(res, maxTokenBody)
+	if err == nil && got.more {
+		err = errors.New("answer too large")
+	}
+	if err != nil {
+		reply.err = cause(ctx, err)
+	}
+	if reply.encoding = got.stillEncoded(); reply.encoding == nil {
+		reply.body = got.body
+	}
+	return reply
 }
 
 // oauthErrors are the codes of RFC 6749, section 5.2. A code outside this list is not repeated: it is foreign text.
 var oauthErrors = []string{"invalid_request", "invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
 
-// tokenRecorder notes what oauth2 does not pass on of the one request made through it, and sees to it that an answer
-// that can be read is read: a rotated refresh token in it exists only once.
-type tokenRecorder struct {
-	next      http.RoundTripper
-	userAgent string
-	budget    *Budget
-
-	sent          bool
-	status        int
-	correlationID string
-	stop          time.Duration
-	err           error // of the transport or of reading
-}
-
-// RoundTrip sends the request and reads the whole answer, bounded.
-func (r *tokenRecorder) RoundTrip(req *http.Request) (*http.Response, error) {
-	req = req.Clone(req.Context())
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("Accept-Encoding", identity)
-	req.Header.Set("User-Agent", r.userAgent)
-	res, err := r.next.RoundTrip(req)
-	if err != nil {
-		r.err = err
-		return nil, err
-	}
-	r.status, r.correlationID = res.StatusCode, correlationID(res.Header)
-	r.stop = r.budget.Observe(res.StatusCode, res.Header)
-	body, more, err := readBody(res.Body, maxOtherBody)
-	res.Body.Close()
-	if err == nil && more {
-		err = errors.New("answer too large")
-	}
-	if err != nil {
-		r.err = err
-		return nil, err
-	}
-	body = trimJSON(body)
-	if len(body) > 0 && body[0] == '{' {
-		// oauth2 goes by the type, and would take JSON sent as text/plain for a form without tokens.
-		res.Header.Set("Content-Type", "application/json")
-	}
-	res.Body, res.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
-	return res, nil
-}
-
-// judge says what a failed request came to, and why in words that quote nothing.
-func (r *tokenRecorder) judge(ctx context.Context, err error) (Outcome, error) {
-	if r.err != nil {
-		return Unavailable, cause(ctx, r.err)
-	}
-	refusal, ok := errors.AsType[*oauth2.RetrieveError](err)
-	if !ok {
-		if r.status == 0 {
-			return Unavailable, cause(ctx, err)
-		}
-		return Malformed, errors.New("answer holds no token")
-	}
-	switch code := refusal.ErrorCode; {
+// judge returns what a request came to, and why in words that quote nothing. Where the tokens are there they count,
+// whatever else the answer holds.
+func (r tokenReply) judge(a tokenAnswer) (Outcome, error) {
+	success := r.status/100 == 2
+	switch {
+	case success && !a.access.Empty() && (r.err == nil || !a.refresh.Empty()):
+		return Done, nil
+	case r.err != nil:
+		return Unavailable, r.err
+	case success && !a.refresh.Empty():
+		return Malformed, errors.New("the answer holds a refresh token but no access token that can be read")
+	case success && r.encoding != nil:
+		return Malformed, r.encoding
 	case r.status >= 500 || r.status == http.StatusTooManyRequests:
 		return statusOutcome(r.status), nil
+	}
+	switch code := strings.ToLower(a.code); {
 	case code == errInvalidGrant.Error():
 		return Unauthorised, errInvalidGrant
 	case slices.Contains(oauthErrors, code):
 		return Forbidden, fmt.Errorf("the vendor refuses the relay's own client: %s", code)
+	case success && code == "":
+		return Malformed, errors.New("answer holds no token")
 	}
 	outcome := statusOutcome(r.status)
 	if outcome == Done { // 200 with an unknown error code
@@ -166,5 +174,5 @@ func (r *tokenRecorder) judge(ctx context.Context, err error) (Outcome, error) {
 	if outcome == Unauthorised { // the client's credentials, not the user's consent
 		outcome = Forbidden
 	}
-	return outcome, errors.New("the token endpoint refuses the request without a known OAuth error code")
+	return outcome, cmp.Or(r.encoding, errors.New("the token endpoint refuses the request without a known OAuth error code"))
 }

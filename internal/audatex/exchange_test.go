@@ -21,7 +21,6 @@ func TestNoTokenLeaksFromTheTokenEndpoint(t *testing.T) {
 		"description":    answering(400, `{"error":"invalid_grant","error_description":"refresh-0 `+fresh+`"}`, "Content-Type", "application/json"),
 		"error code":     answering(400, `{"error":"`+fresh+`"}`, "Content-Type", "application/json"),
 		"cut JSON":       answering(200, `{"refresh_token":"`+fresh, "Content-Type", "application/json"),
-		"odd lifetime":   answering(200, `{"access_token":"`+fresh+`","expires_in":"`+fresh+`"}`, "Content-Type", "application/json"),
 		"no access":      answering(200, `{"refresh_token":"`+fresh+`"}`, "Content-Type", "application/json"),
 		"error with 200": answering(200, `{"error":"odd","refresh_token":"`+fresh+`"}`, "Content-Type", "application/json"),
 		"redirect":       answering(302, fresh, "Location", "http://portal.test/login?token="+fresh),

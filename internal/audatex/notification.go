@@ -119,10 +119,18 @@ func ParsePage(body []byte) ([]Notification, error) {
 	return list, nil
 }
 
+// EncodedPage is what a page holds whose content encoding cannot be undone: all its bytes as one malformed notification.
+func EncodedPage(body []byte, encoding string) []Notification {
+	return []Notification{malformedNotification(body, "page in Content-Encoding "+quote(encoding)+", which cannot be undone")}
+}
+
 // elementEnd finds the comma or bracket that ends the array element at the start of b; closed says that it is the
-// array's end. -1: there is none. It only tells brackets and strings apart, so an element that is not JSON does not
-// spoil those after it.
-func elementEnd(b []byte) (end int, closed bool) {
+// array's end. -1: there is none.
+func elementEnd(b []byte) (end int, closed bool) { return partEnd(b, ']') }
+
+// partEnd finds the comma, or the bracket closing, that ends the element or member at the start of b. It only tells
+// brackets and strings apart, so a part that is not JSON does not spoil those after it.
+func partEnd(b []byte, closing byte) (end int, closed bool) {
 	depth, inString := 0, false
 	for i := 0; i < len(b); i++ {
 		switch c := b[i]; {
@@ -135,7 +143,7 @@ func elementEnd(b []byte) (end int, closed bool) {
 			depth++
 		case depth > 0 && (c == '}' || c == ']'):
 			depth--
-		case depth == 0 && c == ']':
+		case depth == 0 && c == closing:
 			return i, true
 		case depth == 0 && c == ',':
 			return i, false

@@ -46,28 +46,32 @@ func (t *Tokens) refresh(connection string) (Secret, error) {
 	if lease, owned := t.cfg.Lease(connection); !owned || !lease.Valid() || time.Since(started) > sendSlack {
 		return Secret{}, notOwned(connection)
 	}
-	got, err := t.exchange(t.works, rec.RefreshToken)
+	got, failed := t.exchange(t.works, rec.RefreshToken)
 	next := rec
 	next.Intent = nil
 	switch {
-	case err == nil:
+	case !got.refresh.Empty():
+		// The refresh token is stored whatever else came of it: it exists nowhere else, and the one before may be spent.
 		next.AccessToken, next.RefreshToken = got.access, got.refresh
 		next.RefreshedAt, next.ExpiresAt = got.at, got.expires
-	case errors.Is(err, errInvalidGrant):
+	case errors.Is(failed, errInvalidGrant):
 		now := time.Now().UTC()
 		next.AccessToken = Secret{}
 		next.ConsentRequiredSince, next.Reason = &now, "the vendor refused the refresh token (invalid_grant)"
 	default:
 		// Spent or not, nobody knows: the intent stays.
-		t.cfg.Metrics.refresh(OutcomeOf(err).String())
-		log.Warn("access token not refreshed", slog.String("outcome", OutcomeOf(err).String()),
-			slog.String("correlation_id", CorrelationIDOf(err)), slog.Any("error", err))
-		return Secret{}, fmt.Errorf("refreshing the token of connection %s: %w", connection, err)
+		return Secret{}, t.notRefreshed(log, connection, failed)
 	}
 	if err := t.settle(connection, rec, next, revision); err != nil {
 		t.cfg.Metrics.refresh("not-stored")
 		log.Error("result of a token refresh was not stored", slog.String("correlation_id", got.correlationID), slog.Any("error", err))
 		return Secret{}, err
+	}
+	if !got.refresh.Empty() && failed != nil { // the token that is stored now waits as long as the one before would have
+		t.mu.Lock()
+		t.state(connection).tried = got.refresh
+		t.mu.Unlock()
+		return Secret{}, t.notRefreshed(log, connection, failed)
 	}
 	if err := consentError(connection, next); err != nil {
 		t.cfg.Metrics.refresh("consent-required")
@@ -77,6 +81,14 @@ func (t *Tokens) refresh(connection string) (Secret, error) {
 	t.cfg.Metrics.refresh(Done.String())
 	log.Debug("access token refreshed", slog.String("correlation_id", got.correlationID), slog.Time("expires_at", next.ExpiresAt))
 	return next.AccessToken, nil
+}
+
+// notRefreshed reports a refresh that brought no access token.
+func (t *Tokens) notRefreshed(log *slog.Logger, connection string, err error) error {
+	t.cfg.Metrics.refresh(OutcomeOf(err).String())
+	log.Warn("access token not refreshed", slog.String("outcome", OutcomeOf(err).String()),
+		slog.String("correlation_id", CorrelationIDOf(err)), slog.Any("error", err))
+	return fmt.Errorf("refreshing the token of connection %s: %w", connection, err)
 }
 
 // announce stores the intent to refresh and returns the record with it. A record without an intent is one that somebody

@@ -65,11 +65,13 @@ func (s *Session) Subscribe(ctx context.Context, topic string) (id string, err e
 }
 
 // EnsureSubscription subscribes to topic, or finds the subscription that is there already: then adopted is true, and
-// somebody else may be reading the same queue. Conflict remains if the vendor says that the topic is subscribed but
-// does not list it.
+// somebody else may be reading the same queue. A subscription that was made just now but whose id cannot be read is found in
+// the same way. Conflict remains if the vendor says that the topic is subscribed but does not list it.
 func (s *Session) EnsureSubscription(ctx context.Context, topic string) (id string, adopted bool, err error) {
 	id, err = s.Subscribe(ctx, topic)
-	if OutcomeOf(err) != Conflict {
+	made, _ := errors.AsType[*Error](err)
+	unread := made != nil && made.Operation == OpSubscribe && made.Outcome == Malformed && made.Status/100 == 2
+	if OutcomeOf(err) != Conflict && !unread {
 		return id, false, err
 	}
 	subs, listErr := s.Subscriptions(ctx)
@@ -79,7 +81,7 @@ func (s *Session) EnsureSubscription(ctx context.Context, topic string) (id stri
 	for _, sub := range subs {
 		_, ok := canonicalUUID(sub.SubscriptionID)
 		if ok && strings.EqualFold(strings.TrimSpace(sub.Topic.TopicCode), topic) {
-			return sub.SubscriptionID, true, nil
+			return sub.SubscriptionID, !unread, nil
 		}
 	}
 	return "", false, err

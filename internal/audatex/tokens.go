@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/oauth2"
 )
 
 // AuthStyle is how the client's id and secret go to the token endpoint. It is never found out by trial, which would send
@@ -73,7 +72,6 @@ func (always) Superseded(uint64) {}
 // caller's context ends it. It is safe for concurrent use.
 type Tokens struct {
 	cfg    TokensConfig
-	oauth  oauth2.Config
 	http   *http.Client
 	log    *slog.Logger
 	nonce  string
@@ -125,12 +123,10 @@ func NewTokens(cfg TokensConfig) (*Tokens, error) {
 	if cfg.Store == nil {
 		return nil, errors.New("tokens need a store")
 	}
-	style := oauth2.AuthStyleInParams
-	switch cfg.AuthStyle {
-	case AuthForm, "":
-	case AuthBasic:
-		style = oauth2.AuthStyleInHeader
-	default:
+	if cfg.AuthStyle == "" {
+		cfg.AuthStyle = AuthForm
+	}
+	if cfg.AuthStyle != AuthForm && cfg.AuthStyle != AuthBasic {
 		return nil, fmt.Errorf("auth style %q is neither %q nor %q", cfg.AuthStyle, AuthForm, AuthBasic)
 	}
 	if cfg.Timeout <= 0 {
@@ -149,11 +145,7 @@ func NewTokens(cfg TokensConfig) (*Tokens, error) {
 		cfg.Lease = func(string) (Lease, bool) { return always{}, true }
 	}
 	t := &Tokens{
-		cfg: cfg,
-		oauth: oauth2.Config{
-			ClientID: cfg.ClientID, ClientSecret: cfg.ClientSecret.Reveal(), Scopes: cfg.Scopes,
-			Endpoint: oauth2.Endpoint{AuthURL: cfg.AuthURL, TokenURL: cfg.TokenURL, AuthStyle: style},
-		},
+		cfg:    cfg,
 		log:    cfg.Logger,
 		nonce:  uuid.NewString(),
 		states: make(map[string]*tokenState),

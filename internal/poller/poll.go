@@ -60,14 +60,17 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 	}
 	if answer.Carried() {
 		page.ReceivedAt, page.Truncated, page.CorrelationID, page.Body = answer.ReceivedAt, answer.Truncated, answer.CorrelationID, answer.Body
+		page.Encoding = answer.Encoding
 		seq, ok := r.keep(storing, page)
 		if !ok { // the intent without an outcome tells the next owner
 			r.adopted = false
 			return storeLeast
 		}
 		outcome.InboxSeq, r.doc.InboxSeq = seq, max(seq, r.doc.InboxSeq)
-		notifications, _ := audatex.ParsePage(answer.Body)
-		outcome.Notifications = len(notifications)
+		if answer.Encoding == "" {
+			notifications, _ := audatex.ParsePage(answer.Body)
+			outcome.Notifications = len(notifications)
+		}
 	}
 	return r.conclude(storing, err, outcome)
 }

@@ -316,14 +316,27 @@ func TestWhatCannotBeResolved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	const encoded = "[\x00,\x8b,\xff]"
+	last, err := r.store.Inbox.Append(t.Context(), store.Page{
+		PollID: relay.NewID(), Connection: "group", Generation: "g-group", ReceivedAt: time.Now(), Encoding: "exi", Body: []byte(encoded),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	stop := r.run(r.config(r.store))
-	r.settled("group", seq)
+	r.settled("group", last)
 	stop()
 	if n := len(r.events("leeds", order)); n != 2 {
 		t.Errorf("%d events, want 2", n)
 	}
 	reasons := map[string]string{}
 	for _, u := range r.unresolved() {
+		if u.ID == fmt.Sprintf("group-%d-0", last) { // all bytes, and what is needed to understand them
+			if u.Reason != "malformed" || string(u.Raw) != encoded || !strings.Contains(u.Detail, "exi") {
+				t.Errorf("the page that is still encoded: %+v", u)
+			}
+			continue
+		}
 		reasons[u.ID] = u.Reason
 		if !strings.Contains(body, string(u.Raw)) || len(u.Raw) == 0 {
 			t.Errorf("%s: raw bytes %q", u.ID, u.Raw)
@@ -335,7 +348,7 @@ func TestWhatCannotBeResolved(t *testing.T) {
 			t.Errorf("%s: reason %q, want %q", id, reasons[id], reason)
 		}
 	}
-	if len(reasons) != len(want) || r.operational(relay.KindSiteUnknown) != 1 || r.operational(relay.KindOrderUnresolved) != 3 {
+	if len(reasons) != len(want) || r.operational(relay.KindSiteUnknown) != 1 || r.operational(relay.KindOrderUnresolved) != 4 {
 		t.Errorf("%d unresolved, %d and %d operational events", len(reasons), r.operational(relay.KindSiteUnknown), r.operational(relay.KindOrderUnresolved))
 	}
 

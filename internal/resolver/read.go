@@ -57,6 +57,9 @@ func (i *item) form() string {
 func itemsOf(p store.Page) []*item {
 	// A page that is no array, or was cut, comes as its whole elements and a malformed remainder: nothing is lost.
 	notifications, _ := audatex.ParsePage(p.Body)
+	if p.Encoding != "" {
+		notifications = audatex.EncodedPage(p.Body, p.Encoding)
+	}
 	mapped := relay.Connection{Site: p.Site, Sites: p.Sites}
 	items := make([]*item, 0, len(notifications))
 	for i, n := range notifications {

@@ -19,6 +19,7 @@ const (
 	headerSite        = "Relay-Site"
 	headerSites       = "Relay-Sites"
 	headerTruncated   = "Relay-Truncated"
+	headerEncoding    = "Relay-Content-Encoding"
 	headerCorrelation = "Relay-Correlation-Id"
 )
 
@@ -36,6 +37,7 @@ type Page struct {
 	Site          string            // of every vendor site id that Sites does not name
 	Sites         map[string]string // vendor site id to our site
 	Truncated     bool              // the answer was cut or over the limit: Body is what came
+	Encoding      string            // the content encoding that Body still has, as it cannot be undone
 	CorrelationID string
 	Body          []byte
 }
@@ -57,6 +59,9 @@ func (i *Inbox) Append(ctx context.Context, p Page) (uint64, error) {
 	}
 	if p.Truncated {
 		m.Header.Set(headerTruncated, "true")
+	}
+	if p.Encoding != "" {
+		m.Header.Set(headerEncoding, p.Encoding)
 	}
 	m.Data = p.Body
 	return i.s.write(ctx, request{msg: m, opts: []jetstream.PublishOpt{jetstream.WithMsgID(p.PollID)}, precious: true})
@@ -134,7 +139,7 @@ func (i *Inbox) ConnectionOf(m Message) string {
 func (i *Inbox) page(m Message) Page {
 	p := Page{
 		Seq: m.Seq, PollID: m.Header.Get(headerPollID), Connection: i.ConnectionOf(m), Generation: m.Header.Get(headerGeneration),
-		Site: m.Header.Get(headerSite), Truncated: m.Header.Get(headerTruncated) != "", CorrelationID: m.Header.Get(headerCorrelation),
+		Site: m.Header.Get(headerSite), Truncated: m.Header.Get(headerTruncated) != "", Encoding: m.Header.Get(headerEncoding), CorrelationID: m.Header.Get(headerCorrelation),
 		Body: m.Data, ReceivedAt: m.Time,
 	}
 	if t, err := time.Parse(time.RFC3339Nano, m.Header.Get(headerReceivedAt)); err == nil {

@@ -1,0 +1,167 @@
+package audatex
+
+import (
+	"bytes"
+	"compress/flate"
+	"compress/gzip"
+	"compress/zlib"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/andybalholm/brotli"
+	"github.com/klauspost/compress/zstd"
+)
+
+// maxEncodings bounds how many encodings lie over one another in one answer. Each costs at most the operation's limit.
+const maxEncodings = 4
+
+// content is the body of an answer, as far as it came, without its content encodings.
+type content struct {
+	body []byte
+	// more: the body, or one of its encoded forms, is longer than the limit.
+	more bool
+	// encoding names the encodings that body still has because they could not be undone; empty for a plain body.
+	encoding string
+}
+
+// stillEncoded is the error of an answer whose encodings cannot be undone, nil for a plain one.
+func (c content) stillEncoded() error {
+	if c.encoding == "" {
+		return nil
+	}
+	return fmt.Errorf("the answer has the Content-Encoding %q, which cannot be undone; %s was asked for", c.encoding, identity)
+}
+
+// readContent reads the body of an answer and undoes its content encodings, although none was asked for: a labelled one, and gzip
+// also without a label. Neither the encoded nor any decoded form is read beyond limit bytes. A label is ignored where the bytes are
+// plain text. What was read is returned in any case; the error says that it is only the start of what was sent.
+func readContent(res *http.Response, limit int64) (content, error) {
+	body, more, err := readBody(res.Body, limit)
+	c := content{body: body, more: more}
+	if len(body) == 0 {
+		return c, err
+	}
+	labels := contentEncodings(res.Header)
+	if len(labels) == 0 && !isGzip(body) {
+		c.body, c.more = cutTo(toUTF8(body), limit, more)
+		return c, err
+	}
+	undone, failed := undo(labels, body, limit)
+	undone.more = undone.more || more
+	if undone.encoding == "" {
+		undone.body, undone.more = cutTo(toUTF8(undone.body), limit, undone.more)
+	}
+	if err != nil || undone.more { // that an encoded form is not whole follows from that
+		return undone, err
+	}
+	return undone, failed
+}
+
+// undo takes the encodings off in the opposite order of their labels. The error says that the encoded bytes end too early or are
+// damaged behind what could be read.
+func undo(labels []string, body []byte, limit int64) (content, error) {
+	c := content{body: body}
+	left := labels
+	if len(labels) > maxEncodings {
+		c.encoding = joinLabels(labels)
+		return c, nil
+	}
+	for ; len(left) > 0; left = left[:len(left)-1] {
+		if isText(c.body) { // a label for nothing, such as "utf-8", or one that a gateway forgot to take away
+			return c, nil
+		}
+		decoded, more, err := decode(left[len(left)-1], c.body, limit)
+		if err != nil && len(decoded) == 0 {
+			c.encoding = joinLabels(left)
+			return c, nil
+		}
+		c.body, c.more = decoded, c.more || more
+		if err != nil {
+			return c, err
+		}
+	}
+	if isGzip(c.body) { // once more than it says
+		decoded, more, err := decode("gzip", c.body, limit)
+		if err != nil && len(decoded) == 0 {
+			return c, nil
+		}
+		c.body, c.more = decoded, c.more || more
+		return c, err
+	}
+	return c, nil
+}
+
+var errUnknownEncoding = errors.New("unknown content encoding")
+
+// decode takes one encoding off and reads at most limit bytes of what is below. What could be read is returned with the error.
+func decode(label string, body []byte, limit int64) (decoded []byte, more bool, err error) {
+	var r io.Reader
+	switch label {
+	case "gzip", "x-gzip":
+		r, err = gzip.NewReader(bytes.NewReader(body))
+	case "deflate": // means zlib; some send the bare stream
+		r, err = zlib.NewReader(bytes.NewReader(body))
+		if err == nil {
+			if decoded, more, err = readBody(r, limit); err == nil || len(decoded) > 0 {
+				return decoded, more, err
+			}
+		}
+		r, err = flate.NewReader(bytes.NewReader(body)), nil
+	case "br":
+		r = brotli.NewReader(bytes.NewReader(body))
+	case "zstd":
+		var d *zstd.Decoder
+		d, err = zstd.NewReader(bytes.NewReader(body), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxWindow(8<<20))
+		if err == nil {
+			defer d.Close()
+			r = d
+		}
+	default:
+		err = errUnknownEncoding
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	decoded, more, err = readBody(r, limit)
+	if errors.Is(err, gzip.ErrHeader) && len(decoded) > 0 { // bytes behind the stream, such as padding
+		err = nil
+	}
+	return decoded, more, err
+}
+
+// contentEncodings lists the labels of an answer, lower-case, in the order in which they were applied.
+func contentEncodings(h http.Header) []string {
+	var labels []string
+	for _, line := range h["Content-Encoding"] {
+		for label := range strings.SplitSeq(line, ",") {
+			label = strings.ToLower(strings.Trim(label, " \t\""))
+			if label != "" && label != identity && label != "none" {
+				labels = append(labels, label)
+			}
+		}
+	}
+	return labels
+}
+
+// joinLabels makes labels fit for an error and for a header of the store.
+func joinLabels(labels []string) string {
+	s := message([]byte(strings.Join(labels, ", ")), Secret{})
+	if len(s) > 100 {
+		s = strings.ToValidUTF8(s[:100], "")
+	}
+	return s
+}
+
+func isGzip(b []byte) bool { return len(b) > 2 && b[0] == 0x1f && b[1] == 0x8b && b[2] == 8 }
+
+// isText reports whether b is UTF-8 without control characters but white space, which encoded bytes are not.
+func isText(b []byte) bool {
+	control := func(c byte) bool { return c < ' ' && c != '\t' && c != '\n' && c != '\r' }
+	return !slices.ContainsFunc(b, control) && utf8.Valid(b)
+}

@@ -1,0 +1,265 @@
+package audatex
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"io"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// defaultLife is the documented life of an access token, for an answer that does not say.
+	defaultLife = 1800 * time.Second
+	// longestLife bounds the life that is believed; a token that ends earlier is found out by a 401.
+	longestLife = 24 * time.Hour
+	// maxTokenBody bounds what is read of an answer of the token endpoint.
+	maxTokenBody = 1 << 20
+	// maxAccessToken bounds an access token, as every request carries it in a header.
+	maxAccessToken = 32 << 10
+	// maxTokenDepth bounds how deep the tokens may lie within other values.
+	maxTokenDepth = 4
+)
+
+// tokenAnswer is what could be read of an answer of the token endpoint. A rotated refresh token exists nowhere else, so
+// every field is read for itself: whatever is wrong with the others, or with the rest of the answer, it is found.
+type tokenAnswer struct {
+	// access and refresh are empty if they are missing or no texts.
+	access, refresh Secret
+	// life of the access token; the documented one if the answer says none that can be read.
+	life time.Duration
+	// code is OAuth's error code.
+	code string
+}
+
+// readTokenAnswer reads a JSON object, also one that is cut, holds members twice or in other spellings, or lies within
+// an array, a string or another object; a form (RFC 6749 had it so in its drafts); or XML, which the vendor's API has
+// beside JSON. Anything else gives an empty answer.
+func readTokenAnswer(body []byte) tokenAnswer {
+	var f tokenFields
+	f.read(trimJSON(body), maxTokenDepth)
+	a := tokenAnswer{refresh: NewSecret(f[refreshToken].value), life: defaultLife, code: f[errorCode].value}
+	if access := f[accessToken].value; len(access) <= maxAccessToken && !strings.ContainsFunc(access, notInToken) {
+		a.access = NewSecret(access)
+	}
+	if life, ok := lifeOf(f[expiresIn].value); ok {
+		a.life = life
+	}
+	return a
+}
+
+// notInToken reports whether a character cannot be part of an access token in a header (RFC 6749, appendix A.12).
+func notInToken(r rune) bool { return r <= ' ' || r > '~' }
+
+// lifeOf reads expires_in: seconds, as an integer or not, as a number or as text. What is not between a second and a
+// year is no life.
+func lifeOf(text string) (time.Duration, bool) {
+	const year = 366 * 24 * 60 * 60
+	seconds, err := strconv.ParseFloat(text, 64)
+	if err != nil || !(seconds >= 1 && seconds <= year) { // written so that NaN fails
+		return 0, false
+	}
+	return min(time.Duration(seconds*float64(time.Second)), longestLife), true
+}
+
+// tokenField is a field of a token answer that the relay reads.
+type tokenField int
+
+const (
+	accessToken tokenField = iota
+	refreshToken
+	expiresIn
+	errorCode
+	tokenFieldCount
+)
+
+var tokenFieldNames = [tokenFieldCount]string{"access_token", "refresh_token", "expires_in", "error"}
+
+// tokenFields are the fields found so far. Of several the one spelled exactly counts, and of those the last.
+type tokenFields [tokenFieldCount]struct {
+	value string
+	exact bool
+}
+
+// complete reports whether both tokens were found.
+func (f *tokenFields) complete() bool {
+	return f[accessToken].value != "" && f[refreshToken].value != ""
+}
+
+// within reads a value that lies within another, and takes what it knows besides, if a token is in it.
+func (f *tokenFields) within(b []byte, depth int) {
+	if f.complete() {
+		return
+	}
+	var inner tokenFields
+	if inner.read(b, depth); inner[accessToken].value == "" && inner[refreshToken].value == "" {
+		return
+	}
+	for field := range f {
+		if f[field].value == "" {
+			f[field] = inner[field]
+		}
+	}
+}
+
+// put takes a field's value if it has one.
+func (f *tokenFields) put(name, value string) {
+	value = strings.TrimSpace(value)
+	if value == "" || len(name) > 32 {
+		return
+	}
+	for field, known := range tokenFieldNames {
+		exact := name == known
+		if !exact && bareName(name) != bareName(known) || f[field].exact && !exact {
+			continue
+		}
+		f[field].value, f[field].exact = value, exact
+	}
+}
+
+// bareName is a member's name without case and punctuation: refreshToken and Refresh-Token are refresh_token.
+func bareName(name string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '_' || r == '-' || r == '.' || r == ' ' {
+			return -1
+		}
+		return r
+	}, strings.ToLower(name))
+}
+
+// read reads one value; depth is how many more may lie within it.
+func (f *tokenFields) read(b []byte, depth int) {
+	if b = trimJSON(b); len(b) == 0 || depth == 0 {
+		return
+	}
+	switch b[0] {
+	case '{':
+		f.readObject(b[1:], depth)
+	case '[':
+		eachPart(b[1:], ']', func(element []byte, _ bool) { f.within(element, depth-1) })
+	case '"': // a document that was encoded twice
+		if s, ok := jsonText(b); ok {
+			f.read([]byte(s), depth-1)
+		}
+	case '<':
+		f.readXML(b)
+	default:
+		f.readForm(b)
+	}
+}
+
+// readObject takes the members of an object, and if a token is missing among them, those of the objects within it.
+func (f *tokenFields) readObject(b []byte, depth int) {
+	var inner [][]byte
+	eachPart(b, '}', func(member []byte, whole bool) {
+		if len(member) == 0 || member[0] != '"' {
+			return
+		}
+		end := stringEnd(member)
+		name, ok := jsonText(member[:end])
+		value, found := bytes.CutPrefix(trimSpace(member[end:]), []byte(":"))
+		if value = trimSpace(value); !ok || !found || len(value) == 0 {
+			return
+		}
+		switch c := value[0]; {
+		case c == '"':
+			// Of what comes last in a cut answer only a string shows that it is whole. A text behind it is no part of it.
+			if text, ok := jsonText(value[:stringEnd(value)]); ok {
+				f.put(name, text)
+			}
+		case c == '{' || c == '[':
+			inner = append(inner, value)
+		case whole && (c == '-' || c >= '0' && c <= '9') && bareName(name) == bareName(tokenFieldNames[expiresIn]):
+			f.put(name, string(value)) // every other field is a text
+		}
+	})
+	for _, value := range inner {
+		f.within(value, depth-1)
+	}
+}
+
+func (f *tokenFields) readForm(b []byte) {
+	if !bytes.ContainsRune(b, '=') {
+		return
+	}
+	values, _ := url.ParseQuery(string(b)) // the error is of one pair; the others are there
+	for name, v := range values {
+		f.put(name, v[len(v)-1])
+	}
+}
+
+// readXML takes the texts of elements by their names, wherever they lie.
+func (f *tokenFields) readXML(b []byte) {
+	d := xml.NewDecoder(bytes.NewReader(b))
+	d.Strict = false
+	d.CharsetReader = func(_ string, r io.Reader) (io.Reader, error) { return r, nil } // it is UTF-8 by now
+	name := ""
+	var text strings.Builder
+	for {
+		token, err := d.Token()
+		if err != nil {
+			return
+		}
+		switch token := token.(type) {
+		case xml.StartElement:
+			name = token.Name.Local
+			text.Reset()
+		case xml.CharData:
+			text.Write(token)
+		case xml.EndElement:
+			if name == token.Name.Local {
+				f.put(name, text.String())
+			}
+			name = ""
+			text.Reset()
+		}
+	}
+}
+
+// eachPart calls visit for each element of an array, or member of an object, that b begins with; its opening bracket has
+// been taken off. whole is false for the last one where the closing bracket is missing.
+func eachPart(b []byte, closing byte, visit func(part []byte, whole bool)) {
+	for {
+		end, closed := partEnd(b, closing)
+		if end < 0 {
+			visit(trimSpace(b), false)
+			return
+		}
+		visit(trimSpace(b[:end]), true)
+		if closed {
+			return
+		}
+		b = b[end+1:]
+	}
+}
+
+// stringEnd is where the JSON string at the start of b ends.
+func stringEnd(b []byte) int {
+	for i := 1; i < len(b); i++ {
+		switch b[i] {
+		case '\\':
+			i++
+		case '"':
+			return i + 1
+		}
+	}
+	return len(b)
+}
+
+// jsonText reads a whole JSON string. One with characters that ought to be escaped is taken as it stands.
+func jsonText(b []byte) (string, bool) {
+	if len(b) < 2 || b[len(b)-1] != '"' {
+		return "", false
+	}
+	var s string
+	if json.Unmarshal(b, &s) == nil {
+		return s, true
+	}
+	if s = string(b[1 : len(b)-1]); strings.ContainsAny(s, `\"`) {
+		return "", false
+	}
+	return s, true
+}

@@ -1,0 +1,51 @@
+package audatex
+
+import (
+	"encoding/binary"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// toUTF8 converts a body in UTF-16, which .NET writes with a byte order mark; any other body is returned as it is. Without a mark a
+// document is told by its first character, which in JSON and XML is ASCII.
+func toUTF8(b []byte) []byte {
+	if len(b) < 2 {
+		return b
+	}
+	var order binary.ByteOrder
+	switch {
+	case b[0] == 0xff && b[1] == 0xfe:
+		order, b = binary.LittleEndian, b[2:]
+	case b[0] == 0xfe && b[1] == 0xff:
+		order, b = binary.BigEndian, b[2:]
+	case opens(b[0]) && b[1] == 0:
+		order = binary.LittleEndian
+	case b[0] == 0 && opens(b[1]):
+		order = binary.BigEndian
+	default:
+		return b
+	}
+	out := make([]byte, 0, len(b)/2+len(b)/16)
+	for len(b) >= 2 {
+		r, size := rune(order.Uint16(b)), 2
+		if utf16.IsSurrogate(r) && len(b) >= 4 {
+			if pair := utf16.DecodeRune(r, rune(order.Uint16(b[2:]))); pair != utf8.RuneError {
+				r, size = pair, 4
+			}
+		}
+		out = utf8.AppendRune(out, r) // half a pair becomes U+FFFD
+		b = b[size:]
+	}
+	return out
+}
+
+// opens reports whether a document of JSON or XML may begin with c.
+func opens(c byte) bool { return c == '{' || c == '[' || c == '"' || c == '<' }
+
+// cutTo keeps the limit for what has grown by its conversion.
+func cutTo(b []byte, limit int64, more bool) ([]byte, bool) {
+	if int64(len(b)) > limit {
+		return b[:limit], true
+	}
+	return b, more
+}
