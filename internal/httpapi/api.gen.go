@@ -334,7 +334,7 @@ type Attempt struct {
 	DurationMillis float64   `json:"durationMillis"`
 	Error          string    `json:"error,omitempty,omitzero"`
 
-	// Excerpt The start of the receiver's answer.
+	// Excerpt The start of the receiver's answer, if that was no success; or a note in square brackets that it is withheld, as it repeats a secret of the callback or is not text.
 	Excerpt string `json:"excerpt,omitempty,omitzero"`
 	Number  int    `json:"number"`
 	Outcome string `json:"outcome"`
@@ -821,7 +821,7 @@ type TestResult struct {
 	// Event What the relay publishes: a CloudEvent 1.0 in structured JSON. The same bytes are the NATS message, a callback's body and the API's answer. A receiver's whole rule for order, repeats and replays: apply an event if its sequence is above the one stored for its subject.
 	Event Event `json:"event"`
 
-	// Excerpt The start of the receiver's answer.
+	// Excerpt The start of the receiver's answer, if that was no success; or a note in square brackets that it is withheld, as it repeats a secret of the callback or is not text.
 	Excerpt string `json:"excerpt,omitempty,omitzero"`
 	Outcome string `json:"outcome"`
 

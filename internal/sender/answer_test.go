@@ -1,7 +1,6 @@
 package sender
 
 import (
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -44,12 +43,7 @@ func TestRetryAfter(t *testing.T) {
 		{"2024-05-06T07:09:09Z", "", 0, false},
 	}
 	for _, c := range cases {
-		h := http.Header{}
-		h.Set("Retry-After", c.value)
-		if c.date != "" {
-			h.Set("Date", c.date)
-		}
-		if got, ok := retryAfter(h, now); got != c.want || ok != c.ok {
+		if got, ok := retryAfter(c.value, c.date, now); got != c.want || ok != c.ok {
 			t.Errorf("%q (Date %q): %v, %v; want %v, %v", c.value, c.date, got, ok, c.want, c.ok)
 		}
 	}
@@ -61,7 +55,7 @@ func FuzzRetryAfter(f *testing.F) {
 	f.Add("99999999999999999999", "x")
 	now := time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC)
 	f.Fuzz(func(t *testing.T, value, date string) {
-		got, ok := retryAfter(http.Header{"Retry-After": {value}, "Date": {date}}, now)
+		got, ok := retryAfter(value, date, now)
 		if got < 0 || got > MaxRetryAfter || !ok && got != 0 {
 			t.Fatalf("%v, %v", got, ok)
 		}

@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// Outcome is what one attempt came to. The set is closed: acknowledging, retrying, metrics and log lines follow from it.
+// Outcome is what one attempt came to. The set is closed: acknowledging, retrying, metrics and log lines follow from
+// it.
 type Outcome int
 
 // The outcomes.
@@ -28,7 +29,9 @@ const (
 
 // Outcomes lists all of them, so that each has its metric from the start.
 func Outcomes() []Outcome {
-	return []Outcome{Success, Gone, Throttled, Refused, Timeout, ConnectFailed, TLSFailed, AddressRefused, BadAnswer, Cancelled, Invalid}
+	return []Outcome{
+		Success, Gone, Throttled, Refused, Timeout, ConnectFailed, TLSFailed, AddressRefused, BadAnswer, Cancelled, Invalid,
+	}
 }
 
 // String is short and stable, made for a metric's label.
@@ -66,7 +69,7 @@ type Attempt struct {
 	Outcome    Outcome
 	Status     int            // of the answer; 0 if there was none
 	Duration   time.Duration  // from At until the answer was read or given up
-	RetryAfter time.Duration  // with Throttled: how long the receiver asked to wait, up to MaxRetryAfter; 0 if it did not say
+	RetryAfter time.Duration  // with Throttled: the wait asked for, up to MaxRetryAfter; 0 if the answer does not say
 	Error      string         // what went wrong, in a few words of our own; empty on Success
 	Excerpt    string         // the beginning of the body of an answer that was not 2xx, printable, at most 256 bytes
 	RemoteAddr netip.AddrPort // who answered or should have: the receiver, or the proxy; zero if never connected
@@ -75,16 +78,18 @@ type Attempt struct {
 func (a *Attempt) fail(o Outcome, text string) { a.Outcome, a.Error = o, text }
 
 // answered settles an attempt by the answer's status.
-func (a *Attempt) answered(resp *http.Response, excerpt string) {
-	a.Status, a.Excerpt = resp.StatusCode, excerpt
-	status := "answered " + strconv.Itoa(resp.StatusCode)
-	switch code := resp.StatusCode; {
-	case code >= 200 && code <= 299:
+func (a *Attempt) answered(h *head) {
+	a.Status = h.status
+	if a.Status >= 200 && a.Status <= 299 {
 		a.Outcome = Success
+		return
+	}
+	status := "answered " + strconv.Itoa(a.Status)
+	switch code := a.Status; {
 	case code == http.StatusGone:
 		a.fail(Gone, status+": the receiver wants no more events")
 	case code == http.StatusTooManyRequests || code == http.StatusServiceUnavailable:
-		wait, ok := retryAfter(resp.Header, a.At)
+		wait, ok := retryAfter(h.retryAfter, h.date, a.At)
 		if !ok && code == http.StatusServiceUnavailable {
 			a.fail(Refused, status)
 			return

@@ -2,13 +2,15 @@ package sender
 
 import (
 	"context"
+	"crypto/tls"
+	"encoding/base64"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"net/url"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // dialError is a connection that did not come about.
@@ -21,30 +23,43 @@ type dialError struct {
 func (e *dialError) Error() string { return fmt.Sprintf("dial: %v", e.err) }
 func (e *dialError) Unwrap() error { return e.err }
 
+// tlsError is a TLS handshake that failed.
+type tlsError struct{ err error }
+
+func (e *tlsError) Error() string { return fmt.Sprintf("TLS handshake: %v", e.err) }
+func (e *tlsError) Unwrap() error { return e.err }
+
+// tunnelError is a proxy that did not answer CONNECT as a proxy does.
+type tunnelError struct{ err error }
+
+func (e *tunnelError) Error() string { return fmt.Sprintf("CONNECT: %v", e.err) }
+func (e *tunnelError) Unwrap() error { return e.err }
+
 // dialer connects to receivers whose address the policy lets through, or to the proxy.
 type dialer struct {
 	policy   policy
 	resolver *net.Resolver
 	proxy    *url.URL // nil: none
-	net      net.Dialer
+	tls      *tls.Config
 
-	// net/http lets a dial go on when its attempt has ended; close ends these and waits for them.
-	ctx    context.Context
+	// Looking a name up and connecting, and the TLS handshake, may take this long each.
+	connectTimeout, tlsTimeout time.Duration
+
+	ctx    context.Context // ends with close
 	cancel context.CancelFunc
 	mu     sync.Mutex // orders run.Add before run.Wait
 	run    sync.WaitGroup
 }
 
-func newDialer(p policy, resolver *net.Resolver, proxy *url.URL) *dialer {
-	d := &dialer{policy: p, resolver: resolver, proxy: proxy}
-	d.ctx, d.cancel = context.WithCancel(context.Background())
-	d.net = net.Dialer{Timeout: dialTimeout, Resolver: resolver}
-	if proxy == nil {
-		d.net.ControlContext = d.control
+func newDialer(p policy, resolver *net.Resolver, proxy *url.URL, config *tls.Config) *dialer {
+	d := &dialer{
+		policy: p, resolver: resolver, proxy: proxy, tls: config, connectTimeout: dialTimeout, tlsTimeout: tlsTimeout,
 	}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
 	return d
 }
 
+// close breaks off what is being dialled and waits for it. Nothing is dialled afterwards.
 func (d *dialer) close() {
 	d.mu.Lock()
 	d.cancel()
@@ -52,82 +67,195 @@ func (d *dialer) close() {
 	d.run.Wait()
 }
 
-// dial is the transport's: to the receiver, or to the proxy if there is one.
-func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
+// begin lets one dial run until ctx ends or the dialer is closed, and until done is called.
+func (d *dialer) begin(ctx context.Context) (_ context.Context, done func(), err error) {
 	d.mu.Lock()
-	if err := d.ctx.Err(); err != nil {
-		d.mu.Unlock()
-		return nil, &dialError{err: err}
+	defer d.mu.Unlock()
+	if d.ctx.Err() != nil {
+		return nil, nil, errClosed
 	}
 	d.run.Add(1)
-	d.mu.Unlock()
-	defer d.run.Done()
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(d.ctx, func() { cancel(errClosed) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+		d.run.Done()
+	}, nil
+}
 
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(d.ctx, cancel)()
-	conn, err := d.net.DialContext(ctx, network, address)
+// connect makes a connection over which requests to the target can be sent.
+func (d *dialer) connect(ctx context.Context, target *url.URL, k key) (*conn, error) {
+	ctx, done, err := d.begin(ctx)
 	if err != nil {
-		return nil, &dialError{err: err, proxy: d.proxy != nil}
+		return nil, err
 	}
-	return conn, nil
+	defer done()
+	c, err := d.reach(ctx, target, k)
+	return c, orCause(ctx, err)
 }
 
-// control judges the address of every connection when its socket exists and nothing has been sent: what a name
-// resolved to a moment ago, or to somebody else, does not count.
-func (d *dialer) control(ctx context.Context, _, address string, _ syscall.RawConn) error {
-	to, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return &AddressError{Kind: "an address that cannot be read"}
+func (d *dialer) reach(ctx context.Context, target *url.URL, k key) (*conn, error) {
+	plain := target.Scheme == "http"
+	if d.proxy == nil {
+		c, err := d.dial(ctx, hostPort(target), plain)
+		if err != nil {
+			return nil, err
+		}
+		c.key = k
+		return d.prepare(ctx, c, func() error {
+			if plain {
+				return nil
+			}
+			return d.handshake(c, target.Hostname())
+		})
 	}
-	return d.policy.judge(to.Addr(), isPlain(ctx))
-}
 
-// isPlain reports whether the attempt that dials has an http URL. An attempt that cannot be found is taken for one, as
-// plain http is judged more strictly.
-func isPlain(ctx context.Context) bool {
-	f, ok := ctx.Value(flightKey{}).(*flight)
-	return !ok || f.plain
-}
-
-// proxyFor is asked before every request. A receiver by https is judged in beforeConnect, once for each connection; one
-// by http has no CONNECT, so it is judged here.
-func (d *dialer) proxyFor(r *http.Request) (*url.URL, error) {
 	if err := CheckProxy(d.proxy); err != nil {
 		return nil, &dialError{err: err, proxy: true}
 	}
-	if r.URL.Scheme == "http" {
-		if err := d.judgeName(r.Context(), r.URL.Hostname()); err != nil {
-			return nil, err
-		}
+	if err := d.judgeName(ctx, target.Hostname(), plain); err != nil {
+		return nil, err
 	}
-	return d.proxy, nil
-}
-
-func (d *dialer) beforeConnect(ctx context.Context, _ *url.URL, target string) (http.Header, error) {
-	host, _, err := net.SplitHostPort(target)
+	c, err := d.dial(ctx, hostPort(d.proxy), plain)
 	if err != nil {
-		return nil, &AddressError{Kind: "an address that cannot be read"}
+		return nil, err
 	}
-	return nil, d.judgeName(ctx, host)
+	c.key = k
+	return d.prepare(ctx, c, func() error {
+		if d.proxy.Scheme == "https" {
+			if err := d.handshake(c, d.proxy.Hostname()); err != nil {
+				return &tunnelError{err}
+			}
+		}
+		if plain {
+			return nil
+		}
+		if err := d.tunnel(c, hostPort(target)); err != nil {
+			return err
+		}
+		return d.handshake(c, target.Hostname())
+	})
 }
 
-func afterConnect(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
-	if answer.StatusCode != http.StatusOK {
-		return &dialError{err: fmt.Errorf("status %d", answer.StatusCode), proxy: true, status: answer.StatusCode}
+// dial connects to an address and judges it, unless it is the proxy's.
+func (d *dialer) dial(ctx context.Context, address string, plain bool) (*conn, error) {
+	// The address of every connection is judged when its socket exists and nothing has been sent: what a name resolved
+	// to a moment ago, or to somebody else, does not count.
+	control := func(_, address string, _ syscall.RawConn) error {
+		to, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return &AddressError{Kind: "an address that cannot be read"}
+		}
+		return d.policy.judge(to.Addr(), plain)
+	}
+	nd := net.Dialer{Timeout: d.connectTimeout, Resolver: d.resolver, Control: control}
+	if d.proxy != nil {
+		nd.Control = nil
+	}
+	tcp, err := nd.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, &dialError{err: err, proxy: d.proxy != nil}
+	}
+	w, err := newWire(tcp.(*net.TCPConn))
+	if err != nil {
+		tcp.Close()
+		return nil, &dialError{err: err}
+	}
+	c := &conn{wire: w, rw: w}
+	if addr, ok := tcp.RemoteAddr().(*net.TCPAddr); ok {
+		to := addr.AddrPort()
+		c.remote = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+	}
+	return c, nil
+}
+
+// prepare does what has to be done on a new connection before a request can be sent. If that fails, or ctx ends, it is
+// closed.
+func (d *dialer) prepare(ctx context.Context, c *conn, do func() error) (*conn, error) {
+	stop := context.AfterFunc(ctx, c.wire.abort)
+	err := do()
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		_ = c.wire.Close() // at once: nothing was sent that deserves a farewell
+		c.close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// handshake puts TLS over a connection. It ends by its own limit at the latest.
+func (d *dialer) handshake(c *conn, host string) error {
+	config := d.tls.Clone()
+	config.ServerName = host
+	c.wire.setDeadline(time.Now().Add(d.tlsTimeout))
+	c.wire.patient = true
+	defer func() { c.wire.patient = false }()
+	if err := c.secure(config); err != nil {
+		return &tlsError{err}
+	}
+	c.wire.setDeadline(time.Time{})
+	return nil
+}
+
+// tunnel asks the proxy for a connection to the receiver.
+func (d *dialer) tunnel(c *conn, address string) error {
+	request := "CONNECT " + address + " HTTP/1.1\r\nHost: " + address + "\r\n"
+	if authorization := proxyAuthorization(d.proxy); authorization != "" {
+		request += "Proxy-Authorization: " + authorization + "\r\n"
+	}
+	if _, err := c.rw.Write([]byte(request + "\r\n")); err != nil {
+		return &tunnelError{err}
+	}
+	r := newReader(c.rw)
+	defer r.free()
+	var h head
+	if err := r.readStatus(&h); err != nil {
+		return &tunnelError{err}
+	}
+	if h.status < 200 || h.status > 299 {
+		return &dialError{err: fmt.Errorf("status %d", h.status), proxy: true, status: h.status}
+	}
+	if err := r.readHead(&h); err != nil {
+		return &tunnelError{err}
+	}
+	if r.buffered() > 0 {
+		return &tunnelError{errStray}
 	}
 	return nil
 }
 
-// judgeName judges every address of a host, as the proxy may take any of them.
-func (d *dialer) judgeName(ctx context.Context, host string) error {
-	plain := isPlain(ctx)
+// proxyAuthorization is the header value by which the proxy knows us; it is empty if it asks for none.
+func proxyAuthorization(proxy *url.URL) string {
+	if proxy == nil || proxy.User == nil {
+		return ""
+	}
+	password, _ := proxy.User.Password()
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(proxy.User.Username()+":"+password))
+}
+
+// hostPort is the address to dial for a URL.
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = "80"
+		if u.Scheme == "https" {
+			port = "443"
+		}
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
+// judgeName judges every address of a host, as the proxy may take any of them. A receiver by https is judged once for
+// each connection, as its requests go through a tunnel to one address; one by http for each request.
+func (d *dialer) judgeName(ctx context.Context, host string, plain bool) error {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return d.policy.judge(addr, plain)
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	ctx, cancel := context.WithTimeout(ctx, d.connectTimeout)
 	defer cancel()
-	defer context.AfterFunc(d.ctx, cancel)()
 	addrs, err := d.resolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
 		return &dialError{err: err}

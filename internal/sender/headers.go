@@ -101,11 +101,18 @@ func reserved(canonical string) bool {
 	return strings.HasPrefix(canonical, "Webhook-")
 }
 
-func isToken(s string) bool {
-	for _, c := range []byte(s) {
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune("!#$%&'*+-.^_`|~", rune(c)) {
+func isToken[T string | []byte](s T) bool {
+	for i := range len(s) {
+		if !tokenChars[s[i]] {
 			return false
 		}
 	}
 	return true
 }
+
+var tokenChars = func() (chars [256]bool) {
+	for _, c := range "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" {
+		chars[c] = true
+	}
+	return chars
+}()

@@ -80,28 +80,59 @@ func TestOutcomesOfAnswers(t *testing.T) {
 
 func TestOutcomesOfBadAnswers(t *testing.T) {
 	t.Parallel()
-	cases := map[string]string{
-		"not HTTP":          "SSH-2.0-OpenSSH_9.9\r\n",
-		"no status":         "HTTP/1.1 \r\n\r\n",
-		"bad status":        "HTTP/1.1 abc OK\r\n\r\n",
-		"bad header":        "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
-		"bad length":        "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
-		"two lengths":       "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
-		"HTTP/2 preface":    "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-		"header too large":  "HTTP/1.1 200 OK\r\nX-Big: " + strings.Repeat("x", 40<<10) + "\r\n\r\n",
-		"too many headers":  "HTTP/1.1 200 OK\r\n" + strings.Repeat("X-Many: y\r\n", 4<<10) + "\r\n",
-		"endless continues": strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n", 2000),
+	const (
+		notHTTP, http2, otherTLS = "the answer is not HTTP", "the receiver speaks HTTP/2 only", "the receiver speaks TLS here"
+		malformed, within        = "the answer's status line is malformed", "connection closed within the status line"
+		interim, large           = "only interim answers (1xx) came", "interim answers (1xx) are larger than 64 KiB"
+		closed                   = "connection closed before an answer"
+	)
+	cases := map[string]struct{ text, reason string }{
+		"nothing":              {"", closed},
+		"an empty line":        {"\r\n", closed},
+		"SSH":                  {"SSH-2.0-OpenSSH_9.9\r\n", notHTTP + ": an SSH server"},
+		"ICY":                  {"ICY 200 OK\r\n\r\n", notHTTP + ": a streaming server"},
+		"SMTP":                 {"220 mail.example ESMTP\r\n", notHTTP},
+		"a page alone":         {"<html>200 OK</html>", notHTTP},
+		"JSON alone":           {`{"status":200}`, notHTTP},
+		"two bytes":            {"OK", notHTTP},
+		"a gRPC server":        {"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x05\x00\x00\x40\x00", http2},
+		"HTTP/2 that goes":     {"\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01", http2},
+		"HTTP/2 preface":       {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", http2},
+		"TLS alert":            {"\x15\x03\x01\x00\x02\x02\x46", otherTLS},
+		"TLS handshake":        {"\x16\x03\x03\x00\x02\x02\x46", otherTLS},
+		"no status":            {"HTTP/1.1 \r\n\r\n", malformed},
+		"no space":             {"HTTP/1.1\r\n\r\n", malformed},
+		"no version":           {"HTTP/ 200 OK\r\n\r\n", malformed},
+		"bad status":           {"HTTP/1.1 abc OK\r\n\r\n", malformed},
+		"two digits":           {"HTTP/1.1 20 OK\r\n\r\n", malformed},
+		"four digits":          {"HTTP/1.1 2000 OK\r\n\r\n", malformed},
+		"negative status":      {"HTTP/1.1 -200 OK\r\n\r\n", malformed},
+		"status below 100":     {"HTTP/1.1 020 OK\r\n\r\n", malformed},
+		"cut version":          {"HTT", within},
+		"cut status":           {"HTTP/1.1 20", within},
+		"no line end":          {"HTTP/1.1 200 OK", within},
+		"endless continues":    {strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n", 2000), interim},
+		"large continues":      {"HTTP/1.1 103 Early Hints\r\nLink: " + strings.Repeat("x", 70<<10) + "\r\n\r\n", large},
+		"a continue alone":     {"HTTP/1.1 100 Continue\r\n\r\n", "connection closed after an interim answer"},
+		"a cut continue alone": {"HTTP/1.1 100 Continue\r\n", "connection closed within an interim answer"},
 	}
 	s := newSender(t, nil)
-	for name, text := range cases {
+	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			a := s.Send(t.Context(), request("http://"+rawReceiver(t, answering(text))))
-			if a.Outcome != sender.BadAnswer || a.Status != 0 || a.Error == "" {
-				t.Errorf("%+v", a)
+			a := s.Send(t.Context(), request("http://"+rawReceiver(t, answeringOnce(c.text))))
+			if a.Outcome != sender.BadAnswer || a.Status != 0 || !strings.HasPrefix(a.Error, c.reason) {
+				t.Errorf("%+v, want %q", a, c.reason)
 			}
 		})
 	}
+	t.Run("a protocol whose server waits", func(t *testing.T) { // says at once what it is
+		t.Parallel()
+		a := s.Send(t.Context(), request("http://"+rawReceiver(t, answering(cases["SMTP"].text))))
+		if a.Outcome != sender.BadAnswer || a.Error == "" || a.Duration > 8*time.Second {
+			t.Errorf("%+v", a)
+		}
+	})
 	t.Run("hangs up", func(t *testing.T) {
 		t.Parallel()
 		var requests atomic.Int32
@@ -116,16 +147,6 @@ func TestOutcomesOfBadAnswers(t *testing.T) {
 		}
 		if n := requests.Load(); n != 1 {
 			t.Errorf("a fresh connection was tried %d times", n)
-		}
-	})
-	t.Run("cut head", func(t *testing.T) {
-		t.Parallel()
-		a := s.Send(t.Context(), request("http://"+rawReceiver(t, func(c net.Conn) {
-			readRequest(bufio.NewReader(c))
-			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-")
-		})))
-		if a.Outcome != sender.BadAnswer {
-			t.Errorf("%+v", a)
 		}
 	})
 	t.Run("switches protocols", func(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"net"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -49,8 +48,7 @@ func TestPhaseLimits(t *testing.T) {
 		return conn, err
 	}}})
 	t.Cleanup(s.Close)
-	s.transport.TLSHandshakeTimeout = short
-	s.dialer.net.Timeout = short
+	s.dialer.tlsTimeout, s.dialer.connectTimeout = short, short
 	r := Request{EventID: "e", Body: []byte("{}"), Secrets: []signature.Secret{signature.NewSecret()}, Timeout: 20 * time.Second}
 
 	r.URL = "https://" + l.Addr().String()
@@ -86,7 +84,7 @@ func TestCloseEndsDials(t *testing.T) {
 	}
 	s.Close()
 	s.Close() // again does no harm
-	if _, err := s.dialer.dial(t.Context(), "tcp", netip.MustParseAddrPort("127.0.0.1:1").String()); err == nil {
+	if _, _, err := s.dialer.begin(t.Context()); err == nil {
 		t.Error("dialled after Close")
 	}
 }

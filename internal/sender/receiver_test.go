@@ -123,6 +123,15 @@ func answering(text string) func(net.Conn) {
 	}
 }
 
+// answeringOnce gives back text for the first request and hangs up.
+func answeringOnce(text string) func(net.Conn) {
+	return func(c net.Conn) {
+		if readRequest(bufio.NewReader(c)) {
+			_, _ = io.WriteString(c, text)
+		}
+	}
+}
+
 var testSecret = signature.NewSecret()
 
 func request(url string) sender.Request {

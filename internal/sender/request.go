@@ -1,8 +1,6 @@
 package sender
 
 import (
-	"bytes"
-	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -11,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/signature"
@@ -18,10 +17,6 @@ import (
 
 // DefaultContentType is the body's type when a Request names none.
 const DefaultContentType = "application/json"
-
-// maxResends is how often one attempt may go out again after a reused connection turned out to be dead. Unlimited, as
-// net/http has it, a receiver that hangs up on an event would get it once for every idle connection it has.
-const maxResends = 2
 
 // Request is one attempt to make. It holds secrets, so it prints as no more than the event's id.
 type Request struct {
@@ -77,57 +72,79 @@ func (Auth) MarshalText() ([]byte, error) {
 	return nil, errors.New("an authorization is not encoded as text")
 }
 
-// request builds the HTTP request by hand. http.NewRequest would parse the URL once more and build the header value
-// by value.
-func (s *Sender) request(ctx context.Context, target *url.URL, r *Request, at time.Time, sign string, f *flight) *http.Request {
+// appendHead appends the request line and the header of an attempt, but for the line that ends it. It returns false if
+// something in it is not allowed in HTTP.
+func (s *Sender) appendHead(b []byte, target *url.URL, r *Request, at time.Time, sign string) (_ []byte, ok bool) {
+	to, host := target.RequestURI(), hostHeader(target)
+	b = append(b, "POST "...)
+	if s.dialer.proxy != nil && target.Scheme == "http" {
+		b = append(b, "http://"...)
+		b = append(b, host...)
+	}
+	b = append(b, to...)
+	b = append(b, " HTTP/1.1\r\n"...)
+	ok = visible(to) && visible(host)
+
 	contentType := r.ContentType
 	if contentType == "" {
 		contentType = DefaultContentType
 	}
-	h := make(http.Header, 8+len(r.Headers))
-	for name, value := range r.Headers {
-		if canonical := http.CanonicalHeaderKey(name); !reserved(canonical) {
-			h[canonical] = []string{value}
-		}
-	}
-	values := [...]string{contentType, s.userAgent, r.EventID, strconv.FormatInt(at.Unix(), 10), sign, ""}
-	h["Content-Type"] = values[0:1:1]
-	h["User-Agent"] = values[1:2:2]
-	h[signature.HeaderID] = values[2:3:3]
-	h[signature.HeaderTimestamp] = values[3:4:4]
-	h[signature.HeaderSignature] = values[4:5:5]
+	b, ok = appendField(b, ok, "Host", host)
+	b, ok = appendField(b, ok, "User-Agent", s.userAgent)
+	b, ok = appendField(b, ok, "Content-Type", contentType)
+	b = append(b, "Content-Length: "...)
+	b = strconv.AppendInt(b, int64(len(r.Body)), 10)
+	b = append(b, "\r\n"+signature.HeaderTimestamp+": "...)
+	b = strconv.AppendInt(b, at.Unix(), 10)
+	b = append(b, "\r\n"...)
+	b, ok = appendField(b, ok, signature.HeaderID, r.EventID)
+	b, ok = appendField(b, ok, signature.HeaderSignature, sign)
 	if !r.Auth.IsZero() {
-		values[5] = r.Auth.value()
-		h["Authorization"] = values[5:6:6]
+		b, ok = appendField(b, ok, "Authorization", r.Auth.value())
 	}
-	// Present but empty: net/http takes it as word that the request may be repeated, and does not send it.
-	h["Idempotency-Key"] = []string{}
-	req := &http.Request{
-		Method:        http.MethodPost,
-		URL:           target,
-		Proto:         "HTTP/1.1",
-		ProtoMajor:    1,
-		ProtoMinor:    1,
-		Header:        h,
-		Host:          target.Host,
-		ContentLength: int64(len(r.Body)),
-		Body:          newBody(r.Body),
-		GetBody: func() (io.ReadCloser, error) {
-			if f.resends == 0 {
-				return nil, errHungUp
-			}
-			f.resends--
-			return newBody(r.Body), nil
-		},
+	for name, value := range r.Headers {
+		canonical := http.CanonicalHeaderKey(name)
+		if reserved(canonical) || canonical == "Authorization" && !r.Auth.IsZero() {
+			continue
+		}
+		b, ok = appendField(b, ok && name != "" && isToken(name), canonical, value)
 	}
-	return req.WithContext(ctx)
+	if s.dialer.proxy != nil && target.Scheme == "http" && s.proxyAuthorization != "" {
+		b, ok = appendField(b, ok, "Proxy-Authorization", s.proxyAuthorization)
+	}
+	return b, ok
 }
 
-// newBody wraps the bytes as net/http wants them: it knows this pair of types to be in memory, and writes the header
-// and the body in one go. For any other reader it sends the header by itself first and copies through a buffer of its own.
-func newBody(b []byte) io.ReadCloser {
-	if len(b) == 0 {
-		return http.NoBody
+func appendField(b []byte, ok bool, name, value string) ([]byte, bool) {
+	for i := range len(value) {
+		if c := value[i]; c < ' ' && c != '\t' || c == 0x7f {
+			ok = false
+		}
 	}
-	return io.NopCloser(bytes.NewReader(b))
+	b = append(b, name...)
+	b = append(b, ": "...)
+	b = append(b, value...)
+	return append(b, "\r\n"...), ok
+}
+
+// hostHeader is the host as it is sent: an address's zone means something to this machine only.
+func hostHeader(u *url.URL) string {
+	host := u.Host
+	if zone := strings.IndexByte(host, '%'); zone >= 0 {
+		if end := strings.IndexByte(host, ']'); end > zone {
+			host = host[:zone] + host[end:]
+		}
+	}
+	return host
+}
+
+// visible reports whether a part of the request line is one: what is written with a space, or with less, would be read
+// as two.
+func visible(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] == 0x7f {
+			return false
+		}
+	}
+	return s != ""
 }

@@ -5,11 +5,16 @@
 // A callback's URL is chosen by a client and reached from inside the operator's network, so every address is judged at
 // the moment it is dialled (address.go), redirects are not followed, and no proxy of the environment is used.
 //
-// Callbacks share nothing here that a slow one could fill. There is no limit on connections, per host or in all (the
-// dispatcher's concurrency per callback is the limit), no queue and no pool of workers; the table of idle connections
-// gives up its oldest when full; names are looked up by Go's own resolver, as the C library's is limited to a number
-// of threads that stuck look-ups can use up. HTTP/1.1 only: over one HTTP/2 connection a receiver's flow control and
-// stream limit would tie together deliveries, and callbacks of one host, that have nothing to do with one another.
+// The sender owns its connections instead of leaving them to net/http, for three reasons. A connection belongs to one
+// callback (pool.go), and is used again only if nothing at all is left on it (conn.go), so that no byte of one answer
+// can settle another event, least of all another client's. An answer is judged by its status line alone, however odd
+// the rest of it is (head.go). And an attempt needs one goroutine, that of its caller, which makes it cheap.
+//
+// Callbacks share nothing here that a slow one could fill but the bound of connections, which the dispatcher's own
+// bounds stay below: there is no queue and no pool of workers, and an idle connection gives way to one that is needed.
+// Names are looked up by Go's own resolver, as the C library's is limited to a number of threads that stuck look-ups
+// can use up. HTTP/1.1 only: over one HTTP/2 connection a receiver's flow control and stream limit would tie together
+// deliveries that have nothing to do with one another.
 package sender
 
 import (
@@ -17,8 +22,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net"
-	"net/http"
-	"net/http/httptrace"
 	"net/netip"
 	"net/url"
 	"sync/atomic"
@@ -37,22 +40,16 @@ const (
 	dialTimeout = 5 * time.Second // looking the name up and connecting
 	tlsTimeout  = 5 * time.Second
 
-	// By the time an answer's body is read its status has decided the attempt. The body is read so that the
-	// connection can be used again, and for the excerpt; neither is worth more than this.
+	// By the time its status has been read an answer has decided the attempt. The rest is read for the connection to be
+	// used again, and for the excerpt; neither is worth more than this.
 	bodyTimeout = time.Second
-	maxBody     = 64 << 10
-	maxHeader   = 32 << 10
 
-	// An idle connection costs a descriptor and its buffers. The time is below the minute after which common load
-	// balancers close one, so that it is rarely them who do, while a request is on its way.
-	maxIdlePerHost = 256
-	idleTimeout    = 45 * time.Second
+	// An idle connection costs a descriptor. The time is below the minute after which common load balancers close one,
+	// so that it is rarely them who do, while a request is on its way.
+	idleTimeout = 45 * time.Second
 
 	// Receivers that close connections early, as many frameworks do after five seconds, cost a short handshake only.
 	maxSessions = 1024
-
-	// An event with its header mostly fits, and leaves in one write.
-	writeBuffer = 8 << 10
 )
 
 // Config is what a Sender is made from. The zero value posts to public addresses by https, directly.
@@ -83,10 +80,12 @@ type Config struct {
 
 // Sender makes attempts, any number at a time. Make it with New.
 type Sender struct {
-	transport *http.Transport
 	dialer    *dialer
+	pool      *pool
 	userAgent string
 	closed    atomic.Bool
+
+	proxyAuthorization string // is sent to the proxy with requests by plain http
 }
 
 // New makes a Sender from a Config.
@@ -99,42 +98,33 @@ func New(c Config) *Sender {
 	if connections <= 0 {
 		connections = DefaultMaxConnections
 	}
-	d := newDialer(newPolicy(c.AllowCIDRs), resolver, c.Proxy)
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	t := &http.Transport{
-		Protocols:              protocols,
-		DialContext:            d.dial,
-		TLSClientConfig:        &tls.Config{RootCAs: c.RootCAs, MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(maxSessions)},
-		TLSHandshakeTimeout:    tlsTimeout,
-		DisableCompression:     true, // an answer decides by its status; nothing in it is worth unpacking a bomb
-		MaxIdleConns:           connections,
-		MaxIdleConnsPerHost:    maxIdlePerHost,
-		IdleConnTimeout:        idleTimeout,
-		MaxResponseHeaderBytes: maxHeader,
-		WriteBufferSize:        writeBuffer,
+	config := &tls.Config{
+		RootCAs:            c.RootCAs,
+		MinVersion:         tls.VersionTLS12,
+		ClientSessionCache: tls.NewLRUClientSessionCache(maxSessions),
+		// An ordinary request is one record, and leaves in one write.
+		DynamicRecordSizingDisabled: true,
 	}
-	if c.Proxy != nil { // otherwise Transport.Proxy stays nil: no proxy, whatever the environment says
-		t.Proxy = d.proxyFor
-		t.GetProxyConnectHeader = d.beforeConnect
-		t.OnProxyConnectResponse = afterConnect
+	return &Sender{
+		dialer:    newDialer(newPolicy(c.AllowCIDRs), resolver, c.Proxy, config),
+		pool:      newPool(connections),
+		userAgent: c.UserAgent, proxyAuthorization: proxyAuthorization(c.Proxy),
 	}
-	return &Sender{transport: t, dialer: d, userAgent: c.UserAgent}
 }
 
-// Close ends the idle connections and the dials that outlived their attempt. Attempts still under way go on; a Send
-// that comes later ends at once as Cancelled.
+// Close ends the idle connections, and breaks off those that are being made. Attempts that have their connection go on;
+// a Send that comes later ends at once as Cancelled.
 func (s *Sender) Close() {
 	s.closed.Store(true)
 	s.dialer.close()
-	s.transport.CloseIdleConnections()
+	s.pool.close()
 }
 
 // Send makes one attempt and waits for what comes of it, at most r.Timeout. When ctx ends first the attempt is broken
 // off as Cancelled; whether the receiver took it is then unknown.
 //
-// Within one attempt the request may go out up to three times, over different connections: when an idle connection
-// turns out to have been closed by the receiver before it answered anything. The webhook-id makes that safe.
+// Within one attempt the request may go out twice: when a connection that was used before turns out to be of no use
+// before an answer has begun, it is sent once more over a new one. The webhook-id makes that safe.
 func (s *Sender) Send(ctx context.Context, r Request) Attempt {
 	a := Attempt{At: time.Now()}
 	s.send(ctx, &r, &a)
@@ -161,29 +151,104 @@ func (s *Sender) send(ctx context.Context, r *Request, a *Attempt) {
 	if timeout <= 0 {
 		timeout = DefaultTimeout
 	}
-
-	// One timer for the whole, and a cause of its own, so that our time limit and the caller's end are never confused.
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	timer := time.AfterFunc(timeout, func() { cancel(errTimeout) })
-	defer timer.Stop()
-
-	f := &flight{plain: target.Scheme == "http", proxied: s.dialer.proxy != nil, resends: maxResends}
-	ctx = context.WithValue(ctx, flightKey{}, f)
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GetConn:          f.getConn,
-		GotConn:          f.gotConn,
-		TLSHandshakeDone: f.handshakeDone,
-	})
-	resp, err := s.transport.RoundTrip(s.request(ctx, target, r, a.At, sign, f))
-	a.RemoteAddr = f.remote
-	if err != nil {
-		classify(ctx, f, err, timeout, a)
+	x := exchanges.Get().(*exchange)
+	defer x.free()
+	x.deadline, x.sign = a.At.Add(timeout), sign
+	var ok bool
+	if x.request, ok = s.appendHead(x.request[:0], target, r, a.At, sign); !ok {
+		a.fail(Invalid, "the request cannot be sent: its URL or a header holds what HTTP does not allow")
 		return
 	}
+	x.head = len(x.request)
 
-	if resp.Body != http.NoBody {
-		timer.Reset(min(timeout-time.Since(a.At), bodyTimeout))
+	k := key{r.Callback, r.URL}
+	c, tidy := s.idle(k, x.deadline)
+	if c != nil && s.dialer.proxy != nil && target.Scheme == "http" {
+		if err := s.judge(ctx, target, x.deadline); err != nil {
+			s.pool.keep(c)
+			s.classify(ctx, connecting, err, timeout, a)
+			return
+		}
 	}
-	a.answered(resp, readBody(resp, r))
+	reused := c != nil
+	x.complete(r.Body, tidy)
+	for {
+		if c == nil {
+			if c, err = s.connect(ctx, target, k, x.deadline); err != nil {
+				s.classify(ctx, connecting, err, timeout, a)
+				return
+			}
+		}
+		a.RemoteAddr = c.remote
+		err = x.over(ctx, c)
+		if err == nil && !(reused && x.timedOut()) {
+			break
+		}
+		c.close()
+		s.pool.release()
+		if !reused || x.answer.interim || ctx.Err() != nil || isTimeout(err) {
+			s.classify(ctx, connected, err, timeout, a)
+			return
+		}
+		c, reused = nil, false
+	}
+	if x.untidy {
+		s.pool.distrust(k)
+	}
+	if x.reusable {
+		s.pool.keep(c)
+	} else {
+		c.close()
+		s.pool.release()
+	}
+	x.settle(r, s.proxyAuthorization, a)
+}
+
+// idle returns an idle connection of the callback on which nothing has happened, or nil; tidy reports whether one may
+// be kept afterwards.
+func (s *Sender) idle(k key, deadline time.Time) (_ *conn, tidy bool) {
+	for {
+		c, tidy := s.pool.take(k)
+		if c == nil {
+			return nil, tidy
+		}
+		c.wire.setDeadline(deadline)
+		found := c.look()
+		if found == silent {
+			return c, tidy
+		}
+		c.close()
+		s.pool.release()
+		if found == stray {
+			s.pool.distrust(k)
+		}
+	}
+}
+
+// connect makes a new connection, for which there must be room.
+func (s *Sender) connect(ctx context.Context, target *url.URL, k key, deadline time.Time) (*conn, error) {
+	ctx, cancel := context.WithDeadlineCause(ctx, deadline, errTimeout)
+	defer cancel()
+	if err := s.pool.reserve(ctx); err != nil {
+		return nil, errCrowded
+	}
+	c, err := s.dialer.connect(ctx, target, k)
+	if err != nil {
+		s.pool.release()
+		return nil, err
+	}
+	c.wire.setDeadline(deadline)
+	return c, nil
+}
+
+// judge judges where the proxy may send a request by plain http.
+func (s *Sender) judge(ctx context.Context, target *url.URL, deadline time.Time) error {
+	ctx, cancel := context.WithDeadlineCause(ctx, deadline, errTimeout)
+	defer cancel()
+	ctx, done, err := s.dialer.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return orCause(ctx, s.dialer.judgeName(ctx, target.Hostname(), true))
 }

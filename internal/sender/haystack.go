@@ -1,0 +1,244 @@
+package sender
+
+import (
+	"encoding/base64"
+	"html"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// maxUnescapes is how often a text is unescaped: a proxy that escapes an error page that escapes a URL that was escaped
+// already.
+const maxUnescapes = 5
+
+// haystack is a text in all the forms in which a secret may be found in it.
+type haystack struct {
+	raw      []string // lower case, unescaped
+	squeezed []string
+	seen     [1 << 8]uint64 // which windows there are, by a hash; most that are looked for are not there
+}
+
+// add adds a text, what is left of it when it is unescaped again and again, and what is encoded in it by base64, to the
+// given depth.
+func (h *haystack) add(text string, depth int) {
+	for range maxUnescapes {
+		h.addForm(text)
+		if without := withoutTags(text); without != text {
+			h.addForm(without)
+		}
+		if decoded := unquote(text); decoded != text {
+			h.addForm(decoded)
+		}
+		if depth > 0 {
+			for decoded := range decodings(text) {
+				h.add(decoded, depth-1)
+			}
+		}
+		plain := unescape(text)
+		if plain == text {
+			break
+		}
+		text = plain
+	}
+}
+
+func (h *haystack) addForm(text string) {
+	h.raw = append(h.raw, strings.ToLower(text))
+	s := squeeze(text)
+	if slices.Contains(h.squeezed, s) {
+		return
+	}
+	h.squeezed = append(h.squeezed, s)
+	for i := 0; i+shortestSecret <= len(s); i++ {
+		word, bit := hash(s[i:])
+		h.seen[word] |= bit
+	}
+}
+
+// hash places the first characters of a text in seen.
+func hash(s string) (word int, bit uint64) {
+	_ = s[shortestSecret-1]
+	x := uint32(s[0]) | uint32(s[1])<<8 | uint32(s[2])<<16 | uint32(s[3])<<24
+	x *= 0x9e3779b1
+	return int(x >> 24), 1 << (x >> 18 & 63)
+}
+
+func (h *haystack) holds(part string) bool {
+	if word, bit := hash(part); h.seen[word]&bit == 0 {
+		return false
+	}
+	return slices.ContainsFunc(h.squeezed, func(s string) bool { return strings.Contains(s, part) })
+}
+
+func (h *haystack) holdsRaw(part string) bool {
+	return slices.ContainsFunc(h.raw, func(s string) bool { return strings.Contains(s, part) })
+}
+
+// endsWithin reports whether the text ends with the beginning of a secret that is too short to be a window.
+func (h *haystack) endsWithin(secret string) bool {
+	for n := 3; n < min(window, len(secret)); n++ {
+		if slices.ContainsFunc(h.squeezed, func(s string) bool { return strings.HasSuffix(s, secret[:n]) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// withoutTags takes out what stands in angle brackets: a page may mark up a part of what it repeats.
+func withoutTags(s string) string {
+	if strings.IndexByte(s, '<') < 0 {
+		return s
+	}
+	var b strings.Builder
+	for {
+		before, tag, ok := strings.Cut(s, "<")
+		b.WriteString(before)
+		if !ok {
+			return b.String()
+		}
+		if _, s, ok = strings.Cut(tag, ">"); !ok {
+			return b.String()
+		}
+	}
+}
+
+// unescape takes back one layer of the escapes of HTML, JSON and URLs, and what programming languages have besides.
+func unescape(s string) string {
+	if strings.IndexByte(s, '&') >= 0 {
+		s = html.UnescapeString(s)
+	}
+	if !strings.ContainsAny(s, `\%`) {
+		return s
+	}
+	b := make([]byte, 0, len(s))
+	for i := 0; i < len(s); {
+		c, n := escaped(s[i:])
+		if n == 0 {
+			b, i = append(b, s[i]), i+1
+			continue
+		}
+		if i += n; c >= 0 && c < 0x80 {
+			b = append(b, byte(c))
+		} else if c >= 0x80 && utf8.ValidRune(c) {
+			b = utf8.AppendRune(b, c)
+		}
+	}
+	return string(b)
+}
+
+// escaped reads the escape that s begins with: what it stands for, -1 for nothing, and how long it is; 0 if it is none.
+func escaped(s string) (c rune, n int) {
+	number := func(from, digits, base int) (rune, int) {
+		if from+digits > len(s) {
+			return 0, 0
+		}
+		x, err := strconv.ParseUint(s[from:from+digits], base, 31)
+		if err != nil {
+			return 0, 0
+		}
+		return rune(x), from + digits
+	}
+	switch {
+	case len(s) < 2:
+		return 0, 0
+	case s[0] == '%' && (s[1] == 'u' || s[1] == 'U'):
+		return number(2, 4, 16)
+	case s[0] == '%':
+		return number(1, 2, 16)
+	case s[0] != '\\':
+		return 0, 0
+	}
+	switch s[1] {
+	case 'x', 'X':
+		c, n = number(2, 2, 16)
+	case 'u':
+		if end := strings.IndexByte(s[:min(len(s), 12)], '}'); s[2:] != "" && s[2] == '{' && end > 3 {
+			if c, n = number(3, end-3, 16); n > 0 {
+				return c, n + 1
+			}
+		}
+		c, n = number(2, 4, 16)
+	case 'U':
+		c, n = number(2, 8, 16)
+	case '0', '1', '2', '3', '4', '5', '6', '7':
+		for digits := 3; digits > 0 && n == 0; digits-- {
+			c, n = number(1, digits, 8)
+		}
+	case 'n', 'r', 't', 'b', 'f', 'v', '\n', '\r':
+		return -1, 2
+	}
+	if n > 0 {
+		return c, n
+	}
+	return -1, 1 // the backslash alone: \/ and \"
+}
+
+// unquote takes back quoted-printable. Much else has an equals sign before what may be two digits, so what it returns
+// is looked at beside the text, not instead of it.
+func unquote(s string) string {
+	if strings.IndexByte(s, '=') < 0 {
+		return s
+	}
+	b := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		if s[i] == '=' && i+2 < len(s) {
+			if x, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil {
+				b, i = append(b, byte(x)), i+2
+				continue
+			}
+		}
+		b = append(b, s[i])
+	}
+	return string(b)
+}
+
+// decodings are the texts that may be encoded in a text by base64: runs of its alphabet, broken over lines or not, from
+// each of the four places where a group may begin.
+func decodings(text string) func(yield func(string) bool) {
+	return func(yield func(string) bool) {
+		joined := strings.Map(func(c rune) rune {
+			switch {
+			case unicode.IsSpace(c):
+				return -1
+			case c == '-':
+				return '+'
+			case c == '_':
+				return '/'
+			}
+			return c
+		}, text)
+		for _, s := range []string{text, joined} {
+			for run := range strings.FieldsFuncSeq(s, func(c rune) bool { return !isBase64(c) }) {
+				for from := 0; from < 4 && len(run)-from >= 8; from++ {
+					part := run[from:]
+					decoded := make([]byte, base64.RawStdEncoding.DecodedLen(len(part)))
+					n, _ := base64.RawStdEncoding.Decode(decoded, []byte(part[:len(part)/4*4]))
+					if decoded = decoded[:n]; isMostlyText(decoded) && !yield(string(decoded)) {
+						return
+					}
+				}
+			}
+			if joined == text {
+				return
+			}
+		}
+	}
+}
+
+// isMostlyText tells what was encoded text from what was not base64, or begins elsewhere.
+func isMostlyText(b []byte) bool {
+	text := 0
+	for _, c := range b {
+		if c >= ' ' && c < 0x7f {
+			text++
+		}
+	}
+	return text >= len(b)*3/4
+}
+
+func isBase64(c rune) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '+' || c == '/'
+}

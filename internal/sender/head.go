@@ -1,0 +1,279 @@
+package sender
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+)
+
+// maxInterim is how many interim answers (1xx) may come before the answer.
+const maxInterim = 32
+
+// head is the status line and header of an answer, as far as they matter here. The status decides the attempt however
+// odd the rest is: only whether the connection can be used again, and how far the body goes, is taken from the rest,
+// and it is believed only if nothing in it is odd.
+type head struct {
+	status  int
+	interim bool // interim answers came before it
+	odd     bool // it holds what HTTP does not allow, or what is read in different ways
+
+	current       bool // the version is 1.1, with which a connection stays open unless the answer says close
+	close, remain bool // a Connection header says close, or keep-alive
+
+	length     int64 // by Content-Length; -1 if there is none
+	chunked    bool
+	coding     bool // there is a Transfer-Encoding
+	compressed bool // there is a Content-Encoding
+
+	retryAfter, date string // as they came, for a status that can ask for a wait
+
+	folding *string // the value that a continued line belongs to
+}
+
+// keepAlive reports whether the answer leaves the connection open.
+func (h *head) keepAlive() bool { return !h.odd && !h.close && (h.current || h.remain) }
+
+// notHTTP is why what came back is not an answer, in words of our own.
+type notHTTP struct{ reason string }
+
+func (e *notHTTP) Error() string { return e.reason }
+
+// readStatus reads up to the end of the status line, interim answers included.
+func (r *reader) readStatus(h *head) error {
+	*h = head{length: -1}
+	for range maxInterim + 1 {
+		if err := r.protocol(h); err != nil {
+			return err
+		}
+		line, err := r.line()
+		switch {
+		case errors.Is(err, errTooLarge):
+			return &notHTTP{"interim answers (1xx) are larger than 64 KiB, and no answer followed them"}
+		case err != nil && isHangUp(err):
+			return &notHTTP{"connection closed within the status line of the answer"}
+		case err != nil:
+			return err
+		}
+		if !h.parseStatus(line) {
+			return &notHTTP{"the answer's status line is malformed"}
+		}
+		if h.status >= 200 || h.status == 101 {
+			r.decided = true
+			return nil
+		}
+		// Whatever an interim answer says is of no consequence.
+		ignored := head{length: -1}
+		if err := r.readHead(&ignored); err != nil {
+			return interimError(err)
+		}
+		*h = head{length: -1, interim: true, odd: h.odd || ignored.odd}
+	}
+	return &notHTTP{"only interim answers (1xx) came"}
+}
+
+func interimError(err error) error {
+	switch {
+	case errors.Is(err, errTooLarge):
+		return &notHTTP{"interim answers (1xx) are larger than 64 KiB, and no answer followed them"}
+	case isHangUp(err):
+		return &notHTTP{"connection closed within an interim answer (1xx)"}
+	}
+	return err
+}
+
+const httpName = "HTTP/"
+
+// protocol looks whether an HTTP answer begins here, and says what else it is if not. It takes only empty lines before
+// it.
+func (r *reader) protocol(h *head) error {
+	for empty := 0; ; {
+		for r.buffered() > 0 && (r.buf[r.r] == '\r' || r.buf[r.r] == '\n') && empty < 8 {
+			r.r++
+			empty++
+			h.odd = true
+		}
+		begin := r.buf[r.r:r.w]
+		if len(begin) >= len(httpName) && strings.EqualFold(string(begin[:len(httpName)]), httpName) {
+			return nil
+		}
+		if len(begin) > 0 && !strings.EqualFold(string(begin), httpName[:min(len(begin), len(httpName))]) {
+			return r.otherProtocol()
+		}
+		err := r.fill()
+		switch {
+		case err == nil:
+		case len(begin) > 0 && isHangUp(err):
+			return &notHTTP{"connection closed within the status line of the answer"}
+		case h.interim && isHangUp(err):
+			return &notHTTP{"connection closed after an interim answer (1xx)"}
+		case errors.Is(err, errTooLarge):
+			return interimError(err)
+		default:
+			return err
+		}
+	}
+}
+
+// otherProtocol says what it is that answered, by its first bytes.
+func (r *reader) otherProtocol() error {
+	const frameHeader, preface = 9, "PRI * HTTP/2" // of HTTP/2
+	enough := frameHeader
+	if r.buf[r.r] == preface[0] {
+		enough = len(preface)
+	}
+	for r.decided = true; r.buffered() < enough && r.fill() == nil; {
+	}
+	begin := r.buf[r.r:r.w]
+	frame := len(begin) >= frameHeader && begin[0] == 0 && begin[5] == 0 && begin[6] == 0 && begin[7] == 0 && begin[8] == 0
+	switch {
+	case bytes.HasPrefix(begin, []byte(preface)),
+		frame && (begin[3] == 4 || begin[3] == 7): // SETTINGS or GOAWAY of the connection
+		return &notHTTP{"the receiver speaks HTTP/2 only; HTTP/1.1 is needed"}
+	case len(begin) >= 2 && begin[0] >= 20 && begin[0] <= 23 && begin[1] == 3: // a record of any version
+		return &notHTTP{"the receiver speaks TLS here, but the URL is not https"}
+	case bytes.HasPrefix(begin, []byte("SSH-")):
+		return &notHTTP{"the answer is not HTTP: an SSH server answered"}
+	case bytes.HasPrefix(begin, []byte("ICY ")):
+		return &notHTTP{"the answer is not HTTP: a streaming server answered (ICY)"}
+	}
+	return &notHTTP{"the answer is not HTTP: it has no status line"}
+}
+
+// parseStatus reads a status line: a version, and three digits after it. What follows them is of no consequence.
+func (h *head) parseStatus(line []byte) bool {
+	rest := line[len(httpName):]
+	h.odd = h.odd || string(line[:len(httpName)]) != httpName
+	major, rest := digits(rest)
+	var minor []byte
+	if len(rest) > 0 && rest[0] == '.' {
+		minor, rest = digits(rest[1:])
+	}
+	code := bytes.TrimLeft(rest, " \t")
+	status, after := digits(code)
+	if len(major) == 0 || len(code) == len(rest) || len(status) != 3 || status[0] == '0' {
+		return false
+	}
+	h.status = int(status[0]-'0')*100 + int(status[1]-'0')*10 + int(status[2]-'0')
+	h.current = string(major) == "1" && string(minor) == "1"
+	h.odd = h.odd || !h.current && (string(major) != "1" || string(minor) != "0") ||
+		len(rest)-len(code) != 1 || len(after) > 0 && after[0] != ' ' || hasControl(line)
+	return true
+}
+
+// digits splits off the digits at the beginning.
+func digits(b []byte) (number, rest []byte) {
+	n := 0
+	for n < len(b) && b[n] >= '0' && b[n] <= '9' {
+		n++
+	}
+	return b[:n], b[n:]
+}
+
+// readHead reads the header that follows the status line. Nothing in it is an error: the only ones are that it does not
+// end.
+func (r *reader) readHead(h *head) error {
+	for {
+		line, err := r.line()
+		if err != nil {
+			return err
+		}
+		if len(line) == 0 {
+			h.odd = h.odd || r.odd || h.coding && h.length >= 0
+			return nil
+		}
+		h.field(line, r.cut)
+	}
+}
+
+// field takes what matters out of one line of a header; long says that it is only the line's beginning.
+func (h *head) field(line []byte, long bool) {
+	h.odd = h.odd || hasControl(line)
+	if line[0] == ' ' || line[0] == '\t' { // it continues the line before; nobody may send that any more
+		h.odd = true
+		if h.folding != nil && len(*h.folding) < 256 {
+			*h.folding = strings.TrimSpace(*h.folding + " " + string(bytes.TrimSpace(line)))
+		}
+		return
+	}
+	h.folding = nil
+	colon := bytes.IndexByte(line, ':')
+	if colon < 0 {
+		h.odd = true
+		return
+	}
+	name := bytes.TrimRight(line[:colon], " \t")
+	if len(name) < colon || !isToken(name) {
+		h.odd = true
+	}
+	value := bytes.TrimSpace(line[colon+1:])
+	switch {
+	case is(name, "Content-Length"):
+		h.contentLength(value)
+	case is(name, "Transfer-Encoding"):
+		h.odd = h.odd || h.coding || !is(value, "chunked")
+		h.chunked = !h.coding && is(value, "chunked")
+		h.coding = true
+	case is(name, "Connection"):
+		h.connection(value)
+	case is(name, "Content-Encoding"):
+		h.compressed = h.compressed || len(value) > 0 && !is(value, "identity")
+	case h.status != 429 && h.status != 503:
+		return
+	case is(name, "Retry-After") && h.retryAfter == "":
+		h.retryAfter = short(value)
+		h.folding = &h.retryAfter
+	case is(name, "Date") && h.date == "":
+		h.date = short(value)
+		h.folding = &h.date
+	default:
+		return
+	}
+	h.odd = h.odd || long // of one of those that matter the end is missing
+}
+
+// contentLength takes one Content-Length. The same number several times, in one line or many, is one number.
+func (h *head) contentLength(value []byte) {
+	for part := range bytes.SplitSeq(value, []byte(",")) {
+		number, rest := digits(bytes.TrimSpace(part))
+		if len(number) == 0 || len(rest) > 0 || len(number) > 18 {
+			h.odd = true
+			return
+		}
+		n := int64(0)
+		for _, c := range number {
+			n = n*10 + int64(c-'0')
+		}
+		if h.length >= 0 && h.length != n {
+			h.odd = true
+			return
+		}
+		h.length = n
+	}
+}
+
+func (h *head) connection(value []byte) {
+	for option := range bytes.SplitSeq(value, []byte(",")) {
+		switch option = bytes.TrimSpace(option); {
+		case is(option, "close"):
+			h.close = true
+		case is(option, "keep-alive"):
+			h.remain = true
+		}
+	}
+}
+
+// is reports whether b is the word, in any case.
+func is(b []byte, word string) bool { return len(b) == len(word) && strings.EqualFold(string(b), word) }
+
+// short is a value of which only the beginning can matter.
+func short(b []byte) string { return string(b[:min(len(b), 128)]) }
+
+// hasControl reports whether there is a control character other than a tab.
+func hasControl(b []byte) bool {
+	for _, c := range b {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,155 @@
+package sender
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"sync"
+	"time"
+)
+
+// How much of an answer is read, as it comes over the connection: of its status and header, interim answers included,
+// and of its body.
+const (
+	maxHead = 64 << 10
+	maxBody = 64 << 10
+)
+
+var (
+	errTooLarge = errors.New("the answer is larger than what is read of it")
+	errStray    = errors.New("more was sent than the answer")
+)
+
+// reader reads one answer. It reads no more of it than its limits, and knows afterwards whether more has arrived.
+type reader struct {
+	src   io.Reader
+	buf   [4096]byte
+	r, w  int  // what was read of buf, and written to it
+	left  int  // how many more bytes may be read from src
+	cut   bool // the rest of a line that was longer than buf is still to be passed over
+	cr    bool // what was passed over of it last was a CR
+	odd   bool // a line ended with LF alone, or the rest of one held a control character
+	total int  // how many bytes were read from src
+
+	// Once the status has been read the rest is worth little time: conn gets a deadline before more is waited for.
+	decided  bool
+	conn     *conn
+	deadline time.Time // of the attempt
+}
+
+var readers = sync.Pool{New: func() any { return new(reader) }}
+
+func newReader(src io.Reader) *reader {
+	r := readers.Get().(*reader)
+	r.src, r.left = src, maxHead
+	r.r, r.w, r.total, r.cut, r.cr, r.odd, r.decided, r.conn = 0, 0, 0, false, false, false, false, nil
+	return r
+}
+
+func (r *reader) free() {
+	r.src, r.conn = nil, nil
+	readers.Put(r)
+}
+
+func (r *reader) buffered() int { return r.w - r.r }
+
+// fill reads at least one more byte into the buffer, which must not be full of what is still wanted.
+func (r *reader) fill() error {
+	if r.left == 0 {
+		return errTooLarge
+	}
+	if r.decided && r.conn != nil {
+		r.conn.wire.setDeadline(earlier(r.deadline, time.Now().Add(bodyTimeout)))
+		r.conn = nil
+	}
+	if r.r == r.w {
+		r.r, r.w = 0, 0
+	} else if r.w == len(r.buf) {
+		r.w = copy(r.buf[:], r.buf[r.r:r.w])
+		r.r = 0
+	}
+	space := r.buf[r.w:min(len(r.buf), r.w+r.left)]
+	for range 100 { // as bufio: a source that gives nothing, for ever, is broken
+		n, err := r.src.Read(space)
+		r.w, r.left, r.total = r.w+n, r.left-n, r.total+n
+		if n > 0 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return io.ErrNoProgress
+}
+
+// line returns the next line without the LF, or the CR LF, that ends it. It stays valid until the next call. Of a line
+// that is longer than the buffer only the beginning is returned. On an error the line has not ended; what has arrived
+// of it is still buffered.
+func (r *reader) line() ([]byte, error) {
+	if err := r.passCut(); err != nil {
+		return nil, err
+	}
+	for from := 0; ; {
+		if i := bytes.IndexByte(r.buf[r.r+from:r.w], '\n'); i >= 0 {
+			line := r.buf[r.r : r.r+from+i]
+			r.r += from + i + 1
+			if len(line) > 0 && line[len(line)-1] == '\r' {
+				return line[:len(line)-1], nil
+			}
+			r.odd = true
+			return line, nil
+		}
+		if from = r.buffered(); from == len(r.buf) {
+			line := r.buf[:]
+			r.r, r.cut = r.w, true
+			return line, nil
+		}
+		if err := r.fill(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// passCut passes over the rest of a line whose beginning was returned.
+func (r *reader) passCut() error {
+	for r.cut {
+		part := r.buf[r.r:r.w]
+		if i := bytes.IndexByte(part, '\n'); i >= 0 {
+			part, r.cut = part[:i], false
+			r.r += i + 1
+		} else {
+			r.r = r.w
+		}
+		if len(part) > 0 {
+			r.odd = r.odd || r.cr // not at the end
+			if r.cr = part[len(part)-1] == '\r'; r.cr {
+				part = part[:len(part)-1]
+			}
+			r.odd = r.odd || hasControl(part)
+		}
+		if !r.cut {
+			r.odd, r.cr = r.odd || !r.cr, false
+			break
+		}
+		if err := r.fill(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// take reads n bytes, and puts into keep what of them has room there. It returns how many these were.
+func (r *reader) take(n int64, keep []byte) (kept int, err error) {
+	for n > 0 {
+		if r.buffered() == 0 {
+			if err := r.fill(); err != nil {
+				return kept, err
+			}
+		}
+		k := int(min(n, int64(r.buffered())))
+		kept += copy(keep[kept:], r.buf[r.r:r.r+k])
+		r.r += k
+		n -= int64(k)
+	}
+	return kept, nil
+}
