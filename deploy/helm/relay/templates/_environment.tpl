@@ -1,3 +1,8 @@
+{{/* A text as a variable's value, so that it reaches the program as it is: Kubernetes replaces $(NAME) in values, and takes $$ for $. */}}
+{{- define "relay.literal" -}}
+{{- . | replace "$" "$$" -}}
+{{- end -}}
+
 {{/* The container's environment: one line for each value that is set; the rest is left to the program's defaults. */}}
 {{- define "relay.environment" -}}
 {{- $external := ne .Values.nats.url "" -}}
@@ -44,7 +49,7 @@
 -}}
 {{- $value := index $pair 1 | toString -}}
 {{- if ne $value "" -}}
-{{- $env = append $env (dict "name" (index $pair 0) "value" $value) -}}
+{{- $env = append $env (dict "name" (index $pair 0) "value" (include "relay.literal" $value)) -}}
 {{- end -}}
 {{- end -}}
 {{- if .Values.nats.auth.userKey -}}
@@ -59,7 +64,9 @@
 {{- if hasKey $taken .name -}}
 {{- fail (printf "extraEnv: %s is set by the chart: use its own value" .name) -}}
 {{- end -}}
-{{- $env = append $env . -}}
+{{- $variable := . -}}
+{{- with .value -}}{{- $variable = merge (dict "value" (include "relay.literal" .)) $variable -}}{{- end -}}
+{{- $env = append $env $variable -}}
 {{- end -}}
 {{- toYaml $env -}}
 {{- end -}}

@@ -20,7 +20,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{ include "relay.selector" . }}
 app.kubernetes.io/version: {{ regexReplaceAll "^[^A-Za-z0-9]+|[^A-Za-z0-9]+$" (.Values.image.tag | default .Chart.AppVersion | trunc 63) "" | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" | quote }}
 {{- end -}}
 
 {{- define "relay.serviceAccount" -}}
@@ -76,9 +76,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{/* Port of an address: the one that it names, or its scheme's. (list ADDRESS SCHEME), the scheme of an address without one. */}}
 {{- define "relay.port" -}}
 {{- $address := index . 0 | trim -}}
-{{- $scheme := regexFind "^[a-z]+://" $address | trimSuffix "://" | default (index . 1) -}}
-{{- $host := regexReplaceAll "^([a-z]+://)?([^@/]*@)?" $address "" | regexFind "^[^/?#]*" -}}
-{{- regexFind ":[0-9]+$" $host | trimPrefix ":" | default (get (dict "http" "80" "https" "443" "ws" "80" "wss" "443") $scheme) | default "4222" -}}
+{{- $scheme := regexFind "^[A-Za-z0-9]+://" $address | trimSuffix "://" | lower | default (index . 1) -}}
+{{- $host := regexReplaceAll "^([A-Za-z0-9]+://)?([^/?#]*@)?" $address "" | regexFind "^[^/?#]*" -}}
+{{- /* What stands behind the colon of a port, and not in an IPv6 address, which ends with a bracket. */ -}}
+{{- $defaults := dict "http" "80" "https" "443" "ws" "80" "wss" "443" "socks5" "1080" "socks5h" "1080" -}}
+{{- regexFind ":[0-9]+$" $host | trimPrefix ":" | default (get $defaults $scheme) | default "4222" -}}
 {{- end -}}
 
 {{/* Ports of the vendor's API and token endpoint, 443 always: receivers are there too. */}}

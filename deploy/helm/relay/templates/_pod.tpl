@@ -12,7 +12,7 @@ metadata:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 spec:
-  serviceAccountName: {{ include "relay.serviceAccount" . }}
+  serviceAccountName: {{ include "relay.serviceAccount" . | quote }}
   # The relay never calls the Kubernetes API.
   automountServiceAccountToken: false
   enableServiceLinks: false
@@ -23,7 +23,7 @@ spec:
     {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- with .Values.priorityClassName }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ . | quote }}
   {{- end }}
   securityContext:
     runAsNonRoot: true
