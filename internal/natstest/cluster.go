@@ -40,6 +40,7 @@ type Cluster struct {
 // NewCluster runs three servers until the test ends.
 func NewCluster(t testing.TB) *Cluster {
 	t.Helper()
+	ShortenElections(t)
 	c := &Cluster{dir: t.TempDir()}
 	t.Cleanup(func() {
 		var ending sync.WaitGroup
@@ -89,10 +90,11 @@ func (c *Cluster) place(t testing.TB) {
 }
 
 // Patiently does what the relay, too, tries again at its start: to create streams. The copies of a new one may take longer to elect a leader than
-// an answer is waited for.
+// an answer is waited for, and while the servers elect one among themselves they say that JetStream is not available.
 func Patiently(step func() error) error {
 	return repeat(step, func(err error) bool {
-		return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout)
+		var refused *jetstream.APIError
+		return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.As(err, &refused) && refused.Code == 503
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/topology"
 )
 
 // The leases outlive the store's own change of leader: what it leaves unanswered is read back.
@@ -16,9 +17,10 @@ func TestAChangeOfTheStoresLeaderCostsNoLease(t *testing.T) {
 	t.Parallel()
 	c := natstest.NewCluster(t)
 	w := watched(t, 3, func() *nats.Conn { return c.Connect(t) })
-	const life = 15 * time.Second // as in production
 	reg := prometheus.NewRegistry()
-	long := func(c *Config) { c.TTL, c.Renew, c.Metrics = life, 4*time.Second, reg }
+	long := func(c *Config) { // as in production, renewed in proportion to the store's elections
+		c.TTL, c.Renew, c.Metrics = topology.LeaseTTL, renewEvery/natstest.Elections(), reg
+	}
 	a := w.start("a", long)
 	w.shared(a)
 	b := w.start("b", func(c *Config) { long(c); c.Metrics = nil })
@@ -30,13 +32,8 @@ func TestAChangeOfTheStoresLeaderCostsNoLease(t *testing.T) {
 	}
 
 	c.Stop(c.Leader(t, "KV_relay_owners"))
-	stopped := time.Now()
-	w.await("a lease's life to pass", func() string {
-		if time.Since(stopped) > life+time.Second {
-			return ""
-		}
-		return "not yet"
-	})
+	a.awaitRenewals(2, func() {})
+	b.awaitRenewals(2, func() {})
 	w.shared(a, b)
 	if gaps := w.gapsSoFar(); len(gaps) > 0 {
 		t.Errorf("%d shards moved", len(gaps))

@@ -2,9 +2,12 @@ package shard
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
@@ -13,35 +16,52 @@ import (
 func TestReplicasShareTheShards(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	a := w.start("a")
+	var counters []*prometheus.Registry
+	metered := func(c *Config) {
+		c.Metrics = prometheus.NewRegistry()
+		counters = append(counters, c.Metrics.(*prometheus.Registry))
+	}
+	vanished := func() (n float64) { // shards whose lease had to end by itself before another took them
+		for _, reg := range counters {
+			n += counted(t, reg, "audatex_relay_lease_takeovers_total")
+		}
+		return n
+	}
+	a := w.start("a", metered, steady)
 	t.Log("alone after", w.shared(a))
-	b := w.start("b")
+	b := w.start("b", metered, steady)
 	t.Log("two after", w.shared(a, b))
 	w.tellGaps("the second joins")
-	c := w.start("c")
+	c := w.start("c", metered, steady)
 	t.Log("three after", w.shared(a, b, c))
 	t.Logf("shares of %d, %d, %d", len(a.owned()), len(b.owned()), len(c.owned()))
-	for _, gap := range w.tellGaps("the third joins") {
-		if gap > testTTL/2 { // milliseconds on a machine that does nothing else
-			t.Errorf("a shard was nobody's for %s on a hand-over", gap)
-		}
+	w.tellGaps("the third joins")
+	if n := vanished(); n > 0 {
+		t.Errorf("%v shards were not handed over", n)
 	}
 
-	// One says goodbye, one does not.
 	c.leave()
 	<-c.left
 	t.Log("shared again after a goodbye", w.shared(a, b))
-	for _, gap := range w.tellGaps("the third leaves") {
-		if gap > testTTL/2 {
-			t.Errorf("an idle shard was nobody's for %s after a goodbye", gap)
-		}
+	w.tellGaps("the third leaves")
+	if n := vanished(); n > 0 {
+		t.Errorf("%v shards were not given up on a goodbye", n)
 	}
+}
+
+func TestADeadReplicasShardsAreTakenOver(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	reg := prometheus.NewRegistry()
+	a := w.start("a", func(c *Config) { c.Metrics = reg })
+	b := w.start("b")
+	w.shared(a, b)
+	had := len(b.owned())
 	b.die()
 	t.Log("shared again after a death", w.shared(a))
-	for _, gap := range w.tellGaps("the second dies") {
-		if gap > testTTL+2*time.Second {
-			t.Errorf("a dead replica's shard was nobody's for %s", gap)
-		}
+	w.tellGaps("the second dies")
+	if n := counted(t, reg, "audatex_relay_lease_takeovers_total"); n < float64(had) {
+		t.Errorf("%v shards of a dead replica were taken over, it had %d", n, had)
 	}
 	if held := a.Held(); held != relay.Shards {
 		t.Errorf("the last one holds %d", held)
@@ -56,28 +76,23 @@ func TestABusyShardIsHandedOverWhenItsWorkHasEnded(t *testing.T) {
 	working := make(chan struct{})
 	finish := sync.OnceFunc(func() { close(working) })
 	a.busy = func(*Lease) { <-working }
-	a.join()
+	a.join(steady)
 	t.Cleanup(finish)
 	w.shared(a)
-	b := w.start("b")
+	b := w.start("b", steady)
 	w.await("the hand-over to begin", func() string {
 		if len(b.owned()) == 0 && a.draining() == 32 {
 			return ""
 		}
 		return "not all shards that go are draining"
 	})
-	began := time.Now()
-	w.await("several lives of a lease to pass", func() string {
+	a.awaitRenewals(3, func() {
 		if got := len(b.owned()); got > 0 {
 			t.Fatalf("%d shards were taken while their owner worked", got)
 		}
 		if got := len(a.owned()); got != relay.Shards {
 			t.Fatalf("%d leases were kept while work was under way", got)
 		}
-		if time.Since(began) > 2*testTTL {
-			return ""
-		}
-		return "not yet"
 	})
 	finish()
 	w.shared(a, b)
@@ -105,12 +120,12 @@ func (r *replica) draining() (n int) {
 func TestAReplicaThatComesAndGoesMovesNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	a := w.start("a")
+	a := w.start("a", steady)
 	w.shared(a)
 	w.gapsSoFar()
 	b := w.open("b", store.Gate{})
 	for range 4 {
-		b.join()
+		b.join(steady)
 		w.await("the newcomer to be seen", func() string {
 			if peers, _ := a.Members(); len(peers) == 2 {
 				return ""
@@ -131,16 +146,23 @@ func TestAReplicaThatComesAndGoesMovesNothing(t *testing.T) {
 func TestMembersKnowWhatTheyTellOneAnother(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	a := w.start("pod a.1") // not fit for a key as it stands
-	b := w.start("b", func(c *Config) { c.Version = 1 })
-	w.shared(a, b)
+	seldom := func(c *Config) { c.TTL, c.Renew = 10*time.Minute, 3*time.Minute } // what is heard before was not waited for
+	a := w.start("pod a.1", seldom)                                              // not fit for a key as it stands
+	b := w.start("b", seldom, func(c *Config) { c.Version = 1 })
+	w.await("each to see the other", func() string {
+		for _, m := range []*replica{a, b} {
+			if peers, _ := m.Members(); len(peers) != 2 {
+				return "one is alone"
+			}
+		}
+		return ""
+	})
 	peers, changed := b.Members()
 	if len(peers) != 2 || peers[0].Replica != "b" || !peers[0].Self || peers[0].Version != 1 || peers[1].Replica != "pod-a-1" || peers[1].Self ||
 		peers[1].Version != 2 || peers[1].Started.IsZero() || !peers[1].VendorBlockedUntil.IsZero() {
 		t.Fatalf("%+v", peers)
 	}
 	until := time.Now().Add(time.Minute).Truncate(time.Millisecond)
-	said := time.Now()
 	a.SetBlockedUntil(until)
 	if peers, _ := a.Members(); !peers[1].VendorBlockedUntil.Equal(until) {
 		t.Errorf("it does not know itself: %+v", peers)
@@ -149,9 +171,6 @@ func TestMembersKnowWhatTheyTellOneAnother(t *testing.T) {
 	case <-changed:
 	case <-time.After(patience):
 		t.Fatal("nobody was told")
-	}
-	if took := time.Since(said); took > time.Second {
-		t.Errorf("told after %s", took)
 	}
 	if peers, _ = b.Members(); !peers[1].VendorBlockedUntil.Equal(until) {
 		t.Errorf("%+v", peers)
@@ -200,7 +219,7 @@ func TestWorkThatReturnsIsCalledAgain(t *testing.T) {
 		})
 	}()
 	<-done
-	if len(epochs) != 3 || epochs[0] >= epochs[1] || epochs[1] >= epochs[2] {
+	if len(epochs) < 3 || !slices.IsSorted(epochs) || len(slices.Compact(slices.Clone(epochs))) != len(epochs) { // one more may begin beside the end
 		t.Errorf("epochs %v", epochs)
 	}
 }

@@ -13,7 +13,7 @@ import (
 // it that no shard is ever two replicas'; at quiet, each shard is owned by exactly whose share it is in.
 func TestWhateverHappensNoShardIsTwoReplicas(t *testing.T) {
 	t.Parallel()
-	seed, steps := uint64(time.Now().UnixNano()), 12
+	seed, steps := uint64(time.Now().UnixNano()), 8
 	if s := os.Getenv("SHARD_SEED"); s != "" {
 		n, err := strconv.ParseUint(s, 10, 64)
 		if err != nil {
@@ -94,10 +94,10 @@ func TestWhateverHappensNoShardIsTwoReplicas(t *testing.T) {
 				r.busy = func(*Lease) { <-time.After(busy) }
 			}
 			joined++
-			there = append(there, one{r.join(), v})
+			there = append(there, one{r.join(func(c *Config) { c.TTL = 3 * time.Second }), v})
 			did = r.name + " joins"
 		}
-		wait := time.Duration(dice.IntN(int(testTTL)))
+		wait := time.Duration(dice.IntN(int(3 * time.Second)))
 		t.Logf("step %d: %s, then %s", step, did, wait)
 		<-time.After(wait)
 		if dice.IntN(6) == 0 {
