@@ -34,7 +34,7 @@ func startDemo(t *testing.T, args ...string) *runningDemo {
 	d := &runningDemo{t: t, lines: bufio.NewScanner(out), interrupt: cancel, ended: make(chan int, 1), stderr: &strings.Builder{}}
 	d.lines.Buffer(nil, 1<<20)
 	go func() {
-		code := run(program{ctx, in, d.stderr}, append([]string{"demo"}, args...))
+		code := run(program{ctx: ctx, stdout: in, stderr: d.stderr}, append([]string{"demo"}, args...))
 		_ = in.Close()
 		d.ended <- code
 	}()

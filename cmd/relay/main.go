@@ -63,6 +63,8 @@ func wrong(setting, format string, a ...any) error {
 type program struct {
 	ctx            context.Context // ends with SIGTERM, an interrupt, or its terminal
 	stdout, stderr io.Writer
+
+	unknown []unknownVariable // set by run
 }
 
 func main() {
@@ -72,7 +74,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), ending...)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	os.Exit(run(program{ctx, os.Stdout, os.Stderr}, os.Args[1:]))
+	os.Exit(run(program{ctx: ctx, stdout: os.Stdout, stderr: os.Stderr}, os.Args[1:]))
 }
 
 func run(p program, args []string) int {
@@ -93,9 +95,11 @@ func run(p program, args []string) int {
 	}
 	if err != nil {
 		// One line that names the flag or the variable; a page of usage would hide it.
-		fmt.Fprintf(p.stderr, "relay: %s (see %s --help)\n", strings.ReplaceAll(err.Error(), "\n", " "), helpFor(err))
+		line := hideAddresses(strings.ReplaceAll(err.Error(), "\n", " "), args, os.Environ())
+		fmt.Fprintf(p.stderr, "relay: %s (see %s --help)\n", line, helpFor(err))
 		return exitSetting
 	}
+	p.unknown = unknownVariables(os.Environ(), variables(parser.Model))
 	err = c.Run(p)
 	var setting *settingError
 	switch {

@@ -38,6 +38,7 @@ func (c *serveCommand) Run(p program) error {
 	}
 	log := newLogger(p, checked)
 	slog.SetDefault(log) // what libraries write by the log package goes the same way
+	checked.warn(p, log)
 	if c.CPUProfile != "" {
 		stop, err := profile(c.CPUProfile)
 		if err != nil {

@@ -5,16 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"net/url"
-	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/ingress"
+	"github.com/audatex-relay/relay/internal/pasted"
 )
 
 // settings of the service: flags with environment names, no file needed. Secrets may also be given as a file's path
@@ -104,24 +102,30 @@ type config struct {
 	allow      []netip.Prefix
 	proxies    ingress.Proxies
 	proxy      *url.URL
+
+	trimmed []string // settings that something was taken away from
 }
 
 // check reads the secrets' files and answers every setting in the form the parts take, or the first one that is wrong.
 func (s settings) check() (config, error) {
 	c := config{settings: s}
+	if err := c.clean(c.settings.texts()); err != nil {
+		return config{}, err
+	}
 	for _, secret := range []struct {
 		name       string
 		value      *string
 		file       string
+		kind       pasted.Kind
 		needed     bool
 		whatToDoIt string
 	}{
-		{"RELAY_ADMIN_TOKEN", &c.AdminToken, s.AdminTokenFile, true, "choose a long random token for the administrator"},
-		{"RELAY_AUDATEX_CLIENT_SECRET", &c.AudatexClientSecret, s.AudatexClientSecretFile, true, "the vendor gives it together with the client id"},
-		{"RELAY_ENCRYPTION_KEYS", &c.EncryptionKeys, s.EncryptionKeysFile, s.NATSURL != "", "make it once with `relay keys` and keep it apart from the data"},
-		{"RELAY_NATS_PASSWORD", &c.NATSPassword, s.NATSPasswordFile, s.NATSUser != "", "RELAY_NATS_USER logs in with it"},
+		{"RELAY_ADMIN_TOKEN", &c.AdminToken, c.AdminTokenFile, pasted.Secret, true, "choose a long random token for the administrator"},
+		{"RELAY_AUDATEX_CLIENT_SECRET", &c.AudatexClientSecret, c.AudatexClientSecretFile, pasted.Secret, true, "the vendor gives it together with the client id"},
+		{"RELAY_ENCRYPTION_KEYS", &c.EncryptionKeys, c.EncryptionKeysFile, pasted.Document, c.NATSURL != "", "make it once with `relay keys` and keep it apart from the data"},
+		{"RELAY_NATS_PASSWORD", &c.NATSPassword, c.NATSPasswordFile, pasted.Password, c.NATSUser != "", "RELAY_NATS_USER logs in with it"},
 	} {
-		if err := readSecret(secret.name, secret.value, secret.file); err != nil {
+		if err := c.readSecret(secret.name, secret.value, secret.file, secret.kind); err != nil {
 			return config{}, err
 		}
 		if secret.needed && *secret.value == "" {
@@ -145,23 +149,6 @@ func (s settings) check() (config, error) {
 	return c, nil
 }
 
-func readSecret(name string, value *string, file string) error {
-	if file == "" {
-		return nil
-	}
-	if *value != "" {
-		return wrong(name, "is given, and so is %s_FILE: give one of them", name)
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return wrong(name+"_FILE", "%w", err)
-	}
-	if *value = strings.TrimSpace(string(b)); *value == "" {
-		return wrong(name+"_FILE", "%s is empty", file)
-	}
-	return nil
-}
-
 func (c *config) checkAddresses() error {
 	for _, a := range []struct{ name, value string }{
 		{"RELAY_HTTP_ADDR", c.HTTPAddr}, {"RELAY_METRICS_ADDR", c.MetricsAddr}, {"RELAY_NATS_LISTEN", c.NATSListen},
@@ -169,14 +156,8 @@ func (c *config) checkAddresses() error {
 		if a.value == "" && a.name == "RELAY_NATS_LISTEN" {
 			continue
 		}
-		_, port, err := net.SplitHostPort(a.value)
-		if err != nil {
-			return wrong(a.name, "%q is not host:port: %w", a.value, err)
-		}
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil {
-			return wrong(a.name, "%q is not a port", port)
-		} else if n == 0 && a.value == "" {
-			return wrong(a.name, "names no port")
+		if err := checkListener(a.value); err != nil {
+			return wrong(a.name, "%w", err)
 		}
 	}
 	for _, text := range c.TrustedProxies {
@@ -199,69 +180,6 @@ func (c *config) checkAddresses() error {
 		return wrong("RELAY_NATS_LISTEN_CERT", "is for subscribers, and there are none without RELAY_NATS_LISTEN")
 	}
 	return nil
-}
-
-// parseNetwork reads a network such as 10.0.0.0/8; an address alone is a network of one.
-func parseNetwork(text string) (netip.Prefix, error) {
-	text = strings.TrimSpace(text)
-	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
-		addr = addr.Unmap()
-		return netip.PrefixFrom(addr, addr.BitLen()), nil
-	}
-	network, err := netip.ParsePrefix(text)
-	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("%q is not a network such as 10.0.0.0/8, nor an address", text)
-	}
-	if network.Addr().Is4In6() {
-		if network.Bits() < 96 {
-			return netip.Prefix{}, fmt.Errorf("%q is not a network of IPv4 addresses, nor one of IPv6: write it as one of them", text)
-		}
-		network = netip.PrefixFrom(network.Addr().Unmap(), network.Bits()-96)
-	}
-	return network.Masked(), nil
-}
-
-func (c *config) checkURLs() error {
-	for _, u := range []struct {
-		name     string
-		value    *string
-		schemes  string
-		optional bool
-	}{
-		{"RELAY_PUBLIC_URL", &c.PublicURL, "http https", true},
-		{"RELAY_AUDATEX_BASE_URL", &c.AudatexBaseURL, "http https", false},
-		{"RELAY_AUDATEX_AUTH_URL", &c.AudatexAuthURL, "http https", false},
-		{"RELAY_AUDATEX_TOKEN_URL", &c.AudatexTokenURL, "http https", false},
-		{"RELAY_CALLBACK_PROXY", &c.CallbackProxy, "http https", true},
-	} {
-		if *u.value == "" && u.optional {
-			continue
-		}
-		parsed, err := url.Parse(*u.value)
-		if err != nil || parsed.Host == "" || !slices.Contains(strings.Fields(u.schemes), parsed.Scheme) {
-			return wrong(u.name, "%q is not an absolute %s address", redactURL(*u.value), strings.ReplaceAll(u.schemes, " ", " or "))
-		}
-		if u.name == "RELAY_PUBLIC_URL" && (parsed.User != nil || parsed.RawQuery != "" || parsed.ForceQuery || strings.Contains(*u.value, "#")) {
-			return wrong(u.name, "%q has a user name, a query or a fragment: paths are put behind it, and everybody sees it", redactURL(*u.value))
-		}
-		*u.value = strings.TrimRight(*u.value, "/")
-		if u.name == "RELAY_CALLBACK_PROXY" {
-			c.proxy = parsed
-		}
-	}
-	return nil
-}
-
-// redactURL keeps a login in an address out of errors and logs: also what stands in a user's place may be a secret, as NATS's tokens do.
-func redactURL(raw string) string {
-	u, err := url.Parse(raw)
-	if err != nil {
-		return "(unreadable)"
-	}
-	if u.User != nil {
-		u.User = url.User("xxxxx")
-	}
-	return u.String()
 }
 
 func (c *config) checkStorage() error {
@@ -332,7 +250,7 @@ func (c *config) checkCallbacks() error {
 	for _, cidr := range c.CallbackAllowCIDRs {
 		p, err := netip.ParsePrefix(strings.TrimSpace(cidr))
 		if err != nil {
-			return wrong("RELAY_CALLBACK_ALLOW_CIDRS", "%w", err)
+			return wrong("RELAY_CALLBACK_ALLOW_CIDRS", "%s is not a network such as 10.0.0.0/8", shown(cidr))
 		}
 		c.allow = append(c.allow, p.Masked())
 	}

@@ -4,9 +4,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"net/url"
+	"fmt"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/nats-io/nkeys"
@@ -59,9 +58,12 @@ func (c *config) checkServers() (login bool, err error) {
 		if !strings.Contains(server, "://") {
 			server = "nats://" + server // as the NATS client reads it
 		}
-		parsed, err := url.Parse(server)
-		if err != nil || parsed.Hostname() == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, parsed.Scheme) {
-			return false, wrong("RELAY_NATS_URL", "%q is not an address such as nats://host:4222 or tls://host:4222", redactURL(server))
+		parsed, err := parseAddress(server, "nats", "tls", "ws", "wss")
+		if err == nil && (strings.Trim(parsed.Path, "/") != "" || parsed.RawQuery != "" || parsed.ForceQuery || strings.Contains(server, "#")) {
+			err = errors.New("has a path, a query or a fragment")
+		}
+		if err != nil {
+			return false, wrong("RELAY_NATS_URL", "address %d is not one such as nats://host:4222 or tls://host:4222: it %w", i+1, err)
 		}
 		ws := strings.HasPrefix(parsed.Scheme, "ws")
 		if i > 0 && ws != websocket {
@@ -79,7 +81,7 @@ func (c *config) checkServers() (login bool, err error) {
 func checkCreds(file string) error {
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return err
+		return fmt.Errorf("the file cannot be read: %w", withoutPath(err))
 	}
 	if _, err := nkeys.ParseDecoratedJWT(b); err != nil {
 		return errors.New(file + " holds no user JWT: it is not a credentials file as `nsc` makes them")
@@ -96,7 +98,7 @@ func (c *config) checkTLS() error {
 	if c.NATSCA != "" {
 		pem, err := os.ReadFile(c.NATSCA)
 		if err != nil {
-			return wrong("RELAY_NATS_CA", "%w", err)
+			return wrong("RELAY_NATS_CA", "the file cannot be read: %w", withoutPath(err))
 		}
 		if !x509.NewCertPool().AppendCertsFromPEM(pem) {
 			return wrong("RELAY_NATS_CA", "%s holds no certificate in PEM", c.NATSCA)
@@ -111,10 +113,10 @@ func (c *config) checkTLS() error {
 		return wrong("RELAY_NATS_CERT", "is missing: RELAY_NATS_KEY is given")
 	}
 	if _, err := os.ReadFile(c.NATSKey); err != nil {
-		return wrong("RELAY_NATS_KEY", "%w", err)
+		return wrong("RELAY_NATS_KEY", "the file cannot be read: %w", withoutPath(err))
 	}
 	if _, err := tls.LoadX509KeyPair(c.NATSCert, c.NATSKey); err != nil {
-		return wrong("RELAY_NATS_CERT", "%w", err)
+		return wrong("RELAY_NATS_CERT", "the certificate cannot be used: %w", withoutPath(err))
 	}
 	return nil
 }

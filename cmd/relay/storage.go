@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/audatex-relay/relay/internal/pasted"
 	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
 )
@@ -33,17 +34,14 @@ type tool struct {
 // checkStore answers the settings that say where the store is; those of a relay that serves are not asked for.
 func (s storage) checkStore() (config, error) {
 	c := config{settings: settings{storage: s}}
-	for _, secret := range []struct {
-		name  string
-		value *string
-		file  string
-	}{
-		{"RELAY_ENCRYPTION_KEYS", &c.EncryptionKeys, s.EncryptionKeysFile},
-		{"RELAY_NATS_PASSWORD", &c.NATSPassword, s.NATSPasswordFile},
-	} {
-		if err := readSecret(secret.name, secret.value, secret.file); err != nil {
-			return config{}, err
-		}
+	if err := c.clean(c.storage.texts()); err != nil {
+		return config{}, err
+	}
+	if err := c.readSecret("RELAY_ENCRYPTION_KEYS", &c.EncryptionKeys, c.EncryptionKeysFile, pasted.Document); err != nil {
+		return config{}, err
+	}
+	if err := c.readSecret("RELAY_NATS_PASSWORD", &c.NATSPassword, c.NATSPasswordFile, pasted.Password); err != nil {
+		return config{}, err
 	}
 	if c.NATSUser != "" && c.NATSPassword == "" {
 		return config{}, wrong("RELAY_NATS_PASSWORD", "is required: RELAY_NATS_USER logs in with it")
@@ -73,6 +71,7 @@ func (s storage) open(p program, fresh bool) (*tool, error) {
 		config: c, log: newLogger(p, c),
 		topo: topology.Topology{Prefix: c.NATSPrefix, Replicas: c.StreamReplicas, Retention: c.Retention.d()},
 	}
+	c.warn(p, t.log)
 	waiting, cancel := context.WithTimeoutCause(p.ctx, toolPatience, fmt.Errorf("no answer within %s", toolPatience))
 	defer cancel()
 	bus, nc, err := connect(waiting, c, t.log, func(string) {})

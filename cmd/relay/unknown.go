@@ -1,0 +1,113 @@
+package main
+
+import (
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/alecthomas/kong"
+)
+
+// unknownVariable is a variable of the environment that looks like a setting and is none.
+type unknownVariable struct{ name, nearest string }
+
+const variablePrefix = "RELAY_"
+
+// variables lists the environment names of all settings of all commands.
+func variables(app *kong.Application) []string {
+	var names []string
+	_ = kong.Visit(app, func(node kong.Visitable, next kong.Next) error {
+		if flag, ok := node.(*kong.Flag); ok {
+			names = append(names, flag.Envs...)
+		}
+		return next(nil)
+	})
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// serviceLink matches what Kubernetes sets in every pod for a service whose name begins with "relay", as a release of the chart's has:
+// RELAY_SERVICE_HOST, RELAY_NATS_SERVICE_PORT_CLIENT, RELAY_PORT_8080_TCP_ADDR. The other form, RELAY_PORT, is told by its value.
+var serviceLink = regexp.MustCompile(`_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$`)
+
+// unknownVariables finds the variables that are no settings, with the setting that each may have been meant for. No value is looked at
+// but for the address of a service link.
+func unknownVariables(environ, known []string) []unknownVariable {
+	var unknown []unknownVariable
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		upper := strings.ToUpper(name)
+		if !strings.HasPrefix(upper, variablePrefix) || slices.Contains(known, name) {
+			continue
+		}
+		if serviceLink.MatchString(name) || strings.HasSuffix(name, "_PORT") && isServiceAddress(value) {
+			continue
+		}
+		unknown = append(unknown, unknownVariable{name, nearest(upper, known)})
+	}
+	slices.SortFunc(unknown, func(a, b unknownVariable) int { return strings.Compare(a.name, b.name) })
+	return unknown
+}
+
+func isServiceAddress(value string) bool {
+	scheme, _, found := strings.Cut(value, "://")
+	return found && (scheme == "tcp" || scheme == "udp" || scheme == "sctp")
+}
+
+// nearest is the known name that takes the fewest changes. Words that stand in it count for more than its length.
+func nearest(name string, known []string) string {
+	best, least := "", 0
+	for _, candidate := range known {
+		a, b := strings.TrimPrefix(name, variablePrefix), strings.TrimPrefix(candidate, variablePrefix)
+		d := 2 * distance(a, b)
+		if plain := strings.ReplaceAll(a, "_", ""); plain != "" && strings.Contains(strings.ReplaceAll(b, "_", ""), plain) || strings.HasPrefix(a, b) {
+			d = 1 + max(len(b)-len(a), len(a)-len(b))/4
+		}
+		if best == "" || d < least {
+			best, least = candidate, d
+		}
+	}
+	return best
+}
+
+// distance counts the insertions, removals and replacements of bytes that make b out of a (Levenshtein's).
+func distance(a, b string) int {
+	a = a[:min(len(a), 64)]
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
+		}
+	}
+	return row[len(b)]
+}
+
+// hideAddresses takes arguments and values of settings that look like addresses out of an error line about the command line, which
+// quotes them: a line that was split at a blank shows the password of the part behind it.
+func hideAddresses(line string, args, environ []string) string {
+	for _, given := range slices.Concat(args, environ) {
+		value := given
+		if _, v, found := strings.Cut(given, "="); found && (strings.HasPrefix(given, "-") || strings.HasPrefix(given, variablePrefix)) {
+			value = v
+		}
+		for _, part := range append(strings.Split(value, ","), value) {
+			if !strings.ContainsAny(part, "@/") {
+				continue
+			}
+			quoted := strconv.Quote(part)
+			line = strings.ReplaceAll(line, part, "[hidden]")
+			line = strings.ReplaceAll(line, quoted[1:len(quoted)-1], "[hidden]")
+		}
+	}
+	return line
+}
