@@ -67,18 +67,37 @@ var metadata = []netip.Addr{
 var transition = []struct {
 	prefix netip.Prefix
 	kind   string
-	at     int // where in the 16 bytes the IPv4 address stands
-	invert bool
+	places []place // where in the 16 bytes an IPv4 address may stand
 }{
-	{netip.MustParsePrefix("::ffff:0:0/96"), "an IPv4-mapped address", 12, false},
-	{netip.MustParsePrefix("::/96"), "an IPv4-compatible address", 12, false},
-	{netip.MustParsePrefix("64:ff9b::/96"), "a NAT64 address", 12, false},
-	{netip.MustParsePrefix("64:ff9b:1::/48"), "a NAT64 address", 12, false}, // as it is with the usual /96 out of it
-	{netip.MustParsePrefix("2002::/16"), "a 6to4 address", 2, false},
-	{netip.MustParsePrefix("2001::/32"), "a Teredo address", 12, true},
+	{netip.MustParsePrefix("::ffff:0:0/96"), "an IPv4-mapped address", last},
+	{netip.MustParsePrefix("::/96"), "an IPv4-compatible address", last},
+	{netip.MustParsePrefix("::ffff:0:0:0/96"), "an IPv4-translated address", last},
+	{netip.MustParsePrefix("64:ff9b::/96"), "a NAT64 address", last},
+	// A network takes a prefix of its own out of this one. How long it is decides where the address stands (RFC 6052
+	// section 2.2), and nobody tells us: for the lengths 48, 56, 64 and 96.
+	{netip.MustParsePrefix("64:ff9b:1::/48"), "a NAT64 address", []place{
+		{at: [4]int{6, 7, 9, 10}}, {at: [4]int{7, 9, 10, 11}}, {at: [4]int{9, 10, 11, 12}}, {at: [4]int{12, 13, 14, 15}},
+	}},
+	{netip.MustParsePrefix("2002::/16"), "a 6to4 address", []place{{at: [4]int{2, 3, 4, 5}}}},
+	// The client's address, and that of the server that is asked to introduce us.
+	{netip.MustParsePrefix("2001::/32"), "a Teredo address", []place{
+		{at: [4]int{12, 13, 14, 15}, inverted: true}, {at: [4]int{4, 5, 6, 7}, helper: true},
+	}},
 }
 
-var globalUnicast = netip.MustParsePrefix("2000::/3") // all that IANA has opened of IPv6 for public hosts
+// place is where an IPv4 address may stand in an IPv6 address.
+type place struct {
+	at       [4]int
+	inverted bool // all its bits are
+	helper   bool // packets pass there on their way, they do not end there
+}
+
+var last = []place{{at: [4]int{12, 13, 14, 15}}}
+
+var (
+	globalUnicast = netip.MustParsePrefix("2000::/3") // all that IANA has opened of IPv6 for public hosts
+	thisNetwork   = netip.MustParsePrefix("0.0.0.0/8")
+)
 
 // policy is which addresses callbacks may reach.
 type policy struct{ allow []netip.Prefix }
@@ -95,20 +114,11 @@ func newPolicy(allow []netip.Prefix) policy {
 }
 
 // judge returns an *AddressError unless callbacks may reach the address: a public one by https, one in an allowed
-// network also by http (plain). An IPv6 address that carries an IPv4 address is judged by the IPv4 address; and as
-// nobody's receiver has its public address in such a form, an unallowed one is refused too, unless the form itself is
-// allowed (64:ff9b::/96 where DNS64 gives every IPv4 receiver such an address) and the IPv4 address is public.
+// network also by http (plain). An IPv6 address that carries an IPv4 address is judged by what it carries.
 func (p policy) judge(addr netip.Addr, plain bool) error {
 	addr = addr.WithZone("")
-	if inner, kind, ok := carried(addr); ok {
-		switch {
-		case p.allowed(inner):
-			return nil
-		case !p.allowed(addr):
-			return &AddressError{Kind: kind}
-		default:
-			return p.judge(inner, plain)
-		}
+	if inner, kind := carried(addr); len(inner) > 0 {
+		return p.judgeCarried(addr, inner, kind, plain)
 	}
 	if p.allowed(addr) {
 		return nil
@@ -118,6 +128,33 @@ func (p policy) judge(addr netip.Addr, plain bool) error {
 	}
 	if plain {
 		return &AddressError{Kind: "a public address by plain http"}
+	}
+	return nil
+}
+
+// judgeCarried judges an address by the IPv4 addresses that it may carry. One of them must be allowed; as nobody's
+// receiver has its public address in such a form, a public one will do only if the form itself is allowed (64:ff9b::/96
+// where DNS64 gives every IPv4 receiver such an address). And none of the others may be one that is not to be reached.
+func (p policy) judgeCarried(addr netip.Addr, inner []carriedAddr, kind string, plain bool) error {
+	form, found := p.allowed(addr), false
+	for _, c := range inner {
+		switch {
+		case thisNetwork.Contains(c.addr): // not a place that packets go to: it stands elsewhere, or nowhere
+		case p.allowed(c.addr):
+			found = found || !c.helper
+		case !form && kindOf(c.addr) != "":
+			return &AddressError{Kind: kind}
+		default:
+			if err := p.judge(c.addr, plain && !c.helper); err != nil && (form || kindOf(c.addr) != "") {
+				return err
+			} else if err != nil {
+				return &AddressError{Kind: kind}
+			}
+			found = found || form && !c.helper
+		}
+	}
+	if !found {
+		return &AddressError{Kind: kind}
 	}
 	return nil
 }
@@ -144,23 +181,41 @@ func kindOf(addr netip.Addr) string {
 	return ""
 }
 
-// carried takes the IPv4 address out of an IPv6 address that carries one.
-func carried(addr netip.Addr) (inner netip.Addr, kind string, ok bool) {
+// carriedAddr is an IPv4 address that an IPv6 address may carry.
+type carriedAddr struct {
+	addr   netip.Addr
+	helper bool
+}
+
+// carried takes out of an IPv6 address the IPv4 addresses that it may carry; kind names the form.
+func carried(addr netip.Addr) (inner []carriedAddr, kind string) {
 	if !addr.Is6() || addr.IsUnspecified() || addr == netip.IPv6Loopback() {
-		return netip.Addr{}, "", false
+		return nil, ""
 	}
+	bytes := addr.As16()
 	for _, t := range transition {
 		// Prefix.Contains never takes a mapped address for an IPv6 one.
-		if t.prefix.Contains(addr) || addr.Is4In6() && t.prefix.Addr().Is4In6() {
-			bytes := addr.As16()
-			four := [4]byte(bytes[t.at : t.at+4])
-			if t.invert {
-				for i := range four {
+		if !t.prefix.Contains(addr) && !(addr.Is4In6() && t.prefix.Addr().Is4In6()) {
+			continue
+		}
+		kind = t.kind
+		for _, place := range t.places {
+			var four [4]byte
+			for i, at := range place.at {
+				if four[i] = bytes[at]; place.inverted {
 					four[i] = ^four[i]
 				}
 			}
-			return netip.AddrFrom4(four), t.kind, true
+			inner = append(inner, carriedAddr{netip.AddrFrom4(four), place.helper})
+		}
+		break
+	}
+	// ISATAP (RFC 5214) puts it behind 0:5efe or 200:5efe, below any prefix.
+	if bytes[8]&^2 == 0 && bytes[9] == 0 && bytes[10] == 0x5e && bytes[11] == 0xfe {
+		inner = append(inner, carriedAddr{addr: netip.AddrFrom4([4]byte(bytes[12:]))})
+		if kind == "" {
+			kind = "an ISATAP address"
 		}
 	}
-	return netip.Addr{}, "", false
+	return inner, kind
 }

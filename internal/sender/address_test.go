@@ -44,7 +44,7 @@ func TestAddressesWithoutAllowance(t *testing.T) {
 		{"64:ff9b::8.8.8.8", "NAT64"}, {"64:ff9b::10.0.0.1", "NAT64"}, {"64:ff9b:1::1", "NAT64"}, {"64:ff9b:1:ffff::1", "NAT64"}, {"64:ff9b:2::1", "not a public"}, {"64:ff9b::1:0:0", "not a public"},
 		{"100::1", "discard"}, {"100:0:0:1::1", "not a public"}, {"1fff::1", "not a public"}, {"2000::1", ""},
 		{"2001::1", "Teredo"}, {"2001:0:ffff::1", "Teredo"}, {"2001:1::1", "protocol"}, {"2001:2::1", "benchmarking"}, {"2001:20::1", "protocol"}, {"2001:1ff:ffff::1", "protocol"}, {"2001:200::1", ""}, {"2001:4860:4860::8888", ""},
-		{"2001:db7::1", ""}, {"2001:db8::1", "documentation"}, {"2001:db9::1", ""}, {"2002::1", "6to4"}, {"2002:7f00:1::", "6to4"}, {"2003::1", ""}, {"2606:4700::1111", ""},
+		{"2001:db7::1", ""}, {"2001:db8::1", "documentation"}, {"2001:db9::1", ""}, {"2002::1", "6to4"}, {"2002:7f00:1::", "6to4"}, {"2003::1", ""}, {"2606:4700::1111", ""}, {"2606:4700::5efe:8.8.8.8", "ISATAP"}, {"2606:4700::200:5efe:127.0.0.1", "ISATAP"}, {"2606:4700::100:5efe:8.8.8.8", ""}, {"::ffff:0:8.8.8.8", "translated"},
 		{"3fff::1", "documentation"}, {"3fff:1000::1", ""}, {"4000::1", "not a public"}, {"5f00::1", "not a public"},
 		{"fc00::1", "unique-local"}, {"fd00:ec2::254", "metadata"}, {"fd20:ce::254", "metadata"}, {"fdff::1", "unique-local"}, {"fe00::1", "not a public"}, {"fe80::1", "link-local"}, {"fe80::1%eth0", "link-local"}, {"febf::1", "link-local"}, {"fec0::1", "site-local"}, {"ff02::1", "multicast"}, {"ff0e::1", "multicast"},
 	}
@@ -92,6 +92,52 @@ func TestAddressesWithAllowance(t *testing.T) {
 		{"10.1.0.0/16", "2002:a02:203::1", false, false},
 		{"10.1.0.0/16", "2001:0:1:2:3:4:f5fe:fdfc", true, true}, // Teredo: 10.1.2.3 inverted
 		{"10.1.0.0/16", "2001:0:1:2:3:4:a01:203", false, false},
+		// Teredo names its server too: a public one is none of our business, another one is judged.
+		{"10.1.0.0/16", "2001:0:4136:e378:8000:63bf:f5fe:fdfc", true, true},
+		{"10.1.0.0/16", "2001:0:7f00:1:8000:63bf:f5fe:fdfc", false, false},
+		{"2001::/32", "2001:0:4136:e378:8000:63bf:f7f7:f7f7", true, false},
+		{"2001::/32", "2001:0:4136:e378:8000:63bf:80ff:fffe", false, false},
+		{"2001::/32", "2001:0:a9fe:a9fe:8000:63bf:f7f7:f7f7", false, false},
+		{"2001::/32", "2001:0:a00:1::f7f7:f7f7", false, false},
+		{"2002::/16", "2002:808:808::1", true, false},
+		{"2002::/16", "2002:7f00:1::1", false, false},
+		{"2002::/16", "2002:a9fe:a9fe::", false, false},
+		{"2002:a00::/24", "2002:a00:1::", false, false},
+		// ISATAP below any prefix.
+		{"10.1.0.0/16", "2606:4700::5efe:10.1.2.3", true, true},
+		{"10.1.0.0/16", "2606:4700::200:5efe:10.1.2.3", true, true},
+		{"10.1.0.0/16", "2606:4700::5efe:10.2.0.1", false, false},
+		{"10.1.0.0/16", "2606:4700::200:5efe:127.0.0.1", false, false},
+		{"10.1.0.0/16", "2606:4700::5efe:8.8.8.8", false, false},
+		{"10.1.0.0/16", "fe80::5efe:10.1.2.3", true, true},
+		{"fe80::/10", "fe80::5efe:127.0.0.1", false, false},
+		{"fe80::/10", "fe80::200:5efe:169.254.169.254", false, false},
+		{"fd00::/8", "fd00:1::5efe:8.8.8.8", true, false},
+		{"fd00::/8", "fd00:1::5efe:192.168.1.1", false, false},
+		{"2606:4700::/32", "2606:4700::5efe:10.0.0.1", false, false},
+		{"2002::/16", "2002:808:808::5efe:10.0.0.1", false, false},
+		// NAT64 with a prefix of its own, of each length: 10.1.2.3 and 127.0.0.1.
+		{"10.1.0.0/16", "64:ff9b:1:a01:2:300::", true, false},
+		{"10.1.0.0/16", "64:ff9b:1:770a:1:203::", true, false},
+		{"10.1.0.0/16", "64:ff9b:1:7700:a:102:300::", true, false},
+		{"10.1.0.0/16", "64:ff9b:1:7700::10.1.2.3", true, false},
+		{"10.1.0.0/16", "64:ff9b:1:7f00:0:100::", false, false},
+		{"10.1.0.0/16", "64:ff9b:1:7f00:0:100:a01:203", false, false},
+		{"64:ff9b:1::/48", "64:ff9b:1:808:8:800::", true, false},
+		{"64:ff9b:1::/48", "64:ff9b:1:7f00:0:100::", false, false},
+		{"64:ff9b:1::/48", "64:ff9b:1:7f:0:1::", false, false},
+		{"64:ff9b:1::/48", "64:ff9b:1:0:7f:0:100:0", false, false},
+		{"64:ff9b:1::/48", "64:ff9b:1::127.0.0.1", false, false},
+		{"64:ff9b:1::/48", "64:ff9b:1:7f00:0:100:808:808", false, false},
+		{"64:ff9b:1::/48", "64:ff9b:1:a9fe:a9:fe00::", false, false},
+		// The stateless translation of old.
+		{"10.1.0.0/16", "::ffff:0:10.1.2.3", true, true},
+		{"10.1.0.0/16", "::ffff:0:10.2.0.1", false, false},
+		{"::/0", "::ffff:0:127.0.0.1", false, false},
+		{"::/0", "::127.0.0.1", false, false},
+		{"::/0", "::ffff:127.0.0.1", false, false},
+		{"::ffff:0:0/96", "::ffff:127.0.0.1", true, true}, // that is 0.0.0.0/0
+		{"::/0", "::2", false, false},
 		// The form itself allowed: the IPv4 address it carries is still judged.
 		{"64:ff9b::/96", "64:ff9b::8.8.8.8", true, false},
 		{"64:ff9b::/96", "64:ff9b::10.0.0.1", false, false},
@@ -159,12 +205,27 @@ func TestPolicyInvariants(t *testing.T) {
 			}
 			b := four.As4()
 			forms := map[string][]byte{
-				"::ffff:0:0": {12: b[0], 13: b[1], 14: b[2], 15: b[3]},
-				"64:ff9b::":  {12: b[0], 13: b[1], 14: b[2], 15: b[3]},
-				"2002::":     {2: b[0], 3: b[1], 4: b[2], 5: b[3], 15: 1},
-				"2001::":     {12: ^b[0], 13: ^b[1], 14: ^b[2], 15: ^b[3]},
+				"::ffff:0:0":                 {12: b[0], 13: b[1], 14: b[2], 15: b[3]},
+				"64:ff9b::":                  {12: b[0], 13: b[1], 14: b[2], 15: b[3]},
+				"2002::":                     {2: b[0], 3: b[1], 4: b[2], 5: b[3], 15: 1},
+				"2001::":                     {12: ^b[0], 13: ^b[1], 14: ^b[2], 15: ^b[3]},
+				"2001:0:808:808:f7f7:f7f7::": {12: ^b[0], 13: ^b[1], 14: ^b[2], 15: ^b[3]},
+				"2001:0:0:0:0:0:f7f7:f7f7":   {4: b[0], 5: b[1], 6: b[2], 7: b[3]},
+				"64:ff9b:1::":                {6: b[0], 7: b[1], 9: b[2], 10: b[3]},
+				"64:ff9b:1:7700::":           {7: b[0], 9: b[1], 10: b[2], 11: b[3]},
+				"64:ff9b:1:7777::":           {9: b[0], 10: b[1], 11: b[2], 12: b[3]},
+				"64:ff9b:1:7777:77::":        {12: b[0], 13: b[1], 14: b[2], 15: b[3]},
+				"::ffff:0:0:0":               {12: b[0], 13: b[1], 14: b[2], 15: b[3]},
+				"fe80::5efe:0:0":             {12: b[0], 13: b[1], 14: b[2], 15: b[3]},
+				"2606:4700::200:5efe:0:0":    {12: b[0], 13: b[1], 14: b[2], 15: b[3]},
 			}
 			for prefix, bytes := range forms {
+				if plain && prefix == "2001:0:0:0:0:0:f7f7:f7f7" {
+					continue // a server of Teredo is no receiver: that it is public is enough
+				}
+				if b[0] == 0 && (strings.HasPrefix(prefix, "64:ff9b:1:") || strings.HasPrefix(prefix, "2001:")) {
+					continue // where there are several places, this one is not where it stands
+				}
 				form := netip.MustParseAddr(prefix).As16()
 				for i, x := range bytes {
 					form[i] |= x
