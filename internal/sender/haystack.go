@@ -120,10 +120,13 @@ func unescape(s string) string {
 			b, i = append(b, s[i]), i+1
 			continue
 		}
-		if i += n; c >= 0 && c < 0x80 {
-			b = append(b, byte(c))
-		} else if c >= 0x80 && utf8.ValidRune(c) {
+		character := n > 1 && s[i+1]|0x20 == 'u' // the others stand for one byte, of UTF-8 mostly
+		switch i += n; {
+		case c < 0:
+		case character && utf8.ValidRune(c):
 			b = utf8.AppendRune(b, c)
+		case c <= 0xff:
+			b = append(b, byte(c))
 		}
 	}
 	return string(b)
