@@ -105,7 +105,10 @@ func (c callbacks) Test(ctx context.Context, cb relay.Callback, ev relay.Event) 
 	if err != nil {
 		return relay.AttemptRecord{}, fmt.Errorf("encode the sample event: %w", err)
 	}
-	a := c.Dispatcher.Test(ctx, cb, body, ev.ID)
+	a, err := c.Dispatcher.Test(ctx, cb, body, ev.ID)
+	if err != nil {
+		return relay.AttemptRecord{}, err
+	}
 	record := relay.AttemptRecord{
 		Event: ev.ID, Order: ev.Subject, Number: 1, At: a.At, DurationMillis: float64(a.Duration) / float64(time.Millisecond),
 		Outcome: a.Outcome.String(), Status: a.Status, Error: a.Error, Excerpt: a.Excerpt,

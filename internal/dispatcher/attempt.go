@@ -39,6 +39,7 @@ func (c *callback) run(j job) {
 		c.mu.Lock()
 		now := time.Now()
 		c.finish(&j, now)
+		c.place.release()
 		next, ok := c.take(now)
 		c.pump(now)
 		c.mu.Unlock()

@@ -28,6 +28,8 @@ type callback struct {
 	ctx    context.Context // of its attempts and reads: ends with the tenure's grace, or when the callback is deleted
 	cancel context.CancelFunc
 	under  sync.WaitGroup // its goroutines
+	once   sync.Once      // guards what is done when it has ended
+	place  *place         // its part of the attempts that may be under way
 
 	mu      sync.Mutex
 	target  *target
@@ -171,18 +173,14 @@ func (c *callback) attach() {
 
 // offer hands an event to the cursor; false says that there is no room for it now. mu is held.
 func (c *callback) offer(ev *event) bool {
-	if len(c.held) > 0 && c.heldBytes+len(ev.Body) > maxHeldBytes {
+	if len(c.held) > 0 && (c.heldBytes+len(ev.Body) > maxHeldBytes || !c.d.memory.admits(c.heldBytes, len(ev.Body))) {
 		return false
 	}
 	switch c.cur.Offer(cursor.Entry{Seq: ev.Seq, Order: ev.Order}) {
 	case cursor.Full:
 		return false
 	case cursor.Accepted:
-		if c.held == nil {
-			c.held = map[uint64]*event{}
-		}
-		c.held[ev.Seq] = ev
-		c.heldBytes += len(ev.Body)
+		c.hold(ev)
 	case cursor.Laned, cursor.Ignored:
 	}
 	c.lastRead = ev.Time
@@ -191,18 +189,16 @@ func (c *callback) offer(ev *event) bool {
 
 // dropHeld forgets bodies; who needs one reads it from the log. mu is held.
 func (c *callback) dropHeld(which func(*event) bool) {
-	for seq, ev := range c.held {
+	for _, ev := range c.held {
 		if which(ev) {
-			delete(c.held, seq)
-			c.heldBytes -= len(ev.Body)
+			c.drop(ev)
 		}
 	}
 }
 
 func (c *callback) dropSeq(seq uint64) {
 	if ev := c.held[seq]; ev != nil {
-		delete(c.held, seq)
-		c.heldBytes -= len(ev.Body)
+		c.drop(ev)
 	}
 }
 
@@ -230,8 +226,14 @@ func (c *callback) take(now time.Time) (job, bool) {
 	if c.target.callback.Mode == relay.ModeLatest {
 		most = cursor.LaneEntries
 	}
+	if !c.place.take() { // with something to send it waits for one
+		if at, ok := c.cur.NextDue(now); !ok || at.After(now) || !c.place.wait() {
+			return job{}, false
+		}
+	}
 	b, ok := c.cur.Take(now, most)
 	if !ok {
+		c.place.release()
 		return job{}, false
 	}
 	if c.limiter != nil {
@@ -264,8 +266,8 @@ func (c *callback) look(now time.Time) {
 		c.under.Go(c.refill)
 	}
 	at, ok := c.cur.NextDue(now)
-	if len(c.records) >= 2*window(c.target.callback) {
-		ok = false // the flusher wakes it
+	if len(c.records) >= 2*window(c.target.callback) || c.place.waits.Load() {
+		ok = false // the flusher wakes it, or whoever gives a place back
 	}
 	if ok && c.limiter != nil {
 		if tokens := c.limiter.TokensAt(now); tokens < 1 {
@@ -313,6 +315,12 @@ func (c *callback) wake() {
 	}
 }
 
+// placed is called when a place was handed over. One that cannot be used now goes on to the next.
+func (c *callback) placed() {
+	c.wake()
+	c.place.decline()
+}
+
 // stop ends the callback here: nothing is started any more, attempts under way are broken off if at once is set. It waits for
 // its goroutines.
 func (c *callback) stop(atOnce bool) {
@@ -338,4 +346,9 @@ func (c *callback) stop(atOnce bool) {
 	}
 	c.under.Wait()
 	c.cancel()
+	c.place.leave()
+	c.mu.Lock()
+	c.dropHeld(func(*event) bool { return true })
+	c.mu.Unlock()
+	c.once.Do(func() { c.d.memory.callbacks.Add(-1) })
 }

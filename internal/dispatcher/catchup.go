@@ -126,7 +126,7 @@ func (c *callback) fromLog(pos uint64, t *target, reads uint64, size *int) error
 		if n := len(page); n == 0 && more {
 			through = pos // all that was counted has aged out meanwhile: look again
 		} else if n > 0 {
-			*size = min(max(pageBytes/max(bytes/n, 1), 1), pageEvents)
+			*size = min(max(min(pageBytes, c.d.memory.part())/max(bytes/n, 1), 1), pageEvents)
 			if through = max(through, page[n-1].Seq); more {
 				through = page[n-1].Seq
 			}

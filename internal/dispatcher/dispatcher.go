@@ -31,6 +31,7 @@ const (
 	DefaultDisableAfter    = 5 * 24 * time.Hour
 	DefaultGrace           = 20 * time.Second
 	DefaultLookback        = 100_000
+	DefaultMaxAttempts     = 4096
 )
 
 // Config is what a Dispatcher is made from. Store, Sender, Operational and Log are needed.
@@ -50,8 +51,12 @@ type Config struct {
 	Grace           time.Duration                     // for attempts under way when a shard is to be given up
 	// Lookback is how many positions are read at most for all the callbacks of shards that arrive; those further back read by themselves.
 	Lookback uint64
-	// Ring is how many events the shared reader keeps at hand (0: 8,192).
-	Ring int
+	// MaxAttempts is how many attempts may be under way at once, of all callbacks together (0: DefaultMaxAttempts); see places.
+	MaxAttempts int
+	// HeldBytes bounds the bodies of events that callbacks keep at hand (0: DefaultHeldBytes); see memory.
+	HeldBytes int64
+	// Ring and RingBytes are how many events, and bytes of them, the shared reader keeps at hand (0: 8,192 and 32 MiB).
+	Ring, RingBytes int
 }
 
 func (c Config) withDefaults() Config {
@@ -72,6 +77,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Grace == 0 {
 		c.Grace = DefaultGrace
+	}
+	if c.MaxAttempts == 0 {
+		c.MaxAttempts = DefaultMaxAttempts
+	}
+	if c.HeldBytes == 0 {
+		c.HeldBytes = DefaultHeldBytes
 	}
 	if c.Lookback == 0 {
 		c.Lookback = DefaultLookback
@@ -96,6 +107,8 @@ type Dispatcher struct {
 	conf     Config
 	metrics  *metrics
 	feed     *feed
+	places   *places
+	memory   memory
 	flush    *flusher
 	settings settings
 	arrivals arrivals
@@ -119,7 +132,8 @@ type Dispatcher struct {
 // New makes a Dispatcher and registers its metrics.
 func New(c Config) *Dispatcher {
 	d := &Dispatcher{conf: c.withDefaults(), started: make(chan struct{}), ready: make(chan struct{}), callbacks: map[string]*callback{}}
-	d.feed = newFeed(c.Ring)
+	d.feed = newFeed(d.conf.Ring, d.conf.RingBytes)
+	d.places, d.memory.bound = newPlaces(d.conf.MaxAttempts), d.conf.HeldBytes
 	d.flush = newFlusher(d)
 	d.metrics = newMetrics(c.Metrics, d)
 	d.settings.init()
@@ -217,9 +231,19 @@ func (d *Dispatcher) complain(what string, err error) {
 }
 
 // Test makes one attempt for a callback over the very path that deliveries take, and records nothing. Id is the webhook-id.
-func (d *Dispatcher) Test(ctx context.Context, cb relay.Callback, body []byte, id string) sender.Attempt {
-	return d.conf.Sender.Send(ctx, newTarget(cb, relay.Client{}).request(id, body, time.Now()))
+// It takes one of the places that attempts have, or returns ErrBusy.
+func (d *Dispatcher) Test(ctx context.Context, cb relay.Callback, body []byte, id string) (sender.Attempt, error) {
+	place := d.places.join(cb.Client, func() {})
+	defer place.leave()
+	if !place.take() {
+		return sender.Attempt{}, ErrBusy
+	}
+	defer place.release()
+	return d.conf.Sender.Send(ctx, newTarget(cb, relay.Client{}).request(id, body, time.Now())), nil
 }
+
+// ErrBusy says that the client has as many attempts under way as it may have.
+var ErrBusy = errors.New("as many attempts are under way as there may be")
 
 // ErrUnknown says that this replica does not deliver to the callback.
 var ErrUnknown = errors.New("this replica does not deliver to the callback")

@@ -24,17 +24,21 @@ type feed struct {
 	bytes  int
 	from   uint64 // the ring holds every event above from, up to pos
 	limit  int
+	most   int // bytes
 	bySite map[string]map[*callback]struct{}
 	anyone map[*callback]struct{} // whose client may see every site
 
 	pos atomic.Uint64 // every event up to here has been offered to every callback that is attached
 }
 
-func newFeed(limit int) *feed {
+func newFeed(limit, bytes int) *feed {
 	if limit <= 0 {
 		limit = ringEvents
 	}
-	return &feed{limit: limit, bySite: map[string]map[*callback]struct{}{}, anyone: map[*callback]struct{}{}}
+	if bytes <= 0 {
+		bytes = ringBytes
+	}
+	return &feed{limit: limit, most: bytes, bySite: map[string]map[*callback]struct{}{}, anyone: map[*callback]struct{}{}}
 }
 
 // start says where reading begins: at the event after pos.
@@ -78,7 +82,7 @@ func (f *feed) offer(ev *event) {
 	defer f.mu.Unlock()
 	f.ring = append(f.ring, ev)
 	f.bytes += len(ev.Body)
-	for len(f.ring)-f.head > f.limit || f.bytes > ringBytes && len(f.ring)-f.head > 1 {
+	for len(f.ring)-f.head > f.limit || f.bytes > f.most && len(f.ring)-f.head > 1 {
 		old := f.ring[f.head]
 		f.from, f.bytes = old.Seq, f.bytes-len(old.Body)
 		f.ring[f.head] = nil

@@ -358,7 +358,10 @@ func TestOperatorsHand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := d.Test(context.Background(), cb, ev.Body, "leeds-"+order(1)+"-1")
+	a, err := d.Test(context.Background(), cb, ev.Body, "leeds-"+order(1)+"-1")
+	if err != nil {
+		t.Fatal(err)
+	}
 	if a.Outcome != sender.Success {
 		t.Errorf("the test answered %+v", a)
 	}

@@ -86,6 +86,8 @@ func (d *Dispatcher) make(ctx context.Context, t *tenure, cb relay.Callback, s *
 		c.tripped = false
 	}
 	c.ctx, c.cancel = context.WithCancel(t.life)
+	c.place = d.places.join(cb.Client, c.placed)
+	d.memory.callbacks.Add(1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.setTarget(newTarget(cb, d.clientOf(cb.Client)))

@@ -47,6 +47,18 @@ func newMetrics(reg prometheus.Registerer, d *Dispatcher) *metrics {
 	for _, s := range []relay.DeliveryStatus{relay.DeliveryDelivered, relay.DeliveryFailed, relay.DeliverySkipped, relay.DeliveryExpired} {
 		m.deliveries[s] = deliveries.WithLabelValues(string(s))
 	}
+	f.NewGauge(prometheus.GaugeOpts{
+		Name: "audatex_relay_attempts_limit", Help: "How many attempts may be under way at once.",
+	}).Set(float64(d.conf.MaxAttempts))
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "audatex_relay_attempts_under_way", Help: "Attempts of deliveries that are under way.",
+	}, func() float64 { taken, _ := d.places.counts(); return float64(taken) })
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "audatex_relay_callbacks_waiting_for_attempts", Help: "Callbacks that could send and wait until another attempt ends.",
+	}, func() float64 { _, waiting := d.places.counts(); return float64(waiting) })
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "audatex_relay_held_event_bytes", Help: "Bytes of events that callbacks keep in memory until they are sent.",
+	}, func() float64 { return float64(d.memory.used.Load()) })
 	if reg != nil {
 		reg.MustRegister(gauges{d})
 	}

@@ -1,0 +1,179 @@
+package dispatcher
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+
+	"pgregory.net/rapid"
+)
+
+// Whatever clients and callbacks do: there are never more attempts than places, the books are right, nobody who may have a
+// place waits, and no client is kept from its guaranteed part while there are free places.
+func TestPlacesHoldTheirInvariants(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		p := newPlaces(rapid.IntRange(1, 40).Draw(t, "limit"))
+		var all []*place
+		used := map[*place]int{} // attempts that the callback believes it has under way
+		woken := make(chan *place, 10_000)
+		for range rapid.IntRange(1, 120).Draw(t, "steps") {
+			switch op := rapid.IntRange(0, 9).Draw(t, "op"); {
+			case op == 0 || len(all) == 0:
+				var pl *place
+				pl = p.join(fmt.Sprint("client", rapid.IntRange(0, 4).Draw(t, "client")), func() { woken <- pl })
+				all = append(all, pl)
+			case op == 1:
+				i := rapid.IntRange(0, len(all)-1).Draw(t, "leaves")
+				pl := all[i]
+				for ; used[pl] > 0; used[pl]-- {
+					pl.release()
+				}
+				pl.leave()
+				pl.leave()
+				all = append(all[:i:i], all[i+1:]...)
+			case op <= 5:
+				pl := rapid.SampledFrom(all).Draw(t, "takes")
+				if pl.take() || pl.wait() {
+					used[pl]++
+				}
+			case op <= 8:
+				if pl := rapid.SampledFrom(all).Draw(t, "ends"); used[pl] > 0 {
+					used[pl]--
+					pl.release()
+				}
+			default:
+				rapid.SampledFrom(all).Draw(t, "declines").decline()
+			}
+			p.check(t, all, used)
+		}
+	})
+}
+
+func (p *places) check(t *rapid.T, all []*place, used map[*place]int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	taken, beyond, perClient := 0, 0, map[string]int{}
+	for _, pl := range all {
+		want := used[pl]
+		if pl.granted {
+			want++
+		}
+		if pl.taken != want {
+			t.Fatalf("a callback is booked with %d places and has %d", pl.taken, want)
+		}
+		if pl.granted && pl.waits.Load() {
+			t.Fatal("a callback was handed a place and waits")
+		}
+		taken += pl.taken
+		perClient[pl.client.id] += pl.taken
+	}
+	for id, c := range p.clients {
+		if c.taken != perClient[id] {
+			t.Fatalf("client %s is booked with %d places and has %d", id, c.taken, perClient[id])
+		}
+		beyond += max(c.taken-p.each, 0)
+		for _, pl := range c.waiting {
+			if p.allows(pl) {
+				t.Fatalf("a callback of %s waits and may have a place: %d of %d are taken", id, p.taken, p.limit)
+			}
+		}
+		if c.taken < p.each && p.taken < p.limit && p.room(c) < 1 {
+			t.Fatalf("%s has %d of its %d and may take none", id, c.taken, p.each)
+		}
+	}
+	if p.taken != taken || p.beyond != beyond || taken > p.limit {
+		t.Fatalf("booked %d and %d beyond, there are %d and %d of %d", p.taken, p.beyond, taken, beyond, p.limit)
+	}
+}
+
+// takeAll takes as many places as there are to be had for callbacks of a client, in turns, and waits for one more each.
+func takeAll(p *places, client string, callbacks, each int) (list []*place, taken int) {
+	for range callbacks {
+		list = append(list, p.join(client, func() {}))
+	}
+	for _, pl := range list {
+		for range each {
+			if !pl.wait() {
+				break
+			}
+			taken++
+		}
+	}
+	return list, taken
+}
+
+// Several clients whose receivers all hang leave every other client its part, at once; also one that nobody knew of.
+func TestHangingClientsLeaveOthersTheirPart(t *testing.T) {
+	t.Parallel()
+	const hostile = 6
+	for _, limit := range []int{70, 270, 2000} {
+		p := newPlaces(limit)
+		healthy := p.join("healthy", func() {})
+		for n := range hostile {
+			p.join(fmt.Sprint("hostile", n), func() {})
+		}
+		for n := range hostile {
+			takeAll(p, fmt.Sprint("hostile", n), 40, 32)
+		}
+		later := p.join("later", func() {})
+		got := 0
+		for healthy.take() {
+			got++
+		}
+		if least := limit / (2 * (hostile + 2)); got < least*3/4 {
+			t.Errorf("of %d places a client gets %d beside six that hang, %d are its own", limit, got, least)
+		}
+		if !later.take() {
+			t.Errorf("of %d places a client that comes later gets none", limit)
+		}
+	}
+}
+
+// Who waits gets the next free place before anybody who has more, and a callback that works fast keeps going beside
+// others of its client that hang.
+func TestFreedPlacesGoToWhoHasFewest(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlaces(16)
+		hanging, taken := takeAll(p, "hostile", 3, 32)
+		woken := 0
+		starved := p.join("hostile", func() { woken++ })
+		if starved.wait() { // others of its client wait as well, and have more
+			t.Fatal("the client could have more")
+		}
+		hog := hanging[0]
+		for _, pl := range hanging {
+			if pl.taken > hog.taken {
+				hog = pl
+			}
+		}
+		for !starved.take() && !starved.wait() && hog.taken > 0 {
+			hog.release()
+			synctest.Wait()
+		}
+		if starved.taken != 1 {
+			t.Fatalf("of %d places given back the callback without any gets %d, woken %d times", taken, starved.taken, woken)
+		}
+		for i := range 100 { // it has work without end: at each end of an attempt it is the one with the fewest
+			starved.release()
+			if !starved.take() && !starved.wait() {
+				synctest.Wait()
+				if !starved.take() {
+					t.Fatalf("after %d attempts its place went to one that hangs", i)
+				}
+			}
+		}
+	})
+}
+
+func TestOneClientAloneLeavesSomeForTheNext(t *testing.T) {
+	t.Parallel()
+	p := newPlaces(100)
+	if _, taken := takeAll(p, "first", 1, 1000); taken < 30 {
+		t.Errorf("one callback alone gets %d of 100", taken)
+	}
+	if _, taken := takeAll(p, "second", 1, 1000); taken < 15 {
+		t.Errorf("the next gets %d of 100", taken)
+	}
+}
