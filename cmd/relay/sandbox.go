@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/ingress"
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
@@ -47,7 +48,13 @@ const requestGrace = time.Second
 // serveHTTP serves until ctx ends, then gives requests under way the grace time.
 func serveHTTP(ctx context.Context, server *http.Server, listener net.Listener) error {
 	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(listener) }()
+	go func() {
+		if bounded, ok := listener.(*ingress.Listener); ok {
+			ended <- bounded.Serve(server)
+			return
+		}
+		ended <- server.Serve(listener)
+	}()
 	select {
 	case err := <-ended:
 		return err

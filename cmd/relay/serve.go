@@ -68,16 +68,21 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	began := time.Now()
 	userAgent := "audatex-relay/" + buildVersion()
 	registry := newRegistry()
+	parts, err := newResources(c)
+	if err != nil {
+		return err
+	}
+	doors := ingress.NewMetrics(registry)
 
 	// Listening comes first: a wrong address is a setting's error, and nobody is answered before there is something to say.
-	api, err := net.Listen("tcp", c.HTTPAddr)
+	api, err := listen("RELAY_HTTP_ADDR", c.HTTPAddr, "api", parts.api, doors, log)
 	if err != nil {
-		return wrong("RELAY_HTTP_ADDR", "%w", err)
+		return err
 	}
 	defer func() { _ = api.Close() }()
-	metrics, err := net.Listen("tcp", c.MetricsAddr)
+	metrics, err := listen("RELAY_METRICS_ADDR", c.MetricsAddr, "metrics", parts.metrics, doors, log)
 	if err != nil {
-		return wrong("RELAY_METRICS_ADDR", "%w", err)
+		return err
 	}
 	defer func() { _ = metrics.Close() }()
 	state := &readiness{}
@@ -99,6 +104,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	}
 	defer bus.Stop()
 	defer nc.Close()
+	parts.tell(log)
 	_, missing := os.Stat(filepath.Join(c.DataDir, store.KeyFile))
 	sealer, err := newSealer(c)
 	if err != nil {
@@ -145,7 +151,11 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 		budget.Allow(0, 1) // until this replica has its share
 	}
 	vendorMetrics := audatex.NewMetrics(registry)
-	client, err := audatex.New(audatex.Config{BaseURL: c.AudatexBaseURL, UserAgent: userAgent, Timeout: c.AudatexTimeout.d(), Budget: budget, Metrics: vendorMetrics, Logger: log})
+	dialer := newBoundedDialer(parts.vendor)
+	client, err := audatex.New(audatex.Config{
+		BaseURL: c.AudatexBaseURL, UserAgent: userAgent, Timeout: c.AudatexTimeout.d(), Budget: budget, Metrics: vendorMetrics, Logger: log,
+		DialContext: dialer.DialContext,
+	})
 	if err != nil {
 		return wrong("RELAY_AUDATEX_BASE_URL", "%w", err)
 	}
@@ -154,7 +164,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	tokens, err := audatex.NewTokens(audatex.TokensConfig{
 		AuthURL: c.AudatexAuthURL, TokenURL: c.AudatexTokenURL, ClientID: c.AudatexClientID, ClientSecret: audatex.NewSecret(c.AudatexClientSecret),
 		AuthStyle: audatex.AuthStyle(c.AudatexAuthStyle), Scopes: c.AudatexScopes, UserAgent: userAgent, Timeout: c.AudatexTimeout.d(), Store: s.Tokens, Budget: budget,
-		Metrics: vendorMetrics, Logger: log, Exclusive: c.NATSURL == "", Lease: held.lease,
+		Metrics: vendorMetrics, Logger: log, Exclusive: c.NATSURL == "", Lease: held.lease, DialContext: dialer.DialContext,
 	})
 	if err != nil {
 		return wrong("RELAY_AUDATEX_TOKEN_URL", "%w", err)
@@ -181,11 +191,11 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 		Store: s, Orders: vendor, Publisher: publishing, Grace: c.ShutdownGrace.d(),
 		Metrics: resolver.NewMetrics(registry), Log: log,
 	})
-	sending := sender.New(sender.Config{AllowCIDRs: c.allow, Proxy: c.proxy, UserAgent: userAgent})
+	sending := sender.New(sender.Config{AllowCIDRs: c.allow, Proxy: c.proxy, MaxConnections: parts.receiverConnections, UserAgent: userAgent})
 	defer sending.Close()
 	dispatching := dispatcher.New(dispatcher.Config{
 		Store: s, Sender: sending, Operational: publishing, Schedule: c.schedule, Grace: c.ShutdownGrace.d(),
-		Metrics: registry, Log: log,
+		MaxAttempts: parts.attempts, HeldBytes: parts.heldBytes, RingBytes: parts.ringBytes, Metrics: registry, Log: log,
 	})
 
 	asking.Handle(answers(polling, resolving, dispatching, tokens))
@@ -196,7 +206,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	// What is served.
 	apis, err = httpapi.New(httpapi.Config{
 		Store: s, Keys: keys, AdminToken: c.AdminToken, PublicURL: c.PublicURL, SchemaURL: schemaBase(c, api.Addr()), CallbackNets: c.allow, Restored: mark.Restored,
-		Proxies: c.proxies, Ingress: ingress.NewMetrics(registry), Dispatcher: callbacks{dispatching, asking}, Poller: pollers{asking}, Resolver: notifications{resolving, vendor}, Vendor: vendor, Ready: state.ready, Log: log,
+		Proxies: c.proxies, Ingress: doors, Dispatcher: callbacks{dispatching, asking}, Poller: pollers{asking}, Resolver: notifications{resolving, vendor}, Vendor: vendor, Ready: state.ready, Log: log,
 	})
 	if err != nil {
 		return err
@@ -282,6 +292,15 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 		log.Info("stopped")
 	}
 	return failed
+}
+
+// listen listens on a setting's address, within bounds.
+func listen(setting, address, name string, bounds ingress.Bounds, doors *ingress.Metrics, log *slog.Logger) (*ingress.Listener, error) {
+	inner, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, wrong(setting, "%w", err)
+	}
+	return ingress.NewListener(inner, name, bounds, doors, log), nil
 }
 
 // lastRefresh is what token refreshes under way get at least when everything else has ended, as an answer that is cut off may cost a

@@ -25,6 +25,7 @@ type world struct {
 	t         *testing.T
 	dir       string // the relay's data
 	env       map[string]string
+	openFiles int // the relay's limit of open files, 0: the test's own
 	admin     string
 	book      harness.Logbook
 	client    *http.Client
@@ -91,7 +92,12 @@ func (w *world) begin() *harness.Process {
 	for _, name := range slices.Sorted(maps.Keys(w.env)) {
 		env = append(env, name+"="+w.env[name])
 	}
-	p := harness.StartProcess(w.t, relayBinary(w.t), []string{"serve"}, env, &w.book)
+	program, args := relayBinary(w.t), []string{"serve"}
+	if w.openFiles > 0 {
+		args = []string{"-c", fmt.Sprintf(`ulimit -n %d && exec "$0" serve`, w.openFiles), program}
+		program = "/bin/sh"
+	}
+	p := harness.StartProcess(w.t, program, args, env, &w.book)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.relay = p
