@@ -62,6 +62,31 @@ func TestComposeWantsTheClientID(t *testing.T) {
 	}
 }
 
+// What the environment gives reaches the relay as it is; a password that Compose or NATS would read as something else is refused.
+func TestComposeTakesValuesAsTheyAre(t *testing.T) {
+	t.Parallel()
+	deploy := secretsMade(t)
+	for _, id := range []string{"a$b", "$$", "${HOME}x", "a'b\"c", "{{ x }}", "0123", "a: b # c", `back\slash`} {
+		project, err := load(t, deploy, "AUDATEX_CLIENT_ID="+id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := project.Services["relay"].Environment["RELAY_AUDATEX_CLIENT_ID"]; got == nil || *got != id {
+			t.Errorf("the client id %q is %v", id, got)
+		}
+	}
+	for _, password := range []string{"pa$$word", "pass word", "5e62", "pass#word", "'password'"} {
+		if err := os.WriteFile(filepath.Join(deploy, "secrets/nats-password"), []byte(password+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(filepath.Join(deploy, "compose-secrets"))
+		cmd.Env = append(os.Environ(), "RELAY=echo")
+		if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "must be letters and digits") || strings.Contains(string(out), password) {
+			t.Errorf("%q: %v %s", password, err, out)
+		}
+	}
+}
+
 func TestComposeRunsTheRelayOnThreeServers(t *testing.T) {
 	deploy := secretsMade(t)
 	project, err := load(t, deploy, "AUDATEX_CLIENT_ID=test")
