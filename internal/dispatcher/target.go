@@ -30,6 +30,8 @@ type signingSecret struct {
 }
 
 func newTarget(cb relay.Callback, client relay.Client) *target {
+	// Sorted, as every event is held against them: 1,000 callbacks of 1,000 orders each must not hold the reader up.
+	client.Sites, cb.Filter.Sites, cb.Filter.Orders = relay.Sorted(client.Sites), relay.Sorted(cb.Filter.Sites), relay.Sorted(cb.Filter.Orders)
 	t := &target{callback: cb, client: client, key: cb.ID + " " + cb.Generation}
 	for _, s := range cb.Secrets.Signing {
 		secret, err := signature.ParseSecret(s.Secret)
@@ -50,11 +52,11 @@ func newTarget(cb relay.Callback, client relay.Client) *target {
 
 // matches reports whether the event is for this callback: its client may see it and its site, and its filter passes it.
 func (t *target) matches(ev *event) bool {
-	mine := t.client.MaySee(ev.Site)
+	mine := t.client.AllSites || relay.Among(t.client.Sites, ev.Site)
 	if ev.private { // about a callback, at no site
 		mine = ev.client == t.callback.Client
 	}
-	return ev.Order != "" && mine && t.callback.Filter.Matches(ev.Site, ev.Type, ev.Order)
+	return ev.Order != "" && mine && t.callback.Filter.MatchesSorted(ev.Site, ev.Type, ev.Order)
 }
 
 // request is one attempt to send body.
@@ -84,8 +86,8 @@ func (t *target) sites() (sites []string, all bool) {
 		}
 		return sites, false
 	default:
-		for _, s := range filter {
-			if t.client.MaySee(s) && !slices.Contains(sites, s) {
+		for i, s := range filter {
+			if repeated := i > 0 && filter[i-1] == s; !repeated && (t.client.AllSites || relay.Among(t.client.Sites, s)) {
 				sites = append(sites, s)
 			}
 		}
@@ -110,24 +112,18 @@ func (t *target) subjects(order string) (filters []string, none bool) {
 	created := slices.ContainsFunc([]relay.Filter{{Types: f.Types}}, func(f relay.Filter) bool { return f.Matches("", relay.TypeOrderCreated, "") })
 	updated := slices.ContainsFunc([]relay.Filter{{Types: f.Types}}, func(f relay.Filter) bool { return f.Matches("", relay.TypeOrderUpdated, "") })
 	operational := t.wantsOperational()
-	action := "*"
+	action, kinds := "*", 0 // kinds is how many subjects there are for each site and order
 	switch {
 	case created && !updated:
 		action = "created"
 	case updated && !created:
 		action = "updated"
 	}
-	build := func(sites, orders []string) {
-		for _, site := range sites {
-			for _, o := range orders {
-				if created || updated {
-					filters = append(filters, topology.OrderSubject(site, action, o))
-				}
-				if operational {
-					filters = append(filters, topology.OperationalSubject(site, "*", o))
-				}
-			}
-		}
+	if created || updated {
+		kinds++
+	}
+	if operational {
+		kinds++
 	}
 	if all && len(orders) == 0 && created && updated {
 		return []string{topology.AllEvents}, false // little of the log is for nobody
@@ -138,11 +134,21 @@ func (t *target) subjects(order string) (filters []string, none bool) {
 	if len(orders) == 0 {
 		orders = []string{"*"}
 	}
-	if build(sites, orders); len(filters) > maxFilterSubjects {
-		if filters = nil; len(orders) > maxFilterSubjects/2 {
+	// Counted before they are made: 1,000 sites and 1,000 orders would be a million.
+	if len(sites)*len(orders)*kinds > maxFilterSubjects {
+		if sites = []string{"*"}; len(orders) > maxFilterSubjects/2 {
 			orders = []string{"*"}
 		}
-		build([]string{"*"}, orders)
+	}
+	for _, site := range sites {
+		for _, o := range orders {
+			if created || updated {
+				filters = append(filters, topology.OrderSubject(site, action, o))
+			}
+			if operational {
+				filters = append(filters, topology.OperationalSubject(site, "*", o))
+			}
+		}
 	}
 	return filters, len(filters) == 0
 }

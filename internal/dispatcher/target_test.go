@@ -1,6 +1,7 @@
 package dispatcher
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -49,5 +50,44 @@ func TestWhatHappensToACallbackIsItsClientsAffair(t *testing.T) {
 	}
 	if ev := operational(relay.KindConsentRequired, nil); !of("other").matches(ev) {
 		t.Error("an event about a connection is for everybody who may see its site")
+	}
+}
+
+// Sites times orders is counted before anything is made of it: a callback of 1,000 of both is asked for its status as cheaply as others.
+func TestManySitesAndOrdersAreNotMultiplied(t *testing.T) { //nolint:paralleltest // only its own allocations count
+	var sites, orders []string
+	for i := range 1000 {
+		sites, orders = append(sites, fmt.Sprintf("site-%d", i)), append(orders, fmt.Sprintf("order-%d", i))
+	}
+	client := relay.Client{ID: "acme", Sites: sites}
+	of := func(sites, orders []string, types ...string) *target {
+		return newTarget(relay.Callback{ID: "cb", Client: "acme", Filter: relay.Filter{Sites: sites, Orders: orders, Types: types}}, client)
+	}
+	for _, c := range []struct {
+		t    *target
+		want int
+		some string
+	}{
+		{of(sites, orders), 1, "audatex.*.parts.order.*.*"},
+		{of(sites, orders, "audatex.parts.*", "audatex.relay.*"), 2, "audatex.*.relay.*.*"},
+		{of(nil, orders), 1, "audatex.*.parts.order.*.*"},
+		{of(sites, orders[:20]), 20, "audatex.*.parts.order.*.order-1"},
+		{of(sites[:3], orders[:20], relay.TypeOrderCreated), 60, "audatex.site-2.parts.order.created.order-7"},
+		{of(sites[:3], nil, "audatex.relay.*"), 3, "audatex.site-2.relay.*.*"},
+	} {
+		var filters []string
+		allocated := testing.AllocsPerRun(1, func() { filters, _ = c.t.subjects("") })
+		if len(filters) != c.want || !slices.Contains(filters, c.some) || allocated > 250 {
+			t.Errorf("%d filters with %g allocations, want %d with %s: %v", len(filters), allocated, c.want, c.some, filters[:min(len(filters), 3)])
+		}
+	}
+	many := of(sites, orders)
+	for _, order := range []string{"order-0", "order-500", "order-999"} {
+		if !many.matches(&event{Stored: store.Stored{Site: "site-7", Type: relay.TypeOrderCreated, Order: order}}) {
+			t.Errorf("%s is not matched", order)
+		}
+	}
+	if many.matches(&event{Stored: store.Stored{Site: "site-7", Type: relay.TypeOrderCreated, Order: "order-1000"}}) {
+		t.Error("an order that the filter does not name is matched")
 	}
 }

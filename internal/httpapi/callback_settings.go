@@ -126,8 +126,9 @@ func (a *API) checkCallback(owner relay.Client, s CallbackSettings, before relay
 	} else if err := sender.CheckURL(s.Url, a.c.CallbackNets); err != nil && s.Url != before.Secrets.URL {
 		errs = append(errs, at("/url", "%s", err))
 	}
+	seen, kept := relay.Sorted(owner.Sites), relay.Sorted(before.Filter.Sites)
 	for i, site := range s.Sites {
-		if !owner.MaySee(site) && !slices.Contains(before.Filter.Sites, site) { // whether it exists or not
+		if !owner.AllSites && !relay.Among(seen, site) && !relay.Among(kept, site) { // whether it exists or not
 			errs = append(errs, at(fmt.Sprintf("/sites/%d", i), "is not a site of this client"))
 		}
 	}

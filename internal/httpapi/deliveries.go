@@ -13,7 +13,7 @@ import (
 )
 
 // maxRecords bounds how many records of attempts one page of deliveries looks at.
-const maxRecords = 20_000
+const maxRecords = 5_000
 
 // ListDeliveries implements GET /v1/callbacks/{id}/deliveries. A delivery stands where its closing record does; one that is still
 // being retried stands where its last attempt does, which the record of its order's lane tells.
@@ -69,7 +69,7 @@ func (a *API) GetDelivery(w http.ResponseWriter, r *http.Request, id Id, eventID
 		if err != nil {
 			return reply{}, err
 		}
-		ev, found, err := a.find(ctx, eventID)
+		ev, found, err := a.find(ctx, c, eventID)
 		if err != nil {
 			return reply{}, err
 		}

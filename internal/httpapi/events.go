@@ -9,13 +9,10 @@ import (
 
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
-	"github.com/audatex-relay/relay/internal/topology"
 )
 
 const (
 	defaultEvents = 100
-	// maxScanned bounds how many events one request looks at; what was not reached, the next request does.
-	maxScanned = 10_000
 	// maxFilters bounds the subject filters of one look at the log: beyond it all events are read and sifted here, which is cheaper.
 	maxFilters = 100
 )
@@ -53,11 +50,11 @@ func (a *API) ListEvents(w http.ResponseWriter, r *http.Request, params ListEven
 // GetEvent implements GET /v1/events/{eventId}.
 func (a *API) GetEvent(w http.ResponseWriter, r *http.Request, eventID EventId) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		ev, found, err := a.find(ctx, eventID)
+		ev, found, err := a.find(ctx, c, eventID)
 		if err != nil {
 			return reply{}, err
 		}
-		if !found || !c.maySeeEvent(ev) {
+		if !found {
 			return reply{}, notFound()
 		}
 		return reply{contentType: relay.EventContentType, body: ev.Body}, nil
@@ -152,33 +149,37 @@ func (a *API) look(ctx context.Context, c caller, q *query) ([]store.Stored, err
 		return nil, &problem{kind: kindOutdated}
 	}
 	var list []store.Stored
-	for scanned := 0; ; {
+	var read scan
+	for {
+		chunk := read.next(q.limit)
+		if chunk == 0 {
+			break // q.more is true: the last chunk said so
+		}
 		var events []store.Stored
 		if !q.since.IsZero() {
-			events, q.more, err = a.c.Store.Events.ScanSince(ctx, q.since, q.subjects, q.limit)
+			events, q.more, err = a.c.Store.Events.ScanSince(ctx, q.since, q.subjects, chunk)
 		} else {
-			events, q.more, err = a.c.Store.Events.Scan(ctx, q.after+1, q.subjects, q.limit)
+			events, q.more, err = a.c.Store.Events.Scan(ctx, q.after+1, q.subjects, chunk)
 		}
 		if err != nil {
 			return nil, err
 		}
 		for i, ev := range events {
 			q.after, q.since = ev.Seq, time.Time{}
-			if !q.filter.Matches(ev.Site, ev.Type, ev.Order) {
-				continue
-			}
-			if !c.maySeeEvent(ev) {
+			read.add(len(ev.Body))
+			if !q.filter.Matches(ev.Site, ev.Type, ev.Order) || !c.maySeeEvent(ev) {
 				continue
 			}
 			if list = append(list, ev); len(list) == q.limit {
 				q.more = q.more || i < len(events)-1
-				return list, nil
+				break
 			}
 		}
-		if scanned += len(events); !q.more || scanned >= maxScanned || len(events) == 0 {
+		if len(list) == q.limit || !q.more || len(events) == 0 {
 			break
 		}
 	}
+	a.limits.charge(c.key.ID, read.messages-len(list))
 	if !q.more { // all there was when this began has been seen
 		q.after, q.since = max(q.after, last), time.Time{}
 	}
@@ -197,8 +198,10 @@ func (a *API) wait(ctx context.Context, c caller, q *query, limit time.Duration)
 	defer done()
 	end, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	sites := relay.Sorted(c.client.Sites) // every event is held against them
 	waiter, ok := a.feed.join(end, c.client.ID, func(site, typ, order string) bool {
-		return (c.maySeeSite(site) || slices.Contains(aboutCallbacks, typ)) && q.filter.Matches(site, typ, order)
+		seen := c.admin || c.client.AllSites || relay.Among(sites, site) || slices.Contains(aboutCallbacks, typ)
+		return seen && q.filter.Matches(site, typ, order)
 	})
 	if !ok {
 		return nil, ctx.Err()
@@ -206,7 +209,12 @@ func (a *API) wait(ctx context.Context, c caller, q *query, limit time.Duration)
 	defer a.feed.leave(waiter)
 	for {
 		// Looked at once more at first: something may have come, or been revoked, before the waiter stood there.
+		done, ok := a.reads.take(end, c.key.ID)
+		if !ok {
+			return nil, ctx.Err()
+		}
 		list, err := a.look(ctx, c, q)
+		done()
 		if err != nil {
 			return nil, err
 		}
@@ -240,60 +248,14 @@ func expiry(key relay.Key) (expired <-chan time.Time, stop func()) {
 	return timer.C, func() { timer.Stop() }
 }
 
-// subjects narrows a reading of the log to what a filter can match and the caller may see; none means everything. It may be wider
-// than both: what is read is sifted again.
-func subjects(c caller, f relay.Filter) []string {
-	sites := f.Sites
-	if len(sites) == 0 {
-		switch {
-		case c.admin || c.client.AllSites:
-			sites = []string{"*"}
-		case len(c.client.Sites) == 0:
-			sites = []string{"-"} // the client sees nothing, and no site is called so
-		default:
-			sites = c.client.Sites
-		}
-	}
-	operational := false
-	for _, typ := range f.Types {
-		operational = operational || strings.HasPrefix(typ, relay.OperationalPrefix)
-	}
-	seen, all := map[string]bool{}, []string{}
-	add := func(subject string) {
-		if !seen[subject] {
-			seen[subject] = true
-			all = append(all, subject)
-		}
-	}
-	for _, site := range sites {
-		switch {
-		case len(f.Orders) > 0:
-			for _, order := range f.Orders {
-				add(topology.OrderFilter(site, order))
-				if operational {
-					add(topology.OperationalSubject(site, "*", order))
-				}
-			}
-		case operational:
-			add(topology.SiteFilter(site))
-		default:
-			add(topology.OrderFilter(site, "*"))
-		}
-	}
-	if operational && len(f.Sites) == 0 && sites[0] != "*" { // what happened to the client's own callbacks stands at no site
-		for _, typ := range aboutCallbacks {
-			add(topology.OperationalSubject(relay.NoSite, strings.TrimPrefix(typ, relay.OperationalPrefix), "*"))
-		}
-	}
-	if len(all) > maxFilters {
-		return nil
-	}
-	return all
-}
-
 // lookSoon is look for a caller who waits for the answer.
 func (a *API) lookSoon(ctx context.Context, c caller, q *query) ([]store.Stored, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	done, err := a.reads.soon(ctx, c.key.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	return a.look(ctx, c, q)
 }

@@ -203,6 +203,19 @@ func (a *API) patient(r *http.Request) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(r.Context(), patienceTrouble)
 }
 
+// inTurn runs an operation; of one key's reads only so many at once. The feed takes its turns itself, as it gives them back while it waits;
+// what waits for the vendor takes none.
+func (a *API) inTurn(ctx context.Context, op operation, c caller, run func(ctx context.Context, c caller) (reply, error)) (reply, error) {
+	if op.access == accessKeys && !op.changes && op.id != "listEvents" && op.id != "findAssessment" {
+		done, err := a.reads.soon(ctx, c.key.ID)
+		if err != nil {
+			return reply{}, err
+		}
+		defer done()
+	}
+	return run(ctx, c)
+}
+
 // do runs an operation and sends its answer or its problem. The caller's key is looked at again before, as the request's body
 // may have taken long to come, and before an answer that only tells something, as that may have taken long to make.
 func (a *API) do(w http.ResponseWriter, r *http.Request, operation func(ctx context.Context, c caller) (reply, error)) {
@@ -211,7 +224,7 @@ func (a *API) do(w http.ResponseWriter, r *http.Request, operation func(ctx cont
 	c, err := a.present(exchangeOf(r).caller)
 	var answer reply
 	if err == nil {
-		answer, err = operation(ctx, c)
+		answer, err = a.inTurn(ctx, exchangeOf(r).op, c, operation)
 	}
 	if err == nil && r.Method == http.MethodGet {
 		_, err = a.present(c)

@@ -2,8 +2,8 @@ package httpapi
 
 import (
 	"context"
-	"encoding/json"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/audatex-relay/relay/internal/relay"
@@ -19,37 +19,40 @@ var (
 	operationalEventID = regexp.MustCompile(`^(_|[a-z0-9][a-z0-9-]*)-([a-z0-9-]+)-([0-9]+)$`)
 )
 
-// find answers the event with an id. An id says where the event stands: its site and its order, or the kind and the id of what an
-// operational event is about.
-func (a *API) find(ctx context.Context, id string) (store.Stored, bool, error) {
-	for _, subject := range candidates(id) {
-		from := uint64(0)
-		for range maxOfSubject / defaultEvents {
-			events, more, err := a.c.Store.Events.Scan(ctx, from, []string{subject}, defaultEvents)
-			if err != nil {
-				return store.Stored{}, false, err
+// find returns the event with an id, if the caller may see it. An id says where the event is: its site and its order, or the kind and the
+// id of what an operational event is about.
+func (a *API) find(ctx context.Context, c caller, id string) (store.Stored, bool, error) {
+	subjects := candidates(c, id)
+	if len(subjects) == 0 {
+		return store.Stored{}, false, nil
+	}
+	var from uint64
+	for range maxOfSubject / defaultEvents {
+		events, more, err := a.c.Store.Events.Scan(ctx, from, subjects, defaultEvents)
+		if err != nil {
+			return store.Stored{}, false, err
+		}
+		for _, ev := range events {
+			from = ev.Seq + 1
+			if memberOf(ev.Body, "id") == id {
+				return ev, c.maySeeEvent(ev), nil
 			}
-			for _, ev := range events {
-				from = ev.Seq + 1
-				var head struct {
-					ID string `json:"id"`
-				}
-				if json.Unmarshal(ev.Body, &head) == nil && head.ID == id {
-					return ev, true, nil
-				}
-			}
-			if !more || len(events) == 0 {
-				break
-			}
+		}
+		if !more || len(events) == 0 {
+			break
 		}
 	}
 	return store.Stored{}, false, nil
 }
 
-// candidates lists the subjects under which an event with this id can stand. Names may hold hyphens, so of an operational event's
-// id there may be several readings.
-func candidates(id string) []string {
+// candidates lists the subjects under which an event with this id can stand, of those that the caller may see: what happens at other sites
+// is not looked for, so that it costs the same whether it is there or not. Names may hold hyphens, so of an operational event's id there may
+// be several readings.
+func candidates(c caller, id string) []string {
 	if m := orderEventID.FindStringSubmatch(id); m != nil && relay.CheckName(m[1]) == nil {
+		if !c.maySeeSite(m[1]) {
+			return nil
+		}
 		return []string{topology.OrderFilter(m[1], m[2])}
 	}
 	m := operationalEventID.FindStringSubmatch(id)
@@ -66,7 +69,8 @@ func candidates(id string) []string {
 				break
 			}
 			site, about := rest[:from+i], rest[from+i+len(middle):]
-			if about != "" && (site == relay.NoSite || relay.CheckName(site) == nil) {
+			seen := c.maySeeSite(site) || slices.Contains(aboutCallbacks, relay.OperationalPrefix+string(k))
+			if about != "" && seen && (site == relay.NoSite || relay.CheckName(site) == nil) {
 				subjects = append(subjects, topology.OperationalSubject(site, string(k), about))
 			}
 			from += i + 1

@@ -2,12 +2,16 @@ package httpapi
 
 import (
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 )
 
 // maxWaiting is how many long polls one key may hold open at once.
 const maxWaiting = 32
+
+// siftedPerRequest is how many messages of a log that are read for nothing cost a key as much as a request.
+const siftedPerRequest = 100
 
 // maxKnown bounds the limiters kept; beyond it all are forgotten, which gives each key one fresh burst.
 const maxKnown = 10_000
@@ -60,4 +64,18 @@ func (l *limits) wait(key string) (done func(), ok bool) {
 			delete(l.waiting, key)
 		}
 	}, true
+}
+
+// charge makes a key pay for messages that were read for it and were not its business: one request's worth for each siftedPerRequest.
+// What it owes, its next requests wait for.
+func (l *limits) charge(key string, sifted int) {
+	if key == "" {
+		return
+	}
+	l.mu.Lock()
+	limiter := l.keys[key]
+	l.mu.Unlock()
+	if n := min(sifted/siftedPerRequest, l.burst); limiter != nil && n > 0 {
+		limiter.ReserveN(time.Now(), n)
+	}
 }

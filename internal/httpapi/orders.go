@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/audatex-relay/relay/internal/relay"
-	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
@@ -40,12 +39,18 @@ func (a *API) ListOrders(w http.ResponseWriter, r *http.Request, params ListOrde
 			}
 		}
 		list := OrderList{Items: []Order{}}
-		for len(list.Items) < limit {
-			entries, last, more, err := a.c.Store.Orders.Changed(ctx, from, keysOf(sites), limit-len(list.Items), a.unreadable("order"))
+		var read scan
+		for keys := keysOf(sites); len(list.Items) < limit; {
+			chunk := min(read.next(limit-len(list.Items)), limit-len(list.Items))
+			if chunk == 0 {
+				break
+			}
+			entries, last, more, err := a.c.Store.Orders.Changed(ctx, from, keys, chunk, a.unreadable("order"))
 			if err != nil {
 				return reply{}, err
 			}
 			for _, e := range entries {
+				read.add(len(e.Value.Order))
 				if c.maySeeSite(e.Value.Site) && (len(sites) == 0 || slices.Contains(sites, e.Value.Site)) {
 					list.Items = append(list.Items, orderView(e.Value))
 				}
@@ -55,6 +60,7 @@ func (a *API) ListOrders(w http.ResponseWriter, r *http.Request, params ListOrde
 				return reply{body: list}, nil
 			}
 		}
+		a.limits.charge(c.key.ID, read.messages-len(list.Items))
 		list.Next = position('o', from-1)
 		return reply{body: list}, nil
 	})
@@ -86,17 +92,26 @@ func (a *API) ListOrderEvents(w http.ResponseWriter, r *http.Request, orderID Or
 			}
 			from = at[0] + 1
 		}
-		events, more, err := a.c.Store.Events.Scan(ctx, from, []string{topology.OrderFilter(o.Site, o.ID)}, limit)
-		if err != nil {
-			return reply{}, err
+		list := EventList{Items: []Event{}}
+		var read scan
+		for len(list.Items) < limit {
+			chunk := min(read.next(limit-len(list.Items)), limit-len(list.Items))
+			if chunk == 0 {
+				break
+			}
+			events, more, err := a.c.Store.Events.Scan(ctx, from, []string{topology.OrderFilter(o.Site, o.ID)}, chunk)
+			if err != nil {
+				return reply{}, err
+			}
+			for _, ev := range events {
+				read.add(len(ev.Body))
+				list.Items, from = append(list.Items, ev.Body), ev.Seq+1
+			}
+			if !more || len(events) == 0 {
+				return reply{body: list}, nil
+			}
 		}
-		list := EventList{Items: make([]Event, 0, len(events))}
-		for _, ev := range events {
-			list.Items = append(list.Items, ev.Body)
-		}
-		if more && len(events) > 0 {
-			list.Next = position('h', events[len(events)-1].Seq)
-		}
+		list.Next = position('h', from-1)
 		return reply{body: list}, nil
 	})
 }
@@ -111,11 +126,14 @@ func (a *API) order(ctx context.Context, c caller, id, site string) (relay.Order
 		o, _, err := a.c.Store.Orders.Get(ctx, site+"."+id)
 		return o, err
 	}
-	entries, _, _, err := a.c.Store.Orders.Changed(ctx, 1, []string{"*." + id}, maxSitesOfOrder, a.unreadable("order"))
+	mine := func(key string) bool {
+		site, _, _ := strings.Cut(key, ".")
+		return c.maySeeSite(site)
+	}
+	entries, _, _, err := a.c.Store.Orders.ChangedOf(ctx, 1, []string{"*." + id}, mine, maxSitesOfOrder, a.unreadable("order"))
 	if err != nil {
 		return relay.OrderState{}, err
 	}
-	entries = slices.DeleteFunc(entries, func(e store.Entry[relay.OrderState]) bool { return !c.maySeeSite(e.Value.Site) })
 	switch len(entries) {
 	case 0:
 		return relay.OrderState{}, notFound()

@@ -171,7 +171,7 @@ func (a *API) Handler() chi.Router {
 	r.MethodNotAllowed(a.methodNotAllowed(r))
 	// With, not Use: these run when the router has chosen, and before the generated code binds parameters.
 	HandlerWithOptions(a, ChiServerOptions{
-		BaseRouter:       r.With(a.identify, a.checkHeaders, a.authenticate, a.authorize, a.validate),
+		BaseRouter:       r.With(a.identify, a.checkHeaders, a.authenticate, a.authorize, a.validate, a.hideForeign),
 		ErrorHandlerFunc: a.unbound,
 	})
 	return r

@@ -10,7 +10,7 @@ const (
 	// bodiesOfKey and readsOfKey are how many bodies of one key are read and checked at once, and how many of its reads look at the
 	// store. Further ones wait for turnWait.
 	bodiesOfKey = 1
-	readsOfKey  = 4
+	readsOfKey  = 2
 	turnWait    = 3 * time.Second
 
 	// largeBody is the size, in bytes, from which a body takes one of largeBodies places while it is read: together they bound the memory

@@ -22,7 +22,7 @@ func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string,
 	at := map[string]int{}
 	read, news := reading(b.s.scan), false
 	for from := uint64(1); ; {
-		entries, last, more, err := b.changed(ctx, read, from, keys, listChunk, bad)
+		entries, last, more, err := b.changed(ctx, read, from, keys, nil, listChunk, bad)
 		if err != nil {
 			return nil, err
 		}
@@ -50,13 +50,23 @@ func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string,
 // a document that changes meanwhile comes again, none is missed. One that cannot be decoded is told through bad and left out.
 // Last is the revision of the last entry looked at, from-1 if there was none.
 func (b *Bucket[T]) Changed(ctx context.Context, from uint64, keys []string, limit int, bad func(key string, err error)) (entries []Entry[T], last uint64, more bool, err error) {
-	return b.changed(ctx, b.s.scan, from, keys, limit, bad)
+	return b.changed(ctx, b.s.scan, from, keys, nil, limit, bad)
+}
+
+// ChangedOf is Changed of those keys only that pass; the documents of others are not decoded. It looks until it has as many as limit says:
+// it is for filters that few keys fit.
+func (b *Bucket[T]) ChangedOf(
+	ctx context.Context, from uint64, keys []string, pass func(key string) bool, limit int, bad func(key string, err error),
+) (entries []Entry[T], last uint64, more bool, err error) {
+	return b.changed(ctx, b.s.scan, from, keys, pass, limit, bad)
 }
 
 // reading is how a part of a stream is read: scan, or behind where little is expected.
 type reading func(ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int) ([]Message, bool, error)
 
-func (b *Bucket[T]) changed(ctx context.Context, read reading, from uint64, keys []string, limit int, bad func(key string, err error)) (entries []Entry[T], last uint64, more bool, err error) {
+func (b *Bucket[T]) changed(
+	ctx context.Context, read reading, from uint64, keys []string, pass func(key string) bool, limit int, bad func(key string, err error),
+) (entries []Entry[T], last uint64, more bool, err error) {
 	filters := make([]string, len(keys))
 	for i, key := range keys {
 		filters[i] = b.subject(key)
@@ -74,6 +84,9 @@ func (b *Bucket[T]) changed(ctx context.Context, read reading, from uint64, keys
 				continue
 			}
 			key := m.Subject[len(b.subject("")):]
+			if pass != nil && !pass(key) {
+				continue
+			}
 			v, err := b.codec.decode(key, m.Data)
 			if err != nil {
 				bad(key, err)
