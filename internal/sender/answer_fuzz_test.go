@@ -58,6 +58,7 @@ func FuzzAnswer(f *testing.F) {
 		"HTTP/1.1 500 Oh\r\nTransfer-Encoding: chunked\r\nContent-Type: text/html\r\n\r\n4;a=b\r\nsecr\r\n2\r\net\r\n0\r\nX: y\r\n\r\n",
 		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 429 Slow\r\nRetry-After:\r\n 60\r\nConnection: close\r\n\r\nwait",
 		"HTTP/1.0 503 Busy\r\nRetry-After: 1\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\nx",
+		"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 		"HTTP/1.1 200\nno colon\nContent-Length: 1, 1\n\nx", "\r\nhttp/1.1 200 OK\r\nContent-Length : 1\r\n\r\nx",
 		"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\nhello", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
 		"\x15\x03\x01\x00\x02\x02\x46", "\x00\x00\x06\x04\x00\x00\x00\x00\x00", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "ICY 200 OK\r\n\r\n",

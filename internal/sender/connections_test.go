@@ -273,6 +273,23 @@ func TestAnswerWithoutReading(t *testing.T) {
 	}
 }
 
+// Nor is an answer lost with the connection that its receiver closes without reading.
+func TestAnswerBeforeAReset(t *testing.T) {
+	t.Parallel()
+	s := newSender(t, nil)
+	addr := rawReceiver(t, func(c net.Conn) {
+		_, _ = c.Read(make([]byte, 100))
+		_, _ = io.WriteString(c, "HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n")
+	})
+	for _, size := range []int{10, 5000, 300 << 10} {
+		r := request("http://" + addr)
+		r.Body = bytes.Repeat([]byte("x"), size)
+		if a := s.Send(t.Context(), r); a.Outcome != sender.Gone {
+			t.Errorf("%d bytes: %+v", size, a)
+		}
+	}
+}
+
 // On a connection that was used before, whatever comes instead of an answer is a hang-up: the request goes out once
 // more over a new one, and what comes of that counts.
 func TestSentOnceMoreOverANewConnection(t *testing.T) {
@@ -465,6 +482,7 @@ func TestWhichConnectionsAreKept(t *testing.T) {
 		"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok":                                                                       false,
 		"HTTP/1.1 200 OK\r\nConnection: upgrade, Close\r\nContent-Length: 2\r\n\r\nok":                                         false,
 		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nno colon\r\n\r\nok":                                                           false,
+		"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n":                             false,
 		"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nok":                                                                       false,
 		"HTTP/1.1 200 OK\nContent-Length: 2\n\nok":                                                                             false,
 		"HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\n" + strings.Repeat("x", 70000):                                        false,

@@ -178,7 +178,7 @@ func (r *reader) readHead(h *head) error {
 			return err
 		}
 		if len(line) == 0 {
-			h.odd = h.odd || r.odd || h.coding && h.length >= 0
+			h.odd = h.odd || r.odd || h.coding && (h.length >= 0 || !h.current)
 			return nil
 		}
 		h.field(line, r.cut)
