@@ -91,3 +91,17 @@ func TestManySitesAndOrdersAreNotMultiplied(t *testing.T) { //nolint:paralleltes
 		t.Error("an order that the filter does not name is matched")
 	}
 }
+
+// A kept connection serves one callback: the sender tells them apart by what it is given.
+func TestCallbacksAreToldApartToTheSender(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for _, cb := range []relay.Callback{{ID: "a", Generation: "1"}, {ID: "a", Generation: "2"}, {ID: "b", Generation: "1"}} {
+		cb.SetURL("https://bms.example/hook")
+		key := newTarget(cb, relay.Client{}).request("event", nil, time.Now()).Callback
+		if key == "" || seen[key] {
+			t.Errorf("%s of generation %s is %q", cb.ID, cb.Generation, key)
+		}
+		seen[key] = true
+	}
+}

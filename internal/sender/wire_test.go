@@ -73,7 +73,7 @@ func TestIdleConnectionIsLookedAtWithoutWaiting(t *testing.T) {
 func TestWritesDoNotWait(t *testing.T) {
 	t.Parallel()
 	w, far := pair(t)
-	want := bytes.Repeat([]byte("0123456789abcdef"), 1<<19) // more than the sockets take
+	want := bytes.Repeat([]byte("0123456789abcdef"), 1<<19)    // more than the sockets take
 	if n, err := w.Write(want); n != len(want) || err != nil { // nobody reads yet
 		t.Fatalf("%d, %v", n, err)
 	}
