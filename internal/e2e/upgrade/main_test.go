@@ -1,5 +1,4 @@
-// Package upgrade changes releases under the feet of what they have stored: two builds of the program after one another under load, and
-// the present one on what an earlier release left behind.
+// Package upgrade changes releases under the feet of what they have stored: two builds of the program after one another under load.
 package upgrade
 
 import (
