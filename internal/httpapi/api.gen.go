@@ -470,8 +470,8 @@ type CallbackSettings struct {
 	// RatePerSecond 0: no limit. Otherwise at least 0.001.
 	RatePerSecond float64 `json:"ratePerSecond,omitempty,omitzero"`
 
-	// Secret `whsec_` and the base64 of 24 to 64 random bytes.
-	Secret WebhookSecret `json:"secret,omitempty,omitzero"`
+	// Secret `whsec_` and the base64 of 24 to 64 random bytes. As around every secret and address of a request, white space and byte order marks around it are taken away (of a password only line ends); quotes around it and control characters are refused.
+	Secret GivenSecret `json:"secret,omitempty,omitzero"`
 
 	// Sites Only of these sites. Left out, all that the client may see, judged at delivery.
 	Sites []Name `json:"sites,omitempty,omitzero"`
@@ -670,6 +670,9 @@ type FieldError struct {
 	Pointer string `json:"pointer,omitempty,omitzero"`
 }
 
+// GivenSecret `whsec_` and the base64 of 24 to 64 random bytes. As around every secret and address of a request, white space and byte order marks around it are taken away (of a password only line ends); quotes around it and control characters are refused.
+type GivenSecret = string
+
 // Key defines model for Key.
 type Key struct {
 	CreatedAt   time.Time `json:"createdAt"`
@@ -791,8 +794,8 @@ type ReadinessStorageStatus string
 
 // RotateSecret defines model for RotateSecret.
 type RotateSecret struct {
-	// Secret `whsec_` and the base64 of 24 to 64 random bytes.
-	Secret WebhookSecret `json:"secret,omitempty,omitzero"`
+	// Secret `whsec_` and the base64 of 24 to 64 random bytes. As around every secret and address of a request, white space and byte order marks around it are taken away (of a password only line ends); quotes around it and control characters are refused.
+	Secret GivenSecret `json:"secret,omitempty,omitzero"`
 }
 
 // RotatedSecret defines model for RotatedSecret.

@@ -47,6 +47,9 @@ func (a *API) PutConnection(w http.ResponseWriter, r *http.Request, id Id, param
 		if err != nil {
 			return reply{}, err
 		}
+		if err := a.cleanSecret(ctx, "/refreshToken", &settings.RefreshToken, "connection", id); err != nil {
+			return reply{}, err
+		}
 		if err := checkConnection(settings); err != nil {
 			return reply{}, err
 		}
@@ -80,6 +83,9 @@ func (a *API) PatchConnection(w http.ResponseWriter, r *http.Request, id Id, par
 		var settings ConnectionSettings
 		c, revision, err := change(ctx, a.c.Store.Connections, id, params.IfMatch, func(c relay.Connection) (relay.Connection, error) {
 			if settings, err = patched(a, connectionSettings(c), patch, "ConnectionSettings"); err != nil {
+				return c, err
+			}
+			if err := a.cleanSecret(ctx, "/refreshToken", &settings.RefreshToken, "connection", id); err != nil {
 				return c, err
 			}
 			if err := checkConnection(settings); err != nil {

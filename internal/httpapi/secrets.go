@@ -19,6 +19,9 @@ func (a *API) RotateSecret(w http.ResponseWriter, r *http.Request, id Id) {
 		if err != nil {
 			return reply{}, err
 		}
+		if err := a.cleanSecret(ctx, "/secret", &body.Secret, "callback", id); err != nil {
+			return reply{}, err
+		}
 		now := time.Now().UTC()
 		var secret string
 		cb, revision, err := change(ctx, a.c.Store.Callbacks, id, "", a.ifMayChange(c, "", func(cb relay.Callback) (relay.Callback, error) {

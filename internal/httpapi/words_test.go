@@ -26,7 +26,7 @@ func TestPatternsAreToldInWords(t *testing.T) {
 		{a.put("/v1/callbacks/UPPER", `{"url":"https://bms.example/"}`), name},
 		{a.put("/v1/callbacks/cb", `{"url":"https://bms.example/","sites":["Site A"]}`), name},
 		{a.put("/v1/callbacks/cb", `{"url":"https://bms.example/","orders":["17"]}`), uuid},
-		{a.put("/v1/callbacks/cb", `{"url":"https://bms.example/","secret":"`+strings.Repeat("x", 40)+`"}`), "must be `whsec_` and base64 behind it"},
+		{a.put("/v1/callbacks/cb", `{"url":"https://bms.example/","secret":"`+strings.Repeat("x", 40)+`"}`), "a secret begins with whsec_"},
 		{a.get("/v1/orders/17"), uuid},
 		{a.get("/v1/orders?sites=A"), name},
 		{a.get("/v1/events?orders=x"), uuid},

@@ -1,0 +1,76 @@
+package httpapi
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+
+	"github.com/audatex-relay/relay/internal/pasted"
+)
+
+// cleaner takes away what came along with the secrets and addresses of a request that were pasted into it.
+type cleaner struct {
+	errs    []FieldError
+	trimmed []string // pointers
+}
+
+func (c *cleaner) text(pointer string, value *string, kind pasted.Kind) {
+	clean, trimmed, err := pasted.Clean(*value, kind)
+	switch {
+	case err != nil:
+		c.errs = append(c.errs, at(pointer, "%s", err))
+	case trimmed && clean == "": // left out would mean something else
+		c.errs = append(c.errs, at(pointer, "holds nothing but white space"))
+	default:
+		if trimmed {
+			c.trimmed = append(c.trimmed, pointer)
+		}
+		*value = clean
+	}
+}
+
+// with returns what was refused together with what else is wrong, one error for each value.
+func (c *cleaner) with(others []FieldError) []FieldError {
+	errs := c.errs
+	for _, e := range others {
+		if !slices.ContainsFunc(c.errs, func(refused FieldError) bool { return refused.Pointer == e.Pointer }) {
+			errs = append(errs, e)
+		}
+	}
+	return errs
+}
+
+// warn tells of what was taken away.
+func (c *cleaner) warn(ctx context.Context, log *slog.Logger, what, id string) {
+	if len(c.trimmed) > 0 {
+		log.WarnContext(ctx, "white space or a byte order mark around a value of a request was taken away", what, id, "fields", c.trimmed)
+	}
+}
+
+// cleanCallback returns the settings of a callback as they are meant.
+func cleanCallback(s CallbackSettings) (CallbackSettings, *cleaner) {
+	c := new(cleaner)
+	c.text("/url", &s.Url, pasted.Token)
+	c.text("/secret", &s.Secret, pasted.Token)
+	c.text("/auth/token", &s.Auth.Token, pasted.Secret)
+	c.text("/auth/username", &s.Auth.Username, pasted.Secret)
+	c.text("/auth/password", &s.Auth.Password, pasted.Password)
+	s.Headers = maps.Clone(s.Headers)
+	for _, name := range slices.Sorted(maps.Keys(s.Headers)) {
+		value := s.Headers[name]
+		c.text("/headers/"+escape(name), &value, pasted.Secret)
+		s.Headers[name] = value
+	}
+	return s, c
+}
+
+// cleanSecret cleans the one secret of a request.
+func (a *API) cleanSecret(ctx context.Context, pointer string, secret *string, what, id string) error {
+	var c cleaner
+	if c.text(pointer, secret, pasted.Token); len(c.errs) > 0 {
+		return invalid(c.errs...)
+	}
+	c.warn(ctx, a.c.Log, what, id)
+	return nil
+}
