@@ -65,9 +65,9 @@ type notifications struct {
 	vendor *vendor
 }
 
-// Waiting answers how many notifications wait, of those connections whose owners answer.
-func (n notifications) Waiting(ctx context.Context, connections []string) map[string]int {
-	return owners.Gather[int](ctx, n.vendor.owners, askWaiting, connections, relay.ShardOf)
+// Doing returns what only their owners know of connections, of those whose owners answer.
+func (n notifications) Doing(ctx context.Context, connections []string) map[string]httpapi.Doing {
+	return owners.Gather[httpapi.Doing](ctx, n.vendor.owners, askDoing, connections, relay.ShardOf)
 }
 
 // Retry resolves an unresolved notification now, wherever the request came in: the log's condition is the referee.

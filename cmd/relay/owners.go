@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync"
+	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/dispatcher"
@@ -16,10 +18,10 @@ import (
 
 // What replicas ask the owner of a shard: the last token of the request's subject. They are part of what runs between versions.
 const (
-	askPoll    = "poll"    // a connection id: poll it now
-	askAccess  = "access"  // a connection id: see to it that its stored access token is good
-	askStatus  = "status"  // callback ids: how they are doing
-	askWaiting = "waiting" // connection ids: how many notifications wait
+	askPoll   = "poll"   // a connection id: poll it now
+	askAccess = "access" // a connection id: see to it that its stored access token is good
+	askStatus = "status" // callback ids: how they are doing
+	askDoing  = "doing"  // connection ids: what only their owner knows of them
 )
 
 // answers are what this replica says about the shards it owns.
@@ -40,27 +42,57 @@ func answers(polling *poller.Poller, resolving *resolver.Resolver, dispatching *
 			_, err = tokens.Access(ctx, connection) // the one who asks reads it from the store: it crosses no wire in the clear
 			return nil, err
 		},
-		askStatus: about(func(id string) (httpapi.Status, bool) {
+		askStatus: about(func(_ context.Context, id string) (httpapi.Status, bool) {
 			s, ok := dispatching.Status(id)
 			return httpapi.Status{Health: httpapi.CallbackHealth(s.Health), Backlog: s.Backlog, LagSeconds: s.LagSeconds}, ok
 		}),
-		askWaiting: about(resolving.Waiting),
+		askDoing: about(func(ctx context.Context, id string) (httpapi.Doing, bool) {
+			var d httpapi.Doing
+			var polled bool
+			d.Unstored, polled = polling.Unstored(id)
+			n, err := resolving.Waiting(ctx, id)
+			if err == nil {
+				d.Waiting = &n
+			}
+			return d, polled || err == nil
+		}),
 	}
 }
 
+const (
+	// aboutOnce is how many ids one question is answered about side by side, aboutAll how long that may take in all: the one who
+	// asks waits little longer.
+	aboutOnce = 16
+	aboutAll  = time.Second
+)
+
 // about answers a question about several ids with what is known of each.
-func about[T any](look func(id string) (T, bool)) owners.Handler {
-	return func(_ context.Context, question json.RawMessage) (any, error) {
+func about[T any](look func(ctx context.Context, id string) (T, bool)) owners.Handler {
+	return func(ctx context.Context, question json.RawMessage) (any, error) {
 		ids, err := asked[[]string](question)
 		if err != nil {
 			return nil, err
 		}
-		known := make(map[string]T, len(ids))
+		ctx, cancel := context.WithTimeout(ctx, aboutAll)
+		defer cancel()
+		var (
+			mu      sync.Mutex
+			looking sync.WaitGroup
+			known   = make(map[string]T, len(ids))
+			slots   = make(chan struct{}, aboutOnce)
+		)
 		for _, id := range ids {
-			if v, ok := look(id); ok {
-				known[id] = v
-			}
+			slots <- struct{}{}
+			looking.Go(func() {
+				defer func() { <-slots }()
+				if v, ok := look(ctx, id); ok {
+					mu.Lock()
+					defer mu.Unlock()
+					known[id] = v
+				}
+			})
 		}
+		looking.Wait()
 		return known, nil
 	}
 }

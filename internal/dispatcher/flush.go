@@ -16,7 +16,7 @@ const (
 	flushEvery = 200 * time.Millisecond
 	// documentPace stretches that: about a thousand cursor documents a second in all.
 	documentPace = time.Millisecond
-	// maxBatch bounds the records of one batch of attempts; at some 600 bytes each it stays far below the largest message.
+	// maxBatch bounds the records of one batch of attempts, which is one message.
 	maxBatch = 4096
 )
 
@@ -172,7 +172,8 @@ func (c *callback) capture() *work {
 		c.d.flush.mark(c)
 		return nil
 	}
-	w := &work{c: c, records: c.records[:min(len(c.records), maxBatch):min(len(c.records), maxBatch)]}
+	n := batch(c.records, c.d.conf.Store.MaxDocument())
+	w := &work{c: c, records: c.records[:n:n]}
 	c.carry()
 	if len(w.records) == len(c.records) {
 		w.changes = c.cur.Changes()
@@ -181,6 +182,20 @@ func (c *callback) capture() *work {
 		return nil
 	}
 	return w
+}
+
+// batch returns how many of the records go into one message of at most most bytes: at least one.
+func batch(records []relay.AttemptRecord, most int) int {
+	const envelope, besides = 1 << 10, 320 // of a batch, and of a record: names, numbers and times
+	n, size := 0, envelope
+	for ; n < min(len(records), maxBatch); n++ {
+		r := &records[n]
+		size += besides + 2*(len(r.Event)+len(r.Order)+len(r.Outcome)+len(r.Error)+len(r.Excerpt)+len(r.Reason)) // escaped
+		if size > most && n > 0 {
+			break
+		}
+	}
+	return n
 }
 
 // carry sets what the document says beside where the cursor stands. mu is held.

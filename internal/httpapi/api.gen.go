@@ -527,7 +527,7 @@ type ClientSettings struct {
 type Connection struct {
 	CreatedAt time.Time `json:"createdAt"`
 
-	// GapSuspectedAt When the answer of a poll was last lost on its way.
+	// GapSuspectedAt When the answer of a poll was last lost on its way, or something else came in its place.
 	GapSuspectedAt time.Time `json:"gapSuspectedAt,omitempty,omitzero"`
 
 	// Id Of a site, connection, client or callback.
@@ -554,7 +554,7 @@ type Connection struct {
 	TokenRefreshedAt    time.Time `json:"tokenRefreshedAt,omitempty,omitzero"`
 	UpdatedAt           time.Time `json:"updatedAt"`
 
-	// Waiting Notifications that are stored and not resolved. Absent when this replica cannot tell.
+	// Waiting Notifications that are stored and not resolved. Absent when the connection's owner does not answer.
 	Waiting *int `json:"waiting,omitempty"`
 }
 
@@ -835,15 +835,28 @@ type TestResult struct {
 // Unresolved defines model for Unresolved.
 type Unresolved struct {
 	Connection string `json:"connection"`
-	Detail     string `json:"detail,omitempty,omitzero"`
-	Id         string `json:"id"`
-	Order      string `json:"order,omitempty,omitzero"`
 
-	// Raw The vendor's bytes of the notification, in base64.
-	Raw          []byte    `json:"raw"`
-	Reason       string    `json:"reason"`
-	ReceivedAt   time.Time `json:"receivedAt"`
-	Site         string    `json:"site,omitempty,omitzero"`
+	// Count How often it came. Always 1 for a notification; something else that is sent in the place of the vendor's queue is one entry as long as the bytes are the same.
+	Count  int    `json:"count"`
+	Detail string `json:"detail,omitempty,omitzero"`
+	Id     string `json:"id"`
+
+	// LastReceivedAt When it came last.
+	LastReceivedAt time.Time `json:"lastReceivedAt"`
+	Order          string    `json:"order,omitempty,omitzero"`
+
+	// Raw The vendor's bytes of the notification, in base64; of one that is too large for the store, the first.
+	Raw []byte `json:"raw"`
+
+	// Reason `malformed`, `topic`, `site-unknown`, `too-large`, `not-found`, `forbidden`, `unfit`, `held-too-long` or `aged-out`. More may be added.
+	Reason string `json:"reason"`
+
+	// ReceivedAt When it came first.
+	ReceivedAt time.Time `json:"receivedAt"`
+	Site       string    `json:"site,omitempty,omitzero"`
+
+	// Size How many bytes came: more than `raw` has if they were too many for the store.
+	Size         int       `json:"size"`
 	UnresolvedAt time.Time `json:"unresolvedAt"`
 }
 

@@ -224,21 +224,23 @@ func (a *API) connectionView(ctx context.Context, c relay.Connection) (Connectio
 	return views[0], nil
 }
 
-// connectionViews is the same of several. What waits is asked of their owners all at once.
+// connectionViews is the same of several. Their owners are asked all at once.
 func (a *API) connectionViews(ctx context.Context, connections []relay.Connection) ([]Connection, error) {
 	ids := make([]string, len(connections))
 	for i, c := range connections {
 		ids[i] = c.ID
 	}
-	waiting := a.c.Resolver.Waiting(ctx, ids)
+	doing := a.c.Resolver.Doing(ctx, ids)
 	views := make([]Connection, len(connections))
 	for i, c := range connections {
 		view, err := a.storedConnection(ctx, c)
 		if err != nil {
 			return nil, err
 		}
-		if n, ok := waiting[c.ID]; ok {
-			view.Waiting = &n
+		d := doing[c.ID]
+		view.Waiting = d.Waiting
+		if d.Unstored != "" {
+			view.State, view.LastError = ConnectionStateFailing, d.Unstored
 		}
 		views[i] = view
 	}

@@ -186,9 +186,10 @@ func (p *parts) PollNow(_ context.Context, connection string) error {
 	return p.poller
 }
 
-func (p *parts) Waiting(_ context.Context, connections []string) map[string]int {
+func (p *parts) Doing(_ context.Context, connections []string) map[string]Doing {
 	if slices.Contains(connections, "con-a") {
-		return map[string]int{"con-a": 3}
+		three := 3
+		return map[string]Doing{"con-a": {Waiting: &three}}
 	}
 	return nil
 }

@@ -43,10 +43,18 @@ type Poller interface {
 
 // Resolver is what the API needs of the part that reads orders.
 type Resolver interface {
-	// Waiting answers the numbers of notifications that are not resolved, of those connections whose owners answer.
-	Waiting(ctx context.Context, connections []string) map[string]int
+	// Doing returns what only their owners know of connections, of those whose owners answer.
+	Doing(ctx context.Context, connections []string) map[string]Doing
 	// Retry resolves an unresolved notification now. The error tells why it is not Retried; the vendor's are those of internal/audatex.
 	Retry(ctx context.Context, unresolved string) (Retry, error)
+}
+
+// Doing is what only the owner of a connection knows of it.
+type Doing struct {
+	// Waiting is how many notifications are stored and not resolved; nil: the owner cannot tell.
+	Waiting *int `json:"waiting,omitempty"`
+	// Unstored is why an answer of the vendor's queue is not stored yet, "" if none is held.
+	Unstored string `json:"unstored,omitempty"`
 }
 
 // Retry is what resolving an unresolved notification anew came to.

@@ -93,6 +93,6 @@ func unresolvedView(u relay.Unresolved) Unresolved {
 	}
 	return Unresolved{
 		Id: u.ID, Connection: u.Connection, Site: u.Site, Order: u.Order, Reason: u.Reason, Detail: u.Detail, Raw: raw,
-		ReceivedAt: u.ReceivedAt, UnresolvedAt: u.UnresolvedAt,
+		Size: max(u.Size, len(raw)), Count: max(u.Count, 1), ReceivedAt: u.ReceivedAt, LastReceivedAt: u.LastReceivedAt, UnresolvedAt: u.UnresolvedAt,
 	}
 }

@@ -98,14 +98,18 @@ func (r *runner) takeOver(ctx context.Context) error {
 	intent := *r.doc.Intent
 	unsent, _ := r.p.unsent.Load(r.config().ID)
 	page, err := r.find(ctx, intent)
+	r.doc.InboxSeq = max(page.Seq, r.doc.InboxSeq)
 	switch {
 	case unsent == intent.PollID: // our own: there was no answer to its announcement, and so no call
 	case err == nil: // stored; only the outcome was not written any more
-		r.doc.InboxSeq = max(page.Seq, r.doc.InboxSeq)
 		r.doc.Outcome = &relay.PollOutcome{PollID: intent.PollID, At: page.ReceivedAt, Result: "done", InboxSeq: page.Seq, CorrelationID: page.CorrelationID}
 	case errors.Is(err, store.ErrNotFound):
 		r.log.Warn("a poll was under way when its owner ended, and what it brought is not in the inbox", "poll_id", intent.PollID, "at", intent.At)
-		if err := r.suspect(ctx, intent.At, "The relay ended between a poll of the vendor and storing its answer."); err != nil {
+		why := "The relay ended between a poll of the vendor and storing its answer."
+		if page.Seq > 0 {
+			why = "The relay ended while it stored an answer of the vendor's queue that was too large for one message; a part of it was stored."
+		}
+		if err := r.suspect(ctx, intent.At, why); err != nil {
 			return err
 		}
 	default:
@@ -119,18 +123,29 @@ func (r *runner) takeOver(ctx context.Context) error {
 	return nil
 }
 
-// find looks for the page of a poll in the inbox; ErrNotFound if it is not there. Pages of other polls may have come after it: a
-// former owner's, stored late.
+// find looks for the end of what a poll brought in the inbox; ErrNotFound if it is not there, with the last part of it that
+// is. Pages of other polls may have come after it: a former owner's, stored late.
 func (r *runner) find(ctx context.Context, intent relay.PollIntent) (store.Page, error) {
 	id := r.config().ID
 	last, err := r.p.Store.Inbox.Last(ctx, id)
-	if err != nil || last.PollID == intent.PollID {
+	if err != nil || last.EndsPoll(intent.PollID) {
 		return last, err
 	}
+	var part store.Page
 	if r.doc.InboxSeq > 0 {
-		return r.p.Store.Inbox.Find(ctx, id, intent.PollID, r.doc.InboxSeq+1)
+		page, err := r.p.Store.Inbox.Find(ctx, id, r.doc.InboxSeq+1, func(there store.Page) bool {
+			if there.PollID == intent.PollID {
+				part = there
+			}
+			return there.EndsPoll(intent.PollID)
+		})
+		if !errors.Is(err, store.ErrNotFound) {
+			return page, err
+		}
+	} else if last.PollID == intent.PollID {
+		part = last
 	}
-	return store.Page{}, fmt.Errorf("page of poll %s: %w", intent.PollID, store.ErrNotFound)
+	return part, fmt.Errorf("page of poll %s: %w", intent.PollID, store.ErrNotFound)
 }
 
 // suspect tells of a suspected gap since at. The document is saved by the caller.

@@ -4,38 +4,15 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
-
-	"github.com/audatex-relay/relay/internal/store"
 )
 
-const (
-	// onceFor is for how long the inbox recognises a poll id that it has stored before, with room for clocks: half of its window.
-	onceFor = time.Minute
-	// lastTry bounds the storing of what is still kept when the process ends.
-	lastTry = 2 * time.Second
-)
+// lastTry bounds the storing of what is still kept when the process ends.
+const lastTry = 2 * time.Second
 
-// held is a page that was read from the vendor, and is nowhere but in memory until the inbox has it.
-type held struct {
-	page  store.Page
-	after uint64 // the connection's last page before it, 0 if there was none
-	since time.Time
-	tries int
-}
-
-// put tries to store the page, once however often it is called: a try whose answer was lost may have stored it, and later than the inbox's
-// own memory of poll ids lasts only the inbox itself can tell.
-func (p *Poller) put(ctx context.Context, h *held) (uint64, error) {
-	if h.tries > 0 && time.Since(h.since).Abs() > onceFor {
-		found, err := p.Store.Inbox.Find(ctx, h.page.Connection, h.page.PollID, h.after+1)
-		if !errors.Is(err, store.ErrNotFound) {
-			return found.Seq, err
-		}
-	}
-	h.tries++
-	return p.Store.Inbox.Append(ctx, h.page)
-}
+// keptAtOnce is how many connections' kept pages are stored side by side.
+const keptAtOnce = 16
 
 // kept are the pages whose shard was given up before they could be stored. The vendor has given them away for good, so they are kept for as
 // long as the process lives, whoever polls their connections by now.
@@ -115,14 +92,44 @@ func (p *Poller) keepPages(ctx context.Context) {
 	}
 }
 
-// storeKept tries each page that is kept; false if the store took none.
+// storeKept tries each page that is kept, and reports whether none is left of those. A connection's pages go one after the
+// other; what keeps those of one connection from being stored keeps no other's.
 func (p *Poller) storeKept(ctx context.Context) bool {
+	byConnection := map[string][]*held{}
 	for _, h := range p.kept.list() {
-		if _, err := p.put(ctx, h); err != nil {
-			return false
-		}
-		p.kept.drop(h)
-		p.Log.Info("the page that was held in memory is stored", "connection", h.page.Connection, "poll_id", h.page.PollID, "tries", h.tries)
+		byConnection[h.page.Connection] = append(byConnection[h.page.Connection], h)
 	}
+	var left atomic.Bool
+	slots := make(chan struct{}, keptAtOnce)
+	var storing sync.WaitGroup
+	for _, pages := range byConnection {
+		slots <- struct{}{}
+		storing.Go(func() {
+			defer func() { <-slots }()
+			for _, h := range pages {
+				if !p.storeOne(ctx, h) {
+					left.Store(true)
+					return
+				}
+			}
+		})
+	}
+	storing.Wait()
+	return !left.Load()
+}
+
+// storeOne tries to store a kept page, and reports whether it has to be kept no longer.
+func (p *Poller) storeOne(ctx context.Context, h *held) bool {
+	_, err := p.put(ctx, h)
+	switch {
+	case errors.Is(err, errNeverFits): // its poll has no end in the inbox, so whoever takes the connection over suspects a gap
+		p.Log.Error("a page of the vendor's queue that was held in memory is given up, as the store does not take it", "connection", h.page.Connection,
+			"poll_id", h.page.PollID, "bytes", len(h.page.Body), "error", err)
+	case err != nil:
+		return false
+	default:
+		p.Log.Info("the page that was held in memory is stored", "connection", h.page.Connection, "poll_id", h.page.PollID)
+	}
+	p.kept.drop(h)
 	return true
 }

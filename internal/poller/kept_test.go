@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
@@ -58,7 +59,8 @@ func TestWhatWasReadIsKeptWhoeverOwnsTheConnection(t *testing.T) {
 		storing, giveUp := context.WithTimeout(t.Context(), 10*time.Millisecond)
 		defer giveUp()
 		r := &runner{p: p, log: p.Log}
-		if _, ok := r.keep(storing, store.Page{PollID: poll, Connection: "leeds", Generation: "g", ReceivedAt: time.Now(), Body: []byte("[]")}); ok {
+		page := store.Page{PollID: poll, Connection: "leeds", Generation: "g", ReceivedAt: time.Now(), Body: []byte("[]")}
+		if _, kept := r.keep(storing, page, audatex.ReadContents(audatex.Page{Body: page.Body})); kept != leftToProcess {
 			t.Fatal("stored while the inbox is shut")
 		}
 		if !p.kept.holds(poll) {
@@ -102,14 +104,15 @@ func TestAPageIsStoredOnceHoweverLateItIsTriedAgain(t *testing.T) {
 		}
 	}
 	before := writes.Load()
-	h := &held{page: page, after: 1, since: time.Now().Add(-2 * onceFor), tries: 1}
+	h := newHeld(page, audatex.ReadContents(audatex.Page{Body: page.Body}), 1)
+	h.since, h.tries = time.Now().Add(-2*onceFor), 1
 	if seq, err := p.put(t.Context(), h); err != nil || seq != 2 {
 		t.Fatalf("found at %d, %v", seq, err)
 	}
 	if writes.Load() != before {
 		t.Fatal("written again")
 	}
-	h.page.PollID = "never stored"
+	h.page.PollID, h.next.PollID = "never stored", "never stored"
 	if seq, err := p.put(t.Context(), h); err != nil || seq != 4 {
 		t.Fatalf("stored at %d, %v", seq, err)
 	}

@@ -39,7 +39,7 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 		}
 	}
 	page := store.Page{PollID: relay.NewID(), Connection: c.ID, Generation: c.Generation, Site: c.Site, Sites: c.Sites}
-	announced := false
+	announced, foreign := false, false
 	answer, err := r.p.Session(c).Poll(ctx, r.doc.SubscriptionID, func(context.Context) error {
 		if !r.lease.Valid() { // the token or the budget took its time
 			return errLate
@@ -61,18 +61,27 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 	if answer.Carried() {
 		page.ReceivedAt, page.Truncated, page.CorrelationID, page.Body = answer.ReceivedAt, answer.Truncated, answer.CorrelationID, answer.Body
 		page.Encoding = answer.Encoding
-		seq, ok := r.keep(storing, page)
-		if !ok { // the intent without an outcome tells the next owner
+		contents := audatex.ReadContents(answer)
+		seq, kept := r.keep(storing, page, contents)
+		switch kept {
+		case leftToProcess: // the intent without an outcome tells the next owner
 			r.adopted = false
 			return storeLeast
+		case givenUp:
+			err = fmt.Errorf("an answer of %d bytes could not be stored: %w", len(page.Body), errNeverFits)
+		case inInbox:
+			outcome.InboxSeq, r.doc.InboxSeq = seq, max(seq, r.doc.InboxSeq)
+			outcome.Notifications, outcome.Full = contents.Notifications(), len(contents.List) >= fullPage
+			if foreign := contents.Err(answer); foreign != nil && err == nil {
+				err = foreign
+			}
+			foreign = contents.Foreign
 		}
-		outcome.InboxSeq, r.doc.InboxSeq = seq, max(seq, r.doc.InboxSeq)
-		if answer.Encoding == "" {
-			notifications, _ := audatex.ParsePage(answer.Body)
-			outcome.Notifications = len(notifications)
+		if err != nil {
+			outcome.Error, outcome.Result = err.Error(), audatex.OutcomeOf(err).String()
 		}
 	}
-	return r.conclude(storing, err, outcome)
+	return r.conclude(storing, err, outcome, foreign)
 }
 
 // unstorable answers why nothing may be taken out of the vendor's queue, nil if it may: some part of the store takes no writes, and what cannot go
@@ -103,37 +112,59 @@ func (r *runner) announce(storing context.Context, pollID string) error {
 	return err
 }
 
-// keep stores a page that was read. Nothing is polled for the connection meanwhile. It asks for no lease: what the vendor has given away
-// must be kept, whoever owns the connection by now. When the shard is given up it answers false and leaves the page to the process.
-func (r *runner) keep(ctx context.Context, page store.Page) (uint64, bool) {
-	h := &held{page: page, after: r.doc.InboxSeq, since: time.Now()}
-	for {
+// keeping is what became of a page that was read.
+type keeping int
+
+const (
+	inInbox       keeping = iota // it is stored
+	leftToProcess                // the shard was given up; it stays in memory until it is stored, see kept
+	givenUp                      // the store will never take it
+)
+
+// keep stores a page that was read. Nothing is polled for the connection meanwhile, and its state says so. It asks for no
+// lease: what the vendor has given away must be kept, whoever owns the connection by now.
+func (r *runner) keep(ctx context.Context, page store.Page, contents audatex.Contents) (uint64, keeping) {
+	h := newHeld(page, contents, r.doc.InboxSeq)
+	defer r.set(func(s *seen) { s.unstored = "" })
+	for failures := 0; ; failures++ {
 		seq, err := r.p.put(ctx, h)
-		if err == nil {
-			if h.tries > 1 {
-				r.log.Info("the page that was held in memory is stored", "poll_id", page.PollID, "tries", h.tries)
+		switch {
+		case err == nil:
+			if failures > 0 {
+				r.log.Info("the page that was held in memory is stored", "poll_id", page.PollID, "tries", failures+1)
+			}
+			if h.parts > 0 {
+				r.log.Warn("an answer of the vendor's queue was too large for one message and is stored in parts; raise max_payload of NATS",
+					"poll_id", page.PollID, "bytes", len(page.Body), "parts", h.parts+1, "max_payload", r.p.Store.MaxMessage())
 			}
 			r.storeFailures = 0
-			return seq, true
-		}
-		if h.tries == 1 {
+			return seq, inInbox
+		case errors.Is(err, errNeverFits):
+			r.log.Error("a page of the vendor's queue is given up, as the store does not take it; its notifications are lost, and a gap is suspected",
+				"poll_id", page.PollID, "bytes", len(page.Body), "max_payload", r.p.Store.MaxMessage(), "error", err)
+			return 0, givenUp
+		case failures == 0:
 			r.log.Error("a page of the vendor's queue cannot be stored; it is held in memory and nothing more is polled until it is",
 				"poll_id", page.PollID, "bytes", len(page.Body), "error", err)
+			r.set(func(s *seen) {
+				s.state, s.unstored = StateFailing, fmt.Sprintf("An answer of the vendor's queue of %d bytes cannot be stored and is held in memory: %v", len(page.Body), err)
+			})
 		}
 		if !sleep(ctx, r.storeWait()) {
 			r.log.Warn("the shard was given up with a page that could not be stored; it stays in memory, and the next owner may suspect a gap", "poll_id", page.PollID)
 			r.p.kept.add(h)
-			return 0, false
+			return 0, leftToProcess
 		}
 	}
 }
 
-// conclude writes a poll's outcome and says what follows from it.
-func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutcome) time.Duration {
+// conclude writes a poll's outcome and returns how long to wait for the next. Foreign: something else was sent in the
+// queue's place, and is stored.
+func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutcome, foreign bool) time.Duration {
 	result := audatex.OutcomeOf(err)
 	r.p.Metrics.poll(result, outcome.Notifications)
 	var vendor *audatex.Error
-	lost := errors.As(err, &vendor) && vendor.AnswerLost
+	lost := errors.As(err, &vendor) && vendor.AnswerLost || errors.Is(err, errNeverFits)
 	if (lost || result == audatex.NotFound) && !r.lease.Valid() {
 		// A gap is the owner's to tell, and whether that is still we is not known: the intent without an outcome tells it.
 		r.adopted = false
@@ -158,9 +189,22 @@ func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutc
 		r.write(ctx)
 		return again
 	}
-	if lost {
-		r.log.Warn("an answer to a poll was lost on the way", "poll_id", intent.PollID, "correlation_id", outcome.CorrelationID, "error", err)
-		r.tell(ctx, intent.At, "An answer of the vendor's queue was lost on the way.")
+	begins := foreign && r.doc.ForeignSince == nil && r.lease.Valid()
+	why := ""
+	switch {
+	case begins: // told once for as long as it lasts: what waited at the vendor's may have gone with the first
+		why, r.doc.ForeignSince = "Something else was sent in the place of the vendor's queue; it is kept among the unresolved notifications.", &intent.At
+	case errors.Is(err, errNeverFits):
+		why = "An answer of the vendor's queue could not be stored, as NATS takes no message that large."
+	case lost:
+		why = "An answer of the vendor's queue was lost on the way."
+	}
+	if why != "" {
+		r.log.Warn("a gap is suspected. "+why, "poll_id", intent.PollID, "correlation_id", outcome.CorrelationID, "error", err)
+		r.tell(ctx, intent.At, why)
+	}
+	if err == nil {
+		r.doc.ForeignSince = nil
 	}
 	if err != nil {
 		return r.failed(ctx, err)
@@ -174,7 +218,7 @@ func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutc
 	if outcome.Notifications > 0 {
 		r.log.Debug("polled", "notifications", outcome.Notifications, "inbox_seq", outcome.InboxSeq, "correlation_id", outcome.CorrelationID)
 	}
-	if outcome.Notifications >= fullPage {
+	if outcome.Full {
 		return 0
 	}
 	return r.pause(0)

@@ -98,5 +98,17 @@ func (p *Poller) PollNow(_ context.Context, connection string) error {
 	return nil
 }
 
+// Unstored returns why a page that was read for a connection is not stored yet, "" if there is none; false if the connection
+// is not polled here.
+func (p *Poller) Unstored(connection string) (string, bool) {
+	r, ok := p.roster.Runner(connection)
+	if !ok {
+		return "", false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.seen.unstored, true
+}
+
 // Count answers how many connections of each shard there are, polled here or elsewhere.
 func (p *Poller) Count() [relay.Shards]int { return p.roster.Count() }

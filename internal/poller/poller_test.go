@@ -38,6 +38,7 @@ type rig struct {
 	client  *audatex.Client
 	tokens  *audatex.Tokens
 	gate    atomic.Pointer[store.Gate]
+	instead atomic.Pointer[string] // what the vendor sends in the queue's place
 	stop    func()
 	poller  *poller.Poller
 
@@ -81,7 +82,14 @@ func (r *rig) told(kind relay.Kind) (n int) {
 func newRig(t *testing.T, c sandbox.Config) *rig {
 	t.Helper()
 	r := &rig{t: t, sandbox: sandbox.New(c)}
-	server := httptest.NewServer(r.sandbox.Handler())
+	vendor := r.sandbox.Handler()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if body := r.instead.Load(); body != nil && strings.HasSuffix(req.URL.Path, "/notifications") {
+			_, _ = w.Write([]byte(*body))
+			return
+		}
+		vendor.ServeHTTP(w, req)
+	}))
 	t.Cleanup(server.Close)
 	keys, err := store.NewKeys()
 	if err != nil {

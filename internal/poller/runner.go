@@ -44,11 +44,12 @@ type runner struct {
 	seen       seen
 }
 
-// seen is what the metrics tell of a connection.
+// seen is what the metrics and the API tell of a connection.
 type seen struct {
 	state       State
 	polledAt    time.Time
 	refreshedAt time.Time
+	unstored    string // why a page that was read is not in the inbox yet; "" if none is waited for
 }
 
 func (p *Poller) newRunner(lease *shard.Lease, c relay.Connection, fresh bool) *runner {
@@ -127,7 +128,7 @@ func (r *runner) Run(ctx context.Context) {
 // nothing behind, says; never longer than the interval, as clocks jump.
 func (r *runner) left() time.Duration {
 	o := r.doc.Outcome
-	if o == nil || o.Result != audatex.Done.String() || o.Notifications >= fullPage || r.doc.SubscriptionID == "" || r.unsaved {
+	if o == nil || o.Result != audatex.Done.String() || o.Full || r.doc.SubscriptionID == "" || r.unsaved {
 		return 0
 	}
 	return min(time.Until(o.At.Add(r.pause(0))), r.interval())

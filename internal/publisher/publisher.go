@@ -172,7 +172,9 @@ var errUnfit = errors.New("the reading cannot become an event")
 // outcomeOf sorts the errors of a publish. What is not known to have failed is unclear: then only the log can say.
 func outcomeOf(err error) relay.PublishOutcome {
 	switch {
-	case errors.Is(err, store.ErrTooLarge), errors.Is(err, errUnfit):
+	case errors.Is(err, store.ErrTooLarge):
+		return relay.TooLarge
+	case errors.Is(err, errUnfit), errors.Is(err, store.ErrUnfit):
 		return relay.Unfit
 	case errors.Is(err, store.ErrUnavailable):
 		return relay.StoreTrouble

@@ -391,10 +391,13 @@ func TestUnfitReadings(t *testing.T) {
 	nested := func(depth int) relay.Snapshot {
 		return relay.Snapshot{Order: json.RawMessage(`{"X":` + strings.Repeat("[", depth) + strings.Repeat("]", depth) + `}`)}
 	}
-	for name, reading := range map[string]relay.Snapshot{
-		"no object": {Order: json.RawMessage(`[]`)}, "too large": large, "too deep": nested(9_999),
+	for name, c := range map[string]struct {
+		reading relay.Snapshot
+		want    relay.PublishOutcome
+	}{
+		"no object": {relay.Snapshot{Order: json.RawMessage(`[]`)}, relay.Unfit}, "too large": {large, relay.TooLarge}, "too deep": {nested(9_999), relay.Unfit},
 	} {
-		if got, err := p.Publish(t.Context(), standing, reading); got != relay.Unfit || err == nil {
+		if got, err := p.Publish(t.Context(), standing, c.reading); got != c.want || err == nil {
 			t.Errorf("%s: %s, %v", name, got, err)
 		}
 	}

@@ -68,6 +68,10 @@ func (p *Publisher) standing(ctx context.Context, site, order string) (relay.Sta
 		switch st.Revision, err = p.put(ctx, st.State, st.Revision); {
 		case err == nil:
 			return st, nil
+		case errors.Is(err, store.ErrTooLarge): // the log has it all
+			p.log.WarnContext(ctx, "the order's document is too large for the store; the log is read instead", "site", site, "order", order, "error", err)
+			st.Revision = revision
+			return st, nil
 		case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrUnclear):
 			continue // somebody else knows more by now, or it was our own write
 		default:
@@ -184,6 +188,10 @@ func (p *Publisher) save(ctx context.Context, state relay.OrderState, revision u
 	for range maxContests {
 		_, err := p.put(ctx, state, revision)
 		if err == nil {
+			return nil
+		}
+		if errors.Is(err, store.ErrTooLarge) {
+			p.log.WarnContext(ctx, "the order's document is too large for the store; the log is read instead", "site", state.Site, "order", state.ID, "error", err)
 			return nil
 		}
 		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrUnclear) || ctx.Err() != nil {

@@ -71,6 +71,7 @@ type PollOutcome struct {
 	At            time.Time `json:"at"`
 	Result        string    `json:"result"` // audatex.Outcome as text
 	Notifications int       `json:"notifications"`
+	Full          bool      `json:"full,omitempty"` // more wait at the vendor's
 	InboxSeq      uint64    `json:"inboxSeq,omitempty"`
 	Error         string    `json:"error,omitempty"`
 	CorrelationID string    `json:"correlationId,omitempty"`
@@ -88,8 +89,10 @@ type Poll struct {
 	// SubscriptionAdopted says that the vendor already had the subscription (409 on subscribing).
 	SubscriptionAdopted bool       `json:"subscriptionAdopted,omitempty"`
 	GapSuspectedAt      *time.Time `json:"gapSuspectedAt,omitempty"`
-	Failures            int        `json:"failures,omitempty"` // polls failed in a row
-	FailingSince        *time.Time `json:"failingSince,omitempty"`
+	// ForeignSince is since when polls bring something else in the queue's place; nil: they do not.
+	ForeignSince *time.Time `json:"foreignSince,omitempty"`
+	Failures     int        `json:"failures,omitempty"` // polls failed in a row
+	FailingSince *time.Time `json:"failingSince,omitempty"`
 	// ConsentToldFor is the end of consent that was told as an operational event.
 	ConsentToldFor *time.Time `json:"consentToldFor,omitempty"`
 }

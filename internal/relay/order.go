@@ -26,16 +26,23 @@ type OrderState struct {
 	UpdatedAt time.Time         `json:"updatedAt"`
 }
 
-// Unresolved is a notification whose order could not be read.
+// Unresolved is a notification whose order could not be read, or something that was sent in the place of one.
 type Unresolved struct {
-	ID           string    `json:"id"` // <connection>-<inbox sequence>-<index>
+	// ID is <connection>-<inbox sequence>-<index>, or <connection>.foreign.<what> of something that is no notification.
+	ID           string    `json:"id"`
 	Connection   string    `json:"connection"`
 	Site         string    `json:"site,omitempty"`
 	Order        string    `json:"order,omitempty"`
 	Reason       string    `json:"reason"`
 	Detail       string    `json:"detail,omitempty"`
 	Raw          []byte    `json:"raw"`
+	Size         int       `json:"size"` // of what came, in bytes: larger than Raw if only its start could be kept
 	InboxEntry   uint64    `json:"inboxEntry"`
 	ReceivedAt   time.Time `json:"receivedAt"`
 	UnresolvedAt time.Time `json:"unresolvedAt"`
+	// Count is how often it came: 1, but for what is no notification. LastEntry and LastReceivedAt are those of the last one.
+	Count          int       `json:"count"`
+	LastEntry      uint64    `json:"lastEntry"`
+	LastReceivedAt time.Time `json:"lastReceivedAt"`
+	Told           bool      `json:"told,omitempty"` // the operational event of it is in the log; only of what is no notification
 }

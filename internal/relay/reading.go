@@ -53,8 +53,10 @@ const (
 	ReadAgain
 	// StoreTrouble: the store cannot be used now. Nothing is lost; try again later, from taking the standing on.
 	StoreTrouble
-	// Unfit: the reading cannot become an event: it is no JSON object, or too large for the log.
+	// Unfit: the reading cannot become an event: it is no JSON object.
 	Unfit
+	// TooLarge: the event is larger than the log takes. The same reading would end in the same way.
+	TooLarge
 )
 
 // String is the name used in metrics and logs.
@@ -68,6 +70,8 @@ func (o PublishOutcome) String() string {
 		return "store-trouble"
 	case Unfit:
 		return "unfit"
+	case TooLarge:
+		return "too-large"
 	}
 	return "publish-outcome-" + strconv.Itoa(int(o))
 }

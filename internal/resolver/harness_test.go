@@ -160,7 +160,7 @@ func (r *rig) page(connection, site string, notifications ...string) uint64 {
 	r.t.Helper()
 	p := store.Page{
 		PollID: relay.NewID(), Connection: connection, Generation: "g-" + connection, ReceivedAt: time.Now(), Site: site,
-		Body: []byte("[" + strings.Join(notifications, ",") + "]"),
+		Body: []byte("[" + strings.Join(notifications, ",") + "]"), Entries: len(notifications),
 	}
 	var seq uint64
 	eventually(r.t, "a page is stored", func() (ok bool) { // a cluster may be choosing a leader

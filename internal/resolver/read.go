@@ -3,6 +3,7 @@ package resolver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
@@ -30,13 +31,20 @@ type item struct {
 	detail     string
 	info       relay.NotificationInfo
 	raw        []byte
+	size       int  // of what came, if raw stands for something larger; else 0
+	foreign    bool // it is no notification
+	encoded    bool // it cannot be read for its Content-Encoding, so what it is nobody knows
 }
 
 func (i *item) entry() uint64 { return relay.PackEntry(i.page, i.index) }
 
-// lane answers the key of what the notification has to wait for. One that cannot be resolved waits for nothing.
+// lane returns the key of what the notification has to wait for. One that cannot be resolved waits for nothing; what is no
+// notification is counted one after the other.
 func (i *item) lane() string {
-	if i.reason != "" {
+	switch {
+	case i.foreign:
+		return laneOf(relay.NoSite, i.connection+"-foreign")
+	case i.reason != "":
 		return laneOf(relay.NoSite, i.received().String())
 	}
 	return laneOf(i.site, i.order)
@@ -45,7 +53,7 @@ func (i *item) lane() string {
 // form names the vendor's two forms of notifications, for the metric.
 func (i *item) form() string {
 	switch {
-	case i.reason == reasonMalformed:
+	case i.reason == reasonMalformed, i.foreign:
 		return "malformed"
 	case i.info.ID == nil:
 		return "older"
@@ -56,15 +64,28 @@ func (i *item) form() string {
 // itemsOf reads a page's notifications. Which site each belongs to was written down when the page came in.
 func itemsOf(p store.Page) []*item {
 	// A page that is no array, or was cut, comes as its whole elements and a malformed remainder: nothing is lost.
-	notifications, _ := audatex.ParsePage(p.Body)
-	if p.Encoding != "" {
-		notifications = audatex.EncodedPage(p.Body, p.Encoding)
+	contents := audatex.ReadContents(audatex.Page{Body: p.Body, Truncated: p.Truncated, Encoding: p.Encoding})
+	notifications := contents.List
+	tooLarge := p.Size > 0 && (len(notifications) != 1 || notifications[0].Order == "")
+	if contents.Foreign || tooLarge { // one entry: of something else in the queue's place, or of what is known only in part
+		it := &item{
+			connection: p.Connection, page: p.Seq, raw: p.Body, size: p.Size, foreign: contents.Foreign && !tooLarge || p.Foreign, encoded: p.Encoding != "",
+			reason: reasonMalformed, detail: "something else was sent in the queue's place: it holds no notification",
+			info: relay.NotificationInfo{ReceivedAt: p.ReceivedAt},
+		}
+		if it.encoded && len(notifications) == 1 && notifications[0].Err != nil {
+			it.detail = notifications[0].Err.Error()
+		}
+		if tooLarge {
+			it.reason, it.detail = reasonTooLarge, fmt.Sprintf("of its %d bytes only the first could be stored, as NATS takes no message that large (max_payload)", p.Size)
+		}
+		return []*item{it}
 	}
 	mapped := relay.Connection{Site: p.Site, Sites: p.Sites}
 	items := make([]*item, 0, len(notifications))
 	for i, n := range notifications {
 		it := &item{
-			connection: p.Connection, page: p.Seq, index: i, site: mapped.SiteOf(n.SiteID), order: n.Order, raw: n.Raw,
+			connection: p.Connection, page: p.Seq, index: i, site: mapped.SiteOf(n.SiteID), order: n.Order, raw: n.Raw, size: p.Size,
 			info: relay.NotificationInfo{Topic: n.Topic, CreatedAt: n.CreatedAt, SiteID: n.SiteID, ReceivedAt: p.ReceivedAt},
 		}
 		if n.ID != "" {
@@ -73,6 +94,8 @@ func itemsOf(p store.Page) []*item {
 		switch {
 		case n.Order == "" && !n.Malformed && n.Topic != "" && !audatex.IsPartsOrder(n.Topic):
 			it.reason, it.detail = reasonTopic, "topic "+n.Topic
+		case contents.ForeignAt(i):
+			it.reason, it.detail, it.foreign, it.site = reasonMalformed, "it is no notification", true, ""
 		case n.Order == "":
 			it.reason, it.detail = reasonMalformed, "no order can be taken from it"
 			if n.Err != nil {

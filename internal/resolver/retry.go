@@ -52,7 +52,7 @@ func (r *Resolver) Retry(ctx context.Context, id string) (RetryOutcome, error) {
 			return RetryUnavailable, fmt.Errorf("remove the unresolved notification %s: %w", id, err)
 		}
 		return RetryResolved, nil
-	case readRefused, readUnfit:
+	case readRefused, readUnfit, readTooLarge:
 		return RetryRefused, fmt.Errorf("retry %s: %w", id, err)
 	default: // readUnavailable, readContested, readStuck
 		return RetryUnavailable, fmt.Errorf("retry %s: %w", id, err)

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
@@ -27,7 +26,7 @@ const (
 	leaseAgain = 500 * time.Millisecond
 )
 
-// runner resolves the notifications of one connection under one lease. One goroutine owns all of its fields but those that are atomic.
+// runner resolves the notifications of one connection under one lease. One goroutine owns its fields from stand on.
 type runner struct {
 	*Resolver
 	lease      *shard.Lease
@@ -35,10 +34,15 @@ type runner struct {
 	generation string
 	log        *slog.Logger
 
-	announced announced    // pages known to be there
-	held      atomic.Int64 // notifications read and not settled
+	announced announced // pages known to be there
 	woken     chan struct{}
-	again     chan struct{} // the connection's document has changed
+	again     chan struct{}      // the connection's document has changed
+	asked     chan chan progress // how far it is; answered once the cursor is loaded
+	ended     chan struct{}      // closed when nothing is resolved any more
+
+	counting  sync.Mutex // of countUnlisted
+	counted   int
+	countedAt time.Time
 
 	stand    *stand
 	inbox    reader
@@ -53,7 +57,7 @@ type runner struct {
 func (r *Resolver) newRunner(lease *shard.Lease, c relay.Connection, _ bool) *runner {
 	return &runner{
 		Resolver: r, lease: lease, connection: c.ID, generation: c.Generation, log: r.log.With("connection", c.ID, "shard", lease.Shard()),
-		woken: make(chan struct{}, 1), again: make(chan struct{}, 1),
+		woken: make(chan struct{}, 1), again: make(chan struct{}, 1), asked: make(chan chan progress), ended: make(chan struct{}),
 		results: make(chan result, r.cfg.Concurrency), trouble: backoff{least: 100 * time.Millisecond, most: 5 * time.Second},
 	}
 }
@@ -76,6 +80,7 @@ func signal(c chan struct{}) {
 
 // Run resolves until ctx ends, or another owner takes over.
 func (r *runner) Run(ctx context.Context) {
+	defer close(r.ended)
 	switch err := r.run(ctx); {
 	case errors.Is(err, errSuperseded):
 		r.log.InfoContext(ctx, "another replica has taken the connection over; stepping back", "epoch", r.lease.Epoch())
@@ -156,6 +161,8 @@ func (r *runner) loop(ctx, work context.Context) error {
 		case res := <-r.results:
 			r.finish(ctx, res)
 		case <-r.woken:
+		case answer := <-r.asked:
+			answer <- r.progress()
 		case <-r.again:
 			r.stand.ResumeAll(r.cfg.Now())
 		case <-timer.C:

@@ -204,7 +204,7 @@ func TestAnOwnerThatWakesUp(t *testing.T) {
 			third := r.page("leeds", "leeds", updated(orderID(2)))
 			eventually(t, "the successor goes on", func() bool { return r.document("leeds").Position >= relay.PackEntry(third, relay.LastIndex) })
 			if kind == "cursor" || kind == "lane" {
-				eventually(t, "it steps back", func() bool { _, ok := a.Waiting("leeds"); return !ok })
+				eventually(t, "it steps back", func() bool { _, err := a.Waiting(t.Context(), "leeds"); return err != nil })
 				if found := lease.Found(); len(found) == 0 || found[0] != 8 {
 					t.Errorf("told the lease of %v", found)
 				}

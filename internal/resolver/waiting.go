@@ -1,11 +1,117 @@
 package resolver
 
-// Waiting answers how many notifications of a connection were read from the inbox and are not resolved; false if this replica
-// does not own it. A page that has just come in may not be counted yet.
-func (r *Resolver) Waiting(connection string) (int, bool) {
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+// countEvery is how long a count of what no reader holds is believed while more of it may come.
+const countEvery = time.Second
+
+// progress is what a runner knows of its notifications at one moment.
+type progress struct {
+	held     int             // read and not settled
+	unlisted []cursor.Refill // stretches in which lanes have more than they list
+	read     uint64          // the last page read; 0 if none was
+	known    uint64          // the last page known to be there
+}
+
+// Waiting returns how many notifications of a connection are in the inbox and are not resolved. It fails if this replica does
+// not resolve them, or cannot tell before ctx ends.
+func (r *Resolver) Waiting(ctx context.Context, connection string) (int, error) {
 	run, ok := r.roster.Runner(connection)
 	if !ok {
-		return 0, false
+		return 0, fmt.Errorf("connection %s is not resolved by this replica", connection)
 	}
-	return int(run.held.Load()), true
+	p, err := run.ask(ctx)
+	if err != nil {
+		return 0, err
+	}
+	n := p.held
+	if p.known > p.read {
+		unread, err := r.store.Inbox.CountEntries(ctx, connection, run.generation, p.read+1)
+		if err != nil {
+			return 0, err
+		}
+		n += unread
+	}
+	unlisted, err := run.countUnlisted(ctx, p.unlisted)
+	return n + unlisted, err
+}
+
+// ask has the runner say how far it is.
+func (r *runner) ask(ctx context.Context) (progress, error) {
+	answer := make(chan progress, 1)
+	select {
+	case r.asked <- answer: // the runner answers at once
+		return <-answer, nil
+	case <-r.ended:
+		return progress{}, fmt.Errorf("the notifications of connection %s are not resolved here any more", r.connection)
+	case <-ctx.Done():
+		return progress{}, fmt.Errorf("the runner of connection %s does not answer: %w", r.connection, ctx.Err())
+	}
+}
+
+// progress returns how far the runner is. It is called by its own goroutine.
+func (r *runner) progress() progress {
+	p := progress{held: r.stand.Unsettled(), read: r.inbox.read, known: max(r.inbox.head, r.announced.highest())}
+	if !r.inbox.started {
+		first, _ := relay.UnpackEntry(r.stand.ReadFrom())
+		p.read = max(first, 1) - 1
+	}
+	for _, page := range r.inbox.pages {
+		for _, it := range page.items[page.next:] {
+			if r.stand.Where(cursor.Entry{Seq: it.entry(), Order: it.lane()}) == cursor.Unread {
+				p.held++
+			}
+		}
+	}
+	if r.stand.Lanes() > 0 {
+		p.unlisted = r.stand.Unlisted()
+	}
+	return p
+}
+
+// countUnlisted returns how many notifications wait behind what lanes list. To tell them apart their pages are read; the count
+// is kept for a moment.
+func (r *runner) countUnlisted(ctx context.Context, stretches []cursor.Refill) (int, error) {
+	if len(stretches) == 0 {
+		return 0, nil
+	}
+	r.counting.Lock()
+	defer r.counting.Unlock()
+	if now := r.cfg.Now(); now.Sub(r.countedAt).Abs() < countEvery {
+		return r.counted, nil
+	}
+	from, through := stretches[0].From, uint64(0)
+	of := make(map[string]cursor.Refill, len(stretches))
+	for _, s := range stretches {
+		of[s.Order], through = s, max(through, s.Through)
+	}
+	n := 0
+	for seq, _ := relay.UnpackEntry(from); ; {
+		pages, more, err := r.store.Inbox.Scan(ctx, r.connection, seq, pagesAtOnce)
+		if err != nil {
+			return 0, err
+		}
+		for _, p := range pages {
+			if seq = p.Seq + 1; p.Generation != r.generation {
+				continue
+			}
+			for _, it := range itemsOf(p) {
+				if s, waits := of[it.lane()]; waits && it.entry() >= s.From && it.entry() <= s.Through {
+					n++
+				}
+			}
+		}
+		if !more || len(pages) == 0 || relay.PackEntry(seq, 0) > through {
+			break
+		}
+	}
+	r.counted, r.countedAt = n, r.cfg.Now()
+	return n, nil
 }

@@ -16,7 +16,7 @@ import (
 type verdict int
 
 const (
-	// resolved: every notification has its event, and the vendor has answered.
+	// resolved: the vendor has answered, and every notification has its event, or lies in relay_unresolved as that is too large.
 	resolved verdict = iota
 	// handled: every notification has its event or lies in relay_unresolved; the vendor was not asked.
 	handled
@@ -140,6 +140,7 @@ const (
 	readRefused                    // the vendor answers, but gives no such order; the error says why
 	readUnavailable                // the vendor cannot be asked now
 	readUnfit                      // the order cannot become an event
+	readTooLarge                   // its event is larger than the log takes
 	readContested                  // others publish this order all the time
 	readStuck                      // the store is in trouble
 )
@@ -182,6 +183,8 @@ func (r *Resolver) read(ctx context.Context, site, order string, received []rela
 			return readStuck, err
 		case relay.Unfit:
 			return readUnfit, err
+		case relay.TooLarge:
+			return readTooLarge, err
 		}
 	}
 	return readContested, fmt.Errorf("order %s was read %d times and the log had moved on each time", order, maxReadings)
@@ -212,6 +215,13 @@ func (r *runner) judge(ctx context.Context, b cursor.Batch, waiting []*item, out
 		return result{verdict: handled}
 	case readStuck:
 		return result{verdict: stuck, err: cause}
+	case readTooLarge: // the vendor is well, and trying again would read the same
+		for _, it := range waiting {
+			if err := r.setAside(ctx, it, reasonTooLarge, cause.Error()+fmt.Sprintf(" (NATS takes %d bytes in one message, see max_payload)", r.store.MaxMessage())); err != nil {
+				return result{verdict: stuck, err: err}
+			}
+		}
+		return result{verdict: resolved}
 	case readRefused:
 		refused = true
 		res.failure = cursor.Failure{Reason: audatex.OutcomeOf(cause).String(), Local: true}

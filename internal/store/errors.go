@@ -20,6 +20,7 @@ var (
 	ErrUnclear     = errors.New("the store gave no clear answer")
 	ErrUnavailable = errors.New("the store cannot be used")
 	ErrTooLarge    = errors.New("too large for the store")
+	ErrUnfit       = errors.New("cannot be written as JSON")
 )
 
 // JetStream's error codes that nats.go has no name for.
@@ -54,7 +55,7 @@ func classify(err error) error {
 	if err == nil {
 		return nil
 	}
-	for _, known := range []error{topology.ErrRefused, ErrUnavailable, ErrUnclear, ErrConflict, ErrNotFound, ErrTooLarge} {
+	for _, known := range []error{topology.ErrRefused, ErrUnavailable, ErrUnclear, ErrConflict, ErrNotFound, ErrTooLarge, ErrUnfit} {
 		if errors.Is(err, known) {
 			return err
 		}

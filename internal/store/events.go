@@ -70,11 +70,12 @@ func ParseInboxRef(s string) (InboxRef, error) {
 }
 
 // Publish stores an event of an order if the last event of the order stands at expected (0: there is none in the log), and
-// answers its position. ErrConflict: another event of the order was stored meanwhile; ErrUnclear: read back.
+// answers its position. ErrConflict: another event of the order was stored meanwhile; ErrUnclear: read back; ErrTooLarge, ErrUnfit:
+// it never will be.
 func (e *Events) Publish(ctx context.Context, ev relay.Event, ref InboxRef, expected uint64) (uint64, error) {
 	body, err := relay.Encode(ev)
 	if err != nil { // nested too deep, which no second try changes
-		return 0, fmt.Errorf("%w: encode event %s: %w", ErrTooLarge, ev.ID, err)
+		return 0, fmt.Errorf("%w: encode event %s: %w", ErrUnfit, ev.ID, err)
 	}
 	action := "updated"
 	if ev.Type == relay.TypeOrderCreated {

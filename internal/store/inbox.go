@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -21,13 +22,18 @@ const (
 	headerTruncated   = "Relay-Truncated"
 	headerEncoding    = "Relay-Content-Encoding"
 	headerCorrelation = "Relay-Correlation-Id"
+	headerEntries     = "Relay-Entries"
+	headerPart        = "Relay-Part"
+	headerMore        = "Relay-More"
+	headerSize        = "Relay-Size"
+	headerForeign     = "Relay-Foreign"
 )
 
 // Inbox is the log of what vendor polls brought.
 type Inbox struct{ s *Store }
 
-// Page is one message of the inbox: what one poll of the vendor's queue brought, and what the connection's sites were called
-// at that moment.
+// Page is one message of the inbox: what one poll of the vendor's queue brought, or a part of it, and what the connection's
+// sites were called at that moment.
 type Page struct {
 	Seq           uint64 // position in the inbox, set when read
 	PollID        string
@@ -40,13 +46,49 @@ type Page struct {
 	Encoding      string            // the content encoding that Body still has, as it cannot be undone
 	CorrelationID string
 	Body          []byte
+
+	// Entries is how many entries the resolver makes of Body, so that those that wait can be counted without the bodies.
+	Entries int
+	// Part numbers the messages of a poll whose answer did not fit in one, from 1; 0: it did. More: this is not the last one.
+	Part int
+	More bool
+	// Size, if not 0, is how many bytes of the answer did not fit in any message: Body stands for them. Foreign says that
+	// they hold no notification.
+	Size    int
+	Foreign bool
 }
 
-// Append stores a page. Storing the same poll twice stores it once.
+// EndsPoll reports whether a page is the last that was stored of a poll.
+func (p Page) EndsPoll(pollID string) bool { return p.PollID == pollID && !p.More }
+
+// Append stores a page. Storing the same part of a poll twice stores it once.
 func (i *Inbox) Append(ctx context.Context, p Page) (uint64, error) {
+	m, err := i.envelope(p)
+	if err != nil {
+		return 0, err
+	}
+	m.Data = p.Body
+	id := p.PollID
+	if p.Part > 0 {
+		id += "/" + strconv.Itoa(p.Part)
+	}
+	return i.s.write(ctx, request{msg: m, opts: []jetstream.PublishOpt{jetstream.WithMsgID(id)}, precious: true})
+}
+
+// Room returns how many bytes of a body fit in one message with a page's envelope, at present.
+func (i *Inbox) Room(p Page) (int, error) {
+	m, err := i.envelope(p)
+	if err != nil {
+		return 0, err
+	}
+	return i.s.MaxMessage() - headerBytes(m.Header), nil
+}
+
+// envelope returns the message of a page, without its body.
+func (i *Inbox) envelope(p Page) (*nats.Msg, error) {
 	sites, err := json.Marshal(p.Sites)
 	if err != nil {
-		return 0, fmt.Errorf("encode the sites of connection %s: %w", p.Connection, err)
+		return nil, fmt.Errorf("encode the sites of connection %s: %w", p.Connection, err)
 	}
 	m := nats.NewMsg(i.s.topo.InboxSubject(p.Connection))
 	m.Header.Set(headerPollID, p.PollID)
@@ -63,8 +105,20 @@ func (i *Inbox) Append(ctx context.Context, p Page) (uint64, error) {
 	if p.Encoding != "" {
 		m.Header.Set(headerEncoding, p.Encoding)
 	}
-	m.Data = p.Body
-	return i.s.write(ctx, request{msg: m, opts: []jetstream.PublishOpt{jetstream.WithMsgID(p.PollID)}, precious: true})
+	m.Header.Set(headerEntries, strconv.Itoa(p.Entries))
+	if p.Part > 0 {
+		m.Header.Set(headerPart, strconv.Itoa(p.Part))
+	}
+	if p.More {
+		m.Header.Set(headerMore, "true")
+	}
+	if p.Size > 0 {
+		m.Header.Set(headerSize, strconv.Itoa(p.Size))
+	}
+	if p.Foreign {
+		m.Header.Set(headerForeign, "true")
+	}
+	return m, nil
 }
 
 // Last answers the connection's last page, as the inbox's leader has it; ErrNotFound if it has none.
@@ -101,24 +155,51 @@ func (i *Inbox) Page(ctx context.Context, seq uint64) (Page, error) {
 	return i.page(m), nil
 }
 
-// Find answers the page of a poll among the connection's pages from a sequence on; ErrNotFound if it is not there.
-func (i *Inbox) Find(ctx context.Context, connection, pollID string, from uint64) (Page, error) {
+// Find returns the first of the connection's pages from a sequence on that is the one wanted; ErrNotFound if it is not there.
+func (i *Inbox) Find(ctx context.Context, connection string, from uint64, wanted func(Page) bool) (Page, error) {
 	for {
 		pages, more, err := i.Scan(ctx, connection, from, 8)
 		if err != nil {
 			return Page{}, err
 		}
 		for _, p := range pages {
-			if p.PollID == pollID {
+			if wanted(p) {
 				return p, nil
 			}
 			from = p.Seq + 1
 		}
 		if !more || len(pages) == 0 {
-			return Page{}, fmt.Errorf("page of poll %s: %w", pollID, ErrNotFound)
+			return Page{}, fmt.Errorf("page of connection %s: %w", connection, ErrNotFound)
 		}
 	}
 }
+
+// CountEntries returns how many entries the pages of one generation of a connection have from a sequence on. It reads no
+// bodies, and counts at most the first countMost pages.
+func (i *Inbox) CountEntries(ctx context.Context, connection, generation string, from uint64) (int, error) {
+	if err := i.s.health.reachable(); err != nil {
+		return 0, fmt.Errorf("count the entries of connection %s: %w", connection, err)
+	}
+	r, err := i.s.reader(ctx, i.s.topo.Inbox(), jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1), FilterSubjects: []string{i.s.topo.InboxSubject(connection)}, HeadersOnly: true,
+	})
+	if err != nil {
+		return 0, fmt.Errorf("count the entries of connection %s: %w", connection, err)
+	}
+	defer r.end()
+	count := 0
+	if _, err := r.read(ctx, min(r.pending, countMost), func(m Message) {
+		if p := i.page(m); p.Generation == generation {
+			count += p.Entries
+		}
+	}); err != nil {
+		return 0, fmt.Errorf("count the entries of connection %s: %w", connection, err)
+	}
+	return count, nil
+}
+
+// countMost bounds the pages of one connection that are counted: at a poll every five minutes that is over a month.
+const countMost = 10_000
 
 // Bounds answers the first and last sequence of the inbox; first = last+1 when it is empty.
 func (i *Inbox) Bounds(ctx context.Context) (first, last uint64, err error) {
@@ -145,6 +226,10 @@ func (i *Inbox) page(m Message) Page {
 	if t, err := time.Parse(time.RFC3339Nano, m.Header.Get(headerReceivedAt)); err == nil {
 		p.ReceivedAt = t
 	}
+	p.Entries, _ = strconv.Atoi(m.Header.Get(headerEntries)) // what cannot be read is 0
+	p.Part, _ = strconv.Atoi(m.Header.Get(headerPart))
+	p.Size, _ = strconv.Atoi(m.Header.Get(headerSize))
+	p.More, p.Foreign = m.Header.Get(headerMore) != "", m.Header.Get(headerForeign) != ""
 	if sites := m.Header.Get(headerSites); sites != "" {
 		if json.Unmarshal([]byte(sites), &p.Sites) != nil {
 			p.Site, p.Sites = "", nil // of no known site: kept as unresolved, rather than taken for another site's

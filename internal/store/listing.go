@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // listChunk is how many documents a listing reads at a time.
@@ -43,6 +45,30 @@ func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string,
 		}
 		read, news = b.s.behind, false // what was overwritten before we came to it stands behind the end that was seen
 	}
+}
+
+// Count returns how many documents there are whose keys start with prefix followed by a dot. It reads the headers only. One
+// that is changed meanwhile may be missed.
+func (b *Bucket[T]) Count(ctx context.Context, prefix string) (int, error) {
+	if err := b.s.health.reachable(); err != nil {
+		return 0, fmt.Errorf("count %s of bucket %s: %w", prefix, b.name, err)
+	}
+	r, err := b.s.reader(ctx, "KV_"+b.name, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, FilterSubjects: []string{b.subject(prefix + ".>")}, HeadersOnly: true,
+	})
+	if err != nil {
+		return 0, fmt.Errorf("count %s of bucket %s: %w", prefix, b.name, err)
+	}
+	defer r.end()
+	keys := map[string]bool{}
+	if _, err := r.read(ctx, r.pending, func(m Message) {
+		if keys[m.Subject] = !isMarker(m.Header); !keys[m.Subject] {
+			delete(keys, m.Subject)
+		}
+	}); err != nil {
+		return 0, fmt.Errorf("count %s of bucket %s: %w", prefix, b.name, err)
+	}
+	return len(keys), nil
 }
 
 // Changed answers up to limit documents in the order of their last change, from a revision on, and whether more are there. Keys are

@@ -1,0 +1,112 @@
+package audatex
+
+import (
+	"encoding/json"
+	"errors"
+)
+
+// Contents is what a page holds, read once.
+type Contents struct {
+	// List is what ParsePage returns.
+	List []Notification
+	// Whole: the last of List is a complete element, as are all others.
+	Whole bool
+	// Foreign: there are bytes, and no part of them is a notification: something else was sent in the queue's place.
+	Foreign bool
+
+	piece bool // the last of List is the beginning of an element that was cut off on the wire
+}
+
+// ReadContents reads a page. One in an encoding that cannot be undone is foreign.
+func ReadContents(p Page) Contents {
+	if p.Encoding != "" {
+		return Contents{List: EncodedPage(p.Body, p.Encoding), Foreign: true}
+	}
+	list, err := ParsePage(p.Body)
+	c := Contents{List: list, Whole: err == nil, Foreign: p.Carried()}
+	start := trimStart(p.Body)
+	c.piece = p.Truncated && err != nil && len(start) > 0 && start[0] == '['
+	for i := range list {
+		if !c.ForeignAt(i) {
+			c.Foreign = false
+			break
+		}
+	}
+	return c
+}
+
+// ForeignAt reports whether an element is no notification. The beginning of one that was cut off counts as a notification.
+func (c Contents) ForeignAt(i int) bool {
+	return c.List[i].foreign() && !(c.piece && i == len(c.List)-1)
+}
+
+// Notifications returns how many of the elements are notifications.
+func (c Contents) Notifications() int {
+	count := 0
+	for i := range c.List {
+		if !c.ForeignAt(i) {
+			count++
+		}
+	}
+	return count
+}
+
+// Entries returns how many entries the page has for a reader: something foreign is one, however many elements it has.
+func (c Contents) Entries() int {
+	if c.Foreign {
+		return 1
+	}
+	return len(c.List)
+}
+
+// Err returns the error of a poll whose answer was something else in the queue's place, nil for any other page. The
+// outcome is Malformed.
+func (c Contents) Err(p Page) error {
+	if !c.Foreign {
+		return nil
+	}
+	return &Error{
+		Operation: OpPoll, Outcome: Malformed, CorrelationID: p.CorrelationID,
+		err: errors.New("something else was sent in the queue's place: it holds no notification"),
+	}
+}
+
+// foreign reports whether an element has nothing of a notification: it is not a JSON object, or has none of the fields
+// by which one is known.
+func (n Notification) foreign() bool {
+	if n.Order != "" || n.ID != "" || n.Topic != "" {
+		return false
+	}
+	if n.Malformed {
+		return true
+	}
+	var known struct{ NotificationID, EventType, Topic, Resources, ResourceUris json.RawMessage }
+	if json.Unmarshal(n.Raw, &known) != nil {
+		return true
+	}
+	for _, field := range []json.RawMessage{known.NotificationID, known.EventType, known.Topic, known.Resources, known.ResourceUris} {
+		if len(field) > 0 && string(field) != "null" {
+			return false
+		}
+	}
+	return true
+}
+
+// Abridge returns a notification of the newer form with what of n an event is made of, for a notification that is too
+// large to be kept whole.
+func (n Notification) Abridge() []byte {
+	type resource struct{ ResourceType, ResourceId string }
+	short := struct {
+		NotificationId string `json:",omitempty"`
+		Topic          string
+		CreatedAt      string
+		SiteId         string
+		CompanyCode    string `json:",omitempty"`
+		Resources      []resource
+	}{n.ID, n.Topic, n.CreatedAt, n.SiteID, n.CompanyCode, []resource{{"PartsOrder", n.Order}}}
+	b, err := json.Marshal(short)
+	if err != nil { // texts always encode
+		panic(err)
+	}
+	return b
+}

@@ -1,0 +1,75 @@
+package natstest
+
+import (
+	"net"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// Limited is a server of somebody else's that takes messages of a limited size (max_payload).
+type Limited struct {
+	t      testing.TB
+	dir    string
+	server *server.Server
+	conn   *nats.Conn
+}
+
+// StartLimited runs one, with JetStream, until the test ends.
+func StartLimited(t testing.TB, maxPayload int32) *Limited {
+	t.Helper()
+	l := &Limited{t: t, dir: t.TempDir()}
+	l.start(maxPayload, server.RANDOM_PORT)
+	var err error
+	if l.conn, err = nats.Connect(l.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(5*time.Millisecond), nats.ReconnectBufSize(-1)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		l.conn.Close()
+		l.stop()
+	})
+	return l
+}
+
+// Conn is a connection to it.
+func (l *Limited) Conn() *nats.Conn { return l.conn }
+
+// URL is where it can be reached.
+func (l *Limited) URL() string { return l.server.ClientURL() }
+
+// Restart runs it again at the same address and with what it has stored, under another limit, and waits until Conn is back.
+func (l *Limited) Restart(maxPayload int32) {
+	l.t.Helper()
+	port := l.server.Addr().(*net.TCPAddr).Port
+	l.stop()
+	l.start(maxPayload, port)
+	for deadline := time.Now().Add(30 * time.Second); !l.conn.IsConnected() || l.conn.MaxPayload() != int64(maxPayload); {
+		if time.Now().After(deadline) {
+			l.t.Fatal("the connection did not come back within 30 s")
+		}
+		<-time.After(time.Millisecond)
+	}
+}
+
+func (l *Limited) start(maxPayload int32, port int) {
+	l.t.Helper()
+	ns, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: l.dir, MaxPayload: maxPayload, MaxPending: 256 << 20, NoSigs: true, NoLog: true,
+		SyncInterval: time.Minute,
+	})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	ns.Start()
+	l.server = ns
+	if !ns.ReadyForConnections(30 * time.Second) {
+		l.t.Fatal("the server was not ready within 30 s")
+	}
+}
+
+func (l *Limited) stop() {
+	l.server.Shutdown()
+	l.server.WaitForShutdown()
+}
