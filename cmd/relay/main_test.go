@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 type leakless struct{ tests *testing.M }
 
 func (l leakless) Run() int {
+	natstest.Waiting(6)
 	code := l.tests.Run()
 	if code == 0 {
 		if err := goleak.Find(natstest.Leftovers()...); err != nil {
@@ -201,7 +202,7 @@ func occupy(ts *testscript.TestScript, neg bool, args []string) {
 
 // eventually tries until it works, for as long as a slow machine may need.
 func eventually(ts *testscript.TestScript, try func() error) {
-	deadline, tick := time.After(30*time.Second), time.NewTicker(20*time.Millisecond)
+	deadline, tick := time.After(90*time.Second), time.NewTicker(20*time.Millisecond)
 	defer tick.Stop()
 	for {
 		err := try()

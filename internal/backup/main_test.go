@@ -8,4 +8,7 @@ import (
 	"github.com/audatex-relay/relay/internal/natstest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.Leftovers()...) }
+func TestMain(m *testing.M) {
+	natstest.Waiting(6)
+	goleak.VerifyTestMain(m, natstest.Leftovers()...)
+}

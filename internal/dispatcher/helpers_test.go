@@ -39,10 +39,11 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("rapid.checks", checks); err != nil {
 		panic(err)
 	}
+	natstest.Waiting(4)
 	goleak.VerifyTestMain(m)
 }
 
-const patience = 30 * time.Second
+const patience = 90 * time.Second
 
 // bench is a log, a store and what tests put into them.
 type bench struct {
@@ -396,15 +397,16 @@ func (r *running) crash() {
 // receiver is a BMS: it verifies and keeps what it is sent.
 type receiver struct {
 	*httptest.Server
-	mu       sync.Mutex
-	answer   func(ev relay.Event, attempt int) int // status; nil: 200
-	tries    map[string]int
-	taken    []relay.Event // answered 2xx, in order of arrival
-	problems []string
+	mu        sync.Mutex
+	answer    func(ev relay.Event, attempt int) int // status; nil: 200
+	tries     map[string]int
+	taken     []relay.Event       // answered 2xx, in order of arrival
+	different map[string]struct{} // of them, by id
+	problems  []string
 }
 
 func newReceiver(t testing.TB, answer func(ev relay.Event, attempt int) int) *receiver {
-	r := &receiver{answer: answer, tries: map[string]int{}}
+	r := &receiver{answer: answer, tries: map[string]int{}, different: map[string]struct{}{}}
 	r.Server = httptest.NewServer(r)
 	t.Cleanup(r.Close)
 	return r
@@ -434,6 +436,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if status == 200 {
 		r.mu.Lock()
 		r.taken = append(r.taken, ev)
+		r.different[ev.ID] = struct{}{}
 		r.mu.Unlock()
 	}
 	w.WriteHeader(status)
@@ -447,11 +450,9 @@ func (r *receiver) events() []relay.Event {
 
 // distinct answers how many different events were taken.
 func (r *receiver) distinct() int {
-	seen := map[string]bool{}
-	for _, ev := range r.events() {
-		seen[ev.ID] = true
-	}
-	return len(seen)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.different)
 }
 
 // inOrder checks that first sights of each order's events come in order, and that nothing was wrong with a request.
@@ -487,7 +488,7 @@ func until(t testing.TB, what string, holds func() bool, instead ...func() any) 
 			}
 			t.Fatalf("in vain: %s", what)
 		}
-		<-time.After(2 * time.Millisecond) // between two looks at a condition
+		<-time.After(5 * time.Millisecond) // between two looks at a condition
 	}
 }
 

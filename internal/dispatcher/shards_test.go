@@ -457,7 +457,7 @@ func TestInvalidLeaseStartsNothing(t *testing.T) {
 	r := newReceiver(t, func(relay.Event, int) int { <-hang; return 200 })
 	cb := callback("bms", r.URL)
 	b.register(cb)
-	d := b.start()
+	d := b.start(func(c *dispatcher.Config) { c.Grace = 2 * patience })
 	for i := range 20 {
 		b.publish("leeds", i)
 	}
@@ -492,7 +492,7 @@ func TestInvalidLeaseStartsNothing(t *testing.T) {
 	d.lease("bms").Expire()
 	began := time.Now()
 	d.give(relay.ShardOf("bms"))
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > patience {
 		t.Errorf("an idle shard took %v to give up", took)
 	}
 }

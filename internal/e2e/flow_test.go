@@ -20,17 +20,21 @@ import (
 
 	"github.com/audatex-relay/relay/api"
 	"github.com/audatex-relay/relay/internal/e2e/harness"
+	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
 const (
 	flowSites  = 50
-	flowOrders = 10 // of each site
-	flowRounds = 4  // notifications of each order
+	flowRounds = 4 // notifications of each order
+)
+
+var (
+	flowOrders = natstest.Long(3, 10) // of each site
 	flowAll    = flowSites * flowOrders * flowRounds
 )
 
-// TestFlow takes 2,000 notifications in both forms through the relay to five callbacks and to subscribers on NATS.
+// TestFlow takes 600 notifications (2,000 with RELAY_LONG) in both forms through the relay to five callbacks and to subscribers on NATS.
 func TestFlow(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, flowSites, sandbox.Config{Seed: 7}, nil)
@@ -52,7 +56,7 @@ func TestFlow(t *testing.T) {
 
 	// The vendor's side.
 	counters := w.sandbox.Counters()
-	if counters.NotificationsHandedOut != flowAll || counters.NotificationsLost != 0 || counters.NotificationsMissed != 0 {
+	if counters.NotificationsHandedOut != int64(flowAll) || counters.NotificationsLost != 0 || counters.NotificationsMissed != 0 {
 		t.Errorf("handed out %d, lost %d, missed %d; want %d, 0, 0", counters.NotificationsHandedOut, counters.NotificationsLost, counters.NotificationsMissed, flowAll)
 	}
 	if counters.TrapCalls != 0 || counters.SpentRefreshTokens != 0 || counters.PollsOverlapping != 0 || counters.RefreshesOverlapping != 0 {
@@ -354,12 +358,12 @@ func checkMetrics(t *testing.T, w *world, p *harness.Process) {
 		name, label, value string
 		want               float64
 	}{
-		{"audatex_relay_notifications_received_total", "", "", flowAll},
-		{"audatex_relay_notifications_total", "result", "published", flowAll},
-		{"audatex_relay_events_published_total", "origin", "notification", flowAll},
-		{"audatex_relay_events_published_total", "type", "audatex.parts.order.created", flowSites * flowOrders},
-		{"audatex_relay_deliveries_total", "status", "delivered", 4 * flowAll},
-		{"audatex_relay_attempts_total", "outcome", "success", 4 * flowAll},
+		{"audatex_relay_notifications_received_total", "", "", float64(flowAll)},
+		{"audatex_relay_notifications_total", "result", "published", float64(flowAll)},
+		{"audatex_relay_events_published_total", "origin", "notification", float64(flowAll)},
+		{"audatex_relay_events_published_total", "type", "audatex.parts.order.created", float64(flowSites * flowOrders)},
+		{"audatex_relay_deliveries_total", "status", "delivered", float64(4 * flowAll)},
+		{"audatex_relay_attempts_total", "outcome", "success", float64(4 * flowAll)},
 		{"audatex_relay_gaps_suspected_total", "", "", 0},
 		{"audatex_relay_connections", "state", "active", flowSites},
 	} {

@@ -23,6 +23,7 @@ var binary = struct {
 }{}
 
 func TestMain(m *testing.M) {
+	natstest.Waiting(6)
 	code := m.Run()
 	if binary.dir != "" {
 		if err := os.RemoveAll(binary.dir); err != nil {

@@ -121,7 +121,7 @@ func newFixture(t *testing.T, options ...func(*Config)) *fixture {
 	f.base, f.http = "http://"+listener.Addr().String(), &http.Client{Transport: validating{transport}}
 	select {
 	case <-f.keys.Ready():
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the clients are not read")
 	}
 	return f

@@ -8,12 +8,14 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/audatex-relay/relay/internal/natstest"
 )
 
 // TestMain also demands, of a whole run, that every operation of the contract was seen to succeed: an operation that no test
 // exercises fails the package.
 func TestMain(m *testing.M) {
-	flag.Parse()
+	natstest.Waiting(6)
 	code := m.Run()
 	if code == 0 && flag.Lookup("test.run").Value.String() == "" {
 		if missing := succeeded.missing(); len(missing) > 0 {

@@ -302,7 +302,7 @@ func TestKeysComeAndGo(t *testing.T) {
 // eventually waits for a condition that something else brings about.
 func eventually(t *testing.T, condition func() bool) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !condition() {

@@ -54,21 +54,24 @@ const warehouseHash = "$2a$04$IoceJM2MC13CVR2A.CuO1eH/0bEaysRvUNGmj5GRgjpb9jaGPR
 // bare is a login that the tests add: it has the account of erp without its permissions.
 const bare = "erp-bare"
 
-// newCluster may not run in parallel with other tests: the configuration reads the environment.
+// newCluster is for one test: the configuration reads the environment, which nothing else here looks at.
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
+	if err := natstest.ShortenElections(); err != nil {
+		t.Fatal(err)
+	}
 	c := &cluster{t: t}
 	for name, secret := range secrets {
 		if name == "warehouse" {
 			secret = warehouseHash
 		}
-		t.Setenv(strings.ToUpper(strings.ReplaceAll(name, "-", "_"))+"_PASSWORD", secret)
+		setenv(t, strings.ToUpper(strings.ReplaceAll(name, "-", "_"))+"_PASSWORD", secret)
 	}
 	certificates := t.TempDir()
 	c.ca = issue(t, certificates)
-	t.Setenv("NATS_CERT", filepath.Join(certificates, "cert.pem"))
-	t.Setenv("NATS_KEY", filepath.Join(certificates, "key.pem"))
-	t.Setenv("NATS_CA", filepath.Join(certificates, "ca.pem"))
+	setenv(t, "NATS_CERT", filepath.Join(certificates, "cert.pem"))
+	setenv(t, "NATS_KEY", filepath.Join(certificates, "key.pem"))
+	setenv(t, "NATS_CA", filepath.Join(certificates, "ca.pem"))
 	c.routes = freePorts(t)
 	for i := range nodes {
 		c.stores[i] = t.TempDir()
@@ -98,12 +101,19 @@ func newCluster(t *testing.T) *cluster {
 	return c
 }
 
+func setenv(t *testing.T, name, value string) {
+	t.Helper()
+	if err := os.Setenv(name, value); err != nil { //nolint:usetesting // t.Setenv would keep the longest test here from running beside the others
+		t.Fatal(err)
+	}
+}
+
 // read reads the configuration for a node.
 func (c *cluster) read(i int) *server.Options {
 	t := c.t
 	t.Helper()
-	t.Setenv("NATS_NAME", fmt.Sprintf("nats-%d", i+1))
-	t.Setenv("NATS_STORE", c.stores[i])
+	setenv(t, "NATS_NAME", fmt.Sprintf("nats-%d", i+1))
+	setenv(t, "NATS_STORE", c.stores[i])
 	opts, err := server.ProcessConfigFile(filepath.Join(deployed, "nats.conf"))
 	if err != nil {
 		t.Fatal(err)
@@ -235,6 +245,7 @@ func TestRelayPermissionsAreThoseOfTheTopology(t *testing.T) {
 
 // One cluster for all that is to be seen of it: its start is what takes time.
 func TestTheDeployedConfiguration(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	c.events()
 	g := &target{t: t, conn: c.conn, store: c.store, limited: "bms-leeds", reader: "erp", other: "warehouse", bare: bare, login: func(user string, more ...nats.Option) *nats.Conn {

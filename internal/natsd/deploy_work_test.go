@@ -151,7 +151,7 @@ func (c *cluster) backup(conn *nats.Conn) {
 		}
 	}()
 	for {
-		m, err := inbox.NextMsg(10 * time.Second)
+		m, err := inbox.NextMsg(patience)
 		if err != nil {
 			t.Fatalf("the snapshot's chunk %d: %v", len(chunks), err)
 		}
@@ -205,7 +205,7 @@ func (c *cluster) keepsOff() {
 			if !errors.Is(err, nats.ErrPermissionViolation) {
 				t.Errorf("%s: %v", what, err)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(patience):
 			t.Errorf("%s was not refused", what)
 		}
 	}

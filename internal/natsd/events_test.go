@@ -21,7 +21,7 @@ import (
 )
 
 // patience bounds every wait: other tests use the machine as well.
-const patience = 30 * time.Second
+const patience = 90 * time.Second
 
 // ask sends what a reader wants of its consumer until the relay answers: it may still be making the copy.
 func ask(t *testing.T, nc *nats.Conn, operation string, request any) natsd.ConsumerAnswer {

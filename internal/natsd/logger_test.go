@@ -178,7 +178,7 @@ func TestASubscriberCannotFloodTheLog(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := nc.Flush(); err != nil {
+	if err := nc.FlushTimeout(time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	nc.Close()

@@ -1,9 +1,9 @@
 package natstest
 
 import (
+	"errors"
 	"os"
 	"sync"
-	"testing"
 	"time"
 	_ "unsafe" // for go:linkname
 )
@@ -32,17 +32,13 @@ var (
 	lostQuorumCheck time.Duration
 )
 
-var shorten = sync.OnceFunc(func() {
+// ShortenElections must be called before the first server of a cluster is made; NewCluster does it.
+var ShortenElections = sync.OnceValue(func() error {
+	if minElectionTimeout == 0 {
+		return errors.New("the server's election timeouts have other names now: see raft.go there")
+	}
 	for _, d := range []*time.Duration{&minElectionTimeout, &maxElectionTimeout, &hbInterval, &lostQuorumInterval, &lostQuorumCheck} {
 		*d /= Elections()
 	}
+	return nil
 })
-
-// ShortenElections must be called before the first server of a cluster is made; NewCluster does it.
-func ShortenElections(t testing.TB) {
-	t.Helper()
-	if minElectionTimeout == 0 {
-		t.Fatal("the server's election timeouts have other names now: see raft.go there")
-	}
-	shorten()
-}

@@ -18,7 +18,10 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	natstest.Waiting(6)
+	goleak.VerifyTestMain(m)
+}
 
 // replica is one of two that share the shards.
 type replica struct {
@@ -75,7 +78,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); <-tick.C {
+	for deadline := time.Now().Add(90 * time.Second); !ok(); <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatal("waited 30 s for", what)
 		}

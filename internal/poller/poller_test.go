@@ -26,7 +26,10 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	natstest.Waiting(6)
+	goleak.VerifyTestMain(m)
+}
 
 // rig is a poller between a sandbox and a real store.
 type rig struct {
@@ -231,7 +234,7 @@ func (r *rig) notifications(id string) (pages, notifications int) {
 // eventually polls a condition until it holds.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !holds() {
 		if time.Now().After(deadline) {
 			t.Fatal("never came true: " + what)

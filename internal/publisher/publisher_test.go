@@ -23,7 +23,10 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	natstest.Waiting(4)
+	goleak.VerifyTestMain(m)
+}
 
 const (
 	site  = "leeds"

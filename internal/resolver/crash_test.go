@@ -89,39 +89,46 @@ func (g *gate) store() store.Gate {
 // on from what the store holds.
 func TestCrashBetweenEveryTwoWrites(t *testing.T) {
 	t.Parallel()
+	for _, after := range []bool{false, true} {
+		t.Run(fmt.Sprintf("after=%v", after), func(t *testing.T) {
+			t.Parallel()
+			crashEverywhere(t, after)
+		})
+	}
+}
+
+func crashEverywhere(t *testing.T, after bool) {
 	r := newRig(t)
 	g := &gate{}
 	gated := r.open(g.store())
-	for _, after := range []bool{false, true} {
-		cuts := map[string]bool{}
-		for at := 1; ; at++ {
-			c := &cutter{at: at, after: after, died: make(chan struct{})}
-			g.set(c)
-			name := fmt.Sprintf("after=%v write %d", after, at)
-			r.crash(name, gated, c, fmt.Sprintf("c%d-%t", at, after))
-			if t.Failed() {
-				t.Fatalf("%s at %s", name, c.where)
-			}
-			if !c.dead {
-				if at < 15 {
-					t.Errorf("only %d writes were cut: the scenario has lost its point", at-1)
-				}
-				break
-			}
-			cuts[kindOf(c.where)] = true
+	cuts := map[string]bool{}
+	for at := 1; ; at++ {
+		c := &cutter{at: at, after: after, died: make(chan struct{})}
+		g.set(c)
+		name := fmt.Sprintf("after=%v write %d", after, at)
+		r.crash(name, gated, c, fmt.Sprintf("c%d-%t", at, after))
+		if t.Failed() {
+			t.Fatalf("%s at %s", name, c.where)
 		}
-		// Orders are worked on at the same time, so which write is the n-th differs from life to life: what chance has left out is cut by kind.
-		for _, kind := range []string{"event", "order", "unresolved", "operational", "lane", "cursor"} {
-			if cuts[kind] {
-				continue
+		if !c.dead {
+			if at < 15 {
+				t.Errorf("only %d writes were cut: the scenario has lost its point", at-1)
 			}
-			c := &cutter{at: 1, kind: kind, after: after, died: make(chan struct{})}
-			g.set(c)
-			name := fmt.Sprintf("after=%v first %s", after, kind)
-			r.crash(name, gated, c, fmt.Sprintf("c-%s-%t", kind, after))
-			if !c.dead {
-				t.Errorf("%s: there was none to cut", name)
-			}
+			break
+		}
+		cuts[kindOf(c.where)] = true
+	}
+	// Orders are worked on at the same time, so which write is the n-th differs from life to life: what chance has left out is cut by kind.
+	for _, kind := range []string{"event", "order", "unresolved", "operational", "lane", "cursor"} {
+		if cuts[kind] {
+			continue
+		}
+		c := &cutter{at: 1, kind: kind, after: after, died: make(chan struct{})}
+		g.set(c)
+		name := fmt.Sprintf("after=%v first %s", after, kind)
+		r.crash(name, gated, c, fmt.Sprintf("c-%s-%t", kind, after))
+		if !c.dead {
+			t.Errorf("%s: there was none to cut", name)
 		}
 	}
 }
@@ -202,7 +209,7 @@ func (r *rig) crash(name string, gated *store.Store, c *cutter, id string) {
 
 // passed waits until the page is settled or the cut has come.
 func (r *rig) passed(connection string, page uint64, cut <-chan struct{}) {
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patience)
 	for time.Now().Before(deadline) {
 		select {
 		case <-cut:

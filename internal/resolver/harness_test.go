@@ -1,6 +1,7 @@
 package resolver_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,7 +25,10 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.Leftovers()...) }
+func TestMain(m *testing.M) {
+	natstest.Waiting(6)
+	goleak.VerifyTestMain(m, natstest.Leftovers()...)
+}
 
 // vendor answers orders out of a map. Every GET is noted with its beginning.
 type vendor struct {
@@ -99,6 +103,9 @@ func notification(order, topic, vendorSite string) string {
 func updated(order string) string { return notification(order, "PARTS.ORDER.UPDATED", "4711") }
 func created(order string) string { return notification(order, "PARTS.ORDER.CREATED", "4711") }
 
+// patience is how long a condition is waited for. It only decides how long a failing test takes.
+const patience = time.Minute
+
 // rig is one NATS with what a test needs around a resolver.
 type rig struct {
 	t        *testing.T
@@ -107,6 +114,7 @@ type rig struct {
 	sealer   *store.Sealer
 	store    *store.Store // without a gate
 	vendor   *vendor
+	grace    time.Duration // of resolvers, if not five seconds
 }
 
 func newRig(t *testing.T) *rig {
@@ -175,7 +183,7 @@ func (r *rig) page(connection, site string, notifications ...string) uint64 {
 func (r *rig) config(s *store.Store) resolver.Config {
 	return resolver.Config{
 		Store: s, Orders: r.vendor, Publisher: publisher.New(publisher.Config{Store: s, PublicURL: "https://relay.example", Log: quiet()}),
-		Schedule: []time.Duration{10 * time.Millisecond}, Flush: 10 * time.Millisecond, Grace: 5 * time.Second, Log: quiet(),
+		Schedule: []time.Duration{10 * time.Millisecond}, Flush: 10 * time.Millisecond, Grace: cmp.Or(r.grace, 5*time.Second), Log: quiet(),
 	}
 }
 
@@ -265,7 +273,7 @@ func (r *rig) operational(kind relay.Kind) int {
 // eventually waits until what is asked for holds.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patience)
 	for !holds() {
 		if time.Now().After(deadline) {
 			t.Fatalf("not within 20 s: %s", what)

@@ -21,7 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	natstest.Waiting(8)
+	natstest.Waiting(6)
 	goleak.VerifyTestMain(m, natstest.Leftovers()...)
 }
 

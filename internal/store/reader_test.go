@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -159,7 +160,7 @@ func TestWhatNobodyTouchesIsListedBesideWhatIsOverwritten(t *testing.T) {
 			<-js.PublishAsyncComplete()
 		}
 	})
-	for range 60 {
+	for range natstest.Long(15, 60) {
 		all, err := o.Polls.All(t.Context(), "", func(key string, err error) { t.Errorf("%s: %v", key, err) })
 		if err != nil {
 			t.Fatal(err)

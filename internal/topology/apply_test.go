@@ -368,7 +368,7 @@ func TestReplicasAreRaisedNotLowered(t *testing.T) {
 	t.Parallel()
 	cluster := natstest.NewCluster(t)
 	js := newJS(t, cluster.Connect(t))
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	apply(t, js, table)
 	if c := config(t, js, "relay_events"); c.Replicas != 1 {

@@ -48,7 +48,7 @@ func TestTheLogCanBeDividedBySite(t *testing.T) {
 		s.Shutdown()
 		s.WaitForShutdown()
 	})
-	if !s.ReadyForConnections(10 * time.Second) {
+	if !s.ReadyForConnections(time.Minute) {
 		t.Fatal("the server does not come up")
 	}
 	nc, err := nats.Connect(s.ClientURL(), nats.UserInfo("relay", "relay"))
@@ -89,7 +89,7 @@ func TestTheLogCanBeDividedBySite(t *testing.T) {
 			t.Fatalf("%s lies in %s and in %s", site, before, ack.Stream)
 		}
 		partitionOf[site], used[ack.Stream] = ack.Stream, true
-		heard, err := live.NextMsg(10 * time.Second)
+		heard, err := live.NextMsg(time.Minute)
 		if err != nil || heard.Subject != subject {
 			t.Fatalf("heard %v, %v; want %s", heard, err, subject)
 		}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/topology"
 )
 
 // TestLeasesOf shows what the life of a lease's key is taken for.
@@ -33,7 +35,7 @@ func TestLeasesOf(t *testing.T) {
 		"taken by the same anew":       {[]revision{written(1, 0, "a", 1), removed(2, time.Second), written(3, 2*time.Second, "a", 2)}, 2, ""},
 	} {
 		var f findings
-		list := leasesOf(&f, 5, c.revisions, who)
+		list := leasesOf(&f, 5, topology.LeaseTTL, c.revisions, who)
 		if len(list) != c.leases {
 			t.Errorf("%s: %d leases, want %d", name, len(list), c.leases)
 		}

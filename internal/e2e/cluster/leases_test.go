@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/audatex-relay/relay/internal/topology"
 )
 
 // lease is the time for which one process held one shard, as the store has it.
@@ -25,19 +23,6 @@ type lease struct {
 
 // leases answers who held what, by shard and in the order of time.
 func (w *world) leases(f *findings) map[int][]lease {
-	owners := map[string][2]int{}
-	who := func(nonce string) (int, int) {
-		if known, ok := owners[nonce]; ok {
-			return known[0], known[1]
-		}
-		owners[nonce] = [2]int{-1, -1}
-		for _, r := range w.replicas {
-			if run := r.book.Names(nonce); run >= 0 {
-				owners[nonce] = [2]int{r.number, run}
-			}
-		}
-		return owners[nonce][0], owners[nonce][1]
-	}
 	all := map[int][]lease{}
 	for key, revisions := range w.history.bucket("owners") {
 		number, ok := strings.CutPrefix(key, "shard.")
@@ -49,13 +34,28 @@ func (w *world) leases(f *findings) map[int][]lease {
 			f.add(twoOwners, "a lease with the key %s", key)
 			continue
 		}
-		all[shard] = leasesOf(f, shard, revisions, who)
+		all[shard] = leasesOf(f, shard, leaseTTL(), revisions, w.ownerOf)
 	}
 	return all
 }
 
+// ownerOf returns the replica and its run whose log names a nonce, -1 and -1 if none does yet.
+func (w *world) ownerOf(nonce string) (replica, run int) {
+	if known, ok := w.owners.Load(nonce); ok {
+		found := known.([2]int)
+		return found[0], found[1]
+	}
+	for _, r := range w.replicas {
+		if run := r.book.Names(nonce); run >= 0 {
+			w.owners.Store(nonce, [2]int{r.number, run}) // to read the logs each time would take more than all else
+			return r.number, run
+		}
+	}
+	return -1, -1
+}
+
 // leasesOf reads the life of one lease's key. An owner's time runs from each renewal that the store took.
-func leasesOf(f *findings, shard int, revisions []revision, who func(string) (int, int)) []lease {
+func leasesOf(f *findings, shard int, ttl time.Duration, revisions []revision, who func(string) (int, int)) []lease {
 	var list []lease
 	highest := uint64(0)
 	gap := false // something was missed since the owner's last sign of life
@@ -84,11 +84,11 @@ func leasesOf(f *findings, shard int, revisions []revision, who func(string) (in
 			if doc.Epoch < current.epoch {
 				f.add(overwritten, "the lease of shard %d was renewed under epoch %d, it had been %d", shard, doc.Epoch, current.epoch)
 			}
-			current.until, current.epoch, gap = r.at.Add(topology.LeaseTTL), doc.Epoch, false
+			current.until, current.epoch, gap = r.at.Add(ttl), doc.Epoch, false
 			highest = max(highest, doc.Epoch)
 			continue
 		}
-		next := lease{shard: shard, nonce: doc.Nonce, epoch: max(doc.Epoch, r.seq), from: r.at, until: r.at.Add(topology.LeaseTTL)}
+		next := lease{shard: shard, nonce: doc.Nonce, epoch: max(doc.Epoch, r.seq), from: r.at, until: r.at.Add(ttl)}
 		if current == nil || gap { // perhaps a renewal: it names the epoch itself
 			next.epoch = doc.Epoch
 		}

@@ -2,8 +2,6 @@ package cluster
 
 import (
 	"bytes"
-	"encoding/json"
-	"fmt"
 	"go/parser"
 	"go/token"
 	"os"
@@ -136,11 +134,17 @@ func (m *mutant) mustBeFound(t *testing.T) {
 	}
 }
 
-// sources answers the broken files' text, by their paths in the module. It fails if a place is not there exactly once.
+// sources are the broken files' text, by their paths in the module.
 func (m *mutant) sources(t testing.TB) map[string][]byte {
 	t.Helper()
+	return replaced(t, "mutant "+m.name, m.places)
+}
+
+// replaced returns files with places replaced, by their paths. It fails if a place is not there exactly once.
+func replaced(t testing.TB, what string, places []place) map[string][]byte {
+	t.Helper()
 	sources := map[string][]byte{}
-	for _, p := range m.places {
+	for _, p := range places {
 		source, ok := sources[p.file]
 		if !ok {
 			var err error
@@ -149,36 +153,9 @@ func (m *mutant) sources(t testing.TB) map[string][]byte {
 			}
 		}
 		if n := bytes.Count(source, []byte(p.from)); n != 1 {
-			t.Fatalf("mutant %s: %s has %d times, not once:\n%s", m.name, p.file, n, p.from)
+			t.Fatalf("%s: %s has %d times, not once:\n%s", what, p.file, n, p.from)
 		}
 		sources[p.file] = bytes.Replace(source, []byte(p.from), []byte(p.to), 1)
 	}
 	return sources
-}
-
-// overlay writes the broken files and what tells the Go tool to take them in place of the module's, and answers its path.
-func (m *mutant) overlay(t testing.TB) string {
-	t.Helper()
-	dir := t.TempDir()
-	replaced := map[string]string{}
-	for file, source := range m.sources(t) {
-		path, err := filepath.Abs(filepath.Join(root, file))
-		if err != nil {
-			t.Fatal(err)
-		}
-		broken := filepath.Join(dir, fmt.Sprintf("%d.go", len(replaced)))
-		if err := os.WriteFile(broken, source, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		replaced[path] = broken
-	}
-	b, err := json.Marshal(map[string]any{"Replace": replaced})
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(dir, "overlay.json")
-	if err := os.WriteFile(file, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file
 }

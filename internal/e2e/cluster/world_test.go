@@ -36,6 +36,7 @@ type world struct {
 	sites     []string
 	receivers []*harness.Receiver
 	history   *history
+	owners    sync.Map // by nonce: the replica and its run
 
 	mu     sync.Mutex
 	grants map[string][]string // of a site's connection, in the order in which they were given

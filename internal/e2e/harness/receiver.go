@@ -75,7 +75,8 @@ type Receiver struct {
 	Mu       sync.Mutex
 	count    int
 	arrivals []*Arrival
-	Bodies   map[string][]byte // by event
+	accepted map[string]struct{} // events that were answered with 2xx
+	Bodies   map[string][]byte   // by event
 	problems []string
 	Headers  http.Header // of the last delivery
 }
@@ -97,12 +98,18 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if a != nil {
 		r.Mu.Lock()
 		a.Status = status
+		if status/100 == 2 {
+			if r.accepted == nil {
+				r.accepted = map[string]struct{}{}
+			}
+			r.accepted[a.Event] = struct{}{}
+		}
 		r.Mu.Unlock()
 	}
 	w.WriteHeader(status)
 	if r.Echoes {
-		_, _ = fmt.Fprintf(w, "Cannot POST %s\n", req.RequestURI)
-		_ = req.Header.Write(w) // a sender that has gone needs no answer
+		_, _ = fmt.Fprintf(w, "Cannot POST %s\n", req.RequestURI) //nolint:gosec // frameworks do it
+		_ = req.Header.Write(w)                                   // a sender that has gone needs no answer
 	}
 }
 
@@ -151,17 +158,21 @@ func (r *Receiver) All() []Arrival {
 	return list
 }
 
+// Latest returns when the last delivery came; zero if none has.
+func (r *Receiver) Latest() time.Time {
+	r.Mu.Lock()
+	defer r.Mu.Unlock()
+	if len(r.arrivals) == 0 {
+		return time.Time{}
+	}
+	return r.arrivals[len(r.arrivals)-1].At
+}
+
 // Accepted answers how many different events were answered with 2xx.
 func (r *Receiver) Accepted() int {
 	r.Mu.Lock()
 	defer r.Mu.Unlock()
-	seen := map[string]bool{}
-	for _, a := range r.arrivals {
-		if a.Status/100 == 2 {
-			seen[a.Event] = true
-		}
-	}
-	return len(seen)
+	return len(r.accepted)
 }
 
 // Problems answers what was wrong with deliveries that were no good.

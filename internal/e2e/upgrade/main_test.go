@@ -27,6 +27,7 @@ var builds struct {
 }
 
 func TestMain(m *testing.M) {
+	natstest.Waiting(4)
 	code := m.Run()
 	if builds.dir != "" {
 		if err := os.RemoveAll(builds.dir); err != nil {
