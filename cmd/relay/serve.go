@@ -16,6 +16,7 @@ import (
 	"github.com/audatex-relay/relay/internal/dispatcher"
 	"github.com/audatex-relay/relay/internal/httpapi"
 	"github.com/audatex-relay/relay/internal/ingress"
+	"github.com/audatex-relay/relay/internal/natsd"
 	"github.com/audatex-relay/relay/internal/owners"
 	"github.com/audatex-relay/relay/internal/poller"
 	"github.com/audatex-relay/relay/internal/publisher"
@@ -98,7 +99,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	})
 
 	// The store.
-	bus, nc, err := connect(ctx, c, log, state.waiting)
+	bus, nc, err := connect(ctx, c, natsd.Limits{Connections: parts.subscribers, Pending: parts.subscriberPending}, doors, log, state.waiting)
 	if err != nil {
 		return err
 	}

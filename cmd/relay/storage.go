@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/audatex-relay/relay/internal/natsd"
 	"github.com/audatex-relay/relay/internal/pasted"
 	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
@@ -74,7 +75,7 @@ func (s storage) open(p program, fresh bool) (*tool, error) {
 	c.warn(p, t.log)
 	waiting, cancel := context.WithTimeoutCause(p.ctx, toolPatience, fmt.Errorf("no answer within %s", toolPatience))
 	defer cancel()
-	bus, nc, err := connect(waiting, c, t.log, func(string) {})
+	bus, nc, err := connect(waiting, c, natsd.Limits{}, nil, t.log, func(string) {})
 	if err != nil {
 		return nil, err
 	}

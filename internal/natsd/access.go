@@ -5,13 +5,17 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/audatex-relay/relay/internal/ingress"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -24,25 +28,51 @@ type Subscribers interface {
 type authenticator struct {
 	accounts accounts
 	password string
+	limits   Limits
 	log      *slog.Logger
+	mistakes *mistakes
+	guesses  *ingress.Guesses
+	failures map[string]prometheus.Counter // by reason
 
 	mu      sync.Mutex
+	own     uint64           // the relay's newest connection
 	keys    Subscribers      // nil until Admit
 	clients map[uint64]login // connections of subscribers by id
+	counted time.Time        // when those that are gone were last left out
 }
 
-// login is what a subscriber logged in with, and what it may hear since.
-type login struct{ keyID, key, hears string }
-
-func newAuthenticator(prefix, password string, log *slog.Logger) *authenticator {
-	return &authenticator{accounts: accounts{prefix: prefix}, password: password, log: log, clients: map[uint64]login{}}
+// login is what a subscriber logged in with, where from, and what it may hear since.
+type login struct {
+	keyID, key, hears string
+	network           netip.Prefix
 }
+
+func newAuthenticator(prefix, password string, c Config, m *mistakes) *authenticator {
+	a := &authenticator{
+		accounts: accounts{prefix: prefix}, password: password, limits: c.Subscribers, log: c.Log, mistakes: m,
+		guesses: ingress.NewGuesses(0), failures: map[string]prometheus.Counter{}, clients: map[uint64]login{},
+	}
+	for _, reason := range []string{failureMissing, failureToken, failureKey} {
+		a.failures[reason] = c.Ingress.FailureCounter("nats", reason)
+	}
+	return a
+}
+
+// What is wrong with a login: a label of the metric.
+const (
+	failureMissing = "missing" // there is neither a user nor a password
+	failureToken   = "token"   // the user is not a key's id
+	failureKey     = "key"     // the key is unknown, revoked, expired, or not the user's
+)
 
 // Check implements server.Authentication.
 func (a *authenticator) Check(c server.ClientAuthentication) bool {
 	o := c.GetOpts()
 	if o.Username == relayUser && subtle.ConstantTimeCompare([]byte(o.Password), []byte(a.password)) == 1 {
 		c.RegisterUser(&server.User{Username: relayUser, Account: a.accounts.relay})
+		a.mu.Lock()
+		a.own = c.GetID()
+		a.mu.Unlock()
 		return true
 	}
 	a.mu.Lock() // throughout: a client that changes meanwhile is rechecked after this subscriber is known
@@ -52,7 +82,12 @@ func (a *authenticator) Check(c server.ClientAuthentication) bool {
 	}
 	client, key, ok := a.keys.Lookup(o.Username, o.Password)
 	if !ok {
-		a.log.Warn("nats: a subscriber's login was refused", "user", keyName(o.Username), "remote", c.RemoteAddress().String())
+		a.refused(c, o)
+		return false
+	}
+	network := ingress.Network(ingress.AddrOf(c.RemoteAddress()))
+	if what := a.full(key.ID, network); what != "" {
+		a.mistakes.tell(what, fmt.Sprintf("a subscriber was refused: %s has too many connections (key %s, from %s)", what, key.ID, network.Addr()))
 		return false
 	}
 	user := &server.User{Username: key.ID, Account: a.accounts.subscribers, Permissions: permissions(client, key.ID)}
@@ -68,8 +103,69 @@ func (a *authenticator) Check(c server.ClientAuthentication) bool {
 		user.ConnectionDeadline = *key.ExpiresAt
 	}
 	c.RegisterUser(user)
-	a.clients[c.GetID()] = login{o.Username, o.Password, hears(client)}
+	a.clients[c.GetID()] = login{o.Username, o.Password, hears(client), network}
 	return true
+}
+
+// refused counts and tells a login that failed. What was given as user and password is not logged: it may be a secret in the
+// wrong place. mu is held.
+func (a *authenticator) refused(c server.ClientAuthentication, o *server.ClientOpts) {
+	reason := failureKey
+	switch {
+	case o.Username == "" && o.Password == "" && o.Token == "":
+		reason = failureMissing
+	case !isKeyID(o.Username):
+		reason = failureToken
+	}
+	a.failures[reason].Inc()
+	remote := ingress.AddrOf(c.RemoteAddress())
+	f := a.guesses.Failed(remote, time.Now())
+	if !f.Tell {
+		return
+	}
+	user := "(not a key's id)"
+	if reason == failureKey {
+		user = o.Username
+	}
+	a.log.Warn("nats: a subscriber's login was refused", "user", user, "remote", remote.String(), "reason", reason,
+		"more_since_last_line", f.More, "more_of_others", f.Others)
+}
+
+// recount is how often those connections are left out that are gone: nobody tells of them.
+const recount = 50 * time.Millisecond
+
+// full says who has as many connections as it may have: "a key", "an address", or "" if neither has. mu is held.
+func (a *authenticator) full(key string, network netip.Prefix) string {
+	what := a.count(key, network)
+	if now := time.Now(); what != "" && now.Sub(a.counted) >= recount || len(a.clients) > 2*a.limits.Connections {
+		a.counted = now
+		for id := range a.clients {
+			if a.accounts.server.GetClient(id) == nil {
+				delete(a.clients, id)
+			}
+		}
+		what = a.count(key, network)
+	}
+	return what
+}
+
+func (a *authenticator) count(key string, network netip.Prefix) string {
+	ofKey, ofNetwork := 0, 0
+	for _, l := range a.clients {
+		if l.keyID == key {
+			ofKey++
+		}
+		if l.network == network {
+			ofNetwork++
+		}
+	}
+	switch {
+	case ofKey >= a.limits.PerKey:
+		return "a key"
+	case ofNetwork >= a.limits.PerAddress:
+		return "an address"
+	}
+	return ""
 }
 
 // Admit lets subscribers log in with the keys that it knows. The keys lie in the store, which needs the server first.
@@ -126,12 +222,8 @@ func hears(c relay.Client) string {
 	return strings.Join(slices.Sorted(slices.Values(c.Sites)), " ")
 }
 
-// keyName answers what a login called itself if that has the form of a key's id. Anything else may be a key in the wrong place, which
-// must not be logged.
-func keyName(user string) string {
-	const longest = 32
-	if user == "" || len(user) > longest || strings.ContainsFunc(user, func(r rune) bool { return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') }) {
-		return "(not a key's id)"
-	}
-	return user
+// isKeyID reports whether a text has the form of a key's id, which no token of the relay's has.
+func isKeyID(user string) bool {
+	const length = 12
+	return len(user) == length && !strings.ContainsFunc(user, func(r rune) bool { return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') })
 }

@@ -86,6 +86,7 @@ func (a *accounts) attach(s *server.Server) (err error) {
 			return fmt.Errorf("look up account %s of the embedded NATS server: %w", name, err)
 		}
 	}
+	a.limit(a.subscribers)
 	return nil
 }
 
@@ -166,6 +167,7 @@ func (a *accounts) reader(key string) (*server.Account, error) {
 	if !made {
 		return account, nil
 	}
+	a.limit(account)
 	if err := account.AddStreamImport(a.relay, topology.AllEvents, ""); err != nil {
 		return nil, fmt.Errorf("import the live subjects: %w", err)
 	}

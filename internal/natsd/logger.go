@@ -20,7 +20,7 @@ type logger struct {
 
 // byClient matches how the server begins the format of a line about a client: address and number, then in quotes what the client calls
 // itself, and its account and user. What the line says of it follows.
-var byClient = regexp.MustCompile(`^\S* - cid:\d+(?: - "(?:[^"\\]|\\.)*"){0,2} - `)
+var byClient = regexp.MustCompile(`^(\S* - cid:\d+)(?: - "(?:[^"\\]|\\.)*")?( - "(?:[^"\\]|\\.)*")? - `)
 
 // ownTrouble are the formats of the lines about a client that are not of its making: the server's trouble, or permissions that the relay
 // should not have given.
@@ -33,8 +33,11 @@ var ownTrouble = []string{
 // The clients' mistakes that are counted each for itself, as the server begins to tell them. All others, mostly of the protocol, are
 // counted as one.
 var mistakesKnown = []string{
-	"Publish Violation", "Subscription Violation", server.ErrMaxPayload.Error(), server.ErrTooManySubs.Error(), "Client Error", "TLS ",
+	"Publish Violation", "Subscription Violation", server.ErrMaxPayload.Error(), server.ErrTooManySubs.Error(), server.ErrTooManyConnections.Error(), "Client Error", "TLS ",
 }
+
+// subjectsKnown are the mistakes that are told with the subject they are about.
+var subjectsKnown = []string{"Publish Violation", "Subscription Violation"}
 
 // badRequest begins what the server says of a request to JetStream that it cannot read. The request follows, whole.
 const badRequest = "Malformed JetStream API Request"
@@ -46,7 +49,7 @@ func (l logger) Tracef(string, ...any)           {}
 func (l logger) Warnf(format string, v ...any) {
 	said := fmt.Sprintf(format, v...)
 	if strings.HasPrefix(format, badRequest) {
-		l.mistakes.tell(badRequest, shorten(said))
+		l.mistakes.tell(badRequest, badRequest)
 		return
 	}
 	l.log.Warn("nats: " + said)
@@ -55,8 +58,11 @@ func (l logger) Warnf(format string, v ...any) {
 // Errorf leaves out refused logins: the server quotes what stood in the user's place, which may be a key in the wrong one. They are
 // told by the authenticator.
 func (l logger) Errorf(format string, v ...any) {
-	who := byClient.FindString(format)
-	format = format[len(who):]
+	who := ""
+	if m := byClient.FindStringSubmatch(format); m != nil {
+		format = format[len(m[0]):]
+		who = m[1] + m[2] + " - " // without what the client calls itself, which may be a secret in the wrong place
+	}
 	said := format
 	if who == "" || len(v) > 0 { // else there may be a client's own words in the format
 		said = fmt.Sprintf(format, v...)
@@ -70,6 +76,9 @@ func (l logger) Errorf(format string, v ...any) {
 		if i := slices.IndexFunc(mistakesKnown, func(k string) bool { return strings.HasPrefix(said, k) }); i >= 0 {
 			kind = mistakesKnown[i]
 		}
+		if !slices.Contains(subjectsKnown, kind) {
+			said = withoutBytes(said)
+		}
 		l.mistakes.tell(kind, shorten(who)+shorten(said))
 	}
 }
@@ -81,6 +90,14 @@ func (l logger) Fatalf(format string, v ...any) {
 	case l.fatal <- said:
 	default:
 	}
+}
+
+// withoutBytes leaves out what the server quotes of the bytes that a client sent: a password may be among them.
+func withoutBytes(said string) string {
+	if at := strings.IndexAny(said, ":'\""); at >= 0 {
+		return said[:at]
+	}
+	return said
 }
 
 // shorten bounds what a client may have chosen: a subject, its own name. The start and the end say what it is.

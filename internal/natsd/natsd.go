@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"github.com/audatex-relay/relay/internal/ingress"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/topology"
 )
@@ -39,6 +40,10 @@ type Config struct {
 	Listen string
 	// ListenCert and ListenKey are files, PEM, with which subscribers are served by TLS; both empty: in the clear.
 	ListenCert, ListenKey string
+	// Subscribers bounds what they may have of the server; zero fields are the defaults.
+	Subscribers Limits
+	// Ingress counts their failed logins; nil: nobody sees the counts.
+	Ingress *ingress.Metrics
 	// Prefix of the relay's streams and subjects (RELAY_NATS_PREFIX; "": relay). It counts where there are subscribers.
 	Prefix string
 	Log    *slog.Logger
@@ -76,6 +81,10 @@ func Start(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.Subscribers = c.Subscribers.withDefaults()
+	if c.Ingress == nil {
+		c.Ingress = ingress.NewMetrics(nil)
+	}
 	s := &Server{lock: lock, password: relay.NewID(), mistakes: newMistakes(c.Log)}
 	if err := s.start(c); err != nil {
 		s.Stop()
@@ -89,9 +98,9 @@ func (s *Server) start(c Config) error {
 	if names.Prefix == "" {
 		names.Prefix = "relay"
 	}
-	s.auth = newAuthenticator(names.Prefix, s.password, c.Log)
+	s.auth = newAuthenticator(names.Prefix, s.password, c, s.mistakes)
 	opts := &server.Options{
-		ServerName: "relay", JetStream: true, StoreDir: filepath.Join(c.Dir, "nats"), MaxPayload: MaxPayload, MaxPending: 256 << 20,
+		ServerName: "relay", JetStream: true, StoreDir: filepath.Join(c.Dir, "nats"), MaxPayload: MaxPayload, MaxPending: c.Subscribers.Pending,
 		NoSigs: true, NoLog: true, DontListen: c.Listen == "", DisableShortFirstPing: true,
 		SyncInterval: c.SyncInterval, SyncAlways: c.SyncAlways,
 		Accounts: []*server.Account{
@@ -102,6 +111,7 @@ func (s *Server) start(c Config) error {
 		CustomClientAuthentication: s.auth,
 		// Login is judged by the relay itself; an unauthenticated connection ends soon.
 		AuthTimeout: 2, MaxControlLine: 4096, JetStreamMaxStore: -1,
+		MaxConn: c.Subscribers.Connections + ownConnections,
 	}
 	if opts.SyncInterval == 0 {
 		opts.SyncInterval = time.Second
@@ -179,7 +189,7 @@ func probe(listen string) error {
 
 // Connect opens the relay's own in-process connection.
 func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
-	opts = append([]nats.Option{nats.InProcessServer(s.server), nats.UserInfo(relayUser, s.password), nats.Name("relay"), nats.MaxReconnects(-1)}, opts...)
+	opts = append([]nats.Option{nats.InProcessServer(inProcess{s}), nats.UserInfo(relayUser, s.password), nats.Name("relay"), nats.MaxReconnects(-1)}, opts...)
 	nc, err := nats.Connect("", opts...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the embedded NATS server: %w", err)
