@@ -46,6 +46,11 @@ func (r *reader) readStatus(h *head) error {
 			return err
 		}
 		line, err := r.line()
+		if end := bytes.IndexByte(r.buf[r.r:r.w], '\r'); err != nil && end > 0 {
+			// Ended by CR alone, or cut off before the LF: the status line is there.
+			line, err, r.odd = r.buf[r.r:r.r+end], nil, true
+			r.r += end + 1
+		}
 		switch {
 		case errors.Is(err, errTooLarge):
 			return &notHTTP{"interim answers (1xx) are larger than 64 KiB, and no answer followed them"}

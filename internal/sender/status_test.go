@@ -20,6 +20,8 @@ func TestStatusLineDecides(t *testing.T) {
 		"a reason in another charset":  " \xff\xfe\r\nContent-Length: 0\r\n\r\n",
 		"control bytes in the reason":  " O\x00K\x1b\r\nContent-Length: 0\r\n\r\n",
 		"a sub-status":                 ".5 OK\r\nContent-Length: 0\r\n\r\n",
+		"CR alone":                     " OK\rContent-Length: 0\r\r",
+		"cut between CR and LF":        " OK\r",
 		"bare LF":                      " OK\nContent-Length: 0\n\n",
 		"CR CR LF":                     " OK\r\r\nContent-Length: 0\r\r\n\r\r\n",
 		"a bare CR":                    " OK\r\nX-A: a\rX-B: b\r\nContent-Length: 0\r\n\r\n",
