@@ -25,6 +25,9 @@ type sandboxCommand struct {
 
 // Run serves the vendor's double until it is told to stop. docs/sandbox.md says how to steer it.
 func (c *sandboxCommand) Run(p program) error {
+	if err := checkListener(c.Addr); err != nil {
+		return wrong("--addr", "%w", err)
+	}
 	level := slog.LevelInfo
 	if c.Verbose {
 		level = slog.LevelDebug

@@ -34,7 +34,7 @@ type Subscription struct {
 
 // Page is the answer of one poll: bytes that exist nowhere else any more.
 type Page struct {
-	// Body without its content encodings, otherwise untouched; ParsePage reads it.
+	// Body without its content encodings and in UTF-8, otherwise untouched; ParsePage reads it.
 	Body []byte
 	// Truncated: the answer was cut off or larger than almost 8 MiB; Body is its start.
 	Truncated bool

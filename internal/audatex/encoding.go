@@ -20,7 +20,7 @@ import (
 // maxEncodings bounds how many encodings lie over one another in one answer. Each costs at most the operation's limit.
 const maxEncodings = 4
 
-// content is the body of an answer, as far as it came, without its content encodings.
+// content is the body of an answer, as far as it came, without its content encodings and in UTF-8.
 type content struct {
 	body []byte
 	// more: the body, or one of its encoded forms, is longer than the limit.
@@ -48,13 +48,13 @@ func readContent(res *http.Response, limit int64) (content, error) {
 	}
 	labels := contentEncodings(res.Header)
 	if len(labels) == 0 && !isGzip(body) {
-		c.body, c.more = cutTo(toUTF8(body), limit, more)
+		c.body, c.more = cutTo(toUTF8(body, res.Header), limit, more)
 		return c, err
 	}
 	undone, failed := undo(labels, body, limit)
 	undone.more = undone.more || more
 	if undone.encoding == "" {
-		undone.body, undone.more = cutTo(toUTF8(undone.body), limit, undone.more)
+		undone.body, undone.more = cutTo(toUTF8(undone.body, res.Header), limit, undone.more)
 	}
 	if err != nil || undone.more { // that an encoded form is not whole follows from that
 		return undone, err

@@ -125,6 +125,19 @@ func TestEveryAnswerOfTheVendorMayBeCompressed(t *testing.T) {
 	}
 }
 
+func TestAnOrderInTheCharsetItsTypeNamesIsRead(t *testing.T) {
+	t.Parallel()
+	for typ, want := range map[string]Outcome{
+		"application/json; charset=iso-8859-1": Done, "application/json; charset=Windows-1252": Done, "application/json; charset=utf-8": Malformed, "": Malformed,
+	} {
+		c := vendor(t, Config{}, answering(200, `[{"PartsOrderId":"`+testOrder+`","SupplierName":"M`+"\xfc"+`ller \u20ac `+"\x80"+`","Price":1.10}]`, "Content-Type", typ))
+		order, err := c.Order(t.Context(), testToken, testOrder, nil)
+		if outcomeIs(t, err, want); want == Done && !strings.Contains(string(order.JSON), `"Müller \u20ac €","Price":1.10`) {
+			t.Errorf("%s: %s", typ, order.JSON)
+		}
+	}
+}
+
 func TestAPageWhoseEncodingCannotBeUndoneIsReturnedWithItsLabel(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -245,7 +258,7 @@ func FuzzContent(f *testing.F) {
 		if len(body) > 0 && len(got.body) == 0 && got.encoding != "" {
 			t.Errorf("bytes in encoding %q were dropped (%v)", got.encoding, err)
 		}
-		if len(body) > limit/2 || isGzip(body) || string(toUTF8(body)) != string(body) {
+		if len(body) > limit/2 || isGzip(body) || string(fromUTF16(body)) != string(body) {
 			return
 		}
 		again, err := readContent(&http.Response{Body: io.NopCloser(bytes.NewReader(gzipped(string(body)))), Header: http.Header{"Content-Encoding": {"gzip"}}}, limit)

@@ -20,6 +20,8 @@ const (
 	maxTokenBody = 1 << 20
 	// maxAccessToken bounds an access token, as every request carries it in a header.
 	maxAccessToken = 32 << 10
+	// maxRefreshToken bounds a refresh token: what is longer is none, and could not be stored.
+	maxRefreshToken = 64 << 10
 	// maxTokenDepth bounds how deep the tokens may lie within other values.
 	maxTokenDepth = 4
 )
@@ -41,7 +43,10 @@ type tokenAnswer struct {
 func readTokenAnswer(body []byte) tokenAnswer {
 	var f tokenFields
 	f.read(trimJSON(body), maxTokenDepth)
-	a := tokenAnswer{refresh: NewSecret(f[refreshToken].value), life: defaultLife, code: f[errorCode].value}
+	a := tokenAnswer{life: defaultLife, code: f[errorCode].value}
+	if refresh := f[refreshToken].value; len(refresh) <= maxRefreshToken {
+		a.refresh = NewSecret(refresh)
+	}
 	if access := f[accessToken].value; len(access) <= maxAccessToken && !strings.ContainsFunc(access, notInToken) {
 		a.access = NewSecret(access)
 	}

@@ -83,7 +83,7 @@ func TestEveryFieldOfATokenAnswerIsReadForItself(t *testing.T) {
 		"a page":                     {body: `<html><form><input name="access_token"></form>`, access: "-", refresh: "-"},
 		"deep":                       {body: strings.Repeat(`{"a":`, 10_000) + `{` + both, access: "-", refresh: "-"},
 	} {
-		got := readTokenAnswer(toUTF8([]byte(tt.body)))
+		got := readTokenAnswer(fromUTF16([]byte(tt.body)))
 		want := func(s, usual string) string {
 			switch s {
 			case "":
@@ -214,7 +214,7 @@ func FuzzTokenAnswer(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		got := readTokenAnswer(toUTF8(body))
+		got := readTokenAnswer(fromUTF16(body))
 		for _, token := range []string{got.access.Reveal(), got.refresh.Reveal(), got.code} {
 			if len(token) > 3*len(body) { // an invalid byte becomes a replacement character of three
 				t.Fatalf("a token of %d bytes out of %d", len(token), len(body))

@@ -2,13 +2,36 @@ package audatex
 
 import (
 	"encoding/binary"
+	"mime"
+	"net/http"
+	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"golang.org/x/text/encoding/charmap"
 )
 
-// toUTF8 converts a body in UTF-16, which .NET writes with a byte order mark; any other body is returned as it is. Without a mark a
-// document is told by its first character, which in JSON and XML is ASCII.
-func toUTF8(b []byte) []byte {
+// toUTF8 converts a body in UTF-16, or in the Latin-1 or Windows-1252 that its type names, into UTF-8; any other body is returned as
+// it is. The digits of an order are the same in all of them.
+func toUTF8(b []byte, h http.Header) []byte {
+	if b = fromUTF16(b); utf8.Valid(b) {
+		return b
+	}
+	_, parameters, _ := mime.ParseMediaType(h.Get("Content-Type"))
+	switch strings.ToLower(parameters["charset"]) {
+	case "iso-8859-1", "latin1", "windows-1252", "cp1252":
+	default:
+		return b
+	}
+	if text, err := charmap.Windows1252.NewDecoder().Bytes(b); err == nil {
+		return text
+	}
+	return b
+}
+
+// fromUTF16 converts what .NET writes with a byte order mark. Without one a document is told by its first character, which in JSON and
+// XML is ASCII.
+func fromUTF16(b []byte) []byte {
 	if len(b) < 2 {
 		return b
 	}
