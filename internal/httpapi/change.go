@@ -16,7 +16,7 @@ import (
 // tries is how often a change is made anew when others change the same document at the same moment, breath how much longer each time it may
 // wait before.
 const (
-	tries  = 8
+	tries  = 16
 	breath = 20 * time.Millisecond
 )
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/go-chi/chi/v5"
@@ -20,8 +21,13 @@ func (a *API) hideForeign(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
+		id, err := url.PathUnescape(chi.URLParam(r, "id")) // it has been found valid
+		if err != nil {
+			a.fail(w, r, err)
+			return
+		}
 		ctx, cancel := a.patient(r)
-		own, err := a.c.Store.Callbacks.Holds(ctx, chi.URLParam(r, "id"), func(data []byte) bool { return memberOf(data, "client") == x.caller.client.ID })
+		own, err := a.c.Store.Callbacks.Holds(ctx, id, func(data []byte) bool { return memberOf(data, "client") == x.caller.client.ID })
 		cancel()
 		switch {
 		case err != nil:

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -95,6 +96,14 @@ func TestIdsOfOtherClientsCannotBeToldApart(t *testing.T) {
 		}
 	}
 	a.get("/v1/callbacks/theirs").want(200)
+	for who, status := range map[session]int{a: 200, writer: 404} { // the same id, escaped, which the validating client cannot read
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/v1/callbacks/%74heir%73", nil)
+		r.Header.Set("Authorization", "Bearer "+who.token)
+		w := httptest.NewRecorder()
+		if f.api.Handler().ServeHTTP(w, r); w.Code != status {
+			t.Errorf("an escaped id: %d %s", w.Code, w.Body)
+		}
+	}
 }
 
 // Two values of what may be said once are refused: what stands in front could go by the one, the relay by the other.
