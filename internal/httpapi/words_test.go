@@ -36,7 +36,7 @@ func TestPatternsAreToldInWords(t *testing.T) {
 		{f.admin().put("/v1/connections/con", `{"level":"site","sites":{"1":"A"}}`), name},
 		{f.admin().put("/v1/clients/c", `{"sites":["-"]}`), name},
 		{f.admin().delete("/v1/clients/c/keys/-"), "must be letters and digits, at most 32 characters"},
-		{f.admin().get("/v1/unresolved/X"), "must be lower-case letters, digits and hyphens, starting with a letter or digit, at most 128 characters"},
+		{f.admin().get("/v1/unresolved/X"), "must be lower-case letters, digits, hyphens and dots, starting with a letter or digit, at most 128 characters"},
 	} {
 		var p Problem
 		if c.got.into(&p); c.got.status < 400 || c.got.status >= 500 || len(p.Errors) != 1 || p.Errors[0].Detail != c.want {
