@@ -44,14 +44,17 @@ func reconnectDelay(n int) time.Duration {
 // clientOptions are those of every connection of the relay's, to the embedded server as well. Nothing is buffered while NATS is away:
 // a write that was kept would arrive after its lease has gone, and after its writer was told that it failed.
 func clientOptions(log *slog.Logger) []nats.Option {
-	link := &link{log: log}
+	link, payload := &link{log: log}, &payload{log: log}
 	return []nats.Option{
 		nats.ReconnectBufSize(-1), nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort(), nats.CustomReconnectDelay(reconnectDelay),
 		nats.PingInterval(pingEvery), nats.MaxPingsOutstanding(pingsMissed), nats.Timeout(dialTimeout),
 		nats.FlusherTimeout(writeStuck), nats.ReconnectOnFlusherError(),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { link.lost(err) }),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { link.failed(err) }),
-		nats.ReconnectHandler(func(nc *nats.Conn) { link.back(redactURL(nc.ConnectedUrl())) }),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			link.back(redactURL(nc.ConnectedUrl()))
+			payload.again(nc)
+		}),
 		// Without a handler the library writes to stderr, past the log.
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			subject := ""
@@ -107,7 +110,7 @@ func (l *link) back(server string) {
 }
 
 // dial connects to the external cluster. While no server can be reached it tries on until ctx ends: a relay may well start before its
-// cluster. A refused login and a certificate that does not hold are settings' errors, told at once.
+// cluster. A refused login, a certificate that does not hold and a limit of messages that is too low are settings' errors, told at once.
 func dial(ctx context.Context, c config, log *slog.Logger, waiting func(reason string)) (*nats.Conn, error) {
 	options := append(clientOptions(log), nats.Name("audatex-relay"))
 	switch {
@@ -132,6 +135,10 @@ func dial(ctx context.Context, c config, log *slog.Logger, waiting func(reason s
 	}
 	if err != nil {
 		return nil, fmt.Errorf("connect to NATS (RELAY_NATS_URL): %w", err)
+	}
+	if err := (&payload{log: log}).check(nc); err != nil {
+		nc.Close()
+		return nil, err
 	}
 	return nc, nil
 }
