@@ -377,7 +377,7 @@ func checkMetrics(t *testing.T, w *world, p *harness.Process) {
 	}
 }
 
-// sum adds a family's counters and gauges up, of those with the label's value if a label is given.
+// sum adds a family's counters and gauges up, and how often its histograms observed something, of those with the label's value if a label is given.
 func sum(f *dto.MetricFamily, label, value string) float64 {
 	total := 0.0
 	for _, m := range f.GetMetric() {
@@ -386,7 +386,7 @@ func sum(f *dto.MetricFamily, label, value string) float64 {
 			has = has || l.GetName() == label && l.GetValue() == value
 		}
 		if has {
-			total += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			total += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
 		}
 	}
 	return total

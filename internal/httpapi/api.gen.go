@@ -353,7 +353,7 @@ type AuthScheme string
 type Callback struct {
 	AuthType AuthScheme `json:"authType,omitempty,omitzero"`
 
-	// Backlog Events that wait. Absent when this replica cannot tell.
+	// Backlog Events that wait; an estimate while the callback is far behind. Absent when this replica cannot tell.
 	Backlog *int `json:"backlog,omitempty"`
 
 	// Client Of a site, connection, client or callback.
