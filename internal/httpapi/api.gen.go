@@ -1045,7 +1045,7 @@ type ListEventsParams struct {
 	// Orders Only of these orders.
 	Orders OrderIds `form:"orders,omitempty" json:"orders,omitempty,omitzero"`
 
-	// WaitSeconds Wait so long for an event if none is there yet.
+	// WaitSeconds Wait so long for an event if none is there yet. The wait ends at once with 401 when the key is revoked or expires, and with what may still be seen when the client gets other sites.
 	WaitSeconds int `form:"waitSeconds,omitempty" json:"waitSeconds,omitempty,omitzero"`
 	Limit       int `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
 }

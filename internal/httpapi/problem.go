@@ -62,7 +62,7 @@ var (
 		"errors lists each place by JSON Pointer and what is wrong there. Unknown members are refused by name."}
 	kindTooMany = problemKind{"too-many-requests", http.StatusTooManyRequests, "Too many requests",
 		"Each key may make a certain number of requests a second, have a few under way at once, send one body at a time, and hold a number of " +
-			"waiting requests open. Wait as long as Retry-After says."}
+			"waiting requests open; an address may show a certain number of invalid tokens. Wait as long as Retry-After says."}
 	kindInternal = problemKind{"internal-error", http.StatusInternalServerError, "The relay failed",
 		"It is a fault of the relay. Its log has more under the request id."}
 	kindVendor = problemKind{"vendor-error", http.StatusBadGateway, "The vendor did not answer as expected",

@@ -23,6 +23,7 @@ type door struct {
 	t      *testing.T
 	log    *journal
 	counts *ingress.Metrics
+	known  *access.Keys
 	ids    [2]string
 	keys   [2]string
 }
@@ -36,14 +37,14 @@ func openDoor(t *testing.T, limits Limits) *door {
 		t.Fatal(err)
 	}
 	t.Cleanup(d.Stop)
-	known := access.New(access.Config{Log: slog.New(slog.DiscardHandler)})
+	d.known = access.New(access.Config{Log: slog.New(slog.DiscardHandler), Changed: d.Recheck})
 	for i, c := range []relay.Client{{ID: "limited", Sites: []string{"leeds"}}, {ID: "all", AllSites: true}} {
 		text, stored := access.NewKey(relay.RoleRead, "", time.Now(), nil)
 		c.Keys = []relay.Key{stored}
-		known.Put(c, 1)
+		d.known.Put(c, 1)
 		d.ids[i], d.keys[i] = stored.ID, text
 	}
-	d.Admit(known)
+	d.Admit(d.known)
 	return d
 }
 
@@ -269,5 +270,30 @@ func TestFailedLoginsAreSeenWithoutWhatWasGiven(t *testing.T) {
 	}
 	if !strings.Contains(log, "remote=127.0.0.1") {
 		t.Errorf("the log has no address: %s", log)
+	}
+}
+
+// A connection ends with its key: when that is revoked, when its client is removed, and when it expires.
+func TestSubscribersGoWithTheirKeys(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t, Limits{})
+	revoked, removed := d.must(0), d.must(1)
+	d.known.Put(relay.Client{ID: "limited", Sites: []string{"leeds"}}, 2)
+	soon(t, "a revoked key", revoked.IsClosed)
+	if removed.IsClosed() {
+		t.Error("another client's connection was closed")
+	}
+	d.known.Removed("all", 2)
+	soon(t, "a removed client", removed.IsClosed)
+	ends := time.Now().Add(time.Second)
+	text, stored := access.NewKey(relay.RoleRead, "", time.Now(), &ends)
+	d.known.Put(relay.Client{ID: "short", AllSites: true, Keys: []relay.Key{stored}}, 1)
+	expiring, err := d.login(nats.UserInfo(stored.ID, text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	soon(t, "an expired key", expiring.IsClosed)
+	if time.Now().Before(ends) {
+		t.Error("a connection ends before its key does")
 	}
 }
