@@ -40,7 +40,9 @@ func (s *settings) texts() []textSetting {
 		name   string
 		values []string
 	}{
-		{"RELAY_AUDATEX_SCOPES", s.AudatexScopes}, {"RELAY_TRUSTED_PROXIES", s.TrustedProxies}, {"RELAY_CALLBACK_ALLOW_CIDRS", s.CallbackAllowCIDRs},
+		{"RELAY_AUDATEX_SCOPES", s.AudatexScopes},
+		{"RELAY_TRUSTED_PROXIES", s.TrustedProxies},
+		{"RELAY_CALLBACK_ALLOW_CIDRS", s.CallbackAllowCIDRs},
 	} {
 		for i := range list.values {
 			list.values[i] = strings.TrimSpace(list.values[i]) // behind a comma it is usual
@@ -91,8 +93,8 @@ func (c *config) clean(texts []textSetting) error {
 // maxSecretFile bounds what is read of a secret's file.
 const maxSecretFile = 1 << 20
 
-// readSecret takes a secret out of its file. The line end that editors put behind a last line is part of no secret and no reason for a
-// warning.
+// readSecret takes a secret out of its file. The line end that editors put behind a last line is part of no secret
+// and no reason for a warning.
 func (c *config) readSecret(name string, value *string, file string, kind pasted.Kind) error {
 	if file == "" {
 		return nil
@@ -137,6 +139,7 @@ func (c config) warn(p program, log *slog.Logger) {
 		log.Warn("white space or a byte order mark around a setting was taken away; give it without", "setting", name)
 	}
 	for _, u := range p.unknown {
-		log.Warn("a variable is set that is no setting of the relay and has no effect", "variable", u.name, "nearest", u.nearest)
+		log.Warn("a variable is set that is no setting of the relay and has no effect",
+			"variable", u.name, "nearest", u.nearest)
 	}
 }

@@ -95,7 +95,8 @@ func (c *config) checkURLs() error {
 		case u.bare && (more || parsed.User != nil):
 			return wrong(u.name, "has a user name, a query or a fragment: paths are put behind it")
 		case !u.bare && (more || strings.Trim(parsed.Path, "/") != ""):
-			return wrong(u.name, "has a path, a query or a fragment: a proxy is named as http://host:port, with user:password@ in front if it asks for a login")
+			return wrong(u.name, "has a path, a query or a fragment: a proxy is named as http://host:port, "+
+				"with user:password@ before the host if it asks for a login")
 		}
 		*u.value = strings.TrimRight(*u.value, "/")
 		if u.name == "RELAY_CALLBACK_PROXY" {
@@ -105,7 +106,8 @@ func (c *config) checkURLs() error {
 	return nil
 }
 
-// redactURL keeps a login in an address out of errors and logs: also what stands in a user's place may be a secret, as NATS's tokens do.
+// redactURL keeps a login in an address out of errors and logs: also what stands in a user's place may be a
+// secret, as NATS's tokens do.
 func redactURL(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil {
@@ -130,7 +132,8 @@ func parseNetwork(text string) (netip.Prefix, error) {
 	}
 	if network.Addr().Is4In6() {
 		if network.Bits() < 96 {
-			return netip.Prefix{}, fmt.Errorf("%s is not a network of IPv4 addresses, nor one of IPv6: write it as one of them", network)
+			return netip.Prefix{}, fmt.Errorf("%s is not a network of IPv4 addresses, nor one of IPv6: "+
+				"write it as one of them", network)
 		}
 		network = netip.PrefixFrom(network.Addr().Unmap(), network.Bits()-96)
 	}

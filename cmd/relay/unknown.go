@@ -27,12 +27,13 @@ func variables(app *kong.Application) []string {
 	return slices.Compact(names)
 }
 
-// serviceLink matches what Kubernetes sets in every pod for a service whose name begins with "relay", as a release of the chart's has:
-// RELAY_SERVICE_HOST, RELAY_NATS_SERVICE_PORT_CLIENT, RELAY_PORT_8080_TCP_ADDR. The other form, RELAY_PORT, is told by its value.
+// serviceLink matches what Kubernetes sets in every pod for a service whose name begins with "relay", as a release
+// of the chart's has: RELAY_SERVICE_HOST, RELAY_NATS_SERVICE_PORT_CLIENT, RELAY_PORT_8080_TCP_ADDR. The other
+// form, RELAY_PORT, is told by its value.
 var serviceLink = regexp.MustCompile(`_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$`)
 
-// unknownVariables finds the variables that are no settings, with the setting that each may have been meant for. No value is looked at
-// but for the address of a service link.
+// unknownVariables finds the variables that are no settings, with the setting that each may have been meant for.
+// No value is looked at but for the address of a service link.
 func unknownVariables(environ, known []string) []unknownVariable {
 	var unknown []unknownVariable
 	for _, entry := range environ {
@@ -61,7 +62,9 @@ func nearest(name string, known []string) string {
 	for _, candidate := range known {
 		a, b := strings.TrimPrefix(name, variablePrefix), strings.TrimPrefix(candidate, variablePrefix)
 		d := 2 * distance(a, b)
-		if plain := strings.ReplaceAll(a, "_", ""); plain != "" && strings.Contains(strings.ReplaceAll(b, "_", ""), plain) || strings.HasPrefix(a, b) {
+		plain := strings.ReplaceAll(a, "_", "")
+		part := plain != "" && strings.Contains(strings.ReplaceAll(b, "_", ""), plain)
+		if part || strings.HasPrefix(a, b) {
 			d = 1 + max(len(b)-len(a), len(a)-len(b))/4
 		}
 		if best == "" || d < least {
@@ -92,12 +95,13 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// hideAddresses takes arguments and values of settings that look like addresses out of an error line about the command line, which
-// quotes them: a line that was split at a blank shows the password of the part behind it.
+// hideAddresses takes arguments and values of settings that look like addresses out of an error line about the
+// command line, which quotes them: a line that was split at a blank shows the password of the part behind it.
 func hideAddresses(line string, args, environ []string) string {
 	for _, given := range slices.Concat(args, environ) {
 		value := given
-		if _, v, found := strings.Cut(given, "="); found && (strings.HasPrefix(given, "-") || strings.HasPrefix(given, variablePrefix)) {
+		_, v, found := strings.Cut(given, "=")
+		if found && (strings.HasPrefix(given, "-") || strings.HasPrefix(given, variablePrefix)) {
 			value = v
 		}
 		for _, part := range append(strings.Split(value, ","), value) {

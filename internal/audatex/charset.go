@@ -11,8 +11,8 @@ import (
 	"golang.org/x/text/encoding/charmap"
 )
 
-// toUTF8 converts a body in UTF-16, or in the Latin-1 or Windows-1252 that its type names, into UTF-8; any other body is returned as
-// it is. The digits of an order are the same in all of them.
+// toUTF8 converts a body in UTF-16, or in the Latin-1 or Windows-1252 that its type names, into UTF-8; any other
+// body is returned as it is. The digits of an order are the same in all of them.
 func toUTF8(b []byte, h http.Header) []byte {
 	if b = fromUTF16(b); utf8.Valid(b) {
 		return b
@@ -29,8 +29,8 @@ func toUTF8(b []byte, h http.Header) []byte {
 	return b
 }
 
-// fromUTF16 converts what .NET writes with a byte order mark. Without one a document is told by its first character, which in JSON and
-// XML is ASCII.
+// fromUTF16 converts what .NET writes with a byte order mark. Without one a document is told by its first
+// character, which in JSON and XML is ASCII.
 func fromUTF16(b []byte) []byte {
 	if len(b) < 2 {
 		return b

@@ -17,7 +17,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// maxEncodings bounds how many encodings lie over one another in one answer. Each costs at most the operation's limit.
+// maxEncodings bounds how many encodings lie over one another in one answer. Each costs at most the operation's
+// limit.
 const maxEncodings = 4
 
 // content is the body of an answer, as far as it came, without its content encodings and in UTF-8.
@@ -34,12 +35,14 @@ func (c content) stillEncoded() error {
 	if c.encoding == "" {
 		return nil
 	}
-	return fmt.Errorf("the answer has the Content-Encoding %q, which cannot be undone; %s was asked for", c.encoding, identity)
+	return fmt.Errorf("the answer has the Content-Encoding %q, which cannot be undone; %s was asked for",
+		c.encoding, identity)
 }
 
-// readContent reads the body of an answer and undoes its content encodings, although none was asked for: a labelled one, and gzip
-// also without a label. Neither the encoded nor any decoded form is read beyond limit bytes. A label is ignored where the bytes are
-// plain text. What was read is returned in any case; the error says that it is only the start of what was sent.
+// readContent reads the body of an answer and undoes its content encodings, although none was asked for: a
+// labelled one, and gzip also without a label. Neither the encoded nor any decoded form is read beyond limit
+// bytes. A label is ignored where the bytes are plain text. What was read is returned in any case; the error says
+// that it is only the start of what was sent.
 func readContent(res *http.Response, limit int64) (content, error) {
 	body, more, err := readBody(res.Body, limit)
 	c := content{body: body, more: more}
@@ -62,8 +65,8 @@ func readContent(res *http.Response, limit int64) (content, error) {
 	return undone, failed
 }
 
-// undo takes the encodings off in the opposite order of their labels. The error says that the encoded bytes end too early or are
-// damaged behind what could be read.
+// undo takes the encodings off in the opposite order of their labels. The error says that the encoded bytes end
+// too early or are damaged behind what could be read.
 func undo(labels []string, body []byte, limit int64) (content, error) {
 	c := content{body: body}
 	left := labels
@@ -98,7 +101,8 @@ func undo(labels []string, body []byte, limit int64) (content, error) {
 
 var errUnknownEncoding = errors.New("unknown content encoding")
 
-// decode takes one encoding off and reads at most limit bytes of what is below. What could be read is returned with the error.
+// decode takes one encoding off and reads at most limit bytes of what is below. What could be read is returned
+// with the error.
 func decode(label string, body []byte, limit int64) (decoded []byte, more bool, err error) {
 	var r io.Reader
 	switch label {

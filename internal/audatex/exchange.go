@@ -52,9 +52,14 @@ func (t *Tokens) ExchangeCode(ctx context.Context, code, redirectURI string) (To
 	if err := t.cfg.Budget.Wait(ctx); err != nil {
 		return TokenRecord{}, &Error{Operation: OpToken, Outcome: Throttled, err: err}
 	}
-	got, err := t.token(ctx, url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {redirectURI}})
+	got, err := t.token(ctx, url.Values{
+		"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {redirectURI},
+	})
 	if err == nil && got.refresh.Empty() {
-		err = &Error{Operation: OpToken, Outcome: Malformed, Status: 200, CorrelationID: got.correlationID, err: errors.New("answer holds no refresh token")}
+		err = &Error{
+			Operation: OpToken, Outcome: Malformed, Status: http.StatusOK, CorrelationID: got.correlationID,
+			err: errors.New("answer holds no refresh token"),
+		}
 	}
 	if err != nil && got.refresh.Empty() {
 		return TokenRecord{}, fmt.Errorf("exchanging the code of a consent: %w", err)
@@ -141,7 +146,9 @@ func (t *Tokens) post(ctx context.Context, form url.Values) (reply tokenReply) {
 }
 
 // oauthErrors are the codes of RFC 6749, section 5.2. A code outside this list is not repeated: it is foreign text.
-var oauthErrors = []string{"invalid_request", "invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
+var oauthErrors = []string{
+	"invalid_request", "invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope",
+}
 
 // judge returns what a request came to, and why in words that quote nothing. Where the tokens are there they count,
 // whatever else the answer holds.
@@ -174,5 +181,6 @@ func (r tokenReply) judge(a tokenAnswer) (Outcome, error) {
 	if outcome == Unauthorised { // the client's credentials, not the user's consent
 		outcome = Forbidden
 	}
-	return outcome, cmp.Or(r.encoding, errors.New("the token endpoint refuses the request without a known OAuth error code"))
+	unknown := errors.New("the token endpoint refuses the request without a known OAuth error code")
+	return outcome, cmp.Or(r.encoding, unknown)
 }

@@ -8,8 +8,8 @@ import (
 // errNotExpected is the error of an answer that came whole but holds something else than it should.
 var errNotExpected = errors.New("answer is not the JSON expected")
 
-// objectsOf takes the elements of an array, or the one value in its place. Nothing and null are none, and so is an element that is
-// null.
+// objectsOf takes the elements of an array, or the one value in its place. Nothing and null are none, and so is an
+// element that is null.
 func objectsOf(body []byte) ([]json.RawMessage, error) {
 	body = trimJSON(body)
 	if len(body) == 0 {
@@ -33,7 +33,8 @@ func objectsOf(body []byte) ([]json.RawMessage, error) {
 	return list, nil
 }
 
-// readTopics reads a list of topics. Each field is taken for itself; what names no topic is left out, unless nothing does.
+// readTopics reads a list of topics. Each field is taken for itself; what names no topic is left out, unless
+// nothing does.
 func readTopics(body []byte) ([]TopicInfo, error) {
 	elements, err := objectsOf(body)
 	if err != nil {

@@ -26,8 +26,9 @@ const (
 	maxTokenDepth = 4
 )
 
-// tokenAnswer is what could be read of an answer of the token endpoint. A rotated refresh token exists nowhere else, so
-// every field is read for itself: whatever is wrong with the others, or with the rest of the answer, it is found.
+// tokenAnswer is what could be read of an answer of the token endpoint. A rotated refresh token exists nowhere
+// else, so every field is read for itself: whatever is wrong with the others, or with the rest of the answer, it
+// is found.
 type tokenAnswer struct {
 	// access and refresh are empty if they are missing or no texts.
 	access, refresh Secret
@@ -37,9 +38,9 @@ type tokenAnswer struct {
 	code string
 }
 
-// readTokenAnswer reads a JSON object, also one that is cut, holds members twice or in other spellings, or lies within
-// an array, a string or another object; a form (RFC 6749 had it so in its drafts); or XML, which the vendor's API has
-// beside JSON. Anything else gives an empty answer.
+// readTokenAnswer reads a JSON object, also one that is cut, holds members twice or in other spellings, or lies
+// within an array, a string or another object; a form (RFC 6749 had it so in its drafts); or XML, which the
+// vendor's API has beside JSON. Anything else gives an empty answer.
 func readTokenAnswer(body []byte) tokenAnswer {
 	var f tokenFields
 	f.read(trimJSON(body), maxTokenDepth)
@@ -171,7 +172,8 @@ func (f *tokenFields) readObject(b []byte, depth int) {
 		}
 		switch c := value[0]; {
 		case c == '"':
-			// Of what comes last in a cut answer only a string shows that it is whole. A text behind it is no part of it.
+			// Of what comes last in a cut answer only a string shows that it is whole. A text behind it is no part
+			// of it.
 			if text, ok := jsonText(value[:stringEnd(value)]); ok {
 				f.put(name, text)
 			}
@@ -224,8 +226,8 @@ func (f *tokenFields) readXML(b []byte) {
 	}
 }
 
-// eachPart calls visit for each element of an array, or member of an object, that b begins with; its opening bracket has
-// been taken off. whole is false for the last one where the closing bracket is missing.
+// eachPart calls visit for each element of an array, or member of an object, that b begins with; its opening
+// bracket has been taken off. whole is false for the last one where the closing bracket is missing.
 func eachPart(b []byte, closing byte, visit func(part []byte, whole bool)) {
 	for {
 		end, closed := partEnd(b, closing)

@@ -44,7 +44,8 @@ func (c *cleaner) with(others []FieldError) []FieldError {
 // warn tells of what was taken away.
 func (c *cleaner) warn(ctx context.Context, log *slog.Logger, what, id string) {
 	if len(c.trimmed) > 0 {
-		log.WarnContext(ctx, "white space or a byte order mark around a value of a request was taken away", what, id, "fields", c.trimmed)
+		log.WarnContext(ctx, "white space or a byte order mark around a value of a request was taken away",
+			what, id, "fields", c.trimmed)
 	}
 }
 

@@ -1,6 +1,6 @@
-// Package pasted is the one rule for secrets, names and addresses that people copy from somewhere: out of a portal into a setting, a
-// file or a request. What comes along by accident is taken away where it cannot be meant, and refused where nobody can tell. Without
-// that it is found out far away, as a refused login.
+// Package pasted is the one rule for secrets, names and addresses that people copy from somewhere: out of a portal
+// into a setting, a file or a request. What comes along by accident is taken away where it cannot be meant, and
+// refused where nobody can tell. Without that it is found out far away, as a refused login.
 package pasted
 
 import (
@@ -14,7 +14,8 @@ import (
 type Kind int
 
 const (
-	// Token is made by a machine out of printable characters, none of them a quote: a URL, an address, a refresh token.
+	// Token is made by a machine out of printable characters, none of them a quote: a URL, an address, a refresh
+	// token.
 	Token Kind = iota
 	// Secret may hold any printable characters; white space at its ends is not meant.
 	Secret
@@ -33,8 +34,9 @@ var (
 	ErrInvisible = errors.New("holds an invisible character")
 )
 
-// Clean returns the value as it is meant. White space and byte order marks around it are taken away, of a Password line ends and marks
-// only; trimmed reports that, for a warning. UTF-16, quotes around the value and control characters within it are refused.
+// Clean returns the value as it is meant. White space and byte order marks around it are taken away, of a Password
+// line ends and marks only; trimmed reports that, for a warning. UTF-16, quotes around the value and control
+// characters within it are refused.
 func Clean(value string, kind Kind) (clean string, trimmed bool, err error) {
 	if isUTF16(value) {
 		return "", false, ErrUTF16
@@ -63,8 +65,8 @@ func Clean(value string, kind Kind) (clean string, trimmed bool, err error) {
 	return clean, clean != value, nil
 }
 
-// isUTF16 reports whether a text is UTF-16 with a byte order mark, the same read as Latin-1, or ASCII in UTF-16 without one: every
-// other byte is null then.
+// isUTF16 reports whether a text is UTF-16 with a byte order mark, the same read as Latin-1, or ASCII in UTF-16
+// without one: every other byte is null then.
 func isUTF16(s string) bool {
 	for _, mark := range []string{"\xff\xfe", "\xfe\xff", "\u00ff\u00fe", "\u00fe\u00ff"} {
 		if strings.HasPrefix(s, mark) {
