@@ -92,9 +92,9 @@ type datedSeq struct {
 	at  time.Time
 }
 
-// halted says that nothing may be taken or read: paused, disabled, or about to be. mu is held.
+// halted says that nothing may be taken or read: paused, disabled, or about to be, or without its client. mu is held.
 func (c *callback) halted() bool {
-	return c.stopped || c.adopting || c.ending || c.target.callback.Paused || c.target.callback.Disabled != nil || c.t.ending.Load()
+	return c.stopped || c.adopting || c.ending || c.target.orphaned || c.target.callback.Paused || c.target.callback.Disabled != nil || c.t.ending.Load()
 }
 
 // window is how many events wait at hand: enough to keep every attempt slot busy while the next ones are read.

@@ -14,9 +14,9 @@ import (
 type event struct {
 	store.Stored
 	id string // the CloudEvent's id: webhook-id
-	// private: it is about a callback of this client and for nobody else.
-	private bool
-	client  string
+	// private: it is about a callback of this client, of this generation, and for nobody else.
+	private                  bool
+	client, clientGeneration string
 }
 
 // privateKinds are about one callback.
@@ -27,11 +27,11 @@ func newEvent(s store.Stored) *event {
 	if slices.Contains(privateKinds, relay.Kind(strings.TrimPrefix(s.Type, relay.OperationalPrefix))) {
 		var body struct {
 			Data struct {
-				Details struct{ Client string }
+				Details struct{ Client, ClientGeneration string }
 			}
 		}
 		_ = json.Unmarshal(s.Body, &body) // without a readable client it is nobody's
-		ev.private, ev.client = true, body.Data.Details.Client
+		ev.private, ev.client, ev.clientGeneration = true, body.Data.Details.Client, body.Data.Details.ClientGeneration
 	}
 	return ev
 }

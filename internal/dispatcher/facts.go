@@ -47,7 +47,8 @@ func (t *tenure) chore(try func(ctx context.Context) bool) {
 // tell publishes a fact; it answers whether it is stored.
 func (c *callback) tell(ctx context.Context, kind relay.Kind, message string, details map[string]any) bool {
 	c.mu.Lock()
-	details["callback"], details["client"] = c.id, c.target.callback.Client
+	of := c.target.callback
+	details["callback"], details["client"], details["clientGeneration"] = c.id, of.Client, of.ClientGeneration
 	c.mu.Unlock()
 	if err := c.d.conf.Operational.Operational(ctx, relay.NoSite, kind, c.id, message, details); err != nil {
 		c.log.Log(ctx, store.Level(err, slog.LevelWarn), "an operational event could not be published", "kind", kind, "error", err)

@@ -48,6 +48,9 @@ func (d *Dispatcher) join(list []*callback) {
 
 // joinRing joins the shared reader if its ring still has everything that follows and there is room for it. feed.mu and mu are held.
 func (c *callback) joinRing() bool {
+	if c.target.orphaned {
+		return false
+	}
 	events, _, ok := c.d.feed.after(c.cur.ReadFrom()-1, math.MaxInt)
 	if !ok {
 		return false

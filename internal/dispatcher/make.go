@@ -90,7 +90,7 @@ func (d *Dispatcher) make(ctx context.Context, t *tenure, cb relay.Callback, s *
 	d.memory.callbacks.Add(1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.setTarget(newTarget(cb, d.clientOf(cb.Client)))
+	c.setTarget(d.targetOf(cb))
 	if known {
 		c.expireBelow(first, now)
 	}

@@ -155,6 +155,16 @@ func (d *Dispatcher) verify(ctx context.Context, of func(string) *tenure, found 
 		if err != nil {
 			return nil, err
 		}
+		if !cb.BelongsTo(client) { // made again since, and read from a node that lags
+			now := d.conf.Store.Clients.Current(ctx, []string{cb.Client})[0]
+			if now.Err != nil {
+				return nil, now.Err
+			}
+			if now.Deleted {
+				continue
+			}
+			client, rev = now.Value, now.Revision
+		}
 		d.settings.mu.Lock()
 		d.settings.knowClient(cb.Client, rev, &client)
 		d.settings.mu.Unlock()

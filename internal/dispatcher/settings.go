@@ -3,6 +3,7 @@ package dispatcher
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -117,24 +118,29 @@ func (d *Dispatcher) setClient(id string, revision uint64, client *relay.Client)
 	s := &d.settings
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	before, known := s.clients[id]
 	if !s.knowClient(id, revision, client) {
 		return
 	}
+	if known && client != nil && before.Generation == client.Generation && before.AllSites == client.AllSites && slices.Equal(before.Sites, client.Sites) {
+		return // its keys have changed, or how many callbacks it has
+	}
 	for _, c := range d.list() {
 		if cb, ok := s.callbacks[c.id]; ok && cb.Client == id && cb.Generation == c.gen {
-			c.retarget(newTarget(cb, d.clientOf(id)))
+			c.retarget(d.targetOf(cb))
 		}
 	}
 }
 
-// clientOf answers a client as known; settings.mu is held. The default client is the operator's own: until somebody limits it by a
-// document it sees every site. Any other that is not known sees nothing.
-func (d *Dispatcher) clientOf(id string) relay.Client {
-	client, ok := d.settings.clients[id]
-	if !ok && id == relay.DefaultClient {
-		return relay.Client{ID: id, AllSites: true}
+// targetOf returns a callback with its client as known; settings.mu is held.
+func (d *Dispatcher) targetOf(cb relay.Callback) *target {
+	client, known := d.settings.clients[cb.Client]
+	if !known || !cb.BelongsTo(client) {
+		t := newTarget(cb, relay.Client{ID: cb.Client})
+		t.orphaned = true
+		return t
 	}
-	return client
+	return newTarget(cb, client)
 }
 
 // setCallback takes a changed callback, nil for a deleted one. If its shard is this replica's it takes effect at once.
@@ -151,7 +157,7 @@ func (d *Dispatcher) setCallback(id string, revision uint64, cb *relay.Callback)
 	}
 	switch c := d.find(id); {
 	case c != nil && cb != nil && c.gen == cb.Generation:
-		c.retarget(newTarget(*cb, d.clientOf(cb.Client)))
+		c.retarget(d.targetOf(*cb))
 	case c != nil: // deleted, or made anew under the same id
 		d.retire(c)
 	case cb != nil && !s.retiring[id]:
@@ -183,7 +189,11 @@ func (c *callback) retarget(t *target) {
 		c.d.feed.leave(c, c.indexed)
 	}
 	c.setTarget(t)
-	if c.attached {
+	switch {
+	case c.attached && t.orphaned: // it would be passed over by what it may get once its client is known
+		c.attached = false
+		c.d.flush.mark(c)
+	case c.attached:
 		c.attach()
 	}
 	c.pump(time.Now())

@@ -19,6 +19,9 @@ const maxFilterSubjects = 64
 type target struct {
 	callback relay.Callback
 	client   relay.Client
+	// orphaned: the client is not known, or is another one under the same id. The callback gets nothing, and keeps its place until its client is
+	// heard of or it is removed.
+	orphaned bool
 	key      string // names the callback to the sender: one made anew under an old id is another
 	secrets  []signingSecret
 	auth     sender.Auth
@@ -54,9 +57,9 @@ func newTarget(cb relay.Callback, client relay.Client) *target {
 func (t *target) matches(ev *event) bool {
 	mine := t.client.AllSites || relay.Among(t.client.Sites, ev.Site)
 	if ev.private { // about a callback, at no site
-		mine = ev.client == t.callback.Client
+		mine = ev.client == t.callback.Client && ev.clientGeneration == t.callback.ClientGeneration
 	}
-	return ev.Order != "" && mine && t.callback.Filter.MatchesSorted(ev.Site, ev.Type, ev.Order)
+	return ev.Order != "" && mine && !t.orphaned && t.callback.Filter.MatchesSorted(ev.Site, ev.Type, ev.Order)
 }
 
 // request is one attempt to send body.

@@ -35,6 +35,11 @@ func TestWhatHappensToACallbackIsItsClientsAffair(t *testing.T) {
 			t.Errorf("%s of no known client is heard", kind)
 		}
 	}
+	again := of("acme")
+	again.callback.ClientGeneration, again.client.Generation = "second", "second"
+	if ev := operational(relay.KindCallbackDisabled, map[string]any{"client": "acme", "clientGeneration": "first"}); again.matches(ev) {
+		t.Error("a client made again hears what happened to the one before")
+	}
 	limited := newTarget(relay.Callback{ID: "ops", Client: "acme", Filter: relay.Filter{Types: []string{"audatex.relay.*"}}}, relay.Client{ID: "acme", Sites: []string{"leeds"}})
 	if ev := operational(relay.KindCallbackDisabled, map[string]any{"client": "acme"}); !limited.matches(ev) {
 		t.Error("a client limited to sites does not hear of its own callback")

@@ -26,19 +26,13 @@ const minRate = 0.001
 // newCallback makes a callback of the client out of settings, and answers its secret as it is to be shown.
 func (a *API) newCallback(ctx context.Context, id string, owner relay.Client, s CallbackSettings) (relay.Callback, string, error) {
 	now := time.Now().UTC()
-	cb := relay.Callback{ID: id, Client: owner.ID, Generation: relay.NewID(), CreatedAt: now}
+	cb := relay.Callback{ID: id, Client: owner.ID, ClientGeneration: owner.Generation, Generation: relay.NewID(), CreatedAt: now}
 	s, cleaned := cleanCallback(s)
-	if err := a.apply(&cb, owner, s, cleaned, now); err != nil {
-		return cb, "", err
-	}
-	cleaned.warn(ctx, a.c.Log, "callback", id)
-	callbacks, err := a.c.Store.Callbacks.All(ctx, "", a.unreadable("callback"))
+	err := a.apply(&cb, owner, s, cleaned, now)
 	if err != nil {
 		return cb, "", err
 	}
-	if n := len(keep(callbacks, func(cb relay.Callback) bool { return cb.Client == owner.ID })); n >= maxCallbacks {
-		return cb, "", kindLimit.problem("The client has %d callbacks.", n)
-	}
+	cleaned.warn(ctx, a.c.Log, "callback", id)
 	if cb.StartFrom, cb.StartSeq, err = a.start(ctx, s.StartFrom, now); err != nil {
 		return cb, "", err
 	}
@@ -53,7 +47,7 @@ func (a *API) newCallback(ctx context.Context, id string, owner relay.Client, s 
 // replaceSettings writes settings into a callback that is there. A secret among them is rotated in.
 func (a *API) replaceSettings(ctx context.Context, cb relay.Callback, s CallbackSettings) (relay.Callback, error) {
 	owner, _, err := a.c.Store.Clients.Get(ctx, cb.Client)
-	if errors.Is(err, store.ErrNotFound) { // the client is gone and sees nothing
+	if errors.Is(err, store.ErrNotFound) || err == nil && !cb.BelongsTo(owner) { // the client is gone and sees nothing
 		owner, err = relay.Client{ID: cb.Client}, nil
 	}
 	if err != nil {

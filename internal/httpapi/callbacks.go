@@ -11,22 +11,24 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// maxCallbacks is how many callbacks a client may have.
-const maxCallbacks = 1000
-
 // ListCallbacks implements GET /v1/callbacks.
 func (a *API) ListCallbacks(w http.ResponseWriter, r *http.Request, params ListCallbacksParams) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
 		if !c.admin && params.Client != "" && params.Client != c.client.ID {
 			return reply{}, notFound()
 		}
-		all, err := a.c.Store.Callbacks.All(ctx, "", a.unreadable("callback"))
-		if err != nil {
-			return reply{}, err
+		of := params.Client
+		if !c.admin {
+			of = c.client.ID
 		}
-		all = keep(all, func(cb relay.Callback) bool { return c.owns(cb) && (params.Client == "" || cb.Client == params.Client) })
-		entries, next, err := page(all, params.After, params.Limit)
-		return reply{body: CallbackList{Items: a.callbackViews(ctx, valuesOf(entries)), Next: next}}, err
+		entries, next, err := page(ctx, a.callbacks, of, params.After, params.Limit, func(cb store.SealedCallback) bool {
+			if !c.admin {
+				return c.owns(cb.Callback)
+			}
+			client, known := a.c.Keys.Client(cb.Client)
+			return known && cb.BelongsTo(client)
+		})
+		return reply{body: CallbackList{Items: a.callbackViews(ctx, a.opened(entries)), Next: next}}, err
 	})
 }
 
@@ -45,7 +47,10 @@ func (a *API) CreateCallback(w http.ResponseWriter, r *http.Request, params Crea
 		if err != nil {
 			return reply{}, err
 		}
-		revision, err := a.c.Store.Callbacks.Create(ctx, cb.ID, cb)
+		revision, err := a.register(ctx, owner, cb)
+		if errors.Is(err, errClientGone) {
+			err = c.gone()
+		}
 		return a.createdCallback(ctx, c, cb, revision, secret), err
 	})
 }
@@ -66,28 +71,33 @@ func (a *API) PutCallback(w http.ResponseWriter, r *http.Request, id Id, params 
 			return reply{}, err
 		}
 		var secret string
+		var owner relay.Client
 		cb, revision, created, err := put(ctx, a.c.Store.Callbacks, id, params.IfMatch,
 			func() (relay.Callback, error) {
 				if c.mayChange() != nil { // as for an id of another client: the difference would tell
 					return relay.Callback{}, notFound()
 				}
-				owner, err := a.ownerFor(ctx, c, params.Client)
-				if err != nil {
+				if owner, err = a.ownerFor(ctx, c, params.Client); err != nil {
 					return relay.Callback{}, err
 				}
 				var cb relay.Callback
 				cb, secret, err = a.newCallback(ctx, id, owner, settings)
 				return cb, err
 			},
-			a.ifMayChange(c, params.Client, func(cb relay.Callback) (relay.Callback, error) {
+			func(cb relay.Callback) (uint64, error) { return a.register(ctx, owner, cb) },
+			a.ifMayChange(ctx, c, params.Client, func(cb relay.Callback) (relay.Callback, error) {
 				return a.replaceSettings(ctx, cb, settings)
 			}))
+		if errors.Is(err, errClientGone) {
+			err = c.gone()
+		}
 		if err != nil {
 			return reply{}, err
 		}
 		if created {
 			return a.createdCallback(ctx, c, cb, revision, secret), nil
 		}
+		a.wroteCallback(cb, revision)
 		return reply{revision: revision, body: a.callbackView(ctx, c, cb)}, nil
 	})
 }
@@ -99,13 +109,13 @@ func (a *API) PatchCallback(w http.ResponseWriter, r *http.Request, id Id, param
 		if err != nil {
 			return reply{}, err
 		}
-		cb, revision, err := change(ctx, a.c.Store.Callbacks, id, params.IfMatch, a.ifMayChange(c, "", func(cb relay.Callback) (relay.Callback, error) {
+		cb, revision, err := a.changeCallback(ctx, c, id, params.IfMatch, func(cb relay.Callback) (relay.Callback, error) {
 			settings, err := patched(a, callbackSettings(cb), patch, "CallbackSettings")
 			if err != nil {
 				return cb, err
 			}
 			return a.replaceSettings(ctx, cb, settings)
-		}))
+		})
 		return reply{revision: revision, body: a.callbackView(ctx, c, cb)}, err
 	})
 }
@@ -113,22 +123,27 @@ func (a *API) PatchCallback(w http.ResponseWriter, r *http.Request, id Id, param
 // DeleteCallback implements DELETE /v1/callbacks/{id}. Its cursor and lanes are its owner's to clean up.
 func (a *API) DeleteCallback(w http.ResponseWriter, r *http.Request, id Id, params DeleteCallbackParams) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		_, _, err := remove(ctx, a.c.Store.Callbacks, id, params.IfMatch, func(cb relay.Callback) error {
-			_, err := a.ifMayChange(c, "", func(cb relay.Callback) (relay.Callback, error) { return cb, nil })(cb)
+		cb, revision, err := remove(ctx, a.c.Store.Callbacks, id, params.IfMatch, func(cb relay.Callback) error {
+			_, err := a.ifMayChange(ctx, c, "", func(cb relay.Callback) (relay.Callback, error) { return cb, nil })(cb)
 			return err
 		})
-		return reply{status: http.StatusNoContent}, err
+		if err != nil {
+			return reply{}, err
+		}
+		a.callbacks.Removed(id, revision)
+		a.withdraw(ctx, relay.Client{ID: cb.Client, Generation: cb.ClientGeneration}, id)
+		return reply{status: http.StatusNoContent}, nil
 	})
 }
 
 // ResumeCallback implements POST /v1/callbacks/{id}/resume. The owner sees the count rise and makes everything due.
 func (a *API) ResumeCallback(w http.ResponseWriter, r *http.Request, id Id) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		cb, revision, err := change(ctx, a.c.Store.Callbacks, id, "", a.ifMayChange(c, "", func(cb relay.Callback) (relay.Callback, error) {
+		cb, revision, err := a.changeCallback(ctx, c, id, "", func(cb relay.Callback) (relay.Callback, error) {
 			cb.Resumed++
 			cb.Disabled, cb.UpdatedAt = nil, time.Now().UTC()
 			return cb, nil
-		}))
+		})
 		view := a.callbackView(ctx, c, cb)
 		if cb.Paused {
 			view.Note = "The callback is still paused: nothing is delivered until it is changed to \"paused\": false."
@@ -140,17 +155,74 @@ func (a *API) ResumeCallback(w http.ResponseWriter, r *http.Request, id Id) {
 // callback reads a callback that the caller may see.
 func (a *API) callback(ctx context.Context, c caller, id string) (relay.Callback, uint64, error) {
 	cb, revision, err := a.c.Store.Callbacks.Get(ctx, id)
-	if err == nil && !c.owns(cb) {
-		err = notFound()
+	if err == nil {
+		err = a.owns(ctx, c, cb)
 	}
 	return cb, revision, err
 }
 
+// owns refuses a callback that the caller does not see. One whose client is gone nobody sees.
+func (a *API) owns(ctx context.Context, c caller, cb relay.Callback) error {
+	if !c.owns(cb) {
+		return notFound()
+	}
+	if !c.admin {
+		return nil
+	}
+	switch orphaned, err := a.orphaned(ctx, cb); {
+	case err != nil:
+		return err
+	case orphaned:
+		return notFound()
+	}
+	return nil
+}
+
+// changeCallback changes a callback that the caller may change.
+func (a *API) changeCallback(
+	ctx context.Context, c caller, id, ifMatch string, edit func(relay.Callback) (relay.Callback, error),
+) (relay.Callback, uint64, error) {
+	cb, revision, err := change(ctx, a.c.Store.Callbacks, id, ifMatch, a.ifMayChange(ctx, c, "", edit))
+	if err == nil {
+		a.wroteCallback(cb, revision)
+	}
+	return cb, revision, err
+}
+
+// wroteCallback takes a callback that this replica has just stored into the copy that lists come from.
+func (a *API) wroteCallback(cb relay.Callback, revision uint64) {
+	sealed, err := a.c.Store.SealCallback(cb)
+	if err != nil { // the watch brings it
+		a.unreadable("callback")(cb.ID, err)
+		return
+	}
+	a.callbacks.Put(cb.ID, sealed, revision)
+}
+
+// opened decrypts callbacks; one that cannot be is told to the log and left out.
+func (a *API) opened(entries []store.Entry[store.SealedCallback]) []relay.Callback {
+	all := make([]relay.Callback, 0, len(entries))
+	for _, e := range entries {
+		cb, err := a.c.Store.OpenCallback(e.Value)
+		if err != nil {
+			a.unreadable("callback")(e.Key, err)
+			continue
+		}
+		all = append(all, cb)
+	}
+	return all
+}
+
 // ifMayChange refuses an edit of what the caller may not see (or of another client than the admin named), and of what it may only
 // read, in this order.
-func (a *API) ifMayChange(c caller, client string, edit func(relay.Callback) (relay.Callback, error)) func(relay.Callback) (relay.Callback, error) {
+func (a *API) ifMayChange(
+	ctx context.Context, c caller, client string, edit func(relay.Callback) (relay.Callback, error),
+) func(relay.Callback) (relay.Callback, error) {
 	return func(cb relay.Callback) (relay.Callback, error) {
-		if !c.owns(cb) || client != "" && client != cb.Client {
+		if err := a.owns(ctx, c, cb); err != nil {
+			return cb, err
+		}
+		if client != "" && client != cb.Client {
 			return cb, notFound()
 		}
 		if err := c.mayChange(); err != nil {

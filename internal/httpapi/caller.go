@@ -52,7 +52,15 @@ func (c caller) seesTheSame(other caller) bool {
 func (c caller) maySeeSite(site string) bool { return c.admin || c.client.MaySee(site) }
 
 // owns reports whether a callback is the caller's.
-func (c caller) owns(cb relay.Callback) bool { return c.admin || cb.Client == c.client.ID }
+func (c caller) owns(cb relay.Callback) bool { return c.admin || cb.BelongsTo(c.client) }
+
+// gone is what the caller is told whose client was removed while it made a callback.
+func (c caller) gone() error {
+	if c.admin {
+		return kindConflict.problem("The client was removed at the same moment.")
+	}
+	return kindUnauthorized.problem("The token is not valid.")
+}
 
 // mayChange refuses keys that may only read. It is asked before it is known what the caller wants to change (authorize), so that the
 // refusal tells nothing.
@@ -80,7 +88,7 @@ var aboutCallbacks = []string{
 }
 
 // maySeeEvent reports whether an event is the caller's business. One about a callback is only its client's, wherever it stands; the
-// event says whose the callback was, which may have gone to another client since.
+// event says whose the callback was: its id may be another client's since, and the client's id another client.
 func (c caller) maySeeEvent(ev store.Stored) bool {
 	if c.admin {
 		return true
@@ -90,8 +98,12 @@ func (c caller) maySeeEvent(ev store.Stored) bool {
 	}
 	var body struct {
 		Data struct {
-			Details struct{ Client string }
+			Details struct{ Client, ClientGeneration string }
 		}
 	}
-	return json.Unmarshal(ev.Body, &body) == nil && body.Data.Details.Client == c.client.ID
+	if json.Unmarshal(ev.Body, &body) != nil {
+		return false
+	}
+	of := body.Data.Details
+	return of.Client == c.client.ID && of.ClientGeneration == c.client.Generation
 }

@@ -27,7 +27,7 @@ func rest(ctx context.Context, try int) {
 	}
 	select {
 	case <-ctx.Done():
-	case <-time.After(rand.N(time.Duration(try) * breath)):
+	case <-time.After(rand.N(time.Duration(min(try, tries)) * breath)):
 	}
 }
 
@@ -37,6 +37,11 @@ func read[T any](ctx context.Context, b *store.Bucket[T], key string, try int) (
 		return b.Get(ctx, key)
 	}
 	rest(ctx, try)
+	return readAtLeader(ctx, b, key)
+}
+
+// readAtLeader reads a document as the bucket's leader has it.
+func readAtLeader[T any](ctx context.Context, b *store.Bucket[T], key string) (T, uint64, error) {
 	there := b.Current(ctx, []string{key})[0]
 	if there.Err == nil && there.Deleted {
 		there.Err = fmt.Errorf("read %s: %w", key, store.ErrNotFound)
@@ -108,9 +113,13 @@ func change[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string,
 	return zero, 0, fmt.Errorf("change %s: %w", key, store.ErrConflict)
 }
 
-// put stores a fresh document, or replaces the one there by edit; first is as of change. If edit says that for the caller there is none,
-// the caller learns what it would of an id that is free, until nothing else is in the way of making it: then, that the id is taken.
-func put[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string, fresh func() (T, error), edit func(T) (T, error), first ...func(T) error) (v T, revision uint64, created bool, err error) {
+// put replaces the document there by edit, or has create store a fresh one if there is none; create returns ErrConflict if there is one by
+// then. First is as of change. If edit says that for the caller there is none, the caller learns what it would of an id that is free, until
+// nothing else is in the way of making it: then, that the id is taken.
+func put[T any](
+	ctx context.Context, b *store.Bucket[T], key, ifMatch string, fresh func() (T, error), create func(T) (uint64, error),
+	edit func(T) (T, error), first ...func(T) error,
+) (v T, revision uint64, created bool, err error) {
 	for range tries {
 		v, revision, err = change(ctx, b, key, ifMatch, edit, first...)
 		taken := isNotFound(err)
@@ -131,8 +140,7 @@ func put[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string, fr
 				return v, 0, false, err
 			}
 		}
-		revision, err = b.Create(ctx, key, v)
-		if !errors.Is(err, store.ErrConflict) {
+		if revision, err = create(v); !errors.Is(err, store.ErrConflict) {
 			return v, revision, true, err
 		}
 	}

@@ -18,11 +18,7 @@ const maxKeys = 100
 // ListClients implements GET /v1/clients.
 func (a *API) ListClients(w http.ResponseWriter, r *http.Request, params ListClientsParams) {
 	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		all, err := a.c.Store.Clients.All(ctx, "", a.unreadable("client"))
-		if err != nil {
-			return reply{}, err
-		}
-		entries, next, err := page(all, params.After, params.Limit)
+		entries, next, err := page(ctx, a.c.Keys.Clients(), "", params.After, params.Limit, nil)
 		return reply{body: ClientList{Items: views(entries, clientView), Next: next}}, err
 	})
 }
@@ -50,6 +46,7 @@ func (a *API) PutClient(w http.ResponseWriter, r *http.Request, id Id, params Pu
 			func() (relay.Client, error) {
 				return settings.apply(relay.Client{ID: id, Generation: relay.NewID(), CreatedAt: now}, now), nil
 			},
+			func(c relay.Client) (uint64, error) { return a.c.Store.Clients.Create(ctx, id, c) },
 			func(c relay.Client) (relay.Client, error) { return settings.apply(c, now), nil })
 		if err != nil {
 			return reply{}, err
@@ -69,22 +66,11 @@ func (s ClientSettings) apply(c relay.Client, now time.Time) relay.Client {
 	return c
 }
 
-// DeleteClient implements DELETE /v1/clients/{id}.
+// DeleteClient implements DELETE /v1/clients/{id}. What it had belongs to its generation: nothing of it is there for a client that is
+// made again under its id.
 func (a *API) DeleteClient(w http.ResponseWriter, r *http.Request, id Id, params DeleteClientParams) {
 	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		callbacks, err := a.c.Store.Callbacks.All(ctx, "", a.unreadable("callback"))
-		if err != nil {
-			return reply{}, err
-		}
-		if n := len(keep(callbacks, func(cb relay.Callback) bool { return cb.Client == id })); n > 0 {
-			return reply{}, kindInUse.problem("It has %d.", n)
-		}
-		_, revision, err := remove(ctx, a.c.Store.Clients, id, params.IfMatch, func(relay.Client) error { return nil })
-		if err != nil {
-			return reply{}, err
-		}
-		a.c.Keys.Removed(id, revision)
-		return reply{status: http.StatusNoContent}, nil
+		return reply{status: http.StatusNoContent}, a.removeClient(ctx, id, params.IfMatch)
 	})
 }
 

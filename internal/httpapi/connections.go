@@ -16,11 +16,7 @@ import (
 // ListConnections implements GET /v1/connections.
 func (a *API) ListConnections(w http.ResponseWriter, r *http.Request, params ListConnectionsParams) {
 	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		all, err := a.c.Store.Connections.All(ctx, "", a.unreadable("connection"))
-		if err != nil {
-			return reply{}, err
-		}
-		entries, next, err := page(all, params.After, params.Limit)
+		entries, next, err := page(ctx, a.connections, "", params.After, params.Limit, nil)
 		if err != nil {
 			return reply{}, err
 		}
@@ -60,6 +56,7 @@ func (a *API) PutConnection(w http.ResponseWriter, r *http.Request, id Id, param
 				settings.apply(&c, now)
 				return c, nil
 			},
+			func(c relay.Connection) (uint64, error) { return a.c.Store.Connections.Create(ctx, id, c) },
 			func(c relay.Connection) (relay.Connection, error) {
 				settings.apply(&c, now)
 				return c, nil
@@ -69,6 +66,7 @@ func (a *API) PutConnection(w http.ResponseWriter, r *http.Request, id Id, param
 		if err != nil {
 			return reply{}, err
 		}
+		a.connections.Put(id, c, revision)
 		return a.connectionReply(ctx, c, revision, created)
 	})
 }
@@ -97,6 +95,7 @@ func (a *API) PatchConnection(w http.ResponseWriter, r *http.Request, id Id, par
 		if err != nil {
 			return reply{}, err
 		}
+		a.connections.Put(id, c, revision)
 		return a.connectionReply(ctx, c, revision, false)
 	})
 }
@@ -110,9 +109,11 @@ func (a *API) DeleteConnection(w http.ResponseWriter, r *http.Request, id Id, pa
 				return reply{}, err
 			}
 		}
-		if _, _, err := remove(ctx, a.c.Store.Connections, id, params.IfMatch, func(relay.Connection) error { return nil }); err != nil {
+		_, revision, err := remove(ctx, a.c.Store.Connections, id, params.IfMatch, func(relay.Connection) error { return nil })
+		if err != nil {
 			return reply{}, err
 		}
+		a.connections.Removed(id, revision)
 		for what, err := range map[string]error{"tokens": a.c.Store.Tokens.Delete(ctx, id), "poll": a.c.Store.Polls.Delete(ctx, id, 0)} {
 			if err != nil {
 				return reply{}, fmt.Errorf("remove the %s of connection %s: %w", what, id, err)

@@ -114,7 +114,7 @@ func (a *API) delivers(ctx context.Context, cb relay.Callback, ev store.Stored) 
 		return false, nil
 	}
 	owner, _, err := a.c.Store.Clients.Get(ctx, cb.Client)
-	if errors.Is(err, store.ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) || err == nil && !cb.BelongsTo(owner) {
 		return false, nil
 	}
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/audatex-relay/relay/internal/access"
@@ -38,6 +39,8 @@ var loopback = netip.MustParsePrefix("127.0.0.0/8")
 // fixture is an API over a real store, on a real socket.
 type fixture struct {
 	t     *testing.T
+	conn  *nats.Conn
+	seal  *store.Sealer
 	store *store.Store
 	js    jetstream.JetStream
 	keys  *access.Keys
@@ -51,8 +54,6 @@ type fixture struct {
 
 func newFixture(t *testing.T, options ...func(*Config)) *fixture {
 	t.Helper()
-	specRouter()
-	dir := t.TempDir()
 	raw, err := store.NewKeys()
 	if err != nil {
 		t.Fatal(err)
@@ -61,14 +62,22 @@ func newFixture(t *testing.T, options ...func(*Config)) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{t: t, log: &syncBuffer{}, parts: &parts{statuses: map[string]Status{}}}
+	return (&fixture{t: t, conn: natstest.StartIn(t, t.TempDir()), seal: sealer}).replica(options...)
+}
+
+// replica makes another API over what f's API stands on.
+func (f *fixture) replica(options ...func(*Config)) *fixture {
+	t := f.t
+	t.Helper()
+	specRouter()
+	f = &fixture{t: t, conn: f.conn, seal: f.seal, log: &syncBuffer{}, parts: &parts{statuses: map[string]Status{}}}
 	log := slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	nc := natstest.StartIn(t, dir)
-	if f.js, err = jetstream.New(nc); err != nil {
+	var err error
+	if f.js, err = jetstream.New(f.conn); err != nil {
 		t.Fatal(err)
 	}
 	f.store, err = store.Open(t.Context(), store.Config{
-		Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour}, Sealer: sealer, Log: log,
+		Conn: f.conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour}, Sealer: f.seal, Log: log,
 		Gate: store.Gate{Before: func(store.Write) error {
 			if f.shut.Load() {
 				return store.ErrUnavailable
@@ -119,10 +128,12 @@ func newFixture(t *testing.T, options ...func(*Config)) *fixture {
 		running.Wait()
 	})
 	f.base, f.http = "http://"+listener.Addr().String(), &http.Client{Transport: validating{transport}}
-	select {
-	case <-f.keys.Ready():
-	case <-time.After(time.Minute):
-		t.Fatal("the clients are not read")
+	for _, ready := range []<-chan struct{}{f.keys.Ready(), f.api.callbacks.Ready(), f.api.connections.Ready()} {
+		select {
+		case <-ready:
+		case <-time.After(time.Minute):
+			t.Fatal("what is stored is not read")
+		}
 	}
 	return f
 }
@@ -230,7 +241,7 @@ func (p *parts) set(change func()) {
 
 // in is the fixture for a subtest.
 func (f *fixture) in(t *testing.T) *fixture {
-	return &fixture{t: t, store: f.store, keys: f.keys, api: f.api, base: f.base, http: f.http, log: f.log, parts: f.parts}
+	return &fixture{t: t, conn: f.conn, seal: f.seal, store: f.store, keys: f.keys, api: f.api, base: f.base, http: f.http, log: f.log, parts: f.parts}
 }
 
 // trouble makes the store refuse writes.
@@ -265,7 +276,7 @@ func (f *fixture) operational(site string, kind relay.Kind, about string) relay.
 	f.t.Helper()
 	fact := relay.Operational{Kind: kind, Message: "Something happened."}
 	if cb, _, err := f.store.Callbacks.Get(f.t.Context(), about); err == nil {
-		fact.Details = map[string]any{"callback": cb.ID, "client": cb.Client}
+		fact.Details = map[string]any{"callback": cb.ID, "client": cb.Client, "clientGeneration": cb.ClientGeneration}
 	}
 	ev, err := relay.NewOperationalEvent(publicURL, site, about, time.Now(), fact)
 	if err != nil {

@@ -1,10 +1,12 @@
 package httpapi
 
 import (
+	"context"
 	"encoding/base64"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -50,20 +52,37 @@ func readPosition(kind byte, cursor string, count int) ([]uint64, error) {
 	return numbers, nil
 }
 
-// page cuts one page out of entries, in the order of their keys.
-func page[T any](entries []store.Entry[T], after string, limit int) (items []store.Entry[T], next string, err error) {
-	slices.SortFunc(entries, func(a, b store.Entry[T]) int { return strings.Compare(a.Key, b.Key) })
-	if after != "" {
-		last, err := readToken('k', after, 1)
-		if err != nil {
-			return nil, "", err
-		}
-		i, found := slices.BinarySearchFunc(entries, last[0], func(e store.Entry[T], key string) int { return strings.Compare(e.Key, key) })
-		if found {
-			i++
-		}
-		entries = entries[i:]
+// page returns one page of a group of the documents in a copy, in the order of their keys, of those that pass (nil: all).
+func page[T any](
+	ctx context.Context, m *store.Mirror[T], group, after string, limit int, pass func(T) bool,
+) (items []store.Entry[T], next string, err error) {
+	after, err = afterKey(after)
+	if err != nil {
+		return nil, "", err
 	}
+	select {
+	case <-m.Ready():
+	case <-ctx.Done():
+		return nil, "", starting()
+	}
+	if limit == 0 {
+		limit = defaultLimit
+	}
+	items, more := m.Page(group, after, limit, pass)
+	if more {
+		next = token('k', items[limit-1].Key)
+	}
+	return items, next, nil
+}
+
+// pageOf returns one page of entries, in the order of their keys.
+func pageOf[T any](entries []store.Entry[T], after string, limit int) (items []store.Entry[T], next string, err error) {
+	after, err = afterKey(after)
+	if err != nil {
+		return nil, "", err
+	}
+	entries = slices.DeleteFunc(entries, func(e store.Entry[T]) bool { return after != "" && e.Key <= after })
+	slices.SortFunc(entries, func(a, b store.Entry[T]) int { return strings.Compare(a.Key, b.Key) })
 	if limit == 0 {
 		limit = defaultLimit
 	}
@@ -74,9 +93,21 @@ func page[T any](entries []store.Entry[T], after string, limit int) (items []sto
 	return entries, next, nil
 }
 
-// keep answers the entries that pass.
-func keep[T any](entries []store.Entry[T], pass func(T) bool) []store.Entry[T] {
-	return slices.DeleteFunc(entries, func(e store.Entry[T]) bool { return !pass(e.Value) })
+// afterKey reads the cursor of a list that is in the order of keys; "" is its beginning.
+func afterKey(cursor string) (string, error) {
+	if cursor == "" {
+		return "", nil
+	}
+	last, err := readToken('k', cursor, 1)
+	if err != nil {
+		return "", err
+	}
+	return last[0], nil
+}
+
+// starting says that the copies of what is stored are not complete yet.
+func starting() error {
+	return &problem{kind: kindBusy, detail: "The relay is starting.", retryAfter: time.Second}
 }
 
 // valuesOf answers the documents of entries.

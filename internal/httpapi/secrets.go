@@ -24,11 +24,11 @@ func (a *API) RotateSecret(w http.ResponseWriter, r *http.Request, id Id) {
 		}
 		now := time.Now().UTC()
 		var secret string
-		cb, revision, err := change(ctx, a.c.Store.Callbacks, id, "", a.ifMayChange(c, "", func(cb relay.Callback) (relay.Callback, error) {
+		cb, revision, err := a.changeCallback(ctx, c, id, "", func(cb relay.Callback) (relay.Callback, error) {
 			secret, err = rotate(&cb, body.Secret, now)
 			cb.UpdatedAt = now
 			return cb, err
-		}))
+		})
 		if err != nil {
 			return reply{}, err
 		}

@@ -102,12 +102,14 @@ type Config struct {
 	Burst         int
 	// Failures is how many failed authentications an address has before it is slowed; ingress.DefaultFailures if zero.
 	Failures int
+	// SweepEvery is how often callbacks are looked for whose client is gone; 30 s if zero.
+	SweepEvery time.Duration
 	// ReadTimeout is how long a request's body may take to come; 30 s if zero.
 	ReadTimeout time.Duration
 	Log         *slog.Logger
 }
 
-// API serves the HTTP API. Run must be running for long polls to wake early.
+// API serves the HTTP API. Run must be running: lists wait for it, and long polls wake early by it.
 type API struct {
 	c        Config
 	admin    [sha256.Size]byte
@@ -116,11 +118,16 @@ type API struct {
 	failures failures
 	bodies   *turns
 	reads    *turns
+	clients  *turns        // of those who change which callbacks a client has
 	large    chan struct{} // places of large bodies that are being read
 	checks   chan struct{} // places of bodies that are being checked
 	feed     *feed
-	drain    chan struct{}
-	drained  sync.Once
+	// Copies of what is stored: lists and quotas come from them. Those of clients are the keys'.
+	callbacks   *store.Mirror[store.SealedCallback]
+	connections *store.Mirror[relay.Connection]
+
+	drain   chan struct{}
+	drained sync.Once
 }
 
 // New answers the API.
@@ -137,6 +144,9 @@ func New(c Config) (*API, error) {
 	if c.Burst == 0 {
 		c.Burst = 200
 	}
+	if c.SweepEvery == 0 {
+		c.SweepEvery = 30 * time.Second
+	}
 	if c.ReadTimeout == 0 {
 		c.ReadTimeout = 30 * time.Second
 	}
@@ -150,15 +160,25 @@ func New(c Config) (*API, error) {
 	c.PublicURL = strings.TrimSuffix(c.PublicURL, "/")
 	a := &API{
 		c: c, admin: sha256.Sum256([]byte(c.AdminToken)), contract: contract, limits: newLimits(c.RatePerSecond, c.Burst),
-		bodies: newTurns(bodiesOfKey), reads: newTurns(readsOfKey), large: make(chan struct{}, largeBodies), checks: make(chan struct{}, checkedOnce),
+		bodies: newTurns(bodiesOfKey), reads: newTurns(readsOfKey), clients: newTurns(1), large: make(chan struct{}, largeBodies), checks: make(chan struct{}, checkedOnce),
 		failures: newFailures(c.Ingress, c.Failures), feed: newFeed(c.Store.Events, c.Log), drain: make(chan struct{}),
 	}
+	a.callbacks = store.NewMirror(store.MirrorConfig[store.SealedCallback]{
+		Bucket: c.Store.Sealed, Log: c.Log, What: "callback", Group: func(cb store.SealedCallback) string { return cb.Client },
+	})
+	a.connections = store.NewMirror(store.MirrorConfig[relay.Connection]{Bucket: c.Store.Connections, Log: c.Log, What: "connection"})
 	a.c.AdminToken = "" // only its hash is needed
 	return a, nil
 }
 
-// Run wakes long polls until ctx ends.
-func (a *API) Run(ctx context.Context) { a.feed.run(ctx) }
+// Run wakes long polls, keeps the copies that lists come from, and removes callbacks without a client, until ctx ends.
+func (a *API) Run(ctx context.Context) {
+	var parts sync.WaitGroup
+	for _, run := range []func(context.Context){a.feed.run, a.callbacks.Run, a.connections.Run, a.sweep} {
+		parts.Go(func() { run(ctx) })
+	}
+	parts.Wait()
+}
 
 // Recheck wakes the waiting requests of a client, which look at their keys again. It is called after the client or one of
 // its keys has changed, also before the API has been made (nil), and does not block.

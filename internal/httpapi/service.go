@@ -44,10 +44,14 @@ func (a *API) notReady(ctx context.Context) string {
 		return "draining"
 	default:
 	}
-	select {
-	case <-a.c.Keys.Ready():
-	default:
-		return "starting: the clients are not read yet"
+	for what, ready := range map[string]<-chan struct{}{
+		"clients": a.c.Keys.Ready(), "callbacks": a.callbacks.Ready(), "connections": a.connections.Ready(),
+	} {
+		select {
+		case <-ready:
+		default:
+			return "starting: the " + what + " are not read yet"
+		}
 	}
 	if a.c.Ready != nil {
 		if err := a.c.Ready(); err != nil {

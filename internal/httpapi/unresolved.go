@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
@@ -18,8 +19,10 @@ func (a *API) ListUnresolved(w http.ResponseWriter, r *http.Request, params List
 		if err != nil {
 			return reply{}, err
 		}
-		all = keep(all, func(u relay.Unresolved) bool { return params.Connection == "" || u.Connection == params.Connection })
-		entries, next, err := page(all, params.After, params.Limit)
+		all = slices.DeleteFunc(all, func(e store.Entry[relay.Unresolved]) bool {
+			return params.Connection != "" && e.Value.Connection != params.Connection
+		})
+		entries, next, err := pageOf(all, params.After, params.Limit)
 		return reply{body: UnresolvedList{Items: views(entries, unresolvedView), Next: next}}, err
 	})
 }

@@ -64,8 +64,11 @@ type Disabled struct {
 
 // Callback is a client's registration: URL, filter and secret.
 type Callback struct {
-	ID             string    `json:"id"`
-	Client         string    `json:"client"`
+	ID     string `json:"id"`
+	Client string `json:"client"`
+	// ClientGeneration is that of its client when it was made: it belongs to no other client that has the id later.
+	ClientGeneration string `json:"clientGeneration"`
+
 	ShownURL       string    `json:"shownUrl"` // what everybody may see of Secrets.URL; SetURL sets both
 	Description    string    `json:"description,omitempty"`
 	Filter         Filter    `json:"filter"`
@@ -87,6 +90,11 @@ type Callback struct {
 	UpdatedAt  time.Time `json:"updatedAt"`
 
 	Secrets CallbackSecrets `json:"-"` // sealed apart by the store
+}
+
+// BelongsTo reports whether the callback is one of this client's, and not of one before it under the same id.
+func (c Callback) BelongsTo(client Client) bool {
+	return c.Client == client.ID && c.ClientGeneration == client.Generation
 }
 
 // SigningSecrets answers the secrets that sign at now, newest first.

@@ -35,12 +35,15 @@ type Client struct {
 	ID          string `json:"id"`
 	Description string `json:"description,omitempty"`
 	// Sites limits the client. AllSites is said in full, never by an empty list: a forgotten list must not open everything.
-	Sites      []string  `json:"sites,omitempty"`
-	AllSites   bool      `json:"allSites,omitempty"`
-	Keys       []Key     `json:"keys,omitempty"`
-	Generation string    `json:"generation"`
-	CreatedAt  time.Time `json:"createdAt"`
-	UpdatedAt  time.Time `json:"updatedAt"`
+	Sites      []string `json:"sites,omitempty"`
+	AllSites   bool     `json:"allSites,omitempty"`
+	Keys       []Key    `json:"keys,omitempty"`
+	Generation string   `json:"generation"` // random; a client made again under an old id has nothing of the one before
+	// Callbacks are the ids of all its callbacks, and of those that are being made, with the time (Unix seconds) at which each was
+	// entered. An id is entered before its callback is stored and taken out after it was removed, so the number here is never too low.
+	Callbacks map[string]int64 `json:"callbacks,omitempty"`
+	CreatedAt time.Time        `json:"createdAt"`
+	UpdatedAt time.Time        `json:"updatedAt"`
 }
 
 // MaySee reports whether the client may see what happens at site. Events of no site (NoSite) are only for clients of all sites.

@@ -185,6 +185,15 @@ func (b *Bucket[T]) Delete(ctx context.Context, key string, revision uint64) err
 	return err
 }
 
+// Withdraw makes every write fail that was prepared while a key's document was not there, by a marker in its place. The revision is
+// that of the marker that is there, 0 if there is nothing. ErrConflict if a document, or another marker, is there by now.
+func (b *Bucket[T]) Withdraw(ctx context.Context, key string, revision uint64) error {
+	r := b.removal(Removal{Key: key}, topology.MarkerTTL)
+	r.opts = append(r.opts, jetstream.WithExpectLastSequencePerSubject(revision))
+	_, err := b.s.write(ctx, r)
+	return err
+}
+
 // Remove removes documents that come and go by the thousand, in one go; each removal ends for itself, with ErrConflict where the
 // document is at another revision than the one given, or has gone already. Each leaves a marker for topology.MarkerTTL. Purging the key
 // instead leaves none, but does not last: when the server is killed, what a purged key held before its last change may come back.

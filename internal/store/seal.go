@@ -140,3 +140,35 @@ func (c callbackCodec) decode(key string, b []byte) (relay.Callback, error) {
 	err := c.sealer.open("callback "+key, stored.Sealed, &stored.Secrets)
 	return stored.Callback, err
 }
+
+// SealedCallback is a callback as it is stored: its secrets are not decrypted, and Callback.Secrets is empty.
+type SealedCallback struct {
+	relay.Callback
+	sealed []byte
+}
+
+// sealedCodec reads callbacks without decrypting anything.
+type sealedCodec struct{}
+
+func (sealedCodec) encode(_ string, v SealedCallback) ([]byte, error) {
+	return relay.Encode(storedCallback{v.Callback, v.sealed})
+}
+
+func (sealedCodec) decode(_ string, b []byte) (SealedCallback, error) {
+	var stored storedCallback
+	err := json.Unmarshal(b, &stored)
+	return SealedCallback{stored.Callback, stored.Sealed}, err
+}
+
+// SealCallback encrypts a callback's secrets.
+func (s *Store) SealCallback(cb relay.Callback) (SealedCallback, error) {
+	sealed, err := s.sealer.seal("callback "+cb.ID, cb.Secrets)
+	cb.Secrets = relay.CallbackSecrets{}
+	return SealedCallback{cb, sealed}, err
+}
+
+// OpenCallback decrypts a callback's secrets.
+func (s *Store) OpenCallback(cb SealedCallback) (relay.Callback, error) {
+	err := s.sealer.open("callback "+cb.ID, cb.sealed, &cb.Secrets)
+	return cb.Callback, err
+}

@@ -34,6 +34,7 @@ type Store struct {
 	topo    topology.Topology
 	gate    Gate
 	room    *Room
+	sealer  *Sealer
 	health  *Health
 	handles sync.Map // stream name to jetstream.Stream
 
@@ -44,6 +45,7 @@ type Store struct {
 	Connections *Bucket[relay.Connection]
 	Clients     *Bucket[relay.Client]
 	Callbacks   *Bucket[relay.Callback]
+	Sealed      *Bucket[SealedCallback] // the same callbacks, without decrypting anything
 	Tokens      *Tokens
 	Polls       *Bucket[relay.Poll]
 	Orders      *Bucket[relay.OrderState]
@@ -80,7 +82,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err := c.Topology.Apply(ctx, js); err != nil {
 		return nil, classify(err)
 	}
-	s := &Store{conn: c.Conn, js: js, topo: c.Topology, gate: c.Gate, room: c.Room, health: newHealth(c.Log)}
+	s := &Store{conn: c.Conn, js: js, topo: c.Topology, gate: c.Gate, room: c.Room, sealer: c.Sealer, health: newHealth(c.Log)}
 	s.Inbox, s.Events, s.Attempts = &Inbox{s}, &Events{s}, &Attempts{s}
 	for _, open := range []func() error{
 		func() (err error) {
@@ -93,6 +95,10 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		},
 		func() (err error) {
 			s.Callbacks, err = openBucket(ctx, s, topology.Callbacks, callbackCodec{c.Sealer})
+			return
+		},
+		func() (err error) {
+			s.Sealed, err = openBucket(ctx, s, topology.Callbacks, sealedCodec{})
 			return
 		},
 		func() (err error) { s.Tokens, err = openTokens(ctx, s, c.Sealer); return },

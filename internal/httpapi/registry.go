@@ -1,0 +1,250 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// A client's document lists its callbacks. What that is for: a client has at most so many, also when three replicas make some at the
+// same moment, and is removed only without any. Both are decided by a compare-and-set on the one document.
+//
+//	make     1. look where the callback's key stands; 2. enter the id in the client's document; 3. store the callback, if its key still
+//	         stands there
+//	remove   1. remove the callback; 2. take its id out of the client's document
+//
+// A crash, or a store that gives no clear answer, may leave an id without a callback. Whoever finds one first withdraws the key
+// (settled), so that a third step that is still to come fails, and then takes the id out. That is done where it matters: when the
+// client has no room left, and when it is removed.
+
+const (
+	// maxCallbacks is how many callbacks a client may have.
+	maxCallbacks = 1000
+	// clientTries is how often a change of a client's document is made again when others change it at the same moment. Within this
+	// process only one is under way for each client.
+	clientTries = 64
+	// unsettledFor is how long an id without a callback is left to whoever entered it: longer than a request lasts.
+	unsettledFor = 30 * time.Second
+	// settleMost is how many ids without a callback one request takes out of a client's document.
+	settleMost = 32
+)
+
+// errClientGone says that a client is no longer the one that a request began with.
+var errClientGone = errors.New("the client was removed")
+
+// register stores a new callback of a client and returns its revision. ErrConflict: there is one of this id. errClientGone: the client
+// was removed meanwhile.
+func (a *API) register(ctx context.Context, owner relay.Client, cb relay.Callback) (uint64, error) {
+	for try := range tries {
+		rest(ctx, try)
+		place := a.c.Store.Sealed.Current(ctx, []string{cb.ID})[0]
+		if place.Err != nil {
+			return 0, place.Err
+		}
+		if !place.Deleted {
+			if try > 0 { // another client's, or one that another request of this client has made
+				a.withdraw(ctx, owner, cb.ID)
+			}
+			return 0, fmt.Errorf("register callback %s: %w", cb.ID, store.ErrConflict)
+		}
+		if err := a.enter(ctx, owner, cb.ID); err != nil {
+			return 0, err
+		}
+		revision, err := a.c.Store.Callbacks.Update(ctx, cb.ID, cb, place.Revision)
+		if err == nil {
+			a.wroteCallback(cb, revision)
+			return revision, nil
+		}
+		if !errors.Is(err, store.ErrConflict) {
+			a.withdraw(ctx, owner, cb.ID)
+			return 0, err
+		}
+	}
+	a.withdraw(ctx, owner, cb.ID)
+	return 0, fmt.Errorf("register callback %s: %w", cb.ID, store.ErrConflict)
+}
+
+// enter enters a callback's id in its client's document, or refuses it.
+func (a *API) enter(ctx context.Context, owner relay.Client, id string) error {
+	if known, _ := a.c.Keys.Client(owner.ID); len(known.Callbacks) >= maxCallbacks { // without waiting for a turn, if that is so still
+		c, _, err := readAtLeader(ctx, a.c.Store.Clients, owner.ID)
+		if err == nil && c.Generation == owner.Generation && len(c.Callbacks) >= maxCallbacks && len(a.missing(c)) == 0 {
+			return fullClient(c)
+		}
+	}
+	return a.changeCallbacks(ctx, owner, func(c *relay.Client) error {
+		if _, there := c.Callbacks[id]; !there && len(c.Callbacks) >= maxCallbacks {
+			if err := a.makeRoom(ctx, c); err != nil {
+				return err
+			}
+		}
+		if c.Callbacks == nil {
+			c.Callbacks = map[string]int64{}
+		}
+		// Also one that is there is entered again: whoever is about to take it out finds the document changed.
+		c.Callbacks[id] = time.Now().Unix()
+		return nil
+	})
+}
+
+// missing returns ids in a client's document that were entered a while ago and seem to have no callback.
+func (a *API) missing(c relay.Client) (ids []string) {
+	for id, at := range c.Callbacks {
+		if _, there := a.callbacks.Get(id); !there && time.Since(time.Unix(at, 0)) > unsettledFor && len(ids) < settleMost {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+func fullClient(c relay.Client) error {
+	return kindLimit.problem("The client has %d callbacks.", len(c.Callbacks))
+}
+
+// makeRoom takes ids without a callback out of a full client's document, or refuses.
+func (a *API) makeRoom(ctx context.Context, c *relay.Client) error {
+	select {
+	case <-a.callbacks.Ready():
+	default:
+		return starting()
+	}
+	for _, id := range a.missing(*c) {
+		there, err := a.settled(ctx, *c, id)
+		if err != nil {
+			return err
+		}
+		if !there {
+			delete(c.Callbacks, id)
+		}
+	}
+	if len(c.Callbacks) >= maxCallbacks {
+		return fullClient(*c)
+	}
+	return nil
+}
+
+// withdraw takes the id of a callback that was removed, or not made, out of its client's document. If that fails the id stays there
+// until somebody needs its place.
+func (a *API) withdraw(ctx context.Context, owner relay.Client, id string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience) // also when whoever asked has gone
+	defer cancel()
+	err := a.changeCallbacks(ctx, owner, func(c *relay.Client) error {
+		if _, there := c.Callbacks[id]; !there {
+			return errNoChange
+		}
+		there, err := a.settled(ctx, *c, id)
+		if err == nil && there {
+			err = errNoChange
+		}
+		delete(c.Callbacks, id)
+		return err
+	})
+	if err != nil && !errors.Is(err, errClientGone) {
+		a.c.Log.Log(ctx, store.Level(err, slog.LevelWarn), "a callback's id stays in its client's document until its place is needed", "client", owner.ID,
+			"callback", id, "error", err)
+	}
+}
+
+// settled reports whether there is a callback of the client under an id. If there is none, none can come by way of an entry in the
+// client's document that was made before: what is still to store it fails.
+func (a *API) settled(ctx context.Context, c relay.Client, id string) (bool, error) {
+	for range tries {
+		found := a.c.Store.Sealed.Current(ctx, []string{id})[0]
+		if found.Err != nil {
+			return false, found.Err
+		}
+		if !found.Deleted { // of another client: what was prepared while there was none fails
+			return found.Value.BelongsTo(c), nil
+		}
+		if err := a.c.Store.Sealed.Withdraw(ctx, id, found.Revision); !errors.Is(err, store.ErrConflict) {
+			return false, err
+		}
+	}
+	return false, fmt.Errorf("look whether there is a callback %s: %w", id, store.ErrConflict)
+}
+
+// errNoChange ends changeCallbacks without a change.
+var errNoChange = errors.New("nothing is to be changed")
+
+// changeCallbacks changes which callbacks a client's document lists.
+func (a *API) changeCallbacks(ctx context.Context, owner relay.Client, edit func(*relay.Client) error) error {
+	done, ok := a.clients.take(ctx, owner.ID)
+	if !ok {
+		return ctx.Err()
+	}
+	defer done()
+	for try := range clientTries {
+		rest(ctx, try)
+		c, revision, err := readAtLeader(ctx, a.c.Store.Clients, owner.ID)
+		switch {
+		case errors.Is(err, store.ErrNotFound), err == nil && c.Generation != owner.Generation:
+			return errClientGone
+		case err != nil:
+			return err
+		}
+		switch err := edit(&c); {
+		case errors.Is(err, errNoChange):
+			return nil
+		case err != nil:
+			return err
+		}
+		switch revision, err = a.c.Store.Clients.Update(ctx, c.ID, c, revision); {
+		case err == nil:
+			a.c.Keys.Put(c, revision)
+			return nil
+		case !errors.Is(err, store.ErrConflict):
+			return err
+		}
+	}
+	return fmt.Errorf("change which callbacks client %s has: %w", owner.ID, store.ErrConflict)
+}
+
+// removeClient removes a client that has no callbacks. Its keys end with its document: who makes a callback meanwhile has either entered
+// it in the document, and this looks again, or finds the client gone.
+func (a *API) removeClient(ctx context.Context, id, ifMatch string) error {
+	done, ok := a.clients.take(ctx, id)
+	if !ok {
+		return ctx.Err()
+	}
+	defer done()
+	for try := range clientTries {
+		rest(ctx, try)
+		c, revision, err := readAtLeader(ctx, a.c.Store.Clients, id)
+		if err != nil {
+			return err
+		}
+		if !matches(ifMatch, revision) {
+			return &problem{kind: kindPrecondition}
+		}
+		known := a.callbacks.Keys(id) // these first: as a rule one of them is there
+		ids := known
+		for entered := range c.Callbacks {
+			if _, there := slices.BinarySearch(known, entered); !there {
+				ids = append(ids, entered)
+			}
+		}
+		for _, callback := range ids {
+			there, err := a.settled(ctx, c, callback)
+			if err != nil {
+				return err
+			}
+			if there {
+				return kindInUse.problem("It has callbacks.")
+			}
+		}
+		switch err = a.c.Store.Clients.Delete(ctx, id, revision); {
+		case err == nil:
+			a.c.Keys.Removed(id, revision)
+			return nil
+		case !errors.Is(err, store.ErrConflict):
+			return err
+		}
+	}
+	return fmt.Errorf("remove client %s: %w", id, store.ErrConflict)
+}
