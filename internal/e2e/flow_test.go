@@ -38,6 +38,7 @@ var (
 func TestFlow(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, flowSites, sandbox.Config{Seed: 7}, nil)
+	w.env["RELAY_POLL_INTERVAL"] = "250ms" // fifty sites that are polled ten times a second cost more than all else
 	first := w.newReceiver("first", harness.Healthy, nil)
 	second := w.newReceiver("second", harness.Healthy, map[string]any{"concurrency": 1})
 	flaky := w.newReceiver("flaky", harness.OneInTen, nil)

@@ -339,19 +339,21 @@ func TestABrokenOffBeginningOfARestoreLeavesNoSign(t *testing.T) {
 func TestAForeignSignIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	_, js := open(t)
-	for _, c := range []jetstream.StreamConfig{
-		{Name: table.RestoreSign(), Subjects: []string{"other.team.>"}},
-		{Name: table.RestoreSign(), Subjects: []string{"other.team.>"}, Metadata: map[string]string{"relay-restore": "x"}},
-		{Name: table.RestoreSign(), Subjects: []string{"relay.restore.*"}, Metadata: map[string]string{"relay-restore": "x"}},
+	for n, theirs := range []struct {
+		subjects, subject string
+		metadata          map[string]string
+	}{
+		{"other.a.>", "other.a.work", nil},
+		{"other.b.>", "other.b.work", map[string]string{"relay-restore": "x"}},
+		{"relay2.restore.*", "relay2.restore.9223372036854775807", map[string]string{"relay-restore": "x"}},
 	} {
+		table := table
+		table.Prefix = fmt.Sprintf("relay%d", n) // a name that was just deleted may not be free for another stream yet
+		c := jetstream.StreamConfig{Name: table.RestoreSign(), Subjects: []string{theirs.subjects}, Metadata: theirs.metadata}
 		if _, err := js.CreateStream(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
-		subject := "other.team.work"
-		if c.Subjects[0] == "relay.restore.*" {
-			subject = "relay.restore.9223372036854775807"
-		}
-		if _, err := js.Publish(t.Context(), subject, []byte("theirs")); err != nil {
+		if _, err := js.Publish(t.Context(), theirs.subject, []byte("theirs")); err != nil {
 			t.Fatal(err)
 		}
 		if err := table.Apply(t.Context(), js); !errors.Is(err, topology.ErrForeign) || !errors.Is(err, topology.ErrRefused) {
@@ -363,9 +365,6 @@ func TestAForeignSignIsLeftAlone(t *testing.T) {
 		stream, err := js.Stream(t.Context(), c.Name)
 		if err != nil || stream.CachedInfo().State.Msgs != 1 {
 			t.Fatalf("%+v: it was touched: %v", c, err)
-		}
-		if err := js.DeleteStream(t.Context(), c.Name); err != nil {
-			t.Fatal(err)
 		}
 	}
 }
