@@ -1,5 +1,7 @@
 package cursor
 
+import "slices"
+
 // State is the cursor's condition in one word.
 type State int
 
@@ -38,6 +40,9 @@ func (c *Cursor) InFlight() int { return c.inFlight }
 // Unsettled returns how many entries wait or are in flight, as far as they are listed: what stands behind a lane's
 // OpenFrom is not counted.
 func (c *Cursor) Unsettled() int { return c.entries }
+
+// Ahead returns the ranges above what was read whose entries are known to be settled, or in a lane.
+func (c *Cursor) Ahead() []Range { return slices.Clone(c.ahead) }
 
 // Idle says that there is nothing to do, to refill or to store: everything read is settled.
 func (c *Cursor) Idle() bool { return len(c.queues) == 0 && !c.Dirty() }

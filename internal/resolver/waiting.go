@@ -3,10 +3,12 @@ package resolver
 import (
 	"context"
 	"fmt"
+	"sort"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
 )
 
 // countEvery is how long a count of what no reader holds is believed while more of it may come.
@@ -18,6 +20,13 @@ type progress struct {
 	unlisted []cursor.Refill // stretches in which lanes have more than they list
 	read     uint64          // the last page read; 0 if none was
 	known    uint64          // the last page known to be there
+	ahead    []cursor.Range  // of what was not read: settled, or in a lane
+}
+
+// isAhead reports whether an entry that was not read is settled, or in a lane.
+func (p progress) isAhead(entry uint64) bool {
+	i := sort.Search(len(p.ahead), func(i int) bool { return p.ahead[i][1] >= entry })
+	return i < len(p.ahead) && p.ahead[i][0] <= entry
 }
 
 // Waiting returns how many notifications of a connection are in the inbox and are not resolved. It fails if this replica does
@@ -33,13 +42,17 @@ func (r *Resolver) Waiting(ctx context.Context, connection string) (int, error) 
 	}
 	n := p.held
 	if p.known > p.read {
-		unread, err := r.store.Inbox.CountEntries(ctx, connection, run.generation, p.read+1)
-		if err != nil {
+		if err := r.store.Inbox.EachHead(ctx, connection, run.generation, p.read+1, func(page store.Page) {
+			for i := range page.Entries {
+				if !p.isAhead(relay.PackEntry(page.Seq, i)) {
+					n++
+				}
+			}
+		}); err != nil {
 			return 0, err
 		}
-		n += unread
 	}
-	unlisted, err := run.countUnlisted(ctx, p.unlisted)
+	unlisted, err := run.countUnlisted(ctx, p)
 	return n + unlisted, err
 }
 
@@ -58,7 +71,7 @@ func (r *runner) ask(ctx context.Context) (progress, error) {
 
 // progress returns how far the runner is. It is called by its own goroutine.
 func (r *runner) progress() progress {
-	p := progress{held: r.stand.Unsettled(), read: r.inbox.read, known: max(r.inbox.head, r.announced.highest())}
+	p := progress{held: r.stand.Unsettled(), read: r.inbox.read, known: max(r.inbox.head, r.announced.highest()), ahead: r.stand.Ahead()}
 	if !r.inbox.started {
 		first, _ := relay.UnpackEntry(r.stand.ReadFrom())
 		p.read = max(first, 1) - 1
@@ -78,7 +91,8 @@ func (r *runner) progress() progress {
 
 // countUnlisted returns how many notifications wait behind what lanes list. To tell them apart their pages are read; the count
 // is kept for a moment.
-func (r *runner) countUnlisted(ctx context.Context, stretches []cursor.Refill) (int, error) {
+func (r *runner) countUnlisted(ctx context.Context, p progress) (int, error) {
+	stretches := p.unlisted
 	if len(stretches) == 0 {
 		return 0, nil
 	}
@@ -98,12 +112,13 @@ func (r *runner) countUnlisted(ctx context.Context, stretches []cursor.Refill) (
 		if err != nil {
 			return 0, err
 		}
-		for _, p := range pages {
-			if seq = p.Seq + 1; p.Generation != r.generation {
+		for _, page := range pages {
+			if seq = page.Seq + 1; page.Generation != r.generation {
 				continue
 			}
-			for _, it := range itemsOf(p) {
-				if s, waits := of[it.lane()]; waits && it.entry() >= s.From && it.entry() <= s.Through {
+			for _, it := range itemsOf(page) {
+				s, waits := of[it.lane()]
+				if waits && it.entry() >= s.From && it.entry() <= s.Through && (page.Seq <= p.read || p.isAhead(it.entry())) {
 					n++
 				}
 			}

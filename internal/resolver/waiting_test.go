@@ -39,6 +39,11 @@ func TestWhatWaitsIsCounted(t *testing.T) {
 	await := func(res *resolver.Resolver, connection string, want int) {
 		t.Helper()
 		var n int
+		defer func() {
+			if n != want {
+				t.Logf("%d notifications of %s wait", n, connection)
+			}
+		}()
 		eventually(t, fmt.Sprintf("%d notifications of %s wait", want, connection), func() bool { n = waiting(res, connection); return n == want })
 	}
 	a := resolver.New(r.config(r.store))

@@ -174,28 +174,27 @@ func (i *Inbox) Find(ctx context.Context, connection string, from uint64, wanted
 	}
 }
 
-// CountEntries returns how many entries the pages of one generation of a connection have from a sequence on. It reads no
-// bodies, and counts at most the first countMost pages.
-func (i *Inbox) CountEntries(ctx context.Context, connection, generation string, from uint64) (int, error) {
+// EachHead calls each with the pages of one generation of a connection from a sequence on, without their bodies: at most with
+// the first countMost.
+func (i *Inbox) EachHead(ctx context.Context, connection, generation string, from uint64, each func(Page)) error {
 	if err := i.s.health.reachable(); err != nil {
-		return 0, fmt.Errorf("count the entries of connection %s: %w", connection, err)
+		return fmt.Errorf("read the heads of connection %s: %w", connection, err)
 	}
 	r, err := i.s.reader(ctx, i.s.topo.Inbox(), jetstream.ConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1), FilterSubjects: []string{i.s.topo.InboxSubject(connection)}, HeadersOnly: true,
 	})
 	if err != nil {
-		return 0, fmt.Errorf("count the entries of connection %s: %w", connection, err)
+		return fmt.Errorf("read the heads of connection %s: %w", connection, err)
 	}
 	defer r.end()
-	count := 0
 	if _, err := r.read(ctx, min(r.pending, countMost), func(m Message) {
 		if p := i.page(m); p.Generation == generation {
-			count += p.Entries
+			each(p)
 		}
 	}); err != nil {
-		return 0, fmt.Errorf("count the entries of connection %s: %w", connection, err)
+		return fmt.Errorf("read the heads of connection %s: %w", connection, err)
 	}
-	return count, nil
+	return nil
 }
 
 // countMost bounds the pages of one connection that are counted: at a poll every five minutes that is over a month.
