@@ -99,12 +99,48 @@ func (c callbacks) Status(ctx context.Context, ids []string) map[string]httpapi.
 	return owners.Gather[httpapi.Status](ctx, c.owners, askStatus, ids, relay.ShardOf)
 }
 
-// Test sends one event to a callback over the path that deliveries take.
+// loadPatience is how long a test waits for the owner of a callback that was made just now to hear of it, loadAgain how often it asks.
+const (
+	loadPatience = 3 * time.Second
+	loadAgain    = 50 * time.Millisecond
+)
+
+// begin asks the callback's owner for leave to test it.
+func (c callbacks) begin(ctx context.Context, of tested) error {
+	ctx, cancel := context.WithTimeout(ctx, loadPatience)
+	defer cancel()
+	for {
+		var answer trial
+		switch err := c.owners.Ask(ctx, relay.ShardOf(of.Callback), askTest, of, &answer); {
+		case err != nil:
+			return err
+		case answer.Known && answer.Granted:
+			return nil
+		case answer.Known:
+			return &httpapi.TestRefusedError{Reason: answer.Reason, Again: answer.Again}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("test callback %s: %w", of.Callback, dispatcher.ErrUnknown)
+		case <-time.After(loadAgain):
+		}
+	}
+}
+
+// Test sends one event to a callback over the path that deliveries take, if its owner gives leave: a test goes by the callback's
+// concurrency and rate, whichever replica sends it.
 func (c callbacks) Test(ctx context.Context, cb relay.Callback, ev relay.Event) (relay.AttemptRecord, error) {
 	body, err := relay.Encode(ev)
 	if err != nil {
 		return relay.AttemptRecord{}, fmt.Errorf("encode the sample event: %w", err)
 	}
+	of := tested{cb.ID, cb.Generation}
+	if err := c.begin(ctx, of); err != nil {
+		return relay.AttemptRecord{}, err
+	}
+	defer func() { // should this be lost, the owner takes the place back by itself
+		_ = c.owners.Ask(context.WithoutCancel(ctx), relay.ShardOf(cb.ID), askTested, of, nil)
+	}()
 	a, err := c.Dispatcher.Test(ctx, cb, body, ev.ID)
 	if err != nil {
 		return relay.AttemptRecord{}, err

@@ -22,6 +22,8 @@ const (
 	askAccess = "access" // a connection id: see to it that its stored access token is good
 	askStatus = "status" // callback ids: how they are doing
 	askDoing  = "doing"  // connection ids: what only their owner knows of them
+	askTest   = "test"   // a callback: whether a test may be sent to it now
+	askTested = "tested" // a callback: its test has ended
 )
 
 // answers are what this replica says about the shards it owns.
@@ -56,7 +58,35 @@ func answers(polling *poller.Poller, resolving *resolver.Resolver, dispatching *
 			}
 			return d, polled || err == nil
 		}),
+		askTest: func(_ context.Context, question json.RawMessage) (any, error) {
+			of, err := asked[tested](question)
+			if err != nil {
+				return nil, err
+			}
+			leave, known := dispatching.BeginTest(of.Callback, of.Generation)
+			return trial{leave, known}, nil
+		},
+		askTested: func(_ context.Context, question json.RawMessage) (any, error) {
+			of, err := asked[tested](question)
+			if err == nil {
+				dispatching.EndTest(of.Callback, of.Generation)
+			}
+			return nil, err
+		},
 	}
+}
+
+// tested names the callback of a test.
+type tested struct {
+	Callback   string `json:"callback"`
+	Generation string `json:"generation"`
+}
+
+// trial is what the owner says to a test. Known is false while it has not loaded the callback.
+type trial struct {
+	dispatcher.Trial
+
+	Known bool `json:"known"`
 }
 
 const (

@@ -69,6 +69,7 @@ type callback struct {
 	endedAt   int  // target.callback.Resumed when it was
 	tripped   bool // the circuit was open when last looked at
 	retryAt   time.Time
+	testUntil time.Time // a test has a place of the concurrency until then
 	timer     *time.Timer
 	timerAt   time.Time
 	expired   expiry
@@ -103,7 +104,7 @@ func window(cb relay.Callback) int { return 4*max(cb.Concurrency, 1) + 32 }
 // policyOf answers the rules of a callback's cursor.
 func (d *Dispatcher) policyOf(cb relay.Callback) cursor.Policy {
 	return cursor.Policy{
-		Concurrency: min(max(cb.Concurrency, 1), relay.MaxConcurrency), Window: window(cb), Schedule: d.conf.Schedule, Jitter: d.conf.Jitter,
+		Concurrency: concurrencyOf(cb), Window: window(cb), Schedule: d.conf.Schedule, Jitter: d.conf.Jitter,
 		CircuitFailures: d.conf.CircuitFailures, ProbeSchedule: d.conf.ProbeSchedule, MaxLanes: d.conf.MaxLanes,
 	}
 }
@@ -219,7 +220,7 @@ func (c *callback) take(now time.Time) (job, bool) {
 	if c.halted() || now.Before(c.retryAt) || len(c.records) >= 2*window(c.target.callback) || !c.t.lease.Valid() {
 		return job{}, false
 	}
-	if c.limiter != nil && c.limiter.TokensAt(now) < 1 {
+	if c.limiter != nil && c.limiter.TokensAt(now) < 1 || c.inTestsWay(now) {
 		return job{}, false
 	}
 	most := 1
@@ -273,6 +274,9 @@ func (c *callback) look(now time.Time) {
 		if tokens := c.limiter.TokensAt(now); tokens < 1 {
 			at = later(at, now.Add(time.Duration((1-tokens)/float64(c.limiter.Limit())*float64(time.Second))+time.Millisecond))
 		}
+	}
+	if ok && c.inTestsWay(now) { // EndTest wakes it, as a rule
+		at = later(at, c.testUntil)
 	}
 	if now.Before(c.retryAt) {
 		at, ok = later(at, c.retryAt), true

@@ -93,7 +93,7 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 	f.keys = access.New(access.Config{Clients: f.store.Clients, Log: log, Changed: func(client string) { f.api.Recheck(client) }})
 	c := Config{
 		Store: f.store, Keys: f.keys, AdminToken: adminToken, PublicURL: publicURL + "/", CallbackNets: []netip.Prefix{loopback},
-		Dispatcher: f.parts, Poller: f.parts, Resolver: f.parts, Vendor: f.parts, RatePerSecond: 10_000, Burst: 10_000, Failures: 1_000_000, Log: log,
+		Dispatcher: f.parts, Poller: f.parts, Resolver: f.parts, Vendor: f.parts, RatePerSecond: 10_000, Burst: 10_000, TestsPerSecond: 10_000, TestBurst: 10_000, Failures: 1_000_000, Log: log,
 	}
 	for _, o := range options {
 		o(&c)
@@ -148,6 +148,7 @@ type parts struct {
 	unsubscribed []string
 	vendor       error
 	poller       error
+	tests        error
 	retries      map[string]retried // of unresolved notifications; others are unknown
 }
 
@@ -170,6 +171,12 @@ func (p *parts) Status(_ context.Context, callbacks []string) map[string]Status 
 }
 
 func (p *parts) Test(ctx context.Context, cb relay.Callback, ev relay.Event) (relay.AttemptRecord, error) {
+	p.mu.Lock()
+	refused := p.tests
+	p.mu.Unlock()
+	if refused != nil {
+		return relay.AttemptRecord{}, refused
+	}
 	body, err := relay.Encode(ev)
 	if err != nil {
 		return relay.AttemptRecord{}, err

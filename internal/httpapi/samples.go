@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -29,6 +30,12 @@ func (a *API) TestCallback(w http.ResponseWriter, r *http.Request, id Id) {
 		if err != nil {
 			return reply{}, err
 		}
+		if !a.tests.allow(cb.Client + " " + cb.ClientGeneration) {
+			return reply{}, &problem{
+				kind: kindTooMany, detail: "The client's callbacks were tested too often.",
+				retryAfter: time.Duration(float64(time.Second) / a.c.TestsPerSecond),
+			}
+		}
 		if body.Type == "" {
 			body.Type = relay.TypeOrderUpdated
 		}
@@ -41,6 +48,9 @@ func (a *API) TestCallback(w http.ResponseWriter, r *http.Request, id Id) {
 			return reply{}, err
 		}
 		attempt, err := a.c.Dispatcher.Test(ctx, cb, ev)
+		if refused, ok := errors.AsType[*TestRefusedError](err); ok {
+			return reply{}, &problem{kind: kindTooMany, detail: refused.Reason, retryAfter: max(refused.Again, time.Second)}
+		}
 		if err != nil {
 			return reply{}, refuse("The sample could not be sent.", err)
 		}

@@ -24,9 +24,18 @@ import (
 type Dispatcher interface {
 	// Status answers how callbacks are doing, of those whose owners answer.
 	Status(ctx context.Context, callbacks []string) map[string]Status
-	// Test sends one event to a callback over the path that deliveries take. An error means that it was not tried.
+	// Test sends one event to a callback over the path that deliveries take, within the callback's limits. An error means that it was
+	// not tried: a *TestRefusedError, or the owner of the callback does not answer.
 	Test(ctx context.Context, cb relay.Callback, ev relay.Event) (relay.AttemptRecord, error)
 }
+
+// TestRefusedError says that a callback may not be tested now.
+type TestRefusedError struct {
+	Reason string        // a sentence for the caller
+	Again  time.Duration // when to try again
+}
+
+func (e *TestRefusedError) Error() string { return e.Reason }
 
 // Status is how a callback is doing.
 type Status struct {
@@ -100,6 +109,9 @@ type Config struct {
 	// RatePerSecond and Burst limit each key; 50 and 200 if zero.
 	RatePerSecond float64
 	Burst         int
+	// TestsPerSecond and TestBurst limit the tests of each client's callbacks; 1 and 5 if zero.
+	TestsPerSecond float64
+	TestBurst      int
 	// Failures is how many failed authentications an address has before it is slowed; ingress.DefaultFailures if zero.
 	Failures int
 	// SweepEvery is how often callbacks are looked for whose client is gone; 30 s if zero.
@@ -115,6 +127,7 @@ type API struct {
 	admin    [sha256.Size]byte
 	contract *contract
 	limits   *limits
+	tests    *limits // by client
 	failures failures
 	bodies   *turns
 	reads    *turns
@@ -147,6 +160,12 @@ func New(c Config) (*API, error) {
 	if c.SweepEvery == 0 {
 		c.SweepEvery = 30 * time.Second
 	}
+	if c.TestsPerSecond == 0 {
+		c.TestsPerSecond = 1
+	}
+	if c.TestBurst == 0 {
+		c.TestBurst = 5
+	}
 	if c.ReadTimeout == 0 {
 		c.ReadTimeout = 30 * time.Second
 	}
@@ -160,6 +179,7 @@ func New(c Config) (*API, error) {
 	c.PublicURL = strings.TrimSuffix(c.PublicURL, "/")
 	a := &API{
 		c: c, admin: sha256.Sum256([]byte(c.AdminToken)), contract: contract, limits: newLimits(c.RatePerSecond, c.Burst),
+		tests:  newLimits(c.TestsPerSecond, c.TestBurst),
 		bodies: newTurns(bodiesOfKey), reads: newTurns(readsOfKey), clients: newTurns(1), large: make(chan struct{}, largeBodies), checks: make(chan struct{}, checkedOnce),
 		failures: newFailures(c.Ingress, c.Failures), feed: newFeed(c.Store.Events, c.Log), drain: make(chan struct{}),
 	}
