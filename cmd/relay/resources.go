@@ -55,9 +55,10 @@ type resources struct {
 
 	vendor              int // connections to the vendor
 	metrics, api        ingress.Bounds
-	subscribers         int // connections of NATS subscribers
-	attempts            int // attempts of deliveries under way
-	receiverConnections int // connections to receivers, under way and idle
+	waiting             ingress.Bounds // requests that wait for an event, the vendor or a receiver
+	subscribers         int            // connections of NATS subscribers
+	attempts            int            // attempts of deliveries under way
+	receiverConnections int            // connections to receivers, under way and idle
 	ringBytes           int
 	heldBytes           int64
 	subscriberPending   int64 // bytes that wait for one NATS subscriber
@@ -98,6 +99,7 @@ func divide(c config, descriptors int, memory int64) (resources, error) {
 
 	r.metrics.PerAddress, r.api.PerAddress = r.metrics.Total/2, max(r.api.Total/4, minAPI/2)
 	r.api.Exempt, r.metrics.Exempt = c.proxies, nil
+	r.waiting = ingress.Bounds{Total: r.api.Total * 3 / 4, PerAddress: r.api.PerAddress * 3 / 4, Exempt: c.proxies}
 	r.ringBytes = int(min(32<<20, bytes/16))
 	r.heldBytes = min(256<<20, bytes/8)
 	r.subscriberPending = max(min(256<<20, bytes/8), 64<<20)

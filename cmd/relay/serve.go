@@ -207,7 +207,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	// What is served.
 	apis, err = httpapi.New(httpapi.Config{
 		Store: s, Keys: keys, AdminToken: c.AdminToken, PublicURL: c.PublicURL, SchemaURL: schemaBase(c, api.Addr()), CallbackNets: c.allow, Restored: mark.Restored,
-		Proxies: c.proxies, Ingress: doors, Dispatcher: callbacks{dispatching, asking}, Poller: pollers{asking}, Resolver: notifications{resolving, vendor}, Vendor: vendor, Ready: state.ready, Log: log,
+		Proxies: c.proxies, Waiting: parts.waiting, Ingress: doors, Dispatcher: callbacks{dispatching, asking}, Poller: pollers{asking}, Resolver: notifications{resolving, vendor}, Vendor: vendor, Ready: state.ready, Log: log,
 	})
 	if err != nil {
 		return err

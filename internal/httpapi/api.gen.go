@@ -1045,7 +1045,7 @@ type ListEventsParams struct {
 	// Orders Only of these orders.
 	Orders OrderIds `form:"orders,omitempty" json:"orders,omitempty,omitzero"`
 
-	// WaitSeconds Wait so long for an event if none is there yet. The wait ends at once with 401 when the key is revoked or expires, and with what may still be seen when the client gets other sites.
+	// WaitSeconds Wait so long for an event if none is there yet. The wait ends at once with 401 when the key is revoked or expires, and with what may still be seen when the client gets other sites. A key may have 32 waiting requests, a client half of those that the relay has room for; further ones are answered 429 instead of waiting.
 	WaitSeconds int `form:"waitSeconds,omitempty" json:"waitSeconds,omitempty,omitzero"`
 	Limit       int `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
 }

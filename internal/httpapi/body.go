@@ -64,12 +64,10 @@ func (a *API) takeBody(w http.ResponseWriter, r *http.Request, x *exchange) erro
 	if err := x.op.checkMediaType(r.Header); err != nil {
 		return err
 	}
-	select {
-	case a.checks <- struct{}{}:
-		defer func() { <-a.checks }()
-	case <-r.Context().Done():
+	if !enter(r.Context(), a.checks) {
 		return r.Context().Err()
 	}
+	defer func() { <-a.checks }()
 	value, err := readJSON(raw)
 	if err != nil {
 		return err

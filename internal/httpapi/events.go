@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -29,7 +30,7 @@ func (a *API) ListEvents(w http.ResponseWriter, r *http.Request, params ListEven
 			return reply{}, err
 		}
 		if len(list) == 0 && params.WaitSeconds > 0 && !q.more {
-			if list, err = a.wait(ctx, c, &q, time.Duration(params.WaitSeconds)*time.Second); err != nil {
+			if list, err = a.wait(ctx, c, exchangeOf(r).peer, &q, time.Duration(params.WaitSeconds)*time.Second); err != nil {
 				return reply{}, err
 			}
 		}
@@ -190,10 +191,10 @@ func (a *API) look(ctx context.Context, c caller, q *query) ([]store.Stored, err
 // wait looks again whenever an event comes that may be the caller's, until one is or the time is over. It ends as well when
 // the key does, with a problem; and when the client may see other sites than before, with nothing: whoever asks again is
 // judged by the new ones.
-func (a *API) wait(ctx context.Context, c caller, q *query, limit time.Duration) ([]store.Stored, error) {
-	done, ok := a.limits.wait(c.key.ID)
-	if !ok {
-		return nil, &problem{kind: kindTooMany, detail: "The key has too many waiting requests.", retryAfter: time.Second}
+func (a *API) wait(ctx context.Context, c caller, peer netip.Addr, q *query, limit time.Duration) ([]store.Stored, error) {
+	done, err := a.waiting.take(c, peer)
+	if err != nil {
+		return nil, err
 	}
 	defer done()
 	end, cancel := context.WithTimeout(ctx, limit)

@@ -18,6 +18,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
 
+	"github.com/audatex-relay/relay/internal/ingress"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -27,7 +28,8 @@ const writeTimeout = 30 * time.Second
 // exchange is what is known of one request while it is served.
 type exchange struct {
 	id      string
-	remote  netip.Addr // where it came from, behind the trusted proxies
+	peer    netip.Addr // where the connection comes from
+	remote  netip.Addr // where the request came from, behind the trusted proxies
 	op      operation
 	caller  caller
 	problem *problem
@@ -72,7 +74,7 @@ func (a *API) requestID(r *http.Request) string {
 func (a *API) begin(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		started := time.Now()
-		x := &exchange{id: a.requestID(r), remote: a.c.Proxies.ClientAddr(r)}
+		x := &exchange{id: a.requestID(r), peer: ingress.PeerAddr(r), remote: a.c.Proxies.ClientAddr(r)}
 		r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
 		if r.Method == http.MethodHead { // HEAD is GET without a body (RFC 9110, section 9.3.2); the server leaves that out itself
 			r.Method = http.MethodGet
@@ -204,10 +206,17 @@ func (a *API) patient(r *http.Request) (context.Context, context.CancelFunc) {
 }
 
 // inTurn runs an operation; of one key's reads only so many at once. The feed takes its turns itself, as it gives them back while it waits;
-// what waits for the vendor takes none.
-func (a *API) inTurn(ctx context.Context, op operation, c caller, run func(ctx context.Context, c caller) (reply, error)) (reply, error) {
+// what waits for the vendor takes none, but a place among those that wait.
+func (a *API) inTurn(ctx context.Context, op operation, peer netip.Addr, c caller, run func(ctx context.Context, c caller) (reply, error)) (reply, error) {
 	if op.access == accessKeys && !op.changes && op.id != "listEvents" && op.id != "findAssessment" {
 		done, err := a.reads.soon(ctx, c.key.ID)
+		if err != nil {
+			return reply{}, err
+		}
+		defer done()
+	}
+	if op.id == "findAssessment" || op.id == "testCallback" {
+		done, err := a.waiting.take(c, peer)
 		if err != nil {
 			return reply{}, err
 		}
@@ -224,7 +233,7 @@ func (a *API) do(w http.ResponseWriter, r *http.Request, operation func(ctx cont
 	c, err := a.present(exchangeOf(r).caller)
 	var answer reply
 	if err == nil {
-		answer, err = a.inTurn(ctx, exchangeOf(r).op, c, operation)
+		answer, err = a.inTurn(ctx, exchangeOf(r).op, exchangeOf(r).peer, c, operation)
 	}
 	if err == nil && r.Method == http.MethodGet {
 		_, err = a.present(c)

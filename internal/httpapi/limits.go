@@ -7,28 +7,24 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// maxWaiting is how many long polls one key may hold open at once.
-const maxWaiting = 32
-
 // siftedPerRequest is how many messages of a log that are read for nothing cost a key as much as a request.
 const siftedPerRequest = 100
 
 // maxKnown bounds the limiters kept; beyond it all are forgotten, which gives each key one fresh burst.
 const maxKnown = 10_000
 
-// limits holds each key to its rate and to its number of waiting requests, so that one client cannot take the API from others.
+// limits holds each key to its rate, so that one client cannot take the API from others.
 // The admin token is not limited: whoever holds it can do anything anyway.
 type limits struct {
 	perSecond rate.Limit
 	burst     int
 
-	mu      sync.Mutex
-	keys    map[string]*rate.Limiter
-	waiting map[string]int
+	mu   sync.Mutex
+	keys map[string]*rate.Limiter
 }
 
 func newLimits(perSecond float64, burst int) *limits {
-	return &limits{perSecond: rate.Limit(perSecond), burst: burst, keys: map[string]*rate.Limiter{}, waiting: map[string]int{}}
+	return &limits{perSecond: rate.Limit(perSecond), burst: burst, keys: map[string]*rate.Limiter{}}
 }
 
 // allow takes one request of a key's rate.
@@ -44,26 +40,6 @@ func (l *limits) allow(key string) bool {
 	}
 	l.mu.Unlock()
 	return limiter.Allow()
-}
-
-// wait takes one place of a key's waiting requests; done gives it back. The admin token's is "".
-func (l *limits) wait(key string) (done func(), ok bool) {
-	if key == "" {
-		return func() {}, true
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.waiting[key] >= maxWaiting {
-		return nil, false
-	}
-	l.waiting[key]++
-	return func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.waiting[key]--; l.waiting[key] == 0 {
-			delete(l.waiting, key)
-		}
-	}, true
 }
 
 // charge makes a key pay for messages that were read for it and were not its business: one request's worth for each siftedPerRequest.

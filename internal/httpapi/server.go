@@ -96,6 +96,8 @@ type Config struct {
 	CallbackNets []netip.Prefix
 	// Proxies are believed when they say for whom they speak (RELAY_TRUSTED_PROXIES); none if empty.
 	Proxies ingress.Proxies
+	// Waiting bounds the requests that wait for an event, the vendor or a receiver; 1,000, of which 250 from one address, if zero.
+	Waiting ingress.Bounds
 	// Ingress counts failed authentications; nil: nobody sees the counts.
 	Ingress *ingress.Metrics
 	// Restored is when a backup was last put back (topology.Mark): positions in the log from before are others'.
@@ -127,6 +129,7 @@ type API struct {
 	admin    [sha256.Size]byte
 	contract *contract
 	limits   *limits
+	waiting  *waiting
 	tests    *limits // by client
 	failures failures
 	bodies   *turns
@@ -169,6 +172,9 @@ func New(c Config) (*API, error) {
 	if c.ReadTimeout == 0 {
 		c.ReadTimeout = 30 * time.Second
 	}
+	if c.Waiting.Total == 0 {
+		c.Waiting = ingress.Bounds{Total: 1000, PerAddress: 250}
+	}
 	if c.Ingress == nil {
 		c.Ingress = ingress.NewMetrics(nil)
 	}
@@ -179,8 +185,9 @@ func New(c Config) (*API, error) {
 	c.PublicURL = strings.TrimSuffix(c.PublicURL, "/")
 	a := &API{
 		c: c, admin: sha256.Sum256([]byte(c.AdminToken)), contract: contract, limits: newLimits(c.RatePerSecond, c.Burst),
-		tests:  newLimits(c.TestsPerSecond, c.TestBurst),
-		bodies: newTurns(bodiesOfKey), reads: newTurns(readsOfKey), clients: newTurns(1), large: make(chan struct{}, largeBodies), checks: make(chan struct{}, checkedOnce),
+		waiting: newWaiting(c.Waiting),
+		tests:   newLimits(c.TestsPerSecond, c.TestBurst),
+		bodies:  newTurns(bodiesOfKey), reads: newTurns(readsOfKey), clients: newTurns(1), large: make(chan struct{}, largeBodies), checks: make(chan struct{}, checkedOnce),
 		failures: newFailures(c.Ingress, c.Failures), feed: newFeed(c.Store.Events, c.Log), drain: make(chan struct{}),
 	}
 	a.callbacks = store.NewMirror(store.MirrorConfig[store.SealedCallback]{

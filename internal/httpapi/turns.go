@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/ingress"
 )
 
 const (
@@ -74,13 +76,14 @@ func (t *turns) soon(ctx context.Context, key string) (done func(), err error) {
 	return done, nil
 }
 
-// enter takes one of the places, if one becomes free before ctx ends.
+// enter takes one of the places, if one becomes free before ctx ends. Until then the request's connection may be closed for another.
 func enter(ctx context.Context, places chan struct{}) bool {
 	select {
 	case places <- struct{}{}:
 		return true
 	default:
 	}
+	defer ingress.Pause(ctx)()
 	select {
 	case places <- struct{}{}:
 		return true

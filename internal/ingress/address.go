@@ -50,12 +50,15 @@ func (p Proxies) Contains(addr netip.Addr) bool {
 // maxHops bounds how many entries of X-Forwarded-For are looked at. Nobody has as many proxies of his own.
 const maxHops = 32
 
+// PeerAddr returns the address that a request's connection comes from.
+func PeerAddr(r *http.Request) netip.Addr { return parseHop(r.RemoteAddr) }
+
 // ClientAddr returns the address that a request came from: the peer's own, unless the peer is a trusted proxy. Then it
 // is the rightmost address in X-Forwarded-For that is not a trusted proxy's. What stands further left was written by
 // the client or by a proxy nobody vouches for, so it is not believed. An entry that is not an address ends the search,
 // and the last proxy before it counts.
 func (p Proxies) ClientAddr(r *http.Request) netip.Addr {
-	addr := parseHop(r.RemoteAddr)
+	addr := PeerAddr(r)
 	if !p.Contains(addr) {
 		return addr
 	}

@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -28,10 +29,11 @@ type Bounds struct {
 	Exempt Proxies
 }
 
-// Listener bounds the connections of another listener. When there is no room for a new connection, one that serves no
-// request is closed to make room: of the network that has the most, first one that never sent a whole request, then the
-// one that has been idle for longest. Where all of them are at work the new connection is closed at once. So idle
-// connections, however many, keep nobody out. Accept never fails while the listener is open.
+// Listener bounds the connections of another listener. When there is no room for a new connection, one on which the relay
+// does nothing is closed to make room: of the network that has the most, the oldest of the kind that it has most of (see
+// state). Where all of them are at work the new connection is closed at once. So connections that do nothing, or whose
+// requests never end because their callers neither send nor read on, keep nobody out, however many. Accept never fails
+// while the listener is open.
 type Listener struct {
 	net.Listener
 	name   string
@@ -50,13 +52,23 @@ type Listener struct {
 	untold   int
 }
 
-// network is what one network has of a listener's connections. Those that serve a request are in neither list.
+// state is what a connection does. In the first three it only waits for its caller, and may be closed for another.
+type state int
+
+const (
+	fresh   state = iota // no whole head of a request has come
+	idle                 // between two requests
+	stalled              // the rest of a request's body is to come, or an answer is to be taken; or see Pause
+	working
+	closing // closed, or about to be: it is counted no more
+)
+
+// network is what one network has of a listener's connections.
 type network struct {
 	key    netip.Prefix
 	exempt bool
 	open   int
-	fresh  *list.List // of *conn that have not sent a whole request, the oldest in front
-	idle   *list.List // of *conn between two requests, the one idle for longest in front
+	lists  [working]*list.List // of *conn in each state in which it may be closed, the oldest in front
 }
 
 // NewListener bounds a listener. The name stands in the log and in the metrics.
@@ -74,19 +86,46 @@ func (l *Listener) Serve(server *http.Server) error {
 	server.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) }
 	server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if c, ok := r.Context().Value(connKey{}).(*conn); ok {
-			c.begin()
+			c.enter(working)
+			if r.Body != nil && r.Body != http.NoBody {
+				r.Body = body{r.Body, c}
+			}
+			defer c.enter(stalled) // the server still writes the answer, and reads what is left of the body
 		}
 		inner.ServeHTTP(w, r)
 	})
-	server.ConnState = func(nc net.Conn, state http.ConnState) {
-		if c, ok := nc.(*conn); ok && state == http.StateIdle { // not when the handler returns: the answer is written after that
-			c.end()
+	server.ConnState = func(nc net.Conn, to http.ConnState) {
+		if c, ok := nc.(*conn); ok && to == http.StateIdle {
+			c.enter(idle)
 		}
 	}
 	return server.Serve(l)
 }
 
+// body is a request's body. While it is read, its connection waits for the caller.
+type body struct {
+	io.ReadCloser
+	c *conn
+}
+
+func (b body) Read(p []byte) (int, error) {
+	before := b.c.enter(stalled)
+	defer b.c.enter(before)
+	return b.ReadCloser.Read(p)
+}
+
 type connKey struct{}
+
+// Pause says that the request of a context does nothing until resume is called, as its caller has too many others under
+// way: meanwhile its connection may be closed for another.
+func Pause(ctx context.Context) (resume func()) {
+	c, ok := ctx.Value(connKey{}).(*conn)
+	if !ok {
+		return func() {}
+	}
+	before := c.enter(stalled)
+	return func() { c.enter(before) }
+}
 
 // Accept implements net.Listener.
 func (l *Listener) Accept() (net.Conn, error) {
@@ -161,7 +200,7 @@ func (l *Listener) tell(what string, args ...any) {
 
 // admit takes a connection in, or closes it and returns nil.
 func (l *Listener) admit(inner net.Conn) *conn {
-	c := &conn{Conn: inner, l: l}
+	c := &conn{Conn: inner, l: l, state: working} // in no list yet
 	addr := AddrOf(inner.RemoteAddr())
 	l.mu.Lock()
 	victim, reason := l.room(Network(addr))
@@ -177,17 +216,20 @@ func (l *Listener) admit(inner net.Conn) *conn {
 	}
 	c.of = l.networks[Network(addr)]
 	if c.of == nil {
-		c.of = &network{key: Network(addr), exempt: l.bounds.Exempt.Contains(addr), fresh: list.New(), idle: list.New()}
+		c.of = &network{key: Network(addr), exempt: l.bounds.Exempt.Contains(addr)}
+		for state := range c.of.lists {
+			c.of.lists[state] = list.New()
+		}
 		l.networks[c.of.key] = c.of
 	}
-	c.list(c.of.fresh)
 	c.of.open++
+	c.list(fresh)
 	l.open++
 	l.mu.Unlock()
 	if victim != nil {
 		_ = victim.Conn.Close()
 		l.counts.evicted.Inc()
-		l.tell("an idle connection was closed to make room for another", "remote", AddrOf(victim.RemoteAddr()).String())
+		l.tell("a connection that did nothing was closed to make room for another", "remote", AddrOf(victim.RemoteAddr()).String())
 	}
 	return c
 }
@@ -225,7 +267,7 @@ func (l *Listener) room(key netip.Prefix) (victim *conn, reason string) {
 	return most.victim(), ""
 }
 
-// largest returns the network with the most connections, of those that have one without a request. Proxies speak for
+// largest returns the network with the most connections, of those that have one that may be closed. Proxies speak for
 // many, so theirs come last. Of equals it is the new connection's own, or else the one whose connection is missed least.
 // mu is held.
 func (l *Listener) largest(own *network) *network {
@@ -245,32 +287,37 @@ func (l *Listener) largest(own *network) *network {
 	return most
 }
 
-// before reports whether a connection without a request is missed less than another of another network.
+// before reports whether a connection that may be closed is missed less than another of another network.
 func (c *conn) before(other *conn) bool {
-	if fresh := c.in == c.of.fresh; fresh != (other.in == other.of.fresh) {
-		return fresh
+	if (c.state == idle) != (other.state == idle) {
+		return other.state == idle
 	}
 	return c.since < other.since
 }
 
-// victim returns the connection of the network that is missed least: one that has never sent a request, or else the one
-// that has been idle for longest. Nil: all of them serve requests. The listener's mu is held.
+// victim returns the connection of the network that is missed least: the oldest of the state that most are in, and of
+// equally many first one that never sent a request, then an idle one. So connections that come to stay in one state push
+// out one another: a new connection has the time to send its request, and a request the time to come and to be answered.
+// Nil: all of them are at work. The listener's mu is held.
 func (n *network) victim() *conn {
-	for _, of := range []*list.List{n.fresh, n.idle} {
-		if e := of.Front(); e != nil {
-			return e.Value.(*conn)
+	most := n.lists[fresh]
+	for _, of := range n.lists[1:] {
+		if of.Len() > most.Len() {
+			most = of
 		}
+	}
+	if e := most.Front(); e != nil {
+		return e.Value.(*conn)
 	}
 	return nil
 }
 
 // remove takes a connection out of the books, once. mu is held.
 func (l *Listener) remove(c *conn) {
-	if c.gone {
+	if c.state == closing {
 		return
 	}
-	c.gone = true
-	c.unlist()
+	c.list(closing)
 	c.of.open--
 	l.open--
 	if c.of.open == 0 {
@@ -285,11 +332,9 @@ type conn struct {
 	of *network
 
 	// The listener's mu guards these.
-	in   *list.List    // of.fresh, of.idle, or nil while a request is served
-	at   *list.Element // in that list
-	gone bool
-	// since orders the times at which connections entered their lists.
-	since uint64
+	state state
+	at    *list.Element // in of.lists[state], if it has one
+	since uint64        // orders the times at which connections entered their states
 }
 
 // Close implements net.Conn.
@@ -300,33 +345,32 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// begin says that a whole request head has come: the connection is at work, and is not closed for another.
-func (c *conn) begin() {
-	c.l.mu.Lock()
-	defer c.l.mu.Unlock()
-	c.unlist()
+// Write implements net.Conn. While it lasts the connection waits for the caller to read.
+func (c *conn) Write(p []byte) (int, error) {
+	before := c.enter(stalled)
+	defer c.enter(before)
+	return c.Conn.Write(p)
 }
 
-// end says that the request was answered.
-func (c *conn) end() {
+// enter moves the connection to a state, and returns the one it was in. One that stays in its state keeps its age.
+func (c *conn) enter(to state) (before state) {
 	c.l.mu.Lock()
 	defer c.l.mu.Unlock()
-	if !c.gone {
-		c.unlist()
-		c.list(c.of.idle)
+	if before = c.state; before != to && before != closing {
+		c.list(to)
 	}
+	return before
 }
 
-// list puts the connection at the end of a list.
-func (c *conn) list(in *list.List) {
+// list puts the connection at the end of a state's list. mu is held.
+func (c *conn) list(to state) {
+	if c.at != nil {
+		c.of.lists[c.state].Remove(c.at)
+		c.at = nil
+	}
 	c.l.listed++
-	c.in, c.at, c.since = in, in.PushBack(c), c.l.listed
-}
-
-// unlist takes the connection out of the list that it is in.
-func (c *conn) unlist() {
-	if c.in != nil {
-		c.in.Remove(c.at)
-		c.in, c.at = nil, nil
+	c.state, c.since = to, c.l.listed
+	if to < working {
+		c.at = c.of.lists[to].PushBack(c)
 	}
 }

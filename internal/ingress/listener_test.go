@@ -69,7 +69,7 @@ func TestAListenerKeepsItsBoundsWhateverHappens(t *testing.T) {
 		b := Bounds{Total: rapid.IntRange(1, 12).Draw(t, "total"), PerAddress: rapid.IntRange(1, 6).Draw(t, "each"), Exempt: proxies}
 		l := bounded(newScript(), b)
 		var live []*conn
-		working := map[*conn]bool{}
+		atWork := map[*conn]bool{}
 		for range rapid.IntRange(1, 80).Draw(t, "steps") {
 			switch op := rapid.IntRange(0, 5).Draw(t, "op"); {
 			case op <= 2 || len(live) == 0:
@@ -83,7 +83,7 @@ func TestAListenerKeepsItsBoundsWhateverHappens(t *testing.T) {
 				still := live[:0:0]
 				for _, c := range live {
 					switch closed := c.Conn.(*remote).closed.Load(); {
-					case closed && working[c]:
+					case closed && atWork[c]:
 						t.Fatal("a connection at work was closed for another")
 					case !closed:
 						still = append(still, c)
@@ -104,12 +104,10 @@ func TestAListenerKeepsItsBoundsWhateverHappens(t *testing.T) {
 					}
 				}
 			default:
-				c := rapid.SampledFrom(live).Draw(t, "working")
-				if working[c] = op == 4; working[c] {
-					c.begin()
-				} else {
-					c.end()
-				}
+				c := rapid.SampledFrom(live).Draw(t, "changing")
+				to := rapid.SampledFrom([]state{idle, stalled, working, working}).Draw(t, "to")
+				atWork[c] = to == working
+				c.enter(to)
 			}
 			each := map[netip.Prefix]int{}
 			for _, c := range live {
@@ -141,7 +139,7 @@ func TestIdleConnectionsOfAStrangerGiveWay(t *testing.T) {
 			t.Fatal("refused below the bounds")
 		}
 	}
-	l.networks[Network(netip.MustParseAddr("192.0.2.66"))].victim().begin() // one is at work
+	l.networks[Network(netip.MustParseAddr("192.0.2.66"))].victim().enter(working) // one is at work
 	for i := range 6 {
 		r, _ := dial(fmt.Sprintf("198.51.100.%d:1", i))
 		if l.admit(r) == nil {
@@ -239,4 +237,84 @@ func TestServeTellsWhichConnectionsAreAtWork(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// Whoever sends no more of a request, or takes no more of an answer, keeps nobody out, though his request has begun.
+func TestConnectionsThatWaitForTheirCallersGiveWay(t *testing.T) {
+	t.Parallel()
+	const head = "POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nx"
+	for name, request := range map[string]string{
+		"a body that the handler reads":            fmt.Sprintf(head, "/read"),
+		"a body that is left when it has answered": fmt.Sprintf(head, "/refuse"),
+		"an answer that is not read":               "GET /large HTTP/1.1\r\nHost: a\r\n\r\n",
+		"one that lets others go first":            "GET /pause HTTP/1.1\r\nHost: a\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				inner := newScript()
+				l := bounded(inner, Bounds{Total: 3, PerAddress: 3})
+				server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					switch r.URL.Path {
+					case "/read":
+						_, _ = io.Copy(io.Discard, r.Body)
+					case "/large":
+						_, _ = io.WriteString(w, strings.Repeat("x", 1<<20))
+					case "/pause":
+						resume := Pause(r.Context())
+						<-r.Context().Done()
+						resume()
+					}
+				})}
+				ended := make(chan error)
+				go func() { ended <- l.Serve(server) }()
+				var held []*remote
+				for i := range 3 {
+					r, end := dial(fmt.Sprintf("192.0.2.%d:1", i))
+					held = append(held, r)
+					inner.results <- r
+					_, _ = io.WriteString(end, request)
+					synctest.Wait()
+				}
+				for i := range 2 { // the first is answered, and then idle, which counts for more than to be stalled
+					r, end := dial(fmt.Sprintf("198.51.100.%d:1", i))
+					inner.results <- r
+					if _, err := io.WriteString(end, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"); err != nil {
+						t.Fatalf("a connection was refused: %v", err)
+					}
+					answer, err := http.ReadResponse(bufio.NewReader(end), nil)
+					if err != nil || answer.StatusCode != http.StatusOK {
+						t.Fatalf("no answer: %v", err)
+					}
+					synctest.Wait()
+				}
+				if !held[0].closed.Load() || !held[1].closed.Load() || held[2].closed.Load() {
+					t.Errorf("closed: %v %v %v; want the two oldest", held[0].closed.Load(), held[1].closed.Load(), held[2].closed.Load())
+				}
+				_ = server.Close()
+				if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// A connection that has just come has the time to send its request, however many others stall theirs.
+func TestNewConnectionsOutliveStalledOnes(t *testing.T) {
+	t.Parallel()
+	l := bounded(newScript(), Bounds{Total: 8, PerAddress: 8})
+	for range 8 {
+		r, _ := dial("192.0.2.66:1")
+		l.admit(r).enter(stalled)
+	}
+	r, _ := dial("192.0.2.66:1")
+	l.admit(r)
+	for range 6 {
+		other, _ := dial("192.0.2.66:1")
+		l.admit(other).enter(stalled)
+	}
+	if r.closed.Load() {
+		t.Error("a new connection was closed for requests that do not go on")
+	}
 }

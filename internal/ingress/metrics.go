@@ -29,7 +29,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "audatex_relay_listener_refused_total", Help: "Connections closed as soon as they came, by the bound that was reached.",
 		}, []string{"listener", "reason"}),
 		evicted: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "audatex_relay_listener_evicted_total", Help: "Connections without a request that were closed to make room for new ones.",
+			Name: "audatex_relay_listener_evicted_total", Help: "Connections on which nothing went on that were closed to make room for new ones.",
 		}, []string{"listener"}),
 		failed: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "audatex_relay_listener_accept_errors_total", Help: "Connections that could not be accepted, as for want of descriptors.",
