@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 const (
@@ -40,15 +41,16 @@ type tokenAnswer struct {
 
 // readTokenAnswer reads a JSON object, also one that is cut, holds members twice or in other spellings, or lies
 // within an array, a string or another object; a form (RFC 6749 had it so in its drafts); or XML, which the
-// vendor's API has beside JSON. Anything else gives an empty answer.
+// vendor's API has beside JSON. Of anything else it takes the tokens by their names; see scan.
 func readTokenAnswer(body []byte) tokenAnswer {
 	var f tokenFields
 	f.read(trimJSON(body), maxTokenDepth)
+	f.scan(trimJSON(body))
 	a := tokenAnswer{life: defaultLife, code: f[errorCode].value}
 	if refresh := f[refreshToken].value; len(refresh) <= maxRefreshToken {
 		a.refresh = NewSecret(refresh)
 	}
-	if access := f[accessToken].value; len(access) <= maxAccessToken && !strings.ContainsFunc(access, notInToken) {
+	if access := withoutScheme(f[accessToken].value); len(access) <= maxAccessToken && !strings.ContainsFunc(access, notInToken) {
 		a.access = NewSecret(access)
 	}
 	if life, ok := lifeOf(f[expiresIn].value); ok {
@@ -59,6 +61,14 @@ func readTokenAnswer(body []byte) tokenAnswer {
 
 // notInToken reports whether a character cannot be part of an access token in a header (RFC 6749, appendix A.12).
 func notInToken(r rune) bool { return r <= ' ' || r > '~' }
+
+// withoutScheme takes away the scheme of an Authorization header, where an access token is given ready for one.
+func withoutScheme(access string) string {
+	if scheme, token, found := strings.Cut(access, " "); found && strings.EqualFold(scheme, "Bearer") {
+		return strings.TrimSpace(token)
+	}
+	return access
+}
 
 // lifeOf reads expires_in: seconds, as an integer or not, as a number or as text. What is not between a second and a
 // year is no life.
@@ -113,7 +123,7 @@ func (f *tokenFields) within(b []byte, depth int) {
 
 // put takes a field's value if it has one.
 func (f *tokenFields) put(name, value string) {
-	value = strings.TrimSpace(value)
+	value = strings.TrimFunc(value, notInValue)
 	if value == "" || len(name) > 32 {
 		return
 	}
@@ -125,6 +135,9 @@ func (f *tokenFields) put(name, value string) {
 		f[field].value, f[field].exact = value, exact
 	}
 }
+
+// notInValue reports whether a character around a value does not belong to it: white space, byte order marks.
+func notInValue(r rune) bool { return unicode.IsSpace(r) || unicode.Is(unicode.Cf, r) }
 
 // bareName is a member's name without case and punctuation: refreshToken and Refresh-Token are refresh_token.
 func bareName(name string) string {
@@ -174,13 +187,21 @@ func (f *tokenFields) readObject(b []byte, depth int) {
 		case c == '"':
 			// Of what comes last in a cut answer only a string shows that it is whole. A text behind it is no part
 			// of it.
-			if text, ok := jsonText(value[:stringEnd(value)]); ok {
-				f.put(name, text)
+			text, ok := jsonText(value[:stringEnd(value)])
+			if !ok {
+				return
+			}
+			if f.put(name, text); strings.HasPrefix(strings.TrimSpace(text), "{") { // a document within a text
+				inner = append(inner, []byte(text))
 			}
 		case c == '{' || c == '[':
 			inner = append(inner, value)
 		case whole && (c == '-' || c >= '0' && c <= '9') && bareName(name) == bareName(tokenFieldNames[expiresIn]):
 			f.put(name, string(value)) // every other field is a text
+		case whole && c >= '1' && c <= '9' && len(value) >= shortestToken && bareName(name) != bareName(tokenFieldNames[errorCode]):
+			if digits := string(value); strings.Trim(digits, "0123456789") == "" { // a token without quotes
+				f.put(name, digits)
+			}
 		}
 	})
 	for _, value := range inner {
@@ -194,7 +215,9 @@ func (f *tokenFields) readForm(b []byte) {
 	}
 	values, _ := url.ParseQuery(string(b)) // the error is of one pair; the others are there
 	for name, v := range values {
-		f.put(name, v[len(v)-1])
+		if last := strings.TrimSpace(v[len(v)-1]); !strings.ContainsAny(last, "\r\n") { // else it has lines and is no form
+			f.put(name, last)
+		}
 	}
 }
 

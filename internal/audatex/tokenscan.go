@@ -1,0 +1,105 @@
+package audatex
+
+import (
+	"bytes"
+	"encoding/json"
+	"html"
+	"strings"
+)
+
+const (
+	// shortestToken is the length from which a value that is found by its name alone is taken for a token.
+	shortestToken = 8
+	// maxScans bounds how many names are looked at in an answer.
+	maxScans = 1000
+)
+
+// scan is the last resort for an answer that is none of the forms that read knows, or has something in front of it:
+// a call of JSONP, a page around JSON, attributes, names without quotes, lines. A token is what follows its name. Only
+// together do two tokens count: one value alone may be a description of what went wrong.
+func (f *tokenFields) scan(b []byte) {
+	if f.complete() || json.Valid(b) {
+		return
+	}
+	var found tokenFields
+	for _, text := range []string{string(b), html.UnescapeString(string(b))} {
+		found.scanText(text)
+		// Of JSON within a text the quotes are escaped.
+		found.scanText(strings.ReplaceAll(text, `\"`, `"`))
+		if found.complete() {
+			break
+		}
+	}
+	if f[accessToken].value == "" {
+		f[accessToken] = found[accessToken]
+	}
+	if f[refreshToken].value == "" && found.complete() {
+		f[refreshToken] = found[refreshToken]
+	}
+	if f[expiresIn].value == "" {
+		f[expiresIn] = found[expiresIn]
+	}
+}
+
+// scanText looks for names, and for the values behind them, without regard to what the text is. What it has found
+// already stays.
+func (f *tokenFields) scanText(text string) {
+	for range maxScans {
+		i := strings.IndexByte(text, '_')
+		if i < 0 {
+			return
+		}
+		from := i
+		for from > 0 && isNamePart(text[from-1]) {
+			from--
+		}
+		end := i
+		for end < len(text) && isNamePart(text[end]) {
+			end++
+		}
+		name := text[from:end]
+		text = text[end:]
+		for field, known := range tokenFieldNames {
+			if !strings.EqualFold(name, known) || tokenField(field) == errorCode || f[field].value != "" {
+				continue
+			}
+			if value := scanValue(text); tokenField(field) == expiresIn || len(value) >= shortestToken {
+				f.put(known, value)
+			}
+		}
+	}
+}
+
+func isNamePart(c byte) bool {
+	return c == '_' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+}
+
+// scanValue returns the value behind a name: what begins behind a colon, an equals sign or the end of a tag, up to the
+// quote that it began with, or up to where a token must have ended.
+func scanValue(text string) string {
+	const between = " \t\r\n\"'`:=>"
+	begin := strings.TrimLeft(text, between)
+	separator := text[:len(text)-len(begin)]
+	if !strings.ContainsAny(separator, ":=>") {
+		return ""
+	}
+	if cdata, found := strings.CutPrefix(begin, "<![CDATA["); found {
+		begin, separator = cdata, ""
+	}
+	if n := len(separator); n > 0 && strings.IndexByte("\"'`", separator[n-1]) >= 0 {
+		quote := separator[n-1:]
+		value, _, ended := strings.Cut(begin, quote)
+		if !ended {
+			return ""
+		}
+		if whole, ok := jsonText(bytes.Join([][]byte{nil, []byte(value), nil}, []byte{'"'})); ok {
+			return whole
+		}
+		return ""
+	}
+	end := strings.IndexAny(begin, " \t\r\n\"'`<>&,;(){}[]\\")
+	if end < 0 {
+		return begin
+	}
+	return begin[:end]
+}
