@@ -5,6 +5,7 @@ import (
 	"compress/flate"
 	"compress/gzip"
 	"compress/zlib"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -40,7 +41,7 @@ func (c content) stillEncoded() error {
 }
 
 // readContent reads the body of an answer and undoes its content encodings, although none was asked for: a
-// labelled one, and gzip also without a label. Neither the encoded nor any decoded form is read beyond limit
+// labelled one, and one that the bytes themselves show if the label is missing or wrong. Neither the encoded nor any decoded form is read beyond limit
 // bytes. A label is ignored where the bytes are plain text. What was read is returned in any case; the error says
 // that it is only the start of what was sent.
 func readContent(res *http.Response, limit int64) (content, error) {
@@ -50,7 +51,7 @@ func readContent(res *http.Response, limit int64) (content, error) {
 		return c, err
 	}
 	labels := contentEncodings(res.Header)
-	if len(labels) == 0 && !isGzip(body) {
+	if len(labels) == 0 && sniff(body) == "" {
 		c.body, c.more = cutTo(toUTF8(body, res.Header), limit, more)
 		return c, err
 	}
@@ -78,25 +79,41 @@ func undo(labels []string, body []byte, limit int64) (content, error) {
 		if isText(c.body) { // a label for nothing, such as "utf-8", or one that a gateway forgot to take away
 			return c, nil
 		}
-		decoded, more, err := decode(left[len(left)-1], c.body, limit)
+		label := left[len(left)-1]
+		if isCharset(label) {
+			continue
+		}
+		decoded, more, err := decode(label, c.body, limit)
+		if other := sniff(c.body); err != nil && len(decoded) == 0 && other != "" && other != label { // a wrong label
+			decoded, more, err = decode(other, c.body, limit)
+		}
 		if err != nil && len(decoded) == 0 {
 			c.encoding = joinLabels(left)
 			return c, nil
 		}
 		c.body, c.more = decoded, c.more || more
-		if err != nil {
+		if err != nil && !lacksEnd(decoded, err) {
 			return c, err
 		}
 	}
-	if isGzip(c.body) { // once more than it says
-		decoded, more, err := decode("gzip", c.body, limit)
+	if other := sniff(c.body); other != "" { // once more than it says
+		decoded, more, err := decode(other, c.body, limit)
 		if err != nil && len(decoded) == 0 {
 			return c, nil
 		}
 		c.body, c.more = decoded, c.more || more
-		return c, err
+		if !lacksEnd(decoded, err) {
+			return c, err
+		}
 	}
 	return c, nil
+}
+
+// lacksEnd reports whether nothing but the end of an encoded form is missing, where its checksum is: what it holds is a
+// whole document of JSON.
+func lacksEnd(decoded []byte, err error) bool {
+	b := trimJSON(decoded)
+	return errors.Is(err, io.ErrUnexpectedEOF) && len(b) > 0 && (b[0] == '{' || b[0] == '[' || b[0] == '"') && json.Valid(b)
 }
 
 var errUnknownEncoding = errors.New("unknown content encoding")
@@ -105,8 +122,8 @@ var errUnknownEncoding = errors.New("unknown content encoding")
 // with the error.
 func decode(label string, body []byte, limit int64) (decoded []byte, more bool, err error) {
 	var r io.Reader
-	switch label {
-	case "gzip", "x-gzip":
+	switch strings.TrimPrefix(label, "x-") {
+	case "gzip":
 		r, err = gzip.NewReader(bytes.NewReader(body))
 	case "deflate": // means zlib; some send the bare stream
 		r, err = zlib.NewReader(bytes.NewReader(body))
@@ -144,6 +161,7 @@ func contentEncodings(h http.Header) []string {
 	var labels []string
 	for _, line := range h["Content-Encoding"] {
 		for label := range strings.SplitSeq(line, ",") {
+			label, _, _ = strings.Cut(label, ";") // a weight is for a request
 			label = strings.ToLower(strings.Trim(label, " \t\""))
 			if label != "" && label != identity && label != "none" {
 				labels = append(labels, label)
@@ -162,7 +180,23 @@ func joinLabels(labels []string) string {
 	return s
 }
 
-func isGzip(b []byte) bool { return len(b) > 2 && b[0] == 0x1f && b[1] == 0x8b && b[2] == 8 }
+// sniff returns the encoding that bytes begin like, "" for none. Text begins like none of them, and neither does UTF-16.
+func sniff(b []byte) string {
+	switch {
+	case bytes.HasPrefix(b, []byte{0x1f, 0x8b, 8}):
+		return "gzip"
+	case bytes.HasPrefix(b, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		return "zstd"
+	case len(b) > 2 && b[0] == 0x78 && (b[1] == 1 || b[1] == 0x5e || b[1] == 0x9c || b[1] == 0xda) && !isText(b):
+		return "deflate"
+	}
+	return ""
+}
+
+// isCharset reports whether a label names a charset, which belongs into the Content-Type.
+func isCharset(label string) bool {
+	return strings.HasPrefix(label, "utf-") || strings.HasPrefix(label, "iso-8859") || label == "utf8" || label == "us-ascii"
+}
 
 // isText reports whether b is UTF-8 without control characters but white space, which encoded bytes are not.
 func isText(b []byte) bool {

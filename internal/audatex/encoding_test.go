@@ -61,6 +61,18 @@ func TestAnswersAreDecodedThoughIdentityWasAskedFor(t *testing.T) {
 		"bare deflate":       {deflated(encodedPage), []string{"deflate"}},
 		"br":                 {brotlied(encodedPage), []string{"br"}},
 		"zstd":               {zstandard(encodedPage), []string{"zstd"}},
+		"x-deflate":          {zlibbed(encodedPage), []string{"x-deflate"}},
+		"with a weight":      {gzipped(encodedPage), []string{"gzip;q=1.0"}},
+		"a charset behind":   {gzipped(encodedPage), []string{"gzip, utf-8"}},
+		"a charset before":   {gzipped(encodedPage), []string{"UTF-8", "gzip"}},
+		"br that is gzip":    {gzipped(encodedPage), []string{"br"}},
+		"gzip that is zlib":  {zlibbed(encodedPage), []string{"gzip"}},
+		"gzip that is zstd":  {zstandard(encodedPage), []string{"gzip"}},
+		"unknown, is gzip":   {gzipped(encodedPage), []string{"packed"}},
+		"no label, zlib":     {zlibbed(encodedPage), nil},
+		"no label, zstd":     {zstandard(encodedPage), nil},
+		"gzip without end":   {gzipped(encodedPage)[:len(gzipped(encodedPage))-8], []string{"gzip"}},
+		"zlib without end":   {zlibbed(encodedPage)[:len(zlibbed(encodedPage))-4], []string{"deflate"}},
 		"two":                {gzipped(string(zlibbed(encodedPage))), []string{"deflate, gzip"}},
 		"two lines":          {brotlied(string(gzipped(encodedPage))), []string{"gzip", "br"}},
 		"identity as well":   {gzipped(encodedPage), []string{"identity, gzip,,identity"}},
@@ -170,7 +182,7 @@ func TestACutCompressedPageYieldsWhatArrived(t *testing.T) {
 	t.Parallel()
 	body := gzipped(encodedPage)
 	for name, handler := range map[string]http.HandlerFunc{
-		"a stream that ends early": answering(200, string(body[:len(body)-12]), "Content-Encoding", "gzip"),
+		"a stream that ends early": answering(200, string(body[:len(body)-24]), "Content-Encoding", "gzip"),
 		"a checksum that is wrong": answering(200, string(append(body[:len(body)-8:len(body)-8], 1, 2, 3, 4, 5, 6, 7, 8)), "Content-Encoding", "gzip"),
 		"a connection that ends":   cut("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 500\r\n\r\n" + string(body[:len(body)-12])),
 	} {
@@ -258,7 +270,7 @@ func FuzzContent(f *testing.F) {
 		if len(body) > 0 && len(got.body) == 0 && got.encoding != "" {
 			t.Errorf("bytes in encoding %q were dropped (%v)", got.encoding, err)
 		}
-		if len(body) > limit/2 || isGzip(body) || string(fromUTF16(body)) != string(body) {
+		if len(body) > limit/2 || sniff(body) != "" || string(fromUTF16(body)) != string(body) {
 			return
 		}
 		again, err := readContent(&http.Response{Body: io.NopCloser(bytes.NewReader(gzipped(string(body)))), Header: http.Header{"Content-Encoding": {"gzip"}}}, limit)
