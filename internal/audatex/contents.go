@@ -71,8 +71,8 @@ func (c Contents) Err(p Page) error {
 	}
 }
 
-// foreign reports whether an element has nothing of a notification: it is not a JSON object, or has none of the fields
-// by which one is known.
+// foreign reports whether an element has nothing of a notification: it is not a JSON object, or the fields by which one
+// is known are missing or empty.
 func (n Notification) foreign() bool {
 	if n.Order != "" || n.ID != "" || n.Topic != "" {
 		return false
@@ -85,7 +85,9 @@ func (n Notification) foreign() bool {
 		return true
 	}
 	for _, field := range []json.RawMessage{known.NotificationID, known.EventType, known.Topic, known.Resources, known.ResourceUris} {
-		if len(field) > 0 && string(field) != "null" {
+		switch string(field) {
+		case "", "null", `""`, "[]", "{}":
+		default:
 			return false
 		}
 	}
