@@ -69,8 +69,8 @@ func (w *world) checkOwners(f *findings, all map[int][]lease) (late int) {
 			switch {
 			case a.at.Before(l.earliest):
 				best = min(best, l.earliest.Sub(a.at))
-			case a.at.After(l.until):
-				best = min(best, a.at.Sub(l.until))
+			case a.at.After(l.over()):
+				best = min(best, a.at.Sub(l.over()))
 			default:
 				best = 0
 			}

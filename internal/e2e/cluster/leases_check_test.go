@@ -45,6 +45,30 @@ func TestLeasesOf(t *testing.T) {
 	}
 }
 
+// TestWhatWasNotSeenMayHaveBeenARenewal shows until when a lease may have been held whose renewals nobody saw.
+func TestWhatWasNotSeenMayHaveBeenARenewal(t *testing.T) {
+	t.Parallel()
+	began := time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC)
+	body := func(nonce string) []byte { return fmt.Appendf(nil, `{"replica":"r","nonce":%q,"epoch":1}`, nonce) }
+	next := began.Add(time.Minute)
+	for name, c := range map[string]struct {
+		after revision
+		over  time.Time
+	}{
+		"taken, all seen":        {revision{seq: 2, at: next, body: body("b")}, began.Add(topology.LeaseTTL)},
+		"taken, some not seen":   {revision{seq: 9, at: next, body: body("b"), gap: true}, next},
+		"removed, all seen":      {revision{seq: 2, at: next, removed: true}, began.Add(topology.LeaseTTL)},
+		"removed, some not seen": {revision{seq: 9, at: next, removed: true, gap: true}, next},
+	} {
+		var f findings
+		revisions := []revision{{seq: 1, at: began, body: body("a")}, c.after}
+		list := leasesOf(&f, 5, topology.LeaseTTL, revisions, func(string) (int, int) { return 0, 0 })
+		if got := list[0].over(); !got.Equal(c.over) {
+			t.Errorf("%s: over at %s, want %s", name, got, c.over)
+		}
+	}
+}
+
 // TestRefreshesOf shows which refreshes count as interrupted.
 func TestRefreshesOf(t *testing.T) {
 	t.Parallel()

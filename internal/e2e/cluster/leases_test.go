@@ -18,6 +18,7 @@ type lease struct {
 	from     time.Time
 	earliest time.Time // from, or before: when something was missed, it may have begun any time since the revision before
 	until    time.Time // released, expired or not yet over
+	latest   time.Time // until, or later: when something was missed, it may have been renewed up to the revision after
 	given    bool      // released by its owner before its time
 }
 
@@ -66,8 +67,11 @@ func leasesOf(f *findings, shard int, ttl time.Duration, revisions []revision, w
 			current = &list[len(list)-1]
 		}
 		if r.removed {
-			if current != nil && r.at.Before(current.until) {
-				current.until, current.given = r.at, true
+			if current != nil {
+				current.endUnseen(gap, r.at)
+				if r.at.Before(current.until) {
+					current.until, current.given = r.at, true
+				}
 			}
 			gap = false
 			continue
@@ -104,12 +108,28 @@ func leasesOf(f *findings, shard int, ttl time.Duration, revisions []revision, w
 			f.add(twoOwners, "shard %d was taken under epoch %d, there had been %d", shard, next.epoch, highest)
 		}
 		if current != nil {
+			current.endUnseen(gap, r.at)
 			current.until = earlier(current.until, r.at)
 		}
 		highest = max(highest, next.epoch)
 		list, gap = append(list, next), false
 	}
 	return list
+}
+
+// endUnseen takes in that the next revision that was seen is no renewal. If some were missed before it, renewals may be among them.
+func (l *lease) endUnseen(missed bool, next time.Time) {
+	if missed && next.After(l.until) {
+		l.latest = next
+	}
+}
+
+// over returns when the lease was over at the latest, for all that was seen.
+func (l *lease) over() time.Time {
+	if l.latest.After(l.until) {
+		return l.latest
+	}
+	return l.until
 }
 
 func earlier(a, b time.Time) time.Time {
