@@ -244,3 +244,41 @@ func FuzzExcerpt(f *testing.F) {
 		}
 	})
 }
+
+func TestExcerptsRepeatNoSecretOfOtherLetters(t *testing.T) {
+	t.Parallel()
+	key, err := signature.ParseSecret("whsec_" + base64.StdEncoding.EncodeToString([]byte("key-of-32-bytes-that-is-printed.")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ secret, body string }{
+		{"pässwörd-ünïque", "got password-unique"},
+		{"pässwörd-ünïque", "got pa\u0308sswo\u0308rd-u\u0308ni\u0308que"},
+		{"pässwörd-ünïque", "got p?ssw?rd-?n?que"},
+		{"pässwörd-ünïque", "GOT PÄSSWÖRD-ÜNÏQUE"},
+		{"秘密の鍵です", "got 秘密の鍵"},
+		{"秘密の鍵です", "密の鍵で"},
+		{"🔑🔑🐟🐟🐠", `{"got":"\ud83d\udd11\ud83d\udd11\ud83d\udc1f\ud83d\udc1f\ud83d\udc20"}`},
+		{"🔑🔑🐟🐟🐠", `{"got":"\\ud83d\\udd11\\ud83d\\udd11\\ud83d\\udc1f\\ud83d\\udc1f"}`},
+		{`""\\//<<>>&&`, `{"got":"\"\"\\\\//\u003c\u003c>>&&"}`},
+		{"k9x", "pin k9x is wrong"},
+		{"k9x", `{"pin":"K9X"}`},
+		{"k9x", "pin=k9x&"},
+		{"", "key-of-32-bytes-that-is-printed."},
+		{"", "KEY OF 32 BYTES"},
+	} {
+		r := &Request{URL: "https://bms.example/", Secrets: []signature.Secret{key}}
+		if tt.secret != "" {
+			r.Auth = Basic("u", tt.secret)
+		}
+		secrets := func() needles { return secretsOf(r, "", "") }
+		if got := excerpt([]byte(tt.body), false, false, secrets); got != withheldSecret {
+			t.Errorf("%q in %q is shown", tt.secret, tt.body)
+		}
+		for _, innocent := range []string{"taskk9xy: no such table", "Datenbank nicht verfügbar", "キューがいっぱいです", `C:\\inetpub\\orders failed`} {
+			if got := excerpt([]byte(innocent), false, false, secrets); got == withheldSecret {
+				t.Errorf("%q in %q is withheld", tt.secret, innocent)
+			}
+		}
+	}
+}

@@ -7,7 +7,10 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
 )
 
 // maxUnescapes is how often a text is unescaped: a proxy that escapes an error page that escapes a URL that was escaped
@@ -46,8 +49,14 @@ func (h *haystack) add(text string, depth int) {
 }
 
 func (h *haystack) addForm(text string) {
-	h.raw = append(h.raw, strings.ToLower(text))
-	s := squeeze(text)
+	h.raw = append(h.raw, strings.ToLower(withoutBackslashes(text)))
+	h.addSqueezed(squeeze(text))
+	if other := decompose(text); other != text {
+		h.addSqueezed(squeeze(other))
+	}
+}
+
+func (h *haystack) addSqueezed(s string) {
 	if slices.Contains(h.squeezed, s) {
 		return
 	}
@@ -73,9 +82,51 @@ func (h *haystack) holds(part string) bool {
 	return slices.ContainsFunc(h.squeezed, func(s string) bool { return strings.Contains(s, part) })
 }
 
-func (h *haystack) holdsRaw(part string) bool {
-	return slices.ContainsFunc(h.raw, func(s string) bool { return strings.Contains(s, part) })
+// holdsPartOf reports whether the text holds a few characters in a row of a secret, or all of a shorter one.
+func (h *haystack) holdsPartOf(secret string) bool {
+	characters := []rune(secret)
+	n := min(windowRaw, len(characters))
+	for i := 0; i+n <= len(characters) && n > 0; i++ {
+		part := string(characters[i : i+n])
+		if slices.ContainsFunc(h.raw, func(s string) bool { return strings.Contains(s, part) }) {
+			return true
+		}
+	}
+	return false
 }
+
+// holdsWord reports whether the text holds a word by itself.
+func (h *haystack) holdsWord(word string) bool {
+	within := func(c rune) bool { return unicode.IsLetter(c) || unicode.IsDigit(c) }
+	return slices.ContainsFunc(h.raw, func(s string) bool {
+		for {
+			before, after, found := strings.Cut(s, word)
+			if !found {
+				return false
+			}
+			last, _ := utf8.DecodeLastRuneInString(before)
+			next, _ := utf8.DecodeRuneInString(after)
+			if !within(last) && !within(next) {
+				return true
+			}
+			_, size := utf8.DecodeRuneInString(s[len(before):])
+			s = s[len(before)+size:]
+		}
+	})
+}
+
+// decompose splits letters with accents into the letter and the accent.
+func decompose(s string) string {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return norm.NFKD.String(s)
+		}
+	}
+	return s
+}
+
+// withoutBackslashes takes away what may be doubled, or not, in a text that is escaped.
+func withoutBackslashes(s string) string { return strings.ReplaceAll(s, `\`, "") }
 
 // endsWithin reports whether the text ends with the beginning of a secret that is too short to be a window.
 func (h *haystack) endsWithin(secret string) bool {
@@ -158,6 +209,9 @@ func escaped(s string) (c rune, n int) {
 	case 'x', 'X':
 		c, n = number(2, 2, 16)
 	case 'u':
+		if pair, n := surrogates(s); n > 0 {
+			return pair, n
+		}
 		if end := strings.IndexByte(s[:min(len(s), 12)], '}'); s[2:] != "" && s[2] == '{' && end > 3 {
 			if c, n = number(3, end-3, 16); n > 0 {
 				return c, n + 1
@@ -177,6 +231,24 @@ func escaped(s string) (c rune, n int) {
 		return c, n
 	}
 	return -1, 1 // the backslash alone: \/ and \"
+}
+
+// surrogates reads two escapes that stand for one character together, with any number of backslashes before the second.
+func surrogates(s string) (c rune, n int) {
+	const one, digits = len(`\u0000`), 4
+	if len(s) < 2*one {
+		return 0, 0
+	}
+	rest := strings.TrimLeft(s[one:], `\`)
+	if len(rest) == len(s)-one || len(rest) <= digits || rest[0] != 'u' {
+		return 0, 0
+	}
+	high, err := strconv.ParseUint(s[2:one], 16, 16)
+	low, err2 := strconv.ParseUint(rest[1:1+digits], 16, 16)
+	if c = utf16.DecodeRune(rune(high), rune(low)); err != nil || err2 != nil || c == utf8.RuneError {
+		return 0, 0
+	}
+	return c, len(s) - len(rest) + 1 + digits
 }
 
 // unquote takes back quoted-printable. Much else has an equals sign before what may be two digits, so what it returns

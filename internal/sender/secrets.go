@@ -16,11 +16,17 @@ import (
 
 // window is how long a part of a secret must be to be recognised; encoded ones are looked for by longer parts, as
 // numbers of other things look like them. A secret shorter than this must be there as a whole, and one below
-// shortestSecret is not looked for, as it would be found in every text.
+// shortestSecret is not looked for, as it would be found in every text, but for a password: as a word of its own.
 const (
 	window         = 6
 	windowEncoded  = 10
 	shortestSecret = 4
+
+	// In place of a window: a secret without letters or digits of ASCII, of which windowRaw characters in a row are
+	// looked for, and one that is looked for as a word only.
+	letterByLetter = 0
+	wholeWord      = -1
+	windowRaw      = 4
 )
 
 // needle is a secret in the form in which it is looked for; see squeeze.
@@ -37,6 +43,7 @@ func secretsOf(r *Request, sign, proxyAuthorization string) needles {
 	ns := needles{{"whsec", len("whsec")}}
 	if !r.Auth.IsZero() {
 		ns.addAuthorization(r.Auth.value())
+		ns.addShort(r.Auth.value())
 	}
 	ns.addAuthorization(proxyAuthorization)
 	for name, value := range r.Headers {
@@ -46,7 +53,11 @@ func secretsOf(r *Request, sign, proxyAuthorization string) needles {
 		ns.addAuthorization(value)
 	}
 	for _, s := range r.Secrets {
-		ns.add(strings.TrimPrefix(s.Reveal(), "whsec_"))
+		key := strings.TrimPrefix(s.Reveal(), "whsec_")
+		ns.add(key)
+		if plain, err := base64.StdEncoding.DecodeString(key); err == nil {
+			ns.add(string(plain))
+		}
 	}
 	for one := range strings.FieldsSeq(sign) {
 		_, digest, _ := strings.Cut(one, ",")
@@ -79,17 +90,33 @@ func (ns *needles) addAuthorization(value string) {
 	}
 }
 
+// addShort adds the password of an authorization that is too short to be looked for within words.
+func (ns *needles) addShort(value string) {
+	_, credentials, _ := strings.Cut(value, " ")
+	plain, err := base64.StdEncoding.DecodeString(credentials)
+	if err != nil {
+		return
+	}
+	_, password, _ := strings.Cut(string(plain), ":")
+	if password != "" && len(password) < shortestSecret {
+		*ns = append(*ns, needle{strings.ToLower(password), wholeWord})
+	}
+}
+
 // add adds a secret, as it is and as it is commonly encoded.
 func (ns *needles) add(secret string) {
 	if len(secret) < shortestSecret {
 		return
 	}
 	text := squeeze(secret)
+	if other := squeeze(decompose(secret)); other != text { // letters with accents may lose them, or be two characters
+		ns.addLetters(other)
+	}
 	if len(text) < shortestSecret { // signs, or another script: looked for letter by letter
-		*ns = append(*ns, needle{strings.ToLower(secret), 0})
+		*ns = append(*ns, needle{strings.ToLower(withoutBackslashes(secret)), letterByLetter})
 		return
 	}
-	*ns = append(*ns, needle{text, window})
+	ns.addLetters(text)
 	if len(text) < window {
 		return
 	}
@@ -111,14 +138,26 @@ func (ns *needles) add(secret string) {
 		needle{spelled.String(), 4 * window}, needle{decimal.String(), 2 * windowEncoded})
 }
 
+func (ns *needles) addLetters(text string) {
+	if len(text) >= shortestSecret {
+		*ns = append(*ns, needle{text, window})
+	}
+}
+
 // in reports whether a text may repeat one of the secrets. Cut says that the text goes on, so that the beginning of a
 // secret at its end is one.
 func (ns needles) in(text string, cut bool) bool {
 	var h haystack
 	h.add(text, 2)
 	for _, n := range ns {
-		if n.window == 0 {
-			if h.holdsRaw(n.text) {
+		switch n.window {
+		case letterByLetter:
+			if h.holdsPartOf(n.text) {
+				return true
+			}
+			continue
+		case wholeWord:
+			if h.holdsWord(n.text) {
 				return true
 			}
 			continue
