@@ -188,7 +188,7 @@ func (c *config) checkStorage() error {
 	} else {
 		d, err := parseDuration(c.StorageSync)
 		if err != nil || d <= 0 {
-			return wrong("RELAY_STORAGE_SYNC", "%q is neither a duration above zero nor 'always'", c.StorageSync)
+			return wrong("RELAY_STORAGE_SYNC", "%s is neither a duration above zero nor 'always'", shownWord(c.StorageSync))
 		}
 		c.syncEvery = d
 	}
@@ -208,7 +208,7 @@ func (c *config) checkStorage() error {
 		return wrong("RELAY_STREAM_REPLICAS", "%d copies want an external cluster (RELAY_NATS_URL); the embedded store keeps one", c.StreamReplicas)
 	}
 	if c.NATSPrefix == "" || strings.ContainsFunc(c.NATSPrefix, func(r rune) bool { return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-') }) {
-		return wrong("RELAY_NATS_PREFIX", "%q must be letters a-z, digits and -", c.NATSPrefix)
+		return wrong("RELAY_NATS_PREFIX", "%s must be letters a-z, digits and -", shownWord(c.NATSPrefix))
 	}
 	if c.NATSURL == "" && c.DataDir == "" {
 		return wrong("RELAY_DATA_DIR", "is empty: name a directory for the embedded store, or RELAY_NATS_URL")
@@ -218,11 +218,11 @@ func (c *config) checkStorage() error {
 
 func (c *config) checkVendor() error {
 	if c.AudatexAuthStyle != "form" && c.AudatexAuthStyle != "basic" {
-		return wrong("RELAY_AUDATEX_AUTH_STYLE", "%q is neither form nor basic", c.AudatexAuthStyle)
+		return wrong("RELAY_AUDATEX_AUTH_STYLE", "%s is neither form nor basic", shownWord(c.AudatexAuthStyle))
 	}
 	location, err := time.LoadLocation(c.AudatexTimezone)
 	if err != nil || c.AudatexTimezone == "Local" {
-		return wrong("RELAY_AUDATEX_TIMEZONE", "%q is no time zone such as UTC or Europe/London", c.AudatexTimezone)
+		return wrong("RELAY_AUDATEX_TIMEZONE", "%s is no time zone such as UTC or Europe/London", shownWord(c.AudatexTimezone))
 	}
 	c.location = location
 	if c.AudatexRate < 1 {
@@ -262,10 +262,10 @@ func (c *config) checkCallbacks() error {
 
 func (c *config) checkLogging() error {
 	if err := c.level.UnmarshalText([]byte(c.LogLevel)); err != nil {
-		return wrong("RELAY_LOG_LEVEL", "%q is none of debug, info, warn, error", c.LogLevel)
+		return wrong("RELAY_LOG_LEVEL", "%s is none of debug, info, warn, error", shownWord(c.LogLevel))
 	}
 	if c.LogFormat != "json" && c.LogFormat != "text" {
-		return wrong("RELAY_LOG_FORMAT", "%q is neither json nor text", c.LogFormat)
+		return wrong("RELAY_LOG_FORMAT", "%s is neither json nor text", shownWord(c.LogFormat))
 	}
 	return nil
 }

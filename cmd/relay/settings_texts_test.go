@@ -133,6 +133,15 @@ func TestNoErrorQuotesAnAddress(t *testing.T) {
 			}
 		}
 	}
+	for _, flag := range []string{"storage-sync", "nats-prefix", "audatex-auth-style", "audatex-timezone", "log-level", "log-format"} {
+		for _, value := range []string{"http://us:hush@host", "us:hush@host", "tls//hush@host", `http:\\us:hush`} {
+			_, err := given(t, "--"+flag+"="+value).check()
+			var setting *settingError
+			if !errors.As(err, &setting) || strings.Contains(err.Error(), "hush") {
+				t.Errorf("--%s=%q: %v", flag, value, err)
+			}
+		}
+	}
 	for _, good := range []string{
 		"--callback-proxy=http://us:p%40ss@proxy:3128/", "--public-url=https://relay.example.com/a/b/", "--audatex-base-url=http://[::1]:8080/x", "--nats-url=us:pass@host:4222,tls://b",
 		"--audatex-base-url=https://büro.example.com", "--http-addr=[::1]:0", "--http-addr=localhost:1", "--nats-url=ws://a_b:80/",
@@ -181,6 +190,11 @@ func TestAVariableThatIsNoSettingIsToldWithTheNearest(t *testing.T) {
 		"Relay_Poll_Interval":             "RELAY_POLL_INTERVAL",
 		"RELAY_NATS_URLS":                 "RELAY_NATS_URL",
 		"RELAY_CLIENT_SECRET":             "RELAY_AUDATEX_CLIENT_SECRET",
+		"RELAY_AUDATEX_SECRET":            "RELAY_AUDATEX_CLIENT_SECRET",
+		"RELAY_AUDATEX_SECRET_FILE":       "RELAY_AUDATEX_CLIENT_SECRET_FILE",
+		"RELAY_AUDATEX_ID":                "RELAY_AUDATEX_CLIENT_ID",
+		"RELAY_NATS_CERTIFICATE":          "RELAY_NATS_CERT",
+		"RELAY_AUDATEX_POLL_INTERVAL":     "RELAY_POLL_INTERVAL",
 		"RELAY_AUDATEX_CLIENTSECRET_FILE": "RELAY_AUDATEX_CLIENT_SECRET_FILE",
 		"RELAY_AUDATEX_CLIENT_ID_FILE":    "RELAY_AUDATEX_CLIENT_ID",
 		"RELAY_NATS_URL_FILE":             "RELAY_NATS_URL",

@@ -64,7 +64,7 @@ func nearest(name string, known []string) string {
 		d := 2 * distance(a, b)
 		plain := strings.ReplaceAll(a, "_", "")
 		part := plain != "" && strings.Contains(strings.ReplaceAll(b, "_", ""), plain)
-		if part || strings.HasPrefix(a, b) {
+		if part || strings.HasPrefix(a, b) || hasWords(b, a) {
 			d = 1 + max(len(b)-len(a), len(a)-len(b))/4
 		}
 		if best == "" || d < least {
@@ -72,6 +72,18 @@ func nearest(name string, known []string) string {
 		}
 	}
 	return best
+}
+
+// hasWords reports whether all words of a name, of which there are several, are words of another in the same order.
+func hasWords(name, words string) bool {
+	all := strings.Split(words, "_")
+	left := all
+	for word := range strings.SplitSeq(name, "_") {
+		if len(left) > 0 && word == left[0] {
+			left = left[1:]
+		}
+	}
+	return len(left) == 0 && len(all) > 1
 }
 
 // distance counts the insertions, removals and replacements of bytes that make b out of a (Levenshtein's).
