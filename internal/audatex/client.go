@@ -140,7 +140,8 @@ func checkProxy(proxy func(*http.Request) (*url.URL, error), to *url.URL) error 
 // Without keepAlive each request opens a connection of its own. What must not be sent twice goes that way (polls and
 // token refreshes): net/http quietly repeats a GET on a kept connection that dies before the answer, which would lose
 // the first answer's notifications unseen, and a kept connection that the server has just closed would make a failure
-// ambiguous that is none. HTTP/2 is off there for the same reason.
+// ambiguous that is none. HTTP/2 is off there for the same reason. And the header of the answer is put in order first; see
+// tidied.
 //
 // Compression is off: a cut answer then still yields every byte that arrived. That it is off is also said to the vendor
 // (see identity), as a request that says nothing about encodings allows any (RFC 9110, section 12.5.3). An answer that is encoded
@@ -163,6 +164,7 @@ func newTransport(dial func(context.Context, string, string) (net.Conn, error), 
 		ForceAttemptHTTP2:      keepAlive,
 	}
 	if !keepAlive {
+		t.DialContext, t.DialTLSContext = tidy(dial), tidyTLS(dial, t.TLSClientConfig)
 		t.Protocols = new(http.Protocols)
 		t.Protocols.SetHTTP1(true)
 	}
@@ -238,6 +240,9 @@ func (c *Client) send(ctx context.Context, k call) (answer, error) {
 	req.Header.Set("Authorization", "Bearer "+k.token.Reveal())
 
 	res, err := k.http.Do(req)
+	if sent && k.http == c.plain && k.method == http.MethodGet && isUnreadable(ctx, err) && c.budget.Wait(ctx) == nil {
+		res, err = c.once.Do(req.Clone(ctx))
+	}
 	if err != nil {
 		return answer{}, &Error{Operation: k.op, Outcome: Unavailable, AnswerLost: sent, err: cause(ctx, err)}
 	}
@@ -276,6 +281,16 @@ func (c *Client) send(ctx context.Context, k call) (answer, error) {
 		return a, a.malformed(k.op, got.stillEncoded())
 	}
 	return a, nil
+}
+
+// isUnreadable reports whether an answer came that net/http takes for none: not one that is missing, nor trouble of the
+// network.
+func isUnreadable(ctx context.Context, err error) bool {
+	var network net.Error
+	if u, ok := errors.AsType[*url.Error](err); ok { // which is a net.Error itself
+		err = u.Err
+	}
+	return err != nil && ctx.Err() == nil && !errors.As(err, &network) && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // readBody reads at most limit bytes; more says that the body is longer. What was read is returned in any case.

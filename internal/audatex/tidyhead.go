@@ -1,0 +1,231 @@
+package audatex
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"net"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// maxHead bounds the header of an answer that is read; maxHeadLine a line of it that is passed on, and maxHeadKept
+	// all of these.
+	maxHead     = 1 << 20
+	maxHeadLine = 8 << 10
+	maxHeadKept = 32 << 10
+	// maxHeads bounds how many interim answers (1xx) come before the answer.
+	maxHeads = 16
+
+	handshakeTimeout = 10 * time.Second
+)
+
+// tidied is a connection for one request, the header of whose answer is put in order before net/http sees it. For a line
+// without a colon, an empty Content-Length or a header of 64 KiB net/http gives up the whole answer, and with it what
+// exists nowhere else: a rotated refresh token, a page of notifications.
+type tidied struct {
+	net.Conn
+	src     *bufio.Reader
+	head    []byte // what was read of it and not yet passed on
+	started bool
+}
+
+// tidy makes a dialer whose connections are tidied.
+func tidy(dial func(context.Context, string, string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &tidied{Conn: conn, src: bufio.NewReader(conn)}, nil
+	}
+}
+
+// tidyTLS is tidy for https: below TLS there is no header to be seen.
+func tidyTLS(dial func(context.Context, string, string) (net.Conn, error), config *tls.Config) func(context.Context, string, string) (net.Conn, error) {
+	return tidy(func(ctx context.Context, network, addr string) (net.Conn, error) {
+		host, _, err := net.SplitHostPort(addr)
+		if err != nil {
+			return nil, err
+		}
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		config := config.Clone()
+		config.ServerName, config.NextProtos = host, []string{"http/1.1"}
+		secured := tls.Client(conn, config)
+		ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+		defer cancel()
+		if err := secured.HandshakeContext(ctx); err != nil {
+			conn.Close()
+			return nil, err
+		}
+		return secured, nil
+	})
+}
+
+// Read passes on the header as it was put in order, and then what follows it.
+func (t *tidied) Read(p []byte) (int, error) {
+	if !t.started {
+		t.started = true
+		t.readHeads()
+	}
+	if len(t.head) > 0 {
+		n := copy(p, t.head)
+		t.head = t.head[n:]
+		return n, nil
+	}
+	return t.src.Read(p)
+}
+
+// readHeads reads the header of the answer, and those of interim answers before it. What is no HTTP, such as what a SOCKS
+// proxy sends, is left as it is.
+func (t *tidied) readHeads() {
+	for range maxHeads {
+		for range 8 { // empty lines before an answer
+			if next, err := t.src.Peek(1); err == nil && (next[0] == '\r' || next[0] == '\n') {
+				_, _ = t.src.Discard(1)
+			}
+		}
+		if next, err := t.src.Peek(1); err != nil || next[0]|0x20 != 'h' {
+			return
+		}
+		lines, whole := t.readLines()
+		head, status := tidyHead(lines)
+		if !whole || head == nil {
+			t.head = append(t.head, bytes.Join(lines, nil)...)
+			return
+		}
+		t.head = append(t.head, head...)
+		if status >= 200 || status == 101 {
+			return
+		}
+	}
+}
+
+// readLines reads up to the empty line that ends a header, or as much as there is. Lines keep their ends.
+func (t *tidied) readLines() (lines [][]byte, whole bool) {
+	for size := 0; size < maxHead; {
+		line, err := t.readLine()
+		size += len(line)
+		lines = append(lines, line)
+		if err != nil {
+			return lines, false
+		}
+		if len(bytes.TrimRight(line, "\r\n")) == 0 {
+			return lines, true
+		}
+	}
+	return lines, false
+}
+
+func (t *tidied) readLine() ([]byte, error) {
+	var line []byte
+	for {
+		part, err := t.src.ReadSlice('\n')
+		line = append(line, part...)
+		if err != bufio.ErrBufferFull || len(line) > maxHead { //nolint:errorlint // bufio does not wrap it
+			return line, err
+		}
+	}
+}
+
+// tidyHead returns a header that says the same as the lines, as far as it matters and can be read; nil if they begin with
+// no status line.
+func tidyHead(lines [][]byte) (head []byte, status int) {
+	if status = statusOf(lines[0]); status == 0 {
+		return nil, 0
+	}
+	head = append(head, "HTTP/1.1 "...)
+	head = append(head, byte('0'+status/100), byte('0'+status/10%10), byte('0'+status%10), '\r', '\n')
+	var lengths, codings, encodings []string
+	for _, line := range lines[1:] {
+		name, value, found := strings.Cut(strings.TrimRight(string(line), "\r\n"), ":")
+		name = strings.TrimRight(name, " \t")
+		value = strings.TrimSpace(strings.Map(func(r rune) rune {
+			if r < ' ' || r == 0x7f {
+				return ' '
+			}
+			return r
+		}, value))
+		if !found || name == "" || strings.ContainsFunc(name, notInName) {
+			continue
+		}
+		switch strings.ToLower(name) {
+		case "content-length":
+			lengths = append(lengths, listed(value)...)
+		case "transfer-encoding":
+			codings = append(codings, listed(strings.ToLower(value))...)
+		case "content-encoding":
+			encodings = append(encodings, listed(value)...)
+		case "set-cookie", "connection":
+		default:
+			if len(line) <= maxHeadLine && len(head)+len(line) <= maxHeadKept {
+				head = append(head, name+": "+value+"\r\n"...)
+			}
+		}
+	}
+	chunked := slices.Contains(codings, "chunked")
+	for _, coding := range codings { // a body that is encoded on its way has the encoding over all others
+		if coding != "chunked" && coding != identity {
+			encodings = append(encodings, coding)
+		}
+	}
+	if len(encodings) > 0 {
+		head = append(head, "Content-Encoding: "+strings.Join(encodings[:min(len(encodings), maxEncodings+1)], ", ")+"\r\n"...)
+	}
+	switch {
+	case chunked:
+		head = append(head, "Transfer-Encoding: chunked\r\n"...)
+	case len(codings) == 0 && isLength(lengths):
+		head = append(head, "Content-Length: "+lengths[0]+"\r\n"...)
+	}
+	return append(head, "Connection: close\r\n\r\n"...), status
+}
+
+// statusOf reads a status line; 0 if it is none.
+func statusOf(line []byte) int {
+	fields := strings.Fields(string(line[:min(len(line), 64)]))
+	if len(fields) < 2 || len(fields[1]) != 3 || len(fields[0]) < 5 || !strings.EqualFold(fields[0][:5], "http/") {
+		return 0
+	}
+	status := 0
+	for _, c := range fields[1] {
+		if c < '0' || c > '9' {
+			return 0
+		}
+		status = status*10 + int(c-'0')
+	}
+	if status < 100 {
+		return 0
+	}
+	return status
+}
+
+// isLength reports whether all of the lengths are the same number. Otherwise the body ends with the connection.
+func isLength(lengths []string) bool {
+	if len(lengths) == 0 || len(lengths[0]) > 18 || strings.Trim(lengths[0], "0123456789") != "" {
+		return false
+	}
+	return !slices.ContainsFunc(lengths, func(other string) bool { return other != lengths[0] })
+}
+
+// listed splits a list of a header.
+func listed(value string) []string {
+	var list []string
+	for part := range strings.SplitSeq(value, ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			list = append(list, part)
+		}
+	}
+	return list
+}
+
+// notInName reports whether a character cannot be part of a header's name (RFC 9110, section 5.6.2).
+func notInName(r rune) bool {
+	return (r < '0' || r > '9') && (r|0x20 < 'a' || r|0x20 > 'z') && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
+}
