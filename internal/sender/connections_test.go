@@ -322,6 +322,8 @@ func TestSentOnceMoreOverANewConnection(t *testing.T) {
 		"malformed status":     {"HTTP/1.1 OK\r\n\r\n", noContent, sender.Success, 3},
 		"cut status":           {"HTTP/1.1 2", noContent, sender.Success, 3},
 		"408 and closes":       {"HTTP/1.1 408 Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", noContent, sender.Success, 3},
+		"an empty line before": {"\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", sender.Refused, 3},
+		"an empty line alone":  {"\r\n", noContent, sender.Success, 3},
 		"408 of the request":   {"HTTP/1.1 408 Timeout\r\nContent-Length: 0\r\n\r\n", noContent, sender.Refused, 2},
 		"refuses the second":   {"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", noContent, sender.Refused, 2},
 		"hangs up after 1xx":   {"HTTP/1.1 102 Processing\r\n\r\n", noContent, sender.BadAnswer, 2},

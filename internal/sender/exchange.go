@@ -98,6 +98,10 @@ func (x *exchange) readRest(r *reader) (whole bool) {
 // that was used before it says nothing about this one.
 func (x *exchange) timedOut() bool { return x.answer.status == 408 && !x.answer.keepAlive() }
 
+// leftOver reports whether the answer has empty lines in front of it: on a connection that was used before they belong to
+// the answer before, and so does what follows them.
+func (x *exchange) leftOver() bool { return x.answer.led && !x.answer.interim }
+
 // settle settles the attempt by what was answered.
 func (x *exchange) settle(r *Request, proxyAuthorization string, a *Attempt) {
 	a.answered(&x.answer)

@@ -15,6 +15,7 @@ const maxInterim = 32
 type head struct {
 	status  int
 	interim bool // interim answers came before it
+	led     bool // empty lines came before it
 	odd     bool // it holds what HTTP does not allow, or what is read in different ways
 
 	current       bool // the version is 1.1, with which a connection stays open unless the answer says close
@@ -95,7 +96,7 @@ func (r *reader) protocol(h *head) error {
 		for r.buffered() > 0 && (r.buf[r.r] == '\r' || r.buf[r.r] == '\n') && empty < 8 {
 			r.r++
 			empty++
-			h.odd = true
+			h.led, h.odd = true, true
 		}
 		begin := r.buf[r.r:r.w]
 		if len(begin) >= len(httpName) && strings.EqualFold(string(begin[:len(httpName)]), httpName) {

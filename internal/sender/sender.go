@@ -181,8 +181,11 @@ func (s *Sender) send(ctx context.Context, r *Request, a *Attempt) {
 		}
 		a.RemoteAddr = c.remote
 		err = x.over(ctx, c)
-		if err == nil && !(reused && x.timedOut()) {
+		if err == nil && !(reused && (x.timedOut() || x.leftOver())) {
 			break
+		}
+		if reused && x.leftOver() {
+			s.pool.distrust(k)
 		}
 		c.close()
 		s.pool.release()
