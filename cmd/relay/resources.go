@@ -62,6 +62,7 @@ type resources struct {
 	ringBytes           int
 	heldBytes           int64
 	subscriberPending   int64 // bytes that wait for one NATS subscriber
+	subscribersPending  int64 // bytes that wait for all of them
 }
 
 // divide divides descriptors and memory among the parts.
@@ -101,8 +102,9 @@ func divide(c config, descriptors int, memory int64) (resources, error) {
 	r.api.Exempt, r.metrics.Exempt = c.proxies, nil
 	r.waiting = ingress.Bounds{Total: r.api.Total * 3 / 4, PerAddress: r.api.PerAddress * 3 / 4, Exempt: c.proxies}
 	r.ringBytes = int(min(32<<20, bytes/16))
-	r.heldBytes = min(256<<20, bytes/8)
+	r.heldBytes = min(256<<20, bytes/12)
 	r.subscriberPending = max(min(256<<20, bytes/8), 64<<20)
+	r.subscribersPending = min(512<<20, bytes/12)
 	return r, nil
 }
 

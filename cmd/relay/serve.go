@@ -99,7 +99,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	})
 
 	// The store.
-	bus, nc, err := connect(ctx, c, natsd.Limits{Connections: parts.subscribers, Pending: parts.subscriberPending}, doors, log, state.waiting)
+	bus, nc, err := connect(ctx, c, natsd.Limits{Connections: parts.subscribers, Pending: parts.subscriberPending, Together: parts.subscribersPending}, doors, log, state.waiting)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ type Limits struct {
 	PerKey      int   // connections with one key; 0: an eighth of Connections, between 4 and 64
 	PerAddress  int   // connections that have logged in from one address; 0: a quarter of Connections, at least 8
 	Pending     int64 // bytes that may wait for one connection, the relay's own included; 0: 256 MiB
+	Together    int64 // bytes that may wait for all connections but the relay's own; 0: Pending
 }
 
 // DefaultConnections is Limits.Connections unless it is set.
@@ -37,6 +38,7 @@ func (l Limits) withDefaults() Limits {
 	l.PerKey = cmp.Or(l.PerKey, min(max(l.Connections/8, 4), 64))
 	l.PerAddress = cmp.Or(l.PerAddress, max(l.Connections/4, 8))
 	l.Pending = cmp.Or(l.Pending, 256<<20)
+	l.Together = cmp.Or(l.Together, l.Pending)
 	return l
 }
 

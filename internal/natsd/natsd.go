@@ -2,6 +2,7 @@
 package natsd
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -56,6 +58,8 @@ type Server struct {
 	password string
 	auth     *authenticator
 	mistakes *mistakes // of its clients
+	watch    sync.WaitGroup
+	unwatch  context.CancelFunc // ends watch
 }
 
 var (
@@ -154,6 +158,9 @@ func (s *Server) start(c Config) error {
 	if c.Listen == "" { // nobody could read the copy: a stored one is left as it is, and catches up when somebody can
 		return nil
 	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s.unwatch = cancel
+	s.watch.Go(func() { s.watchPending(ctx) })
 	return s.auth.accounts.shareEvents(names.Events())
 }
 
@@ -207,6 +214,10 @@ func (s *Server) Addr() string {
 
 // Stop ends the server and gives the data directory free.
 func (s *Server) Stop() {
+	if s.unwatch != nil {
+		s.unwatch()
+		s.watch.Wait()
+	}
 	if s.server != nil {
 		s.server.Shutdown()
 		s.server.WaitForShutdown()
