@@ -29,7 +29,7 @@ type job struct {
 	unmatched []int // no longer for this callback
 	chosen    int   // the event that was sent; -1: none
 	attempt   sender.Attempt
-	err       error // the log could not be read, or the lease is not valid
+	err       error // the log could not be read, there is no room for the body, or the lease is not valid
 }
 
 // run makes attempts until there is none to make. It is one of the callback's goroutines, at most as many as its concurrency.
@@ -53,9 +53,21 @@ func (c *callback) run(j job) {
 // do reads what is missing and sends the newest event that is still for this callback.
 func (c *callback) do(j *job) {
 	j.chosen = -1
+	client := j.target.callback.Client
 	for i := len(j.events) - 1; i >= 0; i-- {
 		if j.events[i] == nil {
+			taken, ok := c.d.bodies.begin(client)
+			if !ok {
+				j.err = errBodies
+				return
+			}
 			s, err := c.d.conf.Store.Events.Get(c.ctx, j.batch.Seqs[i])
+			if err == nil && j.chosen < 0 {
+				c.d.bodies.read(client, &taken, len(s.Body))
+				defer func() { c.d.bodies.end(client, taken) }()
+			} else { // of an older event than the one that is sent only the head is of interest
+				c.d.bodies.end(client, taken)
+			}
 			switch {
 			case errors.Is(err, store.ErrNotFound):
 				j.gone = append(j.gone, i)
@@ -64,7 +76,11 @@ func (c *callback) do(j *job) {
 				j.err = err
 				return
 			}
+			c.d.bodies.saw(len(s.Body))
 			j.events[i] = newEvent(s)
+			if j.chosen >= 0 {
+				j.events[i].Body = nil
+			}
 		}
 		switch {
 		case !j.target.matches(j.events[i]):
@@ -89,11 +105,14 @@ func (c *callback) do(j *job) {
 func (c *callback) finish(j *job, now time.Time) {
 	c.blocked = false
 	if j.err != nil {
-		if c.ctx.Err() == nil && !errors.Is(j.err, errLease) {
+		if c.ctx.Err() == nil && !errors.Is(j.err, errLease) && !errors.Is(j.err, errBodies) {
 			c.log.Log(c.ctx, store.Level(j.err, slog.LevelWarn), "an event could not be read for its attempt", "order", j.batch.Order, "error", j.err)
 		}
 		c.cur.Release(j.batch)
 		c.retryAt = now.Add(storeRetry)
+		if errors.Is(j.err, errBodies) {
+			c.retryAt = now.Add(bodiesRetry)
+		}
 		return
 	}
 	for _, i := range j.gone {

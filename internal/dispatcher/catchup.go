@@ -19,7 +19,8 @@ const (
 // fill reads on for a callback that is behind until there is no room, or it has joined the shared reader. It is the callback's
 // only goroutine that does so; look starts it anew when there is room.
 func (c *callback) fill() {
-	size := 32 // grows with what the events turn out to weigh
+	// It grows with what the events turn out to weigh, and is small from the start where bodies have been large of late.
+	size := c.d.bodies.fit(pageBytes, 32)
 	for {
 		c.mu.Lock()
 		if !c.drain() {
@@ -122,6 +123,7 @@ func (c *callback) fromLog(pos uint64, t *target, reads uint64, size *int) error
 		for _, s := range events {
 			page = append(page, newEvent(s))
 			bytes += len(s.Body)
+			c.d.bodies.saw(len(s.Body))
 		}
 		if n := len(page); n == 0 && more {
 			through = pos // all that was counted has aged out meanwhile: look again
@@ -179,7 +181,7 @@ func (c *callback) seqsOf(r cursor.Refill, t *target) (seqs []uint64, through ui
 	if none {
 		return nil, r.Through, nil
 	}
-	events, more, err := c.d.conf.Store.Events.Scan(c.ctx, r.From, filters, cursor.LaneEntries+1)
+	events, more, err := c.d.conf.Store.Events.Scan(c.ctx, r.From, filters, c.d.bodies.fit(8*pageBytes, cursor.LaneEntries+1))
 	if err != nil {
 		return nil, 0, err
 	}

@@ -53,7 +53,8 @@ type Config struct {
 	Lookback uint64
 	// MaxAttempts is how many attempts may be under way at once, of all callbacks together (0: DefaultMaxAttempts); see places.
 	MaxAttempts int
-	// HeldBytes bounds the bodies of events that callbacks keep at hand (0: DefaultHeldBytes); see memory.
+	// HeldBytes bounds the bodies of events that callbacks keep at hand (0: DefaultHeldBytes), see memory; and once more those
+	// that attempts have read for themselves, see bodies.
 	HeldBytes int64
 	// Ring and RingBytes are how many events, and bytes of them, the shared reader keeps at hand (0: 8,192 and 32 MiB).
 	Ring, RingBytes int
@@ -109,6 +110,7 @@ type Dispatcher struct {
 	feed     *feed
 	places   *places
 	memory   memory
+	bodies   *bodies
 	flush    *flusher
 	settings settings
 	arrivals arrivals
@@ -132,8 +134,8 @@ type Dispatcher struct {
 // New makes a Dispatcher and registers its metrics.
 func New(c Config) *Dispatcher {
 	d := &Dispatcher{conf: c.withDefaults(), started: make(chan struct{}), ready: make(chan struct{}), callbacks: map[string]*callback{}}
-	d.feed = newFeed(d.conf.Ring, d.conf.RingBytes)
-	d.places, d.memory.bound = newPlaces(d.conf.MaxAttempts), d.conf.HeldBytes
+	d.places, d.memory.bound, d.bodies = newPlaces(d.conf.MaxAttempts), d.conf.HeldBytes, newBodies(d.conf.HeldBytes)
+	d.feed = newFeed(d.conf.Ring, d.conf.RingBytes, d.bodies.saw)
 	d.flush = newFlusher(d)
 	d.metrics = newMetrics(c.Metrics, d)
 	d.settings.init()

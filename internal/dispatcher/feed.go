@@ -24,21 +24,22 @@ type feed struct {
 	bytes  int
 	from   uint64 // the ring holds every event above from, up to pos
 	limit  int
-	most   int // bytes
+	most   int       // bytes
+	saw    func(int) // is told the size of every event
 	bySite map[string]map[*callback]struct{}
 	anyone map[*callback]struct{} // whose client may see every site
 
 	pos atomic.Uint64 // every event up to here has been offered to every callback that is attached
 }
 
-func newFeed(limit, bytes int) *feed {
+func newFeed(limit, bytes int, saw func(int)) *feed {
 	if limit <= 0 {
 		limit = ringEvents
 	}
 	if bytes <= 0 {
 		bytes = ringBytes
 	}
-	return &feed{limit: limit, most: bytes, bySite: map[string]map[*callback]struct{}{}, anyone: map[*callback]struct{}{}}
+	return &feed{limit: limit, most: bytes, saw: saw, bySite: map[string]map[*callback]struct{}{}, anyone: map[*callback]struct{}{}}
 }
 
 // start says where reading begins: at the event after pos.
@@ -71,6 +72,7 @@ func (f *feed) follow(ctx context.Context, events *store.Events) error {
 			return err
 		}
 		if m.Seq > f.pos.Load() {
+			f.saw(len(m.Data))
 			f.offer(newEvent(store.AsEvent(m)))
 		}
 	}

@@ -1,0 +1,88 @@
+package dispatcher
+
+import (
+	"fmt"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// Whatever clients do, bodies stay within their bound but for one of each client, and nothing is left when all have ended.
+func TestBodiesOfAttemptsAreBounded(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		b := newBodies(1000)
+		type taken struct {
+			client string
+			n      int64
+		}
+		var all []taken
+		count := map[string]int{}
+		for range rapid.IntRange(1, 200).Draw(t, "steps") {
+			if len(all) > 0 && rapid.IntRange(0, 2).Draw(t, "op") == 0 {
+				i := rapid.IntRange(0, len(all)-1).Draw(t, "ends")
+				b.end(all[i].client, all[i].n)
+				count[all[i].client]--
+				all = append(all[:i], all[i+1:]...)
+				continue
+			}
+			client := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "client")
+			b.saw(100)
+			n, ok := b.begin(client)
+			if !ok {
+				if count[client] == 0 {
+					t.Fatal("a client has no body at all")
+				}
+				continue
+			}
+			b.read(client, &n, 100)
+			all = append(all, taken{client, n})
+			count[client]++
+		}
+		if b.used > 1000+3*100 {
+			t.Fatalf("%d of 1000 bytes are taken", b.used)
+		}
+		for _, one := range all {
+			b.end(one.client, one.n)
+		}
+		if b.used != 0 || len(b.clients) != 0 {
+			t.Fatalf("left: %d, %v", b.used, b.clients)
+		}
+	})
+}
+
+// One client's bodies leave room for those of others.
+func TestBodiesOfOneClientLeaveRoom(t *testing.T) {
+	t.Parallel()
+	b := newBodies(64 << 20)
+	b.saw(1 << 20)
+	for c, want := range []int{32, 16, 8} {
+		got := 0
+		for range 100 {
+			if _, ok := b.begin(fmt.Sprint(c)); ok {
+				got++
+			}
+		}
+		if got != want {
+			t.Errorf("client %d has %d bodies, want %d", c, got, want)
+		}
+	}
+}
+
+func TestPagesOfLargeEventsAreSmall(t *testing.T) {
+	t.Parallel()
+	b := newBodies(64 << 20)
+	if n := b.fit(pageBytes, 32); n != unknownEvents {
+		t.Errorf("%d events at once before one was seen", n)
+	}
+	b.saw(1 << 20)
+	if n := b.fit(pageBytes, 32); n != 1 {
+		t.Errorf("%d events of 1 MiB at once", n)
+	}
+	for range 1000 {
+		b.saw(2000)
+	}
+	if n := b.fit(pageBytes, 32); n != 32 {
+		t.Errorf("%d small events at once", n)
+	}
+}
