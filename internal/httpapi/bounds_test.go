@@ -21,7 +21,7 @@ import (
 // validator is the part of the API that checks requests, without a store behind it.
 func validator(tb testing.TB) *API {
 	tb.Helper()
-	c, err := readContract()
+	c, err := embedded()
 	if err != nil {
 		tb.Fatal(err)
 	}

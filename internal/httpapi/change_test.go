@@ -73,7 +73,7 @@ func TestAFreshETagIsKnownEverywhere(t *testing.T) {
 		c.PollIntervalSeconds++
 		return c, nil
 	}
-	for n := range 200 {
+	for n := range natstest.Long(60, 200) {
 		if _, revision, err = change(t.Context(), stores[n%len(stores)].Connections, "c", etag(revision), more); err != nil {
 			t.Fatalf("change %d: %v", n, err)
 		}

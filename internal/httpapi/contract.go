@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -66,6 +67,9 @@ type operationObject struct {
 
 // contractURL is where the document stands for the references within it. Nothing is ever fetched.
 const contractURL = "mem:///openapi.yaml"
+
+// embedded returns the contract, which is compiled once in a process and not changed after that.
+var embedded = sync.OnceValues(readContract)
 
 // readContract compiles the embedded contract. An error is a fault of the program.
 func readContract() (*contract, error) {

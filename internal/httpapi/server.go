@@ -178,7 +178,7 @@ func New(c Config) (*API, error) {
 	if c.Ingress == nil {
 		c.Ingress = ingress.NewMetrics(nil)
 	}
-	contract, err := readContract()
+	contract, err := embedded()
 	if err != nil {
 		return nil, err
 	}
