@@ -32,7 +32,7 @@ import (
 // TestMain lets a property be tried as often as RELAY_CRASH_KILLS says (.ci/full sets it), and a few times otherwise: each try runs a
 // dispatcher. The flag -rapid.checks goes before both.
 func TestMain(m *testing.M) {
-	checks := "10"
+	checks := "6"
 	if s := os.Getenv("RELAY_CRASH_KILLS"); s != "" {
 		checks = s
 	}

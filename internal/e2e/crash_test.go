@@ -40,7 +40,7 @@ func newCrash(t *testing.T, sites int, vendor sandbox.Config) *crash {
 // TestCrash kills the relay with SIGKILL at random moments under load.
 func TestCrash(t *testing.T) {
 	t.Parallel()
-	kills := 10
+	kills := 5
 	if s := os.Getenv("RELAY_CRASH_KILLS"); s != "" {
 		var err error
 		if kills, err = strconv.Atoi(s); err != nil || kills < 1 {

@@ -3,7 +3,7 @@
 // no code of the program, only tests:
 //
 //   - flow_test.go: 50 sites, 2,000 notifications, 5 callbacks of which three are in some way bad;
-//   - crash_test.go: SIGKILL at random moments under load (10 times, RELAY_CRASH_KILLS=100 for the long version);
+//   - crash_test.go: SIGKILL at random moments under load (5 times, RELAY_CRASH_KILLS=100 for the long version);
 //   - shutdown_test.go: SIGTERM under load;
 //   - secrets_test.go: nothing secret in logs, answers, metrics or on the disk.
 //
