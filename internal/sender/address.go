@@ -210,8 +210,8 @@ func carried(addr netip.Addr) (inner []carriedAddr, kind string) {
 		}
 		break
 	}
-	// ISATAP (RFC 5214) puts it behind 0:5efe or 200:5efe, below any prefix.
-	if bytes[8]&^2 == 0 && bytes[9] == 0 && bytes[10] == 0x5e && bytes[11] == 0xfe {
+	// ISATAP (RFC 5214, section 6.1) puts it behind 0:5efe, 100:5efe, 200:5efe or 300:5efe, below any prefix.
+	if bytes[8]&^3 == 0 && bytes[9] == 0 && bytes[10] == 0x5e && bytes[11] == 0xfe {
 		inner = append(inner, carriedAddr{addr: netip.AddrFrom4([4]byte(bytes[12:]))})
 		if kind == "" {
 			kind = "an ISATAP address"

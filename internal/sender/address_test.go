@@ -44,7 +44,7 @@ func TestAddressesWithoutAllowance(t *testing.T) {
 		{"64:ff9b::8.8.8.8", "NAT64"}, {"64:ff9b::10.0.0.1", "NAT64"}, {"64:ff9b:1::1", "NAT64"}, {"64:ff9b:1:ffff::1", "NAT64"}, {"64:ff9b:2::1", "not a public"}, {"64:ff9b::1:0:0", "not a public"},
 		{"100::1", "discard"}, {"100:0:0:1::1", "not a public"}, {"1fff::1", "not a public"}, {"2000::1", ""},
 		{"2001::1", "Teredo"}, {"2001:0:ffff::1", "Teredo"}, {"2001:1::1", "protocol"}, {"2001:2::1", "benchmarking"}, {"2001:20::1", "protocol"}, {"2001:1ff:ffff::1", "protocol"}, {"2001:200::1", ""}, {"2001:4860:4860::8888", ""},
-		{"2001:db7::1", ""}, {"2001:db8::1", "documentation"}, {"2001:db9::1", ""}, {"2002::1", "6to4"}, {"2002:7f00:1::", "6to4"}, {"2003::1", ""}, {"2606:4700::1111", ""}, {"2606:4700::5efe:8.8.8.8", "ISATAP"}, {"2606:4700::200:5efe:127.0.0.1", "ISATAP"}, {"2606:4700::100:5efe:8.8.8.8", ""}, {"::ffff:0:8.8.8.8", "translated"},
+		{"2001:db7::1", ""}, {"2001:db8::1", "documentation"}, {"2001:db9::1", ""}, {"2002::1", "6to4"}, {"2002:7f00:1::", "6to4"}, {"2003::1", ""}, {"2606:4700::1111", ""}, {"2606:4700::5efe:8.8.8.8", "ISATAP"}, {"2606:4700::200:5efe:127.0.0.1", "ISATAP"}, {"2606:4700::100:5efe:8.8.8.8", "ISATAP"}, {"2606:4700::300:5efe:8.8.8.8", "ISATAP"}, {"2606:4700::400:5efe:8.8.8.8", ""}, {"::ffff:0:8.8.8.8", "translated"},
 		{"3fff::1", "documentation"}, {"3fff:1000::1", ""}, {"4000::1", "not a public"}, {"5f00::1", "not a public"},
 		{"fc00::1", "unique-local"}, {"fd00:ec2::254", "metadata"}, {"fd20:ce::254", "metadata"}, {"fdff::1", "unique-local"}, {"fe00::1", "not a public"}, {"fe80::1", "link-local"}, {"fe80::1%eth0", "link-local"}, {"febf::1", "link-local"}, {"fec0::1", "site-local"}, {"ff02::1", "multicast"}, {"ff0e::1", "multicast"},
 	}
@@ -107,6 +107,7 @@ func TestAddressesWithAllowance(t *testing.T) {
 		{"10.1.0.0/16", "2606:4700::5efe:10.1.2.3", true, true},
 		{"10.1.0.0/16", "2606:4700::200:5efe:10.1.2.3", true, true},
 		{"10.1.0.0/16", "2606:4700::5efe:10.2.0.1", false, false},
+		{"10.1.0.0/16", "2606:4700::300:5efe:10.2.0.1", false, false},
 		{"10.1.0.0/16", "2606:4700::200:5efe:127.0.0.1", false, false},
 		{"10.1.0.0/16", "2606:4700::5efe:8.8.8.8", false, false},
 		{"10.1.0.0/16", "fe80::5efe:10.1.2.3", true, true},
