@@ -146,8 +146,9 @@ func (op operation) checkMediaType(h http.Header) error {
 		return kindMediaType.problem("Content-Type is %q; %s is wanted.", cut(came), wanted)
 	}
 	_, parameters, _ := mime.ParseMediaType(came)
-	switch charset := strings.ToLower(parameters["charset"]); charset {
-	case "", "utf-8", "utf8", "us-ascii", "ascii": // the last two are part of UTF-8
+	charset := parameters["charset"]
+	switch strings.NewReplacer("-", "", "_", "", "'", "").Replace(strings.ToLower(charset)) {
+	case "", "utf8", "usascii", "ascii": // the last two are part of UTF-8
 	default:
 		return kindMediaType.problem("The charset of Content-Type is %q; JSON is sent as UTF-8.", cut(charset))
 	}

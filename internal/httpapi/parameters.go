@@ -19,6 +19,8 @@ var (
 	// joinedCredentials is a second scheme behind a comma, joinedType a second media type: two headers that were made one.
 	joinedCredentials = regexp.MustCompile(`,[ \t]*[!#$%&'*+.^_|~0-9A-Za-z-]+[ \t]`)
 	joinedType        = regexp.MustCompile(`^[^";]*,`)
+	// lostPlus is a time whose zone came with a plus, which means a space in a query.
+	lostPlus = regexp.MustCompile(`[Tt].* [0-9]{1,2}(:?[0-9]{2})?$`)
 )
 
 // checkHeaders refuses requests that say something twice.
@@ -90,8 +92,13 @@ func (c *contract) checkParameter(p parameter, text string) (errs []FieldError) 
 		return refuse("is not " + article(p.typ))
 	}
 	found := c.fieldErrors(p.schema.Validate(value))
-	if f := p.schema.Format; len(found) > 0 && f != nil && f.Name == "date-time" && checkTime(strings.ReplaceAll(text, " ", "+")) == nil {
-		return refuse("must be a time; the + before its zone must be written as %2B in a query, or the time in UTC with a Z")
+	if f := p.schema.Format; len(found) > 0 && f != nil && f.Name == "date-time" {
+		switch {
+		case checkTime(strings.ReplaceAll(text, " ", "+")) == nil:
+			return refuse("must be a time; the + before its zone must be written as %2B in a query, or the time in UTC with a Z")
+		case lostPlus.MatchString(text):
+			return refuse("must be a time with its zone, such as 2026-01-15T09:38:44Z or, in a query, 2026-01-15T10:38:44%2B01:00")
+		}
 	}
 	for _, e := range found {
 		errs = refuse(e.Detail)

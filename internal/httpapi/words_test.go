@@ -60,6 +60,9 @@ func TestTimesAreToldWithAnExample(t *testing.T) {
 		"2026-01-15T10:38:44+01:00":     "%2B",
 		"2026-01-15T10:38:44.5+01:00":   "%2B",
 		"2026-01-15T10:38:44%2001:00":   "%2B",
+		"2026-01-15T10:38:44+0100":      "%2B01:00",
+		"2026-01-15T10:38+01:00":        "%2B01:00",
+		"2026-01-15t10:38:44+01":        "%2B01:00",
 		"2026-01-15":                    "2026-01-15T09:38:44Z",
 		"2026-01-15T10:38:44":           "2026-01-15T09:38:44Z",
 		"2026-01-15+10:38:44":           "2026-01-15T09:38:44Z",
@@ -112,6 +115,7 @@ func TestMediaTypes(t *testing.T) {
 	for _, taken := range []string{
 		"application/json", "application/json; charset=utf8", "application/json;charset=UTF-8", `application/json; charset="utf8"`, "Application/JSON; Charset=Utf-8",
 		"application/json;", "application/json; charset=", "application/json; charset", "application/json; odata.metadata=minimal; charset=utf-8", "application/json; charset=us-ascii",
+		"application/json; charset=UTF_8", "application/json; charset='utf-8'",
 		" application/json ",
 	} {
 		if got := a.put("/v1/callbacks/cb", body, "Content-Type", taken); got.status > 201 {
