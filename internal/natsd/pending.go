@@ -10,7 +10,8 @@ import (
 
 // What waits for subscribers that do not read is copied for each of them, and the server bounds it per connection only. A
 // bound so small that all connections together fit into the memory would end those that are behind by one large event. So
-// the sum is looked at as well, and those for whom the most waits are closed while it is too large.
+// the sum is looked at as well, and those for whom the most waits are closed while it is too large. Who reads is rarely among
+// them, as it piles up for those who do not; only where one event for everybody is too much by itself, anybody may be.
 
 const (
 	// pendingEvery is how often it is looked whether the process has allocated much. That costs next to nothing.

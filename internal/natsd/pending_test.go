@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -14,7 +15,7 @@ import (
 // Each of them stays within its own bound, but what waits for all together would fill the memory.
 func TestSubscribersThatDoNotReadGiveWayTogether(t *testing.T) {
 	t.Parallel()
-	const most, events = 4 << 20, 60
+	const most, size, events = 4 << 20, 128 << 10, 200 // all connections together hold many events before it is too much
 	d := openDoor(t, Limits{Pending: 256 << 20, Together: most})
 	for range 6 { // they log in, subscribe, and read no more
 		c, err := net.Dial("tcp", d.Addr())
@@ -43,12 +44,16 @@ func TestSubscribersThatDoNotReadGiveWayTogether(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(own.Close)
-	body := make([]byte, 1<<20)
+	body := make([]byte, size)
 	for range events { // one at a time, so that whoever reads is never far behind
 		if err := own.Publish("audatex.leeds.parts.order.updated.x", body); err != nil {
 			t.Fatal(err)
 		}
-		<-got
+		select {
+		case <-got:
+		case <-time.After(time.Minute):
+			t.Fatalf("the one that reads gets nothing; connected: %v; log: %s", reader.IsConnected(), strings.Join(d.log.lines(), "\n"))
+		}
 	}
 	soon(t, "too much waits for all of them together", func() bool {
 		open, err := d.server.Connz(&server.ConnzOptions{State: server.ConnOpen})
