@@ -158,8 +158,10 @@ func (r *replica) join(change ...func(*Config)) *replica {
 	for _, f := range change {
 		f(&c)
 	}
-	var err error
-	if r.Member, err = Join(r.w.t.Context(), c); err != nil {
+	if err := natstest.Patiently(func() (err error) { // as the relay does at its start
+		r.Member, err = Join(r.w.t.Context(), c)
+		return err
+	}); err != nil {
 		r.w.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
