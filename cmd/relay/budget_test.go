@@ -173,7 +173,7 @@ func (r *replicas) work(ctx context.Context, me *replica) {
 		},
 	}
 	r.working.Go(func() { _ = part.run(ctx) })
-	for budget.Wait(ctx) == nil {
+	for budget.Wait(ctx, audatex.PriorityPoll, "") == nil {
 		idle := false
 		r.tell(func() {
 			r.sent = append(r.sent, time.Now())

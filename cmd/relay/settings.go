@@ -42,7 +42,7 @@ type settings struct {
 	AudatexAuthStyle string   `env:"RELAY_AUDATEX_AUTH_STYLE" default:"form" help:"How client id and secret are sent: form or basic." group:"Vendor"`
 	AudatexScopes    []string `env:"RELAY_AUDATEX_SCOPES" default:"BMS.Basic,BMS.PartsOrders" help:"Scopes asked for." group:"Vendor"`
 	AudatexTimezone  string   `env:"RELAY_AUDATEX_TIMEZONE" default:"UTC" help:"Zone of the vendor's times that name none." group:"Vendor"`
-	AudatexRate      int      `env:"RELAY_AUDATEX_RATE" default:"100" help:"Requests a minute to the vendor, for all connections." group:"Vendor"`
+	AudatexRate      int      `env:"RELAY_AUDATEX_RATE" default:"100" help:"Requests a minute to the vendor, for all connections and replicas. The vendor publishes no limit; agree on more with its service desk." group:"Vendor"`
 	AudatexTimeout   duration `env:"RELAY_AUDATEX_TIMEOUT" default:"30s" help:"How long one call to the vendor may take. A replica that takes a connection over from one that died waits for twice that." group:"Vendor"`
 	PollInterval     duration `env:"RELAY_POLL_INTERVAL" default:"5m" help:"Time between two polls of a connection." group:"Vendor"`
 

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/time/rate"
 )
 
 const (
@@ -23,14 +21,14 @@ const (
 // Spare is the part of an allowance that does not flow all the time: as much may be saved up and sent at once.
 const Spare = 0.05
 
-// Budget is the one allowance of requests to the vendor's host, shared by every connection and by the token endpoint.
-// The vendor documents no limit; the lowest tier a third party lists is 100 a minute.
+// Budget is the one allowance of requests to the vendor's host, shared by every connection and by the token endpoint. The
+// vendor publishes no limit, so the default is the relay's own caution. Who waits for it gets turns by Priority.
 type Budget struct {
-	limiter *rate.Limiter
-	turn    chan struct{} // held by the one request that waits for the limiter; the others wait for it in the order they came
-
 	mu           sync.Mutex
-	changed      chan struct{} // closed when the allowance changes
+	limited      bool
+	bucket       bucket
+	waiting      queue
+	again        *time.Timer // looks whether the next request may go
 	blockedUntil time.Time
 	blocked      func(until time.Time)
 }
@@ -38,11 +36,10 @@ type Budget struct {
 // NewBudget allows perMinute requests within any 60 seconds; 0 or less is no limit (a Retry-After still stops everything). It begins with
 // nothing saved up: another process may have sent as much as it could just before.
 func NewBudget(perMinute int) *Budget {
-	b := &Budget{limiter: rate.NewLimiter(rate.Inf, 1), turn: make(chan struct{}, 1), changed: make(chan struct{})}
+	b := &Budget{}
 	if perMinute > 0 {
 		burst := max(1, int(Spare*float64(perMinute)))
-		b.limiter = rate.NewLimiter(inflow(float64(perMinute), burst), burst)
-		b.limiter.AllowN(time.Now(), burst)
+		b.limited, b.bucket = true, bucket{perSecond: inflow(float64(perMinute), burst), burst: float64(burst), at: time.Now()}
 	}
 	return b
 }
@@ -52,28 +49,26 @@ func NewBudget(perMinute int) *Budget {
 // of them sends in 60 seconds is never more than its own part: a full bucket plus what flows in, short of its last token as the time is
 // half-open, hence the +1. Half a request cannot be sent, so a part counts as the whole number below it; one below one request a minute
 // holds in the long run only.
-func inflow(perMinute float64, burst int) rate.Limit {
+func inflow(perMinute float64, burst int) float64 {
 	whole := perMinute
 	if whole > 1 {
 		whole = math.Floor(whole)
 	}
-	return rate.Limit(max(0, min((1-Spare)*perMinute, whole-float64(burst)+1)) / 60)
+	return max(0, min((1-Spare)*perMinute, whole-float64(burst)+1)) / 60
 }
 
 // Allow changes the allowance and how many requests may be saved up and then sent at once, at least one: several replicas divide one
 // allowance among themselves, and who works for more connections gets more of it. Under an allowance of 0 requests wait for the next.
 func (b *Budget) Allow(perMinute float64, burst int) {
-	limit := inflow(perMinute, burst)
-	if limit == b.limiter.Limit() && burst == b.limiter.Burst() {
-		return
-	}
-	now := time.Now()
-	b.limiter.SetLimitAt(now, limit)
-	b.limiter.SetBurstAt(now, burst)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	close(b.changed)
-	b.changed = make(chan struct{})
+	limit, now := inflow(perMinute, burst), time.Now()
+	if b.limited && limit == b.bucket.perSecond && float64(burst) == b.bucket.burst {
+		return
+	}
+	b.limited = true
+	b.bucket.change(now, limit, float64(burst))
+	b.serve(now)
 }
 
 // OnBlocked has f told of every stop that an answer asks for from now on: the other replicas must keep it too.
@@ -91,7 +86,7 @@ func (b *Budget) Block(until time.Time) {
 	b.block(until)
 }
 
-// block answers who is to be told, nil if the time is no further away than the one before.
+// block returns who must be told, nil if the time is no further away than the one before.
 func (b *Budget) block(until time.Time) func(time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -102,60 +97,72 @@ func (b *Budget) block(until time.Time) func(time.Time) {
 	return b.blocked
 }
 
-// Wait returns nil when one request may be sent, or the context's error. A request that waits while the vendor stops
-// everything waits on.
-func (b *Budget) Wait(ctx context.Context) error {
+// Wait returns nil when one request of a connection may be sent, or the context's error. A request that waits while the
+// vendor stops everything waits on.
+func (b *Budget) Wait(ctx context.Context, p Priority, connection string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	select {
-	case b.turn <- struct{}{}:
-	case <-ctx.Done():
-		return fmt.Errorf("waiting behind others for the vendor's request budget: %w", ctx.Err())
-	}
-	defer func() { <-b.turn }()
-	if err := b.waitUnblocked(ctx); err != nil {
-		return err
-	}
-	if err := b.take(ctx); err != nil {
-		return err
-	}
-	return b.waitUnblocked(ctx) // a stop may have come in the meantime
-}
-
-// take waits for the limiter. Only one request at a time has a place there: a place is a time worked out from the allowance as it is, and
-// a hundred places under a small one would still be kept, and filled, when it has grown.
-func (b *Budget) take(ctx context.Context) error {
-	for {
-		b.mu.Lock()
-		changed := b.changed
+	b.mu.Lock()
+	now := time.Now()
+	if b.waiting.length == 0 && b.take(now) == 0 {
 		b.mu.Unlock()
-		place := b.limiter.Reserve()
-		timer := time.NewTimer(place.Delay())
-		select {
-		case <-timer.C:
-			return nil
-		case <-changed:
-		case <-ctx.Done():
+		return nil
+	}
+	w := b.waiting.add(p, connection)
+	b.serve(now)
+	b.mu.Unlock()
+	select {
+	case <-w.turn:
+		return nil
+	case <-ctx.Done():
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now = time.Now()
+	if !b.waiting.remove(w) { // its turn came in the same moment: somebody else's
+		b.bucket.giveBack()
+		b.serve(now)
+	}
+	if left := b.blockedUntil.Sub(now); left > 0 {
+		return fmt.Errorf("waiting %s for the vendor to take requests again: %w", left.Round(time.Second), ctx.Err())
+	}
+	return fmt.Errorf("waiting for the vendor's request budget: %w", ctx.Err())
+}
+
+// serve gives their turns to the waiting requests that may go now, and looks again when the next may. It is called
+// whenever any of that has changed. The lock is held.
+func (b *Budget) serve(now time.Time) {
+	for b.waiting.length > 0 {
+		if wait := b.take(now); wait > 0 {
+			b.lookAgain(wait)
+			return
 		}
-		timer.Stop()
-		place.Cancel()
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("waiting for the vendor's request budget: %w", err)
-		}
+		close(b.waiting.next().turn)
 	}
 }
 
-func (b *Budget) waitUnblocked(ctx context.Context) error {
-	for {
-		left := time.Until(b.BlockedUntil())
-		if left <= 0 {
-			return nil
-		}
-		if err := sleep(ctx, left); err != nil {
-			return fmt.Errorf("waiting %s for the vendor to take requests again: %w", left.Round(time.Second), err)
-		}
+// take takes one request out of the allowance, or returns how long there is none. The lock is held.
+func (b *Budget) take(now time.Time) time.Duration {
+	if left := b.blockedUntil.Sub(now); left > 0 {
+		return left
 	}
+	if !b.limited {
+		return 0
+	}
+	return b.bucket.take(now)
+}
+
+func (b *Budget) lookAgain(wait time.Duration) {
+	if b.again == nil {
+		b.again = time.AfterFunc(wait, func() {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.serve(time.Now())
+		})
+		return
+	}
+	b.again.Reset(wait)
 }
 
 // BlockedUntil is the time before which nothing is sent because the vendor asked so; in the past or zero when requests

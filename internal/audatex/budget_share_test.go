@@ -26,7 +26,7 @@ func TestReplicasTogetherKeepTheAllowance(t *testing.T) {
 			b.Allow(share, max(1, int(share/20)))
 			working.Go(func() {
 				for time.Now().Before(end) {
-					if err := b.Wait(t.Context()); err != nil {
+					if err := b.Wait(t.Context(), PriorityPoll, ""); err != nil {
 						t.Error(err)
 						return
 					}
@@ -67,7 +67,7 @@ func TestAnAllowanceThatIsDividedAnewIsKept(t *testing.T) {
 			var working sync.WaitGroup
 			for _, b := range []*Budget{first, NewBudget(allowance), NewBudget(allowance)} {
 				working.Go(func() {
-					for b.Wait(ctx) == nil {
+					for b.Wait(ctx, PriorityPoll, "") == nil {
 						sent.Add(1)
 					}
 				})
@@ -89,7 +89,7 @@ func TestAChangedAllowanceCountsFromThenOn(t *testing.T) {
 		b.Allow(6, 1)
 		took := func() time.Duration {
 			start := time.Now()
-			if err := b.Wait(t.Context()); err != nil {
+			if err := b.Wait(t.Context(), PriorityPoll, ""); err != nil {
 				t.Fatal(err)
 			}
 			return time.Since(start)
@@ -121,7 +121,7 @@ func TestAStopIsToldAndTakenOver(t *testing.T) {
 			t.Errorf("told %d times", told)
 		}
 		start := time.Now()
-		if err := other.Wait(t.Context()); err != nil || time.Since(start) != 40*time.Second {
+		if err := other.Wait(t.Context(), PriorityPoll, ""); err != nil || time.Since(start) != 40*time.Second {
 			t.Errorf("the other replica waited %s, %v", time.Since(start), err)
 		}
 		other.Block(time.Now().Add(100 * 24 * time.Hour)) // another's clock
@@ -144,7 +144,7 @@ func TestThoseWhoWaitFollowTheAllowance(t *testing.T) {
 		var working sync.WaitGroup
 		ask := func() {
 			working.Go(func() {
-				if err := b.Wait(t.Context()); err != nil {
+				if err := b.Wait(t.Context(), PriorityPoll, ""); err != nil {
 					t.Error(err)
 				}
 				mu.Lock()

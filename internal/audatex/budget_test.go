@@ -25,7 +25,7 @@ func TestBudgetNeverExceedsItsMinute(t *testing.T) {
 			defer cancel()
 			for range 8 {
 				wg.Go(func() {
-					for b.Wait(ctx) == nil {
+					for b.Wait(ctx, PriorityPoll, "") == nil {
 						mu.Lock()
 						times = append(times, time.Now())
 						mu.Unlock()
@@ -58,7 +58,7 @@ func TestABudgetBeginsWithNothingSavedUp(t *testing.T) {
 	for _, perMinute := range []int{1, 10, 100, 1000} {
 		synctest.Test(t, func(t *testing.T) {
 			start, least := time.Now(), time.Minute/time.Duration(perMinute)
-			if err := NewBudget(perMinute).Wait(t.Context()); err != nil {
+			if err := NewBudget(perMinute).Wait(t.Context(), PriorityPoll, ""); err != nil {
 				t.Fatal(err)
 			}
 			if took := time.Since(start); took < least || took > least*107/100 {
@@ -99,7 +99,7 @@ func TestBudgetStops(t *testing.T) {
 			if got := b.Observe(tt.status, h); got != tt.want {
 				t.Errorf("%s: stops for %s, want %s", tt.name, got, tt.want)
 			}
-			if err := b.Wait(t.Context()); err != nil {
+			if err := b.Wait(t.Context(), PriorityPoll, ""); err != nil {
 				t.Fatal(err)
 			}
 			if got := time.Since(start); got != tt.want {
@@ -119,13 +119,13 @@ func TestBudgetStopCountsForThoseWaitingAndIsNotShortened(t *testing.T) {
 		pass(time.Minute) // virtual
 		start := time.Now()
 		for range 3 { // the burst
-			if err := b.Wait(t.Context()); err != nil {
+			if err := b.Wait(t.Context(), PriorityPoll, ""); err != nil {
 				t.Fatal(err)
 			}
 		}
 		passed := make(chan time.Duration)
 		go func() {
-			_ = b.Wait(t.Context()) // waits for the limiter
+			_ = b.Wait(t.Context(), PriorityPoll, "") // waits for the limiter
 			passed <- time.Since(start)
 		}()
 		synctest.Wait()
@@ -144,25 +144,25 @@ func TestBudgetWaitEndsWithContext(t *testing.T) {
 		b.Observe(429, http.Header{"Retry-After": {"60"}})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := b.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		if err := b.Wait(ctx, PriorityPoll, ""); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("stopped: %v", err)
 		}
 		pass(time.Minute) // virtual
-		if err := b.Wait(t.Context()); err != nil {
+		if err := b.Wait(t.Context(), PriorityPoll, ""); err != nil {
 			t.Fatal(err)
 		}
 		ctx2, cancel2 := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel2()
-		if err := b.Wait(ctx2); !errors.Is(err, context.DeadlineExceeded) {
+		if err := b.Wait(ctx2, PriorityPoll, ""); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("without allowance: %v", err)
 		}
 		start := time.Now() // the request given up must have given back its place
-		if err := b.Wait(t.Context()); err != nil || time.Since(start) > 54*time.Second {
+		if err := b.Wait(t.Context(), PriorityPoll, ""); err != nil || time.Since(start) > 54*time.Second {
 			t.Errorf("next request waited %s, %v", time.Since(start), err)
 		}
 		canceled, stop := context.WithCancel(t.Context())
 		stop()
-		if err := NewBudget(0).Wait(canceled); !errors.Is(err, context.Canceled) {
+		if err := NewBudget(0).Wait(canceled, PriorityPoll, ""); !errors.Is(err, context.Canceled) {
 			t.Errorf("ended context: %v", err)
 		}
 	})

@@ -59,6 +59,7 @@ type Client struct {
 	timeout   time.Duration
 	userAgent string
 	budget    *Budget
+	turn      turn
 	metrics   *Metrics
 	log       *slog.Logger
 
@@ -98,6 +99,28 @@ func New(cfg Config) (*Client, error) {
 		c.log = slog.Default()
 	}
 	return c, nil
+}
+
+// turn is whose turn of the budget a client takes.
+type turn struct {
+	connection string
+	priority   *Priority // of every call; nil: each has its own
+}
+
+// inTurn returns the same client with requests that take a connection's turns of the budget.
+func (c *Client) inTurn(t turn) *Client {
+	as := *c
+	as.turn = t
+	return &as
+}
+
+// wait waits for the budget.
+func (c *Client) wait(ctx context.Context, op Operation) error {
+	p := op.priority()
+	if c.turn.priority != nil {
+		p = *c.turn.priority
+	}
+	return c.budget.Wait(ctx, p, c.turn.connection)
 }
 
 // PollBound is the longest time from a poll's announcement until Session.Poll has returned: the call, and the one more
@@ -205,7 +228,7 @@ type answer struct {
 
 // do waits for the budget and makes the call. before, if any, runs between the two and answers the context of the call.
 func (c *Client) do(ctx context.Context, k call, before func(context.Context) (context.Context, error)) (answer, error) {
-	if err := c.budget.Wait(ctx); err != nil {
+	if err := c.wait(ctx, k.op); err != nil {
 		return answer{}, &Error{Operation: k.op, Outcome: Throttled, RetryAfter: max(0, time.Until(c.budget.BlockedUntil())), err: err}
 	}
 	if before != nil {
@@ -240,7 +263,7 @@ func (c *Client) send(ctx context.Context, k call) (answer, error) {
 	req.Header.Set("Authorization", "Bearer "+k.token.Reveal())
 
 	res, err := k.http.Do(req)
-	if sent && k.http == c.plain && k.method == http.MethodGet && isUnreadable(ctx, err) && c.budget.Wait(ctx) == nil {
+	if sent && k.http == c.plain && k.method == http.MethodGet && isUnreadable(ctx, err) && c.wait(ctx, k.op) == nil {
 		res, err = c.once.Do(req.Clone(ctx))
 	}
 	if err != nil {

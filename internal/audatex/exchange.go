@@ -49,7 +49,7 @@ func (t *Tokens) ConsentURL(state, redirectURI string) string {
 // the one the consent was asked with. A refused code is Unauthorised. The record of an answer in which only the refresh
 // token can be read has no access token: it is refreshed when it is used.
 func (t *Tokens) ExchangeCode(ctx context.Context, code, redirectURI string) (TokenRecord, error) {
-	if err := t.cfg.Budget.Wait(ctx); err != nil {
+	if err := t.cfg.Budget.Wait(ctx, PriorityExchange, ""); err != nil {
 		return TokenRecord{}, &Error{Operation: OpToken, Outcome: Throttled, err: err}
 	}
 	got, err := t.token(ctx, url.Values{

@@ -176,7 +176,7 @@ func TestTheTokenEndpointSharesTheBudget(t *testing.T) {
 			t.Errorf("retry after %s", e.RetryAfter)
 		}
 		start := time.Now()
-		if err := budget.Wait(t.Context()); err != nil || time.Since(start) != 20*time.Second {
+		if err := budget.Wait(t.Context(), PriorityPoll, ""); err != nil || time.Since(start) != 20*time.Second {
 			t.Errorf("the token endpoint's 429 stopped the others for %s (%v)", time.Since(start), err)
 		}
 		hasAccess(t, m, store, "access-1")

@@ -66,6 +66,20 @@ const (
 	OpToken         Operation = "token"
 )
 
+// priority is the one at which an operation waits for the budget unless its session says otherwise.
+func (o Operation) priority() Priority {
+	switch o {
+	case OpWhoami: // asked when a user has consented
+		return PriorityExchange
+	case OpToken:
+		return PriorityRefresh
+	case OpOrder, OpAssessment:
+		return PriorityResolve
+	case OpPoll, OpTopics, OpSubscriptions, OpSubscribe, OpUnsubscribe:
+	}
+	return PriorityPoll
+}
+
 // Error is the error of every call in this package that reached, or tried to reach, the vendor. It carries no secret.
 type Error struct {
 	Operation Operation

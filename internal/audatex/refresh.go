@@ -30,7 +30,7 @@ var errSuperseded = errors.New("token record was replaced during the refresh")
 // after its backoff; only storing a result is retried here, because the result exists nowhere else.
 func (t *Tokens) refresh(connection string) (Secret, error) {
 	// The budget first: an intent should be followed by its request, not by a long wait.
-	if err := t.cfg.Budget.Wait(t.starts); err != nil {
+	if err := t.cfg.Budget.Wait(t.starts, PriorityRefresh, connection); err != nil {
 		return Secret{}, &Error{Operation: OpToken, Outcome: Throttled, err: err}
 	}
 	rec, revision, err := t.announce(connection)

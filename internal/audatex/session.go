@@ -12,7 +12,7 @@ import (
 
 // Session makes the calls of one connection: with its tokens, at its level. A call that is answered 401 is made once
 // more with a refreshed token; what is answered 401 then is Unauthorised. A 401 has read nothing, so a poll may be
-// repeated as well. It is safe for concurrent use and costs nothing to make.
+// repeated as well. It is safe for concurrent use and costs little to make.
 type Session struct {
 	client     *Client
 	tokens     *Tokens
@@ -25,7 +25,14 @@ func NewSession(client *Client, tokens *Tokens, connection string, level relay.L
 	if level == "" {
 		level = relay.LevelSite
 	}
-	return &Session{client: client, tokens: tokens, connection: connection, level: level}
+	return &Session{client: client.inTurn(turn{connection: connection}), tokens: tokens, connection: connection, level: level}
+}
+
+// At returns the same session with calls that all wait for the budget at one priority, in place of each at its own.
+func (s *Session) At(p Priority) *Session {
+	at := *s
+	at.client = s.client.inTurn(turn{connection: s.connection, priority: &p})
+	return &at
 }
 
 // Whoami tells who the connection's token is.

@@ -1,0 +1,48 @@
+package audatex
+
+import (
+	"math"
+	"time"
+)
+
+// never is longer than anything waits.
+const never = time.Duration(math.MaxInt64)
+
+// bucket is a token bucket: requests flow in, a burst of them can be saved up. It has no lock and no clock.
+type bucket struct {
+	perSecond float64
+	burst     float64
+	level     float64
+	at        time.Time // of level
+}
+
+// fill adds what has flowed in since.
+func (b *bucket) fill(now time.Time) {
+	if passed := now.Sub(b.at); passed > 0 {
+		b.level = min(b.burst, b.level+passed.Seconds()*b.perSecond)
+		b.at = now
+	}
+}
+
+// change counts from now on; what is saved up stays as far as the new burst allows.
+func (b *bucket) change(now time.Time, perSecond, burst float64) {
+	b.fill(now)
+	b.perSecond, b.burst, b.level = perSecond, burst, min(b.level, burst)
+}
+
+// take takes one request, or returns how long it takes until there is one.
+func (b *bucket) take(now time.Time) time.Duration {
+	const rounding = 1e-9
+	b.fill(now)
+	if missing := 1 - b.level; missing > rounding {
+		if b.perSecond <= 0 {
+			return never
+		}
+		return time.Duration(min(math.Ceil(missing/b.perSecond*float64(time.Second)), float64(never/2)))
+	}
+	b.level = max(0, b.level-1)
+	return 0
+}
+
+// giveBack puts back a request that was taken and not sent.
+func (b *bucket) giveBack() { b.level = min(b.burst, b.level+1) }

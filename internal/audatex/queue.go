@@ -1,0 +1,142 @@
+package audatex
+
+import "container/list"
+
+// Priority says how urgent a request is among those that wait for the vendor's budget.
+type Priority int
+
+// The priorities, the most urgent first.
+const (
+	// PriorityExchange is for what a person waits for at the end of a consent: the code lives for a minute only.
+	PriorityExchange Priority = iota
+	// PriorityRefresh is for access tokens: without one nothing else can be asked.
+	PriorityRefresh
+	// PriorityResolve is for the orders of notifications that were taken out of the vendor's queue.
+	PriorityResolve
+	// PriorityPoll is for polls, and for what must come before a connection's first.
+	PriorityPoll
+	// PriorityReconcile is for orders that are read again in case a notification was lost.
+	PriorityReconcile
+
+	priorities = iota
+)
+
+var priorityNames = [priorities]string{"exchange", "refresh", "resolve", "poll", "reconcile"}
+
+// String is the name used in metrics and logs.
+func (p Priority) String() string { return priorityNames[p] }
+
+// patience is how many turns in a row others may have while a request of a priority waits; the next one is its own. So
+// each priority has a share of the budget that nothing can take away, and what it does not need is free for the rest:
+//
+//   - exchanges always come first. Each of them needs a person who has just consented.
+//   - refreshes, otherwise first, leave a fourth of all turns to resolving and a fifth to polls.
+//   - resolving leaves a fifth of all turns to polls: a queue that is not read is a silent stop, and how long the vendor
+//     keeps what waits in it is not known.
+//   - reconciling takes what is left over, and one turn in fifty.
+var patience = [priorities]int{
+	PriorityExchange: 0, PriorityRefresh: 3, PriorityResolve: 3, PriorityPoll: 4, PriorityReconcile: 49,
+}
+
+// queue holds the requests that wait for the budget, and decides whose turn it is. It has no lock and no clock.
+type queue struct {
+	levels [priorities]level
+	length int
+}
+
+// level is the waiting requests of one priority. Connections take turns; the requests of one come in their order.
+type level struct {
+	lines  list.List                // of *line, the next one first
+	of     map[string]*list.Element // the line of each connection that waits
+	passed int                      // turns that others had since this level's last, or since it has something to do
+}
+
+// line is the waiting requests of one connection.
+type line struct {
+	connection string
+	waiters    []*waiter
+}
+
+// waiter is one waiting request.
+type waiter struct {
+	priority   Priority
+	connection string
+	turn       chan struct{} // closed when its turn has come
+}
+
+// add appends a request.
+func (q *queue) add(p Priority, connection string) *waiter {
+	w := &waiter{priority: p, connection: connection, turn: make(chan struct{})}
+	l := &q.levels[p]
+	if l.of == nil {
+		l.of = map[string]*list.Element{}
+	}
+	at := l.of[connection]
+	if at == nil {
+		at = l.lines.PushBack(&line{connection: connection})
+		l.of[connection] = at
+	}
+	waiting := at.Value.(*line)
+	waiting.waiters = append(waiting.waiters, w)
+	q.length++
+	return w
+}
+
+// next removes the request whose turn it is; nil if none waits.
+func (q *queue) next() *waiter {
+	chosen := -1
+	for p := range q.levels {
+		if q.levels[p].lines.Len() == 0 {
+			continue
+		}
+		if chosen < 0 {
+			chosen = p
+		}
+		if q.levels[p].passed >= patience[p] {
+			chosen = p
+			break
+		}
+	}
+	if chosen < 0 {
+		return nil
+	}
+	for p := range q.levels {
+		if p != chosen && q.levels[p].lines.Len() > 0 {
+			q.levels[p].passed++
+		}
+	}
+	l := &q.levels[chosen]
+	l.passed = 0
+	at := l.lines.Front()
+	waiting := at.Value.(*line)
+	w := waiting.waiters[0]
+	l.lines.MoveToBack(at)
+	q.remove(w)
+	return w
+}
+
+// remove takes out a request that does not wait any more; false if it has had its turn.
+func (q *queue) remove(w *waiter) bool {
+	l := &q.levels[w.priority]
+	at := l.of[w.connection]
+	if at == nil {
+		return false
+	}
+	waiting := at.Value.(*line)
+	for i, there := range waiting.waiters {
+		if there != w {
+			continue
+		}
+		waiting.waiters = append(waiting.waiters[:i], waiting.waiters[i+1:]...)
+		if len(waiting.waiters) == 0 {
+			l.lines.Remove(at)
+			delete(l.of, w.connection)
+		}
+		if l.lines.Len() == 0 {
+			l.passed = 0
+		}
+		q.length--
+		return true
+	}
+	return false
+}
