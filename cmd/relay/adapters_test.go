@@ -61,7 +61,7 @@ func TestAnOperatorRetriesANotification(t *testing.T) {
 		}),
 	})
 	api, err := httpapi.New(httpapi.Config{
-		Store: s, Keys: access.New(access.Config{Clients: s.Clients, Log: log}), AdminToken: "an-admin-token", Log: log,
+		Store: s, Keys: access.New(access.Config{Clients: s.Clients, Log: log}), Admins: access.NewAdmins([]access.Admin{{Name: "admin", Token: "an-admin-token"}}), Log: log,
 		Resolver: notifications{resolving, &vendor{store: s, owners: owners.New(owners.Config{Conn: nc, Topology: s.Topology(), Log: log})}},
 	})
 	if err != nil {

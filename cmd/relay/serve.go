@@ -143,6 +143,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 		return err
 	}
 	var apis *httpapi.API
+	admins := access.NewAdmins(c.admins)
 	keys = access.New(access.Config{Clients: s.Clients, Log: log, Changed: func(client string) { bus.Recheck(client); events.Changed(); apis.Recheck(client) }})
 	bus.Admit(keys)
 
@@ -206,7 +207,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 
 	// What is served.
 	apis, err = httpapi.New(httpapi.Config{
-		Store: s, Keys: keys, AdminToken: c.AdminToken, PublicURL: c.PublicURL, SchemaURL: schemaBase(c, api.Addr()), CallbackNets: c.allow, Restored: mark.Restored,
+		Store: s, Keys: keys, Admins: admins, PublicURL: c.PublicURL, SchemaURL: schemaBase(c, api.Addr()), CallbackNets: c.allow, Restored: mark.Restored,
 		Proxies: c.proxies, Waiting: parts.waiting, Ingress: doors, Dispatcher: callbacks{dispatching, asking}, Poller: pollers{asking}, Resolver: notifications{resolving, vendor}, Vendor: vendor, Ready: state.ready, Log: log,
 	})
 	if err != nil {
@@ -238,6 +239,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 
 	// Everything runs. Sharing stops first and with it the work on every shard, then the stages; what serves goes on until they have drained.
 	front.open(apis.Handler())
+	running.goUntil(serving, "the administrators' tokens", (&adminFiles{config: c, admins: admins, log: log}).follow)
 	running.goUntil(serving, "the API keys", func(ctx context.Context) error { keys.Run(ctx); return nil })
 	running.goUntil(serving, "the copy of the log", func(ctx context.Context) error { return runEvents(ctx, events, keys) })
 	running.goUntil(serving, "the API's feed", func(ctx context.Context) error { apis.Run(ctx); return nil })

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/access"
 	"github.com/audatex-relay/relay/internal/ingress"
 	"github.com/audatex-relay/relay/internal/pasted"
 )
@@ -26,8 +27,10 @@ type settings struct {
 
 	TrustedProxies []string `env:"RELAY_TRUSTED_PROXIES" help:"Networks of the proxies in front of the API, which are believed in X-Forwarded-For." group:"Serving"`
 
-	AdminToken     string `env:"RELAY_ADMIN_TOKEN" help:"Bearer token of the administrator, at least 16 characters. Required." group:"Serving"`
-	AdminTokenFile string `env:"RELAY_ADMIN_TOKEN_FILE" help:"File that holds it." group:"Serving"`
+	AdminToken      string `env:"RELAY_ADMIN_TOKEN" help:"Bearer token of the administrator, at least 16 characters; the log calls whoever uses it admin. Required, or RELAY_ADMIN_TOKENS." group:"Serving"`
+	AdminTokenFile  string `env:"RELAY_ADMIN_TOKEN_FILE" help:"File that holds it; read again when it changes." group:"Serving"`
+	AdminTokens     string `env:"RELAY_ADMIN_TOKENS" help:"Bearer tokens of several administrators, beside RELAY_ADMIN_TOKEN: name:token,name:token. The log has their names." group:"Serving"`
+	AdminTokensFile string `env:"RELAY_ADMIN_TOKENS_FILE" help:"File that holds them, one on each line or by commas; read again when it changes." group:"Serving"`
 
 	ShutdownGrace duration `env:"RELAY_SHUTDOWN_GRACE" default:"25s" help:"How long attempts under way may take to end after SIGTERM." group:"Serving"`
 
@@ -88,12 +91,10 @@ func (settings) GoString() string { return "[settings]" }
 // LogValue keeps the secrets out of every log.
 func (settings) LogValue() slog.Value { return slog.StringValue("[settings]") }
 
-// minAdminToken keeps a guessable token from opening everything.
-const minAdminToken = 16
-
 // config is what the settings come to once they are checked.
 type config struct {
 	settings
+	admins     []access.Admin
 	level      slog.Level
 	syncEvery  time.Duration
 	syncAlways bool
@@ -109,7 +110,11 @@ type config struct {
 // check reads the secrets' files and answers every setting in the form the parts take, or the first one that is wrong.
 func (s settings) check() (config, error) {
 	c := config{settings: s}
-	if err := c.clean(c.settings.texts()); err != nil {
+	err := c.clean(c.settings.texts())
+	if err != nil {
+		return config{}, err
+	}
+	if c.admins, err = c.readAdmins(); err != nil {
 		return config{}, err
 	}
 	for _, secret := range []struct {
@@ -120,7 +125,6 @@ func (s settings) check() (config, error) {
 		needed     bool
 		whatToDoIt string
 	}{
-		{"RELAY_ADMIN_TOKEN", &c.AdminToken, c.AdminTokenFile, pasted.Secret, true, "choose a long random token for the administrator"},
 		{"RELAY_AUDATEX_CLIENT_SECRET", &c.AudatexClientSecret, c.AudatexClientSecretFile, pasted.Secret, true, "the vendor gives it together with the client id"},
 		{"RELAY_ENCRYPTION_KEYS", &c.EncryptionKeys, c.EncryptionKeysFile, pasted.Document, c.NATSURL != "", "make it once with `relay keys` and keep it apart from the data"},
 		{"RELAY_NATS_PASSWORD", &c.NATSPassword, c.NATSPasswordFile, pasted.Password, c.NATSUser != "", "RELAY_NATS_USER logs in with it"},
@@ -131,12 +135,6 @@ func (s settings) check() (config, error) {
 		if secret.needed && *secret.value == "" {
 			return config{}, wrong(secret.name, "is required: %s (or name a file in %s_FILE)", secret.whatToDoIt, secret.name)
 		}
-	}
-	if len(c.AdminToken) < minAdminToken {
-		return config{}, wrong("RELAY_ADMIN_TOKEN", "has %d characters, at least %d are needed", len(c.AdminToken), minAdminToken)
-	}
-	if strings.ContainsFunc(c.AdminToken, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return config{}, wrong("RELAY_ADMIN_TOKEN", "holds a space, a line break or a character outside ASCII, which a bearer token cannot")
 	}
 	if c.AudatexClientID == "" {
 		return config{}, wrong("RELAY_AUDATEX_CLIENT_ID", "is required: the vendor gives it to every integrator")

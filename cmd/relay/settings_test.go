@@ -82,6 +82,15 @@ func TestEveryWrongSettingIsNamed(t *testing.T) {
 		{"--admin-token=two lines of sixteen\nor more", "RELAY_ADMIN_TOKEN"},
 		{"--admin-token=                    ", "RELAY_ADMIN_TOKEN"},
 		{"--admin-token=schlüssel-schlüssel", "RELAY_ADMIN_TOKEN"},
+		{"--admin-tokens=ops", "RELAY_ADMIN_TOKENS"},
+		{"--admin-tokens=a-token-without-a-name", "RELAY_ADMIN_TOKENS"},
+		{"--admin-tokens=Ops:0123456789abcdef", "RELAY_ADMIN_TOKENS"},
+		{"--admin-tokens=ops:short", "RELAY_ADMIN_TOKENS"},
+		{"--admin-tokens=ops:\"0123456789abcdef\"", "RELAY_ADMIN_TOKENS"},
+		{"--admin-tokens=ops:0123456789abcdef,ops:fedcba9876543210", "RELAY_ADMIN_TOKENS"},
+		{"--admin-tokens=ops:0123456789abcdef,night:0123456789abcdef", "RELAY_ADMIN_TOKENS"},
+		{"--admin-tokens=ops:" + testAdminToken, "RELAY_ADMIN_TOKENS"},
+		{"--admin-tokens=admin:0123456789abcdef", "RELAY_ADMIN_TOKENS"},
 		{"--audatex-client-id=", "RELAY_AUDATEX_CLIENT_ID"},
 		{"--audatex-client-secret=", "RELAY_AUDATEX_CLIENT_SECRET"},
 		{"--http-addr=8080", "RELAY_HTTP_ADDR"},
@@ -225,8 +234,8 @@ func TestSecretsComeFromFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.AdminToken != "a-token-from-a-file" || c.AudatexClientSecret != "a-secret-from-a-file" {
-		t.Errorf("read %q and %q, want them without the white space around", c.AdminToken, c.AudatexClientSecret)
+	if c.admins[0].Token != "a-token-from-a-file" || c.AudatexClientSecret != "a-secret-from-a-file" {
+		t.Errorf("read %q and %q, want them without the white space around", c.admins[0].Token, c.AudatexClientSecret)
 	}
 	s.AdminTokenFile = file(" \n")
 	if _, err := s.check(); err == nil || !strings.HasPrefix(err.Error(), "RELAY_ADMIN_TOKEN_FILE: ") {

@@ -26,6 +26,8 @@ func (s *settings) texts() []textSetting {
 		textSetting{"RELAY_PUBLIC_URL", &s.PublicURL, pasted.Token},
 		textSetting{"RELAY_ADMIN_TOKEN", &s.AdminToken, pasted.Secret},
 		textSetting{"RELAY_ADMIN_TOKEN_FILE", &s.AdminTokenFile, pasted.Secret},
+		textSetting{"RELAY_ADMIN_TOKENS", &s.AdminTokens, pasted.Document},
+		textSetting{"RELAY_ADMIN_TOKENS_FILE", &s.AdminTokensFile, pasted.Secret},
 		textSetting{"RELAY_AUDATEX_BASE_URL", &s.AudatexBaseURL, pasted.Token},
 		textSetting{"RELAY_AUDATEX_AUTH_URL", &s.AudatexAuthURL, pasted.Token},
 		textSetting{"RELAY_AUDATEX_TOKEN_URL", &s.AudatexTokenURL, pasted.Token},

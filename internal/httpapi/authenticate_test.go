@@ -3,12 +3,14 @@ package httpapi
 import (
 	"net/http"
 	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/audatex-relay/relay/internal/access"
 	"github.com/audatex-relay/relay/internal/ingress"
 	"github.com/audatex-relay/relay/internal/relay"
 )
@@ -116,5 +118,35 @@ func TestATokenIsNoRequestID(t *testing.T) {
 		if strings.Contains(f.log.String(), token) {
 			t.Error("a token is in the log")
 		}
+	}
+}
+
+// The log says who did what, by name and never by token: an administrator by name, a key by its client and id.
+func TestTheLogSaysWho(t *testing.T) {
+	t.Parallel()
+	admins := access.NewAdmins([]access.Admin{{Name: "admin", Token: adminToken}, {Name: "ops", Token: "the-token-of-operations"}})
+	f := newFixture(t, func(c *Config) { c.Admins = admins })
+	a := f.client("client-a", relay.RoleWrite, "alpha")
+	f.as("the-token-of-operations").put("/v1/connections/leeds", map[string]any{"level": "site", "site": "leeds"}).want(201)
+	f.as("the-token-of-operations").put("/v1/connections/leeds", map[string]any{"level": "moon"}).want(422)
+	f.admin().get("/v1/connections").want(200)
+	a.put("/v1/callbacks/of-a", map[string]any{"url": "https://bms.example/"}).want(201)
+	admins.Replace([]access.Admin{{Name: "admin", Token: adminToken}})
+	f.as("the-token-of-operations").get("/v1/connections").want(401)
+	eventually(t, func() bool { return strings.Count(f.log.String(), `"msg":"http"`) >= 7 })
+	keyID := strings.Split(a.token, "_")[1]
+	for _, want := range []string{
+		`"method":"PUT","route":"/v1/connections/{id}","status":201,.*"admin":"ops","path":"/v1/connections/leeds"`,
+		`"method":"PUT","route":"/v1/connections/{id}","status":422,.*"admin":"ops","problem":"invalid-body"`,
+		`"method":"GET","route":"/v1/connections","status":200,.*"admin":"admin"}`,
+		`"method":"PUT","route":"/v1/callbacks/{id}","status":201,.*"client":"client-a","key":"` + keyID + `","path":"/v1/callbacks/of-a"`,
+		`"method":"GET","route":"/v1/connections","status":401,.*"remote":"127.0.0.1","problem":"unauthorized"`,
+	} {
+		if !regexp.MustCompile(strings.NewReplacer("{", `\{`, "}", `\}`).Replace(want)).MatchString(f.log.String()) {
+			t.Errorf("no line %s in\n%s", want, f.log.String())
+		}
+	}
+	if strings.Contains(f.log.String(), "the-token-of-operations") {
+		t.Error("a token is in the log")
 	}
 }

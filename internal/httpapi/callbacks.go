@@ -14,15 +14,15 @@ import (
 // ListCallbacks implements GET /v1/callbacks.
 func (a *API) ListCallbacks(w http.ResponseWriter, r *http.Request, params ListCallbacksParams) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		if !c.admin && params.Client != "" && params.Client != c.client.ID {
+		if !c.isAdmin() && params.Client != "" && params.Client != c.client.ID {
 			return reply{}, notFound()
 		}
 		of := params.Client
-		if !c.admin {
+		if !c.isAdmin() {
 			of = c.client.ID
 		}
 		entries, next, err := page(ctx, a.callbacks, of, params.After, params.Limit, func(cb store.SealedCallback) bool {
-			if !c.admin {
+			if !c.isAdmin() {
 				return c.owns(cb.Callback)
 			}
 			client, known := a.c.Keys.Client(cb.Client)
@@ -166,7 +166,7 @@ func (a *API) owns(ctx context.Context, c caller, cb relay.Callback) error {
 	if !c.owns(cb) {
 		return notFound()
 	}
-	if !c.admin {
+	if !c.isAdmin() {
 		return nil
 	}
 	switch orphaned, err := a.orphaned(ctx, cb); {
@@ -234,7 +234,7 @@ func (a *API) ifMayChange(
 
 // ownerFor answers the client a new callback belongs to.
 func (a *API) ownerFor(ctx context.Context, c caller, named string) (relay.Client, error) {
-	if !c.admin {
+	if !c.isAdmin() {
 		if named != "" && named != c.client.ID {
 			return relay.Client{}, notFound()
 		}

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"bytes"
 	"encoding/json"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -10,25 +11,37 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// caller is who makes a request: the admin token, or a key of a client.
+// caller is who makes a request: an administrator, or a key of a client.
 type caller struct {
-	admin  bool
+	admin  string // the administrator's name
 	client relay.Client
 	key    relay.Key
 }
 
-// name is what the access log says.
-func (c caller) name() string {
-	if c.admin {
-		return "admin"
+// isAdmin reports whether the caller is an administrator.
+func (c caller) isAdmin() bool { return c.admin != "" }
+
+// attrs say in the log who the caller is: nothing of whoever is not known.
+func (c caller) attrs() []slog.Attr {
+	switch {
+	case c.isAdmin():
+		return []slog.Attr{slog.String("admin", c.admin)}
+	case c.key.ID != "":
+		return []slog.Attr{slog.String("client", c.client.ID), slog.String("key", c.key.ID)}
 	}
-	return c.key.ID
+	return nil
 }
 
-// present returns the caller as it is now: its key may have been revoked or expired since it was authenticated, its client
-// removed or given other sites.
+// logOf returns the API's log with who the caller is.
+func (a *API) logOf(c caller) *slog.Logger { return slog.New(a.c.Log.Handler().WithAttrs(c.attrs())) }
+
+// present returns the caller as it is now: its token may have been replaced since it was authenticated, its key may
+// have been revoked or have expired, its client removed or given other sites.
 func (a *API) present(c caller) (caller, error) {
-	if c.admin || c.key.ID == "" {
+	if c.isAdmin() && !a.c.Admins.Know(c.admin) {
+		return caller{}, kindUnauthorized.problem("The token was replaced meanwhile.")
+	}
+	if c.isAdmin() || c.key.ID == "" {
 		return c, nil
 	}
 	client, known := a.c.Keys.Client(c.client.ID)
@@ -49,14 +62,14 @@ func (c caller) seesTheSame(other caller) bool {
 }
 
 // maySeeSite reports whether what happens at a site is the caller's business.
-func (c caller) maySeeSite(site string) bool { return c.admin || c.client.MaySee(site) }
+func (c caller) maySeeSite(site string) bool { return c.isAdmin() || c.client.MaySee(site) }
 
 // owns reports whether a callback is the caller's.
-func (c caller) owns(cb relay.Callback) bool { return c.admin || cb.BelongsTo(c.client) }
+func (c caller) owns(cb relay.Callback) bool { return c.isAdmin() || cb.BelongsTo(c.client) }
 
 // gone is what the caller is told whose client was removed while it made a callback.
 func (c caller) gone() error {
-	if c.admin {
+	if c.isAdmin() {
 		return kindConflict.problem("The client was removed at the same moment.")
 	}
 	return kindUnauthorized.problem("The token is not valid.")
@@ -65,7 +78,7 @@ func (c caller) gone() error {
 // mayChange refuses keys that may only read. It is asked before it is known what the caller wants to change (authorize), so that the
 // refusal tells nothing.
 func (c caller) mayChange() error {
-	if !c.admin && c.key.Role != relay.RoleWrite {
+	if !c.isAdmin() && c.key.Role != relay.RoleWrite {
 		return &problem{kind: kindReadOnly}
 	}
 	return nil
@@ -90,7 +103,7 @@ var aboutCallbacks = []string{
 // maySeeEvent reports whether an event is the caller's business. One about a callback is only its client's, wherever it stands; the
 // event says whose the callback was: its id may be another client's since, and the client's id another client.
 func (c caller) maySeeEvent(ev store.Stored) bool {
-	if c.admin {
+	if c.isAdmin() {
 		return true
 	}
 	if !slices.Contains(aboutCallbacks, ev.Type) {

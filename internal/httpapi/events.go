@@ -201,7 +201,7 @@ func (a *API) wait(ctx context.Context, c caller, peer netip.Addr, q *query, lim
 	defer cancel()
 	sites := relay.Sorted(c.client.Sites) // every event is held against them
 	waiter, ok := a.feed.join(end, c.client.ID, func(site, typ, order string) bool {
-		seen := c.admin || c.client.AllSites || relay.Among(sites, site) || slices.Contains(aboutCallbacks, typ)
+		seen := c.isAdmin() || c.client.AllSites || relay.Among(sites, site) || slices.Contains(aboutCallbacks, typ)
 		return seen && q.filter.Matches(site, typ, order)
 	})
 	if !ok {

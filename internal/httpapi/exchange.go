@@ -2,8 +2,6 @@ package httpapi
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,7 +51,7 @@ func exchangeOf(r *http.Request) *exchange {
 var requestID = regexp.MustCompile(`^[0-9A-Za-z-]{8,64}$`)
 
 // requestID returns the id that the caller chose, or a new one. The id is logged and returned, so one that is part of the
-// caller's credentials, or the admin token, is not taken.
+// caller's credentials, or an admin token, is not taken.
 func (a *API) requestID(r *http.Request) string {
 	id := r.Header.Get("X-Request-Id")
 	if !requestID.MatchString(id) {
@@ -64,7 +62,7 @@ func (a *API) requestID(r *http.Request) string {
 			return relay.NewID()
 		}
 	}
-	if sum := sha256.Sum256([]byte(id)); subtle.ConstantTimeCompare(sum[:], a.admin[:]) == 1 {
+	if _, ok := a.c.Admins.Lookup(id); ok {
 		return relay.NewID()
 	}
 	return id
@@ -114,8 +112,9 @@ func (a *API) log(r *http.Request, x *exchange, w middleware.WrapResponseWriter,
 		slog.String("method", r.Method), slog.String("route", chi.RouteContext(r.Context()).RoutePattern()), slog.Int("status", w.Status()),
 		slog.Duration("duration", took.Round(time.Microsecond)), slog.String("request_id", x.id), slog.String("remote", x.remoteName()),
 	}
-	if name := x.caller.name(); name != "" {
-		attrs = append(attrs, slog.String("key", name))
+	attrs = append(attrs, x.caller.attrs()...)
+	if x.op.changes && w.Status() < 400 { // what was changed: its names have been found valid
+		attrs = append(attrs, slog.String("path", r.URL.EscapedPath()))
 	}
 	if r.Context().Err() != nil { // the caller is gone: whatever came of it is no trouble of ours
 		attrs = append(attrs, slog.Bool("gone", true))

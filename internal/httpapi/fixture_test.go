@@ -92,7 +92,7 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 	t.Cleanup(f.parts.sender.Close)
 	f.keys = access.New(access.Config{Clients: f.store.Clients, Log: log, Changed: func(client string) { f.api.Recheck(client) }})
 	c := Config{
-		Store: f.store, Keys: f.keys, AdminToken: adminToken, PublicURL: publicURL + "/", CallbackNets: []netip.Prefix{loopback},
+		Store: f.store, Keys: f.keys, Admins: access.NewAdmins([]access.Admin{{Name: "admin", Token: adminToken}}), PublicURL: publicURL + "/", CallbackNets: []netip.Prefix{loopback},
 		Dispatcher: f.parts, Poller: f.parts, Resolver: f.parts, Vendor: f.parts, RatePerSecond: 10_000, Burst: 10_000, TestsPerSecond: 10_000, TestBurst: 10_000, Failures: 1_000_000, Log: log,
 	}
 	for _, o := range options {

@@ -32,7 +32,7 @@ func (a *API) ListOrders(w http.ResponseWriter, r *http.Request, params ListOrde
 			from = at[0] + 1
 		}
 		sites := params.Sites
-		if len(sites) == 0 && !c.admin && !c.client.AllSites {
+		if len(sites) == 0 && !c.isAdmin() && !c.client.AllSites {
 			sites = c.client.Sites
 			if len(sites) == 0 { // an empty choice would mean all
 				return reply{body: OrderList{Items: []Order{}}}, nil

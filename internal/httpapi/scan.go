@@ -80,7 +80,7 @@ func subjects(c caller, f relay.Filter) []string {
 	sites, orders, forms := f.Sites, f.Orders, formsOf(f.Types)
 	if len(sites) == 0 {
 		switch {
-		case c.admin || c.client.AllSites:
+		case c.isAdmin() || c.client.AllSites:
 			sites = []string{"*"}
 		case len(c.client.Sites) == 0:
 			sites = []string{"-"} // the client sees nothing, and no site is called so

@@ -173,7 +173,7 @@ func TestEventsOfForeignSitesAreNotLookedFor(t *testing.T) {
 		if got := candidates(a, id); len(got) != want {
 			t.Errorf("%s: %q", id, got)
 		}
-		if got := candidates(caller{admin: true}, id); len(got) == 0 && id != "nothing" {
+		if got := candidates(caller{admin: "admin"}, id); len(got) == 0 && id != "nothing" {
 			t.Errorf("%s is not looked for by the admin", id)
 		}
 	}

@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -85,9 +84,9 @@ type Vendor interface {
 
 // Config is what New needs. Everything must be there but where a zero value is said to mean something.
 type Config struct {
-	Store      *store.Store
-	Keys       *access.Keys
-	AdminToken string
+	Store  *store.Store
+	Keys   *access.Keys
+	Admins *access.Admins
 	// PublicURL is the relay's public address without a closing slash; empty: links are relative.
 	PublicURL string
 	// SchemaURL is where events say that their schemas are: absolute, as for those that are published. Empty: PublicURL.
@@ -126,7 +125,6 @@ type Config struct {
 // API serves the HTTP API. Run must be running: lists wait for it, and long polls wake early by it.
 type API struct {
 	c        Config
-	admin    [sha256.Size]byte
 	contract *contract
 	limits   *limits
 	waiting  *waiting
@@ -148,9 +146,6 @@ type API struct {
 
 // New answers the API.
 func New(c Config) (*API, error) {
-	if c.AdminToken == "" {
-		return nil, errors.New("the API needs an admin token")
-	}
 	if c.RatePerSecond == 0 {
 		c.RatePerSecond = 50
 	}
@@ -184,7 +179,7 @@ func New(c Config) (*API, error) {
 	}
 	c.PublicURL = strings.TrimSuffix(c.PublicURL, "/")
 	a := &API{
-		c: c, admin: sha256.Sum256([]byte(c.AdminToken)), contract: contract, limits: newLimits(c.RatePerSecond, c.Burst),
+		c: c, contract: contract, limits: newLimits(c.RatePerSecond, c.Burst),
 		waiting: newWaiting(c.Waiting),
 		tests:   newLimits(c.TestsPerSecond, c.TestBurst),
 		bodies:  newTurns(bodiesOfKey), reads: newTurns(readsOfKey), clients: newTurns(1), large: make(chan struct{}, largeBodies), checks: make(chan struct{}, checkedOnce),
@@ -194,7 +189,6 @@ func New(c Config) (*API, error) {
 		Bucket: c.Store.Sealed, Log: c.Log, What: "callback", Group: func(cb store.SealedCallback) string { return cb.Client },
 	})
 	a.connections = store.NewMirror(store.MirrorConfig[relay.Connection]{Bucket: c.Store.Connections, Log: c.Log, What: "connection"})
-	a.c.AdminToken = "" // only its hash is needed
 	return a, nil
 }
 

@@ -37,10 +37,10 @@ func (a *API) GetUnresolved(w http.ResponseWriter, r *http.Request, id string) {
 
 // DeleteUnresolved implements DELETE /v1/unresolved/{unresolvedId}. The log says what was given up: nothing else will.
 func (a *API) DeleteUnresolved(w http.ResponseWriter, r *http.Request, id string) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
 		u, _, err := remove(ctx, a.c.Store.Unresolved, id, "", func(relay.Unresolved) error { return nil })
 		if err == nil {
-			a.c.Log.Warn("an unresolved notification was given up by an operator", "unresolved", id, "connection", u.Connection, "site", u.Site, "order", u.Order)
+			a.logOf(c).Warn("an unresolved notification was given up by an operator", "unresolved", id, "connection", u.Connection, "site", u.Site, "order", u.Order)
 		}
 		return reply{status: http.StatusNoContent}, err
 	})
@@ -48,10 +48,10 @@ func (a *API) DeleteUnresolved(w http.ResponseWriter, r *http.Request, id string
 
 // RetryUnresolved implements POST /v1/unresolved/{unresolvedId}/retry.
 func (a *API) RetryUnresolved(w http.ResponseWriter, r *http.Request, id string) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
 		switch outcome, err := a.c.Resolver.Retry(ctx, id); outcome {
 		case Retried:
-			a.c.Log.Info("an unresolved notification was resolved by an operator's retry", "unresolved", id)
+			a.logOf(c).Info("an unresolved notification was resolved by an operator's retry", "unresolved", id)
 			return reply{status: http.StatusNoContent}, nil
 		case RetryUnknown:
 			return reply{}, &problem{kind: kindNotFound, cause: err}

@@ -49,7 +49,7 @@ func (w *waiting) take(c caller, peer netip.Addr) (done func(), err error) {
 func (w *waiting) full(c caller, peer netip.Addr) string {
 	client := w.clients[c.client.ID]
 	switch {
-	case c.admin:
+	case c.isAdmin():
 		return ""
 	case w.keys[c.key.ID] >= maxWaiting:
 		return "The key has too many waiting requests."

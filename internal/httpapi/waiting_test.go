@@ -55,7 +55,7 @@ func TestWaitingRequestsLeaveRoomForOthers(t *testing.T) {
 	if n := many(200, keys("three"), at(proxy)); n < 10 {
 		t.Errorf("a third client has %d places", n)
 	}
-	if n := many(500, func(int) caller { return caller{admin: true} }, at(addr(1))); n != 500 {
+	if n := many(500, func(int) caller { return caller{admin: "admin"} }, at(addr(1))); n != 500 {
 		t.Errorf("the admin token has %d places of 500", n)
 	}
 	for _, done := range all {

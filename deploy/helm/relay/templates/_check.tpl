@@ -1,8 +1,8 @@
 {{/* What a schema cannot say well: how values go together, and what to do about it. */}}
 {{- define "relay.check" -}}
 {{- $external := ne .Values.nats.url "" -}}
-{{- if not .Values.secrets.adminToken.secretName -}}
-{{- fail "secrets.adminToken.secretName is required: the Secret that holds the administrator's token, as made by: kubectl create secret generic relay --from-literal=admin-token=$(openssl rand -hex 24) --from-literal=client-secret=…" -}}
+{{- if not (or .Values.secrets.adminToken.secretName .Values.secrets.adminTokens.secretName) -}}
+{{- fail "secrets.adminToken.secretName or secrets.adminTokens.secretName is required: the Secret that holds the administrator's token, as made by: kubectl create secret generic relay --from-literal=admin-token=$(openssl rand -hex 24) --from-literal=client-secret=…" -}}
 {{- end -}}
 {{- if not .Values.secrets.audatexClientSecret.secretName -}}
 {{- fail "secrets.audatexClientSecret.secretName is required: the Secret that holds the OAuth client secret given by the vendor" -}}

@@ -13,7 +13,8 @@
   (list "RELAY_METRICS_ADDR" (printf ":%d" (int .Values.ports.metrics)))
   (list "RELAY_PUBLIC_URL" .Values.publicUrl)
   (list "RELAY_TRUSTED_PROXIES" (join "," .Values.trustedProxies))
-  (list "RELAY_ADMIN_TOKEN_FILE" (printf "%s/admin-token" $secrets))
+  (list "RELAY_ADMIN_TOKEN_FILE" (ternary (printf "%s/admin-token" $secrets) "" (ne .Values.secrets.adminToken.secretName "")))
+  (list "RELAY_ADMIN_TOKENS_FILE" (ternary (printf "%s/admin-tokens" $secrets) "" (ne .Values.secrets.adminTokens.secretName "")))
   (list "RELAY_LOG_LEVEL" .Values.log.level)
   (list "RELAY_LOG_FORMAT" .Values.log.format)
   (list "RELAY_SHUTDOWN_GRACE" .Values.shutdownGrace)
@@ -76,6 +77,7 @@
 {{- $sources := list -}}
 {{- range $source := list
   (list .Values.secrets.adminToken.secretName .Values.secrets.adminToken.key "admin-token")
+  (list .Values.secrets.adminTokens.secretName .Values.secrets.adminTokens.key "admin-tokens")
   (list .Values.secrets.audatexClientSecret.secretName .Values.secrets.audatexClientSecret.key "client-secret")
   (list .Values.secrets.encryptionKeys.secretName .Values.secrets.encryptionKeys.key "keyset.json")
   (list .Values.nats.auth.secretName .Values.nats.auth.credsKey "nats.creds")

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"bytes"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/audatex-relay/relay/internal/access"
+)
+
+// The files of tokens are read again; what cannot be used changes nothing and is told once.
+func TestAdministratorsFilesAreReadAgain(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "admin-tokens")
+	write := func(content string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("ops:a-token-of-ops-people\nnight:a-token-of-the-night\n")
+	s := given(t)
+	s.AdminTokensFile = file
+	c, err := s.check()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	f := adminFiles{config: c, admins: access.NewAdmins(c.admins), log: slog.New(slog.NewTextHandler(&log, nil))}
+	known := func(token, want string) {
+		t.Helper()
+		if name, _ := f.admins.Lookup(token); name != want {
+			t.Errorf("%s is %q's, want %q", token, name, want)
+		}
+	}
+	known(testAdminToken, "admin")
+	known("a-token-of-ops-people", "ops")
+	f.read()
+	if log.Len() > 0 {
+		t.Errorf("nothing has changed: %s", log.String())
+	}
+	write("ops:a-token-of-ops-people\nops-2:the-next-token-of-ops")
+	f.read()
+	known("the-next-token-of-ops", "ops-2")
+	known("a-token-of-ops-people", "ops")
+	known("a-token-of-the-night", "")
+	for _, unusable := range []string{"a-token-without-a-name", "a-token-without-a-name", "", "ops:short"} {
+		write(unusable)
+		f.read()
+		known("the-next-token-of-ops", "ops-2")
+		known(testAdminToken, "admin")
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	f.read()
+	known("the-next-token-of-ops", "ops-2")
+	if n := strings.Count(log.String(), "level=ERROR"); n != 4 {
+		t.Errorf("%d errors were told, want one for each: %s", n, log.String())
+	}
+	if !strings.Contains(log.String(), "added=[ops-2] removed=[night]") || strings.Contains(log.String(), "token-of") || strings.Contains(log.String(), "token-without") {
+		t.Errorf("log: %s", log.String())
+	}
+}
