@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/ingress"
@@ -21,6 +22,30 @@ type sandboxCommand struct {
 	Tame     bool     `help:"Switch the hostility off: no unknown fields, no odd dates and digits."`
 	Token    duration `name:"token-lifetime" default:"30m" help:"How long an access token lives."`
 	Verbose  bool     `short:"v" help:"Log every request."`
+
+	Accounts  []string `name:"account" sep:"none" placeholder:"COMPANY:USER:PASSWORD:SITE[:TERMINAL]" help:"Who can sign in at its portal; repeat for several. Default C4711:bms.4711:sandbox:4711."`
+	Redirects []string `name:"redirect-uri" sep:"none" help:"Address that a consent may return to; repeat for several. Default any."`
+	PKCE      string   `name:"pkce" default:"verify" enum:"verify,ignore,refuse" help:"What it makes of code challenges: ${enum}."`
+	RateLimit int      `help:"API requests a minute before it answers 429; 0 for no limit."`
+}
+
+// accounts reads the --account flags.
+func (c *sandboxCommand) accounts() ([]sandbox.Account, error) {
+	var accounts []sandbox.Account
+	for _, text := range c.Accounts {
+		parts := strings.SplitN(text, ":", 5)
+		if len(parts) < 4 {
+			return nil, wrong("--account", "an account is COMPANY:USER:PASSWORD:SITE or COMPANY:USER:PASSWORD:SITE:TERMINAL")
+		}
+		a := sandbox.Account{Password: parts[2], Consent: sandbox.Consent{
+			CompanyCode: parts[0], User: parts[1], Sites: []string{parts[3]},
+		}}
+		if len(parts) == 5 {
+			a.Terminal = parts[4]
+		}
+		accounts = append(accounts, a)
+	}
+	return accounts, nil
 }
 
 // Run serves the vendor's double until it is told to stop. docs/sandbox.md says how to steer it.
@@ -33,7 +58,19 @@ func (c *sandboxCommand) Run(p program) error {
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewTextHandler(p.stderr, &slog.HandlerOptions{Level: level}))
-	s := sandbox.New(sandbox.Config{ClientID: c.ClientID, ClientSecret: c.Secret, Seed: c.Seed, Tame: c.Tame, AccessTokenLifetime: c.Token.d(), Log: log})
+	accounts, err := c.accounts()
+	if err != nil {
+		return err
+	}
+	config := sandbox.Config{
+		ClientID: c.ClientID, ClientSecret: c.Secret, Seed: c.Seed, Tame: c.Tame, AccessTokenLifetime: c.Token.d(),
+		RedirectURIs: c.Redirects, RateLimit: c.RateLimit, Log: log,
+		Accounts: accounts, Behaviour: sandbox.Behaviour{PKCE: sandbox.PKCE(c.PKCE)},
+	}
+	if err := config.Check(); err != nil {
+		return wrong("--account", "%w", err)
+	}
+	s := sandbox.New(config)
 	listener, err := net.Listen("tcp", c.Addr)
 	if err != nil {
 		return wrong("--addr", "%w", err)

@@ -60,6 +60,7 @@ func (s *Sandbox) control(mux *http.ServeMux) {
 	handle("DELETE /consent", func(*http.Request) (int, any, error) {
 		return http.StatusNoContent, nil, s.SetAutoConsent(nil)
 	})
+	s.controlPortal(handle)
 	s.controlOrders(handle)
 	handle("GET /faults", func(*http.Request) (int, any, error) {
 		list := []wireFaults{}

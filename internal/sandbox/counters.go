@@ -21,14 +21,16 @@ const (
 	OpPoll              Operation = "poll"
 	OpReadOrder         Operation = "readOrder"
 	OpReadAssessment    Operation = "readAssessment"
+	OpUsersMe           Operation = "usersMe"
 	OpAuthorize         Operation = "authorize"
+	OpSignIn            Operation = "signIn"
 	OpToken             Operation = "token"
 	OpTrap              Operation = "trap"
 	OpUnknown           Operation = "unknown"
 )
 
 var operations = []Operation{OpWhoami, OpTopics, OpListSubscriptions, OpSubscribe, OpUnsubscribe, OpPoll,
-	OpReadOrder, OpReadAssessment, OpAuthorize, OpToken, OpTrap, OpUnknown}
+	OpReadOrder, OpReadAssessment, OpUsersMe, OpAuthorize, OpSignIn, OpToken, OpTrap, OpUnknown}
 
 // Counters is what happened since the start or the last Reset.
 type Counters struct {
@@ -64,8 +66,14 @@ type Counters struct {
 	SubscriptionsCreated int64 `json:"subscriptionsCreated"`
 	SubscriptionsRemoved int64 `json:"subscriptionsRemoved"`
 
+	// SignInsRefused had a wrong company code, user name or password.
+	SignInsRefused int64 `json:"signInsRefused"`
 	CodesExchanged int64 `json:"codesExchanged"`
-	TokenRefreshes int64 `json:"tokenRefreshes"`
+	// CodesReused counts uses of a code after its first, VerifiersRefused codes
+	// that came without the verifier of their challenge.
+	CodesReused      int64 `json:"codesReused"`
+	VerifiersRefused int64 `json:"verifiersRefused"`
+	TokenRefreshes   int64 `json:"tokenRefreshes"`
 	// TokensLost are pairs whose answer did not go out whole: the old refresh
 	// token is spent, nobody has the new one.
 	TokensLost int64 `json:"tokensLost"`

@@ -76,7 +76,7 @@ func (f Faults) validate() error {
 
 func (f Faults) hits(op Operation, path string) bool {
 	if len(f.Operations) == 0 && len(f.Paths) == 0 {
-		return strings.HasPrefix(path, APIPath+"/")
+		return strings.HasPrefix(path, APIPath+"/") || path == UsersMePath
 	}
 	if slices.Contains(f.Operations, op) {
 		return true

@@ -44,6 +44,9 @@ type Consent struct {
 	// User is who consents, and what whoami answers. Default "bms." and the first
 	// site. Consents of level user with an equal user share their subscriptions.
 	User string `json:"user,omitempty"`
+	// Terminal is the user's terminal id, which users/me answers beside the first site and the company. Default "T" and
+	// the first site.
+	Terminal string `json:"terminal,omitempty"`
 }
 
 // Grant is a consent given.
@@ -65,9 +68,9 @@ func (g Grant) LogValue() slog.Value { return slog.StringValue(g.String()) }
 // grant is one consent and the tokens that came of it.
 type grant struct {
 	id      string
+	number  int
 	owner   *owner
-	user    string
-	scopes  []string
+	consent Consent
 	revoked bool
 	issued  []*accessToken // not yet expired, oldest first
 
@@ -76,7 +79,7 @@ type grant struct {
 	counters   GrantCounters
 }
 
-func (g *grant) has(scope string) bool { return slices.Contains(g.scopes, scope) }
+func (g *grant) has(scope string) bool { return slices.Contains(g.consent.Scopes, scope) }
 
 // owner is what subscriptions belong to: a site, a company or a user. It
 // outlives the grants that speak for it, and so do its queues.
@@ -135,13 +138,18 @@ func (s *Sandbox) complete(c Consent) (Consent, error) {
 	if c.User == "" {
 		c.User = "bms." + c.Sites[0]
 	}
+	if c.Terminal == "" {
+		c.Terminal = "T" + c.Sites[0]
+	}
+	c.Sites = slices.Clone(c.Sites)
 	return c, nil
 }
 
 // newGrant is called with mu held.
 func (s *Sandbox) newGrant(c Consent) *grant {
 	s.nextGrant++
-	g := &grant{id: fmt.Sprintf("grant-%d", s.nextGrant), user: c.User, scopes: slices.Clone(c.Scopes)}
+	c.Scopes = slices.Clone(c.Scopes)
+	g := &grant{id: fmt.Sprintf("grant-%d", s.nextGrant), number: s.nextGrant, consent: c}
 	name := c.Sites[0]
 	switch c.Level {
 	case Company:

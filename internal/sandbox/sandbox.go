@@ -36,6 +36,10 @@ const (
 	APIPath = "/AudaAPI.BMSAPI"
 	// AuthorizePath is where a user's browser is sent for consent.
 	AuthorizePath = "/AudaAPI.Portal/OAuth20"
+	// SignInPath is where the portal's sign-in page sends its form.
+	SignInPath = "/AudaAPI.Portal/SignIn"
+	// UsersMePath is the sister API's call that says who a token is.
+	UsersMePath = "/AudaAPI.WebAPI/api/users/me"
 	// TokenPath is the OAuth token endpoint.
 	TokenPath = "/AudaAPI.Portal/OAuth20/token"
 	// ControlPath is the base of the control API.
@@ -51,6 +55,8 @@ const (
 	// ScopePartsOrders covers reading orders; see Config.OrdersScope for its
 	// other spelling.
 	ScopePartsOrders = "BMS.PartsOrders"
+	// ScopeCompany covers UsersMePath.
+	ScopeCompany = "ReferenceData.Company"
 )
 
 // Config says how the double behaves. The zero value is a hostile sandbox with
@@ -77,6 +83,11 @@ type Config struct {
 	// before 429 with Retry-After answers the rest of it. 0 means no limit. The
 	// vendor documents none; third parties speak of 100 and 1,000.
 	RateLimit int
+	// Accounts are those who can sign in at the portal; see SetAccounts. Default
+	// the one of DefaultUser.
+	Accounts []Account
+	// Behaviour is that at the start and after Reset.
+	Behaviour Behaviour
 	// Now is the clock. Default time.Now.
 	Now func() time.Time
 	// Seed makes everything random repeatable: the same calls in the same order
@@ -119,6 +130,9 @@ func (c Config) withDefaults() Config {
 	if c.PageSize <= 0 {
 		c.PageSize = 100
 	}
+	if c.Accounts == nil {
+		c.Accounts = []Account{{Password: DefaultPassword, Consent: Consent{Sites: []string{"4711"}}}}
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -134,7 +148,9 @@ type Sandbox struct {
 	cfg     Config
 	handler http.Handler
 
-	faults  atomic.Pointer[[]Faults]
+	faults    atomic.Pointer[[]Faults]
+	behaviour atomic.Pointer[Behaviour]
+
 	answers atomic.Uint64 // numbers the answers: their correlation ids
 	fates   atomic.Uint64 // numbers the draws of faults
 
@@ -151,6 +167,8 @@ type world struct {
 	nextToken   uint64
 	nextSub     uint64
 	auto        *Consent
+	accounts    []Account
+	sessions    map[string]*session
 	grants      map[string]*grant
 	refreshes   map[string]*refreshToken
 	accesses    map[string]*accessToken
@@ -173,6 +191,7 @@ func newWorld() world {
 		refreshes:   map[string]*refreshToken{},
 		accesses:    map[string]*accessToken{},
 		codes:       map[string]*code{},
+		sessions:    map[string]*session{},
 		owners:      map[string]*owner{},
 		bySite:      map[string][]*owner{},
 		subs:        map[string]*subscription{},
@@ -182,22 +201,49 @@ func newWorld() world {
 	}
 }
 
-// New builds a sandbox with nobody in it: no grants, no orders, no faults.
+// Check returns what is wrong with Accounts or Behaviour.
+func (c Config) Check() error {
+	_, err := build(c)
+	return err
+}
+
+// New builds a sandbox with nobody in it: no grants, no orders, no faults. It
+// panics if Config.Check returns an error.
 func New(cfg Config) *Sandbox {
-	s := &Sandbox{cfg: cfg.withDefaults(), world: newWorld()}
-	s.faults.Store(&[]Faults{})
+	s, err := build(cfg)
+	if err != nil {
+		panic("sandbox.New: " + err.Error())
+	}
 	s.handler = s.routes()
 	return s
+}
+
+func build(cfg Config) (*Sandbox, error) {
+	s := &Sandbox{cfg: cfg.withDefaults()}
+	accounts, err := s.completeAccounts(s.cfg.Accounts)
+	if err != nil {
+		return nil, err
+	}
+	s.cfg.Accounts = accounts
+	if err := s.SetBehaviour(s.cfg.Behaviour); err != nil {
+		return nil, err
+	}
+	s.cfg.Behaviour = s.Behaviour()
+	s.Reset()
+	return s, nil
 }
 
 // Handler serves the vendor's API, its OAuth portal and the control API.
 func (s *Sandbox) Handler() http.Handler { return s.handler }
 
-// Reset forgets every grant, token, subscription, order, counter and fault. The
-// configuration stays. Answers under way end as they began.
+// Reset forgets every grant, token, subscription, order, counter and fault, and
+// has the accounts and the behaviour that were configured. Answers under way end as they began.
 func (s *Sandbox) Reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.world = newWorld()
+	s.accounts = s.cfg.Accounts
 	s.faults.Store(&[]Faults{})
+	b := s.cfg.Behaviour
+	s.behaviour.Store(&b)
 }

@@ -72,8 +72,10 @@ func (s *Sandbox) routes() http.Handler {
 	mux.Handle("GET "+base+"/partsorders/{id}", s.api(OpReadOrder, s.cfg.OrdersScope, s.readOrder))
 	mux.Handle("GET "+base+"/assessments/originator/{originator}/assessments/{number}",
 		s.api(OpReadAssessment, ScopeBasic, s.readAssessment))
+	mux.Handle("GET "+UsersMePath, s.sister(OpUsersMe, ScopeCompany, s.usersMe))
 	mux.Handle("GET "+AuthorizePath, s.vendor(OpAuthorize, nil, s.authorize))
 	mux.Handle("POST "+AuthorizePath, s.vendor(OpAuthorize, nil, s.consent))
+	mux.Handle("POST "+SignInPath, s.vendor(OpSignIn, nil, s.signInForm))
 	mux.Handle("POST "+TokenPath, s.vendor(OpToken, s.refreshing, s.token))
 	mux.Handle(TrapPath+"/", s.vendor(OpTrap, nil, s.trap))
 	mux.Handle("/", s.vendor(OpUnknown, nil, func(call) answer { return plain(http.StatusNotFound, textNotFound) }))
@@ -144,6 +146,7 @@ func (s *Sandbox) vendor(op Operation, subject func(*http.Request) *grant, run f
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := call{Request: r, correlationID: s.dice("correlation", s.answers.Add(1)).uuid()}
 		w.Header().Set("Correlation-Id", c.correlationID)
+		s.Behaviour().date(w.Header(), s.now())
 		fate := s.draw(op, r.URL.Path)
 		leave := s.enter(op, fate, subject, r)
 		fate.sleep(r.Context())
@@ -294,7 +297,7 @@ func (s *Sandbox) left(ctx context.Context, op Operation, status int, correlatio
 }
 
 // whoami answers who the token is.
-func (s *Sandbox) whoami(c call) answer { return jsonValue(http.StatusOK, c.grant.user) }
+func (s *Sandbox) whoami(c call) answer { return jsonValue(http.StatusOK, c.grant.consent.User) }
 
 // assessmentKey is how a body shop knows an assessment.
 type assessmentKey struct{ originator, number string }

@@ -70,9 +70,12 @@ func topicOf(code string) wireTopic {
 }
 
 func (s *Sandbox) topics(call) answer {
+	behaviour := s.Behaviour()
 	list := make([]wireTopic, 0, len(allTopics))
 	for _, code := range allTopics {
-		list = append(list, topicOf(code))
+		if behaviour.enabled(code) {
+			list = append(list, topicOf(code))
+		}
 	}
 	return jsonValue(http.StatusOK, list)
 }
@@ -121,7 +124,7 @@ func (s *Sandbox) subscribe(c call) answer {
 	if !topicFormat.MatchString(topic) {
 		return plain(http.StatusBadRequest, "Invalid topic format.")
 	}
-	if !slices.Contains(allTopics, topic) {
+	if !slices.Contains(allTopics, topic) || !s.Behaviour().enabled(topic) {
 		return plain(http.StatusNotFound, "The topic does not exist.")
 	}
 	s.mu.Lock()
