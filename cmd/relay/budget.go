@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 const (
@@ -63,12 +64,12 @@ func (l *late) next(part float64, until time.Time) float64 {
 	return part
 }
 
-// apportion keeps the vendor's budget at this replica's part of it, and at rest while the vendor has asked any replica for rest.
+// apportion keeps the vendor's budget at this replica's part of it, and at what the vendor has asked of any replica.
 type apportion struct {
 	rate        float64
 	budget      *audatex.Budget
-	connections func() (own, all int)                // polled by this replica, and by all
-	members     func() (live int, blocked time.Time) // replicas, and until when the vendor wants to be left alone
+	connections func() (own, all int)                   // polled by this replica, and by all
+	members     func() (live int, asked relay.Throttle) // replicas, and what the vendor has asked of any of them
 }
 
 // run keeps the share until ctx ends. Before it the budget is to allow nothing.
@@ -79,8 +80,8 @@ func (a apportion) run(ctx context.Context) error {
 	parts := late{{0, time.Now().Add(rest(a.rate, live-1))}} // the others come to know of this one
 	for {
 		own, all := a.connections()
-		live, blocked := a.members()
-		a.budget.Block(blocked)
+		live, asked := a.members()
+		a.budget.Heed(asked)
 		part := parts.next(allowance(a.rate, own, all, live), time.Now().Add(rest(a.rate, live)))
 		a.budget.Allow(part, burst(a.rate, part, live))
 		select {

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 func TestTheReplicasPartsAreTheWholeAllowance(t *testing.T) {
@@ -166,10 +167,10 @@ func (r *replicas) work(ctx context.Context, me *replica) {
 			}
 			return me.owns, connections
 		},
-		members: func() (live int, blocked time.Time) {
+		members: func() (live int, asked relay.Throttle) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			return me.live, time.Time{}
+			return me.live, relay.Throttle{}
 		},
 	}
 	r.working.Go(func() { _ = part.run(ctx) })

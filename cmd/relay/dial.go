@@ -2,15 +2,17 @@ package main
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/audatex"
 )
 
 // errManyCalls says that a call was not made: calls that hang have all the connections that the vendor may have.
-var errManyCalls = errors.New("as many connections to the vendor are open as there may be")
+var errManyCalls = fmt.Errorf("%w: as many are open as there may be", audatex.ErrNotDialled)
 
 // boundedDialer dials the vendor, and fails at once while it has as many connections open as it may. Nothing has been sent
 // then, so the call is simply made later.

@@ -20,6 +20,7 @@ import (
 	"github.com/audatex-relay/relay/internal/owners"
 	"github.com/audatex-relay/relay/internal/poller"
 	"github.com/audatex-relay/relay/internal/publisher"
+	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/resolver"
 	"github.com/audatex-relay/relay/internal/sender"
 	"github.com/audatex-relay/relay/internal/store"
@@ -231,10 +232,10 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 		return err
 	}
 	warnOfBudget(ctx, s, c, log)
-	budget.OnBlocked(member.SetBlockedUntil)
+	budget.OnThrottled(member.SetThrottle)
 	part := apportion{
 		rate: float64(c.AudatexRate), budget: budget, connections: func() (int, int) { return held.count(polling.Count()) },
-		members: func() (int, time.Time) { return live(member) },
+		members: func() (int, relay.Throttle) { return live(member) },
 	}
 
 	// Everything runs. Sharing stops first and with it the work on every shard, then the stages; what serves goes on until they have drained.

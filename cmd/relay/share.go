@@ -114,14 +114,12 @@ func join(ctx context.Context, c config, s *store.Store, registry prometheus.Reg
 	return member, formats, err
 }
 
-// live answers how many replicas there are, and until when the vendor asked any of them to leave it alone.
-func live(m *shard.Member) (int, time.Time) {
-	var blocked time.Time
+// live returns how many replicas there are, and what the vendor has asked of any of them.
+func live(m *shard.Member) (int, relay.Throttle) {
+	var asked relay.Throttle
 	peers, _ := m.Members()
 	for _, p := range peers {
-		if p.VendorBlockedUntil.After(blocked) {
-			blocked = p.VendorBlockedUntil
-		}
+		asked = asked.With(p.Throttle, time.Now())
 	}
-	return len(peers), blocked
+	return len(peers), asked
 }

@@ -46,3 +46,9 @@ func (b *bucket) take(now time.Time) time.Duration {
 
 // giveBack puts back a request that was taken and not sent.
 func (b *bucket) giveBack() { b.level = min(b.burst, b.level+1) }
+
+// empty takes away what is saved up.
+func (b *bucket) empty(now time.Time) {
+	b.fill(now)
+	b.level = 0
+}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 const (
@@ -24,13 +26,15 @@ const Spare = 0.05
 // Budget is the one allowance of requests to the vendor's host, shared by every connection and by the token endpoint. The
 // vendor publishes no limit, so the default is the relay's own caution. Who waits for it gets turns by Priority.
 type Budget struct {
-	mu           sync.Mutex
-	limited      bool
-	bucket       bucket
-	waiting      queue
-	again        *time.Timer // looks whether the next request may go
-	blockedUntil time.Time
-	blocked      func(until time.Time)
+	mu        sync.Mutex
+	limited   bool
+	perSecond float64 // flow into the bucket when no 429 lowers it
+	bucket    bucket
+	waiting   queue
+	again     *time.Timer // looks whether the next request may go
+	throttle  relay.Throttle
+	throttled func(relay.Throttle)
+	circuits  map[string]*circuit // by host
 }
 
 // NewBudget allows perMinute requests within any 60 seconds; 0 or less is no limit (a Retry-After still stops everything). It begins with
@@ -39,7 +43,8 @@ func NewBudget(perMinute int) *Budget {
 	b := &Budget{}
 	if perMinute > 0 {
 		burst := max(1, int(Spare*float64(perMinute)))
-		b.limited, b.bucket = true, bucket{perSecond: inflow(float64(perMinute), burst), burst: float64(burst), at: time.Now()}
+		b.limited, b.perSecond = true, inflow(float64(perMinute), burst)
+		b.bucket = bucket{perSecond: b.perSecond, burst: float64(burst), at: time.Now()}
 	}
 	return b
 }
@@ -63,38 +68,36 @@ func (b *Budget) Allow(perMinute float64, burst int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	limit, now := inflow(perMinute, burst), time.Now()
-	if b.limited && limit == b.bucket.perSecond && float64(burst) == b.bucket.burst {
+	if b.limited && limit == b.perSecond && float64(burst) == b.bucket.burst {
 		return
 	}
-	b.limited = true
-	b.bucket.change(now, limit, float64(burst))
+	b.limited, b.perSecond = true, limit
+	b.bucket.change(now, b.slowed(now), float64(burst))
 	b.serve(now)
 }
 
-// OnBlocked has f told of every stop that an answer asks for from now on: the other replicas must keep it too.
-func (b *Budget) OnBlocked(f func(until time.Time)) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.blocked = f
+// slowed is the flow that 429s leave. One request a minute always remains, if there was one. The lock is held.
+func (b *Budget) slowed(now time.Time) float64 {
+	return max(b.perSecond*b.throttle.PartAt(now), min(b.perSecond, 1./60))
 }
 
-// Block stops all requests until a time that another replica was asked to wait for.
-func (b *Budget) Block(until time.Time) {
-	if most := time.Now().Add(maxStop); until.After(most) { // clocks differ
-		until = most
-	}
-	b.block(until)
-}
-
-// block returns who must be told, nil if the time is no further away than the one before.
-func (b *Budget) block(until time.Time) func(time.Time) {
+// OnThrottled has f told of everything that a 429 asks for from now on: the other replicas must keep it too.
+func (b *Budget) OnThrottled(f func(relay.Throttle)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !until.After(b.blockedUntil) {
-		return nil
+	b.throttled = f
+}
+
+// Heed keeps what the vendor has asked of another replica.
+func (b *Budget) Heed(t relay.Throttle) {
+	now := time.Now()
+	if most := now.Add(maxStop); t.Until.After(most) { // clocks differ
+		t.Until = most
 	}
-	b.blockedUntil = until
-	return b.blocked
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.throttle = b.throttle.With(t, now)
+	b.bucket.change(now, b.slowed(now), b.bucket.burst)
 }
 
 // Wait returns nil when one request of a connection may be sent, or the context's error. A request that waits while the
@@ -124,7 +127,7 @@ func (b *Budget) Wait(ctx context.Context, p Priority, connection string) error 
 		b.bucket.giveBack()
 		b.serve(now)
 	}
-	if left := b.blockedUntil.Sub(now); left > 0 {
+	if left := b.throttle.Until.Sub(now); left > 0 {
 		return fmt.Errorf("waiting %s for the vendor to take requests again: %w", left.Round(time.Second), ctx.Err())
 	}
 	return fmt.Errorf("waiting for the vendor's request budget: %w", ctx.Err())
@@ -144,11 +147,14 @@ func (b *Budget) serve(now time.Time) {
 
 // take takes one request out of the allowance, or returns how long there is none. The lock is held.
 func (b *Budget) take(now time.Time) time.Duration {
-	if left := b.blockedUntil.Sub(now); left > 0 {
+	if left := b.throttle.Until.Sub(now); left > 0 {
 		return left
 	}
 	if !b.limited {
 		return 0
+	}
+	if flow := b.slowed(now); flow != b.bucket.perSecond { // a lowered rate recovers
+		b.bucket.change(now, flow, b.bucket.burst)
 	}
 	return b.bucket.take(now)
 }
@@ -170,11 +176,12 @@ func (b *Budget) lookAgain(wait time.Duration) {
 func (b *Budget) BlockedUntil() time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.blockedUntil
+	return b.throttle.Until
 }
 
 // Observe takes note of an answer: a 429, and a 503 with a Retry-After, stop all requests for the time it names, at
-// most an hour, 30 seconds if a 429 names none. It returns that time, 0 for every other answer.
+// most an hour, 30 seconds if a 429 names none. A 429 also halves the rate, which then recovers within some minutes.
+// Observe returns the time of the stop, 0 for every other answer.
 func (b *Budget) Observe(status int, header http.Header) time.Duration {
 	if status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable {
 		return 0
@@ -188,13 +195,44 @@ func (b *Budget) Observe(status int, header http.Header) time.Duration {
 		stop = max(stop, time.Second) // "Retry-After: 0" is no invitation to a tight loop
 	}
 	stop = min(stop, maxStop)
-	if stop > 0 {
-		until := now.Add(stop)
-		if tell := b.block(until); tell != nil {
-			tell(until)
-		}
+	if stop <= 0 {
+		return 0
+	}
+	if asked, tell := b.refused(now, stop, status == http.StatusTooManyRequests); tell != nil {
+		tell(asked)
 	}
 	return stop
+}
+
+// refused takes in a stop, and returns who must be told of it; nil if it asks for nothing new.
+func (b *Budget) refused(now time.Time, stop time.Duration, slower bool) (relay.Throttle, func(relay.Throttle)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	asked := b.throttle
+	// What is refused while everything is stopped was sent before: it is no word on the rate as it has become.
+	if slower && !asked.Until.After(now) {
+		asked = asked.Halved(now)
+		b.bucket.empty(now)
+	}
+	if until := now.Add(stop); until.After(asked.Until) {
+		asked.Until = until
+	}
+	if asked.Equal(b.throttle) {
+		return asked, nil
+	}
+	b.throttle = asked
+	b.bucket.change(now, b.slowed(now), b.bucket.burst)
+	return asked, b.throttled
+}
+
+// figures returns how many requests of each priority wait, and which part of the rate is used.
+func (b *Budget) figures() (waiting [priorities]int, part float64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for p := range b.waiting.levels {
+		waiting[p] = b.waiting.levels[p].length
+	}
+	return waiting, b.throttle.PartAt(time.Now())
 }
 
 // retryAfter reads RFC 9110's Retry-After: whole seconds or an HTTP date.

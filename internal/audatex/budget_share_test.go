@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // TestReplicasTogetherKeepTheAllowance: three replicas that share a hundred requests a minute, unevenly, never send more than that
@@ -111,9 +113,9 @@ func TestAStopIsToldAndTakenOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked, other := NewBudget(0), NewBudget(0)
 		told := 0
-		asked.OnBlocked(func(until time.Time) {
+		asked.OnThrottled(func(t relay.Throttle) {
 			told++
-			other.Block(until)
+			other.Heed(t)
 		})
 		asked.Observe(http.StatusTooManyRequests, http.Header{"Retry-After": {"40"}})
 		asked.Observe(http.StatusTooManyRequests, http.Header{"Retry-After": {"10"}}) // says nothing new
@@ -124,7 +126,7 @@ func TestAStopIsToldAndTakenOver(t *testing.T) {
 		if err := other.Wait(t.Context(), PriorityPoll, ""); err != nil || time.Since(start) != 40*time.Second {
 			t.Errorf("the other replica waited %s, %v", time.Since(start), err)
 		}
-		other.Block(time.Now().Add(100 * 24 * time.Hour)) // another's clock
+		other.Heed(relay.Throttle{Until: time.Now().Add(100 * 24 * time.Hour)}) // another's clock
 		if left := time.Until(other.BlockedUntil()); left != time.Hour {
 			t.Errorf("stopped for %s", left)
 		}

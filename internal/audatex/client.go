@@ -59,6 +59,7 @@ type Client struct {
 	timeout   time.Duration
 	userAgent string
 	budget    *Budget
+	circuit   *circuit
 	turn      turn
 	metrics   *Metrics
 	log       *slog.Logger
@@ -98,6 +99,8 @@ func New(cfg Config) (*Client, error) {
 	if c.log == nil {
 		c.log = slog.Default()
 	}
+	c.metrics.observe(c.budget)
+	c.circuit = c.budget.circuit(u.Host, c.metrics, c.log)
 	return c, nil
 }
 
@@ -114,13 +117,16 @@ func (c *Client) inTurn(t turn) *Client {
 	return &as
 }
 
-// wait waits for the budget.
-func (c *Client) wait(ctx context.Context, op Operation) error {
-	p := op.priority()
+// enter waits for the budget's turn of an operation.
+func (c *Client) enter(ctx context.Context, op Operation) (*entry, error) {
+	return c.circuit.enter(ctx, op, c.priority(op), c.turn.connection)
+}
+
+func (c *Client) priority(op Operation) Priority {
 	if c.turn.priority != nil {
-		p = *c.turn.priority
+		return *c.turn.priority
 	}
-	return c.budget.Wait(ctx, p, c.turn.connection)
+	return op.priority()
 }
 
 // PollBound is the longest time from a poll's announcement until Session.Poll has returned: the call, and the one more
@@ -228,15 +234,36 @@ type answer struct {
 
 // do waits for the budget and makes the call. before, if any, runs between the two and answers the context of the call.
 func (c *Client) do(ctx context.Context, k call, before func(context.Context) (context.Context, error)) (answer, error) {
-	if err := c.wait(ctx, k.op); err != nil {
-		return answer{}, &Error{Operation: k.op, Outcome: Throttled, RetryAfter: max(0, time.Until(c.budget.BlockedUntil())), err: err}
+	in, err := c.enter(ctx, k.op)
+	if err == nil && in.probe && k.op == OpPoll {
+		in, err = c.probe(ctx, k, in)
 	}
+	if err != nil {
+		return answer{}, err
+	}
+	defer in.leave()
 	if before != nil {
-		var err error
 		if ctx, err = before(ctx); err != nil {
 			return answer{}, err
 		}
 	}
+	a, err := c.timed(ctx, k)
+	in.report(replyOf(ctx, err), err)
+	return a, err
+}
+
+// probe asks a host that has not answered who the token is, before a poll goes there: a poll whose answer is lost has taken what it read
+// out of the queue.
+func (c *Client) probe(ctx context.Context, k call, in *entry) (*entry, error) {
+	_, err := c.timed(ctx, call{op: OpWhoami, method: http.MethodGet, path: "/whoami", token: k.token, limit: maxOtherBody, http: c.plain})
+	if !in.report(replyOf(ctx, err), err) {
+		return nil, held(k.op)
+	}
+	return c.enter(ctx, k.op)
+}
+
+// timed makes a call that may be made, and tells of it.
+func (c *Client) timed(ctx context.Context, k call) (answer, error) {
 	start := time.Now()
 	a, err := c.send(ctx, k)
 	took := time.Since(start)
@@ -263,7 +290,7 @@ func (c *Client) send(ctx context.Context, k call) (answer, error) {
 	req.Header.Set("Authorization", "Bearer "+k.token.Reveal())
 
 	res, err := k.http.Do(req)
-	if sent && k.http == c.plain && k.method == http.MethodGet && isUnreadable(ctx, err) && c.wait(ctx, k.op) == nil {
+	if sent && k.http == c.plain && k.method == http.MethodGet && isUnreadable(ctx, err) && c.budget.Wait(ctx, c.priority(k.op), c.turn.connection) == nil {
 		res, err = c.once.Do(req.Clone(ctx))
 	}
 	if err != nil {

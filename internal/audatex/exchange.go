@@ -49,12 +49,15 @@ func (t *Tokens) ConsentURL(state, redirectURI string) string {
 // the one the consent was asked with. A refused code is Unauthorised. The record of an answer in which only the refresh
 // token can be read has no access token: it is refreshed when it is used.
 func (t *Tokens) ExchangeCode(ctx context.Context, code, redirectURI string) (TokenRecord, error) {
-	if err := t.cfg.Budget.Wait(ctx, PriorityExchange, ""); err != nil {
-		return TokenRecord{}, &Error{Operation: OpToken, Outcome: Throttled, err: err}
+	in, err := t.host.enter(ctx, OpToken, PriorityExchange, "")
+	if err != nil {
+		return TokenRecord{}, err
 	}
+	defer in.leave()
 	got, err := t.token(ctx, url.Values{
 		"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {redirectURI},
 	})
+	in.report(replyOf(ctx, err), err)
 	if err == nil && got.refresh.Empty() {
 		err = &Error{
 			Operation: OpToken, Outcome: Malformed, Status: http.StatusOK, CorrelationID: got.correlationID,

@@ -48,7 +48,8 @@ type queue struct {
 type level struct {
 	lines  list.List                // of *line, the next one first
 	of     map[string]*list.Element // the line of each connection that waits
-	passed int                      // turns that others had since this level's last, or since it has something to do
+	length int
+	passed int // turns that others had since this level's last, or since it has something to do
 }
 
 // line is the waiting requests of one connection.
@@ -78,6 +79,7 @@ func (q *queue) add(p Priority, connection string) *waiter {
 	}
 	waiting := at.Value.(*line)
 	waiting.waiters = append(waiting.waiters, w)
+	l.length++
 	q.length++
 	return w
 }
@@ -135,6 +137,7 @@ func (q *queue) remove(w *waiter) bool {
 		if l.lines.Len() == 0 {
 			l.passed = 0
 		}
+		l.length--
 		q.length--
 		return true
 	}

@@ -30,9 +30,11 @@ var errSuperseded = errors.New("token record was replaced during the refresh")
 // after its backoff; only storing a result is retried here, because the result exists nowhere else.
 func (t *Tokens) refresh(connection string) (Secret, error) {
 	// The budget first: an intent should be followed by its request, not by a long wait.
-	if err := t.cfg.Budget.Wait(t.starts, PriorityRefresh, connection); err != nil {
-		return Secret{}, &Error{Operation: OpToken, Outcome: Throttled, err: err}
+	in, err := t.host.enter(t.starts, OpToken, PriorityRefresh, connection)
+	if err != nil {
+		return Secret{}, err
 	}
+	defer in.leave()
 	rec, revision, err := t.announce(connection)
 	if err != nil {
 		return Secret{}, err
@@ -47,6 +49,7 @@ func (t *Tokens) refresh(connection string) (Secret, error) {
 		return Secret{}, notOwned(connection)
 	}
 	got, failed := t.exchange(t.works, rec.RefreshToken)
+	in.report(replyOf(t.works, failed), failed)
 	next := rec
 	next.Intent = nil
 	switch {

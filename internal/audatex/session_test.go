@@ -98,6 +98,7 @@ func TestAnOrderIsNotAskedForWhenItsTurnComesTooLate(t *testing.T) {
 		a := &api{likes: func(string) bool { return true }}
 		s := session(t, newTokenVendor(), a, newTokenMap(leeds, freshRecord()))
 		s.client.budget = NewBudget(1)
+		s.client.circuit = s.client.budget.circuit("vendor.test", nil, quiet)
 		if _, err := s.Topics(t.Context()); err != nil && len(a.calls) == 0 {
 			t.Fatal(err)
 		}

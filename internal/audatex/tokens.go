@@ -73,6 +73,7 @@ func (always) Superseded(uint64) {}
 type Tokens struct {
 	cfg    TokensConfig
 	http   *http.Client
+	host   *circuit
 	log    *slog.Logger
 	nonce  string
 	starts context.Context // ends when Close begins: nothing new is sent
@@ -150,6 +151,7 @@ func NewTokens(cfg TokensConfig) (*Tokens, error) {
 		nonce:  uuid.NewString(),
 		states: make(map[string]*tokenState),
 	}
+	t.host = cfg.Budget.circuit(tokenURL.Host, cfg.Metrics, cfg.Logger)
 	t.http = httpClient(newTransport(cfg.DialContext, false))
 	t.starts, t.stop = context.WithCancel(context.Background())
 	t.works, t.kill = context.WithCancel(context.Background())
@@ -292,7 +294,7 @@ func (t *Tokens) fly(connection string, f *flight) {
 	switch {
 	case f.err == nil:
 		s.rejected, s.failures, s.notBefore, s.lastErr = Secret{}, 0, time.Time{}, nil
-	case !errors.Is(f.err, errSuperseded) && !errors.Is(f.err, errNotOwned): // those say nothing of the vendor
+	case !errors.Is(f.err, errSuperseded) && !errors.Is(f.err, errNotOwned) && !NotAsked(f.err): // those say nothing of the vendor
 		s.failures++
 		s.lastErr = f.err
 		s.notBefore = time.Now().Add(max(backoff(s.failures), RetryAfterOf(f.err)))

@@ -81,6 +81,6 @@ func TestAfterALostQuorumTheSharesAreAsBefore(t *testing.T) {
 		t.Errorf("epoch %d after %d", now.Epoch(), before.Epoch())
 	}
 	_, changed := b.Members()
-	a.SetBlockedUntil(time.Now().Add(time.Minute))
+	a.SetThrottle(relay.Throttle{Until: time.Now().Add(time.Minute)})
 	<-changed // the watch has outlived it
 }

@@ -78,9 +78,9 @@ type Peer struct {
 	Version int // of the formats that it reads and writes
 	// Started is when it began to take shards; zero: it has only announced itself.
 	Started time.Time
-	// VendorBlockedUntil is until when the vendor asked it for quiet; zero: never.
-	VendorBlockedUntil time.Time
-	Self               bool
+	// Throttle is what the vendor has asked of it.
+	Throttle relay.Throttle
+	Self     bool
 }
 
 // Join makes this replica known to the others. It takes no shards before Run, and its record goes by itself if Run does not follow
@@ -143,18 +143,18 @@ func (m *Member) Members() ([]Peer, <-chan struct{}) {
 
 func public(r store.Member, self bool) Peer {
 	return Peer{
-		Replica: r.Replica, Nonce: r.Nonce, Version: r.Version, Started: r.Started, VendorBlockedUntil: r.VendorBlockedUntil, Self: self,
+		Replica: r.Replica, Nonce: r.Nonce, Version: r.Version, Started: r.Started, Throttle: r.Throttle, Self: self,
 	}
 }
 
-// SetBlockedUntil tells all members that the vendor asked for quiet until then. It returns at once; the record is written as soon as the store takes it.
-func (m *Member) SetBlockedUntil(until time.Time) {
+// SetThrottle tells all members what the vendor has asked of this one. It returns at once; the record is written as soon as the store takes it.
+func (m *Member) SetThrottle(t relay.Throttle) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.record.VendorBlockedUntil.Equal(until) {
+	if m.record.Throttle.Equal(t) {
 		return
 	}
-	m.record.VendorBlockedUntil = until
+	m.record.Throttle = t
 	m.membersChanged()
 	nudge(m.tell)
 }

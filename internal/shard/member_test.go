@@ -159,12 +159,12 @@ func TestMembersKnowWhatTheyTellOneAnother(t *testing.T) {
 	})
 	peers, changed := b.Members()
 	if len(peers) != 2 || peers[0].Replica != "b" || !peers[0].Self || peers[0].Version != 1 || peers[1].Replica != "pod-a-1" || peers[1].Self ||
-		peers[1].Version != 2 || peers[1].Started.IsZero() || !peers[1].VendorBlockedUntil.IsZero() {
+		peers[1].Version != 2 || peers[1].Started.IsZero() || !peers[1].Throttle.Until.IsZero() {
 		t.Fatalf("%+v", peers)
 	}
 	until := time.Now().Add(time.Minute).Truncate(time.Millisecond)
-	a.SetBlockedUntil(until)
-	if peers, _ := a.Members(); !peers[1].VendorBlockedUntil.Equal(until) {
+	a.SetThrottle(relay.Throttle{Until: until})
+	if peers, _ := a.Members(); !peers[1].Throttle.Until.Equal(until) {
 		t.Errorf("it does not know itself: %+v", peers)
 	}
 	select {
@@ -172,7 +172,7 @@ func TestMembersKnowWhatTheyTellOneAnother(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("nobody was told")
 	}
-	if peers, _ = b.Members(); !peers[1].VendorBlockedUntil.Equal(until) {
+	if peers, _ = b.Members(); !peers[1].Throttle.Until.Equal(until) {
 		t.Errorf("%+v", peers)
 	}
 
@@ -183,7 +183,7 @@ func TestMembersKnowWhatTheyTellOneAnother(t *testing.T) {
 	}
 	<-changed
 	w.await("the record to be there again", func() string {
-		if peers, _ = b.Members(); len(peers) == 2 && peers[1].VendorBlockedUntil.Equal(until) {
+		if peers, _ = b.Members(); len(peers) == 2 && peers[1].Throttle.Until.Equal(until) {
 			return ""
 		}
 		return "it is not"

@@ -142,7 +142,7 @@ func (m *Member) met(e store.Entry[store.Owner]) {
 }
 
 func same(a, b store.Member) bool {
-	return a.Version == b.Version && a.Started.Equal(b.Started) && a.VendorBlockedUntil.Equal(b.VendorBlockedUntil)
+	return a.Version == b.Version && a.Started.Equal(b.Started) && a.Throttle.Equal(b.Throttle)
 }
 
 // membersChanged tells whoever waits, and works out the share again.

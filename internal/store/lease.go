@@ -32,8 +32,8 @@ type Member struct {
 	Version int    `json:"version"` // of the formats that it reads and writes
 	// Started is when it began to take shards; zero: it has only announced itself.
 	Started time.Time `json:"started,omitzero"`
-	// VendorBlockedUntil is until when the vendor asked it for quiet.
-	VendorBlockedUntil time.Time `json:"vendorBlockedUntil,omitzero"`
+	// Throttle is what the vendor has asked of it.
+	Throttle relay.Throttle `json:"throttle,omitzero"`
 }
 
 const (

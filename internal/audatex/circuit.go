@@ -1,0 +1,214 @@
+package audatex
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+const (
+	// openFailures is how many requests to a host fail in a row, with no answer between, before it is only probed; and
+	// openConnections is how many connections they must have been for: what the vendor cannot do for one of them says
+	// nothing of the others.
+	openFailures    = 5
+	openConnections = 3
+	// Probes of a host that does not answer are made at least probeLeast apart, and ever more seldom, at most probeMost.
+	probeLeast = 5 * time.Second
+	probeMost  = time.Minute
+)
+
+// errHeld says that nothing was sent.
+var errHeld = errors.New("the vendor's host does not answer, so it is only probed for now")
+
+// ErrNotDialled is for a Config's DialContext: no connection was opened for reasons of this machine, which says nothing of the vendor.
+var ErrNotDialled = errors.New("no connection to the vendor was opened")
+
+// NotAsked reports whether err says that a request was not sent because the vendor's host does not answer anybody. It is no
+// word on the connection it was for.
+func NotAsked(err error) bool { return errors.Is(err, errHeld) }
+
+// circuit knows whether one of the vendor's hosts answers. While it does not, requests are refused at once, but for one
+// probe at a time; the first answer closes the circuit. Any answer will do that is not 5xx: a host that refuses a token is
+// well. The exchange of a consent's code is always tried, as the code would not live until the next probe.
+type circuit struct {
+	host    string
+	budget  *Budget
+	metrics *Metrics
+	log     *slog.Logger
+
+	mu       sync.Mutex
+	state    circuitState
+	failures int             // in a row
+	failing  map[string]bool // the connections that they were for
+	opened   time.Time
+	closed   time.Time     // last
+	next     time.Time     // when the next probe may go
+	wait     time.Duration // before it
+	probes   int
+}
+
+type circuitState int
+
+const (
+	circuitClosed circuitState = iota
+	circuitOpen
+	circuitProbing // open, and a probe is under way
+)
+
+// entry is the permission to send one request. Its end must be told: by report, or by leave if nothing was sent.
+type entry struct {
+	c          *circuit
+	connection string
+	probe      bool
+	ended      bool
+}
+
+// enter waits for the budget's turn and asks the circuit. Its error is an *Error; nothing may be sent then.
+func (c *circuit) enter(ctx context.Context, op Operation, p Priority, connection string) (*entry, error) {
+	e := &entry{c: c, connection: connection}
+	if !c.admits(p, nil) {
+		return nil, held(op)
+	}
+	if err := c.budget.Wait(ctx, p, connection); err != nil {
+		return nil, &Error{Operation: op, Outcome: Throttled, RetryAfter: max(0, time.Until(c.budget.BlockedUntil())), err: err}
+	}
+	if !c.admits(p, e) { // it has opened meanwhile
+		c.budget.giveBack()
+		return nil, held(op)
+	}
+	return e, nil
+}
+
+func held(op Operation) *Error { return &Error{Operation: op, Outcome: Unavailable, err: errHeld} }
+
+// admits reports whether a request may go. With an entry it goes now, perhaps as the probe.
+func (c *circuit) admits(p Priority, e *entry) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.state == circuitClosed, p == PriorityExchange:
+		return true
+	case c.state == circuitProbing, time.Now().Before(c.next):
+		return false
+	}
+	if e != nil {
+		c.state, e.probe = circuitProbing, true
+		c.probes++
+	}
+	return true
+}
+
+// reply is what a request says of the host it went to.
+type reply int
+
+const (
+	replyNone    reply = iota // nothing: it was given up, or not sent
+	replyWell                 // it answers
+	replyFailure              // 5xx, a page of a gateway, or no answer
+)
+
+// replyOf judges a call by its error, which is of the call alone: ctx is the caller's, without the call's own timeout.
+func replyOf(ctx context.Context, err error) reply {
+	switch {
+	case err == nil:
+		return replyWell
+	case ctx.Err() != nil || errors.Is(err, ErrNotDialled):
+		return replyNone
+	case OutcomeOf(err) == Unavailable:
+		return replyFailure
+	}
+	return replyWell
+}
+
+// leave ends an entry with which nothing was sent; after report it does nothing.
+func (e *entry) leave() { e.report(replyNone, nil) }
+
+// report ends an entry by what came of the request. It reports whether the host is taken to be well.
+func (e *entry) report(r reply, err error) bool {
+	c := e.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e.ended {
+		return c.state == circuitClosed
+	}
+	e.ended = true
+	now := time.Now()
+	if e.probe && c.state == circuitProbing {
+		c.state = circuitOpen
+		if r == replyFailure {
+			c.wait = min(2*c.wait, probeMost)
+			c.probeAfter(now)
+		}
+	}
+	switch r {
+	case replyNone:
+	case replyWell:
+		c.failures = 0
+		clear(c.failing)
+		if c.state != circuitClosed {
+			c.close(now)
+		}
+	case replyFailure:
+		c.failures++
+		if len(c.failing) < openConnections {
+			c.failing[e.connection] = true
+		}
+		if c.state == circuitClosed && c.failures >= openFailures && len(c.failing) >= openConnections {
+			c.open(now, err)
+		}
+	}
+	return c.state == circuitClosed
+}
+
+// open begins to probe; mu is held.
+func (c *circuit) open(now time.Time, err error) {
+	if now.Sub(c.closed) < probeMost { // it comes and goes
+		c.wait = min(2*c.wait, probeMost)
+	} else {
+		c.wait = probeLeast
+	}
+	c.state, c.opened, c.probes = circuitOpen, now, 0
+	c.probeAfter(now)
+	c.metrics.circuit(c.host, true)
+	c.log.Error("the vendor's host does not answer: requests are held, and it is probed until it does", slog.String("host", c.host),
+		slog.Int("failures", c.failures), slog.Any("error", err))
+}
+
+func (c *circuit) probeAfter(now time.Time) {
+	c.next = now.Add(time.Duration(float64(c.wait) * (0.8 + 0.4*rand.Float64())))
+}
+
+// close lets requests go again; mu is held.
+func (c *circuit) close(now time.Time) {
+	c.state, c.closed = circuitClosed, now
+	c.metrics.circuit(c.host, false)
+	c.log.Info("the vendor's host answers again", slog.String("host", c.host),
+		slog.String("after", now.Sub(c.opened).Round(time.Millisecond).String()), slog.Int("probes", c.probes))
+}
+
+// circuit returns the circuit of a host; who asks first says where it is told of.
+func (b *Budget) circuit(host string, m *Metrics, log *slog.Logger) *circuit {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c := b.circuits[host]
+	if c == nil {
+		c = &circuit{host: host, budget: b, metrics: m, log: log, failing: map[string]bool{}}
+		if b.circuits == nil {
+			b.circuits = map[string]*circuit{}
+		}
+		b.circuits[host] = c
+		m.circuit(host, false)
+	}
+	return c
+}
+
+// giveBack returns a turn that was not used.
+func (b *Budget) giveBack() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.bucket.giveBack()
+	b.serve(time.Now())
+}
