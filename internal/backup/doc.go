@@ -11,8 +11,9 @@
 //	lanes         claim that the attempts are stored that they count
 //	replays       claim attempts
 //	orders        claim events (their last one, and which notifications have theirs)
+//	open          an order that is open has its entry there before its first event
 //	unresolved    a removed one claims its event
-//	polls         an outcome claims its page in the inbox
+//	polls         an outcome claims its page in the inbox; a reconciliation's position claims the events up to there
 //	attempts      claim the events they are of
 //	events        claim the inbox entries they came of
 //	inbox

@@ -53,7 +53,8 @@ var ErrKeys = errors.New("the encryption keys do not fit")
 func order(t topology.Topology) []string {
 	bucket := func(b topology.BucketName) string { return "KV_" + t.Bucket(b) }
 	names := []string{
-		bucket(topology.Cursors), bucket(topology.Lanes), bucket(topology.Replays), bucket(topology.Orders), bucket(topology.Unresolved),
+		bucket(topology.Cursors), bucket(topology.Lanes), bucket(topology.Replays), bucket(topology.Orders), bucket(topology.Open),
+		bucket(topology.Unresolved),
 		bucket(topology.Polls), t.Attempts(), t.Events(), t.Inbox(),
 		bucket(topology.Callbacks), bucket(topology.Clients), bucket(topology.Connections), bucket(topology.Tokens),
 	}

@@ -74,6 +74,9 @@ func (p *Publisher) Publish(ctx context.Context, standing relay.Standing, readin
 	if err != nil {
 		return relay.Unfit, err
 	}
+	if err := p.list(ctx, standing.State, standing.Waiting, a.status); err != nil {
+		return relay.StoreTrouble, err
+	}
 	for _, n := range standing.Waiting {
 		if err := p.append(ctx, a, &n); err != nil {
 			return outcomeOf(err), fmt.Errorf("publish notification %s of order %s at site %s: %w", n, a.state.ID, a.state.Site, err)
@@ -95,6 +98,9 @@ func (p *Publisher) Reconcile(ctx context.Context, standing relay.Standing, read
 	if len(standing.State.Order) > 0 && len(a.changes) == 0 {
 		return false, relay.Published, nil
 	}
+	if err := p.list(ctx, standing.State, nil, a.status); err != nil {
+		return false, relay.StoreTrouble, err
+	}
 	if err := p.append(ctx, a, nil); err != nil {
 		return false, outcomeOf(err), fmt.Errorf("publish the reconciled order %s at site %s: %w", a.state.ID, a.state.Site, err)
 	}
@@ -108,6 +114,7 @@ func (p *Publisher) Reconcile(ctx context.Context, standing relay.Standing, read
 type appendix struct {
 	state    relay.OrderState // as of the last event
 	reading  relay.Snapshot
+	status   string         // of the reading
 	changes  []relay.Change // for the next event
 	position uint64         // of the last event
 }
@@ -117,7 +124,9 @@ func (p *Publisher) appendix(standing relay.Standing, reading relay.Snapshot) (*
 	if err != nil {
 		return nil, fmt.Errorf("compare the readings of order %s: %w", standing.State.ID, err)
 	}
-	return &appendix{state: cloneState(standing.State), reading: reading, changes: changes, position: standing.Position}, nil
+	return &appendix{
+		state: cloneState(standing.State), reading: reading, status: relay.StatusOf(reading.Order), changes: changes, position: standing.Position,
+	}, nil
 }
 
 // append stores one event: of a notification, or with none a reconciled change.
@@ -156,7 +165,7 @@ func (p *Publisher) append(ctx context.Context, a *appendix, n *relay.Received) 
 		return err
 	}
 	a.position, a.changes = position, nil
-	s.Order, s.ReadAt, s.Status = data.Order, data.ReadAt, relay.StatusOf(data.Order)
+	s.Order, s.ReadAt, s.Status = data.Order, data.ReadAt, a.status
 	s.Revision, s.Sequence, s.LogPosition, s.UpdatedAt = data.Revision, sequence, position, now.UTC()
 	if n != nil {
 		note(s, n.Connection, n.Entry())

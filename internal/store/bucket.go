@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -38,6 +39,10 @@ type Entry[T any] struct {
 
 	early bool // from Watch: read at the leader before the watch showed it; revisions below it may follow
 }
+
+// AnyRevision is the revision of a Put that is written over whatever is there. It is for documents that say the same whoever
+// writes them.
+const AnyRevision = math.MaxUint64
 
 // Put is one write of PutAll: Revision 0 creates.
 type Put[T any] struct {
@@ -139,6 +144,12 @@ func (b *Bucket[T]) Update(ctx context.Context, key string, v T, revision uint64
 	return b.put(ctx, Put[T]{Key: key, Value: v, Revision: revision})
 }
 
+// Set stores a document over whatever is there.
+func (b *Bucket[T]) Set(ctx context.Context, key string, v T) error {
+	_, err := b.put(ctx, Put[T]{Key: key, Value: v, Revision: AnyRevision})
+	return err
+}
+
 func (b *Bucket[T]) put(ctx context.Context, p Put[T]) (uint64, error) {
 	r, err := b.request(p)
 	if err != nil {
@@ -229,8 +240,10 @@ func (b *Bucket[T]) request(p Put[T]) (request, error) {
 		return request{}, fmt.Errorf("encode %s of bucket %s: %w", p.Key, b.name, err)
 	}
 	r := request{
-		msg:  &nats.Msg{Subject: b.subject(p.Key), Data: data},
-		opts: []jetstream.PublishOpt{jetstream.WithExpectLastSequencePerSubject(p.Revision)}, precious: precious(p.Value),
+		msg: &nats.Msg{Subject: b.subject(p.Key), Data: data}, precious: precious(p.Value),
+	}
+	if p.Revision != AnyRevision {
+		r.opts = append(r.opts, jetstream.WithExpectLastSequencePerSubject(p.Revision))
 	}
 	if p.TTL > 0 {
 		r.opts = append(r.opts, jetstream.WithMsgTTL(p.TTL))

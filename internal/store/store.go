@@ -49,6 +49,7 @@ type Store struct {
 	Tokens      *Tokens
 	Polls       *Bucket[relay.Poll]
 	Orders      *Bucket[relay.OrderState]
+	Open        *Bucket[relay.OpenOrder]
 	Cursors     *Bucket[cursor.Document]
 	Watermarks  *Bucket[Watermark]
 	Lanes       *Bucket[cursor.Lane]
@@ -105,6 +106,10 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		func() (err error) { s.Polls, err = openBucket(ctx, s, topology.Polls, jsonCodec[relay.Poll]{}); return },
 		func() (err error) {
 			s.Orders, err = openBucket(ctx, s, topology.Orders, jsonCodec[relay.OrderState]{})
+			return
+		},
+		func() (err error) {
+			s.Open, err = openBucket(ctx, s, topology.Open, jsonCodec[relay.OpenOrder]{})
 			return
 		},
 		func() (err error) {

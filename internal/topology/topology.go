@@ -19,6 +19,10 @@ const LeaseTTL = 15 * time.Second
 // Whoever follows a bucket lists it again more often than that, so that a removal is seen also by those who missed its marker.
 const MarkerTTL = time.Hour
 
+// OpenAge is how long an entry of relay_open stays that is not written again. The publisher writes it again before it is half as old if
+// the order has events meanwhile (publisher.listPeriod); nobody looks for an order without events for 60 days.
+const OpenAge = 95 * 24 * time.Hour
+
 // Topology names everything for one prefix.
 type Topology struct {
 	Prefix    string        // RELAY_NATS_PREFIX, default "relay"
@@ -52,6 +56,7 @@ const (
 	Tokens      BucketName = "tokens"
 	Polls       BucketName = "polls"
 	Orders      BucketName = "orders"
+	Open        BucketName = "open"
 	Cursors     BucketName = "cursors"
 	Lanes       BucketName = "lanes"
 	Unresolved  BucketName = "unresolved"
@@ -59,7 +64,7 @@ const (
 )
 
 // Buckets lists every bucket.
-var Buckets = []BucketName{Connections, Clients, Callbacks, Replays, Tokens, Polls, Orders, Cursors, Lanes, Unresolved, Owners}
+var Buckets = []BucketName{Connections, Clients, Callbacks, Replays, Tokens, Polls, Orders, Open, Cursors, Lanes, Unresolved, Owners}
 
 // Subjects.
 
@@ -141,6 +146,8 @@ func (t Topology) KeyValues() []jetstream.KeyValueConfig {
 		case Owners:
 			c.LimitMarkerTTL = LeaseTTL
 		case Orders, Replays: // nothing is removed from them
+		case Open:
+			c.TTL, c.LimitMarkerTTL = OpenAge, MarkerTTL
 		default:
 			c.LimitMarkerTTL = MarkerTTL
 		}
@@ -165,6 +172,6 @@ func bucketStream(c jetstream.KeyValueConfig) jetstream.StreamConfig {
 		Name: "KV_" + c.Bucket, Subjects: []string{"$KV." + c.Bucket + ".>"}, Storage: c.Storage, Replicas: c.Replicas,
 		MaxMsgsPerSubject: int64(c.History), MaxBytes: -1, MaxMsgSize: -1, MaxMsgs: -1, MaxConsumers: -1,
 		AllowRollup: true, DenyDelete: true, AllowDirect: true, Discard: jetstream.DiscardNew, Duplicates: 2 * time.Minute,
-		AllowMsgTTL: c.LimitMarkerTTL != 0, SubjectDeleteMarkerTTL: c.LimitMarkerTTL,
+		MaxAge: c.TTL, AllowMsgTTL: c.LimitMarkerTTL != 0, SubjectDeleteMarkerTTL: c.LimitMarkerTTL,
 	}
 }
