@@ -23,7 +23,7 @@ var (
 )
 
 // TokenRecord is what is kept of a connection's consent. Whoever puts a new refresh token replaces the whole record by
-// {RefreshToken, Generation}: everything else belongs to the token before it.
+// {RefreshToken, Generation, ConsentAt}: everything else belongs to the token before it.
 type TokenRecord struct {
 	AccessToken  Secret
 	RefreshToken Secret
@@ -34,6 +34,8 @@ type TokenRecord struct {
 	// ConsentRequiredSince is set when the vendor refused the refresh token for good; Reason says why.
 	ConsentRequiredSince *time.Time
 	Reason               string
+	// ConsentAt is when the consent came that the tokens descend from: what was refused before may be granted since.
+	ConsentAt time.Time
 	// Epoch is that of the shard's lease under which the record was written.
 	Epoch uint64
 	// Generation tells one registration of the connection from a later one of the same name.

@@ -37,6 +37,9 @@ func (c *Cursor) Lanes() int { return c.admitted + len(c.over) }
 // InFlight returns the number of batches in flight.
 func (c *Cursor) InFlight() int { return c.inFlight }
 
+// Holds reports whether entries of an order wait or are in flight.
+func (c *Cursor) Holds(order string) bool { return c.queues[order] != nil }
+
 // Unsettled returns how many entries wait or are in flight, as far as they are listed: what stands behind a lane's
 // OpenFrom is not counted.
 func (c *Cursor) Unsettled() int { return c.entries }

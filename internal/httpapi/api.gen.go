@@ -592,7 +592,7 @@ type ConnectionSettings struct {
 	// Site Of a site, connection, client or callback.
 	Site Name `json:"site,omitempty,omitzero"`
 
-	// Sites The site of each of the vendor's site ids. Others belong to `site`. One of both must be given.
+	// Sites The site of each of the vendor's site ids. Others belong to `site`. One of both must be given. It counts for what is polled from then on: nothing that is stored changes. Only notifications that were set aside because their site was unknown are retried by themselves.
 	Sites map[string]Name `json:"sites,omitempty,omitzero"`
 }
 
@@ -853,11 +853,17 @@ type Unresolved struct {
 
 	// ReceivedAt When it came first.
 	ReceivedAt time.Time `json:"receivedAt"`
-	Site       string    `json:"site,omitempty,omitzero"`
+
+	// RetriedAt When it was retried last and stayed. Then `site`, `reason` and `detail` are of that time.
+	RetriedAt time.Time `json:"retriedAt,omitempty,omitzero"`
+	Site      string    `json:"site,omitempty,omitzero"`
 
 	// Size How many bytes came: more than `raw` has if they were too many for the store.
 	Size         int       `json:"size"`
 	UnresolvedAt time.Time `json:"unresolvedAt"`
+
+	// VendorSite The vendor's id of the site, as the notification has it.
+	VendorSite string `json:"vendorSite,omitempty,omitzero"`
 }
 
 // UnresolvedList defines model for UnresolvedList.

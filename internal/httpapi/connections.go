@@ -184,7 +184,7 @@ func (a *API) putToken(ctx context.Context, c relay.Connection, refreshToken str
 	if refreshToken == "" {
 		return nil
 	}
-	record := audatex.TokenRecord{RefreshToken: audatex.NewSecret(refreshToken), Generation: c.Generation}
+	record := audatex.TokenRecord{RefreshToken: audatex.NewSecret(refreshToken), Generation: c.Generation, ConsentAt: time.Now().UTC()}
 	for try := range tries {
 		rest(ctx, try)
 		_, revision, err := a.c.Store.Tokens.Token(ctx, c.ID)

@@ -94,8 +94,12 @@ func unresolvedView(u relay.Unresolved) Unresolved {
 	if raw == nil {
 		raw = []byte{}
 	}
-	return Unresolved{
-		Id: u.ID, Connection: u.Connection, Site: u.Site, Order: u.Order, Reason: u.Reason, Detail: u.Detail, Raw: raw,
+	view := Unresolved{
+		Id: u.ID, Connection: u.Connection, Site: u.Site, VendorSite: u.VendorSite, Order: u.Order, Reason: u.Reason, Detail: u.Detail, Raw: raw,
 		Size: max(u.Size, len(raw)), Count: max(u.Count, 1), ReceivedAt: u.ReceivedAt, LastReceivedAt: u.LastReceivedAt, UnresolvedAt: u.UnresolvedAt,
 	}
+	if u.RetriedAt != nil {
+		view.RetriedAt = *u.RetriedAt
+	}
+	return view
 }

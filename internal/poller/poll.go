@@ -38,7 +38,7 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 			return wait
 		}
 	}
-	page := store.Page{PollID: relay.NewID(), Connection: c.ID, Generation: c.Generation, Site: c.Site, Sites: c.Sites}
+	page := store.Page{PollID: relay.NewID(), Connection: c.ID, Generation: c.Generation}
 	announced, foreign := false, false
 	answer, err := r.p.Session(c).Poll(ctx, r.doc.SubscriptionID, func(context.Context) error {
 		if !r.lease.Valid() { // the token or the budget took its time
@@ -61,6 +61,8 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 	if answer.Carried() {
 		page.ReceivedAt, page.Truncated, page.CorrelationID, page.Body = answer.ReceivedAt, answer.Truncated, answer.CorrelationID, answer.Body
 		page.Encoding = answer.Encoding
+		mapped := r.config() // as it is when the page is stored: the poll may have taken a while
+		page.Site, page.Sites = mapped.Site, mapped.Sites
 		contents := audatex.ReadContents(answer)
 		seq, kept := r.keep(storing, page, contents)
 		switch kept {

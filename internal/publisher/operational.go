@@ -29,19 +29,17 @@ func (p *Publisher) Operational(ctx context.Context, site string, kind relay.Kin
 	if site == "" {
 		site = relay.NoSite
 	}
-	if id == "" || strings.ContainsAny(id, " .*>\t\r\n") {
-		return fmt.Errorf("operational event %s: %q cannot stand in a subject", kind, id)
+	if err := checkSubject(kind, id); err != nil {
+		return err
 	}
 	said := site + " " + string(kind) + " " + id + " " + message
 	if p.repeats.recent(said, p.now()) {
 		return nil
 	}
-	now := p.now()
-	ev, err := relay.NewOperationalEvent(p.base, site, id, now, relay.Operational{Kind: kind, Message: message, Details: details})
+	ev, err := p.operational(site, kind, id, message, details)
 	if err != nil {
 		return err
 	}
-	ev = ev.Numbered(relay.NextSequence(now.Add(p.ahead), 0))
 	for try := 1; ; try++ {
 		_, err = p.store.Events.PublishOperational(ctx, ev)
 		if err == nil {
@@ -57,6 +55,24 @@ func (p *Publisher) Operational(ctx context.Context, site string, kind relay.Kin
 		case <-time.After(operationalPause):
 		}
 	}
+}
+
+// checkSubject refuses what cannot be a part of an event's subject.
+func checkSubject(kind relay.Kind, id string) error {
+	if id == "" || strings.ContainsAny(id, " .*>\t\r\n") {
+		return fmt.Errorf("operational event %s: %q cannot stand in a subject", kind, id)
+	}
+	return nil
+}
+
+// operational makes an event of now.
+func (p *Publisher) operational(site string, kind relay.Kind, id, message string, details map[string]any) (relay.Event, error) {
+	now := p.now()
+	ev, err := relay.NewOperationalEvent(p.base, site, id, now, relay.Operational{Kind: kind, Message: message, Details: details})
+	if err != nil {
+		return relay.Event{}, err
+	}
+	return ev.Numbered(relay.NextSequence(now.Add(p.ahead), 0)), nil
 }
 
 // repeats remembers what was said lately.

@@ -28,10 +28,12 @@ type OrderState struct {
 
 // Unresolved is a notification whose order could not be read, or something that was sent in the place of one.
 type Unresolved struct {
-	// ID is <connection>-<inbox sequence>-<index>, or <connection>.foreign.<what> of something that is no notification.
-	ID           string    `json:"id"`
-	Connection   string    `json:"connection"`
-	Site         string    `json:"site,omitempty"`
+	// ID is <connection>.<inbox sequence>-<index>, or <connection>.foreign.<what> of something that is no notification.
+	ID         string `json:"id"`
+	Connection string `json:"connection"`
+	Site       string `json:"site,omitempty"`
+	// VendorSite is the vendor's id of the site, as the notification has it.
+	VendorSite   string    `json:"vendorSite,omitempty"`
 	Order        string    `json:"order,omitempty"`
 	Reason       string    `json:"reason"`
 	Detail       string    `json:"detail,omitempty"`
@@ -40,9 +42,13 @@ type Unresolved struct {
 	InboxEntry   uint64    `json:"inboxEntry"`
 	ReceivedAt   time.Time `json:"receivedAt"`
 	UnresolvedAt time.Time `json:"unresolvedAt"`
+	// RetriedAt is when it was retried last and stayed; nil if it never was.
+	RetriedAt *time.Time `json:"retriedAt,omitempty"`
 	// Count is how often it came: 1, but for what is no notification. LastEntry and LastReceivedAt are those of the last one.
 	Count          int       `json:"count"`
 	LastEntry      uint64    `json:"lastEntry"`
 	LastReceivedAt time.Time `json:"lastReceivedAt"`
-	Told           bool      `json:"told,omitempty"` // the operational event of it is in the log; only of what is no notification
+	// Told says that the operational event of it is in the log. It is kept of what is no notification, and of a notification of an unknown
+	// site whose event stands for all of that site.
+	Told bool `json:"told,omitempty"`
 }

@@ -13,9 +13,14 @@ type Received struct {
 // Entry answers the notification's place in its connection's inbox as one number that rises.
 func (r Received) Entry() uint64 { return PackEntry(r.Seq, r.Index) }
 
-// String names the notification as logs and ids do: <connection>-<inbox sequence>-<index>.
+// String names the notification as logs do: <connection>-<inbox sequence>-<index>.
 func (r Received) String() string {
 	return r.Connection + "-" + strconv.FormatUint(r.Seq, 10) + "-" + strconv.Itoa(r.Index)
+}
+
+// UnresolvedID is the id of the notification in relay_unresolved: what is kept of a connection can be listed by the first part.
+func (r Received) UnresolvedID() string {
+	return r.Connection + "." + strconv.FormatUint(r.Seq, 10) + "-" + strconv.Itoa(r.Index)
 }
 
 // entryBits of an entry number are the index in the page, the rest is the page's sequence: 2^44 pages, a million

@@ -1,11 +1,13 @@
 package resolver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
@@ -22,46 +24,82 @@ const (
 	reasonAgedOut     reason = "aged-out"      // its page left the inbox before it could be resolved
 	reasonHeldTooLong reason = "held-too-long" // the vendor could not be asked for ten days
 	reasonUnfit       reason = "unfit"         // the order does not make an event
+	reasonForbidden   reason = "forbidden"     // the vendor does not let this connection's user read the order
 	reasonTooLarge    reason = "too-large"     // the order's event, or the notification itself, is too large for the store
 )
 
 // setAside moves a notification to relay_unresolved and tells of it. It comes before the notification is settled, and doing it twice does
 // it once; of the operational event there may be two.
-func (r *Resolver) setAside(ctx context.Context, it *item, why reason, detail string) error {
+func (r *runner) setAside(ctx context.Context, it *item, why reason, detail string) error {
 	if it.foreign {
 		return r.setForeignAside(ctx, it, why, detail)
 	}
 	n := it.received()
-	doc := r.unresolved(it, n.String(), why, detail)
-	if err := r.keep(ctx, doc); err != nil {
+	doc, revision, err := r.keep(ctx, r.unresolved(it, n.UnresolvedID(), why, detail))
+	if err != nil {
 		return fmt.Errorf("set notification %s aside: %w", n, err)
 	}
-	site, kind, about := it.site, relay.KindOrderUnresolved, it.order
-	message := fmt.Sprintf("Notification %s could not be resolved (%s); it is kept among the unresolved notifications and can be retried.", doc.ID, why)
-	details := map[string]any{"unresolved": doc.ID, "connection": it.connection, "reason": doc.Reason, "detail": doc.Detail}
+	r.asides.drop(n.UnresolvedID())
+	r.asides.put(asideOf(doc))
 	if why == reasonSiteUnknown {
-		// Without the notification's id: said once for all that come of the same site.
-		kind, about = relay.KindSiteUnknown, it.connection
-		message = fmt.Sprintf("Notifications of connection %s came for the vendor's site %q, which is mapped to no site; map it. What came until then is kept among the unresolved notifications and can be retried then.", it.connection, it.info.SiteID)
-		details = map[string]any{"connection": it.connection, "vendorSite": it.info.SiteID}
+		err = r.tellUnknownSite(ctx, doc, revision)
+	} else {
+		message := fmt.Sprintf("Notification %s could not be resolved (%s); it is kept among the unresolved notifications and can be retried.", doc.ID, why)
+		err = r.cfg.Publisher.Operational(ctx, cmp.Or(it.site, relay.NoSite), relay.KindOrderUnresolved, cmp.Or(it.order, it.connection), message,
+			map[string]any{"unresolved": doc.ID, "connection": it.connection, "reason": doc.Reason, "detail": doc.Detail})
 	}
-	if site == "" {
-		site = relay.NoSite
-	}
-	if about == "" {
-		about = it.connection
-	}
-	if err := r.cfg.Publisher.Operational(ctx, site, kind, about, message, details); err != nil {
+	if err != nil {
 		return fmt.Errorf("tell of notification %s: %w", n, err)
 	}
 	r.isAside(ctx, it, doc)
 	return nil
 }
 
+const (
+	// unknownSitesMost is how many unknown vendor sites of one connection are told one by one: their ids are what the vendor sends.
+	unknownSitesMost = 100
+	// clocksDiffer is how far apart the clocks of those who write the store may be.
+	clocksDiffer = time.Minute
+)
+
+// tellUnknownSite tells that a vendor site is mapped to no site: once for as long as notifications of it lie aside, whoever owns the
+// connection meanwhile. That it was told stands in the document of the notification that it was told for; should a crash keep
+// that from being written, it is found in the log.
+func (r *runner) tellUnknownSite(ctx context.Context, doc relay.Unresolved, revision uint64) error {
+	r.telling.Lock()
+	defer r.telling.Unlock()
+	since, told, many := r.asides.unknownSite(doc.VendorSite)
+	if told {
+		return nil
+	}
+	vendorSite := doc.VendorSite
+	message := fmt.Sprintf("Notifications of connection %s came for the vendor's site %q, which is mapped to no site. Add it to the connection's `sites`: "+
+		"what came until then is kept among the unresolved notifications and is retried by itself then.", doc.Connection, vendorSite)
+	if many >= unknownSitesMost {
+		vendorSite = "others"
+		message = fmt.Sprintf("Notifications of connection %s came for more than %d different sites of the vendor that are mapped to no site; "+
+			"further ones are not told one by one. They are among the unresolved notifications.", doc.Connection, unknownSitesMost)
+	}
+	if since.IsZero() || doc.UnresolvedAt.Before(since) {
+		since = doc.UnresolvedAt
+	}
+	if err := r.cfg.Publisher.Once(ctx, relay.NoSite, relay.KindSiteUnknown, doc.Connection, message,
+		map[string]any{"connection": doc.Connection, "vendorSite": vendorSite}, since.Add(-clocksDiffer), "vendorSite"); err != nil {
+		return err
+	}
+	r.asides.markTold(doc.VendorSite)
+	doc.Told = true
+	_, err := r.put(ctx, &doc, revision)
+	if contested(err) || errors.Is(err, store.ErrNotFound) { // removed meanwhile, or changed; the log still says it
+		return nil
+	}
+	return err
+}
+
 // unresolved makes a document of what is set aside.
 func (r *Resolver) unresolved(it *item, id string, why reason, detail string) relay.Unresolved {
 	doc := relay.Unresolved{
-		ID: id, Connection: it.connection, Site: it.site, Order: it.order, Reason: string(why), Detail: bounded(detail), Raw: it.raw, Size: max(it.size, len(it.raw)),
+		ID: id, Connection: it.connection, Site: it.site, VendorSite: bounded(it.info.SiteID), Order: it.order, Reason: string(why), Detail: bounded(detail), Raw: it.raw, Size: max(it.size, len(it.raw)),
 		InboxEntry: it.entry(), ReceivedAt: it.info.ReceivedAt.UTC(), UnresolvedAt: r.cfg.Now().UTC(), Count: 1, LastEntry: it.entry(),
 	}
 	doc.LastReceivedAt = doc.ReceivedAt
@@ -95,33 +133,31 @@ func (r *Resolver) put(ctx context.Context, doc *relay.Unresolved, revision uint
 	}
 }
 
-// keep stores the document unless it is there already.
-func (r *Resolver) keep(ctx context.Context, doc relay.Unresolved) error {
-	_, err := r.put(ctx, &doc, 0)
+// keep stores the document unless it is there already, and returns it as it is stored.
+func (r *Resolver) keep(ctx context.Context, doc relay.Unresolved) (relay.Unresolved, uint64, error) {
+	revision, err := r.put(ctx, &doc, 0)
 	if !contested(err) {
-		return err
+		return doc, revision, err
 	}
-	there, _, err := r.store.Unresolved.Get(ctx, doc.ID)
+	there, revision, err := r.store.Unresolved.Get(ctx, doc.ID)
 	switch {
 	case errors.Is(err, store.ErrNotFound): // the write without an answer did not come about
-		_, err = r.put(ctx, &doc, 0)
-		return err
-	case err != nil:
-		return err
-	case there.ReceivedAt.Equal(doc.ReceivedAt):
-		return nil
+		revision, err = r.put(ctx, &doc, 0)
+		return doc, revision, err
+	case err != nil, there.ReceivedAt.Equal(doc.ReceivedAt):
+		return there, revision, err
 	}
 	// An inbox restored from a backup gives its numbers out anew: this is another notification.
 	doc.ID += "-" + strconv.FormatInt(doc.ReceivedAt.UnixMicro(), 10)
-	if _, err = r.put(ctx, &doc, 0); errors.Is(err, store.ErrConflict) {
-		return nil
+	if revision, err = r.put(ctx, &doc, 0); errors.Is(err, store.ErrConflict) {
+		return r.store.Unresolved.Get(ctx, doc.ID)
 	}
-	return err
+	return doc, revision, err
 }
 
 // lostItem is what is still known of a notification whose page has left the inbox.
 func (r *runner) lostItem(lane string, entry uint64) *item {
-	site, order, _ := strings.Cut(lane, ".")
+	site, order := cutLane(lane)
 	it := &item{connection: r.connection}
 	it.page, it.index = relay.UnpackEntry(entry)
 	if site != relay.NoSite {

@@ -116,7 +116,7 @@ func TestRefusedForAnHour(t *testing.T) {
 			r.settled("leeds", first)
 			stop()
 			u := r.unresolved()
-			if len(u) != 1 || u[0].Reason != outcome.String() || u[0].ID != fmt.Sprintf("leeds-%d-0", first) || u[0].Order != missing || !strings.Contains(string(u[0].Raw), "PARTS.ORDER") {
+			if len(u) != 1 || u[0].Reason != outcome.String() || u[0].ID != fmt.Sprintf("leeds.%d-0", first) || u[0].Order != missing || !strings.Contains(string(u[0].Raw), "PARTS.ORDER") {
 				t.Fatalf("unresolved: %+v", u)
 			}
 			if n := r.operational(relay.KindOrderUnresolved); n != 1 {
@@ -342,7 +342,7 @@ func TestWhatCannotBeResolved(t *testing.T) {
 			t.Errorf("%s: raw bytes %q", u.ID, u.Raw)
 		}
 	}
-	at := func(i int) string { return fmt.Sprintf("group-%d-%d", seq, i) }
+	at := func(i int) string { return fmt.Sprintf("group.%d-%d", seq, i) }
 	want := map[string]string{at(1): "site-unknown", at(2): "topic", "group.foreign." + foreignHash("7"): "malformed", at(5): "malformed"}
 	for id, reason := range want {
 		if reasons[id] != reason {
@@ -362,7 +362,7 @@ func TestWhatCannotBeResolved(t *testing.T) {
 	if _, err := r.store.Connections.Update(t.Context(), "group", c, rev); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := resolver.New(r.config(r.store)).Retry(t.Context(), fmt.Sprintf("group-%d-1", seq)); got != resolver.RetryResolved {
+	if got, err := resolver.New(r.config(r.store)).Retry(t.Context(), fmt.Sprintf("group.%d-1", seq)); got != resolver.RetryResolved {
 		t.Errorf("retry: %v, %v", got, err)
 	}
 	if n := len(r.events("york", order)); n != 1 {

@@ -199,7 +199,7 @@ func (r *rig) crash(name string, gated *store.Store, c *cutter, id string) {
 			aside = append(aside, u.ID)
 		}
 	}
-	if !slices.Equal(aside, []string{fmt.Sprintf("%s-%d-2", id, first)}) {
+	if !slices.Equal(aside, []string{fmt.Sprintf("%s.%d-2", id, first)}) {
 		t.Errorf("%s: unresolved %v, want one", name, aside)
 	}
 	if err := r.store.Connections.Delete(t.Context(), id, 0); err != nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -41,8 +42,9 @@ type arrival struct {
 
 // loaded is where a connection's reader stands, adopted, and its last page in the inbox.
 type loaded struct {
-	stand *stand
-	head  uint64
+	stand  *stand
+	head   uint64
+	asides []*aside
 }
 
 // load answers a runner's cursor, stored under its lease's epoch. The first that asks loads for all who ask meanwhile.
@@ -90,6 +92,10 @@ func (l *loader) batch(ctx context.Context, batch []*arrival) {
 	if err == nil {
 		heads, err = l.heads(ctx, batch)
 	}
+	var aside map[string][]*aside
+	if err == nil { // before the cursors are adopted: what is set aside later, a former owner has not settled
+		aside, err = l.asides(ctx, batch)
+	}
 	if err != nil {
 		for _, a := range batch {
 			a.err = err
@@ -115,7 +121,7 @@ func (l *loader) batch(ctx context.Context, batch []*arrival) {
 			a.err = err
 			continue
 		}
-		a.loaded = loaded{stand: s, head: heads[run.connection]}
+		a.loaded = loaded{stand: s, head: heads[run.connection], asides: aside[run.connection]}
 		if d.Revision == 0 && len(lanes[key]) == 0 { // nothing to fence: whoever writes the first document finds the other's
 			carried := s.Carried()
 			carried.Epoch, carried.Adopted = run.lease.Epoch(), run.lease.Epoch()
@@ -185,6 +191,40 @@ func (l *loader) lanes(ctx context.Context, batch []*arrival) (map[string][]stor
 		grouped[cursorOf(key)] = append(grouped[cursorOf(key)], e)
 	}
 	return grouped, nil
+}
+
+// asidesAtOnce is how many unresolved notifications are read at a time: each comes with its bytes.
+const asidesAtOnce = 64
+
+// asides answers what lies in relay_unresolved of each connection and may be retried by itself.
+func (l *loader) asides(ctx context.Context, batch []*arrival) (map[string][]*aside, error) {
+	var keys []string
+	if len(batch) <= loadOneByOne {
+		for _, a := range batch {
+			keys = append(keys, a.runner.connection+".>")
+		}
+	}
+	there := map[string]relay.Unresolved{}
+	for from, more := uint64(1), true; more; {
+		entries, last, some, err := l.r.store.Unresolved.Changed(ctx, from, keys, asidesAtOnce, func(key string, err error) {
+			l.r.log.ErrorContext(ctx, "cannot read an unresolved notification; it is not retried by itself", "unresolved", key, "error", err)
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			e.Value.Raw = nil
+			there[e.Key] = e.Value
+		}
+		from, more = last+1, some
+	}
+	of := map[string][]*aside{}
+	for _, doc := range there {
+		if reason(doc.Reason).retriedByItself() {
+			of[doc.Connection] = append(of[doc.Connection], asideOf(doc))
+		}
+	}
+	return of, nil
 }
 
 func (l *loader) heads(ctx context.Context, batch []*arrival) (map[string]uint64, error) {

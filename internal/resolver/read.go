@@ -115,6 +115,7 @@ type reader struct {
 	connection string
 	generation string
 	stand      *stand
+	asides     *asides
 
 	head    uint64 // the connection's last page when the reader was made
 	started bool
@@ -226,6 +227,9 @@ func (r *reader) offer() bool {
 			switch r.stand.Offer(cursor.Entry{Seq: it.entry(), Order: lane}) {
 			case cursor.Accepted:
 				r.keep(lane, it)
+				if it.reason == reasonSiteUnknown {
+					r.asides.put(unreadAside(it))
+				}
 			case cursor.Full:
 				return false
 			case cursor.Ignored, cursor.Laned:

@@ -38,6 +38,8 @@ type Publisher interface {
 	Begin(ctx context.Context, site, order string, waiting []relay.Received) (relay.Standing, error)
 	Publish(ctx context.Context, standing relay.Standing, reading relay.Snapshot) (relay.PublishOutcome, error)
 	Operational(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any) error
+	// Once is Operational for what must not be told twice: an event since a time with equal details under the keys by is the same.
+	Once(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any, since time.Time, by ...string) error
 }
 
 // Defaults of a Config.
@@ -164,6 +166,14 @@ func (r *Resolver) follow(ctx context.Context, from uint64) {
 		}
 		r.log.Log(ctx, store.Level(err, slog.LevelWarn), "lost the inbox's tail; following it again", "error", err)
 		_ = wait.sleep(ctx)
+	}
+}
+
+// Consented tells that a user has consented for a connection: what waits for it, or was set aside for want of it, is tried again. It
+// may be called from any goroutine, for connections of other replicas in vain.
+func (r *Resolver) Consented(connection string) {
+	if run, ok := r.roster.Runner(connection); ok {
+		signal(run.again)
 	}
 }
 

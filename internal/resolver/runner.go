@@ -40,6 +40,10 @@ type runner struct {
 	asked     chan chan progress // how far it is; answered once the cursor is loaded
 	ended     chan struct{}      // closed when nothing is resolved any more
 
+	asides  asides
+	telling sync.Mutex // of tellUnknownSite
+	self    selfRetry
+
 	counting  sync.Mutex // of countUnlisted
 	counted   int
 	countedAt time.Time
@@ -59,6 +63,7 @@ func (r *Resolver) newRunner(lease *shard.Lease, c relay.Connection, _ bool) *ru
 		Resolver: r, lease: lease, connection: c.ID, generation: c.Generation, log: r.log.With("connection", c.ID, "shard", lease.Shard()),
 		woken: make(chan struct{}, 1), again: make(chan struct{}, 1), asked: make(chan chan progress), ended: make(chan struct{}),
 		results: make(chan result, r.cfg.Concurrency), trouble: backoff{least: 100 * time.Millisecond, most: 5 * time.Second},
+		self: selfRetry{done: make(chan selfDone, 1)},
 	}
 }
 
@@ -102,7 +107,13 @@ func (r *runner) run(ctx context.Context) error {
 		loaded, err := r.loader.load(ctx, r)
 		if err == nil {
 			r.stand = loaded.stand
-			r.inbox = reader{store: r.store, connection: r.connection, generation: r.generation, stand: r.stand, head: loaded.head}
+			r.inbox = reader{store: r.store, connection: r.connection, generation: r.generation, stand: r.stand, head: loaded.head, asides: &r.asides}
+			for _, a := range loaded.asides {
+				r.asides.put(a)
+			}
+			if !r.asides.empty() {
+				r.self.want(r.cfg.Now())
+			}
 			break
 		}
 		switch {
@@ -165,6 +176,9 @@ func (r *runner) loop(ctx, work context.Context) error {
 			answer <- r.progress()
 		case <-r.again:
 			r.stand.ResumeAll(r.cfg.Now())
+			r.self.want(r.cfg.Now())
+		case done := <-r.self.done:
+			r.retried(ctx, done)
 		case <-timer.C:
 		}
 		for more := true; more; { // what has ended together is stored together
@@ -192,6 +206,7 @@ func (r *runner) turn(ctx, work context.Context, now time.Time) error {
 		items := r.inbox.hold(b)
 		r.workers.Go(func() { r.results <- r.work(ctx, work, b, items) })
 	}
+	r.retryAsides(ctx, work, now)
 	if r.stand.Dirty() && (r.stand.InFlight() == 0 || !now.Before(r.flushed.Add(r.cfg.Flush))) {
 		r.flushed = now
 		if err := r.stand.flush(ctx); err != nil {
@@ -222,6 +237,9 @@ func (r *runner) next(now time.Time) time.Duration {
 	if at, ok := r.inbox.due(); ok {
 		consider(at)
 	}
+	if at, ok := r.self.next(); ok {
+		consider(at)
+	}
 	return wait
 }
 
@@ -238,12 +256,17 @@ func (r *runner) finish(ctx context.Context, res result) {
 		r.stand.Settle(b.Order, b.Seqs...)
 		r.recovered(ctx)
 		r.inbox.forget(b.Order, b.Seqs)
+		if !r.asides.empty() {
+			r.self.soon(now)
+		}
 	case held:
 		r.stand.Fail(b, now, res.failure)
-		r.stand.Settle(b.Order, res.aside...)
+		if r.stand.Settle(b.Order, res.aside...); len(res.aside) > 0 {
+			r.self.soon(now)
+		}
 		r.inbox.forgetOrder(b.Order) // read again when its time has come; that may be long
 		if b.Attempt == 1 || b.Probe {
-			site, order, _ := strings.Cut(b.Order, ".") // see laneOf
+			site, order := cutLane(b.Order)
 			r.log.Log(ctx, store.Level(res.err, slog.LevelWarn), "order cannot be read yet; its notifications are held", "site", site, "order", order,
 				"notifications", len(b.Seqs)-len(res.aside), "reason", res.failure.Reason, "error", res.err,
 				"correlation_id", audatex.CorrelationIDOf(res.err))
@@ -289,6 +312,12 @@ func (r *runner) drain() {
 
 // laneOf names a lane: orders are told apart by site, as one connection may carry several.
 func laneOf(site, order string) string { return site + "." + order }
+
+// cutLane is the way back from laneOf.
+func cutLane(lane string) (site, order string) {
+	site, order, _ = strings.Cut(lane, ".")
+	return site, order
+}
 
 // received is a notification as the publisher takes it.
 func (i *item) received() relay.Received {

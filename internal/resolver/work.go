@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -54,14 +55,7 @@ func (r *runner) work(ctx, work context.Context, b cursor.Batch, items []*item) 
 	if !r.lease.Await(ctx) { // the slot took its time
 		return result{batch: b, verdict: stopped}
 	}
-	res := r.resolve(work, b, items, func(order string) (json.RawMessage, error) {
-		return r.cfg.Orders.Order(ctx, r.connection, order, func() (context.Context, error) {
-			if !r.lease.Valid() { // the vendor's turn took its time
-				return nil, errLapsed
-			}
-			return work, nil
-		})
-	})
+	res := r.resolve(work, b, items, r.askFor(ctx, work))
 	if work.Err() != nil && res.verdict != resolved && res.verdict != handled {
 		res = result{verdict: stopped} // what failed, failed because of that
 	}
@@ -95,11 +89,26 @@ func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item, ask
 	if len(waiting) == 0 {
 		return result{verdict: handled}
 	}
-	received := make([]relay.Received, len(waiting))
-	for i, it := range waiting {
-		received[i] = it.received()
+	prior, err := r.prior(ctx, waiting)
+	if err != nil {
+		return result{verdict: stuck, err: err}
+	}
+	received := make([]relay.Received, 0, len(prior)+len(waiting))
+	for _, s := range prior {
+		received = append(received, s.item.received())
+	}
+	for _, it := range waiting {
+		received = append(received, it.received())
+	}
+	if len(prior) > 0 {
+		slices.SortFunc(received, func(a, b relay.Received) int { return cmp.Compare(a.Entry(), b.Entry()) })
 	}
 	outcome, err := r.read(ctx, waiting[0].site, waiting[0].order, received, ask)
+	if outcome == readPublished || outcome == readUnnecessary {
+		if err := r.takeAllFromAside(ctx, prior); err != nil {
+			return result{verdict: stuck, err: err}
+		}
+	}
 	if outcome == readUnavailable && (errors.Is(err, errLapsed) || errors.Is(err, context.Canceled)) {
 		return result{verdict: stopped} // no word on the vendor
 	}
@@ -222,12 +231,9 @@ func (r *runner) judge(ctx context.Context, b cursor.Batch, waiting []*item, out
 			}
 		}
 		return result{verdict: resolved}
-	case readRefused:
+	case readRefused, readUnfit:
 		refused = true
-		res.failure = cursor.Failure{Reason: audatex.OutcomeOf(cause).String(), Local: true}
-	case readUnfit:
-		refused = true
-		res.failure = cursor.Failure{Reason: string(reasonUnfit), Local: true}
+		res.failure = cursor.Failure{Reason: string(refusal(outcome, cause)), Local: true}
 	case readContested:
 		res.failure = cursor.Failure{Reason: "contested", Local: true}
 	case readUnavailable:

@@ -103,6 +103,17 @@ func (e *Events) PublishOperational(ctx context.Context, ev relay.Event) (uint64
 	return e.s.write(ctx, request{msg: e.message(topology.OperationalSubject(ev.Site, kind, ev.Subject), body)})
 }
 
+// PublishOperationalAfter stores an operational event if the last one of its site, kind and id stands at expected (0: there is none in
+// the log); ErrConflict if another was stored meanwhile.
+func (e *Events) PublishOperationalAfter(ctx context.Context, ev relay.Event, expected uint64) (uint64, error) {
+	body, err := relay.Encode(ev)
+	if err != nil {
+		return 0, fmt.Errorf("encode event %s: %w", ev.ID, err)
+	}
+	m := e.message(topology.OperationalSubject(ev.Site, strings.TrimPrefix(ev.Type, relay.OperationalPrefix), ev.Subject), body)
+	return e.s.write(ctx, request{msg: m, opts: []jetstream.PublishOpt{jetstream.WithExpectLastSequencePerSubject(expected)}})
+}
+
 func (e *Events) message(stored string, body []byte) *nats.Msg {
 	m := nats.NewMsg(e.s.topo.PublishSubject(stored))
 	m.Header.Set(HeaderContentType, relay.EventContentType)

@@ -59,6 +59,7 @@ type storedToken struct {
 	Intent               *audatex.RefreshIntent `json:"intent,omitempty"`
 	ConsentRequiredSince *time.Time             `json:"consentRequiredSince,omitempty"`
 	Reason               string                 `json:"reason,omitempty"`
+	ConsentAt            time.Time              `json:"consentAt,omitzero"`
 	Sealed               []byte                 `json:"sealed"`
 }
 
@@ -72,7 +73,7 @@ func (c tokenCodec) encode(key string, r audatex.TokenRecord) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return relay.Encode(storedToken{r.Epoch, r.Generation, r.ExpiresAt, r.RefreshedAt, r.Intent, r.ConsentRequiredSince, r.Reason, sealed})
+	return relay.Encode(storedToken{r.Epoch, r.Generation, r.ExpiresAt, r.RefreshedAt, r.Intent, r.ConsentRequiredSince, r.Reason, r.ConsentAt, sealed})
 }
 
 func (c tokenCodec) decode(key string, b []byte) (audatex.TokenRecord, error) {
@@ -86,7 +87,7 @@ func (c tokenCodec) decode(key string, b []byte) (audatex.TokenRecord, error) {
 	}
 	return audatex.TokenRecord{
 		AccessToken: audatex.NewSecret(secret.Access), RefreshToken: audatex.NewSecret(secret.Refresh), ExpiresAt: s.ExpiresAt,
-		RefreshedAt: s.RefreshedAt, Intent: s.Intent, ConsentRequiredSince: s.ConsentRequiredSince, Reason: s.Reason,
+		RefreshedAt: s.RefreshedAt, Intent: s.Intent, ConsentRequiredSince: s.ConsentRequiredSince, Reason: s.Reason, ConsentAt: s.ConsentAt,
 		Epoch: s.Epoch, Generation: s.Generation,
 	}, nil
 }

@@ -1,0 +1,93 @@
+package publisher
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+// onceTries bounds how often the log is looked at again because something was published there meanwhile.
+const onceTries = 10
+
+// Once is Operational for an event that must not be in the log twice, whatever crashes between publishing it and noting that. Since is
+// when what it tells of happened: an event of the same site, kind and id that the log has taken since then, with equal details under the
+// keys that by names, is the one. Of two who publish at the same moment one finds the other's, as each expects the log where it has looked.
+func (p *Publisher) Once(
+	ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any, since time.Time, by ...string,
+) error {
+	if site == "" {
+		site = relay.NoSite
+	}
+	if err := checkSubject(kind, id); err != nil {
+		return err
+	}
+	var err error
+	for range onceTries {
+		var last uint64
+		var there bool
+		if last, there, err = p.saidSince(ctx, site, kind, id, details, since, by); err != nil || there {
+			return err
+		}
+		var ev relay.Event
+		if ev, err = p.operational(site, kind, id, message, details); err != nil {
+			return err
+		}
+		_, err = p.store.Events.PublishOperationalAfter(ctx, ev, last)
+		if err == nil {
+			p.metrics.operational(ev.Type)
+			return nil
+		}
+		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrUnclear) {
+			break
+		}
+	}
+	return fmt.Errorf("publish operational event %s of %s: %w", kind, id, err)
+}
+
+// saidSince returns the position of the last event of a site, kind and id, and whether one of them tells what is to be told.
+func (p *Publisher) saidSince(
+	ctx context.Context, site string, kind relay.Kind, id string, details map[string]any, since time.Time, by []string,
+) (last uint64, there bool, err error) {
+	want := fields(details, by)
+	for from, more := uint64(0), true; more; {
+		var events []store.Stored
+		events, more, err = p.store.Events.Scan(ctx, from, []string{topology.OperationalSubject(site, string(kind), id)}, scanSize)
+		if err != nil {
+			return 0, false, fmt.Errorf("look for operational events %s of %s: %w", kind, id, err)
+		}
+		if len(events) == 0 {
+			break
+		}
+		for _, stored := range events {
+			last, from = stored.Seq, stored.Seq+1
+			if stored.Time.Before(since) {
+				continue
+			}
+			var ev relay.Event
+			var data relay.Operational
+			if json.Unmarshal(stored.Body, &ev) == nil && json.Unmarshal(ev.Data, &data) == nil && fields(data.Details, by) == want {
+				return last, true, nil
+			}
+		}
+	}
+	return last, false, nil
+}
+
+// fields writes what details have under some keys, to be compared.
+func fields(details map[string]any, keys []string) string {
+	values := make([]any, len(keys))
+	for i, k := range keys {
+		values[i] = details[k]
+	}
+	b, err := json.Marshal(values)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}

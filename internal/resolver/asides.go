@@ -1,0 +1,190 @@
+package resolver
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+// aside is what a runner knows of a notification of its connection that lies in relay_unresolved and may be retried by itself. The
+// notification's bytes stay in the store.
+type aside struct {
+	id         string
+	entry      uint64
+	site       string // "" if the vendor's site was mapped to none
+	vendorSite string
+	order      string
+	reason     reason
+	judged     time.Time // when it was set aside, or retried last and stayed
+	told       bool      // the event about its vendor site is in the log
+	unread     *item     // it is not in the store yet: the inbox was read so far, but its turn has not come
+}
+
+// retriedByItself reports whether a reason may end without anybody touching the notification: its vendor site is mapped, or a user
+// consents again.
+func (r reason) retriedByItself() bool { return r == reasonSiteUnknown || r.endsWithConsent() }
+
+// endsWithConsent reports whether a new consent may make an order readable that was not.
+func (r reason) endsWithConsent() bool { return r == reasonForbidden || r == reasonHeldTooLong }
+
+// asides are those of one connection. The runner loads them when it takes the connection over and learns of all that come later, as it
+// is the one that sets notifications aside. What operators remove is noticed when it is to be retried.
+type asides struct {
+	mu      sync.Mutex
+	byID    map[string]*aside
+	byOrder map[string]map[string]*aside
+	unknown map[string]*unknownSite // by the vendor's id
+	toldOf  int                     // of unknown, those that were told
+}
+
+// unknownSite is a vendor site that notifications lie aside of because it is mapped to no site.
+type unknownSite struct {
+	many  int
+	since time.Time
+	told  bool // the event about it is in the log
+}
+
+func asideOf(doc relay.Unresolved) *aside {
+	a := &aside{
+		id: doc.ID, entry: doc.InboxEntry, site: doc.Site, vendorSite: doc.VendorSite, order: doc.Order, reason: reason(doc.Reason),
+		judged: doc.UnresolvedAt, told: doc.Told,
+	}
+	if doc.RetriedAt != nil {
+		a.judged = *doc.RetriedAt
+	}
+	return a
+}
+
+// unreadAside stands for a notification that will be set aside when its turn comes.
+func unreadAside(it *item) *aside {
+	return &aside{
+		id: it.received().UnresolvedID(), entry: it.entry(), vendorSite: bounded(it.info.SiteID), order: it.order, reason: it.reason, unread: it,
+	}
+}
+
+// put takes a notification as it is now; one that is not retried by itself is forgotten.
+func (s *asides) put(a *aside) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.remove(a.id)
+	if a.order == "" || !a.reason.retriedByItself() {
+		return
+	}
+	if s.byID == nil {
+		s.byID, s.byOrder = map[string]*aside{}, map[string]map[string]*aside{}
+	}
+	s.byID[a.id] = a
+	if s.byOrder[a.order] == nil {
+		s.byOrder[a.order] = map[string]*aside{}
+	}
+	s.byOrder[a.order][a.id] = a
+	if a.reason != reasonSiteUnknown || a.unread != nil {
+		return
+	}
+	u := s.unknown[a.vendorSite]
+	if u == nil {
+		if s.unknown == nil {
+			s.unknown = map[string]*unknownSite{}
+		}
+		u = &unknownSite{since: a.judged}
+		s.unknown[a.vendorSite] = u
+	}
+	u.many++
+	if a.judged.Before(u.since) {
+		u.since = a.judged
+	}
+	if a.told {
+		s.tell(u)
+	}
+}
+
+func (s *asides) tell(u *unknownSite) {
+	if !u.told {
+		u.told = true
+		s.toldOf++
+	}
+}
+
+// drop forgets what is in the store no more.
+func (s *asides) drop(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.remove(id)
+}
+
+func (s *asides) remove(id string) {
+	a := s.byID[id]
+	if a == nil {
+		return
+	}
+	delete(s.byID, id)
+	if delete(s.byOrder[a.order], id); len(s.byOrder[a.order]) == 0 {
+		delete(s.byOrder, a.order)
+	}
+	u := s.unknown[a.vendorSite]
+	if a.reason != reasonSiteUnknown || a.unread != nil || u == nil {
+		return
+	}
+	if u.many--; u.many == 0 {
+		if u.told {
+			s.toldOf--
+		}
+		delete(s.unknown, a.vendorSite)
+	}
+}
+
+// ofOrder returns those of an order, in the order of their inbox entries.
+func (s *asides) ofOrder(order string) []aside {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return inOrder(s.byOrder[order])
+}
+
+// all returns those that are in the store, in the order of their inbox entries.
+func (s *asides) all() []aside {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.DeleteFunc(inOrder(s.byID), func(a aside) bool { return a.unread != nil })
+}
+
+func inOrder(of map[string]*aside) []aside {
+	if len(of) == 0 {
+		return nil
+	}
+	sorted := make([]aside, 0, len(of))
+	for _, a := range of {
+		sorted = append(sorted, *a)
+	}
+	slices.SortFunc(sorted, func(a, b aside) int { return cmp.Or(cmp.Compare(a.entry, b.entry), cmp.Compare(a.id, b.id)) })
+	return sorted
+}
+
+// empty reports whether there is nothing that could be retried by itself.
+func (s *asides) empty() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.byID) == 0
+}
+
+// unknownSite returns since when notifications of a vendor site lie aside because it is mapped to no site, whether that was told, and
+// how many vendor sites were.
+func (s *asides) unknownSite(vendorSite string) (since time.Time, told bool, toldOf int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if u := s.unknown[vendorSite]; u != nil {
+		since, told = u.since, u.told
+	}
+	return since, told, s.toldOf
+}
+
+// markTold notes that the event about a vendor site is in the log.
+func (s *asides) markTold(vendorSite string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if u := s.unknown[vendorSite]; u != nil {
+		s.tell(u)
+	}
+}
