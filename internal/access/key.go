@@ -15,6 +15,7 @@ import (
 const (
 	keyPrefix    = "ark_"
 	keyIDLength  = 12
+	idBytes      = 9
 	secretBytes  = 32
 	secretLength = 43 // base62 digits of 256 bits
 	base62       = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -23,8 +24,15 @@ const (
 
 // NewKey makes an API key. The text is to be shown once; what is to be stored holds only its hash.
 func NewKey(role relay.Role, description string, now time.Time, expires *time.Time) (text string, key relay.Key) {
-	id := randomBase62(keyIDLength, 9)
-	text = keyPrefix + id + "_" + randomBase62(secretLength, secretBytes)
+	random := make([]byte, KeyBytes)
+	_, _ = rand.Read(random) // never fails, see crypto/rand
+	return KeyOf(random, role, description, now, expires)
+}
+
+// KeyOf makes an API key of KeyBytes random bytes.
+func KeyOf(random []byte, role relay.Role, description string, now time.Time, expires *time.Time) (text string, key relay.Key) {
+	id := inBase62(keyIDLength, random[:idBytes])
+	text = keyPrefix + id + "_" + inBase62(secretLength, random[idBytes:])
 	return text, relay.Key{ID: id, Hash: hash(text), Role: role, Description: description, CreatedAt: now, ExpiresAt: expires}
 }
 
@@ -43,10 +51,11 @@ func hash(text string) []byte {
 	return sum[:]
 }
 
-// randomBase62 writes n random bytes as exactly length digits; more bytes than fit lose their highest part.
-func randomBase62(length, n int) string {
-	b := make([]byte, n)
-	_, _ = rand.Read(b) // never fails, see crypto/rand
+// KeyBytes is how many random bytes an API key is made of.
+const KeyBytes = idBytes + secretBytes
+
+// inBase62 writes bytes as exactly length digits; more bytes than fit lose their highest part.
+func inBase62(length int, b []byte) string {
 	v, digit, base := new(big.Int).SetBytes(b), new(big.Int), big.NewInt(int64(len(base62)))
 	text := make([]byte, length)
 	for i := length - 1; i >= 0; i-- {

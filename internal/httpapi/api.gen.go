@@ -892,6 +892,9 @@ type ForClient = Name
 // Id Of a site, connection, client or callback.
 type Id = Name
 
+// IdempotencyKey defines model for IdempotencyKey.
+type IdempotencyKey = string
+
 // IfMatch defines model for IfMatch.
 type IfMatch = string
 
@@ -951,6 +954,9 @@ type ListCallbacksParams struct {
 type CreateCallbackParams struct {
 	// Client For the admin token. Without it a new callback belongs to the client `default`.
 	Client ForClient `form:"client,omitempty" json:"client,omitempty,omitzero"`
+
+	// IdempotencyKey Makes it safe to send the request again, for 24 hours: it makes one thing and gets one answer. Made up by the caller, best a UUID; the quotes of a structured header may be there or not.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
 }
 
 // DeleteCallbackParams defines parameters for DeleteCallback.
@@ -984,6 +990,12 @@ type ListDeliveriesParams struct {
 	After After `form:"after,omitempty" json:"after,omitempty,omitzero"`
 }
 
+// RotateSecretParams defines parameters for RotateSecret.
+type RotateSecretParams struct {
+	// IdempotencyKey Makes it safe to send the request again, for 24 hours: it makes one thing and gets one answer. Made up by the caller, best a UUID; the quotes of a structured header may be there or not.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
+}
+
 // ListClientsParams defines parameters for ListClients.
 type ListClientsParams struct {
 	Limit Limit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
@@ -1002,6 +1014,12 @@ type DeleteClientParams struct {
 type PutClientParams struct {
 	// IfMatch The `ETag` that was read, also in the weak form that a compressing proxy makes of it. If something has changed since, the answer is 412.
 	IfMatch IfMatch `json:"If-Match,omitempty,omitzero"`
+}
+
+// CreateKeyParams defines parameters for CreateKey.
+type CreateKeyParams struct {
+	// IdempotencyKey Makes it safe to send the request again, for 24 hours: it makes one thing and gets one answer. Made up by the caller, best a UUID; the quotes of a structured header may be there or not.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
 }
 
 // ListConnectionsParams defines parameters for ListConnections.
@@ -1192,7 +1210,7 @@ type ServerInterface interface {
 	ResumeCallback(w http.ResponseWriter, r *http.Request, id Id)
 	// RotateSecret Sign with a new secret
 	// (POST /v1/callbacks/{id}/rotate-secret)
-	RotateSecret(w http.ResponseWriter, r *http.Request, id Id)
+	RotateSecret(w http.ResponseWriter, r *http.Request, id Id, params RotateSecretParams)
 	// TestCallback Send a signed sample now
 	// (POST /v1/callbacks/{id}/test)
 	TestCallback(w http.ResponseWriter, r *http.Request, id Id)
@@ -1213,7 +1231,7 @@ type ServerInterface interface {
 	ListKeys(w http.ResponseWriter, r *http.Request, id Id)
 	// CreateKey Make an API key
 	// (POST /v1/clients/{id}/keys)
-	CreateKey(w http.ResponseWriter, r *http.Request, id Id)
+	CreateKey(w http.ResponseWriter, r *http.Request, id Id, params CreateKeyParams)
 	// DeleteKey Revoke an API key
 	// (DELETE /v1/clients/{id}/keys/{keyId})
 	DeleteKey(w http.ResponseWriter, r *http.Request, id Id, keyId KeyId)
@@ -1360,7 +1378,7 @@ func (_ Unimplemented) ResumeCallback(w http.ResponseWriter, r *http.Request, id
 
 // RotateSecret Sign with a new secret
 // (POST /v1/callbacks/{id}/rotate-secret)
-func (_ Unimplemented) RotateSecret(w http.ResponseWriter, r *http.Request, id Id) {
+func (_ Unimplemented) RotateSecret(w http.ResponseWriter, r *http.Request, id Id, params RotateSecretParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1402,7 +1420,7 @@ func (_ Unimplemented) ListKeys(w http.ResponseWriter, r *http.Request, id Id) {
 
 // CreateKey Make an API key
 // (POST /v1/clients/{id}/keys)
-func (_ Unimplemented) CreateKey(w http.ResponseWriter, r *http.Request, id Id) {
+func (_ Unimplemented) CreateKey(w http.ResponseWriter, r *http.Request, id Id, params CreateKeyParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1735,6 +1753,27 @@ func (siw *ServerInterfaceWrapper) CreateCallback(w http.ResponseWriter, r *http
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "client", Err: err})
 		}
 		return
+	}
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
 	}
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -2081,8 +2120,32 @@ func (siw *ServerInterfaceWrapper) RotateSecret(w http.ResponseWriter, r *http.R
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RotateSecretParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.RotateSecret(w, r, id)
+		siw.Handler.RotateSecret(w, r, id, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2331,8 +2394,32 @@ func (siw *ServerInterfaceWrapper) CreateKey(w http.ResponseWriter, r *http.Requ
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateKeyParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateKey(w, r, id)
+		siw.Handler.CreateKey(w, r, id, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {

@@ -24,7 +24,7 @@ const (
 const minRate = 0.001
 
 // newCallback makes a callback of the client out of settings, and answers its secret as it is to be shown.
-func (a *API) newCallback(ctx context.Context, id string, owner relay.Client, s CallbackSettings) (relay.Callback, string, error) {
+func (a *API) newCallback(ctx context.Context, m maker, id string, owner relay.Client, s CallbackSettings) (relay.Callback, string, error) {
 	now := time.Now().UTC()
 	cb := relay.Callback{ID: id, Client: owner.ID, ClientGeneration: owner.Generation, Generation: relay.NewID(), CreatedAt: now}
 	s, cleaned := cleanCallback(s)
@@ -36,7 +36,7 @@ func (a *API) newCallback(ctx context.Context, id string, owner relay.Client, s 
 	if cb.StartFrom, cb.StartSeq, err = a.start(ctx, s.StartFrom, now); err != nil {
 		return cb, "", err
 	}
-	secret, err := signingSecret(s.Secret)
+	secret, err := signingSecret(s.Secret, m)
 	if err != nil {
 		return cb, "", err
 	}
@@ -63,7 +63,7 @@ func (a *API) replaceSettings(ctx context.Context, cb relay.Callback, s Callback
 	}
 	cleaned.warn(ctx, a.c.Log, "callback", cb.ID)
 	if s.Secret != "" {
-		_, err = rotate(&cb, s.Secret, now)
+		_, err = rotate(&cb, s.Secret, maker{}, now)
 	}
 	return cb, err
 }

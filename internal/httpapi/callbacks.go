@@ -43,15 +43,22 @@ func (a *API) CreateCallback(w http.ResponseWriter, r *http.Request, params Crea
 		if err != nil {
 			return reply{}, err
 		}
-		cb, secret, err := a.newCallback(ctx, relay.NewID(), owner, settings)
+		m := exchangeOf(r).maker
+		cb, secret, err := a.newCallback(ctx, m, m.id("callback"), owner, settings)
 		if err != nil {
 			return reply{}, err
 		}
 		revision, err := a.register(ctx, owner, cb)
-		if errors.Is(err, errClientGone) {
+		switch {
+		case errors.Is(err, errClientGone):
 			err = c.gone()
+		case errors.Is(err, store.ErrConflict): // nobody else has this id: the same request has made it before
+			cb, revision, err = readAtLeader(ctx, a.c.Store.Callbacks, cb.ID)
 		}
-		return a.createdCallback(ctx, c, cb, revision, secret), err
+		if err != nil {
+			return reply{}, err
+		}
+		return a.createdCallback(ctx, c, cb, revision, secret), nil
 	})
 }
 
@@ -81,7 +88,7 @@ func (a *API) PutCallback(w http.ResponseWriter, r *http.Request, id Id, params 
 					return relay.Callback{}, err
 				}
 				var cb relay.Callback
-				cb, secret, err = a.newCallback(ctx, id, owner, settings)
+				cb, secret, err = a.newCallback(ctx, exchangeOf(r).maker, id, owner, settings)
 				return cb, err
 			},
 			func(cb relay.Callback) (uint64, error) { return a.register(ctx, owner, cb) },

@@ -90,7 +90,7 @@ func (a *API) ListKeys(w http.ResponseWriter, r *http.Request, id Id) {
 }
 
 // CreateKey implements POST /v1/clients/{id}/keys.
-func (a *API) CreateKey(w http.ResponseWriter, r *http.Request, id Id) {
+func (a *API) CreateKey(w http.ResponseWriter, r *http.Request, id Id, _ CreateKeyParams) {
 	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
 		settings, err := bodyOf[KeySettings](r)
 		if err != nil {
@@ -108,8 +108,12 @@ func (a *API) CreateKey(w http.ResponseWriter, r *http.Request, id Id) {
 		if role == "" {
 			role = relay.RoleWrite
 		}
-		text, key := access.NewKey(role, settings.Description, now, expires)
+		text, key := access.KeyOf(exchangeOf(r).maker.bytes("API key", access.KeyBytes), role, settings.Description, now, expires)
 		c, revision, err := change(ctx, a.c.Store.Clients, id, "", func(c relay.Client) (relay.Client, error) {
+			if i := slices.IndexFunc(c.Keys, func(k relay.Key) bool { return k.ID == key.ID }); i >= 0 { // the same request has made it before
+				key = c.Keys[i]
+				return c, nil
+			}
 			if len(c.Keys) >= maxKeys {
 				return c, kindLimit.problem("The client has %d keys.", len(c.Keys))
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -30,6 +31,7 @@ type operation struct {
 	id         string
 	access     accessTo
 	changes    bool // it wants a key that may change something
+	once       bool // it takes an Idempotency-Key
 	parameters []parameter
 	bodies     map[string]*jsonschema.Schema // by media type; nil: takes none
 	needsBody  bool
@@ -181,6 +183,7 @@ func (c *contract) operation(doc document, tree any, p, method string, object js
 			return operation{}, err
 		}
 	}
+	op.once = slices.ContainsFunc(op.parameters, func(p parameter) bool { return p.in == "header" && p.name == idempotencyHeader })
 	if o.RequestBody == nil {
 		return op, nil
 	}

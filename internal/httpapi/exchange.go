@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ type exchange struct {
 	remote  netip.Addr // where the request came from, behind the trusted proxies
 	op      operation
 	caller  caller
+	maker   maker
 	problem *problem
 }
 
@@ -229,10 +231,23 @@ func (a *API) inTurn(ctx context.Context, op operation, peer netip.Addr, c calle
 func (a *API) do(w http.ResponseWriter, r *http.Request, operation func(ctx context.Context, c caller) (reply, error)) {
 	ctx, cancel := a.patient(r)
 	defer cancel()
-	c, err := a.present(exchangeOf(r).caller)
-	var answer reply
+	x := exchangeOf(r)
+	c, err := a.present(x.caller)
+	run := func() (response, error) {
+		answer, err := a.inTurn(ctx, x.op, x.peer, c, operation)
+		if err != nil {
+			return response{}, err
+		}
+		return answer.encode()
+	}
+	var answer response
 	if err == nil {
-		answer, err = a.inTurn(ctx, exchangeOf(r).op, exchangeOf(r).peer, c, operation)
+		if key := x.idempotencyKey(r); key != "" {
+			answer, err = a.once(ctx, r, c, key, run)
+		} else {
+			x.maker = newMaker()
+			answer, err = run()
+		}
 	}
 	if err == nil && r.Method == http.MethodGet {
 		_, err = a.present(c)
@@ -241,31 +256,53 @@ func (a *API) do(w http.ResponseWriter, r *http.Request, operation func(ctx cont
 		a.fail(w, r, err)
 		return
 	}
-	if answer.status == 0 {
-		answer.status = http.StatusOK
-	}
+	answer.send(w)
+}
+
+// response is a reply as it is sent.
+type response struct {
+	status                      int
+	etag, location, contentType string
+	body                        []byte
+	replayed                    bool // it was sent before, to the same request
+}
+
+// encode returns the reply as it is sent.
+func (answer reply) encode() (response, error) {
+	r := response{status: cmp.Or(answer.status, http.StatusOK), location: answer.location}
 	if answer.revision > 0 {
-		w.Header().Set("ETag", etag(answer.revision))
-	}
-	if answer.location != "" {
-		w.Header().Set("Location", answer.location)
+		r.etag = etag(answer.revision)
 	}
 	if answer.body == nil {
+		return r, nil
+	}
+	r.contentType = cmp.Or(answer.contentType, "application/json")
+	body, raw := answer.body.([]byte)
+	if !raw {
+		var err error
+		if body, err = relay.Encode(answer.body); err != nil {
+			return response{}, fmt.Errorf("encode the answer: %w", err)
+		}
+	}
+	r.body = body
+	return r, nil
+}
+
+func (answer response) send(w http.ResponseWriter) {
+	for name, value := range map[string]string{"ETag": answer.etag, "Location": answer.location} {
+		if value != "" {
+			w.Header().Set(name, value)
+		}
+	}
+	if answer.replayed {
+		w.Header().Set("Idempotent-Replayed", "true")
+	}
+	if answer.contentType == "" {
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
 		w.WriteHeader(answer.status)
 		return
 	}
-	body, raw := answer.body.([]byte)
-	if !raw {
-		if body, err = relay.Encode(answer.body); err != nil {
-			a.fail(w, r, fmt.Errorf("encode the answer: %w", err))
-			return
-		}
-	}
-	if answer.contentType == "" {
-		answer.contentType = "application/json"
-	}
-	write(w, answer.status, answer.contentType, body)
+	write(w, answer.status, answer.contentType, answer.body)
 }
 
 func write(w http.ResponseWriter, status int, contentType string, body []byte) {

@@ -49,7 +49,13 @@ type fixture struct {
 	http  *http.Client
 	log   *syncBuffer
 	shut  atomic.Bool // the store takes no writes
+	hooks *hooks
 	parts *parts
+}
+
+// hooks see the store's writes, before they are sent and after they have been stored, and may fail them.
+type hooks struct {
+	before, after atomic.Pointer[func(store.Write) error]
 }
 
 func newFixture(t *testing.T, options ...func(*Config)) *fixture {
@@ -70,7 +76,7 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 	t := f.t
 	t.Helper()
 	specRouter()
-	f = &fixture{t: t, conn: f.conn, seal: f.seal, log: &syncBuffer{}, parts: &parts{statuses: map[string]Status{}}}
+	f = &fixture{t: t, conn: f.conn, seal: f.seal, log: &syncBuffer{}, hooks: &hooks{}, parts: &parts{statuses: map[string]Status{}}}
 	log := slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
 	if f.js, err = jetstream.New(f.conn); err != nil {
@@ -78,9 +84,17 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 	}
 	f.store, err = store.Open(t.Context(), store.Config{
 		Conn: f.conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour}, Sealer: f.seal, Log: log,
-		Gate: store.Gate{Before: func(store.Write) error {
+		Gate: store.Gate{Before: func(w store.Write) error {
 			if f.shut.Load() {
 				return store.ErrUnavailable
+			}
+			if before := f.hooks.before.Load(); before != nil {
+				return (*before)(w)
+			}
+			return nil
+		}, After: func(w store.Write) error {
+			if after := f.hooks.after.Load(); after != nil {
+				return (*after)(w)
 			}
 			return nil
 		}},
@@ -128,7 +142,7 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 		running.Wait()
 	})
 	f.base, f.http = "http://"+listener.Addr().String(), &http.Client{Transport: validating{transport}}
-	for _, ready := range []<-chan struct{}{f.keys.Ready(), f.api.callbacks.Ready(), f.api.connections.Ready()} {
+	for _, ready := range []<-chan struct{}{f.keys.Ready(), f.api.callbacks.Ready(), f.api.connections.Ready(), f.api.requests.Ready()} {
 		select {
 		case <-ready:
 		case <-time.After(time.Minute):
@@ -248,7 +262,7 @@ func (p *parts) set(change func()) {
 
 // in is the fixture for a subtest.
 func (f *fixture) in(t *testing.T) *fixture {
-	return &fixture{t: t, conn: f.conn, seal: f.seal, store: f.store, keys: f.keys, api: f.api, base: f.base, http: f.http, log: f.log, parts: f.parts}
+	return &fixture{t: t, conn: f.conn, seal: f.seal, store: f.store, js: f.js, hooks: f.hooks, keys: f.keys, api: f.api, base: f.base, http: f.http, log: f.log, parts: f.parts}
 }
 
 // trouble makes the store refuse writes.

@@ -44,6 +44,10 @@ var (
 		"Remove the client's callbacks first."}
 	kindLimit = problemKind{"limit-reached", http.StatusConflict, "The limit is reached",
 		"There may not be more of these. Remove those that are no longer needed."}
+	kindKeyReused = problemKind{"idempotency-key-reused", http.StatusUnprocessableEntity, "The Idempotency-Key was used for another request",
+		"A key belongs to one request for 24 hours: its method, path, query and body. Send the request as it was first sent, or with a new key."}
+	kindKeyInUse = problemKind{"idempotency-key-in-use", http.StatusConflict, "The request with this Idempotency-Key is still under way",
+		"It has been sent before, and its answer is not there yet. Send it again, with the same key, once Retry-After is over."}
 	kindUnresolved = problemKind{"still-unresolved", http.StatusConflict, "The notification still cannot be resolved",
 		"The notification stays among the unresolved ones. detail says why: what the vendor answered about its order, or what is missing. " +
 			"Retry it once that has changed, or give it up by DELETE."}
@@ -78,7 +82,7 @@ var (
 )
 
 var kinds = []problemKind{
-	kindMalformed, kindParameter, kindUnauthorized, kindReadOnly, kindNotFound, kindMethod, kindConflict, kindTaken, kindInUse, kindLimit, kindUnresolved, kindAmbiguous,
+	kindMalformed, kindParameter, kindUnauthorized, kindReadOnly, kindNotFound, kindMethod, kindConflict, kindTaken, kindInUse, kindLimit, kindKeyReused, kindKeyInUse, kindUnresolved, kindAmbiguous,
 	kindOutdated, kindPrecondition, kindTooLarge, kindMediaType, kindInvalid, kindTooMany, kindInternal, kindVendor, kindConsent, kindStore, kindBusy,
 }
 

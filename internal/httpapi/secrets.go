@@ -13,7 +13,7 @@ import (
 const secretOverlap = 24 * time.Hour
 
 // RotateSecret implements POST /v1/callbacks/{id}/rotate-secret.
-func (a *API) RotateSecret(w http.ResponseWriter, r *http.Request, id Id) {
+func (a *API) RotateSecret(w http.ResponseWriter, r *http.Request, id Id, _ RotateSecretParams) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
 		body, err := bodyOf[RotateSecret](r)
 		if err != nil {
@@ -25,7 +25,7 @@ func (a *API) RotateSecret(w http.ResponseWriter, r *http.Request, id Id) {
 		now := time.Now().UTC()
 		var secret string
 		cb, revision, err := a.changeCallback(ctx, c, id, "", func(cb relay.Callback) (relay.Callback, error) {
-			secret, err = rotate(&cb, body.Secret, now)
+			secret, err = rotate(&cb, body.Secret, exchangeOf(r).maker, now)
 			cb.UpdatedAt = now
 			return cb, err
 		})
@@ -41,14 +41,17 @@ func (a *API) RotateSecret(w http.ResponseWriter, r *http.Request, id Id) {
 }
 
 // rotate puts a secret before those that sign; "" makes one. The one before signs on for a day, older ones end now: a receiver
-// that is two secrets behind has been told twice. The secret that signs already changes nothing.
-func rotate(cb *relay.Callback, given string, now time.Time) (string, error) {
-	secret, err := signingSecret(given)
+// that is two secrets behind has been told twice. The secret that signs already changes nothing, nor does one that this request
+// has made before.
+func rotate(cb *relay.Callback, given string, m maker, now time.Time) (string, error) {
+	secret, err := signingSecret(given, m)
 	if err != nil {
 		return "", err
 	}
-	if len(cb.Secrets.Signing) > 0 && cb.Secrets.Signing[0].Secret == secret {
-		return secret, nil
+	for i, signing := range cb.Secrets.Signing {
+		if signing.Secret == secret && (i == 0 || given == "") {
+			return secret, nil
+		}
 	}
 	signing := []relay.SigningSecret{{Secret: secret, CreatedAt: now}}
 	if len(cb.Secrets.Signing) > 0 {
@@ -60,10 +63,10 @@ func rotate(cb *relay.Callback, given string, now time.Time) (string, error) {
 	return secret, nil
 }
 
-// signingSecret answers the secret given if it can be one, or a new one.
-func signingSecret(given string) (string, error) {
+// signingSecret returns the secret given if it can be one, or a new one.
+func signingSecret(given string, m maker) (string, error) {
 	if given == "" {
-		return signature.NewSecret().Reveal(), nil
+		return signature.SecretOf(m.bytes("signing secret", signature.NewSecretBytes)).Reveal(), nil
 	}
 	if _, err := signature.ParseSecret(given); err != nil {
 		return "", invalid(at("/secret", "%s", err))

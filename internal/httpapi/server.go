@@ -139,6 +139,8 @@ type API struct {
 	// Copies of what is stored: lists and quotas come from them. Those of clients are the keys'.
 	callbacks   *store.Mirror[store.SealedCallback]
 	connections *store.Mirror[relay.Connection]
+	requests    *store.Mirror[store.RequestSize]
+	remembered  *remembered
 
 	drain   chan struct{}
 	drained sync.Once
@@ -183,19 +185,22 @@ func New(c Config) (*API, error) {
 		waiting: newWaiting(c.Waiting),
 		tests:   newLimits(c.TestsPerSecond, c.TestBurst),
 		bodies:  newTurns(bodiesOfKey), reads: newTurns(readsOfKey), clients: newTurns(1), large: make(chan struct{}, largeBodies), checks: make(chan struct{}, checkedOnce),
-		failures: newFailures(c.Ingress, c.Failures), feed: newFeed(c.Store.Events, c.Log), drain: make(chan struct{}),
+		failures: newFailures(c.Ingress, c.Failures), remembered: newRemembered(), feed: newFeed(c.Store.Events, c.Log), drain: make(chan struct{}),
 	}
 	a.callbacks = store.NewMirror(store.MirrorConfig[store.SealedCallback]{
 		Bucket: c.Store.Sealed, Log: c.Log, What: "callback", Group: func(cb store.SealedCallback) string { return cb.Client },
 	})
 	a.connections = store.NewMirror(store.MirrorConfig[relay.Connection]{Bucket: c.Store.Connections, Log: c.Log, What: "connection"})
+	a.requests = store.NewMirror(store.MirrorConfig[store.RequestSize]{
+		Bucket: c.Store.Requests.Sizes, Log: c.Log, What: "request", OnChange: a.remembered.changed,
+	})
 	return a, nil
 }
 
 // Run wakes long polls, keeps the copies that lists come from, and removes callbacks without a client, until ctx ends.
 func (a *API) Run(ctx context.Context) {
 	var parts sync.WaitGroup
-	for _, run := range []func(context.Context){a.feed.run, a.callbacks.Run, a.connections.Run, a.sweep} {
+	for _, run := range []func(context.Context){a.feed.run, a.callbacks.Run, a.connections.Run, a.requests.Run, a.sweep} {
 		parts.Go(func() { run(ctx) })
 	}
 	parts.Wait()

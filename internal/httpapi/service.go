@@ -45,7 +45,7 @@ func (a *API) notReady(ctx context.Context) string {
 	default:
 	}
 	for what, ready := range map[string]<-chan struct{}{
-		"clients": a.c.Keys.Ready(), "callbacks": a.callbacks.Ready(), "connections": a.connections.Ready(),
+		"clients": a.c.Keys.Ready(), "callbacks": a.callbacks.Ready(), "connections": a.connections.Ready(), "requests": a.requests.Ready(),
 	} {
 		select {
 		case <-ready:

@@ -1,6 +1,7 @@
 package signature
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -20,10 +21,12 @@ const (
 )
 
 const (
-	secretPrefix   = "whsec_"
-	newSecretBytes = 32 // as long as the digest: a longer key adds nothing to HMAC-SHA256
-	redacted       = "[redacted]"
+	secretPrefix = "whsec_"
+	redacted     = "[redacted]"
 )
+
+// NewSecretBytes is how many random bytes a new secret has: as many as the digest, as a longer key adds nothing to HMAC-SHA256.
+const NewSecretBytes = 32
 
 // What ParseSecret may find wrong. None of them repeats any part of the input.
 var (
@@ -62,10 +65,13 @@ type mac struct {
 
 // NewSecret makes a secret of 32 random bytes.
 func NewSecret() Secret {
-	b := make([]byte, newSecretBytes)
+	b := make([]byte, NewSecretBytes)
 	rand.Read(b) // never fails: the runtime ends the program if the system has no randomness
 	return newSecret(b)
 }
+
+// SecretOf makes a secret of NewSecretBytes random bytes.
+func SecretOf(random []byte) Secret { return newSecret(bytes.Clone(random)) }
 
 // ParseSecret reads the form whsec_<base64> in which secrets are shown to people. The error is ErrSecretPrefix,
 // ErrSecretBase64 or ErrSecretLength.

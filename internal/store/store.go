@@ -54,6 +54,7 @@ type Store struct {
 	Watermarks  *Bucket[Watermark]
 	Lanes       *Bucket[cursor.Lane]
 	Unresolved  *Bucket[relay.Unresolved]
+	Requests    *Requests
 	Owners      *Bucket[Owner]
 }
 
@@ -128,6 +129,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 			s.Unresolved, err = openBucket(ctx, s, topology.Unresolved, jsonCodec[relay.Unresolved]{})
 			return
 		},
+		func() (err error) { s.Requests, err = openRequests(ctx, s, c.Sealer); return },
 		func() (err error) { s.Owners, err = openBucket(ctx, s, topology.Owners, ownerCodec{}); return },
 	} {
 		if err := open(); err != nil {

@@ -60,11 +60,12 @@ const (
 	Cursors     BucketName = "cursors"
 	Lanes       BucketName = "lanes"
 	Unresolved  BucketName = "unresolved"
+	Requests    BucketName = "requests"
 	Owners      BucketName = "owners"
 )
 
 // Buckets lists every bucket.
-var Buckets = []BucketName{Connections, Clients, Callbacks, Replays, Tokens, Polls, Orders, Open, Cursors, Lanes, Unresolved, Owners}
+var Buckets = []BucketName{Connections, Clients, Callbacks, Replays, Tokens, Polls, Orders, Open, Cursors, Lanes, Unresolved, Requests, Owners}
 
 // Subjects.
 
