@@ -156,7 +156,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	vendorMetrics := audatex.NewMetrics(registry)
 	dialer := newBoundedDialer(parts.vendor)
 	client, err := audatex.New(audatex.Config{
-		BaseURL: c.AudatexBaseURL, UserAgent: userAgent, Timeout: c.AudatexTimeout.d(), Budget: budget, Metrics: vendorMetrics, Logger: log,
+		BaseURL: c.AudatexBaseURL, MaxOrder: s.MaxDocument, UserAgent: userAgent, Timeout: c.AudatexTimeout.d(), Budget: budget, Metrics: vendorMetrics, Logger: log,
 		DialContext: dialer.DialContext,
 	})
 	if err != nil {

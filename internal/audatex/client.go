@@ -25,7 +25,6 @@ import (
 // Bounds of what is read of one answer, in bytes.
 const (
 	maxPageBody  = 8<<20 - 64<<10 // with its envelope it fits into one message of the store
-	maxOrderBody = 1 << 20
 	maxOtherBody = 64 << 10
 )
 
@@ -42,6 +41,8 @@ type Config struct {
 	// Timeout of one call from the first byte sent to the last byte read; 30 s if zero. Waiting for the budget does
 	// not count.
 	Timeout time.Duration
+	// MaxOrder returns how many bytes of an order are of use now: as many as the store takes in one message. As much as of a page if nil.
+	MaxOrder func() int
 	// UserAgent of every request; "audatex-relay" if empty.
 	UserAgent string
 	// Budget shared with Tokens; without one requests are not limited.
@@ -58,6 +59,7 @@ type Client struct {
 	base      string
 	timeout   time.Duration
 	userAgent string
+	maxOrder  func() int
 	budget    *Budget
 	circuit   *circuit
 	turn      turn
@@ -81,6 +83,7 @@ func New(cfg Config) (*Client, error) {
 		base:      strings.TrimRight(u.String(), "/") + apiPath,
 		timeout:   cfg.Timeout,
 		userAgent: cfg.UserAgent,
+		maxOrder:  cfg.MaxOrder,
 		budget:    cfg.Budget,
 		metrics:   cfg.Metrics,
 		log:       cfg.Logger,
@@ -92,6 +95,9 @@ func New(cfg Config) (*Client, error) {
 	}
 	if c.userAgent == "" {
 		c.userAgent = defaultUserAgent
+	}
+	if c.maxOrder == nil {
+		c.maxOrder = func() int { return maxPageBody }
 	}
 	if c.budget == nil {
 		c.budget = NewBudget(0)

@@ -184,6 +184,14 @@ func TestBodiesAreBounded(t *testing.T) {
 	outcomeIs(t, err, TooLarge)
 	_, err = c.Order(t.Context(), testToken, testOrder, nil)
 	outcomeIs(t, err, TooLarge)
+	whole := `{"PartsOrderId":"` + testOrder + `","Remark":"` + strings.Repeat("z", 2<<20) + `"}`
+	for most, want := range map[int]Outcome{len(whole): Done, len(whole) - 1: TooLarge} { // what the store takes decides
+		c := vendor(t, Config{MaxOrder: func() int { return most }}, answering(200, whole, "Content-Type", "application/json"))
+		order, err := c.Order(t.Context(), testToken, testOrder, nil)
+		if OutcomeOf(err) != want || want == Done && string(order.JSON) != whole {
+			t.Errorf("an order of %d bytes where %d are of use: %d bytes, %v", len(whole), most, len(order.JSON), err)
+		}
+	}
 	page, err := c.Poll(t.Context(), testToken, relay.LevelSite, testSubscription, nil)
 	e := outcomeIs(t, err, TooLarge)
 	if len(page.Body) != maxPageBody || !page.Truncated || !page.Carried() || !e.AnswerLost {

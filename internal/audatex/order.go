@@ -32,7 +32,7 @@ func (c *Client) Order(ctx context.Context, token Secret, id string, begin func(
 		before = func(context.Context) (context.Context, error) { return begin() }
 	}
 	a, err := c.do(ctx, call{
-		op: OpOrder, method: http.MethodGet, path: "/partsorders/" + id, token: token, limit: maxOrderBody, http: c.plain,
+		op: OpOrder, method: http.MethodGet, path: "/partsorders/" + id, token: token, limit: int64(c.maxOrder()), http: c.plain,
 	}, before)
 	if err != nil {
 		return Order{}, err

@@ -157,9 +157,12 @@ func (r *Resolver) takeFromAside(ctx context.Context, s shelved) error {
 
 // stays notes why a notification that was retried is still unresolved. Where that cannot be stored, the reason before stays.
 func (r *Resolver) stays(ctx context.Context, s shelved, outcome reading, cause error) {
-	now := r.cfg.Now().UTC()
+	now, detail := r.cfg.Now().UTC(), cause.Error()
+	if outcome == readTooLarge {
+		detail = r.tooLarge(cause)
+	}
 	doc := s.doc
-	doc.Site, doc.Reason, doc.Detail, doc.RetriedAt = s.item.site, string(refusal(outcome, cause)), bounded(cause.Error()), &now
+	doc.Site, doc.Reason, doc.Detail, doc.RetriedAt = s.item.site, string(refusal(outcome, cause)), bounded(detail), &now
 	if _, err := r.put(ctx, &doc, s.revision); err != nil && !contested(err) {
 		r.log.WarnContext(ctx, "why an unresolved notification stays could not be stored", "unresolved", doc.ID, "reason", doc.Reason, "error", err)
 	}

@@ -149,7 +149,7 @@ const (
 	readRefused                    // the vendor answers, but gives no such order; the error says why
 	readUnavailable                // the vendor cannot be asked now
 	readUnfit                      // the order cannot become an event
-	readTooLarge                   // its event is larger than the log takes
+	readTooLarge                   // the order, or its event, is larger than the log takes
 	readContested                  // others publish this order all the time
 	readStuck                      // the store is in trouble
 )
@@ -175,6 +175,8 @@ func (r *Resolver) read(ctx context.Context, site, order string, received []rela
 		r.cfg.Metrics.resolve(outcome.String())
 		switch {
 		case err == nil:
+		case outcome == audatex.TooLarge: // more than would fit into its event
+			return readTooLarge, err
 		case refusesOrder(err):
 			return readRefused, err
 		default:
@@ -206,9 +208,9 @@ func refusesOrder(err error) bool {
 		return false // a refused token is no word on the order
 	}
 	switch e.Outcome {
-	case audatex.NotFound, audatex.Forbidden, audatex.Malformed, audatex.TooLarge:
+	case audatex.NotFound, audatex.Forbidden, audatex.Malformed:
 		return true
-	case audatex.Done, audatex.Conflict, audatex.Unauthorised, audatex.Throttled, audatex.Unavailable:
+	case audatex.Done, audatex.Conflict, audatex.Unauthorised, audatex.Throttled, audatex.Unavailable, audatex.TooLarge:
 	}
 	return false
 }
@@ -226,7 +228,7 @@ func (r *runner) judge(ctx context.Context, b cursor.Batch, waiting []*item, out
 		return result{verdict: stuck, err: cause}
 	case readTooLarge: // the vendor is well, and trying again would read the same
 		for _, it := range waiting {
-			if err := r.setAside(ctx, it, reasonTooLarge, cause.Error()+fmt.Sprintf(" (NATS takes %d bytes in one message, see max_payload)", r.store.MaxMessage())); err != nil {
+			if err := r.setAside(ctx, it, reasonTooLarge, r.tooLarge(cause)); err != nil {
 				return result{verdict: stuck, err: err}
 			}
 		}
@@ -275,4 +277,9 @@ func (r *Resolver) count(before, after []relay.Received, result string) {
 			r.cfg.Metrics.settled(&it, result)
 		}
 	}
+}
+
+// tooLarge says why an order is too large, and what decides that.
+func (r *Resolver) tooLarge(cause error) string {
+	return fmt.Sprintf("%s (NATS takes %d bytes in one message, see max_payload)", cause, r.store.MaxMessage())
 }
