@@ -187,7 +187,7 @@ func (b *Budget) Observe(status int, header http.Header) time.Duration {
 		return 0
 	}
 	now := time.Now()
-	stop, said := retryAfter(header.Get("Retry-After"), now)
+	stop, said := retryAfter(header, now)
 	if status == http.StatusTooManyRequests {
 		if !said {
 			stop = defaultStop
@@ -235,9 +235,10 @@ func (b *Budget) figures() (waiting [priorities]int, part float64) {
 	return waiting, b.throttle.PartAt(time.Now())
 }
 
-// retryAfter reads RFC 9110's Retry-After: whole seconds or an HTTP date.
-func retryAfter(v string, now time.Time) (time.Duration, bool) {
-	v = strings.TrimSpace(v)
+// retryAfter reads RFC 9110's Retry-After: whole seconds or an HTTP date. A date is the vendor's, whose clock may be off,
+// so it is counted from the date of the answer if that has one.
+func retryAfter(header http.Header, now time.Time) (time.Duration, bool) {
+	v := strings.TrimSpace(header.Get("Retry-After"))
 	if v == "" {
 		return 0, false
 	}
@@ -245,6 +246,9 @@ func retryAfter(v string, now time.Time) (time.Duration, bool) {
 		return time.Duration(secs) * time.Second, true
 	}
 	if at, err := http.ParseTime(v); err == nil {
+		if date, err := http.ParseTime(header.Get("Date")); err == nil {
+			now = date
+		}
 		return max(0, at.Sub(now)), true
 	}
 	return 0, false

@@ -167,3 +167,28 @@ func TestBudgetWaitEndsWithContext(t *testing.T) {
 		}
 	})
 }
+
+// A Retry-After that is a date is a time by the vendor's clock, however far that is off.
+func TestRetryAfterIsCountedFromTheVendorsOwnDate(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		date, after string
+		want        time.Duration
+		said        bool
+	}{
+		{"Sun, 01 Mar 2026 12:00:00 GMT", "Sun, 01 Mar 2026 12:00:30 GMT", 30 * time.Second, true},
+		{"Sun, 01 Mar 2026 09:00:00 GMT", "Sun, 01 Mar 2026 09:00:30 GMT", 30 * time.Second, true},
+		{"Mon, 02 Mar 2026 09:00:00 GMT", "Mon, 02 Mar 2026 09:00:30 GMT", 30 * time.Second, true},
+		{"", "Sun, 01 Mar 2026 12:00:30 GMT", 30 * time.Second, true},
+		{"yesterday", "Sun, 01 Mar 2026 12:00:30 GMT", 30 * time.Second, true},
+		{"Sun, 01 Mar 2026 12:00:30 GMT", "Sun, 01 Mar 2026 12:00:00 GMT", 0, true},
+		{"Sun, 01 Mar 2026 09:00:00 GMT", "7", 7 * time.Second, true},
+		{"Sun, 01 Mar 2026 09:00:00 GMT", "soon", 0, false},
+	} {
+		header := http.Header{"Date": {tt.date}, "Retry-After": {tt.after}}
+		if got, said := retryAfter(header, now); got != tt.want || said != tt.said {
+			t.Errorf("%q after %q: %s, %t; want %s, %t", tt.after, tt.date, got, said, tt.want, tt.said)
+		}
+	}
+}

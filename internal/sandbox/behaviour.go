@@ -42,7 +42,7 @@ type Behaviour struct {
 	// TopicsNotEnabled are the topics that the service desk has not enabled, with all below them: GET /topics does not
 	// list them and a subscription to them is refused with 404. Subscriptions that exist go on.
 	TopicsNotEnabled []string `json:"topicsNotEnabled,omitempty"`
-	// DateOffsetSeconds is how far the Date header of the vendor's answers is off.
+	// DateOffsetSeconds is how far the vendor's clock is off in the headers Date and Retry-After.
 	DateOffsetSeconds int64 `json:"dateOffsetSeconds,omitempty"`
 }
 
@@ -105,10 +105,14 @@ func (b Behaviour) enabled(topic string) bool {
 		slices.ContainsFunc(leafTopics, func(leaf string) bool { return covers(topic, leaf) && !off(leaf) })
 }
 
+// clock is the time by the vendor's clock.
+func (b Behaviour) clock(now time.Time) time.Time {
+	return now.Add(time.Duration(b.DateOffsetSeconds) * time.Second)
+}
+
 // date sets the Date header if it is off; net/http sets the right one.
 func (b Behaviour) date(header http.Header, now time.Time) {
 	if b.DateOffsetSeconds != 0 {
-		off := time.Duration(b.DateOffsetSeconds) * time.Second
-		header.Set("Date", now.Add(off).UTC().Format(http.TimeFormat))
+		header.Set("Date", b.clock(now).UTC().Format(http.TimeFormat))
 	}
 }

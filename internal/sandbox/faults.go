@@ -163,7 +163,7 @@ func (s *Sandbox) draw(op Operation, path string) fate {
 func (s *Sandbox) retryAfter(wait time.Duration, asDate bool) string {
 	if asDate {
 		// A date has no fractions: rounded up, so that nobody is called back early.
-		return s.cfg.Now().Add(wait + time.Second - 1).UTC().Format(http.TimeFormat)
+		return s.Behaviour().clock(s.cfg.Now()).Add(wait + time.Second - 1).UTC().Format(http.TimeFormat)
 	}
 	return strconv.FormatInt(int64((wait+time.Second-1)/time.Second), 10)
 }
