@@ -54,7 +54,7 @@ func (p Page) Carried() bool {
 	if len(b) >= 2 && b[0] == '[' && b[len(b)-1] == ']' && len(trimSpace(b[1:len(b)-1])) == 0 {
 		return false
 	}
-	return len(b) > 0 && !bytes.Equal(b, []byte("null"))
+	return len(b) > 0 && !bytes.Equal(b, []byte("null")) && !isEmptyXMLPage(b)
 }
 
 // Order is one parts order as the vendor answered it.
@@ -157,8 +157,11 @@ func (c *Client) Poll(ctx context.Context, token Secret, level relay.Level, subs
 		return context.WithoutCancel(ctx), announce(ctx)
 	})
 	page := Page{Body: a.body, Truncated: a.truncated, Encoding: a.encoding, CorrelationID: a.correlationID, ReceivedAt: a.at}
-	if err == nil && page.Carried() && !json.Valid(trimJSON(page.Body)) {
-		err = a.malformed(OpPoll, errors.New("page is not JSON"))
+	if err == nil && page.Carried() && !json.Valid(trimJSON(page.Body)) && !isXMLPage(page.Body) {
+		malformed := a.malformed(OpPoll, errors.New("page is not JSON"))
+		contents := ReadContents(page)
+		malformed.AnswerLost = contents.cut && !contents.Foreign
+		err = malformed
 	}
 	return page, err
 }

@@ -313,7 +313,7 @@ func (c *Client) send(ctx context.Context, k call) (answer, error) {
 		}
 		e := &Error{
 			Operation: k.op, Outcome: outcome, Status: a.status, CorrelationID: a.correlationID, RetryAfter: stop,
-			Message: message(refused.body, k.token),
+			Message: message(refusalText(refused.body), k.token),
 			// A gateway that gave up on the server behind it cannot say what that server had already handed out.
 			AnswerLost: a.status == http.StatusBadGateway || a.status == http.StatusGatewayTimeout,
 		}
@@ -378,5 +378,8 @@ func redirectTarget(res *http.Response) string {
 
 // malformed is the error of an answer that came whole but cannot be understood.
 func (a answer) malformed(op Operation, err error) *Error {
+	if what := describe(a.body); what != "" && a.encoding == "" {
+		err = fmt.Errorf("%w: the answer is %s", err, what)
+	}
 	return &Error{Operation: op, Outcome: Malformed, Status: a.status, CorrelationID: a.correlationID, err: err}
 }

@@ -3,6 +3,7 @@ package audatex
 import (
 	"encoding/json"
 	"errors"
+	"regexp"
 )
 
 // Contents is what a page holds, read once.
@@ -13,27 +14,57 @@ type Contents struct {
 	Whole bool
 	// Foreign: there are bytes, and no part of them is a notification: something else was sent in the queue's place.
 	Foreign bool
+	// XML: the page is XML, although JSON was asked for.
+	XML bool
 
-	piece bool // the last of List is the beginning of an element that was cut off on the wire
+	reason string // why a foreign page is none
+	cut    bool   // the page has no end
+	piece  bool   // the last of List is the beginning of an element that was cut off
 }
 
 // ReadContents reads a page. One in an encoding that cannot be undone is foreign.
 func ReadContents(p Page) Contents {
 	if p.Encoding != "" {
-		return Contents{List: EncodedPage(p.Body, p.Encoding), Foreign: true}
+		list := EncodedPage(p.Body, p.Encoding)
+		return Contents{List: list, Foreign: true, reason: list[0].Err.Error()}
 	}
-	list, err := ParsePage(p.Body)
-	c := Contents{List: list, Whole: err == nil, Foreign: p.Carried()}
-	start := trimStart(p.Body)
-	c.piece = p.Truncated && err != nil && len(start) > 0 && start[0] == '['
+	list, isXML, err := parsePage(p.Body)
+	c := Contents{List: list, Whole: err == nil, Foreign: p.Carried(), XML: isXML}
+	c.cut = errors.Is(err, errPageCut)
+	if start := trimStart(p.Body); p.Truncated && err != nil && len(start) > 0 {
+		c.piece = start[0] == '[' || isXML
+	} else if c.cut && len(list) > 0 {
+		c.piece = beginsNotification(list[len(list)-1].Raw)
+	}
 	for i := range list {
 		if !c.ForeignAt(i) {
 			c.Foreign = false
 			break
 		}
 	}
+	if c.Foreign && len(list) == 0 { // nothing but the beginning of a page
+		c.List = []Notification{malformedNotification(trimJSON(p.Body), "remainder of a cut page")}
+	}
+	if c.Foreign {
+		c.reason = "something else was sent in the queue's place: it holds no notification"
+		if what := describe(p.Body); what != "" {
+			c.reason += "; it is " + what
+		}
+	}
 	return c
 }
+
+// Frame returns what goes in front of the elements, between two of them and behind them where some of them are put
+// together to a page of their own.
+func (c Contents) Frame() (begin, between, end string) {
+	if c.XML {
+		return "<ArrayOfNotificationMessage>", "", "</ArrayOfNotificationMessage>"
+	}
+	return "[", ",", "]"
+}
+
+// Reason says in words why a foreign page is none.
+func (c Contents) Reason() string { return c.reason }
 
 // ForeignAt reports whether an element is no notification. The beginning of one that was cut off counts as a notification.
 func (c Contents) ForeignAt(i int) bool {
@@ -67,9 +98,17 @@ func (c Contents) Err(p Page) error {
 	}
 	return &Error{
 		Operation: OpPoll, Outcome: Malformed, CorrelationID: p.CorrelationID,
-		err: errors.New("something else was sent in the queue's place: it holds no notification"),
+		err: errors.New(c.reason),
 	}
 }
+
+// beginsNotification reports whether bytes begin like a notification: with an object or element, and a name of one of
+// the fields by which a notification is known.
+func beginsNotification(raw []byte) bool {
+	return len(raw) > 0 && (raw[0] == '{' || raw[0] == '<') && notificationField.Match(raw[:min(len(raw), maxDescribed)])
+}
+
+var notificationField = regexp.MustCompile(`(?i)["<](notificationid|topic|eventtype|resources|resourceuris)[">\s]`)
 
 // foreign reports whether an element has nothing of a notification: it is not a JSON object, or the fields by which one
 // is known are missing or empty.

@@ -175,7 +175,7 @@ func (r tokenReply) judge(a tokenAnswer) (Outcome, error) {
 	case slices.Contains(oauthErrors, code):
 		return Forbidden, fmt.Errorf("the vendor refuses the relay's own client: %s", code)
 	case success && code == "":
-		return Malformed, errors.New("answer holds no token")
+		return Malformed, errors.New("answer holds no token" + r.kind())
 	}
 	outcome := statusOutcome(r.status)
 	if outcome == Done { // 200 with an unknown error code
@@ -184,6 +184,16 @@ func (r tokenReply) judge(a tokenAnswer) (Outcome, error) {
 	if outcome == Unauthorised { // the client's credentials, not the user's consent
 		outcome = Forbidden
 	}
-	unknown := errors.New("the token endpoint refuses the request without a known OAuth error code")
+	unknown := errors.New("the token endpoint refuses the request without a known OAuth error code" + r.kind())
 	return outcome, cmp.Or(r.encoding, unknown)
+}
+
+// kind says what an answer is that is no JSON, without a word of it.
+func (r tokenReply) kind() string {
+	what, _, _ := strings.Cut(describe(r.body), ":")
+	what, _, _ = strings.Cut(what, " (")
+	if what == "" || what == "an error" {
+		return ""
+	}
+	return ": it is " + what
 }

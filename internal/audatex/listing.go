@@ -16,12 +16,17 @@ func objectsOf(body []byte) ([]json.RawMessage, error) {
 		return nil, nil
 	}
 	elements := []json.RawMessage{body}
-	if body[0] == '[' {
+	switch {
+	case body[0] == '[':
 		elements = nil
 		if json.Unmarshal(body, &elements) != nil {
 			return nil, errNotExpected
 		}
-	} else if !json.Valid(body) {
+	case body[0] == '<':
+		if elements = fromXML(body); elements == nil {
+			return nil, errNotExpected
+		}
+	case !json.Valid(body):
 		return nil, errNotExpected
 	}
 	list := elements[:0]
@@ -94,11 +99,16 @@ func readSubscription(raw json.RawMessage) Subscription {
 	return Subscription{SubscriptionID: text(w.SubscriptionID), Topic: readTopic(w.Topic), CreatedAt: text(w.CreatedAt)}
 }
 
-// readText reads a JSON string, or a text that was sent as it is in its place.
+// readText reads a JSON string, or a text that was sent as it is or as XML in its place.
 func readText(body []byte) string {
 	body = trimJSON(body)
 	switch {
-	case len(body) == 0 || body[0] == '{' || body[0] == '[' || body[0] == '<':
+	case len(body) > 0 && body[0] == '<':
+		if e := fromXML(body); len(e) == 1 {
+			return text(e[0])
+		}
+		return ""
+	case len(body) == 0 || body[0] == '{' || body[0] == '[':
 		return ""
 	case body[0] == '"':
 		return text(body)

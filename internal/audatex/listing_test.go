@@ -57,6 +57,7 @@ func FuzzLists(f *testing.F) {
 	for _, s := range []string{`[]`, `[{"SubscriptionId":"x","Topic":{"TopicCode":"A"}}]`, `{"TopicCode":7}`, `["a",null,3]`, `"a"`, `[[]]`} {
 		f.Add([]byte(s))
 	}
+	addRecorded(f, "whoami", "topics", "subscri", "assessment")
 	f.Fuzz(func(t *testing.T, body []byte) {
 		topics, err := readTopics(body)
 		subs, subsErr := readSubscriptions(body)

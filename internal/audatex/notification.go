@@ -21,9 +21,9 @@ const (
 // Notification is one element of a page, read as far as it can be. Nothing in it is trusted: texts are bounded, and of
 // the resources it names only a uuid is taken, never a host or path.
 type Notification struct {
-	// Raw is the element as it came. It may be any bytes: check Malformed before taking it for JSON.
+	// Raw is the element as it came: a JSON object, or an element of XML, or if it is Malformed any bytes.
 	Raw []byte
-	// Malformed: Raw is not a JSON object.
+	// Malformed: Raw is no notification that can be read.
 	Malformed bool
 	// ID is the vendor's NotificationId; empty in the older form.
 	ID string
@@ -61,11 +61,30 @@ func IsPartsOrder(topic string) bool {
 // ErrPage marks a page that is not a well-formed array of notifications. What could be told apart is returned with it.
 var ErrPage = errors.New("malformed page of notifications")
 
+// errPageCut is the error of a page that has no end: what followed did not come.
+var errPageCut = fmt.Errorf("%w: array does not end", ErrPage)
+
 // ParsePage reads a page of notifications, in their order. It loses nothing: an element that cannot be read is returned
 // with Err, and the bytes after the last complete element of a cut page as one last malformed notification (then also
 // with an error wrapping ErrPage). An empty page, [] and null hold none; an object in place of the array counts as its
-// one element.
+// one element. XML in the place of JSON is read too.
 func ParsePage(body []byte) ([]Notification, error) {
+	list, _, err := parsePage(body)
+	return list, err
+}
+
+// parsePage also reports whether the page is XML.
+func parsePage(body []byte) (list []Notification, isXML bool, err error) {
+	if start := trimStart(body); len(start) > 0 && start[0] == '<' {
+		if list, ok, err := parseXMLPage(start); ok {
+			return list, true, err
+		}
+	}
+	list, err = parseJSONPage(body)
+	return list, false, err
+}
+
+func parseJSONPage(body []byte) ([]Notification, error) {
 	body = trimStart(body)
 	whole := trimSpace(body)
 	if len(whole) == 0 || bytes.Equal(whole, []byte("null")) {
@@ -103,7 +122,7 @@ func ParsePage(body []byte) ([]Notification, error) {
 			default:
 				list = append(list, malformedNotification(rest, "remainder of a cut page"))
 			}
-			return list, fmt.Errorf("%w: array does not end", ErrPage)
+			return list, errPageCut
 		}
 		if raw := trimSpace(rest[:end]); len(raw) > 0 {
 			list = append(list, parseNotification(raw))

@@ -243,6 +243,7 @@ func FuzzParsePage(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
+	addRecorded(f, "poll")
 	f.Fuzz(func(t *testing.T, page []byte) {
 		list, err := ParsePage(page)
 		var elements []json.RawMessage

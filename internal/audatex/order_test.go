@@ -70,6 +70,7 @@ func FuzzExtractOrder(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
+	addRecorded(f, "order")
 	f.Fuzz(func(t *testing.T, body []byte) {
 		raw, err := extractOrder(body, testOrder)
 		if raw == nil {

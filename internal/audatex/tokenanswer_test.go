@@ -239,6 +239,7 @@ func FuzzTokenAnswer(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
+	addRecorded(f, "token")
 	f.Fuzz(func(t *testing.T, body []byte) {
 		got := readTokenAnswer(fromUTF16(body))
 		for _, token := range []string{got.access.Reveal(), got.refresh.Reveal(), got.code} {

@@ -135,19 +135,20 @@ func (h *held) cut(room int) {
 	list := h.contents.List
 	h.next = h.page
 	h.next.Part = h.parts + 1
-	body := []byte{'['}
+	begin, between, end := h.contents.Frame()
+	body := []byte(begin)
 	for h.to = h.from; h.to < len(list); h.to++ {
-		need := len(list[h.to].Raw) + len(",]")
+		need := len(list[h.to].Raw) + len(between) + len(end)
 		if len(body)+need > room || h.contents.Foreign {
 			break
 		}
 		if h.to > h.from {
-			body = append(body, ',')
+			body = append(body, between...)
 		}
 		body = append(body, list[h.to].Raw...)
 	}
 	if h.to < len(list) || h.contents.Whole { // else the end of a page that was cut stays open
-		body = append(body, ']')
+		body = append(body, end...)
 	}
 	if h.next.Body = body; h.to == h.from {
 		h.next.Body, h.next.Size, h.next.Foreign = standIn(list[h.from], room), len(list[h.from].Raw), h.contents.Foreign || h.contents.ForeignAt(h.from)

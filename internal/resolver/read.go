@@ -70,11 +70,8 @@ func itemsOf(p store.Page) []*item {
 	if contents.Foreign || tooLarge { // one entry: of something else in the queue's place, or of what is known only in part
 		it := &item{
 			connection: p.Connection, page: p.Seq, raw: p.Body, size: p.Size, foreign: contents.Foreign && !tooLarge || p.Foreign, encoded: p.Encoding != "",
-			reason: reasonMalformed, detail: "something else was sent in the queue's place: it holds no notification",
+			reason: reasonMalformed, detail: contents.Reason(),
 			info: relay.NotificationInfo{ReceivedAt: p.ReceivedAt},
-		}
-		if it.encoded && len(notifications) == 1 && notifications[0].Err != nil {
-			it.detail = notifications[0].Err.Error()
 		}
 		if tooLarge {
 			it.reason, it.detail = reasonTooLarge, fmt.Sprintf("of its %d bytes only the first could be stored, as NATS takes no message that large (max_payload)", p.Size)

@@ -68,6 +68,14 @@ func ParseEvent(body []byte) (Event, error) {
 	return e, err
 }
 
+// CreatedAt is when the vendor says its notification was made, as it came.
+func (e Event) CreatedAt() string {
+	if e.order.Notification == nil {
+		return ""
+	}
+	return e.order.Notification.CreatedAt
+}
+
 // tokens writes JSON as the sequence of its tokens, every number with the digits it has: only white space and the
 // spelling of strings are lost.
 func tokens(raw []byte) (string, error) {

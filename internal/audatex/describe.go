@@ -1,0 +1,188 @@
+package audatex
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"html"
+	"io"
+	"regexp"
+	"strings"
+)
+
+// maxDescribed bounds how much of an answer is looked at to tell what it is.
+const maxDescribed = 16 << 10
+
+// describe names what an answer is that is not what was asked for, "" if it is JSON like others. Of JSON nothing is
+// quoted but the message of an error, as it may be an order: only what people were to read is.
+func describe(body []byte) string {
+	body = trimJSON(body)
+	switch {
+	case len(body) == 0:
+		return "nothing"
+	case json.Valid(body):
+		if said := message([]byte(jsonMessage(body)), Secret{}); said != "" && body[0] == '{' {
+			return "an error: " + quote(said)
+		}
+		return ""
+	case body[0] == '<':
+		return describeMarkup(body)
+	case body[0] == '{' || body[0] == '[' || body[0] == '"':
+		return "JSON that is cut or damaged"
+	}
+	if text := message(body[:min(len(body), maxDescribed)], Secret{}); text != "" {
+		return "text: " + quote(text)
+	}
+	return "bytes that are no text"
+}
+
+// describeMarkup names HTML by its title, and XML by its root or, if it is an error, by its message.
+func describeMarkup(body []byte) string {
+	if isHTML(body) {
+		if title := htmlTitle(body); title != "" {
+			return "HTML: " + quote(title)
+		}
+		return "HTML"
+	}
+	root, text := xmlMessage(body)
+	switch {
+	case root == "":
+		return "something like XML that cannot be read"
+	case text != "":
+		return "XML (" + root + "), although JSON was asked for: " + quote(text)
+	}
+	return "XML (" + root + "), although JSON was asked for; does a proxy take away the Accept header?"
+}
+
+// refusalText returns what a refusal says: the message of a JSON or XML error, the title of a page, or the text itself.
+func refusalText(body []byte) []byte {
+	body = trimJSON(body)
+	body = body[:min(len(body), maxOtherBody)]
+	switch {
+	case len(body) == 0:
+		return nil
+	case body[0] == '{' || body[0] == '"':
+		if text := jsonMessage(body); text != "" {
+			return []byte(text)
+		}
+	case body[0] == '<' && isHTML(body):
+		if title := htmlTitle(body); title != "" {
+			return []byte(title)
+		}
+	case body[0] == '<':
+		if _, text := xmlMessage(body); text != "" {
+			return []byte(text)
+		}
+	}
+	return body
+}
+
+// errorMembers are the members of JSON errors that say what went wrong, the most telling first: those of ASP.NET, which
+// adds the others only where it shows details, of OAuth and of problem documents.
+var errorMembers = []string{"Message", "ExceptionMessage", "MessageDetail", "error_description", "detail", "title", "error"}
+
+// jsonMessage returns what a JSON error says, "" if it says nothing. An error may be a string, or lie within "error".
+func jsonMessage(body []byte) string {
+	for range 3 {
+		if len(body) > 0 && body[0] == '"' {
+			return text(body)
+		}
+		var members map[string]json.RawMessage
+		if json.Unmarshal(body, &members) != nil {
+			return ""
+		}
+		found := make([]string, len(errorMembers))
+		var inner json.RawMessage
+		for name, value := range members {
+			for i, known := range errorMembers {
+				if !strings.EqualFold(name, known) {
+					continue
+				}
+				if found[i] = text(value); len(value) > 0 && value[0] == '{' {
+					inner = value
+				}
+			}
+		}
+		var said []string
+		for _, text := range found[:3] {
+			if text != "" {
+				said = append(said, text)
+			}
+		}
+		if len(said) > 0 {
+			return strings.Join(said, " ")
+		}
+		for _, text := range found[3:] {
+			if text != "" {
+				return text
+			}
+		}
+		body = inner
+	}
+	return ""
+}
+
+var (
+	doctypeHTML = regexp.MustCompile(`(?i)<(!doctype\s+html|html|head|body|title)[\s>]`)
+	titleHTML   = regexp.MustCompile(`(?is)<(?:title|h1|h2)[^>]*>(.*?)<`)
+)
+
+// isHTML reports whether markup is a page for people.
+func isHTML(body []byte) bool { return doctypeHTML.Match(body[:min(len(body), maxDescribed)]) }
+
+// htmlTitle returns the title, or the first heading, of a page.
+func htmlTitle(body []byte) string {
+	for _, found := range titleHTML.FindAllSubmatch(body[:min(len(body), maxDescribed)], 8) {
+		if title := message([]byte(html.UnescapeString(string(found[1]))), Secret{}); title != "" {
+			return title
+		}
+	}
+	return ""
+}
+
+// xmlMessage returns the name of the root of a document, "" if there is none, and what the document says if it is an
+// error: the texts of its elements Message, ExceptionMessage and MessageDetail.
+func xmlMessage(body []byte) (root, said string) {
+	d := newXMLDecoder(body[:min(len(body), maxDescribed)])
+	d.Strict = false
+	var texts []string
+	name := ""
+	for {
+		token, err := d.Token()
+		if err != nil {
+			break
+		}
+		switch token := token.(type) {
+		case xml.StartElement:
+			if name = token.Name.Local; root == "" {
+				root = message([]byte(name), Secret{})
+			}
+		case xml.CharData:
+			if text := message(token, Secret{}); text != "" && isErrorMember(name) {
+				texts = append(texts, text)
+			}
+		case xml.EndElement:
+			name = ""
+		}
+	}
+	if !strings.Contains(strings.ToLower(root), "error") && !strings.Contains(strings.ToLower(root), "fault") {
+		return root, ""
+	}
+	return root, strings.Join(texts, " ")
+}
+
+func isErrorMember(name string) bool {
+	for _, known := range errorMembers[:3] {
+		if strings.EqualFold(name, known) {
+			return true
+		}
+	}
+	return strings.EqualFold(name, "faultstring") || strings.EqualFold(name, "Text")
+}
+
+// newXMLDecoder reads what claims to be XML. It is UTF-8 by now, whatever it says.
+func newXMLDecoder(body []byte) *xml.Decoder {
+	d := xml.NewDecoder(bytes.NewReader(body))
+	d.CharsetReader = func(_ string, r io.Reader) (io.Reader, error) { return r, nil }
+	return d
+}
