@@ -13,6 +13,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/access"
 	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/consent"
 	"github.com/audatex-relay/relay/internal/dispatcher"
 	"github.com/audatex-relay/relay/internal/httpapi"
 	"github.com/audatex-relay/relay/internal/ingress"
@@ -88,7 +89,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	}
 	defer func() { _ = metrics.Close() }()
 	state := &readiness{}
-	front := newFront(httpapi.Starting(c.PublicURL, state.ready))
+	front := newFront(withPages(consent.Starting(c.PublicURL), httpapi.Starting(c.PublicURL, state.ready)))
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	var running group
 	defer func() { stopServing(); _ = running.wait() }() // when the start fails; else they have ended
@@ -172,6 +173,14 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	if err != nil {
 		return wrong("RELAY_AUDATEX_TOKEN_URL", "%w", err)
 	}
+	consents, err := consent.New(consent.Config{
+		Store: s, Client: client, Tokens: tokens, Budget: budget, PublicURL: c.PublicURL, AuthURL: c.AudatexAuthURL, ClientID: c.AudatexClientID,
+		Scopes: c.AudatexScopes, PKCE: c.AudatexPKCE == "on", ReturnOrigins: c.ConsentReturnOrigins, CallBound: c.AudatexTimeout.d(),
+		Exclusive: c.NATSURL == "", Proxies: c.proxies, Metrics: consent.NewMetrics(registry), Log: log,
+	})
+	if err != nil {
+		return wrong("RELAY_PUBLIC_URL", "%w", err)
+	}
 	asking := owners.New(owners.Config{Conn: nc, Topology: s.Topology(), Log: log})
 	vendor := &vendor{store: s, client: client, tokens: tokens, owners: asking}
 
@@ -209,7 +218,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	// What is served.
 	apis, err = httpapi.New(httpapi.Config{
 		Store: s, Keys: keys, Admins: admins, PublicURL: c.PublicURL, SchemaURL: schemaBase(c, api.Addr()), CallbackNets: c.allow, Restored: mark.Restored,
-		Proxies: c.proxies, Waiting: parts.waiting, Ingress: doors, Dispatcher: callbacks{dispatching, asking}, Poller: pollers{asking}, Resolver: notifications{resolving, vendor}, Vendor: vendor, Ready: state.ready, Log: log,
+		Proxies: c.proxies, Waiting: parts.waiting, Ingress: doors, Dispatcher: callbacks{dispatching, asking}, Poller: pollers{asking}, Resolver: notifications{resolving, vendor}, Vendor: vendor, Consents: consents, Ready: state.ready, Log: log,
 	})
 	if err != nil {
 		return err
@@ -239,10 +248,11 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	}
 
 	// Everything runs. Sharing stops first and with it the work on every shard, then the stages; what serves goes on until they have drained.
-	front.open(apis.Handler())
+	front.open(withPages(consents, apis.Handler()))
 	running.goUntil(serving, "the administrators' tokens", (&adminFiles{config: c, admins: admins, log: log}).follow)
 	running.goUntil(serving, "the API keys", func(ctx context.Context) error { keys.Run(ctx); return nil })
 	running.goUntil(serving, "the copy of the log", func(ctx context.Context) error { return runEvents(ctx, events, keys) })
+	running.goUntil(serving, "the consents", func(ctx context.Context) error { consents.Run(ctx); return nil })
 	running.goUntil(serving, "the API's feed", func(ctx context.Context) error { apis.Run(ctx); return nil })
 	if c.NATSURL != "" { // the only replica there can be has the whole of it
 		running.goUntil(serving, "the share of the vendor's budget", part.run)
@@ -289,6 +299,9 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	defer cancel()
 	if err := tokens.Close(closing); err != nil {
 		log.Warn("a token refresh was given up; its intent tells the next start", "error", err)
+	}
+	if err := consents.Close(closing); err != nil {
+		log.Warn("a consent is still under way; the next start, or another replica, goes on with it", "error", err)
 	}
 	stopServing()
 	failed = errors.Join(failed, running.wait())

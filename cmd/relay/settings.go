@@ -27,6 +27,8 @@ type settings struct {
 
 	TrustedProxies []string `env:"RELAY_TRUSTED_PROXIES" help:"Networks of the proxies in front of the API, which are believed in X-Forwarded-For." group:"Serving"`
 
+	ConsentReturnOrigins []string `env:"RELAY_CONSENT_RETURN_ORIGINS" help:"Origins such as https://bms.example that the page after a consent may link to." group:"Serving"`
+
 	AdminToken      string `env:"RELAY_ADMIN_TOKEN" help:"Bearer token of the administrator, at least 16 characters; the log calls whoever uses it admin. Required, or RELAY_ADMIN_TOKENS." group:"Serving"`
 	AdminTokenFile  string `env:"RELAY_ADMIN_TOKEN_FILE" help:"File that holds it; read again when it changes." group:"Serving"`
 	AdminTokens     string `env:"RELAY_ADMIN_TOKENS" help:"Bearer tokens of several administrators, beside RELAY_ADMIN_TOKEN: name:token,name:token. The log has their names." group:"Serving"`
@@ -44,6 +46,7 @@ type settings struct {
 
 	AudatexAuthStyle string   `env:"RELAY_AUDATEX_AUTH_STYLE" default:"form" help:"How client id and secret are sent: form or basic." group:"Vendor"`
 	AudatexScopes    []string `env:"RELAY_AUDATEX_SCOPES" default:"BMS.Basic,BMS.PartsOrders" help:"Scopes asked for." group:"Vendor"`
+	AudatexPKCE      string   `name:"audatex-pkce" env:"RELAY_AUDATEX_PKCE" default:"on" help:"Whether consents carry a PKCE challenge: on or off." group:"Vendor"`
 	AudatexTimezone  string   `env:"RELAY_AUDATEX_TIMEZONE" default:"UTC" help:"Zone of the vendor's times that name none." group:"Vendor"`
 	AudatexRate      int      `env:"RELAY_AUDATEX_RATE" default:"100" help:"Requests a minute to the vendor, for all connections and replicas. The vendor publishes no limit; agree on more with its service desk." group:"Vendor"`
 	AudatexTimeout   duration `env:"RELAY_AUDATEX_TIMEOUT" default:"30s" help:"How long one call to the vendor may take. A replica that takes a connection over from one that died waits for twice that." group:"Vendor"`
@@ -217,6 +220,9 @@ func (c *config) checkStorage() error {
 func (c *config) checkVendor() error {
 	if c.AudatexAuthStyle != "form" && c.AudatexAuthStyle != "basic" {
 		return wrong("RELAY_AUDATEX_AUTH_STYLE", "%s is neither form nor basic", shownWord(c.AudatexAuthStyle))
+	}
+	if c.AudatexPKCE != "on" && c.AudatexPKCE != "off" {
+		return wrong("RELAY_AUDATEX_PKCE", "%s is neither on nor off", shownWord(c.AudatexPKCE))
 	}
 	location, err := time.LoadLocation(c.AudatexTimezone)
 	if err != nil || c.AudatexTimezone == "Local" {

@@ -35,6 +35,7 @@ func (s *settings) texts() []textSetting {
 		textSetting{"RELAY_AUDATEX_CLIENT_SECRET", &s.AudatexClientSecret, pasted.Secret},
 		textSetting{"RELAY_AUDATEX_CLIENT_SECRET_FILE", &s.AudatexClientSecretFile, pasted.Secret},
 		textSetting{"RELAY_AUDATEX_AUTH_STYLE", &s.AudatexAuthStyle, pasted.Token},
+		textSetting{"RELAY_AUDATEX_PKCE", &s.AudatexPKCE, pasted.Token},
 		textSetting{"RELAY_AUDATEX_TIMEZONE", &s.AudatexTimezone, pasted.Token},
 		textSetting{"RELAY_CALLBACK_PROXY", &s.CallbackProxy, pasted.Token},
 	)
@@ -44,6 +45,7 @@ func (s *settings) texts() []textSetting {
 	}{
 		{"RELAY_AUDATEX_SCOPES", s.AudatexScopes},
 		{"RELAY_TRUSTED_PROXIES", s.TrustedProxies},
+		{"RELAY_CONSENT_RETURN_ORIGINS", s.ConsentReturnOrigins},
 		{"RELAY_CALLBACK_ALLOW_CIDRS", s.CallbackAllowCIDRs},
 	} {
 		for i := range list.values {

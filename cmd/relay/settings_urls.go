@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"github.com/audatex-relay/relay/internal/consent"
 )
 
 // No error of this file quotes an address: one that did not parse as it was meant may hold a password anywhere.
@@ -102,6 +104,16 @@ func (c *config) checkURLs() error {
 		if u.name == "RELAY_CALLBACK_PROXY" {
 			c.proxy = parsed
 		}
+	}
+	for i, origin := range c.ConsentReturnOrigins {
+		parsed, err := parseAddress(origin, "https")
+		if err != nil {
+			return wrong("RELAY_CONSENT_RETURN_ORIGINS", "an entry %w", err)
+		}
+		if parsed.User != nil || strings.Trim(parsed.Path, "/") != "" || parsed.RawQuery != "" || parsed.ForceQuery || strings.Contains(origin, "#") {
+			return wrong("RELAY_CONSENT_RETURN_ORIGINS", "an entry has more than an origin: it is written as https://bms.example, with a port if it needs one")
+		}
+		c.ConsentReturnOrigins[i] = consent.OriginOf(parsed)
 	}
 	return nil
 }

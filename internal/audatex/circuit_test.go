@@ -263,7 +263,7 @@ func TestACodeIsExchangedWhateverTheCircuitSays(t *testing.T) {
 			t.Error("the other host's answer has closed the circuit")
 		}
 		before, _ := v.count()
-		_, _ = same.ExchangeCode(t.Context(), "code", "https://relay.test/oauth/callback")
+		_, _ = same.ExchangeCode(t.Context(), Code{Code: "code", RedirectURI: "https://relay.test/oauth/callback"})
 		if after, _ := v.count(); after != before+1 {
 			t.Error("the code was not exchanged")
 		}

@@ -8,6 +8,7 @@
 package audatex
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -57,6 +58,7 @@ type Config struct {
 // Client makes calls of the vendor's API. It is safe for concurrent use.
 type Client struct {
 	base      string
+	me        string
 	timeout   time.Duration
 	userAgent string
 	maxOrder  func() int
@@ -81,6 +83,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	c := &Client{
 		base:      strings.TrimRight(u.String(), "/") + apiPath,
+		me:        meURL(u),
 		timeout:   cfg.Timeout,
 		userAgent: cfg.UserAgent,
 		maxOrder:  cfg.MaxOrder,
@@ -222,6 +225,7 @@ type call struct {
 	op     Operation
 	method string
 	path   string // under the API's path, escaped
+	url    string // the whole address, of a call of another API of the vendor's
 	token  Secret
 	limit  int64
 	http   *http.Client
@@ -286,7 +290,7 @@ func (c *Client) send(ctx context.Context, k call) (answer, error) {
 	defer cancel()
 	sent := false
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent = true }})
-	req, err := http.NewRequestWithContext(ctx, k.method, c.base+k.path, nil)
+	req, err := http.NewRequestWithContext(ctx, k.method, cmp.Or(k.url, c.base+k.path), nil)
 	if err != nil {
 		return answer{}, &Error{Operation: k.op, Outcome: Malformed, err: err}
 	}

@@ -21,6 +21,7 @@ var errInvalidGrant = errors.New("invalid_grant")
 type pair struct {
 	access, refresh Secret
 	at, expires     time.Time
+	scopes          []string // nil if the answer does not say
 	correlationID   string
 }
 
@@ -34,29 +35,57 @@ func (t *Tokens) exchange(ctx context.Context, refresh Secret) (pair, error) {
 	return got, err
 }
 
-// ConsentURL is the vendor's page where a user consents; state comes back with the code.
-func (t *Tokens) ConsentURL(state, redirectURI string) string {
+// Consent is what a user is asked for: Challenge is that of PKCE (RFC 7636, S256), none if it is empty.
+type Consent struct {
+	State, RedirectURI, Challenge string
+}
+
+// ConsentURL is the vendor's page where a user consents; the state comes back with the code.
+func (t *Tokens) ConsentURL(c Consent) string {
 	query := url.Values{
-		"response_type": {"code"}, "client_id": {t.cfg.ClientID}, "redirect_uri": {redirectURI}, "state": {state},
+		"response_type": {"code"}, "client_id": {t.cfg.ClientID}, "redirect_uri": {c.RedirectURI}, "state": {c.State},
 	}
 	if len(t.cfg.Scopes) > 0 {
 		query.Set("scope", strings.Join(t.cfg.Scopes, " "))
 	}
+	if c.Challenge != "" {
+		query.Set("code_challenge", c.Challenge)
+		query.Set("code_challenge_method", "S256")
+	}
 	return t.cfg.AuthURL + "?" + query.Encode()
 }
 
-// ExchangeCode spends the code of a consent and returns the record to be stored for its connection. redirectURI must be
-// the one the consent was asked with. A refused code is Unauthorised. The record of an answer in which only the refresh
-// token can be read has no access token: it is refreshed when it is used.
-func (t *Tokens) ExchangeCode(ctx context.Context, code, redirectURI string) (TokenRecord, error) {
+// Code is what a consent came back with. RedirectURI must be the one the consent was asked with; Verifier is that of its
+// PKCE challenge, if it had one.
+type Code struct {
+	Code, RedirectURI string
+	Verifier          Secret
+}
+
+// Granted is what a code was exchanged for.
+type Granted struct {
+	// AccessToken is empty if only the refresh token could be read: then ExpiresAt is RefreshedAt.
+	AccessToken, RefreshToken Secret
+	RefreshedAt, ExpiresAt    time.Time
+	// Scopes are those that the answer says were granted. nil: it does not say, which means those that were asked for
+	// (RFC 6749, section 5.1).
+	Scopes        []string
+	CorrelationID string
+}
+
+// ExchangeCode spends the code of a consent. A refused code is Unauthorised; Forbidden means that the vendor refuses the
+// relay's client or its request. The caller must store the refresh token: it exists nowhere else.
+func (t *Tokens) ExchangeCode(ctx context.Context, code Code) (Granted, error) {
 	in, err := t.host.enter(ctx, OpToken, PriorityExchange, "")
 	if err != nil {
-		return TokenRecord{}, err
+		return Granted{}, err
 	}
 	defer in.leave()
-	got, err := t.token(ctx, url.Values{
-		"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {redirectURI},
-	})
+	form := url.Values{"grant_type": {"authorization_code"}, "code": {code.Code}, "redirect_uri": {code.RedirectURI}}
+	if !code.Verifier.Empty() {
+		form.Set("code_verifier", code.Verifier.Reveal())
+	}
+	got, err := t.token(ctx, form)
 	in.report(replyOf(ctx, err), err)
 	if err == nil && got.refresh.Empty() {
 		err = &Error{
@@ -65,9 +94,12 @@ func (t *Tokens) ExchangeCode(ctx context.Context, code, redirectURI string) (To
 		}
 	}
 	if err != nil && got.refresh.Empty() {
-		return TokenRecord{}, fmt.Errorf("exchanging the code of a consent: %w", err)
+		return Granted{}, fmt.Errorf("exchanging the code of a consent: %w", err)
 	}
-	return TokenRecord{AccessToken: got.access, RefreshToken: got.refresh, RefreshedAt: got.at, ExpiresAt: got.expires}, nil
+	return Granted{
+		AccessToken: got.access, RefreshToken: got.refresh, RefreshedAt: got.at, ExpiresAt: got.expires, Scopes: got.scopes,
+		CorrelationID: got.correlationID,
+	}, nil
 }
 
 // token makes one request to the token endpoint. Its errors quote nothing of the answer, which holds tokens. The pair
@@ -83,7 +115,7 @@ func (t *Tokens) token(ctx context.Context, form url.Values) (pair, error) {
 	t.log.LogAttrs(ctx, slog.LevelDebug, "vendor call",
 		slog.String("operation", string(OpToken)), slog.String("outcome", outcome.String()), slog.Int("status", reply.status),
 		slog.Duration("took", time.Since(start)), slog.String("correlation_id", reply.correlationID))
-	p := pair{correlationID: reply.correlationID, at: start.UTC(), expires: start.UTC()}
+	p := pair{correlationID: reply.correlationID, at: start.UTC(), expires: start.UTC(), scopes: answer.scopes}
 	if outcome == Done {
 		p.access, p.refresh, p.expires = answer.access, answer.refresh, start.Add(answer.life).UTC()
 		return p, nil

@@ -132,27 +132,30 @@ func TestConsent(t *testing.T) {
 			c.AuthURL = "https://portal.test/AudaAPI.Portal/OAuth20"
 			c.Scopes = []string{"BMS.Basic", "BMS.PartsOrders"}
 		})
-		u, err := url.Parse(m.ConsentURL("a state", "https://relay.test/oauth/callback"))
+		u, err := url.Parse(m.ConsentURL(Consent{State: "a state", RedirectURI: "https://relay.test/oauth/callback", Challenge: "a challenge"}))
 		if err != nil {
 			t.Fatal(err)
 		}
 		q := u.Query()
 		if u.Host != "portal.test" || q.Get("client_id") != "relay" || q.Get("response_type") != "code" || q.Get("state") != "a state" ||
-			q.Get("scope") != "BMS.Basic BMS.PartsOrders" || q.Get("redirect_uri") != "https://relay.test/oauth/callback" {
+			q.Get("scope") != "BMS.Basic BMS.PartsOrders" || q.Get("redirect_uri") != "https://relay.test/oauth/callback" ||
+			q.Get("code_challenge") != "a challenge" || q.Get("code_challenge_method") != "S256" {
 			t.Errorf("consent page %s", u)
 		}
-		rec, err := m.ExchangeCode(t.Context(), "the-code", "https://relay.test/oauth/callback")
+		code := Code{Code: "the-code", RedirectURI: "https://relay.test/oauth/callback", Verifier: NewSecret("a verifier")}
+		rec, err := m.ExchangeCode(t.Context(), code)
 		if err != nil || rec.AccessToken.Reveal() != "access-1" || rec.RefreshToken.Reveal() != "refresh-1" || rec.ExpiresAt.Sub(rec.RefreshedAt) != 30*time.Minute {
 			t.Errorf("%+v, %v", rec, err)
 		}
-		if form.Get("grant_type") != "authorization_code" || form.Get("code") != "the-code" || form.Get("redirect_uri") != "https://relay.test/oauth/callback" {
+		if form.Get("grant_type") != "authorization_code" || form.Get("code") != "the-code" || form.Get("redirect_uri") != "https://relay.test/oauth/callback" ||
+			form.Get("code_verifier") != "a verifier" {
 			t.Errorf("form %v", form)
 		}
 		body = `{"access_token":"access-1"}`
-		_, err = m.ExchangeCode(t.Context(), "the-code", "https://relay.test/oauth/callback")
+		_, err = m.ExchangeCode(t.Context(), code)
 		outcomeIs(t, err, Malformed)
 		status, body = 400, `{"error":"invalid_grant","error_description":"the-code"}`
-		_, err = m.ExchangeCode(t.Context(), "the-code", "https://relay.test/oauth/callback")
+		_, err = m.ExchangeCode(t.Context(), code)
 		if outcomeIs(t, err, Unauthorised); strings.Contains(err.Error(), "the-code") {
 			t.Error(err)
 		}

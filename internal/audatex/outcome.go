@@ -64,12 +64,13 @@ const (
 	OpOrder         Operation = "order"
 	OpAssessment    Operation = "assessment"
 	OpToken         Operation = "token"
+	OpMe            Operation = "me"
 )
 
 // priority is the one at which an operation waits for the budget unless its session says otherwise.
 func (o Operation) priority() Priority {
 	switch o {
-	case OpWhoami: // asked when a user has consented
+	case OpWhoami, OpMe: // asked when a user has consented
 		return PriorityExchange
 	case OpToken:
 		return PriorityRefresh

@@ -35,6 +35,8 @@ type TokenRecord struct {
 	ConsentRequiredSince *time.Time
 	Reason               string
 	// ConsentAt is when the consent came that the tokens descend from: what was refused before may be granted since.
+	// ConsentID names it if it was given in a browser; it is empty if an operator has put the refresh token.
+	ConsentID string
 	ConsentAt time.Time
 	// Epoch is that of the shard's lease under which the record was written.
 	Epoch uint64

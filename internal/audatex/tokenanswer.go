@@ -37,6 +37,8 @@ type tokenAnswer struct {
 	life time.Duration
 	// code is OAuth's error code.
 	code string
+	// scopes are nil if the answer does not say what was granted.
+	scopes []string
 }
 
 // readTokenAnswer reads a JSON object, also one that is cut, holds members twice or in other spellings, or lies
@@ -56,7 +58,20 @@ func readTokenAnswer(body []byte) tokenAnswer {
 	if life, ok := lifeOf(f[expiresIn].value); ok {
 		a.life = life
 	}
+	a.scopes = scopesOf(f[scope].value)
 	return a
+}
+
+// scopesOf reads a list of scopes: RFC 6749 has blanks between them, others commas.
+func scopesOf(text string) []string {
+	if len(text) > maxText {
+		return nil
+	}
+	scopes := strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ';' || unicode.IsSpace(r) })
+	if len(scopes) == 0 {
+		return nil
+	}
+	return scopes
 }
 
 // notInToken reports whether a character cannot be part of an access token in a header (RFC 6749, appendix A.12).
@@ -89,10 +104,11 @@ const (
 	refreshToken
 	expiresIn
 	errorCode
+	scope
 	tokenFieldCount
 )
 
-var tokenFieldNames = [tokenFieldCount]string{"access_token", "refresh_token", "expires_in", "error"}
+var tokenFieldNames = [tokenFieldCount]string{"access_token", "refresh_token", "expires_in", "error", "scope"}
 
 // tokenFields are the fields found so far. Of several the one spelled exactly counts, and of those the last.
 type tokenFields [tokenFieldCount]struct {
@@ -194,12 +210,17 @@ func (f *tokenFields) readObject(b []byte, depth int) {
 			if f.put(name, text); strings.HasPrefix(strings.TrimSpace(text), "{") { // a document within a text
 				inner = append(inner, []byte(text))
 			}
+		case c == '[' && bareName(name) == tokenFieldNames[scope]:
+			var list []string
+			if json.Unmarshal(value, &list) == nil {
+				f.put(name, strings.Join(list, " "))
+			}
 		case c == '{' || c == '[':
 			inner = append(inner, value)
 		case whole && (c == '-' || c >= '0' && c <= '9') && bareName(name) == bareName(tokenFieldNames[expiresIn]):
 			f.put(name, string(value)) // every other field is a text
 		case whole && c >= '1' && c <= '9' && len(value) >= shortestToken && bareName(name) != bareName(tokenFieldNames[errorCode]):
-			if digits := string(value); strings.Trim(digits, "0123456789") == "" { // a token without quotes
+			if digits := string(value); strings.Trim(digits, "0123456789") == "" && bareName(name) != tokenFieldNames[scope] { // a token without quotes
 				f.put(name, digits)
 			}
 		}

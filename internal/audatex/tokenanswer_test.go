@@ -197,7 +197,7 @@ func TestACodeExchangeKeepsTheRefreshTokenOfAnyAnswer(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			m := tokens(t, tt.answer, newTokenMap(leeds, freshRecord()), nil)
-			rec, err := m.ExchangeCode(t.Context(), "the-code", "https://relay.test/oauth/callback")
+			rec, err := m.ExchangeCode(t.Context(), Code{Code: "the-code", RedirectURI: "https://relay.test/oauth/callback"})
 			if err != nil || rec.RefreshToken.Reveal() != "refresh-1" || rec.AccessToken.Reveal() != tt.access {
 				t.Errorf("%s: %q and %q (%v)", name, rec.AccessToken.Reveal(), rec.RefreshToken.Reveal(), err)
 			}

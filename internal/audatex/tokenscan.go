@@ -60,7 +60,7 @@ func (f *tokenFields) scanText(text string) {
 		name := text[from:end]
 		text = text[end:]
 		for field, known := range tokenFieldNames {
-			if !strings.EqualFold(name, known) || tokenField(field) == errorCode || f[field].value != "" {
+			if !strings.EqualFold(name, known) || tokenField(field) == errorCode || tokenField(field) == scope || f[field].value != "" {
 				continue
 			}
 			if value := scanValue(text); tokenField(field) == expiresIn || len(value) >= shortestToken {

@@ -179,6 +179,30 @@ func (e ConnectionState) Valid() bool {
 	}
 }
 
+// Defines values for ConsentLinkState.
+const (
+	ConsentLinkStateExpired   ConsentLinkState = "expired"
+	ConsentLinkStateOpen      ConsentLinkState = "open"
+	ConsentLinkStateUsed      ConsentLinkState = "used"
+	ConsentLinkStateWithdrawn ConsentLinkState = "withdrawn"
+)
+
+// Valid indicates whether the value is a known member of the ConsentLinkState enum.
+func (e ConsentLinkState) Valid() bool {
+	switch e {
+	case ConsentLinkStateExpired:
+		return true
+	case ConsentLinkStateOpen:
+		return true
+	case ConsentLinkStateUsed:
+		return true
+	case ConsentLinkStateWithdrawn:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for DeliveryStatus.
 const (
 	DeliveryStatusDelivered DeliveryStatus = "delivered"
@@ -525,7 +549,9 @@ type ClientSettings struct {
 
 // Connection defines model for Connection.
 type Connection struct {
-	CreatedAt time.Time `json:"createdAt"`
+	// Consent The consent by a link that the tokens came of. Absent where a refresh token was put.
+	Consent   ConnectionConsent `json:"consent,omitempty,omitzero"`
+	CreatedAt time.Time         `json:"createdAt"`
 
 	// GapSuspectedAt When the answer of a poll was last lost on its way, or something else came in its place.
 	GapSuspectedAt time.Time `json:"gapSuspectedAt,omitempty,omitzero"`
@@ -546,7 +572,7 @@ type Connection struct {
 	Site  Name            `json:"site,omitempty,omitzero"`
 	Sites map[string]Name `json:"sites,omitempty,omitzero"`
 
-	// State `new`: not polled yet. `consent-required`: the vendor refused the refresh token, put a new one.
+	// State `new`: not polled yet. `consent-required`: the vendor refused the refresh token; make a consent link, or put a new one.
 	State ConnectionState `json:"state"`
 
 	// SubscriptionAdopted The vendor had the subscription already: somebody else may be reading the same queue.
@@ -556,6 +582,21 @@ type Connection struct {
 
 	// Waiting Notifications that are stored and not resolved. Absent when the connection's owner does not answer.
 	Waiting *int `json:"waiting,omitempty"`
+}
+
+// ConnectionConsent The consent by a link that the tokens came of. Absent where a refresh token was put.
+type ConnectionConsent struct {
+	// Account Who the token is, in the vendor's words.
+	Account string    `json:"account,omitempty,omitzero"`
+	At      time.Time `json:"at"`
+
+	// Checked The vendor took the token, and the user was of an expected site where that could be asked.
+	Checked     bool   `json:"checked"`
+	CompanyCode string `json:"companyCode,omitempty,omitzero"`
+
+	// SiteId The vendor's site of the user. Absent where the vendor could not be asked: that needs the scope ReferenceData.Company.
+	SiteId     string `json:"siteId,omitempty,omitzero"`
+	TerminalId string `json:"terminalId,omitempty,omitzero"`
 }
 
 // ConnectionLevel What the consent covers.
@@ -596,8 +637,104 @@ type ConnectionSettings struct {
 	Sites map[string]Name `json:"sites,omitempty,omitzero"`
 }
 
-// ConnectionState `new`: not polled yet. `consent-required`: the vendor refused the refresh token, put a new one.
+// ConnectionState `new`: not polled yet. `consent-required`: the vendor refused the refresh token; make a consent link, or put a new one.
 type ConnectionState string
+
+// ConsentLink defines model for ConsentLink.
+type ConsentLink struct {
+	// Begun How many consents were begun by it in the last day.
+	Begun int `json:"begun"`
+
+	// Connection Of a site, connection, client or callback.
+	Connection Name      `json:"connection"`
+	CreatedAt  time.Time `json:"createdAt"`
+
+	// CreatedBy Who made it.
+	CreatedBy string        `json:"createdBy"`
+	ExpiresAt time.Time     `json:"expiresAt"`
+	Force     bool          `json:"force"`
+	Id        ConsentLinkId `json:"id"`
+
+	// LastOpenedAt When its page was last asked for, to the minute; by mail scanners as well.
+	LastOpenedAt time.Time `json:"lastOpenedAt,omitempty,omitzero"`
+
+	// LastResult How the consent that ended last came out. Only the outcomes `connected` and `connected-unchecked` change anything.
+	LastResult ConsentResult `json:"lastResult,omitempty,omitzero"`
+	ReturnUrl  string        `json:"returnUrl,omitempty,omitzero"`
+
+	// State `used`: a consent by it has succeeded. `withdrawn`: also where the connection was removed.
+	State       ConsentLinkState `json:"state"`
+	UsedAt      time.Time        `json:"usedAt,omitempty,omitzero"`
+	WithdrawnAt time.Time        `json:"withdrawnAt,omitempty,omitzero"`
+}
+
+// ConsentLinkCreated defines model for ConsentLinkCreated.
+type ConsentLinkCreated struct {
+	// Connection Of a site, connection, client or callback.
+	Connection Name          `json:"connection"`
+	ExpiresAt  time.Time     `json:"expiresAt"`
+	Id         ConsentLinkId `json:"id"`
+
+	// Url What opens the link. It is shown this once.
+	Url string `json:"url"`
+}
+
+// ConsentLinkId defines model for ConsentLinkId.
+type ConsentLinkId = string
+
+// ConsentLinkList defines model for ConsentLinkList.
+type ConsentLinkList struct {
+	Items []ConsentLink `json:"items"`
+
+	// Next Pass it as `after` for the next page.
+	Next Next `json:"next,omitempty,omitzero"`
+}
+
+// ConsentLinkSettings defines model for ConsentLinkSettings.
+type ConsentLinkSettings struct {
+	// Force Take consent also of a user of another site than those in the connection's `sites`.
+	Force bool `json:"force,omitempty,omitzero"`
+
+	// ReturnUrl Where the result page links to. An https URL whose origin is in RELAY_CONSENT_RETURN_ORIGINS.
+	ReturnUrl string `json:"returnUrl,omitempty,omitzero"`
+}
+
+// ConsentLinkState `used`: a consent by it has succeeded. `withdrawn`: also where the connection was removed.
+type ConsentLinkState string
+
+// ConsentLinksCreated defines model for ConsentLinksCreated.
+type ConsentLinksCreated struct {
+	Items []ConsentLinkCreated `json:"items"`
+}
+
+// ConsentLinksSettings defines model for ConsentLinksSettings.
+type ConsentLinksSettings struct {
+	Connections []Name `json:"connections"`
+
+	// Force As for one link.
+	Force bool `json:"force,omitempty,omitzero"`
+
+	// ReturnUrl As for one link.
+	ReturnUrl string `json:"returnUrl,omitempty,omitzero"`
+}
+
+// ConsentResult How the consent that ended last came out. Only the outcomes `connected` and `connected-unchecked` change anything.
+type ConsentResult struct {
+	// Account Who the token is, in the vendor's words.
+	Account       string    `json:"account,omitempty,omitzero"`
+	At            time.Time `json:"at"`
+	CompanyCode   string    `json:"companyCode,omitempty,omitzero"`
+	CorrelationId string    `json:"correlationId,omitempty,omitzero"`
+
+	// Outcome `connected`, `connected-unchecked` (the vendor could not be asked who it was), `already` (another consent was faster), `denied`,
+	// `wrong-site`, `scope-missing`, `client-refused` (the relay's own registration), `code-refused`, `token-refused`,
+	// `vendor-unavailable`, `interrupted`, `withdrawn`, `connection-gone`. More may be added.
+	Outcome string `json:"outcome"`
+
+	// SiteId The vendor's site of the user.
+	SiteId     string `json:"siteId,omitempty,omitzero"`
+	TerminalId string `json:"terminalId,omitempty,omitzero"`
+}
 
 // Delivery defines model for Delivery.
 type Delivery struct {
@@ -883,6 +1020,9 @@ type WebhookSecret = string
 // After defines model for After.
 type After = string
 
+// ConsentLinkStates defines model for ConsentLinkStates.
+type ConsentLinkStates = []ConsentLinkState
+
 // EventId defines model for EventId.
 type EventId = string
 
@@ -1052,6 +1192,38 @@ type PutConnectionParams struct {
 	IfMatch IfMatch `json:"If-Match,omitempty,omitzero"`
 }
 
+// ListConsentLinksParams defines parameters for ListConsentLinks.
+type ListConsentLinksParams struct {
+	// State Only links in these states. Left out, all.
+	State ConsentLinkStates `form:"state,omitempty" json:"state,omitempty,omitzero"`
+	Limit Limit             `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// After What the page before gave as `next`.
+	After After `form:"after,omitempty" json:"after,omitempty,omitzero"`
+}
+
+// CreateConsentLinkParams defines parameters for CreateConsentLink.
+type CreateConsentLinkParams struct {
+	// IdempotencyKey Makes it safe to send the request again, for 24 hours: it makes one thing and gets one answer. Made up by the caller, best a UUID; the quotes of a structured header may be there or not.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
+}
+
+// ListAllConsentLinksParams defines parameters for ListAllConsentLinks.
+type ListAllConsentLinksParams struct {
+	// State Only links in these states. Left out, all.
+	State ConsentLinkStates `form:"state,omitempty" json:"state,omitempty,omitzero"`
+	Limit Limit             `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// After What the page before gave as `next`.
+	After After `form:"after,omitempty" json:"after,omitempty,omitzero"`
+}
+
+// CreateConsentLinksParams defines parameters for CreateConsentLinks.
+type CreateConsentLinksParams struct {
+	// IdempotencyKey Makes it safe to send the request again, for 24 hours: it makes one thing and gets one answer. Made up by the caller, best a UUID; the quotes of a structured header may be there or not.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
+}
+
 // ListEventsParams defines parameters for ListEvents.
 type ListEventsParams struct {
 	// After What the page before gave as `next`.
@@ -1155,6 +1327,12 @@ type PatchConnectionApplicationMergePatchPlusJSONRequestBody = ConnectionPatch
 // PutConnectionJSONRequestBody defines body for PutConnection for application/json ContentType.
 type PutConnectionJSONRequestBody = ConnectionSettings
 
+// CreateConsentLinkJSONRequestBody defines body for CreateConsentLink for application/json ContentType.
+type CreateConsentLinkJSONRequestBody = ConsentLinkSettings
+
+// CreateConsentLinksJSONRequestBody defines body for CreateConsentLinks for application/json ContentType.
+type CreateConsentLinksJSONRequestBody = ConsentLinksSettings
+
 // EventApplicationCloudeventsPlusJSONRequestBody defines body for Event for application/cloudevents+json ContentType.
 type EventApplicationCloudeventsPlusJSONRequestBody = Event
 
@@ -1250,9 +1428,24 @@ type ServerInterface interface {
 	// PutConnection Make a connection, or replace its settings
 	// (PUT /v1/connections/{id})
 	PutConnection(w http.ResponseWriter, r *http.Request, id Id, params PutConnectionParams)
+	// ListConsentLinks List a connection's consent links, without what opens them
+	// (GET /v1/connections/{id}/consent-links)
+	ListConsentLinks(w http.ResponseWriter, r *http.Request, id Id, params ListConsentLinksParams)
+	// CreateConsentLink Make a link by which a user of the vendor gives consent for the connection
+	// (POST /v1/connections/{id}/consent-links)
+	CreateConsentLink(w http.ResponseWriter, r *http.Request, id Id, params CreateConsentLinkParams)
+	// DeleteConsentLink Withdraw a consent link
+	// (DELETE /v1/connections/{id}/consent-links/{linkId})
+	DeleteConsentLink(w http.ResponseWriter, r *http.Request, id Id, linkId ConsentLinkId)
 	// PollConnection Poll the vendor now instead of at the next turn
 	// (POST /v1/connections/{id}/poll)
 	PollConnection(w http.ResponseWriter, r *http.Request, id Id)
+	// ListAllConsentLinks List the consent links of all connections
+	// (GET /v1/consent-links)
+	ListAllConsentLinks(w http.ResponseWriter, r *http.Request, params ListAllConsentLinksParams)
+	// CreateConsentLinks Make consent links for many connections, one for each
+	// (POST /v1/consent-links)
+	CreateConsentLinks(w http.ResponseWriter, r *http.Request, params CreateConsentLinksParams)
 	// ListEvents Read the log of events as a feed
 	// (GET /v1/events)
 	ListEvents(w http.ResponseWriter, r *http.Request, params ListEventsParams)
@@ -1460,9 +1653,39 @@ func (_ Unimplemented) PutConnection(w http.ResponseWriter, r *http.Request, id 
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// ListConsentLinks List a connection's consent links, without what opens them
+// (GET /v1/connections/{id}/consent-links)
+func (_ Unimplemented) ListConsentLinks(w http.ResponseWriter, r *http.Request, id Id, params ListConsentLinksParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CreateConsentLink Make a link by which a user of the vendor gives consent for the connection
+// (POST /v1/connections/{id}/consent-links)
+func (_ Unimplemented) CreateConsentLink(w http.ResponseWriter, r *http.Request, id Id, params CreateConsentLinkParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// DeleteConsentLink Withdraw a consent link
+// (DELETE /v1/connections/{id}/consent-links/{linkId})
+func (_ Unimplemented) DeleteConsentLink(w http.ResponseWriter, r *http.Request, id Id, linkId ConsentLinkId) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // PollConnection Poll the vendor now instead of at the next turn
 // (POST /v1/connections/{id}/poll)
 func (_ Unimplemented) PollConnection(w http.ResponseWriter, r *http.Request, id Id) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListAllConsentLinks List the consent links of all connections
+// (GET /v1/consent-links)
+func (_ Unimplemented) ListAllConsentLinks(w http.ResponseWriter, r *http.Request, params ListAllConsentLinksParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CreateConsentLinks Make consent links for many connections, one for each
+// (POST /v1/consent-links)
+func (_ Unimplemented) CreateConsentLinks(w http.ResponseWriter, r *http.Request, params CreateConsentLinksParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -2699,6 +2922,159 @@ func (siw *ServerInterfaceWrapper) PutConnection(w http.ResponseWriter, r *http.
 	handler.ServeHTTP(w, r)
 }
 
+// ListConsentLinks operation middleware
+func (siw *ServerInterfaceWrapper) ListConsentLinks(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListConsentLinksParams
+
+	// ------------- Optional query parameter "state" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "state", r.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "state"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "state", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListConsentLinks(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateConsentLink operation middleware
+func (siw *ServerInterfaceWrapper) CreateConsentLink(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateConsentLinkParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateConsentLink(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteConsentLink operation middleware
+func (siw *ServerInterfaceWrapper) DeleteConsentLink(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "linkId" -------------
+	var linkId ConsentLinkId
+
+	err = runtime.BindStyledParameterWithOptions("simple", "linkId", chi.URLParam(r, "linkId"), &linkId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "linkId", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteConsentLink(w, r, id, linkId)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // PollConnection operation middleware
 func (siw *ServerInterfaceWrapper) PollConnection(w http.ResponseWriter, r *http.Request) {
 
@@ -2716,6 +3092,106 @@ func (siw *ServerInterfaceWrapper) PollConnection(w http.ResponseWriter, r *http
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.PollConnection(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListAllConsentLinks operation middleware
+func (siw *ServerInterfaceWrapper) ListAllConsentLinks(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListAllConsentLinksParams
+
+	// ------------- Optional query parameter "state" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "state", r.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "state"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "state", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListAllConsentLinks(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateConsentLinks operation middleware
+func (siw *ServerInterfaceWrapper) CreateConsentLinks(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateConsentLinksParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateConsentLinks(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3349,6 +3825,21 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/connections/{id}/poll", wrapper.PollConnection)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/connections/{id}/consent-links", wrapper.ListConsentLinks)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/connections/{id}/consent-links", wrapper.CreateConsentLink)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/v1/connections/{id}/consent-links/{linkId}", wrapper.DeleteConsentLink)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/consent-links", wrapper.ListAllConsentLinks)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/consent-links", wrapper.CreateConsentLinks)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/clients", wrapper.ListClients)

@@ -59,6 +59,9 @@ func (a *API) PutConnection(w http.ResponseWriter, r *http.Request, id Id, param
 			func(c relay.Connection) (uint64, error) { return a.c.Store.Connections.Create(ctx, id, c) },
 			func(c relay.Connection) (relay.Connection, error) {
 				settings.apply(&c, now)
+				if settings.RefreshToken != "" {
+					c.Consent = nil
+				}
 				return c, nil
 			},
 			// The poller looks for the token as soon as it sees the connection.
@@ -90,6 +93,9 @@ func (a *API) PatchConnection(w http.ResponseWriter, r *http.Request, id Id, par
 				return c, err
 			}
 			settings.apply(&c, time.Now().UTC())
+			if settings.RefreshToken != "" {
+				c.Consent = nil
+			}
 			return c, nil
 		}, func(c relay.Connection) error { return a.putToken(ctx, c, settings.RefreshToken) })
 		if err != nil {
@@ -271,6 +277,12 @@ func (a *API) storedConnection(ctx context.Context, c relay.Connection) (Connect
 	}
 	if token.ConsentRequiredSince != nil {
 		view.LastError = token.Reason
+	}
+	if c.Consent != nil {
+		view.Consent = ConnectionConsent{
+			At: c.Consent.At, Checked: c.Consent.Checked, SiteId: c.Consent.SiteID, CompanyCode: c.Consent.CompanyCode,
+			TerminalId: c.Consent.TerminalID, Account: c.Consent.Account,
+		}
 	}
 	if p.GapSuspectedAt != nil {
 		view.GapSuspectedAt = *p.GapSuspectedAt

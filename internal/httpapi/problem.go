@@ -72,7 +72,9 @@ var (
 	kindVendor = problemKind{"vendor-error", http.StatusBadGateway, "The vendor did not answer as expected",
 		"detail has what the vendor said and its correlation id, which its service desk asks for."}
 	kindConsent = problemKind{"consent-required", http.StatusConflict, "The connection needs a new consent",
-		"The vendor no longer accepts the connection's tokens. Put a new refresh token."}
+		"The vendor no longer accepts the connection's tokens. Make a consent link for it, or put a new refresh token."}
+	kindLinksOff = problemKind{"consent-links-off", http.StatusConflict, "No consent links can be made here",
+		"Browsers must be able to reach the relay: RELAY_PUBLIC_URL must be set to its public https address. detail says what is wrong."}
 	kindStore = problemKind{"store-unavailable", http.StatusServiceUnavailable, "The store is not available",
 		"It could not be read, or it was not changed; where detail says that it may have been, look first. Wait as long as Retry-After says " +
 			"and repeat."}
@@ -83,7 +85,7 @@ var (
 
 var kinds = []problemKind{
 	kindMalformed, kindParameter, kindUnauthorized, kindReadOnly, kindNotFound, kindMethod, kindConflict, kindTaken, kindInUse, kindLimit, kindKeyReused, kindKeyInUse, kindUnresolved, kindAmbiguous,
-	kindOutdated, kindPrecondition, kindTooLarge, kindMediaType, kindInvalid, kindTooMany, kindInternal, kindVendor, kindConsent, kindStore, kindBusy,
+	kindOutdated, kindPrecondition, kindTooLarge, kindMediaType, kindInvalid, kindTooMany, kindInternal, kindVendor, kindConsent, kindLinksOff, kindStore, kindBusy,
 }
 
 // problem is an answer that is not what was asked for. Its cause goes to the log, never to the caller.

@@ -14,6 +14,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/audatex-relay/relay/internal/access"
+	"github.com/audatex-relay/relay/internal/consent"
 	"github.com/audatex-relay/relay/internal/ingress"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
@@ -105,6 +106,8 @@ type Config struct {
 	Poller     Poller
 	Resolver   Resolver
 	Vendor     Vendor
+	// Consents makes consent links.
+	Consents *consent.Service
 	// Ready says why requests should not be sent here yet; nil: they may.
 	Ready func() error
 	// RatePerSecond and Burst limit each key; 50 and 200 if zero.

@@ -46,6 +46,7 @@ func (a *API) notReady(ctx context.Context) string {
 	}
 	for what, ready := range map[string]<-chan struct{}{
 		"clients": a.c.Keys.Ready(), "callbacks": a.callbacks.Ready(), "connections": a.connections.Ready(), "requests": a.requests.Ready(),
+		"consent links": a.c.Consents.Ready(),
 	} {
 		select {
 		case <-ready:

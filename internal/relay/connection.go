@@ -25,8 +25,10 @@ type Connection struct {
 	PollIntervalSeconds float64           `json:"pollIntervalSeconds,omitempty"` // 0: the program's RELAY_POLL_INTERVAL
 	Paused              bool              `json:"paused,omitempty"`
 	Generation          string            `json:"generation"` // random; a connection made anew under an old id is another one
-	CreatedAt           time.Time         `json:"createdAt"`
-	UpdatedAt           time.Time         `json:"updatedAt"`
+	// Consent is the one that the tokens came of; nil if an operator has put them.
+	Consent   *Consent  `json:"consent,omitempty"`
+	CreatedAt time.Time `json:"createdAt"`
+	UpdatedAt time.Time `json:"updatedAt"`
 }
 
 // SiteOf answers our site for a vendor's site id, "" when the id is not mapped and the connection has no site of its own.

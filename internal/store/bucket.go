@@ -251,10 +251,16 @@ func (b *Bucket[T]) request(p Put[T]) (request, error) {
 	return r, nil
 }
 
-// precious says that a document exists nowhere else: a token record with what came of a refresh.
+// precious says that a document holds what exists nowhere else: a token record with what came of a refresh, a link with the
+// tokens of a consent.
 func precious(v any) bool {
-	rec, ok := v.(audatex.TokenRecord)
-	return ok && rec.Intent == nil
+	switch v := v.(type) {
+	case audatex.TokenRecord:
+		return v.Intent == nil
+	case relay.ConsentLink:
+		return v.Pending()
+	}
+	return false
 }
 
 // marker answers the revision of a removed key's marker.

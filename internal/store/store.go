@@ -55,6 +55,7 @@ type Store struct {
 	Lanes       *Bucket[cursor.Lane]
 	Unresolved  *Bucket[relay.Unresolved]
 	Requests    *Requests
+	Consents    *Bucket[relay.ConsentLink]
 	Owners      *Bucket[Owner]
 }
 
@@ -130,6 +131,10 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 			return
 		},
 		func() (err error) { s.Requests, err = openRequests(ctx, s, c.Sealer); return },
+		func() (err error) {
+			s.Consents, err = openBucket(ctx, s, topology.Consents, jsonCodec[relay.ConsentLink]{})
+			return
+		},
 		func() (err error) { s.Owners, err = openBucket(ctx, s, topology.Owners, ownerCodec{}); return },
 	} {
 		if err := open(); err != nil {

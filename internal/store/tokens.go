@@ -48,6 +48,11 @@ func (t *Tokens) Delete(ctx context.Context, connection string) error {
 	return t.bucket.Delete(ctx, connection, 0)
 }
 
+// DeleteAt forgets the connection's tokens if they are at a revision.
+func (t *Tokens) DeleteAt(ctx context.Context, connection string, revision uint64) error {
+	return t.bucket.Delete(ctx, connection, revision)
+}
+
 type tokenCodec struct{ sealer *Sealer }
 
 // storedToken is a token record as it lies on the disk: what is no secret stands in the clear, for operators.
@@ -59,6 +64,7 @@ type storedToken struct {
 	Intent               *audatex.RefreshIntent `json:"intent,omitempty"`
 	ConsentRequiredSince *time.Time             `json:"consentRequiredSince,omitempty"`
 	Reason               string                 `json:"reason,omitempty"`
+	ConsentID            string                 `json:"consentId,omitempty"`
 	ConsentAt            time.Time              `json:"consentAt,omitzero"`
 	Sealed               []byte                 `json:"sealed"`
 }
@@ -73,7 +79,7 @@ func (c tokenCodec) encode(key string, r audatex.TokenRecord) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return relay.Encode(storedToken{r.Epoch, r.Generation, r.ExpiresAt, r.RefreshedAt, r.Intent, r.ConsentRequiredSince, r.Reason, r.ConsentAt, sealed})
+	return relay.Encode(storedToken{r.Epoch, r.Generation, r.ExpiresAt, r.RefreshedAt, r.Intent, r.ConsentRequiredSince, r.Reason, r.ConsentID, r.ConsentAt, sealed})
 }
 
 func (c tokenCodec) decode(key string, b []byte) (audatex.TokenRecord, error) {
@@ -87,7 +93,7 @@ func (c tokenCodec) decode(key string, b []byte) (audatex.TokenRecord, error) {
 	}
 	return audatex.TokenRecord{
 		AccessToken: audatex.NewSecret(secret.Access), RefreshToken: audatex.NewSecret(secret.Refresh), ExpiresAt: s.ExpiresAt,
-		RefreshedAt: s.RefreshedAt, Intent: s.Intent, ConsentRequiredSince: s.ConsentRequiredSince, Reason: s.Reason, ConsentAt: s.ConsentAt,
-		Epoch: s.Epoch, Generation: s.Generation,
+		RefreshedAt: s.RefreshedAt, Intent: s.Intent, ConsentRequiredSince: s.ConsentRequiredSince, Reason: s.Reason,
+		ConsentID: s.ConsentID, ConsentAt: s.ConsentAt, Epoch: s.Epoch, Generation: s.Generation,
 	}, nil
 }

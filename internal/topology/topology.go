@@ -61,11 +61,12 @@ const (
 	Lanes       BucketName = "lanes"
 	Unresolved  BucketName = "unresolved"
 	Requests    BucketName = "requests"
+	Consents    BucketName = "consents"
 	Owners      BucketName = "owners"
 )
 
 // Buckets lists every bucket.
-var Buckets = []BucketName{Connections, Clients, Callbacks, Replays, Tokens, Polls, Orders, Open, Cursors, Lanes, Unresolved, Requests, Owners}
+var Buckets = []BucketName{Connections, Clients, Callbacks, Replays, Tokens, Polls, Orders, Open, Cursors, Lanes, Unresolved, Requests, Consents, Owners}
 
 // Subjects.
 

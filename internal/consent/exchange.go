@@ -1,0 +1,220 @@
+package consent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+const (
+	// budgetBound is how long an exchange may wait for the vendor's budget: a code lives for a minute.
+	budgetBound = 25 * time.Second
+	// storeSlack is what storing the tokens may take until another process takes the exchange for interrupted.
+	storeSlack = 15 * time.Second
+	// storeAgain and storeAgainMost are the waits between two tries of storing what exists nowhere else.
+	storeAgain     = 100 * time.Millisecond
+	storeAgainMost = 5 * time.Second
+)
+
+func (s *Service) exchangeBound() time.Duration { return budgetBound + s.c.CallBound }
+
+// worker returns a name for one try of this process.
+func (s *Service) worker() string { return s.nonce + "." + relay.NewID() }
+
+// board notes that this process works on an attempt; false if it does already, or is stopping. land is called at the end.
+func (s *Service) board(attempt string) (land func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.flying[attempt] {
+		return nil, false
+	}
+	s.flying[attempt] = true
+	s.flights.Add(1)
+	return func() {
+		s.mu.Lock()
+		delete(s.flying, attempt)
+		s.mu.Unlock()
+		s.flights.Done()
+	}, true
+}
+
+// errClosing says that this process begins nothing more.
+var errClosing = errors.New("the relay is stopping")
+
+func (s *Service) closing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// spend uses up an attempt's state and has the code exchanged, in the background and to the end: whoever asked may go.
+func (s *Service) spend(ctx context.Context, attempt, link, code string) (claimed, error) {
+	if s.closing() {
+		return 0, errClosing
+	}
+	land, ok := s.board(attempt)
+	if !ok {
+		return claimBusy, nil
+	}
+	worker := s.worker()
+	var outcome claimed
+	l, err := s.change(ctx, link, func(l *relay.ConsentLink) (changed bool) {
+		outcome, changed = claim(l, attempt, worker, time.Now().UTC(), s.exchangeBound()+storeSlack)
+		return changed
+	})
+	if err != nil || outcome != claimTaken {
+		land()
+		return outcome, err
+	}
+	go func() {
+		defer land()
+		s.exchange(l, *find(&l, attempt), code)
+	}()
+	return claimTaken, nil
+}
+
+// exchange spends the code of an attempt that was claimed, and stores what came of it.
+func (s *Service) exchange(l relay.ConsentLink, a relay.ConsentAttempt, code string) {
+	secrets, err := s.c.Store.OpenConsent(l.ID, a.ID, a.Sealed)
+	if err != nil {
+		s.c.Log.Error("a consent cannot be ended: its secrets cannot be read", "connection", l.Connection, "link", l.ID, "error", err)
+		s.end(l, a.ID, relay.ConsentResult{Outcome: relay.ConsentInterrupted})
+		return
+	}
+	ctx, cancel := context.WithTimeout(s.stopped, s.exchangeBound())
+	defer cancel()
+	got, err := s.c.Tokens.ExchangeCode(ctx, audatex.Code{
+		Code: code, RedirectURI: s.redirectURI(), Verifier: audatex.NewSecret(secrets.Verifier),
+	})
+	if err != nil {
+		s.c.Log.Warn("the code of a consent was not exchanged", "connection", l.Connection, "link", l.ID,
+			"outcome", audatex.OutcomeOf(err).String(), "correlation_id", audatex.CorrelationIDOf(err), "error", err)
+		s.end(l, a.ID, relay.ConsentResult{Outcome: codeOutcome(err), CorrelationID: audatex.CorrelationIDOf(err)})
+		return
+	}
+	secrets = relay.ConsentSecrets{Access: got.AccessToken.Reveal(), Refresh: got.RefreshToken.Reveal()}
+	sealed, err := s.c.Store.SealConsent(l.ID, a.ID, secrets)
+	if err != nil {
+		s.c.Log.Error("the tokens of a consent cannot be encrypted", "connection", l.Connection, "link", l.ID, "error", err)
+		s.end(l, a.ID, relay.ConsentResult{Outcome: relay.ConsentInterrupted})
+		return
+	}
+	g := granted{sealed: sealed, at: got.RefreshedAt, expires: got.ExpiresAt}
+	g.missing, g.siteScope = missingScopes(s.c.Scopes, got.Scopes, audatex.ScopeCompany)
+	kept := false
+	if !s.persist(l, "store the tokens of a consent", func(ctx context.Context) error {
+		stored, err := s.change(ctx, l.ID, func(l *relay.ConsentLink) (changed bool) {
+			kept, changed = keep(l, a.ID, a.Worker, g, time.Now().UTC())
+			return changed
+		})
+		if err == nil {
+			l = stored
+		}
+		return err
+	}) || !kept {
+		return
+	}
+	s.putToUse(l, *find(&l, a.ID), secrets)
+}
+
+// codeOutcome is what an exchange that brought no tokens comes to.
+func codeOutcome(err error) relay.ConsentOutcome {
+	switch audatex.OutcomeOf(err) {
+	case audatex.Unauthorised:
+		return relay.ConsentCode
+	case audatex.Forbidden:
+		return relay.ConsentClient
+	default:
+		return relay.ConsentVendor
+	}
+}
+
+// persist tries something until it succeeds, the link is gone, or the process ends.
+func (s *Service) persist(l relay.ConsentLink, what string, do func(context.Context) error) bool {
+	for wait := storeAgain; ; wait = min(2*wait, storeAgainMost) {
+		err := do(s.stopped)
+		switch {
+		case err == nil:
+			return true
+		case errors.Is(err, errGone):
+			s.c.Log.Error("could not "+what+": the link is gone", "connection", l.Connection, "link", l.ID)
+			return false
+		}
+		s.c.Log.Log(s.stopped, store.Level(err, slog.LevelError), "could not "+what+"; it is tried again",
+			"connection", l.Connection, "link", l.ID, "error", err)
+		select {
+		case <-s.stopped.Done():
+			return false
+		case <-time.After(wait):
+		}
+	}
+}
+
+// end stores how an attempt has ended.
+func (s *Service) end(l relay.ConsentLink, attempt string, r relay.ConsentResult) {
+	r.At = time.Now().UTC()
+	changed := false
+	if !s.persist(l, "store the end of a consent", func(ctx context.Context) error {
+		_, err := s.change(ctx, l.ID, func(l *relay.ConsentLink) bool {
+			ended := end(l, attempt, r)
+			changed = changed || ended
+			return ended
+		})
+		return err
+	}) || !changed {
+		return
+	}
+	s.ended(l, r)
+}
+
+// ended tells of a consent that has ended.
+func (s *Service) ended(l relay.ConsentLink, r relay.ConsentResult) {
+	s.c.Metrics.ended(r.Outcome)
+	s.c.Log.Info("a consent has ended", "connection", l.Connection, "link", l.ID, "outcome", string(r.Outcome),
+		"vendor_site", r.Found.SiteID, "correlation_id", r.CorrelationID)
+}
+
+// resume goes on with an attempt whose process has ended, in the background.
+func (s *Service) resume(link, attempt string) {
+	land, ok := s.board(attempt)
+	if !ok {
+		return
+	}
+	go func() {
+		defer land()
+		worker := s.worker()
+		taken := false
+		l, err := s.change(s.stopped, link, func(l *relay.ConsentLink) bool {
+			changed := takeOver(l, attempt, worker, time.Now().UTC(), s.dead)
+			taken = taken || changed
+			return changed
+		})
+		if err != nil {
+			s.c.Log.Log(s.stopped, store.Level(err, slog.LevelWarn), "a consent that another process began could not be gone on with; it is tried again",
+				"link", link, "error", err)
+			return
+		}
+		a := find(&l, attempt)
+		switch {
+		case !taken || a == nil || a.Worker != worker && a.Phase != relay.ConsentDone:
+		case a.Phase == relay.ConsentDone:
+			s.ended(l, *a.Result)
+		default:
+			secrets, err := s.c.Store.OpenConsent(l.ID, a.ID, a.Sealed)
+			if err != nil {
+				s.c.Log.Error("the tokens of a consent cannot be read", "connection", l.Connection, "link", l.ID, "error", err)
+				s.end(l, a.ID, relay.ConsentResult{Outcome: relay.ConsentInterrupted})
+				return
+			}
+			s.putToUse(l, *a, secrets)
+		}
+	}()
+}
+
+// redirectURI is where the vendor sends browsers back to.
+func (s *Service) redirectURI() string { return s.c.PublicURL + callbackPath }

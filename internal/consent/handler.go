@@ -1,0 +1,233 @@
+package consent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+// The paths that browsers use. They are all that has to be reached from outside for consents.
+const (
+	pagesPath    = "/consent/"
+	callbackPath = "/oauth/callback"
+	stylePath    = pagesPath + "style.css"
+	resultPath   = "/result" // behind a state
+)
+
+const (
+	// readBound is how long a request may take to come, and an answer to be read.
+	readBound = 30 * time.Second
+	// maxBody bounds the body of the button's form, in bytes; maxQuery the query of the way back.
+	maxBody  = 4 << 10
+	maxQuery = 16 << 10
+	// storePatience is how long a page waits for the store.
+	storePatience = 4 * time.Second
+)
+
+// Handles reports whether a path is one of the pages.
+func Handles(path string) bool { return path == callbackPath || strings.HasPrefix(path, pagesPath) }
+
+// visit is one request.
+type visit struct {
+	id   string
+	addr netip.Addr
+	now  time.Time
+	// what the log tells
+	page, link, connection string
+	err                    error
+}
+
+// ServeHTTP serves the pages.
+func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	v := &visit{id: relay.NewID(), addr: s.c.Proxies.ClientAddr(r), now: time.Now()}
+	w.Header().Set("X-Request-Id", v.id)
+	s.protect(w)
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(v.now.Add(readBound))
+	_ = control.SetWriteDeadline(v.now.Add(resultBound + readBound))
+	defer func() {
+		if fault := recover(); fault != nil {
+			if err, _ := fault.(error); errors.Is(err, http.ErrAbortHandler) {
+				panic(fault)
+			}
+			v.page, v.err = "fault", fmt.Errorf("panic: %v\n%s", fault, debug.Stack())
+			s.c.Log.ErrorContext(r.Context(), "a consent page failed", "request_id", v.id, "error", v.err)
+			s.show(w, s.pageOfTrouble())
+		}
+	}()
+	s.route(w, r, v)
+	s.log(r, v)
+}
+
+// route finds the page. The path's last part may be a secret: it is never logged.
+func (s *Service) route(w http.ResponseWriter, r *http.Request, v *visit) {
+	path, read := r.URL.Path, r.Method == http.MethodGet || r.Method == http.MethodHead
+	switch {
+	case path == stylePath && read:
+		v.page = "style"
+		serveStyle(w)
+		return
+	case !s.guards.allow(v.addr):
+		s.answer(w, v, s.pageOfHaste(time.Second))
+		return
+	case r.URL.RawQuery != "" && len(r.URL.RawQuery) > maxQuery:
+		s.answer(w, v, s.pageOfNonsense())
+		return
+	}
+	select {
+	case s.guards.places <- struct{}{}:
+	default:
+		s.answer(w, v, s.pageOfHaste(5*time.Second))
+		return
+	}
+	held := true
+	leave := func() {
+		if held {
+			held = false
+			<-s.guards.places
+		}
+	}
+	defer leave()
+	credential, ofResult := strings.CutSuffix(strings.TrimPrefix(path, pagesPath), resultPath)
+	switch {
+	case path == callbackPath && read:
+		s.callback(w, r, v)
+	case path == callbackPath:
+		s.notAllowed(w, v, "GET, HEAD")
+	case strings.Contains(credential, "/"):
+		s.answer(w, v, s.pageOfUnknown())
+	case ofResult && read:
+		leave() // it waits in a place of its own kind
+		s.result(w, r, v, credential)
+	case ofResult:
+		s.notAllowed(w, v, "GET, HEAD")
+	case read:
+		s.open(w, r, v, credential)
+	case r.Method == http.MethodPost:
+		s.press(w, r, v, credential)
+	default:
+		s.notAllowed(w, v, "GET, HEAD, POST")
+	}
+}
+
+func (s *Service) notAllowed(w http.ResponseWriter, v *visit, allow string) {
+	w.Header().Set("Allow", allow)
+	p := s.pageOfNonsense()
+	p.Status = http.StatusMethodNotAllowed
+	s.answer(w, v, p)
+}
+
+// answer sends a page and notes which it was.
+func (s *Service) answer(w http.ResponseWriter, v *visit, p page) {
+	v.page = p.Name
+	if p.Reference == "" {
+		p.Reference = v.id
+	}
+	s.show(w, p)
+}
+
+// refuse answers for a token or a state that there is not. A network that goes on guessing is told to wait.
+func (s *Service) refuse(w http.ResponseWriter, r *http.Request, v *visit, p page) {
+	f := s.guards.guesses.Failed(v.addr, v.now)
+	if f.Tell {
+		s.c.Log.WarnContext(r.Context(), "a consent page was asked for that there is not", "remote", v.addr.String(),
+			"more_since_last_line", f.More, "more_of_others", f.Others, "request_id", v.id)
+	}
+	if f.Slowed {
+		w.Header().Set("Connection", "close")
+		p = s.pageOfHaste(f.RetryAfter)
+	}
+	s.answer(w, v, p)
+}
+
+// trouble answers where the store cannot be asked.
+func (s *Service) trouble(w http.ResponseWriter, v *visit, err error) {
+	v.err = err
+	s.answer(w, v, s.pageOfTrouble())
+}
+
+// admitted loads the link that a credential opens; false if the request has been answered.
+func (s *Service) admitted(w http.ResponseWriter, r *http.Request, v *visit, text string) (l relay.ConsentLink, c credential, ok bool) {
+	c, ok = readCredential(text)
+	if !ok {
+		s.refuse(w, r, v, s.pageOfUnknown())
+		return l, c, false
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), storePatience)
+	defer cancel()
+	l, _, err := s.load(ctx, c.link)
+	switch {
+	case errors.Is(err, errGone), err == nil && c.token != "" && !matches(l.TokenHash, c.token),
+		err == nil && c.attempt != "" && find(&l, c.attempt) == nil:
+		s.refuse(w, r, v, s.pageOfUnknown())
+		return l, c, false
+	case err != nil:
+		s.trouble(w, v, err)
+		return l, c, false
+	}
+	v.link, v.connection = l.ID, l.Connection
+	return l, c, true
+}
+
+// log writes the access line, without anything that opens something.
+func (s *Service) log(r *http.Request, v *visit) {
+	level := slog.LevelInfo
+	if v.page == "style" {
+		level = slog.LevelDebug
+	}
+	attrs := []slog.Attr{
+		slog.String("method", r.Method), slog.String("page", v.page), slog.Duration("duration", time.Since(v.now).Round(time.Microsecond)),
+		slog.String("request_id", v.id), slog.String("remote", v.addr.String()),
+	}
+	if v.link != "" {
+		attrs = append(attrs, slog.String("link", v.link), slog.String("connection", v.connection))
+	}
+	if v.err != nil {
+		attrs = append(attrs, slog.String("error", v.err.Error()))
+		level = max(level, slog.LevelWarn)
+	}
+	s.c.Log.LogAttrs(r.Context(), level, "consent page", attrs...)
+}
+
+// cookieName is that of an attempt's cookie. With the prefix browsers take it from this very host and by TLS only.
+func (s *Service) cookieName(attempt string) string {
+	name := "consent-" + attempt[:16]
+	if s.secure() {
+		return "__Host-" + name
+	}
+	return name
+}
+
+func (s *Service) secure() bool { return s.public == nil || s.public.Scheme == "https" }
+
+// sameBrowser reports whether a request comes from the browser in which an attempt was begun.
+func (s *Service) sameBrowser(r *http.Request, a relay.ConsentAttempt) bool {
+	for _, c := range r.CookiesNamed(s.cookieName(a.ID)) {
+		if matches(a.Cookie, c.Value) {
+			return true
+		}
+	}
+	return false
+}
+
+// fromOurPage reports whether a POST was sent by the button of one of these pages. Browsers say so by Sec-Fetch-Site. Those
+// that do not are judged by Origin, which they leave out or send as null since the page sends no referrer.
+func (s *Service) fromOurPage(r *http.Request) bool {
+	if site := r.Header.Values("Sec-Fetch-Site"); len(site) > 0 {
+		return len(site) == 1 && site[0] == "same-origin"
+	}
+	for _, origin := range r.Header.Values("Origin") {
+		if origin != "null" && (s.public == nil || origin != OriginOf(s.public)) {
+			return false
+		}
+	}
+	return r.Header.Get("Origin") != "" || r.Header.Get("Referer") == ""
+}

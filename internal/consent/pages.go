@@ -1,0 +1,124 @@
+package consent
+
+import (
+	"bytes"
+	_ "embed" // the page and its style
+	"html/template"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+//go:embed page.html
+var pageText string
+
+//go:embed style.css
+var styleText []byte
+
+var pageTemplate = template.Must(template.New("page").Parse(pageText))
+
+// page is one page. What its texts are, texts.go says.
+type page struct {
+	Status int
+	// Name is what the log calls the page.
+	Name  string
+	Title string
+	Tone  string // good, bad, warn or plain
+	Text  []string
+	Facts []fact
+	Lists []list
+	// Notice is told right before the button.
+	Notice string
+	Button *button
+	Next   []string
+	Links  []link
+	// Reference is what somebody who asks for help can name.
+	Reference  string
+	RetryAfter time.Duration
+
+	Style, Host string // set when it is shown
+}
+
+type fact struct{ Name, Value string }
+
+type list struct {
+	Title string
+	Items []string
+}
+
+// button is a form that has nothing but a button.
+type button struct {
+	Text, Action string
+	Off          bool
+}
+
+type link struct {
+	Text, Address string
+	Main          bool
+}
+
+// policy is the pages' Content-Security-Policy. The origin of the vendor's page must be in form-action: browsers hold a
+// redirect that a form leads to against it.
+func (s *Service) policy() string {
+	forms := strings.TrimSpace("'self' " + s.vendor)
+	return "default-src 'none'; style-src 'self'; form-action " + forms + "; base-uri 'none'; frame-ancestors 'none'"
+}
+
+// show sends a page.
+func (s *Service) show(w http.ResponseWriter, p page) {
+	p.Style = s.path(stylePath)
+	if s.public != nil {
+		p.Host = s.public.Host
+	}
+	var body bytes.Buffer
+	if err := pageTemplate.Execute(&body, p); err != nil { // the template and its data are ours
+		http.Error(w, "The page cannot be shown.", http.StatusInternalServerError)
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	if p.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(int((p.RetryAfter+time.Second-1)/time.Second)))
+	}
+	w.WriteHeader(p.Status)
+	_, _ = w.Write(body.Bytes()) // whoever asked is gone
+}
+
+// path is a path below the public address, as a browser sees it.
+func (s *Service) path(p string) string {
+	if s.public == nil {
+		return p
+	}
+	return s.public.EscapedPath() + p
+}
+
+// Starting serves the pages' addresses while the relay starts: everything is to be asked again.
+func Starting(publicURL string) http.Handler {
+	s := &Service{c: Config{PublicURL: publicURL}}
+	_ = s.setPublicURL() // an address that is none leaves no trace on the page
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.protect(w)
+		if r.URL.Path == stylePath {
+			serveStyle(w)
+			return
+		}
+		s.show(w, s.pageOfStarting())
+	})
+}
+
+func serveStyle(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "text/css; charset=utf-8")
+	w.Header().Set("Cache-Control", "public, max-age=3600")
+	_, _ = w.Write(styleText)
+}
+
+// protect sets the headers that every answer has.
+func (s *Service) protect(w http.ResponseWriter) {
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Robots-Tag", "noindex, nofollow")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Content-Security-Policy", s.policy())
+}

@@ -1,0 +1,361 @@
+package consent
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+// All texts of the pages are in this file.
+
+const (
+	textAskAgain  = "Ask whoever sent you the link for a new one."
+	textTell      = "Tell whoever sent you the link, and name the reference below."
+	textUnchanged = "Nothing has been changed."
+	textAgain     = "Start again"
+	textButton    = "Continue to Audatex"
+	textCloseIt   = "You can close this page."
+)
+
+// maxShownSites bounds the sites that a page lists.
+const maxShownSites = 10
+
+// whenText writes a time for people in any zone.
+func whenText(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04") + " UTC" }
+
+// scopeText is a scope in plain words.
+func scopeText(scope string) string {
+	switch strings.ToLower(scope) {
+	case "bms.basic":
+		return "Be told when something happens to your orders, and look up assessments by their number (" + scope + ")"
+	case "bms.partsorders", "bms.partorders":
+		return "Read your parts orders: the parts, prices, status and delivery dates (" + scope + ")"
+	case "referencedata.company":
+		return "See which site and company you belong to, so that the right site is connected (" + scope + ")"
+	}
+	return "What Audatex calls " + scope
+}
+
+// siteTexts are a connection's sites as people know them.
+func siteTexts(c relay.Connection) []string {
+	var texts []string
+	for _, id := range slices.Sorted(maps.Keys(c.Sites)) {
+		texts = append(texts, fmt.Sprintf("%s (Audatex site %s)", c.Sites[id], id))
+	}
+	if c.Site != "" && !slices.Contains(slices.Collect(maps.Values(c.Sites)), c.Site) {
+		texts = append([]string{c.Site}, texts...)
+	}
+	if more := len(texts) - maxShownSites; more > 1 {
+		texts = append(texts[:maxShownSites], fmt.Sprintf("and %d more", more))
+	}
+	return texts
+}
+
+// expectedText names the vendor's sites that a connection is for.
+func expectedText(c relay.Connection) string {
+	ids := slices.Sorted(maps.Keys(c.Sites))
+	if more := len(ids) - maxShownSites; more > 1 {
+		ids = append(ids[:maxShownSites], fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(ids, ", ")
+}
+
+func (s *Service) host() string {
+	if s.public == nil {
+		return "this address"
+	}
+	return s.public.Host
+}
+
+// connectionFacts say which connection a page is about.
+func connectionFacts(c relay.Connection) []fact {
+	covers := map[relay.Level]string{
+		relay.LevelSite: "one site", relay.LevelCompany: "every site of the company", relay.LevelUser: "one user",
+	}[c.Level]
+	return []fact{
+		{"Site", strings.Join(siteTexts(c), ", ")}, {"Connection", c.ID}, {"Consent covers", covers},
+	}
+}
+
+// pageOfConsent asks for consent; paused is until when the vendor has asked for quiet.
+func (s *Service) pageOfConsent(l relay.ConsentLink, c relay.Connection, credential string, paused time.Time) page {
+	scopes := make([]string, len(s.c.Scopes))
+	for i, scope := range s.c.Scopes {
+		scopes[i] = scopeText(scope)
+	}
+	p := page{
+		Status: http.StatusOK, Name: "consent", Title: "Allow access to your parts orders at Audatex", Tone: "plain",
+		Text: []string{
+			"The Audatex relay at " + s.host() + " asks for your consent. With it your business system is told what becomes of the parts orders that you place in Audatex.",
+		},
+		Facts: append([]fact{{"Who asks", "Audatex relay at " + s.host()}, {"Known to Audatex as", s.c.ClientID}}, connectionFacts(c)...),
+		Lists: []list{
+			{"What it will be allowed to do", scopes},
+			{"What happens next", []string{
+				"Audatex's own page opens and asks for your Company Code, User Name and Password. They are typed in there; the relay never sees them.",
+				"Log in as a user of the site named above, and allow the access.",
+				"Audatex then brings you back here, and you are told whether it worked. You have 30 minutes.",
+			}},
+		},
+		Button:    &button{Text: textButton, Action: s.path(pagesPath + credential)},
+		Next:      []string{"If you did not expect this, close the page: nothing happens without the button.", "The link can be used until " + whenText(l.ExpiresAt) + "."},
+		Reference: l.ID,
+	}
+	if !paused.IsZero() {
+		p.Button.Off = true
+		p.Notice = "Audatex has asked this relay to wait until " + whenText(paused.Add(time.Minute-1).Truncate(time.Minute)) +
+			". Open the link again after that time; the button works then."
+	}
+	return p
+}
+
+// pageOfClosedLink says why a link cannot be used any more.
+func (s *Service) pageOfClosedLink(l relay.ConsentLink, state relay.ConsentLinkState) page {
+	p := page{Status: http.StatusGone, Tone: "warn", Next: []string{textAskAgain}, Reference: l.ID}
+	switch state {
+	case relay.ConsentLinkUsed:
+		p.Name, p.Tone, p.Title = "used", "good", "This link has been used: consent was given"
+		p.Text = []string{"Consent for the connection " + l.Connection + " was given by this link. It works once."}
+		if l.UsedAt != nil {
+			p.Text = []string{"Consent for the connection " + l.Connection + " was given by this link on " + whenText(*l.UsedAt) + ". It works once."}
+		}
+		p.Next = []string{"There is nothing left to do. " + textCloseIt, "If consent has to be given again, ask whoever sent you the link for a new one."}
+	case relay.ConsentLinkExpired:
+		p.Name, p.Title = "expired", "This link has expired"
+		p.Text = []string{"It could be used until " + whenText(l.ExpiresAt) + "."}
+	case relay.ConsentLinkWithdrawn, relay.ConsentLinkOpen:
+		p.Name, p.Title = "withdrawn", "This link is no longer valid"
+		p.Text = []string{"It was withdrawn, or the connection it was made for was removed."}
+	}
+	return p
+}
+
+func (s *Service) pageOfUnknown() page {
+	return page{
+		Status: http.StatusNotFound, Name: "unknown", Title: "This link is not known", Tone: "warn",
+		Text: []string{"The address is not complete, or the link was made too long ago."},
+		Next: []string{"Open the link from the message again, or copy the whole of it: some programs break long addresses.", textAskAgain},
+	}
+}
+
+func (s *Service) pageOfNeverSeen() page {
+	return page{
+		Status: http.StatusNotFound, Name: "never-seen", Title: "Nobody here has asked Audatex for this", Tone: "warn",
+		Text: []string{"Audatex sent you to this relay with an answer to a question that the relay has not asked, or has forgotten. " + textUnchanged},
+		Next: []string{"Open the link from the message that you got, and begin there.", textAskAgain},
+	}
+}
+
+// againLink lets somebody begin once more, where the link can still be used.
+func (s *Service) againLink(l relay.ConsentLink, state string, now time.Time) (links []link, next []string) {
+	if l.State(now) != relay.ConsentLinkOpen {
+		return nil, []string{textAskAgain}
+	}
+	return []link{{Text: textAgain, Address: s.path(pagesPath + state), Main: true}}, nil
+}
+
+func (s *Service) pageOfOtherBrowser(l relay.ConsentLink, state string, now time.Time) page {
+	if l.State(now) == relay.ConsentLinkUsed {
+		return s.pageOfClosedLink(l, relay.ConsentLinkUsed)
+	}
+	p := page{
+		Status: http.StatusForbidden, Name: "other-browser", Title: "This was begun in another browser", Tone: "warn",
+		Text: []string{
+			"The way back from Audatex must end in the browser in which it began, within 30 minutes and with cookies allowed. " +
+				"This one does not know of it. " + textUnchanged,
+		},
+		Next:      []string{"Go on in the browser in which you pressed the button, or start again in this one.", "If it happens again, allow cookies for " + s.host() + "."},
+		Reference: l.ID,
+	}
+	links, next := s.againLink(l, state, now)
+	p.Links, p.Next = links, append(p.Next, next...)
+	return p
+}
+
+func (s *Service) pageOfLate(l relay.ConsentLink, state string, now time.Time) page {
+	p := page{
+		Status: http.StatusGone, Name: "late", Title: "That took too long", Tone: "warn",
+		Text:      []string{"More than 30 minutes have passed since you pressed the button, or you have pressed it several times since. " + textUnchanged},
+		Reference: l.ID,
+	}
+	p.Links, p.Next = s.againLink(l, state, now)
+	return p
+}
+
+func (s *Service) pageOfNoCode(l relay.ConsentLink, state string, now time.Time) page {
+	p := page{
+		Status: http.StatusBadRequest, Name: "no-code", Title: "The answer from Audatex is not complete", Tone: "bad",
+		Text:      []string{"Audatex sent you back without saying whether you allowed the access. " + textUnchanged},
+		Reference: l.ID,
+	}
+	p.Links, p.Next = s.againLink(l, state, now)
+	return p
+}
+
+// pageOfWaiting says that a consent is still under way; again is where to look again, "" for this very address.
+func (s *Service) pageOfWaiting(l relay.ConsentLink, again string) page {
+	return page{
+		Status: http.StatusOK, Name: "waiting", Title: "This is taking longer than usual", Tone: "plain",
+		Text:      []string{"Audatex has not answered yet. Your consent is not lost: the relay goes on by itself."},
+		Next:      []string{"Wait a moment, then look again."},
+		Links:     []link{{Text: "Look again", Address: again, Main: true}},
+		Reference: l.ID,
+	}
+}
+
+// pageOfForeignButton is for a press of a button that was not on one of these pages.
+func (s *Service) pageOfForeignButton(credential string) page {
+	return page{
+		Status: http.StatusForbidden, Name: "foreign-button", Title: "Please press the button on the relay's own page", Tone: "warn",
+		Text:  []string{"The request did not come from this relay's page, so nothing was begun."},
+		Links: []link{{Text: "Open the page", Address: s.path(pagesPath + credential), Main: true}},
+	}
+}
+
+func (s *Service) pageOfNonsense() page {
+	return page{
+		Status: http.StatusBadRequest, Name: "nonsense", Title: "This cannot be understood", Tone: "warn",
+		Text: []string{"The request is not one that this page takes. " + textUnchanged},
+		Next: []string{"Open the link from the message that you got."},
+	}
+}
+
+func (s *Service) pageOfHaste(wait time.Duration) page {
+	return page{
+		Status: http.StatusTooManyRequests, Name: "haste", Title: "Too many requests", Tone: "warn", RetryAfter: wait,
+		Text: []string{"Too many requests have come from your network. " + textUnchanged},
+		Next: []string{"Wait a minute, then load the page again."},
+	}
+}
+
+func (s *Service) pageOfTrouble() page {
+	return page{
+		Status: http.StatusServiceUnavailable, Name: "trouble", Title: "The relay cannot do this right now", Tone: "bad", RetryAfter: 5 * time.Second,
+		Text: []string{"Its store does not answer. Nothing is lost: what you have done so far is kept."},
+		Next: []string{"Load this page again in a few seconds.", "If that does not help within a minute, open the link from the message again."},
+	}
+}
+
+func (s *Service) pageOfStarting() page {
+	return page{
+		Status: http.StatusServiceUnavailable, Name: "starting", Title: "The relay is starting", Tone: "plain", RetryAfter: 5 * time.Second,
+		Text: []string{"It takes a few seconds. Nothing that you have done so far is lost."},
+		Next: []string{"Load this page again in a moment."},
+	}
+}
+
+// foundFacts say who has consented.
+func foundFacts(f relay.ConsentFound) []fact {
+	var facts []fact
+	for _, one := range []fact{{"Audatex site", f.SiteID}, {"Company code", f.CompanyCode}, {"Terminal", f.TerminalID}, {"Audatex says you are", f.Account}} {
+		if one.Value != "" {
+			facts = append(facts, one)
+		}
+	}
+	return facts
+}
+
+// pageOfResult says how a consent has ended, and what to do next.
+func (s *Service) pageOfResult(l relay.ConsentLink, c relay.Connection, r relay.ConsentResult, state string, now time.Time) page {
+	p := page{Status: http.StatusOK, Name: "result-" + string(r.Outcome), Tone: "bad", Reference: l.ID}
+	if r.CorrelationID != "" {
+		p.Reference += " · Audatex " + r.CorrelationID
+	}
+	again := true
+	switch r.Outcome {
+	case relay.ConsentConnected:
+		p.Tone, again = "good", false
+		p.Title = "Connected: " + strings.Join(siteTexts(c), ", ")
+		p.Text = []string{"Your consent has arrived, and Audatex has confirmed it."}
+		if r.Found.SiteID == "" {
+			p.Text = append(p.Text, "Which site you belong to was not checked, as this relay may not ask Audatex for that.")
+		}
+		p.Facts = append(connectionFacts(c), foundFacts(r.Found)...)
+		p.Next = []string{"There is nothing left to do. " + textCloseIt}
+	case relay.ConsentUnchecked:
+		p.Tone, again = "good", false
+		p.Title = "Connected: " + strings.Join(siteTexts(c), ", ")
+		p.Text = []string{
+			"Your consent has arrived and is in use.",
+			"Audatex could not be asked for a confirmation just now, so it was not checked which site you belong to.",
+		}
+		p.Facts = append(connectionFacts(c), foundFacts(r.Found)...)
+		p.Next = []string{
+			"Make sure that you logged in as a user of the site named above. If not, ask for a new link.",
+			"Otherwise there is nothing left to do. " + textCloseIt,
+		}
+	case relay.ConsentAlready:
+		p.Tone, again = "good", false
+		p.Title = "Consent had been given already"
+		p.Text = []string{"Another window or link was faster: the connection " + l.Connection + " has its consent. This one was not needed."}
+		p.Next = []string{"There is nothing left to do. " + textCloseIt}
+	case relay.ConsentDenied:
+		p.Tone, p.Title = "warn", "You did not allow the access"
+		p.Text = []string{"Audatex says that the access was not allowed. " + textUnchanged}
+		p.Next = []string{"If that was a mistake, start again and choose to allow it.", "If you do not want it, close this page."}
+	case relay.ConsentWrongSite:
+		p.Title = "You logged in for another site"
+		p.Text = []string{
+			fmt.Sprintf("This connection is for the Audatex site %s, but the user you logged in as belongs to the Audatex site %s.", expectedText(c), r.Found.SiteID),
+			textUnchanged,
+		}
+		p.Facts = append([]fact{{"Expected Audatex site", expectedText(c)}}, foundFacts(r.Found)...)
+		p.Next = []string{
+			"Start again and log in as a user of the expected site. If Audatex does not ask who you are, log out there first.",
+			"If the site you logged in for is the right one, tell whoever sent you the link: its number may be wrong there.",
+		}
+	case relay.ConsentScopeMissing:
+		p.Title = "The consent does not cover what is needed"
+		p.Text = []string{"Audatex did not grant everything that was asked for, or your user may not grant it. " + textUnchanged}
+		for _, a := range l.Attempts {
+			if attemptID(state) == a.ID && len(a.ScopesMissing) > 0 {
+				missing := make([]string, len(a.ScopesMissing))
+				for i, scope := range a.ScopesMissing {
+					missing[i] = scopeText(scope)
+				}
+				p.Lists = []list{{"What is missing", missing}}
+			}
+		}
+		p.Next = []string{"Start again with a user who may read parts orders, and allow everything.", textTell}
+	case relay.ConsentClient:
+		p.Title, again = "Audatex does not accept this relay", false
+		p.Text = []string{"Audatex refuses the relay's own registration, not you. It does not help to try again before the operator has looked at it. " + textUnchanged}
+		p.Next = []string{
+			textTell,
+			"The operator compares client id, client secret, scopes and redirect address (" + s.redirectURI() + ") with what Audatex has registered.",
+		}
+	case relay.ConsentCode:
+		p.Tone, p.Title = "warn", "Audatex no longer accepts this answer"
+		p.Text = []string{"What Audatex sent you back with is good for about a minute and for one use, and that was over. " + textUnchanged}
+		p.Next = []string{"Start again; it usually works the second time."}
+	case relay.ConsentToken:
+		p.Title = "Audatex does not accept its own answer"
+		p.Text = []string{"Audatex has given access and then refused it at the first use. " + textUnchanged}
+		p.Next = []string{"Start again in a few minutes.", "If it happens again: " + textTell}
+	case relay.ConsentVendor:
+		p.Title = "Audatex did not answer"
+		p.Text = []string{"Audatex gave no answer that can be used. " + textUnchanged}
+		p.Next = []string{"Start again in a few minutes.", "If it happens again: " + textTell}
+	case relay.ConsentInterrupted:
+		p.Tone, p.Title = "warn", "The relay was interrupted"
+		p.Text = []string{"The relay stopped at the moment in which it exchanged your consent, so it was not received. " + textUnchanged}
+		p.Next = []string{"Start again; you may have to log in once more."}
+	case relay.ConsentWithdrawn, relay.ConsentGone:
+		p.Tone, p.Title, again = "warn", "This link is no longer valid", false
+		p.Text = []string{"It was withdrawn, or the connection it was made for was removed, while you were at Audatex. " + textUnchanged}
+		p.Next = []string{textAskAgain}
+	}
+	if again {
+		links, next := s.againLink(l, state, now)
+		p.Links, p.Next = links, append(p.Next, next...)
+	}
+	if l.ReturnURL != "" && s.CheckReturnURL(l.ReturnURL) == nil {
+		p.Links = append(p.Links, link{Text: "Back to your application", Address: l.ReturnURL})
+	}
+	return p
+}

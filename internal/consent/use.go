@@ -1,0 +1,196 @@
+package consent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// checkBound is how long asking the vendor who consented may take: somebody waits for it before a page.
+const checkBound = 25 * time.Second
+
+// putToUse goes on with an attempt whose tokens are stored: it asks the vendor who consented, has the tokens replace the
+// connection's, and ends the attempt. Every step may be taken twice, also by two processes at once.
+func (s *Service) putToUse(l relay.ConsentLink, a relay.ConsentAttempt, secrets relay.ConsentSecrets) {
+	var (
+		c      relay.Connection
+		placed bool
+		result relay.ConsentResult
+	)
+	if !s.persist(l, "read the connection of a consent", func(ctx context.Context) (err error) {
+		if c, err = s.connection(ctx, l); errors.Is(err, store.ErrNotFound) {
+			result.Outcome, err = relay.ConsentGone, nil
+		}
+		if err == nil && result.Outcome == "" {
+			placed, err = s.isPlaced(ctx, l.Connection, a.ID)
+		}
+		return err
+	}) {
+		return
+	}
+	switch {
+	case result.Outcome != "":
+	case l.WithdrawnAt != nil && !placed:
+		result.Outcome = relay.ConsentWithdrawn
+	case len(a.ScopesMissing) > 0 && !placed:
+		result.Outcome = relay.ConsentScopeMissing
+	default:
+		result = s.check(c, l, a, audatex.NewSecret(secrets.Access))
+		if placed && !result.Outcome.Succeeded() { // it was decided before the process ended that began it
+			result.Outcome = relay.ConsentUnchecked
+		}
+	}
+	if result.Outcome.Succeeded() && !s.persist(l, "put the tokens of a consent to use", func(ctx context.Context) error {
+		outcome, err := s.place(ctx, l, a, secrets, result)
+		if err == nil {
+			result.Outcome = outcome
+		}
+		return err
+	}) {
+		return
+	}
+	s.end(l, a.ID, result)
+}
+
+// connection reads the connection of a link; store.ErrNotFound if it was removed, also if another was made under its id.
+func (s *Service) connection(ctx context.Context, l relay.ConsentLink) (relay.Connection, error) {
+	there := s.c.Store.Connections.Current(ctx, []string{l.Connection})[0]
+	if there.Err == nil && (there.Deleted || there.Value.Generation != l.Generation) {
+		there.Err = fmt.Errorf("read connection %s: %w", l.Connection, store.ErrNotFound)
+	}
+	return there.Value, there.Err
+}
+
+// isPlaced reports whether a connection's tokens came of an attempt.
+func (s *Service) isPlaced(ctx context.Context, connection, attempt string) (bool, error) {
+	rec, _, err := s.c.Store.Tokens.Token(ctx, connection)
+	if errors.Is(err, audatex.ErrNoToken) {
+		return false, nil
+	}
+	return rec.ConsentID == attempt, err
+}
+
+// check asks the vendor who the token is, and where the consent covers it, which site and company. What cannot be asked now
+// does not keep the tokens from being used.
+func (s *Service) check(c relay.Connection, l relay.ConsentLink, a relay.ConsentAttempt, token audatex.Secret) relay.ConsentResult {
+	if token.Empty() { // only the refresh token could be read
+		return relay.ConsentResult{Outcome: relay.ConsentUnchecked}
+	}
+	ctx, cancel := context.WithTimeout(s.stopped, checkBound)
+	defer cancel()
+	who, err := s.c.Client.Whoami(ctx, token)
+	result := relay.ConsentResult{Outcome: relay.ConsentConnected, CorrelationID: audatex.CorrelationIDOf(err)}
+	result.Found.Account = shorten(who, maxAccount)
+	if err != nil {
+		s.c.Log.Warn("the vendor could not be asked who has consented", "connection", c.ID, "outcome", audatex.OutcomeOf(err).String(), "error", err)
+	}
+	switch audatex.OutcomeOf(err) {
+	case audatex.Done:
+	case audatex.Unauthorised:
+		result.Outcome = relay.ConsentToken
+		return result
+	case audatex.Forbidden:
+		result.Outcome = relay.ConsentScopeMissing
+		return result
+	default:
+		result.Outcome = relay.ConsentUnchecked
+	}
+	if !a.SiteScope {
+		return result
+	}
+	me, err := s.c.Client.Me(ctx, token)
+	if err != nil {
+		s.c.Log.Warn("the vendor could not be asked which site has consented", "connection", c.ID, "outcome", audatex.OutcomeOf(err).String(), "error", err)
+		return result
+	}
+	result.Found.SiteID, result.Found.CompanyCode, result.Found.TerminalID = me.SiteID, me.CompanyCode, me.TerminalID
+	if !expected(c, me.SiteID) && !l.Force {
+		result.Outcome = relay.ConsentWrongSite
+	}
+	return result
+}
+
+// maxAccount bounds, in characters, what is kept of the vendor's words for who a token is.
+const maxAccount = 100
+
+// shorten makes a foreign text fit for a page and a log line.
+func shorten(text string, most int) string {
+	text = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, ""))
+	if runes := []rune(text); len(runes) > most {
+		text = string(runes[:most])
+	}
+	return strings.TrimSpace(text)
+}
+
+// place has an attempt's tokens replace those of the connection, whatever is being done with the ones before, and notes the
+// consent with the connection, which wakes its owner. Tokens of a later consent stay.
+func (s *Service) place(ctx context.Context, l relay.ConsentLink, a relay.ConsentAttempt, secrets relay.ConsentSecrets, r relay.ConsentResult) (relay.ConsentOutcome, error) {
+	var revision uint64
+	for {
+		rec, at, err := s.c.Store.Tokens.Token(ctx, l.Connection)
+		if err != nil && !errors.Is(err, audatex.ErrNoToken) {
+			return "", err
+		}
+		own := err == nil && rec.Generation == l.Generation
+		if own && rec.ConsentID == a.ID {
+			break
+		}
+		if own && rec.ConsentAt.After(a.GrantedAt) {
+			return relay.ConsentAlready, nil
+		}
+		next := audatex.TokenRecord{
+			AccessToken: audatex.NewSecret(secrets.Access), RefreshToken: audatex.NewSecret(secrets.Refresh),
+			RefreshedAt: a.GrantedAt, ExpiresAt: a.TokenExpiresAt, ConsentID: a.ID, ConsentAt: a.GrantedAt,
+			Epoch: rec.Epoch, Generation: l.Generation,
+		}
+		revision, err = s.c.Store.Tokens.SaveToken(ctx, l.Connection, next, at)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, audatex.ErrConflict) {
+			return "", err
+		}
+	}
+	switch err := s.note(ctx, l, a, r); {
+	case errors.Is(err, store.ErrNotFound): // removed at this moment: what was put for it goes as well
+		if revision > 0 {
+			_ = s.c.Store.Tokens.DeleteAt(ctx, l.Connection, revision)
+		}
+		return relay.ConsentGone, nil
+	case err != nil:
+		return "", err
+	}
+	return r.Outcome, nil
+}
+
+// note writes into the connection which consent its tokens came of.
+func (s *Service) note(ctx context.Context, l relay.ConsentLink, a relay.ConsentAttempt, r relay.ConsentResult) error {
+	for {
+		there := s.c.Store.Connections.Current(ctx, []string{l.Connection})[0]
+		if there.Err != nil {
+			return there.Err
+		}
+		c := there.Value
+		if there.Deleted || c.Generation != l.Generation {
+			return fmt.Errorf("note a consent of connection %s: %w", l.Connection, store.ErrNotFound)
+		}
+		if c.Consent != nil && (c.Consent.ID == a.ID || c.Consent.At.After(a.GrantedAt)) {
+			return nil
+		}
+		c.Consent = &relay.Consent{ID: a.ID, At: a.GrantedAt, Checked: r.Outcome == relay.ConsentConnected, ConsentFound: r.Found}
+		if _, err := s.c.Store.Connections.Update(ctx, c.ID, c, there.Revision); !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+	}
+}

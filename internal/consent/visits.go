@@ -1,0 +1,328 @@
+package consent
+
+import (
+	"context"
+	"errors"
+	"mime"
+	"net/http"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+const (
+	// openedAgain is how long a link counts as opened once: not every request for its page is written down.
+	openedAgain = time.Minute
+	// resultBound is how long a request waits for a consent to end before it says that it is still under way.
+	resultBound = 20 * time.Second
+	// lookFirst to lookMost is how often it looks.
+	lookFirst = 50 * time.Millisecond
+	lookMost  = time.Second
+)
+
+// open is GET of a link: it shows who asks for what, and spends nothing.
+func (s *Service) open(w http.ResponseWriter, r *http.Request, v *visit, text string) {
+	l, _, ok := s.admitted(w, r, v, text)
+	if !ok {
+		return
+	}
+	if r.Method == http.MethodGet {
+		s.opened(r.Context(), l, v.now.UTC())
+	}
+	c, refused, err := s.usable(r.Context(), l, v.now)
+	switch {
+	case err != nil:
+		s.trouble(w, v, err)
+	case refused != nil:
+		s.answer(w, v, *refused)
+	default:
+		s.answer(w, v, s.pageOfConsent(l, c, text, s.pausedUntil(v.now)))
+	}
+}
+
+// opened notes when a link was last opened. Where that cannot be written the page is shown all the same.
+func (s *Service) opened(ctx context.Context, l relay.ConsentLink, now time.Time) {
+	if l.LastOpenedAt != nil && now.Sub(*l.LastOpenedAt) < openedAgain {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	_, _ = s.change(ctx, l.ID, func(l *relay.ConsentLink) bool {
+		if l.LastOpenedAt != nil && now.Sub(*l.LastOpenedAt) < openedAgain {
+			return false
+		}
+		l.LastOpenedAt = &now
+		return true
+	})
+}
+
+// usable returns the connection of a link that can be used, or the page that says why it cannot.
+func (s *Service) usable(ctx context.Context, l relay.ConsentLink, now time.Time) (relay.Connection, *page, error) {
+	if state := l.State(now); state != relay.ConsentLinkOpen {
+		p := s.pageOfClosedLink(l, state)
+		return relay.Connection{}, &p, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, storePatience)
+	defer cancel()
+	c, err := s.connection(ctx, l)
+	if errors.Is(err, store.ErrNotFound) {
+		p := s.pageOfClosedLink(l, relay.ConsentLinkWithdrawn)
+		return c, &p, nil
+	}
+	return c, nil, err
+}
+
+// pausedUntil is until when the vendor has asked for quiet, zero if it has not.
+func (s *Service) pausedUntil(now time.Time) time.Time {
+	if until := s.c.Budget.BlockedUntil(); until.After(now) {
+		return until
+	}
+	return time.Time{}
+}
+
+// press is the button: it begins a consent and sends the browser to the vendor.
+func (s *Service) press(w http.ResponseWriter, r *http.Request, v *visit, text string) {
+	l, cred, ok := s.admitted(w, r, v, text)
+	if !ok {
+		return
+	}
+	if !s.fromOurPage(r) || !s.readForm(w, r) {
+		s.answer(w, v, s.pageOfForeignButton(text))
+		return
+	}
+	c, refused, err := s.usable(r.Context(), l, v.now)
+	until := s.pausedUntil(v.now)
+	switch {
+	case err != nil:
+		s.trouble(w, v, err)
+		return
+	case refused != nil:
+		s.answer(w, v, *refused)
+		return
+	case !until.IsZero():
+		p := s.pageOfConsent(l, c, text, until)
+		p.Status, p.RetryAfter = http.StatusServiceUnavailable, until.Sub(v.now)
+		s.answer(w, v, p)
+		return
+	}
+	state, cookie, verifier := newState(l.ID), newSecret(), ""
+	if s.c.PKCE {
+		verifier = newSecret()
+	}
+	a := relay.ConsentAttempt{ID: attemptID(state), Cookie: hashOf(cookie), StartedAt: v.now.UTC(), Phase: relay.ConsentStarted}
+	a.Sealed, err = s.c.Store.SealConsent(l.ID, a.ID, relay.ConsentSecrets{Verifier: verifier})
+	began := false
+	if err == nil {
+		l, err = s.change(r.Context(), l.ID, func(l *relay.ConsentLink) bool {
+			began = l.State(v.now) == relay.ConsentLinkOpen && (cred.attempt == "" || find(l, cred.attempt) != nil)
+			return began && begin(l, a, v.now.UTC())
+		})
+	}
+	switch {
+	case err != nil:
+		s.trouble(w, v, err)
+		return
+	case !began:
+		s.answer(w, v, s.pageOfClosedLink(l, l.State(v.now)))
+		return
+	}
+	http.SetCookie(w, &http.Cookie{
+		Name: s.cookieName(a.ID), Value: cookie, Path: "/", MaxAge: int(relay.ConsentAttemptLife / time.Second), HttpOnly: true,
+		Secure: s.secure(), SameSite: http.SameSiteLaxMode,
+	})
+	v.page = "begin"
+	w.Header().Set("Location", s.consentURL(state, verifier))
+	w.WriteHeader(http.StatusSeeOther)
+}
+
+// readForm reads the button's form, bounded; false if it is none.
+func (s *Service) readForm(w http.ResponseWriter, r *http.Request) bool {
+	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || media != "application/x-www-form-urlencoded" {
+		return false
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	return r.ParseForm() == nil && r.PostForm.Get("begin") == "1"
+}
+
+// callback is the way back from the vendor. It answers with the way to the result, which is the same for every request with
+// the same state.
+func (s *Service) callback(w http.ResponseWriter, r *http.Request, v *visit) {
+	query := r.URL.Query()
+	state, code, refusal := query.Get("state"), query.Get("code"), query.Get("error")
+	if c, ok := readCredential(state); !ok || c.attempt == "" {
+		s.refuse(w, r, v, s.pageOfNeverSeen())
+		return
+	}
+	l, cred, ok := s.admitted(w, r, v, state)
+	if !ok {
+		return
+	}
+	a := *find(&l, cred.attempt)
+	switch {
+	case !s.sameBrowser(r, a):
+		s.answer(w, v, s.pageOfOtherBrowser(l, state, v.now))
+		return
+	case a.Phase != relay.ConsentStarted:
+	case !openAttempt(a, v.now):
+		s.answer(w, v, s.pageOfLate(l, state, v.now))
+		return
+	case r.Method == http.MethodHead: // asks for nothing to be done
+	case refusal != "":
+		if err := s.refused(r.Context(), l, a.ID, refusal); err != nil {
+			s.trouble(w, v, err)
+			return
+		}
+	case code == "" || len(code) > maxQuery:
+		s.answer(w, v, s.pageOfNoCode(l, state, v.now))
+		return
+	default:
+		outcome, err := s.spendInTurn(r.Context(), l.ID, a.ID, code)
+		switch {
+		case err != nil:
+			s.trouble(w, v, err)
+			return
+		case outcome == claimLate || outcome == claimUnknown:
+			s.answer(w, v, s.pageOfLate(l, state, v.now))
+			return
+		case outcome == claimBusy:
+			s.answer(w, v, s.pageOfWaiting(l, ""))
+			return
+		}
+	}
+	v.page = "callback"
+	w.Header().Set("Location", s.path(pagesPath+state+resultPath))
+	w.WriteHeader(http.StatusSeeOther)
+}
+
+// refused ends an attempt that came back with one of the errors of RFC 6749, section 4.1.2.1, in place of a code.
+func (s *Service) refused(ctx context.Context, l relay.ConsentLink, attempt, code string) error {
+	r := relay.ConsentResult{At: time.Now().UTC(), Outcome: refusalOutcome(code)}
+	changed := false
+	l, err := s.change(ctx, l.ID, func(l *relay.ConsentLink) bool {
+		ended := refuse(l, attempt, r)
+		changed = changed || ended
+		return ended
+	})
+	if err == nil && changed {
+		s.ended(l, r)
+	}
+	return err
+}
+
+// refusalOutcome is what an error that the vendor sends back by the browser comes to.
+func refusalOutcome(code string) relay.ConsentOutcome {
+	switch code {
+	case "access_denied":
+		return relay.ConsentDenied
+	case "invalid_scope":
+		return relay.ConsentScopeMissing
+	case "unauthorized_client", "invalid_client", "invalid_request", "unsupported_response_type":
+		return relay.ConsentClient
+	default:
+		return relay.ConsentVendor
+	}
+}
+
+// spendInTurn spends a code once no other exchange of the link is under way, if that comes soon.
+func (s *Service) spendInTurn(ctx context.Context, link, attempt, code string) (claimed, error) {
+	ctx, cancel := context.WithTimeout(ctx, resultBound)
+	defer cancel()
+	for wait := lookFirst; ; wait = min(2*wait, lookMost) {
+		outcome, err := s.spend(ctx, attempt, link, code)
+		if err != nil || outcome != claimBusy {
+			return outcome, err
+		}
+		select {
+		case <-ctx.Done():
+			return outcome, nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+// result shows how a consent has ended, and waits for that a while.
+func (s *Service) result(w http.ResponseWriter, r *http.Request, v *visit, state string) {
+	l, cred, ok := s.admitted(w, r, v, state)
+	if !ok {
+		return
+	}
+	if cred.attempt == "" {
+		s.answer(w, v, s.pageOfUnknown())
+		return
+	}
+	if !s.sameBrowser(r, *find(&l, cred.attempt)) {
+		s.answer(w, v, s.pageOfOtherBrowser(l, state, v.now))
+		return
+	}
+	l, err := s.await(r.Context(), v, l, cred.attempt)
+	if err != nil {
+		s.trouble(w, v, err)
+		return
+	}
+	a := find(&l, cred.attempt)
+	switch {
+	case a == nil || a.Phase == relay.ConsentStarted && !openAttempt(*a, v.now):
+		s.answer(w, v, s.pageOfLate(l, state, v.now))
+	case a.Phase != relay.ConsentDone:
+		s.answer(w, v, s.pageOfWaiting(l, s.path(pagesPath+state+resultPath)))
+	default:
+		ctx, cancel := context.WithTimeout(r.Context(), storePatience)
+		defer cancel()
+		c, err := s.connection(ctx, l)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			s.trouble(w, v, err)
+			return
+		}
+		s.answer(w, v, s.pageOfResult(l, c, *a.Result, state, v.now))
+	}
+}
+
+// await waits until nobody works on an attempt any more, for a while.
+func (s *Service) await(ctx context.Context, v *visit, l relay.ConsentLink, attempt string) (relay.ConsentLink, error) {
+	a := find(&l, attempt)
+	if a == nil || !working(*a) {
+		return l, nil
+	}
+	done, ok := s.guards.wait(v.addr)
+	if !ok {
+		return l, nil
+	}
+	defer done()
+	ctx, cancel := context.WithTimeout(ctx, resultBound)
+	defer cancel()
+	for wait := lookFirst; ; wait = min(2*wait, lookMost) {
+		if overdue(*a, time.Now()) || s.dead(a.Worker) {
+			s.resume(l.ID, attempt)
+		}
+		select {
+		case <-ctx.Done():
+			return l, nil
+		case <-s.stopped.Done():
+			return l, nil
+		case <-time.After(wait):
+		}
+		now, _, err := s.load(ctx, l.ID)
+		if err != nil {
+			if ctx.Err() != nil || store.InTrouble(err) { // tried again
+				continue
+			}
+			return l, err
+		}
+		l = now
+		if a = find(&l, attempt); a == nil || !working(*a) {
+			return l, nil
+		}
+	}
+}
+
+// consentURL is the vendor's page where the user consents.
+func (s *Service) consentURL(state, verifier string) string {
+	c := audatex.Consent{State: state, RedirectURI: s.redirectURI()}
+	if verifier != "" {
+		c.Challenge = challenge(verifier)
+	}
+	return s.c.Tokens.ConsentURL(c)
+}
