@@ -148,7 +148,7 @@ func demoSettings(dir, vendor string, verbose bool) settings {
 		HTTPAddr: "127.0.0.1:0", MetricsAddr: "127.0.0.1:0", AdminToken: relay.NewID(),
 		ShutdownGrace:  duration(5 * time.Second),
 		AudatexBaseURL: vendor + sandbox.APIPath, AudatexAuthURL: vendor + sandbox.AuthorizePath, AudatexTokenURL: vendor + sandbox.TokenPath,
-		AudatexClientID: "sandbox-client", AudatexClientSecret: "sandbox-secret", AudatexAuthStyle: "form",
+		AudatexClientID: "sandbox-client", AudatexClientSecret: "sandbox-secret", AudatexAuthStyle: "form", AudatexPKCE: "on",
 		AudatexScopes: []string{sandbox.ScopeBasic, sandbox.ScopePartsOrders}, AudatexTimezone: "UTC",
 		// The double has no budget, and seconds count here.
 		AudatexRate: 60_000, AudatexTimeout: duration(30 * time.Second), PollInterval: duration(500 * time.Millisecond),

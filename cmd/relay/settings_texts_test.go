@@ -133,7 +133,7 @@ func TestNoErrorQuotesAnAddress(t *testing.T) {
 			}
 		}
 	}
-	for _, flag := range []string{"storage-sync", "nats-prefix", "audatex-auth-style", "audatex-timezone", "log-level", "log-format"} {
+	for _, flag := range []string{"storage-sync", "nats-prefix", "audatex-auth-style", "audatex-pkce", "audatex-timezone", "log-level", "log-format"} {
 		for _, value := range []string{"http://us:hush@host", "us:hush@host", "tls//hush@host", `http:\\us:hush`} {
 			_, err := given(t, "--"+flag+"="+value).check()
 			var setting *settingError
@@ -162,7 +162,7 @@ func TestEveryTextOfTheSettingsIsCleaned(t *testing.T) {
 	for _, text := range s.texts() {
 		names = append(names, text.name)
 	}
-	lists := []string{"RELAY_AUDATEX_SCOPES", "RELAY_TRUSTED_PROXIES", "RELAY_CALLBACK_ALLOW_CIDRS"}
+	lists := []string{"RELAY_AUDATEX_SCOPES", "RELAY_TRUSTED_PROXIES", "RELAY_CONSENT_RETURN_ORIGINS", "RELAY_CALLBACK_ALLOW_CIDRS"}
 	for _, typ := range []reflect.Type{reflect.TypeFor[settings](), reflect.TypeFor[storage]()} {
 		for i := range typ.NumField() {
 			f := typ.Field(i)

@@ -128,7 +128,7 @@ func (s *Service) press(w http.ResponseWriter, r *http.Request, v *visit, text s
 		s.answer(w, v, s.pageOfClosedLink(l, l.State(v.now)))
 		return
 	}
-	http.SetCookie(w, &http.Cookie{
+	http.SetCookie(w, &http.Cookie{ //nolint:gosec // Secure but for http on loopback, where browsers would not keep it.
 		Name: s.cookieName(a.ID), Value: cookie, Path: "/", MaxAge: int(relay.ConsentAttemptLife / time.Second), HttpOnly: true,
 		Secure: s.secure(), SameSite: http.SameSiteLaxMode,
 	})

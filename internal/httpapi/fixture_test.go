@@ -19,6 +19,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/audatex-relay/relay/internal/access"
+	"github.com/audatex-relay/relay/internal/consent"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sender"
@@ -106,7 +107,7 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 	t.Cleanup(f.parts.sender.Close)
 	f.keys = access.New(access.Config{Clients: f.store.Clients, Log: log, Changed: func(client string) { f.api.Recheck(client) }})
 	c := Config{
-		Store: f.store, Keys: f.keys, Admins: access.NewAdmins([]access.Admin{{Name: "admin", Token: adminToken}}), PublicURL: publicURL + "/", CallbackNets: []netip.Prefix{loopback},
+		Consents: newConsents(t, f.store, publicURL, log), Store: f.store, Keys: f.keys, Admins: access.NewAdmins([]access.Admin{{Name: "admin", Token: adminToken}}), PublicURL: publicURL + "/", CallbackNets: []netip.Prefix{loopback},
 		Dispatcher: f.parts, Poller: f.parts, Resolver: f.parts, Vendor: f.parts, RatePerSecond: 10_000, Burst: 10_000, TestsPerSecond: 10_000, TestBurst: 10_000, Failures: 1_000_000, Log: log,
 	}
 	for _, o := range options {
@@ -118,6 +119,7 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { f.keys.Run(ctx) })
+	running.Go(func() { c.Consents.Run(ctx) })
 	running.Go(func() { f.api.Run(ctx) })
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -142,7 +144,7 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 		running.Wait()
 	})
 	f.base, f.http = "http://"+listener.Addr().String(), &http.Client{Transport: validating{transport}}
-	for _, ready := range []<-chan struct{}{f.keys.Ready(), f.api.callbacks.Ready(), f.api.connections.Ready(), f.api.requests.Ready()} {
+	for _, ready := range []<-chan struct{}{f.keys.Ready(), f.api.callbacks.Ready(), f.api.connections.Ready(), f.api.requests.Ready(), c.Consents.Ready()} {
 		select {
 		case <-ready:
 		case <-time.After(time.Minute):
@@ -150,6 +152,18 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 		}
 	}
 	return f
+}
+
+// newConsents makes links for a public address.
+func newConsents(t *testing.T, s *store.Store, public string, log *slog.Logger) *consent.Service {
+	t.Helper()
+	service, err := consent.New(consent.Config{
+		Store: s, PublicURL: public, AuthURL: "https://portal.example/OAuth20", ReturnOrigins: []string{"https://bms.example"}, Log: log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return service
 }
 
 // parts stands for the parts of the program that the API asks. Samples go out through the real sender.
