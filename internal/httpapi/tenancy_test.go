@@ -28,8 +28,9 @@ var expectations = map[string]expectation{
 	"listConnections": adminOnly, "getConnection": adminOnly, "putConnection": adminOnly, "patchConnection": adminOnly, "deleteConnection": adminOnly,
 	"pollConnection": adminOnly, "listClients": adminOnly, "getClient": adminOnly, "putClient": adminOnly, "deleteClient": adminOnly, "listKeys": adminOnly,
 	"createKey": adminOnly, "deleteKey": adminOnly, "listUnresolved": adminOnly, "getUnresolved": adminOnly, "deleteUnresolved": adminOnly,
-	"retryUnresolved": adminOnly,
-	"listCallbacks":   ownList, "listEvents": ownList, "listOrders": ownList,
+	"retryUnresolved": adminOnly, "listConsentLinks": adminOnly, "createConsentLink": adminOnly, "deleteConsentLink": adminOnly,
+	"listAllConsentLinks": adminOnly, "createConsentLinks": adminOnly,
+	"listCallbacks": ownList, "listEvents": ownList, "listOrders": ownList,
 	"getCallback": ownRead, "listDeliveries": ownRead, "getDelivery": ownRead, "getEvent": ownRead, "getOrder": ownRead, "listOrderEvents": ownRead,
 	"findAssessment": ownRead,
 	"createCallback": makesOwn, "putCallback": makesAtID,
@@ -59,7 +60,7 @@ func TestTenancy(t *testing.T) {
 			}
 			call := func(s session, id string) answer {
 				t.Helper()
-				url := strings.NewReplacer("{eventId}", ev.ID, "{orderId}", orderA, "{keyId}", "none", "{unresolvedId}", "con-a-1-0", "{name}", "event-v1.json",
+				url := strings.NewReplacer("{eventId}", ev.ID, "{orderId}", orderA, "{keyId}", "none", "{linkId}", strings.Repeat("0", 32), "{unresolvedId}", "con-a-1-0", "{name}", "event-v1.json",
 					"{type}", "not-found", "{originator}", "o", "{number}", "n", "{id}", id).Replace(path)
 				if op.OperationID == "findAssessment" {
 					url += "?connection=con-a"
