@@ -3,6 +3,7 @@ package consent
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"html"
 	"io"
@@ -184,7 +185,8 @@ func (w *world) connection(id string, sites ...string) relay.Connection {
 // link makes a link.
 func (w *world) link(n NewLink) Made {
 	w.t.Helper()
-	n.CreatedBy = "test"
+	n.CreatedBy, n.Token = "test", make([]byte, TokenBytes)
+	_, _ = rand.Read(n.Token)
 	made, err := w.any().Make(w.t.Context(), []NewLink{n})
 	if err != nil {
 		w.t.Fatal(err)

@@ -32,6 +32,8 @@ func makings() map[string]making {
 			f.admin().get("/v1/clients/acme/keys").want(200).into(&list)
 			return len(list.Items)
 		}},
+		"createConsentLink":  {"/v1/connections/con-1/consent-links", map[string]any{"force": true}, linksOf("con-1")},
+		"createConsentLinks": {"/v1/consent-links", map[string]any{"connections": []string{"con-2"}}, linksOf("con-2")},
 		"rotateSecret": {"/v1/callbacks/cb/rotate-secret", map[string]any{}, func(f *fixture) int {
 			cb, _, err := f.store.Callbacks.Get(f.t.Context(), "cb")
 			if err != nil {
@@ -42,8 +44,19 @@ func makings() map[string]making {
 	}
 }
 
+func linksOf(connection string) func(f *fixture) int {
+	return func(f *fixture) int {
+		var list ConsentLinkList
+		f.admin().get("/v1/connections/" + connection + "/consent-links").want(200).into(&list)
+		return len(list.Items)
+	}
+}
+
 func (f *fixture) acme() {
 	f.t.Helper()
+	for _, id := range []string{"con-1", "con-2"} {
+		f.admin().put("/v1/connections/"+id, map[string]any{"level": "site", "site": "alpha"}).want(201)
+	}
 	f.admin().put("/v1/clients/acme", map[string]any{"allSites": true}).want(201)
 	f.admin().put("/v1/callbacks/cb?client=acme", map[string]any{"url": "https://bms.example/"}).want(201)
 }
@@ -117,7 +130,7 @@ func TestEqualRequestsOnThreeReplicasMakeOneThing(t *testing.T) {
 				t.Errorf("got %s, want %s", again.body, first.body)
 			}
 			// Nothing of what was answered lies in the clear.
-			for _, secret := range []string{`"secret":"`, `"key":"ark_`} {
+			for _, secret := range []string{`"secret":"`, `"key":"ark_`, `/consent/`} {
 				if _, rest, found := strings.Cut(string(first.body), secret); found {
 					f.in(t).notStored(rest[:20])
 				}
@@ -243,7 +256,7 @@ func TestAnInterruptedRequestMakesNothingTwice(t *testing.T) {
 			if string(replay.body) != string(again.body) || replay.header.Get("Idempotent-Replayed") != "true" {
 				t.Errorf("got %s, want %s", replay.body, again.body)
 			}
-			for _, secret := range []string{`"secret":"`, `"key":"ark_`} {
+			for _, secret := range []string{`"secret":"`, `"key":"ark_`, `/consent/`} {
 				_, of, found := strings.Cut(string(unanswered.body), secret)
 				if found && !strings.Contains(string(again.body), secret+of[:20]) {
 					t.Errorf("run again it made another secret: %s, before %s", again.body, unanswered.body)
