@@ -151,7 +151,7 @@ func demoSettings(dir, vendor string, verbose bool) settings {
 		AudatexClientID: "sandbox-client", AudatexClientSecret: "sandbox-secret", AudatexAuthStyle: "form", AudatexPKCE: "on",
 		AudatexScopes: []string{sandbox.ScopeBasic, sandbox.ScopePartsOrders}, AudatexTimezone: "UTC",
 		// The double has no budget, and seconds count here.
-		AudatexRate: 60_000, AudatexTimeout: duration(30 * time.Second), PollInterval: duration(500 * time.Millisecond),
+		AudatexRate: 60_000, AudatexTimeout: duration(30 * time.Second), PollInterval: duration(500 * time.Millisecond), PollSooner: duration(time.Minute),
 		CallbackAllowCIDRs: []string{"127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"},
 	}
 	for _, seconds := range []int{1, 2, 5, 10, 30, 60, 300, 600, 1800} {

@@ -197,6 +197,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	})
 	polling := poller.New(poller.Config{
 		Store: s, Session: vendor.session, Operations: publishing, Interval: c.PollInterval.d(), PollBound: client.PollBound(),
+		Sooner: c.PollSooner.d(), SoonerFor: c.PollSoonerFor.d(), Short: budget.Short,
 		Exclusive: c.NATSURL == "", Grace: c.ShutdownGrace.d(), Log: log, Metrics: poller.NewMetrics(registry),
 	})
 	resolving := resolver.New(resolver.Config{
@@ -343,22 +344,29 @@ func schemaBase(c config, api net.Addr) string {
 	return "http://localhost:" + port
 }
 
-// warnOfBudget tells when the connections alone ask for more requests than the vendor's budget allows.
+// tokenRefresh is about how often the access token of a connection that is polled more often is refreshed.
+const tokenRefresh = 24 * time.Minute
+
+// warnOfBudget tells when ordinary polls and the refreshes that they need are alone more requests than the vendor's budget allows. Polls
+// that come sooner use only what is left over.
 func warnOfBudget(ctx context.Context, s *store.Store, c config, log *slog.Logger) {
 	connections, err := s.Connections.All(ctx, "", func(string, error) {})
 	if err != nil {
 		return // the poller meets the same trouble and tells it
 	}
-	perMinute := 0.0
+	polls, refreshes := 0.0, 0.0
 	for _, e := range connections {
 		interval := c.PollInterval.d()
 		if e.Value.PollIntervalSeconds > 0 {
 			interval = time.Duration(e.Value.PollIntervalSeconds * float64(time.Second))
 		}
-		perMinute += float64(time.Minute) / float64(interval)
+		if !e.Value.Paused {
+			polls += float64(time.Minute) / float64(interval)
+			refreshes += float64(time.Minute) / float64(max(interval, tokenRefresh))
+		}
 	}
-	if perMinute > float64(c.AudatexRate) {
-		log.Warn("polling alone needs more requests than RELAY_AUDATEX_RATE allows; polls will come late. Raise the rate or RELAY_POLL_INTERVAL",
-			"connections", len(connections), "polls_per_minute", perMinute, "rate", c.AudatexRate)
+	if polls+refreshes > float64(c.AudatexRate) {
+		log.Warn("polling alone needs more requests than RELAY_AUDATEX_RATE allows; polls will come late. Agree on a higher rate with the vendor, or raise RELAY_POLL_INTERVAL",
+			"connections", len(connections), "polls_per_minute", polls, "refreshes_per_minute", refreshes, "rate", c.AudatexRate)
 	}
 }

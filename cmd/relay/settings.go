@@ -51,6 +51,8 @@ type settings struct {
 	AudatexRate      int      `env:"RELAY_AUDATEX_RATE" default:"100" help:"Requests a minute to the vendor, for all connections and replicas. The vendor publishes no limit; agree on more with its service desk." group:"Vendor"`
 	AudatexTimeout   duration `env:"RELAY_AUDATEX_TIMEOUT" default:"30s" help:"How long one call to the vendor may take. A replica that takes a connection over from one that died waits for twice that." group:"Vendor"`
 	PollInterval     duration `env:"RELAY_POLL_INTERVAL" default:"5m" help:"Time between two polls of a connection." group:"Vendor"`
+	PollSooner       duration `env:"RELAY_POLL_SOONER" default:"1m" help:"Least time between two polls that come sooner than the interval says." group:"Vendor"`
+	PollSoonerFor    duration `env:"RELAY_POLL_SOONER_FOR" default:"10m" help:"How long polls come sooner after something came or a user consented; 0 is never." group:"Vendor"`
 
 	RetrySchedule      []duration `env:"RELAY_RETRY_SCHEDULE" default:"5s,5m,30m,2h,5h,10h,14h,20h,24h" help:"Waits after the first, second, … failed attempt." group:"Callbacks"`
 	CallbackAllowCIDRs []string   `name:"callback-allow-cidrs" env:"RELAY_CALLBACK_ALLOW_CIDRS" help:"Private networks that callbacks may reach, also by http." group:"Callbacks"`
@@ -237,6 +239,12 @@ func (c *config) checkVendor() error {
 	}
 	if c.PollInterval.d() < 100*time.Millisecond || c.PollInterval.d() > 24*time.Hour {
 		return wrong("RELAY_POLL_INTERVAL", "%s is not between 100ms and 24h", c.PollInterval)
+	}
+	if c.PollSooner.d() < 100*time.Millisecond || c.PollSooner.d() > 24*time.Hour {
+		return wrong("RELAY_POLL_SOONER", "%s is not between 100ms and 24h", c.PollSooner)
+	}
+	if c.PollSoonerFor.d() < 0 || c.PollSoonerFor.d() > 24*time.Hour {
+		return wrong("RELAY_POLL_SOONER_FOR", "%s is not between 0 and 24h", c.PollSoonerFor)
 	}
 	return nil
 }

@@ -35,6 +35,8 @@ type Budget struct {
 	throttle  relay.Throttle
 	throttled func(relay.Throttle)
 	circuits  map[string]*circuit // by host
+	used      float64             // requests of about the last minute, at usedAt
+	usedAt    time.Time
 }
 
 // NewBudget allows perMinute requests within any 60 seconds; 0 or less is no limit (a Retry-After still stops everything). It begins with
@@ -156,7 +158,32 @@ func (b *Budget) take(now time.Time) time.Duration {
 	if flow := b.slowed(now); flow != b.bucket.perSecond { // a lowered rate recovers
 		b.bucket.change(now, flow, b.bucket.burst)
 	}
-	return b.bucket.take(now)
+	wait := b.bucket.take(now)
+	if wait == 0 {
+		b.use(now, 1)
+	}
+	return wait
+}
+
+// use counts requests; those of a minute ago count for a third.
+func (b *Budget) use(now time.Time, n float64) {
+	b.used = b.used*math.Exp(-now.Sub(b.usedAt).Minutes()) + n
+	b.usedAt = now
+}
+
+// shortAbove is the part of the rate that may be in use before the budget has nothing to spare.
+const shortAbove = 0.7
+
+// Short reports whether the budget has nothing to spare for what could as well be left out: requests wait, or most of the rate is in use.
+func (b *Budget) Short() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	if b.waiting.length > 0 || b.throttle.Until.After(now) {
+		return true
+	}
+	b.use(now, 0)
+	return b.limited && b.used > shortAbove*60*b.slowed(now)
 }
 
 func (b *Budget) lookAgain(wait time.Duration) {

@@ -211,7 +211,11 @@ func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutc
 	if err != nil {
 		return r.failed(ctx, err)
 	}
-	if since := r.doc.FailingSince; since != nil {
+	if r.anew || outcome.Notifications > 0 {
+		r.anew = false
+		r.polledSooner()
+	}
+	if since := r.doc.FailingSince; since != nil && r.doc.Failures > 0 {
 		r.log.Info("polling works again", "failures", r.doc.Failures, "failing_since", since.UTC())
 	}
 	r.doc.Failures, r.doc.FailingSince = 0, nil
@@ -241,9 +245,26 @@ func (r *runner) unsent(ctx context.Context, err error) time.Duration {
 	if store.InTrouble(err) || errors.Is(err, errLate) { // no word on the vendor: the schedule stays as it is
 		return r.storeWait()
 	}
+	if audatex.NotAsked(err) {
+		return r.notAsked(ctx, err)
+	}
 	r.p.Metrics.poll(audatex.OutcomeOf(err), 0)
 	r.doc.Outcome = &relay.PollOutcome{At: time.Now(), Result: audatex.OutcomeOf(err).String(), Error: err.Error(), CorrelationID: audatex.CorrelationIDOf(err)}
 	return r.failed(ctx, err)
+}
+
+// notAsked is unsent while the vendor's host answers nobody. That is no failure of the connection's, and is written once: the poll is made
+// up for when the host answers again, in its place.
+func (r *runner) notAsked(ctx context.Context, err error) time.Duration {
+	r.missed = true
+	if r.doc.FailingSince == nil {
+		now := time.Now()
+		r.doc.FailingSince = &now
+		r.doc.Outcome = &relay.PollOutcome{At: now, Result: audatex.OutcomeOf(err).String(), Error: err.Error()}
+		r.write(ctx)
+	}
+	r.set(func(s *seen) { s.state = StateFailing })
+	return r.pause(0)
 }
 
 // failed notes a poll that came to nothing and answers how long to wait for the next try.
@@ -254,12 +275,15 @@ func (r *runner) failed(ctx context.Context, err error) time.Duration {
 	var consent *audatex.ConsentRequiredError
 	switch {
 	case errors.As(err, &consent):
+		r.anew = true
 		return r.needsConsent(ctx, consent)
 	case errors.Is(err, audatex.ErrNoToken):
+		r.anew = true
 		r.seenAfter(ctx, StateNew)
 		return r.pause(0)
 	}
 	r.doc.Failures++
+	r.plan.until, r.doc.SoonerUntil = time.Time{}, nil
 	if r.doc.FailingSince == nil {
 		now := time.Now()
 		r.doc.FailingSince = &now

@@ -41,7 +41,12 @@ type Config struct {
 	Session    func(relay.Connection) *audatex.Session
 	Operations Operations
 	Interval   time.Duration // of connections that name none
-	PollBound  time.Duration // a poll has ended for certain this long after it was sent
+	// Sooner is the shortest time between two polls of a connection that come sooner than its interval; 0: a minute. They do for
+	// SoonerFor after something came, or a user consented.
+	Sooner, SoonerFor time.Duration
+	// Short says that the vendor's budget has nothing to spare; nil: it always has.
+	Short     func() bool
+	PollBound time.Duration // a poll has ended for certain this long after it was sent
 	// Exclusive: no other process works on this store (the embedded store under its file lock). The intent of another process is
 	// then a dead one's, and nobody waits for its deadline.
 	Exclusive bool
@@ -57,6 +62,7 @@ type Poller struct {
 	nonce  string // of this process, in its intents
 	roster *roster.Roster[*runner]
 	kept   kept
+	pace   pace
 	unsent sync.Map // connection to the poll announced last of which nothing was sent; its intent may be stored all the same, and late
 }
 
@@ -66,6 +72,9 @@ var ErrNotOwned = errors.New("no such connection is polled by this replica")
 // New makes a poller. Run and Own start it.
 func New(c Config) *Poller {
 	p := &Poller{Config: c, nonce: relay.NewID(), kept: kept{added: make(chan struct{}, 1)}}
+	if p.Sooner <= 0 {
+		p.Sooner = time.Minute
+	}
 	p.roster = roster.New(roster.Config[*runner]{Watch: c.Store.Connections.Watch, Make: p.newRunner, Log: c.Log})
 	c.Metrics.observe(p)
 	return p
@@ -97,6 +106,8 @@ func (p *Poller) PollNow(_ context.Context, connection string) error {
 	r.wake()
 	return nil
 }
+
+func (p *Poller) short() bool { return p.Short != nil && p.Short() }
 
 // Unstored returns why a page that was read for a connection is not stored yet, "" if there is none; false if the connection
 // is not polled here.

@@ -152,13 +152,15 @@ func (r *rig) open(g store.Gate) *store.Store {
 }
 
 // start runs a poller until halt.
-func (r *rig) start() {
+func (r *rig) start() { r.startWith(20*time.Millisecond, 0, 0) }
+
+func (r *rig) startWith(interval, sooner, soonerFor time.Duration) {
 	r.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	p := poller.New(poller.Config{
-		Store: r.store, Operations: r, Interval: 20 * time.Millisecond, PollBound: r.client.PollBound(), Exclusive: true, Grace: 200 * time.Millisecond,
-		Log: slog.New(slog.NewTextHandler(r, nil)),
+		Store: r.store, Operations: r, Interval: interval, Sooner: sooner, SoonerFor: soonerFor, PollBound: r.client.PollBound(), Exclusive: true,
+		Grace: 200 * time.Millisecond, Log: slog.New(slog.NewTextHandler(r, nil)),
 		Session: func(c relay.Connection) *audatex.Session {
 			return audatex.NewSession(r.client, r.tokens, c.ID, c.Level)
 		},

@@ -30,7 +30,14 @@ type runner struct {
 	lease      *shard.Lease
 	generation string
 	now        chan struct{} // a poll is wanted at once
+	changed    chan struct{} // the connection's document has changed: a poll is wanted soon
 	log        *slog.Logger
+
+	plan   schedule
+	missed bool    // the vendor's host answers nobody: the last poll was not made
+	held   bool    // the store is in trouble: the last poll was not made
+	anew   bool    // the next poll that succeeds is the first, or the first after a consent
+	weight float64 // ordinary polls a second, as the pace knows of them
 
 	doc           relay.Poll // as stored, at revision
 	revision      uint64
@@ -54,11 +61,12 @@ type seen struct {
 
 func (p *Poller) newRunner(lease *shard.Lease, c relay.Connection, fresh bool) *runner {
 	r := &runner{
-		p: p, lease: lease, generation: c.Generation, now: make(chan struct{}, 1), connection: c, seen: seen{state: StateNew},
-		log: p.Log.With("connection", c.ID, "shard", lease.Shard()),
+		p: p, lease: lease, generation: c.Generation, now: make(chan struct{}, 1), changed: make(chan struct{}, 1), connection: c,
+		seen: seen{state: StateNew}, log: p.Log.With("connection", c.ID, "shard", lease.Shard()),
+		plan: schedule{phase: phaseOf(c.ID)},
 	}
 	if fresh {
-		r.wake()
+		signal(r.changed)
 	}
 	return r
 }
@@ -68,13 +76,16 @@ func (r *runner) Change(c relay.Connection) {
 	r.mu.Lock()
 	r.connection = c
 	r.mu.Unlock()
-	r.wake()
+	signal(r.changed)
 }
 
-func (r *runner) wake() {
+func (r *runner) wake() { signal(r.now) }
+
+// signal tells a runner something, now or the next time it looks.
+func signal(c chan struct{}) {
 	select {
-	case r.now <- struct{}{}:
-	default: // one is wanted already
+	case c <- struct{}{}:
+	default:
 	}
 }
 
@@ -91,9 +102,10 @@ func (r *runner) Run(ctx context.Context) {
 	defer giveUp()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(r.p.Grace, giveUp) })()
 
-	// Neither a start nor a shard that is taken over must send every connection's poll at once: after a moment's jitter the
-	// connection is taken over, and then polled when the owner before would have.
-	next := time.NewTimer(rand.N(min(r.interval()/10, maxJitter) + 1))
+	defer r.weigh(0)
+	r.follow()
+	// Neither a start nor a shard that is taken over must have every connection's document written at once.
+	next := time.NewTimer(rand.N(min(r.plan.interval/10, maxJitter) + 1))
 	defer next.Stop()
 	for first := true; ; first = false {
 		wanted := false
@@ -102,36 +114,84 @@ func (r *runner) Run(ctx context.Context) {
 			return
 		case <-r.now:
 			wanted = true
+		case <-r.changed:
+			r.plan.hurry(time.Now())
 		case <-next.C:
 		}
+		r.follow()
 		if !r.lease.Await(ctx) || !r.adopted && !r.adopt(ctx) {
 			return
 		}
-		if left := r.left(); first && !wanted && left > 0 {
-			r.set(func(s *seen) { s.state, s.polledAt = StateActive, r.doc.Outcome.At })
-			next.Reset(left)
-			continue
+		if first {
+			r.resume()
 		}
 		if r.config().Paused {
 			r.set(func(s *seen) { s.state = StatePaused })
 			continue // until it is changed
 		}
-		wait := r.poll(ctx, storing)
-		if r.lost {
-			return
+		now := time.Now()
+		switch {
+		case wanted || r.plan.may(now, &r.p.pace, r.p.short):
+			r.missed, r.held = false, false
+			wait := r.poll(ctx, storing)
+			if r.lost {
+				return
+			}
+			if now = time.Now(); r.held {
+				r.plan.hold(now, wait)
+			} else {
+				r.plan.made(now, wait, r.missed)
+			}
+		case r.plan.held:
+			r.plan.hold(now, r.storeWait())
 		}
-		next.Reset(wait)
+		next.Reset(r.plan.next(now).Sub(now.Round(0)))
 	}
 }
 
-// left is how long a connection that was just taken over can wait for its next poll: as long as the last one, which ended well and left
-// nothing behind, says; never longer than the interval, as clocks jump.
-func (r *runner) left() time.Duration {
-	o := r.doc.Outcome
-	if o == nil || o.Result != audatex.Done.String() || o.Full || r.doc.SubscriptionID == "" || r.unsaved {
-		return 0
+// follow keeps the schedule at what the connection's document says.
+func (r *runner) follow() {
+	r.plan.interval = r.interval()
+	r.plan.sooner = min(r.p.Sooner, r.plan.interval)
+	if r.config().Paused {
+		r.weigh(0)
+		return
 	}
-	return min(time.Until(o.At.Add(r.pause(0))), r.interval())
+	r.weigh(1 / r.plan.interval.Seconds())
+}
+
+func (r *runner) weigh(perSecond float64) {
+	if perSecond != r.weight {
+		r.p.pace.add(perSecond - r.weight)
+		r.weight = perSecond
+	}
+}
+
+// resume goes on with the schedule of whoever polled the connection before, as far as its last poll has ended well and left
+// nothing behind.
+func (r *runner) resume() {
+	now := time.Now()
+	o := r.doc.Outcome
+	r.anew = o == nil
+	if o == nil || o.Result != audatex.Done.String() || o.Full || r.doc.SubscriptionID == "" || r.unsaved {
+		r.plan.hurry(now)
+		return
+	}
+	hurried := r.plan.late // by a change
+	r.plan.resume(now, o.At)
+	r.plan.late = r.plan.late || hurried
+	if r.doc.SoonerUntil != nil {
+		r.plan.until = *r.doc.SoonerUntil
+	}
+	r.set(func(s *seen) { s.state, s.polledAt = StateActive, o.At })
+}
+
+// polledSooner has a connection polled sooner for a while.
+func (r *runner) polledSooner() {
+	if r.p.SoonerFor > 0 && r.plan.sooner < r.plan.interval {
+		until := time.Now().Add(r.p.SoonerFor).UTC().Truncate(time.Second)
+		r.plan.until, r.doc.SoonerUntil = until, &until
+	}
 }
 
 func (r *runner) interval() time.Duration {
@@ -141,12 +201,14 @@ func (r *runner) interval() time.Duration {
 	return r.p.Interval
 }
 
-// pause is the jittered time to the next poll after this many failures in a row.
+// pause is the time to the next poll after this many failures in a row: with jitter, but to the connection's own place in the
+// interval if there are none.
 func (r *runner) pause(failures int) time.Duration {
-	d, most := r.interval(), maxBackoff*r.interval()
-	if failures > 0 {
-		d = min(d, failedLeast)
+	if failures == 0 {
+		now := time.Now()
+		return r.plan.ordinary(now).Sub(now.Round(0))
 	}
+	d, most := min(r.interval(), failedLeast), maxBackoff*r.interval()
 	for ; failures > 0 && d < most; failures-- {
 		d *= 2
 	}
@@ -157,6 +219,7 @@ func (r *runner) pause(failures int) time.Duration {
 // storeWait is the time to the next try of a store that does not answer. It is all jitter: when the store is back, ten thousand
 // connections must not be.
 func (r *runner) storeWait() time.Duration {
+	r.held = true
 	r.storeFailures++
 	return storeWait(r.storeFailures)
 }

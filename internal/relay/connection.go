@@ -95,6 +95,8 @@ type Poll struct {
 	ForeignSince *time.Time `json:"foreignSince,omitempty"`
 	Failures     int        `json:"failures,omitempty"` // polls failed in a row
 	FailingSince *time.Time `json:"failingSince,omitempty"`
+	// SoonerUntil is until when polls come sooner than the interval says, as something came or a user consented.
+	SoonerUntil *time.Time `json:"soonerUntil,omitempty"`
 	// ConsentToldFor is the end of consent that was told as an operational event.
 	ConsentToldFor *time.Time `json:"consentToldFor,omitempty"`
 }
