@@ -17,7 +17,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"time"
@@ -289,7 +288,8 @@ func (c *Client) send(ctx context.Context, k call) (answer, error) {
 	ctx, cancel := within(ctx, c.timeout)
 	defer cancel()
 	sent := false
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent = true }})
+	var secured handshake
+	ctx = secured.watch(ctx, &sent)
 	req, err := http.NewRequestWithContext(ctx, k.method, cmp.Or(k.url, c.base+k.path), nil)
 	if err != nil {
 		return answer{}, &Error{Operation: k.op, Outcome: Malformed, err: err}
@@ -304,7 +304,7 @@ func (c *Client) send(ctx context.Context, k call) (answer, error) {
 		res, err = c.once.Do(req.Clone(ctx))
 	}
 	if err != nil {
-		return answer{}, &Error{Operation: k.op, Outcome: Unavailable, AnswerLost: sent, err: cause(ctx, err)}
+		return answer{}, &Error{Operation: k.op, Outcome: Unavailable, AnswerLost: sent, err: secured.explain(cause(ctx, err), sent)}
 	}
 	defer res.Body.Close()
 	stop := c.budget.Observe(res.StatusCode, res.Header)

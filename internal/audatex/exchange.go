@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"slices"
 	"strings"
@@ -146,7 +145,8 @@ func (t *Tokens) post(ctx context.Context, form url.Values) (reply tokenReply) {
 		form.Set("client_id", t.cfg.ClientID)
 		form.Set("client_secret", t.cfg.ClientSecret.Reveal())
 	}
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { reply.sent = true }})
+	var secured handshake
+	ctx = secured.watch(ctx, &reply.sent)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.cfg.TokenURL, strings.NewReader(form.Encode()))
 	if err != nil {
 		reply.err = errors.New("the request cannot be made")
@@ -161,7 +161,7 @@ func (t *Tokens) post(ctx context.Context, form url.Values) (reply tokenReply) {
 	req.Header.Set("User-Agent", t.cfg.UserAgent)
 	res, err := t.http.Do(req)
 	if err != nil {
-		reply.err = cause(ctx, err)
+		reply.err = secured.explain(cause(ctx, err), reply.sent)
 		return reply
 	}
 	defer res.Body.Close()

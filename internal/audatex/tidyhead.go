@@ -62,7 +62,7 @@ func tidyTLS(dial func(context.Context, string, string) (net.Conn, error), confi
 		defer cancel()
 		if err := secured.HandshakeContext(ctx); err != nil {
 			conn.Close()
-			return nil, err
+			return nil, newHandshakeError(err)
 		}
 		return secured, nil
 	})
