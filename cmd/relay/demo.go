@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
@@ -149,7 +150,7 @@ func demoSettings(dir, vendor string, verbose bool) settings {
 		ShutdownGrace:  duration(5 * time.Second),
 		AudatexBaseURL: vendor + sandbox.APIPath, AudatexAuthURL: vendor + sandbox.AuthorizePath, AudatexTokenURL: vendor + sandbox.TokenPath,
 		AudatexClientID: "sandbox-client", AudatexClientSecret: "sandbox-secret", AudatexAuthStyle: "form", AudatexPKCE: "on",
-		AudatexScopes: []string{sandbox.ScopeBasic, sandbox.ScopePartsOrders}, AudatexTimezone: "UTC",
+		AudatexScopes: []string{sandbox.ScopeBasic, sandbox.ScopePartsOrders}, AudatexTopic: audatex.DefaultTopic, AudatexTimezone: "UTC",
 		// The double has no budget, and seconds count here.
 		AudatexRate: 60_000, AudatexTimeout: duration(30 * time.Second), PollInterval: duration(500 * time.Millisecond), PollSooner: duration(time.Minute),
 		CallbackAllowCIDRs: []string{"127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"},

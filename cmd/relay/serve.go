@@ -196,7 +196,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 		Store: s, PublicURL: schemaBase(c, api.Addr()), Location: c.location, Ahead: time.Duration(mark.Ahead) * time.Microsecond, Metrics: publisher.NewMetrics(registry), Log: log,
 	})
 	polling := poller.New(poller.Config{
-		Store: s, Session: vendor.session, Operations: publishing, Interval: c.PollInterval.d(), PollBound: client.PollBound(),
+		Store: s, Session: vendor.session, Topic: c.AudatexTopic, Operations: publishing, Interval: c.PollInterval.d(), PollBound: client.PollBound(),
 		Sooner: c.PollSooner.d(), SoonerFor: c.PollSoonerFor.d(), Short: budget.Short,
 		Exclusive: c.NATSURL == "", Grace: c.ShutdownGrace.d(), Log: log, Metrics: poller.NewMetrics(registry),
 	})

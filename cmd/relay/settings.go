@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -47,6 +48,7 @@ type settings struct {
 	AudatexAuthStyle string   `env:"RELAY_AUDATEX_AUTH_STYLE" default:"form" help:"How client id and secret are sent: form or basic." group:"Vendor"`
 	AudatexScopes    []string `env:"RELAY_AUDATEX_SCOPES" default:"BMS.Basic,BMS.PartsOrders" help:"Scopes asked for." group:"Vendor"`
 	AudatexPKCE      string   `name:"audatex-pkce" env:"RELAY_AUDATEX_PKCE" default:"on" help:"Whether consents carry a PKCE challenge: on or off." group:"Vendor"`
+	AudatexTopic     string   `env:"RELAY_AUDATEX_TOPIC" default:"PARTS.ORDER" help:"Topic of the vendor that is subscribed to. Everything below it comes as well, so bare PARTS is refused." group:"Vendor"`
 	AudatexTimezone  string   `env:"RELAY_AUDATEX_TIMEZONE" default:"UTC" help:"Zone of the vendor's times that name none." group:"Vendor"`
 	AudatexRate      int      `env:"RELAY_AUDATEX_RATE" default:"100" help:"Requests a minute to the vendor, for all connections and replicas. The vendor publishes no limit; agree on more with its service desk." group:"Vendor"`
 	AudatexTimeout   duration `env:"RELAY_AUDATEX_TIMEOUT" default:"30s" help:"How long one call to the vendor may take. A replica that takes a connection over from one that died waits for twice that." group:"Vendor"`
@@ -226,6 +228,9 @@ func (c *config) checkVendor() error {
 	if c.AudatexPKCE != "on" && c.AudatexPKCE != "off" {
 		return wrong("RELAY_AUDATEX_PKCE", "%s is neither on nor off", shownWord(c.AudatexPKCE))
 	}
+	if err := checkTopic(c.AudatexTopic); err != nil {
+		return wrong("RELAY_AUDATEX_TOPIC", "%w", err)
+	}
 	location, err := time.LoadLocation(c.AudatexTimezone)
 	if err != nil || c.AudatexTimezone == "Local" {
 		return wrong("RELAY_AUDATEX_TIMEZONE", "%s is no time zone such as UTC or Europe/London", shownWord(c.AudatexTimezone))
@@ -245,6 +250,23 @@ func (c *config) checkVendor() error {
 	}
 	if c.PollSoonerFor.d() < 0 || c.PollSoonerFor.d() > 24*time.Hour {
 		return wrong("RELAY_POLL_SOONER_FOR", "%s is not between 0 and 24h", c.PollSoonerFor)
+	}
+	return nil
+}
+
+// checkTopic refuses a topic that would bring more than orders, and what cannot be one.
+func checkTopic(topic string) error {
+	segments := strings.Split(topic, ".")
+	foreign := func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_')
+	}
+	switch {
+	case topic == "":
+		return errors.New("is empty: PARTS.ORDER is the topic of parts orders")
+	case len(topic) > 128 || slices.Contains(segments, "") || slices.ContainsFunc(segments, func(s string) bool { return strings.ContainsFunc(s, foreign) }):
+		return fmt.Errorf("%s is no topic such as PARTS.ORDER", shownWord(topic))
+	case len(segments) == 1:
+		return fmt.Errorf("%s is a whole family of topics, and whatever the vendor adds to it would come as well: name one, such as PARTS.ORDER", shownWord(topic))
 	}
 	return nil
 }

@@ -36,6 +36,7 @@ func (s *settings) texts() []textSetting {
 		textSetting{"RELAY_AUDATEX_CLIENT_SECRET_FILE", &s.AudatexClientSecretFile, pasted.Secret},
 		textSetting{"RELAY_AUDATEX_AUTH_STYLE", &s.AudatexAuthStyle, pasted.Token},
 		textSetting{"RELAY_AUDATEX_PKCE", &s.AudatexPKCE, pasted.Token},
+		textSetting{"RELAY_AUDATEX_TOPIC", &s.AudatexTopic, pasted.Token},
 		textSetting{"RELAY_AUDATEX_TIMEZONE", &s.AudatexTimezone, pasted.Token},
 		textSetting{"RELAY_CALLBACK_PROXY", &s.CallbackProxy, pasted.Token},
 	)

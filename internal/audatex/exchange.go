@@ -124,7 +124,7 @@ func (t *Tokens) token(ctx context.Context, form url.Values) (pair, error) {
 	}
 	return p, &Error{
 		Operation: OpToken, Outcome: outcome, Status: reply.status, CorrelationID: reply.correlationID,
-		RetryAfter: reply.stop, AnswerLost: reply.sent && reply.status/100 != 4, err: reason,
+		RetryAfter: reply.stop, AnswerLost: reply.sent && reply.status/100 != 4, noAnswer: reply.err != nil && p.refresh.Empty(), err: reason,
 	}
 }
 

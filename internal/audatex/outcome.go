@@ -97,7 +97,8 @@ type Error struct {
 	// suspected gap: a poll is destructive. It is false when no connection came about, as nothing was sent then.
 	AnswerLost bool
 
-	err error
+	noAnswer bool // of the token endpoint: none came, or it was cut off
+	err      error
 }
 
 // Error says which operation came to what, with the status, the vendor's words and the correlation id.

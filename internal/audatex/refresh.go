@@ -213,6 +213,17 @@ func (t *Tokens) save(ctx context.Context, connection string, rec TokenRecord, r
 	return t.cfg.Store.SaveToken(ctx, connection, rec, revision)
 }
 
+// unanswered reports whether a refresh ended without any answer of the token endpoint, or with one that was cut off. It is tried once
+// more at once, with the refresh token that is stored, which is the same: one that was never read loses nothing, and of one whose
+// answer was lost the vendor's refusal tells that a consent is needed.
+func unanswered(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Operation == OpToken && e.Outcome == Unavailable && !errors.Is(err, errNotOwned) && e.noAnswer
+}
+
+// onceMore is the wait before that: what cut the first may not have ended yet.
+func onceMore() time.Duration { return 250*time.Millisecond + rand.N(500*time.Millisecond) }
+
 // backoff is the wait after the n-th failure in a row: 1 s doubling to 5 minutes, with a fifth of jitter either way.
 func backoff(n int) time.Duration {
 	d := min(time.Second<<min(n-1, 10), 5*time.Minute)

@@ -137,13 +137,14 @@ func TestEveryLevelAgainstTheSandbox(t *testing.T) {
 			if subs, err := s.Subscriptions(ctx); len(subs) != 0 || err != nil {
 				t.Fatalf("%s: subscriptions %v, %v", level, subs, err)
 			}
-			id, adopted, err := s.EnsureSubscription(ctx, "PARTS.ORDER")
+			sub, adopted, err := s.EnsureSubscription(ctx, "PARTS.ORDER")
+			id := sub.SubscriptionID
 			if id == "" || adopted || err != nil {
 				t.Fatalf("%s: %q, %v, %v", level, id, adopted, err)
 			}
 			again, adopted, err := s.EnsureSubscription(ctx, "PARTS.ORDER")
-			if !strings.EqualFold(again, id) || !adopted || err != nil {
-				t.Fatalf("%s: %q after %q, %v, %v", level, again, id, adopted, err)
+			if !strings.EqualFold(again.SubscriptionID, id) || !adopted || err != nil {
+				t.Fatalf("%s: %q after %q, %v, %v", level, again.SubscriptionID, id, adopted, err)
 			}
 			if _, err := s.Subscribe(ctx, "NO.SUCH"); audatex.OutcomeOf(err) != audatex.NotFound {
 				t.Fatalf("%s: no such topic: %v", level, err)
@@ -180,7 +181,7 @@ func TestHostileNotificationsAndOrders(t *testing.T) {
 	for seed := range uint64(5) {
 		r := against(t, sandbox.Config{Seed: seed}, audatex.AuthForm)
 		s, _ := r.connect(t, "leeds", relay.LevelSite, "4711")
-		subscription, _, err := s.EnsureSubscription(t.Context(), "PARTS.ORDER")
+		made, _, err := s.EnsureSubscription(t.Context(), "PARTS.ORDER")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -195,7 +196,7 @@ func TestHostileNotificationsAndOrders(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		list := poll(t, s, subscription)
+		list := poll(t, s, made.SubscriptionID)
 		if len(list) != len(want) {
 			t.Fatalf("%d notifications, %d queued", len(list), len(want))
 		}
@@ -238,7 +239,7 @@ func TestRawMessagesDoNotSpoilOthers(t *testing.T) {
 	t.Parallel()
 	r := against(t, sandbox.Config{Seed: 3}, audatex.AuthForm)
 	s, _ := r.connect(t, "leeds", relay.LevelSite, "4711")
-	subscription, _, err := s.EnsureSubscription(t.Context(), "PARTS.ORDER")
+	made, _, err := s.EnsureSubscription(t.Context(), "PARTS.ORDER")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -254,7 +255,7 @@ func TestRawMessagesDoNotSpoilOthers(t *testing.T) {
 	if err := r.box.Touch(order.ID); err != nil {
 		t.Fatal(err)
 	}
-	page, err := s.Poll(t.Context(), subscription, nil)
+	page, err := s.Poll(t.Context(), made.SubscriptionID, nil)
 	if audatex.OutcomeOf(err) != audatex.Malformed || !page.Carried() {
 		t.Fatalf("%v", err)
 	}
@@ -273,7 +274,7 @@ func TestFaultsBecomeOutcomes(t *testing.T) {
 	t.Parallel()
 	r := against(t, sandbox.Config{Seed: 1}, audatex.AuthForm)
 	s, grant := r.connect(t, "leeds", relay.LevelSite, "4711")
-	subscription, _, err := s.EnsureSubscription(t.Context(), "PARTS.ORDER")
+	made, _, err := s.EnsureSubscription(t.Context(), "PARTS.ORDER")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,7 +296,7 @@ func TestFaultsBecomeOutcomes(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := r.box.Counters().Requests[sandbox.OpPoll]
-			page, err := s.Poll(t.Context(), subscription, nil)
+			page, err := s.Poll(t.Context(), made.SubscriptionID, nil)
 			e, ok := errors.AsType[*audatex.Error](err)
 			if !ok || e.Outcome != tt.want || e.AnswerLost != tt.lost {
 				t.Fatalf("%+v: %v", tt.faults, err)
@@ -314,11 +315,11 @@ func TestFaultsBecomeOutcomes(t *testing.T) {
 	if err := r.box.ExpireAccessTokens(grant.ID); err != nil {
 		t.Fatal(err)
 	}
-	poll(t, s, subscription)
+	poll(t, s, made.SubscriptionID)
 	if err := r.box.RevokeGrant(grant.ID); err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.Poll(t.Context(), subscription, nil)
+	_, err = s.Poll(t.Context(), made.SubscriptionID, nil)
 	if _, ok := errors.AsType[*audatex.ConsentRequiredError](err); !ok {
 		t.Fatalf("consent withdrawn: %v", err)
 	}

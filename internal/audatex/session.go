@@ -71,28 +71,34 @@ func (s *Session) Subscribe(ctx context.Context, topic string) (id string, err e
 	return id, err
 }
 
-// EnsureSubscription subscribes to topic, or finds the subscription that is there already: then adopted is true, and
-// somebody else may be reading the same queue. A subscription that was made just now but whose id cannot be read is found in
-// the same way. Conflict remains if the vendor says that the topic is subscribed but does not list it.
-func (s *Session) EnsureSubscription(ctx context.Context, topic string) (id string, adopted bool, err error) {
-	id, err = s.Subscribe(ctx, topic)
+// EnsureSubscription subscribes to topic, or finds the subscription that is there already: then existed is true, and somebody
+// else may be reading the same queue. A subscription that was made just now but whose id cannot be read is found in the same way. Conflict
+// remains if the vendor says that the topic is subscribed but does not list it; *TopicMissingError says which topics there are.
+func (s *Session) EnsureSubscription(ctx context.Context, topic string) (sub Subscription, existed bool, err error) {
+	id, err := s.Subscribe(ctx, topic)
 	made, _ := errors.AsType[*Error](err)
 	unread := made != nil && made.Operation == OpSubscribe && made.Outcome == Malformed && made.Status/100 == 2
-	if OutcomeOf(err) != Conflict && !unread {
-		return id, false, err
+	switch {
+	case refusedTopic(err):
+		return Subscription{}, false, s.missingTopic(ctx, topic, err)
+	case OutcomeOf(err) != Conflict && !unread:
+		return Subscription{SubscriptionID: id}, false, err
 	}
 	subs, listErr := s.Subscriptions(ctx)
 	if listErr != nil {
-		return "", false, fmt.Errorf("topic %s is subscribed already: %w", topic, listErr)
+		return Subscription{}, false, fmt.Errorf("topic %s is subscribed already: %w", topic, listErr)
 	}
 	for _, sub := range subs {
 		_, ok := canonicalUUID(sub.SubscriptionID)
 		if ok && strings.EqualFold(strings.TrimSpace(sub.Topic.TopicCode), topic) {
-			return sub.SubscriptionID, !unread, nil
+			return sub, !unread, nil
 		}
 	}
-	return "", false, err
+	return Subscription{}, false, err
 }
+
+// RenewToken refreshes the connection's token although nothing needs it, so that it does not lapse.
+func (s *Session) RenewToken(ctx context.Context) error { return s.tokens.Renew(ctx, s.connection) }
 
 // Unsubscribe ends a subscription; see Client.Unsubscribe.
 func (s *Session) Unsubscribe(ctx context.Context, subscriptionID string) error {

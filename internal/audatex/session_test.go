@@ -159,7 +159,7 @@ func TestEnsureSubscription(t *testing.T) {
 		{"adopted", 409, 200, list, testSubscription, true, Done, 2},
 		{"not listed", 409, 204, "", "", false, Conflict, 2},
 		{"list fails", 409, 503, "", "", false, Unavailable, 2},
-		{"no such topic", 404, 0, "", "", false, NotFound, 1},
+		{"no such topic", 404, 204, "", "", false, NotFound, 2},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
@@ -172,7 +172,8 @@ func TestEnsureSubscription(t *testing.T) {
 				answering(tt.get, tt.list)(w, r)
 			}
 			s := session(t, v, a, store)
-			id, adopted, err := s.EnsureSubscription(t.Context(), "PARTS.ORDER")
+			sub, adopted, err := s.EnsureSubscription(t.Context(), "PARTS.ORDER")
+			id := sub.SubscriptionID
 			if id != tt.id || adopted != tt.adopted || OutcomeOf(err) != tt.outcome || len(a.calls) != tt.totalCalls {
 				t.Errorf("%s: %q, %v, %v, calls %q", tt.name, id, adopted, err, a.calls)
 			}

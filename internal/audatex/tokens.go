@@ -197,6 +197,19 @@ func (t *Tokens) Access(ctx context.Context, connection string) (Secret, error) 
 	}
 }
 
+// Renew refreshes the connection's token whether it is due or not: a refresh token that is not used may lapse.
+func (t *Tokens) Renew(ctx context.Context, connection string) error {
+	rec, _, err := t.cfg.Store.Token(ctx, connection)
+	if err != nil {
+		return fmt.Errorf("token of connection %s: %w", connection, err)
+	}
+	if !rec.AccessToken.Empty() {
+		t.Invalidate(connection, rec.AccessToken)
+	}
+	_, err = t.Access(ctx, connection)
+	return err
+}
+
 // Invalidate says that the vendor refused accessToken with 401. The next Access refreshes, once for each such token.
 func (t *Tokens) Invalidate(connection string, accessToken Secret) {
 	t.mu.Lock()
@@ -287,6 +300,9 @@ func (t *Tokens) join(connection string, rec TokenRecord, now time.Time) (*fligh
 func (t *Tokens) fly(connection string, f *flight) {
 	defer t.flights.Done()
 	f.token, f.err = t.refresh(connection)
+	if unanswered(f.err) && sleep(t.starts, onceMore()) == nil {
+		f.token, f.err = t.refresh(connection)
+	}
 
 	t.mu.Lock()
 	s := t.state(connection)

@@ -304,16 +304,18 @@ func (e ReadinessStorageStatus) Valid() bool {
 
 // Defines values for TestCallbackType.
 const (
-	TestCallbackTypeAudatexPartsOrderCreated      TestCallbackType = "audatex.parts.order.created"
-	TestCallbackTypeAudatexPartsOrderUpdated      TestCallbackType = "audatex.parts.order.updated"
-	TestCallbackTypeAudatexRelayCallbackDisabled  TestCallbackType = "audatex.relay.callback-disabled"
-	TestCallbackTypeAudatexRelayCallbackRecovered TestCallbackType = "audatex.relay.callback-recovered"
-	TestCallbackTypeAudatexRelayConsentRequired   TestCallbackType = "audatex.relay.consent-required"
-	TestCallbackTypeAudatexRelayDeliveriesExpired TestCallbackType = "audatex.relay.deliveries-expired"
-	TestCallbackTypeAudatexRelayGapSuspected      TestCallbackType = "audatex.relay.gap-suspected"
-	TestCallbackTypeAudatexRelayLogClamped        TestCallbackType = "audatex.relay.log-clamped"
-	TestCallbackTypeAudatexRelayOrderUnresolved   TestCallbackType = "audatex.relay.order-unresolved"
-	TestCallbackTypeAudatexRelaySiteUnknown       TestCallbackType = "audatex.relay.site-unknown"
+	TestCallbackTypeAudatexPartsOrderCreated        TestCallbackType = "audatex.parts.order.created"
+	TestCallbackTypeAudatexPartsOrderUpdated        TestCallbackType = "audatex.parts.order.updated"
+	TestCallbackTypeAudatexRelayCallbackDisabled    TestCallbackType = "audatex.relay.callback-disabled"
+	TestCallbackTypeAudatexRelayCallbackRecovered   TestCallbackType = "audatex.relay.callback-recovered"
+	TestCallbackTypeAudatexRelayConsentRequired     TestCallbackType = "audatex.relay.consent-required"
+	TestCallbackTypeAudatexRelayConsentRestored     TestCallbackType = "audatex.relay.consent-restored"
+	TestCallbackTypeAudatexRelayDeliveriesExpired   TestCallbackType = "audatex.relay.deliveries-expired"
+	TestCallbackTypeAudatexRelayGapSuspected        TestCallbackType = "audatex.relay.gap-suspected"
+	TestCallbackTypeAudatexRelayLogClamped          TestCallbackType = "audatex.relay.log-clamped"
+	TestCallbackTypeAudatexRelayOrderUnresolved     TestCallbackType = "audatex.relay.order-unresolved"
+	TestCallbackTypeAudatexRelaySiteUnknown         TestCallbackType = "audatex.relay.site-unknown"
+	TestCallbackTypeAudatexRelaySubscriptionAdopted TestCallbackType = "audatex.relay.subscription-adopted"
 )
 
 // Valid indicates whether the value is a known member of the TestCallbackType enum.
@@ -329,6 +331,8 @@ func (e TestCallbackType) Valid() bool {
 		return true
 	case TestCallbackTypeAudatexRelayConsentRequired:
 		return true
+	case TestCallbackTypeAudatexRelayConsentRestored:
+		return true
 	case TestCallbackTypeAudatexRelayDeliveriesExpired:
 		return true
 	case TestCallbackTypeAudatexRelayGapSuspected:
@@ -338,6 +342,8 @@ func (e TestCallbackType) Valid() bool {
 	case TestCallbackTypeAudatexRelayOrderUnresolved:
 		return true
 	case TestCallbackTypeAudatexRelaySiteUnknown:
+		return true
+	case TestCallbackTypeAudatexRelaySubscriptionAdopted:
 		return true
 	default:
 		return false
@@ -550,8 +556,14 @@ type ClientSettings struct {
 // Connection defines model for Connection.
 type Connection struct {
 	// Consent The consent by a link that the tokens came of. Absent where a refresh token was put.
-	Consent   ConnectionConsent `json:"consent,omitempty,omitzero"`
-	CreatedAt time.Time         `json:"createdAt"`
+	Consent ConnectionConsent `json:"consent,omitempty,omitzero"`
+
+	// ConsentRequiredReason Why a user must consent again.
+	ConsentRequiredReason string `json:"consentRequiredReason,omitempty,omitzero"`
+
+	// ConsentRequiredSince Since when a user must consent again, also while the connection is paused. Absent: nobody must.
+	ConsentRequiredSince time.Time `json:"consentRequiredSince,omitempty,omitzero"`
+	CreatedAt            time.Time `json:"createdAt"`
 
 	// GapSuspectedAt When the answer of a poll was last lost on its way, or something else came in its place.
 	GapSuspectedAt time.Time `json:"gapSuspectedAt,omitempty,omitzero"`
@@ -575,7 +587,7 @@ type Connection struct {
 	// State `new`: not polled yet. `consent-required`: the vendor refused the refresh token; make a consent link, or put a new one.
 	State ConnectionState `json:"state"`
 
-	// SubscriptionAdopted The vendor had the subscription already: somebody else may be reading the same queue.
+	// SubscriptionAdopted The vendor had the subscription already and the relay has no record of making it: somebody else may be reading the same queue.
 	SubscriptionAdopted bool      `json:"subscriptionAdopted"`
 	TokenRefreshedAt    time.Time `json:"tokenRefreshedAt,omitempty,omitzero"`
 	UpdatedAt           time.Time `json:"updatedAt"`

@@ -276,7 +276,7 @@ func (a *API) storedConnection(ctx context.Context, c relay.Connection) (Connect
 		view.LastPollAt, view.LastError = p.Outcome.At, p.Outcome.Error
 	}
 	if token.ConsentRequiredSince != nil {
-		view.LastError = token.Reason
+		view.LastError, view.ConsentRequiredSince, view.ConsentRequiredReason = token.Reason, *token.ConsentRequiredSince, token.Reason
 	}
 	if c.Consent != nil {
 		view.Consent = ConnectionConsent{

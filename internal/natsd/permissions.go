@@ -14,7 +14,10 @@ import (
 var ownersOnly = []relay.Kind{relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindDeliveriesExpired}
 
 // shared are the other operational events. The copy of the log names what it takes, as it cannot name what it leaves.
-var shared = []relay.Kind{relay.KindConsentRequired, relay.KindOrderUnresolved, relay.KindGapSuspected, relay.KindSiteUnknown, relay.KindLogClamped}
+var shared = []relay.Kind{
+	relay.KindConsentRequired, relay.KindConsentRestored, relay.KindSubscriptionAdopted, relay.KindOrderUnresolved, relay.KindGapSuspected, relay.KindSiteUnknown,
+	relay.KindLogClamped,
+}
 
 func operational(kinds []relay.Kind) []string {
 	subjects := make([]string, len(kinds))

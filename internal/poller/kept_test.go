@@ -121,6 +121,11 @@ func TestAPageIsStoredOnceHoweverLateItIsTriedAgain(t *testing.T) {
 // counting is told of operational events.
 type counting struct{ told int }
 
+func (c *counting) Once(context.Context, string, relay.Kind, string, string, map[string]any, time.Time, ...string) error {
+	c.told++
+	return nil
+}
+
 func (c *counting) Operational(context.Context, string, relay.Kind, string, string, map[string]any) error {
 	c.told++
 	return nil

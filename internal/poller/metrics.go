@@ -30,6 +30,8 @@ type Metrics struct {
 	connections   *prometheus.Desc
 	polledAge     *prometheus.Desc
 	tokenAge      *prometheus.Desc
+	consents      *prometheus.Desc
+	consentAge    *prometheus.Desc
 	poller        *Poller
 }
 
@@ -50,6 +52,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			"Time since the connection's last successful poll.", []string{"connection"}, nil),
 		tokenAge: prometheus.NewDesc("audatex_relay_connection_token_age_seconds",
 			"Time since the connection's token was last refreshed.", []string{"connection"}, nil),
+		consents: prometheus.NewDesc("audatex_relay_consents_required", "Connections, paused ones among them, whose user must consent again.", nil, nil),
+		consentAge: prometheus.NewDesc("audatex_relay_consent_required_oldest_age_seconds",
+			"For how long the longest waiting connection has had no consent; 0 if none waits for one.", nil, nil),
 	}
 	reg.MustRegister(m.polls, m.notifications, m.gaps, m)
 	return m
@@ -60,6 +65,8 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- m.connections
 	ch <- m.polledAge
 	ch <- m.tokenAge
+	ch <- m.consents
+	ch <- m.consentAge
 }
 
 // Collect implements prometheus.Collector.
@@ -69,6 +76,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	counts := map[State]int{}
 	now := time.Now()
+	consents, oldest := 0, now
 	m.poller.roster.Each(func(id string, r *runner) {
 		r.mu.Lock()
 		s := r.seen
@@ -77,10 +85,18 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 		if !s.polledAt.IsZero() {
 			ch <- prometheus.MustNewConstMetric(m.polledAge, prometheus.GaugeValue, now.Sub(s.polledAt).Seconds(), id)
 		}
+		if !s.consentSince.IsZero() {
+			consents++
+			if s.consentSince.Before(oldest) {
+				oldest = s.consentSince
+			}
+		}
 		if !s.refreshedAt.IsZero() {
 			ch <- prometheus.MustNewConstMetric(m.tokenAge, prometheus.GaugeValue, now.Sub(s.refreshedAt).Seconds(), id)
 		}
 	})
+	ch <- prometheus.MustNewConstMetric(m.consents, prometheus.GaugeValue, float64(consents))
+	ch <- prometheus.MustNewConstMetric(m.consentAge, prometheus.GaugeValue, now.Sub(oldest).Seconds())
 	for _, state := range states {
 		ch <- prometheus.MustNewConstMetric(m.connections, prometheus.GaugeValue, float64(counts[state]), string(state))
 	}

@@ -38,6 +38,7 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 			return wait
 		}
 	}
+	r.tellAdopted(ctx)
 	page := store.Page{PollID: relay.NewID(), Connection: c.ID, Generation: c.Generation}
 	announced, foreign := false, false
 	answer, err := r.p.Session(c).Poll(ctx, r.doc.SubscriptionID, func(context.Context) error {
@@ -296,27 +297,6 @@ func (r *runner) failed(ctx context.Context, err error) time.Duration {
 	return max(r.pause(r.doc.Failures), audatex.RetryAfterOf(err))
 }
 
-// needsConsent tells once that a vendor user must consent anew. Asking again costs no request: the record says so.
-func (r *runner) needsConsent(ctx context.Context, consent *audatex.ConsentRequiredError) time.Duration {
-	r.seenAfter(ctx, StateConsentRequired)
-	if r.doc.ConsentToldFor != nil && r.doc.ConsentToldFor.Equal(consent.Since) {
-		return r.pause(0)
-	}
-	if !r.lease.Valid() {
-		return storeLeast
-	}
-	c := r.config()
-	r.log.Error("the vendor refused the refresh token: nothing is polled until a user consents again", "since", consent.Since, "reason", consent.Reason)
-	err := r.p.Operations.Operational(ctx, siteOf(c), relay.KindConsentRequired, c.ID,
-		"The vendor refused the connection's refresh token. A user of the site must consent again; put the new refresh token on the connection.",
-		map[string]any{"connection": c.ID, "since": relay.FormatTime(consent.Since), "reason": consent.Reason})
-	if err == nil {
-		r.doc.ConsentToldFor = &consent.Since
-		r.write(ctx)
-	}
-	return r.pause(0)
-}
-
 // write saves the document; what cannot be saved now stands in the next one, as each holds all there is.
 func (r *runner) write(ctx context.Context) {
 	err := r.save(ctx)
@@ -324,20 +304,6 @@ func (r *runner) write(ctx context.Context) {
 	if err != nil && !r.lost {
 		r.log.Debug("the outcome of a poll could not be stored yet", "error", err) // the store itself is complained of elsewhere
 	}
-}
-
-// subscribe makes notifications queue up, or adopts the subscription there is. It answers false and a wait when it could not.
-func (r *runner) subscribe(ctx context.Context, c relay.Connection) (time.Duration, bool) {
-	id, adopted, err := r.p.Session(c).EnsureSubscription(ctx, Topic)
-	if err != nil {
-		return r.unsent(ctx, err), false
-	}
-	r.doc.SubscriptionID, r.doc.SubscriptionAdopted = id, adopted
-	if err := r.save(ctx); err != nil {
-		return r.unsent(ctx, err), false
-	}
-	r.log.Info("subscribed to "+Topic, "subscription", id, "adopted", adopted)
-	return 0, true
 }
 
 // seenAfter notes for the metrics how the last poll left the connection.
@@ -349,7 +315,13 @@ func (r *runner) seenAfter(ctx context.Context, state State) {
 			s.polledAt = time.Now()
 		}
 		if err == nil {
-			s.refreshedAt = token.RefreshedAt
+			s.refreshedAt, s.consentSince = token.RefreshedAt, time.Time{}
+			if token.ConsentRequiredSince != nil {
+				s.consentSince = *token.ConsentRequiredSince
+			}
 		}
 	})
+	if err == nil {
+		r.consentRestored(ctx, token)
+	}
 }

@@ -27,12 +27,11 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Topic is what the relay subscribes to: orders created and updated.
-const Topic = "PARTS.ORDER"
-
 // Operations tells operators and subscribers of what happened to the relay itself.
 type Operations interface {
 	Operational(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any) error
+	// Once is Operational for what must not be told twice: an event since a time with equal details under the keys by is the same.
+	Once(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any, since time.Time, by ...string) error
 }
 
 // Config is what New needs.
@@ -46,6 +45,8 @@ type Config struct {
 	Sooner, SoonerFor time.Duration
 	// Short says that the vendor's budget has nothing to spare; nil: it always has.
 	Short     func() bool
+	Topic     string        // what is subscribed to; Topic if empty
+	Renewal   time.Duration // how often the tokens of paused connections are refreshed; DefaultRenewal if zero
 	PollBound time.Duration // a poll has ended for certain this long after it was sent
 	// Exclusive: no other process works on this store (the embedded store under its file lock). The intent of another process is
 	// then a dead one's, and nobody waits for its deadline.
@@ -71,6 +72,12 @@ var ErrNotOwned = errors.New("no such connection is polled by this replica")
 
 // New makes a poller. Run and Own start it.
 func New(c Config) *Poller {
+	if c.Topic == "" {
+		c.Topic = Topic
+	}
+	if c.Renewal <= 0 {
+		c.Renewal = DefaultRenewal
+	}
 	p := &Poller{Config: c, nonce: relay.NewID(), kept: kept{added: make(chan struct{}, 1)}}
 	if p.Sooner <= 0 {
 		p.Sooner = time.Minute

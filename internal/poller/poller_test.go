@@ -44,6 +44,8 @@ type rig struct {
 	instead atomic.Pointer[string] // what the vendor sends in the queue's place
 	stop    func()
 	poller  *poller.Poller
+	grants  []string      // ids of the consents given
+	renewal time.Duration // of paused connections' tokens; zero: the usual one
 
 	mu    sync.Mutex
 	kinds []relay.Kind
@@ -69,6 +71,10 @@ func (r *rig) Operational(_ context.Context, _ string, kind relay.Kind, _, _ str
 	defer r.mu.Unlock()
 	r.kinds = append(r.kinds, kind)
 	return nil
+}
+
+func (r *rig) Once(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any, _ time.Time, _ ...string) error {
+	return r.Operational(ctx, site, kind, id, message, details)
 }
 
 func (r *rig) told(kind relay.Kind) (n int) {
@@ -160,7 +166,8 @@ func (r *rig) startWith(interval, sooner, soonerFor time.Duration) {
 	done := make(chan error, 1)
 	p := poller.New(poller.Config{
 		Store: r.store, Operations: r, Interval: interval, Sooner: sooner, SoonerFor: soonerFor, PollBound: r.client.PollBound(), Exclusive: true,
-		Grace: 200 * time.Millisecond, Log: slog.New(slog.NewTextHandler(r, nil)),
+		Renewal: r.renewal,
+		Grace:   200 * time.Millisecond, Log: slog.New(slog.NewTextHandler(r, nil)),
 		Session: func(c relay.Connection) *audatex.Session {
 			return audatex.NewSession(r.client, r.tokens, c.ID, c.Level)
 		},
@@ -198,6 +205,7 @@ func (r *rig) connect(id string) relay.Connection {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	r.grants = append(r.grants, grant.ID)
 	c := relay.Connection{ID: id, Level: relay.LevelSite, Site: "leeds", Generation: relay.NewID()}
 	rec := audatex.TokenRecord{RefreshToken: audatex.NewSecret(grant.RefreshToken), Generation: c.Generation}
 	if _, err := r.store.Tokens.SaveToken(r.t.Context(), id, rec, 0); err != nil {
@@ -286,6 +294,11 @@ func TestASubscriptionThatIsThereIsAdopted(t *testing.T) {
 	r.halt()
 	if doc, _, err := r.store.Polls.Get(t.Context(), "a"); err != nil || !doc.SubscriptionAdopted {
 		t.Fatalf("poll document %+v, %v", doc, err)
+	}
+	r.start() // what was told stays told
+	eventually(t, "it is polled again", func() bool { return r.sandbox.Counters().Requests[sandbox.OpPoll] > 3 })
+	if n := r.told(relay.KindSubscriptionAdopted); n != 1 {
+		t.Errorf("told %d times", n)
 	}
 }
 

@@ -41,10 +41,11 @@ type runner struct {
 
 	doc           relay.Poll // as stored, at revision
 	revision      uint64
-	adopted       bool // the document carries our epoch, or there is none; no intent of another stands in it
-	lost          bool // an owner of a higher epoch writes the document
-	unsaved       bool // the document could not be stored when last tried
-	storeFailures int  // in a row
+	adopted       bool      // the document carries our epoch, or there is none; no intent of another stands in it
+	lost          bool      // an owner of a higher epoch writes the document
+	unsaved       bool      // the document could not be stored when last tried
+	storeFailures int       // in a row
+	renewal       time.Time // when the token of a paused connection is to be refreshed; zero: it is not known yet
 
 	mu         sync.Mutex
 	connection relay.Connection
@@ -56,7 +57,9 @@ type seen struct {
 	state       State
 	polledAt    time.Time
 	refreshedAt time.Time
-	unstored    string // why a page that was read is not in the inbox yet; "" if none is waited for
+	// consentSince is since when a user must consent again; zero: none must.
+	consentSince time.Time
+	unstored     string // why a page that was read is not in the inbox yet; "" if none is waited for
 }
 
 func (p *Poller) newRunner(lease *shard.Lease, c relay.Connection, fresh bool) *runner {
@@ -127,7 +130,8 @@ func (r *runner) Run(ctx context.Context) {
 		}
 		if r.config().Paused {
 			r.set(func(s *seen) { s.state = StatePaused })
-			continue // until it is changed
+			next.Reset(r.keepToken(ctx))
+			continue
 		}
 		now := time.Now()
 		switch {

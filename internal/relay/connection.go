@@ -88,8 +88,12 @@ type Poll struct {
 	// InboxSeq is the connection's last page in the inbox, as far as its owner knew when it wrote the document; 0 if it knew of none.
 	InboxSeq       uint64 `json:"inboxSeq,omitempty"`
 	SubscriptionID string `json:"subscriptionId,omitempty"`
-	// SubscriptionAdopted says that the vendor already had the subscription (409 on subscribing).
+	// SubscribingSince is when the vendor was first asked for a subscription without an answer that says what came of it.
+	SubscribingSince *time.Time `json:"subscribingSince,omitempty"`
+	// SubscriptionAdopted says that the vendor already had the subscription and nobody here has a record of making it; AdoptionTold that
+	// the event about it is in the log.
 	SubscriptionAdopted bool       `json:"subscriptionAdopted,omitempty"`
+	AdoptionTold        bool       `json:"adoptionTold,omitempty"`
 	GapSuspectedAt      *time.Time `json:"gapSuspectedAt,omitempty"`
 	// ForeignSince is since when polls bring something else in the queue's place; nil: they do not.
 	ForeignSince *time.Time `json:"foreignSince,omitempty"`

@@ -27,14 +27,16 @@ type Kind string
 
 // The operational events.
 const (
-	KindConsentRequired   Kind = "consent-required"
-	KindCallbackDisabled  Kind = "callback-disabled"
-	KindCallbackRecovered Kind = "callback-recovered"
-	KindOrderUnresolved   Kind = "order-unresolved"
-	KindGapSuspected      Kind = "gap-suspected"
-	KindSiteUnknown       Kind = "site-unknown"
-	KindDeliveriesExpired Kind = "deliveries-expired"
-	KindLogClamped        Kind = "log-clamped"
+	KindConsentRequired     Kind = "consent-required"
+	KindConsentRestored     Kind = "consent-restored"
+	KindSubscriptionAdopted Kind = "subscription-adopted"
+	KindCallbackDisabled    Kind = "callback-disabled"
+	KindCallbackRecovered   Kind = "callback-recovered"
+	KindOrderUnresolved     Kind = "order-unresolved"
+	KindGapSuspected        Kind = "gap-suspected"
+	KindSiteUnknown         Kind = "site-unknown"
+	KindDeliveriesExpired   Kind = "deliveries-expired"
+	KindLogClamped          Kind = "log-clamped"
 )
 
 // Origin says what made an event.

@@ -8,7 +8,7 @@ import (
 
 // Kinds are all operational events there are.
 var Kinds = []Kind{
-	KindConsentRequired, KindCallbackDisabled, KindCallbackRecovered, KindOrderUnresolved, KindGapSuspected, KindSiteUnknown,
+	KindConsentRequired, KindConsentRestored, KindSubscriptionAdopted, KindCallbackDisabled, KindCallbackRecovered, KindOrderUnresolved, KindGapSuspected, KindSiteUnknown,
 	KindDeliveriesExpired, KindLogClamped,
 }
 

@@ -42,6 +42,7 @@
   (list "RELAY_AUDATEX_AUTH_STYLE" .Values.audatex.authStyle)
   (list "RELAY_AUDATEX_SCOPES" (join "," .Values.audatex.scopes))
   (list "RELAY_AUDATEX_PKCE" (index (dict "true" "on" "false" "off" "on" "on" "off" "off" "" "") (toString .Values.audatex.pkce)))
+  (list "RELAY_AUDATEX_TOPIC" .Values.audatex.topic)
   (list "RELAY_AUDATEX_TIMEZONE" .Values.audatex.timezone)
   (list "RELAY_AUDATEX_RATE" (include "relay.whole" .Values.audatex.rate))
   (list "RELAY_POLL_INTERVAL" .Values.audatex.pollInterval)

@@ -1,0 +1,75 @@
+package audatex
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// DefaultTopic is what the relay subscribes to unless it is told otherwise: orders created and updated.
+const DefaultTopic = "PARTS.ORDER"
+
+// ServiceDesk is whom the vendor wants to be asked, with the Correlation-Id of the answer in question.
+const ServiceDesk = "servicedesk@audatex.co.uk"
+
+// topicsNamed bounds how many topics an error lists, and topicLength how much of each: they are what the vendor sends.
+const (
+	topicsNamed = 20
+	topicLength = 64
+)
+
+// TopicMissingError: the vendor has no such topic for a connection's user, or has not enabled it. Its outcome is NotFound.
+type TopicMissingError struct {
+	Topic string
+	// Topics are those the vendor lists for the user, as far as they are named; nil if they could not be read.
+	Topics []string
+	cause  error
+}
+
+// Error says which topics there are and whom to ask.
+func (e *TopicMissingError) Error() string {
+	there := "Which topics there are could not be read."
+	switch {
+	case len(e.Topics) > 0:
+		there = "Topics there are: " + strings.Join(e.Topics, ", ") + "."
+	case e.Topics != nil:
+		there = "The vendor lists no topics at all."
+	}
+	with := ""
+	if id := CorrelationIDOf(e.cause); id != "" {
+		with = " and name the Correlation-Id " + id
+	}
+	return fmt.Sprintf("the vendor has no topic %s for this connection. %s Ask the vendor's service desk (%s) to enable the topic%s; the relay tries again by itself",
+		e.Topic, there, ServiceDesk, with)
+}
+
+// Unwrap returns the vendor's refusal.
+func (e *TopicMissingError) Unwrap() error { return e.cause }
+
+// missingTopic makes the error of a topic that the vendor answered 404 for, with the topics that there are.
+func (s *Session) missingTopic(ctx context.Context, topic string, refused error) error {
+	missing := &TopicMissingError{Topic: topic, cause: refused}
+	topics, err := s.Topics(ctx)
+	if err != nil {
+		return missing
+	}
+	missing.Topics = []string{}
+	for _, t := range topics {
+		if code := message([]byte(t.TopicCode), Secret{}); code != "" && len(missing.Topics) <= topicsNamed {
+			missing.Topics = append(missing.Topics, code[:min(len(code), topicLength)])
+		}
+	}
+	slices.Sort(missing.Topics)
+	if len(missing.Topics) > topicsNamed {
+		missing.Topics = append(missing.Topics[:topicsNamed], "…")
+	}
+	return missing
+}
+
+// refusedTopic reports whether an error is the vendor's word that there is no such topic.
+func refusedTopic(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Operation == OpSubscribe && e.Outcome == NotFound
+}

@@ -1,0 +1,75 @@
+package poller
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+// Topic is what is subscribed to unless Config says otherwise.
+const Topic = audatex.DefaultTopic
+
+// subscribedSlack is how far the vendor's clock may be from ours when it says when a subscription was made.
+const subscribedSlack = 10 * time.Minute
+
+// subscribe makes notifications queue up, or takes the subscription there is. It returns false and a wait when it could not.
+//
+// Before the vendor is asked the document says so: a subscription that is found later is ours if an earlier try of ours ended without an
+// answer and it was made since then. Of any other nobody here has a record: another program may be reading the same queue.
+func (r *runner) subscribe(ctx context.Context, c relay.Connection) (time.Duration, bool) {
+	unclear := r.doc.SubscribingSince // of an earlier try
+	if unclear == nil {
+		now := time.Now().UTC()
+		r.doc.SubscribingSince = &now
+		if err := r.save(ctx); err != nil {
+			return r.unsent(ctx, err), false
+		}
+	}
+	sub, existed, err := r.p.Session(c).EnsureSubscription(ctx, r.p.Topic)
+	if err != nil {
+		if unclear == nil && !mayHaveSubscribed(err) {
+			r.doc.SubscribingSince = nil
+		}
+		return r.unsent(ctx, err), false
+	}
+	adopted := existed
+	if at, ok := audatex.ParseTime(sub.CreatedAt, nil); existed && unclear != nil && ok && at.After(unclear.Add(-subscribedSlack)) {
+		adopted = false
+	}
+	r.doc.SubscriptionID, r.doc.SubscriptionAdopted, r.doc.AdoptionTold, r.doc.SubscribingSince = sub.SubscriptionID, adopted, false, nil
+	if err := r.save(ctx); err != nil {
+		return r.unsent(ctx, err), false
+	}
+	r.log.Info("subscribed to "+r.p.Topic, "subscription", sub.SubscriptionID, "adopted", adopted)
+	return 0, true
+}
+
+// mayHaveSubscribed reports whether a try that failed may have made the subscription all the same.
+func mayHaveSubscribed(err error) bool {
+	var e *audatex.Error
+	return errors.As(err, &e) && e.Operation == audatex.OpSubscribe && (e.AnswerLost || e.Status >= 500)
+}
+
+// tellAdopted tells once that a subscription was found that nobody here has a record of making. What keeps that from being stored keeps
+// nothing from being polled: it is tried again before the next poll.
+func (r *runner) tellAdopted(ctx context.Context) {
+	if !r.doc.SubscriptionAdopted || r.doc.AdoptionTold || !r.lease.Valid() {
+		return
+	}
+	c := r.config()
+	r.log.Warn("the vendor had a subscription already that this relay has no record of making; if another program reads it, each takes what the other never sees",
+		"subscription", r.doc.SubscriptionID, "topic", r.p.Topic)
+	err := r.p.Operations.Once(ctx, siteOf(c), relay.KindSubscriptionAdopted, c.ID,
+		"The vendor already had a subscription of this connection that the relay has no record of making. If another program reads the same queue, each takes "+
+			"notifications that the other never sees: stop the other one.",
+		map[string]any{"connection": c.ID, "subscription": r.doc.SubscriptionID, "topic": r.p.Topic}, time.Time{}, "subscription")
+	if err != nil {
+		r.log.Error("the operational event of an adopted subscription could not be stored yet", "error", err)
+		return
+	}
+	r.doc.AdoptionTold = true
+	r.write(ctx)
+}

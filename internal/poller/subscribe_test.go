@@ -1,0 +1,71 @@
+package poller_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/sandbox"
+)
+
+// lastError is why the last poll of a connection came to nothing.
+func (r *rig) lastError(id string) string {
+	doc, _, err := r.store.Polls.Get(r.t.Context(), id)
+	if err != nil || doc.Outcome == nil {
+		return ""
+	}
+	return doc.Outcome.Error
+}
+
+func TestATopicThatIsNotEnabledIsNamedWithThoseThereAreAndAskedForAgain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sandbox.Config{})
+	if err := r.sandbox.SetBehaviour(sandbox.Behaviour{TopicsNotEnabled: []string{"PARTS"}}); err != nil {
+		t.Fatal(err)
+	}
+	r.connect("a")
+	r.start()
+	eventually(t, "the error is told", func() bool { return strings.Contains(r.lastError("a"), "has no topic PARTS.ORDER") })
+	said := r.lastError("a")
+	for _, part := range []string{"ASSESSMENT.MAIL", "servicedesk@audatex.co.uk", "Correlation-Id "} {
+		if !strings.Contains(said, part) {
+			t.Errorf("the error does not hold %q: %s", part, said)
+		}
+	}
+	if err := r.sandbox.SetBehaviour(sandbox.Behaviour{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it heals by itself", r.subscribed)
+	r.order()
+	eventually(t, "what came is stored", func() bool { _, n := r.notifications("a"); return n == 1 })
+	if r.told(relay.KindSubscriptionAdopted) != 0 {
+		t.Error("its own subscription is told as adopted")
+	}
+}
+
+// A subscription whose answer was lost on the way is found there later, and is the relay's own all the same.
+func TestASubscriptionWhoseAnswerWasLostIsOurs(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sandbox.Config{})
+	if err := r.sandbox.SetFaults(sandbox.Faults{ShareCutAfterRead: 1, Operations: []sandbox.Operation{sandbox.OpSubscribe}}); err != nil {
+		t.Fatal(err)
+	}
+	r.connect("a")
+	r.start()
+	eventually(t, "the subscription is there", r.subscribed)
+	eventually(t, "its answer is known to be lost", func() bool { return r.lastError("a") != "" })
+	r.halt()
+	if err := r.sandbox.SetFaults(sandbox.Faults{}); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	r.order()
+	eventually(t, "what came is stored", func() bool { _, n := r.notifications("a"); return n == 1 })
+	r.halt()
+	if doc, _, err := r.store.Polls.Get(t.Context(), "a"); err != nil || doc.SubscriptionAdopted || doc.SubscribingSince != nil {
+		t.Errorf("poll document %+v, %v", doc, err)
+	}
+	if r.told(relay.KindSubscriptionAdopted) != 0 {
+		t.Error("its own subscription is told as adopted")
+	}
+}
