@@ -26,6 +26,9 @@ func recordings(t *testing.T) (base string, names []string) {
 	}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		name, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+		if strings.HasSuffix(r.URL.Path, "/users/me") { // at a base of its own
+			name = r.Header.Get("User-Agent")
+		}
 		all[name].ServeHTTP(w, r)
 	}))
 	t.Cleanup(srv.Close)
@@ -115,6 +118,11 @@ var theReadings = map[string]reading{
 	"whoami-json-error-200": {Malformed, "", "An error has occurred."},
 	"whoami-object":         {Malformed, "", "answer holds no text"},
 	"whoami-null":           {Malformed, "", "answer holds no text"},
+
+	"me":            {Done, "{4711 GB12 T1}", ""},
+	"me-numbers":    {Done, "{4711 GB12 1}", ""},
+	"me-json-error": {Unauthorised, "{  }", "Authorization has been denied for this request."},
+	"me-xml":        {Malformed, "{  }", "answer names no site: the answer is XML (UserModel)"},
 
 	"topics":          {Done, "[{PARTS.ORDER Parts orders} {ASSESSMENT.MAIL.SENT }]", ""},
 	"topics-odd":      {Done, "[{PARTS.ORDER } {ASSESSMENT.MAIL.SENT }]", ""},
@@ -231,7 +239,7 @@ func readRecorded(t *testing.T, base, name string) (string, error) {
 		p, err := m.exchange(ctx, NewSecret("refresh-0"))
 		return p.access.Reveal() + " " + p.refresh.Reveal(), err
 	}
-	c, err := New(Config{BaseURL: base, Logger: quiet})
+	c, err := New(Config{BaseURL: base, Logger: quiet, UserAgent: name})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,6 +253,9 @@ func readRecorded(t *testing.T, base, name string) (string, error) {
 		return string(o.JSON), err
 	case "whoami":
 		return c.Whoami(ctx, testToken)
+	case "me":
+		me, err := c.Me(ctx, testToken)
+		return fmt.Sprint(me), err
 	case "topics":
 		topics, err := c.Topics(ctx, testToken)
 		return fmt.Sprint(topics), err

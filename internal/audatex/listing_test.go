@@ -57,14 +57,15 @@ func FuzzLists(f *testing.F) {
 	for _, s := range []string{`[]`, `[{"SubscriptionId":"x","Topic":{"TopicCode":"A"}}]`, `{"TopicCode":7}`, `["a",null,3]`, `"a"`, `[[]]`} {
 		f.Add([]byte(s))
 	}
-	addRecorded(f, "whoami", "topics", "subscri", "assessment")
+	addRecorded(f, "me", "whoami", "topics", "subscri", "assessment")
 	f.Fuzz(func(t *testing.T, body []byte) {
 		topics, err := readTopics(body)
 		subs, subsErr := readSubscriptions(body)
 		if (err != nil && topics != nil) || (subsErr != nil && subs != nil) || len(topics)+len(subs) > 2*len(body) {
 			t.Fatalf("%d topics (%v), %d subscriptions (%v)", len(topics), err, len(subs), subsErr)
 		}
-		texts := []string{readText(body)}
+		me, _ := readMe(body)
+		texts := []string{readText(body), me.SiteID, me.CompanyCode, me.TerminalID}
 		for _, topic := range topics {
 			texts = append(texts, topic.TopicCode, topic.Description)
 		}

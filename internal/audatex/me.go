@@ -47,7 +47,7 @@ func (c *Client) Me(ctx context.Context, token Secret) (Me, error) {
 // readMe reads the user. An id may be a text or a number; one that is too long is none.
 func readMe(body []byte) (Me, bool) {
 	objects, err := objectsOf(body)
-	if err != nil || len(objects) == 0 {
+	if err != nil || len(objects) != 1 { // several users would prove nothing
 		return Me{}, false
 	}
 	var w struct{ SiteID, CompanyCode, TerminalID json.RawMessage }

@@ -42,6 +42,9 @@ type world struct {
 	public string
 	log    *buffer
 
+	// instead answers in the vendor's place; false if it leaves a request to the sandbox.
+	instead atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
+
 	mu       sync.Mutex
 	replicas []*replica
 	turn     int
@@ -70,7 +73,11 @@ func newWorld(t *testing.T, options ...option) *world {
 		t.Fatal(err)
 	}
 	w.conn = natstest.StartIn(t, t.TempDir())
-	vendor := httptest.NewServer(w.box.Handler())
+	vendor := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if instead := w.instead.Load(); instead == nil || !(*instead)(rw, r) {
+			w.box.Handler().ServeHTTP(rw, r)
+		}
+	}))
 	t.Cleanup(vendor.Close)
 	w.vendor = vendor.URL
 	public := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/relay"
@@ -107,6 +108,9 @@ func (s *Service) check(c relay.Connection, l relay.ConsentLink, a relay.Consent
 	me, err := s.c.Client.Me(ctx, token)
 	if err != nil {
 		s.c.Log.Warn("the vendor could not be asked which site has consented", "connection", c.ID, "outcome", audatex.OutcomeOf(err).String(), "error", err)
+		if audatex.OutcomeOf(err) != audatex.Forbidden { // else the scope does not cover it after all
+			result.Outcome, result.CorrelationID = relay.ConsentUnchecked, audatex.CorrelationIDOf(err)
+		}
 		return result
 	}
 	result.Found.SiteID, result.Found.CompanyCode, result.Found.TerminalID = me.SiteID, me.CompanyCode, me.TerminalID
@@ -122,7 +126,7 @@ const maxAccount = 100
 // shorten makes a foreign text fit for a page and a log line.
 func shorten(text string, most int) string {
 	text = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if !unicode.IsPrint(r) { // also what would turn the text around
 			return ' '
 		}
 		return r

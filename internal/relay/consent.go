@@ -116,7 +116,7 @@ type ConsentOutcome string
 // The outcomes. With the first two the new tokens are in use; otherwise nothing has changed.
 const (
 	ConsentConnected    ConsentOutcome = "connected"           // and the vendor's API took the token
-	ConsentUnchecked    ConsentOutcome = "connected-unchecked" // the vendor's API could not be asked
+	ConsentUnchecked    ConsentOutcome = "connected-unchecked" // the vendor could not be asked for the user or the site
 	ConsentAlready      ConsentOutcome = "already"             // another consent of the link, or a later one of the connection, has succeeded
 	ConsentDenied       ConsentOutcome = "denied"              // the user did not allow it
 	ConsentWrongSite    ConsentOutcome = "wrong-site"          // the user belongs to a site that was not expected
@@ -154,7 +154,7 @@ type ConsentFound struct {
 type Consent struct {
 	ID string    `json:"id"` // of the attempt
 	At time.Time `json:"at"`
-	// Checked says that the vendor's API took the token at that time.
+	// Checked says that the vendor took the token, and named an expected site where it could be asked for one.
 	Checked bool `json:"checked"`
 	ConsentFound
 }
