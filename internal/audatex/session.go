@@ -88,11 +88,18 @@ func (s *Session) EnsureSubscription(ctx context.Context, topic string) (sub Sub
 	if listErr != nil {
 		return Subscription{}, false, fmt.Errorf("topic %s is subscribed already: %w", topic, listErr)
 	}
+	var untold []Subscription // of which topic, the list does not say
 	for _, sub := range subs {
 		_, ok := canonicalUUID(sub.SubscriptionID)
-		if ok && strings.EqualFold(strings.TrimSpace(sub.Topic.TopicCode), topic) {
+		switch code := strings.TrimSpace(sub.Topic.TopicCode); {
+		case ok && strings.EqualFold(code, topic):
 			return sub, !unread, nil
+		case ok && code == "":
+			untold = append(untold, sub)
 		}
+	}
+	if len(untold) == 1 { // there must be one, and it is no other
+		return untold[0], !unread, nil
 	}
 	return Subscription{}, false, err
 }

@@ -1,6 +1,7 @@
 package audatex
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,15 +58,26 @@ func (s *Session) missingTopic(ctx context.Context, topic string, refused error)
 	}
 	missing.Topics = []string{}
 	for _, t := range topics {
-		if code := message([]byte(t.TopicCode), Secret{}); code != "" && len(missing.Topics) <= topicsNamed {
-			missing.Topics = append(missing.Topics, code[:min(len(code), topicLength)])
+		if code := message([]byte(t.TopicCode), Secret{}); code != "" {
+			missing.Topics = append(missing.Topics, strings.ToValidUTF8(code[:min(len(code), topicLength)], ""))
 		}
 	}
-	slices.Sort(missing.Topics)
+	family, _, _ := strings.Cut(topic, ".")
+	slices.SortFunc(missing.Topics, func(a, b string) int { // those of the topic's own family first
+		return cmp.Or(cmp.Compare(rank(a, family), rank(b, family)), cmp.Compare(a, b))
+	})
 	if len(missing.Topics) > topicsNamed {
-		missing.Topics = append(missing.Topics[:topicsNamed], "…")
+		missing.Topics = append(missing.Topics[:topicsNamed:topicsNamed], "…")
 	}
 	return missing
+}
+
+// rank is 0 for a topic of a family, such as PARTS, and 1 for any other.
+func rank(topic, family string) int {
+	if first, _, _ := strings.Cut(topic, "."); strings.EqualFold(first, family) {
+		return 0
+	}
+	return 1
 }
 
 // refusedTopic reports whether an error is the vendor's word that there is no such topic.

@@ -171,3 +171,51 @@ func TestOddAnswersOfTheVendorToAConsent(t *testing.T) {
 		}
 	}
 }
+
+// Faults while a consent is ended spend no more than the code: whoever starts again succeeds, and tokens that were given
+// are used although nobody could be asked who consented.
+func TestFaultsWhileAConsentIsEnded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.account("4711")
+	const vendor, unchecked = relay.ConsentVendor, relay.ConsentUnchecked
+	for i, row := range []struct {
+		name string
+		op   sandbox.Operation
+		f    sandbox.Faults
+		want relay.ConsentOutcome
+	}{
+		{"code refused by 500", sandbox.OpToken, sandbox.Faults{Share500: 1}, vendor},
+		{"code cut off before", sandbox.OpToken, sandbox.Faults{ShareCut: 1}, vendor},
+		{"tokens lost on the way", sandbox.OpToken, sandbox.Faults{ShareCutAfterRead: 1}, vendor},
+		{"whoami refused by 500", sandbox.OpWhoami, sandbox.Faults{Share500: 1}, unchecked},
+		{"whoami cut off", sandbox.OpWhoami, sandbox.Faults{ShareCutAfterRead: 1}, unchecked},
+		{"users/me refused by 503", sandbox.OpUsersMe, sandbox.Faults{Share503: 1}, unchecked},
+		{"users/me cut off", sandbox.OpUsersMe, sandbox.Faults{ShareCut: 1}, unchecked},
+	} {
+		id := fmt.Sprintf("con-%d", i)
+		made := w.link(NewLink{Connection: w.connection(id, "4711")})
+		b := w.browser()
+		row.f.Operations = []sandbox.Operation{row.op}
+		if err := w.box.SetFaults(row.f); err != nil {
+			t.Fatal(err)
+		}
+		got := b.consent(made.URL, "4711")
+		if err := w.box.SetFaults(); err != nil {
+			t.Fatal(err)
+		}
+		if r := w.stored(made.ID).Attempts[0].Result; r == nil || r.Outcome != row.want {
+			t.Errorf("%s: %+v, want %s: %s", row.name, r, row.want, got.title())
+			continue
+		}
+		if row.want.Succeeded() {
+			if w.token(id).RefreshToken.Empty() {
+				t.Errorf("%s: no tokens", row.name)
+			}
+			continue
+		}
+		if again := b.consent(mainLink(got), "4711"); again.title() != "Connected: site-4711 (Audatex site 4711)" {
+			t.Errorf("%s: started again: %s", row.name, again.title())
+		}
+	}
+}
