@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -34,14 +35,17 @@ const returnOrigin = "https://bms.example"
 
 // world is one store, one vendor and one public address behind which replicas take turns.
 type world struct {
-	t      *testing.T
+	t *testing.T
+	*common
+}
+
+type common struct {
 	conn   *nats.Conn
 	seal   *store.Sealer
 	box    *sandbox.Sandbox
 	vendor string
 	public string
 	log    *buffer
-
 	// instead answers in the vendor's place; false if it leaves a request to the sandbox.
 	instead atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
 
@@ -68,7 +72,7 @@ func newWorld(t *testing.T, options ...option) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, box: sandbox.New(sandbox.Config{}), log: &buffer{}}
+	w := &world{t, &common{box: sandbox.New(sandbox.Config{}), log: &buffer{}}}
 	if w.seal, err = store.NewSealer(raw); err != nil {
 		t.Fatal(err)
 	}
@@ -88,6 +92,9 @@ func newWorld(t *testing.T, options ...option) *world {
 	w.start(options...)
 	return w
 }
+
+// in is the world for a subtest.
+func (w *world) in(t *testing.T) *world { return &world{t, w.common} }
 
 // next returns the replica whose turn it is.
 func (w *world) next() *replica {
@@ -169,6 +176,18 @@ func (w *world) start(options ...option) *replica {
 	return r
 }
 
+// answers has the vendor answer requests whose path ends so with a status.
+func (w *world) answers(path string, status int) {
+	hook := func(rw http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, path) {
+			return false
+		}
+		rw.WriteHeader(status)
+		return true
+	}
+	w.instead.Store(&hook)
+}
+
 // any returns one of the replicas.
 func (w *world) any() *replica { return w.next() }
 
@@ -211,6 +230,18 @@ func (w *world) stored(id string) relay.ConsentLink {
 	return l
 }
 
+// edit changes a link as it is stored.
+func (w *world) edit(id string, change func(l *relay.ConsentLink)) {
+	w.t.Helper()
+	if _, err := w.any().change(w.t.Context(), id, func(l *relay.ConsentLink) bool {
+		l.Attempts = slices.Clone(l.Attempts)
+		change(l)
+		return true
+	}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // token returns a connection's tokens, empty if there are none.
 func (w *world) token(connection string) audatex.TokenRecord {
 	w.t.Helper()
@@ -250,6 +281,32 @@ func mainLink(s shown) string {
 }
 
 func deny(v *sandboxtest.Visitor) { v.Deny = true }
+
+func scopes(ticked ...string) func(*sandboxtest.Visitor) {
+	return func(v *sandboxtest.Visitor) { v.Scopes = ticked }
+}
+
+// user is f, or a user who does what is asked.
+func user(f func(*sandboxtest.Visitor)) func(*sandboxtest.Visitor) {
+	if f == nil {
+		return func(*sandboxtest.Visitor) {}
+	}
+	return f
+}
+
+// id makes a connection's id of a test's name.
+func id(name string) string {
+	return strings.Trim(regexp.MustCompile(`[^a-z0-9]+`).ReplaceAllString(name, "-"), "-")
+}
+
+// stateOf returns the state in an address.
+func stateOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return u.Query().Get("state")
+}
 
 // browser is one with cookies of its own that follows no redirects by itself.
 type browser struct {

@@ -154,11 +154,13 @@ func (s *Service) trouble(w http.ResponseWriter, v *visit, err error) {
 	s.answer(w, v, s.pageOfTrouble())
 }
 
-// admitted loads the link that a credential opens; false if the request has been answered.
-func (s *Service) admitted(w http.ResponseWriter, r *http.Request, v *visit, text string) (l relay.ConsentLink, c credential, ok bool) {
+// admitted loads the link that a credential opens; false if the request has been answered, with unknown where there is none.
+func (s *Service) admitted(
+	w http.ResponseWriter, r *http.Request, v *visit, text string, unknown page,
+) (l relay.ConsentLink, c credential, ok bool) {
 	c, ok = readCredential(text)
 	if !ok {
-		s.refuse(w, r, v, s.pageOfUnknown())
+		s.refuse(w, r, v, unknown)
 		return l, c, false
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), storePatience)
@@ -167,7 +169,7 @@ func (s *Service) admitted(w http.ResponseWriter, r *http.Request, v *visit, tex
 	switch {
 	case errors.Is(err, errGone), err == nil && c.token != "" && !matches(l.TokenHash, c.token),
 		err == nil && c.attempt != "" && find(&l, c.attempt) == nil:
-		s.refuse(w, r, v, s.pageOfUnknown())
+		s.refuse(w, r, v, unknown)
 		return l, c, false
 	case err != nil:
 		s.trouble(w, v, err)

@@ -24,7 +24,7 @@ const (
 
 // open is GET of a link: it shows who asks for what, and spends nothing.
 func (s *Service) open(w http.ResponseWriter, r *http.Request, v *visit, text string) {
-	l, _, ok := s.admitted(w, r, v, text)
+	l, _, ok := s.admitted(w, r, v, text, s.pageOfUnknown())
 	if !ok {
 		return
 	}
@@ -84,7 +84,7 @@ func (s *Service) pausedUntil(now time.Time) time.Time {
 
 // press is the button: it begins a consent and sends the browser to the vendor.
 func (s *Service) press(w http.ResponseWriter, r *http.Request, v *visit, text string) {
-	l, cred, ok := s.admitted(w, r, v, text)
+	l, cred, ok := s.admitted(w, r, v, text, s.pageOfUnknown())
 	if !ok {
 		return
 	}
@@ -156,7 +156,7 @@ func (s *Service) callback(w http.ResponseWriter, r *http.Request, v *visit) {
 		s.refuse(w, r, v, s.pageOfNeverSeen())
 		return
 	}
-	l, cred, ok := s.admitted(w, r, v, state)
+	l, cred, ok := s.admitted(w, r, v, state, s.pageOfNeverSeen())
 	if !ok {
 		return
 	}
@@ -245,7 +245,7 @@ func (s *Service) spendInTurn(ctx context.Context, link, attempt, code string) (
 
 // result shows how a consent has ended, and waits for that a while.
 func (s *Service) result(w http.ResponseWriter, r *http.Request, v *visit, state string) {
-	l, cred, ok := s.admitted(w, r, v, state)
+	l, cred, ok := s.admitted(w, r, v, state, s.pageOfUnknown())
 	if !ok {
 		return
 	}
