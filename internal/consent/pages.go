@@ -31,8 +31,10 @@ type page struct {
 	// Notice is told right before the button.
 	Notice string
 	Button *button
-	Next   []string
-	Links  []link
+	// Next is what to do next, under a title of that name unless NextTitle has another.
+	Next      []string
+	NextTitle string
+	Links     []link
 	// Reference is what somebody who asks for help can name.
 	Reference  string
 	RetryAfter time.Duration
@@ -45,6 +47,7 @@ type fact struct{ Name, Value string }
 type list struct {
 	Title string
 	Items []string
+	Steps bool // one after the other
 }
 
 // button is a form that has nothing but a button.

@@ -95,14 +95,15 @@ func (s *Service) pageOfConsent(l relay.ConsentLink, c relay.Connection, credent
 		},
 		Facts: append([]fact{{"Who asks", "Audatex relay at " + s.host()}, {"Known to Audatex as", s.c.ClientID}}, connectionFacts(c)...),
 		Lists: []list{
-			{"What it will be allowed to do", scopes},
-			{"What happens next", []string{
+			{Title: "What it will be allowed to do", Items: scopes},
+			{Title: "What happens next", Steps: true, Items: []string{
 				"Audatex's own page opens and asks for your Company Code, User Name and Password. They are typed in there; the relay never sees them.",
 				"Log in as a user of the site named above, and allow the access.",
 				"Audatex then brings you back here, and you are told whether it worked. You have 30 minutes.",
 			}},
 		},
 		Button:    &button{Text: textButton, Action: s.path(pagesPath + credential)},
+		NextTitle: "Good to know",
 		Next:      []string{"If you did not expect this, close the page: nothing happens without the button.", "The link can be used until " + whenText(l.ExpiresAt) + "."},
 		Reference: l.ID,
 	}
@@ -318,7 +319,7 @@ func (s *Service) pageOfResult(l relay.ConsentLink, c relay.Connection, r relay.
 				for i, scope := range a.ScopesMissing {
 					missing[i] = scopeText(scope)
 				}
-				p.Lists = []list{{"What is missing", missing}}
+				p.Lists = []list{{Title: "What is missing", Items: missing}}
 			}
 		}
 		p.Next = []string{"Start again with a user who may read parts orders, and allow everything.", textTell}
