@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/access"
@@ -298,12 +299,16 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	failed = errors.Join(failed, stages.wait())
 	closing, cancel := context.WithDeadline(context.WithoutCancel(ctx), refreshesEnd(stopped, time.Now(), c.ShutdownGrace.d()))
 	defer cancel()
+	var ending sync.WaitGroup
+	ending.Go(func() {
+		if err := consents.Close(closing); err != nil {
+			log.Warn("a consent is still under way; the next start, or another replica, goes on with it", "error", err)
+		}
+	})
 	if err := tokens.Close(closing); err != nil {
 		log.Warn("a token refresh was given up; its intent tells the next start", "error", err)
 	}
-	if err := consents.Close(closing); err != nil {
-		log.Warn("a consent is still under way; the next start, or another replica, goes on with it", "error", err)
-	}
+	ending.Wait()
 	stopServing()
 	failed = errors.Join(failed, running.wait())
 	if failed == nil {

@@ -309,6 +309,7 @@ func (s *Service) pageOfResult(l relay.ConsentLink, c relay.Connection, r relay.
 		p.Next = []string{
 			"Start again and log in as a user of the expected site. If Audatex does not ask who you are, log out there first.",
 			"If the site you logged in for is the right one, tell whoever sent you the link: its number may be wrong there.",
+			"The access that you have just allowed is not used. You can withdraw it at Audatex.",
 		}
 	case relay.ConsentScopeMissing:
 		p.Title = "The consent does not cover what is needed"

@@ -235,8 +235,16 @@ func (s *Service) spendInTurn(ctx context.Context, link, attempt, code string) (
 		if err != nil || outcome != claimBusy {
 			return outcome, err
 		}
+		// Another request with the same state may be at work in this process.
+		if l, _, err := s.load(ctx, link); err == nil {
+			if a := find(&l, attempt); a != nil && a.Phase != relay.ConsentStarted {
+				return claimUnder, nil
+			}
+		}
 		select {
 		case <-ctx.Done():
+			return outcome, nil
+		case <-s.stopped.Done():
 			return outcome, nil
 		case <-time.After(wait):
 		}
