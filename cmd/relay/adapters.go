@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
@@ -76,16 +77,34 @@ func (n notifications) Retry(ctx context.Context, unresolved string) (httpapi.Re
 		n.vendor.refresh(ctx, doc.Connection)
 	}
 	outcome, err := n.Resolver.Retry(ctx, unresolved)
+	return retryOf(outcome), err
+}
+
+// RetryAll is Retry of several.
+func (n notifications) RetryAll(ctx context.Context, unresolved []relay.Unresolved, each func(id string, outcome httpapi.Retry, err error)) {
+	var refreshing sync.WaitGroup
+	refreshed := map[string]bool{}
+	for _, u := range unresolved {
+		if !refreshed[u.Connection] {
+			refreshed[u.Connection] = true
+			refreshing.Go(func() { n.vendor.refresh(ctx, u.Connection) })
+		}
+	}
+	refreshing.Wait()
+	n.Resolver.RetryAll(ctx, unresolved, func(id string, outcome resolver.RetryOutcome, err error) { each(id, retryOf(outcome), err) })
+}
+
+func retryOf(outcome resolver.RetryOutcome) httpapi.Retry {
 	switch outcome {
 	case resolver.RetryResolved:
-		return httpapi.Retried, nil
+		return httpapi.Retried
 	case resolver.RetryNotFound:
-		return httpapi.RetryUnknown, err
+		return httpapi.RetryUnknown
 	case resolver.RetryRefused:
-		return httpapi.RetryRefused, err
+		return httpapi.RetryRefused
 	case resolver.RetryUnavailable:
 	}
-	return httpapi.RetryUnavailable, err
+	return httpapi.RetryUnavailable
 }
 
 // callbacks is the dispatcher as the API sees it: each callback's own replica answers.

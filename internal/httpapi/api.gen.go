@@ -1023,6 +1023,50 @@ type UnresolvedList struct {
 	Next Next `json:"next,omitempty,omitzero"`
 }
 
+// UnresolvedReason defines model for UnresolvedReason.
+type UnresolvedReason = string
+
+// UnresolvedRetried defines model for UnresolvedRetried.
+type UnresolvedRetried struct {
+	// Failed Those that were taken and stay.
+	Failed []UnresolvedFailure `json:"failed"`
+
+	// Matched How many fitted, from `after` on; those of this request are among them.
+	Matched int `json:"matched"`
+
+	// Next Where to go on. Absent when all have been taken.
+	Next string `json:"next,omitempty,omitzero"`
+
+	// Resolved How many of those have their event now.
+	Resolved int `json:"resolved"`
+
+	// Taken How many of them this request took.
+	Taken int `json:"taken"`
+}
+
+// UnresolvedFailure defines model for UnresolvedRetried.failed.
+type UnresolvedFailure struct {
+	Detail string `json:"detail,omitempty,omitzero"`
+	Id     string `json:"id"`
+
+	// Problem As the last part of a problem's `type`: `still-unresolved`, `consent-required`, `not-available` or `store-unavailable`.
+	Problem string `json:"problem"`
+}
+
+// UnresolvedRetry defines model for UnresolvedRetry.
+type UnresolvedRetry struct {
+	// After What the answer before gave as `next`.
+	After string `json:"after,omitempty,omitzero"`
+
+	// Connection Of a site, connection, client or callback.
+	Connection Name `json:"connection,omitempty,omitzero"`
+
+	// Limit How many to take.
+	Limit  int              `json:"limit,omitempty,omitzero"`
+	Reason UnresolvedReason `json:"reason,omitempty,omitzero"`
+	Sites  []Name           `json:"sites,omitempty,omitzero"`
+}
+
 // VendorOrder The vendor's JSON, every field and digit as it came. Absent for an order that closed long ago.
 type VendorOrder = json.RawMessage
 
@@ -1287,8 +1331,14 @@ type ListOrderEventsParams struct {
 
 // ListUnresolvedParams defines parameters for ListUnresolved.
 type ListUnresolvedParams struct {
-	Connection Name  `form:"connection,omitempty" json:"connection,omitempty,omitzero"`
-	Limit      Limit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+	Connection Name `form:"connection,omitempty" json:"connection,omitempty,omitzero"`
+
+	// Reason Only those that are unresolved for this reason.
+	Reason UnresolvedReason `form:"reason,omitempty" json:"reason,omitempty,omitzero"`
+
+	// Sites Only of these sites. Left out, all that the caller may see.
+	Sites SiteList `form:"sites,omitempty" json:"sites,omitempty,omitzero"`
+	Limit Limit    `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
 
 	// After What the page before gave as `next`.
 	After After `form:"after,omitempty" json:"after,omitempty,omitzero"`
@@ -1344,6 +1394,9 @@ type CreateConsentLinkJSONRequestBody = ConsentLinkSettings
 
 // CreateConsentLinksJSONRequestBody defines body for CreateConsentLinks for application/json ContentType.
 type CreateConsentLinksJSONRequestBody = ConsentLinksSettings
+
+// RetryManyUnresolvedJSONRequestBody defines body for RetryManyUnresolved for application/json ContentType.
+type RetryManyUnresolvedJSONRequestBody = UnresolvedRetry
 
 // EventApplicationCloudeventsPlusJSONRequestBody defines body for Event for application/cloudevents+json ContentType.
 type EventApplicationCloudeventsPlusJSONRequestBody = Event
@@ -1476,6 +1529,9 @@ type ServerInterface interface {
 	// ListUnresolved List notifications whose order could not be read
 	// (GET /v1/unresolved)
 	ListUnresolved(w http.ResponseWriter, r *http.Request, params ListUnresolvedParams)
+	// RetryManyUnresolved Read the orders of many unresolved notifications again, and publish their events
+	// (POST /v1/unresolved/retry)
+	RetryManyUnresolved(w http.ResponseWriter, r *http.Request)
 	// DeleteUnresolved Give an unresolved notification up
 	// (DELETE /v1/unresolved/{unresolvedId})
 	DeleteUnresolved(w http.ResponseWriter, r *http.Request, unresolvedId string)
@@ -1734,6 +1790,12 @@ func (_ Unimplemented) ListOrderEvents(w http.ResponseWriter, r *http.Request, o
 // ListUnresolved List notifications whose order could not be read
 // (GET /v1/unresolved)
 func (_ Unimplemented) ListUnresolved(w http.ResponseWriter, r *http.Request, params ListUnresolvedParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// RetryManyUnresolved Read the orders of many unresolved notifications again, and publish their events
+// (POST /v1/unresolved/retry)
+func (_ Unimplemented) RetryManyUnresolved(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -3541,6 +3603,32 @@ func (siw *ServerInterfaceWrapper) ListUnresolved(w http.ResponseWriter, r *http
 		return
 	}
 
+	// ------------- Optional query parameter "reason" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "reason", r.URL.Query(), &params.Reason, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "reason"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "reason", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sites" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "sites", r.URL.Query(), &params.Sites, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sites"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sites", Err: err})
+		}
+		return
+	}
+
 	// ------------- Optional query parameter "limit" -------------
 
 	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
@@ -3569,6 +3657,20 @@ func (siw *ServerInterfaceWrapper) ListUnresolved(w http.ResponseWriter, r *http
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListUnresolved(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RetryManyUnresolved operation middleware
+func (siw *ServerInterfaceWrapper) RetryManyUnresolved(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RetryManyUnresolved(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3876,6 +3978,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/unresolved", wrapper.ListUnresolved)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/unresolved/retry", wrapper.RetryManyUnresolved)
 	})
 	r.Group(func(r chi.Router) {
 		r.Delete(options.BaseURL+"/v1/unresolved/{unresolvedId}", wrapper.DeleteUnresolved)

@@ -197,7 +197,7 @@ const (
 // patient bounds an operation. Those that ask the vendor or a receiver have bounds of their own, and a long poll is to wait.
 func (a *API) patient(r *http.Request) (context.Context, context.CancelFunc) {
 	switch exchangeOf(r).op.id {
-	case "testCallback", "findAssessment", "deleteConnection", "retryUnresolved", "listEvents":
+	case "testCallback", "findAssessment", "deleteConnection", "retryUnresolved", "retryManyUnresolved", "listEvents":
 		return r.Context(), func() {}
 	}
 	if a.c.Store.Health().Trouble().Since.IsZero() {

@@ -178,6 +178,7 @@ type parts struct {
 	poller       error
 	tests        error
 	retries      map[string]retried // of unresolved notifications; others are unknown
+	retried      []string           // in which order
 }
 
 // retried is what the stand-in answers to a retry.
@@ -247,6 +248,14 @@ func (p *parts) Retry(_ context.Context, unresolved string) (Retry, error) {
 		return r.outcome, r.err
 	}
 	return RetryUnknown, store.ErrNotFound
+}
+
+func (p *parts) RetryAll(ctx context.Context, unresolved []relay.Unresolved, each func(id string, outcome Retry, err error)) {
+	for _, u := range unresolved {
+		p.set(func() { p.retried = append(p.retried, u.ID) })
+		outcome, err := p.Retry(ctx, u.ID)
+		each(u.ID, outcome, err)
+	}
 }
 
 func (p *parts) Assessment(_ context.Context, c relay.Connection, originator, number string) (string, error) {

@@ -3,7 +3,6 @@ package httpapi
 import (
 	"context"
 	"encoding/base64"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -75,24 +74,6 @@ func page[T any](
 	return items, next, nil
 }
 
-// pageOf returns one page of entries, in the order of their keys.
-func pageOf[T any](entries []store.Entry[T], after string, limit int) (items []store.Entry[T], next string, err error) {
-	after, err = afterKey(after)
-	if err != nil {
-		return nil, "", err
-	}
-	entries = slices.DeleteFunc(entries, func(e store.Entry[T]) bool { return after != "" && e.Key <= after })
-	slices.SortFunc(entries, func(a, b store.Entry[T]) int { return strings.Compare(a.Key, b.Key) })
-	if limit == 0 {
-		limit = defaultLimit
-	}
-	if len(entries) > limit {
-		entries = entries[:limit]
-		next = token('k', entries[limit-1].Key)
-	}
-	return entries, next, nil
-}
-
 // afterKey reads the cursor of a list that is in the order of keys; "" is its beginning.
 func afterKey(cursor string) (string, error) {
 	if cursor == "" {
@@ -108,6 +89,15 @@ func afterKey(cursor string) (string, error) {
 // starting says that the copies of what is stored are not complete yet.
 func starting() error {
 	return &problem{kind: kindBusy, detail: "The relay is starting.", retryAfter: time.Second}
+}
+
+// entryKeys returns the keys of entries.
+func entryKeys[T any](entries []store.Entry[T]) []string {
+	keys := make([]string, len(entries))
+	for i, e := range entries {
+		keys[i] = e.Key
+	}
+	return keys
 }
 
 // valuesOf answers the documents of entries.

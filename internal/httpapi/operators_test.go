@@ -182,6 +182,7 @@ func TestUnresolved(t *testing.T) {
 		}
 	}
 	var list UnresolvedList
+	eventually(t, func() bool { return f.api.asides.Count("") == 2 })
 	f.admin().get("/v1/unresolved?connection=two").want(200).into(&list)
 	if len(list.Items) != 1 || string(list.Items[0].Raw) != "{\"a\":\xff}" {
 		t.Errorf("list: %+v", list)

@@ -56,6 +56,8 @@ type Resolver interface {
 	Doing(ctx context.Context, connections []string) map[string]Doing
 	// Retry resolves an unresolved notification now. The error tells why it is not Retried; the vendor's are those of internal/audatex.
 	Retry(ctx context.Context, unresolved string) (Retry, error)
+	// RetryAll is Retry of several, in the order of their inbox entries for each connection. It tells each what became of it.
+	RetryAll(ctx context.Context, unresolved []relay.Unresolved, each func(id string, outcome Retry, err error))
 }
 
 // Doing is what only the owner of a connection knows of it.
@@ -142,6 +144,7 @@ type API struct {
 	// Copies of what is stored: lists and quotas come from them. Those of clients are the keys'.
 	callbacks   *store.Mirror[store.SealedCallback]
 	connections *store.Mirror[relay.Connection]
+	asides      *store.Mirror[store.Aside] // unresolved notifications
 	requests    *store.Mirror[store.RequestSize]
 	remembered  *remembered
 
@@ -194,6 +197,9 @@ func New(c Config) (*API, error) {
 		Bucket: c.Store.Sealed, Log: c.Log, What: "callback", Group: func(cb store.SealedCallback) string { return cb.Client },
 	})
 	a.connections = store.NewMirror(store.MirrorConfig[relay.Connection]{Bucket: c.Store.Connections, Log: c.Log, What: "connection"})
+	a.asides = store.NewMirror(store.MirrorConfig[store.Aside]{
+		Bucket: c.Store.Asides, Log: c.Log, What: "unresolved", Group: func(u store.Aside) string { return u.Connection },
+	})
 	a.requests = store.NewMirror(store.MirrorConfig[store.RequestSize]{
 		Bucket: c.Store.Requests.Sizes, Log: c.Log, What: "request", OnChange: a.remembered.changed,
 	})
@@ -203,7 +209,7 @@ func New(c Config) (*API, error) {
 // Run wakes long polls, keeps the copies that lists come from, and removes callbacks without a client, until ctx ends.
 func (a *API) Run(ctx context.Context) {
 	var parts sync.WaitGroup
-	for _, run := range []func(context.Context){a.feed.run, a.callbacks.Run, a.connections.Run, a.requests.Run, a.sweep} {
+	for _, run := range []func(context.Context){a.feed.run, a.callbacks.Run, a.connections.Run, a.asides.Run, a.requests.Run, a.sweep} {
 		parts.Go(func() { run(ctx) })
 	}
 	parts.Wait()

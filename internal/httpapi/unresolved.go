@@ -15,16 +15,51 @@ import (
 // ListUnresolved implements GET /v1/unresolved.
 func (a *API) ListUnresolved(w http.ResponseWriter, r *http.Request, params ListUnresolvedParams) {
 	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		all, err := a.c.Store.Unresolved.All(ctx, "", a.unreadable("unresolved"))
+		entries, next, err := page(ctx, a.asides, params.Connection, params.After, params.Limit, chosen(params.Reason, params.Sites))
 		if err != nil {
 			return reply{}, err
 		}
-		all = slices.DeleteFunc(all, func(e store.Entry[relay.Unresolved]) bool {
-			return params.Connection != "" && e.Value.Connection != params.Connection
-		})
-		entries, next, err := pageOf(all, params.After, params.Limit)
-		return reply{body: UnresolvedList{Items: views(entries, unresolvedView), Next: next}}, err
+		if n := withinBytes(entries); n < len(entries) {
+			entries, next = entries[:n], token('k', entries[n-1].Key)
+		}
+		found, err := a.unresolved(ctx, entries)
+		return reply{body: UnresolvedList{Items: views(found, unresolvedView), Next: next}}, err
 	})
+}
+
+// chosen returns what lists of unresolved notifications are filtered by.
+func chosen(reason string, sites []string) func(store.Aside) bool {
+	return func(u store.Aside) bool {
+		return (reason == "" || u.Reason == reason) && (len(sites) == 0 || slices.Contains(sites, u.Site))
+	}
+}
+
+// unresolvedBytes is how many bytes of unresolved notifications are read for one page, but for one that has more by itself.
+const unresolvedBytes = 8 << 20
+
+// withinBytes returns how many of these have not too many bytes together; one at least.
+func withinBytes(entries []store.Entry[store.Aside]) int {
+	size := 0
+	for i, e := range entries {
+		if size += e.Value.Bytes; size > unresolvedBytes && i > 0 {
+			return i
+		}
+	}
+	return len(entries)
+}
+
+// unresolved reads unresolved notifications as they are stored. Those that are gone are left out.
+func (a *API) unresolved(ctx context.Context, entries []store.Entry[store.Aside]) ([]store.Entry[relay.Unresolved], error) {
+	var found []store.Entry[relay.Unresolved]
+	for _, there := range a.c.Store.Unresolved.Current(ctx, entryKeys(entries)) {
+		switch {
+		case there.Err != nil:
+			return nil, there.Err
+		case !there.Deleted:
+			found = append(found, there.Entry)
+		}
+	}
+	return found, nil
 }
 
 // GetUnresolved implements GET /v1/unresolved/{unresolvedId}.
@@ -38,8 +73,9 @@ func (a *API) GetUnresolved(w http.ResponseWriter, r *http.Request, id string) {
 // DeleteUnresolved implements DELETE /v1/unresolved/{unresolvedId}. The log says what was given up: nothing else will.
 func (a *API) DeleteUnresolved(w http.ResponseWriter, r *http.Request, id string) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		u, _, err := remove(ctx, a.c.Store.Unresolved, id, "", func(relay.Unresolved) error { return nil })
+		u, revision, err := remove(ctx, a.c.Store.Unresolved, id, "", func(relay.Unresolved) error { return nil })
 		if err == nil {
+			a.asides.Removed(id, revision)
 			a.logOf(c).Warn("an unresolved notification was given up by an operator", "unresolved", id, "connection", u.Connection, "site", u.Site, "order", u.Order)
 		}
 		return reply{status: http.StatusNoContent}, err

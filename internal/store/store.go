@@ -54,6 +54,7 @@ type Store struct {
 	Watermarks  *Bucket[Watermark]
 	Lanes       *Bucket[cursor.Lane]
 	Unresolved  *Bucket[relay.Unresolved]
+	Asides      *Bucket[Aside] // the same notifications, without their bytes
 	Requests    *Requests
 	Consents    *Bucket[relay.ConsentLink]
 	Owners      *Bucket[Owner]
@@ -130,6 +131,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 			s.Unresolved, err = openBucket(ctx, s, topology.Unresolved, jsonCodec[relay.Unresolved]{})
 			return
 		},
+		func() (err error) { s.Asides, err = openBucket(ctx, s, topology.Unresolved, asideCodec{}); return },
 		func() (err error) { s.Requests, err = openRequests(ctx, s, c.Sealer); return },
 		func() (err error) {
 			s.Consents, err = openBucket(ctx, s, topology.Consents, jsonCodec[relay.ConsentLink]{})

@@ -1,0 +1,124 @@
+package httpapi
+
+import (
+	"cmp"
+	"context"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+const (
+	// retryMost is how many notifications one request retries, retryChunk how many of them before it looks at the time.
+	retryMost  = 100
+	retryChunk = 10
+	// retryWithin is after what time a request begins no further ones, retryBound how long those that it has begun may take. Each waits for
+	// its turn of the vendor's budget.
+	retryWithin = 15 * time.Second
+	retryBound  = 40 * time.Second
+)
+
+// RetryManyUnresolved implements POST /v1/unresolved/retry.
+func (a *API) RetryManyUnresolved(w http.ResponseWriter, r *http.Request) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		which, err := bodyOf[UnresolvedRetry](r)
+		if err != nil {
+			return reply{}, err
+		}
+		waiting, err := a.toRetry(ctx, which)
+		if err != nil {
+			return reply{}, err
+		}
+		result, err := a.retryMany(ctx, waiting, cmp.Or(which.Limit, retryMost))
+		if err != nil {
+			return reply{}, err
+		}
+		a.logOf(c).Info("unresolved notifications were retried by an operator", "reason", which.Reason, "connection", which.Connection,
+			"matched", result.Matched, "taken", result.Taken, "resolved", result.Resolved)
+		return reply{body: result}, nil
+	})
+}
+
+// toRetry returns the unresolved notifications that are meant, in the order of their inbox entries, from a cursor on.
+func (a *API) toRetry(ctx context.Context, which UnresolvedRetry) ([]store.Entry[store.Aside], error) {
+	select {
+	case <-a.asides.Ready():
+	case <-ctx.Done():
+		return nil, starting()
+	}
+	var all []store.Entry[store.Aside]
+	pass := chosen(which.Reason, which.Sites)
+	for _, key := range a.asides.Keys(which.Connection) {
+		if e, ok := a.asides.Get(key); ok && pass(e.Value) {
+			all = append(all, e)
+		}
+	}
+	slices.SortFunc(all, byEntry)
+	if which.After == "" {
+		return all, nil
+	}
+	fields, err := readToken('u', which.After, 2)
+	if err != nil {
+		return nil, invalid(at("/after", "is not a cursor of this list"))
+	}
+	last := store.Entry[store.Aside]{Key: fields[1]}
+	if last.Value.InboxEntry, err = strconv.ParseUint(fields[0], 36, 64); err != nil {
+		return nil, invalid(at("/after", "is not a cursor of this list"))
+	}
+	from, found := slices.BinarySearchFunc(all, last, byEntry)
+	if found {
+		from++
+	}
+	return all[from:], nil
+}
+
+func byEntry(a, b store.Entry[store.Aside]) int {
+	return cmp.Or(cmp.Compare(a.Value.InboxEntry, b.Value.InboxEntry), strings.Compare(a.Key, b.Key))
+}
+
+// retryMany retries the first of these: as many as are asked for, unless time runs out before, or the vendor or the store cannot be asked.
+func (a *API) retryMany(ctx context.Context, waiting []store.Entry[store.Aside], limit int) (UnresolvedRetried, error) {
+	result := UnresolvedRetried{Matched: len(waiting), Failed: []UnresolvedFailure{}}
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, retryBound)
+	defer cancel()
+	for result.Taken < min(limit, len(waiting)) && time.Since(began) < retryWithin {
+		chunk := waiting[result.Taken:min(result.Taken+retryChunk, limit, len(waiting))]
+		chunk = chunk[:withinBytes(chunk)]
+		found, err := a.unresolved(ctx, chunk)
+		if err != nil {
+			return result, err
+		}
+		stop := false
+		a.c.Resolver.RetryAll(ctx, valuesOf(found), func(id string, outcome Retry, err error) {
+			switch outcome {
+			case Retried:
+				result.Resolved++
+			case RetryUnknown: // resolved or given up meanwhile
+			case RetryRefused:
+				result.failed(id, asProblem(http.MethodPost, stillUnresolved(err)))
+			default: // RetryUnavailable
+				p := asProblem(http.MethodPost, retryLater(err))
+				result.failed(id, p)
+				stop = stop || p.kind.slug != kindConsent.slug
+			}
+		})
+		result.Taken += len(chunk)
+		if stop {
+			break
+		}
+	}
+	if result.Taken > 0 && result.Taken < len(waiting) {
+		last := waiting[result.Taken-1]
+		result.Next = token('u', strconv.FormatUint(last.Value.InboxEntry, 36), last.Key)
+	}
+	return result, nil
+}
+
+func (r *UnresolvedRetried) failed(id string, p *problem) {
+	r.Failed = append(r.Failed, UnresolvedFailure{Id: id, Problem: p.kind.slug, Detail: p.detail})
+}
