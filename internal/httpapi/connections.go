@@ -1,11 +1,13 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
@@ -16,13 +18,60 @@ import (
 // ListConnections implements GET /v1/connections.
 func (a *API) ListConnections(w http.ResponseWriter, r *http.Request, params ListConnectionsParams) {
 	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		entries, next, err := page(ctx, a.connections, "", params.After, params.Limit, nil)
+		of := func(c relay.Connection) bool { return len(params.Sites) == 0 || slices.ContainsFunc(params.Sites, c.Covers) }
+		if len(params.State) > 0 {
+			views, next, err := a.connectionsIn(ctx, params.State, params.After, cmp.Or(params.Limit, defaultLimit), of)
+			return reply{body: ConnectionList{Items: views, Next: next}}, err
+		}
+		entries, next, err := page(ctx, a.connections, "", params.After, params.Limit, of)
 		if err != nil {
 			return reply{}, err
 		}
 		views, err := a.connectionViews(ctx, valuesOf(entries))
 		return reply{body: ConnectionList{Items: views, Next: next}}, err
 	})
+}
+
+// A connection's state is made of what several parts know, so it is looked at for one connection after another. One page looks at stateMost
+// at most, stateChunk at a time, and begins no further ones after stateWithin.
+const (
+	stateMost   = 1000
+	stateChunk  = 100
+	stateWithin = 2 * time.Second
+)
+
+// connectionsIn returns one page of the connections that pass and are in one of the states.
+func (a *API) connectionsIn(
+	ctx context.Context, states []ConnectionState, after string, limit int, pass func(relay.Connection) bool,
+) (items []Connection, next string, err error) {
+	began := time.Now()
+	items = []Connection{}
+	for looked := 0; looked < stateMost && time.Since(began) < stateWithin; looked += stateChunk {
+		var entries []store.Entry[relay.Connection]
+		if entries, next, err = page(ctx, a.connections, "", after, stateChunk, pass); err != nil {
+			return nil, "", err
+		}
+		views, err := a.connectionViews(ctx, valuesOf(entries))
+		if err != nil {
+			return nil, "", err
+		}
+		for i, view := range views {
+			if !slices.Contains(states, view.State) {
+				continue
+			}
+			if items = append(items, view); len(items) < limit {
+				continue
+			}
+			if i < len(views)-1 {
+				next = token('k', entries[i].Key)
+			}
+			return items, next, nil
+		}
+		if after = next; next == "" {
+			break
+		}
+	}
+	return items, next, nil
 }
 
 // GetConnection implements GET /v1/connections/{id}.

@@ -39,6 +39,19 @@ func (c Connection) SiteOf(vendorSite string) string {
 	return c.Site
 }
 
+// Covers reports whether the connection may carry a site.
+func (c Connection) Covers(site string) bool {
+	if c.Site == site {
+		return true
+	}
+	for _, s := range c.Sites {
+		if s == site {
+			return true
+		}
+	}
+	return false
+}
+
 // SiteNames answers every site the connection may carry, without repeats.
 func (c Connection) SiteNames() []string {
 	seen := map[string]bool{}
