@@ -28,7 +28,7 @@ var expectations = map[string]expectation{
 	"listConnections": adminOnly, "getConnection": adminOnly, "putConnection": adminOnly, "patchConnection": adminOnly, "deleteConnection": adminOnly,
 	"pollConnection": adminOnly, "listClients": adminOnly, "getClient": adminOnly, "putClient": adminOnly, "deleteClient": adminOnly, "listKeys": adminOnly,
 	"createKey": adminOnly, "deleteKey": adminOnly, "listUnresolved": adminOnly, "getUnresolved": adminOnly, "deleteUnresolved": adminOnly,
-	"retryUnresolved": adminOnly, "listConsentLinks": adminOnly, "createConsentLink": adminOnly, "deleteConsentLink": adminOnly,
+	"retryUnresolved": adminOnly, "retryManyUnresolved": adminOnly, "listConsentLinks": adminOnly, "createConsentLink": adminOnly, "deleteConsentLink": adminOnly,
 	"listAllConsentLinks": adminOnly, "createConsentLinks": adminOnly,
 	"listCallbacks": ownList, "listEvents": ownList, "listOrders": ownList,
 	"getCallback": ownRead, "listDeliveries": ownRead, "getDelivery": ownRead, "getEvent": ownRead, "getOrder": ownRead, "listOrderEvents": ownRead,
