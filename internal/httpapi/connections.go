@@ -18,7 +18,9 @@ import (
 // ListConnections implements GET /v1/connections.
 func (a *API) ListConnections(w http.ResponseWriter, r *http.Request, params ListConnectionsParams) {
 	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		of := func(c relay.Connection) bool { return len(params.Sites) == 0 || slices.ContainsFunc(params.Sites, c.Covers) }
+		of := func(c relay.Connection) bool {
+			return len(params.Sites) == 0 || slices.ContainsFunc(params.Sites, c.Covers)
+		}
 		if len(params.State) > 0 {
 			views, next, err := a.connectionsIn(ctx, params.State, params.After, cmp.Or(params.Limit, defaultLimit), of)
 			return reply{body: ConnectionList{Items: views, Next: next}}, err
