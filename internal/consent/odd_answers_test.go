@@ -219,3 +219,28 @@ func TestFaultsWhileAConsentIsEnded(t *testing.T) {
 		}
 	}
 }
+
+// A vendor that refuses PKCE is told as what the operator can change, on the page and in the log.
+func TestVendorThatRefusesPKCE(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.account("4711")
+	made := w.link(NewLink{Connection: w.connection("con-a", "4711")})
+	if err := w.box.SetBehaviour(sandbox.Behaviour{PKCE: sandbox.PKCERefuse}); err != nil {
+		t.Fatal(err)
+	}
+	got := w.browser().consent(made.URL, "4711")
+	if got.title() != "Audatex does not accept this relay" || !strings.Contains(got.body, "RELAY_AUDATEX_PKCE=off") {
+		t.Errorf("the page says %s", got.body)
+	}
+	if log := w.log.String(); !strings.Contains(log, `"error":"invalid_request"`) {
+		t.Errorf("the log does not tell of invalid_request: %s", log)
+	}
+	without := w.start(func(c *Config) { c.PKCE = false })
+	w.mu.Lock()
+	w.replicas = []*replica{without}
+	w.mu.Unlock()
+	if got := w.browser().consent(made.URL, "4711"); got.title() != "Connected: site-4711 (Audatex site 4711)" {
+		t.Errorf("without PKCE: %s", got.title())
+	}
+}

@@ -331,6 +331,9 @@ func (s *Service) pageOfResult(l relay.ConsentLink, c relay.Connection, r relay.
 			textTell,
 			"The operator compares client id, client secret, scopes and redirect address (" + s.redirectURI() + ") with what Audatex has registered.",
 		}
+		if s.c.PKCE {
+			p.Next = append(p.Next, "If all of that is right, Audatex may not know PKCE: the operator tries RELAY_AUDATEX_PKCE=off.")
+		}
 	case relay.ConsentCode:
 		p.Tone, p.Title = "warn", "Audatex no longer accepts this answer"
 		p.Text = []string{"What Audatex sent you back with is good for about a minute and for one use, and that was over. " + textUnchanged}

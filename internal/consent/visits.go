@@ -175,6 +175,10 @@ func (s *Service) callback(w http.ResponseWriter, r *http.Request, v *visit) {
 			s.trouble(w, v, err)
 			return
 		}
+		if refusal != "access_denied" {
+			s.c.Log.WarnContext(r.Context(), "the vendor sent somebody back without a code", "connection", l.Connection, "link", l.ID,
+				"error", shorten(refusal, maxAccount), "description", shorten(query.Get("error_description"), maxAccount))
+		}
 	case code == "" || len(code) > maxQuery:
 		s.answer(w, v, s.pageOfNoCode(l, state, v.now))
 		return
