@@ -235,6 +235,32 @@ func TestACutPageLosesNothing(t *testing.T) {
 	})
 }
 
+// What is set aside of a page that came as XML is one element of it, and is read again when it is tried again. Entries
+// are read in every way .NET writes them.
+func TestNotificationsAsXML(t *testing.T) {
+	t.Parallel()
+	const entry = `<ResourceId>` + testOrder + `</ResourceId><ResourceType>PartsOrder</ResourceType>`
+	for name, tt := range map[string]struct {
+		page, order string
+		count       int
+	}{
+		"one element":          {`<NotificationMessage><Resources><Resource>` + entry + `</Resource></Resources></NotificationMessage>`, testOrder, 1},
+		"two elements":         {strings.Repeat(`<NotificationMessage><Topic>A</Topic><Resources><a:R xmlns:a="x">`+entry+`</a:R></Resources></NotificationMessage>`, 2), testOrder, 2},
+		"entries without list": {`<ArrayOfNotificationMessage><N><Resources>` + entry + `</Resources></N></ArrayOfNotificationMessage>`, testOrder, 1},
+		"texts":                {`<ArrayOfNotificationMessage><N><ResourceUris><string>/partsorders/` + testOrder + `</string></ResourceUris></N></ArrayOfNotificationMessage>`, testOrder, 1},
+		"prefixes":             {`<d:ArrayOfNotificationMessage xmlns:d="x"><d:N><d:Resources><d:R>` + entry + `</d:R></d:Resources></d:N></d:ArrayOfNotificationMessage>`, testOrder, 1},
+		"declaration":          {`<?xml version="1.0" encoding="utf-16"?><!-- x --><ArrayOfNotificationMessage/>`, "", 0},
+		"nothing of an order":  {`<NotificationMessage><Topic>A</Topic></NotificationMessage>`, "", 1},
+		"too deep":             {`<NotificationMessage>` + strings.Repeat("<a>", 100) + strings.Repeat("</a>", 100) + `</NotificationMessage>`, "", 1},
+		"entities":             {`<!DOCTYPE a [<!ENTITY b "cc">]><NotificationMessage><Topic>&b;</Topic></NotificationMessage>`, "", 1},
+	} {
+		list, err := ParsePage([]byte(tt.page))
+		if len(list) != tt.count || tt.count > 0 && list[0].Order != tt.order || (err != nil) != (name == "too deep" || name == "entities") {
+			t.Errorf("%s: %+v, %v", name, list, err)
+		}
+	}
+}
+
 func FuzzParsePage(f *testing.F) {
 	for _, s := range []string{
 		"", "[]", "null", "[{}]", `{"a":1}`, "[1,2", "[[[[", `["]"]`, "\xef\xbb\xbf[]",

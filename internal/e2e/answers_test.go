@@ -13,6 +13,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/audatex/recorded"
 	"github.com/audatex-relay/relay/internal/e2e/harness"
+	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
@@ -67,7 +68,7 @@ func (v *recordedVendor) poll(subscription string) (recorded.Answer, bool) {
 // notification becomes one event, in its order, and what is none is kept with its bytes and told.
 func TestRecordedAnswersGoThroughTheRelay(t *testing.T) {
 	t.Parallel()
-	const at, older = "2016-01-15T09:38:44.6871504Z", "2016-01-15T09:38:44.6871504"
+	const at, older, at2026 = "2016-01-15T09:38:44.6871504Z", "2016-01-15T09:38:44.6871504", "2026-01-15T09:38:44.6871504Z"
 	type kept struct{ reason, detail, raw string } // raw: how its bytes begin; "page" is the whole answer
 	rows := []struct {
 		answer     string
@@ -86,7 +87,7 @@ func TestRecordedAnswersGoThroughTheRelay(t *testing.T) {
 			"updated 0001-01-01T00:00:00", "updated ", "updated 15/01/2016 09:38:44", "updated /Date(1452850724687)/",
 			"updated 1452850724687", "updated 2016-01-15t09:38:44.687z",
 		}},
-		{answer: "poll-hundred-of-9-kilobyte", events: slices.Repeat([]string{"updated 2026-01-15T09:38:44.6871504Z"}, 100)},
+		{answer: "poll-hundred-of-9-kilobyte", events: slices.Repeat([]string{"updated " + at2026}, 100)},
 		{answer: "poll-truncated", events: []string{"created " + at}, unresolved: []kept{{"malformed", "remainder of a cut page", `{"NotificationId"`}}, gap: true},
 		{answer: "poll-cut", events: []string{"created " + at}, unresolved: []kept{{"malformed", "remainder of a cut page", `{"NotificationId"`}}, gap: true},
 		{answer: "poll-xml-cut", events: []string{"created " + at}, unresolved: []kept{{"malformed", "remainder of a cut page", `<NotificationMessage>`}}, gap: true},
@@ -102,6 +103,12 @@ func TestRecordedAnswersGoThroughTheRelay(t *testing.T) {
 		{answer: "poll-empty-body"},
 		{answer: "poll-204"},
 		{answer: "refused-500-json"},
+	}
+	if natstest.Long(0, 1) == 1 { // of 20 MB the first 8 are read, and the notification that is cut is kept
+		large := rows[0]
+		large.answer, large.events, large.gap = "poll-20-megabytes", slices.Repeat([]string{"updated " + at2026}, 924), true
+		large.unresolved = []kept{{"malformed", "remainder of a cut page", `{"NotificationId"`}}
+		rows = append(rows, large)
 	}
 	answers, err := recorded.Answers()
 	if err != nil {
