@@ -139,6 +139,8 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 		return err
 	}
 
+	resealing := store.NewResealer(s, registry, log)
+
 	// Who may do what.
 	var keys *access.Keys
 	events, err := newEvents(c, nc, s.Topology(), func() *access.Keys { return keys }, log)
@@ -219,7 +221,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 
 	// What is served.
 	apis, err = httpapi.New(httpapi.Config{
-		Store: s, Keys: keys, Admins: admins, PublicURL: c.PublicURL, SchemaURL: schemaBase(c, api.Addr()), CallbackNets: c.allow, Restored: mark.Restored,
+		Store: s, Keys: keys, Admins: admins, PublicURL: c.PublicURL, SchemaURL: schemaBase(c, api.Addr()), CallbackNets: c.allow, Restored: mark.Restored, Encryption: resealing.Status,
 		Proxies: c.proxies, Waiting: parts.waiting, Ingress: doors, Dispatcher: callbacks{dispatching, asking}, Poller: pollers{asking}, Resolver: notifications{resolving, vendor}, Vendor: vendor, Consents: consents, Ready: state.ready, Log: log,
 	})
 	if err != nil {
@@ -252,6 +254,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	// Everything runs. Sharing stops first and with it the work on every shard, then the stages; what serves goes on until they have drained.
 	front.open(withPages(consents, apis.Handler()))
 	running.goUntil(serving, "the administrators' tokens", (&adminFiles{config: c, admins: admins, log: log}).follow)
+	running.goUntil(serving, "the encryption keys", func(ctx context.Context) error { resealing.Run(ctx); return nil })
 	running.goUntil(serving, "the API keys", func(ctx context.Context) error { keys.Run(ctx); return nil })
 	running.goUntil(serving, "the copy of the log", func(ctx context.Context) error { return runEvents(ctx, events, keys) })
 	running.goUntil(serving, "the consents", func(ctx context.Context) error { consents.Run(ctx); return nil })

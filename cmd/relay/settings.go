@@ -82,7 +82,7 @@ type storage struct {
 	NATSListenKey  string `name:"nats-listen-key" env:"RELAY_NATS_LISTEN_KEY" help:"PEM file of that certificate's key." group:"Storage"`
 	StreamReplicas int    `env:"RELAY_STREAM_REPLICAS" help:"Copies of every stream; 3 with an external cluster, else 1." group:"Storage"`
 
-	EncryptionKeys     string `env:"RELAY_ENCRYPTION_KEYS" help:"Tink keyset (JSON) that encrypts secrets at rest. Embedded: made on first start beside the data." group:"Storage"`
+	EncryptionKeys     string `env:"RELAY_ENCRYPTION_KEYS" help:"Tink keyset (JSON) that encrypts secrets at rest, or several in a list: the first encrypts, all decrypt. Embedded: made on first start beside the data." group:"Storage"`
 	EncryptionKeysFile string `env:"RELAY_ENCRYPTION_KEYS_FILE" help:"File that holds it." group:"Storage"`
 
 	LogLevel  string `env:"RELAY_LOG_LEVEL" default:"info" help:"debug, info, warn or error." group:"Serving"`
@@ -304,17 +304,22 @@ func (c *config) checkLogging() error {
 	return nil
 }
 
-// encryptionKeys answers the keyset that is set, if one is. Base64 is taken as well: JSON is awkward in some environments.
+// encryptionKeys returns the keysets that are set, if any are, one after the other. Base64 of each is taken as well: JSON is awkward in some
+// environments.
 func (c config) encryptionKeys() ([]byte, error) {
-	keys := []byte(c.EncryptionKeys)
-	if len(keys) > 0 && keys[0] != '{' {
-		decoded, err := base64.StdEncoding.DecodeString(c.EncryptionKeys)
-		if err != nil {
-			return nil, wrong("RELAY_ENCRYPTION_KEYS", "is neither a Tink keyset in JSON nor base64 of one (make one with `relay keys`)")
-		}
-		keys = decoded
+	keys := strings.TrimSpace(c.EncryptionKeys)
+	if keys == "" || keys[0] == '{' || keys[0] == '[' {
+		return []byte(keys), nil
 	}
-	return keys, nil
+	var all []byte
+	for _, one := range strings.FieldsFunc(keys, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\r' || r == '\t' }) {
+		decoded, err := base64.StdEncoding.DecodeString(one)
+		if err != nil {
+			return nil, wrong("RELAY_ENCRYPTION_KEYS", "is neither a Tink keyset in JSON nor base64 of one (make one with `relay keys`), nor a list of them")
+		}
+		all = append(append(all, decoded...), '\n')
+	}
+	return all, nil
 }
 
 // duration is a Go duration that also takes days: 30d.

@@ -201,13 +201,9 @@ func (s *Service) load(ctx context.Context, id string) (relay.ConsentLink, uint6
 	return there.Value, there.Revision, nil
 }
 
-// linkKept is how long a link is remembered after it can no longer be used.
-const linkKept = 30 * 24 * time.Hour
-
 // put makes the write of a link. The document goes by itself when it is of no interest any more.
 func put(l relay.ConsentLink, revision uint64, now time.Time) store.Put[relay.ConsentLink] {
-	left := max(l.ExpiresAt.Add(linkKept).Sub(now), time.Hour).Truncate(time.Second)
-	return store.Put[relay.ConsentLink]{Key: l.ID, Value: l, Revision: revision, TTL: left}
+	return store.Put[relay.ConsentLink]{Key: l.ID, Value: l, Revision: revision, TTL: relay.ConsentLinkLeft(l.ExpiresAt, now)}
 }
 
 // change applies a step to a link until it is stored, and returns the link as it is then. A step that returns false changes

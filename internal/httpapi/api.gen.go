@@ -789,6 +789,33 @@ type DeliverySummary struct {
 	Status DeliveryStatus `json:"status"`
 }
 
+// EncryptionKey defines model for EncryptionKey.
+type EncryptionKey struct {
+	// Id As `keyId` in the keyset.
+	Id string `json:"id"`
+
+	// Secrets How many secrets in the store it has encrypted.
+	Secrets int `json:"secrets"`
+
+	// Use `writing`, `reading`, or `missing`: it is not given, and what it has encrypted cannot be read.
+	Use string `json:"use"`
+}
+
+// EncryptionKeys defines model for EncryptionKeys.
+type EncryptionKeys struct {
+	CheckedAt time.Time       `json:"checkedAt"`
+	Keys      []EncryptionKey `json:"keys"`
+
+	// Left Secrets that other keys have encrypted.
+	Left int `json:"left"`
+
+	// Through Nothing is encrypted with another key.
+	Through bool `json:"through"`
+
+	// Writing The id of the key that encrypts.
+	Writing string `json:"writing"`
+}
+
 // Event What the relay publishes: a CloudEvent 1.0 in structured JSON. The same bytes are the NATS message, a callback's body and the API's answer. A receiver's whole rule for order, repeats and replays: apply an event if its sequence is above the one stored for its subject.
 type Event = json.RawMessage
 
@@ -940,6 +967,15 @@ type ReadinessStatus string
 
 // ReadinessStorageStatus Whether the store takes writes and answers reads.
 type ReadinessStorageStatus string
+
+// RemovedConnection defines model for RemovedConnection.
+type RemovedConnection struct {
+	// Id Of a site, connection, client or callback.
+	Id Name `json:"id"`
+
+	// Notice What is left to be done at the vendor.
+	Notice string `json:"notice"`
+}
 
 // RotateSecret defines model for RotateSecret.
 type RotateSecret struct {
@@ -1516,6 +1552,9 @@ type ServerInterface interface {
 	// CreateConsentLinks Make consent links for many connections, one for each
 	// (POST /v1/consent-links)
 	CreateConsentLinks(w http.ResponseWriter, r *http.Request, params CreateConsentLinksParams)
+	// GetEncryptionKeys Which encryption keys the store needs
+	// (GET /v1/encryption-keys)
+	GetEncryptionKeys(w http.ResponseWriter, r *http.Request)
 	// ListEvents Read the log of events as a feed
 	// (GET /v1/events)
 	ListEvents(w http.ResponseWriter, r *http.Request, params ListEventsParams)
@@ -1759,6 +1798,12 @@ func (_ Unimplemented) ListAllConsentLinks(w http.ResponseWriter, r *http.Reques
 // CreateConsentLinks Make consent links for many connections, one for each
 // (POST /v1/consent-links)
 func (_ Unimplemented) CreateConsentLinks(w http.ResponseWriter, r *http.Request, params CreateConsentLinksParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetEncryptionKeys Which encryption keys the store needs
+// (GET /v1/encryption-keys)
+func (_ Unimplemented) GetEncryptionKeys(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -3306,6 +3351,20 @@ func (siw *ServerInterfaceWrapper) CreateConsentLinks(w http.ResponseWriter, r *
 	handler.ServeHTTP(w, r)
 }
 
+// GetEncryptionKeys operation middleware
+func (siw *ServerInterfaceWrapper) GetEncryptionKeys(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetEncryptionKeys(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListEvents operation middleware
 func (siw *ServerInterfaceWrapper) ListEvents(w http.ResponseWriter, r *http.Request) {
 
@@ -4021,6 +4080,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/unresolved/{unresolvedId}/retry", wrapper.RetryUnresolved)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/encryption-keys", wrapper.GetEncryptionKeys)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/livez", wrapper.Livez)

@@ -176,9 +176,13 @@ func (a *API) DeleteConnection(w http.ResponseWriter, r *http.Request, id Id, pa
 				return reply{}, fmt.Errorf("remove the %s of connection %s: %w", what, id, err)
 			}
 		}
-		return reply{status: http.StatusNoContent}, nil
+		return reply{body: RemovedConnection{Id: id, Notice: withdrawConsent}}, nil
 	})
 }
+
+// withdrawConsent is what the API cannot do for a vendor's user.
+const withdrawConsent = "The relay has forgotten the connection's tokens. The consent itself can only be withdrawn by its user, at the vendor: " +
+	"until then it stays there, also if a backup from before is restored."
 
 func (a *API) unsubscribe(ctx context.Context, id, ifMatch string) error {
 	c, revision, err := a.c.Store.Connections.Get(ctx, id)

@@ -108,7 +108,7 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 	f.keys = access.New(access.Config{Clients: f.store.Clients, Log: log, Changed: func(client string) { f.api.Recheck(client) }})
 	c := Config{
 		Consents: newConsents(t, f.store, publicURL, log), Store: f.store, Keys: f.keys, Admins: access.NewAdmins([]access.Admin{{Name: "admin", Token: adminToken}}), PublicURL: publicURL + "/", CallbackNets: []netip.Prefix{loopback},
-		Dispatcher: f.parts, Poller: f.parts, Resolver: f.parts, Vendor: f.parts, RatePerSecond: 10_000, Burst: 10_000, TestsPerSecond: 10_000, TestBurst: 10_000, Failures: 1_000_000, Log: log,
+		Dispatcher: f.parts, Poller: f.parts, Resolver: f.parts, Vendor: f.parts, Encryption: counted, RatePerSecond: 10_000, Burst: 10_000, TestsPerSecond: 10_000, TestBurst: 10_000, Failures: 1_000_000, Log: log,
 	}
 	for _, o := range options {
 		o(&c)
@@ -361,4 +361,9 @@ func (s *syncBuffer) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.String()
+}
+
+// counted is what the secrets of a fixture's store are said to be encrypted with.
+func counted() store.KeyStatus {
+	return store.KeyStatus{CheckedAt: time.Now(), Writing: 7, Left: 2, Keys: []store.KeyUse{{ID: 7, Secrets: 3, Given: true}, {ID: 8, Secrets: 1, Given: true}, {ID: 9, Secrets: 1}}}
 }

@@ -90,7 +90,10 @@ func TestConnections(t *testing.T) {
 		t.Errorf("detail: %s", p.Detail)
 	}
 	f.parts.set(func() { f.parts.vendor = nil })
-	op.delete("/v1/connections/con-a?unsubscribe=true").want(204)
+	removed := op.delete("/v1/connections/con-a?unsubscribe=true").want(200)
+	if body := string(removed.body); !strings.Contains(body, "withdrawn by its user, at the vendor") {
+		t.Errorf("removing a connection does not say what is left to do: %s", body)
+	}
 	f.parts.set(func() {
 		if len(f.parts.unsubscribed) != 1 || f.parts.unsubscribed[0] != "sub" {
 			t.Errorf("unsubscribed: %v", f.parts.unsubscribed)

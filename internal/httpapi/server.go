@@ -103,7 +103,9 @@ type Config struct {
 	// Ingress counts failed authentications; nil: nobody sees the counts.
 	Ingress *ingress.Metrics
 	// Restored is when a backup was last put back (topology.Mark): positions in the log from before are others'.
-	Restored   time.Time
+	Restored time.Time
+	// Encryption returns what the secrets in the store are encrypted with.
+	Encryption func() store.KeyStatus
 	Dispatcher Dispatcher
 	Poller     Poller
 	Resolver   Resolver

@@ -25,7 +25,7 @@ const (
 
 var expectations = map[string]expectation{
 	"livez": public, "readyz": public, "openapi": public, "schema": public, "problemPage": public,
-	"listConnections": adminOnly, "getConnection": adminOnly, "putConnection": adminOnly, "patchConnection": adminOnly, "deleteConnection": adminOnly,
+	"getEncryptionKeys": adminOnly, "listConnections": adminOnly, "getConnection": adminOnly, "putConnection": adminOnly, "patchConnection": adminOnly, "deleteConnection": adminOnly,
 	"pollConnection": adminOnly, "listClients": adminOnly, "getClient": adminOnly, "putClient": adminOnly, "deleteClient": adminOnly, "listKeys": adminOnly,
 	"createKey": adminOnly, "deleteKey": adminOnly, "listUnresolved": adminOnly, "getUnresolved": adminOnly, "deleteUnresolved": adminOnly,
 	"retryUnresolved": adminOnly, "retryManyUnresolved": adminOnly, "listConsentLinks": adminOnly, "createConsentLink": adminOnly, "deleteConsentLink": adminOnly,

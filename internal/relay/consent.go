@@ -168,3 +168,11 @@ func (l ConsentLink) Pending() bool {
 	}
 	return false
 }
+
+// consentLinkKept is how long a link is remembered after it can no longer be used.
+const consentLinkKept = 30 * 24 * time.Hour
+
+// ConsentLinkLeft is how long the document of a link stays from now on: until it is of no interest any more.
+func ConsentLinkLeft(expires, now time.Time) time.Duration {
+	return max(expires.Add(consentLinkKept).Sub(now), time.Hour).Truncate(time.Second)
+}

@@ -28,7 +28,9 @@ var ErrSealed = errors.New("none of the encryption keys fits (RELAY_ENCRYPTION_K
 
 // Sealer encrypts what must not lie on the disk in the clear. Every ciphertext is bound to the place it lies in.
 type Sealer struct {
-	aead tink.AEAD
+	aead     tink.AEAD
+	primary  uint32   // the id of the key that encrypts
+	readable []uint32 // those of all that decrypt
 }
 
 // NewKeys answers a fresh Tink keyset (AES-256-GCM) as JSON: what RELAY_ENCRYPTION_KEYS takes.
@@ -44,17 +46,35 @@ func NewKeys() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// NewSealer reads a Tink keyset in JSON. Its primary key encrypts, all of its keys decrypt.
+// NewSealer reads a Tink keyset in JSON, or several: see mergeKeysets. The primary key of the first encrypts, all keys of all decrypt.
 func NewSealer(keys []byte) (*Sealer, error) {
-	h, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(keys)))
+	merged, primary, readable, err := mergeKeysets(keys)
 	if err != nil {
-		return nil, errors.New("not a Tink keyset in JSON (make one with `relay keys`)") // the cause could quote key material
+		return nil, err
+	}
+	h, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(merged)))
+	if err != nil {
+		return nil, errKeyset // the cause could quote key material
 	}
 	a, err := aead.New(h)
 	if err != nil {
 		return nil, fmt.Errorf("not a keyset for AEAD: %w", err)
 	}
-	return &Sealer{aead: a}, nil
+	return &Sealer{aead: a, primary: primary, readable: readable}, nil
+}
+
+// again encrypts with the key that encrypts now what any of the keys has encrypted for a place.
+func (s *Sealer) again(place string, sealed []byte) ([]byte, error) {
+	plain, err := s.aead.Decrypt(sealed, []byte(place))
+	if err != nil {
+		return nil, fmt.Errorf("decrypt the secrets of %s: %w", place, ErrSealed)
+	}
+	defer clear(plain)
+	sealed, err = s.aead.Encrypt(plain, []byte(place))
+	if err != nil {
+		return nil, fmt.Errorf("encrypt the secrets of %s: %w", place, err)
+	}
+	return sealed, nil
 }
 
 // KeysFromFile reads the key file in dir, or makes it (0600) on the first start.
