@@ -108,9 +108,9 @@ func (s *Service) pageOfConsent(l relay.ConsentLink, c relay.Connection, credent
 		Reference: l.ID,
 	}
 	if !paused.IsZero() {
-		p.Button.Off = true
-		p.Notice = "Audatex has asked this relay to wait until " + whenText(paused.Add(time.Minute-1).Truncate(time.Minute)) +
-			". Open the link again after that time; the button works then."
+		until := whenText(paused.Add(time.Minute - 1).Truncate(time.Minute))
+		p.Button.Off, p.Button.Text = true, "Please wait until "+until
+		p.Notice = "Audatex has asked this relay to wait until " + until + ". Open the link again after that time; the button works then."
 	}
 	return p
 }
@@ -253,7 +253,7 @@ func (s *Service) pageOfStarting() page {
 // foundFacts say who has consented.
 func foundFacts(f relay.ConsentFound) []fact {
 	var facts []fact
-	for _, one := range []fact{{"Audatex site", f.SiteID}, {"Company code", f.CompanyCode}, {"Terminal", f.TerminalID}, {"Audatex says you are", f.Account}} {
+	for _, one := range []fact{{"Your Audatex site", f.SiteID}, {"Company code", f.CompanyCode}, {"Terminal", f.TerminalID}, {"Audatex says you are", f.Account}} {
 		if one.Value != "" {
 			facts = append(facts, one)
 		}
