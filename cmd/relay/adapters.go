@@ -11,6 +11,7 @@ import (
 	"github.com/audatex-relay/relay/internal/dispatcher"
 	"github.com/audatex-relay/relay/internal/httpapi"
 	"github.com/audatex-relay/relay/internal/owners"
+	"github.com/audatex-relay/relay/internal/poller"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/resolver"
 	"github.com/audatex-relay/relay/internal/sender"
@@ -45,6 +46,18 @@ func (v *vendor) session(c relay.Connection) *audatex.Session {
 // Order reads an order for the resolver. Levels differ in the event calls only, so the connection's id is enough.
 func (v *vendor) Order(ctx context.Context, connection, id string, begin func() (context.Context, error)) (json.RawMessage, error) {
 	order, err := audatex.NewSession(v.client, v.tokens, connection, relay.LevelSite).Order(ctx, id, begin)
+	return order.JSON, err
+}
+
+// knownConnections is the poller as the reconciler sees it. The poller is made after the reconciler, which it tells of gaps.
+type knownConnections struct{ *poller.Poller }
+
+// unhurried reads orders for the reconciler: behind all other requests.
+type unhurried struct{ vendor *vendor }
+
+// Order reads an order.
+func (u unhurried) Order(ctx context.Context, connection, id string, begin func() (context.Context, error)) (json.RawMessage, error) {
+	order, err := audatex.NewSession(u.vendor.client, u.vendor.tokens, connection, relay.LevelSite).At(audatex.PriorityReconcile).Order(ctx, id, begin)
 	return order.JSON, err
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/audatex-relay/relay/internal/httpapi"
 	"github.com/audatex-relay/relay/internal/owners"
 	"github.com/audatex-relay/relay/internal/poller"
+	"github.com/audatex-relay/relay/internal/reconciler"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/resolver"
 )
@@ -19,6 +20,7 @@ import (
 // What replicas ask the owner of a shard: the last token of the request's subject. They are part of what runs between versions.
 const (
 	askPoll   = "poll"   // a connection id: poll it now
+	askAgain  = "again"  // a connection: read its open orders again
 	askAccess = "access" // a connection id: see to it that its stored access token is good
 	askStatus = "status" // callback ids: how they are doing
 	askDoing  = "doing"  // connection ids: what only their owner knows of them
@@ -27,7 +29,7 @@ const (
 )
 
 // answers are what this replica says about the shards it owns.
-func answers(polling *poller.Poller, resolving *resolver.Resolver, dispatching *dispatcher.Dispatcher, tokens *audatex.Tokens) map[string]owners.Handler {
+func answers(polling *poller.Poller, reconciling *reconciler.Reconciler, resolving *resolver.Resolver, dispatching *dispatcher.Dispatcher, tokens *audatex.Tokens) map[string]owners.Handler {
 	return map[string]owners.Handler{
 		askPoll: func(ctx context.Context, question json.RawMessage) (any, error) {
 			connection, err := asked[string](question)
@@ -35,6 +37,13 @@ func answers(polling *poller.Poller, resolving *resolver.Resolver, dispatching *
 				return nil, err
 			}
 			return nil, polling.PollNow(ctx, connection)
+		},
+		askAgain: func(ctx context.Context, question json.RawMessage) (any, error) {
+			of, err := asked[again](question)
+			if err != nil {
+				return nil, err
+			}
+			return reconciling.Reconcile(ctx, of.Connection, of.Delivered)
 		},
 		askAccess: func(ctx context.Context, question json.RawMessage) (any, error) {
 			connection, err := asked[string](question)
@@ -132,6 +141,21 @@ func asked[T any](question json.RawMessage) (v T, err error) {
 		err = fmt.Errorf("the question cannot be read: %w", err)
 	}
 	return v, err
+}
+
+// again names the connection whose open orders are to be read again.
+type again struct {
+	Connection string `json:"connection"`
+	Delivered  bool   `json:"delivered"`
+}
+
+// reconcilers is the reconciler as the API sees it: the connection's own replica reads its orders.
+type reconcilers struct{ owners *owners.Owners }
+
+// Reconcile asks the owner to have a connection's open orders read again. It returns when that is stored.
+func (r reconcilers) Reconcile(ctx context.Context, connection string, delivered bool) (doc relay.Reconciliation, err error) {
+	err = r.owners.Ask(ctx, relay.ShardOf(connection), askAgain, again{connection, delivered}, &doc)
+	return doc, err
 }
 
 // pollers is the poller as the API sees it: the connection's own replica polls.

@@ -22,6 +22,7 @@ import (
 	"github.com/audatex-relay/relay/internal/owners"
 	"github.com/audatex-relay/relay/internal/poller"
 	"github.com/audatex-relay/relay/internal/publisher"
+	"github.com/audatex-relay/relay/internal/reconciler"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/resolver"
 	"github.com/audatex-relay/relay/internal/sender"
@@ -198,11 +199,17 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	publishing := publisher.New(publisher.Config{
 		Store: s, PublicURL: schemaBase(c, api.Addr()), Location: c.location, Ahead: time.Duration(mark.Ahead) * time.Microsecond, Metrics: publisher.NewMetrics(registry), Log: log,
 	})
+	known := &knownConnections{}
+	reconciling := reconciler.New(reconciler.Config{
+		Store: s, Orders: unhurried{vendor}, Publisher: publishing, Connections: known, Night: c.night, Grace: c.ShutdownGrace.d(),
+		Metrics: reconciler.NewMetrics(registry), Log: log,
+	})
 	polling := poller.New(poller.Config{
-		Store: s, Session: vendor.session, Topic: c.AudatexTopic, Operations: publishing, Interval: c.PollInterval.d(), PollBound: client.PollBound(),
+		Store: s, Session: vendor.session, Topic: c.AudatexTopic, Operations: publishing, Reconciler: reconciling, Interval: c.PollInterval.d(), PollBound: client.PollBound(),
 		Sooner: c.PollSooner.d(), SoonerFor: c.PollSoonerFor.d(), Short: budget.Short,
 		Exclusive: c.NATSURL == "", Grace: c.ShutdownGrace.d(), Log: log, Metrics: poller.NewMetrics(registry),
 	})
+	known.Poller = polling
 	resolving := resolver.New(resolver.Config{
 		Store: s, Orders: vendor, Publisher: publishing, Grace: c.ShutdownGrace.d(),
 		Metrics: resolver.NewMetrics(registry), Log: log,
@@ -214,15 +221,15 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 		MaxAttempts: parts.attempts, HeldBytes: parts.heldBytes, RingBytes: parts.ringBytes, Metrics: registry, Log: log,
 	})
 
-	asking.Handle(answers(polling, resolving, dispatching, tokens))
+	asking.Handle(answers(polling, reconciling, resolving, dispatching, tokens))
 	held.parts = []part{
-		{"poll", polling.Own}, {"resolve", resolving.Own}, {"deliver", dispatching.Own}, {"answer", asking.Serve},
+		{"poll", polling.Own}, {"resolve", resolving.Own}, {"reconcile", reconciling.Own}, {"deliver", dispatching.Own}, {"answer", asking.Serve},
 	}
 
 	// What is served.
 	apis, err = httpapi.New(httpapi.Config{
 		Store: s, Keys: keys, Admins: admins, PublicURL: c.PublicURL, SchemaURL: schemaBase(c, api.Addr()), CallbackNets: c.allow, Restored: mark.Restored, Encryption: resealing.Status,
-		Proxies: c.proxies, Waiting: parts.waiting, Ingress: doors, Dispatcher: callbacks{dispatching, asking}, Poller: pollers{asking}, Resolver: notifications{resolving, vendor}, Vendor: vendor, Consents: consents, Ready: state.ready, Log: log,
+		Proxies: c.proxies, Waiting: parts.waiting, Ingress: doors, Dispatcher: callbacks{dispatching, asking}, Poller: pollers{asking}, Reconciler: reconcilers{asking}, Resolver: notifications{resolving, vendor}, Vendor: vendor, Consents: consents, Ready: state.ready, Log: log,
 	})
 	if err != nil {
 		return err
@@ -268,6 +275,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	stages.goUntil(working, "the dispatcher", dispatching.Run)
 	stages.goUntil(working, "the resolver", resolving.Run)
 	stages.goUntil(working, "the poller", polling.Run)
+	stages.goUntil(working, "the reconciler", reconciling.Run)
 	owning, stopOwning := context.WithCancel(ctx)
 	defer stopOwning()
 	sharing.goUntil(owning, "the share of the work", func(ctx context.Context) error { return member.Run(ctx, held.work) })

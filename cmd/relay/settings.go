@@ -15,6 +15,7 @@ import (
 	"github.com/audatex-relay/relay/internal/access"
 	"github.com/audatex-relay/relay/internal/ingress"
 	"github.com/audatex-relay/relay/internal/pasted"
+	"github.com/audatex-relay/relay/internal/reconciler"
 )
 
 // settings of the service: flags with environment names, no file needed. Secrets may also be given as a file's path
@@ -55,6 +56,7 @@ type settings struct {
 	PollInterval     duration `env:"RELAY_POLL_INTERVAL" default:"5m" help:"Time between two polls of a connection." group:"Vendor"`
 	PollSooner       duration `env:"RELAY_POLL_SOONER" default:"1m" help:"Least time between two polls that come sooner than the interval says." group:"Vendor"`
 	PollSoonerFor    duration `env:"RELAY_POLL_SOONER_FOR" default:"10m" help:"How long polls come sooner after something came or a user consented; 0 is never." group:"Vendor"`
+	NightlyReconcile string   `env:"RELAY_NIGHTLY_RECONCILE" default:"01:00-05:00" help:"When open orders are read again each night, in RELAY_AUDATEX_TIMEZONE, or 'off'." group:"Vendor"`
 
 	RetrySchedule      []duration `env:"RELAY_RETRY_SCHEDULE" default:"5s,5m,30m,2h,5h,10h,14h,20h,24h" help:"Waits after the first, second, … failed attempt." group:"Callbacks"`
 	CallbackAllowCIDRs []string   `name:"callback-allow-cidrs" env:"RELAY_CALLBACK_ALLOW_CIDRS" help:"Private networks that callbacks may reach, also by http." group:"Callbacks"`
@@ -107,6 +109,7 @@ type config struct {
 	syncAlways bool
 	location   *time.Location
 	schedule   []time.Duration
+	night      reconciler.Night
 	allow      []netip.Prefix
 	proxies    ingress.Proxies
 	proxy      *url.URL
@@ -146,7 +149,7 @@ func (s settings) check() (config, error) {
 	if c.AudatexClientID == "" {
 		return config{}, wrong("RELAY_AUDATEX_CLIENT_ID", "is required: the vendor gives it to every integrator")
 	}
-	for _, check := range []func() error{c.checkAddresses, c.checkURLs, c.checkNATS, c.checkStorage, c.checkVendor, c.checkCallbacks, c.checkLogging} {
+	for _, check := range []func() error{c.checkAddresses, c.checkURLs, c.checkNATS, c.checkStorage, c.checkVendor, c.checkNight, c.checkCallbacks, c.checkLogging} {
 		if err := check(); err != nil {
 			return config{}, err
 		}

@@ -38,6 +38,7 @@ func (s *settings) texts() []textSetting {
 		textSetting{"RELAY_AUDATEX_PKCE", &s.AudatexPKCE, pasted.Token},
 		textSetting{"RELAY_AUDATEX_TOPIC", &s.AudatexTopic, pasted.Token},
 		textSetting{"RELAY_AUDATEX_TIMEZONE", &s.AudatexTimezone, pasted.Token},
+		textSetting{"RELAY_NIGHTLY_RECONCILE", &s.NightlyReconcile, pasted.Token},
 		textSetting{"RELAY_CALLBACK_PROXY", &s.CallbackProxy, pasted.Token},
 	)
 	for _, list := range []struct {

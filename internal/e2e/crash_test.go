@@ -189,6 +189,9 @@ func (c *crash) awaitDrained() {
 			if conn.State != "active" {
 				return fmt.Sprintf("connection %s is %s", conn.ID, conn.State)
 			}
+			if left := conn.Unreconciled(); left != "" {
+				return left
+			}
 		}
 		return ""
 	})

@@ -13,7 +13,7 @@ func (c *crash) checkOneEventEach(t *testing.T) {
 	t.Helper()
 	events := map[string]string{} // by inbox entry
 	for _, e := range c.archive.events {
-		if strings.HasPrefix(e.Type, "audatex.relay.") {
+		if strings.HasPrefix(e.Type, "audatex.relay.") || e.Inbox.Connection == "" { // found by reading again
 			continue
 		}
 		ref := e.Inbox.String()

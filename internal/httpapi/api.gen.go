@@ -302,6 +302,30 @@ func (e ReadinessStorageStatus) Valid() bool {
 	}
 }
 
+// Defines values for ReconcileCause.
+const (
+	ReconcileCauseAsked        ReconcileCause = "asked"
+	ReconcileCauseGap          ReconcileCause = "gap"
+	ReconcileCauseNightly      ReconcileCause = "nightly"
+	ReconcileCauseSubscription ReconcileCause = "subscription"
+)
+
+// Valid indicates whether the value is a known member of the ReconcileCause enum.
+func (e ReconcileCause) Valid() bool {
+	switch e {
+	case ReconcileCauseAsked:
+		return true
+	case ReconcileCauseGap:
+		return true
+	case ReconcileCauseNightly:
+		return true
+	case ReconcileCauseSubscription:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for TestCallbackType.
 const (
 	TestCallbackTypeAudatexPartsOrderCreated        TestCallbackType = "audatex.parts.order.created"
@@ -314,6 +338,7 @@ const (
 	TestCallbackTypeAudatexRelayGapSuspected        TestCallbackType = "audatex.relay.gap-suspected"
 	TestCallbackTypeAudatexRelayLogClamped          TestCallbackType = "audatex.relay.log-clamped"
 	TestCallbackTypeAudatexRelayOrderUnresolved     TestCallbackType = "audatex.relay.order-unresolved"
+	TestCallbackTypeAudatexRelayReconciled          TestCallbackType = "audatex.relay.reconciled"
 	TestCallbackTypeAudatexRelaySiteUnknown         TestCallbackType = "audatex.relay.site-unknown"
 	TestCallbackTypeAudatexRelaySubscriptionAdopted TestCallbackType = "audatex.relay.subscription-adopted"
 )
@@ -340,6 +365,8 @@ func (e TestCallbackType) Valid() bool {
 	case TestCallbackTypeAudatexRelayLogClamped:
 		return true
 	case TestCallbackTypeAudatexRelayOrderUnresolved:
+		return true
+	case TestCallbackTypeAudatexRelayReconciled:
 		return true
 	case TestCallbackTypeAudatexRelaySiteUnknown:
 		return true
@@ -565,7 +592,7 @@ type Connection struct {
 	ConsentRequiredSince time.Time `json:"consentRequiredSince,omitempty,omitzero"`
 	CreatedAt            time.Time `json:"createdAt"`
 
-	// GapSuspectedAt When the answer of a poll was last lost on its way, or something else came in its place.
+	// GapSuspectedAt When the answer of a poll was last lost on its way, or something else came in its place. It stays: orders that the relay has seen are right again once `reconciledAt` is later, but one whose first notification was lost then is not found.
 	GapSuspectedAt time.Time `json:"gapSuspectedAt,omitempty,omitzero"`
 
 	// Id Of a site, connection, client or callback.
@@ -579,6 +606,12 @@ type Connection struct {
 	Level               ConnectionLevel `json:"level"`
 	Paused              bool            `json:"paused"`
 	PollIntervalSeconds float64         `json:"pollIntervalSeconds,omitempty,omitzero"`
+
+	// ReconciledAt All of the connection's open orders have been read since this moment, by a reconciliation that has ended.
+	ReconciledAt time.Time `json:"reconciledAt,omitempty,omitzero"`
+
+	// Reconciling The connection's open orders are being read again. Absent when they are not.
+	Reconciling *Reconciling `json:"reconciling,omitempty"`
 
 	// Site Of a site, connection, client or callback.
 	Site  Name            `json:"site,omitempty,omitzero"`
@@ -968,6 +1001,30 @@ type ReadinessStatus string
 // ReadinessStorageStatus Whether the store takes writes and answers reads.
 type ReadinessStorageStatus string
 
+// ReconcileCause `gap`: notifications may have been lost. `subscription`: the connection has a new subscription. `asked`: by the API. `nightly`: once a night.
+type ReconcileCause string
+
+// ReconcileStarted defines model for ReconcileStarted.
+type ReconcileStarted struct {
+	// Reconciling The connection's open orders are being read again. Absent when they are not.
+	Reconciling Reconciling `json:"reconciling"`
+}
+
+// Reconciling The connection's open orders are being read again. Absent when they are not.
+type Reconciling struct {
+	Causes []ReconcileCause `json:"causes"`
+
+	// Done Orders that are done. It is counted in steps of a few orders.
+	Done int `json:"done"`
+
+	// Since The earliest moment from which changes may have been missed.
+	Since     time.Time `json:"since"`
+	StartedAt time.Time `json:"startedAt"`
+
+	// Total Orders in all, as far as known: 0 until they are counted.
+	Total int `json:"total"`
+}
+
 // RemovedConnection defines model for RemovedConnection.
 type RemovedConnection struct {
 	// Id Of a site, connection, client or callback.
@@ -1305,6 +1362,12 @@ type CreateConsentLinkParams struct {
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
 }
 
+// ReconcileConnectionParams defines parameters for ReconcileConnection.
+type ReconcileConnectionParams struct {
+	// Delivered Read delivered orders, too. After a suspected gap they are read anyway.
+	Delivered bool `form:"delivered,omitempty" json:"delivered,omitempty,omitzero"`
+}
+
 // ListAllConsentLinksParams defines parameters for ListAllConsentLinks.
 type ListAllConsentLinksParams struct {
 	// State Only links in these states. Left out, all.
@@ -1546,6 +1609,9 @@ type ServerInterface interface {
 	// PollConnection Poll the vendor now instead of at the next turn
 	// (POST /v1/connections/{id}/poll)
 	PollConnection(w http.ResponseWriter, r *http.Request, id Id)
+	// ReconcileConnection Read the connection's open orders again
+	// (POST /v1/connections/{id}/reconcile)
+	ReconcileConnection(w http.ResponseWriter, r *http.Request, id Id, params ReconcileConnectionParams)
 	// ListAllConsentLinks List the consent links of all connections
 	// (GET /v1/consent-links)
 	ListAllConsentLinks(w http.ResponseWriter, r *http.Request, params ListAllConsentLinksParams)
@@ -1786,6 +1852,12 @@ func (_ Unimplemented) DeleteConsentLink(w http.ResponseWriter, r *http.Request,
 // PollConnection Poll the vendor now instead of at the next turn
 // (POST /v1/connections/{id}/poll)
 func (_ Unimplemented) PollConnection(w http.ResponseWriter, r *http.Request, id Id) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ReconcileConnection Read the connection's open orders again
+// (POST /v1/connections/{id}/reconcile)
+func (_ Unimplemented) ReconcileConnection(w http.ResponseWriter, r *http.Request, id Id, params ReconcileConnectionParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -3251,6 +3323,48 @@ func (siw *ServerInterfaceWrapper) PollConnection(w http.ResponseWriter, r *http
 	handler.ServeHTTP(w, r)
 }
 
+// ReconcileConnection operation middleware
+func (siw *ServerInterfaceWrapper) ReconcileConnection(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ReconcileConnectionParams
+
+	// ------------- Optional query parameter "delivered" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "delivered", r.URL.Query(), &params.Delivered, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "delivered"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "delivered", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ReconcileConnection(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListAllConsentLinks operation middleware
 func (siw *ServerInterfaceWrapper) ListAllConsentLinks(w http.ResponseWriter, r *http.Request) {
 
@@ -4044,6 +4158,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/consent-links", wrapper.CreateConsentLinks)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/connections/{id}/reconcile", wrapper.ReconcileConnection)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/clients", wrapper.ListClients)

@@ -171,7 +171,10 @@ func (a *API) DeleteConnection(w http.ResponseWriter, r *http.Request, id Id, pa
 			return reply{}, err
 		}
 		a.connections.Removed(id, revision)
-		for what, err := range map[string]error{"tokens": a.c.Store.Tokens.Delete(ctx, id), "poll": a.c.Store.Polls.Delete(ctx, id, 0)} {
+		for what, err := range map[string]error{
+			"tokens": a.c.Store.Tokens.Delete(ctx, id), "poll": a.c.Store.Polls.Delete(ctx, id, 0),
+			"reconciliation": a.c.Store.Reconciliations.Delete(ctx, store.ReconcileKey(id), 0),
+		} {
 			if err != nil {
 				return reply{}, fmt.Errorf("remove the %s of connection %s: %w", what, id, err)
 			}
@@ -217,6 +220,28 @@ func (a *API) PollConnection(w http.ResponseWriter, r *http.Request, id Id) {
 			return reply{}, refuse("The owner of the connection does not answer, or polls nothing as the store takes no writes.", err)
 		}
 		return reply{status: http.StatusAccepted}, nil
+	})
+}
+
+// ReconcileConnection implements POST /v1/connections/{id}/reconcile.
+func (a *API) ReconcileConnection(w http.ResponseWriter, r *http.Request, id Id, params ReconcileConnectionParams) {
+	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
+		c, _, err := a.c.Store.Connections.Get(ctx, id)
+		if err != nil {
+			return reply{}, err
+		}
+		if c.Paused {
+			return reply{}, kindConflict.problem("The connection is paused.")
+		}
+		doc, err := a.c.Reconciler.Reconcile(ctx, id, params.Delivered)
+		if err != nil {
+			return reply{}, refuse("The owner of the connection does not answer, or the store takes no writes.", err)
+		}
+		run := reconciling(doc)
+		if run == nil {
+			return reply{}, fmt.Errorf("reconcile connection %s: the owner answered without a run", id)
+		}
+		return reply{status: http.StatusAccepted, body: ReconcileStarted{Reconciling: *run}}, nil
 	})
 }
 
@@ -342,7 +367,30 @@ func (a *API) storedConnection(ctx context.Context, c relay.Connection) (Connect
 	if p.GapSuspectedAt != nil {
 		view.GapSuspectedAt = *p.GapSuspectedAt
 	}
+	reconciled, _, err := a.c.Store.Reconciliations.Get(ctx, store.ReconcileKey(c.ID))
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return Connection{}, err
+	}
+	if reconciled.Generation == c.Generation {
+		view.Reconciling = reconciling(reconciled)
+		if reconciled.Last != nil {
+			view.ReconciledAt = reconciled.Last.WantedAt
+		}
+	}
 	return view, nil
+}
+
+// reconciling is the run under way, nil if there is none.
+func reconciling(doc relay.Reconciliation) *Reconciling {
+	run := doc.Run
+	if run == nil {
+		return nil
+	}
+	causes := make([]ReconcileCause, len(run.Causes))
+	for i, c := range run.Causes {
+		causes[i] = ReconcileCause(c)
+	}
+	return &Reconciling{Causes: causes, Since: run.Since, StartedAt: run.StartedAt, Done: run.Done, Total: run.Total}
 }
 
 func connectionState(c relay.Connection, p relay.Poll, token audatex.TokenRecord) ConnectionState {

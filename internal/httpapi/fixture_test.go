@@ -108,7 +108,7 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 	f.keys = access.New(access.Config{Clients: f.store.Clients, Log: log, Changed: func(client string) { f.api.Recheck(client) }})
 	c := Config{
 		Consents: newConsents(t, f.store, publicURL, log), Store: f.store, Keys: f.keys, Admins: access.NewAdmins([]access.Admin{{Name: "admin", Token: adminToken}}), PublicURL: publicURL + "/", CallbackNets: []netip.Prefix{loopback},
-		Dispatcher: f.parts, Poller: f.parts, Resolver: f.parts, Vendor: f.parts, Encryption: counted, RatePerSecond: 10_000, Burst: 10_000, TestsPerSecond: 10_000, TestBurst: 10_000, Failures: 1_000_000, Log: log,
+		Dispatcher: f.parts, Poller: f.parts, Reconciler: f.parts, Resolver: f.parts, Vendor: f.parts, Encryption: counted, RatePerSecond: 10_000, Burst: 10_000, TestsPerSecond: 10_000, TestBurst: 10_000, Failures: 1_000_000, Log: log,
 	}
 	for _, o := range options {
 		o(&c)
@@ -231,6 +231,18 @@ func (p *parts) PollNow(_ context.Context, connection string) error {
 	defer p.mu.Unlock()
 	p.polled = append(p.polled, connection)
 	return p.poller
+}
+
+func (p *parts) Reconcile(_ context.Context, connection string, delivered bool) (relay.Reconciliation, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.poller != nil {
+		return relay.Reconciliation{}, p.poller
+	}
+	now := time.Now().UTC()
+	return relay.Reconciliation{Run: &relay.ReconcileRun{
+		Causes: []relay.ReconcileCause{relay.CauseGap, relay.CauseAsked}, Since: now.Add(-time.Hour), StartedAt: now, Done: 3, Total: 7, Delivered: delivered,
+	}}, nil
 }
 
 func (p *parts) Doing(_ context.Context, connections []string) map[string]Doing {

@@ -52,6 +52,7 @@ func TestIdsOfOtherClientsCannotBeToldApart(t *testing.T) {
 		"/v1/assessments/o/n?connection=%s":        {"theirs", "nobody"},
 		"/v1/connections/%s":                       {"theirs", "nobody"},
 		"/v1/connections/%s/poll":                  {"theirs", "nobody"},
+		"/v1/connections/%s/reconcile":             {"theirs", "nobody"},
 		"/v1/clients/%s":                           {"client-a", "client-x"},
 		"/v1/clients/%s/keys":                      {"client-a", "client-x"},
 		"/v1/unresolved/%s":                        {"con-a-1-0", "con-x-1-0"},

@@ -50,6 +50,13 @@ type Poller interface {
 	PollNow(ctx context.Context, connection string) error
 }
 
+// Reconciler is what the API needs of the part that reads open orders again.
+type Reconciler interface {
+	// Reconcile has a connection's open orders read again, and returns its document when that is stored. An error means that its owner
+	// did not answer, or could not store it.
+	Reconcile(ctx context.Context, connection string, delivered bool) (relay.Reconciliation, error)
+}
+
 // Resolver is what the API needs of the part that reads orders.
 type Resolver interface {
 	// Doing returns what only their owners know of connections, of those whose owners answer.
@@ -108,6 +115,7 @@ type Config struct {
 	Encryption func() store.KeyStatus
 	Dispatcher Dispatcher
 	Poller     Poller
+	Reconciler Reconciler
 	Resolver   Resolver
 	Vendor     Vendor
 	// Consents makes consent links.

@@ -26,7 +26,7 @@ const (
 var expectations = map[string]expectation{
 	"livez": public, "readyz": public, "openapi": public, "schema": public, "problemPage": public,
 	"getEncryptionKeys": adminOnly, "listConnections": adminOnly, "getConnection": adminOnly, "putConnection": adminOnly, "patchConnection": adminOnly, "deleteConnection": adminOnly,
-	"pollConnection": adminOnly, "listClients": adminOnly, "getClient": adminOnly, "putClient": adminOnly, "deleteClient": adminOnly, "listKeys": adminOnly,
+	"pollConnection": adminOnly, "reconcileConnection": adminOnly, "listClients": adminOnly, "getClient": adminOnly, "putClient": adminOnly, "deleteClient": adminOnly, "listKeys": adminOnly,
 	"createKey": adminOnly, "deleteKey": adminOnly, "listUnresolved": adminOnly, "getUnresolved": adminOnly, "deleteUnresolved": adminOnly,
 	"retryUnresolved": adminOnly, "retryManyUnresolved": adminOnly, "listConsentLinks": adminOnly, "createConsentLink": adminOnly, "deleteConsentLink": adminOnly,
 	"listAllConsentLinks": adminOnly, "createConsentLinks": adminOnly,

@@ -15,8 +15,8 @@ var ownersOnly = []relay.Kind{relay.KindCallbackDisabled, relay.KindCallbackReco
 
 // shared are the other operational events. The copy of the log names what it takes, as it cannot name what it leaves.
 var shared = []relay.Kind{
-	relay.KindConsentRequired, relay.KindConsentRestored, relay.KindSubscriptionAdopted, relay.KindOrderUnresolved, relay.KindGapSuspected, relay.KindSiteUnknown,
-	relay.KindLogClamped,
+	relay.KindConsentRequired, relay.KindConsentRestored, relay.KindSubscriptionAdopted, relay.KindOrderUnresolved, relay.KindGapSuspected, relay.KindReconciled,
+	relay.KindSiteUnknown, relay.KindLogClamped,
 }
 
 func operational(kinds []relay.Kind) []string {

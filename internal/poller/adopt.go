@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -102,6 +103,9 @@ func (r *runner) takeOver(ctx context.Context) error {
 	switch {
 	case unsent == intent.PollID: // our own: there was no answer to its announcement, and so no call
 	case err == nil: // stored; only the outcome was not written any more
+		if err := r.suspectPart(ctx, intent, page); err != nil {
+			return err
+		}
 		r.doc.Outcome = &relay.PollOutcome{PollID: intent.PollID, At: page.ReceivedAt, Result: "done", InboxSeq: page.Seq, CorrelationID: page.CorrelationID}
 	case errors.Is(err, store.ErrNotFound):
 		r.log.Warn("a poll was under way when its owner ended, and what it brought is not in the inbox", "poll_id", intent.PollID, "at", intent.At)
@@ -148,14 +152,48 @@ func (r *runner) find(ctx context.Context, intent relay.PollIntent) (store.Page,
 	return part, fmt.Errorf("page of poll %s: %w", intent.PollID, store.ErrNotFound)
 }
 
+// suspectPart suspects a gap if the stored page of a poll that nobody concluded is not all that the vendor handed out.
+func (r *runner) suspectPart(ctx context.Context, intent relay.PollIntent, page store.Page) error {
+	contents := audatex.ReadContents(audatex.Page{Body: page.Body, Truncated: page.Truncated, Encoding: page.Encoding})
+	foreign := (page.Foreign || contents.Foreign) && page.Part <= 1 // one part of several says nothing of the others
+	switch {
+	case page.Truncated:
+		return r.suspect(ctx, intent.At, whyLost)
+	case foreign && r.doc.ForeignSince == nil:
+		r.doc.ForeignSince = &intent.At
+		return r.suspect(ctx, intent.At, whyForeign)
+	}
+	return nil
+}
+
+// Why a gap is suspected, in words that begin its event.
+const (
+	whyLost    = "An answer of the vendor's queue was lost on the way."
+	whyForeign = "Something else was sent in the place of the vendor's queue; it is kept among the unresolved notifications."
+	whyTooBig  = "An answer of the vendor's queue could not be stored, as NATS takes no message that large."
+)
+
 // suspect tells of a suspected gap since at. The document is saved by the caller.
 func (r *runner) suspect(ctx context.Context, at time.Time, why string) error {
 	r.doc.GapSuspectedAt = &at
+	r.readAgain(relay.CauseGap, at)
 	r.p.Metrics.gap()
 	c := r.config()
-	return r.p.Operations.Operational(ctx, siteOf(c), relay.KindGapSuspected, c.ID,
-		why+" Notifications may have been lost at "+relay.FormatTime(at)+"; orders of this connection that changed then should be compared with Inpart.",
-		map[string]any{"connection": c.ID, "since": relay.FormatTime(at)})
+	message := why + " Notifications may have been lost at " + relay.FormatTime(at) + "; the orders of this connection that are known to be open are read again."
+	details := map[string]any{"connection": c.ID, "since": relay.FormatTime(at), "why": why}
+	if r.doc.SubscriptionLost { // one that is lost with every poll is not told with every poll
+		return r.p.Operations.Operational(ctx, siteOf(c), relay.KindGapSuspected, c.ID, message, details)
+	}
+	return r.p.Operations.Once(ctx, siteOf(c), relay.KindGapSuspected, c.ID, message, details, at, "since", "why")
+}
+
+// readAgain has the connection's open orders read again, once the document is saved: changes may have been missed since a time.
+func (r *runner) readAgain(cause relay.ReconcileCause, since time.Time) {
+	if cause == relay.CauseGap && r.doc.SubscriptionLost { // before there is a new one, what was read could be missed again
+		return
+	}
+	r.doc.Gaps++
+	r.doc.GapCause, r.doc.GapSince = cause, &since
 }
 
 // save writes the document over the revision that was read. When that is refused, or nobody knows, what is there says what to do: our
@@ -204,6 +242,10 @@ func (r *runner) put(ctx context.Context) (err error) {
 	}
 	if err == nil {
 		r.revision = revision
+		if r.doc.Gaps != r.toldGaps {
+			r.toldGaps = r.doc.Gaps
+			r.p.Reconciler.Suspected(r.config().ID, r.doc)
+		}
 	}
 	return err
 }

@@ -50,7 +50,7 @@ func limited(t *testing.T, maxPayload int32) (*Poller, *natstest.Limited, *atomi
 	if err != nil {
 		t.Fatal(err)
 	}
-	return New(Config{Store: s, Log: slog.New(slog.DiscardHandler), Operations: &counting{}, PollBound: time.Minute}), server, gate
+	return New(Config{Store: s, Log: slog.New(slog.DiscardHandler), Operations: &counting{}, Reconciler: &counting{}, PollBound: time.Minute}), server, gate
 }
 
 func hold(poll, body string) *held {

@@ -131,13 +131,15 @@ func (c *counting) Operational(context.Context, string, relay.Kind, string, stri
 	return nil
 }
 
+func (c *counting) Suspected(string, relay.Poll) {}
+
 // TestAnAnnouncementThatIsStoredAfterAllIsNoGap: a write that was not answered may still be carried out when the store is back. Of a poll
 // announced like that nothing was sent, which its own process knows when it takes the connection anew.
 func TestAnAnnouncementThatIsStoredAfterAllIsNoGap(t *testing.T) {
 	t.Parallel()
 	s, shut, _ := inbox(t)
 	told := &counting{}
-	p := New(Config{Store: s, Log: slog.New(slog.DiscardHandler), Operations: told, PollBound: time.Minute})
+	p := New(Config{Store: s, Log: slog.New(slog.DiscardHandler), Operations: told, Reconciler: told, PollBound: time.Minute})
 	under := func(epoch uint64) *runner {
 		return &runner{p: p, log: p.Log, lease: shard.Fixed(0, epoch), generation: "g", connection: relay.Connection{ID: "leeds", Generation: "g"}}
 	}

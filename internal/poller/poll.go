@@ -178,7 +178,7 @@ func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutc
 
 	if result == audatex.NotFound { // the subscription is gone, and with it whatever waited in it
 		r.log.Warn("the vendor no longer knows the subscription; subscribing anew", "subscription", r.doc.SubscriptionID, "correlation_id", outcome.CorrelationID)
-		r.doc.SubscriptionID = ""
+		r.doc.SubscriptionID, r.doc.SubscriptionLost = "", true
 		again := r.pause(r.doc.Failures)
 		if r.doc.Failures == 0 {
 			again = 0
@@ -196,11 +196,11 @@ func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutc
 	why := ""
 	switch {
 	case begins: // told once for as long as it lasts: what waited at the vendor's may have gone with the first
-		why, r.doc.ForeignSince = "Something else was sent in the place of the vendor's queue; it is kept among the unresolved notifications.", &intent.At
+		why, r.doc.ForeignSince = whyForeign, &intent.At
 	case errors.Is(err, errNeverFits):
-		why = "An answer of the vendor's queue could not be stored, as NATS takes no message that large."
+		why = whyTooBig
 	case lost:
-		why = "An answer of the vendor's queue was lost on the way."
+		why = whyLost
 	}
 	if why != "" {
 		r.log.Warn("a gap is suspected. "+why, "poll_id", intent.PollID, "correlation_id", outcome.CorrelationID, "error", err)

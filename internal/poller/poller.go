@@ -34,11 +34,19 @@ type Operations interface {
 	Once(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any, since time.Time, by ...string) error
 }
 
+// Reconciler reads a connection's open orders again.
+type Reconciler interface {
+	// Suspected tells of a connection's document, which is stored: its Gaps have become more, or the connection was taken over with
+	// some. It must not wait.
+	Suspected(connection string, doc relay.Poll)
+}
+
 // Config is what New needs.
 type Config struct {
 	Store      *store.Store
 	Session    func(relay.Connection) *audatex.Session
 	Operations Operations
+	Reconciler Reconciler
 	Interval   time.Duration // of connections that name none
 	// Sooner is the shortest time between two polls of a connection that come sooner than its interval; 0: a minute. They do for
 	// SoonerFor after something came, or a user consented.
@@ -127,6 +135,12 @@ func (p *Poller) Unstored(connection string) (string, bool) {
 	defer r.mu.Unlock()
 	return r.seen.unstored, true
 }
+
+// Connection returns a connection as it is configured; false if it is not known, or not yet.
+func (p *Poller) Connection(id string) (relay.Connection, bool) { return p.roster.Connection(id) }
+
+// Connections returns every connection of a shard that is known, polled here or elsewhere.
+func (p *Poller) Connections(shard int) []relay.Connection { return p.roster.Connections(shard) }
 
 // Count answers how many connections of each shard there are, polled here or elsewhere.
 func (p *Poller) Count() [relay.Shards]int { return p.roster.Count() }

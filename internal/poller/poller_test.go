@@ -49,6 +49,7 @@ type rig struct {
 
 	mu    sync.Mutex
 	kinds []relay.Kind
+	gaps  []relay.Poll // the documents that the reconciler was told of
 	log   bytes.Buffer // of the poller
 }
 
@@ -75,6 +76,22 @@ func (r *rig) Operational(_ context.Context, _ string, kind relay.Kind, _, _ str
 
 func (r *rig) Once(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any, _ time.Time, _ ...string) error {
 	return r.Operational(ctx, site, kind, id, message, details)
+}
+
+func (r *rig) Suspected(_ string, doc relay.Poll) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.gaps = append(r.gaps, doc)
+}
+
+// wanted returns the causes for which open orders were to be read again, in their order.
+func (r *rig) wanted() (causes []relay.ReconcileCause) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, doc := range r.gaps {
+		causes = append(causes, doc.GapCause)
+	}
+	return causes
 }
 
 func (r *rig) told(kind relay.Kind) (n int) {
@@ -165,7 +182,7 @@ func (r *rig) startWith(interval, sooner, soonerFor time.Duration) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	p := poller.New(poller.Config{
-		Store: r.store, Operations: r, Interval: interval, Sooner: sooner, SoonerFor: soonerFor, PollBound: r.client.PollBound(), Exclusive: true,
+		Store: r.store, Operations: r, Reconciler: r, Interval: interval, Sooner: sooner, SoonerFor: soonerFor, PollBound: r.client.PollBound(), Exclusive: true,
 		Renewal: r.renewal,
 		Grace:   200 * time.Millisecond, Log: slog.New(slog.NewTextHandler(r, nil)),
 		Session: func(c relay.Connection) *audatex.Session {
@@ -392,7 +409,7 @@ func TestAnIntentWithoutOutcomeIsASuspectedGapUnlessThePageIsThere(t *testing.T)
 			t.Fatal(err)
 		}
 		if stored {
-			if _, err := r.store.Inbox.Append(t.Context(), store.Page{PollID: intent.PollID, Connection: "a", Body: []byte(`[{}]`)}); err != nil {
+			if _, err := r.store.Inbox.Append(t.Context(), store.Page{PollID: intent.PollID, Connection: "a", Body: []byte(`[{"NotificationId":"5f0c0000-0000-4000-8000-000000000001"}]`)}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -40,11 +40,23 @@ func (r *runner) subscribe(ctx context.Context, c relay.Connection) (time.Durati
 		adopted = false
 	}
 	r.doc.SubscriptionID, r.doc.SubscriptionAdopted, r.doc.AdoptionTold, r.doc.SubscribingSince = sub.SubscriptionID, adopted, false, nil
+	if r.doc.SubscriptionLost || !existed { // what happened before was queued for nobody
+		r.readAgain(relay.CauseSubscription, r.unsubscribedSince())
+	}
+	r.doc.SubscriptionLost = false
 	if err := r.save(ctx); err != nil {
 		return r.unsent(ctx, err), false
 	}
 	r.log.Info("subscribed to "+r.p.Topic, "subscription", sub.SubscriptionID, "adopted", adopted)
 	return 0, true
+}
+
+// unsubscribedSince is since when the connection may have had no subscription: the last poll that found one, else its beginning.
+func (r *runner) unsubscribedSince() time.Time {
+	if r.doc.SubscriptionLost && r.doc.GapSuspectedAt != nil {
+		return *r.doc.GapSuspectedAt
+	}
+	return r.config().CreatedAt
 }
 
 // mayHaveSubscribed reports whether a try that failed may have made the subscription all the same.

@@ -29,7 +29,7 @@ func (r *rig) replica(g store.Gate, change func(*poller.Config)) *replica {
 	r.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	c := poller.Config{
-		Store: r.open(g), Operations: r, Interval: 20 * time.Millisecond, PollBound: r.client.PollBound(), Grace: 5 * time.Second,
+		Store: r.open(g), Operations: r, Reconciler: r, Interval: 20 * time.Millisecond, PollBound: r.client.PollBound(), Grace: 5 * time.Second,
 		Log: slog.New(slog.NewTextHandler(r, nil)),
 		Session: func(c relay.Connection) *audatex.Session {
 			return audatex.NewSession(r.client, r.tokens, c.ID, c.Level)
@@ -148,7 +148,7 @@ func TestTheEndOfAnotherProcessesPollIsFound(t *testing.T) {
 			in := relay.PollIntent{PollID: relay.NewID(), Owner: "another", At: now, Deadline: now.Add(stated)}
 			c := r.announced("a", in)
 			page := func(poll string) uint64 {
-				seq, err := r.store.Inbox.Append(t.Context(), store.Page{PollID: poll, Connection: "a", Generation: c.Generation, ReceivedAt: now, Site: "leeds", Body: []byte(`[{}]`)})
+				seq, err := r.store.Inbox.Append(t.Context(), store.Page{PollID: poll, Connection: "a", Generation: c.Generation, ReceivedAt: now, Site: "leeds", Body: []byte(`[{"NotificationId":"5f0c0000-0000-4000-8000-000000000001"}]`)})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -169,6 +169,8 @@ func (p *Publisher) append(ctx context.Context, a *appendix, n *relay.Received) 
 	s.Revision, s.Sequence, s.LogPosition, s.UpdatedAt = data.Revision, sequence, position, now.UTC()
 	if n != nil {
 		note(s, n.Connection, n.Entry())
+	} else {
+		s.ReconciledAt = s.UpdatedAt
 	}
 	p.metrics.published(typ, data, at, now)
 	p.log.DebugContext(ctx, "event published", "site", s.Site, "order", s.ID, "event", ev.ID, "position", position)

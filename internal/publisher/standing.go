@@ -143,6 +143,9 @@ func apply(s *relay.OrderState, ev store.Stored) bool {
 	if ev.Inbox.Connection != "" {
 		note(s, ev.Inbox.Connection, relay.PackEntry(ev.Inbox.Seq, ev.Inbox.Index))
 	}
+	if data.Origin == relay.OriginReconciliation {
+		s.ReconciledAt = s.UpdatedAt
+	}
 	return true
 }
 

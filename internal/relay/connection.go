@@ -105,9 +105,16 @@ type Poll struct {
 	SubscribingSince *time.Time `json:"subscribingSince,omitempty"`
 	// SubscriptionAdopted says that the vendor already had the subscription and nobody here has a record of making it; AdoptionTold that
 	// the event about it is in the log.
-	SubscriptionAdopted bool       `json:"subscriptionAdopted,omitempty"`
-	AdoptionTold        bool       `json:"adoptionTold,omitempty"`
-	GapSuspectedAt      *time.Time `json:"gapSuspectedAt,omitempty"`
+	SubscriptionAdopted bool `json:"subscriptionAdopted,omitempty"`
+	AdoptionTold        bool `json:"adoptionTold,omitempty"`
+	// SubscriptionLost says that the vendor no longer knew the subscription: until there is another nothing queues up.
+	SubscriptionLost bool       `json:"subscriptionLost,omitempty"`
+	GapSuspectedAt   *time.Time `json:"gapSuspectedAt,omitempty"`
+	// Gaps counts the moments from which on the connection's open orders must be read again, see Reconciliation; GapCause is the
+	// last one's cause and GapSince the time from which changes may have been missed.
+	Gaps     uint64         `json:"gaps,omitempty"`
+	GapCause ReconcileCause `json:"gapCause,omitempty"`
+	GapSince *time.Time     `json:"gapSince,omitempty"`
 	// ForeignSince is since when polls bring something else in the queue's place; nil: they do not.
 	ForeignSince *time.Time `json:"foreignSince,omitempty"`
 	Failures     int        `json:"failures,omitempty"` // polls failed in a row

@@ -34,6 +34,7 @@ const (
 	KindCallbackRecovered   Kind = "callback-recovered"
 	KindOrderUnresolved     Kind = "order-unresolved"
 	KindGapSuspected        Kind = "gap-suspected"
+	KindReconciled          Kind = "reconciled"
 	KindSiteUnknown         Kind = "site-unknown"
 	KindDeliveriesExpired   Kind = "deliveries-expired"
 	KindLogClamped          Kind = "log-clamped"

@@ -24,6 +24,8 @@ type OrderState struct {
 	// Published is the last inbox entry published, per connection (resolver.Entry packed into a number).
 	Published map[string]uint64 `json:"published,omitempty"`
 	UpdatedAt time.Time         `json:"updatedAt"`
+	// ReconciledAt is when the last event was published that no notification asked for; zero if there was none.
+	ReconciledAt time.Time `json:"reconciledAt,omitzero"`
 }
 
 // Unresolved is a notification whose order could not be read, or something that was sent in the place of one.

@@ -8,7 +8,8 @@ import (
 
 // Kinds are all operational events there are.
 var Kinds = []Kind{
-	KindConsentRequired, KindConsentRestored, KindSubscriptionAdopted, KindCallbackDisabled, KindCallbackRecovered, KindOrderUnresolved, KindGapSuspected, KindSiteUnknown,
+	KindConsentRequired, KindConsentRestored, KindSubscriptionAdopted, KindCallbackDisabled, KindCallbackRecovered, KindOrderUnresolved, KindGapSuspected, KindReconciled,
+	KindSiteUnknown,
 	KindDeliveriesExpired, KindLogClamped,
 }
 

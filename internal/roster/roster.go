@@ -268,6 +268,25 @@ func (r *Roster[R]) Each(f func(connection string, runner R)) {
 	}
 }
 
+// Connection returns a connection as it is configured; false if it is not known, or not yet.
+func (r *Roster[R]) Connection(id string) (relay.Connection, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k, ok := r.known[relay.ShardOf(id)][id]
+	return k.Connection, ok
+}
+
+// Connections returns every connection of a shard that is known.
+func (r *Roster[R]) Connections(shard int) []relay.Connection {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := make([]relay.Connection, 0, len(r.known[shard]))
+	for _, k := range r.known[shard] {
+		list = append(list, k.Connection)
+	}
+	return list
+}
+
 // Count answers how many connections of each shard there are, here and elsewhere.
 func (r *Roster[R]) Count() (perShard [relay.Shards]int) {
 	r.mu.Lock()

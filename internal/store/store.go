@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 
 	"github.com/nats-io/nats.go"
@@ -58,6 +59,9 @@ type Store struct {
 	Requests    *Requests
 	Consents    *Bucket[relay.ConsentLink]
 	Owners      *Bucket[Owner]
+
+	// Reconciliations lie in relay_polls, too, under ReconcileKey.
+	Reconciliations *Bucket[relay.Reconciliation]
 }
 
 // Watermark says that every quiet callback (or connection) of a shard has nothing unsettled at or below Position. It lies in
@@ -75,6 +79,17 @@ func CallbackCursor(callback string) string { return "callback." + callback }
 
 // WatermarkKey is the key of a shard's watermark over a log ("events").
 func WatermarkKey(shard int, log string) string { return fmt.Sprintf("watermark.%d.%s", shard, log) }
+
+// ReconcileKey is the key in relay_polls of how far a connection is reconciled.
+func ReconcileKey(connection string) string {
+	return ReconcileShard(relay.ShardOf(connection)) + "." + connection
+}
+
+// ReconcileShard is the part before the dot of all of a shard's.
+func ReconcileShard(shard int) string { return fmt.Sprintf("reconcile.%d", shard) }
+
+// ReconciledConnection is the connection of such a key.
+func ReconciledConnection(key string) string { return key[strings.LastIndexByte(key, '.')+1:] }
 
 // Open creates or updates the streams and buckets and answers the typed stores over them.
 func Open(ctx context.Context, c Config) (*Store, error) {
@@ -107,6 +122,10 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		},
 		func() (err error) { s.Tokens, err = openTokens(ctx, s, c.Sealer); return },
 		func() (err error) { s.Polls, err = openBucket(ctx, s, topology.Polls, jsonCodec[relay.Poll]{}); return },
+		func() (err error) {
+			s.Reconciliations, err = openBucket(ctx, s, topology.Polls, jsonCodec[relay.Reconciliation]{})
+			return
+		},
 		func() (err error) {
 			s.Orders, err = openBucket(ctx, s, topology.Orders, jsonCodec[relay.OrderState]{})
 			return

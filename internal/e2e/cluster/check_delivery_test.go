@@ -193,6 +193,9 @@ func (w *world) unrest(a archive) string {
 		if c.State != "active" {
 			return fmt.Sprintf("connection %s is %s", c.ID, c.State)
 		}
+		if left := c.Unreconciled(); left != "" {
+			return left
+		}
 	}
 	return ""
 }

@@ -118,6 +118,21 @@ type Connection struct {
 	ID      string `json:"id"`
 	State   string `json:"state"`
 	Waiting *int   `json:"waiting"`
+
+	GapSuspectedAt time.Time       `json:"gapSuspectedAt"`
+	Reconciling    json.RawMessage `json:"reconciling"`
+	ReconciledAt   time.Time       `json:"reconciledAt"`
+}
+
+// Unreconciled says what is still to be read again of the connection, "" if nothing is.
+func (c Connection) Unreconciled() string {
+	switch {
+	case len(c.Reconciling) > 0:
+		return fmt.Sprintf("the orders of connection %s are being read again: %s", c.ID, c.Reconciling)
+	case c.GapSuspectedAt.After(c.ReconciledAt):
+		return fmt.Sprintf("connection %s: a gap is suspected since %s, its orders were read at %s", c.ID, c.GapSuspectedAt, c.ReconciledAt)
+	}
+	return ""
 }
 
 // Callback is what the tests read of a callback.

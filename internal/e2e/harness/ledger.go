@@ -128,11 +128,12 @@ func tokens(raw []byte) (string, error) {
 
 // CheckOrder compares the events of one order with what the vendor did to it: one event for each notification, in the order in
 // which the notifications came, each with the order digit by digit as it stood at some moment not before the notification
-// and not before the event that came before it, and with what changed since then. Events are given by sequence, notifications in the
-// order in which they came.
+// and not before the event that came before it, and with what changed since then. Between them may be events of changes that were found
+// by reading the order again; these have something that changed. Events are given by sequence, notifications in the order in which they
+// came.
 func CheckOrder(rec sandbox.OrderRecord, notifications []sandbox.NotificationRecord, events []Event) error {
-	if len(events) != len(notifications) {
-		return fmt.Errorf("%d events for %d notifications that a client was given", len(events), len(notifications))
+	if n := len(events) - Reconciled(events); n != len(notifications) {
+		return fmt.Errorf("%d events for %d notifications that a client was given", n, len(notifications))
 	}
 	states := make([]string, len(rec.States))
 	for i, s := range rec.States {
@@ -143,12 +144,20 @@ func CheckOrder(rec sandbox.OrderRecord, notifications []sandbox.NotificationRec
 	}
 	at := 0
 	for i := range events {
-		e, n := &events[i], notifications[i]
-		if err := checkNotification(e, n); err != nil {
-			return fmt.Errorf("event %d (%s): %w", i, e.ID, err)
-		}
-		for at+1 < len(rec.States) && !rec.States[at+1].At.After(n.QueuedAt) {
-			at++ // the notification told of this state already
+		e := &events[i]
+		if e.isReconciled() {
+			if err := checkReconciled(e); err != nil {
+				return fmt.Errorf("event %d (%s): %w", i, e.ID, err)
+			}
+		} else {
+			n := notifications[0]
+			notifications = notifications[1:]
+			if err := checkNotification(e, n); err != nil {
+				return fmt.Errorf("event %d (%s): %w", i, e.ID, err)
+			}
+			for at+1 < len(rec.States) && !rec.States[at+1].At.After(n.QueuedAt) {
+				at++ // the notification told of this state already
+			}
 		}
 		found := slices.Index(states[at:], e.tokens)
 		if found < 0 {
@@ -162,6 +171,39 @@ func CheckOrder(rec sandbox.OrderRecord, notifications []sandbox.NotificationRec
 		if err := checkChanges(before, e); err != nil {
 			return fmt.Errorf("event %d (%s): %w", i, e.ID, err)
 		}
+	}
+	return nil
+}
+
+func (e *Event) isReconciled() bool { return e.order.Origin == "reconciliation" }
+
+// Reconciled returns how many of the events are of changes that no notification told of.
+func Reconciled(events []Event) (n int) {
+	for i := range events {
+		if events[i].isReconciled() {
+			n++
+		}
+	}
+	return n
+}
+
+// IsLast reports whether an order's event says what the vendor served last.
+func (e *Event) IsLast(rec sandbox.OrderRecord) (bool, error) {
+	last, err := tokens(rec.States[len(rec.States)-1].JSON)
+	return err == nil && last == e.tokens, err
+}
+
+// checkReconciled looks at what the event of a change says that no notification told of.
+func checkReconciled(e *Event) error {
+	switch {
+	case e.order.Notification != nil:
+		return fmt.Errorf("origin %q, notification %v", e.order.Origin, e.order.Notification)
+	case e.Type != "audatex.parts.order.updated":
+		return fmt.Errorf("type %q of a change that was found by reading again", e.Type)
+	case len(e.order.Changes) == 0:
+		return errors.New("it was found by reading again, and nothing has changed")
+	case !e.Time.Equal(e.order.ReadAt.Truncate(time.Microsecond)):
+		return fmt.Errorf("time %s, not %s", e.Time, e.order.ReadAt)
 	}
 	return nil
 }

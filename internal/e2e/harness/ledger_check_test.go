@@ -50,6 +50,24 @@ func TestCheckOrderNotices(t *testing.T) {
 	if err := check(bodies); err != nil {
 		t.Fatalf("the right events: %v", err)
 	}
+	found := strings.NewReplacer(`"origin":"notification"`, `"origin":"reconciliation"`, `T10:00:01.123456Z`, `T10:00:09.000000Z`).Replace(bodies[1])
+	found = found[:strings.Index(found, `"notification":{`)] + `"notification":null}}`
+	notified := notifications
+	notifications = []sandbox.NotificationRecord{notified[0], notified[2]} // the second one was lost
+	reconciled := []string{bodies[0], found, bodies[2]}
+	if err := check(reconciled); err != nil {
+		t.Fatalf("with a change that was found by reading again: %v", err)
+	}
+	for what, spoil := range map[string]func(b []string) []string{
+		"nothing has changed": func(b []string) []string { return []string{b[0], b[1], b[1], b[2]} },
+		"it is another state": replace(1, states[1], states[2]),
+		"its time":            replace(1, "10:00:09.000000", "10:00:01.000000"),
+	} {
+		if err := check(spoil(append([]string{}, reconciled...))); err == nil {
+			t.Errorf("reconciled: %s: not noticed", what)
+		}
+	}
+	notifications = notified
 	for what, spoil := range map[string]func(b []string) []string{
 		"an event is missing":   func(b []string) []string { return b[:2] },
 		"an event came twice":   func(b []string) []string { return []string{b[0], b[1], b[1]} },

@@ -46,6 +46,7 @@
   (list "RELAY_AUDATEX_TIMEZONE" .Values.audatex.timezone)
   (list "RELAY_AUDATEX_RATE" (include "relay.whole" .Values.audatex.rate))
   (list "RELAY_POLL_INTERVAL" .Values.audatex.pollInterval)
+  (list "RELAY_NIGHTLY_RECONCILE" .Values.audatex.nightlyReconcile)
   (list "RELAY_AUDATEX_TIMEOUT" .Values.audatex.timeout)
   (list "RELAY_RETRY_SCHEDULE" (join "," .Values.callbacks.retrySchedule))
   (list "RELAY_CALLBACK_ALLOW_CIDRS" (join "," .Values.callbacks.allowCidrs))

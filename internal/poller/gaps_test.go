@@ -1,0 +1,90 @@
+package poller_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/sandbox"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// TestALostSubscriptionIsReadAgainAfterTheNextOne: orders that are read before there is a new subscription could change unseen after it.
+func TestALostSubscriptionIsReadAgainAfterTheNextOne(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sandbox.Config{})
+	r.connect("a")
+	r.start()
+	eventually(t, "the subscription", r.subscribed)
+	first := r.sandbox.Subscriptions()[0].ID
+	eventually(t, "its reconciliation", func() bool { return len(r.wanted()) == 1 })
+	if err := r.sandbox.RemoveSubscription(first); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the next one's", func() bool { return len(r.wanted()) == 2 })
+	r.halt()
+	if want := []relay.ReconcileCause{relay.CauseSubscription, relay.CauseSubscription}; !slices.Equal(r.wanted(), want) {
+		t.Errorf("wanted for %v", r.wanted())
+	}
+	doc := r.gaps[1]
+	if doc.SubscriptionID == "" || doc.SubscriptionID == first || doc.SubscriptionLost || doc.Gaps != 2 || doc.GapSuspectedAt == nil || !doc.GapSince.Equal(*doc.GapSuspectedAt) {
+		t.Errorf("document: %+v", doc)
+	}
+	if n := r.told(relay.KindGapSuspected); n != 1 {
+		t.Errorf("%d gaps told", n)
+	}
+}
+
+// TestWhoTakesOverTellsOfEarlierGaps: the reconciler of the next owner hears of every gap that is stored, whoever suspected it.
+func TestWhoTakesOverTellsOfEarlierGaps(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sandbox.Config{})
+	at := time.Now().Add(-time.Hour).UTC()
+	c := r.connect("a")
+	if _, err := r.store.Polls.Create(t.Context(), "a", relay.Poll{
+		Generation: c.Generation, Gaps: 4, GapCause: relay.CauseGap, GapSince: &at, GapSuspectedAt: &at,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	eventually(t, "it is told", func() bool { return len(r.wanted()) > 0 })
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if doc := r.gaps[0]; doc.Gaps != 4 || doc.GapCause != relay.CauseGap || !doc.GapSince.Equal(at) {
+		t.Errorf("document: %+v", doc)
+	}
+}
+
+// TestAPageThatWasCutIsAGapAlsoAfterACrash: its owner stored what it carried, and died before it could say that this was not all.
+func TestAPageThatWasCutIsAGapAlsoAfterACrash(t *testing.T) {
+	t.Parallel()
+	const whole = `[{"NotificationId":"5f0c0000-0000-4000-8000-000000000001","Topic":"PARTS.ORDER.UPDATED"}]`
+	for name, page := range map[string]struct {
+		store.Page
+		suspected int
+	}{
+		"whole":        {store.Page{Body: []byte(whole)}, 0},
+		"cut":          {store.Page{Body: []byte(whole[:len(whole)-9]), Truncated: true}, 1},
+		"cut at a gap": {store.Page{Body: []byte(strings.TrimSuffix(whole, "]")), Truncated: true}, 1},
+		"foreign":      {store.Page{Body: []byte(`<html>`)}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, sandbox.Config{})
+			now := time.Now()
+			in := relay.PollIntent{PollID: relay.NewID(), Owner: "another", At: now.Add(-time.Hour), Deadline: now.Add(-time.Hour)}
+			c := r.announced("a", in)
+			page.PollID, page.Connection, page.Generation, page.ReceivedAt, page.Site = in.PollID, "a", c.Generation, now, "leeds"
+			if _, err := r.store.Inbox.Append(t.Context(), page.Page); err != nil {
+				t.Fatal(err)
+			}
+			r.replica(store.Gate{}, nil).own("a", 7)
+			eventually(t, "it polls", func() bool { return r.polls() > 0 })
+			if n := r.told(relay.KindGapSuspected); n != page.suspected || len(r.wanted()) != page.suspected {
+				t.Errorf("%d gaps told, %d reconciliations wanted, want %d", n, len(r.wanted()), page.suspected)
+			}
+		})
+	}
+}

@@ -1,0 +1,151 @@
+package reconciler
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// maxContests bounds how often a document is contested in a row with another writer.
+const maxContests = 4
+
+// line is a connection's document.
+type line struct {
+	s          *ownedShard
+	connection string
+
+	writing  sync.Mutex // held by whoever changes the document, until it is stored
+	revision uint64     // of the document; guarded by writing
+
+	mu    sync.Mutex           // never held for long
+	doc   relay.Reconciliation // as stored
+	begun string               // the last key whose reading has begun since the run's position was stored
+}
+
+// read returns the document as stored.
+func (l *line) read() relay.Reconciliation {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.doc.Clone()
+}
+
+// want notes that the connection's orders must be read again. Gaps, if not 0, is how many gaps there have been: one that was noted before
+// is not noted again. It returns the document as it was then stored.
+func (l *line) want(ctx context.Context, generation string, w relay.ReconcileWant, gaps uint64, now time.Time) (noted relay.Reconciliation, err error) {
+	err = l.change(ctx, func(d *relay.Reconciliation) bool {
+		begun := l.beginning()
+		if d.Generation != generation { // of an earlier connection of this name
+			*d, begun = relay.Reconciliation{Generation: generation}, ""
+		}
+		switch {
+		case gaps > 0 && gaps <= d.Gaps, d.Run != nil && slices.Equal(w.Causes, []relay.ReconcileCause{relay.CauseNightly}):
+			return false
+		case gaps > 0:
+			d.Gaps = gaps
+		}
+		d.Want(w, begun, now)
+		noted = d.Clone()
+		return true
+	})
+	return noted, err
+}
+
+// adopt writes the document of a run that an owner before may still be at under our epoch: from then on nothing it writes there counts.
+func (l *line) adopt(ctx context.Context) error {
+	return l.change(ctx, func(d *relay.Reconciliation) bool { return d.Run != nil && d.Epoch != l.s.lease.Epoch() })
+}
+
+// next notes that the readings up to a key begin.
+func (l *line) next(last string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.begun = last
+}
+
+// beginning returns the last key whose reading has begun since the run's position was stored, "" if none has.
+func (l *line) beginning() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.begun
+}
+
+// update changes the run that began at a time. Where another one is under way by now, nothing happens.
+func (l *line) update(ctx context.Context, startedAt time.Time, f func(*relay.Reconciliation)) error {
+	return l.change(ctx, func(d *relay.Reconciliation) bool {
+		if d.Run == nil || !d.Run.StartedAt.Equal(startedAt) {
+			return false
+		}
+		f(d)
+		return true
+	})
+}
+
+// change has f change the document, which may be more than once, and stores it unless f returns false.
+func (l *line) change(ctx context.Context, f func(*relay.Reconciliation) bool) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	bucket, key := l.s.r.store.Reconciliations, store.ReconcileKey(l.connection)
+	for tries := 1; ; tries++ {
+		doc := l.read()
+		if !f(&doc) {
+			return nil
+		}
+		doc.Epoch = l.s.lease.Epoch()
+		var revision uint64
+		var err error
+		if l.revision == 0 {
+			revision, err = bucket.Create(ctx, key, doc)
+		} else {
+			revision, err = bucket.Update(ctx, key, doc, l.revision)
+		}
+		if err == nil {
+			l.stored(doc, revision)
+			return nil
+		}
+		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrUnclear) {
+			return err
+		}
+		there := bucket.Current(ctx, []string{key})[0]
+		switch {
+		case there.Err != nil:
+			return errors.Join(err, there.Err)
+		case there.Deleted:
+			l.stored(relay.Reconciliation{}, 0)
+		case there.Value.Epoch > doc.Epoch:
+			l.s.superseded(there.Value.Epoch)
+			return errSuperseded
+		case same(there.Value, doc):
+			l.stored(doc, there.Revision)
+			return nil
+		default: // an owner before has written late, or our own write came about that had no answer
+			l.stored(there.Value, there.Revision)
+		}
+		if tries == maxContests {
+			return fmt.Errorf("store how far connection %s is reconciled: %w", l.connection, err)
+		}
+	}
+}
+
+// stored takes what is stored. The caller has the turn to write.
+func (l *line) stored(doc relay.Reconciliation, revision uint64) {
+	l.revision = revision
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if doc.Run == nil || l.doc.Run == nil || !doc.Run.StartedAt.Equal(l.doc.Run.StartedAt) || doc.Run.Position == l.begun {
+		l.begun = ""
+	}
+	l.doc = doc
+}
+
+func same(a, b relay.Reconciliation) bool {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && string(x) == string(y)
+}

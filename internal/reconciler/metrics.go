@@ -1,0 +1,102 @@
+package reconciler
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+// Metrics counts what is read again. All methods work on nil.
+type Metrics struct {
+	runs       *prometheus.CounterVec
+	read       *prometheus.CounterVec
+	running    *prometheus.Desc
+	left       *prometheus.Desc
+	reconciler *Reconciler
+}
+
+// NewMetrics registers the metrics of this package with reg.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		runs: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "audatex_relay_reconciliations_total",
+			Help: "Times that a connection's open orders were all read again, by cause (gap, subscription, asked, nightly).",
+		}, []string{"cause"}),
+		read: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "audatex_relay_reconciled_orders_total",
+			Help: "Orders looked at in reconciliations, by result (unchanged, changed, unreadable, skipped).",
+		}, []string{"result"}),
+		running: prometheus.NewDesc("audatex_relay_connections_reconciling", "Connections whose open orders are being read again.", nil, nil),
+		left:    prometheus.NewDesc("audatex_relay_reconciliation_orders_left", "Orders that are still to be read again in the reconciliations under way.", nil, nil),
+	}
+	for _, cause := range []relay.ReconcileCause{relay.CauseGap, relay.CauseSubscription, relay.CauseAsked, relay.CauseNightly} {
+		m.runs.WithLabelValues(string(cause))
+	}
+	for _, name := range outcomeNames {
+		m.read.WithLabelValues(name)
+	}
+	reg.MustRegister(m.runs, m.read, m)
+	return m
+}
+
+// Describe implements prometheus.Collector for the gauges.
+func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
+	ch <- m.running
+	ch <- m.left
+}
+
+// Collect implements prometheus.Collector.
+func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
+	running, left := 0, 0
+	if m.reconciler != nil {
+		running, left = m.reconciler.underWay()
+	}
+	ch <- prometheus.MustNewConstMetric(m.running, prometheus.GaugeValue, float64(running))
+	ch <- prometheus.MustNewConstMetric(m.left, prometheus.GaugeValue, float64(left))
+}
+
+func (m *Metrics) observe(r *Reconciler) {
+	if m != nil {
+		m.reconciler = r
+	}
+}
+
+func (m *Metrics) orders(results map[outcome]int) {
+	if m == nil {
+		return
+	}
+	for of, n := range results {
+		m.read.WithLabelValues(outcomeNames[of]).Add(float64(n))
+	}
+}
+
+func (m *Metrics) run(causes []relay.ReconcileCause) {
+	if m == nil {
+		return
+	}
+	for _, c := range causes {
+		m.runs.WithLabelValues(string(c)).Inc()
+	}
+}
+
+// underWay returns how many runs are under way in the shards held here, and how many orders they have left.
+func (r *Reconciler) underWay() (running, left int) {
+	r.mu.Lock()
+	shards := slices.Collect(maps.Values(r.shards))
+	r.mu.Unlock()
+	for _, s := range shards {
+		s.mu.Lock()
+		busy := slices.Collect(maps.Keys(s.working))
+		s.mu.Unlock()
+		for _, l := range busy {
+			if run := l.read().Run; run != nil {
+				running++
+				left += max(0, run.Total-run.Done)
+			}
+		}
+	}
+	return running, left
+}

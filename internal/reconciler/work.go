@@ -1,0 +1,233 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+const (
+	// portion is how many orders are read between two writes of the document: as many are read again at most after a crash.
+	portion = 16
+	// failuresInRow is how many readings fail in a row before the vendor is left alone for a while.
+	failuresInRow = 3
+	// lookAgain is how often it is looked whether a paused connection goes on.
+	lookAgain = 5 * time.Second
+	// keptOrders is how many unreadable orders are named.
+	keptOrders = 20
+)
+
+// worker does a connection's runs, one after the other. It ends when none is wanted.
+type worker struct {
+	*line
+	log   *slog.Logger
+	retry backoff
+	told  bool // that orders cannot be read
+}
+
+// work goes on until no run is under way or starting ends.
+func (w *worker) work(starting, ending context.Context) {
+	w.retry = backoff{least: w.s.r.cfg.RetryLeast, most: w.s.r.cfg.RetryMost}
+	for again := (backoff{least: storeLeast, most: storeMost}); ; {
+		var err error
+		if w.s.lease.Await(starting) {
+			err = w.step(starting, ending)
+		}
+		switch {
+		case starting.Err() != nil, errors.Is(err, errSuperseded), w.read().Run == nil:
+			return
+		case err == nil, errors.Is(err, errLapsed), errors.Is(err, errEnded):
+			again.reset()
+			continue
+		}
+		w.log.Log(starting, store.Level(err, slog.LevelError), "reading open orders again has failed; it is tried again", "error", err)
+		again.sleep(starting, 0)
+	}
+}
+
+// step takes the run that is under way to its end.
+func (w *worker) step(starting, ending context.Context) error {
+	if err := w.adopt(starting); err != nil {
+		return err
+	}
+	doc := w.read()
+	if doc.Run == nil {
+		return nil
+	}
+	run := *doc.Run
+	c, ok := w.await(starting, doc.Generation)
+	if !ok {
+		return nil
+	}
+	list, err := w.s.r.survey(starting, c.ID, run)
+	if err != nil {
+		return err
+	}
+	if err := w.update(ending, run.StartedAt, func(d *relay.Reconciliation) { d.Run.Total = d.Run.Done + len(list) }); err != nil {
+		return err
+	}
+	for len(list) > 0 {
+		if c, ok = w.await(starting, doc.Generation); !ok {
+			return nil
+		}
+		n := min(portion, len(list))
+		if err := w.portion(starting, ending, c, run, list[:n]); err != nil {
+			return err
+		}
+		list = list[n:]
+	}
+	return w.finish(ending, c, run.StartedAt)
+}
+
+// await waits until the connection may be worked on; false if starting has ended, or there is no such connection any more.
+func (w *worker) await(starting context.Context, generation string) (relay.Connection, bool) {
+	for pause := (backoff{least: lookAgain, most: lookAgain}); ; {
+		c, known := w.s.r.cfg.Connections.Connection(w.connection)
+		switch {
+		case known && c.Generation == generation && !c.Paused && w.s.lease.Await(starting):
+			return c, true
+		case known && c.Generation != generation: // its own run is wanted under its own generation
+			w.forget(generation)
+			return c, false
+		case !known && w.gone(starting):
+			w.forget(generation)
+			return c, false
+		}
+		if !pause.sleep(starting, 0) {
+			return c, false
+		}
+	}
+}
+
+// gone reports whether the connection is not there any more: it is not known also before all of them are.
+func (w *worker) gone(ctx context.Context) bool {
+	there := w.s.r.store.Connections.Current(ctx, []string{w.connection})[0]
+	return there.Err == nil && there.Deleted
+}
+
+// forget gives the run up without storing that: what is there is of a connection that is gone, and is overwritten or removed with it.
+func (w *worker) forget(generation string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.doc.Generation == generation {
+		w.doc.Run, w.doc.Next = nil, nil
+	}
+}
+
+// portion reads some orders and notes that it is done with them. What the vendor refuses to give counts as unreadable; while it cannot be
+// asked, the portion waits.
+func (w *worker) portion(starting, ending context.Context, c relay.Connection, run relay.ReconcileRun, list []openOrder) error {
+	w.next(list[len(list)-1].key)
+	results := map[outcome]int{}
+	var unreadable []string
+	left := list
+	for len(left) > 0 {
+		var failed []openOrder
+		var trouble error
+		settled := 0
+		for _, r := range w.round(starting, ending, c.ID, run, left) {
+			switch r.outcome {
+			case unavailable:
+				if failed = append(failed, r.order); trouble == nil {
+					trouble = r.err
+				}
+			case stopped:
+				return errLapsed
+			case stuck:
+				return r.err
+			case unreadableOrder:
+				unreadable = append(unreadable, r.order.site+"."+r.order.order)
+				fallthrough
+			case skipped, unchanged, changed:
+				results[r.outcome]++
+				settled++
+			}
+		}
+		if settled > 0 {
+			w.retry.reset()
+		}
+		if left = failed; len(left) == 0 {
+			break
+		}
+		if trouble != nil && !w.told {
+			w.told = true
+			w.log.Warn("orders cannot be read again yet; it is tried until they can", "orders", len(left), "error", trouble)
+		}
+		if !w.retry.sleep(starting, audatex.RetryAfterOf(trouble)) {
+			return starting.Err()
+		}
+		if _, ok := w.await(starting, c.Generation); !ok {
+			return errEnded
+		}
+	}
+	w.told = false
+	w.s.r.cfg.Metrics.orders(results)
+	return w.update(ending, run.StartedAt, func(d *relay.Reconciliation) {
+		r := d.Run
+		r.Advance(list[len(list)-1].key)
+		r.Done += len(list)
+		r.Total = max(r.Total, r.Done)
+		r.Read += results[unchanged] + results[changed] + results[unreadableOrder]
+		r.Changed += results[changed]
+		r.Unreadable += results[unreadableOrder]
+		r.Orders = append(r.Orders, unreadable[:min(len(unreadable), max(0, keptOrders-len(r.Orders)))]...)
+	})
+}
+
+// errEnded says that the connection has gone in the middle of a portion.
+var errEnded = errors.New("the connection is not there any more")
+
+// round tries every order of a portion once, some at a time. After some failures in a row those that are left are not tried.
+func (w *worker) round(starting, ending context.Context, connection string, run relay.ReconcileRun, list []openOrder) []result {
+	results := make([]result, len(list))
+	var (
+		mu      sync.Mutex
+		row     int
+		reading sync.WaitGroup
+		mine    = make(chan struct{}, w.s.r.cfg.Concurrency)
+	)
+	for i, o := range list {
+		results[i] = result{order: o, outcome: unavailable}
+		mine <- struct{}{}
+		mu.Lock()
+		down := row >= failuresInRow
+		mu.Unlock()
+		if down {
+			<-mine
+			continue
+		}
+		reading.Go(func() {
+			defer func() { <-mine }()
+			results[i] = w.one(starting, ending, connection, run, o)
+			mu.Lock()
+			defer mu.Unlock()
+			if row++; results[i].outcome != unavailable {
+				row = 0
+			}
+		})
+	}
+	reading.Wait()
+	return results
+}
+
+// one reads one order once there is a slot for it.
+func (w *worker) one(starting, ending context.Context, connection string, run relay.ReconcileRun, o openOrder) result {
+	select {
+	case w.s.r.slots <- struct{}{}:
+		defer func() { <-w.s.r.slots }()
+	case <-starting.Done():
+		return result{order: o, outcome: stopped, err: starting.Err()}
+	}
+	r := w.s.r.readOrder(starting, ending, w.s.lease, connection, run, o)
+	if r.outcome == unreadableOrder {
+		w.log.Info("an order that is read again cannot be read", "site", o.site, "order", o.order, "error", r.err,
+			"correlation_id", audatex.CorrelationIDOf(r.err))
+	}
+	return r
+}

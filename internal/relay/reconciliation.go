@@ -1,0 +1,168 @@
+package relay
+
+import (
+	"slices"
+	"time"
+)
+
+// ReconcileCause says why a connection's open orders are read again.
+type ReconcileCause string
+
+// The causes.
+const (
+	CauseGap          ReconcileCause = "gap"          // notifications may have been lost
+	CauseSubscription ReconcileCause = "subscription" // the connection has a new subscription; nothing was queued before
+	CauseAsked        ReconcileCause = "asked"        // somebody asked for it
+	CauseNightly      ReconcileCause = "nightly"      // once a night
+)
+
+// Reconciliation is the document of a connection's reconciliations, beside its Poll: which run is under way and how far it is. A run reads
+// the connection's open orders in the order of their keys in relay_open.
+type Reconciliation struct {
+	Epoch      uint64           `json:"epoch"`
+	Generation string           `json:"generation"`
+	Gaps       uint64           `json:"gaps,omitempty"` // of the Poll: how many of them a run was wanted for
+	Run        *ReconcileRun    `json:"run,omitempty"`  // nil: none is under way
+	Next       *ReconcileWant   `json:"next,omitempty"` // what has been wanted since the run began
+	Last       *ReconcileEnding `json:"last,omitempty"` // of the last run that came to its end
+}
+
+// ReconcileWant is what a run is for.
+type ReconcileWant struct {
+	Causes []ReconcileCause `json:"causes"`
+	// Since is the earliest moment from which changes may have been missed, At when it was last wanted.
+	Since time.Time `json:"since"`
+	At    time.Time `json:"at"`
+	// Delivered orders are read, too.
+	Delivered bool `json:"delivered,omitempty"`
+	// Until is the key up to which the run under way had read when this was last wanted: these orders must be read once more. Whole: all must.
+	Until string `json:"until,omitempty"`
+	Whole bool   `json:"whole,omitempty"`
+}
+
+// ReconcileRun is one run over a connection's open orders. Seen as a circle, it goes from the key From (exclusive) to the key Until
+// (inclusive); if both are equal, once round.
+type ReconcileRun struct {
+	Causes    []ReconcileCause `json:"causes"`
+	Since     time.Time        `json:"since"`
+	Delivered bool             `json:"delivered,omitempty"`
+	WantedAt  time.Time        `json:"wantedAt"` // every order was, or will be, read after this moment
+	StartedAt time.Time        `json:"startedAt"`
+
+	From     string `json:"from,omitempty"`
+	Until    string `json:"until,omitempty"`
+	Position string `json:"position,omitempty"` // the last key that is done; From at first
+	Wrapped  bool   `json:"wrapped,omitempty"`  // the run has come past the last key
+
+	Done       int      `json:"done"`
+	Total      int      `json:"total"` // as far as known: orders done and left
+	Read       int      `json:"read"`
+	Changed    int      `json:"changed"`
+	Unreadable int      `json:"unreadable"`
+	Orders     []string `json:"orders,omitempty"` // the first of the unreadable ones
+}
+
+// ReconcileEnding says when a run that has ended was wanted, began and ended.
+type ReconcileEnding struct {
+	WantedAt  time.Time `json:"wantedAt"`
+	StartedAt time.Time `json:"startedAt"`
+	EndedAt   time.Time `json:"endedAt"`
+}
+
+// Want notes that the orders must be read again because of what happened up to now. While no run is under way, one begins. Else the one
+// under way goes on to its end, and another one follows that reads what was read before now. Begun is the last key whose reading has
+// begun, "" if none has since the run's position was stored.
+func (d *Reconciliation) Want(w ReconcileWant, begun string, now time.Time) {
+	r := d.Run
+	switch {
+	case r == nil:
+		d.Run = &ReconcileRun{Causes: w.Causes, Since: w.Since, Delivered: w.Delivered, WantedAt: now, StartedAt: now}
+	case slices.Equal(w.Causes, []ReconcileCause{CauseNightly}):
+		// what it is for is being done
+	case begun == "" && r.Position == r.From && !r.Wrapped: // it reads everything after now
+		r.Causes, r.Since, r.Delivered = addCauses(r.Causes, w.Causes), earlier(r.Since, w.Since), r.Delivered || w.Delivered
+		r.Until, r.WantedAt = r.From, now
+	default:
+		if d.Next == nil {
+			d.Next = &ReconcileWant{Since: w.Since}
+		}
+		n := d.Next
+		n.At = now
+		n.Causes, n.Since, n.Delivered = addCauses(n.Causes, w.Causes), earlier(n.Since, w.Since), n.Delivered || w.Delivered
+		n.Whole = n.Whole || n.Delivered && !r.Delivered
+		if n.Until = r.Position; begun != "" {
+			n.Until = begun
+		}
+	}
+}
+
+// Finish ends the run under way, and begins the next one if that is wanted.
+func (d *Reconciliation) Finish(now time.Time) {
+	r, n := d.Run, d.Next
+	d.Last = &ReconcileEnding{WantedAt: r.WantedAt, StartedAt: r.StartedAt, EndedAt: now}
+	d.Run, d.Next = nil, nil
+	if n == nil {
+		return
+	}
+	d.Run = &ReconcileRun{
+		Causes: n.Causes, Since: n.Since, Delivered: n.Delivered, WantedAt: n.At, StartedAt: now, From: r.Until, Position: r.Until, Until: n.Until,
+	}
+	if n.Whole {
+		d.Run.Until = d.Run.From
+	}
+}
+
+// Left returns which of the keys, given in their order, the run has not come to, in the order in which it does.
+func (r *ReconcileRun) Left(keys []string) []string {
+	above := func(key string) int { // the first key above
+		i, found := slices.BinarySearch(keys, key)
+		if found {
+			i++
+		}
+		return i
+	}
+	switch {
+	case r.Wrapped:
+		return keys[above(r.Position):max(above(r.Position), above(r.Until))]
+	case r.From < r.Until:
+		return keys[above(r.Position):max(above(r.Position), above(r.Until))]
+	}
+	return slices.Concat(keys[above(r.Position):], keys[:above(r.Until)])
+}
+
+// Advance notes that the run is done with every order up to a key.
+func (r *ReconcileRun) Advance(key string) {
+	r.Wrapped = r.Wrapped || key <= r.Position
+	r.Position = key
+}
+
+// Clone returns a copy that shares nothing which changes.
+func (d Reconciliation) Clone() Reconciliation {
+	if d.Run != nil {
+		run := *d.Run
+		run.Causes, run.Orders = slices.Clone(run.Causes), slices.Clone(run.Orders)
+		d.Run = &run
+	}
+	if d.Next != nil {
+		next := *d.Next
+		next.Causes = slices.Clone(next.Causes)
+		d.Next = &next
+	}
+	return d
+}
+
+func addCauses(there, more []ReconcileCause) []ReconcileCause {
+	for _, c := range more {
+		if !slices.Contains(there, c) {
+			there = append(there, c)
+		}
+	}
+	return there
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
