@@ -61,7 +61,7 @@ func TestReconcileConnection(t *testing.T) {
 	if c.Reconciling != nil || !c.ReconciledAt.IsZero() {
 		t.Errorf("of an earlier connection: %+v", c)
 	}
-	op.delete("/v1/connections/con-a").want(204)
+	op.delete("/v1/connections/con-a").want(200)
 	if _, _, err := f.store.Reconciliations.Get(t.Context(), store.ReconcileKey("con-a")); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("the document of a removed connection: %v", err)
 	}
