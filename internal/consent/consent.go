@@ -79,7 +79,8 @@ func New(c Config) (*Service, error) {
 	}
 	s.vendor = OriginOf(vendor)
 	s.links = store.NewMirror(store.MirrorConfig[relay.ConsentLink]{
-		Bucket: c.Store.Consents, Log: c.Log, What: "consent link", Group: func(l relay.ConsentLink) string { return l.Connection },
+		Bucket: c.Store.Consents, Log: c.Log, What: "consent link",
+		Group: func(l relay.ConsentLink) string { return l.Connection },
 	})
 	s.stopped, s.stop = context.WithCancel(context.Background())
 	return s, nil
@@ -208,7 +209,9 @@ func put(l relay.ConsentLink, revision uint64, now time.Time) store.Put[relay.Co
 
 // change applies a step to a link until it is stored, and returns the link as it is then. A step that returns false changes
 // nothing. After a conflict, or a write that may have been stored, it is applied to the link as it is by then.
-func (s *Service) change(ctx context.Context, id string, step func(*relay.ConsentLink) bool) (relay.ConsentLink, error) {
+func (s *Service) change(
+	ctx context.Context, id string, step func(*relay.ConsentLink) bool,
+) (relay.ConsentLink, error) {
 	ctx, cancel := context.WithTimeout(ctx, changeBound)
 	defer cancel()
 	for try := 0; ; try++ {

@@ -2,9 +2,13 @@ package consent
 
 import (
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/audatex-relay/relay/internal/relay"
 )
@@ -74,5 +78,84 @@ func TestALinkLeadsToTokens(t *testing.T) {
 		if strings.Contains(w.log.String(), secret) {
 			t.Errorf("the log has %q", secret)
 		}
+	}
+}
+
+// What is stored of a consent that is under way opens nothing to whoever reads it.
+func TestNothingIsStoredInTheClear(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.account("4711")
+	made := w.link(NewLink{Connection: w.connection("con-a", "4711")})
+	b := w.browser()
+	back := b.toVendor(made.URL, "4711")
+	state := stateOf(back)
+	public, err := url.Parse(w.public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets := []string{strings.TrimPrefix(made.URL, w.public+pagesPath), strings.Split(state, ".")[0]}
+	for _, c := range b.http.Jar.Cookies(public) {
+		secrets = append(secrets, c.Value)
+	}
+	l := w.stored(made.ID)
+	open, err := w.any().store.OpenConsent(l.ID, l.Attempts[0].ID, l.Attempts[0].Sealed)
+	if err != nil || len(open.Verifier) != 43 || len(secrets) != 3 {
+		t.Fatalf("%v, %d secrets", err, len(secrets))
+	}
+	secrets = append(secrets, open.Verifier)
+	// A sealed secret is bound to its place: another attempt's cannot be put there.
+	if _, err := w.any().store.OpenConsent(l.ID, attemptID("other"), l.Attempts[0].Sealed); err == nil {
+		t.Error("a secret can be moved to another attempt")
+	}
+	// The tokens while they are pending.
+	dying := w.any()
+	crashed := dying.crash(3, false)
+	b.get(back)
+	eventually(t, crashed)
+	dying.gate.Store(nil)
+	js, err := jetstream.New(w.conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kv, err := js.KeyValue(t.Context(), "relay_consents")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	look := func() {
+		e, err := kv.Get(t.Context(), made.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen++
+		for _, secret := range append(secrets, w.token("con-a").RefreshToken.Reveal(), w.token("con-a").AccessToken.Reveal()) {
+			if secret != "" && strings.Contains(string(e.Value()), secret) {
+				t.Errorf("%q is stored: %s", secret, e.Value())
+			}
+		}
+	}
+	look()
+	eventually(t, func() bool { look(); return w.stored(made.ID).Attempts[0].Phase == relay.ConsentDone })
+	for _, secret := range secrets {
+		if strings.Contains(w.log.String(), secret) {
+			t.Errorf("the log has %q", secret)
+		}
+	}
+}
+
+// While the relay starts a page says so.
+func TestThePageOfAStart(t *testing.T) {
+	t.Parallel()
+	page := httptest.NewRecorder()
+	Starting("https://relay.example/base").ServeHTTP(page, httptest.NewRequest(http.MethodGet, "/consent/x", nil))
+	if page.Code != http.StatusServiceUnavailable || page.Header().Get("Retry-After") == "" || !strings.Contains(page.Body.String(), "The relay is starting") ||
+		!strings.Contains(page.Body.String(), `href="/base/consent/style.css"`) || !strings.Contains(page.Header().Get("Content-Security-Policy"), "form-action 'self';") {
+		t.Errorf("%d %v\n%s", page.Code, page.Header(), page.Body)
+	}
+	style := httptest.NewRecorder()
+	Starting("").ServeHTTP(style, httptest.NewRequest(http.MethodGet, stylePath, nil))
+	if style.Code != http.StatusOK || style.Header().Get("Content-Type") != "text/css; charset=utf-8" {
+		t.Errorf("%d %v", style.Code, style.Header())
 	}
 }

@@ -43,6 +43,11 @@ func (s *Service) board(attempt string) (land func(), ok bool) {
 	}, true
 }
 
+// logOf returns the log with which link it is about.
+func (s *Service) logOf(l relay.ConsentLink) *slog.Logger {
+	return s.c.Log.With("connection", l.Connection, "link", l.ID)
+}
+
 // errClosing says that this process begins nothing more.
 var errClosing = errors.New("the relay is stopping")
 
@@ -82,7 +87,7 @@ func (s *Service) spend(ctx context.Context, attempt, link, code string) (claime
 func (s *Service) exchange(l relay.ConsentLink, a relay.ConsentAttempt, code string) {
 	secrets, err := s.c.Store.OpenConsent(l.ID, a.ID, a.Sealed)
 	if err != nil {
-		s.c.Log.Error("a consent cannot be ended: its secrets cannot be read", "connection", l.Connection, "link", l.ID, "error", err)
+		s.logOf(l).Error("a consent cannot be ended: its secrets cannot be read", "error", err)
 		s.end(l, a.ID, relay.ConsentResult{Outcome: relay.ConsentInterrupted})
 		return
 	}
@@ -92,7 +97,7 @@ func (s *Service) exchange(l relay.ConsentLink, a relay.ConsentAttempt, code str
 		Code: code, RedirectURI: s.redirectURI(), Verifier: audatex.NewSecret(secrets.Verifier),
 	})
 	if err != nil {
-		s.c.Log.Warn("the code of a consent was not exchanged", "connection", l.Connection, "link", l.ID,
+		s.logOf(l).Warn("the code of a consent was not exchanged",
 			"outcome", audatex.OutcomeOf(err).String(), "correlation_id", audatex.CorrelationIDOf(err), "error", err)
 		s.end(l, a.ID, relay.ConsentResult{Outcome: codeOutcome(err), CorrelationID: audatex.CorrelationIDOf(err)})
 		return
@@ -100,7 +105,7 @@ func (s *Service) exchange(l relay.ConsentLink, a relay.ConsentAttempt, code str
 	secrets = relay.ConsentSecrets{Access: got.AccessToken.Reveal(), Refresh: got.RefreshToken.Reveal()}
 	sealed, err := s.c.Store.SealConsent(l.ID, a.ID, secrets)
 	if err != nil {
-		s.c.Log.Error("the tokens of a consent cannot be encrypted", "connection", l.Connection, "link", l.ID, "error", err)
+		s.logOf(l).Error("the tokens of a consent cannot be encrypted", "error", err)
 		s.end(l, a.ID, relay.ConsentResult{Outcome: relay.ConsentInterrupted})
 		return
 	}
@@ -142,11 +147,11 @@ func (s *Service) persist(l relay.ConsentLink, what string, do func(context.Cont
 		case err == nil:
 			return true
 		case errors.Is(err, errGone):
-			s.c.Log.Error("could not "+what+": the link is gone", "connection", l.Connection, "link", l.ID)
+			s.logOf(l).Error("could not " + what + ": the link is gone")
 			return false
 		}
-		s.c.Log.Log(s.stopped, store.Level(err, slog.LevelError), "could not "+what+"; it is tried again",
-			"connection", l.Connection, "link", l.ID, "error", err)
+		level := store.Level(err, slog.LevelError)
+		s.logOf(l).Log(s.stopped, level, "could not "+what+"; it is tried again", "error", err)
 		select {
 		case <-s.stopped.Done():
 			return false
@@ -175,7 +180,7 @@ func (s *Service) end(l relay.ConsentLink, attempt string, r relay.ConsentResult
 // ended tells of a consent that has ended.
 func (s *Service) ended(l relay.ConsentLink, r relay.ConsentResult) {
 	s.c.Metrics.ended(r.Outcome)
-	s.c.Log.Info("a consent has ended", "connection", l.Connection, "link", l.ID, "outcome", string(r.Outcome),
+	s.logOf(l).Info("a consent has ended", "outcome", string(r.Outcome),
 		"vendor_site", r.Found.SiteID, "correlation_id", r.CorrelationID)
 }
 
@@ -195,8 +200,8 @@ func (s *Service) resume(link, attempt string) {
 			return changed
 		})
 		if err != nil {
-			s.c.Log.Log(s.stopped, store.Level(err, slog.LevelWarn), "a consent that another process began could not be gone on with; it is tried again",
-				"link", link, "error", err)
+			level := store.Level(err, slog.LevelWarn)
+			s.c.Log.Log(s.stopped, level, "a consent of another process could not be gone on with", "link", link, "error", err)
 			return
 		}
 		a := find(&l, attempt)
@@ -207,7 +212,7 @@ func (s *Service) resume(link, attempt string) {
 		default:
 			secrets, err := s.c.Store.OpenConsent(l.ID, a.ID, a.Sealed)
 			if err != nil {
-				s.c.Log.Error("the tokens of a consent cannot be read", "connection", l.Connection, "link", l.ID, "error", err)
+				s.logOf(l).Error("the tokens of a consent cannot be read", "error", err)
 				s.end(l, a.ID, relay.ConsentResult{Outcome: relay.ConsentInterrupted})
 				return
 			}

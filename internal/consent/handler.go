@@ -186,7 +186,8 @@ func (s *Service) log(r *http.Request, v *visit) {
 		level = slog.LevelDebug
 	}
 	attrs := []slog.Attr{
-		slog.String("method", r.Method), slog.String("page", v.page), slog.Duration("duration", time.Since(v.now).Round(time.Microsecond)),
+		slog.String("method", r.Method), slog.String("page", v.page),
+		slog.Duration("duration", time.Since(v.now).Round(time.Microsecond)),
 		slog.String("request_id", v.id), slog.String("remote", v.addr.String()),
 	}
 	if v.link != "" {

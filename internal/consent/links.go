@@ -19,7 +19,7 @@ const maxOpenLinks = 20
 // Why no link can be made.
 var (
 	ErrNoPublicURL = errors.New("RELAY_PUBLIC_URL is not set: nobody could open the link")
-	ErrInsecure    = errors.New("RELAY_PUBLIC_URL does not begin with https://: browsers keep no cookie for it, and the vendor sends nobody back to it")
+	ErrInsecure    = errors.New("RELAY_PUBLIC_URL does not begin with https://: browsers keep no cookie for it")
 	ErrTooMany     = errors.New("the connection has too many open links")
 	ErrReturnURL   = errors.New("must be an https URL whose origin is in RELAY_CONSENT_RETURN_ORIGINS")
 )
@@ -47,7 +47,8 @@ func (s *Service) CheckReturnURL(text string) error {
 		return nil
 	}
 	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || !slices.Contains(s.c.ReturnOrigins, OriginOf(u)) {
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil ||
+		!slices.Contains(s.c.ReturnOrigins, OriginOf(u)) {
 		return ErrReturnURL
 	}
 	return nil
@@ -83,15 +84,17 @@ func (s *Service) Make(ctx context.Context, wanted []NewLink) ([]Made, error) {
 			return nil, err
 		}
 		open, _ := s.links.Page(w.Connection.ID, "", maxOpenLinks, func(l relay.ConsentLink) bool {
-			return l.ID != linkID(tokenOf(w.Token)) && l.Generation == w.Connection.Generation && l.State(now) == relay.ConsentLinkOpen
+			return l.ID != linkID(tokenOf(w.Token)) && l.Generation == w.Connection.Generation &&
+				l.State(now) == relay.ConsentLinkOpen
 		})
 		if len(open) >= maxOpenLinks {
 			return nil, fmt.Errorf("connection %s: %w", w.Connection.ID, ErrTooMany)
 		}
 		token := tokenOf(w.Token)
 		l := relay.ConsentLink{
-			ID: linkID(token), TokenHash: hashOf(token), Connection: w.Connection.ID, Generation: w.Connection.Generation,
-			CreatedBy: w.CreatedBy, Force: w.Force, ReturnURL: w.ReturnURL, CreatedAt: now, ExpiresAt: now.Add(relay.ConsentLinkLife),
+			ID: linkID(token), TokenHash: hashOf(token),
+			Connection: w.Connection.ID, Generation: w.Connection.Generation, CreatedBy: w.CreatedBy,
+			Force: w.Force, ReturnURL: w.ReturnURL, CreatedAt: now, ExpiresAt: now.Add(relay.ConsentLinkLife),
 		}
 		made[i] = Made{ConsentLink: l, URL: s.c.PublicURL + pagesPath + token}
 		puts[i] = put(l, 0, now)
@@ -107,14 +110,16 @@ func (s *Service) Make(ctx context.Context, wanted []NewLink) ([]Made, error) {
 			return nil, fmt.Errorf("store a link of connection %s: %w", made[i].Connection, r.Err)
 		}
 		s.links.Put(made[i].ID, made[i].ConsentLink, r.Seq)
-		s.c.Log.InfoContext(ctx, "a consent link was made", "connection", made[i].Connection, "link", made[i].ID, "by", made[i].CreatedBy)
+		s.logOf(made[i].ConsentLink).InfoContext(ctx, "a consent link was made", "by", made[i].CreatedBy)
 	}
 	return made, nil
 }
 
 // Page returns links in the order of their ids, of one connection or all of them (""), and whether there are more. Pass may
 // be nil.
-func (s *Service) Page(connection, after string, limit int, pass func(relay.ConsentLink) bool) ([]store.Entry[relay.ConsentLink], bool) {
+func (s *Service) Page(
+	connection, after string, limit int, pass func(relay.ConsentLink) bool,
+) (links []store.Entry[relay.ConsentLink], more bool) {
 	return s.links.Page(connection, after, limit, pass)
 }
 

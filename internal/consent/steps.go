@@ -65,7 +65,9 @@ func begin(l *relay.ConsentLink, a relay.ConsentAttempt, now time.Time) (changed
 		l.Attempts = slices.Delete(l.Attempts, oldest, oldest+1)
 	}
 	for len(l.Attempts) > maxAttempts {
-		i := slices.IndexFunc(l.Attempts, func(a relay.ConsentAttempt) bool { return !working(a) && !openAttempt(a, now) })
+		i := slices.IndexFunc(l.Attempts, func(a relay.ConsentAttempt) bool {
+			return !working(a) && !openAttempt(a, now)
+		})
 		if i < 0 {
 			break
 		}
@@ -117,7 +119,7 @@ func claim(l *relay.ConsentLink, attempt, worker string, now time.Time, bound ti
 		return claimUnder, false
 	case !openAttempt(*a, now):
 		return claimLate, false
-	case l.UsedAt == nil && slices.ContainsFunc(l.Attempts, func(other relay.ConsentAttempt) bool { return working(other) && !overdue(other, now) }):
+	case l.UsedAt == nil && busy(*l, now):
 		return claimBusy, false
 	}
 	l.Attempts = slices.Clone(l.Attempts)
@@ -132,6 +134,11 @@ func claim(l *relay.ConsentLink, attempt, worker string, now time.Time, bound ti
 	}
 	a.Phase, a.Worker, a.Since, a.Deadline = relay.ConsentExchanging, worker, now, now.Add(bound)
 	return claimTaken, true
+}
+
+// busy reports whether somebody works on an attempt of a link.
+func busy(l relay.ConsentLink, now time.Time) bool {
+	return slices.ContainsFunc(l.Attempts, func(a relay.ConsentAttempt) bool { return working(a) && !overdue(a, now) })
 }
 
 // overdue reports whether whoever works on an attempt must have ended. Work that began in the future was begun before a
@@ -157,19 +164,22 @@ func keep(l *relay.ConsentLink, attempt, worker string, g granted, now time.Time
 		return false, false
 	case a.Phase == relay.ConsentPending:
 		return true, false
-	case a.Phase == relay.ConsentDone && (a.Result == nil || a.Result.Outcome != relay.ConsentInterrupted || l.UsedAt != nil):
+	case a.Phase == relay.ConsentDone && (a.Result.Outcome != relay.ConsentInterrupted || l.UsedAt != nil):
 		return false, false
 	}
 	l.Attempts = slices.Clone(l.Attempts)
 	a = find(l, attempt)
 	a.Phase, a.Since, a.Deadline, a.Result = relay.ConsentPending, now, now.Add(pendingBound), nil
-	a.Sealed, a.GrantedAt, a.TokenExpiresAt, a.ScopesMissing, a.SiteScope = g.sealed, g.at, g.expires, g.missing, g.siteScope
+	a.Sealed, a.GrantedAt, a.TokenExpiresAt = g.sealed, g.at, g.expires
+	a.ScopesMissing, a.SiteScope = g.missing, g.siteScope
 	return true, true
 }
 
 // takeOver has worker go on with an attempt whose process has ended: by its deadline, or because it is known to be dead. An
 // exchange cannot be gone on with.
-func takeOver(l *relay.ConsentLink, attempt, worker string, now time.Time, dead func(worker string) bool) (changed bool) {
+func takeOver(
+	l *relay.ConsentLink, attempt, worker string, now time.Time, dead func(worker string) bool,
+) (changed bool) {
 	a := find(l, attempt)
 	if a == nil || !working(*a) || a.Worker == worker || !overdue(*a, now) && !dead(a.Worker) {
 		return false

@@ -91,26 +91,32 @@ func (s *Service) pageOfConsent(l relay.ConsentLink, c relay.Connection, credent
 	p := page{
 		Status: http.StatusOK, Name: "consent", Title: "Allow access to your parts orders at Audatex", Tone: "plain",
 		Text: []string{
-			"The Audatex relay at " + s.host() + " asks for your consent. With it your business system is told what becomes of the parts orders that you place in Audatex.",
+			"The Audatex relay at " + s.host() + " asks for your consent. With it your business system is told " +
+				"what becomes of the parts orders that you place in Audatex.",
 		},
-		Facts: append([]fact{{"Who asks", "Audatex relay at " + s.host()}, {"Known to Audatex as", s.c.ClientID}}, connectionFacts(c)...),
+		Facts: append([]fact{
+			{"Who asks", "Audatex relay at " + s.host()}, {"Known to Audatex as", s.c.ClientID},
+		}, connectionFacts(c)...),
 		Lists: []list{
 			{Title: "What it will be allowed to do", Items: scopes},
 			{Title: "What happens next", Steps: true, Items: []string{
-				"Audatex's own page opens and asks for your Company Code, User Name and Password. They are typed in there; the relay never sees them.",
+				"Audatex's own page opens and asks for your Company Code, User Name and Password. They are typed " +
+					"in there; the relay never sees them.",
 				"Log in as a user of the site named above, and allow the access.",
 				"Audatex then brings you back here, and you are told whether it worked. You have 30 minutes.",
 			}},
 		},
 		Button:    &button{Text: textButton, Action: s.path(pagesPath + credential)},
 		NextTitle: "Good to know",
-		Next:      []string{"If you did not expect this, close the page: nothing happens without the button.", "The link can be used until " + whenText(l.ExpiresAt) + "."},
+		Next: []string{"If you did not expect this, close the page: nothing happens without the " +
+			"button.", "The link can be used until " + whenText(l.ExpiresAt) + "."},
 		Reference: l.ID,
 	}
 	if !paused.IsZero() {
 		until := whenText(paused.Add(time.Minute - 1).Truncate(time.Minute))
 		p.Button.Off, p.Button.Text = true, "Please wait until "+until
-		p.Notice = "Audatex has asked this relay to wait until " + until + ". Open the link again after that time; the button works then."
+		p.Notice = "Audatex has asked this relay to wait until " + until +
+			". Open the link again after that time; the button works then."
 	}
 	return p
 }
@@ -123,9 +129,13 @@ func (s *Service) pageOfClosedLink(l relay.ConsentLink, state relay.ConsentLinkS
 		p.Name, p.Tone, p.Title = "used", "good", "This link has been used: consent was given"
 		p.Text = []string{"Consent for the connection " + l.Connection + " was given by this link. It works once."}
 		if l.UsedAt != nil {
-			p.Text = []string{"Consent for the connection " + l.Connection + " was given by this link on " + whenText(*l.UsedAt) + ". It works once."}
+			p.Text = []string{
+				"Consent for the connection " + l.Connection + " was given by this link on " + whenText(*l.UsedAt) + ".",
+				"It works once.",
+			}
 		}
-		p.Next = []string{"There is nothing left to do. " + textCloseIt, "If consent has to be given again, ask whoever sent you the link for a new one."}
+		p.Next = []string{"There is nothing left to do. " + textCloseIt, "If consent has to be given again, ask " +
+			"whoever sent you the link for a new one."}
 	case relay.ConsentLinkExpired:
 		p.Name, p.Title = "expired", "This link has expired"
 		p.Text = []string{"It could be used until " + whenText(l.ExpiresAt) + "."}
@@ -140,14 +150,16 @@ func (s *Service) pageOfUnknown() page {
 	return page{
 		Status: http.StatusNotFound, Name: "unknown", Title: "This link is not known", Tone: "warn",
 		Text: []string{"The address is not complete, or the link was made too long ago."},
-		Next: []string{"Open the link from the message again, or copy the whole of it: some programs break long addresses.", textAskAgain},
+		Next: []string{"Open the link from the message again, or copy the whole of it: some programs break long " +
+			"addresses.", textAskAgain},
 	}
 }
 
 func (s *Service) pageOfNeverSeen() page {
 	return page{
 		Status: http.StatusNotFound, Name: "never-seen", Title: "Nobody here has asked Audatex for this", Tone: "warn",
-		Text: []string{"Audatex sent you to this relay with an answer to a question that the relay has not asked, or has forgotten. " + textUnchanged},
+		Text: []string{"Audatex sent you to this relay with an answer to a question that the relay has not asked, " +
+			"or has forgotten. " + textUnchanged},
 		Next: []string{"Open the link from the message that you got, and begin there.", textAskAgain},
 	}
 }
@@ -167,10 +179,12 @@ func (s *Service) pageOfOtherBrowser(l relay.ConsentLink, state string, now time
 	p := page{
 		Status: http.StatusForbidden, Name: "other-browser", Title: "This was begun in another browser", Tone: "warn",
 		Text: []string{
-			"The way back from Audatex must end in the browser in which it began, within 30 minutes and with cookies allowed. " +
+			"The way back from Audatex must end in the browser in which it began, within 30 minutes and with " +
+				"cookies allowed. " +
 				"This one does not know of it. " + textUnchanged,
 		},
-		Next:      []string{"Go on in the browser in which you pressed the button, or start again in this one.", "If it happens again, allow cookies for " + s.host() + "."},
+		Next: []string{"Go on in the browser in which you pressed the button, or start again in this " +
+			"one.", "If it happens again, allow cookies for " + s.host() + "."},
 		Reference: l.ID,
 	}
 	links, next := s.againLink(l, state, now)
@@ -181,7 +195,8 @@ func (s *Service) pageOfOtherBrowser(l relay.ConsentLink, state string, now time
 func (s *Service) pageOfLate(l relay.ConsentLink, state string, now time.Time) page {
 	p := page{
 		Status: http.StatusGone, Name: "late", Title: "That took too long", Tone: "warn",
-		Text:      []string{"More than 30 minutes have passed since you pressed the button, or you have pressed it several times since. " + textUnchanged},
+		Text: []string{"More than 30 minutes have passed since you pressed the button, or you have pressed it " +
+			"several times since. " + textUnchanged},
 		Reference: l.ID,
 	}
 	p.Links, p.Next = s.againLink(l, state, now)
@@ -212,7 +227,8 @@ func (s *Service) pageOfWaiting(l relay.ConsentLink, again string) page {
 // pageOfForeignButton is for a press of a button that was not on one of these pages.
 func (s *Service) pageOfForeignButton(credential string) page {
 	return page{
-		Status: http.StatusForbidden, Name: "foreign-button", Title: "Please press the button on the relay's own page", Tone: "warn",
+		Status: http.StatusForbidden, Name: "foreign-button", Title: "Please press the button on the relay's own " +
+			"page", Tone: "warn",
 		Text:  []string{"The request did not come from this relay's page, so nothing was begun."},
 		Links: []link{{Text: "Open the page", Address: s.path(pagesPath + credential), Main: true}},
 	}
@@ -236,24 +252,30 @@ func (s *Service) pageOfHaste(wait time.Duration) page {
 
 func (s *Service) pageOfTrouble() page {
 	return page{
-		Status: http.StatusServiceUnavailable, Name: "trouble", Title: "The relay cannot do this right now", Tone: "bad", RetryAfter: 5 * time.Second,
+		Status: http.StatusServiceUnavailable, Name: "trouble", Title: "The relay cannot do this right " +
+			"now", Tone: "bad", RetryAfter: 5 * time.Second,
 		Text: []string{"Its store does not answer. Nothing is lost: what you have done so far is kept."},
-		Next: []string{"Load this page again in a few seconds.", "If that does not help within a minute, open the link from the message again."},
+		Next: []string{"Load this page again in a few seconds.", "If that does not help within a minute, open the " +
+			"link from the message again."},
 	}
 }
 
 func (s *Service) pageOfStarting() page {
 	return page{
-		Status: http.StatusServiceUnavailable, Name: "starting", Title: "The relay is starting", Tone: "plain", RetryAfter: 5 * time.Second,
-		Text: []string{"It takes a few seconds. Nothing that you have done so far is lost."},
-		Next: []string{"Load this page again in a moment."},
+		Status: http.StatusServiceUnavailable, Name: "starting", Title: "The relay is starting", Tone: "plain",
+		RetryAfter: 5 * time.Second,
+		Text:       []string{"It takes a few seconds. Nothing that you have done so far is lost."},
+		Next:       []string{"Load this page again in a moment."},
 	}
 }
 
 // foundFacts say who has consented.
 func foundFacts(f relay.ConsentFound) []fact {
 	var facts []fact
-	for _, one := range []fact{{"Your Audatex site", f.SiteID}, {"Company code", f.CompanyCode}, {"Terminal", f.TerminalID}, {"Audatex says you are", f.Account}} {
+	for _, one := range []fact{
+		{"Your Audatex site", f.SiteID}, {"Company code", f.CompanyCode}, {"Terminal", f.TerminalID},
+		{"Audatex says you are", f.Account},
+	} {
 		if one.Value != "" {
 			facts = append(facts, one)
 		}
@@ -262,7 +284,9 @@ func foundFacts(f relay.ConsentFound) []fact {
 }
 
 // pageOfResult says how a consent has ended, and what to do next.
-func (s *Service) pageOfResult(l relay.ConsentLink, c relay.Connection, r relay.ConsentResult, state string, now time.Time) page {
+func (s *Service) pageOfResult(
+	l relay.ConsentLink, c relay.Connection, r relay.ConsentResult, state string, now time.Time,
+) page {
 	p := page{Status: http.StatusOK, Name: "result-" + string(r.Outcome), Tone: "bad", Reference: l.ID}
 	if r.CorrelationID != "" {
 		p.Reference += " · Audatex " + r.CorrelationID
@@ -274,7 +298,8 @@ func (s *Service) pageOfResult(l relay.ConsentLink, c relay.Connection, r relay.
 		p.Title = "Connected: " + strings.Join(siteTexts(c), ", ")
 		p.Text = []string{"Your consent has arrived, and Audatex has confirmed it."}
 		if r.Found.SiteID == "" {
-			p.Text = append(p.Text, "Which site you belong to was not checked, as this relay may not ask Audatex for that.")
+			p.Text = append(p.Text, "Which site you belong to was not checked, as this relay may not ask Audatex "+
+				"for that.")
 		}
 		p.Facts = append(connectionFacts(c), foundFacts(r.Found)...)
 		p.Next = []string{"There is nothing left to do. " + textCloseIt}
@@ -293,27 +318,33 @@ func (s *Service) pageOfResult(l relay.ConsentLink, c relay.Connection, r relay.
 	case relay.ConsentAlready:
 		p.Tone, again = "good", false
 		p.Title = "Consent had been given already"
-		p.Text = []string{"Another window or link was faster: the connection " + l.Connection + " has its consent. This one was not needed."}
+		p.Text = []string{"Another window or link was faster: the " +
+			"connection " + l.Connection + " has its consent. This one was not needed."}
 		p.Next = []string{"There is nothing left to do. " + textCloseIt}
 	case relay.ConsentDenied:
 		p.Tone, p.Title = "warn", "You did not allow the access"
 		p.Text = []string{"Audatex says that the access was not allowed. " + textUnchanged}
-		p.Next = []string{"If that was a mistake, start again and choose to allow it.", "If you do not want it, close this page."}
+		p.Next = []string{"If that was a mistake, start again and choose to allow " +
+			"it.", "If you do not want it, close this page."}
 	case relay.ConsentWrongSite:
 		p.Title = "You logged in for another site"
 		p.Text = []string{
-			fmt.Sprintf("This connection is for the Audatex site %s, but the user you logged in as belongs to the Audatex site %s.", expectedText(c), r.Found.SiteID),
+			fmt.Sprintf("This connection is for the Audatex site %s, but the user you logged in as belongs to the "+
+				"Audatex site %s.", expectedText(c), r.Found.SiteID),
 			textUnchanged,
 		}
 		p.Facts = append([]fact{{"Expected Audatex site", expectedText(c)}}, foundFacts(r.Found)...)
 		p.Next = []string{
-			"Start again and log in as a user of the expected site. If Audatex does not ask who you are, log out there first.",
-			"If the site you logged in for is the right one, tell whoever sent you the link: its number may be wrong there.",
+			"Start again and log in as a user of the expected site. If Audatex does not ask who you are, log out " +
+				"there first.",
+			"If the site you logged in for is the right one, tell whoever sent you the link: its number may be " +
+				"wrong there.",
 			"The access that you have just allowed is not used. You can withdraw it at Audatex.",
 		}
 	case relay.ConsentScopeMissing:
 		p.Title = "The consent does not cover what is needed"
-		p.Text = []string{"Audatex did not grant everything that was asked for, or your user may not grant it. " + textUnchanged}
+		p.Text = []string{"Audatex did not grant everything that was asked for, or your user may not grant " +
+			"it. " + textUnchanged}
 		for _, a := range l.Attempts {
 			if attemptID(state) == a.ID && len(a.ScopesMissing) > 0 {
 				missing := make([]string, len(a.ScopesMissing))
@@ -326,17 +357,20 @@ func (s *Service) pageOfResult(l relay.ConsentLink, c relay.Connection, r relay.
 		p.Next = []string{"Start again with a user who may read parts orders, and allow everything.", textTell}
 	case relay.ConsentClient:
 		p.Title, again = "Audatex does not accept this relay", false
-		p.Text = []string{"Audatex refuses the relay's own registration, not you. It does not help to try again before the operator has looked at it. " + textUnchanged}
+		p.Text = []string{"Audatex refuses the relay's own registration, not you. It does not help to try again " +
+			"before the operator has looked at it. " + textUnchanged}
 		p.Next = []string{
 			textTell,
-			"The operator compares client id, client secret, scopes and redirect address (" + s.redirectURI() + ") with what Audatex has registered.",
+			"The operator compares client id, client secret, scopes and redirect " +
+				"address (" + s.redirectURI() + ") with what Audatex has registered.",
 		}
 		if s.c.PKCE {
 			p.Next = append(p.Next, "If all of that is right, Audatex may not know PKCE: the operator tries RELAY_AUDATEX_PKCE=off.")
 		}
 	case relay.ConsentCode:
 		p.Tone, p.Title = "warn", "Audatex no longer accepts this answer"
-		p.Text = []string{"What Audatex sent you back with is good for about a minute and for one use, and that was over. " + textUnchanged}
+		p.Text = []string{"What Audatex sent you back with is good for about a minute and for one use, and that " +
+			"was over. " + textUnchanged}
 		p.Next = []string{"Start again; it usually works the second time."}
 	case relay.ConsentToken:
 		p.Title = "Audatex does not accept its own answer"
@@ -348,11 +382,13 @@ func (s *Service) pageOfResult(l relay.ConsentLink, c relay.Connection, r relay.
 		p.Next = []string{"Start again in a few minutes.", "If it happens again: " + textTell}
 	case relay.ConsentInterrupted:
 		p.Tone, p.Title = "warn", "The relay was interrupted"
-		p.Text = []string{"The relay stopped at the moment in which it exchanged your consent, so it was not received. " + textUnchanged}
+		p.Text = []string{"The relay stopped at the moment in which it exchanged your consent, so it was not " +
+			"received. " + textUnchanged}
 		p.Next = []string{"Start again; you may have to log in once more."}
 	case relay.ConsentWithdrawn, relay.ConsentGone:
 		p.Tone, p.Title, again = "warn", "This link is no longer valid", false
-		p.Text = []string{"It was withdrawn, or the connection it was made for was removed, while you were at Audatex. " + textUnchanged}
+		p.Text = []string{"It was withdrawn, or the connection it was made for was removed, while you were at " +
+			"Audatex. " + textUnchanged}
 		p.Next = []string{textAskAgain}
 	}
 	if again {

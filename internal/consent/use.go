@@ -79,7 +79,9 @@ func (s *Service) isPlaced(ctx context.Context, connection, attempt string) (boo
 
 // check asks the vendor who the token is, and where the consent covers it, which site and company. What cannot be asked now
 // does not keep the tokens from being used.
-func (s *Service) check(c relay.Connection, l relay.ConsentLink, a relay.ConsentAttempt, token audatex.Secret) relay.ConsentResult {
+func (s *Service) check(
+	c relay.Connection, l relay.ConsentLink, a relay.ConsentAttempt, token audatex.Secret,
+) relay.ConsentResult {
 	if token.Empty() { // only the refresh token could be read
 		return relay.ConsentResult{Outcome: relay.ConsentUnchecked}
 	}
@@ -89,7 +91,8 @@ func (s *Service) check(c relay.Connection, l relay.ConsentLink, a relay.Consent
 	result := relay.ConsentResult{Outcome: relay.ConsentConnected, CorrelationID: audatex.CorrelationIDOf(err)}
 	result.Found.Account = shorten(who, maxAccount)
 	if err != nil {
-		s.c.Log.Warn("the vendor could not be asked who has consented", "connection", c.ID, "outcome", audatex.OutcomeOf(err).String(), "error", err)
+		s.logOf(l).Warn("the vendor could not be asked who has consented",
+			"outcome", audatex.OutcomeOf(err).String(), "error", err)
 	}
 	switch audatex.OutcomeOf(err) {
 	case audatex.Done:
@@ -107,7 +110,8 @@ func (s *Service) check(c relay.Connection, l relay.ConsentLink, a relay.Consent
 	}
 	me, err := s.c.Client.Me(ctx, token)
 	if err != nil {
-		s.c.Log.Warn("the vendor could not be asked which site has consented", "connection", c.ID, "outcome", audatex.OutcomeOf(err).String(), "error", err)
+		s.logOf(l).Warn("the vendor could not be asked which site has consented",
+			"outcome", audatex.OutcomeOf(err).String(), "error", err)
 		if audatex.OutcomeOf(err) != audatex.Forbidden { // else the scope does not cover it after all
 			result.Outcome, result.CorrelationID = relay.ConsentUnchecked, audatex.CorrelationIDOf(err)
 		}
@@ -139,7 +143,9 @@ func shorten(text string, most int) string {
 
 // place has an attempt's tokens replace those of the connection, whatever is being done with the ones before, and notes the
 // consent with the connection, which wakes its owner. Tokens of a later consent stay.
-func (s *Service) place(ctx context.Context, l relay.ConsentLink, a relay.ConsentAttempt, secrets relay.ConsentSecrets, r relay.ConsentResult) (relay.ConsentOutcome, error) {
+func (s *Service) place(
+	ctx context.Context, l relay.ConsentLink, a relay.ConsentAttempt, secrets relay.ConsentSecrets, r relay.ConsentResult,
+) (relay.ConsentOutcome, error) {
 	var revision uint64
 	for {
 		rec, at, err := s.c.Store.Tokens.Token(ctx, l.Connection)
@@ -192,7 +198,9 @@ func (s *Service) note(ctx context.Context, l relay.ConsentLink, a relay.Consent
 		if c.Consent != nil && (c.Consent.ID == a.ID || c.Consent.At.After(a.GrantedAt)) {
 			return nil
 		}
-		c.Consent = &relay.Consent{ID: a.ID, At: a.GrantedAt, Checked: r.Outcome == relay.ConsentConnected, ConsentFound: r.Found}
+		c.Consent = &relay.Consent{
+			ID: a.ID, At: a.GrantedAt, Checked: r.Outcome == relay.ConsentConnected, ConsentFound: r.Found,
+		}
 		if _, err := s.c.Store.Connections.Update(ctx, c.ID, c, there.Revision); !errors.Is(err, store.ErrConflict) {
 			return err
 		}

@@ -111,7 +111,9 @@ func (s *Service) press(w http.ResponseWriter, r *http.Request, v *visit, text s
 	if s.c.PKCE {
 		verifier = newSecret()
 	}
-	a := relay.ConsentAttempt{ID: attemptID(state), Cookie: hashOf(cookie), StartedAt: v.now.UTC(), Phase: relay.ConsentStarted}
+	a := relay.ConsentAttempt{
+		ID: attemptID(state), Cookie: hashOf(cookie), StartedAt: v.now.UTC(), Phase: relay.ConsentStarted,
+	}
 	a.Sealed, err = s.c.Store.SealConsent(l.ID, a.ID, relay.ConsentSecrets{Verifier: verifier})
 	began := false
 	if err == nil {
@@ -129,8 +131,8 @@ func (s *Service) press(w http.ResponseWriter, r *http.Request, v *visit, text s
 		return
 	}
 	http.SetCookie(w, &http.Cookie{ //nolint:gosec // Secure but for http on loopback, where browsers would not keep it.
-		Name: s.cookieName(a.ID), Value: cookie, Path: "/", MaxAge: int(relay.ConsentAttemptLife / time.Second), HttpOnly: true,
-		Secure: s.secure(), SameSite: http.SameSiteLaxMode,
+		Name: s.cookieName(a.ID), Value: cookie, Path: "/", MaxAge: int(relay.ConsentAttemptLife / time.Second),
+		HttpOnly: true, Secure: s.secure(), SameSite: http.SameSiteLaxMode,
 	})
 	v.page = "begin"
 	w.Header().Set("Location", s.consentURL(state, verifier))

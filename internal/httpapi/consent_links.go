@@ -53,7 +53,8 @@ func (a *API) CreateConsentLinks(w http.ResponseWriter, r *http.Request, _ Creat
 		if len(unknown) > 0 {
 			return reply{}, invalid(unknown...)
 		}
-		made, err := a.makeLinks(ctx, exchangeOf(r).maker, by, connections, ConsentLinkSettings{Force: body.Force, ReturnUrl: body.ReturnUrl})
+		settings := ConsentLinkSettings{Force: body.Force, ReturnUrl: body.ReturnUrl}
+		made, err := a.makeLinks(ctx, exchangeOf(r).maker, by, connections, settings)
 		if err != nil {
 			return reply{}, err
 		}
@@ -74,7 +75,8 @@ func (a *API) makeLinks(
 	wanted := make([]consent.NewLink, len(connections))
 	for i, c := range connections {
 		wanted[i] = consent.NewLink{
-			Token: m.bytes("consent link of "+c.ID, consent.TokenBytes), Connection: c, Force: settings.Force, ReturnURL: settings.ReturnUrl, CreatedBy: by.admin,
+			Token: m.bytes("consent link of "+c.ID, consent.TokenBytes), Connection: c,
+			Force: settings.Force, ReturnURL: settings.ReturnUrl, CreatedBy: by.admin,
 		}
 	}
 	made, err := a.c.Consents.Make(ctx, wanted)
@@ -107,14 +109,16 @@ func (a *API) ListConsentLinks(w http.ResponseWriter, r *http.Request, id Id, pa
 		if err != nil {
 			return reply{}, err
 		}
-		return a.consentLinks(ctx, id, params.After, params.Limit, params.State, func(l relay.ConsentLink) bool { return l.Generation == c.Generation })
+		own := func(l relay.ConsentLink) bool { return l.Generation == c.Generation }
+		return a.consentLinks(ctx, id, params.After, params.Limit, params.State, own)
 	})
 }
 
 // ListAllConsentLinks implements GET /v1/consent-links.
 func (a *API) ListAllConsentLinks(w http.ResponseWriter, r *http.Request, params ListAllConsentLinksParams) {
 	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		return a.consentLinks(ctx, "", params.After, params.Limit, params.State, func(relay.ConsentLink) bool { return true })
+		all := func(relay.ConsentLink) bool { return true }
+		return a.consentLinks(ctx, "", params.After, params.Limit, params.State, all)
 	})
 }
 

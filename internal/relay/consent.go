@@ -117,15 +117,15 @@ type ConsentOutcome string
 const (
 	ConsentConnected    ConsentOutcome = "connected"           // and the vendor's API took the token
 	ConsentUnchecked    ConsentOutcome = "connected-unchecked" // the vendor could not be asked for the user or the site
-	ConsentAlready      ConsentOutcome = "already"             // another consent of the link, or a later one of the connection, has succeeded
+	ConsentAlready      ConsentOutcome = "already"             // another consent was faster, or is newer
 	ConsentDenied       ConsentOutcome = "denied"              // the user did not allow it
 	ConsentWrongSite    ConsentOutcome = "wrong-site"          // the user belongs to a site that was not expected
 	ConsentScopeMissing ConsentOutcome = "scope-missing"       // the consent does not cover what the relay needs
-	ConsentClient       ConsentOutcome = "client-refused"      // the vendor refuses the relay's client id, secret or redirect URI
+	ConsentClient       ConsentOutcome = "client-refused"      // the vendor refuses the relay's own registration
 	ConsentCode         ConsentOutcome = "code-refused"        // the code was too late, or spent
-	ConsentToken        ConsentOutcome = "token-refused"       // the vendor's API refuses the token that it has just given
+	ConsentToken        ConsentOutcome = "token-refused"       // the vendor's API refuses the new token
 	ConsentVendor       ConsentOutcome = "vendor-unavailable"  // no answer that could be used
-	ConsentInterrupted  ConsentOutcome = "interrupted"         // the process that spent the code ended before it had stored the tokens
+	ConsentInterrupted  ConsentOutcome = "interrupted"         // the process ended before it had stored the tokens
 	ConsentWithdrawn    ConsentOutcome = "withdrawn"           // the link was withdrawn meanwhile
 	ConsentGone         ConsentOutcome = "connection-gone"     // the connection was removed meanwhile
 )
