@@ -80,8 +80,22 @@ func (r *rotation) kills(t *testing.T, dice *rand.Rand, kills int) {
 		}
 		r.relays[i].ExitCode(t)
 		r.client.CloseIdleConnections()
+		killed := time.Now()
 		r.relays[i] = r.start() // the API is asked there from now on
-		r.consentAgain(t)
+		// A shard stays with the dead one until its lease is over: the next kill is to hit somebody who works.
+		harness.Eventually(t, "half of the connections are polled again", func() string {
+			r.consentAgain(t)
+			polled := 0
+			for _, c := range r.connections(t) {
+				if c.LastPollAt.After(killed) {
+					polled++
+				}
+			}
+			if polled < len(r.sites)/2 {
+				return fmt.Sprintf("%d are", polled)
+			}
+			return ""
+		})
 	}
 	ended := time.Now()
 	harness.Eventually(t, "every connection is polled again, or says why it needs a consent", func() string {
