@@ -19,6 +19,8 @@ const (
 	// storeAgain and storeAgainMost are the waits between two tries of storing what exists nowhere else.
 	storeAgain     = 100 * time.Millisecond
 	storeAgainMost = 5 * time.Second
+	// tryBound is how long one such try may take.
+	tryBound = 15 * time.Second
 )
 
 func (s *Service) exchangeBound() time.Duration { return budgetBound + s.c.CallBound }
@@ -91,6 +93,11 @@ func (s *Service) exchange(l relay.ConsentLink, a relay.ConsentAttempt, code str
 		s.end(l, a.ID, relay.ConsentResult{Outcome: relay.ConsentInterrupted})
 		return
 	}
+	if until := s.pausedUntil(time.Now()); time.Until(until) > budgetBound { // the code will be too old by then
+		s.logOf(l).Warn("the code of a consent was not exchanged, as the vendor has asked for quiet", "until", until)
+		s.end(l, a.ID, relay.ConsentResult{Outcome: relay.ConsentVendor})
+		return
+	}
 	ctx, cancel := context.WithTimeout(s.stopped, s.exchangeBound())
 	defer cancel()
 	got, err := s.c.Tokens.ExchangeCode(ctx, audatex.Code{
@@ -142,7 +149,9 @@ func codeOutcome(err error) relay.ConsentOutcome {
 // persist tries something until it succeeds, the link is gone, or the process ends.
 func (s *Service) persist(l relay.ConsentLink, what string, do func(context.Context) error) bool {
 	for wait := storeAgain; ; wait = min(2*wait, storeAgainMost) {
-		err := do(s.stopped)
+		ctx, cancel := context.WithTimeout(s.stopped, tryBound)
+		err := do(ctx)
+		cancel()
 		switch {
 		case err == nil:
 			return true

@@ -17,7 +17,7 @@ const (
 	// attemptsKept is how long an attempt that has ended, or was never ended, is remembered.
 	attemptsKept = 24 * time.Hour
 	// pendingBound is how long putting the tokens to use may take until another process takes it over.
-	pendingBound = 90 * time.Second
+	pendingBound = checkBound + 20*time.Second
 	// clockSlack is how far the clocks of two replicas may be apart.
 	clockSlack = 5 * time.Minute
 )

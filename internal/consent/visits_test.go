@@ -172,6 +172,24 @@ func TestTheButtonWaitsForTheVendor(t *testing.T) {
 	}
 }
 
+// A code that comes back while the vendor has asked for more quiet than a code lives is not waited for.
+func TestACodeThatWouldBeTooOldIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.account("4711")
+	made := w.link(NewLink{Connection: w.connection("con-a", "4711")})
+	b := w.browser()
+	back := b.toVendor(made.URL, "4711")
+	w.any().budget.Observe(http.StatusTooManyRequests, http.Header{"Retry-After": {"600"}})
+	result := b.finish(back)
+	if result.title() != "Audatex did not answer" || w.box.Counters().CodesExchanged != 0 {
+		t.Fatalf("%d %s", result.status, result.title())
+	}
+	if page := b.get(mainLink(result)); !strings.Contains(page.body, " disabled>") {
+		t.Errorf("start again: %s", page.body)
+	}
+}
+
 // A user who goes back and presses the button again and again is not kept out; no more than ten are open.
 func TestTenConsentsAreOpenAtMost(t *testing.T) {
 	t.Parallel()
