@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -90,7 +91,7 @@ type Reconciler struct {
 
 	mu     sync.Mutex
 	shards map[int]*ownedShard
-	gaps   map[string]relay.Poll // by connection, the latest document that tells of gaps
+	gaps   map[int]map[string]relay.Poll // by shard and connection, documents that tell of gaps and are to be looked at
 }
 
 var (
@@ -121,7 +122,7 @@ func New(c Config) *Reconciler {
 		c.Log = slog.Default()
 	}
 	r := &Reconciler{
-		cfg: c, store: c.Store, slots: make(chan struct{}, c.Total), whole: make(chan struct{}), shards: map[int]*ownedShard{}, gaps: map[string]relay.Poll{},
+		cfg: c, store: c.Store, slots: make(chan struct{}, c.Total), whole: make(chan struct{}), shards: map[int]*ownedShard{}, gaps: map[int]map[string]relay.Poll{},
 	}
 	c.Metrics.observe(r)
 	return r
@@ -129,9 +130,13 @@ func New(c Config) *Reconciler {
 
 // Suspected tells of a connection's poll document, which counts a gap more, or was taken over with some.
 func (r *Reconciler) Suspected(connection string, doc relay.Poll) {
+	n := relay.ShardOf(connection)
 	r.mu.Lock()
-	r.gaps[connection] = doc
-	s := r.shards[relay.ShardOf(connection)]
+	if r.gaps[n] == nil {
+		r.gaps[n] = map[string]relay.Poll{}
+	}
+	r.gaps[n][connection] = doc
+	s := r.shards[n]
 	r.mu.Unlock()
 	if s != nil {
 		s.wake()
@@ -161,17 +166,21 @@ func (r *Reconciler) Reconcile(ctx context.Context, connection string, delivered
 	return doc, nil
 }
 
-// gapsOf returns the documents of a shard's connections that tell of gaps.
+// gapsOf returns the documents of a shard's connections that tell of gaps and are to be looked at.
 func (r *Reconciler) gapsOf(shard int) map[string]relay.Poll {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	of := map[string]relay.Poll{}
-	for connection, doc := range r.gaps {
-		if relay.ShardOf(connection) == shard {
-			of[connection] = doc
-		}
+	return maps.Clone(r.gaps[shard])
+}
+
+// noted forgets a document that tells of gaps, unless there is a later one.
+func (r *Reconciler) noted(connection string, doc relay.Poll) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	of := r.gaps[relay.ShardOf(connection)]
+	if there, ok := of[connection]; ok && there.Gaps == doc.Gaps && there.Generation == doc.Generation {
+		delete(of, connection)
 	}
-	return of
 }
 
 // Own reconciles the connections of a shard under its lease until ctx ends. It returns when what was under way has ended and is stored.

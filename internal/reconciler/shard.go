@@ -135,6 +135,7 @@ func (s *ownedShard) noteGaps(ctx context.Context) bool {
 		w := relay.ReconcileWant{Causes: []relay.ReconcileCause{poll.GapCause}, Since: *poll.GapSince, Delivered: true}
 		switch _, err := l.want(ctx, c.Generation, w, poll.Gaps, now); {
 		case err == nil:
+			s.r.noted(id, poll)
 			s.begin(l)
 		case errors.Is(err, errSuperseded):
 		default:
