@@ -88,7 +88,7 @@ func (a *API) retryMany(ctx context.Context, waiting []store.Entry[store.Aside],
 	defer cancel()
 	for result.Taken < min(limit, len(waiting)) && time.Since(began) < retryWithin {
 		chunk := waiting[result.Taken:min(result.Taken+retryChunk, limit, len(waiting))]
-		chunk = chunk[:withinBytes(chunk)]
+		chunk = chunk[:withinBytes(chunk, a.unresolvedBytes)]
 		found, err := a.unresolved(ctx, chunk)
 		if err != nil {
 			return result, err

@@ -156,7 +156,9 @@ type API struct {
 	connections *store.Mirror[relay.Connection]
 	asides      *store.Mirror[store.Aside] // unresolved notifications
 	requests    *store.Mirror[store.RequestSize]
-	remembered  *remembered
+
+	unresolvedBytes int // how many are read for one page of unresolved notifications
+	remembered      *remembered
 
 	drain   chan struct{}
 	drained sync.Once
@@ -201,7 +203,7 @@ func New(c Config) (*API, error) {
 		waiting: newWaiting(c.Waiting),
 		tests:   newLimits(c.TestsPerSecond, c.TestBurst),
 		bodies:  newTurns(bodiesOfKey), reads: newTurns(readsOfKey), clients: newTurns(1), large: make(chan struct{}, largeBodies), checks: make(chan struct{}, checkedOnce),
-		failures: newFailures(c.Ingress, c.Failures), remembered: newRemembered(), feed: newFeed(c.Store.Events, c.Log), drain: make(chan struct{}),
+		failures: newFailures(c.Ingress, c.Failures), remembered: newRemembered(), unresolvedBytes: unresolvedBytes, feed: newFeed(c.Store.Events, c.Log), drain: make(chan struct{}),
 	}
 	a.callbacks = store.NewMirror(store.MirrorConfig[store.SealedCallback]{
 		Bucket: c.Store.Sealed, Log: c.Log, What: "callback", Group: func(cb store.SealedCallback) string { return cb.Client },

@@ -19,7 +19,7 @@ func (a *API) ListUnresolved(w http.ResponseWriter, r *http.Request, params List
 		if err != nil {
 			return reply{}, err
 		}
-		if n := withinBytes(entries); n < len(entries) {
+		if n := withinBytes(entries, a.unresolvedBytes); n < len(entries) {
 			entries, next = entries[:n], token('k', entries[n-1].Key)
 		}
 		found, err := a.unresolved(ctx, entries)
@@ -37,11 +37,11 @@ func chosen(reason string, sites []string) func(store.Aside) bool {
 // unresolvedBytes is how many bytes of unresolved notifications are read for one page, but for one that has more by itself.
 const unresolvedBytes = 8 << 20
 
-// withinBytes returns how many of these have not too many bytes together; one at least.
-func withinBytes(entries []store.Entry[store.Aside]) int {
+// withinBytes returns how many of these have not more bytes together than most; one at least.
+func withinBytes(entries []store.Entry[store.Aside], most int) int {
 	size := 0
 	for i, e := range entries {
-		if size += e.Value.Bytes; size > unresolvedBytes && i > 0 {
+		if size += e.Value.Bytes; size > most && i > 0 {
 			return i
 		}
 	}
