@@ -46,7 +46,7 @@ func (b *bench) newFleet(name string, interval time.Duration) (*fleet, error) {
 func (f *fleet) grow(n int) error {
 	for len(f.relays) < n {
 		p, err := f.b.start(filepath.Join(f.b.dir, fmt.Sprint("relay-", len(f.relays))), "RELAY_NATS_URL="+f.nats.urls, "RELAY_ENCRYPTION_KEYS="+string(f.keys),
-			"RELAY_POLL_INTERVAL="+f.interval.String(), "RELAY_AUDATEX_BASE_URL="+f.vendor.URL+sandbox.APIPath,
+			"RELAY_POLL_INTERVAL="+f.interval.String(), "RELAY_POLL_SOONER_FOR=0", "RELAY_AUDATEX_BASE_URL="+f.vendor.URL+sandbox.APIPath,
 			"RELAY_AUDATEX_AUTH_URL="+f.vendor.URL+sandbox.AuthorizePath, "RELAY_AUDATEX_TOKEN_URL="+f.vendor.URL+sandbox.TokenPath)
 		if err != nil {
 			return err

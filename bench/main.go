@@ -34,11 +34,13 @@ type sizes struct {
 	descriptors     int // events in the log
 	idleConnections int
 	orders          int // in the log
+	connections     int // of one relay
+	idleSeconds     int // that these are looked at
 }
 
 var (
-	full  = sizes{ceiling: 200_000, filled: 100_000, fanOut: 1_000, callbacks: 100, endToEnd: 20_000, latency: 1_000, laneOwners: 100, descriptors: 50_000, idleConnections: 10_000, orders: 500_000}
-	quick = sizes{ceiling: 10_000, filled: 5_000, fanOut: 100, callbacks: 20, endToEnd: 1_000, latency: 150, laneOwners: 10, descriptors: 5_000, idleConnections: 300, orders: 50_000}
+	full  = sizes{ceiling: 200_000, filled: 100_000, fanOut: 1_000, callbacks: 100, endToEnd: 20_000, latency: 1_000, laneOwners: 100, descriptors: 50_000, idleConnections: 10_000, orders: 500_000, connections: 10_000, idleSeconds: 120}
+	quick = sizes{ceiling: 10_000, filled: 5_000, fanOut: 100, callbacks: 20, endToEnd: 1_000, latency: 150, laneOwners: 10, descriptors: 5_000, idleConnections: 300, orders: 50_000, connections: 500, idleSeconds: 20}
 )
 
 // bench is one run: its directory, the program it measures and the receiver in another process.
@@ -65,7 +67,7 @@ func main() {
 
 func run() (err error) {
 	small := flag.Bool("quick", false, "small numbers")
-	only := flag.String("only", "", "measurements to make, by commas: ceiling, throughput, restart, endtoend, latency, isolation, descriptors, lanes, orders, replicas, clusterlatency, units, idle")
+	only := flag.String("only", "", "measurements to make, by commas: ceiling, throughput, restart, endtoend, latency, isolation, descriptors, lanes, orders, replicas, clusterlatency, units, idle, connections")
 	binary := flag.String("relay", "", "measure the relay built at `PATH`, for instance an older one, in place of this tree's")
 	profile := flag.String("cpuprofile", "", "write CPU profiles of the relay to `DIR`")
 	flag.Parse()
@@ -101,6 +103,7 @@ func run() (err error) {
 		{"endtoend", (*bench).measureEndToEnd}, {"latency", (*bench).measureLatency}, {"isolation", (*bench).measureIsolation},
 		{"descriptors", (*bench).measureDescriptors}, {"lanes", (*bench).measureLanes}, {"orders", (*bench).measureOrders},
 		{"replicas", (*bench).measureReplicas}, {"clusterlatency", (*bench).measureClusterLatency}, {"units", (*bench).measureUnits}, {"idle", (*bench).measureIdle},
+		{"connections", (*bench).measureConnections},
 	} {
 		if *only != "" && !slices.Contains(wanted, m.name) {
 			continue

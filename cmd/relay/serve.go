@@ -269,6 +269,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	if c.NATSURL != "" { // the only replica there can be has the whole of it
 		running.goUntil(serving, "the share of the vendor's budget", part.run)
 	}
+	running.goUntil(serving, "the bound of garbage", func(ctx context.Context) error { return boundGarbage(ctx, polling.Count) })
 	var stages, sharing group
 	working, stopWorking := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWorking()

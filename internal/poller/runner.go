@@ -9,6 +9,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/roster"
 	"github.com/audatex-relay/relay/internal/shard"
 )
 
@@ -50,6 +51,7 @@ type runner struct {
 
 	mu         sync.Mutex
 	connection relay.Connection
+	consented  bool // since follow looked last
 	seen       seen
 }
 
@@ -78,6 +80,9 @@ func (p *Poller) newRunner(lease *shard.Lease, c relay.Connection, fresh bool) *
 // Change takes a new configuration of the same connection.
 func (r *runner) Change(c relay.Connection) {
 	r.mu.Lock()
+	if c.Consent != nil && (r.connection.Consent == nil || r.connection.Consent.ID != c.Consent.ID) {
+		r.consented = true
+	}
 	r.connection = c
 	r.mu.Unlock()
 	signal(r.changed)
@@ -101,11 +106,6 @@ func (r *runner) config() relay.Connection {
 
 // Run polls until ctx ends or another owner is found to have taken over.
 func (r *runner) Run(ctx context.Context) {
-	// What was read from the vendor outlives ctx by the grace time.
-	storing, giveUp := context.WithCancel(context.WithoutCancel(ctx))
-	defer giveUp()
-	defer context.AfterFunc(ctx, func() { time.AfterFunc(r.p.Grace, giveUp) })()
-
 	defer r.weigh(0)
 	r.follow()
 	// Neither a start nor a shard that is taken over must have every connection's document written at once.
@@ -122,43 +122,65 @@ func (r *runner) Run(ctx context.Context) {
 			r.plan.hurry(time.Now())
 		case <-next.C:
 		}
-		r.follow()
-		if !r.lease.Await(ctx) || !r.adopted && !r.adopt(ctx) {
+		wait, goesOn := time.Duration(0), false
+		roster.Apart(func() { wait, goesOn = r.turn(ctx, first, wanted) })
+		if !goesOn {
 			return
 		}
-		if first {
-			r.resume()
-		}
-		if r.config().Paused {
-			r.set(func(s *seen) { s.state = StatePaused })
-			next.Reset(r.keepToken(ctx))
-			continue
-		}
-		now := time.Now()
-		switch {
-		case wanted || r.plan.may(now, &r.p.pace, r.p.short):
-			r.missed, r.held = false, false
-			wait := r.poll(ctx, storing)
-			if r.lost {
-				return
-			}
-			if now = time.Now(); r.held {
-				r.plan.hold(now, wait)
-			} else {
-				r.plan.made(now, wait, r.missed)
-			}
-		case r.plan.held:
-			r.plan.hold(now, r.storeWait())
-		}
-		next.Reset(r.plan.next(now).Sub(now.Round(0)))
+		next.Reset(wait)
 	}
+}
+
+// turn does what is due, and returns when there is something to decide next; false if that is nothing any more.
+func (r *runner) turn(ctx context.Context, first, wanted bool) (time.Duration, bool) {
+	r.follow()
+	if !r.lease.Await(ctx) || !r.adopted && !r.adopt(ctx) {
+		return 0, false
+	}
+	if first {
+		r.resume()
+	}
+	if r.config().Paused {
+		r.set(func(s *seen) { s.state = StatePaused })
+		return r.keepToken(ctx), true
+	}
+	now := time.Now()
+	switch {
+	case wanted || r.plan.may(now, &r.p.pace, r.p.short):
+		r.missed, r.held = false, false
+		wait := r.pollOnce(ctx)
+		if r.lost {
+			return 0, false
+		}
+		if now = time.Now(); r.held {
+			r.plan.hold(now, wait)
+		} else {
+			r.plan.made(now, wait, r.missed)
+		}
+	case r.plan.held:
+		r.plan.hold(now, r.storeWait())
+	}
+	return r.plan.next(now).Sub(now.Round(0)), true
+}
+
+// pollOnce is poll. What was read from the vendor outlives ctx by the grace time.
+func (r *runner) pollOnce(ctx context.Context) time.Duration {
+	storing, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(r.p.Grace, giveUp) })()
+	return r.poll(ctx, storing)
 }
 
 // follow keeps the schedule at what the connection's document says.
 func (r *runner) follow() {
 	r.plan.interval = r.interval()
 	r.plan.sooner = min(r.p.Sooner, r.plan.interval)
-	if r.config().Paused {
+	r.mu.Lock()
+	paused, consented := r.connection.Paused, r.consented
+	r.consented = false
+	r.mu.Unlock()
+	r.anew = r.anew || consented
+	if paused {
 		r.weigh(0)
 		return
 	}
@@ -177,7 +199,7 @@ func (r *runner) weigh(perSecond float64) {
 func (r *runner) resume() {
 	now := time.Now()
 	o := r.doc.Outcome
-	r.anew = o == nil
+	r.anew = r.anew || o == nil
 	if o == nil || o.Result != audatex.Done.String() || o.Full || r.doc.SubscriptionID == "" || r.unsaved {
 		r.plan.hurry(now)
 		return

@@ -11,6 +11,7 @@ import (
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/roster"
 	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -50,7 +51,7 @@ type runner struct {
 
 	stand    *stand
 	inbox    reader
-	results  chan result
+	results  chan *result // made when the first batch begins
 	workers  sync.WaitGroup
 	flushed  time.Time
 	paused   time.Time // nothing is taken or stored before
@@ -62,8 +63,8 @@ func (r *Resolver) newRunner(lease *shard.Lease, c relay.Connection, _ bool) *ru
 	return &runner{
 		Resolver: r, lease: lease, connection: c.ID, generation: c.Generation, log: r.log.With("connection", c.ID, "shard", lease.Shard()),
 		woken: make(chan struct{}, 1), again: make(chan struct{}, 1), asked: make(chan chan progress), ended: make(chan struct{}),
-		results: make(chan result, r.cfg.Concurrency), trouble: backoff{least: 100 * time.Millisecond, most: 5 * time.Second},
-		self: selfRetry{done: make(chan selfDone, 1)},
+		trouble: backoff{least: 100 * time.Millisecond, most: 5 * time.Second},
+		self:    selfRetry{done: make(chan selfDone, 1)},
 	}
 }
 
@@ -86,7 +87,11 @@ func signal(c chan struct{}) {
 // Run resolves until ctx ends, or another owner takes over.
 func (r *runner) Run(ctx context.Context) {
 	defer close(r.ended)
-	switch err := r.run(ctx); {
+	r.tellEnd(ctx, r.run(ctx))
+}
+
+func (r *runner) tellEnd(ctx context.Context, err error) {
+	switch {
 	case errors.Is(err, errSuperseded):
 		r.log.InfoContext(ctx, "another replica has taken the connection over; stepping back", "epoch", r.lease.Epoch())
 	case err != nil && !errors.Is(err, context.Canceled):
@@ -100,70 +105,70 @@ func (r *runner) run(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	for {
-		if !r.lease.Await(ctx) {
-			return nil
-		}
-		loaded, err := r.loader.load(ctx, r)
-		if err == nil {
-			r.stand = loaded.stand
-			r.inbox = reader{store: r.store, connection: r.connection, generation: r.generation, stand: r.stand, head: loaded.head, asides: &r.asides}
-			for _, a := range loaded.asides {
-				r.asides.put(a)
-			}
-			if !r.asides.empty() {
-				r.self.want(r.cfg.Now())
-			}
-			break
-		}
-		switch {
-		case errors.Is(err, errSuperseded):
-			return err
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, errContested): // the owner before still writes: load again
-		default:
-			r.log.Log(ctx, store.Level(err, slog.LevelError), "cannot load where the connection's inbox was read to", "error", err)
-		}
-		if r.trouble.sleep(ctx) != nil {
-			return nil
-		}
+	loaded, err := false, error(nil)
+	roster.Apart(func() { loaded, err = r.load(ctx) })
+	if !loaded {
+		return err
 	}
 	r.trouble.reset()
 
 	// What is under way outlives ctx by the grace time.
 	work, giveUp := context.WithCancel(context.WithoutCancel(ctx))
 	defer giveUp()
-	err := r.loop(ctx, work)
+	err = r.loop(ctx, work)
 	t := time.AfterFunc(r.cfg.Grace, giveUp)
 	defer t.Stop()
 	r.drain()
 	if errors.Is(err, errSuperseded) {
 		return err
 	}
+	return r.flushLast(ctx)
+}
+
+func (r *runner) flushLast(ctx context.Context) error {
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastFlush)
 	defer cancel()
 	return r.stand.flush(last)
 }
 
-// loop does what can be done and waits for the next thing to do.
+// load reads where the connection's inbox was read to; false if there is nothing to go on with, with the reason unless ctx has ended.
+func (r *runner) load(ctx context.Context) (bool, error) {
+	for {
+		if !r.lease.Await(ctx) {
+			return false, nil
+		}
+		found, err := r.loader.load(ctx, r)
+		if err == nil {
+			r.stand = found.stand
+			r.inbox = reader{store: r.store, connection: r.connection, generation: r.generation, stand: r.stand, head: found.head, asides: &r.asides}
+			for _, a := range found.asides {
+				r.asides.put(a)
+			}
+			if !r.asides.empty() {
+				r.self.want(r.cfg.Now())
+			}
+			return true, nil
+		}
+		if errors.Is(err, errSuperseded) {
+			return false, err
+		}
+		if ctx.Err() == nil && !errors.Is(err, errContested) { // contested: the owner before still writes, so it is loaded again
+			r.log.Log(ctx, store.Level(err, slog.LevelError), "cannot load where the connection's inbox was read to", "error", err)
+		}
+		if stopped := r.trouble.sleep(ctx); stopped != nil {
+			return false, nil //nolint:nilerr // it was told to stop, and nothing had begun
+		}
+	}
+}
+
+// loop does what can be done and waits for the next thing to do. Its own frame is small, as most connections wait here.
 func (r *runner) loop(ctx, work context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		now := r.cfg.Now()
-		valid := r.lease.Valid() // else nothing is begun and nothing stored: a renewal may be under way, or we are not the owner any more
-		if valid && !r.paused.After(now) {
-			if err := r.turn(ctx, work, now); err != nil {
-				if ctx.Err() != nil || errors.Is(err, errSuperseded) {
-					return err
-				}
-				r.pause(ctx, now, err)
-			}
-		}
-		wait := leaseAgain
-		if valid {
-			wait = r.next(now)
+		wait, err := r.step(ctx, work)
+		if err != nil {
+			return err
 		}
 		timer.Reset(wait)
 		select {
@@ -173,7 +178,7 @@ func (r *runner) loop(ctx, work context.Context) error {
 			r.finish(ctx, res)
 		case <-r.woken:
 		case answer := <-r.asked:
-			answer <- r.progress()
+			r.answer(answer)
 		case <-r.again:
 			r.stand.ResumeAll(r.cfg.Now())
 			r.self.want(r.cfg.Now())
@@ -181,13 +186,43 @@ func (r *runner) loop(ctx, work context.Context) error {
 			r.retried(ctx, done)
 		case <-timer.C:
 		}
-		for more := true; more; { // what has ended together is stored together
-			select {
-			case res := <-r.results:
-				r.finish(ctx, res)
-			default:
-				more = false
+		r.finishMore(ctx)
+	}
+}
+
+// step does what can be done, and returns how long there is nothing else.
+func (r *runner) step(ctx, work context.Context) (time.Duration, error) {
+	now := r.cfg.Now()
+	if !r.lease.Valid() { // nothing is begun and nothing stored: a renewal may be under way, or we are not the owner any more
+		return leaseAgain, nil
+	}
+	if !r.paused.After(now) {
+		var err error
+		if r.results == nil { // nothing has ever come
+			roster.Apart(func() { err = r.turn(ctx, work, now) })
+		} else {
+			err = r.turn(ctx, work, now)
+		}
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, errSuperseded) {
+				return 0, err
 			}
+			r.pause(ctx, now, err)
+		}
+	}
+	return r.next(now), nil
+}
+
+func (r *runner) answer(to chan progress) { to <- r.progress() }
+
+// finishMore settles what has ended besides: what has ended together is stored together.
+func (r *runner) finishMore(ctx context.Context) {
+	for {
+		select {
+		case res := <-r.results:
+			r.finish(ctx, res)
+		default:
+			return
 		}
 	}
 }
@@ -204,7 +239,13 @@ func (r *runner) turn(ctx, work context.Context, now time.Time) error {
 			break
 		}
 		items := r.inbox.hold(b)
-		r.workers.Go(func() { r.results <- r.work(ctx, work, b, items) })
+		if r.results == nil {
+			r.results = make(chan *result, r.cfg.Concurrency)
+		}
+		r.workers.Go(func() {
+			res := r.work(ctx, work, b, items)
+			r.results <- &res
+		})
 	}
 	r.retryAsides(ctx, work, now)
 	if r.stand.Dirty() && (r.stand.InFlight() == 0 || !now.Before(r.flushed.Add(r.cfg.Flush))) {
@@ -244,7 +285,7 @@ func (r *runner) next(now time.Time) time.Duration {
 }
 
 // finish settles what a worker has ended with. Every result is dealt with here and nowhere else.
-func (r *runner) finish(ctx context.Context, res result) {
+func (r *runner) finish(ctx context.Context, res *result) {
 	now := r.cfg.Now()
 	b := res.batch
 	switch res.verdict {
@@ -301,6 +342,10 @@ func (r *runner) recovered(ctx context.Context) {
 
 // drain waits for everything under way.
 func (r *runner) drain() {
+	if r.results == nil { // no batch was ever begun
+		r.workers.Wait()
+		return
+	}
 	go func() {
 		r.workers.Wait()
 		close(r.results)

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"context"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+const (
+	// manyConnections have enough memory of their own that as much again for garbage would be a waste: the more lives, the more may be dead.
+	manyConnections = 2000
+	// garbageOfMany is the garbage, in percent of what lives, at which it is then collected. Go's own figure is 100.
+	garbageOfMany = 40
+	garbageEvery  = 10 * time.Second
+)
+
+// boundGarbage keeps the memory of a relay with many connections down until ctx ends, unless GOGC says what is wanted.
+func boundGarbage(ctx context.Context, connections func() [relay.Shards]int) error {
+	if os.Getenv("GOGC") != "" {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	tick := time.NewTicker(garbageEvery)
+	defer tick.Stop()
+	percent := debug.SetGCPercent(100)
+	defer func() { debug.SetGCPercent(100) }()
+	for {
+		all, wanted := 0, 100
+		for _, n := range connections() {
+			all += n
+		}
+		if all >= manyConnections {
+			wanted = garbageOfMany
+		}
+		if wanted != percent {
+			debug.SetGCPercent(wanted)
+			percent = wanted
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
