@@ -25,11 +25,15 @@ func (w *world) before(c relay.Connection) audatex.Secret {
 	}, 0); err != nil {
 		w.t.Fatal(err)
 	}
+	poll := relay.Poll{Generation: c.Generation, SubscriptionID: "subscribed", InboxSeq: 42}
+	if _, err := w.any().store.Polls.Create(w.t.Context(), c.ID, poll); err != nil {
+		w.t.Fatal(err)
+	}
 	return old
 }
 
 // How a consent ends, by what the vendor answers. The old tokens are replaced if the check passes or cannot be made, and
-// else stay; what failed can be begun again by the same link unless the relay's own registration is at fault.
+// else stay; subscription and position stay in any case; what failed can be begun again by the same link unless the relay's own registration is at fault.
 func TestHowConsentsEnd(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -101,6 +105,10 @@ func TestHowConsentsEnd(t *testing.T) {
 			}
 			if replaced && (rec.ConsentID != a.ID || rec.ConsentRequiredSince != nil) {
 				t.Errorf("the record is %+v", rec)
+			}
+			poll, _, err := w.any().store.Polls.Get(t.Context(), c.ID)
+			if err != nil || poll.SubscriptionID != "subscribed" || poll.InboxSeq != 42 {
+				t.Errorf("subscription and position are %+v, %v", poll, err)
 			}
 			now, _, err := w.any().store.Connections.Get(t.Context(), c.ID)
 			if err != nil || (now.Consent != nil) != replaced || replaced && now.Consent.Checked != (tt.want == relay.ConsentConnected) {
