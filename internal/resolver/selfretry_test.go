@@ -180,13 +180,8 @@ func TestNothingOfAnOrderPassesWhatLiesAside(t *testing.T) {
 	for _, page := range []uint64{first, second, third} {
 		want = append(want, store.InboxRef{Connection: "group", Seq: page})
 	}
-	got := r.inboxRefs("york", order)
-	if got[0] != want[0] {
-		t.Errorf("events of %v: the first is not the oldest", got)
-	}
-	slices.SortFunc(got, func(a, b store.InboxRef) int { return int(a.Seq) - int(b.Seq) })
-	if !slices.Equal(got, want) {
-		t.Errorf("events of %v, want one of each of %v", got, want)
+	if got := r.inboxRefs("york", order); !slices.Equal(got, want) {
+		t.Errorf("events of %v, want them in the order of %v", got, want)
 	}
 }
 
