@@ -68,7 +68,7 @@ func TestEveryPostThatMakesSomethingTakesAnIdempotencyKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	makesNothing := []string{"testCallback", "resumeCallback", "pollConnection", "retryUnresolved", "retryManyUnresolved"}
+	makesNothing := []string{"testCallback", "resumeCallback", "pollConnection", "reconcileConnection", "retryUnresolved", "retryManyUnresolved"}
 	tried := makings()
 	for route, op := range c.operations {
 		if !strings.HasPrefix(route, "POST /v1/") {
