@@ -39,6 +39,7 @@ const (
 	notStored      = "what the vendor handed out is lost"
 	notOnce        = "a notification has not exactly one event"
 	outOfOrder     = "events of one order came in the wrong order"
+	unrepaired     = "an order that the relay has seen is not up to date"
 	unlikeLedger   = "events differ from what the vendor said"
 	badDelivery    = "a delivery was no good"
 	outsideLease   = "a replica worked on a shard that it did not hold"
@@ -224,8 +225,11 @@ func (w *world) rest(f *findings, patience time.Duration) archive {
 		} else {
 			missing = w.unrest(a)
 		}
-		if missing == "" {
-			return a
+		if missing == "" { // what was published while it was looked at belongs to it
+			if a, err = w.readArchive(); err == nil {
+				return a
+			}
+			missing = err.Error()
 		}
 		if time.Now().After(deadline) {
 			f.add(neverQuietened, "within %s: %s", patience, missing)
@@ -358,6 +362,11 @@ func (w *world) checkLedger(f *findings, a archive) {
 		slices.SortFunc(got[o.ID], func(x, y harness.Event) int { return strings.Compare(x.Sequence, y.Sequence) })
 		if err := harness.CheckOrder(o, given[o.ID], got[o.ID]); err != nil {
 			f.add(unlikeLedger, "order %s: %v", o.ID, err)
+		}
+		if n := len(got[o.ID]); n > 0 {
+			if last, err := got[o.ID][n-1].IsLast(o); err != nil || !last {
+				f.add(unrepaired, "order %s: the last of %d events is not what the vendor says: %v", o.ID, n, err)
+			}
 		}
 		delete(got, o.ID)
 	}

@@ -2,11 +2,13 @@ package cluster
 
 import (
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"strconv"
 	"testing"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/e2e/harness"
 	"github.com/audatex-relay/relay/internal/sandbox"
 	"github.com/audatex-relay/relay/internal/topology"
 )
@@ -39,12 +41,19 @@ func TestFaults(t *testing.T) {
 		long(t, n, seed)
 		return
 	}
-	w := newWorld(t, options{replicas: replicas, sites: 16, probes: 12, vendor: sandbox.Config{Seed: 3, AccessTokenLifetime: 10 * time.Second}})
+	w := newWorld(t, options{
+		replicas: replicas, sites: 16, probes: 12, vendor: sandbox.Config{Seed: 3, AccessTokenLifetime: 10 * time.Second},
+		faults: []sandbox.Faults{
+			{ShareCutAfterRead: 0.01, Operations: []sandbox.Operation{sandbox.OpPoll}},
+			{ShareLatency: 0.5, Latency: 100 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpReadOrder}},
+		},
+	})
 	w.newReceivers()
 	w.start()
 	l, o := w.startLoad(3, 100*time.Millisecond), w.operator()
 	w.awaitShares()
 	pass(2 * time.Second)
+	w.reconcileAll() // what replica 0 does of it, others must take to its end
 	w.kill(0)
 	w.awaitFlow()
 	w.killNode("KV_relay_owners", time.Second)
@@ -54,7 +63,54 @@ func TestFaults(t *testing.T) {
 	w.cut(2, 3*time.Second)
 	w.awaitFlow()
 	l.end()
+	if err := w.vendor.SetFaults(); err != nil { // else answers are cut for ever
+		t.Fatal(err)
+	}
 	w.finish(o)
+	w.checkReconciled()
+}
+
+// reconcileAll asks for every connection's open orders to be read again.
+func (w *world) reconcileAll() {
+	w.t.Helper()
+	for _, site := range w.sites {
+		harness.Eventually(w.t, "reconcile "+site, func() string {
+			api, ok := w.anyAPI()
+			if !ok {
+				return "no relay serves"
+			}
+			a, err := api.Call(http.MethodPost, "/v1/connections/"+site+"/reconcile?delivered=true", nil)
+			switch {
+			case err != nil:
+				return err.Error()
+			case a.Status != http.StatusAccepted:
+				return string(a.Body)
+			}
+			return ""
+		})
+	}
+}
+
+// checkReconciled fails unless every connection's reconciliation was told, each once.
+func (w *world) checkReconciled() {
+	w.t.Helper()
+	a, err := w.readArchive()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	runs := a.said(w.t, "reconciled", "startedAt")
+	for _, site := range w.sites {
+		if len(runs[site]) == 0 {
+			w.t.Errorf("connection %s was never reconciled", site)
+		}
+		told := map[time.Time]bool{}
+		for _, at := range runs[site] {
+			if told[at] {
+				w.t.Errorf("connection %s: the run of %s was told twice", site, at)
+			}
+			told[at] = true
+		}
+	}
 }
 
 // long hurts everything, several times, and looks after each time.
