@@ -23,7 +23,7 @@ type sandboxCommand struct {
 	Token    duration `name:"token-lifetime" default:"30m" help:"How long an access token lives."`
 	Verbose  bool     `short:"v" help:"Log every request."`
 
-	Accounts  []string `name:"account" sep:"none" placeholder:"COMPANY:USER:PASSWORD:SITE[:TERMINAL]" help:"Who can sign in at its portal; repeat for several. Default C4711:bms.4711:sandbox:4711."`
+	Accounts  []string `name:"account" sep:"none" placeholder:"COMPANY:USER:PASSWORD:SITE[:TERMINAL]" help:"Who can sign in; repeat for several. Default C4711:bms.4711:sandbox:4711."`
 	Redirects []string `name:"redirect-uri" sep:"none" help:"Address that a consent may return to; repeat for several. Default any."`
 	PKCE      string   `name:"pkce" default:"verify" enum:"verify,ignore,refuse" help:"What it makes of code challenges: ${enum}."`
 	RateLimit int      `help:"API requests a minute before it answers 429; 0 for no limit."`
@@ -35,7 +35,7 @@ func (c *sandboxCommand) accounts() ([]sandbox.Account, error) {
 	for _, text := range c.Accounts {
 		parts := strings.SplitN(text, ":", 5)
 		if len(parts) < 4 {
-			return nil, wrong("--account", "an account is COMPANY:USER:PASSWORD:SITE or COMPANY:USER:PASSWORD:SITE:TERMINAL")
+			return nil, wrong("--account", "an account is COMPANY:USER:PASSWORD:SITE, with or without :TERMINAL")
 		}
 		a := sandbox.Account{Password: parts[2], Consent: sandbox.Consent{
 			CompanyCode: parts[0], User: parts[1], Sites: []string{parts[3]},

@@ -139,7 +139,8 @@ func newHandshakeError(err error) *HandshakeError {
 	if e.Fault == OtherFault {
 		var network net.Error
 		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+			errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 			e.Fault = EndedUnexplained
 		case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
 			e.Fault = HandshakeTimeout

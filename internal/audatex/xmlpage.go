@@ -44,7 +44,8 @@ func parseXMLPage(body []byte) (list []Notification, ok bool, err error) {
 		case xml.StartElement:
 			name := strings.ToLower(token.Name.Local)
 			switch {
-			case !inArray && strings.Contains(name, "notification") && (strings.HasPrefix(name, "arrayof") || strings.HasSuffix(name, "s")):
+			case !inArray && strings.Contains(name, "notification") &&
+				(strings.HasPrefix(name, "arrayof") || strings.HasSuffix(name, "s")):
 				inArray, ok, from = true, true, d.InputOffset()
 				continue
 			case !inArray && !strings.Contains(name, "notification"):
@@ -69,8 +70,8 @@ func parseXMLPage(body []byte) (list []Notification, ok bool, err error) {
 			if len(trimSpace(token)) == 0 {
 				from = d.InputOffset()
 			} else if ok { // kept: nobody knows what it is
-				list = append(list, malformedNotification(trimSpace(body[at:d.InputOffset()]), "text between notifications"))
 				from = d.InputOffset()
+				list = append(list, malformedNotification(trimSpace(body[at:from]), "text between notifications"))
 			} else {
 				return nil, false, nil
 			}

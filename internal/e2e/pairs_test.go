@@ -15,8 +15,8 @@ import (
 )
 
 // TestSiteAndCompanyTellOfTheSameOrders connects sites both by themselves and through their company, at two relays, while
-// look-ups fail and take their time. The vendor queues every change twice, so there are two notifications and two events
-// of each: in order, none with the id of another, and the last of each order has its last state.
+// look-ups take their time. The vendor queues every change twice, so there are two notifications and two events of each:
+// in order, none with the id of another, and the last of each order has its last state.
 func TestSiteAndCompanyTellOfTheSameOrders(t *testing.T) {
 	t.Parallel()
 	const sites, orders, steps = 2, 10, 4
@@ -51,7 +51,7 @@ func TestSiteAndCompanyTellOfTheSameOrders(t *testing.T) {
 	})
 	w.register()
 	if err := w.sandbox.SetFaults(sandbox.Faults{
-		Share500: 0.03, ShareLatency: 0.5, Latency: 30 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpReadOrder},
+		ShareLatency: 0.5, Latency: 30 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpReadOrder},
 	}); err != nil {
 		t.Fatal(err)
 	}

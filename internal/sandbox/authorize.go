@@ -68,7 +68,8 @@ func (s *Sandbox) authorization(query string) (authorization, answer, bool) {
 		return a, plain(http.StatusBadRequest, "Unknown client_id."), false
 	}
 	u, err := url.Parse(a.RedirectURI)
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.Fragment != "" || len(q["redirect_uri"]) > 1 {
+	absolute := err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.Fragment == ""
+	if !absolute || len(q["redirect_uri"]) > 1 {
 		return a, plain(http.StatusBadRequest, "redirect_uri is not an absolute http or https URL."), false
 	}
 	if len(s.cfg.RedirectURIs) > 0 && !slices.Contains(s.cfg.RedirectURIs, a.RedirectURI) {
@@ -112,7 +113,9 @@ func (a authorization) back(key, value string) answer {
 		q.Set("state", a.State)
 	}
 	u.RawQuery = q.Encode()
-	return answer{status: http.StatusFound, header: map[string]string{"Location": u.String(), "Cache-Control": "no-store"}}
+	return answer{status: http.StatusFound, header: map[string]string{
+		"Location": u.String(), "Cache-Control": "no-store",
+	}}
 }
 
 // giveCode sends the browser back with a code for a consent that is given, as far as its scopes can be granted.

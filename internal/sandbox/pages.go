@@ -83,7 +83,8 @@ func (a authorization) show(name string, p page) answer {
 	return answer{
 		status: http.StatusOK, contentType: "text/html; charset=utf-8", body: []byte(out.String()),
 		header: map[string]string{
-			"Content-Security-Policy": policy, "X-Frame-Options": "DENY", "Cache-Control": "no-store", "Pragma": "no-cache",
+			"Content-Security-Policy": policy, "X-Frame-Options": "DENY",
+			"Cache-Control": "no-store", "Pragma": "no-cache",
 		},
 	}
 }

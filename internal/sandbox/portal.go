@@ -122,7 +122,9 @@ func (s *Sandbox) consent(c call) answer {
 	account, in := s.session(c.Request)
 	s.mu.Unlock()
 	if !in {
-		return a.show("signin", page{Wrong: "Your session has ended, or your browser keeps no cookies. Please sign in again."})
+		return a.show("signin", page{
+			Wrong: "Your session has ended, or your browser keeps no cookies. Please sign in again.",
+		})
 	}
 	decided := a.back("error", "access_denied")
 	if c.PostForm.Get("decision") == "allow" {
