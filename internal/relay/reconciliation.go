@@ -82,6 +82,10 @@ func (d *Reconciliation) Want(w ReconcileWant, begun string, now time.Time) {
 	case begun == "" && r.Position == r.From && !r.Wrapped: // it reads everything after now
 		r.Causes, r.Since, r.Delivered = addCauses(r.Causes, w.Causes), earlier(r.Since, w.Since), r.Delivered || w.Delivered
 		r.Until, r.WantedAt = r.From, now
+		if n := d.Next; n != nil { // so it does what that was for, too
+			r.Causes, r.Since, r.Delivered = addCauses(r.Causes, n.Causes), earlier(r.Since, n.Since), r.Delivered || n.Delivered
+			d.Next = nil
+		}
 	default:
 		if d.Next == nil {
 			d.Next = &ReconcileWant{Since: w.Since}

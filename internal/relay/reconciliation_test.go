@@ -77,6 +77,9 @@ func TestRunsReadWhatWasReadBefore(t *testing.T) {
 				rt.Errorf("key %s was read %d times, something was wanted %d times", key, reads[key], wants)
 			}
 		}
+		if last := max(wanted[false], wanted[true]); doc.Last.WantedAt.Before(time.Unix(int64(last), 0)) {
+			rt.Errorf("it says that all was read since %d, wanted at %d", doc.Last.WantedAt.Unix(), last)
+		}
 		if doc.Next != nil || doc.Last == nil {
 			rt.Errorf("in the end: %+v", doc)
 		}
