@@ -87,7 +87,7 @@ func (c *connections) idle() error {
 	if err := c.start(connectionsInterval); err != nil {
 		return err
 	}
-	pass(time.Minute) // taking over is spread over half of it
+	pass(90 * time.Second) // taking over is spread over a third of it
 	relay := c.relays[0]
 	before, _, err := relay.usage()
 	if err != nil {

@@ -14,7 +14,9 @@ const (
 	manyConnections = 2000
 	// garbageOfMany is the garbage, in percent of what lives, at which it is then collected. Go's own figure is 100.
 	garbageOfMany = 40
-	garbageEvery  = 10 * time.Second
+	garbageEvery  = time.Second
+	// settled is how long after the first sight of many connections what their start has left is given back.
+	settled = time.Minute
 )
 
 // boundGarbage keeps the memory of a relay with many connections down until ctx ends, unless GOGC says what is wanted.
@@ -25,6 +27,7 @@ func boundGarbage(ctx context.Context, connections func() [relay.Shards]int) err
 	}
 	tick := time.NewTicker(garbageEvery)
 	defer tick.Stop()
+	var since time.Time // the figure was changed; zero: what that has left is given back
 	percent := debug.SetGCPercent(100)
 	defer func() { debug.SetGCPercent(100) }()
 	for {
@@ -37,7 +40,11 @@ func boundGarbage(ctx context.Context, connections func() [relay.Shards]int) err
 		}
 		if wanted != percent {
 			debug.SetGCPercent(wanted)
-			percent = wanted
+			percent, since = wanted, time.Now()
+		}
+		if !since.IsZero() && time.Since(since) > settled {
+			debug.FreeOSMemory()
+			since = time.Time{}
 		}
 		select {
 		case <-ctx.Done():
