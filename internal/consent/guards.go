@@ -28,29 +28,36 @@ type guards struct {
 	places  chan struct{}
 
 	mu      sync.Mutex
-	rates   map[netip.Prefix]*rate.Limiter
+	rates   map[lane]*rate.Limiter
 	waiting map[netip.Prefix]int
 	waits   int
+}
+
+// lane is what has a rate of its own. The way back from the vendor has one beside that of all other pages of a network: its code is good for
+// a minute only, and whoever fills the other must not keep it out.
+type lane struct {
+	network netip.Prefix
+	back    bool
 }
 
 func newGuards() *guards {
 	return &guards{
 		guesses: ingress.NewGuesses(0), places: make(chan struct{}, pagesAtOnce),
-		rates: map[netip.Prefix]*rate.Limiter{}, waiting: map[netip.Prefix]int{},
+		rates: map[lane]*rate.Limiter{}, waiting: map[netip.Prefix]int{},
 	}
 }
 
-// allow takes one request of a network's rate.
-func (g *guards) allow(addr netip.Addr) bool {
-	network := ingress.Network(addr)
+// allow takes one request of a network's rate: of that of the way back, or of that of all other pages.
+func (g *guards) allow(addr netip.Addr, back bool) bool {
+	at := lane{ingress.Network(addr), back}
 	g.mu.Lock()
-	limiter := g.rates[network]
+	limiter := g.rates[at]
 	if limiter == nil {
 		if len(g.rates) >= maxNetworks {
 			clear(g.rates)
 		}
 		limiter = rate.NewLimiter(pagesPerSecond, pageBurst)
-		g.rates[network] = limiter
+		g.rates[at] = limiter
 	}
 	g.mu.Unlock()
 	return limiter.Allow()

@@ -75,10 +75,10 @@ func (s *Service) route(w http.ResponseWriter, r *http.Request, v *visit) {
 		v.page = "style"
 		serveStyle(w)
 		return
-	case !s.guards.allow(v.addr):
+	case !s.guards.allow(v.addr, read && s.comesBack(r)):
 		s.answer(w, v, s.pageOfHaste(time.Second))
 		return
-	case r.URL.RawQuery != "" && len(r.URL.RawQuery) > maxQuery:
+	case len(r.URL.RawQuery) > maxQuery:
 		s.answer(w, v, s.pageOfNonsense())
 		return
 	}
@@ -116,6 +116,21 @@ func (s *Service) route(w http.ResponseWriter, r *http.Request, v *visit) {
 	default:
 		s.notAllowed(w, v, "GET, HEAD, POST")
 	}
+}
+
+// comesBack reports whether a request is, as far as can be seen without the store, of a browser on its way back from the vendor: it names an
+// attempt and has a cookie of that attempt's name.
+func (s *Service) comesBack(r *http.Request) bool {
+	state, ofResult := strings.CutSuffix(strings.TrimPrefix(r.URL.Path, pagesPath), resultPath)
+	switch {
+	case ofResult:
+	case r.URL.Path == callbackPath && len(r.URL.RawQuery) <= maxQuery:
+		state = r.URL.Query().Get("state")
+	default:
+		return false
+	}
+	c, ok := readCredential(state)
+	return ok && c.attempt != "" && len(r.CookiesNamed(s.cookieName(c.attempt))) > 0
 }
 
 func (s *Service) notAllowed(w http.ResponseWriter, v *visit, allow string) {

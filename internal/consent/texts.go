@@ -217,7 +217,7 @@ func (s *Service) pageOfNoCode(l relay.ConsentLink, state string, now time.Time)
 func (s *Service) pageOfWaiting(l relay.ConsentLink, again string) page {
 	return page{
 		Status: http.StatusOK, Name: "waiting", Title: "This is taking longer than usual", Tone: "plain",
-		Text:      []string{"Audatex has not answered yet. Your consent is not lost: the relay goes on by itself."},
+		Text:      []string{"Audatex has not answered yet. The relay goes on by itself, and this page will say how it has ended."},
 		Next:      []string{"Wait a moment, then look again."},
 		Links:     []link{{Text: "Look again", Address: again, Main: true}},
 		Reference: l.ID,
@@ -243,10 +243,14 @@ func (s *Service) pageOfNonsense() page {
 }
 
 func (s *Service) pageOfHaste(wait time.Duration) page {
+	long := "a minute"
+	if wait <= 10*time.Second {
+		long = "a few seconds"
+	}
 	return page{
 		Status: http.StatusTooManyRequests, Name: "haste", Title: "Too many requests", Tone: "warn", RetryAfter: wait,
 		Text: []string{"Too many requests have come from your network. " + textUnchanged},
-		Next: []string{"Wait a minute, then load the page again."},
+		Next: []string{"Wait " + long + ", then load the page again."},
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -315,5 +317,35 @@ func TestGuessesAreSlowed(t *testing.T) {
 	}
 	if page := b.get(made.URL); page.status != http.StatusOK {
 		t.Errorf("a link that there is: %d", page.status)
+	}
+}
+
+// Whoever is on the way back is let in however much else comes from the same network: the code is good for a minute only.
+func TestTheWayBackHasARateOfItsOwn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	made := w.link(NewLink{Connection: w.connection("con-a", "4711")})
+	w.account("4711")
+	b := w.browser()
+	back := b.toVendor(made.URL, "4711")
+	g := w.any().guards
+	g.mu.Lock()
+	for at := range g.rates {
+		g.rates[lane{at.network, false}] = rate.NewLimiter(0, 0)
+	}
+	g.mu.Unlock()
+	for name, get := range map[string]func() shown{
+		"a link":                     func() shown { return b.get(made.URL) },
+		"the way back, no cookie":    func() shown { return w.browser().get(back) },
+		"the way back, other state":  func() shown { return b.get(callbackPath + "?code=x&state=" + newState(made.ID)) },
+		"a result, no cookie":        func() shown { return w.browser().get(pagesPath + stateOf(back) + resultPath) },
+		"the way back by the button": func() shown { return b.press(back) },
+	} {
+		if page := get(); page.status != http.StatusTooManyRequests || page.header.Get("Retry-After") != "1" || !strings.Contains(page.body, "Wait a few seconds") {
+			t.Errorf("%s: %d, Retry-After %q", name, page.status, page.header.Get("Retry-After"))
+		}
+	}
+	if page := b.finish(back); page.status != http.StatusOK || w.stored(made.ID).UsedAt == nil {
+		t.Errorf("the way back: %d %s", page.status, page.title())
 	}
 }

@@ -617,7 +617,7 @@ type Connection struct {
 	Site  Name            `json:"site,omitempty,omitzero"`
 	Sites map[string]Name `json:"sites,omitempty,omitzero"`
 
-	// State `new`: not polled yet. `consent-required`: the vendor refused the refresh token; make a consent link, or put a new one.
+	// State `new`: without a consent yet, or not polled since it was given. `consent-required`: the vendor refused the refresh token; make a consent link, or put a new one.
 	State ConnectionState `json:"state"`
 
 	// SubscriptionAdopted The vendor had the subscription already and the relay has no record of making it: somebody else may be reading the same queue.
@@ -682,7 +682,7 @@ type ConnectionSettings struct {
 	Sites map[string]Name `json:"sites,omitempty,omitzero"`
 }
 
-// ConnectionState `new`: not polled yet. `consent-required`: the vendor refused the refresh token; make a consent link, or put a new one.
+// ConnectionState `new`: without a consent yet, or not polled since it was given. `consent-required`: the vendor refused the refresh token; make a consent link, or put a new one.
 type ConnectionState string
 
 // ConsentLink defines model for ConsentLink.

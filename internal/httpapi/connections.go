@@ -353,7 +353,10 @@ func (a *API) storedConnection(ctx context.Context, c relay.Connection) (Connect
 		CreatedAt: c.CreatedAt, UpdatedAt: c.UpdatedAt,
 	}
 	if p.Outcome != nil {
-		view.LastPollAt, view.LastError = p.Outcome.At, p.Outcome.Error
+		view.LastPollAt = p.Outcome.At
+		if !beforeConsent(p, token) {
+			view.LastError = p.Outcome.Error
+		}
 	}
 	if token.ConsentRequiredSince != nil {
 		view.LastError, view.ConsentRequiredSince, view.ConsentRequiredReason = token.Reason, *token.ConsentRequiredSince, token.Reason
@@ -393,18 +396,26 @@ func reconciling(doc relay.Reconciliation) *Reconciling {
 	return &Reconciling{Causes: causes, Since: run.Since, StartedAt: run.StartedAt, Done: run.Done, Total: run.Total}
 }
 
+// connectionState says how a connection is doing. Polls of one that has no consent come to nothing, so they do not make it active or failing.
 func connectionState(c relay.Connection, p relay.Poll, token audatex.TokenRecord) ConnectionState {
 	switch {
 	case c.Paused:
 		return ConnectionStatePaused
 	case token.ConsentRequiredSince != nil:
 		return ConnectionStateConsentRequired
+	case token.RefreshToken.Empty():
+		return ConnectionStateNew
 	case p.FailingSince != nil:
 		return ConnectionStateFailing
-	case p.Outcome == nil:
+	case p.Outcome == nil, beforeConsent(p, token):
 		return ConnectionStateNew
 	}
 	return ConnectionStateActive
+}
+
+// beforeConsent reports whether the last poll failed before the consent there is now was given: its error says nothing of that.
+func beforeConsent(p relay.Poll, token audatex.TokenRecord) bool {
+	return p.Outcome != nil && p.Outcome.Error != "" && p.Outcome.At.Before(token.ConsentAt)
 }
 
 // unreadable tells the log of a stored document that cannot be decoded. It is left out of lists.

@@ -24,13 +24,16 @@ func TestConnectionsByStateAndSite(t *testing.T) {
 		}
 		token := audatex.TokenRecord{RefreshToken: audatex.NewSecret("refresh-token"), Generation: c.Generation}
 		poll := relay.Poll{Generation: c.Generation, Outcome: &relay.PollOutcome{At: now}}
-		switch i % 4 {
+		switch i % 6 {
 		case 0:
 			state[c.ID], c.Paused = ConnectionStatePaused, true
 		case 1:
 			state[c.ID], token.ConsentRequiredSince = ConnectionStateConsentRequired, &now
 		case 2:
 			state[c.ID], poll.Outcome = ConnectionStateNew, nil
+		case 3: // polled without a consent
+			state[c.ID], token.RefreshToken, poll.FailingSince = ConnectionStateNew, audatex.Secret{}, &now
+			poll.Outcome = &relay.PollOutcome{At: now, Error: audatex.ErrNoToken.Error()}
 		default:
 			state[c.ID] = ConnectionStateActive
 		}
@@ -88,4 +91,41 @@ func TestConnectionsByStateAndSite(t *testing.T) {
 	}
 	f.admin().get("/v1/connections?state=moonlit").want(400).problem("invalid-parameter", "state")
 	f.admin().get("/v1/connections?sites=No%20Site").want(400).problem("invalid-parameter", "sites")
+}
+
+// A connection is not active before somebody has consented, however often it was polled; and what a poll found before a consent is not said
+// of the consent.
+func TestAConnectionWithoutConsentIsNew(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	op := f.admin()
+	var c Connection
+	op.put("/v1/connections/con-a", map[string]any{"level": "site", "sites": map[string]string{"4711": "alpha"}}).want(201)
+	stored, _, err := f.store.Connections.Get(t.Context(), "con-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	polled := time.Now().UTC()
+	poll := relay.Poll{Generation: stored.Generation, Outcome: &relay.PollOutcome{At: polled, Error: "connection has no token"}}
+	if _, err = f.store.Polls.Create(t.Context(), "con-a", poll); err != nil {
+		t.Fatal(err)
+	}
+	op.get("/v1/connections/con-a").want(200).into(&c)
+	if c.State != ConnectionStateNew || c.LastError == "" {
+		t.Errorf("polled without a consent: %+v", c)
+	}
+	token := audatex.TokenRecord{RefreshToken: audatex.NewSecret("one"), Generation: stored.Generation, ConsentAt: polled.Add(time.Second)}
+	if _, err = f.store.Tokens.SaveToken(t.Context(), "con-a", token, 0); err != nil {
+		t.Fatal(err)
+	}
+	c = Connection{}
+	op.get("/v1/connections/con-a").want(200).into(&c)
+	if c.State != ConnectionStateNew || c.LastError != "" || !c.LastPollAt.Equal(polled) {
+		t.Errorf("consented, not polled since: %+v", c)
+	}
+	var list ConnectionList
+	op.get("/v1/connections?state=active").want(200).into(&list)
+	if len(list.Items) > 0 {
+		t.Errorf("active: %+v", list.Items)
+	}
 }
