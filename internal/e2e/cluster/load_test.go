@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/e2e/harness"
+	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
@@ -75,10 +76,13 @@ func (w *world) moveOn(id string, touch bool) error {
 	if err != nil {
 		return err
 	}
-	if o.Ended {
-		_, err = w.vendor.ChangeOrder(id, sandbox.Change{})
-	} else {
+	switch {
+	case !o.Ended:
 		_, err = w.vendor.AdvanceOrder(id)
+	case relay.IsClosed(o.Status): // it is not read again where notifications were lost: nothing becomes of it
+		err = w.vendor.Touch(id)
+	default:
+		_, err = w.vendor.ChangeOrder(id, sandbox.Change{})
 	}
 	return err
 }
