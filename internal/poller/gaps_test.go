@@ -88,3 +88,30 @@ func TestAPageThatWasCutIsAGapAlsoAfterACrash(t *testing.T) {
 		})
 	}
 }
+
+// A poll that was answered 401 has read nothing, whatever becomes of the refresh that follows: no gap, no new subscription.
+func TestATokenEndpointThatFailsAfterA401IsNoGap(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sandbox.Config{})
+	r.connect("a")
+	r.start()
+	eventually(t, "the first polls", func() bool { return r.polls() > 2 })
+	if err := r.sandbox.SetFaults(sandbox.Faults{Share503: 1, Operations: []sandbox.Operation{sandbox.OpToken}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.sandbox.ExpireAccessTokens(r.grants[0]); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the refresh has failed", func() bool { return strings.Contains(r.lastError("a"), "audatex token: unavailable (status 503)") })
+	if err := r.sandbox.SetFaults(sandbox.Faults{}); err != nil {
+		t.Fatal(err)
+	}
+	polls := r.polls()
+	eventually(t, "it is polled on", func() bool { return r.polls() > polls+2 })
+	if doc := r.document("a"); doc.GapSuspectedAt != nil || r.told(relay.KindGapSuspected) != 0 {
+		t.Errorf("a gap is suspected: %v, told %d times", doc.GapSuspectedAt, r.told(relay.KindGapSuspected))
+	}
+	if n := r.sandbox.Counters().Requests[sandbox.OpSubscribe]; n != 1 {
+		t.Errorf("subscribed %d times", n)
+	}
+}

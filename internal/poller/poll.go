@@ -164,11 +164,12 @@ func (r *runner) keep(ctx context.Context, page store.Page, contents audatex.Con
 // conclude writes a poll's outcome and returns how long to wait for the next. Foreign: something else was sent in the
 // queue's place, and is stored.
 func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutcome, foreign bool) time.Duration {
-	result := audatex.OutcomeOf(err)
-	r.p.Metrics.poll(result, outcome.Notifications)
+	r.p.Metrics.poll(audatex.OutcomeOf(err), outcome.Notifications)
+	// A poll that was answered 401 has read nothing. What the token endpoint says then, or fails to say, is no word on the queue.
 	var vendor *audatex.Error
-	lost := errors.As(err, &vendor) && vendor.AnswerLost || errors.Is(err, errNeverFits)
-	if (lost || result == audatex.NotFound) && !r.lease.Valid() {
+	ofPoll := errors.As(err, &vendor) && vendor.Operation == audatex.OpPoll
+	lost, gone := ofPoll && vendor.AnswerLost || errors.Is(err, errNeverFits), ofPoll && vendor.Outcome == audatex.NotFound
+	if (lost || gone) && !r.lease.Valid() {
 		// A gap is the owner's to tell, and whether that is still we is not known: the intent without an outcome tells it.
 		r.adopted = false
 		return storeLeast
@@ -176,7 +177,7 @@ func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutc
 	intent := *r.doc.Intent
 	r.doc.Intent, r.doc.Outcome = nil, &outcome
 
-	if result == audatex.NotFound { // the subscription is gone, and with it whatever waited in it
+	if gone { // the subscription is gone, and with it whatever waited in it
 		r.log.Warn("the vendor no longer knows the subscription; subscribing anew", "subscription", r.doc.SubscriptionID, "correlation_id", outcome.CorrelationID)
 		r.doc.SubscriptionID, r.doc.SubscriptionLost = "", true
 		again := r.pause(r.doc.Failures)
