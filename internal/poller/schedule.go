@@ -90,11 +90,15 @@ func (s *schedule) next(now time.Time) time.Time {
 	if least := s.last.Add(s.sooner * 9 / 10); least.After(now) {
 		after = least
 	}
-	if early := slot(s.phase, s.sooner, after); early.Before(s.due) {
+	if early := slot(s.phase, s.step(), after); early.Before(s.due) {
 		return early
 	}
 	return s.due
 }
+
+// step is the time between two places of earlier polls: several of them fit between two such polls. If only one did, a poll
+// that was not made in its place, such as the first, would be followed by a wait of almost twice as long.
+func (s *schedule) step() time.Duration { return max(s.sooner/6, time.Millisecond) }
 
 // may reports whether a poll is to be made now. Short says that the vendor's budget has nothing to spare.
 func (s *schedule) may(now time.Time, p *pace, short func() bool) bool {
