@@ -116,7 +116,14 @@ func New(cfg Config) (*Client, error) {
 type turn struct {
 	connection string
 	priority   *Priority // of every call; nil: each has its own
+	tokens     *Tokens   // of the connection; nil: a call is made with the token that it was given, however long it waits
 }
+
+// aged is how long a call may wait for its turn before its token is looked at again.
+const aged = time.Second
+
+// errOutdated says that a call's access token ended while the call waited for its turn. Nothing was sent.
+var errOutdated = errors.New("the access token ended while the call waited for the vendor's request budget")
 
 // inTurn returns the same client with requests that take a connection's turns of the budget.
 func (c *Client) inTurn(t turn) *Client {
@@ -242,8 +249,34 @@ type answer struct {
 }
 
 // do waits for the budget and makes the call. before, if any, runs between the two and answers the context of the call.
+//
+// Behind a long queue the access token may have ended meanwhile: to send it would spend the turn on a 401. The turn is given
+// back then, and the call waits again with a token that is good; once only, so that tokens of the shortest life get their call made too.
 func (c *Client) do(ctx context.Context, k call, before func(context.Context) (context.Context, error)) (answer, error) {
+	a, err := c.inOrder(ctx, k, before, c.turn.tokens != nil)
+	if !errors.Is(err, errOutdated) {
+		return a, err
+	}
+	if k.token, err = c.turn.tokens.Access(ctx, c.turn.connection); err != nil {
+		return answer{}, err
+	}
+	return c.inOrder(ctx, k, before, false)
+}
+
+// inOrder makes the call when its turn comes. With judging it answers errOutdated in place of sending a token that has ended.
+func (c *Client) inOrder(ctx context.Context, k call, before func(context.Context) (context.Context, error), judging bool) (answer, error) {
+	began := time.Now()
 	in, err := c.enter(ctx, k.op)
+	if err == nil && judging && time.Since(began) > aged {
+		switch now, good := c.turn.tokens.current(ctx, c.turn.connection); {
+		case good:
+			k.token = now
+		case ctx.Err() == nil:
+			in.leave()
+			c.budget.giveBack()
+			return answer{}, errOutdated
+		}
+	}
 	if err == nil && in.probe && k.op == OpPoll {
 		in, err = c.probe(ctx, k, in)
 	}

@@ -25,13 +25,13 @@ func NewSession(client *Client, tokens *Tokens, connection string, level relay.L
 	if level == "" {
 		level = relay.LevelSite
 	}
-	return &Session{client: client.inTurn(turn{connection: connection}), tokens: tokens, connection: connection, level: level}
+	return &Session{client: client.inTurn(turn{connection: connection, tokens: tokens}), tokens: tokens, connection: connection, level: level}
 }
 
 // At returns the same session with calls that all wait for the budget at one priority, in place of each at its own.
 func (s *Session) At(p Priority) *Session {
 	at := *s
-	at.client = s.client.inTurn(turn{connection: s.connection, priority: &p})
+	at.client = s.client.inTurn(turn{connection: s.connection, priority: &p, tokens: s.tokens})
 	return &at
 }
 
@@ -118,8 +118,8 @@ func (s *Session) Unsubscribe(ctx context.Context, subscriptionID string) error 
 // when the call is repeated after a 401. The repetition is given up when it could not be sent within the client's timeout
 // after the announcement, so that everything has ended within Client.PollBound.
 func (s *Session) Poll(ctx context.Context, subscriptionID string, announce func(context.Context) error) (page Page, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	var patience *time.Timer // set once announced
 	once := func(ctx context.Context) error {
 		if patience != nil {
@@ -131,7 +131,7 @@ func (s *Session) Poll(ctx context.Context, subscriptionID string, announce func
 			}
 		}
 		// It ends a wait for a token or the budget, never a call under way.
-		patience = time.AfterFunc(s.client.timeout, cancel)
+		patience = time.AfterFunc(s.client.timeout, func() { cancel(errNotRepeated) })
 		return nil
 	}
 	defer func() {
@@ -145,6 +145,9 @@ func (s *Session) Poll(ctx context.Context, subscriptionID string, announce func
 	})
 	return page, err
 }
+
+// errNotRepeated ends the wait for the repetition of a poll that was answered 401. That has read nothing, and the next poll is made anew.
+var errNotRepeated = errors.New("the poll was answered 401, and there was no turn to make it once more in time")
 
 // Order reads one order; see Client.Order. begin is called for each of two calls.
 func (s *Session) Order(ctx context.Context, id string, begin func() (context.Context, error)) (order Order, err error) {

@@ -216,3 +216,35 @@ func TestSessionPassesEveryCallOn(t *testing.T) {
 		}
 	})
 }
+
+// A call that waited behind others for longer than its token lives spends no request on a 401: its turn is given back, and it is made
+// with a token that is good.
+func TestATokenThatEndsWhileACallWaitsIsNotSent(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
+		const first = "access-1"
+		a := &api{
+			likes:  func(token string) bool { return token != first },
+			answer: func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `[]`) },
+		}
+		s := session(t, v, a, store)
+		s.client.budget = NewBudget(1)
+		s.client.circuit = s.client.budget.circuit("vendor.test", nil, quiet)
+		for range 40 { // of other connections, ahead of it
+			go func() { _ = s.client.budget.Wait(t.Context(), PriorityExchange, "york") }()
+		}
+		synctest.Wait()
+		announced := 0
+		start := time.Now()
+		if _, err := s.Poll(t.Context(), testSubscription, func(context.Context) error { announced++; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took < 30*time.Minute {
+			t.Fatalf("its turn came after %s, within the life of its token", took)
+		}
+		if len(a.calls) != 1 || !strings.HasSuffix(a.calls[0], " access-2") || announced != 1 {
+			t.Errorf("announced %d times, calls %q", announced, a.calls)
+		}
+	})
+}

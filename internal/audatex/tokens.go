@@ -188,13 +188,23 @@ func (t *Tokens) Access(ctx context.Context, connection string) (Secret, error) 
 		case <-ctx.Done():
 			return Secret{}, &Error{
 				Operation: OpToken, Outcome: Unavailable,
-				err: fmt.Errorf("waiting for the refresh of connection %s: %w", connection, ctx.Err()),
+				err: fmt.Errorf("waiting for the refresh of connection %s: %w", connection, context.Cause(ctx)),
 			}
 		}
 		if !errors.Is(f.err, errSuperseded) || tries == 3 {
 			return f.token, f.err
 		}
 	}
+}
+
+// current returns the connection's access token if it may be used now; it waits for no refresh.
+func (t *Tokens) current(ctx context.Context, connection string) (Secret, bool) {
+	rec, _, err := t.cfg.Store.Token(ctx, connection)
+	if err != nil || consentError(connection, rec) != nil {
+		return Secret{}, false
+	}
+	good, _ := t.judge(connection, rec, time.Now())
+	return rec.AccessToken, good
 }
 
 // Renew refreshes the connection's token whether it is due or not: a refresh token that is not used may lapse.
