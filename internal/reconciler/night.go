@@ -36,14 +36,15 @@ func (n Night) began(now time.Time) time.Time {
 	return at(-1)
 }
 
-// Turn returns when a connection's turn comes in the night that began at a time: the connections are spread evenly over it.
+// Turn returns when a connection's turn comes in the night that began at a time: the connections are spread evenly over it, but for its
+// end, so that whoever looks every lookAtNight finds each of them in time.
 func (n Night) Turn(connection string, began time.Time) time.Time {
 	h := fnv.New64a()
 	h.Write([]byte(connection))
 	sum := h.Sum64()
 	sum ^= sum >> 32 // the low bits of short names are not well mixed
 	const parts = 1 << 20
-	return began.Add(time.Duration(sum%parts) * (n.Length / parts))
+	return began.Add(time.Duration(sum%parts) * (max(0, n.Length-lookAtNight) / parts))
 }
 
 // night begins the runs that are due, and returns how long there is nothing more to do.

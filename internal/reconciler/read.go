@@ -19,6 +19,7 @@ const (
 	unchanged                      // it is as its last event says
 	changed                        // it has an event more
 	unreadableOrder                // the vendor answers and gives no such order, or what it gives cannot become an event
+	senseless                      // the vendor answers, again and again, with what is no order
 	stuck                          // the store is in trouble
 	stopped                        // the shard is given up
 )
@@ -88,7 +89,7 @@ func (r *Reconciler) readOrder(starting, ending context.Context, lease *shard.Le
 		}
 	}
 	if refused(last) {
-		return res(unreadableOrder, last)
+		return res(senseless, last)
 	}
 	return res(unavailable, fmt.Errorf("order %s was read %d times and the log had moved on each time: %w", o.order, readings, last))
 }

@@ -61,6 +61,7 @@ const (
 	DefaultTotal       = 16
 	DefaultRetryLeast  = 250 * time.Millisecond
 	DefaultRetryMost   = 5 * time.Minute
+	DefaultPatience    = time.Hour
 )
 
 // Config is what New needs. Night and Grace may be zero.
@@ -76,6 +77,8 @@ type Config struct {
 	Grace       time.Duration // how long readings under way may take to end after Own's context has
 	// RetryLeast and RetryMost bound the waits between tries while the vendor cannot be asked.
 	RetryLeast, RetryMost time.Duration
+	// Patience is how long orders are asked for again while every answer makes no sense.
+	Patience time.Duration
 
 	Metrics *Metrics
 	Log     *slog.Logger
@@ -114,6 +117,9 @@ func New(c Config) *Reconciler {
 	}
 	if c.RetryMost <= 0 {
 		c.RetryMost = DefaultRetryMost
+	}
+	if c.Patience <= 0 {
+		c.Patience = DefaultPatience
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -147,6 +147,63 @@ func TestAnAnswerThatMakesNoSenseIsReadAgain(t *testing.T) {
 	}
 }
 
+// TestAPageInThePlaceOfEveryAnswerHoldsARun: a host that tells of its maintenance with 200 does not leave every order unread. Where it goes on
+// for too long the run ends, and says that nothing could be read.
+func TestAPageInThePlaceOfEveryAnswerHoldsARun(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name                string
+		patience            time.Duration
+		pages               int // until orders are given again
+		changed, unreadable int
+	}{
+		{"for a while", time.Hour, 10 * readings, 6, 0},
+		{"for too long", time.Nanosecond, 1 << 30, 0, 6},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.connect("leeds")
+			for n := range 6 {
+				w.vendor.set(orderID(n), "New")
+				w.notify("leeds", orderID(n))
+				w.vendor.set(orderID(n), "Confirmed")
+			}
+			w.vendor.failing(func(string) error {
+				total := 0
+				for n := range 6 {
+					total += w.vendor.readings(orderID(n))
+				}
+				if total <= 6*c.pages {
+					return refusal(audatex.Malformed)
+				}
+				return nil
+			})
+			p := w.start("leeds", func(config *Config) { config.Patience = c.patience })
+			w.ask(p, "leeds", false)
+			w.idle("leeds")
+			if d := w.reconciled("leeds"); len(d) != 1 || d[0].Changed != c.changed || d[0].Unreadable != c.unreadable {
+				t.Errorf("told %+v", d)
+			}
+		})
+	}
+}
+
+// TestNobodyIsMissedAtNight: whoever looks now and then finds each connection's turn before the night is over.
+func TestNobodyIsMissedAtNight(t *testing.T) {
+	t.Parallel()
+	began := time.Date(2026, 3, 1, 1, 0, 0, 0, time.UTC)
+	for _, length := range []time.Duration{time.Minute, 2 * time.Minute, time.Hour, 24 * time.Hour} {
+		n := Night{Length: length, Location: time.UTC}
+		lastLook := began.Add(max(0, length-lookAtNight)) // there is none later than the next after it
+		for i := range 10_000 {
+			if turn := n.Turn(fmt.Sprint("site-", i), began); turn.Before(began) || turn.After(lastLook) {
+				t.Fatalf("in a night of %s a turn comes after %s", length, turn.Sub(began))
+			}
+		}
+	}
+}
+
 // TestAnEventInBetweenHasTheOrderReadAgain: a notification that is published while the order is read is not followed by the older reading.
 func TestAnEventInBetweenHasTheOrderReadAgain(t *testing.T) {
 	t.Parallel()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -121,17 +122,29 @@ func (w *worker) forget(generation string) {
 }
 
 // portion reads some orders and notes that it is done with them. What the vendor refuses to give counts as unreadable; while it cannot be
-// asked, the portion waits.
+// asked, the portion waits. Answers that make no sense are of the order's own if another order can be read at that time. If none can, they
+// are more likely a page that stands in the place of every answer, such as one that tells of maintenance: the portion waits, too, though not
+// for ever.
 func (w *worker) portion(starting, ending context.Context, c relay.Connection, run relay.ReconcileRun, list []openOrder) error {
 	w.next(list[len(list)-1].key)
 	results := map[outcome]int{}
 	var unreadable []string
-	left := list
+	left, began := list, time.Now()
 	for len(left) > 0 {
 		var failed []openOrder
 		var trouble error
 		settled := 0
-		for _, r := range w.round(starting, ending, c.ID, run, left) {
+		round := w.round(starting, ending, c.ID, run, left)
+		given := slices.ContainsFunc(round, func(r result) bool { return r.outcome == unchanged || r.outcome == changed })
+		for _, r := range round {
+			if r.outcome == senseless {
+				r.outcome = unavailable
+				if given || time.Since(began) > w.s.r.cfg.Patience {
+					r.outcome = unreadableOrder
+					w.log.Info("an order that is read again cannot be read", "site", r.order.site, "order", r.order.order, "error", r.err,
+						"correlation_id", audatex.CorrelationIDOf(r.err))
+				}
+			}
 			switch r.outcome {
 			case unavailable:
 				if failed = append(failed, r.order); trouble == nil {
@@ -141,6 +154,7 @@ func (w *worker) portion(starting, ending context.Context, c relay.Connection, r
 				return errLapsed
 			case stuck:
 				return r.err
+			case senseless: // decided above
 			case unreadableOrder:
 				unreadable = append(unreadable, r.order.site+"."+r.order.order)
 				fallthrough
