@@ -62,11 +62,19 @@ func (l *line) adopt(ctx context.Context) error {
 	return l.change(ctx, func(d *relay.Reconciliation) bool { return d.Run != nil && d.Epoch != l.s.lease.Epoch() })
 }
 
-// next notes that the readings up to a key begin.
-func (l *line) next(last string) {
+// next notes that the readings of a run up to a key begin. It returns false if the run is another one by now, or has got more to do: as
+// long as nothing was read, what is wanted besides becomes part of it. No want is stored meanwhile that takes nothing to have been read.
+func (l *line) next(run relay.ReconcileRun, last string) bool {
+	l.writing.Lock()
+	defer l.writing.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	now := l.doc.Run
+	if now == nil || !now.StartedAt.Equal(run.StartedAt) || now.Delivered != run.Delivered || now.Until != run.Until {
+		return false
+	}
 	l.begun = last
+	return true
 }
 
 // beginning returns the last key whose reading has begun since the run's position was stored, "" if none has.

@@ -189,6 +189,35 @@ func TestAPageInThePlaceOfEveryAnswerHoldsARun(t *testing.T) {
 	}
 }
 
+// TestAGapJustAfterARunHasBegunLooksAtDeliveredOrders: a run that has listed what it reads, and read none of it yet, lists it anew.
+func TestAGapJustAfterARunHasBegunLooksAtDeliveredOrders(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	since := time.Now().Add(-time.Minute).UTC()
+	for n := range 20 {
+		id := fmt.Sprintf("site-%d", n)
+		c := w.connect(id)
+		orders := []string{relayOrder(id, 0), relayOrder(id, 1)}
+		for _, order := range orders {
+			w.vendor.set(order, "Delivered")
+			w.notify(id, order)
+			w.vendor.set(order, "Delivered")
+		}
+		w.vendor.set(orders[0], "New")
+		w.notify(id, orders[0])
+		p := w.start(id, nil)
+		w.ask(p, id, false)
+		<-time.After(time.Duration(n) * 200 * time.Microsecond)
+		p.Suspected(id, relay.Poll{Generation: c.Generation, Gaps: 1, GapCause: relay.CauseGap, GapSince: &since})
+		w.eventually("the gap is noted", func() bool { return w.document(id).Gaps == 1 })
+		w.idle(id)
+		p.stop()
+		if events := w.events(id, orders[1]); len(events) != 2 {
+			t.Errorf("%s: %d events of the delivered order that has changed", id, len(events))
+		}
+	}
+}
+
 // TestNobodyIsMissedAtNight: whoever looks now and then finds each connection's turn before the night is over.
 func TestNobodyIsMissedAtNight(t *testing.T) {
 	t.Parallel()

@@ -43,7 +43,7 @@ func (w *worker) work(starting, ending context.Context) {
 		switch {
 		case starting.Err() != nil, errors.Is(err, errSuperseded), w.read().Run == nil:
 			return
-		case err == nil, errors.Is(err, errLapsed), errors.Is(err, errEnded):
+		case err == nil, errors.Is(err, errLapsed), errors.Is(err, errEnded), errors.Is(err, errOtherRun):
 			again.reset()
 			continue
 		}
@@ -126,7 +126,9 @@ func (w *worker) forget(generation string) {
 // are more likely a page that stands in the place of every answer, such as one that tells of maintenance: the portion waits, too, though not
 // for ever.
 func (w *worker) portion(starting, ending context.Context, c relay.Connection, run relay.ReconcileRun, list []openOrder) error {
-	w.next(list[len(list)-1].key)
+	if !w.next(run, list[len(list)-1].key) {
+		return errOtherRun
+	}
 	results := map[outcome]int{}
 	var unreadable []string
 	left, began := list, time.Now()
@@ -193,6 +195,9 @@ func (w *worker) portion(starting, ending context.Context, c relay.Connection, r
 		r.Orders = append(r.Orders, unreadable[:min(len(unreadable), max(0, keptOrders-len(r.Orders)))]...)
 	})
 }
+
+// errOtherRun says that what is to be read has changed before any of it was.
+var errOtherRun = errors.New("the run has got more to do")
 
 // errEnded says that the connection has gone in the middle of a portion.
 var errEnded = errors.New("the connection is not there any more")
