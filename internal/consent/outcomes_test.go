@@ -37,7 +37,7 @@ func (w *world) before(c relay.Connection) audatex.Secret {
 func TestHowConsentsEnd(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	for _, site := range []string{"4711", "4712"} {
+	for _, site := range []string{"4711", "4712", "GB12"} {
 		w.account(site)
 	}
 	nowhere := func() {}
@@ -52,22 +52,23 @@ func TestHowConsentsEnd(t *testing.T) {
 		says   []string
 		again  bool
 	}{
-		"the expected site":           {site: "4711", sites: []string{"4711"}, want: relay.ConsentConnected, title: "Connected: ", says: []string{"C4711"}},
-		"one of a company's sites":    {site: "4712", sites: []string{"4711", "4712"}, want: relay.ConsentConnected, title: "Connected: "},
-		"no site expected":            {site: "4712", want: relay.ConsentConnected, title: "Connected: leeds", says: []string{"4712"}},
-		"another site":                {site: "4712", sites: []string{"4711"}, want: relay.ConsentWrongSite, title: "You logged in for another site", says: []string{"site 4711", "site 4712"}, again: true},
-		"another site, by force":      {site: "4712", sites: []string{"4711"}, force: true, want: relay.ConsentConnected, title: "Connected: ", says: []string{"4712"}},
-		"not allowed":                 {site: "4711", sites: []string{"4711"}, user: deny, want: relay.ConsentDenied, title: "You did not allow the access", again: true},
-		"a scope left out":            {site: "4711", sites: []string{"4711"}, user: scopes(sandbox.ScopeBasic), want: relay.ConsentScopeMissing, title: "The consent does not cover", says: []string{"BMS.PartsOrders"}, again: true},
-		"the optional scope left out": {site: "4712", sites: []string{"4711"}, user: scopes(sandbox.ScopeBasic, sandbox.ScopePartsOrders), want: relay.ConsentConnected, title: "Connected: ", says: []string{"was not checked"}},
-		"whoami: 500":                 {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/whoami", 500) }, want: relay.ConsentUnchecked, title: "Connected: ", says: []string{"could not be asked"}},
-		"whoami: 503, another site":   {site: "4712", sites: []string{"4711"}, vendor: func() { w.answers("/whoami", 503) }, want: relay.ConsentWrongSite, title: "You logged in for another site", again: true},
-		"whoami: 404":                 {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/whoami", 404) }, want: relay.ConsentUnchecked, title: "Connected: "},
-		"whoami: 403":                 {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/whoami", 403) }, want: relay.ConsentScopeMissing, title: "The consent does not cover", again: true},
-		"whoami: 401":                 {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/whoami", 401) }, want: relay.ConsentToken, title: "Audatex does not accept its own answer", again: true},
-		"users/me: 500":               {site: "4712", sites: []string{"4711"}, vendor: func() { w.answers("/users/me", 500) }, want: relay.ConsentUnchecked, title: "Connected: ", says: []string{"could not be asked"}},
-		"token endpoint: 500":         {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/token", 500) }, want: relay.ConsentVendor, title: "Audatex did not answer", again: true},
-		"token endpoint: 401":         {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/token", 401) }, want: relay.ConsentClient, title: "Audatex does not accept this relay", says: []string{w.public + callbackPath}},
+		"the expected site":              {site: "4711", sites: []string{"4711"}, want: relay.ConsentConnected, title: "Connected: ", says: []string{"C4711"}},
+		"the expected site, in capitals": {site: "GB12", sites: []string{"gb12"}, want: relay.ConsentConnected, title: "Connected: ", says: []string{"CGB12"}},
+		"one of a company's sites":       {site: "4712", sites: []string{"4711", "4712"}, want: relay.ConsentConnected, title: "Connected: "},
+		"no site expected":               {site: "4712", want: relay.ConsentConnected, title: "Connected: leeds", says: []string{"4712"}},
+		"another site":                   {site: "4712", sites: []string{"4711"}, want: relay.ConsentWrongSite, title: "You logged in for another site", says: []string{"site 4711", "site 4712"}, again: true},
+		"another site, by force":         {site: "4712", sites: []string{"4711"}, force: true, want: relay.ConsentConnected, title: "Connected: ", says: []string{"4712"}},
+		"not allowed":                    {site: "4711", sites: []string{"4711"}, user: deny, want: relay.ConsentDenied, title: "You did not allow the access", again: true},
+		"a scope left out":               {site: "4711", sites: []string{"4711"}, user: scopes(sandbox.ScopeBasic), want: relay.ConsentScopeMissing, title: "The consent does not cover", says: []string{"BMS.PartsOrders"}, again: true},
+		"the optional scope left out":    {site: "4712", sites: []string{"4711"}, user: scopes(sandbox.ScopeBasic, sandbox.ScopePartsOrders), want: relay.ConsentConnected, title: "Connected: ", says: []string{"was not checked"}},
+		"whoami: 500":                    {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/whoami", 500) }, want: relay.ConsentUnchecked, title: "Connected: ", says: []string{"could not be asked"}},
+		"whoami: 503, another site":      {site: "4712", sites: []string{"4711"}, vendor: func() { w.answers("/whoami", 503) }, want: relay.ConsentWrongSite, title: "You logged in for another site", again: true},
+		"whoami: 404":                    {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/whoami", 404) }, want: relay.ConsentUnchecked, title: "Connected: "},
+		"whoami: 403":                    {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/whoami", 403) }, want: relay.ConsentScopeMissing, title: "The consent does not cover", again: true},
+		"whoami: 401":                    {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/whoami", 401) }, want: relay.ConsentToken, title: "Audatex does not accept its own answer", again: true},
+		"users/me: 500":                  {site: "4712", sites: []string{"4711"}, vendor: func() { w.answers("/users/me", 500) }, want: relay.ConsentUnchecked, title: "Connected: ", says: []string{"could not be asked"}},
+		"token endpoint: 500":            {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/token", 500) }, want: relay.ConsentVendor, title: "Audatex did not answer", again: true},
+		"token endpoint: 401":            {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/token", 401) }, want: relay.ConsentClient, title: "Audatex does not accept this relay", says: []string{w.public + callbackPath}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := w.in(t)

@@ -248,10 +248,6 @@ func expected(c relay.Connection, siteID string) bool {
 	if len(c.Sites) == 0 {
 		return true
 	}
-	for id := range c.Sites {
-		if strings.EqualFold(strings.TrimSpace(id), strings.TrimSpace(siteID)) {
-			return true
-		}
-	}
-	return false
+	_, ok := c.Mapped(strings.TrimSpace(siteID))
+	return ok
 }

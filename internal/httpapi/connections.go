@@ -6,9 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/relay"
@@ -248,6 +251,31 @@ func (a *API) ReconcileConnection(w http.ResponseWriter, r *http.Request, id Id,
 func checkConnection(s ConnectionSettings) error {
 	if s.Site == "" && len(s.Sites) == 0 {
 		return invalid(at("/site", "is missing: site or sites must say which site notifications belong to"))
+	}
+	return checkVendorSites(s.Sites)
+}
+
+// maxVendorSite bounds a vendor's site id in a connection's table, in bytes.
+const maxVendorSite = 128
+
+// checkVendorSites refuses ids that no notification can have, which a table copied from elsewhere easily holds, and ids that are the same one.
+func checkVendorSites(sites map[string]string) error {
+	seen := make(map[string]string, len(sites))
+	for _, id := range slices.Sorted(maps.Keys(sites)) {
+		where := "/sites/" + escape(id)
+		switch {
+		case strings.TrimSpace(id) == "":
+			return invalid(at(where, "is no site id of the vendor's: it is empty"))
+		case len(id) > maxVendorSite:
+			return invalid(at("/sites", "has a site id of more than %d bytes", maxVendorSite))
+		case strings.TrimSpace(id) != id || strings.ContainsFunc(id, unicode.IsControl):
+			return invalid(at(where, "is no site id of the vendor's: it has white space at an end, or control characters"))
+		}
+		folded := strings.ToLower(id)
+		if first, ok := seen[folded]; ok {
+			return invalid(at(where, "is the same site id of the vendor's as %s", first))
+		}
+		seen[folded] = id
 	}
 	return nil
 }

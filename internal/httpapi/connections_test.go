@@ -3,6 +3,7 @@ package httpapi
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -128,4 +129,20 @@ func TestAConnectionWithoutConsentIsNew(t *testing.T) {
 	if len(list.Items) > 0 {
 		t.Errorf("active: %+v", list.Items)
 	}
+}
+
+// A table of sites holds ids that the vendor can have: one with a space behind it would let a consent of the site pass and its notifications not.
+func TestSitesThatNoNotificationCanHave(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	op := f.admin()
+	for id, pointer := range map[string]string{
+		"": "/sites/", " ": "/sites/ ", "4711 ": "/sites/4711 ", "\u00a04711": "/sites/\u00a04711", "47\n11": "/sites/47\n11", "a/b ": "/sites/a~1b ",
+		strings.Repeat("9", maxVendorSite+1): "/sites",
+	} {
+		op.put("/v1/connections/con-a", map[string]any{"level": "site", "sites": map[string]string{id: "alpha"}}).want(422).problem("invalid-body", pointer)
+	}
+	op.put("/v1/connections/con-a", map[string]any{"level": "company", "sites": map[string]string{"GB1": "alpha", "gb1": "beta"}}).want(422).problem("invalid-body", "/sites/gb1")
+	op.put("/v1/connections/con-a", map[string]any{"level": "company", "sites": map[string]string{"GB1": "alpha", "Leeds 2": "beta"}}).want(201)
+	op.patch("/v1/connections/con-a", map[string]any{"sites": map[string]string{"gb1": "beta"}}).want(422).problem("invalid-body", "/sites/gb1")
 }

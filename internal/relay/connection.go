@@ -1,6 +1,9 @@
 package relay
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Level says what a connection's consent covers at the vendor, and which of its three sets of event calls is used.
 type Level string
@@ -33,10 +36,23 @@ type Connection struct {
 
 // SiteOf answers our site for a vendor's site id, "" when the id is not mapped and the connection has no site of its own.
 func (c Connection) SiteOf(vendorSite string) string {
-	if s, ok := c.Sites[vendorSite]; ok {
+	if s, ok := c.Mapped(vendorSite); ok {
 		return s
 	}
 	return c.Site
+}
+
+// Mapped answers what Sites says of a vendor's site id; upper and lower case are one. A consent is checked by it, too.
+func (c Connection) Mapped(vendorSite string) (site string, ok bool) {
+	if site, ok = c.Sites[vendorSite]; ok {
+		return site, true
+	}
+	for id, site := range c.Sites {
+		if strings.EqualFold(id, vendorSite) {
+			return site, true
+		}
+	}
+	return "", false
 }
 
 // Covers reports whether the connection may carry a site.
