@@ -207,6 +207,8 @@ func TestServicePages(t *testing.T) {
 	for _, k := range kinds {
 		if got := f.as("").get("/problems/" + k.slug); got.status != 200 || !strings.Contains(string(got.body), "<code>"+k.slug+"</code>") {
 			t.Errorf("%s: %d %s", k.slug, got.status, got.body)
+		} else if policy := got.header.Get("Content-Security-Policy"); !strings.HasPrefix(policy, "default-src 'none';") {
+			t.Errorf("%s may load what it likes: %q", k.slug, policy)
 		}
 	}
 	f.as("").get("/problems/none").problem("not-found")

@@ -160,7 +160,7 @@ func (a *API) authorize(next http.Handler) http.Handler {
 	})
 }
 
-// methodNotAllowed answers 405 with the methods that there are.
+// methodNotAllowed answers 405 with the methods that there are, 404 where there are none.
 func (a *API) methodNotAllowed(routes chi.Routes) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var allowed []string
@@ -168,6 +168,10 @@ func (a *API) methodNotAllowed(routes chi.Routes) http.HandlerFunc {
 			if routes.Match(chi.NewRouteContext(), method, r.URL.RawPath) {
 				allowed = append(allowed, method)
 			}
+		}
+		if len(allowed) == 0 { // the router looks at a method that it does not know before the path
+			a.fail(w, r, notFound())
+			return
 		}
 		if slices.Contains(allowed, http.MethodGet) {
 			allowed = append(allowed, http.MethodHead)

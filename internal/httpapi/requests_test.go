@@ -148,6 +148,8 @@ func TestParametersThatAreRefused(t *testing.T) {
 	f.admin().get("/v1/nothing").problem("not-found")
 	f.admin().get("/").problem("not-found")
 	f.admin().get("/v1/callbacks/").problem("not-found")
+	f.admin().do("BREW", "/v1/nothing", nil).want(404).problem("not-found")
+	f.admin().do("BREW", "/v1/callbacks", nil).want(405).problem("method-not-allowed")
 	got := f.admin().patch("/v1/callbacks", map[string]any{}).want(405)
 	if got.problem("method-not-allowed"); got.header.Get("Allow") != "GET, HEAD, POST" {
 		t.Errorf("Allow: %q", got.header.Get("Allow"))

@@ -87,6 +87,7 @@ func (a *API) Schema(w http.ResponseWriter, r *http.Request, name string) {
 
 // ProblemPage implements GET /problems/{type}.
 func (a *API) ProblemPage(w http.ResponseWriter, r *http.Request, slug string) {
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'")
 	a.do(w, r, func(context.Context, caller) (reply, error) {
 		for _, k := range kinds {
 			if k.slug != slug {
