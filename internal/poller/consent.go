@@ -59,6 +59,9 @@ func (r *runner) consentRestored(ctx context.Context, token audatex.TokenRecord)
 		return
 	}
 	r.doc.ConsentToldFor = nil
+	if o := r.doc.Outcome; o != nil && token.RefreshedAt.After(o.At) { // of a paused connection, which is not polled
+		o.Error = ""
+	}
 	r.write(ctx)
 }
 

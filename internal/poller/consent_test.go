@@ -2,6 +2,7 @@ package poller_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -106,4 +107,22 @@ func TestTokensOfPausedConnectionsAreRefreshed(t *testing.T) {
 	if n := r.sandbox.Counters().Requests[sandbox.OpPoll]; n != 0 {
 		t.Errorf("%d polls of paused connections", n)
 	}
+}
+
+// What kept the last poll of a connection from being made is no error any more once there is a consent again, also while it is paused.
+func TestTheErrorOfAPausedConnectionGoesWithItsCause(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sandbox.Config{})
+	c := r.connect("a")
+	r.start()
+	eventually(t, "the subscription", r.subscribed)
+	r.revoke()
+	eventually(t, "the end is told", func() bool {
+		return r.told(relay.KindConsentRequired) == 1 && strings.Contains(r.lastError("a"), "consent")
+	})
+	r.pause("a", true)
+	r.consentAgain(c)
+	r.pause("a", true) // so that it is looked at
+	eventually(t, "it is over", func() bool { return r.told(relay.KindConsentRestored) == 1 })
+	eventually(t, "the error has gone", func() bool { return r.lastError("a") == "" })
 }

@@ -39,6 +39,7 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 		}
 	}
 	r.tellAdopted(ctx)
+	r.tellTopic()
 	page := store.Page{PollID: relay.NewID(), Connection: c.ID, Generation: c.Generation}
 	announced, foreign := false, false
 	answer, err := r.p.Session(c).Poll(ctx, r.doc.SubscriptionID, func(context.Context) error {

@@ -48,6 +48,7 @@ type rig struct {
 	grants  []string      // ids of the consents given
 	grace   time.Duration // for what was read; zero: little
 	renewal time.Duration // of paused connections' tokens; zero: the usual one
+	topic   string        // what is subscribed to; "": the usual one
 
 	mu    sync.Mutex
 	kinds []relay.Kind
@@ -185,8 +186,8 @@ func (r *rig) startWith(interval, sooner, soonerFor time.Duration) {
 	done := make(chan error, 1)
 	p := poller.New(poller.Config{
 		Store: r.store, Operations: r, Reconciler: r, Interval: interval, Sooner: sooner, SoonerFor: soonerFor, PollBound: r.client.PollBound(), Exclusive: true,
-		Renewal: r.renewal,
-		Grace:   cmp.Or(r.grace, 200*time.Millisecond), Log: slog.New(slog.NewTextHandler(r, nil)),
+		Renewal: r.renewal, Topic: r.topic,
+		Grace: cmp.Or(r.grace, 200*time.Millisecond), Log: slog.New(slog.NewTextHandler(r, nil)),
 		Session: func(c relay.Connection) *audatex.Session {
 			return audatex.NewSession(r.client, r.tokens, c.ID, c.Level)
 		},

@@ -47,6 +47,7 @@ type runner struct {
 	unsaved       bool      // the document could not be stored when last tried
 	storeFailures int       // in a row
 	renewal       time.Time // when the token of a paused connection is to be refreshed; zero: it is not known yet
+	topicTold     bool      // that the subscription's topic is not the setting's
 	toldGaps      uint64    // of doc's Gaps, how many the reconciler knows of
 
 	mu         sync.Mutex

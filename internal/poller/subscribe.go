@@ -3,6 +3,7 @@ package poller
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
@@ -40,6 +41,7 @@ func (r *runner) subscribe(ctx context.Context, c relay.Connection) (time.Durati
 		adopted = false
 	}
 	r.doc.SubscriptionID, r.doc.SubscriptionAdopted, r.doc.AdoptionTold, r.doc.SubscribingSince = sub.SubscriptionID, adopted, false, nil
+	r.doc.Topic = r.p.Topic
 	if r.doc.SubscriptionLost || !existed { // what happened before was queued for nobody
 		r.readAgain(relay.CauseSubscription, r.unsubscribedSince())
 	}
@@ -84,4 +86,16 @@ func (r *runner) tellAdopted(ctx context.Context) {
 	}
 	r.doc.AdoptionTold = true
 	r.write(ctx)
+}
+
+// tellTopic says, once for each start, that the connection reads another topic than the setting names. It goes on with that: what waits in
+// its queue would be lost with the subscription, and a setting with a slip in it must not do that to every connection.
+func (r *runner) tellTopic() {
+	if r.topicTold || r.doc.Topic == "" || strings.EqualFold(r.doc.Topic, r.p.Topic) {
+		return
+	}
+	r.topicTold = true
+	r.log.Warn("the connection keeps its subscription, which is to another topic than RELAY_AUDATEX_TOPIC; "+
+		"to change it, remove the connection with ?unsubscribe=true, which loses what waits at the vendor, and make it anew",
+		"subscribed_to", r.doc.Topic, "setting", r.p.Topic)
 }

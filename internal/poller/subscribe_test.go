@@ -69,3 +69,27 @@ func TestASubscriptionWhoseAnswerWasLostIsOurs(t *testing.T) {
 		t.Error("its own subscription is told as adopted")
 	}
 }
+
+// A connection that has a subscription keeps it when the setting names another topic: nothing that waits is lost by a slip. The log says so.
+func TestAnotherTopicIsToldAndLeavesSubscriptionsAlone(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sandbox.Config{})
+	r.connect("a")
+	r.start()
+	eventually(t, "the first polls", func() bool { return r.polls() > 1 })
+	r.halt()
+	const said = "another topic than RELAY_AUDATEX_TOPIC"
+	if r.logged(said) != 0 {
+		t.Error("told without a reason")
+	}
+	r.order()
+	r.topic = "PARTS.ORDRE"
+	r.start()
+	eventually(t, "what waited is read", func() bool { _, n := r.notifications("a"); return n == 1 })
+	polls := r.polls()
+	eventually(t, "it is polled on", func() bool { return r.polls() > polls+1 })
+	r.halt()
+	if n := r.logged(said); n != 1 || r.logged("subscribed_to=PARTS.ORDER setting=PARTS.ORDRE") != 1 {
+		t.Errorf("told %d times", n)
+	}
+}

@@ -117,6 +117,8 @@ type Poll struct {
 	// InboxSeq is the connection's last page in the inbox, as far as its owner knew when it wrote the document; 0 if it knew of none.
 	InboxSeq       uint64 `json:"inboxSeq,omitempty"`
 	SubscriptionID string `json:"subscriptionId,omitempty"`
+	// Topic is what the subscription was asked for.
+	Topic string `json:"topic,omitempty"`
 	// SubscribingSince is when the vendor was first asked for a subscription without an answer that says what came of it.
 	SubscribingSince *time.Time `json:"subscribingSince,omitempty"`
 	// SubscriptionAdopted says that the vendor already had the subscription and nobody here has a record of making it; AdoptionTold that
