@@ -252,7 +252,9 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 		return err
 	}
 	warnOfBudget(ctx, s, c, log)
-	budget.OnThrottled(member.SetThrottle)
+	throttled := newThrottles(s, member.SetThrottle, log)
+	throttled.heed(ctx, budget)
+	budget.OnThrottled(throttled.asked)
 	part := apportion{
 		rate: float64(c.AudatexRate), budget: budget, connections: func() (int, int) { return held.count(polling.Count()) },
 		members: func() (int, relay.Throttle) { return live(member) },
@@ -269,6 +271,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	if c.NATSURL != "" { // the only replica there can be has the whole of it
 		running.goUntil(serving, "the share of the vendor's budget", part.run)
 	}
+	running.goUntil(serving, "what the vendor has asked by its 429s", throttled.run)
 	running.goUntil(serving, "the bound of garbage", func(ctx context.Context) error { return boundGarbage(ctx, polling.Count) })
 	var stages, sharing group
 	working, stopWorking := context.WithCancel(context.WithoutCancel(ctx))

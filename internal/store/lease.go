@@ -10,10 +10,12 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// Owner is a document of relay_owners: a shard's lease or a live replica's record. Which of the two, its key says.
+// Owner is a document of relay_owners: a shard's lease, a live replica's record, or what the vendor has asked of all. Which of these, its
+// key says.
 type Owner struct {
-	Lease  *Lease
-	Member *Member
+	Lease    *Lease
+	Member   *Member
+	Throttle *relay.Throttle
 }
 
 // Lease says who owns a shard. It lies under LeaseKey and goes by itself when it is not renewed.
@@ -60,23 +62,29 @@ func MemberKey(replica, nonce string) string { return memberPrefix + replica + "
 // IsMemberKey reports whether a key of relay_owners is a replica's record.
 func IsMemberKey(key string) bool { return strings.HasPrefix(key, memberPrefix) }
 
-// ownerCodec tells leases and members apart by their keys.
+// ownerCodec tells the documents apart by their keys.
 type ownerCodec struct{}
 
 func (ownerCodec) encode(_ string, o Owner) ([]byte, error) {
-	if o.Member != nil {
+	switch {
+	case o.Member != nil:
 		return relay.Encode(o.Member)
+	case o.Throttle != nil:
+		return relay.Encode(o.Throttle)
 	}
 	return relay.Encode(o.Lease)
 }
 
 func (ownerCodec) decode(key string, b []byte) (o Owner, err error) {
-	if IsMemberKey(key) {
+	switch {
+	case IsMemberKey(key):
 		err = json.Unmarshal(b, &o.Member)
-	} else {
+	case key == throttleKey:
+		err = json.Unmarshal(b, &o.Throttle)
+	default:
 		err = json.Unmarshal(b, &o.Lease)
 	}
-	if err == nil && o.Member == nil && o.Lease == nil {
+	if err == nil && o.Member == nil && o.Lease == nil && o.Throttle == nil {
 		err = errors.New("it says nothing")
 	}
 	return o, err

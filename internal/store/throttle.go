@@ -1,0 +1,61 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+// throttleKey is the key in relay_owners of what the vendor has asked of the relays by its 429s. Each replica's record says the same of
+// that replica, and goes with it; this stays for those that start later.
+const throttleKey = "throttle"
+
+// throttleTries bounds how often the document is contested by other replicas in a row.
+const throttleTries = 8
+
+// Throttle returns what the vendor has asked of the relays, as far as that was kept.
+func (s *Store) Throttle(ctx context.Context) (relay.Throttle, error) {
+	there, _, err := s.Owners.Get(ctx, throttleKey)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return relay.Throttle{}, nil
+	case err != nil:
+		return relay.Throttle{}, fmt.Errorf("read what the vendor has asked by its 429s: %w", err)
+	case there.Throttle == nil:
+		return relay.Throttle{}, nil
+	}
+	return *there.Throttle, nil
+}
+
+// KeepThrottle adds to it.
+func (s *Store) KeepThrottle(ctx context.Context, asked relay.Throttle) error {
+	var err error
+	for range throttleTries {
+		there, revision, read := s.Owners.Get(ctx, throttleKey)
+		next := asked
+		if read == nil && there.Throttle != nil {
+			next = there.Throttle.With(asked, time.Now())
+			if next.Equal(*there.Throttle) {
+				return nil
+			}
+		}
+		switch {
+		case read == nil:
+			_, err = s.Owners.Update(ctx, throttleKey, Owner{Throttle: &next}, revision)
+		case errors.Is(read, ErrNotFound):
+			_, err = s.Owners.Create(ctx, throttleKey, Owner{Throttle: &next})
+		default:
+			err = read
+		}
+		if err == nil || !errors.Is(err, ErrConflict) {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("keep what the vendor has asked by its 429s: %w", err)
+	}
+	return nil
+}
