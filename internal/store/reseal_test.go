@@ -118,13 +118,13 @@ func TestTheFirstKeyTakesOverWhatAnotherHasEncrypted(t *testing.T) {
 			running.Wait()
 		}
 	}
-	_, interrupt := start()
-	defer interrupt()
-	// An owner goes on writing meanwhile, with the old key first: nothing of it may be lost.
 	_, revision, err := s.Tokens.Token(ctx, "c5")
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, interrupt := start()
+	defer interrupt()
+	// An owner goes on writing meanwhile, with the old key first: nothing of it may be lost.
 	for n := range 20 {
 		next := record(1000 + n)
 		for {
