@@ -46,6 +46,8 @@
   (list "RELAY_AUDATEX_TIMEZONE" .Values.audatex.timezone)
   (list "RELAY_AUDATEX_RATE" (include "relay.whole" .Values.audatex.rate))
   (list "RELAY_POLL_INTERVAL" .Values.audatex.pollInterval)
+  (list "RELAY_POLL_SOONER" .Values.audatex.pollSooner)
+  (list "RELAY_POLL_SOONER_FOR" .Values.audatex.pollSoonerFor)
   (list "RELAY_NIGHTLY_RECONCILE" .Values.audatex.nightlyReconcile)
   (list "RELAY_AUDATEX_TIMEOUT" .Values.audatex.timeout)
   (list "RELAY_RETRY_SCHEDULE" (join "," .Values.callbacks.retrySchedule))
