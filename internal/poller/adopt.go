@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
@@ -173,18 +174,43 @@ const (
 	whyTooBig  = "An answer of the vendor's queue could not be stored, as NATS takes no message that large."
 )
 
-// suspect tells of a suspected gap since at. The document is saved by the caller.
+// suspect notes a suspected gap since at, and tells of it. The document is saved by the caller.
 func (r *runner) suspect(ctx context.Context, at time.Time, why string) error {
 	r.doc.GapSuspectedAt = &at
 	r.readAgain(relay.CauseGap, at)
 	r.p.Metrics.gap()
+	return r.tellGap(ctx, relay.UntoldGap{Since: at, Why: why})
+}
+
+func (r *runner) tellGap(ctx context.Context, gap relay.UntoldGap) error {
 	c := r.config()
-	message := why + " Notifications may have been lost at " + relay.FormatTime(at) + "; the orders of this connection that are known to be open are read again."
-	details := map[string]any{"connection": c.ID, "since": relay.FormatTime(at), "why": why}
+	since := relay.FormatTime(gap.Since)
+	message := gap.Why + " Notifications may have been lost at " + since + "; the orders of this connection that are known to be open are read again."
+	details := map[string]any{"connection": c.ID, "since": since, "why": gap.Why}
 	if r.doc.SubscriptionLost { // one that is lost with every poll is not told with every poll
 		return r.p.Operations.Operational(ctx, siteOf(c), relay.KindGapSuspected, c.ID, message, details)
 	}
-	return r.p.Operations.Once(ctx, siteOf(c), relay.KindGapSuspected, c.ID, message, details, at, "since", "why")
+	return r.p.Operations.Once(ctx, siteOf(c), relay.KindGapSuspected, c.ID, message, details, gap.Since, "since", "why")
+}
+
+// maxUntold is how many gaps are kept to be told of. Polling stops while the store takes no writes, so there are few.
+const maxUntold = 100
+
+// tellUntold tells of the gaps whose events could not be stored when they were suspected. What keeps that from being stored now keeps
+// nothing from being polled: it is tried again at the next turn.
+func (r *runner) tellUntold(ctx context.Context) {
+	if len(r.doc.GapsUntold) == 0 || !r.lease.Valid() {
+		return
+	}
+	for len(r.doc.GapsUntold) > 0 {
+		if err := r.tellGap(ctx, r.doc.GapsUntold[0]); err != nil {
+			r.log.Log(ctx, store.Level(err, slog.LevelError), "the operational event of a suspected gap could not be stored yet", "error", err)
+			return
+		}
+		r.doc.GapsUntold = r.doc.GapsUntold[1:]
+	}
+	r.doc.GapsUntold = nil
+	r.write(ctx)
 }
 
 // readAgain has the connection's open orders read again, once the document is saved: changes may have been missed since a time.

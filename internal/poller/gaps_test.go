@@ -115,3 +115,29 @@ func TestATokenEndpointThatFailsAfterA401IsNoGap(t *testing.T) {
 		t.Errorf("subscribed %d times", n)
 	}
 }
+
+// TestAGapIsToldOnceTheLogTakesEvents: the events' part of the store may be away while the part that polls write to is not.
+func TestAGapIsToldOnceTheLogTakesEvents(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sandbox.Config{})
+	r.connect("a")
+	r.start()
+	eventually(t, "the subscription", r.subscribed)
+	r.refuseEvents(true)
+	if err := r.sandbox.SetFaults(sandbox.Faults{ShareCutAfterRead: 1, Operations: []sandbox.Operation{sandbox.OpPoll}}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a gap that is not told", func() bool {
+		doc, _, err := r.store.Polls.Get(t.Context(), "a")
+		return err == nil && len(doc.GapsUntold) > 0
+	})
+	r.refuseEvents(false)
+	if err := r.sandbox.SetFaults(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "that every gap is told", func() bool {
+		doc, _, err := r.store.Polls.Get(t.Context(), "a")
+		return err == nil && len(doc.GapsUntold) == 0 && doc.Gaps > 1 && r.told(relay.KindGapSuspected) == int(doc.Gaps)-1 // one is the subscription's
+	})
+	r.halt()
+}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
@@ -233,10 +235,15 @@ func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutc
 	return r.pause(0)
 }
 
-// tell is suspect for a gap that is no reason to stop: an event that cannot be stored now is told by the log line before.
+// tell is suspect for a gap that is no reason to stop: an event that cannot be stored now is told later, see tellUntold.
 func (r *runner) tell(ctx context.Context, since time.Time, why string) {
-	if err := r.suspect(ctx, since, why); err != nil {
-		r.log.Error("the operational event of a suspected gap could not be stored", "error", err)
+	err := r.suspect(ctx, since, why)
+	if err == nil {
+		return
+	}
+	r.log.Log(ctx, store.Level(err, slog.LevelError), "the operational event of a suspected gap could not be stored yet", "error", err)
+	if len(r.doc.GapsUntold) < maxUntold {
+		r.doc.GapsUntold = append(slices.Clip(r.doc.GapsUntold), relay.UntoldGap{Since: since, Why: why})
 	}
 }
 

@@ -51,6 +51,7 @@ type rig struct {
 	topic   string        // what is subscribed to; "": the usual one
 
 	mu    sync.Mutex
+	deaf  bool // the log takes no events
 	kinds []relay.Kind
 	gaps  []relay.Poll // the documents that the reconciler was told of
 	log   bytes.Buffer // of the poller
@@ -73,12 +74,21 @@ func (r *rig) logged(text string) int {
 func (r *rig) Operational(_ context.Context, _ string, kind relay.Kind, _, _ string, _ map[string]any) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.deaf {
+		return store.ErrUnavailable
+	}
 	r.kinds = append(r.kinds, kind)
 	return nil
 }
 
 func (r *rig) Once(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any, _ time.Time, _ ...string) error {
 	return r.Operational(ctx, site, kind, id, message, details)
+}
+
+func (r *rig) refuseEvents(yes bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.deaf = yes
 }
 
 func (r *rig) Suspected(_ string, doc relay.Poll) {

@@ -141,6 +141,7 @@ func (r *runner) turn(ctx context.Context, first, wanted bool) (time.Duration, b
 	if first {
 		r.resume()
 	}
+	r.tellUntold(ctx)
 	if r.config().Paused {
 		r.set(func(s *seen) { s.state = StatePaused })
 		return r.keepToken(ctx), true

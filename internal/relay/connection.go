@@ -108,6 +108,12 @@ type PollOutcome struct {
 	CorrelationID string    `json:"correlationId,omitempty"`
 }
 
+// UntoldGap is a suspected gap: since when, and why in words that begin its event.
+type UntoldGap struct {
+	Since time.Time `json:"since"`
+	Why   string    `json:"why"`
+}
+
 // Poll is the document of relay_polls: where a connection stands with the vendor's queue.
 type Poll struct {
 	Epoch      uint64       `json:"epoch"`
@@ -133,6 +139,8 @@ type Poll struct {
 	Gaps     uint64         `json:"gaps,omitempty"`
 	GapCause ReconcileCause `json:"gapCause,omitempty"`
 	GapSince *time.Time     `json:"gapSince,omitempty"`
+	// GapsUntold are suspected gaps whose operational event could not be stored yet.
+	GapsUntold []UntoldGap `json:"gapsUntold,omitempty"`
 	// ForeignSince is since when polls bring something else in the queue's place; nil: they do not.
 	ForeignSince *time.Time `json:"foreignSince,omitempty"`
 	Failures     int        `json:"failures,omitempty"` // polls failed in a row
