@@ -100,28 +100,42 @@ func (s *Sandbox) api(op Operation, scope string, run func(call) answer) http.Ha
 		if asksForXML(c.Header.Get("Accept")) {
 			return plain(http.StatusNotAcceptable, "This sandbox answers in JSON only.")
 		}
-		now := s.cfg.Now()
-		s.mu.Lock()
-		rest, limited := s.overLimit(now)
-		if limited {
-			s.tally.RateLimited++
-		}
-		c.grant = s.bearer(c.Request, now)
-		s.mu.Unlock()
-		switch {
-		case limited:
-			a := plain(http.StatusTooManyRequests, textThrottled)
-			a.header = map[string]string{"Retry-After": s.retryAfter(rest, false)}
+		if a, refused := s.admit(&c, scope, refusals{plain, textUnauthorised, "Forbidden. The scope " + scope + " is required."}); refused {
 			return a
-		case c.grant == nil:
-			a := plain(http.StatusUnauthorized, textUnauthorised)
-			a.header = map[string]string{"WWW-Authenticate": "Bearer"}
-			return a
-		case !c.grant.has(scope):
-			return plain(http.StatusForbidden, "Forbidden. The scope "+scope+" is required.")
 		}
 		return run(c)
 	})
+}
+
+// refusals are how an API says no.
+type refusals struct {
+	say                     func(status int, text string) answer
+	unauthorised, forbidden string
+}
+
+// admit finds the grant of a call's bearer token, unless the call is refused.
+func (s *Sandbox) admit(c *call, scope string, r refusals) (answer, bool) {
+	now := s.cfg.Now()
+	s.mu.Lock()
+	rest, limited := s.overLimit(now)
+	if limited {
+		s.tally.RateLimited++
+	}
+	c.grant = s.bearer(c.Request, now)
+	s.mu.Unlock()
+	switch {
+	case limited:
+		a := r.say(http.StatusTooManyRequests, textThrottled)
+		a.header = map[string]string{"Retry-After": s.retryAfter(rest, false)}
+		return a, true
+	case c.grant == nil:
+		a := r.say(http.StatusUnauthorized, r.unauthorised)
+		a.header = map[string]string{"WWW-Authenticate": "Bearer"}
+		return a, true
+	case !c.grant.has(scope):
+		return r.say(http.StatusForbidden, r.forbidden), true
+	}
+	return answer{}, false
 }
 
 // asksForXML is true if XML is all that the caller takes.

@@ -14,26 +14,11 @@ func message(status int, text string) answer {
 // sister is a call of the sister API: as api, but its refusals are JSON.
 func (s *Sandbox) sister(op Operation, scope string, run func(call) answer) http.Handler {
 	return s.vendor(op, s.bearing, func(c call) answer {
-		now := s.cfg.Now()
-		s.mu.Lock()
-		rest, limited := s.overLimit(now)
-		if limited {
-			s.tally.RateLimited++
+		no := refusals{message, "Authorization has been denied for this request.", "The scope " + scope + " is required."}
+		if a, refused := s.admit(&c, scope, no); refused {
+			return a
 		}
-		c.grant = s.bearer(c.Request, now)
-		s.mu.Unlock()
-		switch {
-		case limited:
-			a := message(http.StatusTooManyRequests, textThrottled)
-			a.header = map[string]string{"Retry-After": s.retryAfter(rest, false)}
-			return a
-		case c.grant == nil:
-			a := message(http.StatusUnauthorized, "Authorization has been denied for this request.")
-			a.header = map[string]string{"WWW-Authenticate": "Bearer"}
-			return a
-		case !c.grant.has(scope):
-			return message(http.StatusForbidden, "The scope "+scope+" is required.")
-		case asksForXML(c.Header.Get("Accept")):
+		if asksForXML(c.Header.Get("Accept")) {
 			return message(http.StatusNotAcceptable, "This sandbox answers in JSON only.")
 		}
 		return run(c)
