@@ -28,7 +28,7 @@ func ReadContents(p Page) Contents {
 		list := EncodedPage(p.Body, p.Encoding)
 		return Contents{List: list, Foreign: true, reason: list[0].Err.Error()}
 	}
-	list, isXML, err := parsePage(p.Body)
+	list, isXML, err := ParsePage(p.Body)
 	c := Contents{List: list, Whole: err == nil, Foreign: p.Carried(), XML: isXML}
 	c.cut = errors.Is(err, errPageCut)
 	if start := trimStart(p.Body); p.Truncated && err != nil && len(start) > 0 {

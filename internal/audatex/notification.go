@@ -67,14 +67,8 @@ var errPageCut = fmt.Errorf("%w: array does not end", ErrPage)
 // ParsePage reads a page of notifications, in their order. It loses nothing: an element that cannot be read is returned
 // with Err, and the bytes after the last complete element of a cut page as one last malformed notification (then also
 // with an error wrapping ErrPage). An empty page, [] and null hold none; an object in place of the array counts as its
-// one element. XML in the place of JSON is read too.
-func ParsePage(body []byte) ([]Notification, error) {
-	list, _, err := parsePage(body)
-	return list, err
-}
-
-// parsePage also reports whether the page is XML.
-func parsePage(body []byte) (list []Notification, isXML bool, err error) {
+// one element. XML in the place of JSON is read too, and reported.
+func ParsePage(body []byte) (list []Notification, isXML bool, err error) {
 	if start := trimStart(body); len(start) > 0 && start[0] == '<' {
 		if list, ok, err := parseXMLPage(start); ok {
 			return list, true, err

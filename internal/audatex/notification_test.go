@@ -65,7 +65,7 @@ func TestFieldsOfANotification(t *testing.T) {
 	const raw = `{"NotificationId":"A1","SubscriptionId":"x","EventType":"E","Topic":"PARTS.ORDER.CREATED","Message":{"odd":[1]},
 		"CompanyCode":"GB12","SiteId":4711,"CreatedAt":"2016-01-15T09:38:44.6871504Z","New":[],
 		"Resources":[{"ResourceType":"PartsOrder","ResourceId":"` + testOrder + `"}]}`
-	list, err := ParsePage([]byte("[" + raw + "]"))
+	list, _, err := ParsePage([]byte("[" + raw + "]"))
 	if err != nil || len(list) != 1 {
 		t.Fatalf("%v, %v", list, err)
 	}
@@ -142,7 +142,7 @@ func TestParsePageKeepsWhatItCannotRead(t *testing.T) {
 		{"a string", `"x"`, "m", true},
 		{"a cut object", good[:50], "m", true},
 	} {
-		list, err := ParsePage([]byte(tt.page))
+		list, _, err := ParsePage([]byte(tt.page))
 		var got strings.Builder
 		for _, n := range list {
 			switch {
@@ -168,12 +168,12 @@ func TestParsePageKeepsWhatItCannotRead(t *testing.T) {
 func TestParsePageIsBounded(t *testing.T) {
 	t.Parallel()
 	page := append(bytes.Repeat([]byte("0,"), 4<<20), '1')
-	list, err := ParsePage(append(append([]byte("["), page...), ']'))
+	list, _, err := ParsePage(append(append([]byte("["), page...), ']'))
 	if len(list) != maxElements+1 || !errors.Is(err, ErrPage) {
 		t.Errorf("%d elements, %v", len(list), err)
 	}
 	exactly := "[" + strings.Repeat("{},", maxElements-1) + "{}]"
-	if list, err := ParsePage([]byte(exactly)); len(list) != maxElements || err != nil {
+	if list, _, err := ParsePage([]byte(exactly)); len(list) != maxElements || err != nil {
 		t.Errorf("%d elements, %v", len(list), err)
 	}
 	for name, bomb := range map[string]string{
@@ -183,7 +183,7 @@ func TestParsePageIsBounded(t *testing.T) {
 		"inside": `[{"Resources":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + "}]",
 		"string": `[{"Topic":"` + strings.Repeat("x", 7<<20) + `"}]`,
 	} {
-		list, _ := ParsePage([]byte(bomb))
+		list, _, _ := ParsePage([]byte(bomb))
 		if len(list) != 1 || list[0].Err == nil {
 			t.Errorf("%s: %d elements", name, len(list))
 		}
@@ -208,7 +208,7 @@ func TestACutPageLosesNothing(t *testing.T) {
 		}
 		page := "[" + strings.Join(want, ",") + "]"
 		at := rapid.IntRange(0, len(page)).Draw(t, "cut")
-		list, err := ParsePage([]byte(page[:at]))
+		list, _, err := ParsePage([]byte(page[:at]))
 		if (err == nil) != (at == 0 || at == len(page)) {
 			t.Fatalf("cut at %d of %d: %v", at, len(page), err)
 		}
@@ -254,7 +254,7 @@ func TestNotificationsAsXML(t *testing.T) {
 		"too deep":             {`<NotificationMessage>` + strings.Repeat("<a>", 100) + strings.Repeat("</a>", 100) + `</NotificationMessage>`, "", 1},
 		"entities":             {`<!DOCTYPE a [<!ENTITY b "cc">]><NotificationMessage><Topic>&b;</Topic></NotificationMessage>`, "", 1},
 	} {
-		list, err := ParsePage([]byte(tt.page))
+		list, _, err := ParsePage([]byte(tt.page))
 		if len(list) != tt.count || tt.count > 0 && list[0].Order != tt.order || (err != nil) != (name == "too deep" || name == "entities") {
 			t.Errorf("%s: %+v, %v", name, list, err)
 		}
@@ -271,7 +271,7 @@ func FuzzParsePage(f *testing.F) {
 	}
 	addRecorded(f, "poll")
 	f.Fuzz(func(t *testing.T, page []byte) {
-		list, err := ParsePage(page)
+		list, _, err := ParsePage(page)
 		var elements []json.RawMessage
 		if json.Unmarshal(trimJSON(page), &elements) == nil && len(elements) <= maxElements {
 			if err != nil || len(list) != len(elements) {
@@ -306,7 +306,7 @@ func FuzzParsePage(f *testing.F) {
 }
 
 func ExampleParsePage() {
-	list, err := ParsePage([]byte(`[{"Topic":"PARTS.ORDER.UPDATED","ResourceUris":[{"Type":"PartsOrder","Value":"https://host.example/partsorders/5F0C2A34-9D1E-4C6B-8A7F-0123456789AB"}]}]`))
+	list, _, err := ParsePage([]byte(`[{"Topic":"PARTS.ORDER.UPDATED","ResourceUris":[{"Type":"PartsOrder","Value":"https://host.example/partsorders/5F0C2A34-9D1E-4C6B-8A7F-0123456789AB"}]}]`))
 	fmt.Println(list[0].Topic, list[0].Order, err)
 	// Output: PARTS.ORDER.UPDATED 5f0c2a34-9d1e-4c6b-8a7f-0123456789ab <nil>
 }

@@ -109,7 +109,7 @@ func poll(t *testing.T, s *audatex.Session, subscription string) []audatex.Notif
 		if err != nil {
 			t.Fatal(err)
 		}
-		list, err := audatex.ParsePage(page.Body)
+		list, _, err := audatex.ParsePage(page.Body)
 		if err != nil || page.Truncated || page.Carried() != (len(list) > 0) || page.CorrelationID == "" {
 			t.Fatalf("page %+v: %v", page, err)
 		}
@@ -259,7 +259,7 @@ func TestRawMessagesDoNotSpoilOthers(t *testing.T) {
 	if audatex.OutcomeOf(err) != audatex.Malformed || !page.Carried() {
 		t.Fatalf("%v", err)
 	}
-	list, err := audatex.ParsePage(page.Body)
+	list, _, err := audatex.ParsePage(page.Body)
 	if err != nil || len(list) != 5 || list[4].Order != strings.ToLower(order.ID) {
 		t.Fatalf("%+v, %v", list, err)
 	}

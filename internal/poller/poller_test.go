@@ -262,7 +262,7 @@ func (r *rig) notifications(id string) (pages, notifications int) {
 		r.t.Fatal(err)
 	}
 	for _, p := range all {
-		parsed, err := audatex.ParsePage(p.Body)
+		parsed, _, err := audatex.ParsePage(p.Body)
 		if err != nil {
 			r.t.Fatal(err)
 		}
