@@ -3,14 +3,11 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net"
-	"net/http"
-	"os"
 	"slices"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/demo"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
@@ -27,128 +24,65 @@ type demoCommand struct {
 	DropDelivery bool `hidden:"" help:"The demo's receiver loses one delivery after answering 200 to it."`
 }
 
-// errDemo is a run in which the relay did not keep its promises. The summary has said which.
-var errDemo = errors.New("the demo saw the relay break a promise; its last line says which")
-
-const (
-	demoSetup     = 30 * time.Second // for the relay to start and to subscribe everywhere
-	demoFirstSite = 4711             // the vendor's id of the first site
-)
-
-// demoFaults are what --faults lets the vendor do: refuse and linger. Cut answers are left out, as what they cost is not the relay's to lose.
-var demoFaults = sandbox.Faults{
-	Share500: 0.05, Share503: 0.03, Share429: 0.01, RetryAfter: time.Second, ShareLatency: 0.2, Latency: 300 * time.Millisecond,
-}
-
-// demoSite is a site as the demo knows it: our name and the vendor's id.
-type demoSite struct{ name, vendor string }
-
-// Run shows the whole way once, with real parts: the vendor's double, the relay, and a receiver that verifies.
-func (c *demoCommand) Run(p program) (failed error) {
-	sites, err := c.check()
-	if err != nil {
+// Run shows the whole way of an order once.
+func (c *demoCommand) Run(p program) error {
+	if err := c.check(); err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "relay-demo-")
-	if err != nil {
-		return fmt.Errorf("make a directory for the demo's data: %w", err)
-	}
-	defer func() { failed = errors.Join(failed, os.RemoveAll(dir)) }()
-
-	// What is around the relay goes on until it has drained.
-	around, stopAround := context.WithCancel(context.WithoutCancel(p.ctx))
-	var surroundings group
-	defer func() { failed = errors.Join(failed, surroundings.wait()) }()
-	defer stopAround()
-	vendor := sandbox.New(sandbox.Config{Seed: c.Seed})
-	vendorURL, err := serveLoopback(around, &surroundings, "the vendor's double", vendor.Handler())
-	if err != nil {
-		return err
-	}
-
-	// The relay.
-	running, stopRelay := context.WithCancel(around)
-	var inside group
-	defer func() { failed = errors.Join(failed, inside.wait()) }()
-	defer stopRelay()
-	config, err := demoSettings(dir, vendorURL, c.Verbose).check()
-	if err != nil {
-		return err
-	}
-	started := make(chan addresses, 1)
-	inside.goUntil(running, "the relay", func(ctx context.Context) error {
-		return serve(ctx, config, newLogger(p, config), func(at addresses) { started <- at })
+	err := demo.Run(p.ctx, demo.Config{
+		For: c.For.d(), Callback: c.Callback, Sites: c.Sites, Rate: c.Rate, Faults: c.Faults, Seed: c.Seed, DropDelivery: c.DropDelivery, Out: p.stdout,
+		Start: func(ctx context.Context, r demo.Relay, started func(demo.Addresses)) error {
+			config, err := demoSettings(r, c.Verbose).check()
+			if err != nil {
+				return err
+			}
+			return serve(ctx, config, newLogger(p, config), func(at addresses) {
+				started(demo.Addresses{API: at.api, Metrics: at.metrics, NATS: at.nats})
+			})
+		},
 	})
-	var at addresses
-	select {
-	case at = <-started:
-	case err := <-inside.failed():
-		return err
-	case <-p.ctx.Done():
-		return nil
+	if refused, ok := errors.AsType[*demo.CallbackError](err); ok {
+		return wrong("--callback", "%w", refused)
 	}
-
-	// The receiver, and everything registered as a user would.
-	seen := newAudit()
-	d := &demo{command: c, sites: sites, vendor: vendor, audit: seen, journey: newJourney(p.stdout, sites, seen),
-		calls: &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}}
-	defer d.calls.CloseIdleConnections()
-	setup, cancel := context.WithTimeout(p.ctx, demoSetup)
-	defer cancel()
-	if err := d.prepare(setup, around, &surroundings, at, config.AdminToken); err != nil {
-		if p.ctx.Err() != nil {
-			return nil // told to stop before there was anything to see
-		}
-		return err
-	}
-
-	// Orders move until the time is over.
-	err = d.walk(p.ctx, inside.failed())
-	if err == nil {
-		err = d.settle(running)
-	}
-	stopRelay()
-	return errors.Join(err, inside.wait())
+	return err
 }
 
-// check answers the sites, or the flag that is wrong.
-func (c *demoCommand) check() ([]demoSite, error) {
+// check returns the error of the flag that is wrong.
+func (c *demoCommand) check() error {
 	if len(c.Sites) == 0 || len(c.Sites) > 20 {
-		return nil, wrong("--sites", "names %d sites; between 1 and 20 are needed", len(c.Sites))
+		return wrong("--sites", "names %d sites; between 1 and 20 are needed", len(c.Sites))
 	}
-	var sites []demoSite
 	for i, name := range c.Sites {
 		if err := relay.CheckName(name); err != nil {
-			return nil, wrong("--sites", "%w", err)
+			return wrong("--sites", "%w", err)
 		}
 		if slices.Contains(c.Sites[:i], name) {
-			return nil, wrong("--sites", "%s is named twice", name)
+			return wrong("--sites", "%s is named twice", name)
 		}
-		sites = append(sites, demoSite{name: name, vendor: fmt.Sprint(demoFirstSite + i)})
 	}
 	if c.Rate < 1 || c.Rate > 600 {
-		return nil, wrong("--rate", "%d is not between 1 and 600 orders a minute", c.Rate)
+		return wrong("--rate", "%d is not between 1 and 600 orders a minute", c.Rate)
 	}
 	if c.For < 0 {
-		return nil, wrong("--for", "%s is below zero", c.For)
+		return wrong("--for", "%s is below zero", c.For)
 	}
 	if c.DropDelivery && c.Callback != "" {
-		return nil, wrong("--drop-delivery", "is for the demo's own receiver, not for one of --callback")
+		return wrong("--drop-delivery", "is for the demo's own receiver, not for one of --callback")
 	}
-	return sites, nil
+	return nil
 }
 
 // demoSettings are those of a relay for one machine and a short life. They are written out rather than read from flags: RELAY_…
 // variables of a real relay in the same shell must not reach the demo.
-func demoSettings(dir, vendor string, verbose bool) settings {
+func demoSettings(r demo.Relay, verbose bool) settings {
 	s := settings{
 		storage: storage{
-			DataDir: dir, StorageSync: "1s", Retention: duration(24 * time.Hour), NATSPrefix: "relay", NATSListen: "127.0.0.1:0",
+			DataDir: r.Dir, StorageSync: "1s", Retention: duration(24 * time.Hour), NATSPrefix: "relay", NATSListen: "127.0.0.1:0",
 			LogLevel: "warn", LogFormat: "text",
 		},
-		HTTPAddr: "127.0.0.1:0", MetricsAddr: "127.0.0.1:0", AdminToken: relay.NewID(),
+		HTTPAddr: "127.0.0.1:0", MetricsAddr: "127.0.0.1:0", AdminToken: r.AdminToken,
 		ShutdownGrace:  duration(5 * time.Second),
-		AudatexBaseURL: vendor + sandbox.APIPath, AudatexAuthURL: vendor + sandbox.AuthorizePath, AudatexTokenURL: vendor + sandbox.TokenPath,
+		AudatexBaseURL: r.VendorURL + sandbox.APIPath, AudatexAuthURL: r.VendorURL + sandbox.AuthorizePath, AudatexTokenURL: r.VendorURL + sandbox.TokenPath,
 		AudatexClientID: "sandbox-client", AudatexClientSecret: "sandbox-secret", AudatexAuthStyle: "form", AudatexPKCE: "on",
 		AudatexScopes: []string{sandbox.ScopeBasic, sandbox.ScopePartsOrders}, AudatexTopic: audatex.DefaultTopic, AudatexTimezone: "UTC",
 		// The double has no budget, and seconds count here.
@@ -162,15 +96,4 @@ func demoSettings(dir, vendor string, verbose bool) settings {
 		s.LogLevel = "debug"
 	}
 	return s
-}
-
-// serveLoopback serves on a free port of the loopback interface until ctx ends and answers the base address.
-func serveLoopback(ctx context.Context, g *group, what string, handler http.Handler) (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("listen for %s: %w", what, err)
-	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
-	g.goUntil(ctx, what, func(ctx context.Context) error { return serveHTTP(ctx, server, listener) })
-	return "http://" + listener.Addr().String(), nil
 }

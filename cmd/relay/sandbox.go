@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -79,34 +77,5 @@ func (c *sandboxCommand) Run(p program) error {
 	fmt.Fprintf(p.stdout, "RELAY_AUDATEX_BASE_URL=%s\nRELAY_AUDATEX_AUTH_URL=%s\nRELAY_AUDATEX_TOKEN_URL=%s\nRELAY_AUDATEX_CLIENT_ID=%s\nRELAY_AUDATEX_CLIENT_SECRET=%s\n",
 		base+sandbox.APIPath, base+sandbox.AuthorizePath, base+sandbox.TokenPath, c.ClientID, c.Secret)
 	fmt.Fprintf(p.stderr, "the sandbox listens; its control API is %s (docs/sandbox.md)\n", base+sandbox.ControlPath)
-	return serveHTTP(p.ctx, &http.Server{Handler: s.Handler(), ReadHeaderTimeout: 10 * time.Second}, listener)
-}
-
-// requestGrace is how long a request under way may take to end once its server stops.
-const requestGrace = time.Second
-
-// serveHTTP serves until ctx ends, then gives requests under way the grace time.
-func serveHTTP(ctx context.Context, server *http.Server, listener net.Listener) error {
-	ended := make(chan error, 1)
-	go func() {
-		if bounded, ok := listener.(*ingress.Listener); ok {
-			ended <- bounded.Serve(server)
-			return
-		}
-		ended <- server.Serve(listener)
-	}()
-	select {
-	case err := <-ended:
-		return err
-	case <-ctx.Done():
-	}
-	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestGrace)
-	defer cancel()
-	if err := server.Shutdown(stopping); err != nil {
-		_ = server.Close() // what is still open was given its time
-	}
-	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
+	return ingress.Serve(p.ctx, &http.Server{Handler: s.Handler(), ReadHeaderTimeout: 10 * time.Second}, listener)
 }

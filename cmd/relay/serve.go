@@ -16,6 +16,7 @@ import (
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/consent"
 	"github.com/audatex-relay/relay/internal/dispatcher"
+	"github.com/audatex-relay/relay/internal/group"
 	"github.com/audatex-relay/relay/internal/httpapi"
 	"github.com/audatex-relay/relay/internal/ingress"
 	"github.com/audatex-relay/relay/internal/natsd"
@@ -93,13 +94,13 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	state := &readiness{}
 	front := newFront(withPages(consent.Starting(c.PublicURL), httpapi.Starting(c.PublicURL, state.ready)))
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
-	var running group
-	defer func() { stopServing(); _ = running.wait() }() // when the start fails; else they have ended
-	running.goUntil(serving, "the HTTP API", func(ctx context.Context) error {
-		return serveHTTP(ctx, httpapi.NewServer(front, log), api)
+	var running group.Group
+	defer func() { stopServing(); _ = running.Wait() }() // when the start fails; else they have ended
+	running.Go(serving, "the HTTP API", func(ctx context.Context) error {
+		return ingress.Serve(ctx, httpapi.NewServer(front, log), api)
 	})
-	running.goUntil(serving, "the metrics", func(ctx context.Context) error {
-		return serveHTTP(ctx, metricsServer(registry), metrics)
+	running.Go(serving, "the metrics", func(ctx context.Context) error {
+		return ingress.Serve(ctx, metricsServer(registry), metrics)
 	})
 
 	// The store.
@@ -130,7 +131,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 		return err
 	}
 	registry.MustRegister(s.Health().Collector())
-	running.goUntil(serving, "the store's health", s.Run)
+	running.Go(serving, "the store's health", s.Run)
 	if err := patiently(ctx, log, "what the keys are to open cannot be read", state.waiting, func() error {
 		return checkKeys(ctx, s, c, errors.Is(missing, fs.ErrNotExist))
 	}, func(err error) bool {
@@ -262,28 +263,28 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 
 	// Everything runs. Sharing stops first and with it the work on every shard, then the stages; what serves goes on until they have drained.
 	front.open(withPages(consents, apis.Handler()))
-	running.goUntil(serving, "the administrators' tokens", (&adminFiles{config: c, admins: admins, log: log}).follow)
-	running.goUntil(serving, "the encryption keys", func(ctx context.Context) error { resealing.Run(ctx); return nil })
-	running.goUntil(serving, "the API keys", func(ctx context.Context) error { keys.Run(ctx); return nil })
-	running.goUntil(serving, "the copy of the log", func(ctx context.Context) error { return runEvents(ctx, events, keys) })
-	running.goUntil(serving, "the consents", func(ctx context.Context) error { consents.Run(ctx); return nil })
-	running.goUntil(serving, "the API's feed", func(ctx context.Context) error { apis.Run(ctx); return nil })
+	running.Go(serving, "the administrators' tokens", (&adminFiles{config: c, admins: admins, log: log}).follow)
+	running.Go(serving, "the encryption keys", func(ctx context.Context) error { resealing.Run(ctx); return nil })
+	running.Go(serving, "the API keys", func(ctx context.Context) error { keys.Run(ctx); return nil })
+	running.Go(serving, "the copy of the log", func(ctx context.Context) error { return runEvents(ctx, events, keys) })
+	running.Go(serving, "the consents", func(ctx context.Context) error { consents.Run(ctx); return nil })
+	running.Go(serving, "the API's feed", func(ctx context.Context) error { apis.Run(ctx); return nil })
 	if c.NATSURL != "" { // the only replica there can be has the whole of it
-		running.goUntil(serving, "the share of the vendor's budget", part.run)
+		running.Go(serving, "the share of the vendor's budget", part.run)
 	}
-	running.goUntil(serving, "what the vendor has asked by its 429s", throttled.run)
-	running.goUntil(serving, "the bound of garbage", func(ctx context.Context) error { return boundGarbage(ctx, polling.Count) })
-	var stages, sharing group
+	running.Go(serving, "what the vendor has asked by its 429s", throttled.run)
+	running.Go(serving, "the bound of garbage", func(ctx context.Context) error { return boundGarbage(ctx, polling.Count) })
+	var stages, sharing group.Group
 	working, stopWorking := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWorking()
-	stages.goUntil(working, "the dispatcher", dispatching.Run)
-	stages.goUntil(working, "the resolver", resolving.Run)
-	stages.goUntil(working, "the poller", polling.Run)
-	stages.goUntil(working, "the reconciler", reconciling.Run)
+	stages.Go(working, "the dispatcher", dispatching.Run)
+	stages.Go(working, "the resolver", resolving.Run)
+	stages.Go(working, "the poller", polling.Run)
+	stages.Go(working, "the reconciler", reconciling.Run)
 	owning, stopOwning := context.WithCancel(ctx)
 	defer stopOwning()
-	sharing.goUntil(owning, "the share of the work", func(ctx context.Context) error { return member.Run(ctx, held.work) })
-	sharing.goUntil(owning, "the formats of the store", formats.Run)
+	sharing.Go(owning, "the share of the work", func(ctx context.Context) error { return member.Run(ctx, held.work) })
+	sharing.Go(owning, "the formats of the store", formats.Run)
 
 	select { // the API answers already; it says that it is not ready
 	case <-dispatching.Ready():
@@ -301,17 +302,17 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	select {
 	case <-ctx.Done():
 		log.Info("stopping: nothing new is taken, attempts under way may end", "grace", c.ShutdownGrace.String())
-	case failed = <-sharing.failed():
-	case failed = <-stages.failed():
-	case failed = <-running.failed():
+	case failed = <-sharing.Failed():
+	case failed = <-stages.Failed():
+	case failed = <-running.Failed():
 	}
 	stopped := time.Now()
 	state.drain()
 	apis.Drain()
 	stopOwning()
-	failed = errors.Join(failed, sharing.wait())
+	failed = errors.Join(failed, sharing.Wait())
 	stopWorking()
-	failed = errors.Join(failed, stages.wait())
+	failed = errors.Join(failed, stages.Wait())
 	closing, cancel := context.WithDeadline(context.WithoutCancel(ctx), refreshesEnd(stopped, time.Now(), c.ShutdownGrace.d()))
 	defer cancel()
 	var ending sync.WaitGroup
@@ -325,7 +326,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	}
 	ending.Wait()
 	stopServing()
-	failed = errors.Join(failed, running.wait())
+	failed = errors.Join(failed, running.Wait())
 	if failed == nil {
 		log.Info("stopped")
 	}

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"bytes"
@@ -14,8 +14,8 @@ import (
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
-// demoName is the id of the demo's client and of its callback.
-const demoName = "demo"
+// demoID is the id of the demo's client and of its callback.
+const demoID = "demo"
 
 // apiKey is what the API answers when a key is made.
 type apiKey struct{ ID, Key string }
@@ -25,21 +25,21 @@ func (d *demo) registerClient(ctx context.Context) (apiKey, error) {
 	for _, s := range d.sites {
 		names = append(names, s.name)
 	}
-	err := d.admin.do(ctx, http.MethodPut, "/v1/clients/"+demoName, map[string]any{"description": "The demo", "sites": names}, nil)
+	err := d.admin.do(ctx, http.MethodPut, "/v1/clients/"+demoID, map[string]any{"description": "The demo", "sites": names}, nil)
 	if err != nil {
 		return apiKey{}, err
 	}
 	var key apiKey
-	return key, d.admin.do(ctx, http.MethodPost, "/v1/clients/"+demoName+"/keys", map[string]any{"role": "write"}, &key)
+	return key, d.admin.do(ctx, http.MethodPost, "/v1/clients/"+demoID+"/keys", map[string]any{"role": "write"}, &key)
 }
 
 // registerCallback answers the secret to verify with. It is registered with the client's own key, as a business system does it.
 func (d *demo) registerCallback(ctx context.Context, target string) (string, error) {
 	var created struct{ Secret string }
-	err := d.client.do(ctx, http.MethodPut, "/v1/callbacks/"+demoName, map[string]any{"url": target}, &created)
+	err := d.client.do(ctx, http.MethodPut, "/v1/callbacks/"+demoID, map[string]any{"url": target}, &created)
 	var p *problem
-	if errors.As(err, &p) && p.Status < 500 && d.command.Callback != "" {
-		return "", wrong("--callback", "%s", p.fields())
+	if errors.As(err, &p) && p.Status < 500 && d.config.Callback != "" {
+		return "", &CallbackError{p.fields()}
 	}
 	return created.Secret, err
 }

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"bytes"
@@ -61,7 +61,7 @@ func TestANarrowTerminalGetsTwoLines(t *testing.T) {
 	}
 	lines := func(width int) []string {
 		var out bytes.Buffer
-		j := newJourney(&out, []demoSite{{name: "leeds"}}, newAudit())
+		j := newJourney(&out, []site{{name: "leeds"}}, newAudit())
 		j.width = width
 		j.delivered(e, e.published().Add(3*time.Millisecond), "200")
 		return strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
@@ -82,12 +82,12 @@ func TestNothingIsToldBehindTheSummary(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
 	seen := newAudit()
-	j := newJourney(&out, []demoSite{{name: "leeds"}}, seen)
-	j.delivered(demoEvent{ID: "a"}, time.Now(), "200")
+	j := newJourney(&out, []site{{name: "leeds"}}, seen)
+	j.delivered(event{ID: "a"}, time.Now(), "200")
 	j.summary(sandbox.Counters{}, seen.judge(sandbox.Ledger{}))
 	told := out.String()
-	j.delivered(demoEvent{ID: "b"}, time.Now(), "200")
-	j.attempted(demoEvent{ID: "c"}, time.Now(), "500")
+	j.delivered(event{ID: "b"}, time.Now(), "200")
+	j.attempted(event{ID: "c"}, time.Now(), "500")
 	j.note("the receiver is gone")
 	if out.String() != told || !strings.Contains(told, "1 delivery, ") {
 		t.Errorf("told %q, with what came after the summary %q", told, out.String())

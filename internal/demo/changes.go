@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"encoding/json"
@@ -11,8 +11,8 @@ import (
 // mostChanges is how many kinds of change one line tells; the event has them all.
 const mostChanges = 2
 
-// demoChange is one entry of an event's changes.
-type demoChange struct {
+// change is one entry of an event's changes.
+type change struct {
 	Path string
 	Part *struct{ OEPartNumber, OrderedPartNumber string }
 	From json.RawMessage
@@ -25,14 +25,14 @@ type orderInBrief struct {
 	Parts                  []json.RawMessage
 }
 
-func (e demoEvent) brief() orderInBrief {
+func (e event) brief() orderInBrief {
 	var o orderInBrief
 	_ = json.Unmarshal(e.Data.Order, &o) // the vendor's order may hold anything; what cannot be read is not told
 	return o
 }
 
 // whatChanged tells an event in a few words: the status, then what happened to parts and fields.
-func whatChanged(e demoEvent, paint palette) string {
+func whatChanged(e event, paint palette) string {
 	o := e.brief()
 	said := []string{paint.status(o.Status)}
 	switch previous := e.Data.PreviousStatus; {
@@ -71,7 +71,7 @@ type kind struct {
 }
 
 // kindsOfChange puts equal changes of several parts together. The order's own status is told already.
-func kindsOfChange(changes []demoChange) []kind {
+func kindsOfChange(changes []change) []kind {
 	var kinds []kind
 	for _, c := range changes {
 		if c.Path == "/Status" {

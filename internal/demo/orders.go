@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -19,7 +19,7 @@ const (
 // walker makes orders at the vendor's and moves them through their life.
 type walker struct {
 	vendor *sandbox.Sandbox
-	sites  []demoSite
+	sites  []site
 	every  time.Duration
 	dice   *rand.Rand
 
@@ -33,7 +33,7 @@ type step struct {
 	order string
 }
 
-func newWalker(vendor *sandbox.Sandbox, sites []demoSite, perMinute int, seed uint64) *walker {
+func newWalker(vendor *sandbox.Sandbox, sites []site, perMinute int, seed uint64) *walker {
 	return &walker{
 		vendor: vendor, sites: sites, every: time.Minute / time.Duration(perMinute),
 		dice: rand.New(rand.NewPCG(seed, 1)), //nolint:gosec // it decides which order moves, and must repeat with the seed

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"fmt"
@@ -25,7 +25,7 @@ type journey struct {
 	firstSite string
 }
 
-func newJourney(out io.Writer, sites []demoSite, a *audit) *journey {
+func newJourney(out io.Writer, sites []site, a *audit) *journey {
 	width, terminal := terminalWidth(out)
 	j := &journey{audit: a, out: out, paint: newPalette(terminal), width: width, siteSpan: len("site"), firstSite: sites[0].name}
 	for _, s := range sites {
@@ -35,7 +35,7 @@ func newJourney(out io.Writer, sites []demoSite, a *audit) *journey {
 }
 
 // welcome says where everything is, ready to be pasted.
-func (j *journey) welcome(at addresses, key apiKey, target, secret string, own bool) {
+func (j *journey) welcome(at Addresses, key apiKey, target, secret string, own bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	receiver, whose := target+"  (verifies with the reference library of Standard Webhooks)", "a receiver that verifies"
@@ -44,11 +44,11 @@ func (j *journey) welcome(at addresses, key apiKey, target, secret string, own b
 	}
 	fmt.Fprintf(j.out, "%s\n\n", j.paint.strong("The vendor's double (hostile by default), the relay with embedded NATS, and "+whose+". Ctrl-C ends it."))
 	for _, l := range [][2]string{
-		{"API", "http://" + at.api},
+		{"API", "http://" + at.API},
 		{"API key", key.Key},
-		{"try", fmt.Sprintf("curl -s -H 'Authorization: Bearer %s' 'http://%s/v1/events?limit=3'", key.Key, at.api)},
-		{"metrics", "http://" + at.metrics + "/metrics"},
-		{"NATS", fmt.Sprintf("nats sub --server nats://%s --user %s --password %s 'audatex.%s.>'", at.nats, key.ID, key.Key, j.firstSite)},
+		{"try", fmt.Sprintf("curl -s -H 'Authorization: Bearer %s' 'http://%s/v1/events?limit=3'", key.Key, at.API)},
+		{"metrics", "http://" + at.Metrics + "/metrics"},
+		{"NATS", fmt.Sprintf("nats sub --server nats://%s --user %s --password %s 'audatex.%s.>'", at.NATS, key.ID, key.Key, j.firstSite)},
 		{"receiver", receiver},
 	} {
 		fmt.Fprintf(j.out, "  %s %s\n", j.paint.dim(fmt.Sprintf("%-9s", l[0])), l[1])
@@ -72,24 +72,24 @@ func (j *journey) row(at, site, order, id, event, callback, answer string) strin
 }
 
 // delivered counts a delivery and tells it: whoever sees the count and then takes the lock finds it told.
-func (j *journey) delivered(e demoEvent, at time.Time, answer string) {
+func (j *journey) delivered(e event, at time.Time, answer string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if !j.audit.arrived(e, at) {
 		answer += ", a repeat"
 	}
-	j.event(e, at, answer)
+	j.tell(e, at, answer)
 }
 
 // attempted tells a delivery that is not done.
-func (j *journey) attempted(e demoEvent, at time.Time, answer string) {
+func (j *journey) attempted(e event, at time.Time, answer string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.event(e, at, answer)
+	j.tell(e, at, answer)
 }
 
-// event prints one attempt; the caller holds the lock.
-func (j *journey) event(e demoEvent, at time.Time, answer string) {
+// tell prints one attempt; the caller holds the lock.
+func (j *journey) tell(e event, at time.Time, answer string) {
 	if j.over {
 		return
 	}

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"encoding/json"
@@ -29,8 +29,8 @@ func orderAs(status string) json.RawMessage {
 }
 
 // told is the event of one notification of that order; note "" is the older form.
-func told(sequence uint64, note, order string) demoEvent {
-	e := demoEvent{ID: fmt.Sprint("event-", sequence), Subject: "order-1", Time: time.Now(), sequence: sequence}
+func told(sequence uint64, note, order string) event {
+	e := event{ID: fmt.Sprint("event-", sequence), Subject: "order-1", Time: time.Now(), sequence: sequence}
 	e.Data.Order = json.RawMessage(order)
 	e.Data.Notification = &struct{ ID *string }{}
 	if note != "" {
@@ -46,29 +46,29 @@ func TestAuditJudges(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		ledger  func(*sandbox.Ledger)
-		arrived []demoEvent
+		arrived []event
 		want    verdict
 		broken  bool
 	}{
-		{name: "all well", arrived: []demoEvent{first, second, third}},
-		{name: "a repeat is no fault", arrived: []demoEvent{first, second, first, third}, want: verdict{repeats: 1}},
-		{name: "a state may be seen early and twice, as a read is shared", arrived: []demoEvent{told(1, "note-0", delivered), told(2, "", delivered), third}},
-		{name: "one in the newer form is lost", arrived: []demoEvent{first, second}, want: verdict{lost: 1}, broken: true},
-		{name: "one in the older form is lost", arrived: []demoEvent{first, third}, want: verdict{lost: 1}, broken: true},
+		{name: "all well", arrived: []event{first, second, third}},
+		{name: "a repeat is no fault", arrived: []event{first, second, first, third}, want: verdict{repeats: 1}},
+		{name: "a state may be seen early and twice, as a read is shared", arrived: []event{told(1, "note-0", delivered), told(2, "", delivered), third}},
+		{name: "one in the newer form is lost", arrived: []event{first, second}, want: verdict{lost: 1}, broken: true},
+		{name: "one in the older form is lost", arrived: []event{first, third}, want: verdict{lost: 1}, broken: true},
 		{name: "all are lost", want: verdict{lost: 3}, broken: true},
-		{name: "what the vendor lost is not ours", arrived: []demoEvent{first, second}, ledger: func(l *sandbox.Ledger) {
+		{name: "what the vendor lost is not ours", arrived: []event{first, second}, ledger: func(l *sandbox.Ledger) {
 			l.Orders[0].Notifications[2].Lost = true
 		}},
-		{name: "what still is at the vendor's has not arrived", arrived: []demoEvent{first, second}, ledger: func(l *sandbox.Ledger) {
+		{name: "what still is at the vendor's has not arrived", arrived: []event{first, second}, ledger: func(l *sandbox.Ledger) {
 			l.Orders[0].Notifications[2].HandedOutAt = time.Time{}
 		}, want: verdict{lost: 1}, broken: true},
-		{name: "two events of one notification", arrived: []demoEvent{first, second, third, told(4, "note-2", delivered)}, want: verdict{doubled: 1}, broken: true},
-		{name: "an event of a notification that never was", arrived: []demoEvent{first, second, third, told(4, "note-9", delivered)}, want: verdict{doubled: 1}, broken: true},
-		{name: "one too many in the older form", arrived: []demoEvent{first, second, third, told(4, "", delivered)}, want: verdict{doubled: 1}, broken: true},
-		{name: "out of order", arrived: []demoEvent{first, told(3, "", delivered), told(2, "note-2", delivered)}, want: verdict{misordered: 1}, broken: true},
-		{name: "a digit changed", arrived: []demoEvent{first, second, told(3, "note-2", `{"Status":"Delivered","Price":12.5}`)}, want: verdict{altered: 1}, broken: true},
-		{name: "an older state after a newer one", arrived: []demoEvent{first, told(2, "", delivered), told(3, "note-2", confirmed)}, want: verdict{altered: 1}, broken: true},
-		{name: "an order that nobody made", arrived: []demoEvent{first, second, third}, ledger: func(l *sandbox.Ledger) {
+		{name: "two events of one notification", arrived: []event{first, second, third, told(4, "note-2", delivered)}, want: verdict{doubled: 1}, broken: true},
+		{name: "an event of a notification that never was", arrived: []event{first, second, third, told(4, "note-9", delivered)}, want: verdict{doubled: 1}, broken: true},
+		{name: "one too many in the older form", arrived: []event{first, second, third, told(4, "", delivered)}, want: verdict{doubled: 1}, broken: true},
+		{name: "out of order", arrived: []event{first, told(3, "", delivered), told(2, "note-2", delivered)}, want: verdict{misordered: 1}, broken: true},
+		{name: "a digit changed", arrived: []event{first, second, told(3, "note-2", `{"Status":"Delivered","Price":12.5}`)}, want: verdict{altered: 1}, broken: true},
+		{name: "an older state after a newer one", arrived: []event{first, told(2, "", delivered), told(3, "note-2", confirmed)}, want: verdict{altered: 1}, broken: true},
+		{name: "an order that nobody made", arrived: []event{first, second, third}, ledger: func(l *sandbox.Ledger) {
 			l.Orders[0].ID = "order-2"
 		}, want: verdict{lost: 3, altered: 3}, broken: true},
 	} {

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"bytes"
@@ -14,25 +14,25 @@ import (
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
-// demoEvent is an event as a receiver reads it, without the relay's own types.
-type demoEvent struct {
+// event is an event as a receiver reads it, without the relay's own types.
+type event struct {
 	ID, Type, Subject, Site, Sequence string
 
 	Time time.Time // the vendor's CreatedAt
 	Data struct {
 		Order          json.RawMessage
 		PreviousStatus *string
-		Changes        []demoChange
+		Changes        []change
 		Notification   *struct{ ID *string }
 	}
 	sequence uint64
 }
 
 // published is when the event was published: the sequence counts microseconds.
-func (e demoEvent) published() time.Time { return time.UnixMicro(int64(e.sequence)) }
+func (e event) published() time.Time { return time.UnixMicro(int64(e.sequence)) }
 
-func readEvent(raw []byte) (demoEvent, error) {
-	var e demoEvent
+func readEvent(raw []byte) (event, error) {
+	var e event
 	if err := json.Unmarshal(raw, &e); err != nil {
 		return e, fmt.Errorf("read an event: %w", err)
 	}
@@ -70,7 +70,7 @@ func newAudit() *audit {
 }
 
 // arrived records a delivery and reports whether it brought something new.
-func (a *audit) arrived(e demoEvent, at time.Time) (first bool) {
+func (a *audit) arrived(e event, at time.Time) (first bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.deliveries++

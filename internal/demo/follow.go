@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -18,9 +18,9 @@ type follower struct {
 	audit   *audit
 	journey *journey
 
-	after  string               // where the feed goes on
-	events map[string]demoEvent // published and not delivered yet
-	seen   map[string]sighting  // the deliveries' last state
+	after  string              // where the feed goes on
+	events map[string]event    // published and not delivered yet
+	seen   map[string]sighting // the deliveries' last state
 	health string
 }
 
@@ -30,8 +30,8 @@ type sighting struct {
 	attempts int
 }
 
-// demoDelivery is an item of GET /v1/callbacks/{id}/deliveries.
-type demoDelivery struct {
+// delivery is an item of GET /v1/callbacks/{id}/deliveries.
+type delivery struct {
 	Event, Status, Reason string
 	Attempts              int
 	At, NextAttemptAt     time.Time
@@ -43,7 +43,7 @@ type demoDelivery struct {
 }
 
 func newFollower(a api, au *audit, j *journey) *follower {
-	return &follower{api: a, audit: au, journey: j, events: map[string]demoEvent{}, seen: map[string]sighting{}}
+	return &follower{api: a, audit: au, journey: j, events: map[string]event{}, seen: map[string]sighting{}}
 }
 
 // run reads twice a second until ctx ends.
@@ -96,7 +96,7 @@ func (f *follower) read(ctx context.Context) error {
 }
 
 // answer is what the receiver made of the last attempt, in a few words.
-func (d demoDelivery) answer() string {
+func (d delivery) answer() string {
 	said := strconv.Itoa(d.LastAttempt.Status)
 	if d.LastAttempt.Status == 0 {
 		said = d.LastAttempt.Outcome
@@ -114,18 +114,18 @@ func (d demoDelivery) answer() string {
 }
 
 // freshDeliveries answers what changed since the last time, oldest first. The list is newest first: it is read down to what is known.
-func (f *follower) freshDeliveries(ctx context.Context) ([]demoDelivery, error) {
-	var fresh []demoDelivery
+func (f *follower) freshDeliveries(ctx context.Context) ([]delivery, error) {
+	var fresh []delivery
 	for after := ""; ; {
 		query := url.Values{"limit": {"200"}}
 		if after != "" {
 			query.Set("after", after)
 		}
 		var page struct {
-			Items []demoDelivery
+			Items []delivery
 			Next  string
 		}
-		if err := f.get(ctx, "/v1/callbacks/"+demoName+"/deliveries", query, &page); err != nil {
+		if err := f.get(ctx, "/v1/callbacks/"+demoID+"/deliveries", query, &page); err != nil {
 			return nil, err
 		}
 		known := false
@@ -141,7 +141,7 @@ func (f *follower) freshDeliveries(ctx context.Context) ([]demoDelivery, error) 
 		}
 		after = page.Next
 	}
-	slices.SortStableFunc(fresh, func(a, b demoDelivery) int { return a.At.Compare(b.At) })
+	slices.SortStableFunc(fresh, func(a, b delivery) int { return a.At.Compare(b.At) })
 	return fresh, nil
 }
 
@@ -179,7 +179,7 @@ func (f *follower) readHealth(ctx context.Context) error {
 		State, Health, DisabledReason string
 		Backlog                       int
 	}
-	if err := f.get(ctx, "/v1/callbacks/"+demoName, nil, &c); err != nil {
+	if err := f.get(ctx, "/v1/callbacks/"+demoID, nil, &c); err != nil {
 		return err
 	}
 	health := c.Health
@@ -220,7 +220,7 @@ func (f *follower) explain(ctx context.Context, v *verdict) error {
 			continue
 		}
 		var d struct{ Status string }
-		err := f.get(ctx, "/v1/callbacks/"+demoName+"/deliveries/"+id, nil, &d)
+		err := f.get(ctx, "/v1/callbacks/"+demoID+"/deliveries/"+id, nil, &d)
 		var p *problem
 		if errors.As(err, &p) && p.Status == http.StatusNotFound {
 			continue // the relay knows of no such delivery: lost it is

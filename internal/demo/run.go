@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -6,18 +6,19 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/group"
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
 const (
-	demoQuiet  = 5 * time.Second  // without anything arriving, nothing more is waited for …
-	demoSettle = 30 * time.Second // … nor longer than this
+	quiet      = 5 * time.Second  // without anything arriving, nothing more is waited for …
+	settleTime = 30 * time.Second // … nor longer than this
 )
 
 // demo is one run: what it is made of and what it has seen.
 type demo struct {
-	command *demoCommand
-	sites   []demoSite
+	config  Config
+	sites   []site
 	vendor  *sandbox.Sandbox
 	audit   *audit
 	journey *journey
@@ -27,18 +28,30 @@ type demo struct {
 	follower      *follower // with --callback: reads what the relay has recorded
 }
 
+func newDemo(c Config, vendor *sandbox.Sandbox) *demo {
+	var sites []site
+	for i, name := range c.Sites {
+		sites = append(sites, site{name: name, vendor: fmt.Sprint(firstSite + i)})
+	}
+	seen := newAudit()
+	return &demo{
+		config: c, sites: sites, vendor: vendor, audit: seen, journey: newJourney(c.Out, sites, seen),
+		calls: &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second},
+	}
+}
+
 // prepare starts the receiver, registers everything through the HTTP API and says how to look for oneself.
-func (d *demo) prepare(ctx, around context.Context, surroundings *group, at addresses, adminToken string) error {
-	d.admin = api{base: "http://" + at.api, token: adminToken, calls: d.calls}
+func (d *demo) prepare(ctx, around context.Context, surroundings *group.Group, at Addresses, adminToken string) error {
+	d.admin = api{base: "http://" + at.API, token: adminToken, calls: d.calls}
 	key, err := d.registerClient(ctx)
 	if err != nil {
 		return err
 	}
 	d.client = api{base: d.admin.base, token: key.Key, calls: d.calls}
-	target := d.command.Callback
+	target := d.config.Callback
 	var own *receiver
 	if target == "" {
-		own = newReceiver(d.audit, d.journey, d.command.DropDelivery)
+		own = newReceiver(d.audit, d.journey, d.config.DropDelivery)
 		if target, err = serveLoopback(around, surroundings, "the receiver", own); err != nil {
 			return err
 		}
@@ -58,34 +71,34 @@ func (d *demo) prepare(ctx, around context.Context, surroundings *group, at addr
 	if err := d.registerConnections(ctx); err != nil {
 		return err
 	}
-	if d.command.Faults {
-		return d.vendor.SetFaults(demoFaults)
+	if d.config.Faults {
+		return d.vendor.SetFaults(faults)
 	}
 	return nil
 }
 
 // walk moves orders until ctx ends, the time is over, or the relay fails.
 func (d *demo) walk(ctx context.Context, failed <-chan error) error {
-	if d.command.For > 0 {
+	if d.config.For > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, d.command.For.d())
+		ctx, cancel = context.WithTimeout(ctx, d.config.For)
 		defer cancel()
 	}
 	walking, stop := context.WithCancel(ctx)
-	var parts group
-	parts.goUntil(walking, "walking the orders", newWalker(d.vendor, d.sites, d.command.Rate, d.command.Seed).run)
+	var parts group.Group
+	parts.Go(walking, "walking the orders", newWalker(d.vendor, d.sites, d.config.Rate, d.config.Seed).run)
 	if d.follower != nil {
-		parts.goUntil(walking, "following the deliveries", d.follower.run)
+		parts.Go(walking, "following the deliveries", d.follower.run)
 	}
 	d.journey.header()
 	var err error
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
-	case err = <-parts.failed():
+	case err = <-parts.Failed():
 	}
 	stop()
-	if waited := parts.wait(); err == nil {
+	if waited := parts.Wait(); err == nil {
 		err = waited
 	}
 	return err
@@ -108,7 +121,7 @@ func (d *demo) settle(ctx context.Context) error {
 	}
 	d.journey.summary(d.vendor.Counters(), v)
 	if v.broken() {
-		return errDemo
+		return ErrBroken
 	}
 	return nil
 }
@@ -132,7 +145,7 @@ func (d *demo) await(ctx context.Context) error {
 		if last.Before(began) {
 			last = began
 		}
-		if time.Since(last) > demoQuiet || time.Since(began) > demoSettle {
+		if time.Since(last) > quiet || time.Since(began) > settleTime {
 			return nil
 		}
 		select {
