@@ -1,16 +1,12 @@
 package e2e
 
 import (
-	"bufio"
 	"encoding/json"
-	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -24,15 +20,7 @@ import (
 // bottom, and the test is the ten users who are sent a link. Only ports, and how the program is built, are others.
 func TestANewOperatorConnectsTenSites(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"bash", "curl", "jq", "openssl"} {
-		if _, err := exec.LookPath(name); err != nil {
-			t.Skipf("the commands of docs/connecting.md need %s, which is not here", name)
-		}
-	}
-	page, err := os.ReadFile("../../docs/connecting.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	blocks := commandsOf(t, "docs/connecting.md", 10)
 	dir := t.TempDir()
 	if err := os.Symlink(relayBinary(t), filepath.Join(dir, "relay")); err != nil {
 		t.Fatal(err)
@@ -42,15 +30,11 @@ func TestANewOperatorConnectsTenSites(t *testing.T) {
 		replace = append(replace, "127.0.0.1:"+port, freeAddress(t))
 	}
 	shell := startShell(t, dir)
-	blocks := regexp.MustCompile("(?ms)^```sh\n(.*?)^```").FindAllStringSubmatch(string(page), -1)
-	if len(blocks) < 10 {
-		t.Fatalf("only %d blocks of commands were found", len(blocks))
-	}
 	var connected string
 	for _, block := range blocks {
-		out := shell.run(strings.NewReplacer(replace...).Replace(block[1]))
+		out := shell.run(strings.NewReplacer(replace...).Replace(block))
 		switch {
-		case strings.Contains(block[1], "/v1/consent-links -H"):
+		case strings.Contains(block, "/v1/consent-links -H"):
 			if n := strings.Count(out, "/consent/"); n != 10 {
 				t.Fatalf("%d links were made:\n%s", n, out)
 			}
@@ -61,15 +45,15 @@ func TestANewOperatorConnectsTenSites(t *testing.T) {
 				}
 				return ""
 			})
-		case strings.Contains(block[1], "state=active"):
+		case strings.Contains(block, "state=active"):
 			if connected = strings.Join(strings.Fields(out), " "); connected != "filey hull leeds malton ripon selby skipton thirsk whitby york" {
 				t.Errorf("who has consented: %s", out)
 			}
-		case strings.Contains(block[1], "event.json; do"):
+		case strings.Contains(block, "event.json; do"):
 			if strings.TrimSpace(out) != "audatex.parts.order.created york REHEARSAL-1" {
 				t.Errorf("what arrives: %s", out)
 			}
-		case strings.Contains(block[1], "/v1/callbacks"):
+		case strings.Contains(block, "/v1/callbacks"):
 			if !strings.Contains(out, "whsec_") {
 				t.Errorf("the callback: %s", out)
 			}
@@ -77,83 +61,6 @@ func TestANewOperatorConnectsTenSites(t *testing.T) {
 	}
 	if connected == "" {
 		t.Error("nothing says who has consented")
-	}
-}
-
-// freeAddress returns an address of this machine that nobody listened at just now.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
-}
-
-// shell is one bash that is typed into.
-type shell struct {
-	t   *testing.T
-	in  io.Writer
-	out *bufio.Reader
-	n   int
-}
-
-func startShell(t *testing.T, dir string) *shell {
-	t.Helper()
-	cmd := exec.Command("bash", "-m") // with jobs, as where somebody types
-	cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LC_ALL=C"}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	read, write := io.Pipe()
-	cmd.Stdout, cmd.Stderr = write, write
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_, _ = io.WriteString(in, "\nkill $(jobs -p) 2>/dev/null; wait; exit\n")
-		_ = in.Close()
-		go func() { _, _ = io.Copy(io.Discard, read) }()
-		_ = cmd.Wait()
-		_ = write.Close()
-	})
-	return &shell{t: t, in: in, out: bufio.NewReader(read)}
-}
-
-// run types commands and returns what they print. Each must succeed.
-func (s *shell) run(commands string) string {
-	s.t.Helper()
-	s.n++
-	end := fmt.Sprintf("end-of-block-%d", s.n)
-	if _, err := fmt.Fprintf(s.in, "set -o pipefail\n%s\nstatus=$?; echo; echo %s $status\n", commands, end); err != nil {
-		s.t.Fatal(err)
-	}
-	printed := make(chan string, 1)
-	go func() {
-		var all strings.Builder
-		for {
-			line, err := s.out.ReadString('\n')
-			if status, found := strings.CutPrefix(line, end+" "); found || err != nil {
-				if strings.TrimSpace(status) != "0" {
-					all.WriteString("\nexit status " + status)
-				}
-				printed <- all.String()
-				return
-			}
-			all.WriteString(line)
-		}
-	}()
-	select {
-	case out := <-printed:
-		if strings.Contains(out, "exit status") || strings.Contains(out, "curl: (") || strings.Contains(out, "command not found") || strings.Contains(out, "parse error") {
-			s.t.Fatalf("%s\nprinted: %s", commands, out)
-		}
-		return out
-	case <-time.After(harness.Patience):
-		s.t.Fatalf("this does not end:\n%s", commands)
-		return ""
 	}
 }
 

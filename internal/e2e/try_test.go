@@ -1,0 +1,104 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/audatex-relay/relay/internal/e2e/harness"
+)
+
+// laptop is a fresh shell for the commands of a document, with the programs built already and ports of its own.
+type laptop struct {
+	*shell
+	replace *strings.Replacer
+}
+
+func newLaptop(t *testing.T) laptop {
+	t.Helper()
+	dir := t.TempDir()
+	receiver := filepath.Join(dir, "receiver")
+	if err := harness.Build(t.Context(), filepath.Join("..", ".."), "./examples/receiver", receiver); err != nil {
+		t.Fatal(err)
+	}
+	l := laptop{shell: startShell(t, dir)}
+	replace := []string{
+		"go build -o try/ ./cmd/relay ./examples/receiver", "mkdir try && ln -s " + relayBinary(t) + " " + receiver + " try",
+		"go build -o try/ ./cmd/relay", "mkdir try && ln -s " + relayBinary(t) + " try",
+	}
+	for _, port := range []string{"8080", "8090", "9464", "3000"} {
+		address := freeAddress(t)
+		replace = append(replace, "127.0.0.1:"+port, address)
+		if port == "8090" {
+			l.shell.run("set -u; export RELAY_SANDBOX_ADDR=" + address)
+		}
+	}
+	l.replace = strings.NewReplacer(replace...)
+	return l
+}
+
+func (l laptop) run(block string) string {
+	l.t.Helper()
+	return l.shell.run(l.replace.Replace(block))
+}
+
+// README.md's commands run when they are pasted into a fresh shell, from top to bottom.
+func TestTheQuickStartRuns(t *testing.T) {
+	t.Parallel()
+	blocks := commandsOf(t, "README.md", 7)
+	l := newLaptop(t)
+	l.shell.run(`nats() { test $# = 8; }`) // what only its own program can run
+	event := false
+	for _, block := range blocks {
+		if block == "go run ./cmd/relay demo\n" || block == "go test -race ./...\n" {
+			continue
+		}
+		out := l.run(block)
+		if strings.Contains(block, "/events?") {
+			event = true
+			if !strings.Contains(out, `"type": "audatex.parts.order.created"`) || !strings.Contains(out, `"OrderReference": "PO-1"`) {
+				t.Errorf("the event that a stranger reads: %s", out)
+			}
+		}
+	}
+	if !event {
+		t.Error("no event is read")
+	}
+}
+
+// docs/try.md brings an order to a receiver, and through all that it proposes to break.
+func TestTheRelayOnALaptop(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "try.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, promised, _ := strings.Cut(string(page), "```text\n")
+	promised, _, _ = strings.Cut(promised, "```")
+	l := newLaptop(t)
+	arrived := false
+	for i, block := range commandsOf(t, "docs/try.md", 10) {
+		out := l.run(block)
+		if strings.HasSuffix(block, "cat receiver.log\n") {
+			arrived = true
+			if i != 4 || promised == "" || !strings.HasSuffix(strings.TrimSpace(out), strings.TrimSpace(promised)) {
+				t.Errorf("the command %d shows\n%s, not\n%s", i+1, out, promised)
+			}
+		}
+	}
+	if !arrived {
+		t.Error("what has arrived is never shown")
+	}
+}
+
+// The commands of docs/sandbox.md work on a sandbox that is as hostile as it can be.
+func TestTheSandboxByHand(t *testing.T) {
+	t.Parallel()
+	l := newLaptop(t)
+	l.run("go build -o try/ ./cmd/relay && cd try\n./relay sandbox >vendor.env 2>sandbox.log &\n" +
+		"until grep -q CLIENT_SECRET vendor.env; do sleep 0.2; done\nSANDBOX=http://127.0.0.1:8090")
+	for _, block := range commandsOf(t, "docs/sandbox.md", 6) {
+		l.run(block)
+	}
+}
