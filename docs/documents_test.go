@@ -1,0 +1,119 @@
+// Package docs holds the documents for those who run the relay, and tests of all documents of the project. The commands
+// that documents show are run by the tests of internal/e2e, their Go programs by those of internal/natsd.
+package docs
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+)
+
+// widest is how many characters a line of prose may have. Tables, code and lines without a space can be longer.
+const widest = 120
+
+// pages returns all Markdown files of the project with their text, by path.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	err := filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && path != ".." && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "node_modules" || path == filepath.Join("..", "try")):
+			return fs.SkipDir
+		case filepath.Ext(path) == ".md":
+			text, err := os.ReadFile(path)
+			found[path] = string(text)
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// prose returns the lines outside blocks of code, each with its number.
+func prose(text string) map[int]string {
+	lines, code := map[int]string{}, false
+	for i, line := range strings.Split(text, "\n") {
+		if strings.HasPrefix(strings.TrimSpace(line), "```") {
+			code = !code
+		} else if !code {
+			lines[i+1] = line
+		}
+	}
+	return lines
+}
+
+var link = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+
+func TestLinksLeadSomewhere(t *testing.T) {
+	t.Parallel()
+	all, checked := pages(t), 0
+	for path, text := range all {
+		// The whole text at once: the words of a link may be on two lines.
+		for _, m := range link.FindAllStringSubmatch(text, -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			file, anchor, _ := strings.Cut(m[1], "#")
+			target := path
+			if file != "" {
+				target = filepath.Join(filepath.Dir(path), file)
+			}
+			checked++
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s: the link %s leads nowhere: %v", path, m[1], err)
+			} else if anchor != "" && !strings.Contains(anchors(all[target]), "#"+anchor+"\n") {
+				t.Errorf("%s: the link %s leads to a heading that does not exist", path, m[1])
+			}
+		}
+	}
+	if checked < 40 {
+		t.Errorf("only %d links were found", checked)
+	}
+}
+
+// anchors returns the anchors of a page's headings, as GitHub makes them, each between # and a line end.
+func anchors(text string) string {
+	var all strings.Builder
+	for _, line := range prose(text) {
+		heading := strings.TrimLeft(line, "#")
+		if heading == line || !strings.HasPrefix(heading, " ") {
+			continue
+		}
+		all.WriteByte('#')
+		for _, r := range strings.ToLower(strings.TrimSpace(heading)) {
+			switch {
+			case r == ' ':
+				all.WriteByte('-')
+			case r == '-' || r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r):
+				all.WriteRune(r)
+			}
+		}
+		all.WriteByte('\n')
+	}
+	return all.String()
+}
+
+func TestLinesOfProseAreShort(t *testing.T) {
+	t.Parallel()
+	for path, text := range pages(t) {
+		if path == filepath.Join("..", "CHANGELOG.md") || path == filepath.Join("..", "ARCHITECTURE.md") {
+			continue
+		}
+		for n, line := range prose(text) {
+			trimmed := strings.TrimSpace(line)
+			if utf8.RuneCountInString(line) > widest && !strings.HasPrefix(trimmed, "|") && strings.ContainsRune(strings.TrimLeft(trimmed, "-* "), ' ') {
+				t.Errorf("%s:%d has %d characters", path, n, utf8.RuneCountInString(line))
+			}
+		}
+	}
+}
