@@ -6,23 +6,25 @@ import (
 	"time"
 )
 
-// Expired is what left the log before it could be settled.
+// Expired is what left the log before it was settled.
 type Expired struct {
 	// Entries were waiting; they are settled now.
 	Entries []Entry
-	// Stretches may have held entries that nobody listed: behind a lane's OpenFrom, or (Order empty) not read yet.
+	// Stretches may have held entries that were not listed: entries behind a lane's OpenFrom or, if
+	// Order is empty, entries that were not read yet.
 	Stretches []Stretch
 }
 
-// Stretch is the inclusive part [From, To] of the log, as far as Order goes.
+// Stretch is the inclusive range [From, To] of the log; if Order is not empty, only the entries of
+// that order.
 type Stretch struct {
 	Order    string
 	From, To uint64
 }
 
-// ExpireBelow settles what waits below first, the log's first position, because it can no longer be read. What is in
-// flight is left to end. It looks at everything that waits: call it after Load, and when first
-// has changed.
+// ExpireBelow settles the waiting entries below first, the log's first position, because they can
+// no longer be read. Batches in flight are not affected. It visits everything that waits: call it
+// after Load, and whenever first has changed.
 func (c *Cursor) ExpireBelow(first uint64) Expired {
 	var ex Expired
 	if first == 0 {
@@ -65,18 +67,19 @@ func (c *Cursor) ExpireBelow(first uint64) Expired {
 	return ex
 }
 
-// Clamped is what Clamp took back.
+// Clamped is the result of Clamp.
 type Clamped struct {
 	// From and To are the positions before and after; ReadFrom and ReadTo the last positions read.
 	From, To         uint64
 	ReadFrom, ReadTo uint64
-	// Entries were waiting, and are not in the log any more.
+	// Entries were waiting and are no longer in the log.
 	Entries []Entry
 }
 
-// Clamp takes everything back to last, the log's last position, because the log ends earlier than the cursor says (a
-// power cut, a restore): positions above it will be given to other entries. It is for the start, before anything is
-// offered; batches in flight above it become stale. It reports false if there was nothing to take back.
+// Clamp moves everything back to last, the log's last position, when the log ends before the
+// cursor's position (after a power cut, or a restore). The positions above it will be given to
+// other entries. Call it at the start, before anything is offered; batches in flight above last
+// become stale. It returns false if nothing had to be moved.
 func (c *Cursor) Clamp(last uint64) (Clamped, bool) {
 	cl := Clamped{From: c.Position(), ReadFrom: c.high}
 	c.dropSkippedBefore(0, last)
@@ -146,7 +149,7 @@ func (c *Cursor) Clamp(last uint64) (Clamped, bool) {
 	return cl, true
 }
 
-// sorted returns all queues by order, so that what is done to them one after the other comes out the same each time.
+// sorted returns all queues sorted by order, so that operations on all of them are deterministic.
 func (c *Cursor) sorted() []*queue {
 	qs := make([]*queue, 0, len(c.queues))
 	for _, q := range c.queues {

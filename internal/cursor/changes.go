@@ -6,9 +6,10 @@ import (
 	"time"
 )
 
-// Load returns the cursor that was stored as d and lanes; reading goes on from ReadFrom. Waits that a clock set back has
-// made longer than they were computed are shortened to that. Lanes of another Generation, and those of an epoch below the
-// document's Adopted, are not loaded but removed with the next Changes. Contradictions are an error.
+// Load returns the cursor that was stored as d and lanes; reading continues at ReadFrom. If the
+// clock was set back, waits are shortened to the length they were computed with. Lanes of another
+// Generation, or with an epoch below the document's Adopted, are not loaded, and the next Changes
+// remove them. Contradictory data is an error.
 func Load(p Policy, d Document, lanes []Lane, now time.Time) (*Cursor, error) {
 	if err := d.validate(); err != nil {
 		return nil, fmt.Errorf("loading cursor: %w", err)
@@ -35,7 +36,7 @@ func Load(p Policy, d Document, lanes []Lane, now time.Time) (*Cursor, error) {
 			return nil, fmt.Errorf("loading lane of order %q: %w", lanes[i].Order, err)
 		}
 	}
-	c.dropSkippedBefore(d.Position, math.MaxUint64) // lanes have taken theirs
+	c.dropSkippedBefore(d.Position, math.MaxUint64) // lanes have taken theirs already
 	return c, nil
 }
 
@@ -81,9 +82,10 @@ func (c *Cursor) loadLane(s *Lane, end uint64, now time.Time) error {
 	return nil
 }
 
-// Adopt takes a loaded cursor on under a new epoch: the next Changes have every lane and the document, so that storing them, each at the
-// revision that was read, keeps a former owner from storing anything of this cursor from then on. A crash in between
-// leaves lanes of a higher epoch than their document's, which the next owner loads as any other.
+// Adopt takes over a loaded cursor under a new epoch. The next Changes contain every lane and the
+// document. Storing them, each at the revision that was read, keeps a former owner from storing
+// anything of this cursor afterwards. If the process dies in between, some lanes have a higher
+// epoch than their document; the next owner loads them as usual.
 func (c *Cursor) Adopt(epoch uint64) {
 	c.carried.Epoch, c.carried.Adopted = epoch, epoch
 	for _, q := range c.sorted() {
@@ -94,8 +96,9 @@ func (c *Cursor) Adopt(epoch uint64) {
 	c.touchDocument()
 }
 
-// Changes is what has to be stored: first put Lanes, then the Document if it is not nil, then remove the lanes of the
-// orders in Remove. Then, and only if all of it worked, Stored. One store at a time.
+// Changes is what must be stored: first Lanes, then Document unless it is nil, then the removal of
+// the lanes of the orders in Remove. If all of that succeeded, Stored must be called. Only one
+// store may be under way at a time.
 type Changes struct {
 	Lanes    []Lane
 	Document *Document
@@ -106,30 +109,30 @@ type Changes struct {
 	removals   []uint64
 }
 
-// mark remembers which content of which lane was handed out.
+// mark identifies the version of a lane that was handed out.
 type mark struct {
 	lane    *lane
 	version uint64
 }
 
-// Empty says that there is nothing to store.
+// Empty reports whether there is nothing to store.
 func (ch *Changes) Empty() bool {
 	return len(ch.Lanes) == 0 && ch.Document == nil && len(ch.Remove) == 0
 }
 
-// Dirty says whether Changes would have anything.
+// Dirty reports whether Changes would return anything.
 func (c *Cursor) Dirty() bool {
 	return c.docVersion != c.docStored || len(c.dirty) > 0 || len(c.gone) > 0
 }
 
-// Changes returns what has changed since what was last Stored. That the reader has passed entries of others is no
-// change; it goes with the next one.
+// Changes returns what has changed since the last Stored. Passing entries that belong to others is
+// not a change; it is stored with the next one.
 func (c *Cursor) Changes() Changes {
 	var ch Changes
 	keep := c.dirty[:0]
 	for _, q := range c.dirty {
 		l := q.lane
-		if l == nil { // gone since
+		if l == nil { // removed since
 			continue
 		}
 		if l.stored == l.version {
@@ -154,7 +157,7 @@ func (c *Cursor) Changes() Changes {
 	return ch
 }
 
-// Stored acknowledges that all of ch has been stored. What has changed since it was taken is still to be stored.
+// Stored acknowledges that all of ch has been stored. Later changes remain to be stored.
 func (c *Cursor) Stored(ch Changes) {
 	for _, m := range ch.marks {
 		m.lane.stored = max(m.lane.stored, m.version)
@@ -186,7 +189,8 @@ func (c *Cursor) Stored(ch Changes) {
 	c.admit()
 }
 
-// Document returns the document as it would be stored now. On its own it must not be stored while Changes has Lanes.
+// Document returns the document in its present state. It must not be stored by itself while Changes
+// has Lanes.
 func (c *Cursor) Document() Document {
 	d := Document{V: version, Position: c.Position(), Health: c.health, Resumed: stamp(c.resumed), Carried: c.carried}
 	d.Health.FailingSince, d.Health.NextProbe = stamp(d.Health.FailingSince), stamp(d.Health.NextProbe)
@@ -224,7 +228,7 @@ func (c *Cursor) touchDocument() {
 	c.docVersion = c.version
 }
 
-// touchLane notes that a lane's record has changed; lanes over the bound have none.
+// touchLane marks a lane's record as changed. Lanes over the bound have no record.
 func (c *Cursor) touchLane(q *queue) {
 	l := q.lane
 	if !l.admitted {

@@ -5,10 +5,11 @@ import (
 	"time"
 )
 
-// Health returns how the receiver has been answering.
+// Health returns the receiver's health.
 func (c *Cursor) Health() Health { return c.health }
 
-// failed counts a failure against the receiver, and opens the circuit or sets the time of the next probe.
+// failed counts a failure of the receiver. It opens the circuit, or sets the time of the next
+// probe.
 func (c *Cursor) failed(q *queue, now time.Time, retryAfter time.Duration) {
 	h := &c.health
 	if h.Failures++; h.FailingSince.IsZero() {
@@ -35,7 +36,8 @@ func (c *Cursor) setProbe(now time.Time, retryAfter time.Duration) {
 	c.health.NextProbe, c.health.ProbeWaitMillis = now.Add(c.probeWait), c.probeWait.Milliseconds()
 }
 
-// answered notes that the receiver is well. If the circuit was open it closes: everything is due, starting slowly.
+// answered records that the receiver is well. If the circuit was open, it closes: everything is
+// due, starting slowly.
 func (c *Cursor) answered(now time.Time) {
 	if c.health.Open {
 		c.resume(now)
@@ -56,7 +58,8 @@ func (c *Cursor) heal() {
 	c.touchDocument()
 }
 
-// resume closes the circuit and makes every lane due, with one write in place of one for every lane.
+// resume closes the circuit and makes every lane due. It needs one write, of the document, instead
+// of one for each lane.
 func (c *Cursor) resume(now time.Time) {
 	c.heal()
 	c.resumed = now
@@ -69,9 +72,10 @@ func (c *Cursor) resume(now time.Time) {
 	c.pace = 1
 }
 
-// nextProbe finds the entry to probe with: first the oldest that waits, then, should that fail, in turn the next oldest
-// and so round. Every second probe is the oldest of those without a lane, if there is one: a receiver that is well and
-// refuses only some old orders must not have its circuit held open by them. At most one at a time.
+// nextProbe returns the queue to probe with. It begins with the oldest waiting entry and, while
+// probes fail, goes through the others by age and begins again. Every second probe takes the oldest
+// entry without a lane, if there is one: a receiver that is well and refuses only some old orders
+// must not keep its circuit open. There is at most one probe at a time.
 func (c *Cursor) nextProbe(now time.Time) (*queue, time.Time, bool) {
 	fresh := c.ready.top()
 	if c.Congested() {
@@ -112,8 +116,9 @@ func (c *Cursor) nextProbe(now time.Time) (*queue, time.Time, bool) {
 	return next, now, true
 }
 
-// look notices a clock that was set back, and holds every wait against it. A second back and forth is no clock set
-// back but callers whose times cross; it moves nothing by more than that second.
+// look detects a clock that was set back, and then limits every wait to its original length. A
+// difference of up to one second is not a clock set back: concurrent callers may pass their times
+// in either order.
 func (c *Cursor) look(now time.Time) {
 	if c.latest.Sub(now) <= time.Second {
 		if now.After(c.latest) {

@@ -5,26 +5,26 @@ import (
 	"time"
 )
 
-// Entry is one entry of the log that the reader's cursor answers for.
+// Entry is one entry of the log that the cursor is responsible for.
 type Entry struct {
 	// Seq is its position in the log, from 1.
 	Seq uint64 `json:"seq"`
-	// Order is the key of the lane it belongs to: not empty, and what a key in the store may be; at most 100 bytes.
+	// Order is the key of its lane: not empty, valid as a key in the store, at most 100 bytes.
 	Order string `json:"order"`
 }
 
-// Verdict is what became of an offered entry.
+// Verdict is what Offer did with an entry.
 type Verdict int
 
 const (
-	// Ignored: settled before, or known already. Nothing to do.
+	// Ignored: settled before, or already known. There is nothing to do.
 	Ignored Verdict = iota
 	// Accepted: it waits for its turn.
 	Accepted
-	// Laned: it waits in its order's lane, perhaps for long.
+	// Laned: it waits in its order's lane, perhaps for a long time.
 	Laned
-	// Full: there is no room. It and everything after it is refused until it is offered again and there is room, or
-	// until the reader begins anew at ReadFrom.
+	// Full: there is no room. This entry and all later ones are refused until this one is offered
+	// again and there is room, or until the reader begins again at ReadFrom.
 	Full
 )
 
@@ -32,65 +32,66 @@ func (v Verdict) String() string {
 	return [...]string{"ignored", "accepted", "laned", "full"}[v]
 }
 
-// Cursor is where one reader of one log stands. The zero value is not usable; see New and Load.
+// Cursor is the position and the pending work of one reader of one log. The zero value is not
+// usable; see New and Load.
 type Cursor struct {
 	policy  Policy
 	carried Carried
 
 	// What has been read. Everything up to high has been offered, or is known to be done.
 	high        uint64
-	refused     uint64  // 0, or the entry that was answered Full: nothing after it may pass it
-	ahead       []Range // done above high, from the stored document
-	first, last *node   // entries that hold the position
-	holding     int     // how many those are
-	doneLast    bool    // something was settled above last (or the position) and at or below high
+	refused     uint64  // 0, or the entry that was refused with Full: no later entry may be accepted before it
+	ahead       []Range // ranges above high that are done, from the stored document
+	first, last *node   // entries that the position must not pass
+	holding     int     // the number of those entries
+	doneLast    bool    // something between last (or the position) and high was settled
 
-	// What waits. A map is only there while something does.
+	// What waits. The map exists only while something waits.
 	queues    map[string]*queue
-	mostQueue int       // the most queues the map has held
-	ready     queueHeap // orders without lane, by head
-	dueLanes  queueHeap // lanes with an entry at hand, by time
-	starving  int       // lanes with none at hand and more in the log
-	admitted  int       // lanes the store knows, or will with the next Changes
-	over      []*queue  // lanes over the bound
+	mostQueue int       // the largest size the map has had
+	ready     queueHeap // orders without a lane, by head
+	dueLanes  queueHeap // lanes with a listed entry, by time
+	starving  int       // lanes with no listed entry and more in the log
+	admitted  int       // lanes that the store has, or will have with the next Changes
+	over      []*queue  // lanes beyond MaxLanes
 	entries   int       // items of all queues
 	inFlight  int       // batches
-	lanesTurn bool      // of lanes and fresh orders, whose turn it is
+	lanesTurn bool      // whether a lane or a fresh order is taken next
 
-	skipped       int                 // entries settled out of turn, see skip
-	skippedBefore map[string][]uint64 // those of a loaded document whose orders have not come up
+	skipped       int                 // entries settled out of order, see skip
+	skippedBefore map[string][]uint64 // those from a loaded document whose orders have no queue yet
 
-	// How the receiver answers.
+	// The health of the receiver.
 	health    Health
 	resumed   time.Time
 	failing   string // the order of all failures so far, unless health.Several
-	pace      int    // 0, or how many orders may be in flight while starting slowly
+	pace      int    // 0, or how many orders may be in flight during the slow start
 	probing   *queue
 	probeWait time.Duration
 	lastProbe uint64 // head that was probed last
-	wanted    string // order whose turn as a probe an operator asked for
+	wanted    string // the order that an operator wants to be probed next
 
-	// What is to be stored.
+	// What must be stored.
 	version               uint64
 	docVersion, docStored uint64
 	dirty                 []*queue
-	gone                  map[string]uint64 // lanes to be removed from the store, with the version that says so
-	latest                time.Time         // the latest time seen, to notice a clock set back
+	gone                  map[string]uint64 // lanes to be removed from the store, and the version at which that was noted
+	latest                time.Time         // the latest time seen, to detect a clock set back
 }
 
-// New returns a cursor that stands before the first entry of the log. Advance moves it to where it is to begin.
+// New returns a cursor at the beginning of the log. Advance moves it to its first position.
 func New(p Policy) *Cursor {
 	return &Cursor{policy: p.withDefaults(), dueLanes: queueHeap{byTime: true}}
 }
 
-// SetPolicy replaces the policy, say because a callback's concurrency was changed. It holds from the next call on; waits
-// already computed stay.
+// SetPolicy replaces the policy, for example after a callback's concurrency was changed. It applies
+// from the next call on; waits that were computed before stay as they are.
 func (c *Cursor) SetPolicy(p Policy) { c.policy = p.withDefaults() }
 
-// Carried returns the caller's own fields.
+// Carried returns the caller's fields.
 func (c *Cursor) Carried() Carried { return c.carried }
 
-// SetCarried replaces the caller's own fields; a change is a reason to store the document.
+// SetCarried replaces the caller's fields. A change makes the document dirty.
 func (c *Cursor) SetCarried(v Carried) {
 	if v != c.carried {
 		c.carried = v
@@ -98,8 +99,9 @@ func (c *Cursor) SetCarried(v Carried) {
 	}
 }
 
-// Offer hands the cursor the next entry of the log. Entries come in ascending order; whatever lies between one and the
-// next is taken not to be ours. Entries offered again, say after a reload, are recognised.
+// Offer hands the next entry of the log to the cursor. Entries must come in ascending order; the
+// entries between two offered ones belong to others. Entries that are offered again, for example
+// after a reload, are recognised.
 func (c *Cursor) Offer(e Entry) Verdict {
 	if e.Seq <= c.high {
 		return Ignored
@@ -135,15 +137,16 @@ func (c *Cursor) Offer(e Entry) Verdict {
 	return Accepted
 }
 
-// recallDone takes note of an entry of q that the stored document says is settled or in a stored lane.
+// recallDone notes an entry of q that, according to the stored document, is settled or in a stored
+// lane.
 func (q *queue) recallDone(seq uint64) {
 	if q != nil && q.lane != nil && q.lane.openFrom != 0 && seq >= q.lane.openFrom && !q.isSkipped(seq) {
 		q.lane.openLast = max(q.lane.openLast, seq)
 	}
 }
 
-// offerLaned takes an entry into a lane that the store knows, or will with the next Changes, so that the position
-// passes it.
+// offerLaned adds an entry to a lane that the store has, or will have with the next Changes. The
+// position then passes the entry.
 func (c *Cursor) offerLaned(q *queue, seq uint64) Verdict {
 	l := q.lane
 	_, listed := q.find(seq)
@@ -154,10 +157,11 @@ func (c *Cursor) offerLaned(q *queue, seq uint64) Verdict {
 	}
 	c.read(seq)
 	c.doneLast = true
-	c.touchDocument() // the lane may be gone before the document says that it has covered this entry
+	c.touchDocument() // the lane may be removed before a document covers this entry
 	switch {
 	case known:
-		// Stored with the lane, just before a crash kept the document from saying so: it waits there, or was settled.
+		// The lane was stored with this entry, and then a crash came before the document was: it
+		// waits there, or was settled.
 		return Ignored
 	case l.openFrom != 0:
 		l.openLast = max(l.openLast, seq)
@@ -171,7 +175,7 @@ func (c *Cursor) offerLaned(q *queue, seq uint64) Verdict {
 	return Laned
 }
 
-// shorten cuts a lane's entries to what it may list; the rest stands behind openFrom.
+// shorten reduces a lane's entries to LaneEntries; openFrom stands for the others.
 func (c *Cursor) shorten(q *queue) {
 	if len(q.items) <= LaneEntries {
 		return
@@ -184,8 +188,9 @@ func (c *Cursor) shorten(q *queue) {
 	q.items = q.items[:LaneEntries:LaneEntries]
 }
 
-// Advance says that everything up to seq has been offered: what lies between the last offer and seq is not ours. It has
-// no effect beyond an entry that was refused. It is no reason to store the document.
+// Advance records that everything up to seq has been offered: what lies between the last offer and
+// seq belongs to others. It does not pass an entry that was refused. It does not make the document
+// dirty.
 func (c *Cursor) Advance(seq uint64) {
 	if c.refused != 0 && seq >= c.refused {
 		return
@@ -193,17 +198,17 @@ func (c *Cursor) Advance(seq uint64) {
 	c.read(seq)
 }
 
-// ReadFrom returns the position the reader has to go on from, and withdraws the refusal that a Full began: from here on
-// the reader offers everything again.
+// ReadFrom returns the position at which the reader must continue, and lifts the refusal that began
+// with Full: from there on the reader offers everything again.
 func (c *Cursor) ReadFrom() uint64 {
 	c.refused = 0
 	return c.high + 1
 }
 
-// Room says whether an entry of an order without a lane would be accepted now.
+// Room reports whether an entry of an order without a lane would be accepted now.
 func (c *Cursor) Room() bool { return c.holding < c.window() }
 
-// Position returns the position: everything at or below is settled or in a lane.
+// Position returns the highest position at or below which everything is settled or in a lane.
 func (c *Cursor) Position() uint64 {
 	if c.first != nil {
 		return c.first.seq - 1
@@ -211,7 +216,7 @@ func (c *Cursor) Position() uint64 {
 	return c.high
 }
 
-// window is how many entries outside lanes may be held at present.
+// window returns how many entries outside lanes may be held at present.
 func (c *Cursor) window() int {
 	if c.health.Open {
 		return min(openWindow, c.policy.Window)
@@ -219,7 +224,7 @@ func (c *Cursor) window() int {
 	return c.policy.Window
 }
 
-// read moves high to seq, past what is known to be done up to there.
+// read moves high to seq, and past the following entries that are known to be done.
 func (c *Cursor) read(seq uint64) {
 	c.high = max(c.high, seq)
 	if c.refused != 0 && c.refused <= c.high {
@@ -235,13 +240,14 @@ func (c *Cursor) read(seq uint64) {
 	}
 }
 
-// isAhead says whether seq, above high, is known to be done.
+// isAhead reports whether seq, which is above high, is known to be done.
 func (c *Cursor) isAhead(seq uint64) bool {
 	i := sort.Search(len(c.ahead), func(i int) bool { return c.ahead[i][1] >= seq })
 	return i < len(c.ahead) && c.ahead[i][0] <= seq
 }
 
-// addAhead notes that seq, above high, is done: an entry that a lane knew before the reader came to it again.
+// addAhead records that seq, which is above high, is done: a lane knew the entry before the reader
+// came to it again.
 func (c *Cursor) addAhead(seq uint64) {
 	i := sort.Search(len(c.ahead), func(i int) bool { return c.ahead[i][1] >= seq })
 	if i < len(c.ahead) && c.ahead[i][0] <= seq {
@@ -264,7 +270,7 @@ func (c *Cursor) addAhead(seq uint64) {
 	}
 }
 
-// hold appends an entry to those the position must not pass.
+// hold appends an entry to the list of those that the position must not pass.
 func (c *Cursor) hold(seq uint64, q *queue) *node {
 	n := &node{seq: seq, q: q, prev: c.last, doneBefore: c.doneLast}
 	if c.last == nil {
@@ -277,7 +283,7 @@ func (c *Cursor) hold(seq uint64, q *queue) *node {
 	return n
 }
 
-// pass lets the position pass an entry: it is settled, or in a lane that is stored first.
+// pass removes an entry from that list: it is settled, or in a lane that is stored first.
 func (c *Cursor) pass(n *node) {
 	if n.prev == nil {
 		c.first = n.next
@@ -305,12 +311,13 @@ func (c *Cursor) newQueue(order string) *queue {
 	return q
 }
 
-// drop forgets an order of which nothing waits any more.
+// drop removes the queue of an order that has nothing waiting.
 func (c *Cursor) drop(q *queue) {
 	delete(c.queues, q.order)
 	c.putSkippedBack(q)
 	if len(c.queues) == 0 && c.mostQueue > 16 {
-		// Maps and heaps never shrink; ten thousand quiet cursors should not hold what each once needed.
+		// Maps and heaps never shrink, and ten thousand quiet cursors must not keep their largest
+		// size.
 		c.queues, c.mostQueue = nil, 0
 		c.ready.qs, c.dueLanes.qs, c.dirty = nil, nil, nil
 	}

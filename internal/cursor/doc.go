@@ -1,67 +1,76 @@
-// Package cursor says where a reader of an append-only log stands, and what it may do next.
+// Package cursor keeps the position of a reader of an append-only log, and decides what the reader
+// may do next: which entries are settled, which orders are being retried, whether the receiver's
+// circuit is open. No entry is lost, and no entry is attempted before an earlier unsettled one of
+// its order, whenever the process dies. It is pure data and rules, with no goroutine, lock, clock
+// or I/O of its own, and is used both by the dispatcher (events to a callback) and by the resolver
+// (inbox to orders). Begin with the life of an entry below, then cursor.go and take.go.
 //
-// It is the core both the dispatcher (events → a callback) and the resolver (inbox → orders) stand on: pure data and
-// rules. It has no goroutine, no lock, no clock and no I/O; one goroutine owns a Cursor, or a mutex around it.
+// One goroutine owns a Cursor, or a mutex guards it.
 //
 // # The life of an entry
 //
-// The reader offers entries in ascending order of Seq, with gaps where an entry is not its own. An entry *waits*, is
-// taken (*in flight*) and is *settled* once: delivered, failed, skipped or expired is the caller's word for it.
+// The reader offers entries in ascending order of Seq, with gaps where entries belong to others. An
+// entry *waits*, is taken (*in flight*), and is *settled* once. For the caller that means
+// delivered, failed, skipped or expired.
 //
-//   - Per order, in order: nothing of an order is taken while something earlier of it is unsettled. Different orders go
-//     in parallel, up to Policy.Concurrency.
-//   - The position is the highest number at or below which everything is settled or in a lane. Concurrency makes holes
-//     above it; the stored Document says what is done above the position as ranges.
-//   - A failure puts the order in a *lane*, a small record of its own (Lane) with the entries that wait, up to
-//     LaneEntries of them and then "from OpenFrom on, everything of this order". The position passes lanes, so that
-//     the state is proportional to what is wrong and not to what waits.
-//   - The retry time belongs to the lane: when its head has failed for good, each follower gets one attempt, until one
-//     succeeds. Then attempts begin anew. A lane with nothing left disappears.
-//   - A receiver that fails several times in a row over more than one order opens the *circuit*: only probes go.
-//     A probe is one entry; it does not use up an attempt. The first answer closes the circuit, everything is due, and
-//     the concurrency starts slowly again (1, 2, 4, …).
-//   - At MaxLanes lanes the cursor is *congested*: nothing fresh is taken, due lanes go on, the position stands still.
+//   - Entries of one order are taken in order: none is taken while an earlier one is unsettled.
+//     Different orders are taken in parallel, up to Policy.Concurrency.
+//   - The position is the highest number at or below which everything is settled or in a lane.
+//     Because orders run in parallel, entries above it may be done as well; the stored Document
+//     lists them as ranges.
+//   - A failure puts the order in a *lane*. A lane is a small record (Lane) of the waiting entries:
+//     up to LaneEntries of them, and then "everything of this order from OpenFrom on". The position
+//     passes lanes, so that the size of the state depends on what fails and not on what waits.
+//   - The retry time belongs to the lane. When its head has failed for good, each following entry
+//     gets one attempt, until one succeeds. Then its attempts are counted from zero again. An empty
+//     lane is removed.
+//   - A receiver that fails several times in a row, for more than one order, opens the *circuit*:
+//     only probes are sent. A probe is one entry and does not count as an attempt. The first
+//     success closes the circuit. Then everything is due, and the concurrency rises slowly (1, 2,
+//     4, …).
+//   - With MaxLanes lanes the cursor is *congested*: no fresh entry is taken, lanes that are due go
+//     on, and the position does not move.
 //
 // # Using it
 //
 //	c, err := cursor.Load(policy, document, lanes, now)  // or cursor.New(policy) and c.Advance(startFrom-1)
-//	c.Adopt(epoch)               // fence off the owner before; store the outcome before anything else
-//	c.Clamp(log.LastSeq)         // the log may end earlier than the cursor says; store the outcome before the log grows
-//	c.ExpireBelow(log.FirstSeq)  // and begin later; again whenever FirstSeq has changed
+//	c.Adopt(epoch)               // fences off the former owner; store the changes before anything else
+//	c.Clamp(log.LastSeq)         // the log may end before the cursor's position; store the changes before the log grows
+//	c.ExpireBelow(log.FirstSeq)  // the log may begin later; again whenever FirstSeq has changed
 //
 //	// reading: from c.ReadFrom() on, ascending
 //	switch c.Offer(cursor.Entry{Seq: seq, Order: order}) {
-//	case cursor.Accepted: // it waits; keep its body at hand
-//	case cursor.Laned:    // it waits in its order's lane; read it again from the log when it is taken
+//	case cursor.Accepted: // it waits; keep its body in memory
+//	case cursor.Laned:    // it waits in its order's lane; read it from the log again when it is taken
 //	case cursor.Ignored:  // known, or settled before
-//	case cursor.Full:     // offer it again when c.Room(): until then this and everything later is refused.
-//	}                     // (Or drop the rest of the page, and read on from c.ReadFrom() later.)
-//	c.Advance(lastRead)   // nothing of ours between the last offer and here
+//	case cursor.Full:     // offer it again when c.Room(); until then it and all later entries are refused.
+//	}                     // (Or drop the rest of the page, and later read again from c.ReadFrom().)
+//	c.Advance(lastRead)   // no entry of ours between the last offer and here
 //
-//	// working: whenever something came in, was settled, or c.NextDue(now) has come
+//	// working: when an entry was offered or settled, and at c.NextDue(now)
 //	for b, ok := c.Take(now, 1); ok; b, ok = c.Take(now, 1) { go attempt(b) }
 //
-//	// an attempt ended, and its record is stored
+//	// an attempt has ended, and its record is stored
 //	c.Succeed(b, now)
 //	switch r := c.Fail(b, now, cursor.Failure{Reason: "503"}); r.Outcome {
-//	case cursor.Retrying:  // r.Next says when
+//	case cursor.Retrying:  // at r.Next
 //	case cursor.Exhausted: // store that it failed for good, then:
 //		c.Settle(b.Order, b.Seqs...)
 //	}
 //	c.Release(b)           // taken but not attempted (shutdown, lost lease)
 //
-//	// storing: one round at a time, in exactly this order, stopping at the first error
+//	// storing: one round at a time, in exactly this order, ending at the first error
 //	ch := c.Changes()
-//	put(ch.Lanes...)       // 1: a lane before the document that passes its entries
-//	put(ch.Document)       // 2: if not nil
-//	purge(ch.Remove...)    // 3: after the document that says its entries are settled
-//	c.Stored(ch)           // only when all three worked; otherwise it all comes again with the next Changes
+//	put(ch.Lanes...)       // 1: a lane before the document whose position passes its entries
+//	put(ch.Document)       // 2: unless it is nil
+//	purge(ch.Remove...)    // 3: after the document that settles the lane's entries
+//	c.Stored(ch)           // only if all three succeeded; otherwise the next Changes contain everything again
 //
-//	// lanes that have used up their entries and have more in the log
+//	// lanes with no entry left in their list and more in the log
 //	for _, r := range c.Refills() { c.Refill(r, seqsOf(r.Order, r.From, through), through) } // through <= r.Through
 //
-// A document that is stored for its own sake (a new cursor, say) is Changes after SetCarried.
+// To store a document for another reason (for a new cursor, say), call SetCarried and then Changes.
 //
-// A crash at any point, also between the steps of a store, loses nothing; it repeats at most what was in flight and what
-// was settled since the last complete store.
+// A crash at any point, even between the steps of a store, loses nothing. It repeats at most what
+// was in flight and what was settled since the last complete store.
 package cursor

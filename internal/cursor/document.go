@@ -8,41 +8,43 @@ import (
 	"time"
 )
 
-// version is the "v" of the documents this package writes and the highest it reads.
+// version is the "v" of documents and lanes.
 const version = 1
 
-// Range is an inclusive stretch [from, to] of log positions.
+// Range is an inclusive range [from, to] of log positions.
 type Range [2]uint64
 
-// Carried are fields of the Document that belong to the caller; the cursor carries them and stamps Epoch and
-// Generation on every lane.
+// Carried are fields of the Document that belong to the caller. The cursor stores them, and writes
+// Epoch and Generation into every lane.
 type Carried struct {
 	// Epoch is the lease's epoch under which the document is written (fencing).
 	Epoch uint64 `json:"epoch,omitempty"`
-	// Adopted is the epoch whose owner last took the document on, having written all of its lanes anew first (Adopt): a lane of an
-	// earlier epoch is what a former owner wrote too late. 0: nobody has, and the lanes' epochs say nothing.
+	// Adopted is the epoch of the last owner that adopted the document, after writing all its lanes
+	// (Adopt). A lane with an earlier epoch was written too late by a former owner. 0: nobody has
+	// adopted it, and the lanes' epochs are ignored.
 	Adopted uint64 `json:"adopted,omitempty"`
-	// Generation is the random generation of the callback or connection; lanes of another one are not loaded.
+	// Generation is the random generation of the callback or connection. Lanes of another one are
+	// not loaded.
 	Generation string `json:"generation,omitempty"`
-	// Behind says that the reader has left the shared reader and reads pages of its own.
+	// Behind is set if the reader has left the shared reader and reads pages by itself.
 	Behind bool `json:"behind,omitempty"`
-	// FilterFrom is the position from which the present filter holds.
+	// FilterFrom is the position from which the present filter applies.
 	FilterFrom uint64 `json:"filterFrom,omitempty"`
 }
 
-// Health is how the receiver has been answering.
+// Health describes how the receiver has been answering.
 type Health struct {
-	// Failures counts failed attempts and probes in a row; any answer of the receiver sets it back to 0.
+	// Failures counts failed attempts and probes in a row. Any answer of the receiver resets it.
 	Failures int `json:"failures,omitempty"`
-	// Several says that those failures were of more than one order.
+	// Several is set if those failures were of more than one order.
 	Several bool `json:"several,omitempty"`
 	// FailingSince is when the first of those failures happened.
 	FailingSince time.Time `json:"failingSince,omitzero"`
-	// Open says that the circuit is open: only probes go.
+	// Open is set if the circuit is open: only probes are sent.
 	Open bool `json:"open,omitempty"`
 	// Probes counts failed probes since the circuit opened.
 	Probes int `json:"probes,omitempty"`
-	// NextProbe is when the next probe is due, ProbeWaitMillis the wait it was computed with.
+	// NextProbe is when the next probe is due, ProbeWaitMillis the wait that it was computed from.
 	NextProbe       time.Time `json:"nextProbe,omitzero"`
 	ProbeWaitMillis int64     `json:"probeWaitMillis,omitempty"`
 }
@@ -50,15 +52,17 @@ type Health struct {
 // Document is the stored state of a cursor, but for its lanes.
 type Document struct {
 	V int `json:"v"`
-	// Position: every entry at or below is settled, or in a lane.
+	// Position: every entry at or below it is settled or in a lane.
 	Position uint64 `json:"position"`
-	// Done are ranges above Position, ascending and apart, whose entries are settled or in a lane.
+	// Done are ranges above Position whose entries are settled or in a lane, ascending and not
+	// adjacent.
 	Done []Range `json:"done,omitempty"`
-	// Skipped are entries that were settled while earlier ones of their order wait, ascending; at most MaxSkipped.
+	// Skipped are entries that were settled while earlier ones of their order waited, ascending; at
+	// most MaxSkipped.
 	Skipped []Entry `json:"skipped,omitempty"`
 	Health  Health  `json:"health,omitzero"`
-	// Resumed is when all lanes were last made due at once: a lane whose wait began earlier is due. (One write in
-	// place of one for every lane.)
+	// Resumed is when all lanes were last made due at once: a lane whose wait began earlier is due.
+	// (This takes one write instead of one for each lane.)
 	Resumed time.Time `json:"resumed,omitzero"`
 	Carried
 }
@@ -67,27 +71,31 @@ type Document struct {
 type Lane struct {
 	V     int    `json:"v"`
 	Order string `json:"order"`
-	// Entries are the sequence numbers that wait, ascending, the head first; at most LaneEntries.
+	// Entries are the sequence numbers of the waiting entries, ascending; at most LaneEntries.
 	Entries []uint64 `json:"entries,omitempty"`
-	// OpenFrom, if not 0, says that everything of this order from here on waits as well.
+	// OpenFrom, if not 0, means that everything of this order from here on waits as well.
 	OpenFrom uint64 `json:"openFrom,omitempty"`
 	// Attempts counts the failed attempts of the head.
 	Attempts int `json:"attempts,omitempty"`
-	// Spent says that a head failed for good and nothing succeeded since: each entry gets one attempt.
+	// Spent is set if a head has failed for good and nothing has succeeded since: each entry gets
+	// one attempt.
 	Spent bool `json:"spent,omitempty"`
-	// FailingSince is when the lane's first failure since its last success happened.
+	// FailingSince is the time of the lane's first failure after its last success.
 	FailingSince time.Time `json:"failingSince,omitzero"`
-	// Reason is the last failure's, ReasonSince when the failures with just this reason began.
+	// Reason is that of the last failure, ReasonSince the time since which failures have had this
+	// reason.
 	Reason      string    `json:"reason,omitempty"`
 	ReasonSince time.Time `json:"reasonSince,omitzero"`
-	// Next is when the next attempt is due (zero: at once), WaitMillis the wait it was computed with.
+	// Next is when the next attempt is due (zero: now), WaitMillis the wait that it was computed
+	// from.
 	Next       time.Time `json:"next,omitzero"`
 	WaitMillis int64     `json:"waitMillis,omitempty"`
 	Epoch      uint64    `json:"epoch,omitempty"`
 	Generation string    `json:"generation,omitempty"`
 }
 
-// DecodeDocument reads a stored Document. Unknown fields are passed over; contradictions are an error.
+// DecodeDocument parses a stored Document. It ignores unknown fields; contradictory data is an
+// error.
 func DecodeDocument(b []byte) (Document, error) {
 	var d Document
 	if err := json.Unmarshal(b, &d); err != nil {
@@ -99,7 +107,7 @@ func DecodeDocument(b []byte) (Document, error) {
 	return d, nil
 }
 
-// DecodeLane reads a stored Lane. Unknown fields are passed over; contradictions are an error.
+// DecodeLane parses a stored Lane. It ignores unknown fields; contradictory data is an error.
 func DecodeLane(b []byte) (Lane, error) {
 	var l Lane
 	if err := json.Unmarshal(b, &l); err != nil {
@@ -148,7 +156,8 @@ func (d *Document) validate() error {
 	return nil
 }
 
-// maxWaitMillis is a year: no schedule waits longer, and durations computed from it cannot overflow.
+// maxWaitMillis is one year. No schedule waits longer, and durations computed from it cannot
+// overflow.
 const maxWaitMillis = 365 * 24 * 3600 * 1000
 
 func (l *Lane) validate() error {
@@ -180,7 +189,7 @@ func (l *Lane) validate() error {
 	return nil
 }
 
-// storable says whether times can be written as they were read, in any zone.
+// storable reports whether times can be written and read again in any zone.
 func storable(ts ...time.Time) bool {
 	for _, t := range ts {
 		if t.Year() < 1 || t.Year() > 9000 {
@@ -190,7 +199,7 @@ func storable(ts ...time.Time) bool {
 	return true
 }
 
-// stamp is how times are stored: UTC, whole milliseconds.
+// stamp returns a time as it is stored: in UTC, in whole milliseconds.
 func stamp(t time.Time) time.Time {
 	if t.IsZero() {
 		return time.Time{}
@@ -198,7 +207,7 @@ func stamp(t time.Time) time.Time {
 	return t.UTC().Truncate(time.Millisecond)
 }
 
-// cut bounds a reason, at the border of a character.
+// cut shortens a reason to maxReason bytes without splitting a character.
 func cut(s string) string {
 	if len(s) <= maxReason {
 		return s

@@ -6,16 +6,17 @@ import (
 	"time"
 )
 
-// enterLane puts an order whose head has failed in a lane: one that will be stored if there is room, else one in memory
-// alone whose entries hold the position.
+// enterLane puts an order whose head has failed in a lane. The lane will be stored if there is
+// room; otherwise it exists only in memory, and the position does not pass its entries.
 func (c *Cursor) enterLane(q *queue, now time.Time) {
 	q.lane = &lane{failingSince: now}
 	c.over = append(c.over, q)
 	c.admit()
 }
 
-// admit lets lanes over the bound into the store, as far as there is room. A lane to be removed takes its room until
-// that has been acknowledged, so that the store never holds more than MaxLanes.
+// admit moves lanes from beyond the bound into the store, as far as there is room. A lane that is
+// being removed takes up room until its removal is acknowledged, so that the store never holds more
+// than MaxLanes.
 func (c *Cursor) admit() {
 	for i := 0; i < len(c.over); {
 		q := c.over[i]
@@ -50,17 +51,18 @@ func (c *Cursor) leaveOver(q *queue) {
 	}
 }
 
-// Congested says that the bound of lanes is reached: nothing fresh is taken until some are through.
+// Congested reports whether the bound of lanes has been reached: no fresh entry is taken until a
+// lane has ended.
 func (c *Cursor) Congested() bool { return len(c.over) > 0 || !c.laneRoom() }
 
-// Refill is a lane that has used up its entries and has more in the log: read the order's entries in [From, Through]
-// and hand them to Cursor.Refill.
+// Refill is a request of a lane with no entry left in its list and more in the log: read the
+// order's entries in [From, Through] and pass them to Cursor.Refill.
 type Refill struct {
 	Order         string
 	From, Through uint64
 }
 
-// Refills lists the lanes that need a Refill. The same ones come again until it has been given.
+// Refills returns the lanes that need a Refill. A lane is returned until it has been refilled.
 func (c *Cursor) Refills() []Refill {
 	if c.starving == 0 {
 		return nil
@@ -68,8 +70,8 @@ func (c *Cursor) Refills() []Refill {
 	rs := make([]Refill, 0, c.starving)
 	for _, q := range c.queues {
 		if q.starving {
-			// After a reload a lane may know more than has been read again; waiting for the reader could be for ever, as it
-			// may be waiting for the lane.
+			// After a reload a lane may cover more than has been read again. Waiting for the reader
+			// could last forever, because the reader may be waiting for the lane.
 			rs = append(rs, Refill{q.order, q.lane.openFrom, max(c.high, q.lane.openLast)})
 		}
 	}
@@ -77,8 +79,8 @@ func (c *Cursor) Refills() []Refill {
 	return rs
 }
 
-// Unlisted lists the stretches of the log that lanes have behind what they list, for whoever wants to know how much waits there:
-// their entries are not among the Unsettled.
+// Unlisted returns the ranges of the log that lanes have behind their listed entries, for counting
+// what waits there. Unsettled does not count those entries.
 func (c *Cursor) Unlisted() []Refill {
 	var rs []Refill
 	for _, q := range c.queues {
@@ -90,10 +92,10 @@ func (c *Cursor) Unlisted() []Refill {
 	return rs
 }
 
-// Refill answers a Refill with what was found: seqs are all entries of the order in [r.From, through], ascending; more
-// than LaneEntries need not be given. With through = r.Through and everything given the lane lists all that waits; a
-// lower through (a page that ended early) leaves the rest for the next time. An answer that has been overtaken has no
-// effect. It reports whether the lane moved on.
+// Refill completes a Refill: seqs are all entries of the order in [r.From, through], ascending, of
+// which LaneEntries are enough. With through = r.Through and all entries, the lane lists everything
+// that waits; a lower through (a page that ended early) leaves the rest for the next time. A
+// request that is out of date has no effect. It reports whether the lane has changed.
 func (c *Cursor) Refill(r Refill, seqs []uint64, through uint64) bool {
 	q := c.queues[r.Order]
 	if q == nil || !q.starving || q.lane.openFrom != r.From {

@@ -2,8 +2,8 @@ package cursor
 
 import "time"
 
-// Retry makes an order's lane due now; with the circuit open it is the next probe, and that is due now. It reports false
-// if the order has no lane, or an attempt of it is under way.
+// Retry makes an order's lane due now. If the circuit is open, the order is probed next, and the
+// probe is due now. It returns false if the order has no lane, or an attempt of it is under way.
 func (c *Cursor) Retry(order string, now time.Time) bool {
 	q := c.queues[order]
 	if q == nil || q.lane == nil || q.batch != 0 {
@@ -21,7 +21,7 @@ func (c *Cursor) Retry(order string, now time.Time) bool {
 	return true
 }
 
-// ResumeAll makes everything due now, closes the circuit, forgets the failures so far, and starts slowly.
+// ResumeAll makes everything due now, closes the circuit, clears the failures, and starts slowly.
 func (c *Cursor) ResumeAll(now time.Time) {
 	c.look(now)
 	c.resume(now)

@@ -7,48 +7,50 @@ import (
 	"time"
 )
 
-// node is an entry the position must not pass: unsettled, and not in a lane the store knows of. Nodes form a list in
-// ascending order; offers append to it, so the position and the ranges done above it can be read off at any time.
+// node is an entry that the position must not pass: it is unsettled, and not in a lane that the
+// store has. Nodes form a list in ascending order, so that the position and the ranges done above
+// it can be read from it at any time.
 type node struct {
 	seq        uint64
 	q          *queue
 	prev, next *node
-	// doneBefore: between the node before (or the position) and this one something was settled. Stretches without it
-	// were merely not ours, and are not worth a range in the document.
+	// doneBefore: an entry between the previous node (or the position) and this one was settled.
+	// Where no entry was settled, all entries belong to others, and the document needs no range.
 	doneBefore bool
 }
 
-// item is an entry that waits or is in flight. Its node is nil if the position may pass it.
+// item is an entry that waits or is in flight. Its node is nil if the position may pass the entry.
 type item struct {
 	seq  uint64
 	node *node
 }
 
-// queue is one order's entries; with a lane it is being retried.
+// queue holds one order's entries. If it has a lane, the order is being retried.
 type queue struct {
 	order string
 	items []item // ascending; the first taken ones are in flight
 	taken int
-	// skipped are entries above the head that were settled out of turn, ascending: reading the log again for a lane must
-	// not bring them back.
+	// skipped are entries above the head that were settled out of order, ascending. When the log is
+	// read again for a lane, they must not come back.
 	skipped []uint64
 	batch   uint64 // identifies the batch in flight; 0: none
 	probe   bool   // the batch in flight is a probe
-	held    bool   // the batch in flight is exhausted: the caller settles what failed for good
+	held    bool   // the batch in flight is exhausted, and the caller has yet to settle what failed for good
 	lane    *lane
 
-	in       *queueHeap // where it waits for its turn, if it does
+	in       *queueHeap // the heap in which it waits for its turn, or nil
 	index    int
-	starving bool // its lane has more in the log and nothing at hand
+	starving bool // its lane has no entry left in its list and more in the log
 }
 
-// lane is what retrying an order takes.
+// lane is the retry state of an order.
 type lane struct {
-	admitted bool   // false: over the bound, kept in memory only, its entries hold the position
+	admitted bool   // false: beyond MaxLanes, kept in memory only, and the position does not pass its entries
 	openFrom uint64 // as in Lane
 	openLast uint64 // the highest entry that openFrom may stand for
-	// known: of this order everything up to here that is not listed is settled. A lane holds all that waits of its order,
-	// so that one loaded after a crash may know more than the document loaded with it.
+	// known: every entry of this order up to here that is not listed is settled. A lane holds
+	// everything that waits of its order, so after a crash it may be ahead of the document loaded
+	// with it.
 	known        uint64
 	attempts     int
 	spent        bool
@@ -58,14 +60,14 @@ type lane struct {
 	next         time.Time
 	wait         time.Duration
 
-	version, stored uint64 // of its content; stored < version: dirty
+	version, stored uint64 // of its content; dirty if stored < version
 	listed          bool   // in Cursor.dirty
-	handed          bool   // the store may know it: removing it needs saying
+	handed          bool   // the store may have it, so its removal must be stored
 }
 
 func (q *queue) head() uint64 { return q.items[0].seq }
 
-// find returns where seq is among the items, or would be.
+// find returns the index of seq among the items, or where it would be inserted.
 func (q *queue) find(seq uint64) (int, bool) {
 	if len(q.items) > 0 && q.items[0].seq == seq {
 		return 0, true
@@ -73,19 +75,20 @@ func (q *queue) find(seq uint64) (int, bool) {
 	return slices.BinarySearchFunc(q.items, seq, func(it item, seq uint64) int { return cmp.Compare(it.seq, seq) })
 }
 
-// due says whether the lane's next attempt may be made.
+// due reports whether the lane's next attempt may be made.
 func (l *lane) due(now time.Time) bool {
 	return !l.next.After(now)
 }
 
-// clamp keeps the next attempt from being further away than its own wait, which a clock set back would make it.
+// clamp limits the time to the next attempt to the lane's wait: a clock that was set back would
+// make it longer.
 func (l *lane) clamp(now time.Time) {
 	if limit := now.Add(l.wait); l.next.After(limit) {
 		l.next = limit
 	}
 }
 
-// queueHeap holds queues that wait for their turn: by head, or by time due and then head.
+// queueHeap holds queues that wait for their turn, by head, or by due time and then by head.
 type queueHeap struct {
 	qs     []*queue
 	byTime bool
@@ -132,7 +135,8 @@ func (h *queueHeap) top() *queue {
 	return h.qs[0]
 }
 
-// place puts q where it belongs after anything of it has changed: in flight, gone, starving, due at a time, or ready.
+// place moves q to the right heap after a change: it is in flight, gone, starving, due at a time,
+// or ready.
 func (c *Cursor) place(q *queue) {
 	c.forgetSkipped(q)
 	var to *queueHeap
@@ -168,7 +172,7 @@ func (c *Cursor) place(q *queue) {
 	}
 }
 
-// remove takes q out of the heap it is in, unless that is the one it stays in.
+// remove removes q from its heap, unless q stays in that heap.
 func (c *Cursor) remove(q *queue, stays *queueHeap) {
 	if q.in != nil && q.in != stays {
 		heap.Remove(q.in, q.index)

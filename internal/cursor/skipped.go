@@ -5,10 +5,11 @@ import (
 	"slices"
 )
 
-// Entries that are settled out of turn, while earlier ones of their order wait, need remembering: the order's lane, now
-// or later, may read the log again from before them. They are few (an operator skips them), so the document lists them.
+// Entries that were settled out of order, while earlier ones of their order wait, must be
+// remembered: the order's lane, now or later, may read the log again from before them. They are few
+// (an operator skips them), so the document lists them.
 
-// skip notes an entry of q settled out of turn; it reports false if there are too many.
+// skip records that an entry of q was settled out of order. It returns false if there are too many.
 func (c *Cursor) skip(q *queue, seq uint64) bool {
 	i, ok := slices.BinarySearch(q.skipped, seq)
 	if ok {
@@ -37,8 +38,8 @@ func (q *queue) isSkipped(seq uint64) bool {
 	return ok
 }
 
-// forgetSkipped drops from what q has skipped all that lies below everything that waits, but for what has not been read
-// again since a reload: what is older may still come up.
+// forgetSkipped removes from q's skipped entries those below everything that waits. It keeps those
+// that have not been read again since a reload, because older entries may still come.
 func (c *Cursor) forgetSkipped(q *queue) {
 	if len(q.skipped) == 0 {
 		return
@@ -56,7 +57,7 @@ func (c *Cursor) forgetSkipped(q *queue) {
 	c.cutSkipped(q, 0, min(n, read))
 }
 
-// putSkippedBack keeps what is left of an order's skipped entries when nothing of it waits at present.
+// putSkippedBack keeps an order's remaining skipped entries when the order has nothing waiting.
 func (c *Cursor) putSkippedBack(q *queue) {
 	if len(q.skipped) == 0 {
 		return
@@ -72,7 +73,7 @@ func (c *Cursor) cutSkipped(q *queue, from, to int) {
 	c.skipped -= to - from
 }
 
-// loadSkipped keeps what a document lists until its orders come up.
+// loadSkipped keeps the skipped entries of a document until their orders have queues.
 func (c *Cursor) loadSkipped(es []Entry) {
 	for _, e := range es {
 		if c.skippedBefore == nil {
@@ -83,7 +84,8 @@ func (c *Cursor) loadSkipped(es []Entry) {
 	}
 }
 
-// recallSkipped gives a queue that comes up what was skipped of its order before the cursor was loaded.
+// recallSkipped gives a new queue the entries of its order that were skipped before the cursor was
+// loaded.
 func (c *Cursor) recallSkipped(q *queue) {
 	if seqs, ok := c.skippedBefore[q.order]; ok {
 		q.skipped = seqs
@@ -91,7 +93,8 @@ func (c *Cursor) recallSkipped(q *queue) {
 	}
 }
 
-// passSkipped forgets what was skipped of an order that has not come up, up to seq, which has been read.
+// passSkipped removes the skipped entries of an order without a queue, up to seq, which has been
+// read.
 func (c *Cursor) passSkipped(order string, seq uint64) {
 	seqs, ok := c.skippedBefore[order]
 	if !ok {
@@ -107,8 +110,8 @@ func (c *Cursor) passSkipped(order string, seq uint64) {
 	}
 }
 
-// dropSkippedBefore forgets what was skipped of orders that have not come up, up to where everything has been read: no
-// lane can read the log again there. above keeps only that which is not above it.
+// dropSkippedBefore removes the skipped entries of orders without queues that are not in (read,
+// above]: below read no lane can read the log again, and above the log has ended.
 func (c *Cursor) dropSkippedBefore(read, above uint64) {
 	for order, seqs := range c.skippedBefore {
 		n := len(seqs)
@@ -120,7 +123,7 @@ func (c *Cursor) dropSkippedBefore(read, above uint64) {
 	}
 }
 
-// listSkipped is what the document says.
+// listSkipped returns all skipped entries for the document.
 func (c *Cursor) listSkipped() []Entry {
 	if c.skipped == 0 {
 		return nil

@@ -2,7 +2,7 @@ package cursor
 
 import "slices"
 
-// State is the cursor's condition in one word.
+// State is the cursor's overall condition.
 type State int
 
 const (
@@ -10,9 +10,9 @@ const (
 	OK State = iota
 	// Failing: some orders are in lanes, or the last attempt failed.
 	Failing
-	// Congested: as many orders are being retried as may be; nothing fresh is taken.
+	// Congested: the maximum number of orders is being retried; no fresh entry is taken.
 	Congested
-	// Open: the receiver is being probed only.
+	// Open: only probes are sent to the receiver.
 	Open
 )
 
@@ -40,17 +40,18 @@ func (c *Cursor) InFlight() int { return c.inFlight }
 // Holds reports whether entries of an order wait or are in flight.
 func (c *Cursor) Holds(order string) bool { return c.queues[order] != nil }
 
-// Unsettled returns how many entries wait or are in flight, as far as they are listed: what stands behind a lane's
-// OpenFrom is not counted.
+// Unsettled returns how many listed entries wait or are in flight. It does not count the entries
+// that a lane's OpenFrom stands for.
 func (c *Cursor) Unsettled() int { return c.entries }
 
-// Ahead returns the ranges above what was read whose entries are known to be settled, or in a lane.
+// Ahead returns the ranges above the last position read whose entries are known to be settled or in
+// a lane.
 func (c *Cursor) Ahead() []Range { return slices.Clone(c.ahead) }
 
-// Idle says that there is nothing to do, to refill or to store: everything read is settled.
+// Idle reports whether there is nothing to do, to refill or to store: everything read is settled.
 func (c *Cursor) Idle() bool { return len(c.queues) == 0 && !c.Dirty() }
 
-// Oldest returns the lowest position that waits or is in flight. It looks at every lane.
+// Oldest returns the lowest position that waits or is in flight. It visits every lane.
 func (c *Cursor) Oldest() (uint64, bool) {
 	var oldest uint64
 	consider := func(seq uint64) {
@@ -84,19 +85,19 @@ func (c *Cursor) Lane(order string) (Lane, bool) {
 	return s, true
 }
 
-// Place is where an entry of ours stands.
+// Place is the state of one of our entries.
 type Place int
 
 const (
-	// Unread: the reader has not come to it.
+	// Unread: the reader has not reached it.
 	Unread Place = iota
-	// Waiting for its turn, its order being well.
+	// Waiting for its turn; its order is not being retried.
 	Waiting
 	// InLane: it waits in its order's lane; see Lane.
 	InLane
 	// Flying: an attempt is under way.
 	Flying
-	// Settled: the cursor is through with it.
+	// Settled: the cursor has finished with it.
 	Settled
 )
 
@@ -104,7 +105,7 @@ func (p Place) String() string {
 	return [...]string{"unread", "waiting", "in-lane", "in-flight", "settled"}[p]
 }
 
-// Where returns where an entry stands, given that it is one of ours.
+// Where returns the state of an entry, given that it is one of ours.
 func (c *Cursor) Where(e Entry) Place {
 	if q := c.queues[e.Order]; q != nil {
 		i, ok := q.find(e.Seq)

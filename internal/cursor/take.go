@@ -2,18 +2,21 @@ package cursor
 
 import "time"
 
-// Batch is what may be attempted next: the head of one order, or the head and entries that follow it.
+// Batch is the next thing to attempt: the head of one order, or the head and the entries that
+// follow it.
 type Batch struct {
 	Order string
-	// Seqs are the entries, ascending; all of them belong to Order and follow one another there.
+	// Seqs are the entries, ascending. All of them belong to Order, and none of the order's entries
+	// between them is left out.
 	Seqs []uint64
-	// Attempt counts the head's attempts, this one included; a probe does not add to it.
+	// Attempt counts the head's attempts, including this one. A probe is not counted.
 	Attempt int
-	// Probe says that the circuit is open and this attempt tries whether the receiver is back.
+	// Probe is set if the circuit is open and this attempt tests whether the receiver is back.
 	Probe bool
-	// LastTry says that Fail will answer Exhausted.
+	// LastTry is set if Fail will return Exhausted.
 	LastTry bool
-	// FailingSince is when the lane began to fail, Reason and ReasonSince what its last failure was; zero without lane.
+	// FailingSince is when the lane began to fail; Reason and ReasonSince describe its last
+	// failure. Zero without a lane.
 	FailingSince time.Time
 	Reason       string
 	ReasonSince  time.Time
@@ -21,42 +24,46 @@ type Batch struct {
 	id uint64
 }
 
-// Failure is why an attempt failed.
+// Failure describes why an attempt failed.
 type Failure struct {
-	// Reason is a short word for it; ReasonSince starts anew when it changes. Cut at 256 bytes.
+	// Reason is a short word for it, cut at 256 bytes. ReasonSince is set again when it changes.
 	Reason string
-	// RetryAfter is the receiver's own hint; the longer of it (at most MaxRetryAfter) and the schedule's wait holds.
+	// RetryAfter is the receiver's hint, at most MaxRetryAfter. The longer of it and the schedule's
+	// wait is used.
 	RetryAfter time.Duration
-	// Local says that the receiver is well and refuses just this order (say, the vendor answers 404 for it): the lane
-	// counts it, the receiver's health takes it for an answer.
+	// Local is set if the receiver is well and refuses only this order (for example, the vendor
+	// returns 404 for it). The lane counts the failure; for the receiver's health it counts as an
+	// answer.
 	Local bool
 }
 
-// Outcome is what a failure means for the batch.
+// Outcome is the consequence of a failure for the batch.
 type Outcome int
 
 const (
-	// Stale: the batch is no longer in flight (it was skipped, or clamped away); nothing was changed.
+	// Stale: the batch is no longer in flight (it was skipped, or clamped away). Nothing was
+	// changed.
 	Stale Outcome = iota
 	// Retrying: it waits for the next attempt.
 	Retrying
-	// Exhausted: that was the last attempt. The batch stays in flight until the caller has stored that it failed for
-	// good and calls Settle; what it does not settle of the batch then waits again.
+	// Exhausted: that was the last attempt. The batch stays in flight until the caller has stored
+	// that it failed for good and calls Settle. Entries of the batch that it does not settle wait
+	// again.
 	Exhausted
 )
 
 func (o Outcome) String() string { return [...]string{"stale", "retrying", "exhausted"}[o] }
 
-// Result is the answer to Fail.
+// Result is what Fail returns.
 type Result struct {
 	Outcome Outcome
 	// Next is when the next attempt (or probe) is due, if Retrying.
 	Next time.Time
 }
 
-// Take returns the next thing to attempt, if there is one now: up to most (at least 1, at most LaneEntries) entries of
-// one order from its head on. A probe is always one entry. The batch is in flight until Succeed, Fail, Release, or
-// Settle of all of it.
+// Take returns the next batch to attempt, if there is one now: up to most entries (at least 1, at
+// most LaneEntries) of one order, beginning with its head. A probe is always one entry. The batch
+// is in flight until Succeed, Fail, Release, or Settle of all its entries.
 func (c *Cursor) Take(now time.Time, most int) (Batch, bool) {
 	q, _, ok := c.next(now)
 	if q == nil || !ok {
@@ -97,7 +104,8 @@ func (c *Cursor) lastTry(l *lane) bool {
 	return !c.policy.Forever && attempts >= len(c.policy.Schedule)
 }
 
-// next finds what Take would take: the order, and true; or nil and, if true, the time at which there may be something.
+// next returns the order that Take would take, and true. If there is none, it returns nil, and the
+// time at which there may be one and true, or false.
 func (c *Cursor) next(now time.Time) (*queue, time.Time, bool) {
 	c.look(now)
 	if c.inFlight >= c.limit() {
@@ -121,14 +129,15 @@ func (c *Cursor) next(now time.Time) (*queue, time.Time, bool) {
 	return nil, time.Time{}, false
 }
 
-// NextDue returns when Take may next have something, should nothing else happen: now or earlier if it has something
-// already; false if only an offer, a settlement, a refill or a store can bring something.
+// NextDue returns when Take may return something if nothing else happens: a time not after now if
+// it would now. It returns false if only an offer, a settlement, a refill or a store can change
+// that.
 func (c *Cursor) NextDue(now time.Time) (time.Time, bool) {
 	_, at, ok := c.next(now)
 	return at, ok
 }
 
-// limit is how many orders may be in flight at present.
+// limit returns how many orders may be in flight at present.
 func (c *Cursor) limit() int {
 	if c.pace > 0 && !c.health.Open {
 		return min(c.pace, c.policy.Concurrency)
@@ -136,8 +145,9 @@ func (c *Cursor) limit() int {
 	return c.policy.Concurrency
 }
 
-// Extend adds to a batch in flight entries of its order that have come in since, up to most in all: for a caller that has
-// not begun yet what answers for all of them. Not for probes.
+// Extend adds the entries of the same order that were offered in the meantime to a batch in flight,
+// up to most in all. It is for a caller that can still handle them with the same attempt. Probes
+// are not extended.
 func (c *Cursor) Extend(b Batch, most int) Batch {
 	q := c.flying(b)
 	if q == nil || q.probe || q.held {
@@ -148,8 +158,9 @@ func (c *Cursor) Extend(b Batch, most int) Batch {
 	return b
 }
 
-// Succeed settles the batch: the receiver has taken it. Attempts of its order start anew, the receiver is well, and an
-// open circuit closes. It returns how many entries that settled; 0 for a stale batch.
+// Succeed settles the batch: the receiver has accepted it. The attempts of its order are counted
+// from zero again, the receiver counts as well, and an open circuit closes. It returns how many
+// entries were settled; 0 for a stale batch.
 func (c *Cursor) Succeed(b Batch, now time.Time) int {
 	q := c.flying(b)
 	if q == nil {
@@ -171,11 +182,12 @@ func (c *Cursor) Succeed(b Batch, now time.Time) int {
 	return n
 }
 
-// Settle settles entries of an order without a success: failed for good, skipped by an operator, or handled elsewhere.
-// They may wait or be in flight; what follows a skipped entry in flight does not wait for the attempt to end. A lane's next entry is due at once; its attempts start anew, unless its time is spent.
-// Of what a lane has not listed, behind its OpenFrom, the caller says that it belongs to the order. It returns how many
-// that settled: entries that do not wait are passed over, and so is what would leave more than MaxSkipped settled out of
-// turn.
+// Settle settles entries of an order without a success: they failed for good, were skipped by an
+// operator, or were handled elsewhere. They may wait or be in flight; the entries after a skipped
+// one in flight do not wait for its attempt to end. A lane's next entry is due at once, and its
+// attempts are counted from zero, unless the lane is Spent. For entries behind a lane's OpenFrom,
+// the caller is responsible that they belong to the order. Settle returns how many entries it
+// settled. It ignores entries that do not wait, and those that would exceed MaxSkipped.
 func (c *Cursor) Settle(order string, seqs ...uint64) int {
 	q := c.queues[order]
 	if q == nil {
@@ -222,8 +234,9 @@ func (c *Cursor) Settle(order string, seqs ...uint64) int {
 	return n
 }
 
-// Fail ends the batch's attempt as failed. Its order waits in a lane for the next attempt, or the batch is Exhausted. A
-// failed probe is no attempt: it counts for the receiver's health, and its order is where it was.
+// Fail ends the batch's attempt as failed. Its order waits in a lane for the next attempt, or the
+// batch is Exhausted. A failed probe does not count as an attempt: it affects the receiver's
+// health, and its order stays where it was.
 func (c *Cursor) Fail(b Batch, now time.Time, f Failure) Result {
 	q := c.flying(b)
 	if q == nil || q.held {
@@ -267,7 +280,7 @@ func (c *Cursor) failProbe(q *queue, now time.Time, reason string) Result {
 	return Result{Retrying, now}
 }
 
-// note keeps the reason of a lane's failure.
+// note records the reason of a lane's failure.
 func (c *Cursor) note(q *queue, now time.Time, reason string) {
 	l := q.lane
 	if reason = cut(reason); reason != l.reason || l.reasonSince.IsZero() {
@@ -279,14 +292,15 @@ func (c *Cursor) note(q *queue, now time.Time, reason string) {
 	c.touchLane(q)
 }
 
-// Release puts back a batch that was taken and not attempted, or whose attempt says nothing. It counts for nothing.
+// Release puts back a batch that was taken but not attempted, or whose attempt has no meaning. It
+// is not counted.
 func (c *Cursor) Release(b Batch) {
 	if q := c.flying(b); q != nil {
 		c.land(q)
 	}
 }
 
-// flying returns the queue whose batch in flight is b.
+// flying returns the queue whose batch in flight is b, or nil.
 func (c *Cursor) flying(b Batch) *queue {
 	if q := c.queues[b.Order]; q != nil && q.batch == b.id && b.id != 0 {
 		return q
@@ -294,7 +308,7 @@ func (c *Cursor) flying(b Batch) *queue {
 	return nil
 }
 
-// land ends the flight of an order's batch; what is left of it waits.
+// land ends the flight of an order's batch. What is left of it waits again.
 func (c *Cursor) land(q *queue) {
 	if c.probing == q {
 		c.probing = nil
@@ -304,7 +318,7 @@ func (c *Cursor) land(q *queue) {
 	c.place(q)
 }
 
-// settled accounts for an item that leaves its queue.
+// settled updates the counts for an item that leaves its queue.
 func (c *Cursor) settled(it item) {
 	c.entries--
 	if it.node != nil {
