@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Network returns the network that an address is counted as: the address itself for IPv4, its /64 for IPv6. The zero
-// Prefix stands for an address that is not known.
+// Network returns the network that an address is counted under: the address itself for IPv4, its
+// /64 for IPv6. It returns the zero Prefix for an unknown address.
 func Network(addr netip.Addr) netip.Prefix {
 	addr = addr.Unmap().WithZone("")
 	bits := 64
@@ -22,7 +22,7 @@ func Network(addr netip.Addr) netip.Prefix {
 	return network
 }
 
-// AddrOf returns the IP address of a connection's end, the zero Addr if it has none.
+// AddrOf returns the IP address of a connection's end, or the zero Addr if it has none.
 func AddrOf(a net.Addr) netip.Addr {
 	if tcp, ok := a.(*net.TCPAddr); ok {
 		return tcp.AddrPort().Addr().Unmap().WithZone("")
@@ -33,7 +33,7 @@ func AddrOf(a net.Addr) netip.Addr {
 	return parseHop(a.String())
 }
 
-// Proxies are the networks of the proxies that are believed when they say for whom they speak.
+// Proxies are the networks of the trusted proxies: what they send in X-Forwarded-For is believed.
 type Proxies []netip.Prefix
 
 // Contains reports whether an address is that of a trusted proxy.
@@ -47,16 +47,17 @@ func (p Proxies) Contains(addr netip.Addr) bool {
 	return false
 }
 
-// maxHops bounds how many entries of X-Forwarded-For are looked at. Nobody has as many proxies of his own.
+// maxHops bounds how many entries of X-Forwarded-For are examined. No operator has that many
+// proxies.
 const maxHops = 32
 
-// PeerAddr returns the address that a request's connection comes from.
+// PeerAddr returns the address at the other end of a request's connection.
 func PeerAddr(r *http.Request) netip.Addr { return parseHop(r.RemoteAddr) }
 
-// ClientAddr returns the address that a request came from: the peer's own, unless the peer is a trusted proxy. Then it
-// is the rightmost address in X-Forwarded-For that is not a trusted proxy's. What stands further left was written by
-// the client or by a proxy nobody vouches for, so it is not believed. An entry that is not an address ends the search,
-// and the last proxy before it counts.
+// ClientAddr returns the address that a request came from. That is the peer's own address, unless
+// the peer is a trusted proxy. Then it is the rightmost address in X-Forwarded-For that is not a
+// trusted proxy's; everything left of it was written by the client or by an unknown proxy and is
+// not believed. An entry that is not an address ends the search with the last proxy before it.
 func (p Proxies) ClientAddr(r *http.Request) netip.Addr {
 	addr := PeerAddr(r)
 	if !p.Contains(addr) {
@@ -84,8 +85,8 @@ func (p Proxies) ClientAddr(r *http.Request) netip.Addr {
 	return addr
 }
 
-// parseHop reads an address as it stands in X-Forwarded-For or http.Request.RemoteAddr: with or without a port, IPv6
-// with or without brackets.
+// parseHop parses an address as it is written in X-Forwarded-For or http.Request.RemoteAddr: with
+// or without a port, IPv6 with or without brackets.
 func parseHop(s string) netip.Addr {
 	if addr, err := netip.ParseAddr(s); err == nil {
 		return addr.Unmap().WithZone("")

@@ -1,6 +1,9 @@
-// Package ingress guards what strangers can reach. It bounds the connections of a listener, in all and per address; it
-// finds out which address a request came from when proxies stand in between; and it slows those who guess tokens.
+// Package ingress protects what strangers can reach. It bounds the connections of a listener, in
+// total and per address; it finds the address that a request came from when there are proxies in
+// between; and it slows down whoever guesses tokens. Callers that behave are not locked out,
+// however many connections do nothing. Begin with listener.go; address.go and guesses.go stand by
+// themselves.
 //
-// An address is always taken with its network: an IPv4 address counts for itself, an IPv6 address as its /64, since
-// whoever has one address of a /64 has all of them.
+// Addresses are always counted by network: an IPv4 address by itself, an IPv6 address by its /64,
+// because whoever has one address of a /64 has all of them.
 package ingress

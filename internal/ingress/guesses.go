@@ -7,54 +7,58 @@ import (
 	"time"
 )
 
-// The bounds of failed logins: from one network, and of the log lines about them.
+// The limits of failed logins from one network, and of the log lines about them.
 const (
-	// DefaultFailures of a network are answered as what they are; after that one every guessEvery.
+	// DefaultFailures is how many failed logins of a network are answered without delay; after that
+	// one every guessEvery.
 	DefaultFailures = 20
 	guessEvery      = 3 * time.Second
-	// guessLineEvery is how often a network that goes on failing gets a line in the log.
+	// guessLineEvery is how often a network that keeps failing is logged.
 	guessLineEvery = time.Minute
-	// guessLines bounds the lines about all networks together in each guessLineEvery.
+	// guessLines bounds the log lines about all networks together, per guessLineEvery.
 	guessLines = 20
-	// maxNetworks bounds the networks remembered; the one that has been quiet for longest is forgotten first.
+	// maxNetworks bounds how many networks are remembered. The network whose last failure is oldest
+	// is forgotten first.
 	maxNetworks = 4096
 )
 
-// Guesses counts failed logins by the network they came from. It is told of failures only: whoever shows a valid token is
-// never slowed, whatever others at the same address do.
+// Guesses counts failed logins by network. Only failures are counted: a caller with a valid token
+// is never slowed down, no matter what others at the same address do.
 type Guesses struct {
 	burst float64
 
 	mu       sync.Mutex
 	networks map[netip.Prefix]*list.Element
-	recent   *list.List // of *guesser, the one that failed last in front
+	recent   *list.List // of *guesser, the most recent failure in front
 
-	lines      int       // written since linesSince
+	lines      int       // since linesSince
 	linesSince time.Time // when counting them began
-	unwritten  int       // failures that no line has counted
+	unwritten  int       // failures that were not logged or counted in a line
 }
 
-// guesser is what is known of one network.
+// guesser is the state of one network.
 type guesser struct {
 	network netip.Prefix
-	tokens  float64   // failures that may still be answered as what they are
-	at      time.Time // when tokens was worked out
-	told    time.Time // when it last had a line
-	more    int       // failures since that line
+	tokens  float64   // failures that may still be answered without delay
+	at      time.Time // when tokens was computed
+	told    time.Time // when it was last logged
+	more    int       // failures since then
 }
 
-// Failure is what follows from a failed login.
+// Failure tells the caller how to treat a failed login.
 type Failure struct {
-	// Slowed says that the network has used up its failures: it must be refused until RetryAfter is over.
+	// Slowed is set if the network has used up its failures: it must be refused until RetryAfter
+	// has passed.
 	Slowed     bool
 	RetryAfter time.Duration
-	// Tell says that the failure deserves a line in the log. More is how many failures of the network have had none
-	// since its last line, Others how many of all networks.
+	// Tell is set if the failure must be logged. More is how many failures of the network were not
+	// logged since its last line, Others how many of all other networks.
 	Tell         bool
 	More, Others int
 }
 
-// NewGuesses returns Guesses that know of no failures. After so many failures a network is slowed; 0: DefaultFailures.
+// NewGuesses returns Guesses without any failures. A network is slowed down after that many; 0
+// means DefaultFailures.
 func NewGuesses(failures int) *Guesses {
 	if failures == 0 {
 		failures = DefaultFailures
@@ -62,7 +66,7 @@ func NewGuesses(failures int) *Guesses {
 	return &Guesses{burst: float64(failures), networks: map[netip.Prefix]*list.Element{}, recent: list.New()}
 }
 
-// Failed counts a failed login from an address and returns what follows from it.
+// Failed counts a failed login from an address, and returns how to treat it.
 func (g *Guesses) Failed(addr netip.Addr, now time.Time) Failure {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -82,7 +86,7 @@ func (g *Guesses) Failed(addr netip.Addr, now time.Time) Failure {
 	return f
 }
 
-// guesser returns what is known of a network, and makes it the most recent. mu is held.
+// guesser returns the state of a network and makes it the most recent. The caller must hold mu.
 func (g *Guesses) guesser(network netip.Prefix, now time.Time) *guesser {
 	if e, ok := g.networks[network]; ok {
 		g.recent.MoveToFront(e)
@@ -97,7 +101,7 @@ func (g *Guesses) guesser(network netip.Prefix, now time.Time) *guesser {
 	return n
 }
 
-// tell decides whether the failure gets a line. mu is held.
+// tell decides whether the failure is logged. The caller must hold mu.
 func (g *Guesses) tell(n *guesser, f *Failure, now time.Time) {
 	if now.Sub(g.linesSince) >= guessLineEvery || now.Before(g.linesSince) {
 		g.lines, g.linesSince = 0, now

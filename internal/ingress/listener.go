@@ -13,27 +13,28 @@ import (
 	"time"
 )
 
-// The waits after a connection could not be accepted: the process may be out of descriptors for a while.
+// The waits after a connection could not be accepted, for example because the process has no free
+// descriptors.
 const (
 	acceptRetryFirst = 5 * time.Millisecond
 	acceptRetryMost  = time.Second
-	// acceptLineEvery is how often the log tells of that, and of connections that were refused.
+	// acceptLineEvery is how often that, and refused connections, are logged.
 	acceptLineEvery = time.Minute
 )
 
-// Bounds of a listener's connections.
+// Bounds are the limits of a listener's connections.
 type Bounds struct {
-	Total      int // connections in all
-	PerAddress int // connections of one network (see Network)
-	// Exempt are proxies: they speak for many, so they have no bound per address.
+	Total      int // connections in total
+	PerAddress int // connections per network (see Network)
+	// Exempt are proxies. They act for many callers and have no limit per address.
 	Exempt Proxies
 }
 
-// Listener bounds the connections of another listener. When there is no room for a new connection, one on which the relay
-// does nothing is closed to make room: of the network that has the most, the oldest of the kind that it has most of (see
-// state). Where all of them are at work the new connection is closed at once. So connections that do nothing, or whose
-// requests never end because their callers neither send nor read on, keep nobody out, however many. Accept never fails
-// while the listener is open.
+// Listener limits the connections of another listener. When there is no room for a new connection,
+// an inactive one is closed to make room: of the network with the most connections, the oldest in
+// the state that most of them are in (see state). If all connections are active, the new one is
+// closed at once. Connections that do nothing, or whose callers neither send nor read on, can
+// therefore never lock out others. Accept never fails while the listener is open.
 type Listener struct {
 	net.Listener
 	name   string
@@ -46,32 +47,35 @@ type Listener struct {
 
 	mu       sync.Mutex
 	open     int
-	listed   uint64 // how often a connection has entered a list
+	listed   uint64 // how often a connection has been put in a list
 	networks map[netip.Prefix]*network
-	told     time.Time // when refused connections were last logged
+	told     time.Time // when a refused connection was last logged
 	untold   int
 }
 
-// state is what a connection does. In the first three it only waits for its caller, and may be closed for another.
+// state is what a connection is doing. In the first three states it waits for its caller and may be
+// closed for another.
 type state int
 
 const (
-	fresh   state = iota // no whole head of a request has come
-	idle                 // between two requests
-	stalled              // the rest of a request's body is to come, or an answer is to be taken; or see Pause
+	fresh state = iota // no complete request header has arrived
+	idle               // between two requests
+	// waiting for the rest of a request's body, or for the caller to read the response; see also
+	// Pause
+	stalled
 	working
-	closing // closed, or about to be: it is counted no more
+	closing // closed, or about to be; no longer counted
 )
 
-// network is what one network has of a listener's connections.
+// network holds one network's connections to a listener.
 type network struct {
 	key    netip.Prefix
 	exempt bool
 	open   int
-	lists  [working]*list.List // of *conn in each state in which it may be closed, the oldest in front
+	lists  [working]*list.List // the *conn in each state in which it may be closed, the oldest in front
 }
 
-// NewListener bounds a listener. The name stands in the log and in the metrics.
+// NewListener limits the connections of a listener. The name is used in the log and in the metrics.
 func NewListener(inner net.Listener, name string, b Bounds, metrics *Metrics, log *slog.Logger) *Listener {
 	l := &Listener{
 		Listener: inner, name: name, bounds: b, log: log, closed: make(chan struct{}), networks: map[netip.Prefix]*network{},
@@ -83,14 +87,16 @@ func NewListener(inner net.Listener, name string, b Bounds, metrics *Metrics, lo
 // Serve serves HTTP on the listener, as http.Server.Serve does.
 func (l *Listener) Serve(server *http.Server) error {
 	inner := server.Handler
-	server.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) }
+	server.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		return context.WithValue(ctx, connKey{}, c)
+	}
 	server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if c, ok := r.Context().Value(connKey{}).(*conn); ok {
 			c.enter(working)
 			if r.Body != nil && r.Body != http.NoBody {
 				r.Body = body{r.Body, c}
 			}
-			defer c.enter(stalled) // the server still writes the answer, and reads what is left of the body
+			defer c.enter(stalled) // the server is still writing the response, and reading the rest of the body
 		}
 		inner.ServeHTTP(w, r)
 	})
@@ -102,7 +108,7 @@ func (l *Listener) Serve(server *http.Server) error {
 	return server.Serve(l)
 }
 
-// body is a request's body. While it is read, its connection waits for the caller.
+// body is a request's body. While it is being read, its connection waits for the caller.
 type body struct {
 	io.ReadCloser
 	c *conn
@@ -116,8 +122,8 @@ func (b body) Read(p []byte) (int, error) {
 
 type connKey struct{}
 
-// Pause says that the request of a context does nothing until resume is called, as its caller has too many others under
-// way: meanwhile its connection may be closed for another.
+// Pause marks the request of a context as inactive until resume is called, because its caller has
+// too many others under way. Meanwhile its connection may be closed for another.
 func Pause(ctx context.Context) (resume func()) {
 	c, ok := ctx.Value(connKey{}).(*conn)
 	if !ok {
@@ -165,7 +171,7 @@ func (l *Listener) isClosed() bool {
 	}
 }
 
-// pause waits for d; false says that the listener was closed.
+// pause waits for d. It returns false if the listener is closed before.
 func (l *Listener) pause(d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -183,7 +189,7 @@ func (l *Listener) count() int {
 	return l.open
 }
 
-// tell logs at most one line of trouble in each acceptLineEvery.
+// tell logs at most one problem in each acceptLineEvery.
 func (l *Listener) tell(what string, args ...any) {
 	l.mu.Lock()
 	now := time.Now()
@@ -198,7 +204,7 @@ func (l *Listener) tell(what string, args ...any) {
 	l.log.Warn(what, append([]any{"listener", l.name, "more_since_last_line", more}, args...)...)
 }
 
-// admit takes a connection in, or closes it and returns nil.
+// admit registers a connection, or closes it and returns nil.
 func (l *Listener) admit(inner net.Conn) *conn {
 	c := &conn{Conn: inner, l: l, state: working} // in no list yet
 	addr := AddrOf(inner.RemoteAddr())
@@ -229,19 +235,20 @@ func (l *Listener) admit(inner net.Conn) *conn {
 	if victim != nil {
 		_ = victim.Conn.Close()
 		l.counts.evicted.Inc()
-		l.tell("a connection that did nothing was closed to make room for another", "remote", AddrOf(victim.RemoteAddr()).String())
+		l.tell("a connection that did nothing was closed to make room for another",
+			"remote", AddrOf(victim.RemoteAddr()).String())
 	}
 	return c
 }
 
-// The reasons for which a connection is refused.
+// The reasons for refusing a connection.
 const (
 	refusedTotal   = "total"
 	refusedAddress = "address"
 )
 
-// room returns the connection to be closed for a new one of a network, nil if there is room without, or why there is
-// none. mu is held.
+// room returns the connection to close for a new one of a network, nil if there is room without, or
+// the reason why there is none. The caller must hold mu.
 func (l *Listener) room(key netip.Prefix) (victim *conn, reason string) {
 	own := l.networks[key]
 	if own != nil && !own.exempt && own.open >= l.bounds.PerAddress {
@@ -258,7 +265,8 @@ func (l *Listener) room(key netip.Prefix) (victim *conn, reason string) {
 	case most == nil:
 		return nil, refusedTotal
 	case own != nil && !own.exempt && (own.open > most.open || most.exempt):
-		// Who has more than anybody who could give something up must not grow at their cost.
+		// A network that has more than any other with an inactive connection must not grow at their
+		// expense.
 		if victim = own.victim(); victim == nil {
 			return nil, refusedTotal
 		}
@@ -267,9 +275,9 @@ func (l *Listener) room(key netip.Prefix) (victim *conn, reason string) {
 	return most.victim(), ""
 }
 
-// largest returns the network with the most connections, of those that have one that may be closed. Proxies speak for
-// many, so theirs come last. Of equals it is the new connection's own, or else the one whose connection is missed least.
-// mu is held.
+// largest returns the network with the most connections, among those with one that may be closed.
+// Proxies act for many callers and come last. Among equals it prefers the new connection's own
+// network, and then the one whose connection can best be closed. The caller must hold mu.
 func (l *Listener) largest(own *network) *network {
 	var most *network
 	for _, n := range l.networks {
@@ -287,7 +295,7 @@ func (l *Listener) largest(own *network) *network {
 	return most
 }
 
-// before reports whether a connection that may be closed is missed less than another of another network.
+// before reports whether a connection can better be closed than one of another network.
 func (c *conn) before(other *conn) bool {
 	if (c.state == idle) != (other.state == idle) {
 		return other.state == idle
@@ -295,10 +303,11 @@ func (c *conn) before(other *conn) bool {
 	return c.since < other.since
 }
 
-// victim returns the connection of the network that is missed least: the oldest of the state that most are in, and of
-// equally many first one that never sent a request, then an idle one. So connections that come to stay in one state push
-// out one another: a new connection has the time to send its request, and a request the time to come and to be answered.
-// Nil: all of them are at work. The listener's mu is held.
+// victim returns the connection of the network that can best be closed: the oldest in the state
+// that most of them are in; among equal states first one that never sent a request, then an idle
+// one. Connections that stay in one state therefore displace each other: a new connection has time
+// to send its request, and a request has time to arrive and to be answered. It returns nil if all
+// of them are active. The caller must hold the listener's mu.
 func (n *network) victim() *conn {
 	most := n.lists[fresh]
 	for _, of := range n.lists[1:] {
@@ -312,7 +321,7 @@ func (n *network) victim() *conn {
 	return nil
 }
 
-// remove takes a connection out of the books, once. mu is held.
+// remove stops counting a connection, once. The caller must hold mu.
 func (l *Listener) remove(c *conn) {
 	if c.state == closing {
 		return
@@ -325,16 +334,16 @@ func (l *Listener) remove(c *conn) {
 	}
 }
 
-// conn is a connection that counts until it is closed.
+// conn is a connection that is counted until it is closed.
 type conn struct {
 	net.Conn
 	l  *Listener
 	of *network
 
-	// The listener's mu guards these.
+	// Guarded by the listener's mu.
 	state state
-	at    *list.Element // in of.lists[state], if it has one
-	since uint64        // orders the times at which connections entered their states
+	at    *list.Element // in of.lists[state], or nil
+	since uint64        // orders connections by the time at which they entered their state
 }
 
 // Close implements net.Conn.
@@ -345,14 +354,15 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// Write implements net.Conn. While it lasts the connection waits for the caller to read.
+// Write implements net.Conn. While it runs, the connection waits for the caller to read.
 func (c *conn) Write(p []byte) (int, error) {
 	before := c.enter(stalled)
 	defer c.enter(before)
 	return c.Conn.Write(p)
 }
 
-// enter moves the connection to a state, and returns the one it was in. One that stays in its state keeps its age.
+// enter moves the connection to a state and returns the previous one. If the state stays the same,
+// so does its age.
 func (c *conn) enter(to state) (before state) {
 	c.l.mu.Lock()
 	defer c.l.mu.Unlock()
@@ -362,7 +372,7 @@ func (c *conn) enter(to state) (before state) {
 	return before
 }
 
-// list puts the connection at the end of a state's list. mu is held.
+// list puts the connection at the end of a state's list. The caller must hold mu.
 func (c *conn) list(to state) {
 	if c.at != nil {
 		c.of.lists[c.state].Remove(c.at)

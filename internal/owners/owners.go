@@ -1,6 +1,8 @@
-// Package owners carries questions to whoever owns a shard. The HTTP API runs on every replica, but only the owner of a connection
-// can poll it now, and only the owner of a callback knows what waits for it. Each owner listens at its shards' subjects; a question is a
-// NATS request there, answered at once or, where nobody owns the shard at the moment, by ErrNoOwner.
+// Package owners sends questions to the replica that owns a shard. The HTTP API runs on every
+// replica, but only a connection's owner can poll it now, and only a callback's owner knows what
+// waits for it. Every owner listens on the subjects of its shards. A question is a NATS request to
+// such a subject; it gets an answer or, if nobody owns the shard at the moment, ErrNoOwner. Begin
+// with Serve and Ask.
 package owners
 
 import (
@@ -21,23 +23,25 @@ import (
 )
 
 var (
-	// ErrNoOwner says that nobody answered for the shard: it is being handed over, or NATS cannot be reached. Asking again in some seconds
-	// helps.
+	// ErrNoOwner means that nobody answered for the shard: it is being handed over, or NATS cannot
+	// be reached. The caller can ask again in a few seconds.
 	ErrNoOwner = errors.New("the owner of the shard does not answer")
-	// ErrRefused says that the owner answered that it could not do what was asked; the error's text is its own.
+	// ErrRefused means that the owner could not do what was asked. The error's text is the owner's.
 	ErrRefused = errors.New("the owner refused")
 )
 
 const (
-	// answerWithin bounds a handler. Who asks waits a little longer.
+	// answerWithin bounds a handler. The caller waits a little longer.
 	answerWithin = 30 * time.Second
-	// atOnce is how many questions of one shard are answered side by side; more wait in the subscription.
+	// atOnce is how many questions of one shard are handled at the same time; more wait in the
+	// subscription.
 	atOnce = 16
-	// patience is how long a question waits that brings no deadline of its own.
+	// patience is how long a question without a deadline of its own waits.
 	patience = 2 * time.Second
 )
 
-// Handler answers a question; its answer is written as JSON. An error's text goes to the one who asked, so it must hold no secret.
+// Handler answers a question. Its result is encoded as JSON. An error's text is sent to the caller,
+// so it must contain no secret.
 type Handler func(ctx context.Context, question json.RawMessage) (any, error)
 
 // Config is what New needs.
@@ -47,25 +51,26 @@ type Config struct {
 	Log      *slog.Logger
 }
 
-// Owners asks and answers.
+// Owners asks the owners of shards, and answers for the shards that this process owns.
 type Owners struct {
 	c        Config
 	handlers map[string]Handler
 }
 
-// New makes Owners; Ask asks about any shard.
+// New returns an Owners without handlers. Ask works at once, and for every shard.
 func New(c Config) *Owners { return &Owners{c: c} }
 
-// Handle says how to answer, by operation (a subject token). It comes before the first Serve.
+// Handle sets the handlers by operation (a subject token). It must be called before the first
+// Serve.
 func (o *Owners) Handle(handlers map[string]Handler) { o.handlers = handlers }
 
-// reply is what goes over the wire.
+// reply is the answer as it is sent.
 type reply struct {
 	Answer json.RawMessage `json:"answer,omitempty"`
 	Error  string          `json:"error,omitempty"`
 }
 
-// Serve answers what is asked about a shard until ctx ends.
+// Serve answers the questions about a shard until ctx ends.
 func (o *Owners) Serve(ctx context.Context, lease *shard.Lease) error {
 	questions := make(chan *nats.Msg, 4*atOnce)
 	sub, err := o.c.Conn.ChanSubscribe(o.c.Topology.ShardSubject(strconv.Itoa(lease.Shard()), "*"), questions)
@@ -74,14 +79,14 @@ func (o *Owners) Serve(ctx context.Context, lease *shard.Lease) error {
 	}
 	var answering sync.WaitGroup
 	defer answering.Wait()
-	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed, and with it the subscription
+	defer func() { _ = sub.Unsubscribe() }() // fails only if the connection is closed, and the subscription with it
 	slots := make(chan struct{}, atOnce)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case m := <-questions:
-			if !lease.Valid() { // who asks may find the new owner when asking again
+			if !lease.Valid() { // the caller can ask again, and may find the new owner
 				continue
 			}
 			select {
@@ -103,7 +108,7 @@ func (o *Owners) answer(ctx context.Context, m *nats.Msg) {
 	var r reply
 	operation := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
 	if handler, known := o.handlers[operation]; !known {
-		r.Error = "unknown operation " + operation // a newer replica asks an older one
+		r.Error = "unknown operation " + operation // a newer replica has asked an older one
 	} else if answer, err := handler(ctx, m.Data); err != nil {
 		r.Error = err.Error()
 	} else if r.Answer, err = json.Marshal(answer); err != nil {
@@ -114,11 +119,13 @@ func (o *Owners) answer(ctx context.Context, m *nats.Msg) {
 		err = m.Respond(b)
 	}
 	if err != nil {
-		o.c.Log.WarnContext(ctx, "a question to the owner of a shard could not be answered", "operation", operation, "error", err)
+		o.c.Log.WarnContext(ctx, "a question to the owner of a shard could not be answered", "operation", operation,
+			"error", err)
 	}
 }
 
-// Ask asks the owner of a shard and reads its answer into answer, a pointer or nil. Errors: ErrNoOwner, ErrRefused, or ctx's.
+// Ask asks the owner of a shard and decodes its answer into answer, a pointer or nil. It returns
+// ErrNoOwner, ErrRefused, or the error of ctx.
 func (o *Owners) Ask(ctx context.Context, shard int, operation string, question, answer any) error {
 	if _, bounded := ctx.Deadline(); !bounded {
 		var cancel context.CancelFunc
@@ -138,7 +145,8 @@ func (o *Owners) Ask(ctx context.Context, shard int, operation string, question,
 	}
 	var r reply
 	if err := json.Unmarshal(m.Data, &r); err != nil {
-		return fmt.Errorf("ask the owner of shard %d to %s: %w: its answer cannot be read: %w", shard, operation, ErrNoOwner, err)
+		return fmt.Errorf("ask the owner of shard %d to %s: %w: its answer cannot be read: %w", shard, operation,
+			ErrNoOwner, err)
 	}
 	if r.Error != "" {
 		return fmt.Errorf("ask the owner of shard %d to %s: %w: %s", shard, operation, ErrRefused, r.Error)
@@ -147,14 +155,17 @@ func (o *Owners) Ask(ctx context.Context, shard int, operation string, question,
 		return nil
 	}
 	if err := json.Unmarshal(r.Answer, answer); err != nil {
-		return fmt.Errorf("ask the owner of shard %d to %s: %w: its answer cannot be read: %w", shard, operation, ErrNoOwner, err)
+		return fmt.Errorf("ask the owner of shard %d to %s: %w: its answer cannot be read: %w", shard, operation,
+			ErrNoOwner, err)
 	}
 	return nil
 }
 
-// Gather asks every owner about those of ids that are in its shards, side by side, and joins the answers. What cannot be had is left
-// out: a list is better answered without it than not at all.
-func Gather[T any](ctx context.Context, o *Owners, operation string, ids []string, shardOf func(string) int) map[string]T {
+// Gather asks all owners of the given ids at the same time and merges their answers. Ids whose
+// owner does not answer are left out: an incomplete list is better than none.
+func Gather[T any](
+	ctx context.Context, o *Owners, operation string, ids []string, shardOf func(string) int,
+) map[string]T {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	byShard := map[int][]string{}

@@ -14,7 +14,8 @@ import (
 	"sync"
 )
 
-// The sizes of a decoded secret, in bytes, that Standard Webhooks allows for symmetric signatures (192 to 512 bits).
+// The sizes of a decoded secret, in bytes, that Standard Webhooks allows for symmetric signatures
+// (192 to 512 bits).
 const (
 	MinSecretBytes = 24
 	MaxSecretBytes = 64
@@ -25,22 +26,25 @@ const (
 	redacted     = "[redacted]"
 )
 
-// NewSecretBytes is how many random bytes a new secret has: as many as the digest, as a longer key adds nothing to HMAC-SHA256.
+// NewSecretBytes is how many random bytes a new secret has. It is the size of the digest; a longer
+// key adds nothing to HMAC-SHA256.
 const NewSecretBytes = 32
 
-// What ParseSecret may find wrong. None of them repeats any part of the input.
+// The errors of ParseSecret. None of them repeats any part of the input.
 var (
 	ErrSecretPrefix = errors.New("a secret begins with " + secretPrefix)
 	ErrSecretBase64 = errors.New("what follows " + secretPrefix + " is not standard base64 with padding")
-	ErrSecretLength = fmt.Errorf("a secret holds %d to %d bytes once its base64 is decoded", MinSecretBytes, MaxSecretBytes)
+	ErrSecretLength = fmt.Errorf("a secret holds %d to %d bytes once its base64 is decoded", MinSecretBytes,
+		MaxSecretBytes)
 )
 
-// Secret is the signing key that a callback and its receiver share. It can be copied freely and used from many
-// goroutines; its zero value signs nothing and verifies nothing. It shows itself to no formatter, logger or encoder:
-// only Reveal gives the text out.
+// Secret is the signing key that a callback and its receiver share. It can be copied freely and
+// used by many goroutines. Its zero value signs nothing and verifies nothing. No formatter, logger
+// or encoder can print it: only Reveal returns the text.
 type Secret struct {
-	// A function, because fmt reads through the unexported fields of whatever struct holds a Secret without asking our
-	// methods, and through a pointer too when the verb is wrong for it. Into a function nothing can look.
+	// This is a function because fmt prints the unexported fields of any struct that holds a Secret
+	// without calling our methods, and even through a pointer if the verb does not fit. It cannot
+	// look into a function.
 	get func() *key
 }
 
@@ -51,30 +55,30 @@ func newSecret(b []byte) Secret {
 
 type key struct {
 	bytes []byte
-	// Keyed MACs. hash.Hash.Reset brings one back to the state just after its key was absorbed, so that signing pays
-	// for the message only.
+	// The keyed MACs. hash.Hash.Reset returns one to the state just after it absorbed its key, so
+	// that signing costs only the message.
 	macs sync.Pool
 }
 
-// mac is what one signing needs, kept together so that none of it is allocated again.
+// mac holds what one signing needs, so that nothing is allocated again.
 type mac struct {
 	hash hash.Hash
 	head []byte // "<id>.<timestamp>."
 	sum  [sha256.Size]byte
 }
 
-// NewSecret makes a secret of 32 random bytes.
+// NewSecret returns a secret of 32 random bytes.
 func NewSecret() Secret {
 	b := make([]byte, NewSecretBytes)
-	rand.Read(b) // never fails: the runtime ends the program if the system has no randomness
+	rand.Read(b) // never fails: without randomness the runtime ends the program
 	return newSecret(b)
 }
 
-// SecretOf makes a secret of NewSecretBytes random bytes.
+// SecretOf returns a secret made of NewSecretBytes random bytes.
 func SecretOf(random []byte) Secret { return newSecret(bytes.Clone(random)) }
 
-// ParseSecret reads the form whsec_<base64> in which secrets are shown to people. The error is ErrSecretPrefix,
-// ErrSecretBase64 or ErrSecretLength.
+// ParseSecret parses the form whsec_<base64> in which secrets are shown to people. The error is
+// ErrSecretPrefix, ErrSecretBase64 or ErrSecretLength.
 func ParseSecret(text string) (Secret, error) {
 	encoded, ok := strings.CutPrefix(text, secretPrefix)
 	if !ok {
@@ -83,7 +87,7 @@ func ParseSecret(text string) (Secret, error) {
 	if len(encoded) > base64.StdEncoding.EncodedLen(MaxSecretBytes) {
 		return Secret{}, ErrSecretLength
 	}
-	// The decoder skips line breaks, which a receiver's decoder may not.
+	// The decoder ignores line breaks, which a receiver's decoder may not.
 	if strings.ContainsAny(encoded, "\r\n") {
 		return Secret{}, ErrSecretBase64
 	}
@@ -97,8 +101,8 @@ func ParseSecret(text string) (Secret, error) {
 	return newSecret(b), nil
 }
 
-// Reveal gives the secret in the form ParseSecret reads, to be shown once to its owner or to be encrypted for
-// storage. It is empty for the zero Secret.
+// Reveal returns the secret in the form that ParseSecret reads. It is for showing the secret once
+// to its owner, and for encrypting it for storage. It is empty for the zero Secret.
 func (s Secret) Reveal() string {
 	if s.IsZero() {
 		return ""
@@ -120,13 +124,14 @@ func (s Secret) Equal(other Secret) bool {
 // String is always "[redacted]".
 func (Secret) String() string { return redacted }
 
-// Format writes "[redacted]" for every verb: %d and %#v would not ask String.
+// Format writes "[redacted]" for every verb: %d and %#v would not call String.
 func (Secret) Format(state fmt.State, _ rune) { _, _ = state.Write([]byte(redacted)) }
 
 // LogValue is always "[redacted]".
 func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
 
-// MarshalText refuses. A placeholder instead of an error would be stored by mistake one day, and the secret lost.
+// MarshalText always fails. A placeholder would sooner or later be stored by mistake, and the
+// secret lost.
 func (Secret) MarshalText() ([]byte, error) {
 	return nil, errors.New("a signing secret is not encoded: use Reveal and encrypt it")
 }

@@ -1,14 +1,17 @@
-// Package signature signs callbacks, and verifies what was signed, by Standard Webhooks 1.0
-// (https://www.standardwebhooks.com): HMAC-SHA256 under a whsec_ secret over "<id>.<unix seconds>.<body>", in the
-// header webhook-signature as "v1,<base64>". While a secret is being rotated a callback has two, and every attempt
-// carries a signature by each, so that the receiver can change over at any moment in between.
+// Package signature signs callbacks, and verifies signatures, according to Standard Webhooks 1.0
+// (https://www.standardwebhooks.com): HMAC-SHA256 with a whsec_ secret over "<id>.<unix
+// seconds>.<body>", in the header webhook-signature as "v1,<base64>". While a secret is being
+// rotated a callback has two, and every attempt carries a signature with each, so that the receiver
+// can switch at any moment in between. Begin with Sign and Verify; secret.go keeps secrets out of
+// every log.
 //
 // The sender signs with it; the demo's receiver verifies with it.
 //
-// The reference library is the oracle of the tests and not the implementation: it signs with one secret at a time,
-// copies the whole body for every signature, builds the keyed state anew each time (the relay signs up to twice for
-// each of thousands of attempts a second), bounds neither end of a secret's length, and reads the clock itself, which
-// a test with virtual time or a receiver with another tolerance cannot use.
+// The reference library is used in the tests as an independent judge, not as the implementation: it
+// signs with one secret at a time, copies the whole body for every signature, builds the keyed
+// state every time (the relay signs up to twice for each of thousands of attempts a second), does
+// not limit a secret's length, and reads the clock itself, which a test with virtual time or a
+// receiver with another tolerance cannot use.
 package signature
 
 import (
@@ -18,7 +21,8 @@ import (
 	"time"
 )
 
-// The headers of a signed callback, as Go's http.Header spells them. Names of headers have no case.
+// The headers of a signed callback, in the spelling of Go's http.Header. Header names are not
+// case-sensitive.
 const (
 	HeaderID        = "Webhook-Id"        // of the event: the same for every attempt
 	HeaderTimestamp = "Webhook-Timestamp" // of the attempt, in Unix seconds
@@ -30,12 +34,14 @@ const (
 	signatureLen = len(scheme) + (sha256.Size+2)/3*4
 )
 
-// Sign gives the value of the header webhook-signature for one attempt: a signature for every secret, in their order,
-// separated by spaces. A zero Secret adds none, so without any secret the result is empty.
+// Sign returns the value of the header webhook-signature for one attempt: a signature for each
+// secret, in order, separated by spaces. A zero Secret adds none, so without any secret the result
+// is empty.
 //
-// The id must hold no full stop: the specification asks for that, as the parts are joined by it.
+// The id must not contain a full stop. The specification requires that, because the parts are
+// joined by full stops.
 func Sign(secrets []Secret, id string, at time.Time, body []byte) string {
-	var stack [2*signatureLen + 1]byte // the most there are: the current secret and the one before
+	var stack [2*signatureLen + 1]byte // at most two: the current secret and the previous one
 	out := stack[:0]
 	seconds := at.Unix()
 	for _, s := range secrets {
@@ -55,7 +61,7 @@ func Sign(secrets []Secret, id string, at time.Time, body []byte) string {
 	return string(out)
 }
 
-// appendSignature appends "v1,<base64>" for the message that m.head and body make.
+// appendSignature appends "v1,<base64>" for the message made of m.head and body.
 func (m *mac) appendSignature(out, body []byte) []byte {
 	m.hash.Write(m.head)
 	m.hash.Write(body)

@@ -8,14 +8,15 @@ import (
 	"time"
 )
 
-// DefaultTolerance is how far the timestamp of an attempt may be from the receiver's clock, either way: the value that
-// the libraries of the specification use.
+// DefaultTolerance is how far the timestamp of an attempt may be from the receiver's clock, in
+// either direction. It is the value that the specification's own libraries use.
 const DefaultTolerance = 5 * time.Minute
 
-// Reason says why a callback was not verified. It is the error that Verify returns; the set is closed.
+// Reason is why a callback could not be verified. It is the error that Verify returns; the set is
+// closed.
 type Reason int
 
-// The reasons, in the order in which Verify looks for them.
+// The reasons, in the order in which Verify checks them.
 const (
 	_             Reason = iota
 	NoSecret             // the secret to verify with is the zero Secret
@@ -23,10 +24,10 @@ const (
 	BadTimestamp         // webhook-timestamp is not a number of Unix seconds
 	TooOld               // the timestamp is further in the past than the tolerance: perhaps a recorded request
 	TooNew               // the timestamp is further in the future than the tolerance: some clock is wrong
-	NoMatch              // no v1 signature is right: another secret, or the body is not as it was sent
+	NoMatch              // no v1 signature matches: another secret was used, or the body was changed
 )
 
-// String is short and stable, made for a metric's label.
+// String returns a short, stable text for a metric's label.
 func (r Reason) String() string {
 	switch r {
 	case NoSecret:
@@ -45,7 +46,7 @@ func (r Reason) String() string {
 	return "reason_" + strconv.Itoa(int(r))
 }
 
-// Error says it in words, without anything of the request.
+// Error returns the reason in words, without any part of the request.
 func (r Reason) Error() string {
 	switch r {
 	case NoSecret:
@@ -64,11 +65,12 @@ func (r Reason) Error() string {
 	return "verify callback: " + r.String()
 }
 
-// Verify reports whether body, exactly as it came over the wire, was signed with the secret for the id and timestamp in
-// the headers, at a time within the tolerance of now. It returns nil or a Reason.
+// Verify reports whether body, exactly as it was received, was signed with the secret for the id
+// and timestamp in the headers, at a time within the tolerance of now. It returns nil or a Reason.
 //
-// A timestamp must be written as signers write it (no sign, no leading zero). The reference library takes looser forms,
-// but no signer can produce them: their signatures are over the plain number.
+// A timestamp must be written as signers write it (no sign, no leading zero). The reference library
+// also accepts other forms, but no signer can produce them: signatures are made over the plain
+// number.
 func Verify(secret Secret, headers http.Header, body []byte, now time.Time, tolerance time.Duration) error {
 	if secret.IsZero() {
 		return NoSecret
@@ -102,7 +104,8 @@ func Verify(secret Secret, headers http.Header, body []byte, now time.Time, tole
 	return NoMatch
 }
 
-// parseTimestamp reads Unix seconds. Eleven digits last until the year 5138 and keep clear of what time.Time overflows at.
+// parseTimestamp parses Unix seconds. Eleven digits last until the year 5138, and cannot overflow
+// time.Time.
 func parseTimestamp(text string) (time.Time, bool) {
 	if len(text) > 11 || (text[0] == '0' && text != "0") {
 		return time.Time{}, false
