@@ -39,7 +39,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 }
 
-// published counts an event of an order. At is the event's own time, which for a notification is the vendor's CreatedAt.
+// published counts an event of an order. At is the event's time, which for a notification is the
+// vendor's CreatedAt.
 func (m *Metrics) published(typ string, data relay.OrderData, at, now time.Time) {
 	if m == nil {
 		return
@@ -47,7 +48,7 @@ func (m *Metrics) published(typ string, data relay.OrderData, at, now time.Time)
 	m.events.WithLabelValues(typ, string(data.Origin)).Inc()
 	if n := data.Notification; n != nil {
 		m.received.Observe(max(now.Sub(n.ReceivedAt), 0).Seconds())
-		if !at.Equal(n.ReceivedAt) { // without a readable CreatedAt the event has the time of receipt
+		if !at.Equal(n.ReceivedAt) { // without a readable CreatedAt, the event has the time of receipt
 			m.created.Observe(max(now.Sub(at), 0).Seconds())
 		}
 	}

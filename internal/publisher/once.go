@@ -12,14 +12,17 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// onceTries bounds how often the log is looked at again because something was published there meanwhile.
+// onceTries bounds how often the log is read again because an event was published in the meantime.
 const onceTries = 10
 
-// Once is Operational for an event that must not be in the log twice, whatever crashes between publishing it and noting that. Since is
-// when what it tells of happened: an event of the same site, kind and id that the log has taken since then, with equal details under the
-// keys that by names, is the one. Of two who publish at the same moment one finds the other's, as each expects the log where it has looked.
+// Once is Operational for an event that must never be in the log twice, even if the process dies
+// between publishing it and noting that it did. Since is when the thing that the event reports
+// happened. An event of the same site, kind and id that entered the log after that, with the same
+// details under the keys by, counts as this one. If two processes publish at the same moment, one
+// of them finds the other's event, because each expects the log to end where it has read it.
 func (p *Publisher) Once(
-	ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any, since time.Time, by ...string,
+	ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any, since time.Time,
+	by ...string,
 ) error {
 	if site == "" {
 		site = relay.NoSite
@@ -31,7 +34,7 @@ func (p *Publisher) Once(
 	for range onceTries {
 		var last uint64
 		var there bool
-		if last, there, err = p.saidSince(ctx, site, kind, id, details, since, by); err != nil || there {
+		if last, there, err = p.publishedSince(ctx, site, kind, id, details, since, by); err != nil || there {
 			return err
 		}
 		var ev relay.Event
@@ -50,14 +53,16 @@ func (p *Publisher) Once(
 	return fmt.Errorf("publish operational event %s of %s: %w", kind, id, err)
 }
 
-// saidSince returns the position of the last event of a site, kind and id, and whether one of them tells what is to be told.
-func (p *Publisher) saidSince(
+// publishedSince returns the position of the last event of a site, kind and id, and whether one since
+// then has the same details.
+func (p *Publisher) publishedSince(
 	ctx context.Context, site string, kind relay.Kind, id string, details map[string]any, since time.Time, by []string,
 ) (last uint64, there bool, err error) {
 	want := fields(details, by)
 	for from, more := uint64(0), true; more; {
 		var events []store.Stored
-		events, more, err = p.store.Events.Scan(ctx, from, []string{topology.OperationalSubject(site, string(kind), id)}, scanSize)
+		events, more, err = p.store.Events.Scan(ctx, from, []string{topology.OperationalSubject(site, string(kind), id)},
+			scanSize)
 		if err != nil {
 			return 0, false, fmt.Errorf("look for operational events %s of %s: %w", kind, id, err)
 		}
@@ -71,7 +76,8 @@ func (p *Publisher) saidSince(
 			}
 			var ev relay.Event
 			var data relay.Operational
-			if json.Unmarshal(stored.Body, &ev) == nil && json.Unmarshal(ev.Data, &data) == nil && fields(data.Details, by) == want {
+			if json.Unmarshal(stored.Body, &ev) == nil && json.Unmarshal(ev.Data, &data) == nil &&
+				fields(data.Details, by) == want {
 				return last, true, nil
 			}
 		}
@@ -79,7 +85,7 @@ func (p *Publisher) saidSince(
 	return last, false, nil
 }
 
-// fields writes what details have under some keys, to be compared.
+// fields encodes the details under some keys, for comparison.
 func fields(details map[string]any, keys []string) string {
 	values := make([]any, len(keys))
 	for i, k := range keys {

@@ -11,14 +11,16 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// listPeriod divides time: the first event of an order in a period writes its entries in relay_open again, so that an entry of an
-// order that lives never ages out (topology.OpenAge).
+// listPeriod divides time into periods. The first event of an order in each period writes its
+// entries in relay_open again, so that the entries of an active order never expire
+// (topology.OpenAge).
 const listPeriod = 30 * 24 * time.Hour
 
-// list sees to it that the order has an entry in relay_open for every connection it was seen through, before an event of it is
-// stored. An entry is there already, and nothing is written, if the connection has an event of the order in this period and the
-// order was open then: entries of open orders are never removed (internal/reconciler).
-func (p *Publisher) list(ctx context.Context, s relay.OrderState, waiting []relay.Received, status string) error {
+// markOpen makes sure that the order has an entry in relay_open for every connection through which it
+// was seen, before an event of it is stored. Nothing is written if the connection already has an
+// event of the order in this period and the order was open then: entries of open orders are never
+// removed (internal/reconciler).
+func (p *Publisher) markOpen(ctx context.Context, s relay.OrderState, waiting []relay.Received, status string) error {
 	if relay.IsClosed(status) {
 		return nil
 	}
@@ -42,7 +44,8 @@ func (p *Publisher) list(ctx context.Context, s relay.OrderState, waiting []rela
 	}
 	puts := make([]store.Put[relay.OpenOrder], len(unlisted))
 	for i, connection := range unlisted {
-		puts[i] = store.Put[relay.OpenOrder]{Key: relay.OpenKey(connection, s.Site, s.ID), Value: entry, Revision: store.AnyRevision}
+		puts[i] = store.Put[relay.OpenOrder]{Key: relay.OpenKey(connection, s.Site, s.ID), Value: entry,
+			Revision: store.AnyRevision}
 	}
 	for i, r := range p.store.Open.PutAll(ctx, puts) {
 		if r.Err != nil {

@@ -13,27 +13,29 @@ import (
 )
 
 const (
-	// repeatAfter is how long the same operational event is not said again. A company's sites that nobody mapped would
-	// otherwise fill the log with one sentence.
+	// repeatAfter is how long the same operational event is not published again. Otherwise a
+	// company's unmapped sites would fill the log with the same sentence.
 	repeatAfter = 10 * time.Minute
 	maxRepeats  = 4096
-	// operationalTries bounds how often one operational event is tried.
+	// operationalTries bounds the attempts to publish one operational event.
 	operationalTries = 3
 	operationalPause = 200 * time.Millisecond
 )
 
-// Operational publishes an operational event about id (a connection, a callback, an order) at site, or relay.NoSite. The same
-// event, word for word, is published at most once in ten minutes by one process. It is tried three times; an event may come twice if the
-// store's answer was lost.
-func (p *Publisher) Operational(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any) error {
+// Operational publishes an operational event about id (a connection, a callback, an order) at site,
+// or relay.NoSite. A process publishes an event with the same text at most once in ten minutes. It
+// tries three times; if the store's response was lost, the event may be in the log twice.
+func (p *Publisher) Operational(
+	ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any,
+) error {
 	if site == "" {
 		site = relay.NoSite
 	}
 	if err := checkSubject(kind, id); err != nil {
 		return err
 	}
-	said := site + " " + string(kind) + " " + id + " " + message
-	if p.repeats.recent(said, p.now()) {
+	text := site + " " + string(kind) + " " + id + " " + message
+	if p.repeats.recent(text, p.now()) {
 		return nil
 	}
 	ev, err := p.operational(site, kind, id, message, details)
@@ -43,7 +45,7 @@ func (p *Publisher) Operational(ctx context.Context, site string, kind relay.Kin
 	for try := 1; ; try++ {
 		_, err = p.store.Events.PublishOperational(ctx, ev)
 		if err == nil {
-			p.repeats.said(said, p.now())
+			p.repeats.add(text, p.now())
 			p.metrics.operational(ev.Type)
 			return nil
 		}
@@ -57,7 +59,7 @@ func (p *Publisher) Operational(ctx context.Context, site string, kind relay.Kin
 	}
 }
 
-// checkSubject refuses what cannot be a part of an event's subject.
+// checkSubject returns an error if id cannot be a part of an event's subject.
 func checkSubject(kind relay.Kind, id string) error {
 	if id == "" || strings.ContainsAny(id, " .*>\t\r\n") {
 		return fmt.Errorf("operational event %s: %q cannot stand in a subject", kind, id)
@@ -65,17 +67,20 @@ func checkSubject(kind relay.Kind, id string) error {
 	return nil
 }
 
-// operational makes an event of now.
-func (p *Publisher) operational(site string, kind relay.Kind, id, message string, details map[string]any) (relay.Event, error) {
+// operational returns an event with the present time.
+func (p *Publisher) operational(
+	site string, kind relay.Kind, id, message string, details map[string]any,
+) (relay.Event, error) {
 	now := p.now()
-	ev, err := relay.NewOperationalEvent(p.base, site, id, now, relay.Operational{Kind: kind, Message: message, Details: details})
+	ev, err := relay.NewOperationalEvent(p.base, site, id, now,
+		relay.Operational{Kind: kind, Message: message, Details: details})
 	if err != nil {
 		return relay.Event{}, err
 	}
 	return ev.Numbered(relay.NextSequence(now.Add(p.ahead), 0)), nil
 }
 
-// repeats remembers what was said lately.
+// repeats remembers the recently published texts.
 type repeats struct {
 	mu   sync.Mutex
 	when map[string]time.Time
@@ -88,7 +93,7 @@ func (r *repeats) recent(what string, now time.Time) bool {
 	return ok && now.Sub(at) < repeatAfter
 }
 
-func (r *repeats) said(what string, now time.Time) {
+func (r *repeats) add(what string, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.when == nil {
@@ -101,7 +106,7 @@ func (r *repeats) said(what string, now time.Time) {
 			}
 		}
 		if len(r.when) >= maxRepeats {
-			clear(r.when) // saying something once more is better than growing without end
+			clear(r.when) // publishing a text once more is better than growing without limit
 		}
 	}
 	r.when[what] = now

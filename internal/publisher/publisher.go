@@ -1,15 +1,18 @@
-// Package publisher puts events into the public log: one for each notification, exactly once, in the order of the readings they
-// tell of. It is the third step of a notification's way; what comes before it is the resolver, what comes after reads the log.
+// Package publisher puts events into the public log: one for each notification, exactly once, in
+// the order in which the orders were read. It is the third step of a notification's way, after the
+// resolver and before the readers of the log. Begin with Begin (position.go) and Publish
+// (publisher.go).
 //
-// Three things make "exactly once" out of a store that can only promise "at least once":
+// The store by itself only promises "at least once". Three rules turn that into "exactly once":
 //
-//   - Where an order stands in the log is taken (Begin) before the order is read from the vendor, and every event carries
-//     that position as a condition. An event that came between makes the log refuse, so that an older reading can never
-//     follow a newer one, and two publishers of one order can never both succeed.
-//   - Every event's headers name the inbox entry it came of. After a crash, or an answer that never came, the log itself
-//     says which notifications have their event.
-//   - The document in relay_orders is only a shortcut: whatever it lacks is read from the log, and where it says too
-//     much (a log restored from a backup) the log is believed.
+//   - An order's position in the log is read (Begin) before the order is read from the vendor, and
+//     every event is published under the condition that the position has not changed. If another
+//     event came in between, the log refuses. So an older reading can never follow a newer one, and
+//     two publishers of one order can never both succeed.
+//   - The headers of every event name the inbox entry that it was made for. After a crash, or a
+//     lost response, the log itself shows which notifications have their event.
+//   - The document in relay_orders is only a shortcut. What it lacks is read from the log; where
+//     the two disagree (because the log was restored from a backup), the log is believed.
 package publisher
 
 import (
@@ -28,19 +31,21 @@ import (
 // Config is what a Publisher needs. Store is required.
 type Config struct {
 	Store *store.Store
-	// PublicURL is the relay's public address, below which the schemas are served; relative addresses without it.
+	// PublicURL is the relay's public address, where the schemas are served. Without it their
+	// addresses are relative.
 	PublicURL string
-	// Location is the zone of vendor times that name none (RELAY_AUDATEX_TIMEZONE); UTC if nil.
+	// Location is the zone of vendor times without one (RELAY_AUDATEX_TIMEZONE); UTC if nil.
 	Location *time.Location
 	Metrics  *Metrics
-	// Ahead is how far sequences run ahead of the clock, so that none is given out again that was published after a backup and
-	// went with its store (topology.Mark).
+	// Ahead is how far sequences run ahead of the clock, so that no sequence is used again that was
+	// published after a backup and lost with its store (topology.Mark).
 	Ahead time.Duration
 	Log   *slog.Logger     // slog.Default() if nil
 	Now   func() time.Time // time.Now if nil
 }
 
-// Publisher writes events. It is safe for concurrent use: the log's conditions are the referee between calls.
+// Publisher writes events. It is safe for concurrent use: the conditions of the log decide between
+// concurrent calls.
 type Publisher struct {
 	store    *store.Store
 	base     string
@@ -52,10 +57,11 @@ type Publisher struct {
 	repeats  repeats
 }
 
-// New makes a Publisher.
+// New returns a Publisher.
 func New(c Config) *Publisher {
 	p := &Publisher{
-		store: c.Store, base: strings.TrimRight(c.PublicURL, "/"), location: c.Location, metrics: c.Metrics, ahead: c.Ahead, log: c.Log, now: c.Now,
+		store: c.Store, base: strings.TrimRight(c.PublicURL, "/"), location: c.Location,
+		metrics: c.Metrics, ahead: c.Ahead, log: c.Log, now: c.Now,
 	}
 	if p.log == nil {
 		p.log = slog.Default()
@@ -66,52 +72,58 @@ func New(c Config) *Publisher {
 	return p
 }
 
-// Publish makes an event for each notification of the standing out of one reading of the order, which must have begun after Begin
-// had answered the standing. The first event carries what changed; the others tell that nothing more did. It ends in
-// one of the outcomes; the error, if any, is for the log only.
-func (p *Publisher) Publish(ctx context.Context, standing relay.Standing, reading relay.Snapshot) (relay.PublishOutcome, error) {
-	a, err := p.appendix(standing, reading)
+// Publish publishes an event for each waiting notification from one reading of the order, which
+// must have begun after Begin returned the position. The first event contains the changes; the
+// others contain none. It returns one of the outcomes; the error, if any, is only for the log.
+func (p *Publisher) Publish(
+	ctx context.Context, pos relay.OrderPosition, reading relay.Snapshot,
+) (relay.PublishOutcome, error) {
+	a, err := p.appender(pos, reading)
 	if err != nil {
 		return relay.Unfit, err
 	}
-	if err := p.list(ctx, standing.State, standing.Waiting, a.status); err != nil {
+	if err := p.markOpen(ctx, pos.State, pos.Waiting, a.status); err != nil {
 		return relay.StoreTrouble, err
 	}
-	for _, n := range standing.Waiting {
+	for _, n := range pos.Waiting {
 		if err := p.append(ctx, a, &n); err != nil {
-			return outcomeOf(err), fmt.Errorf("publish notification %s of order %s at site %s: %w", n, a.state.ID, a.state.Site, err)
+			return outcomeOf(err), fmt.Errorf("publish notification %s of order %s at site %s: %w", n, a.state.ID,
+				a.state.Site, err)
 		}
 	}
-	if err := p.save(ctx, a.state, standing.Revision); err != nil {
+	if err := p.save(ctx, a.state, pos.Revision); err != nil {
 		return relay.StoreTrouble, err
 	}
 	return relay.Published, nil
 }
 
-// Reconcile makes one event out of a reading that no notification asked for, if the order has changed since it was last read, and
-// reports whether it did. First sight of an order counts as a change.
-func (p *Publisher) Reconcile(ctx context.Context, standing relay.Standing, reading relay.Snapshot) (changed bool, outcome relay.PublishOutcome, err error) {
-	a, err := p.appendix(standing, reading)
+// Reconcile publishes one event for a reading without a notification, if the order has changed
+// since it was last read, and reports whether it had. A new order counts as changed.
+func (p *Publisher) Reconcile(
+	ctx context.Context, pos relay.OrderPosition, reading relay.Snapshot,
+) (changed bool, outcome relay.PublishOutcome, err error) {
+	a, err := p.appender(pos, reading)
 	if err != nil {
 		return false, relay.Unfit, err
 	}
-	if len(standing.State.Order) > 0 && len(a.changes) == 0 {
+	if len(pos.State.Order) > 0 && len(a.changes) == 0 {
 		return false, relay.Published, nil
 	}
-	if err := p.list(ctx, standing.State, nil, a.status); err != nil {
+	if err := p.markOpen(ctx, pos.State, nil, a.status); err != nil {
 		return false, relay.StoreTrouble, err
 	}
 	if err := p.append(ctx, a, nil); err != nil {
-		return false, outcomeOf(err), fmt.Errorf("publish the reconciled order %s at site %s: %w", a.state.ID, a.state.Site, err)
+		return false, outcomeOf(err),
+			fmt.Errorf("publish the reconciled order %s at site %s: %w", a.state.ID, a.state.Site, err)
 	}
-	if err := p.save(ctx, a.state, standing.Revision); err != nil {
+	if err := p.save(ctx, a.state, pos.Revision); err != nil {
 		return true, relay.StoreTrouble, err
 	}
 	return true, relay.Published, nil
 }
 
-// appendix is what is being appended to an order's events: it moves on with each of them.
-type appendix struct {
+// appender is the state while events are appended to an order: each event moves it forward.
+type appender struct {
 	state    relay.OrderState // as of the last event
 	reading  relay.Snapshot
 	status   string         // of the reading
@@ -119,23 +131,25 @@ type appendix struct {
 	position uint64         // of the last event
 }
 
-func (p *Publisher) appendix(standing relay.Standing, reading relay.Snapshot) (*appendix, error) {
-	changes, err := relay.Diff(standing.State.Order, reading.Order)
+func (p *Publisher) appender(pos relay.OrderPosition, reading relay.Snapshot) (*appender, error) {
+	changes, err := relay.Diff(pos.State.Order, reading.Order)
 	if err != nil {
-		return nil, fmt.Errorf("compare the readings of order %s: %w", standing.State.ID, err)
+		return nil, fmt.Errorf("compare the readings of order %s: %w", pos.State.ID, err)
 	}
-	return &appendix{
-		state: cloneState(standing.State), reading: reading, status: relay.StatusOf(reading.Order), changes: changes, position: standing.Position,
+	return &appender{
+		state: cloneState(pos.State), reading: reading, status: relay.StatusOf(reading.Order),
+		changes: changes, position: pos.Position,
 	}, nil
 }
 
-// append stores one event: of a notification, or with none a reconciled change.
-func (p *Publisher) append(ctx context.Context, a *appendix, n *relay.Received) error {
+// append stores one event: for a notification or, without one, for a reconciled change.
+func (p *Publisher) append(ctx context.Context, a *appender, n *relay.Received) error {
 	now := p.now()
 	s := &a.state
 	sequence := relay.NextSequence(now.Add(p.ahead), s.Sequence)
 	data := relay.OrderData{
-		Order: a.reading.Order, ReadAt: a.reading.ReadAt.UTC(), Revision: s.Revision + 1, Changes: a.changes, Origin: relay.OriginReconciliation,
+		Order: a.reading.Order, ReadAt: a.reading.ReadAt.UTC(), Revision: s.Revision + 1,
+		Changes: a.changes, Origin: relay.OriginReconciliation,
 	}
 	if s.Status != "" {
 		previous := s.Status
@@ -168,7 +182,7 @@ func (p *Publisher) append(ctx context.Context, a *appendix, n *relay.Received) 
 	s.Order, s.ReadAt, s.Status = data.Order, data.ReadAt, a.status
 	s.Revision, s.Sequence, s.LogPosition, s.UpdatedAt = data.Revision, sequence, position, now.UTC()
 	if n != nil {
-		note(s, n.Connection, n.Entry())
+		notePublished(s, n.Connection, n.Entry())
 	} else {
 		s.ReconciledAt = s.UpdatedAt
 	}
@@ -177,10 +191,11 @@ func (p *Publisher) append(ctx context.Context, a *appendix, n *relay.Received) 
 	return nil
 }
 
-// errUnfit says that a reading cannot be written as an event: reading it again would not help.
+// errUnfit means that a reading cannot be encoded as an event. Reading it again would not help.
 var errUnfit = errors.New("the reading cannot become an event")
 
-// outcomeOf sorts the errors of a publish. What is not known to have failed is unclear: then only the log can say.
+// outcomeOf returns the outcome for an error of a publish. If it is unclear whether the event was
+// stored, the log must be read again.
 func outcomeOf(err error) relay.PublishOutcome {
 	switch {
 	case errors.Is(err, store.ErrTooLarge):
@@ -197,8 +212,8 @@ func refOf(n relay.Received) store.InboxRef {
 	return store.InboxRef{Connection: n.Connection, Seq: n.Seq, Index: n.Index}
 }
 
-// note keeps the highest inbox entry that has an event, for each connection.
-func note(s *relay.OrderState, connection string, entry uint64) {
+// notePublished records the highest inbox entry of each connection that has an event.
+func notePublished(s *relay.OrderState, connection string, entry uint64) {
 	if s.Published == nil {
 		s.Published = map[string]uint64{}
 	}

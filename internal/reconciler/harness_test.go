@@ -194,11 +194,11 @@ func (w *world) notify(connection, order string) {
 	ctx := context.Background()
 	n := relay.Received{Connection: connection, Seq: w.entries.Add(1), Info: relay.NotificationInfo{Topic: "PARTS.ORDER.UPDATED", ReceivedAt: time.Now()}}
 	for range 50 {
-		standing, err := w.publisher.Begin(ctx, connection, order, []relay.Received{n})
+		pos, err := w.publisher.Begin(ctx, connection, order, []relay.Received{n})
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		switch outcome, err := w.publisher.Publish(ctx, standing, relay.Snapshot{Order: w.vendor.get(order), ReadAt: time.Now().UTC()}); outcome {
+		switch outcome, err := w.publisher.Publish(ctx, pos, relay.Snapshot{Order: w.vendor.get(order), ReadAt: time.Now().UTC()}); outcome {
 		case relay.Published:
 			return
 		case relay.ReadAgain:

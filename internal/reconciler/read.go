@@ -46,11 +46,11 @@ func (r *Reconciler) readOrder(starting, ending context.Context, lease *shard.Le
 	var last error
 	pause := backoff{least: r.cfg.RetryLeast, most: r.cfg.RetryMost}
 	for range readings {
-		standing, err := r.cfg.Publisher.Begin(ending, o.site, o.order, nil)
+		pos, err := r.cfg.Publisher.Begin(ending, o.site, o.order, nil)
 		if err != nil {
 			return res(stuck, err)
 		}
-		if !r.due(standing.State, run.Delivered) {
+		if !r.due(pos.State, run.Delivered) {
 			return res(skipped, nil)
 		}
 		answer, err := r.cfg.Orders.Order(starting, connection, o.order, func() (context.Context, error) {
@@ -72,11 +72,11 @@ func (r *Reconciler) readOrder(starting, ending context.Context, lease *shard.Le
 		default:
 			return res(unreadableOrder, err)
 		}
-		differs, published, err := r.cfg.Publisher.Reconcile(ending, standing, relay.Snapshot{Order: answer, ReadAt: r.cfg.Now().UTC()})
+		differs, published, err := r.cfg.Publisher.Reconcile(ending, pos, relay.Snapshot{Order: answer, ReadAt: r.cfg.Now().UTC()})
 		switch published {
 		case relay.Published:
 			// An order that was found changed before a crash, in this very run, is read once more.
-			if differs || !standing.State.ReconciledAt.Before(run.StartedAt) {
+			if differs || !pos.State.ReconciledAt.Before(run.StartedAt) {
 				return res(changed, nil)
 			}
 			return res(unchanged, nil)

@@ -35,8 +35,8 @@ type Orders interface {
 // Publisher puts events into the log.
 type Publisher interface {
 	// Begin takes where the order is in the log; it comes before the order is read.
-	Begin(ctx context.Context, site, order string, waiting []relay.Received) (relay.Standing, error)
-	Reconcile(ctx context.Context, standing relay.Standing, reading relay.Snapshot) (changed bool, outcome relay.PublishOutcome, err error)
+	Begin(ctx context.Context, site, order string, waiting []relay.Received) (relay.OrderPosition, error)
+	Reconcile(ctx context.Context, pos relay.OrderPosition, reading relay.Snapshot) (changed bool, outcome relay.PublishOutcome, err error)
 	// Once publishes an operational event, unless there is one since a time with equal details under the keys by.
 	Once(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any, since time.Time, by ...string) error
 }

@@ -31,15 +31,16 @@ type Auth struct {
 	Password string `json:"password,omitempty"`
 }
 
-// SigningSecret is one whsec_ secret; During a rotation the older one signs too until its expiry.
+// SigningSecret is one whsec_ secret. During a rotation the older secret signs as well, until it
+// expires.
 type SigningSecret struct {
 	Secret    string     `json:"secret"`
 	CreatedAt time.Time  `json:"createdAt"`
 	ExpiresAt *time.Time `json:"expiresAt,omitempty"`
 }
 
-// CallbackSecrets is the part of a callback that is encrypted at rest. Of all of it only the URL is ever returned, to those who may
-// change it.
+// CallbackSecrets is the part of a callback that is encrypted at rest. Only the URL is ever
+// returned, and only to callers who may change it.
 type CallbackSecrets struct {
 	URL     string            `json:"url"`
 	Signing []SigningSecret   `json:"signing"` // newest first
@@ -56,7 +57,7 @@ func (CallbackSecrets) String() string { return "[redacted]" }
 // GoString keeps the secrets out of %#v.
 func (CallbackSecrets) GoString() string { return "[redacted]" }
 
-// Disabled says why a callback no longer gets anything until it is resumed.
+// Disabled is why a callback gets nothing until it is resumed.
 type Disabled struct {
 	Reason string    `json:"reason"` // "gone" (410) or "failing" (five days)
 	At     time.Time `json:"at"`
@@ -66,38 +67,41 @@ type Disabled struct {
 type Callback struct {
 	ID     string `json:"id"`
 	Client string `json:"client"`
-	// ClientGeneration is that of its client when it was made: it belongs to no other client that has the id later.
+	// ClientGeneration is the client's generation when the callback was made. A later client with
+	// the same id does not own the callback.
 	ClientGeneration string `json:"clientGeneration"`
 
 	ShownURL       string    `json:"shownUrl"` // what everybody may see of Secrets.URL; SetURL sets both
 	Description    string    `json:"description,omitempty"`
 	Filter         Filter    `json:"filter"`
-	HeaderNames    []string  `json:"headerNames,omitempty"` // what reads may show of Headers
-	AuthType       string    `json:"authType,omitempty"`    // what reads may show of Auth
+	HeaderNames    []string  `json:"headerNames,omitempty"` // the names of Secrets.Headers, which may be shown
+	AuthType       string    `json:"authType,omitempty"`    // the type of Secrets.Auth, which may be shown
 	Concurrency    int       `json:"concurrency"`
 	RatePerSecond  float64   `json:"ratePerSecond,omitempty"` // 0: no limit
 	TimeoutSeconds int       `json:"timeoutSeconds"`
 	Mode           Mode      `json:"mode"`
 	ContentType    string    `json:"contentType"`
-	StartFrom      string    `json:"startFrom,omitempty"` // as asked: "now", "earliest" or a time
-	StartSeq       uint64    `json:"startSeq"`            // the log position that came of it: entries above are delivered
+	StartFrom      string    `json:"startFrom,omitempty"` // as requested: "now", "earliest" or a time
+	StartSeq       uint64    `json:"startSeq"`            // the resulting log position: later entries are delivered
 	Paused         bool      `json:"paused,omitempty"`
 	Disabled       *Disabled `json:"disabled,omitempty"`
-	// Resumed counts operator's resumes: the owner sees the number rise and tries everything now.
+	// Resumed counts how often an operator has resumed the callback. When it rises, the owner
+	// retries everything at once.
 	Resumed    int       `json:"resumed,omitempty"`
-	Generation string    `json:"generation"` // random; a callback made anew under an old id starts anew
+	Generation string    `json:"generation"` // random; a callback made again under the same id starts over
 	CreatedAt  time.Time `json:"createdAt"`
 	UpdatedAt  time.Time `json:"updatedAt"`
 
-	Secrets CallbackSecrets `json:"-"` // sealed apart by the store
+	Secrets CallbackSecrets `json:"-"` // the store encrypts them separately
 }
 
-// BelongsTo reports whether the callback is one of this client's, and not of one before it under the same id.
+// BelongsTo reports whether the callback belongs to this client, and not to an earlier one with the
+// same id.
 func (c Callback) BelongsTo(client Client) bool {
 	return c.Client == client.ID && c.ClientGeneration == client.Generation
 }
 
-// SigningSecrets answers the secrets that sign at now, newest first.
+// SigningSecrets returns the secrets that sign at now, newest first.
 func (c Callback) SigningSecrets(now time.Time) []string {
 	var secrets []string
 	for _, s := range c.Secrets.Signing {

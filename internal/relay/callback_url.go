@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-// RedactionMark replaces what is not shown of a callback's URL.
+// RedactionMark replaces the hidden parts of a callback's URL.
 const RedactionMark = "[redacted]"
 
-// plainWords are the words of which a path may be shown: they name an endpoint or its version and cannot be a secret.
-// Nothing tells a token from a name that somebody chose, so every other word is hidden.
+// plainWords are the words that may be shown in a path. They name an endpoint or its version and
+// cannot be a secret. Any other word could be a token, so it is hidden.
 var plainWords = strings.Fields(`
 	api app apps audatex axis bms callback callbacks catch cloudevents connector connectors create default demo deliveries delivery
 	endpoint endpoints event events execute external feed function functions gateway handler handlers hook hooks http https in
@@ -23,17 +23,20 @@ var plainWords = strings.Fields(`
 
 var version = regexp.MustCompile(`^v[0-9]{1,2}$`)
 
-// maxPlain is the longest segment that is shown: a longer one, though of common words, may be a passphrase.
+// maxPlain is the length of the longest segment that is shown. A longer one may be a passphrase,
+// even if it is made of common words.
 const maxPlain = 40
 
-// SetURL changes where deliveries go to. A URL may carry a token in its path or query, so all of it is among the secrets.
+// SetURL sets the address that deliveries go to. A URL may carry a token in its path or query, so
+// it is kept with the secrets.
 func (c *Callback) SetURL(raw string) {
 	c.Secrets.URL, c.ShownURL = raw, RedactURL(raw)
 }
 
-// RedactURL returns what may be shown of a callback's URL to those who must not know its secrets: scheme, host and port, and of the
-// path the segments that are made of common words such as hooks, orders or v1. A user, each other segment, the query and the fragment
-// are replaced by RedactionMark. A text that is not a URL is hidden as a whole.
+// RedactURL returns the part of a callback's URL that may be shown to everybody: scheme, host,
+// port, and the path segments made of common words such as hooks, orders or v1. The user, all other
+// segments, the query and the fragment are replaced by RedactionMark. A text that is not a URL is
+// hidden completely.
 func RedactURL(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil || u.Scheme == "" || u.Host == "" {
@@ -64,7 +67,8 @@ func RedactURL(raw string) string {
 	return b.String()
 }
 
-// isPlain reports whether a segment of a path is made of common words. The empty one is.
+// isPlain reports whether a path segment may be shown: it is empty, or short and made of common
+// words.
 func isPlain(segment string) bool {
 	words := strings.FieldsFunc(strings.ToLower(segment), func(c rune) bool { return c == '-' || c == '_' || c == '.' })
 	for _, word := range words {
@@ -75,11 +79,11 @@ func isPlain(segment string) bool {
 	return segment == "" || len(words) > 0 && len(segment) <= maxPlain
 }
 
-// IsRedacted reports whether a text holds RedactionMark, also where a client has percent-encoded it: it was read where URLs are shown
-// without their secrets, and is no address.
+// IsRedacted reports whether a text contains RedactionMark, percent-encoded or not. Such a text was
+// copied from a place where URLs are shown without their secrets; it is not an address.
 func IsRedacted(raw string) bool {
 	text := strings.ToLower(raw)
-	for range 3 { // an encoded mark may have been encoded once more
+	for range 3 { // the client may have encoded it more than once
 		if strings.Contains(text, RedactionMark) {
 			return true
 		}
@@ -88,8 +92,8 @@ func IsRedacted(raw string) bool {
 	return false
 }
 
-// URLSecrets returns the parts of a callback's URL that RedactURL hides, as they stand in it and decoded: what an answer that repeats
-// the request must not be kept with. The longest parts come first.
+// URLSecrets returns the parts of a callback's URL that RedactURL hides, both as written and
+// decoded, the longest first. A response that repeats one of them must not be stored.
 func URLSecrets(raw string) []string {
 	u, err := url.Parse(raw)
 	if err != nil {

@@ -10,7 +10,8 @@ type Change struct {
 	To   json.RawMessage `json:"to"`   // null: is not there
 }
 
-// PartKey names a part across snapshots: the vendor gives parts no id, so equal numbers are told apart by occurrence.
+// PartKey identifies a part in different snapshots. The vendor gives parts no id, so parts with
+// equal numbers are told apart by their occurrence.
 type PartKey struct {
 	OEPartNumber      string `json:"oePartNumber"`
 	OrderedPartNumber string `json:"orderedPartNumber"`

@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// Level says what a connection's consent covers at the vendor, and which of its three sets of event calls is used.
+// Level is what a connection's consent covers at the vendor. It selects one of the vendor's three
+// sets of event calls.
 type Level string
 
 // The vendor's three levels.
@@ -15,26 +16,27 @@ const (
 	LevelUser    Level = "user"
 )
 
-// Connection is one consent given by a vendor user, as configured. Its tokens live in a document of their own (Token), so
-// that a refresh never collides with an operator's change.
+// Connection is one consent given by a vendor user, as configured. Its tokens are stored in a
+// document of their own (Token), so that a refresh never conflicts with an operator's change.
 type Connection struct {
 	ID    string `json:"id"`
 	Level Level  `json:"level"`
-	// Site is the site every notification belongs to whose vendor site id is not in Sites; empty for a company grant whose
-	// sites are all listed.
+	// Site is the site of every notification whose vendor site id is not in Sites. It is empty for
+	// a company grant whose sites are all listed.
 	Site string `json:"site,omitempty"`
 	// Sites maps the vendor's SiteId to our site.
 	Sites               map[string]string `json:"sites,omitempty"`
 	PollIntervalSeconds float64           `json:"pollIntervalSeconds,omitempty"` // 0: the program's RELAY_POLL_INTERVAL
 	Paused              bool              `json:"paused,omitempty"`
-	Generation          string            `json:"generation"` // random; a connection made anew under an old id is another one
-	// Consent is the one that the tokens came of; nil if an operator has put them.
+	Generation          string            `json:"generation"` // random; another one if the id is used again
+	// Consent is the consent that the tokens came from; nil if an operator entered the tokens.
 	Consent   *Consent  `json:"consent,omitempty"`
 	CreatedAt time.Time `json:"createdAt"`
 	UpdatedAt time.Time `json:"updatedAt"`
 }
 
-// SiteOf answers our site for a vendor's site id, "" when the id is not mapped and the connection has no site of its own.
+// SiteOf returns our site for a vendor's site id. It is "" if the id is not mapped and the
+// connection has no site of its own.
 func (c Connection) SiteOf(vendorSite string) string {
 	if s, ok := c.Mapped(vendorSite); ok {
 		return s
@@ -42,7 +44,8 @@ func (c Connection) SiteOf(vendorSite string) string {
 	return c.Site
 }
 
-// Mapped answers what Sites says of a vendor's site id; upper and lower case are one. A consent is checked by it, too.
+// Mapped returns the site that Sites has for a vendor's site id, ignoring case. Consents are
+// checked with it, too.
 func (c Connection) Mapped(vendorSite string) (site string, ok bool) {
 	if site, ok = c.Sites[vendorSite]; ok {
 		return site, true
@@ -55,7 +58,7 @@ func (c Connection) Mapped(vendorSite string) (site string, ok bool) {
 	return "", false
 }
 
-// Covers reports whether the connection may carry a site.
+// Covers reports whether the connection may carry events of a site.
 func (c Connection) Covers(site string) bool {
 	if c.Site == site {
 		return true
@@ -68,7 +71,7 @@ func (c Connection) Covers(site string) bool {
 	return false
 }
 
-// SiteNames answers every site the connection may carry, without repeats.
+// SiteNames returns every site that the connection may carry, each once.
 func (c Connection) SiteNames() []string {
 	seen := map[string]bool{}
 	var names []string
@@ -85,24 +88,25 @@ func (c Connection) SiteNames() []string {
 	return names
 }
 
-// PollIntent is written before the vendor's destructive poll is sent. An intent without an outcome whose poll id is not in
-// the inbox either is a suspected gap: the answer may have carried notifications that nobody stored.
+// PollIntent is written before the vendor's destructive poll is sent. If an intent has no outcome,
+// and its poll id is not in the inbox either, there may be a gap: the response may have carried
+// notifications that were never stored.
 type PollIntent struct {
 	PollID string `json:"pollId"`
-	// Owner is the process that polls, by a random id of its own. Another process waits for the deadline before it takes the poll
-	// for ended; documents of before there were several have none.
+	// Owner identifies the polling process by a random id. Another process waits for the deadline
+	// before it treats the poll as ended.
 	Owner    string    `json:"owner,omitempty"`
 	At       time.Time `json:"at"`
-	Deadline time.Time `json:"deadline"` // the call has ended for certain by then
+	Deadline time.Time `json:"deadline"` // the call has certainly ended by then
 }
 
-// PollOutcome is what became of the last poll.
+// PollOutcome is the result of the last poll.
 type PollOutcome struct {
 	PollID        string    `json:"pollId"`
 	At            time.Time `json:"at"`
 	Result        string    `json:"result"` // audatex.Outcome as text
 	Notifications int       `json:"notifications"`
-	Full          bool      `json:"full,omitempty"` // more wait at the vendor's
+	Full          bool      `json:"full,omitempty"` // the vendor has more notifications waiting
 	InboxSeq      uint64    `json:"inboxSeq,omitempty"`
 	Error         string    `json:"error,omitempty"`
 	CorrelationID string    `json:"correlationId,omitempty"`
@@ -114,39 +118,45 @@ type UntoldGap struct {
 	Why   string    `json:"why"`
 }
 
-// Poll is the document of relay_polls: where a connection stands with the vendor's queue.
+// Poll is the document in relay_polls: how far a connection has read the vendor's queue.
 type Poll struct {
 	Epoch      uint64       `json:"epoch"`
 	Generation string       `json:"generation"`
 	Intent     *PollIntent  `json:"intent,omitempty"`
 	Outcome    *PollOutcome `json:"outcome,omitempty"`
-	// InboxSeq is the connection's last page in the inbox, as far as its owner knew when it wrote the document; 0 if it knew of none.
+	// InboxSeq is the connection's last page in the inbox that its owner knew of when it wrote the
+	// document; 0 if it knew of none.
 	InboxSeq       uint64 `json:"inboxSeq,omitempty"`
 	SubscriptionID string `json:"subscriptionId,omitempty"`
-	// Topic is what the subscription was asked for.
+	// Topic is the topic that the subscription was requested for.
 	Topic string `json:"topic,omitempty"`
-	// SubscribingSince is when the vendor was first asked for a subscription without an answer that says what came of it.
+	// SubscribingSince is when the vendor was first asked for a subscription whose outcome is not
+	// known yet.
 	SubscribingSince *time.Time `json:"subscribingSince,omitempty"`
-	// SubscriptionAdopted says that the vendor already had the subscription and nobody here has a record of making it; AdoptionTold that
-	// the event about it is in the log.
+	// SubscriptionAdopted is set if the vendor already had the subscription and this relay has no
+	// record of making it. AdoptionTold is set once the event about it is in the log.
 	SubscriptionAdopted bool `json:"subscriptionAdopted,omitempty"`
 	AdoptionTold        bool `json:"adoptionTold,omitempty"`
-	// SubscriptionLost says that the vendor no longer knew the subscription: until there is another nothing queues up.
+	// SubscriptionLost is set if the vendor no longer knows the subscription. Until there is a new
+	// one nothing is queued.
 	SubscriptionLost bool       `json:"subscriptionLost,omitempty"`
 	GapSuspectedAt   *time.Time `json:"gapSuspectedAt,omitempty"`
-	// Gaps counts the moments from which on the connection's open orders must be read again, see Reconciliation; GapCause is the
-	// last one's cause and GapSince the time from which changes may have been missed.
+	// Gaps counts the gaps after which the connection's open orders must be read again, see
+	// Reconciliation. GapCause is the cause of the last one, and GapSince the time since which
+	// changes may have been missed.
 	Gaps     uint64         `json:"gaps,omitempty"`
 	GapCause ReconcileCause `json:"gapCause,omitempty"`
 	GapSince *time.Time     `json:"gapSince,omitempty"`
 	// GapsUntold are suspected gaps whose operational event could not be stored yet.
 	GapsUntold []UntoldGap `json:"gapsUntold,omitempty"`
-	// ForeignSince is since when polls bring something else in the queue's place; nil: they do not.
+	// ForeignSince is since when polls have returned something other than the queue's contents; nil
+	// if they do not.
 	ForeignSince *time.Time `json:"foreignSince,omitempty"`
-	Failures     int        `json:"failures,omitempty"` // polls failed in a row
+	Failures     int        `json:"failures,omitempty"` // failed polls in a row
 	FailingSince *time.Time `json:"failingSince,omitempty"`
-	// SoonerUntil is until when polls come sooner than the interval says, as something came or a user consented.
+	// SoonerUntil is until when polls come more often than the interval, because something arrived
+	// or a user consented.
 	SoonerUntil *time.Time `json:"soonerUntil,omitempty"`
-	// ConsentToldFor is the end of consent that was told as an operational event.
+	// ConsentToldFor is the end of consent for which an operational event was published.
 	ConsentToldFor *time.Time `json:"consentToldFor,omitempty"`
 }

@@ -10,28 +10,32 @@ import (
 )
 
 const (
-	// MaxChanges bounds what Diff answers.
+	// MaxChanges bounds the changes that Diff returns.
 	MaxChanges = 1000
-	// maxDiffDepth bounds how deep nested objects are told apart field by field; deeper ones are compared as wholes. The vendor's
-	// orders have two levels.
+	// maxDiffDepth bounds how deep nested objects are compared field by field; deeper ones are
+	// compared as a whole. The vendor's orders have two levels.
 	maxDiffDepth = 32
 )
 
 var null = json.RawMessage("null")
 
-// Diff answers what differs between two snapshots of an order, as JSON pointers into after. It follows the document order of
-// after; what is gone comes last in its object, removed parts after all others. Nested objects are compared field by field,
-// arrays other than Parts as wholes.
+// Diff returns the differences between two snapshots of an order, as JSON pointers into after. They
+// come in the order of after's fields; removed fields come last in their object, and removed parts
+// after all other parts. Nested objects are compared field by field, arrays other than Parts as a
+// whole.
 //
-//   - Parts match by their two numbers and, where those are equal, by occurrence; a part that only moved is no change. A part that is gone
-//     has the path /Parts/-, a new one /Parts/<i> and from null.
-//   - null, absent and 0001-01-01T00:00:00 (the vendor's "no date") are equal. Numbers are equal by value: 12.50 is 12.5.
+//   - Parts match by their two numbers and, where those are equal, by occurrence. A part that only
+//     moved is not a change. A removed part has the path /Parts/-, a new one the path /Parts/<i>
+//     and from null.
+//   - null, absent and 0001-01-01T00:00:00 (the vendor's "no date") are equal. Numbers are equal by
+//     value: 12.50 is 12.5.
 //   - From and To are the bytes as they came.
-//   - At first sight (before is empty) nothing has changed.
-//   - Of more than MaxChanges changes the first MaxChanges-1 are told, and a last one with an empty path, which points at the whole order, and
-//     null in From and To: compare the order yourself.
+//   - If before is empty (a new order), there are no changes.
+//   - If there are more than MaxChanges, Diff returns the first MaxChanges-1 and a last one with an
+//     empty path, which points at the whole order, and null in From and To. The caller must then
+//     compare the orders itself.
 //
-// An error means that one of the two is not a JSON object.
+// It returns an error if one of the two is not a JSON object.
 func Diff(before, after json.RawMessage) ([]Change, error) {
 	a, err := readObject(after)
 	if err != nil {
@@ -52,7 +56,7 @@ func Diff(before, after json.RawMessage) ([]Change, error) {
 	return d.changes, nil
 }
 
-// StatusOf answers the order's Status, "" if it has none.
+// StatusOf returns the order's Status, or "" if it has none.
 func StatusOf(order json.RawMessage) string {
 	o, err := readObject(order)
 	if err != nil {
@@ -82,7 +86,7 @@ func (d *differ) objects(path string, part *PartKey, before, after object, depth
 	}
 }
 
-// values compares two values at path; nil is absent.
+// values compares two values at path; nil means absent.
 func (d *differ) values(path string, part *PartKey, before, after json.RawMessage, depth int) {
 	if d.full() || bytes.Equal(before, after) {
 		return
@@ -103,8 +107,8 @@ func (d *differ) values(path string, part *PartKey, before, after json.RawMessag
 	}
 }
 
-// parts compares the orders' parts. It answers false if these are not two lists of objects (nothing there is an empty
-// list): then they are compared like any other field.
+// parts compares the orders' parts. It returns false if they are not two lists of objects; then
+// they are compared like any other field. An absent list counts as empty.
 func (d *differ) parts(before, after json.RawMessage) bool {
 	b, okB := readParts(before)
 	a, okA := readParts(after)
@@ -138,7 +142,7 @@ func (d *differ) parts(before, after json.RawMessage) bool {
 	return true
 }
 
-// part is one part of an order with the key it is known by.
+// part is one part of an order and its key.
 type part struct {
 	key    PartKey
 	fields object
@@ -160,7 +164,8 @@ func readParts(raw json.RawMessage) ([]part, bool) {
 		if err != nil {
 			return nil, false
 		}
-		key := PartKey{OEPartNumber: plainText(fields.get("OEPartNumber")), OrderedPartNumber: plainText(fields.get("OrderedPartNumber"))}
+		key := PartKey{OEPartNumber: plainText(fields.get("OEPartNumber")),
+			OrderedPartNumber: plainText(fields.get("OrderedPartNumber"))}
 		occurrences[key]++
 		n := occurrences[key]
 		key.Occurrence = n
@@ -180,7 +185,7 @@ type member struct {
 	value json.RawMessage
 }
 
-// get answers a member's value, nil if there is none.
+// get returns a member's value, or nil if there is none.
 func (o object) get(name string) json.RawMessage {
 	if i, ok := o.index[name]; ok {
 		return o.members[i].value
@@ -188,13 +193,13 @@ func (o object) get(name string) json.RawMessage {
 	return nil
 }
 
-// readObject reads one object. Of a repeated name the last value counts, as with encoding/json.
+// readObject reads one object. If a name is repeated, the last value counts, as in encoding/json.
 func readObject(raw json.RawMessage) (object, error) {
 	o := object{index: map[string]int{}}
 	if !isObject(raw) {
 		return o, fmt.Errorf("not a JSON object")
 	}
-	if !json.Valid(raw) { // the decoder below would not look at what follows the object
+	if !json.Valid(raw) { // the decoder below does not look at what follows the object
 		return o, fmt.Errorf("not JSON")
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
@@ -233,7 +238,8 @@ func orNull(raw json.RawMessage) json.RawMessage {
 	return slices.Clone(raw)
 }
 
-// plainText takes a string, or a number or boolean as it stands, as text; anything else is "".
+// plainText returns a string's text, a number or a boolean as it is written, and "" for anything
+// else.
 func plainText(raw json.RawMessage) string {
 	if len(raw) == 0 || isNothing(raw) {
 		return ""

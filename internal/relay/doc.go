@@ -1,4 +1,6 @@
-// Package relay holds the words of the design as types: connection, site, notification, order, event, client, callback,
-// attempt and delivery. It knows no store and no network; the four stages (poller, resolver, publisher, dispatcher) and the
-// API speak to one another through these types and through the logs alone.
+// Package relay defines the types of the domain: connection, site, notification, order, event,
+// client, callback, attempt and delivery. It uses no store and no network, so every other package
+// can import it; the four stages (poller, resolver, publisher, dispatcher) and the API exchange
+// these types only. Begin with connection.go and event.go, which is what comes in and what goes
+// out; diff.go compares two readings of an order.
 package relay

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// equalValues reports whether two JSON values mean the same; nil is absent.
+// equalValues reports whether two JSON values mean the same; nil means absent.
 func equalValues(a, b json.RawMessage) bool {
 	if bytes.Equal(a, b) {
 		return true
@@ -69,7 +69,7 @@ func equal(a, b any) bool {
 	return a == b // strings, booleans, nil
 }
 
-// something turns the vendor's ways of saying nothing into nil.
+// something replaces the vendor's ways of writing nothing by nil.
 func something(v any) any {
 	if s, ok := v.(string); ok && isNoDate(s) {
 		return nil
@@ -94,7 +94,7 @@ func isNoDate(s string) bool {
 	}
 	if fraction, ok := strings.CutPrefix(rest, "."); ok {
 		rest = strings.TrimLeft(fraction, "0")
-		if len(rest) == len(fraction) { // a point needs a digit, and it must be zero
+		if len(rest) == len(fraction) { // a point needs digits, and they must be zeros
 			return false
 		}
 	}
@@ -112,8 +112,8 @@ func isNoDate(s string) bool {
 	return true
 }
 
-// equalNumbers compares two JSON numbers by value, without a float in between, and without ever writing out an exponent:
-// 1e999999999 costs no more than 1.
+// equalNumbers compares two JSON numbers by value. It uses no floating point and never expands an
+// exponent, so that 1e999999999 costs no more than 1.
 func equalNumbers(a, b string) bool {
 	if a == b {
 		return true
@@ -123,14 +123,16 @@ func equalNumbers(a, b string) bool {
 	return okX && okY && x == y
 }
 
-// decimal is sign × 0.digits × 10^exponent, with digits neither beginning nor ending in 0; zero has no digits.
+// decimal is sign × 0.digits × 10^exponent, with digits neither beginning nor ending in 0; zero has
+// no digits.
 type decimal struct {
 	negative bool
 	digits   string
 	exponent int64
 }
 
-// parseDecimal reads a JSON number; false if its exponent is beyond what is compared by value.
+// parseDecimal parses a JSON number. It returns false if the exponent is too large to compare by
+// value.
 func parseDecimal(s string) (decimal, bool) {
 	var d decimal
 	if rest, ok := strings.CutPrefix(s, "-"); ok {

@@ -9,20 +9,21 @@ import (
 	"time"
 )
 
-// The types of the events about parts orders, and the names in CloudEvents' other attributes.
+// The types of the events about parts orders, and values of other CloudEvents attributes.
 const (
 	TypeOrderCreated = "audatex.parts.order.created"
 	TypeOrderUpdated = "audatex.parts.order.updated"
 
-	// The paths of the data's schemas below the relay's public address, where they are served.
+	// The paths of the data's schemas, which are served below the relay's public address.
 	OrderSchema       = "/schemas/parts-order-event-v1.json"
 	OperationalSchema = "/schemas/operational-event-v1.json"
 
-	// EventContentType is CloudEvents' structured JSON mode (CloudEvents 1.0, HTTP binding, section 3.2).
+	// EventContentType is CloudEvents' structured JSON mode (CloudEvents 1.0, HTTP binding, section
+	// 3.2).
 	EventContentType = "application/cloudevents+json"
 )
 
-// Kind is what an operational event is about; its type is OperationalPrefix + Kind.
+// Kind is the subject of an operational event. Its type is OperationalPrefix + Kind.
 type Kind string
 
 // The operational events.
@@ -40,7 +41,7 @@ const (
 	KindLogClamped          Kind = "log-clamped"
 )
 
-// Origin says what made an event.
+// Origin is what caused an event.
 type Origin string
 
 // The origins of an event about an order.
@@ -49,8 +50,8 @@ const (
 	OriginReconciliation Origin = "reconciliation"
 )
 
-// Event is what the relay publishes: a CloudEvent 1.0 in structured JSON. The encoded bytes are made once, by the publisher,
-// and are the NATS message, the callback's body and the API's answer alike.
+// Event is what the relay publishes: a CloudEvent 1.0 in structured JSON. The publisher encodes it
+// once; the NATS message, the callback's body and the API's response all have the same bytes.
 type Event struct {
 	SpecVersion     string          `json:"specversion"`
 	ID              string          `json:"id"`
@@ -64,8 +65,9 @@ type Event struct {
 	Sequence        string          `json:"sequence"`
 	Data            json.RawMessage `json:"data"`
 
-	// CreatedAt and ReceivedAt are those of the vendor's notification behind the event. They go into the message's headers, so that
-	// who measures need not read the body; zero for other events.
+	// CreatedAt and ReceivedAt are the times of the vendor's notification behind the event, zero
+	// for other events. They are in the message's headers, so that latencies can be measured
+	// without reading the body.
 	CreatedAt, ReceivedAt time.Time `json:"-"`
 }
 
@@ -80,7 +82,7 @@ type OrderData struct {
 	Origin         Origin            `json:"origin"`
 }
 
-// NotificationInfo is what an event tells of the vendor's notification behind it.
+// NotificationInfo is what an event contains about the vendor's notification that caused it.
 type NotificationInfo struct {
 	ID         *string   `json:"id"` // null for the older form
 	Topic      string    `json:"topic"`
@@ -92,17 +94,18 @@ type NotificationInfo struct {
 // Operational is the data of an operational event.
 type Operational struct {
 	Kind    Kind           `json:"kind"`
-	Message string         `json:"message"` // one sentence that says what happened and what to do
+	Message string         `json:"message"` // one sentence: what happened, and what to do
 	Details map[string]any `json:"details,omitempty"`
 }
 
-// NextSequence answers the sequence of an event published at now after one with sequence last: microseconds, always above.
+// NextSequence returns the sequence of an event published at now, after one with the sequence last.
+// Sequences are microseconds and always rise.
 func NextSequence(now time.Time, last uint64) uint64 {
 	return max(uint64(now.UnixMicro()), last+1)
 }
 
-// NewOrderEvent builds the event of one notification (or reconciliation) of an order. SchemaBase is the relay's public
-// address without a closing slash.
+// NewOrderEvent returns the event for one notification (or reconciliation) of an order. SchemaBase
+// is the relay's public address without a trailing slash.
 func NewOrderEvent(schemaBase, site, order, typ string, sequence uint64, at time.Time, data OrderData) (Event, error) {
 	if data.Changes == nil {
 		data.Changes = []Change{}
@@ -114,12 +117,13 @@ func NewOrderEvent(schemaBase, site, order, typ string, sequence uint64, at time
 	seq := strconv.FormatUint(sequence, 10)
 	return Event{
 		SpecVersion: "1.0", ID: site + "-" + order + "-" + seq, Source: "/audatex/sites/" + site, Type: typ, Subject: order,
-		Time: FormatTime(at), DataContentType: "application/json", DataSchema: schemaBase + OrderSchema, Site: site, Sequence: seq, Data: raw,
+		Time: FormatTime(at), DataContentType: "application/json", DataSchema: schemaBase + OrderSchema, Site: site,
+		Sequence: seq, Data: raw,
 	}, nil
 }
 
-// NewOperationalEvent builds an operational event about id (a connection, a callback, an order). Site is NoSite when it is about no
-// single site.
+// NewOperationalEvent returns an operational event about id (a connection, a callback, an order).
+// Site is NoSite if the event is not about a single site.
 func NewOperationalEvent(schemaBase, site, id string, at time.Time, data Operational) (Event, error) {
 	raw, err := Encode(data)
 	if err != nil {
@@ -137,7 +141,7 @@ func NewOperationalEvent(schemaBase, site, id string, at time.Time, data Operati
 	}, nil
 }
 
-// Numbered answers the event with another sequence, and the id that goes with it.
+// Numbered returns the event with another sequence, and the id that goes with it.
 func (e Event) Numbered(sequence uint64) Event {
 	e.ID = strings.TrimSuffix(e.ID, e.Sequence)
 	e.Sequence = strconv.FormatUint(sequence, 10)
@@ -148,8 +152,8 @@ func (e Event) Numbered(sequence uint64) Event {
 // FormatTime writes t in UTC with microseconds, RFC 3339.
 func FormatTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000000Z") }
 
-// Encode writes v as JSON without escaping HTML's characters and without a closing newline: the vendor's bytes inside stay
-// as they came but for white space.
+// Encode returns v as JSON, without escaping HTML characters and without a newline at the end. The
+// vendor's bytes inside stay as they came, except for white space.
 func Encode(v any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -160,5 +164,5 @@ func Encode(v any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-// SequenceNumber answers the event's sequence as a number.
+// SequenceNumber returns the event's sequence as a number.
 func (e Event) SequenceNumber() (uint64, error) { return strconv.ParseUint(e.Sequence, 10, 64) }

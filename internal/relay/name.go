@@ -7,15 +7,16 @@ import (
 	"hash/fnv"
 )
 
-// Shards is the number of fixed slices that connections and callbacks are divided into. It can never change without moving
-// data: shard numbers stand in watermarks and leases.
+// Shards is the number of shards that connections and callbacks are divided into. It can never
+// change without moving data: watermarks and leases contain shard numbers.
 const Shards = 64
 
-// NoSite stands for the site in subjects of operational events that are about no single site.
+// NoSite replaces the site in the subjects of operational events that are not about a single site.
 const NoSite = "_"
 
-// CheckName reports whether name can be a site, a connection, a client or a callback: [a-z0-9][a-z0-9-]{0,62}, so that it is
-// a NATS subject token, a bucket key and a URL segment without escaping.
+// CheckName returns an error unless name can be the name of a site, a connection, a client or a
+// callback: [a-z0-9][a-z0-9-]{0,62}, so that it can be a NATS subject token, a bucket key and a URL
+// segment without escaping.
 func CheckName(name string) error {
 	if name == "" {
 		return fmt.Errorf("must not be empty")
@@ -33,16 +34,16 @@ func CheckName(name string) error {
 	return nil
 }
 
-// ShardOf answers the shard (0 to 63) of a connection's or a callback's id.
+// ShardOf returns the shard (0 to 63) of a connection's or a callback's id.
 func ShardOf(id string) int {
 	h := fnv.New32a()
 	h.Write([]byte(id))
-	// FNV's low bits of short ids are not well mixed; fold the high half in.
+	// For short ids FNV's low bits are not well mixed; fold in the high half.
 	s := h.Sum32()
 	return int((s ^ s>>16) % Shards)
 }
 
-// NewID answers 16 random bytes in hex: generations, poll ids, replica nonces.
+// NewID returns 16 random bytes in hex. It makes generations, poll ids and the nonces of replicas.
 func NewID() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails, see crypto/rand

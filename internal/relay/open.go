@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// OpenOrder is the document of relay_open, under <connection>.<site>.<order>: an order that was seen through the connection and may
-// still be open. The order's own document says whether it is.
+// OpenOrder is the document in relay_open, under <connection>.<site>.<order>, for an order that was
+// seen through the connection and may still be open. The order's own document has its present
+// status.
 type OpenOrder struct {
 	ListedAt time.Time `json:"listedAt"`
 }
@@ -14,14 +15,15 @@ type OpenOrder struct {
 // OpenKey is the key of an order in relay_open.
 func OpenKey(connection, site, order string) string { return connection + "." + site + "." + order }
 
-// SplitOpenKey is the way back from OpenKey; false if the key is none of its.
+// SplitOpenKey is the inverse of OpenKey. It returns false for a key of another form.
 func SplitOpenKey(key string) (connection, site, order string, ok bool) {
 	connection, rest, _ := strings.Cut(key, ".")
 	site, order, _ = strings.Cut(rest, ".")
 	return connection, site, order, connection != "" && site != "" && order != "" && !strings.Contains(order, ".")
 }
 
-// The states in which an order has ended: nothing more is expected of it. A status that the vendor may add one day is not among them.
+// The statuses in which an order has ended and no change is expected, apart from the return of a
+// delivered one. A status that the vendor adds later does not count as an end.
 const (
 	statusDelivered      = "Delivered"
 	statusCancelled      = "Cancelled"
@@ -29,10 +31,12 @@ const (
 	statusReturnRejected = "ReturnRejected"
 )
 
-// IsClosed reports whether an order with this status is at its end.
+// IsClosed reports whether an order with this status has ended.
 func IsClosed(status string) bool {
-	return strings.EqualFold(status, statusCancelled) || strings.EqualFold(status, statusReturnAccepted) || strings.EqualFold(status, statusReturnRejected)
+	return strings.EqualFold(status, statusCancelled) || strings.EqualFold(status, statusReturnAccepted) ||
+		strings.EqualFold(status, statusReturnRejected)
 }
 
-// IsDelivered reports whether an order with this status has been delivered: the only change to come would be a return.
+// IsDelivered reports whether an order with this status has been delivered: a return is the only
+// change still possible.
 func IsDelivered(status string) bool { return strings.EqualFold(status, statusDelivered) }

@@ -5,43 +5,46 @@ import (
 	"time"
 )
 
-// ReconcileCause says why a connection's open orders are read again.
+// ReconcileCause is why a connection's open orders are read again.
 type ReconcileCause string
 
 // The causes.
 const (
 	CauseGap          ReconcileCause = "gap"          // notifications may have been lost
-	CauseSubscription ReconcileCause = "subscription" // the connection has a new subscription; nothing was queued before
-	CauseAsked        ReconcileCause = "asked"        // somebody asked for it
+	CauseSubscription ReconcileCause = "subscription" // there is a new subscription; nothing was queued before it
+	CauseAsked        ReconcileCause = "asked"        // on request
 	CauseNightly      ReconcileCause = "nightly"      // once a night
 )
 
-// Reconciliation is the document of a connection's reconciliations, beside its Poll: which run is under way and how far it is. A run reads
-// the connection's open orders in the order of their keys in relay_open.
+// Reconciliation is the document about a connection's reconciliations, stored beside its Poll:
+// which run is under way, and how far it is. A run reads the connection's open orders in the order
+// of their keys in relay_open.
 type Reconciliation struct {
 	Epoch      uint64           `json:"epoch"`
 	Generation string           `json:"generation"`
-	Gaps       uint64           `json:"gaps,omitempty"` // of the Poll: how many of them a run was wanted for
+	Gaps       uint64           `json:"gaps,omitempty"` // how many of the Poll's gaps a run was requested for
 	Run        *ReconcileRun    `json:"run,omitempty"`  // nil: none is under way
-	Next       *ReconcileWant   `json:"next,omitempty"` // what has been wanted since the run began
-	Last       *ReconcileEnding `json:"last,omitempty"` // of the last run that came to its end
+	Next       *ReconcileWant   `json:"next,omitempty"` // what has been requested since the run began
+	Last       *ReconcileEnding `json:"last,omitempty"` // the last run that was completed
 }
 
-// ReconcileWant is what a run is for.
+// ReconcileWant is a request for a run.
 type ReconcileWant struct {
 	Causes []ReconcileCause `json:"causes"`
-	// Since is the earliest moment from which changes may have been missed, At when it was last wanted.
+	// Since is the earliest time since which changes may have been missed, At when the run was last
+	// requested.
 	Since time.Time `json:"since"`
 	At    time.Time `json:"at"`
-	// Delivered orders are read, too.
+	// Delivered: delivered orders must be read, too.
 	Delivered bool `json:"delivered,omitempty"`
-	// Until is the key up to which the run under way had read when this was last wanted: these orders must be read once more. Whole: all must.
+	// Until is the key up to which the current run had read when this was last requested: the
+	// orders up to it must be read once more. Whole: all of them must.
 	Until string `json:"until,omitempty"`
 	Whole bool   `json:"whole,omitempty"`
 }
 
-// ReconcileRun is one run over a connection's open orders. Seen as a circle, it goes from the key From (exclusive) to the key Until
-// (inclusive); if both are equal, once round.
+// ReconcileRun is one run over a connection's open orders. The keys are read as a circle, from From
+// (exclusive) to Until (inclusive); if the two are equal, once round.
 type ReconcileRun struct {
 	Causes    []ReconcileCause `json:"causes"`
 	Since     time.Time        `json:"since"`
@@ -51,38 +54,39 @@ type ReconcileRun struct {
 
 	From     string `json:"from,omitempty"`
 	Until    string `json:"until,omitempty"`
-	Position string `json:"position,omitempty"` // the last key that is done; From at first
-	Wrapped  bool   `json:"wrapped,omitempty"`  // the run has come past the last key
+	Position string `json:"position,omitempty"` // the last completed key; From at first
+	Wrapped  bool   `json:"wrapped,omitempty"`  // the run has passed the last key
 
 	Done       int      `json:"done"`
-	Total      int      `json:"total"` // as far as known: orders done and left
+	Total      int      `json:"total"` // orders done and left, as far as known
 	Read       int      `json:"read"`
 	Changed    int      `json:"changed"`
 	Unreadable int      `json:"unreadable"`
 	Orders     []string `json:"orders,omitempty"` // the first of the unreadable ones
 }
 
-// ReconcileEnding says when a run that has ended was wanted, began and ended.
+// ReconcileEnding is when a completed run was requested, began and ended.
 type ReconcileEnding struct {
 	WantedAt  time.Time `json:"wantedAt"`
 	StartedAt time.Time `json:"startedAt"`
 	EndedAt   time.Time `json:"endedAt"`
 }
 
-// Want notes that the orders must be read again because of what happened up to now. While no run is under way, one begins. Else the one
-// under way goes on to its end, and another one follows that reads what was read before now. Begun is the last key whose reading has
-// begun, "" if none has since the run's position was stored.
+// Want requests that the orders are read again because of something that happened until now. If no
+// run is under way, one begins. Otherwise the current run goes on to its end, and the next one
+// reads again the orders that were read before now. Begun is the last key whose reading has begun,
+// or "" if none has since the run's position was stored.
 func (d *Reconciliation) Want(w ReconcileWant, begun string, now time.Time) {
 	r := d.Run
 	switch {
 	case r == nil:
 		d.Run = &ReconcileRun{Causes: w.Causes, Since: w.Since, Delivered: w.Delivered, WantedAt: now, StartedAt: now}
 	case slices.Equal(w.Causes, []ReconcileCause{CauseNightly}):
-		// what it is for is being done
-	case begun == "" && r.Position == r.From && !r.Wrapped: // it reads everything after now
+		// the current run does what it is for
+	case begun == "" && r.Position == r.From && !r.Wrapped: // the run has read nothing yet
 		r.Causes, r.Since, r.Delivered = addCauses(r.Causes, w.Causes), earlier(r.Since, w.Since), r.Delivered || w.Delivered
 		r.Until, r.WantedAt = r.From, now
-		if n := d.Next; n != nil { // so it does what that was for, too
+		if n := d.Next; n != nil { // the run covers that as well
 			r.Causes, r.Since, r.Delivered = addCauses(r.Causes, n.Causes), earlier(r.Since, n.Since), r.Delivered || n.Delivered
 			d.Next = nil
 		}
@@ -109,38 +113,37 @@ func (d *Reconciliation) Finish(now time.Time) {
 		return
 	}
 	d.Run = &ReconcileRun{
-		Causes: n.Causes, Since: n.Since, Delivered: n.Delivered, WantedAt: n.At, StartedAt: now, From: r.Until, Position: r.Until, Until: n.Until,
+		Causes: n.Causes, Since: n.Since, Delivered: n.Delivered, WantedAt: n.At, StartedAt: now,
+		From: r.Until, Position: r.Until, Until: n.Until,
 	}
 	if n.Whole {
 		d.Run.Until = d.Run.From
 	}
 }
 
-// Left returns which of the keys, given in their order, the run has not come to, in the order in which it does.
+// Left returns the keys that the run has still to read, in the order in which it reads them. The
+// given keys are sorted.
 func (r *ReconcileRun) Left(keys []string) []string {
-	above := func(key string) int { // the first key above
+	above := func(key string) int { // the index of the first key above
 		i, found := slices.BinarySearch(keys, key)
 		if found {
 			i++
 		}
 		return i
 	}
-	switch {
-	case r.Wrapped:
-		return keys[above(r.Position):max(above(r.Position), above(r.Until))]
-	case r.From < r.Until:
+	if r.Wrapped || r.From < r.Until {
 		return keys[above(r.Position):max(above(r.Position), above(r.Until))]
 	}
 	return slices.Concat(keys[above(r.Position):], keys[:above(r.Until)])
 }
 
-// Advance notes that the run is done with every order up to a key.
+// Advance records that every order up to a key has been read.
 func (r *ReconcileRun) Advance(key string) {
 	r.Wrapped = r.Wrapped || key <= r.Position
 	r.Position = key
 }
 
-// Clone returns a copy that shares nothing which changes.
+// Clone returns a copy that shares no mutable data.
 func (d Reconciliation) Clone() Reconciliation {
 	if d.Run != nil {
 		run := *d.Run

@@ -6,18 +6,17 @@ import (
 	"strings"
 )
 
-// Kinds are all operational events there are.
+// Kinds are all kinds of operational events.
 var Kinds = []Kind{
-	KindConsentRequired, KindConsentRestored, KindSubscriptionAdopted, KindCallbackDisabled, KindCallbackRecovered, KindOrderUnresolved, KindGapSuspected, KindReconciled,
-	KindSiteUnknown,
-	KindDeliveriesExpired, KindLogClamped,
+	KindConsentRequired, KindConsentRestored, KindSubscriptionAdopted, KindCallbackDisabled, KindCallbackRecovered,
+	KindOrderUnresolved, KindGapSuspected, KindReconciled, KindSiteUnknown, KindDeliveriesExpired, KindLogClamped,
 }
 
-// maxType bounds what is compared with the types there are, in bytes.
+// maxType is the longest text, in bytes, that is compared with the known types.
 const maxType = 128
 
-// typeChoices lists what can be in a filter's types: every type, and every beginning of one with `*` for the rest. The types of orders
-// come first.
+// typeChoices returns what a filter's types may contain: every type, and every beginning of one
+// followed by `*`. The types of orders come first.
 func typeChoices() []string {
 	types := []string{TypeOrderCreated, TypeOrderUpdated}
 	for _, k := range Kinds {
@@ -34,8 +33,9 @@ func typeChoices() []string {
 	return append(choices, "*")
 }
 
-// CheckType reports whether t can be in a filter's types: a type that there is, or a beginning of one with `*` as the last segment.
-// Anything else would never match an event; the error names what was probably meant.
+// CheckType returns an error unless t may be in a filter's types: a known type, or the beginning of
+// one with `*` as the last segment. Anything else would never match an event. The error suggests
+// what was probably meant.
 func CheckType(t string) error {
 	switch {
 	case t == "":
@@ -47,10 +47,12 @@ func CheckType(t string) error {
 	if slices.Contains(choices, t) {
 		return nil
 	}
-	return fmt.Errorf("%q is no type of events; did you mean %q? `*` may be the last segment only", t, nearestType(t, choices))
+	return fmt.Errorf("%q is no type of events; did you mean %q? `*` may be the last segment only", t,
+		nearestType(t, choices))
 }
 
-// nearestType answers the choice that looks most like t: one that t is the end of, or the one with the fewest letters to change.
+// nearestType returns the choice most like t: one that ends with t, or else the one with the fewest
+// letters to change.
 func nearestType(t string, choices []string) string {
 	t = strings.ToLower(strings.Trim(t, " \t\r\n.\"'"))
 	if strings.Trim(t, "*>#") == "" {
@@ -69,7 +71,8 @@ func nearestType(t string, choices []string) string {
 	return nearest
 }
 
-// distance is how many letters must be changed, put in or left out to make one text of the other (Levenshtein's).
+// distance returns how many letters must be changed, added or removed to turn one text into the
+// other (Levenshtein).
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -35,8 +35,8 @@ type Orders interface {
 // Publisher puts events into the log.
 type Publisher interface {
 	// Begin takes where the order stands in the log; it comes before the order is read.
-	Begin(ctx context.Context, site, order string, waiting []relay.Received) (relay.Standing, error)
-	Publish(ctx context.Context, standing relay.Standing, reading relay.Snapshot) (relay.PublishOutcome, error)
+	Begin(ctx context.Context, site, order string, waiting []relay.Received) (relay.OrderPosition, error)
+	Publish(ctx context.Context, pos relay.OrderPosition, reading relay.Snapshot) (relay.PublishOutcome, error)
 	Operational(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any) error
 	// Once is Operational for what must not be told twice: an event since a time with equal details under the keys by is the same.
 	Once(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any, since time.Time, by ...string) error

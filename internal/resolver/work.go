@@ -161,12 +161,12 @@ type asking func(order string) (json.RawMessage, error)
 func (r *Resolver) read(ctx context.Context, site, order string, received []relay.Received, ask asking) (reading, error) {
 	connection := received[0].Connection
 	for range maxReadings {
-		standing, err := r.cfg.Publisher.Begin(ctx, site, order, received)
+		pos, err := r.cfg.Publisher.Begin(ctx, site, order, received)
 		if err != nil {
 			return readStuck, err
 		}
-		r.count(received, standing.Waiting, "repeated")
-		received = standing.Waiting
+		r.count(received, pos.Waiting, "repeated")
+		received = pos.Waiting
 		if len(received) == 0 {
 			return readUnnecessary, nil
 		}
@@ -182,7 +182,7 @@ func (r *Resolver) read(ctx context.Context, site, order string, received []rela
 		default:
 			return readUnavailable, err
 		}
-		published, err := r.cfg.Publisher.Publish(ctx, standing, relay.Snapshot{Order: answer, ReadAt: r.cfg.Now().UTC()})
+		published, err := r.cfg.Publisher.Publish(ctx, pos, relay.Snapshot{Order: answer, ReadAt: r.cfg.Now().UTC()})
 		switch published {
 		case relay.Published:
 			r.count(received, nil, "published")

@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// maxContests bounds how often a document is contested in a row with another writer before it counts as trouble.
+	// maxContests bounds how often in a row a document is written in competition with another
+	// writer before it counts as trouble.
 	maxContests = 10
 	// scanSize is how many events of one order are read at a time.
 	scanSize = 128
@@ -22,71 +23,77 @@ const (
 // OrderKey is the key of an order's document in relay_orders.
 func OrderKey(site, order string) string { return site + "." + order }
 
-// Begin takes where an order stands, and which of the waiting notifications have no event yet. It must be called before the
-// order is read from the vendor: the standing's position is what the events of that reading expect of the log. None waiting any more
-// means that a crash, or another replica, left nothing to do but to settle them.
-func (p *Publisher) Begin(ctx context.Context, site, order string, waiting []relay.Received) (relay.Standing, error) {
-	st, err := p.standing(ctx, site, order)
+// Begin returns an order's position, and which of the waiting notifications have no event yet. It
+// must be called before the order is read from the vendor: the events of that reading are published
+// under the condition that the position is still the same. If no notification is left waiting, an
+// earlier process or another replica has published all of them, and they only have to be settled.
+func (p *Publisher) Begin(
+	ctx context.Context, site, order string, waiting []relay.Received,
+) (relay.OrderPosition, error) {
+	st, err := p.orderPosition(ctx, site, order)
 	if err != nil {
-		return relay.Standing{}, fmt.Errorf("take where order %s at site %s stands: %w", order, site, err)
+		return relay.OrderPosition{}, fmt.Errorf("take where order %s at site %s stands: %w", order, site, err)
 	}
 	if st.Waiting, err = p.unpublished(ctx, st, waiting); err != nil {
-		return relay.Standing{}, fmt.Errorf("look for events of order %s at site %s: %w", order, site, err)
+		return relay.OrderPosition{}, fmt.Errorf("look for events of order %s at site %s: %w", order, site, err)
 	}
 	return st, nil
 }
 
-// standing reads the order's document and brings it up to what the log says.
-func (p *Publisher) standing(ctx context.Context, site, order string) (relay.Standing, error) {
+// orderPosition reads the order's document and brings it up to date with the log.
+func (p *Publisher) orderPosition(ctx context.Context, site, order string) (relay.OrderPosition, error) {
 	for range maxContests {
 		state, revision, err := p.store.Orders.Get(ctx, OrderKey(site, order))
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return relay.Standing{}, err
+			return relay.OrderPosition{}, err
 		}
 		state.Site, state.ID = site, order
-		st := relay.Standing{State: state, Revision: revision}
+		st := relay.OrderPosition{State: state, Revision: revision}
 		last, err := p.store.Events.LastOf(ctx, site, order)
 		if errors.Is(err, store.ErrNotFound) {
-			// Never published, aged out, or lost with the log: either way the log holds nothing to be after. The
-			// sequence stays: it must never be issued twice.
+			// Never published, expired, or lost with the log: in each case the log has no event to
+			// come after. The sequence is kept, because it must never be issued twice.
 			st.State.LogPosition = 0
 			return st, nil
 		}
 		if err != nil {
-			return relay.Standing{}, err
+			return relay.OrderPosition{}, err
 		}
 		st.Position = last.Seq
 		if sequence := sequenceOf(last); sequence <= state.Sequence {
-			// The usual case; or the log was restored from a time before the document's: then what the document says was
-			// published once and is still what receivers know, only the position is the log's to say.
+			// This is the usual case. Or the log was restored from a time before the document's:
+			// then the document's state was published and receivers know it, and only the position
+			// is taken from the log.
 			st.State.LogPosition = last.Seq
 			return st, nil
 		}
 		if err := p.catchUp(ctx, &st); err != nil {
-			return relay.Standing{}, err
+			return relay.OrderPosition{}, err
 		}
 		switch st.Revision, err = p.put(ctx, st.State, st.Revision); {
 		case err == nil:
 			return st, nil
-		case errors.Is(err, store.ErrTooLarge): // the log has it all
-			p.log.WarnContext(ctx, "the order's document is too large for the store; the log is read instead", "site", site, "order", order, "error", err)
+		case errors.Is(err, store.ErrTooLarge): // everything is in the log
+			p.warnTooLarge(ctx, state, err)
 			st.Revision = revision
 			return st, nil
 		case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrUnclear):
-			continue // somebody else knows more by now, or it was our own write
+			continue // another writer knows more by now, or it was our own write
 		default:
-			return relay.Standing{}, err
+			return relay.OrderPosition{}, err
 		}
 	}
-	return relay.Standing{}, fmt.Errorf("%w: its document changes all the time", store.ErrUnavailable)
+	return relay.OrderPosition{}, fmt.Errorf("%w: its document changes all the time", store.ErrUnavailable)
 }
 
-// catchUp applies to the standing's state every event of the order that it lacks, and moves the position to the last one read.
-func (p *Publisher) catchUp(ctx context.Context, st *relay.Standing) error {
+// catchUp applies every event of the order that the state lacks, and moves the position to the last
+// one.
+func (p *Publisher) catchUp(ctx context.Context, st *relay.OrderPosition) error {
 	known := st.State.Sequence
 	from := st.State.LogPosition
 	if from > 0 {
-		// Only if the document's last event is where the document says can what follows it be told by position.
+		// What follows the document's last event is found by position only if that event is where
+		// the document says.
 		at, err := p.store.Events.Get(ctx, from)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
@@ -105,12 +112,13 @@ func (p *Publisher) catchUp(ctx context.Context, st *relay.Standing) error {
 	if err != nil {
 		return err
 	}
-	p.log.InfoContext(ctx, "order's document brought up to the log", "site", st.State.Site, "order", st.State.ID, "events", applied,
+	p.log.InfoContext(ctx, "order's document brought up to the log", "site", st.State.Site, "order", st.State.ID, "events",
+		applied,
 		"position", st.Position)
 	return nil
 }
 
-// eachEvent calls each with the order's events from a position on, in their order.
+// eachEvent calls each for the order's events from a position on, in order.
 func (p *Publisher) eachEvent(ctx context.Context, site, order string, from uint64, each func(store.Stored)) error {
 	for {
 		events, more, err := p.store.Events.Scan(ctx, from, []string{topology.OrderFilter(site, order)}, scanSize)
@@ -127,7 +135,7 @@ func (p *Publisher) eachEvent(ctx context.Context, site, order string, from uint
 	}
 }
 
-// apply makes an event of the log the state's last one; false if it cannot be read.
+// apply applies an event of the log to the state. It returns false if the event cannot be decoded.
 func apply(s *relay.OrderState, ev store.Stored) bool {
 	body, data, ok := decode(ev)
 	if !ok {
@@ -141,7 +149,7 @@ func apply(s *relay.OrderState, ev store.Stored) bool {
 	s.Revision = max(data.Revision, s.Revision+1)
 	s.Sequence, s.LogPosition, s.UpdatedAt = sequence, ev.Seq, ev.Time.UTC()
 	if ev.Inbox.Connection != "" {
-		note(s, ev.Inbox.Connection, relay.PackEntry(ev.Inbox.Seq, ev.Inbox.Index))
+		notePublished(s, ev.Inbox.Connection, relay.PackEntry(ev.Inbox.Seq, ev.Inbox.Index))
 	}
 	if data.Origin == relay.OriginReconciliation {
 		s.ReconciledAt = s.UpdatedAt
@@ -149,10 +157,14 @@ func apply(s *relay.OrderState, ev store.Stored) bool {
 	return true
 }
 
-// unpublished drops the notifications that have their event. One above the last entry published of its connection has none: the state
-// knows every event of the log. At or below, only the log can say: it may be a repeat after a crash, or a notification set
-// aside earlier, or an inbox restored from a backup that gives its numbers out anew. There the time of receipt tells.
-func (p *Publisher) unpublished(ctx context.Context, st relay.Standing, waiting []relay.Received) ([]relay.Received, error) {
+// unpublished returns the notifications that have no event. A notification above its connection's
+// last published entry has none, because the state covers all events of the log. For one at or
+// below it only the log can decide: it may be repeated after a crash, have been set aside earlier,
+// or come from an inbox restored from a backup, which issues its numbers again. In that last case
+// the time of receipt distinguishes the two.
+func (p *Publisher) unpublished(
+	ctx context.Context, st relay.OrderPosition, waiting []relay.Received,
+) ([]relay.Received, error) {
 	doubtful := false
 	for _, n := range waiting {
 		doubtful = doubtful || n.Entry() <= st.State.Published[n.Connection]
@@ -185,8 +197,8 @@ func (p *Publisher) unpublished(ctx context.Context, st relay.Standing, waiting 
 	return left, nil
 }
 
-// save stores the state over what is there, unless that is newer. The document is a shortcut that can always be had from the log
-// again; so what another writer has made of the same log is as good.
+// save stores the state unless the stored one is newer. The document is a shortcut that can always
+// be rebuilt from the log, so a document that another writer made from the same log is as good.
 func (p *Publisher) save(ctx context.Context, state relay.OrderState, revision uint64) error {
 	for range maxContests {
 		_, err := p.put(ctx, state, revision)
@@ -194,7 +206,7 @@ func (p *Publisher) save(ctx context.Context, state relay.OrderState, revision u
 			return nil
 		}
 		if errors.Is(err, store.ErrTooLarge) {
-			p.log.WarnContext(ctx, "the order's document is too large for the store; the log is read instead", "site", state.Site, "order", state.ID, "error", err)
+			p.warnTooLarge(ctx, state, err)
 			return nil
 		}
 		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrUnclear) || ctx.Err() != nil {
@@ -209,7 +221,8 @@ func (p *Publisher) save(ctx context.Context, state relay.OrderState, revision u
 			return nil
 		}
 	}
-	return fmt.Errorf("store the document of order %s at site %s: %w: it changes all the time", state.ID, state.Site, store.ErrUnavailable)
+	return fmt.Errorf("store the document of order %s at site %s: %w: it changes all the time",
+		state.ID, state.Site, store.ErrUnavailable)
 }
 
 func (p *Publisher) put(ctx context.Context, state relay.OrderState, revision uint64) (uint64, error) {
@@ -218,6 +231,11 @@ func (p *Publisher) put(ctx context.Context, state relay.OrderState, revision ui
 		return p.store.Orders.Create(ctx, key, state)
 	}
 	return p.store.Orders.Update(ctx, key, state, revision)
+}
+
+func (p *Publisher) warnTooLarge(ctx context.Context, state relay.OrderState, err error) {
+	p.log.WarnContext(ctx, "the order's document is too large for the store; the log is read instead",
+		"site", state.Site, "order", state.ID, "error", err)
 }
 
 func decode(ev store.Stored) (relay.Event, relay.OrderData, bool) {
@@ -229,7 +247,7 @@ func decode(ev store.Stored) (relay.Event, relay.OrderData, bool) {
 	return body, data, true
 }
 
-// sequenceOf answers an event's sequence, 0 if it cannot be read.
+// sequenceOf returns an event's sequence, or 0 if it cannot be decoded.
 func sequenceOf(ev store.Stored) uint64 {
 	var body struct {
 		Sequence string `json:"sequence"`
