@@ -90,7 +90,7 @@ func New(c Config) *Poller {
 	if p.Sooner <= 0 {
 		p.Sooner = time.Minute
 	}
-	p.roster = roster.New(roster.Config[*runner]{Watch: c.Store.Connections.Watch, Make: p.newRunner, Log: c.Log})
+	p.roster = roster.New(roster.Config[*runner]{Connections: c.Store.Connections, Make: p.newRunner, Log: c.Log})
 	c.Metrics.observe(p)
 	return p
 }

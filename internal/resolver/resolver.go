@@ -106,7 +106,7 @@ func New(c Config) *Resolver {
 	}
 	r := &Resolver{cfg: c, store: c.Store, log: c.Log, slots: make(chan struct{}, c.Total), following: make(chan struct{})}
 	r.loader = loader{r: r, turn: make(chan struct{}, 1)}
-	r.roster = roster.New(roster.Config[*runner]{Watch: c.Store.Connections.Watch, Make: r.newRunner, Log: c.Log})
+	r.roster = roster.New(roster.Config[*runner]{Connections: c.Store.Connections, Make: r.newRunner, Log: c.Log})
 	return r
 }
 

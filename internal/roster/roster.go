@@ -1,7 +1,7 @@
 // Package roster keeps one runner at work for every connection of the shards that this replica holds. The two stages that work by
 // connection, the poller and the resolver, stand on it: what differs between them is the runner.
 //
-// Two things come and go at any time and in any order: connections, which one watch tells of, and shards, which Own is called for.
+// Two things come and go at any time and in any order: connections, which a store.Mirror knows, and shards, which Own is called for.
 // A runner works while its connection is there and its shard is held. No two runners of one connection ever work at the
 // same time in one process: the next one begins when the one before has stored all it had under way.
 package roster
@@ -9,9 +9,9 @@ package roster
 import (
 	"context"
 	"log/slog"
-	"math/rand/v2"
+	"math"
+	"strconv"
 	"sync"
-	"time"
 
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
@@ -27,12 +27,9 @@ type Runner interface {
 	Change(c relay.Connection)
 }
 
-// Watch tells of every connection there is, then calls ready once, then tells of every change. It is store.Bucket's.
-type Watch func(ctx context.Context, each func(store.Entry[relay.Connection]), ready func(), bad func(key string, err error)) error
-
 // Config is what New needs.
 type Config[R Runner] struct {
-	Watch Watch
+	Connections store.Mirrored[relay.Connection]
 	// Make makes a runner. Fresh says that the connection was made just now, by somebody who wants to see it work. It is called under
 	// the roster's lock and must not wait.
 	Make func(lease *shard.Lease, c relay.Connection, fresh bool) R
@@ -43,17 +40,12 @@ type Config[R Runner] struct {
 type Roster[R Runner] struct {
 	Config[R]
 
+	known *store.Mirror[relay.Connection] // grouped by shard
+
 	mu      sync.Mutex
-	known   map[int]map[string]known // connections, by shard
 	held    map[int]*holding
 	running map[string]*entry[R]
 	last    map[string]chan struct{} // closed when the connection's last runner has ended
-}
-
-// known is a connection as the watch told it last.
-type known struct {
-	relay.Connection
-	revision uint64
 }
 
 // holding is one call of Own.
@@ -72,96 +64,48 @@ type entry[R Runner] struct {
 
 // New makes a roster that knows of nothing.
 func New[R Runner](c Config[R]) *Roster[R] {
-	return &Roster[R]{
-		Config: c, known: map[int]map[string]known{}, held: map[int]*holding{}, running: map[string]*entry[R]{}, last: map[string]chan struct{}{},
-	}
-}
-
-// Run watches the connections until ctx ends. A watch that is lost is taken up again.
-func (r *Roster[R]) Run(ctx context.Context) {
-	const least, most = 100 * time.Millisecond, 5 * time.Second
-	wait := least
-	for ctx.Err() == nil {
-		err := r.watch(ctx, func() { wait = least })
-		if ctx.Err() != nil {
-			return
-		}
-		r.Log.Log(ctx, store.Level(err, slog.LevelWarn), "the watch on connections ended; it is started again", "error", err)
-		select { // with jitter, so that replicas do not come back together
-		case <-ctx.Done():
-		case <-time.After(wait/2 + rand.N(wait/2)):
-		}
-		wait = min(wait*2, most)
-	}
-}
-
-func (r *Roster[R]) watch(ctx context.Context, listed func()) error {
-	seen := map[string]bool{} // nil once all that are there were told
-	note := func(id string) {
-		if seen != nil {
-			seen[id] = true
-		}
-	}
-	return r.Watch(ctx, func(e store.Entry[relay.Connection]) {
-		note(e.Key)
-		if e.Deleted {
-			r.forget(e.Key)
-			return
-		}
-		r.learn(e, seen == nil)
-	}, func() {
-		r.forgetOthers(seen) // what was deleted while nobody watched is not told
-		seen = nil
-		listed()
-	}, func(key string, err error) {
-		note(key)
-		r.Log.ErrorContext(ctx, "a connection's document cannot be read; put it again", "connection", key, "error", err)
+	r := &Roster[R]{Config: c, held: map[int]*holding{}, running: map[string]*entry[R]{}, last: map[string]chan struct{}{}}
+	r.known = store.NewMirror(store.MirrorConfig[relay.Connection]{
+		Bucket: c.Connections, Log: c.Log, What: "connection", OnChange: r.changed,
+		Group: func(c relay.Connection) string { return group(relay.ShardOf(c.ID)) },
 	})
+	return r
 }
 
-// learn takes a connection as it is now.
-func (r *Roster[R]) learn(e store.Entry[relay.Connection], fresh bool) {
+// group is the group of the mirror in which the connections of a shard are.
+func group(shard int) string { return strconv.Itoa(shard) }
+
+// Run follows which connections there are until ctx ends.
+func (r *Roster[R]) Run(ctx context.Context) { r.known.Run(ctx) }
+
+// changed takes a connection as it was and as it is now; nil where there is none.
+func (r *Roster[R]) changed(before, now *store.Entry[relay.Connection]) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := relay.ShardOf(e.Key)
-	if r.known[n] == nil {
-		r.known[n] = map[string]known{}
-	}
-	before, was := r.known[n][e.Key]
-	r.known[n][e.Key] = known{e.Value, e.Revision}
-	if was && before.revision == e.Revision {
-		return // told again by a new watch
-	}
-	running := r.running[e.Key]
-	switch {
-	case running != nil && running.generation == e.Value.Generation:
-		running.runner.Change(e.Value)
+	if now == nil {
+		r.end(before.Key)
 		return
-	case running != nil: // made anew under an old name
-		r.end(e.Key)
 	}
-	if h := r.held[n]; h != nil {
-		r.start(h, e.Key, e.Value, fresh)
+	c := now.Value
+	switch running := r.running[c.ID]; {
+	case running != nil && running.generation == c.Generation:
+		running.runner.Change(c)
+		return
+	case running != nil: // made again under an old name
+		r.end(c.ID)
+	}
+	if h := r.held[relay.ShardOf(c.ID)]; h != nil {
+		r.start(h, c, r.listed())
 	}
 }
 
-func (r *Roster[R]) forget(id string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.known[relay.ShardOf(id)], id)
-	r.end(id)
-}
-
-func (r *Roster[R]) forgetOthers(seen map[string]bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, connections := range r.known {
-		for id := range connections {
-			if !seen[id] {
-				delete(connections, id)
-				r.end(id)
-			}
-		}
+// listed reports whether all connections are known: whichever comes now was made just now.
+func (r *Roster[R]) listed() bool {
+	select {
+	case <-r.known.Ready():
+		return true
+	default:
+		return false
 	}
 }
 
@@ -187,8 +131,8 @@ func (r *Roster[R]) take(ctx context.Context, h *holding) bool {
 		before := r.held[n]
 		if before == nil {
 			r.held[n] = h
-			for id, k := range r.known[n] {
-				r.start(h, id, k.Connection, false)
+			for _, c := range r.Connections(n) {
+				r.start(h, c, false)
 			}
 			r.mu.Unlock()
 			return true
@@ -208,13 +152,14 @@ func (r *Roster[R]) release(h *holding) {
 	defer r.mu.Unlock()
 	n := h.lease.Shard()
 	delete(r.held, n)
-	for id := range r.known[n] {
+	for _, id := range r.known.Keys(group(n)) {
 		r.end(id)
 	}
 }
 
 // start has a new runner work on a connection once the one before has ended; mu is held.
-func (r *Roster[R]) start(h *holding, id string, c relay.Connection, fresh bool) {
+func (r *Roster[R]) start(h *holding, c relay.Connection, fresh bool) {
+	id := c.ID
 	ctx, cancel := context.WithCancel(h.ctx)
 	e := &entry[R]{runner: r.Make(h.lease, c, fresh), generation: c.Generation, stop: cancel}
 	before, done := r.last[id], make(chan struct{})
@@ -270,29 +215,24 @@ func (r *Roster[R]) Each(f func(connection string, runner R)) {
 
 // Connection returns a connection as it is configured; false if it is not known, or not yet.
 func (r *Roster[R]) Connection(id string) (relay.Connection, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	k, ok := r.known[relay.ShardOf(id)][id]
-	return k.Connection, ok
+	e, ok := r.known.Get(id)
+	return e.Value, ok
 }
 
 // Connections returns every connection of a shard that is known.
 func (r *Roster[R]) Connections(shard int) []relay.Connection {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	list := make([]relay.Connection, 0, len(r.known[shard]))
-	for _, k := range r.known[shard] {
-		list = append(list, k.Connection)
+	page, _ := r.known.Page(group(shard), "", math.MaxInt, nil)
+	list := make([]relay.Connection, len(page))
+	for i, e := range page {
+		list[i] = e.Value
 	}
 	return list
 }
 
-// Count answers how many connections of each shard there are, here and elsewhere.
+// Count returns how many connections of each shard there are, here and elsewhere.
 func (r *Roster[R]) Count() (perShard [relay.Shards]int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for n, connections := range r.known {
-		perShard[n] = len(connections)
+	for n := range perShard {
+		perShard[n] = r.known.Count(group(n))
 	}
 	return perShard
 }

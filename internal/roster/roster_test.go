@@ -79,28 +79,37 @@ func (w *worker) Run(ctx context.Context) {
 	w.b.working[w.id]--
 }
 
+// watched is the bucket of a bench.
+type watched chan told
+
+func (w watched) Watch(
+	ctx context.Context, each func(store.Entry[relay.Connection]), ready func(), bad func(string, error),
+) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case m := <-w:
+			switch {
+			case m.end != nil:
+				return m.end
+			case m.ready:
+				ready()
+			case m.bad != "":
+				bad(m.bad, errors.New("cannot be decoded"))
+			default:
+				each(m.entry)
+			}
+		}
+	}
+}
+
+func (watched) Current(context.Context, []string) []store.Present[relay.Connection] { return nil }
+
 func newBench(ctx context.Context) *bench {
 	b := &bench{watch: make(chan told), working: map[string]int{}, slow: 3 * time.Second}
 	b.Roster = roster.New(roster.Config[*worker]{
-		Watch: func(ctx context.Context, each func(store.Entry[relay.Connection]), ready func(), bad func(string, error)) error {
-			for {
-				select {
-				case <-ctx.Done():
-					return ctx.Err()
-				case m := <-b.watch:
-					switch {
-					case m.end != nil:
-						return m.end
-					case m.ready:
-						ready()
-					case m.bad != "":
-						bad(m.bad, errors.New("cannot be decoded"))
-					default:
-						each(m.entry)
-					}
-				}
-			}
-		},
+		Connections: watched(b.watch),
 		Make: func(lease *shard.Lease, c relay.Connection, fresh bool) *worker {
 			w := &worker{b: b, lease: lease, id: c.ID, fresh: fresh, now: c, quits: make(chan struct{})}
 			b.mu.Lock()

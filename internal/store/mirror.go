@@ -10,9 +10,15 @@ import (
 	"time"
 )
 
+// Mirrored is what a Mirror copies: a Bucket, or in tests something in its place.
+type Mirrored[T any] interface {
+	Watch(ctx context.Context, each func(Entry[T]), ready func(), bad func(key string, err error)) error
+	Current(ctx context.Context, keys []string) []Present[T]
+}
+
 // MirrorConfig is what NewMirror needs.
 type MirrorConfig[T any] struct {
-	Bucket *Bucket[T]
+	Bucket Mirrored[T]
 	Log    *slog.Logger
 	// What names the documents in the log: "client".
 	What string
@@ -130,6 +136,22 @@ func (m *Mirror[T]) forget() {
 			delete(m.gone, key)
 		}
 	}
+}
+
+// Read reads a document at the bucket's leader, takes in what is there, and returns what is known then. It is for whoever needs to know
+// more than the watch may have shown so far. On an error it returns what was known before.
+func (m *Mirror[T]) Read(ctx context.Context, key string) (e Entry[T], there bool, err error) {
+	e, there = m.Get(key)
+	switch now := m.c.Bucket.Current(ctx, []string{key})[0]; {
+	case now.Err != nil:
+		return e, there, now.Err
+	case !now.Deleted:
+		m.Put(key, now.Value, now.Revision)
+	case there || now.Revision > 0: // its marker may have expired
+		m.Removed(key, max(e.Revision, now.Revision))
+	}
+	e, there = m.Get(key)
+	return e, there, nil
 }
 
 // Put takes in a document as stored at a revision. Who has just written one calls it; an older revision than the one known changes

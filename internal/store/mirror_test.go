@@ -182,6 +182,42 @@ func TestAMirrorsPages(t *testing.T) {
 	}
 }
 
+// Read takes in what the bucket's leader has: what nobody has told the mirror of, and that something is gone, with its marker or without.
+func TestAMirrorReadsWhatItWasNotToldOf(t *testing.T) {
+	t.Parallel()
+	s := openStoreOn(t, natstest.Start(t))
+	m := store.NewMirror(store.MirrorConfig[relay.Connection]{Bucket: s.Connections}) // Run is not called: nothing is watched
+	read := func(key, site string, there bool) {
+		t.Helper()
+		e, ok, err := m.Read(t.Context(), key)
+		if known, knows := m.Get(key); err != nil || ok != there || e.Value.Site != site || knows != there || known.Revision != e.Revision {
+			t.Errorf("%s reads as %q, %v, %v; want %q, %v", key, e.Value.Site, ok, err, site, there)
+		}
+	}
+	read("a", "", false)
+	revision, err := s.Connections.Create(t.Context(), "a", relay.Connection{ID: "a", Site: "first"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	read("a", "first", true)
+	if err := s.Connections.Delete(t.Context(), "a", revision); err != nil {
+		t.Fatal(err)
+	}
+	read("a", "", false)
+	m.Put("a", relay.Connection{ID: "a"}, revision) // told late: it is gone
+	if _, there := m.Get("a"); there {
+		t.Error("what was removed is there again")
+	}
+	m.Put("b", relay.Connection{ID: "b"}, revision+100) // its marker has expired
+	read("b", "", false)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	m.Put("c", relay.Connection{ID: "c", Site: "before"}, 1)
+	if e, there, err := m.Read(ended, "c"); err == nil || !there || e.Value.Site != "before" {
+		t.Errorf("when it cannot be read: %q, %v, %v", e.Value.Site, there, err)
+	}
+}
+
 // What was removed without a trace, as when a marker has expired while the watch was cut off, is forgotten with the next list: in the
 // same watch, and in one that begins later. A document can be created over a marker, and when there is none any more.
 func TestARemovalIsSeenThoughItsMarkerHasExpired(t *testing.T) {
