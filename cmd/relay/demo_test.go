@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -55,21 +56,30 @@ func (d *runningDemo) until(pattern string) []string {
 	return nil
 }
 
+// end reads to the end and returns the exit code.
+func (d *runningDemo) end() int {
+	for d.lines.Scan() {
+		continue
+	}
+	return <-d.ended
+}
+
 func TestWhatTheDemoPrintsWorks(t *testing.T) {
 	t.Parallel()
 	d := startDemo(t, "--rate", "240")
-	found := d.until(`^  try +curl -s -H 'Authorization: Bearer (ark_\w+)' '(http://[\d.:]+)/v1/events\?limit=3'$`)
-	key, api := found[1], found[2]
-	metrics := d.until(`^  metrics +(http://[\d.:]+/metrics)$`)[1]
-	login := d.until(`^  NATS +nats sub --server (nats://[\d.:]+) --user (\w+) --password (\w+) '(audatex\.leeds\.>)'$`)
+	key := d.until(`^  KEY=(ark_\w+)$`)[1]
+	api := d.until(`^  curl -s -H "Authorization: Bearer \$KEY" '(http://[\d.:]+)/v1/events\?limit=3'$`)[1]
+	metrics := d.until(`^  curl -s (http://[\d.:]+/metrics)$`)[1]
+	login := d.until(`^  nats sub --server (nats://[\d.:]+) --user (\w+) --password "\$KEY" \\$`)
+	subject := d.until(`^    '(audatex\.leeds\.>)'$`)[1]
 
 	// What a service sees on NATS with the printed login.
-	nc, err := nats.Connect(login[1], nats.UserInfo(login[2], login[3]), nats.Timeout(10*time.Second))
+	nc, err := nats.Connect(login[1], nats.UserInfo(login[2], key), nats.Timeout(10*time.Second))
 	if err != nil {
 		t.Fatalf("log in with what was printed: %v", err)
 	}
 	defer nc.Close()
-	heard, err := nc.SubscribeSync(login[4])
+	heard, err := nc.SubscribeSync(subject)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +96,7 @@ func TestWhatTheDemoPrintsWorks(t *testing.T) {
 	}()
 	message, err := heard.NextMsg(30 * time.Second)
 	if err != nil {
-		t.Fatalf("hear an event on %s: %v", login[4], err)
+		t.Fatalf("hear an event on %s: %v", subject, err)
 	}
 	var event struct{ ID string }
 	if err := json.Unmarshal(message.Data, &event); err != nil || event.ID == "" {
@@ -123,14 +133,14 @@ func TestWhatTheDemoPrintsWorks(t *testing.T) {
 		t.Errorf("the metrics are %s", text)
 	}
 
-	// Ctrl-C ends it with the summary.
+	// Ctrl-C ends it with the summary, and with what to try next.
 	d.interrupt()
 	if code := <-d.ended; code != exitOK {
 		t.Errorf("exit code %d; stderr:\n%s", code, d.stderr)
 	}
-	rest := <-drained
-	if last := rest[len(rest)-1]; !strings.Contains(last, "lost 0, misordered 0") {
-		t.Errorf("the last line is %q", last)
+	rest := strings.Join(<-drained, "\n")
+	if !strings.Contains(rest, "\nlost 0, misordered 0\n") || !strings.Contains(rest, "\nWhat to try next:\n") {
+		t.Errorf("it ends with\n%s", rest)
 	}
 }
 
@@ -158,16 +168,17 @@ func TestDemoSendsToTheDevelopersReceiver(t *testing.T) {
 	}))
 	defer yours.Close()
 	d := startDemo(t, "--for", "3s", "--sites", "leeds", "--callback", yours.URL+"/hook")
-	d.until(`^  receiver +` + regexp.QuoteMeta(yours.URL) + `/hook  \(yours\)$`)
-	h, err := standardwebhooks.NewWebhook(d.until(`^  secret +(whsec_\S+) `)[1])
+	d.until(`^  receiver +` + regexp.QuoteMeta(yours.URL) + `/hook$`)
+	h, err := standardwebhooks.NewWebhook(d.until(`^  secret +(whsec_\S+)$`)[1])
 	if err != nil {
 		t.Fatal(err)
 	}
 	hook.Store(h)
-	d.until(` 418, again at \d\d:\d\d:\d\d `)
-	d.until(` 204 at attempt 2 `)
-	summary := d.until(`^1 order|^\d+ orders, \d+ notifications, (\d+) events, (\d+) deliver(?:y|ies), 0 repeats, lost 0, misordered 0, `)
-	if code := <-d.ended; code != exitOK {
+	d.until(` 418, again at \d\d:\d\d:\d\d( |$)`)
+	d.until(` 204 at attempt 2( |$)`)
+	summary := d.until(`^1 order|^\d+ orders, \d+ notifications, (\d+) events, (\d+) deliver(?:y|ies), 0 repeats$`)
+	d.until(`^lost 0, misordered 0$`)
+	if code := d.end(); code != exitOK {
 		t.Errorf("exit code %d; stderr:\n%s", code, d.stderr)
 	}
 	if unverified.Load() != 0 || summary[1] != summary[2] || fmt.Sprint(taken.Load()) != summary[2] {
@@ -175,15 +186,47 @@ func TestDemoSendsToTheDevelopersReceiver(t *testing.T) {
 	}
 }
 
-// A receiver that is not there has lost nothing: the relay keeps what it could not deliver, and the summary says so.
+// A receiver that is not there has lost nothing: the relay keeps what it could not deliver, and the summary says so. But nothing has been
+// delivered, so the demo fails.
 func TestDemoCountsWhatWaits(t *testing.T) {
 	t.Parallel()
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
 	d := startDemo(t, "--for", "1s", "--sites", "leeds", "--callback", gone.URL)
 	d.until(` connect_failed, again at `)
-	d.until(` 0 deliveries, 0 repeats, lost 0, misordered 0, \d+ waiting for your receiver`)
-	if code := <-d.ended; code != exitOK {
+	d.until(` 0 deliveries, 0 repeats$`)
+	d.until(`^lost 0, misordered 0, but nothing was delivered$`)
+	d.until(`^\d+ waiting for your receiver$`)
+	if code := d.end(); code != exitFailed {
 		t.Errorf("exit code %d; stderr:\n%s", code, d.stderr)
 	}
+}
+
+// A receiver that is broken for a while gets everything afterwards, and nothing twice.
+func TestTheDemosReceiverCanBeBroken(t *testing.T) {
+	t.Parallel()
+	d := startDemo(t, "--rate", "120")
+	toBreak := d.until(`^  curl -s -X POST (http://[\d.:]+/break)$`)[1]
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 30 * time.Second}
+	var posts sync.WaitGroup // the demo prints before it answers, so it must be read meanwhile
+	for d.until(` (200|503)(?: |$)`)[1] == "200" {
+		posts.Go(func() {
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, toBreak, http.NoBody)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if answer, err := client.Do(r); err == nil { // one that comes too late finds no demo
+				_ = answer.Body.Close()
+			}
+		})
+	}
+	d.interrupt()
+	d.until(` 200 at attempt \d( |$)`)
+	d.until(` 0 repeats$`)
+	d.until(`^lost 0, misordered 0$`)
+	if code := d.end(); code != exitOK {
+		t.Errorf("exit code %d; stderr:\n%s", code, d.stderr)
+	}
+	posts.Wait()
 }

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// mostChanges is how many kinds of change one line tells; the event has them all.
+// mostChanges is how many kinds of change are shown of one event; the event has them all.
 const mostChanges = 2
 
 // change is one entry of an event's changes.
@@ -19,7 +19,7 @@ type change struct {
 	To   json.RawMessage
 }
 
-// orderInBrief is what a line says of the order itself.
+// orderInBrief is what is shown of the order itself.
 type orderInBrief struct {
 	OrderReference, Status string
 	Parts                  []json.RawMessage
@@ -27,12 +27,12 @@ type orderInBrief struct {
 
 func (e event) brief() orderInBrief {
 	var o orderInBrief
-	_ = json.Unmarshal(e.Data.Order, &o) // the vendor's order may hold anything; what cannot be read is not told
+	_ = json.Unmarshal(e.Data.Order, &o) // the vendor's order may hold anything; what cannot be read is left out
 	return o
 }
 
-// whatChanged tells an event in a few words: the status, then what happened to parts and fields.
-func whatChanged(e event, paint palette) string {
+// whatChanged describes an event in a few words: first the status, then what happened to parts and fields.
+func whatChanged(e event, paint palette) []string {
 	o := e.brief()
 	said := []string{paint.status(o.Status)}
 	switch previous := e.Data.PreviousStatus; {
@@ -60,7 +60,7 @@ func whatChanged(e event, paint palette) string {
 		}
 		said = append(said, k.String())
 	}
-	return strings.Join(said, " · ")
+	return said
 }
 
 // kind is one change that came to one or several parts at once.
@@ -70,7 +70,7 @@ type kind struct {
 	parts           int    // 0: of the order itself
 }
 
-// kindsOfChange puts equal changes of several parts together. The order's own status is told already.
+// kindsOfChange puts equal changes of several parts together. The order's own status is shown already.
 func kindsOfChange(changes []change) []kind {
 	var kinds []kind
 	for _, c := range changes {

@@ -44,8 +44,11 @@ type Relay struct {
 // Addresses are where a started relay listens.
 type Addresses struct{ API, Metrics, NATS string }
 
-// ErrBroken is a run in which the relay did not keep its promises. The summary has said which.
-var ErrBroken = errors.New("the demo saw the relay break a promise; its last line says which")
+// What a run may end with. The summary has the details.
+var (
+	ErrBroken  = errors.New("the demo saw the relay break a promise; the summary names it")
+	ErrNothing = errors.New("the demo delivered nothing")
+)
 
 // CallbackError is the API's refusal of the user's own receiver.
 type CallbackError struct{ Reason string }

@@ -11,146 +11,225 @@ import (
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
-// journey prints what happens, one line an event: when, which order, how long it took, what the receiver answered, what changed.
+// widest is how many columns a line has at most: less on a narrower terminal.
+const widest = 100
+
+// journey prints what happens: what to try, a table with one row for each event, and a summary.
 type journey struct {
 	audit *audit
 
 	mu       sync.Mutex
-	over     bool // the summary is told: it is the last line
+	over     bool // the summary is printed, and nothing more is
 	out      io.Writer
 	paint    palette
-	width    int // of the terminal, 0 when there is none
+	width    int
 	siteSpan int
+	refusals map[string]int // by event: attempts that did not succeed
 
 	firstSite string
 }
 
 func newJourney(out io.Writer, sites []site, a *audit) *journey {
 	width, terminal := terminalWidth(out)
-	j := &journey{audit: a, out: out, paint: newPalette(terminal), width: width, siteSpan: len("site"), firstSite: sites[0].name}
+	if width <= 0 || width > widest {
+		width = widest
+	}
+	j := &journey{
+		audit: a, out: out, paint: newPalette(terminal), width: width, siteSpan: len("site"), refusals: map[string]int{}, firstSite: sites[0].name,
+	}
 	for _, s := range sites {
-		j.siteSpan = max(j.siteSpan, len(s.name))
+		j.siteSpan = max(j.siteSpan, len(clip(s.name, mostSite)))
 	}
 	return j
 }
 
-// welcome says where everything is, ready to be pasted.
+// welcome prints what runs and what to try in another terminal, ready to be pasted. The secret is shown for a receiver of the user's.
 func (j *journey) welcome(at Addresses, key apiKey, target, secret string, own bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	receiver, whose := target+"  (verifies with the reference library of Standard Webhooks)", "a receiver that verifies"
+	whose := "a receiver that verifies signatures"
 	if !own {
-		receiver, whose = target+"  (yours)", "your receiver"
+		whose = "your receiver"
 	}
-	fmt.Fprintf(j.out, "%s\n\n", j.paint.strong("The vendor's double (hostile by default), the relay with embedded NATS, and "+whose+". Ctrl-C ends it."))
-	for _, l := range [][2]string{
-		{"API", "http://" + at.API},
-		{"API key", key.Key},
-		{"try", fmt.Sprintf("curl -s -H 'Authorization: Bearer %s' 'http://%s/v1/events?limit=3'", key.Key, at.API)},
-		{"metrics", "http://" + at.Metrics + "/metrics"},
-		{"NATS", fmt.Sprintf("nats sub --server nats://%s --user %s --password %s 'audatex.%s.>'", at.NATS, key.ID, key.Key, j.firstSite)},
-		{"receiver", receiver},
+	fmt.Fprintf(j.out, "%s\n", j.paint.strong("Orders move from the vendor to a receiver. Ctrl-C ends it."))
+	fmt.Fprintf(j.out, "  a double of the vendor, hostile by default  ->  the relay  ->  %s\n", whose)
+	if !own {
+		fmt.Fprintf(j.out, "\n  receiver  %s\n  secret    %s\n", target, secret)
+	}
+	fmt.Fprintf(j.out, "\n%s\n", j.paint.strong("Try in another terminal:"))
+	for _, line := range []string{
+		"KEY=" + key.Key,
+		fmt.Sprintf(`curl -s -H "Authorization: Bearer $KEY" 'http://%s/v1/events?limit=3'`, at.API),
+		"curl -s http://" + at.Metrics + "/metrics",
+		fmt.Sprintf(`nats sub --server nats://%s --user %s --password "$KEY" \`, at.NATS, key.ID),
+		"  'audatex." + j.firstSite + ".>'",
 	} {
-		fmt.Fprintf(j.out, "  %s %s\n", j.paint.dim(fmt.Sprintf("%-9s", l[0])), l[1])
+		fmt.Fprintln(j.out, "  "+line)
 	}
-	if !own {
-		fmt.Fprintf(j.out, "  %s %s\n", j.paint.dim("secret   "), secret+"  (verify the deliveries with it)")
+	if own {
+		fmt.Fprintf(j.out, "\n%s\n  curl -s -X POST %s\n", j.paint.strong("Break the receiver for five seconds:"), target+breakPath)
 	}
 	fmt.Fprintln(j.out)
 }
 
-// header names the columns.
+// header explains and names the columns.
 func (j *journey) header() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	fmt.Fprintln(j.out, j.paint.dim(j.row("time", "site", "order", "id", "to event", "to you", "answer")+"  what changed"))
+	for _, line := range []string{
+		"to relay:     from the vendor's notification to an event in the relay's log; it polls twice a second",
+		"to receiver:  from there to the receiver, with the HTTP status of its answer",
+		j.row("time", "site", "order", "to relay", "to receiver", "status") + "what changed",
+	} {
+		fmt.Fprintln(j.out, j.paint.dim(line))
+	}
 }
 
-// row lays the columns out; all widths are in characters.
-func (j *journey) row(at, site, order, id, event, callback, answer string) string {
-	return fmt.Sprintf("%-8s  %-*s  %-7s  %-8s  %8s  %8s  %-6s", at, j.siteSpan, site, order, id, event, callback, answer)
+// mostSite is how much of a site's name is shown.
+const mostSite = 12
+
+// row lays the columns out, up to the one for what changed; all widths are in characters.
+func (j *journey) row(at, site, order, toRelay, toReceiver, status string) string {
+	return fmt.Sprintf("%-8s  %-*s  %-7s  %8s  %11s  %-6s  ", at, j.siteSpan, clip(site, mostSite), clip(order, 16), toRelay, toReceiver, status)
 }
 
-// delivered counts a delivery and tells it: whoever sees the count and then takes the lock finds it told.
-func (j *journey) delivered(e event, at time.Time, answer string) {
+// delivered counts a delivery and prints it: whoever sees the count and then takes the lock finds it printed.
+func (j *journey) delivered(e event, at time.Time, status string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if !j.audit.arrived(e, at) {
-		answer += ", a repeat"
+		status += ", a repeat"
 	}
-	j.tell(e, at, answer)
+	j.print(e, at, status, j.paint)
 }
 
-// attempted tells a delivery that is not done.
-func (j *journey) attempted(e event, at time.Time, answer string) {
+// afterRefusals returns the status of an event's first success, with how many attempts it took.
+func (j *journey) afterRefusals(e event, status string) string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.tell(e, at, answer)
+	if n := j.refusals[e.ID]; n > 0 {
+		return fmt.Sprintf("%s at attempt %d", status, n+1)
+	}
+	return status
 }
 
-// tell prints one attempt; the caller holds the lock.
-func (j *journey) tell(e event, at time.Time, answer string) {
+// attempted prints an attempt that did not succeed.
+func (j *journey) attempted(e event, at time.Time, status string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.refusals[e.ID]++
+	j.print(e, at, status, palette{})
+}
+
+// refusedLast reports whether an event was refused and has not been delivered since.
+func (j *journey) refusedLast() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for id := range j.refusals {
+		if !j.audit.has(id) {
+			return true
+		}
+	}
+	return false
+}
+
+// print prints one attempt; the caller holds the lock.
+func (j *journey) print(e event, at time.Time, status string, paint palette) {
 	if j.over {
 		return
 	}
-	left := j.row(at.Local().Format(time.TimeOnly), e.Site, e.brief().OrderReference, short(e.Subject),
-		brief(e.published().Sub(e.Time)), "+"+brief(at.Sub(e.published())), answer)
-	changed := whatChanged(e, j.paint)
-	if j.width > 0 && utf8.RuneCountInString(left)+2+utf8.RuneCountInString(whatChanged(e, palette{})) > j.width {
-		changed = strings.Replace(changed, " · ", "\n"+strings.Repeat(" ", len(time.TimeOnly)+2), 1) // the status stays beside its order
+	line := j.row(at.Local().Format(time.TimeOnly), e.Site, e.brief().OrderReference, brief(e.published().Sub(e.Time)), brief(at.Sub(e.published())), status)
+	used, plain := utf8.RuneCountInString(line), whatChanged(e, palette{})
+	for i, text := range whatChanged(e, paint) {
+		text, size := clipPainted(text, plain[i], j.width-changesIndent)
+		switch {
+		case i == 0 && used+size <= j.width:
+			line += text
+		case i > 0 && used+3+size <= j.width:
+			line += " · " + text
+			size += 3
+		default:
+			fmt.Fprintln(j.out, strings.TrimRight(line, " "))
+			line, used = strings.Repeat(" ", changesIndent)+text, changesIndent
+		}
+		used += size
 	}
-	fmt.Fprintln(j.out, left+"  "+changed)
+	fmt.Fprintln(j.out, line)
 }
 
-// note tells something that is about no single event.
+// changesIndent is where the changes go on that find no room beside their order: below the site.
+const changesIndent = len(time.TimeOnly) + 2
+
+// clip returns at most n characters of a text.
+func clip(text string, n int) string {
+	if r := []rune(text); len(r) > n {
+		return string(r[:n-1]) + "…"
+	}
+	return text
+}
+
+// clipPainted returns a text that may have colours, or as much of its plain form as n characters hold, and its width.
+func clipPainted(text, plain string, n int) (string, int) {
+	if size := utf8.RuneCountInString(plain); size <= n {
+		return text, size
+	}
+	return clip(plain, n), n
+}
+
+// note prints something that is about no single event.
 func (j *journey) note(text string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.over {
 		return
 	}
-	fmt.Fprintln(j.out, j.paint.dim(time.Now().Format(time.TimeOnly)+"  "+text))
+	fmt.Fprintln(j.out, j.paint.dim(clip(time.Now().Format(time.TimeOnly)+"  "+text, j.width)))
 }
 
-// summary is the last line: what went in, what came out, what it took.
+// summary prints what went in, what came out, what it took, and what to try next.
 func (j *journey) summary(c sandbox.Counters, v verdict) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	parts := []string{
-		plural(int(c.OrdersCreated), "order"), plural(int(c.NotificationsHandedOut), "notification"), plural(v.events, "event"),
-		plural(v.deliveries, "delivery"), plural(v.repeats, "repeat"),
+	fmt.Fprintf(j.out, "\n%s, %s, %s, %s, %s\n", plural(int(c.OrdersCreated), "order"), plural(int(c.NotificationsHandedOut), "notification"),
+		plural(v.events, "event"), plural(v.deliveries, "delivery"), plural(v.repeats, "repeat"))
+	fmt.Fprintln(j.out, j.judgement(v))
+	if v.waiting > 0 {
+		fmt.Fprintf(j.out, "%d waiting for your receiver\n", v.waiting)
 	}
-	verdict := fmt.Sprintf("lost %d, misordered %d", v.lost, v.misordered)
+	if v.failed > 0 {
+		fmt.Fprintf(j.out, "%d that your receiver refused for good\n", v.failed)
+	}
+	if v.deliveries > 0 {
+		fmt.Fprintf(j.out, "from the vendor to the receiver: half within %s, 99 %% within %s\n", brief(v.toCallback.p50), brief(v.toCallback.p99))
+		fmt.Fprintf(j.out, "from the relay to the receiver:  half within %s, 99 %% within %s\n", brief(v.sinceEvent.p50), brief(v.sinceEvent.p99))
+	}
+	fmt.Fprintf(j.out, "\n%s\n%s", j.paint.strong("What to try next:"), `  --faults          the vendor refuses, slows down and asks to wait
+  --callback URL    send to a receiver of yours, and stop it for a while
+  docs/try.md       vendor, relay and receiver as three programs, and how to break each of them
+  README.md         the event, the settings, and where everything else is
+`)
+	j.over = true
+}
+
+// judgement returns what was kept of the relay's promises: red if one was broken or nothing was delivered, else green.
+func (j *journey) judgement(v verdict) string {
+	text := fmt.Sprintf("lost %d, misordered %d", v.lost, v.misordered)
 	for _, bad := range []struct {
 		n    int
 		what string
 	}{{v.doubled, "doubled"}, {v.altered, "altered"}, {v.unverified, "unverified"}} {
 		if bad.n > 0 {
-			verdict += fmt.Sprintf(", %s %d", bad.what, bad.n)
+			text += fmt.Sprintf(", %s %d", bad.what, bad.n)
 		}
 	}
-	if v.broken() {
-		verdict = j.paint.bad(verdict)
-	} else {
-		verdict = j.paint.good(verdict)
+	if v.deliveries == 0 {
+		text += ", but nothing was delivered"
 	}
-	parts = append(parts, verdict)
-	if v.waiting > 0 {
-		parts = append(parts, fmt.Sprintf("%d waiting for your receiver", v.waiting))
+	if v.broken() || v.deliveries == 0 {
+		return j.paint.bad(text)
 	}
-	if v.failed > 0 {
-		parts = append(parts, fmt.Sprintf("%d that your receiver refused for good", v.failed))
-	}
-	if v.events > 0 {
-		parts = append(parts, fmt.Sprintf("vendor to callback p50 %s, p99 %s (from the event on p50 %s, p99 %s)",
-			brief(v.toCallback.p50), brief(v.toCallback.p99), brief(v.sinceEvent.p50), brief(v.sinceEvent.p99)))
-	}
-	fmt.Fprintln(j.out, "\n"+strings.Join(parts, ", "))
-	j.over = true
+	return j.paint.good(text)
 }
-
-// short is enough of an order's id to find it again.
-func short(id string) string { return id[:min(8, len(id))] }
 
 // brief writes a duration as people say it.
 func brief(d time.Duration) string {

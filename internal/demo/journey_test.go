@@ -2,6 +2,8 @@ package demo
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -42,39 +44,82 @@ func TestWhatChanged(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := whatChanged(e, palette{}); got != c.want {
+			if got := strings.Join(whatChanged(e, palette{}), " · "); got != c.want {
 				t.Errorf("%q, want %q", got, c.want)
 			}
-			if got := whatChanged(e, palette{on: true}); !strings.Contains(got, "\x1b[34mConfirmed\x1b[0m") {
+			if got := strings.Join(whatChanged(e, palette{on: true}), " · "); !strings.Contains(got, "\x1b[34mConfirmed\x1b[0m") {
 				t.Errorf("%q has no colour", got)
 			}
 		})
 	}
 }
 
-func TestANarrowTerminalGetsTwoLines(t *testing.T) {
+func TestRowsAreAsWideAsTheTerminal(t *testing.T) {
 	t.Parallel()
 	e, err := readEvent([]byte(`{"id":"e","subject":"5f0c12ab-0000","site":"leeds","sequence":"1768469924687150","time":"2026-01-15T09:38:44Z",
 		"data":{"order":{"OrderReference":"PO-1001","Status":"New","Parts":[{}]},"previousStatus":null,"changes":[]}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines := func(width int) []string {
+	lines := func(width int, status string) []string {
 		var out bytes.Buffer
 		j := newJourney(&out, []site{{name: "leeds"}}, newAudit())
 		j.width = width
-		j.delivered(e, e.published().Add(3*time.Millisecond), "200")
+		j.delivered(e, e.published().Add(3*time.Millisecond), status)
 		return strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
 	}
-	wide := lines(0)
-	if len(wide) != 1 || !strings.HasSuffix(wide[0], "leeds  PO-1001  5f0c12ab    687 ms   +3.0 ms  200     New · 1 part") {
-		t.Errorf("without a width: %q", wide)
+	wide := lines(widest, "200")
+	if len(wide) != 1 || !strings.HasSuffix(wide[0], "leeds  PO-1001    687 ms       3.0 ms  200     New · 1 part") {
+		t.Errorf("at %d columns: %q", widest, wide)
 	}
-	if got := lines(utf8.RuneCountInString(wide[0])); len(got) != 1 {
+	if got := lines(utf8.RuneCountInString(wide[0]), "200"); len(got) != 1 {
 		t.Errorf("at its own width: %q", got)
 	}
-	if got := lines(70); len(got) != 2 || !strings.HasSuffix(got[0], "  New") || got[1] != "          1 part" {
-		t.Errorf("at 70 columns: %q", got)
+	if got := lines(66, "200"); len(got) != 2 || !strings.HasSuffix(got[0], "  New") || got[1] != "          1 part" {
+		t.Errorf("at 66 columns: %q", got)
+	}
+	if got := lines(66, "connect_failed, again at 09:38:46"); len(got) != 2 || got[1] != "          New · 1 part" {
+		t.Errorf("with a long status: %q", got)
+	}
+}
+
+// README.md shows the table as it is printed.
+func TestTheReadmeShowsTheTable(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	newJourney(&out, []site{{name: "leeds"}}, newAudit()).header()
+	if !strings.Contains(string(page), "```text\n"+out.String()) {
+		t.Errorf("README.md does not show\n%s", out.String())
+	}
+}
+
+func TestNothingIsGreenWhenNothingWasDelivered(t *testing.T) {
+	t.Parallel()
+	const green, red = "\x1b[32m", "\x1b[1;31m"
+	e, err := readEvent([]byte(`{"id":"e","subject":"5f0c12ab","site":"leeds","sequence":"1768469924687150",
+		"data":{"order":{"OrderReference":"PO-1001","Status":"Delivered"},"previousStatus":"Dispatched","changes":[]}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	seen := newAudit()
+	j := newJourney(&out, []site{{name: "leeds"}}, seen)
+	j.paint = palette{on: true}
+	j.attempted(e, time.Now(), "503")
+	j.summary(sandbox.Counters{}, seen.judge(sandbox.Ledger{}))
+	if strings.Contains(out.String(), green) || !strings.Contains(out.String(), red+"lost 0, misordered 0, but nothing was delivered") {
+		t.Errorf("%q", out.String())
+	}
+	out.Reset()
+	j.over = false
+	j.delivered(e, time.Now(), "200")
+	j.summary(sandbox.Counters{}, seen.judge(sandbox.Ledger{}))
+	if !strings.Contains(out.String(), green+"Delivered") || strings.Contains(out.String(), "nothing was delivered") {
+		t.Errorf("%q", out.String())
 	}
 }
 

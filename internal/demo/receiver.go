@@ -65,5 +65,5 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 		return // 200, and nobody will ever hear of it
 	}
 	w.WriteHeader(http.StatusOK)
-	r.journey.delivered(event, at, "200")
+	r.journey.delivered(event, at, r.journey.afterRefusals(event, "200"))
 }

@@ -52,7 +52,7 @@ func (d *demo) prepare(ctx, around context.Context, surroundings *group.Group, a
 	var own *receiver
 	if target == "" {
 		own = newReceiver(d.audit, d.journey, d.config.DropDelivery)
-		if target, err = serveLoopback(around, surroundings, "the receiver", own); err != nil {
+		if target, err = serveLoopback(around, surroundings, "the receiver", &breaking{Handler: own, journey: d.journey}); err != nil {
 			return err
 		}
 	}
@@ -106,7 +106,7 @@ func (d *demo) walk(ctx context.Context, failed <-chan error) error {
 
 // settle waits for what is under way and judges the run.
 func (d *demo) settle(ctx context.Context) error {
-	d.journey.note("no more orders; waiting for what is under way")
+	d.journey.note("no more orders; waiting for what is still on its way")
 	if err := d.vendor.SetFaults(); err != nil {
 		return err
 	}
@@ -120,8 +120,11 @@ func (d *demo) settle(ctx context.Context) error {
 		}
 	}
 	d.journey.summary(d.vendor.Counters(), v)
-	if v.broken() {
+	switch {
+	case v.broken():
 		return ErrBroken
+	case v.deliveries == 0:
+		return ErrNothing
 	}
 	return nil
 }
@@ -145,7 +148,7 @@ func (d *demo) await(ctx context.Context) error {
 		if last.Before(began) {
 			last = began
 		}
-		if time.Since(last) > quiet || time.Since(began) > settleTime {
+		if time.Since(last) > quiet && (d.follower != nil || !d.journey.refusedLast()) || time.Since(began) > settleTime {
 			return nil
 		}
 		select {
