@@ -117,3 +117,56 @@ func TestLinesOfProseAreShort(t *testing.T) {
 		}
 	}
 }
+
+var (
+	metric    = regexp.MustCompile(`audatex_relay_[a-z_]*[a-z]`)
+	operation = regexp.MustCompile("`(GET|POST|PUT|PATCH|DELETE) (/v1/[^`?\\s]*)")
+	path      = regexp.MustCompile(`(?m)^  (/[^:\s]+):((?:\n(?:    .*)?)*)`)
+	parameter = regexp.MustCompile(`\{[^}]*\}`)
+)
+
+// TestDocumentsNameWhatTheProgramHas: metrics and operations of the API that documents name exist.
+func TestDocumentsNameWhatTheProgramHas(t *testing.T) {
+	t.Parallel()
+	var program strings.Builder
+	for _, dir := range []string{"internal", "cmd"} {
+		err := filepath.WalkDir(filepath.Join("..", dir), func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			program.Write(text)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	source := program.String()
+	contract, err := os.ReadFile(filepath.Join("..", "api", "openapi.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	has := map[string]bool{}
+	for _, m := range path.FindAllStringSubmatch(string(contract), -1) {
+		for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE"} {
+			has[method+" "+parameter.ReplaceAllString(m[1], "{}")] = strings.Contains(m[2], "\n    "+strings.ToLower(method)+":")
+		}
+	}
+	metrics, operations := 0, 0
+	for path, text := range pages(t) {
+		for _, name := range metric.FindAllString(text, -1) {
+			if metrics++; !strings.Contains(source, name) {
+				t.Errorf("%s: no metric is called %s", path, name)
+			}
+		}
+		for _, m := range operation.FindAllStringSubmatch(text, -1) {
+			if operations++; !has[m[1]+" "+parameter.ReplaceAllString(m[2], "{}")] {
+				t.Errorf("%s: the API has no %s %s", path, m[1], m[2])
+			}
+		}
+	}
+	if metrics < 20 || operations < 30 {
+		t.Errorf("only %d metrics and %d operations were found", metrics, operations)
+	}
+}

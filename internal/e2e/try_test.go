@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -100,5 +102,44 @@ func TestTheSandboxByHand(t *testing.T) {
 		"until grep -q CLIENT_SECRET vendor.env; do sleep 0.2; done\nSANDBOX=http://127.0.0.1:8090")
 	for _, block := range commandsOf(t, "docs/sandbox.md", 6) {
 		l.run(block)
+	}
+}
+
+// README.md lists every setting of the service, under its own name or that of the setting that it belongs to.
+func TestEverySettingIsInTheReadme(t *testing.T) {
+	t.Parallel()
+	help, err := exec.CommandContext(t.Context(), relayBinary(t), "serve", "--help").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	variable := regexp.MustCompile(`\$(RELAY_[A-Z_]+)`)
+	listed, settings := map[string]bool{}, 0
+	for line := range strings.Lines(string(page)) {
+		if !strings.HasPrefix(line, "| `RELAY_") {
+			continue
+		}
+		cell, _, _ := strings.Cut(line[2:], "|")
+		first := ""
+		for _, name := range regexp.MustCompile("`([A-Z_]+)`").FindAllStringSubmatch(cell, -1) {
+			if strings.HasPrefix(name[1], "RELAY_") {
+				first = name[1]
+			}
+			listed[name[1]], listed[first+name[1]] = true, true // RELAY_X_FILE
+			if i := strings.LastIndex(first, "_BASE_URL"); i > 0 {
+				listed[first[:i]+name[1]] = true // RELAY_X_AUTH_URL
+			}
+		}
+	}
+	for _, m := range variable.FindAllStringSubmatch(string(help), -1) {
+		if settings++; !listed[m[1]] {
+			t.Errorf("README.md does not list %s", m[1])
+		}
+	}
+	if settings < 30 {
+		t.Errorf("only %d settings were found", settings)
 	}
 }
