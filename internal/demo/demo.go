@@ -47,7 +47,7 @@ type Addresses struct{ API, Metrics, NATS string }
 // What a run may end with. The summary has the details.
 var (
 	ErrBroken  = errors.New("the demo saw the relay break a promise; the summary names it")
-	ErrNothing = errors.New("the demo delivered nothing")
+	ErrNothing = errors.New("the demo delivered nothing; with --callback, is your receiver running, and does it answer 2xx?")
 )
 
 // CallbackError is the API's refusal of the user's own receiver.

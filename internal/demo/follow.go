@@ -203,7 +203,7 @@ func healthInWords(health string) string {
 	case "failing":
 		return "fails; what it did not take is tried again"
 	case "open":
-		return "has failed several times in a row; it is only probed until it answers"
+		return "fails again and again; it is only probed until it answers"
 	case "disabled":
 		return "answered 410 and gets nothing any more"
 	default:
