@@ -233,7 +233,7 @@ func (c Config) putAll(ctx context.Context, js jetstream.JetStream, dir string, 
 // put restores one stream. Servers that were restoring it when that was cut off still have its name for some seconds, and may then make
 // an empty stream of it, or one of half its messages.
 func (c Config) put(ctx context.Context, js jetstream.JetStream, dir string, s Stream, config jetstream.StreamConfig, sign *topology.Restoring) (streamState, error) {
-	state, err := put(ctx, c.Conn, dir, s, config)
+	state, err := put(ctx, js, dir, s, config)
 	for began := time.Now(); nameInUse(err) && time.Since(began) < nameFreeAfter; {
 		select {
 		case <-ctx.Done():
@@ -244,7 +244,7 @@ func (c Config) put(ctx context.Context, js jetstream.JetStream, dir string, s S
 		if left := c.clear(ctx, js, s.Name, sign); left != nil && (ctx.Err() != nil || !errors.Is(left, context.DeadlineExceeded)) {
 			return state, errors.Join(left, err)
 		}
-		state, err = put(ctx, c.Conn, dir, s, config)
+		state, err = put(ctx, js, dir, s, config)
 	}
 	return state, err
 }

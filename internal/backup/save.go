@@ -102,7 +102,7 @@ func save(ctx context.Context, c Config, dir string) (Manifest, error) {
 	}
 	m := Manifest{Version: manifestVersion, Release: c.Release, Prefix: c.Topology.Prefix, Began: c.now(), Keys: c.Fingerprint}
 
-	aside, err := startAside(filepath.Join(dir, "aside"))
+	aside, err := startAside(filepath.Join(dir, "aside"), c.now)
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -112,7 +112,7 @@ func save(ctx context.Context, c Config, dir string) (Manifest, error) {
 		if strings.HasPrefix(name, "KV_") {
 			take = aside.takeBucket
 		}
-		s, err := take(ctx, c, dir, name)
+		s, err := take(ctx, js, dir, name)
 		if err != nil {
 			return Manifest{}, err
 		}
@@ -130,14 +130,14 @@ func save(ctx context.Context, c Config, dir string) (Manifest, error) {
 }
 
 // take writes one snapshot into the directory.
-func take(ctx context.Context, c Config, dir, name string) (Stream, error) {
+func take(ctx context.Context, js jetstream.JetStream, dir, name string) (Stream, error) {
 	s := Stream{Name: name, Snapshot: File{Name: name + ".snapshot"}}
 	f, err := create(dir, s.Snapshot.Name)
 	if err != nil {
 		return s, err
 	}
 	sum, count := sha256.New(), &counter{}
-	config, state, err := snapshot(ctx, c.Conn, name, io.MultiWriter(f, sum, count))
+	config, state, err := snapshot(ctx, js, name, io.MultiWriter(f, sum, count))
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {
 		err = whole(filepath.Join(dir, s.Snapshot.Name))
@@ -163,14 +163,15 @@ type aside struct {
 	server *natsd.Server
 	nc     *nats.Conn
 	js     jetstream.JetStream
+	now    func() time.Time
 }
 
-func startAside(dir string) (*aside, error) {
+func startAside(dir string, now func() time.Time) (*aside, error) {
 	server, err := natsd.Start(natsd.Config{Dir: dir, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, fmt.Errorf("start the server that checks the backup: %w", err)
 	}
-	a := &aside{dir: dir, server: server}
+	a := &aside{dir: dir, server: server, now: now}
 	if a.nc, err = server.Connect(); err == nil {
 		a.js, err = jetstream.New(a.nc)
 	}
@@ -200,32 +201,32 @@ func (a *aside) remove() error {
 }
 
 // takeBucket takes a bucket so that no key is missing: each as it was when the snapshot began, or later.
-func (a *aside) takeBucket(ctx context.Context, c Config, dir, name string) (Stream, error) {
-	s, err := take(ctx, c, dir, name)
+func (a *aside) takeBucket(ctx context.Context, js jetstream.JetStream, dir, name string) (Stream, error) {
+	s, err := take(ctx, js, dir, name)
 	if err != nil {
 		return Stream{}, err
 	}
-	missing, err := subjects(ctx, c.Conn, name) // not before: the server may check messages for long until it begins
+	missing, err := subjects(ctx, js, name) // not before: the server may check messages for long until it begins
 	if err != nil {
 		return Stream{}, err
 	}
 	// Put back, it tells what the bucket holds: with keys missing that were overwritten while the snapshot was read, until the tail is over it.
-	state, err := put(ctx, a.nc, dir, s, single(s.Config))
+	state, err := put(ctx, a.js, dir, s, single(s.Config))
 	if err != nil {
 		return Stream{}, err
 	}
 	s.Messages, s.Bytes, s.FirstSeq = state.Messages, state.Bytes, state.FirstSeq
-	taken, err := subjects(ctx, a.nc, name)
+	taken, err := subjects(ctx, a.js, name)
 	if err != nil {
 		return Stream{}, err
 	}
 	for subject := range taken {
 		delete(missing, subject)
 	}
-	if s.Tail, err = takeTail(ctx, c.Conn, dir, name, missing); err != nil {
+	if s.Tail, err = takeTail(ctx, js, dir, name, missing); err != nil {
 		return Stream{}, err
 	}
-	return s, putTail(ctx, a.js, dir, s.Tail, c.now())
+	return s, putTail(ctx, a.js, dir, s.Tail, a.now())
 }
 
 // single is a configuration as one server of our own takes it.
@@ -242,11 +243,11 @@ func ignoreMissing(err error) error {
 }
 
 // put restores one file of a backup.
-func put(ctx context.Context, nc *nats.Conn, dir string, s Stream, config jetstream.StreamConfig) (streamState, error) {
+func put(ctx context.Context, js jetstream.JetStream, dir string, s Stream, config jetstream.StreamConfig) (streamState, error) {
 	f, err := os.Open(filepath.Join(dir, s.Snapshot.Name))
 	if err != nil {
 		return streamState{}, fmt.Errorf("read the backup: %w", err)
 	}
 	defer func() { _ = f.Close() }()
-	return restore(ctx, nc, config, streamState{s.Messages, s.Bytes, s.FirstSeq, s.LastSeq}, f)
+	return restore(ctx, js, config, streamState{s.Messages, s.Bytes, s.FirstSeq, s.LastSeq}, f)
 }

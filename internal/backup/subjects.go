@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -17,21 +16,13 @@ const (
 )
 
 // subjects answers those of a stream's messages as its leader has them. A watch could miss one that is overwritten while it reads.
-func subjects(ctx context.Context, nc *nats.Conn, name string) (map[string]bool, error) {
+func subjects(ctx context.Context, js jetstream.JetStream, name string) (map[string]bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, subjectsTimeout)
 	defer cancel()
 	found, err := listSubjects(subjectsOverlap, func(offset int) (subjectsPage, error) {
-		var answer struct {
-			subjectsPage
-			Error *jetstream.APIError `json:"error"`
-		}
-		if err := callWithin(ctx, subjectsTimeout, nc, "STREAM.INFO."+name, map[string]any{"subjects_filter": ">", "offset": offset}, &answer); err != nil {
-			return subjectsPage{}, err
-		}
-		if answer.Error != nil {
-			return subjectsPage{}, answer.Error
-		}
-		return answer.subjectsPage, nil
+		var page subjectsPage
+		err := callWithin(ctx, subjectsTimeout, js, "STREAM.INFO."+name, map[string]any{"subjects_filter": ">", "offset": offset}, &page)
+		return page, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list the subjects of stream %s: %w", name, err)

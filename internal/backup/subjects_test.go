@@ -93,7 +93,7 @@ func TestSubjectsOfALargeBucketAreAllListed(t *testing.T) {
 		}
 		<-time.After(10 * time.Millisecond)
 	}
-	found, err := backup.Subjects(t.Context(), nc, "large")
+	found, err := backup.Subjects(t.Context(), js, "large")
 	if err != nil || len(found) != keys {
 		t.Errorf("%d of %d are listed: %v", len(found), keys, err)
 	}

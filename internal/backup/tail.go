@@ -59,7 +59,7 @@ func (e entry) message() *nats.Msg {
 
 // takeTail writes the present value of every subject that is in a bucket and was not in its snapshot: it was overwritten before the
 // snapshot came to it, or is new.
-func takeTail(ctx context.Context, nc *nats.Conn, dir, name string, missing map[string]bool) (*File, error) {
+func takeTail(ctx context.Context, js jetstream.JetStream, dir, name string, missing map[string]bool) (*File, error) {
 	if len(missing) == 0 {
 		return nil, nil
 	}
@@ -71,7 +71,7 @@ func takeTail(ctx context.Context, nc *nats.Conn, dir, name string, missing map[
 	out := json.NewEncoder(io.MultiWriter(f, sum, count))
 	for subject := range missing {
 		var last *entry
-		if last, err = lastOf(ctx, nc, name, subject); err == nil && last != nil {
+		if last, err = lastOf(ctx, js, name, subject); err == nil && last != nil {
 			err = out.Encode(last)
 			written++
 		}

@@ -12,12 +12,13 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
 // What nats.go has no functions for: JetStream's API for snapshots (NATS JetStream API, STREAM.SNAPSHOT and STREAM.RESTORE).
 
 const (
-	apiPrefix = "$JS.API."
 	// chunkSize is well below the smallest payload that servers are run with.
 	chunkSize = 128 << 10
 	// windowSize is how much the server sends ahead of our acknowledgements.
@@ -35,17 +36,17 @@ type streamState struct {
 }
 
 type snapshotAnswer struct {
-	Error  *jetstream.APIError     `json:"error"`
 	Config *jetstream.StreamConfig `json:"config"`
 	State  *streamState            `json:"state"`
 }
 
 // snapshot writes a stream's snapshot to w and answers its configuration, and what it held when the snapshot began. The server checks
 // every message's checksum before.
-func snapshot(ctx context.Context, nc *nats.Conn, stream string, w io.Writer) (jetstream.StreamConfig, streamState, error) {
+func snapshot(ctx context.Context, js jetstream.JetStream, stream string, w io.Writer) (jetstream.StreamConfig, streamState, error) {
 	fail := func(err error) (jetstream.StreamConfig, streamState, error) {
 		return jetstream.StreamConfig{}, streamState{}, fmt.Errorf("take a snapshot of stream %s: %w", stream, err)
 	}
+	nc := js.Conn()
 	inbox := nc.NewRespInbox()
 	sub, err := nc.SubscribeSync(inbox)
 	if err != nil {
@@ -56,15 +57,12 @@ func snapshot(ctx context.Context, nc *nats.Conn, stream string, w io.Writer) (j
 		return fail(err)
 	}
 	var answer snapshotAnswer
-	if err := callWithin(ctx, snapshotTimeout, nc, "STREAM.SNAPSHOT."+stream, map[string]any{
+	if err := callWithin(ctx, snapshotTimeout, js, "STREAM.SNAPSHOT."+stream, map[string]any{
 		"deliver_subject": inbox, "no_consumers": true, "chunk_size": chunkSize, "window_size": windowSize, "jsck": true,
 	}, &answer); err != nil {
 		return fail(err)
 	}
-	switch {
-	case answer.Error != nil:
-		return fail(answer.Error)
-	case answer.Config == nil || answer.State == nil:
+	if answer.Config == nil || answer.State == nil {
 		return fail(errors.New("the server's answer says nothing"))
 	}
 	for next := 1; ; next++ {
@@ -109,20 +107,17 @@ type restored struct {
 
 // restore makes a stream of a snapshot. There must be none of its name. Whatever happens, the server has ended its part when it returns,
 // or has been given up.
-func restore(ctx context.Context, nc *nats.Conn, config jetstream.StreamConfig, state streamState, r io.Reader) (streamState, error) {
+func restore(ctx context.Context, js jetstream.JetStream, config jetstream.StreamConfig, state streamState, r io.Reader) (streamState, error) {
 	var begun struct {
-		Error   *jetstream.APIError `json:"error"`
-		Deliver string              `json:"deliver_subject"`
+		Deliver string `json:"deliver_subject"`
 	}
 	lasting := context.WithoutCancel(ctx) // a restore that has begun has to be ended
-	if err := call(lasting, nc, "STREAM.RESTORE."+config.Name, map[string]any{"config": config, "state": state}, &begun); err != nil {
+	request := map[string]any{"config": config, "state": state}
+	if err := callWithin(lasting, quiet, js, "STREAM.RESTORE."+config.Name, request, &begun); err != nil {
 		return streamState{}, fmt.Errorf("restore stream %s: %w", config.Name, err)
 	}
-	if begun.Error != nil {
-		return streamState{}, fmt.Errorf("restore stream %s: %w", config.Name, begun.Error)
-	}
-	err := feed(ctx, nc, begun.Deliver, r)
-	answer, ended := exchange(lasting, nc, begun.Deliver, nil)
+	err := feed(ctx, js.Conn(), begun.Deliver, r)
+	answer, ended := exchange(lasting, js.Conn(), begun.Deliver, nil)
 	if err = errors.Join(err, ended); err != nil {
 		return streamState{}, fmt.Errorf("restore stream %s: %w", config.Name, err)
 	}
@@ -185,31 +180,18 @@ func exchange(ctx context.Context, nc *nats.Conn, subject string, data []byte) (
 	}
 }
 
-// lastOf answers the last message of a subject as the stream's leader has it; nil if there is none. The client library would ask any node.
-func lastOf(ctx context.Context, nc *nats.Conn, stream, subject string) (*entry, error) {
-	var answer struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message struct {
-			Subject string    `json:"subject"`
-			Headers []byte    `json:"hdrs"`
-			Data    []byte    `json:"data"`
-			Time    time.Time `json:"time"`
-		} `json:"message"`
-	}
-	err := call(ctx, nc, "STREAM.MSG.GET."+stream, map[string]string{"last_by_subj": subject}, &answer)
-	switch {
-	case err != nil:
-		return nil, err
-	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+// lastOf returns the last message of a subject as the stream's leader has it; nil if there is none.
+func lastOf(ctx context.Context, js jetstream.JetStream, stream, subject string) (*entry, error) {
+	ctx, end := connected(ctx, quiet, js.Conn())
+	defer end()
+	m, err := jsapi.Get(ctx, js, stream, jsapi.Selection{Last: subject})
+	if jsapi.Code(err) == jetstream.JSErrCodeMessageNotFound {
 		return nil, nil
-	case answer.Error != nil:
-		return nil, answer.Error
 	}
-	e := &entry{Subject: answer.Message.Subject, Data: answer.Message.Data, Time: answer.Message.Time}
-	if len(answer.Message.Headers) > 0 {
-		e.Header, err = nats.DecodeHeadersMsg(answer.Message.Headers)
+	if err != nil {
+		return nil, orLost(ctx, err)
 	}
-	return e, err
+	return &entry{Subject: m.Subject, Header: m.Header, Data: m.Data, Time: m.Time}, nil
 }
 
 // snapshotTimeout bounds the wait for a snapshot's begin: checking the messages of a large stream takes its time.
@@ -218,22 +200,18 @@ const snapshotTimeout = 10 * time.Minute
 // errLost says that the connection went while an answer was waited for, and the answer with it.
 var errLost = errors.New("the connection to NATS was lost")
 
-// call asks JetStream's API.
-func call(ctx context.Context, nc *nats.Conn, what string, request, answer any) error {
-	return callWithin(ctx, quiet, nc, what, request, answer)
+// callWithin asks JetStream's API.
+func callWithin(ctx context.Context, most time.Duration, js jetstream.JetStream, what string, request, answer any) error {
+	ctx, end := connected(ctx, most, js.Conn())
+	defer end()
+	return orLost(ctx, jsapi.Call(ctx, js, what, request, answer))
 }
 
-func callWithin(ctx context.Context, most time.Duration, nc *nats.Conn, what string, request, answer any) error {
-	raw, err := json.Marshal(request)
-	if err != nil {
-		return err
-	}
+// connected returns a context that ends after a time, and with errLost when the connection goes.
+func connected(ctx context.Context, most time.Duration, nc *nats.Conn) (context.Context, func()) {
 	ctx, cancel := context.WithTimeout(ctx, most)
-	defer cancel()
 	ctx, lose := context.WithCancelCause(ctx)
-	defer lose(nil)
 	lost := nc.StatusChanged(nats.DISCONNECTED, nats.RECONNECTING, nats.CLOSED)
-	defer nc.RemoveStatusListener(lost)
 	go func() {
 		select {
 		case <-lost:
@@ -241,12 +219,13 @@ func callWithin(ctx context.Context, most time.Duration, nc *nats.Conn, what str
 		case <-ctx.Done():
 		}
 	}()
-	m, err := nc.RequestWithContext(ctx, apiPrefix+what, raw)
-	if err != nil {
-		if cause := context.Cause(ctx); errors.Is(cause, errLost) {
-			return cause
-		}
-		return err
+	return ctx, func() { lose(nil); cancel(); nc.RemoveStatusListener(lost) }
+}
+
+// orLost returns errLost in place of what came of it.
+func orLost(ctx context.Context, err error) error {
+	if err != nil && errors.Is(context.Cause(ctx), errLost) {
+		return errLost
 	}
-	return json.Unmarshal(m.Data, answer)
+	return err
 }

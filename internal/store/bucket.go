@@ -14,6 +14,7 @@ import (
 	"github.com/audatex-relay/relay/internal/audatex"
 
 	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/jsapi"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/topology"
 )
@@ -265,7 +266,7 @@ func precious(v any) bool {
 
 // marker answers the revision of a removed key's marker.
 func (b *Bucket[T]) marker(ctx context.Context, key string) (uint64, bool) {
-	m, err := b.s.atLeader(ctx, "KV_"+b.name, messageRequest{Last: b.subject(key)})
+	m, err := b.s.atLeader(ctx, "KV_"+b.name, jsapi.Selection{Last: b.subject(key)})
 	return m.Seq, err == nil && isMarker(m.Header)
 }
 

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
 // headsAsked is up to how many connections Heads asks for one by one; for more, one reader of all there are costs the server less.
@@ -44,7 +46,7 @@ func (i *Inbox) askHeads(ctx context.Context, heads map[string]uint64) error {
 	)
 	for _, c := range slices.Collect(maps.Keys(heads)) {
 		asking.Go(func() {
-			m, err := i.s.atLeader(ctx, i.s.topo.Inbox(), messageRequest{Last: i.s.topo.InboxSubject(c)})
+			m, err := i.s.atLeader(ctx, i.s.topo.Inbox(), jsapi.Selection{Last: i.s.topo.InboxSubject(c)})
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil {

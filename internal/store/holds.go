@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
 // Holds reports whether there is a document of a key that passes, by its bytes alone. One that does not pass costs the same questions and
@@ -28,7 +30,7 @@ func (b *Bucket[T]) Holds(ctx context.Context, key string, pass func(data []byte
 	case !silent && b.s.topo.Replicas <= 1:
 		return false, nil
 	}
-	m, err := b.s.atLeader(ctx, "KV_"+b.name, messageRequest{Last: b.subject(key)}) // another node may lag
+	m, err := b.s.atLeader(ctx, "KV_"+b.name, jsapi.Selection{Last: b.subject(key)}) // another node may lag
 	if errors.Is(err, ErrNotFound) {
 		return false, nil
 	}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
 // Headers of an inbox message: the envelope around a page's untouched bytes.
@@ -123,7 +125,7 @@ func (i *Inbox) envelope(p Page) (*nats.Msg, error) {
 
 // Last answers the connection's last page, as the inbox's leader has it; ErrNotFound if it has none.
 func (i *Inbox) Last(ctx context.Context, connection string) (Page, error) {
-	m, err := i.s.atLeader(ctx, i.s.topo.Inbox(), messageRequest{Last: i.s.topo.InboxSubject(connection)})
+	m, err := i.s.atLeader(ctx, i.s.topo.Inbox(), jsapi.Selection{Last: i.s.topo.InboxSubject(connection)})
 	if err != nil {
 		return Page{}, fmt.Errorf("read the last page of connection %s: %w", connection, err)
 	}
@@ -147,7 +149,7 @@ func (i *Inbox) Scan(ctx context.Context, connection string, from uint64, max in
 func (i *Inbox) Page(ctx context.Context, seq uint64) (Page, error) {
 	m, err := i.s.get(ctx, i.s.topo.Inbox(), seq)
 	if errors.Is(err, ErrNotFound) && i.s.topo.Replicas > 1 { // the node that was asked may lag
-		m, err = i.s.atLeader(ctx, i.s.topo.Inbox(), messageRequest{From: seq})
+		m, err = i.s.atLeader(ctx, i.s.topo.Inbox(), jsapi.Selection{Seq: seq})
 	}
 	if err != nil {
 		return Page{}, err

@@ -2,14 +2,12 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
+	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
 // Most reads may be answered by any node of a cluster, also by one that has just come back and lags. That is no harm where a write's
@@ -39,81 +37,37 @@ func (s *Store) direct(ctx context.Context, stream string, ask func(context.Cont
 	return false, err
 }
 
-// messageRequest is what STREAM.MSG.GET is asked, which only the leader answers.
-type messageRequest struct {
-	From  uint64     `json:"seq,omitempty"`
-	Next  string     `json:"next_by_subj,omitempty"` // the first message of a filter from From, or from Since
-	Last  string     `json:"last_by_subj,omitempty"`
-	Since *time.Time `json:"start_time,omitempty"`
-}
-
-// atLeader answers one message as the stream's leader has it; ErrNotFound if it has none.
-func (s *Store) atLeader(ctx context.Context, stream string, ask messageRequest) (Message, error) {
-	raw, err := json.Marshal(ask)
-	if err != nil {
-		return Message{}, err
-	}
-	// While there is no leader nobody answers, nor says so: without a bound of its own such a call would last for ever.
+// atLeader returns one message as the stream's leader has it; ErrNotFound if it has none.
+func (s *Store) atLeader(ctx context.Context, stream string, which jsapi.Selection) (Message, error) {
 	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
 	defer cancel()
 	sent := time.Now()
-	answer, err := s.js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, raw)
+	m, err := jsapi.Get(ctx, s.js, stream, which)
 	s.health.read(stream, sent, err)
 	if err != nil {
 		return Message{}, classify(err)
 	}
-	var stored struct {
-		Error *struct {
-			Code        jetstream.ErrorCode `json:"err_code"`
-			Description string              `json:"description"`
-		} `json:"error"`
-		Message *struct {
-			Subject string    `json:"subject"`
-			Seq     uint64    `json:"seq"`
-			Headers []byte    `json:"hdrs"`
-			Data    []byte    `json:"data"`
-			Time    time.Time `json:"time"`
-		} `json:"message"`
-	}
-	if err := json.Unmarshal(answer.Data, &stored); err != nil {
-		return Message{}, fmt.Errorf("%w: %w", ErrUnclear, err)
-	}
-	switch m := stored.Message; {
-	case stored.Error != nil && stored.Error.Code == jetstream.JSErrCodeMessageNotFound:
-		return Message{}, ErrNotFound
-	case stored.Error != nil:
-		return Message{}, fmt.Errorf("%w: %s", ErrUnavailable, stored.Error.Description)
-	case m == nil:
-		return Message{}, fmt.Errorf("%w: an answer without a message", ErrUnclear)
-	default:
-		message := Message{Seq: m.Seq, Subject: m.Subject, Data: m.Data, Time: m.Time}
-		if len(m.Headers) > 0 {
-			if message.Header, err = nats.DecodeHeadersMsg(m.Headers); err != nil {
-				return Message{}, fmt.Errorf("%w: %w", ErrUnclear, err)
-			}
-		}
-		return message, nil
-	}
+	return fromRaw(&m), nil
 }
 
 // rest answers what the leader has of the filters from a sequence (or, if since is set, from a time) on, up to most messages, and whether
 // there are more. It asks for one message after the other: there are few, which a node that lags had not, or which were overwritten meanwhile.
 // What is written after it has begun is not its affair: on a busy stream there would be no end.
 func (s *Store) rest(ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int) (messages []Message, more bool, err error) {
-	ask := messageRequest{From: from}
+	ask := jsapi.Selection{Seq: from}
 	if !since.IsZero() {
-		ask = messageRequest{Since: &since}
+		ask = jsapi.Selection{Since: &since}
 	}
 	if len(filters) == 0 {
 		filters = []string{">"}
 	}
-	newest, err := s.atLeader(ctx, stream, messageRequest{Last: ">"})
+	newest, err := s.atLeader(ctx, stream, jsapi.Selection{Last: ">"})
 	if errors.Is(err, ErrNotFound) {
 		return nil, false, nil
 	} else if err != nil {
 		return nil, false, err
 	}
-	for ask.From <= newest.Seq {
+	for ask.Seq <= newest.Seq {
 		var next *Message
 		for _, filter := range filters {
 			ask.Next = filter
@@ -131,7 +85,7 @@ func (s *Store) rest(ctx context.Context, stream string, from uint64, since time
 			return messages, next != nil, nil
 		}
 		messages = append(messages, *next)
-		ask = messageRequest{From: next.Seq + 1}
+		ask = jsapi.Selection{Seq: next.Seq + 1}
 	}
 	return messages, false, nil
 }
@@ -172,7 +126,7 @@ func (b *Bucket[T]) Current(ctx context.Context, keys []string) []Present[T] {
 }
 
 func (b *Bucket[T]) current(ctx context.Context, e *Entry[T]) error {
-	m, err := b.s.atLeader(ctx, "KV_"+b.name, messageRequest{Last: b.subject(e.Key)})
+	m, err := b.s.atLeader(ctx, "KV_"+b.name, jsapi.Selection{Last: b.subject(e.Key)})
 	if errors.Is(err, ErrNotFound) {
 		e.Deleted = true
 		return nil

@@ -8,6 +8,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
 // Message is one message of a log.
@@ -39,7 +41,7 @@ func (s *Store) bounds(ctx context.Context, stream string) (first, last uint64, 
 
 // get answers one message by its sequence.
 func (s *Store) get(ctx context.Context, stream string, seq uint64) (Message, error) {
-	m, err := s.one(ctx, stream, messageRequest{From: seq}, func(ctx context.Context, st jetstream.Stream) (*jetstream.RawStreamMsg, error) {
+	m, err := s.one(ctx, stream, jsapi.Selection{Seq: seq}, func(ctx context.Context, st jetstream.Stream) (*jetstream.RawStreamMsg, error) {
 		return st.GetMsg(ctx, seq)
 	})
 	if err != nil {
@@ -50,7 +52,7 @@ func (s *Store) get(ctx context.Context, stream string, seq uint64) (Message, er
 
 // last answers the last message of a subject; wildcards are allowed.
 func (s *Store) last(ctx context.Context, stream, subject string) (Message, error) {
-	m, err := s.one(ctx, stream, messageRequest{Last: subject}, func(ctx context.Context, st jetstream.Stream) (*jetstream.RawStreamMsg, error) {
+	m, err := s.one(ctx, stream, jsapi.Selection{Last: subject}, func(ctx context.Context, st jetstream.Stream) (*jetstream.RawStreamMsg, error) {
 		return st.GetLastMsgForSubject(ctx, subject)
 	})
 	if err != nil {
@@ -60,7 +62,7 @@ func (s *Store) last(ctx context.Context, stream, subject string) (Message, erro
 }
 
 // one asks any copy of a stream for a message, and its leader if that one is silent.
-func (s *Store) one(ctx context.Context, stream string, atLeader messageRequest, ask func(context.Context, jetstream.Stream) (*jetstream.RawStreamMsg, error)) (Message, error) {
+func (s *Store) one(ctx context.Context, stream string, atLeader jsapi.Selection, ask func(context.Context, jetstream.Stream) (*jetstream.RawStreamMsg, error)) (Message, error) {
 	st, err := s.handle(ctx, stream)
 	if err != nil {
 		return Message{}, err

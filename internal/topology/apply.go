@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
 // State is how a stream stands to the table.
@@ -171,7 +173,7 @@ func (t Topology) bring(ctx context.Context, js jetstream.JetStream, f Finding) 
 			return nil
 		case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse), errors.Is(err, jetstream.ErrStreamNotFound):
 			// Another relay was quicker, or an operator: see what is there now.
-		case errorCode(err) == codeSubjectOverlap:
+		case jsapi.Code(err) == codeSubjectOverlap:
 			// Made since find looked, which names it the next time.
 			return refused("create stream %s: its subjects %v belong to a stream that %w: delete that one if nobody needs it, or choose another RELAY_NATS_PREFIX: %w",
 				f.Stream, f.wanted.Subjects, ErrForeign, err)

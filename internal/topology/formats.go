@@ -3,7 +3,6 @@ package topology
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -11,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
 // Formats is the newest version of the stored documents' formats that this program writes. It reads this one and the one before.
@@ -101,14 +102,6 @@ func (t Topology) Settle(m Mark, findings []Finding) Mark {
 	return m
 }
 
-// errorCode answers what JetStream's API said, 0 if err is none of its errors.
-func errorCode(err error) jetstream.ErrorCode {
-	if api := (*jetstream.APIError)(nil); errors.As(err, &api) {
-		return api.ErrorCode
-	}
-	return 0
-}
-
 // What passes by itself is asked again, for at most 5 s.
 const (
 	passingPause = 50 * time.Millisecond
@@ -118,7 +111,7 @@ const (
 // whileAnswered asks again while the answer is one of JetStream's errors.
 func whileAnswered(ctx context.Context, code jetstream.ErrorCode, ask func() error) error {
 	err := ask()
-	for turn := 1; errorCode(err) == code && turn < passingTurns; turn++ {
+	for turn := 1; jsapi.Code(err) == code && turn < passingTurns; turn++ {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -145,7 +138,7 @@ func (t Topology) WriteMark(ctx context.Context, js jetstream.JetStream, m Mark)
 		ack, err = js.PublishMsg(ctx, msg, condition)
 		return err
 	})
-	if errorCode(err) == jetstream.JSErrCodeStreamWrongLastSequence {
+	if jsapi.Code(err) == jetstream.JSErrCodeStreamWrongLastSequence {
 		err = fmt.Errorf("%w: %w", jetstream.ErrKeyExists, err)
 	}
 	if err != nil {

@@ -238,22 +238,12 @@ var errBehind = errors.New("the stream's leader is behind")
 
 // members answers the version of every live relay, by key, as the leader knows them at the revision given or later.
 func (t Topology) members(ctx context.Context, js jetstream.JetStream, revision uint64) (map[string]int, error) {
-	var info struct {
-		Error *jetstream.APIError `json:"error"`
-		State struct {
-			LastSeq  uint64            `json:"last_seq"`
-			Subjects map[string]uint64 `json:"subjects"`
-		} `json:"state"`
+	info, there, err := t.info(ctx, js, "KV_"+t.Bucket(Owners), t.ownersSubject(memberPrefix+">"))
+	if err != nil {
+		return nil, fmt.Errorf("list the live relays: %w", err)
 	}
-	request := map[string]string{"subjects_filter": t.ownersSubject(memberPrefix + ">")}
-	if err := t.ask(ctx, js, "STREAM.INFO.KV_"+t.Bucket(Owners), request, &info); err != nil {
-		return nil, err
-	}
-	if e := info.Error; e != nil && e.ErrorCode == jetstream.JSErrCodeStreamNotFound {
+	if !there {
 		return nil, nil
-	}
-	if info.Error != nil {
-		return nil, fmt.Errorf("list the live relays: %w", info.Error)
 	}
 	if info.State.LastSeq < revision {
 		return nil, fmt.Errorf("list the live relays: %w: at %d, not %d", errBehind, info.State.LastSeq, revision)

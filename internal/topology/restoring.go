@@ -42,20 +42,9 @@ type sign struct {
 
 // readSign answers how the sign stands; nil if there is none.
 func (t Topology) readSign(ctx context.Context, js jetstream.JetStream) (*sign, error) {
-	var info struct {
-		Error   *jetstream.APIError    `json:"error"`
-		Created time.Time              `json:"created"`
-		Config  jetstream.StreamConfig `json:"config"`
-		State   jetstream.StreamState  `json:"state"`
-	}
-	if err := t.ask(ctx, js, "STREAM.INFO."+t.RestoreSign(), map[string]string{"subjects_filter": ">"}, &info); err != nil {
+	info, there, err := t.info(ctx, js, t.RestoreSign(), ">")
+	if err != nil || !there {
 		return nil, err
-	}
-	if info.Error != nil {
-		if info.Error.ErrorCode == jetstream.JSErrCodeStreamNotFound {
-			return nil, nil
-		}
-		return nil, info.Error
 	}
 	s := &sign{since: info.Created, restorer: info.Config.Metadata[restorerKey], changed: info.State.Msgs > 0}
 	foreign := func(why string) error {

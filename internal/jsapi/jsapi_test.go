@@ -1,0 +1,75 @@
+package jsapi_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/jsapi"
+	"github.com/audatex-relay/relay/internal/natstest"
+)
+
+func TestGetReadsWhatTheStreamHas(t *testing.T) {
+	t.Parallel()
+	js, err := jetstream.New(natstest.Start(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "s", Subjects: []string{"s.*"}}); err != nil {
+		t.Fatal(err)
+	}
+	for i, subject := range []string{"s.a", "s.b", "s.a"} {
+		m := nats.NewMsg(subject)
+		m.Header.Set("Number", string(rune('1'+i)))
+		m.Data = []byte(`{"error":"not the server's"}`)
+		if _, err := js.PublishMsg(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, c := range []struct {
+		which jsapi.Selection
+		want  uint64
+	}{
+		{jsapi.Selection{Last: "s.a"}, 3}, {jsapi.Selection{Last: ">"}, 3}, {jsapi.Selection{Next: "s.a", Seq: 2}, 3},
+		{jsapi.Selection{Next: "s.b", Since: &time.Time{}}, 2}, {jsapi.Selection{Seq: 1}, 1},
+	} {
+		m, err := jsapi.Get(ctx, js, "s", c.which)
+		if err != nil || m.Sequence != c.want || m.Header.Get("Number") != string(rune('0'+c.want)) || len(m.Data) == 0 || m.Time.IsZero() {
+			t.Errorf("%+v: %+v, %v", c.which, m, err)
+		}
+	}
+	if _, err := jsapi.Get(ctx, js, "s", jsapi.Selection{Last: "s.c"}); jsapi.Code(err) != jetstream.JSErrCodeMessageNotFound {
+		t.Errorf("a message that is not there: %v", err)
+	}
+	if _, err := jsapi.Get(ctx, js, "none", jsapi.Selection{Seq: 1}); jsapi.Code(err) != jetstream.JSErrCodeStreamNotFound {
+		t.Errorf("a stream that is not there: %v", err)
+	}
+}
+
+func TestThePrefixOfTheAPIIsHonoured(t *testing.T) {
+	t.Parallel()
+	nc := natstest.Start(t)
+	_, err := nc.Subscribe("mine.API.>", func(m *nats.Msg) { _ = m.Respond([]byte(`{"subject":"` + m.Subject + `"}`)) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, prefix := range []string{"mine.API", "mine.API."} {
+		js, err := jetstream.NewWithAPIPrefix(nc, prefix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var answer struct {
+			Subject string `json:"subject"`
+		}
+		if err := jsapi.Call(ctx, js, "STREAM.INFO.s", nil, &answer); err != nil || answer.Subject != "mine.API.STREAM.INFO.s" {
+			t.Errorf("with %s: asked at %q, %v", prefix, answer.Subject, err)
+		}
+	}
+}
