@@ -128,7 +128,7 @@ func TestWhatDoesNotFitIsNotRestored(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		{"a newer release's", "formats version 9, this program knows up to version 2", topology.ErrNewer, func(t *testing.T, to *world, dir string) {
+		{"a newer release's", "formats version 9, this program knows up to version 1", topology.ErrNewer, func(t *testing.T, to *world, dir string) {
 			edit(t, to, dir, func(m *backup.Manifest) { m.Formats = 9 })
 		}},
 		{"an altered manifest", "they do not belong together", nil, func(t *testing.T, _ *world, dir string) {

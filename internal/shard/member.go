@@ -171,8 +171,8 @@ func (m *Member) retry() time.Duration {
 // the store's nodes may differ, as the node that lets it expire need not be the one that wrote its time down.
 func (m *Member) validFor() time.Duration { return m.conf.TTL - m.conf.TTL/15 }
 
-// vanished is after how long without a sign a lease or member counts as gone that the store has not let expire: one that an older build wrote
-// without a time.
+// vanished is after how long without a sign a lease or member counts as gone that the store has not let expire: one that was written without
+// a TTL, which no build of ours does, and which would be there for good.
 func (m *Member) vanished() time.Duration { return m.conf.TTL + m.conf.TTL/3 }
 
 func (m *Member) unreadable(key string, err error) {

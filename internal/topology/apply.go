@@ -30,7 +30,7 @@ const (
 type Finding struct {
 	Stream string // the bucket relay_orders is the stream KV_relay_orders
 	State  State
-	// Version of the table that last shaped it, 0 if it was made before streams were marked.
+	// Version of the table that last shaped it, 0 if it carries no mark.
 	Version     int
 	Differences []Difference
 	Messages    uint64

@@ -46,10 +46,6 @@ var weights = map[string]weight{
 	"description": kept, "placement": kept, "max_bytes": kept, "max_msgs": kept, "compression": kept, "metadata": kept, "first_seq": kept,
 }
 
-// sinceUnmarked are the fields in which a stream without a mark, made before streams carried one, may differ and still be ours: they
-// follow settings, or this program's table has changed them since. In everything else it has to be exactly what the relay made then.
-var sinceUnmarked = []string{"max_age", "duplicate_window", "num_replicas"}
-
 // durations are the fields that NATS has in nanoseconds, and people read otherwise.
 var durations = []string{"max_age", "duplicate_window", "subject_delete_marker_ttl"}
 
@@ -121,7 +117,7 @@ func compare(found, wanted jetstream.StreamConfig) (comparison, error) {
 		d := Difference{field, c.found.text(field), c.wanted.text(field)}
 		switch w := weights[field]; {
 		case w == kept:
-		case w == identity, c.version == 0 && !slices.Contains(sinceUnmarked, field):
+		case w == identity, c.version == 0: // without a mark it is ours only if it is exactly what the relay makes
 			c.foreign = append(c.foreign, d)
 		default:
 			c.settable = append(c.settable, d)

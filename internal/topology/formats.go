@@ -15,10 +15,9 @@ import (
 )
 
 // Formats is the newest version of the stored documents' formats that this program writes. It reads this one and the one before.
-// ARCHITECTURE.md says what each version is; what lay in stores before there was a mark is version 1.
-const Formats = 2
+const Formats = 1
 
-// formatsForTests overrides Formats in a build: -ldflags "-X …/internal/topology.formatsForTests=3". Only tests of upgrades set it.
+// formatsForTests overrides Formats in a build: -ldflags "-X …/internal/topology.formatsForTests=2". Only tests of upgrades set it.
 var formatsForTests = ""
 
 // BuildFormats answers the version of this build: Formats.
@@ -62,8 +61,8 @@ type Mark struct {
 	revision uint64
 }
 
-// ReadMark answers the mark, from the stream's leader: a follower may not yet have what was written last. Before there was a mark,
-// documents had version 1: that is what a store without a mark answers; one without relay_owners, too.
+// ReadMark returns the mark as the stream's leader has it: a follower may not yet have what was written last. A store without a mark, or
+// without relay_owners, has version 1: a power cut in the first second of a store may leave documents and no mark.
 func (t Topology) ReadMark(ctx context.Context, js jetstream.JetStream) (Mark, error) {
 	m := Mark{Formats: 1}
 	there, err := t.readSign(ctx, js)

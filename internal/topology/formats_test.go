@@ -230,8 +230,8 @@ func TestAGapOfVersionsIsRefused(t *testing.T) {
 	}
 }
 
-// A release that no longer reads the version from before there was a mark starts on an empty server all the same, and on what a first
-// start has left that made some of the streams and came no further.
+// A release that no longer reads version 1 starts on an empty server all the same, and on what a first start has left that made some of the
+// streams and came no further.
 func TestANewStoreHasTheVersionOfItsFirstRelay(t *testing.T) {
 	t.Parallel()
 	_, js := open(t)
