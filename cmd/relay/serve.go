@@ -171,7 +171,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, started func(address
 	defer client.Close()
 	held := &share{log: log}
 	tokens, err := audatex.NewTokens(audatex.TokensConfig{
-		AuthURL: c.AudatexAuthURL, TokenURL: c.AudatexTokenURL, ClientID: c.AudatexClientID, ClientSecret: audatex.NewSecret(c.AudatexClientSecret),
+		AuthURL: c.AudatexAuthURL, TokenURL: c.AudatexTokenURL, ClientID: c.AudatexClientID, ClientSecret: relay.NewSecret(c.AudatexClientSecret),
 		AuthStyle: audatex.AuthStyle(c.AudatexAuthStyle), Scopes: c.AudatexScopes, UserAgent: userAgent, Timeout: c.AudatexTimeout.d(), Store: s.Tokens, Budget: budget,
 		Metrics: vendorMetrics, Logger: log, Exclusive: c.NATSURL == "", Lease: held.lease, DialContext: dialer.DialContext,
 	})

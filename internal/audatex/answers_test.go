@@ -236,7 +236,7 @@ func readRecorded(t *testing.T, base, name string) (string, error) {
 		m := tokens(t, http.NotFoundHandler(), newTokenMap(leeds, freshRecord()), func(c *TokensConfig) {
 			c.TokenURL, c.DialContext = base, nil
 		})
-		p, err := m.exchange(ctx, NewSecret("refresh-0"))
+		p, err := m.exchange(ctx, relay.NewSecret("refresh-0"))
 		return p.access.Reveal() + " " + p.refresh.Reveal(), err
 	}
 	c, err := New(Config{BaseURL: base, Logger: quiet, UserAgent: name})

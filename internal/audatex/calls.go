@@ -69,12 +69,12 @@ type Order struct {
 }
 
 // Whoami tells, in the vendor's words, who the token is.
-func (c *Client) Whoami(ctx context.Context, token Secret) (string, error) {
+func (c *Client) Whoami(ctx context.Context, token relay.Secret) (string, error) {
 	return c.getString(ctx, OpWhoami, token, "/whoami")
 }
 
 // Topics lists what can be subscribed to.
-func (c *Client) Topics(ctx context.Context, token Secret) ([]TopicInfo, error) {
+func (c *Client) Topics(ctx context.Context, token relay.Secret) ([]TopicInfo, error) {
 	a, err := c.get(ctx, call{op: OpTopics, path: "/topics", token: token})
 	if err != nil {
 		return nil, err
@@ -87,7 +87,7 @@ func (c *Client) Topics(ctx context.Context, token Secret) ([]TopicInfo, error) 
 }
 
 // Subscriptions lists the subscriptions of the token's site, company or user; none is not an error.
-func (c *Client) Subscriptions(ctx context.Context, token Secret, level relay.Level) ([]Subscription, error) {
+func (c *Client) Subscriptions(ctx context.Context, token relay.Secret, level relay.Level) ([]Subscription, error) {
 	a, err := c.get(ctx, call{op: OpSubscriptions, path: subscriptionsPath(level), token: token})
 	if err != nil {
 		return nil, err
@@ -102,7 +102,7 @@ func (c *Client) Subscriptions(ctx context.Context, token Secret, level relay.Le
 // Subscribe subscribes to topic and returns the subscription's id, the only field of the answer that can be relied on.
 // A topic that is subscribed already is Conflict (the answer does not give the id: list to find it), an unknown one
 // NotFound. Malformed with a status of success: the topic is subscribed, and the answer does not give the id either.
-func (c *Client) Subscribe(ctx context.Context, token Secret, level relay.Level, topic string) (string, error) {
+func (c *Client) Subscribe(ctx context.Context, token relay.Secret, level relay.Level, topic string) (string, error) {
 	a, err := c.get(ctx, call{
 		op: OpSubscribe, method: http.MethodPost, path: subscriptionsPath(level) + "?topicCode=" + url.QueryEscape(topic), token: token,
 	})
@@ -119,7 +119,7 @@ func (c *Client) Subscribe(ctx context.Context, token Secret, level relay.Level,
 }
 
 // Unsubscribe ends a subscription; its waiting notifications are lost. NotFound if there is none.
-func (c *Client) Unsubscribe(ctx context.Context, token Secret, level relay.Level, subscriptionID string) error {
+func (c *Client) Unsubscribe(ctx context.Context, token relay.Secret, level relay.Level, subscriptionID string) error {
 	segment, err := uuidSegment(OpUnsubscribe, subscriptionID)
 	if err != nil {
 		return err
@@ -141,7 +141,7 @@ func (c *Client) Unsubscribe(ctx context.Context, token Secret, level relay.Leve
 //   - Error.AnswerLost says that notifications may have been lost on the way.
 //
 // NotFound means that the subscription is gone.
-func (c *Client) Poll(ctx context.Context, token Secret, level relay.Level, subscriptionID string, announce func(context.Context) error) (Page, error) {
+func (c *Client) Poll(ctx context.Context, token relay.Secret, level relay.Level, subscriptionID string, announce func(context.Context) error) (Page, error) {
 	segment, err := uuidSegment(OpPoll, subscriptionID)
 	if err != nil {
 		return Page{}, err
@@ -167,7 +167,7 @@ func (c *Client) Poll(ctx context.Context, token Secret, level relay.Level, subs
 }
 
 // AssessmentID looks up an assessment's uuid (lower-case) by originator and number.
-func (c *Client) AssessmentID(ctx context.Context, token Secret, originator, number string) (string, error) {
+func (c *Client) AssessmentID(ctx context.Context, token relay.Secret, originator, number string) (string, error) {
 	for _, arg := range []string{originator, number} {
 		if arg == "" || arg == "." || arg == ".." {
 			return "", &Error{Operation: OpAssessment, Outcome: NotFound, err: fmt.Errorf("%q names no assessment", arg)}
@@ -194,7 +194,7 @@ func (c *Client) get(ctx context.Context, k call) (answer, error) {
 	return c.do(ctx, k, nil)
 }
 
-func (c *Client) getString(ctx context.Context, op Operation, token Secret, path string) (string, error) {
+func (c *Client) getString(ctx context.Context, op Operation, token relay.Secret, path string) (string, error) {
 	a, err := c.get(ctx, call{op: op, path: path, token: token})
 	if err != nil {
 		return "", err

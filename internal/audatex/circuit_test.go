@@ -247,7 +247,7 @@ func TestACodeIsExchangedWhateverTheCircuitSays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, v, budget := &moody{status: http.StatusServiceUnavailable}, newTokenVendor(), NewBudget(0)
 		client := moodyClient(t, m, Config{Budget: budget})
-		records := newTokenMap(leeds, TokenRecord{RefreshToken: NewSecret("refresh-0")})
+		records := newTokenMap(leeds, relay.TokenRecord{RefreshToken: relay.NewSecret("refresh-0")})
 		same := tokens(t, v, records, func(c *TokensConfig) { c.Budget, c.TokenURL = budget, "http://vendor.test/token" })
 		apart := tokens(t, v, records, func(c *TokensConfig) { c.Budget = budget })
 		for i := range openFailures {

@@ -20,6 +20,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // Bounds of what is read of one answer, in bytes.
@@ -232,7 +234,7 @@ type call struct {
 	method string
 	path   string // under the API's path, escaped
 	url    string // the whole address, of a call of another API of the vendor's
-	token  Secret
+	token  relay.Secret
 	limit  int64
 	http   *http.Client
 }
@@ -397,7 +399,7 @@ func readBody(r io.Reader, limit int64) (body []byte, more bool, err error) {
 
 // correlationID takes the vendor's id of an answer, bounded as everything foreign that reaches a log.
 func correlationID(h http.Header) string {
-	id := message([]byte(h.Get("Correlation-Id")), Secret{})
+	id := message([]byte(h.Get("Correlation-Id")), relay.Secret{})
 	return id[:min(len(id), 64)]
 }
 
@@ -410,7 +412,7 @@ func redirectTarget(res *http.Response) string {
 	if err != nil {
 		return ""
 	}
-	return message([]byte(u.Scheme+"://"+u.Host+u.EscapedPath()), Secret{})
+	return message([]byte(u.Scheme+"://"+u.Host+u.EscapedPath()), relay.Secret{})
 }
 
 // malformed is the error of an answer that came whole but cannot be understood.

@@ -8,6 +8,8 @@ import (
 	"io"
 	"regexp"
 	"strings"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // maxDescribed bounds how much of an answer is looked at to tell what it is.
@@ -21,7 +23,7 @@ func describe(body []byte) string {
 	case len(body) == 0:
 		return "nothing"
 	case json.Valid(body):
-		if said := message([]byte(jsonMessage(body)), Secret{}); said != "" && body[0] == '{' {
+		if said := message([]byte(jsonMessage(body)), relay.Secret{}); said != "" && body[0] == '{' {
 			return "an error: " + quote(said)
 		}
 		return ""
@@ -30,7 +32,7 @@ func describe(body []byte) string {
 	case body[0] == '{' || body[0] == '[' || body[0] == '"':
 		return "JSON that is cut or damaged"
 	}
-	if text := message(body[:min(len(body), maxDescribed)], Secret{}); text != "" {
+	if text := message(body[:min(len(body), maxDescribed)], relay.Secret{}); text != "" {
 		return "text: " + quote(text)
 	}
 	return "bytes that are no text"
@@ -133,7 +135,7 @@ func isHTML(body []byte) bool { return doctypeHTML.Match(body[:min(len(body), ma
 // htmlTitle returns the title, or the first heading, of a page.
 func htmlTitle(body []byte) string {
 	for _, found := range titleHTML.FindAllSubmatch(body[:min(len(body), maxDescribed)], 8) {
-		if title := message([]byte(html.UnescapeString(string(found[1]))), Secret{}); title != "" {
+		if title := message([]byte(html.UnescapeString(string(found[1]))), relay.Secret{}); title != "" {
 			return title
 		}
 	}
@@ -155,10 +157,10 @@ func xmlMessage(body []byte) (root, said string) {
 		switch token := token.(type) {
 		case xml.StartElement:
 			if name = token.Name.Local; root == "" {
-				root = message([]byte(name), Secret{})
+				root = message([]byte(name), relay.Secret{})
 			}
 		case xml.CharData:
-			if text := message(token, Secret{}); text != "" && isErrorMember(name) {
+			if text := message(token, relay.Secret{}); text != "" && isErrorMember(name) {
 				texts = append(texts, text)
 			}
 		case xml.EndElement:

@@ -16,6 +16,8 @@ import (
 
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // maxEncodings bounds how many encodings lie over one another in one answer. Each costs at most the operation's
@@ -173,7 +175,7 @@ func contentEncodings(h http.Header) []string {
 
 // joinLabels makes labels fit for an error and for a header of the store.
 func joinLabels(labels []string) string {
-	s := message([]byte(strings.Join(labels, ", ")), Secret{})
+	s := message([]byte(strings.Join(labels, ", ")), relay.Secret{})
 	if len(s) > 100 {
 		s = strings.ToValidUTF8(s[:100], "")
 	}

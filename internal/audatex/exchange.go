@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // errInvalidGrant is RFC 6749's invalid_grant: the refresh token (or code) is spent, expired or revoked.
@@ -18,7 +20,7 @@ var errInvalidGrant = errors.New("invalid_grant")
 
 // pair is what the token endpoint gave.
 type pair struct {
-	access, refresh Secret
+	access, refresh relay.Secret
 	at, expires     time.Time
 	scopes          []string // nil if the answer does not say
 	correlationID   string
@@ -26,7 +28,7 @@ type pair struct {
 
 // exchange spends a refresh token. Together with an error the pair may hold the refresh token that came in its place,
 // which must be stored; without one it holds the refresh token to be used next, rotated or not.
-func (t *Tokens) exchange(ctx context.Context, refresh Secret) (pair, error) {
+func (t *Tokens) exchange(ctx context.Context, refresh relay.Secret) (pair, error) {
 	got, err := t.token(ctx, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh.Reveal()}})
 	if err == nil && got.refresh.Empty() {
 		got.refresh = refresh
@@ -58,13 +60,13 @@ func (t *Tokens) ConsentURL(c Consent) string {
 // PKCE challenge, if it had one.
 type Code struct {
 	Code, RedirectURI string
-	Verifier          Secret
+	Verifier          relay.Secret
 }
 
 // Granted is what a code was exchanged for.
 type Granted struct {
 	// AccessToken is empty if only the refresh token could be read: then ExpiresAt is RefreshedAt.
-	AccessToken, RefreshToken Secret
+	AccessToken, RefreshToken relay.Secret
 	RefreshedAt, ExpiresAt    time.Time
 	// Scopes are those that the answer says were granted. nil: it does not say, which means those that were asked for
 	// (RFC 6749, section 5.1).

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 func TestNoTokenLeaksFromTheTokenEndpoint(t *testing.T) {
@@ -142,7 +144,7 @@ func TestConsent(t *testing.T) {
 			q.Get("code_challenge") != "a challenge" || q.Get("code_challenge_method") != "S256" {
 			t.Errorf("consent page %s", u)
 		}
-		code := Code{Code: "the-code", RedirectURI: "https://relay.test/oauth/callback", Verifier: NewSecret("a verifier")}
+		code := Code{Code: "the-code", RedirectURI: "https://relay.test/oauth/callback", Verifier: relay.NewSecret("a verifier")}
 		rec, err := m.ExchangeCode(t.Context(), code)
 		if err != nil || rec.AccessToken.Reveal() != "access-1" || rec.RefreshToken.Reveal() != "refresh-1" || rec.ExpiresAt.Sub(rec.RefreshedAt) != 30*time.Minute {
 			t.Errorf("%+v, %v", rec, err)
@@ -184,7 +186,7 @@ func TestTheTokenEndpointSharesTheBudget(t *testing.T) {
 		}
 		hasAccess(t, m, store, "access-1")
 		budget.Observe(429, http.Header{"Retry-After": {"60"}})
-		m.Invalidate(leeds, NewSecret("access-1"))
+		m.Invalidate(leeds, relay.NewSecret("access-1"))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if _, err := m.Access(ctx, leeds); !errors.Is(err, context.DeadlineExceeded) {

@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // HandshakeFault is why no TLS connection to the vendor came about. It is told by the types of errors, never by their
@@ -64,7 +66,7 @@ func (e *HandshakeError) Error() string {
 	if e.detail != "" {
 		fmt.Fprintf(&b, " (%s)", e.detail)
 	}
-	if cause := message([]byte(e.err.Error()), Secret{}); cause != "" {
+	if cause := message([]byte(e.err.Error()), relay.Secret{}); cause != "" {
 		fmt.Fprintf(&b, ": %s", cause)
 	}
 	return b.String()
@@ -216,7 +218,7 @@ func certificateDetail(err error) string {
 	c := verification.UnverifiedCertificates[0]
 	const layout = time.DateOnly
 	return message(fmt.Appendf(nil, "for %s, by %s, from %s to %s", firstOf(c.DNSNames, c.Subject.String()), c.Issuer,
-		c.NotBefore.UTC().Format(layout), c.NotAfter.UTC().Format(layout)), Secret{})
+		c.NotBefore.UTC().Format(layout), c.NotAfter.UTC().Format(layout)), relay.Secret{})
 }
 
 func firstOf(names []string, otherwise string) string {

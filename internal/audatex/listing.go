@@ -3,6 +3,8 @@ package audatex
 import (
 	"encoding/json"
 	"errors"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // errNotExpected is the error of an answer that came whole but holds something else than it should.
@@ -115,5 +117,5 @@ func readText(body []byte) string {
 	case json.Valid(body): // a number, null
 		return ""
 	}
-	return message(body, Secret{})
+	return message(body, relay.Secret{})
 }

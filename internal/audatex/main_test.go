@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -52,7 +54,7 @@ const (
 	testOrder        = "5f0c2a34-9d1e-4c6b-8a7f-0123456789ab"
 )
 
-var testToken = NewSecret("access-token-of-the-test")
+var testToken = relay.NewSecret("access-token-of-the-test")
 
 // outcomeIs fails unless err has the outcome and, for anything but Done, is an *Error; it returns that.
 func outcomeIs(t *testing.T, err error, want Outcome) *Error {

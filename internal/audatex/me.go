@@ -6,6 +6,8 @@ import (
 	"errors"
 	"net/url"
 	"path"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // ScopeCompany is the scope of the vendor's sister API in which Me may be asked. It is optional: not every integrator gets it.
@@ -32,7 +34,7 @@ type Me struct {
 const maxMeID = 64
 
 // Me asks which site and company the token's user belongs to. It needs ScopeCompany: without it the answer is Forbidden.
-func (c *Client) Me(ctx context.Context, token Secret) (Me, error) {
+func (c *Client) Me(ctx context.Context, token relay.Secret) (Me, error) {
 	a, err := c.get(ctx, call{op: OpMe, url: c.me, token: token})
 	if err != nil {
 		return Me{}, err
@@ -55,7 +57,7 @@ func readMe(body []byte) (Me, bool) {
 		return Me{}, false
 	}
 	id := func(raw json.RawMessage) string {
-		if s := message([]byte(text(raw)), Secret{}); len(s) <= maxMeID {
+		if s := message([]byte(text(raw)), relay.Secret{}); len(s) <= maxMeID {
 			return s
 		}
 		return ""

@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/uuid"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // maxDepth bounds how deep an order may be nested. encoding/json gives up at 10,000 levels: an order just below would make an
@@ -22,7 +24,7 @@ const maxDepth = 200
 //
 // begin, if not nil, is called once the budget allows the call and right before anything is sent, which may be long after: it answers
 // the context of the call itself. If it fails, nothing is sent and its error is returned.
-func (c *Client) Order(ctx context.Context, token Secret, id string, begin func() (context.Context, error)) (Order, error) {
+func (c *Client) Order(ctx context.Context, token relay.Secret, id string, begin func() (context.Context, error)) (Order, error) {
 	id, ok := canonicalUUID(id)
 	if !ok {
 		return Order{}, &Error{Operation: OpOrder, Outcome: NotFound, err: errors.New("the order's id is no uuid")}

@@ -9,6 +9,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // Outcome is what a call to the vendor came to. It is a closed set: what happens next (go on, subscribe anew, refresh,
@@ -186,11 +188,11 @@ const maxMessage = 200
 
 // message makes a foreign body fit for one log line: printable, single spaces, bounded, without the secret that was
 // sent with the request, should the answer repeat it.
-func message(body []byte, sent Secret) string {
+func message(body []byte, sent relay.Secret) string {
 	const enough = 4 * maxMessage * utf8.UTFMax
 	s := string(body)
 	if t := sent.Reveal(); t != "" {
-		s = strings.ReplaceAll(s, t, redacted)
+		s = strings.ReplaceAll(s, t, relay.Redacted)
 	}
 	if len(s) > enough {
 		s = s[:enough]

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 func TestOutcomeOf(t *testing.T) {
@@ -73,10 +75,10 @@ func TestSecretNeverPrints(t *testing.T) {
 	t.Parallel()
 	const text = "hush-hush"
 	type holder struct {
-		Public  Secret
-		private Secret
+		Public  relay.Secret
+		private relay.Secret
 	}
-	s := NewSecret(text)
+	s := relay.NewSecret(text)
 	h := holder{s, s}
 	var log logBuffer
 	log.logger().Info("x", slog.Any("secret", s), slog.Any("holder", h), slog.Any("pointer", &h))
@@ -87,15 +89,15 @@ func TestSecretNeverPrints(t *testing.T) {
 	}
 	out := log.String() + string(doc)
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d"} {
-		out += fmt.Sprintf(verb, s) + fmt.Sprintf(verb, &s) + fmt.Sprintf(verb, h) + fmt.Sprintf(verb, []Secret{s})
+		out += fmt.Sprintf(verb, s) + fmt.Sprintf(verb, &s) + fmt.Sprintf(verb, h) + fmt.Sprintf(verb, []relay.Secret{s})
 	}
 	if strings.Contains(out, text) || strings.Contains(strings.ToLower(out), fmt.Sprintf("%x", text)) {
 		t.Errorf("secret printed: %s", out)
 	}
-	if !strings.Contains(out, redacted) {
+	if !strings.Contains(out, relay.Redacted) {
 		t.Errorf("no sign of a secret: %s", out)
 	}
-	if s.Reveal() != text || !s.Equal(NewSecret(text)) || s.Empty() || !(Secret{}).Empty() || (Secret{}).Reveal() != "" {
+	if s.Reveal() != text || !s.Equal(relay.NewSecret(text)) || s.Empty() || !(relay.Secret{}).Empty() || (relay.Secret{}).Reveal() != "" {
 		t.Error("secret is not what it was made of")
 	}
 	_ = h.private

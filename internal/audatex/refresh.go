@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 const (
@@ -28,16 +30,16 @@ var errSuperseded = errors.New("token record was replaced during the refresh")
 
 // refresh is one refresh: budget, intent, request, result stored. What may be repeated is repeated by a later flight,
 // after its backoff; only storing a result is retried here, because the result exists nowhere else.
-func (t *Tokens) refresh(connection string) (Secret, error) {
+func (t *Tokens) refresh(connection string) (relay.Secret, error) {
 	// The budget first: an intent should be followed by its request, not by a long wait.
 	in, err := t.host.enter(t.starts, OpToken, PriorityRefresh, connection)
 	if err != nil {
-		return Secret{}, err
+		return relay.Secret{}, err
 	}
 	defer in.leave()
 	rec, revision, err := t.announce(connection)
 	if err != nil {
-		return Secret{}, err
+		return relay.Secret{}, err
 	}
 	if rec.Intent == nil { // refreshed by somebody else in the meantime
 		return rec.AccessToken, nil
@@ -46,7 +48,7 @@ func (t *Tokens) refresh(connection string) (Secret, error) {
 	// A process that was suspended here sends nothing: its successor may have used the refresh token since. The intent stays.
 	started := rec.Intent.StartedAt
 	if lease, owned := t.cfg.Lease(connection); !owned || !lease.Valid() || time.Since(started) > sendSlack {
-		return Secret{}, notOwned(connection)
+		return relay.Secret{}, notOwned(connection)
 	}
 	got, failed := t.exchange(t.works, rec.RefreshToken)
 	in.report(replyOf(t.works, failed), failed)
@@ -59,27 +61,27 @@ func (t *Tokens) refresh(connection string) (Secret, error) {
 		next.RefreshedAt, next.ExpiresAt = got.at, got.expires
 	case errors.Is(failed, errInvalidGrant):
 		now := time.Now().UTC()
-		next.AccessToken = Secret{}
+		next.AccessToken = relay.Secret{}
 		next.ConsentRequiredSince, next.Reason = &now, "the vendor refused the refresh token (invalid_grant)"
 	default:
 		// Spent or not, nobody knows: the intent stays.
-		return Secret{}, t.notRefreshed(log, connection, failed)
+		return relay.Secret{}, t.notRefreshed(log, connection, failed)
 	}
 	if err := t.settle(connection, rec, next, revision); err != nil {
 		t.cfg.Metrics.refresh("not-stored")
 		log.Error("result of a token refresh was not stored", slog.String("correlation_id", got.correlationID), slog.Any("error", err))
-		return Secret{}, err
+		return relay.Secret{}, err
 	}
 	if !got.refresh.Empty() && failed != nil { // the token that is stored now waits as long as the one before would have
 		t.mu.Lock()
 		t.state(connection).tried = got.refresh
 		t.mu.Unlock()
-		return Secret{}, t.notRefreshed(log, connection, failed)
+		return relay.Secret{}, t.notRefreshed(log, connection, failed)
 	}
 	if err := consentError(connection, next); err != nil {
 		t.cfg.Metrics.refresh("consent-required")
 		log.Error("refresh token refused: a new consent is required", slog.String("correlation_id", got.correlationID))
-		return Secret{}, err
+		return relay.Secret{}, err
 	}
 	t.cfg.Metrics.refresh(Done.String())
 	log.Debug("access token refreshed", slog.String("correlation_id", got.correlationID), slog.Time("expires_at", next.ExpiresAt))
@@ -96,29 +98,29 @@ func (t *Tokens) notRefreshed(log *slog.Logger, connection string, err error) er
 
 // announce stores the intent to refresh and returns the record with it. A record without an intent is one that somebody
 // else has refreshed.
-func (t *Tokens) announce(connection string) (TokenRecord, uint64, error) {
+func (t *Tokens) announce(connection string) (relay.TokenRecord, uint64, error) {
 	for range 5 {
 		rec, revision, err := t.load(t.starts, connection)
 		if err != nil {
-			return TokenRecord{}, 0, fmt.Errorf("token of connection %s: %w", connection, err)
+			return relay.TokenRecord{}, 0, fmt.Errorf("token of connection %s: %w", connection, err)
 		}
 		if err := consentError(connection, rec); err != nil {
-			return TokenRecord{}, 0, err
+			return relay.TokenRecord{}, 0, err
 		}
 		now := time.Now()
 		if rec.RefreshToken.Empty() {
-			return TokenRecord{}, 0, fmt.Errorf("token of connection %s: %w", connection, ErrNoToken)
+			return relay.TokenRecord{}, 0, fmt.Errorf("token of connection %s: %w", connection, relay.ErrNoToken)
 		}
 		if good, due := t.judge(connection, rec, now); good && !due && rec.Intent == nil {
 			return rec, revision, nil
 		}
 		lease, owned := t.cfg.Lease(connection)
 		if !owned || !lease.Valid() {
-			return TokenRecord{}, 0, notOwned(connection)
+			return relay.TokenRecord{}, 0, notOwned(connection)
 		}
 		if rec.Epoch > lease.Epoch() {
 			lease.Superseded(rec.Epoch)
-			return TokenRecord{}, 0, &Error{
+			return relay.TokenRecord{}, 0, &Error{
 				Operation: OpToken, Outcome: Unavailable, RetryAfter: ownerPatience,
 				err: fmt.Errorf("connection %s has a newer owner (epoch %d, ours is %d)", connection, rec.Epoch, lease.Epoch()),
 			}
@@ -126,14 +128,14 @@ func (t *Tokens) announce(connection string) (TokenRecord, uint64, error) {
 		if in := rec.Intent; in != nil && in.Owner != t.nonce && !t.cfg.Exclusive {
 			// A deadline is never further away than its own length: clocks differ and jump.
 			if left := min(in.Deadline.Sub(now), in.Deadline.Sub(in.StartedAt)); left > 0 {
-				return TokenRecord{}, 0, &Error{
+				return relay.TokenRecord{}, 0, &Error{
 					Operation: OpToken, Outcome: Unavailable, RetryAfter: left,
 					err: fmt.Errorf("connection %s is being refreshed by another process", connection),
 				}
 			}
 		}
 		rec.Epoch = lease.Epoch()
-		rec.Intent = &RefreshIntent{
+		rec.Intent = &relay.RefreshIntent{
 			ID: uuid.NewString(), Owner: t.nonce,
 			StartedAt: now.UTC(), Deadline: now.Add(t.cfg.Timeout + storeSlack).UTC(),
 		}
@@ -141,16 +143,16 @@ func (t *Tokens) announce(connection string) (TokenRecord, uint64, error) {
 		if err == nil {
 			return rec, revision, nil
 		}
-		if !errors.Is(err, ErrConflict) {
-			return TokenRecord{}, 0, fmt.Errorf("storing the intent to refresh connection %s: %w", connection, err)
+		if !errors.Is(err, relay.ErrTokenChanged) {
+			return relay.TokenRecord{}, 0, fmt.Errorf("storing the intent to refresh connection %s: %w", connection, err)
 		}
 	}
-	return TokenRecord{}, 0, fmt.Errorf("storing the intent to refresh connection %s: %w", connection, ErrConflict)
+	return relay.TokenRecord{}, 0, fmt.Errorf("storing the intent to refresh connection %s: %w", connection, relay.ErrTokenChanged)
 }
 
 // settle stores the result of a refresh, however long the store refuses it, until it is stored, worthless, or the
 // process ends. used is the record as it was announced.
-func (t *Tokens) settle(connection string, used, next TokenRecord, revision uint64) error {
+func (t *Tokens) settle(connection string, used, next relay.TokenRecord, revision uint64) error {
 	for failures := 0; ; {
 		_, err := t.save(t.works, connection, next, revision)
 		if err == nil {
@@ -159,7 +161,7 @@ func (t *Tokens) settle(connection string, used, next TokenRecord, revision uint
 		// Refused or unclear: look what is there now.
 		now, current, readErr := t.load(t.works, connection)
 		switch {
-		case errors.Is(readErr, ErrNoToken):
+		case errors.Is(readErr, relay.ErrNoToken):
 			return errSuperseded
 		case readErr != nil:
 			err = readErr
@@ -170,7 +172,7 @@ func (t *Tokens) settle(connection string, used, next TokenRecord, revision uint
 		default:
 			// The stored token is the one that was spent: what came of it belongs in its place, whoever wrote since.
 			next.Epoch = max(next.Epoch, now.Epoch)
-			if revision != current && errors.Is(err, ErrConflict) {
+			if revision != current && errors.Is(err, relay.ErrTokenChanged) {
 				revision = current
 				continue
 			}
@@ -196,18 +198,18 @@ func notOwned(connection string) error {
 }
 
 // sameResult reports whether a record holds the result that was to be stored.
-func sameResult(a, b TokenRecord) bool {
+func sameResult(a, b relay.TokenRecord) bool {
 	return a.Intent == nil && a.RefreshToken.Equal(b.RefreshToken) && a.AccessToken.Equal(b.AccessToken) &&
 		(a.ConsentRequiredSince == nil) == (b.ConsentRequiredSince == nil)
 }
 
-func (t *Tokens) load(ctx context.Context, connection string) (TokenRecord, uint64, error) {
+func (t *Tokens) load(ctx context.Context, connection string) (relay.TokenRecord, uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	return t.cfg.Store.Token(ctx, connection)
 }
 
-func (t *Tokens) save(ctx context.Context, connection string, rec TokenRecord, revision uint64) (uint64, error) {
+func (t *Tokens) save(ctx context.Context, connection string, rec relay.TokenRecord, revision uint64) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	return t.cfg.Store.SaveToken(ctx, connection, rec, revision)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // bubbled hides what may not be called of a testing.T in a synctest bubble.
@@ -46,7 +48,7 @@ func TestRefreshInvariants(t *testing.T) {
 				return f
 			}
 			v.inside = func() { pass(5 * time.Second) }
-			store.fail = func(rec TokenRecord) (bool, error) {
+			store.fail = func(rec relay.TokenRecord) (bool, error) {
 				mu.Lock()
 				defer mu.Unlock()
 				if healthy || storeTrouble == 0 || sparesIntent && rec.Intent != nil {

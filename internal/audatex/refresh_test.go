@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 func TestTheRefreshOfADeadProcess(t *testing.T) {
@@ -18,7 +20,7 @@ func TestTheRefreshOfADeadProcess(t *testing.T) {
 				if spent {
 					v.current = "refresh-lost"
 				}
-				rec.Intent = &RefreshIntent{ID: "i", Owner: "dead", StartedAt: now.Add(-5 * time.Second), Deadline: now.Add(40 * time.Second)}
+				rec.Intent = &relay.RefreshIntent{ID: "i", Owner: "dead", StartedAt: now.Add(-5 * time.Second), Deadline: now.Add(40 * time.Second)}
 				store := newTokenMap(leeds, rec)
 				m := tokens(t, v, store, func(c *TokensConfig) { c.Exclusive = exclusive })
 				var err error
@@ -50,7 +52,7 @@ func TestAnIntentOfAnotherClockDoesNotHoldForEver(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rec, far := freshRecord(), time.Now().Add(1000*time.Hour)
-		rec.Intent = &RefreshIntent{ID: "i", Owner: "dead", StartedAt: far, Deadline: far.Add(45 * time.Second)}
+		rec.Intent = &relay.RefreshIntent{ID: "i", Owner: "dead", StartedAt: far, Deadline: far.Add(45 * time.Second)}
 		store := newTokenMap(leeds, rec)
 		m := tokens(t, newTokenVendor(), store, func(c *TokensConfig) { c.Exclusive = false })
 		_, err := m.Access(t.Context(), leeds)
@@ -85,7 +87,7 @@ func TestResultIsStoredOverAnotherWriteOfTheSameToken(t *testing.T) {
 		v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
 		v.inside = func() { // a successor announces itself, wrongly or late
 			rec := store.get(leeds)
-			rec.Epoch, rec.Intent = 7, &RefreshIntent{ID: "other", Owner: "other"}
+			rec.Epoch, rec.Intent = 7, &relay.RefreshIntent{ID: "other", Owner: "other"}
 			if _, err := store.SaveToken(context.Background(), leeds, rec, store.revs[leeds]); err != nil {
 				t.Error(err)
 			}
@@ -109,10 +111,10 @@ func TestDeletedConnection(t *testing.T) {
 			store.revs[leeds] = 0
 		}
 		m := tokens(t, v, store, nil)
-		if _, err := m.Access(t.Context(), leeds); !errors.Is(err, ErrNoToken) {
+		if _, err := m.Access(t.Context(), leeds); !errors.Is(err, relay.ErrNoToken) {
 			t.Errorf("%v", err)
 		}
-		if _, err := m.Access(t.Context(), "york"); !errors.Is(err, ErrNoToken) {
+		if _, err := m.Access(t.Context(), "york"); !errors.Is(err, relay.ErrNoToken) {
 			t.Errorf("%v", err)
 		}
 		if _, ok := store.recs[leeds]; ok {
@@ -144,7 +146,7 @@ func TestAWriteThatLandedThoughItFailedIsAdopted(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
-		store.fail = func(rec TokenRecord) (bool, error) {
+		store.fail = func(rec relay.TokenRecord) (bool, error) {
 			if rec.Intent == nil {
 				return true, errStore
 			}
@@ -162,7 +164,7 @@ func TestNothingIsSentWithoutAnIntent(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
-		store.fail = func(TokenRecord) (bool, error) { return true, errStore } // unclear
+		store.fail = func(relay.TokenRecord) (bool, error) { return true, errStore } // unclear
 		m := tokens(t, v, store, nil)
 		if _, err := m.Access(t.Context(), leeds); !errors.Is(err, errStore) {
 			t.Errorf("%v", err)

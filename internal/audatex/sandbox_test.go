@@ -21,25 +21,25 @@ import (
 // records is a token store in memory.
 type records struct {
 	mu  sync.Mutex
-	rec map[string]audatex.TokenRecord
+	rec map[string]relay.TokenRecord
 	rev map[string]uint64
 }
 
-func (r *records) Token(_ context.Context, connection string) (audatex.TokenRecord, uint64, error) {
+func (r *records) Token(_ context.Context, connection string) (relay.TokenRecord, uint64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	rec, ok := r.rec[connection]
 	if !ok {
-		return rec, 0, audatex.ErrNoToken
+		return rec, 0, relay.ErrNoToken
 	}
 	return rec, r.rev[connection], nil
 }
 
-func (r *records) SaveToken(_ context.Context, connection string, rec audatex.TokenRecord, revision uint64) (uint64, error) {
+func (r *records) SaveToken(_ context.Context, connection string, rec relay.TokenRecord, revision uint64) (uint64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.rev[connection] != revision {
-		return 0, audatex.ErrConflict
+		return 0, relay.ErrTokenChanged
 	}
 	r.rec[connection] = rec
 	r.rev[connection]++
@@ -60,7 +60,7 @@ func against(t *testing.T, cfg sandbox.Config, style audatex.AuthStyle) *relayed
 	box := sandbox.New(cfg)
 	srv := httptest.NewServer(box.Handler())
 	t.Cleanup(srv.Close)
-	r := &relayed{box: box, log: new(lockedBuffer), records: &records{rec: map[string]audatex.TokenRecord{}, rev: map[string]uint64{}}}
+	r := &relayed{box: box, log: new(lockedBuffer), records: &records{rec: map[string]relay.TokenRecord{}, rev: map[string]uint64{}}}
 	logger := slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	budget := audatex.NewBudget(0)
 	var err error
@@ -70,7 +70,7 @@ func against(t *testing.T, cfg sandbox.Config, style audatex.AuthStyle) *relayed
 	}
 	t.Cleanup(r.client.Close)
 	r.tokens, err = audatex.NewTokens(audatex.TokensConfig{
-		TokenURL: srv.URL + sandbox.TokenPath, ClientID: "sandbox-client", ClientSecret: audatex.NewSecret("sandbox-secret"),
+		TokenURL: srv.URL + sandbox.TokenPath, ClientID: "sandbox-client", ClientSecret: relay.NewSecret("sandbox-secret"),
 		AuthStyle: style, Store: r.records, Exclusive: true, Budget: budget, Logger: logger,
 	})
 	if err != nil {
@@ -94,7 +94,7 @@ func (r *relayed) connect(t *testing.T, name string, level relay.Level, sites ..
 		t.Fatal(err)
 	}
 	r.records.mu.Lock()
-	r.records.rec[name] = audatex.TokenRecord{RefreshToken: audatex.NewSecret(grant.RefreshToken)}
+	r.records.rec[name] = relay.TokenRecord{RefreshToken: relay.NewSecret(grant.RefreshToken)}
 	r.records.rev[name]++
 	r.records.mu.Unlock()
 	return audatex.NewSession(r.client, r.tokens, name, level), grant

@@ -37,7 +37,7 @@ func (s *Session) At(p Priority) *Session {
 
 // Whoami tells who the connection's token is.
 func (s *Session) Whoami(ctx context.Context) (who string, err error) {
-	err = s.with(ctx, func(token Secret) error {
+	err = s.with(ctx, func(token relay.Secret) error {
 		who, err = s.client.Whoami(ctx, token)
 		return err
 	})
@@ -46,7 +46,7 @@ func (s *Session) Whoami(ctx context.Context) (who string, err error) {
 
 // Topics lists what can be subscribed to.
 func (s *Session) Topics(ctx context.Context) (topics []TopicInfo, err error) {
-	err = s.with(ctx, func(token Secret) error {
+	err = s.with(ctx, func(token relay.Secret) error {
 		topics, err = s.client.Topics(ctx, token)
 		return err
 	})
@@ -55,7 +55,7 @@ func (s *Session) Topics(ctx context.Context) (topics []TopicInfo, err error) {
 
 // Subscriptions lists the connection's subscriptions.
 func (s *Session) Subscriptions(ctx context.Context) (subs []Subscription, err error) {
-	err = s.with(ctx, func(token Secret) error {
+	err = s.with(ctx, func(token relay.Secret) error {
 		subs, err = s.client.Subscriptions(ctx, token, s.level)
 		return err
 	})
@@ -64,7 +64,7 @@ func (s *Session) Subscriptions(ctx context.Context) (subs []Subscription, err e
 
 // Subscribe subscribes to topic; see Client.Subscribe.
 func (s *Session) Subscribe(ctx context.Context, topic string) (id string, err error) {
-	err = s.with(ctx, func(token Secret) error {
+	err = s.with(ctx, func(token relay.Secret) error {
 		id, err = s.client.Subscribe(ctx, token, s.level, topic)
 		return err
 	})
@@ -109,7 +109,7 @@ func (s *Session) RenewToken(ctx context.Context) error { return s.tokens.Renew(
 
 // Unsubscribe ends a subscription; see Client.Unsubscribe.
 func (s *Session) Unsubscribe(ctx context.Context, subscriptionID string) error {
-	return s.with(ctx, func(token Secret) error {
+	return s.with(ctx, func(token relay.Secret) error {
 		return s.client.Unsubscribe(ctx, token, s.level, subscriptionID)
 	})
 }
@@ -139,7 +139,7 @@ func (s *Session) Poll(ctx context.Context, subscriptionID string, announce func
 			patience.Stop()
 		}
 	}()
-	err = s.with(ctx, func(token Secret) error {
+	err = s.with(ctx, func(token relay.Secret) error {
 		page, err = s.client.Poll(ctx, token, s.level, subscriptionID, once)
 		return err
 	})
@@ -151,7 +151,7 @@ var errNotRepeated = errors.New("the poll was answered 401, and there was no tur
 
 // Order reads one order; see Client.Order. begin is called for each of two calls.
 func (s *Session) Order(ctx context.Context, id string, begin func() (context.Context, error)) (order Order, err error) {
-	err = s.with(ctx, func(token Secret) error {
+	err = s.with(ctx, func(token relay.Secret) error {
 		order, err = s.client.Order(ctx, token, id, begin)
 		return err
 	})
@@ -160,7 +160,7 @@ func (s *Session) Order(ctx context.Context, id string, begin func() (context.Co
 
 // AssessmentID looks up an assessment; see Client.AssessmentID.
 func (s *Session) AssessmentID(ctx context.Context, originator, number string) (id string, err error) {
-	err = s.with(ctx, func(token Secret) error {
+	err = s.with(ctx, func(token relay.Secret) error {
 		id, err = s.client.AssessmentID(ctx, token, originator, number)
 		return err
 	})
@@ -168,7 +168,7 @@ func (s *Session) AssessmentID(ctx context.Context, originator, number string) (
 }
 
 // with makes a call with an access token, at most twice.
-func (s *Session) with(ctx context.Context, call func(Secret) error) error {
+func (s *Session) with(ctx context.Context, call func(relay.Secret) error) error {
 	token, err := s.tokens.Access(ctx, s.connection)
 	if err != nil {
 		return err

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // testLease is a lease that a test gives and takes.
@@ -74,10 +76,10 @@ func (s *suspension) here() {
 // slow is one process's way to the store: before and after may hold a write up.
 type slow struct {
 	TokenStore
-	before, after func(rec TokenRecord)
+	before, after func(rec relay.TokenRecord)
 }
 
-func (s slow) SaveToken(ctx context.Context, connection string, rec TokenRecord, revision uint64) (uint64, error) {
+func (s slow) SaveToken(ctx context.Context, connection string, rec relay.TokenRecord, revision uint64) (uint64, error) {
 	if s.before != nil {
 		s.before(rec)
 	}
@@ -97,7 +99,7 @@ func TestAResultThatComesHomeLateIsUsed(t *testing.T) {
 			v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
 			stop := newSuspension()
 			leaseA, leaseB := &testLease{epoch: 3}, &testLease{epoch: 9}
-			a := tokens(t, v, slow{TokenStore: store, before: func(rec TokenRecord) {
+			a := tokens(t, v, slow{TokenStore: store, before: func(rec relay.TokenRecord) {
 				if rec.Intent == nil {
 					stop.here()
 				}
@@ -165,7 +167,7 @@ func TestAnOwnerThatWakesBeforeItsRequestSendsNothing(t *testing.T) {
 			v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
 			stop := newSuspension()
 			leaseA, leaseB := &testLease{epoch: 3}, &testLease{epoch: 9}
-			a := tokens(t, v, slow{TokenStore: store, after: func(TokenRecord) { stop.here() }}, leaseA.held)
+			a := tokens(t, v, slow{TokenStore: store, after: func(relay.TokenRecord) { stop.here() }}, leaseA.held)
 			b := tokens(t, v, store, leaseB.held)
 			done := make(chan error, 1)
 			go func() {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 const (
@@ -32,7 +34,7 @@ const (
 // is found.
 type tokenAnswer struct {
 	// access and refresh are empty if they are missing or no texts.
-	access, refresh Secret
+	access, refresh relay.Secret
 	// life of the access token; the documented one if the answer says none that can be read.
 	life time.Duration
 	// code is OAuth's error code.
@@ -50,10 +52,10 @@ func readTokenAnswer(body []byte) tokenAnswer {
 	f.scan(trimJSON(body))
 	a := tokenAnswer{life: defaultLife, code: f[errorCode].value}
 	if refresh := f[refreshToken].value; len(refresh) <= maxRefreshToken {
-		a.refresh = NewSecret(refresh)
+		a.refresh = relay.NewSecret(refresh)
 	}
 	if access := withoutScheme(f[accessToken].value); len(access) <= maxAccessToken && !strings.ContainsFunc(access, notInToken) {
-		a.access = NewSecret(access)
+		a.access = relay.NewSecret(access)
 	}
 	if life, ok := lifeOf(f[expiresIn].value); ok {
 		a.life = life

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 func TestEveryFieldOfATokenAnswerIsReadForItself(t *testing.T) {
@@ -211,7 +213,7 @@ func TestCredentialsOfTheRelay(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
 			m := tokens(t, v, store, func(c *TokensConfig) {
-				c.AuthStyle, c.ClientID, c.ClientSecret = style, "re lay", NewSecret("hush:+hush")
+				c.AuthStyle, c.ClientID, c.ClientSecret = style, "re lay", relay.NewSecret("hush:+hush")
 			})
 			hasAccess(t, m, store, "access-1")
 			req := &http.Request{Header: http.Header{"Authorization": {v.lastAuth}}}

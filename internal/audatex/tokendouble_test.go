@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // tokenVendor is a token endpoint with one rotating refresh token. What next says of a request is done to it.
@@ -103,32 +105,32 @@ func (v *tokenVendor) count() (requests, spent int) {
 // was carried out all the same.
 type tokenMap struct {
 	mu       sync.Mutex
-	recs     map[string]TokenRecord
+	recs     map[string]relay.TokenRecord
 	revs     map[string]uint64
-	fail     func(rec TokenRecord) (landed bool, err error)
+	fail     func(rec relay.TokenRecord) (landed bool, err error)
 	failRead func() error
 }
 
-func newTokenMap(connection string, rec TokenRecord) *tokenMap {
-	return &tokenMap{recs: map[string]TokenRecord{connection: rec}, revs: map[string]uint64{connection: 1}}
+func newTokenMap(connection string, rec relay.TokenRecord) *tokenMap {
+	return &tokenMap{recs: map[string]relay.TokenRecord{connection: rec}, revs: map[string]uint64{connection: 1}}
 }
 
-func (m *tokenMap) Token(_ context.Context, connection string) (TokenRecord, uint64, error) {
+func (m *tokenMap) Token(_ context.Context, connection string) (relay.TokenRecord, uint64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.failRead != nil {
 		if err := m.failRead(); err != nil {
-			return TokenRecord{}, 0, err
+			return relay.TokenRecord{}, 0, err
 		}
 	}
 	rec, ok := m.recs[connection]
 	if !ok {
-		return TokenRecord{}, 0, fmt.Errorf("bucket: %w", ErrNoToken)
+		return relay.TokenRecord{}, 0, fmt.Errorf("bucket: %w", relay.ErrNoToken)
 	}
 	return rec, m.revs[connection], nil
 }
 
-func (m *tokenMap) SaveToken(_ context.Context, connection string, rec TokenRecord, revision uint64) (uint64, error) {
+func (m *tokenMap) SaveToken(_ context.Context, connection string, rec relay.TokenRecord, revision uint64) (uint64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var failure error
@@ -140,7 +142,7 @@ func (m *tokenMap) SaveToken(_ context.Context, connection string, rec TokenReco
 		failure = err
 	}
 	if m.revs[connection] != revision {
-		return 0, fmt.Errorf("bucket: %w", ErrConflict)
+		return 0, fmt.Errorf("bucket: %w", relay.ErrTokenChanged)
 	}
 	m.recs[connection] = rec
 	m.revs[connection]++
@@ -151,17 +153,17 @@ func (m *tokenMap) SaveToken(_ context.Context, connection string, rec TokenReco
 func (m *tokenMap) put(connection, refresh, generation string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.recs[connection] = TokenRecord{RefreshToken: NewSecret(refresh), Generation: generation}
+	m.recs[connection] = relay.TokenRecord{RefreshToken: relay.NewSecret(refresh), Generation: generation}
 	m.revs[connection]++
 }
 
-func (m *tokenMap) get(connection string) TokenRecord {
+func (m *tokenMap) get(connection string) relay.TokenRecord {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.recs[connection]
 }
 
-func (m *tokenMap) setFail(f func(TokenRecord) (bool, error)) {
+func (m *tokenMap) setFail(f func(relay.TokenRecord) (bool, error)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.fail = f
@@ -172,15 +174,15 @@ var errStore = errors.New("store does not answer")
 const leeds = "leeds"
 
 // freshRecord is what an operator puts.
-func freshRecord() TokenRecord {
-	return TokenRecord{RefreshToken: NewSecret("refresh-0"), Generation: "g1"}
+func freshRecord() relay.TokenRecord {
+	return relay.TokenRecord{RefreshToken: relay.NewSecret("refresh-0"), Generation: "g1"}
 }
 
 // tokens makes a manager over an in-memory network; it is closed with the test.
 func tokens(t *testing.T, v http.Handler, store TokenStore, change func(*TokensConfig)) *Tokens {
 	t.Helper()
 	cfg := TokensConfig{
-		TokenURL: "http://portal.test/AudaAPI.Portal/OAuth20/token", ClientID: "relay", ClientSecret: NewSecret("hush-hush"),
+		TokenURL: "http://portal.test/AudaAPI.Portal/OAuth20/token", ClientID: "relay", ClientSecret: relay.NewSecret("hush-hush"),
 		Store: store, Exclusive: true, Logger: slog.New(slog.DiscardHandler), DialContext: serveInMemory(t, v),
 	}
 	if change != nil {

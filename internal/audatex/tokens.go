@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // AuthStyle is how the client's id and secret go to the token endpoint. It is never found out by trial, which would send
@@ -28,7 +30,7 @@ const (
 type TokensConfig struct {
 	AuthURL, TokenURL string
 	ClientID          string
-	ClientSecret      Secret
+	ClientSecret      relay.Secret
 	AuthStyle         AuthStyle // AuthForm if empty
 	Scopes            []string
 
@@ -92,9 +94,9 @@ type tokenState struct {
 	flight *flight
 	// rejected is the access token that must not be used any more; judged is the last one so reported, refreshed
 	// already or not.
-	rejected, judged Secret
+	rejected, judged relay.Secret
 	// failures counts failed refreshes of tried in a row; none is started before notBefore.
-	tried     Secret
+	tried     relay.Secret
 	failures  int
 	notBefore time.Time
 	lastErr   error
@@ -103,7 +105,7 @@ type tokenState struct {
 // flight is one refresh under way.
 type flight struct {
 	done  chan struct{}
-	token Secret
+	token relay.Secret
 	err   error
 }
 
@@ -161,15 +163,15 @@ func NewTokens(cfg TokensConfig) (*Tokens, error) {
 // Access returns an access token of connection that may be used now, whoever owns the connection. A token that is due is
 // refreshed in the background while it is still good; without a good one Access waits for the refresh, or for ctx. Where the
 // connection's shard is not held nothing is refreshed: without a good token the error is Unavailable with a RetryAfter, as its
-// owner refreshes it. Errors: ErrNoToken, *ConsentRequiredError, *Error of the token endpoint, or the store's.
-func (t *Tokens) Access(ctx context.Context, connection string) (Secret, error) {
+// owner refreshes it. Errors: relay.ErrNoToken, *ConsentRequiredError, *Error of the token endpoint, or the store's.
+func (t *Tokens) Access(ctx context.Context, connection string) (relay.Secret, error) {
 	for tries := 0; ; tries++ {
 		rec, _, err := t.cfg.Store.Token(ctx, connection)
 		if err != nil {
-			return Secret{}, fmt.Errorf("token of connection %s: %w", connection, err)
+			return relay.Secret{}, fmt.Errorf("token of connection %s: %w", connection, err)
 		}
 		if err := consentError(connection, rec); err != nil {
-			return Secret{}, err
+			return relay.Secret{}, err
 		}
 		now := time.Now()
 		good, due := t.judge(connection, rec, now)
@@ -181,12 +183,12 @@ func (t *Tokens) Access(ctx context.Context, connection string) (Secret, error) 
 		case good:
 			return rec.AccessToken, nil
 		case err != nil:
-			return Secret{}, err
+			return relay.Secret{}, err
 		}
 		select {
 		case <-f.done:
 		case <-ctx.Done():
-			return Secret{}, &Error{
+			return relay.Secret{}, &Error{
 				Operation: OpToken, Outcome: Unavailable,
 				err: fmt.Errorf("waiting for the refresh of connection %s: %w", connection, context.Cause(ctx)),
 			}
@@ -198,10 +200,10 @@ func (t *Tokens) Access(ctx context.Context, connection string) (Secret, error) 
 }
 
 // current returns the connection's access token if it may be used now; it waits for no refresh.
-func (t *Tokens) current(ctx context.Context, connection string) (Secret, bool) {
+func (t *Tokens) current(ctx context.Context, connection string) (relay.Secret, bool) {
 	rec, _, err := t.cfg.Store.Token(ctx, connection)
 	if err != nil || consentError(connection, rec) != nil {
-		return Secret{}, false
+		return relay.Secret{}, false
 	}
 	good, _ := t.judge(connection, rec, time.Now())
 	return rec.AccessToken, good
@@ -221,7 +223,7 @@ func (t *Tokens) Renew(ctx context.Context, connection string) error {
 }
 
 // Invalidate says that the vendor refused accessToken with 401. The next Access refreshes, once for each such token.
-func (t *Tokens) Invalidate(connection string, accessToken Secret) {
+func (t *Tokens) Invalidate(connection string, accessToken relay.Secret) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if s := t.state(connection); !s.judged.Equal(accessToken) {
@@ -254,7 +256,7 @@ func (t *Tokens) Close(ctx context.Context) error {
 }
 
 // judge says whether the record's access token may be used and whether it should be refreshed.
-func (t *Tokens) judge(connection string, rec TokenRecord, now time.Time) (good, due bool) {
+func (t *Tokens) judge(connection string, rec relay.TokenRecord, now time.Time) (good, due bool) {
 	if rec.AccessToken.Empty() || !now.Before(rec.ExpiresAt) {
 		return false, true
 	}
@@ -270,7 +272,7 @@ func (t *Tokens) judge(connection string, rec TokenRecord, now time.Time) (good,
 // refreshAt is when a token is due: at 80 % of its life or 5 minutes before its end, whichever is earlier, but not in
 // the first half of a short life; less up to a twentieth of the life, so that connections that started together do
 // not all refresh together. The jitter is a function of the record, so it needs no memory.
-func refreshAt(connection string, rec TokenRecord) time.Time {
+func refreshAt(connection string, rec relay.TokenRecord) time.Time {
 	life := rec.ExpiresAt.Sub(rec.RefreshedAt)
 	after := max(min(life*8/10, life-5*time.Minute), life/2)
 	h := fnv.New32a()
@@ -280,7 +282,7 @@ func refreshAt(connection string, rec TokenRecord) time.Time {
 }
 
 // join starts a refresh of the connection or joins the one under way. An error means that none may be started now.
-func (t *Tokens) join(connection string, rec TokenRecord, now time.Time) (*flight, error) {
+func (t *Tokens) join(connection string, rec relay.TokenRecord, now time.Time) (*flight, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.state(connection)
@@ -319,7 +321,7 @@ func (t *Tokens) fly(connection string, f *flight) {
 	s.flight = nil
 	switch {
 	case f.err == nil:
-		s.rejected, s.failures, s.notBefore, s.lastErr = Secret{}, 0, time.Time{}, nil
+		s.rejected, s.failures, s.notBefore, s.lastErr = relay.Secret{}, 0, time.Time{}, nil
 	case !errors.Is(f.err, errSuperseded) && !errors.Is(f.err, errNotOwned) && !NotAsked(f.err): // those say nothing of the vendor
 		s.failures++
 		s.lastErr = f.err

@@ -12,13 +12,15 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 func TestRefreshStoresBeforeUse(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
-		var atRequest TokenRecord
+		var atRequest relay.TokenRecord
 		v.inside = func() { atRequest = store.get(leeds) }
 		m := tokens(t, v, store, nil)
 		start := time.Now().UTC()
@@ -100,7 +102,7 @@ func TestRefreshAt(t *testing.T) {
 		seen := map[time.Duration]bool{}
 		for i := range 100 {
 			at := at.Add(time.Duration(i) * time.Minute)
-			got := refreshAt(leeds, TokenRecord{RefreshedAt: at, ExpiresAt: at.Add(life)}).Sub(at)
+			got := refreshAt(leeds, relay.TokenRecord{RefreshedAt: at, ExpiresAt: at.Add(life)}).Sub(at)
 			if got > want || got < want-life/20 {
 				t.Errorf("life of %s: refreshed after %s, want %s at most", life, got, want)
 			}
@@ -116,7 +118,7 @@ func TestTokenIsNotUsedBeforeItIsStored(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
-		down := func(rec TokenRecord) (bool, error) {
+		down := func(rec relay.TokenRecord) (bool, error) {
 			if rec.Intent == nil { // the result of a refresh
 				return false, errStore
 			}
@@ -146,10 +148,10 @@ func TestInvalidGrantEndsInConsentRequired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := newTokenVendor()
 		rec := freshRecord()
-		rec.RefreshToken = NewSecret("spent-long-ago")
+		rec.RefreshToken = relay.NewSecret("spent-long-ago")
 		store := newTokenMap(leeds, rec)
 		failures := 3
-		store.fail = func(rec TokenRecord) (bool, error) { // also the verdict is stored however long it takes
+		store.fail = func(rec relay.TokenRecord) (bool, error) { // also the verdict is stored however long it takes
 			if rec.ConsentRequiredSince != nil && failures > 0 {
 				failures--
 				return false, errStore
@@ -205,7 +207,7 @@ func TestARefreshOutlivesItsCaller(t *testing.T) {
 			t.Errorf("stored %q", rec.AccessToken.Reveal())
 		}
 		hasAccess(t, m, store, "access-1") // closed, it still says what is there
-		m.Invalidate(leeds, NewSecret("access-1"))
+		m.Invalidate(leeds, relay.NewSecret("access-1"))
 		_, err := m.Access(t.Context(), leeds)
 		outcomeIs(t, err, Unavailable)
 	})
@@ -217,7 +219,7 @@ func TestInvalidateRefreshesOncePerToken(t *testing.T) {
 		v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
 		m := tokens(t, v, store, nil)
 		hasAccess(t, m, store, "access-1")
-		first := NewSecret("access-1")
+		first := relay.NewSecret("access-1")
 		m.Invalidate(leeds, first)
 		m.Invalidate(leeds, first)
 		hasAccess(t, m, store, "access-2")

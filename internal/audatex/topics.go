@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // DefaultTopic is what the relay subscribes to unless it is told otherwise: orders created and updated.
@@ -58,7 +60,7 @@ func (s *Session) missingTopic(ctx context.Context, topic string, refused error)
 	}
 	missing.Topics = []string{}
 	for _, t := range topics {
-		if code := message([]byte(t.TopicCode), Secret{}); code != "" {
+		if code := message([]byte(t.TopicCode), relay.Secret{}); code != "" {
 			missing.Topics = append(missing.Topics, strings.ToValidUTF8(code[:min(len(code), topicLength)], ""))
 		}
 	}

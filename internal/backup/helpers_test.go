@@ -12,7 +12,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/backup"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/natstest"
@@ -81,8 +80,8 @@ func (w *world) fill(t testing.TB) {
 		}
 	}
 	must(s.Connections.Create(ctx, "leeds", relay.Connection{ID: "leeds", Level: relay.LevelSite, Site: "leeds", Generation: "g1"}))
-	must(s.Tokens.SaveToken(ctx, "leeds", audatex.TokenRecord{
-		AccessToken: audatex.NewSecret("access"), RefreshToken: audatex.NewSecret("refresh"), RefreshedAt: time.Date(2026, 1, 15, 9, 0, 0, 0, time.UTC),
+	must(s.Tokens.SaveToken(ctx, "leeds", relay.TokenRecord{
+		AccessToken: relay.NewSecret("access"), RefreshToken: relay.NewSecret("refresh"), RefreshedAt: time.Date(2026, 1, 15, 9, 0, 0, 0, time.UTC),
 	}, 0))
 	cb := relay.Callback{ID: "bms", Client: "default"}
 	cb.SetURL("https://bms.example/hooks?token=a-token-in-a-url")

@@ -101,7 +101,7 @@ func (s *Service) exchange(l relay.ConsentLink, a relay.ConsentAttempt, code str
 	ctx, cancel := context.WithTimeout(s.stopped, s.exchangeBound())
 	defer cancel()
 	got, err := s.c.Tokens.ExchangeCode(ctx, audatex.Code{
-		Code: code, RedirectURI: s.redirectURI(), Verifier: audatex.NewSecret(secrets.Verifier),
+		Code: code, RedirectURI: s.redirectURI(), Verifier: relay.NewSecret(secrets.Verifier),
 	})
 	if err != nil {
 		s.logOf(l).Warn("the code of a consent was not exchanged",

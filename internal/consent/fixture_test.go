@@ -142,7 +142,7 @@ func (w *world) start(options ...option) *replica {
 		o(&c)
 	}
 	c.Tokens, err = audatex.NewTokens(audatex.TokensConfig{
-		AuthURL: c.AuthURL, TokenURL: w.vendor + sandbox.TokenPath, ClientID: "sandbox-client", ClientSecret: audatex.NewSecret("sandbox-secret"),
+		AuthURL: c.AuthURL, TokenURL: w.vendor + sandbox.TokenPath, ClientID: "sandbox-client", ClientSecret: relay.NewSecret("sandbox-secret"),
 		Scopes: c.Scopes, Store: r.store.Tokens, Budget: r.budget, Logger: log, Timeout: 5 * time.Second,
 	})
 	if err != nil {
@@ -243,10 +243,10 @@ func (w *world) edit(id string, change func(l *relay.ConsentLink)) {
 }
 
 // token returns a connection's tokens, empty if there are none.
-func (w *world) token(connection string) audatex.TokenRecord {
+func (w *world) token(connection string) relay.TokenRecord {
 	w.t.Helper()
 	rec, _, err := w.any().store.Tokens.Token(w.t.Context(), connection)
-	if err != nil && !errors.Is(err, audatex.ErrNoToken) {
+	if err != nil && !errors.Is(err, relay.ErrNoToken) {
 		w.t.Fatal(err)
 	}
 	return rec

@@ -6,21 +6,20 @@ import (
 	"testing"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sandbox"
 	"github.com/audatex-relay/relay/internal/sandbox/sandboxtest"
 )
 
 // before gives a connection tokens that it has already.
-func (w *world) before(c relay.Connection) audatex.Secret {
+func (w *world) before(c relay.Connection) relay.Secret {
 	w.t.Helper()
 	grant, err := w.box.Grant(sandbox.Consent{Sites: []string{"4711"}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	old := audatex.NewSecret(grant.RefreshToken)
-	if _, err := w.any().store.Tokens.SaveToken(w.t.Context(), c.ID, audatex.TokenRecord{
+	old := relay.NewSecret(grant.RefreshToken)
+	if _, err := w.any().store.Tokens.SaveToken(w.t.Context(), c.ID, relay.TokenRecord{
 		RefreshToken: old, Generation: c.Generation, Epoch: 7,
 	}, 0); err != nil {
 		w.t.Fatal(err)

@@ -42,7 +42,7 @@ func (s *Service) putToUse(l relay.ConsentLink, a relay.ConsentAttempt, secrets 
 	case len(a.ScopesMissing) > 0 && !placed:
 		result.Outcome = relay.ConsentScopeMissing
 	default:
-		result = s.check(c, l, a, audatex.NewSecret(secrets.Access))
+		result = s.check(c, l, a, relay.NewSecret(secrets.Access))
 		if placed && !result.Outcome.Succeeded() { // it was decided before the process ended that began it
 			result.Outcome = relay.ConsentUnchecked
 		}
@@ -71,7 +71,7 @@ func (s *Service) connection(ctx context.Context, l relay.ConsentLink) (relay.Co
 // isPlaced reports whether a connection's tokens came of an attempt.
 func (s *Service) isPlaced(ctx context.Context, connection, attempt string) (bool, error) {
 	rec, _, err := s.c.Store.Tokens.Token(ctx, connection)
-	if errors.Is(err, audatex.ErrNoToken) {
+	if errors.Is(err, relay.ErrNoToken) {
 		return false, nil
 	}
 	return rec.ConsentID == attempt, err
@@ -80,7 +80,7 @@ func (s *Service) isPlaced(ctx context.Context, connection, attempt string) (boo
 // check asks the vendor who the token is, and where the consent covers it, which site and company. What cannot be asked now
 // does not keep the tokens from being used.
 func (s *Service) check(
-	c relay.Connection, l relay.ConsentLink, a relay.ConsentAttempt, token audatex.Secret,
+	c relay.Connection, l relay.ConsentLink, a relay.ConsentAttempt, token relay.Secret,
 ) relay.ConsentResult {
 	if token.Empty() { // only the refresh token could be read
 		return relay.ConsentResult{Outcome: relay.ConsentUnchecked}
@@ -149,7 +149,7 @@ func (s *Service) place(
 	var revision uint64
 	for {
 		rec, at, err := s.c.Store.Tokens.Token(ctx, l.Connection)
-		if err != nil && !errors.Is(err, audatex.ErrNoToken) {
+		if err != nil && !errors.Is(err, relay.ErrNoToken) {
 			return "", err
 		}
 		own := err == nil && rec.Generation == l.Generation
@@ -159,8 +159,8 @@ func (s *Service) place(
 		if own && rec.ConsentAt.After(a.GrantedAt) {
 			return relay.ConsentAlready, nil
 		}
-		next := audatex.TokenRecord{
-			AccessToken: audatex.NewSecret(secrets.Access), RefreshToken: audatex.NewSecret(secrets.Refresh),
+		next := relay.TokenRecord{
+			AccessToken: relay.NewSecret(secrets.Access), RefreshToken: relay.NewSecret(secrets.Refresh),
 			RefreshedAt: a.GrantedAt, ExpiresAt: a.TokenExpiresAt, ConsentID: a.ID, ConsentAt: a.GrantedAt,
 			Epoch: rec.Epoch, Generation: l.Generation,
 		}
@@ -168,7 +168,7 @@ func (s *Service) place(
 		if err == nil {
 			break
 		}
-		if !errors.Is(err, audatex.ErrConflict) {
+		if !errors.Is(err, relay.ErrTokenChanged) {
 			return "", err
 		}
 	}

@@ -19,7 +19,7 @@ import (
 // onlyToken is a store with the tokens of the one connection that another reader has.
 type onlyToken struct {
 	mu  sync.Mutex
-	rec audatex.TokenRecord
+	rec relay.TokenRecord
 }
 
 // The commands of docs/cutover.md move a queue over from another reader, and what waited in it arrives.
@@ -97,10 +97,10 @@ func subscribeElsewhere(t *testing.T, w *world, refresh string) string {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	store := &onlyToken{rec: audatex.TokenRecord{RefreshToken: audatex.NewSecret(refresh)}}
+	store := &onlyToken{rec: relay.TokenRecord{RefreshToken: relay.NewSecret(refresh)}}
 	tokens, err := audatex.NewTokens(audatex.TokensConfig{
 		TokenURL: w.env["RELAY_AUDATEX_TOKEN_URL"], ClientID: w.env["RELAY_AUDATEX_CLIENT_ID"],
-		ClientSecret: audatex.NewSecret(w.env["RELAY_AUDATEX_CLIENT_SECRET"]), Store: store, Exclusive: true,
+		ClientSecret: relay.NewSecret(w.env["RELAY_AUDATEX_CLIENT_SECRET"]), Store: store, Exclusive: true,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -114,14 +114,14 @@ func subscribeElsewhere(t *testing.T, w *world, refresh string) string {
 }
 
 // Token implements audatex.TokenStore.
-func (s *onlyToken) Token(context.Context, string) (audatex.TokenRecord, uint64, error) {
+func (s *onlyToken) Token(context.Context, string) (relay.TokenRecord, uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.rec, 1, nil
 }
 
 // SaveToken implements audatex.TokenStore.
-func (s *onlyToken) SaveToken(_ context.Context, _ string, rec audatex.TokenRecord, _ uint64) (uint64, error) {
+func (s *onlyToken) SaveToken(_ context.Context, _ string, rec relay.TokenRecord, _ uint64) (uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.rec = rec

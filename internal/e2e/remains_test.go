@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/e2e/harness"
 	"github.com/audatex-relay/relay/internal/natsd"
@@ -152,7 +151,7 @@ func readConnection(ctx context.Context, s *store.Store, id string, r *remains, 
 	}
 	r.polls[id] = poll
 	token, _, err := s.Tokens.Token(ctx, id)
-	if err != nil && !errors.Is(err, audatex.ErrNoToken) {
+	if err != nil && !errors.Is(err, relay.ErrNoToken) {
 		return err
 	}
 	if token.Intent != nil {

@@ -10,7 +10,6 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -65,14 +64,14 @@ func (a *API) putToken(ctx context.Context, c relay.Connection, refreshToken str
 	if refreshToken == "" {
 		return nil
 	}
-	record := audatex.TokenRecord{RefreshToken: audatex.NewSecret(refreshToken), Generation: c.Generation, ConsentAt: time.Now().UTC()}
+	record := relay.TokenRecord{RefreshToken: relay.NewSecret(refreshToken), Generation: c.Generation, ConsentAt: time.Now().UTC()}
 	for try := range tries {
 		rest(ctx, try)
 		_, revision, err := a.c.Store.Tokens.Token(ctx, c.ID)
-		if err != nil && !errors.Is(err, audatex.ErrNoToken) {
+		if err != nil && !errors.Is(err, relay.ErrNoToken) {
 			return err
 		}
-		if _, err = a.c.Store.Tokens.SaveToken(ctx, c.ID, record, revision); !errors.Is(err, audatex.ErrConflict) {
+		if _, err = a.c.Store.Tokens.SaveToken(ctx, c.ID, record, revision); !errors.Is(err, relay.ErrTokenChanged) {
 			return err
 		}
 	}

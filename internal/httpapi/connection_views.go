@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 
-	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -67,8 +66,8 @@ func (a *API) storedConnection(ctx context.Context, c relay.Connection) (Connect
 		return Connection{}, err
 	}
 	token, _, err := a.c.Store.Tokens.Token(ctx, c.ID)
-	if errors.Is(err, audatex.ErrNoToken) || token.Generation != c.Generation {
-		token, err = audatex.TokenRecord{}, nil
+	if errors.Is(err, relay.ErrNoToken) || token.Generation != c.Generation {
+		token, err = relay.TokenRecord{}, nil
 	}
 	if err != nil {
 		return Connection{}, err
@@ -123,7 +122,7 @@ func reconciling(doc relay.Reconciliation) *Reconciling {
 }
 
 // connectionState says how a connection is doing. Polls of one that has no consent come to nothing, so they do not make it active or failing.
-func connectionState(c relay.Connection, p relay.Poll, token audatex.TokenRecord) ConnectionState {
+func connectionState(c relay.Connection, p relay.Poll, token relay.TokenRecord) ConnectionState {
 	switch {
 	case c.Paused:
 		return ConnectionStatePaused
@@ -140,7 +139,7 @@ func connectionState(c relay.Connection, p relay.Poll, token audatex.TokenRecord
 }
 
 // beforeConsent reports whether the last poll failed before the consent there is now was given: its error says nothing of that.
-func beforeConsent(p relay.Poll, token audatex.TokenRecord) bool {
+func beforeConsent(p relay.Poll, token relay.TokenRecord) bool {
 	return p.Outcome != nil && p.Outcome.Error != "" && p.Outcome.At.Before(token.ConsentAt)
 }
 

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -23,7 +22,7 @@ func TestConnectionsByStateAndSite(t *testing.T) {
 			ID: fmt.Sprintf("c%03d", i), Generation: relay.NewID(), Level: relay.LevelCompany, Site: fmt.Sprint("site-", i%5), CreatedAt: now, UpdatedAt: now,
 			Sites: map[string]string{"1": fmt.Sprint("also-", i%2)},
 		}
-		token := audatex.TokenRecord{RefreshToken: audatex.NewSecret("refresh-token"), Generation: c.Generation}
+		token := relay.TokenRecord{RefreshToken: relay.NewSecret("refresh-token"), Generation: c.Generation}
 		poll := relay.Poll{Generation: c.Generation, Outcome: &relay.PollOutcome{At: now}}
 		switch i % 6 {
 		case 0:
@@ -33,8 +32,8 @@ func TestConnectionsByStateAndSite(t *testing.T) {
 		case 2:
 			state[c.ID], poll.Outcome = ConnectionStateNew, nil
 		case 3: // polled without a consent
-			state[c.ID], token.RefreshToken, poll.FailingSince = ConnectionStateNew, audatex.Secret{}, &now
-			poll.Outcome = &relay.PollOutcome{At: now, Error: audatex.ErrNoToken.Error()}
+			state[c.ID], token.RefreshToken, poll.FailingSince = ConnectionStateNew, relay.Secret{}, &now
+			poll.Outcome = &relay.PollOutcome{At: now, Error: relay.ErrNoToken.Error()}
 		default:
 			state[c.ID] = ConnectionStateActive
 		}
@@ -115,7 +114,7 @@ func TestAConnectionWithoutConsentIsNew(t *testing.T) {
 	if c.State != ConnectionStateNew || c.LastError == "" {
 		t.Errorf("polled without a consent: %+v", c)
 	}
-	token := audatex.TokenRecord{RefreshToken: audatex.NewSecret("one"), Generation: stored.Generation, ConsentAt: polled.Add(time.Second)}
+	token := relay.TokenRecord{RefreshToken: relay.NewSecret("one"), Generation: stored.Generation, ConsentAt: polled.Add(time.Second)}
 	if _, err = f.store.Tokens.SaveToken(t.Context(), "con-a", token, 0); err != nil {
 		t.Fatal(err)
 	}

@@ -99,7 +99,7 @@ func TestConnections(t *testing.T) {
 			t.Errorf("unsubscribed: %v", f.parts.unsubscribed)
 		}
 	})
-	if _, _, err := f.store.Tokens.Token(t.Context(), "con-a"); !errors.Is(err, audatex.ErrNoToken) {
+	if _, _, err := f.store.Tokens.Token(t.Context(), "con-a"); !errors.Is(err, relay.ErrNoToken) {
 		t.Errorf("the tokens of a removed connection: %v", err)
 	}
 
@@ -221,7 +221,7 @@ func TestRetryUnresolved(t *testing.T) {
 		"store":       {retried{RetryUnavailable, fmt.Errorf("remove: %w", store.ErrUnavailable)}, 503, "store-unavailable", "second", "5"},
 		"unclear":     {retried{RetryUnavailable, fmt.Errorf("remove: %w", store.ErrUnclear)}, 503, "store-unavailable", "second", "5"},
 		"consent":     {retried{RetryUnavailable, vendor(audatex.Unauthorised, audatex.OpOrder, 0)}, 409, "consent-required", "words", ""},
-		"tokenless":   {retried{RetryUnavailable, fmt.Errorf("read: %w", audatex.ErrNoToken)}, 409, "consent-required", "", ""},
+		"tokenless":   {retried{RetryUnavailable, fmt.Errorf("read: %w", relay.ErrNoToken)}, 409, "consent-required", "", ""},
 		"not-in-here": {retried{RetryUnknown, store.ErrNotFound}, 404, "not-found", "", ""},
 	} {
 		f.parts.set(func() { f.parts.retries = map[string]retried{id: c.retried} })

@@ -166,7 +166,7 @@ func TestRetryOfManyUnresolvedNotifications(t *testing.T) {
 	for id := range results {
 		results[id] = retried{Retried, nil}
 		if strings.HasPrefix(id, "a.") {
-			results[id] = retried{RetryUnavailable, audatex.ErrNoToken}
+			results[id] = retried{RetryUnavailable, relay.ErrNoToken}
 		}
 	}
 	f.admin().post("/v1/unresolved/retry", map[string]any{"limit": 20, "reason": "forbidden"}).want(200).into(&got)

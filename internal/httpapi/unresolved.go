@@ -119,7 +119,7 @@ func retryLater(err error) error {
 	switch {
 	case errors.Is(err, store.ErrUnavailable), errors.Is(err, store.ErrUnclear):
 		p.kind, p.detail = kindStore, "The event may be in the log already; a repetition does not make a second one."
-	case errors.Is(err, audatex.ErrNoToken), audatex.OutcomeOf(err) == audatex.Unauthorised:
+	case errors.Is(err, relay.ErrNoToken), audatex.OutcomeOf(err) == audatex.Unauthorised:
 		p.kind, p.retryAfter = kindConsent, 0
 	}
 	return p

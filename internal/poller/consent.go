@@ -44,7 +44,7 @@ func (r *runner) needsConsent(ctx context.Context, consent *audatex.ConsentRequi
 const clocksDiffer = time.Minute
 
 // consentRestored tells once that a consent works again whose end was told: the record has tokens that the vendor gave since then.
-func (r *runner) consentRestored(ctx context.Context, token audatex.TokenRecord) {
+func (r *runner) consentRestored(ctx context.Context, token relay.TokenRecord) {
 	since := r.doc.ConsentToldFor
 	if since == nil || token.ConsentRequiredSince != nil || token.AccessToken.Empty() || token.Generation != r.generation || !r.lease.Valid() {
 		return
@@ -71,7 +71,7 @@ func (r *runner) keepToken(ctx context.Context) time.Duration {
 	c := r.config()
 	token, _, err := r.p.Store.Tokens.Token(ctx, c.ID)
 	switch {
-	case errors.Is(err, audatex.ErrNoToken), err == nil && token.Generation != r.generation:
+	case errors.Is(err, relay.ErrNoToken), err == nil && token.Generation != r.generation:
 		r.renewal = time.Time{}
 		r.set(func(s *seen) { s.state, s.consentSince = StatePaused, time.Time{} })
 		return r.p.Renewal
@@ -117,7 +117,7 @@ func (r *runner) keepToken(ctx context.Context) time.Duration {
 
 // renewalOf is when the token of a paused connection is due: three quarters to five quarters of the renewal after it was used last. The
 // jitter is a function of the record, so that it needs no memory.
-func (r *runner) renewalOf(c relay.Connection, token audatex.TokenRecord) time.Time {
+func (r *runner) renewalOf(c relay.Connection, token relay.TokenRecord) time.Time {
 	last := token.RefreshedAt
 	for _, at := range []time.Time{token.ConsentAt, c.CreatedAt} {
 		if last.IsZero() {

@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
@@ -35,8 +34,8 @@ func (r *rig) consentAgain(c relay.Connection) {
 		if err != nil {
 			return false
 		}
-		_, err = r.store.Tokens.SaveToken(r.t.Context(), c.ID, audatex.TokenRecord{
-			RefreshToken: audatex.NewSecret(grant.RefreshToken), Generation: c.Generation, ConsentAt: time.Now(),
+		_, err = r.store.Tokens.SaveToken(r.t.Context(), c.ID, relay.TokenRecord{
+			RefreshToken: relay.NewSecret(grant.RefreshToken), Generation: c.Generation, ConsentAt: time.Now(),
 		}, revision)
 		return err == nil
 	})

@@ -47,7 +47,7 @@ func TestAHostThatAnswersNobodyIsLeftAlone(t *testing.T) {
 	}
 	all("every connection says that it fails", func(d relay.Poll) bool { return d.FailingSince != nil && d.Outcome.Error != "" })
 	eventually(t, "nobody is asked any more", func() bool {
-		_, err := r.client.Order(t.Context(), audatex.NewSecret("anybody's"), "5f0c2a34-9d1e-4c6b-8a7f-0123456789ab", nil)
+		_, err := r.client.Order(t.Context(), relay.NewSecret("anybody's"), "5f0c2a34-9d1e-4c6b-8a7f-0123456789ab", nil)
 		return audatex.NotAsked(err)
 	})
 	failures := func() (n int) {

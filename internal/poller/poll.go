@@ -287,7 +287,7 @@ func (r *runner) failed(ctx context.Context, err error) time.Duration {
 	case errors.As(err, &consent):
 		r.anew = true
 		return r.needsConsent(ctx, consent)
-	case errors.Is(err, audatex.ErrNoToken):
+	case errors.Is(err, relay.ErrNoToken):
 		r.anew = true
 		r.seenAfter(ctx, StateNew)
 		return r.pause(0)

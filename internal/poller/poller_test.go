@@ -157,7 +157,7 @@ func newRig(t *testing.T, c sandbox.Config) *rig {
 		t.Fatal(err)
 	}
 	r.tokens, err = audatex.NewTokens(audatex.TokensConfig{
-		TokenURL: server.URL + sandbox.TokenPath, ClientID: "sandbox-client", ClientSecret: audatex.NewSecret("sandbox-secret"),
+		TokenURL: server.URL + sandbox.TokenPath, ClientID: "sandbox-client", ClientSecret: relay.NewSecret("sandbox-secret"),
 		Store: r.store.Tokens, Logger: log, Exclusive: true,
 	})
 	if err != nil {
@@ -237,7 +237,7 @@ func (r *rig) connect(id string) relay.Connection {
 	}
 	r.grants = append(r.grants, grant.ID)
 	c := relay.Connection{ID: id, Level: relay.LevelSite, Site: "leeds", Generation: relay.NewID()}
-	rec := audatex.TokenRecord{RefreshToken: audatex.NewSecret(grant.RefreshToken), Generation: c.Generation}
+	rec := relay.TokenRecord{RefreshToken: relay.NewSecret(grant.RefreshToken), Generation: c.Generation}
 	if _, err := r.store.Tokens.SaveToken(r.t.Context(), id, rec, 0); err != nil {
 		r.t.Fatal(err)
 	}
@@ -465,7 +465,7 @@ func TestAnEndedConsentIsToldOnceAndPutsNoLoadOnTheVendor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rec = audatex.TokenRecord{RefreshToken: audatex.NewSecret("no-such-token"), Generation: rec.Generation}
+	rec = relay.TokenRecord{RefreshToken: relay.NewSecret("no-such-token"), Generation: rec.Generation}
 	if _, err := r.store.Tokens.SaveToken(t.Context(), c.ID, rec, revision); err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -18,7 +17,7 @@ func TestTokensOfPausedConnectionsAreDueSpreadOverTheDay(t *testing.T) {
 	const many = 12_000
 	for i := range many {
 		r := &runner{p: p}
-		due := r.renewalOf(relay.Connection{ID: fmt.Sprintf("site-%d", i)}, audatex.TokenRecord{RefreshedAt: last}).Sub(last)
+		due := r.renewalOf(relay.Connection{ID: fmt.Sprintf("site-%d", i)}, relay.TokenRecord{RefreshedAt: last}).Sub(last)
 		if due < 18*time.Hour || due >= 30*time.Hour {
 			t.Fatalf("due after %s", due)
 		}

@@ -273,7 +273,7 @@ func TestTroubleAtTheVendorHoldsARun(t *testing.T) {
 		w.vendor.set(orderID(n), "Confirmed")
 	}
 	asked := make(chan struct{}, 1000)
-	trouble := []error{refusal(audatex.Unavailable), refusal(audatex.Throttled), &audatex.ConsentRequiredError{}, audatex.ErrNoToken, errors.New("no answer")}
+	trouble := []error{refusal(audatex.Unavailable), refusal(audatex.Throttled), &audatex.ConsentRequiredError{}, relay.ErrNoToken, errors.New("no answer")}
 	w.vendor.failing(func(string) error {
 		asked <- struct{}{}
 		return trouble[len(asked)%len(trouble)]

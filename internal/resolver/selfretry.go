@@ -126,7 +126,7 @@ func (r *runner) planRetries(ctx context.Context) selfDone {
 	var consented time.Time // zero: nobody has
 	if slices.ContainsFunc(all, func(a aside) bool { return a.reason.endsWithConsent() }) {
 		token, _, err := r.store.Tokens.Token(ctx, r.connection)
-		if err != nil && !errors.Is(err, audatex.ErrNoToken) {
+		if err != nil && !errors.Is(err, relay.ErrNoToken) {
 			return selfDone{err: err}
 		}
 		if token.Generation == r.generation && token.ConsentRequiredSince == nil {

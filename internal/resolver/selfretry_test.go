@@ -243,8 +243,8 @@ func (r *rig) consent(connection string, at time.Time) {
 	if err != nil {
 		revision = 0
 	}
-	if _, err := r.store.Tokens.SaveToken(r.t.Context(), connection, audatex.TokenRecord{
-		RefreshToken: audatex.NewSecret("r"), Generation: "g-" + connection, ConsentAt: at,
+	if _, err := r.store.Tokens.SaveToken(r.t.Context(), connection, relay.TokenRecord{
+		RefreshToken: relay.NewSecret("r"), Generation: "g-" + connection, ConsentAt: at,
 	}, revision); err != nil {
 		r.t.Fatal(err)
 	}

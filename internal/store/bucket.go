@@ -11,8 +11,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/audatex-relay/relay/internal/audatex"
-
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/jsapi"
 	"github.com/audatex-relay/relay/internal/relay"
@@ -256,7 +254,7 @@ func (b *Bucket[T]) request(p Put[T]) (request, error) {
 // tokens of a consent.
 func precious(v any) bool {
 	switch v := v.(type) {
-	case audatex.TokenRecord:
+	case relay.TokenRecord:
 		return v.Intent == nil
 	case relay.ConsentLink:
 		return v.Pending()

@@ -16,7 +16,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
@@ -78,10 +77,10 @@ func TestTheFirstKeyTakesOverWhatAnotherHasEncrypted(t *testing.T) {
 	s := openWithKeys(t, nc, before)
 	ctx := t.Context()
 	const many = 100
-	record := func(i int) audatex.TokenRecord {
-		return audatex.TokenRecord{
-			AccessToken: audatex.NewSecret(fmt.Sprint("access-", i)), RefreshToken: audatex.NewSecret(fmt.Sprint("refresh-", i)), Epoch: 7, Generation: "g",
-			ConsentAt: time.Date(2026, 1, 15, 1, 2, 3, 0, time.UTC), Intent: &audatex.RefreshIntent{ID: "<&>"},
+	record := func(i int) relay.TokenRecord {
+		return relay.TokenRecord{
+			AccessToken: relay.NewSecret(fmt.Sprint("access-", i)), RefreshToken: relay.NewSecret(fmt.Sprint("refresh-", i)), Epoch: 7, Generation: "g",
+			ConsentAt: time.Date(2026, 1, 15, 1, 2, 3, 0, time.UTC), Intent: &relay.RefreshIntent{ID: "<&>"},
 		}
 	}
 	for i := range many {

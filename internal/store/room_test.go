@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -20,8 +19,8 @@ func TestNothingIsWrittenWithoutRoom(t *testing.T) {
 	free.Store(gigabyte)
 	s, ctx := openWith(t, t.TempDir(), store.NewRoomOf(func() (uint64, uint64, error) { return free.Load(), 4 * gigabyte, nil })), t.Context()
 	page := store.Page{PollID: relay.NewID(), Connection: "a", Site: "leeds", ReceivedAt: time.Now(), Body: []byte(`[{}]`)}
-	intent := audatex.TokenRecord{RefreshToken: audatex.NewSecret("one"), Intent: &audatex.RefreshIntent{ID: "x"}}
-	result := audatex.TokenRecord{RefreshToken: audatex.NewSecret("two")}
+	intent := relay.TokenRecord{RefreshToken: relay.NewSecret("one"), Intent: &relay.RefreshIntent{ID: "x"}}
+	result := relay.TokenRecord{RefreshToken: relay.NewSecret("two")}
 	write := func() map[string]error {
 		_, poll := s.Polls.Create(ctx, relay.NewID(), relay.Poll{})
 		all := s.Polls.PutAll(ctx, []store.Put[relay.Poll]{{Key: relay.NewID()}})

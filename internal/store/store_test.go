@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
@@ -290,7 +289,7 @@ func TestSecretsAreSealedOnTheDisk(t *testing.T) {
 	if _, err := s.Callbacks.Create(ctx, "a", cb); err != nil {
 		t.Fatal(err)
 	}
-	rec := audatex.TokenRecord{AccessToken: audatex.NewSecret("clearly-visible-4"), RefreshToken: audatex.NewSecret("clearly-visible-5")}
+	rec := relay.TokenRecord{AccessToken: relay.NewSecret("clearly-visible-4"), RefreshToken: relay.NewSecret("clearly-visible-5")}
 	if _, err := s.Tokens.SaveToken(ctx, "a", rec, 0); err != nil {
 		t.Fatal(err)
 	}

@@ -7,30 +7,29 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
 // Tokens holds each connection's token pair, encrypted. It implements audatex.TokenStore.
-type Tokens struct{ bucket *Bucket[audatex.TokenRecord] }
+type Tokens struct{ bucket *Bucket[relay.TokenRecord] }
 
 func openTokens(ctx context.Context, s *Store, sealer *Sealer) (*Tokens, error) {
 	b, err := openBucket(ctx, s, topology.Tokens, tokenCodec{sealer})
 	return &Tokens{b}, err
 }
 
-// Token answers the connection's record and its revision; audatex.ErrNoToken if there is none.
-func (t *Tokens) Token(ctx context.Context, connection string) (audatex.TokenRecord, uint64, error) {
+// Token answers the connection's record and its revision; relay.ErrNoToken if there is none.
+func (t *Tokens) Token(ctx context.Context, connection string) (relay.TokenRecord, uint64, error) {
 	rec, rev, err := t.bucket.Get(ctx, connection)
 	if errors.Is(err, ErrNotFound) {
-		err = audatex.ErrNoToken
+		err = relay.ErrNoToken
 	}
 	return rec, rev, err
 }
 
-// SaveToken stores the record over a revision (0: there is none yet); audatex.ErrConflict if it is at another one.
-func (t *Tokens) SaveToken(ctx context.Context, connection string, rec audatex.TokenRecord, revision uint64) (uint64, error) {
+// SaveToken stores the record over a revision (0: there is none yet); relay.ErrTokenChanged if it is at another one.
+func (t *Tokens) SaveToken(ctx context.Context, connection string, rec relay.TokenRecord, revision uint64) (uint64, error) {
 	var err error
 	if revision == 0 {
 		revision, err = t.bucket.Create(ctx, connection, rec)
@@ -38,7 +37,7 @@ func (t *Tokens) SaveToken(ctx context.Context, connection string, rec audatex.T
 		revision, err = t.bucket.Update(ctx, connection, rec, revision)
 	}
 	if errors.Is(err, ErrConflict) {
-		err = fmt.Errorf("%w: %w", audatex.ErrConflict, err)
+		err = fmt.Errorf("%w: %w", relay.ErrTokenChanged, err)
 	}
 	return revision, err
 }
@@ -57,16 +56,16 @@ type tokenCodec struct{ sealer *Sealer }
 
 // storedToken is a token record as it lies on the disk: what is no secret stands in the clear, for operators.
 type storedToken struct {
-	Epoch                uint64                 `json:"epoch"`
-	Generation           string                 `json:"generation"`
-	ExpiresAt            time.Time              `json:"expiresAt"`
-	RefreshedAt          time.Time              `json:"refreshedAt"`
-	Intent               *audatex.RefreshIntent `json:"intent,omitempty"`
-	ConsentRequiredSince *time.Time             `json:"consentRequiredSince,omitempty"`
-	Reason               string                 `json:"reason,omitempty"`
-	ConsentID            string                 `json:"consentId,omitempty"`
-	ConsentAt            time.Time              `json:"consentAt,omitzero"`
-	Sealed               []byte                 `json:"sealed"`
+	Epoch                uint64               `json:"epoch"`
+	Generation           string               `json:"generation"`
+	ExpiresAt            time.Time            `json:"expiresAt"`
+	RefreshedAt          time.Time            `json:"refreshedAt"`
+	Intent               *relay.RefreshIntent `json:"intent,omitempty"`
+	ConsentRequiredSince *time.Time           `json:"consentRequiredSince,omitempty"`
+	Reason               string               `json:"reason,omitempty"`
+	ConsentID            string               `json:"consentId,omitempty"`
+	ConsentAt            time.Time            `json:"consentAt,omitzero"`
+	Sealed               []byte               `json:"sealed"`
 }
 
 type sealedToken struct {
@@ -74,7 +73,7 @@ type sealedToken struct {
 	Refresh string `json:"refresh"`
 }
 
-func (c tokenCodec) encode(key string, r audatex.TokenRecord) ([]byte, error) {
+func (c tokenCodec) encode(key string, r relay.TokenRecord) ([]byte, error) {
 	sealed, err := c.sealer.seal("tokens "+key, sealedToken{r.AccessToken.Reveal(), r.RefreshToken.Reveal()})
 	if err != nil {
 		return nil, err
@@ -82,17 +81,17 @@ func (c tokenCodec) encode(key string, r audatex.TokenRecord) ([]byte, error) {
 	return relay.Encode(storedToken{r.Epoch, r.Generation, r.ExpiresAt, r.RefreshedAt, r.Intent, r.ConsentRequiredSince, r.Reason, r.ConsentID, r.ConsentAt, sealed})
 }
 
-func (c tokenCodec) decode(key string, b []byte) (audatex.TokenRecord, error) {
+func (c tokenCodec) decode(key string, b []byte) (relay.TokenRecord, error) {
 	var s storedToken
 	if err := json.Unmarshal(b, &s); err != nil {
-		return audatex.TokenRecord{}, err
+		return relay.TokenRecord{}, err
 	}
 	var secret sealedToken
 	if err := c.sealer.open("tokens "+key, s.Sealed, &secret); err != nil {
-		return audatex.TokenRecord{}, err
+		return relay.TokenRecord{}, err
 	}
-	return audatex.TokenRecord{
-		AccessToken: audatex.NewSecret(secret.Access), RefreshToken: audatex.NewSecret(secret.Refresh), ExpiresAt: s.ExpiresAt,
+	return relay.TokenRecord{
+		AccessToken: relay.NewSecret(secret.Access), RefreshToken: relay.NewSecret(secret.Refresh), ExpiresAt: s.ExpiresAt,
 		RefreshedAt: s.RefreshedAt, Intent: s.Intent, ConsentRequiredSince: s.ConsentRequiredSince, Reason: s.Reason,
 		ConsentID: s.ConsentID, ConsentAt: s.ConsentAt, Epoch: s.Epoch, Generation: s.Generation,
 	}, nil

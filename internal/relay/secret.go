@@ -1,11 +1,12 @@
-package audatex
+package relay
 
 import (
 	"fmt"
 	"log/slog"
 )
 
-const redacted = "[redacted]"
+// Redacted stands in the place of a secret.
+const Redacted = "[redacted]"
 
 // Secret holds a token or client secret so that it cannot slip into a log line, an error or a JSON document: every
 // way of printing it yields "[redacted]", and only Reveal gives the text. The zero value is the empty secret.
@@ -37,13 +38,13 @@ func (s Secret) Empty() bool { return s.text == nil }
 func (s Secret) Equal(o Secret) bool { return s.Reveal() == o.Reveal() }
 
 // String never gives the text.
-func (s Secret) String() string { return redacted }
+func (s Secret) String() string { return Redacted }
 
 // Format never gives the text, whatever the verb.
-func (s Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, redacted) }
+func (s Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, Redacted) }
 
 // LogValue never gives the text.
-func (s Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
+func (s Secret) LogValue() slog.Value { return slog.StringValue(Redacted) }
 
 // MarshalText never gives the text: what stores a secret reveals and encrypts it explicitly.
-func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+func (s Secret) MarshalText() ([]byte, error) { return []byte(Redacted), nil }
