@@ -14,20 +14,18 @@ import (
 // laptop is a fresh shell for the commands of a document, with the programs built already and ports of its own.
 type laptop struct {
 	*shell
+	dir     string
 	replace *strings.Replacer
 }
 
 func newLaptop(t *testing.T) laptop {
 	t.Helper()
 	dir := t.TempDir()
-	receiver := filepath.Join(dir, "receiver")
-	if err := harness.Build(t.Context(), filepath.Join("..", ".."), "./examples/receiver", receiver); err != nil {
-		t.Fatal(err)
-	}
 	l := laptop{shell: startShell(t, dir)}
+	built := "mkdir try && ln -s " + relayBinary(t)
 	replace := []string{
-		"go build -o try/ ./cmd/relay ./examples/receiver", "mkdir try && ln -s " + relayBinary(t) + " " + receiver + " try",
-		"go build -o try/ ./cmd/relay", "mkdir try && ln -s " + relayBinary(t) + " try",
+		"go build -o try/ ./cmd/relay ./examples/receiver", built + " " + filepath.Join(dir, "receiver") + " try",
+		"go build -o try/ ./cmd/relay", built + " try",
 	}
 	for _, port := range []string{"8080", "8090", "9464", "3000"} {
 		address := freeAddress(t)
@@ -36,7 +34,7 @@ func newLaptop(t *testing.T) laptop {
 			l.shell.run("set -u; export RELAY_SANDBOX_ADDR=" + address)
 		}
 	}
-	l.replace = strings.NewReplacer(replace...)
+	l.dir, l.replace = dir, strings.NewReplacer(replace...)
 	return l
 }
 
@@ -79,6 +77,9 @@ func TestTheRelayOnALaptop(t *testing.T) {
 	_, promised, _ := strings.Cut(string(page), "```text\n")
 	promised, _, _ = strings.Cut(promised, "```")
 	l := newLaptop(t)
+	if err := harness.Build(t.Context(), filepath.Join("..", ".."), "./examples/receiver", filepath.Join(l.dir, "receiver")); err != nil {
+		t.Fatal(err)
+	}
 	arrived := false
 	for i, block := range commandsOf(t, "docs/try.md", 10) {
 		out := l.run(block)
