@@ -118,7 +118,7 @@ func (p *Poller) PollNow(_ context.Context, connection string) error {
 	if err := r.unstorable(); err != nil {
 		return err
 	}
-	r.wake()
+	r.pollNow()
 	return nil
 }
 

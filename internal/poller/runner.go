@@ -5,11 +5,11 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/relay"
-	"github.com/audatex-relay/relay/internal/roster"
 	"github.com/audatex-relay/relay/internal/shard"
 )
 
@@ -25,13 +25,14 @@ const (
 	storeMost  = 5 * time.Second
 )
 
-// runner polls one connection under one lease. One goroutine owns everything in it but what mu guards.
+// runner polls one connection under one lease. Its turns own everything in it but what mu guards.
 type runner struct {
 	p          *Poller
 	lease      *shard.Lease
 	generation string
-	now        chan struct{} // a poll is wanted at once
-	changed    chan struct{} // the connection's document has changed: a poll is wanted soon
+	wake       func()
+	now        atomic.Bool // a poll is wanted at once
+	changed    atomic.Bool // the connection's document has changed: a poll is wanted soon
 	log        *slog.Logger
 
 	plan   schedule
@@ -42,6 +43,8 @@ type runner struct {
 
 	doc           relay.Poll // as stored, at revision
 	revision      uint64
+	begun         bool      // it has had its first turn
+	resumed       bool      // the schedule goes on from where the document left it
 	adopted       bool      // the document carries our epoch, or there is none; no intent of another stands in it
 	lost          bool      // an owner of a higher epoch writes the document
 	unsaved       bool      // the document could not be stored when last tried
@@ -66,15 +69,13 @@ type seen struct {
 	unstored     string // why a page that was read is not in the inbox yet; "" if none is waited for
 }
 
-func (p *Poller) newRunner(lease *shard.Lease, c relay.Connection, fresh bool) *runner {
+func (p *Poller) newRunner(lease *shard.Lease, c relay.Connection, fresh bool, wake func()) *runner {
 	r := &runner{
-		p: p, lease: lease, generation: c.Generation, now: make(chan struct{}, 1), changed: make(chan struct{}, 1), connection: c,
+		p: p, lease: lease, generation: c.Generation, wake: wake, connection: c,
 		seen: seen{state: StateNew}, log: p.Log.With("connection", c.ID, "shard", lease.Shard()),
 		plan: schedule{phase: phaseOf(c.ID)},
 	}
-	if fresh {
-		signal(r.changed)
-	}
+	r.changed.Store(fresh)
 	return r
 }
 
@@ -86,17 +87,14 @@ func (r *runner) Change(c relay.Connection) {
 	}
 	r.connection = c
 	r.mu.Unlock()
-	signal(r.changed)
+	r.changed.Store(true)
+	r.wake()
 }
 
-func (r *runner) wake() { signal(r.now) }
-
-// signal tells a runner something, now or the next time it looks.
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
+// pollNow has a poll made at once.
+func (r *runner) pollNow() {
+	r.now.Store(true)
+	r.wake()
 }
 
 func (r *runner) config() relay.Connection {
@@ -105,40 +103,31 @@ func (r *runner) config() relay.Connection {
 	return r.connection
 }
 
-// Run polls until ctx ends or another owner is found to have taken over.
-func (r *runner) Run(ctx context.Context) {
-	defer r.weigh(0)
+// Turn does what is due, and returns when there is something to decide next; false if that is nothing any more.
+func (r *runner) Turn(ctx context.Context) (time.Duration, bool) {
 	r.follow()
-	// Neither a start nor a shard that is taken over must have every connection's document written at once.
-	next := time.NewTimer(rand.N(min(r.plan.interval/10, maxJitter) + 1))
-	defer next.Stop()
-	for first := true; ; first = false {
-		wanted := false
-		select {
-		case <-ctx.Done():
-			return
-		case <-r.now:
-			wanted = true
-		case <-r.changed:
-			r.plan.hurry(time.Now())
-		case <-next.C:
-		}
-		wait, goesOn := time.Duration(0), false
-		roster.Apart(func() { wait, goesOn = r.turn(ctx, first, wanted) })
-		if !goesOn {
-			return
-		}
-		next.Reset(wait)
+	wanted, begun := r.now.Swap(false), r.begun
+	r.begun = true
+	if r.changed.Swap(false) {
+		r.plan.hurry(time.Now())
+	} else if !begun && !wanted {
+		// Neither a start nor a shard that is taken over must have every connection's document written at once.
+		return rand.N(min(r.plan.interval/10, maxJitter) + 1), true
 	}
+	wait, goesOn := r.turn(ctx, wanted)
+	if !goesOn {
+		r.weigh(0)
+	}
+	return wait, goesOn
 }
 
-// turn does what is due, and returns when there is something to decide next; false if that is nothing any more.
-func (r *runner) turn(ctx context.Context, first, wanted bool) (time.Duration, bool) {
-	r.follow()
+// turn is a turn that may poll.
+func (r *runner) turn(ctx context.Context, wanted bool) (time.Duration, bool) {
 	if !r.lease.Await(ctx) || !r.adopted && !r.adopt(ctx) {
 		return 0, false
 	}
-	if first {
+	if !r.resumed {
+		r.resumed = true
 		r.resume()
 	}
 	r.tellUntold(ctx)

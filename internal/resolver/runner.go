@@ -11,7 +11,6 @@ import (
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
-	"github.com/audatex-relay/relay/internal/roster"
 	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -59,7 +58,7 @@ type runner struct {
 	troubled bool
 }
 
-func (r *Resolver) newRunner(lease *shard.Lease, c relay.Connection, _ bool) *runner {
+func (r *Resolver) newRunner(lease *shard.Lease, c relay.Connection, _ bool, _ func()) *runner {
 	return &runner{
 		Resolver: r, lease: lease, connection: c.ID, generation: c.Generation, log: r.log.With("connection", c.ID, "shard", lease.Shard()),
 		woken: make(chan struct{}, 1), again: make(chan struct{}, 1), asked: make(chan chan progress), ended: make(chan struct{}),
@@ -84,10 +83,11 @@ func signal(c chan struct{}) {
 	}
 }
 
-// Run resolves until ctx ends, or another owner takes over.
-func (r *runner) Run(ctx context.Context) {
+// Turn resolves until ctx ends, or another owner takes over.
+func (r *runner) Turn(ctx context.Context) (time.Duration, bool) {
 	defer close(r.ended)
 	r.tellEnd(ctx, r.run(ctx))
+	return 0, false
 }
 
 func (r *runner) tellEnd(ctx context.Context, err error) {
@@ -105,8 +105,7 @@ func (r *runner) run(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	loaded, err := false, error(nil)
-	roster.Apart(func() { loaded, err = r.load(ctx) })
+	loaded, err := r.load(ctx)
 	if !loaded {
 		return err
 	}
@@ -197,13 +196,7 @@ func (r *runner) step(ctx, work context.Context) (time.Duration, error) {
 		return leaseAgain, nil
 	}
 	if !r.paused.After(now) {
-		var err error
-		if r.results == nil { // nothing has ever come
-			roster.Apart(func() { err = r.turn(ctx, work, now) })
-		} else {
-			err = r.turn(ctx, work, now)
-		}
-		if err != nil {
+		if err := r.turn(ctx, work, now); err != nil {
 			if ctx.Err() != nil || errors.Is(err, errSuperseded) {
 				return 0, err
 			}

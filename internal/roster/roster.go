@@ -12,6 +12,7 @@ import (
 	"math"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
@@ -20,9 +21,10 @@ import (
 
 // Runner works on one connection.
 type Runner interface {
-	// Run works until ctx ends and returns when all that was under way has ended and is stored. It may return earlier: another
-	// replica has taken over.
-	Run(ctx context.Context)
+	// Turn does what is due, however long that takes, and returns how long there is nothing else to do. It is called again then,
+	// or when the runner was woken, and once when ctx has ended. It returns false when all that was under way has ended and is
+	// stored: ctx has ended, or another replica has taken over. Then it is not called again.
+	Turn(ctx context.Context) (time.Duration, bool)
 	// Change takes the connection as it is configured now. It is called under the roster's lock and must not wait.
 	Change(c relay.Connection)
 }
@@ -30,9 +32,10 @@ type Runner interface {
 // Config is what New needs.
 type Config[R Runner] struct {
 	Connections store.Mirrored[relay.Connection]
-	// Make makes a runner. Fresh says that the connection was made just now, by somebody who wants to see it work. It is called under
-	// the roster's lock and must not wait.
-	Make func(lease *shard.Lease, c relay.Connection, fresh bool) R
+	// Make makes a runner; wake gives it a turn at once, or another one after that under way, and may be called from anywhere.
+	// Fresh says that the connection was made just now, by somebody who wants to see it work. Make is called under the roster's
+	// lock and must not wait.
+	Make func(lease *shard.Lease, c relay.Connection, fresh bool, wake func()) R
 	Log  *slog.Logger
 }
 
@@ -45,7 +48,9 @@ type Roster[R Runner] struct {
 	mu      sync.Mutex
 	held    map[int]*holding
 	running map[string]*entry[R]
-	last    map[string]chan struct{} // closed when the connection's last runner has ended
+	last    map[string]*entry[R] // the connection's newest runner that has not ended
+
+	turns turns
 }
 
 // holding is one call of Own.
@@ -56,15 +61,20 @@ type holding struct {
 	done    chan struct{}
 }
 
+// entry is a runner and its turns.
 type entry[R Runner] struct {
+	task
 	runner     R
 	generation string
-	stop       context.CancelFunc
+	ctx        context.Context
+	cancel     context.CancelFunc
+	begun      bool
+	next       *entry[R] // begins when this one has ended
 }
 
 // New makes a roster that knows of nothing.
 func New[R Runner](c Config[R]) *Roster[R] {
-	r := &Roster[R]{Config: c, held: map[int]*holding{}, running: map[string]*entry[R]{}, last: map[string]chan struct{}{}}
+	r := &Roster[R]{Config: c, held: map[int]*holding{}, running: map[string]*entry[R]{}, last: map[string]*entry[R]{}}
 	r.known = store.NewMirror(store.MirrorConfig[relay.Connection]{
 		Bucket: c.Connections, Log: c.Log, What: "connection", OnChange: r.changed,
 		Group: func(c relay.Connection) string { return group(relay.ShardOf(c.ID)) },
@@ -146,7 +156,7 @@ func (r *Roster[R]) take(ctx context.Context, h *holding) bool {
 	}
 }
 
-// release stops holding a shard: nothing more is started for it. Its runners end by its context.
+// release stops holding a shard: nothing more is started for it, and its runners end.
 func (r *Roster[R]) release(h *holding) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -160,34 +170,48 @@ func (r *Roster[R]) release(h *holding) {
 // start has a new runner work on a connection once the one before has ended; mu is held.
 func (r *Roster[R]) start(h *holding, c relay.Connection, fresh bool) {
 	id := c.ID
-	ctx, cancel := context.WithCancel(h.ctx)
-	e := &entry[R]{runner: r.Make(h.lease, c, fresh), generation: c.Generation, stop: cancel}
-	before, done := r.last[id], make(chan struct{})
-	r.running[id], r.last[id] = e, done
-	h.runners.Go(func() {
-		defer cancel()
-		if before != nil {
-			<-before // its last writes come before this one's first read
+	ctx, cancel := context.WithCancel(h.ctx) //nolint:gosec // its last turn calls it
+	e := &entry[R]{generation: c.Generation, ctx: ctx, cancel: cancel}
+	e.runner = r.Make(h.lease, c, fresh, func() { r.turns.wake(&e.task) })
+	e.turn = func() (time.Duration, bool) { return r.turn(h, id, e) }
+	h.runners.Add(1)
+	before := r.last[id]
+	r.running[id], r.last[id] = e, e
+	if before != nil { // its last writes come before this one's first read
+		before.next = e
+		return
+	}
+	r.turns.begin(&e.task)
+}
+
+// turn is one turn of a connection's runner.
+func (r *Roster[R]) turn(h *holding, id string, e *entry[R]) (time.Duration, bool) {
+	if e.begun || e.ctx.Err() == nil {
+		e.begun = true
+		if wait, more := e.runner.Turn(e.ctx); more {
+			return wait, true
 		}
-		if ctx.Err() == nil {
-			e.runner.Run(ctx)
-		}
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if r.running[id] == e {
-			delete(r.running, id)
-		}
-		if r.last[id] == done {
-			delete(r.last, id)
-		}
-		close(done)
-	})
+	}
+	e.cancel()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.running[id] == e {
+		delete(r.running, id)
+	}
+	if e.next != nil {
+		r.turns.begin(&e.next.task)
+	} else {
+		delete(r.last, id)
+	}
+	h.runners.Done()
+	return 0, false
 }
 
 // end stops a connection's runner without waiting for its end; mu is held.
 func (r *Roster[R]) end(id string) {
 	if e := r.running[id]; e != nil {
-		e.stop()
+		e.cancel()
+		r.turns.wake(&e.task)
 		delete(r.running, id)
 	}
 }

@@ -63,7 +63,7 @@ func (w *worker) Change(c relay.Connection) {
 	w.changes++
 }
 
-func (w *worker) Run(ctx context.Context) {
+func (w *worker) Turn(ctx context.Context) (time.Duration, bool) {
 	w.b.mu.Lock()
 	w.ran = true
 	w.b.working[w.id]++
@@ -77,6 +77,7 @@ func (w *worker) Run(ctx context.Context) {
 	w.b.mu.Lock()
 	defer w.b.mu.Unlock()
 	w.b.working[w.id]--
+	return 0, false
 }
 
 // watched is the bucket of a bench.
@@ -110,7 +111,7 @@ func newBench(ctx context.Context) *bench {
 	b := &bench{watch: make(chan told), working: map[string]int{}, slow: 3 * time.Second}
 	b.Roster = roster.New(roster.Config[*worker]{
 		Connections: watched(b.watch),
-		Make: func(lease *shard.Lease, c relay.Connection, fresh bool) *worker {
+		Make: func(lease *shard.Lease, c relay.Connection, fresh bool, _ func()) *worker {
 			w := &worker{b: b, lease: lease, id: c.ID, fresh: fresh, now: c, quits: make(chan struct{})}
 			b.mu.Lock()
 			defer b.mu.Unlock()
