@@ -30,7 +30,7 @@ func (b *bench) measureLanes() error {
 	}
 	all := make([]*standing, b.sizes.laneOwners)
 	for i := range all {
-		c := &standing{Cursor: cursor.New(policy), id: fmt.Sprintf("callback.cb-%d", i), revisions: map[string]uint64{}}
+		c := &standing{Cursor: cursor.New(policy), id: store.CallbackCursor(fmt.Sprintf("cb-%d", i)), revisions: map[string]uint64{}}
 		for n := range lanesEach {
 			c.Offer(cursor.Entry{Seq: uint64(n + 1), Order: fmt.Sprintf("5f0c1c2e-6a64-4a2c-9d55-%012x", n)})
 		}
@@ -57,7 +57,7 @@ func (b *bench) measureLanes() error {
 					return err
 				}
 				bytes += len(text)
-				key := c.id + "." + l.Order
+				key := store.LaneKey(c.id, l.Order)
 				puts = append(puts, store.Put[cursor.Lane]{Key: key, Value: l, Revision: c.revisions[key]})
 			}
 			for i, r := range s.Lanes.PutAll(b.ctx, puts) {

@@ -32,6 +32,9 @@ type Carried struct {
 	FilterFrom uint64 `json:"filterFrom,omitempty"`
 }
 
+// OwnerEpoch is the epoch of the owner who wrote the document.
+func (c Carried) OwnerEpoch() uint64 { return c.Epoch }
+
 // Health describes how the receiver has been answering.
 type Health struct {
 	// Failures counts failed attempts and probes in a row. Any answer of the receiver resets it.
@@ -93,6 +96,9 @@ type Lane struct {
 	Epoch      uint64    `json:"epoch,omitempty"`
 	Generation string    `json:"generation,omitempty"`
 }
+
+// OwnerEpoch is the epoch of the owner who wrote the lane.
+func (l Lane) OwnerEpoch() uint64 { return l.Epoch }
 
 // DecodeDocument parses a stored Document. It ignores unknown fields; contradictory data is an
 // error.

@@ -147,10 +147,10 @@ func TestQuietCallbacksWriteNothing(t *testing.T) {
 	}
 	b.register(callback("busy", r.URL))
 	d := b.start()
-	isQuiet := func(subject string) bool { return strings.Contains(subject, "_cursors.callback.quiet-") }
+	isQuiet := func(subject string) bool { return strings.Contains(subject, ".callback.quiet-") }
 	until(t, "each has its first documents", func() bool {
 		n := 0
-		docs, err := b.store.Cursors.All(context.Background(), "callback", func(string, error) {})
+		docs, err := b.store.Cursors.All(context.Background(), store.CallbackCursors.Everywhere(), func(string, error) {})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -167,7 +167,7 @@ func TestQuietCallbacksWriteNothing(t *testing.T) {
 	}
 	until(t, "all arrive", func() bool { return r.distinct() == 500 })
 	until(t, "the watermarks say so", func() bool {
-		marks, err := b.store.Watermarks.All(context.Background(), "watermark", func(string, error) {})
+		marks, err := b.store.Watermarks.All(context.Background(), store.AllWatermarks, func(string, error) {})
 		if err != nil {
 			t.Fatal(err)
 		}

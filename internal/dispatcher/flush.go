@@ -388,4 +388,6 @@ func (f *flusher) known(ctx context.Context, w *work, order string) bool {
 	return true
 }
 
-func laneKey(callback, order string) string { return store.CallbackCursor(callback) + "." + order }
+func laneKey(callback, order string) string {
+	return store.LaneKey(store.CallbackCursor(callback), order)
+}

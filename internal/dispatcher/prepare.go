@@ -19,15 +19,15 @@ import (
 // meanwhile is not taken for too far, and a document that one of them has written since is left to it. It is told as an operational event.
 func (d *Dispatcher) Prepare(ctx context.Context) error {
 	unreadable := func(string, error) {} // told when its shard is taken on
-	documents, err := d.conf.Store.Cursors.All(ctx, "callback", unreadable)
+	documents, err := d.conf.Store.Cursors.All(ctx, store.CallbackCursors.Everywhere(), unreadable)
 	if err != nil {
 		return fmt.Errorf("prepare the callbacks' cursors: %w", err)
 	}
-	allLanes, err := d.conf.Store.Lanes.All(ctx, "callback", unreadable)
+	allLanes, err := d.conf.Store.Lanes.All(ctx, store.CallbackCursors.Everywhere(), unreadable)
 	if err != nil {
 		return fmt.Errorf("prepare the callbacks' cursors: %w", err)
 	}
-	marks, err := d.conf.Store.Watermarks.All(ctx, "watermark", unreadable)
+	marks, err := d.conf.Store.Watermarks.All(ctx, store.AllWatermarks, unreadable)
 	if err != nil {
 		return fmt.Errorf("prepare the watermarks: %w", err)
 	}
@@ -36,7 +36,7 @@ func (d *Dispatcher) Prepare(ctx context.Context) error {
 		found[documents[i].Key] = &stored{doc: &documents[i]}
 	}
 	for _, l := range allLanes {
-		id, _, _ := strings.Cut(strings.TrimPrefix(l.Key, store.CallbackCursor("")), ".")
+		_, id, _, _ := store.ParseCursorKey(l.Key)
 		if s := found[store.CallbackCursor(id)]; s != nil {
 			s.lanes = append(s.lanes, l)
 		}

@@ -3,7 +3,6 @@ package dispatcher
 import (
 	"context"
 	"errors"
-	"strings"
 
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/store"
@@ -60,7 +59,7 @@ func (d *Dispatcher) read(ctx context.Context, of func(string) *tenure, whole ma
 		return found[id]
 	}
 	unreadable := func(key string, err error) {
-		if id := strings.TrimPrefix(key, store.CallbackCursor("")); of(id) != nil {
+		if _, id, _, ok := store.ParseCursorKey(key); ok && of(id) != nil {
 			get(id).unreadable = true
 			d.conf.Log.Error("a cursor cannot be read; its callback starts anew from where it was registered", "key", key, "error", err)
 		}
@@ -84,22 +83,21 @@ func (d *Dispatcher) read(ctx context.Context, of func(string) *tenure, whole ma
 		}
 		return found, nil
 	}
-	documents, err := d.conf.Store.Cursors.All(ctx, "callback", unreadable)
+	documents, err := d.conf.Store.Cursors.All(ctx, store.CallbackCursors.Everywhere(), unreadable)
 	if err != nil {
 		return nil, err
 	}
 	for i := range documents {
-		if id := strings.TrimPrefix(documents[i].Key, store.CallbackCursor("")); of(id) != nil {
+		if _, id, _, ok := store.ParseCursorKey(documents[i].Key); ok && of(id) != nil {
 			get(id).doc = &documents[i]
 		}
 	}
-	lanes, err := d.conf.Store.Lanes.All(ctx, "callback", d.badLane)
+	lanes, err := d.conf.Store.Lanes.All(ctx, store.CallbackCursors.Everywhere(), d.badLane)
 	if err != nil {
 		return nil, err
 	}
 	for _, l := range lanes {
-		id, _, _ := strings.Cut(strings.TrimPrefix(l.Key, store.CallbackCursor("")), ".")
-		if of(id) != nil {
+		if _, id, _, ok := store.ParseCursorKey(l.Key); ok && of(id) != nil {
 			get(id).lanes = append(get(id).lanes, l)
 		}
 	}

@@ -162,7 +162,8 @@ func TestTakeoverWithoutAGoodbye(t *testing.T) {
 // what it still managed to write is not taken for the other's.
 func TestStaleOwnerWritesNothing(t *testing.T) {
 	t.Parallel()
-	for _, held := range []string{"attempts", "_lanes.", "_cursors.callback.", "_cursors.watermark."} {
+	n := relay.ShardOf("busy")
+	for _, held := range []string{"attempts", "_lanes.", "_cursors." + store.CallbackCursor("busy"), "_cursors." + store.WatermarkKey(n, "events")} {
 		t.Run(held, func(t *testing.T) {
 			t.Parallel()
 			b := newBench(t)
@@ -181,7 +182,6 @@ func TestStaleOwnerWritesNothing(t *testing.T) {
 			b.register(busy)
 			b.register(quiet)
 			patient := func(c *dispatcher.Config) { c.Schedule, c.CircuitFailures = []time.Duration{time.Hour}, 1000 }
-			n := relay.ShardOf("busy")
 			first, second := b.join(patient), b.join(patient)
 			first.take(n)
 			for i := range 5 {
@@ -239,9 +239,9 @@ func (b *bench) revisions(epoch uint64) map[string]uint64 {
 	b.t.Helper()
 	at := map[string]uint64{}
 	bad := func(key string, err error) { b.t.Error(key, err) }
-	docs, err1 := b.store.Cursors.All(context.Background(), "callback", bad)
-	lanes, err2 := b.store.Lanes.All(context.Background(), "callback", bad)
-	marks, err3 := b.store.Watermarks.All(context.Background(), "watermark", bad)
+	docs, err1 := b.store.Cursors.All(context.Background(), store.CallbackCursors.Everywhere(), bad)
+	lanes, err2 := b.store.Lanes.All(context.Background(), store.CallbackCursors.Everywhere(), bad)
+	marks, err3 := b.store.Watermarks.All(context.Background(), store.AllWatermarks, bad)
 	if err := errors.Join(err1, err2, err3); err != nil {
 		b.t.Fatal(err)
 	}
@@ -385,7 +385,7 @@ func TestComersAreReadForTogether(t *testing.T) {
 	first := b.start()
 	b.publish("leeds", 1)
 	until(t, "all follow the log", func() bool {
-		docs, err := b.store.Cursors.All(context.Background(), "callback", func(string, error) {})
+		docs, err := b.store.Cursors.All(context.Background(), store.CallbackCursors.Everywhere(), func(string, error) {})
 		return err == nil && len(docs) == callbacks+1 && !slices.ContainsFunc(docs, func(e store.Entry[cursor.Document]) bool { return e.Value.Behind })
 	})
 	first.crash()
@@ -426,7 +426,7 @@ func TestLoadingHoldsUpNobody(t *testing.T) {
 	d := b.join()
 	d.take(relay.ShardOf("busy"))
 	d.ready()
-	release := d.gate.keep(func(w store.Write) bool { return strings.HasSuffix(w.Subject, "_cursors.callback."+joins.ID) })
+	release := d.gate.keep(func(w store.Write) bool { return strings.HasSuffix(w.Subject, ".callback."+joins.ID) })
 	defer release()
 	d.take(relay.ShardOf(joins.ID))
 	until(t, "the other is being loaded", d.gate.keeps)

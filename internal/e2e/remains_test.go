@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
@@ -102,15 +101,17 @@ func (w *world) read(ctx context.Context, s *store.Store, a *archive) (remains, 
 	}
 	var errs []error
 	bad := func(key string, err error) { errs = append(errs, errors.New("unreadable: "+key), err) }
-	documents, err := s.Cursors.All(ctx, "callback", bad)
+	documents, err := s.Cursors.All(ctx, store.CallbackCursors.Everywhere(), bad)
 	errs = append(errs, err)
 	for _, d := range documents {
-		r.cursors[strings.TrimPrefix(d.Key, store.CallbackCursor(""))] = d.Value
+		_, id, _, _ := store.ParseCursorKey(d.Key)
+		r.cursors[id] = d.Value
 	}
-	lanes, err := s.Lanes.All(ctx, "callback", bad)
+	lanes, err := s.Lanes.All(ctx, store.CallbackCursors.Everywhere(), bad)
 	errs = append(errs, err)
 	for _, l := range lanes {
-		r.lanes[strings.TrimPrefix(l.Key, store.CallbackCursor(""))] = l.Value
+		_, id, order, _ := store.ParseCursorKey(l.Key)
+		r.lanes[id+"."+order] = l.Value
 	}
 	for _, c := range w.receivers {
 		shard := relay.ShardOf(c.ID)

@@ -160,3 +160,6 @@ type Poll struct {
 	// ConsentToldFor is the end of consent for which an operational event was published.
 	ConsentToldFor *time.Time `json:"consentToldFor,omitempty"`
 }
+
+// OwnerEpoch is the epoch of the owner who wrote the document.
+func (p Poll) OwnerEpoch() uint64 { return p.Epoch }

@@ -28,6 +28,9 @@ type Reconciliation struct {
 	Last       *ReconcileEnding `json:"last,omitempty"` // the last run that was completed
 }
 
+// OwnerEpoch is the epoch of the owner who wrote the document.
+func (d Reconciliation) OwnerEpoch() uint64 { return d.Epoch }
+
 // ReconcileWant is a request for a run.
 type ReconcileWant struct {
 	Causes []ReconcileCause `json:"causes"`

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -250,6 +249,6 @@ func (r *Resolver) allLanes(ctx context.Context, bad func(string, error)) (map[s
 
 // cursorOf answers whose lane a key is of: inbox.<connection>.<lane>.
 func cursorOf(key string) string {
-	connection, _, _ := strings.Cut(key[len(inboxCursors)+1:], ".")
+	_, connection, _, _ := store.ParseCursorKey(key)
 	return store.InboxCursor(connection)
 }

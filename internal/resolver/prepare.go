@@ -10,8 +10,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// inboxCursors is the first part of the key of every cursor over the inbox.
-var inboxCursors = store.InboxCursor("")[:len(store.InboxCursor(""))-1]
+// inboxCursors are the keys of all cursors over the inbox.
+var inboxCursors = store.InboxCursors.Everywhere()
 
 // Prepare holds every cursor against the inbox before this replica holds any shard: after a power cut or a restore the inbox may
 // end earlier than a cursor says, and its next pages would be passed over. The cursors are read before the inbox's end is: one that
@@ -45,7 +45,7 @@ func (r *Resolver) Prepare(ctx context.Context) error {
 }
 
 func (r *Resolver) clamp(ctx context.Context, d store.Entry[cursor.Document], lanes []store.Entry[cursor.Lane], last uint64) error {
-	connection := d.Key[len(inboxCursors)+1:]
+	_, connection, _, _ := store.ParseCursorKey(d.Key)
 	s, err := r.newStand(nil, d.Key, d.Value.Generation, d.Value, d.Revision, lanes)
 	if err != nil {
 		r.log.ErrorContext(ctx, "cannot hold a cursor against the inbox", "connection", connection, "error", err)

@@ -80,7 +80,7 @@ func flushAll(ctx context.Context, stands []*stand, rule contest) []error {
 	return errs
 }
 
-func (s *stand) laneKey(order string) string { return s.key + "." + order }
+func (s *stand) laneKey(order string) string { return store.LaneKey(s.key, order) }
 
 // jitter spreads a wait over 90 to 110 % of it, so that connections that failed together do not come back together.
 func jitter(d time.Duration) time.Duration {

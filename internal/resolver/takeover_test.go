@@ -397,7 +397,7 @@ func TestManyConnectionsAreTakenOnTogether(t *testing.T) {
 	began := time.Now()
 	stop := r.work(resolver.New(r.config(gated)), 9)
 	eventually(t, "every cursor under the new epoch", func() bool {
-		all, err := r.store.Cursors.All(t.Context(), "inbox", func(string, error) {})
+		all, err := r.store.Cursors.All(t.Context(), store.InboxCursors.Everywhere(), func(string, error) {})
 		if err != nil {
 			t.Fatal(err)
 		}

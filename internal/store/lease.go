@@ -19,6 +19,8 @@ type Owner struct {
 }
 
 // Lease says who owns a shard. It lies under LeaseKey and goes by itself when it is not renewed.
+//
+// Its writes do not follow the rule of PutOwned, as it is what epochs are made of: whose it is only the nonce says.
 type Lease struct {
 	Replica string `json:"replica"`
 	Nonce   string `json:"nonce"` // random per start: only an equal nonce is "mine"

@@ -64,22 +64,6 @@ type Store struct {
 	Reconciliations *Bucket[relay.Reconciliation]
 }
 
-// Watermark says that every quiet callback (or connection) of a shard has nothing unsettled at or below Position. It lies in
-// relay_cursors under WatermarkKey.
-type Watermark struct {
-	Epoch    uint64 `json:"epoch"`
-	Position uint64 `json:"position"`
-}
-
-// InboxCursor is the key in relay_cursors, and the first part of those in relay_lanes, of a connection's reader of the inbox.
-func InboxCursor(connection string) string { return "inbox." + connection }
-
-// CallbackCursor is the same of a callback's reader of the events.
-func CallbackCursor(callback string) string { return "callback." + callback }
-
-// WatermarkKey is the key of a shard's watermark over a log ("events").
-func WatermarkKey(shard int, log string) string { return fmt.Sprintf("watermark.%d.%s", shard, log) }
-
 // ReconcileKey is the key in relay_polls of how far a connection is reconciled.
 func ReconcileKey(connection string) string {
 	return ReconcileShard(relay.ShardOf(connection)) + "." + connection

@@ -12,6 +12,9 @@ import (
 )
 
 // Tokens holds each connection's token pair, encrypted. It implements audatex.TokenStore.
+//
+// Its writes do not follow the rule of PutOwned: what the vendor has answered to a refresh is written also over a
+// document of a higher epoch. The old refresh token is spent, and stepping back would lose the only new one.
 type Tokens struct{ bucket *Bucket[relay.TokenRecord] }
 
 func openTokens(ctx context.Context, s *Store, sealer *Sealer) (*Tokens, error) {

@@ -1,0 +1,105 @@
+package cursorstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// Tell is called of each cursor that is taken back to the end of its log, at last, before that is stored: it is
+// told again if this replica dies in between.
+type Tell func(ctx context.Context, id string, c cursor.Clamped, last uint64) error
+
+// Clamp takes every cursor of the kind that stands beyond the end of its log back to it: after a power cut or a
+// restore the log may end earlier than a cursor says, and positions above the end will be given to other entries. It
+// is for the start, before this replica takes any shard. Other replicas may be at work: the cursors are read before
+// the log's end is, so none that they move meanwhile is taken for too far, and one that was written since is left to
+// its owner, who knows. End returns the log's last position; highest is the highest that any cursor speaks of.
+func (s *Store) Clamp(
+	ctx context.Context, now time.Time, end func(ctx context.Context, highest uint64) (last uint64, err error), tell Tell,
+) error {
+	found, err := s.load(ctx, s.kind.Everywhere())
+	if err != nil {
+		return fmt.Errorf("read the cursors: %w", err)
+	}
+	var highest uint64
+	for _, f := range found {
+		highest = max(highest, f.Highest())
+	}
+	last, err := end(ctx, highest)
+	if err != nil {
+		return fmt.Errorf("read the end of the log: %w", err)
+	}
+	for _, id := range slices.Sorted(maps.Keys(found)) {
+		if f := found[id]; f.Document != nil && f.Highest() > last {
+			if err := s.clamp(ctx, f, now, last, tell); err != nil {
+				return fmt.Errorf("take %s back to the end of the log: %w", f.Handle.key, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Store) clamp(ctx context.Context, f *Stored, now time.Time, last uint64, tell Tell) error {
+	c, err := f.Restore(cursor.Policy{}, f.Document.Generation, now)
+	if err != nil { // its reader finds out when the shard is taken, and begins again
+		s.log.ErrorContext(ctx, "a cursor cannot be held against its log", "error", err)
+		return nil
+	}
+	cut, changed := c.Clamp(last)
+	if !changed {
+		return nil
+	}
+	if err := tell(ctx, f.ID, cut, last); err != nil {
+		return err
+	}
+	r := s.Adopt(ctx, f.Document.Epoch, []Save{{f.Handle, c.Changes()}})[0]
+	if r.Outcome == store.Changed || r.Outcome == store.Superseded {
+		s.log.InfoContext(ctx, "the cursor has an owner who goes on with it", "key", f.Handle.key)
+		return nil
+	}
+	return r.Err
+}
+
+// Erase removes what is stored of a cursor, but for what is of the generation to keep ("" keeps none) or of
+// a later owner. What was written since it was read stays: it is looked at when the shard is next taken on.
+func (s *Store) Erase(ctx context.Context, epoch uint64, f *Stored, keep string) error {
+	goes := func(of uint64, generation string) bool { return of <= epoch && (keep == "" || generation != keep) }
+	var lanes, documents []store.OwnedRemoval
+	for _, l := range f.Lanes {
+		if goes(l.Epoch, l.Generation) {
+			lanes = append(lanes, f.Handle.removal(l.Order, epoch))
+		}
+	}
+	if d := f.Document; d != nil && goes(d.Epoch, d.Generation) {
+		documents = append(documents, removal(f.Handle.key, f.Handle.revision, epoch))
+	}
+	var err error
+	for _, r := range store.RemoveOwned(ctx, s.store.Lanes, lanes) {
+		err = errors.Join(err, failed(r.Outcome, r.Err))
+	}
+	for _, r := range store.RemoveOwned(ctx, s.store.Cursors, documents) {
+		err = errors.Join(err, failed(r.Outcome, r.Err))
+	}
+	if f.Unreadable != nil { // whatever it is: no condition, as nobody knows its revision
+		err = errors.Join(err, s.store.Cursors.Delete(ctx, f.Handle.key, 0))
+	}
+	if err != nil {
+		return fmt.Errorf("erase cursor %s: %w", f.Handle.key, err)
+	}
+	return nil
+}
+
+// failed passes the error of a removal that must be made again.
+func failed(o store.Outcome, err error) error {
+	if o == store.Unclear || o == store.NotStored {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,188 @@
+package cursorstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// Store keeps the cursors of one kind.
+type Store struct {
+	kind  store.CursorKind
+	store *store.Store
+	log   *slog.Logger
+}
+
+// New returns a Store of a kind of cursors.
+func New(s *store.Store, kind store.CursorKind, log *slog.Logger) *Store {
+	return &Store{kind: kind, store: s, log: log}
+}
+
+// Stored is what is stored of one cursor. Once the cursor is made of it only the Handle is needed.
+type Stored struct {
+	ID         string
+	Document   *cursor.Document // nil if there is none, or it cannot be read
+	Unreadable error            // why it cannot be read
+	Lanes      []cursor.Lane
+	Handle     *Handle
+}
+
+// Handle says at which revisions a cursor is stored. Load makes it, Adopt and Flush keep it true.
+type Handle struct {
+	key      string            // of the document, and the first part of the lanes'
+	revision uint64            // of the document; 0: there is none
+	lanes    map[string]uint64 // revisions by order
+}
+
+func (s *Store) none(id string) *Stored {
+	return &Stored{ID: id, Handle: &Handle{key: s.kind.Key(id), lanes: map[string]uint64{}}}
+}
+
+// Load reads all that is stored of the kind's cursors of a shard, by id: those of ids, stored or not, and
+// any others there are.
+func (s *Store) Load(ctx context.Context, shard int, ids []string) (map[string]*Stored, error) {
+	found, err := s.load(ctx, s.kind.OfShard(shard))
+	if err != nil {
+		return nil, fmt.Errorf("load the cursors of shard %d: %w", shard, err)
+	}
+	for _, id := range ids {
+		if found[id] == nil {
+			found[id] = s.none(id)
+		}
+	}
+	return found, nil
+}
+
+// LoadOne reads what is stored of one cursor.
+func (s *Store) LoadOne(ctx context.Context, id string) (*Stored, error) {
+	f := s.none(id)
+	d, revision, err := s.store.Cursors.Get(ctx, f.Handle.key)
+	switch {
+	case err == nil:
+		f.Document, f.Handle.revision = &d, revision
+	case store.InTrouble(err):
+		return nil, err
+	case !errors.Is(err, store.ErrNotFound):
+		f.Unreadable = err
+	}
+	lanes, err := s.store.Lanes.All(ctx, f.Handle.key, s.badLane)
+	if err != nil {
+		return nil, err
+	}
+	f.add(lanes)
+	return f, nil
+}
+
+// load reads documents and then lanes: a lane is stored before the document that counts on it, so the lanes
+// are all that the document names, and more at most.
+func (s *Store) load(ctx context.Context, prefix string) (map[string]*Stored, error) {
+	found := map[string]*Stored{}
+	of := func(key string) *Stored {
+		_, id, _, ok := store.ParseCursorKey(key)
+		if !ok {
+			s.log.Error("a key among the cursors is none of the relay's; it is passed over", "key", key)
+			return s.none("")
+		}
+		if found[id] == nil {
+			found[id] = s.none(id)
+		}
+		return found[id]
+	}
+	documents, err := s.store.Cursors.All(ctx, prefix, func(key string, err error) { of(key).Unreadable = err })
+	if err != nil {
+		return nil, err
+	}
+	for i, d := range documents {
+		f := of(d.Key)
+		f.Document, f.Handle.revision = &documents[i].Value, d.Revision
+	}
+	lanes, err := s.store.Lanes.All(ctx, prefix, s.badLane)
+	if err != nil {
+		return nil, err
+	}
+	for i, l := range lanes {
+		of(l.Key).add(lanes[i : i+1])
+	}
+	return found, nil
+}
+
+func (f *Stored) add(lanes []store.Entry[cursor.Lane]) {
+	for _, l := range lanes {
+		f.Lanes = append(f.Lanes, l.Value)
+		f.Handle.lanes[l.Value.Order] = l.Revision
+	}
+}
+
+func (s *Store) badLane(key string, err error) {
+	s.log.Error("a lane cannot be read; what waits in it is lost to its reader", "key", key, "error", err)
+}
+
+// Empty reports whether nothing is stored of the cursor.
+func (f *Stored) Empty() bool { return f.Document == nil && f.Unreadable == nil && len(f.Lanes) == 0 }
+
+// Epoch is the highest under which anything of it was written.
+func (f *Stored) Epoch() (highest uint64) {
+	if f.Document != nil {
+		highest = f.Document.Epoch
+	}
+	for _, l := range f.Lanes {
+		highest = max(highest, l.Epoch)
+	}
+	return highest
+}
+
+// Highest is the highest position of the log that it speaks of.
+func (f *Stored) Highest() (at uint64) {
+	if d := f.Document; d != nil {
+		at = d.Position
+		if n := len(d.Done); n > 0 {
+			at = max(at, d.Done[n-1][1])
+		}
+		if n := len(d.Skipped); n > 0 {
+			at = max(at, d.Skipped[n-1].Seq)
+		}
+	}
+	for _, l := range f.Lanes {
+		at = max(at, l.OpenFrom)
+		if n := len(l.Entries); n > 0 {
+			at = max(at, l.Entries[n-1])
+		}
+	}
+	return at
+}
+
+// Restore returns the cursor as it is stored, or nil if nothing is stored of this generation. It fails if
+// what is stored contradicts itself.
+func (f *Stored) Restore(p cursor.Policy, generation string, now time.Time) (*cursor.Cursor, error) {
+	if f.Unreadable != nil {
+		return nil, fmt.Errorf("load cursor %s: %w", f.Handle.key, f.Unreadable)
+	}
+	if f.Document == nil || f.Document.Generation != generation {
+		return nil, nil
+	}
+	c, err := cursor.Load(p, *f.Document, f.Lanes, now)
+	if err != nil {
+		return nil, fmt.Errorf("load cursor %s: %w", f.Handle.key, err)
+	}
+	return c, nil
+}
+
+// Begin returns a cursor that begins behind a position, whatever is stored. The lanes that are stored are
+// removed with its first Changes.
+func (f *Stored) Begin(p cursor.Policy, generation string, after uint64, now time.Time) *cursor.Cursor {
+	d := cursor.New(p).Document()
+	d.Position, d.Generation, d.Adopted = after, generation, math.MaxUint64 // above the epoch of every lane: none is taken
+	c, err := cursor.Load(p, d, f.Lanes, now)
+	if err != nil { // two lanes of one order; the next owner's Load removes what stays now
+		c = cursor.New(p)
+		c.Advance(after)
+	}
+	c.SetCarried(cursor.Carried{Generation: generation})
+	return c
+}
