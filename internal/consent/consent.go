@@ -24,20 +24,23 @@ type Config struct {
 	Client *audatex.Client
 	Tokens *audatex.Tokens
 	Budget *audatex.Budget
-	// PublicURL is where the pages are reached from outside, without a closing slash. Without it no links are made.
+	// PublicURL is the address of the pages as seen from outside, without a trailing slash. Without
+	// it no links are made.
 	PublicURL string
-	// AuthURL is the vendor's consent page, ClientID what the vendor calls this relay, Scopes what it asks for.
+	// AuthURL is the vendor's consent page, ClientID the vendor's name for this relay, Scopes what
+	// the relay asks for.
 	AuthURL, ClientID string
 	Scopes            []string
-	// PKCE sends a challenge along (RFC 7636).
+	// PKCE adds a challenge to the request (RFC 7636).
 	PKCE bool
 	// ReturnOrigins are the origins that a link's return URL may have, such as https://bms.example.
 	ReturnOrigins []string
 	// CallBound is how long one call to the vendor may take.
 	CallBound time.Duration
-	// Exclusive: no other process works on this store. What another process has begun is then a dead one's.
+	// Exclusive means that no other process works on this store. Attempts of another process are
+	// then those of a dead one.
 	Exclusive bool
-	// Proxies are believed when they say for whom they speak.
+	// Proxies are trusted to name the address that a request came from.
 	Proxies ingress.Proxies
 	Metrics *Metrics
 	Log     *slog.Logger
@@ -57,11 +60,12 @@ type Service struct {
 
 	mu      sync.Mutex
 	closed  bool
-	flights sync.WaitGroup
-	flying  map[string]bool // attempts that this process works on
+	running sync.WaitGroup
+	active  map[string]bool // the attempts that this process is working on
 }
 
-// New checks the configuration. Run must run for lists and for what other processes have left.
+// New checks the configuration. Lists are complete, and the attempts of other processes are
+// continued, only while Run runs.
 func New(c Config) (*Service, error) {
 	if c.CallBound <= 0 {
 		c.CallBound = 30 * time.Second
@@ -69,7 +73,7 @@ func New(c Config) (*Service, error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	s := &Service{c: c, nonce: relay.NewID(), guards: newGuards(), flying: map[string]bool{}}
+	s := &Service{c: c, nonce: relay.NewID(), guards: newGuards(), active: map[string]bool{}}
 	if err := s.setPublicURL(); err != nil {
 		return nil, err
 	}
@@ -98,7 +102,8 @@ func (s *Service) setPublicURL() error {
 	return nil
 }
 
-// OriginOf returns an address's origin as browsers write it (RFC 6454): lower case, without the scheme's own port.
+// OriginOf returns an address's origin as browsers write it (RFC 6454): in lower case, without the
+// scheme's default port.
 func OriginOf(u *url.URL) string {
 	host := strings.ToLower(u.Host)
 	for scheme, port := range map[string]string{"https": ":443", "http": ":80"} {
@@ -109,18 +114,18 @@ func OriginOf(u *url.URL) string {
 	return u.Scheme + "://" + host
 }
 
-// Ready is closed once all links are known.
+// Ready is closed once all links have been read.
 func (s *Service) Ready() <-chan struct{} { return s.links.Ready() }
 
 const (
-	// sweepEvery is how often attempts are looked for whose process has ended.
+	// sweepEvery is how often Run looks for attempts whose process has ended.
 	sweepEvery = 10 * time.Second
 	// changeBound is how long a change of a link may take.
 	changeBound = 10 * time.Second
 )
 
-// Run follows the links, goes on with what other processes have left, and forgets secrets that are of no use any more,
-// until ctx ends.
+// Run follows the links, continues the attempts of other processes, and removes secrets that are no
+// longer of use, until ctx ends.
 func (s *Service) Run(ctx context.Context) {
 	var parts sync.WaitGroup
 	parts.Go(func() { s.links.Run(ctx) })
@@ -131,7 +136,7 @@ func (s *Service) Run(ctx context.Context) {
 		}
 		for ctx.Err() == nil {
 			s.sweep(ctx)
-			select { // replicas do not look at the same moment
+			select { // replicas should not sweep at the same moment
 			case <-ctx.Done():
 			case <-time.After(sweepEvery/2 + rand.N(sweepEvery)):
 			}
@@ -140,7 +145,8 @@ func (s *Service) Run(ctx context.Context) {
 	parts.Wait()
 }
 
-// sweep looks at the copy of all links; what has to be done is decided by the document itself.
+// sweep goes through the copies of all links. What is to be done is decided again on the document
+// itself.
 func (s *Service) sweep(ctx context.Context) {
 	now := time.Now()
 	for _, id := range s.links.Keys("") {
@@ -160,15 +166,15 @@ func (s *Service) sweep(ctx context.Context) {
 	}
 }
 
-// Close starts nothing more and waits for what is under way, at the latest until ctx ends: another process goes on with it
-// then.
+// Close prevents new attempts and waits for those under way, until ctx ends at the latest. Another
+// process continues what is left then.
 func (s *Service) Close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
 	done := make(chan struct{})
 	go func() {
-		s.flights.Wait()
+		s.running.Wait()
 		close(done)
 	}()
 	var err error
@@ -182,15 +188,15 @@ func (s *Service) Close(ctx context.Context) error {
 	return err
 }
 
-// dead reports whether the process of a worker has ended for certain.
+// dead reports whether the process of a worker has certainly ended.
 func (s *Service) dead(worker string) bool {
 	return s.c.Exclusive && !strings.HasPrefix(worker, s.nonce+".")
 }
 
-// errGone says that there is no such link.
+// errGone means that there is no such link.
 var errGone = errors.New("there is no such link")
 
-// load reads a link at the store's leader: what another replica has just written must be seen.
+// load reads a link at the store's leader, so that it sees what another replica has just written.
 func (s *Service) load(ctx context.Context, id string) (relay.ConsentLink, uint64, error) {
 	there := s.c.Store.Consents.Current(ctx, []string{id})[0]
 	switch {
@@ -202,13 +208,15 @@ func (s *Service) load(ctx context.Context, id string) (relay.ConsentLink, uint6
 	return there.Value, there.Revision, nil
 }
 
-// put makes the write of a link. The document goes by itself when it is of no interest any more.
+// put returns the write of a link. The document expires when it is no longer of interest.
 func put(l relay.ConsentLink, revision uint64, now time.Time) store.Put[relay.ConsentLink] {
-	return store.Put[relay.ConsentLink]{Key: l.ID, Value: l, Revision: revision, TTL: relay.ConsentLinkLeft(l.ExpiresAt, now)}
+	return store.Put[relay.ConsentLink]{Key: l.ID, Value: l, Revision: revision,
+		TTL: relay.ConsentLinkLeft(l.ExpiresAt, now)}
 }
 
-// change applies a step to a link until it is stored, and returns the link as it is then. A step that returns false changes
-// nothing. After a conflict, or a write that may have been stored, it is applied to the link as it is by then.
+// change applies a step to a link until it is stored, and returns the resulting link. A step that
+// returns false changes nothing. After a conflict, or a write that may have been stored, the step
+// is applied again to the link as it is then.
 func (s *Service) change(
 	ctx context.Context, id string, step func(*relay.ConsentLink) bool,
 ) (relay.ConsentLink, error) {

@@ -12,7 +12,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// crash has a replica die at its n-th write: before it is sent, or after it was stored and before the answer came.
+// crash has a replica die at its n-th write: before it is sent, or after it was stored and before
+// the answer came.
 func (r *replica) crash(n int, stored bool) (crashed func() bool) {
 	var writes atomic.Int64
 	var dead atomic.Bool
@@ -36,8 +37,9 @@ func (r *replica) crash(n int, stored bool) (crashed func() bool) {
 	return dead.Load
 }
 
-// A process that dies between any two steps leaves a consent that the next one ends: with the new tokens in use, or
-// readably as interrupted, to be begun again. Nothing is exchanged twice, and no spent token is ever used.
+// A process that dies between any two steps leaves a consent that the next one ends: with the new
+// tokens in use, or readably as interrupted, to be begun again. Nothing is exchanged twice, and no
+// spent token is ever used.
 func TestAProcessDiesBetweenAnyTwoSteps(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, exclusive)
@@ -144,8 +146,8 @@ func eventually(t *testing.T, holds func() bool) {
 	}
 }
 
-// Tokens that were put to use, and refreshed since, are not replaced by those before, although whoever put them to use had
-// no time to say so.
+// Tokens that were put to use, and refreshed since, are not replaced by those before, although
+// whoever put them to use had no time to say so.
 func TestTokensPutToUseAreNotPutBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, exclusive)
@@ -219,12 +221,14 @@ func TestTheStoreIsAwayWhileTheVendorAnswers(t *testing.T) {
 	}
 	w.usable(c)
 
-	// Where even the state cannot be used up, the code is not spent, and the same address works a moment later.
+	// Where even the state cannot be used up, the code is not spent, and the same address works a
+	// moment later.
 	second := w.link(NewLink{Connection: c})
 	back = b.toVendor(second.URL, "4711")
 	before := w.box.Counters().CodesExchanged
 	w.any().gate.Store(&store.Gate{Before: func(store.Write) error { return store.ErrUnavailable }})
-	if page := b.get(back); page.status != 503 || page.title() != "The relay cannot do this right now" || w.box.Counters().CodesExchanged != before {
+	if page := b.get(back); page.status != 503 || page.title() != "The relay cannot do this right now" ||
+		w.box.Counters().CodesExchanged != before {
 		t.Errorf("%d %s", page.status, page.title())
 	}
 	w.any().gate.Store(nil)

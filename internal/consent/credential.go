@@ -12,7 +12,7 @@ import (
 const (
 	// TokenBytes is the length of every token, state, cookie and verifier: 256 random bits.
 	TokenBytes = 32
-	// idBytes is how much of the hash of a token is the id of its link.
+	// idBytes is how many bytes of a token's hash make up its link's id.
 	idBytes = 16
 )
 
@@ -30,7 +30,7 @@ func hashOf(secret string) []byte {
 	return sum[:]
 }
 
-// matches reports whether a hash is that of a secret.
+// matches reports whether a hash is the hash of a secret.
 func matches(hash []byte, secret string) bool {
 	return subtle.ConstantTimeCompare(hash, hashOf(secret)) == 1
 }
@@ -38,20 +38,22 @@ func matches(hash []byte, secret string) bool {
 // linkID returns the id of the link that a token opens.
 func linkID(token string) string { return hex.EncodeToString(hashOf(token)[:idBytes]) }
 
-// newState returns a state for an attempt of a link: it names the link, so that the way back needs no search.
+// newState returns a state for an attempt of a link. It contains the link's id, so that the link
+// can be found by it.
 func newState(link string) string { return newSecret() + "." + link }
 
 // attemptID returns the id of the attempt that a state belongs to.
 func attemptID(state string) string { return hex.EncodeToString(hashOf(state)) }
 
-// credential is what a request shows to get at a link: the token of its URL, or the state of an attempt.
+// credential is what a request uses to open a link: the token in its URL, or the state of an
+// attempt.
 type credential struct {
 	link    string // id
 	token   string // "" for a state
 	attempt string // id; "" for a token
 }
 
-// readCredential reads a token or a state; false if the text is neither.
+// readCredential parses a token or a state. It returns false if the text is neither.
 func readCredential(text string) (credential, bool) {
 	secret, link, isState := strings.Cut(text, ".")
 	if b, err := base64.RawURLEncoding.Strict().DecodeString(secret); err != nil || len(b) != TokenBytes {

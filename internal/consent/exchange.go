@@ -12,14 +12,17 @@ import (
 )
 
 const (
-	// budgetBound is how long an exchange may wait for the vendor's budget: a code lives for a minute.
+	// budgetBound is how long an exchange may wait for the vendor's budget. A code is valid for a
+	// minute.
 	budgetBound = 25 * time.Second
-	// storeSlack is what storing the tokens may take until another process takes the exchange for interrupted.
+	// storeSlack is how long storing the tokens may take before another process considers the
+	// exchange interrupted.
 	storeSlack = 15 * time.Second
-	// storeAgain and storeAgainMost are the waits between two tries of storing what exists nowhere else.
+	// storeAgain and storeAgainMost are the waits between attempts to store what exists nowhere
+	// else.
 	storeAgain     = 100 * time.Millisecond
 	storeAgainMost = 5 * time.Second
-	// tryBound is how long one such try may take.
+	// tryBound is how long one such attempt may take.
 	tryBound = 15 * time.Second
 )
 
@@ -28,29 +31,30 @@ func (s *Service) exchangeBound() time.Duration { return budgetBound + s.c.CallB
 // worker returns a name for one try of this process.
 func (s *Service) worker() string { return s.nonce + "." + relay.NewID() }
 
-// board notes that this process works on an attempt; false if it does already, or is stopping. land is called at the end.
-func (s *Service) board(attempt string) (land func(), ok bool) {
+// start marks an attempt as being worked on by this process. It returns false if it is already, or
+// if the process is stopping. The caller must call done at the end.
+func (s *Service) start(attempt string) (done func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || s.flying[attempt] {
+	if s.closed || s.active[attempt] {
 		return nil, false
 	}
-	s.flying[attempt] = true
-	s.flights.Add(1)
+	s.active[attempt] = true
+	s.running.Add(1)
 	return func() {
 		s.mu.Lock()
-		delete(s.flying, attempt)
+		delete(s.active, attempt)
 		s.mu.Unlock()
-		s.flights.Done()
+		s.running.Done()
 	}, true
 }
 
-// logOf returns the log with which link it is about.
+// logOf returns a logger with the link's attributes.
 func (s *Service) logOf(l relay.ConsentLink) *slog.Logger {
 	return s.c.Log.With("connection", l.Connection, "link", l.ID)
 }
 
-// errClosing says that this process begins nothing more.
+// errClosing means that this process begins nothing more.
 var errClosing = errors.New("the relay is stopping")
 
 func (s *Service) closing() bool {
@@ -59,12 +63,13 @@ func (s *Service) closing() bool {
 	return s.closed
 }
 
-// spend uses up an attempt's state and has the code exchanged, in the background and to the end: whoever asked may go.
+// spend uses up an attempt's state and exchanges the code in the background, even if the request
+// ends.
 func (s *Service) spend(ctx context.Context, attempt, link, code string) (claimed, error) {
 	if s.closing() {
 		return 0, errClosing
 	}
-	land, ok := s.board(attempt)
+	done, ok := s.start(attempt)
 	if !ok {
 		return claimBusy, nil
 	}
@@ -75,17 +80,17 @@ func (s *Service) spend(ctx context.Context, attempt, link, code string) (claime
 		return changed
 	})
 	if err != nil || outcome != claimTaken {
-		land()
+		done()
 		return outcome, err
 	}
 	go func() {
-		defer land()
+		defer done()
 		s.exchange(l, *find(&l, attempt), code)
 	}()
 	return claimTaken, nil
 }
 
-// exchange spends the code of an attempt that was claimed, and stores what came of it.
+// exchange spends the code of a claimed attempt and stores the result.
 func (s *Service) exchange(l relay.ConsentLink, a relay.ConsentAttempt, code string) {
 	secrets, err := s.c.Store.OpenConsent(l.ID, a.ID, a.Sealed)
 	if err != nil {
@@ -134,7 +139,7 @@ func (s *Service) exchange(l relay.ConsentLink, a relay.ConsentAttempt, code str
 	s.putToUse(l, *find(&l, a.ID), secrets)
 }
 
-// codeOutcome is what an exchange that brought no tokens comes to.
+// codeOutcome returns the outcome of an exchange that failed.
 func codeOutcome(err error) relay.ConsentOutcome {
 	switch audatex.OutcomeOf(err) {
 	case audatex.Unauthorised:
@@ -146,7 +151,7 @@ func codeOutcome(err error) relay.ConsentOutcome {
 	}
 }
 
-// persist tries something until it succeeds, the link is gone, or the process ends.
+// persist repeats do until it succeeds, the link is gone, or the process ends.
 func (s *Service) persist(l relay.ConsentLink, what string, do func(context.Context) error) bool {
 	for wait := storeAgain; ; wait = min(2*wait, storeAgainMost) {
 		ctx, cancel := context.WithTimeout(s.stopped, tryBound)
@@ -169,7 +174,7 @@ func (s *Service) persist(l relay.ConsentLink, what string, do func(context.Cont
 	}
 }
 
-// end stores how an attempt has ended.
+// end stores the result of an attempt.
 func (s *Service) end(l relay.ConsentLink, attempt string, r relay.ConsentResult) {
 	r.At = time.Now().UTC()
 	changed := false
@@ -186,21 +191,21 @@ func (s *Service) end(l relay.ConsentLink, attempt string, r relay.ConsentResult
 	s.ended(l, r)
 }
 
-// ended tells of a consent that has ended.
+// ended counts and logs a consent that has ended.
 func (s *Service) ended(l relay.ConsentLink, r relay.ConsentResult) {
 	s.c.Metrics.ended(r.Outcome)
 	s.logOf(l).Info("a consent has ended", "outcome", string(r.Outcome),
 		"vendor_site", r.Found.SiteID, "correlation_id", r.CorrelationID)
 }
 
-// resume goes on with an attempt whose process has ended, in the background.
+// resume continues an attempt whose process has ended, in the background.
 func (s *Service) resume(link, attempt string) {
-	land, ok := s.board(attempt)
+	done, ok := s.start(attempt)
 	if !ok {
 		return
 	}
 	go func() {
-		defer land()
+		defer done()
 		worker := s.worker()
 		taken := false
 		l, err := s.change(s.stopped, link, func(l *relay.ConsentLink) bool {
@@ -230,5 +235,5 @@ func (s *Service) resume(link, attempt string) {
 	}()
 }
 
-// redirectURI is where the vendor sends browsers back to.
+// redirectURI is the address to which the vendor sends browsers back.
 func (s *Service) redirectURI() string { return s.c.PublicURL + callbackPath }

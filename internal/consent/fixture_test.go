@@ -120,7 +120,8 @@ func (w *world) start(options ...option) *replica {
 	}
 	var err error
 	r.store, err = store.Open(t.Context(), store.Config{
-		Conn: w.conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour}, Sealer: w.seal, Log: log,
+		Conn: w.conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour}, Sealer: w.seal,
+		Log: log,
 		Gate: store.Gate{
 			Before: gate(func(g store.Gate) func(store.Write) error { return g.Before }),
 			After:  gate(func(g store.Gate) func(store.Write) error { return g.After }),
@@ -129,21 +130,24 @@ func (w *world) start(options ...option) *replica {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := audatex.New(audatex.Config{BaseURL: w.vendor + sandbox.APIPath, Budget: r.budget, Logger: log, Timeout: 5 * time.Second})
+	client, err := audatex.New(audatex.Config{BaseURL: w.vendor + sandbox.APIPath, Budget: r.budget, Logger: log,
+		Timeout: 5 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
 	scopes := []string{sandbox.ScopeBasic, sandbox.ScopePartsOrders, sandbox.ScopeCompany}
 	c := Config{
 		Store: r.store, Client: client, Budget: r.budget, PublicURL: w.public, AuthURL: w.vendor + sandbox.AuthorizePath,
-		ClientID: "sandbox-client", Scopes: scopes, PKCE: true, ReturnOrigins: []string{returnOrigin}, CallBound: 5 * time.Second, Log: log,
+		ClientID: "sandbox-client", Scopes: scopes, PKCE: true, ReturnOrigins: []string{returnOrigin},
+		CallBound: 5 * time.Second, Log: log,
 	}
 	for _, o := range options {
 		o(&c)
 	}
 	c.Tokens, err = audatex.NewTokens(audatex.TokensConfig{
-		AuthURL: c.AuthURL, TokenURL: w.vendor + sandbox.TokenPath, ClientID: "sandbox-client", ClientSecret: relay.NewSecret("sandbox-secret"),
-		Scopes: c.Scopes, Store: r.store.Tokens, Budget: r.budget, Logger: log, Timeout: 5 * time.Second,
+		AuthURL: c.AuthURL, TokenURL: w.vendor + sandbox.TokenPath, ClientID: "sandbox-client",
+		ClientSecret: relay.NewSecret("sandbox-secret"),
+		Scopes:       c.Scopes, Store: r.store.Tokens, Budget: r.budget, Logger: log, Timeout: 5 * time.Second,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -194,7 +198,8 @@ func (w *world) any() *replica { return w.next() }
 // connection makes a connection for the vendor's sites.
 func (w *world) connection(id string, sites ...string) relay.Connection {
 	w.t.Helper()
-	c := relay.Connection{ID: id, Level: relay.LevelSite, Site: "leeds", Generation: relay.NewID(), CreatedAt: time.Now().UTC()}
+	c := relay.Connection{ID: id, Level: relay.LevelSite, Site: "leeds", Generation: relay.NewID(),
+		CreatedAt: time.Now().UTC()}
 	for _, site := range sites {
 		c.Site = ""
 		if c.Sites == nil {
@@ -322,7 +327,8 @@ func (w *world) browser() *browser {
 	}
 	transport := &http.Transport{}
 	w.t.Cleanup(transport.CloseIdleConnections)
-	return &browser{w, &http.Client{Jar: jar, Transport: transport, Timeout: time.Minute, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+	return &browser{w, &http.Client{Jar: jar, Transport: transport, Timeout: time.Minute,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 }
 
 func (b *browser) send(method, address string, form url.Values, headers ...string) shown {
@@ -367,7 +373,8 @@ func (b *browser) press(address string) shown {
 	return b.send(http.MethodPost, address, url.Values{"begin": {"1"}}, "Sec-Fetch-Site", "same-origin", "Origin", "null")
 }
 
-// toVendor presses the button and has a user consent at the vendor's; it returns the address on the way back.
+// toVendor presses the button and has a user consent at the vendor's; it returns the address on the
+// way back.
 func (b *browser) toVendor(address, site string, change ...func(*sandboxtest.Visitor)) string {
 	b.w.t.Helper()
 	at := b.press(address)
@@ -404,7 +411,8 @@ func (b *browser) finish(back string) shown {
 // account lets a user of a site sign in at the vendor's.
 func (w *world) account(site string) {
 	w.t.Helper()
-	if err := w.box.AddAccount(sandbox.Account{Consent: sandbox.Consent{Sites: []string{site}}, Password: "secret"}); err != nil {
+	if err := w.box.AddAccount(sandbox.Account{Consent: sandbox.Consent{Sites: []string{site}},
+		Password: "secret"}); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -9,22 +9,25 @@ import (
 	"github.com/audatex-relay/relay/internal/ingress"
 )
 
-// The pages are open to everybody, so what one network can ask for is bounded.
+// The pages are open to everybody, so the requests of each network are limited.
 const (
-	// pagesPerSecond and pageBurst are the requests of a network; pagesAtOnce those of all networks that are served at once.
+	// pagesPerSecond and pageBurst limit the requests of one network, pagesAtOnce the simultaneous
+	// requests of all networks.
 	pagesPerSecond = 20
 	pageBurst      = 200
 	pagesAtOnce    = 128
-	// maxWaiting and maxWaitingEach bound the requests that wait for a consent to end, in all and of a network.
+	// maxWaiting and maxWaitingEach limit the requests that wait for a consent to end, in total and
+	// per network.
 	maxWaiting     = 256
 	maxWaitingEach = 16
-	// maxNetworks bounds the networks remembered; beyond it all are forgotten, which gives each one fresh burst.
+	// maxNetworks bounds how many networks are remembered. Beyond it all are forgotten, which gives
+	// each a new burst.
 	maxNetworks = 4096
 )
 
-// guards bound what strangers can take.
+// guards limit what strangers can use up.
 type guards struct {
-	guesses *ingress.Guesses // of tokens and states that there are not
+	guesses *ingress.Guesses // of unknown tokens and states
 	places  chan struct{}
 
 	mu      sync.Mutex
@@ -33,8 +36,9 @@ type guards struct {
 	waits   int
 }
 
-// lane is what has a rate of its own. The way back from the vendor has one beside that of all other pages of a network: its code is good for
-// a minute only, and whoever fills the other must not keep it out.
+// lane is what has a rate of its own. The redirect back from the vendor has another rate than all
+// other pages of a network: its code is valid for a minute only, and requests for the other pages
+// must not lock it out.
 type lane struct {
 	network netip.Prefix
 	back    bool
@@ -47,7 +51,7 @@ func newGuards() *guards {
 	}
 }
 
-// allow takes one request of a network's rate: of that of the way back, or of that of all other pages.
+// allow takes one request from a network's rate, either of the redirect back or of all other pages.
 func (g *guards) allow(addr netip.Addr, back bool) bool {
 	at := lane{ingress.Network(addr), back}
 	g.mu.Lock()
@@ -63,7 +67,8 @@ func (g *guards) allow(addr netip.Addr, back bool) bool {
 	return limiter.Allow()
 }
 
-// wait takes a place among the requests that wait for a consent; done gives it back.
+// wait takes a place among the requests that wait for a consent. The caller must call done to
+// return it.
 func (g *guards) wait(addr netip.Addr) (done func(), ok bool) {
 	network := ingress.Network(addr)
 	g.mu.Lock()

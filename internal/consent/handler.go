@@ -14,7 +14,7 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// The paths that browsers use. They are all that has to be reached from outside for consents.
+// The paths that browsers use. For consents nothing else must be reachable from outside.
 const (
 	pagesPath    = "/consent/"
 	callbackPath = "/oauth/callback"
@@ -23,9 +23,10 @@ const (
 )
 
 const (
-	// readBound is how long a request may take to come, and an answer to be read.
+	// readBound is how long a request may take to arrive, and a response to be read.
 	readBound = 30 * time.Second
-	// maxBody bounds the body of the button's form, in bytes; maxQuery the query of the way back.
+	// maxBody bounds the body of the button's form in bytes, maxQuery the query of the redirect
+	// back.
 	maxBody  = 4 << 10
 	maxQuery = 16 << 10
 	// storePatience is how long a page waits for the store.
@@ -40,7 +41,7 @@ type visit struct {
 	id   string
 	addr netip.Addr
 	now  time.Time
-	// what the log tells
+	// for the log
 	page, link, connection string
 	err                    error
 }
@@ -67,7 +68,8 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.log(r, v)
 }
 
-// route finds the page. The path's last part may be a secret: it is never logged.
+// route serves the page for a path. The last part of the path may be a secret, so it is never
+// logged.
 func (s *Service) route(w http.ResponseWriter, r *http.Request, v *visit) {
 	path, read := r.URL.Path, r.Method == http.MethodGet || r.Method == http.MethodHead
 	switch {
@@ -105,7 +107,7 @@ func (s *Service) route(w http.ResponseWriter, r *http.Request, v *visit) {
 	case strings.Contains(credential, "/"):
 		s.answer(w, v, s.pageOfUnknown())
 	case ofResult && read:
-		leave() // it waits in a place of its own kind
+		leave() // it waits in a place of another kind
 		s.result(w, r, v, credential)
 	case ofResult:
 		s.notAllowed(w, v, "GET, HEAD")
@@ -118,8 +120,9 @@ func (s *Service) route(w http.ResponseWriter, r *http.Request, v *visit) {
 	}
 }
 
-// comesBack reports whether a request is, as far as can be seen without the store, of a browser on its way back from the vendor: it names an
-// attempt and has a cookie of that attempt's name.
+// comesBack reports whether a request seems to come from a browser on its way back from the vendor,
+// as far as that can be seen without the store: it names an attempt and has a cookie with that
+// attempt's name.
 func (s *Service) comesBack(r *http.Request) bool {
 	state, ofResult := strings.CutSuffix(strings.TrimPrefix(r.URL.Path, pagesPath), resultPath)
 	switch {
@@ -140,7 +143,7 @@ func (s *Service) notAllowed(w http.ResponseWriter, v *visit, allow string) {
 	s.answer(w, v, p)
 }
 
-// answer sends a page and notes which it was.
+// answer sends a page and records its name for the log.
 func (s *Service) answer(w http.ResponseWriter, v *visit, p page) {
 	v.page = p.Name
 	if p.Reference == "" {
@@ -149,7 +152,8 @@ func (s *Service) answer(w http.ResponseWriter, v *visit, p page) {
 	s.show(w, p)
 }
 
-// refuse answers for a token or a state that there is not. A network that goes on guessing is told to wait.
+// refuse answers a request with an unknown token or state. A network that keeps guessing is told to
+// wait.
 func (s *Service) refuse(w http.ResponseWriter, r *http.Request, v *visit, p page) {
 	f := s.guards.guesses.Failed(v.addr, v.now)
 	if f.Tell {
@@ -163,13 +167,14 @@ func (s *Service) refuse(w http.ResponseWriter, r *http.Request, v *visit, p pag
 	s.answer(w, v, p)
 }
 
-// trouble answers where the store cannot be asked.
+// trouble answers a request if the store cannot be used.
 func (s *Service) trouble(w http.ResponseWriter, v *visit, err error) {
 	v.err = err
 	s.answer(w, v, s.pageOfTrouble())
 }
 
-// admitted loads the link that a credential opens; false if the request has been answered, with unknown where there is none.
+// admitted loads the link that a credential opens. It returns false if it has answered the request
+// itself, with the page unknown if there is no such link.
 func (s *Service) admitted(
 	w http.ResponseWriter, r *http.Request, v *visit, text string, unknown page,
 ) (l relay.ConsentLink, c credential, ok bool) {
@@ -194,7 +199,7 @@ func (s *Service) admitted(
 	return l, c, true
 }
 
-// log writes the access line, without anything that opens something.
+// log writes the access line, without any secret.
 func (s *Service) log(r *http.Request, v *visit) {
 	level := slog.LevelInfo
 	if v.page == "style" {
@@ -215,7 +220,8 @@ func (s *Service) log(r *http.Request, v *visit) {
 	s.c.Log.LogAttrs(r.Context(), level, "consent page", attrs...)
 }
 
-// cookieName is that of an attempt's cookie. With the prefix browsers take it from this very host and by TLS only.
+// cookieName returns the name of an attempt's cookie. With the prefix, browsers accept it only from
+// this host and by TLS.
 func (s *Service) cookieName(attempt string) string {
 	name := "consent-" + attempt[:16]
 	if s.secure() {
@@ -226,7 +232,7 @@ func (s *Service) cookieName(attempt string) string {
 
 func (s *Service) secure() bool { return s.public == nil || s.public.Scheme == "https" }
 
-// sameBrowser reports whether a request comes from the browser in which an attempt was begun.
+// sameBrowser reports whether a request comes from the browser in which the attempt began.
 func (s *Service) sameBrowser(r *http.Request, a relay.ConsentAttempt) bool {
 	for _, c := range r.CookiesNamed(s.cookieName(a.ID)) {
 		if matches(a.Cookie, c.Value) {
@@ -236,8 +242,9 @@ func (s *Service) sameBrowser(r *http.Request, a relay.ConsentAttempt) bool {
 	return false
 }
 
-// fromOurPage reports whether a POST was sent by the button of one of these pages. Browsers say so by Sec-Fetch-Site. Those
-// that do not are judged by Origin, which they leave out or send as null since the page sends no referrer.
+// fromOurPage reports whether a POST was sent by the button of one of these pages. Browsers report
+// that in Sec-Fetch-Site. Others are judged by Origin, which they omit or send as null because the
+// page sends no referrer.
 func (s *Service) fromOurPage(r *http.Request) bool {
 	if site := r.Header.Values("Sec-Fetch-Site"); len(site) > 0 {
 		return len(site) == 1 && site[0] == "same-origin"

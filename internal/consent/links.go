@@ -16,7 +16,7 @@ import (
 // maxOpenLinks is how many links of a connection may be open at once.
 const maxOpenLinks = 20
 
-// Why no link can be made.
+// The reasons why a link cannot be made.
 var (
 	ErrNoPublicURL = errors.New("RELAY_PUBLIC_URL is not set: nobody could open the link")
 	ErrInsecure    = errors.New("RELAY_PUBLIC_URL does not begin with https://: browsers keep no cookie for it")
@@ -24,7 +24,7 @@ var (
 	ErrReturnURL   = errors.New("must be an https URL whose origin is in RELAY_CONSENT_RETURN_ORIGINS")
 )
 
-// Usable returns why no links can be made here, nil if they can.
+// Usable returns the reason why no links can be made here, or nil.
 func (s *Service) Usable() error {
 	switch {
 	case s.public == nil:
@@ -35,13 +35,14 @@ func (s *Service) Usable() error {
 	return nil
 }
 
-// isLoopback reports whether a host is this machine, for which browsers take http as secure.
+// isLoopback reports whether a host is this machine. Browsers treat http to it as secure.
 func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// CheckReturnURL returns ErrReturnURL for an address that a result page must not link to. "" is none and fine.
+// CheckReturnURL returns ErrReturnURL for an address that a result page must not link to. "" means
+// none and is valid.
 func (s *Service) CheckReturnURL(text string) error {
 	if text == "" {
 		return nil
@@ -54,9 +55,10 @@ func (s *Service) CheckReturnURL(text string) error {
 	return nil
 }
 
-// NewLink says what a link is for.
+// NewLink describes a link to be made.
 type NewLink struct {
-	// Token are TokenBytes random bytes, which the link's URL is made of. The same bytes make the same link.
+	// Token are TokenBytes random bytes from which the link's URL is made. The same bytes make the
+	// same link.
 	Token      []byte
 	Connection relay.Connection
 	Force      bool
@@ -64,14 +66,14 @@ type NewLink struct {
 	CreatedBy  string
 }
 
-// Made is a link and the URL that opens it, which is shown this once.
+// Made is a link and its URL, which is only shown this once.
 type Made struct {
 	relay.ConsentLink
 	URL string
 }
 
-// Make makes links, one for each connection. All are made or an error is returned; then some may have been, which nobody
-// has seen.
+// Make makes links, one for each connection. If it returns an error, some may have been made, but
+// nobody has seen them.
 func (s *Service) Make(ctx context.Context, wanted []NewLink) ([]Made, error) {
 	if err := s.Usable(); err != nil {
 		return nil, err
@@ -100,7 +102,7 @@ func (s *Service) Make(ctx context.Context, wanted []NewLink) ([]Made, error) {
 		puts[i] = put(l, 0, now)
 	}
 	for i, r := range s.c.Store.Consents.PutAll(ctx, puts) {
-		if errors.Is(r.Err, store.ErrConflict) { // the same request has made it before
+		if errors.Is(r.Err, store.ErrConflict) { // the same request has already made it
 			var there relay.ConsentLink
 			if there, r.Seq, r.Err = s.load(ctx, made[i].ID); r.Err == nil {
 				made[i].ConsentLink = there
@@ -115,16 +117,17 @@ func (s *Service) Make(ctx context.Context, wanted []NewLink) ([]Made, error) {
 	return made, nil
 }
 
-// Page returns links in the order of their ids, of one connection or all of them (""), and whether there are more. Pass may
-// be nil.
+// Page returns links sorted by id, of one connection or of all (""), and whether there are more.
+// Pass may be nil.
 func (s *Service) Page(
 	connection, after string, limit int, pass func(relay.ConsentLink) bool,
 ) (links []store.Entry[relay.ConsentLink], more bool) {
 	return s.links.Page(connection, after, limit, pass)
 }
 
-// Withdraw ends a link of a connection: nothing can be begun by it, and what was begun ends without a change unless its
-// tokens are being put to use already. store.ErrNotFound if the connection has no such link.
+// Withdraw ends a link of a connection. Nothing more can be begun with it, and what was begun ends
+// without a change, unless its tokens are already being applied. It returns store.ErrNotFound if
+// the connection has no such link.
 func (s *Service) Withdraw(ctx context.Context, connection relay.Connection, id string) error {
 	missing := false
 	_, err := s.change(ctx, id, func(l *relay.ConsentLink) bool {

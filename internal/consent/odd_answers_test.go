@@ -13,7 +13,8 @@ import (
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
-// oddAnswer is an answer of the vendor to one of the three calls that a consent makes, and what comes of it.
+// oddAnswer is an answer of the vendor to one of the three calls that a consent makes, and what
+// comes of it.
 type oddAnswer struct {
 	name   string
 	call   string // path of the call
@@ -67,7 +68,8 @@ func oddAnswers(all map[string]recorded.Answer) []oddAnswer {
 		{"token: JSON error", sandbox.TokenPath, all["token-json-error"], relay.ConsentVendor, ""},
 		{"token: 401 text", sandbox.TokenPath, all["refused-401-text"], relay.ConsentClient, ""},
 		{"token: 404", sandbox.TokenPath, all["refused-404-json"], relay.ConsentVendor, ""},
-		{"token: 302", sandbox.TokenPath, recorded.Answer{Status: 302, Header: http.Header{"Location": {"/login?x=1"}}}, relay.ConsentVendor, ""},
+		{"token: 302", sandbox.TokenPath, recorded.Answer{Status: 302, Header: http.Header{"Location": {"/login?x=1"}}},
+			relay.ConsentVendor, ""},
 		{"token: 204", sandbox.TokenPath, recorded.Answer{Status: 204}, relay.ConsentVendor, ""},
 
 		{"whoami: text", whoamiPath, all["whoami-text"], good, "4711"},
@@ -97,7 +99,8 @@ func oddAnswers(all map[string]recorded.Answer) []oddAnswer {
 		me("in a list", `[{"SiteId":"4711"}]`, good, "4711"),
 		me("another site", `{"SiteId":"4712","CompanyCode":"<b>"}`, relay.ConsentWrongSite, "4712"),
 		me("another site as a number", `{"SiteId":4712}`, relay.ConsentWrongSite, "4712"),
-		me("a site with markup", `{"SiteId":"<img src=x onerror=alert(1)>"}`, relay.ConsentWrongSite, "<img src=x onerror=alert(1)>"),
+		me("a site with markup", `{"SiteId":"<img src=x onerror=alert(1)>"}`, relay.ConsentWrongSite,
+			"<img src=x onerror=alert(1)>"),
 		me("no site", `{"CompanyCode":"A"}`, half, ""),
 		me("null site", `{"SiteId":null}`, half, ""),
 		me("empty site", `{"SiteId":"  "}`, half, ""),
@@ -116,12 +119,13 @@ func oddAnswers(all map[string]recorded.Answer) []oddAnswer {
 		oddAnswer{"users/me: 403", sandbox.UsersMePath, all["refused-403-json"], good, ""},
 		oddAnswer{"users/me: 404", sandbox.UsersMePath, all["refused-404-json"], half, ""},
 		oddAnswer{"users/me: 500", sandbox.UsersMePath, all["refused-500-json"], half, ""},
-		oddAnswer{"users/me: 302", sandbox.UsersMePath, recorded.Answer{Status: 302, Header: http.Header{"Location": {"/login"}}}, half, ""},
+		oddAnswer{"users/me: 302", sandbox.UsersMePath,
+			recorded.Answer{Status: 302, Header: http.Header{"Location": {"/login"}}}, half, ""},
 	)
 }
 
-// Whatever the vendor answers while a consent is ended, the page says how it ended, the refresh token is stored unless the
-// consent was refused, and nothing foreign reaches the page as markup.
+// Whatever the vendor answers while a consent is ended, the page says how it ended, the refresh
+// token is stored unless the consent was refused, and nothing foreign reaches the page as markup.
 func TestOddAnswersOfTheVendorToAConsent(t *testing.T) {
 	t.Parallel()
 	all, err := recorded.Answers()
@@ -157,10 +161,13 @@ func TestOddAnswersOfTheVendorToAConsent(t *testing.T) {
 			t.Errorf("%s: %s, site %q; want %s, %q (%s)", row.name, r.Outcome, r.Found.SiteID, row.want, row.site, got.title())
 		}
 		rec := w.token(id)
-		if rec.RefreshToken.Empty() == r.Outcome.Succeeded() || (l.State(time.Now()) == relay.ConsentLinkUsed) != r.Outcome.Succeeded() {
-			t.Errorf("%s: %s with the refresh token %t, the link is %s", row.name, r.Outcome, !rec.RefreshToken.Empty(), l.State(time.Now()))
+		if rec.RefreshToken.Empty() == r.Outcome.Succeeded() ||
+			(l.State(time.Now()) == relay.ConsentLinkUsed) != r.Outcome.Succeeded() {
+			t.Errorf("%s: %s with the refresh token %t, the link is %s", row.name, r.Outcome, !rec.RefreshToken.Empty(),
+				l.State(time.Now()))
 		}
-		if got.status != http.StatusOK || got.title() == "" || strings.Contains(got.body, "<script") || strings.Contains(got.body, "<img") ||
+		if got.status != http.StatusOK || got.title() == "" || strings.Contains(got.body, "<script") ||
+			strings.Contains(got.body, "<img") ||
 			len(got.body) > 32<<10 || strings.ContainsAny(got.body, "\x00\u202e") {
 			t.Errorf("%s: the page is %d %.2000s", row.name, got.status, got.body)
 		}
@@ -172,8 +179,8 @@ func TestOddAnswersOfTheVendorToAConsent(t *testing.T) {
 	}
 }
 
-// Faults while a consent is ended spend no more than the code: whoever starts again succeeds, and tokens that were given
-// are used although nobody could be asked who consented.
+// Faults while a consent is ended spend no more than the code: whoever starts again succeeds, and
+// tokens that were given are used although nobody could be asked who consented.
 func TestFaultsWhileAConsentIsEnded(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

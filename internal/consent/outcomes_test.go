@@ -31,8 +31,9 @@ func (w *world) before(c relay.Connection) relay.Secret {
 	return old
 }
 
-// How a consent ends, by what the vendor answers. The old tokens are replaced if the check passes or cannot be made, and
-// else stay; subscription and position stay in any case; what failed can be begun again by the same link unless the relay's own registration is at fault.
+// How a consent ends, by what the vendor answers. The old tokens are replaced if the check passes
+// or cannot be made, and else stay; subscription and position stay in any case; what failed can be
+// begun again by the same link unless the relay's own registration is at fault.
 func TestHowConsentsEnd(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -51,23 +52,47 @@ func TestHowConsentsEnd(t *testing.T) {
 		says   []string
 		again  bool
 	}{
-		"the expected site":              {site: "4711", sites: []string{"4711"}, want: relay.ConsentConnected, title: "Connected: ", says: []string{"C4711"}},
-		"the expected site, in capitals": {site: "GB12", sites: []string{"gb12"}, want: relay.ConsentConnected, title: "Connected: ", says: []string{"CGB12"}},
-		"one of a company's sites":       {site: "4712", sites: []string{"4711", "4712"}, want: relay.ConsentConnected, title: "Connected: "},
-		"no site expected":               {site: "4712", want: relay.ConsentConnected, title: "Connected: leeds", says: []string{"4712"}},
-		"another site":                   {site: "4712", sites: []string{"4711"}, want: relay.ConsentWrongSite, title: "You logged in for another site", says: []string{"site 4711", "site 4712"}, again: true},
-		"another site, by force":         {site: "4712", sites: []string{"4711"}, force: true, want: relay.ConsentConnected, title: "Connected: ", says: []string{"4712"}},
-		"not allowed":                    {site: "4711", sites: []string{"4711"}, user: deny, want: relay.ConsentDenied, title: "You did not allow the access", again: true},
-		"a scope left out":               {site: "4711", sites: []string{"4711"}, user: scopes(sandbox.ScopeBasic), want: relay.ConsentScopeMissing, title: "The consent does not cover", says: []string{"BMS.PartsOrders"}, again: true},
-		"the optional scope left out":    {site: "4712", sites: []string{"4711"}, user: scopes(sandbox.ScopeBasic, sandbox.ScopePartsOrders), want: relay.ConsentConnected, title: "Connected: ", says: []string{"was not checked"}},
-		"whoami: 500":                    {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/whoami", 500) }, want: relay.ConsentUnchecked, title: "Connected: ", says: []string{"could not be asked"}},
-		"whoami: 503, another site":      {site: "4712", sites: []string{"4711"}, vendor: func() { w.answers("/whoami", 503) }, want: relay.ConsentWrongSite, title: "You logged in for another site", again: true},
-		"whoami: 404":                    {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/whoami", 404) }, want: relay.ConsentUnchecked, title: "Connected: "},
-		"whoami: 403":                    {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/whoami", 403) }, want: relay.ConsentScopeMissing, title: "The consent does not cover", again: true},
-		"whoami: 401":                    {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/whoami", 401) }, want: relay.ConsentToken, title: "Audatex does not accept its own answer", again: true},
-		"users/me: 500":                  {site: "4712", sites: []string{"4711"}, vendor: func() { w.answers("/users/me", 500) }, want: relay.ConsentUnchecked, title: "Connected: ", says: []string{"could not be asked"}},
-		"token endpoint: 500":            {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/token", 500) }, want: relay.ConsentVendor, title: "Audatex did not answer", again: true},
-		"token endpoint: 401":            {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/token", 401) }, want: relay.ConsentClient, title: "Audatex does not accept this relay", says: []string{w.public + callbackPath}},
+		"the expected site": {site: "4711", sites: []string{"4711"}, want: relay.ConsentConnected,
+			title: "Connected: ", says: []string{"C4711"}},
+		"the expected site, in capitals": {site: "GB12", sites: []string{"gb12"}, want: relay.ConsentConnected,
+			title: "Connected: ", says: []string{"CGB12"}},
+		"one of a company's sites": {site: "4712", sites: []string{"4711", "4712"}, want: relay.ConsentConnected,
+			title: "Connected: "},
+		"no site expected": {site: "4712", want: relay.ConsentConnected, title: "Connected: leeds",
+			says: []string{"4712"}},
+		"another site": {site: "4712", sites: []string{"4711"}, want: relay.ConsentWrongSite,
+			title: "You logged in for another site", says: []string{"site 4711", "site 4712"}, again: true},
+		"another site, by force": {site: "4712", sites: []string{"4711"}, force: true, want: relay.ConsentConnected,
+			title: "Connected: ", says: []string{"4712"}},
+		"not allowed": {site: "4711", sites: []string{"4711"}, user: deny, want: relay.ConsentDenied,
+			title: "You did not allow the access", again: true},
+		"a scope left out": {site: "4711", sites: []string{"4711"}, user: scopes(sandbox.ScopeBasic),
+			want: relay.ConsentScopeMissing, title: "The consent does not cover", says: []string{"BMS.PartsOrders"},
+			again: true},
+		"the optional scope left out": {site: "4712", sites: []string{"4711"},
+			user: scopes(sandbox.ScopeBasic, sandbox.ScopePartsOrders), want: relay.ConsentConnected, title: "Connected: ",
+			says: []string{"was not checked"}},
+		"whoami: 500": {site: "4711", sites: []string{"4711"},
+			vendor: func() { w.answers("/whoami", 500) }, want: relay.ConsentUnchecked, title: "Connected: ",
+			says: []string{"could not be asked"}},
+		"whoami: 503, another site": {site: "4712", sites: []string{"4711"},
+			vendor: func() { w.answers("/whoami", 503) }, want: relay.ConsentWrongSite, title: "You logged in for another site",
+			again: true},
+		"whoami: 404": {site: "4711", sites: []string{"4711"},
+			vendor: func() { w.answers("/whoami", 404) }, want: relay.ConsentUnchecked, title: "Connected: "},
+		"whoami: 403": {site: "4711", sites: []string{"4711"},
+			vendor: func() { w.answers("/whoami", 403) }, want: relay.ConsentScopeMissing, title: "The consent does not cover",
+			again: true},
+		"whoami: 401": {site: "4711", sites: []string{"4711"},
+			vendor: func() { w.answers("/whoami", 401) }, want: relay.ConsentToken,
+			title: "Audatex does not accept its own answer", again: true},
+		"users/me: 500": {site: "4712", sites: []string{"4711"},
+			vendor: func() { w.answers("/users/me", 500) }, want: relay.ConsentUnchecked, title: "Connected: ",
+			says: []string{"could not be asked"}},
+		"token endpoint: 500": {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/token", 500) },
+			want: relay.ConsentVendor, title: "Audatex did not answer", again: true},
+		"token endpoint: 401": {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/token", 401) },
+			want: relay.ConsentClient, title: "Audatex does not accept this relay", says: []string{w.public + callbackPath}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := w.in(t)
@@ -99,7 +124,8 @@ func TestHowConsentsEnd(t *testing.T) {
 				t.Fatalf("ended as %+v", a)
 			}
 			replaced := !rec.RefreshToken.Equal(old)
-			if replaced != tt.want.Succeeded() || (l.State(time.Now()) == relay.ConsentLinkUsed) != replaced || rec.Generation != c.Generation || rec.Epoch != 7 {
+			if replaced != tt.want.Succeeded() || (l.State(time.Now()) == relay.ConsentLinkUsed) != replaced ||
+				rec.Generation != c.Generation || rec.Epoch != 7 {
 				t.Errorf("%s, and the tokens were replaced: %v, the link is %s, the record of generation %s and epoch %d",
 					tt.want, replaced, l.State(time.Now()), rec.Generation, rec.Epoch)
 			}
@@ -111,7 +137,8 @@ func TestHowConsentsEnd(t *testing.T) {
 				t.Errorf("subscription and position are %+v, %v", poll, err)
 			}
 			now, _, err := w.any().store.Connections.Get(t.Context(), c.ID)
-			if err != nil || (now.Consent != nil) != replaced || replaced && now.Consent.Checked != (tt.want == relay.ConsentConnected) {
+			if err != nil || (now.Consent != nil) != replaced || replaced &&
+				now.Consent.Checked != (tt.want == relay.ConsentConnected) {
 				t.Errorf("the connection notes %+v, %v", now.Consent, err)
 			}
 			w.instead.Store(nil)
@@ -182,9 +209,12 @@ func TestReturnURLs(t *testing.T) {
 	s := w.any().Service
 	for address, fine := range map[string]bool{
 		"": true, "https://bms.example": true, "https://bms.example/a?b=c#d": true, "https://BMS.example:443/": true,
-		"http://bms.example/": false, "https://bms.example:8443/": false, "https://bms.example.evil.example/": false, "//bms.example/": false,
-		"https://bms.example@evil.example/": false, "https://us:pw@bms.example/": false, "javascript:alert(1)": false, "https:bms.example": false,
-		"https://evil.example/?https://bms.example": false, "/done": false, "https://bms.example\\@evil.example/": false, "https://bms.example\n.evil.example/": false,
+		"http://bms.example/": false, "https://bms.example:8443/": false, "https://bms.example.evil.example/": false,
+		"//bms.example/":                    false,
+		"https://bms.example@evil.example/": false, "https://us:pw@bms.example/": false, "javascript:alert(1)": false,
+		"https:bms.example":                         false,
+		"https://evil.example/?https://bms.example": false, "/done": false, "https://bms.example\\@evil.example/": false,
+		"https://bms.example\n.evil.example/": false,
 	} {
 		if err := s.CheckReturnURL(address); (err == nil) != fine {
 			t.Errorf("%q: %v", address, err)
@@ -193,12 +223,14 @@ func TestReturnURLs(t *testing.T) {
 	w.account("4711")
 	made := w.link(NewLink{Connection: w.connection("con-a", "4711"), ReturnURL: returnOrigin + "/done"})
 	w.edit(made.ID, func(l *relay.ConsentLink) { l.ReturnURL = "https://was.allowed.example/" })
-	if result := w.browser().consent(made.URL, "4711"); strings.Contains(result.body, "was.allowed") || !strings.HasPrefix(result.title(), "Connected") {
+	if result := w.browser().consent(made.URL, "4711"); strings.Contains(result.body, "was.allowed") ||
+		!strings.HasPrefix(result.title(), "Connected") {
 		t.Errorf("an origin that is no longer allowed:\n%s", result.body)
 	}
 }
 
-// A connection that is removed, or a link that is withdrawn, while the user is at the vendor's gets no tokens.
+// A connection that is removed, or a link that is withdrawn, while the user is at the vendor's gets
+// no tokens.
 func TestWithdrawnWhileTheCodeIsExchanged(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -232,7 +264,8 @@ func TestWithdrawnWhileTheCodeIsExchanged(t *testing.T) {
 		result := b.finish(back)
 		w.instead.Store(nil)
 		a := w.stored(made.ID).Attempts[0]
-		if a.Result == nil || a.Result.Outcome != tt.want || result.title() != "This link is no longer valid" || !w.token(name).RefreshToken.Empty() {
+		if a.Result == nil || a.Result.Outcome != tt.want || result.title() != "This link is no longer valid" ||
+			!w.token(name).RefreshToken.Empty() {
 			t.Errorf("%s: %+v %s", name, a, result.title())
 		}
 	}

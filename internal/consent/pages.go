@@ -18,24 +18,24 @@ var styleText []byte
 
 var pageTemplate = template.Must(template.New("page").Parse(pageText))
 
-// page is one page. What its texts are, texts.go says.
+// page is one page. The texts are in texts.go.
 type page struct {
 	Status int
-	// Name is what the log calls the page.
+	// Name is the page's name in the log.
 	Name  string
 	Title string
 	Tone  string // good, bad, warn or plain
 	Text  []string
 	Facts []fact
 	Lists []list
-	// Notice is told right before the button.
+	// Notice is shown right above the button.
 	Notice string
 	Button *button
-	// Next is what to do next, under a title of that name unless NextTitle has another.
+	// Next lists what to do next, under the title "Next" unless NextTitle is set.
 	Next      []string
 	NextTitle string
 	Links     []link
-	// Reference is what somebody who asks for help can name.
+	// Reference identifies the case for somebody who asks for help.
 	Reference  string
 	RetryAfter time.Duration
 
@@ -47,10 +47,10 @@ type fact struct{ Name, Value string }
 type list struct {
 	Title string
 	Items []string
-	Steps bool // one after the other
+	Steps bool // a numbered list
 }
 
-// button is a form that has nothing but a button.
+// button is a form with nothing but a button.
 type button struct {
 	Text, Action string
 	Off          bool
@@ -61,8 +61,8 @@ type link struct {
 	Main          bool
 }
 
-// policy is the pages' Content-Security-Policy. The origin of the vendor's page must be in form-action: browsers hold a
-// redirect that a form leads to against it.
+// policy is the pages' Content-Security-Policy. Form-action must contain the origin of the vendor's
+// page, because browsers check it for redirects after a form, too.
 func (s *Service) policy() string {
 	forms := strings.TrimSpace("'self' " + s.vendor)
 	return "default-src 'none'; style-src 'self'; form-action " + forms + "; base-uri 'none'; frame-ancestors 'none'"
@@ -75,7 +75,7 @@ func (s *Service) show(w http.ResponseWriter, p page) {
 		p.Host = s.public.Host
 	}
 	var body bytes.Buffer
-	if err := pageTemplate.Execute(&body, p); err != nil { // the template and its data are ours
+	if err := pageTemplate.Execute(&body, p); err != nil { // the template and its data are our own
 		http.Error(w, "The page cannot be shown.", http.StatusInternalServerError)
 		return
 	}
@@ -85,10 +85,10 @@ func (s *Service) show(w http.ResponseWriter, p page) {
 		h.Set("Retry-After", strconv.Itoa(int((p.RetryAfter+time.Second-1)/time.Second)))
 	}
 	w.WriteHeader(p.Status)
-	_, _ = w.Write(body.Bytes()) // whoever asked is gone
+	_, _ = w.Write(body.Bytes()) // the client may be gone
 }
 
-// path is a path below the public address, as a browser sees it.
+// path returns a path below the public address, as a browser sees it.
 func (s *Service) path(p string) string {
 	if s.public == nil {
 		return p
@@ -96,10 +96,11 @@ func (s *Service) path(p string) string {
 	return s.public.EscapedPath() + p
 }
 
-// Starting serves the pages' addresses while the relay starts: everything is to be asked again.
+// Starting returns a handler for the pages' addresses while the relay starts. It asks users to try
+// again.
 func Starting(publicURL string) http.Handler {
 	s := &Service{c: Config{PublicURL: publicURL}}
-	_ = s.setPublicURL() // an address that is none leaves no trace on the page
+	_ = s.setPublicURL() // an invalid address is not shown on the page
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.protect(w)
 		if r.URL.Path == stylePath {
@@ -116,7 +117,7 @@ func serveStyle(w http.ResponseWriter) {
 	_, _ = w.Write(styleText)
 }
 
-// protect sets the headers that every answer has.
+// protect sets the headers that every response has.
 func (s *Service) protect(w http.ResponseWriter) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")

@@ -21,7 +21,8 @@ func threeReplicas(t *testing.T) *world {
 	return w
 }
 
-// The way back, loaded eight times at once and again afterwards, on three replicas: one exchange, one result.
+// The way back, loaded eight times at once and again afterwards, on three replicas: one exchange,
+// one result.
 func TestTheWayBackLoadedManyTimesAtOnce(t *testing.T) {
 	t.Parallel()
 	w := threeReplicas(t)
@@ -62,7 +63,8 @@ func TestTwoTabsAtOnce(t *testing.T) {
 		tabs := []*browser{w.browser(), w.browser()}
 		backs := []string{tabs[0].toVendor(made.URL, "4711"), tabs[1].toVendor(made.URL, "4711")}
 		if slow {
-			if err := w.box.SetFaults(sandbox.Faults{ShareLatency: 1, Latency: 300 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpToken}}); err != nil {
+			if err := w.box.SetFaults(sandbox.Faults{ShareLatency: 1, Latency: 300 * time.Millisecond,
+				Operations: []sandbox.Operation{sandbox.OpToken}}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -95,7 +97,8 @@ func TestTheOtherTabSucceeds(t *testing.T) {
 	wrongBack, rightBack := wrong.toVendor(made.URL, "4712"), right.toVendor(made.URL, "4711")
 	var both sync.WaitGroup
 	both.Go(func() {
-		if page := wrong.finish(wrongBack); page.title() != "You logged in for another site" && page.title() != "Consent had been given already" {
+		if page := wrong.finish(wrongBack); page.title() != "You logged in for another site" &&
+			page.title() != "Consent had been given already" {
 			t.Errorf("the wrong tab: %s", page.title())
 		}
 	})
@@ -108,7 +111,8 @@ func TestTheOtherTabSucceeds(t *testing.T) {
 	w.usable(c)
 }
 
-// Two links of one connection at once: both may succeed, and the tokens of the later consent are those in use.
+// Two links of one connection at once: both may succeed, and the tokens of the later consent are
+// those in use.
 func TestTwoLinksAtOnce(t *testing.T) {
 	t.Parallel()
 	w := threeReplicas(t)
@@ -118,7 +122,8 @@ func TestTwoLinksAtOnce(t *testing.T) {
 		made, b := w.link(NewLink{Connection: c}), w.browser()
 		back := b.toVendor(made.URL, "4711")
 		both.Go(func() {
-			if page := b.finish(back); !strings.HasPrefix(page.title(), "Connected") && page.title() != "Consent had been given already" {
+			if page := b.finish(back); !strings.HasPrefix(page.title(), "Connected") &&
+				page.title() != "Consent had been given already" {
 				t.Errorf("%s", page.title())
 			}
 		})
@@ -127,7 +132,8 @@ func TestTwoLinksAtOnce(t *testing.T) {
 	w.usable(c)
 }
 
-// A consent and a refresh of the tokens before it, at once: neither loses to the other, and the new tokens are those in use.
+// A consent and a refresh of the tokens before it, at once: neither loses to the other, and the new
+// tokens are those in use.
 func TestAConsentAndARefreshAtOnce(t *testing.T) {
 	t.Parallel()
 	w := threeReplicas(t)
@@ -137,8 +143,10 @@ func TestAConsentAndARefreshAtOnce(t *testing.T) {
 		made := w.link(NewLink{Connection: c})
 		b := w.browser()
 		back := b.toVendor(made.URL, "4711")
-		// The refresh is announced before the consent comes, and answered after it was put to use; or the other way round.
-		slow := sandbox.Faults{ShareLatency: 1, Latency: 200 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpToken}}
+		// The refresh is announced before the consent comes, and answered after it was put to use;
+		// or the other way round.
+		slow := sandbox.Faults{ShareLatency: 1, Latency: 200 * time.Millisecond,
+			Operations: []sandbox.Operation{sandbox.OpToken}}
 		if round%2 == 1 {
 			slow.Operations = []sandbox.Operation{sandbox.OpWhoami}
 		}

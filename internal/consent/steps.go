@@ -8,17 +8,19 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// The steps of a link: functions of the document and the time, each of which the store takes as a whole or not at all. A
-// step that finds itself done already changes nothing, as its write may have been stored without an answer.
+// The steps of a link are functions of the document and the time. The store applies each of them
+// completely or not at all. A step that has already been done changes nothing, because its write
+// may have been stored without a response.
 
 const (
-	// maxAttempts is how many attempts a document holds; the oldest that have ended make room.
+	// maxAttempts is how many attempts a document holds. The oldest finished ones are removed
+	// first.
 	maxAttempts = 24
-	// attemptsKept is how long an attempt that has ended, or was never ended, is remembered.
+	// attemptsKept is how long an attempt is kept that has ended, or was never completed.
 	attemptsKept = 24 * time.Hour
-	// pendingBound is how long putting the tokens to use may take until another process takes it over.
+	// pendingBound is how long applying the tokens may take before another process takes over.
 	pendingBound = checkBound + 20*time.Second
-	// clockSlack is how far the clocks of two replicas may be apart.
+	// clockSlack is how much the clocks of two replicas may differ.
 	clockSlack = 5 * time.Minute
 )
 
@@ -27,12 +29,12 @@ func openAttempt(a relay.ConsentAttempt, now time.Time) bool {
 	return a.Phase == relay.ConsentStarted && now.Sub(a.StartedAt) < relay.ConsentAttemptLife
 }
 
-// working reports whether somebody works on an attempt, or should.
+// working reports whether a process is working on an attempt, or should be.
 func working(a relay.ConsentAttempt) bool {
 	return a.Phase == relay.ConsentExchanging || a.Phase == relay.ConsentPending
 }
 
-// find returns an attempt of a link, nil if there is none.
+// find returns an attempt of a link, or nil.
 func find(l *relay.ConsentLink, attempt string) *relay.ConsentAttempt {
 	for i := range l.Attempts {
 		if l.Attempts[i].ID == attempt {
@@ -42,8 +44,8 @@ func find(l *relay.ConsentLink, attempt string) *relay.ConsentAttempt {
 	return nil
 }
 
-// begin adds an attempt. Where too many are open the oldest can no longer be ended: a user who goes back and presses the
-// button again is never kept out.
+// begin adds an attempt. If too many are open, the oldest can no longer be completed. So a user who
+// goes back and presses the button again is never locked out.
 func begin(l *relay.ConsentLink, a relay.ConsentAttempt, now time.Time) (changed bool) {
 	if find(l, a.ID) != nil {
 		return false
@@ -76,7 +78,7 @@ func begin(l *relay.ConsentLink, a relay.ConsentAttempt, now time.Time) (changed
 	return true
 }
 
-// tidy forgets the secrets of attempts that can no longer be ended, and attempts of long ago.
+// tidy removes the secrets of attempts that can no longer be completed, and old attempts.
 func tidy(l *relay.ConsentLink, now time.Time) (changed bool) {
 	var kept []relay.ConsentAttempt
 	for _, a := range l.Attempts {
@@ -95,18 +97,19 @@ func tidy(l *relay.ConsentLink, now time.Time) (changed bool) {
 	return changed
 }
 
-// claimed is what came of a claim.
+// claimed is the result of a claim.
 type claimed int
 
 const (
-	claimTaken   claimed = iota // the caller goes on with the attempt
+	claimTaken   claimed = iota // the caller continues with the attempt
 	claimBusy                   // another exchange of the link is under way: wait for its end
 	claimUnder                  // this attempt is under way, or has ended
 	claimLate                   // the attempt was begun too long ago
 	claimUnknown                // there is no such attempt
 )
 
-// claim uses up an attempt's state: from now on only worker may spend the code. The exchange ends within bound.
+// claim uses up an attempt's state. From then on only worker may spend the code. The exchange ends
+// within bound.
 func claim(l *relay.ConsentLink, attempt, worker string, now time.Time, bound time.Duration) (claimed, bool) {
 	a := find(l, attempt)
 	switch {
@@ -136,18 +139,18 @@ func claim(l *relay.ConsentLink, attempt, worker string, now time.Time, bound ti
 	return claimTaken, true
 }
 
-// busy reports whether somebody works on an attempt of a link.
+// busy reports whether a process is working on an attempt of a link.
 func busy(l relay.ConsentLink, now time.Time) bool {
 	return slices.ContainsFunc(l.Attempts, func(a relay.ConsentAttempt) bool { return working(a) && !overdue(a, now) })
 }
 
-// overdue reports whether whoever works on an attempt must have ended. Work that began in the future was begun before a
-// clock jumped, and is not waited for.
+// overdue reports whether the process that works on an attempt must have ended. An attempt whose
+// work seems to have begun in the future began before a clock changed; it is overdue, too.
 func overdue(a relay.ConsentAttempt, now time.Time) bool {
 	return working(a) && (!now.Before(a.Deadline) || a.Since.Sub(now) > clockSlack)
 }
 
-// granted is what an exchange has brought, sealed.
+// granted is the result of an exchange; the tokens are sealed.
 type granted struct {
 	sealed      []byte
 	at, expires time.Time
@@ -155,8 +158,9 @@ type granted struct {
 	siteScope   bool
 }
 
-// keep stores the tokens of an exchange. That is done also where the exchange was taken for interrupted meanwhile: it was
-// not. False: the tokens are of no use, as another consent of the link has succeeded or is about to.
+// keep stores the tokens of an exchange, even if the exchange was considered interrupted meanwhile:
+// it was not. It returns kept = false if the tokens are of no use, because another consent of the
+// link has succeeded or is about to.
 func keep(l *relay.ConsentLink, attempt, worker string, g granted, now time.Time) (kept, changed bool) {
 	a := find(l, attempt)
 	switch {
@@ -175,8 +179,8 @@ func keep(l *relay.ConsentLink, attempt, worker string, g granted, now time.Time
 	return true, true
 }
 
-// takeOver has worker go on with an attempt whose process has ended: by its deadline, or because it is known to be dead. An
-// exchange cannot be gone on with.
+// takeOver makes worker continue an attempt whose process has ended, because its deadline has
+// passed or it is known to be dead. An exchange cannot be continued.
 func takeOver(
 	l *relay.ConsentLink, attempt, worker string, now time.Time, dead func(worker string) bool,
 ) (changed bool) {
@@ -194,7 +198,7 @@ func takeOver(
 	return true
 }
 
-// refuse ends an attempt that came back without a code.
+// refuse ends an attempt that returned without a code.
 func refuse(l *relay.ConsentLink, attempt string, r relay.ConsentResult) (changed bool) {
 	if a := find(l, attempt); a == nil || !openAttempt(*a, r.At) {
 		return false
@@ -202,7 +206,7 @@ func refuse(l *relay.ConsentLink, attempt string, r relay.ConsentResult) (change
 	return end(l, attempt, r)
 }
 
-// end ends an attempt; consent that has succeeded uses the link up.
+// end ends an attempt. A successful consent uses up the link.
 func end(l *relay.ConsentLink, attempt string, r relay.ConsentResult) (changed bool) {
 	a := find(l, attempt)
 	if a == nil || a.Phase == relay.ConsentDone {
@@ -217,13 +221,14 @@ func end(l *relay.ConsentLink, attempt string, r relay.ConsentResult) (changed b
 	return true
 }
 
-// finish ends an attempt. The worker stays: should it come back with tokens after all, they are its own.
+// finish ends an attempt. It keeps the worker: if that worker returns with tokens after all, they
+// belong to the attempt.
 func finish(a *relay.ConsentAttempt, r relay.ConsentResult) {
 	a.Phase, a.Sealed, a.Deadline, a.Result = relay.ConsentDone, nil, time.Time{}, &r
 }
 
-// missingScopes returns the wanted scopes that were not granted. ok says whether optional is among those granted. An answer
-// that names none has granted what was asked for.
+// missingScopes returns the wanted scopes that were not granted. ok is true if the optional scope
+// was granted. If the vendor names no scopes, it has granted all that were requested.
 func missingScopes(wanted, got []string, optional string) (missing []string, ok bool) {
 	for _, scope := range wanted {
 		has := got == nil || slices.ContainsFunc(got, func(g string) bool { return sameScope(g, scope) })
@@ -237,13 +242,14 @@ func missingScopes(wanted, got []string, optional string) (missing []string, ok 
 	return missing, ok
 }
 
-// sameScope compares two scopes. The vendor's own pages spell one of them in two ways.
+// sameScope compares two scopes. The vendor's documentation spells one of them in two ways.
 func sameScope(a, b string) bool {
 	bare := func(s string) string { return strings.ReplaceAll(strings.ToLower(s), "partsorders", "partorders") }
 	return bare(a) == bare(b)
 }
 
-// expected reports whether a vendor's site id is among those of a connection; one without a table expects any.
+// expected reports whether a vendor's site id is one of the connection's. A connection without a
+// table accepts any.
 func expected(c relay.Connection, siteID string) bool {
 	if len(c.Sites) == 0 {
 		return true

@@ -12,9 +12,10 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// Any steps by any number of processes, in any order and taken twice: a state is used up once, one exchange is under way at
-// a time, an attempt that has ended stays so (but for one that was wrongly taken for interrupted), no ended attempt holds a
-// secret, and the link is used if and only if a consent has succeeded.
+// Any steps by any number of processes, in any order and taken twice: a state is used up once, one
+// exchange is under way at a time, an attempt that has ended stays so (but for one that was wrongly
+// taken for interrupted), no ended attempt holds a secret, and the link is used if and only if a
+// consent has succeeded.
 func TestStepsInAnyOrder(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -58,7 +59,8 @@ func TestStepsInAnyOrder(t *testing.T) {
 			},
 			"claim": func(t *rapid.T) {
 				id, w := attempt.Draw(t, "attempt"), worker.Draw(t, "worker")
-				others := slices.ContainsFunc(l.Attempts, func(a relay.ConsentAttempt) bool { return a.ID != id && working(a) && !overdue(a, now) })
+				others := slices.ContainsFunc(l.Attempts,
+					func(a relay.ConsentAttempt) bool { return a.ID != id && working(a) && !overdue(a, now) })
 				outcome, changed := claim(&l, id, w, now, time.Minute)
 				if outcome == claimTaken {
 					if changed && others {
@@ -82,7 +84,8 @@ func TestStepsInAnyOrder(t *testing.T) {
 				}
 				before := find(&l, id)
 				ended := before != nil && before.Phase == relay.ConsentDone && before.Result.Outcome != relay.ConsentInterrupted
-				if kept, _ := keep(&l, id, w, granted{sealed: []byte("pair")}, now); kept && (ended || l.UsedAt != nil && before.Phase == relay.ConsentDone) {
+				if kept, _ := keep(&l, id, w, granted{sealed: []byte("pair")}, now); kept &&
+					(ended || l.UsedAt != nil && before.Phase == relay.ConsentDone) {
 					t.Fatal("tokens were kept after the end")
 				}
 			},
@@ -96,7 +99,8 @@ func TestStepsInAnyOrder(t *testing.T) {
 				if a == nil || !working(*a) {
 					return
 				}
-				outcome := rapid.SampledFrom([]relay.ConsentOutcome{relay.ConsentConnected, relay.ConsentUnchecked, relay.ConsentWrongSite, relay.ConsentAlready}).Draw(t, "outcome")
+				outcome := rapid.SampledFrom([]relay.ConsentOutcome{relay.ConsentConnected, relay.ConsentUnchecked,
+					relay.ConsentWrongSite, relay.ConsentAlready}).Draw(t, "outcome")
 				if a.Phase == relay.ConsentExchanging {
 					outcome = relay.ConsentVendor
 				}
@@ -116,8 +120,8 @@ func TestStepsInAnyOrder(t *testing.T) {
 	})
 }
 
-// A process that comes back with tokens after all, although its exchange was taken for interrupted, has them used; unless
-// another consent has succeeded since.
+// A process that comes back with tokens after all, although its exchange was taken for interrupted,
+// has them used; unless another consent has succeeded since.
 func TestTokensThatComeLate(t *testing.T) {
 	t.Parallel()
 	now := time.Now().UTC()
@@ -128,7 +132,8 @@ func TestTokensThatComeLate(t *testing.T) {
 			t.Fatal(outcome)
 		}
 		later := now.Add(time.Minute)
-		if takeOver(&l, "a", "q.1", now.Add(time.Second), func(string) bool { return false }) || !takeOver(&l, "a", "q.1", later, func(string) bool { return false }) {
+		if takeOver(&l, "a", "q.1", now.Add(time.Second), func(string) bool { return false }) ||
+			!takeOver(&l, "a", "q.1", later, func(string) bool { return false }) {
 			t.Fatal("taken over too early, or not at all")
 		}
 		if used {
@@ -143,15 +148,18 @@ func TestTokensThatComeLate(t *testing.T) {
 	}
 }
 
-// Secrets of attempts that can no longer be ended are forgotten, and in the end the attempts as well.
+// Secrets of attempts that can no longer be ended are forgotten, and in the end the attempts as
+// well.
 func TestTidying(t *testing.T) {
 	t.Parallel()
 	now := time.Now().UTC()
 	l := relay.ConsentLink{Attempts: []relay.ConsentAttempt{
 		{ID: "open", StartedAt: now.Add(-time.Minute), Phase: relay.ConsentStarted, Sealed: []byte("v")},
 		{ID: "late", StartedAt: now.Add(-relay.ConsentAttemptLife), Phase: relay.ConsentStarted, Sealed: []byte("v")},
-		{ID: "old", StartedAt: now.Add(-attemptsKept - time.Second), Phase: relay.ConsentDone, Result: &relay.ConsentResult{}},
-		{ID: "old and pending", StartedAt: now.Add(-attemptsKept - time.Second), Phase: relay.ConsentPending, Sealed: []byte("pair")},
+		{ID: "old", StartedAt: now.Add(-attemptsKept - time.Second), Phase: relay.ConsentDone,
+			Result: &relay.ConsentResult{}},
+		{ID: "old and pending", StartedAt: now.Add(-attemptsKept - time.Second), Phase: relay.ConsentPending,
+			Sealed: []byte("pair")},
 	}}
 	if !tidy(&l, now) || tidy(&l, now) {
 		t.Error("tidied twice, or not at all")

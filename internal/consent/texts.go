@@ -25,10 +25,10 @@ const (
 // maxShownSites bounds the sites that a page lists.
 const maxShownSites = 10
 
-// whenText writes a time for people in any zone.
+// whenText formats a time for readers in any zone.
 func whenText(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04") + " UTC" }
 
-// scopeText is a scope in plain words.
+// scopeText describes a scope in plain words.
 func scopeText(scope string) string {
 	switch strings.ToLower(scope) {
 	case "bms.basic":
@@ -41,7 +41,7 @@ func scopeText(scope string) string {
 	return "What Audatex calls " + scope
 }
 
-// siteTexts are a connection's sites as people know them.
+// siteTexts returns the connection's sites as people know them.
 func siteTexts(c relay.Connection) []string {
 	var texts []string
 	for _, id := range slices.Sorted(maps.Keys(c.Sites)) {
@@ -56,7 +56,7 @@ func siteTexts(c relay.Connection) []string {
 	return texts
 }
 
-// expectedText names the vendor's sites that a connection is for.
+// expectedText lists the vendor's sites that a connection is for.
 func expectedText(c relay.Connection) string {
 	ids := slices.Sorted(maps.Keys(c.Sites))
 	if more := len(ids) - maxShownSites; more > 1 {
@@ -72,7 +72,7 @@ func (s *Service) host() string {
 	return s.public.Host
 }
 
-// connectionFacts say which connection a page is about.
+// connectionFacts describe the connection that a page is about.
 func connectionFacts(c relay.Connection) []fact {
 	covers := map[relay.Level]string{
 		relay.LevelSite: "one site", relay.LevelCompany: "every site of the company", relay.LevelUser: "one user",
@@ -82,7 +82,8 @@ func connectionFacts(c relay.Connection) []fact {
 	}
 }
 
-// pageOfConsent asks for consent; paused is until when the vendor has asked for quiet.
+// pageOfConsent asks for consent. Paused is the time until which the vendor has asked for no
+// requests.
 func (s *Service) pageOfConsent(l relay.ConsentLink, c relay.Connection, credential string, paused time.Time) page {
 	scopes := make([]string, len(s.c.Scopes))
 	for i, scope := range s.c.Scopes {
@@ -121,7 +122,7 @@ func (s *Service) pageOfConsent(l relay.ConsentLink, c relay.Connection, credent
 	return p
 }
 
-// pageOfClosedLink says why a link cannot be used any more.
+// pageOfClosedLink explains why a link can no longer be used.
 func (s *Service) pageOfClosedLink(l relay.ConsentLink, state relay.ConsentLinkState) page {
 	p := page{Status: http.StatusGone, Tone: "warn", Next: []string{textAskAgain}, Reference: l.ID}
 	switch state {
@@ -164,7 +165,7 @@ func (s *Service) pageOfNeverSeen() page {
 	}
 }
 
-// againLink lets somebody begin once more, where the link can still be used.
+// againLink lets the user start again if the link can still be used.
 func (s *Service) againLink(l relay.ConsentLink, state string, now time.Time) (links []link, next []string) {
 	if l.State(now) != relay.ConsentLinkOpen {
 		return nil, []string{textAskAgain}
@@ -213,18 +214,21 @@ func (s *Service) pageOfNoCode(l relay.ConsentLink, state string, now time.Time)
 	return p
 }
 
-// pageOfWaiting says that a consent is still under way; again is where to look again, "" for this very address.
+// pageOfWaiting is for a consent that is still under way. Again is the address to load again, ""
+// for the same address.
 func (s *Service) pageOfWaiting(l relay.ConsentLink, again string) page {
 	return page{
 		Status: http.StatusOK, Name: "waiting", Title: "This is taking longer than usual", Tone: "plain",
-		Text:      []string{"Audatex has not answered yet. The relay goes on by itself, and this page will say how it has ended."},
+		Text: []string{
+			"Audatex has not answered yet. The relay goes on by itself, and this page will say how it has ended.",
+		},
 		Next:      []string{"Wait a moment, then look again."},
 		Links:     []link{{Text: "Look again", Address: again, Main: true}},
 		Reference: l.ID,
 	}
 }
 
-// pageOfForeignButton is for a press of a button that was not on one of these pages.
+// pageOfForeignButton is for a button that was not pressed on one of these pages.
 func (s *Service) pageOfForeignButton(credential string) page {
 	return page{
 		Status: http.StatusForbidden, Name: "foreign-button", Title: "Please press the button on the relay's own " +
@@ -273,7 +277,7 @@ func (s *Service) pageOfStarting() page {
 	}
 }
 
-// foundFacts say who has consented.
+// foundFacts describe who has consented.
 func foundFacts(f relay.ConsentFound) []fact {
 	var facts []fact
 	for _, one := range []fact{
@@ -287,7 +291,7 @@ func foundFacts(f relay.ConsentFound) []fact {
 	return facts
 }
 
-// pageOfResult says how a consent has ended, and what to do next.
+// pageOfResult shows how a consent has ended, and what to do next.
 func (s *Service) pageOfResult(
 	l relay.ConsentLink, c relay.Connection, r relay.ConsentResult, state string, now time.Time,
 ) page {
@@ -369,7 +373,8 @@ func (s *Service) pageOfResult(
 				"address (" + s.redirectURI() + ") with what Audatex has registered.",
 		}
 		if s.c.PKCE {
-			p.Next = append(p.Next, "If all of that is right, Audatex may not know PKCE: the operator tries RELAY_AUDATEX_PKCE=off.")
+			p.Next = append(p.Next,
+				"If all of that is right, Audatex may not know PKCE: the operator tries RELAY_AUDATEX_PKCE=off.")
 		}
 	case relay.ConsentCode:
 		p.Tone, p.Title = "warn", "Audatex no longer accepts this answer"

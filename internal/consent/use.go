@@ -13,11 +13,12 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// checkBound is how long asking the vendor who consented may take: somebody waits for it before a page.
+// checkBound is how long asking the vendor who consented may take: a user is waiting for it.
 const checkBound = 25 * time.Second
 
-// putToUse goes on with an attempt whose tokens are stored: it asks the vendor who consented, has the tokens replace the
-// connection's, and ends the attempt. Every step may be taken twice, also by two processes at once.
+// putToUse continues an attempt whose tokens are stored: it asks the vendor who consented, replaces
+// the connection's tokens, and ends the attempt. Every step may be repeated, even by two processes
+// at the same time.
 func (s *Service) putToUse(l relay.ConsentLink, a relay.ConsentAttempt, secrets relay.ConsentSecrets) {
 	var (
 		c      relay.Connection
@@ -43,7 +44,7 @@ func (s *Service) putToUse(l relay.ConsentLink, a relay.ConsentAttempt, secrets 
 		result.Outcome = relay.ConsentScopeMissing
 	default:
 		result = s.check(c, l, a, relay.NewSecret(secrets.Access))
-		if placed && !result.Outcome.Succeeded() { // it was decided before the process ended that began it
+		if placed && !result.Outcome.Succeeded() { // decided by the process that began it and then died
 			result.Outcome = relay.ConsentUnchecked
 		}
 	}
@@ -59,7 +60,8 @@ func (s *Service) putToUse(l relay.ConsentLink, a relay.ConsentAttempt, secrets 
 	s.end(l, a.ID, result)
 }
 
-// connection reads the connection of a link; store.ErrNotFound if it was removed, also if another was made under its id.
+// connection reads the connection of a link. It returns store.ErrNotFound if the connection was
+// removed, even if there is a new one with the same id.
 func (s *Service) connection(ctx context.Context, l relay.ConsentLink) (relay.Connection, error) {
 	there := s.c.Store.Connections.Current(ctx, []string{l.Connection})[0]
 	if there.Err == nil && (there.Deleted || there.Value.Generation != l.Generation) {
@@ -68,7 +70,7 @@ func (s *Service) connection(ctx context.Context, l relay.ConsentLink) (relay.Co
 	return there.Value, there.Err
 }
 
-// isPlaced reports whether a connection's tokens came of an attempt.
+// isPlaced reports whether a connection's tokens come from an attempt.
 func (s *Service) isPlaced(ctx context.Context, connection, attempt string) (bool, error) {
 	rec, _, err := s.c.Store.Tokens.Token(ctx, connection)
 	if errors.Is(err, relay.ErrNoToken) {
@@ -77,8 +79,8 @@ func (s *Service) isPlaced(ctx context.Context, connection, attempt string) (boo
 	return rec.ConsentID == attempt, err
 }
 
-// check asks the vendor who the token is, and where the consent covers it, which site and company. What cannot be asked now
-// does not keep the tokens from being used.
+// check asks the vendor who owns the token and, if the consent covers it, which site and company
+// that is. If the vendor cannot be asked now, the tokens may still be used.
 func (s *Service) check(
 	c relay.Connection, l relay.ConsentLink, a relay.ConsentAttempt, token relay.Secret,
 ) relay.ConsentResult {
@@ -112,7 +114,7 @@ func (s *Service) check(
 	if err != nil {
 		s.logOf(l).Warn("the vendor could not be asked which site has consented",
 			"outcome", audatex.OutcomeOf(err).String(), "error", err)
-		if audatex.OutcomeOf(err) != audatex.Forbidden { // else the scope does not cover it after all
+		if audatex.OutcomeOf(err) != audatex.Forbidden { // otherwise the scope does not cover it after all
 			result.Outcome, result.CorrelationID = relay.ConsentUnchecked, audatex.CorrelationIDOf(err)
 		}
 		return result
@@ -124,13 +126,13 @@ func (s *Service) check(
 	return result
 }
 
-// maxAccount bounds, in characters, what is kept of the vendor's words for who a token is.
+// maxAccount bounds, in characters, the vendor's name for the owner of a token.
 const maxAccount = 100
 
-// shorten makes a foreign text fit for a page and a log line.
+// shorten makes foreign text safe for a page and a log line.
 func shorten(text string, most int) string {
 	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) { // also what would turn the text around
+		if !unicode.IsPrint(r) { // including characters that change the text's direction
 			return ' '
 		}
 		return r
@@ -141,8 +143,9 @@ func shorten(text string, most int) string {
 	return strings.TrimSpace(text)
 }
 
-// place has an attempt's tokens replace those of the connection, whatever is being done with the ones before, and notes the
-// consent with the connection, which wakes its owner. Tokens of a later consent stay.
+// place replaces the connection's tokens by those of an attempt, no matter what the old ones are
+// being used for, and records the consent in the connection, which wakes its owner. It does not
+// replace the tokens of a later consent.
 func (s *Service) place(
 	ctx context.Context, l relay.ConsentLink, a relay.ConsentAttempt, secrets relay.ConsentSecrets, r relay.ConsentResult,
 ) (relay.ConsentOutcome, error) {
@@ -173,7 +176,7 @@ func (s *Service) place(
 		}
 	}
 	switch err := s.note(ctx, l, a, r); {
-	case errors.Is(err, store.ErrNotFound): // removed at this moment: what was put for it goes as well
+	case errors.Is(err, store.ErrNotFound): // removed at this moment: its new tokens must go as well
 		if revision > 0 {
 			_ = s.c.Store.Tokens.DeleteAt(ctx, l.Connection, revision)
 		}
@@ -184,7 +187,7 @@ func (s *Service) place(
 	return r.Outcome, nil
 }
 
-// note writes into the connection which consent its tokens came of.
+// note records in the connection which consent its tokens come from.
 func (s *Service) note(ctx context.Context, l relay.ConsentLink, a relay.ConsentAttempt, r relay.ConsentResult) error {
 	for {
 		there := s.c.Store.Connections.Current(ctx, []string{l.Connection})[0]

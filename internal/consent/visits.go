@@ -13,16 +13,17 @@ import (
 )
 
 const (
-	// openedAgain is how long a link counts as opened once: not every request for its page is written down.
+	// openedAgain is how long further requests for a link's page are not recorded.
 	openedAgain = time.Minute
-	// resultBound is how long a request waits for a consent to end before it says that it is still under way.
+	// resultBound is how long a request waits for a consent to end before it shows that it is still
+	// under way.
 	resultBound = 20 * time.Second
-	// lookFirst to lookMost is how often it looks.
+	// lookFirst and lookMost are the first and the longest wait between two reads of the link.
 	lookFirst = 50 * time.Millisecond
 	lookMost  = time.Second
 )
 
-// open is GET of a link: it shows who asks for what, and spends nothing.
+// open handles GET of a link: it shows who asks for what, and changes nothing.
 func (s *Service) open(w http.ResponseWriter, r *http.Request, v *visit, text string) {
 	l, _, ok := s.admitted(w, r, v, text, s.pageOfUnknown())
 	if !ok {
@@ -42,7 +43,7 @@ func (s *Service) open(w http.ResponseWriter, r *http.Request, v *visit, text st
 	}
 }
 
-// opened notes when a link was last opened. Where that cannot be written the page is shown all the same.
+// opened records when a link was last opened. If that fails, the page is shown nevertheless.
 func (s *Service) opened(ctx context.Context, l relay.ConsentLink, now time.Time) {
 	if l.LastOpenedAt != nil && now.Sub(*l.LastOpenedAt) < openedAgain {
 		return
@@ -58,7 +59,7 @@ func (s *Service) opened(ctx context.Context, l relay.ConsentLink, now time.Time
 	})
 }
 
-// usable returns the connection of a link that can be used, or the page that says why it cannot.
+// usable returns the connection of a usable link, or the page that explains why it is not usable.
 func (s *Service) usable(ctx context.Context, l relay.ConsentLink, now time.Time) (relay.Connection, *page, error) {
 	if state := l.State(now); state != relay.ConsentLinkOpen {
 		p := s.pageOfClosedLink(l, state)
@@ -74,7 +75,8 @@ func (s *Service) usable(ctx context.Context, l relay.ConsentLink, now time.Time
 	return c, nil, err
 }
 
-// pausedUntil is until when the vendor has asked for quiet, zero if it has not.
+// pausedUntil returns the time until which the vendor has asked for no requests, zero if it has
+// not.
 func (s *Service) pausedUntil(now time.Time) time.Time {
 	if until := s.c.Budget.BlockedUntil(); until.After(now) {
 		return until
@@ -82,7 +84,7 @@ func (s *Service) pausedUntil(now time.Time) time.Time {
 	return time.Time{}
 }
 
-// press is the button: it begins a consent and sends the browser to the vendor.
+// press handles the button: it begins a consent and sends the browser to the vendor.
 func (s *Service) press(w http.ResponseWriter, r *http.Request, v *visit, text string) {
 	l, cred, ok := s.admitted(w, r, v, text, s.pageOfUnknown())
 	if !ok {
@@ -130,7 +132,8 @@ func (s *Service) press(w http.ResponseWriter, r *http.Request, v *visit, text s
 		s.answer(w, v, s.pageOfClosedLink(l, l.State(v.now)))
 		return
 	}
-	http.SetCookie(w, &http.Cookie{ //nolint:gosec // Secure but for http on loopback, where browsers would not keep it.
+	// Secure, except for http on loopback, where browsers would not keep it.
+	http.SetCookie(w, &http.Cookie{ //nolint:gosec
 		Name: s.cookieName(a.ID), Value: cookie, Path: "/", MaxAge: int(relay.ConsentAttemptLife / time.Second),
 		HttpOnly: true, Secure: s.secure(), SameSite: http.SameSiteLaxMode,
 	})
@@ -139,7 +142,7 @@ func (s *Service) press(w http.ResponseWriter, r *http.Request, v *visit, text s
 	w.WriteHeader(http.StatusSeeOther)
 }
 
-// readForm reads the button's form, bounded; false if it is none.
+// readForm reads the button's form, with a limited size. It returns false if it is not that form.
 func (s *Service) readForm(w http.ResponseWriter, r *http.Request) bool {
 	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || media != "application/x-www-form-urlencoded" {
@@ -149,8 +152,8 @@ func (s *Service) readForm(w http.ResponseWriter, r *http.Request) bool {
 	return r.ParseForm() == nil && r.PostForm.Get("begin") == "1"
 }
 
-// callback is the way back from the vendor. It answers with the way to the result, which is the same for every request with
-// the same state.
+// callback handles the redirect back from the vendor. It redirects to the result, which is the same
+// for every request with the same state.
 func (s *Service) callback(w http.ResponseWriter, r *http.Request, v *visit) {
 	query := r.URL.Query()
 	state, code, refusal := query.Get("state"), query.Get("code"), query.Get("error")
@@ -171,14 +174,15 @@ func (s *Service) callback(w http.ResponseWriter, r *http.Request, v *visit) {
 	case !openAttempt(a, v.now):
 		s.answer(w, v, s.pageOfLate(l, state, v.now))
 		return
-	case r.Method == http.MethodHead: // asks for nothing to be done
+	case r.Method == http.MethodHead: // must change nothing
 	case refusal != "":
 		if err := s.refused(r.Context(), l, a.ID, refusal); err != nil {
 			s.trouble(w, v, err)
 			return
 		}
 		if refusal != "access_denied" {
-			s.c.Log.WarnContext(r.Context(), "the vendor sent somebody back without a code", "connection", l.Connection, "link", l.ID,
+			s.c.Log.WarnContext(r.Context(), "the vendor sent somebody back without a code", "connection", l.Connection,
+				"link", l.ID,
 				"error", shorten(refusal, maxAccount), "description", shorten(query.Get("error_description"), maxAccount))
 		}
 	case code == "" || len(code) > maxQuery:
@@ -203,7 +207,8 @@ func (s *Service) callback(w http.ResponseWriter, r *http.Request, v *visit) {
 	w.WriteHeader(http.StatusSeeOther)
 }
 
-// refused ends an attempt that came back with one of the errors of RFC 6749, section 4.1.2.1, in place of a code.
+// refused ends an attempt that returned with one of the errors of RFC 6749, section 4.1.2.1,
+// instead of a code.
 func (s *Service) refused(ctx context.Context, l relay.ConsentLink, attempt, code string) error {
 	r := relay.ConsentResult{At: time.Now().UTC(), Outcome: refusalOutcome(code)}
 	changed := false
@@ -218,7 +223,7 @@ func (s *Service) refused(ctx context.Context, l relay.ConsentLink, attempt, cod
 	return err
 }
 
-// refusalOutcome is what an error that the vendor sends back by the browser comes to.
+// refusalOutcome returns the outcome for an error in the redirect back.
 func refusalOutcome(code string) relay.ConsentOutcome {
 	switch code {
 	case "access_denied":
@@ -232,7 +237,8 @@ func refusalOutcome(code string) relay.ConsentOutcome {
 	}
 }
 
-// spendInTurn spends a code once no other exchange of the link is under way, if that comes soon.
+// spendInTurn spends a code as soon as no other exchange of the link is under way, if that happens
+// soon.
 func (s *Service) spendInTurn(ctx context.Context, link, attempt, code string) (claimed, error) {
 	ctx, cancel := context.WithTimeout(ctx, resultBound)
 	defer cancel()
@@ -257,7 +263,7 @@ func (s *Service) spendInTurn(ctx context.Context, link, attempt, code string) (
 	}
 }
 
-// result shows how a consent has ended, and waits for that a while.
+// result shows how a consent has ended. It waits for the end for a while.
 func (s *Service) result(w http.ResponseWriter, r *http.Request, v *visit, state string) {
 	l, cred, ok := s.admitted(w, r, v, state, s.pageOfUnknown())
 	if !ok {
@@ -294,7 +300,7 @@ func (s *Service) result(w http.ResponseWriter, r *http.Request, v *visit, state
 	}
 }
 
-// await waits until nobody works on an attempt any more, for a while.
+// await waits for a limited time until no process works on an attempt any more.
 func (s *Service) await(ctx context.Context, v *visit, l relay.ConsentLink, attempt string) (relay.ConsentLink, error) {
 	a := find(&l, attempt)
 	if a == nil || !working(*a) {
@@ -332,7 +338,7 @@ func (s *Service) await(ctx context.Context, v *visit, l relay.ConsentLink, atte
 	}
 }
 
-// consentURL is the vendor's page where the user consents.
+// consentURL returns the vendor's page on which the user consents.
 func (s *Service) consentURL(state, verifier string) string {
 	c := audatex.Consent{State: state, RedirectURI: s.redirectURI()}
 	if verifier != "" {

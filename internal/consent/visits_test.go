@@ -64,12 +64,15 @@ func TestOnlyOurOwnButtonBegins(t *testing.T) {
 		"an old browser, no origin": {"Referer", "https://evil.example/"},
 		"no form":                   {"Sec-Fetch-Site", "same-origin", "Content-Type", "text/plain"},
 	} {
-		if got := b.send(http.MethodPost, made.URL, form, headers...); got.status != http.StatusForbidden || got.location != "" {
+		if got := b.send(http.MethodPost, made.URL, form, headers...); got.status != http.StatusForbidden ||
+			got.location != "" {
 			t.Errorf("%s: %d %q", name, got.status, got.location)
 		}
 	}
-	for name, body := range map[string]url.Values{"without the button": {}, "too long": {"begin": {"1"}, "x": {strings.Repeat("x", maxBody)}}} {
-		if got := b.send(http.MethodPost, made.URL, body, "Sec-Fetch-Site", "same-origin"); got.status != http.StatusForbidden {
+	for name, body := range map[string]url.Values{"without the button": {},
+		"too long": {"begin": {"1"}, "x": {strings.Repeat("x", maxBody)}}} {
+		if got := b.send(http.MethodPost, made.URL, body, "Sec-Fetch-Site",
+			"same-origin"); got.status != http.StatusForbidden {
 			t.Errorf("%s: %d", name, got.status)
 		}
 	}
@@ -88,7 +91,8 @@ func TestOnlyOurOwnButtonBegins(t *testing.T) {
 		}
 	}
 	for _, method := range []string{http.MethodPut, http.MethodDelete, http.MethodPatch, http.MethodOptions} {
-		if got := b.send(method, made.URL, nil); got.status != http.StatusMethodNotAllowed || got.header.Get("Allow") != "GET, HEAD, POST" {
+		if got := b.send(method, made.URL, nil); got.status != http.StatusMethodNotAllowed ||
+			got.header.Get("Allow") != "GET, HEAD, POST" {
 			t.Errorf("%s: %d %q", method, got.status, got.header.Get("Allow"))
 		}
 	}
@@ -113,14 +117,17 @@ func TestTheButtonSendsToTheVendor(t *testing.T) {
 		if c, ok := readCredential(state); !ok || c.link != made.ID || c.attempt == "" {
 			t.Errorf("the state is %q", state)
 		}
-		if q.Get("redirect_uri") != w.public+callbackPath || q.Get("response_type") != "code" || q.Get("scope") != "BMS.Basic BMS.PartsOrders ReferenceData.Company" {
+		if q.Get("redirect_uri") != w.public+callbackPath || q.Get("response_type") != "code" ||
+			q.Get("scope") != "BMS.Basic BMS.PartsOrders ReferenceData.Company" {
 			t.Errorf("the vendor is asked %v", q)
 		}
-		if (len(q.Get("code_challenge")) == 43 && q.Get("code_challenge_method") == "S256") != pkce || !pkce && q.Has("code_challenge") {
+		if (len(q.Get("code_challenge")) == 43 && q.Get("code_challenge_method") == "S256") != pkce || !pkce &&
+			q.Has("code_challenge") {
 			t.Errorf("PKCE %v: %v", pkce, q)
 		}
 		cookie := at.header.Get("Set-Cookie")
-		for _, want := range []string{"consent-" + attemptID(state)[:16] + "=", "HttpOnly", "SameSite=Lax", "Path=/", "Max-Age=1800"} {
+		for _, want := range []string{"consent-" + attemptID(state)[:16] + "=", "HttpOnly", "SameSite=Lax", "Path=/",
+			"Max-Age=1800"} {
 			if !strings.Contains(cookie, want) {
 				t.Errorf("the cookie %q lacks %q", cookie, want)
 			}
@@ -152,7 +159,8 @@ func TestTheCookieOfHTTPS(t *testing.T) {
 	}
 	at := b.press(path)
 	cookie := at.header.Get("Set-Cookie")
-	if !strings.HasPrefix(cookie, "__Host-consent-") || !strings.Contains(cookie, "; Secure") || !strings.Contains(cookie, "Path=/;") || strings.Contains(cookie, "Domain") {
+	if !strings.HasPrefix(cookie, "__Host-consent-") || !strings.Contains(cookie, "; Secure") ||
+		!strings.Contains(cookie, "Path=/;") || strings.Contains(cookie, "Domain") {
 		t.Errorf("the cookie is %q", cookie)
 	}
 }
@@ -165,16 +173,19 @@ func TestTheButtonWaitsForTheVendor(t *testing.T) {
 	b := w.browser()
 	w.any().budget.Observe(http.StatusTooManyRequests, http.Header{"Retry-After": {"600"}})
 	page := b.get(made.URL)
-	if page.status != http.StatusOK || !strings.Contains(page.body, " disabled>") || !strings.Contains(page.body, "asked this relay to wait until") {
+	if page.status != http.StatusOK || !strings.Contains(page.body, " disabled>") ||
+		!strings.Contains(page.body, "asked this relay to wait until") {
 		t.Errorf("%d %s", page.status, page.body)
 	}
 	pressed := b.press(made.URL)
-	if pressed.status != http.StatusServiceUnavailable || pressed.header.Get("Retry-After") == "" || len(w.stored(made.ID).Attempts) != 0 {
+	if pressed.status != http.StatusServiceUnavailable || pressed.header.Get("Retry-After") == "" ||
+		len(w.stored(made.ID).Attempts) != 0 {
 		t.Errorf("pressed: %d %v", pressed.status, pressed.header)
 	}
 }
 
-// A code that comes back while the vendor has asked for more quiet than a code lives is not waited for.
+// A code that comes back while the vendor has asked for more quiet than a code lives is not waited
+// for.
 func TestACodeThatWouldBeTooOldIsNotWaitedFor(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -192,7 +203,8 @@ func TestACodeThatWouldBeTooOldIsNotWaitedFor(t *testing.T) {
 	}
 }
 
-// A user who goes back and presses the button again and again is not kept out; no more than ten are open.
+// A user who goes back and presses the button again and again is not kept out; no more than ten are
+// open.
 func TestTenConsentsAreOpenAtMost(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -216,7 +228,8 @@ func TestTenConsentsAreOpenAtMost(t *testing.T) {
 	}
 }
 
-// Every way of coming back, or of opening a link, that leads to nothing has a page of its own with what to do next.
+// Every way of coming back, or of opening a link, that leads to nothing has a page of its own with
+// what to do next.
 func TestPagesOfWhatLeadsNowhere(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -252,23 +265,29 @@ func TestPagesOfWhatLeadsNowhere(t *testing.T) {
 		title  string
 		again  bool
 	}{
-		"a link that there is not":         {b.get(pagesPath + newSecret()), 404, "This link is not known", false},
-		"a link cut short":                 {b.get(elsewhere.URL[:len(elsewhere.URL)-1]), 404, "This link is not known", false},
-		"something else":                   {b.get(pagesPath + "x/y"), 404, "This link is not known", false},
-		"a link's token as a result":       {b.get(elsewhere.URL + resultPath), 404, "This link is not known", false},
-		"an expired link":                  {b.get(expired.URL), 410, "This link has expired", false},
-		"an expired link's button":         {b.press(expired.URL), 410, "This link has expired", false},
-		"a withdrawn link":                 {b.get(withdrawn.URL), 410, "This link is no longer valid", false},
-		"a withdrawn link's button":        {b.press(withdrawn.URL), 410, "This link is no longer valid", false},
-		"a link of a removed connection":   {b.get(goneLink.URL), 410, "This link is no longer valid", false},
-		"back without a state":             {b.get(callbackPath + "?code=x"), 404, "Nobody here has asked Audatex for this", false},
-		"back with a token for a state":    {b.get(callbackPath + "?code=x&state=" + newSecret()), 404, "Nobody here has asked Audatex for this", false},
-		"back with a state never given":    {b.get(callbackPath + "?code=x&state=" + stranger), 404, "Nobody here has asked Audatex for this", false},
-		"a result never given":             {b.get(pagesPath + stranger + resultPath), 404, "This link is not known", false},
-		"back in another browser":          {other.get(back), 403, "This was begun in another browser", true},
-		"the result in another browser":    {other.get(pagesPath + stateOf(back) + resultPath), 403, "This was begun in another browser", true},
-		"back too late":                    {b.get(lateBack), 410, "That took too long", true},
-		"back without a code":              {b.get(callbackPath + "?state=" + stateOf(back)), 400, "The answer from Audatex is not complete", true},
+		"a link that there is not": {b.get(pagesPath + newSecret()), 404, "This link is not known", false},
+		"a link cut short": {b.get(elsewhere.URL[:len(elsewhere.URL)-1]), 404, "This link is not known",
+			false},
+		"something else":                 {b.get(pagesPath + "x/y"), 404, "This link is not known", false},
+		"a link's token as a result":     {b.get(elsewhere.URL + resultPath), 404, "This link is not known", false},
+		"an expired link":                {b.get(expired.URL), 410, "This link has expired", false},
+		"an expired link's button":       {b.press(expired.URL), 410, "This link has expired", false},
+		"a withdrawn link":               {b.get(withdrawn.URL), 410, "This link is no longer valid", false},
+		"a withdrawn link's button":      {b.press(withdrawn.URL), 410, "This link is no longer valid", false},
+		"a link of a removed connection": {b.get(goneLink.URL), 410, "This link is no longer valid", false},
+		"back without a state": {b.get(callbackPath + "?code=x"), 404, "Nobody here has asked Audatex for this",
+			false},
+		"back with a token for a state": {b.get(callbackPath + "?code=x&state=" + newSecret()), 404,
+			"Nobody here has asked Audatex for this", false},
+		"back with a state never given": {b.get(callbackPath + "?code=x&state=" + stranger), 404,
+			"Nobody here has asked Audatex for this", false},
+		"a result never given":    {b.get(pagesPath + stranger + resultPath), 404, "This link is not known", false},
+		"back in another browser": {other.get(back), 403, "This was begun in another browser", true},
+		"the result in another browser": {other.get(pagesPath + stateOf(back) + resultPath), 403,
+			"This was begun in another browser", true},
+		"back too late": {b.get(lateBack), 410, "That took too long", true},
+		"back without a code": {b.get(callbackPath + "?state=" + stateOf(back)), 400,
+			"The answer from Audatex is not complete", true},
 		"back by a link that is withdrawn": {b.finish(withdrawnBack), 200, "This link is no longer valid", false},
 	} {
 		if tt.got.status != tt.status || tt.got.title() != tt.title {
@@ -308,7 +327,8 @@ func TestGuessesAreSlowed(t *testing.T) {
 	b := w.browser()
 	slowed := 0
 	for range 40 {
-		if got := b.get(pagesPath + newSecret()); got.status == http.StatusTooManyRequests && got.header.Get("Retry-After") != "" {
+		if got := b.get(pagesPath + newSecret()); got.status == http.StatusTooManyRequests &&
+			got.header.Get("Retry-After") != "" {
 			slowed++
 		}
 	}
@@ -320,7 +340,8 @@ func TestGuessesAreSlowed(t *testing.T) {
 	}
 }
 
-// Whoever is on the way back is let in however much else comes from the same network: the code is good for a minute only.
+// Whoever is on the way back is let in however much else comes from the same network: the code is
+// good for a minute only.
 func TestTheWayBackHasARateOfItsOwn(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -341,7 +362,8 @@ func TestTheWayBackHasARateOfItsOwn(t *testing.T) {
 		"a result, no cookie":        func() shown { return w.browser().get(pagesPath + stateOf(back) + resultPath) },
 		"the way back by the button": func() shown { return b.press(back) },
 	} {
-		if page := get(); page.status != http.StatusTooManyRequests || page.header.Get("Retry-After") != "1" || !strings.Contains(page.body, "Wait a few seconds") {
+		if page := get(); page.status != http.StatusTooManyRequests || page.header.Get("Retry-After") != "1" ||
+			!strings.Contains(page.body, "Wait a few seconds") {
 			t.Errorf("%s: %d, Retry-After %q", name, page.status, page.header.Get("Retry-After"))
 		}
 	}

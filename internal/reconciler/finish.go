@@ -5,38 +5,42 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// finish tells what the run that began at a time has found, and ends it. The next one begins if it is wanted.
+// finish publishes the result of the run that began at a time, and ends the run. The next run
+// begins if one was requested.
 func (w *worker) finish(ctx context.Context, c relay.Connection, startedAt time.Time) error {
 	doc := w.read()
 	if doc.Run == nil || !doc.Run.StartedAt.Equal(startedAt) {
 		return nil
 	}
 	run := *doc.Run
-	if isTold(run) {
-		if err := w.tell(ctx, c, run); err != nil {
+	if isPublished(run) {
+		if err := w.publish(ctx, c, run); err != nil {
 			return err
 		}
 	}
 	err := w.update(ctx, startedAt, func(d *relay.Reconciliation) { d.Finish(w.s.r.cfg.Now().UTC()) })
 	if err == nil {
 		w.s.r.cfg.Metrics.run(run.Causes)
-		w.log.Info("open orders were read again", "causes", run.Causes, "since", run.Since, "orders", run.Read, "changed", run.Changed,
+		w.log.Info("open orders were read again", "causes", run.Causes, "since", run.Since, "orders", run.Read,
+			"changed", run.Changed,
 			"unreadable", run.Unreadable)
 	}
 	return err
 }
 
-// isTold reports whether a run is told as an event. One that nobody asked for, and for which there was nothing to do, is not.
-func isTold(run relay.ReconcileRun) bool {
+// isPublished reports whether a run gets an event. A run that nobody requested, and that read
+// nothing, gets none.
+func isPublished(run relay.ReconcileRun) bool {
 	return run.Read > 0 || slices.Contains(run.Causes, relay.CauseGap) || slices.Contains(run.Causes, relay.CauseAsked)
 }
 
-// details are those of the event of a run.
+// details are the details of a run's event.
 type details struct {
 	Connection string                 `json:"connection"`
 	Causes     []relay.ReconcileCause `json:"causes"`
@@ -45,17 +49,18 @@ type details struct {
 	Orders     int                    `json:"orders"`
 	Changed    int                    `json:"changed"`
 	Unreadable int                    `json:"unreadable"`
-	// UnreadableOrders names the first of them, each by its site and its id.
+	// UnreadableOrders are the first of them, each as <site>.<id>.
 	UnreadableOrders []string `json:"unreadableOrders,omitempty"`
 }
 
-// tell publishes the event of a run, unless that was done before a crash.
-func (w *worker) tell(ctx context.Context, c relay.Connection, run relay.ReconcileRun) error {
+// publish publishes the event of a run, unless that was done before a crash.
+func (w *worker) publish(ctx context.Context, c relay.Connection, run relay.ReconcileRun) error {
 	d := details{
 		Connection: c.ID, Causes: run.Causes, Since: relay.FormatTime(run.Since), StartedAt: relay.FormatTime(run.StartedAt),
 		Orders: run.Read, Changed: run.Changed, Unreadable: run.Unreadable, UnreadableOrders: run.Orders,
 	}
-	message := fmt.Sprintf("The open orders of connection %s were read again, as asked for at %s by: %s. Of %d orders %d had changed and %d could not be read.",
+	message := fmt.Sprintf("The open orders of connection %s were read again, as asked for at %s by: %s. "+
+		"Of %d orders %d had changed and %d could not be read.",
 		c.ID, d.StartedAt, list(run.Causes), d.Orders, d.Changed, d.Unreadable)
 	raw, err := json.Marshal(d)
 	if err != nil {
@@ -68,19 +73,17 @@ func (w *worker) tell(ctx context.Context, c relay.Connection, run relay.Reconci
 	return w.s.r.cfg.Publisher.Once(ctx, siteOf(c), relay.KindReconciled, c.ID, message, asMap, run.StartedAt, "startedAt")
 }
 
-// list writes causes for people.
+// list returns the causes in words.
 func list(causes []relay.ReconcileCause) string {
 	words := map[relay.ReconcileCause]string{
-		relay.CauseGap: "a suspected gap", relay.CauseSubscription: "a new subscription", relay.CauseAsked: "a request", relay.CauseNightly: "the nightly run",
+		relay.CauseGap: "a suspected gap", relay.CauseSubscription: "a new subscription",
+		relay.CauseAsked: "a request", relay.CauseNightly: "the nightly run",
 	}
-	text := ""
+	texts := make([]string, len(causes))
 	for i, c := range causes {
-		if i > 0 {
-			text += ", "
-		}
-		text += words[c]
+		texts[i] = words[c]
 	}
-	return text
+	return strings.Join(texts, ", ")
 }
 
 // siteOf returns the site that an operational event about a connection belongs to.

@@ -67,7 +67,8 @@ func (v *vendor) get(order string) json.RawMessage {
 }
 
 func (v *vendor) json(order string) json.RawMessage {
-	return json.RawMessage(fmt.Sprintf(`{"PartsOrderId":%q,"Status":%q,"Number":%d}`, order, v.status[order], v.extra[order]))
+	return json.RawMessage(fmt.Sprintf(`{"PartsOrderId":%q,"Status":%q,"Number":%d}`, order, v.status[order],
+		v.extra[order]))
 }
 
 // readings returns how often an order was asked for.
@@ -78,7 +79,9 @@ func (v *vendor) readings(order string) int {
 }
 
 // Order implements Orders.
-func (v *vendor) Order(_ context.Context, _, order string, begin func() (context.Context, error)) (json.RawMessage, error) {
+func (v *vendor) Order(
+	_ context.Context, _, order string, begin func() (context.Context, error),
+) (json.RawMessage, error) {
 	ctx, err := begin()
 	if err != nil {
 		return nil, err
@@ -152,7 +155,8 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, conn: natstest.Start(t), vendor: newVendor(), connections: &connections{all: map[string]relay.Connection{}}}
+	w := &world{t: t, conn: natstest.Start(t), vendor: newVendor(),
+		connections: &connections{all: map[string]relay.Connection{}}}
 	w.store = w.open(store.Gate{})
 	w.publisher = publisher.New(publisher.Config{Store: w.store, Log: slog.New(slog.DiscardHandler)})
 	return w
@@ -169,7 +173,8 @@ func (w *world) open(g store.Gate) *store.Store {
 		w.t.Fatal(err)
 	}
 	s, err := store.Open(context.Background(), store.Config{
-		Conn: w.conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour}, Sealer: sealer, Log: slog.New(slog.DiscardHandler), Gate: g,
+		Conn: w.conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour}, Sealer: sealer,
+		Log: slog.New(slog.DiscardHandler), Gate: g,
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -192,13 +197,15 @@ func (w *world) connect(id string) relay.Connection {
 func (w *world) notify(connection, order string) {
 	w.t.Helper()
 	ctx := context.Background()
-	n := relay.Received{Connection: connection, Seq: w.entries.Add(1), Info: relay.NotificationInfo{Topic: "PARTS.ORDER.UPDATED", ReceivedAt: time.Now()}}
+	n := relay.Received{Connection: connection, Seq: w.entries.Add(1),
+		Info: relay.NotificationInfo{Topic: "PARTS.ORDER.UPDATED", ReceivedAt: time.Now()}}
 	for range 50 {
 		pos, err := w.publisher.Begin(ctx, connection, order, []relay.Received{n})
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		switch outcome, err := w.publisher.Publish(ctx, pos, relay.Snapshot{Order: w.vendor.get(order), ReadAt: time.Now().UTC()}); outcome {
+		switch outcome, err := w.publisher.Publish(ctx, pos,
+			relay.Snapshot{Order: w.vendor.get(order), ReadAt: time.Now().UTC()}); outcome {
 		case relay.Published:
 			return
 		case relay.ReadAgain:
@@ -233,8 +240,9 @@ func (w *world) start(connection string, change func(*Config)) *process {
 		return nil
 	}})
 	c := Config{
-		Store: s, Orders: w.vendor, Publisher: publisher.New(publisher.Config{Store: s, Log: slog.New(slog.DiscardHandler)}), Connections: w.connections,
-		RetryLeast: time.Millisecond, RetryMost: 4 * time.Millisecond, Log: slog.New(slog.DiscardHandler), Grace: time.Minute,
+		Store: s, Orders: w.vendor, Publisher: publisher.New(publisher.Config{Store: s, Log: slog.New(slog.DiscardHandler)}),
+		Connections: w.connections,
+		RetryLeast:  time.Millisecond, RetryMost: 4 * time.Millisecond, Log: slog.New(slog.DiscardHandler), Grace: time.Minute,
 	}
 	if change != nil {
 		change(&c)
@@ -327,7 +335,8 @@ func (w *world) events(site, order string) []event {
 // reconciled returns the details of the events that tell of a connection's runs.
 func (w *world) reconciled(connection string) []details {
 	w.t.Helper()
-	stored, _, err := w.store.Events.Scan(context.Background(), 0, []string{topology.OperationalSubject("*", string(relay.KindReconciled), connection)}, 10_000)
+	stored, _, err := w.store.Events.Scan(context.Background(), 0,
+		[]string{topology.OperationalSubject("*", string(relay.KindReconciled), connection)}, 10_000)
 	if err != nil {
 		w.t.Fatal(err)
 	}

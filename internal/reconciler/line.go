@@ -13,18 +13,18 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// maxContests bounds how often a document is contested in a row with another writer.
+// maxContests bounds how often in a row a document is written in competition with another writer.
 const maxContests = 4
 
-// line is a connection's document.
+// line holds a connection's document.
 type line struct {
 	s          *ownedShard
 	connection string
 
-	writing  sync.Mutex // held by whoever changes the document, until it is stored
+	writing  sync.Mutex // held while the document is being changed and stored
 	revision uint64     // of the document; guarded by writing
 
-	mu    sync.Mutex           // never held for long
+	mu    sync.Mutex           // held only for a moment
 	doc   relay.Reconciliation // as stored
 	begun string               // the last key whose reading has begun since the run's position was stored
 }
@@ -36,12 +36,15 @@ func (l *line) read() relay.Reconciliation {
 	return l.doc.Clone()
 }
 
-// want notes that the connection's orders must be read again. Gaps, if not 0, is how many gaps there have been: one that was noted before
-// is not noted again. It returns the document as it was then stored.
-func (l *line) want(ctx context.Context, generation string, w relay.ReconcileWant, gaps uint64, now time.Time) (noted relay.Reconciliation, err error) {
+// want requests that the connection's orders are read again. Gaps, if not 0, is how many gaps there
+// have been; a gap for which a run was already requested is ignored. It returns the document as it
+// was stored.
+func (l *line) want(
+	ctx context.Context, generation string, w relay.ReconcileWant, gaps uint64, now time.Time,
+) (noted relay.Reconciliation, err error) {
 	err = l.change(ctx, func(d *relay.Reconciliation) bool {
 		begun := l.beginning()
-		if d.Generation != generation { // of an earlier connection of this name
+		if d.Generation != generation { // it belongs to an earlier connection with the same id
 			*d, begun = relay.Reconciliation{Generation: generation}, ""
 		}
 		switch {
@@ -57,13 +60,16 @@ func (l *line) want(ctx context.Context, generation string, w relay.ReconcileWan
 	return noted, err
 }
 
-// adopt writes the document of a run that an owner before may still be at under our epoch: from then on nothing it writes there counts.
+// adopt writes the document of a run under our epoch, so that nothing a former owner writes to it
+// counts from then on.
 func (l *line) adopt(ctx context.Context) error {
 	return l.change(ctx, func(d *relay.Reconciliation) bool { return d.Run != nil && d.Epoch != l.s.lease.Epoch() })
 }
 
-// next notes that the readings of a run up to a key begin. It returns false if the run is another one by now, or has got more to do: as
-// long as nothing was read, what is wanted besides becomes part of it. No want is stored meanwhile that takes nothing to have been read.
+// next records that the run begins to read orders up to a key. It returns false if the run is
+// another one by now, or has more to do than before: while nothing has been read, further requests
+// become part of the run. No request is stored during next, so every request knows what has been
+// read.
 func (l *line) next(run relay.ReconcileRun, last string) bool {
 	l.writing.Lock()
 	defer l.writing.Unlock()
@@ -77,14 +83,15 @@ func (l *line) next(run relay.ReconcileRun, last string) bool {
 	return true
 }
 
-// beginning returns the last key whose reading has begun since the run's position was stored, "" if none has.
+// beginning returns the last key whose reading has begun since the run's position was stored, or
+// "".
 func (l *line) beginning() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.begun
 }
 
-// update changes the run that began at a time. Where another one is under way by now, nothing happens.
+// update changes the run that began at a time. If another run is under way by now, it does nothing.
 func (l *line) update(ctx context.Context, startedAt time.Time, f func(*relay.Reconciliation)) error {
 	return l.change(ctx, func(d *relay.Reconciliation) bool {
 		if d.Run == nil || !d.Run.StartedAt.Equal(startedAt) {
@@ -95,7 +102,8 @@ func (l *line) update(ctx context.Context, startedAt time.Time, f func(*relay.Re
 	})
 }
 
-// change has f change the document, which may be more than once, and stores it unless f returns false.
+// change applies f to the document, perhaps more than once, and stores the result unless f returns
+// false.
 func (l *line) change(ctx context.Context, f func(*relay.Reconciliation) bool) error {
 	l.writing.Lock()
 	defer l.writing.Unlock()
@@ -132,7 +140,7 @@ func (l *line) change(ctx context.Context, f func(*relay.Reconciliation) bool) e
 		case same(there.Value, doc):
 			l.stored(doc, there.Revision)
 			return nil
-		default: // an owner before has written late, or our own write came about that had no answer
+		default: // a former owner has written late, or our own write without a response was stored
 			l.stored(there.Value, there.Revision)
 		}
 		if tries == maxContests {
@@ -141,7 +149,7 @@ func (l *line) change(ctx context.Context, f func(*relay.Reconciliation) bool) e
 	}
 }
 
-// stored takes what is stored. The caller has the turn to write.
+// stored records what is stored. The caller must hold writing.
 func (l *line) stored(doc relay.Reconciliation, revision uint64) {
 	l.revision = revision
 	l.mu.Lock()

@@ -9,7 +9,7 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// Metrics counts what is read again. All methods work on nil.
+// Metrics counts reconciliations. All methods work on nil.
 type Metrics struct {
 	runs       *prometheus.CounterVec
 	read       *prometheus.CounterVec
@@ -29,10 +29,13 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "audatex_relay_reconciled_orders_total",
 			Help: "Orders looked at in reconciliations, by result (unchanged, changed, unreadable, skipped).",
 		}, []string{"result"}),
-		running: prometheus.NewDesc("audatex_relay_connections_reconciling", "Connections whose open orders are being read again.", nil, nil),
-		left:    prometheus.NewDesc("audatex_relay_reconciliation_orders_left", "Orders that are still to be read again in the reconciliations under way.", nil, nil),
+		running: prometheus.NewDesc("audatex_relay_connections_reconciling",
+			"Connections whose open orders are being read again.", nil, nil),
+		left: prometheus.NewDesc("audatex_relay_reconciliation_orders_left",
+			"Orders that are still to be read again in the reconciliations under way.", nil, nil),
 	}
-	for _, cause := range []relay.ReconcileCause{relay.CauseGap, relay.CauseSubscription, relay.CauseAsked, relay.CauseNightly} {
+	for _, cause := range []relay.ReconcileCause{relay.CauseGap, relay.CauseSubscription, relay.CauseAsked,
+		relay.CauseNightly} {
 		m.runs.WithLabelValues(string(cause))
 	}
 	for _, name := range outcomeNames {
@@ -82,7 +85,8 @@ func (m *Metrics) run(causes []relay.ReconcileCause) {
 	}
 }
 
-// underWay returns how many runs are under way in the shards held here, and how many orders they have left.
+// underWay returns how many runs are under way in this replica's shards, and how many orders they
+// have left.
 func (r *Reconciler) underWay() (running, left int) {
 	r.mu.Lock()
 	shards := slices.Collect(maps.Values(r.shards))

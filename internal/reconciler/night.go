@@ -11,20 +11,21 @@ import (
 )
 
 const (
-	// lookAtNight is how often it is looked who has come up at night, lookAtDay how often whether it is night: clocks jump.
+	// lookAtNight is how often due runs are looked for at night, lookAtDay how often it is checked
+	// whether the night has begun: clocks may be changed.
 	lookAtNight = time.Minute
 	lookAtDay   = time.Hour
 )
 
-// Night is the part of each day in which the orders of every connection are read again: from a time of day on, for a while. The zero
-// value is none.
+// Night is the part of each day in which the orders of every connection are read again, from a time
+// of day on. The zero value means never.
 type Night struct {
 	From     time.Duration // after midnight
 	Length   time.Duration
 	Location *time.Location
 }
 
-// began returns when the last night began, up to now.
+// began returns when the last night before now began.
 func (n Night) began(now time.Time) time.Time {
 	local := now.In(n.Location)
 	at := func(days int) time.Time {
@@ -36,18 +37,19 @@ func (n Night) began(now time.Time) time.Time {
 	return at(-1)
 }
 
-// Turn returns when a connection's turn comes in the night that began at a time: the connections are spread evenly over it, but for its
-// end, so that whoever looks every lookAtNight finds each of them in time.
+// Turn returns when a connection's turn is in the night that began at a time. The turns are spread
+// evenly over the night except for its end, so that a check every lookAtNight finds each of them in
+// time.
 func (n Night) Turn(connection string, began time.Time) time.Time {
 	h := fnv.New64a()
 	h.Write([]byte(connection))
 	sum := h.Sum64()
-	sum ^= sum >> 32 // the low bits of short names are not well mixed
+	sum ^= sum >> 32 // the low bits of short ids are not well mixed
 	const parts = 1 << 20
 	return began.Add(time.Duration(sum%parts) * (max(0, n.Length-lookAtNight) / parts))
 }
 
-// night begins the runs that are due, and returns how long there is nothing more to do.
+// night begins the runs that are due, and returns how long to wait until the next check.
 func (s *ownedShard) night(ctx context.Context) time.Duration {
 	n, now := s.r.cfg.Night, s.r.cfg.Now()
 	if n.Length <= 0 {
@@ -62,12 +64,14 @@ func (s *ownedShard) night(ctx context.Context) time.Duration {
 			continue
 		}
 		l := s.line(c.ID)
-		if doc := l.read(); doc.Generation == c.Generation && (doc.Run != nil || doc.Last != nil && !doc.Last.StartedAt.Before(began)) {
+		if doc := l.read(); doc.Generation == c.Generation &&
+			(doc.Run != nil || doc.Last != nil && !doc.Last.StartedAt.Before(began)) {
 			continue
 		}
 		w := relay.ReconcileWant{Causes: []relay.ReconcileCause{relay.CauseNightly}, Since: now.UTC()}
 		if _, err := l.want(ctx, c.Generation, w, 0, now.UTC()); err != nil {
-			s.log.Log(ctx, store.Level(err, slog.LevelWarn), "the nightly reading of open orders cannot begin yet", "connection", c.ID, "error", err)
+			s.log.Log(ctx, store.Level(err, slog.LevelWarn), "the nightly reading of open orders cannot begin yet",
+				"connection", c.ID, "error", err)
 			continue
 		}
 		s.begin(l)

@@ -15,15 +15,17 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// TestEveryChangeIsPublishedOnce lets orders change, notifications come, gaps be suspected, owners be killed, stopped, and succeeded while
-// they go on, and the vendor fail, in random order. In the end every run has ended and the last event of every order is what the
-// vendor says. Only notifications have events without a change, and nothing that was closed is ever asked for.
+// TestEveryChangeIsPublishedOnce lets orders change, notifications come, gaps be suspected, owners
+// be killed, stopped, and succeeded while they go on, and the vendor fail, in random order. In the
+// end every run has ended and the last event of every order is what the vendor says. Only
+// notifications have events without a change, and nothing that was closed is ever asked for.
 func TestEveryChangeIsPublishedOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	var worlds atomic.Int64
 	rapid.Check(t, func(rt *rapid.T) {
-		s := &story{world: w, rt: rt, id: fmt.Sprintf("site-%d", worlds.Add(1)), notified: map[string]int{}, closed: map[string]bool{}, ended: map[string]bool{}}
+		s := &story{world: w, rt: rt, id: fmt.Sprintf("site-%d", worlds.Add(1)), notified: map[string]int{},
+			closed: map[string]bool{}, ended: map[string]bool{}}
 		s.begin()
 		for range rapid.IntRange(3, 25).Draw(rt, "actions") {
 			s.act(rapid.SampledFrom([]string{
@@ -70,7 +72,8 @@ func (s *story) tell(order string) {
 	s.notified[order]++
 }
 
-// succeed has another process own the shard. It is told of the gaps that are stored, as by a poller that takes the connection over.
+// succeed has another process own the shard. It is told of the gaps that are stored, as by a poller
+// that takes the connection over.
 func (s *story) succeed() {
 	s.owner = s.start(s.id, nil)
 	if s.gap.Gaps > 0 {
@@ -85,7 +88,8 @@ func (s *story) act(action string) {
 		if s.ended[order] {
 			return
 		}
-		status := rapid.SampledFrom([]string{"Confirmed", "Dispatched", "Delivered", "ReturnRequested", "Cancelled", "Odd"}).Draw(s.rt, "status")
+		status := rapid.SampledFrom([]string{"Confirmed", "Dispatched", "Delivered", "ReturnRequested", "Cancelled",
+			"Odd"}).Draw(s.rt, "status")
 		s.vendor.set(order, status)
 		s.ended[order] = relay.IsClosed(status)
 		if action == "notify" {
@@ -96,7 +100,8 @@ func (s *story) act(action string) {
 		s.gap = relay.Poll{Generation: s.conn.Generation, Gaps: s.gap.Gaps + 1, GapCause: relay.CauseGap, GapSince: &now}
 		s.owner.Suspected(s.id, s.gap)
 	case "ask":
-		if _, err := s.owner.Reconcile(s.t.Context(), s.id, rapid.Bool().Draw(s.rt, "delivered")); err != nil && !errors.Is(err, ErrNotOwned) {
+		if _, err := s.owner.Reconcile(s.t.Context(), s.id, rapid.Bool().Draw(s.rt, "delivered")); err != nil &&
+			!errors.Is(err, ErrNotOwned) {
 			s.rt.Fatal(err)
 		}
 	case "fail":

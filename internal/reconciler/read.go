@@ -10,38 +10,43 @@ import (
 	"github.com/audatex-relay/relay/internal/shard"
 )
 
-// outcome is what reading one order again came to.
+// outcome is the result of reading one order again.
 type outcome int
 
 const (
-	unavailable     outcome = iota // the vendor cannot be asked now
-	skipped                        // it need not be read: it has been closed since, or has no event yet
-	unchanged                      // it is as its last event says
-	changed                        // it has an event more
-	unreadableOrder                // the vendor answers and gives no such order, or what it gives cannot become an event
-	senseless                      // the vendor answers, again and again, with what is no order
+	unavailable     outcome = iota // the vendor cannot be reached now
+	skipped                        // it must not be read: it has been closed since, or has no event yet
+	unchanged                      // it is as in its last event
+	changed                        // it has a new event
+	unreadableOrder                // the vendor has no such order, or the order cannot become an event
+	senseless                      // the vendor's responses are repeatedly not an order
 	stuck                          // the store is in trouble
-	stopped                        // the shard is given up
+	stopped                        // the shard is being given up
 )
 
-var outcomeNames = map[outcome]string{skipped: "skipped", unchanged: "unchanged", changed: "changed", unreadableOrder: "unreadable"}
+var outcomeNames = map[outcome]string{skipped: "skipped", unchanged: "unchanged", changed: "changed",
+	unreadableOrder: "unreadable"}
 
-// result is an outcome with its order and, for the log, its cause.
+// result is an outcome with its order and its cause, which is logged.
 type result struct {
 	order   openOrder
 	outcome outcome
 	err     error
 }
 
-// readings is how often an order is read in a row because the log had moved on meanwhile, or the answer made no sense.
+// readings is how often in a row an order is read because the log had changed meanwhile, or the
+// response made no sense.
 const readings = 5
 
-// errLapsed says that an order was not asked for as the lease on the shard had become invalid.
+// errLapsed means that an order was not read because the lease on the shard is no longer valid.
 var errLapsed = errors.New("the lease on the shard is not valid")
 
-// readOrder takes where the order is in the log, reads it from the vendor and publishes what has changed. Waiting for the vendor's turn
-// ends with starting, what has begun with ending.
-func (r *Reconciler) readOrder(starting, ending context.Context, lease *shard.Lease, connection string, run relay.ReconcileRun, o openOrder) result {
+// readOrder reads the order's position in the log, reads the order from the vendor, and publishes
+// what has changed. Waiting for the vendor's turn ends with starting; what has begun ends with
+// ending.
+func (r *Reconciler) readOrder(
+	starting, ending context.Context, lease *shard.Lease, connection string, run relay.ReconcileRun, o openOrder,
+) result {
 	res := func(of outcome, err error) result { return result{o, of, err} }
 	var last error
 	pause := backoff{least: r.cfg.RetryLeast, most: r.cfg.RetryMost}
@@ -54,7 +59,7 @@ func (r *Reconciler) readOrder(starting, ending context.Context, lease *shard.Le
 			return res(skipped, nil)
 		}
 		answer, err := r.cfg.Orders.Order(starting, connection, o.order, func() (context.Context, error) {
-			if !lease.Valid() { // the vendor's turn took its time
+			if !lease.Valid() { // waiting for the vendor's turn may have taken long
 				return nil, errLapsed
 			}
 			return ending, nil
@@ -72,10 +77,11 @@ func (r *Reconciler) readOrder(starting, ending context.Context, lease *shard.Le
 		default:
 			return res(unreadableOrder, err)
 		}
-		differs, published, err := r.cfg.Publisher.Reconcile(ending, pos, relay.Snapshot{Order: answer, ReadAt: r.cfg.Now().UTC()})
+		differs, published, err := r.cfg.Publisher.Reconcile(ending, pos,
+			relay.Snapshot{Order: answer, ReadAt: r.cfg.Now().UTC()})
 		switch published {
 		case relay.Published:
-			// An order that was found changed before a crash, in this very run, is read once more.
+			// An order that was found changed in this very run before a crash is read once more.
 			if differs || !pos.State.ReconciledAt.Before(run.StartedAt) {
 				return res(changed, nil)
 			}
@@ -91,14 +97,15 @@ func (r *Reconciler) readOrder(starting, ending context.Context, lease *shard.Le
 	if refused(last) {
 		return res(senseless, last)
 	}
-	return res(unavailable, fmt.Errorf("order %s was read %d times and the log had moved on each time: %w", o.order, readings, last))
+	return res(unavailable, fmt.Errorf("order %s was read %d times and the log had moved on each time: %w", o.order,
+		readings, last))
 }
 
-// refused reports whether the vendor is well and refuses just this order.
+// refused reports whether the vendor is well and refuses only this order.
 func refused(err error) bool {
 	var e *audatex.Error
 	if !errors.As(err, &e) || e.Operation == audatex.OpToken {
-		return false // a refused token is no word on the order
+		return false // a refused token has nothing to do with the order
 	}
 	switch e.Outcome {
 	case audatex.NotFound, audatex.Forbidden, audatex.Malformed, audatex.TooLarge:
@@ -108,5 +115,5 @@ func refused(err error) bool {
 	return false
 }
 
-// passing reports whether a refusal may be of the moment: an answer that cannot be understood.
+// passing reports whether a refusal may be temporary, because the response could not be understood.
 func passing(err error) bool { return audatex.OutcomeOf(err) == audatex.Malformed }

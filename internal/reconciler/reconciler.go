@@ -1,14 +1,17 @@
-// Package reconciler reads the open orders of a connection again where notifications may have been lost, and has the publisher tell what
-// has changed. The vendor has no list of orders, so these are the orders that the relay has seen: relay_open lists them by connection,
-// and is written before an order's first event (internal/publisher).
+// Package reconciler reads a connection's open orders again when notifications may have been lost,
+// and publishes what has changed. A gap that was stored is never forgotten, whichever process dies,
+// and nothing is published twice. Begin with Reconciler and Own; work.go does the runs.
 //
-// A run is wanted because of a suspected gap, a new subscription, by whoever asks for it, and once a night. Which run is under way, and
-// how far it is, is a document of the connection (relay.Reconciliation). It is written by the owner of the connection's shard under its
-// epoch, at the revision that was read, and survives its writer: the next owner goes on from there. Nothing is kept, and no goroutine
-// runs, for a connection of which nothing is wanted.
+// The vendor has no list of orders, so these are the orders that the relay has seen: relay_open
+// lists them by connection, and is written before an order's first event (internal/publisher).
 //
-// A gap is the poller's to tell. Its document counts them, and ours says how many of them a run was wanted for; so a gap that was stored
-// is never forgotten, whoever dies in between.
+// A run is requested by a suspected gap, a new subscription, an operator, and once a night. A
+// document of the connection (relay.Reconciliation) has the run under way and its position. The
+// owner of the connection's shard writes it under its epoch, at the revision that was read; the
+// next owner continues from there. A connection without a request costs no memory and no goroutine.
+//
+// The poller detects gaps. Its document counts them, and ours has the number of gaps for which a
+// run was requested.
 package reconciler
 
 import (
@@ -26,32 +29,37 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Orders reads an order from the vendor with a connection's consent. Its errors are judged by audatex.OutcomeOf. Ctx is of the wait for
-// the vendor's turn, which may be long; begin is called when it has come, right before the order is asked for.
+// Orders reads an order from the vendor with a connection's consent. Its errors are classified by
+// audatex.OutcomeOf. Ctx limits the wait for the vendor's turn, which may be long; begin is called
+// when the turn has come, right before the order is read.
 type Orders interface {
 	Order(ctx context.Context, connection, order string, begin func() (context.Context, error)) (json.RawMessage, error)
 }
 
 // Publisher puts events into the log.
 type Publisher interface {
-	// Begin takes where the order is in the log; it comes before the order is read.
+	// Begin returns the order's position in the log. It must be called before the order is read.
 	Begin(ctx context.Context, site, order string, waiting []relay.Received) (relay.OrderPosition, error)
-	Reconcile(ctx context.Context, pos relay.OrderPosition, reading relay.Snapshot) (changed bool, outcome relay.PublishOutcome, err error)
-	// Once publishes an operational event, unless there is one since a time with equal details under the keys by.
-	Once(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any, since time.Time, by ...string) error
+	Reconcile(
+		ctx context.Context, pos relay.OrderPosition, reading relay.Snapshot,
+	) (changed bool, outcome relay.PublishOutcome, err error)
+	// Once publishes an operational event, unless there is one since a time with the same details
+	// under the keys by.
+	Once(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any, since time.Time,
+		by ...string) error
 }
 
-// Connections tells which connections there are.
+// Connections knows the configured connections.
 type Connections interface {
 	Connection(id string) (relay.Connection, bool)
 	Connections(shard int) []relay.Connection
 }
 
 const (
-	// openFor is how long after its last event an order is looked for.
+	// openFor is how long after its last event an order is read again.
 	openFor = 60 * 24 * time.Hour
-	// listedLately is how long an entry of relay_open is kept whatever its order's document says: the event that makes the order open may
-	// be on its way.
+	// listedLately is how long an entry of relay_open is kept regardless of its order's document:
+	// the event that makes the order open may not be published yet.
 	listedLately = 24 * time.Hour
 )
 
@@ -70,14 +78,14 @@ type Config struct {
 	Orders      Orders
 	Publisher   Publisher
 	Connections Connections
-	Night       Night // when each connection's orders are read once a night; the zero value: never
+	Night       Night // when the orders of all connections are read again; the zero value means never
 
-	Concurrency int           // orders of one connection read at once
-	Total       int           // orders read at once in all
-	Grace       time.Duration // how long readings under way may take to end after Own's context has
-	// RetryLeast and RetryMost bound the waits between tries while the vendor cannot be asked.
+	Concurrency int           // orders of one connection read at the same time
+	Total       int           // orders read at the same time in total
+	Grace       time.Duration // how long readings under way may go on after Own's context has ended
+	// RetryLeast and RetryMost bound the waits between attempts while the vendor cannot be reached.
 	RetryLeast, RetryMost time.Duration
-	// Patience is how long orders are asked for again while every answer makes no sense.
+	// Patience is how long orders are read again while no response makes sense.
 	Patience time.Duration
 
 	Metrics *Metrics
@@ -85,7 +93,7 @@ type Config struct {
 	Now     func() time.Time
 }
 
-// Reconciler reconciles the connections of the shards that this replica holds.
+// Reconciler reconciles the connections of the shards that this replica owns.
 type Reconciler struct {
 	cfg   Config
 	store *store.Store
@@ -94,17 +102,18 @@ type Reconciler struct {
 
 	mu     sync.Mutex
 	shards map[int]*ownedShard
-	gaps   map[int]map[string]relay.Poll // by shard and connection, documents that tell of gaps and are to be looked at
+	gaps   map[int]map[string]relay.Poll // by shard and connection: documents with gaps that must be handled
 }
 
 var (
-	// ErrNotOwned says that the connection's shard is not held here, or that no such connection is known here yet.
+	// ErrNotOwned means that this replica does not own the connection's shard, or does not know the
+	// connection yet.
 	ErrNotOwned = errors.New("no such connection is reconciled by this replica")
-	// errSuperseded says that another owner writes the document under a higher epoch.
+	// errSuperseded means that another owner writes the document under a higher epoch.
 	errSuperseded = errors.New("another replica has taken the connection over")
 )
 
-// New makes a Reconciler. Own starts it.
+// New returns a Reconciler. Own starts it.
 func New(c Config) *Reconciler {
 	if c.Concurrency <= 0 {
 		c.Concurrency = DefaultConcurrency
@@ -128,13 +137,15 @@ func New(c Config) *Reconciler {
 		c.Log = slog.Default()
 	}
 	r := &Reconciler{
-		cfg: c, store: c.Store, slots: make(chan struct{}, c.Total), whole: make(chan struct{}), shards: map[int]*ownedShard{}, gaps: map[int]map[string]relay.Poll{},
+		cfg: c, store: c.Store, slots: make(chan struct{}, c.Total), whole: make(chan struct{}),
+		shards: map[int]*ownedShard{}, gaps: map[int]map[string]relay.Poll{},
 	}
 	c.Metrics.observe(r)
 	return r
 }
 
-// Suspected tells of a connection's poll document, which counts a gap more, or was taken over with some.
+// Suspected takes a connection's poll document that has a new gap, or had gaps when it was taken
+// over.
 func (r *Reconciler) Suspected(connection string, doc relay.Poll) {
 	n := relay.ShardOf(connection)
 	r.mu.Lock()
@@ -149,8 +160,9 @@ func (r *Reconciler) Suspected(connection string, doc relay.Poll) {
 	}
 }
 
-// Reconcile has a connection's open orders read again, also those that were delivered if delivered says so. It returns when that is
-// stored, with the connection's document. ErrNotOwned: ask the owner.
+// Reconcile requests that a connection's open orders are read again, including delivered ones if
+// delivered is set. It returns the connection's document once that is stored. If it returns
+// ErrNotOwned, the caller must ask the owner.
 func (r *Reconciler) Reconcile(ctx context.Context, connection string, delivered bool) (relay.Reconciliation, error) {
 	r.mu.Lock()
 	s := r.shards[relay.ShardOf(connection)]
@@ -161,7 +173,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, connection string, delivered
 	}
 	now := r.cfg.Now().UTC()
 	l := s.line(connection)
-	doc, err := l.want(ctx, c.Generation, relay.ReconcileWant{Causes: []relay.ReconcileCause{relay.CauseAsked}, Since: now, Delivered: delivered}, 0, now)
+	doc, err := l.want(ctx, c.Generation,
+		relay.ReconcileWant{Causes: []relay.ReconcileCause{relay.CauseAsked}, Since: now, Delivered: delivered}, 0, now)
 	if errors.Is(err, errSuperseded) {
 		return relay.Reconciliation{}, ErrNotOwned
 	}
@@ -172,14 +185,14 @@ func (r *Reconciler) Reconcile(ctx context.Context, connection string, delivered
 	return doc, nil
 }
 
-// gapsOf returns the documents of a shard's connections that tell of gaps and are to be looked at.
+// gapsOf returns the documents with gaps of a shard's connections that must be handled.
 func (r *Reconciler) gapsOf(shard int) map[string]relay.Poll {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return maps.Clone(r.gaps[shard])
 }
 
-// noted forgets a document that tells of gaps, unless there is a later one.
+// noted removes a document with gaps that was handled, unless there is a later one.
 func (r *Reconciler) noted(connection string, doc relay.Poll) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -189,7 +202,8 @@ func (r *Reconciler) noted(connection string, doc relay.Poll) {
 	}
 }
 
-// Own reconciles the connections of a shard under its lease until ctx ends. It returns when what was under way has ended and is stored.
+// Own reconciles the connections of a shard under its lease until ctx ends. It returns when
+// everything that was under way has ended and is stored.
 func (r *Reconciler) Own(ctx context.Context, lease *shard.Lease) error {
 	s := newOwnedShard(r, lease)
 	if !r.take(ctx, s) {
@@ -204,7 +218,8 @@ func (r *Reconciler) Own(ctx context.Context, lease *shard.Lease) error {
 	return nil
 }
 
-// take begins to hold a shard once whoever held it before in this process has ended; false if ctx ended first.
+// take registers a shard after its previous holder in this process has ended. It returns false if
+// ctx ended before.
 func (r *Reconciler) take(ctx context.Context, s *ownedShard) bool {
 	for {
 		r.mu.Lock()

@@ -17,7 +17,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// TestChangesThatNobodyToldOfBecomeEvents: open orders are read, others are not, and what was found is told once.
+// TestChangesThatNobodyToldOfBecomeEvents: open orders are read, others are not, and what was found
+// is told once.
 func TestChangesThatNobodyToldOfBecomeEvents(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -35,7 +36,8 @@ func TestChangesThatNobodyToldOfBecomeEvents(t *testing.T) {
 	)
 	names := map[int]string{}
 	for n, status := range map[int]string{
-		changedOrder: "New", sameOrder: "Confirmed", cancelled: "Cancelled", returned: "ReturnRejected", delivered: "Delivered", removed: "New", forbidden: "New",
+		changedOrder: "New", sameOrder: "Confirmed", cancelled: "Cancelled", returned: "ReturnRejected",
+		delivered: "Delivered", removed: "New", forbidden: "New",
 		foreign: "New",
 	} {
 		names[n] = orderID(n)
@@ -72,7 +74,8 @@ func TestChangesThatNobodyToldOfBecomeEvents(t *testing.T) {
 		t.Fatalf("%d events of the order that changed", len(events))
 	}
 	e := events[1]
-	if e.data.Origin != relay.OriginReconciliation || e.data.Notification != nil || e.Type != relay.TypeOrderUpdated || len(e.data.Changes) != 2 || *e.data.PreviousStatus != "New" ||
+	if e.data.Origin != relay.OriginReconciliation || e.data.Notification != nil || e.Type != relay.TypeOrderUpdated ||
+		len(e.data.Changes) != 2 || *e.data.PreviousStatus != "New" ||
 		e.Time != relay.FormatTime(e.data.ReadAt) {
 		t.Errorf("event: %+v", e)
 	}
@@ -86,7 +89,8 @@ func TestChangesThatNobodyToldOfBecomeEvents(t *testing.T) {
 		t.Fatalf("told %+v", told)
 	}
 	slices.Sort(told[0].UnreadableOrders)
-	if d := told[0]; d.Orders != 4 || d.Changed != 1 || d.Unreadable != 2 || len(d.Causes) != 1 || d.Causes[0] != relay.CauseAsked || d.Connection != "leeds" ||
+	if d := told[0]; d.Orders != 4 || d.Changed != 1 || d.Unreadable != 2 || len(d.Causes) != 1 ||
+		d.Causes[0] != relay.CauseAsked || d.Connection != "leeds" ||
 		!slices.Equal(d.UnreadableOrders, []string{"leeds." + names[removed], "leeds." + names[forbidden]}) {
 		t.Errorf("told %+v", d)
 	}
@@ -104,7 +108,8 @@ func TestChangesThatNobodyToldOfBecomeEvents(t *testing.T) {
 	if d.Changed != 1 || d.Orders != 5 || d.Causes[0] != relay.CauseGap || d.Since != relay.FormatTime(since) {
 		t.Errorf("told %+v", d)
 	}
-	if events := w.events("leeds", names[delivered]); len(events) != 2 || events[1].data.Origin != relay.OriginReconciliation {
+	if events := w.events("leeds", names[delivered]); len(events) != 2 ||
+		events[1].data.Origin != relay.OriginReconciliation {
 		t.Errorf("%d events of the order that was delivered", len(events))
 	}
 	if doc := w.document("leeds"); doc.Gaps != 1 {
@@ -123,7 +128,8 @@ func TestChangesThatNobodyToldOfBecomeEvents(t *testing.T) {
 	}
 }
 
-// TestAnAnswerThatMakesNoSenseIsReadAgain: it may be of the moment. One that stays so is unreadable and keeps nothing else from being read.
+// TestAnAnswerThatMakesNoSenseIsReadAgain: it may be of the moment. One that stays so is unreadable
+// and keeps nothing else from being read.
 func TestAnAnswerThatMakesNoSenseIsReadAgain(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -142,13 +148,15 @@ func TestAnAnswerThatMakesNoSenseIsReadAgain(t *testing.T) {
 	p := w.start("leeds", nil)
 	w.ask(p, "leeds", false)
 	w.idle("leeds")
-	if d := w.reconciled("leeds"); len(d) != 1 || d[0].Changed != 2 || d[0].Unreadable != 1 || w.vendor.readings(orderID(0)) != readings || w.vendor.readings(orderID(1)) != 3 {
+	if d := w.reconciled("leeds"); len(d) != 1 || d[0].Changed != 2 || d[0].Unreadable != 1 ||
+		w.vendor.readings(orderID(0)) != readings || w.vendor.readings(orderID(1)) != 3 {
 		t.Errorf("told %+v", d)
 	}
 }
 
-// TestAPageInThePlaceOfEveryAnswerHoldsARun: a host that tells of its maintenance with 200 does not leave every order unread. Where it goes on
-// for too long the run ends, and says that nothing could be read.
+// TestAPageInThePlaceOfEveryAnswerHoldsARun: a host that tells of its maintenance with 200 does not
+// leave every order unread. Where it goes on for too long the run ends, and says that nothing could
+// be read.
 func TestAPageInThePlaceOfEveryAnswerHoldsARun(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -189,7 +197,8 @@ func TestAPageInThePlaceOfEveryAnswerHoldsARun(t *testing.T) {
 	}
 }
 
-// TestAGapJustAfterARunHasBegunLooksAtDeliveredOrders: a run that has listed what it reads, and read none of it yet, lists it anew.
+// TestAGapJustAfterARunHasBegunLooksAtDeliveredOrders: a run that has listed what it reads, and
+// read none of it yet, lists it anew.
 func TestAGapJustAfterARunHasBegunLooksAtDeliveredOrders(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -218,7 +227,8 @@ func TestAGapJustAfterARunHasBegunLooksAtDeliveredOrders(t *testing.T) {
 	}
 }
 
-// TestNobodyIsMissedAtNight: whoever looks now and then finds each connection's turn before the night is over.
+// TestNobodyIsMissedAtNight: whoever looks now and then finds each connection's turn before the
+// night is over.
 func TestNobodyIsMissedAtNight(t *testing.T) {
 	t.Parallel()
 	began := time.Date(2026, 3, 1, 1, 0, 0, 0, time.UTC)
@@ -233,7 +243,8 @@ func TestNobodyIsMissedAtNight(t *testing.T) {
 	}
 }
 
-// TestAnEventInBetweenHasTheOrderReadAgain: a notification that is published while the order is read is not followed by the older reading.
+// TestAnEventInBetweenHasTheOrderReadAgain: a notification that is published while the order is
+// read is not followed by the older reading.
 func TestAnEventInBetweenHasTheOrderReadAgain(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -253,7 +264,8 @@ func TestAnEventInBetweenHasTheOrderReadAgain(t *testing.T) {
 	w.ask(p, "leeds", false)
 	w.idle("leeds")
 	events := w.events("leeds", orderID(0))
-	if len(events) != 2 || events[1].data.Origin != relay.OriginNotification || relay.StatusOf(events[1].data.Order) != "Dispatched" {
+	if len(events) != 2 || events[1].data.Origin != relay.OriginNotification ||
+		relay.StatusOf(events[1].data.Order) != "Dispatched" {
 		t.Errorf("%d events, the last %+v", len(events), events[len(events)-1])
 	}
 	if n := w.vendor.readings(orderID(0)); n != 2 {
@@ -261,7 +273,8 @@ func TestAnEventInBetweenHasTheOrderReadAgain(t *testing.T) {
 	}
 }
 
-// TestTroubleAtTheVendorHoldsARun, and no more than some orders are asked for meanwhile. A consent that ended is such trouble.
+// TestTroubleAtTheVendorHoldsARun, and no more than some orders are asked for meanwhile. A consent
+// that ended is such trouble.
 func TestTroubleAtTheVendorHoldsARun(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -273,7 +286,8 @@ func TestTroubleAtTheVendorHoldsARun(t *testing.T) {
 		w.vendor.set(orderID(n), "Confirmed")
 	}
 	asked := make(chan struct{}, 1000)
-	trouble := []error{refusal(audatex.Unavailable), refusal(audatex.Throttled), &audatex.ConsentRequiredError{}, relay.ErrNoToken, errors.New("no answer")}
+	trouble := []error{refusal(audatex.Unavailable), refusal(audatex.Throttled), &audatex.ConsentRequiredError{},
+		relay.ErrNoToken, errors.New("no answer")}
 	w.vendor.failing(func(string) error {
 		asked <- struct{}{}
 		return trouble[len(asked)%len(trouble)]
@@ -302,7 +316,8 @@ func TestTroubleAtTheVendorHoldsARun(t *testing.T) {
 	}
 }
 
-// TestTheNextOwnerGoesOn: a process that is killed in the middle leaves its run to the next, which reads no more than a portion again.
+// TestTheNextOwnerGoesOn: a process that is killed in the middle leaves its run to the next, which
+// reads no more than a portion again.
 func TestTheNextOwnerGoesOn(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -330,7 +345,8 @@ func TestTheNextOwnerGoesOn(t *testing.T) {
 	<-reached
 	first.kill()
 	doc := w.document("leeds")
-	if doc.Run == nil || doc.Run.Position != relay.OpenKey("leeds", "leeds", orderID(2*portion-1)) || doc.Run.Done != 2*portion {
+	if doc.Run == nil || doc.Run.Position != relay.OpenKey("leeds", "leeds", orderID(2*portion-1)) ||
+		doc.Run.Done != 2*portion {
 		t.Fatalf("document %+v", doc.Run)
 	}
 	w.vendor.failing(nil)
@@ -353,7 +369,8 @@ func TestTheNextOwnerGoesOn(t *testing.T) {
 	}
 }
 
-// TestClosedAndForgottenOrdersLeaveTheList; an entry that was written lately stays, as the event it is for may be on its way.
+// TestClosedAndForgottenOrdersLeaveTheList; an entry that was written lately stays, as the event it
+// is for may be on its way.
 func TestClosedAndForgottenOrdersLeaveTheList(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -441,7 +458,8 @@ func TestTheListIsMadeAnewFromTheOrders(t *testing.T) {
 	}
 }
 
-// TestPausedAndRemovedConnections: nothing is read while a connection is paused, and nothing more when it has gone.
+// TestPausedAndRemovedConnections: nothing is read while a connection is paused, and nothing more
+// when it has gone.
 func TestPausedAndRemovedConnections(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -534,9 +552,11 @@ func TestAtNight(t *testing.T) {
 	w.vendor.set(orderID(1), "Confirmed")
 	from := time.Now().UTC().Add(-time.Hour)
 	night := Night{
-		From: time.Duration(from.Hour())*time.Hour + time.Duration(from.Minute())*time.Minute, Length: time.Hour + 30*time.Minute, Location: time.UTC,
+		From:   time.Duration(from.Hour())*time.Hour + time.Duration(from.Minute())*time.Minute,
+		Length: time.Hour + 30*time.Minute, Location: time.UTC,
 	}
-	// At its end all have had their turn. That a process starts again in the same night does not give them another.
+	// At its end all have had their turn. That a process starts again in the same night does not
+	// give them another.
 	for n, at := range []time.Duration{28 * time.Minute, 29 * time.Minute, 48*time.Hour + 28*time.Minute} {
 		p := map[string]*process{}
 		for _, id := range ids {
@@ -552,7 +572,8 @@ func TestAtNight(t *testing.T) {
 	}
 	for n, id := range ids {
 		d := w.reconciled(id)
-		if len(d) != 2 || !slices.Equal(d[0].Causes, []relay.ReconcileCause{relay.CauseNightly}) || d[0].Orders != 1 || w.vendor.readings(orderID(n)) != 2 {
+		if len(d) != 2 || !slices.Equal(d[0].Causes, []relay.ReconcileCause{relay.CauseNightly}) || d[0].Orders != 1 ||
+			w.vendor.readings(orderID(n)) != 2 {
 			t.Errorf("%s: %+v, read %d times", id, d, w.vendor.readings(orderID(n)))
 		}
 	}

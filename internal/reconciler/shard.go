@@ -13,13 +13,13 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// The waits between tries while the store gives no answer.
+// The waits between attempts while the store does not answer.
 const (
 	storeLeast = 200 * time.Millisecond
 	storeMost  = 5 * time.Second
 )
 
-// ownedShard is a shard as held by this replica under one lease.
+// ownedShard is a shard that this replica owns under one lease.
 type ownedShard struct {
 	r     *Reconciler
 	lease *shard.Lease
@@ -29,16 +29,17 @@ type ownedShard struct {
 
 	mu       sync.Mutex
 	lines    map[string]*line // nil until they are loaded
-	working  map[*line]bool   // those that somebody works on
-	lost     bool             // a later owner was found: nothing is begun any more
-	starting context.Context  // of what is begun; nil before and after
-	ending   context.Context  // of what has begun: it outlives starting by the grace time
+	working  map[*line]bool   // those with a worker
+	lost     bool             // a later owner was found: nothing more is begun
+	starting context.Context  // ends what has not begun yet; nil before run and after loop
+	ending   context.Context  // ends what has begun; it outlives starting by the grace time
 	workers  sync.WaitGroup
 }
 
 func newOwnedShard(r *Reconciler, lease *shard.Lease) *ownedShard {
 	return &ownedShard{
-		r: r, lease: lease, log: r.cfg.Log.With("shard", lease.Shard()), woken: make(chan struct{}, 1), done: make(chan struct{}),
+		r: r, lease: lease, log: r.cfg.Log.With("shard", lease.Shard()), woken: make(chan struct{}, 1),
+		done:    make(chan struct{}),
 		working: map[*line]bool{},
 	}
 }
@@ -50,21 +51,24 @@ func (s *ownedShard) wake() {
 	}
 }
 
-// load reads the documents of the shard's connections; false if ctx ended first, or another owner was found.
+// load reads the documents of the shard's connections. It returns false if ctx ended before, or
+// another owner was found.
 func (s *ownedShard) load(ctx context.Context) bool {
 	for wait := (backoff{least: storeLeast, most: storeMost}); s.lease.Await(ctx); wait.sleep(ctx, 0) {
 		docs, err := s.r.store.Reconciliations.All(ctx, store.ReconcileShard(s.lease.Shard()), func(key string, err error) {
-			s.log.ErrorContext(ctx, "how far a connection is reconciled cannot be read; it begins again", "key", key, "error", err)
+			s.log.ErrorContext(ctx, "how far a connection is reconciled cannot be read; it begins again", "key", key,
+				"error", err)
 		})
 		if err != nil {
-			s.log.Log(ctx, store.Level(err, slog.LevelError), "how far the connections are reconciled cannot be read; trying again", "error", err)
+			s.log.Log(ctx, store.Level(err, slog.LevelError),
+				"how far the connections are reconciled cannot be read; trying again", "error", err)
 			continue
 		}
 		lines := make(map[string]*line, len(docs))
 		for _, e := range docs {
 			if e.Value.Epoch > s.lease.Epoch() {
 				s.superseded(e.Value.Epoch)
-				<-ctx.Done() // the lease is told; it ends, or comes again under a higher epoch
+				<-ctx.Done() // the lease knows; it ends, or is acquired again under a higher epoch
 				return false
 			}
 			id := store.ReconciledConnection(e.Key)
@@ -78,7 +82,7 @@ func (s *ownedShard) load(ctx context.Context) bool {
 	return false
 }
 
-// run begins what is wanted until ctx ends, and waits for what is under way.
+// run begins what was requested until ctx ends, and waits for what is under way.
 func (s *ownedShard) run(ctx context.Context) {
 	ending, giveUp := context.WithCancel(context.WithoutCancel(ctx))
 	defer giveUp()
@@ -101,7 +105,7 @@ func (s *ownedShard) run(ctx context.Context) {
 	s.workers.Wait()
 }
 
-// loop notes gaps as they come and what is due at night.
+// loop handles gaps when they are reported, and begins nightly runs when they are due.
 func (s *ownedShard) loop(ctx context.Context) {
 	again := backoff{least: storeLeast, most: storeMost}
 	timer := time.NewTimer(0)
@@ -123,13 +127,13 @@ func (s *ownedShard) loop(ctx context.Context) {
 	}
 }
 
-// noteGaps has runs follow the gaps that were told of; false if it must be tried again.
+// noteGaps requests runs for the reported gaps. It returns false if it must be called again.
 func (s *ownedShard) noteGaps(ctx context.Context) bool {
 	all := true
 	for id, poll := range s.r.gapsOf(s.lease.Shard()) {
 		c, known := s.r.cfg.Connections.Connection(id)
 		if !known || c.Generation != poll.Generation || poll.GapSince == nil {
-			continue // it is told again when the connection is taken over
+			continue // it is reported again when the connection is taken over
 		}
 		l, now := s.line(id), s.r.cfg.Now().UTC()
 		w := relay.ReconcileWant{Causes: []relay.ReconcileCause{poll.GapCause}, Since: *poll.GapSince, Delivered: true}
@@ -146,7 +150,7 @@ func (s *ownedShard) noteGaps(ctx context.Context) bool {
 	return all
 }
 
-// line returns a connection's line.
+// line returns a connection's line, a new one if there is none.
 func (s *ownedShard) line(connection string) *line {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -160,14 +164,14 @@ func (s *ownedShard) line(connection string) *line {
 	return l
 }
 
-// loaded reports whether the lines are those that are stored.
+// loaded reports whether the lines are the stored ones.
 func (s *ownedShard) loaded() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.starting != nil
 }
 
-// begin has somebody work on a line if there is something to do and nobody does.
+// begin starts a worker for a line if there is something to do and the line has none.
 func (s *ownedShard) begin(l *line) {
 	if l.read().Run == nil {
 		return
@@ -186,7 +190,7 @@ func (s *ownedShard) begin(l *line) {
 	})
 }
 
-// superseded notes that a later owner has written a document.
+// superseded records that a later owner has written a document.
 func (s *ownedShard) superseded(epoch uint64) {
 	s.mu.Lock()
 	s.lost = true
@@ -194,7 +198,7 @@ func (s *ownedShard) superseded(epoch uint64) {
 	s.lease.Superseded(epoch)
 }
 
-// end notes that nobody works on a line any more. What was wanted at the last moment begins now.
+// end removes a line's worker. If a run was requested at the last moment, it begins now.
 func (s *ownedShard) end(l *line) {
 	s.mu.Lock()
 	delete(s.working, l)
@@ -208,7 +212,7 @@ type backoff struct {
 	last        time.Duration
 }
 
-// next returns how long to wait now, with jitter: many must not come back together.
+// next returns how long to wait now, with jitter, so that many waiters do not come back together.
 func (b *backoff) next() time.Duration {
 	b.last = min(max(b.last*2, b.least), b.most)
 	return b.last/2 + rand.N(b.last/2+1)
@@ -216,7 +220,7 @@ func (b *backoff) next() time.Duration {
 
 func (b *backoff) reset() { b.last = 0 }
 
-// sleep waits, at least for a time; false if ctx ended first.
+// sleep waits, at least for the given time. It returns false if ctx ended before.
 func (b *backoff) sleep(ctx context.Context, atLeast time.Duration) bool {
 	t := time.NewTimer(max(b.next(), atLeast))
 	defer t.Stop()

@@ -11,7 +11,7 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// surveyAtOnce is how many orders' documents are read at once.
+// surveyAtOnce is how many orders' documents are read at the same time.
 const surveyAtOnce = 16
 
 // openOrder is an entry of relay_open.
@@ -21,8 +21,8 @@ type openOrder struct {
 	revision         uint64
 }
 
-// survey returns the orders that a run has left, in the order in which it reads them. Entries of orders that were closed, or have had no
-// event for long, are removed.
+// survey returns the orders that a run has left, in the order in which it reads them. It removes
+// the entries of orders that are closed, or have had no event for a long time.
 func (r *Reconciler) survey(ctx context.Context, connection string, run relay.ReconcileRun) ([]openOrder, error) {
 	select {
 	case <-r.whole:
@@ -81,7 +81,7 @@ func (r *Reconciler) survey(ctx context.Context, connection string, run relay.Re
 		return nil, failed
 	}
 	if len(removals) > 0 {
-		r.store.Open.Remove(ctx, removals) // what is not removed now is the next time; what was written since stays
+		r.store.Open.Remove(ctx, removals) // what is not removed now is removed next time; what was written since stays
 	}
 	var orders []openOrder
 	for i, key := range left {
@@ -94,5 +94,6 @@ func (r *Reconciler) survey(ctx context.Context, connection string, run relay.Re
 
 // due reports whether an order must be read again.
 func (r *Reconciler) due(s relay.OrderState, delivered bool) bool {
-	return len(s.Order) > 0 && !relay.IsClosed(s.Status) && (delivered || !relay.IsDelivered(s.Status)) && r.cfg.Now().Sub(s.UpdatedAt) < openFor
+	return len(s.Order) > 0 && !relay.IsClosed(s.Status) && (delivered || !relay.IsDelivered(s.Status)) &&
+		r.cfg.Now().Sub(s.UpdatedAt) < openFor
 }

@@ -11,14 +11,15 @@ import (
 )
 
 const (
-	// wholeKey is the key in relay_open that says that every order which may be open is listed there. Entries have dots in theirs.
+	// wholeKey is the key in relay_open that is set when every order that may be open is listed.
+	// Other keys have dots.
 	wholeKey = "whole"
-	// wholePage is how many orders' documents are read at a time when the list is made anew.
+	// wholePage is how many orders' documents are read at a time when the list is built again.
 	wholePage = 256
 )
 
-// Run sees to it that relay_open lists every order that may be open, before anything relies on it: a restore of some streams only may
-// have left it out. Own reconciles.
+// Run makes sure that relay_open lists every order that may be open, before anything relies on it:
+// a restore of only some streams may have left it out. The reconciling itself is done by Own.
 func (r *Reconciler) Run(ctx context.Context) error {
 	for wait := (backoff{least: storeLeast, most: storeMost}); ; {
 		err := r.makeWhole(ctx)
@@ -35,7 +36,8 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// makeWhole lists all orders that may be open, unless that was done before. Publishers write entries at the same time; they are the same.
+// makeWhole lists all orders that may be open, unless that was done before. Publishers may write
+// the same entries at the same time.
 func (r *Reconciler) makeWhole(ctx context.Context) error {
 	_, _, err := r.store.Open.Get(ctx, wholeKey)
 	if !errors.Is(err, store.ErrNotFound) {
@@ -50,7 +52,8 @@ func (r *Reconciler) makeWhole(ctx context.Context) error {
 		var orders []store.Entry[relay.OrderState]
 		var last uint64
 		orders, last, more, err = r.store.Orders.Changed(ctx, from, nil, wholePage, func(key string, err error) {
-			r.cfg.Log.ErrorContext(ctx, "an order's document cannot be read; the order is not listed as open", "key", key, "error", err)
+			r.cfg.Log.ErrorContext(ctx, "an order's document cannot be read; the order is not listed as open", "key", key,
+				"error", err)
 		})
 		if err != nil {
 			return err
@@ -73,7 +76,7 @@ func (r *Reconciler) makeWhole(ctx context.Context) error {
 		total += len(puts)
 	}
 	if total > 0 {
-		r.cfg.Log.InfoContext(ctx, "the list of open orders was made anew from the orders", "entries", total)
+		r.cfg.Log.InfoContext(ctx, "the list of open orders was built again from the orders", "entries", total)
 	}
 	return r.store.Open.Set(ctx, wholeKey, relay.OpenOrder{ListedAt: now})
 }

@@ -14,25 +14,27 @@ import (
 )
 
 const (
-	// portion is how many orders are read between two writes of the document: as many are read again at most after a crash.
+	// portion is how many orders are read between two writes of the document. After a crash at most
+	// that many are read again.
 	portion = 16
-	// failuresInRow is how many readings fail in a row before the vendor is left alone for a while.
+	// failuresInRow is how many readings must fail in a row before the vendor is left alone for a
+	// while.
 	failuresInRow = 3
-	// lookAgain is how often it is looked whether a paused connection goes on.
+	// lookAgain is how often it is checked whether a paused connection goes on.
 	lookAgain = 5 * time.Second
-	// keptOrders is how many unreadable orders are named.
+	// keptOrders is how many unreadable orders are listed.
 	keptOrders = 20
 )
 
-// worker does a connection's runs, one after the other. It ends when none is wanted.
+// worker does a connection's runs, one after the other. It ends when none is left.
 type worker struct {
 	*line
 	log   *slog.Logger
 	retry backoff
-	told  bool // that orders cannot be read
+	told  bool // the log has a line that orders cannot be read
 }
 
-// work goes on until no run is under way or starting ends.
+// work does runs until none is under way or starting ends.
 func (w *worker) work(starting, ending context.Context) {
 	w.retry = backoff{least: w.s.r.cfg.RetryLeast, most: w.s.r.cfg.RetryMost}
 	for again := (backoff{least: storeLeast, most: storeMost}); ; {
@@ -47,12 +49,13 @@ func (w *worker) work(starting, ending context.Context) {
 			again.reset()
 			continue
 		}
-		w.log.Log(starting, store.Level(err, slog.LevelError), "reading open orders again has failed; it is tried again", "error", err)
+		w.log.Log(starting, store.Level(err, slog.LevelError), "reading open orders again has failed; it is tried again",
+			"error", err)
 		again.sleep(starting, 0)
 	}
 }
 
-// step takes the run that is under way to its end.
+// step completes the run that is under way.
 func (w *worker) step(starting, ending context.Context) error {
 	if err := w.adopt(starting); err != nil {
 		return err
@@ -70,7 +73,8 @@ func (w *worker) step(starting, ending context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := w.update(ending, run.StartedAt, func(d *relay.Reconciliation) { d.Run.Total = d.Run.Done + len(list) }); err != nil {
+	if err := w.update(ending, run.StartedAt,
+		func(d *relay.Reconciliation) { d.Run.Total = d.Run.Done + len(list) }); err != nil {
 		return err
 	}
 	for len(list) > 0 {
@@ -86,14 +90,15 @@ func (w *worker) step(starting, ending context.Context) error {
 	return w.finish(ending, c, run.StartedAt)
 }
 
-// await waits until the connection may be worked on; false if starting has ended, or there is no such connection any more.
+// await waits until the connection may be worked on. It returns false if starting has ended, or the
+// connection is gone.
 func (w *worker) await(starting context.Context, generation string) (relay.Connection, bool) {
 	for pause := (backoff{least: lookAgain, most: lookAgain}); ; {
 		c, known := w.s.r.cfg.Connections.Connection(w.connection)
 		switch {
 		case known && c.Generation == generation && !c.Paused && w.s.lease.Await(starting):
 			return c, true
-		case known && c.Generation != generation: // its own run is wanted under its own generation
+		case known && c.Generation != generation: // the new connection's own run is requested under its own generation
 			w.forget(generation)
 			return c, false
 		case !known && w.gone(starting):
@@ -106,13 +111,15 @@ func (w *worker) await(starting context.Context, generation string) (relay.Conne
 	}
 }
 
-// gone reports whether the connection is not there any more: it is not known also before all of them are.
+// gone reports whether the connection was removed. It may also be unknown because not all
+// connections are loaded yet.
 func (w *worker) gone(ctx context.Context) bool {
 	there := w.s.r.store.Connections.Current(ctx, []string{w.connection})[0]
 	return there.Err == nil && there.Deleted
 }
 
-// forget gives the run up without storing that: what is there is of a connection that is gone, and is overwritten or removed with it.
+// forget drops the run without storing that. The document belongs to a connection that is gone; it
+// is overwritten, or removed with it.
 func (w *worker) forget(generation string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -121,11 +128,14 @@ func (w *worker) forget(generation string) {
 	}
 }
 
-// portion reads some orders and notes that it is done with them. What the vendor refuses to give counts as unreadable; while it cannot be
-// asked, the portion waits. Answers that make no sense are of the order's own if another order can be read at that time. If none can, they
-// are more likely a page that stands in the place of every answer, such as one that tells of maintenance: the portion waits, too, though not
-// for ever.
-func (w *worker) portion(starting, ending context.Context, c relay.Connection, run relay.ReconcileRun, list []openOrder) error {
+// portion reads some orders and records that they are done. What the vendor refuses to return
+// counts as unreadable. While the vendor cannot be reached, portion waits. If a response makes no
+// sense, that is attributed to the order if another order can be read at the same time. If none
+// can, every response is more likely replaced by some page, such as one about maintenance: then
+// portion waits, too, though not forever.
+func (w *worker) portion(
+	starting, ending context.Context, c relay.Connection, run relay.ReconcileRun, list []openOrder,
+) error {
 	if !w.next(run, list[len(list)-1].key) {
 		return errOtherRun
 	}
@@ -143,7 +153,8 @@ func (w *worker) portion(starting, ending context.Context, c relay.Connection, r
 				r.outcome = unavailable
 				if given || time.Since(began) > w.s.r.cfg.Patience {
 					r.outcome = unreadableOrder
-					w.log.Info("an order that is read again cannot be read", "site", r.order.site, "order", r.order.order, "error", r.err,
+					w.log.Info("an order that is read again cannot be read", "site", r.order.site, "order", r.order.order,
+						"error", r.err,
 						"correlation_id", audatex.CorrelationIDOf(r.err))
 				}
 			}
@@ -196,14 +207,17 @@ func (w *worker) portion(starting, ending context.Context, c relay.Connection, r
 	})
 }
 
-// errOtherRun says that what is to be read has changed before any of it was.
+// errOtherRun means that the run has changed before any of the orders was read.
 var errOtherRun = errors.New("the run has got more to do")
 
-// errEnded says that the connection has gone in the middle of a portion.
+// errEnded means that the connection was removed in the middle of a portion.
 var errEnded = errors.New("the connection is not there any more")
 
-// round tries every order of a portion once, some at a time. After some failures in a row those that are left are not tried.
-func (w *worker) round(starting, ending context.Context, connection string, run relay.ReconcileRun, list []openOrder) []result {
+// round tries every order of a portion once, several at the same time. After some failures in a row
+// the rest is not tried.
+func (w *worker) round(
+	starting, ending context.Context, connection string, run relay.ReconcileRun, list []openOrder,
+) []result {
 	results := make([]result, len(list))
 	var (
 		mu      sync.Mutex
@@ -235,7 +249,7 @@ func (w *worker) round(starting, ending context.Context, connection string, run 
 	return results
 }
 
-// one reads one order once there is a slot for it.
+// one reads one order when there is a slot for it.
 func (w *worker) one(starting, ending context.Context, connection string, run relay.ReconcileRun, o openOrder) result {
 	select {
 	case w.s.r.slots <- struct{}{}:

@@ -5,15 +5,16 @@ import (
 	"slices"
 )
 
-// AddressError says that callbacks may not reach an address. It names the kind of the address only: the address a name
-// has inside the operator's network is none of the client's business.
+// AddressError means that callbacks may not reach an address. It names only the kind of the
+// address: which address a name has inside the operator's network is not the client's business.
 type AddressError struct{ Kind string }
 
-// Error says what kind of address it is.
+// Error names the kind of address.
 func (e *AddressError) Error() string { return "callbacks may not reach " + e.Kind }
 
-// special are the networks that are not for the public internet, from the registries of special-purpose addresses of
-// IANA (RFC 6890 and what came after), and what else stands for the inside of a network. The first that fits counts.
+// special are the networks that are not part of the public internet: those in IANA's registries of
+// special-purpose addresses (RFC 6890 and its successors), and others that are used inside
+// networks. The first match counts.
 var special = []struct {
 	prefix netip.Prefix
 	kind   string
@@ -49,8 +50,8 @@ var special = []struct {
 	{netip.MustParsePrefix("2001::/23"), "a protocol assignment (2001::/23)"},
 }
 
-// metadata are the addresses at which clouds hand out credentials. They must be allowed each by itself: a network that
-// contains one, allowed for the sake of its other hosts, does not allow it.
+// metadata are the addresses at which clouds hand out credentials. Each must be allowed by itself:
+// allowing a network that contains one, because of its other hosts, does not allow it.
 var metadata = []netip.Addr{
 	netip.MustParseAddr("169.254.169.254"), // AWS, Google, Azure and most others
 	netip.MustParseAddr("169.254.170.2"),   // AWS, tasks in containers
@@ -60,46 +61,48 @@ var metadata = []netip.Addr{
 	netip.MustParseAddr("fd20:ce::254"),    // Google by IPv6
 	netip.MustParseAddr("100.100.100.200"), // Alibaba
 	netip.MustParseAddr("192.0.0.192"),     // Oracle
-	netip.MustParseAddr("168.63.129.16"),   // Azure's host, a public address by its looks
+	netip.MustParseAddr("168.63.129.16"),   // Azure's host, although it looks like a public address
 }
 
-// transition are the forms in which an IPv6 address carries an IPv4 address that the packets may end up at.
+// transition are the forms in which an IPv6 address embeds an IPv4 address that the packets may
+// finally reach.
 var transition = []struct {
 	prefix netip.Prefix
 	kind   string
-	places []place // where in the 16 bytes an IPv4 address may stand
+	places []place // where in the 16 bytes an IPv4 address may be
 }{
 	{netip.MustParsePrefix("::ffff:0:0/96"), "an IPv4-mapped address", last},
 	{netip.MustParsePrefix("::/96"), "an IPv4-compatible address", last},
 	{netip.MustParsePrefix("::ffff:0:0:0/96"), "an IPv4-translated address", last},
 	{netip.MustParsePrefix("64:ff9b::/96"), "a NAT64 address", last},
-	// A network takes a prefix of its own out of this one. How long it is decides where the address stands (RFC 6052
-	// section 2.2), and nobody tells us: for the lengths 48, 56, 64 and 96.
+	// A network uses a prefix within this one. Its length, which we cannot know, decides where the
+	// IPv4 address is (RFC 6052 section 2.2). These are the places for the lengths 48, 56, 64 and
+	// 96.
 	{netip.MustParsePrefix("64:ff9b:1::/48"), "a NAT64 address", []place{
 		{at: [4]int{6, 7, 9, 10}}, {at: [4]int{7, 9, 10, 11}}, {at: [4]int{9, 10, 11, 12}}, {at: [4]int{12, 13, 14, 15}},
 	}},
 	{netip.MustParsePrefix("2002::/16"), "a 6to4 address", []place{{at: [4]int{2, 3, 4, 5}}}},
-	// The client's address, and that of the server that is asked to introduce us.
+	// The client's address, and the address of the server that helps to establish the connection.
 	{netip.MustParsePrefix("2001::/32"), "a Teredo address", []place{
 		{at: [4]int{12, 13, 14, 15}, inverted: true}, {at: [4]int{4, 5, 6, 7}, helper: true},
 	}},
 }
 
-// place is where an IPv4 address may stand in an IPv6 address.
+// place is where an IPv4 address may be in an IPv6 address.
 type place struct {
 	at       [4]int
-	inverted bool // all its bits are
-	helper   bool // packets pass there on their way, they do not end there
+	inverted bool // all its bits are inverted
+	helper   bool // packets pass through the address, and do not end there
 }
 
 var last = []place{{at: [4]int{12, 13, 14, 15}}}
 
 var (
-	globalUnicast = netip.MustParsePrefix("2000::/3") // all that IANA has opened of IPv6 for public hosts
+	globalUnicast = netip.MustParsePrefix("2000::/3") // everything that IANA has opened for public IPv6 hosts
 	thisNetwork   = netip.MustParsePrefix("0.0.0.0/8")
 )
 
-// policy is which addresses callbacks may reach.
+// policy decides which addresses callbacks may reach.
 type policy struct{ allow []netip.Prefix }
 
 func newPolicy(allow []netip.Prefix) policy {
@@ -113,8 +116,9 @@ func newPolicy(allow []netip.Prefix) policy {
 	return p
 }
 
-// judge returns an *AddressError unless callbacks may reach the address: a public one by https, one in an allowed
-// network also by http (plain). An IPv6 address that carries an IPv4 address is judged by what it carries.
+// judge returns an *AddressError unless callbacks may reach the address. A public address may be
+// reached by https, an address in an allowed network also by http (plain). An IPv6 address that
+// embeds an IPv4 address is judged by the latter.
 func (p policy) judge(addr netip.Addr, plain bool) error {
 	addr = addr.WithZone("")
 	if inner, kind := carried(addr); len(inner) > 0 {
@@ -132,14 +136,15 @@ func (p policy) judge(addr netip.Addr, plain bool) error {
 	return nil
 }
 
-// judgeCarried judges an address by the IPv4 addresses that it may carry. One of them must be allowed; as nobody's
-// receiver has its public address in such a form, a public one will do only if the form itself is allowed (64:ff9b::/96
-// where DNS64 gives every IPv4 receiver such an address). And none of the others may be one that is not to be reached.
+// judgeCarried judges an address by the IPv4 addresses that it may embed. One of them must be
+// allowed. No receiver has its public address in such a form, so a public one is accepted only if
+// the form itself is allowed (64:ff9b::/96 where DNS64 gives every IPv4 receiver such an address).
+// And none of the others may be one that must not be reached.
 func (p policy) judgeCarried(addr netip.Addr, inner []carriedAddr, kind string, plain bool) error {
 	form, found := p.allowed(addr), false
 	for _, c := range inner {
 		switch {
-		case thisNetwork.Contains(c.addr): // not a place that packets go to: it stands elsewhere, or nowhere
+		case thisNetwork.Contains(c.addr): // no destination for packets: the address is in another place, or there is none
 		case p.allowed(c.addr):
 			found = found || !c.helper
 		case !form && kindOf(c.addr) != "":
@@ -165,7 +170,7 @@ func (p policy) allowed(addr netip.Addr) bool {
 	})
 }
 
-// kindOf names what is special about an address; it is empty for a public one.
+// kindOf returns what is special about an address, or "" for a public one.
 func kindOf(addr netip.Addr) string {
 	if slices.Contains(metadata, addr) {
 		return "a cloud's metadata address"
@@ -181,20 +186,20 @@ func kindOf(addr netip.Addr) string {
 	return ""
 }
 
-// carriedAddr is an IPv4 address that an IPv6 address may carry.
+// carriedAddr is an IPv4 address that an IPv6 address may embed.
 type carriedAddr struct {
 	addr   netip.Addr
 	helper bool
 }
 
-// carried takes out of an IPv6 address the IPv4 addresses that it may carry; kind names the form.
+// carried returns the IPv4 addresses that an IPv6 address may embed, and the name of the form.
 func carried(addr netip.Addr) (inner []carriedAddr, kind string) {
 	if !addr.Is6() || addr.IsUnspecified() || addr == netip.IPv6Loopback() {
 		return nil, ""
 	}
 	bytes := addr.As16()
 	for _, t := range transition {
-		// Prefix.Contains never takes a mapped address for an IPv6 one.
+		// Prefix.Contains never treats a mapped address as an IPv6 address.
 		if !t.prefix.Contains(addr) && !(addr.Is4In6() && t.prefix.Addr().Is4In6()) {
 			continue
 		}
@@ -210,7 +215,8 @@ func carried(addr netip.Addr) (inner []carriedAddr, kind string) {
 		}
 		break
 	}
-	// ISATAP (RFC 5214, section 6.1) puts it behind 0:5efe, 100:5efe, 200:5efe or 300:5efe, below any prefix.
+	// ISATAP (RFC 5214, section 6.1) puts it after 0:5efe, 100:5efe, 200:5efe or 300:5efe, within
+	// any prefix.
 	if bytes[8]&^3 == 0 && bytes[9] == 0 && bytes[10] == 0x5e && bytes[11] == 0xfe {
 		inner = append(inner, carriedAddr{addr: netip.AddrFrom4([4]byte(bytes[12:]))})
 		if kind == "" {

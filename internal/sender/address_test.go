@@ -26,27 +26,42 @@ func prefixes(t testing.TB, texts ...string) []netip.Prefix {
 func TestAddressesWithoutAllowance(t *testing.T) {
 	t.Parallel()
 	cases := []struct{ addr, kind string }{
-		{"0.0.0.0", "unspecified"}, {"0.0.0.1", "this network"}, {"0.255.255.255", "this network"}, {"1.0.0.0", ""}, {"1.1.1.1", ""},
+		{"0.0.0.0", "unspecified"}, {"0.0.0.1", "this network"}, {"0.255.255.255", "this network"}, {"1.0.0.0", ""},
+		{"1.1.1.1", ""},
 		{"9.255.255.255", ""}, {"10.0.0.0", "private"}, {"10.255.255.255", "private"}, {"11.0.0.0", ""},
-		{"100.63.255.255", ""}, {"100.64.0.0", "carrier"}, {"100.127.255.255", "carrier"}, {"100.128.0.0", ""}, {"100.100.100.200", "metadata"},
-		{"126.255.255.255", ""}, {"127.0.0.0", "loopback"}, {"127.0.0.1", "loopback"}, {"127.255.255.255", "loopback"}, {"128.0.0.0", ""},
-		{"169.253.255.255", ""}, {"169.254.0.0", "link-local"}, {"169.254.169.254", "metadata"}, {"169.254.170.2", "metadata"}, {"169.254.255.255", "link-local"}, {"169.255.0.0", ""},
+		{"100.63.255.255", ""}, {"100.64.0.0", "carrier"}, {"100.127.255.255", "carrier"}, {"100.128.0.0", ""},
+		{"100.100.100.200", "metadata"},
+		{"126.255.255.255", ""}, {"127.0.0.0", "loopback"}, {"127.0.0.1", "loopback"}, {"127.255.255.255", "loopback"},
+		{"128.0.0.0", ""},
+		{"169.253.255.255", ""}, {"169.254.0.0", "link-local"}, {"169.254.169.254", "metadata"},
+		{"169.254.170.2", "metadata"}, {"169.254.255.255", "link-local"}, {"169.255.0.0", ""},
 		{"168.63.129.15", ""}, {"168.63.129.16", "metadata"},
 		{"172.15.255.255", ""}, {"172.16.0.0", "private"}, {"172.31.255.255", "private"}, {"172.32.0.0", ""},
-		{"191.255.255.255", ""}, {"192.0.0.0", "192.0.0.0/24"}, {"192.0.0.192", "metadata"}, {"192.0.0.255", "192.0.0.0/24"}, {"192.0.1.0", ""},
+		{"191.255.255.255", ""}, {"192.0.0.0", "192.0.0.0/24"}, {"192.0.0.192", "metadata"}, {"192.0.0.255", "192.0.0.0/24"},
+		{"192.0.1.0", ""},
 		{"192.0.2.0", "documentation"}, {"192.0.2.255", "documentation"}, {"192.0.3.0", ""}, {"192.88.99.1", "6to4"},
 		{"192.167.255.255", ""}, {"192.168.0.0", "private"}, {"192.168.255.255", "private"}, {"192.169.0.0", ""},
 		{"198.17.255.255", ""}, {"198.18.0.0", "benchmarking"}, {"198.19.255.255", "benchmarking"}, {"198.20.0.0", ""},
 		{"198.51.100.7", "documentation"}, {"203.0.113.7", "documentation"}, {"203.0.114.0", ""},
-		{"223.255.255.255", ""}, {"224.0.0.0", "multicast"}, {"239.255.255.255", "multicast"}, {"240.0.0.0", "reserved"}, {"255.255.255.254", "reserved"}, {"255.255.255.255", "broadcast"},
+		{"223.255.255.255", ""}, {"224.0.0.0", "multicast"}, {"239.255.255.255", "multicast"}, {"240.0.0.0", "reserved"},
+		{"255.255.255.254", "reserved"}, {"255.255.255.255", "broadcast"},
 
-		{"::", "unspecified"}, {"::1", "loopback"}, {"::2", "compatible"}, {"::8.8.8.8", "compatible"}, {"::127.0.0.1", "compatible"}, {"::ffff:8.8.8.8", "mapped"}, {"::ffff:127.0.0.1", "mapped"}, {"::ffff:169.254.169.254", "mapped"},
-		{"64:ff9b::8.8.8.8", "NAT64"}, {"64:ff9b::10.0.0.1", "NAT64"}, {"64:ff9b:1::1", "NAT64"}, {"64:ff9b:1:ffff::1", "NAT64"}, {"64:ff9b:2::1", "not a public"}, {"64:ff9b::1:0:0", "not a public"},
+		{"::", "unspecified"}, {"::1", "loopback"}, {"::2", "compatible"}, {"::8.8.8.8", "compatible"},
+		{"::127.0.0.1", "compatible"}, {"::ffff:8.8.8.8", "mapped"}, {"::ffff:127.0.0.1", "mapped"},
+		{"::ffff:169.254.169.254", "mapped"},
+		{"64:ff9b::8.8.8.8", "NAT64"}, {"64:ff9b::10.0.0.1", "NAT64"}, {"64:ff9b:1::1", "NAT64"},
+		{"64:ff9b:1:ffff::1", "NAT64"}, {"64:ff9b:2::1", "not a public"}, {"64:ff9b::1:0:0", "not a public"},
 		{"100::1", "discard"}, {"100:0:0:1::1", "not a public"}, {"1fff::1", "not a public"}, {"2000::1", ""},
-		{"2001::1", "Teredo"}, {"2001:0:ffff::1", "Teredo"}, {"2001:1::1", "protocol"}, {"2001:2::1", "benchmarking"}, {"2001:20::1", "protocol"}, {"2001:1ff:ffff::1", "protocol"}, {"2001:200::1", ""}, {"2001:4860:4860::8888", ""},
-		{"2001:db7::1", ""}, {"2001:db8::1", "documentation"}, {"2001:db9::1", ""}, {"2002::1", "6to4"}, {"2002:7f00:1::", "6to4"}, {"2003::1", ""}, {"2606:4700::1111", ""}, {"2606:4700::5efe:8.8.8.8", "ISATAP"}, {"2606:4700::200:5efe:127.0.0.1", "ISATAP"}, {"2606:4700::100:5efe:8.8.8.8", "ISATAP"}, {"2606:4700::300:5efe:8.8.8.8", "ISATAP"}, {"2606:4700::400:5efe:8.8.8.8", ""}, {"::ffff:0:8.8.8.8", "translated"},
+		{"2001::1", "Teredo"}, {"2001:0:ffff::1", "Teredo"}, {"2001:1::1", "protocol"}, {"2001:2::1", "benchmarking"},
+		{"2001:20::1", "protocol"}, {"2001:1ff:ffff::1", "protocol"}, {"2001:200::1", ""}, {"2001:4860:4860::8888", ""},
+		{"2001:db7::1", ""}, {"2001:db8::1", "documentation"}, {"2001:db9::1", ""}, {"2002::1", "6to4"},
+		{"2002:7f00:1::", "6to4"}, {"2003::1", ""}, {"2606:4700::1111", ""}, {"2606:4700::5efe:8.8.8.8", "ISATAP"},
+		{"2606:4700::200:5efe:127.0.0.1", "ISATAP"}, {"2606:4700::100:5efe:8.8.8.8", "ISATAP"},
+		{"2606:4700::300:5efe:8.8.8.8", "ISATAP"}, {"2606:4700::400:5efe:8.8.8.8", ""}, {"::ffff:0:8.8.8.8", "translated"},
 		{"3fff::1", "documentation"}, {"3fff:1000::1", ""}, {"4000::1", "not a public"}, {"5f00::1", "not a public"},
-		{"fc00::1", "unique-local"}, {"fd00:ec2::254", "metadata"}, {"fd20:ce::254", "metadata"}, {"fdff::1", "unique-local"}, {"fe00::1", "not a public"}, {"fe80::1", "link-local"}, {"fe80::1%eth0", "link-local"}, {"febf::1", "link-local"}, {"fec0::1", "site-local"}, {"ff02::1", "multicast"}, {"ff0e::1", "multicast"},
+		{"fc00::1", "unique-local"}, {"fd00:ec2::254", "metadata"}, {"fd20:ce::254", "metadata"}, {"fdff::1", "unique-local"},
+		{"fe00::1", "not a public"}, {"fe80::1", "link-local"}, {"fe80::1%eth0", "link-local"}, {"febf::1", "link-local"},
+		{"fec0::1", "site-local"}, {"ff02::1", "multicast"}, {"ff0e::1", "multicast"},
 	}
 	p := newPolicy(nil)
 	for _, c := range cases {
@@ -170,8 +185,9 @@ func TestAddressesWithAllowance(t *testing.T) {
 	}
 }
 
-// Whatever is allowed: http reaches no more than https; an IPv4 address that is refused is refused in every form that
-// carries it; and nothing that net/netip calls private or local is reached unless it lies in an allowed network.
+// Whatever is allowed: http reaches no more than https; an IPv4 address that is refused is refused
+// in every form that carries it; and nothing that net/netip calls private or local is reached
+// unless it lies in an allowed network.
 func TestPolicyInvariants(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -179,7 +195,8 @@ func TestPolicyInvariants(t *testing.T) {
 		six := netip.AddrFrom16([16]byte(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "v6")))
 		var allow []netip.Prefix
 		for range rapid.IntRange(0, 3).Draw(t, "allowances") {
-			base := rapid.SampledFrom([]netip.Addr{four, six, netip.MustParseAddr("10.0.0.0"), netip.MustParseAddr("64:ff9b::"), netip.MustParseAddr("127.0.0.1")}).Draw(t, "base")
+			base := rapid.SampledFrom([]netip.Addr{four, six, netip.MustParseAddr("10.0.0.0"), netip.MustParseAddr("64:ff9b::"),
+				netip.MustParseAddr("127.0.0.1")}).Draw(t, "base")
 			allow = append(allow, netip.PrefixFrom(base, rapid.IntRange(0, base.BitLen()).Draw(t, "bits")))
 		}
 		p := newPolicy(allow)
@@ -195,7 +212,8 @@ func TestPolicyInvariants(t *testing.T) {
 			if p.judge(addr, true) == nil && p.judge(addr, false) != nil {
 				t.Fatalf("%v by http but not by https", addr)
 			}
-			local := addr.IsPrivate() || addr.IsLoopback() || addr.IsLinkLocalUnicast() || addr.IsMulticast() || addr.IsUnspecified() || !addr.IsGlobalUnicast()
+			local := addr.IsPrivate() || addr.IsLoopback() || addr.IsLinkLocalUnicast() || addr.IsMulticast() ||
+				addr.IsUnspecified() || !addr.IsGlobalUnicast()
 			if local && !inside(addr) && p.judge(addr, false) == nil {
 				t.Fatalf("%v is reached, allowed is %v", addr, allow)
 			}
@@ -330,7 +348,8 @@ func TestCheckURL(t *testing.T) {
 }
 
 func FuzzCheckURL(f *testing.F) {
-	for _, seed := range []string{"https://bms.example.com/hook", "http://10.1.2.3:80/", "https://[64:ff9b::7f00:1]/", "https://user@h/#", "https://0x7f.1", "https://h:0"} {
+	for _, seed := range []string{"https://bms.example.com/hook", "http://10.1.2.3:80/", "https://[64:ff9b::7f00:1]/",
+		"https://user@h/#", "https://0x7f.1", "https://h:0"} {
 		f.Add(seed)
 	}
 	lan := []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}

@@ -38,7 +38,8 @@ func readAnswer(t *testing.T, src io.Reader) (got read) {
 	} else {
 		whole := x.readRest(r)
 		more, _ := src.Read(make([]byte, 1)) // as conn.look would find it
-		got.status, got.reusable = x.answer.status, whole && r.buffered() == 0 && more == 0 && !x.answer.announced() && x.answer.keepAlive()
+		got.status, got.reusable = x.answer.status, whole && r.buffered() == 0 && more == 0 && !x.answer.announced() &&
+			x.answer.keepAlive()
 		if got.status < 200 || got.status > 299 {
 			got.excerpt = excerpt(x.excerpt, x.cut, x.answer.compressed, func() needles { return needles{{"secret", window}} })
 		}
@@ -49,8 +50,9 @@ func readAnswer(t *testing.T, src io.Reader) (got read) {
 	return got
 }
 
-// FuzzAnswer reads answers of receivers. net/http is the judge: what it takes for an answer is one with the same status,
-// and a connection may only be used again if net/http too finds that the answer has ended, and nothing is left.
+// FuzzAnswer reads answers of receivers. net/http is the judge: what it takes for an answer is one
+// with the same status, and a connection may only be used again if net/http too finds that the
+// answer has ended, and nothing is left.
 func FuzzAnswer(f *testing.F) {
 	for _, seed := range []string{
 		"HTTP/1.1 204 No Content\r\n\r\n",
@@ -60,8 +62,10 @@ func FuzzAnswer(f *testing.F) {
 		"HTTP/1.0 503 Busy\r\nRetry-After: 1\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\nx",
 		"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 		"HTTP/1.1 200\nno colon\nContent-Length: 1, 1\n\nx", "\r\nhttp/1.1 200 OK\r\nContent-Length : 1\r\n\r\nx",
-		"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\nhello", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
-		"\x15\x03\x01\x00\x02\x02\x46", "\x00\x00\x06\x04\x00\x00\x00\x00\x00", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "ICY 200 OK\r\n\r\n",
+		"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\nhello",
+		"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+		"\x15\x03\x01\x00\x02\x02\x46", "\x00\x00\x06\x04\x00\x00\x00\x00\x00", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+		"ICY 200 OK\r\n\r\n",
 		"HTTP/1.1 400 Bad\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\n\x1f\x8b\x08",
 		"HTTP/1.1 200 OK\r\nX: " + strings.Repeat("y", 5000) + "\r\nContent-Length: 0\r\n\r\n",
 	} {
@@ -77,7 +81,8 @@ func FuzzAnswer(f *testing.F) {
 		if (got.status == 0) == (got.reason == "") || got.status != 0 && (got.status < 101 || got.status > 999) {
 			t.Fatalf("%+v", got)
 		}
-		if len(got.excerpt) > maxExcerpt || !utf8.ValidString(got.excerpt) || strings.Contains(squeeze(got.excerpt), "secret") && got.excerpt != withheldSecret {
+		if len(got.excerpt) > maxExcerpt || !utf8.ValidString(got.excerpt) ||
+			strings.Contains(squeeze(got.excerpt), "secret") && got.excerpt != withheldSecret {
 			t.Fatalf("excerpt %q", got.excerpt)
 		}
 

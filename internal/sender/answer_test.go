@@ -37,7 +37,8 @@ func TestRetryAfter(t *testing.T) {
 		{"Mon, 06 May 2024 07:00:00 GMT", "", 0, true},
 		{"Mon, 06 May 2030 07:00:00 GMT", "", MaxRetryAfter, true},
 		{"Fri, 31 Dec 9999 23:59:59 GMT", "", MaxRetryAfter, true},
-		{"Mon, 06 May 2024 12:01:00 GMT", "Mon, 06 May 2024 12:00:00 GMT", time.Minute, true}, // its clock is five hours ahead
+		// its clock is five hours ahead
+		{"Mon, 06 May 2024 12:01:00 GMT", "Mon, 06 May 2024 12:00:00 GMT", time.Minute, true},
 		{"Mon, 06 May 2024 07:09:09 GMT", "yesterday", time.Minute, true},
 		{"120", "Mon, 06 May 2024 12:00:00 GMT", 2 * time.Minute, true},
 		{"2024-05-06T07:09:09Z", "", 0, false},
@@ -86,7 +87,8 @@ func FuzzPrintable(f *testing.F) {
 	f.Add("a\x00b\xff\n c")
 	f.Fuzz(func(t *testing.T, text string) {
 		got := printable(text)
-		if len(got) > maxExcerpt || !utf8.ValidString(got) || strings.TrimSpace(got) != got || strings.ContainsFunc(got, func(c rune) bool { return !unicode.IsPrint(c) }) {
+		if len(got) > maxExcerpt || !utf8.ValidString(got) || strings.TrimSpace(got) != got ||
+			strings.ContainsFunc(got, func(c rune) bool { return !unicode.IsPrint(c) }) {
 			t.Fatalf("%q", got)
 		}
 	})
@@ -105,16 +107,26 @@ func TestCheckHeaders(t *testing.T) {
 		reason  string
 	}{
 		{"none", nil, nil, ""},
-		{"usual", map[string]string{"X-Api-Key": "k", "authorization": "Token x", "Accept": "*/*", "x_odd!#$": "ünïcode\tvalue", "X-Empty": ""}, nil, ""},
-		{"of the signature", map[string]string{"webhook-id": "x", "Webhook-Timestamp": "1", "WEBHOOK-SIGNATURE": "v1,x", "webhook-anything": "x"}, []string{"WEBHOOK-SIGNATURE", "Webhook-Timestamp", "webhook-anything", "webhook-id"}, "set by the relay"},
-		{"of the body", map[string]string{"content-type": "x", "Content-Length": "1", "content-encoding": "gzip"}, []string{"Content-Length", "content-encoding", "content-type"}, "set by the relay"},
-		{"of the connection", map[string]string{"connection": "close", "Host": "x", "TE": "trailers", "transfer-encoding": "chunked", "Upgrade": "h2c", "Proxy-Authorization": "x", "Expect": "100-continue", "accept-encoding": "gzip", "User-Agent": "x", "Keep-Alive": "1", "Trailer": "x", "Proxy-Connection": "x"}, []string{"Expect", "Host", "Keep-Alive", "Proxy-Authorization", "Proxy-Connection", "TE", "Trailer", "Upgrade", "User-Agent", "accept-encoding", "connection", "transfer-encoding"}, "set by the relay"},
+		{"usual", map[string]string{"X-Api-Key": "k", "authorization": "Token x", "Accept": "*/*",
+			"x_odd!#$": "ünïcode\tvalue", "X-Empty": ""}, nil, ""},
+		{"of the signature", map[string]string{"webhook-id": "x", "Webhook-Timestamp": "1", "WEBHOOK-SIGNATURE": "v1,x",
+			"webhook-anything": "x"}, []string{"WEBHOOK-SIGNATURE", "Webhook-Timestamp", "webhook-anything", "webhook-id"},
+			"set by the relay"},
+		{"of the body", map[string]string{"content-type": "x", "Content-Length": "1", "content-encoding": "gzip"},
+			[]string{"Content-Length", "content-encoding", "content-type"}, "set by the relay"},
+		{"of the connection", map[string]string{"connection": "close", "Host": "x", "TE": "trailers",
+			"transfer-encoding": "chunked", "Upgrade": "h2c", "Proxy-Authorization": "x", "Expect": "100-continue",
+			"accept-encoding": "gzip", "User-Agent": "x", "Keep-Alive": "1", "Trailer": "x", "Proxy-Connection": "x"},
+			[]string{"Expect", "Host", "Keep-Alive", "Proxy-Authorization", "Proxy-Connection", "TE", "Trailer", "Upgrade", "User-Agent", "accept-encoding", "connection", "transfer-encoding"}, "set by the relay"},
 		{"no name", map[string]string{"": "x"}, []string{""}, "needs a name"},
-		{"bad names", map[string]string{"a b": "x", "a:b": "x", "ä": "x", "a\r\nb": "x"}, []string{"a\r\nb", "a b", "a:b", "ä"}, "letters, digits"},
-		{"bad values", map[string]string{"A": "x\r\ny: z", "B": "x\x00", "C": "\x7f"}, []string{"A", "B", "C"}, "control character"},
+		{"bad names", map[string]string{"a b": "x", "a:b": "x", "ä": "x", "a\r\nb": "x"},
+			[]string{"a\r\nb", "a b", "a:b", "ä"}, "letters, digits"},
+		{"bad values", map[string]string{"A": "x\r\ny: z", "B": "x\x00", "C": "\x7f"}, []string{"A", "B", "C"},
+			"control character"},
 		{"padded values", map[string]string{"A": " x", "B": "x\n"}, []string{"A", "B"}, "white space"},
 		{"long", map[string]string{"A": strings.Repeat("x", maxHeaderValue+1)}, []string{"A"}, "longer than 4096"},
-		{"long name", map[string]string{strings.Repeat("a", maxHeaderName+1): "x"}, []string{strings.Repeat("a", maxHeaderName+1)}, "longer than 128"},
+		{"long name", map[string]string{strings.Repeat("a", maxHeaderName+1): "x"},
+			[]string{strings.Repeat("a", maxHeaderName+1)}, "longer than 128"},
 		{"twice", map[string]string{"X-A": "1", "x-a": "2"}, []string{"x-a"}, `the same header as "X-A"`},
 		{"many", many, []string{""}, "at most 32"},
 	}

@@ -7,34 +7,34 @@ import (
 	"time"
 )
 
-// Outcome is what one attempt came to. The set is closed: acknowledging, retrying, metrics and log lines follow from
-// it.
+// Outcome is the result of one attempt. The set is closed: whether to acknowledge and to retry,
+// metrics and log lines all follow from it.
 type Outcome int
 
 // The outcomes.
 const (
 	_              Outcome = iota
-	Success                // 2xx: the receiver has taken the event
-	Gone                   // 410: the receiver wants no more of this callback
-	Throttled              // 429, or 503 with a Retry-After that can be read: later, see Attempt.RetryAfter
-	Refused                // any other status; redirects too, as they are not followed
-	Timeout                // the attempt's time was up
-	ConnectFailed          // the name was not found, or nobody took the connection
-	TLSFailed              // the handshake failed; mostly the receiver's certificate
-	AddressRefused         // the address is one that callbacks may not reach
-	BadAnswer              // connected, but what came back was not an HTTP/1.1 answer, or nothing
-	Cancelled              // broken off by us: says nothing about the receiver
-	Invalid                // not sent: the callback's URL, headers or secrets cannot make a request
+	Success                // 2xx: the receiver has accepted the event
+	Gone                   // 410: the receiver wants no more events for this callback
+	Throttled              // 429, or 503 with a valid Retry-After: try later, see Attempt.RetryAfter
+	Refused                // any other status, including redirects, which are not followed
+	Timeout                // the attempt took too long
+	ConnectFailed          // the name was not found, or the connection was not accepted
+	TLSFailed              // the handshake failed, mostly because of the receiver's certificate
+	AddressRefused         // callbacks may not reach the address
+	BadAnswer              // connected, but the response was not HTTP/1.1, or there was none
+	Cancelled              // ended by the relay: this has no meaning for the receiver
+	Invalid                // not sent: no request can be made from the callback's URL, headers or secrets
 )
 
-// Outcomes lists all of them, so that each has its metric from the start.
+// Outcomes returns all outcomes, so that each has its metric from the start.
 func Outcomes() []Outcome {
 	return []Outcome{
 		Success, Gone, Throttled, Refused, Timeout, ConnectFailed, TLSFailed, AddressRefused, BadAnswer, Cancelled, Invalid,
 	}
 }
 
-// String is short and stable, made for a metric's label.
+// String returns a short, stable text for a metric's label.
 func (o Outcome) String() string {
 	switch o {
 	case Success:
@@ -63,21 +63,21 @@ func (o Outcome) String() string {
 	return "outcome_" + strconv.Itoa(int(o))
 }
 
-// Attempt is one attempt as it went. Nothing in it is secret: it is stored, and shown to the client.
+// Attempt is the record of one attempt. It holds no secret: it is stored, and shown to the client.
 type Attempt struct {
 	At         time.Time // when it began; also the webhook-timestamp
 	Outcome    Outcome
-	Status     int            // of the answer; 0 if there was none
-	Duration   time.Duration  // from At until the answer was read or given up
-	RetryAfter time.Duration  // with Throttled: the wait asked for, up to MaxRetryAfter; 0 if the answer does not say
-	Error      string         // what went wrong, in a few words of our own; empty on Success
-	Excerpt    string         // the beginning of the body of an answer that was not 2xx, printable, at most 256 bytes
-	RemoteAddr netip.AddrPort // who answered or should have: the receiver, or the proxy; zero if never connected
+	Status     int            // of the response; 0 if there was none
+	Duration   time.Duration  // from At until the response was read or given up
+	RetryAfter time.Duration  // with Throttled: the requested wait, up to MaxRetryAfter; 0 if there is none
+	Error      string         // what went wrong, in the relay's words; empty on Success
+	Excerpt    string         // the beginning of the body of a response that is not 2xx, printable, at most 256 bytes
+	RemoteAddr netip.AddrPort // the receiver or the proxy; zero if never connected
 }
 
 func (a *Attempt) fail(o Outcome, text string) { a.Outcome, a.Error = o, text }
 
-// answered settles an attempt by the answer's status.
+// answered sets the attempt's outcome from the status of the response.
 func (a *Attempt) answered(h *head) {
 	a.Status = h.status
 	if a.Status >= 200 && a.Status <= 299 {

@@ -2,15 +2,16 @@ package sender
 
 import "bytes"
 
-// announced reports whether an answer that has no body announces one all the same. Some receivers then send it.
+// announced reports whether a response that may have no body announces one. Some receivers then
+// send it.
 func (h *head) announced() bool { return h.bodyless() && (h.length > 0 || h.coding) }
 
-// bodyless reports whether the status allows no body (RFC 9110 section 6.4.1).
+// bodyless reports whether the status does not allow a body (RFC 9110 section 6.4.1).
 func (h *head) bodyless() bool { return h.status == 204 || h.status == 304 || h.status < 200 }
 
-// readBody reads the body of an answer, as far as that is worth anything: all of it if the connection can be used again
-// afterwards, else as much as keep takes. The beginning is put into keep. It reports whether the answer has ended where
-// it says that it ends.
+// readBody reads the body of a response as far as it is useful: all of it if the connection can be
+// used again afterwards, otherwise only as much as keep holds. The beginning of the body is copied
+// to keep. It reports whether the response has ended where it announced its end.
 func (r *reader) readBody(h *head, keep []byte) (kept int, whole bool) {
 	r.left = maxBody
 	switch {
@@ -27,7 +28,7 @@ func (r *reader) readBody(h *head, keep []byte) (kept int, whole bool) {
 		kept, _ = r.take(int64(len(keep)), keep)
 		return kept, false
 	}
-	// It ends with the connection. Closing before that would be an error to some receivers.
+	// It ends with the connection. Some receivers would treat an earlier close as an error.
 	kept, _ = r.take(maxBody, keep)
 	return kept, false
 }
@@ -65,7 +66,7 @@ func (r *reader) takeChunks(keep []byte) (kept int, whole bool) {
 	}
 }
 
-// chunkSize reads the line before a chunk; what may follow the size is of no consequence.
+// chunkSize parses the line before a chunk. Extensions after the size are ignored.
 func chunkSize(line []byte) (size int64, ok bool) {
 	n := 0
 	for ; n < len(line) && n <= 8; n++ {

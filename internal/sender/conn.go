@@ -8,12 +8,13 @@ import (
 	"time"
 )
 
-// key says whom a connection belongs to: one callback at one URL. No connection serves two callbacks, so whatever a
-// receiver leaves on one can reach no other client, and a new URL begins without what was known of the old one.
+// key identifies who may use a connection: one callback at one URL. No connection serves two
+// callbacks, so what a receiver leaves on one cannot reach another client, and a new URL starts
+// without what is known about the old one.
 type key struct{ callback, url string }
 
-// conn is a connection to a receiver, or to the proxy. It belongs to one goroutine at a time: to that of an attempt, or
-// to whoever took it out of the idle ones.
+// conn is a connection to a receiver, or to the proxy. Only one goroutine uses it at a time: that
+// of an attempt, or the one that took it from the idle connections.
 type conn struct {
 	key    key
 	wire   *wire
@@ -22,16 +23,16 @@ type conn struct {
 	remote netip.AddrPort
 	peeked [len("HTTP/1.1 408")]byte
 
-	writing chan struct{} // is closed when the goroutine that writes a large request has ended; nil if there was none
+	writing chan struct{} // closed when the goroutine that writes a large request has ended; nil if there is none
 	failed  bool          // writing has failed; set before writing is closed
 
 	idle  time.Time // since when
-	links [2]links  // among the idle ones: of all callbacks, and of its own
+	links [2]links  // in the two chains of idle connections, see ofAll and ofOwn
 }
 
 type links struct{ newer, older *conn }
 
-// secure puts TLS over what there is so far.
+// secure puts TLS on top of the connection.
 func (c *conn) secure(config *tls.Config) error {
 	under := &records{Conn: c.rw}
 	secured := tls.Client(under, config)
@@ -42,17 +43,17 @@ func (c *conn) secure(config *tls.Config) error {
 	return nil
 }
 
-// state is what an idle connection was found in.
+// state is the state of an idle connection.
 type state int
 
 const (
 	silent state = iota // open, and nothing has arrived: it can be used again
 	gone                // the other side has closed it, or has begun to
-	stray               // bytes have arrived that nobody asked for
+	stray               // unrequested bytes have arrived
 )
 
-// look says what has become of an idle connection, without waiting. Over TLS it reads what belongs to TLS itself, such
-// as session tickets.
+// look returns the state of an idle connection, without waiting. Over TLS it reads what belongs to
+// TLS itself, such as session tickets.
 func (c *conn) look() state {
 	c.wire.peeking = true
 	n, err := c.rw.Read(c.peeked[:])
@@ -67,22 +68,24 @@ func (c *conn) look() state {
 	}
 	for _, r := range c.under {
 		if !r.whole() {
-			return gone // the beginning of a record: what it holds is not worth waiting for
+			return gone // the beginning of a record: its contents are not worth waiting for
 		}
 	}
 	return silent
 }
 
-// isRequestTimeout reports whether an idle connection was sent a 408, as some load balancers do before they close it.
+// isRequestTimeout reports whether bytes are the beginning of a 408, which some load balancers send
+// before they close an idle connection.
 func isRequestTimeout(b []byte) bool {
 	return len(b) == len("HTTP/1.1 408") && string(b[:7]) == "HTTP/1." && string(b[8:]) == " 408"
 }
 
-// maxInline is the largest request that one write takes: it fits into one TLS record.
+// maxInline is the size of the largest request that is sent with one write: it fits into one TLS
+// record.
 const maxInline = 16 << 10
 
-// send begins to send a request, first and then rest, without waiting for the other side. What goes wrong shows in the
-// answer. Both must stay as they are until sent or close has returned.
+// send begins to send a request, first and then rest, without waiting for the other side. Errors
+// show in the response. The caller must not change first or rest until sent or close has returned.
 func (c *conn) send(first, rest []byte) {
 	if len(first) <= maxInline && len(rest) == 0 {
 		_, err := c.rw.Write(first)
@@ -100,7 +103,8 @@ func (c *conn) send(first, rest []byte) {
 	}()
 }
 
-// unsent is closed when all of the request has been sent or has failed to be; it is nil when that was so at once.
+// unsent returns a channel that is closed when the request has been sent, or sending has failed. It
+// is nil if that happened at once.
 func (c *conn) unsent() <-chan struct{} {
 	if c.writing != nil {
 		return c.writing
@@ -108,7 +112,7 @@ func (c *conn) unsent() <-chan struct{} {
 	return c.wire.sending
 }
 
-// unread reports whether the other side has certainly not been sent the whole request.
+// unread reports whether part of the request has certainly not been sent.
 func (c *conn) unread() bool {
 	ended := c.unsent()
 	if ended == nil {
@@ -122,8 +126,8 @@ func (c *conn) unread() bool {
 	}
 }
 
-// sent reports whether all of the request has been sent. What writes it may be about to end, or have ended without
-// having come to say so yet: it gets a moment, unless the other side does not read on.
+// sent reports whether all of the request has been sent. The goroutine that writes it may be about
+// to end, so sent waits for a moment, unless the other side does not read.
 func (c *conn) sent() bool {
 	ended := c.unsent()
 	if ended == nil {
@@ -145,15 +149,15 @@ func (c *conn) sent() bool {
 	return false
 }
 
-// close closes the connection and waits for what still writes to it.
+// close closes the connection and waits for the goroutine that still writes to it.
 func (c *conn) close() {
 	ended := c.unsent()
 	if ended != nil {
-		_ = c.wire.Close() // a farewell by TLS would have to wait for the rest of the request
+		_ = c.wire.Close() // closing TLS properly would wait for the rest of the request
 		<-ended
 	}
 	_ = c.rw.Close()
 	if c.wire.sending != nil {
-		<-c.wire.sending // of the farewell
+		<-c.wire.sending // TLS's closing message
 	}
 }

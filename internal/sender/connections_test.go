@@ -31,8 +31,8 @@ type seen struct {
 	header http.Header
 }
 
-// scripted is a receiver that answers each request by what answer returns for it, and hangs up after an empty text.
-// Over TLS if a configuration is given.
+// scripted is a receiver that answers each request by what answer returns for it, and hangs up
+// after an empty text. Over TLS if a configuration is given.
 func scripted(t testing.TB, config *tls.Config, answer func(net.Conn, seen) string) (base string, conns *atomic.Int32) {
 	t.Helper()
 	conns = new(atomic.Int32)
@@ -62,7 +62,8 @@ func scripted(t testing.TB, config *tls.Config, answer func(net.Conn, seen) stri
 	return "http://" + addr, conns
 }
 
-// arrived waits until the other side's kernel has what was written, so that no test depends on how soon that is.
+// arrived waits until the other side's kernel has what was written, so that no test depends on how
+// soon that is.
 func arrived(c net.Conn) {
 	if secured, ok := c.(*tls.Conn); ok {
 		c = secured.NetConn()
@@ -108,8 +109,8 @@ func TestConnectionsServeOneCallbackAtOneURL(t *testing.T) {
 	}
 }
 
-// What an answer leaves behind settles no other event: each text is the answer to the first event and brings with it
-// what would be a success for the second, which is refused with 500.
+// What an answer leaves behind settles no other event: each text is the answer to the first event
+// and brings with it what would be a success for the second, which is refused with 500.
 func TestLeftoverBytesSettleNoOtherEvent(t *testing.T) {
 	t.Parallel()
 	const fake = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -118,24 +119,31 @@ func TestLeftoverBytesSettleNoOtherEvent(t *testing.T) {
 		now, later string // later comes when the first attempt has ended
 		first      sender.Outcome
 	}{
-		"after a success":               {fake + fake, "", sender.Success},
-		"after a refusal":               {"HTTP/1.1 500 Oh\r\nContent-Length: 2\r\n\r\noh" + fake, "", sender.Refused},
-		"after chunks":                  {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + fake, "", sender.Success},
-		"a body of 204 not announced":   {noContent + fake, "", sender.Success},
-		"a body of 204 announced":       {"HTTP/1.1 204 No Content\r\n" + announced, fake, sender.Success},
-		"a body of 304 announced":       {"HTTP/1.1 304 Not Modified\r\n" + announced, fake, sender.Refused},
-		"chunks of 204 announced":       {"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", fake, sender.Success},
-		"on the idle connection":        {noContent, fake, sender.Success},
-		"part of it":                    {noContent, "HTTP/1.1 2", sender.Success},
-		"a line end":                    {noContent, "\r\n", sender.Success},
-		"anything on the idle":          {noContent, "x", sender.Success},
-		"a 408 on the idle connection":  {noContent, "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n", sender.Success},
-		"a length that is too short":    {"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx" + fake, "", sender.Success},
-		"an end at odds with chunks":    {"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + fake, "", sender.Success},
-		"two lengths":                   {"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 39\r\n\r\n" + fake, "", sender.Success},
-		"a length behind an odd line":   {"HTTP/1.1 200 OK\r\nContent-Length : 39\r\nContent-Length: 0\r\n\r\n" + fake, "", sender.Success},
-		"a length on a folded line":     {"HTTP/1.1 200 OK\r\nX-A: b\r\n Content-Length: 39\r\nContent-Length: 0\r\n\r\n" + fake, "", sender.Success},
-		"an unknown coding":             {"HTTP/1.1 200 OK\r\nTransfer-Encoding: x, chunked\r\n\r\n0\r\n\r\n" + fake, "", sender.Success},
+		"after a success": {fake + fake, "", sender.Success},
+		"after a refusal": {"HTTP/1.1 500 Oh\r\nContent-Length: 2\r\n\r\noh" + fake, "", sender.Refused},
+		"after chunks": {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + fake, "",
+			sender.Success},
+		"a body of 204 not announced": {noContent + fake, "", sender.Success},
+		"a body of 204 announced":     {"HTTP/1.1 204 No Content\r\n" + announced, fake, sender.Success},
+		"a body of 304 announced":     {"HTTP/1.1 304 Not Modified\r\n" + announced, fake, sender.Refused},
+		"chunks of 204 announced": {"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", fake,
+			sender.Success},
+		"on the idle connection": {noContent, fake, sender.Success},
+		"part of it":             {noContent, "HTTP/1.1 2", sender.Success},
+		"a line end":             {noContent, "\r\n", sender.Success},
+		"anything on the idle":   {noContent, "x", sender.Success},
+		"a 408 on the idle connection": {noContent, "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n",
+			sender.Success},
+		"a length that is too short": {"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx" + fake, "", sender.Success},
+		"an end at odds with chunks": {"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + fake, "", sender.Success},
+		"two lengths": {"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 39\r\n\r\n" + fake, "",
+			sender.Success},
+		"a length behind an odd line": {"HTTP/1.1 200 OK\r\nContent-Length : 39\r\nContent-Length: 0\r\n\r\n" + fake, "",
+			sender.Success},
+		"a length on a folded line": {"HTTP/1.1 200 OK\r\nX-A: b\r\n Content-Length: 39\r\nContent-Length: 0\r\n\r\n" +
+			fake, "", sender.Success},
+		"an unknown coding": {"HTTP/1.1 200 OK\r\nTransfer-Encoding: x, chunked\r\n\r\n0\r\n\r\n" + fake, "",
+			sender.Success},
 		"an upgrade that nobody wanted": {"HTTP/1.1 101 Switching Protocols\r\n\r\n" + fake, "", sender.Refused},
 	}
 	config, trusting := tlsOf(t, nil)
@@ -179,9 +187,12 @@ func TestLeftoverBytesSettleNoOtherEvent(t *testing.T) {
 				_ = s.Send(t.Context(), request(base))
 				mu.Lock()
 				defer mu.Unlock()
-				// Those are not read to the end, or are no fault of the receiver: the connection is closed, and that is all.
-				odd := strings.Contains(name, "at odds") || strings.Contains(name, "two lengths") || strings.Contains(name, "odd line") ||
-					strings.Contains(name, "folded") || strings.Contains(name, "coding") || strings.Contains(name, "upgrade") || strings.Contains(name, "408")
+				// Those are not read to the end, or are no fault of the receiver: the connection is
+				// closed, and that is all.
+				odd := strings.Contains(name, "at odds") || strings.Contains(name, "two lengths") ||
+					strings.Contains(name, "odd line") ||
+					strings.Contains(name, "folded") || strings.Contains(name, "coding") || strings.Contains(name, "upgrade") ||
+					strings.Contains(name, "408")
 				if last := closing[len(closing)-1]; last == odd {
 					t.Errorf("Connection: close by request: %v", closing)
 				}
@@ -190,11 +201,13 @@ func TestLeftoverBytesSettleNoOtherEvent(t *testing.T) {
 	}
 }
 
-// What is known of a callback's habits is forgotten with its URL, and is known of no other callback.
+// What is known of a callback's habits is forgotten with its URL, and is known of no other
+// callback.
 func TestDistrustIsOfOneCallbackAtOneURL(t *testing.T) {
 	t.Parallel()
 	base, _ := scripted(t, nil, func(_ net.Conn, q seen) string {
-		return "HTTP/1.1 200 OK\r\nContent-Length: " + fmt.Sprint(len(q.header.Get("Connection"))) + "\r\n\r\n" + q.header.Get("Connection") + "stray"
+		return "HTTP/1.1 200 OK\r\nContent-Length: " + fmt.Sprint(len(q.header.Get("Connection"))) + "\r\n\r\n" +
+			q.header.Get("Connection") + "stray"
 	})
 	var mu sync.Mutex
 	closing := map[string]int{}
@@ -224,14 +237,16 @@ func TestDistrustIsOfOneCallbackAtOneURL(t *testing.T) {
 	}
 }
 
-// An answer counts though the receiver reads neither the request nor anything later; its connection is not used again.
+// An answer counts though the receiver reads neither the request nor anything later; its connection
+// is not used again.
 func TestEarlyAnswers(t *testing.T) {
 	t.Parallel()
 	config, trusting := tlsOf(t, nil)
 	s := newSender(t, trusting)
 	for _, scheme := range []string{"http", "https"} {
 		for _, size := range []int{12 << 10, 200 << 10, 8 << 20} {
-			for _, answer := range []string{"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n"} {
+			for _, answer := range []string{"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+				"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n"} {
 				t.Run(fmt.Sprint(scheme, size, answer[9:12]), func(t *testing.T) {
 					t.Parallel()
 					var conns, asked atomic.Int32
@@ -271,7 +286,8 @@ func TestEarlyAnswers(t *testing.T) {
 	}
 }
 
-// A receiver that does nothing but talk counts by what it says, and one that closes its side early is heard.
+// A receiver that does nothing but talk counts by what it says, and one that closes its side early
+// is heard.
 func TestAnswerWithoutReading(t *testing.T) {
 	t.Parallel()
 	s := newSender(t, nil)
@@ -306,8 +322,8 @@ func TestAnswerBeforeAReset(t *testing.T) {
 	}
 }
 
-// On a connection that was used before, whatever comes instead of an answer is a hang-up: the request goes out once
-// more over a new one, and what comes of that counts.
+// On a connection that was used before, whatever comes instead of an answer is a hang-up: the
+// request goes out once more over a new one, and what comes of that counts.
 func TestSentOnceMoreOverANewConnection(t *testing.T) {
 	t.Parallel()
 	s := newSender(t, nil)
@@ -317,12 +333,14 @@ func TestSentOnceMoreOverANewConnection(t *testing.T) {
 		want   sender.Outcome
 		sent   int32
 	}{
-		"hangs up":             {"", noContent, sender.Success, 3},
-		"not HTTP":             {"}{\r\n", noContent, sender.Success, 3},
-		"malformed status":     {"HTTP/1.1 OK\r\n\r\n", noContent, sender.Success, 3},
-		"cut status":           {"HTTP/1.1 2", noContent, sender.Success, 3},
-		"408 and closes":       {"HTTP/1.1 408 Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", noContent, sender.Success, 3},
-		"an empty line before": {"\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", sender.Refused, 3},
+		"hangs up":         {"", noContent, sender.Success, 3},
+		"not HTTP":         {"}{\r\n", noContent, sender.Success, 3},
+		"malformed status": {"HTTP/1.1 OK\r\n\r\n", noContent, sender.Success, 3},
+		"cut status":       {"HTTP/1.1 2", noContent, sender.Success, 3},
+		"408 and closes": {"HTTP/1.1 408 Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", noContent,
+			sender.Success, 3},
+		"an empty line before": {"\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+			"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", sender.Refused, 3},
 		"an empty line alone":  {"\r\n", noContent, sender.Success, 3},
 		"408 of the request":   {"HTTP/1.1 408 Timeout\r\nContent-Length: 0\r\n\r\n", noContent, sender.Refused, 2},
 		"refuses the second":   {"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", noContent, sender.Refused, 2},
@@ -361,8 +379,8 @@ func TestSentOnceMoreOverANewConnection(t *testing.T) {
 	}
 }
 
-// Idle connections of any callback give way when a connection is needed at the bound, the oldest first; more are never
-// open.
+// Idle connections of any callback give way when a connection is needed at the bound, the oldest
+// first; more are never open.
 func TestMaxConnections(t *testing.T) {
 	t.Parallel()
 	const bound = 4
@@ -414,8 +432,8 @@ func TestMaxConnections(t *testing.T) {
 	wg.Wait()
 }
 
-// An attempt that finds all connections under way waits, and ends without a word about the receiver when it was too
-// long, when its caller gives up, or when the Sender is closed.
+// An attempt that finds all connections under way waits, and ends without a word about the receiver
+// when it was too long, when its caller gives up, or when the Sender is closed.
 func TestNoConnectionToSpare(t *testing.T) {
 	t.Parallel()
 	taken := make(chan struct{}, 1)
@@ -448,7 +466,8 @@ func TestNoConnectionToSpare(t *testing.T) {
 	wg.Wait()
 }
 
-// Connections over TLS are kept, in both versions, and those that were closed cost a short handshake only.
+// Connections over TLS are kept, in both versions, and those that were closed cost a short
+// handshake only.
 func TestConnectionsOverTLSAreKept(t *testing.T) {
 	t.Parallel()
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
@@ -501,7 +520,8 @@ func TestWhichConnectionsAreKept(t *testing.T) {
 		"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n":                             false,
 		"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nok":                                                                       false,
 		"HTTP/1.1 200 OK\nContent-Length: 2\n\nok":                                                                             false,
-		"HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\n" + strings.Repeat("x", 70000):                                        false,
+		"HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\n" +
+			strings.Repeat("x", 70000): false,
 	} {
 		base, conns := scripted(t, nil, func(net.Conn, seen) string { return answer })
 		for range 2 {

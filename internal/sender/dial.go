@@ -13,36 +13,36 @@ import (
 	"time"
 )
 
-// dialError is a connection that did not come about.
+// dialError means that a connection could not be made.
 type dialError struct {
 	err    error
-	proxy  bool // it is the proxy that was dialled
-	status int  // what the proxy answered to CONNECT
+	proxy  bool // the proxy was dialled
+	status int  // the proxy's response to CONNECT
 }
 
 func (e *dialError) Error() string { return fmt.Sprintf("dial: %v", e.err) }
 func (e *dialError) Unwrap() error { return e.err }
 
-// tlsError is a TLS handshake that failed.
+// tlsError means that a TLS handshake failed.
 type tlsError struct{ err error }
 
 func (e *tlsError) Error() string { return fmt.Sprintf("TLS handshake: %v", e.err) }
 func (e *tlsError) Unwrap() error { return e.err }
 
-// tunnelError is a proxy that did not answer CONNECT as a proxy does.
+// tunnelError means that the proxy's response to CONNECT was not valid.
 type tunnelError struct{ err error }
 
 func (e *tunnelError) Error() string { return fmt.Sprintf("CONNECT: %v", e.err) }
 func (e *tunnelError) Unwrap() error { return e.err }
 
-// dialer connects to receivers whose address the policy lets through, or to the proxy.
+// dialer connects to receivers whose address the policy allows, or to the proxy.
 type dialer struct {
 	policy   policy
 	resolver *net.Resolver
 	proxy    *url.URL // nil: none
 	tls      *tls.Config
 
-	// Looking a name up and connecting, and the TLS handshake, may take this long each.
+	// The time limits of looking up a name and connecting, and of the TLS handshake.
 	connectTimeout, tlsTimeout time.Duration
 
 	ctx    context.Context // ends with close
@@ -59,7 +59,7 @@ func newDialer(p policy, resolver *net.Resolver, proxy *url.URL, config *tls.Con
 	return d
 }
 
-// close breaks off what is being dialled and waits for it. Nothing is dialled afterwards.
+// close cancels the dials under way and waits for them. Nothing can be dialled afterwards.
 func (d *dialer) close() {
 	d.mu.Lock()
 	d.cancel()
@@ -67,7 +67,8 @@ func (d *dialer) close() {
 	d.run.Wait()
 }
 
-// begin lets one dial run until ctx ends or the dialer is closed, and until done is called.
+// begin registers a dial. The returned context ends with ctx, when the dialer is closed, or when
+// done is called.
 func (d *dialer) begin(ctx context.Context) (_ context.Context, done func(), err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -84,7 +85,7 @@ func (d *dialer) begin(ctx context.Context) (_ context.Context, done func(), err
 	}, nil
 }
 
-// connect makes a connection over which requests to the target can be sent.
+// connect returns a new connection over which requests to the target can be sent.
 func (d *dialer) connect(ctx context.Context, target *url.URL, k key) (*conn, error) {
 	ctx, done, err := d.begin(ctx)
 	if err != nil {
@@ -140,8 +141,8 @@ func (d *dialer) reach(ctx context.Context, target *url.URL, k key) (*conn, erro
 
 // dial connects to an address and judges it, unless it is the proxy's.
 func (d *dialer) dial(ctx context.Context, address string, plain bool) (*conn, error) {
-	// The address of every connection is judged when its socket exists and nothing has been sent: what a name resolved
-	// to a moment ago, or to somebody else, does not count.
+	// Every connection's address is judged when its socket exists and nothing has been sent. What
+	// the name resolved to a moment ago, or for somebody else, does not count.
 	control := func(_, address string, _ syscall.RawConn) error {
 		to, err := netip.ParseAddrPort(address)
 		if err != nil {
@@ -170,8 +171,8 @@ func (d *dialer) dial(ctx context.Context, address string, plain bool) (*conn, e
 	return c, nil
 }
 
-// prepare does what has to be done on a new connection before a request can be sent. If that fails, or ctx ends, it is
-// closed.
+// prepare runs do on a new connection, before a request can be sent. If do fails, or ctx ends, the
+// connection is closed.
 func (d *dialer) prepare(ctx context.Context, c *conn, do func() error) (*conn, error) {
 	stop := context.AfterFunc(ctx, c.wire.abort)
 	err := do()
@@ -179,14 +180,14 @@ func (d *dialer) prepare(ctx context.Context, c *conn, do func() error) (*conn, 
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		_ = c.wire.Close() // at once: nothing was sent that deserves a farewell
+		_ = c.wire.Close() // at once: nothing was sent that needs a proper end
 		c.close()
 		return nil, err
 	}
 	return c, nil
 }
 
-// handshake puts TLS over a connection. It ends by its own limit at the latest.
+// handshake puts TLS on top of a connection. It has a time limit of its own.
 func (d *dialer) handshake(c *conn, host string) error {
 	config := d.tls.Clone()
 	config.ServerName = host
@@ -227,7 +228,8 @@ func (d *dialer) tunnel(c *conn, address string) error {
 	return nil
 }
 
-// proxyAuthorization is the header value by which the proxy knows us; it is empty if it asks for none.
+// proxyAuthorization returns the header value that authenticates us at the proxy, or "" if there is
+// none.
 func proxyAuthorization(proxy *url.URL) string {
 	if proxy == nil || proxy.User == nil {
 		return ""
@@ -236,7 +238,7 @@ func proxyAuthorization(proxy *url.URL) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(proxy.User.Username()+":"+password))
 }
 
-// hostPort is the address to dial for a URL.
+// hostPort returns the address to dial for a URL.
 func hostPort(u *url.URL) string {
 	port := u.Port()
 	if port == "" {
@@ -248,8 +250,9 @@ func hostPort(u *url.URL) string {
 	return net.JoinHostPort(u.Hostname(), port)
 }
 
-// judgeName judges every address of a host, as the proxy may take any of them. A receiver by https is judged once for
-// each connection, as its requests go through a tunnel to one address; one by http for each request.
+// judgeName judges every address of a host, because the proxy may use any of them. For https that
+// happens once for each connection, because its requests go through a tunnel to one address; for
+// http it happens for each request.
 func (d *dialer) judgeName(ctx context.Context, host string, plain bool) error {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return d.policy.judge(addr, plain)

@@ -9,17 +9,17 @@ import (
 
 const (
 	maxExcerpt  = 256
-	excerptRead = 2048 // more than is kept, so that a secret is recognised though it reaches over the end
+	excerptRead = 2048 // more than is kept, so that a secret is recognised even if it continues after the end
 )
 
-// What stands for an excerpt that is not shown.
+// The texts that replace an excerpt that must not be shown.
 const (
 	withheldSecret = "[withheld: it repeats a secret of this callback]" //nolint:gosec // it is about one
 	withheldBinary = "[withheld: it is compressed or not text]"
 )
 
-// excerpt is what is shown of the beginning of a body: text only, and nothing of it if it may repeat a secret. Cut says
-// that the body goes on after it.
+// excerpt returns the part of a body's beginning that may be shown: only text, and nothing if it
+// may contain a secret. Cut is set if the body continues after it.
 func excerpt(body []byte, cut, compressed bool, secrets func() needles) string {
 	if len(body) == 0 {
 		return ""
@@ -37,7 +37,8 @@ func excerpt(body []byte, cut, compressed bool, secrets func() needles) string {
 	return shown
 }
 
-// isBinary reports whether a body is not text, in whatever encoding of it: Latin-1 has few bytes that are not UTF-8.
+// isBinary reports whether a body is not text in any encoding: Latin-1 has few bytes that are not
+// UTF-8.
 func isBinary(body []byte) bool {
 	if bytes.HasPrefix(body, []byte{0x1f, 0x8b}) || bytes.IndexByte(body, 0) >= 0 {
 		return true
@@ -53,8 +54,8 @@ func isBinary(body []byte) bool {
 	return odd > 2 && odd > len(body)/10
 }
 
-// printable keeps the first 256 bytes of a text on one line: anything that is no printable character is a space, runs
-// of spaces are one.
+// printable returns the first 256 bytes of a text in one line. Runs of white space and unprintable
+// characters become one space.
 func printable(text string) string {
 	var b strings.Builder
 	space := false

@@ -16,20 +16,25 @@ import (
 	"github.com/audatex-relay/relay/internal/signature"
 )
 
-// secretive is a request with every kind of secret, and these by name as a receiver may repeat them.
+// secretive is a request with every kind of secret, and these by name as a receiver may repeat
+// them.
 func secretive() (r *Request, sign, proxy string, secrets map[string]string) {
 	signing := signature.NewSecret()
 	r = &Request{
 		URL:     "https://bms.example/hooks/p4th-t0ken-77aa/orders?key=qu3ry%2Bt0ken%2F88bb",
 		EventID: "leeds-1", Auth: Bearer("b3arer.t0ken_99cc"), Secrets: []signature.Secret{signing},
-		Headers: map[string]string{"X-Api-Key": "h3ader/t0ken+11dd==", "X-Basic": "Basic " + base64.StdEncoding.EncodeToString([]byte("someone:p4ssw0rd-22ee"))},
+		Headers: map[string]string{"X-Api-Key": "h3ader/t0ken+11dd==",
+			"X-Basic": "Basic " + base64.StdEncoding.EncodeToString([]byte("someone:p4ssw0rd-22ee"))},
 	}
 	sign = "v1,bm90IGEgcmVhbCBkaWdlc3QsIGJ1dCBhcyBsb25nPTE= v1,c2Vjb25kIHNpZ25hdHVyZSBvZiB0aGUgcm90YXRpb24hIQ=="
 	proxy = "Basic " + base64.StdEncoding.EncodeToString([]byte("relay:pr0xy-p4ssw0rd"))
 	return r, sign, proxy, map[string]string{
-		"path": "p4th-t0ken-77aa", "query": "qu3ry+t0ken/88bb", "bearer": "b3arer.t0ken_99cc", "header": "h3ader/t0ken+11dd==",
-		"password": "p4ssw0rd-22ee", "basic": base64.StdEncoding.EncodeToString([]byte("someone:p4ssw0rd-22ee")), "signing": signing.Reveal(),
-		"signature": strings.TrimPrefix(strings.Fields(sign)[1], "v1,"), "proxy": "pr0xy-p4ssw0rd", "proxy's": strings.TrimPrefix(proxy, "Basic "),
+		"path": "p4th-t0ken-77aa", "query": "qu3ry+t0ken/88bb", "bearer": "b3arer.t0ken_99cc",
+		"header":   "h3ader/t0ken+11dd==",
+		"password": "p4ssw0rd-22ee", "basic": base64.StdEncoding.EncodeToString([]byte("someone:p4ssw0rd-22ee")),
+		"signing":   signing.Reveal(),
+		"signature": strings.TrimPrefix(strings.Fields(sign)[1], "v1,"), "proxy": "pr0xy-p4ssw0rd",
+		"proxy's": strings.TrimPrefix(proxy, "Basic "),
 	}
 }
 
@@ -68,16 +73,17 @@ var escapes = map[string]func(string) string{
 	"HTML padded":      format("&#x0000%x;"),
 	"HTML open":        format("&#%d "),
 	"HTML twice":       func(s string) string { return html.EscapeString(format("&#%d;")(s)) },
-	"HTML named":       strings.NewReplacer("-", "&hyphen;", "+", "&plus;", "/", "&sol;", "=", "&equals;", "_", "&lowbar;", ".", "&period;").Replace,
-	"URL":              url.QueryEscape,
-	"URL whole":        format("%%%02x"),
-	"URL twice":        format("%%25%02X"),
-	"URL thrice":       format("%%2525%02X"),
-	"URL %u":           format("%%u%04x"),
-	"URL in JSON":      format(`\u0025%02x`),
-	"JSON in URL":      format("%%5Cu%04x"),
-	"HTML in URL":      format("%%26%%23%d%%3B"),
-	"URL in HTML":      format("&#37;%02x"),
+	"HTML named": strings.NewReplacer("-", "&hyphen;", "+", "&plus;", "/", "&sol;", "=", "&equals;", "_", "&lowbar;",
+		".", "&period;").Replace,
+	"URL":         url.QueryEscape,
+	"URL whole":   format("%%%02x"),
+	"URL twice":   format("%%25%02X"),
+	"URL thrice":  format("%%2525%02X"),
+	"URL %u":      format("%%u%04x"),
+	"URL in JSON": format(`\u0025%02x`),
+	"JSON in URL": format("%%5Cu%04x"),
+	"HTML in URL": format("%%26%%23%d%%3B"),
+	"URL in HTML": format("&#37;%02x"),
 	"quoted printable": func(s string) string {
 		var b strings.Builder
 		w := quotedprintable.NewWriter(&b)
@@ -139,10 +145,12 @@ func TestExcerptsRepeatNoSecretInAnySpelling(t *testing.T) {
 				}
 			}
 		}
-		// However the body is cut, no more than five characters of it are left, or nothing that could be told from a word.
+		// However the body is cut, no more than five characters of it are left, or nothing that
+		// could be told from a word.
 		body := "refused: " + secret
 		for n := len("refused: ") + 3; n < len(body); n++ {
-			if got := shown(body[:n], true); got != withheldSecret && len(squeeze(secret[:n-len("refused: ")])) >= 3 && kind != "signing" {
+			if got := shown(body[:n], true); got != withheldSecret && len(squeeze(secret[:n-len("refused: ")])) >= 3 &&
+				kind != "signing" {
 				t.Errorf("%s cut after %d: %q", kind, n, got)
 			}
 		}
@@ -154,10 +162,12 @@ func TestExcerptsThatAreShown(t *testing.T) {
 	t.Parallel()
 	r, sign, proxy, _ := secretive()
 	for _, body := range []string{
-		"Cannot POST /hooks", "Not Found", `{"error":"invalid signature","code":401}`, "<html><head><title>502 Bad Gateway</title></head><body>nginx/1.25</body></html>",
+		"Cannot POST /hooks", "Not Found", `{"error":"invalid signature","code":401}`,
+		"<html><head><title>502 Bad Gateway</title></head><body>nginx/1.25</body></html>",
 		"Internal Server Error: NullPointerException at com.example.bms.OrderService.update(OrderService.java:217)",
 		`{"timestamp":"2026-01-15T09:38:44.687+00:00","status":500,"error":"Internal Server Error","path":"/orders"}`,
-		"Bearer token missing", "Basic realm=\"bms\"", "request id 5f0c3a2e-9b1d-4c7e-8a6f-2d4b6c8e0f1a, trace 4bf92f3577b34da6a3ce929d0e0e4736",
+		"Bearer token missing", "Basic realm=\"bms\"",
+		"request id 5f0c3a2e-9b1d-4c7e-8a6f-2d4b6c8e0f1a, trace 4bf92f3577b34da6a3ce929d0e0e4736",
 		"Die Bestellung wurde nicht gefunden: Gr\xfc\xdfe", "100% of 5\\6 &amp; more &#8211; done =3D",
 	} {
 		want := printable(body)
@@ -165,7 +175,8 @@ func TestExcerptsThatAreShown(t *testing.T) {
 			t.Errorf("%q: %q", body, got)
 		}
 	}
-	for _, body := range []string{"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff", "\x00\x01\x02", "a\x00b", strings.Repeat("\xff\xfe\x80", 20)} {
+	for _, body := range []string{"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff", "\x00\x01\x02", "a\x00b",
+		strings.Repeat("\xff\xfe\x80", 20)} {
 		if got := excerpt([]byte(body), false, false, nil); got != withheldBinary {
 			t.Errorf("%q: %q", body, got)
 		}
@@ -182,9 +193,11 @@ func TestExcerptsAndUnusualSecrets(t *testing.T) {
 		r := &Request{URL: "https://bms.example/hook", Headers: map[string]string{"X-Key": secret}}
 		ns := secretsOf(r, "", "")
 		for name, escape := range map[string]func(string) string{
-			"as it is": func(s string) string { return s }, "upper case": strings.ToUpper, "JSON": escapes["JSON"], "URL": url.QueryEscape, "HTML": html.EscapeString,
+			"as it is": func(s string) string { return s }, "upper case": strings.ToUpper, "JSON": escapes["JSON"],
+			"URL": url.QueryEscape, "HTML": html.EscapeString,
 		} {
-			if got := excerpt([]byte("no "+escape(secret)+" here"), false, false, func() needles { return ns }); got != withheldSecret {
+			if got := excerpt([]byte("no "+escape(secret)+" here"), false, false,
+				func() needles { return ns }); got != withheldSecret {
 				t.Errorf("%s, %s: %q", secret, name, got)
 			}
 		}
@@ -211,7 +224,8 @@ func TestExcerptWithholdsRandomSecrets(t *testing.T) {
 	})
 }
 
-// However much a receiver wraps into one another, looking for secrets is bounded: by how much text is looked at in all.
+// However much a receiver wraps into one another, looking for secrets is bounded: by how much text
+// is looked at in all.
 func FuzzExcerpt(f *testing.F) {
 	r, sign, proxy, secrets := secretive()
 	ns := secretsOf(r, sign, proxy)
@@ -247,7 +261,8 @@ func FuzzExcerpt(f *testing.F) {
 
 func TestExcerptsRepeatNoSecretOfOtherLetters(t *testing.T) {
 	t.Parallel()
-	key, err := signature.ParseSecret("whsec_" + base64.StdEncoding.EncodeToString([]byte("key-of-32-bytes-that-is-printed.")))
+	key, err := signature.ParseSecret("whsec_" +
+		base64.StdEncoding.EncodeToString([]byte("key-of-32-bytes-that-is-printed.")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,7 +290,8 @@ func TestExcerptsRepeatNoSecretOfOtherLetters(t *testing.T) {
 		if got := excerpt([]byte(tt.body), false, false, secrets); got != withheldSecret {
 			t.Errorf("%q in %q is shown", tt.secret, tt.body)
 		}
-		for _, innocent := range []string{"taskk9xy: no such table", "Datenbank nicht verfügbar", "キューがいっぱいです", `C:\\inetpub\\orders failed`} {
+		for _, innocent := range []string{"taskk9xy: no such table", "Datenbank nicht verfügbar", "キューがいっぱいです",
+			`C:\\inetpub\\orders failed`} {
 			if got := excerpt([]byte(innocent), false, false, secrets); got == withheldSecret {
 				t.Errorf("%q in %q is withheld", tt.secret, innocent)
 			}

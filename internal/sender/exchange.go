@@ -6,21 +6,21 @@ import (
 	"time"
 )
 
-// exchange is one request over one connection, and what came back.
+// exchange is one request over one connection, and its response.
 type exchange struct {
-	request []byte // the head, and as much of the body as goes with it
-	head    int    // how long the request's head is, without the line that ends it
+	request []byte // the head, and as much of the body as is sent with it
+	head    int    // the length of the request's head, without the line that ends it
 	rest    []byte // of the body
-	sign    string // the signature that it carries
+	sign    string // the request's signature
 
 	deadline time.Time
 	answer   head
-	kept     [excerptRead]byte // the beginning of the body of an answer that was not 2xx
+	kept     [excerptRead]byte // the beginning of the body of a response that is not 2xx
 	excerpt  []byte
-	cut      bool   // the body goes on after the excerpt, or broke off
-	flaw     string // what was wrong with the answer after its status
-	reusable bool   // the connection is as it was before
-	untidy   bool   // the receiver leaves on a connection what belongs to no request
+	cut      bool   // the body continues after the excerpt, or broke off
+	flaw     string // what was wrong with the response after its status
+	reusable bool   // the connection can be used again
+	untidy   bool   // the receiver leaves bytes on a connection that belong to no request
 }
 
 var exchanges = sync.Pool{New: func() any { return &exchange{request: make([]byte, 0, maxInline)} }}
@@ -33,7 +33,7 @@ func (x *exchange) free() {
 	}
 }
 
-// complete adds what differs by connection, and the body, to the head of the request.
+// complete adds to the head of the request what depends on the connection, and the body.
 func (x *exchange) complete(body []byte, tidy bool) {
 	b := x.request[:x.head]
 	if !tidy {
@@ -45,11 +45,11 @@ func (x *exchange) complete(body []byte, tidy bool) {
 	x.request, x.rest = b, body[with:]
 }
 
-// over sends the request over a connection and reads the answer. An error means that there is no answer; whatever goes
-// wrong after the status line is no error. The connection is not closed.
+// over sends the request over a connection and reads the response. It returns an error if there is
+// no response; a problem after the status line is not an error. It does not close the connection.
 //
-// Reading begins at once: an answer counts also if it comes before the receiver has read the request, and its request
-// is then not sent to the end.
+// It reads at once: a response counts even if it comes before the receiver has read the request.
+// The rest of the request is then not sent.
 func (x *exchange) over(ctx context.Context, c *conn) error {
 	stop := context.AfterFunc(ctx, c.wire.abort)
 	c.send(x.request, x.rest)
@@ -71,7 +71,8 @@ func (x *exchange) over(ctx context.Context, c *conn) error {
 	return nil
 }
 
-// readRest reads what follows the status line and reports whether it ended as it said that it would.
+// readRest reads what follows the status line, and reports whether it ended where it announced its
+// end.
 func (x *exchange) readRest(r *reader) (whole bool) {
 	h := &x.answer
 	if err := r.readHead(h); err != nil {
@@ -94,15 +95,15 @@ func (x *exchange) readRest(r *reader) (whole bool) {
 	return whole
 }
 
-// timedOut reports whether the answer is that of a receiver that had given up waiting for a request: on a connection
-// that was used before it says nothing about this one.
+// timedOut reports whether the response is that of a receiver that stopped waiting for a request.
+// On a connection that was used before, it is not about this request.
 func (x *exchange) timedOut() bool { return x.answer.status == 408 && !x.answer.keepAlive() }
 
-// leftOver reports whether the answer has empty lines in front of it: on a connection that was used before they belong to
-// the answer before, and so does what follows them.
+// leftOver reports whether there were empty lines before the response. On a connection that was
+// used before, they and what follows them belong to the previous response.
 func (x *exchange) leftOver() bool { return x.answer.led && !x.answer.interim }
 
-// settle settles the attempt by what was answered.
+// settle sets the attempt's outcome from the response.
 func (x *exchange) settle(r *Request, proxyAuthorization string, a *Attempt) {
 	a.answered(&x.answer)
 	if a.Outcome == Success {

@@ -18,7 +18,7 @@ var (
 	errCrowded = errors.New("all connections are under way")
 )
 
-// orCause returns why ctx has ended if that is why there is an error: whatever broke off then broke off because of it.
+// orCause returns the reason why ctx has ended if that caused err, and err otherwise.
 func orCause(ctx context.Context, err error) error {
 	var refused *AddressError
 	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.As(err, &refused) {
@@ -35,8 +35,9 @@ const (
 	connected        // the request was sent, or some of it
 )
 
-// classify says what an attempt without an answer came to. It goes by the types of errors and by how far the attempt
-// got, never by their text; and it words the reason itself, as those texts may repeat what the receiver sent.
+// classify sets the outcome of an attempt without a response. It looks at the types of errors and
+// at how far the attempt got, never at the errors' texts. The reason is in our own words, because
+// those texts may repeat what the receiver sent.
 func (s *Sender) classify(ctx context.Context, got stage, err error, timeout time.Duration, a *Attempt) {
 	var (
 		refused   *AddressError
@@ -64,7 +65,7 @@ func (s *Sender) classify(ctx context.Context, got stage, err error, timeout tim
 		a.fail(ConnectFailed, dial.reason(s.dialer.connectTimeout))
 	case errors.As(err, &handshake):
 		a.fail(TLSFailed, tlsReason(handshake.err, s.dialer.tlsTimeout))
-	case isAlert(err): // TLS 1.3 tells of a refused client only once it is connected
+	case isAlert(err): // with TLS 1.3 a client learns only after connecting that it was refused
 		a.fail(TLSFailed, tlsReason(err, s.dialer.tlsTimeout))
 	case errors.As(err, &foreign):
 		a.fail(BadAnswer, foreign.reason)
@@ -103,7 +104,7 @@ func (e *dialError) reason(limit time.Duration) string {
 	return prefix + "connecting failed"
 }
 
-// tlsReason words a failed handshake.
+// tlsReason describes why a handshake failed.
 func tlsReason(err error, limit time.Duration) string {
 	var (
 		record    tls.RecordHeaderError
@@ -131,7 +132,8 @@ func tlsReason(err error, limit time.Duration) string {
 	return "the TLS handshake failed"
 }
 
-// isAlert reports whether the receiver ended the connection with a TLS alert. crypto/tls does not export the type.
+// isAlert reports whether the receiver ended the connection with a TLS alert. crypto/tls does not
+// export the type.
 func isAlert(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "remote error"

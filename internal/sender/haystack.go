@@ -13,19 +13,19 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// maxUnescapes is how often a text is unescaped: a proxy that escapes an error page that escapes a URL that was escaped
-// already.
+// maxUnescapes is how often a text is unescaped: for example, a proxy may escape an error page that
+// escapes a URL that was already escaped.
 const maxUnescapes = 5
 
-// haystack is a text in all the forms in which a secret may be found in it.
+// haystack is a text in all forms in which a secret is searched for in it.
 type haystack struct {
 	raw      []string // lower case, unescaped
 	squeezed []string
-	seen     [1 << 8]uint64 // which windows there are, by a hash; most that are looked for are not there
+	seen     [1 << 8]uint64 // the windows in the text, by hash: most of those that are searched for are not there
 }
 
-// add adds a text, what is left of it when it is unescaped again and again, and what is encoded in it by base64, to the
-// given depth.
+// add adds a text, the results of unescaping it repeatedly, and the texts encoded in it by base64,
+// to the given depth.
 func (h *haystack) add(text string, depth int) {
 	for range maxUnescapes {
 		h.addForm(text)
@@ -67,7 +67,7 @@ func (h *haystack) addSqueezed(s string) {
 	}
 }
 
-// hash places the first characters of a text in seen.
+// hash returns the place in seen for the first characters of a text.
 func hash(s string) (word int, bit uint64) {
 	_ = s[shortestSecret-1]
 	x := uint32(s[0]) | uint32(s[1])<<8 | uint32(s[2])<<16 | uint32(s[3])<<24
@@ -82,7 +82,8 @@ func (h *haystack) holds(part string) bool {
 	return slices.ContainsFunc(h.squeezed, func(s string) bool { return strings.Contains(s, part) })
 }
 
-// holdsPartOf reports whether the text holds a few characters in a row of a secret, or all of a shorter one.
+// holdsPartOf reports whether the text contains a few consecutive characters of a secret, or all of
+// a shorter secret.
 func (h *haystack) holdsPartOf(secret string) bool {
 	characters := []rune(secret)
 	n := min(windowRaw, len(characters))
@@ -95,7 +96,7 @@ func (h *haystack) holdsPartOf(secret string) bool {
 	return false
 }
 
-// holdsWord reports whether the text holds a word by itself.
+// holdsWord reports whether the text contains a word by itself.
 func (h *haystack) holdsWord(word string) bool {
 	within := func(c rune) bool { return unicode.IsLetter(c) || unicode.IsDigit(c) }
 	return slices.ContainsFunc(h.raw, func(s string) bool {
@@ -115,7 +116,7 @@ func (h *haystack) holdsWord(word string) bool {
 	})
 }
 
-// decompose splits letters with accents into the letter and the accent.
+// decompose splits letters with accents into letter and accent.
 func decompose(s string) string {
 	for i := range len(s) {
 		if s[i] >= utf8.RuneSelf {
@@ -125,10 +126,11 @@ func decompose(s string) string {
 	return s
 }
 
-// withoutBackslashes takes away what may be doubled, or not, in a text that is escaped.
+// withoutBackslashes removes backslashes, which may or may not be doubled in an escaped text.
 func withoutBackslashes(s string) string { return strings.ReplaceAll(s, `\`, "") }
 
-// endsWithin reports whether the text ends with the beginning of a secret that is too short to be a window.
+// endsWithin reports whether the text ends with the beginning of a secret, too short to be a
+// window.
 func (h *haystack) endsWithin(secret string) bool {
 	for n := 3; n < min(window, len(secret)); n++ {
 		if slices.ContainsFunc(h.squeezed, func(s string) bool { return strings.HasSuffix(s, secret[:n]) }) {
@@ -138,7 +140,7 @@ func (h *haystack) endsWithin(secret string) bool {
 	return false
 }
 
-// withoutTags takes out what stands in angle brackets: a page may mark up a part of what it repeats.
+// withoutTags removes everything in angle brackets: a page may mark up a part of what it repeats.
 func withoutTags(s string) string {
 	if strings.IndexByte(s, '<') < 0 {
 		return s
@@ -156,7 +158,7 @@ func withoutTags(s string) string {
 	}
 }
 
-// unescape takes back one layer of the escapes of HTML, JSON and URLs, and what programming languages have besides.
+// unescape undoes one layer of the escapes of HTML, JSON, URLs and programming languages.
 func unescape(s string) string {
 	if strings.IndexByte(s, '&') >= 0 {
 		s = html.UnescapeString(s)
@@ -171,7 +173,7 @@ func unescape(s string) string {
 			b, i = append(b, s[i]), i+1
 			continue
 		}
-		character := n > 1 && s[i+1]|0x20 == 'u' // the others stand for one byte, of UTF-8 mostly
+		character := n > 1 && s[i+1]|0x20 == 'u' // the other escapes stand for one byte, mostly of UTF-8
 		switch i += n; {
 		case c < 0:
 		case character && utf8.ValidRune(c):
@@ -183,7 +185,8 @@ func unescape(s string) string {
 	return string(b)
 }
 
-// escaped reads the escape that s begins with: what it stands for, -1 for nothing, and how long it is; 0 if it is none.
+// escaped reads the escape at the beginning of s. It returns its character, or -1 for none, and its
+// length, 0 if there is no escape.
 func escaped(s string) (c rune, n int) {
 	number := func(from, digits, base int) (rune, int) {
 		if from+digits > len(s) {
@@ -233,7 +236,8 @@ func escaped(s string) (c rune, n int) {
 	return -1, 1 // the backslash alone: \/ and \"
 }
 
-// surrogates reads two escapes that stand for one character together, with any number of backslashes before the second.
+// surrogates reads two escapes that form one character, with any number of backslashes before the
+// second.
 func surrogates(s string) (c rune, n int) {
 	const one, digits = len(`\u0000`), 4
 	if len(s) < 2*one {
@@ -251,8 +255,8 @@ func surrogates(s string) (c rune, n int) {
 	return c, len(s) - len(rest) + 1 + digits
 }
 
-// unquote takes back quoted-printable. Much else has an equals sign before what may be two digits, so what it returns
-// is looked at beside the text, not instead of it.
+// unquote undoes quoted-printable. In other texts an equals sign may precede two hex digits by
+// chance, so the result is searched in addition to the text, not instead of it.
 func unquote(s string) string {
 	if strings.IndexByte(s, '=') < 0 {
 		return s
@@ -270,8 +274,8 @@ func unquote(s string) string {
 	return string(b)
 }
 
-// decodings are the texts that may be encoded in a text by base64: runs of its alphabet, broken over lines or not, from
-// each of the four places where a group may begin.
+// decodings returns the texts that may be encoded in a text by base64: runs of its alphabet, with
+// or without line breaks, decoded from each of the four places where a group may begin.
 func decodings(text string) func(yield func(string) bool) {
 	return func(yield func(string) bool) {
 		joined := strings.Map(func(c rune) rune {
@@ -303,7 +307,7 @@ func decodings(text string) func(yield func(string) bool) {
 	}
 }
 
-// isMostlyText tells what was encoded text from what was not base64, or begins elsewhere.
+// isMostlyText distinguishes encoded text from what was not base64, or begins elsewhere.
 func isMostlyText(b []byte) bool {
 	text := 0
 	for _, c := range b {

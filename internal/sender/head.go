@@ -6,40 +6,41 @@ import (
 	"strings"
 )
 
-// maxInterim is how many interim answers (1xx) may come before the answer.
+// maxInterim is how many interim responses (1xx) may come before the response.
 const maxInterim = 32
 
-// head is the status line and header of an answer, as far as they matter here. The status decides the attempt however
-// odd the rest is: only whether the connection can be used again, and how far the body goes, is taken from the rest,
-// and it is believed only if nothing in it is odd.
+// head is the status line and the header of a response, as far as they matter here. The status
+// alone decides the attempt, no matter how odd the rest is. The rest only decides whether the
+// connection can be used again, and where the body ends; it is believed only if nothing in it is
+// odd.
 type head struct {
 	status  int
-	interim bool // interim answers came before it
+	interim bool // interim responses came before it
 	led     bool // empty lines came before it
-	odd     bool // it holds what HTTP does not allow, or what is read in different ways
+	odd     bool // it contains something that HTTP does not allow, or that can be read in different ways
 
-	current       bool // the version is 1.1, with which a connection stays open unless the answer says close
-	close, remain bool // a Connection header says close, or keep-alive
+	current       bool // the version is 1.1: the connection stays open unless the response has "close"
+	close, remain bool // the values of the Connection header
 
-	length     int64 // by Content-Length; -1 if there is none
+	length     int64 // from Content-Length; -1 if there is none
 	chunked    bool
 	coding     bool // there is a Transfer-Encoding
 	compressed bool // there is a Content-Encoding
 
-	retryAfter, date string // as they came, for a status that can ask for a wait
+	retryAfter, date string // as received, for a status that can ask for a wait
 
 	folding *string // the value that a continued line belongs to
 }
 
-// keepAlive reports whether the answer leaves the connection open.
+// keepAlive reports whether the response leaves the connection open.
 func (h *head) keepAlive() bool { return !h.odd && !h.close && (h.current || h.remain) }
 
-// notHTTP is why what came back is not an answer, in words of our own.
+// notHTTP is the reason why what was received is not a response, in our own words.
 type notHTTP struct{ reason string }
 
 func (e *notHTTP) Error() string { return e.reason }
 
-// readStatus reads up to the end of the status line, interim answers included.
+// readStatus reads to the end of the status line, including interim responses.
 func (r *reader) readStatus(h *head) error {
 	*h = head{length: -1}
 	for range maxInterim + 1 {
@@ -48,7 +49,7 @@ func (r *reader) readStatus(h *head) error {
 		}
 		line, err := r.line()
 		if end := bytes.IndexByte(r.buf[r.r:r.w], '\r'); err != nil && end > 0 {
-			// Ended by CR alone, or cut off before the LF: the status line is there.
+			// It ends with CR alone, or was cut off before the LF: the status line is complete.
 			line, err, r.odd = r.buf[r.r:r.r+end], nil, true
 			r.r += end + 1
 		}
@@ -67,7 +68,7 @@ func (r *reader) readStatus(h *head) error {
 			r.decided = true
 			return nil
 		}
-		// Whatever an interim answer says is of no consequence.
+		// The contents of an interim response are ignored.
 		ignored := head{length: -1}
 		if err := r.readHead(&ignored); err != nil {
 			return interimError(err)
@@ -89,8 +90,8 @@ func interimError(err error) error {
 
 const httpName = "HTTP/"
 
-// protocol looks whether an HTTP answer begins here, and says what else it is if not. It takes only empty lines before
-// it.
+// protocol returns an error unless an HTTP response begins here, after empty lines at most. The
+// error describes what begins instead.
 func (r *reader) protocol(h *head) error {
 	for empty := 0; ; {
 		for r.buffered() > 0 && (r.buf[r.r] == '\r' || r.buf[r.r] == '\n') && empty < 8 {
@@ -120,7 +121,7 @@ func (r *reader) protocol(h *head) error {
 	}
 }
 
-// otherProtocol says what it is that answered, by its first bytes.
+// otherProtocol returns an error that names what answered, judging by its first bytes.
 func (r *reader) otherProtocol() error {
 	const frameHeader, preface = 9, "PRI * HTTP/2" // of HTTP/2
 	enough := frameHeader
@@ -145,7 +146,7 @@ func (r *reader) otherProtocol() error {
 	return &notHTTP{"the answer is not HTTP: it has no status line"}
 }
 
-// parseStatus reads a status line: a version, and three digits after it. What follows them is of no consequence.
+// parseStatus parses a status line: a version and three digits. What follows them is ignored.
 func (h *head) parseStatus(line []byte) bool {
 	rest := line[len(httpName):]
 	h.odd = h.odd || string(line[:len(httpName)]) != httpName
@@ -166,7 +167,7 @@ func (h *head) parseStatus(line []byte) bool {
 	return true
 }
 
-// digits splits off the digits at the beginning.
+// digits splits off the leading digits.
 func digits(b []byte) (number, rest []byte) {
 	n := 0
 	for n < len(b) && b[n] >= '0' && b[n] <= '9' {
@@ -175,8 +176,8 @@ func digits(b []byte) (number, rest []byte) {
 	return b[:n], b[n:]
 }
 
-// readHead reads the header that follows the status line. Nothing in it is an error: the only ones are that it does not
-// end.
+// readHead reads the header after the status line. No content of a header is an error; readHead
+// fails only if the header does not end.
 func (r *reader) readHead(h *head) error {
 	for {
 		line, err := r.line()
@@ -191,10 +192,10 @@ func (r *reader) readHead(h *head) error {
 	}
 }
 
-// field takes what matters out of one line of a header; long says that it is only the line's beginning.
+// field reads one header line. Long is set if line is only its beginning.
 func (h *head) field(line []byte, long bool) {
 	h.odd = h.odd || hasControl(line)
-	if line[0] == ' ' || line[0] == '\t' { // it continues the line before; nobody may send that any more
+	if line[0] == ' ' || line[0] == '\t' { // it continues the previous line, which is no longer allowed
 		h.odd = true
 		if h.folding != nil && len(*h.folding) < 256 {
 			*h.folding = strings.TrimSpace(*h.folding + " " + string(bytes.TrimSpace(line)))
@@ -234,10 +235,11 @@ func (h *head) field(line []byte, long bool) {
 	default:
 		return
 	}
-	h.odd = h.odd || long // of one of those that matter the end is missing
+	h.odd = h.odd || long // the end of a relevant line is missing
 }
 
-// contentLength takes one Content-Length. The same number several times, in one line or many, is one number.
+// contentLength reads one Content-Length. The same number several times, in one line or several,
+// counts once.
 func (h *head) contentLength(value []byte) {
 	for part := range bytes.SplitSeq(value, []byte(",")) {
 		number, rest := digits(bytes.TrimSpace(part))
@@ -268,13 +270,13 @@ func (h *head) connection(value []byte) {
 	}
 }
 
-// is reports whether b is the word, in any case.
+// is reports whether b equals word, ignoring case.
 func is(b []byte, word string) bool { return len(b) == len(word) && strings.EqualFold(string(b), word) }
 
-// short is a value of which only the beginning can matter.
+// short returns the beginning of a value whose end does not matter.
 func short(b []byte) string { return string(b[:min(len(b), 128)]) }
 
-// hasControl reports whether there is a control character other than a tab.
+// hasControl reports whether b contains a control character other than a tab.
 func hasControl(b []byte) bool {
 	for _, c := range b {
 		if c < ' ' && c != '\t' || c == 0x7f {

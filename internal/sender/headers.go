@@ -13,13 +13,14 @@ const (
 	maxHeaderValue = 4096
 )
 
-// HeaderError is one header of a callback that cannot be sent. It holds the header's name, never its value.
+// HeaderError is a callback's header that cannot be sent. It contains the header's name, never its
+// value.
 type HeaderError struct {
-	Name   string // as given; empty when the trouble is with all of them
+	Name   string // as given; empty if the error is about all of them
 	Reason string
 }
 
-// Error names the header and says what is wrong.
+// Error returns the header's name and what is wrong with it.
 func (e HeaderError) Error() string {
 	if e.Name == "" {
 		return e.Reason
@@ -27,10 +28,10 @@ func (e HeaderError) Error() string {
 	return fmt.Sprintf("header %q: %s", e.Name, e.Reason)
 }
 
-// HeaderErrors are all the headers that are wrong, by name.
+// HeaderErrors are all invalid headers, sorted by name.
 type HeaderErrors []HeaderError
 
-// Error joins them.
+// Error joins the errors.
 func (es HeaderErrors) Error() string {
 	texts := make([]string, len(es))
 	for i, e := range es {
@@ -39,8 +40,9 @@ func (es HeaderErrors) Error() string {
 	return strings.Join(texts, "; ")
 }
 
-// CheckHeaders judges the headers a client wants on its callbacks: names and values must be such as HTTP allows
-// (RFC 9110), and none may stand in for what the relay or the connection says itself. The error is a HeaderErrors.
+// CheckHeaders checks the headers that a client wants on its callbacks. Names and values must be
+// valid in HTTP (RFC 9110), and no header may replace one that the relay or the connection sets.
+// The error is a HeaderErrors.
 func CheckHeaders(headers map[string]string) error {
 	var errs HeaderErrors
 	if len(headers) > maxHeaders {
@@ -89,12 +91,13 @@ func checkHeader(name, canonical, value string) string {
 	return ""
 }
 
-// reserved tells of headers, in canonical spelling, that a client cannot set: those of the signature and of the body,
-// those that HTTP keeps for one connection (RFC 9110 section 7.6.1), and those that would change how the answer comes.
+// reserved reports whether a client may not set a header, given in canonical spelling: the headers
+// of the signature and the body, those that HTTP reserves for a connection (RFC 9110 section
+// 7.6.1), and those that would change how the response is sent.
 func reserved(canonical string) bool {
 	switch canonical {
-	case "Content-Type", "Content-Length", "Content-Encoding", "Content-Range", "User-Agent", "Host", "Idempotency-Key", "X-Idempotency-Key",
-		"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization",
+	case "Content-Type", "Content-Length", "Content-Encoding", "Content-Range", "User-Agent", "Host", "Idempotency-Key",
+		"X-Idempotency-Key", "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization",
 		"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings", "Expect", "Accept-Encoding":
 		return true
 	}

@@ -47,12 +47,17 @@ func TestTimeouts(t *testing.T) {
 	}{
 		{"never answers", "http", 150 * time.Millisecond, 100, hold, sender.Timeout, "no answer within 150ms"},
 		{"never shakes hands", "https", 150 * time.Millisecond, 100, hold, sender.Timeout, "not connected within 150ms"},
-		{"never reads", "http", 300 * time.Millisecond, 8 << 20 /* more than the sockets buffer */, func(net.Conn) { <-released }, sender.Timeout, "no answer"},
+		{"never reads", "http", 300 * time.Millisecond, 8 << 20, /* more than the sockets buffer */
+			func(net.Conn) { <-released }, sender.Timeout, "no answer"},
 		{"status trickles", "http", 150 * time.Millisecond, 100, trickle("HTTP/1.1 200 ", "O"), sender.Timeout, "no answer"},
-		{"success's header trickles", "http", 150 * time.Millisecond, 100, trickle("HTTP/1.1 200 OK\r\n", "X-A: b\r\n"), sender.Success, ""},
-		{"refusal's header trickles", "http", 150 * time.Millisecond, 100, trickle("HTTP/1.1 500 Oh\r\n", "X-A: b\r\n"), sender.Refused, "answered 500; its header did not end"},
-		{"refusal's body trickles", "http", 5 * time.Second, 100, trickle("HTTP/1.1 500 Oh\r\nContent-Length: 60000\r\n\r\n", "x"), sender.Refused, "answered 500"},
-		{"success's body trickles", "http", 5 * time.Second, 100, trickle("HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n", "x"), sender.Success, ""},
+		{"success's header trickles", "http", 150 * time.Millisecond, 100, trickle("HTTP/1.1 200 OK\r\n", "X-A: b\r\n"),
+			sender.Success, ""},
+		{"refusal's header trickles", "http", 150 * time.Millisecond, 100, trickle("HTTP/1.1 500 Oh\r\n", "X-A: b\r\n"),
+			sender.Refused, "answered 500; its header did not end"},
+		{"refusal's body trickles", "http", 5 * time.Second, 100,
+			trickle("HTTP/1.1 500 Oh\r\nContent-Length: 60000\r\n\r\n", "x"), sender.Refused, "answered 500"},
+		{"success's body trickles", "http", 5 * time.Second, 100,
+			trickle("HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n", "x"), sender.Success, ""},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -129,8 +134,8 @@ func TestConnectionsAreReused(t *testing.T) {
 	}
 }
 
-// A receiver that closes idle connections just when the next request comes costs no failed attempt; one that hangs up
-// on an event does not get it once for each idle connection.
+// A receiver that closes idle connections just when the next request comes costs no failed attempt;
+// one that hangs up on an event does not get it once for each idle connection.
 func TestStaleConnections(t *testing.T) {
 	t.Parallel()
 	var requests, refuse atomic.Int32

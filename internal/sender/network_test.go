@@ -18,8 +18,9 @@ import (
 	"github.com/audatex-relay/relay/internal/sender"
 )
 
-// nameServer is a DNS server on loopback that answers every name from a table of IPv4 addresses, each time with the
-// next one of its list, for ever with the last. It gives back a resolver that asks it.
+// nameServer is a DNS server on loopback that answers every name from a table of IPv4 addresses,
+// each time with the next one of its list, for ever with the last. It gives back a resolver that
+// asks it.
 func nameServer(t *testing.T, table map[string][]string) *net.Resolver {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -47,7 +48,8 @@ func nameServer(t *testing.T, table map[string][]string) *net.Resolver {
 	}}
 }
 
-// answerQuery answers a question for an A record; every other type has no records, an unknown name does not exist.
+// answerQuery answers a question for an A record; every other type has no records, an unknown name
+// does not exist.
 func answerQuery(query []byte, table map[string][]string, asked map[string]int) []byte {
 	if len(query) < 17 {
 		return nil
@@ -107,7 +109,8 @@ func TestAddressIsJudgedWhenDialled(t *testing.T) {
 		plain.URL, secure.URL,
 		"http://localhost:" + portOf(t, plain.URL), "https://localhost:" + portOf(t, secure.URL),
 		"http://inside.example:" + portOf(t, plain.URL), "https://inside.example:" + portOf(t, secure.URL),
-		"https://metadata.example/latest/", "https://lan.example/", "https://10.9.8.7/", "https://[fe80::1]/", "https://[64:ff9b::7f00:1]:" + portOf(t, secure.URL), "https://0.0.0.0:" + portOf(t, secure.URL),
+		"https://metadata.example/latest/", "https://lan.example/", "https://10.9.8.7/", "https://[fe80::1]/",
+		"https://[64:ff9b::7f00:1]:" + portOf(t, secure.URL), "https://0.0.0.0:" + portOf(t, secure.URL),
 		"https://[::ffff:127.0.0.1]:" + portOf(t, secure.URL),
 	} {
 		a := strict.Send(t.Context(), request(target))
@@ -124,17 +127,20 @@ func TestAddressIsJudgedWhenDialled(t *testing.T) {
 	// A public address by plain http: refused before anything is sent to it.
 	public := nameServer(t, map[string][]string{"public.example": {"8.8.8.8"}})
 	open := newSender(t, func(c *sender.Config) { c.Resolver = public })
-	if a := open.Send(t.Context(), request("http://public.example/")); a.Outcome != sender.AddressRefused || !strings.Contains(a.Error, "plain http") {
+	if a := open.Send(t.Context(), request("http://public.example/")); a.Outcome != sender.AddressRefused ||
+		!strings.Contains(a.Error, "plain http") {
 		t.Errorf("public by http: %+v", a)
 	}
 	// And the same names are reached when their network is allowed.
 	allowed := newSender(t, func(c *sender.Config) { c.Resolver = resolver })
-	if a := allowed.Send(t.Context(), request("http://inside.example:"+portOf(t, plain.URL))); a.Outcome != sender.Success {
+	if a := allowed.Send(t.Context(),
+		request("http://inside.example:"+portOf(t, plain.URL))); a.Outcome != sender.Success {
 		t.Errorf("allowed: %+v", a)
 	}
 }
 
-// A name that leads to an allowed address at first and elsewhere later is judged by where it leads each time.
+// A name that leads to an allowed address at first and elsewhere later is judged by where it leads
+// each time.
 func TestNameThatIsBoundAgain(t *testing.T) {
 	t.Parallel()
 	srv := receiver(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Connection", "close") })
@@ -153,13 +159,15 @@ func TestNameThatIsBoundAgain(t *testing.T) {
 func TestNameNotFound(t *testing.T) {
 	t.Parallel()
 	s := newSender(t, func(c *sender.Config) { c.Resolver = nameServer(t, nil) })
-	if a := s.Send(t.Context(), request("https://nowhere.example/")); a.Outcome != sender.ConnectFailed || a.Error != "the receiver: name not found" {
+	if a := s.Send(t.Context(), request("https://nowhere.example/")); a.Outcome != sender.ConnectFailed ||
+		a.Error != "the receiver: name not found" {
 		t.Errorf("%+v", a)
 	}
 }
 
-// Not parallel: it sets the environment. net/http reads it once for the process, so this also has to be the only test
-// that a proxy of the environment could be read by; the other tests use none because Transport.Proxy is nil.
+// Not parallel: it sets the environment. net/http reads it once for the process, so this also has
+// to be the only test that a proxy of the environment could be read by; the other tests use none
+// because Transport.Proxy is nil.
 func TestEnvironmentProxiesAreIgnored(t *testing.T) {
 	var asked atomic.Int32
 	proxy := receiver(t, func(http.ResponseWriter, *http.Request) { asked.Add(1) })
@@ -167,7 +175,8 @@ func TestEnvironmentProxiesAreIgnored(t *testing.T) {
 		t.Setenv(name, proxy.URL)
 	}
 	t.Setenv("NO_PROXY", "")
-	// Loopback and localhost never go to a proxy of the environment: only a name shows the difference.
+	// Loopback and localhost never go to a proxy of the environment: only a name shows the
+	// difference.
 	srv := receiver(t, func(http.ResponseWriter, *http.Request) {})
 	resolver := nameServer(t, map[string][]string{"bms.example": {"127.0.0.1"}})
 	target := "http://bms.example:" + portOf(t, srv.URL)
@@ -182,7 +191,8 @@ func TestEnvironmentProxiesAreIgnored(t *testing.T) {
 	}
 }
 
-// connectProxy is an HTTP proxy that counts, and forwards by CONNECT and by absolute URL to one address.
+// connectProxy is an HTTP proxy that counts, and forwards by CONNECT and by absolute URL to one
+// address.
 func connectProxy(t *testing.T, secureTo, plainTo string) (proxy *url.URL, connects, forwards *atomic.Int32) {
 	t.Helper()
 	connects, forwards = new(atomic.Int32), new(atomic.Int32)
@@ -238,26 +248,31 @@ func TestProxy(t *testing.T) {
 	})
 	plain := receiver(t, func(http.ResponseWriter, *http.Request) {})
 	proxy, connects, forwards := connectProxy(t, secure.Listener.Addr().String(), plain.Listener.Addr().String())
-	resolver := nameServer(t, map[string][]string{"example.com": {"93.184.215.14"}, "lan.example": {"10.9.8.7"}, "ok.lan.example": {"10.1.1.1"}})
+	resolver := nameServer(t,
+		map[string][]string{"example.com": {"93.184.215.14"}, "lan.example": {"10.9.8.7"}, "ok.lan.example": {"10.1.1.1"}})
 	s := newSender(t, func(c *sender.Config) {
 		c.AllowCIDRs = []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")} // not the proxy's own address
 		c.Proxy, c.Resolver, c.RootCAs = proxy, resolver, rootsOf(secure)
 	})
 	for range 3 {
-		if a := s.Send(t.Context(), request("https://example.com/hook")); a.Outcome != sender.Success || a.RemoteAddr.String() != proxy.Host {
+		if a := s.Send(t.Context(), request("https://example.com/hook")); a.Outcome != sender.Success ||
+			a.RemoteAddr.String() != proxy.Host {
 			t.Errorf("%+v", a)
 		}
 	}
 	if n := connects.Load(); n != 1 {
 		t.Errorf("%d connections through the proxy", n)
 	}
-	if a := s.Send(t.Context(), request("http://ok.lan.example/hook")); a.Outcome != sender.Success || forwards.Load() != 1 {
+	if a := s.Send(t.Context(), request("http://ok.lan.example/hook")); a.Outcome != sender.Success ||
+		forwards.Load() != 1 {
 		t.Errorf("%+v", a)
 	}
 	for target, want := range map[string]sender.Outcome{
-		"https://lan.example/": sender.AddressRefused, "http://lan.example/": sender.AddressRefused, "https://10.9.8.7/": sender.AddressRefused,
-		"http://example.com/": sender.AddressRefused, "https://127.0.0.1/": sender.AddressRefused, "https://nowhere.example/": sender.ConnectFailed,
-		"https://ok.lan.example/": sender.TLSFailed, // the certificate is for example.com
+		"https://lan.example/": sender.AddressRefused, "http://lan.example/": sender.AddressRefused,
+		"https://10.9.8.7/":   sender.AddressRefused,
+		"http://example.com/": sender.AddressRefused, "https://127.0.0.1/": sender.AddressRefused,
+		"https://nowhere.example/": sender.ConnectFailed,
+		"https://ok.lan.example/":  sender.TLSFailed, // the certificate is for example.com
 	} {
 		if a := s.Send(t.Context(), request(target)); a.Outcome != want {
 			t.Errorf("%s: %+v, want %v", target, a, want)
@@ -294,7 +309,8 @@ func TestProxy(t *testing.T) {
 	})
 	t.Run("of an unknown kind", func(t *testing.T) {
 		t.Parallel()
-		for _, raw := range []string{"socks5://127.0.0.1:1080", "ftp://127.0.0.1", "http://", "http://h/path", "http://h?q=1"} {
+		for _, raw := range []string{"socks5://127.0.0.1:1080", "ftp://127.0.0.1", "http://", "http://h/path",
+			"http://h?q=1"} {
 			u, err := url.Parse(raw)
 			if err != nil {
 				t.Fatal(err)

@@ -151,7 +151,8 @@ func TestOutcomesOfBadAnswers(t *testing.T) {
 	})
 	t.Run("switches protocols", func(t *testing.T) {
 		t.Parallel()
-		a := s.Send(t.Context(), request("http://"+rawReceiver(t, answering("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"))))
+		a := s.Send(t.Context(), request("http://"+rawReceiver(t,
+			answering("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"))))
 		if a.Outcome != sender.Refused || a.Status != 101 {
 			t.Errorf("%+v", a)
 		}
@@ -202,7 +203,8 @@ func TestTLS(t *testing.T) {
 		t.Parallel()
 		srv := tlsReceiver(t, nil, ok)
 		s := newSender(t, func(c *sender.Config) { c.RootCAs = rootsOf(srv) })
-		check(t, s.Send(t.Context(), request(strings.Replace(srv.URL, "127.0.0.1", "localhost", 1))), sender.TLSFailed, "another host")
+		check(t, s.Send(t.Context(), request(strings.Replace(srv.URL, "127.0.0.1", "localhost", 1))), sender.TLSFailed,
+			"another host")
 	})
 	t.Run("old version", func(t *testing.T) {
 		t.Parallel()
@@ -214,7 +216,8 @@ func TestTLS(t *testing.T) {
 		t.Parallel()
 		srv := tlsReceiver(t, func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert }, ok)
 		s := newSender(t, func(c *sender.Config) { c.RootCAs = rootsOf(srv) })
-		// TLS 1.3 tells after the handshake; the alert may come too late to be read before the connection is reset.
+		// TLS 1.3 tells after the handshake; the alert may come too late to be read before the
+		// connection is reset.
 		if a := s.Send(t.Context(), request(srv.URL)); a.Outcome != sender.TLSFailed && a.Outcome != sender.BadAnswer {
 			t.Errorf("%+v", a)
 		}
@@ -222,7 +225,8 @@ func TestTLS(t *testing.T) {
 	t.Run("plain http on the port", func(t *testing.T) {
 		t.Parallel()
 		srv := receiver(t, ok)
-		check(t, newSender(t, nil).Send(t.Context(), request(strings.Replace(srv.URL, "http:", "https:", 1))), sender.TLSFailed, "does not speak TLS")
+		check(t, newSender(t, nil).Send(t.Context(), request(strings.Replace(srv.URL, "http:", "https:", 1))),
+			sender.TLSFailed, "does not speak TLS")
 	})
 	t.Run("hangs up", func(t *testing.T) {
 		t.Parallel()
@@ -267,7 +271,8 @@ func TestCancelled(t *testing.T) {
 func TestInvalid(t *testing.T) {
 	t.Parallel()
 	s := newSender(t, nil)
-	for _, url := range []string{"", "hook", "ftp://127.0.0.1/", "http:///hook", "http://user:pass@127.0.0.1/", "http://127.0.0.1:port/", "http://[::1/"} {
+	for _, url := range []string{"", "hook", "ftp://127.0.0.1/", "http:///hook", "http://user:pass@127.0.0.1/",
+		"http://127.0.0.1:port/", "http://[::1/"} {
 		if a := s.Send(t.Context(), request(url)); a.Outcome != sender.Invalid || a.Error == "" {
 			t.Errorf("%q: %+v", url, a)
 		}

@@ -8,11 +8,13 @@ import (
 	"time"
 )
 
-// maxUntidy bounds how many callbacks are known to leave stray bytes. One that is forgotten is found out again.
+// maxUntidy bounds how many callbacks are remembered as leaving stray bytes. A forgotten one is
+// found out again.
 const maxUntidy = 16 << 10
 
-// pool holds the connections of a Sender within their bound: those under way, being made included, and the idle ones.
-// When a new one is needed at the bound the oldest idle connection gives way, whose callback's it may be.
+// pool holds the connections of a Sender and bounds their number: those in use, those being made,
+// and the idle ones. If a new one is needed at the bound, the oldest idle connection is closed, no
+// matter whose it is.
 type pool struct {
 	max int
 
@@ -20,13 +22,13 @@ type pool struct {
 	closed bool
 	open   int
 	idle   chain         // of all callbacks
-	own    map[key]chain // of each that has any
+	own    map[key]chain // of each key that has any
 	queue  []chan struct{}
 	expiry *time.Timer    // set while there are idle connections
 	ending sync.WaitGroup // connections being closed because they were idle for long
 
-	// Callbacks that left stray bytes on a connection: by a hash, as URLs are long and taking one for another only costs
-	// it its kept connections.
+	// Callbacks that left stray bytes on a connection. They are stored as hashes, because URLs are
+	// long; if two are confused, one of them only loses its kept connections.
 	untidy map[uint64]struct{}
 	seed   maphash.Seed
 }
@@ -35,7 +37,8 @@ func newPool(bound int) *pool {
 	return &pool{max: bound, own: map[key]chain{}, untidy: map[uint64]struct{}{}, seed: maphash.MakeSeed()}
 }
 
-// take returns the newest idle connection of a callback, or nil; tidy reports whether one may be kept afterwards.
+// take returns the newest idle connection of a callback, or nil. Tidy reports whether a connection
+// may be kept afterwards.
 func (p *pool) take(k key) (c *conn, tidy bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -50,8 +53,8 @@ func (p *pool) take(k key) (c *conn, tidy bool) {
 	return c, tidy
 }
 
-// reserve makes room for a connection that is about to be made, and waits for it if all are under way. release gives
-// the room back.
+// reserve makes room for a new connection, and waits if all are in use. release gives the room
+// back.
 func (p *pool) reserve(ctx context.Context) error {
 	p.mu.Lock()
 	if p.open < p.max {
@@ -77,13 +80,13 @@ func (p *pool) reserve(ctx context.Context) error {
 	defer p.mu.Unlock()
 	if i := slices.Index(p.queue, turn); i >= 0 {
 		p.queue = slices.Delete(p.queue, i, i+1)
-	} else { // it came at the same moment
+	} else { // its turn came at the same moment
 		p.releaseLocked()
 	}
 	return ctx.Err()
 }
 
-// keep makes a connection idle, or closes it if its room is wanted.
+// keep makes a connection idle, or closes it if its room is needed.
 func (p *pool) keep(c *conn) {
 	p.mu.Lock()
 	if p.closed || len(p.queue) > 0 {
@@ -103,7 +106,7 @@ func (p *pool) keep(c *conn) {
 	p.mu.Unlock()
 }
 
-// release gives back the room of a connection that was closed or never made.
+// release returns the room of a connection that was closed or never made.
 func (p *pool) release() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -119,7 +122,8 @@ func (p *pool) releaseLocked() {
 	p.open--
 }
 
-// distrust notes that a callback leaves stray bytes: its connections are not kept any more, and the idle ones end.
+// distrust records that a callback leaves stray bytes. Its idle connections are closed, and none is
+// kept any more.
 func (p *pool) distrust(k key) {
 	p.mu.Lock()
 	if len(p.untidy) >= maxUntidy {
@@ -140,10 +144,10 @@ func (p *pool) distrust(k key) {
 	}
 }
 
-// expire closes the connections that were idle for long enough.
+// expire closes the connections that have been idle for long enough.
 func (p *pool) expire() {
 	p.mu.Lock()
-	if p.closed { // close has taken them all
+	if p.closed { // close has closed them all
 		p.mu.Unlock()
 		return
 	}
@@ -165,7 +169,8 @@ func (p *pool) expire() {
 	}
 }
 
-// close closes the idle connections, after the dialer was closed. One that comes back later is closed as well.
+// close closes the idle connections. The dialer must be closed before. A connection that is
+// returned later is closed, too.
 func (p *pool) close() {
 	p.mu.Lock()
 	p.closed = true
@@ -191,7 +196,7 @@ func (p *pool) close() {
 	p.ending.Wait()
 }
 
-// unlink takes a connection out of the idle ones.
+// unlink removes a connection from the idle ones.
 func (p *pool) unlink(c *conn) {
 	p.idle.remove(c, ofAll)
 	own := p.own[c.key]
@@ -203,11 +208,11 @@ func (p *pool) unlink(c *conn) {
 	}
 }
 
-// chain is a list of idle connections by when they became idle. It is linked through the connections themselves, so
-// that keeping one allocates nothing.
+// chain is a list of idle connections in the order in which they became idle. The links are in the
+// connections themselves, so that keeping one allocates nothing.
 type chain struct{ newest, oldest *conn }
 
-// The two chains that an idle connection is in: where its links for each are.
+// The two chains that an idle connection is in, as indices of conn.links.
 const (
 	ofAll = iota
 	ofOwn

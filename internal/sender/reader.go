@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// How much of an answer is read, as it comes over the connection: of its status and header, interim answers included,
-// and of its body.
+// How much of a response is read, as it comes over the connection: of the status and the header,
+// including interim responses, and of the body.
 const (
 	maxHead = 64 << 10
 	maxBody = 64 << 10
@@ -20,18 +20,20 @@ var (
 	errStray    = errors.New("more was sent than the answer")
 )
 
-// reader reads one answer. It reads no more of it than its limits, and knows afterwards whether more has arrived.
+// reader reads one response. It does not read more than its limits allow, and can tell afterwards
+// whether more has arrived.
 type reader struct {
 	src   io.Reader
 	buf   [4096]byte
-	r, w  int  // what was read of buf, and written to it
+	r, w  int  // positions in buf: read up to r, written up to w
 	left  int  // how many more bytes may be read from src
-	cut   bool // the rest of a line that was longer than buf is still to be passed over
-	cr    bool // what was passed over of it last was a CR
-	odd   bool // a line ended with LF alone, or the rest of one held a control character
-	total int  // how many bytes were read from src
+	cut   bool // the rest of a line longer than buf must still be skipped
+	cr    bool // the last skipped byte of it was a CR
+	odd   bool // a line ended with LF alone, or a skipped part had a control character
+	total int  // bytes read from src
 
-	// Once the status has been read the rest is worth little time: conn gets a deadline before more is waited for.
+	// After the status, the rest is worth little time: before waiting for more, conn gets a
+	// deadline.
 	decided  bool
 	conn     *conn
 	deadline time.Time // of the attempt
@@ -53,7 +55,7 @@ func (r *reader) free() {
 
 func (r *reader) buffered() int { return r.w - r.r }
 
-// fill reads at least one more byte into the buffer, which must not be full of what is still wanted.
+// fill reads at least one more byte into the buffer, which must not be full of unread bytes.
 func (r *reader) fill() error {
 	if r.left == 0 {
 		return errTooLarge
@@ -69,7 +71,7 @@ func (r *reader) fill() error {
 		r.r = 0
 	}
 	space := r.buf[r.w:min(len(r.buf), r.w+r.left)]
-	for range 100 { // as bufio: a source that gives nothing, for ever, is broken
+	for range 100 { // like bufio: a source that never returns anything is broken
 		n, err := r.src.Read(space)
 		r.w, r.left, r.total = r.w+n, r.left-n, r.total+n
 		if n > 0 {
@@ -82,9 +84,9 @@ func (r *reader) fill() error {
 	return io.ErrNoProgress
 }
 
-// line returns the next line without the LF, or the CR LF, that ends it. It stays valid until the next call. Of a line
-// that is longer than the buffer only the beginning is returned. On an error the line has not ended; what has arrived
-// of it is still buffered.
+// line returns the next line without its LF or CR LF. It is valid until the next call. If the line
+// is longer than the buffer, only its beginning is returned. If there is an error, the line has not
+// ended, and what has arrived of it is still buffered.
 func (r *reader) line() ([]byte, error) {
 	if err := r.passCut(); err != nil {
 		return nil, err
@@ -110,7 +112,7 @@ func (r *reader) line() ([]byte, error) {
 	}
 }
 
-// passCut passes over the rest of a line whose beginning was returned.
+// passCut skips the rest of a line whose beginning was returned.
 func (r *reader) passCut() error {
 	for r.cut {
 		part := r.buf[r.r:r.w]
@@ -121,7 +123,7 @@ func (r *reader) passCut() error {
 			r.r = r.w
 		}
 		if len(part) > 0 {
-			r.odd = r.odd || r.cr // not at the end
+			r.odd = r.odd || r.cr // a CR that is not at the end
 			if r.cr = part[len(part)-1] == '\r'; r.cr {
 				part = part[:len(part)-1]
 			}
@@ -138,7 +140,8 @@ func (r *reader) passCut() error {
 	return nil
 }
 
-// take reads n bytes, and puts into keep what of them has room there. It returns how many these were.
+// take reads n bytes and copies the first of them to keep, as many as fit. It returns how many it
+// copied.
 func (r *reader) take(n int64, keep []byte) (kept int, err error) {
 	for n > 0 {
 		if r.buffered() == 0 {

@@ -62,7 +62,8 @@ func rootsOf(srv *httptest.Server) *x509.CertPool {
 	return pool
 }
 
-// rawReceiver accepts connections and hands each to serve, which must return when the connection is closed.
+// rawReceiver accepts connections and hands each to serve, which must return when the connection is
+// closed.
 func rawReceiver(t testing.TB, serve func(net.Conn)) (address string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

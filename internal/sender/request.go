@@ -18,38 +18,38 @@ import (
 // DefaultContentType is the body's type when a Request names none.
 const DefaultContentType = "application/json"
 
-// Request is one attempt to make. It holds secrets, so it prints as no more than the event's id.
+// Request is one attempt to be made. It holds secrets, so it prints only the event's id.
 type Request struct {
-	Callback    string            // whose attempt it is; a kept connection serves this callback only
+	Callback    string            // the callback's id; a kept connection serves this callback only
 	URL         string            // absolute, http or https; see CheckURL
 	EventID     string            // webhook-id: the same for every attempt of the event
 	Body        []byte            // the event's bytes; not changed, and not kept beyond the attempt
 	ContentType string            // DefaultContentType when empty
-	Headers     map[string]string // of the callback; those that CheckHeaders refuses are left out
-	Auth        Auth              // the Authorization header; goes before one in Headers
+	Headers     map[string]string // the callback's own; those that CheckHeaders refuses are left out
+	Auth        Auth              // the Authorization header; replaces one in Headers
 	Secrets     []signature.Secret
 	Timeout     time.Duration // for the whole attempt; DefaultTimeout when zero
 }
 
-// String names the event only: the URL too may carry a token.
+// String names only the event, because the URL may contain a token, too.
 func (r Request) String() string { return "callback request of event " + r.EventID }
 
 // Format writes String for every verb.
 func (r Request) Format(state fmt.State, _ rune) { _, _ = io.WriteString(state, r.String()) }
 
-// LogValue names the event only.
+// LogValue names only the event.
 func (r Request) LogValue() slog.Value { return slog.StringValue(r.String()) }
 
-// Auth is the value of an Authorization header. The zero value is none. It shows itself to no formatter, logger or
-// encoder.
-type Auth struct{ value func() string } // a function, as fmt looks into everything else (see signature.Secret)
+// Auth is the value of an Authorization header. The zero value means none. No formatter, logger or
+// encoder can print it.
+type Auth struct{ value func() string } // a function, because fmt prints everything else (see signature.Secret)
 
-// Bearer is the authorization by a bearer token (RFC 6750).
+// Bearer returns the authorization with a bearer token (RFC 6750).
 func Bearer(token string) Auth {
 	return Auth{func() string { return "Bearer " + token }}
 }
 
-// Basic is the authorization by user name and password (RFC 7617).
+// Basic returns the authorization with user name and password (RFC 7617).
 func Basic(user, password string) Auth {
 	encoded := base64.StdEncoding.EncodeToString([]byte(user + ":" + password))
 	return Auth{func() string { return "Basic " + encoded }}
@@ -67,13 +67,13 @@ func (Auth) Format(state fmt.State, _ rune) { _, _ = io.WriteString(state, "[red
 // LogValue is always "[redacted]".
 func (Auth) LogValue() slog.Value { return slog.StringValue("[redacted]") }
 
-// MarshalText refuses: what is stored of an authorization is encrypted by whoever stores it.
+// MarshalText always fails: an authorization must be encrypted before it is stored.
 func (Auth) MarshalText() ([]byte, error) {
 	return nil, errors.New("an authorization is not encoded as text")
 }
 
-// appendHead appends the request line and the header of an attempt, but for the line that ends it. It returns false if
-// something in it is not allowed in HTTP.
+// appendHead appends the request line and the header of an attempt, without the line that ends it.
+// It returns false if HTTP does not allow something in it.
 func (s *Sender) appendHead(b []byte, target *url.URL, r *Request, at time.Time, sign string) (_ []byte, ok bool) {
 	to, host := target.RequestURI(), hostHeader(target)
 	b = append(b, "POST "...)
@@ -127,7 +127,8 @@ func appendField(b []byte, ok bool, name, value string) ([]byte, bool) {
 	return append(b, "\r\n"...), ok
 }
 
-// hostHeader is the host as it is sent: an address's zone means something to this machine only.
+// hostHeader returns the host as it is sent. The zone of an address has a meaning on this machine
+// only.
 func hostHeader(u *url.URL) string {
 	host := u.Host
 	if zone := strings.IndexByte(host, '%'); zone >= 0 {
@@ -138,8 +139,8 @@ func hostHeader(u *url.URL) string {
 	return host
 }
 
-// visible reports whether a part of the request line is one: what is written with a space, or with less, would be read
-// as two.
+// visible reports whether s can be a part of the request line: with a space or a control character
+// in it, it would be read as two parts.
 func visible(s string) bool {
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] == 0x7f {

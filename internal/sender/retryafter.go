@@ -7,11 +7,12 @@ import (
 	"time"
 )
 
-// MaxRetryAfter is the longest wait that a receiver's Retry-After is believed.
+// MaxRetryAfter is the longest wait that is accepted from a receiver's Retry-After.
 const MaxRetryAfter = 24 * time.Hour
 
-// retryAfter reads the header Retry-After (RFC 9110 section 10.2.3): seconds, or a date. A date is taken against the
-// answer's own Date if it has one, so that a receiver's wrong clock does no harm; now is ours.
+// retryAfter parses the header Retry-After (RFC 9110 section 10.2.3): seconds, or a date. A date is
+// compared with the response's own Date, if there is one, so that a receiver's wrong clock does no
+// harm; otherwise with now.
 func retryAfter(value, date string, now time.Time) (time.Duration, bool) {
 	value = strings.TrimSpace(value)
 	if value == "" {
@@ -19,7 +20,7 @@ func retryAfter(value, date string, now time.Time) (time.Duration, bool) {
 	}
 	if strings.Trim(value, "0123456789") == "" {
 		seconds, err := strconv.ParseInt(value, 10, 64)
-		if err != nil || seconds > int64(MaxRetryAfter/time.Second) { // digits only: too large a number is the only error
+		if err != nil || seconds > int64(MaxRetryAfter/time.Second) { // only digits: the number can only be too large
 			return MaxRetryAfter, true
 		}
 		return time.Duration(seconds) * time.Second, true

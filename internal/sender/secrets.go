@@ -10,26 +10,28 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// Frameworks print the headers, the query or the whole of a failed request in their error pages. An attempt is stored
-// in the clear and shown, so an excerpt is dropped as a whole when any part of a secret may be in it: in any case,
-// escaped, encoded, broken over lines, or cut off. Taking out what is recognised would leave what is not.
+// Frameworks print the headers, the query or all of a failed request in their error pages. An
+// attempt is stored unencrypted, and shown. So an excerpt is dropped as a whole if any part of a
+// secret may be in it: in any case, escaped, encoded, broken over lines, or cut off. Removing only
+// what is recognised would leave what is not.
 
-// window is how long a part of a secret must be to be recognised; encoded ones are looked for by longer parts, as
-// numbers of other things look like them. A secret shorter than this must be there as a whole, and one below
-// shortestSecret is not looked for, as it would be found in every text, but for a password: as a word of its own.
+// window is how many characters of a secret are recognised. Of encoded secrets more are needed,
+// because numbers of other things look like them. A secret shorter than the window must be there as
+// a whole. One shorter than shortestSecret is not searched for, because it would be found in every
+// text; only a password is, as a word by itself.
 const (
 	window         = 6
 	windowEncoded  = 10
 	shortestSecret = 4
 
-	// In place of a window: a secret without letters or digits of ASCII, of which windowRaw characters in a row are
-	// looked for, and one that is looked for as a word only.
+	// Instead of a window: for a secret without ASCII letters or digits, of which windowRaw
+	// consecutive characters are searched for, and for one that is only searched for as a word.
 	letterByLetter = 0
 	wholeWord      = -1
 	windowRaw      = 4
 )
 
-// needle is a secret in the form in which it is looked for; see squeeze.
+// needle is a secret in the form in which it is searched for; see squeeze.
 type needle struct {
 	text   string
 	window int
@@ -37,8 +39,8 @@ type needle struct {
 
 type needles []needle
 
-// secretsOf collects what an answer to a request must not be shown repeating: credentials, the client's own headers,
-// signing secrets and the signature, and what of the URL may be a token.
+// secretsOf returns what a shown response must not repeat: credentials, the client's own headers,
+// signing secrets and the signature, and the parts of the URL that may be a token.
 func secretsOf(r *Request, sign, proxyAuthorization string) needles {
 	ns := needles{{"whsec", len("whsec")}}
 	if !r.Auth.IsZero() {
@@ -64,7 +66,7 @@ func secretsOf(r *Request, sign, proxyAuthorization string) needles {
 		ns.add(digest)
 	}
 	for _, part := range relay.URLSecrets(r.URL) {
-		// Not the whole of a query: the names in it are words, and the values are there by themselves.
+		// Not the whole query: the names in it are words, and the values are added by themselves.
 		if !strings.Contains(part, "=") || !strings.HasSuffix(r.URL, "?"+part) {
 			ns.add(part)
 		}
@@ -72,7 +74,8 @@ func secretsOf(r *Request, sign, proxyAuthorization string) needles {
 	return ns
 }
 
-// addAuthorization adds what follows the scheme of an authorization, if the value has that form, else the value.
+// addAuthorization adds what follows the scheme of an authorization or, if the value has another
+// form, the value.
 func (ns *needles) addAuthorization(value string) {
 	scheme, credentials, ok := strings.Cut(value, " ")
 	if credentials = strings.TrimSpace(credentials); !ok || !isToken(scheme) || strings.Contains(credentials, " ") {
@@ -86,11 +89,12 @@ func (ns *needles) addAuthorization(value string) {
 			ns.add(password)
 		}
 	} else if !strings.EqualFold(scheme, "bearer") {
-		ns.add(value) // it may be no scheme
+		ns.add(value) // it may not be a scheme
 	}
 }
 
-// addShort adds the password of an authorization that is too short to be looked for within words.
+// addShort adds the password of an authorization if it is too short to be searched for within
+// words.
 func (ns *needles) addShort(value string) {
 	_, credentials, _ := strings.Cut(value, " ")
 	plain, err := base64.StdEncoding.DecodeString(credentials)
@@ -103,16 +107,16 @@ func (ns *needles) addShort(value string) {
 	}
 }
 
-// add adds a secret, as it is and as it is commonly encoded.
+// add adds a secret, both as it is and in its common encodings.
 func (ns *needles) add(secret string) {
 	if len(secret) < shortestSecret {
 		return
 	}
 	text := squeeze(secret)
-	if other := squeeze(decompose(secret)); other != text { // letters with accents may lose them, or be two characters
+	if other := squeeze(decompose(secret)); other != text { // accents may be removed, or be characters of their own
 		ns.addLetters(other)
 	}
-	if len(text) < shortestSecret { // signs, or another script: looked for letter by letter
+	if len(text) < shortestSecret { // punctuation, or another script: searched for letter by letter
 		*ns = append(*ns, needle{strings.ToLower(withoutBackslashes(secret)), letterByLetter})
 		return
 	}
@@ -120,8 +124,8 @@ func (ns *needles) add(secret string) {
 	if len(text) < window {
 		return
 	}
-	// Base64 of a text that holds the secret somewhere: by which of three ways its bytes fall into groups. The first and
-	// the last characters depend on the neighbours too.
+	// The base64 of a text that contains the secret. Its bytes can fall into groups in three ways;
+	// the first and the last characters also depend on the neighbours.
 	for shift := range 3 {
 		encoded := base64.RawStdEncoding.EncodeToString([]byte("\x00\x00"[:shift] + secret))
 		from := []int{0, 2, 3}[shift]
@@ -144,8 +148,8 @@ func (ns *needles) addLetters(text string) {
 	}
 }
 
-// in reports whether a text may repeat one of the secrets. Cut says that the text goes on, so that the beginning of a
-// secret at its end is one.
+// in reports whether a text may contain one of the secrets. Cut means that the text continues, so
+// that the beginning of a secret at its end counts.
 func (ns needles) in(text string, cut bool) bool {
 	var h haystack
 	h.add(text, 2)
@@ -177,8 +181,8 @@ func (ns needles) in(text string, cut bool) bool {
 	return false
 }
 
-// squeeze leaves the letters and digits of ASCII, in lower case: all that no case, line break, separator or charset
-// changes.
+// squeeze returns the ASCII letters and digits of a text, in lower case: what case, line breaks,
+// separators and charsets do not change.
 func squeeze(s string) string {
 	b := make([]byte, 0, len(s))
 	for _, c := range s {

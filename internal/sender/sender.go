@@ -1,20 +1,25 @@
-// Package sender makes one attempt of one delivery over HTTP: it signs the event's bytes, posts them to the callback's
-// URL, and says in a closed Outcome what came of it. Deliveries and the API's test of a callback take this same path;
-// whether and when there is another attempt is the dispatcher's to decide.
+// Package sender makes one attempt of one delivery over HTTP: it signs the event's bytes, posts
+// them to the callback's URL, and returns a closed Outcome. It never reaches an address that the
+// operator has not allowed, never follows a redirect, never shows a secret, and never waits longer
+// than the attempt's timeout. Begin with Sender.Send; deliveries and the API's test of a callback
+// both use it. Whether and when to try again is up to the dispatcher.
 //
-// A callback's URL is chosen by a client and reached from inside the operator's network, so every address is judged at
-// the moment it is dialled (address.go), redirects are not followed, and no proxy of the environment is used.
+// A callback's URL is chosen by a client and reached from inside the operator's network. So every
+// address is judged at the moment it is dialled (address.go), redirects are not followed, and no
+// proxy from the environment is used.
 //
-// The sender owns its connections instead of leaving them to net/http, for three reasons. A connection belongs to one
-// callback (pool.go), and is used again only if nothing at all is left on it (conn.go), so that no byte of one answer
-// can settle another event, least of all another client's. An answer is judged by its status line alone, however odd
-// the rest of it is (head.go). And an attempt needs one goroutine, that of its caller, which makes it cheap.
+// The sender manages its connections itself instead of using net/http, for three reasons. A
+// connection belongs to one callback (pool.go) and is used again only if nothing at all is left on
+// it (conn.go), so that no byte of one response can settle another event, least of all another
+// client's. A response is judged by its status line alone, no matter how odd the rest is (head.go).
+// And an attempt needs only its caller's goroutine, which makes it cheap.
 //
-// Callbacks share nothing here that a slow one could fill but the bound of connections, which the dispatcher's own
-// bounds stay below: there is no queue and no pool of workers, and an idle connection gives way to one that is needed.
-// Names are looked up by Go's own resolver, as the C library's is limited to a number of threads that stuck look-ups
-// can use up. HTTP/1.1 only: over one HTTP/2 connection a receiver's flow control and stream limit would tie together
-// deliveries that have nothing to do with one another.
+// Callbacks share nothing that a slow one could use up except the number of connections, and the
+// dispatcher's own limits stay below that: there is no queue and no pool of workers, and an idle
+// connection is closed when a new one is needed. Names are looked up with Go's own resolver,
+// because the C library's has a limited number of threads that hanging look-ups can use up. Only
+// HTTP/1.1 is used: over one HTTP/2 connection a receiver's flow control and stream limit would tie
+// unrelated deliveries together.
 package sender
 
 import (
@@ -30,65 +35,66 @@ import (
 	"github.com/audatex-relay/relay/internal/signature"
 )
 
-// DefaultMaxConnections is how many connections may be open when the Config names no number.
+// DefaultMaxConnections is how many connections may be open, unless the Config has another number.
 const DefaultMaxConnections = 4096
 
-// DefaultTimeout is how long an attempt may take in all when its Request names no limit.
+// DefaultTimeout is how long an attempt may take in total, unless its Request has another limit.
 const DefaultTimeout = 15 * time.Second
 
 const (
-	dialTimeout = 5 * time.Second // looking the name up and connecting
+	dialTimeout = 5 * time.Second // looking up the name and connecting
 	tlsTimeout  = 5 * time.Second
 
-	// By the time its status has been read an answer has decided the attempt. The rest is read for the connection to be
-	// used again, and for the excerpt; neither is worth more than this.
+	// Once its status has been read, a response has decided the attempt. The rest is read so that
+	// the connection can be used again, and for the excerpt; neither is worth more than this.
 	bodyTimeout = time.Second
 
-	// An idle connection costs a descriptor. The time is below the minute after which common load balancers close one,
-	// so that it is rarely them who do, while a request is on its way.
+	// An idle connection costs a descriptor. This is below the minute after which common load
+	// balancers close a connection, so that they rarely do while a request is on its way.
 	idleTimeout = 45 * time.Second
 
-	// Receivers that close connections early, as many frameworks do after five seconds, cost a short handshake only.
+	// For receivers that close connections early (many frameworks do after five seconds), a
+	// handshake is then short.
 	maxSessions = 1024
 )
 
-// Config is what a Sender is made from. The zero value posts to public addresses by https, directly.
+// Config configures a Sender. The zero value posts to public addresses by https, without a proxy.
 type Config struct {
-	// AllowCIDRs are networks that callbacks may reach though they are not public (RELAY_CALLBACK_ALLOW_CIDRS),
-	// also by plain http. See CheckURL for the rules.
+	// AllowCIDRs are networks that callbacks may reach although they are not public
+	// (RELAY_CALLBACK_ALLOW_CIDRS), also by plain http. See CheckURL for the rules.
 	AllowCIDRs []netip.Prefix
 
-	// Proxy carries all callbacks when set (RELAY_CALLBACK_PROXY); see CheckProxy for what it may be. Its own address
-	// is trusted. The names of receivers are looked up and judged here before the proxy hears of them, so they must
-	// resolve here too; but the proxy looks the name up again, and what it finds then nobody judges. A proxy
-	// that reaches private networks should have rules of its own.
+	// Proxy, if set, carries all callbacks (RELAY_CALLBACK_PROXY); see CheckProxy for its form. Its
+	// own address is trusted. Receivers' names are looked up and judged here before the proxy is
+	// asked, so they must resolve here too. But the proxy looks the name up again, and that result
+	// is not judged: a proxy that can reach private networks needs rules of its own.
 	Proxy *url.URL
 
-	// MaxConnections bounds the connections that are open, under way and idle together; 0 is DefaultMaxConnections. Each
-	// takes a file descriptor.
+	// MaxConnections bounds the open connections, in use and idle together; 0 means
+	// DefaultMaxConnections. Each takes a file descriptor.
 	MaxConnections int
 
 	// UserAgent is sent with every attempt: "audatex-relay/<version>".
 	UserAgent string
 
-	// Resolver looks names up; nil is Go's resolver with the system's configuration.
+	// Resolver looks up names; nil means Go's resolver with the system's configuration.
 	Resolver *net.Resolver
 
-	// RootCAs are the authorities a receiver's certificate may come from; nil is the system's.
+	// RootCAs are the authorities for receivers' certificates; nil means the system's.
 	RootCAs *x509.CertPool
 }
 
-// Sender makes attempts, any number at a time. Make it with New.
+// Sender makes attempts, any number at the same time. Use New to create one.
 type Sender struct {
 	dialer    *dialer
 	pool      *pool
 	userAgent string
 	closed    atomic.Bool
 
-	proxyAuthorization string // is sent to the proxy with requests by plain http
+	proxyAuthorization string // sent to the proxy with requests by plain http
 }
 
-// New makes a Sender from a Config.
+// New returns a Sender.
 func New(c Config) *Sender {
 	resolver := c.Resolver
 	if resolver == nil {
@@ -102,7 +108,7 @@ func New(c Config) *Sender {
 		RootCAs:            c.RootCAs,
 		MinVersion:         tls.VersionTLS12,
 		ClientSessionCache: tls.NewLRUClientSessionCache(maxSessions),
-		// An ordinary request is one record, and leaves in one write.
+		// An ordinary request is one record, sent with one write.
 		DynamicRecordSizingDisabled: true,
 	}
 	return &Sender{
@@ -112,19 +118,20 @@ func New(c Config) *Sender {
 	}
 }
 
-// Close ends the idle connections, and breaks off those that are being made. Attempts that have their connection go on;
-// a Send that comes later ends at once as Cancelled.
+// Close closes the idle connections and cancels those being made. Attempts that have their
+// connection go on; later calls of Send return Cancelled at once.
 func (s *Sender) Close() {
 	s.closed.Store(true)
 	s.dialer.close()
 	s.pool.close()
 }
 
-// Send makes one attempt and waits for what comes of it, at most r.Timeout. When ctx ends first the attempt is broken
-// off as Cancelled; whether the receiver took it is then unknown.
+// Send makes one attempt and returns its result after at most r.Timeout. If ctx ends before, the
+// attempt is Cancelled, and it is unknown whether the receiver got it.
 //
-// Within one attempt the request may go out twice: when a connection that was used before turns out to be of no use
-// before an answer has begun, it is sent once more over a new one. The webhook-id makes that safe.
+// Within one attempt the request may be sent twice: if a connection that was used before fails
+// before a response has begun, the request is sent once more over a new connection. The webhook-id
+// makes that safe.
 func (s *Sender) Send(ctx context.Context, r Request) Attempt {
 	a := Attempt{At: time.Now()}
 	s.send(ctx, &r, &a)
@@ -207,8 +214,8 @@ func (s *Sender) send(ctx context.Context, r *Request, a *Attempt) {
 	x.settle(r, s.proxyAuthorization, a)
 }
 
-// idle returns an idle connection of the callback on which nothing has happened, or nil; tidy reports whether one may
-// be kept afterwards.
+// idle returns an idle connection of the callback on which nothing has arrived, or nil. Tidy
+// reports whether a connection may be kept afterwards.
 func (s *Sender) idle(k key, deadline time.Time) (_ *conn, tidy bool) {
 	for {
 		c, tidy := s.pool.take(k)
@@ -228,7 +235,7 @@ func (s *Sender) idle(k key, deadline time.Time) (_ *conn, tidy bool) {
 	}
 }
 
-// connect makes a new connection, for which there must be room.
+// connect makes a new connection. It waits for room in the pool.
 func (s *Sender) connect(ctx context.Context, target *url.URL, k key, deadline time.Time) (*conn, error) {
 	ctx, cancel := context.WithDeadlineCause(ctx, deadline, errTimeout)
 	defer cancel()
@@ -244,7 +251,7 @@ func (s *Sender) connect(ctx context.Context, target *url.URL, k key, deadline t
 	return c, nil
 }
 
-// judge judges where the proxy may send a request by plain http.
+// judge judges the address to which the proxy would send a request by plain http.
 func (s *Sender) judge(ctx context.Context, target *url.URL, deadline time.Time) error {
 	ctx, cancel := context.WithDeadlineCause(ctx, deadline, errTimeout)
 	defer cancel()

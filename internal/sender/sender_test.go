@@ -44,7 +44,8 @@ func TestSendCarriesTheSignedEvent(t *testing.T) {
 	r.Auth = sender.Bearer("tok-123456")
 	r.Headers = map[string]string{
 		"x-tenant": "north", "authorization": "Basic other", // auth goes before it
-		"webhook-id": "forged", "Content-Type": "text/plain", "user-agent": "forged", "Host": "forged.example", "Connection": "close", "Content-Length": "1", "Idempotency-Key": "same",
+		"webhook-id": "forged", "Content-Type": "text/plain", "user-agent": "forged", "Host": "forged.example",
+		"Connection": "close", "Content-Length": "1", "Idempotency-Key": "same",
 	}
 	a := s.Send(t.Context(), r)
 	if a.Outcome != sender.Success || a.Status != 204 || a.Error != "" || a.Excerpt != "" {
@@ -54,7 +55,8 @@ func TestSendCarriesTheSignedEvent(t *testing.T) {
 		t.Errorf("remote %v after %v, want %v", a.RemoteAddr, a.Duration, srv.Listener.Addr())
 	}
 	g := <-got
-	if g.method != "POST" || g.uri != "/hook?site=a%20b" || g.proto != "HTTP/1.1" || g.host != srv.Listener.Addr().String() || g.length != int64(len(r.Body)) || !bytes.Equal(g.body, r.Body) {
+	if g.method != "POST" || g.uri != "/hook?site=a%20b" || g.proto != "HTTP/1.1" ||
+		g.host != srv.Listener.Addr().String() || g.length != int64(len(r.Body)) || !bytes.Equal(g.body, r.Body) {
 		t.Errorf("request %+v", g)
 	}
 	for _, s := range []signature.Secret{testSecret, older} {
@@ -114,12 +116,16 @@ func TestSecretsStayInside(t *testing.T) {
 		}
 		pad := strings.Repeat("p", 240) // so that one secret lies over the end of the excerpt
 		fmt.Fprintf(w, "%s ", r.RequestURI)
-		fmt.Fprintf(w, "%s %s %s %s %s", r.Header.Get("Authorization"), strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "), plain, r.Header.Get("X-Key"), pad[:40])
+		fmt.Fprintf(w, "%s %s %s %s %s", r.Header.Get("Authorization"),
+			strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "), plain, r.Header.Get("X-Key"), pad[:40])
 		fmt.Fprint(w, testSecret.Reveal(), pad)
 	}
 	srv := receiver(t, echo)
 	s := newSender(t, nil)
-	targets := []string{srv.URL + "/hook/tok-in-path-77", srv.URL + "/hook?t=tok-in-path-77", srv.URL + "/hook?tok-in-path-77", "http://127.0.0.1:1/tok-in-path-77", "https://10.0.0.1/tok-in-path-77", "https://user:tok-in-path-77@x/", "http://a b/tok-in-path-77", "http://" + rawReceiver(t, answering(token+"\r\n\r\n"+value))}
+	targets := []string{srv.URL + "/hook/tok-in-path-77", srv.URL + "/hook?t=tok-in-path-77",
+		srv.URL + "/hook?tok-in-path-77", "http://127.0.0.1:1/tok-in-path-77", "https://10.0.0.1/tok-in-path-77",
+		"https://user:tok-in-path-77@x/", "http://a b/tok-in-path-77",
+		"http://" + rawReceiver(t, answering(token+"\r\n\r\n"+value))}
 	for _, auth := range []sender.Auth{sender.Bearer(token), sender.Basic("user", password), {}} {
 		for _, target := range targets {
 			r := request(target)
@@ -127,7 +133,8 @@ func TestSecretsStayInside(t *testing.T) {
 			r.Headers = map[string]string{"X-Key": value, "Authorization": "Token " + token}
 			a := s.Send(t.Context(), r)
 			shown := fmt.Sprintf("%+v %#v %v %+v %#v %d %s", a, a, r, r, r, r, auth)
-			for _, leak := range []string{token, password, value, testSecret.Reveal()[6:], "tok-in-path-77", base64.StdEncoding.EncodeToString([]byte("user:" + password))} {
+			for _, leak := range []string{token, password, value, testSecret.Reveal()[6:], "tok-in-path-77",
+				base64.StdEncoding.EncodeToString([]byte("user:" + password))} {
 				if strings.Contains(shown, leak) {
 					t.Errorf("%s: %q is in %s", target, leak, shown)
 				}

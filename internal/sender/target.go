@@ -11,26 +11,27 @@ import (
 // MaxURL is the longest URL of a callback, in bytes.
 const MaxURL = 2048
 
-// URLError says why a URL cannot be a callback's. Its text is made for the client who sent the URL; it repeats nothing
-// of it.
+// URLError is why a URL cannot be a callback's. Its text is for the client who sent the URL, and
+// repeats no part of it.
 type URLError struct{ Reason string }
 
 // Error is the reason.
 func (e *URLError) Error() string { return e.Reason }
 
-// CheckURL judges a callback's URL when it is registered, with the same allowed networks as the Sender. It says early
-// what can be said without looking a name up; each attempt judges the address it dials anyway. The error is a
-// *URLError.
+// CheckURL checks a callback's URL when it is registered, with the same allowed networks as the
+// Sender. It finds early what can be found without looking up a name; each attempt judges the
+// address that it dials anyway. The error is a *URLError.
 //
-//   - https reaches public addresses and the allowed networks; http reaches the allowed networks only, so without any
-//     it is refused at once.
-//   - A literal address is judged by the same rules as a dialled one, and localhost like the loopback address it is.
+//   - https reaches public addresses and the allowed networks; http reaches only the allowed
+//     networks, so without any it is refused at once.
+//   - A literal address is judged like a dialled one, and localhost like a loopback address.
 func CheckURL(raw string, allow []netip.Prefix) error {
 	if len(raw) > MaxURL {
 		return &URLError{"the URL is longer than " + strconv.Itoa(MaxURL) + " bytes"}
 	}
 	if strings.ContainsFunc(raw, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
-		return &URLError{"the URL holds a space, a control character, or one outside ASCII: write these percent-encoded, and an international name in its xn-- form"}
+		return &URLError{"the URL holds a space, a control character, or one outside ASCII: write these percent-encoded, " +
+			"and an international name in its xn-- form"}
 	}
 	u, err := parseTarget(raw)
 	if err != nil {
@@ -74,7 +75,8 @@ func CheckURL(raw string, allow []netip.Prefix) error {
 	return nil
 }
 
-// parseTarget takes what an attempt cannot do without. All else CheckURL has judged when the URL was registered.
+// parseTarget checks what every attempt needs. CheckURL checked everything else when the URL was
+// registered.
 func parseTarget(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	switch {
@@ -90,7 +92,7 @@ func parseTarget(raw string) (*url.URL, error) {
 	return u, nil
 }
 
-// checkName judges a host name, in lower case and without its last dot.
+// checkName checks a host name, given in lower case and without its last dot.
 func checkName(name string) (reason string) {
 	if len(name) > 253 {
 		return "the URL's host name is longer than 253 characters"
@@ -100,11 +102,13 @@ func checkName(name string) (reason string) {
 		if label == "" || len(label) > 63 {
 			return "the URL's host name has an empty part, or one longer than 63 characters"
 		}
-		if strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" || label[0] == '-' || label[len(label)-1] == '-' {
+		if strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" || label[0] == '-' ||
+			label[len(label)-1] == '-' {
 			return "the URL's host is neither a name nor an address"
 		}
 	}
-	// 0x7f.1 or 2130706433: resolvers of the C library take these for addresses, by rules nobody remembers.
+	// 0x7f.1 or 2130706433: the C library's resolvers take these for addresses, by little-known
+	// rules.
 	last := labels[len(labels)-1]
 	if strings.Trim(last, "0123456789") == "" || strings.HasPrefix(last, "0x") {
 		return "the URL's host looks like an IPv4 address but is not written as four decimal numbers"
@@ -112,7 +116,8 @@ func checkName(name string) (reason string) {
 	return ""
 }
 
-// CheckProxy judges the setting RELAY_CALLBACK_PROXY: http or https, a host, at most a user and password besides.
+// CheckProxy checks the setting RELAY_CALLBACK_PROXY: http or https, a host, and at most a user and
+// a password.
 func CheckProxy(proxy *url.URL) error {
 	if proxy.Scheme != "http" && proxy.Scheme != "https" {
 		return errors.New("the proxy for callbacks must be an http:// or https:// URL")

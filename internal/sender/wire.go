@@ -12,8 +12,9 @@ import (
 	"time"
 )
 
-// errNothing is what a peeking wire returns when nothing has arrived. It calls itself temporary, so crypto/tls keeps
-// what it has read of a record and goes on from there at the next Read.
+// errNothing is what a peeking wire returns if nothing has arrived. It claims to be temporary, so
+// that crypto/tls keeps the part of a record that it has read, and continues there at the next
+// Read.
 var errNothing net.Error = nothing{}
 
 type nothing struct{}
@@ -22,14 +23,15 @@ func (nothing) Error() string   { return "nothing has arrived" }
 func (nothing) Timeout() bool   { return true }
 func (nothing) Temporary() bool { return true }
 
-// wire is the TCP connection under everything else, TLS included. Two things set it apart from a net.TCPConn:
+// wire is the TCP connection below everything else, including TLS. It differs from a net.TCPConn in
+// two ways:
 //
-//   - A Write of an ordinary request never waits, so one goroutine can write and then read: a receiver that answers
-//     without reading the request, and never reads it, cannot hold up its own answer. What the socket does not take at
-//     once, which is rare, is sent by a goroutine.
-//   - Whether anything has arrived on an idle connection can be asked without waiting.
+//   - A Write of an ordinary request never waits, so one goroutine can write and then read: a
+//     receiver that responds without reading the request, and never reads it, cannot delay its own
+//     response. What the socket does not accept at once, which is rare, is sent by a goroutine.
+//   - It can find out without waiting whether anything has arrived on an idle connection.
 //
-// One goroutine uses it at a time, but for a patient Write and abort.
+// One goroutine uses it at a time, except for a patient Write and abort.
 type wire struct {
 	*net.TCPConn
 	raw syscall.RawConn
@@ -38,11 +40,11 @@ type wire struct {
 	in      transfer
 	receive func(fd uintptr) bool
 
-	patient  bool // Write waits until all is sent; it then has a goroutine of its own
+	patient  bool // Write waits until everything is sent; it then has its own goroutine
 	out      transfer
 	transmit func(fd uintptr) bool
-	full     atomic.Bool   // the socket has refused more: the other side does not read what it was sent
-	sending  chan struct{} // is closed when the goroutine that sends the rest has ended; nil if there was none
+	full     atomic.Bool   // the socket has refused more: the other side does not read
+	sending  chan struct{} // closed when the goroutine that sends the rest has ended; nil if there is none
 
 	mu      sync.Mutex // orders abort and setDeadline
 	aborted bool
@@ -66,7 +68,7 @@ func newWire(tcp *net.TCPConn) (*wire, error) {
 	return w, nil
 }
 
-// Read reads what has arrived. It waits for something to arrive unless the wire is peeking.
+// Read reads what has arrived. Unless the wire is peeking, it waits for something to arrive.
 func (w *wire) Read(p []byte) (int, error) {
 	if !w.peeking || len(p) == 0 {
 		return w.TCPConn.Read(p)
@@ -97,11 +99,11 @@ func (w *wire) receiveOnce(fd uintptr) bool {
 	}
 }
 
-// Write takes all of p, or fails. Unless the wire is patient it does not wait: p is then no longer used when it
-// returns, but may not all have been sent.
+// Write accepts all of p, or fails. Unless the wire is patient it does not wait: when it returns, p
+// is no longer used, but may not have been sent completely.
 func (w *wire) Write(p []byte) (int, error) {
 	if w.sending != nil {
-		<-w.sending // only TLS writes a second time, and what it writes has to follow
+		<-w.sending // only TLS writes a second time, and its writes must stay in order
 	}
 	w.out = transfer{p: p, wait: w.patient}
 	err := w.raw.Write(w.transmit)
@@ -115,14 +117,15 @@ func (w *wire) Write(p []byte) (int, error) {
 	w.sending = make(chan struct{})
 	go func() {
 		defer close(w.sending)
-		_ = w.raw.Write(w.transmit) // whether the request arrived shows in the answer
+		_ = w.raw.Write(w.transmit) // the response shows whether the request arrived
 	}()
 	return len(p), nil
 }
 
 func (w *wire) transmitSome(fd uintptr) bool {
 	for w.out.n < len(w.out.p) {
-		// Cleared before the socket is asked: while it is set some of the request has certainly not been sent.
+		// Cleared before the socket is tried: while it is set, part of the request has certainly
+		// not been sent.
 		w.full.Store(false)
 		n, err := syscall.Write(int(fd), w.out.p[w.out.n:])
 		w.out.n += max(n, 0)
@@ -139,7 +142,7 @@ func (w *wire) transmitSome(fd uintptr) bool {
 	return true
 }
 
-// setDeadline bounds all that is read and written, unless the wire was aborted.
+// setDeadline sets the deadline for reads and writes, unless the wire was aborted.
 func (w *wire) setDeadline(t time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -148,7 +151,7 @@ func (w *wire) setDeadline(t time.Time) {
 	}
 }
 
-// abort ends what is being read or written, and lets nothing further begin. It may be called at any time.
+// abort ends reads and writes under way, and prevents further ones. It may be called at any time.
 func (w *wire) abort() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -159,8 +162,8 @@ func (w *wire) abort() {
 // isTimeout reports whether a deadline of the wire has passed.
 func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
-// records stands below a TLS connection and knows whether the records that it has read are whole. crypto/tls does not
-// tell whether it has read a part of one.
+// records is below a TLS connection and knows whether the records read so far are complete.
+// crypto/tls does not report whether it has read a part of one.
 type records struct {
 	net.Conn
 	header [5]byte

@@ -77,7 +77,8 @@ func TestIdleConnectionIsLookedAtWithoutWaiting(t *testing.T) {
 	}
 }
 
-// What is written arrives in order and whole, and no write of a request waits for the other side to read.
+// What is written arrives in order and whole, and no write of a request waits for the other side to
+// read.
 func TestWritesDoNotWait(t *testing.T) {
 	t.Parallel()
 	w, far := pair(t)
