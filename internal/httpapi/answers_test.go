@@ -14,7 +14,8 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
-// answerSchemas are the schemas of the answers' bodies, each compiled once: kin-openapi compiles one anew for every body.
+// answerSchemas are the schemas of the answers' bodies, each compiled once: kin-openapi compiles
+// one anew for every body.
 type answerSchemas struct {
 	mu       sync.Mutex
 	compiler *jsonschema.Compiler
@@ -27,7 +28,8 @@ var answers = sync.OnceValues(func() (*answerSchemas, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &answerSchemas{compiler: jsonschema.NewCompiler(), base: "file://" + filepath.ToSlash(dir) + "/", compiled: map[*openapi3.MediaType]*jsonschema.Schema{}}
+	a := &answerSchemas{compiler: jsonschema.NewCompiler(), base: "file://" + filepath.ToSlash(dir) + "/",
+		compiled: map[*openapi3.MediaType]*jsonschema.Schema{}}
 	a.compiler.DefaultDraft(jsonschema.Draft2020)
 	a.compiler.AssertFormat()
 	return a, a.add("contract.json", spec())

@@ -12,7 +12,9 @@ import (
 )
 
 // FindAssessment implements GET /v1/assessments/{originator}/{number}.
-func (a *API) FindAssessment(w http.ResponseWriter, r *http.Request, originator, number string, params FindAssessmentParams) {
+func (a *API) FindAssessment(
+	w http.ResponseWriter, r *http.Request, originator, number string, params FindAssessmentParams,
+) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
 		connection, _, err := a.c.Store.Connections.Get(ctx, params.Connection)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -20,7 +22,7 @@ func (a *API) FindAssessment(w http.ResponseWriter, r *http.Request, originator,
 		}
 		visible := err == nil
 		for _, site := range connection.SiteNames() {
-			// All of them: the vendor does not say which of the sites an assessment is of.
+			// All of them, because the vendor does not return the site of an assessment.
 			visible = visible && c.maySeeSite(site)
 		}
 		if !visible {
@@ -34,7 +36,7 @@ func (a *API) FindAssessment(w http.ResponseWriter, r *http.Request, originator,
 	})
 }
 
-// vendorProblem decides what a failed call to the vendor is to the caller, from its outcome alone.
+// vendorProblem returns the problem for a failed call to the vendor, judging by its outcome alone.
 func vendorProblem(err error) error {
 	p := &problem{cause: err, detail: vendorSaid(err)}
 	switch outcome := audatex.OutcomeOf(err); outcome {
@@ -53,7 +55,7 @@ func vendorProblem(err error) error {
 	return p
 }
 
-// vendorSaid answers the vendor's words and its correlation id, "" if it said nothing.
+// vendorSaid returns the vendor's message and its correlation id, or "" if there is neither.
 func vendorSaid(err error) string {
 	var said []string
 	if e, ok := errors.AsType[*audatex.Error](err); ok && e.Message != "" {

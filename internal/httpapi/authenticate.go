@@ -12,8 +12,9 @@ import (
 	"github.com/audatex-relay/relay/internal/ingress"
 )
 
-// authenticate finds out who calls. Operations that want the admin token do not exist for keys. Whether a token is valid
-// is looked at first, which is cheap; only failures are counted, and slowed once an address has used up its own.
+// authenticate identifies the caller. For keys, operations that need the admin token do not exist.
+// The token is checked first, which is cheap; only failures are counted, and slowed down once an
+// address has used up its own.
 func (a *API) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		x := exchangeOf(r)
@@ -56,7 +57,8 @@ func (a *API) authenticate(next http.Handler) http.Handler {
 	})
 }
 
-// bearer returns the token of a request, or why there is none. There is at most one header: see checkHeaders.
+// bearer returns the token of a request, or why there is none. There is at most one such header,
+// see checkHeaders.
 func bearer(r *http.Request) (token string, failure string) {
 	headers := r.Header.Values("Authorization")
 	if len(headers) == 0 {
@@ -70,12 +72,12 @@ func bearer(r *http.Request) (token string, failure string) {
 	return token, ""
 }
 
-// What is wrong with a request that nobody may make: a label of the metric.
+// The reasons of a failed authentication, used as the metric's label.
 const (
 	failureMissing   = "missing"   // there is no Authorization header
-	failureMalformed = "malformed" // it is not one bearer token
-	failureToken     = "token"     // the token is not the admin token, and has not the form of a key
-	failureKey       = "key"       // the key is unknown, revoked, expired or another's
+	failureMalformed = "malformed" // it is not a single bearer token
+	failureToken     = "token"     // the token is not the admin token, and does not have the form of a key
+	failureKey       = "key"       // the key is unknown, revoked or expired
 )
 
 var failureDetails = map[string]string{
@@ -85,7 +87,7 @@ var failureDetails = map[string]string{
 	failureKey:       "The token is not valid.",
 }
 
-// failures counts failed authentications and slows those who go on.
+// failures counts failed authentications and slows down callers who keep failing.
 type failures struct {
 	guesses *ingress.Guesses
 	counts  map[string]prometheus.Counter
@@ -99,8 +101,9 @@ func newFailures(m *ingress.Metrics, burst int) failures {
 	return f
 }
 
-// refuseCaller answers a request that nobody may make. An address that has used up its failures is told to wait, and
-// its connection is closed, so that the next try costs it a new one. A request without any token is no guess.
+// refuseCaller answers a request whose authentication failed. An address that has used up its
+// failures is told to wait, and its connection is closed, so that the next attempt costs it a new
+// one. A request without a token is not a guess.
 func (a *API) refuseCaller(w http.ResponseWriter, r *http.Request, reason string) {
 	a.failures.counts[reason].Inc()
 	refusal := kindUnauthorized.problem("%s", failureDetails[reason])
@@ -110,13 +113,15 @@ func (a *API) refuseCaller(w http.ResponseWriter, r *http.Request, reason string
 	}
 	x := exchangeOf(r)
 	f := a.failures.guesses.Failed(x.remote, time.Now())
-	if f.Tell {
-		a.c.Log.LogAttrs(r.Context(), slog.LevelWarn, "authentication failed", slog.String("remote", x.remoteName()), slog.String("reason", reason),
-			slog.Int("more_since_last_line", f.More), slog.Int("more_of_others", f.Others), slog.String("request_id", x.id))
+	if f.Log {
+		a.c.Log.LogAttrs(r.Context(), slog.LevelWarn, "authentication failed", slog.String("remote", x.remoteName()),
+			slog.String("reason", reason), slog.Int("more_since_last_line", f.More),
+			slog.Int("more_of_others", f.Others), slog.String("request_id", x.id))
 	}
 	if f.Slowed {
 		w.Header().Set("Connection", "close")
-		refusal = &problem{kind: kindTooMany, detail: "Too many invalid tokens came from this address.", retryAfter: f.RetryAfter}
+		refusal = &problem{kind: kindTooMany, detail: "Too many invalid tokens came from this address.",
+			retryAfter: f.RetryAfter}
 	}
 	a.fail(w, r, refusal)
 }

@@ -15,7 +15,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// Who guesses is slowed by address and seen; who has a valid token is not, also from the same address.
+// Who guesses is slowed by address and seen; who has a valid token is not, also from the same
+// address.
 func TestGuessingIsSlowedPerAddressAndSeen(t *testing.T) {
 	t.Parallel()
 	metrics := ingress.NewMetrics(prometheus.NewRegistry())
@@ -51,7 +52,8 @@ func TestGuessingIsSlowedPerAddressAndSeen(t *testing.T) {
 	if n := strings.Count(log, "authentication failed"); n != 2 {
 		t.Errorf("%d lines about failures", n)
 	}
-	if !strings.Contains(log, `"remote":"203.0.113.7"`) || strings.Contains(log, "198.51.100.1") || strings.Contains(log, "127.0.0.9") {
+	if !strings.Contains(log, `"remote":"203.0.113.7"`) || strings.Contains(log, "198.51.100.1") ||
+		strings.Contains(log, "127.0.0.9") {
 		t.Error("the log has other addresses than the client's")
 	}
 	for _, secret := range []string{guess, a.token, wrongKey, a.token[20:]} {
@@ -105,7 +107,8 @@ func TestATokenIsNoRequestID(t *testing.T) {
 	a := f.client("client-a", relay.RoleRead, "alpha")
 	secret := strings.Split(a.token, "_")[2]
 	for s, ids := range map[session][]string{
-		a: {secret, secret[:20], adminToken}, f.as(""): {adminToken}, f.as("Guessed-Token-0123456789"): {"Guessed-Token-0123456789"},
+		a: {secret, secret[:20], adminToken}, f.as(""): {adminToken},
+		f.as("Guessed-Token-0123456789"): {"Guessed-Token-0123456789"},
 	} {
 		for _, id := range ids {
 			if got := s.get("/v1/callbacks", "X-Request-Id", id).header.Get("X-Request-Id"); got == id || got == "" {
@@ -121,13 +124,16 @@ func TestATokenIsNoRequestID(t *testing.T) {
 	}
 }
 
-// The log says who did what, by name and never by token: an administrator by name, a key by its client and id.
+// The log says who did what, by name and never by token: an administrator by name, a key by its
+// client and id.
 func TestTheLogSaysWho(t *testing.T) {
 	t.Parallel()
-	admins := access.NewAdmins([]access.Admin{{Name: "admin", Token: adminToken}, {Name: "ops", Token: "the-token-of-operations"}})
+	admins := access.NewAdmins([]access.Admin{{Name: "admin", Token: adminToken},
+		{Name: "ops", Token: "the-token-of-operations"}})
 	f := newFixture(t, func(c *Config) { c.Admins = admins })
 	a := f.client("client-a", relay.RoleWrite, "alpha")
-	f.as("the-token-of-operations").put("/v1/connections/leeds", map[string]any{"level": "site", "site": "leeds"}).want(201)
+	f.as("the-token-of-operations").put("/v1/connections/leeds",
+		map[string]any{"level": "site", "site": "leeds"}).want(201)
 	f.as("the-token-of-operations").put("/v1/connections/leeds", map[string]any{"level": "moon"}).want(422)
 	f.admin().get("/v1/connections").want(200)
 	a.put("/v1/callbacks/of-a", map[string]any{"url": "https://bms.example/"}).want(201)
@@ -139,7 +145,8 @@ func TestTheLogSaysWho(t *testing.T) {
 		`"method":"PUT","route":"/v1/connections/{id}","status":201,.*"admin":"ops","path":"/v1/connections/leeds"`,
 		`"method":"PUT","route":"/v1/connections/{id}","status":422,.*"admin":"ops","problem":"invalid-body"`,
 		`"method":"GET","route":"/v1/connections","status":200,.*"admin":"admin"}`,
-		`"method":"PUT","route":"/v1/callbacks/{id}","status":201,.*"client":"client-a","key":"` + keyID + `","path":"/v1/callbacks/of-a"`,
+		`"method":"PUT","route":"/v1/callbacks/{id}","status":201,.*"client":"client-a","key":"` + keyID +
+			`","path":"/v1/callbacks/of-a"`,
 		`"method":"GET","route":"/v1/connections","status":401,.*"remote":"127.0.0.1","problem":"unauthorized"`,
 	} {
 		if !regexp.MustCompile(strings.NewReplacer("{", `\{`, "}", `\}`).Replace(want)).MatchString(f.log.String()) {

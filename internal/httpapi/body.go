@@ -15,10 +15,10 @@ import (
 	"time"
 )
 
-// maxBody bounds a request's body, in bytes.
+// maxBody bounds the body of a request, in bytes.
 const maxBody = 1 << 20
 
-// validate holds a request against the contract before its handler sees it.
+// validate checks a request against the contract before its handler gets it.
 func (a *API) validate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		x := exchangeOf(r)
@@ -34,16 +34,17 @@ func (a *API) validate(next http.Handler) http.Handler {
 	})
 }
 
-// takeBody reads the body, checks it, and puts it back for the handler. The bodies of one key are taken one at a time.
+// takeBody reads the body, checks it, and puts it back for the handler. Each key has one body read
+// at a time.
 func (a *API) takeBody(w http.ResponseWriter, r *http.Request, x *exchange) error {
 	if r.Body == nil || r.Body == http.NoBody {
-		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // else it would end a request that waits
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // otherwise it would end a request that waits
 		return x.op.setBody(r, nil)
 	}
 	if r.ContentLength > maxBody {
 		return &problem{kind: kindTooLarge}
 	}
-	if r.ContentLength > 0 { // else there may be none
+	if r.ContentLength > 0 { // otherwise there may be no body
 		if err := x.op.checkMediaType(r.Header); err != nil {
 			return err
 		}
@@ -75,13 +76,13 @@ func (a *API) takeBody(w http.ResponseWriter, r *http.Request, x *exchange) erro
 	if errs := a.contract.fieldErrors(x.op.bodies[mediaTypeOf(r.Header)].Validate(value)); len(errs) > 0 {
 		return invalid(errs...)
 	}
-	if raw, err = json.Marshal(value); err != nil { // as it was read, not as it came: see readJSON
+	if raw, err = json.Marshal(value); err != nil { // as it was parsed, not as it came: see readJSON
 		return fmt.Errorf("write a body that was found valid: %w", err)
 	}
 	return x.op.setBody(r, raw)
 }
 
-// readBody answers the body's bytes; of a body that the operation does not take, none.
+// readBody returns the bytes of the body, or none if the operation takes no body.
 func (a *API) readBody(w http.ResponseWriter, r *http.Request, op operation) ([]byte, error) {
 	if r.ContentLength < 0 || r.ContentLength > largeBody {
 		ctx, cancel := context.WithTimeout(r.Context(), turnWait)
@@ -108,7 +109,8 @@ func (a *API) readBody(w http.ResponseWriter, r *http.Request, op operation) ([]
 	return raw, nil
 }
 
-// setBody gives the handler the body that was checked; without one, an empty object where the operation needs none.
+// setBody sets the checked body for the handler. If there is none, and the operation does not need
+// one, it is an empty object.
 func (op operation) setBody(r *http.Request, raw []byte) error {
 	if op.bodies == nil {
 		return nil
@@ -123,7 +125,7 @@ func (op operation) setBody(r *http.Request, raw []byte) error {
 	return nil
 }
 
-// bodyOf reads the body that validate has checked.
+// bodyOf decodes the body that validate has checked.
 func bodyOf[T any](r *http.Request) (T, error) {
 	var v T
 	if err := json.NewDecoder(r.Body).Decode(&v); err != nil {
@@ -132,7 +134,8 @@ func bodyOf[T any](r *http.Request) (T, error) {
 	return v, nil
 }
 
-// checkMediaType refuses a body that is not of a type the operation takes, and says which ones it does.
+// checkMediaType returns a problem unless the body has a type that the operation takes. The problem
+// lists those types.
 func (op operation) checkMediaType(h http.Header) error {
 	if op.bodies == nil {
 		return nil
@@ -148,18 +151,19 @@ func (op operation) checkMediaType(h http.Header) error {
 	_, parameters, _ := mime.ParseMediaType(came)
 	charset := parameters["charset"]
 	switch strings.NewReplacer("-", "", "_", "", "'", "").Replace(strings.ToLower(charset)) {
-	case "", "utf8", "usascii", "ascii": // the last two are part of UTF-8
+	case "", "utf8", "usascii", "ascii": // the last two are subsets of UTF-8
 	default:
 		return kindMediaType.problem("The charset of Content-Type is %q; JSON is sent as UTF-8.", cut(charset))
 	}
-	if encoding := strings.Join(h.Values("Content-Encoding"), ", "); encoding != "" && !strings.EqualFold(encoding, "identity") {
+	if encoding := strings.Join(h.Values("Content-Encoding"), ", "); encoding != "" &&
+		!strings.EqualFold(encoding, "identity") {
 		return kindMediaType.problem("Content-Encoding is %q; the body is wanted as it is, without one.", cut(encoding))
 	}
 	return nil
 }
 
-// mediaTypeOf answers the media type, "" if it cannot be read. Parameters that cannot be read do not matter: JSON has none (RFC 8259,
-// section 11).
+// mediaTypeOf returns the media type, or "" if it cannot be parsed. Invalid parameters do not
+// matter, because JSON has none (RFC 8259, section 11).
 func mediaTypeOf(h http.Header) string {
 	mediaType, _, err := mime.ParseMediaType(h.Get("Content-Type"))
 	if err != nil && !errors.Is(err, mime.ErrInvalidMediaParameter) {

@@ -26,11 +26,13 @@ func validator(tb testing.TB) *API {
 		tb.Fatal(err)
 	}
 	return &API{
-		contract: c, bodies: newTurns(bodiesOfKey), reads: newTurns(readsOfKey), large: make(chan struct{}, largeBodies), checks: make(chan struct{}, checkedOnce),
+		contract: c, bodies: newTurns(bodiesOfKey), reads: newTurns(readsOfKey), large: make(chan struct{}, largeBodies),
+		checks: make(chan struct{}, checkedOnce),
 	}
 }
 
-// check answers a request as far as it is checked before its handler, and how many bytes were allocated for that.
+// check answers a request as far as it is checked before its handler, and how many bytes were
+// allocated for that.
 func (a *API) check(operation string, r *http.Request) (answer *httptest.ResponseRecorder, allocated uint64) {
 	x := &exchange{op: a.contract.operations[operation], caller: caller{key: relay.Key{ID: "key", Role: relay.RoleWrite}}}
 	answer = httptest.NewRecorder()
@@ -61,7 +63,8 @@ func putRequest(body string) *http.Request {
 	return r
 }
 
-// filled is a body of just under the largest size: head, then as often as it goes part, then tail. Verbs in part count.
+// filled is a body of just under the largest size: head, then as often as it goes part, then tail.
+// Verbs in part count.
 func filled(head, part, tail string) string {
 	var b strings.Builder
 	b.WriteString(head)
@@ -78,8 +81,8 @@ func filled(head, part, tail string) string {
 	return strings.TrimSuffix(b.String(), ",") + tail
 }
 
-// Whatever a body holds, reading and refusing it allocates a small multiple of its size, and the answer stays small. It is no parallel test,
-// so that only its own allocations count.
+// Whatever a body holds, reading and refusing it allocates a small multiple of its size, and the
+// answer stays small. It is no parallel test, so that only its own allocations count.
 func TestABodyCostsASmallMultipleOfItsSize(t *testing.T) { //nolint:paralleltest // see above
 	a := validator(t)
 	a.check("PUT /v1/callbacks/{id}", putRequest(`{"url":1}`)) // what is made at first use does not count
@@ -100,33 +103,41 @@ func TestABodyCostsASmallMultipleOfItsSize(t *testing.T) { //nolint:paralleltest
 		"as many as may be":        {`{"url":1` + unknown(maxValues-2) + `}`, 422},
 		"long names":               {filled(`{`, `"%d`+strings.Repeat("n", maxName-8)+`":0,`, `}`), 422},
 		"wrong items":              {`{"url":"https://bms.example/","sites":[` + strings.Repeat(`{},`, 9_000) + `{}]}`, 422},
-		"wrong names":              {`{"url":"https://bms.example/","sites":[` + strings.TrimSuffix(strings.Repeat(`"A%",`, 9_000), ",") + `]}`, 422},
-		"equal sites":              {`{"url":"https://bms.example/","sites":[` + strings.TrimSuffix(strings.Repeat(`"alpha",`, 9_000), ",") + `]}`, 422},
-		"equal objects":            {`{"url":"https://bms.example/","orders":[` + strings.TrimSuffix(strings.Repeat(`{"a":[1,2]},`, 2_000), ",") + `]}`, 422},
-		"many long texts":          {filled(`{"orders":[`, `"`+strings.Repeat("a", maxText)+`",`, `]}`), 422},
-		"a repeated member":        {filled(`{`, `"a":1,`, `}`), 400},
-		"a long text":              {`{"url":"` + long + `"}`, 400},
-		"a long secret":            {`{"url":"https://bms.example/","secret":"whsec_` + long + `"}`, 400},
-		"a long number":            {`{"url":"https://bms.example/","concurrency":` + strings.Repeat("9", 900_000) + `}`, 400},
-		"a long fraction":          {`{"url":"https://bms.example/","ratePerSecond":0.` + strings.Repeat("1", 900_000) + `}`, 400},
-		"a large exponent":         {`{"url":"https://bms.example/","ratePerSecond":1e308}`, 422},
-		"many large exponents":     {`{"url":"https://bms.example/","orders":[` + strings.Repeat(`1e308,`, 9_000) + `1]}`, 422},
-		"escapes":                  {`{"url":"` + strings.Repeat(`\u0041`, 150_000) + `"}`, 400},
-		"white space":              {strings.Repeat(" ", maxBody-2) + `{}`, 422},
-		"no JSON":                  {strings.Repeat("x", maxBody), 400},
-		"no UTF-8":                 {strings.Repeat("\xff", maxBody), 400},
-		"too large":                {strings.Repeat(" ", maxBody+1), 413},
+		"wrong names": {`{"url":"https://bms.example/","sites":[` +
+			strings.TrimSuffix(strings.Repeat(`"A%",`, 9_000), ",") + `]}`, 422},
+		"equal sites": {`{"url":"https://bms.example/","sites":[` +
+			strings.TrimSuffix(strings.Repeat(`"alpha",`, 9_000), ",") + `]}`, 422},
+		"equal objects": {`{"url":"https://bms.example/","orders":[` +
+			strings.TrimSuffix(strings.Repeat(`{"a":[1,2]},`, 2_000), ",") + `]}`, 422},
+		"many long texts":   {filled(`{"orders":[`, `"`+strings.Repeat("a", maxText)+`",`, `]}`), 422},
+		"a repeated member": {filled(`{`, `"a":1,`, `}`), 400},
+		"a long text":       {`{"url":"` + long + `"}`, 400},
+		"a long secret":     {`{"url":"https://bms.example/","secret":"whsec_` + long + `"}`, 400},
+		"a long number": {`{"url":"https://bms.example/","concurrency":` + strings.Repeat("9", 900_000) +
+			`}`, 400},
+		"a long fraction": {`{"url":"https://bms.example/","ratePerSecond":0.` + strings.Repeat("1", 900_000) +
+			`}`, 400},
+		"a large exponent": {`{"url":"https://bms.example/","ratePerSecond":1e308}`, 422},
+		"many large exponents": {`{"url":"https://bms.example/","orders":[` + strings.Repeat(`1e308,`, 9_000) +
+			`1]}`, 422},
+		"escapes":     {`{"url":"` + strings.Repeat(`\u0041`, 150_000) + `"}`, 400},
+		"white space": {strings.Repeat(" ", maxBody-2) + `{}`, 422},
+		"no JSON":     {strings.Repeat("x", maxBody), 400},
+		"no UTF-8":    {strings.Repeat("\xff", maxBody), 400},
+		"too large":   {strings.Repeat(" ", maxBody+1), 413},
 	} {
 		answer, allocated := a.check("PUT /v1/callbacks/{id}", putRequest(c.body))
 		if most := uint64(16 << 20); answer.Code != c.status || allocated > most || answer.Body.Len() > 64<<10 {
-			t.Errorf("%s: %d bytes are answered %d (want %d) with %d bytes, at the cost of %d (at most %d): %.200s", name, len(c.body), answer.Code, c.status,
+			t.Errorf("%s: %d bytes are answered %d (want %d) with %d bytes, at the cost of %d (at most %d): %.200s", name,
+				len(c.body), answer.Code, c.status,
 				answer.Body.Len(), allocated, most, answer.Body.Bytes())
 		}
 	}
 	// The same of a patch, which is held against a schema twice.
 	for name, patch := range map[string]string{
-		"empty objects": filled(`{"sites":[`, `{},`, `]}`), "names": `{"headers":{` + strings.TrimPrefix(unknown(9_000), ",") + `}}`,
-		"sites": `{"sites":[` + strings.Repeat(`"a",`, 9_000) + `"a"]}`,
+		"empty objects": filled(`{"sites":[`, `{},`, `]}`),
+		"names":         `{"headers":{` + strings.TrimPrefix(unknown(9_000), ",") + `}}`,
+		"sites":         `{"sites":[` + strings.Repeat(`"a",`, 9_000) + `"a"]}`,
 	} {
 		r := httptest.NewRequest("PATCH", "/v1/callbacks/cb", strings.NewReader(patch))
 		r.Header.Set("Content-Type", "application/merge-patch+json")
@@ -135,7 +146,8 @@ func TestABodyCostsASmallMultipleOfItsSize(t *testing.T) { //nolint:paralleltest
 			runtime.GC()
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			if _, err := patched(a, CallbackSettings{Url: "https://bms.example/"}, []byte(patch), "CallbackSettings"); err == nil {
+			if _, err := patched(a, CallbackSettings{Url: "https://bms.example/"}, []byte(patch),
+				"CallbackSettings"); err == nil {
 				t.Errorf("%s is taken", name)
 			}
 			runtime.ReadMemStats(&after)
@@ -177,7 +189,8 @@ func TestAQueryCostsASmallMultipleOfItsSize(t *testing.T) { //nolint:paralleltes
 		r.URL.RawQuery = query
 		answer, allocated := a.check("GET /v1/events", r)
 		if answer.Code != 400 || allocated > 4<<20 || answer.Body.Len() > 16<<10 {
-			t.Errorf("%s: answered %d with %d bytes at the cost of %d: %.200s", name, answer.Code, answer.Body.Len(), allocated, answer.Body.Bytes())
+			t.Errorf("%s: answered %d with %d bytes at the cost of %d: %.200s", name, answer.Code, answer.Body.Len(), allocated,
+				answer.Body.Bytes())
 		}
 	}
 }
@@ -190,7 +203,8 @@ func filledQuery(size int, part string) string {
 	return b.String()
 }
 
-// A problem lists the first errors and says how many more there are, and cuts what is long in a pointer.
+// A problem lists the first errors and says how many more there are, and cuts what is long in a
+// pointer.
 func TestProblemsAreBounded(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -234,22 +248,26 @@ func TestTheLargestSettingsAreTaken(t *testing.T) {
 	}
 	a.put("/v1/callbacks/large", settings).want(201)
 	a.patch("/v1/callbacks/large", map[string]any{"sites": sites[:999], "paused": true}).want(200)
-	f.admin().put("/v1/connections/large", map[string]any{"level": "company", "sites": vendor, "refreshToken": strings.Repeat("é", 8192)}).want(201)
+	f.admin().put("/v1/connections/large",
+		map[string]any{"level": "company", "sites": vendor, "refreshToken": strings.Repeat("é", 8192)}).want(201)
 	f.admin().patch("/v1/connections/large", map[string]any{"paused": true}).want(200)
 }
 
-// A key that may not change anything is refused before its body is read: it is still answered while the body has not come.
+// A key that may not change anything is refused before its body is read: it is still answered while
+// the body has not come.
 func TestReadersBodiesAreNotRead(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	f.client("client-a", relay.RoleWrite, "alpha").put("/v1/callbacks/cb", map[string]any{"url": "https://bms.example/"}).want(201)
+	f.client("client-a", relay.RoleWrite, "alpha").put("/v1/callbacks/cb",
+		map[string]any{"url": "https://bms.example/"}).want(201)
 	reader, body := f.key("client-a", relay.RoleRead), strings.Repeat("[", maxBody)
 	for _, method := range []string{"PUT", "PATCH", "DELETE"} {
 		for _, id := range []string{"cb", "free"} {
 			reader.do(method, "/v1/callbacks/"+id, body, "Content-Type", "text/plain").want(403).problem("read-only-key")
 		}
 	}
-	x := &exchange{op: f.api.contract.operations["PUT /v1/callbacks/{id}"], caller: caller{key: relay.Key{ID: "key", Role: relay.RoleRead}}}
+	x := &exchange{op: f.api.contract.operations["PUT /v1/callbacks/{id}"],
+		caller: caller{key: relay.Key{ID: "key", Role: relay.RoleRead}}}
 	unread := &counting{r: strings.NewReader(body)}
 	r := httptest.NewRequest("PUT", "/v1/callbacks/cb", unread)
 	w := httptest.NewRecorder()
@@ -271,7 +289,8 @@ func (c *counting) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Of one key one body is read at a time: the next waits, and is told to come back if it would wait too long. Other keys go on.
+// Of one key one body is read at a time: the next waits, and is told to come back if it would wait
+// too long. Other keys go on.
 func TestBodiesOfAKeyAreReadOneAtATime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -281,7 +300,8 @@ func TestBodiesOfAKeyAreReadOneAtATime(t *testing.T) {
 			t.Fatal(err)
 		}
 		started := time.Now()
-		if _, err := bodies.soon(t.Context(), "a"); asProblem("PUT", err).kind.slug != "too-many-requests" || time.Since(started) != turnWait {
+		if _, err := bodies.soon(t.Context(), "a"); asProblem("PUT", err).kind.slug != "too-many-requests" ||
+			time.Since(started) != turnWait {
 			t.Errorf("%v after %v", err, time.Since(started))
 		}
 		other, err := bodies.soon(t.Context(), "b")
@@ -310,7 +330,8 @@ func TestBodiesOfAKeyAreReadOneAtATime(t *testing.T) {
 }
 
 func FuzzReadJSON(f *testing.F) {
-	for _, seed := range []string{`{"a":[1,{"b":null}]}`, `[1e400]`, `"\ud800"`, `{"a":1,"a":2}`, `{}x`, strings.Repeat("[", 40)} {
+	for _, seed := range []string{`{"a":[1,{"b":null}]}`, `[1e400]`, `"\ud800"`, `{"a":1,"a":2}`, `{}x`,
+		strings.Repeat("[", 40)} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
@@ -345,11 +366,13 @@ func countValues(v any) int {
 	return n
 }
 
-// Every body, held against every operation that takes one, is answered by a problem of bounded size that repeats nothing long, or taken.
+// Every body, held against every operation that takes one, is answered by a problem of bounded size
+// that repeats nothing long, or taken.
 func FuzzBodies(f *testing.F) {
 	for _, seed := range []string{
 		`{"url":"https://bms.example/","sites":["alpha"],"types":["audatex.*"],"headers":{"A":"b"},"auth":{"type":"basic","username":"u","password":"p"}}`,
-		`{"level":"site","sites":{"1":"alpha"},"pollIntervalSeconds":0.5}`, `{"role":"read","expiresAt":"2027-01-01T00:00:00Z"}`, `{"url":null}`, `[]`, ``,
+		`{"level":"site","sites":{"1":"alpha"},"pollIntervalSeconds":0.5}`,
+		`{"role":"read","expiresAt":"2027-01-01T00:00:00Z"}`, `{"url":null}`, `[]`, ``,
 	} {
 		f.Add([]byte(seed), "application/json")
 	}
@@ -395,7 +418,8 @@ func checkProblem(t *testing.T, p *problem) {
 
 // Every query is taken, or refused by a problem of bounded size.
 func FuzzParameters(f *testing.F) {
-	for _, seed := range []string{"sites=a,b&types=audatex.*&orders=" + orderA, "limit=5&after=abc", "since=2026-01-01T00:00:00+01:00", "waitSeconds=60", "%zz", "a&a&b"} {
+	for _, seed := range []string{"sites=a,b&types=audatex.*&orders=" + orderA, "limit=5&after=abc",
+		"since=2026-01-01T00:00:00+01:00", "waitSeconds=60", "%zz", "a&a&b"} {
 		f.Add(seed, "cb", `"1"`)
 	}
 	a := validator(f)

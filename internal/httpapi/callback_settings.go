@@ -20,13 +20,17 @@ const (
 	startEarliest = "earliest"
 )
 
-// minRate is the lowest rate that still is one: a delivery in a quarter of an hour, and then some.
+// minRate is the lowest rate above 0: about one delivery in a quarter of an hour.
 const minRate = 0.001
 
-// newCallback makes a callback of the client out of settings, and answers its secret as it is to be shown.
-func (a *API) newCallback(ctx context.Context, m maker, id string, owner relay.Client, s CallbackSettings) (relay.Callback, string, error) {
+// newCallback returns a callback of the client made from settings, and its secret as it will be
+// shown.
+func (a *API) newCallback(
+	ctx context.Context, m maker, id string, owner relay.Client, s CallbackSettings,
+) (relay.Callback, string, error) {
 	now := time.Now().UTC()
-	cb := relay.Callback{ID: id, Client: owner.ID, ClientGeneration: owner.Generation, Generation: relay.NewID(), CreatedAt: now}
+	cb := relay.Callback{ID: id, Client: owner.ID, ClientGeneration: owner.Generation, Generation: relay.NewID(),
+		CreatedAt: now}
 	s, cleaned := cleanCallback(s)
 	err := a.apply(&cb, owner, s, cleaned, now)
 	if err != nil {
@@ -44,7 +48,8 @@ func (a *API) newCallback(ctx context.Context, m maker, id string, owner relay.C
 	return cb, secret, nil
 }
 
-// replaceSettings writes settings into a callback that is there. A secret among them is rotated in.
+// replaceSettings writes settings into an existing callback. If they have a secret, the callback's
+// secret is rotated.
 func (a *API) replaceSettings(ctx context.Context, cb relay.Callback, s CallbackSettings) (relay.Callback, error) {
 	owner, _, err := a.c.Store.Clients.Get(ctx, cb.Client)
 	if errors.Is(err, store.ErrNotFound) || err == nil && !cb.BelongsTo(owner) { // the client is gone and sees nothing
@@ -68,7 +73,7 @@ func (a *API) replaceSettings(ctx context.Context, cb relay.Callback, s Callback
 	return cb, err
 }
 
-// apply checks settings and writes all but secret and startFrom into a callback.
+// apply checks settings, and writes all but secret and startFrom into a callback.
 func (a *API) apply(cb *relay.Callback, owner relay.Client, s CallbackSettings, cleaned *cleaner, now time.Time) error {
 	if errs := cleaned.with(a.checkCallback(owner, s, *cb)); len(errs) > 0 {
 		return invalid(errs...)
@@ -96,36 +101,42 @@ func (a *API) apply(cb *relay.Callback, owner relay.Client, s CallbackSettings, 
 	cb.Secrets.Headers, cb.HeaderNames = s.Headers, slices.Sorted(maps.Keys(s.Headers))
 	cb.Secrets.Auth, cb.AuthType = nil, string(s.Auth.Type)
 	if s.Auth.Type != "" {
-		cb.Secrets.Auth = &relay.Auth{Type: string(s.Auth.Type), Token: s.Auth.Token, Username: s.Auth.Username, Password: s.Auth.Password}
+		cb.Secrets.Auth = &relay.Auth{
+			Type: string(s.Auth.Type), Token: s.Auth.Token, Username: s.Auth.Username, Password: s.Auth.Password,
+		}
 	}
 	return nil
 }
 
-// callbackSettings is what apply wrote.
+// callbackSettings is the inverse of apply.
 func callbackSettings(cb relay.Callback) CallbackSettings {
 	s := CallbackSettings{
-		Url: cb.Secrets.URL, Description: cb.Description, Sites: cb.Filter.Sites, Types: cb.Filter.Types, Orders: cb.Filter.Orders, Headers: cb.Secrets.Headers,
-		Concurrency: cb.Concurrency, RatePerSecond: cb.RatePerSecond, TimeoutSeconds: cb.TimeoutSeconds, Mode: CallbackMode(cb.Mode),
+		Url: cb.Secrets.URL, Description: cb.Description, Sites: cb.Filter.Sites, Types: cb.Filter.Types,
+		Orders: cb.Filter.Orders, Headers: cb.Secrets.Headers,
+		Concurrency: cb.Concurrency, RatePerSecond: cb.RatePerSecond, TimeoutSeconds: cb.TimeoutSeconds,
+		Mode:        CallbackMode(cb.Mode),
 		ContentType: CallbackSettingsContentType(cb.ContentType), Paused: cb.Paused,
 	}
 	if auth := cb.Secrets.Auth; auth != nil {
-		s.Auth = CallbackAuth{Type: AuthScheme(auth.Type), Token: auth.Token, Username: auth.Username, Password: auth.Password}
+		s.Auth = CallbackAuth{Type: AuthScheme(auth.Type), Token: auth.Token, Username: auth.Username,
+			Password: auth.Password}
 	}
 	return s
 }
 
-// checkCallback finds what the contract's schema cannot. A URL and sites that stand in the callback already are let be: what is allowed
-// may have become less since, which is judged at delivery, and must not keep anybody from pausing.
+// checkCallback checks what the contract's schema cannot. A URL and sites that the callback already
+// has are accepted: they may no longer be allowed, but deliveries check that, and it must not
+// prevent anybody from pausing the callback.
 func (a *API) checkCallback(owner relay.Client, s CallbackSettings, before relay.Callback) (errs []FieldError) {
 	if relay.IsRedacted(s.Url) {
-		errs = append(errs, at("/url", "holds %s, which stands in lists and in what keys of role read see: send the whole URL, or leave it out of a PATCH",
-			relay.RedactionMark))
+		errs = append(errs, at("/url", "holds %s, which stands in lists and in what keys of role read see: "+
+			"send the whole URL, or leave it out of a PATCH", relay.RedactionMark))
 	} else if err := sender.CheckURL(s.Url, a.c.CallbackNets); err != nil && s.Url != before.Secrets.URL {
 		errs = append(errs, at("/url", "%s", err))
 	}
 	seen, kept := relay.Sorted(owner.Sites), relay.Sorted(before.Filter.Sites)
 	for i, site := range s.Sites {
-		if !owner.AllSites && !relay.Among(seen, site) && !relay.Among(kept, site) { // whether it exists or not
+		if !owner.AllSites && !relay.Among(seen, site) && !relay.Among(kept, site) { // whether or not it exists
 			errs = append(errs, at(fmt.Sprintf("/sites/%d", i), "is not a site of this client"))
 		}
 	}
@@ -154,7 +165,8 @@ func (a *API) checkCallback(owner relay.Client, s CallbackSettings, before relay
 		if s.Auth.Username == "" && s.Auth.Password == "" {
 			errs = append(errs, at("/auth/username", "is missing"))
 		}
-		if strings.Contains(s.Auth.Username, ":") { // the receiver would take it for the end of the name (RFC 7617, section 2)
+		// the receiver would take it for the end of the name (RFC 7617, section 2)
+		if strings.Contains(s.Auth.Username, ":") {
 			errs = append(errs, at("/auth/username", "holds a colon"))
 		}
 		if s.Auth.Token != "" {
@@ -171,7 +183,7 @@ func (a *API) checkCallback(owner relay.Client, s CallbackSettings, before relay
 	return errs
 }
 
-// start finds the log position that a callback begins after.
+// start returns the log position after which a callback begins.
 func (a *API) start(ctx context.Context, from string, now time.Time) (string, uint64, error) {
 	first, last, err := a.c.Store.Events.Bounds(ctx)
 	if err != nil {

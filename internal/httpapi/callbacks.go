@@ -52,7 +52,7 @@ func (a *API) CreateCallback(w http.ResponseWriter, r *http.Request, params Crea
 		switch {
 		case errors.Is(err, errClientGone):
 			err = c.gone()
-		case errors.Is(err, store.ErrConflict): // nobody else has this id: the same request has made it before
+		case errors.Is(err, store.ErrConflict): // only the same request can have made this id before
 			cb, revision, err = readAtLeader(ctx, a.c.Store.Callbacks, cb.ID)
 		}
 		if err != nil {
@@ -81,7 +81,7 @@ func (a *API) PutCallback(w http.ResponseWriter, r *http.Request, id Id, params 
 		var owner relay.Client
 		cb, revision, created, err := put(ctx, a.c.Store.Callbacks, id, params.IfMatch,
 			func() (relay.Callback, error) {
-				if c.mayChange() != nil { // as for an id of another client: the difference would tell
+				if c.mayChange() != nil { // like an id of another client: a different response would give it away
 					return relay.Callback{}, notFound()
 				}
 				if owner, err = a.ownerFor(ctx, c, params.Client); err != nil {
@@ -127,7 +127,7 @@ func (a *API) PatchCallback(w http.ResponseWriter, r *http.Request, id Id, param
 	})
 }
 
-// DeleteCallback implements DELETE /v1/callbacks/{id}. Its cursor and lanes are its owner's to clean up.
+// DeleteCallback implements DELETE /v1/callbacks/{id}. The owner removes the cursor and the lanes.
 func (a *API) DeleteCallback(w http.ResponseWriter, r *http.Request, id Id, params DeleteCallbackParams) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
 		cb, revision, err := remove(ctx, a.c.Store.Callbacks, id, params.IfMatch, func(cb relay.Callback) error {
@@ -143,7 +143,8 @@ func (a *API) DeleteCallback(w http.ResponseWriter, r *http.Request, id Id, para
 	})
 }
 
-// ResumeCallback implements POST /v1/callbacks/{id}/resume. The owner sees the count rise and makes everything due.
+// ResumeCallback implements POST /v1/callbacks/{id}/resume. When the count rises, the owner makes
+// everything due.
 func (a *API) ResumeCallback(w http.ResponseWriter, r *http.Request, id Id) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
 		cb, revision, err := a.changeCallback(ctx, c, id, "", func(cb relay.Callback) (relay.Callback, error) {
@@ -168,7 +169,7 @@ func (a *API) callback(ctx context.Context, c caller, id string) (relay.Callback
 	return cb, revision, err
 }
 
-// owns refuses a callback that the caller does not see. One whose client is gone nobody sees.
+// owns returns a problem unless the caller may see a callback. If its client is gone, nobody may.
 func (a *API) owns(ctx context.Context, c caller, cb relay.Callback) error {
 	if !c.owns(cb) {
 		return notFound()
@@ -196,17 +197,17 @@ func (a *API) changeCallback(
 	return cb, revision, err
 }
 
-// wroteCallback takes a callback that this replica has just stored into the copy that lists come from.
+// wroteCallback updates the copy that lists use with a callback that this replica has just stored.
 func (a *API) wroteCallback(cb relay.Callback, revision uint64) {
 	sealed, err := a.c.Store.SealCallback(cb)
-	if err != nil { // the watch brings it
+	if err != nil { // the watch will update it
 		a.unreadable("callback")(cb.ID, err)
 		return
 	}
 	a.callbacks.Put(cb.ID, sealed, revision)
 }
 
-// opened decrypts callbacks; one that cannot be is told to the log and left out.
+// opened decrypts callbacks. One that cannot be decrypted is logged and left out.
 func (a *API) opened(entries []store.Entry[store.SealedCallback]) []relay.Callback {
 	all := make([]relay.Callback, 0, len(entries))
 	for _, e := range entries {
@@ -220,8 +221,8 @@ func (a *API) opened(entries []store.Entry[store.SealedCallback]) []relay.Callba
 	return all
 }
 
-// ifMayChange refuses an edit of what the caller may not see (or of another client than the admin named), and of what it may only
-// read, in this order.
+// ifMayChange wraps an edit. It refuses callbacks that the caller may not see (or that belong to
+// another client than the admin named) and then callbacks that the caller may only read.
 func (a *API) ifMayChange(
 	ctx context.Context, c caller, client string, edit func(relay.Callback) (relay.Callback, error),
 ) func(relay.Callback) (relay.Callback, error) {
@@ -239,7 +240,7 @@ func (a *API) ifMayChange(
 	}
 }
 
-// ownerFor answers the client a new callback belongs to.
+// ownerFor returns the client of a new callback.
 func (a *API) ownerFor(ctx context.Context, c caller, named string) (relay.Client, error) {
 	if !c.isAdmin() {
 		if named != "" && named != c.client.ID {
@@ -263,7 +264,8 @@ func (a *API) createdCallback(ctx context.Context, c caller, cb relay.Callback, 
 	return reply{status: http.StatusCreated, location: "/v1/callbacks/" + cb.ID, revision: revision, body: view}
 }
 
-// callbackView is what reading one returns. Its whole URL is for those who may change it.
+// callbackView returns a callback as the API shows it. The whole URL is only for callers who may
+// change it.
 func (a *API) callbackView(ctx context.Context, c caller, cb relay.Callback) Callback {
 	view := a.callbackViews(ctx, []relay.Callback{cb})[0]
 	if c.mayChange() == nil {
@@ -272,7 +274,8 @@ func (a *API) callbackView(ctx context.Context, c caller, cb relay.Callback) Cal
 	return view
 }
 
-// callbackViews is what a list returns. How they are doing is asked of their owners all at once.
+// callbackViews returns callbacks as lists show them. All owners are asked for their status at the
+// same time.
 func (a *API) callbackViews(ctx context.Context, cbs []relay.Callback) []Callback {
 	ids := make([]string, len(cbs))
 	for i, cb := range cbs {
@@ -289,13 +292,14 @@ func (a *API) callbackViews(ctx context.Context, cbs []relay.Callback) []Callbac
 	return views
 }
 
-// storedView is what is stored of a callback as reads return it: no secret, of the URL what everybody may see, and of headers and auth
-// only what they are.
+// storedView returns the stored part of a callback as the API shows it: no secret, only the public
+// part of the URL, and only the names of headers and the type of auth.
 func storedView(cb relay.Callback) Callback {
 	view := Callback{
-		Id: cb.ID, Client: cb.Client, Url: cb.ShownURL, Description: cb.Description, Sites: cb.Filter.Sites, Types: cb.Filter.Types, Orders: cb.Filter.Orders,
-		HeaderNames: cb.HeaderNames, AuthType: AuthScheme(cb.AuthType), Concurrency: cb.Concurrency, RatePerSecond: cb.RatePerSecond,
-		TimeoutSeconds: cb.TimeoutSeconds, Mode: CallbackMode(cb.Mode), ContentType: cb.ContentType, StartFrom: cb.StartFrom, Paused: cb.Paused,
+		Id: cb.ID, Client: cb.Client, Url: cb.ShownURL, Description: cb.Description, Sites: cb.Filter.Sites,
+		Types: cb.Filter.Types, Orders: cb.Filter.Orders, HeaderNames: cb.HeaderNames, AuthType: AuthScheme(cb.AuthType),
+		Concurrency: cb.Concurrency, RatePerSecond: cb.RatePerSecond, TimeoutSeconds: cb.TimeoutSeconds,
+		Mode: CallbackMode(cb.Mode), ContentType: cb.ContentType, StartFrom: cb.StartFrom, Paused: cb.Paused,
 		State: CallbackStateActive, CreatedAt: cb.CreatedAt, UpdatedAt: cb.UpdatedAt,
 	}
 	if view.HeaderNames == nil {
@@ -303,7 +307,8 @@ func storedView(cb relay.Callback) Callback {
 	}
 	switch {
 	case cb.Disabled != nil:
-		view.State, view.DisabledReason, view.DisabledAt = CallbackStateDisabled, CallbackDisabledReason(cb.Disabled.Reason), cb.Disabled.At
+		view.State, view.DisabledAt = CallbackStateDisabled, cb.Disabled.At
+		view.DisabledReason = CallbackDisabledReason(cb.Disabled.Reason)
 	case cb.Paused:
 		view.State = CallbackStatePaused
 	}

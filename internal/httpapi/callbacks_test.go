@@ -24,18 +24,22 @@ func TestCallbackLife(t *testing.T) {
 
 	var made Callback
 	got := a.post("/v1/callbacks", map[string]any{
-		"url": "https://bms.example/hook", "sites": []string{"alpha"}, "types": []string{"audatex.parts.*"}, "orders": []string{strings.ToUpper(orderA)},
-		"headers": map[string]string{"X-Api-Key": "header-value-secret"}, "auth": map[string]string{"type": "bearer", "token": "bearer-token-secret"},
-		"mode": "latest", "concurrency": 2, "ratePerSecond": 1.5, "timeoutSeconds": 7,
+		"url": "https://bms.example/hook", "sites": []string{"alpha"}, "types": []string{"audatex.parts.*"},
+		"orders":  []string{strings.ToUpper(orderA)},
+		"headers": map[string]string{"X-Api-Key": "header-value-secret"},
+		"auth":    map[string]string{"type": "bearer", "token": "bearer-token-secret"},
+		"mode":    "latest", "concurrency": 2, "ratePerSecond": 1.5, "timeoutSeconds": 7,
 	}).want(201).into(&made)
-	if got.header.Get("Location") != "/v1/callbacks/"+made.Id || !strings.HasPrefix(made.Secret, "whsec_") || made.Client != "client-a" || made.State != CallbackStateActive {
+	if got.header.Get("Location") != "/v1/callbacks/"+made.Id || !strings.HasPrefix(made.Secret, "whsec_") ||
+		made.Client != "client-a" || made.State != CallbackStateActive {
 		t.Errorf("made: %s, %s", got.header, got.body)
 	}
 	stored, _, err := f.store.Callbacks.Get(t.Context(), made.Id)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if stored.StartSeq != 1 || stored.Filter.Orders[0] != orderA || stored.Secrets.Headers["X-Api-Key"] != "header-value-secret" || stored.Secrets.Auth.Token != "bearer-token-secret" ||
+	if stored.StartSeq != 1 || stored.Filter.Orders[0] != orderA ||
+		stored.Secrets.Headers["X-Api-Key"] != "header-value-secret" || stored.Secrets.Auth.Token != "bearer-token-secret" ||
 		stored.SigningSecrets(time.Now())[0] != made.Secret {
 		t.Errorf("stored: %+v", stored)
 	}
@@ -43,18 +47,23 @@ func TestCallbackLife(t *testing.T) {
 	// A patch merges into what only the store knows, and takes the version.
 	read := a.get("/v1/callbacks/" + made.Id).want(200)
 	tag := read.header.Get("ETag")
-	a.patch("/v1/callbacks/"+made.Id, map[string]any{"headers": map[string]any{"X-Other": "1"}, "auth": nil, "sites": []string{"alpha", "beta"}, "mode": nil}, "If-Match", tag).want(200)
-	a.patch("/v1/callbacks/"+made.Id, map[string]any{"paused": true}, "If-Match", tag).want(412).problem("precondition-failed")
+	a.patch("/v1/callbacks/"+made.Id,
+		map[string]any{"headers": map[string]any{"X-Other": "1"}, "auth": nil, "sites": []string{"alpha", "beta"},
+			"mode": nil}, "If-Match", tag).want(200)
+	a.patch("/v1/callbacks/"+made.Id, map[string]any{"paused": true}, "If-Match",
+		tag).want(412).problem("precondition-failed")
 	a.delete("/v1/callbacks/"+made.Id, "If-Match", tag).want(412)
 	a.put("/v1/callbacks/"+made.Id, map[string]any{"url": "https://bms.example/"}, "If-Match", tag).want(412)
 	a.put("/v1/callbacks/free", map[string]any{"url": "https://bms.example/"}, "If-Match", "*").want(412)
 	if stored, _, err = f.store.Callbacks.Get(t.Context(), made.Id); err != nil {
 		t.Fatal(err)
 	}
-	if h := stored.Secrets.Headers; h["X-Api-Key"] != "header-value-secret" || h["X-Other"] != "1" || stored.Secrets.Auth != nil || stored.Mode != relay.ModeEvery || stored.Concurrency != 2 {
+	if h := stored.Secrets.Headers; h["X-Api-Key"] != "header-value-secret" || h["X-Other"] != "1" ||
+		stored.Secrets.Auth != nil || stored.Mode != relay.ModeEvery || stored.Concurrency != 2 {
 		t.Errorf("patched: %+v", stored)
 	}
-	a.patch("/v1/callbacks/"+made.Id, map[string]any{"headers": map[string]any{"X-Other": nil}}, "Content-Type", "application/json").want(200)
+	a.patch("/v1/callbacks/"+made.Id, map[string]any{"headers": map[string]any{"X-Other": nil}}, "Content-Type",
+		"application/json").want(200)
 	a.patch("/v1/callbacks/"+made.Id, map[string]any{"concurrency": 0}).want(422).problem("invalid-body", "/concurrency")
 	a.patch("/v1/callbacks/"+made.Id, map[string]any{"colour": nil}).want(422).problem("invalid-body", "/colour")
 	a.patch("/v1/callbacks/"+made.Id, map[string]any{"url": "ftp://x"}).want(422).problem("invalid-body", "/url")
@@ -102,10 +111,12 @@ func TestCallbackLife(t *testing.T) {
 	})
 	view = Callback{}
 	a.post("/v1/callbacks/"+made.Id+"/resume", nil).want(200).into(&view)
-	if view.State != CallbackStateActive || view.Health != CallbackHealthOpen || view.Backlog == nil || *view.Backlog != 0 || *view.LagSeconds != 90 {
+	if view.State != CallbackStateActive || view.Health != CallbackHealthOpen || view.Backlog == nil ||
+		*view.Backlog != 0 || *view.LagSeconds != 90 {
 		t.Errorf("resumed: %+v", view)
 	}
-	if stored, _, err = f.store.Callbacks.Get(t.Context(), made.Id); err != nil || stored.Resumed != 1 || stored.Disabled != nil {
+	if stored, _, err = f.store.Callbacks.Get(t.Context(), made.Id); err != nil || stored.Resumed != 1 ||
+		stored.Disabled != nil {
 		t.Errorf("resumed: %+v, %v", stored, err)
 	}
 	a.delete("/v1/callbacks/" + made.Id).want(204)
@@ -137,35 +148,44 @@ func TestPutCallback(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.put("/v1/callbacks/since", map[string]any{"url": "https://bms.example/", "startFrom": second.Time.Format(time.RFC3339Nano)}).want(201)
+	a.put("/v1/callbacks/since",
+		map[string]any{"url": "https://bms.example/", "startFrom": second.Time.Format(time.RFC3339Nano)}).want(201)
 	if stored, _, err = f.store.Callbacks.Get(t.Context(), "since"); err != nil || stored.StartSeq != 1 {
 		t.Errorf("a callback from the second event's time on starts after %d, %v", stored.StartSeq, err)
 	}
-	a.put("/v1/callbacks/old", map[string]any{"url": "https://bms.example/", "startFrom": "1600-01-01T00:00:00Z"}).want(201)
+	a.put("/v1/callbacks/old",
+		map[string]any{"url": "https://bms.example/", "startFrom": "1600-01-01T00:00:00Z"}).want(201)
 	if stored, _, err = f.store.Callbacks.Get(t.Context(), "old"); err != nil || stored.StartSeq != 0 {
 		t.Errorf("a callback from long ago on starts after %d, %v", stored.StartSeq, err)
 	}
 	for _, from := range []string{"yesterday", time.Now().Add(time.Hour).Format(time.RFC3339)} {
-		a.put("/v1/callbacks/other", map[string]any{"url": "https://bms.example/", "startFrom": from}).want(422).problem("invalid-body", "/startFrom")
+		a.put("/v1/callbacks/other",
+			map[string]any{"url": "https://bms.example/", "startFrom": from}).want(422).problem("invalid-body", "/startFrom")
 	}
 
-	// A client that may see less now can still pause what names a site it has lost, and cannot name it anew.
+	// A client that may see less now can still pause what names a site it has lost, and cannot name
+	// it anew.
 	a.put("/v1/callbacks/lost", map[string]any{"url": "https://bms.example/", "sites": []string{"alpha"}}).want(201)
 	f.admin().put("/v1/clients/client-a", map[string]any{"sites": []string{"beta"}}).want(200)
 	a.patch("/v1/callbacks/lost", map[string]any{"paused": true}).want(200)
-	a.patch("/v1/callbacks/mine", map[string]any{"sites": []string{"beta", "alpha"}}).want(422).problem("invalid-body", "/sites/1")
+	a.patch("/v1/callbacks/mine", map[string]any{"sites": []string{"beta", "alpha"}}).want(422).problem("invalid-body",
+		"/sites/1")
 	a.delete("/v1/callbacks/lost").want(204)
 
-	// The admin token: for the client default, which it makes; for a client it names; never for one that is not there.
+	// The admin token: for the client default, which it makes; for a client it names; never for one
+	// that is not there.
 	var admins Callback
-	f.admin().post("/v1/callbacks", map[string]any{"url": "https://bms.example/", "sites": []string{"any-site"}}).want(201).into(&admins)
+	f.admin().post("/v1/callbacks",
+		map[string]any{"url": "https://bms.example/", "sites": []string{"any-site"}}).want(201).into(&admins)
 	if admins.Client != relay.DefaultClient {
 		t.Errorf("the admin's callback is %s's", admins.Client)
 	}
 	f.admin().put("/v1/callbacks/for-a?client=client-a", map[string]any{"url": "https://bms.example/"}).want(201)
 	a.get("/v1/callbacks/for-a").want(200)
-	f.admin().put("/v1/callbacks/for-a?client=default", map[string]any{"url": "https://bms.example/"}).want(409).problem("id-taken")
-	f.admin().post("/v1/callbacks?client=nobody", map[string]any{"url": "https://bms.example/"}).want(400).problem("invalid-parameter", "client")
+	f.admin().put("/v1/callbacks/for-a?client=default",
+		map[string]any{"url": "https://bms.example/"}).want(409).problem("id-taken")
+	f.admin().post("/v1/callbacks?client=nobody",
+		map[string]any{"url": "https://bms.example/"}).want(400).problem("invalid-parameter", "client")
 	f.admin().delete("/v1/clients/client-a").want(409).problem("client-in-use")
 
 	// Pages.
@@ -208,7 +228,8 @@ func TestSampleTakesTheWayOfDeliveries(t *testing.T) {
 	}))
 	defer receiver.Close()
 	a := f.client("client-a", relay.RoleWrite, "alpha")
-	a.put("/v1/callbacks/cb", map[string]any{"url": receiver.URL, "secret": secretText, "headers": map[string]string{"X-Own": "1"}}).want(201)
+	a.put("/v1/callbacks/cb",
+		map[string]any{"url": receiver.URL, "secret": secretText, "headers": map[string]string{"X-Own": "1"}}).want(201)
 	for _, typ := range spec().Components.Schemas["TestCallback"].Value.Properties["type"].Value.Enum {
 		status <- 204
 		var result TestResult
@@ -223,7 +244,8 @@ func TestSampleTakesTheWayOfDeliveries(t *testing.T) {
 	if result.Delivered || result.Status != 500 {
 		t.Errorf("refused: %+v", result)
 	}
-	a.post("/v1/callbacks/cb/test", map[string]any{"type": "audatex.parts.order.deleted"}).want(422).problem("invalid-body", "/type")
+	a.post("/v1/callbacks/cb/test",
+		map[string]any{"type": "audatex.parts.order.deleted"}).want(422).problem("invalid-body", "/type")
 }
 
 func TestDeliveries(t *testing.T) {
@@ -240,7 +262,8 @@ func TestDeliveries(t *testing.T) {
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	due := now.Add(time.Hour)
 	rec := func(ev relay.Event, seq uint64, number, status int, closing relay.DeliveryStatus) relay.AttemptRecord {
-		r := relay.AttemptRecord{Event: ev.ID, Seq: seq, Order: ev.Subject, Number: number, At: now, DurationMillis: 2.5, Outcome: "refused", Status: status, Closing: closing}
+		r := relay.AttemptRecord{Event: ev.ID, Seq: seq, Order: ev.Subject, Number: number, At: now, DurationMillis: 2.5,
+			Outcome: "refused", Status: status, Closing: closing}
 		if closing == "" {
 			r.NextAttemptAt = &due
 		}
@@ -253,7 +276,8 @@ func TestDeliveries(t *testing.T) {
 	}
 	var previous uint64
 	for _, records := range batches {
-		result := f.store.Attempts.AppendAll(t.Context(), []relay.AttemptBatch{{Callback: "cb", Generation: cb.Generation, Previous: previous, Records: records}})
+		result := f.store.Attempts.AppendAll(t.Context(),
+			[]relay.AttemptBatch{{Callback: "cb", Generation: cb.Generation, Previous: previous, Records: records}})
 		if result[0].Err != nil {
 			t.Fatal(result[0].Err)
 		}
@@ -288,7 +312,8 @@ func TestDeliveries(t *testing.T) {
 	}
 	var d Delivery
 	a.get("/v1/callbacks/cb/deliveries/" + one.ID).want(200).into(&d)
-	if d.Status != DeliveryStatusDelivered || len(d.Attempts) != 2 || d.Attempts[0].Status != 500 || d.Attempts[1].Status != 200 || !d.NextAttemptAt.IsZero() {
+	if d.Status != DeliveryStatusDelivered || len(d.Attempts) != 2 || d.Attempts[0].Status != 500 ||
+		d.Attempts[1].Status != 200 || !d.NextAttemptAt.IsZero() {
 		t.Errorf("delivered: %+v", d)
 	}
 	a.get("/v1/callbacks/cb/deliveries/" + two.ID).want(200).into(&d)
@@ -303,13 +328,15 @@ func TestDeliveries(t *testing.T) {
 	elsewhere := f.publish("beta", orderA)
 	a.get("/v1/callbacks/cb/deliveries/" + elsewhere.ID).want(404)
 
-	// A 410 disables the callback: the delivery waits for it to be resumed, in no lane, and is listed all the same. Those that were
-	// answered so before an earlier resume have gone on since.
+	// A 410 disables the callback: the delivery waits for it to be resumed, in no lane, and is
+	// listed all the same. Those that were answered so before an earlier resume have gone on since.
 	gone := rec(three, 3, 1, http.StatusGone, "")
 	gone.NextAttemptAt = nil
 	before := gone
 	before.Order, before.Event, before.Seq, before.At = "before", "before", 4, now.Add(-time.Minute)
-	result := f.store.Attempts.AppendAll(t.Context(), []relay.AttemptBatch{{Callback: "cb", Generation: cb.Generation, Previous: previous, Records: []relay.AttemptRecord{before, gone}}})
+	result := f.store.Attempts.AppendAll(t.Context(),
+		[]relay.AttemptBatch{{Callback: "cb", Generation: cb.Generation, Previous: previous,
+			Records: []relay.AttemptRecord{before, gone}}})
 	if result[0].Err != nil {
 		t.Fatal(result[0].Err)
 	}
@@ -336,22 +363,29 @@ func TestSecretsAreNeverTold(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	a := f.client("client-a", relay.RoleWrite, "alpha")
-	secrets := []string{"header-value-secret", "bearer-token-secret", secretText, "refresh-token-secret", adminToken, a.token, strings.Split(a.token, "_")[2]}
+	secrets := []string{"header-value-secret", "bearer-token-secret", secretText, "refresh-token-secret", adminToken,
+		a.token, strings.Split(a.token, "_")[2]}
 	settings := map[string]any{
 		"url": "https://bms.example/", "secret": secretText, "headers": map[string]string{"X-Key": "header-value-secret"},
 		"auth": map[string]string{"type": "bearer", "token": "bearer-token-secret"},
 	}
 	a.put("/v1/callbacks/cb", settings).want(201)
-	f.admin().put("/v1/connections/con", map[string]any{"level": "site", "site": "alpha", "refreshToken": "refresh-token-secret"}).want(201)
+	f.admin().put("/v1/connections/con",
+		map[string]any{"level": "site", "site": "alpha", "refreshToken": "refresh-token-secret"}).want(201)
 	answers := []answer{
-		a.put("/v1/callbacks/cb", settings), a.get("/v1/callbacks/cb"), a.get("/v1/callbacks"), a.patch("/v1/callbacks/cb", map[string]any{"paused": true}),
+		a.put("/v1/callbacks/cb", settings), a.get("/v1/callbacks/cb"), a.get("/v1/callbacks"),
+		a.patch("/v1/callbacks/cb", map[string]any{"paused": true}),
 		a.post("/v1/callbacks/cb/resume", nil), a.post("/v1/callbacks/cb/test", nil), a.get("/v1/callbacks/cb/deliveries"),
-		f.admin().get("/v1/connections/con"), f.admin().get("/v1/connections"), f.admin().get("/v1/clients/client-a/keys"), f.admin().get("/v1/clients/client-a"),
+		f.admin().get("/v1/connections/con"), f.admin().get("/v1/connections"), f.admin().get("/v1/clients/client-a/keys"),
+		f.admin().get("/v1/clients/client-a"),
 		f.admin().patch("/v1/connections/con", map[string]any{"refreshToken": "refresh-token-secret"}),
 		// Refused for what stands beside, or in place of, a secret.
 		a.put("/v1/callbacks/cb", map[string]any{"url": "https://bms.example/", "secret": "whsec_bearer-token-secret"}),
-		a.put("/v1/callbacks/cb", map[string]any{"url": "https://bms.example/", "auth": map[string]any{"type": "bearer-token-secret", "token": 5}}),
-		a.put("/v1/callbacks/cb", map[string]any{"url": "https://bms.example/", "headers": map[string]string{"Host": "header-value-secret", "X": "header-value-secret\n"}}),
+		a.put("/v1/callbacks/cb",
+			map[string]any{"url": "https://bms.example/", "auth": map[string]any{"type": "bearer-token-secret", "token": 5}}),
+		a.put("/v1/callbacks/cb",
+			map[string]any{"url": "https://bms.example/",
+				"headers": map[string]string{"Host": "header-value-secret", "X": "header-value-secret\n"}}),
 		a.put("/v1/callbacks/cb", `{"url":"https://bms.example/","secret":"`+secretText+`" oops`),
 		a.put("/v1/callbacks/cb", map[string]any{"url": "https://user:bearer-token-secret@bms.example/"}),
 		f.admin().put("/v1/connections/con", map[string]any{"level": "refresh-token-secret"}),
@@ -382,8 +416,10 @@ func TestCallbackURLIsShownRedacted(t *testing.T) {
 	const whole, shown = "https://bms.example:8443/hooks/path-token?site=alpha&key=query-token", "https://bms.example:8443/hooks/[redacted]?[redacted]"
 	a.put("/v1/callbacks/cb", map[string]any{"url": whole}).want(201).url(whole)
 	for what, got := range map[string]answer{
-		"read by its client": a.get("/v1/callbacks/cb"), "read by the admin": f.admin().get("/v1/callbacks/cb"), "replaced": a.put("/v1/callbacks/cb", map[string]any{"url": whole}),
-		"changed": a.patch("/v1/callbacks/cb", map[string]any{"paused": true}), "resumed": a.post("/v1/callbacks/cb/resume", nil),
+		"read by its client": a.get("/v1/callbacks/cb"), "read by the admin": f.admin().get("/v1/callbacks/cb"),
+		"replaced": a.put("/v1/callbacks/cb", map[string]any{"url": whole}),
+		"changed":  a.patch("/v1/callbacks/cb", map[string]any{"paused": true}),
+		"resumed":  a.post("/v1/callbacks/cb/resume", nil),
 	} {
 		t.Log(what)
 		got.want(200).url(whole)
@@ -401,10 +437,13 @@ func TestCallbackURLIsShownRedacted(t *testing.T) {
 	}
 
 	// What was read redacted destroys nothing when it is written back.
-	for _, redacted := range []string{shown, "https://bms.example/%5Bredacted%5D", "https://bms.example/x?%5bREDACTED%5d", "[redacted]"} {
+	for _, redacted := range []string{shown, "https://bms.example/%5Bredacted%5D", "https://bms.example/x?%5bREDACTED%5d",
+		"[redacted]"} {
 		for _, got := range []answer{
-			a.put("/v1/callbacks/cb", map[string]any{"url": redacted}), a.put("/v1/callbacks/new", map[string]any{"url": redacted}),
-			a.patch("/v1/callbacks/cb", map[string]any{"url": redacted}), a.post("/v1/callbacks", map[string]any{"url": redacted}),
+			a.put("/v1/callbacks/cb", map[string]any{"url": redacted}),
+			a.put("/v1/callbacks/new", map[string]any{"url": redacted}),
+			a.patch("/v1/callbacks/cb", map[string]any{"url": redacted}),
+			a.post("/v1/callbacks", map[string]any{"url": redacted}),
 		} {
 			got.want(422).problem("invalid-body", "/url")
 			if !strings.Contains(string(got.body), "send the whole URL") {

@@ -21,7 +21,7 @@ type caller struct {
 // isAdmin reports whether the caller is an administrator.
 func (c caller) isAdmin() bool { return c.admin != "" }
 
-// attrs say in the log who the caller is: nothing of whoever is not known.
+// attrs returns the caller's attributes for the log, none if the caller is unknown.
 func (c caller) attrs() []slog.Attr {
 	switch {
 	case c.isAdmin():
@@ -32,11 +32,11 @@ func (c caller) attrs() []slog.Attr {
 	return nil
 }
 
-// logOf returns the API's log with who the caller is.
+// logOf returns the API's logger with the caller's attributes.
 func (a *API) logOf(c caller) *slog.Logger { return slog.New(a.c.Log.Handler().WithAttrs(c.attrs())) }
 
-// present returns the caller as it is now: its token may have been replaced since it was authenticated, its key may
-// have been revoked or have expired, its client removed or given other sites.
+// present returns the caller's present state. Since it was authenticated, its token may have been
+// replaced, its key revoked or expired, its client removed or given other sites.
 func (a *API) present(c caller) (caller, error) {
 	if c.isAdmin() && !a.c.Admins.Know(c.admin) {
 		return caller{}, kindUnauthorized.problem("The token was replaced meanwhile.")
@@ -61,13 +61,13 @@ func (c caller) seesTheSame(other caller) bool {
 	return c.client.AllSites == other.client.AllSites && slices.Equal(c.client.Sites, other.client.Sites)
 }
 
-// maySeeSite reports whether what happens at a site is the caller's business.
+// maySeeSite reports whether the caller may see what happens at a site.
 func (c caller) maySeeSite(site string) bool { return c.isAdmin() || c.client.MaySee(site) }
 
-// owns reports whether a callback is the caller's.
+// owns reports whether a callback belongs to the caller.
 func (c caller) owns(cb relay.Callback) bool { return c.isAdmin() || cb.BelongsTo(c.client) }
 
-// gone is what the caller is told whose client was removed while it made a callback.
+// gone returns the problem for a caller whose client was removed while it made a callback.
 func (c caller) gone() error {
 	if c.isAdmin() {
 		return kindConflict.problem("The client was removed at the same moment.")
@@ -75,8 +75,8 @@ func (c caller) gone() error {
 	return kindUnauthorized.problem("The token is not valid.")
 }
 
-// mayChange refuses keys that may only read. It is asked before it is known what the caller wants to change (authorize), so that the
-// refusal tells nothing.
+// mayChange returns a problem for keys that may only read. It is called before it is known what the
+// caller wants to change (authorize), so that the refusal reveals nothing.
 func (c caller) mayChange() error {
 	if !c.isAdmin() && c.key.Role != relay.RoleWrite {
 		return &problem{kind: kindReadOnly}
@@ -84,7 +84,8 @@ func (c caller) mayChange() error {
 	return nil
 }
 
-// chosenSites checks sites that the caller named. One it may not see is unknown to it, whether it exists or not.
+// chosenSites checks the sites that the caller named. A site that it may not see is unknown to it,
+// whether or not it exists.
 func (c caller) chosenSites(sites []string) error {
 	for _, site := range sites {
 		if !c.maySeeSite(site) {
@@ -94,14 +95,16 @@ func (c caller) chosenSites(sites []string) error {
 	return nil
 }
 
-// aboutCallbacks are the types of the operational events that are about a callback.
+// aboutCallbacks are the types of operational events about callbacks.
 var aboutCallbacks = []string{
-	relay.OperationalPrefix + string(relay.KindCallbackDisabled), relay.OperationalPrefix + string(relay.KindCallbackRecovered),
+	relay.OperationalPrefix + string(relay.KindCallbackDisabled),
+	relay.OperationalPrefix + string(relay.KindCallbackRecovered),
 	relay.OperationalPrefix + string(relay.KindDeliveriesExpired),
 }
 
-// maySeeEvent reports whether an event is the caller's business. One about a callback is only its client's, wherever it stands; the
-// event says whose the callback was: its id may be another client's since, and the client's id another client.
+// maySeeEvent reports whether the caller may see an event. An event about a callback belongs to
+// that callback's client only, whatever its site. The client is taken from the event: the
+// callback's id may belong to another client now, and the client's id to another generation.
 func (c caller) maySeeEvent(ev store.Stored) bool {
 	if c.isAdmin() {
 		return true

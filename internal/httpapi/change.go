@@ -13,14 +13,14 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// tries is how often a change is made anew when others change the same document at the same moment, breath how much longer each time it may
-// wait before.
+// tries is how often a change is repeated when others change the same document at the same time.
+// Before each repetition the longest possible wait grows by breath.
 const (
 	tries  = 16
 	breath = 20 * time.Millisecond
 )
 
-// rest waits before a try that is not the first, so that those who met do not meet again.
+// rest waits before every try but the first, so that requests that collided do not collide again.
 func rest(ctx context.Context, try int) {
 	if try == 0 {
 		return
@@ -31,7 +31,8 @@ func rest(ctx context.Context, try int) {
 	}
 }
 
-// read reads a document for a try. After the first the leader is asked: any other node may still have the version that was refused.
+// read reads a document for a try. After the first try it asks the leader: other nodes may still
+// have the rejected version.
 func read[T any](ctx context.Context, b *store.Bucket[T], key string, try int) (T, uint64, error) {
 	if try == 0 {
 		return b.Get(ctx, key)
@@ -40,7 +41,7 @@ func read[T any](ctx context.Context, b *store.Bucket[T], key string, try int) (
 	return readAtLeader(ctx, b, key)
 }
 
-// readAtLeader reads a document as the bucket's leader has it.
+// readAtLeader reads a document at the bucket's leader.
 func readAtLeader[T any](ctx context.Context, b *store.Bucket[T], key string) (T, uint64, error) {
 	there := b.Current(ctx, []string{key})[0]
 	if there.Err == nil && there.Deleted {
@@ -51,7 +52,8 @@ func readAtLeader[T any](ctx context.Context, b *store.Bucket[T], key string) (T
 
 func etag(revision uint64) string { return `"` + strconv.FormatUint(revision, 36) + `"` }
 
-// matches reports whether an If-Match header allows a change of the version (RFC 9110, section 13.1.1). An empty one does.
+// matches reports whether an If-Match header allows changing a version (RFC 9110, section 13.1.1).
+// An empty header does.
 func matches(ifMatch string, revision uint64) bool {
 	if ifMatch == "" || strings.TrimSpace(ifMatch) == "*" {
 		return true
@@ -64,8 +66,9 @@ func matches(ifMatch string, revision uint64) bool {
 	return false
 }
 
-// opaque is what a tag names a version by. A proxy that compresses answers makes a tag weak or puts the encoding behind it, and a change
-// is refused by the store anyway if another came between; so these count as the tag that was given.
+// opaque returns the part of an entity tag that identifies the version. A proxy that compresses
+// responses makes a tag weak, or appends the encoding. Such tags are accepted, because the store
+// refuses a change anyway if there was another one in between.
 func opaque(tag string) string {
 	tag = strings.TrimSpace(tag)
 	if len(tag) > 2 && (tag[0] == 'W' || tag[0] == 'w') && tag[1] == '/' {
@@ -78,10 +81,32 @@ func opaque(tag string) string {
 	return tag
 }
 
-// change reads a document, changes it and stores it; if others change it at the same moment it does so again, unless the caller
-// named the version it wants to change. Edit must refuse what the caller may not see or change. First is what has to be stored before
-// the document, as those who watch documents look for it then.
-func change[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string, edit func(T) (T, error), first ...func(T) error) (T, uint64, error) {
+// change reads a document, edits it and stores it. If others change it at the same time, it does so
+// again, unless the caller named the version to change. Edit must return an error for what the
+// caller may not see or change. First stores what must be stored before the document, because those
+// who watch documents need it then.
+func change[T any](
+	ctx context.Context, b *store.Bucket[T], key, ifMatch string, edit func(T) (T, error), first ...func(T) error,
+) (T, uint64, error) {
+	return replace(ctx, b, "change", key, ifMatch, edit, first, func(v T, revision uint64) (uint64, error) {
+		return b.Update(ctx, key, v, revision)
+	})
+}
+
+// remove deletes a document that passes check, and returns it with its last revision.
+func remove[T any](
+	ctx context.Context, b *store.Bucket[T], key, ifMatch string, check func(T) error,
+) (T, uint64, error) {
+	return replace(ctx, b, "remove", key, ifMatch, func(v T) (T, error) { return v, check(v) }, nil,
+		func(_ T, revision uint64) (uint64, error) { return revision, b.Delete(ctx, key, revision) })
+}
+
+// replace reads a document, edits it and writes the result, and repeats that after conflicts. It
+// returns the revision that write returned.
+func replace[T any](
+	ctx context.Context, b *store.Bucket[T], what, key, ifMatch string,
+	edit func(T) (T, error), first []func(T) error, write func(T, uint64) (uint64, error),
+) (T, uint64, error) {
 	var zero T
 	for try := range tries {
 		v, revision, err := read(ctx, b, key, try)
@@ -92,7 +117,7 @@ func change[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string,
 			return zero, 0, err
 		}
 		if !matches(ifMatch, revision) {
-			if try == 0 { // by what a copy has that may lag: the leader knows
+			if try == 0 { // the copy that was read may lag: ask the leader
 				continue
 			}
 			return zero, 0, &problem{kind: kindPrecondition}
@@ -102,20 +127,20 @@ func change[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string,
 				return zero, 0, err
 			}
 		}
-		revision, err = b.Update(ctx, key, v, revision)
-		if err == nil {
+		if revision, err = write(v, revision); err == nil {
 			return v, revision, nil
 		}
 		if !errors.Is(err, store.ErrConflict) {
 			return zero, 0, err
 		}
 	}
-	return zero, 0, fmt.Errorf("change %s: %w", key, store.ErrConflict)
+	return zero, 0, fmt.Errorf("%s %s: %w", what, key, store.ErrConflict)
 }
 
-// put replaces the document there by edit, or has create store a fresh one if there is none; create returns ErrConflict if there is one by
-// then. First is as of change. If edit says that for the caller there is none, the caller learns what it would of an id that is free, until
-// nothing else is in the way of making it: then, that the id is taken.
+// put changes the document with edit or, if there is none, stores a fresh one with create, which
+// returns ErrConflict if there is one by then. First is as in change. If edit returns notFound, the
+// document exists but the caller may not see it: the caller then gets the errors that it would get
+// for a free id and, if there are none, learns that the id is taken.
 func put[T any](
 	ctx context.Context, b *store.Bucket[T], key, ifMatch string, fresh func() (T, error), create func(T) (uint64, error),
 	edit func(T) (T, error), first ...func(T) error,
@@ -147,35 +172,7 @@ func put[T any](
 	return v, 0, false, err
 }
 
-// remove deletes a document that passes check, and answers it with its last revision.
-func remove[T any](ctx context.Context, b *store.Bucket[T], key, ifMatch string, check func(T) error) (T, uint64, error) {
-	var zero T
-	for try := range tries {
-		v, revision, err := read(ctx, b, key, try)
-		if err != nil {
-			return zero, 0, err
-		}
-		if err := check(v); err != nil {
-			return zero, 0, err
-		}
-		if !matches(ifMatch, revision) {
-			if try == 0 { // by what a copy has that may lag: the leader knows
-				continue
-			}
-			return zero, 0, &problem{kind: kindPrecondition}
-		}
-		err = b.Delete(ctx, key, revision)
-		if err == nil {
-			return v, revision, nil
-		}
-		if !errors.Is(err, store.ErrConflict) {
-			return zero, 0, err
-		}
-	}
-	return zero, 0, fmt.Errorf("remove %s: %w", key, store.ErrConflict)
-}
-
-// merge applies a JSON Merge Patch (RFC 7396) to a value and answers the outcome as JSON.
+// merge applies a JSON Merge Patch (RFC 7396) to a value and returns the result as JSON.
 func merge(target any, patch []byte) ([]byte, error) {
 	before, err := json.Marshal(target)
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// Changes of one document through several replicas at the same moment are made one after the other, and none is refused.
+// Changes of one document through several replicas at the same moment are made one after the other,
+// and none is refused.
 func TestChangesThatMeetAreAllMade(t *testing.T) {
 	t.Parallel()
 	const writers, rounds = 4, 10
@@ -50,7 +51,8 @@ func threeStores(t *testing.T) []*store.Store {
 	for i := range stores {
 		if err := natstest.Patiently(func() (err error) {
 			stores[i], err = store.Open(t.Context(), store.Config{
-				Conn: cluster.Connect(t), Topology: topology.Topology{Prefix: "relay", Replicas: 3, Retention: time.Hour}, Log: slog.New(slog.DiscardHandler),
+				Conn: cluster.Connect(t), Topology: topology.Topology{Prefix: "relay", Replicas: 3, Retention: time.Hour},
+				Log: slog.New(slog.DiscardHandler),
 			})
 			return err
 		}); err != nil {
@@ -60,7 +62,8 @@ func threeStores(t *testing.T) []*store.Store {
 	return stores
 }
 
-// An ETag that one replica has just given out is known to every other, whichever copy of the document that one reads first.
+// An ETag that one replica has just given out is known to every other, whichever copy of the
+// document that one reads first.
 func TestAFreshETagIsKnownEverywhere(t *testing.T) {
 	t.Parallel()
 	stores := threeStores(t)
@@ -79,10 +82,12 @@ func TestAFreshETagIsKnownEverywhere(t *testing.T) {
 		}
 	}
 	var refused *problem
-	if _, _, err := change(t.Context(), stores[0].Connections, "c", before, more); !errors.As(err, &refused) || refused.kind != kindPrecondition {
+	if _, _, err := change(t.Context(), stores[0].Connections, "c", before, more); !errors.As(err, &refused) ||
+		refused.kind != kindPrecondition {
 		t.Errorf("an old ETag: %v", err)
 	}
-	if _, _, err := remove(t.Context(), stores[1].Connections, "c", etag(revision), func(relay.Connection) error { return nil }); err != nil {
+	if _, _, err := remove(t.Context(), stores[1].Connections, "c", etag(revision),
+		func(relay.Connection) error { return nil }); err != nil {
 		t.Error(err)
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/audatex-relay/relay/internal/pasted"
 )
 
-// cleaner takes away what came along with the secrets and addresses of a request that were pasted into it.
+// cleaner removes what was pasted along with the secrets and addresses of a request.
 type cleaner struct {
 	errs    []FieldError
 	trimmed []string // pointers
@@ -20,7 +20,7 @@ func (c *cleaner) text(pointer string, value *string, kind pasted.Kind) {
 	switch {
 	case err != nil:
 		c.errs = append(c.errs, at(pointer, "%s", err))
-	case trimmed && clean == "": // left out would mean something else
+	case trimmed && clean == "": // leaving it out would have another meaning
 		c.errs = append(c.errs, at(pointer, "holds nothing but white space"))
 	default:
 		if trimmed {
@@ -30,7 +30,7 @@ func (c *cleaner) text(pointer string, value *string, kind pasted.Kind) {
 	}
 }
 
-// with returns what was refused together with what else is wrong, one error for each value.
+// with returns the refused values together with other errors, one error for each value.
 func (c *cleaner) with(others []FieldError) []FieldError {
 	errs := c.errs
 	for _, e := range others {
@@ -41,7 +41,7 @@ func (c *cleaner) with(others []FieldError) []FieldError {
 	return errs
 }
 
-// warn tells of what was taken away.
+// warn logs what was removed.
 func (c *cleaner) warn(ctx context.Context, log *slog.Logger, what, id string) {
 	if len(c.trimmed) > 0 {
 		log.WarnContext(ctx, "white space or a byte order mark around a value of a request was taken away",
@@ -49,7 +49,7 @@ func (c *cleaner) warn(ctx context.Context, log *slog.Logger, what, id string) {
 	}
 }
 
-// cleanCallback returns the settings of a callback as they are meant.
+// cleanCallback returns the cleaned settings of a callback.
 func cleanCallback(s CallbackSettings) (CallbackSettings, *cleaner) {
 	c := new(cleaner)
 	c.text("/url", &s.Url, pasted.Token)
@@ -66,7 +66,7 @@ func cleanCallback(s CallbackSettings) (CallbackSettings, *cleaner) {
 	return s, c
 }
 
-// cleanSecret cleans the one secret of a request.
+// cleanSecret cleans the only secret of a request.
 func (a *API) cleanSecret(ctx context.Context, pointer string, secret *string, what, id string) error {
 	var c cleaner
 	if c.text(pointer, secret, pasted.Token); len(c.errs) > 0 {

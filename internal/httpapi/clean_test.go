@@ -25,10 +25,12 @@ func TestWhatWasPastedAroundASecretIsTakenAwayWithAWarning(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	admin := f.admin()
-	for _, pasted := range []string{"refresh-1\r\n", " refresh-1", "\ufeffrefresh-1", "\u00ef\u00bb\u00bfrefresh-1\u00a0", "\trefresh-1\u200b\n"} {
+	for _, pasted := range []string{"refresh-1\r\n", " refresh-1", "\ufeffrefresh-1", "\u00ef\u00bb\u00bfrefresh-1\u00a0",
+		"\trefresh-1\u200b\n"} {
 		for _, write := range []func(string, any, ...string) answer{admin.put, admin.patch} {
 			admin.put("/v1/connections/leeds", `{"level":"site","site":"leeds","refreshToken":"before"}`)
-			a := write("/v1/connections/leeds", body(t, map[string]any{"level": "site", "site": "leeds", "refreshToken": pasted}))
+			a := write("/v1/connections/leeds",
+				body(t, map[string]any{"level": "site", "site": "leeds", "refreshToken": pasted}))
 			rec, _, err := f.store.Tokens.Token(t.Context(), "leeds")
 			if a.status != http.StatusOK || err != nil || rec.RefreshToken.Reveal() != "refresh-1" {
 				t.Errorf("%q: %d, stored %q (%v)", pasted, a.status, rec.RefreshToken.Reveal(), err)
@@ -37,8 +39,9 @@ func TestWhatWasPastedAroundASecretIsTakenAwayWithAWarning(t *testing.T) {
 	}
 	secret := signature.NewSecret().Reveal()
 	settings := map[string]any{
-		"url": " https://bms.example/hook\n", "secret": "\ufeff" + secret + "\r\n", "headers": map[string]string{"X-Key": " a b\t\n"},
-		"auth": map[string]string{"type": "basic", "username": "us\n", "password": " p w \r\n"},
+		"url": " https://bms.example/hook\n", "secret": "\ufeff" + secret + "\r\n",
+		"headers": map[string]string{"X-Key": " a b\t\n"},
+		"auth":    map[string]string{"type": "basic", "username": "us\n", "password": " p w \r\n"},
 	}
 	for _, write := range []func() answer{
 		func() answer { return admin.put("/v1/callbacks/cb", body(t, settings)) },
@@ -55,16 +58,20 @@ func TestWhatWasPastedAroundASecretIsTakenAwayWithAWarning(t *testing.T) {
 			t.Fatalf("%d %s, %v", a.status, a.body, err)
 		}
 		s := cb.Secrets
-		if s.URL != "https://bms.example/hook" || s.Signing[0].Secret != secret || s.Headers["X-Key"] != "a b" || s.Auth.Username != "us" || s.Auth.Password != " p w " {
+		if s.URL != "https://bms.example/hook" || s.Signing[0].Secret != secret || s.Headers["X-Key"] != "a b" ||
+			s.Auth.Username != "us" || s.Auth.Password != " p w " {
 			t.Errorf("stored %q %v %q %q", s.URL, s.Signing[0].Secret == secret, s.Headers["X-Key"], s.Auth.Password)
 		}
 	}
 	next := signature.NewSecret().Reveal()
-	if a := admin.post("/v1/callbacks/cb/rotate-secret", body(t, map[string]string{"secret": next + "\n"})); a.status != http.StatusOK || !strings.Contains(string(a.body), next+`"`) {
+	if a := admin.post("/v1/callbacks/cb/rotate-secret",
+		body(t, map[string]string{"secret": next + "\n"})); a.status != http.StatusOK ||
+		!strings.Contains(string(a.body), next+`"`) {
 		t.Errorf("rotated: %d %s", a.status, a.body)
 	}
 	log := f.log.String()
-	for _, want := range []string{"/refreshToken", "/secret", "/auth/password", "/headers/X-Key", "/url", `"connection":"leeds"`, `"callback":"cb"`} {
+	for _, want := range []string{"/refreshToken", "/secret", "/auth/password", "/headers/X-Key", "/url",
+		`"connection":"leeds"`, `"callback":"cb"`} {
 		if !strings.Contains(log, want) {
 			t.Errorf("no warning names %s: %s", want, log)
 		}
@@ -80,15 +87,18 @@ func TestQuotesAndControlCharactersAroundASecretAreRefusedByItsField(t *testing.
 	t.Parallel()
 	f := newFixture(t)
 	admin := f.admin()
-	for _, bad := range []string{`"hush"`, "'hush'", "\u201chush\u201d", "hu\x00sh", "hu\nsh", "\u00ff\u00feh\x00u\x00s\x00h\x00", " \r\n"} {
+	for _, bad := range []string{`"hush"`, "'hush'", "\u201chush\u201d", "hu\x00sh", "hu\nsh",
+		"\u00ff\u00feh\x00u\x00s\x00h\x00", " \r\n"} {
 		for pointer, settings := range map[string]map[string]any{
 			"/refreshToken":  {"level": "site", "site": "leeds", "refreshToken": bad},
 			"/url":           {"url": bad},
 			"/secret":        {"url": "https://bms.example/", "secret": bad},
 			"/headers/X-Key": {"url": "https://bms.example/", "headers": map[string]string{"X-Key": bad}},
 			"/auth/token":    {"url": "https://bms.example/", "auth": map[string]string{"type": "bearer", "token": bad}},
-			"/auth/username": {"url": "https://bms.example/", "auth": map[string]string{"type": "basic", "username": bad, "password": "p"}},
-			"/auth/password": {"url": "https://bms.example/", "auth": map[string]string{"type": "basic", "username": "u", "password": bad}},
+			"/auth/username": {"url": "https://bms.example/",
+				"auth": map[string]string{"type": "basic", "username": bad, "password": "p"}},
+			"/auth/password": {"url": "https://bms.example/",
+				"auth": map[string]string{"type": "basic", "username": "u", "password": bad}},
 		} {
 			if pointer == "/auth/password" && bad == " \r\n" { // blanks may be meant there
 				continue
@@ -100,7 +110,8 @@ func TestQuotesAndControlCharactersAroundASecretAreRefusedByItsField(t *testing.
 			a := admin.put(path, body(t, settings))
 			var p Problem
 			a.into(&p)
-			if a.status != http.StatusUnprocessableEntity || !slices.ContainsFunc(p.Errors, func(e FieldError) bool { return e.Pointer == pointer }) || len(p.Errors) != 1 {
+			if a.status != http.StatusUnprocessableEntity ||
+				!slices.ContainsFunc(p.Errors, func(e FieldError) bool { return e.Pointer == pointer }) || len(p.Errors) != 1 {
 				t.Errorf("%s %q: %d %s", pointer, bad, a.status, a.body)
 			}
 			if strings.Contains(string(a.body), "hush") {

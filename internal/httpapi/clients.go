@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -12,7 +13,7 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// maxKeys is how many API keys a client may have: they stand in its document.
+// maxKeys is how many API keys a client may have. They are stored in its document.
 const maxKeys = 100
 
 // ListClients implements GET /v1/clients.
@@ -60,14 +61,14 @@ func (a *API) PutClient(w http.ResponseWriter, r *http.Request, id Id, params Pu
 	})
 }
 
-// apply answers the client with these settings.
+// apply returns the client with these settings.
 func (s ClientSettings) apply(c relay.Client, now time.Time) relay.Client {
 	c.Description, c.Sites, c.AllSites, c.UpdatedAt = s.Description, s.Sites, s.AllSites, now
 	return c
 }
 
-// DeleteClient implements DELETE /v1/clients/{id}. What it had belongs to its generation: nothing of it is there for a client that is
-// made again under its id.
+// DeleteClient implements DELETE /v1/clients/{id}. Everything that the client had belongs to its
+// generation, so a later client with the same id inherits nothing.
 func (a *API) DeleteClient(w http.ResponseWriter, r *http.Request, id Id, params DeleteClientParams) {
 	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
 		return reply{status: http.StatusNoContent}, a.removeClient(ctx, id, params.IfMatch)
@@ -83,7 +84,9 @@ func (a *API) ListKeys(w http.ResponseWriter, r *http.Request, id Id) {
 		}
 		list := KeyList{Items: []Key{}}
 		for _, k := range c.Keys {
-			list.Items = append(list.Items, Key{Id: k.ID, Role: KeyRole(k.Role), Description: k.Description, CreatedAt: k.CreatedAt, ExpiresAt: timeOf(k.ExpiresAt)})
+			list.Items = append(list.Items, Key{
+				Id: k.ID, Role: KeyRole(k.Role), Description: k.Description, CreatedAt: k.CreatedAt, ExpiresAt: timeOf(k.ExpiresAt),
+			})
 		}
 		return reply{body: list}, nil
 	})
@@ -104,13 +107,12 @@ func (a *API) CreateKey(w http.ResponseWriter, r *http.Request, id Id, _ CreateK
 			}
 			expires = new(settings.ExpiresAt.UTC())
 		}
-		role := relay.Role(settings.Role)
-		if role == "" {
-			role = relay.RoleWrite
-		}
-		text, key := access.KeyOf(exchangeOf(r).maker.bytes("API key", access.KeyBytes), role, settings.Description, now, expires)
+		role := cmp.Or(relay.Role(settings.Role), relay.RoleWrite)
+		random := exchangeOf(r).maker.bytes("API key", access.KeyBytes)
+		text, key := access.KeyOf(random, role, settings.Description, now, expires)
 		c, revision, err := change(ctx, a.c.Store.Clients, id, "", func(c relay.Client) (relay.Client, error) {
-			if i := slices.IndexFunc(c.Keys, func(k relay.Key) bool { return k.ID == key.ID }); i >= 0 { // the same request has made it before
+			same := func(k relay.Key) bool { return k.ID == key.ID } // the same request has made it before
+			if i := slices.IndexFunc(c.Keys, same); i >= 0 {
 				key = c.Keys[i]
 				return c, nil
 			}
@@ -124,7 +126,10 @@ func (a *API) CreateKey(w http.ResponseWriter, r *http.Request, id Id, _ CreateK
 			return reply{}, err
 		}
 		a.c.Keys.Put(c, revision)
-		created := KeyCreated{Id: key.ID, Key: text, Role: KeyRole(key.Role), Description: key.Description, CreatedAt: key.CreatedAt, ExpiresAt: timeOf(key.ExpiresAt)}
+		created := KeyCreated{
+			Id: key.ID, Key: text, Role: KeyRole(key.Role), Description: key.Description,
+			CreatedAt: key.CreatedAt, ExpiresAt: timeOf(key.ExpiresAt),
+		}
 		return reply{status: http.StatusCreated, body: created}, nil
 	})
 }
@@ -148,7 +153,8 @@ func (a *API) DeleteKey(w http.ResponseWriter, r *http.Request, id Id, keyID Key
 	})
 }
 
-// defaultClient answers the client that the admin token acts for when it names none, and makes it at first need.
+// defaultClient returns the client that the admin token acts for when it names none. It creates the
+// client if needed.
 func (a *API) defaultClient(ctx context.Context) (relay.Client, error) {
 	c, _, err := a.c.Store.Clients.Get(ctx, relay.DefaultClient)
 	if !errors.Is(err, store.ErrNotFound) {
@@ -175,7 +181,10 @@ func clientView(c relay.Client) Client {
 	if sites == nil {
 		sites = []string{}
 	}
-	return Client{Id: c.ID, Description: c.Description, Sites: sites, AllSites: c.AllSites, CreatedAt: c.CreatedAt, UpdatedAt: c.UpdatedAt}
+	return Client{
+		Id: c.ID, Description: c.Description, Sites: sites, AllSites: c.AllSites, CreatedAt: c.CreatedAt,
+		UpdatedAt: c.UpdatedAt,
+	}
 }
 
 func timeOf(t *time.Time) time.Time {

@@ -24,7 +24,8 @@ func checkConnection(s ConnectionSettings) error {
 // maxVendorSite bounds a vendor's site id in a connection's table, in bytes.
 const maxVendorSite = 128
 
-// checkVendorSites refuses ids that no notification can have, which a table copied from elsewhere easily holds, and ids that are the same one.
+// checkVendorSites refuses ids that no notification can have, as a copied table may contain, and
+// ids that are the same.
 func checkVendorSites(sites map[string]string) error {
 	seen := make(map[string]string, len(sites))
 	for _, id := range slices.Sorted(maps.Keys(sites)) {
@@ -52,19 +53,22 @@ func (s ConnectionSettings) apply(c *relay.Connection, now time.Time) {
 	c.PollIntervalSeconds, c.Paused, c.UpdatedAt = s.PollIntervalSeconds, s.Paused, now
 }
 
-// connectionSettings is what apply wrote.
+// connectionSettings is the inverse of apply.
 func connectionSettings(c relay.Connection) ConnectionSettings {
 	return ConnectionSettings{
-		Level: ConnectionLevel(c.Level), Site: c.Site, Sites: c.Sites, PollIntervalSeconds: c.PollIntervalSeconds, Paused: c.Paused,
+		Level: ConnectionLevel(c.Level), Site: c.Site, Sites: c.Sites,
+		PollIntervalSeconds: c.PollIntervalSeconds, Paused: c.Paused,
 	}
 }
 
-// putToken stores a refresh token in place of all that was known of the one before.
+// putToken stores a refresh token instead of everything known of the old one.
 func (a *API) putToken(ctx context.Context, c relay.Connection, refreshToken string) error {
 	if refreshToken == "" {
 		return nil
 	}
-	record := relay.TokenRecord{RefreshToken: relay.NewSecret(refreshToken), Generation: c.Generation, ConsentAt: time.Now().UTC()}
+	record := relay.TokenRecord{
+		RefreshToken: relay.NewSecret(refreshToken), Generation: c.Generation, ConsentAt: time.Now().UTC(),
+	}
 	for try := range tries {
 		rest(ctx, try)
 		_, revision, err := a.c.Store.Tokens.Token(ctx, c.ID)

@@ -18,7 +18,8 @@ func (a *API) connectionReply(ctx context.Context, c relay.Connection, revision 
 	return answer, err
 }
 
-// poll answers where the connection stands with the vendor's queue; of an earlier connection of the same id, nothing.
+// poll returns the connection's poll document, an empty one if it belongs to an earlier connection
+// with the same id.
 func (a *API) poll(ctx context.Context, c relay.Connection) (relay.Poll, error) {
 	p, _, err := a.c.Store.Polls.Get(ctx, c.ID)
 	if errors.Is(err, store.ErrNotFound) || err == nil && p.Generation != c.Generation {
@@ -27,7 +28,7 @@ func (a *API) poll(ctx context.Context, c relay.Connection) (relay.Poll, error) 
 	return p, err
 }
 
-// connectionView is what reads answer.
+// connectionView returns a connection as the API shows it.
 func (a *API) connectionView(ctx context.Context, c relay.Connection) (Connection, error) {
 	views, err := a.connectionViews(ctx, []relay.Connection{c})
 	if err != nil {
@@ -36,7 +37,8 @@ func (a *API) connectionView(ctx context.Context, c relay.Connection) (Connectio
 	return views[0], nil
 }
 
-// connectionViews is the same of several. Their owners are asked all at once.
+// connectionViews returns several connections as the API shows them. Their owners are asked at the
+// same time.
 func (a *API) connectionViews(ctx context.Context, connections []relay.Connection) ([]Connection, error) {
 	ids := make([]string, len(connections))
 	for i, c := range connections {
@@ -59,7 +61,7 @@ func (a *API) connectionViews(ctx context.Context, connections []relay.Connectio
 	return views, nil
 }
 
-// storedConnection is what is stored of a connection as reads answer it.
+// storedConnection returns the stored part of a connection as the API shows it.
 func (a *API) storedConnection(ctx context.Context, c relay.Connection) (Connection, error) {
 	p, err := a.poll(ctx, c)
 	if err != nil {
@@ -73,7 +75,8 @@ func (a *API) storedConnection(ctx context.Context, c relay.Connection) (Connect
 		return Connection{}, err
 	}
 	view := Connection{
-		Id: c.ID, Level: ConnectionLevel(c.Level), Site: c.Site, Sites: c.Sites, PollIntervalSeconds: c.PollIntervalSeconds, Paused: c.Paused,
+		Id: c.ID, Level: ConnectionLevel(c.Level), Site: c.Site, Sites: c.Sites,
+		PollIntervalSeconds: c.PollIntervalSeconds, Paused: c.Paused,
 		State: connectionState(c, p, token), SubscriptionAdopted: p.SubscriptionAdopted, TokenRefreshedAt: token.RefreshedAt,
 		CreatedAt: c.CreatedAt, UpdatedAt: c.UpdatedAt,
 	}
@@ -84,7 +87,8 @@ func (a *API) storedConnection(ctx context.Context, c relay.Connection) (Connect
 		}
 	}
 	if token.ConsentRequiredSince != nil {
-		view.LastError, view.ConsentRequiredSince, view.ConsentRequiredReason = token.Reason, *token.ConsentRequiredSince, token.Reason
+		view.LastError, view.ConsentRequiredReason = token.Reason, token.Reason
+		view.ConsentRequiredSince = *token.ConsentRequiredSince
 	}
 	if c.Consent != nil {
 		view.Consent = ConnectionConsent{
@@ -108,7 +112,7 @@ func (a *API) storedConnection(ctx context.Context, c relay.Connection) (Connect
 	return view, nil
 }
 
-// reconciling is the run under way, nil if there is none.
+// reconciling returns the run under way, or nil.
 func reconciling(doc relay.Reconciliation) *Reconciling {
 	run := doc.Run
 	if run == nil {
@@ -121,7 +125,8 @@ func reconciling(doc relay.Reconciliation) *Reconciling {
 	return &Reconciling{Causes: causes, Since: run.Since, StartedAt: run.StartedAt, Done: run.Done, Total: run.Total}
 }
 
-// connectionState says how a connection is doing. Polls of one that has no consent come to nothing, so they do not make it active or failing.
+// connectionState returns a connection's state. Without a consent polls always fail, so their
+// results are ignored then.
 func connectionState(c relay.Connection, p relay.Poll, token relay.TokenRecord) ConnectionState {
 	switch {
 	case c.Paused:
@@ -138,12 +143,14 @@ func connectionState(c relay.Connection, p relay.Poll, token relay.TokenRecord) 
 	return ConnectionStateActive
 }
 
-// beforeConsent reports whether the last poll failed before the consent there is now was given: its error says nothing of that.
+// beforeConsent reports whether the last poll failed before the present consent was given, so that
+// its error is out of date.
 func beforeConsent(p relay.Poll, token relay.TokenRecord) bool {
 	return p.Outcome != nil && p.Outcome.Error != "" && p.Outcome.At.Before(token.ConsentAt)
 }
 
-// unreadable tells the log of a stored document that cannot be decoded. It is left out of lists.
+// unreadable returns a function that logs a stored document that cannot be decoded. Lists leave it
+// out.
 func (a *API) unreadable(what string) func(string, error) {
 	return func(key string, err error) {
 		a.c.Log.Error("a stored document cannot be read", what, key, "error", err)

@@ -33,8 +33,9 @@ func (a *API) ListConnections(w http.ResponseWriter, r *http.Request, params Lis
 	})
 }
 
-// A connection's state is made of what several parts know, so it is looked at for one connection after another. One page looks at stateMost
-// at most, stateChunk at a time, and begins no further ones after stateWithin.
+// A connection's state is made of what several parts know, so it is found for one connection after
+// another. One page looks at stateMost connections at most, stateChunk at a time, and begins no
+// further chunk after stateWithin.
 const (
 	stateMost   = 1000
 	stateChunk  = 100
@@ -132,7 +133,7 @@ func (a *API) PatchConnection(w http.ResponseWriter, r *http.Request, id Id, par
 			return reply{}, err
 		}
 		var settings ConnectionSettings
-		c, revision, err := change(ctx, a.c.Store.Connections, id, params.IfMatch, func(c relay.Connection) (relay.Connection, error) {
+		edit := func(c relay.Connection) (relay.Connection, error) {
 			if settings, err = patched(a, connectionSettings(c), patch, "ConnectionSettings"); err != nil {
 				return c, err
 			}
@@ -147,7 +148,9 @@ func (a *API) PatchConnection(w http.ResponseWriter, r *http.Request, id Id, par
 				c.Consent = nil
 			}
 			return c, nil
-		}, func(c relay.Connection) error { return a.putToken(ctx, c, settings.RefreshToken) })
+		}
+		c, revision, err := change(ctx, a.c.Store.Connections, id, params.IfMatch, edit,
+			func(c relay.Connection) error { return a.putToken(ctx, c, settings.RefreshToken) })
 		if err != nil {
 			return reply{}, err
 		}
@@ -156,8 +159,9 @@ func (a *API) PatchConnection(w http.ResponseWriter, r *http.Request, id Id, par
 	})
 }
 
-// DeleteConnection implements DELETE /v1/connections/{id}. The document goes first: it is what the owner works by. Its tokens and
-// its poll follow; should that fail, repeating would find nothing, so what is left is overwritten when the id is used again.
+// DeleteConnection implements DELETE /v1/connections/{id}. The document is removed first, because
+// the owner works by it. Its tokens and its poll follow. If that fails, a repetition finds nothing;
+// what is left is overwritten when the id is used again.
 func (a *API) DeleteConnection(w http.ResponseWriter, r *http.Request, id Id, params DeleteConnectionParams) {
 	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
 		if params.Unsubscribe {
@@ -165,7 +169,8 @@ func (a *API) DeleteConnection(w http.ResponseWriter, r *http.Request, id Id, pa
 				return reply{}, err
 			}
 		}
-		_, revision, err := remove(ctx, a.c.Store.Connections, id, params.IfMatch, func(relay.Connection) error { return nil })
+		_, revision, err := remove(ctx, a.c.Store.Connections, id, params.IfMatch,
+			func(relay.Connection) error { return nil })
 		if err != nil {
 			return reply{}, err
 		}
@@ -182,9 +187,9 @@ func (a *API) DeleteConnection(w http.ResponseWriter, r *http.Request, id Id, pa
 	})
 }
 
-// withdrawConsent is what the API cannot do for a vendor's user.
-const withdrawConsent = "The relay has forgotten the connection's tokens. The consent itself can only be withdrawn by its user, at the vendor: " +
-	"until then it stays there, also if a backup from before is restored."
+// withdrawConsent tells the caller what only the vendor's user can do.
+const withdrawConsent = "The relay has forgotten the connection's tokens. The consent itself can only be withdrawn " +
+	"by its user, at the vendor: until then it stays there, also if a backup from before is restored."
 
 func (a *API) unsubscribe(ctx context.Context, id, ifMatch string) error {
 	c, revision, err := a.c.Store.Connections.Get(ctx, id)
@@ -216,7 +221,8 @@ func (a *API) PollConnection(w http.ResponseWriter, r *http.Request, id Id) {
 			return reply{}, kindConflict.problem("The connection is paused.")
 		}
 		if err := a.c.Poller.PollNow(ctx, id); err != nil {
-			return reply{}, refuse("The owner of the connection does not answer, or polls nothing as the store takes no writes.", err)
+			return reply{}, refuse(
+				"The owner of the connection does not answer, or polls nothing as the store takes no writes.", err)
 		}
 		return reply{status: http.StatusAccepted}, nil
 	})

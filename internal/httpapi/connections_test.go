@@ -10,7 +10,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// Connections are chosen by state and sites, over pages of any size: none is missed, none comes twice.
+// Connections are chosen by state and sites, over pages of any size: none is missed, none comes
+// twice.
 func TestConnectionsByStateAndSite(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -19,7 +20,8 @@ func TestConnectionsByStateAndSite(t *testing.T) {
 	var ids []string
 	for i := range 130 {
 		c := relay.Connection{
-			ID: fmt.Sprintf("c%03d", i), Generation: relay.NewID(), Level: relay.LevelCompany, Site: fmt.Sprint("site-", i%5), CreatedAt: now, UpdatedAt: now,
+			ID: fmt.Sprintf("c%03d", i), Generation: relay.NewID(), Level: relay.LevelCompany, Site: fmt.Sprint("site-", i%5),
+			CreatedAt: now, UpdatedAt: now,
 			Sites: map[string]string{"1": fmt.Sprint("also-", i%2)},
 		}
 		token := relay.TokenRecord{RefreshToken: relay.NewSecret("refresh-token"), Generation: c.Generation}
@@ -93,8 +95,8 @@ func TestConnectionsByStateAndSite(t *testing.T) {
 	f.admin().get("/v1/connections?sites=No%20Site").want(400).problem("invalid-parameter", "sites")
 }
 
-// A connection is not active before somebody has consented, however often it was polled; and what a poll found before a consent is not said
-// of the consent.
+// A connection is not active before somebody has consented, however often it was polled; and what a
+// poll found before a consent is not said of the consent.
 func TestAConnectionWithoutConsentIsNew(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -106,7 +108,8 @@ func TestAConnectionWithoutConsentIsNew(t *testing.T) {
 		t.Fatal(err)
 	}
 	polled := time.Now().UTC()
-	poll := relay.Poll{Generation: stored.Generation, Outcome: &relay.PollOutcome{At: polled, Error: "connection has no token"}}
+	poll := relay.Poll{Generation: stored.Generation,
+		Outcome: &relay.PollOutcome{At: polled, Error: "connection has no token"}}
 	if _, err = f.store.Polls.Create(t.Context(), "con-a", poll); err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +117,8 @@ func TestAConnectionWithoutConsentIsNew(t *testing.T) {
 	if c.State != ConnectionStateNew || c.LastError == "" {
 		t.Errorf("polled without a consent: %+v", c)
 	}
-	token := relay.TokenRecord{RefreshToken: relay.NewSecret("one"), Generation: stored.Generation, ConsentAt: polled.Add(time.Second)}
+	token := relay.TokenRecord{RefreshToken: relay.NewSecret("one"), Generation: stored.Generation,
+		ConsentAt: polled.Add(time.Second)}
 	if _, err = f.store.Tokens.SaveToken(t.Context(), "con-a", token, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -130,18 +134,25 @@ func TestAConnectionWithoutConsentIsNew(t *testing.T) {
 	}
 }
 
-// A table of sites holds ids that the vendor can have: one with a space behind it would let a consent of the site pass and its notifications not.
+// A table of sites holds ids that the vendor can have: one with a space behind it would let a
+// consent of the site pass and its notifications not.
 func TestSitesThatNoNotificationCanHave(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	op := f.admin()
 	for id, pointer := range map[string]string{
-		"": "/sites/", " ": "/sites/ ", "4711 ": "/sites/4711 ", "\u00a04711": "/sites/\u00a04711", "47\n11": "/sites/47\n11", "a/b ": "/sites/a~1b ",
+		"": "/sites/", " ": "/sites/ ", "4711 ": "/sites/4711 ", "\u00a04711": "/sites/\u00a04711", "47\n11": "/sites/47\n11",
+		"a/b ":                               "/sites/a~1b ",
 		strings.Repeat("9", maxVendorSite+1): "/sites",
 	} {
-		op.put("/v1/connections/con-a", map[string]any{"level": "site", "sites": map[string]string{id: "alpha"}}).want(422).problem("invalid-body", pointer)
+		op.put("/v1/connections/con-a",
+			map[string]any{"level": "site", "sites": map[string]string{id: "alpha"}}).want(422).problem("invalid-body", pointer)
 	}
-	op.put("/v1/connections/con-a", map[string]any{"level": "company", "sites": map[string]string{"GB1": "alpha", "gb1": "beta"}}).want(422).problem("invalid-body", "/sites/gb1")
-	op.put("/v1/connections/con-a", map[string]any{"level": "company", "sites": map[string]string{"GB1": "alpha", "Leeds 2": "beta"}}).want(201)
-	op.patch("/v1/connections/con-a", map[string]any{"sites": map[string]string{"gb1": "beta"}}).want(422).problem("invalid-body", "/sites/gb1")
+	op.put("/v1/connections/con-a",
+		map[string]any{"level": "company",
+			"sites": map[string]string{"GB1": "alpha", "gb1": "beta"}}).want(422).problem("invalid-body", "/sites/gb1")
+	op.put("/v1/connections/con-a",
+		map[string]any{"level": "company", "sites": map[string]string{"GB1": "alpha", "Leeds 2": "beta"}}).want(201)
+	op.patch("/v1/connections/con-a",
+		map[string]any{"sites": map[string]string{"gb1": "beta"}}).want(422).problem("invalid-body", "/sites/gb1")
 }

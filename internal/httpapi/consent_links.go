@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,7 +63,7 @@ func (a *API) CreateConsentLinks(w http.ResponseWriter, r *http.Request, _ Creat
 	})
 }
 
-// makeLinks makes a link for each of the connections.
+// makeLinks makes a link for each connection.
 func (a *API) makeLinks(
 	ctx context.Context, m maker, by caller, connections []relay.Connection, settings ConsentLinkSettings,
 ) ([]ConsentLinkCreated, error) {
@@ -93,7 +94,7 @@ func (a *API) makeLinks(
 	return views, nil
 }
 
-// sentence is an error's text with a capital letter.
+// sentence returns an error's text with a capital letter.
 func sentence(err error) string {
 	text := []byte(err.Error())
 	if text[0] >= 'a' && text[0] <= 'z' {
@@ -122,7 +123,7 @@ func (a *API) ListAllConsentLinks(w http.ResponseWriter, r *http.Request, params
 	})
 }
 
-// consentLinks returns a page of links that pass, of one connection or all of them.
+// consentLinks returns a page of the links that pass, of one connection or of all.
 func (a *API) consentLinks(
 	ctx context.Context, connection, after string, limit int, states []ConsentLinkState, pass func(relay.ConsentLink) bool,
 ) (reply, error) {
@@ -135,9 +136,7 @@ func (a *API) consentLinks(
 	case <-ctx.Done():
 		return reply{}, starting()
 	}
-	if limit == 0 {
-		limit = defaultLimit
-	}
+	limit = cmp.Or(limit, defaultLimit)
 	now := time.Now()
 	links, more := a.c.Consents.Page(connection, after, limit, func(l relay.ConsentLink) bool {
 		return pass(l) && (len(states) == 0 || slices.Contains(states, a.linkState(l, now)))
@@ -152,7 +151,7 @@ func (a *API) consentLinks(
 	return reply{body: list}, nil
 }
 
-// linkState returns a link's state. One whose connection is gone can be used no more.
+// linkState returns a link's state. A link whose connection is gone can no longer be used.
 func (a *API) linkState(l relay.ConsentLink, now time.Time) ConsentLinkState {
 	state := l.State(now)
 	if state == relay.ConsentLinkOpen {

@@ -21,10 +21,13 @@ func TestConsentLinks(t *testing.T) {
 		t.Errorf("made: %+v", made)
 	}
 	op.post("/v1/connections/con-c/consent-links", nil).want(404)
-	op.post("/v1/connections/con-a/consent-links", map[string]any{"returnUrl": "https://evil.example/"}).want(422).problem("invalid-body", "/returnUrl")
-	op.post("/v1/connections/con-a/consent-links", map[string]any{"forced": true}).want(422).problem("invalid-body", "/forced")
+	op.post("/v1/connections/con-a/consent-links",
+		map[string]any{"returnUrl": "https://evil.example/"}).want(422).problem("invalid-body", "/returnUrl")
+	op.post("/v1/connections/con-a/consent-links", map[string]any{"forced": true}).want(422).problem("invalid-body",
+		"/forced")
 	var forced ConsentLinkCreated
-	op.post("/v1/connections/con-a/consent-links", map[string]any{"force": true, "returnUrl": "https://bms.example/x"}).want(201).into(&forced)
+	op.post("/v1/connections/con-a/consent-links",
+		map[string]any{"force": true, "returnUrl": "https://bms.example/x"}).want(201).into(&forced)
 
 	var list ConsentLinkList
 	answer := op.get("/v1/connections/con-a/consent-links").want(200)
@@ -33,7 +36,8 @@ func TestConsentLinks(t *testing.T) {
 		t.Errorf("listed: %s", answer.body)
 	}
 	for _, l := range list.Items {
-		if l.State != ConsentLinkStateOpen || l.CreatedBy != "admin" || l.Force != (l.Id == forced.Id) || (l.ReturnUrl != "") != l.Force {
+		if l.State != ConsentLinkStateOpen || l.CreatedBy != "admin" || l.Force != (l.Id == forced.Id) ||
+			(l.ReturnUrl != "") != l.Force {
 			t.Errorf("listed: %+v", l)
 		}
 	}
@@ -48,7 +52,8 @@ func TestConsentLinks(t *testing.T) {
 	}
 
 	// Many in one call: all or none.
-	op.post("/v1/consent-links", map[string]any{"connections": []string{"con-a", "con-c"}}).want(422).problem("invalid-body", "/connections/1")
+	op.post("/v1/consent-links",
+		map[string]any{"connections": []string{"con-a", "con-c"}}).want(422).problem("invalid-body", "/connections/1")
 	var many ConsentLinksCreated
 	op.post("/v1/consent-links", map[string]any{"connections": []string{"con-b", "con-a"}}).want(201).into(&many)
 	if len(many.Items) != 2 || many.Items[0].Connection != "con-b" || many.Items[1].Connection != "con-a" {

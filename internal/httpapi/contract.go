@@ -17,7 +17,7 @@ import (
 	"github.com/audatex-relay/relay/api"
 )
 
-// accessTo says who may call an operation, as its security says in the contract.
+// accessTo is who may call an operation, according to its security in the contract.
 type accessTo int
 
 const (
@@ -26,14 +26,14 @@ const (
 	accessPublic                 // everybody
 )
 
-// operation is what the contract says of one method of one path, ready for checking requests.
+// operation is one method of one path of the contract, prepared for checking requests.
 type operation struct {
 	id         string
 	access     accessTo
-	changes    bool // it wants a key that may change something
+	changes    bool // it needs a key that may make changes
 	once       bool // it takes an Idempotency-Key
 	parameters []parameter
-	bodies     map[string]*jsonschema.Schema // by media type; nil: takes none
+	bodies     map[string]*jsonschema.Schema // by media type; nil: the operation takes no body
 	needsBody  bool
 }
 
@@ -46,15 +46,15 @@ type parameter struct {
 	schema   *jsonschema.Schema
 }
 
-// contract is the OpenAPI document, compiled.
+// contract is the compiled OpenAPI document.
 type contract struct {
 	operations map[string]operation          // by "GET /v1/callbacks/{id}"
-	settings   map[string]*jsonschema.Schema // what patched settings must be
-	patterns   map[string]string             // in words, by the regular expression
+	settings   map[string]*jsonschema.Schema // the schemas of patched settings
+	patterns   map[string]string             // descriptions of regular expressions
 	compiler   *jsonschema.Compiler
 }
 
-// document is the part of an OpenAPI document that is read here.
+// document is the part of an OpenAPI document that is used here.
 type document struct {
 	Security []map[string][]string
 	Paths    map[string]map[string]json.RawMessage
@@ -67,20 +67,21 @@ type operationObject struct {
 	RequestBody json.RawMessage
 }
 
-// contractURL is where the document stands for the references within it. Nothing is ever fetched.
+// contractURL is the document's address in its references. Nothing is ever fetched.
 const contractURL = "mem:///openapi.yaml"
 
-// embedded returns the contract, which is compiled once in a process and not changed after that.
+// embedded returns the contract, which is compiled once per process and never changed.
 var embedded = sync.OnceValues(readContract)
 
-// readContract compiles the embedded contract. An error is a fault of the program.
+// readContract compiles the embedded contract. An error is a bug.
 func readContract() (*contract, error) {
 	raw, err := toJSON(api.OpenAPI)
 	if err != nil {
 		return nil, fmt.Errorf("read the OpenAPI document: %w", err)
 	}
 	c := &contract{
-		operations: map[string]operation{}, settings: map[string]*jsonschema.Schema{}, patterns: map[string]string{}, compiler: jsonschema.NewCompiler(),
+		operations: map[string]operation{}, settings: map[string]*jsonschema.Schema{},
+		patterns: map[string]string{}, compiler: jsonschema.NewCompiler(),
 	}
 	c.compiler.DefaultDraft(jsonschema.Draft2020)
 	c.compiler.AssertFormat()
@@ -132,8 +133,8 @@ func readContract() (*contract, error) {
 	return c, nil
 }
 
-// checkTime takes the date-times that time.Time reads. RFC 3339 allows a little more (small letters, leap seconds), which the schema's
-// own check lets through, and the handler could then not read.
+// checkTime accepts the date-times that time.Time can parse. RFC 3339 allows a little more (small
+// letters, leap seconds), which the schema's own check accepts, and the handler could not parse.
 func checkTime(v any) error {
 	text, ok := v.(string)
 	if !ok {
@@ -183,7 +184,9 @@ func (c *contract) operation(doc document, tree any, p, method string, object js
 			return operation{}, err
 		}
 	}
-	op.once = slices.ContainsFunc(op.parameters, func(p parameter) bool { return p.in == "header" && p.name == idempotencyHeader })
+	op.once = slices.ContainsFunc(op.parameters, func(p parameter) bool {
+		return p.in == "header" && p.name == idempotencyHeader
+	})
 	if o.RequestBody == nil {
 		return op, nil
 	}
@@ -202,7 +205,8 @@ func (c *contract) operation(doc document, tree any, p, method string, object js
 	return op, nil
 }
 
-// word notes what the document says of each pattern in words: people are not told regular expressions.
+// word records the document's description of each pattern: people are not shown regular
+// expressions.
 func (c *contract) word(tree any) error {
 	switch at := tree.(type) {
 	case map[string]any:
@@ -251,7 +255,7 @@ func (c *contract) compile(pointer string) (*jsonschema.Schema, error) {
 	return c.compiler.Compile(contractURL + "#" + pointer)
 }
 
-// follow answers where a reference within the document leads, or the place itself.
+// follow returns the target of a reference within the document, or the place itself.
 func follow(tree any, place string) string {
 	for {
 		object, _ := lookUp(tree, place).(map[string]any)
@@ -270,7 +274,7 @@ func typeOf(tree any, place string) string {
 	return typ
 }
 
-// lookUp answers what a JSON Pointer names, nil if there is nothing.
+// lookUp returns what a JSON Pointer points at, or nil.
 func lookUp(tree any, pointer string) any {
 	for _, token := range strings.Split(strings.TrimPrefix(pointer, "/"), "/") {
 		token = strings.NewReplacer("~1", "/", "~0", "~").Replace(token)
@@ -290,7 +294,7 @@ func lookUp(tree any, pointer string) any {
 	return tree
 }
 
-// escape writes a member's name as a token of a JSON Pointer (RFC 6901).
+// escape returns a member's name as a token of a JSON Pointer (RFC 6901).
 func escape(name string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1")
 }
@@ -303,7 +307,7 @@ func toJSON(document []byte) ([]byte, error) {
 	return json.Marshal(v)
 }
 
-// schemaNamed answers the bytes of an event schema, nil if there is none of that name.
+// schemaNamed returns an event schema, or nil if there is none with that name.
 func schemaNamed(name string) []byte {
 	if name != path.Base(name) {
 		return nil

@@ -61,8 +61,8 @@ type seen struct {
 
 var succeeded = &seen{ok: map[string]bool{}}
 
-// validating is a transport that holds every exchange against the contract: a request that does not fit it must be refused, and
-// every answer must fit it.
+// validating is a transport that holds every exchange against the contract: a request that does not
+// fit it must be refused, and every answer must fit it.
 type validating struct{ base http.RoundTripper }
 
 func (v validating) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -89,7 +89,8 @@ func (v validating) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Method == http.MethodHead { // it is GET's, and has no body to hold against anything
 		return resp, nil
 	}
-	// The library does not match escaped slashes within a segment; such paths are told by their route's tests.
+	// The library does not match escaped slashes within a segment; such paths are told by their
+	// route's tests.
 	probe := r.Clone(r.Context())
 	probe.Body = io.NopCloser(bytes.NewReader(sent))
 	route, params, err := specRouter().FindRoute(probe)
@@ -101,10 +102,12 @@ func (v validating) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	in := &openapi3filter.RequestValidationInput{
 		Request: probe, PathParams: params, Route: route,
-		Options: &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc, SkipSettingDefaults: true, IncludeResponseStatus: true},
+		Options: &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc, SkipSettingDefaults: true,
+			IncludeResponseStatus: true},
 	}
 	if err := openapi3filter.ValidateRequest(r.Context(), in); err != nil && resp.StatusCode < 400 {
-		return nil, fmt.Errorf("%s %s does not fit the contract and was answered %d: %w", r.Method, r.URL, resp.StatusCode, err)
+		return nil, fmt.Errorf("%s %s does not fit the contract and was answered %d: %w", r.Method, r.URL,
+			resp.StatusCode, err)
 	}
 	out := &openapi3filter.ResponseValidationInput{
 		RequestValidationInput: in, Status: resp.StatusCode, Header: resp.Header,
@@ -119,7 +122,8 @@ func (v validating) RoundTrip(r *http.Request) (*http.Response, error) {
 		err = fitsContract(declared.Value, resp.Header.Get("Content-Type"), answer)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the answer %d to %s %s does not fit the contract: %w\n%s", resp.StatusCode, r.Method, r.URL, err, answer)
+		return nil, fmt.Errorf("the answer %d to %s %s does not fit the contract: %w\n%s", resp.StatusCode, r.Method, r.URL,
+			err, answer)
 	}
 	if resp.Header.Get("X-Request-Id") == "" {
 		return nil, fmt.Errorf("the answer to %s %s has no X-Request-Id", r.Method, r.URL)
@@ -132,7 +136,8 @@ func (v validating) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// Router and contract name the same operations, and our own reading of the contract agrees with the library's.
+// Router and contract name the same operations, and our own reading of the contract agrees with the
+// library's.
 func TestRouterAndContractAgree(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -143,13 +148,14 @@ func TestRouterAndContractAgree(t *testing.T) {
 		}
 	}
 	routed := map[string]bool{}
-	err := chi.Walk(f.api.Handler(), func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
-		routed[method+" "+route] = true
-		if inContract[method+" "+route] == nil {
-			t.Errorf("%s %s is routed and not in the contract", method, route)
-		}
-		return nil
-	})
+	err := chi.Walk(f.api.Handler(),
+		func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
+			routed[method+" "+route] = true
+			if inContract[method+" "+route] == nil {
+				t.Errorf("%s %s is routed and not in the contract", method, route)
+			}
+			return nil
+		})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +211,8 @@ func TestServicePages(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for _, k := range kinds {
-		if got := f.as("").get("/problems/" + k.slug); got.status != 200 || !strings.Contains(string(got.body), "<code>"+k.slug+"</code>") {
+		if got := f.as("").get("/problems/" + k.slug); got.status != 200 ||
+			!strings.Contains(string(got.body), "<code>"+k.slug+"</code>") {
 			t.Errorf("%s: %d %s", k.slug, got.status, got.body)
 		} else if policy := got.header.Get("Content-Security-Policy"); !strings.HasPrefix(policy, "default-src 'none';") {
 			t.Errorf("%s may load what it likes: %q", k.slug, policy)
@@ -213,7 +220,8 @@ func TestServicePages(t *testing.T) {
 	}
 	f.as("").get("/problems/none").problem("not-found")
 	for _, name := range []string{"event-v1.json", "parts-order-event-v1.json", "operational-event-v1.json"} {
-		if got := f.as("").get("/schemas/" + name); got.status != 200 || got.header.Get("Content-Type") != "application/schema+json" {
+		if got := f.as("").get("/schemas/" + name); got.status != 200 ||
+			got.header.Get("Content-Type") != "application/schema+json" {
 			t.Errorf("%s: %d %s", name, got.status, got.header)
 		}
 	}

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -12,11 +13,12 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// maxRecords bounds how many records of attempts one page of deliveries looks at.
+// maxRecords bounds how many attempt records one page of deliveries examines.
 const maxRecords = 5_000
 
-// ListDeliveries implements GET /v1/callbacks/{id}/deliveries. A delivery stands where its closing record does; one that is still
-// being retried stands where its last attempt does, which the record of its order's lane tells.
+// ListDeliveries implements GET /v1/callbacks/{id}/deliveries. A delivery is listed at its closing
+// record. One that is still being retried is listed at its last attempt, according to its order's
+// lane.
 func (a *API) ListDeliveries(w http.ResponseWriter, r *http.Request, id Id, params ListDeliveriesParams) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
 		cb, _, err := a.callback(ctx, c, id)
@@ -35,12 +37,9 @@ func (a *API) ListDeliveries(w http.ResponseWriter, r *http.Request, id Id, para
 		if err != nil {
 			return reply{}, err
 		}
-		limit, looked := params.Limit, 0
-		if limit == 0 {
-			limit = defaultLimit
-		}
+		limit, looked := cmp.Or(params.Limit, defaultLimit), 0
 		list, seen := DeliveryList{Items: []DeliverySummary{}}, map[uint64]bool{}
-		err = a.c.Store.Attempts.Walk(ctx, cb.ID, cb.Generation, from, func(seq uint64, _ time.Time, b relay.AttemptBatch) bool {
+		visit := func(seq uint64, _ time.Time, b relay.AttemptBatch) bool {
 			for i := len(b.Records) - 1 - int(min(skip, uint64(len(b.Records)))); i >= 0; i-- {
 				if len(list.Items) == limit || looked == maxRecords {
 					list.Next = position('d', seq, uint64(len(b.Records)-1-i))
@@ -48,8 +47,8 @@ func (a *API) ListDeliveries(w http.ResponseWriter, r *http.Request, id Id, para
 				}
 				looked++
 				rec := b.Records[i]
-				status, stands := standing(rec, lanes, cb.Disabled)
-				if !stands || seen[rec.Seq] || len(params.Status) > 0 && !slices.Contains(params.Status, status) {
+				status, listed := listedStatus(rec, lanes, cb.Disabled)
+				if !listed || seen[rec.Seq] || len(params.Status) > 0 && !slices.Contains(params.Status, status) {
 					continue
 				}
 				seen[rec.Seq] = true
@@ -57,7 +56,8 @@ func (a *API) ListDeliveries(w http.ResponseWriter, r *http.Request, id Id, para
 			}
 			skip = 0
 			return true
-		})
+		}
+		err = a.c.Store.Attempts.Walk(ctx, cb.ID, cb.Generation, from, visit)
 		return reply{body: list}, err
 	})
 }
@@ -93,22 +93,23 @@ func (a *API) GetDelivery(w http.ResponseWriter, r *http.Request, id Id, eventID
 	})
 }
 
-// records answers what is recorded of one delivery, oldest first.
+// records returns the records of one delivery, oldest first.
 func (a *API) records(ctx context.Context, cb relay.Callback, ev store.Stored) ([]relay.AttemptRecord, error) {
 	var records []relay.AttemptRecord
-	err := a.c.Store.Attempts.Walk(ctx, cb.ID, cb.Generation, 0, func(_ uint64, stored time.Time, b relay.AttemptBatch) bool {
+	visit := func(_ uint64, stored time.Time, b relay.AttemptBatch) bool {
 		for i := len(b.Records) - 1; i >= 0; i-- {
 			if b.Records[i].Seq == ev.Seq {
 				records = append(records, b.Records[i])
 			}
 		}
-		return stored.After(ev.Time) && ctx.Err() == nil // nothing was attempted before it was there
-	})
+		return stored.After(ev.Time) && ctx.Err() == nil // no attempt is older than the event
+	}
+	err := a.c.Store.Attempts.Walk(ctx, cb.ID, cb.Generation, 0, visit)
 	slices.Reverse(records)
 	return records, errors.Join(err, ctx.Err())
 }
 
-// delivers reports whether an event without any record is one that the callback is to get.
+// delivers reports whether an event without a record is to be delivered to the callback.
 func (a *API) delivers(ctx context.Context, cb relay.Callback, ev store.Stored) (bool, error) {
 	if ev.Seq <= cb.StartSeq || !cb.Filter.Matches(ev.Site, ev.Type, ev.Order) {
 		return false, nil
@@ -123,7 +124,7 @@ func (a *API) delivers(ctx context.Context, cb relay.Callback, ev store.Stored) 
 	return caller{client: owner}.maySeeEvent(ev), nil
 }
 
-// lanes answers the orders of a callback that are being retried.
+// lanes returns the orders of a callback that are being retried.
 func (a *API) lanes(ctx context.Context, cb relay.Callback) (map[string]cursor.Lane, error) {
 	entries, err := a.c.Store.Lanes.All(ctx, store.CallbackCursor(cb.ID), a.unreadable("lane"))
 	if err != nil {
@@ -138,13 +139,17 @@ func (a *API) lanes(ctx context.Context, cb relay.Callback) (map[string]cursor.L
 	return lanes, nil
 }
 
-// goneSlack covers what lies between the end of the attempt that a 410 answered and the moment for which the disablement is noted.
+// goneSlack is the largest difference between the end of an attempt answered with 410 and the time
+// recorded for the disabling.
 const goneSlack = time.Second
 
-// standing tells whether a record is the one its delivery is listed by, and how the delivery stands. Of a delivery that is being
-// retried it is the last attempt that counted: probes do not count, and may come between. One that was answered by 410 waits,
-// attempted once and in no lane, for the callback to be resumed.
-func standing(rec relay.AttemptRecord, lanes map[string]cursor.Lane, disabled *relay.Disabled) (DeliveryStatus, bool) {
+// listedStatus reports whether a delivery is listed at this record, and returns its status. A
+// delivery being retried is listed at the last attempt that counted; probes do not count, and may
+// come after it. A delivery answered with 410, which has one attempt and no lane, waits until the
+// callback is resumed.
+func listedStatus(
+	rec relay.AttemptRecord, lanes map[string]cursor.Lane, disabled *relay.Disabled,
+) (DeliveryStatus, bool) {
 	if rec.Closing != "" {
 		return DeliveryStatus(rec.Closing), true
 	}
@@ -153,12 +158,14 @@ func standing(rec relay.AttemptRecord, lanes map[string]cursor.Lane, disabled *r
 		return DeliveryStatusRetrying, head && !rec.Probe && rec.Number >= lane.Attempts
 	}
 	ended := rec.At.Add(time.Duration(rec.DurationMillis * float64(time.Millisecond)))
-	return DeliveryStatusRetrying, disabled != nil && rec.Status == http.StatusGone && ended.After(disabled.At.Add(-goneSlack))
+	gone := disabled != nil && rec.Status == http.StatusGone && ended.After(disabled.At.Add(-goneSlack))
+	return DeliveryStatusRetrying, gone
 }
 
 func summary(rec relay.AttemptRecord, status DeliveryStatus) DeliverySummary {
 	s := DeliverySummary{
-		Event: rec.Event, Order: rec.Order, Status: status, Reason: rec.Reason, Attempts: rec.Number, At: rec.At, NextAttemptAt: timeOf(rec.NextAttemptAt),
+		Event: rec.Event, Order: rec.Order, Status: status, Reason: rec.Reason, Attempts: rec.Number,
+		At: rec.At, NextAttemptAt: timeOf(rec.NextAttemptAt),
 	}
 	if rec.Number > 0 {
 		s.LastAttempt = attempt(rec)
@@ -182,7 +189,7 @@ func delivery(event, order string, records []relay.AttemptRecord) Delivery {
 
 func attempt(rec relay.AttemptRecord) Attempt {
 	return Attempt{
-		Number: rec.Number, At: rec.At, DurationMillis: rec.DurationMillis, Outcome: rec.Outcome, Status: rec.Status, Error: rec.Error,
-		Excerpt: rec.Excerpt, Probe: rec.Probe,
+		Number: rec.Number, At: rec.At, DurationMillis: rec.DurationMillis, Outcome: rec.Outcome,
+		Status: rec.Status, Error: rec.Error, Excerpt: rec.Excerpt, Probe: rec.Probe,
 	}
 }

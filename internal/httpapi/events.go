@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"net/netip"
@@ -14,7 +15,8 @@ import (
 
 const (
 	defaultEvents = 100
-	// maxFilters bounds the subject filters of one look at the log: beyond it all events are read and sifted here, which is cheaper.
+	// maxFilters bounds the subject filters of one scan of the log. Beyond it all events are read
+	// and filtered here, which is cheaper.
 	maxFilters = 100
 )
 
@@ -40,7 +42,7 @@ func (a *API) ListEvents(w http.ResponseWriter, r *http.Request, params ListEven
 		}
 		page := EventPage{Items: make([]Event, 0, len(list)), Next: a.feedPosition(q.after)}
 		for _, ev := range list {
-			if now.maySeeEvent(ev) { // it could when this was read
+			if now.maySeeEvent(ev) { // it could when the event was read
 				page.Items = append(page.Items, ev.Body)
 			}
 		}
@@ -66,18 +68,16 @@ func (a *API) GetEvent(w http.ResponseWriter, r *http.Request, eventID EventId) 
 type query struct {
 	filter   relay.Filter
 	subjects []string
-	since    time.Time // zero: after counts
-	after    uint64    // the position reached
-	begun    bool      // after was given: what has left the log since is missed
+	since    time.Time // if zero, after is used
+	after    uint64    // the position reached so far
+	begun    bool      // after was given: events that have left the log since then are missed
 	limit    int
-	more     bool // the look ended before the log did
+	more     bool // the scan ended before the log did
 }
 
 func (a *API) newQuery(c caller, params ListEventsParams) (query, error) {
 	q := query{filter: relay.Filter{Sites: params.Sites, Types: params.Types}, since: params.Since, limit: params.Limit}
-	if q.limit == 0 {
-		q.limit = defaultEvents
-	}
+	q.limit = cmp.Or(q.limit, defaultEvents)
 	err := c.chosenSites(params.Sites)
 	if err != nil {
 		return q, err
@@ -106,7 +106,8 @@ func (a *API) newQuery(c caller, params ListEventsParams) (query, error) {
 	return q, nil
 }
 
-// feedPosition makes a cursor of the feed. A restored log gives its positions out anew, so the cursor says since which restore it counts.
+// feedPosition returns a cursor of the feed. A restored log issues its positions again, so the
+// cursor contains the time of the last restore.
 func (a *API) feedPosition(after uint64) string {
 	if a.c.Restored.IsZero() {
 		return position('e', after)
@@ -128,8 +129,8 @@ func (a *API) readFeedPosition(cursor string) (uint64, error) {
 	return at[0], nil
 }
 
-// logTime brings a time into the range of the log's own: the store counts nanoseconds since 1970, and a time beyond what these
-// reach would come out anywhere.
+// logTime limits a time to the range that the log supports: the store counts nanoseconds since
+// 1970, and other times would overflow.
 func logTime(t time.Time) time.Time {
 	switch latest := time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC); {
 	case t.Before(time.Unix(0, 1)):
@@ -140,7 +141,7 @@ func logTime(t time.Time) time.Time {
 	return t
 }
 
-// look reads on from where the query stands, up to its limit, and moves it on.
+// look reads on from the query's position, up to its limit, and advances the query.
 func (a *API) look(ctx context.Context, c caller, q *query) ([]store.Stored, error) {
 	first, last, err := a.c.Store.Events.Bounds(ctx)
 	if err != nil {
@@ -154,7 +155,7 @@ func (a *API) look(ctx context.Context, c caller, q *query) ([]store.Stored, err
 	for {
 		chunk := read.next(q.limit)
 		if chunk == 0 {
-			break // q.more is true: the last chunk said so
+			break // q.more is true since the last chunk
 		}
 		var events []store.Stored
 		if !q.since.IsZero() {
@@ -181,17 +182,19 @@ func (a *API) look(ctx context.Context, c caller, q *query) ([]store.Stored, err
 		}
 	}
 	a.limits.charge(c.key.ID, read.messages-len(list))
-	if !q.more { // all there was when this began has been seen
+	if !q.more { // everything that was there at the beginning has been read
 		q.after, q.since = max(q.after, last), time.Time{}
 	}
 	q.begun = true
 	return list, nil
 }
 
-// wait looks again whenever an event comes that may be the caller's, until one is or the time is over. It ends as well when
-// the key does, with a problem; and when the client may see other sites than before, with nothing: whoever asks again is
-// judged by the new ones.
-func (a *API) wait(ctx context.Context, c caller, peer netip.Addr, q *query, limit time.Duration) ([]store.Stored, error) {
+// wait repeats look when an event comes that may be the caller's, until one is found or the time is
+// over. It also ends when the key does, with a problem, and when the client may see other sites
+// than before, with nothing: the next request is judged by the new ones.
+func (a *API) wait(
+	ctx context.Context, c caller, peer netip.Addr, q *query, limit time.Duration,
+) ([]store.Stored, error) {
 	done, err := a.waiting.take(c, peer)
 	if err != nil {
 		return nil, err
@@ -199,7 +202,7 @@ func (a *API) wait(ctx context.Context, c caller, peer netip.Addr, q *query, lim
 	defer done()
 	end, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	sites := relay.Sorted(c.client.Sites) // every event is held against them
+	sites := relay.Sorted(c.client.Sites) // every event is compared with them
 	waiter, ok := a.feed.join(end, c.client.ID, func(site, typ, order string) bool {
 		seen := c.isAdmin() || c.client.AllSites || relay.Among(sites, site) || slices.Contains(aboutCallbacks, typ)
 		return seen && q.filter.Matches(site, typ, order)
@@ -209,7 +212,8 @@ func (a *API) wait(ctx context.Context, c caller, peer netip.Addr, q *query, lim
 	}
 	defer a.feed.leave(waiter)
 	for {
-		// Looked at once more at first: something may have come, or been revoked, before the waiter stood there.
+		// The first look is for what may have come, or been revoked, before the waiter was
+		// registered.
 		done, ok := a.reads.take(end, c.key.ID)
 		if !ok {
 			return nil, ctx.Err()
@@ -240,7 +244,7 @@ func (a *API) wait(ctx context.Context, c caller, peer netip.Addr, q *query, lim
 	}
 }
 
-// expiry returns a channel that delivers when the key expires; a key that does not has none.
+// expiry returns a channel that receives when the key expires, or nil if it never does.
 func expiry(key relay.Key) (expired <-chan time.Time, stop func()) {
 	if key.ExpiresAt == nil {
 		return nil, func() {}
@@ -249,7 +253,7 @@ func expiry(key relay.Key) (expired <-chan time.Time, stop func()) {
 	return timer.C, func() { timer.Stop() }
 }
 
-// lookSoon is look for a caller who waits for the answer.
+// lookSoon is look with a time limit, for a caller who waits for the response.
 func (a *API) lookSoon(ctx context.Context, c caller, q *query) ([]store.Stored, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

@@ -53,11 +53,12 @@ func TestFeed(t *testing.T) {
 		"?types=audatex.parts.order.updated":                             "",
 		"?since=" + since:                                                "alpha/b",
 		"?types=audatex.relay.*&since=" + since:                          "alpha/c",
-		"?since=1600-01-01T00:00:00Z":                                    "alpha/a beta/b alpha/b", // beyond what nanoseconds reach
-		"?since=0001-01-01T00:00:00Z":                                    "alpha/a beta/b alpha/b",
-		"?since=9999-12-31T23:59:59Z":                                    "",
-		"?orders=" + strings.ToUpper(orderA):                             "alpha/a",
-		"?sites=nowhere":                                                 "",
+		// beyond what nanoseconds reach
+		"?since=1600-01-01T00:00:00Z":        "alpha/a beta/b alpha/b",
+		"?since=0001-01-01T00:00:00Z":        "alpha/a beta/b alpha/b",
+		"?since=9999-12-31T23:59:59Z":        "",
+		"?orders=" + strings.ToUpper(orderA): "alpha/a",
+		"?sites=nowhere":                     "",
 	} {
 		all.get("/v1/events" + query).want(200).into(&page)
 		if got := idsOf(t, page.Items); got != want {
@@ -92,7 +93,8 @@ func TestFeed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if answer := a.get("/v1/events/" + first.ID).want(200); string(answer.body) != string(want) || answer.header.Get("Content-Type") != relay.EventContentType {
+	if answer := a.get("/v1/events/" + first.ID).want(200); string(answer.body) != string(want) ||
+		answer.header.Get("Content-Type") != relay.EventContentType {
 		t.Errorf("event: %s\nwant %s", answer.body, want)
 	}
 	if string(got[0]) != string(want) {
@@ -112,7 +114,8 @@ func TestFeed(t *testing.T) {
 	}
 }
 
-// A restored log gives its positions out anew: a cursor from before it is outdated also when the log has grown beyond it.
+// A restored log gives its positions out anew: a cursor from before it is outdated also when the
+// log has grown beyond it.
 func TestCursorsFromBeforeARestore(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -140,7 +143,8 @@ func TestCursorsThatAreOutdated(t *testing.T) {
 		f.publish("alpha", orderA)
 	}
 	f.admin().get("/v1/events?after=" + position('e', 3)).want(200)
-	// A cursor beyond the log comes from before a restore: waiting there would miss what comes next.
+	// A cursor beyond the log comes from before a restore: waiting there would miss what comes
+	// next.
 	f.admin().get("/v1/events?after=" + position('e', 4)).want(410).problem("cursor-outdated")
 	f.admin().get("/v1/events?waitSeconds=60&after=" + position('e', 99)).want(410).problem("cursor-outdated")
 	if err := f.ageOut(2); err != nil {
@@ -165,7 +169,8 @@ func (f *fixture) ageOut(n int) error {
 	return err
 }
 
-// A waiting request is answered by the event it waits for, soon after that is stored, and by no other.
+// A waiting request is answered by the event it waits for, soon after that is stored, and by no
+// other.
 func TestLongPoll(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -21,21 +21,22 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// writeTimeout is how long an answer may take to be read by the caller. It is set per answer: the server's own would cut long polls.
+// writeTimeout is how long the caller may take to read a response. It is set per response, because
+// the server's own timeout would end long polls.
 const writeTimeout = 30 * time.Second
 
-// exchange is what is known of one request while it is served.
+// exchange holds the state of one request while it is served.
 type exchange struct {
 	id      string
 	peer    netip.Addr // where the connection comes from
-	remote  netip.Addr // where the request came from, behind the trusted proxies
+	remote  netip.Addr // where the request came from, before the trusted proxies
 	op      operation
 	caller  caller
 	maker   maker
 	problem *problem
 }
 
-// remoteName is how the log calls the address.
+// remoteName returns the address for the log.
 func (x *exchange) remoteName() string {
 	if !x.remote.IsValid() {
 		return "unknown"
@@ -52,8 +53,8 @@ func exchangeOf(r *http.Request) *exchange {
 
 var requestID = regexp.MustCompile(`^[0-9A-Za-z-]{8,64}$`)
 
-// requestID returns the id that the caller chose, or a new one. The id is logged and returned, so one that is part of the
-// caller's credentials, or an admin token, is not taken.
+// requestID returns the id that the caller chose, or a new one. The id is logged and returned, so
+// it is not accepted if it is part of the caller's credentials, or an admin token.
 func (a *API) requestID(r *http.Request) string {
 	id := r.Header.Get("X-Request-Id")
 	if !requestID.MatchString(id) {
@@ -70,22 +71,25 @@ func (a *API) requestID(r *http.Request) string {
 	return id
 }
 
-// begin gives each request its id, ends it with a line in the log, and turns a panic into a problem.
+// begin gives each request its id, writes its log line at the end, and turns a panic into a
+// problem.
 func (a *API) begin(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		started := time.Now()
 		x := &exchange{id: a.requestID(r), peer: ingress.PeerAddr(r), remote: a.c.Proxies.ClientAddr(r)}
 		r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
-		if r.Method == http.MethodHead { // HEAD is GET without a body (RFC 9110, section 9.3.2); the server leaves that out itself
+		// HEAD is GET without a body (RFC 9110, section 9.3.2), which the server leaves out itself.
+		if r.Method == http.MethodHead {
 			r.Method = http.MethodGet
 		}
-		// Routed as it came over the wire: an escaped slash within a segment stays there, and nothing is unescaped twice.
+		// Routed as received: an escaped slash within a segment stays there, and nothing is
+		// unescaped twice.
 		r.URL.RawPath = r.URL.EscapedPath()
 		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
 		ww.Header().Set("X-Request-Id", x.id)
 		ww.Header().Set("Cache-Control", "no-store")
 		ww.Header().Set("X-Content-Type-Options", "nosniff")
-		_ = http.NewResponseController(w).SetReadDeadline(started.Add(a.c.ReadTimeout)) // validate lifts it once the body is there
+		_ = http.NewResponseController(w).SetReadDeadline(started.Add(a.c.ReadTimeout)) // takeBody lifts it
 		defer func() {
 			if v := recover(); v != nil {
 				if err, _ := v.(error); errors.Is(err, http.ErrAbortHandler) {
@@ -104,21 +108,22 @@ func (a *API) begin(next http.Handler) http.Handler {
 	})
 }
 
-// log writes the access line. What went wrong on our side is told there too, once.
+// log writes the access line. It includes what went wrong on our side; that is logged only here.
 func (a *API) log(r *http.Request, x *exchange, w middleware.WrapResponseWriter, took time.Duration) {
 	level := slog.LevelInfo
 	if x.op.access == accessPublic {
 		level = slog.LevelDebug // probes come every few seconds
 	}
 	attrs := []slog.Attr{
-		slog.String("method", r.Method), slog.String("route", chi.RouteContext(r.Context()).RoutePattern()), slog.Int("status", w.Status()),
-		slog.Duration("duration", took.Round(time.Microsecond)), slog.String("request_id", x.id), slog.String("remote", x.remoteName()),
+		slog.String("method", r.Method), slog.String("route", chi.RouteContext(r.Context()).RoutePattern()),
+		slog.Int("status", w.Status()), slog.Duration("duration", took.Round(time.Microsecond)),
+		slog.String("request_id", x.id), slog.String("remote", x.remoteName()),
 	}
 	attrs = append(attrs, x.caller.attrs()...)
-	if x.op.changes && w.Status() < 400 { // what was changed: its names have been found valid
+	if x.op.changes && w.Status() < 400 { // what was changed; the names in the path are valid
 		attrs = append(attrs, slog.String("path", r.URL.EscapedPath()))
 	}
-	if r.Context().Err() != nil { // the caller is gone: whatever came of it is no trouble of ours
+	if r.Context().Err() != nil { // the caller is gone: a problem is not ours
 		attrs = append(attrs, slog.Bool("gone", true))
 	} else if p := x.problem; p != nil {
 		attrs = append(attrs, slog.String("problem", p.kind.slug))
@@ -133,11 +138,11 @@ func (a *API) log(r *http.Request, x *exchange, w middleware.WrapResponseWriter,
 	a.c.Log.LogAttrs(r.Context(), level, "http", attrs...)
 }
 
-// identify finds the operation that the router chose, after it has.
+// identify finds the operation after the router has chosen a route.
 func (a *API) identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		op, ok := a.contract.operations[r.Method+" "+chi.RouteContext(r.Context()).RoutePattern()]
-		if !ok { // a route that the contract does not know: a test walks both
+		if !ok { // the contract has no such route; a test compares the two
 			a.fail(w, r, fmt.Errorf("no operation for %s %s", r.Method, r.URL.Path))
 			return
 		}
@@ -146,8 +151,8 @@ func (a *API) identify(next http.Handler) http.Handler {
 	})
 }
 
-// authorize refuses changes by keys that may only read, whatever they would change: the refusal tells nothing of what there is, and comes
-// before anything is read of the body.
+// authorize refuses changes by keys that may only read, no matter what they would change. The
+// refusal reveals nothing about what exists, and comes before the body is read.
 func (a *API) authorize(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if x := exchangeOf(r); x.op.access == accessKeys && x.op.changes {
@@ -160,16 +165,17 @@ func (a *API) authorize(next http.Handler) http.Handler {
 	})
 }
 
-// methodNotAllowed answers 405 with the methods that there are, 404 where there are none.
+// methodNotAllowed answers with 405 and the allowed methods, or with 404 if there are none.
 func (a *API) methodNotAllowed(routes chi.Routes) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var allowed []string
-		for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodPost, http.MethodPatch, http.MethodDelete} {
+		methods := []string{http.MethodGet, http.MethodPut, http.MethodPost, http.MethodPatch, http.MethodDelete}
+		for _, method := range methods {
 			if routes.Match(chi.NewRouteContext(), method, r.URL.RawPath) {
 				allowed = append(allowed, method)
 			}
 		}
-		if len(allowed) == 0 { // the router looks at a method that it does not know before the path
+		if len(allowed) == 0 { // the router checks for unknown methods before the path
 			a.fail(w, r, notFound())
 			return
 		}
@@ -182,23 +188,24 @@ func (a *API) methodNotAllowed(routes chi.Routes) http.HandlerFunc {
 	}
 }
 
-// reply is what an operation answers with.
+// reply is the response of an operation.
 type reply struct {
 	status      int // 200 if zero
 	revision    uint64
 	location    string
 	contentType string // application/json if empty
-	body        any    // []byte is sent as it is; nil: none
+	body        any    // a []byte is sent as it is; nil: no body
 }
 
-// How long the store may keep a caller waiting, all an operation asks of it together: usually, and while it is known to fail. Somebody
-// must go on asking then too, or nobody would see it come back.
+// The time limit for all store accesses of one operation together: usually, and while the store is
+// known to fail. Even then requests must go on, or nobody would notice that it is back.
 const (
 	patience        = 4 * time.Second
 	patienceTrouble = 1500 * time.Millisecond
 )
 
-// patient bounds an operation. Those that ask the vendor or a receiver have bounds of their own, and a long poll is to wait.
+// patient returns a context with the operation's time limit. Operations that ask the vendor or a
+// receiver have limits of their own, and a long poll waits by intention.
 func (a *API) patient(r *http.Request) (context.Context, context.CancelFunc) {
 	switch exchangeOf(r).op.id {
 	case "testCallback", "findAssessment", "deleteConnection", "retryUnresolved", "retryManyUnresolved", "listEvents":
@@ -210,9 +217,12 @@ func (a *API) patient(r *http.Request) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(r.Context(), patienceTrouble)
 }
 
-// inTurn runs an operation; of one key's reads only so many at once. The feed takes its turns itself, as it gives them back while it waits;
-// what waits for the vendor takes none, but a place among those that wait.
-func (a *API) inTurn(ctx context.Context, op operation, peer netip.Addr, c caller, run func(ctx context.Context, c caller) (reply, error)) (reply, error) {
+// inTurn runs an operation, and limits how many reads of one key run at the same time. The feed
+// takes its turns itself, because it gives them back while it waits. Operations that wait for the
+// vendor take a place among the waiting requests instead.
+func (a *API) inTurn(
+	ctx context.Context, op operation, peer netip.Addr, c caller, run func(ctx context.Context, c caller) (reply, error),
+) (reply, error) {
 	if op.access == accessKeys && !op.changes && op.id != "listEvents" && op.id != "findAssessment" {
 		done, err := a.reads.soon(ctx, c.key.ID)
 		if err != nil {
@@ -230,8 +240,9 @@ func (a *API) inTurn(ctx context.Context, op operation, peer netip.Addr, c calle
 	return run(ctx, c)
 }
 
-// do runs an operation and sends its answer or its problem. The caller's key is looked at again before, as the request's body
-// may have taken long to come, and before an answer that only tells something, as that may have taken long to make.
+// do runs an operation and sends its response or its problem. The caller is checked again before
+// the operation, because the request's body may have taken long to arrive, and before the response
+// of a read, because that may have taken long to make.
 func (a *API) do(w http.ResponseWriter, r *http.Request, operation func(ctx context.Context, c caller) (reply, error)) {
 	ctx, cancel := a.patient(r)
 	defer cancel()
@@ -263,7 +274,7 @@ func (a *API) do(w http.ResponseWriter, r *http.Request, operation func(ctx cont
 	answer.send(w)
 }
 
-// response is a reply as it is sent.
+// response is an encoded reply.
 type response struct {
 	status                      int
 	etag, location, contentType string
@@ -271,7 +282,7 @@ type response struct {
 	replayed                    bool // it was sent before, to the same request
 }
 
-// encode returns the reply as it is sent.
+// encode encodes the reply.
 func (answer reply) encode() (response, error) {
 	r := response{status: cmp.Or(answer.status, http.StatusOK), location: answer.location}
 	if answer.revision > 0 {
@@ -313,5 +324,5 @@ func write(w http.ResponseWriter, status int, contentType string, body []byte) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
 	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // whoever asked is gone
+	_, _ = w.Write(body) // the caller may be gone
 }

@@ -9,15 +9,16 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// feedIdle is how long the log is followed after the last request stopped waiting.
+// feedIdle is how long the log is followed after the last request has stopped waiting.
 const feedIdle = 30 * time.Second
 
-// feed wakes requests that wait for events. While some do, one reader follows the log's headers for all of them; what is then
-// answered comes from the log itself, so a wake too many costs a look, and none is too few.
+// feed wakes requests that wait for events. While there are any, one reader follows the headers of
+// the log for all of them. The events themselves are read from the log, so waking a request too
+// often costs one read, and waking it too rarely cannot happen.
 type feed struct {
 	events *store.Events
 	log    *slog.Logger
-	start  chan struct{} // a request wants the reader
+	start  chan struct{} // a request needs the reader
 
 	mu      sync.Mutex
 	running chan struct{} // closed while the reader follows; replaced when it stops
@@ -27,17 +28,20 @@ type feed struct {
 
 // waiter is one waiting request.
 type waiter struct {
-	client  string // "": the admin token's
+	client  string // "" for an admin token
 	matches func(site, typ, order string) bool
-	woken   chan struct{} // holds one wake
+	woken   chan struct{} // buffers one wake-up
 }
 
 func newFeed(events *store.Events, log *slog.Logger) *feed {
-	return &feed{events: events, log: log, start: make(chan struct{}, 1), running: make(chan struct{}), waiters: map[*waiter]struct{}{}}
+	return &feed{
+		events: events, log: log, start: make(chan struct{}, 1),
+		running: make(chan struct{}), waiters: map[*waiter]struct{}{},
+	}
 }
 
-// join registers a waiter and answers once the log is being followed: an event stored from then on wakes it. Without a reader
-// in time it answers false.
+// join registers a waiter and returns once the log is being followed: an event stored from then on
+// wakes the waiter. It returns false if there is no reader in time.
 func (f *feed) join(ctx context.Context, client string, matches func(site, typ, order string) bool) (*waiter, bool) {
 	w := &waiter{client: client, matches: matches, woken: make(chan struct{}, 1)}
 	f.mu.Lock()
@@ -57,14 +61,14 @@ func (f *feed) join(ctx context.Context, client string, matches func(site, typ, 
 	}
 }
 
-// leave ends a waiter.
+// leave removes a waiter.
 func (f *feed) leave(w *waiter) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.waiters, w)
 }
 
-// run follows the log whenever somebody waits, until ctx ends.
+// run follows the log while any request waits, until ctx ends.
 func (f *feed) run(ctx context.Context) {
 	for {
 		select {
@@ -87,7 +91,7 @@ func (f *feed) run(ctx context.Context) {
 	}
 }
 
-// follow reads the log's heads until nobody has waited for a while.
+// follow reads the headers of the log until no request has been waiting for a while.
 func (f *feed) follow(ctx context.Context) error {
 	_, last, err := f.events.Bounds(ctx)
 	if err != nil {
@@ -100,7 +104,7 @@ func (f *feed) follow(ctx context.Context) error {
 	defer tail.Stop()
 	f.set(true)
 	defer f.set(false)
-	f.wakeAll() // who waited before the reader stood here may have missed something: it looks
+	f.wakeAll() // events may have come between the registration of a waiter and now
 	for {
 		turn, cancel := context.WithTimeout(ctx, feedIdle)
 		m, err := tail.Next(turn)
@@ -120,7 +124,7 @@ func (f *feed) follow(ctx context.Context) error {
 	}
 }
 
-// quiet reports whether the reader may stop, and if so says in the same breath that it has.
+// quiet reports whether the reader may stop. If so, it marks it as stopped under the same lock.
 func (f *feed) quiet(idle bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -169,7 +173,7 @@ func (f *feed) wakeAll() {
 	}
 }
 
-// wakeClient wakes the requests of a client: what it may see has changed, or one of its keys has.
+// wakeClient wakes the requests of a client after a change of its sites or keys.
 func (f *feed) wakeClient(client string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -11,16 +11,17 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// maxOfSubject bounds how many events of one order, or about one thing, are looked through for an id.
+// maxOfSubject bounds how many events of one order, or about one thing, are searched for an id.
 const maxOfSubject = 10_000
 
 var (
-	orderEventID       = regexp.MustCompile(`^([a-z0-9][a-z0-9-]*)-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-([0-9]+)$`)
+	orderEventID = regexp.MustCompile(
+		`^([a-z0-9][a-z0-9-]*)-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-([0-9]+)$`)
 	operationalEventID = regexp.MustCompile(`^(_|[a-z0-9][a-z0-9-]*)-([a-z0-9-]+)-([0-9]+)$`)
 )
 
-// find returns the event with an id, if the caller may see it. An id says where the event is: its site and its order, or the kind and the
-// id of what an operational event is about.
+// find returns the event with an id, if the caller may see it. The id contains the event's place:
+// its site and order, or the kind and the id of an operational event's subject.
 func (a *API) find(ctx context.Context, c caller, id string) (store.Stored, bool, error) {
 	subjects := candidates(c, id)
 	if len(subjects) == 0 {
@@ -45,9 +46,10 @@ func (a *API) find(ctx context.Context, c caller, id string) (store.Stored, bool
 	return store.Stored{}, false, nil
 }
 
-// candidates lists the subjects under which an event with this id can stand, of those that the caller may see: what happens at other sites
-// is not looked for, so that it costs the same whether it is there or not. Names may hold hyphens, so of an operational event's id there may
-// be several readings.
+// candidates returns the subjects at which an event with this id may be, limited to those that the
+// caller may see. Other sites are not searched, so that the cost does not reveal whether an event
+// exists there. Names may contain hyphens, so the id of an operational event may have several
+// readings.
 func candidates(c caller, id string) []string {
 	if m := orderEventID.FindStringSubmatch(id); m != nil && relay.CheckName(m[1]) == nil {
 		if !c.maySeeSite(m[1]) {

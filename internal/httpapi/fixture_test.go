@@ -54,7 +54,8 @@ type fixture struct {
 	parts *parts
 }
 
-// hooks see the store's writes, before they are sent and after they have been stored, and may fail them.
+// hooks see the store's writes, before they are sent and after they have been stored, and may fail
+// them.
 type hooks struct {
 	before, after atomic.Pointer[func(store.Write) error]
 }
@@ -77,14 +78,16 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 	t := f.t
 	t.Helper()
 	specRouter()
-	f = &fixture{t: t, conn: f.conn, seal: f.seal, log: &syncBuffer{}, hooks: &hooks{}, parts: &parts{statuses: map[string]Status{}}}
+	f = &fixture{t: t, conn: f.conn, seal: f.seal, log: &syncBuffer{}, hooks: &hooks{},
+		parts: &parts{statuses: map[string]Status{}}}
 	log := slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
 	if f.js, err = jetstream.New(f.conn); err != nil {
 		t.Fatal(err)
 	}
 	f.store, err = store.Open(t.Context(), store.Config{
-		Conn: f.conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour}, Sealer: f.seal, Log: log,
+		Conn: f.conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour}, Sealer: f.seal,
+		Log: log,
 		Gate: store.Gate{Before: func(w store.Write) error {
 			if f.shut.Load() {
 				return store.ErrUnavailable
@@ -105,10 +108,14 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 	}
 	f.parts.sender = sender.New(sender.Config{AllowCIDRs: []netip.Prefix{loopback}, UserAgent: "audatex-relay/test"})
 	t.Cleanup(f.parts.sender.Close)
-	f.keys = access.New(access.Config{Clients: f.store.Clients, Log: log, Changed: func(client string) { f.api.Recheck(client) }})
+	f.keys = access.New(access.Config{Clients: f.store.Clients, Log: log,
+		Changed: func(client string) { f.api.Recheck(client) }})
 	c := Config{
-		Consents: newConsents(t, f.store, publicURL, log), Store: f.store, Keys: f.keys, Admins: access.NewAdmins([]access.Admin{{Name: "admin", Token: adminToken}}), PublicURL: publicURL + "/", CallbackNets: []netip.Prefix{loopback},
-		Dispatcher: f.parts, Poller: f.parts, Reconciler: f.parts, Resolver: f.parts, Vendor: f.parts, Encryption: counted, RatePerSecond: 10_000, Burst: 10_000, TestsPerSecond: 10_000, TestBurst: 10_000, Failures: 1_000_000, Log: log,
+		Consents: newConsents(t, f.store, publicURL, log), Store: f.store, Keys: f.keys,
+		Admins: access.NewAdmins([]access.Admin{{Name: "admin", Token: adminToken}}), PublicURL: publicURL + "/",
+		CallbackNets: []netip.Prefix{loopback},
+		Dispatcher:   f.parts, Poller: f.parts, Reconciler: f.parts, Resolver: f.parts, Vendor: f.parts, Encryption: counted,
+		RatePerSecond: 10_000, Burst: 10_000, TestsPerSecond: 10_000, TestBurst: 10_000, Failures: 1_000_000, Log: log,
 	}
 	for _, o := range options {
 		o(&c)
@@ -144,7 +151,8 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 		running.Wait()
 	})
 	f.base, f.http = "http://"+listener.Addr().String(), &http.Client{Transport: validating{transport}}
-	for _, ready := range []<-chan struct{}{f.keys.Ready(), f.api.callbacks.Ready(), f.api.connections.Ready(), f.api.requests.Ready(), c.Consents.Ready()} {
+	for _, ready := range []<-chan struct{}{f.keys.Ready(), f.api.callbacks.Ready(), f.api.connections.Ready(),
+		f.api.requests.Ready(), c.Consents.Ready()} {
 		select {
 		case <-ready:
 		case <-time.After(time.Minute):
@@ -158,7 +166,8 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 func newConsents(t *testing.T, s *store.Store, public string, log *slog.Logger) *consent.Service {
 	t.Helper()
 	service, err := consent.New(consent.Config{
-		Store: s, PublicURL: public, AuthURL: "https://portal.example/OAuth20", ReturnOrigins: []string{"https://bms.example"}, Log: log,
+		Store: s, PublicURL: public, AuthURL: "https://portal.example/OAuth20",
+		ReturnOrigins: []string{"https://bms.example"}, Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -166,7 +175,8 @@ func newConsents(t *testing.T, s *store.Store, public string, log *slog.Logger) 
 	return service
 }
 
-// parts stands for the parts of the program that the API asks. Samples go out through the real sender.
+// parts stands for the parts of the program that the API asks. Samples go out through the real
+// sender.
 type parts struct {
 	sender *sender.Sender
 
@@ -218,11 +228,13 @@ func (p *parts) Test(ctx context.Context, cb relay.Callback, ev relay.Event) (re
 		}
 		secrets = append(secrets, secret)
 	}
-	r := sender.Request{URL: cb.Secrets.URL, EventID: ev.ID, Body: body, ContentType: cb.ContentType, Headers: cb.Secrets.Headers, Secrets: secrets, Timeout: 5 * time.Second}
+	r := sender.Request{URL: cb.Secrets.URL, EventID: ev.ID, Body: body, ContentType: cb.ContentType,
+		Headers: cb.Secrets.Headers, Secrets: secrets, Timeout: 5 * time.Second}
 	got := p.sender.Send(ctx, r)
 	return relay.AttemptRecord{
-		Event: ev.ID, At: got.At, DurationMillis: float64(got.Duration.Microseconds()) / 1000, Outcome: got.Outcome.String(), Status: got.Status,
-		Error: got.Error, Excerpt: got.Excerpt,
+		Event: ev.ID, At: got.At, DurationMillis: float64(got.Duration.Microseconds()) / 1000, Outcome: got.Outcome.String(),
+		Status: got.Status,
+		Error:  got.Error, Excerpt: got.Excerpt,
 	}, nil
 }
 
@@ -241,7 +253,8 @@ func (p *parts) Reconcile(_ context.Context, connection string, delivered bool) 
 	}
 	now := time.Now().UTC()
 	return relay.Reconciliation{Run: &relay.ReconcileRun{
-		Causes: []relay.ReconcileCause{relay.CauseGap, relay.CauseAsked}, Since: now.Add(-time.Hour), StartedAt: now, Done: 3, Total: 7, Delivered: delivered,
+		Causes: []relay.ReconcileCause{relay.CauseGap, relay.CauseAsked}, Since: now.Add(-time.Hour), StartedAt: now, Done: 3,
+		Total: 7, Delivered: delivered,
 	}}, nil
 }
 
@@ -262,7 +275,9 @@ func (p *parts) Retry(_ context.Context, unresolved string) (Retry, error) {
 	return RetryUnknown, store.ErrNotFound
 }
 
-func (p *parts) RetryAll(ctx context.Context, unresolved []relay.Unresolved, each func(id string, outcome Retry, err error)) {
+func (p *parts) RetryAll(
+	ctx context.Context, unresolved []relay.Unresolved, each func(id string, outcome Retry, err error),
+) {
 	for _, u := range unresolved {
 		p.set(func() { p.retried = append(p.retried, u.ID) })
 		outcome, err := p.Retry(ctx, u.ID)
@@ -297,7 +312,8 @@ func (p *parts) set(change func()) {
 
 // in is the fixture for a subtest.
 func (f *fixture) in(t *testing.T) *fixture {
-	return &fixture{t: t, conn: f.conn, seal: f.seal, store: f.store, js: f.js, hooks: f.hooks, keys: f.keys, api: f.api, base: f.base, http: f.http, log: f.log, parts: f.parts}
+	return &fixture{t: t, conn: f.conn, seal: f.seal, store: f.store, js: f.js, hooks: f.hooks, keys: f.keys, api: f.api,
+		base: f.base, http: f.http, log: f.log, parts: f.parts}
 }
 
 // trouble makes the store refuse writes.
@@ -314,10 +330,14 @@ func (f *fixture) publish(site, order string) relay.Event {
 		f.t.Fatal(err)
 	}
 	now := time.Now()
-	ev, err := relay.NewOrderEvent(publicURL, site, order, relay.TypeOrderCreated, relay.NextSequence(now, 0), now, relay.OrderData{
-		Order: json.RawMessage(`{"PartsOrderId":"` + order + `","Status":"New","Parts":[{"RepairerPrice":10.10,"<html>":"&"}]}`), ReadAt: now.UTC(), Revision: 1,
-		Origin: relay.OriginNotification, Notification: &relay.NotificationInfo{Topic: "PARTS.ORDER.CREATED", CreatedAt: "2026-01-15T09:38:44.6871504", SiteID: "1", ReceivedAt: now.UTC()},
-	})
+	ev, err := relay.NewOrderEvent(publicURL, site, order, relay.TypeOrderCreated, relay.NextSequence(now, 0), now,
+		relay.OrderData{
+			Order: json.RawMessage(`{"PartsOrderId":"` + order +
+				`","Status":"New","Parts":[{"RepairerPrice":10.10,"<html>":"&"}]}`), ReadAt: now.UTC(), Revision: 1,
+			Origin: relay.OriginNotification,
+			Notification: &relay.NotificationInfo{Topic: "PARTS.ORDER.CREATED", CreatedAt: "2026-01-15T09:38:44.6871504",
+				SiteID: "1", ReceivedAt: now.UTC()},
+		})
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -349,7 +369,8 @@ func (f *fixture) order(site, id string) {
 	f.t.Helper()
 	now := time.Now().UTC()
 	o := relay.OrderState{
-		Site: site, ID: id, Order: json.RawMessage(`{"PartsOrderId":"` + id + `","Status":"New","Price":10.10}`), ReadAt: now, Status: "New", Revision: 1,
+		Site: site, ID: id, Order: json.RawMessage(`{"PartsOrderId":"` + id + `","Status":"New","Price":10.10}`), ReadAt: now,
+		Status: "New", Revision: 1,
 		Sequence: 1, UpdatedAt: now,
 	}
 	if _, err := f.store.Orders.Create(f.t.Context(), site+"."+id, o); err != nil {
@@ -377,5 +398,6 @@ func (s *syncBuffer) String() string {
 
 // counted is what the secrets of a fixture's store are said to be encrypted with.
 func counted() store.KeyStatus {
-	return store.KeyStatus{CheckedAt: time.Now(), Writing: 7, Left: 2, Keys: []store.KeyUse{{ID: 7, Secrets: 3, Given: true}, {ID: 8, Secrets: 1, Given: true}, {ID: 9, Secrets: 1}}}
+	return store.KeyStatus{CheckedAt: time.Now(), Writing: 7, Left: 2,
+		Keys: []store.KeyUse{{ID: 7, Secrets: 3, Given: true}, {ID: 8, Secrets: 1, Given: true}, {ID: 9, Secrets: 1}}}
 }

@@ -10,9 +10,10 @@ import (
 	"github.com/go-chi/chi/v5"
 )
 
-// hideForeign ends a key's request about a callback of another client as if there were none, before anything of it is decoded or
-// decrypted: the answer is the same, and so is the work. What is the caller's own, the operation reads and judges itself. A creating PUT is
-// left to it altogether, as it must tell that an id is taken.
+// hideForeign answers a key's request about another client's callback as if the callback did not
+// exist, before any of it is decoded or decrypted: response and cost are the same. The caller's own
+// callbacks are read and checked by the operation. A PUT that creates a callback is left to the
+// operation completely, because it must report that an id is taken.
 func (a *API) hideForeign(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		x := exchangeOf(r)
@@ -21,13 +22,15 @@ func (a *API) hideForeign(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		id, err := url.PathUnescape(chi.URLParam(r, "id")) // it has been found valid
+		id, err := url.PathUnescape(chi.URLParam(r, "id")) // it was validated before
 		if err != nil {
 			a.fail(w, r, err)
 			return
 		}
 		ctx, cancel := a.patient(r)
-		own, err := a.c.Store.Callbacks.Holds(ctx, id, func(data []byte) bool { return memberOf(data, "client") == x.caller.client.ID })
+		own, err := a.c.Store.Callbacks.Holds(ctx, id, func(data []byte) bool {
+			return memberOf(data, "client") == x.caller.client.ID
+		})
 		cancel()
 		switch {
 		case err != nil:
@@ -40,7 +43,8 @@ func (a *API) hideForeign(next http.Handler) http.Handler {
 	})
 }
 
-// memberOf returns the text of a document's member, "" if it has none. It reads no further than that, however long the document is.
+// memberOf returns the text of a document's member, or "" if there is none. It stops reading there,
+// however long the document is.
 func memberOf(data []byte, member string) string {
 	d := json.NewDecoder(bytes.NewReader(data))
 	if open, err := d.Token(); err != nil || open != json.Delim('{') {

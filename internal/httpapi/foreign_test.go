@@ -11,8 +11,9 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// What another client has and what does not exist are told apart by nothing: for every operation that names one of them by its id, with
-// every role, with and without a version, and with good and bad bodies. Only making a callback says that its id is in use.
+// What another client has and what does not exist are told apart by nothing: for every operation
+// that names one of them by its id, with every role, with and without a version, and with good and
+// bad bodies. Only making a callback says that its id is in use.
 func TestIdsOfOtherClientsCannotBeToldApart(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -20,7 +21,8 @@ func TestIdsOfOtherClientsCannotBeToldApart(t *testing.T) {
 	writer, reader := f.client("client-b", relay.RoleWrite, "beta"), f.key("client-b", relay.RoleRead)
 	writer.put("/v1/callbacks/own", map[string]any{"url": "https://bms.example/"}).want(201)
 	a.put("/v1/callbacks/theirs", map[string]any{"url": "https://bms.example/", "startFrom": "earliest"}).want(201)
-	f.admin().put("/v1/connections/theirs", map[string]any{"level": "site", "site": "alpha", "refreshToken": "refresh-token-secret"}).want(201)
+	f.admin().put("/v1/connections/theirs",
+		map[string]any{"level": "site", "site": "alpha", "refreshToken": "refresh-token-secret"}).want(201)
 	f.order("alpha", orderA)
 	ev, disabled := f.publish("alpha", orderA), f.operational(relay.NoSite, relay.KindCallbackDisabled, "theirs")
 	noEvent, noOrder := strings.Replace(ev.ID, orderA, orderB, 1), orderB
@@ -58,11 +60,14 @@ func TestIdsOfOtherClientsCannotBeToldApart(t *testing.T) {
 		"/v1/unresolved/%s":                        {"con-a-1-0", "con-x-1-0"},
 		"/v1/unresolved/%s/retry":                  {"con-a-1-0", "con-x-1-0"},
 	}
-	// The thousands of calls do without the network, and without holding each against the contract as all other tests do.
+	// The thousands of calls do without the network, and without holding each against the contract
+	// as all other tests do.
 	writer.f, reader.f = f.direct(), f.direct()
 	bodies := []string{
-		``, `{}`, `{"url":"https://bms.example/"}`, `{"url":"https://bms.example/","sites":["alpha"]}`, `{"url":"https://bms.example/","startFrom":"never"}`,
-		`{"description":"x"}`, `{"secret":"` + secretText + `"}`, `{"unknown":1}`, `{"url":`, `[]`, `null`, `{"paused":true}`, `{"concurrency":0}`,
+		``, `{}`, `{"url":"https://bms.example/"}`, `{"url":"https://bms.example/","sites":["alpha"]}`,
+		`{"url":"https://bms.example/","startFrom":"never"}`,
+		`{"description":"x"}`, `{"secret":"` + secretText + `"}`, `{"unknown":1}`, `{"url":`, `[]`, `null`, `{"paused":true}`,
+		`{"concurrency":0}`,
 	}
 	for path, ids := range pairs {
 		for _, who := range []session{writer, reader} {
@@ -82,15 +87,18 @@ func TestIdsOfOtherClientsCannotBeToldApart(t *testing.T) {
 						call := func(id string) answer { return who.do(method, fmt.Sprintf(path, id), body, headers...) }
 						theirs := call(ids[0])
 						if theirs.status == http.StatusConflict && method == "PUT" && who == writer && path == "/v1/callbacks/%s" {
-							if p := theirs.problem("id-taken"); p.Detail != "" || ifMatch != "" || strings.Contains(string(theirs.body), "client-a") {
+							if p := theirs.problem("id-taken"); p.Detail != "" || ifMatch != "" ||
+								strings.Contains(string(theirs.body), "client-a") {
 								t.Errorf("a taken id with If-Match %q: %s", ifMatch, theirs.body)
 							}
 							continue
 						}
 						none := call(ids[1])
-						if said, want := strings.ReplaceAll(mask(theirs.body), ids[0], "ID"), strings.ReplaceAll(mask(none.body), ids[1], "ID"); theirs.status != none.status || said != want ||
+						if said, want := strings.ReplaceAll(mask(theirs.body), ids[0], "ID"), strings.ReplaceAll(mask(none.body), ids[1],
+							"ID"); theirs.status != none.status || said != want ||
 							theirs.status < 300 || theirs.header.Get("Allow") != none.header.Get("Allow") {
-							t.Errorf("%s %s of %s with %s, If-Match %q: %d %s\nof %s: %d %s", method, path, ids[0], body, ifMatch, theirs.status, theirs.body, ids[1],
+							t.Errorf("%s %s of %s with %s, If-Match %q: %d %s\nof %s: %d %s", method, path, ids[0], body, ifMatch,
+								theirs.status, theirs.body, ids[1],
 								none.status, none.body)
 						}
 					}
@@ -99,7 +107,8 @@ func TestIdsOfOtherClientsCannotBeToldApart(t *testing.T) {
 		}
 	}
 	a.get("/v1/callbacks/theirs").want(200)
-	for who, status := range map[session]int{a: 200, writer: 404} { // the same id, escaped, which the validating client cannot read
+	// the same id, escaped, which the validating client cannot read
+	for who, status := range map[session]int{a: 200, writer: 404} {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/v1/callbacks/%74heir%73", nil)
 		r.Header.Set("Authorization", "Bearer "+who.token)
 		w := httptest.NewRecorder()
@@ -109,7 +118,8 @@ func TestIdsOfOtherClientsCannotBeToldApart(t *testing.T) {
 	}
 }
 
-// Two values of what may be said once are refused: what stands in front could go by the one, the relay by the other.
+// Two values of what may be said once are refused: what stands in front could go by the one, the
+// relay by the other.
 func TestHeadersThatMayBeGivenOnce(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -18,40 +18,44 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// A request that makes something may come with an Idempotency-Key: then it can be sent again until it is answered, and makes one thing.
-// An operation takes part by naming that header in the contract.
+// A request that makes something may have an Idempotency-Key. It can then be sent again until it is
+// answered, and makes one thing only. An operation supports that if the contract names the header.
 //
-//	1. The request is stored with a seed, under the condition that there is none of this key. Of several at once, on whatever
-//	   replicas, one stores it; the others find it under way (409).
-//	2. The operation runs. Its ids and secrets come from the seed (maker).
-//	3. Its answer is stored, sealed. From then on a repetition gets this answer.
+//  1. The request is stored with a seed, under the condition that there is none with this key. Of
+//     several at the same time, on any replicas, one is stored; the others get 409.
+//  2. The operation runs. It makes its ids and secrets from the seed (maker).
+//  3. The response is stored, sealed. From then on a repetition gets this response.
 //
-// A problem by which nothing was made lets the key go: the request may be mended and sent again. If nobody knows whether something was
-// made, or the replica dies between 2 and 3, the next repetition runs the operation again with the same seed, and the operation finds
-// what it has made by its id.
+// After a problem by which nothing was made, the key is free again: the request may be corrected
+// and sent again. If it is unknown whether something was made, or the replica dies between 2 and 3,
+// the next repetition runs the operation again with the same seed, and the operation finds what it
+// has made by its id.
 
 const idempotencyHeader = "Idempotency-Key"
 
 const (
-	// runningFor is how long a request is left to the replica that runs it: longer than it takes there, all its waits together.
+	// runningFor is how long a request is left to the replica that runs it. It is longer than all
+	// waits of an operation together.
 	runningFor = 30 * time.Second
-	// maxStoredAnswer is the largest answer that is stored, in bytes. For a larger one the operation is run again.
+	// maxStoredAnswer is the largest stored response, in bytes. For a larger one the operation is
+	// run again.
 	maxStoredAnswer = 256 << 10
 )
 
-// room is how many requests of one caller are remembered, and how many bytes they may take together.
+// room is a number of remembered requests of one caller, and their bytes.
 type room struct{ count, bytes int }
 
-// newRemembered returns the count of nothing, within the bounds that the contract names.
+// newRemembered returns empty counts with the limits that the contract names.
 func newRemembered() *remembered {
 	return &remembered{
-		ofClient: room{1000, 16 << 20}, ofAdmin: room{20_000, 64 << 20}, // an operator makes links for thousands of connections
+		// an operator makes links for thousands of connections
+		ofClient: room{1000, 16 << 20}, ofAdmin: room{20_000, 64 << 20},
 		all: map[string]room{},
 	}
 }
 
-// idempotencyKey returns the key of a request whose operation takes one, "" without. As the draft of the header has it, it may be
-// in quotes.
+// idempotencyKey returns the key of a request whose operation supports one, or "". It may be in
+// quotes, as in the draft of the header.
 func (x *exchange) idempotencyKey(r *http.Request) string {
 	if !x.op.once {
 		return ""
@@ -63,7 +67,8 @@ func (x *exchange) idempotencyKey(r *http.Request) string {
 	return key
 }
 
-// account is whose keys are the same: all of a client's, as they may read and change the same things; each administrator's own.
+// account identifies whose keys are shared: all keys of a client share them, because they may read
+// and change the same things; each administrator has its own.
 func (c caller) account() string {
 	if c.isAdmin() {
 		return "admin " + c.admin
@@ -79,8 +84,8 @@ func hashed(parts ...string) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// fingerprint returns what makes a request another one: its operation, path, query and body as it was read, and leaves the body to be
-// read again.
+// fingerprint identifies a request by its operation, path, query and body as it was parsed. It
+// leaves the body to be read again.
 func fingerprint(r *http.Request) ([]byte, error) {
 	var raw []byte
 	if r.Body != nil {
@@ -94,8 +99,10 @@ func fingerprint(r *http.Request) ([]byte, error) {
 	return sum[:], nil
 }
 
-// once runs a request that has an Idempotency-Key, unless it has been answered already.
-func (a *API) once(ctx context.Context, r *http.Request, c caller, key string, run func() (response, error)) (response, error) {
+// once runs a request with an Idempotency-Key, unless it has been answered already.
+func (a *API) once(
+	ctx context.Context, r *http.Request, c caller, key string, run func() (response, error),
+) (response, error) {
 	x := exchangeOf(r)
 	print, err := fingerprint(r)
 	if err != nil {
@@ -115,7 +122,7 @@ func (a *API) once(ctx context.Context, r *http.Request, c caller, key string, r
 	return answer, err
 }
 
-// claim stores that the request runs here, or returns it with its answer.
+// claim stores that the request runs here, or returns it with its stored response.
 func (a *API) claim(ctx context.Context, c caller, key string, print []byte) (store.IdempotentRequest, uint64, error) {
 	select {
 	case <-a.requests.Ready():
@@ -126,7 +133,8 @@ func (a *API) claim(ctx context.Context, c caller, key string, print []byte) (st
 	for try := range tries {
 		rest(ctx, try)
 		fresh := store.IdempotentRequest{
-			Caller: hashed(c.account()), RunningUntil: time.Now().Add(runningFor).UTC(), Fingerprint: print, Seed: newMaker().seed,
+			Caller: hashed(c.account()), RunningUntil: time.Now().Add(runningFor).UTC(),
+			Fingerprint: print, Seed: newMaker().seed,
 		}
 		if !full {
 			revision, err := a.c.Store.Requests.Put(ctx, key, fresh, 0)
@@ -137,11 +145,15 @@ func (a *API) claim(ctx context.Context, c caller, key string, print []byte) (st
 		found, revision, err := a.c.Store.Requests.Find(ctx, key)
 		switch {
 		case errors.Is(err, store.ErrNotFound) && full:
-			return fresh, 0, &problem{kind: kindTooMany, detail: "Too many requests with an Idempotency-Key came within 24 hours.", retryAfter: time.Hour}
+			return fresh, 0, &problem{
+				kind: kindTooMany, retryAfter: time.Hour,
+				detail: "Too many requests with an Idempotency-Key came within 24 hours.",
+			}
 		case errors.Is(err, store.ErrNotFound):
-			continue // it has just gone
+			continue // it has just been removed
 		case errors.Is(err, store.ErrSealed):
-			return fresh, 0, kindKeyReused.problem("What was made with this key can no longer be read, as its encryption key is gone.")
+			return fresh, 0, kindKeyReused.problem(
+				"What was made with this key can no longer be read, as its encryption key is gone.")
 		case err != nil:
 			return fresh, 0, err
 		case subtle.ConstantTimeCompare(found.Fingerprint, print) != 1:
@@ -151,7 +163,7 @@ func (a *API) claim(ctx context.Context, c caller, key string, print []byte) (st
 		case time.Now().Before(found.RunningUntil):
 			return fresh, 0, &problem{kind: kindKeyInUse, retryAfter: time.Second}
 		}
-		found.RunningUntil = fresh.RunningUntil // whoever ran it is gone
+		found.RunningUntil = fresh.RunningUntil // its replica is gone
 		if revision, err = a.c.Store.Requests.Put(ctx, key, found, revision); !errors.Is(err, store.ErrConflict) {
 			return found, revision, err
 		}
@@ -159,15 +171,19 @@ func (a *API) claim(ctx context.Context, c caller, key string, print []byte) (st
 	return store.IdempotentRequest{}, 0, &problem{kind: kindKeyInUse, retryAfter: time.Second}
 }
 
-// settle stores what a request came to. If that fails it stays to be run again, which makes nothing twice.
-func (a *API) settle(ctx context.Context, key string, revision uint64, request store.IdempotentRequest, answer response, failed error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience) // also when whoever asked has gone
+// settle stores the result of a request. If that fails, the request can be run again, which makes
+// nothing twice.
+func (a *API) settle(
+	ctx context.Context, key string, revision uint64, request store.IdempotentRequest, answer response, failed error,
+) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience) // even if the caller has gone
 	defer cancel()
 	var err error
 	switch p := asProblem(http.MethodPost, failed); {
 	case failed == nil && len(answer.body) <= maxStoredAnswer:
 		request.Answer = &store.StoredAnswer{
-			Status: answer.status, ETag: answer.etag, Location: answer.location, ContentType: answer.contentType, Body: answer.body,
+			Status: answer.status, ETag: answer.etag, Location: answer.location,
+			ContentType: answer.contentType, Body: answer.body,
 		}
 		request.Seed, request.RunningUntil = nil, time.Time{}
 		_, err = a.c.Store.Requests.Put(ctx, key, request, revision)
@@ -178,24 +194,27 @@ func (a *API) settle(ctx context.Context, key string, revision uint64, request s
 		_, err = a.c.Store.Requests.Put(ctx, key, request, revision)
 	}
 	if err != nil && !errors.Is(err, store.ErrConflict) {
-		a.c.Log.Log(ctx, store.Level(err, slog.LevelWarn), "what a request with an Idempotency-Key came to cannot be stored; a repetition runs it again", "error", err)
+		a.c.Log.Log(ctx, store.Level(err, slog.LevelWarn),
+			"what a request with an Idempotency-Key came to cannot be stored; a repetition runs it again", "error", err)
 	}
 }
 
-// replayed returns a stored answer.
+// replayed returns a stored response.
 func replayed(s store.StoredAnswer) response {
-	return response{status: s.Status, etag: s.ETag, location: s.Location, contentType: s.ContentType, body: s.Body, replayed: true}
+	return response{
+		status: s.Status, etag: s.ETag, location: s.Location, contentType: s.ContentType, body: s.Body, replayed: true,
+	}
 }
 
-// remembered counts what is stored of each caller's requests.
+// remembered counts the stored requests of each caller.
 type remembered struct {
-	ofClient, ofAdmin room // the most
+	ofClient, ofAdmin room // the limits
 
 	mu  sync.Mutex
 	all map[string]room
 }
 
-// changed takes in that a stored request has changed.
+// changed updates the counts after a stored request has changed.
 func (m *remembered) changed(before, now *store.Entry[store.RequestSize]) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -211,7 +230,7 @@ func (m *remembered) changed(before, now *store.Entry[store.RequestSize]) {
 	}
 }
 
-// full reports whether no more of a caller's requests are remembered.
+// full reports whether no more requests of a caller are remembered.
 func (m *remembered) full(c caller) bool {
 	most := m.ofClient
 	if c.isAdmin() {

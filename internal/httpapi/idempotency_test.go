@@ -22,16 +22,18 @@ type making struct {
 // makings are all operations that take an Idempotency-Key, of the client acme with a callback cb.
 func makings() map[string]making {
 	return map[string]making{
-		"createCallback": {"/v1/callbacks?client=acme", map[string]any{"url": "https://bms.example/hook", "types": []string{"audatex.parts.*"}}, func(f *fixture) int {
-			var list CallbackList
-			f.admin().get("/v1/callbacks?client=acme").want(200).into(&list)
-			return len(list.Items) - 1
-		}},
-		"createKey": {"/v1/clients/acme/keys", map[string]any{"role": "read", "description": "for the test"}, func(f *fixture) int {
-			var list KeyList
-			f.admin().get("/v1/clients/acme/keys").want(200).into(&list)
-			return len(list.Items)
-		}},
+		"createCallback": {"/v1/callbacks?client=acme",
+			map[string]any{"url": "https://bms.example/hook", "types": []string{"audatex.parts.*"}}, func(f *fixture) int {
+				var list CallbackList
+				f.admin().get("/v1/callbacks?client=acme").want(200).into(&list)
+				return len(list.Items) - 1
+			}},
+		"createKey": {"/v1/clients/acme/keys", map[string]any{"role": "read", "description": "for the test"},
+			func(f *fixture) int {
+				var list KeyList
+				f.admin().get("/v1/clients/acme/keys").want(200).into(&list)
+				return len(list.Items)
+			}},
 		"createConsentLink":  {"/v1/connections/con-1/consent-links", map[string]any{"force": true}, linksOf("con-1")},
 		"createConsentLinks": {"/v1/consent-links", map[string]any{"connections": []string{"con-2"}}, linksOf("con-2")},
 		"rotateSecret": {"/v1/callbacks/cb/rotate-secret", map[string]any{}, func(f *fixture) int {
@@ -61,14 +63,16 @@ func (f *fixture) acme() {
 	f.admin().put("/v1/callbacks/cb?client=acme", map[string]any{"url": "https://bms.example/"}).want(201)
 }
 
-// Every POST of the contract that makes something takes the header; the others make nothing that is there afterwards.
+// Every POST of the contract that makes something takes the header; the others make nothing that is
+// there afterwards.
 func TestEveryPostThatMakesSomethingTakesAnIdempotencyKey(t *testing.T) {
 	t.Parallel()
 	c, err := embedded()
 	if err != nil {
 		t.Fatal(err)
 	}
-	makesNothing := []string{"testCallback", "resumeCallback", "pollConnection", "reconcileConnection", "retryUnresolved", "retryManyUnresolved"}
+	makesNothing := []string{"testCallback", "resumeCallback", "pollConnection", "reconcileConnection", "retryUnresolved",
+		"retryManyUnresolved"}
 	tried := makings()
 	for route, op := range c.operations {
 		if !strings.HasPrefix(route, "POST /v1/") {
@@ -83,7 +87,8 @@ func TestEveryPostThatMakesSomethingTakesAnIdempotencyKey(t *testing.T) {
 	}
 }
 
-// Equal requests at once on three replicas make one thing, and all get its answer in the end: to the byte, secrets included.
+// Equal requests at once on three replicas make one thing, and all get its answer in the end: to
+// the byte, secrets included.
 func TestEqualRequestsOnThreeReplicasMakeOneThing(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -122,7 +127,8 @@ func TestEqualRequestsOnThreeReplicasMakeOneThing(t *testing.T) {
 			if made := m.made(f.in(t)) - before; made != 1 || fresh != 1 {
 				t.Errorf("%d were made and %d answers are not replayed, want 1", made, fresh)
 			}
-			if second := f.in(t).admin().post(m.path, m.body, "Idempotency-Key", `"another of `+name+`"`); string(second.body) == string(first.body) {
+			if second := f.in(t).admin().post(m.path, m.body, "Idempotency-Key",
+				`"another of `+name+`"`); string(second.body) == string(first.body) {
 				t.Errorf("another key got the same answer: %s", second.body)
 			}
 			again := f.in(t).admin().post(m.path, m.body, "Idempotency-Key", `"one of `+name+`"`) // the same in quotes
@@ -182,15 +188,19 @@ func TestAnIdempotencyKeyStandsForOneRequestOfOneCaller(t *testing.T) {
 	if first.Id != other.Id || first.Secret != other.Secret || first.Secret == "" {
 		t.Errorf("got %+v, want %+v", other, first)
 	}
-	// The order of members and white space make no other request; what they say does, and so do path and query.
+	// The order of members and white space make no other request; what they say does, and so do
+	// path and query.
 	a.post("/v1/callbacks", `{ "description":"one", "url":"https://bms.example/" }`, "Idempotency-Key", "k").want(201)
-	a.post("/v1/callbacks", map[string]any{"url": "https://bms.example/"}, "Idempotency-Key", "k").want(422).problem("idempotency-key-reused")
+	a.post("/v1/callbacks", map[string]any{"url": "https://bms.example/"}, "Idempotency-Key",
+		"k").want(422).problem("idempotency-key-reused")
 	a.post("/v1/callbacks?client=client-a", hook, "Idempotency-Key", "k").want(422).problem("idempotency-key-reused")
-	a.post("/v1/callbacks/"+first.Id+"/rotate-secret", nil, "Idempotency-Key", "k").want(422).problem("idempotency-key-reused")
+	a.post("/v1/callbacks/"+first.Id+"/rotate-secret", nil, "Idempotency-Key",
+		"k").want(422).problem("idempotency-key-reused")
 	f.admin().post("/v1/clients/client-a/keys", nil, "Idempotency-Key", "k").want(422).problem("idempotency-key-reused")
 	// A body that is not valid, a key that may only read: as without the header.
 	a.post("/v1/callbacks", map[string]any{"url": 7}, "Idempotency-Key", "k").want(422).problem("invalid-body", "/url")
-	f.key("client-a", relay.RoleRead).post("/v1/callbacks", hook, "Idempotency-Key", "k").want(403).problem("read-only-key")
+	f.key("client-a", relay.RoleRead).post("/v1/callbacks", hook, "Idempotency-Key",
+		"k").want(403).problem("read-only-key")
 	for _, wrong := range []string{"", strings.Repeat("x", 256), "schlüssel", "a\tb"} {
 		a.post("/v1/callbacks", hook, "Idempotency-Key", wrong).want(400).problem("invalid-parameter", "Idempotency-Key")
 	}
@@ -217,7 +227,8 @@ func TestAProblemLetsItsIdempotencyKeyGo(t *testing.T) {
 	f.admin().post("/v1/clients/acme/keys", nil, "Idempotency-Key", "k").want(201)
 }
 
-// Without a clear answer of the store, and after a replica that died with it, a request is run again and finds what it made.
+// Without a clear answer of the store, and after a replica that died with it, a request is run
+// again and finds what it made.
 func TestAnInterruptedRequestMakesNothingTwice(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -232,7 +243,8 @@ func TestAnInterruptedRequestMakesNothingTwice(t *testing.T) {
 		}
 		return &after
 	}
-	for name, bucket := range map[string]string{"createCallback": "callbacks", "createKey": "clients", "rotateSecret": "callbacks"} {
+	for name, bucket := range map[string]string{"createCallback": "callbacks", "createKey": "clients",
+		"rotateSecret": "callbacks"} {
 		t.Run(name, func(t *testing.T) {
 			f, m := f.in(t), makings()[name]
 			before := m.made(f)
@@ -244,7 +256,8 @@ func TestAnInterruptedRequestMakesNothingTwice(t *testing.T) {
 			if made := m.made(f) - before; first.status >= 300 || made != 1 {
 				t.Fatalf("%d %s, and %d were made", first.status, first.body, made)
 			}
-			// As a replica leaves it that dies before it has stored the answer: with the time still running, then over.
+			// As a replica leaves it that dies before it has stored the answer: with the time still
+			// running, then over.
 			unanswered := f.unanswered(name, m)
 			f.admin().post(m.path, m.body, "Idempotency-Key", "dies "+name).want(409).problem("idempotency-key-in-use")
 			f.endRunning()
@@ -308,7 +321,8 @@ func (f *fixture) endRunning() {
 	}
 }
 
-// What is remembered of one caller has bounds, which do not touch what is remembered already, nor others.
+// What is remembered of one caller has bounds, which do not touch what is remembered already, nor
+// others.
 func TestRequestsRememberedOfACallerAreBounded(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

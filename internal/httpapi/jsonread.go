@@ -10,20 +10,22 @@ import (
 	"unicode/utf8"
 )
 
-// The bounds of a body, checked while it is read. Each is several times what the contract can use: a callback names at most 1,000
-// sites and 1,000 orders, the longest text is a refresh token of 8,192 characters.
+// The limits of a body, checked while it is read. Each is several times what the contract can use:
+// a callback names at most 1,000 sites and 1,000 orders, and the longest text is a refresh token of
+// 8,192 characters.
 const (
 	maxDepth  = 32
 	maxValues = 10_000
 	maxName   = 512              // bytes of a member's name
 	maxText   = 4 * 8192         // bytes of a text
 	maxNumber = 100              // bytes of a number
-	maxWhole  = float64(1 << 53) // up to here a float64 holds every whole number
+	maxWhole  = float64(1 << 53) // the largest range in which a float64 holds every whole number
 )
 
-// readJSON reads one JSON value more strictly than encoding/json does: no repeated members (two readers could take different ones),
-// no bytes that are not UTF-8, nothing after the value, and nothing beyond the bounds above. Whole numbers are written as such, whatever
-// they came as: to the contract 1.0 and 1e1 are integers, to encoding/json they are not.
+// readJSON reads one JSON value, and is stricter than encoding/json: no repeated members (two
+// readers could use different ones), only UTF-8, nothing after the value, and nothing beyond the
+// limits above. Whole numbers are written as integers: for the contract 1.0 and 1e1 are integers,
+// for encoding/json they are not.
 func readJSON(raw []byte) (any, error) {
 	if !utf8.Valid(raw) {
 		return nil, kindMalformed.problem("The body is not UTF-8.")
@@ -40,7 +42,8 @@ func readJSON(raw []byte) (any, error) {
 	return v, nil
 }
 
-// reader reads one document. Where it is in the document is written as a pointer only for an error.
+// reader reads one document. Its position in the document is only formatted as a pointer for an
+// error.
 type reader struct {
 	d      *json.Decoder
 	path   []step
@@ -66,7 +69,7 @@ func (r *reader) malformed(what string) error {
 	}}
 }
 
-// token reads the next token. The decoder's own words are not passed on: they may quote the body.
+// token reads the next token. The decoder's own errors are not passed on: they may quote the body.
 func (r *reader) token() (json.Token, error) {
 	t, err := r.d.Token()
 	switch {
@@ -105,8 +108,8 @@ func (r *reader) value() (any, error) {
 	return t, nil
 }
 
-// number takes what a float64 can hold, as RFC 8259 advises (section 6): a number with a million digits or a huge exponent would cost
-// those who calculate with it as much.
+// number accepts what a float64 can hold, as RFC 8259 advises (section 6): a number with a million
+// digits or a huge exponent would be expensive for those who calculate with it.
 func (r *reader) number(n json.Number) (any, error) {
 	if len(n) > maxNumber {
 		return nil, r.malformed("the number has more than " + strconv.Itoa(maxNumber) + " characters")
@@ -144,7 +147,7 @@ func (r *reader) object() (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		name, _ := t.(string) // the decoder takes nothing else here
+		name, _ := t.(string) // the decoder accepts nothing else here
 		if len(name) > maxName {
 			return nil, r.malformed("a member's name is longer than " + strconv.Itoa(maxName) + " bytes")
 		}

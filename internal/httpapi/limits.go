@@ -7,14 +7,14 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// siftedPerRequest is how many messages of a log that are read for nothing cost a key as much as a request.
+// siftedPerRequest is how many log messages that were read in vain count as one request of a key.
 const siftedPerRequest = 100
 
-// maxKnown bounds the limiters kept; beyond it all are forgotten, which gives each key one fresh burst.
+// maxKnown bounds the limiters. Beyond it all are forgotten, which gives each key a new burst.
 const maxKnown = 10_000
 
-// limits holds each key to its rate, so that one client cannot take the API from others.
-// The admin token is not limited: whoever holds it can do anything anyway.
+// limits enforces each key's rate, so that one client cannot take the API from others. The admin
+// token is not limited: its holder can do anything anyway.
 type limits struct {
 	perSecond rate.Limit
 	burst     int
@@ -27,7 +27,7 @@ func newLimits(perSecond float64, burst int) *limits {
 	return &limits{perSecond: rate.Limit(perSecond), burst: burst, keys: map[string]*rate.Limiter{}}
 }
 
-// allow takes one request of a key's rate.
+// allow takes one request from a key's rate.
 func (l *limits) allow(key string) bool {
 	l.mu.Lock()
 	limiter := l.keys[key]
@@ -42,8 +42,8 @@ func (l *limits) allow(key string) bool {
 	return limiter.Allow()
 }
 
-// charge makes a key pay for messages that were read for it and were not its business: one request's worth for each siftedPerRequest.
-// What it owes, its next requests wait for.
+// charge counts messages that were read for a key in vain: each siftedPerRequest of them as one
+// request. The key's next requests wait for that.
 func (l *limits) charge(key string, sifted int) {
 	if key == "" {
 		return

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"strconv"
@@ -12,12 +13,13 @@ import (
 
 const defaultLimit = 50
 
-// token makes an opaque cursor. The kind keeps the cursor of one list from being used with another.
+// token returns an opaque cursor. The kind prevents the cursor of one list from being used with
+// another.
 func token(kind byte, fields ...string) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(string(kind) + strings.Join(fields, ",")))
 }
 
-// readToken reads what token made.
+// readToken parses a cursor made by token.
 func readToken(kind byte, cursor string, fields int) ([]string, error) {
 	b, err := base64.RawURLEncoding.DecodeString(cursor)
 	if err == nil && len(b) > 0 && b[0] == kind {
@@ -28,7 +30,7 @@ func readToken(kind byte, cursor string, fields int) ([]string, error) {
 	return nil, badParameter("after", "is not a cursor of this list")
 }
 
-// position makes a cursor of positions in a log; readPosition reads it.
+// position returns a cursor of log positions; readPosition parses it.
 func position(kind byte, numbers ...uint64) string {
 	fields := make([]string, len(numbers))
 	for i, n := range numbers {
@@ -51,7 +53,7 @@ func readPosition(kind byte, cursor string, count int) ([]uint64, error) {
 	return numbers, nil
 }
 
-// page returns one page of a group of the documents in a copy, in the order of their keys, of those that pass (nil: all).
+// page returns one page of a group of documents in a copy that pass (nil: all), sorted by key.
 func page[T any](
 	ctx context.Context, m *store.Mirror[T], group, after string, limit int, pass func(T) bool,
 ) (items []store.Entry[T], next string, err error) {
@@ -64,9 +66,7 @@ func page[T any](
 	case <-ctx.Done():
 		return nil, "", starting()
 	}
-	if limit == 0 {
-		limit = defaultLimit
-	}
+	limit = cmp.Or(limit, defaultLimit)
 	items, more := m.Page(group, after, limit, pass)
 	if more {
 		next = token('k', items[limit-1].Key)
@@ -74,7 +74,7 @@ func page[T any](
 	return items, next, nil
 }
 
-// afterKey reads the cursor of a list that is in the order of keys; "" is its beginning.
+// afterKey parses the cursor of a list sorted by key; "" is its beginning.
 func afterKey(cursor string) (string, error) {
 	if cursor == "" {
 		return "", nil
@@ -86,7 +86,8 @@ func afterKey(cursor string) (string, error) {
 	return last[0], nil
 }
 
-// starting says that the copies of what is stored are not complete yet.
+// starting returns the problem for a request that comes before the copies of the store are
+// complete.
 func starting() error {
 	return &problem{kind: kindBusy, detail: "The relay is starting.", retryAfter: time.Second}
 }
@@ -100,16 +101,12 @@ func entryKeys[T any](entries []store.Entry[T]) []string {
 	return keys
 }
 
-// valuesOf answers the documents of entries.
+// valuesOf returns the documents of entries.
 func valuesOf[T any](entries []store.Entry[T]) []T {
-	all := make([]T, 0, len(entries))
-	for _, e := range entries {
-		all = append(all, e.Value)
-	}
-	return all
+	return views(entries, func(v T) T { return v })
 }
 
-// views maps entries to what is answered.
+// views returns the documents of entries as the API shows them.
 func views[T, V any](entries []store.Entry[T], view func(T) V) []V {
 	all := make([]V, 0, len(entries))
 	for _, e := range entries {

@@ -12,8 +12,8 @@ import (
 	"github.com/audatex-relay/relay/internal/natstest"
 )
 
-// TestMain also demands, of a whole run, that every operation of the contract was seen to succeed: an operation that no test
-// exercises fails the package.
+// TestMain also demands, of a whole run, that every operation of the contract was seen to succeed:
+// an operation that no test exercises fails the package.
 func TestMain(m *testing.M) {
 	natstest.Waiting(6)
 	code := m.Run()

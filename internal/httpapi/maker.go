@@ -7,11 +7,12 @@ import (
 	"encoding/hex"
 )
 
-// seedBytes is the size of what a request's ids and secrets are made of.
+// seedBytes is the size of the seed for a request's ids and secrets.
 const seedBytes = 32
 
-// maker makes the ids and secrets of what one request makes. The same request makes the same ones when it is run again, as after a
-// replica that died with it: then what it has made already is found by its id, and is not made twice.
+// maker makes the ids and secrets for one request. If the request is run again, as after its
+// replica has died, it makes the same ones: what was made already is found by its id and not made
+// twice.
 type maker struct{ seed []byte }
 
 func newMaker() maker {
@@ -20,14 +21,14 @@ func newMaker() maker {
 	return maker{seed}
 }
 
-// bytes returns n random bytes for a purpose: others for another purpose, the same for the same one.
+// bytes returns n random bytes for a purpose: always the same for the same purpose.
 func (m maker) bytes(purpose string, n int) []byte {
 	b, err := hkdf.Expand(sha256.New, m.seed, purpose, n)
-	if err != nil { // n is a constant of ours, far below the most
+	if err != nil { // n is a constant, far below the maximum
 		panic(err)
 	}
 	return b
 }
 
-// id returns a random id for a purpose, of the form of relay.NewID.
+// id returns a random id for a purpose, in the form of relay.NewID.
 func (m maker) id(purpose string) string { return hex.EncodeToString(m.bytes(purpose, 16)) }

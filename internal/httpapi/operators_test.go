@@ -18,10 +18,15 @@ func TestConnections(t *testing.T) {
 	f := newFixture(t)
 	op := f.admin()
 	op.put("/v1/connections/con-a", map[string]any{"level": "site"}).want(422).problem("invalid-body", "/site")
-	op.put("/v1/connections/con-a", map[string]any{"level": "planet", "site": "alpha"}).want(422).problem("invalid-body", "/level")
-	op.put("/v1/connections/con-a", map[string]any{"level": "company", "sites": map[string]string{"1": "Alpha"}}).want(422).problem("invalid-body", "/sites/1")
+	op.put("/v1/connections/con-a", map[string]any{"level": "planet", "site": "alpha"}).want(422).problem("invalid-body",
+		"/level")
+	op.put("/v1/connections/con-a",
+		map[string]any{"level": "company", "sites": map[string]string{"1": "Alpha"}}).want(422).problem("invalid-body",
+		"/sites/1")
 	var c Connection
-	op.put("/v1/connections/con-a", map[string]any{"level": "company", "sites": map[string]string{"4711": "alpha"}, "refreshToken": "one", "pollIntervalSeconds": 0.5}).want(201).into(&c)
+	op.put("/v1/connections/con-a",
+		map[string]any{"level": "company", "sites": map[string]string{"4711": "alpha"}, "refreshToken": "one",
+			"pollIntervalSeconds": 0.5}).want(201).into(&c)
 	if c.State != ConnectionStateNew || c.Waiting == nil || *c.Waiting != 3 || c.PollIntervalSeconds != 0.5 {
 		t.Errorf("made: %+v", c)
 	}
@@ -48,7 +53,8 @@ func TestConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	read := op.get("/v1/connections/con-a").want(200).into(&c)
-	if c.State != ConnectionStateActive || !c.SubscriptionAdopted || !c.LastPollAt.Equal(now) || !c.GapSuspectedAt.Equal(now) || !c.TokenRefreshedAt.Equal(now) {
+	if c.State != ConnectionStateActive || !c.SubscriptionAdopted || !c.LastPollAt.Equal(now) ||
+		!c.GapSuspectedAt.Equal(now) || !c.TokenRefreshedAt.Equal(now) {
 		t.Errorf("active: %+v", c)
 	}
 	token.ConsentRequiredSince, token.Reason = &now, "invalid_grant"
@@ -63,10 +69,12 @@ func TestConnections(t *testing.T) {
 
 	// A new refresh token replaces all that was known of the one before.
 	op.patch("/v1/connections/con-a", map[string]any{"refreshToken": "two"}, "If-Match", read.header.Get("ETag")).want(200)
-	if token, _, err = f.store.Tokens.Token(t.Context(), "con-a"); err != nil || token.RefreshToken.Reveal() != "two" || token.ConsentRequiredSince != nil || !token.RefreshedAt.IsZero() {
+	if token, _, err = f.store.Tokens.Token(t.Context(), "con-a"); err != nil || token.RefreshToken.Reveal() != "two" ||
+		token.ConsentRequiredSince != nil || !token.RefreshedAt.IsZero() {
 		t.Errorf("token: %v, %v", token, err)
 	}
-	op.patch("/v1/connections/con-a", map[string]any{"sites": map[string]any{"4711": nil}}).want(422).problem("invalid-body", "/site")
+	op.patch("/v1/connections/con-a",
+		map[string]any{"sites": map[string]any{"4711": nil}}).want(422).problem("invalid-body", "/site")
 	op.patch("/v1/connections/con-a", map[string]any{"paused": true}).want(200).into(&c)
 	if c.State != ConnectionStatePaused || c.Sites["4711"] != "alpha" {
 		t.Errorf("paused: %+v", c)
@@ -82,9 +90,11 @@ func TestConnections(t *testing.T) {
 		t.Errorf("list: %+v", list)
 	}
 
-	// The vendor's trouble keeps the connection; without it the subscription, the tokens and the connection go.
+	// The vendor's trouble keeps the connection; without it the subscription, the tokens and the
+	// connection go.
 	f.parts.set(func() {
-		f.parts.vendor = &audatex.Error{Operation: audatex.OpUnsubscribe, Outcome: audatex.Unavailable, Message: "down", CorrelationID: "corr-1"}
+		f.parts.vendor = &audatex.Error{Operation: audatex.OpUnsubscribe, Outcome: audatex.Unavailable, Message: "down",
+			CorrelationID: "corr-1"}
 	})
 	if p := op.delete("/v1/connections/con-a?unsubscribe=true").want(502).problem("vendor-error"); !strings.Contains(p.Detail, "corr-1") {
 		t.Errorf("detail: %s", p.Detail)
@@ -116,7 +126,8 @@ func TestAssessments(t *testing.T) {
 	f := newFixture(t)
 	a := f.client("client-a", relay.RoleRead, "alpha")
 	f.admin().put("/v1/connections/one", map[string]any{"level": "site", "site": "alpha"}).want(201)
-	f.admin().put("/v1/connections/both", map[string]any{"level": "company", "sites": map[string]string{"1": "alpha", "2": "beta"}}).want(201)
+	f.admin().put("/v1/connections/both",
+		map[string]any{"level": "company", "sites": map[string]string{"1": "alpha", "2": "beta"}}).want(201)
 	var found Assessment
 	// Slashes, spaces and per cent signs of the vendor's numbers arrive as they are.
 	a.get("/v1/assessments/GB%2F1/2%25%202?connection=one").want(200).into(&found)
@@ -127,7 +138,8 @@ func TestAssessments(t *testing.T) {
 	a.get("/v1/assessments/o/n?connection=none").want(404)
 	f.admin().get("/v1/assessments/o/n?connection=both").want(200)
 	for outcome, want := range map[audatex.Outcome]int{
-		audatex.NotFound: 404, audatex.Unauthorised: 409, audatex.Throttled: 503, audatex.Unavailable: 502, audatex.Forbidden: 502, audatex.Malformed: 502,
+		audatex.NotFound: 404, audatex.Unauthorised: 409, audatex.Throttled: 503, audatex.Unavailable: 502,
+		audatex.Forbidden: 502, audatex.Malformed: 502,
 	} {
 		f.parts.set(func() {
 			f.parts.vendor = &audatex.Error{Operation: audatex.OpAssessment, Outcome: outcome, RetryAfter: 90 * time.Second}
@@ -143,7 +155,8 @@ func TestClients(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	op := f.admin()
-	op.put("/v1/clients/a", map[string]any{"allSites": true, "sites": []string{"x"}}).want(422).problem("invalid-body", "/sites")
+	op.put("/v1/clients/a", map[string]any{"allSites": true, "sites": []string{"x"}}).want(422).problem("invalid-body",
+		"/sites")
 	made := op.put("/v1/clients/a", map[string]any{"sites": []string{"alpha"}, "description": "first"}).want(201)
 	op.put("/v1/clients/a", map[string]any{"sites": []string{"beta"}}, "If-Match", made.header.Get("ETag")).want(200)
 	op.put("/v1/clients/a", map[string]any{}, "If-Match", made.header.Get("ETag")).want(412)
@@ -179,7 +192,8 @@ func TestUnresolved(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for _, connection := range []string{"one", "two"} {
-		u := relay.Unresolved{ID: connection + "-7-0", Connection: connection, Reason: "forbidden", Raw: []byte("{\"a\":\xff}"), ReceivedAt: time.Now(), UnresolvedAt: time.Now()}
+		u := relay.Unresolved{ID: connection + "-7-0", Connection: connection, Reason: "forbidden",
+			Raw: []byte("{\"a\":\xff}"), ReceivedAt: time.Now(), UnresolvedAt: time.Now()}
 		if _, err := f.store.Unresolved.Create(t.Context(), u.ID, u); err != nil {
 			t.Fatal(err)
 		}
@@ -211,17 +225,27 @@ func TestRetryUnresolved(t *testing.T) {
 		status             int
 		kind, detail, wait string
 	}{
-		"published":   {retried{Retried, nil}, 204, "", "", ""},
-		"forbidden":   {retried{RetryRefused, vendor(audatex.Forbidden, audatex.OpOrder, 0)}, 409, "still-unresolved", "forbidden. The vendor said: words · Correlation id: corr-1", ""},
-		"unmapped":    {retried{RetryRefused, errors.New("vendor site 99 is mapped to no site")}, 409, "still-unresolved", "vendor site 99 is mapped to no site", ""},
-		"down":        {retried{RetryUnavailable, vendor(audatex.Unavailable, audatex.OpOrder, 0)}, 503, "not-available", "corr-1", "5"},
-		"throttled":   {retried{RetryUnavailable, vendor(audatex.Throttled, audatex.OpOrder, 90*time.Second)}, 503, "not-available", "words", "90"},
-		"client":      {retried{RetryUnavailable, vendor(audatex.Forbidden, audatex.OpToken, 0)}, 503, "not-available", "words", "5"},
-		"contested":   {retried{RetryUnavailable, errors.New("the log had moved on each time")}, 503, "not-available", "", "5"},
-		"store":       {retried{RetryUnavailable, fmt.Errorf("remove: %w", store.ErrUnavailable)}, 503, "store-unavailable", "second", "5"},
-		"unclear":     {retried{RetryUnavailable, fmt.Errorf("remove: %w", store.ErrUnclear)}, 503, "store-unavailable", "second", "5"},
-		"consent":     {retried{RetryUnavailable, vendor(audatex.Unauthorised, audatex.OpOrder, 0)}, 409, "consent-required", "words", ""},
-		"tokenless":   {retried{RetryUnavailable, fmt.Errorf("read: %w", relay.ErrNoToken)}, 409, "consent-required", "", ""},
+		"published": {retried{Retried, nil}, 204, "", "", ""},
+		"forbidden": {retried{RetryRefused, vendor(audatex.Forbidden, audatex.OpOrder, 0)}, 409, "still-unresolved",
+			"forbidden. The vendor said: words · Correlation id: corr-1", ""},
+		"unmapped": {retried{RetryRefused, errors.New("vendor site 99 is mapped to no site")}, 409, "still-unresolved",
+			"vendor site 99 is mapped to no site", ""},
+		"down": {retried{RetryUnavailable, vendor(audatex.Unavailable, audatex.OpOrder, 0)}, 503, "not-available",
+			"corr-1", "5"},
+		"throttled": {retried{RetryUnavailable, vendor(audatex.Throttled, audatex.OpOrder, 90*time.Second)}, 503,
+			"not-available", "words", "90"},
+		"client": {retried{RetryUnavailable, vendor(audatex.Forbidden, audatex.OpToken, 0)}, 503, "not-available",
+			"words", "5"},
+		"contested": {retried{RetryUnavailable, errors.New("the log had moved on each time")}, 503, "not-available",
+			"", "5"},
+		"store": {retried{RetryUnavailable, fmt.Errorf("remove: %w", store.ErrUnavailable)}, 503, "store-unavailable",
+			"second", "5"},
+		"unclear": {retried{RetryUnavailable, fmt.Errorf("remove: %w", store.ErrUnclear)}, 503, "store-unavailable",
+			"second", "5"},
+		"consent": {retried{RetryUnavailable, vendor(audatex.Unauthorised, audatex.OpOrder, 0)}, 409, "consent-required",
+			"words", ""},
+		"tokenless": {retried{RetryUnavailable, fmt.Errorf("read: %w", relay.ErrNoToken)}, 409, "consent-required",
+			"", ""},
 		"not-in-here": {retried{RetryUnknown, store.ErrNotFound}, 404, "not-found", "", ""},
 	} {
 		f.parts.set(func() { f.parts.retries = map[string]retried{id: c.retried} })

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"slices"
@@ -11,7 +12,8 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// maxSitesOfOrder bounds how many sites are looked through that have an order of the same id. One is what the vendor has.
+// maxSitesOfOrder bounds how many sites with an order of the same id are examined. The vendor has
+// only one.
 const maxSitesOfOrder = 100
 
 // ListOrders implements GET /v1/orders.
@@ -20,10 +22,7 @@ func (a *API) ListOrders(w http.ResponseWriter, r *http.Request, params ListOrde
 		if err := c.chosenSites(params.Sites); err != nil {
 			return reply{}, err
 		}
-		from, limit := uint64(1), params.Limit
-		if limit == 0 {
-			limit = defaultLimit
-		}
+		from, limit := uint64(1), cmp.Or(params.Limit, defaultLimit)
 		if params.After != "" {
 			at, err := readPosition('o', params.After, 1)
 			if err != nil {
@@ -34,7 +33,7 @@ func (a *API) ListOrders(w http.ResponseWriter, r *http.Request, params ListOrde
 		sites := params.Sites
 		if len(sites) == 0 && !c.isAdmin() && !c.client.AllSites {
 			sites = c.client.Sites
-			if len(sites) == 0 { // an empty choice would mean all
+			if len(sites) == 0 { // an empty choice would mean all sites
 				return reply{body: OrderList{Items: []Order{}}}, nil
 			}
 		}
@@ -81,10 +80,7 @@ func (a *API) ListOrderEvents(w http.ResponseWriter, r *http.Request, orderID Or
 		if err != nil {
 			return reply{}, err
 		}
-		from, limit := uint64(1), params.Limit
-		if limit == 0 {
-			limit = defaultLimit
-		}
+		from, limit := uint64(1), cmp.Or(params.Limit, defaultLimit)
 		if params.After != "" {
 			at, err := readPosition('h', params.After, 1)
 			if err != nil {
@@ -116,7 +112,7 @@ func (a *API) ListOrderEvents(w http.ResponseWriter, r *http.Request, orderID Or
 	})
 }
 
-// order finds an order that the caller may see.
+// order returns an order that the caller may see.
 func (a *API) order(ctx context.Context, c caller, id, site string) (relay.OrderState, error) {
 	id = strings.ToLower(id)
 	if site != "" {
@@ -130,7 +126,8 @@ func (a *API) order(ctx context.Context, c caller, id, site string) (relay.Order
 		site, _, _ := strings.Cut(key, ".")
 		return c.maySeeSite(site)
 	}
-	entries, _, _, err := a.c.Store.Orders.ChangedOf(ctx, 1, []string{"*." + id}, mine, maxSitesOfOrder, a.unreadable("order"))
+	entries, _, _, err := a.c.Store.Orders.ChangedOf(ctx, 1, []string{"*." + id}, mine, maxSitesOfOrder,
+		a.unreadable("order"))
 	if err != nil {
 		return relay.OrderState{}, err
 	}
@@ -148,7 +145,7 @@ func (a *API) order(ctx context.Context, c caller, id, site string) (relay.Order
 	return relay.OrderState{}, kindAmbiguous.problem("The sites are: %s.", strings.Join(sites, ", "))
 }
 
-// keysOf answers the keys of the orders of sites; none means all.
+// keysOf returns the key filters for the orders of sites; none means all.
 func keysOf(sites []string) []string {
 	if len(sites) > maxFilters {
 		return nil

@@ -11,19 +11,20 @@ import (
 	"github.com/go-chi/chi/v5"
 )
 
-// onlyOnce are the headers of which a second one is refused: what stands in front of the relay could go by the one, and the relay by the
-// other. (Of Host and Content-Length the server itself refuses a second one.)
+// onlyOnce are the headers that may not be repeated: what is in front of the relay could use one
+// value, and the relay the other. (The server itself refuses a second Host or Content-Length.)
 var onlyOnce = []string{"Authorization", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key"}
 
 var (
-	// joinedCredentials is a second scheme behind a comma, joinedType a second media type: two headers that were made one.
+	// joinedCredentials is a second scheme after a comma, joinedType a second media type: two
+	// headers joined to one.
 	joinedCredentials = regexp.MustCompile(`,[ \t]*[!#$%&'*+.^_|~0-9A-Za-z-]+[ \t]`)
 	joinedType        = regexp.MustCompile(`^[^";]*,`)
-	// lostPlus is a time whose zone came with a plus, which means a space in a query.
+	// lostPlus is a time whose zone was sent with a plus, which means a space in a query.
 	lostPlus = regexp.MustCompile(`[Tt].* [0-9]{1,2}(:?[0-9]{2})?$`)
 )
 
-// checkHeaders refuses requests that say something twice.
+// checkHeaders refuses requests with repeated headers.
 func (a *API) checkHeaders(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for _, name := range onlyOnce {
@@ -38,7 +39,7 @@ func (a *API) checkHeaders(next http.Handler) http.Handler {
 	})
 }
 
-// checkParameters checks path, query and headers. Query parameters that the contract does not know are refused by name.
+// checkParameters checks path, query and headers. Unknown query parameters are refused by name.
 func (c *contract) checkParameters(op operation, r *http.Request) error {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -58,7 +59,7 @@ func (c *contract) checkParameters(op operation, r *http.Request) error {
 		var values []string
 		switch p.in {
 		case "query":
-			if values = query[p.name]; len(values) > 1 { // told above
+			if values = query[p.name]; len(values) > 1 { // reported above
 				continue
 			}
 		case "header":
@@ -84,7 +85,7 @@ func (c *contract) checkParameters(op operation, r *http.Request) error {
 
 func (c *contract) checkParameter(p parameter, text string) (errs []FieldError) {
 	refuse := func(detail string) []FieldError { return append(errs, FieldError{Parameter: p.name, Detail: detail}) }
-	if most := p.schema.MaxItems; p.array && most != nil && strings.Count(text, ",") >= *most { // before it is taken apart
+	if most := p.schema.MaxItems; p.array && most != nil && strings.Count(text, ",") >= *most { // before it is split
 		return refuse("may have at most " + count(*most, "item"))
 	}
 	value, ok := p.value(text)
@@ -97,7 +98,8 @@ func (c *contract) checkParameter(p parameter, text string) (errs []FieldError) 
 		case checkTime(strings.ReplaceAll(text, " ", "+")) == nil:
 			return refuse("must be a time; the + before its zone must be written as %2B in a query, or the time in UTC with a Z")
 		case lostPlus.MatchString(text):
-			return refuse("must be a time with its zone, such as 2026-01-15T09:38:44Z or, in a query, 2026-01-15T10:38:44%2B01:00")
+			return refuse("must be a time with its zone, such as 2026-01-15T09:38:44Z or, in a query, " +
+				"2026-01-15T10:38:44%2B01:00")
 		}
 	}
 	for _, e := range found {
@@ -106,7 +108,7 @@ func (c *contract) checkParameter(p parameter, text string) (errs []FieldError) 
 	return errs
 }
 
-// value reads a parameter's text as its type says.
+// value parses a parameter according to its type.
 func (p parameter) value(text string) (any, bool) {
 	if !p.array {
 		return scalar(p.typ, text)

@@ -5,8 +5,9 @@ import (
 	"fmt"
 )
 
-// patched applies a merge patch to settings, and holds the outcome against the settings' own schema: a patch can make nothing
-// that a PUT could not. The places in its errors are the same in both.
+// patched applies a merge patch to settings and checks the result against the settings' own schema,
+// so that a patch cannot make anything that a PUT could not. The pointers in its errors are the
+// same for both.
 func patched[T any](a *API, settings T, patch []byte, schemaName string) (T, error) {
 	var out T
 	merged, err := merge(settings, patch)

@@ -21,7 +21,8 @@ func TestReconcileConnection(t *testing.T) {
 	}
 	var started ReconcileStarted
 	op.post("/v1/connections/con-a/reconcile?delivered=true", nil).want(202).into(&started)
-	if r := started.Reconciling; r.Done != 3 || r.Total != 7 || len(r.Causes) != 2 || r.Causes[1] != ReconcileCauseAsked || r.StartedAt.IsZero() {
+	if r := started.Reconciling; r.Done != 3 || r.Total != 7 || len(r.Causes) != 2 || r.Causes[1] != ReconcileCauseAsked ||
+		r.StartedAt.IsZero() {
 		t.Errorf("started: %+v", r)
 	}
 	op.post("/v1/connections/con-b/reconcile", nil).want(404).problem("not-found")
@@ -42,14 +43,16 @@ func TestReconcileConnection(t *testing.T) {
 	at := time.Date(2026, 1, 15, 9, 0, 0, 0, time.UTC)
 	doc := relay.Reconciliation{
 		Generation: stored.Generation, Last: &relay.ReconcileEnding{WantedAt: at.Add(time.Minute)},
-		Run: &relay.ReconcileRun{Causes: []relay.ReconcileCause{relay.CauseGap}, Since: at, StartedAt: at.Add(time.Hour), Done: 1, Total: 2},
+		Run: &relay.ReconcileRun{Causes: []relay.ReconcileCause{relay.CauseGap}, Since: at, StartedAt: at.Add(time.Hour),
+			Done: 1, Total: 2},
 	}
 	revision, err := f.store.Reconciliations.Create(t.Context(), store.ReconcileKey("con-a"), doc)
 	if err != nil {
 		t.Fatal(err)
 	}
 	op.get("/v1/connections/con-a").want(200).into(&c)
-	if r := c.Reconciling; r == nil || !r.Since.Equal(at) || !r.StartedAt.Equal(at.Add(time.Hour)) || r.Done != 1 || r.Total != 2 || !c.ReconciledAt.Equal(at.Add(time.Minute)) {
+	if r := c.Reconciling; r == nil || !r.Since.Equal(at) || !r.StartedAt.Equal(at.Add(time.Hour)) || r.Done != 1 ||
+		r.Total != 2 || !c.ReconciledAt.Equal(at.Add(time.Minute)) {
 		t.Errorf("under way: %+v", c)
 	}
 	doc.Generation = "of an earlier connection"
@@ -62,7 +65,8 @@ func TestReconcileConnection(t *testing.T) {
 		t.Errorf("of an earlier connection: %+v", c)
 	}
 	op.delete("/v1/connections/con-a").want(200)
-	if _, _, err := f.store.Reconciliations.Get(t.Context(), store.ReconcileKey("con-a")); !errors.Is(err, store.ErrNotFound) {
+	if _, _, err := f.store.Reconciliations.Get(t.Context(), store.ReconcileKey("con-a")); !errors.Is(err,
+		store.ErrNotFound) {
 		t.Errorf("the document of a removed connection: %v", err)
 	}
 }

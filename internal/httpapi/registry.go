@@ -12,34 +12,37 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// A client's document lists its callbacks. What that is for: a client has at most so many, also when three replicas make some at the
-// same moment, and is removed only without any. Both are decided by a compare-and-set on the one document.
+// A client's document lists its callbacks, for two reasons: a client has a maximum number of
+// callbacks, even if three replicas make some at the same time, and it is removed only if it has
+// none. Both are decided by a compare-and-set on that document.
 //
-//	make     1. look where the callback's key stands; 2. enter the id in the client's document; 3. store the callback, if its key still
-//	         stands there
-//	remove   1. remove the callback; 2. take its id out of the client's document
+//	make     1. read the revision of the callback's key; 2. enter the id in the client's document;
+//	         3. store the callback, if its key still has that revision
+//	remove   1. remove the callback; 2. remove its id from the client's document
 //
-// A crash, or a store that gives no clear answer, may leave an id without a callback. Whoever finds one first withdraws the key
-// (settled), so that a third step that is still to come fails, and then takes the id out. That is done where it matters: when the
-// client has no room left, and when it is removed.
+// A crash, or an unclear response of the store, may leave an id without a callback. Whoever finds
+// one first withdraws the key (settled), so that a third step that is still to come fails, and then
+// removes the id. That happens where it matters: when the client has no room left, and when it is
+// removed.
 
 const (
 	// maxCallbacks is how many callbacks a client may have.
 	maxCallbacks = 1000
-	// clientTries is how often a change of a client's document is made again when others change it at the same moment. Within this
-	// process only one is under way for each client.
+	// clientTries is how often a change of a client's document is repeated when others change it at
+	// the same time. Within this process each client has only one change under way.
 	clientTries = 64
-	// unsettledFor is how long an id without a callback is left to whoever entered it: longer than a request lasts.
+	// unsettledFor is how long an id without a callback is left alone. It is longer than a request
+	// may take.
 	unsettledFor = 30 * time.Second
-	// settleMost is how many ids without a callback one request takes out of a client's document.
+	// settleMost is how many ids without a callback one request removes from a client's document.
 	settleMost = 32
 )
 
-// errClientGone says that a client is no longer the one that a request began with.
+// errClientGone means that the client is no longer the one with which the request began.
 var errClientGone = errors.New("the client was removed")
 
-// register stores a new callback of a client and returns its revision. ErrConflict: there is one of this id. errClientGone: the client
-// was removed meanwhile.
+// register stores a new callback of a client and returns its revision. It returns ErrConflict if
+// there is a callback with this id, and errClientGone if the client was removed.
 func (a *API) register(ctx context.Context, owner relay.Client, cb relay.Callback) (uint64, error) {
 	for try := range tries {
 		rest(ctx, try)
@@ -48,7 +51,7 @@ func (a *API) register(ctx context.Context, owner relay.Client, cb relay.Callbac
 			return 0, place.Err
 		}
 		if !place.Deleted {
-			if try > 0 { // another client's, or one that another request of this client has made
+			if try > 0 { // it belongs to another client, or another request of this client has made it
 				a.withdraw(ctx, owner, cb.ID)
 			}
 			return 0, fmt.Errorf("register callback %s: %w", cb.ID, store.ErrConflict)
@@ -70,9 +73,10 @@ func (a *API) register(ctx context.Context, owner relay.Client, cb relay.Callbac
 	return 0, fmt.Errorf("register callback %s: %w", cb.ID, store.ErrConflict)
 }
 
-// enter enters a callback's id in its client's document, or refuses it.
+// enter enters a callback's id in its client's document, or returns a problem.
 func (a *API) enter(ctx context.Context, owner relay.Client, id string) error {
-	if known, _ := a.c.Keys.Client(owner.ID); len(known.Callbacks) >= maxCallbacks { // without waiting for a turn, if that is so still
+	// A full client is refused without waiting for a turn, if it is still full.
+	if known, _ := a.c.Keys.Client(owner.ID); len(known.Callbacks) >= maxCallbacks {
 		c, _, err := readAtLeader(ctx, a.c.Store.Clients, owner.ID)
 		if err == nil && c.Generation == owner.Generation && len(c.Callbacks) >= maxCallbacks && len(a.missing(c)) == 0 {
 			return fullClient(c)
@@ -87,13 +91,15 @@ func (a *API) enter(ctx context.Context, owner relay.Client, id string) error {
 		if c.Callbacks == nil {
 			c.Callbacks = map[string]int64{}
 		}
-		// Also one that is there is entered again: whoever is about to take it out finds the document changed.
+		// An existing id is entered again, too, so that a request about to remove it finds the
+		// document changed.
 		c.Callbacks[id] = time.Now().Unix()
 		return nil
 	})
 }
 
-// missing returns ids in a client's document that were entered a while ago and seem to have no callback.
+// missing returns ids in a client's document that were entered a while ago and seem to have no
+// callback.
 func (a *API) missing(c relay.Client) (ids []string) {
 	for id, at := range c.Callbacks {
 		if _, there := a.callbacks.Get(id); !there && time.Since(time.Unix(at, 0)) > unsettledFor && len(ids) < settleMost {
@@ -107,7 +113,7 @@ func fullClient(c relay.Client) error {
 	return kindLimit.problem("The client has %d callbacks.", len(c.Callbacks))
 }
 
-// makeRoom takes ids without a callback out of a full client's document, or refuses.
+// makeRoom removes ids without a callback from a full client's document, or returns a problem.
 func (a *API) makeRoom(ctx context.Context, c *relay.Client) error {
 	select {
 	case <-a.callbacks.Ready():
@@ -129,10 +135,10 @@ func (a *API) makeRoom(ctx context.Context, c *relay.Client) error {
 	return nil
 }
 
-// withdraw takes the id of a callback that was removed, or not made, out of its client's document. If that fails the id stays there
-// until somebody needs its place.
+// withdraw removes the id of a callback that was removed, or not made, from its client's document.
+// If that fails, the id stays until its place is needed.
 func (a *API) withdraw(ctx context.Context, owner relay.Client, id string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience) // also when whoever asked has gone
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience) // even if the caller has gone
 	defer cancel()
 	err := a.changeCallbacks(ctx, owner, func(c *relay.Client) error {
 		if _, there := c.Callbacks[id]; !there {
@@ -146,20 +152,21 @@ func (a *API) withdraw(ctx context.Context, owner relay.Client, id string) {
 		return err
 	})
 	if err != nil && !errors.Is(err, errClientGone) {
-		a.c.Log.Log(ctx, store.Level(err, slog.LevelWarn), "a callback's id stays in its client's document until its place is needed", "client", owner.ID,
-			"callback", id, "error", err)
+		a.c.Log.Log(ctx, store.Level(err, slog.LevelWarn),
+			"a callback's id stays in its client's document until its place is needed",
+			"client", owner.ID, "callback", id, "error", err)
 	}
 }
 
-// settled reports whether there is a callback of the client under an id. If there is none, none can come by way of an entry in the
-// client's document that was made before: what is still to store it fails.
+// settled reports whether the client has a callback with an id. If it has none, no earlier entry in
+// the client's document can lead to one any more: a request that is still to store it fails.
 func (a *API) settled(ctx context.Context, c relay.Client, id string) (bool, error) {
 	for range tries {
 		found := a.c.Store.Sealed.Current(ctx, []string{id})[0]
 		if found.Err != nil {
 			return false, found.Err
 		}
-		if !found.Deleted { // of another client: what was prepared while there was none fails
+		if !found.Deleted { // if it is another client's: what was prepared while there was none fails
 			return found.Value.BelongsTo(c), nil
 		}
 		if err := a.c.Store.Sealed.Withdraw(ctx, id, found.Revision); !errors.Is(err, store.ErrConflict) {
@@ -172,7 +179,7 @@ func (a *API) settled(ctx context.Context, c relay.Client, id string) (bool, err
 // errNoChange ends changeCallbacks without a change.
 var errNoChange = errors.New("nothing is to be changed")
 
-// changeCallbacks changes which callbacks a client's document lists.
+// changeCallbacks changes the list of callbacks in a client's document.
 func (a *API) changeCallbacks(ctx context.Context, owner relay.Client, edit func(*relay.Client) error) error {
 	done, ok := a.clients.take(ctx, owner.ID)
 	if !ok {
@@ -205,8 +212,9 @@ func (a *API) changeCallbacks(ctx context.Context, owner relay.Client, edit func
 	return fmt.Errorf("change which callbacks client %s has: %w", owner.ID, store.ErrConflict)
 }
 
-// removeClient removes a client that has no callbacks. Its keys end with its document: who makes a callback meanwhile has either entered
-// it in the document, and this looks again, or finds the client gone.
+// removeClient removes a client without callbacks. Its keys end with its document. A request that
+// makes a callback at the same time has either entered it in the document, and removeClient looks
+// again, or finds the client gone.
 func (a *API) removeClient(ctx context.Context, id, ifMatch string) error {
 	done, ok := a.clients.take(ctx, id)
 	if !ok {
@@ -222,7 +230,7 @@ func (a *API) removeClient(ctx context.Context, id, ifMatch string) error {
 		if !matches(ifMatch, revision) {
 			return &problem{kind: kindPrecondition}
 		}
-		known := a.callbacks.Keys(id) // these first: as a rule one of them is there
+		known := a.callbacks.Keys(id) // these first: usually one of them has a callback
 		ids := known
 		for entered := range c.Callbacks {
 			if _, there := slices.BinarySearch(known, entered); !there {

@@ -43,7 +43,8 @@ func (f *fixture) stored() map[string]store.SealedCallback {
 func callbackOf(id, client, generation string) relay.Callback {
 	cb := relay.Callback{
 		ID: id, Client: client, ClientGeneration: generation, Generation: relay.NewID(), StartFrom: "now",
-		Concurrency: 4, TimeoutSeconds: 15, Mode: relay.ModeEvery, ContentType: "application/json", CreatedAt: time.Now(), UpdatedAt: time.Now(),
+		Concurrency: 4, TimeoutSeconds: 15, Mode: relay.ModeEvery, ContentType: "application/json", CreatedAt: time.Now(),
+		UpdatedAt: time.Now(),
 	}
 	cb.SetURL("https://bms.example/")
 	return cb
@@ -73,7 +74,8 @@ func (f *fixture) fill(client string, room int) {
 	}
 }
 
-// Many creations through three replicas at once, by POST and by PUT, where there is room for a few: exactly these succeed.
+// Many creations through three replicas at once, by POST and by PUT, where there is room for a few:
+// exactly these succeed.
 func TestAQuotaHoldsExactlyWithThreeReplicas(t *testing.T) {
 	t.Parallel()
 	const room, asking = 4, 15
@@ -131,8 +133,9 @@ func TestAQuotaHoldsExactlyWithThreeReplicas(t *testing.T) {
 	replicas[0].as(key.token).post("/v1/callbacks", ordinary).want(409).problem("limit-reached")
 }
 
-// A process that dies between two writes leaves an id without a callback in its client's document. It takes nobody's place for good, does
-// not keep the client from being removed, and a write that was still on its way fails.
+// A process that dies between two writes leaves an id without a callback in its client's document.
+// It takes nobody's place for good, does not keep the client from being removed, and a write that
+// was still on its way fails.
 func TestAnIDWithoutACallbackTakesNoPlaceForGood(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -172,8 +175,9 @@ func TestAnIDWithoutACallbackTakesNoPlaceForGood(t *testing.T) {
 	}
 }
 
-// Keys that make and remove callbacks through three replicas while their client is removed and made again all the time: in the end no
-// callback is there without its client, and none that a client of another generation has made is listed by, or shown to, the last one.
+// Keys that make and remove callbacks through three replicas while their client is removed and made
+// again all the time: in the end no callback is there without its client, and none that a client of
+// another generation has made is listed by, or shown to, the last one.
 func TestARemovedClientLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	const rounds, hands, calls = 4, 6, 5
@@ -255,8 +259,9 @@ func TestARemovedClientLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-// A callback whose client is gone, or was made again, as a backup that was put back may have one: nobody sees it, not the admin either, it
-// is removed, and its id is free. One that its client's document does not list is entered there.
+// A callback whose client is gone, or was made again, as a backup that was put back may have one:
+// nobody sees it, not the admin either, it is removed, and its id is free. One that its client's
+// document does not list is entered there.
 func TestACallbackWithoutItsClientIsRemoved(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, func(c *Config) { c.SweepEvery = 20 * time.Millisecond })
@@ -293,7 +298,8 @@ func TestACallbackWithoutItsClientIsRemoved(t *testing.T) {
 	f.admin().delete("/v1/clients/client-a").want(409).problem("client-in-use")
 }
 
-// What happened to a client's callbacks is not told to a client that was made again under its id, though its callback has the same id too.
+// What happened to a client's callbacks is not told to a client that was made again under its id,
+// though its callback has the same id too.
 func TestOperationalEventsBelongToAClientsGeneration(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -323,8 +329,8 @@ func TestOperationalEventsBelongToAClientsGeneration(t *testing.T) {
 	key.get("/v1/events").want(401)
 }
 
-// Lists and creations read nothing of other clients' callbacks, and those that were made and removed cost nothing afterwards: what they
-// take of the store is counted in messages.
+// Lists and creations read nothing of other clients' callbacks, and those that were made and
+// removed cost nothing afterwards: what they take of the store is counted in messages.
 func TestACreationCostsTheSameWhateverOthersHave(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -27,39 +27,56 @@ func TestBodiesThatAreRefused(t *testing.T) {
 		places  []string
 		headers []string
 	}{
-		"unknown members":    {`{"url":"https://bms.example/","colour":1,"Url":"x"}`, "invalid-body", []string{"/Url", "/colour"}, nil},
-		"unknown inside":     {`{"url":"https://bms.example/","auth":{"type":"bearer","token":"x","realm":"y"}}`, "invalid-body", []string{"/auth/realm"}, nil},
-		"missing":            {`{}`, "invalid-body", []string{"/url"}, nil},
-		"types":              {`{"url":7,"sites":"alpha","paused":"no"}`, "invalid-body", []string{"/paused", "/sites", "/url"}, nil},
-		"names":              {`{"url":"https://bms.example/","sites":["Alpha"]}`, "invalid-body", []string{"/sites/0"}, nil},
-		"event types":        {`{"url":"https://bms.example/","types":["audatex.*","a.*.b"]}`, "invalid-body", []string{"/types/1"}, nil},
-		"orders":             {`{"url":"https://bms.example/","orders":["1"]}`, "invalid-body", []string{"/orders/0"}, nil},
-		"bounds":             {`{"url":"https://bms.example/","concurrency":65,"timeoutSeconds":0,"ratePerSecond":-1}`, "invalid-body", []string{"/concurrency", "/ratePerSecond", "/timeoutSeconds"}, nil},
-		"headers":            {`{"url":"https://bms.example/","headers":{"Host":"x","A/b":"y"}}`, "invalid-body", []string{"/headers/A~1b", "/headers/Host"}, nil},
-		"auth twice":         {`{"url":"https://bms.example/","headers":{"authorization":"x"},"auth":{"type":"bearer","token":"y"}}`, "invalid-body", []string{"/headers/authorization"}, nil},
-		"auth without token": {`{"url":"https://bms.example/","auth":{"type":"bearer","password":"y"}}`, "invalid-body", []string{"/auth/token", "/auth"}, nil},
-		"huge numbers":       {`{"url":"https://bms.example/","concurrency":1e400}`, "malformed-json", []string{"/concurrency"}, nil},
-		"tiny rate":          {`{"url":"https://bms.example/","ratePerSecond":1e-320}`, "invalid-body", []string{"/ratePerSecond"}, nil},
-		"half an order":      {`{"url":"https://bms.example/","concurrency":1.5}`, "invalid-body", []string{"/concurrency"}, nil},
-		"broken token":       {`{"url":"https://bms.example/","auth":{"type":"bearer","token":"a\r\nX-Other: b"}}`, "invalid-body", []string{"/auth/token"}, nil},
-		"colon in a name":    {`{"url":"https://bms.example/","auth":{"type":"basic","username":"a:b","password":"\u0000"}}`, "invalid-body", []string{"/auth/password", "/auth/username"}, nil},
-		"short secret":       {`{"url":"https://bms.example/","secret":"whsec_AAAA"}`, "invalid-body", []string{"/secret"}, nil},
-		"odd secret":         {`{"url":"https://bms.example/","secret":"whsec_` + strings.Repeat("A", 41) + `"}`, "invalid-body", []string{"/secret"}, nil},
-		"a list":             {`[]`, "invalid-body", []string{""}, nil},
-		"null":               {`null`, "invalid-body", []string{""}, nil},
-		"garbage":            {`{"url":`, "malformed-json", []string{"/url"}, nil},
-		"no JSON":            {`url=1`, "malformed-json", []string{""}, nil},
-		"two values":         {`{"url":"https://bms.example/"} {}`, "malformed-json", []string{""}, nil},
-		"repeated member":    {`{"url":"https://bms.example/","headers":{"A":"1","A":"2"}}`, "malformed-json", []string{"/headers/A"}, nil},
-		"not UTF-8":          {"{\"url\":\"https://bms.example/\xff\"}", "malformed-json", nil, nil},
-		"deep":               {`{"url":` + strings.Repeat("[", 500_000) + strings.Repeat("]", 500_000-100) + `}`, "malformed-json", []string{"/url" + strings.Repeat("/0", 31)}, nil},
-		"too large":          {`{"url":"` + strings.Repeat("x", maxBody) + `"}`, "body-too-large", nil, nil},
-		"nothing":            {``, "malformed-json", nil, nil},
-		"text":               {`{}`, "unsupported-media-type", nil, []string{"Content-Type", "text/plain"}},
-		"patch":              {`{}`, "unsupported-media-type", nil, []string{"Content-Type", "application/merge-patch+json"}},
-		"no type":            {`{}`, "unsupported-media-type", nil, []string{"Content-Type", ""}},
-		"Latin":              {`{}`, "unsupported-media-type", nil, []string{"Content-Type", "application/json; charset=latin1"}},
-		"packed":             {`{}`, "unsupported-media-type", nil, []string{"Content-Encoding", "gzip"}},
+		"unknown members": {`{"url":"https://bms.example/","colour":1,"Url":"x"}`, "invalid-body",
+			[]string{"/Url", "/colour"}, nil},
+		"unknown inside": {`{"url":"https://bms.example/","auth":{"type":"bearer","token":"x","realm":"y"}}`,
+			"invalid-body", []string{"/auth/realm"}, nil},
+		"missing": {`{}`, "invalid-body", []string{"/url"}, nil},
+		"types": {`{"url":7,"sites":"alpha","paused":"no"}`, "invalid-body",
+			[]string{"/paused", "/sites", "/url"}, nil},
+		"names": {`{"url":"https://bms.example/","sites":["Alpha"]}`, "invalid-body", []string{"/sites/0"}, nil},
+		"event types": {`{"url":"https://bms.example/","types":["audatex.*","a.*.b"]}`, "invalid-body",
+			[]string{"/types/1"}, nil},
+		"orders": {`{"url":"https://bms.example/","orders":["1"]}`, "invalid-body", []string{"/orders/0"}, nil},
+		"bounds": {`{"url":"https://bms.example/","concurrency":65,"timeoutSeconds":0,"ratePerSecond":-1}`,
+			"invalid-body", []string{"/concurrency", "/ratePerSecond", "/timeoutSeconds"}, nil},
+		"headers": {`{"url":"https://bms.example/","headers":{"Host":"x","A/b":"y"}}`, "invalid-body",
+			[]string{"/headers/A~1b", "/headers/Host"}, nil},
+		"auth twice": {`{"url":"https://bms.example/","headers":{"authorization":"x"},"auth":{"type":"bearer","token":"y"}}`, "invalid-body", []string{"/headers/authorization"}, nil},
+		"auth without token": {`{"url":"https://bms.example/","auth":{"type":"bearer","password":"y"}}`, "invalid-body",
+			[]string{"/auth/token", "/auth"}, nil},
+		"huge numbers": {`{"url":"https://bms.example/","concurrency":1e400}`, "malformed-json",
+			[]string{"/concurrency"}, nil},
+		"tiny rate": {`{"url":"https://bms.example/","ratePerSecond":1e-320}`, "invalid-body",
+			[]string{"/ratePerSecond"}, nil},
+		"half an order": {`{"url":"https://bms.example/","concurrency":1.5}`, "invalid-body",
+			[]string{"/concurrency"}, nil},
+		"broken token": {`{"url":"https://bms.example/","auth":{"type":"bearer","token":"a\r\nX-Other: b"}}`,
+			"invalid-body", []string{"/auth/token"}, nil},
+		"colon in a name": {`{"url":"https://bms.example/","auth":{"type":"basic","username":"a:b","password":"\u0000"}}`,
+			"invalid-body", []string{"/auth/password", "/auth/username"}, nil},
+		"short secret": {`{"url":"https://bms.example/","secret":"whsec_AAAA"}`, "invalid-body",
+			[]string{"/secret"}, nil},
+		"odd secret": {`{"url":"https://bms.example/","secret":"whsec_` + strings.Repeat("A", 41) + `"}`,
+			"invalid-body", []string{"/secret"}, nil},
+		"a list":     {`[]`, "invalid-body", []string{""}, nil},
+		"null":       {`null`, "invalid-body", []string{""}, nil},
+		"garbage":    {`{"url":`, "malformed-json", []string{"/url"}, nil},
+		"no JSON":    {`url=1`, "malformed-json", []string{""}, nil},
+		"two values": {`{"url":"https://bms.example/"} {}`, "malformed-json", []string{""}, nil},
+		"repeated member": {`{"url":"https://bms.example/","headers":{"A":"1","A":"2"}}`, "malformed-json",
+			[]string{"/headers/A"}, nil},
+		"not UTF-8": {"{\"url\":\"https://bms.example/\xff\"}", "malformed-json", nil, nil},
+		"deep": {`{"url":` + strings.Repeat("[", 500_000) + strings.Repeat("]", 500_000-100) + `}`,
+			"malformed-json", []string{"/url" + strings.Repeat("/0", 31)}, nil},
+		"too large": {`{"url":"` + strings.Repeat("x", maxBody) + `"}`, "body-too-large", nil, nil},
+		"nothing":   {``, "malformed-json", nil, nil},
+		"text":      {`{}`, "unsupported-media-type", nil, []string{"Content-Type", "text/plain"}},
+		"patch":     {`{}`, "unsupported-media-type", nil, []string{"Content-Type", "application/merge-patch+json"}},
+		"no type":   {`{}`, "unsupported-media-type", nil, []string{"Content-Type", ""}},
+		"Latin": {`{}`, "unsupported-media-type", nil,
+			[]string{"Content-Type", "application/json; charset=latin1"}},
+		"packed": {`{}`, "unsupported-media-type", nil, []string{"Content-Encoding", "gzip"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f.in(t).as(a.token).put(path, c.body, c.headers...).problem(c.problem, c.places...)
@@ -67,15 +84,16 @@ func TestBodiesThatAreRefused(t *testing.T) {
 	}
 	for _, url := range []string{
 		"", "bms.example", "ftp://bms.example/", "https://", "https://10.0.0.1/", "https://[::1]/",
-		"https://169.254.169.254/latest", "https://bms.example/#x", "https://user:pw@bms.example/", "https://bms.example:0/", "https://bms example/",
+		"https://169.254.169.254/latest", "https://bms.example/#x", "https://user:pw@bms.example/", "https://bms.example:0/",
+		"https://bms example/",
 	} {
 		a.put(path, map[string]any{"url": url}).want(422).problem("invalid-body", "/url")
 	}
 	a.get(path).want(404) // nothing came of any of them
 }
 
-// What the contract takes for an integer or a time, the handlers must be able to read; what is too large for anybody must not be
-// calculated with.
+// What the contract takes for an integer or a time, the handlers must be able to read; what is too
+// large for anybody must not be calculated with.
 func TestNumbersAndTimesInOddForms(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -91,12 +109,15 @@ func TestNumbersAndTimesInOddForms(t *testing.T) {
 			t.Errorf("%s: %+v", body, cb)
 		}
 	}
-	a.do("PATCH", path, `{"timeoutSeconds":7.0,"ratePerSecond":0.25}`, "Content-Type", "application/json").want(200).into(&cb)
+	a.do("PATCH", path, `{"timeoutSeconds":7.0,"ratePerSecond":0.25}`, "Content-Type",
+		"application/json").want(200).into(&cb)
 	if cb.TimeoutSeconds != 7 || cb.RatePerSecond != 0.25 {
 		t.Errorf("patched: %+v", cb)
 	}
-	for _, odd := range []string{"2099-06-30t00:00:00z", "2099-06-30T23:59:60Z", "2099-06-30 00:00:00Z", "2099-06-31T00:00:00Z"} {
-		f.admin().post("/v1/clients/client-a/keys", map[string]any{"expiresAt": odd}).want(422).problem("invalid-body", "/expiresAt")
+	for _, odd := range []string{"2099-06-30t00:00:00z", "2099-06-30T23:59:60Z", "2099-06-30 00:00:00Z",
+		"2099-06-31T00:00:00Z"} {
+		f.admin().post("/v1/clients/client-a/keys", map[string]any{"expiresAt": odd}).want(422).problem("invalid-body",
+			"/expiresAt")
 	}
 }
 
@@ -104,7 +125,8 @@ func TestNumbersAndTimesInOddForms(t *testing.T) {
 func TestHead(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	for path, status := range map[string]int{"/livez": 200, "/readyz": 200, "/v1/callbacks": 401, "/v1/none": 404, "/v1/callbacks/cb/resume": 405} {
+	for path, status := range map[string]int{"/livez": 200, "/readyz": 200, "/v1/callbacks": 401, "/v1/none": 404,
+		"/v1/callbacks/cb/resume": 405} {
 		got := f.as("").do("HEAD", path, nil).want(status)
 		if len(got.body) != 0 || got.header.Get("Content-Length") == "0" {
 			t.Errorf("HEAD %s: %s, %q", path, got.header, got.body)
@@ -143,7 +165,8 @@ func TestParametersThatAreRefused(t *testing.T) {
 		f.admin().get(path).want(400).problem("invalid-parameter", place)
 	}
 	f.admin().get("/v1/callbacks?limit=%zz").want(400).problem("invalid-parameter")
-	f.admin().get("/v1/events?after="+position('e', 1)+"&since=2026-01-01T00:00:00Z").want(400).problem("invalid-parameter", "since")
+	f.admin().get("/v1/events?after="+position('e',
+		1)+"&since=2026-01-01T00:00:00Z").want(400).problem("invalid-parameter", "since")
 	f.admin().delete("/v1/connections/con?unsubscribe=maybe").want(400).problem("invalid-parameter", "unsubscribe")
 	f.admin().get("/v1/nothing").problem("not-found")
 	f.admin().get("/").problem("not-found")
@@ -159,7 +182,8 @@ func TestParametersThatAreRefused(t *testing.T) {
 func TestRequestIDs(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	if got := f.admin().get("/v1/callbacks", "X-Request-Id", "my-own-id-1"); got.header.Get("X-Request-Id") != "my-own-id-1" {
+	if got := f.admin().get("/v1/callbacks", "X-Request-Id",
+		"my-own-id-1"); got.header.Get("X-Request-Id") != "my-own-id-1" {
 		t.Errorf("a caller's own id is kept: %s", got.header)
 	}
 	for _, odd := range []string{"x", "with space", strings.Repeat("x", 65)} {
@@ -213,7 +237,8 @@ func TestReadiness(t *testing.T) {
 	}
 }
 
-// A caller whose body stalls is cut off; one that waits for an event is not, although it says nothing for longer than that.
+// A caller whose body stalls is cut off; one that waits for an event is not, although it says
+// nothing for longer than that.
 func TestBodyThatStallsIsCutOff(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, func(c *Config) { c.ReadTimeout = 200 * time.Millisecond })
@@ -226,7 +251,8 @@ func TestBodyThatStallsIsCutOff(t *testing.T) {
 		if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
-		_, err = fmt.Fprintf(conn, "PUT /v1/callbacks/x HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n{", token)
+		_, err = fmt.Fprintf(conn,
+			"PUT /v1/callbacks/x HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n{", token)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -241,7 +267,8 @@ func TestBodyThatStallsIsCutOff(t *testing.T) {
 	}
 }
 
-// A caller that goes away while it waits is no trouble: its place is free again, and the log has no warning.
+// A caller that goes away while it waits is no trouble: its place is free again, and the log has no
+// warning.
 func TestCallerGoesAway(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -277,7 +304,8 @@ func TestStoreTroubleIs503(t *testing.T) {
 	if got.problem("store-unavailable"); got.header.Get("Retry-After") == "" {
 		t.Errorf("no Retry-After: %s", got.header)
 	}
-	f.admin().put("/v1/connections/con", map[string]any{"level": "site", "site": "alpha"}).want(503).problem("store-unavailable")
+	f.admin().put("/v1/connections/con",
+		map[string]any{"level": "site", "site": "alpha"}).want(503).problem("store-unavailable")
 	a.get("/v1/callbacks").want(200) // reads and keys go on
 }
 
@@ -294,7 +322,8 @@ func TestTheStoresTroubleIsToldByWhatWasAsked(t *testing.T) {
 		{"PUT", "Nothing was changed.", store.ErrUnavailable},
 		{"DELETE", "The store gave no clear answer: the change may have been made.", store.ErrUnclear},
 	} {
-		if p := asProblem(c.method, fmt.Errorf("read: %w", c.err)); p.kind.slug != "store-unavailable" || p.detail != c.detail || p.retryAfter <= 0 {
+		if p := asProblem(c.method, fmt.Errorf("read: %w", c.err)); p.kind.slug != "store-unavailable" ||
+			p.detail != c.detail || p.retryAfter <= 0 {
 			t.Errorf("%s, %v: %+v", c.method, c.err, p)
 		}
 	}

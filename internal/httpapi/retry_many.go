@@ -13,11 +13,12 @@ import (
 )
 
 const (
-	// retryMost is how many notifications one request retries, retryChunk how many of them before it looks at the time.
+	// retryMost is how many notifications one request retries, retryChunk how many of them between
+	// two checks of the time.
 	retryMost  = 100
 	retryChunk = 10
-	// retryWithin is after what time a request begins no further ones, retryBound how long those that it has begun may take. Each waits for
-	// its turn of the vendor's budget.
+	// retryWithin is the time after which a request begins no further retries, retryBound the limit
+	// for those begun. Each waits for its turn in the vendor's budget.
 	retryWithin = 15 * time.Second
 	retryBound  = 40 * time.Second
 )
@@ -37,13 +38,14 @@ func (a *API) RetryManyUnresolved(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			return reply{}, err
 		}
-		a.logOf(c).Info("unresolved notifications were retried by an operator", "reason", which.Reason, "connection", which.Connection,
-			"matched", result.Matched, "taken", result.Taken, "resolved", result.Resolved)
+		a.logOf(c).Info("unresolved notifications were retried by an operator", "reason", which.Reason,
+			"connection", which.Connection, "matched", result.Matched, "taken", result.Taken, "resolved", result.Resolved)
 		return reply{body: result}, nil
 	})
 }
 
-// toRetry returns the unresolved notifications that are meant, in the order of their inbox entries, from a cursor on.
+// toRetry returns the matching unresolved notifications after a cursor, in the order of their inbox
+// entries.
 func (a *API) toRetry(ctx context.Context, which UnresolvedRetry) ([]store.Entry[store.Aside], error) {
 	select {
 	case <-a.asides.Ready():
@@ -80,7 +82,8 @@ func byEntry(a, b store.Entry[store.Aside]) int {
 	return cmp.Or(cmp.Compare(a.Value.InboxEntry, b.Value.InboxEntry), strings.Compare(a.Key, b.Key))
 }
 
-// retryMany retries the first of these: as many as are asked for, unless time runs out before, or the vendor or the store cannot be asked.
+// retryMany retries the first of the notifications, up to the limit. It ends early if the time is
+// over, or the vendor or the store cannot be reached.
 func (a *API) retryMany(ctx context.Context, waiting []store.Entry[store.Aside], limit int) (UnresolvedRetried, error) {
 	result := UnresolvedRetried{Matched: len(waiting), Failed: []UnresolvedFailure{}}
 	began := time.Now()
@@ -98,7 +101,7 @@ func (a *API) retryMany(ctx context.Context, waiting []store.Entry[store.Aside],
 			switch outcome {
 			case Retried:
 				result.Resolved++
-			case RetryUnknown: // resolved or given up meanwhile
+			case RetryUnknown: // resolved or given up in the meantime
 			case RetryRefused:
 				result.failed(id, asProblem(http.MethodPost, stillUnresolved(err)))
 			default: // RetryUnavailable

@@ -27,14 +27,16 @@ func (f *fixture) aside(docs ...relay.Unresolved) {
 	})
 }
 
-// Lists of unresolved notifications are chosen by reason, sites and connection, over pages of any size.
+// Lists of unresolved notifications are chosen by reason, sites and connection, over pages of any
+// size.
 func TestUnresolvedByReasonSiteAndConnection(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	var all []relay.Unresolved
 	for i := range 24 {
 		u := relay.Unresolved{
-			Connection: []string{"leeds", "group"}[i%2], Site: []string{"leeds", "york", ""}[i%3], Reason: []string{"site-unknown", "forbidden", "too-large", "not-found"}[i%4],
+			Connection: []string{"leeds", "group"}[i%2], Site: []string{"leeds", "york", ""}[i%3],
+			Reason:     []string{"site-unknown", "forbidden", "too-large", "not-found"}[i%4],
 			InboxEntry: uint64(i), Raw: []byte(fmt.Sprint(i)),
 		}
 		u.ID = fmt.Sprintf("%s.%d-0", u.Connection, i)
@@ -85,7 +87,8 @@ func TestAPageOfUnresolvedNotificationsIsBoundedInBytes(t *testing.T) {
 	f.api.unresolvedBytes = 100 << 10
 	var all []relay.Unresolved
 	for i := range 5 {
-		all = append(all, relay.Unresolved{ID: fmt.Sprintf("leeds.%d-0", i), Connection: "leeds", Reason: "too-large", Raw: []byte(strings.Repeat("x", 30<<10))})
+		all = append(all, relay.Unresolved{ID: fmt.Sprintf("leeds.%d-0", i), Connection: "leeds", Reason: "too-large",
+			Raw: []byte(strings.Repeat("x", 30<<10))})
 	}
 	f.aside(all...)
 	seen := 0
@@ -105,15 +108,18 @@ func TestAPageOfUnresolvedNotificationsIsBoundedInBytes(t *testing.T) {
 	}
 }
 
-// Many are retried in the order in which they came, so many a request, and what stays does not keep the rest from its turn.
+// Many are retried in the order in which they came, so many a request, and what stays does not keep
+// the rest from its turn.
 func TestRetryOfManyUnresolvedNotifications(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	var all []relay.Unresolved
 	results := map[string]retried{}
-	refused := fmt.Errorf("retry: %w", &audatex.Error{Operation: audatex.OpOrder, Outcome: audatex.Forbidden, Message: "words"})
+	refused := fmt.Errorf("retry: %w",
+		&audatex.Error{Operation: audatex.OpOrder, Outcome: audatex.Forbidden, Message: "words"})
 	for i := range 230 {
-		u := relay.Unresolved{Connection: []string{"b", "a"}[i%2], Site: "leeds", Reason: "forbidden", InboxEntry: uint64(1000 + i)}
+		u := relay.Unresolved{Connection: []string{"b", "a"}[i%2], Site: "leeds", Reason: "forbidden",
+			InboxEntry: uint64(1000 + i)}
 		u.ID = fmt.Sprintf("%s.%d-0", u.Connection, 1000+i)
 		all = append(all, u)
 		results[u.ID] = retried{Retried, nil}
@@ -127,9 +133,11 @@ func TestRetryOfManyUnresolvedNotifications(t *testing.T) {
 	ask := map[string]any{"reason": "forbidden", "sites": []string{"leeds"}}
 	var got UnresolvedRetried
 	matched := 230
-	for _, want := range []UnresolvedRetried{{Taken: 100, Resolved: 97}, {Taken: 100, Resolved: 100}, {Taken: 30, Resolved: 30}} {
+	for _, want := range []UnresolvedRetried{{Taken: 100, Resolved: 97}, {Taken: 100, Resolved: 100},
+		{Taken: 30, Resolved: 30}} {
 		f.admin().post("/v1/unresolved/retry", ask).want(200).into(&got)
-		if got.Matched != matched || got.Taken != want.Taken || got.Resolved != want.Resolved || len(got.Failed) != want.Taken-want.Resolved {
+		if got.Matched != matched || got.Taken != want.Taken || got.Resolved != want.Resolved ||
+			len(got.Failed) != want.Taken-want.Resolved {
 			t.Errorf("got %+v, want %+v of %d", got, want, matched)
 		}
 		if matched -= got.Taken; matched > 0 {
@@ -151,14 +159,16 @@ func TestRetryOfManyUnresolvedNotifications(t *testing.T) {
 	}
 	// The vendor or the store cannot be asked: the request ends, and says where to go on.
 	for problem, cause := range map[string]error{
-		"not-available": &audatex.Error{Operation: audatex.OpOrder, Outcome: audatex.Throttled, RetryAfter: time.Minute}, "store-unavailable": store.ErrUnavailable,
+		"not-available":     &audatex.Error{Operation: audatex.OpOrder, Outcome: audatex.Throttled, RetryAfter: time.Minute},
+		"store-unavailable": store.ErrUnavailable,
 	} {
 		for id := range results {
 			results[id] = retried{RetryUnavailable, cause}
 		}
 		f.parts.set(func() { f.parts.retries = results })
 		f.admin().post("/v1/unresolved/retry", map[string]any{"connection": "b"}).want(200).into(&got)
-		if got.Taken != retryChunk || got.Resolved != 0 || len(got.Failed) != retryChunk || got.Failed[0].Problem != problem || got.Next == "" {
+		if got.Taken != retryChunk || got.Resolved != 0 || len(got.Failed) != retryChunk ||
+			got.Failed[0].Problem != problem || got.Next == "" {
 			t.Errorf("%s: %+v", problem, got)
 		}
 	}
@@ -181,10 +191,12 @@ func TestRetryOfManyUnresolvedNotifications(t *testing.T) {
 	if got.Matched != 231 {
 		t.Errorf("without a filter: %+v", got)
 	}
-	f.admin().post("/v1/unresolved/retry", map[string]any{"after": token('k', "x")}).want(422).problem("invalid-body", "/after")
+	f.admin().post("/v1/unresolved/retry", map[string]any{"after": token('k', "x")}).want(422).problem("invalid-body",
+		"/after")
 	f.admin().post("/v1/unresolved/retry", map[string]any{"site": "leeds"}).want(422).problem("invalid-body", "/site")
 	f.client("acme", relay.RoleWrite, "*").post("/v1/unresolved/retry", nil).want(404)
-	if err := errors.Unwrap(refused); err == nil || !strings.Contains(f.log.String(), `"admin":"admin","reason":"forbidden"`) {
+	if err := errors.Unwrap(refused); err == nil ||
+		!strings.Contains(f.log.String(), `"admin":"admin","reason":"forbidden"`) {
 		t.Error("the log does not say who retried what")
 	}
 }

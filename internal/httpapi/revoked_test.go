@@ -8,7 +8,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// A request that waits ends when its key does, however that comes about, and tells nothing after that.
+// A request that waits ends when its key does, however that comes about, and tells nothing after
+// that.
 func TestRevocationEndsALongPoll(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -47,7 +48,9 @@ func TestRevocationEndsALongPoll(t *testing.T) {
 
 	f.client("client-c", relay.RoleRead, "alpha")
 	var made KeyCreated
-	f.admin().post("/v1/clients/client-c/keys", map[string]any{"role": "read", "expiresAt": time.Now().Add(1500 * time.Millisecond).Format(time.RFC3339Nano)}).want(201).into(&made)
+	f.admin().post("/v1/clients/client-c/keys",
+		map[string]any{"role": "read",
+			"expiresAt": time.Now().Add(1500 * time.Millisecond).Format(time.RFC3339Nano)}).want(201).into(&made)
 	ends("the key expires", poll(f.as(made.Key)), 401)
 
 	d := f.client("client-d", relay.RoleRead, "alpha", "beta")

@@ -11,8 +11,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// sampleSite and sampleOrder are what samples are about. A sample's id starts with samplePrefix: names have no underscore, so no
-// real event's does.
+// sampleSite and sampleOrder are the site and the order of samples. A sample's id begins with
+// samplePrefix. Names have no underscore, so no real event's id does.
 const (
 	sampleSite   = "sample"
 	sampleOrder  = "00000000-0000-4000-8000-000000000000"
@@ -61,7 +61,7 @@ func (a *API) TestCallback(w http.ResponseWriter, r *http.Request, id Id) {
 	})
 }
 
-// sample makes an event of a type that looks like a real one.
+// sample returns an event of a type that looks like a real one.
 func (a *API) sample(typ string, now time.Time) (relay.Event, error) {
 	ev, err := a.sampleOf(typ, now)
 	ev.ID = samplePrefix + ev.ID
@@ -74,12 +74,16 @@ func (a *API) sampleOf(typ string, now time.Time) (relay.Event, error) {
 			Kind: relay.Kind(kind), Message: "This is a sample; nothing has happened.", Details: map[string]any{"sample": true},
 		})
 	}
-	const part = `{"OEPartNumber":"8K0 807 065","OrderedPartNumber":"8K0807065GRU","Quantity":1,"Status":"Confirmed","RepairerPrice":312.50,"InsurerPrice":298.00,"DeliveryDate":null}`
+	const part = `{"OEPartNumber":"8K0 807 065","OrderedPartNumber":"8K0807065GRU","Quantity":1,"Status":"Confirmed",` +
+		`"RepairerPrice":312.50,"InsurerPrice":298.00,"DeliveryDate":null}`
 	data := relay.OrderData{
-		Order: json.RawMessage(`{"AssessmentId":"00000000-0000-4000-8000-000000000001","SupplierName":"Sample Parts","PartsOrderId":"` + sampleOrder +
-			`","OrderReference":"SAMPLE-1","Status":"Confirmed","DeliveryDate":null,"Parts":[` + part + `]}`),
+		Order: json.RawMessage(`{"AssessmentId":"00000000-0000-4000-8000-000000000001","SupplierName":"Sample Parts",` +
+			`"PartsOrderId":"` + sampleOrder + `","OrderReference":"SAMPLE-1","Status":"Confirmed","DeliveryDate":null,` +
+			`"Parts":[` + part + `]}`),
 		ReadAt: now, Revision: 1, Origin: relay.OriginNotification,
-		Notification: &relay.NotificationInfo{Topic: "PARTS.ORDER.CREATED", CreatedAt: now.Format(time.RFC3339Nano), SiteID: "0", ReceivedAt: now},
+		Notification: &relay.NotificationInfo{
+			Topic: "PARTS.ORDER.CREATED", CreatedAt: now.Format(time.RFC3339Nano), SiteID: "0", ReceivedAt: now,
+		},
 	}
 	if typ == relay.TypeOrderUpdated {
 		before := "New"

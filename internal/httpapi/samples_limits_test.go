@@ -8,8 +8,9 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// A client's tests have a low rate, over all its callbacks; one client's do not use up another's. What the owner of a callback refuses is
-// told with a time to come back, and an owner that does not answer is 503.
+// A client's tests have a low rate, over all its callbacks; one client's do not use up another's.
+// What the owner of a callback refuses is told with a time to come back, and an owner that does not
+// answer is 503.
 func TestTestsOfCallbacksAreLimited(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, func(c *Config) { c.TestsPerSecond, c.TestBurst = 0.001, 3 })
@@ -32,7 +33,8 @@ func TestTestsOfCallbacksAreLimited(t *testing.T) {
 		f.parts.tests = &TestRefusedError{Reason: "A test of this callback is under way.", Again: 1500 * time.Millisecond}
 	})
 	got := b.post("/v1/callbacks/b-1/test", map[string]any{}).want(429)
-	if p := got.problem("too-many-requests"); p.Detail != "A test of this callback is under way." || got.header.Get("Retry-After") != "2" {
+	if p := got.problem("too-many-requests"); p.Detail != "A test of this callback is under way." ||
+		got.header.Get("Retry-After") != "2" {
 		t.Errorf("%+v, %s", p, got.header)
 	}
 	f.parts.set(func() { f.parts.tests = errors.New("the owner of the shard does not answer") })

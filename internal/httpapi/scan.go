@@ -7,21 +7,22 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// The bounds of what one request reads of a log. What was not reached, the next request does: its cursor goes on from there.
+// The limits of what one request reads of a log. The next request continues from its cursor.
 const (
 	maxScanned      = 2_500   // messages
 	maxScannedBytes = 8 << 20 // after which no more are read
-	firstChunk      = 64      // messages are read so many at first, then more at a time, while the bytes allow it
+	firstChunk      = 64      // read at first; later chunks are larger, while the bytes allow it
 	maxChunk        = 1_000
 )
 
 // scan counts what one request has read of a log.
 type scan struct {
 	messages, bytes int
-	chunk           int // the last one
+	chunk           int // the size of the last one
 }
 
-// next returns how many messages to read next if so many are wanted, 0 if the request has read enough.
+// next returns how many messages to read next if that many are wanted, or 0 if the request has read
+// enough.
 func (s *scan) next(wanted int) int {
 	if s.messages >= maxScanned || s.bytes >= maxScannedBytes {
 		return 0
@@ -42,7 +43,7 @@ func (s *scan) add(bytes int) {
 	s.bytes += bytes
 }
 
-// form is the subject of some events, for a site and an order.
+// form returns the subject of some events, for a site and an order.
 type form func(site, order string) string
 
 // formsOf returns the subjects of the events that a filter's types select.
@@ -74,8 +75,8 @@ func operationalForm(kind string) form {
 	return func(site, about string) string { return topology.OperationalSubject(site, kind, about) }
 }
 
-// subjects narrows a reading of the log to what a filter can match and the caller may see; none means everything. It may be wider
-// than both: what is read is sifted again.
+// subjects limits a reading of the log to what a filter can match and the caller may see; none
+// means everything. It may include more than both: what is read is filtered again.
 func subjects(c caller, f relay.Filter) []string {
 	sites, orders, forms := f.Sites, f.Orders, formsOf(f.Types)
 	if len(sites) == 0 {
@@ -83,7 +84,7 @@ func subjects(c caller, f relay.Filter) []string {
 		case c.isAdmin() || c.client.AllSites:
 			sites = []string{"*"}
 		case len(c.client.Sites) == 0:
-			sites = []string{"-"} // the client sees nothing, and no site is called so
+			sites = []string{"-"} // the client sees nothing, and no site has this name
 		default:
 			sites = c.client.Sites
 		}
@@ -91,7 +92,8 @@ func subjects(c caller, f relay.Filter) []string {
 	if len(orders) == 0 {
 		orders = []string{"*"}
 	}
-	// Counted before they are made. Few orders are cheap to find at whatever site; everything else that is too much is sifted here.
+	// Counted before they are made. A few orders are cheap to find at any site; anything else that
+	// is too much is filtered here.
 	if len(f.Orders) > 0 && len(sites)*len(orders)*len(forms) > maxFilters {
 		sites = []string{"*"}
 	}
@@ -106,7 +108,7 @@ func subjects(c caller, f relay.Filter) []string {
 			}
 		}
 	}
-	if len(f.Sites) == 0 && sites[0] != "*" { // what happened to the client's own callbacks stands at no site
+	if len(f.Sites) == 0 && sites[0] != "*" { // events about the client's own callbacks have no site
 		for _, typ := range aboutCallbacks {
 			kind := typ[len(relay.OperationalPrefix):]
 			if !(relay.Filter{Types: f.Types}).Matches("", typ, "") {

@@ -13,7 +13,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// What a reading of the log asks the store for is as narrow as what was asked for, and never more than the store does cheaply.
+// What a reading of the log asks the store for is as narrow as what was asked for, and never more
+// than the store does cheaply.
 func TestAReadingAsksForWhatItsFilterSelects(t *testing.T) { //nolint:paralleltest // only its own allocations count
 	var sites, orders []string
 	for i := range 1000 {
@@ -27,18 +28,27 @@ func TestAReadingAsksForWhatItsFilterSelects(t *testing.T) { //nolint:parallelte
 		filter relay.Filter
 		want   []string // sorted; nil: everything is read
 	}{
-		"everything there is":   {all, relay.Filter{}, []string{"audatex.*.parts.order.*.*"}},
-		"one type":              {all, relay.Filter{Types: []string{relay.TypeOrderUpdated}}, []string{"audatex.*.parts.order.updated.*"}},
-		"one kind":              {all, relay.Filter{Types: []string{"audatex.relay.log-clamped"}}, []string{"audatex.*.relay.log-clamped.*"}},
-		"all kinds":             {all, relay.Filter{Types: []string{"audatex.relay.*"}}, []string{"audatex.*.relay.*.*"}},
-		"sites":                 {two, relay.Filter{}, []string{"audatex.site-0.parts.order.*.*", "audatex.site-1.parts.order.*.*"}},
-		"a site and an order":   {two, relay.Filter{Sites: sites[:1], Orders: orders[:1]}, []string{"audatex.site-0.parts.order.*.order-0"}},
-		"a kind of one's own":   {two, relay.Filter{Types: []string{"audatex.relay.callback-disabled"}}, []string{"audatex._.relay.callback-disabled.*", "audatex.site-0.relay.callback-disabled.*", "audatex.site-1.relay.callback-disabled.*"}},
-		"a kind of others":      {two, relay.Filter{Types: []string{"audatex.relay.log-clamped"}}, []string{"audatex.site-0.relay.log-clamped.*", "audatex.site-1.relay.log-clamped.*"}},
-		"sites twice":           {two, relay.Filter{Sites: []string{"site-0", "site-0"}}, []string{"audatex.site-0.parts.order.*.*"}},
+		"everything there is": {all, relay.Filter{}, []string{"audatex.*.parts.order.*.*"}},
+		"one type": {all, relay.Filter{Types: []string{relay.TypeOrderUpdated}},
+			[]string{"audatex.*.parts.order.updated.*"}},
+		"one kind": {all, relay.Filter{Types: []string{"audatex.relay.log-clamped"}},
+			[]string{"audatex.*.relay.log-clamped.*"}},
+		"all kinds": {all, relay.Filter{Types: []string{"audatex.relay.*"}}, []string{"audatex.*.relay.*.*"}},
+		"sites": {two, relay.Filter{},
+			[]string{"audatex.site-0.parts.order.*.*", "audatex.site-1.parts.order.*.*"}},
+		"a site and an order": {two, relay.Filter{Sites: sites[:1], Orders: orders[:1]},
+			[]string{"audatex.site-0.parts.order.*.order-0"}},
+		"a kind of one's own": {two, relay.Filter{Types: []string{"audatex.relay.callback-disabled"}},
+			[]string{"audatex._.relay.callback-disabled.*", "audatex.site-0.relay.callback-disabled.*",
+				"audatex.site-1.relay.callback-disabled.*"}},
+		"a kind of others": {two, relay.Filter{Types: []string{"audatex.relay.log-clamped"}},
+			[]string{"audatex.site-0.relay.log-clamped.*", "audatex.site-1.relay.log-clamped.*"}},
+		"sites twice": {two, relay.Filter{Sites: []string{"site-0", "site-0"}},
+			[]string{"audatex.site-0.parts.order.*.*"}},
 		"many sites, one order": {many, relay.Filter{Orders: orders[:1]}, []string{"audatex.*.parts.order.*.order-0"}},
 		"many sites":            {many, relay.Filter{}, nil},
-		"many of both":          {many, relay.Filter{Sites: sites, Orders: orders, Types: []string{"*", "audatex.relay.*"}}, nil},
+		"many of both": {many,
+			relay.Filter{Sites: sites, Orders: orders, Types: []string{"*", "audatex.relay.*"}}, nil},
 	} {
 		var got []string
 		allocated := testing.AllocsPerRun(1, func() { got = subjects(c.caller, c.filter) })
@@ -74,7 +84,8 @@ func TestOneRequestReadsALimitedPartOfALog(t *testing.T) {
 	}
 }
 
-// A page of large events, or of a log that has much for others, ends early; read on by its cursor nothing is missed and nothing repeats.
+// A page of large events, or of a log that has much for others, ends early; read on by its cursor
+// nothing is missed and nothing repeats.
 func TestPagesThatEndEarlyAreReadOn(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -84,9 +95,11 @@ func TestPagesThatEndEarlyAreReadOn(t *testing.T) {
 	for i := range events {
 		now := time.Now()
 		order := fmt.Sprintf("%08d-6a64-4a2c-9d55-0a3f3a9f7b11", i)
-		ev, err := relay.NewOrderEvent(publicURL, "alpha", order, relay.TypeOrderCreated, relay.NextSequence(now, 0), now, relay.OrderData{
-			Order: json.RawMessage(`{"Filler":"` + filler + `"}`), ReadAt: now.UTC(), Revision: 1, Origin: relay.OriginReconciliation,
-		})
+		ev, err := relay.NewOrderEvent(publicURL, "alpha", order, relay.TypeOrderCreated, relay.NextSequence(now, 0), now,
+			relay.OrderData{
+				Order: json.RawMessage(`{"Filler":"` + filler + `"}`), ReadAt: now.UTC(), Revision: 1,
+				Origin: relay.OriginReconciliation,
+			})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -152,7 +165,8 @@ func TestWhoseADocumentIsCostsNothing(t *testing.T) { //nolint:paralleltest // o
 	if allocated := after.TotalAlloc - before.TotalAlloc; got != "acme" || allocated > 16<<10 {
 		t.Errorf("%q at the cost of %d bytes", got, allocated)
 	}
-	for _, other := range []string{``, `[]`, `{`, `{"id":"client"}`, `{"id":{"client":"x"}}`, `{"client":1}`, `{"client":null}`, `null`} {
+	for _, other := range []string{``, `[]`, `{`, `{"id":"client"}`, `{"id":{"client":"x"}}`, `{"client":1}`,
+		`{"client":null}`, `null`} {
 		if got := memberOf([]byte(other), "client"); got != "" {
 			t.Errorf("%s: %q", other, got)
 		}
@@ -167,7 +181,8 @@ func TestEventsOfForeignSitesAreNotLookedFor(t *testing.T) {
 	t.Parallel()
 	a := caller{client: relay.Client{ID: "acme", Sites: []string{"alpha"}}}
 	for id, want := range map[string]int{
-		"alpha-" + orderA + "-1": 1, "beta-" + orderA + "-1": 0, "alpha-gap-suspected-con-1": 1, "beta-gap-suspected-con-1": 0, "_-log-clamped-events-1": 0,
+		"alpha-" + orderA + "-1": 1, "beta-" + orderA + "-1": 0, "alpha-gap-suspected-con-1": 1,
+		"beta-gap-suspected-con-1": 0, "_-log-clamped-events-1": 0,
 		"_-callback-disabled-cb-1": 1, "nothing": 0,
 	} {
 		if got := candidates(a, id); len(got) != want {

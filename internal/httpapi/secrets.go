@@ -9,7 +9,7 @@ import (
 	"github.com/audatex-relay/relay/internal/signature"
 )
 
-// secretOverlap is how long a replaced secret goes on signing beside the new one.
+// secretOverlap is how long a replaced secret still signs in addition to the new one.
 const secretOverlap = 24 * time.Hour
 
 // RotateSecret implements POST /v1/callbacks/{id}/rotate-secret.
@@ -40,9 +40,9 @@ func (a *API) RotateSecret(w http.ResponseWriter, r *http.Request, id Id, _ Rota
 	})
 }
 
-// rotate puts a secret before those that sign; "" makes one. The one before signs on for a day, older ones end now: a receiver
-// that is two secrets behind has been told twice. The secret that signs already changes nothing, nor does one that this request
-// has made before.
+// rotate adds a secret in front of those that sign; "" makes one. The previous secret signs for
+// another day, older ones end now: a receiver that is two secrets behind has been told twice. If
+// the secret is the present one, or one that this request has made before, nothing changes.
 func rotate(cb *relay.Callback, given string, m maker, now time.Time) (string, error) {
 	secret, err := signingSecret(given, m)
 	if err != nil {
@@ -63,7 +63,7 @@ func rotate(cb *relay.Callback, given string, m maker, now time.Time) (string, e
 	return secret, nil
 }
 
-// signingSecret returns the secret given if it can be one, or a new one.
+// signingSecret returns the given secret if it is valid, or a new one if none is given.
 func signingSecret(given string, m maker) (string, error) {
 	if given == "" {
 		return signature.SecretOf(m.bytes("signing secret", signature.NewSecretBytes)).Reveal(), nil

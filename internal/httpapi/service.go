@@ -10,7 +10,7 @@ import (
 	"github.com/audatex-relay/relay/api"
 )
 
-// readyTimeout bounds the look at the store that readiness takes.
+// readyTimeout limits the read of the store for readiness.
 const readyTimeout = 2 * time.Second
 
 // Livez implements GET /livez.
@@ -37,7 +37,7 @@ func (a *API) Readyz(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// notReady says why requests should not be sent here, "" if they may.
+// notReady returns why requests should not be sent to this replica, or "".
 func (a *API) notReady(ctx context.Context) string {
 	select {
 	case <-a.drain:
@@ -45,8 +45,8 @@ func (a *API) notReady(ctx context.Context) string {
 	default:
 	}
 	for what, ready := range map[string]<-chan struct{}{
-		"clients": a.c.Keys.Ready(), "callbacks": a.callbacks.Ready(), "connections": a.connections.Ready(), "requests": a.requests.Ready(),
-		"consent links": a.c.Consents.Ready(),
+		"clients": a.c.Keys.Ready(), "callbacks": a.callbacks.Ready(), "connections": a.connections.Ready(),
+		"requests": a.requests.Ready(), "consent links": a.c.Consents.Ready(),
 	} {
 		select {
 		case <-ready:
@@ -61,7 +61,7 @@ func (a *API) notReady(ctx context.Context) string {
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	if err := a.c.Store.Readable(ctx); err != nil { // the log tells of an outage once, and not for each probe
+	if err := a.c.Store.Readable(ctx); err != nil { // an outage is logged once, and not for each probe
 		return "the store does not answer reads"
 	}
 	return ""
@@ -87,14 +87,17 @@ func (a *API) Schema(w http.ResponseWriter, r *http.Request, name string) {
 
 // ProblemPage implements GET /problems/{type}.
 func (a *API) ProblemPage(w http.ResponseWriter, r *http.Request, slug string) {
-	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'")
+	w.Header().Set("Content-Security-Policy",
+		"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'")
 	a.do(w, r, func(context.Context, caller) (reply, error) {
 		for _, k := range kinds {
 			if k.slug != slug {
 				continue
 			}
 			var page bytes.Buffer
-			err := problemPage.Execute(&page, map[string]any{"Slug": k.slug, "Status": k.status, "Text": http.StatusText(k.status), "Title": k.title, "Help": k.help})
+			err := problemPage.Execute(&page, map[string]any{
+				"Slug": k.slug, "Status": k.status, "Text": http.StatusText(k.status), "Title": k.title, "Help": k.help,
+			})
 			return reply{contentType: "text/html; charset=utf-8", body: page.Bytes()}, err
 		}
 		return reply{}, notFound()

@@ -125,7 +125,8 @@ func (a answer) into(v any) answer {
 	return a
 }
 
-// problem wants a problem of a kind, with errors at exactly these places (pointers, or names of parameters).
+// problem wants a problem of a kind, with errors at exactly these places (pointers, or names of
+// parameters).
 func (a answer) problem(slug string, places ...string) Problem {
 	a.t.Helper()
 	var p Problem

@@ -10,11 +10,11 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// startingRetry is what callers are told to wait while the relay starts.
+// startingRetry is how long callers are told to wait while the relay starts.
 const startingRetry = 5 * time.Second
 
-// Starting answers in the API's place until there is one: a relay that waits for its store is alive and not ready, and everything
-// else is to be asked again. Reason says what it waits for.
+// Starting returns a handler to use until there is an API. A relay that waits for its store is
+// alive and not ready; everything else must be tried again. Reason returns what it waits for.
 func Starting(publicURL string, reason func() error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := r.Header.Get("X-Request-Id")
@@ -39,15 +39,16 @@ func Starting(publicURL string, reason func() error) http.Handler {
 		default:
 			w.Header().Set("Retry-After", strconv.Itoa(int(startingRetry/time.Second)))
 			encode(w, kindBusy.status, "application/problem+json", Problem{
-				Type: strings.TrimSuffix(publicURL, "/") + "/problems/" + kindBusy.slug, Title: kindBusy.title, Status: kindBusy.status,
-				Detail: "The relay is " + waits + ".", RequestId: id,
+				Type:  strings.TrimSuffix(publicURL, "/") + "/problems/" + kindBusy.slug,
+				Title: kindBusy.title, Status: kindBusy.status, Detail: "The relay is " + waits + ".", RequestId: id,
 			})
 		}
 	})
 }
 
-// NewServer answers an HTTP server, for the API or what answers in its place for a time, with the limits that keep slow or hostile callers
-// from holding it. The time for a body and for an answer is limited per request, as a long poll may take a minute.
+// NewServer returns an HTTP server for the API, or for Starting, with limits against slow or
+// hostile callers. The time for a body and for a response is limited per request, because a long
+// poll may take a minute.
 func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,

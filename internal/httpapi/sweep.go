@@ -12,9 +12,9 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// sweep looks now and then for callbacks whose client is gone and removes them, and for those that their client's document does not
-// list and enters them. The way in which both are written leaves neither, but a backup that was put back may: it has the two buckets as
-// they were at different moments.
+// sweep regularly looks for callbacks whose client is gone, and removes them, and for callbacks
+// that their client's document does not list, and enters them. Normal operation leaves neither. But
+// a restored backup may: it has the two buckets as they were at different times.
 func (a *API) sweep(ctx context.Context) {
 	for _, ready := range []<-chan struct{}{a.callbacks.Ready(), a.c.Keys.Ready()} {
 		select {
@@ -25,11 +25,12 @@ func (a *API) sweep(ctx context.Context) {
 	}
 	for ctx.Err() == nil {
 		if err := a.sweepOnce(ctx); err != nil && ctx.Err() == nil {
-			a.c.Log.Log(ctx, store.Level(err, slog.LevelWarn), "callbacks without a client could not be looked for; it is tried again", "error", err)
+			a.c.Log.Log(ctx, store.Level(err, slog.LevelWarn),
+				"callbacks without a client could not be looked for; it is tried again", "error", err)
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(a.c.SweepEvery/2 + rand.N(a.c.SweepEvery)): // replicas do not look at the same moment
+		case <-time.After(a.c.SweepEvery/2 + rand.N(a.c.SweepEvery)): // replicas should not sweep at the same moment
 		}
 	}
 }
@@ -56,7 +57,7 @@ func (a *API) sweepOnce(ctx context.Context) error {
 	return nil
 }
 
-// removeOrphan removes a callback if its client is gone indeed.
+// removeOrphan removes a callback if its client is really gone.
 func (a *API) removeOrphan(ctx context.Context, id string) error {
 	cb, revision, err := readAtLeader(ctx, a.c.Store.Sealed, id)
 	if errors.Is(err, store.ErrNotFound) {
@@ -70,7 +71,7 @@ func (a *API) removeOrphan(ctx context.Context, id string) error {
 	}
 	switch err := a.c.Store.Sealed.Delete(ctx, id, revision); {
 	case errors.Is(err, store.ErrConflict):
-		return nil // somebody else has removed it
+		return nil // another replica has removed it
 	case err != nil:
 		return err
 	}
@@ -79,7 +80,8 @@ func (a *API) removeOrphan(ctx context.Context, id string) error {
 	return nil
 }
 
-// list enters a callback in its client's document if it is there and not listed, whatever the client's limit.
+// list enters a callback in its client's document if it exists and is not listed, regardless of the
+// client's limit.
 func (a *API) list(ctx context.Context, client relay.Client, id string) error {
 	err := a.changeCallbacks(ctx, client, func(c *relay.Client) error {
 		if _, listed := c.Callbacks[id]; listed {

@@ -18,23 +18,31 @@ const (
 	adminOnly                    // for keys it does not exist
 	ownList                      // for every key, which finds only its own
 	ownRead                      // the owner's keys; for others it does not exist
-	ownChange                    // the owner's writing keys; for others it does not exist. Reading keys are refused whatever they name
-	makesOwn                     // every writing key, for itself
-	makesAtID                    // as makesOwn on a free id, as ownChange on one that is taken
+	// the owner's writing keys; for others it does not exist. Reading keys are refused whatever
+	// they name
+	ownChange
+	makesOwn  // every writing key, for itself
+	makesAtID // as makesOwn on a free id, as ownChange on one that is taken
 )
 
 var expectations = map[string]expectation{
 	"livez": public, "readyz": public, "openapi": public, "schema": public, "problemPage": public,
-	"getEncryptionKeys": adminOnly, "listConnections": adminOnly, "getConnection": adminOnly, "putConnection": adminOnly, "patchConnection": adminOnly, "deleteConnection": adminOnly,
-	"pollConnection": adminOnly, "reconcileConnection": adminOnly, "listClients": adminOnly, "getClient": adminOnly, "putClient": adminOnly, "deleteClient": adminOnly, "listKeys": adminOnly,
-	"createKey": adminOnly, "deleteKey": adminOnly, "listUnresolved": adminOnly, "getUnresolved": adminOnly, "deleteUnresolved": adminOnly,
-	"retryUnresolved": adminOnly, "retryManyUnresolved": adminOnly, "listConsentLinks": adminOnly, "createConsentLink": adminOnly, "deleteConsentLink": adminOnly,
+	"getEncryptionKeys": adminOnly, "listConnections": adminOnly, "getConnection": adminOnly, "putConnection": adminOnly,
+	"patchConnection": adminOnly, "deleteConnection": adminOnly,
+	"pollConnection": adminOnly, "reconcileConnection": adminOnly, "listClients": adminOnly, "getClient": adminOnly,
+	"putClient": adminOnly, "deleteClient": adminOnly, "listKeys": adminOnly,
+	"createKey": adminOnly, "deleteKey": adminOnly, "listUnresolved": adminOnly, "getUnresolved": adminOnly,
+	"deleteUnresolved": adminOnly,
+	"retryUnresolved":  adminOnly, "retryManyUnresolved": adminOnly, "listConsentLinks": adminOnly,
+	"createConsentLink": adminOnly, "deleteConsentLink": adminOnly,
 	"listAllConsentLinks": adminOnly, "createConsentLinks": adminOnly,
 	"listCallbacks": ownList, "listEvents": ownList, "listOrders": ownList,
-	"getCallback": ownRead, "listDeliveries": ownRead, "getDelivery": ownRead, "getEvent": ownRead, "getOrder": ownRead, "listOrderEvents": ownRead,
-	"findAssessment": ownRead,
-	"createCallback": makesOwn, "putCallback": makesAtID,
-	"patchCallback": ownChange, "deleteCallback": ownChange, "rotateSecret": ownChange, "testCallback": ownChange, "resumeCallback": ownChange,
+	"getCallback": ownRead, "listDeliveries": ownRead, "getDelivery": ownRead, "getEvent": ownRead, "getOrder": ownRead,
+	"listOrderEvents": ownRead,
+	"findAssessment":  ownRead,
+	"createCallback":  makesOwn, "putCallback": makesAtID,
+	"patchCallback": ownChange, "deleteCallback": ownChange, "rotateSecret": ownChange, "testCallback": ownChange,
+	"resumeCallback": ownChange,
 }
 
 // Every operation of the contract, as called for something of client a by everyone there is.
@@ -46,7 +54,8 @@ func TestTenancy(t *testing.T) {
 	b := f.client("client-b", relay.RoleWrite, "beta")
 	expired := f.key("client-a", relay.RoleWrite)
 	f.expire(expired)
-	f.admin().put("/v1/connections/con-a", map[string]any{"level": "site", "site": "alpha", "refreshToken": "refresh-token-secret"}).want(201)
+	f.admin().put("/v1/connections/con-a",
+		map[string]any{"level": "site", "site": "alpha", "refreshToken": "refresh-token-secret"}).want(201)
 	f.order("alpha", orderA)
 	ev := f.publish("alpha", orderA)
 	marks := []string{"client-a", "cb-a", "alpha", orderA, "con-a"}
@@ -60,7 +69,8 @@ func TestTenancy(t *testing.T) {
 			}
 			call := func(s session, id string) answer {
 				t.Helper()
-				url := strings.NewReplacer("{eventId}", ev.ID, "{orderId}", orderA, "{keyId}", "none", "{linkId}", strings.Repeat("0", 32), "{unresolvedId}", "con-a-1-0", "{name}", "event-v1.json",
+				url := strings.NewReplacer("{eventId}", ev.ID, "{orderId}", orderA, "{keyId}", "none", "{linkId}",
+					strings.Repeat("0", 32), "{unresolvedId}", "con-a-1-0", "{name}", "event-v1.json",
 					"{type}", "not-found", "{originator}", "o", "{number}", "n", "{id}", id).Replace(path)
 				if op.OperationID == "findAssessment" {
 					url += "?connection=con-a"
@@ -85,7 +95,8 @@ func TestTenancy(t *testing.T) {
 				call(f.as(""), id).want(200)
 				continue
 			}
-			for _, nobody := range []session{f.as(""), f.as("wrong"), f.as("ark_none_" + strings.Repeat("0", 43)), expired, f.as(b.token + "0"), f.as(adminToken + "x")} {
+			for _, nobody := range []session{f.as(""), f.as("wrong"), f.as("ark_none_" + strings.Repeat("0", 43)), expired,
+				f.as(b.token + "0"), f.as(adminToken + "x")} {
 				call(nobody, id).problem("unauthorized")
 			}
 			// b sees nothing of a's, and a removal or a change by b or a reader leaves no trace.
@@ -107,7 +118,8 @@ func TestTenancy(t *testing.T) {
 			}
 			if (expect == ownRead || expect == ownChange) && strings.Contains(path, "{id}") {
 				if missing := call(b, "nothing-here"); missing.status != got.status || mask(missing.body) != mask(got.body) {
-					t.Errorf("%s answers differently for what another client has and for what is not there: %s, %s", op.OperationID, got.body, missing.body)
+					t.Errorf("%s answers differently for what another client has and for what is not there: %s, %s", op.OperationID,
+						got.body, missing.body)
 				}
 			}
 			switch got := call(aRead, id); expect {
@@ -198,8 +210,8 @@ func (f *fixture) expire(s session) {
 	f.keys.Put(c, revision)
 }
 
-// Sites that a key may not see are unknown to it, whether they exist or not; and events about another client's callback are not
-// shown to a client that sees all sites.
+// Sites that a key may not see are unknown to it, whether they exist or not; and events about
+// another client's callback are not shown to a client that sees all sites.
 func TestForeignSitesAndCallbacks(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -212,7 +224,8 @@ func TestForeignSitesAndCallbacks(t *testing.T) {
 			a.get(path+site).want(400).problem("invalid-parameter", "sites")
 		}
 		a.get("/v1/orders/" + orderB + "?site=" + site).want(404)
-		got := a.post("/v1/callbacks", map[string]any{"url": "https://bms.example/", "sites": []string{"alpha", site}}).want(422)
+		got := a.post("/v1/callbacks",
+			map[string]any{"url": "https://bms.example/", "sites": []string{"alpha", site}}).want(422)
 		got.problem("invalid-body", "/sites/1")
 	}
 	a.post("/v1/callbacks?client=client-all", map[string]any{"url": "https://bms.example/"}).problem("not-found")
@@ -231,7 +244,8 @@ func TestForeignSitesAndCallbacks(t *testing.T) {
 	all.get("/v1/events/" + own.ID).want(200)
 	f.admin().get("/v1/events/" + theirs.ID).want(200)
 
-	// A client of some sites learns what became of its own callbacks, though that stands at no site; the next owner of the id does not.
+	// A client of some sites learns what became of its own callbacks, though that stands at no
+	// site; the next owner of the id does not.
 	sees := func(s session, path string) string {
 		t.Helper()
 		s.get(path).want(200).into(&page)
@@ -273,7 +287,8 @@ func TestForeignSitesAndCallbacks(t *testing.T) {
 	}
 }
 
-// A key works at once after it was made and no longer after it was revoked, also where only the watch tells.
+// A key works at once after it was made and no longer after it was revoked, also where only the
+// watch tells.
 func TestKeysComeAndGo(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -296,7 +311,8 @@ func TestKeysComeAndGo(t *testing.T) {
 	eventually(t, func() bool { return second.get("/v1/callbacks").status == http.StatusUnauthorized })
 	past := time.Now().Add(-time.Minute).Format(time.RFC3339)
 	f.admin().put("/v1/clients/client-a", map[string]any{"sites": []string{"alpha"}}).want(201)
-	f.admin().post("/v1/clients/client-a/keys", map[string]any{"expiresAt": past}).want(422).problem("invalid-body", "/expiresAt")
+	f.admin().post("/v1/clients/client-a/keys", map[string]any{"expiresAt": past}).want(422).problem("invalid-body",
+		"/expiresAt")
 	second.get("/v1/callbacks").want(401) // keys do not come back with the name
 }
 

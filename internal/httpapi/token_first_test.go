@@ -8,8 +8,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// TestATokenIsThereBeforeItsConnectionIsSeen: the poller polls a connection at once when it sees it, and would wait a whole interval if the
-// token came a moment later.
+// TestATokenIsThereBeforeItsConnectionIsSeen: the poller polls a connection at once when it sees
+// it, and would wait a whole interval if the token came a moment later.
 func TestATokenIsThereBeforeItsConnectionIsSeen(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

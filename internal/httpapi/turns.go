@@ -9,20 +9,21 @@ import (
 )
 
 const (
-	// bodiesOfKey and readsOfKey are how many bodies of one key are read and checked at once, and how many of its reads look at the
-	// store. Further ones wait for turnWait.
+	// bodiesOfKey and readsOfKey are how many bodies of one key are read and checked at the same
+	// time, and how many of its reads use the store. Further ones wait for up to turnWait.
 	bodiesOfKey = 1
 	readsOfKey  = 2
 	turnWait    = 3 * time.Second
 
-	// largeBody is the size, in bytes, from which a body takes one of largeBodies places while it is read: together they bound the memory
-	// that bodies of all keys take. What is made of a body while it is checked is several times its size, so few are checked at once.
+	// A body of at least largeBody bytes takes one of largeBodies places while it is read, which
+	// limits the memory for the bodies of all keys. Checking a body takes several times its size,
+	// so only checkedOnce bodies are checked at the same time.
 	largeBody   = 64 << 10
 	largeBodies = 32
 	checkedOnce = 4
 )
 
-// turns bounds how many requests of one key do the same thing at the same time.
+// turns limits how many requests of one key do the same thing at the same time.
 type turns struct {
 	each int
 
@@ -30,15 +31,16 @@ type turns struct {
 	keys map[string]*line
 }
 
-// line is where the requests of one key wait. It is forgotten with the last of them.
+// line is where the requests of one key wait. It is removed with the last of them.
 type line struct {
 	places chan struct{}
-	users  int // that have a place, or wait for one
+	users  int // with a place, or waiting for one
 }
 
 func newTurns(each int) *turns { return &turns{each: each, keys: map[string]*line{}} }
 
-// take waits until a request of the key may go on, or ctx ends; done gives the place back. The admin token's key is "" and has no bound.
+// take waits until a request of the key may continue, or ctx ends. The caller must call done to
+// return the place. An admin token has the key "" and no limit.
 func (t *turns) take(ctx context.Context, key string) (done func(), ok bool) {
 	if key == "" {
 		return func() {}, true
@@ -65,18 +67,20 @@ func (t *turns) take(ctx context.Context, key string) (done func(), ok bool) {
 	return func() { <-l.places; leave() }, true
 }
 
-// soon is take for a request whose caller waits for the answer.
+// soon is take with a time limit, for a request whose caller waits for the response.
 func (t *turns) soon(ctx context.Context, key string) (done func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, turnWait)
 	defer cancel()
 	done, ok := t.take(ctx, key)
 	if !ok {
-		return nil, &problem{kind: kindTooMany, detail: "The key has too many requests under way at once.", retryAfter: time.Second}
+		return nil, &problem{kind: kindTooMany, detail: "The key has too many requests under way at once.",
+			retryAfter: time.Second}
 	}
 	return done, nil
 }
 
-// enter takes one of the places, if one becomes free before ctx ends. Until then the request's connection may be closed for another.
+// enter takes one of the places if one is free before ctx ends. While it waits, the request's
+// connection may be closed for another.
 func enter(ctx context.Context, places chan struct{}) bool {
 	select {
 	case places <- struct{}{}:

@@ -15,7 +15,8 @@ import (
 // ListUnresolved implements GET /v1/unresolved.
 func (a *API) ListUnresolved(w http.ResponseWriter, r *http.Request, params ListUnresolvedParams) {
 	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		entries, next, err := page(ctx, a.asides, params.Connection, params.After, params.Limit, chosen(params.Reason, params.Sites))
+		pass := chosen(params.Reason, params.Sites)
+		entries, next, err := page(ctx, a.asides, params.Connection, params.After, params.Limit, pass)
 		if err != nil {
 			return reply{}, err
 		}
@@ -27,17 +28,19 @@ func (a *API) ListUnresolved(w http.ResponseWriter, r *http.Request, params List
 	})
 }
 
-// chosen returns what lists of unresolved notifications are filtered by.
+// chosen returns the filter for lists of unresolved notifications.
 func chosen(reason string, sites []string) func(store.Aside) bool {
 	return func(u store.Aside) bool {
 		return (reason == "" || u.Reason == reason) && (len(sites) == 0 || slices.Contains(sites, u.Site))
 	}
 }
 
-// unresolvedBytes is how many bytes of unresolved notifications are read for one page, but for one that has more by itself.
+// unresolvedBytes is how many bytes of unresolved notifications are read for one page; a single one
+// may have more.
 const unresolvedBytes = 8 << 20
 
-// withinBytes returns how many of these have not more bytes together than most; one at least.
+// withinBytes returns how many of the entries together have at most that many bytes, but at least
+// one.
 func withinBytes(entries []store.Entry[store.Aside], most int) int {
 	size := 0
 	for i, e := range entries {
@@ -48,8 +51,10 @@ func withinBytes(entries []store.Entry[store.Aside], most int) int {
 	return len(entries)
 }
 
-// unresolved reads unresolved notifications as they are stored. Those that are gone are left out.
-func (a *API) unresolved(ctx context.Context, entries []store.Entry[store.Aside]) ([]store.Entry[relay.Unresolved], error) {
+// unresolved reads unresolved notifications as they are stored, without those that are gone.
+func (a *API) unresolved(
+	ctx context.Context, entries []store.Entry[store.Aside],
+) ([]store.Entry[relay.Unresolved], error) {
 	var found []store.Entry[relay.Unresolved]
 	for _, there := range a.c.Store.Unresolved.Current(ctx, entryKeys(entries)) {
 		switch {
@@ -70,13 +75,15 @@ func (a *API) GetUnresolved(w http.ResponseWriter, r *http.Request, id string) {
 	})
 }
 
-// DeleteUnresolved implements DELETE /v1/unresolved/{unresolvedId}. The log says what was given up: nothing else will.
+// DeleteUnresolved implements DELETE /v1/unresolved/{unresolvedId}. Only the log has a record of
+// what was given up.
 func (a *API) DeleteUnresolved(w http.ResponseWriter, r *http.Request, id string) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
 		u, revision, err := remove(ctx, a.c.Store.Unresolved, id, "", func(relay.Unresolved) error { return nil })
 		if err == nil {
 			a.asides.Removed(id, revision)
-			a.logOf(c).Warn("an unresolved notification was given up by an operator", "unresolved", id, "connection", u.Connection, "site", u.Site, "order", u.Order)
+			a.logOf(c).Warn("an unresolved notification was given up by an operator", "unresolved", id,
+				"connection", u.Connection, "site", u.Site, "order", u.Order)
 		}
 		return reply{status: http.StatusNoContent}, err
 	})
@@ -99,7 +106,8 @@ func (a *API) RetryUnresolved(w http.ResponseWriter, r *http.Request, id string)
 	})
 }
 
-// stillUnresolved says why a notification stays: by the vendor's answer if it gave one, else by what the resolver lacks.
+// stillUnresolved explains why a notification stays: with the vendor's response if there is one,
+// else with what is missing.
 func stillUnresolved(err error) error {
 	p := &problem{kind: kindUnresolved, cause: err}
 	if e, ok := errors.AsType[*audatex.Error](err); ok {
@@ -113,9 +121,12 @@ func stillUnresolved(err error) error {
 	return p
 }
 
-// retryLater tells the store's trouble from the vendor's. A missing consent is told as such: waiting would not help.
+// retryLater distinguishes trouble of the store from the vendor's. A missing consent is reported as
+// such, because waiting would not help.
 func retryLater(err error) error {
-	p := &problem{kind: kindBusy, detail: vendorSaid(err), retryAfter: max(audatex.RetryAfterOf(err), 5*time.Second), cause: err}
+	p := &problem{
+		kind: kindBusy, detail: vendorSaid(err), retryAfter: max(audatex.RetryAfterOf(err), 5*time.Second), cause: err,
+	}
 	switch {
 	case errors.Is(err, store.ErrUnavailable), errors.Is(err, store.ErrUnclear):
 		p.kind, p.detail = kindStore, "The event may be in the log already; a repetition does not make a second one."
@@ -131,8 +142,9 @@ func unresolvedView(u relay.Unresolved) Unresolved {
 		raw = []byte{}
 	}
 	view := Unresolved{
-		Id: u.ID, Connection: u.Connection, Site: u.Site, VendorSite: u.VendorSite, Order: u.Order, Reason: u.Reason, Detail: u.Detail, Raw: raw,
-		Size: max(u.Size, len(raw)), Count: max(u.Count, 1), ReceivedAt: u.ReceivedAt, LastReceivedAt: u.LastReceivedAt, UnresolvedAt: u.UnresolvedAt,
+		Id: u.ID, Connection: u.Connection, Site: u.Site, VendorSite: u.VendorSite, Order: u.Order, Reason: u.Reason,
+		Detail: u.Detail, Raw: raw, Size: max(u.Size, len(raw)), Count: max(u.Count, 1),
+		ReceivedAt: u.ReceivedAt, LastReceivedAt: u.LastReceivedAt, UnresolvedAt: u.UnresolvedAt,
 	}
 	if u.RetriedAt != nil {
 		view.RetriedAt = *u.RetriedAt

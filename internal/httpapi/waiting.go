@@ -8,12 +8,12 @@ import (
 	"github.com/audatex-relay/relay/internal/ingress"
 )
 
-// maxWaiting is how many requests of one key may wait at once for what is not the relay's to hasten: an event of the feed, an answer of
-// the vendor, or a receiver's.
+// maxWaiting is how many requests of one key may wait for something outside the relay: an event of
+// the feed, or a response of the vendor or a receiver.
 const maxWaiting = 32
 
-// waiting bounds such requests in all, per address and per client. Each has a connection to itself for as long as a minute, so these
-// could be all that the API may have.
+// waiting limits such requests in total, per address and per client. Each occupies a connection for
+// up to a minute, and together they could occupy all that the API has.
 type waiting struct {
 	bounds ingress.Bounds
 
@@ -28,8 +28,8 @@ func newWaiting(b ingress.Bounds) *waiting {
 	return &waiting{bounds: b, networks: map[netip.Prefix]int{}, clients: map[string]int{}, keys: map[string]int{}}
 }
 
-// take takes a place for a caller whose connection comes from an address; done gives it back. An error says why there is none. The
-// admin token always gets one.
+// take takes a place for a caller whose connection comes from an address; the caller must call done
+// to return it. The error explains why there is none. The admin token always gets one.
 func (w *waiting) take(c caller, peer netip.Addr) (done func(), err error) {
 	network := ingress.Network(peer)
 	w.mu.Lock()
@@ -45,7 +45,7 @@ func (w *waiting) take(c caller, peer netip.Addr) (done func(), err error) {
 	}, nil
 }
 
-// full says why a caller may not wait, "" if it may. mu is held.
+// full returns why a caller may not wait, or "". The caller must hold mu.
 func (w *waiting) full(c caller, peer netip.Addr) string {
 	client := w.clients[c.client.ID]
 	switch {
@@ -53,16 +53,20 @@ func (w *waiting) full(c caller, peer netip.Addr) string {
 		return ""
 	case w.keys[c.key.ID] >= maxWaiting:
 		return "The key has too many waiting requests."
-	// What one client takes it leaves others as well, so that one with many keys is not alone with the API.
+	// A client must leave at least as many places to others as it takes, so that one with many keys
+	// cannot occupy the API.
 	case client+1 > w.bounds.Total-w.total-1:
-		return "Too many requests wait at this relay. Ask without waitSeconds, or let one request read for all that want to know."
+		return "Too many requests wait at this relay. " + waitingAdvice
 	case !w.bounds.Exempt.Contains(peer) && w.networks[ingress.Network(peer)] >= w.bounds.PerAddress:
-		return "Too many requests from this address wait. Ask without waitSeconds, or let one request read for all that want to know."
+		return "Too many requests from this address wait. " + waitingAdvice
 	}
 	return ""
 }
 
-// count counts a place taken (1) or given back (-1). mu is held.
+// waitingAdvice tells callers how to need fewer waiting requests.
+const waitingAdvice = "Ask without waitSeconds, or let one request read for all that want to know."
+
+// count counts a place taken (1) or returned (-1). The caller must hold mu.
 func (w *waiting) count(network netip.Prefix, c caller, by int) {
 	w.total += by
 	add(w.networks, network, by)
@@ -70,7 +74,7 @@ func (w *waiting) count(network netip.Prefix, c caller, by int) {
 	add(w.keys, c.key.ID, by)
 }
 
-// add forgets what is 0.
+// add changes a count, and removes it if it is 0.
 func add[K comparable](counts map[K]int, key K, by int) {
 	if counts[key] += by; counts[key] == 0 {
 		delete(counts, key)

@@ -13,14 +13,14 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6/kind"
 )
 
-// The bounds of what a problem says, so that an answer cannot be made much larger than its request.
+// The limits of a problem, so that a response cannot be much larger than its request.
 const (
 	maxErrors  = 100
 	maxPointer = 256 // bytes
-	maxToken   = 64  // bytes of one name in a pointer, or of what else is repeated of a request
+	maxToken   = 64  // bytes of one name in a pointer, or of any other repeated part of a request
 )
 
-// fieldErrors lists what a schema found, without repeating any value: it may be a secret.
+// fieldErrors returns a schema's findings without any value, because values may be secrets.
 func (c *contract) fieldErrors(err error) []FieldError {
 	if err == nil {
 		return nil
@@ -56,7 +56,7 @@ func (c *contract) collect(v *jsonschema.ValidationError, errs *[]FieldError) {
 	}
 }
 
-// describe says what a value should have been, never what it was.
+// describe describes what a value should be, never what it was.
 func (c *contract) describe(k jsonschema.ErrorKind) string {
 	switch k := k.(type) {
 	case *kind.Type:
@@ -98,7 +98,7 @@ func (c *contract) describe(k jsonschema.ErrorKind) string {
 	return "is not as the contract says"
 }
 
-// aTime is how messages name an RFC 3339 time.
+// aTime is the description of an RFC 3339 time in messages.
 const aTime = "a time with its zone, such as 2026-01-15T09:38:44Z or 2026-01-15T10:38:44+01:00"
 
 func count(n int, what string) string {
@@ -123,7 +123,7 @@ func article(typ string) string {
 	return "a " + typ
 }
 
-// pointerTo writes a JSON Pointer. What is too long in it is cut, and ends in "…".
+// pointerTo returns a JSON Pointer. Parts that are too long are cut and end with "…".
 func pointerTo(path ...string) string {
 	var b strings.Builder
 	for _, token := range path {
@@ -137,7 +137,7 @@ func pointerTo(path ...string) string {
 	return b.String()
 }
 
-// cut shortens what is repeated of a request.
+// cut shortens a repeated part of a request.
 func cut(text string) string {
 	if len(text) <= maxToken {
 		return text
@@ -149,7 +149,7 @@ func cut(text string) string {
 	return text[:end] + "…"
 }
 
-// capped lists the first errors, and says how many more there are.
+// capped returns the first errors, and the number of the others.
 func capped(errs []FieldError) []FieldError {
 	if len(errs) <= maxErrors {
 		return errs

@@ -26,7 +26,8 @@ func TestPatternsAreToldInWords(t *testing.T) {
 		{a.put("/v1/callbacks/UPPER", `{"url":"https://bms.example/"}`), name},
 		{a.put("/v1/callbacks/cb", `{"url":"https://bms.example/","sites":["Site A"]}`), name},
 		{a.put("/v1/callbacks/cb", `{"url":"https://bms.example/","orders":["17"]}`), uuid},
-		{a.put("/v1/callbacks/cb", `{"url":"https://bms.example/","secret":"`+strings.Repeat("x", 40)+`"}`), "a secret begins with whsec_"},
+		{a.put("/v1/callbacks/cb", `{"url":"https://bms.example/","secret":"`+strings.Repeat("x", 40)+`"}`),
+			"a secret begins with whsec_"},
 		{a.get("/v1/orders/17"), uuid},
 		{a.get("/v1/orders?sites=A"), name},
 		{a.get("/v1/events?orders=x"), uuid},
@@ -36,7 +37,8 @@ func TestPatternsAreToldInWords(t *testing.T) {
 		{f.admin().put("/v1/connections/con", `{"level":"site","sites":{"1":"A"}}`), name},
 		{f.admin().put("/v1/clients/c", `{"sites":["-"]}`), name},
 		{f.admin().delete("/v1/clients/c/keys/-"), "must be letters and digits, at most 32 characters"},
-		{f.admin().get("/v1/unresolved/X"), "must be lower-case letters, digits, hyphens and dots, starting with a letter or digit, at most 128 characters"},
+		{f.admin().get("/v1/unresolved/X"),
+			"must be lower-case letters, digits, hyphens and dots, starting with a letter or digit, at most 128 characters"},
 	} {
 		var p Problem
 		if c.got.into(&p); c.got.status < 400 || c.got.status >= 500 || len(p.Errors) != 1 || p.Errors[0].Detail != c.want {
@@ -77,7 +79,8 @@ func TestTimesAreToldWithAnExample(t *testing.T) {
 	f.admin().get("/v1/events?since=" + url.QueryEscape("2026-01-15T10:38:44+01:00")).want(200)
 }
 
-// Types that match nothing, ever, are refused wherever types are given, with the name that was probably meant.
+// Types that match nothing, ever, are refused wherever types are given, with the name that was
+// probably meant.
 func TestTypesThatMatchNothingAreRefusedWithTheNearestName(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -85,14 +88,16 @@ func TestTypesThatMatchNothingAreRefusedWithTheNearestName(t *testing.T) {
 	a.put("/v1/callbacks/cb", `{"url":"https://bms.example/"}`).want(201)
 	for typ, nearest := range map[string]string{
 		"parts.order.updated": "audatex.parts.order.updated", "audatex.part.order.*": "audatex.parts.order.*",
-		"Audatex.Parts.Order.Created": "audatex.parts.order.created", "audatex.relay.callback-disable": "audatex.relay.callback-disabled",
+		"Audatex.Parts.Order.Created":    "audatex.parts.order.created",
+		"audatex.relay.callback-disable": "audatex.relay.callback-disabled",
 	} {
 		settings := map[string]any{"url": "https://bms.example/", "types": []string{"audatex.*", typ}}
 		for _, p := range []Problem{
 			a.put("/v1/callbacks/cb", settings).want(422).problem("invalid-body", "/types/1"),
 			a.put("/v1/callbacks/new", settings).want(422).problem("invalid-body", "/types/1"),
 			a.post("/v1/callbacks", settings).want(422).problem("invalid-body", "/types/1"),
-			a.patch("/v1/callbacks/cb", map[string]any{"types": []string{"audatex.*", typ}}).want(422).problem("invalid-body", "/types/1"),
+			a.patch("/v1/callbacks/cb", map[string]any{"types": []string{"audatex.*", typ}}).want(422).problem("invalid-body",
+				"/types/1"),
 			a.get("/v1/events?types=audatex.*,"+url.QueryEscape(typ)).want(400).problem("invalid-parameter", "types"),
 		} {
 			if !strings.Contains(p.Errors[0].Detail, `did you mean "`+nearest+`"?`) {
@@ -100,7 +105,8 @@ func TestTypesThatMatchNothingAreRefusedWithTheNearestName(t *testing.T) {
 			}
 		}
 	}
-	for _, typ := range []string{"*", "audatex.*", "audatex.parts.*", "audatex.parts.order.*", "audatex.parts.order.updated", "audatex.relay.*", "audatex.relay.log-clamped"} {
+	for _, typ := range []string{"*", "audatex.*", "audatex.parts.*", "audatex.parts.order.*",
+		"audatex.parts.order.updated", "audatex.relay.*", "audatex.relay.log-clamped"} {
 		a.patch("/v1/callbacks/cb", map[string]any{"types": []string{typ}}).want(200)
 		a.get("/v1/events?types=" + typ).want(200)
 	}
@@ -113,8 +119,10 @@ func TestMediaTypes(t *testing.T) {
 	a := f.client("client-a", relay.RoleWrite, "alpha")
 	const body = `{"url":"https://bms.example/"}`
 	for _, taken := range []string{
-		"application/json", "application/json; charset=utf8", "application/json;charset=UTF-8", `application/json; charset="utf8"`, "Application/JSON; Charset=Utf-8",
-		"application/json;", "application/json; charset=", "application/json; charset", "application/json; odata.metadata=minimal; charset=utf-8", "application/json; charset=us-ascii",
+		"application/json", "application/json; charset=utf8", "application/json;charset=UTF-8",
+		`application/json; charset="utf8"`, "Application/JSON; Charset=Utf-8",
+		"application/json;", "application/json; charset=", "application/json; charset",
+		"application/json; odata.metadata=minimal; charset=utf-8", "application/json; charset=us-ascii",
 		"application/json; charset=UTF_8", "application/json; charset='utf-8'",
 		" application/json ",
 	} {
