@@ -8,8 +8,9 @@ import (
 	"strings"
 )
 
-// Account is somebody who can sign in at the portal: the consent that they give when they allow it, and their password.
-// Their scopes are the most that they can grant; nil means all that a client asks for.
+// Account is somebody who can sign in at the portal: the consent that they give if they allow it,
+// and their password. Their scopes are the most that they can grant; nil means everything that a
+// client asks for.
 type Account struct {
 	Consent
 
@@ -23,7 +24,7 @@ const (
 	DefaultPassword = "sandbox"
 )
 
-// String names the account without its password.
+// String describes the account without its password.
 func (a Account) String() string {
 	return fmt.Sprintf("%s of %s, %s %v (password withheld)", a.User, a.CompanyCode, a.Level, a.Sites)
 }
@@ -34,13 +35,14 @@ func (a Account) GoString() string { return a.String() }
 // LogValue keeps the password out of logs.
 func (a Account) LogValue() slog.Value { return slog.StringValue(a.String()) }
 
-// is reports whether the account has this name. Case is ignored, as Windows does.
+// is reports whether the account has this name. Case is ignored, as in Windows.
 func (a Account) is(company, user string) bool {
 	return strings.EqualFold(a.CompanyCode, company) && strings.EqualFold(a.User, user)
 }
 
-// SetAccounts replaces everybody who can sign in. It changes nothing and returns an error if one of them has no
-// password, or two have the same company code and user. Browsers that are signed in stay signed in.
+// SetAccounts replaces everybody who can sign in. If an account has no password, or two have the
+// same company code and user, it returns an error and changes nothing. Browsers that are signed in
+// stay signed in.
 func (s *Sandbox) SetAccounts(accounts ...Account) error {
 	full, err := s.completeAccounts(accounts)
 	if err != nil {
@@ -52,7 +54,8 @@ func (s *Sandbox) SetAccounts(accounts ...Account) error {
 	return nil
 }
 
-// AddAccount adds somebody who can sign in, in place of whoever has the same company code and user.
+// AddAccount adds somebody who can sign in. It replaces an account with the same company code and
+// user.
 func (s *Sandbox) AddAccount(a Account) error {
 	full, err := s.completeAccounts([]Account{a})
 	if err != nil {
@@ -97,7 +100,7 @@ func (s *Sandbox) completeAccounts(accounts []Account) ([]Account, error) {
 	return full, nil
 }
 
-// signIn returns the account with these credentials. Called with mu held.
+// signIn returns the account with these credentials. The caller must hold mu.
 func (s *Sandbox) signIn(company, user, password string) (Account, bool) {
 	company, user = strings.TrimSpace(company), strings.TrimSpace(user)
 	i := slices.IndexFunc(s.accounts, func(a Account) bool { return a.is(company, user) })

@@ -32,30 +32,38 @@ func TestCallsAndTheirAnswers(t *testing.T) {
 		{"no token", "GET", api + "/whoami", "", 401, unauthorised},
 		{"unknown token", "GET", api + "/whoami", "at-0", 401, unauthorised},
 		{"who the token is", "GET", api + "/whoami", user, 200, `"ann"`},
-		{"topics", "GET", api + "/topics", site, 200, `[{"TopicCode":"PARTS","Description":"Parts"},{"TopicCode":"PARTS.ORDER","Description":"Parts order"},…`},
+		{"topics", "GET", api + "/topics", site, 200,
+			`[{"TopicCode":"PARTS","Description":"Parts"},{"TopicCode":"PARTS.ORDER","Description":"Parts order"},…`},
 		{"basic scope missing", "GET", api + "/topics", orders, 403, "Forbidden…"},
 		{"no subscriptions yet", "GET", api + "/site/subscriptions", site, 204, ""},
 		{"no topic", "POST", api + "/site/subscriptions", site, 400, "Invalid topic format."},
 		{"bad topic", "POST", api + "/site/subscriptions?topicCode=parts..order", site, 400, "Invalid topic format."},
 		{"no such topic", "POST", api + "/site/subscriptions?topicCode=PARTS.ORDERS", site, 404, "The topic does not exist."},
 		{"subscribe", "POST", api + "/site/subscriptions?topicCode=PARTS.ORDER", site, 200, `{"SubscriptionId":"…`},
-		{"subscribe again", "POST", api + "/site/subscriptions?topicCode=PARTS.ORDER", site, 409, "The site is already subscribed to this topic."},
+		{"subscribe again", "POST", api + "/site/subscriptions?topicCode=PARTS.ORDER", site, 409,
+			"The site is already subscribed to this topic."},
 		{"another grant of the site", "POST", api + "/site/subscriptions?topicCode=PARTS.ORDER", basic, 409, "The site is…"},
-		{"another topic", "POST", api + "/site/subscriptions?topicCode=ASSESSMENT.MAIL.SENT", site, 200, `{"SubscriptionId":"…`},
+		{"another topic", "POST", api + "/site/subscriptions?topicCode=ASSESSMENT.MAIL.SENT", site, 200,
+			`{"SubscriptionId":"…`},
 		{"list", "GET", api + "/site/subscriptions", basic, 200, `[{"SubscriptionId":"…`},
 		{"a company has its own", "GET", api + "/company/subscriptions", company, 204, ""},
-		{"company subscribes", "POST", api + "/company/subscriptions?topicCode=PARTS.ORDER", company, 200, `{"SubscriptionId":"…`},
+		{"company subscribes", "POST", api + "/company/subscriptions?topicCode=PARTS.ORDER", company, 200,
+			`{"SubscriptionId":"…`},
 		{"user subscribes", "POST", api + "/user/subscriptions?topicCode=PARTS.ORDER", user, 200, `{"SubscriptionId":"…`},
 		{"company call with a site grant", "GET", api + "/company/subscriptions", site, 403, "Forbidden…"},
 		{"site call with a user grant", "GET", api + "/site/subscriptions", user, 403, "Forbidden…"},
-		{"poll of no subscription", "GET", api + "/site/subscriptions/00000000-0000-4000-8000-000000000000/notifications", site, 404, "The subscription does not exist."},
-		{"delete of no subscription", "DELETE", api + "/site/subscriptions/00000000-0000-4000-8000-000000000000", site, 404, "The subscription does not exist."},
+		{"poll of no subscription", "GET", api + "/site/subscriptions/00000000-0000-4000-8000-000000000000/notifications",
+			site, 404, "The subscription does not exist."},
+		{"delete of no subscription", "DELETE", api + "/site/subscriptions/00000000-0000-4000-8000-000000000000", site, 404,
+			"The subscription does not exist."},
 		{"order", "GET", api + "/partsorders/" + o.ID, site, 200, "[" + string(o.JSON) + "]"},
 		{"order in capitals", "GET", api + "/partsorders/" + strings.ToUpper(o.ID), site, 200, "[" + string(o.JSON) + "]"},
 		{"order by company", "GET", api + "/partsorders/" + o.ID, company, 200, "[" + string(o.JSON) + "]"},
-		{"order without its scope", "GET", api + "/partsorders/" + o.ID, basic, 403, "Forbidden. The scope BMS.PartsOrders is required."},
+		{"order without its scope", "GET", api + "/partsorders/" + o.ID, basic, 403,
+			"Forbidden. The scope BMS.PartsOrders is required."},
 		{"order of another site", "GET", api + "/partsorders/" + foreign.ID, site, 403, "Forbidden…"},
-		{"no such order", "GET", api + "/partsorders/00000000-0000-4000-8000-000000000000", site, 404, "The parts order does not exist."},
+		{"no such order", "GET", api + "/partsorders/00000000-0000-4000-8000-000000000000", site, 404,
+			"The parts order does not exist."},
 		{"order without a uuid", "GET", api + "/partsorders/17", site, 404, "The parts order does not exist."},
 		{"assessment", "GET", assessment, site, 200, `"` + o.AssessmentID + `"`},
 		{"no such assessment", "GET", assessment + "9", site, 404, "No such assessment."},
@@ -146,7 +154,8 @@ func TestSubscriptionLivesAndDies(t *testing.T) {
 			t.Errorf("tame %t: a new subscription starts empty under its own id", tame)
 		}
 		c := v.Counters()
-		if c.NotificationsMissed != 2 || c.NotificationsQueued != 3 || c.NotificationsHandedOut != 2 || c.NotificationsDropped != 1 {
+		if c.NotificationsMissed != 2 || c.NotificationsQueued != 3 || c.NotificationsHandedOut != 2 ||
+			c.NotificationsDropped != 1 {
 			t.Errorf("tame %t: counters %+v", tame, c)
 		}
 	}

@@ -9,23 +9,23 @@ import (
 	"time"
 )
 
-// codeLifetime is how long an authorization code is good for. RFC 6749 4.1.2 asks for at most ten minutes; a strict
-// vendor gives one.
+// codeLifetime is how long an authorization code is valid. RFC 6749 4.1.2 asks for at most ten
+// minutes; a strict vendor gives one.
 const codeLifetime = time.Minute
 
-// code is an authorization code: the consent behind it, and what it is bound to (RFC 6749 4.1.3, RFC 7636 4.4). It is
-// remembered after its use, as a second use is told from one that never was.
+// code is an authorization code: its consent, and what it is bound to (RFC 6749 4.1.3, RFC 7636
+// 4.4). It is kept after its use, so that a second use can be distinguished from an unknown code.
 type code struct {
 	consent     Consent
 	redirectURI string
 	challenge   string // S256, "" for none
 	expires     time.Time
 	used        bool
-	grant       *grant // what its use gave, nil if that was refused
+	grant       *grant // the grant made by its use, nil if that was refused
 }
 
-// SetAutoConsent signs a user in for good: the authorize page sends the browser straight back with a code for this
-// consent, its scopes being those asked for. nil shows the pages again.
+// SetAutoConsent makes the authorize page send the browser straight back with a code for this
+// consent, with the scopes that were asked for. nil shows the pages again.
 func (s *Sandbox) SetAutoConsent(c *Consent) error {
 	if c != nil {
 		full, err := s.complete(*c)
@@ -40,21 +40,21 @@ func (s *Sandbox) SetAutoConsent(c *Consent) error {
 	return nil
 }
 
-// authorization is a checked request for consent.
+// authorization is a valid request for consent.
 type authorization struct {
 	ClientID, RedirectURI, State string
 
 	scopes    []string // asked for
 	challenge string
-	query     string // the request as it came
+	query     string // the request as it was received
 	redirect  *url.URL
 }
 
-// s256 is a challenge by the method S256: 32 bytes in unpadded base64url.
+// s256 matches a challenge of the method S256: 32 bytes in unpadded base64url.
 var s256 = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
 
-// authorization reads a request for consent. An unknown client or redirect URI is told to the user and never redirected
-// to (RFC 6749 4.1.2.1); the rest goes back as an OAuth error.
+// authorization parses a request for consent. An unknown client or redirect URI is reported to the
+// user and never redirected to (RFC 6749 4.1.2.1); other errors are sent back as OAuth errors.
 func (s *Sandbox) authorization(query string) (authorization, answer, bool) {
 	q, err := url.ParseQuery(query)
 	if err != nil {
@@ -118,7 +118,8 @@ func (a authorization) back(key, value string) answer {
 	}}
 }
 
-// giveCode sends the browser back with a code for a consent that is given, as far as its scopes can be granted.
+// giveCode sends the browser back with a code for a given consent, with those scopes that can be
+// granted.
 func (s *Sandbox) giveCode(a authorization, given Consent, scopes []string) answer {
 	given.Scopes = s.Behaviour().grantable(scopes)
 	if len(given.Scopes) == 0 {

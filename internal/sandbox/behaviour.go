@@ -9,48 +9,50 @@ import (
 	"time"
 )
 
-// PKCE says what the portal makes of RFC 7636: of a code challenge and the verifier that proves it.
+// PKCE is how the portal handles RFC 7636: a code challenge, and the verifier that proves it.
 type PKCE string
 
-// What a vendor's server may do with it.
+// The ways in which a vendor's server may handle it.
 const (
-	// PKCEVerify takes the method S256 and verifies it: a code asked for with a challenge is exchanged with its
-	// verifier only, and a code asked for without one with none.
+	// PKCEVerify accepts the method S256 and verifies it. A code requested with a challenge needs
+	// its verifier; a code requested without one must have none.
 	PKCEVerify PKCE = "verify"
-	// PKCEIgnore neither looks at challenges nor at verifiers, as a server from before RFC 7636 does.
+	// PKCEIgnore ignores challenges and verifiers, like a server older than RFC 7636.
 	PKCEIgnore PKCE = "ignore"
-	// PKCERefuse refuses a request that has a challenge or a verifier, as a server does that takes known parameters
-	// only.
+	// PKCERefuse refuses a request with a challenge or a verifier, like a server that accepts known
+	// parameters only.
 	PKCERefuse PKCE = "refuse"
 )
 
-// Behaviour says how the vendor behaves where accounts and configurations differ. The zero value is a vendor where all
-// is enabled.
+// Behaviour configures the vendor's behaviour where accounts and configurations differ. The zero
+// value is a vendor with everything enabled.
 type Behaviour struct {
 	// PKCE defaults to PKCEVerify.
 	PKCE PKCE `json:"pkce,omitempty"`
-	// GrantScopes are the most that a consent carries, whatever is asked for; nil means all.
+	// GrantScopes are the most that a consent can have, whatever is asked for; nil means all.
 	GrantScopes []string `json:"grantScopes,omitempty"`
-	// OmitScope leaves out of token answers which scopes were granted.
+	// OmitScope leaves the granted scopes out of token responses.
 	OmitScope bool `json:"omitScope,omitempty"`
-	// KeepCodeGrants leaves the tokens of a code good when the code is used again. Without it the second use withdraws
-	// the grant that the first one gave (RFC 6749, section 4.1.2), unless Config.Tame is set.
+	// KeepCodeGrants keeps the tokens of a code valid when the code is used again. Without it the
+	// second use revokes the grant made by the first (RFC 6749, section 4.1.2), unless Config.Tame
+	// is set.
 	KeepCodeGrants bool `json:"keepCodeGrants,omitempty"`
-	// RememberSignIn keeps a browser signed in after its user's decision: the next request for consent in it asks for
-	// no password and goes on as the same user.
+	// RememberSignIn keeps a browser signed in after its user's decision: its next request for
+	// consent asks for no password and continues as the same user.
 	RememberSignIn bool `json:"rememberSignIn,omitempty"`
-	// TopicsNotEnabled are the topics that the service desk has not enabled, with all below them: GET /topics does not
-	// list them and a subscription to them is refused with 404. Subscriptions that exist go on.
+	// TopicsNotEnabled are the topics, with all below them, that the service desk has not enabled:
+	// GET /topics does not list them, and a subscription to them is refused with 404. Existing
+	// subscriptions continue.
 	TopicsNotEnabled []string `json:"topicsNotEnabled,omitempty"`
-	// DateOffsetSeconds is how far the vendor's clock is off in the headers Date and Retry-After.
+	// DateOffsetSeconds is the error of the vendor's clock in the headers Date and Retry-After.
 	DateOffsetSeconds int64 `json:"dateOffsetSeconds,omitempty"`
 }
 
-// maxDateOffset keeps dates within four digits of a year.
+// maxDateOffset keeps years at four digits.
 const maxDateOffset = 100 * 365 * 24 * 60 * 60
 
-// SetBehaviour replaces the behaviour; the zero value has everything as it was at the start. It changes nothing and
-// returns an error if the behaviour names something that does not exist.
+// SetBehaviour replaces the behaviour; the zero value is that at the start. If the behaviour names
+// something that does not exist, it returns an error and changes nothing.
 func (s *Sandbox) SetBehaviour(b Behaviour) error {
 	switch b.PKCE {
 	case "":
@@ -77,15 +79,15 @@ func (s *Sandbox) SetBehaviour(b Behaviour) error {
 	return nil
 }
 
-// Behaviour returns what SetBehaviour was last given.
+// Behaviour returns the present behaviour.
 func (s *Sandbox) Behaviour() Behaviour { return *s.behaviour.Load() }
 
-// scopes are all that exist here.
+// scopes returns all existing scopes.
 func (s *Sandbox) scopes() []string { return []string{ScopeBasic, s.cfg.OrdersScope, ScopeCompany} }
 
 func (s *Sandbox) knowsScope(scope string) bool { return slices.Contains(s.scopes(), scope) }
 
-// grantable returns those of the scopes that the behaviour leaves, in their order and each once.
+// grantable returns the scopes that the behaviour allows, in order and each once.
 func (b Behaviour) grantable(scopes []string) []string {
 	var out []string
 	for _, scope := range scopes {
@@ -105,12 +107,12 @@ func (b Behaviour) enabled(topic string) bool {
 		slices.ContainsFunc(leafTopics, func(leaf string) bool { return covers(topic, leaf) && !off(leaf) })
 }
 
-// clock is the time by the vendor's clock.
+// clock returns the time of the vendor's clock.
 func (b Behaviour) clock(now time.Time) time.Time {
 	return now.Add(time.Duration(b.DateOffsetSeconds) * time.Second)
 }
 
-// date sets the Date header if it is off; net/http sets the right one.
+// date sets the Date header if the clock is wrong; net/http sets the right one.
 func (b Behaviour) date(header http.Header, now time.Time) {
 	if b.DateOffsetSeconds != 0 {
 		header.Set("Date", b.clock(now).UTC().Format(http.TimeFormat))

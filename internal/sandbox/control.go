@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// maxControlBody bounds what the control API reads: an order of a thousand parts
-// is far below.
+// maxControlBody bounds the requests of the control API. An order of a thousand parts is far
+// smaller.
 const maxControlBody = 8 << 20
 
-// problem is a refusal of the control API.
+// problem is an error of the control API.
 type problem struct {
 	status int
 	detail string
@@ -25,9 +25,8 @@ func (p problem) Error() string { return p.detail }
 
 func badRequest(err error) error { return problem{http.StatusBadRequest, err.Error()} }
 
-// control adds the control API: the same as the methods of Sandbox, for another
-// process. Faults never hit it. It knows no authentication, and its refresh
-// tokens are worth something only here.
+// control adds the control API, which offers the methods of Sandbox to other processes. Faults
+// never affect it. It has no authentication, and its refresh tokens are valid only here.
 func (s *Sandbox) control(mux *http.ServeMux) {
 	handle := func(pattern string, run func(*http.Request) (int, any, error)) {
 		method, path, _ := strings.Cut(pattern, " ")
@@ -199,7 +198,7 @@ func (w wireFaults) faults() Faults {
 	}
 }
 
-// controlFaults takes one object or a list of them.
+// controlFaults accepts one object or a list of them.
 func (s *Sandbox) controlFaults(r *http.Request) (int, any, error) {
 	var body json.RawMessage
 	if err := readJSON(r, &body); err != nil {
@@ -240,15 +239,14 @@ func readJSON(r *http.Request, v any) error { return decode(r.Body, v) }
 
 func decode(from io.Reader, v any) error {
 	d := json.NewDecoder(from)
-	d.DisallowUnknownFields() // a misspelled option would be silently nothing
+	d.DisallowUnknownFields() // a misspelled option would be ignored
 	if err := d.Decode(v); err != nil {
 		return problem{http.StatusBadRequest, "reading the body: " + err.Error()}
 	}
 	return nil
 }
 
-// encodable is raw if it is JSON, else raw as a JSON string: SetOrder takes
-// anything.
+// encodable returns raw if it is JSON, otherwise raw as a JSON string: SetOrder accepts anything.
 func encodable(raw json.RawMessage) json.RawMessage {
 	if json.Valid(raw) {
 		return raw
@@ -267,12 +265,12 @@ func writeJSON(w http.ResponseWriter, status int, value any) {
 	}
 	var body bytes.Buffer
 	e := json.NewEncoder(&body)
-	e.SetEscapeHTML(false) // orders keep their spelling but for white space
+	e.SetEscapeHTML(false) // only white space of orders may change
 	if err := e.Encode(value); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_, _ = w.Write(body.Bytes()) // the caller has gone
+	_, _ = w.Write(body.Bytes()) // the caller may be gone
 }

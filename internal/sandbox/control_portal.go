@@ -2,7 +2,7 @@ package sandbox
 
 import "net/http"
 
-// controlPortal adds what concerns the portal and its accounts, and the vendor's behaviour.
+// controlPortal adds the portal's accounts and the vendor's behaviour.
 func (s *Sandbox) controlPortal(handle func(string, func(*http.Request) (int, any, error))) {
 	handle("GET /accounts", func(*http.Request) (int, any, error) { return http.StatusOK, shown(s.Accounts()), nil })
 	handle("PUT /accounts", func(r *http.Request) (int, any, error) {
@@ -38,7 +38,7 @@ func (s *Sandbox) controlPortal(handle func(string, func(*http.Request) (int, an
 	})
 }
 
-// shown are accounts as the control API answers them: who they are and what they grant.
+// shown returns accounts as the control API shows them: who they are and what they grant.
 func shown(accounts []Account) []Consent {
 	list := make([]Consent, 0, len(accounts))
 	for _, a := range accounts {

@@ -23,7 +23,8 @@ func TestControlAPI(t *testing.T) {
 		status                   int
 		want                     string // part of the answer
 	}{
-		{"grant", "POST", "/grants", `{"level":"company","sites":["4711","4712"],"companyCode":"ACME"}`, 201, `{"id":"grant-2","refreshToken":"rt-`},
+		{"grant", "POST", "/grants", `{"level":"company","sites":["4711","4712"],"companyCode":"ACME"}`, 201,
+			`{"id":"grant-2","refreshToken":"rt-`},
 		{"grant nothing", "POST", "/grants", `{"level":"site"}`, 400, `{"error":"granting: a consent names`},
 		{"misspelled", "POST", "/grants", `{"site":"4711"}`, 400, `unknown field`},
 		{"not JSON", "POST", "/grants", `nothing`, 400, `{"error":"reading the body`},
@@ -34,10 +35,12 @@ func TestControlAPI(t *testing.T) {
 		{"sign in", "PUT", "/consent", `{"sites":["4711"]}`, 204, ""},
 		{"sign in nobody", "PUT", "/consent", `{}`, 400, `a consent names`},
 		{"sign out", "DELETE", "/consent", "", 204, ""},
-		{"create", "POST", "/orders", `{"site":"4711","id":"` + id + `","parts":2,"orderReference":"a<b"}`, 201, `{"id":"` + id + `","site":"4711","status":"New","revision":1,"ended":false,`},
+		{"create", "POST", "/orders", `{"site":"4711","id":"` + id + `","parts":2,"orderReference":"a<b"}`, 201,
+			`{"id":"` + id + `","site":"4711","status":"New","revision":1,"ended":false,`},
 		{"create twice", "POST", "/orders", `{"site":"4711","id":"` + id + `"}`, 400, `exists`},
 		{"advance", "POST", "/orders/" + id + "/advance", "", 200, `"status":"Confirmed","revision":2`},
-		{"change", "POST", "/orders/" + id + "/change", `{"status":"Delivered","silent":true}`, 200, `"status":"Delivered","revision":3,"ended":true`},
+		{"change", "POST", "/orders/" + id + "/change", `{"status":"Delivered","silent":true}`, 200,
+			`"status":"Delivered","revision":3,"ended":true`},
 		{"advance past the end", "POST", "/orders/" + id + "/advance", "", 409, `come to its end`},
 		{"touch", "POST", "/orders/" + id + "/touch", "", 204, ""},
 		{"touch nothing", "POST", "/orders/17/touch", "", 404, `no such order`},
@@ -48,13 +51,18 @@ func TestControlAPI(t *testing.T) {
 		{"advance raw", "POST", "/orders/" + raw + "/advance", "", 409, `raw JSON`},
 		{"raw message", "POST", "/notifications?site=4711", `{"Topic":"X"}`, 200, `{"queues":1}`},
 		{"raw message to nobody", "POST", "/notifications", `{}`, 400, `?site=`},
-		{"subscriptions", "GET", "/subscriptions", "", 200, `[{"id":"` + sub + `","level":"site","owner":"4711","topic":"PARTS.ORDER","waiting":4}]`},
+		{"subscriptions", "GET", "/subscriptions", "", 200,
+			`[{"id":"` + sub + `","level":"site","owner":"4711","topic":"PARTS.ORDER","waiting":4}]`},
 		{"counters", "GET", "/counters", "", 200, `"notificationsQueued":4`},
-		{"ledger", "GET", "/ledger", "", 200, `{"orders":[{"id":"` + id + `","site":"4711","removed":false,"states":[{"status":"New","at":"`},
-		{"faults", "PUT", "/faults", `{"share500":0.5,"latencyMilliseconds":250,"shareLatency":1,"retryAfterSeconds":3,"operations":["poll"]}`, 204, ""},
-		{"several faults", "PUT", "/faults", `[{"share500":0.5,"latencyMilliseconds":250,"shareLatency":1,"retryAfterSeconds":3,"operations":["poll"]},{"shareCut":1,"paths":["/x"]}]`, 204, ""},
+		{"ledger", "GET", "/ledger", "", 200,
+			`{"orders":[{"id":"` + id + `","site":"4711","removed":false,"states":[{"status":"New","at":"`},
+		{"faults", "PUT", "/faults",
+			`{"share500":0.5,"latencyMilliseconds":250,"shareLatency":1,"retryAfterSeconds":3,"operations":["poll"]}`, 204, ""},
+		{"several faults", "PUT", "/faults",
+			`[{"share500":0.5,"latencyMilliseconds":250,"shareLatency":1,"retryAfterSeconds":3,"operations":["poll"]},{"shareCut":1,"paths":["/x"]}]`, 204, ""},
 		{"bad faults", "PUT", "/faults", `{"share500":2}`, 400, `share500 is 2`},
-		{"read faults", "GET", "/faults", "", 200, `[{"share500":0.5,"share429":0,"share503":0,"shareCut":0,"shareCutAfterRead":0,"shareLatency":1,"latencyMilliseconds":250,"retryAfterSeconds":3,"operations":["poll"]},{`},
+		{"read faults", "GET", "/faults", "", 200,
+			`[{"share500":0.5,"share429":0,"share503":0,"shareCut":0,"shareCutAfterRead":0,"shareLatency":1,"latencyMilliseconds":250,"retryAfterSeconds":3,"operations":["poll"]},{`},
 		{"remove order", "DELETE", "/orders/" + raw, "", 204, ""},
 		{"remove it again", "DELETE", "/orders/" + raw, "", 404, `no such order`},
 		{"remove subscription", "DELETE", "/subscriptions/" + sub, "", 204, ""},
@@ -74,7 +82,8 @@ func TestControlAPI(t *testing.T) {
 		if row.name == "several faults" {
 			want := sandbox.Faults{Share500: 0.5, Latency: 250 * time.Millisecond, ShareLatency: 1, RetryAfter: 3 * time.Second}
 			f := v.Faults()
-			if len(f) != 2 || f[0].Share500 != want.Share500 || f[0].Latency != want.Latency || f[0].RetryAfter != want.RetryAfter || f[1].ShareCut != 1 {
+			if len(f) != 2 || f[0].Share500 != want.Share500 || f[0].Latency != want.Latency ||
+				f[0].RetryAfter != want.RetryAfter || f[1].ShareCut != 1 {
 				t.Errorf("faults became %+v", f)
 			}
 		}

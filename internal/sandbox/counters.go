@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// Operation names a call of the vendor's, in counters and faults.
+// Operation is the name of one of the vendor's calls, in counters and faults.
 type Operation string
 
-// The operations. OpTrap is a call to a URL that came in a message; OpUnknown is
-// any path the vendor does not have.
+// The operations. OpTrap is a call to a URL from a message; OpUnknown is any path that the vendor
+// does not have.
 const (
 	OpWhoami            Operation = "whoami"
 	OpTopics            Operation = "topics"
@@ -32,33 +32,33 @@ const (
 var operations = []Operation{OpWhoami, OpTopics, OpListSubscriptions, OpSubscribe, OpUnsubscribe, OpPoll,
 	OpReadOrder, OpReadAssessment, OpUsersMe, OpAuthorize, OpSignIn, OpToken, OpTrap, OpUnknown}
 
-// Counters is what happened since the start or the last Reset.
+// Counters counts what happened since the start or the last Reset.
 type Counters struct {
-	// Requests per operation, refused and cut ones included.
+	// Requests per operation, including refused and cut ones.
 	Requests map[Operation]int64 `json:"requests"`
-	// Statuses per HTTP status sent; 0 stands for answers that were cut.
+	// Statuses per HTTP status sent; 0 stands for responses that were cut.
 	Statuses map[int]int64 `json:"statuses"`
-	// Faults per kind that was drawn: 500, 429, 503, cut, cutAfterRead, latency.
+	// Faults per kind drawn: 500, 429, 503, cut, cutAfterRead, latency.
 	Faults map[string]int64 `json:"faults"`
 
 	OrdersCreated int64 `json:"ordersCreated"`
 	OrdersChanged int64 `json:"ordersChanged"`
 
-	// NotificationsQueued entered a subscription's queue; NotificationsMissed
-	// found no subscription and never existed for anybody.
+	// NotificationsQueued were put in a subscription's queue; for NotificationsMissed there was no
+	// subscription, so nobody can get them.
 	NotificationsQueued int64 `json:"notificationsQueued"`
 	NotificationsMissed int64 `json:"notificationsMissed"`
-	// NotificationsWaiting still are in a queue.
+	// NotificationsWaiting are still in a queue.
 	NotificationsWaiting int64 `json:"notificationsWaiting"`
-	// NotificationsHandedOut left their queue in an answer; those of them whose
-	// answer did not go out whole are NotificationsLost.
+	// NotificationsHandedOut left their queue in a response; NotificationsLost are those of them
+	// whose response was not sent completely.
 	NotificationsHandedOut int64 `json:"notificationsHandedOut"`
 	NotificationsLost      int64 `json:"notificationsLost"`
-	// NotificationsDropped went with their subscription, unread.
+	// NotificationsDropped were removed with their subscription, unread.
 	NotificationsDropped int64 `json:"notificationsDropped"`
 
-	// PagesHandedOut are polls that carried something, PagesFull those with as
-	// much as a page takes, PagesLost those whose answer did not go out whole.
+	// PagesHandedOut are polls that returned something, PagesFull those with as much as fits on a
+	// page, PagesLost those whose response was not sent completely.
 	PagesHandedOut int64 `json:"pagesHandedOut"`
 	PagesFull      int64 `json:"pagesFull"`
 	PagesLost      int64 `json:"pagesLost"`
@@ -69,36 +69,36 @@ type Counters struct {
 	// SignInsRefused had a wrong company code, user name or password.
 	SignInsRefused int64 `json:"signInsRefused"`
 	CodesExchanged int64 `json:"codesExchanged"`
-	// CodesReused counts uses of a code after its first, VerifiersRefused codes
-	// that came without the verifier of their challenge.
+	// CodesReused counts uses of a code after its first, VerifiersRefused codes without the
+	// verifier of their challenge.
 	CodesReused      int64 `json:"codesReused"`
 	VerifiersRefused int64 `json:"verifiersRefused"`
 	TokenRefreshes   int64 `json:"tokenRefreshes"`
-	// TokensLost are pairs whose answer did not go out whole: the old refresh
-	// token is spent, nobody has the new one.
+	// TokensLost are token pairs whose response was not sent completely: the old refresh token is
+	// spent, and nobody has the new one.
 	TokensLost int64 `json:"tokensLost"`
-	// SpentRefreshTokens counts refusals of a refresh token used before.
+	// SpentRefreshTokens counts refusals of refresh tokens that had been used before.
 	SpentRefreshTokens int64 `json:"spentRefreshTokens"`
 	// ClientsRefused counts token requests with wrong or no client credentials.
 	ClientsRefused int64 `json:"clientsRefused"`
 
 	// PollsOverlapping began while another poll of the same grant was under way,
-	// RefreshesOverlapping likewise. A caller who gave up is under way until the
-	// end of its connection was noticed, some milliseconds.
+	// RefreshesOverlapping likewise. A call that its caller gave up is under way until the end of
+	// the connection is noticed, for some milliseconds.
 	PollsOverlapping     int64 `json:"pollsOverlapping"`
 	RefreshesOverlapping int64 `json:"refreshesOverlapping"`
 
-	// RateLimited were refused for Config.RateLimit.
+	// RateLimited were refused because of Config.RateLimit.
 	RateLimited int64 `json:"rateLimited"`
 
-	// TrapCalls went to a URL that came in a message. It must stay 0.
+	// TrapCalls went to a URL from a message. It must stay 0.
 	TrapCalls int64 `json:"trapCalls"`
 
 	// Grants by grant id.
 	Grants map[string]GrantCounters `json:"grants"`
 }
 
-// GrantCounters is what happened under one grant.
+// GrantCounters counts what happened under one grant.
 type GrantCounters struct {
 	Polls                int64 `json:"polls"`
 	PollsOverlapping     int64 `json:"pollsOverlapping"`
@@ -108,7 +108,7 @@ type GrantCounters struct {
 	SpentRefreshTokens   int64 `json:"spentRefreshTokens"`
 }
 
-// tally is Counters while they are being counted. Guarded by Sandbox.mu.
+// tally is Counters while counting. Guarded by Sandbox.mu.
 type tally struct{ Counters }
 
 func newTally() tally {
@@ -119,7 +119,7 @@ func newTally() tally {
 	}}
 }
 
-// Counters returns a copy of all counters, consistent within itself.
+// Counters returns a consistent copy of all counters.
 func (s *Sandbox) Counters() Counters {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -135,40 +135,39 @@ func (s *Sandbox) Counters() Counters {
 	return c
 }
 
-// Ledger is the ground truth: what happened to every order, whether or not
-// anybody was told. A verifier compares a client's events with it.
+// Ledger is the truth about every order, whether or not anybody was notified. A verifier compares a
+// client's events with it.
 type Ledger struct {
-	// Orders in the order of their creation, removed ones included.
+	// Orders in the order of their creation, including removed ones.
 	Orders []OrderRecord `json:"orders"`
 	// Raw are the notifications of QueueRaw.
 	Raw []NotificationRecord `json:"raw"`
 }
 
-// OrderRecord is the life of one order.
+// OrderRecord is the history of one order.
 type OrderRecord struct {
 	ID      string `json:"id"`
 	Site    string `json:"site"`
 	Removed bool   `json:"removed"`
-	// States the order went through, first to last.
+	// States of the order, first to last.
 	States []OrderState `json:"states"`
-	// Notifications queued about it, one per subscription and occasion, in the
-	// order of queueing.
+	// Notifications about it, one per subscription and occasion, in the order of queueing.
 	Notifications []NotificationRecord `json:"notifications"`
 }
 
-// OrderState is one state of an order as it was served from At on.
+// OrderState is one state of an order, served from At on.
 type OrderState struct {
 	Status string    `json:"status"`
 	At     time.Time `json:"at"`
-	// JSON are the exact bytes of the order; the control API's own encoding may
-	// change white space, never digits.
+	// JSON are the exact bytes of the order. The control API's own encoding may change white space,
+	// but no digits.
 	JSON json.RawMessage `json:"order"`
 }
 
 // NotificationRecord is one entry of one subscription's queue.
 type NotificationRecord struct {
-	// ID is the notification's uuid, also for the older form, which does not
-	// carry it; empty for raw ones.
+	// ID is the notification's uuid, even for the older form, which does not contain it; empty for
+	// raw ones.
 	ID           string    `json:"id"`
 	Subscription string    `json:"subscription"`
 	Site         string    `json:"site"`
@@ -176,17 +175,16 @@ type NotificationRecord struct {
 	Topic        string    `json:"topic"`
 	Form         Form      `json:"form"`
 	QueuedAt     time.Time `json:"queuedAt"`
-	// HandedOutAt is when an answer took it from the queue; zero if it waits, or
-	// if its subscription went (Dropped). CorrelationID is that answer's.
+	// HandedOutAt is when a response took it from the queue, and CorrelationID is that response's.
+	// It is zero if it waits, or was removed with its subscription (Dropped).
 	HandedOutAt   time.Time `json:"handedOutAt,omitzero"`
 	CorrelationID string    `json:"correlationId,omitempty"`
-	// Lost is set if that answer did not go out whole: nobody can have read it.
+	// Lost is set if that response was not sent completely, so nobody can have read it.
 	Lost    bool `json:"lost"`
 	Dropped bool `json:"dropped"`
 }
 
-// Ledger returns a copy of the ledger. The order bytes are shared and must not
-// be changed.
+// Ledger returns a copy of the ledger. The bytes of the orders are shared and must not be changed.
 func (s *Sandbox) Ledger() Ledger {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -200,9 +198,8 @@ func (s *Sandbox) Ledger() Ledger {
 	return l
 }
 
-// LostOrders returns the ids of the orders that lost at least one notification
-// with a cut answer or with its subscription, in the order of their creation:
-// what a client cannot be blamed for.
+// LostOrders returns the ids of the orders that lost at least one notification with a cut response
+// or with its subscription, in the order of their creation. A client cannot be blamed for these.
 func (s *Sandbox) LostOrders() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -11,31 +11,30 @@ import (
 	"time"
 )
 
-// Faults says what goes wrong, and how often. Shares are between 0 and 1; the
-// first five exclude one another, so their sum is at most 1; latency comes on
-// top of any of them.
+// Faults configures what fails, and how often. Shares are between 0 and 1. The first five exclude
+// each other, so their sum is at most 1; latency is added to any of them.
 type Faults struct {
-	// Share500, Share429 and Share503 are refused with that status before the
-	// request did anything.
+	// Share500, Share429 and Share503 are refused with that status before the request has any
+	// effect.
 	Share500 float64
 	Share429 float64
 	Share503 float64
-	// ShareCut has its connection closed before the request did anything.
+	// ShareCut has its connection closed before the request has any effect.
 	ShareCut float64
-	// ShareCutAfterRead is carried out in full, but its answer is cut: half of
-	// them before the first byte, half in the middle of the body. A poll's page
-	// is gone, a refresh token is spent.
+	// ShareCutAfterRead is executed completely, but the response is cut: half of them before the
+	// first byte, half in the middle of the body. A poll's page is gone then, a refresh token is
+	// spent.
 	ShareCutAfterRead float64
-	// ShareLatency waits for Latency before anything else. A caller who gives up
-	// meanwhile is not noticed: the request is carried out all the same.
+	// ShareLatency waits for Latency before anything else. If the caller gives up in the meantime,
+	// the request is executed nevertheless.
 	ShareLatency float64
 	Latency      time.Duration
-	// RetryAfter goes with 429 and 503, rounded up to seconds; a hostile sandbox
-	// writes it as an HTTP date now and then. 0 sends no Retry-After.
+	// RetryAfter is sent with 429 and 503, rounded up to seconds. A hostile sandbox sometimes
+	// writes it as an HTTP date. 0 sends no Retry-After.
 	RetryAfter time.Duration
-	// Operations and Paths (prefixes of the URL path) choose what is hit: a
-	// request that is any of them. Both empty: the API, but neither consent nor
-	// tokens, as a cut token answer costs a consent and has to be asked for.
+	// Operations and Paths (prefixes of the URL path) select the affected requests; one match is
+	// enough. If both are empty, it is the API without consent and tokens: a cut token response
+	// costs a consent, so that must be requested explicitly.
 	Operations []Operation
 	Paths      []string
 }
@@ -57,7 +56,7 @@ func (f Faults) validate() error {
 		}
 		sum += share.value
 	}
-	if sum > 1.000001 { // ten times 0.1 is allowed to be a whole
+	if sum > 1.000001 { // ten times 0.1 must count as 1
 		return fmt.Errorf("the shares of 500, 429, 503, cut and cut after read add up to %v: at most 1", sum)
 	}
 	if !(f.ShareLatency >= 0 && f.ShareLatency <= 1) {
@@ -84,10 +83,9 @@ func (f Faults) hits(op Operation, path string) bool {
 	return slices.ContainsFunc(f.Paths, func(prefix string) bool { return strings.HasPrefix(path, prefix) })
 }
 
-// SetFaults replaces all faults; without arguments everything works again. Of
-// several, the first that chooses a request decides about it. It changes
-// nothing and returns an error if a share is not between 0 and 1, the exclusive
-// shares add up to more than 1, or an operation does not exist.
+// SetFaults replaces all faults; without arguments everything works again. The first fault that
+// matches a request is used. If a share is not between 0 and 1, the exclusive shares add up to more
+// than 1, or an operation does not exist, it returns an error and changes nothing.
 func (s *Sandbox) SetFaults(faults ...Faults) error {
 	for i, f := range faults {
 		if err := f.validate(); err != nil {
@@ -103,15 +101,15 @@ func (s *Sandbox) SetFaults(faults ...Faults) error {
 	return nil
 }
 
-// Faults returns what SetFaults was last given.
+// Faults returns the present faults.
 func (s *Sandbox) Faults() []Faults { return slices.Clone(*s.faults.Load()) }
 
-// fate is what was drawn for one request.
+// fate is the result of the draw for one request.
 type fate struct {
 	kind       fateKind
 	wait       time.Duration
 	retryAfter string // header value, "" for none
-	middle     bool   // a cut answer ends in the middle of its body
+	middle     bool   // a cut response ends in the middle of its body
 }
 
 type fateKind string
@@ -123,7 +121,7 @@ const (
 	fate503      fateKind = "503"
 	fateCut      fateKind = "cut"
 	fateCutAfter fateKind = "cutAfterRead"
-	fateLatency  fateKind = "latency" // counted only, comes with any other
+	fateLatency  fateKind = "latency" // only counted, in addition to any other
 )
 
 func (s *Sandbox) draw(op Operation, path string) fate {
@@ -162,14 +160,14 @@ func (s *Sandbox) draw(op Operation, path string) fate {
 
 func (s *Sandbox) retryAfter(wait time.Duration, asDate bool) string {
 	if asDate {
-		// A date has no fractions: rounded up, so that nobody is called back early.
+		// A date has no fractions: rounded up, so that nobody calls back too early.
 		return s.Behaviour().clock(s.cfg.Now()).Add(wait + time.Second - 1).UTC().Format(http.TimeFormat)
 	}
 	return strconv.FormatInt(int64((wait+time.Second-1)/time.Second), 10)
 }
 
-// sleep waits for the drawn latency, or until the caller has gone: the request
-// is then carried out at once, as the vendor does not notice either.
+// sleep waits for the drawn latency, or until the caller has gone. In that case the request is
+// executed at once, because the vendor does not notice either.
 func (f fate) sleep(ctx context.Context) {
 	if f.wait <= 0 {
 		return
@@ -188,8 +186,8 @@ type rateWindow struct {
 	used  int
 }
 
-// overLimit counts a request and returns how long the rest of the minute is if
-// it was one too many. Called with mu held.
+// overLimit counts a request. If it exceeds the limit, overLimit returns the rest of the minute.
+// The caller must hold mu.
 func (s *Sandbox) overLimit(now time.Time) (time.Duration, bool) {
 	if s.cfg.RateLimit <= 0 {
 		return 0, false

@@ -32,7 +32,8 @@ func TestRefusalsDoNothing(t *testing.T) {
 	}{
 		{"500", sandbox.Faults{Share500: 1, RetryAfter: time.Second}, 500, "An error has occurred.", ""},
 		{"429", sandbox.Faults{Share429: 1}, 429, "API calls quota exceeded.", ""},
-		{"429 with a time", sandbox.Faults{Share429: 1, RetryAfter: 1500 * time.Millisecond}, 429, "API calls quota exceeded.", "2"},
+		{"429 with a time", sandbox.Faults{Share429: 1, RetryAfter: 1500 * time.Millisecond}, 429,
+			"API calls quota exceeded.", "2"},
 		{"503", sandbox.Faults{Share503: 1}, 503, "The service is unavailable.", ""},
 		{"503 with a time", sandbox.Faults{Share503: 1, RetryAfter: time.Minute}, 503, "The service is unavailable.", "60"},
 	} {
@@ -43,7 +44,8 @@ func TestRefusalsDoNothing(t *testing.T) {
 		v.faults(row.faults)
 		got := v.do("GET", api+"/site/subscriptions/"+sub+"/notifications", token)
 		if got.status != row.status || got.body != row.body || got.header.Get("Retry-After") != row.retryAfter ||
-			got.header.Get("Content-Type") != "text/plain; charset=utf-8" || !uuid.MatchString(got.header.Get("Correlation-Id")) {
+			got.header.Get("Content-Type") != "text/plain; charset=utf-8" ||
+			!uuid.MatchString(got.header.Get("Correlation-Id")) {
 			t.Errorf("%s: %d %q Retry-After %q", row.name, got.status, got.body, got.header.Get("Retry-After"))
 		}
 		// Tokens and the control API are left alone unless asked for.
@@ -76,7 +78,8 @@ func TestCutBeforeAnythingWasDone(t *testing.T) {
 	sub := v.subscribe(sandbox.Site, token)
 	v.create("4711", sandbox.OrderOptions{})
 	v.faults(sandbox.Faults{ShareCut: 1})
-	if got, err := v.try("GET", api+"/site/subscriptions/"+sub+"/notifications", token, http.Header{"X-Once": {"1"}}, ""); err == nil {
+	if got, err := v.try("GET", api+"/site/subscriptions/"+sub+"/notifications", token, http.Header{"X-Once": {"1"}},
+		""); err == nil {
 		t.Fatalf("the connection was to be cut: %+v", got)
 	}
 	v.faults()
@@ -123,7 +126,8 @@ func TestCutAnswersLoseTheirPage(t *testing.T) {
 		t.Errorf("what was cut came again: %+v", got)
 	}
 	c := v.Counters()
-	if c.NotificationsHandedOut != 60 || c.NotificationsLost != 60 || c.PagesLost != 40 || c.PagesFull != 20 || c.Faults["cutAfterRead"] != 40 {
+	if c.NotificationsHandedOut != 60 || c.NotificationsLost != 60 || c.PagesLost != 40 || c.PagesFull != 20 ||
+		c.Faults["cutAfterRead"] != 40 {
 		t.Errorf("counters %+v", c)
 	}
 	if !slices.Equal(v.LostOrders(), lost) {
@@ -144,7 +148,8 @@ func TestCutTokenAnswerSpendsTheToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	v.faults(sandbox.Faults{ShareCutAfterRead: 1, Paths: []string{sandbox.TokenPath}})
-	form := "grant_type=refresh_token&client_id=sandbox-client&client_secret=sandbox-secret&refresh_token=" + g.RefreshToken
+	form := "grant_type=refresh_token&client_id=sandbox-client&client_secret=sandbox-secret&refresh_token=" +
+		g.RefreshToken
 	if got, err := v.try("POST", sandbox.TokenPath, "", formHeader(), form); err == nil {
 		t.Fatalf("the answer was to be cut: %+v", got)
 	}
@@ -153,7 +158,8 @@ func TestCutTokenAnswerSpendsTheToken(t *testing.T) {
 		t.Errorf("using it again: %d %+v", status, got)
 	}
 	c := v.Counters()
-	if of := c.Grants[g.ID]; c.TokensLost != 1 || of.TokensLost != 1 || of.SpentRefreshTokens != 1 || of.TokenRefreshes != 1 {
+	if of := c.Grants[g.ID]; c.TokensLost != 1 || of.TokensLost != 1 || of.SpentRefreshTokens != 1 ||
+		of.TokenRefreshes != 1 {
 		t.Errorf("counters %+v", c)
 	}
 }
@@ -225,10 +231,12 @@ func TestGivingUpOnASlowPoll(t *testing.T) {
 	eventually(t, "the slow poll begins", func() bool { return v.Counters().Requests[sandbox.OpPoll] == 1 })
 	v.faults()
 	v.QueueRaw("4712", nil) // nothing of ours
-	if got := v.do("GET", api+"/site/subscriptions/00000000-0000-4000-8000-000000000000/notifications", token); got.status != 404 {
+	if got := v.do("GET", api+"/site/subscriptions/00000000-0000-4000-8000-000000000000/notifications",
+		token); got.status != 404 {
 		t.Fatalf("a poll in between: %d", got.status)
 	}
-	if c := v.Counters(); c.PollsOverlapping != 1 || c.Grants[g.ID].PollsOverlapping != 1 || c.NotificationsHandedOut != 0 {
+	if c := v.Counters(); c.PollsOverlapping != 1 || c.Grants[g.ID].PollsOverlapping != 1 ||
+		c.NotificationsHandedOut != 0 {
 		t.Errorf("counters %+v", c)
 	}
 	giveUp()

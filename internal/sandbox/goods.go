@@ -9,17 +9,17 @@ import (
 	"time"
 )
 
-// goods is the contents of a made-up order. Strings and numbers that come from a
-// list below are JSON literals, so that their spelling reaches the reader.
+// goods are the contents of a generated order. Strings and numbers that come from one of the lists
+// below are JSON literals, so that readers get their spelling.
 type goods struct {
 	tame     bool
 	supplier string
-	delivery string // JSON literal of the date, "" while there is none
+	delivery string // JSON literal of the date, "" if there is none
 	parts    []part
-	extra    bool // carries fields nobody knows
-	indent   bool // written over many lines
-	zone     bool // dates end in Z
-	shuffles bool // parts come in another order after a change
+	extra    bool // has unknown fields
+	indent   bool // written in several lines
+	zone     bool // dates end with Z
+	shuffles bool // the order of the parts changes
 }
 
 type part struct {
@@ -39,7 +39,8 @@ var (
 		"12.50", "0.1", "1234567.8900", "12.0", "12", "0", "0.00", "99.99", "10.10", "-5.00", "3.3333", "100000000.01",
 		"0.30000000000000004", "19.990",
 	}
-	numbers        = []string{"8K0 807 065", "8K0807437", "5Q0-407-151/A", "1K0 615 301 AA", "06H 905 110 G", "51117379106", "A2048850825"}
+	numbers = []string{"8K0 807 065", "8K0807437", "5Q0-407-151/A", "1K0 615 301 AA", "06H 905 110 G",
+		"51117379106", "A2048850825"}
 	unknownStatus  = []string{"BackOrdered", "PartiallyDelivered", "AwaitingStock"}
 	nothingYetDate = []string{"null", "", `"0001-01-01T00:00:00"`} // "" leaves the field out
 )
@@ -53,7 +54,7 @@ func newGoods(d dice, n int, tame bool) *goods {
 		g.supplier = pick(d, hostileSuppliers)
 		g.extra, g.indent, g.zone, g.shuffles = d.oneIn(2), d.oneIn(8), !d.oneIn(3), d.oneIn(5)
 	}
-	twins := !tame && n > 1 && d.oneIn(3) // equal numbers: which is which only their place says
+	twins := !tame && n > 1 && d.oneIn(3) // equal numbers: only their place distinguishes them
 	for i := range n {
 		number := strconv.Quote(fmt.Sprintf("%s-%d", pick(d, numbers), i+1))
 		p := part{oe: number, ordered: number, quantity: 1 + d.IntN(4), repairer: g.price(d), insurer: g.price(d)}
@@ -78,7 +79,7 @@ func (g *goods) price(d dice) string {
 	return pick(d, hostilePrices)
 }
 
-// move brings the contents to a status of the order.
+// move changes the contents for a status of the order.
 func (g *goods) move(d dice, status string, now time.Time) {
 	if status == "Confirmed" || (g.delivery == "" && status != "New") {
 		g.delivery = strconv.Quote(vendorTime(now.Add(time.Duration(24+d.IntN(96))*time.Hour), g.zone))
@@ -104,8 +105,7 @@ func (g *goods) move(d dice, status string, now time.Time) {
 	}
 }
 
-// reprice changes one price into one that is another number, not only another
-// spelling.
+// reprice replaces one price by a different number, not only by a different spelling.
 func (g *goods) reprice(d dice) {
 	p := &g.parts[d.IntN(len(g.parts))]
 	old, _ := strconv.ParseFloat(p.repairer, 64) // our own literal
@@ -118,8 +118,8 @@ func (g *goods) reprice(d dice) {
 	}
 }
 
-// render writes the order as it is served. A date that is missing is spelled
-// anew each time: null, absent and year one are the same thing.
+// render returns the order as it is served. The spelling of a missing date is chosen each time:
+// null, absent and year one mean the same.
 func (g *goods) render(d dice, o *order) json.RawMessage {
 	f := fields(nil).str("AssessmentId", o.assessmentID).raw("SupplierName", g.supplier).
 		str("PartsOrderId", o.id).str("OrderReference", o.reference).str("Status", o.status)
@@ -162,8 +162,8 @@ func (g *goods) date(d dice, f fields, literal string) fields {
 	return f.raw("DeliveryDate", literal)
 }
 
-// fields writes a JSON object field by field, in order, and leaves every literal
-// as it is: encoding/json would respell numbers and escape HTML.
+// fields writes a JSON object field by field, in order, and keeps every literal: encoding/json
+// would change the spelling of numbers and escape HTML.
 type fields []byte
 
 func (f fields) raw(name, literal string) fields {

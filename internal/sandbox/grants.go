@@ -20,7 +20,7 @@ const (
 	User    Level = "user"
 )
 
-// What the control of the sandbox refuses with.
+// The errors of the control methods.
 var (
 	ErrNoGrant        = errors.New("no such grant")
 	ErrNoOrder        = errors.New("no such order")
@@ -37,26 +37,25 @@ type Consent struct {
 	Sites []string `json:"sites"`
 	// Scopes default to ScopeBasic and the orders' scope.
 	Scopes []string `json:"scopes,omitempty"`
-	// CompanyCode is the company of the sites. Default "C" and the first site.
-	// Consents of level company with an equal code share their subscriptions, as
-	// consents for one site do.
+	// CompanyCode is the company of the sites. Default "C" and the first site. Company consents
+	// with the same code share their subscriptions, as site consents for the same site do.
 	CompanyCode string `json:"companyCode,omitempty"`
-	// User is who consents, and what whoami answers. Default "bms." and the first
-	// site. Consents of level user with an equal user share their subscriptions.
+	// User is the name of the user who consents, which whoami returns. Default "bms." and the first
+	// site. User consents with the same user share their subscriptions.
 	User string `json:"user,omitempty"`
-	// Terminal is the user's terminal id, which users/me answers beside the first site and the company. Default "T" and
-	// the first site.
+	// Terminal is the user's terminal id, which users/me returns with the first site and the
+	// company. Default "T" and the first site.
 	Terminal string `json:"terminal,omitempty"`
 }
 
-// Grant is a consent given.
+// Grant is a given consent.
 type Grant struct {
 	ID string `json:"id"`
-	// RefreshToken is the first one; it is spent by its first use.
+	// RefreshToken is the first one. Its first use spends it.
 	RefreshToken string `json:"refreshToken"`
 }
 
-// String names the grant without its token.
+// String describes the grant without its token.
 func (g Grant) String() string { return g.ID + " (token withheld)" }
 
 // GoString keeps the token out of %#v as well.
@@ -65,14 +64,14 @@ func (g Grant) GoString() string { return g.String() }
 // LogValue keeps the token out of logs.
 func (g Grant) LogValue() slog.Value { return slog.StringValue(g.String()) }
 
-// grant is one consent and the tokens that came of it.
+// grant is one consent and its tokens.
 type grant struct {
 	id      string
 	number  int
 	owner   *owner
 	consent Consent
 	revoked bool
-	issued  []*accessToken // not yet expired, oldest first
+	issued  []*accessToken // not expired yet, oldest first
 
 	polling    int // polls under way
 	refreshing int // refreshes under way
@@ -81,8 +80,8 @@ type grant struct {
 
 func (g *grant) has(scope string) bool { return slices.Contains(g.consent.Scopes, scope) }
 
-// owner is what subscriptions belong to: a site, a company or a user. It
-// outlives the grants that speak for it, and so do its queues.
+// owner is what subscriptions belong to: a site, a company or a user. It and its queues outlive its
+// grants.
 type owner struct {
 	level   Level
 	name    string
@@ -102,9 +101,8 @@ type refreshToken struct {
 	spent bool
 }
 
-// Grant gives a consent without a browser: it returns the refresh token that the
-// end of an OAuth consent would have given. An error says what is wrong with the
-// consent.
+// Grant gives a consent without a browser, and returns the refresh token that an OAuth consent
+// would have given. It returns an error if the consent is invalid.
 func (s *Sandbox) Grant(c Consent) (Grant, error) {
 	c, err := s.complete(c)
 	if err != nil {
@@ -145,7 +143,7 @@ func (s *Sandbox) complete(c Consent) (Consent, error) {
 	return c, nil
 }
 
-// newGrant is called with mu held.
+// newGrant must be called with mu held.
 func (s *Sandbox) newGrant(c Consent) *grant {
 	s.nextGrant++
 	c.Scopes = slices.Clone(c.Scopes)
@@ -175,7 +173,7 @@ func (s *Sandbox) newGrant(c Consent) *grant {
 	return g
 }
 
-// newRefreshToken is called with mu held.
+// newRefreshToken must be called with mu held.
 func (s *Sandbox) newRefreshToken(g *grant) string {
 	s.nextToken++
 	value := "rt-" + s.dice("refresh token", s.nextToken).token()
@@ -183,8 +181,7 @@ func (s *Sandbox) newRefreshToken(g *grant) string {
 	return value
 }
 
-// newAccessToken is called with mu held. Older access tokens live on until they
-// expire.
+// newAccessToken must be called with mu held. Older access tokens stay valid until they expire.
 func (s *Sandbox) newAccessToken(g *grant, now time.Time) *accessToken {
 	for len(g.issued) > 0 && !now.Before(g.issued[0].expires) {
 		delete(s.accesses, g.issued[0].value)
@@ -201,8 +198,7 @@ func (s *Sandbox) newAccessToken(g *grant, now time.Time) *accessToken {
 	return t
 }
 
-// bearer returns the grant of a request's valid access token, or nil. Called
-// with mu held.
+// bearer returns the grant of a request's valid access token, or nil. The caller must hold mu.
 func (s *Sandbox) bearer(r *http.Request, now time.Time) *grant {
 	scheme, value, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
@@ -218,7 +214,7 @@ func (s *Sandbox) bearer(r *http.Request, now time.Time) *grant {
 // bearing is bearer for enter, which holds mu.
 func (s *Sandbox) bearing(r *http.Request) *grant { return s.bearer(r, s.now()) }
 
-// refreshing is whose refresh token a token request carries. Called with mu held.
+// refreshing returns the grant of a token request's refresh token. The caller must hold mu.
 func (s *Sandbox) refreshing(r *http.Request) *grant {
 	if t := s.refreshes[r.PostForm.Get("refresh_token")]; t != nil {
 		return t.grant
@@ -226,8 +222,8 @@ func (s *Sandbox) refreshing(r *http.Request) *grant {
 	return nil
 }
 
-// RevokeGrant withdraws a consent: its tokens are refused from now on, its
-// subscriptions keep queueing. ErrNoGrant if there is none such.
+// RevokeGrant revokes a consent: its tokens are refused from now on, and its subscriptions still
+// queue. It returns ErrNoGrant if there is no such grant.
 func (s *Sandbox) RevokeGrant(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -239,8 +235,8 @@ func (s *Sandbox) RevokeGrant(id string) error {
 	return nil
 }
 
-// ExpireAccessTokens ends all access tokens of a grant before their time; its
-// refresh token stays good. ErrNoGrant if there is none such.
+// ExpireAccessTokens ends all access tokens of a grant early; its refresh token stays valid. It
+// returns ErrNoGrant if there is no such grant.
 func (s *Sandbox) ExpireAccessTokens(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -9,22 +9,22 @@ import (
 	"time"
 )
 
-// TrapURL is how a message names the trap: wherever it stands in a notification
-// (QueueRaw's too), the poll that hands it out puts a URL of this sandbox under
-// another host name in its place, and Counters.TrapCalls counts whoever calls it.
+// TrapURL stands for the trap in messages. Wherever it occurs in a notification (including
+// QueueRaw's), the poll that hands it out replaces it by a URL of this sandbox under another host
+// name, and Counters.TrapCalls counts the calls to it.
 const TrapURL = "http://trap.sandbox.invalid"
 
-// Form is how a notification is written.
+// Form is the form of a notification.
 type Form string
 
-// The vendor's two forms, and what QueueRaw was given.
+// The vendor's two forms, and that of QueueRaw.
 const (
 	Newer Form = "newer"
 	Older Form = "older"
 	Raw   Form = "raw"
 )
 
-// notification is one entry of one queue, from queueing to the ledger.
+// notification is one entry of one queue, kept for the ledger after it has left the queue.
 type notification struct {
 	id       string
 	sub      *subscription
@@ -33,7 +33,7 @@ type notification struct {
 	topic    string
 	form     Form
 	queuedAt time.Time
-	body     []byte // nil once it has left the queue
+	body     []byte // nil after it has left the queue
 
 	handedOutAt   time.Time
 	correlationID string
@@ -41,8 +41,8 @@ type notification struct {
 	dropped       bool
 }
 
-// notify queues one notification about an order for every subscription that
-// covers it: nothing if there is none. Called with mu held.
+// notify queues one notification about an order for every subscription that covers it. The caller
+// must hold mu.
 func (s *Sandbox) notify(o *order, topic string) {
 	now := s.now()
 	missed := true
@@ -56,8 +56,8 @@ func (s *Sandbox) notify(o *order, topic string) {
 			n := &notification{
 				id: d.uuid(), sub: sub, site: o.site, order: o.id, topic: topic, form: Newer, queuedAt: now,
 			}
-			// The older form names no site: of no use to a company's subscription,
-			// nor to a user's of several sites.
+			// The older form names no site, so it is no use for a company's subscription, or a
+			// user's with several sites.
 			if !s.cfg.Tame && len(owner.sites) == 1 && owner.level != Company && d.oneIn(3) {
 				n.form = Older
 			}
@@ -71,13 +71,13 @@ func (s *Sandbox) notify(o *order, topic string) {
 	}
 }
 
-// enqueue is called with mu held.
+// enqueue must be called with mu held.
 func (s *Sandbox) enqueue(n *notification) {
 	n.sub.queue = append(n.sub.queue, n)
 	s.tally.NotificationsQueued++
 }
 
-// message writes a notification in its form.
+// message returns a notification in its form.
 func (s *Sandbox) message(d dice, n *notification, o *order) []byte {
 	if n.form == Older {
 		return olderMessage(d, n)
@@ -99,7 +99,8 @@ func (s *Sandbox) message(d dice, n *notification, o *order) []byte {
 	}
 	f := fields(nil).str("NotificationId", inCase(n.id)).str("SubscriptionId", inCase(n.sub.id)).
 		raw("EventType", pick(d, []string{`"PartsOrder"`, `"Updated"`, `null`})).str("Topic", n.topic).
-		raw("Message", pick(d, []string{`null`, `"Order <b>changed</b> & saved"`, `"Bestellung geändert – siehe Zubehör 🚗"`, `""`})).
+		raw("Message", pick(d, []string{`null`, `"Order <b>changed</b> & saved"`, `"Bestellung geändert – siehe Zubehör 🚗"`,
+			`""`})).
 		str("CompanyCode", n.sub.owner.company).str("SiteId", n.site).
 		str("CreatedAt", vendorTime(n.queuedAt, !d.oneIn(4)))
 	switch d.IntN(3) {
@@ -122,8 +123,8 @@ func (s *Sandbox) message(d dice, n *notification, o *order) []byte {
 	return f.object()
 }
 
-// olderMessage knows neither ids nor sites: the order is the last path segment of
-// a URL, at a host and below a path that are nobody's business.
+// olderMessage returns a notification without ids and sites. The order is the last path segment of
+// a URL, whose host and path clients must ignore.
 func olderMessage(d dice, n *notification) []byte {
 	id, query := n.order, ""
 	if d.oneIn(3) {
@@ -141,13 +142,13 @@ func olderMessage(d dice, n *notification) []byte {
 	return f.object()
 }
 
-// trapOrder is a URL that looks like an order's, where nobody may look.
+// trapOrder returns a URL that looks like an order's and must not be called.
 func trapOrder(id string) string {
 	return TrapURL + TrapPath + APIPath + "/v1/bmsapi/partsorders/" + id
 }
 
-// trapFor returns what TrapURL becomes for the caller of a poll: this very
-// listener, under another name if it has one.
+// trapFor returns the replacement of TrapURL for the caller of a poll: this listener, under another
+// name if it has one.
 func trapFor(r *http.Request) []byte {
 	host, port, err := net.SplitHostPort(r.Host)
 	if err != nil {
@@ -162,8 +163,8 @@ func trapFor(r *http.Request) []byte {
 	return []byte("http://" + net.JoinHostPort(host, port))
 }
 
-// poll hands out the oldest notifications of a queue, a page at most. They are
-// gone from then on, whatever becomes of the answer.
+// poll hands out the oldest notifications of a queue, at most a page. They are gone from then on,
+// even if the response is lost.
 func (s *Sandbox) poll(c call) answer {
 	s.mu.Lock()
 	sub := s.owned(c)
@@ -178,7 +179,7 @@ func (s *Sandbox) poll(c call) answer {
 	}
 	sub.queue = sub.queue[len(page):]
 	if len(sub.queue) == 0 {
-		sub.queue = nil // lets the array go
+		sub.queue = nil // so that the array can be freed
 	}
 	bodies, now := make([][]byte, len(page)), s.now()
 	for i, n := range page {
@@ -207,10 +208,9 @@ func (s *Sandbox) poll(c call) answer {
 	return a
 }
 
-// QueueRaw puts a message, exactly as given but for TrapURL, into the queue of
-// every subscription that covers the site, whatever its topic. It need not make
-// sense, nor be JSON: then the whole page that carries it is not. It returns how
-// many queues took it.
+// QueueRaw puts a message, unchanged except for TrapURL, into the queue of every subscription that
+// covers the site, whatever its topic. The message may be nonsense, and need not be JSON; then the
+// whole page with it is not JSON either. It returns the number of queues.
 func (s *Sandbox) QueueRaw(site string, message json.RawMessage) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

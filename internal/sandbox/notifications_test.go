@@ -39,7 +39,8 @@ func TestPageOfAHundred(t *testing.T) {
 		t.Error("notifications did not come in the order of queueing")
 	}
 	c := v.Counters()
-	if c.PagesHandedOut != 3 || c.PagesFull != 2 || c.NotificationsHandedOut != 250 || c.NotificationsLost != 0 || c.Requests[sandbox.OpPoll] != 4 {
+	if c.PagesHandedOut != 3 || c.PagesFull != 2 || c.NotificationsHandedOut != 250 || c.NotificationsLost != 0 ||
+		c.Requests[sandbox.OpPoll] != 4 {
 		t.Errorf("counters %+v", c)
 	}
 }
@@ -90,7 +91,8 @@ func TestNotificationsAreHostile(t *testing.T) {
 			note("upper case", slices.ContainsFunc(id, func(x string) bool { return x != strings.ToLower(x) }))
 			note("no zone", !strings.HasSuffix(m.CreatedAt, "Z"))
 			note("several resources", len(m.Resources) > 1)
-			note("one resource of a type that says nothing", len(m.Resources) == 1 && !strings.Contains(m.Resources[0].ResourceType, "rder"))
+			note("one resource of a type that says nothing", len(m.Resources) == 1 &&
+				!strings.Contains(m.Resources[0].ResourceType, "rder"))
 			note("foreign URL", strings.Contains(string(raw), "http://localhost:"))
 			note("null parameters", string(all["Parameters"]) == "null")
 			note("absent parameters", !older && all["Parameters"] == nil)
@@ -133,7 +135,8 @@ func TestTrapCountsWhoFollowsAMessage(t *testing.T) {
 	v := start(t, sandbox.Config{})
 	token := v.site("4711")
 	sub := v.subscribe(sandbox.Site, token)
-	if n := v.QueueRaw("4711", json.RawMessage(`{"ResourceUris":[{"Type":"x","Value":"`+sandbox.TrapURL+`/_trap/a"}]}`)); n != 1 {
+	if n := v.QueueRaw("4711",
+		json.RawMessage(`{"ResourceUris":[{"Type":"x","Value":"`+sandbox.TrapURL+`/_trap/a"}]}`)); n != 1 {
 		t.Fatalf("queued %d times", n)
 	}
 	m := v.poll(sandbox.Site, token, sub)[0]
@@ -210,7 +213,8 @@ func TestLedgerKnowsWhoHandedOutWhat(t *testing.T) {
 			t.Errorf("notification %d: %+v", i, n)
 		}
 	}
-	if want := []string{"PARTS.ORDER.CREATED", "PARTS.ORDER.UPDATED", "PARTS.ORDER.UPDATED", "PARTS.ORDER.UPDATED"}; !slices.Equal(topics, want) {
+	if want := []string{"PARTS.ORDER.CREATED", "PARTS.ORDER.UPDATED", "PARTS.ORDER.UPDATED",
+		"PARTS.ORDER.UPDATED"}; !slices.Equal(topics, want) {
 		t.Errorf("topics %v, want %v", topics, want)
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// oauthError answers as RFC 6749 5.2 says.
+// oauthError returns an error response according to RFC 6749 5.2.
 func oauthError(status int, name string) answer {
 	a := jsonValue(status, map[string]string{"error": name})
 	a.header = map[string]string{"Cache-Control": "no-store"}
@@ -23,10 +23,11 @@ func oauthError(status int, name string) answer {
 	return a
 }
 
-// token is the token endpoint: the grants authorization_code and refresh_token.
-// enter has parsed the form.
+// token handles the token endpoint, with the grants authorization_code and refresh_token. enter has
+// parsed the form.
 func (s *Sandbox) token(c call) answer {
-	if media, _, err := mime.ParseMediaType(c.Header.Get("Content-Type")); err != nil || media != "application/x-www-form-urlencoded" {
+	media, _, err := mime.ParseMediaType(c.Header.Get("Content-Type"))
+	if err != nil || media != "application/x-www-form-urlencoded" {
 		return oauthError(http.StatusBadRequest, "invalid_request")
 	}
 	if ok, twice := s.knownClient(c.Request); twice {
@@ -49,8 +50,8 @@ func (s *Sandbox) token(c call) answer {
 	}
 }
 
-// knownClient checks the client's credentials, in the form or as HTTP Basic but
-// not in both (RFC 6749 2.3).
+// knownClient checks the client's credentials, which may be in the form or in HTTP Basic, but not
+// in both (RFC 6749 2.3).
 func (s *Sandbox) knownClient(r *http.Request) (ok, twice bool) {
 	id, secret, basic := r.BasicAuth()
 	if !basic {
@@ -59,8 +60,8 @@ func (s *Sandbox) knownClient(r *http.Request) (ok, twice bool) {
 	if r.PostForm.Has("client_secret") {
 		return false, true
 	}
-	// RFC 6749 2.3.1 has both form-encoded before they are joined; many clients
-	// do not, and servers of this kind take either.
+	// According to RFC 6749 2.3.1 both are form-encoded before they are joined. Many clients do not
+	// do that, and servers of this kind accept either.
 	plainID, err1 := url.QueryUnescape(id)
 	plainSecret, err2 := url.QueryUnescape(secret)
 	return s.is(id, secret) || err1 == nil && err2 == nil && s.is(plainID, plainSecret), false
@@ -70,7 +71,8 @@ func (s *Sandbox) is(id, secret string) bool {
 	return id == s.cfg.ClientID && subtle.ConstantTimeCompare([]byte(secret), []byte(s.cfg.ClientSecret)) == 1
 }
 
-// exchange gives the tokens of a code. A code is good for one try: a second one withdraws what the first one gave.
+// exchange returns the tokens for a code. A code can be used once; a second use revokes the grant
+// made by the first.
 func (s *Sandbox) exchange(form url.Values) answer {
 	behaviour := s.Behaviour()
 	if behaviour.PKCE == PKCERefuse && form.Has("code_verifier") {
@@ -103,11 +105,11 @@ func (s *Sandbox) exchange(form url.Values) answer {
 	return s.pair(c.grant, now)
 }
 
-// verifier is what RFC 7636 4.1 allows.
+// verifier matches what RFC 7636 4.1 allows.
 var verifier = regexp.MustCompile(`^[A-Za-z0-9._~-]{43,128}$`)
 
-// proves checks the verifier of a code's challenge. Without a challenge there must be none (RFC 9700 4.8.2): who sends
-// one has lost its challenge on the way.
+// proves checks the verifier of a code's challenge. Without a challenge there must be no verifier
+// (RFC 9700 4.8.2): a client that sends one has lost its challenge on the way.
 func (c *code) proves(form url.Values) bool {
 	if c.challenge == "" {
 		return !form.Has("code_verifier")
@@ -138,12 +140,12 @@ func (s *Sandbox) refresh(value string) answer {
 	return s.pair(t.grant, now)
 }
 
-// pair answers a new access token and a new refresh token. Called with mu held.
+// pair returns a new access token and a new refresh token. The caller must hold mu.
 func (s *Sandbox) pair(g *grant, now time.Time) answer {
 	access := s.newAccessToken(g, now)
 	body := map[string]any{
 		"access_token":  access.value,
-		"token_type":    "bearer", // lower case, as ASP.NET's OAuth server has it
+		"token_type":    "bearer", // lower case, as in ASP.NET's OAuth server
 		"expires_in":    max(1, int64(s.cfg.AccessTokenLifetime/time.Second)),
 		"refresh_token": s.newRefreshToken(g),
 		"scope":         strings.Join(g.consent.Scopes, " "),
@@ -152,7 +154,7 @@ func (s *Sandbox) pair(g *grant, now time.Time) answer {
 		delete(body, "scope")
 	}
 	if !s.cfg.Tame {
-		// ASP.NET's OAuth server adds such; nobody may stumble over them.
+		// ASP.NET's OAuth server adds these; clients must ignore them.
 		body["userName"] = g.consent.User
 		body[".issued"] = now.UTC().Format(http.TimeFormat)
 		body[".expires"] = access.expires.UTC().Format(http.TimeFormat)

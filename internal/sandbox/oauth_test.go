@@ -61,7 +61,8 @@ func TestRefreshTokensRotate(t *testing.T) {
 		}
 	}
 	c := v.Counters()
-	if c.TokenRefreshes != 2 || c.SpentRefreshTokens != 1 || c.Grants[g.ID].TokenRefreshes != 2 || c.Grants[g.ID].SpentRefreshTokens != 1 {
+	if c.TokenRefreshes != 2 || c.SpentRefreshTokens != 1 || c.Grants[g.ID].TokenRefreshes != 2 ||
+		c.Grants[g.ID].SpentRefreshTokens != 1 {
 		t.Errorf("counters %+v", c)
 	}
 }
@@ -121,7 +122,8 @@ func TestClientAuthentication(t *testing.T) {
 		{"form, wrong secret", url.Values{"client_id": {id}, "client_secret": {"x"}}, nil, 401, "invalid_client"},
 		{"basic, wrong secret", nil, []string{url.QueryEscape(id), "x"}, 401, "invalid_client"},
 		{"none", nil, nil, 401, "invalid_client"},
-		{"both", url.Values{"client_id": {id}, "client_secret": {secret}}, []string{url.QueryEscape(id), url.QueryEscape(secret)}, 400, "invalid_request"},
+		{"both", url.Values{"client_id": {id}, "client_secret": {secret}},
+			[]string{url.QueryEscape(id), url.QueryEscape(secret)}, 400, "invalid_request"},
 	} {
 		g, err := v.Grant(sandbox.Consent{Sites: []string{"4711"}})
 		if err != nil {
@@ -170,7 +172,8 @@ func TestTokenRequestsThatCannotBe(t *testing.T) {
 			t.Errorf("%q: %d %q, want 400 %q", form, status, got.Error, want)
 		}
 	}
-	got, err := v.try("POST", sandbox.TokenPath, "", http.Header{"Content-Type": {"application/json"}}, `{"grant_type":"refresh_token"}`)
+	got, err := v.try("POST", sandbox.TokenPath, "", http.Header{"Content-Type": {"application/json"}},
+		`{"grant_type":"refresh_token"}`)
 	if err != nil || got.status != 400 || !strings.Contains(got.body, "invalid_request") {
 		t.Errorf("a JSON token request: %d %s %v", got.status, got.body, err)
 	}
@@ -222,14 +225,16 @@ func (l *lockedText) String() string {
 func TestSecretsStayOutOfText(t *testing.T) {
 	t.Parallel()
 	var log lockedText
-	cfg := sandbox.Config{ClientSecret: "hush-hush", Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	cfg := sandbox.Config{ClientSecret: "hush-hush",
+		Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	v := start(t, cfg)
 	g, err := v.Grant(sandbox.Consent{Sites: []string{"4711"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg.Log.Info("look", "config", cfg, "grant", g)
-	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {g.RefreshToken}, "client_id": {"sandbox-client"}, "client_secret": {"hush-hush"}}
+	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {g.RefreshToken}, "client_id": {"sandbox-client"},
+		"client_secret": {"hush-hush"}}
 	if got, err := v.try("POST", sandbox.TokenPath, "", formHeader(), form.Encode()); err != nil || got.status != 200 {
 		t.Fatalf("refreshing: %d %v", got.status, err)
 	}

@@ -11,19 +11,19 @@ import (
 	"strings"
 )
 
-// Statuses are the vendor's, of orders and of parts.
+// Statuses are the vendor's statuses of orders and parts.
 var Statuses = []string{"New", "Confirmed", "Dispatched", "Delivered", "Cancelled",
 	"ReturnRequested", "ReturnAccepted", "ReturnRejected"}
 
-// OrderOptions say what matters about an order; the rest is made up.
+// OrderOptions configure a new order. Everything else is generated.
 type OrderOptions struct {
-	// ID is the order's uuid. Default made up.
+	// ID is the order's uuid. Default: generated.
 	ID string `json:"id,omitempty"`
-	// Status it starts with. Default New.
+	// Status is the first status. Default New.
 	Status string `json:"status,omitempty"`
-	// Reference is the OrderReference. Default made up.
+	// Reference is the OrderReference. Default: generated.
 	Reference string `json:"orderReference,omitempty"`
-	// Parts is how many it has, 1 to 1,000. Default one to five.
+	// Parts is the number of parts, 1 to 1,000. Default: one to five.
 	Parts int `json:"parts,omitempty"`
 	// Silent creates it without a notification, as if that had been lost.
 	Silent bool `json:"silent,omitempty"`
@@ -31,28 +31,27 @@ type OrderOptions struct {
 
 // Change is what ChangeOrder does to an order.
 type Change struct {
-	// Status to move to; it need not come next. Empty keeps the status: then a
+	// Status is the new status; it need not be the next one. If it is empty, the status stays and a
 	// price changes.
 	Status string `json:"status,omitempty"`
 	// Silent changes without a notification, as if that had been lost.
 	Silent bool `json:"silent,omitempty"`
 }
 
-// Order is an order as it stands.
+// Order is the present state of an order.
 type Order struct {
 	ID     string `json:"id"`
 	Site   string `json:"site"`
 	Status string `json:"status"`
-	// Revision counts its states from 1.
+	// Revision is the number of its states.
 	Revision int `json:"revision"`
-	// Ended is set when AdvanceOrder has nowhere to go.
+	// Ended is set if AdvanceOrder can do nothing more.
 	Ended bool `json:"ended"`
-	// Originator and AssessmentNumber find AssessmentID in the assessment look-up.
+	// Originator and AssessmentNumber are the keys of AssessmentID in the assessment look-up.
 	Originator       string `json:"originator,omitempty"`
 	AssessmentNumber string `json:"assessmentNumber,omitempty"`
 	AssessmentID     string `json:"assessmentId,omitempty"`
-	// JSON are the exact bytes that a reader gets, within the array. Not to be
-	// changed.
+	// JSON are the exact bytes that a reader gets, within the array. They must not be changed.
 	JSON json.RawMessage `json:"order"`
 }
 
@@ -73,7 +72,7 @@ type order struct {
 	assessmentID string
 }
 
-// view is called with mu held.
+// view must be called with mu held.
 func (o *order) view() Order {
 	return Order{ID: o.id, Site: o.site, Status: o.status, Revision: len(o.states), Ended: len(o.ahead) == 0,
 		Originator: o.originator, AssessmentNumber: o.number, AssessmentID: o.assessmentID, JSON: o.json}
@@ -81,9 +80,8 @@ func (o *order) view() Order {
 
 var uuidFormat = regexp.MustCompile(`^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$`)
 
-// CreateOrder makes an order of a site and queues PARTS.ORDER.CREATED for
-// whoever is subscribed. The site need not have a grant. An error says which
-// option cannot be.
+// CreateOrder makes an order of a site and queues PARTS.ORDER.CREATED for its subscriptions. The
+// site need not have a grant. It returns an error if an option is invalid.
 func (s *Sandbox) CreateOrder(site string, opts OrderOptions) (Order, error) {
 	switch {
 	case site == "":
@@ -102,7 +100,8 @@ func (s *Sandbox) CreateOrder(site string, opts OrderOptions) (Order, error) {
 	d := s.dice("order/"+site, uint64(number))
 	o := &order{
 		id: d.uuid(), assessmentID: d.uuid(), site: site, status: "New", dice: d,
-		reference: fmt.Sprintf("PO-%s-%06d", site, number), originator: "C" + site, number: fmt.Sprintf("A%06d", number),
+		reference: fmt.Sprintf("PO-%s-%06d", site, number), originator: "C" + site,
+		number: fmt.Sprintf("A%06d", number),
 	}
 	if opts.ID != "" {
 		o.id = strings.ToLower(opts.ID)
@@ -129,20 +128,20 @@ func (s *Sandbox) CreateOrder(site string, opts OrderOptions) (Order, error) {
 	return o.view(), nil
 }
 
-// insert is called with mu held.
+// insert must be called with mu held.
 func (s *Sandbox) insert(o *order) {
 	s.orders[o.id] = o
 	s.orderList = append(s.orderList, o)
 }
 
-// record makes raw the state of an order. Called with mu held.
+// record stores raw as the order's new state. The caller must hold mu.
 func (s *Sandbox) record(o *order, raw json.RawMessage) {
 	o.json = raw
 	o.states = append(o.states, OrderState{Status: o.status, At: s.now(), JSON: raw})
 }
 
-// course is what an order will go through after a status. Most end delivered;
-// with a hostile vendor some are cancelled and some go back.
+// course returns the statuses of an order after a given one. Most orders end as delivered; a
+// hostile vendor has some that are cancelled and some that are returned.
 func (s *Sandbox) course(d dice, status string) []string {
 	whole := []string{"New", "Confirmed", "Dispatched", "Delivered"}
 	if !s.cfg.Tame {
@@ -165,7 +164,7 @@ func (s *Sandbox) course(d dice, status string) []string {
 	return whole[i+1:]
 }
 
-// find returns an order that exists, under an id in any case. Called with mu held.
+// find returns an existing order by its id, ignoring case. The caller must hold mu.
 func (s *Sandbox) find(id string) *order {
 	o := s.orders[strings.ToLower(id)]
 	if o == nil || o.removed {
@@ -174,7 +173,7 @@ func (s *Sandbox) find(id string) *order {
 	return o
 }
 
-// Order returns an order as it stands. ErrNoOrder if there is none such.
+// Order returns the present state of an order. It returns ErrNoOrder if there is no such order.
 func (s *Sandbox) Order(id string) (Order, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -185,9 +184,9 @@ func (s *Sandbox) Order(id string) (Order, error) {
 	return o.view(), nil
 }
 
-// AdvanceOrder moves an order to the next status of its life, with its parts,
-// dates and now and then a price, and queues PARTS.ORDER.UPDATED. ErrNoOrder,
-// ErrOrderEnded at the end of its life, ErrOrderRaw if it came from SetOrder.
+// AdvanceOrder moves an order to its next status, with its parts, dates and sometimes a price, and
+// queues PARTS.ORDER.UPDATED. It returns ErrNoOrder, ErrOrderEnded after the last status, or
+// ErrOrderRaw if the order came from SetOrder.
 func (s *Sandbox) AdvanceOrder(id string) (Order, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -206,9 +205,9 @@ func (s *Sandbox) AdvanceOrder(id string) (Order, error) {
 	return o.view(), nil
 }
 
-// ChangeOrder changes an order in a way of the caller's and, unless silent,
-// queues PARTS.ORDER.UPDATED. ErrNoOrder, ErrOrderRaw as for AdvanceOrder; an
-// error if the status does not exist.
+// ChangeOrder changes an order as the caller wants and, unless the change is silent, queues
+// PARTS.ORDER.UPDATED. It returns ErrNoOrder and ErrOrderRaw like AdvanceOrder, and an error if the
+// status does not exist.
 func (s *Sandbox) ChangeOrder(id string, c Change) (Order, error) {
 	if c.Status != "" && !slices.Contains(Statuses, c.Status) {
 		return Order{}, fmt.Errorf("changing order %q: status %q is none of %v", id, c.Status, Statuses)
@@ -231,7 +230,7 @@ func (s *Sandbox) ChangeOrder(id string, c Change) (Order, error) {
 	return o.view(), nil
 }
 
-// changed is called with mu held.
+// changed must be called with mu held.
 func (s *Sandbox) changed(o *order, silent bool) {
 	s.record(o, o.made.render(o.dice, o))
 	s.tally.OrdersChanged++
@@ -240,8 +239,8 @@ func (s *Sandbox) changed(o *order, silent bool) {
 	}
 }
 
-// Touch queues PARTS.ORDER.UPDATED for an order that did not change. ErrNoOrder
-// if there is none such.
+// Touch queues PARTS.ORDER.UPDATED for an order that did not change. It returns ErrNoOrder if there
+// is no such order.
 func (s *Sandbox) Touch(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -253,10 +252,9 @@ func (s *Sandbox) Touch(id string) error {
 	return nil
 }
 
-// SetOrder makes raw, byte for byte, what a reader of the order gets, creating
-// it if need be; its PartsOrderId says which order, unless id does. It queues
-// nothing: Touch or QueueRaw do. raw need not be a proper order, nor JSON, if id
-// is given.
+// SetOrder sets, byte for byte, what a reader of the order gets, and creates the order if needed.
+// If id is empty, PartsOrderId is the id; otherwise raw need not be a proper order, or JSON. It
+// queues nothing; use Touch or QueueRaw.
 func (s *Sandbox) SetOrder(site, id string, raw json.RawMessage) (Order, error) {
 	var named struct{ PartsOrderId, Status, AssessmentId string }
 	err := json.Unmarshal(raw, &named)
@@ -291,8 +289,8 @@ func (s *Sandbox) SetOrder(site, id string, raw json.RawMessage) (Order, error) 
 	return o.view(), nil
 }
 
-// RemoveOrder makes an order unreadable (404); notifications about it stay
-// queued. ErrNoOrder if there is none such.
+// RemoveOrder makes an order unreadable (404). Notifications about it stay queued. It returns
+// ErrNoOrder if there is no such order.
 func (s *Sandbox) RemoveOrder(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -304,7 +302,7 @@ func (s *Sandbox) RemoveOrder(id string) error {
 	return nil
 }
 
-// readOrder answers an array, as the vendor does.
+// readOrder returns an array, as the vendor does.
 func (s *Sandbox) readOrder(c call) answer {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -41,11 +41,13 @@ func TestLifeOfATameOrder(t *testing.T) {
 		}
 		var list []wireOrder
 		v.do("GET", api+"/partsorders/"+o.ID, token).decode(t, &list)
-		if len(list) != 1 || *list[0].PartsOrderId != o.ID || *list[0].Status != status || *list[0].OrderReference != `A<&>"é` || len(list[0].Parts) != 3 {
+		if len(list) != 1 || *list[0].PartsOrderId != o.ID || *list[0].Status != status ||
+			*list[0].OrderReference != `A<&>"é` || len(list[0].Parts) != 3 {
 			t.Fatalf("step %d: read %+v", i, list)
 		}
 		for _, p := range list[0].Parts {
-			if *p.Status != status || (p.DeliveryDate == nil) != (status == "New") || p.Quantity == nil || p.RepairerPrice == nil {
+			if *p.Status != status || (p.DeliveryDate == nil) != (status == "New") || p.Quantity == nil ||
+				p.RepairerPrice == nil {
 				t.Fatalf("step %d: part %+v", i, p)
 			}
 		}
@@ -127,7 +129,8 @@ func TestOrdersAreHostile(t *testing.T) {
 			}
 		}
 	}
-	for _, what := range []string{"order date absent", "order date null", `order date "0001-01-01T00:00:00"`, "order date date",
+	for _, what := range []string{"order date absent", "order date null", `order date "0001-01-01T00:00:00"`,
+		"order date date",
 		"part date absent", "part date null", `part date "0001-01-01T00:00:00"`, "part date date",
 		"unknown order field", "unknown part field", "many lines", "HTML", "unicode", "escapes", "unknown status",
 		"price 12.50", "price 1234567.8900", "price 0.1", "price 12.0", "no maker's number", "equal numbers",

@@ -9,13 +9,14 @@ import (
 	"strings"
 )
 
-// pageStyle is all the design the portal has. Its hash stands in the policy of the pages.
+// pageStyle is the portal's whole design. The pages' policy contains its hash.
 const pageStyle = `body{font:1em/1.5 sans-serif;max-width:32em;margin:0 auto;padding:1em;color:#222;background:#fff}` +
 	`label{display:block;margin:.8em 0}input{font:inherit}input:not([type=checkbox]){display:block;width:100%;` +
 	`box-sizing:border-box;padding:.4em}button{font:inherit;padding:.5em 1.2em;margin:.8em .6em 0 0}` +
 	`.wrong{border-left:.3em solid #a00;padding-left:.6em}`
 
-// pages are plain HTML without scripts: they look and work the same wherever a browser runs none.
+// pages are plain HTML without scripts, so that they look and work the same in a browser that runs
+// none.
 var pages = template.Must(template.New("").Funcs(template.FuncMap{
 	"style": func() template.CSS { return pageStyle },
 }).Parse(`
@@ -51,7 +52,7 @@ var pages = template.Must(template.New("").Funcs(template.FuncMap{
 {{end}}
 `))
 
-// page is what the templates show.
+// page is the data of the templates.
 type page struct {
 	ClientID, Query         string
 	SignInPath, ConsentPath string
@@ -61,11 +62,11 @@ type page struct {
 	Scopes                       []string // consent
 }
 
-// plainHost is a host that a policy can name. It cannot name an IPv6 address.
+// plainHost matches a host that a policy can name. It cannot name an IPv6 address.
 var plainHost = regexp.MustCompile(`^[A-Za-z0-9.-]+(:[0-9]+)?$`)
 
-// show answers with a page. Its policy allows what the page does and no more: Chromium holds a form's redirects against
-// form-action as well, so the client's address is in it.
+// show returns a page. Its policy allows what the page does and no more. Chromium checks redirects
+// after a form against form-action, too, so the client's address is in it.
 func (a authorization) show(name string, p page) answer {
 	p.ClientID, p.Query, p.SignInPath, p.ConsentPath = a.ClientID, a.query, SignInPath, AuthorizePath
 	var out strings.Builder

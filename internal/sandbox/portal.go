@@ -6,23 +6,23 @@ import (
 	"time"
 )
 
-// The portal's pages. GET AuthorizePath shows the sign-in page, or the consent page to a browser that is signed in.
-// Signing in is a POST to SignInPath, which sends the browser back to AuthorizePath; the decision is a POST to
-// AuthorizePath, which sends it to the client.
+// The portal's pages. GET AuthorizePath shows the sign-in page or, to a browser that is signed in,
+// the consent page. Signing in is a POST to SignInPath, which redirects to AuthorizePath. The
+// decision is a POST to AuthorizePath, which redirects to the client.
 
-// sessionCookie is what a signed-in browser has.
+// sessionCookie is the cookie of a signed-in browser.
 const (
 	sessionCookie   = "AudaPortalSession"
 	sessionLifetime = 20 * time.Minute
 )
 
-// session is a browser that is signed in.
+// session is a signed-in browser.
 type session struct {
 	account Account
 	expires time.Time
 }
 
-// session returns who is signed in. Called with mu held.
+// session returns the account that is signed in. The caller must hold mu.
 func (s *Sandbox) session(r *http.Request) (Account, bool) {
 	cookie, err := r.Cookie(sessionCookie)
 	if err != nil {
@@ -35,7 +35,7 @@ func (s *Sandbox) session(r *http.Request) (Account, bool) {
 	return in.account, true
 }
 
-// endSession signs a browser out and returns the cookie that tells it. Called with mu held.
+// endSession signs a browser out and returns the cookie for that. The caller must hold mu.
 func (s *Sandbox) endSession(r *http.Request) string {
 	if cookie, err := r.Cookie(sessionCookie); err == nil {
 		delete(s.sessions, cookie.Value)
@@ -69,14 +69,14 @@ func (s *Sandbox) authorize(c call) answer {
 	return a.show("signin", page{})
 }
 
-// offered are the scopes that a user is asked for.
+// offered returns the scopes that the consent page offers to a user.
 func (s *Sandbox) offered(a authorization, u Account) []string {
 	return slices.DeleteFunc(s.Behaviour().grantable(a.scopes), func(scope string) bool {
 		return u.Scopes != nil && !slices.Contains(u.Scopes, scope)
 	})
 }
 
-// request reads the form of a page, and in it the request for consent that the page was shown for.
+// request parses the form of a page, and the request for consent for which the page was shown.
 func (s *Sandbox) request(c call) (authorization, answer, bool) {
 	if err := c.ParseForm(); err != nil {
 		return authorization{}, plain(http.StatusBadRequest, "The form cannot be read."), false
@@ -84,7 +84,8 @@ func (s *Sandbox) request(c call) (authorization, answer, bool) {
 	return s.authorization(c.PostForm.Get("request"))
 }
 
-// signInForm is the sign-in page's form, or the consent page's button to sign in as somebody else.
+// signInForm handles the sign-in page's form, and the consent page's button for signing in as
+// somebody else.
 func (s *Sandbox) signInForm(c call) answer {
 	a, refusal, ok := s.request(c)
 	if !ok {
@@ -100,7 +101,7 @@ func (s *Sandbox) signInForm(c call) answer {
 	}
 	company, name := c.PostForm.Get("CompanyCode"), c.PostForm.Get("UserName")
 	account, ok := s.signIn(company, name, c.PostForm.Get("Password"))
-	if !ok { // 200, as ASP.NET's own sign-in page has it
+	if !ok { // 200, as in ASP.NET's own sign-in page
 		return a.show("signin", page{
 			Wrong: "The company code, user name or password is wrong.", CompanyCode: company, UserName: name,
 		})
@@ -112,7 +113,7 @@ func (s *Sandbox) signInForm(c call) answer {
 	return next
 }
 
-// consent is the consent page's form.
+// consent handles the consent page's form.
 func (s *Sandbox) consent(c call) answer {
 	a, refusal, ok := s.request(c)
 	if !ok {

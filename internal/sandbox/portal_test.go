@@ -31,7 +31,8 @@ func authorizePath(change map[string]string) string {
 func returned(t testing.TB, r reply) url.Values {
 	t.Helper()
 	u, err := url.Parse(r.header.Get("Location"))
-	if err != nil || r.status != 302 || !strings.HasPrefix(u.String(), "http://127.0.0.1:1/oauth/callback?") || u.Query().Get("keep") != "1" {
+	if err != nil || r.status != 302 || !strings.HasPrefix(u.String(), "http://127.0.0.1:1/oauth/callback?") ||
+		u.Query().Get("keep") != "1" {
 		t.Fatalf("redirect: %d %q %v", r.status, r.header.Get("Location"), err)
 	}
 	return u.Query()
@@ -65,7 +66,8 @@ func TestConsentByPagesAndCode(t *testing.T) {
 	v := start(t, sandbox.Config{Now: clock.now})
 	if denied := v.visit(sandboxtest.Visitor{
 		Company: "C4711", User: "bms.4711", Password: "sandbox", Deny: true,
-	}, authorizePath(nil)); denied.Get("error") != "access_denied" || denied.Get("state") != "st&te=1" || denied.Has("code") {
+	}, authorizePath(nil)); denied.Get("error") != "access_denied" || denied.Get("state") != "st&te=1" ||
+		denied.Has("code") {
 		t.Errorf("denied: %v", denied)
 	}
 	allowed := v.visit(deskOf4711, authorizePath(nil))
@@ -78,7 +80,8 @@ func TestConsentByPagesAndCode(t *testing.T) {
 	}
 	v.subscribe(sandbox.Site, pair.AccessToken)
 	other := map[string]string{"redirect_uri": "http://elsewhere"}
-	if status, got := v.exchange(v.visit(deskOf4711, authorizePath(nil)).Get("code"), other); status != 400 || got.Error != "invalid_grant" {
+	if status, got := v.exchange(v.visit(deskOf4711, authorizePath(nil)).Get("code"), other); status != 400 ||
+		got.Error != "invalid_grant" {
 		t.Errorf("a code with another redirect URI: %d %+v", status, got)
 	}
 	late := v.visit(deskOf4711, authorizePath(nil)).Get("code")
@@ -137,7 +140,8 @@ func TestSignInTellsWhatIsWrong(t *testing.T) {
 			t.Errorf("%+v: %v %v", who, to, err)
 		}
 	}
-	form := url.Values{"request": {authorizePath(nil)[len(sandbox.AuthorizePath)+1:]}, "CompanyCode": {"A&B"}, "UserName": {`"<desk>`}}
+	form := url.Values{"request": {authorizePath(nil)[len(sandbox.AuthorizePath)+1:]}, "CompanyCode": {"A&B"},
+		"UserName": {`"<desk>`}}
 	page, err := v.try("POST", sandbox.SignInPath, "", formHeader(), form.Encode())
 	if err != nil || page.status != 200 || !strings.Contains(page.body, "company code, user name or password is wrong") ||
 		!strings.Contains(page.body, `value="A&amp;B"`) || !strings.Contains(page.body, `value="&#34;&lt;desk&gt;"`) {
@@ -163,7 +167,8 @@ func TestPortalPagesAllowNothingButTheirForms(t *testing.T) {
 	} {
 		page := v.do("GET", authorizePath(map[string]string{"redirect_uri": redirect}), "")
 		policy := page.header.Get("Content-Security-Policy")
-		if page.status != 200 || !strings.HasSuffix(policy, "; form-action 'self' "+origin) || !strings.HasPrefix(policy, "default-src 'none'; ") {
+		if page.status != 200 || !strings.HasSuffix(policy, "; form-action 'self' "+origin) ||
+			!strings.HasPrefix(policy, "default-src 'none'; ") {
 			t.Errorf("%s: %d, policy %q", redirect, page.status, policy)
 		}
 		_, style, _ := strings.Cut(page.body, "<style>")
@@ -179,7 +184,8 @@ func TestRememberedSignInConsentsAsTheSameUser(t *testing.T) {
 	t.Parallel()
 	v := start(t, sandbox.Config{})
 	form := url.Values{"request": {authorizePath(nil)[len(sandbox.AuthorizePath)+1:]},
-		"CompanyCode": {"C4711"}, "UserName": {"bms.4711"}, "Password": {"sandbox"}, "decision": {"allow"}, "grant": {"BMS.Basic"}}
+		"CompanyCode": {"C4711"}, "UserName": {"bms.4711"}, "Password": {"sandbox"}, "decision": {"allow"},
+		"grant": {"BMS.Basic"}}
 	for _, remember := range []bool{false, true} {
 		if err := v.SetBehaviour(sandbox.Behaviour{RememberSignIn: remember}); err != nil {
 			t.Fatal(err)
@@ -204,7 +210,8 @@ func TestRememberedSignInConsentsAsTheSameUser(t *testing.T) {
 		if out, err := v.try("POST", sandbox.SignInPath, "", header, form.Encode()); err != nil || out.status != 302 {
 			t.Errorf("signing out: %d %v", out.status, err)
 		}
-		if again, err = v.try("GET", authorizePath(nil), "", http.Header{"Cookie": {cookie}}, ""); err != nil || !strings.Contains(again.body, "Password") {
+		if again, err = v.try("GET", authorizePath(nil), "", http.Header{"Cookie": {cookie}}, ""); err != nil ||
+			!strings.Contains(again.body, "Password") {
 			t.Errorf("after signing out: %s %v", again.body, err)
 		}
 	}
@@ -234,10 +241,12 @@ func TestPKCEIsVerifiedIgnoredOrRefused(t *testing.T) {
 		{"no verifier", sandbox.PKCEVerify, s256, "", "", "invalid_grant"},
 		{"verifier of a lost challenge", sandbox.PKCEVerify, nil, "", proof, "invalid_grant"},
 		{"neither", sandbox.PKCEVerify, nil, "", "", ""},
-		{"plain", sandbox.PKCEVerify, map[string]string{"code_challenge": proof, "code_challenge_method": "plain"}, "invalid_request", "", ""},
+		{"plain", sandbox.PKCEVerify, map[string]string{"code_challenge": proof, "code_challenge_method": "plain"},
+			"invalid_request", "", ""},
 		{"no method", sandbox.PKCEVerify, map[string]string{"code_challenge": challenge}, "invalid_request", "", ""},
 		{"no challenge", sandbox.PKCEVerify, map[string]string{"code_challenge_method": "S256"}, "invalid_request", "", ""},
-		{"padded challenge", sandbox.PKCEVerify, map[string]string{"code_challenge": challenge + "=", "code_challenge_method": "S256"}, "invalid_request", "", ""},
+		{"padded challenge", sandbox.PKCEVerify,
+			map[string]string{"code_challenge": challenge + "=", "code_challenge_method": "S256"}, "invalid_request", "", ""},
 		{"ignored, right", sandbox.PKCEIgnore, s256, "", proof, ""},
 		{"ignored, wrong", sandbox.PKCEIgnore, s256, "", "short", ""},
 		{"refused at the page", sandbox.PKCERefuse, s256, "invalid_request", "", ""},
@@ -258,7 +267,8 @@ func TestPKCEIsVerifiedIgnoredOrRefused(t *testing.T) {
 		if row.verifier != "" {
 			more["code_verifier"] = row.verifier
 		}
-		if status, pair := v.exchange(got.Get("code"), more); pair.Error != row.error || (status == 200) != (row.error == "") {
+		if status, pair := v.exchange(got.Get("code"), more); pair.Error != row.error ||
+			(status == 200) != (row.error == "") {
 			t.Errorf("%s: exchange: %d %q, want %q", row.name, status, pair.Error, row.error)
 		}
 	}
@@ -296,10 +306,14 @@ func TestConsentsGrantFewerScopesThanAsked(t *testing.T) {
 		{"all", deskOf4711, sandbox.Behaviour{}, "", "ReferenceData.Company BMS.Basic BMS.PartsOrders"},
 		{"two ticked", some, sandbox.Behaviour{}, "", "ReferenceData.Company BMS.PartsOrders"},
 		{"none ticked", none, sandbox.Behaviour{}, "access_denied", ""},
-		{"a user who may grant one", sandboxtest.Visitor{Company: "B", User: "b", Password: "x"}, sandbox.Behaviour{}, "", "BMS.Basic"},
-		{"a user who may grant none", sandboxtest.Visitor{Company: "N", User: "n", Password: "x"}, sandbox.Behaviour{}, "access_denied", ""},
-		{"a vendor that grants one", deskOf4711, sandbox.Behaviour{GrantScopes: []string{"BMS.PartsOrders"}}, "", "BMS.PartsOrders"},
-		{"a vendor that does not say", deskOf4711, sandbox.Behaviour{GrantScopes: []string{"BMS.Basic"}, OmitScope: true}, "", ""},
+		{"a user who may grant one", sandboxtest.Visitor{Company: "B", User: "b", Password: "x"}, sandbox.Behaviour{}, "",
+			"BMS.Basic"},
+		{"a user who may grant none", sandboxtest.Visitor{Company: "N", User: "n", Password: "x"}, sandbox.Behaviour{},
+			"access_denied", ""},
+		{"a vendor that grants one", deskOf4711, sandbox.Behaviour{GrantScopes: []string{"BMS.PartsOrders"}}, "",
+			"BMS.PartsOrders"},
+		{"a vendor that does not say", deskOf4711, sandbox.Behaviour{GrantScopes: []string{"BMS.Basic"}, OmitScope: true},
+			"", ""},
 	} {
 		if err := v.SetBehaviour(row.behaviour); err != nil {
 			t.Fatal(err)
@@ -315,7 +329,9 @@ func TestConsentsGrantFewerScopesThanAsked(t *testing.T) {
 		if status != 200 || pair.Scope != row.scope {
 			t.Errorf("%s: %d scopes %q, want %q", row.name, status, pair.Scope, row.scope)
 		}
-		if got := v.do("GET", api+"/whoami", pair.AccessToken); (got.status == 200) != strings.Contains(pair.Scope+strings.Join(row.behaviour.GrantScopes, " "), "Basic") {
+		if got := v.do("GET", api+"/whoami",
+			pair.AccessToken); (got.status == 200) != strings.Contains(pair.Scope+strings.Join(row.behaviour.GrantScopes, " "),
+			"Basic") {
 			t.Errorf("%s: whoami %d", row.name, got.status)
 		}
 	}
@@ -418,7 +434,8 @@ func TestFaultsHitThePortalAndUsersMe(t *testing.T) {
 	}
 	v.visit(deskOf4711, authorizePath(nil))
 	for _, op := range []sandbox.Operation{sandbox.OpUsersMe, sandbox.OpSignIn, sandbox.OpAuthorize} {
-		if err := v.SetFaults(sandbox.Faults{Share429: 1, RetryAfter: time.Minute, Operations: []sandbox.Operation{op}}); err != nil {
+		if err := v.SetFaults(sandbox.Faults{Share429: 1, RetryAfter: time.Minute,
+			Operations: []sandbox.Operation{op}}); err != nil {
 			t.Fatal(err)
 		}
 		for other, path := range map[sandbox.Operation]string{
@@ -428,7 +445,8 @@ func TestFaultsHitThePortalAndUsersMe(t *testing.T) {
 				t.Errorf("faults on %s: %s answers %d", op, other, got.status)
 			}
 		}
-		if got, err := v.try("POST", sandbox.SignInPath, "", formHeader(), ""); err != nil || (got.status == 429) != (op == sandbox.OpSignIn) {
+		if got, err := v.try("POST", sandbox.SignInPath, "", formHeader(), ""); err != nil ||
+			(got.status == 429) != (op == sandbox.OpSignIn) {
 			t.Errorf("faults on %s: signing in answers %d %v", op, got.status, err)
 		}
 	}
@@ -450,7 +468,8 @@ func TestAccountsAndBehaviourThatCannotBe(t *testing.T) {
 			t.Errorf("%+v was taken", b)
 		}
 	}
-	if got := s.Accounts(); len(got) != 1 || got[0].User != sandbox.DefaultUser || got[0].CompanyCode != sandbox.DefaultCompany || got[0].Password != "" {
+	if got := s.Accounts(); len(got) != 1 || got[0].User != sandbox.DefaultUser ||
+		got[0].CompanyCode != sandbox.DefaultCompany || got[0].Password != "" {
 		t.Errorf("accounts %v", got)
 	}
 	if got := s.Behaviour(); got.PKCE != sandbox.PKCEVerify || got.RememberSignIn {
@@ -467,11 +486,14 @@ func TestAccountsAndBehaviourOverTheControlAPI(t *testing.T) {
 		status             int
 		want               string
 	}{
-		{"GET", "/accounts", "", 200, `[{"level":"site","sites":["4711"],"companyCode":"C4711","user":"bms.4711","terminal":"T4711"}]`},
+		{"GET", "/accounts", "", 200,
+			`[{"level":"site","sites":["4711"],"companyCode":"C4711","user":"bms.4711","terminal":"T4711"}]`},
 		{"POST", "/accounts", account, 200, `"terminal":"T9"`},
-		{"PUT", "/accounts", "[" + account + "]", 200, `[{"level":"site","sites":["12"],"scopes":["BMS.Basic"],"companyCode":"ACME","user":"desk","terminal":"T9"}]`},
+		{"PUT", "/accounts", "[" + account + "]", 200,
+			`[{"level":"site","sites":["12"],"scopes":["BMS.Basic"],"companyCode":"ACME","user":"desk","terminal":"T9"}]`},
 		{"PUT", "/accounts", `[{"company":"x"}]`, 400, "company"},
-		{"PUT", "/behaviour", `{"topicsNotEnabled":["PARTS.ORDER"],"pkce":"refuse"}`, 200, `{"pkce":"refuse","topicsNotEnabled":["PARTS.ORDER"]}`},
+		{"PUT", "/behaviour", `{"topicsNotEnabled":["PARTS.ORDER"],"pkce":"refuse"}`, 200,
+			`{"pkce":"refuse","topicsNotEnabled":["PARTS.ORDER"]}`},
 		{"PUT", "/behaviour", `{"pkce":"maybe"}`, 400, "verify, ignore, refuse"},
 		{"GET", "/behaviour", "", 200, `"pkce":"refuse"`},
 		{"POST", "/reset", "", 204, ""},
@@ -479,7 +501,8 @@ func TestAccountsAndBehaviourOverTheControlAPI(t *testing.T) {
 		{"GET", "/accounts", "", 200, `"user":"bms.4711"`},
 	} {
 		got, err := v.try(row.method, sandbox.ControlPath+row.path, "", nil, row.body)
-		if err != nil || got.status != row.status || !strings.Contains(got.body, row.want) || strings.Contains(got.body, "hush") {
+		if err != nil || got.status != row.status || !strings.Contains(got.body, row.want) ||
+			strings.Contains(got.body, "hush") {
 			t.Errorf("%s %s: %d %s %v, want %d %s", row.method, row.path, got.status, got.body, err, row.status, row.want)
 		}
 	}
@@ -492,7 +515,8 @@ func TestAutoConsentAndRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	q := returned(t, v.do("GET", authorizePath(map[string]string{"scope": "BMS.Basic"}), ""))
-	status, pair := v.ask(url.Values{"grant_type": {"authorization_code"}, "code": {q.Get("code")}, "redirect_uri": {back}})
+	status, pair := v.ask(url.Values{"grant_type": {"authorization_code"}, "code": {q.Get("code")},
+		"redirect_uri": {back}})
 	if status != 200 || pair.Scope != "BMS.Basic" {
 		t.Errorf("only what was asked for is granted: %d %+v", status, pair)
 	}
@@ -507,7 +531,8 @@ func TestAutoConsentAndRefusals(t *testing.T) {
 		}
 	}
 	for key, value := range map[string]string{"client_id": "x", "redirect_uri": "http://elsewhere/"} {
-		if got := v.do("GET", authorizePath(map[string]string{key: value}), ""); got.status != 400 || got.header.Get("Location") != "" {
+		if got := v.do("GET", authorizePath(map[string]string{key: value}), ""); got.status != 400 ||
+			got.header.Get("Location") != "" {
 			t.Errorf("%s=%s must never be redirected to: %d %q", key, value, got.status, got.header.Get("Location"))
 		}
 	}

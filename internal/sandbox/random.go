@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// dice is the randomness of one thing (an order, a grant, a fault draw). Each
-// thing has its own, derived from the seed and the thing's place, so that what
-// happens to one does not depend on how goroutines interleave elsewhere.
+// dice is the randomness of one thing (an order, a grant, a draw of a fault). Each thing has its
+// own, derived from the seed and the thing's number, so that the order in which goroutines run
+// elsewhere does not change it.
 type dice struct{ *rand.Rand }
 
 // dice returns the randomness of the n-th thing of a kind.
@@ -19,16 +19,21 @@ func (s *Sandbox) dice(kind string, n uint64) dice {
 	return dice{rand.New(rand.NewPCG(s.cfg.Seed^h.Sum64(), n))}
 }
 
-// oneIn is true once in n throws.
+// oneIn returns true in one of n cases.
 func (d dice) oneIn(n int) bool { return d.IntN(n) == 0 }
 
-// uuid returns a version 4 uuid in lower case.
-func (d dice) uuid() string {
-	var b [16]byte
+// bytes returns 16 random bytes.
+func (d dice) bytes() (b [16]byte) {
 	hi, lo := d.Uint64(), d.Uint64()
 	for i := range 8 {
 		b[i], b[8+i] = byte(hi>>(8*i)), byte(lo>>(8*i))
 	}
+	return b
+}
+
+// uuid returns a version 4 uuid in lower case.
+func (d dice) uuid() string {
+	b := d.bytes()
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
 	var out [36]byte
 	hex.Encode(out[0:8], b[0:4])
@@ -40,22 +45,17 @@ func (d dice) uuid() string {
 	return string(out[:])
 }
 
-// token returns 32 hex digits: enough to look like a secret, repeatable as
-// everything here.
+// token returns 32 hex digits. It looks like a secret, but is repeatable like everything here.
 func (d dice) token() string {
-	var b [16]byte
-	hi, lo := d.Uint64(), d.Uint64()
-	for i := range 8 {
-		b[i], b[8+i] = byte(hi>>(8*i)), byte(lo>>(8*i))
-	}
+	b := d.bytes()
 	return hex.EncodeToString(b[:])
 }
 
 // pick returns one of the choices.
 func pick[T any](d dice, choices []T) T { return choices[d.IntN(len(choices))] }
 
-// vendorTime writes a time as the vendor does: UTC, seven fractional digits.
-// The Z is the caller's to leave out.
+// vendorTime formats a time as the vendor does: UTC, seven fractional digits, and the Z if zone is
+// set.
 func vendorTime(t time.Time, zone bool) string {
 	s := t.UTC().Format("2006-01-02T15:04:05.0000000")
 	if zone {

@@ -1,25 +1,24 @@
-// Package sandbox is the vendor's double: the AudaConnect BMS API, its OAuth
-// portal and a control API on one http.Handler, faithful to what is known of
-// the vendor and hostile where the vendor may be.
+// Package sandbox simulates the vendor: the AudaConnect BMS API, its OAuth portal and a control API
+// in one http.Handler. It behaves like the vendor where that is known, and is hostile where the
+// vendor may be. Begin with New and Config; server.go has the routes and what all calls have in
+// common.
 //
-// It is what tests, the demo, the benchmark and a developer's own machine talk
-// to, as the vendor's hosts cannot be reached from there. Like a good test
-// authority it does not make life easy: unless Config.Tame is set, notifications
-// come in both forms, with upper-case uuids, without time zones and with URLs
-// that nobody may call; orders carry unknown fields, unknown part statuses, odd
-// digits and missing dates in every spelling. A client that cuts a corner fails
-// here and not in production.
+// Tests, the demo, the benchmark and developers' machines use it, because they cannot reach the
+// vendor's hosts. Unless Config.Tame is set, it does not make life easy: notifications come in both
+// forms, with upper-case uuids, without time zones and with URLs that must not be called; orders
+// have unknown fields, unknown part statuses, odd digits, and missing dates in every spelling. A
+// client that cuts a corner fails here and not in production.
 //
-// Polling is destructive here as it is there: what an answer carried is gone,
-// also when the connection was cut before anybody read it. A ledger keeps the
-// ground truth (what was queued, handed out, lost), so that a verifier can tell
-// what a client had a right to see.
+// Polling is destructive, like the vendor's: what a response carried is gone, even if the
+// connection was cut before anybody read it. A ledger records the truth (what was queued, handed
+// out, lost), so that a verifier knows what a client could see.
 //
-// The package imports nothing of the relay: a double that shared code with the
-// client would share its mistakes.
+// The package imports nothing of the relay: if it shared code with the client, it would share the
+// client's mistakes.
 package sandbox
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -28,17 +27,15 @@ import (
 	"time"
 )
 
-// Where the double answers, relative to the address it is served on. They are
-// the vendor's own paths.
+// The paths, relative to the address that the sandbox is served on. They are the vendor's own.
 const (
-	// APIPath is the base of the vendor's API: calls stand below it at
-	// /v1/bmsapi/.
+	// APIPath is the base of the vendor's API: the calls are below it at /v1/bmsapi/.
 	APIPath = "/AudaAPI.BMSAPI"
 	// AuthorizePath is where a user's browser is sent for consent.
 	AuthorizePath = "/AudaAPI.Portal/OAuth20"
-	// SignInPath is where the portal's sign-in page sends its form.
+	// SignInPath receives the form of the portal's sign-in page.
 	SignInPath = "/AudaAPI.Portal/SignIn"
-	// UsersMePath is the sister API's call that says who a token is.
+	// UsersMePath is the sister API's call that returns who owns a token.
 	UsersMePath = "/AudaAPI.WebAPI/api/users/me"
 	// TokenPath is the OAuth token endpoint.
 	TokenPath = "/AudaAPI.Portal/OAuth20/token"
@@ -48,57 +45,51 @@ const (
 	TrapPath = "/_trap"
 )
 
-// The scopes a consent can carry.
+// The scopes of consents.
 const (
 	// ScopeBasic covers events, topics, whoami and the assessment look-up.
 	ScopeBasic = "BMS.Basic"
-	// ScopePartsOrders covers reading orders; see Config.OrdersScope for its
-	// other spelling.
+	// ScopePartsOrders covers reading orders; see Config.OrdersScope for its other spelling.
 	ScopePartsOrders = "BMS.PartsOrders"
 	// ScopeCompany covers UsersMePath.
 	ScopeCompany = "ReferenceData.Company"
 )
 
-// Config says how the double behaves. The zero value is a hostile sandbox with
-// the vendor's figures.
+// Config configures the sandbox. The zero value is a hostile sandbox with the vendor's limits.
 type Config struct {
-	// ClientID and ClientSecret are the one OAuth client that is known here.
-	// Default "sandbox-client" and "sandbox-secret".
+	// ClientID and ClientSecret belong to the only OAuth client. Default "sandbox-client" and
+	// "sandbox-secret".
 	ClientID     string
 	ClientSecret string
-	// RedirectURIs are the addresses a consent may return to; none means any
-	// absolute http or https URL.
+	// RedirectURIs are the addresses that a consent may return to; none means any absolute http or
+	// https URL.
 	RedirectURIs []string
-	// OrdersScope is the scope that reading orders needs. Default
-	// ScopePartsOrders; an older help page of the vendor spells it
-	// "BMS.PartOrders".
+	// OrdersScope is the scope needed for reading orders. Default ScopePartsOrders; an older help
+	// page of the vendor spells it "BMS.PartOrders".
 	OrdersScope string
-	// AccessTokenLifetime is how long an access token is taken. Default 1,800 s,
-	// the vendor's.
+	// AccessTokenLifetime is how long an access token is valid. Default 1,800 s, like the vendor's.
 	AccessTokenLifetime time.Duration
-	// PageSize is the most notifications that one poll returns. Default 100, the
+	// PageSize is the largest number of notifications that one poll returns. Default 100, like the
 	// vendor's.
 	PageSize int
-	// RateLimit is the most API requests in a minute (by the clock's minutes)
-	// before 429 with Retry-After answers the rest of it. 0 means no limit. The
-	// vendor documents none; third parties speak of 100 and 1,000.
+	// RateLimit is the largest number of API requests in a minute (of the clock); further ones get
+	// 429 with Retry-After. 0 means no limit. The vendor documents none; third parties mention 100
+	// and 1,000.
 	RateLimit int
-	// Accounts are those who can sign in at the portal; see SetAccounts. Default
-	// the one of DefaultUser.
+	// Accounts can sign in at the portal; see SetAccounts. Default: the account of DefaultUser.
 	Accounts []Account
-	// Behaviour is that at the start and after Reset.
+	// Behaviour is the behaviour at the start and after Reset.
 	Behaviour Behaviour
 	// Now is the clock. Default time.Now.
 	Now func() time.Time
-	// Seed makes everything random repeatable: the same calls in the same order
-	// give the same ids, orders, forms and faults. What concerns one order
-	// depends only on its site and on how many orders the site had before it.
+	// Seed makes everything random repeatable: the same calls in the same order give the same ids,
+	// orders, forms and faults. An order depends only on its site and on how many orders the site
+	// had before it.
 	Seed uint64
-	// Tame turns the hostility off: newer form only, no unknown fields or
-	// statuses, plain dates and prices.
+	// Tame turns hostility off: newer form only, no unknown fields or statuses, plain dates and
+	// prices.
 	Tame bool
-	// Log receives a debug line per request. Default none. No token or secret is
-	// ever logged.
+	// Log receives a debug line per request. Default: none. Tokens and secrets are never logged.
 	Log *slog.Logger
 }
 
@@ -115,21 +106,11 @@ func (c Config) GoString() string { return c.String() }
 func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 func (c Config) withDefaults() Config {
-	if c.ClientID == "" {
-		c.ClientID = "sandbox-client"
-	}
-	if c.ClientSecret == "" {
-		c.ClientSecret = "sandbox-secret"
-	}
-	if c.OrdersScope == "" {
-		c.OrdersScope = ScopePartsOrders
-	}
-	if c.AccessTokenLifetime <= 0 {
-		c.AccessTokenLifetime = 1800 * time.Second
-	}
-	if c.PageSize <= 0 {
-		c.PageSize = 100
-	}
+	c.ClientID = cmp.Or(c.ClientID, "sandbox-client")
+	c.ClientSecret = cmp.Or(c.ClientSecret, "sandbox-secret")
+	c.OrdersScope = cmp.Or(c.OrdersScope, ScopePartsOrders)
+	c.AccessTokenLifetime = cmp.Or(max(c.AccessTokenLifetime, 0), 1800*time.Second)
+	c.PageSize = cmp.Or(max(c.PageSize, 0), 100)
 	if c.Accounts == nil {
 		c.Accounts = []Account{{Password: DefaultPassword, Consent: Consent{Sites: []string{"4711"}}}}
 	}
@@ -142,8 +123,8 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Sandbox is one vendor with its users, orders and queues, all in memory. All
-// methods may be called at the same time from anywhere.
+// Sandbox is one vendor with its users, orders and queues, all in memory. Its methods are safe for
+// concurrent use.
 type Sandbox struct {
 	cfg     Config
 	handler http.Handler
@@ -151,14 +132,14 @@ type Sandbox struct {
 	faults    atomic.Pointer[[]Faults]
 	behaviour atomic.Pointer[Behaviour]
 
-	answers atomic.Uint64 // numbers the answers: their correlation ids
+	answers atomic.Uint64 // numbers the responses, for their correlation ids
 	fates   atomic.Uint64 // numbers the draws of faults
 
 	mu sync.Mutex // guards everything below; held for microseconds only
 	world
 }
 
-// world is all that Reset starts anew.
+// world is everything that Reset replaces.
 type world struct {
 	tally  tally
 	window rateWindow
@@ -201,14 +182,14 @@ func newWorld() world {
 	}
 }
 
-// Check returns what is wrong with Accounts or Behaviour.
+// Check returns an error if Accounts or Behaviour are invalid.
 func (c Config) Check() error {
 	_, err := build(c)
 	return err
 }
 
-// New builds a sandbox with nobody in it: no grants, no orders, no faults. It
-// panics if Config.Check returns an error.
+// New returns an empty sandbox: no grants, no orders, no faults. It panics if Config.Check returns
+// an error.
 func New(cfg Config) *Sandbox {
 	s, err := build(cfg)
 	if err != nil {
@@ -236,8 +217,8 @@ func build(cfg Config) (*Sandbox, error) {
 // Handler serves the vendor's API, its OAuth portal and the control API.
 func (s *Sandbox) Handler() http.Handler { return s.handler }
 
-// Reset forgets every grant, token, subscription, order, counter and fault, and
-// has the accounts and the behaviour that were configured. Answers under way end as they began.
+// Reset removes every grant, token, subscription, order, counter and fault, and restores the
+// configured accounts and behaviour. Responses under way are not affected.
 func (s *Sandbox) Reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

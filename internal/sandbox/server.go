@@ -21,14 +21,14 @@ const (
 	textUnavailable  = "The service is unavailable."
 )
 
-// answer is what an operation came to. Operations return it and never write
-// themselves, so that one place can cut it.
+// answer is the response of an operation. Operations return it and never write it themselves, so
+// that it can be cut in one place.
 type answer struct {
 	status      int
 	contentType string
 	body        []byte
 	header      map[string]string
-	// lost is called, at most once, if the answer did not go out whole.
+	// lost is called, at most once, if the response was not sent completely.
 	lost func()
 }
 
@@ -40,7 +40,7 @@ func jsonBody(status int, body []byte) answer {
 	return answer{status: status, contentType: "application/json; charset=utf-8", body: body}
 }
 
-// jsonValue encodes strings and the like; it cannot fail for them.
+// jsonValue encodes strings and similar values, for which encoding cannot fail.
 func jsonValue(status int, v any) answer {
 	body, err := json.Marshal(v)
 	if err != nil {
@@ -49,14 +49,14 @@ func jsonValue(status int, v any) answer {
 	return jsonBody(status, body)
 }
 
-// call is one request of an operation under way.
+// call is one request of an operation.
 type call struct {
 	*http.Request
 	correlationID string
 	grant         *grant // set by api
 }
 
-// routes lays out everything the sandbox answers.
+// routes returns the handler of everything that the sandbox serves.
 func (s *Sandbox) routes() http.Handler {
 	mux := http.NewServeMux()
 	const base = APIPath + "/v1/bmsapi"
@@ -83,8 +83,8 @@ func (s *Sandbox) routes() http.Handler {
 	return mux
 }
 
-// trap answers a URL that only ever stood in a message. The client has to take
-// the order's uuid from it and call nothing.
+// trap handles a URL that only occurs in messages. A client must take the order's uuid from it and
+// never call it.
 func (s *Sandbox) trap(c call) answer {
 	s.mu.Lock()
 	s.tally.TrapCalls++
@@ -93,27 +93,27 @@ func (s *Sandbox) trap(c call) answer {
 	return plain(http.StatusNotFound, textNotFound)
 }
 
-// api is a call of the vendor's API: with a bearer token whose grant has the
-// scope.
+// api handles a call of the vendor's API: it needs a bearer token whose grant has the scope.
 func (s *Sandbox) api(op Operation, scope string, run func(call) answer) http.Handler {
 	return s.vendor(op, s.bearing, func(c call) answer {
 		if asksForXML(c.Header.Get("Accept")) {
 			return plain(http.StatusNotAcceptable, "This sandbox answers in JSON only.")
 		}
-		if a, refused := s.admit(&c, scope, refusals{plain, textUnauthorised, "Forbidden. The scope " + scope + " is required."}); refused {
+		no := refusals{plain, textUnauthorised, "Forbidden. The scope " + scope + " is required."}
+		if a, refused := s.admit(&c, scope, no); refused {
 			return a
 		}
 		return run(c)
 	})
 }
 
-// refusals are how an API says no.
+// refusals are the error responses of an API.
 type refusals struct {
 	say                     func(status int, text string) answer
 	unauthorised, forbidden string
 }
 
-// admit finds the grant of a call's bearer token, unless the call is refused.
+// admit sets the call's grant from its bearer token, or returns a refusal and true.
 func (s *Sandbox) admit(c *call, scope string, r refusals) (answer, bool) {
 	now := s.cfg.Now()
 	s.mu.Lock()
@@ -138,12 +138,12 @@ func (s *Sandbox) admit(c *call, scope string, r refusals) (answer, bool) {
 	return answer{}, false
 }
 
-// asksForXML is true if XML is all that the caller takes.
+// asksForXML reports whether the caller accepts nothing but XML.
 func asksForXML(accept string) bool {
 	return strings.Contains(accept, "xml") && !strings.Contains(accept, "json") && !strings.Contains(accept, "*/*")
 }
 
-// atLevel keeps a grant of one level from the calls of the others.
+// atLevel refuses grants of other levels.
 func atLevel(level Level, run func(call) answer) func(call) answer {
 	return func(c call) answer {
 		if c.grant.owner.level != level {
@@ -153,9 +153,9 @@ func atLevel(level Level, run func(call) answer) func(call) answer {
 	}
 }
 
-// vendor is what every call of the vendor's has in common: it is counted, has a
-// correlation id, and meets its fate. subject, if any, says whose it is before
-// anything waits, so that overlapping calls of one grant are seen.
+// vendor does what all of the vendor's calls have in common: a call is counted, gets a correlation
+// id and may get a fault. Subject, if not nil, returns the call's grant before anything waits, so
+// that overlapping calls of one grant are detected.
 func (s *Sandbox) vendor(op Operation, subject func(*http.Request) *grant, run func(call) answer) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := call{Request: r, correlationID: s.dice("correlation", s.answers.Add(1)).uuid()}
@@ -179,7 +179,7 @@ func (s *Sandbox) vendor(op Operation, subject func(*http.Request) *grant, run f
 		case fateNone, fateCutAfter, fateLatency:
 			a = run(c)
 		}
-		// Before the answer goes out: whoever has it may call again at once.
+		// Before the response is sent: the client may call again as soon as it has it.
 		leave()
 		for name, value := range a.header {
 			w.Header().Set(name, value)
@@ -192,7 +192,7 @@ func (s *Sandbox) vendor(op Operation, subject func(*http.Request) *grant, run f
 				a.lost()
 			}
 			if fate.middle && len(a.body) > 1 {
-				// What is gone is written down before the client can notice.
+				// The loss is recorded before the client can notice.
 				_ = write(w, a, len(a.body)/2) // it is cut anyway
 			}
 			s.cut(r.Context(), op, c.correlationID)
@@ -201,10 +201,10 @@ func (s *Sandbox) vendor(op Operation, subject func(*http.Request) *grant, run f
 	})
 }
 
-// enter counts a request and returns what ends it.
+// enter counts a request and returns a function that ends it.
 func (s *Sandbox) enter(op Operation, f fate, subject func(*http.Request) *grant, r *http.Request) func() {
 	if op == OpToken {
-		_ = r.ParseForm() // outside the lock, as it reads the body; token judges the outcome by what is missing
+		_ = r.ParseForm() // outside the lock, because it reads the body; token notices what is missing
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -225,8 +225,8 @@ func (s *Sandbox) enter(op Operation, f fate, subject func(*http.Request) *grant
 	return s.overlap(g, op)
 }
 
-// overlap notes a grant's polls and refreshes under way. Called with mu held;
-// what it returns is called without.
+// overlap counts a grant's polls and refreshes under way. The caller must hold mu; the returned
+// function must be called without.
 func (s *Sandbox) overlap(g *grant, op Operation) func() {
 	var underWay *int
 	switch op {
@@ -257,22 +257,22 @@ func (s *Sandbox) overlap(g *grant, op Operation) func() {
 // cut ends a request by closing its connection.
 func (s *Sandbox) cut(ctx context.Context, op Operation, correlationID string) {
 	s.left(ctx, op, 0, correlationID)
-	panic(http.ErrAbortHandler) // net/http's own way to drop a connection quietly
+	panic(http.ErrAbortHandler) // net/http's own way to drop a connection without a log line
 }
 
-// send writes an answer, and says so if it did not go out.
+// send writes a response, and reports it as lost if it could not be sent.
 func (s *Sandbox) send(w http.ResponseWriter, r *http.Request, op Operation, correlationID string, a answer) {
 	s.left(r.Context(), op, a.status, correlationID)
 	if a.lost == nil {
-		_ = write(w, a, len(a.body)) // nobody to tell: the caller has gone
+		_ = write(w, a, len(a.body)) // the caller may be gone
 		return
 	}
-	err := r.Context().Err() // the caller left while it was carried out
+	err := r.Context().Err() // the caller left during the call
 	if err == nil {
 		err = write(w, a, len(a.body))
 	}
 	if err == nil {
-		// Only a flush says whether the connection still took it.
+		// Only a flush finds out whether the connection still accepted it.
 		err = http.NewResponseController(w).Flush()
 	}
 	if err != nil {
@@ -301,7 +301,7 @@ func write(w http.ResponseWriter, a answer, n int) error {
 	return nil
 }
 
-// left counts and logs what a request came to; status 0 is a cut connection.
+// left counts and logs the result of a request; status 0 means a cut connection.
 func (s *Sandbox) left(ctx context.Context, op Operation, status int, correlationID string) {
 	s.mu.Lock()
 	s.tally.Statuses[status]++
@@ -310,10 +310,10 @@ func (s *Sandbox) left(ctx context.Context, op Operation, status int, correlatio
 		slog.Int("status", status), slog.String("correlation_id", correlationID))
 }
 
-// whoami answers who the token is.
+// whoami returns who owns the token.
 func (s *Sandbox) whoami(c call) answer { return jsonValue(http.StatusOK, c.grant.consent.User) }
 
-// assessmentKey is how a body shop knows an assessment.
+// assessmentKey is how a body shop identifies an assessment.
 type assessmentKey struct{ originator, number string }
 
 func (s *Sandbox) readAssessment(c call) answer {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// leafTopics are the vendor's events; a subscription may name any of them or any
-// stem that ends at a dot.
+// leafTopics are the vendor's events. A subscription may name any of them, or any beginning of one
+// that ends before a dot.
 var leafTopics = []string{
 	TopicCreated, TopicUpdated,
 	"ASSESSMENT.EXPORT.CREATED",
@@ -45,7 +45,7 @@ func withStems(leaves []string) []string {
 	return all
 }
 
-// covers is true if a subscription to stem receives topic.
+// covers reports whether a subscription to stem receives topic.
 func covers(stem, topic string) bool {
 	return topic == stem || strings.HasPrefix(topic, stem+".")
 }
@@ -93,7 +93,7 @@ type wireSubscription struct {
 	Topic          *wireTopic
 	CreatedAt      string
 	Push           *wirePush
-	// Region stands for fields that a later build of the vendor may add.
+	// Region stands for fields that the vendor may add later.
 	Region *string `json:",omitempty"`
 }
 
@@ -141,14 +141,15 @@ func (s *Sandbox) subscribe(c call) answer {
 	s.tally.SubscriptionsCreated++
 	if s.cfg.Tame {
 		full := topicOf(topic)
-		return jsonValue(http.StatusOK, wireSubscription{SubscriptionId: sub.id, Topic: &full, CreatedAt: vendorTime(sub.created, true)})
+		w := wireSubscription{SubscriptionId: sub.id, Topic: &full, CreatedAt: vendorTime(sub.created, true)}
+		return jsonValue(http.StatusOK, w)
 	}
-	// Only the id can be relied on.
+	// Clients can only rely on the id.
 	return jsonValue(http.StatusOK, map[string]any{"SubscriptionId": sub.id, "Topic": nil, "Result": "OK"})
 }
 
-// owned returns the subscription of the path if it is the caller's. Ids are
-// compared as .NET compares uuids: in any case. Called with mu held.
+// owned returns the subscription of the path if it is the caller's. Ids are compared without case,
+// like .NET's uuids. The caller must hold mu.
 func (s *Sandbox) owned(c call) *subscription {
 	sub := s.subs[strings.ToLower(c.PathValue("id"))]
 	if sub == nil || sub.owner != c.grant.owner {
@@ -170,7 +171,7 @@ func (s *Sandbox) unsubscribe(c call) answer {
 	return answer{status: http.StatusNoContent}
 }
 
-// drop removes a subscription and what waits in it. Called with mu held.
+// drop removes a subscription and what waits in it. The caller must hold mu.
 func (s *Sandbox) drop(sub *subscription) {
 	for _, n := range sub.queue {
 		n.dropped = true
@@ -185,18 +186,18 @@ func (s *Sandbox) drop(sub *subscription) {
 	s.subOrder = slices.DeleteFunc(s.subOrder, is)
 }
 
-// Subscription is a subscription as the control sees it.
+// Subscription is a subscription as the control API shows it.
 type Subscription struct {
 	ID    string `json:"id"`
 	Level Level  `json:"level"`
 	// Owner is the site id, company code or user it belongs to.
 	Owner string `json:"owner"`
 	Topic string `json:"topic"`
-	// Waiting notifications in its queue.
+	// Waiting is the number of notifications in its queue.
 	Waiting int `json:"waiting"`
 }
 
-// Subscriptions returns those that exist, oldest first.
+// Subscriptions returns the existing subscriptions, oldest first.
 func (s *Sandbox) Subscriptions() []Subscription {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -207,8 +208,8 @@ func (s *Sandbox) Subscriptions() []Subscription {
 	return list
 }
 
-// RemoveSubscription makes a subscription vanish behind its owner's back, with
-// everything that waits in it. ErrNoSubscription if there is none such.
+// RemoveSubscription removes a subscription without telling its owner, with everything that waits
+// in it. It returns ErrNoSubscription if there is no such subscription.
 func (s *Sandbox) RemoveSubscription(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// The sister API's errors are JSON.
+// message returns an error of the sister API, whose errors are JSON.
 func message(status int, text string) answer {
 	return jsonValue(status, map[string]string{"Message": text})
 }
 
-// sister is a call of the sister API: as api, but its refusals are JSON.
+// sister handles a call of the sister API. It is like api, but its refusals are JSON.
 func (s *Sandbox) sister(op Operation, scope string, run func(call) answer) http.Handler {
 	return s.vendor(op, s.bearing, func(c call) answer {
 		no := refusals{message, "Authorization has been denied for this request.", "The scope " + scope + " is required."}
@@ -25,7 +25,7 @@ func (s *Sandbox) sister(op Operation, scope string, run func(call) answer) http
 	})
 }
 
-// usersMe answers who the token is: the user's own site and company, and what nobody asked for.
+// usersMe returns who owns the token: the user's own site and company, and more.
 func (s *Sandbox) usersMe(c call) answer {
 	who := c.grant.consent
 	me := map[string]any{
@@ -37,7 +37,7 @@ func (s *Sandbox) usersMe(c call) answer {
 		me["UserId"] = c.grant.number
 		me["Roles"] = []string{"Estimator", "Parts & <Orders>"}
 		me["TelephoneNumber"] = nil
-		// The vendor's document does not say of what type the ids are.
+		// The vendor's documentation does not specify the type of the ids.
 		if c.grant.number%2 == 0 {
 			for _, field := range []string{"SiteId", "TerminalId"} {
 				if n, err := strconv.ParseUint(me[field].(string), 10, 32); err == nil && n > 0 {

@@ -1,4 +1,5 @@
-// Package sandboxtest walks through the sandbox's portal for tests, as a user without scripts does.
+// Package sandboxtest goes through the sandbox's portal for tests, like a user of a browser without
+// scripts. Visitor.Consent opens a consent URL, signs in and decides.
 package sandboxtest
 
 import (
@@ -15,23 +16,23 @@ import (
 	"strings"
 )
 
-// Visitor is somebody at the portal with a browser of their own.
+// Visitor is a user of the portal with a browser.
 type Visitor struct {
-	// Company, User and Password are what they type in.
+	// Company, User and Password are what the user enters.
 	Company, User, Password string
-	// Scopes are those they leave ticked; nil leaves all.
+	// Scopes are the scopes left ticked; nil leaves all of them.
 	Scopes []string
-	// Deny makes them press Deny.
+	// Deny presses Deny instead of Allow.
 	Deny bool
 	// Transport is http.DefaultTransport if nil.
 	Transport http.RoundTripper
 }
 
-// ErrSignIn is returned if the portal refuses what the visitor types in.
+// ErrSignIn is returned if the portal refuses the credentials.
 var ErrSignIn = errors.New("the portal refuses the company code, the user name or the password")
 
-// Consent opens a consent URL, signs in, decides, and returns the address that the portal then sends the browser to. It
-// does not open that address.
+// Consent opens a consent URL, signs in, decides, and returns the address to which the portal then
+// redirects the browser. It does not open that address.
 func (v Visitor) Consent(ctx context.Context, consentURL string) (*url.URL, error) {
 	jar, err := cookiejar.New(nil)
 	if err != nil {
