@@ -156,7 +156,7 @@ func (s *Service) answer(w http.ResponseWriter, v *visit, p page) {
 // wait.
 func (s *Service) refuse(w http.ResponseWriter, r *http.Request, v *visit, p page) {
 	f := s.guards.guesses.Failed(v.addr, v.now)
-	if f.Tell {
+	if f.Log {
 		s.c.Log.WarnContext(r.Context(), "a consent page was asked for that there is not", "remote", v.addr.String(),
 			"more_since_last_line", f.More, "more_of_others", f.Others, "request_id", v.id)
 	}

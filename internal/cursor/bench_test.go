@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// BenchmarkSteady is one entry offered, taken and settled, with others in flight and a document every thousand.
+// BenchmarkSteady is one entry offered, taken and settled, with others in flight and a document
+// every thousand.
 func BenchmarkSteady(b *testing.B) {
 	c := New(Policy{Concurrency: 32, CircuitFailures: 5})
 	orders := make([]string, 5000)
@@ -50,8 +51,8 @@ func BenchmarkTakeAmongLanes(b *testing.B) {
 	}
 }
 
-// BenchmarkChanges is what storing costs in this package and its encoding: a thousand lanes on each of a hundred
-// cursors, all of them changed, and then the usual case of ten.
+// BenchmarkChanges is what storing costs in this package and its encoding: a thousand lanes on each
+// of a hundred cursors, all of them changed, and then the usual case of ten.
 func BenchmarkChanges(b *testing.B) {
 	for _, changed := range []int{1000, 10} {
 		b.Run(fmt.Sprint("changed=", changed), func(b *testing.B) {

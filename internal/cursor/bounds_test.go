@@ -216,8 +216,8 @@ func TestClamp(t *testing.T) {
 	}
 }
 
-// The document stays within its bound with every hole there can be, with the longest numbers, also after reloads that
-// hold more than a document may.
+// The document stays within its bound with every hole there can be, with the longest numbers, also
+// after reloads that hold more than a document may.
 func TestDocumentSize(t *testing.T) {
 	t.Parallel()
 	const base = math.MaxUint64 - 1<<20

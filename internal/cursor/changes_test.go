@@ -34,7 +34,8 @@ func TestLaneIsAheadOfTheDocument(t *testing.T) {
 	wantEqual(t, "done", fmt.Sprint(d.Position, d.Done), "2 [[5 5] [7 7]]")
 	wantEqual(t, "verdicts", fmt.Sprint(offer(t, c, "b4", "a5", "b6", "a7", "a8")), "[accepted ignored accepted ignored accepted]")
 
-	// A lane lists all that waits of its order: what it knows of and does not list was settled before it was stored.
+	// A lane lists all that waits of its order: what it knows of and does not list was settled
+	// before it was stored.
 	c = load()
 	wantEqual(t, "verdicts", fmt.Sprint(offer(t, c, "b3", "a4", "a5", "a6", "a7", "a8")), "[accepted ignored ignored ignored ignored laned]")
 	lane.OpenFrom = 9
@@ -116,7 +117,8 @@ func TestChangesAndStored(t *testing.T) {
 	if len(three.Lanes) != 0 || !slices.Equal(three.Remove, []string{"a"}) {
 		t.Fatalf("%+v", three)
 	}
-	// It comes back while it is being removed: the removal in progress is done with, the lane is to be put again.
+	// It comes back while it is being removed: the removal in progress is done with, the lane is to
+	// be put again.
 	c.Succeed(take(t, c, t0, 1, "b", 2), t0)
 	offer(t, c, "a10")
 	c.Fail(take(t, c, t0, 1, "a", 10), t0, Failure{})
@@ -148,8 +150,8 @@ func TestLanesOfAnotherGenerationAreRemoved(t *testing.T) {
 	}
 }
 
-// A lane that comes and goes while its removal was never acknowledged is still to be removed; an acknowledgement that
-// comes late removes nothing newer.
+// A lane that comes and goes while its removal was never acknowledged is still to be removed; an
+// acknowledgement that comes late removes nothing newer.
 func TestLaneComesBackBeforeItIsRemoved(t *testing.T) {
 	t.Parallel()
 	c := New(hourly)
@@ -176,7 +178,8 @@ func TestLaneComesBackBeforeItIsRemoved(t *testing.T) {
 	wantEqual(t, "dirty", c.Dirty(), false)
 }
 
-// What was skipped before a crash stays skipped, though the lane that is made after it reads the log over it.
+// What was skipped before a crash stays skipped, though the lane that is made after it reads the
+// log over it.
 func TestSkippedBeforeThereWasALane(t *testing.T) {
 	t.Parallel()
 	p := hourly
@@ -210,7 +213,8 @@ func TestSkippedBeforeThereWasALane(t *testing.T) {
 	wantEqual(t, "unsettled", c.Unsettled()+c.Lanes(), 0)
 }
 
-// Whoever takes a cursor on writes all of it under the new epoch; what a former owner writes too late is told apart and removed.
+// Whoever takes a cursor on writes all of it under the new epoch; what a former owner writes too
+// late is told apart and removed.
 func TestAdoptFencesOffAFormerOwner(t *testing.T) {
 	t.Parallel()
 	now := time.Now()

@@ -195,7 +195,8 @@ func TestProbeThatIsRefusedForItselfClosesTheCircuit(t *testing.T) {
 	wantEqual(t, "attempts", after.Attempts, l.Attempts)
 }
 
-// A receiver that refuses two old orders and would take any new one must get the new one, in spite of the circuit.
+// A receiver that refuses two old orders and would take any new one must get the new one, in spite
+// of the circuit.
 func TestPoisonDoesNotStarveTheOthers(t *testing.T) {
 	t.Parallel()
 	p := Policy{Concurrency: 2, Schedule: []time.Duration{time.Minute}, Forever: true, CircuitFailures: 2}

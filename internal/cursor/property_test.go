@@ -29,8 +29,8 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-// TestSimulation is the property: whatever readers, receivers, clocks and stores do, order is kept, nothing is lost,
-// and nothing is repeated but for a crash.
+// TestSimulation is the property: whatever readers, receivers, clocks and stores do, order is kept,
+// nothing is lost, and nothing is repeated but for a crash.
 func TestSimulation(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -71,8 +71,8 @@ func TestSimulationLong(t *testing.T) {
 	t.Log(seen)
 }
 
-// TestCheckerChecks does one thing wrong around the cursor at a time and wants the simulation to notice, and by the
-// right check.
+// TestCheckerChecks does one thing wrong around the cursor at a time and wants the simulation to
+// notice, and by the right check.
 func TestCheckerChecks(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

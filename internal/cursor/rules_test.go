@@ -117,7 +117,8 @@ func TestExtendReleaseAndPartOfABatch(t *testing.T) {
 	wantEqual(t, "stale", c.Fail(b, t0, Failure{}).Outcome, Stale)
 }
 
-// The schedule's waits, then exhausted; each follower one attempt; one success, and attempts begin anew.
+// The schedule's waits, then exhausted; each follower one attempt; one success, and attempts begin
+// anew.
 func TestScheduleAndFollowers(t *testing.T) {
 	t.Parallel()
 	p := Policy{Schedule: []time.Duration{5 * time.Second, 5 * time.Minute}}
@@ -266,7 +267,8 @@ func TestRetryNow(t *testing.T) {
 	wantEqual(t, "retry of nothing", c.Retry("b", t0), false)
 }
 
-// A clock set back makes no wait longer than it was computed; nor does one that was wrong when the state was stored.
+// A clock set back makes no wait longer than it was computed; nor does one that was wrong when the
+// state was stored.
 func TestClockSetBack(t *testing.T) {
 	t.Parallel()
 	p := Policy{Concurrency: 2, Schedule: []time.Duration{5 * time.Second}, Forever: true}

@@ -7,9 +7,10 @@ import (
 	"time"
 )
 
-// sim is a reader, a receiver, a clock and a store around a Cursor, and the truth about what became of every entry. It
-// makes random moves and checks after each what the cursor promises. A violation is a panic that simulate turns into an
-// error, so that the same simulation serves rapid and the tests of the checker itself.
+// sim is a reader, a receiver, a clock and a store around a Cursor, and the truth about what became
+// of every entry. It makes random moves and checks after each what the cursor promises. A violation
+// is a panic that simulate turns into an error, so that the same simulation serves rapid and the
+// tests of the checker itself.
 type sim struct {
 	draw   func(n int) int // 0 … n-1
 	fault  fault
@@ -239,8 +240,8 @@ func (s *sim) take() bool {
 	return true
 }
 
-// checkBatch checks that everything of the order before and between the batch's entries is settled, and that what was
-// settled before is repeated only because of a crash.
+// checkBatch checks that everything of the order before and between the batch's entries is settled,
+// and that what was settled before is repeated only because of a crash.
 func (s *sim) checkBatch(b Batch) {
 	order := s.log[b.Seqs[0]]
 	for _, f := range s.flying {
@@ -278,7 +279,8 @@ func (s *sim) settle(seqs ...uint64) {
 	}
 }
 
-// drain lets everything succeed and time pass: whatever is in the log must be settled, and nothing be left over.
+// drain lets everything succeed and time pass: whatever is in the log must be settled, and nothing
+// be left over.
 func (s *sim) drain() {
 	s.calm, s.down = true, false
 	for range 20*len(s.log) + 1000 {

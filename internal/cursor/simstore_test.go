@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// store takes changes, stores some or all of them, now or some moves later, and perhaps crashes in between.
+// store takes changes, stores some or all of them, now or some moves later, and perhaps crashes in
+// between.
 func (s *sim) store() {
 	if s.pending == nil {
 		ch := s.c.Changes()
@@ -105,8 +106,8 @@ func (s *sim) putDocument(d *Document) {
 	s.doc = b
 }
 
-// checkCovered checks the document in the store against the lanes in the store: what it says is done is settled, or in
-// one of those.
+// checkCovered checks the document in the store against the lanes in the store: what it says is
+// done is settled, or in one of those.
 func (s *sim) checkCovered() {
 	d, lanes := s.load()
 	byOrder := map[string]Lane{}

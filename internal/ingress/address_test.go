@@ -10,7 +10,8 @@ import (
 
 func TestTheRightmostUntrustedAddressCounts(t *testing.T) {
 	t.Parallel()
-	trusted := Proxies{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8:f::/48"), netip.MustParsePrefix("127.0.0.1/32")}
+	trusted := Proxies{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8:f::/48"),
+		netip.MustParsePrefix("127.0.0.1/32")}
 	for _, c := range []struct {
 		peer string
 		xff  []string
@@ -70,7 +71,8 @@ func FuzzClientAddr(f *testing.F) {
 func TestNetworksAreWhatOneOwnerHas(t *testing.T) {
 	t.Parallel()
 	for _, c := range [][3]string{
-		{"192.0.2.1", "::ffff:192.0.2.1", "same"}, {"192.0.2.1", "192.0.2.2", ""}, {"2001:db8::1", "2001:db8::ffff:1", "same"},
+		{"192.0.2.1", "::ffff:192.0.2.1", "same"}, {"192.0.2.1", "192.0.2.2", ""},
+		{"2001:db8::1", "2001:db8::ffff:1", "same"},
 		{"2001:db8:0:1::1", "2001:db8:0:2::1", ""}, {"fe80::1%a", "fe80::1%b", "same"},
 	} {
 		a, b := Network(netip.MustParseAddr(c[0])), Network(netip.MustParseAddr(c[1]))
@@ -83,7 +85,8 @@ func TestNetworksAreWhatOneOwnerHas(t *testing.T) {
 func TestGuessesAreSlowedPerNetworkAndSampled(t *testing.T) {
 	t.Parallel()
 	g, now := NewGuesses(0), time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	here, near, there := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("192.0.2.1")
+	here, near, there := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2"),
+		netip.MustParseAddr("192.0.2.1")
 	lines := 0
 	for i := range 10_000 {
 		f := g.Failed([]netip.Addr{here, near}[i%2], now)
@@ -93,18 +96,18 @@ func TestGuessesAreSlowedPerNetworkAndSampled(t *testing.T) {
 		if f.Slowed && (f.RetryAfter <= 0 || f.RetryAfter > guessEvery) {
 			t.Fatalf("wait %s", f.RetryAfter)
 		}
-		if f.Tell {
+		if f.Log {
 			lines++
 		}
 	}
 	if lines != 1 {
 		t.Errorf("%d lines about one network within a moment", lines)
 	}
-	if f := g.Failed(there, now); f.Slowed || !f.Tell || f.Others != 9_999 {
+	if f := g.Failed(there, now); f.Slowed || !f.Log || f.Others != 9_999 {
 		t.Errorf("another network: %+v", f)
 	}
 	now = now.Add(guessLineEvery)
-	if f := g.Failed(here, now); f.Slowed || !f.Tell || f.More != 9_999 {
+	if f := g.Failed(here, now); f.Slowed || !f.Log || f.More != 9_999 {
 		t.Errorf("a minute later: %+v", f)
 	}
 }
@@ -115,7 +118,7 @@ func TestGuessesRememberABoundedNumberOfNetworks(t *testing.T) {
 	lines := 0
 	for i := range 5 * maxNetworks {
 		addr := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
-		if g.Failed(addr, now).Tell {
+		if g.Failed(addr, now).Log {
 			lines++
 		}
 	}

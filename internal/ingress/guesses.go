@@ -38,11 +38,11 @@ type Guesses struct {
 
 // guesser is the state of one network.
 type guesser struct {
-	network netip.Prefix
-	tokens  float64   // failures that may still be answered without delay
-	at      time.Time // when tokens was computed
-	told    time.Time // when it was last logged
-	more    int       // failures since then
+	network  netip.Prefix
+	tokens   float64   // failures that may still be answered without delay
+	at       time.Time // when tokens was computed
+	lastLine time.Time // when it was last logged
+	more     int       // failures since then
 }
 
 // Failure tells the caller how to treat a failed login.
@@ -51,9 +51,9 @@ type Failure struct {
 	// has passed.
 	Slowed     bool
 	RetryAfter time.Duration
-	// Tell is set if the failure must be logged. More is how many failures of the network were not
+	// Log is set if the failure must be logged. More is how many failures of the network were not
 	// logged since its last line, Others how many of all other networks.
-	Tell         bool
+	Log          bool
 	More, Others int
 }
 
@@ -82,7 +82,7 @@ func (g *Guesses) Failed(addr netip.Addr, now time.Time) Failure {
 		f.Slowed = true
 		f.RetryAfter = time.Duration((1 - n.tokens) * float64(guessEvery))
 	}
-	g.tell(n, &f, now)
+	g.log(n, &f, now)
 	return f
 }
 
@@ -101,18 +101,18 @@ func (g *Guesses) guesser(network netip.Prefix, now time.Time) *guesser {
 	return n
 }
 
-// tell decides whether the failure is logged. The caller must hold mu.
-func (g *Guesses) tell(n *guesser, f *Failure, now time.Time) {
+// log decides whether the failure is logged. The caller must hold mu.
+func (g *Guesses) log(n *guesser, f *Failure, now time.Time) {
 	if now.Sub(g.linesSince) >= guessLineEvery || now.Before(g.linesSince) {
 		g.lines, g.linesSince = 0, now
 	}
-	again := n.told.IsZero() || now.Sub(n.told) >= guessLineEvery || now.Before(n.told)
+	again := n.lastLine.IsZero() || now.Sub(n.lastLine) >= guessLineEvery || now.Before(n.lastLine)
 	if !again || g.lines >= guessLines {
 		n.more++
 		g.unwritten++
 		return
 	}
 	g.lines++
-	f.Tell, f.More, f.Others = true, n.more, max(g.unwritten-n.more, 0)
-	n.told, n.more, g.unwritten = now, 0, 0
+	f.Log, f.More, f.Others = true, n.more, max(g.unwritten-n.more, 0)
+	n.lastLine, n.more, g.unwritten = now, 0, 0
 }

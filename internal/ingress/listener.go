@@ -49,8 +49,8 @@ type Listener struct {
 	open     int
 	listed   uint64 // how often a connection has been put in a list
 	networks map[netip.Prefix]*network
-	told     time.Time // when a refused connection was last logged
-	untold   int
+	lastLine time.Time // when a refused connection was last logged
+	unlogged int
 }
 
 // state is what a connection is doing. In the first three states it waits for its caller and may be
@@ -142,7 +142,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 				return nil, err
 			}
 			l.counts.failed.Inc()
-			l.tell("a connection could not be accepted; trying again", "error", err)
+			l.warn("a connection could not be accepted; trying again", "error", err)
 			if !l.pause(wait) {
 				return nil, net.ErrClosed
 			}
@@ -189,17 +189,17 @@ func (l *Listener) count() int {
 	return l.open
 }
 
-// tell logs at most one problem in each acceptLineEvery.
-func (l *Listener) tell(what string, args ...any) {
+// warn logs at most one problem in each acceptLineEvery.
+func (l *Listener) warn(what string, args ...any) {
 	l.mu.Lock()
 	now := time.Now()
-	if !l.told.IsZero() && now.Sub(l.told) < acceptLineEvery {
-		l.untold++
+	if !l.lastLine.IsZero() && now.Sub(l.lastLine) < acceptLineEvery {
+		l.unlogged++
 		l.mu.Unlock()
 		return
 	}
-	more := l.untold
-	l.told, l.untold = now, 0
+	more := l.unlogged
+	l.lastLine, l.unlogged = now, 0
 	l.mu.Unlock()
 	l.log.Warn(what, append([]any{"listener", l.name, "more_since_last_line", more}, args...)...)
 }
@@ -214,7 +214,7 @@ func (l *Listener) admit(inner net.Conn) *conn {
 		l.mu.Unlock()
 		_ = inner.Close()
 		l.counts.refused[reason].Inc()
-		l.tell("a connection was refused: there are too many", "reason", reason, "remote", addr.String())
+		l.warn("a connection was refused: there are too many", "reason", reason, "remote", addr.String())
 		return nil
 	}
 	if victim != nil {
@@ -235,7 +235,7 @@ func (l *Listener) admit(inner net.Conn) *conn {
 	if victim != nil {
 		_ = victim.Conn.Close()
 		l.counts.evicted.Inc()
-		l.tell("a connection that did nothing was closed to make room for another",
+		l.warn("a connection that did nothing was closed to make room for another",
 			"remote", AddrOf(victim.RemoteAddr()).String())
 	}
 	return c

@@ -66,14 +66,16 @@ func TestAListenerKeepsItsBoundsWhateverHappens(t *testing.T) {
 	t.Parallel()
 	proxies := Proxies{netip.MustParsePrefix("10.9.0.0/16")}
 	rapid.Check(t, func(t *rapid.T) {
-		b := Bounds{Total: rapid.IntRange(1, 12).Draw(t, "total"), PerAddress: rapid.IntRange(1, 6).Draw(t, "each"), Exempt: proxies}
+		b := Bounds{Total: rapid.IntRange(1, 12).Draw(t, "total"), PerAddress: rapid.IntRange(1, 6).Draw(t, "each"),
+			Exempt: proxies}
 		l := bounded(newScript(), b)
 		var live []*conn
 		atWork := map[*conn]bool{}
 		for range rapid.IntRange(1, 80).Draw(t, "steps") {
 			switch op := rapid.IntRange(0, 5).Draw(t, "op"); {
 			case op <= 2 || len(live) == 0:
-				addr := rapid.SampledFrom([]string{"192.0.2.1", "192.0.2.2", "[2001:db8::1]", "[2001:db8::ffff:2]", "10.9.1.1"}).Draw(t, "from")
+				addr := rapid.SampledFrom([]string{"192.0.2.1", "192.0.2.2", "[2001:db8::1]", "[2001:db8::ffff:2]",
+					"10.9.1.1"}).Draw(t, "from")
 				r, _ := dial(addr + ":1000")
 				before := len(live)
 				c := l.admit(r)
@@ -169,7 +171,8 @@ func TestAcceptErrorsDoNotEndAListener(t *testing.T) {
 			_, err = l.Accept()
 			accepted <- err
 		}()
-		for _, err := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EPERM, errors.New("odd")} {
+		for _, err := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EPERM,
+			errors.New("odd")} {
 			inner.results <- &net.OpError{Op: "accept", Err: err}
 		}
 		r, _ := dial("192.0.2.1:1")
@@ -185,8 +188,8 @@ func TestAcceptErrorsDoNotEndAListener(t *testing.T) {
 	})
 }
 
-// A request in the middle of its head does not keep its connection from being closed, one that is being served does; and
-// an answer arrives whole.
+// A request in the middle of its head does not keep its connection from being closed, one that is
+// being served does; and an answer arrives whole.
 func TestServeTellsWhichConnectionsAreAtWork(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -211,7 +214,8 @@ func TestServeTellsWhichConnectionsAreAtWork(t *testing.T) {
 		inner.results <- third
 		synctest.Wait()
 		if busy.closed.Load() || !half.closed.Load() || third.closed.Load() {
-			t.Errorf("closed: at work %v, half a request %v, new %v", busy.closed.Load(), half.closed.Load(), third.closed.Load())
+			t.Errorf("closed: at work %v, half a request %v, new %v", busy.closed.Load(), half.closed.Load(),
+				third.closed.Load())
 		}
 		close(release)
 		answer, err := http.ReadResponse(bufio.NewReader(busyEnd), nil)
@@ -230,7 +234,8 @@ func TestServeTellsWhichConnectionsAreAtWork(t *testing.T) {
 			synctest.Wait()
 		}
 		if busy.closed.Load() || !third.closed.Load() || !fresh[0].closed.Load() || fresh[1].closed.Load() {
-			t.Errorf("closed: idle %v, fresh %v %v %v", busy.closed.Load(), third.closed.Load(), fresh[0].closed.Load(), fresh[1].closed.Load())
+			t.Errorf("closed: idle %v, fresh %v %v %v", busy.closed.Load(), third.closed.Load(), fresh[0].closed.Load(),
+				fresh[1].closed.Load())
 		}
 		_ = server.Close()
 		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
@@ -239,7 +244,8 @@ func TestServeTellsWhichConnectionsAreAtWork(t *testing.T) {
 	})
 }
 
-// Whoever sends no more of a request, or takes no more of an answer, keeps nobody out, though his request has begun.
+// Whoever sends no more of a request, or takes no more of an answer, keeps nobody out, though his
+// request has begun.
 func TestConnectionsThatWaitForTheirCallersGiveWay(t *testing.T) {
 	t.Parallel()
 	const head = "POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nx"
@@ -289,7 +295,8 @@ func TestConnectionsThatWaitForTheirCallersGiveWay(t *testing.T) {
 					synctest.Wait()
 				}
 				if !held[0].closed.Load() || !held[1].closed.Load() || held[2].closed.Load() {
-					t.Errorf("closed: %v %v %v; want the two oldest", held[0].closed.Load(), held[1].closed.Load(), held[2].closed.Load())
+					t.Errorf("closed: %v %v %v; want the two oldest", held[0].closed.Load(), held[1].closed.Load(),
+						held[2].closed.Load())
 				}
 				_ = server.Close()
 				if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
@@ -300,7 +307,8 @@ func TestConnectionsThatWaitForTheirCallersGiveWay(t *testing.T) {
 	}
 }
 
-// A connection that has just come has the time to send its request, however many others stall theirs.
+// A connection that has just come has the time to send its request, however many others stall
+// theirs.
 func TestNewConnectionsOutliveStalledOnes(t *testing.T) {
 	t.Parallel()
 	l := bounded(newScript(), Bounds{Total: 8, PerAddress: 8})

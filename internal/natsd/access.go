@@ -19,12 +19,13 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// Subscribers judges the login of a subscriber: user is a key's id, password the key.
+// Subscribers checks a subscriber's login: the user is a key's id, the password the key.
 type Subscribers interface {
 	Lookup(keyID, key string) (relay.Client, relay.Key, bool)
 }
 
-// authenticator admits the relay itself by a password made at start, and subscribers by their API keys.
+// authenticator admits the relay itself with a password made at the start, and subscribers with
+// their API keys.
 type authenticator struct {
 	accounts accounts
 	password string
@@ -38,10 +39,10 @@ type authenticator struct {
 	own     uint64           // the relay's newest connection
 	keys    Subscribers      // nil until Admit
 	clients map[uint64]login // connections of subscribers by id
-	counted time.Time        // when those that are gone were last left out
+	counted time.Time        // when connections that are gone were last removed
 }
 
-// login is what a subscriber logged in with, where from, and what it may hear since.
+// login is a subscriber's login, where it came from, and what the subscriber may hear since.
 type login struct {
 	keyID, key, hears string
 	network           netip.Prefix
@@ -58,7 +59,7 @@ func newAuthenticator(prefix, password string, c Config, m *mistakes) *authentic
 	return a
 }
 
-// What is wrong with a login: a label of the metric.
+// The reasons of a refused login, used as the metric's label.
 const (
 	failureMissing = "missing" // there is neither a user nor a password
 	failureToken   = "token"   // the user is not a key's id
@@ -75,7 +76,7 @@ func (a *authenticator) Check(c server.ClientAuthentication) bool {
 		a.mu.Unlock()
 		return true
 	}
-	a.mu.Lock() // throughout: a client that changes meanwhile is rechecked after this subscriber is known
+	a.mu.Lock() // held until the end: if a client changes now, its subscribers are rechecked after this one is known
 	defer a.mu.Unlock()
 	if a.keys == nil {
 		return false
@@ -87,7 +88,8 @@ func (a *authenticator) Check(c server.ClientAuthentication) bool {
 	}
 	network := ingress.Network(ingress.AddrOf(c.RemoteAddress()))
 	if what := a.full(key.ID, network); what != "" {
-		a.mistakes.tell(what, fmt.Sprintf("a subscriber was refused: %s has too many connections (key %s, from %s)", what, key.ID, network.Addr()))
+		a.mistakes.add(what, fmt.Sprintf("a subscriber was refused: %s has too many connections (key %s, from %s)",
+			what, key.ID, network.Addr()))
 		return false
 	}
 	user := &server.User{Username: key.ID, Account: a.accounts.subscribers, Permissions: permissions(client, key.ID)}
@@ -107,8 +109,8 @@ func (a *authenticator) Check(c server.ClientAuthentication) bool {
 	return true
 }
 
-// refused counts and tells a login that failed. What was given as user and password is not logged: it may be a secret in the
-// wrong place. mu is held.
+// refused counts and logs a refused login. The user and the password are not logged: they may be a
+// secret in the wrong place. The caller must hold mu.
 func (a *authenticator) refused(c server.ClientAuthentication, o *server.ClientOpts) {
 	reason := failureKey
 	switch {
@@ -120,7 +122,7 @@ func (a *authenticator) refused(c server.ClientAuthentication, o *server.ClientO
 	a.failures[reason].Inc()
 	remote := ingress.AddrOf(c.RemoteAddress())
 	f := a.guesses.Failed(remote, time.Now())
-	if !f.Tell {
+	if !f.Log {
 		return
 	}
 	user := "(not a key's id)"
@@ -131,10 +133,11 @@ func (a *authenticator) refused(c server.ClientAuthentication, o *server.ClientO
 		"more_since_last_line", f.More, "more_of_others", f.Others)
 }
 
-// recount is how often those connections are left out that are gone: nobody tells of them.
+// recount is how often connections that are gone are removed. The server does not report them.
 const recount = 50 * time.Millisecond
 
-// full says who has as many connections as it may have: "a key", "an address", or "" if neither has. mu is held.
+// full returns what has too many connections: "a key", "an address", or "". The caller must hold
+// mu.
 func (a *authenticator) full(key string, network netip.Prefix) string {
 	what := a.count(key, network)
 	if now := time.Now(); what != "" && now.Sub(a.counted) >= recount || len(a.clients) > 2*a.limits.Connections {
@@ -168,15 +171,17 @@ func (a *authenticator) count(key string, network netip.Prefix) string {
 	return ""
 }
 
-// Admit lets subscribers log in with the keys that it knows. The keys lie in the store, which needs the server first.
+// Admit lets subscribers log in with the given keys. The keys are stored in the store, which needs
+// the server first.
 func (s *Server) Admit(keys Subscribers) {
 	s.auth.mu.Lock()
 	defer s.auth.mu.Unlock()
 	s.auth.keys = keys
 }
 
-// Recheck disconnects every subscriber whose key no longer opens anything or may hear something else now; it may log in again and
-// gets what it may see. Who may hear what it did stays, and misses nothing. It is called after a client changed.
+// Recheck disconnects every subscriber whose key is no longer valid, or may hear something else
+// than at its login. It can log in again and gets what it may see. Other subscribers stay connected
+// and miss nothing. It must be called after a client has changed.
 func (s *Server) Recheck(string) {
 	a := s.auth
 	a.mu.Lock()
@@ -214,7 +219,7 @@ func splitListen(listen string) (string, int, error) {
 	return host, port, nil
 }
 
-// hears sums up what a client's subscribers may hear.
+// hears describes what a client's subscribers may hear.
 func hears(c relay.Client) string {
 	if c.AllSites {
 		return "*"
@@ -222,8 +227,9 @@ func hears(c relay.Client) string {
 	return strings.Join(slices.Sorted(slices.Values(c.Sites)), " ")
 }
 
-// isKeyID reports whether a text has the form of a key's id, which no token of the relay's has.
+// isKeyID reports whether a text has the form of a key's id. No token of the relay has that form.
 func isKeyID(user string) bool {
 	const length = 12
-	return len(user) == length && !strings.ContainsFunc(user, func(r rune) bool { return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') })
+	other := func(r rune) bool { return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') }
+	return len(user) == length && !strings.ContainsFunc(user, other)
 }

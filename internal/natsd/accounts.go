@@ -8,7 +8,8 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// The accounts. deploy/nats/accounts.conf makes the same for a server that others run; a test holds both to the same attacks.
+// The accounts. deploy/nats/accounts.conf has the same for a server that others run; a test makes
+// the same attacks on both.
 //
 //	RELAY        the relay: all its streams, buckets and subjects
 //	SUBSCRIBERS  keys limited to sites: they hear the live subjects of their sites and may publish nothing
@@ -16,9 +17,10 @@ import (
 //	KEY_<id>     one for each key of all sites: it hears the live subjects and reaches one consumer of the copy, its own
 //	SYS          the server itself
 //
-// Why a key that reads the copy has an account to itself: whoever may ask JetStream for anything names the subject of the answer,
-// and the server checks that name against nobody's right to publish. So a reader can have messages put on any subject of its account.
-// In an account that it shares with others those would be the live subjects they listen to; alone it forges for itself only.
+// A key that reads the copy has an account of its own for this reason: a client that may send
+// requests to JetStream chooses the subject of the response, and the server does not check whether
+// it may publish there. So a reader can put messages on any subject of its account. In a shared
+// account these could be the live subjects that others listen to; alone it only deceives itself.
 const (
 	relayAccount       = "RELAY"
 	subscribersAccount = "SUBSCRIBERS"
@@ -28,60 +30,68 @@ const (
 	relayUser          = "relay"
 )
 
-// The relay reaches the JetStream of EVENTS below eventsAPI instead of $JS.API, EVENTS that of the relay's log below logAPI.
+// The relay reaches the JetStream of EVENTS below eventsAPI instead of $JS.API. EVENTS reaches that
+// of the relay's log below logAPI.
 const (
 	eventsAPI = "$JS.EVENTS.API"
 	logAPI    = "$JS.RELAY.API"
 )
 
-// api is where JetStream is asked within an account.
+// api is the prefix of JetStream's API within an account.
 const api = "$JS.API"
 
-// The subjects on which a reader asks the relay to make and to remove its consumer.
+// The subjects on which a reader asks the relay to make and remove its consumer.
 const (
 	putSubject    = "events.consumer.put"
 	deleteSubject = "events.consumer.delete"
 )
 
-// relayAsks is what the relay may ask the JetStream of EVENTS: to make the copy and consumers of it.
+// relayAsks are the requests that the relay may send to the JetStream of EVENTS, to make the copy
+// and its consumers.
 var relayAsks = []string{
 	".STREAM.INFO." + EventsStream, ".STREAM.CREATE." + EventsStream, ".STREAM.UPDATE." + EventsStream,
-	".CONSUMER.NAMES." + EventsStream, ".CONSUMER.CREATE." + EventsStream + ".>", ".CONSUMER.DELETE." + EventsStream + ".*",
+	".CONSUMER.NAMES." + EventsStream, ".CONSUMER.CREATE." + EventsStream + ".>",
+	".CONSUMER.DELETE." + EventsStream + ".*",
 }
 
-// relayLooks is where it looks at a reader's consumer.
+// relayLooks is the request for a reader's consumer.
 const relayLooks = ".CONSUMER.INFO." + EventsStream + ".*"
 
-// What readers may ask it, each about the consumer of its own name.
+// The requests that readers may send to it, each about the consumer with its own name.
 const (
 	consumerInfo = api + ".CONSUMER.INFO." + EventsStream + "."
 	consumerNext = api + ".CONSUMER.MSG.NEXT." + EventsStream + "."
 )
 
-// ackSubjects are where a reader acknowledges, in the older and in the newer form (domain and account in it).
+// ackSubjects returns the subjects on which a reader acknowledges, in the older and the newer form
+// (with domain and account).
 func ackSubjects(reader string) []string {
 	return []string{"$JS.ACK." + EventsStream + "." + reader + ".>", "$JS.ACK.*.*." + EventsStream + "." + reader + ".>"}
 }
 
-// consumerSubject is where, in the relay's account, a reader's wishes about its consumer arrive; the operation is put or delete.
+// consumerSubject returns the subject, in the relay's account, of a reader's requests about its
+// consumer. The operation is put or delete.
 func consumerSubject(prefix, reader, operation string) string {
 	return prefix + ".readers." + reader + "." + operation
 }
 
-// copySubject is where the relay's log delivers to the copy.
+// copySubject returns the subject on which the relay's log delivers to the copy.
 func copySubject(prefix string) string { return prefix + ".copy" }
 
-// accounts are those of the embedded server.
+// accounts are the accounts of the embedded server.
 type accounts struct {
 	prefix                     string
 	server                     *server.Server
 	relay, subscribers, events *server.Account
 }
 
-// attach finds the server's own copies of the accounts in the options; it is called before the server starts.
+// attach looks up the server's own copies of the accounts in the options. It must be called before
+// the server starts.
 func (a *accounts) attach(s *server.Server) (err error) {
 	a.server = s
-	for name, account := range map[string]**server.Account{relayAccount: &a.relay, subscribersAccount: &a.subscribers, eventsAccount: &a.events} {
+	for name, account := range map[string]**server.Account{
+		relayAccount: &a.relay, subscribersAccount: &a.subscribers, eventsAccount: &a.events,
+	} {
 		if *account, err = s.LookupAccount(name); err != nil {
 			return fmt.Errorf("look up account %s of the embedded NATS server: %w", name, err)
 		}
@@ -90,7 +100,7 @@ func (a *accounts) attach(s *server.Server) (err error) {
 	return nil
 }
 
-// share lets subscribers hear the live subjects and gives the relay's account its storage.
+// share lets subscribers hear the live subjects, and enables storage for the relay's account.
 func (a *accounts) share() error {
 	if err := a.relay.AddStreamExport(topology.AllEvents, nil); err != nil {
 		return fmt.Errorf("export the live subjects: %w", err)
@@ -104,18 +114,21 @@ func (a *accounts) share() error {
 	return nil
 }
 
-// shareEvents makes room for the copy of the log: what it needs of the log, what the relay needs to make it, what readers need to
-// read it.
+// shareEvents shares between the accounts what the copy of the log needs: its access to the log,
+// the relay's access to make it, and the readers' access to read it.
 func (a *accounts) shareEvents(log string) error {
 	type service struct {
-		from, to  *server.Account // the exporting, the importing account (nil: readers, each for itself)
+		from, to  *server.Account // the exporting and the importing account (nil: each reader's)
 		subject   string          // in the exporting account
 		as        string          // in the importing one
 		responses server.ServiceRespType
 	}
 	services := []service{
 		{from: a.relay, to: a.events, subject: api + ".CONSUMER.CREATE." + log, as: logAPI + ".CONSUMER.CREATE." + log},
-		{from: a.relay, to: a.events, subject: api + ".CONSUMER.CREATE." + log + ".>", as: logAPI + ".CONSUMER.CREATE." + log + ".>"},
+		{
+			from: a.relay, to: a.events,
+			subject: api + ".CONSUMER.CREATE." + log + ".>", as: logAPI + ".CONSUMER.CREATE." + log + ".>",
+		},
 		{from: a.relay, to: a.events, subject: "$JS.FC." + log + ".>", as: "$JS.FC." + log + ".>"},
 		{from: a.relay, to: a.events, subject: "$JS.FC.*.*." + log + ".>", as: "$JS.FC.*.*." + log + ".>"},
 		{from: a.relay, subject: consumerSubject(a.prefix, "*", "*")},
@@ -143,7 +156,7 @@ func (a *accounts) shareEvents(log string) error {
 			return fmt.Errorf("import %s: %w", s.subject, err)
 		}
 	}
-	// Open to readers as well, so it stands apart from what only the relay may ask.
+	// Readers use it, too, so it is separate from what only the relay may ask.
 	if err := a.relay.AddServiceImport(a.events, eventsAPI+relayLooks, api+relayLooks); err != nil {
 		return fmt.Errorf("import %s: %w", eventsAPI+relayLooks, err)
 	}
@@ -160,8 +173,8 @@ func (a *accounts) shareEvents(log string) error {
 	return nil
 }
 
-// reader answers the account of a key of all sites, and makes it at its first login. One that is no longer used is an empty entry
-// until the relay starts anew.
+// reader returns the account of a key of all sites, and makes it at its first login. An account
+// that is no longer used remains as an empty entry until the relay is restarted.
 func (a *accounts) reader(key string) (*server.Account, error) {
 	account, made := a.server.LookupOrRegisterAccount(keyAccount + key)
 	if !made {

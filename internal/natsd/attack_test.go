@@ -30,12 +30,14 @@ type target struct {
 	conn  *nats.Conn // the relay's
 	store *store.Store
 	login func(user string, more ...nats.Option) *nats.Conn
-	// A service limited to leeds, two that read the copy, and one in the account of the first of these with no permissions against it,
-	// where a server can be given one: then the account alone has to hold.
+	// A service limited to leeds, two that read the copy, and one in the account of the first of
+	// these with no permissions against it, where a server can be given one: then the account alone
+	// has to hold.
 	limited, reader, other, bare string
 }
 
-// wishes are the subjects that nobody but the relay or an operator may publish to, and what would be asked there.
+// wishes are the subjects that nobody but the relay or an operator may publish to, and what would
+// be asked there.
 func wishes(me, other string) map[string]string {
 	const push = `{"stream_name":"%s","config":{"durable_name":"%s","deliver_subject":"%s","deliver_policy":"all","ack_policy":"none","description":"` + mark + `"}}`
 	m := map[string]string{
@@ -45,28 +47,41 @@ func wishes(me, other string) map[string]string {
 		"$KV.relay_tokens.x": mark, "$KV.relay_callbacks.x": mark, "relay.copy.x": mark, "relay.shard.1.poll": mark,
 		"relay.readers." + other + ".delete": "", "relay.readers." + other + ".put": "", "relay.readers." + me + ".put": "",
 		// The streams: the copy, the log, what lies beside it.
-		"$JS.API.STREAM.PURGE.EVENTS": "{}", "$JS.API.STREAM.DELETE.EVENTS": "", "$JS.API.STREAM.MSG.DELETE.EVENTS": `{"seq":1}`,
-		"$JS.API.STREAM.UPDATE.EVENTS": `{"name":"EVENTS","subjects":["x"],"max_msgs":1,"retention":"limits","storage":"file","num_replicas":1}`,
-		"$JS.API.STREAM.CREATE.mine":   `{"name":"mine","subjects":["audatex.>"],"retention":"limits","storage":"file","num_replicas":1}`,
-		"$JS.API.STREAM.INFO.EVENTS":   "", "$JS.API.STREAM.INFO.relay_events": "", "$JS.API.STREAM.PURGE.KV_relay_tokens": "{}",
-		"$JS.API.STREAM.DELETE.relay_events": "", "$JS.API.STREAM.LIST": "{}", "$JS.API.STREAM.NAMES": "{}", "$JS.API.INFO": "", "$JS.API.ACCOUNT.PURGE.RELAY": "",
-		"$JS.API.STREAM.SNAPSHOT.EVENTS": `{"deliver_subject":"relay.inbox.x"}`, "$JS.API.STREAM.RESTORE.EVENTS": "{}", "$JS.API.STREAM.LEADER.STEPDOWN.EVENTS": "",
+		"$JS.API.STREAM.PURGE.EVENTS": "{}", "$JS.API.STREAM.DELETE.EVENTS": "",
+		"$JS.API.STREAM.MSG.DELETE.EVENTS": `{"seq":1}`,
+		"$JS.API.STREAM.UPDATE.EVENTS":     `{"name":"EVENTS","subjects":["x"],"max_msgs":1,"retention":"limits","storage":"file","num_replicas":1}`,
+		"$JS.API.STREAM.CREATE.mine":       `{"name":"mine","subjects":["audatex.>"],"retention":"limits","storage":"file","num_replicas":1}`,
+		"$JS.API.STREAM.INFO.EVENTS":       "", "$JS.API.STREAM.INFO.relay_events": "",
+		"$JS.API.STREAM.PURGE.KV_relay_tokens": "{}",
+		"$JS.API.STREAM.DELETE.relay_events":   "", "$JS.API.STREAM.LIST": "{}", "$JS.API.STREAM.NAMES": "{}",
+		"$JS.API.INFO": "", "$JS.API.ACCOUNT.PURGE.RELAY": "",
+		"$JS.API.STREAM.SNAPSHOT.EVENTS": `{"deliver_subject":"relay.inbox.x"}`, "$JS.API.STREAM.RESTORE.EVENTS": "{}",
+		"$JS.API.STREAM.LEADER.STEPDOWN.EVENTS": "",
 		// Reading without a consumer.
-		"$JS.API.DIRECT.GET.relay_events": `{"seq":1}`, "$JS.API.DIRECT.GET.EVENTS": `{"seq":1}`, "$JS.API.DIRECT.GET.EVENTS.audatex.york.parts.order.updated." + order: "",
-		"$JS.API.DIRECT.GET.relay_events.audatex.york.parts.order.updated." + order: "", "$JS.API.STREAM.MSG.GET.EVENTS": `{"seq":1}`,
-		"$JS.API.STREAM.MSG.GET.relay_events": `{"seq":1}`, "$JS.API.STREAM.MSG.GET.relay_inbox": `{"seq":1}`, "$JS.API.DIRECT.GET.KV_relay_tokens.$KV.relay_tokens.x": "",
+		"$JS.API.DIRECT.GET.relay_events": `{"seq":1}`, "$JS.API.DIRECT.GET.EVENTS": `{"seq":1}`,
+		"$JS.API.DIRECT.GET.EVENTS.audatex.york.parts.order.updated." + order:       "",
+		"$JS.API.DIRECT.GET.relay_events.audatex.york.parts.order.updated." + order: "",
+		"$JS.API.STREAM.MSG.GET.EVENTS":                                             `{"seq":1}`,
+		"$JS.API.STREAM.MSG.GET.relay_events":                                       `{"seq":1}`, "$JS.API.STREAM.MSG.GET.relay_inbox": `{"seq":1}`,
+		"$JS.API.DIRECT.GET.KV_relay_tokens.$KV.relay_tokens.x": "",
 		// Another's consumer, and all of them.
-		"$JS.API.CONSUMER.INFO.EVENTS." + other: "", "$JS.API.CONSUMER.DELETE.EVENTS." + other: "", "$JS.API.CONSUMER.MSG.NEXT.EVENTS." + other: `{"batch":10,"no_wait":true}`,
-		"$JS.API.CONSUMER.PAUSE.EVENTS." + other: `{"pause_until":"2099-01-01T00:00:00Z"}`, "$JS.API.CONSUMER.RESET.EVENTS." + other: `{"seq":1000}`,
-		"$JS.API.CONSUMER.UNPIN.EVENTS." + other: `{"group":"a"}`, "$JS.API.CONSUMER.LEADER.STEPDOWN.EVENTS." + other: "",
-		"$JS.ACK.EVENTS." + other + ".1.1.1.1700000000000000000.1": "+TERM", "$JS.ACK._._.EVENTS." + other + ".1.1.1.1700000000000000000.1.x": "+ACK",
-		"$JS.API.CONSUMER.NAMES.EVENTS": "{}", "$JS.API.CONSUMER.LIST.EVENTS": "{}", "$JS.API.CONSUMER.LIST.relay_events": "{}",
+		"$JS.API.CONSUMER.INFO.EVENTS." + other: "", "$JS.API.CONSUMER.DELETE.EVENTS." + other: "",
+		"$JS.API.CONSUMER.MSG.NEXT.EVENTS." + other: `{"batch":10,"no_wait":true}`,
+		"$JS.API.CONSUMER.PAUSE.EVENTS." + other:    `{"pause_until":"2099-01-01T00:00:00Z"}`,
+		"$JS.API.CONSUMER.RESET.EVENTS." + other:    `{"seq":1000}`,
+		"$JS.API.CONSUMER.UNPIN.EVENTS." + other:    `{"group":"a"}`, "$JS.API.CONSUMER.LEADER.STEPDOWN.EVENTS." + other: "",
+		"$JS.ACK.EVENTS." + other + ".1.1.1.1700000000000000000.1":       "+TERM",
+		"$JS.ACK._._.EVENTS." + other + ".1.1.1.1700000000000000000.1.x": "+ACK",
+		"$JS.API.CONSUMER.NAMES.EVENTS":                                  "{}", "$JS.API.CONSUMER.LIST.EVENTS": "{}",
+		"$JS.API.CONSUMER.LIST.relay_events": "{}",
 		// The ways by which the relay and the copy ask one another.
-		"$JS.EVENTS.API.STREAM.INFO.EVENTS": "", "$JS.EVENTS.API.CONSUMER.DELETE.EVENTS." + other: "", "$JS.FC.relay_events.x.y": "", "$JS.FC._.x.relay_events.x.y": "",
+		"$JS.EVENTS.API.STREAM.INFO.EVENTS": "", "$JS.EVENTS.API.CONSUMER.DELETE.EVENTS." + other: "",
+		"$JS.FC.relay_events.x.y": "", "$JS.FC._.x.relay_events.x.y": "",
 		"$JS.RELAY.API.CONSUMER.CREATE.relay_events": fmt.Sprintf(push, "relay_events", "p", "relay.inbox.x"),
 		// The server.
-		"$SYS.REQ.SERVER.PING": "", "$SYS.REQ.ACCOUNT.RELAY.CONNZ": "", "$SYS.REQ.SERVER.PING.CONNZ": "", "$JS.API.META.LEADER.STEPDOWN": "",
-		"_R_.x": mark, "_INBOX.x": mark,
+		"$SYS.REQ.SERVER.PING": "", "$SYS.REQ.ACCOUNT.RELAY.CONNZ": "", "$SYS.REQ.SERVER.PING.CONNZ": "",
+		"$JS.API.META.LEADER.STEPDOWN": "",
+		"_R_.x":                        mark, "_INBOX.x": mark,
 	}
 	// Push consumers that deliver into the relay's state, and onto the live subjects.
 	for _, stream := range []string{"EVENTS", "relay_events", "KV_relay_tokens"} {
@@ -103,7 +118,8 @@ func (g *target) attack() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the first event in the copy", func() bool { info, err := copied.Info(t.Context()); return err == nil && info.State.Msgs == 1 })
+	until(t, "the first event in the copy",
+		func() bool { info, err := copied.Info(t.Context()); return err == nil && info.State.Msgs == 1 })
 	until(t, "the victim's consumer to know of it", func() bool {
 		victim, err := copied.Consumer(t.Context(), g.other)
 		return err == nil && victim.CachedInfo().NumPending == 1
@@ -221,15 +237,20 @@ func (g *target) refusedAll(user string) {
 		expect("publishing to " + subject)
 	}
 	subjects := []string{
-		">", "*.>", "relay.>", "$KV.>", "$KV.relay_tokens.>", "$JS.>", "$JS.API.>", "$JS.ACK.>", "$JS.EVENT.ADVISORY.>", "$SYS.>", "$SYS.ACCOUNT.RELAY.>", "_R_.>",
+		">", "*.>", "relay.>", "$KV.>", "$KV.relay_tokens.>", "$JS.>", "$JS.API.>", "$JS.ACK.>", "$JS.EVENT.ADVISORY.>",
+		"$SYS.>", "$SYS.ACCOUNT.RELAY.>", "_R_.>",
 		"audatex.*.relay.callback-disabled.*", "events.consumer.put",
 	}
 	if user == g.limited {
-		subjects = append(subjects, "audatex.york.>", "audatex.>", "audatex.*.parts.>", "audatex._.>", "_INBOX.>", "_INBOX."+g.other+".>", "audatex.leeds.relay.callback-disabled.x")
+		subjects = append(subjects, "audatex.york.>", "audatex.>", "audatex.*.parts.>", "audatex._.>", "_INBOX.>",
+			"_INBOX."+g.other+".>", "audatex.leeds.relay.callback-disabled.x")
 	}
 	for _, subject := range subjects {
-		if subject == "audatex.leeds.relay.callback-disabled.x" || subject == "audatex.*.relay.callback-disabled.*" && user != g.limited {
-			continue // within what is allowed with a hole in it: not refused, but never heard (TestNobodyHearsOfAnothersCallbacks)
+		if subject == "audatex.leeds.relay.callback-disabled.x" || subject == "audatex.*.relay.callback-disabled.*" &&
+			user != g.limited {
+			// within what is allowed with a hole in it: not refused, but never heard
+			// (TestNobodyHearsOfAnothersCallbacks)
+			continue
 		}
 		if _, err := nc.SubscribeSync(subject); err != nil {
 			g.t.Fatal(err)
@@ -242,7 +263,8 @@ func (g *target) refusedAll(user string) {
 	if user != g.limited { // a reader has its queue groups to itself
 		return
 	}
-	for _, queue := range []string{"workers", "bms-north", "bms-leeds2", "bms-north.workers", "*", ">", "bms-leeds workers"} {
+	for _, queue := range []string{"workers", "bms-north", "bms-leeds2", "bms-north.workers", "*", ">",
+		"bms-leeds workers"} {
 		if _, err := nc.QueueSubscribeSync("audatex.leeds.parts.>", queue); err != nil {
 			continue
 		}
@@ -253,24 +275,26 @@ func (g *target) refusedAll(user string) {
 	}
 }
 
-// unanswered sends the same from a login without any permissions: nothing that its account does not import answers.
+// unanswered sends the same from a login without any permissions: nothing that its account does not
+// import answers.
 func (g *target) unanswered() {
 	nc := g.login(g.bare)
 	for subject, body := range wishes(g.reader, g.other) {
 		if strings.HasPrefix(subject, "_INBOX.") || strings.HasPrefix(subject, "_R_.") {
 			continue
 		}
-		// JetStream of an account that has none answers with an error, or not at all; the server tells an account of its own connections,
-		// and how full EVENTS is.
+		// JetStream of an account that has none answers with an error, or not at all; the server
+		// tells an account of its own connections, and how full EVENTS is.
 		m, err := nc.Request(subject, []byte(body), 300*time.Millisecond)
-		if err == nil && !bytes.Contains(m.Data, []byte(`"error"`)) && subject != "$SYS.REQ.SERVER.PING.CONNZ" && subject != "$JS.API.INFO" {
+		if err == nil && !bytes.Contains(m.Data, []byte(`"error"`)) && subject != "$SYS.REQ.SERVER.PING.CONNZ" &&
+			subject != "$JS.API.INFO" {
 			g.t.Errorf("without permissions: %s answers %s", subject, m.Data)
 		}
 	}
 }
 
-// bend uses what a reader may do, with answers directed to where others listen. The forgeries do arrive, with its own account: that
-// is why nobody shares it.
+// bend uses what a reader may do, with answers directed to where others listen. The forgeries do
+// arrive, with its own account: that is why nobody shares it.
 func (g *target) bend() {
 	nc := g.login(g.reader)
 	fooled, err := g.login(g.reader).SubscribeSync("audatex.leeds.>")
@@ -278,19 +302,23 @@ func (g *target) bend() {
 		g.t.Fatal(err)
 	}
 	until(g.t, "a forgery to reach the account that it is made in", func() bool {
-		if err := nc.PublishRequest("$JS.API.CONSUMER.INFO.EVENTS."+g.reader, "audatex.leeds.parts.order.updated.x", nil); err != nil {
+		if err := nc.PublishRequest("$JS.API.CONSUMER.INFO.EVENTS."+g.reader, "audatex.leeds.parts.order.updated.x",
+			nil); err != nil {
 			g.t.Fatal(err)
 		}
 		_, err := fooled.NextMsg(200 * time.Millisecond)
 		return err == nil
 	})
 	for _, reply := range []string{
-		"audatex.leeds.parts.order.updated.x", "audatex.york.x", "relay.inbox.x", "$KV.relay_tokens.x", "relay.publish.leeds.x", "$JS.API.STREAM.DELETE.EVENTS",
-		"$JS.API.STREAM.PURGE.EVENTS", "$JS.API.CONSUMER.DELETE.EVENTS." + g.other, "relay.readers." + g.other + ".delete", "_INBOX.x", "$SYS.REQ.SERVER.PING",
+		"audatex.leeds.parts.order.updated.x", "audatex.york.x", "relay.inbox.x", "$KV.relay_tokens.x",
+		"relay.publish.leeds.x", "$JS.API.STREAM.DELETE.EVENTS",
+		"$JS.API.STREAM.PURGE.EVENTS", "$JS.API.CONSUMER.DELETE.EVENTS." + g.other, "relay.readers." + g.other + ".delete",
+		"_INBOX.x", "$SYS.REQ.SERVER.PING",
 	} {
 		for subject, body := range map[string]string{
-			"$JS.API.CONSUMER.MSG.NEXT.EVENTS." + g.reader: `{"batch":5,"no_wait":true}`, "$JS.API.CONSUMER.INFO.EVENTS." + g.reader: "",
-			"events.consumer.put": `{}`, "$JS.ACK.EVENTS." + g.reader + ".1.1.1.1700000000000000000.1": "+NXT 5",
+			"$JS.API.CONSUMER.MSG.NEXT.EVENTS." + g.reader: `{"batch":5,"no_wait":true}`,
+			"$JS.API.CONSUMER.INFO.EVENTS." + g.reader:     "",
+			"events.consumer.put":                          `{}`, "$JS.ACK.EVENTS." + g.reader + ".1.1.1.1700000000000000000.1": "+NXT 5",
 		} {
 			if err := nc.PublishRequest(subject, reply, []byte(body)); err != nil {
 				g.t.Fatal(err)
@@ -302,8 +330,10 @@ func (g *target) bend() {
 	}
 	// What the relay does on request cannot be turned into more.
 	for _, body := range []string{
-		`{"deliverSubject":"relay.inbox.x"}`, `{"deliver_subject":"$KV.relay_tokens.x"}`, `{"name":"` + g.other + `"}`, `{"filterSubjects":["$KV.>"]}`,
-		`{"filterSubjects":["audatex.a..b"]}`, `{"filterSubjects":["audatex.>","audatex.leeds.>"]}`, `{"ackWaitSeconds":-1}`, `{"maxAckPending":100000}`, `{`, `[]`,
+		`{"deliverSubject":"relay.inbox.x"}`, `{"deliver_subject":"$KV.relay_tokens.x"}`, `{"name":"` + g.other + `"}`,
+		`{"filterSubjects":["$KV.>"]}`,
+		`{"filterSubjects":["audatex.a..b"]}`, `{"filterSubjects":["audatex.>","audatex.leeds.>"]}`, `{"ackWaitSeconds":-1}`,
+		`{"maxAckPending":100000}`, `{`, `[]`,
 		`{"startFrom":"yesterday"}`,
 	} {
 		m, err := nc.Request("events.consumer.put", []byte(body), 5*time.Second)
@@ -343,7 +373,8 @@ func (g *target) state(copied jetstream.Stream) string {
 		t.Fatal(err)
 	}
 	return fmt.Sprintf("copy %d..%d of %v/%d/%s, %d consumers, victim delivered %d acknowledged %d pending %d paused %v to %q, inbox %d, tokens %d",
-		info.State.FirstSeq, info.State.LastSeq, info.Config.Subjects, info.Config.MaxMsgs, info.Config.MaxAge, len(names), victim.Delivered.Consumer,
+		info.State.FirstSeq, info.State.LastSeq, info.Config.Subjects, info.Config.MaxMsgs, info.Config.MaxAge, len(names),
+		victim.Delivered.Consumer,
 		victim.AckFloor.Consumer, victim.NumPending, victim.Paused, victim.Config.DeliverSubject, inbox, kv.State.LastSeq)
 }
 
@@ -354,7 +385,8 @@ func (g *target) event(site string, expected uint64) uint64 {
 
 func publish(t *testing.T, s *store.Store, site string, expected uint64) uint64 {
 	t.Helper()
-	ev, err := relay.NewOrderEvent("", site, order, relay.TypeOrderUpdated, relay.NextSequence(time.Now(), expected), time.Now(), relay.OrderData{Order: []byte(`{}`)})
+	ev, err := relay.NewOrderEvent("", site, order, relay.TypeOrderUpdated, relay.NextSequence(time.Now(), expected),
+		time.Now(), relay.OrderData{Order: []byte(`{}`)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -370,21 +402,23 @@ func TestTheEmbeddedServerHoldsAttacksOff(t *testing.T) {
 	b := newBus(t)
 	otherID, other := b.client("bms-other", relay.Client{AllSites: true})
 	passwords := map[string]string{b.leedsID: b.leeds, b.allID: b.all, otherID: other}
-	g := &target{t: t, conn: b.conn, store: b.store, limited: b.leedsID, reader: b.allID, other: otherID, login: func(user string, more ...nats.Option) *nats.Conn {
-		if user == relayUser {
-			nc, err := b.server.Connect()
+	g := &target{t: t, conn: b.conn, store: b.store, limited: b.leedsID, reader: b.allID, other: otherID,
+		login: func(user string, more ...nats.Option) *nats.Conn {
+			if user == relayUser {
+				nc, err := b.server.Connect()
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(nc.Close)
+				return nc
+			}
+			nc, err := nats.Connect("nats://"+b.server.Addr(),
+				append([]nats.Option{nats.UserInfo(user, passwords[user])}, more...)...)
 			if err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(nc.Close)
 			return nc
-		}
-		nc, err := nats.Connect("nats://"+b.server.Addr(), append([]nats.Option{nats.UserInfo(user, passwords[user])}, more...)...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(nc.Close)
-		return nc
-	}}
+		}}
 	g.attack()
 }

@@ -45,8 +45,10 @@ type cluster struct {
 	store   *store.Store
 }
 
-// secrets are the passwords that the configuration takes from the environment; one is given as its bcrypt hash, as people do.
-var secrets = map[string]string{"relay": "relay-secret", "sys": "sys-secret", "bms-leeds": "leeds-secret", "bms-north": "north-secret", "erp": "erp-secret", "warehouse": "warehouse-secret"}
+// secrets are the passwords that the configuration takes from the environment; one is given as its
+// bcrypt hash, as people do.
+var secrets = map[string]string{"relay": "relay-secret", "sys": "sys-secret", "bms-leeds": "leeds-secret",
+	"bms-north": "north-secret", "erp": "erp-secret", "warehouse": "warehouse-secret"}
 
 // warehouseHash is the bcrypt hash of that one's password.
 const warehouseHash = "$2a$04$IoceJM2MC13CVR2A.CuO1eH/0bEaysRvUNGmj5GRgjpb9jaGPRacq"
@@ -54,7 +56,8 @@ const warehouseHash = "$2a$04$IoceJM2MC13CVR2A.CuO1eH/0bEaysRvUNGmj5GRgjpb9jaGPR
 // bare is a login that the tests add: it has the account of erp without its permissions.
 const bare = "erp-bare"
 
-// newCluster is for one test: the configuration reads the environment, which nothing else here looks at.
+// newCluster is for one test: the configuration reads the environment, which nothing else here
+// looks at.
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	if err := natstest.ShortenElections(); err != nil {
@@ -88,12 +91,15 @@ func newCluster(t *testing.T) *cluster {
 		c.start(i)
 	}
 	until(t, "the cluster to have a leader and all peers", func() bool {
-		return slices.ContainsFunc(c.servers[:], func(s *server.Server) bool { return s.JetStreamIsLeader() && len(s.JetStreamClusterPeers()) == nodes })
+		return slices.ContainsFunc(c.servers[:],
+			func(s *server.Server) bool { return s.JetStreamIsLeader() && len(s.JetStreamClusterPeers()) == nodes })
 	})
 	c.conn = c.login("relay", secrets["relay"])
 	log := slog.New(slog.DiscardHandler)
 	if err := natstest.Patiently(func() (err error) {
-		c.store, err = store.Open(t.Context(), store.Config{Conn: c.conn, Topology: topology.Topology{Prefix: "relay", Replicas: nodes, Retention: time.Hour}, Log: log})
+		c.store, err = store.Open(t.Context(),
+			store.Config{Conn: c.conn, Topology: topology.Topology{Prefix: "relay", Replicas: nodes, Retention: time.Hour},
+				Log: log})
 		return err
 	}); err != nil {
 		t.Fatal(err)
@@ -103,7 +109,8 @@ func newCluster(t *testing.T) *cluster {
 
 func setenv(t *testing.T, name, value string) {
 	t.Helper()
-	if err := os.Setenv(name, value); err != nil { //nolint:usetesting // t.Setenv would keep the longest test here from running beside the others
+	// t.Setenv would keep the longest test here from running beside the others
+	if err := os.Setenv(name, value); err != nil { //nolint:usetesting
 		t.Fatal(err)
 	}
 }
@@ -118,11 +125,13 @@ func (c *cluster) read(i int) *server.Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if opts.ServerName != fmt.Sprintf("nats-%d", i+1) || opts.TLSConfig == nil || opts.Cluster.TLSConfig == nil || opts.MaxPayload < natsd.MaxPayload {
+	if opts.ServerName != fmt.Sprintf("nats-%d", i+1) || opts.TLSConfig == nil || opts.Cluster.TLSConfig == nil ||
+		opts.MaxPayload < natsd.MaxPayload {
 		t.Fatalf("read %+v", opts)
 	}
 	noticed := func(every time.Duration, missed int) time.Duration { return every * time.Duration(missed+1) }
-	if routes, clients := noticed(opts.Cluster.PingInterval, opts.Cluster.MaxPingsOut), noticed(opts.PingInterval, opts.MaxPingsOut); routes <= 0 || routes > 10*time.Second || clients <= 0 || clients > time.Minute {
+	if routes, clients := noticed(opts.Cluster.PingInterval, opts.Cluster.MaxPingsOut), noticed(opts.PingInterval,
+		opts.MaxPingsOut); routes <= 0 || routes > 10*time.Second || clients <= 0 || clients > time.Minute {
 		t.Fatalf("a server that stands still is noticed after %s, a client after %s", routes, clients)
 	}
 	// What a test must do otherwise: ports of its own, on loopback.
@@ -140,7 +149,8 @@ func (c *cluster) read(i int) *server.Options {
 	return opts
 }
 
-// freePorts answers ports that are free now: the nodes must know one another's before the first of them starts.
+// freePorts answers ports that are free now: the nodes must know one another's before the first of
+// them starts.
 func freePorts(t *testing.T) (ports [nodes]int) {
 	t.Helper()
 	for i := range ports {
@@ -178,7 +188,8 @@ func (c *cluster) stop(i int) {
 
 func (c *cluster) as(user, password string) []nats.Option {
 	return []nats.Option{
-		nats.UserInfo(user, password), nats.Secure(&tls.Config{RootCAs: c.ca, MinVersion: tls.VersionTLS12}), nats.MaxReconnects(-1),
+		nats.UserInfo(user, password), nats.Secure(&tls.Config{RootCAs: c.ca, MinVersion: tls.VersionTLS12}),
+		nats.MaxReconnects(-1),
 		nats.ReconnectWait(50 * time.Millisecond),
 	}
 }
@@ -248,9 +259,10 @@ func TestTheDeployedConfiguration(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
 	c.events()
-	g := &target{t: t, conn: c.conn, store: c.store, limited: "bms-leeds", reader: "erp", other: "warehouse", bare: bare, login: func(user string, more ...nats.Option) *nats.Conn {
-		return c.login(user, secrets[strings.TrimSuffix(user, bare[len("erp"):])], more...)
-	}}
+	g := &target{t: t, conn: c.conn, store: c.store, limited: "bms-leeds", reader: "erp", other: "warehouse", bare: bare,
+		login: func(user string, more ...nats.Option) *nats.Conn {
+			return c.login(user, secrets[strings.TrimSuffix(user, bare[len("erp"):])], more...)
+		}}
 	g.attack()
 	c.works()
 	c.keepsOff()
@@ -260,7 +272,8 @@ func TestTheDeployedConfiguration(t *testing.T) {
 // events keeps the copy, as the relay does.
 func (c *cluster) events() {
 	c.t.Helper()
-	events, err := natsd.NewEvents(natsd.EventsConfig{Conn: c.conn, Topology: c.store.Topology(), MaxBytes: 16 << 20, Log: slog.New(slog.DiscardHandler)})
+	events, err := natsd.NewEvents(natsd.EventsConfig{Conn: c.conn, Topology: c.store.Topology(), MaxBytes: 16 << 20,
+		Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -43,7 +43,8 @@ func (c *cluster) works() {
 	seen := make(chan string, 10)
 	watched := make(chan error, 1)
 	go func() {
-		watched <- s.Clients.Watch(watching, func(e store.Entry[relay.Client]) { seen <- e.Key }, func() {}, func(string, error) {})
+		watched <- s.Clients.Watch(watching, func(e store.Entry[relay.Client]) { seen <- e.Key }, func() {},
+			func(string, error) {})
 	}()
 	revision, err := s.Clients.Create(ctx, "a", relay.Client{ID: "a"})
 	if err != nil {
@@ -64,7 +65,8 @@ func (c *cluster) works() {
 	if revision, err = s.Clients.Update(ctx, "a", relay.Client{ID: "a", Description: "b"}, revision); err != nil {
 		t.Error(err)
 	}
-	until(t, "the update to be read", func() bool { got, _, err := s.Clients.Get(ctx, "a"); return err == nil && got.Description == "b" })
+	until(t, "the update to be read",
+		func() bool { got, _, err := s.Clients.Get(ctx, "a"); return err == nil && got.Description == "b" })
 	if all, err := s.Clients.All(ctx, "", func(string, error) {}); err != nil || len(all) != 1 {
 		t.Errorf("list: %v, %v", all, err)
 	}
@@ -189,7 +191,8 @@ func (c *cluster) backup(conn *nats.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the restored stream", func() bool { info, err := js.StreamInfo(stream); return err == nil && info.State.Msgs == 1 })
+	until(t, "the restored stream",
+		func() bool { info, err := js.StreamInfo(stream); return err == nil && info.State.Msgs == 1 })
 }
 
 // keepsOff tries what a relay of one prefix can do about another's: nothing.
@@ -210,11 +213,16 @@ func (c *cluster) keepsOff() {
 		}
 	}
 	for _, subject := range []string{
-		"other.inbox.a", "other.publish.leeds.x", "$KV.other_tokens.a", "audatex.leeds.parts.order.updated.x", "$JS.API.STREAM.CREATE.other_inbox",
-		"$JS.API.STREAM.INFO.other_inbox", "$JS.API.STREAM.DELETE.KV_other_tokens", "$JS.API.STREAM.PURGE.other_events", "$JS.API.STREAM.MSG.GET.other_events",
-		"$JS.API.DIRECT.GET.KV_other_tokens.$KV.other_tokens.a", "$JS.API.CONSUMER.CREATE.other_events", "$JS.API.CONSUMER.CREATE.other_events.relay_events.audatex.>",
-		"$JS.API.CONSUMER.MSG.NEXT.other_events.relay_events", "$JS.API.CONSUMER.INFO.other_events.relay_events", "$JS.API.STREAM.SNAPSHOT.other_events",
-		"$JS.API.STREAM.LIST", "$JS.EVENTS.API.STREAM.DELETE.EVENTS", "$JS.EVENTS.API.STREAM.PURGE.EVENTS", "$SYS.REQ.SERVER.PING", "$JS.API.META.LEADER.STEPDOWN",
+		"other.inbox.a", "other.publish.leeds.x", "$KV.other_tokens.a", "audatex.leeds.parts.order.updated.x",
+		"$JS.API.STREAM.CREATE.other_inbox",
+		"$JS.API.STREAM.INFO.other_inbox", "$JS.API.STREAM.DELETE.KV_other_tokens", "$JS.API.STREAM.PURGE.other_events",
+		"$JS.API.STREAM.MSG.GET.other_events",
+		"$JS.API.DIRECT.GET.KV_other_tokens.$KV.other_tokens.a", "$JS.API.CONSUMER.CREATE.other_events",
+		"$JS.API.CONSUMER.CREATE.other_events.relay_events.audatex.>",
+		"$JS.API.CONSUMER.MSG.NEXT.other_events.relay_events", "$JS.API.CONSUMER.INFO.other_events.relay_events",
+		"$JS.API.STREAM.SNAPSHOT.other_events",
+		"$JS.API.STREAM.LIST", "$JS.EVENTS.API.STREAM.DELETE.EVENTS", "$JS.EVENTS.API.STREAM.PURGE.EVENTS",
+		"$SYS.REQ.SERVER.PING", "$JS.API.META.LEADER.STEPDOWN",
 	} {
 		if err := conn.PublishRequest(subject, "_INBOX.x", nil); err != nil {
 			t.Fatal(err)
@@ -244,11 +252,13 @@ func (c *cluster) catchesUp() {
 		seqs = append(seqs, seq)
 	}
 	stored := func() uint64 {
-		// A change of leader may swallow an answer: the event is then there or not, and is looked for.
+		// A change of leader may swallow an answer: the event is then there or not, and is looked
+		// for.
 		var seq uint64
 		expected := seqs[len(seqs)-1]
 		until(t, "an event to be stored", func() bool {
-			ev, err := relay.NewOrderEvent("", "outage", order, relay.TypeOrderUpdated, relay.NextSequence(time.Now(), expected), time.Now(), relay.OrderData{Order: []byte(`{}`)})
+			ev, err := relay.NewOrderEvent("", "outage", order, relay.TypeOrderUpdated, relay.NextSequence(time.Now(), expected),
+				time.Now(), relay.OrderData{Order: []byte(`{}`)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -297,6 +307,7 @@ func (c *cluster) catchesUp() {
 	}
 }
 
-// sourcePatience is how long the copy may stand still after servers have come and gone: the server tries a source that failed again after
-// ten seconds, then ever more seldom, at most two minutes apart.
+// sourcePatience is how long the copy may stand still after servers have come and gone: the server
+// tries a source that failed again after ten seconds, then ever more seldom, at most two minutes
+// apart.
 const sourcePatience = 3 * time.Minute

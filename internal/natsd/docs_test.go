@@ -30,7 +30,8 @@ func TestTheDocumentedPrograms(t *testing.T) {
 		source, _, _ := strings.Cut(programs[i], "```")
 		lines := b.run(name, source)
 		ready := <-lines
-		if want := map[string]string{"live": "listening", "durable": fmt.Sprintf(`{"stream":"EVENTS","consumer":%q}`, b.allID)}[name]; ready != want {
+		if want := map[string]string{"live": "listening",
+			"durable": fmt.Sprintf(`{"stream":"EVENTS","consumer":%q}`, b.allID)}[name]; ready != want {
 			t.Errorf("%s says %q, not %q", name, ready, want)
 		}
 		want := topology.OrderSubject("leeds", "updated", order)

@@ -15,19 +15,21 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// EventsStream is the copy of the public log that services read by durable consumers of their own.
+// EventsStream is the copy of the public log. Services read it with durable consumers.
 const EventsStream = "EVENTS"
 
-// DefaultEventsBytes is how large the copy may grow unless EventsConfig says otherwise, in bytes.
+// DefaultEventsBytes is the largest size of the copy in bytes, unless EventsConfig has another.
 const DefaultEventsBytes = 1 << 30
 
 const (
-	// askTimeout bounds what the relay asks of the copy's account at one time.
+	// askTimeout is the time limit for the relay's requests to the copy's account.
 	askTimeout = 10 * time.Second
-	// absentTurn is how long is waited before looking again for an account that is not there, failedTurn after another failure.
+	// absentTurn is the wait before looking again for an account that does not exist, failedTurn
+	// the wait after other failures.
 	absentTurn = 5 * time.Minute
 	failedTurn = 10 * time.Second
-	// pruneEvery is how often is looked for consumers whose readers are gone without a change: their keys have expired.
+	// pruneEvery is how often consumers are looked for whose reader is gone without a change,
+	// because its key has expired.
 	pruneEvery = time.Minute
 )
 
@@ -35,29 +37,33 @@ const (
 type EventsConfig struct {
 	Conn     *nats.Conn // the relay's
 	Topology topology.Topology
-	// MaxBytes is the size beyond which the copy drops its oldest events; 0: DefaultEventsBytes. It counts when the copy is made: a
-	// size that an operator has set since is left.
+	// MaxBytes is the size beyond which the copy drops its oldest events; 0 means
+	// DefaultEventsBytes. It is used when the copy is made; a size that an operator has set later
+	// is kept.
 	MaxBytes int64
-	// Known answers whether a reader of this name still exists; the consumer of one that does not is removed. Nil where the server's
-	// configuration names the readers: there a consumer goes when it has not been used for as long as the log keeps an event.
+	// Known reports whether a reader of this name still exists; if not, its consumer is removed. It
+	// is nil if the server's configuration names the readers: then a consumer is removed when it
+	// has not been used for as long as the log keeps events.
 	Known func(reader string) bool
-	// Every is how often is looked for readers that are gone without a change, 0 for the usual minute.
+	// Every is how often readers are looked for that are gone without a change; 0 means once a
+	// minute.
 	Every time.Duration
 	Log   *slog.Logger
 }
 
-// Events keeps the copy of the log for services: a stream in an account of its own that sources the relay's log, except what only the
-// owner of a callback may know. It has limits of its own and drops what is oldest, so that it never holds the relay up. Readers have
-// no right to create consumers: a consumer may be told to deliver to any subject of its account, whoever made it. So the relay makes
-// them, on request, one for each reader, of its name, to be pulled from.
+// Events maintains the copy of the log for services: a stream in an account of its own that sources
+// the relay's log, except what only the owner of a callback may know. It has its own limits and
+// drops the oldest events, so that it never delays the relay. Readers may not create consumers,
+// because a consumer can deliver to any subject of its account, whoever made it. So the relay makes
+// them on request: one pull consumer for each reader, with the reader's name.
 type Events struct {
 	c  EventsConfig
 	js jetstream.JetStream
-	// changed says that readers may have gone.
+	// changed receives when readers may be gone.
 	changed chan struct{}
 }
 
-// NewEvents answers Events that do nothing until Run.
+// NewEvents returns Events that do nothing until Run.
 func NewEvents(c EventsConfig) (*Events, error) {
 	js, err := jetstream.NewWithAPIPrefix(c.Conn, eventsAPI)
 	if err != nil {
@@ -66,7 +72,7 @@ func NewEvents(c EventsConfig) (*Events, error) {
 	return &Events{c: c, js: js, changed: make(chan struct{}, 1)}, nil
 }
 
-// Changed tells that a key was changed or removed. It does not block. Nil has no consumers to care for.
+// Changed must be called after a key was changed or removed. It does not block. e may be nil.
 func (e *Events) Changed() {
 	if e == nil {
 		return
@@ -77,20 +83,22 @@ func (e *Events) Changed() {
 	}
 }
 
-// Run makes the copy, answers what readers ask, and removes the consumers of those who are gone, until ctx ends. It goes on through any
-// trouble: nothing of the relay waits for the copy. On a server without the accounts for it there is none.
+// Run makes the copy, handles the readers' requests, and removes the consumers of readers that are
+// gone, until ctx ends. It continues after all errors, because nothing in the relay depends on the
+// copy. A server without the accounts has no copy.
 func (e *Events) Run(ctx context.Context) error {
 	if !e.open(ctx) {
 		return nil
 	}
-	asked, err := e.c.Conn.QueueSubscribe(consumerSubject(e.c.Topology.Prefix, "*", "*"), "relay", func(m *nats.Msg) { e.answer(ctx, m) })
+	subject := consumerSubject(e.c.Topology.Prefix, "*", "*")
+	asked, err := e.c.Conn.QueueSubscribe(subject, "relay", func(m *nats.Msg) { e.answer(ctx, m) })
 	if err != nil {
 		return fmt.Errorf("listen for the readers of %s: %w", EventsStream, err)
 	}
 	defer func() { _ = asked.Unsubscribe() }()
 	tick := time.NewTicker(cmp.Or(e.c.Every, pruneEvery))
 	defer tick.Stop()
-	failing := false // told once: an outage of the store may last for hours
+	failing := false // logged once, because an outage of the store may last for hours
 	for {
 		err := e.prune(ctx)
 		if err != nil && ctx.Err() == nil && !failing {
@@ -106,7 +114,7 @@ func (e *Events) Run(ctx context.Context) error {
 	}
 }
 
-// open makes the copy, trying until it stands or ctx ends.
+// open makes the copy. It tries until it succeeds or ctx ends.
 func (e *Events) open(ctx context.Context) bool {
 	for told := ""; ; {
 		err := e.Apply(ctx)
@@ -114,11 +122,12 @@ func (e *Events) open(ctx context.Context) bool {
 			return true
 		}
 		turn, level := failedTurn, slog.LevelWarn
-		if errors.Is(err, ErrNoEvents) { // a cluster may well be without
+		if errors.Is(err, ErrNoEvents) { // a cluster may do without
 			turn, level = absentTurn, slog.LevelInfo
 		}
 		if told != err.Error() && ctx.Err() == nil {
-			e.c.Log.Log(ctx, level, "there is no copy of the log for services that read it by consumers; it is tried again", "again_after", turn.String(), "error", err)
+			e.c.Log.Log(ctx, level, "there is no copy of the log for services that read it by consumers; it is tried again",
+				"again_after", turn.String(), "error", err)
 			told = err.Error()
 		}
 		select {
@@ -129,22 +138,21 @@ func (e *Events) open(ctx context.Context) bool {
 	}
 }
 
-// ErrNoEvents says that the server has no account for the copy of the log.
-var ErrNoEvents = errors.New("the NATS server has no account " + eventsAccount + " as deploy/nats/accounts.conf makes it")
+// ErrNoEvents means that the server has no account for the copy of the log.
+var ErrNoEvents = errors.New(
+	"the NATS server has no account " + eventsAccount + " as deploy/nats/accounts.conf makes it")
 
-// Apply makes the copy, or brings it to the present configuration. It changes nothing else.
+// Apply makes the copy, or updates it to the present configuration. It changes nothing else.
 func (e *Events) Apply(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	maxBytes := e.c.MaxBytes
-	if maxBytes == 0 {
-		maxBytes = DefaultEventsBytes
-	}
+	maxBytes := cmp.Or(e.c.MaxBytes, DefaultEventsBytes)
 	there, err := e.js.Stream(ctx, EventsStream)
 	switch {
 	case err == nil:
 		maxBytes = there.CachedInfo().Config.MaxBytes
-	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled),
+		errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		return fmt.Errorf("%w: %w", ErrNoEvents, err)
 	case !errors.Is(err, jetstream.ErrStreamNotFound):
 		return fmt.Errorf("look for stream %s: %w", EventsStream, err)
@@ -155,12 +163,12 @@ func (e *Events) Apply(ctx context.Context) error {
 	return nil
 }
 
-// eventsStream is the configuration of the copy.
+// eventsStream returns the configuration of the copy.
 func eventsStream(t topology.Topology, maxBytes int64) jetstream.StreamConfig {
 	source := &jetstream.StreamSource{
 		Name:     t.Events(),
 		External: &jetstream.ExternalStream{APIPrefix: logAPI, DeliverPrefix: copySubject(t.Prefix)},
-		// Filters: without a destination the subject stays as it is.
+		// These are filters: without a destination the subject is kept.
 		SubjectTransforms: []jetstream.SubjectTransformConfig{{Source: topology.OrderFilter("*", "*")}},
 	}
 	for _, subject := range operational(shared) {
@@ -201,8 +209,8 @@ func (e *Events) prune(ctx context.Context) error {
 	return nil
 }
 
-// EventsBytes is how large the copy may grow on the disk of a data directory: a quarter of what is free, so that the log itself has
-// room, and no more than DefaultEventsBytes.
+// EventsBytes returns the largest size of the copy on the disk of a data directory: a quarter of
+// the free space, so that there is room for the log itself, but at most DefaultEventsBytes.
 func EventsBytes(dir string) int64 {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(dir, &st); err != nil {

@@ -23,7 +23,8 @@ import (
 // patience bounds every wait: other tests use the machine as well.
 const patience = 90 * time.Second
 
-// ask sends what a reader wants of its consumer until the relay answers: it may still be making the copy.
+// ask sends what a reader wants of its consumer until the relay answers: it may still be making the
+// copy.
 func ask(t *testing.T, nc *nats.Conn, operation string, request any) natsd.ConsumerAnswer {
 	t.Helper()
 	body, err := json.Marshal(request)
@@ -82,12 +83,14 @@ func pullWithin(t *testing.T, most time.Duration, nc *nats.Conn, reader string, 
 	return got
 }
 
-// The copy holds what the log holds: every event with its subject, bytes and headers, except what is only for the owners of callbacks.
+// The copy holds what the log holds: every event with its subject, bytes and headers, except what
+// is only for the owners of callbacks.
 func TestTheCopyOfTheLog(t *testing.T) {
 	t.Parallel()
 	b := newBus(t)
 	b.publish("leeds", 0)
-	for _, kind := range []relay.Kind{relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindDeliveriesExpired, relay.KindConsentRequired} {
+	for _, kind := range []relay.Kind{relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindDeliveriesExpired,
+		relay.KindConsentRequired} {
 		b.operational(kind)
 	}
 	b.publish("york", 0)
@@ -95,7 +98,9 @@ func TestTheCopyOfTheLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a := ask(t, nc, "put", natsd.ConsumerRequest{StartFrom: "earliest", AckWaitSeconds: 5, MaxAckPending: 10}); a.Error != "" || a.Consumer != b.allID || a.Stream != natsd.EventsStream {
+	if a := ask(t, nc, "put",
+		natsd.ConsumerRequest{StartFrom: "earliest", AckWaitSeconds: 5, MaxAckPending: 10}); a.Error != "" ||
+		a.Consumer != b.allID || a.Stream != natsd.EventsStream {
 		t.Fatalf("%+v", a)
 	}
 	want := []uint64{1, 5, 6}
@@ -126,7 +131,8 @@ func compare(t *testing.T, conn *nats.Conn, m jetstream.Msg, seq uint64) {
 	if m.Subject() != stored.Subject || !bytes.Equal(m.Data(), stored.Data) {
 		t.Errorf("the copy has %s %s, the log at %d %s %s", m.Subject(), m.Data(), seq, stored.Subject, stored.Data)
 	}
-	for name := range stored.Header { // the server leaves out conditions, and says in headers of its own where the message comes from
+	// the server leaves out conditions, and says in headers of its own where the message comes from
+	for name := range stored.Header {
 		if got, want := m.Headers().Get(name), stored.Header.Get(name); got != want && !strings.HasPrefix(name, "Nats-") {
 			t.Errorf("header %s: %q in the copy, %q in the log", name, got, want)
 		}
@@ -232,7 +238,8 @@ func TestTheConsumerOfAnExpiredKeyGoes(t *testing.T) {
 	}
 }
 
-// What a reader asks for is what its consumer does; a second wish changes what can be changed, and it goes on where it was.
+// What a reader asks for is what its consumer does; a second wish changes what can be changed, and
+// it goes on where it was.
 func TestAReadersWishes(t *testing.T) {
 	t.Parallel()
 	b := newBus(t)
@@ -255,7 +262,8 @@ func TestAReadersWishes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c := consumer.CachedInfo().Config; c.MaxAckPending != 7 || c.AckWait != 30*time.Second || c.DeliverPolicy != jetstream.DeliverAllPolicy || c.InactiveThreshold != time.Hour {
+	if c := consumer.CachedInfo().Config; c.MaxAckPending != 7 || c.AckWait != 30*time.Second ||
+		c.DeliverPolicy != jetstream.DeliverAllPolicy || c.InactiveThreshold != time.Hour {
 		t.Errorf("%+v", c)
 	}
 	if a := ask(t, nc, "delete", nil); a.Error != "" {
@@ -268,7 +276,8 @@ func TestAReadersWishes(t *testing.T) {
 	pull(t, nc, b.allID, 3)
 }
 
-// The copy drops what is oldest when it is full, and the relay's log takes the next event all the same.
+// The copy drops what is oldest when it is full, and the relay's log takes the next event all the
+// same.
 func TestAFullCopyHoldsNothingUp(t *testing.T) {
 	t.Parallel()
 	b := newBus(t)
@@ -298,7 +307,8 @@ func TestAFullCopyHoldsNothingUp(t *testing.T) {
 		return err == nil && info.State.LastSeq == last && info.State.Msgs < 20 && info.State.Bytes <= 4<<10
 	})
 	// The size that an operator set stays.
-	events, err := natsd.NewEvents(natsd.EventsConfig{Conn: b.conn, Topology: b.store.Topology(), Log: slog.New(slog.DiscardHandler)})
+	events, err := natsd.NewEvents(natsd.EventsConfig{Conn: b.conn, Topology: b.store.Topology(),
+		Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -310,7 +320,8 @@ func TestAFullCopyHoldsNothingUp(t *testing.T) {
 	}
 }
 
-// A server without these accounts has no copy, and says so in a way that can be told from a failure.
+// A server without these accounts has no copy, and says so in a way that can be told from a
+// failure.
 func TestAServerWithoutTheAccounts(t *testing.T) {
 	t.Parallel()
 	server, err := natsd.Start(natsd.Config{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)})
@@ -322,7 +333,8 @@ func TestAServerWithoutTheAccounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nc.Close(); server.Stop() })
-	events, err := natsd.NewEvents(natsd.EventsConfig{Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Log: slog.New(slog.DiscardHandler)})
+	events, err := natsd.NewEvents(natsd.EventsConfig{Conn: nc,
+		Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,28 +8,30 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// Limits bound what subscribers may have of the embedded server.
+// Limits limit what subscribers may use of the embedded server.
 type Limits struct {
-	Connections int   // in all, those that have not logged in yet included; 0: DefaultConnections
+	Connections int   // in total, including those that have not logged in yet; 0: DefaultConnections
 	PerKey      int   // connections with one key; 0: an eighth of Connections, between 4 and 64
-	PerAddress  int   // connections that have logged in from one address; 0: a quarter of Connections, at least 8
-	Pending     int64 // bytes that may wait for one connection, the relay's own included; 0: 256 MiB
-	Together    int64 // bytes that may wait for all connections but the relay's own; 0: Pending
+	PerAddress  int   // logged-in connections from one address; 0: a quarter of Connections, at least 8
+	Pending     int64 // bytes that may wait for one connection, including the relay's own; 0: 256 MiB
+	Together    int64 // bytes that may wait for all connections except the relay's own; 0: Pending
 }
 
-// DefaultConnections is Limits.Connections unless it is set.
+// DefaultConnections is the default of Limits.Connections.
 const DefaultConnections = 1024
 
 const (
-	// maxSubscriptions bounds the subscriptions of one connection: each that matches an event gets a copy of its own.
+	// maxSubscriptions bounds the subscriptions of one connection. Each that matches an event gets
+	// a copy of it.
 	maxSubscriptions = 100
-	// maxRequest bounds what a subscriber may send: it only asks for its consumer, and acknowledges.
+	// maxRequest bounds a subscriber's messages. It only sends requests about its consumer, and
+	// acknowledgements.
 	maxRequest = 64 << 10
-	// ownConnections are those of the relay itself.
+	// ownConnections are for the relay itself.
 	ownConnections = 4
-	// accountInfo is where JetStream says how much of it an account uses.
+	// accountInfo is JetStream's request for how much of it an account uses.
 	accountInfo = api + ".INFO"
-	// makesRoom is how many connections are closed when the relay's own finds none.
+	// makesRoom is how many connections are closed if the relay's own finds no room.
 	makesRoom = 8
 )
 
@@ -42,18 +44,20 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// limit bounds each connection of an account that has no imports or exports yet: setting the claims of an account removes them.
+// limit limits each connection of an account, which must not have imports or exports yet: setting
+// an account's claims removes them.
 func (a *accounts) limit(account *server.Account) {
 	claims := jwt.NewAccountClaims(account.Name)
 	claims.Limits.Subs, claims.Limits.Payload = maxSubscriptions, maxRequest
-	// To an account without a JetStream of its own the server adds an import of all of $JS.API, which would answer in place of
-	// what is imported of EVENTS; but not if it has this one. Nobody has the right to publish there.
+	// To an account without a JetStream of its own the server adds an import of all of $JS.API,
+	// which would be used instead of the imports from EVENTS. It does not if the account has this
+	// import. Nobody may publish there.
 	claims.Imports.Add(&jwt.Import{Type: jwt.Service, Account: systemAccount, Subject: accountInfo})
 	a.server.UpdateAccountClaims(account, claims)
 }
 
-// inProcess connects the relay itself. Where strangers have all connections some of theirs are closed for it: the relay must
-// get back to its own store whoever knocks.
+// inProcess connects the relay itself. If strangers use all connections, some of theirs are closed
+// for it: the relay must always be able to reach its own store.
 type inProcess struct{ s *Server }
 
 // InProcessConn implements nats.InProcessConnProvider.
@@ -62,8 +66,8 @@ func (p inProcess) InProcessConn() (net.Conn, error) {
 	return p.s.server.InProcessConn()
 }
 
-// makeRoom closes connections if there are as many as there may be: the newest of those that have not logged in, or else the
-// newest of all.
+// makeRoom closes connections if the maximum is open: the newest of those that have not logged in,
+// or else the newest of all.
 func (s *Server) makeRoom() {
 	most := s.auth.limits.Connections + ownConnections
 	if s.server.NumClients() < most {
@@ -86,7 +90,7 @@ func (s *Server) makeRoom() {
 	for n := range makesRoom {
 		switch last := len(others) - 1; {
 		case last >= n:
-			_ = s.server.DisconnectClientByID(others[last-n]) // it may have gone by itself
+			_ = s.server.DisconnectClientByID(others[last-n]) // it may have closed by itself
 		case len(known) > n-len(others):
 			_ = s.server.DisconnectClientByID(known[len(known)-1-(n-len(others))])
 		}

@@ -32,7 +32,8 @@ func openDoor(t *testing.T, limits Limits) *door {
 	t.Helper()
 	d := &door{t: t, log: &journal{}, counts: ingress.NewMetrics(nil)}
 	var err error
-	d.Server, err = Start(Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", Subscribers: limits, Ingress: d.counts, Log: slog.New(slog.NewTextHandler(d.log, nil))})
+	d.Server, err = Start(Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", Subscribers: limits, Ingress: d.counts,
+		Log: slog.New(slog.NewTextHandler(d.log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +50,8 @@ func openDoor(t *testing.T, limits Limits) *door {
 }
 
 func (d *door) login(options ...nats.Option) (*nats.Conn, error) {
-	options = append([]nats.Option{nats.NoReconnect(), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})}, options...)
+	options = append([]nats.Option{nats.NoReconnect(), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})},
+		options...)
 	nc, err := nats.Connect("nats://"+d.Addr(), options...)
 	if err == nil {
 		d.t.Cleanup(nc.Close)
@@ -109,7 +111,8 @@ func TestConnectionsOfSubscribersAreBounded(t *testing.T) {
 		_, err := d.login(nats.UserInfo(d.ids[0], d.keys[0]))
 		return err == nil
 	})
-	if log := strings.Join(d.log.lines(), "\n"); !strings.Contains(log, "a key has too many") || !strings.Contains(log, "an address has too many") || !strings.Contains(log, d.ids[0]) {
+	if log := strings.Join(d.log.lines(), "\n"); !strings.Contains(log, "a key has too many") ||
+		!strings.Contains(log, "an address has too many") || !strings.Contains(log, d.ids[0]) {
 		t.Errorf("the log does not tell: %s", log)
 	}
 }
@@ -149,7 +152,8 @@ func TestWhatASubscriberMayAskOfItsConnection(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := fmt.Fprintf(raw, "CONNECT {\"user\":%q,\"pass\":%q,\"verbose\":false}\r\nPUB events.consumer.put %d\r\n", d.ids[who], d.keys[who], maxRequest+1); err != nil {
+		if _, err := fmt.Fprintf(raw, "CONNECT {\"user\":%q,\"pass\":%q,\"verbose\":false}\r\nPUB events.consumer.put %d\r\n",
+			d.ids[who], d.keys[who], maxRequest+1); err != nil {
 			t.Fatal(err)
 		}
 		_ = raw.SetReadDeadline(time.Now().Add(20 * time.Second))
@@ -212,15 +216,18 @@ func TestTheRelayFindsRoomBesideStrangers(t *testing.T) {
 	}
 }
 
-// Whatever secret stands where it should not, the log has none of it; failures are counted, and sampled.
+// Whatever secret stands where it should not, the log has none of it; failures are counted, and
+// sampled.
 func TestFailedLoginsAreSeenWithoutWhatWasGiven(t *testing.T) {
 	t.Parallel()
 	d := openDoor(t, Limits{})
 	const token = "AdminToken0123456789abcd"
 	secret := d.keys[0]
 	logins := [][]nats.Option{
-		{nats.UserInfo(token, "")}, {nats.UserInfo(token, token)}, {nats.UserInfo(secret, secret)}, {nats.UserInfo("", token)}, {nats.Token(token)},
-		{nats.Token(secret)}, {nats.UserInfo(d.ids[0], token)}, {nats.UserInfo(d.ids[0], secret+"x")}, {nats.UserInfo(d.ids[1], secret)},
+		{nats.UserInfo(token, "")}, {nats.UserInfo(token, token)}, {nats.UserInfo(secret, secret)},
+		{nats.UserInfo("", token)}, {nats.Token(token)},
+		{nats.Token(secret)}, {nats.UserInfo(d.ids[0], token)}, {nats.UserInfo(d.ids[0], secret+"x")},
+		{nats.UserInfo(d.ids[1], secret)},
 		{nats.Name(token), nats.UserInfo("x", "y")}, {},
 	}
 	for range 20 {
@@ -239,7 +246,8 @@ func TestFailedLoginsAreSeenWithoutWhatWasGiven(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, line := range []string{
-		"CONNECT {\"user\":\"x\",\"pass\":\"" + token + "\"\r\n", "GET /?token=" + token + " HTTP/1.1\r\n\r\n", token + "\r\n", "PUB " + token + "\r\n",
+		"CONNECT {\"user\":\"x\",\"pass\":\"" + token + "\"\r\n", "GET /?token=" + token + " HTTP/1.1\r\n\r\n",
+		token + "\r\n", "PUB " + token + "\r\n",
 		"CONNECT {\"user\":\"" + token + "\",\"pass\":" + strings.Repeat("\""+token+"\"", 500) + "}\r\n",
 	} {
 		raw, err := net.Dial("tcp", d.Addr())
@@ -273,7 +281,8 @@ func TestFailedLoginsAreSeenWithoutWhatWasGiven(t *testing.T) {
 	}
 }
 
-// A connection ends with its key: when that is revoked, when its client is removed, and when it expires.
+// A connection ends with its key: when that is revoked, when its client is removed, and when it
+// expires.
 func TestSubscribersGoWithTheirKeys(t *testing.T) {
 	t.Parallel()
 	d := openDoor(t, Limits{})

@@ -10,36 +10,40 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// logger writes what the embedded server has to say into the relay's log. Its notices are about starting and stopping: debug. What
-// its clients do wrong is no error of the relay, and as many lines as they please.
+// logger writes the embedded server's messages into the relay's log. Its notices are about starting
+// and stopping, and are logged for debugging. Its clients' mistakes are not errors of the relay,
+// and clients could make any number of lines.
 type logger struct {
 	log      *slog.Logger
-	fatal    chan<- string // the first error that the server does not outlive
+	fatal    chan<- string // the first error that ends the server
 	mistakes *mistakes
 }
 
-// byClient matches how the server begins the format of a line about a client: address and number, then in quotes what the client calls
-// itself, and its account and user. What the line says of it follows.
+// byClient matches the beginning of the format of a line about a client: address and number, then
+// quoted the client's own name, and its account and user. The message follows.
 var byClient = regexp.MustCompile(`^(\S* - cid:\d+)(?: - "(?:[^"\\]|\\.)*")?( - "(?:[^"\\]|\\.)*")? - `)
 
-// ownTrouble are the formats of the lines about a client that are not of its making: the server's trouble, or permissions that the relay
-// should not have given.
+// ownTrouble are the formats of lines about a client that the client did not cause: the server's
+// own trouble, or permissions that the relay should not have given.
 var ownTrouble = []string{
 	"Problem registering with account %q: %s", "Error compressing data: %v", "%s",
-	"invalid publish subject %q", "invalid publish deny subject %q", "queue qualifier is not valid for publish deny subject %q",
+	"invalid publish subject %q", "invalid publish deny subject %q",
+	"queue qualifier is not valid for publish deny subject %q",
 	"invalid subscribe allow subject %q", "invalid subscribe deny subject %q",
 }
 
-// The clients' mistakes that are counted each for itself, as the server begins to tell them. All others, mostly of the protocol, are
-// counted as one.
+// The clients' mistakes that are counted separately, by the beginning of the server's message. All
+// others, mostly about the protocol, are counted together.
 var mistakesKnown = []string{
-	"Publish Violation", "Subscription Violation", server.ErrMaxPayload.Error(), server.ErrTooManySubs.Error(), server.ErrTooManyConnections.Error(), "Client Error", "TLS ",
+	"Publish Violation", "Subscription Violation", server.ErrMaxPayload.Error(), server.ErrTooManySubs.Error(),
+	server.ErrTooManyConnections.Error(), "Client Error", "TLS ",
 }
 
-// subjectsKnown are the mistakes that are told with the subject they are about.
+// subjectsKnown are the mistakes that are logged with their subject.
 var subjectsKnown = []string{"Publish Violation", "Subscription Violation"}
 
-// badRequest begins what the server says of a request to JetStream that it cannot read. The request follows, whole.
+// badRequest is the beginning of the server's message about a JetStream request that it cannot
+// parse. The whole request follows.
 const badRequest = "Malformed JetStream API Request"
 
 func (l logger) Noticef(format string, v ...any) { l.log.Debug("nats: " + fmt.Sprintf(format, v...)) }
@@ -47,60 +51,63 @@ func (l logger) Debugf(string, ...any)           {}
 func (l logger) Tracef(string, ...any)           {}
 
 func (l logger) Warnf(format string, v ...any) {
-	said := fmt.Sprintf(format, v...)
+	text := fmt.Sprintf(format, v...)
 	if strings.HasPrefix(format, badRequest) {
-		l.mistakes.tell(badRequest, badRequest)
+		l.mistakes.add(badRequest, badRequest)
 		return
 	}
-	l.log.Warn("nats: " + said)
+	l.log.Warn("nats: " + text)
 }
 
-// Errorf leaves out refused logins: the server quotes what stood in the user's place, which may be a key in the wrong one. They are
-// told by the authenticator.
+// Errorf leaves out refused logins: the server quotes the user, which may be a key in the wrong
+// place. The authenticator logs them.
 func (l logger) Errorf(format string, v ...any) {
 	who := ""
 	if m := byClient.FindStringSubmatch(format); m != nil {
 		format = format[len(m[0]):]
-		who = m[1] + m[2] + " - " // without what the client calls itself, which may be a secret in the wrong place
+		who = m[1] + m[2] + " - " // without the client's own name, which may be a secret in the wrong place
 	}
-	said := format
-	if who == "" || len(v) > 0 { // else there may be a client's own words in the format
-		said = fmt.Sprintf(format, v...)
+	text := format
+	if who == "" || len(v) > 0 { // otherwise the format may contain a client's own words
+		text = fmt.Sprintf(format, v...)
 	}
 	switch {
-	case strings.HasPrefix(said, server.ErrAuthentication.Error()):
+	case strings.HasPrefix(text, server.ErrAuthentication.Error()):
 	case who == "" || slices.Contains(ownTrouble, format):
-		l.log.Error("nats: " + who + said)
+		l.log.Error("nats: " + who + text)
 	default:
 		kind := ""
-		if i := slices.IndexFunc(mistakesKnown, func(k string) bool { return strings.HasPrefix(said, k) }); i >= 0 {
+		begins := func(k string) bool { return strings.HasPrefix(text, k) }
+		if i := slices.IndexFunc(mistakesKnown, begins); i >= 0 {
 			kind = mistakesKnown[i]
 		}
 		if !slices.Contains(subjectsKnown, kind) {
-			said = withoutBytes(said)
+			text = withoutBytes(text)
 		}
-		l.mistakes.tell(kind, shorten(who)+shorten(said))
+		l.mistakes.add(kind, shorten(who)+shorten(text))
 	}
 }
 
 func (l logger) Fatalf(format string, v ...any) {
-	said := fmt.Sprintf(format, v...)
-	l.log.Error("nats: " + said)
+	text := fmt.Sprintf(format, v...)
+	l.log.Error("nats: " + text)
 	select {
-	case l.fatal <- said:
+	case l.fatal <- text:
 	default:
 	}
 }
 
-// withoutBytes leaves out what the server quotes of the bytes that a client sent: a password may be among them.
-func withoutBytes(said string) string {
-	if at := strings.IndexAny(said, ":'\""); at >= 0 {
-		return said[:at]
+// withoutBytes removes what the server quotes of the bytes that a client sent: there may be a
+// password among them.
+func withoutBytes(text string) string {
+	if at := strings.IndexAny(text, ":'\""); at >= 0 {
+		return text[:at]
 	}
-	return said
+	return text
 }
 
-// shorten bounds what a client may have chosen: a subject, its own name. The start and the end say what it is.
+// shorten shortens what a client may have chosen: a subject, its own name. The beginning and the
+// end identify it.
 func shorten(s string) string {
 	const longest, end = 256, 64
 	if len(s) <= longest {

@@ -61,13 +61,15 @@ func TestMistakesOfClientsAreSummedUp(t *testing.T) {
 		}
 		flood()
 		l.Errorf(aClient + `Subscription Violation - Subject "100%.>", SID 1`)
-		if got := log.lines(); len(got) != 2 || !strings.HasPrefix(got[0], "level=WARN") || !strings.Contains(got[0], `abc`) ||
+		if got := log.lines(); len(got) != 2 || !strings.HasPrefix(got[0], "level=WARN") ||
+			!strings.Contains(got[0], `abc`) ||
 			!strings.Contains(got[0], `Subject \"forbidden.0\"`) || !strings.Contains(got[1], `Subject \"100%.>\", SID 1`) {
 			t.Errorf("at once: %q", got)
 		}
 		<-time.After(mistakesEvery + time.Second)
 		synctest.Wait()
-		if got := log.lines(); len(got) != 1 || !strings.HasPrefix(got[0], "level=WARN") || !strings.Contains(got[0], "9999 more of the kind") ||
+		if got := log.lines(); len(got) != 1 || !strings.HasPrefix(got[0], "level=WARN") ||
+			!strings.Contains(got[0], "9999 more of the kind") ||
 			!strings.Contains(got[0], `Subject \"forbidden.9999\"`) {
 			t.Errorf("a minute later: %q", got)
 		}
@@ -94,7 +96,8 @@ func TestMistakesOfClientsAreSummedUp(t *testing.T) {
 	})
 }
 
-// What a client is called, what it sends and where to is its own choice: that makes its mistakes neither long nor an error of the relay.
+// What a client is called, what it sends and where to is its own choice: that makes its mistakes
+// neither long nor an error of the relay.
 func TestWhatIsAClientsMistake(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("x", 4000)
@@ -111,13 +114,15 @@ func TestWhatIsAClientsMistake(t *testing.T) {
 		{aClient + "Client parser ERROR, state=0, i=0: proto='\"%d\"...'", nil, "WARN"},
 		{aClient + "processPub Bad or Missing Size: \"a b\"", nil, "WARN"},
 		{"[::1]:4 - cid:5 - TLS %s handshake error: %v%s", []any{"client", errors.New("bad certificate"), ""}, "WARN"},
-		{fmt.Sprintf(`127.0.0.1:1 - cid:2 - %q - "A/b" - Publish Violation - Subject %%q`, `v1:go:%q" - JetStream \`), []any{"a"}, "WARN"},
+		{fmt.Sprintf(`127.0.0.1:1 - cid:2 - %q - "A/b" - Publish Violation - Subject %%q`, `v1:go:%q" - JetStream \`),
+			[]any{"a"}, "WARN"},
 		{fmt.Sprintf(`127.0.0.1:1 - cid:2 - %q - "A/b" - Publish Violation - Subject %%q`, long), []any{"a"}, "WARN"},
 		{"127.0.0.1:1 - cid:2 - %v - %s", []any{server.ErrAuthentication, "User a key"}, ""},
 		{"127.0.0.1:1 - cid:2 - authentication error", nil, ""},
 		{aClient + "invalid publish subject %q", []any{"a..b"}, "ERROR"},
 		{aClient + "Problem registering with account %q: %s", []any{"A", "maximum"}, "ERROR"},
-		{"JetStream failed to store a msg on stream '%s > %s': %v", []any{"RELAY", "relay_inbox", "no space left on device"}, "ERROR"},
+		{"JetStream failed to store a msg on stream '%s > %s': %v", []any{"RELAY", "relay_inbox", "no space left on device"},
+			"ERROR"},
 		{"JetStream out of space, will be DISABLED", nil, "ERROR"},
 		{"JETSTREAM - %s", []any{"Publish Violation - Subject"}, "ERROR"},
 	} {
@@ -144,7 +149,8 @@ func TestRequestsThatCannotBeReadAreSummedUp(t *testing.T) {
 	}
 	l.Warnf("JetStream is slow")
 	l.mistakes.end()
-	if got := log.lines(); len(got) != 3 || len(got[0]) > 400 || !strings.Contains(got[1], "slow") || !strings.Contains(got[2], "99 more of the kind") {
+	if got := log.lines(); len(got) != 3 || len(got[0]) > 400 || !strings.Contains(got[1], "slow") ||
+		!strings.Contains(got[2], "99 more of the kind") {
 		t.Errorf("%q", got)
 	}
 }
@@ -162,7 +168,8 @@ func TestASubscriberCannotFloodTheLog(t *testing.T) {
 	text, stored := access.NewKey(relay.RoleRead, "", time.Now(), nil)
 	keys.Put(relay.Client{ID: "a", Sites: []string{"leeds"}, Keys: []relay.Key{stored}}, 1)
 	s.Admit(keys)
-	nc, err := nats.Connect("nats://"+s.Addr(), nats.UserInfo(stored.ID, text), nats.NoReconnect(), nats.Name(`%q" - `), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	nc, err := nats.Connect("nats://"+s.Addr(), nats.UserInfo(stored.ID, text), nats.NoReconnect(), nats.Name(`%q" - `),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +191,8 @@ func TestASubscriberCannotFloodTheLog(t *testing.T) {
 	nc.Close()
 	s.Stop()
 	text = strings.Join(log.lines(), "\n")
-	if strings.Contains(text, "level=ERROR") || strings.Count(text, "Violation") != 4 || !strings.Contains(text, fmt.Sprintf(": %d more of the kind", tries-1)) ||
+	if strings.Contains(text, "level=ERROR") || strings.Count(text, "Violation") != 4 ||
+		!strings.Contains(text, fmt.Sprintf(": %d more of the kind", tries-1)) ||
 		!strings.Contains(text, ": 1 more of the kind") {
 		t.Errorf("%.3000s", text)
 	}

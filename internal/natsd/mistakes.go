@@ -7,16 +7,16 @@ import (
 	"time"
 )
 
-// mistakesEvery is how often a kind of mistake gets a line while it goes on.
+// mistakesEvery is how often a kind of mistake is logged while it continues.
 const mistakesEvery = time.Minute
 
-// mistakes tells the log what clients do wrong: the first of a kind at once, and while it goes on one line a minute with how many there
-// were. A client may send what it must not as fast as its network lets it.
+// mistakes logs what clients do wrong: the first of a kind at once, and while it continues one line
+// a minute with their number. A client can send invalid requests as fast as its network allows.
 type mistakes struct {
 	log *slog.Logger
 
 	mu    sync.Mutex
-	kinds map[string]*mistake // those that had a line within the last minute
+	kinds map[string]*mistake // those that were logged within the last minute
 	ended bool
 }
 
@@ -31,7 +31,7 @@ func newMistakes(log *slog.Logger) *mistakes {
 	return &mistakes{log: log, kinds: map[string]*mistake{}}
 }
 
-func (m *mistakes) tell(kind, said string) {
+func (m *mistakes) add(kind, text string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.ended {
@@ -39,14 +39,15 @@ func (m *mistakes) tell(kind, said string) {
 	}
 	if k := m.kinds[kind]; k != nil {
 		k.more++
-		k.latest = said
+		k.latest = text
 		return
 	}
 	m.kinds[kind] = &mistake{next: time.AfterFunc(mistakesEvery, func() { m.sum(kind) })}
-	m.log.Warn("nats: " + said)
+	m.log.Warn("nats: " + text)
 }
 
-// sum writes the line that a kind is due after a minute. A kind without more is over: its next gets its line at once.
+// sum writes a kind's line after a minute. If there was no further mistake, the kind is over: its
+// next one is logged at once.
 func (m *mistakes) sum(kind string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -62,7 +63,7 @@ func (m *mistakes) sum(kind string) {
 	}
 }
 
-// end writes what is still due; nothing is written after it.
+// end writes the pending lines. Nothing is written after it.
 func (m *mistakes) end() {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -1,7 +1,11 @@
-// Package natsd runs the embedded NATS server: the default engine, in this process, with its files below the data directory.
+// Package natsd runs the embedded NATS server: the default store and bus, in this process, with its
+// files below the data directory. Subscribers log in with API keys, hear only what their key may
+// see, and cannot use up the relay's memory or connections. Begin with Start; accounts.go has the
+// accounts, and events.go the copy of the log that services read.
 package natsd
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -22,31 +26,36 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// MaxPayload is the largest message: a vendor page (a little less is read of one) with its envelope. It is also the most that the
-// server thinks wise.
+// MaxPayload is the size of the largest message: a vendor page (which is read up to a little less)
+// with its envelope. It is also the largest size that the server recommends.
 const MaxPayload = 8 << 20
 
-// startTimeout bounds the recovery of the stored streams. A million messages take about 3 s.
+// startTimeout is the time limit for recovering the stored streams. A million messages take about 3
+// s.
 const startTimeout = 5 * time.Minute
 
-// readyTurn is how long is waited between two looks at whether the start has failed.
+// readyTurn is the interval between two checks whether the start has failed.
 const readyTurn = 250 * time.Millisecond
 
-// Config of the embedded server.
+// Config configures the embedded server.
 type Config struct {
-	Dir string // the data directory; one process at a time, held by a lock
-	// SyncInterval is how often the disk is synced (0: 1 s). SyncAlways syncs at every write instead.
+	Dir string // the data directory; a lock allows one process at a time
+	// SyncInterval is how often the disk is synced (0: every second). SyncAlways syncs after every
+	// write instead.
 	SyncInterval time.Duration
 	SyncAlways   bool
-	// Listen is the address for subscribers (RELAY_NATS_LISTEN), "" for none. They are refused until Admit is called.
+	// Listen is the address for subscribers (RELAY_NATS_LISTEN), "" for none. They are refused
+	// until Admit is called.
 	Listen string
-	// ListenCert and ListenKey are files, PEM, with which subscribers are served by TLS; both empty: in the clear.
+	// ListenCert and ListenKey are PEM files for serving subscribers by TLS. If both are empty,
+	// connections are not encrypted.
 	ListenCert, ListenKey string
-	// Subscribers bounds what they may have of the server; zero fields are the defaults.
+	// Subscribers limits the subscribers; zero fields mean the defaults.
 	Subscribers Limits
-	// Ingress counts their failed logins; nil: nobody sees the counts.
+	// Ingress counts their failed logins; nil means that the counts are not exposed.
 	Ingress *ingress.Metrics
-	// Prefix of the relay's streams and subjects (RELAY_NATS_PREFIX; "": relay). It counts where there are subscribers.
+	// Prefix is the prefix of the relay's streams and subjects (RELAY_NATS_PREFIX; "": relay). It
+	// is used if there are subscribers.
 	Prefix string
 	Log    *slog.Logger
 }
@@ -63,13 +72,13 @@ type Server struct {
 }
 
 var (
-	// ErrLocked says that another process uses the data directory.
+	// ErrLocked means that another process uses the data directory.
 	ErrLocked = errors.New("is in use by another relay")
-	// ErrDir says that the data directory cannot be made or written.
+	// ErrDir means that the data directory cannot be created or written.
 	ErrDir = errors.New("the data directory cannot be used")
-	// ErrListen says that the address for subscribers cannot be listened on.
+	// ErrListen means that the address for subscribers cannot be listened on.
 	ErrListen = errors.New("subscribers cannot be listened for")
-	// ErrCertificate says that the certificate for subscribers cannot be used.
+	// ErrCertificate means that the certificate for subscribers cannot be used.
 	ErrCertificate = errors.New("the certificate for subscribers cannot be used")
 )
 
@@ -98,27 +107,22 @@ func Start(c Config) (*Server, error) {
 }
 
 func (s *Server) start(c Config) error {
-	names := topology.Topology{Prefix: c.Prefix}
-	if names.Prefix == "" {
-		names.Prefix = "relay"
-	}
+	names := topology.Topology{Prefix: cmp.Or(c.Prefix, "relay")}
 	s.auth = newAuthenticator(names.Prefix, s.password, c, s.mistakes)
 	opts := &server.Options{
-		ServerName: "relay", JetStream: true, StoreDir: filepath.Join(c.Dir, "nats"), MaxPayload: MaxPayload, MaxPending: c.Subscribers.Pending,
+		ServerName: "relay", JetStream: true, StoreDir: filepath.Join(c.Dir, "nats"),
+		MaxPayload: MaxPayload, MaxPending: c.Subscribers.Pending,
 		NoSigs: true, NoLog: true, DontListen: c.Listen == "", DisableShortFirstPing: true,
-		SyncInterval: c.SyncInterval, SyncAlways: c.SyncAlways,
+		SyncInterval: cmp.Or(c.SyncInterval, time.Second), SyncAlways: c.SyncAlways,
 		Accounts: []*server.Account{
 			server.NewAccount(relayAccount), server.NewAccount(subscribersAccount), server.NewAccount(eventsAccount),
 			server.NewAccount(systemAccount),
 		},
 		SystemAccount:              systemAccount,
 		CustomClientAuthentication: s.auth,
-		// Login is judged by the relay itself; an unauthenticated connection ends soon.
+		// The relay itself checks logins; a connection without a login is closed soon.
 		AuthTimeout: 2, MaxControlLine: 4096, JetStreamMaxStore: -1,
 		MaxConn: c.Subscribers.Connections + ownConnections,
-	}
-	if opts.SyncInterval == 0 {
-		opts.SyncInterval = time.Second
 	}
 	if c.Listen != "" {
 		host, port, err := splitListen(c.Listen)
@@ -144,8 +148,8 @@ func (s *Server) start(c Config) error {
 	ns.Start()
 	for deadline := time.Now().Add(startTimeout); !ns.ReadyForConnections(readyTurn); {
 		select {
-		case said := <-fatal: // the server goes no further, and would not end by itself
-			return fmt.Errorf("the embedded NATS server did not start: %s", said)
+		case text := <-fatal: // the server does not continue, and would not end by itself
+			return fmt.Errorf("the embedded NATS server did not start: %s", text)
 		default:
 		}
 		if time.Now().After(deadline) {
@@ -155,7 +159,7 @@ func (s *Server) start(c Config) error {
 	if err := s.auth.accounts.share(); err != nil {
 		return err
 	}
-	if c.Listen == "" { // nobody could read the copy: a stored one is left as it is, and catches up when somebody can
+	if c.Listen == "" { // nobody could read the copy: a stored one is left as it is, and catches up later
 		return nil
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -167,7 +171,7 @@ func (s *Server) start(c Config) error {
 // tlsTimeout is how many seconds a subscriber has for the handshake.
 const tlsTimeout = 5
 
-// tlsConfig reads the certificate that subscribers are shown; nil without one.
+// tlsConfig reads the certificate for subscribers. It returns nil if there is none.
 func tlsConfig(cert, key string) (*tls.Config, error) {
 	if cert == "" && key == "" {
 		return nil, nil
@@ -179,7 +183,8 @@ func tlsConfig(cert, key string) (*tls.Config, error) {
 	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
 }
 
-// probe listens on the subscribers' address for a moment: the server itself tells of an address it cannot have in its log only.
+// probe listens on the subscribers' address for a moment. The server itself reports an address that
+// it cannot use only in its log.
 func probe(listen string) error {
 	if listen == "" {
 		return nil
@@ -196,7 +201,9 @@ func probe(listen string) error {
 
 // Connect opens the relay's own in-process connection.
 func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
-	opts = append([]nats.Option{nats.InProcessServer(inProcess{s}), nats.UserInfo(relayUser, s.password), nats.Name("relay"), nats.MaxReconnects(-1)}, opts...)
+	opts = append([]nats.Option{
+		nats.InProcessServer(inProcess{s}), nats.UserInfo(relayUser, s.password), nats.Name("relay"), nats.MaxReconnects(-1),
+	}, opts...)
 	nc, err := nats.Connect("", opts...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the embedded NATS server: %w", err)
@@ -204,7 +211,7 @@ func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
 	return nc, nil
 }
 
-// Addr answers where subscribers connect, "" when the server does not listen.
+// Addr returns the address for subscribers, or "" if the server does not listen.
 func (s *Server) Addr() string {
 	if a := s.server.Addr(); a != nil {
 		return a.String()
@@ -212,7 +219,7 @@ func (s *Server) Addr() string {
 	return ""
 }
 
-// Stop ends the server and gives the data directory free.
+// Stop ends the server and releases the data directory.
 func (s *Server) Stop() {
 	if s.unwatch != nil {
 		s.unwatch()
@@ -223,10 +230,11 @@ func (s *Server) Stop() {
 		s.server.WaitForShutdown()
 	}
 	s.mistakes.end()
-	_ = s.lock.Close() // the lock goes with it
+	_ = s.lock.Close() // releases the lock
 }
 
-// lockDir holds a lock on the directory for as long as the file is open; the kernel gives it free when the process dies.
+// lockDir locks the directory for as long as the file is open. The kernel releases the lock when
+// the process dies.
 func lockDir(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -235,7 +243,8 @@ func lockDir(dir string) (*os.File, error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("data directory %s %w: stop it, or give this one a directory of its own (RELAY_DATA_DIR)", dir, ErrLocked)
+			return nil, fmt.Errorf("data directory %s %w: stop it, or give this one a directory of its own (RELAY_DATA_DIR)",
+				dir, ErrLocked)
 		}
 		return nil, fmt.Errorf("lock the data directory %s: %w", dir, err)
 	}

@@ -31,7 +31,8 @@ func TestMain(m *testing.M) {
 
 const order = "5f0c1c2e-6a64-4a2c-9d55-0a3f3a9f7b11"
 
-// bus is an embedded server that listens, a store on it, and two keys: one for leeds, one for all sites.
+// bus is an embedded server that listens, a store on it, and two keys: one for leeds, one for all
+// sites.
 type bus struct {
 	t          *testing.T
 	server     *natsd.Server
@@ -64,7 +65,8 @@ func newBusThatLooks(t *testing.T, every time.Duration) *bus {
 		nc.Close()
 		server.Stop()
 	})
-	s, err := store.Open(t.Context(), store.Config{Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Log: log})
+	s, err := store.Open(t.Context(),
+		store.Config{Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +149,8 @@ func TestASubscriberHearsItsSitesAndNothingElse(t *testing.T) {
 		t.Fatalf("heard %s with %v", m.Subject, m.Header)
 	}
 	for _, subject := range []string{
-		"audatex.york.>", "audatex.>", ">", "*.>", "audatex.*.parts.order.updated.*", "audatex._.>", "relay.>", "relay.publish.>", "$KV.>",
+		"audatex.york.>", "audatex.>", ">", "*.>", "audatex.*.parts.order.updated.*", "audatex._.>", "relay.>",
+		"relay.publish.>", "$KV.>",
 		"$KV.relay_tokens.*", "$JS.>", "$JS.API.>", "$SYS.>", "_INBOX.>", "_R_.>", "$JS.ACK.>",
 	} {
 		if _, err := leeds.SubscribeSync(subject); err != nil {
@@ -189,9 +192,12 @@ func TestASubscriberCanReachNothingOfTheRelays(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, subject := range []string{
-			"audatex.leeds.parts.order.updated." + order, "relay.publish.leeds.parts.order.updated." + order, "relay.inbox.a", "relay.attempts.a",
-			"$KV.relay_tokens.a", "$KV.relay_callbacks.a", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.relay_events", "$JS.API.STREAM.DELETE.relay_events",
-			"$JS.API.CONSUMER.CREATE.relay_events", "$JS.API.STREAM.MSG.GET.relay_inbox", "$JS.API.DIRECT.GET.relay_events", "$JS.API.STREAM.PURGE.KV_relay_tokens",
+			"audatex.leeds.parts.order.updated." + order, "relay.publish.leeds.parts.order.updated." + order, "relay.inbox.a",
+			"relay.attempts.a",
+			"$KV.relay_tokens.a", "$KV.relay_callbacks.a", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.relay_events",
+			"$JS.API.STREAM.DELETE.relay_events",
+			"$JS.API.CONSUMER.CREATE.relay_events", "$JS.API.STREAM.MSG.GET.relay_inbox", "$JS.API.DIRECT.GET.relay_events",
+			"$JS.API.STREAM.PURGE.KV_relay_tokens",
 			"$SYS.REQ.SERVER.PING", "anything",
 		} {
 			if err := nc.PublishRequest(subject, "audatex.leeds.reply", []byte(`{"mark":"attack"}`)); err != nil {
@@ -242,7 +248,8 @@ func TestNobodyHearsOfAnothersCallbacks(t *testing.T) {
 	if err := nc.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	for _, kind := range []relay.Kind{relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindDeliveriesExpired, relay.KindConsentRequired} {
+	for _, kind := range []relay.Kind{relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindDeliveriesExpired,
+		relay.KindConsentRequired} {
 		b.operational(kind)
 	}
 	m, err := heard.NextMsg(5 * time.Second)
@@ -255,7 +262,8 @@ func TestLoginsThatAreRefused(t *testing.T) {
 	t.Parallel()
 	b := newBus(t)
 	for _, login := range [][2]string{
-		{"", ""}, {b.leedsID, ""}, {b.leedsID, b.all}, {"relay", ""}, {"relay", "relay"}, {b.leedsID, b.leeds + "x"}, {"x", b.leeds},
+		{"", ""}, {b.leedsID, ""}, {b.leedsID, b.all}, {"relay", ""}, {"relay", "relay"}, {b.leedsID, b.leeds + "x"},
+		{"x", b.leeds},
 		{strings.Repeat("u", 3000), "p"}, {"SYS", "SYS"},
 	} {
 		if _, _, err := b.login(login[0], login[1]); err == nil {
@@ -291,7 +299,8 @@ func TestARemovedKeyIsDisconnected(t *testing.T) {
 	}
 }
 
-// A change that is none to what a subscriber hears leaves it connected: on plain NATS it would miss what comes meanwhile.
+// A change that is none to what a subscriber hears leaves it connected: on plain NATS it would miss
+// what comes meanwhile.
 func TestOnlyWhoHearsSomethingElseIsDisconnected(t *testing.T) {
 	t.Parallel()
 	b := newBus(t)
@@ -332,7 +341,8 @@ func TestOnlyWhoHearsSomethingElseIsDisconnected(t *testing.T) {
 func TestARefusedLoginIsLoggedWithoutTheKey(t *testing.T) {
 	t.Parallel()
 	var log strings.Builder
-	server, err := natsd.Start(natsd.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", Log: slog.New(slog.NewTextHandler(&log, nil))})
+	server, err := natsd.Start(natsd.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0",
+		Log: slog.New(slog.NewTextHandler(&log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,7 +354,8 @@ func TestARefusedLoginIsLoggedWithoutTheKey(t *testing.T) {
 		}
 	}
 	server.Stop()
-	if text := log.String(); strings.Contains(text, key) || strings.Contains(text, "xxx") || !strings.Contains(text, "user="+stored.ID) {
+	if text := log.String(); strings.Contains(text, key) || strings.Contains(text, "xxx") ||
+		!strings.Contains(text, "user="+stored.ID) {
 		t.Errorf("the log: %s", text)
 	}
 }

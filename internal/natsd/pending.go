@@ -8,16 +8,19 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// What waits for subscribers that do not read is copied for each of them, and the server bounds it per connection only. A
-// bound so small that all connections together fit into the memory would end those that are behind by one large event. So
-// the sum is looked at as well, and those for whom the most waits are closed while it is too large. Who reads is rarely among
-// them, as it piles up for those who do not; only where one event for everybody is too much by itself, anybody may be.
+// What waits for subscribers that do not read is copied for each of them, and the server limits it
+// per connection only. A limit so small that all connections together fit into the memory would
+// disconnect those that are behind by one large event. So the sum is watched as well, and while it
+// is too large, the connections with the most waiting bytes are closed. Subscribers that read are
+// rarely among them, because bytes accumulate for those that do not. Only if one event for
+// everybody is too large by itself, any subscriber may be affected.
 
 const (
-	// pendingEvery is how often it is looked whether the process has allocated much. That costs next to nothing.
+	// pendingEvery is how often it is checked whether the process has allocated much. That is very
+	// cheap.
 	pendingEvery = 20 * time.Millisecond
-	// pendingPart is the part of Limits.Together after which the connections themselves are looked at: so much can be added
-	// to the sum without being seen.
+	// pendingPart is the part of Limits.Together after whose allocation the connections are
+	// examined: the sum can grow by that much without being noticed.
 	pendingPart = 16
 )
 
@@ -43,7 +46,8 @@ func (s *Server) watchPending(ctx context.Context) {
 	}
 }
 
-// shedPending closes the connections for which the most waits until half of what may wait is left, if more than that does.
+// shedPending closes the connections with the most waiting bytes until half of the limit is left,
+// if the limit is exceeded.
 func (s *Server) shedPending() {
 	s.auth.mu.Lock()
 	idle, own := len(s.auth.clients) == 0, s.auth.own
@@ -54,7 +58,7 @@ func (s *Server) shedPending() {
 	most := s.auth.limits.Connections + ownConnections
 	open, err := s.server.Connz(&server.ConnzOptions{Limit: most, Sort: server.ByPending, State: server.ConnOpen})
 	if err != nil {
-		return // the server ends
+		return // the server is ending
 	}
 	together := int64(0)
 	for _, c := range open.Conns {
@@ -77,7 +81,8 @@ func (s *Server) shedPending() {
 		s.auth.mu.Unlock()
 		together -= int64(c.Pending)
 		if s.server.DisconnectClientByID(c.Cid) == nil {
-			s.mistakes.tell("slow", "a subscriber was disconnected: it does not read, and too much waits for all subscribers together (key "+key+")")
+			s.mistakes.add("slow", "a subscriber was disconnected: it does not read, "+
+				"and too much waits for all subscribers together (key "+key+")")
 		}
 	}
 }

@@ -26,7 +26,8 @@ func TestSubscribersThatDoNotReadGiveWayTogether(t *testing.T) {
 		_ = c.(*net.TCPConn).SetReadBuffer(4096)
 		in := bufio.NewReader(c)
 		_, _ = in.ReadString('\n')
-		_, _ = fmt.Fprintf(c, "CONNECT {\"user\":%q,\"pass\":%q,\"verbose\":false}\r\nSUB audatex.leeds.> 1\r\nPING\r\n", d.ids[0], d.keys[0])
+		_, _ = fmt.Fprintf(c, "CONNECT {\"user\":%q,\"pass\":%q,\"verbose\":false}\r\nSUB audatex.leeds.> 1\r\nPING\r\n",
+			d.ids[0], d.keys[0])
 		if line, err := in.ReadString('\n'); err != nil || !strings.HasPrefix(line, "PONG") {
 			t.Fatalf("login: %q %v", line, err)
 		}
@@ -52,7 +53,8 @@ func TestSubscribersThatDoNotReadGiveWayTogether(t *testing.T) {
 		select {
 		case <-got:
 		case <-time.After(time.Minute):
-			t.Fatalf("the one that reads gets nothing; connected: %v; log: %s", reader.IsConnected(), strings.Join(d.log.lines(), "\n"))
+			t.Fatalf("the one that reads gets nothing; connected: %v; log: %s", reader.IsConnected(),
+				strings.Join(d.log.lines(), "\n"))
 		}
 	}
 	soon(t, "too much waits for all of them together", func() bool {
@@ -66,7 +68,8 @@ func TestSubscribersThatDoNotReadGiveWayTogether(t *testing.T) {
 		}
 		return together <= most && len(open.Conns) < 8
 	})
-	if log := strings.Join(d.log.lines(), "\n"); !reader.IsConnected() || !strings.Contains(log, "too much waits for all subscribers") {
+	if log := strings.Join(d.log.lines(), "\n"); !reader.IsConnected() ||
+		!strings.Contains(log, "too much waits for all subscribers") {
 		t.Errorf("the one that reads is connected: %v; log: %s", reader.IsConnected(), log)
 	}
 }

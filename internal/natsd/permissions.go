@@ -9,14 +9,15 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// ownersOnly are the operational events about one client's callbacks. On the bus nobody can tell whose a callback is, so no
-// subscriber hears them; their client gets them by the API and by callbacks.
+// ownersOnly are the operational events about one client's callbacks. The bus does not know whose a
+// callback is, so no subscriber hears them; their client gets them by the API and by callbacks.
 var ownersOnly = []relay.Kind{relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindDeliveriesExpired}
 
-// shared are the other operational events. The copy of the log names what it takes, as it cannot name what it leaves.
+// shared are the other operational events. The copy of the log must list what it takes, because it
+// cannot list what it leaves out.
 var shared = []relay.Kind{
-	relay.KindConsentRequired, relay.KindConsentRestored, relay.KindSubscriptionAdopted, relay.KindOrderUnresolved, relay.KindGapSuspected, relay.KindReconciled,
-	relay.KindSiteUnknown, relay.KindLogClamped,
+	relay.KindConsentRequired, relay.KindConsentRestored, relay.KindSubscriptionAdopted, relay.KindOrderUnresolved,
+	relay.KindGapSuspected, relay.KindReconciled, relay.KindSiteUnknown, relay.KindLogClamped,
 }
 
 func operational(kinds []relay.Kind) []string {
@@ -27,14 +28,19 @@ func operational(kinds []relay.Kind) []string {
 	return subjects
 }
 
-// permissions lets a subscriber read the live subjects of its sites, and nothing else; who may see all sites also reaches the one
-// consumer of the copy that bears the key's id. The account has no more than that to offer: this is the second lock on the door.
-// Clients limited to sites share an account, and with it the queue groups of a subject: each may only join those that bear its id.
-// Whoever joined another's would take some of its events away.
+// permissions allows a subscriber to read the live subjects of its sites, and nothing else. One
+// that may see all sites may also use the consumer of the copy with the key's id. The account
+// offers no more than that anyway; the permissions are a second barrier. Clients limited to sites
+// share an account, and with it the queue groups of a subject. Each may only join groups with its
+// own id: in another's group it would take away some of the other's events.
 func permissions(c relay.Client, key string) *server.Permissions {
-	p := &server.Permissions{Publish: &server.SubjectPermission{}, Subscribe: &server.SubjectPermission{Deny: operational(ownersOnly)}}
+	p := &server.Permissions{
+		Publish:   &server.SubjectPermission{},
+		Subscribe: &server.SubjectPermission{Deny: operational(ownersOnly)},
+	}
 	if c.AllSites {
-		p.Publish.Allow = slices.Concat([]string{putSubject, deleteSubject, consumerInfo + key, consumerNext + key}, ackSubjects(key))
+		own := []string{putSubject, deleteSubject, consumerInfo + key, consumerNext + key}
+		p.Publish.Allow = slices.Concat(own, ackSubjects(key))
 		p.Subscribe.Allow = []string{topology.AllEvents, "_INBOX.>"}
 		return p
 	}
@@ -49,10 +55,12 @@ func permissions(c relay.Client, key string) *server.Permissions {
 	return p
 }
 
-// RelayPermissions answers what the relay's own user on a shared server needs, and no more: JetStream on the streams and buckets of
-// its prefix, the names of the account's streams, its own subjects, and the copy of the log. It also answers requests, which a server
-// allows by allow_responses. They keep relays of several prefixes from touching one another's streams by mistake. They are no wall
-// between tenants: whoever may make a stream may let it source another of its account. That wall is an account.
+// RelayPermissions returns the subjects that the relay's own user needs on a shared server, and no
+// more: JetStream on the streams and buckets of its prefix, the names of the account's streams, its
+// own subjects, and the copy of the log. The relay also responds to requests, which a server allows
+// with allow_responses. These permissions prevent relays with different prefixes from using each
+// other's streams by mistake. They do not separate tenants: a user that may make a stream may let
+// it source another one of its account. Only an account separates tenants.
 func RelayPermissions(t topology.Topology) (publish, subscribe []string) {
 	publish = []string{api + ".INFO", api + ".STREAM.NAMES", api + ".STREAM.*." + t.RestoreSign(), t.Prefix + ".>"}
 	var streams []string
@@ -66,7 +74,8 @@ func RelayPermissions(t topology.Topology) (publish, subscribe []string) {
 	for _, s := range streams {
 		publish = append(publish,
 			api+".STREAM.*."+s, api+".STREAM.MSG.*."+s, api+".DIRECT.GET."+s, api+".DIRECT.GET."+s+".>",
-			api+".CONSUMER.*."+s, api+".CONSUMER.*."+s+".>", api+".CONSUMER.MSG.NEXT."+s+".*", api+".CONSUMER.DURABLE.CREATE."+s+".*",
+			api+".CONSUMER.*."+s, api+".CONSUMER.*."+s+".>", api+".CONSUMER.MSG.NEXT."+s+".*",
+			api+".CONSUMER.DURABLE.CREATE."+s+".*",
 			"$JS.ACK."+s+".>", "$JS.ACK.*.*."+s+".>", "$JS.FC."+s+".>", "$JS.FC.*.*."+s+".>",
 			"$JS.SNAPSHOT.ACK."+s+".>", "$JS.SNAPSHOT.RESTORE."+s+".>")
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// The bounds of what a reader may ask for.
+// The limits of a reader's requests.
 const (
 	maxReaders        = 1000 // each consumer of a replicated stream is a raft group
 	maxFilters        = 100  // many filters make a consumer slow: a hundred take 3 ms to set up, a thousand 140
@@ -27,33 +27,37 @@ const (
 	defaultAckPending = 1000
 )
 
-// readerName is the form of a reader's name: a key's id, or what the server's configuration calls it.
+// readerName is the form of a reader's name: a key's id, or its name in the server's configuration.
 var readerName = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z-]{0,62}$`)
 
-// ConsumerRequest is what a reader sends to events.consumer.put: how it wants to read. All is optional.
+// ConsumerRequest is what a reader sends to events.consumer.put: how it wants to read. All fields
+// are optional.
 type ConsumerRequest struct {
-	// FilterSubjects are below audatex, for example audatex.leeds.parts.>; none: all events.
+	// FilterSubjects are below audatex, for example audatex.leeds.parts.>; none means all events.
 	FilterSubjects []string `json:"filterSubjects"`
-	// StartFrom is "now" (the default), "earliest" or the RFC 3339 time from which on the log took the events. It counts only when the
-	// consumer is made.
+	// StartFrom is "now" (the default), "earliest" or an RFC 3339 time: the consumer begins with
+	// the events that the log took from then on. It is used only when the consumer is made.
 	StartFrom string `json:"startFrom"`
-	// AckWaitSeconds is after how long an event that was not acknowledged is delivered again; default 30, at most 3600.
+	// AckWaitSeconds is the time after which an unacknowledged event is delivered again; default
+	// 30, at most 3600.
 	AckWaitSeconds int `json:"ackWaitSeconds"`
-	// MaxAckPending is how many events may be unacknowledged at a time; default 1000, at most 10,000.
+	// MaxAckPending is how many events may be unacknowledged at a time; default 1000, at most
+	// 10,000.
 	MaxAckPending int `json:"maxAckPending"`
 }
 
-// ConsumerAnswer is the relay's answer: where to pull from, or why not.
+// ConsumerAnswer is the relay's response: where to pull from, or an error.
 type ConsumerAnswer struct {
 	Stream   string `json:"stream,omitempty"`
 	Consumer string `json:"consumer,omitempty"`
 	Error    string `json:"error,omitempty"`
 }
 
-// errRequest marks what is wrong with a request: its sender is told. Other failures are only logged in full.
+// errRequest marks errors in a request, which are sent to the reader. Other errors are only logged.
 var errRequest = errors.New("the request cannot be granted")
 
-// answer does what a reader asks for. The subject names the reader: its account imports the subject of its own name only.
+// answer handles a reader's request. The subject contains the reader's name: its account imports
+// only the subject with its own name.
 func (e *Events) answer(ctx context.Context, m *nats.Msg) {
 	rest, _ := strings.CutPrefix(m.Subject, e.c.Topology.Prefix+".readers.")
 	reader, operation, _ := strings.Cut(rest, ".")
@@ -89,7 +93,7 @@ func (e *Events) answer(ctx context.Context, m *nats.Msg) {
 	}
 }
 
-// put makes a reader's consumer, or changes it as far as a consumer can be changed.
+// put makes a reader's consumer, or changes what can be changed of it.
 func (e *Events) put(ctx context.Context, reader string, body []byte) error {
 	c, err := consumerConfig(body)
 	if err != nil {
@@ -98,7 +102,7 @@ func (e *Events) put(ctx context.Context, reader string, body []byte) error {
 	c.Durable, c.InactiveThreshold = reader, e.c.Topology.Retention
 	there, err := e.js.Consumer(ctx, EventsStream, reader)
 	switch {
-	case err == nil: // it stands where it stands: where it once began cannot be changed
+	case err == nil: // its position stays; where it began cannot be changed
 		was := there.CachedInfo().Config
 		c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = was.DeliverPolicy, was.OptStartSeq, was.OptStartTime
 	case !errors.Is(err, jetstream.ErrConsumerNotFound):
@@ -110,9 +114,11 @@ func (e *Events) put(ctx context.Context, reader string, body []byte) error {
 	return nil
 }
 
-// consumerConfig reads a request.
+// consumerConfig parses a request.
 func consumerConfig(body []byte) (jetstream.ConsumerConfig, error) {
-	r := ConsumerRequest{StartFrom: "now", AckWaitSeconds: int(defaultAckWait / time.Second), MaxAckPending: defaultAckPending}
+	r := ConsumerRequest{
+		StartFrom: "now", AckWaitSeconds: int(defaultAckWait / time.Second), MaxAckPending: defaultAckPending,
+	}
 	if len(bytes.TrimSpace(body)) > 0 {
 		d := json.NewDecoder(bytes.NewReader(body))
 		d.DisallowUnknownFields()
@@ -129,27 +135,27 @@ func consumerConfig(body []byte) (jetstream.ConsumerConfig, error) {
 	default:
 		at, err := time.Parse(time.RFC3339, r.StartFrom)
 		if err != nil {
-			return jetstream.ConsumerConfig{}, fmt.Errorf("%w: startFrom is now, earliest or an RFC 3339 time", errRequest)
+			return c, fmt.Errorf("%w: startFrom is now, earliest or an RFC 3339 time", errRequest)
 		}
 		c.DeliverPolicy, c.OptStartTime = jetstream.DeliverByStartTimePolicy, &at
 	}
 	if r.AckWaitSeconds < 1 || time.Duration(r.AckWaitSeconds)*time.Second > maxAckWait {
-		return jetstream.ConsumerConfig{}, fmt.Errorf("%w: ackWaitSeconds is from 1 to %d", errRequest, int(maxAckWait/time.Second))
+		return c, fmt.Errorf("%w: ackWaitSeconds is from 1 to %d", errRequest, int(maxAckWait/time.Second))
 	}
 	if r.MaxAckPending < 1 || r.MaxAckPending > maxAckPending {
-		return jetstream.ConsumerConfig{}, fmt.Errorf("%w: maxAckPending is from 1 to %d", errRequest, maxAckPending)
+		return c, fmt.Errorf("%w: maxAckPending is from 1 to %d", errRequest, maxAckPending)
 	}
 	c.AckWait, c.MaxAckPending = time.Duration(r.AckWaitSeconds)*time.Second, r.MaxAckPending
 	if len(r.FilterSubjects) > maxFilters {
-		return jetstream.ConsumerConfig{}, fmt.Errorf("%w: at most %d filterSubjects", errRequest, maxFilters)
+		return c, fmt.Errorf("%w: at most %d filterSubjects", errRequest, maxFilters)
 	}
 	for i, f := range r.FilterSubjects {
 		if !strings.HasPrefix(f, topology.PublicRoot+".") || !server.IsValidSubject(f) {
-			return jetstream.ConsumerConfig{}, fmt.Errorf("%w: filterSubjects[%d] is not a subject below %s", errRequest, i, topology.PublicRoot)
+			return c, fmt.Errorf("%w: filterSubjects[%d] is not a subject below %s", errRequest, i, topology.PublicRoot)
 		}
 		for j, other := range r.FilterSubjects[:i] {
 			if server.SubjectsCollide(f, other) {
-				return jetstream.ConsumerConfig{}, fmt.Errorf("%w: filterSubjects[%d] and [%d] overlap", errRequest, j, i)
+				return c, fmt.Errorf("%w: filterSubjects[%d] and [%d] overlap", errRequest, j, i)
 			}
 		}
 	}

@@ -30,7 +30,8 @@ func TestSubscribersByTLS(t *testing.T) {
 	dir := t.TempDir()
 	trusted := issue(t, dir)
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	server, err := natsd.Start(natsd.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", ListenCert: cert, ListenKey: key, Log: slog.New(slog.DiscardHandler)})
+	server, err := natsd.Start(natsd.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", ListenCert: cert, ListenKey: key,
+		Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +40,8 @@ func TestSubscribersByTLS(t *testing.T) {
 	text, stored := access.NewKey(relay.RoleRead, "", time.Now(), nil)
 	keys.Put(relay.Client{ID: "a", Sites: []string{"leeds"}, Keys: []relay.Key{stored}}, 1)
 	server.Admit(keys)
-	nc, err := nats.Connect("tls://"+server.Addr(), nats.UserInfo(stored.ID, text), nats.Secure(&tls.Config{RootCAs: trusted, MinVersion: tls.VersionTLS12}))
+	nc, err := nats.Connect("tls://"+server.Addr(), nats.UserInfo(stored.ID, text),
+		nats.Secure(&tls.Config{RootCAs: trusted, MinVersion: tls.VersionTLS12}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,14 +59,16 @@ func TestSubscribersByTLS(t *testing.T) {
 	}
 	own.Close()
 	for _, files := range [][2]string{{cert, ""}, {"", key}, {key, cert}, {filepath.Join(dir, "none.pem"), key}} {
-		_, err := natsd.Start(natsd.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", ListenCert: files[0], ListenKey: files[1], Log: slog.New(slog.DiscardHandler)})
+		_, err := natsd.Start(natsd.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", ListenCert: files[0], ListenKey: files[1],
+			Log: slog.New(slog.DiscardHandler)})
 		if !errors.Is(err, natsd.ErrCertificate) {
 			t.Errorf("%v: %v", files, err)
 		}
 	}
 }
 
-// issue makes a CA and one certificate of it for servers and routes, as files, and answers whom to trust then.
+// issue makes a CA and one certificate of it for servers and routes, as files, and answers whom to
+// trust then.
 func issue(t *testing.T, dir string) *x509.CertPool {
 	t.Helper()
 	key := func() *ecdsa.PrivateKey {
@@ -75,7 +79,8 @@ func issue(t *testing.T, dir string) *x509.CertPool {
 		return k
 	}
 	write := func(name, kind string, der []byte) {
-		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}),
+			0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

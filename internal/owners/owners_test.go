@@ -135,7 +135,8 @@ func TestGatherJoinsWhatTheOwnersKnow(t *testing.T) {
 	})
 }
 
-// TestAnOwnerWhoseLeaseIsOverSaysNothing: a replica that was suspended must not answer for what is another's by now.
+// TestAnOwnerWhoseLeaseIsOverSaysNothing: a replica that was suspended must not answer for what is
+// another's by now.
 func TestAnOwnerWhoseLeaseIsOverSaysNothing(t *testing.T) {
 	t.Parallel()
 	c := natstest.NewCluster(t)

@@ -13,8 +13,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// TestOpenOrderIsListedBeforeItsFirstEvent follows every write of a publisher: an order's entry comes before the event that makes the
-// order open for a connection, and costs a write only then.
+// TestOpenOrderIsListedBeforeItsFirstEvent follows every write of a publisher: an order's entry
+// comes before the event that makes the order open for a connection, and costs a write only then.
 func TestOpenOrderIsListedBeforeItsFirstEvent(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex

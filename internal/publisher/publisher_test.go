@@ -284,8 +284,8 @@ func TestDocumentLostAgedAndAhead(t *testing.T) {
 		t.Error("a sequence was issued twice")
 	}
 
-	// Ahead: the log was restored from before the last event. What was told stays told, the position is the log's, and a
-	// notification whose event is gone gets another.
+	// Ahead: the log was restored from before the last event. What was told stays told, the
+	// position is the log's, and a notification whose event is gone gets another.
 	tell(t, p, "Delivered", received("c", 4))
 	ahead, _ := state(t, s)
 	if err := log.DeleteMsg(t.Context(), ahead.LogPosition); err != nil {
@@ -302,7 +302,8 @@ func TestDocumentLostAgedAndAhead(t *testing.T) {
 		t.Error("a sequence was issued twice")
 	}
 
-	// And a crash before the document knew of it: the log grows past the old position, and all of it is found.
+	// And a crash before the document knew of it: the log grows past the old position, and all of
+	// it is found.
 	_, rev := state(t, s)
 	if _, err := s.Orders.Update(t.Context(), publisher.OrderKey(site, order), ahead, rev); err != nil {
 		t.Fatal(err)
@@ -338,7 +339,8 @@ func TestReconcile(t *testing.T) {
 	}
 }
 
-// Many publishers of one order at once, each for a connection of its own: one event for each notification, in one line.
+// Many publishers of one order at once, each for a connection of its own: one event for each
+// notification, in one line.
 func TestRacingPublishers(t *testing.T) {
 	t.Parallel()
 	s := open(t, natstest.Start(t), store.Gate{})

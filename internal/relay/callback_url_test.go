@@ -44,7 +44,8 @@ func TestRedactedURLShowsWhereButNoToken(t *testing.T) {
 	}
 }
 
-// Wherever in path or query a token stands, the URL that is shown and the text that is left of an echo do not hold it.
+// Wherever in path or query a token stands, the URL that is shown and the text that is left of an
+// echo do not hold it.
 func TestNoTokenIsLeftOfAURL(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

@@ -2,7 +2,8 @@ package relay
 
 import "testing"
 
-// What is written in a table of sites maps in any case; what is not there belongs to the connection's own site.
+// What is written in a table of sites maps in any case; what is not there belongs to the
+// connection's own site.
 func TestSiteOfAVendorSite(t *testing.T) {
 	t.Parallel()
 	c := Connection{Site: "rest", Sites: map[string]string{"4711": "leeds", "gb12": "york"}}

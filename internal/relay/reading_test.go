@@ -8,7 +8,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// Entry numbers rise with the page and, in a page, with the index; a page's last index is above all of its notifications.
+// Entry numbers rise with the page and, in a page, with the index; a page's last index is above all
+// of its notifications.
 func TestEntryNumbers(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

@@ -9,8 +9,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestRunsReadWhatWasReadBefore: whenever something is wanted, in the end every order was read after that, and none was read more often
-// than something was wanted.
+// TestRunsReadWhatWasReadBefore: whenever something is wanted, in the end every order was read
+// after that, and none was read more often than something was wanted.
 func TestRunsReadWhatWasReadBefore(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {

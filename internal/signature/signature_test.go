@@ -236,7 +236,8 @@ func TestNewSecret(t *testing.T) {
 	}
 }
 
-// Every way in which a secret may slip out by accident, also through a struct that holds one in an unexported field.
+// Every way in which a secret may slip out by accident, also through a struct that holds one in an
+// unexported field.
 func TestSecretIsRedacted(t *testing.T) {
 	t.Parallel()
 	keyBytes := bytes.Repeat([]byte("sekret!!"), 3)
@@ -334,7 +335,8 @@ func FuzzParseSecret(f *testing.F) {
 	})
 }
 
-// Whatever Verify takes, the reference must take as well: being stricter is allowed, being laxer never.
+// Whatever Verify takes, the reference must take as well: being stricter is allowed, being laxer
+// never.
 func FuzzVerify(f *testing.F) {
 	f.Add(vectorID, strconv.Itoa(vectorSeconds), vectorSignature, []byte(vectorBody), int64(vectorSeconds))
 	f.Add(vectorID, "", "v1,", []byte(nil), int64(0))
