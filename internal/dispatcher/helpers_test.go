@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	reference "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"go.uber.org/goleak"
 
 	"github.com/audatex-relay/relay/internal/dispatcher"
@@ -198,7 +199,10 @@ func put[T any](b *bench, bucket *store.Bucket[T], id string, change func(*T)) {
 	}
 }
 
-var secret = signature.NewSecret()
+var (
+	secret      = signature.NewSecret()
+	verifier, _ = reference.NewWebhook(secret.Reveal())
+)
 
 func callback(id, url string) relay.Callback {
 	return relay.Callback{
@@ -417,7 +421,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	var ev relay.Event
 	err := json.Unmarshal(body, &ev)
 	if err == nil {
-		err = signature.Verify(secret, req.Header, body, time.Now(), time.Minute)
+		err = verifier.Verify(body, req.Header)
 	}
 	if id := req.Header.Get("webhook-id"); err == nil && id != ev.ID {
 		err = fmt.Errorf("webhook-id %q is not the event's id %q", id, ev.ID)

@@ -8,9 +8,10 @@ import (
 	"testing"
 	"time"
 
+	reference "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
-	"github.com/audatex-relay/relay/internal/signature"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -211,14 +212,14 @@ func TestPutCallback(t *testing.T) {
 func TestSampleTakesTheWayOfDeliveries(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	verifier, err := signature.ParseSecret(secretText)
+	verifier, err := reference.NewWebhook(secretText)
 	if err != nil {
 		t.Fatal(err)
 	}
 	status := make(chan int, 1)
 	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		if err := signature.Verify(verifier, r.Header, body, time.Now(), time.Minute); err != nil {
+		if err := verifier.Verify(body, r.Header); err != nil {
 			t.Errorf("the sample's signature: %v", err)
 		}
 		if r.Header.Get("X-Own") != "1" || !strings.HasPrefix(r.Header.Get("webhook-id"), samplePrefix) {

@@ -1,17 +1,14 @@
-// Package signature signs callbacks, and verifies signatures, according to Standard Webhooks 1.0
-// (https://www.standardwebhooks.com): HMAC-SHA256 with a whsec_ secret over "<id>.<unix
-// seconds>.<body>", in the header webhook-signature as "v1,<base64>". While a secret is being
-// rotated a callback has two, and every attempt carries a signature with each, so that the receiver
-// can switch at any moment in between. Begin with Sign and Verify; secret.go keeps secrets out of
+// Package signature signs callbacks according to Standard Webhooks 1.0
+// (https://www.standardwebhooks.com): HMAC-SHA256 with a whsec_ secret over
+// "<id>.<unix seconds>.<body>", in the header webhook-signature as "v1,<base64>". While a secret is
+// being rotated a callback has two, and every attempt carries a signature with each, so that the
+// receiver can switch at any moment in between. Begin with Sign; secret.go keeps secrets out of
 // every log.
 //
-// The sender signs with it; the demo's receiver verifies with it.
-//
-// The reference library is used in the tests as an independent judge, not as the implementation: it
-// signs with one secret at a time, copies the whole body for every signature, builds the keyed
-// state every time (the relay signs up to twice for each of thousands of attempts a second), does
-// not limit a secret's length, and reads the clock itself, which a test with virtual time or a
-// receiver with another tolerance cannot use.
+// The reference library is used by receivers and in the tests as an independent judge, not for
+// signing: it signs with one secret at a time, copies the whole body for every signature, builds
+// the keyed state every time (the relay signs up to twice for each of thousands of attempts a
+// second), and does not limit a secret's length.
 package signature
 
 import (

@@ -47,15 +47,20 @@ func headers(id, timestamp, signatures string) http.Header {
 	return h
 }
 
+// verify verifies a callback as a receiver does, with the reference library.
+func verify(secret signature.Secret, h http.Header, body []byte) error {
+	ref, err := reference.NewWebhook(secret.Reveal())
+	if err != nil {
+		return err
+	}
+	return ref.Verify(body, h)
+}
+
 func TestPublishedVector(t *testing.T) {
 	t.Parallel()
 	secret, at := mustParse(t, vectorSecret), time.Unix(vectorSeconds, 0)
 	if got := signature.Sign([]signature.Secret{secret}, vectorID, at, []byte(vectorBody)); got != vectorSignature {
 		t.Errorf("signature %q, want %q", got, vectorSignature)
-	}
-	h := headers(vectorID, strconv.Itoa(vectorSeconds), vectorSignature)
-	if err := signature.Verify(secret, h, []byte(vectorBody), at, signature.DefaultTolerance); err != nil {
-		t.Errorf("verify the published signature: %v", err)
 	}
 }
 
@@ -70,12 +75,12 @@ func TestSignWithSeveralSecrets(t *testing.T) {
 	}
 	h := headers("evt_1", strconv.FormatInt(at.Unix(), 10), both)
 	for name, s := range map[string]signature.Secret{"older": older, "newer": newer} {
-		if err := signature.Verify(s, h, body, at, time.Minute); err != nil {
+		if err := verify(s, h, body); err != nil {
 			t.Errorf("verify with the %s secret: %v", name, err)
 		}
 	}
-	if err := signature.Verify(signature.NewSecret(), h, body, at, time.Minute); !errors.Is(err, signature.NoMatch) {
-		t.Errorf("verify with a stranger's secret: %v, want NoMatch", err)
+	if verify(signature.NewSecret(), h, body) == nil {
+		t.Error("a stranger's secret verifies the signatures")
 	}
 	if got := signature.Sign(nil, "evt_1", at, body); got != "" {
 		t.Errorf("signed without a secret: %q", got)
@@ -92,8 +97,8 @@ func TestAgreesWithReference(t *testing.T) {
 		text := "whsec_" + base64.StdEncoding.EncodeToString(keyBytes)
 		id := rapid.StringMatching(`[a-zA-Z0-9_-]{1,200}`).Draw(t, "id")
 		body := rapid.SliceOfN(rapid.Byte(), 0, 5000).Draw(t, "body")
-		now := time.Now() // the reference reads the clock itself
-		at := now.Add(time.Duration(rapid.IntRange(-290, 290).Draw(t, "offset")) * time.Second)
+		at := time.Now().Add( // the reference reads the clock itself
+			time.Duration(rapid.IntRange(-290, 290).Draw(t, "offset")) * time.Second)
 
 		secret, err := signature.ParseSecret(text)
 		if err != nil {
@@ -118,69 +123,7 @@ func TestAgreesWithReference(t *testing.T) {
 		if err := ref.Verify(body, h); err != nil {
 			t.Fatalf("reference refuses ours: %v", err)
 		}
-		if err := signature.Verify(secret, headers(id, strconv.FormatInt(at.Unix(), 10), theirs), body, now, signature.DefaultTolerance); err != nil {
-			t.Fatalf("we refuse theirs: %v", err)
-		}
 	})
-}
-
-func TestVerifyReasons(t *testing.T) {
-	t.Parallel()
-	secret, at := mustParse(t, vectorSecret), time.Unix(vectorSeconds, 0)
-	stamp := strconv.Itoa(vectorSeconds)
-	cases := []struct {
-		name    string
-		headers http.Header
-		body    string
-		now     time.Time
-		want    error
-	}{
-		{"right", headers(vectorID, stamp, vectorSignature), vectorBody, at, nil},
-		{"right at the end of the tolerance", headers(vectorID, stamp, vectorSignature), vectorBody, at.Add(5 * time.Minute), nil},
-		{"right at its beginning", headers(vectorID, stamp, vectorSignature), vectorBody, at.Add(-5 * time.Minute), nil},
-		{"among others", headers(vectorID, stamp, "v1a,xx v2,yy  v1, "+vectorSignature), vectorBody, at, nil},
-		{"no headers", http.Header{}, vectorBody, at, signature.MissingHeader},
-		{"no id", headers("", stamp, vectorSignature), vectorBody, at, signature.MissingHeader},
-		{"no timestamp", headers(vectorID, "", vectorSignature), vectorBody, at, signature.MissingHeader},
-		{"no signature", headers(vectorID, stamp, ""), vectorBody, at, signature.MissingHeader},
-		{"timestamp in words", headers(vectorID, "now", vectorSignature), vectorBody, at, signature.BadTimestamp},
-		{"signed timestamp", headers(vectorID, "+"+stamp, vectorSignature), vectorBody, at, signature.BadTimestamp},
-		{"padded timestamp", headers(vectorID, "0"+stamp, vectorSignature), vectorBody, at, signature.BadTimestamp},
-		{"endless timestamp", headers(vectorID, "9223372036854775807", vectorSignature), vectorBody, at, signature.BadTimestamp},
-		{"too old", headers(vectorID, stamp, vectorSignature), vectorBody, at.Add(5*time.Minute + 1), signature.TooOld},
-		{"too new", headers(vectorID, stamp, vectorSignature), vectorBody, at.Add(-5*time.Minute - 1), signature.TooNew},
-		{"other timestamp", headers(vectorID, strconv.Itoa(vectorSeconds+1), vectorSignature), vectorBody, at, signature.NoMatch},
-		{"other id", headers("msg_2", stamp, vectorSignature), vectorBody, at, signature.NoMatch},
-		{"other body", headers(vectorID, stamp, vectorSignature), vectorBody + " ", at, signature.NoMatch},
-		{"other version", headers(vectorID, stamp, strings.Replace(vectorSignature, "v1", "v2", 1)), vectorBody, at, signature.NoMatch},
-		{"cut signature", headers(vectorID, stamp, vectorSignature[:len(vectorSignature)-1]), vectorBody, at, signature.NoMatch},
-		{"empty signature", headers(vectorID, stamp, "v1,"), vectorBody, at, signature.NoMatch},
-	}
-	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			err := signature.Verify(secret, c.headers, []byte(c.body), c.now, 5*time.Minute)
-			if err != c.want { //nolint:errorlint // the contract is the Reason itself
-				t.Errorf("%v, want %v", err, c.want)
-			}
-		})
-	}
-	if err := signature.Verify(signature.Secret{}, headers(vectorID, stamp, vectorSignature), []byte(vectorBody), at, time.Minute); !errors.Is(err, signature.NoSecret) {
-		t.Errorf("the zero secret: %v, want NoSecret", err)
-	}
-}
-
-func TestReasonsAreDistinct(t *testing.T) {
-	t.Parallel()
-	seen := map[string]signature.Reason{}
-	for r := signature.NoSecret; r <= signature.NoMatch; r++ {
-		for _, text := range []string{r.String(), r.Error()} {
-			if other, ok := seen[text]; ok {
-				t.Errorf("%d and %d are both %q", other, r, text)
-			}
-			seen[text] = r
-		}
-	}
 }
 
 func TestParseSecret(t *testing.T) {
@@ -331,37 +274,6 @@ func FuzzParseSecret(f *testing.F) {
 		}
 		if got := signature.Sign([]signature.Secret{secret}, "id", time.Unix(1, 0), nil); got != want {
 			t.Errorf("%q signs as %q, reference %q", text, got, want)
-		}
-	})
-}
-
-// Whatever Verify takes, the reference must take as well: being stricter is allowed, being laxer
-// never.
-func FuzzVerify(f *testing.F) {
-	f.Add(vectorID, strconv.Itoa(vectorSeconds), vectorSignature, []byte(vectorBody), int64(vectorSeconds))
-	f.Add(vectorID, "", "v1,", []byte(nil), int64(0))
-	f.Add("a.b", "0", "v1,x v1a,y "+vectorSignature, []byte("{}"), int64(-1))
-	f.Add("x", "99999999999", " , ,, v1", []byte("{}"), int64(1)<<62)
-	secret, err := signature.ParseSecret(vectorSecret)
-	if err != nil {
-		f.Fatal(err)
-	}
-	ref, err := reference.NewWebhook(vectorSecret)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Fuzz(func(t *testing.T, id, timestamp, signatures string, body []byte, now int64) {
-		h := headers(id, timestamp, signatures)
-		err := signature.Verify(secret, h, body, time.Unix(now, 0), signature.DefaultTolerance)
-		if err == nil {
-			if refErr := ref.VerifyIgnoringTimestamp(body, h); refErr != nil {
-				t.Fatalf("we take what the reference refuses: %v", refErr)
-			}
-			return
-		}
-		var reason signature.Reason
-		if !errors.As(err, &reason) || reason < signature.NoSecret || reason > signature.NoMatch {
-			t.Fatalf("not a Reason of the set: %#v", err)
 		}
 	})
 }
