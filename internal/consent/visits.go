@@ -132,8 +132,7 @@ func (s *Service) press(w http.ResponseWriter, r *http.Request, v *visit, text s
 		s.answer(w, v, s.pageOfClosedLink(l, l.State(v.now)))
 		return
 	}
-	// Secure, except for http on loopback, where browsers would not keep it.
-	http.SetCookie(w, &http.Cookie{ //nolint:gosec
+	http.SetCookie(w, &http.Cookie{ //nolint:gosec // Secure, except for http on loopback: browsers would not keep it
 		Name: s.cookieName(a.ID), Value: cookie, Path: "/", MaxAge: int(relay.ConsentAttemptLife / time.Second),
 		HttpOnly: true, Secure: s.secure(), SameSite: http.SameSiteLaxMode,
 	})

@@ -109,8 +109,7 @@ func newCluster(t *testing.T) *cluster {
 
 func setenv(t *testing.T, name, value string) {
 	t.Helper()
-	// t.Setenv would keep the longest test here from running beside the others
-	if err := os.Setenv(name, value); err != nil { //nolint:usetesting
+	if err := os.Setenv(name, value); err != nil { //nolint:usetesting // t.Setenv would keep the longest test from running in parallel
 		t.Fatal(err)
 	}
 }
