@@ -83,8 +83,7 @@ type Resolver struct {
 	roster *roster.Roster[*runner]
 	loader loader
 
-	prepared  bool
-	following chan struct{} // closed when every page from here on will be told to whoever works on its connection
+	prepared bool
 }
 
 // New makes a Resolver. Nothing is read yet.
@@ -104,7 +103,7 @@ func New(c Config) *Resolver {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	r := &Resolver{cfg: c, store: c.Store, log: c.Log, slots: make(chan struct{}, c.Total), following: make(chan struct{})}
+	r := &Resolver{cfg: c, store: c.Store, log: c.Log, slots: make(chan struct{}, c.Total)}
 	r.loader = loader{r: r, turn: make(chan struct{}, 1)}
 	r.roster = roster.New(roster.Config[*runner]{Connections: c.Store.Connections, Make: r.newRunner, Log: c.Log})
 	return r
@@ -127,7 +126,6 @@ func (r *Resolver) Run(ctx context.Context) error {
 			return nil // it was told to stop, and nothing had begun
 		}
 	}
-	close(r.following)
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	watching.Go(func() { r.roster.Run(ctx) })
@@ -173,13 +171,13 @@ func (r *Resolver) follow(ctx context.Context, from uint64) {
 // may be called from any goroutine, for connections of other replicas in vain.
 func (r *Resolver) Consented(connection string) {
 	if run, ok := r.roster.Runner(connection); ok {
-		signal(run.again)
+		run.tryAgain()
 	}
 }
 
 func (r *Resolver) wake(connection string, seq uint64) {
 	if run, ok := r.roster.Runner(connection); ok {
-		run.wake(seq)
+		run.stored(seq)
 	}
 }
 

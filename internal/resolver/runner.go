@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
@@ -26,7 +27,7 @@ const (
 	leaseAgain = 500 * time.Millisecond
 )
 
-// runner resolves the notifications of one connection under one lease. One goroutine owns its fields from stand on.
+// runner resolves the notifications of one connection under one lease. Its turns own its fields from stand on.
 type runner struct {
 	*Resolver
 	lease      *shard.Lease
@@ -34,9 +35,9 @@ type runner struct {
 	generation string
 	log        *slog.Logger
 
-	announced announced // pages known to be there
-	woken     chan struct{}
-	again     chan struct{}      // the connection's document has changed
+	wake      func()             // for another turn
+	announced announced          // pages known to be there
+	again     atomic.Bool        // what is held may go now
 	asked     chan chan progress // how far it is; answered once the cursor is loaded
 	ended     chan struct{}      // closed when nothing is resolved any more
 
@@ -48,7 +49,9 @@ type runner struct {
 	counted   int
 	countedAt time.Time
 
-	stand    *stand
+	work     context.Context // of what is under way: it outlives the runner's by the grace time; nil until something is
+	giveUp   context.CancelFunc
+	stand    *stand // nil until it is loaded
 	inbox    reader
 	results  chan *result // made when the first batch begins
 	workers  sync.WaitGroup
@@ -58,76 +61,91 @@ type runner struct {
 	troubled bool
 }
 
-func (r *Resolver) newRunner(lease *shard.Lease, c relay.Connection, _ bool, _ func()) *runner {
+func (r *Resolver) newRunner(lease *shard.Lease, c relay.Connection, _ bool, wake func()) *runner {
 	return &runner{
 		Resolver: r, lease: lease, connection: c.ID, generation: c.Generation, log: r.log.With("connection", c.ID, "shard", lease.Shard()),
-		woken: make(chan struct{}, 1), again: make(chan struct{}, 1), asked: make(chan chan progress), ended: make(chan struct{}),
+		wake: wake, asked: make(chan chan progress, 1), ended: make(chan struct{}),
 		trouble: backoff{least: 100 * time.Millisecond, most: 5 * time.Second},
-		self:    selfRetry{done: make(chan selfDone, 1)},
 	}
 }
 
-// wake tells that a page is there. It may be called from any goroutine.
-func (r *runner) wake(seq uint64) {
+// stored tells that a page is there. It may be called from any goroutine.
+func (r *runner) stored(seq uint64) {
 	r.announced.add(seq)
-	signal(r.woken)
+	r.wake()
 }
 
-// Change tells that the connection was changed, perhaps by a new consent: what is held may go now. It may be called from any goroutine.
-func (r *runner) Change(relay.Connection) { signal(r.again) }
+// Change tells that the connection was changed, perhaps by a new consent. It may be called from any goroutine.
+func (r *runner) Change(relay.Connection) { r.tryAgain() }
 
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
+// tryAgain has what is held tried at once. It may be called from any goroutine.
+func (r *runner) tryAgain() {
+	r.again.Store(true)
+	r.wake()
 }
 
-// Turn resolves until ctx ends, or another owner takes over.
+// Turn does what can be done, and returns how long there is nothing else; false when ctx has ended, or another owner takes over.
 func (r *runner) Turn(ctx context.Context) (time.Duration, bool) {
-	defer close(r.ended)
-	r.tellEnd(ctx, r.run(ctx))
+	if r.stand == nil {
+		if loaded, err := r.load(ctx); !loaded {
+			r.tellEnd(ctx, err)
+			return 0, false
+		}
+		r.trouble.reset()
+	}
+	r.hear(ctx)
+	wait, err := r.step(ctx)
+	if err == nil {
+		return wait, true
+	}
+	r.tellEnd(ctx, r.end(ctx, err))
 	return 0, false
 }
 
+// hear takes what has happened since the last turn: what has ended together is stored together.
+func (r *runner) hear(ctx context.Context) {
+	if r.again.Swap(false) {
+		r.stand.ResumeAll(r.cfg.Now())
+		r.self.want(r.cfg.Now())
+	}
+	for {
+		select {
+		case res := <-r.results:
+			r.finish(ctx, res)
+		case answer := <-r.asked:
+			answer <- r.progress()
+		case done := <-r.self.done:
+			r.retried(ctx, done)
+		default:
+			return
+		}
+	}
+}
+
+// end waits for what is under way, as far as the grace time goes, and stores the cursor a last time. The error is what has ended it.
+func (r *runner) end(ctx context.Context, err error) error {
+	if r.giveUp != nil {
+		defer r.giveUp()
+		t := time.AfterFunc(r.cfg.Grace, r.giveUp)
+		defer t.Stop()
+		r.drain()
+	}
+	if errors.Is(err, errSuperseded) {
+		return err
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastFlush)
+	defer cancel()
+	return r.stand.flush(last)
+}
+
 func (r *runner) tellEnd(ctx context.Context, err error) {
+	close(r.ended)
 	switch {
 	case errors.Is(err, errSuperseded):
 		r.log.InfoContext(ctx, "another replica has taken the connection over; stepping back", "epoch", r.lease.Epoch())
 	case err != nil && !errors.Is(err, context.Canceled):
 		r.log.ErrorContext(ctx, "resolving of the connection has ended with its cursor not stored; what was resolved since is recognised by the log", "error", err)
 	}
-}
-
-func (r *runner) run(ctx context.Context) error {
-	select {
-	case <-r.following:
-	case <-ctx.Done():
-		return nil
-	}
-	loaded, err := r.load(ctx)
-	if !loaded {
-		return err
-	}
-	r.trouble.reset()
-
-	// What is under way outlives ctx by the grace time.
-	work, giveUp := context.WithCancel(context.WithoutCancel(ctx))
-	defer giveUp()
-	err = r.loop(ctx, work)
-	t := time.AfterFunc(r.cfg.Grace, giveUp)
-	defer t.Stop()
-	r.drain()
-	if errors.Is(err, errSuperseded) {
-		return err
-	}
-	return r.flushLast(ctx)
-}
-
-func (r *runner) flushLast(ctx context.Context) error {
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastFlush)
-	defer cancel()
-	return r.stand.flush(last)
 }
 
 // load reads where the connection's inbox was read to; false if there is nothing to go on with, with the reason unless ctx has ended.
@@ -160,43 +178,17 @@ func (r *runner) load(ctx context.Context) (bool, error) {
 	}
 }
 
-// loop does what can be done and waits for the next thing to do. Its own frame is small, as most connections wait here.
-func (r *runner) loop(ctx, work context.Context) error {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		wait, err := r.step(ctx, work)
-		if err != nil {
-			return err
-		}
-		timer.Reset(wait)
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case res := <-r.results:
-			r.finish(ctx, res)
-		case <-r.woken:
-		case answer := <-r.asked:
-			r.answer(answer)
-		case <-r.again:
-			r.stand.ResumeAll(r.cfg.Now())
-			r.self.want(r.cfg.Now())
-		case done := <-r.self.done:
-			r.retried(ctx, done)
-		case <-timer.C:
-		}
-		r.finishMore(ctx)
-	}
-}
-
 // step does what can be done, and returns how long there is nothing else.
-func (r *runner) step(ctx, work context.Context) (time.Duration, error) {
+func (r *runner) step(ctx context.Context) (time.Duration, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
 	now := r.cfg.Now()
 	if !r.lease.Valid() { // nothing is begun and nothing stored: a renewal may be under way, or we are not the owner any more
 		return leaseAgain, nil
 	}
 	if !r.paused.After(now) {
-		if err := r.turn(ctx, work, now); err != nil {
+		if err := r.turn(ctx, now); err != nil {
 			if ctx.Err() != nil || errors.Is(err, errSuperseded) {
 				return 0, err
 			}
@@ -206,22 +198,8 @@ func (r *runner) step(ctx, work context.Context) (time.Duration, error) {
 	return r.next(now), nil
 }
 
-func (r *runner) answer(to chan progress) { to <- r.progress() }
-
-// finishMore settles what has ended besides: what has ended together is stored together.
-func (r *runner) finishMore(ctx context.Context) {
-	for {
-		select {
-		case res := <-r.results:
-			r.finish(ctx, res)
-		default:
-			return
-		}
-	}
-}
-
 // turn reads what is there, begins what may begin and stores what is due. Trouble with one of these does not keep it from the others.
-func (r *runner) turn(ctx, work context.Context, now time.Time) error {
+func (r *runner) turn(ctx context.Context, now time.Time) error {
 	read := r.inbox.fill(ctx, &r.announced, now)
 	if read == nil {
 		read = r.inbox.refill(ctx)
@@ -235,12 +213,12 @@ func (r *runner) turn(ctx, work context.Context, now time.Time) error {
 		if r.results == nil {
 			r.results = make(chan *result, r.cfg.Concurrency)
 		}
-		r.workers.Go(func() {
-			res := r.work(ctx, work, b, items)
+		r.start(ctx, func() {
+			res := r.resolveBatch(ctx, b, items)
 			r.results <- &res
 		})
 	}
-	r.retryAsides(ctx, work, now)
+	r.retryAsides(ctx, now)
 	if r.stand.Dirty() && (r.stand.InFlight() == 0 || !now.Before(r.flushed.Add(r.cfg.Flush))) {
 		r.flushed = now
 		if err := r.stand.flush(ctx); err != nil {
@@ -249,6 +227,17 @@ func (r *runner) turn(ctx, work context.Context, now time.Time) error {
 		r.recovered(ctx)
 	}
 	return read
+}
+
+// start has something done beside the turns, the next of which comes when it is done.
+func (r *runner) start(ctx context.Context, do func()) {
+	if r.work == nil {
+		r.work, r.giveUp = context.WithCancel(context.WithoutCancel(ctx))
+	}
+	r.workers.Go(func() {
+		do()
+		r.wake()
+	})
 }
 
 // next answers how long there is nothing to do but to wait for a result or a page.

@@ -27,14 +27,14 @@ const (
 	lookSoon = time.Second
 )
 
-// selfRetry is what a runner does about its notifications aside. The runner's goroutine owns it.
+// selfRetry is what a runner does about its notifications aside. The runner's turns own it.
 type selfRetry struct {
 	due      time.Time // when to look next, or to go on with the plan; zero: never
 	wanted   bool      // a look is wanted, whatever the one before came to
 	busy     bool      // one look or one retry is under way
 	plan     []retryGroup
 	failures int           // retries in a row for which the vendor or the store could not be asked
-	done     chan selfDone // of what is under way
+	done     chan selfDone // of what is under way; made for the first
 }
 
 // retryGroup are the notifications of one order.
@@ -64,7 +64,7 @@ func (s *selfRetry) soon(now time.Time) {
 func (s *selfRetry) next() (time.Time, bool) { return s.due, !s.due.IsZero() && !s.busy }
 
 // retryAsides begins what is due: a look at what can be retried, or the next retry.
-func (r *runner) retryAsides(ctx, work context.Context, now time.Time) {
+func (r *runner) retryAsides(ctx context.Context, now time.Time) {
 	s := &r.self
 	if s.busy || s.due.IsZero() || s.due.After(now) {
 		return
@@ -76,8 +76,7 @@ func (r *runner) retryAsides(ctx, work context.Context, now time.Time) {
 		if r.stand.Holds(group.lane) { // whoever reads the order for what waits takes this along
 			continue
 		}
-		s.busy = true
-		r.workers.Go(func() { s.done <- r.retryGroup(ctx, work, group) })
+		r.retryAside(ctx, func() selfDone { return r.retryGroup(ctx, group) })
 		return
 	}
 	switch {
@@ -86,9 +85,19 @@ func (r *runner) retryAsides(ctx, work context.Context, now time.Time) {
 	case planned && !s.wanted:
 		s.due = now.Add(lookAgainAfter)
 	default:
-		s.busy, s.wanted = true, false
-		r.workers.Go(func() { s.done <- r.planRetries(work) })
+		s.wanted = false
+		r.retryAside(ctx, func() selfDone { return r.planRetries(r.work) })
 	}
+}
+
+// retryAside begins a look or a retry.
+func (r *runner) retryAside(ctx context.Context, do func() selfDone) {
+	s := &r.self
+	if s.done == nil {
+		s.done = make(chan selfDone, 1)
+	}
+	s.busy = true
+	r.start(ctx, func() { s.done <- do() })
 }
 
 // retried takes what a look or a retry came to.
@@ -157,7 +166,8 @@ func (r *runner) planRetries(ctx context.Context) selfDone {
 }
 
 // retryGroup retries the notifications of one order.
-func (r *runner) retryGroup(ctx, work context.Context, g retryGroup) selfDone {
+func (r *runner) retryGroup(ctx context.Context, g retryGroup) selfDone {
+	work := r.work
 	select {
 	case r.slots <- struct{}{}:
 		defer func() { <-r.slots }()
@@ -169,7 +179,7 @@ func (r *runner) retryGroup(ctx, work context.Context, g retryGroup) selfDone {
 	}
 	var failed error
 	resolved := 0
-	r.retryOrder(work, g.connection, g.ids, r.askFor(ctx, work), func(id string, outcome RetryOutcome, err error) {
+	r.retryOrder(work, g.connection, g.ids, r.askFor(ctx), func(id string, outcome RetryOutcome, err error) {
 		switch outcome {
 		case RetryResolved:
 			r.asides.drop(id)
@@ -192,14 +202,15 @@ func (r *runner) retryGroup(ctx, work context.Context, g retryGroup) selfDone {
 	return selfDone{err: failed}
 }
 
-// askFor asks the vendor for orders on behalf of the runner: waiting for the vendor's turn ends with ctx, what has begun with work.
-func (r *runner) askFor(ctx, work context.Context) asking {
+// askFor asks the vendor for orders on behalf of the runner: waiting for the vendor's turn ends with ctx, what has begun with the runner's
+// work.
+func (r *runner) askFor(ctx context.Context) asking {
 	return func(order string) (json.RawMessage, error) {
 		return r.cfg.Orders.Order(ctx, r.connection, order, func() (context.Context, error) {
 			if !r.lease.Valid() { // the vendor's turn took its time
 				return nil, errLapsed
 			}
-			return work, nil
+			return r.work, nil
 		})
 	}
 }

@@ -59,17 +59,23 @@ func (r *Resolver) Waiting(ctx context.Context, connection string) (int, error) 
 // ask has the runner say how far it is.
 func (r *runner) ask(ctx context.Context) (progress, error) {
 	answer := make(chan progress, 1)
-	select {
-	case r.asked <- answer: // the runner answers at once
-		return <-answer, nil
-	case <-r.ended:
-		return progress{}, fmt.Errorf("the notifications of connection %s are not resolved here any more", r.connection)
-	case <-ctx.Done():
-		return progress{}, fmt.Errorf("the runner of connection %s does not answer: %w", r.connection, ctx.Err())
+	asked := r.asked
+	for {
+		select {
+		case asked <- answer:
+			asked = nil
+			r.wake()
+		case p := <-answer:
+			return p, nil
+		case <-r.ended:
+			return progress{}, fmt.Errorf("the notifications of connection %s are not resolved here any more", r.connection)
+		case <-ctx.Done():
+			return progress{}, fmt.Errorf("the runner of connection %s does not answer: %w", r.connection, ctx.Err())
+		}
 	}
 }
 
-// progress returns how far the runner is. It is called by its own goroutine.
+// progress returns how far the runner is. It is called within its turn.
 func (r *runner) progress() progress {
 	p := progress{held: r.stand.Unsettled(), read: r.inbox.read, known: max(r.inbox.head, r.announced.highest()), ahead: r.stand.Ahead()}
 	if !r.inbox.started {

@@ -44,8 +44,9 @@ const maxReadings = 5
 // errLapsed says that an order was not asked for as the lease on the shard had become invalid.
 var errLapsed = errors.New("the lease on the shard is not valid")
 
-// work resolves a batch: the notifications of one order. Waiting for a slot and for the vendor's turn ends with ctx, what has begun with work.
-func (r *runner) work(ctx, work context.Context, b cursor.Batch, items []*item) result {
+// resolveBatch resolves the notifications of one order. Waiting for a slot and for the vendor's turn ends with ctx, what has begun with
+// the runner's work.
+func (r *runner) resolveBatch(ctx context.Context, b cursor.Batch, items []*item) result {
 	select {
 	case r.slots <- struct{}{}:
 		defer func() { <-r.slots }()
@@ -55,8 +56,8 @@ func (r *runner) work(ctx, work context.Context, b cursor.Batch, items []*item) 
 	if !r.lease.Await(ctx) { // the slot took its time
 		return result{batch: b, verdict: stopped}
 	}
-	res := r.resolve(work, b, items, r.askFor(ctx, work))
-	if work.Err() != nil && res.verdict != resolved && res.verdict != handled {
+	res := r.resolve(r.work, b, items, r.askFor(ctx))
+	if r.work.Err() != nil && res.verdict != resolved && res.verdict != handled {
 		res = result{verdict: stopped} // what failed, failed because of that
 	}
 	res.batch = b
