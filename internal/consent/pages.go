@@ -18,7 +18,7 @@ var styleText []byte
 
 var pageTemplate = template.Must(template.New("page").Parse(pageText))
 
-// page is one page. The texts are in texts.go.
+// page is one page. The texts are in texts.go and resulttexts.go.
 type page struct {
 	Status int
 	// Name is the page's name in the log.
