@@ -89,7 +89,7 @@ func TestALinkLeadsToTokens(t *testing.T) {
 	}
 }
 
-// What is stored of a consent that is under way opens nothing to whoever reads it.
+// The stored state of a running consent is useless to a reader of the store.
 func TestNothingIsStoredInTheClear(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -153,7 +153,7 @@ func TestNothingIsStoredInTheClear(t *testing.T) {
 	}
 }
 
-// While the relay starts a page says so.
+// While the relay starts, a page explains that.
 func TestThePageOfAStart(t *testing.T) {
 	t.Parallel()
 	page := httptest.NewRecorder()

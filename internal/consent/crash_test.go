@@ -146,8 +146,8 @@ func eventually(t *testing.T, holds func() bool) {
 	}
 }
 
-// Tokens that were put to use, and refreshed since, are not replaced by those before, although
-// whoever put them to use had no time to say so.
+// Tokens that are in use and were refreshed since are not replaced by older ones, although the
+// replica that put them to use crashed before it recorded that.
 func TestTokensPutToUseAreNotPutBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, exclusive)
@@ -199,7 +199,7 @@ func TestTokensPutToUseAreNotPutBack(t *testing.T) {
 	w.usable(c)
 }
 
-// A store that takes no writes while the vendor answers costs time, not the consent.
+// A store that accepts no writes during the vendor's answer costs time, but not the consent.
 func TestTheStoreIsAwayWhileTheVendorAnswers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

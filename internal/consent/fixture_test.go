@@ -46,7 +46,7 @@ type common struct {
 	vendor string
 	public string
 	log    *buffer
-	// instead answers in the vendor's place; false if it leaves a request to the sandbox.
+	// instead responds in place of the vendor. It returns false to leave a request to the sandbox.
 	instead atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
 
 	mu       sync.Mutex
@@ -180,7 +180,7 @@ func (w *world) start(options ...option) *replica {
 	return r
 }
 
-// answers has the vendor answer requests whose path ends so with a status.
+// answers makes the vendor respond with a status to requests whose path has this suffix.
 func (w *world) answers(path string, status int) {
 	hook := func(rw http.ResponseWriter, r *http.Request) bool {
 		if !strings.HasSuffix(r.URL.Path, path) {

@@ -124,8 +124,9 @@ func oddAnswers(all map[string]recorded.Answer) []oddAnswer {
 	)
 }
 
-// Whatever the vendor answers while a consent is ended, the page says how it ended, the refresh
-// token is stored unless the consent was refused, and nothing foreign reaches the page as markup.
+// For any answer of the vendor to a running consent, the page shows how the consent ended, the
+// refresh token is stored unless the consent was refused, and no foreign text reaches the page as
+// markup.
 func TestOddAnswersOfTheVendorToAConsent(t *testing.T) {
 	t.Parallel()
 	all, err := recorded.Answers()
@@ -179,8 +180,8 @@ func TestOddAnswersOfTheVendorToAConsent(t *testing.T) {
 	}
 }
 
-// Faults while a consent is ended spend no more than the code: whoever starts again succeeds, and
-// tokens that were given are used although nobody could be asked who consented.
+// Faults during a consent cost no more than the code. A second try succeeds, and granted tokens are
+// used although nobody could be asked who consented.
 func TestFaultsWhileAConsentIsEnded(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -227,7 +228,7 @@ func TestFaultsWhileAConsentIsEnded(t *testing.T) {
 	}
 }
 
-// A vendor that refuses PKCE is told as what the operator can change, on the page and in the log.
+// If a vendor refuses PKCE, the page and the log name the setting that the operator can change.
 func TestVendorThatRefusesPKCE(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -31,9 +31,10 @@ func (w *world) before(c relay.Connection) relay.Secret {
 	return old
 }
 
-// How a consent ends, by what the vendor answers. The old tokens are replaced if the check passes
-// or cannot be made, and else stay; subscription and position stay in any case; what failed can be
-// begun again by the same link unless the relay's own registration is at fault.
+// Each answer of the vendor gives its own end of a consent. The old tokens are replaced if the
+// check passes or cannot be made, and otherwise stay. The subscription and the position always
+// stay. After a failure the same link can be used again, unless the relay's own registration is at
+// fault.
 func TestHowConsentsEnd(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -53,7 +53,8 @@ func TestTheWayBackLoadedManyTimesAtOnce(t *testing.T) {
 	w.usable(c)
 }
 
-// Two tabs of one link at once, on three replicas: one of them is enough, and the other says so.
+// One link is open in two tabs, on three replicas. One consent is enough, and the other tab shows
+// that.
 func TestTwoTabsAtOnce(t *testing.T) {
 	t.Parallel()
 	w := threeReplicas(t)

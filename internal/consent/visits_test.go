@@ -12,7 +12,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// Whatever looks at a link without pressing its button begins nothing, however often.
+// Opening a link without pressing its button starts nothing, no matter how often or by which
+// client.
 func TestLookingAtALinkSpendsNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -165,7 +166,8 @@ func TestTheCookieOfHTTPS(t *testing.T) {
 	}
 }
 
-// While a 429 stops the vendor's host the button says so, and does not begin.
+// While a 429 stops requests to the vendor's host, the button is disabled and the page explains
+// why.
 func TestTheButtonWaitsForTheVendor(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -319,7 +321,7 @@ func TestPagesOfWhatLeadsNowhere(t *testing.T) {
 	}
 }
 
-// Whoever guesses is slowed; whoever has a link never is.
+// Callers that guess are slowed, and callers with a valid link never are.
 func TestGuessesAreSlowed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -340,8 +342,8 @@ func TestGuessesAreSlowed(t *testing.T) {
 	}
 }
 
-// Whoever is on the way back is let in however much else comes from the same network: the code is
-// good for a minute only.
+// A user who returns from the vendor is let in even if the same network sends many other requests:
+// the code is valid for a minute only.
 func TestTheWayBackHasARateOfItsOwn(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

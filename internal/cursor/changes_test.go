@@ -213,8 +213,8 @@ func TestSkippedBeforeThereWasALane(t *testing.T) {
 	wantEqual(t, "unsettled", c.Unsettled()+c.Lanes(), 0)
 }
 
-// Whoever takes a cursor on writes all of it under the new epoch; what a former owner writes too
-// late is told apart and removed.
+// Adopt writes all of a cursor under the new epoch. What a former owner writes too late is
+// recognised and removed.
 func TestAdoptFencesOffAFormerOwner(t *testing.T) {
 	t.Parallel()
 	now := time.Now()

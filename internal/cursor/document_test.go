@@ -74,8 +74,8 @@ func checkError(t *testing.T, in string, err error, want string) {
 	}
 }
 
-// FuzzLoad: whatever is accepted from the store can be worked on, and is stored again as something
-// that is accepted.
+// FuzzLoad checks that every document that Load accepts can be used, and is stored again in a form
+// that Load accepts.
 func FuzzLoad(f *testing.F) {
 	f.Add([]byte(`{"v":1,"position":3,"done":[[5,9],[11,11]],"skipped":[{"seq":6,"order":"b"},{"seq":15,"order":"a"}],"health":{"failures":9,"several":true,"open":true,"nextProbe":"2026-01-15T09:00:00Z","probeWaitMillis":5000},"resumed":"2026-01-15T09:00:00Z"}`),
 		[]byte(`{"v":1,"order":"a","entries":[1,4,12],"openFrom":14,"attempts":3,"spent":true,"next":"2026-01-15T10:00:00Z","waitMillis":5000}`), uint64(3))

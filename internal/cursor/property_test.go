@@ -12,7 +12,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// long answers how often the simulation runs: a few times, or as often as .ci/full wants it.
+// long returns how often the simulation runs: a few times, or as often as .ci/full asks for.
 func long(few int) int {
 	n, err := strconv.Atoi(os.Getenv("RELAY_CRASH_KILLS"))
 	if err != nil {
@@ -29,8 +29,8 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-// TestSimulation is the property: whatever readers, receivers, clocks and stores do, order is kept,
-// nothing is lost, and nothing is repeated but for a crash.
+// TestSimulation checks the main property: with any readers, receivers, clocks and stores the order
+// is kept, nothing is lost, and nothing is repeated except after a crash.
 func TestSimulation(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

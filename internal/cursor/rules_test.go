@@ -117,8 +117,8 @@ func TestExtendReleaseAndPartOfABatch(t *testing.T) {
 	wantEqual(t, "stale", c.Fail(b, t0, Failure{}).Outcome, Stale)
 }
 
-// The schedule's waits, then exhausted; each follower one attempt; one success, and attempts begin
-// anew.
+// A head uses up the schedule's waits and is then exhausted. Each follower gets one attempt. After
+// a success, attempts start again from the beginning.
 func TestScheduleAndFollowers(t *testing.T) {
 	t.Parallel()
 	p := Policy{Schedule: []time.Duration{5 * time.Second, 5 * time.Minute}}

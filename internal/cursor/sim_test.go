@@ -163,7 +163,7 @@ func (s *sim) order() string { return string(rune('a' + s.draw(s.orders))) }
 
 func (s *sim) lastSeq() uint64 { return uint64(len(s.log) - 1) }
 
-// key is what the cursor is told to be the order of an entry.
+// key returns the order key that the cursor gets for an entry.
 func (s *sim) key(seq uint64) string {
 	if s.fault == orderSplit {
 		return fmt.Sprint(s.log[seq], seq%2)
@@ -279,8 +279,8 @@ func (s *sim) settle(seqs ...uint64) {
 	}
 }
 
-// drain lets everything succeed and time pass: whatever is in the log must be settled, and nothing
-// be left over.
+// drain lets everything succeed and time pass. Then everything in the log must be settled, and
+// nothing may be left over.
 func (s *sim) drain() {
 	s.calm, s.down = true, false
 	for range 20*len(s.log) + 1000 {

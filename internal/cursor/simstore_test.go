@@ -106,8 +106,8 @@ func (s *sim) putDocument(d *Document) {
 	s.doc = b
 }
 
-// checkCovered checks the document in the store against the lanes in the store: what it says is
-// done is settled, or in one of those.
+// checkCovered checks the stored document against the stored lanes: everything that the document
+// counts as done is settled, or in a lane.
 func (s *sim) checkCovered() {
 	d, lanes := s.load()
 	byOrder := map[string]Lane{}

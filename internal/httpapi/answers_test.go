@@ -14,8 +14,8 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
-// answerSchemas are the schemas of the answers' bodies, each compiled once: kin-openapi compiles
-// one anew for every body.
+// answerSchemas are the schemas of the responses' bodies, each compiled once: kin-openapi compiles
+// them again for every body.
 type answerSchemas struct {
 	mu       sync.Mutex
 	compiler *jsonschema.Compiler
@@ -65,7 +65,7 @@ func (a *answerSchemas) of(content *openapi3.MediaType) (*jsonschema.Schema, err
 	return schema, err
 }
 
-// fitsContract holds an answer's body against what the contract says of answers with this status.
+// fitsContract checks a response's body against the contract's schema for its status.
 func fitsContract(response *openapi3.Response, contentType string, body []byte) error {
 	if len(response.Content) == 0 {
 		return nil

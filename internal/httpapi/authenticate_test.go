@@ -124,8 +124,8 @@ func TestATokenIsNoRequestID(t *testing.T) {
 	}
 }
 
-// The log says who did what, by name and never by token: an administrator by name, a key by its
-// client and id.
+// The log names callers, and never contains a token: an administrator by name, a key by its client
+// and id.
 func TestTheLogSaysWho(t *testing.T) {
 	t.Parallel()
 	admins := access.NewAdmins([]access.Admin{{Name: "admin", Token: adminToken},

@@ -31,8 +31,8 @@ func validator(tb testing.TB) *API {
 	}
 }
 
-// check answers a request as far as it is checked before its handler, and how many bytes were
-// allocated for that.
+// check runs the checks that come before a request's handler. It returns the response, and how many
+// bytes were allocated.
 func (a *API) check(operation string, r *http.Request) (answer *httptest.ResponseRecorder, allocated uint64) {
 	x := &exchange{op: a.contract.operations[operation], caller: caller{key: relay.Key{ID: "key", Role: relay.RoleWrite}}}
 	answer = httptest.NewRecorder()
@@ -81,8 +81,8 @@ func filled(head, part, tail string) string {
 	return strings.TrimSuffix(b.String(), ",") + tail
 }
 
-// Whatever a body holds, reading and refusing it allocates a small multiple of its size, and the
-// answer stays small. It is no parallel test, so that only its own allocations count.
+// Reading and refusing any body allocates a small multiple of its size, and the response stays
+// small. The test is not parallel, so that only its own allocations count.
 func TestABodyCostsASmallMultipleOfItsSize(t *testing.T) { //nolint:paralleltest // see above
 	a := validator(t)
 	a.check("PUT /v1/callbacks/{id}", putRequest(`{"url":1}`)) // what is made at first use does not count
@@ -203,7 +203,7 @@ func filledQuery(size int, part string) string {
 	return b.String()
 }
 
-// A problem lists the first errors and says how many more there are, and cuts what is long in a
+// A problem lists the first errors and the number of the others, and shortens long keys in a
 // pointer.
 func TestProblemsAreBounded(t *testing.T) {
 	t.Parallel()
@@ -289,8 +289,8 @@ func (c *counting) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Of one key one body is read at a time: the next waits, and is told to come back if it would wait
-// too long. Other keys go on.
+// The bodies of one key are read one at a time. The next waits, and is refused with a time to come
+// back if it would wait too long. Other keys are not affected.
 func TestBodiesOfAKeyAreReadOneAtATime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -164,8 +164,8 @@ func TestPutCallback(t *testing.T) {
 			map[string]any{"url": "https://bms.example/", "startFrom": from}).want(422).problem("invalid-body", "/startFrom")
 	}
 
-	// A client that may see less now can still pause what names a site it has lost, and cannot name
-	// it anew.
+	// A client that may see less than before can still pause a callback that names a site it has
+	// lost. It cannot name that site again.
 	a.put("/v1/callbacks/lost", map[string]any{"url": "https://bms.example/", "sites": []string{"alpha"}}).want(201)
 	f.admin().put("/v1/clients/client-a", map[string]any{"sites": []string{"beta"}}).want(200)
 	a.patch("/v1/callbacks/lost", map[string]any{"paused": true}).want(200)

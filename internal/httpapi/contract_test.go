@@ -89,8 +89,8 @@ func (v validating) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Method == http.MethodHead { // it is GET's, and has no body to hold against anything
 		return resp, nil
 	}
-	// The library does not match escaped slashes within a segment; such paths are told by their
-	// route's tests.
+	// The library does not match escaped slashes within a segment. Such paths are covered by the
+	// tests of their routes.
 	probe := r.Clone(r.Context())
 	probe.Body = io.NopCloser(bytes.NewReader(sent))
 	route, params, err := specRouter().FindRoute(probe)

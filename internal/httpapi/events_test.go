@@ -64,7 +64,7 @@ func TestFeed(t *testing.T) {
 		if got := idsOf(t, page.Items); got != want {
 			t.Errorf("%s: %s, want %s", query, got, want)
 		}
-		// What is read on from there is nothing, whatever the filter.
+		// No filter finds anything after this cursor.
 		all.get("/v1/events?after=" + page.Next).want(200).into(&page)
 		if len(page.Items) != 0 {
 			t.Errorf("%s: read on: %s", query, page.Items)
@@ -114,8 +114,8 @@ func TestFeed(t *testing.T) {
 	}
 }
 
-// A restored log gives its positions out anew: a cursor from before it is outdated also when the
-// log has grown beyond it.
+// A restored log uses positions a second time. A cursor from before the restore stays outdated even
+// when the log has grown beyond it.
 func TestCursorsFromBeforeARestore(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

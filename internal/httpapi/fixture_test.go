@@ -191,7 +191,7 @@ type parts struct {
 	retried      []string           // in which order
 }
 
-// retried is what the stand-in answers to a retry.
+// retried is what the fake owner returns for a retry.
 type retried struct {
 	outcome Retry
 	err     error
@@ -319,7 +319,7 @@ func (f *fixture) in(t *testing.T) *fixture {
 // trouble makes the store refuse writes.
 func (f *fixture) trouble() { f.shut.Store(true) }
 
-// publish stores an event of an order and answers it.
+// publish stores an event of an order and returns it.
 func (f *fixture) publish(site, order string) relay.Event {
 	f.t.Helper()
 	var expected uint64

@@ -11,9 +11,9 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// What another client has and what does not exist are told apart by nothing: for every operation
-// that names one of them by its id, with every role, with and without a version, and with good and
-// bad bodies. Only making a callback says that its id is in use.
+// A caller cannot distinguish another client's resource from one that does not exist. This holds
+// for every operation that takes an id, with every role, with and without a version, and with good
+// and bad bodies. Only creating a callback reveals that its id is in use.
 func TestIdsOfOtherClientsCannotBeToldApart(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

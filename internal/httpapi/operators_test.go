@@ -212,7 +212,7 @@ func TestUnresolved(t *testing.T) {
 	}
 }
 
-// Each end of a retry has its own answer, and says what an operator has to know.
+// Each result of a retry has its own response with what an operator must know.
 func TestRetryUnresolved(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

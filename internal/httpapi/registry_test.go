@@ -298,8 +298,8 @@ func TestACallbackWithoutItsClientIsRemoved(t *testing.T) {
 	f.admin().delete("/v1/clients/client-a").want(409).problem("client-in-use")
 }
 
-// What happened to a client's callbacks is not told to a client that was made again under its id,
-// though its callback has the same id too.
+// Operational events of a client are not returned to a later client with the same id, even if its
+// callback has the same id too.
 func TestOperationalEventsBelongToAClientsGeneration(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -210,7 +210,7 @@ func TestRateIsLimitedPerKey(t *testing.T) {
 	}
 }
 
-// A panic ends one request, with a problem that tells nothing and a log line that tells all.
+// A panic ends one request. Its problem contains no details, and its log line all of them.
 func TestPanicIsAProblem(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, func(c *Config) { c.Ready = func() error { panic("what only the log may know") } })
@@ -237,8 +237,8 @@ func TestReadiness(t *testing.T) {
 	}
 }
 
-// A caller whose body stalls is cut off; one that waits for an event is not, although it says
-// nothing for longer than that.
+// A caller whose body stalls is cut off. One that waits for an event is not, although it sends
+// nothing for a longer time.
 func TestBodyThatStallsIsCutOff(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, func(c *Config) { c.ReadTimeout = 200 * time.Millisecond })
@@ -294,7 +294,7 @@ func TestCallerGoesAway(t *testing.T) {
 	}
 }
 
-// Errors of the store are 503 with a time to come back, whatever the operation.
+// For every operation, errors of the store are 503 with a time to come back.
 func TestStoreTroubleIs503(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -309,7 +309,7 @@ func TestStoreTroubleIs503(t *testing.T) {
 	a.get("/v1/callbacks").want(200) // reads and keys go on
 }
 
-// Who only reads is told nothing of changes: there are none to fear for.
+// The problem of a request that only reads does not mention changes.
 func TestTheStoresTroubleIsToldByWhatWasAsked(t *testing.T) {
 	t.Parallel()
 	const read = "The store does not answer. Try again."

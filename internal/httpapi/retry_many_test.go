@@ -157,7 +157,7 @@ func TestRetryOfManyUnresolvedNotifications(t *testing.T) {
 			t.Fatalf("%s was retried as number %d, want %s", id, i, all[i].ID)
 		}
 	}
-	// The vendor or the store cannot be asked: the request ends, and says where to go on.
+	// If the vendor or the store cannot be asked, the request ends and returns where to continue.
 	for problem, cause := range map[string]error{
 		"not-available":     &audatex.Error{Operation: audatex.OpOrder, Outcome: audatex.Throttled, RetryAfter: time.Minute},
 		"store-unavailable": store.ErrUnavailable,

@@ -8,8 +8,7 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// A request that waits ends when its key does, however that comes about, and tells nothing after
-// that.
+// A waiting request ends when its key does, for any reason, and returns no event after that.
 func TestRevocationEndsALongPoll(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -62,7 +61,7 @@ func TestRevocationEndsALongPoll(t *testing.T) {
 	ends("nothing happened to the key", other, 200)
 }
 
-// What was read while a site was still the client's is looked at again before it is told.
+// What was read while the client still had a site is checked again before it is returned.
 func TestAnswersAreJudgedByTheKeyAsItIsNow(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -8,9 +8,9 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// A client's tests have a low rate, over all its callbacks; one client's do not use up another's.
-// What the owner of a callback refuses is told with a time to come back, and an owner that does not
-// answer is 503.
+// A client's tests have a low rate over all its callbacks, separate from other clients. If the
+// owner of a callback refuses, the response has a time to come back. If the owner does not respond,
+// it is 503.
 func TestTestsOfCallbacksAreLimited(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, func(c *Config) { c.TestsPerSecond, c.TestBurst = 0.001, 3 })

@@ -21,7 +21,7 @@ type session struct {
 func (f *fixture) as(token string) session { return session{f, token} }
 func (f *fixture) admin() session          { return session{f, adminToken} }
 
-// client makes a client of sites ("*" for all) and answers a session with a key of a role.
+// client creates a client with sites ("*" for all) and returns a session with a key of a role.
 func (f *fixture) client(id string, role relay.Role, sites ...string) session {
 	f.t.Helper()
 	settings := map[string]any{"sites": append([]string{}, sites...)}

@@ -10,7 +10,7 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// expectation says how an operation treats callers. Every operation of the contract must have one.
+// expectation is how an operation treats callers. Every operation of the contract must have one.
 type expectation int
 
 const (
@@ -18,8 +18,8 @@ const (
 	adminOnly                    // for keys it does not exist
 	ownList                      // for every key, which finds only its own
 	ownRead                      // the owner's keys; for others it does not exist
-	// the owner's writing keys; for others it does not exist. Reading keys are refused whatever
-	// they name
+	// the owner's writing keys; for others it does not exist. Reading keys are refused in any
+	// case
 	ownChange
 	makesOwn  // every writing key, for itself
 	makesAtID // as makesOwn on a free id, as ownChange on one that is taken
@@ -287,8 +287,8 @@ func TestForeignSitesAndCallbacks(t *testing.T) {
 	}
 }
 
-// A key works at once after it was made and no longer after it was revoked, also where only the
-// watch tells.
+// A key works at once after it was created, and no longer after it was revoked. This also holds for
+// a replica that learns of it by its watch.
 func TestKeysComeAndGo(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -10,7 +10,7 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// A regular expression is told by what only one has.
+// regular matches what only a regular expression contains.
 var regular = regexp.MustCompile(`\[\^?[a-zA-Z0-9]|\{\d+,?\d*\}|\^|\$$|\\`)
 
 func TestPatternsAreToldInWords(t *testing.T) {
@@ -193,7 +193,7 @@ func TestTitlesArePlainEnglish(t *testing.T) {
 	}
 }
 
-// A paused callback that is resumed is told to be paused still.
+// Resuming a paused callback reports that it is still paused.
 func TestResumeOfAPausedCallbackSaysThatItIsStillPaused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

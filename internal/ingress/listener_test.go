@@ -244,8 +244,8 @@ func TestServeTellsWhichConnectionsAreAtWork(t *testing.T) {
 	})
 }
 
-// Whoever sends no more of a request, or takes no more of an answer, keeps nobody out, though his
-// request has begun.
+// A caller that stops sending its request or reading the response does not lock out others,
+// although its request has begun.
 func TestConnectionsThatWaitForTheirCallersGiveWay(t *testing.T) {
 	t.Parallel()
 	const head = "POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nx"

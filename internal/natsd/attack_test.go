@@ -21,7 +21,7 @@ import (
 // relayUser is the relay's own login.
 const relayUser = "relay"
 
-// mark stands in whatever an attacker sends: nobody else may ever receive it.
+// mark is in everything that an attacker sends. Nobody else may ever receive it.
 const mark = `attack`
 
 // target is a server under attack, embedded or as deploy/nats configures it.
@@ -201,7 +201,7 @@ func (g *target) attack() {
 	compare(t, g.conn, pull(t, g.login(g.other), g.other, 2)[1], last)
 }
 
-// refusals tells what the server refuses; what does not fit into the channel is dropped.
+// refusals sends the server's refusals to a channel. Those that do not fit are dropped.
 func refusals(to chan<- error) nats.Option {
 	return func(o *nats.Options) error {
 		o.AsyncErrorCB = func(_ *nats.Conn, _ *nats.Subscription, err error) {
@@ -275,16 +275,16 @@ func (g *target) refusedAll(user string) {
 	}
 }
 
-// unanswered sends the same from a login without any permissions: nothing that its account does not
-// import answers.
+// unanswered sends the same from a login without any permissions. Only what its account imports
+// responds.
 func (g *target) unanswered() {
 	nc := g.login(g.bare)
 	for subject, body := range wishes(g.reader, g.other) {
 		if strings.HasPrefix(subject, "_INBOX.") || strings.HasPrefix(subject, "_R_.") {
 			continue
 		}
-		// JetStream of an account that has none answers with an error, or not at all; the server
-		// tells an account of its own connections, and how full EVENTS is.
+		// JetStream of an account that has none responds with an error, or not at all. The server
+		// reports an account's own connections, and how full EVENTS is.
 		m, err := nc.Request(subject, []byte(body), 300*time.Millisecond)
 		if err == nil && !bytes.Contains(m.Data, []byte(`"error"`)) && subject != "$SYS.REQ.SERVER.PING.CONNZ" &&
 			subject != "$JS.API.INFO" {
@@ -293,8 +293,8 @@ func (g *target) unanswered() {
 	}
 }
 
-// bend uses what a reader may do, with answers directed to where others listen. The forgeries do
-// arrive, with its own account: that is why nobody shares it.
+// bend uses what a reader may do, with responses directed to subjects of others. Within its own
+// account these forgeries do arrive: therefore nobody shares an account.
 func (g *target) bend() {
 	nc := g.login(g.reader)
 	fooled, err := g.login(g.reader).SubscribeSync("audatex.leeds.>")

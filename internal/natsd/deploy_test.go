@@ -148,7 +148,7 @@ func (c *cluster) read(i int) *server.Options {
 	return opts
 }
 
-// freePorts answers ports that are free now: the nodes must know one another's before the first of
+// freePorts returns ports that are free now. The nodes need one another's ports before the first of
 // them starts.
 func freePorts(t *testing.T) (ports [nodes]int) {
 	t.Helper()
@@ -193,7 +193,7 @@ func (c *cluster) as(user, password string) []nats.Option {
 	}
 }
 
-// url answers the clients' addresses of all servers.
+// url returns the clients' addresses of all servers.
 func (c *cluster) url() string {
 	urls := make([]string, nodes)
 	for i, s := range c.servers {
@@ -253,7 +253,7 @@ func TestRelayPermissionsAreThoseOfTheTopology(t *testing.T) {
 	}
 }
 
-// One cluster for all that is to be seen of it: its start is what takes time.
+// All checks share one cluster, because its start takes long.
 func TestTheDeployedConfiguration(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)

@@ -23,8 +23,8 @@ import (
 // patience bounds every wait: other tests use the machine as well.
 const patience = 90 * time.Second
 
-// ask sends what a reader wants of its consumer until the relay answers: it may still be making the
-// copy.
+// ask sends a reader's request for its consumer until the relay responds: it may still be creating
+// the copy.
 func ask(t *testing.T, nc *nats.Conn, operation string, request any) natsd.ConsumerAnswer {
 	t.Helper()
 	body, err := json.Marshal(request)
@@ -131,7 +131,7 @@ func compare(t *testing.T, conn *nats.Conn, m jetstream.Msg, seq uint64) {
 	if m.Subject() != stored.Subject || !bytes.Equal(m.Data(), stored.Data) {
 		t.Errorf("the copy has %s %s, the log at %d %s %s", m.Subject(), m.Data(), seq, stored.Subject, stored.Data)
 	}
-	// the server leaves out conditions, and says in headers of its own where the message comes from
+	// the server omits conditions, and adds headers that name the source of the message
 	for name := range stored.Header {
 		if got, want := m.Headers().Get(name), stored.Header.Get(name); got != want && !strings.HasPrefix(name, "Nats-") {
 			t.Errorf("header %s: %q in the copy, %q in the log", name, got, want)
@@ -320,8 +320,8 @@ func TestAFullCopyHoldsNothingUp(t *testing.T) {
 	}
 }
 
-// A server without these accounts has no copy, and says so in a way that can be told from a
-// failure.
+// A server without these accounts has no copy. It reports that with its own error, which differs
+// from a failure.
 func TestAServerWithoutTheAccounts(t *testing.T) {
 	t.Parallel()
 	server, err := natsd.Start(natsd.Config{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)})

@@ -216,7 +216,7 @@ func TestTheRelayFindsRoomBesideStrangers(t *testing.T) {
 	}
 }
 
-// Whatever secret stands where it should not, the log has none of it; failures are counted, and
+// The log never contains a secret that was sent in the wrong place. Failures are counted, and
 // sampled.
 func TestFailedLoginsAreSeenWithoutWhatWasGiven(t *testing.T) {
 	t.Parallel()
@@ -237,7 +237,7 @@ func TestFailedLoginsAreSeenWithoutWhatWasGiven(t *testing.T) {
 			}
 		}
 	}
-	// What is valid is not slowed, whatever it calls itself and does wrong.
+	// A valid login is not slowed, no matter which name it uses and what it does wrong.
 	nc, err := d.login(nats.UserInfo(d.ids[0], secret), nats.Name(token))
 	if err != nil {
 		t.Fatal(err)

@@ -29,7 +29,7 @@ func (j *journal) Write(p []byte) (int, error) {
 	return j.text.Write(p)
 }
 
-// lines answers what was written since the last call.
+// lines returns what was written since the last call.
 func (j *journal) lines() []string {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -360,7 +360,7 @@ func TestARefusedLoginIsLoggedWithoutTheKey(t *testing.T) {
 	}
 }
 
-// An address that cannot be listened on is told at once, and before anything is made.
+// An address that is in use is reported at once, before anything is created.
 func TestAnAddressThatIsTaken(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")

@@ -67,8 +67,8 @@ func TestSubscribersByTLS(t *testing.T) {
 	}
 }
 
-// issue makes a CA and one certificate of it for servers and routes, as files, and answers whom to
-// trust then.
+// issue creates a CA and a certificate for servers and routes, as files, and returns the pool that
+// trusts them.
 func issue(t *testing.T, dir string) *x509.CertPool {
 	t.Helper()
 	key := func() *ecdsa.PrivateKey {

@@ -167,7 +167,7 @@ func TestSameNotificationTwiceIsOneEvent(t *testing.T) {
 	if err != nil || len(standing.Waiting) != 1 || standing.Waiting[0].Seq != 3 {
 		t.Fatalf("waiting %v, %v; want only the third", standing.Waiting, err)
 	}
-	// Numbers given out anew by a restored inbox are told apart by the time of receipt.
+	// A restored inbox gives the same numbers again. The time of receipt distinguishes them.
 	anew := received("c", 2)
 	anew.Info.ReceivedAt = anew.Info.ReceivedAt.Add(time.Hour)
 	if standing, err = p.Begin(t.Context(), site, order, []relay.Received{anew}); err != nil || len(standing.Waiting) != 1 {
@@ -284,8 +284,8 @@ func TestDocumentLostAgedAndAhead(t *testing.T) {
 		t.Error("a sequence was issued twice")
 	}
 
-	// Ahead: the log was restored from before the last event. What was told stays told, the
-	// position is the log's, and a notification whose event is gone gets another.
+	// Ahead: the log was restored from before the last event. What was published stays published,
+	// the position is the log's, and a notification whose event is gone gets another.
 	tell(t, p, "Delivered", received("c", 4))
 	ahead, _ := state(t, s)
 	if err := log.DeleteMsg(t.Context(), ahead.LogPosition); err != nil {

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// vendor has orders and gives them to whoever asks, unless it fails.
+// vendor has orders and returns them to every caller, unless it fails.
 type vendor struct {
 	mu     sync.Mutex
 	status map[string]string // by order; "" is unknown there

@@ -15,10 +15,10 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// TestEveryChangeIsPublishedOnce lets orders change, notifications come, gaps be suspected, owners
-// be killed, stopped, and succeeded while they go on, and the vendor fail, in random order. In the
-// end every run has ended and the last event of every order is what the vendor says. Only
-// notifications have events without a change, and nothing that was closed is ever asked for.
+// TestEveryChangeIsPublishedOnce lets orders change, notifications arrive, gaps be suspected,
+// owners be killed, stopped and replaced while they still run, and the vendor fail, in random
+// order. In the end every run has ended and the last event of every order has the vendor's state.
+// Only notifications have events without a change, and no closed order is ever read.
 func TestEveryChangeIsPublishedOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -72,8 +72,8 @@ func (s *story) tell(order string) {
 	s.notified[order]++
 }
 
-// succeed has another process own the shard. It is told of the gaps that are stored, as by a poller
-// that takes the connection over.
+// succeed makes another process own the shard. The stored gaps are reported to it, as a poller does
+// that takes over the connection.
 func (s *story) succeed() {
 	s.owner = s.start(s.id, nil)
 	if s.gap.Gaps > 0 {

@@ -17,8 +17,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// TestChangesThatNobodyToldOfBecomeEvents: open orders are read, others are not, and what was found
-// is told once.
+// TestChangesThatNobodyToldOfBecomeEvents: open orders are read, others are not, and each change
+// found is published once.
 func TestChangesThatNobodyToldOfBecomeEvents(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -95,7 +95,7 @@ func TestChangesThatNobodyToldOfBecomeEvents(t *testing.T) {
 		t.Errorf("told %+v", d)
 	}
 
-	// A gap looks at what was delivered, too. It is noted once, however often it is told of.
+	// A gap also reads delivered orders. It is noted once, even if it is reported several times.
 	since := time.Now().Add(-time.Minute).UTC()
 	gap := relay.Poll{Generation: c.Generation, Gaps: 1, GapCause: relay.CauseGap, GapSince: &since}
 	for range 3 {
@@ -154,9 +154,9 @@ func TestAnAnswerThatMakesNoSenseIsReadAgain(t *testing.T) {
 	}
 }
 
-// TestAPageInThePlaceOfEveryAnswerHoldsARun: a host that tells of its maintenance with 200 does not
-// leave every order unread. Where it goes on for too long the run ends, and says that nothing could
-// be read.
+// TestAPageInThePlaceOfEveryAnswerHoldsARun: a host that sends its maintenance page with status 200
+// does not make a run skip every order. If this goes on for too long, the run ends with the result
+// that nothing could be read.
 func TestAPageInThePlaceOfEveryAnswerHoldsARun(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -197,8 +197,8 @@ func TestAPageInThePlaceOfEveryAnswerHoldsARun(t *testing.T) {
 	}
 }
 
-// TestAGapJustAfterARunHasBegunLooksAtDeliveredOrders: a run that has listed what it reads, and
-// read none of it yet, lists it anew.
+// TestAGapJustAfterARunHasBegunLooksAtDeliveredOrders: a run that has listed its orders, but read
+// none of them yet, lists them again.
 func TestAGapJustAfterARunHasBegunLooksAtDeliveredOrders(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -227,8 +227,8 @@ func TestAGapJustAfterARunHasBegunLooksAtDeliveredOrders(t *testing.T) {
 	}
 }
 
-// TestNobodyIsMissedAtNight: whoever looks now and then finds each connection's turn before the
-// night is over.
+// TestNobodyIsMissedAtNight: a replica that looks from time to time finds each connection's turn
+// before the night is over.
 func TestNobodyIsMissedAtNight(t *testing.T) {
 	t.Parallel()
 	began := time.Date(2026, 3, 1, 1, 0, 0, 0, time.UTC)
@@ -486,7 +486,7 @@ func TestPausedAndRemovedConnections(t *testing.T) {
 	if _, err := p.Reconcile(context.Background(), "leeds", false); !errors.Is(err, ErrNotOwned) {
 		t.Errorf("reconciles a connection that is not there: %v", err)
 	}
-	// Made anew under its name, with an order that is known.
+	// It is created again under the same name, with a known order.
 	c.Paused, c.Generation = false, relay.NewID()
 	w.connections.put(c)
 	w.ask(p, "leeds", false)
@@ -579,7 +579,8 @@ func TestAtNight(t *testing.T) {
 	}
 }
 
-// TestNoAnswerToTheLastWrite: a run that was told but whose end was not stored is not told twice.
+// TestNoAnswerToTheLastWrite: a run that was published, but whose end was not stored, is not
+// published twice.
 func TestNoAnswerToTheLastWrite(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

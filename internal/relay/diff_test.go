@@ -198,8 +198,8 @@ func keyOf(p any) string {
 	return fmt.Sprint(m["OEPartNumber"], "|", m["OrderedPartNumber"])
 }
 
-// Every path leads to what the change says, in the new order; and there is a change one way if and
-// only if there is one the other.
+// Every path leads to the values of its change, in the new order. There is a change in one
+// direction if and only if there is one in the other.
 func TestDiffPathsResolve(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

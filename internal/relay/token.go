@@ -11,8 +11,8 @@ var (
 	ErrTokenChanged = errors.New("token record has changed")
 )
 
-// TokenRecord is what is kept of a connection's consent. Whoever puts a new refresh token replaces the whole record by
-// {RefreshToken, Generation, ConsentAt}: everything else belongs to the token before it.
+// TokenRecord is what is kept of a connection's consent. A new refresh token replaces the whole
+// record by {RefreshToken, Generation, ConsentAt}: everything else belongs to the token before it.
 type TokenRecord struct {
 	AccessToken  Secret
 	RefreshToken Secret
@@ -20,20 +20,24 @@ type TokenRecord struct {
 	ExpiresAt, RefreshedAt time.Time
 	// Intent is set while a refresh is under way, or was when its process died.
 	Intent *RefreshIntent
-	// ConsentRequiredSince is set when the vendor refused the refresh token for good; Reason says why.
+	// ConsentRequiredSince is set when the vendor refused the refresh token for good. Reason is
+	// why.
 	ConsentRequiredSince *time.Time
 	Reason               string
-	// ConsentAt is when the consent came that the tokens descend from: what was refused before may be granted since.
-	// ConsentID names it if it was given in a browser; it is empty if an operator has put the refresh token.
+	// ConsentAt is when the consent came that the tokens descend from: what was refused before may
+	// be granted since. ConsentID names it if it was given in a browser; it is empty if an operator
+	// has put the refresh token.
 	ConsentID string
 	ConsentAt time.Time
 	// Epoch is that of the shard's lease under which the record was written.
 	Epoch uint64
-	// Generation tells one registration of the connection from a later one of the same name.
+	// Generation distinguishes one registration of the connection from a later one of the same
+	// name.
 	Generation string
 }
 
-// RefreshIntent says that RefreshToken may be spent: a refresh was started and its answer is not stored.
+// RefreshIntent records that RefreshToken may be spent: a refresh was started and its answer is not
+// stored.
 type RefreshIntent struct {
 	ID string
 	// Owner is the process that refreshes, by its Tokens' random id.

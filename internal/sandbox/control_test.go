@@ -96,7 +96,7 @@ func TestControlAPI(t *testing.T) {
 	}
 }
 
-// What the ledger says over HTTP keeps every digit of the orders.
+// The ledger's HTTP response keeps every digit of the orders.
 func TestLedgerOverHTTPKeepsDigits(t *testing.T) {
 	t.Parallel()
 	v := start(t, sandbox.Config{})

@@ -185,9 +185,9 @@ func TestAddressesWithAllowance(t *testing.T) {
 	}
 }
 
-// Whatever is allowed: http reaches no more than https; an IPv4 address that is refused is refused
-// in every form that carries it; and nothing that net/netip calls private or local is reached
-// unless it lies in an allowed network.
+// With every policy, http reaches no more than https. A refused IPv4 address is refused in every
+// form that contains it. Nothing that net/netip calls private or local is reached unless it is in
+// an allowed network.
 func TestPolicyInvariants(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

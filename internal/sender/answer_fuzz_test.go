@@ -50,9 +50,9 @@ func readAnswer(t *testing.T, src io.Reader) (got read) {
 	return got
 }
 
-// FuzzAnswer reads answers of receivers. net/http is the judge: what it takes for an answer is one
-// with the same status, and a connection may only be used again if net/http too finds that the
-// answer has ended, and nothing is left.
+// FuzzAnswer reads answers of receivers and compares with net/http. Both must accept the same
+// answers, with the same status. A connection may only be used again if net/http too finds that the
+// answer has ended and nothing is left.
 func FuzzAnswer(f *testing.F) {
 	for _, seed := range []string{
 		"HTTP/1.1 204 No Content\r\n\r\n",

@@ -11,8 +11,9 @@ import (
 	"github.com/audatex-relay/relay/internal/signature"
 )
 
-// What an attempt costs above the plain post that it stands on, the receiver included. cpu-ns/op is
-// what the process used and says more than the time on a machine that others use too.
+// BenchmarkSend measures what an attempt costs above the plain post that it uses, including the
+// receiver. cpu-ns/op is the CPU time of the process. On a machine that others use too, it is more
+// reliable than the elapsed time.
 func BenchmarkSend(b *testing.B) {
 	srv := receiver(b, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)

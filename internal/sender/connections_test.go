@@ -31,8 +31,8 @@ type seen struct {
 	header http.Header
 }
 
-// scripted is a receiver that answers each request by what answer returns for it, and hangs up
-// after an empty text. Over TLS if a configuration is given.
+// scripted is a receiver that writes what answer returns for each request, and hangs up after an
+// empty text. It uses TLS if a configuration is given.
 func scripted(t testing.TB, config *tls.Config, answer func(net.Conn, seen) string) (base string, conns *atomic.Int32) {
 	t.Helper()
 	conns = new(atomic.Int32)
@@ -286,8 +286,7 @@ func TestEarlyAnswers(t *testing.T) {
 	}
 }
 
-// A receiver that does nothing but talk counts by what it says, and one that closes its side early
-// is heard.
+// An answer counts although its receiver has read nothing, or closes its side early.
 func TestAnswerWithoutReading(t *testing.T) {
 	t.Parallel()
 	s := newSender(t, nil)
@@ -322,8 +321,8 @@ func TestAnswerBeforeAReset(t *testing.T) {
 	}
 }
 
-// On a connection that was used before, whatever comes instead of an answer is a hang-up: the
-// request goes out once more over a new one, and what comes of that counts.
+// On a connection that was used before, anything else than an answer is a hang-up: the request is
+// sent once more over a new connection, and that result counts.
 func TestSentOnceMoreOverANewConnection(t *testing.T) {
 	t.Parallel()
 	s := newSender(t, nil)

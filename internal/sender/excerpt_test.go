@@ -145,8 +145,8 @@ func TestExcerptsRepeatNoSecretInAnySpelling(t *testing.T) {
 				}
 			}
 		}
-		// However the body is cut, no more than five characters of it are left, or nothing that
-		// could be told from a word.
+		// However the body is cut, no more than five characters of the secret are left, or nothing
+		// that differs from a word.
 		body := "refused: " + secret
 		for n := len("refused: ") + 3; n < len(body); n++ {
 			if got := shown(body[:n], true); got != withheldSecret && len(squeeze(secret[:n-len("refused: ")])) >= 3 &&

@@ -18,9 +18,8 @@ import (
 	"github.com/audatex-relay/relay/internal/sender"
 )
 
-// nameServer is a DNS server on loopback that answers every name from a table of IPv4 addresses,
-// each time with the next one of its list, for ever with the last. It gives back a resolver that
-// asks it.
+// nameServer starts a DNS server on loopback. For each name it returns the next IPv4 address of a
+// table's list, and in the end always the last. nameServer returns a resolver that uses it.
 func nameServer(t *testing.T, table map[string][]string) *net.Resolver {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -48,8 +47,8 @@ func nameServer(t *testing.T, table map[string][]string) *net.Resolver {
 	}}
 }
 
-// answerQuery answers a question for an A record; every other type has no records, an unknown name
-// does not exist.
+// answerQuery returns the answer to a question for an A record. Other types have no records, and an
+// unknown name does not exist.
 func answerQuery(query []byte, table map[string][]string, asked map[string]int) []byte {
 	if len(query) < 17 {
 		return nil

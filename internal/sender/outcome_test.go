@@ -216,8 +216,8 @@ func TestTLS(t *testing.T) {
 		t.Parallel()
 		srv := tlsReceiver(t, func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert }, ok)
 		s := newSender(t, func(c *sender.Config) { c.RootCAs = rootsOf(srv) })
-		// TLS 1.3 tells after the handshake; the alert may come too late to be read before the
-		// connection is reset.
+		// TLS 1.3 reports this after the handshake. The alert may come too late to be read before
+		// the connection is reset.
 		if a := s.Send(t.Context(), request(srv.URL)); a.Outcome != sender.TLSFailed && a.Outcome != sender.BadAnswer {
 			t.Errorf("%+v", a)
 		}

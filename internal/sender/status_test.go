@@ -8,8 +8,8 @@ import (
 	"github.com/audatex-relay/relay/internal/sender"
 )
 
-// Whatever follows the status line of an answer, the status decides; each text stands for what
-// comes after the status code.
+// The status decides, and not what follows the status line. Each text is what comes after the
+// status code.
 func TestStatusLineDecides(t *testing.T) {
 	t.Parallel()
 	cases := map[string]string{
@@ -128,7 +128,7 @@ func TestStatusLineDecides(t *testing.T) {
 	}
 }
 
-// An answer that is no success says besides what was wrong with the rest of it.
+// The result of an answer without success also names what was wrong with the rest of the answer.
 func TestFlawsOfRefusals(t *testing.T) {
 	t.Parallel()
 	s := newSender(t, nil)
