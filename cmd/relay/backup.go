@@ -8,30 +8,33 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/backup"
+	"github.com/audatex-relay/relay/internal/settings"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
 type backupCommand struct {
-	storage
-	Dir string `arg:"" help:"Directory to make; it must not be there yet."`
+	settings.Tool
+	settings.Keys `group:"Storage"`
+	Dir           string `arg:"" help:"Directory to make; it must not be there yet."`
 }
 
 type restoreCommand struct {
-	storage
-	Dir     string `arg:"" help:"Directory that relay backup made."`
-	Replace bool   `help:"Delete what the store holds before."`
+	settings.Tool
+	settings.Keys `group:"Storage"`
+	Dir           string `arg:"" help:"Directory that relay backup made."`
+	Replace       bool   `help:"Delete what the store holds before."`
 
-	Ahead duration `placeholder:"2h" help:"How far numbers of events run ahead of the clock already, as the last restore has said. Needed only if the store of that restore is lost, not replaced."`
+	Ahead settings.Duration `placeholder:"2h" help:"How far numbers of events run ahead of the clock already, as the last restore has said. Needed only if the store of that restore is lost, not replaced."`
 }
 
 // Run takes a backup: of a cluster while its relays run, of embedded storage while none does.
 func (c *backupCommand) Run(p program) error {
-	t, err := c.open(p, false)
+	t, err := openTool(p, c.Tool, false)
 	if err != nil {
 		return err
 	}
 	defer t.close()
-	config, err := t.backupConfig()
+	config, err := t.backupConfig(c.Keys)
 	if err != nil {
 		return err
 	}
@@ -50,17 +53,17 @@ func (c *backupCommand) Run(p program) error {
 
 // Run puts a backup back and says what to look after.
 func (c *restoreCommand) Run(p program) error {
-	t, err := c.open(p, true)
+	t, err := openTool(p, c.Tool, true)
 	if err != nil {
 		return err
 	}
 	defer t.close()
-	config, err := t.backupConfig()
+	config, err := t.backupConfig(c.Keys)
 	if err != nil {
 		return err
 	}
-	if config.Ahead = c.Ahead.d(); config.Ahead < 0 {
-		return wrong("--ahead", "%s is below zero", c.Ahead)
+	if config.Ahead = c.Ahead.D(); config.Ahead < 0 {
+		return settings.Wrong("--ahead", "%s is below zero", c.Ahead)
 	}
 	m, err := backup.Restore(p.ctx, config, filepath.Clean(c.Dir), c.Replace)
 	if errors.Is(err, backup.ErrNotEmpty) {
@@ -88,22 +91,22 @@ func (c *restoreCommand) Run(p program) error {
 }
 
 // backupConfig reads the encryption keys; unlike a relay's start it never makes any.
-func (t *tool) backupConfig() (backup.Config, error) {
-	keys, err := t.encryptionKeys()
+func (t *tool) backupConfig(given settings.Keys) (backup.Config, error) {
+	keys, err := given.Read()
 	if err != nil {
 		return backup.Config{}, err
 	}
 	if len(keys) == 0 {
 		if t.NATSURL != "" {
-			return backup.Config{}, wrong("RELAY_ENCRYPTION_KEYS", "is required: the keys that the relays run with")
+			return backup.Config{}, settings.Wrong("RELAY_ENCRYPTION_KEYS", "is required: the keys that the relays run with")
 		}
 		if keys, err = store.ReadKeyFile(t.DataDir); err != nil {
-			return backup.Config{}, wrong("RELAY_ENCRYPTION_KEYS", "is not set, and there is no key file beside the data: %w", err)
+			return backup.Config{}, settings.Wrong("RELAY_ENCRYPTION_KEYS", "is not set, and there is no key file beside the data: %w", err)
 		}
 	}
 	sealer, err := store.NewSealer(keys)
 	if err != nil {
-		return backup.Config{}, wrong("RELAY_ENCRYPTION_KEYS", "%w", err)
+		return backup.Config{}, settings.Wrong("RELAY_ENCRYPTION_KEYS", "%w", err)
 	}
 	return backup.Config{
 		Conn: t.nc, Topology: t.topo, Sealer: sealer, Fingerprint: store.Fingerprint(keys), Release: buildVersion(), Exclusive: t.NATSURL == "", Log: t.log,
@@ -113,7 +116,7 @@ func (t *tool) backupConfig() (backup.Config, error) {
 // whichKeys makes an error of the keys one of their setting.
 func whichKeys(err error) error {
 	if errors.Is(err, backup.ErrKeys) {
-		return &settingError{"RELAY_ENCRYPTION_KEYS", err}
+		return settings.Wrong("RELAY_ENCRYPTION_KEYS", "%w", err)
 	}
 	return err
 }

@@ -1,5 +1,5 @@
-// Command relay hands on what happens to parts orders in Audatex's Inpart: from the vendor's polled queue to NATS subjects and
-// signed HTTP callbacks.
+// Command relay hands on what happens to parts orders in Audatex's Inpart: from the vendor's polled queue to NATS subjects
+// and signed HTTP callbacks.
 //
 //	relay serve     the service
 //	relay sandbox   the vendor's double, to develop against
@@ -8,6 +8,9 @@
 //	relay topology  the streams and buckets in NATS: check, apply
 //	relay backup    everything that is stored, into a directory
 //	relay restore   and back
+//	relay version   which release this is
+//
+// This package has the commands and the wiring only. Begin reading at serve, which builds every part in order.
 package main
 
 import (
@@ -15,12 +18,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/audatex-relay/relay/internal/settings"
 )
 
 // Exit codes.
@@ -29,9 +36,6 @@ const (
 	exitFailed  = 1
 	exitSetting = 2 // a setting is missing or wrong; one line says which
 )
-
-// version is set at build time by -ldflags "-X main.version=…".
-var version = "dev"
 
 type commands struct {
 	Serve   serveCommand   `cmd:"" help:"Run the relay."`
@@ -42,21 +46,9 @@ type commands struct {
 	Topology topologyCommand `cmd:"" help:"Look at the streams and buckets in NATS, or bring them up to date."`
 	Backup   backupCommand   `cmd:"" help:"Put everything that is stored into a directory."`
 	Restore  restoreCommand  `cmd:"" help:"Put a backup back into an empty store."`
+	Version  versionCommand  `cmd:"" help:"Print which release this is."`
 
-	Version kong.VersionFlag `help:"Print the version and exit."`
-}
-
-// settingError is a setting that is missing or wrong.
-type settingError struct {
-	setting string
-	err     error
-}
-
-func (e *settingError) Error() string { return e.setting + ": " + e.err.Error() }
-func (e *settingError) Unwrap() error { return e.err }
-
-func wrong(setting, format string, a ...any) error {
-	return &settingError{setting, fmt.Errorf(format, a...)}
+	VersionFlag kong.VersionFlag `name:"version" help:"Print the version and exit."`
 }
 
 // program is what a command needs of the process it runs in.
@@ -64,7 +56,7 @@ type program struct {
 	ctx            context.Context // ends with SIGTERM, an interrupt, or its terminal
 	stdout, stderr io.Writer
 
-	unknown []unknownVariable // set by run
+	unknown []settings.Unknown // set by run
 }
 
 func main() {
@@ -95,31 +87,57 @@ func run(p program, args []string) int {
 	}
 	if err != nil {
 		// One line that names the flag or the variable; a page of usage would hide it.
-		line := hideAddresses(strings.ReplaceAll(err.Error(), "\n", " "), args, os.Environ())
+		line := settings.HideAddresses(strings.ReplaceAll(err.Error(), "\n", " "), args, os.Environ())
 		fmt.Fprintf(p.stderr, "relay: %s (see %s --help)\n", line, helpFor(err))
 		return exitSetting
 	}
-	p.unknown = unknownVariables(os.Environ(), variables(parser.Model))
-	err = c.Run(p)
-	var setting *settingError
-	switch {
-	case err == nil:
+	p.unknown = settings.UnknownVariables(os.Environ(), variables(parser.Model))
+	if err = c.Run(p); err == nil {
 		return exitOK
-	case errors.As(err, &setting):
-		fmt.Fprintln(p.stderr, "relay:", err)
-		return exitSetting
 	}
 	fmt.Fprintln(p.stderr, "relay:", err)
+	if _, wrong := errors.AsType[*settings.Error](err); wrong {
+		return exitSetting
+	}
 	return exitFailed
 }
 
-// helpFor answers the command whose help explains what was wrong.
+// helpFor returns the command whose help explains what was wrong.
 func helpFor(err error) string {
-	var parsing *kong.ParseError
-	if errors.As(err, &parsing) && parsing.Context != nil {
+	if parsing, ok := errors.AsType[*kong.ParseError](err); ok && parsing.Context != nil {
 		if command := parsing.Context.Selected(); command != nil {
 			return "relay " + command.Name
 		}
 	}
 	return "relay"
+}
+
+// variables lists the environment names of all settings of all commands.
+func variables(app *kong.Application) []string {
+	var names []string
+	_ = kong.Visit(app, func(node kong.Visitable, next kong.Next) error {
+		if flag, ok := node.(*kong.Flag); ok {
+			names = append(names, flag.Envs...)
+		}
+		return next(nil)
+	})
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// newLogger returns the log that the settings ask for.
+func newLogger(p program, c settings.StoreConfig) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.Level}
+	if c.LogFormat == "text" {
+		return slog.New(slog.NewTextHandler(p.stderr, options))
+	}
+	return slog.New(slog.NewJSONHandler(p.stderr, options))
+}
+
+// warn logs what was made of the settings, and which variables are none.
+func (p program) warn(c settings.StoreConfig, log *slog.Logger) {
+	c.Warn(log)
+	for _, u := range p.unknown {
+		log.Warn("a variable is set that is no setting of the relay and has no effect", "variable", u.Name, "nearest", u.Nearest)
+	}
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"log/slog"
 	"net/http"
 	"os"
 	"runtime/pprof"
@@ -13,15 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-func newLogger(p program, c config) *slog.Logger {
-	options := &slog.HandlerOptions{Level: c.level}
-	if c.LogFormat == "text" {
-		return slog.New(slog.NewTextHandler(p.stderr, options))
-	}
-	return slog.New(slog.NewJSONHandler(p.stderr, options))
-}
-
-// profile writes a CPU profile until the function it answers is called.
+// profile writes a CPU profile until the function that it returns is called.
 func profile(path string) (stop func(), err error) {
 	f, err := os.Create(path)
 	if err != nil {

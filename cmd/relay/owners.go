@@ -2,10 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
-	"sync"
-	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/dispatcher"
@@ -28,36 +24,24 @@ const (
 	askTested = "tested" // a callback: its test has ended
 )
 
-// answers are what this replica says about the shards it owns.
+// answers returns how this replica answers what is asked about the shards that it owns.
 func answers(polling *poller.Poller, reconciling *reconciler.Reconciler, resolving *resolver.Resolver, dispatching *dispatcher.Dispatcher, tokens *audatex.Tokens) map[string]owners.Handler {
 	return map[string]owners.Handler{
-		askPoll: func(ctx context.Context, question json.RawMessage) (any, error) {
-			connection, err := asked[string](question)
-			if err != nil {
-				return nil, err
-			}
+		askPoll: owners.Answer(func(ctx context.Context, connection string) (any, error) {
 			return nil, polling.PollNow(ctx, connection)
-		},
-		askAgain: func(ctx context.Context, question json.RawMessage) (any, error) {
-			of, err := asked[again](question)
-			if err != nil {
-				return nil, err
-			}
+		}),
+		askAgain: owners.Answer(func(ctx context.Context, of again) (any, error) {
 			return reconciling.Reconcile(ctx, of.Connection, of.Delivered)
-		},
-		askAccess: func(ctx context.Context, question json.RawMessage) (any, error) {
-			connection, err := asked[string](question)
-			if err != nil {
-				return nil, err
-			}
-			_, err = tokens.Access(ctx, connection) // the one who asks reads it from the store: it crosses no wire in the clear
+		}),
+		askAccess: owners.Answer(func(ctx context.Context, connection string) (any, error) {
+			_, err := tokens.Access(ctx, connection) // the one who asks reads it from the store: it crosses no wire in the clear
 			return nil, err
-		},
-		askStatus: about(func(_ context.Context, id string) (httpapi.Status, bool) {
+		}),
+		askStatus: owners.Look(func(_ context.Context, id string) (httpapi.Status, bool) {
 			s, ok := dispatching.Status(id)
 			return httpapi.Status{Health: httpapi.CallbackHealth(s.Health), Backlog: s.Backlog, LagSeconds: s.LagSeconds}, ok
 		}),
-		askDoing: about(func(ctx context.Context, id string) (httpapi.Doing, bool) {
+		askDoing: owners.Look(func(ctx context.Context, id string) (httpapi.Doing, bool) {
 			var d httpapi.Doing
 			var polled bool
 			d.Unstored, polled = polling.Unstored(id)
@@ -67,21 +51,14 @@ func answers(polling *poller.Poller, reconciling *reconciler.Reconciler, resolvi
 			}
 			return d, polled || err == nil
 		}),
-		askTest: func(_ context.Context, question json.RawMessage) (any, error) {
-			of, err := asked[tested](question)
-			if err != nil {
-				return nil, err
-			}
+		askTest: owners.Answer(func(_ context.Context, of tested) (any, error) {
 			leave, known := dispatching.BeginTest(of.Callback, of.Generation)
 			return trial{leave, known}, nil
-		},
-		askTested: func(_ context.Context, question json.RawMessage) (any, error) {
-			of, err := asked[tested](question)
-			if err == nil {
-				dispatching.EndTest(of.Callback, of.Generation)
-			}
-			return nil, err
-		},
+		}),
+		askTested: owners.Answer(func(_ context.Context, of tested) (any, error) {
+			dispatching.EndTest(of.Callback, of.Generation)
+			return nil, nil
+		}),
 	}
 }
 
@@ -91,59 +68,14 @@ type tested struct {
 	Generation string `json:"generation"`
 }
 
-// trial is what the owner says to a test. Known is false while it has not loaded the callback.
+// trial is the owner's answer to a test. Known is false while it has not loaded the callback.
 type trial struct {
 	dispatcher.Trial
 
 	Known bool `json:"known"`
 }
 
-const (
-	// aboutOnce is how many ids one question is answered about side by side, aboutAll how long that may take in all: the one who
-	// asks waits little longer.
-	aboutOnce = 16
-	aboutAll  = time.Second
-)
-
-// about answers a question about several ids with what is known of each.
-func about[T any](look func(ctx context.Context, id string) (T, bool)) owners.Handler {
-	return func(ctx context.Context, question json.RawMessage) (any, error) {
-		ids, err := asked[[]string](question)
-		if err != nil {
-			return nil, err
-		}
-		ctx, cancel := context.WithTimeout(ctx, aboutAll)
-		defer cancel()
-		var (
-			mu      sync.Mutex
-			looking sync.WaitGroup
-			known   = make(map[string]T, len(ids))
-			slots   = make(chan struct{}, aboutOnce)
-		)
-		for _, id := range ids {
-			slots <- struct{}{}
-			looking.Go(func() {
-				defer func() { <-slots }()
-				if v, ok := look(ctx, id); ok {
-					mu.Lock()
-					defer mu.Unlock()
-					known[id] = v
-				}
-			})
-		}
-		looking.Wait()
-		return known, nil
-	}
-}
-
-func asked[T any](question json.RawMessage) (v T, err error) {
-	if err = json.Unmarshal(question, &v); err != nil {
-		err = fmt.Errorf("the question cannot be read: %w", err)
-	}
-	return v, err
-}
-
-// again names the connection whose open orders are to be read again.
+// again names the connection whose open orders must be read again.
 type again struct {
 	Connection string `json:"connection"`
 	Delivered  bool   `json:"delivered"`

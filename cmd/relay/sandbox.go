@@ -10,16 +10,17 @@ import (
 
 	"github.com/audatex-relay/relay/internal/ingress"
 	"github.com/audatex-relay/relay/internal/sandbox"
+	"github.com/audatex-relay/relay/internal/settings"
 )
 
 type sandboxCommand struct {
-	Addr     string   `env:"RELAY_SANDBOX_ADDR" default:"127.0.0.1:8090" help:"Address to listen on."`
-	ClientID string   `default:"sandbox-client" help:"OAuth client id it knows."`
-	Secret   string   `default:"sandbox-secret" help:"OAuth client secret it knows."`
-	Seed     uint64   `default:"1" help:"Seed of everything random."`
-	Tame     bool     `help:"Switch the hostility off: no unknown fields, no odd dates and digits."`
-	Token    duration `name:"token-lifetime" default:"30m" help:"How long an access token lives."`
-	Verbose  bool     `short:"v" help:"Log every request."`
+	Addr     string            `env:"RELAY_SANDBOX_ADDR" default:"127.0.0.1:8090" help:"Address to listen on."`
+	ClientID string            `default:"sandbox-client" help:"OAuth client id it knows."`
+	Secret   string            `default:"sandbox-secret" help:"OAuth client secret it knows."`
+	Seed     uint64            `default:"1" help:"Seed of everything random."`
+	Tame     bool              `help:"Switch the hostility off: no unknown fields, no odd dates and digits."`
+	Token    settings.Duration `name:"token-lifetime" default:"30m" help:"How long an access token lives."`
+	Verbose  bool              `short:"v" help:"Log every request."`
 
 	Accounts  []string `name:"account" sep:"none" placeholder:"COMPANY:USER:PASSWORD:SITE[:TERMINAL]" help:"Who can sign in; repeat for several. Default C4711:bms.4711:sandbox:4711."`
 	Redirects []string `name:"redirect-uri" sep:"none" help:"Address that a consent may return to; repeat for several. Default any."`
@@ -33,7 +34,7 @@ func (c *sandboxCommand) accounts() ([]sandbox.Account, error) {
 	for _, text := range c.Accounts {
 		parts := strings.SplitN(text, ":", 5)
 		if len(parts) < 4 {
-			return nil, wrong("--account", "an account is COMPANY:USER:PASSWORD:SITE, with or without :TERMINAL")
+			return nil, settings.Wrong("--account", "an account is COMPANY:USER:PASSWORD:SITE, with or without :TERMINAL")
 		}
 		a := sandbox.Account{Password: parts[2], Consent: sandbox.Consent{
 			CompanyCode: parts[0], User: parts[1], Sites: []string{parts[3]},
@@ -48,8 +49,8 @@ func (c *sandboxCommand) accounts() ([]sandbox.Account, error) {
 
 // Run serves the vendor's double until it is told to stop. docs/sandbox.md says how to steer it.
 func (c *sandboxCommand) Run(p program) error {
-	if err := checkListener(c.Addr); err != nil {
-		return wrong("--addr", "%w", err)
+	if err := settings.CheckListener(c.Addr); err != nil {
+		return settings.Wrong("--addr", "%w", err)
 	}
 	level := slog.LevelInfo
 	if c.Verbose {
@@ -61,17 +62,17 @@ func (c *sandboxCommand) Run(p program) error {
 		return err
 	}
 	config := sandbox.Config{
-		ClientID: c.ClientID, ClientSecret: c.Secret, Seed: c.Seed, Tame: c.Tame, AccessTokenLifetime: c.Token.d(),
+		ClientID: c.ClientID, ClientSecret: c.Secret, Seed: c.Seed, Tame: c.Tame, AccessTokenLifetime: c.Token.D(),
 		RedirectURIs: c.Redirects, RateLimit: c.RateLimit, Log: log,
 		Accounts: accounts, Behaviour: sandbox.Behaviour{PKCE: sandbox.PKCE(c.PKCE)},
 	}
 	if err := config.Check(); err != nil {
-		return wrong("--account", "%w", err)
+		return settings.Wrong("--account", "%w", err)
 	}
 	s := sandbox.New(config)
 	listener, err := net.Listen("tcp", c.Addr)
 	if err != nil {
-		return wrong("--addr", "%w", err)
+		return settings.Wrong("--addr", "%w", err)
 	}
 	base := "http://" + listener.Addr().String()
 	fmt.Fprintf(p.stdout, "RELAY_AUDATEX_BASE_URL=%s\nRELAY_AUDATEX_AUTH_URL=%s\nRELAY_AUDATEX_TOKEN_URL=%s\nRELAY_AUDATEX_CLIENT_ID=%s\nRELAY_AUDATEX_CLIENT_SECRET=%s\n",

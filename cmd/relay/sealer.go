@@ -2,67 +2,42 @@ package main
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 
+	"github.com/audatex-relay/relay/internal/settings"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
 // newSealer reads the keys that encrypt secrets at rest: those that are set, or those of the file beside the data.
-func newSealer(c config) (*store.Sealer, error) {
-	keys, err := c.encryptionKeys()
-	if err != nil {
-		return nil, err
-	}
+func newSealer(keys []byte, dir string) (*store.Sealer, error) {
 	if len(keys) == 0 {
-		if keys, err = store.KeysFromFile(c.DataDir); err != nil {
+		var err error
+		if keys, err = store.KeysFromFile(dir); err != nil {
 			return nil, err
 		}
 	}
 	sealer, err := store.NewSealer(keys)
 	if err != nil {
-		return nil, wrong("RELAY_ENCRYPTION_KEYS", "%w", err)
+		return nil, settings.Wrong("RELAY_ENCRYPTION_KEYS", "%w", err)
 	}
 	return sealer, nil
 }
 
 // checkKeys refuses keys that open none of the secrets that are stored. Going on would look well and do nothing: no vendor could be
-// polled, no callback signed. Keys that open some are taken; what they do not open is told where it is met. A key file that this
-// start has made is taken away again, as nothing is encrypted with it.
-func checkKeys(ctx context.Context, s *store.Store, c config, made bool) error {
-	shut := 0
-	opens := func(err error) bool {
-		if errors.Is(err, store.ErrSealed) {
-			shut++
-		}
-		return err == nil
-	}
-	callbacks, err := s.Callbacks.All(ctx, "", func(_ string, err error) { opens(err) })
-	if err != nil {
-		return err
-	}
-	if len(callbacks) > 0 {
-		return nil
-	}
-	connections, err := s.Connections.All(ctx, "", func(string, error) {})
-	if err != nil {
-		return err
-	}
-	for _, e := range connections {
-		if _, _, err := s.Tokens.Token(ctx, e.Key); opens(err) {
-			return nil
-		}
-	}
+// polled, no callback signed. Keys that open some are taken; what they do not open is reported where it is met. A key file that this
+// start has made is removed again, as nothing is encrypted with it.
+func checkKeys(ctx context.Context, s *store.Store, c settings.Config, made bool) error {
+	opened, sealed, err := s.Opens(ctx)
 	switch {
-	case shut == 0:
-		return nil
-	case c.EncryptionKeys != "":
-		return wrong("RELAY_ENCRYPTION_KEYS", "opens none of the %d secrets in the store: start with the keyset that they were encrypted with", shut)
+	case err != nil, opened, sealed == 0:
+		return err
+	case len(c.Keyset) > 0:
+		return settings.Wrong("RELAY_ENCRYPTION_KEYS", "opens none of the %d secrets in the store: start with the keyset that they were encrypted with", sealed)
 	}
 	file := filepath.Join(c.DataDir, store.KeyFile)
 	if made {
 		_ = os.Remove(file)
 	}
-	return wrong("RELAY_ENCRYPTION_KEYS", "%s opens none of the %d secrets in the store: put the file back that was made on first start, or set the keyset that they were encrypted with", file, shut)
+	return settings.Wrong("RELAY_ENCRYPTION_KEYS", "%s opens none of the %d secrets in the store: put the file back that was made on first start, or set the keyset that they were encrypted with", file, sealed)
 }

@@ -14,8 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/audatex-relay/relay/internal/natsd"
-	"github.com/audatex-relay/relay/internal/pasted"
-	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/internal/settings"
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
@@ -24,7 +23,7 @@ const toolPatience = 30 * time.Second
 
 // tool is a store that a command works on while no relay of this process does.
 type tool struct {
-	config
+	settings.StoreConfig
 	nc    *nats.Conn
 	js    jetstream.JetStream
 	topo  topology.Topology
@@ -32,50 +31,26 @@ type tool struct {
 	close func()
 }
 
-// checkStore answers the settings that say where the store is; those of a relay that serves are not asked for.
-func (s storage) checkStore() (config, error) {
-	c := config{settings: settings{storage: s}}
-	if err := c.clean(c.storage.texts()); err != nil {
-		return config{}, err
-	}
-	if err := c.readSecret("RELAY_ENCRYPTION_KEYS", &c.EncryptionKeys, c.EncryptionKeysFile, pasted.Document); err != nil {
-		return config{}, err
-	}
-	if err := c.readSecret("RELAY_NATS_PASSWORD", &c.NATSPassword, c.NATSPasswordFile, pasted.Password); err != nil {
-		return config{}, err
-	}
-	if c.NATSUser != "" && c.NATSPassword == "" {
-		return config{}, wrong("RELAY_NATS_PASSWORD", "is required: RELAY_NATS_USER logs in with it")
-	}
-	for _, check := range []func() error{c.checkNATS, c.checkStorage, c.checkLogging} {
-		if err := check(); err != nil {
-			return config{}, err
-		}
-	}
-	return c, nil
-}
-
-// open connects to the store: the cluster of RELAY_NATS_URL, or the embedded server's files, which no relay may be using. Fresh allows
+// openTool connects to the store: the cluster of RELAY_NATS_URL, or the embedded server's files, which no relay may be using. Fresh allows
 // for a directory in which nothing has been stored yet.
-func (s storage) open(p program, fresh bool) (*tool, error) {
-	c, err := s.checkStore()
+func openTool(p program, given settings.Tool, fresh bool) (*tool, error) {
+	c, err := given.Check()
 	if err != nil {
 		return nil, err
 	}
-	c.NATSListen, c.NATSListenCert, c.NATSListenKey = "", "", "" // a tool serves no subscribers
 	if c.NATSURL == "" && !fresh {
 		if _, err := os.Stat(filepath.Join(c.DataDir, "nats")); errors.Is(err, fs.ErrNotExist) {
-			return nil, wrong("RELAY_DATA_DIR", "%s holds no store (set it, or RELAY_NATS_URL)", c.DataDir)
+			return nil, settings.Wrong("RELAY_DATA_DIR", "%s holds no store (set it, or RELAY_NATS_URL)", c.DataDir)
 		}
 	}
 	t := &tool{
-		config: c, log: newLogger(p, c),
-		topo: topology.Topology{Prefix: c.NATSPrefix, Replicas: c.StreamReplicas, Retention: c.Retention.d()},
+		StoreConfig: c, log: newLogger(p, c),
+		topo: topology.Topology{Prefix: c.NATSPrefix, Replicas: c.StreamReplicas, Retention: c.Retention.D()},
 	}
-	c.warn(p, t.log)
+	p.warn(c, t.log)
 	waiting, cancel := context.WithTimeoutCause(p.ctx, toolPatience, fmt.Errorf("no answer within %s", toolPatience))
 	defer cancel()
-	bus, nc, err := connect(waiting, c, natsd.Limits{}, nil, t.log, func(string) {})
+	bus, nc, err := t.start().connect(waiting, c, settings.Listen{}, natsd.Limits{}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -87,14 +62,16 @@ func (s storage) open(p program, fresh bool) (*tool, error) {
 	return t, nil
 }
 
+func (t *tool) start() start { return start{log: t.log, waiting: func(string) {}} }
+
 // patiently does what may have to wait for the cluster to elect a leader.
-func (t *tool) patiently(ctx context.Context, what string, do func(context.Context) error) error {
+func (t *tool) patiently(ctx context.Context, trouble string, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, toolPatience)
 	defer cancel()
 	var last error
-	err := patiently(ctx, t.log, what, func(string) {}, func() error { last = do(ctx); return last }, store.Passing)
+	err := t.start().step(ctx, trouble, func() error { last = do(ctx); return last })
 	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("%s within %s: %w", what, toolPatience, last)
+		return fmt.Errorf("%s within %s: %w", trouble, toolPatience, last)
 	}
 	return err
 }

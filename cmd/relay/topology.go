@@ -8,6 +8,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/audatex-relay/relay/internal/settings"
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
@@ -16,16 +17,16 @@ type topologyCommand struct {
 	Apply topologyApplyCommand `cmd:"" help:"Create what is missing and bring the rest up to date, as every relay does at its start."`
 }
 
-type topologyCheckCommand struct{ storage }
+type topologyCheckCommand struct{ settings.Tool }
 
-type topologyApplyCommand struct{ storage }
+type topologyApplyCommand struct{ settings.Tool }
 
 // errTopology says that the table above it is not as it should be.
 var errTopology = errors.New("the streams and buckets are not as this relay needs them")
 
-// Run prints how everything stands.
+// Run prints how everything is.
 func (c *topologyCheckCommand) Run(p program) error {
-	t, err := c.open(p, false)
+	t, err := openTool(p, c.Tool, false)
 	if err != nil {
 		return err
 	}
@@ -35,7 +36,7 @@ func (c *topologyCheckCommand) Run(p program) error {
 
 // Run brings everything up to date and prints how it then stands.
 func (c *topologyApplyCommand) Run(p program) error {
-	t, err := c.open(p, true)
+	t, err := openTool(p, c.Tool, true)
 	if err != nil {
 		return err
 	}

@@ -99,7 +99,7 @@ func TestComposeRunsTheRelayOnThreeServers(t *testing.T) {
 	}
 
 	// What the relay is told are settings that it has.
-	source, err := os.ReadFile("../../cmd/relay/settings.go")
+	source, err := os.ReadFile("../../internal/settings/settings.go")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,8 +33,16 @@ const (
 	storePatience = 4 * time.Second
 )
 
-// Handles reports whether a path is one of the pages.
-func Handles(path string) bool { return path == callbackPath || strings.HasPrefix(path, pagesPath) }
+// Beside puts the pages beside an API.
+func Beside(pages, api http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == callbackPath || strings.HasPrefix(r.URL.Path, pagesPath) {
+			pages.ServeHTTP(w, r)
+			return
+		}
+		api.ServeHTTP(w, r)
+	})
+}
 
 // visit is one request.
 type visit struct {

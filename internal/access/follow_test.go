@@ -1,0 +1,78 @@
+package access
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// The files of tokens are read again; what cannot be used changes nothing and is told once.
+func TestAdministratorsFilesAreReadAgain(t *testing.T) {
+	t.Parallel()
+	const adminToken = "an-admin-token-for-tests"
+	file := filepath.Join(t.TempDir(), "admin-tokens")
+	write := func(content string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("ops:a-token-of-ops-people\nnight:a-token-of-the-night\n")
+	read := func() ([]Admin, error) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		admins, err := ParseAdmins(string(text))
+		if err == nil && len(admins) == 0 {
+			err = errors.New("the file is empty")
+		}
+		admins = append(admins, Admin{"admin", adminToken})
+		return admins, errors.Join(err, CheckAdmins(admins))
+	}
+	first, err := read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	admins, failed := NewAdmins(first), ""
+	again := func() { failed = admins.readAgain(read, failed, slog.New(slog.NewTextHandler(&log, nil))) }
+	known := func(token, want string) {
+		t.Helper()
+		if name, _ := admins.Lookup(token); name != want {
+			t.Errorf("%s is %q's, want %q", token, name, want)
+		}
+	}
+	known(adminToken, "admin")
+	known("a-token-of-ops-people", "ops")
+	again()
+	if log.Len() > 0 {
+		t.Errorf("nothing has changed: %s", log.String())
+	}
+	write("ops:a-token-of-ops-people\nops-2:the-next-token-of-ops")
+	again()
+	known("the-next-token-of-ops", "ops-2")
+	known("a-token-of-ops-people", "ops")
+	known("a-token-of-the-night", "")
+	for _, unusable := range []string{"a-token-without-a-name", "a-token-without-a-name", "", "ops:short"} {
+		write(unusable)
+		again()
+		known("the-next-token-of-ops", "ops-2")
+		known(adminToken, "admin")
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	again()
+	known("the-next-token-of-ops", "ops-2")
+	if n := strings.Count(log.String(), "level=ERROR"); n != 4 {
+		t.Errorf("%d errors were told, want one for each: %s", n, log.String())
+	}
+	if !strings.Contains(log.String(), "added=[ops-2] removed=[night]") || strings.Contains(log.String(), "token-of") || strings.Contains(log.String(), "token-without") {
+		t.Errorf("log: %s", log.String())
+	}
+}
