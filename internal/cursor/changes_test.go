@@ -20,7 +20,8 @@ func TestLaneIsAheadOfTheDocument(t *testing.T) {
 		return c
 	}
 	c := load()
-	wantEqual(t, "verdicts", fmt.Sprint(offer(t, c, "b4", "a5", "b6", "a7", "a8")), "[accepted ignored accepted ignored laned]")
+	wantEqual(t, "verdicts", fmt.Sprint(offer(t, c, "b4", "a5", "b6", "a7", "a8")),
+		"[accepted ignored accepted ignored laned]")
 	if l, _ := c.Lane("a"); !slices.Equal(l.Entries, []uint64{5, 7, 8}) {
 		t.Fatalf("entries %v", l.Entries)
 	}
@@ -32,12 +33,14 @@ func TestLaneIsAheadOfTheDocument(t *testing.T) {
 	c.Succeed(take(t, c, t0.Add(time.Hour), 2, "a", 5, 7), t0.Add(time.Hour))
 	d := c.Document()
 	wantEqual(t, "done", fmt.Sprint(d.Position, d.Done), "2 [[5 5] [7 7]]")
-	wantEqual(t, "verdicts", fmt.Sprint(offer(t, c, "b4", "a5", "b6", "a7", "a8")), "[accepted ignored accepted ignored accepted]")
+	wantEqual(t, "verdicts", fmt.Sprint(offer(t, c, "b4", "a5", "b6", "a7", "a8")),
+		"[accepted ignored accepted ignored accepted]")
 
 	// A lane lists all that waits of its order: what it knows of and does not list was settled
 	// before it was stored.
 	c = load()
-	wantEqual(t, "verdicts", fmt.Sprint(offer(t, c, "b3", "a4", "a5", "a6", "a7", "a8")), "[accepted ignored ignored ignored ignored laned]")
+	wantEqual(t, "verdicts", fmt.Sprint(offer(t, c, "b3", "a4", "a5", "a6", "a7", "a8")),
+		"[accepted ignored ignored ignored ignored laned]")
 	lane.OpenFrom = 9
 	c = load()
 	wantEqual(t, "verdicts", fmt.Sprint(offer(t, c, "b3", "a8", "a9", "a10")), "[accepted ignored laned laned]")
@@ -140,7 +143,8 @@ func TestChangesAndStored(t *testing.T) {
 func TestLanesOfAnotherGenerationAreRemoved(t *testing.T) {
 	t.Parallel()
 	c, err := Load(hourly, Document{V: 1, Position: 9, Carried: Carried{Generation: "new"}},
-		[]Lane{{V: 1, Order: "a", Entries: []uint64{3}, Generation: "old"}, {V: 1, Order: "b", Entries: []uint64{4}, Generation: "new"}}, t0)
+		[]Lane{{V: 1, Order: "a", Entries: []uint64{3}, Generation: "old"},
+			{V: 1, Order: "b", Entries: []uint64{4}, Generation: "new"}}, t0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +225,8 @@ func TestAdoptFencesOffAFormerOwner(t *testing.T) {
 	p := Policy{Schedule: []time.Duration{time.Hour}}
 	doc := Document{V: version, Position: 9, Carried: Carried{Epoch: 2, Generation: "g"}}
 	lanes := []Lane{
-		{V: version, Order: "a", Entries: []uint64{3}, Epoch: 1, Generation: "g"}, // before anybody adopted anything: lanes keep old epochs
+		// before anybody adopted anything: lanes keep old epochs
+		{V: version, Order: "a", Entries: []uint64{3}, Epoch: 1, Generation: "g"},
 		{V: version, Order: "b", Entries: []uint64{5, 6}, Epoch: 2, Generation: "g"},
 	}
 	c, err := Load(p, doc, lanes, now)
@@ -230,7 +235,8 @@ func TestAdoptFencesOffAFormerOwner(t *testing.T) {
 	}
 	c.Adopt(7)
 	ch := c.Changes()
-	if len(ch.Lanes) != 2 || ch.Document == nil || len(ch.Remove) != 0 || ch.Lanes[0].Epoch != 7 || ch.Lanes[1].Epoch != 7 ||
+	if len(ch.Lanes) != 2 || ch.Document == nil || len(ch.Remove) != 0 || ch.Lanes[0].Epoch != 7 ||
+		ch.Lanes[1].Epoch != 7 ||
 		ch.Document.Epoch != 7 || ch.Document.Adopted != 7 || ch.Document.Position != 9 {
 		t.Fatalf("%+v, document %+v", ch, ch.Document)
 	}

@@ -65,7 +65,8 @@ func TestSuccessBetweenKeepsTheCircuitClosed(t *testing.T) {
 	for _, local := range []bool{false, true} {
 		c := New(probing)
 		offer(t, c, "a1", "b2", "c3", "d4")
-		a, b, x, d := take(t, c, t0, 1, "a", 1), take(t, c, t0, 1, "b", 2), take(t, c, t0, 1, "c", 3), take(t, c, t0, 1, "d", 4)
+		a, b, x, d := take(t, c, t0, 1, "a", 1), take(t, c, t0, 1, "b", 2), take(t, c, t0, 1, "c", 3),
+			take(t, c, t0, 1, "d", 4)
 		c.Fail(a, t0, Failure{})
 		c.Fail(b, t0, Failure{})
 		if local {

@@ -53,7 +53,8 @@ func TestDecodeLane(t *testing.T) {
 		_, err := DecodeLane([]byte(in))
 		checkError(t, in, err, want)
 	}
-	if _, err := Load(Policy{}, Document{V: 1}, []Lane{{V: 1, Order: "a", Entries: []uint64{1}}, {V: 1, Order: "a", Entries: []uint64{2}}}, t0); err == nil {
+	if _, err := Load(Policy{}, Document{V: 1},
+		[]Lane{{V: 1, Order: "a", Entries: []uint64{1}}, {V: 1, Order: "a", Entries: []uint64{2}}}, t0); err == nil {
 		t.Error("two lanes of one order were loaded")
 	}
 	if _, err := Load(Policy{}, Document{}, nil, t0); err == nil {

@@ -38,7 +38,11 @@ func Example() {
 	fmt.Println(err, again.ReadFrom())
 	retry, _ := again.Take(now.Add(5*time.Second), 1)
 	fmt.Println(retry.Order, retry.Seqs, retry.Attempt, retry.Reason)
-	// Output: a [3] b [7] false retrying 5s
+	// Output:
+	// a [3] b [7] false
+	// retrying 5s
 	// {"v":1,"order":"a","entries":[3,4],"attempts":1,"failingSince":"2026-01-15T09:00:00Z","reason":"503","reasonSince":"2026-01-15T09:00:00Z","next":"2026-01-15T09:00:05Z","waitMillis":5000}
-	// {"v":1,"position":7} <nil> 8 a [3] 2 503
+	// {"v":1,"position":7}
+	// <nil> 8
+	// a [3] 2 503
 }

@@ -45,7 +45,8 @@ func TestSimulation(t *testing.T) {
 func TestSimulationLong(t *testing.T) {
 	t.Parallel()
 	const most = 60
-	rare := []string{"full", "probe", "congested", "repeat", "exhausted", "skip", "skip unlisted", "expired", "expired unlisted", "refill",
+	rare := []string{"full", "probe", "congested", "repeat", "exhausted", "skip", "skip unlisted", "expired",
+		"expired unlisted", "refill",
 		"crash in store", "failed store", "lanes", "over", "open lane", "clock back"}
 	seen := map[string]int{}
 	unmet := func(k string) bool { return seen[k] < 5 }

@@ -196,7 +196,8 @@ func TestRetryAfterAndJitter(t *testing.T) {
 		{0, 11 * time.Second}, {5 * time.Second, 11 * time.Second}, {time.Hour, time.Hour},
 		{48 * time.Hour, 24 * time.Hour}, {-time.Hour, 11 * time.Second},
 	} {
-		c := New(Policy{Schedule: []time.Duration{10 * time.Second}, Jitter: func(d time.Duration) time.Duration { return d + d/10 }})
+		c := New(Policy{Schedule: []time.Duration{10 * time.Second},
+			Jitter: func(d time.Duration) time.Duration { return d + d/10 }})
 		offer(t, c, "a1")
 		r := c.Fail(take(t, c, t0, 1, "a", 1), t0, Failure{RetryAfter: tc.hint})
 		wantEqual(t, fmt.Sprint("wait at a hint of ", tc.hint), r.Next.Sub(t0), tc.want)

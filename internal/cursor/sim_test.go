@@ -225,7 +225,8 @@ func (s *sim) take() bool {
 		s.fail("concurrency", "%d in flight, then one more", before)
 	case b.Probe != open:
 		s.fail("circuit", "open: %v, probe: %v", open, b.Probe)
-	case open && (len(b.Seqs) != 1 || slices.ContainsFunc(s.flying, func(f Batch) bool { return f.Probe && s.c.flying(f) != nil })):
+	case open && (len(b.Seqs) != 1 ||
+		slices.ContainsFunc(s.flying, func(f Batch) bool { return f.Probe && s.c.flying(f) != nil })):
 		s.fail("circuit", "a second probe, or a probe of several entries")
 	case congested && s.c.queues[b.Order].lane == nil:
 		s.fail("bounds", "a fresh order was taken while congested")
@@ -318,7 +319,8 @@ func (s *sim) drain() {
 		}
 	}
 	s.c.Advance(s.lastSeq())
-	if !s.c.Idle() || s.c.skipped != 0 || s.c.Position() != s.lastSeq() || s.c.Unsettled() != 0 || s.c.InFlight() != 0 || s.c.Lanes() != 0 {
+	if !s.c.Idle() || s.c.skipped != 0 || s.c.Position() != s.lastSeq() || s.c.Unsettled() != 0 || s.c.InFlight() != 0 ||
+		s.c.Lanes() != 0 {
 		s.fail("stuck", "all is settled, but the cursor stands at %d of %d with %d entries, %d in flight, %d lanes",
 			s.c.Position(), s.lastSeq(), s.c.Unsettled(), s.c.InFlight(), s.c.Lanes())
 	}

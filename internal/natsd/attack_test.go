@@ -62,8 +62,9 @@ func wishes(me, other string) map[string]string {
 		"$JS.API.DIRECT.GET.EVENTS.audatex.york.parts.order.updated." + order:       "",
 		"$JS.API.DIRECT.GET.relay_events.audatex.york.parts.order.updated." + order: "",
 		"$JS.API.STREAM.MSG.GET.EVENTS":                                             `{"seq":1}`,
-		"$JS.API.STREAM.MSG.GET.relay_events":                                       `{"seq":1}`, "$JS.API.STREAM.MSG.GET.relay_inbox": `{"seq":1}`,
-		"$JS.API.DIRECT.GET.KV_relay_tokens.$KV.relay_tokens.x": "",
+		"$JS.API.STREAM.MSG.GET.relay_events":                                       `{"seq":1}`,
+		"$JS.API.STREAM.MSG.GET.relay_inbox":                                        `{"seq":1}`,
+		"$JS.API.DIRECT.GET.KV_relay_tokens.$KV.relay_tokens.x":                     "",
 		// Another's consumer, and all of them.
 		"$JS.API.CONSUMER.INFO.EVENTS." + other: "", "$JS.API.CONSUMER.DELETE.EVENTS." + other: "",
 		"$JS.API.CONSUMER.MSG.NEXT.EVENTS." + other: `{"batch":10,"no_wait":true}`,
@@ -316,9 +317,10 @@ func (g *target) bend() {
 		"_INBOX.x", "$SYS.REQ.SERVER.PING",
 	} {
 		for subject, body := range map[string]string{
-			"$JS.API.CONSUMER.MSG.NEXT.EVENTS." + g.reader: `{"batch":5,"no_wait":true}`,
-			"$JS.API.CONSUMER.INFO.EVENTS." + g.reader:     "",
-			"events.consumer.put":                          `{}`, "$JS.ACK.EVENTS." + g.reader + ".1.1.1.1700000000000000000.1": "+NXT 5",
+			"$JS.API.CONSUMER.MSG.NEXT.EVENTS." + g.reader:                `{"batch":5,"no_wait":true}`,
+			"$JS.API.CONSUMER.INFO.EVENTS." + g.reader:                    "",
+			"events.consumer.put":                                         `{}`,
+			"$JS.ACK.EVENTS." + g.reader + ".1.1.1.1700000000000000000.1": "+NXT 5",
 		} {
 			if err := nc.PublishRequest(subject, reply, []byte(body)); err != nil {
 				g.t.Fatal(err)

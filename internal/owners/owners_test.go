@@ -108,7 +108,8 @@ func TestTheOwnerAnswersWhoeverIsAsked(t *testing.T) {
 	b.own(t, shard.Fixed(7, 2))
 	eventually(t, "b to answer a", func() bool { return who(a, 7) == "b" })
 
-	if err := a.Ask(t.Context(), 7, "refuse", nil, nil); !errors.Is(err, owners.ErrRefused) || !strings.Contains(err.Error(), "it is paused") {
+	if err := a.Ask(t.Context(), 7, "refuse", nil, nil); !errors.Is(err, owners.ErrRefused) ||
+		!strings.Contains(err.Error(), "it is paused") {
 		t.Fatalf("a refusal came as %v", err)
 	}
 	if err := a.Ask(t.Context(), 7, "later", nil, nil); !errors.Is(err, owners.ErrRefused) {
@@ -146,6 +147,7 @@ func TestAnOwnerWhoseLeaseIsOverSaysNothing(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		defer cancel()
 		err := b.Ask(ctx, 0, "who", nil, nil)
-		return errors.Is(err, owners.ErrNoOwner) && errors.Is(err, context.DeadlineExceeded) // there is a listener, and it is silent
+		// there is a listener, and it is silent
+		return errors.Is(err, owners.ErrNoOwner) && errors.Is(err, context.DeadlineExceeded)
 	})
 }

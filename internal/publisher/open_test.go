@@ -26,7 +26,8 @@ func TestOpenOrderIsListedBeforeItsFirstEvent(t *testing.T) {
 		case strings.Contains(w.Subject, ".parts.order."):
 			writes = append(writes, "event")
 		case strings.HasPrefix(w.Subject, "$KV.relay_open."):
-			writes = append(writes, "list "+strings.TrimSuffix(strings.TrimPrefix(w.Subject, "$KV.relay_open."), "."+site+"."+order))
+			writes = append(writes, "list "+strings.TrimSuffix(strings.TrimPrefix(w.Subject, "$KV.relay_open."),
+				"."+site+"."+order))
 		}
 		return nil
 	}})
@@ -49,22 +50,23 @@ func TestOpenOrderIsListedBeforeItsFirstEvent(t *testing.T) {
 		{"open again after all", "e", "New", time.Hour, []string{"list c", "list d", "list e", "event"}},
 		{"in the next period", "d", "New", 31 * 24 * time.Hour, []string{"list c", "list d", "list e", "event"}},
 		{"again in that period", "d", "Delivered", time.Hour, []string{"event"}},
-		{"a reconciled change in the period after", "", "ReturnRequested", 31 * 24 * time.Hour, []string{"list c", "list d", "list e", "event"}},
+		{"a reconciled change in the period after", "", "ReturnRequested", 31 * 24 * time.Hour,
+			[]string{"list c", "list d", "list e", "event"}},
 	} {
 		now = now.Add(step.later)
 		mu.Lock()
 		writes = nil
 		mu.Unlock()
 		if n++; step.connection != "" {
-			if got := tell(t, p, step.status, received(step.connection, n)); got != relay.Published {
+			if got := publish(t, p, step.status, received(step.connection, n)); got != relay.Published {
 				t.Fatalf("%s: %s", step.name, got)
 			}
 		} else {
-			standing, err := p.Begin(t.Context(), site, order, nil)
+			position, err := p.Begin(t.Context(), site, order, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if changed, _, err := p.Reconcile(t.Context(), standing, reading(step.status)); err != nil || !changed {
+			if changed, _, err := p.Reconcile(t.Context(), position, reading(step.status)); err != nil || !changed {
 				t.Fatalf("%s: changed %t, %v", step.name, changed, err)
 			}
 		}
@@ -93,11 +95,11 @@ func TestEventWaitsForItsEntry(t *testing.T) {
 		return nil
 	}})
 	p := newPublisher(s)
-	if got := tell(t, p, "New", received("c", 1)); got != relay.StoreTrouble || len(events(t, s)) != 0 {
+	if got := publish(t, p, "New", received("c", 1)); got != relay.StoreTrouble || len(events(t, s)) != 0 {
 		t.Fatalf("outcome %s, %d events", got, len(events(t, s)))
 	}
 	refuse = false
-	if got := tell(t, p, "New", received("c", 1)); got != relay.Published || len(events(t, s)) != 1 {
+	if got := publish(t, p, "New", received("c", 1)); got != relay.Published || len(events(t, s)) != 1 {
 		t.Fatalf("outcome %s, %d events", got, len(events(t, s)))
 	}
 }

@@ -47,7 +47,8 @@ func open(t *testing.T, conn *nats.Conn, gate store.Gate) *store.Store {
 		t.Fatal(err)
 	}
 	s, err := store.Open(t.Context(), store.Config{
-		Conn: conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour}, Sealer: sealer, Log: quiet(), Gate: gate,
+		Conn: conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour}, Sealer: sealer,
+		Log: quiet(), Gate: gate,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -62,41 +63,43 @@ func newPublisher(s *store.Store) *publisher.Publisher {
 // received is the n-th notification of a connection, received at a time of its own.
 func received(connection string, n int) relay.Received {
 	return relay.Received{Connection: connection, Seq: uint64(n), Info: relay.NotificationInfo{
-		Topic: "PARTS.ORDER.UPDATED", CreatedAt: "2026-01-15T09:38:44.6871504", SiteID: "4711", ReceivedAt: time.Unix(1_770_000_000+int64(n), 0).UTC(),
+		Topic: "PARTS.ORDER.UPDATED", CreatedAt: "2026-01-15T09:38:44.6871504", SiteID: "4711",
+		ReceivedAt: time.Unix(1_770_000_000+int64(n), 0).UTC(),
 	}}
 }
 
 func reading(status string) relay.Snapshot {
-	return relay.Snapshot{Order: json.RawMessage(fmt.Sprintf(`{"PartsOrderId":%q,"Status":%q,"Price":12.50}`, order, status)), ReadAt: time.Now().UTC()}
+	return relay.Snapshot{Order: json.RawMessage(fmt.Sprintf(`{"PartsOrderId":%q,"Status":%q,"Price":12.50}`, order,
+		status)), ReadAt: time.Now().UTC()}
 }
 
-// tell takes a notification through Begin and Publish.
-func tell(t *testing.T, p *publisher.Publisher, status string, waiting ...relay.Received) relay.PublishOutcome {
+// publish takes a notification through Begin and Publish.
+func publish(t *testing.T, p *publisher.Publisher, status string, waiting ...relay.Received) relay.PublishOutcome {
 	t.Helper()
-	standing, err := p.Begin(t.Context(), site, order, waiting)
+	position, err := p.Begin(t.Context(), site, order, waiting)
 	if err != nil {
 		t.Fatal(err)
 	}
-	outcome, err := p.Publish(t.Context(), standing, reading(status))
+	outcome, err := p.Publish(t.Context(), position, reading(status))
 	if outcome == relay.Published && err != nil {
 		t.Fatal(err)
 	}
 	return outcome
 }
 
-type told struct {
+type published struct {
 	store.Stored
 	relay.Event
 	data relay.OrderData
 }
 
-func events(t *testing.T, s *store.Store) []told {
+func events(t *testing.T, s *store.Store) []published {
 	t.Helper()
 	stored, _, err := s.Events.Scan(t.Context(), 0, []string{topology.OrderFilter(site, order)}, 10_000)
 	if err != nil {
 		t.Fatal(err)
 	}
-	list := make([]told, len(stored))
+	list := make([]published, len(stored))
 	for i, e := range stored {
 		list[i].Stored = e
 		if err := json.Unmarshal(e.Body, &list[i].Event); err != nil {
@@ -123,27 +126,31 @@ func TestGroupSharesOneReading(t *testing.T) {
 	s := open(t, natstest.Start(t), store.Gate{})
 	reg := prometheus.NewRegistry()
 	zone := time.FixedZone("", 3600)
-	p := publisher.New(publisher.Config{Store: s, PublicURL: "https://relay.example/", Location: zone, Metrics: publisher.NewMetrics(reg), Log: quiet()})
+	p := publisher.New(publisher.Config{Store: s, PublicURL: "https://relay.example/", Location: zone,
+		Metrics: publisher.NewMetrics(reg), Log: quiet()})
 	made := received("c", 1)
 	made.Info.Topic = "parts.order.created"
-	tell(t, p, "New", made)
+	publish(t, p, "New", made)
 	unreadable := received("c", 3)
 	unreadable.Info.CreatedAt = "yesterday"
-	if got := tell(t, p, "Confirmed", received("c", 2), unreadable); got != relay.Published {
+	if got := publish(t, p, "Confirmed", received("c", 2), unreadable); got != relay.Published {
 		t.Fatal(got)
 	}
 	list := events(t, s)
 	if len(list) != 3 {
 		t.Fatalf("%d events, want 3", len(list))
 	}
-	if e := list[0].Event; e.Type != relay.TypeOrderCreated || e.Time != "2026-01-15T08:38:44.687150Z" || e.DataSchema != "https://relay.example"+relay.OrderSchema {
+	if e := list[0].Event; e.Type != relay.TypeOrderCreated || e.Time != "2026-01-15T08:38:44.687150Z" ||
+		e.DataSchema != "https://relay.example"+relay.OrderSchema {
 		t.Errorf("first event: %+v", e)
 	}
 	first, second := list[1], list[2]
-	if len(first.data.Changes) != 1 || first.data.PreviousStatus == nil || *first.data.PreviousStatus != "New" || !strings.Contains(string(first.Body), `"Price":12.50`) {
+	if len(first.data.Changes) != 1 || first.data.PreviousStatus == nil || *first.data.PreviousStatus != "New" ||
+		!strings.Contains(string(first.Body), `"Price":12.50`) {
 		t.Errorf("the first of the group does not carry the change: %s", first.Body)
 	}
-	if second.data.Changes == nil || len(second.data.Changes) != 0 || *second.data.PreviousStatus != "Confirmed" || second.Event.Time != relay.FormatTime(unreadable.Info.ReceivedAt) {
+	if second.data.Changes == nil || len(second.data.Changes) != 0 || *second.data.PreviousStatus != "Confirmed" ||
+		second.Event.Time != relay.FormatTime(unreadable.Info.ReceivedAt) {
 		t.Errorf("the second of the group: %s", second.Body)
 	}
 	if st, _ := state(t, s); st.Published["c"] != unreadable.Entry() || st.LogPosition != second.Seq || st.Revision != 3 {
@@ -161,16 +168,18 @@ func TestSameNotificationTwiceIsOneEvent(t *testing.T) {
 	t.Parallel()
 	s := open(t, natstest.Start(t), store.Gate{})
 	p := newPublisher(s)
-	tell(t, p, "New", received("c", 1))
-	tell(t, p, "Confirmed", received("c", 2))
-	standing, err := newPublisher(s).Begin(t.Context(), site, order, []relay.Received{received("c", 1), received("c", 2), received("c", 3)})
-	if err != nil || len(standing.Waiting) != 1 || standing.Waiting[0].Seq != 3 {
-		t.Fatalf("waiting %v, %v; want only the third", standing.Waiting, err)
+	publish(t, p, "New", received("c", 1))
+	publish(t, p, "Confirmed", received("c", 2))
+	position, err := newPublisher(s).Begin(t.Context(), site, order,
+		[]relay.Received{received("c", 1), received("c", 2), received("c", 3)})
+	if err != nil || len(position.Waiting) != 1 || position.Waiting[0].Seq != 3 {
+		t.Fatalf("waiting %v, %v; want only the third", position.Waiting, err)
 	}
 	// A restored inbox gives the same numbers again. The time of receipt distinguishes them.
-	anew := received("c", 2)
-	anew.Info.ReceivedAt = anew.Info.ReceivedAt.Add(time.Hour)
-	if standing, err = p.Begin(t.Context(), site, order, []relay.Received{anew}); err != nil || len(standing.Waiting) != 1 {
+	again := received("c", 2)
+	again.Info.ReceivedAt = again.Info.ReceivedAt.Add(time.Hour)
+	if position, err = p.Begin(t.Context(), site, order, []relay.Received{again}); err != nil ||
+		len(position.Waiting) != 1 {
 		t.Fatalf("a new notification under an old number was taken for the old one: %v", err)
 	}
 }
@@ -179,24 +188,26 @@ func TestOlderReadingNeverFollowsNewer(t *testing.T) {
 	t.Parallel()
 	s := open(t, natstest.Start(t), store.Gate{})
 	p, other := newPublisher(s), newPublisher(s)
-	tell(t, p, "New", received("c", 1))
-	standing, err := p.Begin(t.Context(), site, order, []relay.Received{received("c", 2)})
+	publish(t, p, "New", received("c", 1))
+	position, err := p.Begin(t.Context(), site, order, []relay.Received{received("c", 2)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	old := reading("Confirmed") // read, and then another connection is quicker
-	tell(t, other, "Dispatched", received("d", 1))
-	if got, _ := p.Publish(t.Context(), standing, old); got != relay.ReadAgain {
+	publish(t, other, "Dispatched", received("d", 1))
+	if got, _ := p.Publish(t.Context(), position, old); got != relay.ReadAgain {
 		t.Fatalf("outcome %s, want read-again", got)
 	}
-	if got := tell(t, p, "Dispatched", received("c", 2)); got != relay.Published {
+	if got := publish(t, p, "Dispatched", received("c", 2)); got != relay.Published {
 		t.Fatal(got)
 	}
 	list := events(t, s)
-	if len(list) != 3 || relay.StatusOf(list[1].data.Order) != "Dispatched" || len(list[2].data.Changes) != 0 || list[2].data.Revision != 3 {
+	if len(list) != 3 || relay.StatusOf(list[1].data.Order) != "Dispatched" || len(list[2].data.Changes) != 0 ||
+		list[2].data.Revision != 3 {
 		t.Errorf("events: %+v", list)
 	}
-	if st, _ := state(t, s); st.Published["c"] != received("c", 2).Entry() || st.Published["d"] != received("d", 1).Entry() {
+	if st, _ := state(t, s); st.Published["c"] != received("c", 2).Entry() ||
+		st.Published["d"] != received("d", 1).Entry() {
 		t.Errorf("document: %+v", st)
 	}
 }
@@ -212,16 +223,16 @@ func TestHiddenAnswer(t *testing.T) {
 		return nil
 	}})
 	p := newPublisher(s)
-	tell(t, p, "New", received("c", 1))
+	publish(t, p, "New", received("c", 1))
 	hide.Store("next", true) // the event's
-	if got := tell(t, p, "Confirmed", received("c", 2), received("c", 3)); got != relay.ReadAgain {
+	if got := publish(t, p, "Confirmed", received("c", 2), received("c", 3)); got != relay.ReadAgain {
 		t.Fatalf("outcome %s, want read-again", got)
 	}
-	standing, err := p.Begin(t.Context(), site, order, []relay.Received{received("c", 2), received("c", 3)})
-	if err != nil || len(standing.Waiting) != 1 || standing.Waiting[0].Seq != 3 || standing.State.Status != "Confirmed" {
-		t.Fatalf("standing %+v, %v", standing, err)
+	position, err := p.Begin(t.Context(), site, order, []relay.Received{received("c", 2), received("c", 3)})
+	if err != nil || len(position.Waiting) != 1 || position.Waiting[0].Seq != 3 || position.State.Status != "Confirmed" {
+		t.Fatalf("position %+v, %v", position, err)
 	}
-	if got, err := p.Publish(t.Context(), standing, reading("Dispatched")); got != relay.Published || err != nil {
+	if got, err := p.Publish(t.Context(), position, reading("Dispatched")); got != relay.Published || err != nil {
 		t.Fatal(got, err)
 	}
 	list := events(t, s)
@@ -238,7 +249,8 @@ func TestHiddenAnswer(t *testing.T) {
 		}
 		return nil
 	}})
-	if got := tell(t, newPublisher(s2), "New", received("c", 1)); got != relay.Published || hides != 1 || before.Revision != 3 {
+	if got := publish(t, newPublisher(s2), "New", received("c", 1)); got != relay.Published || hides != 1 ||
+		before.Revision != 3 {
 		t.Errorf("outcome %s after a hidden write of the document", got)
 	}
 }
@@ -256,16 +268,16 @@ func TestDocumentLostAgedAndAhead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tell(t, p, "New", received("c", 1))
-	tell(t, p, "Confirmed", received("c", 2))
+	publish(t, p, "New", received("c", 1))
+	publish(t, p, "Confirmed", received("c", 2))
 
 	// Lost: it is had from the log again.
 	if err := s.Orders.Delete(t.Context(), publisher.OrderKey(site, order), 0); err != nil {
 		t.Fatal(err)
 	}
-	standing, err := p.Begin(t.Context(), site, order, []relay.Received{received("c", 2)})
-	if err != nil || len(standing.Waiting) != 0 || standing.State.Revision != 2 || standing.State.Status != "Confirmed" {
-		t.Fatalf("standing %+v, %v", standing, err)
+	position, err := p.Begin(t.Context(), site, order, []relay.Received{received("c", 2)})
+	if err != nil || len(position.Waiting) != 0 || position.State.Revision != 2 || position.State.Status != "Confirmed" {
+		t.Fatalf("position %+v, %v", position, err)
 	}
 	last, _ := state(t, s)
 
@@ -273,11 +285,12 @@ func TestDocumentLostAgedAndAhead(t *testing.T) {
 	if err := log.Purge(t.Context(), jetstream.WithPurgeSubject(topology.OrderFilter(site, order))); err != nil {
 		t.Fatal(err)
 	}
-	if got := tell(t, p, "Dispatched", received("c", 3)); got != relay.Published {
+	if got := publish(t, p, "Dispatched", received("c", 3)); got != relay.Published {
 		t.Fatal(got)
 	}
 	list := events(t, s)
-	if len(list) != 1 || list[0].data.Revision != 3 || len(list[0].data.Changes) != 1 || *list[0].data.PreviousStatus != "Confirmed" {
+	if len(list) != 1 || list[0].data.Revision != 3 || len(list[0].data.Changes) != 1 ||
+		*list[0].data.PreviousStatus != "Confirmed" {
 		t.Fatalf("events: %s", list[0].Body)
 	}
 	if n, _ := list[0].SequenceNumber(); n <= last.Sequence {
@@ -286,12 +299,12 @@ func TestDocumentLostAgedAndAhead(t *testing.T) {
 
 	// Ahead: the log was restored from before the last event. What was published stays published,
 	// the position is the log's, and a notification whose event is gone gets another.
-	tell(t, p, "Delivered", received("c", 4))
+	publish(t, p, "Delivered", received("c", 4))
 	ahead, _ := state(t, s)
 	if err := log.DeleteMsg(t.Context(), ahead.LogPosition); err != nil {
 		t.Fatal(err)
 	}
-	if got := tell(t, p, "Delivered", received("c", 4)); got != relay.Published {
+	if got := publish(t, p, "Delivered", received("c", 4)); got != relay.Published {
 		t.Fatal(got)
 	}
 	list = events(t, s)
@@ -308,9 +321,9 @@ func TestDocumentLostAgedAndAhead(t *testing.T) {
 	if _, err := s.Orders.Update(t.Context(), publisher.OrderKey(site, order), ahead, rev); err != nil {
 		t.Fatal(err)
 	}
-	standing, err = p.Begin(t.Context(), site, order, []relay.Received{received("c", 4)})
-	if err != nil || len(standing.Waiting) != 0 || standing.State.Revision != 5 {
-		t.Fatalf("standing %+v, %v", standing, err)
+	position, err = p.Begin(t.Context(), site, order, []relay.Received{received("c", 4)})
+	if err != nil || len(position.Waiting) != 0 || position.State.Revision != 5 {
+		t.Fatalf("position %+v, %v", position, err)
 	}
 }
 
@@ -318,16 +331,16 @@ func TestReconcile(t *testing.T) {
 	t.Parallel()
 	s := open(t, natstest.Start(t), store.Gate{})
 	p := newPublisher(s)
-	tell(t, p, "New", received("c", 1))
+	publish(t, p, "New", received("c", 1))
 	for _, c := range []struct {
 		status  string
 		changed bool
 	}{{"New", false}, {"Confirmed", true}, {"Confirmed", false}} {
-		standing, err := p.Begin(t.Context(), site, order, nil)
+		position, err := p.Begin(t.Context(), site, order, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		changed, outcome, err := p.Reconcile(t.Context(), standing, reading(c.status))
+		changed, outcome, err := p.Reconcile(t.Context(), position, reading(c.status))
 		if changed != c.changed || outcome != relay.Published || err != nil {
 			t.Fatalf("%s: changed %v, %s, %v", c.status, changed, outcome, err)
 		}
@@ -352,7 +365,7 @@ func TestRacingPublishers(t *testing.T) {
 			for n := 1; n <= each; n++ {
 				waiting := []relay.Received{received(fmt.Sprint("c", c), n)}
 				for len(waiting) > 0 {
-					standing, err := p.Begin(context.Background(), site, order, waiting)
+					position, err := p.Begin(context.Background(), site, order, waiting)
 					if errors.Is(err, store.ErrUnavailable) {
 						continue // it met the others too often; a resolver holds the notification and begins again as well
 					}
@@ -360,8 +373,9 @@ func TestRacingPublishers(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					waiting = standing.Waiting
-					if outcome, err := p.Publish(context.Background(), standing, reading(fmt.Sprint(c, n))); outcome == relay.Published {
+					waiting = position.Waiting
+					if outcome, err := p.Publish(context.Background(), position,
+						reading(fmt.Sprint(c, n))); outcome == relay.Published {
 						break
 					} else if outcome != relay.ReadAgain {
 						t.Error(outcome, err)
@@ -375,7 +389,8 @@ func TestRacingPublishers(t *testing.T) {
 	list := events(t, s)
 	seen := map[store.InboxRef]bool{}
 	for i, e := range list {
-		if seen[e.Inbox] || e.data.Revision != i+1 || i > 0 && (e.Sequence <= list[i-1].Sequence || *e.data.PreviousStatus != relay.StatusOf(list[i-1].data.Order)) {
+		if seen[e.Inbox] || e.data.Revision != i+1 || i > 0 &&
+			(e.Sequence <= list[i-1].Sequence || *e.data.PreviousStatus != relay.StatusOf(list[i-1].data.Order)) {
 			t.Errorf("event %d of %v: %s", i, e.Inbox, e.Body)
 		}
 		seen[e.Inbox] = true
@@ -392,7 +407,7 @@ func TestUnfitReadings(t *testing.T) {
 	t.Parallel()
 	s := open(t, natstest.Start(t), store.Gate{})
 	p := newPublisher(s)
-	standing, err := p.Begin(t.Context(), site, order, []relay.Received{received("c", 1)})
+	position, err := p.Begin(t.Context(), site, order, []relay.Received{received("c", 1)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -404,9 +419,10 @@ func TestUnfitReadings(t *testing.T) {
 		reading relay.Snapshot
 		want    relay.PublishOutcome
 	}{
-		"no object": {relay.Snapshot{Order: json.RawMessage(`[]`)}, relay.Unfit}, "too large": {large, relay.TooLarge}, "too deep": {nested(9_999), relay.Unfit},
+		"no object": {relay.Snapshot{Order: json.RawMessage(`[]`)}, relay.Unfit}, "too large": {large, relay.TooLarge},
+		"too deep": {nested(9_999), relay.Unfit},
 	} {
-		if got, err := p.Publish(t.Context(), standing, c.reading); got != c.want || err == nil {
+		if got, err := p.Publish(t.Context(), position, c.reading); got != c.want || err == nil {
 			t.Errorf("%s: %s, %v", name, got, err)
 		}
 	}
@@ -425,7 +441,8 @@ func TestOperational(t *testing.T) {
 	now := time.Now()
 	p := publisher.New(publisher.Config{Store: s, Log: quiet(), Now: func() time.Time { return now }})
 	for range 3 {
-		if err := p.Operational(t.Context(), "", relay.KindGapSuspected, "c", "A gap.", map[string]any{"poll": "x"}); err != nil {
+		if err := p.Operational(t.Context(), "", relay.KindGapSuspected, "c", "A gap.",
+			map[string]any{"poll": "x"}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -7,7 +7,8 @@ import "testing"
 func TestSiteOfAVendorSite(t *testing.T) {
 	t.Parallel()
 	c := Connection{Site: "rest", Sites: map[string]string{"4711": "leeds", "gb12": "york"}}
-	for vendor, want := range map[string]string{"4711": "leeds", "gb12": "york", "GB12": "york", "4712": "rest", "": "rest"} {
+	for vendor, want := range map[string]string{"4711": "leeds", "gb12": "york", "GB12": "york", "4712": "rest",
+		"": "rest"} {
 		if got := c.SiteOf(vendor); got != want {
 			t.Errorf("%q belongs to %q, want %q", vendor, got, want)
 		}

@@ -29,19 +29,23 @@ func TestDiff(t *testing.T) {
 		"order of the document": {`{"A":1,"B":2}`, `{"B":3,"A":4}`, []string{`/B 2 3`, `/A 1 4`}},
 		"unknown field comes":   {`{}`, `{"New/~Field":[1]}`, []string{`/New~1~0Field null [1]`}},
 		"field goes":            {`{"X":1}`, `{}`, []string{`/X 1 null`}},
-		"nested":                {`{"S":{"Name":"a","Old":1}}`, `{"S":{"Name":"b"}}`, []string{`/S/Name "a" "b"`, `/S/Old 1 null`}},
-		"object for a text":     {`{"S":"a"}`, `{"S":{"N":1}}`, []string{`/S "a" {"N":1}`}},
-		"other arrays whole":    {`{"L":[1,2]}`, `{"L":[1,3]}`, []string{`/L [1,2] [1,3]`}},
-		"null is absent":        {`{"D":null}`, `{}`, nil},
-		"no date is absent":     {`{"D":"0001-01-01T00:00:00"}`, `{"D":null}`, nil},
-		"no date in any dress":  {`{"D":"0001-01-01T00:00:00.0000000Z","L":[{"D":null}]}`, `{"D":"0001-01-01T00:00:00+01:00","L":[{}]}`, nil},
-		"almost no date":        {`{"D":"0001-01-01T00:00:00.1"}`, `{}`, []string{`/D "0001-01-01T00:00:00.1" null`}},
-		"number by value":       {`{"P":12.50,"Q":1e2,"R":-0,"L":[1.0]}`, `{"P":12.5,"Q":100,"R":0.0,"L":[1]}`, nil},
-		"bytes as they came":    {`{"P":12.50}`, `{"P":12.510}`, []string{`/P 12.50 12.510`}},
-		"number is no text":     {`{"P":1}`, `{"P":"1"}`, []string{`/P 1 "1"`}},
-		"beyond floats":         {`{"P":0.1000000000000000000000001}`, `{"P":0.1}`, []string{`/P 0.1000000000000000000000001 0.1`}},
-		"exponent bomb":         {`{"P":1e999999999}`, `{"P":1e999999998}`, []string{`/P 1e999999999 1e999999998`}},
-		"exponent beyond int64": {`{"P":1e99999999999999999999}`, `{"P":10e99999999999999999998}`, []string{`/P 1e99999999999999999999 10e99999999999999999998`}},
+		"nested": {`{"S":{"Name":"a","Old":1}}`, `{"S":{"Name":"b"}}`,
+			[]string{`/S/Name "a" "b"`, `/S/Old 1 null`}},
+		"object for a text":  {`{"S":"a"}`, `{"S":{"N":1}}`, []string{`/S "a" {"N":1}`}},
+		"other arrays whole": {`{"L":[1,2]}`, `{"L":[1,3]}`, []string{`/L [1,2] [1,3]`}},
+		"null is absent":     {`{"D":null}`, `{}`, nil},
+		"no date is absent":  {`{"D":"0001-01-01T00:00:00"}`, `{"D":null}`, nil},
+		"no date in any dress": {`{"D":"0001-01-01T00:00:00.0000000Z","L":[{"D":null}]}`,
+			`{"D":"0001-01-01T00:00:00+01:00","L":[{}]}`, nil},
+		"almost no date":     {`{"D":"0001-01-01T00:00:00.1"}`, `{}`, []string{`/D "0001-01-01T00:00:00.1" null`}},
+		"number by value":    {`{"P":12.50,"Q":1e2,"R":-0,"L":[1.0]}`, `{"P":12.5,"Q":100,"R":0.0,"L":[1]}`, nil},
+		"bytes as they came": {`{"P":12.50}`, `{"P":12.510}`, []string{`/P 12.50 12.510`}},
+		"number is no text":  {`{"P":1}`, `{"P":"1"}`, []string{`/P 1 "1"`}},
+		"beyond floats": {`{"P":0.1000000000000000000000001}`, `{"P":0.1}`,
+			[]string{`/P 0.1000000000000000000000001 0.1`}},
+		"exponent bomb": {`{"P":1e999999999}`, `{"P":1e999999998}`, []string{`/P 1e999999999 1e999999998`}},
+		"exponent beyond int64": {`{"P":1e99999999999999999999}`, `{"P":10e99999999999999999998}`,
+			[]string{`/P 1e99999999999999999999 10e99999999999999999998`}},
 		"parts moved": {
 			`{"Parts":[` + part("a", "1", "") + `,` + part("b", "2", "") + `]}`,
 			`{"Parts":[` + part("b", "2", "") + `,` + part("a", "1", "") + `]}`, nil,
@@ -62,7 +66,8 @@ func TestDiff(t *testing.T) {
 		},
 		"parts gone with their field": {`{"Parts":[{}]}`, `{}`, []string{`/Parts/-   1 {} null`}},
 		"parts that are none":         {`{"Parts":"x"}`, `{"Parts":[1]}`, []string{`/Parts "x" [1]`}},
-		"parts below are an array":    {`{"S":{"Parts":[{"A":1}]}}`, `{"S":{"Parts":[{"A":2}]}}`, []string{`/S/Parts [{"A":1}] [{"A":2}]`}},
+		"parts below are an array": {`{"S":{"Parts":[{"A":1}]}}`, `{"S":{"Parts":[{"A":2}]}}`,
+			[]string{`/S/Parts [{"A":1}] [{"A":2}]`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -112,7 +117,8 @@ func TestDiffIsBounded(t *testing.T) {
 
 func TestStatusOf(t *testing.T) {
 	t.Parallel()
-	for order, want := range map[string]string{`{"Status":"New"}`: "New", `{"Status":null}`: "", `{}`: "", `[]`: "", `{"Status":7}`: "7"} {
+	for order, want := range map[string]string{`{"Status":"New"}`: "New", `{"Status":null}`: "", `{}`: "", `[]`: "",
+		`{"Status":7}`: "7"} {
 		if got := relay.StatusOf(json.RawMessage(order)); got != want {
 			t.Errorf("%s: %q, want %q", order, got, want)
 		}
@@ -124,11 +130,13 @@ func value(depth int) *rapid.Generator[any] {
 	kinds := []*rapid.Generator[any]{
 		rapid.Just[any](nil), rapid.Just[any]("0001-01-01T00:00:00"), rapid.Just[any](true), rapid.StringN(0, 4, 8).AsAny(),
 		rapid.Custom(func(t *rapid.T) any {
-			return json.Number(rapid.SampledFrom([]string{"0", "-0.0", "1", "1.0", "12.50", "12.5", "1e2", "100", "-3.14"}).Draw(t, "number"))
+			return json.Number(rapid.SampledFrom([]string{"0", "-0.0", "1", "1.0", "12.50", "12.5", "1e2", "100",
+				"-3.14"}).Draw(t, "number"))
 		}),
 	}
 	if depth > 0 {
-		kinds = append(kinds, rapid.SliceOfN(value(depth-1), 0, 3).AsAny(), rapid.MapOfN(name(), value(depth-1), 0, 3).AsAny())
+		kinds = append(kinds, rapid.SliceOfN(value(depth-1), 0, 3).AsAny(),
+			rapid.MapOfN(name(), value(depth-1), 0, 3).AsAny())
 	}
 	return rapid.OneOf(kinds...)
 }
@@ -249,7 +257,8 @@ func checkPaths(t interface {
 }
 
 func FuzzDiff(f *testing.F) {
-	f.Add(`{"Status":"New","Parts":[{"OEPartNumber":"a","P":12.50}]}`, `{"Parts":[{"P":1e5},{"OEPartNumber":"a","P":12.5}],"D":"0001-01-01T00:00:00Z"}`)
+	f.Add(`{"Status":"New","Parts":[{"OEPartNumber":"a","P":12.50}]}`,
+		`{"Parts":[{"P":1e5},{"OEPartNumber":"a","P":12.5}],"D":"0001-01-01T00:00:00Z"}`)
 	f.Add(`{"a":1,"a":2}`, `{"a":{"a":{"a":[]}}}`)
 	f.Add(`{"P":1e9223372036854775807}`, `{"P":-0.00e-9223372036854775808}`)
 	f.Fuzz(func(t *testing.T, before, after string) {

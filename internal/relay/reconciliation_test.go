@@ -20,13 +20,15 @@ func TestRunsReadWhatWasReadBefore(t *testing.T) {
 		}
 		var doc Reconciliation
 		begun := ""
-		clock, wanted, wants := 0, map[bool]int{}, 0 // the last time that something was wanted, without and with what was delivered
+		// the last time that something was wanted, without and with what was delivered
+		clock, wanted, wants := 0, map[bool]int{}, 0
 		type when struct{ any, delivered int }
 		read, reads := map[string]when{}, map[string]int{}
 		want := func() {
 			clock++
 			wants++
-			w := ReconcileWant{Causes: []ReconcileCause{CauseGap}, Since: time.Unix(int64(clock), 0), Delivered: rapid.Bool().Draw(rt, "delivered")}
+			w := ReconcileWant{Causes: []ReconcileCause{CauseGap}, Since: time.Unix(int64(clock), 0),
+				Delivered: rapid.Bool().Draw(rt, "delivered")}
 			doc.Want(w, begun, time.Unix(int64(clock), 0))
 			wanted[w.Delivered] = clock
 		}
@@ -100,7 +102,8 @@ func TestARunReadsOnceWhatWasReadBeforeTheGap(t *testing.T) {
 	}
 	doc.Run.Advance("e")
 	doc.Finish(now)
-	if got := doc.Run.Left(keys); !slices.Equal(got, []string{"a", "b", "c"}) || !slices.Equal(doc.Run.Causes, []ReconcileCause{CauseAsked}) || !doc.Run.Since.Equal(now.Add(-time.Hour)) {
+	if got := doc.Run.Left(keys); !slices.Equal(got, []string{"a", "b", "c"}) ||
+		!slices.Equal(doc.Run.Causes, []ReconcileCause{CauseAsked}) || !doc.Run.Since.Equal(now.Add(-time.Hour)) {
 		t.Errorf("then %v, %+v", got, doc.Run)
 	}
 	doc.Run.Advance("a")
@@ -123,7 +126,8 @@ func TestARunReadsOnceWhatWasReadBeforeTheGap(t *testing.T) {
 func TestClosedOrders(t *testing.T) {
 	t.Parallel()
 	for status, closed := range map[string]bool{
-		"": false, "New": false, "Delivered": false, "ReturnRequested": false, "Cancelled": true, "cancelled": true, "ReturnAccepted": true, "ReturnRejected": true, "Archived": false,
+		"": false, "New": false, "Delivered": false, "ReturnRequested": false, "Cancelled": true, "cancelled": true,
+		"ReturnAccepted": true, "ReturnRejected": true, "Archived": false,
 	} {
 		if IsClosed(status) != closed {
 			t.Errorf("%q", status)
@@ -132,7 +136,8 @@ func TestClosedOrders(t *testing.T) {
 	if !IsDelivered("Delivered") || IsDelivered("Dispatched") {
 		t.Error("delivered")
 	}
-	for key, want := range map[string]bool{"c.site.order": true, "c.site": false, "whole": false, "c..o": false, "c.s.o.x": false, ".s.o": false} {
+	for key, want := range map[string]bool{"c.site.order": true, "c.site": false, "whole": false, "c..o": false,
+		"c.s.o.x": false, ".s.o": false} {
 		if _, _, _, ok := SplitOpenKey(key); ok != want {
 			t.Errorf("%q", key)
 		}

@@ -49,7 +49,8 @@ func TestTypesThatCannotMatchAreRefusedWithTheNearestName(t *testing.T) {
 			t.Errorf("%q is taken", wrong)
 		}
 	}
-	for _, right := range []string{"*", "audatex.*", "audatex.parts.*", "audatex.parts.order.*", "audatex.relay.*", TypeOrderCreated, TypeOrderUpdated} {
+	for _, right := range []string{"*", "audatex.*", "audatex.parts.*", "audatex.parts.order.*", "audatex.relay.*",
+		TypeOrderCreated, TypeOrderUpdated} {
 		if err := CheckType(right); err != nil {
 			t.Error(err)
 		}
@@ -112,7 +113,8 @@ func TestASortedFilterMatchesWhatAFilterDoes(t *testing.T) {
 	t.Parallel()
 	sites, orders := []string{"york", "leeds", "bath", "leeds"}, []string{"c", "a", "b"}
 	for _, f := range []Filter{
-		{}, {Sites: sites}, {Orders: orders}, {Sites: sites, Orders: orders}, {Sites: sites, Types: []string{"audatex.relay.*"}}, {Orders: []string{"b"}, Types: []string{"*"}},
+		{}, {Sites: sites}, {Orders: orders}, {Sites: sites, Orders: orders},
+		{Sites: sites, Types: []string{"audatex.relay.*"}}, {Orders: []string{"b"}, Types: []string{"*"}},
 	} {
 		s := f
 		s.Sites, s.Orders = Sorted(f.Sites), Sorted(f.Orders)

@@ -135,7 +135,8 @@ func TestLeftoverBytesSettleNoOtherEvent(t *testing.T) {
 		"a 408 on the idle connection": {noContent, "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n",
 			sender.Success},
 		"a length that is too short": {"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx" + fake, "", sender.Success},
-		"an end at odds with chunks": {"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + fake, "", sender.Success},
+		"an end at odds with chunks": {"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" +
+			fake, "", sender.Success},
 		"two lengths": {"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 39\r\n\r\n" + fake, "",
 			sender.Success},
 		"a length behind an odd line": {"HTTP/1.1 200 OK\r\nContent-Length : 39\r\nContent-Length: 0\r\n\r\n" + fake, "",

@@ -69,7 +69,8 @@ func TestSignWithSeveralSecrets(t *testing.T) {
 	older, newer := signature.NewSecret(), signature.NewSecret()
 	at, body := time.Now(), []byte(`{"a":1}`)
 	both := signature.Sign([]signature.Secret{newer, older}, "evt_1", at, body)
-	want := signature.Sign([]signature.Secret{newer}, "evt_1", at, body) + " " + signature.Sign([]signature.Secret{older}, "evt_1", at, body)
+	want := signature.Sign([]signature.Secret{newer}, "evt_1", at, body) + " " +
+		signature.Sign([]signature.Secret{older}, "evt_1", at, body)
 	if both != want {
 		t.Errorf("signatures %q, want %q", both, want)
 	}
@@ -119,7 +120,8 @@ func TestAgreesWithReference(t *testing.T) {
 		if ours != theirs {
 			t.Fatalf("ours %q, theirs %q", ours, theirs)
 		}
-		h := headers(id, strconv.FormatInt(at.Unix(), 10), signature.Sign([]signature.Secret{signature.NewSecret(), secret}, id, at, body))
+		h := headers(id, strconv.FormatInt(at.Unix(), 10),
+			signature.Sign([]signature.Secret{signature.NewSecret(), secret}, id, at, body))
 		if err := ref.Verify(body, h); err != nil {
 			t.Fatalf("reference refuses ours: %v", err)
 		}
@@ -143,7 +145,8 @@ func TestParseSecret(t *testing.T) {
 		{"private key of the asymmetric scheme", "whsk_" + encode(32), signature.ErrSecretPrefix},
 		{"only the prefix", "whsec_", signature.ErrSecretLength},
 		{"no padding", "whsec_" + strings.TrimRight(encode(32), "="), signature.ErrSecretBase64},
-		{"url alphabet", "whsec_" + base64.URLEncoding.EncodeToString(bytes.Repeat([]byte{0xff}, 32)), signature.ErrSecretBase64},
+		{"url alphabet", "whsec_" + base64.URLEncoding.EncodeToString(bytes.Repeat([]byte{0xff}, 32)),
+			signature.ErrSecretBase64},
 		{"line break", "whsec_" + encode(24) + "\n", signature.ErrSecretBase64},
 		{"space", "whsec_ " + encode(24), signature.ErrSecretBase64},
 		{"stray bits", "whsec_" + encode(25)[:33] + "z==", signature.ErrSecretBase64},
@@ -168,7 +171,8 @@ func TestParseSecret(t *testing.T) {
 func TestNewSecret(t *testing.T) {
 	t.Parallel()
 	a, b := signature.NewSecret(), signature.NewSecret()
-	if a.Equal(b) || a.Equal(signature.Secret{}) || !a.Equal(mustParse(t, a.Reveal())) || !(signature.Secret{}).Equal(signature.Secret{}) {
+	if a.Equal(b) || a.Equal(signature.Secret{}) || !a.Equal(mustParse(t, a.Reveal())) ||
+		!(signature.Secret{}).Equal(signature.Secret{}) {
 		t.Error("Equal does not tell secrets apart")
 	}
 	if n := len(a.Reveal()); n != len("whsec_")+44 {
@@ -206,7 +210,8 @@ func TestSecretIsRedacted(t *testing.T) {
 	out.WriteString(secret.String())
 	printed := out.String()
 	decimal := strings.Trim(fmt.Sprint(keyBytes[:8]), "[]")
-	for _, leak := range []string{text, text[6:], "sekret", fmt.Sprintf("%x", keyBytes[:8]), fmt.Sprintf("%X", keyBytes[:8]), decimal, "0x73, 0x65"} {
+	for _, leak := range []string{text, text[6:], "sekret", fmt.Sprintf("%x", keyBytes[:8]),
+		fmt.Sprintf("%X", keyBytes[:8]), decimal, "0x73, 0x65"} {
 		if strings.Contains(printed, leak) {
 			t.Errorf("the secret was printed as %q", leak)
 		}
