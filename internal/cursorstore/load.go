@@ -44,12 +44,21 @@ func (s *Store) none(id string) *Stored {
 	return &Stored{ID: id, Handle: &Handle{key: s.kind.Key(id), lanes: map[string]uint64{}}}
 }
 
-// Load reads all that is stored of the kind's cursors of a shard, by id: those of ids, stored or not, and
-// any others there are.
+// Load reads all that is stored of the kind's cursors of a shard, by id: those of ids, stored or not, and any others
+// there are.
 func (s *Store) Load(ctx context.Context, shard int, ids []string) (map[string]*Stored, error) {
-	found, err := s.load(ctx, s.kind.OfShard(shard))
+	return s.loadWith(ctx, s.kind.OfShard(shard), ids)
+}
+
+// LoadAll is Load of all shards at once.
+func (s *Store) LoadAll(ctx context.Context, ids []string) (map[string]*Stored, error) {
+	return s.loadWith(ctx, s.kind.Everywhere(), ids)
+}
+
+func (s *Store) loadWith(ctx context.Context, prefix string, ids []string) (map[string]*Stored, error) {
+	found, err := s.load(ctx, prefix)
 	if err != nil {
-		return nil, fmt.Errorf("load the cursors of shard %d: %w", shard, err)
+		return nil, fmt.Errorf("load cursors: %w", err)
 	}
 	for _, id := range ids {
 		if found[id] == nil {
@@ -61,66 +70,80 @@ func (s *Store) Load(ctx context.Context, shard int, ids []string) (map[string]*
 
 // LoadOne reads what is stored of one cursor.
 func (s *Store) LoadOne(ctx context.Context, id string) (*Stored, error) {
-	f := s.none(id)
-	d, revision, err := s.store.Cursors.Get(ctx, f.Handle.key)
-	switch {
-	case err == nil:
-		f.Document, f.Handle.revision = &d, revision
-	case store.InTrouble(err):
-		return nil, err
-	case !errors.Is(err, store.ErrNotFound):
-		f.Unreadable = err
-	}
-	lanes, err := s.store.Lanes.All(ctx, f.Handle.key, s.badLane)
-	if err != nil {
-		return nil, err
-	}
-	f.add(lanes)
-	return f, nil
+	found, err := s.LoadSome(ctx, []string{id})
+	return found[id], err
 }
 
-// load reads documents and then lanes: a lane is stored before the document that counts on it, so the lanes
-// are all that the document names, and more at most.
+// LoadSome reads what is stored of a few cursors, without looking through those of their shards.
+func (s *Store) LoadSome(ctx context.Context, ids []string) (map[string]*Stored, error) {
+	found := make(map[string]*Stored, len(ids))
+	prefixes := make([]string, len(ids))
+	for i, id := range ids {
+		f := s.none(id)
+		found[id], prefixes[i] = f, f.Handle.key
+		d, revision, err := s.store.Cursors.Get(ctx, f.Handle.key)
+		switch {
+		case err == nil:
+			f.Document, f.Handle.revision = &d, revision
+		case store.InTrouble(err):
+			return nil, fmt.Errorf("load cursors: %w", err)
+		case !errors.Is(err, store.ErrNotFound):
+			f.Unreadable = err
+		}
+	}
+	if err := s.loadLanes(ctx, prefixes, func(id string) *Stored { return found[id] }); err != nil {
+		return nil, fmt.Errorf("load cursors: %w", err)
+	}
+	return found, nil
+}
+
+// load reads documents and then lanes: a lane is stored before the document that counts on it, so the lanes are all
+// that the document names, and more at most.
 func (s *Store) load(ctx context.Context, prefix string) (map[string]*Stored, error) {
 	found := map[string]*Stored{}
-	of := func(key string) *Stored {
-		_, id, _, ok := store.ParseCursorKey(key)
-		if !ok {
-			s.log.Error("a key among the cursors is none of the relay's; it is passed over", "key", key)
-			return s.none("")
-		}
+	of := func(id string) *Stored {
 		if found[id] == nil {
 			found[id] = s.none(id)
 		}
 		return found[id]
 	}
-	documents, err := s.store.Cursors.All(ctx, prefix, func(key string, err error) { of(key).Unreadable = err })
+	documents, err := s.store.Cursors.All(ctx, prefix, func(key string, err error) {
+		if id, ok := s.idOf(key); ok {
+			of(id).Unreadable = err
+		}
+	})
 	if err != nil {
 		return nil, err
 	}
 	for i, d := range documents {
-		f := of(d.Key)
-		f.Document, f.Handle.revision = &documents[i].Value, d.Revision
+		if id, ok := s.idOf(d.Key); ok {
+			of(id).Document, of(id).Handle.revision = &documents[i].Value, d.Revision
+		}
 	}
-	lanes, err := s.store.Lanes.All(ctx, prefix, s.badLane)
-	if err != nil {
-		return nil, err
-	}
-	for i, l := range lanes {
-		of(l.Key).add(lanes[i : i+1])
-	}
-	return found, nil
+	return found, s.loadLanes(ctx, []string{prefix}, of)
 }
 
-func (f *Stored) add(lanes []store.Entry[cursor.Lane]) {
+func (s *Store) loadLanes(ctx context.Context, prefixes []string, of func(id string) *Stored) error {
+	lanes, err := s.store.Lanes.AllOf(ctx, prefixes, func(key string, err error) {
+		s.log.Error("a lane cannot be read; what waits in it is lost to its reader", "key", key, "error", err)
+	})
 	for _, l := range lanes {
-		f.Lanes = append(f.Lanes, l.Value)
-		f.Handle.lanes[l.Value.Order] = l.Revision
+		if id, ok := s.idOf(l.Key); ok {
+			f := of(id)
+			f.Lanes = append(f.Lanes, l.Value)
+			f.Handle.lanes[l.Value.Order] = l.Revision
+		}
 	}
+	return err
 }
 
-func (s *Store) badLane(key string, err error) {
-	s.log.Error("a lane cannot be read; what waits in it is lost to its reader", "key", key, "error", err)
+// idOf returns whose document or lane a key is of; false for what is none of the relay's.
+func (s *Store) idOf(key string) (string, bool) {
+	_, id, _, ok := store.ParseCursorKey(key)
+	if !ok {
+		s.log.Error("a key among the cursors is none of the relay's; it is passed over", "key", key)
+	}
+	return id, ok
 }
 
 // Empty reports whether nothing is stored of the cursor.

@@ -174,3 +174,8 @@ func bounded(s string) string {
 	}
 	return s
 }
+
+// contested reports whether a document may be another than the one expected: a write was refused, or got no answer.
+func contested(err error) bool {
+	return errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrUnclear)
+}

@@ -7,9 +7,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/relay"
-	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/internal/shard"
 )
 
 const (
@@ -74,22 +74,21 @@ func (l *loader) load(ctx context.Context, run *runner) (loaded, error) {
 	}
 }
 
-// batch loads and adopts. The documents are read before the lanes: a lane is stored before the document that counts on it, so the
-// lanes read are all that the document names, and more at most.
+// batch loads and adopts.
 func (l *loader) batch(ctx context.Context, batch []*arrival) {
 	defer func() {
 		for _, a := range batch {
 			close(a.done)
 		}
 	}()
-	documents, bad, err := l.documents(ctx, batch)
-	var lanes map[string][]store.Entry[cursor.Lane]
-	if err == nil {
-		lanes, err = l.lanes(ctx, batch)
+	connections := make([]string, len(batch))
+	for i, a := range batch {
+		connections[i] = a.runner.connection
 	}
+	found, err := l.cursors(ctx, batch, connections)
 	var heads map[string]uint64
 	if err == nil {
-		heads, err = l.heads(ctx, batch)
+		heads, err = l.r.store.Inbox.Heads(ctx, connections)
 	}
 	var aside map[string][]*aside
 	if err == nil { // before the cursors are adopted: what is set aside later, a former owner has not settled
@@ -101,95 +100,52 @@ func (l *loader) batch(ctx context.Context, batch []*arrival) {
 		}
 		return
 	}
-	var stands []*stand
-	var whose []*arrival
+	owned := map[*shard.Lease][]*arrival{}
 	for _, a := range batch {
 		run := a.runner
-		key := store.InboxCursor(run.connection)
-		d := documents[key]
-		if a.err = bad[key]; a.err != nil {
-			continue
-		}
-		if d.Value.Epoch > run.lease.Epoch() {
-			run.lease.Superseded(d.Value.Epoch)
-			a.err = fmt.Errorf("adopt cursor %s: %w", key, errSuperseded)
-			continue
-		}
-		s, err := l.r.newStand(run.lease, key, run.generation, d.Value, d.Revision, lanes[key])
-		if err != nil {
-			a.err = err
+		s, err := l.r.newStand(run.lease, run.generation, found[run.connection])
+		if a.err = err; err != nil {
 			continue
 		}
 		a.loaded = loaded{stand: s, head: heads[run.connection], asides: aside[run.connection]}
-		if d.Revision == 0 && len(lanes[key]) == 0 { // nothing to fence: whoever writes the first document finds the other's
-			carried := s.Carried()
-			carried.Epoch, carried.Adopted = run.lease.Epoch(), run.lease.Epoch()
-			s.SetCarried(carried)
-			s.Stored(s.Changes())
-			continue
-		}
-		s.Adopt(run.lease.Epoch())
-		stands, whose = append(stands, s), append(whose, a)
-	}
-	if len(stands) == 0 {
-		return
-	}
-	for i, err := range flushAll(ctx, stands, readAgain) {
-		if err != nil {
-			whose[i].err = fmt.Errorf("adopt the cursor: %w", err)
+		if s.Dirty() {
+			owned[run.lease] = append(owned[run.lease], a)
 		}
 	}
+	var adopting sync.WaitGroup
+	for lease, arrivals := range owned {
+		adopting.Go(func() { l.adopt(ctx, lease, arrivals) })
+	}
+	adopting.Wait()
 }
 
-// documents answers the stored documents by key, and why those in bad cannot be read.
-func (l *loader) documents(ctx context.Context, batch []*arrival) (documents map[string]store.Entry[cursor.Document], bad map[string]error, err error) {
-	documents, bad = map[string]store.Entry[cursor.Document]{}, map[string]error{}
-	if len(batch) > loadOneByOne {
-		all, err := l.r.store.Cursors.All(ctx, inboxCursors, func(key string, err error) { bad[key] = err })
-		for _, d := range all {
-			documents[d.Key] = d
-		}
-		return documents, bad, err
+// cursors reads what is stored of the cursors of a batch.
+func (l *loader) cursors(ctx context.Context, batch []*arrival, connections []string) (map[string]*cursorstore.Stored, error) {
+	if len(batch) <= loadOneByOne {
+		return l.r.cursors.LoadSome(ctx, connections)
 	}
+	shards := map[int]bool{}
 	for _, a := range batch {
-		key := store.InboxCursor(a.runner.connection)
-		switch d, revision, err := l.r.store.Cursors.Get(ctx, key); {
-		case err == nil:
-			documents[key] = store.Entry[cursor.Document]{Key: key, Value: d, Revision: revision}
-		case !errors.Is(err, store.ErrNotFound):
-			bad[key] = err
-		}
+		shards[a.runner.lease.Shard()] = true
 	}
-	return documents, bad, nil
+	if len(shards) == 1 {
+		return l.r.cursors.Load(ctx, batch[0].runner.lease.Shard(), connections)
+	}
+	return l.r.cursors.LoadAll(ctx, connections)
 }
 
-func (l *loader) lanes(ctx context.Context, batch []*arrival) (map[string][]store.Entry[cursor.Lane], error) {
-	told := func(key string, err error) {
-		l.r.log.ErrorContext(ctx, "cannot read a lane; what waits in it is lost to the reader", "lane", key, "error", err)
+// adopt writes cursors under the epoch of their lease.
+func (l *loader) adopt(ctx context.Context, lease *shard.Lease, arrivals []*arrival) {
+	saves := make([]cursorstore.Save, len(arrivals))
+	for i, a := range arrivals {
+		saves[i] = a.loaded.stand.save()
 	}
-	if len(batch) > loadOneByOne {
-		return l.r.allLanes(ctx, told)
+	for i, r := range l.r.cursors.Adopt(ctx, lease.Epoch(), saves) {
+		a := arrivals[i]
+		if err := a.loaded.stand.took(saves[i], r); err != nil && (!r.Fenced || errors.Is(err, errSuperseded)) {
+			a.err = fmt.Errorf("adopt the cursor: %w", err)
+		} // else a removal has failed, which comes again with the next flush
 	}
-	keys := make([]string, len(batch))
-	for i, a := range batch {
-		keys[i] = store.InboxCursor(a.runner.connection) + ".>"
-	}
-	lanes := map[string]store.Entry[cursor.Lane]{}
-	for from, more := uint64(1), true; more; {
-		entries, last, some, err := l.r.store.Lanes.Changed(ctx, from, keys, 4096, told)
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range entries {
-			lanes[e.Key] = e
-		}
-		from, more = last+1, some
-	}
-	grouped := map[string][]store.Entry[cursor.Lane]{}
-	for key, e := range lanes {
-		grouped[cursorOf(key)] = append(grouped[cursorOf(key)], e)
-	}
-	return grouped, nil
 }
 
 // asidesAtOnce is how many unresolved notifications are read at a time: each comes with its bytes.
@@ -224,31 +180,4 @@ func (l *loader) asides(ctx context.Context, batch []*arrival) (map[string][]*as
 		}
 	}
 	return of, nil
-}
-
-func (l *loader) heads(ctx context.Context, batch []*arrival) (map[string]uint64, error) {
-	connections := make([]string, len(batch))
-	for i, a := range batch {
-		connections[i] = a.runner.connection
-	}
-	return l.r.store.Inbox.Heads(ctx, connections)
-}
-
-// allLanes answers the lanes of every cursor over the inbox, by the cursor's key.
-func (r *Resolver) allLanes(ctx context.Context, bad func(string, error)) (map[string][]store.Entry[cursor.Lane], error) {
-	all, err := r.store.Lanes.All(ctx, inboxCursors, bad)
-	if err != nil {
-		return nil, err
-	}
-	lanes := map[string][]store.Entry[cursor.Lane]{}
-	for _, e := range all {
-		lanes[cursorOf(e.Key)] = append(lanes[cursorOf(e.Key)], e)
-	}
-	return lanes, nil
-}
-
-// cursorOf answers whose lane a key is of: inbox.<connection>.<lane>.
-func cursorOf(key string) string {
-	_, connection, _, _ := store.ParseCursorKey(key)
-	return store.InboxCursor(connection)
 }

@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/roster"
 	"github.com/audatex-relay/relay/internal/shard"
@@ -76,12 +77,13 @@ type Config struct {
 
 // Resolver resolves the notifications of the connections of the shards that this replica holds.
 type Resolver struct {
-	cfg    Config
-	store  *store.Store
-	log    *slog.Logger
-	slots  chan struct{} // one for each order that may be read at once
-	roster *roster.Roster[*runner]
-	loader loader
+	cfg     Config
+	store   *store.Store
+	cursors *cursorstore.Store
+	log     *slog.Logger
+	slots   chan struct{} // one for each order that may be read at once
+	roster  *roster.Roster[*runner]
+	loader  loader
 
 	prepared bool
 }
@@ -104,6 +106,7 @@ func New(c Config) *Resolver {
 		c.Now = time.Now
 	}
 	r := &Resolver{cfg: c, store: c.Store, log: c.Log, slots: make(chan struct{}, c.Total)}
+	r.cursors = cursorstore.New(c.Store, store.InboxCursors, c.Log)
 	r.loader = loader{r: r, turn: make(chan struct{}, 1)}
 	r.roster = roster.New(roster.Config[*runner]{Connections: c.Store.Connections, Make: r.newRunner, Log: c.Log})
 	return r

@@ -2,23 +2,29 @@ package resolver
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"math/rand/v2"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/store"
+)
+
+var (
+	// errSuperseded: a later owner writes this cursor under a higher epoch, and this one must stop.
+	errSuperseded = errors.New("another replica has taken the connection over")
+	// errContested: the cursor was written while it was being adopted, and must be loaded again.
+	errContested = errors.New("somebody else has written the cursor meanwhile")
 )
 
 // stand is a connection's cursor with what its store needs to know.
 type stand struct {
 	*cursor.Cursor
-	store    *store.Store
-	lease    *shard.Lease      // nil: not an owner's, writes over nobody
-	key      string            // of the document, and the first part of the lanes'
-	revision uint64            // of the stored document
-	lanes    map[string]uint64 // revisions of the stored lanes, by lane key
+	handle  *cursorstore.Handle
+	cursors *cursorstore.Store
+	lease   *shard.Lease
 }
 
 // policy of every connection's cursor: held for ever, the vendor being probed while it fails.
@@ -29,58 +35,62 @@ func (r *Resolver) policy() cursor.Policy {
 	}
 }
 
-// newStand makes a stand of what was read. Under another generation it begins at the start of the inbox: pages of earlier ones are
-// passed over.
-func (r *Resolver) newStand(lease *shard.Lease, key, generation string, d cursor.Document, revision uint64, lanes []store.Entry[cursor.Lane]) (*stand, error) {
-	if revision == 0 || d.Generation != generation {
-		fresh := cursor.New(r.policy()).Document()
-		fresh.Generation, fresh.Epoch, fresh.Adopted = generation, d.Epoch, d.Adopted
-		d = fresh
+// newStand builds a connection's cursor from what is stored. Under another generation it begins at the start of the
+// inbox: pages of earlier ones are passed over.
+func (r *Resolver) newStand(lease *shard.Lease, generation string, found *cursorstore.Stored) (*stand, error) {
+	if epoch := found.Epoch(); epoch > lease.Epoch() {
+		lease.Superseded(epoch)
+		return nil, errSuperseded
 	}
-	s := &stand{store: r.store, lease: lease, key: key, revision: revision, lanes: map[string]uint64{}}
-	records := make([]cursor.Lane, 0, len(lanes))
-	for _, l := range lanes {
-		records = append(records, l.Value)
-		s.lanes[l.Value.Order] = l.Revision
+	c, err := found.Restore(r.policy(), generation, r.cfg.Now())
+	if err != nil {
+		return nil, err
 	}
-	var err error
-	if s.Cursor, err = cursor.Load(r.policy(), d, records, r.cfg.Now()); err != nil {
-		return nil, fmt.Errorf("load cursor %s: %w", key, err)
+	if c == nil {
+		c = found.Begin(r.policy(), generation, 0, r.cfg.Now())
+	}
+	c.Adopt(lease.Epoch())
+	s := &stand{Cursor: c, handle: found.Handle, cursors: r.cursors, lease: lease}
+	if found.Empty() { // there is nobody to fence off: whoever writes the first document finds the other's
+		s.Stored(s.Changes())
 	}
 	return s, nil
 }
 
-// flush stores what has changed.
-func (s *stand) flush(ctx context.Context) error { return flushAll(ctx, []*stand{s}, writeOver)[0] }
+// flushAtOnce is how often a cursor is stored in a row while what is there is not what was expected: a former owner's
+// late write, or an earlier one of ours that had no answer.
+const flushAtOnce = 3
 
-// flushAll stores what has changed in each of many, in the cursor's order: lanes, the document that passes their entries, removals. All
-// the lanes go together, then all the documents, then all removals; what one of them meets keeps no other from going on.
-func flushAll(ctx context.Context, stands []*stand, rule contest) []error {
-	errs := make([]error, len(stands))
-	changes := make([]cursor.Changes, len(stands))
-	for i, s := range stands {
-		changes[i] = s.Changes()
-	}
-	putAll(ctx, stands, errs, rule, stands[0].store.Lanes, func(i int, add func(store.Put[cursor.Lane])) {
-		for _, l := range changes[i].Lanes {
-			add(store.Put[cursor.Lane]{Key: stands[i].laneKey(l.Order), Value: l, Revision: stands[i].lanes[l.Order]})
-		}
-	}, func(s *stand, l cursor.Lane, revision uint64) { s.lanes[l.Order] = revision }, func(l cursor.Lane) uint64 { return l.Epoch })
-	putAll(ctx, stands, errs, rule, stands[0].store.Cursors, func(i int, add func(store.Put[cursor.Document])) {
-		if d := changes[i].Document; d != nil {
-			add(store.Put[cursor.Document]{Key: stands[i].key, Value: *d, Revision: stands[i].revision})
-		}
-	}, func(s *stand, _ cursor.Document, revision uint64) { s.revision = revision }, func(d cursor.Document) uint64 { return d.Epoch })
-	removeAll(ctx, stands, errs, func(i int) []string { return changes[i].Remove })
-	for i, s := range stands {
-		if errs[i] == nil {
-			s.Stored(changes[i])
+// flush stores what has changed.
+func (s *stand) flush(ctx context.Context) (err error) {
+	for range flushAtOnce {
+		save := s.save()
+		if err = s.took(save, s.cursors.Flush(ctx, s.lease.Epoch(), []cursorstore.Save{save})[0]); !errors.Is(err, errContested) {
+			break
 		}
 	}
-	return errs
+	return err
 }
 
-func (s *stand) laneKey(order string) string { return store.LaneKey(s.key, order) }
+func (s *stand) save() cursorstore.Save {
+	return cursorstore.Save{Handle: s.handle, Changes: s.Changes()}
+}
+
+// took notes how a Save of it ended.
+func (s *stand) took(save cursorstore.Save, r cursorstore.Result) error {
+	switch r.Outcome {
+	case store.Written:
+		s.Stored(save.Changes)
+		return nil
+	case store.Superseded:
+		s.lease.Superseded(r.Epoch)
+		return errSuperseded
+	case store.Changed:
+		return errors.Join(errContested, r.Err)
+	case store.Unclear, store.NotStored:
+	}
+	return r.Err
+}
 
 // jitter spreads a wait over 90 to 110 % of it, so that connections that failed together do not come back together.
 func jitter(d time.Duration) time.Duration {

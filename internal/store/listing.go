@@ -11,14 +11,22 @@ import (
 // listChunk is how many documents a listing reads at a time.
 const listChunk = 4096
 
-// All answers every document whose key starts with prefix followed by a dot, or every one if prefix is empty, in the order of their
-// last change. One that is there all the time is among them, whatever happens to others; one that cannot be decoded is told through bad and left
-// out. It reads the bucket's stream, not a watch, and so
-// ends also when keys are removed meanwhile.
+// All answers every document whose key starts with prefix followed by a dot, or every one if prefix is empty, in the
+// order of their last change. One that is there all the time is among them, whatever happens to others; one that
+// cannot be decoded is told through bad and left out. It reads the bucket's stream, not a watch, and so ends also
+// when keys are removed meanwhile.
 func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string, err error)) ([]Entry[T], error) {
-	var keys []string
-	if prefix != "" {
-		keys = []string{prefix + ".>"}
+	if prefix == "" {
+		return b.AllOf(ctx, nil, bad)
+	}
+	return b.AllOf(ctx, []string{prefix}, bad)
+}
+
+// AllOf is All of several prefixes, which are few: each costs the server something for every key. None means every key.
+func (b *Bucket[T]) AllOf(ctx context.Context, prefixes []string, bad func(key string, err error)) ([]Entry[T], error) {
+	keys := make([]string, len(prefixes))
+	for i, prefix := range prefixes {
+		keys[i] = prefix + ".>"
 	}
 	var all []Entry[T]
 	at := map[string]int{}
