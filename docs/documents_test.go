@@ -106,14 +106,41 @@ func anchors(text string) string {
 func TestLinesOfProseAreShort(t *testing.T) {
 	t.Parallel()
 	for path, text := range pages(t) {
-		if path == filepath.Join("..", "CHANGELOG.md") {
-			continue
-		}
 		for n, line := range prose(text) {
 			trimmed := strings.TrimSpace(line)
 			if utf8.RuneCountInString(line) > widest && !strings.HasPrefix(trimmed, "|") && strings.ContainsRune(strings.TrimLeft(trimmed, "-* "), ' ') {
 				t.Errorf("%s:%d has %d characters", path, n, utf8.RuneCountInString(line))
 			}
+		}
+	}
+}
+
+var named = regexp.MustCompile("`([a-z0-9_]+(?:/[A-Za-z0-9_.-]+)*)`")
+
+// TestTheArchitectureNamesWhatExists: every path with a slash exists, below internal/ or at the top, and every package is described.
+func TestTheArchitectureNamesWhatExists(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join("..", "ARCHITECTURE.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	house, _, _ := strings.Cut(string(text), "\n## Dependencies\n") // behind that are names of modules
+	said := map[string]bool{}
+	for _, m := range named.FindAllStringSubmatch(house, -1) {
+		said[m[1]] = true
+		_, below := os.Stat(filepath.Join("..", "internal", m[1]))
+		_, top := os.Stat(filepath.Join("..", m[1]))
+		if strings.Contains(m[1], "/") && below != nil && top != nil && m[1] != "net/http" {
+			t.Errorf("%s does not exist", m[1])
+		}
+	}
+	packages, err := os.ReadDir(filepath.Join("..", "internal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range packages {
+		if p.IsDir() && !said[p.Name()] {
+			t.Errorf("internal/%s is not described", p.Name())
 		}
 	}
 }
