@@ -85,16 +85,15 @@ func (n notifications) Doing(ctx context.Context, connections []string) map[stri
 }
 
 // Retry resolves an unresolved notification now, wherever the request came in: the log's condition is the referee.
-func (n notifications) Retry(ctx context.Context, unresolved string) (httpapi.Retry, error) {
+func (n notifications) Retry(ctx context.Context, unresolved string) (relay.RetryOutcome, error) {
 	if doc, _, err := n.vendor.store.Unresolved.Get(ctx, unresolved); err == nil {
 		n.vendor.refresh(ctx, doc.Connection)
 	}
-	outcome, err := n.Resolver.Retry(ctx, unresolved)
-	return retryOf(outcome), err
+	return n.Resolver.Retry(ctx, unresolved)
 }
 
 // RetryAll is Retry of several.
-func (n notifications) RetryAll(ctx context.Context, unresolved []relay.Unresolved, each func(id string, outcome httpapi.Retry, err error)) {
+func (n notifications) RetryAll(ctx context.Context, unresolved []relay.Unresolved, each func(id string, outcome relay.RetryOutcome, err error)) {
 	var refreshing sync.WaitGroup
 	refreshed := map[string]bool{}
 	for _, u := range unresolved {
@@ -104,20 +103,7 @@ func (n notifications) RetryAll(ctx context.Context, unresolved []relay.Unresolv
 		}
 	}
 	refreshing.Wait()
-	n.Resolver.RetryAll(ctx, unresolved, func(id string, outcome resolver.RetryOutcome, err error) { each(id, retryOf(outcome), err) })
-}
-
-func retryOf(outcome resolver.RetryOutcome) httpapi.Retry {
-	switch outcome {
-	case resolver.RetryResolved:
-		return httpapi.Retried
-	case resolver.RetryNotFound:
-		return httpapi.RetryUnknown
-	case resolver.RetryRefused:
-		return httpapi.RetryRefused
-	case resolver.RetryUnavailable:
-	}
-	return httpapi.RetryUnavailable
+	n.Resolver.RetryAll(ctx, unresolved, each)
 }
 
 // callbacks is the dispatcher as the API sees it: each callback's own replica answers.

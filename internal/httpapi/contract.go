@@ -32,6 +32,8 @@ type operation struct {
 	access     accessTo
 	changes    bool // it needs a key that may make changes
 	once       bool // it takes an Idempotency-Key
+	ownTimeout bool // x-timeout: it asks the vendor or a receiver, or waits for events, with bounds of its own
+	waits      bool // x-waits: it takes a place among the requests that wait for the vendor or a receiver
 	parameters []parameter
 	bodies     map[string]*jsonschema.Schema // by media type; nil: the operation takes no body
 	needsBody  bool
@@ -65,6 +67,8 @@ type operationObject struct {
 	Security    []map[string][]string
 	Parameters  []json.RawMessage
 	RequestBody json.RawMessage
+	Timeout     string `json:"x-timeout"`
+	Waits       bool   `json:"x-waits"`
 }
 
 // contractURL is the document's address in its references. Nothing is ever fetched.
@@ -160,7 +164,10 @@ func (c *contract) operation(doc document, tree any, p, method string, object js
 	if err := json.Unmarshal(object, &o); err != nil {
 		return operation{}, err
 	}
-	op := operation{id: o.OperationID, changes: method != "get"}
+	op := operation{id: o.OperationID, changes: method != "get", ownTimeout: o.Timeout == "own", waits: o.Waits}
+	if o.Timeout != "" && !op.ownTimeout {
+		return operation{}, fmt.Errorf("%s: x-timeout is %q, not own", o.OperationID, o.Timeout)
+	}
 	security := doc.Security
 	if o.Security != nil {
 		security = o.Security

@@ -204,11 +204,10 @@ const (
 	patienceTrouble = 1500 * time.Millisecond
 )
 
-// patient returns a context with the operation's time limit. Operations that ask the vendor or a
-// receiver have limits of their own, and a long poll waits by intention.
+// patient returns a context with the store's time limit, unless the contract says that the operation
+// has a limit of its own.
 func (a *API) patient(r *http.Request) (context.Context, context.CancelFunc) {
-	switch exchangeOf(r).op.id {
-	case "testCallback", "findAssessment", "deleteConnection", "retryUnresolved", "retryManyUnresolved", "listEvents":
+	if exchangeOf(r).op.ownTimeout {
 		return r.Context(), func() {}
 	}
 	if a.c.Store.Health().Trouble().Since.IsZero() {
@@ -223,14 +222,14 @@ func (a *API) patient(r *http.Request) (context.Context, context.CancelFunc) {
 func (a *API) inTurn(
 	ctx context.Context, op operation, peer netip.Addr, c caller, run func(ctx context.Context, c caller) (reply, error),
 ) (reply, error) {
-	if op.access == accessKeys && !op.changes && op.id != "listEvents" && op.id != "findAssessment" {
+	if op.access == accessKeys && !op.changes && !op.ownTimeout {
 		done, err := a.reads.soon(ctx, c.key.ID)
 		if err != nil {
 			return reply{}, err
 		}
 		defer done()
 	}
-	if op.id == "findAssessment" || op.id == "testCallback" {
+	if op.waits {
 		done, err := a.waiting.take(c, peer)
 		if err != nil {
 			return reply{}, err

@@ -193,7 +193,7 @@ type parts struct {
 
 // retried is what the fake owner returns for a retry.
 type retried struct {
-	outcome Retry
+	outcome relay.RetryOutcome
 	err     error
 }
 
@@ -266,17 +266,17 @@ func (p *parts) Doing(_ context.Context, connections []string) map[string]Doing 
 	return nil
 }
 
-func (p *parts) Retry(_ context.Context, unresolved string) (Retry, error) {
+func (p *parts) Retry(_ context.Context, unresolved string) (relay.RetryOutcome, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if r, ok := p.retries[unresolved]; ok {
 		return r.outcome, r.err
 	}
-	return RetryUnknown, store.ErrNotFound
+	return relay.RetryNotFound, store.ErrNotFound
 }
 
 func (p *parts) RetryAll(
-	ctx context.Context, unresolved []relay.Unresolved, each func(id string, outcome Retry, err error),
+	ctx context.Context, unresolved []relay.Unresolved, each func(id string, outcome relay.RetryOutcome, err error),
 ) {
 	for _, u := range unresolved {
 		p.set(func() { p.retried = append(p.retried, u.ID) })

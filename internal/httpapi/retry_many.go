@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -97,14 +98,14 @@ func (a *API) retryMany(ctx context.Context, waiting []store.Entry[store.Aside],
 			return result, err
 		}
 		stop := false
-		a.c.Resolver.RetryAll(ctx, valuesOf(found), func(id string, outcome Retry, err error) {
+		a.c.Resolver.RetryAll(ctx, valuesOf(found), func(id string, outcome relay.RetryOutcome, err error) {
 			switch outcome {
-			case Retried:
+			case relay.RetryResolved:
 				result.Resolved++
-			case RetryUnknown: // resolved or given up in the meantime
-			case RetryRefused:
+			case relay.RetryNotFound: // resolved or given up in the meantime
+			case relay.RetryRefused:
 				result.failed(id, asProblem(http.MethodPost, stillUnresolved(err)))
-			default: // RetryUnavailable
+			default: // relay.RetryUnavailable
 				p := asProblem(http.MethodPost, retryLater(err))
 				result.failed(id, p)
 				stop = stop || p.kind.slug != kindConsent.slug

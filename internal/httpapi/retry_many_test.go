@@ -122,9 +122,9 @@ func TestRetryOfManyUnresolvedNotifications(t *testing.T) {
 			InboxEntry: uint64(1000 + i)}
 		u.ID = fmt.Sprintf("%s.%d-0", u.Connection, 1000+i)
 		all = append(all, u)
-		results[u.ID] = retried{Retried, nil}
+		results[u.ID] = retried{relay.RetryResolved, nil}
 		if i < 3 {
-			results[u.ID] = retried{RetryRefused, refused}
+			results[u.ID] = retried{relay.RetryRefused, refused}
 		}
 	}
 	others := relay.Unresolved{ID: "a.1-0", Connection: "a", Site: "york", Reason: "not-found", InboxEntry: 1}
@@ -163,7 +163,7 @@ func TestRetryOfManyUnresolvedNotifications(t *testing.T) {
 		"store-unavailable": store.ErrUnavailable,
 	} {
 		for id := range results {
-			results[id] = retried{RetryUnavailable, cause}
+			results[id] = retried{relay.RetryUnavailable, cause}
 		}
 		f.parts.set(func() { f.parts.retries = results })
 		f.admin().post("/v1/unresolved/retry", map[string]any{"connection": "b"}).want(200).into(&got)
@@ -174,9 +174,9 @@ func TestRetryOfManyUnresolvedNotifications(t *testing.T) {
 	}
 	// One connection without consent does not.
 	for id := range results {
-		results[id] = retried{Retried, nil}
+		results[id] = retried{relay.RetryResolved, nil}
 		if strings.HasPrefix(id, "a.") {
-			results[id] = retried{RetryUnavailable, relay.ErrNoToken}
+			results[id] = retried{relay.RetryUnavailable, relay.ErrNoToken}
 		}
 	}
 	f.admin().post("/v1/unresolved/retry", map[string]any{"limit": 20, "reason": "forbidden"}).want(200).into(&got)

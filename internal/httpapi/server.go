@@ -64,12 +64,12 @@ type Reconciler interface {
 type Resolver interface {
 	// Doing returns what only the owners know about connections, for those whose owners answer.
 	Doing(ctx context.Context, connections []string) map[string]Doing
-	// Retry resolves an unresolved notification now. The error explains why it is not Retried; the
+	// Retry resolves an unresolved notification now. The error explains why it is not relay.RetryResolved; the
 	// vendor's errors are those of internal/audatex.
-	Retry(ctx context.Context, unresolved string) (Retry, error)
+	Retry(ctx context.Context, unresolved string) (relay.RetryOutcome, error)
 	// RetryAll retries several notifications, those of each connection in the order of their inbox
 	// entries, and calls each with the results.
-	RetryAll(ctx context.Context, unresolved []relay.Unresolved, each func(id string, outcome Retry, err error))
+	RetryAll(ctx context.Context, unresolved []relay.Unresolved, each func(id string, outcome relay.RetryOutcome, err error))
 }
 
 // Doing is what only the owner of a connection knows about it.
@@ -80,17 +80,6 @@ type Doing struct {
 	// Unstored is why a response from the vendor's queue is not stored yet, or "" if there is none.
 	Unstored string `json:"unstored,omitempty"`
 }
-
-// Retry is the result of resolving an unresolved notification again.
-type Retry int
-
-// The results of a retry.
-const (
-	Retried          Retry = iota // its event is in the log; it is no longer unresolved
-	RetryUnknown                  // there is no such unresolved notification
-	RetryRefused                  // it still cannot be resolved, and stays
-	RetryUnavailable              // the vendor or the store cannot be reached now
-)
 
 // Vendor is what the API asks the vendor for. Its errors are those of internal/audatex.
 type Vendor interface {

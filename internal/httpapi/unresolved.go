@@ -93,14 +93,14 @@ func (a *API) DeleteUnresolved(w http.ResponseWriter, r *http.Request, id string
 func (a *API) RetryUnresolved(w http.ResponseWriter, r *http.Request, id string) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
 		switch outcome, err := a.c.Resolver.Retry(ctx, id); outcome {
-		case Retried:
+		case relay.RetryResolved:
 			a.logOf(c).Info("an unresolved notification was resolved by an operator's retry", "unresolved", id)
 			return reply{status: http.StatusNoContent}, nil
-		case RetryUnknown:
+		case relay.RetryNotFound:
 			return reply{}, &problem{kind: kindNotFound, cause: err}
-		case RetryRefused:
+		case relay.RetryRefused:
 			return reply{}, stillUnresolved(err)
-		default: // RetryUnavailable
+		default: // relay.RetryUnavailable
 			return reply{}, retryLater(err)
 		}
 	})

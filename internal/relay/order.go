@@ -60,3 +60,14 @@ type Unresolved struct {
 	// site.
 	Told bool `json:"told,omitempty"`
 }
+
+// RetryOutcome is how a retry of an unresolved notification ended.
+type RetryOutcome int
+
+// The outcomes of a retry.
+const (
+	RetryResolved    RetryOutcome = iota // its event is in the log, and it is no longer unresolved
+	RetryNotFound                        // there is no such unresolved notification
+	RetryRefused                         // it still cannot be resolved, and stays; the error says why
+	RetryUnavailable                     // the vendor or the store cannot be asked now
+)

@@ -157,14 +157,14 @@ func TestRefusedForAnHour(t *testing.T) {
 
 			// An operator's retry resolves it once the vendor has it.
 			res := resolver.New(c)
-			if got, err := res.Retry(t.Context(), u[0].ID); got != resolver.RetryRefused || err == nil {
+			if got, err := res.Retry(t.Context(), u[0].ID); got != relay.RetryRefused || err == nil {
 				t.Errorf("retry while refused: %v, %v", got, err)
 			}
 			back.Store(true)
-			if got, err := res.Retry(t.Context(), u[0].ID); got != resolver.RetryResolved {
+			if got, err := res.Retry(t.Context(), u[0].ID); got != relay.RetryResolved {
 				t.Errorf("retry: %v, %v", got, err)
 			}
-			if got, _ := res.Retry(t.Context(), u[0].ID); got != resolver.RetryNotFound {
+			if got, _ := res.Retry(t.Context(), u[0].ID); got != relay.RetryNotFound {
 				t.Errorf("second retry: %v", got)
 			}
 			if events := r.events("leeds", missing); len(events) != 1 || len(r.unresolved()) != 0 {
@@ -391,7 +391,7 @@ func TestWhatCannotBeResolved(t *testing.T) {
 	if _, err := r.store.Connections.Update(t.Context(), "group", c, rev); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := resolver.New(r.config(r.store)).Retry(t.Context(), fmt.Sprintf("group.%d-1", seq)); got != resolver.RetryResolved {
+	if got, err := resolver.New(r.config(r.store)).Retry(t.Context(), fmt.Sprintf("group.%d-1", seq)); got != relay.RetryResolved {
 		t.Errorf("retry: %v, %v", got, err)
 	}
 	if n := len(r.events("york", order)); n != 1 {

@@ -87,7 +87,7 @@ func TestSomethingElseInTheQueuesPlaceIsOneEntryWithACount(t *testing.T) {
 		if string(d.Raw) != things[i] || d.Count != 5 || d.Size != len(things[i]) || d.Reason != "malformed" || !d.LastReceivedAt.After(d.ReceivedAt) || d.LastReceivedAt.After(first) {
 			t.Errorf("%q: %d times %q, %s, from %s to %s", things[i], d.Count, d.Raw, d.Reason, d.ReceivedAt, d.LastReceivedAt)
 		}
-		if got, err := resolver.New(r.config(r.store)).Retry(t.Context(), d.ID); got != resolver.RetryRefused || err == nil {
+		if got, err := resolver.New(r.config(r.store)).Retry(t.Context(), d.ID); got != relay.RetryRefused || err == nil {
 			t.Errorf("retry of %s: %v, %v", d.ID, got, err)
 		}
 	}

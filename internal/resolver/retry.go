@@ -13,35 +13,24 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// RetryOutcome is what a retry of an unresolved notification came to.
-type RetryOutcome int
-
-// How a retry ends.
-const (
-	RetryResolved    RetryOutcome = iota // its event is in the log; it is unresolved no more
-	RetryNotFound                        // there is no such unresolved notification
-	RetryRefused                         // it still cannot be resolved; the error says why
-	RetryUnavailable                     // the vendor or the store cannot be asked now
-)
-
 // Retry resolves one notification of relay_unresolved now. It needs no ownership: the log's condition is the referee. Of the site,
 // the connection's present mapping counts if the notification's own was unknown.
-func (r *Resolver) Retry(ctx context.Context, id string) (outcome RetryOutcome, err error) {
+func (r *Resolver) Retry(ctx context.Context, id string) (outcome relay.RetryOutcome, err error) {
 	doc, _, err := r.store.Unresolved.Get(ctx, id)
 	if errors.Is(err, store.ErrNotFound) {
-		return RetryNotFound, err
+		return relay.RetryNotFound, err
 	}
 	if err != nil {
-		return RetryUnavailable, err
+		return relay.RetryUnavailable, err
 	}
-	r.RetryAll(ctx, []relay.Unresolved{doc}, func(_ string, o RetryOutcome, e error) { outcome, err = o, e })
+	r.RetryAll(ctx, []relay.Unresolved{doc}, func(_ string, o relay.RetryOutcome, e error) { outcome, err = o, e })
 	return outcome, err
 }
 
 // RetryAll resolves notifications of relay_unresolved now, as Retry does, and tells each what became of it. Those of one order share one
 // reading of it; a connection's orders come in the order of their inbox entries. Of docs the bytes are not needed: what is stored is read
-// again. What is not tried because ctx ended is RetryUnavailable.
-func (r *Resolver) RetryAll(ctx context.Context, docs []relay.Unresolved, each func(id string, outcome RetryOutcome, err error)) {
+// again. What is not tried because ctx ended is relay.RetryUnavailable.
+func (r *Resolver) RetryAll(ctx context.Context, docs []relay.Unresolved, each func(id string, outcome relay.RetryOutcome, err error)) {
 	docs = slices.Clone(docs)
 	slices.SortStableFunc(docs, func(a, b relay.Unresolved) int {
 		return cmp.Or(cmp.Compare(a.Connection, b.Connection), cmp.Compare(a.InboxEntry, b.InboxEntry))
@@ -57,12 +46,12 @@ func (r *Resolver) RetryAll(ctx context.Context, docs []relay.Unresolved, each f
 }
 
 // retryOf is RetryAll for one connection.
-func (r *Resolver) retryOf(ctx context.Context, docs []relay.Unresolved, each func(string, RetryOutcome, error)) {
+func (r *Resolver) retryOf(ctx context.Context, docs []relay.Unresolved, each func(string, relay.RetryOutcome, error)) {
 	connection, _, err := r.store.Connections.Get(ctx, docs[0].Connection)
 	if err != nil {
-		outcome := RetryUnavailable
+		outcome := relay.RetryUnavailable
 		if errors.Is(err, store.ErrNotFound) {
-			outcome, err = RetryRefused, fmt.Errorf("its connection is gone: %w", err)
+			outcome, err = relay.RetryRefused, fmt.Errorf("its connection is gone: %w", err)
 		}
 		for _, d := range docs {
 			each(d.ID, outcome, fmt.Errorf("retry %s: %w", d.ID, err))
@@ -95,24 +84,24 @@ type shelved struct {
 }
 
 // retryOrder resolves unresolved notifications of one connection and order.
-func (r *Resolver) retryOrder(ctx context.Context, c relay.Connection, ids []string, ask asking, each func(id string, outcome RetryOutcome, err error)) {
+func (r *Resolver) retryOrder(ctx context.Context, c relay.Connection, ids []string, ask asking, each func(id string, outcome relay.RetryOutcome, err error)) {
 	var retried []shelved
 	for _, id := range ids {
 		doc, revision, err := r.store.Unresolved.Get(ctx, id)
 		switch {
 		case errors.Is(err, store.ErrNotFound):
-			each(id, RetryNotFound, err)
+			each(id, relay.RetryNotFound, err)
 			continue
 		case err != nil:
-			each(id, RetryUnavailable, err)
+			each(id, relay.RetryUnavailable, err)
 			continue
 		}
 		it := itemOfUnresolved(doc, c)
 		switch {
 		case it.site == "" || it.order == "":
-			each(id, RetryRefused, fmt.Errorf("retry %s: %s", id, it.detail))
+			each(id, relay.RetryRefused, fmt.Errorf("retry %s: %s", id, it.detail))
 		case len(retried) > 0 && it.lane() != retried[0].item.lane():
-			each(id, RetryUnavailable, fmt.Errorf("retry %s: its connection was changed meanwhile", id))
+			each(id, relay.RetryUnavailable, fmt.Errorf("retry %s: its connection was changed meanwhile", id))
 		default:
 			retried = append(retried, shelved{doc, revision, it})
 		}
@@ -127,15 +116,15 @@ func (r *Resolver) retryOrder(ctx context.Context, c relay.Connection, ids []str
 	first := retried[0].item
 	outcome, err := r.read(ctx, first.site, first.order, received, ask)
 	for _, s := range retried {
-		result, err := RetryUnavailable, err // readUnavailable, readContested, readStuck
+		result, err := relay.RetryUnavailable, err // readUnavailable, readContested, readStuck
 		switch outcome {
 		case readPublished, readUnnecessary:
 			// A crash before this leaves a document whose notification has its event; the next retry finds that.
 			if err = r.takeFromAside(ctx, s); err == nil {
-				result = RetryResolved
+				result = relay.RetryResolved
 			}
 		case readRefused, readUnfit, readTooLarge:
-			result = RetryRefused
+			result = relay.RetryRefused
 			r.stays(ctx, s, outcome, err)
 		case readUnavailable, readContested, readStuck:
 		}

@@ -179,19 +179,19 @@ func (r *runner) retryGroup(ctx context.Context, g retryGroup) selfDone {
 	}
 	var failed error
 	resolved := 0
-	r.retryOrder(work, g.connection, g.ids, r.askFor(ctx), func(id string, outcome RetryOutcome, err error) {
+	r.retryOrder(work, g.connection, g.ids, r.askFor(ctx), func(id string, outcome relay.RetryOutcome, err error) {
 		switch outcome {
-		case RetryResolved:
+		case relay.RetryResolved:
 			r.asides.drop(id)
 			resolved++
-		case RetryNotFound:
+		case relay.RetryNotFound:
 			r.asides.drop(id)
-		case RetryRefused:
+		case relay.RetryRefused:
 			if doc, _, err := r.store.Unresolved.Get(work, id); err == nil {
 				r.asides.put(asideOf(doc))
 			}
 			r.log.WarnContext(work, "an unresolved notification was retried by itself and stays", "unresolved", id, "error", err)
-		case RetryUnavailable:
+		case relay.RetryUnavailable:
 			failed = cmp.Or(failed, err)
 		}
 	})
