@@ -1,7 +1,6 @@
 package access
 
 import (
-	"crypto/rand"
 	"crypto/sha256"
 	"math/big"
 	"strings"
@@ -22,14 +21,7 @@ const (
 	maxKeyLength = len(keyPrefix) + 32 + 1 + secretLength
 )
 
-// NewKey makes an API key. The text is to be shown once; what is to be stored holds only its hash.
-func NewKey(role relay.Role, description string, now time.Time, expires *time.Time) (text string, key relay.Key) {
-	random := make([]byte, KeyBytes)
-	_, _ = rand.Read(random) // never fails, see crypto/rand
-	return KeyOf(random, role, description, now, expires)
-}
-
-// KeyOf makes an API key of KeyBytes random bytes.
+// KeyOf makes an API key from KeyBytes random bytes. The text must be shown once; the key that is stored holds only its hash.
 func KeyOf(random []byte, role relay.Role, description string, now time.Time, expires *time.Time) (text string, key relay.Key) {
 	id := inBase62(keyIDLength, random[:idBytes])
 	text = keyPrefix + id + "_" + inBase62(secretLength, random[idBytes:])

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/audatex-relay/relay/internal/access"
+	"github.com/audatex-relay/relay/internal/access/accesstest"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
@@ -25,7 +26,7 @@ func TestNewKeysAreOfTheirFormAndDiffer(t *testing.T) {
 	form := regexp.MustCompile(`^ark_[0-9A-Za-z]{12}_[0-9A-Za-z]{43}$`)
 	seen := map[string]bool{}
 	for range 1000 {
-		text, key := access.NewKey(relay.RoleRead, "", time.Now(), nil)
+		text, key := accesstest.NewKey(relay.RoleRead, "", time.Now(), nil)
 		if id, ok := access.KeyID(text); !form.MatchString(text) || !ok || id != key.ID {
 			t.Fatalf("%q of %q is not of the form", text, key.ID)
 		}
@@ -49,10 +50,10 @@ func TestLookup(t *testing.T) {
 	var changed []string
 	k := access.New(access.Config{Log: slog.New(slog.DiscardHandler), Changed: func(client string) { changed = append(changed, client) }})
 	now := time.Now()
-	text, key := access.NewKey(relay.RoleWrite, "", now, nil)
-	other, otherKey := access.NewKey(relay.RoleRead, "", now, nil)
+	text, key := accesstest.NewKey(relay.RoleWrite, "", now, nil)
+	other, otherKey := accesstest.NewKey(relay.RoleRead, "", now, nil)
 	ended := now.Add(-time.Second)
-	old, oldKey := access.NewKey(relay.RoleRead, "", now, &ended)
+	old, oldKey := accesstest.NewKey(relay.RoleRead, "", now, &ended)
 	c := relay.Client{ID: "a", Sites: []string{"alpha"}, Keys: []relay.Key{key, otherKey, oldKey}}
 	k.Put(c, 5)
 	finds := func(id, text string) bool {
@@ -110,7 +111,7 @@ func TestRunFollowsTheBucket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, key := access.NewKey(relay.RoleWrite, "", time.Now(), nil)
+	text, key := accesstest.NewKey(relay.RoleWrite, "", time.Now(), nil)
 	before := relay.Client{ID: "before", Keys: []relay.Key{key}}
 	if _, err := s.Clients.Create(t.Context(), before.ID, before); err != nil {
 		t.Fatal(err)

@@ -24,7 +24,7 @@ import (
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sender"
-	"github.com/audatex-relay/relay/internal/shard"
+	"github.com/audatex-relay/relay/internal/shard/shardtest"
 	"github.com/audatex-relay/relay/internal/signature"
 	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
@@ -282,7 +282,7 @@ type running struct {
 
 // holding is a shard as held by a dispatcher.
 type holding struct {
-	*shard.Manual
+	*shardtest.Manual
 	end  context.CancelFunc
 	done chan error
 }
@@ -357,7 +357,7 @@ func (r *running) take(shards ...int) {
 	r.b.mu.Unlock()
 	for _, n := range shards {
 		ctx, cancel := context.WithCancel(context.Background())
-		h := &holding{Manual: shard.NewManual(n, epoch), end: cancel, done: make(chan error, 1)}
+		h := &holding{Manual: shardtest.NewManual(n, epoch), end: cancel, done: make(chan error, 1)}
 		r.mu.Lock()
 		r.held[n] = h
 		r.mu.Unlock()
@@ -386,7 +386,7 @@ func (r *running) give(shards ...int) {
 }
 
 // lease answers how the shard of a callback is held.
-func (r *running) lease(id string) *shard.Manual {
+func (r *running) lease(id string) *shardtest.Manual {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.held[relay.ShardOf(id)].Manual

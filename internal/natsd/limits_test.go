@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/audatex-relay/relay/internal/access"
+	"github.com/audatex-relay/relay/internal/access/accesstest"
 	"github.com/audatex-relay/relay/internal/ingress"
 	"github.com/audatex-relay/relay/internal/relay"
 )
@@ -40,7 +41,7 @@ func openDoor(t *testing.T, limits Limits) *door {
 	t.Cleanup(d.Stop)
 	d.known = access.New(access.Config{Log: slog.New(slog.DiscardHandler), Changed: d.Recheck})
 	for i, c := range []relay.Client{{ID: "limited", Sites: []string{"leeds"}}, {ID: "all", AllSites: true}} {
-		text, stored := access.NewKey(relay.RoleRead, "", time.Now(), nil)
+		text, stored := accesstest.NewKey(relay.RoleRead, "", time.Now(), nil)
 		c.Keys = []relay.Key{stored}
 		d.known.Put(c, 1)
 		d.ids[i], d.keys[i] = stored.ID, text
@@ -295,7 +296,7 @@ func TestSubscribersGoWithTheirKeys(t *testing.T) {
 	d.known.Removed("all", 2)
 	soon(t, "a removed client", removed.IsClosed)
 	ends := time.Now().Add(time.Second)
-	text, stored := access.NewKey(relay.RoleRead, "", time.Now(), &ends)
+	text, stored := accesstest.NewKey(relay.RoleRead, "", time.Now(), &ends)
 	d.known.Put(relay.Client{ID: "short", AllSites: true, Keys: []relay.Key{stored}}, 1)
 	expiring, err := d.login(nats.UserInfo(stored.ID, text))
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/audatex-relay/relay/internal/access"
+	"github.com/audatex-relay/relay/internal/access/accesstest"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -165,7 +166,7 @@ func TestASubscriberCannotFloodTheLog(t *testing.T) {
 	}
 	t.Cleanup(func() { s.Stop() })
 	keys := access.New(access.Config{Log: slog.New(slog.DiscardHandler)})
-	text, stored := access.NewKey(relay.RoleRead, "", time.Now(), nil)
+	text, stored := accesstest.NewKey(relay.RoleRead, "", time.Now(), nil)
 	keys.Put(relay.Client{ID: "a", Sites: []string{"leeds"}, Keys: []relay.Key{stored}}, 1)
 	s.Admit(keys)
 	nc, err := nats.Connect("nats://"+s.Addr(), nats.UserInfo(stored.ID, text), nats.NoReconnect(), nats.Name(`%q" - `),

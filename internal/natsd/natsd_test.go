@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/audatex-relay/relay/internal/access"
+	"github.com/audatex-relay/relay/internal/access/accesstest"
 	"github.com/audatex-relay/relay/internal/natsd"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
@@ -99,7 +100,7 @@ func newBusThatLooks(t *testing.T, every time.Duration) *bus {
 
 func (b *bus) client(id string, c relay.Client) (keyID, key string) {
 	b.t.Helper()
-	text, k := access.NewKey(relay.RoleRead, "", time.Now(), nil)
+	text, k := accesstest.NewKey(relay.RoleRead, "", time.Now(), nil)
 	c.ID, c.Generation, c.Keys = id, relay.NewID(), []relay.Key{k}
 	revision, err := b.store.Clients.Create(b.t.Context(), id, c)
 	if err != nil {
@@ -323,7 +324,7 @@ func TestOnlyWhoHearsSomethingElseIsDisconnected(t *testing.T) {
 		b.keys.Put(c, revision) // answers when it was rechecked
 	}
 	change(func(c *relay.Client) {
-		_, second := access.NewKey(relay.RoleRead, "", time.Now(), nil)
+		_, second := accesstest.NewKey(relay.RoleRead, "", time.Now(), nil)
 		c.Description, c.Keys = "another", append(c.Keys, second)
 	})
 	if err := nc.FlushTimeout(5 * time.Second); err != nil {
@@ -347,7 +348,7 @@ func TestARefusedLoginIsLoggedWithoutTheKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	server.Admit(access.New(access.Config{Log: slog.New(slog.DiscardHandler)}))
-	key, stored := access.NewKey(relay.RoleRead, "", time.Now(), nil)
+	key, stored := accesstest.NewKey(relay.RoleRead, "", time.Now(), nil)
 	for _, user := range []string{stored.ID, key, strings.Repeat("x", 43)} {
 		if _, err := nats.Connect("nats://"+server.Addr(), nats.UserInfo(user, stored.ID), nats.NoReconnect()); err == nil {
 			t.Errorf("%q was let in", user)

@@ -20,6 +20,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/audatex-relay/relay/internal/access"
+	"github.com/audatex-relay/relay/internal/access/accesstest"
 	"github.com/audatex-relay/relay/internal/natsd"
 	"github.com/audatex-relay/relay/internal/relay"
 )
@@ -37,7 +38,7 @@ func TestSubscribersByTLS(t *testing.T) {
 	}
 	t.Cleanup(server.Stop)
 	keys := access.New(access.Config{Log: slog.New(slog.DiscardHandler)})
-	text, stored := access.NewKey(relay.RoleRead, "", time.Now(), nil)
+	text, stored := accesstest.NewKey(relay.RoleRead, "", time.Now(), nil)
 	keys.Put(relay.Client{ID: "a", Sites: []string{"leeds"}, Keys: []relay.Key{stored}}, 1)
 	server.Admit(keys)
 	nc, err := nats.Connect("tls://"+server.Addr(), nats.UserInfo(stored.ID, text),

@@ -15,6 +15,7 @@ import (
 	"github.com/audatex-relay/relay/internal/owners"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
+	"github.com/audatex-relay/relay/internal/shard/shardtest"
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
@@ -99,13 +100,13 @@ func TestTheOwnerAnswersWhoeverIsAsked(t *testing.T) {
 		}
 		return name
 	}
-	giveUp := a.own(t, shard.Fixed(7, 1))
+	giveUp := a.own(t, shardtest.Fixed(7, 1))
 	eventually(t, "a to answer b", func() bool { return who(b, 7) == "a" })
 	if got := who(a, 7); got != "a" {
 		t.Fatalf("a asking itself got %q", got)
 	}
 	giveUp()
-	b.own(t, shard.Fixed(7, 2))
+	b.own(t, shardtest.Fixed(7, 2))
 	eventually(t, "b to answer a", func() bool { return who(a, 7) == "b" })
 
 	if err := a.Ask(t.Context(), 7, "refuse", nil, nil); !errors.Is(err, owners.ErrRefused) ||
@@ -128,8 +129,8 @@ func TestGatherJoinsWhatTheOwnersKnow(t *testing.T) {
 	if relay.ShardOf("x") == relay.ShardOf("y") {
 		t.Fatal("the test needs ids of different shards")
 	}
-	a.own(t, shard.Fixed(relay.ShardOf("x"), 1))
-	b.own(t, shard.Fixed(relay.ShardOf("y"), 1))
+	a.own(t, shardtest.Fixed(relay.ShardOf("x"), 1))
+	b.own(t, shardtest.Fixed(relay.ShardOf("y"), 1))
 	eventually(t, "both to answer", func() bool {
 		got := owners.Gather[int](t.Context(), a.Owners, "count", []string{"x", "y", "of nobody"}, relay.ShardOf)
 		return len(got) == 2 && got["x"] == 1 && got["y"] == 2

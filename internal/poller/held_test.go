@@ -14,7 +14,7 @@ import (
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
-	"github.com/audatex-relay/relay/internal/shard"
+	"github.com/audatex-relay/relay/internal/shard/shardtest"
 	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
 )
@@ -223,7 +223,7 @@ func TestACrashBetweenPartsIsASuspectedGap(t *testing.T) {
 		if _, err := p.Store.Polls.Create(t.Context(), connection, doc); err != nil {
 			t.Fatal(err)
 		}
-		r := &runner{p: p, log: p.Log, lease: shard.Fixed(0, 5), generation: "g", connection: relay.Connection{ID: connection, Generation: "g"}}
+		r := &runner{p: p, log: p.Log, lease: shardtest.Fixed(0, 5), generation: "g", connection: relay.Connection{ID: connection, Generation: "g"}}
 		if !r.adopt(t.Context()) || r.doc.Intent != nil || (r.doc.GapSuspectedAt != nil) != suspected {
 			t.Errorf("%d of 3 parts: %+v", parts, r.doc)
 		}

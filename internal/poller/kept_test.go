@@ -10,7 +10,7 @@ import (
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
-	"github.com/audatex-relay/relay/internal/shard"
+	"github.com/audatex-relay/relay/internal/shard/shardtest"
 	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
 )
@@ -141,7 +141,7 @@ func TestAnAnnouncementThatIsStoredAfterAllIsNoGap(t *testing.T) {
 	told := &counting{}
 	p := New(Config{Store: s, Log: slog.New(slog.DiscardHandler), Operations: told, Reconciler: told, PollBound: time.Minute})
 	under := func(epoch uint64) *runner {
-		return &runner{p: p, log: p.Log, lease: shard.Fixed(0, epoch), generation: "g", connection: relay.Connection{ID: "leeds", Generation: "g"}}
+		return &runner{p: p, log: p.Log, lease: shardtest.Fixed(0, epoch), generation: "g", connection: relay.Connection{ID: "leeds", Generation: "g"}}
 	}
 	shut.Store(true)
 	if err := under(3).announce(t.Context(), "unheard"); err == nil {

@@ -22,7 +22,7 @@ import (
 	"github.com/audatex-relay/relay/internal/poller"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sandbox"
-	"github.com/audatex-relay/relay/internal/shard"
+	"github.com/audatex-relay/relay/internal/shard/shardtest"
 	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
 )
@@ -207,7 +207,7 @@ func (r *rig) startWith(interval, sooner, soonerFor time.Duration) {
 	var shards sync.WaitGroup
 	for n := range relay.Shards {
 		shards.Go(func() {
-			if err := p.Own(ctx, shard.Fixed(n, 1)); err != nil {
+			if err := p.Own(ctx, shardtest.Fixed(n, 1)); err != nil {
 				r.t.Errorf("polling shard %d ended with %v", n, err)
 			}
 		})

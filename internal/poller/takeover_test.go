@@ -14,7 +14,7 @@ import (
 	"github.com/audatex-relay/relay/internal/poller"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sandbox"
-	"github.com/audatex-relay/relay/internal/shard"
+	"github.com/audatex-relay/relay/internal/shard/shardtest"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -52,8 +52,8 @@ func (r *rig) replica(g store.Gate, change func(*poller.Config)) *replica {
 }
 
 // own holds the shard of a connection until giveUp, which waits for the drain.
-func (p *replica) own(connection string, epoch uint64) (lease *shard.Manual, giveUp func()) {
-	lease = shard.NewManual(relay.ShardOf(connection), epoch)
+func (p *replica) own(connection string, epoch uint64) (lease *shardtest.Manual, giveUp func()) {
+	lease = shardtest.NewManual(relay.ShardOf(connection), epoch)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

@@ -20,7 +20,7 @@ import (
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/publisher"
 	"github.com/audatex-relay/relay/internal/relay"
-	"github.com/audatex-relay/relay/internal/shard"
+	"github.com/audatex-relay/relay/internal/shard/shardtest"
 	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
 )
@@ -219,7 +219,7 @@ func (w *world) notify(connection, order string) {
 // process is one replica that owns a connection's shard.
 type process struct {
 	*Reconciler
-	lease *shard.Manual
+	lease *shardtest.Manual
 	dead  atomic.Bool // nothing it writes arrives any more
 	stop  func()
 }
@@ -227,7 +227,7 @@ type process struct {
 // start has a new process own a connection's shard, under an epoch above all before.
 func (w *world) start(connection string, change func(*Config)) *process {
 	w.t.Helper()
-	p := &process{lease: shard.NewManual(relay.ShardOf(connection), w.epoch.Add(1))}
+	p := &process{lease: shardtest.NewManual(relay.ShardOf(connection), w.epoch.Add(1))}
 	s := w.open(store.Gate{Before: func(store.Write) error {
 		if p.dead.Load() {
 			return store.ErrUnavailable

@@ -20,7 +20,7 @@ import (
 	"github.com/audatex-relay/relay/internal/publisher"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/resolver"
-	"github.com/audatex-relay/relay/internal/shard"
+	"github.com/audatex-relay/relay/internal/shard/shardtest"
 	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
 )
@@ -204,7 +204,7 @@ func (r *rig) work(res *resolver.Resolver, epoch uint64) (stop func()) {
 	})
 	for n := range relay.Shards {
 		parts.Go(func() {
-			if err := res.Own(ctx, shard.Fixed(n, epoch)); err != nil {
+			if err := res.Own(ctx, shardtest.Fixed(n, epoch)); err != nil {
 				r.t.Errorf("Own: %v", err)
 			}
 		})

@@ -16,6 +16,7 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/roster"
 	"github.com/audatex-relay/relay/internal/shard"
+	"github.com/audatex-relay/relay/internal/shard/shardtest"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -151,7 +152,7 @@ func (b *bench) own(shardOf string, epoch uint64) (giveUp func(), drained <-chan
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = b.Own(ctx, shard.Fixed(relay.ShardOf(shardOf), epoch))
+		_ = b.Own(ctx, shardtest.Fixed(relay.ShardOf(shardOf), epoch))
 	}()
 	synctest.Wait()
 	return cancel, done

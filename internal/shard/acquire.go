@@ -25,9 +25,7 @@ func (m *Member) acquire(ctx context.Context, next *deadline, start func(*holdin
 			switch err := results[i].Err; {
 			case err == nil:
 				m.taken(before[i])
-				h := &holding{lease: &Lease{
-					shard: n, epoch: max(results[i].Seq, puts[i].Value.Lease.Epoch), superseded: m.superseded,
-				}}
+				h := &holding{lease: NewLease(n, max(results[i].Seq, puts[i].Value.Lease.Epoch), m.superseded)}
 				m.took(h, results[i].Seq, sent)
 				m.held[n] = h
 				start(h)

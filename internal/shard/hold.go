@@ -50,7 +50,7 @@ func (h *holding) leaving() bool { return h.lost || h.finished }
 // took notes that the store has a renewal that was sent at the moment given.
 func (m *Member) took(h *holding, revision uint64, sent time.Time) {
 	h.revision, h.sent, h.unclear, h.due = revision, sent, time.Time{}, sent.Add(m.conf.Renew)
-	h.lease.renewed(sent, m.validFor())
+	h.lease.Renewed(sent, m.validFor())
 	m.seen[h.lease.shard] = sight{lease: m.document(h.lease), revision: revision, at: time.Now()}
 }
 

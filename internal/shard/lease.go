@@ -18,11 +18,9 @@ type Lease struct {
 	ended bool      // for good: released, or another's
 }
 
-// Fixed is a lease that never ends, for whoever works on a store that nobody else can open.
-func Fixed(shard int, epoch uint64) *Lease {
-	l := &Lease{shard: shard, epoch: epoch}
-	l.renewed(time.Now(), 100*365*24*time.Hour)
-	return l
+// NewLease makes a lease that is not valid before Renewed. Superseded is called by the method of its name.
+func NewLease(shard int, epoch uint64, superseded func(l *Lease, epoch uint64)) *Lease {
+	return &Lease{shard: shard, epoch: epoch, superseded: superseded}
 }
 
 // Shard answers the shard's number, 0 to relay.Shards-1.
@@ -44,13 +42,11 @@ func (l *Lease) Valid() bool {
 // the work's context ends soon; if the store says that it is not (a store that lost its last second in a power cut gives epochs out
 // again), the shard is taken anew under an epoch above the one found.
 func (l *Lease) Superseded(epoch uint64) {
-	if l.superseded != nil {
-		l.superseded(l, epoch)
-	}
+	l.superseded(l, epoch)
 }
 
-// renewed notes that the store took a renewal that was sent at the moment given: its time runs from no earlier.
-func (l *Lease) renewed(sent time.Time, ttl time.Duration) {
+// Renewed notes that the store took a renewal that was sent at the moment given: its time runs from no earlier.
+func (l *Lease) Renewed(sent time.Time, ttl time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.until = sent.Add(ttl)

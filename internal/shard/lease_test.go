@@ -13,7 +13,7 @@ func TestLeaseIsValidForAsLongAsItsLastRenewalSays(t *testing.T) {
 		if l.Valid() {
 			t.Fatal("valid before the store has said so")
 		}
-		l.renewed(time.Now(), 15*time.Second)
+		l.Renewed(time.Now(), 15*time.Second)
 		<-time.After(15*time.Second - 1)
 		if !l.Valid() {
 			t.Fatal("not valid to its end")
@@ -22,7 +22,7 @@ func TestLeaseIsValidForAsLongAsItsLastRenewalSays(t *testing.T) {
 		if l.Valid() {
 			t.Fatal("valid beyond its end")
 		}
-		l.renewed(time.Now().Add(-4*time.Second), 15*time.Second) // the store took a renewal that was sent before
+		l.Renewed(time.Now().Add(-4*time.Second), 15*time.Second) // the store took a renewal that was sent before
 		<-time.After(11 * time.Second)
 		if l.Valid() {
 			t.Fatal("a renewal counts from when it was answered, not from when it was sent")

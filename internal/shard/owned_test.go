@@ -10,6 +10,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
+	"github.com/audatex-relay/relay/internal/shard/shardtest"
 )
 
 // TestAFailedPartIsBegunAgain: as long as a lease is held each part of its work is done, also one that has given up; the lease is known
@@ -31,7 +32,7 @@ func TestAFailedPartIsBegunAgain(t *testing.T) {
 			}},
 		}
 		connection := "leeds"
-		lease := shard.NewManual(relay.ShardOf(connection), 9)
+		lease := shardtest.NewManual(relay.ShardOf(connection), 9)
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second+time.Second/2) // a second's rest after each failure
 		defer cancel()
 		done := make(chan struct{})
