@@ -2,7 +2,6 @@ package poller
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -222,58 +221,38 @@ func (r *runner) readAgain(cause relay.ReconcileCause, since time.Time) {
 	r.doc.GapCause, r.doc.GapSince = cause, &since
 }
 
-// save writes the document over the revision that was read. When that is refused, or nobody knows, what is there says what to do: our
-// own write is adopted, an earlier one of ours written over; an earlier owner's is errContested and has to be looked at
-// (its poll may be under way); a later owner's ends this runner.
+// saveAtOnce is how often the document is written in a row while what is there is an older one of our own, or none.
+const saveAtOnce = 3
+
+// save writes the document over the revision that was read. An earlier owner's document in its place is errContested
+// and must be looked at, as that owner's poll may be under way; a later owner's ends this runner.
 func (r *runner) save(ctx context.Context) error {
 	r.doc.Epoch = r.lease.Epoch()
-	for tries := 0; ; tries++ {
-		err := r.put(ctx)
-		if err == nil {
-			r.storeFailures = 0
+	var result store.OwnedResult[relay.Poll]
+	for range saveAtOnce {
+		put := store.Put[relay.Poll]{Key: r.config().ID, Value: r.doc, Revision: r.revision}
+		result = store.PutOwned(ctx, r.p.Store.Polls, []store.Put[relay.Poll]{put}, true)[0]
+		switch there := result.Entry; result.Outcome {
+		case store.Written:
+			r.revision, r.storeFailures = there.Revision, 0
+			if r.doc.Gaps != r.toldGaps {
+				r.toldGaps = r.doc.Gaps
+				r.p.Reconciler.Suspected(r.config().ID, r.doc)
+			}
 			return nil
-		}
-		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrUnclear) {
-			return err
-		}
-		there, at, readErr := r.p.Store.Polls.Get(ctx, r.config().ID)
-		switch {
-		case errors.Is(readErr, store.ErrNotFound):
-			r.revision = 0
-		case readErr != nil:
-			return errors.Join(err, readErr)
-		case r.superseded(there.Epoch):
+		case store.Superseded:
+			r.superseded(there.Value.Epoch)
 			return errSuperseded
-		case there.Epoch < r.doc.Epoch && at != r.revision:
-			r.adopted = false
-			return fmt.Errorf("%w: %w", errContested, err)
-		case same(there, r.doc):
-			r.revision = at
-			return nil
-		default:
-			r.revision = at
-		}
-		if tries == 2 || errors.Is(err, store.ErrUnclear) {
-			return err
+		case store.Unclear, store.NotStored:
+			return result.Err
+		case store.Changed:
+			if r.revision = there.Revision; !there.Deleted && there.Value.Epoch < r.doc.Epoch {
+				r.adopted = false
+				return fmt.Errorf("%w: %w", errContested, result.Err)
+			}
 		}
 	}
-}
-
-func (r *runner) put(ctx context.Context) (err error) {
-	var revision uint64
-	if r.revision == 0 {
-		revision, err = r.p.Store.Polls.Create(ctx, r.config().ID, r.doc)
-	} else {
-		revision, err = r.p.Store.Polls.Update(ctx, r.config().ID, r.doc, r.revision)
-	}
-	if err == nil {
-		r.revision = revision
-		if r.doc.Gaps != r.toldGaps {
-			r.toldGaps = r.doc.Gaps
-			r.p.Reconciler.Suspected(r.config().ID, r.doc)
-		}
-	}
-	return err
+	return result.Err
 }
 
 // superseded reports whether an epoch found in the document is a later owner's, and says so to the lease.
@@ -287,10 +266,4 @@ func (r *runner) superseded(epoch uint64) bool {
 	r.lost = true
 	r.lease.Superseded(epoch)
 	return true
-}
-
-func same(a, b relay.Poll) bool {
-	x, errX := json.Marshal(a)
-	y, errY := json.Marshal(b)
-	return errX == nil && errY == nil && string(x) == string(y)
 }

@@ -2,8 +2,6 @@ package reconciler
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -114,37 +112,23 @@ func (l *line) change(ctx context.Context, f func(*relay.Reconciliation) bool) e
 			return nil
 		}
 		doc.Epoch = l.s.lease.Epoch()
-		var revision uint64
-		var err error
-		if l.revision == 0 {
-			revision, err = bucket.Create(ctx, key, doc)
-		} else {
-			revision, err = bucket.Update(ctx, key, doc, l.revision)
-		}
-		if err == nil {
-			l.stored(doc, revision)
-			return nil
-		}
-		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrUnclear) {
-			return err
-		}
-		there := bucket.Current(ctx, []string{key})[0]
-		switch {
-		case there.Err != nil:
-			return errors.Join(err, there.Err)
-		case there.Deleted:
-			l.stored(relay.Reconciliation{}, 0)
-		case there.Value.Epoch > doc.Epoch:
-			l.s.superseded(there.Value.Epoch)
-			return errSuperseded
-		case same(there.Value, doc):
+		put := store.Put[relay.Reconciliation]{Key: key, Value: doc, Revision: l.revision}
+		result := store.PutOwned(ctx, bucket, []store.Put[relay.Reconciliation]{put}, true)[0]
+		switch there := result.Entry; result.Outcome {
+		case store.Written:
 			l.stored(doc, there.Revision)
 			return nil
-		default: // a former owner has written late, or our own write without a response was stored
+		case store.Superseded:
+			l.s.superseded(there.Value.Epoch)
+			return errSuperseded
+		case store.NotStored:
+			return result.Err
+		case store.Changed: // a former owner has written late, or our own write without a response was stored
 			l.stored(there.Value, there.Revision)
+		case store.Unclear: // the next try finds out
 		}
 		if tries == maxContests {
-			return fmt.Errorf("store how far connection %s is reconciled: %w", l.connection, err)
+			return fmt.Errorf("store how far connection %s is reconciled: %w", l.connection, result.Err)
 		}
 	}
 }
@@ -158,10 +142,4 @@ func (l *line) stored(doc relay.Reconciliation, revision uint64) {
 		l.begun = ""
 	}
 	l.doc = doc
-}
-
-func same(a, b relay.Reconciliation) bool {
-	x, errX := json.Marshal(a)
-	y, errY := json.Marshal(b)
-	return errX == nil && errY == nil && string(x) == string(y)
 }
