@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -17,208 +19,277 @@ const (
 	adoptChunk = 1024
 	// adoptTries is how often a callback that a former owner is still writing is loaded again at once.
 	adoptTries = 5
+	// loadAtOnce is how many shards are loaded at the same time.
+	loadAtOnce = 8
+	// loadAgain is how long one waits before what could not be loaded is tried again.
+	loadAgain = time.Second
 )
 
-// load takes on the callbacks of shards that have arrived, and single ones, and answers what is to be tried again. Whoever else may still
-// be writing for them is fenced off first: what is read here is written again under the tenure's epoch, at the revision that was
-// read, before anything is started. The order matters: documents, then their lanes, then the watermarks, then the bounds of the log are
-// read; the watermarks are written before the documents, the lanes before theirs. Whatever a former owner writes in between shows
-// as a conflict, and that callback is loaded again.
-func (d *Dispatcher) load(ctx context.Context, shards []*tenure, ids []string) (left todo) {
-	whole := map[int]*tenure{}
-	for _, t := range shards {
-		if !t.ending.Load() {
-			whole[t.shard] = t
-		}
-	}
-	single := map[string]*tenure{}
-	for _, id := range ids {
-		if shard := relay.ShardOf(id); whole[shard] == nil && d.find(id) == nil {
-			if t := d.tenure(shard); t != nil {
-				single[id] = t
-			}
-		}
-	}
-	var clamped []string
-	var last uint64
-	for try := 0; (len(whole) > 0 || len(single) > 0) && ctx.Err() == nil; try++ {
-		wait(ctx, time.Duration(try)*10*time.Millisecond)
-		again, cut, end, err := d.loadOnce(ctx, whole, single)
-		clamped, last = append(clamped, cut...), max(last, end)
-		if err != nil && ctx.Err() == nil {
-			d.conf.Log.Log(ctx, store.Level(err, slog.LevelWarn), "callbacks could not be loaded; trying again", "shards", len(whole), "callbacks", len(single), "error", err)
-		}
-		if err != nil || try == adoptTries {
-			for _, t := range whole {
-				left.shards = append(left.shards, t)
-			}
-			left.ids = append(left.ids, keys(single)...)
-			break
-		}
-		whole, single = nil, again
-	}
-	if len(clamped) > 0 {
-		d.chores.Go(func() { d.tellClamped(ctx, clamped, last) })
-	}
-	d.settle(shards, ids, left)
-	return left
+// load is what is to be loaded of a shard: all of it, or some callbacks.
+type load struct {
+	whole bool
+	ids   []string
+	mark  watermark
 }
 
-// settle notes what is loaded of shards and single callbacks, and lets the watermarks of those shards move of which everything is.
-func (d *Dispatcher) settle(shards []*tenure, ids []string, left todo) {
-	d.settings.mu.Lock()
-	defer d.settings.mu.Unlock()
-	concerned := map[*tenure]bool{}
-	note := func(id string) {
-		t := d.tenure(relay.ShardOf(id))
-		if t == nil {
-			return
-		}
-		concerned[t] = true
-		_, registered := d.settings.callbacks[id]
-		if c := d.find(id); !registered || c != nil && c.t == t && !c.isAdopting() {
-			delete(t.missing, id)
-		} else {
-			t.missing[id] = true
-		}
+// found is what a load has read.
+type found struct {
+	cursors     map[string]*cursorstore.Stored
+	gone        map[string]bool // no longer registered
+	first, last uint64          // of the log
+	clamped     []string        // keys of what stood beyond the log
+}
+
+// load takes on callbacks of the shard, and hands them to the loop. Whoever else may still be writing for them is
+// fenced off first: what is read here is written again under the lease's epoch, at the revision that was read, before
+// anything is started. The order matters: documents, then their lanes, then the watermark, then the bounds of the log
+// are read; the watermark is written before the documents, the lanes before theirs. Whatever a former owner writes in
+// between shows as a conflict, and that callback is loaded again.
+func (l *loop) load(what *load) {
+	d := l.d
+	select {
+	case d.loads <- struct{}{}:
+		defer func() { <-d.loads }()
+	case <-l.run.Done():
+		l.send(loaded{what, true})
+		return
 	}
-	for _, id := range ids {
-		note(id)
+	ids := what.ids
+	if what.whole {
+		ids = d.settings.ofShard(l.shard)
 	}
-	if len(shards) > 0 {
-		for _, t := range shards {
-			concerned[t] = true
-			t.listed = t.listed || !slices.Contains(left.shards, t)
-		}
-		for id := range d.settings.callbacks {
-			note(id)
-		}
+	f, again := &found{}, true
+	var err error
+	for try := 0; again && err == nil && try <= adoptTries && l.run.Err() == nil; try++ {
+		wait(l.run, time.Duration(try)*10*time.Millisecond)
+		ids, err = l.loadOnce(l.run, what, ids, what.whole && try == 0, f)
+		again = len(ids) > 0
 	}
-	for t := range concerned {
-		t.mark.hold(!t.listed || len(t.missing) > 0)
+	if err != nil && l.run.Err() == nil {
+		d.conf.Log.Log(l.run, store.Level(err, slog.LevelWarn), "callbacks could not be loaded; trying again", "shard", l.shard, "callbacks", len(ids), "error", err)
+	}
+	l.send(loaded{what, err != nil || again || l.run.Err() != nil})
+	if len(f.clamped) > 0 {
+		d.tellClamped(l.run, f.clamped, f.last)
 	}
 }
 
-func (c *callback) isAdopting() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.adopting
+// anyRegistered reports whether any of what was found is of a callback.
+func (l *loop) anyRegistered(f *found) bool {
+	for id := range f.cursors {
+		if _, registered := l.d.settings.callbacks.Get(id); registered && !f.gone[id] {
+			return true
+		}
+	}
+	return false
 }
 
 // loadOnce loads what it can. Again are callbacks that somebody else wrote meanwhile.
-func (d *Dispatcher) loadOnce(ctx context.Context, whole map[int]*tenure, single map[string]*tenure) (again map[string]*tenure, clamped []string, last uint64, err error) {
-	of := func(id string) *tenure {
-		if t := whole[relay.ShardOf(id)]; t != nil {
-			return t
+func (l *loop) loadOnce(ctx context.Context, what *load, ids []string, whole bool, f *found) (again []string, err error) {
+	if f.cursors, err = l.d.cursors.Load(ctx, l.shard, ids); err != nil {
+		return nil, err
+	}
+	maps.DeleteFunc(f.cursors, func(id string, _ *cursorstore.Stored) bool { return !whole && !slices.Contains(ids, id) })
+	if err = l.verify(ctx, f); err != nil {
+		return nil, err
+	}
+	if !what.mark.touched && l.anyRegistered(f) {
+		if err = l.touchWatermark(ctx, &what.mark, f); err != nil {
+			return nil, err
 		}
-		return single[id]
-	}
-	found, err := d.read(ctx, of, whole, single)
-	if err != nil {
-		return nil, nil, 0, err
-	}
-	gone, err := d.verify(ctx, of, found)
-	if err != nil {
-		return nil, nil, 0, err
-	}
-	tenures := map[*tenure]bool{}
-	d.settings.mu.Lock()
-	for id := range d.settings.callbacks {
-		if t := of(id); t != nil {
-			tenures[t] = true
-		}
-	}
-	d.settings.mu.Unlock()
-	var first uint64
-	bounds := func(ctx context.Context, highest uint64) (uint64, error) {
-		var err error
-		first, last, err = d.bounds(ctx, highest)
-		return last, err
-	}
-	if clamped, err = d.touchWatermarks(ctx, keys(tenures), bounds); err != nil {
-		return nil, nil, 0, err
 	}
 	var highest uint64
-	for _, f := range found {
-		highest = max(highest, f.highest())
+	for _, s := range f.cursors {
+		highest = max(highest, s.Highest())
 	}
-	if _, err := bounds(ctx, highest); err != nil {
-		return nil, nil, 0, err
+	if f.first, f.last, err = l.d.bounds(ctx, highest); err != nil {
+		return nil, err
 	}
-	for id := range gone {
-		d.erase(ctx, of(id), id, found[id], "")
-	}
-	made, more := d.install(ctx, of, found, gone, first, last)
-	clamped = append(clamped, more...)
-	again = map[string]*tenure{}
-	for len(made) > 0 {
-		chunk := made[:min(len(made), adoptChunk)]
-		made = made[len(chunk):]
-		if err = errors.Join(err, d.fence(ctx, chunk, again)); ctx.Err() != nil {
-			break
+	var made []*callback
+	for id, s := range f.cursors {
+		switch cb, registered := l.d.settings.callbacks.Get(id); {
+		case f.gone[id]:
+			l.erase(ctx, s, "")
+			if registered { // about to be heard of as deleted, or a node of the store that lags
+				again = append(again, id)
+			}
+		case s.Epoch() > l.lease.Epoch():
+			l.send(laterOwner{s.Epoch()})
+		case registered && s.Unreadable != nil:
+			l.d.conf.Log.Error("a cursor cannot be read; its callback starts again from where it was registered", "callback", id, "error", s.Unreadable)
+			l.erase(ctx, s, "")
+			again = append(again, id)
+		case registered:
+			made = append(made, l.d.newCallback(l.life, l.d.targetOf(cb), s, l.lease.Epoch(), what.mark, f))
 		}
 	}
-	d.settings.mu.Lock()
-	defer d.settings.mu.Unlock()
-	for id := range gone {
-		if _, registered := d.settings.callbacks[id]; registered { // about to be heard of as deleted, or a node of the store that lags
-			again[id] = of(id)
+	for chunk := range slices.Chunk(made, adoptChunk) {
+		more, failed := l.adopt(ctx, chunk, what.mark, f.first)
+		if again = append(again, more...); failed != nil {
+			return again, failed
 		}
 	}
-	return again, clamped, last, err
+	return again, nil
 }
 
-// fence writes callbacks under their tenures' epochs and lets them work. Again gets those that somebody else wrote meanwhile.
-func (d *Dispatcher) fence(ctx context.Context, list []*callback, again map[string]*tenure) error {
-	works := make([]*work, 0, len(list))
-	for _, c := range list {
-		w := &work{c: c, adopting: true, failed: !c.t.mayStore()}
-		c.mu.Lock()
-		w.changes = c.cur.Changes()
-		c.mu.Unlock()
-		works = append(works, w)
-	}
-	d.flush.lanes(ctx, works)
-	d.flush.documents(ctx, works)
-	written := make([]*callback, 0, len(works))
-	failed := 0
-	for _, w := range works {
-		if !w.failed {
-			written = append(written, w.c)
+// verify asks the store about callbacks whose document and settings do not belong together: what this replica has
+// heard of the settings may be some milliseconds old, and a former owner may know more. A callback may also be heard
+// of before its client.
+func (l *loop) verify(ctx context.Context, f *found) error {
+	f.gone = map[string]bool{}
+	settings := &l.d.settings
+	for id, s := range f.cursors {
+		if cb, known := settings.callbacks.Get(id); known && s.Document != nil && s.Document.Generation == cb.Value.Generation {
 			continue
 		}
-		d.drop(w.c)
-		if w.conflict {
-			again[w.c.id] = w.c.t
-		} else {
-			failed++
+		cb, registered, err := settings.callbacks.Read(ctx, id)
+		switch {
+		case store.InTrouble(err):
+			return err
+		case err != nil:
+			continue // it cannot be read: the settings before stay in force
+		case !registered:
+			f.gone[id] = true
+			continue
 		}
-	}
-	d.flush.erase(ctx, works)
-	for _, w := range works {
-		if !w.failed {
-			w.c.mu.Lock()
-			w.c.cur.Stored(w.changes)
-			w.c.mu.Unlock()
+		if client, known := settings.clients.Get(cb.Value.Client); known && cb.Value.BelongsTo(client.Value) {
+			continue
 		}
-	}
-	d.join(written)
-	if failed > 0 {
-		return fmt.Errorf("%w: %d cursors could not be written under the epoch of their shards", store.ErrUnavailable, failed)
+		if _, _, err := settings.clients.Read(ctx, cb.Value.Client); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// drop forgets a callback that could not be taken on.
-func (d *Dispatcher) drop(c *callback) {
-	c.mu.Lock()
-	c.stopped, c.fenced = true, true
-	c.mu.Unlock()
-	c.cancel()
-	d.flush.forget(c)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.callbacks[c.id] == c {
-		delete(d.callbacks, c.id)
+// touchWatermark writes the shard's watermark under the lease's epoch, and says where it stands. The callbacks'
+// documents have been read before: a document that has not been written since is spoken for by what is read here.
+// Beyond the log's end it is taken back.
+func (l *loop) touchWatermark(ctx context.Context, mark *watermark, f *found) error {
+	key := store.WatermarkKey(l.shard, "events")
+	for try := range adoptTries {
+		wait(ctx, time.Duration(try)*10*time.Millisecond) // a read may be answered by a node of the store that lags
+		w, rev, err := l.d.conf.Store.Watermarks.Get(ctx, key)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return fmt.Errorf("read %s: %w", key, err)
+		}
+		if w.Epoch > l.lease.Epoch() {
+			l.send(laterOwner{w.Epoch})
+			return fmt.Errorf("%w: %s is of a later owner", store.ErrUnavailable, key)
+		}
+		if _, f.last, err = l.d.bounds(ctx, w.Position); err != nil {
+			return err
+		}
+		if mark.base, mark.revision = w.Position, rev; mark.base > f.last {
+			mark.base = f.last
+			f.clamped = append(f.clamped, key)
+		}
+		result := store.PutOwned(ctx, l.d.conf.Store.Watermarks, []store.Put[store.Watermark]{l.put(*mark, mark.base)}, true)[0]
+		switch result.Outcome {
+		case store.Written:
+			mark.revision, mark.stored, mark.tried, mark.touched = result.Entry.Revision, mark.base, mark.base, true
+			return nil
+		case store.NotStored:
+			return result.Err
+		case store.Changed, store.Superseded, store.Unclear:
+		}
+	}
+	return fmt.Errorf("%w: %s could not be written under the epoch of its shard", store.ErrUnavailable, key)
+}
+
+// newCallback makes a callback of its stored cursor, or of none, and takes that on under the lease's epoch.
+func (d *Dispatcher) newCallback(life context.Context, t *target, s *cursorstore.Stored, epoch uint64, mark watermark, f *found) *callback {
+	now, cb := time.Now(), &t.callback
+	c := &callback{id: cb.ID, gen: cb.Generation, log: d.conf.Log.With("callback", cb.ID), target: t}
+	c.storing.kept.cursor = s.Handle
+	policy := d.conf.policyOf(*cb)
+	cur, err := s.Restore(policy, cb.Generation, now)
+	if err != nil { // one bad document must not keep everybody's deliveries from starting
+		c.log.Error("the cursor cannot be used; the callback starts again from where it was registered", "error", err)
+	}
+	if cur == nil {
+		cur = s.Begin(policy, cb.Generation, max(min(cb.StartSeq, f.last), f.first-1), now)
+		cur.SetCarried(cursor.Carried{Generation: cb.Generation, Behind: true})
+	}
+	if _, cut := cur.Clamp(f.last); cut {
+		f.clamped = append(f.clamped, store.CallbackCursor(cb.ID))
+	}
+	carried := cur.Carried()
+	if !carried.Behind {
+		cur.Advance(mark.base)
+		carried.Behind = cur.Position() < mark.tried // loaded after the watermark has moved: it does not speak for this one
+	}
+	cur.SetCarried(carried)
+	cur.Adopt(epoch)
+	c.cur = cur
+	c.storing.holds, c.storing.durable = !carried.Behind, cur.Position()
+	c.sending.tripped = cur.Health().Open
+	if since := cur.Health().FailingSince; !since.IsZero() && now.Sub(since) >= d.conf.DisableAfter && cb.Disabled == nil {
+		cur.ResumeAll(now) // resumed while nobody delivered, or nobody delivered for days: it gets its chance
+		c.sending.tripped = false
+	}
+	c.ctx, c.cancel = context.WithCancel(life)
+	return c
+}
+
+// adopt writes callbacks under the lease's epoch and hands them to the loop. Again are those that somebody else wrote
+// meanwhile.
+func (l *loop) adopt(ctx context.Context, list []*callback, mark watermark, first uint64) (again []string, err error) {
+	saves := make([]cursorstore.Save, len(list))
+	for i, cb := range list {
+		saves[i] = cursorstore.Save{Handle: cb.storing.kept.cursor, Changes: cb.cur.Changes()}
+	}
+	if !l.lease.Valid() {
+		return nil, fmt.Errorf("%w: the lease is not valid", store.ErrUnavailable)
+	}
+	written := &adopted{mark: mark, first: first}
+	failed := 0
+	for i, r := range l.d.cursors.Adopt(ctx, l.lease.Epoch(), saves) {
+		cb := list[i]
+		switch {
+		case r.Outcome == store.Written:
+			cb.cur.Stored(saves[i].Changes)
+			fallthrough
+		case r.Fenced: // what remains comes with the next round
+			cb.sending.place = l.d.limits.join(cb.target.callback.Client, func() { l.send(placed{cb}) })
+			cb.sending.place.answer = l.answer
+			written.callbacks = append(written.callbacks, cb)
+			continue
+		case r.Outcome == store.Superseded:
+			l.send(laterOwner{r.Epoch})
+		case r.Outcome == store.Changed:
+			again = append(again, cb.id)
+		default:
+			failed++
+		}
+		cb.cancel()
+	}
+	l.send(written)
+	if failed > 0 {
+		err = fmt.Errorf("%w: %d cursors could not be written under the epoch of their shards", store.ErrUnavailable, failed)
+	}
+	return again, err
+}
+
+// eraseCursor removes what is stored of a retired callback's cursor, but for what is of the generation that is
+// registered now.
+func (l *loop) eraseCursor(id string) {
+	s, err := l.d.cursors.LoadOne(l.life, id)
+	if err != nil {
+		l.d.complain("the cursor of callback "+id, err)
+		return
+	}
+	now, _ := l.d.settings.callbacks.Get(id)
+	l.erase(l.life, s, now.Value.Generation)
+}
+
+// erase removes what is stored of a cursor. What cannot be removed now is of a generation that nobody loads, and is
+// removed when the shard is next taken on.
+func (l *loop) erase(ctx context.Context, s *cursorstore.Stored, keep string) {
+	if !l.lease.Valid() {
+		return
+	}
+	if err := l.d.cursors.Erase(ctx, l.lease.Epoch(), s, keep); err != nil {
+		l.d.complain("the cursor of callback "+s.ID, err)
 	}
 }

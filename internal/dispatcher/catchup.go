@@ -1,197 +1,150 @@
 package dispatcher
 
 import (
-	"log/slog"
+	"context"
+	"math"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
-	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Bounds of one page that a callback reads by itself.
+// Bounds of one page of the log that a callback reads by itself.
 const (
-	pageEvents = 512
-	pageBytes  = 1 << 20
-	// pageIdle is how long a page that is not used up is kept: a receiver that hangs must not hold what nobody needs.
-	pageIdle = 2 * time.Second
+	pageEvents  = 512
+	pageBytes   = 1 << 20
+	firstEvents = 32 // of the first page: it grows with what the events turn out to weigh
 )
 
-// fill reads on for a callback that is behind until there is no room, or it has joined the shared reader. It is the callback's
-// only goroutine that does so; look starts it anew when there is room.
-func (c *callback) fill() {
-	// It grows with what the events turn out to weigh, and is small from the start where bodies have been large of late.
-	size := c.d.bodies.fit(pageBytes, 32)
-	for {
-		c.mu.Lock()
-		if !c.drain() {
-			c.filling = false
-			c.pump(time.Now()) // what was settled meanwhile saw that this was still running
-			c.mu.Unlock()
-			return
-		}
-		c.pump(time.Now())
-		pos := c.cur.ReadFrom() - 1
-		t, reads := c.target, c.reads
-		c.mu.Unlock()
+const (
+	// gatherFor is how often one looks whether shards are still being loaded, gatherMost how long one waits for the
+	// next of them at most before the log is read for those that have come.
+	gatherFor  = 10 * time.Millisecond
+	gatherMost = 2 * time.Second
+	// comersIdle is how long the reader for those that came waits for the log before each reads by itself.
+	comersIdle = 2 * time.Second
+)
 
-		if done, found := c.fromRing(pos, reads); done {
-			return
-		} else if found {
-			continue
-		}
-		if err := c.fromLog(pos, t, reads, &size); err != nil {
-			c.mu.Lock()
-			c.filling = false
-			if c.ctx.Err() == nil {
-				c.log.Log(c.ctx, store.Level(err, slog.LevelWarn), "a page of the log could not be read", "error", err)
-				c.retryAt = time.Now().Add(storeRetry)
-				c.wakeAt(c.retryAt, time.Now())
-			}
-			c.mu.Unlock()
-			return
-		}
+// readPage reads the next page of what may be for a callback from the log.
+func (d *Dispatcher) readPage(ctx context.Context, r read) *logPage {
+	page := &logPage{read: r, size: r.size}
+	if page.size == 0 { // small from the start where bodies have been large of late
+		page.size = d.limits.fit(pageBytes, firstEvents)
 	}
-}
-
-// drain offers what was read ahead. False says that nothing more is to be read now. mu is held.
-func (c *callback) drain() bool {
-	if c.halted() || c.attached || time.Now().Before(c.retryAt) {
-		return false
-	}
-	for len(c.page) > 0 {
-		if c.target.matches(c.page[0]) && !c.offer(c.page[0]) {
-			c.blocked = true
-			return false
-		}
-		c.page[0], c.page = nil, c.page[1:]
-	}
-	if c.page = nil; c.pageThrough > 0 {
-		c.cur.Advance(c.pageThrough)
-		c.pageThrough = 0
-	}
-	return c.cur.Room()
-}
-
-// fromRing takes the next page from the ring if it still holds everything above pos, and joins the shared reader if there is
-// little left in it. Joining happens with the feed's mutex held: between two events.
-func (c *callback) fromRing(pos, reads uint64) (joined, found bool) {
-	f := c.d.feed
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	events, all, ok := f.after(pos, pageEvents)
-	if !ok {
-		return false, false
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.reads != reads || c.halted() {
-		return false, true // look again
-	}
-	if !all {
-		c.page = append([]*event(nil), events...) // the ring moves on
-		c.pageThrough, c.pageAt = events[len(events)-1].Seq, time.Now()
-		return false, true
-	}
-	for i, ev := range events {
-		if c.target.matches(ev) && !c.offer(ev) {
-			c.page = append([]*event(nil), events[i:]...)
-			c.pageThrough, c.pageAt = events[len(events)-1].Seq, time.Now()
-			return false, true
-		}
-	}
-	c.filling = false
-	c.attach()
-	c.d.flush.mark(c) // the document is to say so
-	c.pump(time.Now())
-	return true, true
-}
-
-// fromLog reads the next page of what may match from the log.
-func (c *callback) fromLog(pos uint64, t *target, reads uint64, size *int) error {
-	first, last, err := c.d.conf.Store.Events.Bounds(c.ctx)
+	first, last, err := d.conf.Store.Events.Bounds(ctx)
 	if err != nil {
-		return err
+		page.err = err
+		return page
 	}
-	var page []*event
-	through := max(last, pos)
-	if filters, none := t.subjects(""); !none && last > pos {
-		events, more, err := c.d.conf.Store.Events.Scan(c.ctx, pos+1, filters, *size)
-		if err != nil {
-			return err
+	page.first, page.through = first, max(last, r.pos)
+	filters, none := r.target.subjects("")
+	if none || last <= r.pos {
+		return page
+	}
+	events, more, err := d.conf.Store.Events.Scan(ctx, r.pos+1, filters, page.size)
+	if err != nil {
+		page.err = err
+		return page
+	}
+	bytes := 0
+	for _, s := range events {
+		page.events = append(page.events, newEvent(s))
+		bytes += len(s.Body)
+		d.limits.saw(len(s.Body))
+	}
+	switch n := len(events); {
+	case n == 0 && more:
+		page.through = r.pos // all that was counted has aged out meanwhile: look again
+	case n > 0:
+		page.size = min(max(min(pageBytes, d.memory.part())/max(bytes/n, 1), 1), pageEvents)
+		if page.through = max(page.through, events[n-1].Seq); more {
+			page.through = events[n-1].Seq
 		}
-		bytes := 0
-		for _, s := range events {
-			page = append(page, newEvent(s))
-			bytes += len(s.Body)
-			c.d.bodies.saw(len(s.Body))
-		}
-		if n := len(page); n == 0 && more {
-			through = pos // all that was counted has aged out meanwhile: look again
-		} else if n > 0 {
-			*size = min(max(min(pageBytes, c.d.memory.part())/max(bytes/n, 1), 1), pageEvents)
-			if through = max(through, page[n-1].Seq); more {
-				through = page[n-1].Seq
-			}
-		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if through > pos {
-		c.density = float64(len(page)) / float64(through-pos)
-	}
-	if first > pos+1 {
-		c.expireBelow(first, time.Now())
-	}
-	if c.reads == reads && !c.stopped {
-		c.page, c.pageThrough, c.pageAt = page, through, time.Now()
-	}
-	return nil
+	return page
 }
 
-// refill reads from the log what lanes have waiting beyond what they list.
-func (c *callback) refill() {
-	c.mu.Lock()
-	refills, t := c.cur.Refills(), c.target
-	c.mu.Unlock()
-	var failed error
-	for _, r := range refills {
-		seqs, through, err := c.seqsOf(r, t)
-		if err != nil {
-			failed = err
-			break
-		}
-		c.mu.Lock()
-		c.cur.Refill(r, seqs, through)
-		c.pump(time.Now())
-		c.mu.Unlock()
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.refilling = false
-	if failed != nil && c.ctx.Err() == nil {
-		c.log.Log(c.ctx, store.Level(failed, slog.LevelWarn), "the waiting events of an order could not be read", "error", failed)
-		c.retryAt = time.Now().Add(storeRetry)
-	}
-	c.pump(time.Now())
-}
-
-// seqsOf answers the positions of an order's events that wait behind a lane, and how far it has looked.
-func (c *callback) seqsOf(r cursor.Refill, t *target) (seqs []uint64, through uint64, err error) {
-	filters, none := t.subjects(r.Order)
+// readLane reads the positions of an order's events that wait behind a lane, and how far it has looked.
+func (d *Dispatcher) readLane(ctx context.Context, r refill) *refilled {
+	found := &refilled{refill: r, through: r.of.Through}
+	filters, none := r.target.subjects(r.of.Order)
 	if none {
-		return nil, r.Through, nil
+		return found
 	}
-	events, more, err := c.d.conf.Store.Events.Scan(c.ctx, r.From, filters, c.d.bodies.fit(8*pageBytes, cursor.LaneEntries+1))
+	events, more, err := d.conf.Store.Events.Scan(ctx, r.of.From, filters, d.limits.fit(8*pageBytes, cursor.LaneEntries+1))
 	if err != nil {
-		return nil, 0, err
+		found.err = err
+		return found
 	}
 	for _, s := range events {
-		if s.Seq <= r.Through && t.matches(&event{Stored: s}) {
-			seqs = append(seqs, s.Seq)
+		if s.Seq <= r.of.Through && r.target.matches(&event{Stored: s}) {
+			found.seqs = append(found.seqs, s.Seq)
 		}
 	}
-	if through = r.Through; more && len(events) > 0 {
-		through = min(through, events[len(events)-1].Seq)
+	if more && len(events) > 0 {
+		found.through = min(found.through, events[len(events)-1].Seq)
 	}
-	return seqs, through, nil
+	return found
+}
+
+// comer is a callback that came to this replica a little before where the ring of the shared reader begins.
+type comer struct {
+	loop *loop
+	read read
+}
+
+// readForComers reads the log once for all callbacks that come at the same time, whatever their shards: a second
+// instance of the shared reader, until it has come to the ring of the first. Ten thousand callbacks do not read ten
+// thousand times. Who comes while it reads is among the next.
+func (d *Dispatcher) readForComers(ctx context.Context) {
+	for {
+		coming := map[*loop][]read{}
+		select {
+		case c := <-d.comers:
+			coming[c.loop] = append(coming[c.loop], c.read)
+		case <-ctx.Done():
+			return
+		}
+		for loading, since := d.loading.Load(), time.Now(); ; {
+			select {
+			case c := <-d.comers:
+				coming[c.loop] = append(coming[c.loop], c.read)
+				continue
+			case <-time.After(gatherFor):
+			case <-ctx.Done():
+				return
+			}
+			if now := d.loading.Load(); now != loading {
+				loading, since = now, time.Now()
+			}
+			if d.coming.Load() == 0 && (loading == 0 || time.Since(since) > gatherMost) {
+				break
+			}
+		}
+		d.readTogether(ctx, coming)
+	}
+}
+
+func (d *Dispatcher) readTogether(ctx context.Context, coming map[*loop][]read) {
+	from, callbacks := uint64(math.MaxUint64), 0
+	for _, reads := range coming {
+		callbacks += len(reads)
+		for _, r := range reads {
+			from = min(from, r.pos)
+		}
+	}
+	f := newFeed(d.conf.Ring, d.conf.RingBytes, d.limits.saw)
+	f.start(from)
+	for l, reads := range coming {
+		for _, r := range reads {
+			f.join(l.shard, r.target, from, 0)
+		}
+		if !l.send(&comersBegin{comers: reads, from: from, feed: f}) {
+			f.leave(l.shard)
+		}
+	}
+	err := f.follow(ctx, d.conf.Store.Events, comersIdle, func(pos uint64) bool { return pos >= d.feed.reach() })
+	f.finish()
+	if err != nil && ctx.Err() == nil {
+		d.conf.Log.Warn("the log could not be read for the callbacks of shards that came; they read by themselves", "callbacks", callbacks, "error", err)
+	}
 }

@@ -1,20 +1,24 @@
-// Package dispatcher takes events from the log to the callbacks that want them: step 4 of a notification's way.
+// Package dispatcher delivers the events of the log to the callbacks that want them: step 4 of a notification's way. Each event
+// reaches every callback that it matches, in order per order, at least once, or its delivery ends visibly; an attempt is recorded before
+// the cursor counts it. Begin reading at step.go: its switch has everything that can happen, in the order of a delivery's life.
 //
-// One reader per replica follows the log (feed.go). It keeps the newest events in a ring and offers each event to the
-// callbacks whose sites and filter it matches. What a callback has settled, what waits there and when it is tried again is
-// its cursor's affair (internal/cursor); the cursor, the events at hand and the attempts under way of one callback stand in one
-// struct behind one mutex (callback.go), and nothing else is shared between callbacks: no queue, no pool of workers, no limit that a
-// slow receiver could fill. A callback of which nothing waits has no goroutine and no timer.
+// A callback belongs to a shard, and a shard to the replica that holds its lease. For each shard it holds a replica has a loop (loop.go): the
+// one goroutine that touches the shard's callbacks. A loop takes messages, has the core decide what they mean (step.go), and does what the core
+// says in goroutines that answer with another message. The core has no channel, clock or store, so all decisions are tested without them.
 //
-// A callback that cannot keep up leaves the shared reader: it is behind. It reads on by itself, from the ring if its position is
-// still there, else in filtered pages of the log (catchup.go), a page only when there is room for it, until it has caught up
-// and joins the shared reader again between two events, so that there is neither a hole nor a repeat.
+//	feed.go       the shared reader: one per replica follows the log and keeps the newest events in a ring
+//	group.go      offers what the shared reader has read to the callbacks of a shard
+//	reading.go    a callback that is behind: it reads by itself (catchup.go) until it can join the shared reader
+//	sending.go    what may be sent now, and what the outcome of an attempt means
+//	attempt.go    the worker that sends; it asks for the lease right before
+//	keep.go       what is stored together, and when (round.go stores it); watermark.go what quiet callbacks need not store
+//	adopt.go      how callbacks are loaded and former owners fenced off
+//	facts.go      what is told as an event: disable.go ends a callback
+//	status.go     how a callback is doing; operator.go what operators do with it
 //
-// One flusher stores what has changed (flush.go): attempts, then lanes, then cursor documents, then the removal of lanes that are
-// through. A crash repeats at most what was in flight and what was settled since. A watermark per shard (watermark.go)
-// stands for the documents of quiet callbacks: they need not write to say that nothing of theirs has come.
+// The retry schedule is a setting (Config.Schedule). The cursor decides by it when an order is tried again (internal/cursor); sending.go tells it
+// of each outcome.
 //
-// Run does what a replica does once; Own works one shard under its lease (own.go). What arrives is loaded together (arrivals.go, adopt.go),
-// and whoever wrote for it before is fenced off first: the watermark, the lanes and then the documents are written under the new epoch, at the
-// revisions that were read. A little behind, comers are read for in one ride before they join the shared reader (join.go).
+// A further reader of the log for a callback, say a replay, has a cursor of its own beside the callback's, with its own reading and storing
+// (callback.go), and shares sending: concurrency, rate and places.
 package dispatcher

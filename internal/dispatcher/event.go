@@ -10,13 +10,15 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// event is one event of the log, shared by the ring and by every callback that has it at hand. It is never changed.
+// event is one event of the log, shared by the ring and by every callback that has it at hand. It is never changed
+// but for untaken.
 type event struct {
 	store.Stored
 	id string // the CloudEvent's id: webhook-id
 	// private: it is about a callback of this client, of this generation, and for nobody else.
 	private                  bool
 	client, clientGeneration string
+	untaken                  int // shards that want it and have not taken it; the feed's
 }
 
 // privateKinds are about one callback.
@@ -38,8 +40,8 @@ func newEvent(s store.Stored) *event {
 
 var idPrefix = []byte(`{"specversion":"1.0","id":"`)
 
-// eventID reads the id of an event's bytes. The publisher always writes it as the second field, so it is mostly found without
-// parsing what may be a large order; any other spelling is parsed.
+// eventID reads the id of an event's bytes. The publisher always writes it as the second field, so it is mostly found
+// without parsing what may be a large order; any other spelling is parsed.
 func eventID(body []byte) string {
 	if rest, ok := bytes.CutPrefix(body, idPrefix); ok {
 		if id, _, ok := bytes.Cut(rest, []byte{'"'}); ok && !bytes.ContainsRune(id, '\\') {

@@ -10,8 +10,9 @@ const (
 	minHeldBytes = 32 << 10
 )
 
-// memory bounds the bodies of events that all callbacks keep at hand. Each callback has an equal part of the bound, and more
-// while others leave it free; so together they keep at most twice the bound. A callback always keeps one event.
+// memory bounds the bodies of events that all callbacks keep at hand. Each callback has an equal part of the bound,
+// and more while others leave it free; so together they keep at most twice the bound. A callback always keeps one
+// event.
 type memory struct {
 	bound     int64
 	used      atomic.Int64
@@ -26,20 +27,4 @@ func (m *memory) part() int {
 // admits reports whether a callback that keeps some bytes may keep some more.
 func (m *memory) admits(kept, more int) bool {
 	return kept == 0 || kept+more <= m.part() || m.used.Load()+int64(more) <= m.bound
-}
-
-// hold and drop count what a callback keeps.
-func (c *callback) hold(ev *event) {
-	if c.held == nil {
-		c.held = map[uint64]*event{}
-	}
-	c.held[ev.Seq] = ev
-	c.heldBytes += len(ev.Body)
-	c.d.memory.used.Add(int64(len(ev.Body)))
-}
-
-func (c *callback) drop(ev *event) {
-	delete(c.held, ev.Seq)
-	c.heldBytes -= len(ev.Body)
-	c.d.memory.used.Add(-int64(len(ev.Body)))
 }

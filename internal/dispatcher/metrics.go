@@ -52,10 +52,10 @@ func newMetrics(reg prometheus.Registerer, d *Dispatcher) *metrics {
 	}).Set(float64(d.conf.MaxAttempts))
 	f.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "audatex_relay_attempts_under_way", Help: "Attempts of deliveries that are under way.",
-	}, func() float64 { taken, _ := d.places.counts(); return float64(taken) })
+	}, func() float64 { return float64(d.limits.taken.Load()) })
 	f.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "audatex_relay_callbacks_waiting_for_attempts", Help: "Callbacks that could send and wait until another attempt ends.",
-	}, func() float64 { _, waiting := d.places.counts(); return float64(waiting) })
+	}, func() float64 { return float64(d.limits.waiting.Load()) })
 	f.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "audatex_relay_held_event_bytes", Help: "Bytes of events that callbacks keep in memory until they are sent.",
 	}, func() float64 { return float64(d.memory.used.Load()) })
@@ -100,9 +100,8 @@ func (g gauges) Describe(ch chan<- *prometheus.Desc) { ch <- backlogDesc; ch <- 
 func (g gauges) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second) // of reads of the log: most callbacks need none
 	defer cancel()
-	for _, c := range g.d.list() {
-		s := c.status(ctx, time.Now())
-		ch <- prometheus.MustNewConstMetric(backlogDesc, prometheus.GaugeValue, float64(s.Backlog), c.id)
-		ch <- prometheus.MustNewConstMetric(oldestDesc, prometheus.GaugeValue, s.LagSeconds, c.id)
+	for id, s := range g.d.statuses(ctx) {
+		ch <- prometheus.MustNewConstMetric(backlogDesc, prometheus.GaugeValue, float64(s.Backlog), id)
+		ch <- prometheus.MustNewConstMetric(oldestDesc, prometheus.GaugeValue, s.LagSeconds, id)
 	}
 }

@@ -1,13 +1,9 @@
 package dispatcher
 
-import (
-	"slices"
-	"sync"
-	"sync/atomic"
-)
+import "slices"
 
-// places bounds the attempts that may be under way at once, and divides them so that nobody's hanging receivers take what
-// others need:
+// places bounds the attempts that may be under way at once, and divides them so that nobody's hanging receivers take
+// what others need:
 //
 //   - Half of all places are guaranteed, in equal parts to the clients that have callbacks here and to one that may come.
 //     Nobody else gets those.
@@ -21,12 +17,11 @@ import (
 //
 // An attempt is bounded in time, so places always become free again, and everybody who waits gets one.
 //
-// Its mutex is a leaf: nothing is called while it is held.
+// One goroutine owns it, see limits.
 type places struct {
-	limit int
-
-	mu      sync.Mutex
+	limit   int
 	taken   int
+	waiting int // callbacks that wait
 	each    int // guaranteed to each client
 	beyond  int // taken beyond the guaranteed parts
 	clients map[string]*clientPlaces
@@ -43,16 +38,15 @@ type clientPlaces struct {
 
 // place is what one callback has.
 type place struct {
-	of     *places
-	client *clientPlaces
-	wake   func() // is called in a goroutine of its own when a place was handed over
-
-	// of.mu guards these.
-	taken   int  // those handed over included
-	granted bool // a place was handed over and has not been used yet
+	of      *places
+	client  *clientPlaces
+	wake    func() // is called when a place was handed over
+	taken   int    // those handed over included
+	granted bool   // a place was handed over and has not been used yet
+	waits   bool
 	left    bool
 
-	waits atomic.Bool // changed with of.mu held
+	answer chan bool // of limits, for who takes
 }
 
 func newPlaces(limit int) *places {
@@ -61,8 +55,6 @@ func newPlaces(limit int) *places {
 
 // join adds a callback of a client.
 func (p *places) join(client string, wake func()) *place {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	c := p.clients[client]
 	if c == nil {
 		c = &clientPlaces{id: client}
@@ -76,8 +68,6 @@ func (p *places) join(client string, wake func()) *place {
 // leave ends a callback's membership; it must have given back what it took. It may be called more than once.
 func (pl *place) leave() {
 	p := pl.of
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if pl.left {
 		return
 	}
@@ -94,23 +84,15 @@ func (pl *place) leave() {
 	p.handOver()
 }
 
-// take takes a place, if the callback may have one now.
-func (pl *place) take() bool {
-	pl.of.mu.Lock()
-	defer pl.of.mu.Unlock()
-	return pl.tryTake()
-}
-
-// wait takes a place as well; without one the callback waits, and is woken once a place was handed to it.
+// wait takes a place; without one the callback waits, and is woken once a place was handed to it.
 func (pl *place) wait() bool {
 	p := pl.of
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if pl.tryTake() {
+	if pl.take() {
 		return true
 	}
-	if !pl.waits.Load() && !pl.left {
-		pl.waits.Store(true)
+	if !pl.waits && !pl.left {
+		pl.waits = true
+		p.waiting++
 		if len(pl.client.waiting) == 0 {
 			p.queue = append(p.queue, pl.client)
 		}
@@ -122,8 +104,6 @@ func (pl *place) wait() bool {
 // release gives one place back.
 func (pl *place) release() {
 	p := pl.of
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	pl.free()
 	p.handOver()
 }
@@ -131,8 +111,6 @@ func (pl *place) release() {
 // decline gives a place back that was handed over and could not be used.
 func (pl *place) decline() {
 	p := pl.of
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if pl.granted {
 		pl.granted = false
 		pl.free()
@@ -140,8 +118,8 @@ func (pl *place) decline() {
 	}
 }
 
-// tryTake takes a place that was handed over, or a free one. of.mu is held.
-func (pl *place) tryTake() bool {
+// take takes a place that was handed over, or a free one, if the callback may have one now.
+func (pl *place) take() bool {
 	if pl.granted {
 		pl.granted = false
 		return true
@@ -154,13 +132,13 @@ func (pl *place) tryTake() bool {
 	return true
 }
 
-// allows reports whether the callback may have one more. mu is held.
+// allows reports whether the callback may have one more.
 func (p *places) allows(pl *place) bool {
 	room := p.room(pl.client)
 	return room > 0 && (pl.taken == 0 || pl.client.members == 1 || pl.taken < 2*room)
 }
 
-// room returns how many more places a client may take. mu is held.
+// room returns how many more places a client may take.
 func (p *places) room(c *clientPlaces) int {
 	free := p.limit - p.taken
 	own := max(p.each-c.taken, 0)
@@ -169,7 +147,7 @@ func (p *places) room(c *clientPlaces) int {
 	return min(own+max((shared-beyond+1)/2, 0), free)
 }
 
-// add and free count a place. of.mu is held.
+// add and free count a place.
 func (pl *place) add() {
 	p := pl.of
 	if pl.client.taken >= p.each {
@@ -190,7 +168,7 @@ func (pl *place) free() {
 	}
 }
 
-// divide works the guaranteed parts out again: the number of clients has changed. mu is held.
+// divide works the guaranteed parts out again: the number of clients has changed.
 func (p *places) divide() {
 	p.each, p.beyond = p.limit/(2*(len(p.clients)+1)), 0
 	for _, c := range p.clients {
@@ -198,7 +176,7 @@ func (p *places) divide() {
 	}
 }
 
-// handOver gives free places to those who wait, as long as one of them may have one. mu is held.
+// handOver gives free places to those who wait, as long as one of them may have one.
 func (p *places) handOver() {
 	for len(p.queue) > 0 && p.taken < p.limit {
 		pl := p.next()
@@ -208,11 +186,11 @@ func (p *places) handOver() {
 		pl.stopWaiting()
 		pl.add()
 		pl.granted = true
-		go pl.wake()
+		pl.wake()
 	}
 }
 
-// next returns whose turn it is, nil if nobody who waits may have a place. mu is held.
+// next returns whose turn it is, nil if nobody who waits may have a place.
 func (p *places) next() (best *place) {
 	for _, c := range p.queue {
 		if best != nil && c.taken >= best.client.taken {
@@ -231,25 +209,16 @@ func (p *places) next() (best *place) {
 	return best
 }
 
-// stopWaiting takes the callback out of those who wait. of.mu is held.
+// stopWaiting takes the callback out of those who wait.
 func (pl *place) stopWaiting() {
-	if !pl.waits.Load() {
+	if !pl.waits {
 		return
 	}
-	pl.waits.Store(false)
 	p, c := pl.of, pl.client
+	pl.waits = false
+	p.waiting--
 	c.waiting = slices.DeleteFunc(c.waiting, func(other *place) bool { return other == pl })
 	if len(c.waiting) == 0 {
 		p.queue = slices.DeleteFunc(p.queue, func(other *clientPlaces) bool { return other == c })
 	}
-}
-
-// counts returns how many places are taken and how many callbacks wait for one.
-func (p *places) counts() (taken, waiting int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, c := range p.queue {
-		waiting += len(c.waiting)
-	}
-	return p.taken, waiting
 }

@@ -13,59 +13,35 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Prepare takes every callback's cursor and every watermark that stands beyond the log's end back to it: after a power cut or a restore the
-// log may end earlier than they say, and positions above its end will be given to other events. It is for the start, before this replica
-// takes any shard, and for a restore. Other replicas may be at work: cursors are read before the log's bounds, so that what they move
-// meanwhile is not taken for too far, and a document that one of them has written since is left to it. It is told as an operational event.
+// Prepare takes every callback's cursor and every watermark that stands beyond the log's end back to it: after a
+// power cut or a restore the log may end earlier than they say, and positions above its end will be given to other
+// events. It is for the start, before this replica takes any shard, and for a restore. Other replicas may be at work:
+// what is read before the log's bounds is not taken for too far, and a document that one of them has written since is
+// left to it. It is told as an operational event.
 func (d *Dispatcher) Prepare(ctx context.Context) error {
-	unreadable := func(string, error) {} // told when its shard is taken on
-	documents, err := d.conf.Store.Cursors.All(ctx, store.CallbackCursors.Everywhere(), unreadable)
-	if err != nil {
-		return fmt.Errorf("prepare the callbacks' cursors: %w", err)
-	}
-	allLanes, err := d.conf.Store.Lanes.All(ctx, store.CallbackCursors.Everywhere(), unreadable)
-	if err != nil {
-		return fmt.Errorf("prepare the callbacks' cursors: %w", err)
-	}
-	marks, err := d.conf.Store.Watermarks.All(ctx, store.AllWatermarks, unreadable)
+	marks, err := d.conf.Store.Watermarks.All(ctx, store.AllWatermarks, func(string, error) {}) // told when the shard is taken on
 	if err != nil {
 		return fmt.Errorf("prepare the watermarks: %w", err)
 	}
-	found := map[string]*stored{}
-	for i := range documents {
-		found[documents[i].Key] = &stored{doc: &documents[i]}
-	}
-	for _, l := range allLanes {
-		_, id, _, _ := store.ParseCursorKey(l.Key)
-		if s := found[store.CallbackCursor(id)]; s != nil {
-			s.lanes = append(s.lanes, l)
-		}
-	}
-	var highest uint64
-	for _, s := range found {
-		highest = max(highest, s.highest())
-	}
-	for _, e := range marks {
-		if strings.HasSuffix(e.Key, ".events") {
+	marks = slices.DeleteFunc(marks, func(e store.Entry[store.Watermark]) bool { return !strings.HasSuffix(e.Key, ".events") })
+	var clamped []string
+	var last uint64
+	err = d.cursors.Clamp(ctx, time.Now(), func(ctx context.Context, highest uint64) (uint64, error) {
+		for _, e := range marks {
 			highest = max(highest, e.Value.Position)
 		}
-	}
-	_, last, err := d.bounds(ctx, highest)
+		var err error
+		_, last, err = d.bounds(ctx, highest)
+		return last, err
+	}, func(_ context.Context, id string, _ cursor.Clamped, _ uint64) error {
+		clamped = append(clamped, store.CallbackCursor(id))
+		return nil
+	})
 	if err != nil {
 		return fmt.Errorf("prepare the callbacks' cursors: %w", err)
 	}
-	var clamped []string
-	for _, e := range documents {
-		cut, err := d.clamp(ctx, e, found[e.Key], last)
-		if err != nil {
-			return fmt.Errorf("take %s back to the end of the log: %w", e.Key, err)
-		}
-		if cut {
-			clamped = append(clamped, e.Key)
-		}
-	}
 	for _, e := range marks {
-		if e.Value.Position <= last || !strings.HasSuffix(e.Key, ".events") {
+		if e.Value.Position <= last {
 			continue
 		}
 		_, err := d.conf.Store.Watermarks.Update(ctx, e.Key, store.Watermark{Epoch: e.Value.Epoch, Position: last}, e.Revision)
@@ -85,8 +61,9 @@ func (d *Dispatcher) Prepare(ctx context.Context) error {
 // boundsAgain is how long one waits before the log is believed to end before a cursor.
 const boundsAgain = 500 * time.Millisecond
 
-// bounds answers the log's first and last position. If it ends before the highest position that a cursor speaks of it is looked at twice: a
-// node of the store that has just become the log's leader may have yet to apply the last of what its predecessor acknowledged.
+// bounds returns the log's first and last position. If it ends before the highest position that a cursor speaks of it
+// is looked at twice: a node of the store that has just become the log's leader may have yet to apply the last of
+// what its predecessor acknowledged.
 func (d *Dispatcher) bounds(ctx context.Context, highest uint64) (first, last uint64, err error) {
 	first, last, err = d.conf.Store.Events.Bounds(ctx)
 	if err != nil || highest <= last {
@@ -94,60 +71,6 @@ func (d *Dispatcher) bounds(ctx context.Context, highest uint64) (first, last ui
 	}
 	wait(ctx, boundsAgain)
 	return d.conf.Store.Events.Bounds(ctx)
-}
-
-// clamp takes one cursor back, at its own epoch; false if there is nothing to take back, or somebody has written it since.
-func (d *Dispatcher) clamp(ctx context.Context, e store.Entry[cursor.Document], s *stored, last uint64) (bool, error) {
-	if s.highest() <= last {
-		return false, nil
-	}
-	cur, revisions := d.standing(s)
-	if cur == nil {
-		return false, nil
-	}
-	if _, cut := cur.Clamp(last); !cut {
-		return false, nil
-	}
-	ch := cur.Changes()
-	var puts []store.Put[cursor.Lane]
-	for _, l := range ch.Lanes {
-		puts = append(puts, store.Put[cursor.Lane]{Key: e.Key + "." + l.Order, Value: l, Revision: revisions[l.Order]})
-	}
-	var removals []store.Removal
-	for _, order := range ch.Remove {
-		removals = append(removals, store.Removal{Key: e.Key + "." + order, Revision: revisions[order]})
-	}
-	var err error
-	for _, r := range d.conf.Store.Lanes.PutAll(ctx, puts) {
-		err = errors.Join(err, r.Err)
-	}
-	if err == nil && ch.Document != nil {
-		_, err = d.conf.Store.Cursors.Update(ctx, e.Key, *ch.Document, e.Revision)
-	}
-	if err == nil {
-		for _, r := range d.conf.Store.Lanes.Remove(ctx, removals) {
-			err = errors.Join(err, r.Err)
-		}
-	}
-	if errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrUnavailable) && !errors.Is(err, store.ErrUnclear) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// standing loads a cursor as it is stored, with the revisions of its lanes; nil if it contradicts itself: then its callback starts anew when
-// its shard is taken on, which says so.
-func (d *Dispatcher) standing(s *stored) (*cursor.Cursor, map[string]uint64) {
-	records, revisions := make([]cursor.Lane, 0, len(s.lanes)), map[string]uint64{}
-	for _, l := range s.lanes {
-		records = append(records, l.Value)
-		revisions[l.Value.Order] = l.Revision
-	}
-	cur, err := cursor.Load(cursor.Policy{MaxLanes: d.conf.MaxLanes}, s.doc.Value, records, time.Now())
-	if err != nil {
-		return nil, nil
-	}
-	return cur, revisions
 }
 
 // tellClamped logs that cursors were taken back to the end of the log, and publishes it.

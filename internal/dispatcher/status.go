@@ -9,6 +9,13 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
+const (
+	// countEvery bounds how often the log is asked what waits for a callback that reads nothing and has never read.
+	countEvery = 10 * time.Second
+	// maxCounted bounds how many orders with more waiting than their lanes list are counted for one callback.
+	maxCounted = 16
+)
+
 // Status is how a callback is doing.
 type Status struct {
 	Health    string // ok, failing, open or congested
@@ -23,154 +30,196 @@ type Status struct {
 	NextAttempt  time.Time // of the next retry or probe; zero if none waits
 }
 
-// Status answers how a callback of this replica is doing; false if it has none of that id.
+// Status returns how a callback of this replica is doing; false if it has none of that id.
 func (d *Dispatcher) Status(id string) (Status, bool) {
-	c := d.find(id)
-	if c == nil {
-		return Status{}, false
-	}
-	c.mu.Lock()
-	stopped := c.stopped
-	c.mu.Unlock()
-	if stopped {
-		return Status{}, false
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	return c.status(ctx, time.Now()), true
+	var s Status
+	var u unknown
+	if !d.ask(id, func(c *core, cb *callback) { s, u = c.status(cb) }) {
+		return Status{}, false
+	}
+	if u.lookUp(ctx, d) {
+		d.ask(id, func(c *core, cb *callback) { s = c.learn(cb, &u) })
+	}
+	return s, true
 }
 
-// countEvery bounds how often the log is asked what waits for a callback that reads nothing and has never read.
-const countEvery = 10 * time.Second
-
-// count has the log say what waits for a callback that stands still, where nothing that it has read can: one that was registered
-// paused, or that was paused when this process started.
-func (c *callback) count(ctx context.Context, now time.Time) {
-	c.mu.Lock()
-	from, t := c.highest()+1, c.target
-	read := c.d.feed.pos.Load()
-	idle := !c.attached && !c.filling && c.density == 0 && read >= from && now.Sub(c.counted).Abs() >= countEvery
-	if idle {
-		c.counted = now
-	}
-	c.mu.Unlock()
-	filters, none := t.subjects("")
-	if !idle || none {
-		return
-	}
-	n, oldest, err := c.d.conf.Store.Events.Waiting(ctx, from, filters)
-	if err != nil || n == 0 {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.density = min(float64(n)/float64(read-from+1), 1)
-	if c.lastRead.IsZero() {
-		c.lastRead = oldest
-	}
-}
-
-// maxCounted bounds how many orders with more waiting than their lanes list are counted for one callback.
-const maxCounted = 16
-
-// countUnlisted answers how many events wait behind what lanes list, as counted at most countEvery ago.
-func (c *callback) countUnlisted(ctx context.Context, now time.Time) int {
-	c.mu.Lock()
-	if c.cur.Lanes() == 0 || c.cur.Unsettled() < cursor.LaneEntries { // no lane lists all that it may
-		c.mu.Unlock()
-		return 0
-	}
-	long, t := c.cur.Unlisted(), c.target
-	known, fresh := c.unlisted, now.Sub(c.unlistedAt).Abs() < countEvery
-	c.mu.Unlock()
-	switch {
-	case len(long) == 0:
-		return 0
-	case fresh:
-		return known
-	}
-	n := 0
-	for _, r := range long[:min(len(long), maxCounted)] {
-		filters, none := t.subjects(r.Order)
-		if none {
+// statuses returns how all callbacks of this replica are doing.
+func (d *Dispatcher) statuses(ctx context.Context) map[string]Status {
+	all := map[string]Status{}
+	for i := range d.loops {
+		l := d.loops[i].Load()
+		if l == nil {
 			continue
 		}
-		waiting, _, err := c.d.conf.Store.Events.Waiting(ctx, r.From, filters)
-		if err != nil {
-			return known
-		}
-		n += int(waiting)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.unlisted, c.unlistedAt = n, now
-	return n
-}
-
-func (c *callback) status(ctx context.Context, now time.Time) Status {
-	c.count(ctx, now)
-	unlisted := c.countUnlisted(ctx, now)
-	c.mu.Lock()
-	h := c.cur.Health()
-	s := Status{
-		Health: c.cur.State().String(), Backlog: c.cur.Unsettled(), InFlight: c.cur.InFlight(), Lanes: c.cur.Lanes(),
-		Behind: !c.attached, FailingSince: h.FailingSince,
-	}
-	if unlisted > 0 {
-		s.Backlog, s.Estimated = s.Backlog+unlisted, true
-	}
-	if at, ok := c.cur.NextDue(now); ok && at.After(now) {
-		s.NextAttempt = at
-	}
-	oldest, waits := c.cur.Oldest()
-	if !c.attached {
-		if read := c.d.feed.pos.Load(); read > c.cur.Position() {
-			if unread := read - min(read, c.highest()); unread > 0 {
-				s.Estimated = true
-				n := math.Round(float64(unread) * c.density)
-				if c.halted() { // it left the shared reader at an event that was its own
-					n = max(n, 1)
+		var unknowns []unknown
+		l.ask(func(c *core) {
+			for id, cb := range c.callbacks {
+				s, u := c.status(cb)
+				if all[id] = s; u.any() {
+					unknowns = append(unknowns, u)
 				}
-				s.Backlog += int(n)
-				if !waits && n >= 1 {
-					s.LagSeconds = sinceSeconds(now, c.lastRead)
-				}
+			}
+		})
+		for _, u := range unknowns {
+			if u.lookUp(ctx, d) {
+				d.ask(u.cb.id, func(c *core, cb *callback) { all[cb.id] = c.learn(cb, &u) })
 			}
 		}
 	}
-	var at time.Time
-	if waits {
-		switch ev := c.held[oldest]; {
-		case ev != nil:
-			at = ev.Time
-		case c.oldest.seq == oldest:
-			at = c.oldest.at
+	return all
+}
+
+// unknown is what the log has to be asked for to say how a callback is doing. Who asks for the status reads it, not
+// the loop.
+type unknown struct {
+	cb     *callback
+	target *target
+
+	waitingFrom, read uint64          // 0, or from where what waits is to be counted, and up to where it counts
+	unlisted          []cursor.Refill // lanes whose unlisted events are to be counted
+	oldest            uint64          // 0, or the event whose age is to be known
+
+	waiting        uint64
+	waitingSince   time.Time
+	unlistedEvents int
+	oldestAt       time.Time
+}
+
+func (u *unknown) any() bool { return u.waitingFrom > 0 || len(u.unlisted) > 0 || u.oldest > 0 }
+
+// lookUp reports whether it has learned anything.
+func (u *unknown) lookUp(ctx context.Context, d *Dispatcher) (learned bool) {
+	if !u.any() {
+		return false
+	}
+	events := d.conf.Store.Events
+	if filters, none := u.target.subjects(""); u.waitingFrom > 0 && !none {
+		n, since, err := events.Waiting(ctx, u.waitingFrom, filters)
+		if u.waiting, u.waitingSince = n, since; err != nil {
+			u.waiting = 0
 		}
 	}
-	c.mu.Unlock()
-	if !waits {
-		return s
-	}
-	if at.IsZero() {
-		ev, err := c.d.conf.Store.Events.Get(ctx, oldest)
+	for _, lane := range u.unlisted {
+		filters, none := u.target.subjects(lane.Order)
+		if none {
+			continue
+		}
+		n, _, err := events.Waiting(ctx, lane.From, filters)
 		if err != nil {
-			return s
+			u.unlisted = nil // what was counted before holds
+			break
 		}
-		at = ev.Time
-		c.mu.Lock()
-		c.oldest = datedSeq{oldest, at}
-		c.mu.Unlock()
+		u.unlistedEvents += int(n)
 	}
-	s.LagSeconds = sinceSeconds(now, at)
+	if u.oldest > 0 {
+		if ev, err := events.Get(ctx, u.oldest); err == nil {
+			u.oldestAt = ev.Time
+		}
+	}
+	return true
+}
+
+// learn notes what the log has said, and returns the status anew.
+func (c *core) learn(cb *callback, u *unknown) Status {
+	if e := &cb.reading.estimate; cb == u.cb {
+		if u.waiting > 0 {
+			e.density = min(float64(u.waiting)/float64(u.read-u.waitingFrom+1), 1)
+			if cb.reading.lastRead.IsZero() {
+				cb.reading.lastRead = u.waitingSince
+			}
+		}
+		if len(u.unlisted) > 0 {
+			e.unlisted, e.unlistedAt = u.unlistedEvents, c.now
+		}
+		if !u.oldestAt.IsZero() {
+			e.oldest, e.oldestAt = u.oldest, u.oldestAt
+		}
+	}
+	s, _ := c.status(cb)
 	return s
 }
 
-// highest answers the last position that has been offered. mu is held.
-func (c *callback) highest() uint64 {
-	if len(c.page) > 0 {
-		return c.page[0].Seq - 1
+// status returns how a callback is doing, as far as is known, and what is not.
+func (c *core) status(cb *callback) (Status, unknown) {
+	r, h := &cb.reading, cb.cur.Health()
+	u := c.unknown(cb)
+	s := Status{
+		Health: cb.cur.State().String(), Backlog: cb.cur.Unsettled(), InFlight: cb.cur.InFlight(), Lanes: cb.cur.Lanes(),
+		Behind: r.source != readsShared, FailingSince: h.FailingSince,
 	}
-	return c.cur.ReadFrom() - 1
+	if n := c.unlisted(cb); n > 0 {
+		s.Backlog, s.Estimated = s.Backlog+n, true
+	}
+	if at, ok := cb.cur.NextDue(c.now); ok && at.After(c.now) {
+		s.NextAttempt = at
+	}
+	oldest, waits := cb.cur.Oldest()
+	if r.source != readsShared && c.shared.pos > cb.cur.Position() {
+		if unread := c.shared.pos - min(c.shared.pos, highest(cb)); unread > 0 {
+			s.Estimated = true
+			n := math.Round(float64(unread) * r.estimate.density)
+			if c.halted(cb) { // it left the shared reader at an event that was its own
+				n = max(n, 1)
+			}
+			s.Backlog += int(n)
+			if !waits && n >= 1 {
+				s.LagSeconds = sinceSeconds(c.now, r.lastRead)
+			}
+		}
+	}
+	if !waits {
+		return s, u
+	}
+	switch ev := r.held[oldest]; {
+	case ev != nil:
+		s.LagSeconds = sinceSeconds(c.now, ev.Time)
+	case r.estimate.oldest == oldest:
+		s.LagSeconds = sinceSeconds(c.now, r.estimate.oldestAt)
+	default:
+		u.oldest = oldest
+	}
+	return s, u
+}
+
+// unknown is what the log has to be asked for: what waits for a callback that stands still where nothing that it has
+// read can say so (one that was registered paused, or was paused when this process started), and what waits behind
+// what lanes list.
+func (c *core) unknown(cb *callback) unknown {
+	r := &cb.reading
+	u := unknown{cb: cb, target: cb.target}
+	from := highest(cb) + 1
+	if e := &r.estimate; r.source == readsItself && !r.fetching && e.density == 0 && c.shared.pos >= from && c.now.Sub(e.counted).Abs() >= countEvery {
+		e.counted = c.now
+		u.waitingFrom, u.read = from, c.shared.pos
+	}
+	if c.manyListed(cb) && c.now.Sub(r.estimate.unlistedAt).Abs() >= countEvery {
+		u.unlisted = cb.cur.Unlisted()
+		u.unlisted = u.unlisted[:min(len(u.unlisted), maxCounted)]
+	}
+	return u
+}
+
+// unlisted is how many events wait behind what lanes list, as counted last.
+func (c *core) unlisted(cb *callback) int {
+	if !c.manyListed(cb) || len(cb.cur.Unlisted()) == 0 {
+		return 0
+	}
+	return cb.reading.estimate.unlisted
+}
+
+// manyListed reports whether a lane may list all that it can.
+func (c *core) manyListed(cb *callback) bool {
+	return cb.cur.Lanes() > 0 && cb.cur.Unsettled() >= cursor.LaneEntries
+}
+
+// highest returns the last position that has been offered.
+func highest(cb *callback) uint64 {
+	if page := cb.reading.page; len(page) > 0 {
+		return page[0].Seq - 1
+	}
+	return cb.cur.ReadFrom() - 1
 }
 
 func sinceSeconds(now, at time.Time) float64 {
@@ -180,7 +229,8 @@ func sinceSeconds(now, at time.Time) float64 {
 	return max(now.Sub(at).Seconds(), 0)
 }
 
-// Delivery is where one event stands at one callback before its delivery has ended; how it ended is in the log of attempts.
+// Delivery is where one event stands at one callback before its delivery has ended; how it ended is in the log of
+// attempts.
 type Delivery struct {
 	Status      relay.DeliveryStatus // pending or retrying; empty if the callback is through with the event
 	UnderWay    bool                 // an attempt is being made
@@ -189,23 +239,19 @@ type Delivery struct {
 	Reason      string // of the last failure
 }
 
-// Delivery answers where the event at seq, of the order given, stands; false if this replica does not know the callback.
-func (d *Dispatcher) Delivery(id string, seq uint64, order string) (Delivery, bool) {
-	c := d.find(id)
-	if c == nil {
-		return Delivery{}, false
+// Delivery returns where the event at seq, of the order given, stands; false if this replica does not know the
+// callback.
+func (d *Dispatcher) Delivery(id string, seq uint64, order string) (v Delivery, known bool) {
+	known = d.ask(id, func(c *core, cb *callback) { v = c.delivery(cb, seq, order) })
+	return v, known
+}
+
+func (c *core) delivery(cb *callback, seq uint64, order string) (v Delivery) {
+	if cb.reading.source == readsShared {
+		cb.cur.Advance(c.shared.pos) // what came and was not offered is not for it
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.stopped {
-		return Delivery{}, false
-	}
-	if c.attached {
-		c.cur.Advance(d.feed.pos.Load()) // what came and was not offered is not for it
-	}
-	var v Delivery
-	place := c.cur.Where(cursor.Entry{Seq: seq, Order: order})
-	lane, laned := c.cur.Lane(order)
+	place := cb.cur.Where(cursor.Entry{Seq: seq, Order: order})
+	lane, laned := cb.cur.Lane(order)
 	switch place {
 	case cursor.Unread, cursor.Waiting:
 		v.Status = relay.DeliveryPending
@@ -219,52 +265,5 @@ func (d *Dispatcher) Delivery(id string, seq uint64, order string) (Delivery, bo
 		}
 	case cursor.Settled:
 	}
-	return v, true
-}
-
-// mine reports whether an operator's word for the callback will be kept: it is loaded, and certainly this replica's. mu is held.
-func (c *callback) mine() bool { return !c.stopped && !c.adopting && c.t.lease.Valid() }
-
-// Retry makes what waits of an order due now; with an open circuit it is the next probe. False: nothing of it is being retried.
-func (d *Dispatcher) Retry(id, order string) bool {
-	c := d.find(id)
-	if c == nil {
-		return false
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := time.Now()
-	if !c.mine() || !c.cur.Retry(order, now) {
-		return false
-	}
-	c.pump(now)
-	return true
-}
-
-// Skip ends the delivery of the event at seq without a success; what follows of its order goes on. False: it is not among what the
-// callback has at hand (not read yet, or settled).
-func (d *Dispatcher) Skip(ctx context.Context, id string, seq uint64) (bool, error) {
-	c := d.find(id)
-	if c == nil {
-		return false, ErrUnknown
-	}
-	s, err := d.conf.Store.Events.Get(ctx, seq)
-	if err != nil {
-		return false, err
-	}
-	ev := newEvent(s)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.mine() {
-		return false, ErrUnknown
-	}
-	if c.cur.Settle(ev.Order, seq) == 0 {
-		return false, nil
-	}
-	now := time.Now()
-	c.dropSeq(seq)
-	c.blocked = false
-	c.close(ev, relay.DeliverySkipped, "skipped by an operator", now)
-	c.pump(now)
-	return true, nil
+	return v
 }

@@ -11,16 +11,18 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// maxFilterSubjects bounds the subject filters of one read of the log; a read with more takes every site and matches here.
+// maxFilterSubjects bounds the subject filters of one read of the log; a read with more takes every site and matches
+// here.
 const maxFilterSubjects = 64
 
-// target is a callback as configured at one moment, with its client: whom an event is for, and how it is sent. It is never
-// changed; a change of either makes a new one, which the next attempt takes.
+// target is a callback as configured at one moment, with its client: whom an event is for, and how it is sent. It is
+// never changed; a change of either makes a new one, which the next attempt takes.
 type target struct {
-	callback relay.Callback
-	client   relay.Client
-	// orphaned: the client is not known, or is another one under the same id. The callback gets nothing, and keeps its place until its client is
-	// heard of or it is removed.
+	callback  relay.Callback
+	client    relay.Client
+	revisions [2]uint64 // at which the two are stored
+	// orphaned: the client is not known, or is another one under the same id. The callback gets nothing, and keeps
+	// its place until its client is heard of or it is removed.
 	orphaned bool
 	key      string // names the callback to the sender: one made anew under an old id is another
 	secrets  []signingSecret
@@ -103,8 +105,8 @@ func (t *target) wantsOperational() bool {
 	return slices.ContainsFunc(t.callback.Filter.Types, func(s string) bool { return strings.HasPrefix(s, relay.OperationalPrefix) })
 }
 
-// subjects answers filters that select at least everything of the log that matches; none says that nothing can match. If
-// order is not empty, only its events are wanted.
+// subjects answers filters that select at least everything of the log that matches; none says that nothing can match.
+// If order is not empty, only its events are wanted.
 func (t *target) subjects(order string) (filters []string, none bool) {
 	sites, all := t.sites()
 	f := t.callback.Filter

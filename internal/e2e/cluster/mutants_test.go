@@ -35,9 +35,9 @@ var mutants = []*mutant{
 		// What is being delivered is written down as delivered before it is: it is lost with the process.
 		name: "cursor-before-delivery",
 		places: []place{{
-			file: "internal/dispatcher/attempt.go",
-			from: "\tj.attempt = c.d.conf.Sender.Send(",
-			to:   "\tc.mu.Lock()\n\tc.cur.Succeed(j.batch, time.Now())\n\tc.d.flush.mark(c)\n\tc.mu.Unlock()\n\tj.attempt = c.d.conf.Sender.Send(",
+			file: "internal/dispatcher/sending.go",
+			from: "\tj.set(b, cb)\n",
+			to:   "\tj.set(b, cb)\n\tcb.cur.Succeed(b, c.now)\n\tc.markUnstored(cb)\n",
 		}},
 		options: options{replicas: 2, sites: 8},
 		hurt: func(w *world) {

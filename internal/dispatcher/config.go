@@ -1,0 +1,103 @@
+package dispatcher
+
+import (
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/audatex-relay/relay/internal/sender"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// Defaults of Config.
+var (
+	// DefaultSchedule is RELAY_RETRY_SCHEDULE's: about three days in all.
+	DefaultSchedule = []time.Duration{
+		5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 5 * time.Hour, 10 * time.Hour, 14 * time.Hour, 20 * time.Hour, 24 * time.Hour,
+	}
+)
+
+// The other defaults of Config.
+const (
+	// DefaultProbeEvery is the wait before each probe of a receiver whose circuit is open, once the schedule's
+	// shorter waits are through.
+	DefaultProbeEvery      = 5 * time.Minute
+	DefaultCircuitFailures = 5
+	DefaultDisableAfter    = 5 * 24 * time.Hour
+	DefaultGrace           = 20 * time.Second
+	DefaultLookback        = 100_000
+	DefaultMaxAttempts     = 4096
+)
+
+// Config is what a Dispatcher is made from. Store, Sender, Operational and Log are needed.
+type Config struct {
+	Store       *store.Store
+	Sender      *sender.Sender
+	Operational Operational
+	Log         *slog.Logger
+	Metrics     prometheus.Registerer // nil: metrics are kept and shown to nobody
+
+	Schedule        []time.Duration                   // the waits after the first, second, … failed attempt
+	ProbeSchedule   []time.Duration                   // the waits before probes, the last repeated; nil: Schedule's below DefaultProbeEvery, then that
+	Jitter          func(time.Duration) time.Duration // of every wait; nil: up to a tenth more
+	CircuitFailures int                               // failures in a row, over more than one order, that open the circuit
+	MaxLanes        int                               // orders being retried at which a callback is congested; 0: the cursor's default
+	DisableAfter    time.Duration                     // of failing without a success
+	Grace           time.Duration                     // for attempts under way when a shard is to be given up
+	// Lookback is how many positions are read at most for all the callbacks of shards that arrive; those further back
+	// read by themselves.
+	Lookback uint64
+	// MaxAttempts is how many attempts may be under way at once, of all callbacks together (0: DefaultMaxAttempts);
+	// see places.
+	MaxAttempts int
+	// HeldBytes bounds the bodies of events that callbacks keep at hand (0: DefaultHeldBytes), see memory; and once
+	// more those that attempts have read for themselves, see bodies.
+	HeldBytes int64
+	// Ring and RingBytes are how many events, and bytes of them, the shared reader keeps at hand (0: 8,192 and 32 MiB).
+	Ring, RingBytes int
+}
+
+func (c Config) withDefaults() Config {
+	if len(c.Schedule) == 0 {
+		c.Schedule = DefaultSchedule
+	}
+	if len(c.ProbeSchedule) == 0 {
+		c.ProbeSchedule = probeSchedule(c.Schedule)
+	}
+	if c.Jitter == nil {
+		c.Jitter = func(d time.Duration) time.Duration { return d + rand.N(d/10+1) }
+	}
+	if c.CircuitFailures == 0 {
+		c.CircuitFailures = DefaultCircuitFailures
+	}
+	if c.DisableAfter == 0 {
+		c.DisableAfter = DefaultDisableAfter
+	}
+	if c.Grace == 0 {
+		c.Grace = DefaultGrace
+	}
+	if c.MaxAttempts == 0 {
+		c.MaxAttempts = DefaultMaxAttempts
+	}
+	if c.HeldBytes == 0 {
+		c.HeldBytes = DefaultHeldBytes
+	}
+	if c.Lookback == 0 {
+		c.Lookback = DefaultLookback
+	}
+	return c
+}
+
+// probeSchedule are the waits before probes: the first steps of the schedule of retries, then DefaultProbeEvery.
+func probeSchedule(retries []time.Duration) []time.Duration {
+	var waits []time.Duration
+	for _, d := range retries {
+		if d >= DefaultProbeEvery {
+			break
+		}
+		waits = append(waits, d)
+	}
+	return append(waits, DefaultProbeEvery)
+}

@@ -1,0 +1,73 @@
+package dispatcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// disablement is that a callback ends until an operator resumes it: to be stored, and then to be told.
+type disablement struct {
+	cb      *callback
+	why     string
+	at      time.Time
+	resumed int // how often it had been resumed
+	fact    fact
+}
+
+// disable ends a callback until an operator resumes it. Nothing is taken from now on.
+func (c *core) disable(cb *callback, why, detail string) {
+	if cb.phase != live || cb.target.callback.Disabled != nil {
+		return
+	}
+	cb.phase, cb.endedAt = disabling, cb.target.callback.Resumed
+	c.dropAll(cb)
+	cb.reading.page, cb.reading.pageThrough = nil, 0
+	cb.log.Warn("the callback is disabled", "reason", why, "detail", detail)
+	c.underWay++
+	c.out.disables = append(c.out.disables, disablement{cb: cb, why: why, at: c.now, resumed: cb.endedAt, fact: c.fact(cb, relay.KindCallbackDisabled,
+		fmt.Sprintf("Callback %s is disabled: %s. Nothing is lost: resume it to go on.", cb.id, detail), map[string]any{"reason": why})})
+}
+
+// disable stores that a callback is disabled and tells it; false: it has to be tried again.
+func (l *loop) disable(ctx context.Context, what *disablement, stored *bool) bool {
+	if !l.lease.Valid() {
+		return false
+	}
+	if !*stored {
+		switch done, err := l.d.storeDisabled(ctx, what); {
+		case err != nil:
+			what.cb.log.Log(ctx, store.Level(err, slog.LevelWarn), "that the callback is disabled could not be stored", "error", err)
+			return false
+		case !done:
+			return true // deleted, made again or resumed meanwhile
+		}
+		*stored = true
+	}
+	return l.d.publish(ctx, what.fact)
+}
+
+func (d *Dispatcher) storeDisabled(ctx context.Context, what *disablement) (bool, error) {
+	bucket := d.conf.Store.Callbacks
+	cb, rev, err := bucket.Get(ctx, what.cb.id)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if cb.Generation != what.cb.gen || cb.Resumed > what.resumed {
+		return false, nil
+	}
+	if cb.Disabled != nil { // our own write, answered unclearly
+		return true, nil
+	}
+	cb.Disabled, cb.UpdatedAt = &relay.Disabled{Reason: what.why, At: what.at.UTC()}, what.at.UTC()
+	_, err = bucket.Update(ctx, what.cb.id, cb, rev)
+	return err == nil, err
+}

@@ -1,0 +1,125 @@
+package dispatcher
+
+import "github.com/audatex-relay/relay/internal/cursor"
+
+// group is those callbacks of a shard that read with one reader of the log, by the sites whose events they may want.
+type group struct {
+	source source
+	pos    uint64 // everything at or below has been offered to its members
+	bySite map[string]map[*callback]struct{}
+	anyone map[*callback]struct{} // whose client may see every site
+}
+
+func newGroup(s source) group {
+	return group{source: s, bySite: map[string]map[*callback]struct{}{}, anyone: map[*callback]struct{}{}}
+}
+
+// offerAll offers what a reader has read to the callbacks that read with it.
+func (c *core) offerAll(m *newEvents) {
+	for _, ev := range m.events {
+		for cb := range m.of.bySite[ev.Site] {
+			c.push(cb, ev)
+		}
+		for cb := range m.of.anyone {
+			c.push(cb, ev)
+		}
+	}
+	m.of.pos = max(m.of.pos, m.through)
+}
+
+// push offers one event to a member of a group. One that has no room for it leaves: from here on it reads by itself.
+func (c *core) push(cb *callback, ev *event) {
+	if ev.Seq < cb.cur.ReadFrom() || !cb.target.matches(ev) { // it had the first when it joined
+		return
+	}
+	cb.reading.matched++
+	if c.halted(cb) || !c.offer(cb, ev) {
+		cb.cur.Advance(ev.Seq - 1)
+		c.leave(cb)
+		c.markUnstored(cb)
+		c.look(cb)
+		return
+	}
+	c.pump(cb)
+}
+
+// offer hands an event to a callback's cursor; false says that there is no room for it now.
+func (c *core) offer(cb *callback, ev *event) bool {
+	r := &cb.reading
+	if len(r.held) > 0 && (r.heldBytes+len(ev.Body) > maxHeldBytes || !c.memory.admits(r.heldBytes, len(ev.Body))) {
+		return false
+	}
+	switch cb.cur.Offer(cursor.Entry{Seq: ev.Seq, Order: ev.Order}) {
+	case cursor.Full:
+		return false
+	case cursor.Accepted:
+		c.hold(cb, ev)
+	case cursor.Laned, cursor.Ignored:
+	}
+	r.lastRead = ev.Time
+	return true
+}
+
+// enter makes a callback a member of a group. Everything the group's reader has read was offered to it, or is not for
+// it.
+func (c *core) enter(g *group, cb *callback) {
+	r := &cb.reading
+	r.source, r.indexed, r.fetching = g.source, cb.target, false
+	r.joinedAt, r.matched = g.pos, 0
+	sites, all := cb.target.sites()
+	if all {
+		g.anyone[cb] = struct{}{}
+		c.want(g, interest{all: true, wanted: true})
+	}
+	for _, s := range sites {
+		if g.bySite[s] == nil {
+			g.bySite[s] = map[*callback]struct{}{}
+			c.want(g, interest{site: s, wanted: true})
+		}
+		g.bySite[s][cb] = struct{}{}
+	}
+}
+
+// leave makes a callback read by itself.
+func (c *core) leave(cb *callback) {
+	r, g := &cb.reading, &c.shared
+	if r.source == readsTogether {
+		g = &c.together
+	}
+	if passed := g.pos - min(g.pos, r.joinedAt); passed > 0 && r.matched > 0 {
+		r.estimate.density = min(float64(r.matched)/float64(passed), 1)
+	}
+	r.source = readsItself
+	if r.indexed == nil { // it was about to catch up with others
+		return
+	}
+	sites, all := r.indexed.sites()
+	r.indexed = nil
+	if all {
+		delete(g.anyone, cb)
+	}
+	for _, s := range sites {
+		if delete(g.bySite[s], cb); len(g.bySite[s]) == 0 {
+			delete(g.bySite, s)
+		}
+	}
+	c.unwant(g, sites, all)
+}
+
+// unwant ends the interest in those of the sites that no member of the group wants.
+func (c *core) unwant(g *group, sites []string, all bool) {
+	if all && len(g.anyone) == 0 {
+		c.want(g, interest{all: true})
+	}
+	for _, s := range sites {
+		if g.bySite[s] == nil {
+			c.want(g, interest{site: s})
+		}
+	}
+}
+
+func (c *core) want(g *group, i interest) {
+	if g.source == readsShared { // those that catch up together name their sites once, when they begin
+		c.out.interest = append(c.out.interest, i)
+	}
+}

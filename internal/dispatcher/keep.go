@@ -1,0 +1,281 @@
+package dispatcher
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/cursorstore"
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+const (
+	// flushEvery is how often what has changed is stored while little does.
+	flushEvery = 200 * time.Millisecond
+	// documentPace stretches that: about a thousand cursor documents a second of the replica.
+	documentPace = time.Millisecond
+	// sweepEvery is how often the watermark is moved.
+	sweepEvery = time.Second
+	// maxBatch bounds the records of one batch of attempts, which is one message.
+	maxBatch = 4096
+	// lastRounds is how many rounds are made at most when a shard is given up.
+	lastRounds = 3
+)
+
+// keeping is what of a shard has to be stored, and when.
+type keeping struct {
+	unstored   map[*callback]struct{} // something has changed
+	urgent     map[*callback]struct{} // so much that it should not wait for the next round
+	flushAt    time.Time              // of the next round; zero if nothing is unstored
+	sweepAt    time.Time
+	mark       watermark
+	markDue    bool // it is time to move the watermark
+	storing    bool // a round is under way: there is one at a time
+	superseded bool // a later owner's document was found
+}
+
+// round is what is stored together. It belongs to the loop's goroutine for storing until that hands it back.
+type round struct {
+	works []*work
+	mark  watermark
+	raise uint64 // where the watermark is to be stored; 0: it has not moved
+	found uint64 // 0, or the epoch of a later owner who has written
+}
+
+// work is what a round stores of one callback. Records and changes are taken in one step: an attempt's record is
+// stored before the cursor that counts it.
+type work struct {
+	cb      *callback
+	kept    *kept
+	records []relay.AttemptRecord
+	changes cursor.Changes
+
+	recorded int    // how many of the records are stored
+	failed   bool   // the rest comes with the next round
+	fenced   uint64 // 0, or the epoch of a later owner who has written: this one must not
+}
+
+// kept is what the store has of one callback. The round under way uses it, and nobody else.
+type kept struct {
+	cursor   *cursorstore.Handle
+	previous uint64 // position of the last batch of attempts
+	known    bool   // previous is known
+}
+
+// pacer spreads the rounds of a replica's shards: each document stored moves the next rounds by documentPace.
+type pacer struct{ next atomic.Int64 }
+
+// stored notes that so many documents are being stored.
+func (p *pacer) stored(documents int, now time.Time) {
+	for {
+		next := p.next.Load()
+		if p.next.CompareAndSwap(next, max(next, now.UnixNano())+int64(documents)*int64(documentPace)) {
+			return
+		}
+	}
+}
+
+// after is when a round that has just become necessary may be made.
+func (p *pacer) after(now time.Time) time.Time {
+	if wait := time.Duration(p.next.Load() - now.UnixNano()); wait > flushEvery {
+		return now.Add(wait)
+	}
+	return now.Add(flushEvery)
+}
+
+// markUnstored says that there is something of a callback to store.
+func (c *core) markUnstored(cb *callback) {
+	if cb.phase >= retiring {
+		return
+	}
+	k := &c.keeping
+	k.unstored[cb] = struct{}{}
+	if k.flushAt.IsZero() {
+		k.flushAt = c.pacer.after(c.now)
+	}
+}
+
+func (c *core) noteUnstored(cb *callback) {
+	if n := len(cb.storing.records); n > 0 || cb.cur.Dirty() {
+		c.markUnstored(cb)
+		if n >= window(cb.target.callback) && cb.phase < retiring {
+			c.keeping.urgent[cb] = struct{}{}
+		}
+	}
+}
+
+// storeNext begins the next round if it is time and none is under way. Of a shard that is given up the last rounds
+// begin once nothing is under way.
+func (c *core) storeNext() {
+	k := &c.keeping
+	switch {
+	case k.storing:
+	case c.ending.begun:
+		if c.underWay == 0 && !c.ending.marked {
+			c.storeLast()
+		}
+	case len(k.urgent) > 0:
+		c.store(k.urgent, k.markDue)
+		clear(k.urgent)
+	case !k.flushAt.IsZero() && !k.flushAt.After(c.now):
+		k.flushAt = time.Time{}
+		unstored := k.unstored
+		k.unstored = map[*callback]struct{}{}
+		clear(k.urgent)
+		c.store(unstored, k.markDue)
+	case k.markDue:
+		c.store(nil, true)
+	}
+}
+
+// storeLast stores what the last attempts came to, in a few rounds at most, and then the watermark: the next owner
+// finds nothing to repeat.
+func (c *core) storeLast() {
+	for c.ending.rounds < lastRounds && !c.keeping.storing {
+		c.ending.rounds++
+		unstored := map[*callback]struct{}{}
+		for _, cb := range c.callbacks {
+			if len(cb.storing.records) > 0 || cb.cur.Dirty() {
+				unstored[cb] = struct{}{}
+			}
+		}
+		c.store(unstored, false)
+	}
+	if !c.keeping.storing {
+		c.ending.marked = true
+		c.store(nil, true)
+	}
+}
+
+// store begins a round with what there is to store of callbacks, and the watermark if that is due and has moved.
+func (c *core) store(list map[*callback]struct{}, mark bool) {
+	r := &round{}
+	for cb := range list {
+		if w := c.capture(cb); w != nil {
+			r.works = append(r.works, w)
+			c.began(cb)
+		}
+	}
+	if mark {
+		c.keeping.markDue = false
+		r.raise = c.raise()
+	}
+	if len(r.works) == 0 && r.raise == 0 {
+		return
+	}
+	c.pacer.stored(len(r.works), c.now)
+	c.keeping.storing = true
+	c.underWay++
+	r.mark = c.keeping.mark
+	c.out.round = r
+}
+
+// capture takes what is to be stored of a callback now, nil if there is nothing.
+func (c *core) capture(cb *callback) *work {
+	delete(c.keeping.unstored, cb)
+	if cb.phase >= retiring {
+		return nil
+	}
+	if !c.valid { // what is to be stored is kept until the lease is clear, or lost
+		c.markUnstored(cb)
+		return nil
+	}
+	s := &cb.storing
+	n := recordsOf(s.records, c.batch)
+	w := &work{cb: cb, kept: &s.kept, records: s.records[:n:n]}
+	c.carry(cb)
+	if n == len(s.records) {
+		w.changes = cb.cur.Changes()
+	}
+	if n == 0 && w.changes.Empty() {
+		return nil
+	}
+	return w
+}
+
+// recordsOf returns how many of the records go into one message of at most most bytes: at least one.
+func recordsOf(records []relay.AttemptRecord, most int) int {
+	const envelope, besides = 1 << 10, 320 // of a batch, and of a record: names, numbers and times
+	n, size := 0, envelope
+	for ; n < min(len(records), maxBatch); n++ {
+		r := &records[n]
+		size += besides + 2*(len(r.Event)+len(r.Order)+len(r.Outcome)+len(r.Error)+len(r.Excerpt)+len(r.Reason)) // escaped
+		if size > most && n > 0 {
+			break
+		}
+	}
+	return n
+}
+
+// carry sets what the document says beside where the cursor stands: whether the watermark speaks for the callback.
+func (c *core) carry(cb *callback) {
+	s, carried := &cb.storing, cb.cur.Carried()
+	behind := cb.reading.source == readsItself || s.lagging
+	if carried.Behind && cb.reading.source == readsShared {
+		// The document may leave the watermark's exceptions only once its own position is beyond it: until then the
+		// watermark does not speak for what lies between.
+		cb.cur.Advance(c.shared.pos)
+		at := cb.cur.Position()
+		behind = at < c.keeping.mark.tried || s.lagging && at+c.maxLag()/2 < c.shared.pos
+		if s.lagging = s.lagging && behind; behind {
+			c.markUnstored(cb) // look again in the next round
+		}
+	}
+	if carried.Behind == behind && !cb.cur.Dirty() {
+		return
+	}
+	carried.Behind = behind
+	cb.cur.SetCarried(carried)
+	if !behind {
+		s.holds = true // from the moment this may be stored
+	}
+}
+
+// rounded takes what a round has come to.
+func (c *core) rounded(r *round) {
+	c.keeping.storing = false
+	c.underWay--
+	if r.raise > 0 {
+		c.keeping.mark.revision, c.keeping.mark.stored = r.mark.revision, r.mark.stored
+	}
+	if r.found > 0 {
+		c.laterOwner(r.found)
+	}
+	for _, w := range r.works {
+		c.stored(w)
+		c.over(w.cb)
+	}
+}
+
+func (c *core) stored(w *work) {
+	cb := w.cb
+	s := &cb.storing
+	if s.records = s.records[w.recorded:]; len(s.records) == 0 {
+		s.records = nil
+	}
+	switch {
+	case cb.phase >= retiring:
+		return
+	case w.fenced > 0:
+		c.remove(cb, fenced)
+		c.retiring[cb.id] = cb
+		c.laterOwner(w.fenced)
+		return
+	case w.failed:
+		c.markUnstored(cb)
+		return
+	}
+	cb.cur.Stored(w.changes)
+	if d := w.changes.Document; d != nil {
+		s.durable = max(s.durable, d.Position)
+		s.holds = !d.Behind
+	}
+	cb.reading.blocked = false
+	c.pump(cb) // it may have waited for room in its records or lanes
+}
+
+// laterOwner notes that a document was found which an owner of a higher epoch has written.
+func (c *core) laterOwner(epoch uint64) {
+	c.keeping.superseded = true
+	c.out.found = epoch
+}

@@ -1,0 +1,242 @@
+package dispatcher
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+const (
+	// pageIdle is how long a page that is not used up is kept: a receiver that hangs must not hold what nobody needs.
+	pageIdle = 2 * time.Second
+	// storeRetry is how long a callback waits after the log could not be read.
+	storeRetry = time.Second
+)
+
+// read is a page of the log that a callback asks for: what follows pos, as far as it may be for the target.
+type read struct {
+	cb      *callback
+	pos     uint64
+	target  *target
+	version uint64 // of the target
+	size    int    // how many events of the log; 0: not known yet
+}
+
+// refill is what a lane has waiting beyond what it lists.
+type refill struct {
+	cb     *callback
+	target *target
+	of     cursor.Refill
+}
+
+// readOn offers what was read ahead and asks for the next page, if there is room for one.
+func (c *core) readOn(cb *callback) {
+	r := &cb.reading
+	if r.source != readsItself || r.fetching || r.blocked || c.halted(cb) || c.now.Before(cb.sending.retryAt) || !cb.cur.Room() {
+		return
+	}
+	if c.drain(cb) && cb.cur.Room() {
+		c.readRing(cb)
+	}
+}
+
+// drain offers what was read ahead; false says that something is left.
+func (c *core) drain(cb *callback) bool {
+	r := &cb.reading
+	if c.halted(cb) {
+		return false
+	}
+	for len(r.page) > 0 {
+		if cb.target.matches(r.page[0]) && !c.offer(cb, r.page[0]) {
+			r.blocked = true
+			return false
+		}
+		r.page[0], r.page = nil, r.page[1:]
+	}
+	if r.page = nil; r.pageThrough > 0 {
+		cb.cur.Advance(r.pageThrough)
+		r.pageThrough = 0
+	}
+	return true
+}
+
+// readRing asks for what follows the callback's position: the ring of the shared reader is looked into first.
+func (c *core) readRing(cb *callback) { c.askRing(cb, 0) }
+
+func (c *core) askRing(cb *callback, size int) {
+	cb.reading.fetching = true
+	c.out.ring = append(c.out.ring, read{cb, cb.cur.ReadFrom() - 1, cb.target, cb.reading.version, size})
+}
+
+// tookFromRing takes what the ring has. If that is all there is, the callback joins the shared reader: what comes
+// from here on is among newEvents.
+func (c *core) tookFromRing(m *ringPage) {
+	cb, r := m.read.cb, &m.read.cb.reading
+	comes := r.source == readsTogether
+	r.fetching = false
+	switch {
+	case cb.phase >= retiring || c.ending.begun:
+	case r.version != m.read.version:
+		r.source = readsItself
+		c.markUnstored(cb)
+	case m.missing && comes && !c.halted(cb) && m.read.pos+1+c.conf.Lookback > m.last:
+		c.out.comers = append(c.out.comers, m.read)
+		return
+	case m.missing:
+		if r.source = readsItself; comes {
+			c.markUnstored(cb)
+		}
+		if !c.halted(cb) {
+			r.fetching = true
+			c.began(cb)
+			c.out.pages = append(c.out.pages, m.read)
+			return
+		}
+	case c.takes(cb, m):
+		c.enter(&c.shared, cb)
+		c.markUnstored(cb) // the document is to say so
+		c.pump(cb)
+		return
+	default:
+		if r.source = readsItself; comes {
+			c.markUnstored(cb)
+		}
+	}
+	if m.all {
+		sites, all := m.read.target.sites()
+		c.unwant(&c.shared, sites, all)
+	}
+	if cb.phase < retiring {
+		c.readOn(cb)
+		c.pump(cb)
+	}
+}
+
+// takes offers the events of the ring to a callback, and reports whether nothing is left that it has to read by itself.
+func (c *core) takes(cb *callback, m *ringPage) bool {
+	r := &cb.reading
+	if c.halted(cb) {
+		if cb.target.orphaned || !m.all {
+			return false
+		}
+		for _, ev := range m.events {
+			if cb.target.matches(ev) {
+				return false
+			}
+		}
+		return true
+	}
+	if n := len(m.events); n > 0 {
+		r.page, r.pageThrough, r.pageAt = m.events, m.events[n-1].Seq, c.now
+	}
+	return c.drain(cb) && m.all
+}
+
+// tookFromLog takes a page of the log.
+func (c *core) tookFromLog(m *logPage) {
+	cb, r := m.read.cb, &m.read.cb.reading
+	r.fetching = false
+	defer c.over(cb)
+	if cb.phase >= retiring || c.ending.begun {
+		return
+	}
+	if m.err != nil {
+		c.unread(cb, m.err, "a page of the log could not be read")
+		return
+	}
+	if m.through > m.read.pos {
+		r.estimate.density = float64(len(m.events)) / float64(m.through-m.read.pos)
+	}
+	if m.first > m.read.pos+1 {
+		c.expireBelow(cb, m.first)
+	}
+	if r.version == m.read.version {
+		r.page, r.pageThrough, r.pageAt = m.events, m.through, c.now
+	}
+	if c.drain(cb) && cb.cur.Room() && !c.now.Before(cb.sending.retryAt) {
+		c.askRing(cb, m.size)
+	}
+	c.pump(cb)
+}
+
+// unread notes that the log could not be read for a callback.
+func (c *core) unread(cb *callback, err error, what string) {
+	cb.log.Log(cb.ctx, store.Level(err, slog.LevelWarn), what, "error", err)
+	cb.sending.retryAt = c.now.Add(storeRetry)
+	c.pump(cb)
+}
+
+// refill asks for what lanes have waiting beyond what they list.
+func (c *core) refill(cb *callback) {
+	if cb.reading.refilling || c.now.Before(cb.sending.retryAt) {
+		return
+	}
+	lanes := cb.cur.Refills()
+	if len(lanes) == 0 {
+		return
+	}
+	all := make([]refill, len(lanes))
+	for i, of := range lanes {
+		all[i] = refill{cb, cb.target, of}
+	}
+	cb.reading.refilling = true
+	c.began(cb)
+	c.out.refills = append(c.out.refills, all)
+}
+
+func (c *core) refilled(m *refilled) {
+	cb := m.refill.cb
+	if !m.more {
+		cb.reading.refilling = false
+		defer c.over(cb)
+	}
+	switch {
+	case cb.phase >= retiring || c.ending.begun:
+	case m.err != nil:
+		c.unread(cb, m.err, "the waiting events of an order could not be read")
+	default:
+		cb.cur.Refill(m.refill.of, m.seqs, m.through)
+		c.pump(cb)
+	}
+}
+
+// comersBegin says that a reader has begun to read for callbacks that catch up together, at or before each one's
+// position. A change of the target since they asked takes them out.
+func (c *core) comersBegin(m *comersBegin) {
+	c.together.pos = m.from
+	for _, read := range m.comers {
+		if cb := read.cb; cb.reading.source == readsTogether && cb.reading.version == read.version && cb.phase < retiring {
+			c.enter(&c.together, cb)
+		}
+	}
+}
+
+// comersEnd says that the reader has come to the ring of the shared reader, or cannot go on: each reads on by itself,
+// which in the first case is joining.
+func (c *core) comersEnd() {
+	members := make(map[*callback]struct{}, len(c.together.anyone))
+	for cb := range c.together.anyone {
+		members[cb] = struct{}{}
+	}
+	for _, of := range c.together.bySite {
+		for cb := range of {
+			members[cb] = struct{}{}
+		}
+	}
+	for cb := range members {
+		cb.cur.Advance(c.together.pos)
+		c.leave(cb)
+		if c.readRing(cb); cb.target.orphaned {
+			c.markUnstored(cb)
+		}
+	}
+}
+
+// dropPage forgets a page that nobody has used for a while.
+func (c *core) dropPage(cb *callback) {
+	if r := &cb.reading; len(r.page) > 0 && !r.fetching && c.now.Sub(r.pageAt) > pageIdle {
+		r.page, r.pageThrough = nil, 0
+	}
+}

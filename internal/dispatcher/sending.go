@@ -1,0 +1,258 @@
+package dispatcher
+
+import (
+	"errors"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/sender"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+const (
+	// leaseAgain is how long nothing is started or stored when a lease is found invalid, before it is looked at
+	// again: a renewal may be unclear.
+	leaseAgain = 500 * time.Millisecond
+	// retriesEvery bounds how often a callback's retries are logged: a receiver that refuses now and then is no news.
+	retriesEvery = time.Minute
+)
+
+// take returns the next attempt of a callback, nil if none may be made now. It is the job given, or a new one if that
+// is nil. HasPlace says that the callback has a place to make it with; it keeps that if there is a next attempt.
+func (c *core) take(cb *callback, j *job, hasPlace bool) *job {
+	s := &cb.sending
+	of := &cb.target.callback
+	if c.halted(cb) || !c.valid || c.now.Before(s.retryAt) || s.waiting || len(cb.storing.records) >= 2*window(*of) {
+		return nil
+	}
+	if s.limiter != nil && s.limiter.TokensAt(c.now) < 1 || c.inTestsWay(cb) {
+		return nil
+	}
+	if at, ok := cb.cur.NextDue(c.now); !ok || at.After(c.now) {
+		return nil
+	}
+	if !hasPlace && !c.places.take(s.place) {
+		s.waiting = true
+		return nil
+	}
+	most := 1
+	if of.Mode == relay.ModeLatest {
+		most = cursor.LaneEntries
+	}
+	b, ok := cb.cur.Take(c.now, most)
+	if !ok {
+		if !hasPlace {
+			c.places.release(s.place)
+		}
+		return nil
+	}
+	if s.limiter != nil {
+		s.limiter.AllowN(c.now, 1)
+	}
+	if j == nil {
+		j = &job{cb: cb}
+	}
+	j.set(b, cb)
+	c.began(cb)
+	return j
+}
+
+// nextAttempt is when a callback that is not halted may make its next attempt; zero if something else has to happen
+// first.
+func (c *core) nextAttempt(cb *callback) time.Time {
+	s := &cb.sending
+	at, ok := cb.cur.NextDue(c.now)
+	if len(cb.storing.records) >= 2*window(cb.target.callback) || s.waiting {
+		ok = false // the end of a round wakes it, or whoever gives a place back
+	}
+	if ok && s.limiter != nil {
+		if tokens := s.limiter.TokensAt(c.now); tokens < 1 {
+			at = later(at, c.now.Add(time.Duration((1-tokens)/float64(s.limiter.Limit())*float64(time.Second))+time.Millisecond))
+		}
+	}
+	if ok && c.inTestsWay(cb) { // the test's end wakes it, as a rule
+		at = later(at, s.testUntil)
+	}
+	if c.now.Before(s.retryAt) {
+		at, ok = later(at, s.retryAt), true
+	}
+	switch {
+	case !ok:
+		return time.Time{}
+	case !c.valid:
+		return later(at, c.now.Add(leaseAgain))
+	}
+	return at
+}
+
+// ended takes an attempt that has ended: it is judged, and its worker makes the next one if there is one to be made.
+func (c *core) ended(j *job) {
+	cb := j.cb
+	c.judge(j)
+	next, keeps := (*job)(nil), !c.places.contended() // whoever gives a place back while others wait does not get it again before them
+	if keeps {
+		next = c.take(cb, j, true)
+	}
+	if next == nil {
+		c.places.release(cb.sending.place)
+		if !keeps {
+			next = c.take(cb, j, false)
+		}
+	}
+	if next != nil {
+		c.out.next = append(c.out.next, next)
+	} else {
+		c.out.idle = append(c.out.idle, j)
+	}
+	if cb.phase < retiring {
+		c.pump(cb)
+	}
+	c.over(cb)
+}
+
+// judge settles what a job came to: records, cursor, health. It is the one place where an outcome is judged.
+func (c *core) judge(j *job) {
+	cb := j.cb
+	cb.reading.blocked = false
+	if j.err != nil {
+		c.notMade(j)
+		return
+	}
+	for _, i := range j.gone {
+		seq := j.batch.Seqs[i]
+		c.expire(cb, []cursor.Entry{{Seq: seq, Order: j.batch.Order}}, nil)
+		cb.cur.Settle(j.batch.Order, seq)
+		c.drop(cb, seq)
+	}
+	for _, i := range j.unmatched {
+		c.closeDelivery(cb, j.events[i], relay.DeliverySkipped, "no longer matches the callback's filter or its client's sites")
+		cb.cur.Settle(j.batch.Order, j.batch.Seqs[i])
+		c.drop(cb, j.batch.Seqs[i])
+	}
+	if j.chosen < 0 {
+		return
+	}
+	a, ev := &j.attempt, j.events[j.chosen]
+	record := relay.AttemptRecord{
+		Event: ev.id, Seq: ev.Seq, Order: ev.Order, Number: j.batch.Attempt, At: a.At.UTC(), DurationMillis: float64(a.Duration.Microseconds()) / 1000,
+		Outcome: a.Outcome.String(), Status: a.Status, Error: a.Error, Excerpt: a.Excerpt, Probe: j.batch.Probe,
+	}
+	switch a.Outcome {
+	case sender.Cancelled:
+		cb.cur.Release(j.batch)
+	case sender.Gone:
+		cb.cur.Release(j.batch)
+		c.record(cb, record)
+		c.disable(cb, "gone", "the receiver answered 410")
+	case sender.Success:
+		c.succeeded(j, ev, record)
+	default: // all the others are failures, and the schedule's affair
+		c.failed(j, ev, record)
+	}
+}
+
+// notMade puts back what was taken for an attempt that was not made.
+func (c *core) notMade(j *job) {
+	cb := j.cb
+	if cb.ctx.Err() == nil && !errors.Is(j.err, errLease) && !errors.Is(j.err, errBodies) {
+		cb.log.Log(cb.ctx, store.Level(j.err, slog.LevelWarn), "an event could not be read for its attempt", "order", j.batch.Order, "error", j.err)
+	}
+	cb.cur.Release(j.batch)
+	cb.sending.retryAt = c.now.Add(storeRetry)
+	if errors.Is(j.err, errBodies) {
+		cb.sending.retryAt = c.now.Add(bodiesRetry)
+	}
+}
+
+func (c *core) succeeded(j *job, ev *event, record relay.AttemptRecord) {
+	cb := j.cb
+	if cb.cur.Succeed(j.batch, c.now) > 0 {
+		record.Closing = relay.DeliveryDelivered
+		c.metrics.delivered(ev, c.now)
+		c.supersede(j)
+	} // else an operator skipped it meanwhile: the delivery is closed already
+	c.record(cb, record)
+	for _, seq := range j.batch.Seqs {
+		c.drop(cb, seq)
+	}
+	if cb.sending.tripped && !cb.cur.Health().Open {
+		cb.sending.tripped = false
+		c.recovered(cb)
+	}
+}
+
+// failed lets the cursor decide by the retry schedule (internal/cursor) when there is another attempt, if there is one.
+func (c *core) failed(j *job, ev *event, record relay.AttemptRecord) {
+	cb, a := j.cb, &j.attempt
+	r := cb.cur.Fail(j.batch, c.now, cursor.Failure{Reason: reason(a), RetryAfter: a.RetryAfter})
+	switch r.Outcome {
+	case cursor.Retrying:
+		record.NextAttemptAt = &r.Next
+		c.complainOfRetries(j, ev, r.Next)
+		c.dropOrder(cb, ev.Order) // the lane may wait for hours
+	case cursor.Exhausted:
+		record.Closing = relay.DeliveryFailed
+		c.metrics.delivery(relay.DeliveryFailed, 1)
+		if j.batch.Attempt > 1 || len(c.conf.Schedule) == 0 { // its followers get one attempt each, and no line
+			cb.log.Warn("a delivery has failed for good; the order's next event gets its turn", "site", ev.Site, "order", ev.Order, "event", ev.id,
+				"attempts", j.batch.Attempt, "reason", reason(a))
+		}
+		c.supersede(j)
+		cb.cur.Settle(j.batch.Order, j.batch.Seqs...)
+		for _, seq := range j.batch.Seqs {
+			c.drop(cb, seq)
+		}
+	case cursor.Stale:
+	}
+	c.record(cb, record)
+	h := cb.cur.Health()
+	if h.Open && !cb.sending.tripped {
+		cb.sending.tripped = true
+		cb.log.Warn("the receiver fails for several orders; it is probed until it answers", "failing_since", h.FailingSince.UTC(), "failures", h.Failures,
+			"reason", reason(a), "waiting", cb.cur.Unsettled(), "next_probe", h.NextProbe.UTC())
+	}
+	if !h.FailingSince.IsZero() && c.now.Sub(h.FailingSince) >= c.conf.DisableAfter {
+		c.disable(cb, "failing", "every attempt has failed since "+h.FailingSince.UTC().Format(time.RFC3339))
+	}
+}
+
+// complainOfRetries logs that an event was refused again.
+func (c *core) complainOfRetries(j *job, ev *event, next time.Time) {
+	s := &j.cb.sending
+	if j.batch.Probe || j.batch.Attempt < 2 || c.now.Sub(s.warned).Abs() < retriesEvery {
+		return
+	}
+	s.warned = c.now
+	j.cb.log.Warn("a delivery has failed again; it is retried", "site", ev.Site, "order", ev.Order, "event", ev.id, "attempts", j.batch.Attempt,
+		"reason", reason(&j.attempt), "next_attempt", next.UTC())
+}
+
+// supersede closes the older events of a job of mode latest.
+func (c *core) supersede(j *job) {
+	for i, ev := range j.events {
+		if i != j.chosen && ev != nil && !slices.Contains(j.gone, i) && !slices.Contains(j.unmatched, i) {
+			c.closeDelivery(j.cb, ev, relay.DeliverySkipped, "a newer event of the order was sent instead (mode latest)")
+		}
+	}
+}
+
+// closeDelivery records the end of a delivery without an attempt.
+func (c *core) closeDelivery(cb *callback, ev *event, status relay.DeliveryStatus, why string) {
+	c.record(cb, relay.AttemptRecord{Event: ev.id, Seq: ev.Seq, Order: ev.Order, At: c.now.UTC(), Closing: status, Reason: why})
+	c.metrics.delivery(status, 1)
+}
+
+func (c *core) record(cb *callback, r relay.AttemptRecord) {
+	cb.storing.records = append(cb.storing.records, r)
+}
+
+// reason is what a lane keeps of a failure.
+func reason(a *sender.Attempt) string {
+	if a.Error != "" {
+		return a.Error
+	}
+	return a.Outcome.String()
+}

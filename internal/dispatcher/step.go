@@ -1,0 +1,449 @@
+package dispatcher
+
+import (
+	"slices"
+	"time"
+)
+
+// core is what a shard's callbacks have come to, and every decision about them: step takes a message and returns what
+// is to be done. It has no channel, no clock and no store; a loop owns it (loop.go).
+type core struct {
+	*environment
+	now   time.Time // of the present step
+	valid bool      // whether the lease was, at its beginning
+
+	callbacks map[string]*callback
+	retiring  map[string]*callback // deleted, made again or fenced: they are not loaded
+	arriving  arriving
+	shared    group     // callbacks that read with the replica's shared reader
+	together  group     // callbacks that catch up together
+	alarm     time.Time // the earliest time at which a callback is to be looked at, or before it; zero if there is none
+	keeping   keeping
+	underWay  int // attempts, reads, rounds and whatever else the loop has begun for this core and not answered
+	ending    ending
+	out       effects
+}
+
+// arriving is what is still to be loaded.
+type arriving struct {
+	missing map[string]bool // registered callbacks that are not loaded yet
+	listed  bool            // the shard has been loaded once
+	loading bool
+	again   time.Time // nothing is loaded before
+}
+
+// environment is what the cores of a replica share. It is safe for concurrent use.
+type environment struct {
+	conf    *Config
+	metrics *metrics
+	memory  *memory
+	places  placer
+	pacer   *pacer
+	batch   int // bytes that a batch of attempts may have
+}
+
+// ending is how far a shard that is given up has come.
+type ending struct {
+	begun  bool
+	rounds int  // of storing, since nothing has been under way
+	marked bool // the last watermark has been stored, or does not have to be
+}
+
+// message is something that has happened. The messages are, in the order of a delivery's life:
+type message any
+
+type (
+	// newEvents are events that one of the two readers has read for this shard; everything up to through has been.
+	newEvents struct {
+		of      *group
+		events  []*event
+		through uint64
+	}
+	// ringPage is what the ring of the shared reader has for a callback that reads by itself. All says that there is
+	// no more and that the events after these will be among newEvents; missing says that the ring does not reach back
+	// to where it stands.
+	ringPage struct {
+		read         read
+		events       []*event
+		all, missing bool
+		last         uint64 // where the shared reader stands
+	}
+	// logPage is a page of the log for a callback that reads by itself.
+	logPage struct {
+		read    read
+		events  []*event
+		through uint64 // nothing else up to here is for the callback
+		first   uint64 // of the log
+		size    int    // how many events the next page may have
+		err     error
+	}
+	// refilled is what waits behind a lane's entries.
+	refilled struct {
+		refill  refill
+		seqs    []uint64
+		through uint64
+		err     error
+		more    bool // others of the same callback follow
+	}
+	// placed says that a place was handed to a callback that waited for one.
+	placed struct{ cb *callback }
+	// ended is an attempt that has ended.
+	ended struct{ job *job }
+	// rounded is a round of storing that has ended.
+	rounded struct{ round *round }
+	// tick says that time has passed.
+	tick struct{}
+	// configured is a callback's present configuration; nil if it is not registered.
+	configured struct {
+		id     string
+		target *target
+	}
+	// adopted are callbacks that were loaded and are this owner's; first is the log's first position.
+	adopted struct {
+		callbacks []*callback
+		mark      watermark
+		first     uint64
+	}
+	// loaded says that a load has ended: all of it is adopted or not registered any more, or it failed.
+	loaded struct {
+		*load
+		failed bool
+	}
+	// comersBegin and comersEnd enclose the newEvents for those that catch up together.
+	comersBegin struct {
+		comers []read
+		from   uint64
+		feed   *feed // the loop's, to take them from
+	}
+	comersEnd struct{}
+	// laterOwner says that a document of a higher epoch was found.
+	laterOwner struct{ epoch uint64 }
+	// question is somebody's question or an operator's word; answer is called once.
+	question struct{ answer func(*core) }
+	// done says that something else has ended that the core had asked for.
+	done struct{ retired *callback }
+	// giveUp says that the shard is to be given up.
+	giveUp struct{}
+)
+
+// effects are what is to be done after a step. They are valid until the next one.
+type effects struct {
+	begin    []*job     // attempts to be made, each by a worker of its own
+	next     []*job     // attempts to be made by the worker that has just ended one
+	idle     []*job     // workers that have no more to do
+	ring     []read     // to be looked for in the ring
+	pages    []read     // to be read from the log
+	refills  [][]refill // of one callback each
+	comers   []read     // to be caught up together
+	interest []interest
+	round    *round
+	facts    []fact
+	disables []disablement
+	load     *load
+	cancel   []*callback // what is under way of it is broken off
+	retired  []*callback // nothing of it is under way any more
+	found    uint64      // 0, or a later owner's epoch
+}
+
+// interest is a site whose events the shard begins or ceases to want of a reader; all stands for every site.
+type interest struct {
+	site   string
+	all    bool
+	wanted bool
+}
+
+func newCore(e *environment, epoch uint64) *core {
+	return &core{
+		environment: e, callbacks: map[string]*callback{}, retiring: map[string]*callback{}, arriving: arriving{missing: map[string]bool{}},
+		shared: newGroup(readsShared), together: newGroup(readsTogether),
+		keeping: keeping{unstored: map[*callback]struct{}{}, urgent: map[*callback]struct{}{}, mark: watermark{epoch: epoch}},
+	}
+}
+
+// step does what a message means for the shard.
+func (c *core) step(m message, now time.Time, leaseValid bool) *effects {
+	c.now, c.valid = now, leaseValid
+	c.out.reset()
+	switch m := m.(type) {
+	case *newEvents:
+		c.offerAll(m)
+	case *ringPage:
+		c.tookFromRing(m)
+	case *logPage:
+		c.tookFromLog(m)
+	case *refilled:
+		c.refilled(m)
+	case placed:
+		m.cb.sending.waiting = false
+		c.pump(m.cb)
+		c.places.decline(m.cb.sending.place) // one that cannot be used now goes on to the next
+	case ended:
+		c.ended(m.job)
+	case rounded:
+		c.rounded(m.round)
+	case tick:
+		c.tick()
+	case configured:
+		c.configured(m)
+	case *adopted:
+		c.adopted(m)
+	case loaded:
+		c.loaded(m)
+	case *comersBegin:
+		c.comersBegin(m)
+	case comersEnd:
+		c.comersEnd()
+	case laterOwner:
+		c.laterOwner(m.epoch)
+	case question:
+		m.answer(c)
+	case done:
+		c.done(m)
+	case giveUp:
+		c.giveUp()
+	}
+	c.loadNext()
+	c.storeNext()
+	return &c.out
+}
+
+// finished reports whether the shard has been given up and nothing is under way.
+func (c *core) finished() bool { return c.ending.marked && c.underWay == 0 }
+
+// wake is when the next tick is needed, zero if none is.
+func (c *core) wake() time.Time {
+	if c.ending.begun {
+		return time.Time{}
+	}
+	at := earlier(earlier(c.alarm, c.keeping.sweepAt), c.arriving.again)
+	if !c.keeping.storing {
+		at = earlier(at, c.keeping.flushAt)
+	}
+	return at
+}
+
+// pump starts every attempt of a callback that may be made now and sees to what follows.
+func (c *core) pump(cb *callback) {
+	for {
+		j := c.take(cb, nil, false)
+		if j == nil {
+			break
+		}
+		c.out.begin = append(c.out.begin, j)
+	}
+	c.look(cb)
+}
+
+// look sees to everything but attempts after something has changed: storing it, reading on, and when to look again.
+func (c *core) look(cb *callback) {
+	c.noteUnstored(cb)
+	var at time.Time
+	if !c.halted(cb) {
+		if r := &cb.reading; r.source == readsItself && !r.fetching && len(r.held) <= window(cb.target.callback)/2 {
+			c.readOn(cb)
+		}
+		c.refill(cb)
+		at = c.nextAttempt(cb)
+	}
+	c.wakeAt(cb, earlier(at, cb.expired.tellAt))
+}
+
+// tick does what is due: callbacks, the watermark, and forgetting pages that nobody uses.
+func (c *core) tick() {
+	if !c.alarm.IsZero() && !c.alarm.After(c.now) {
+		c.alarm = time.Time{}
+		for _, cb := range c.callbacks {
+			if cb.wakeAt.IsZero() || cb.wakeAt.After(c.now) {
+				c.wakeAt(cb, cb.wakeAt)
+				continue
+			}
+			if at := cb.expired.tellAt; !at.IsZero() && !at.After(c.now) {
+				c.tellExpired(cb)
+			}
+			c.pump(cb)
+		}
+	}
+	if !c.keeping.sweepAt.After(c.now) {
+		c.keeping.sweepAt = c.now.Add(sweepEvery)
+		c.sweep()
+	}
+}
+
+// configured takes the present configuration of a callback: it takes effect with the next attempt.
+func (c *core) configured(m configured) {
+	cb := c.callbacks[m.id]
+	switch {
+	case c.ending.begun:
+	case cb != nil && m.target != nil && m.target.revisions == cb.target.revisions:
+	case cb != nil && m.target != nil && m.target.callback.Generation == cb.gen:
+		c.retarget(cb, m.target)
+	case cb != nil: // deleted, or made again under the same id
+		c.retire(cb)
+	case m.target == nil:
+		delete(c.arriving.missing, m.id)
+	case c.retiring[m.id] == nil:
+		c.arriving.missing[m.id] = true
+	}
+}
+
+func (c *core) retarget(cb *callback, t *target) {
+	r := &cb.reading
+	switch {
+	case r.source == readsShared && t.orphaned: // it would be passed over by what it may get once its client is known
+		c.leave(cb)
+		c.markUnstored(cb)
+		c.setTarget(cb, t)
+	case r.source == readsShared: // under the filter before, nothing up to here is waiting to be offered
+		c.leave(cb)
+		c.setTarget(cb, t)
+		c.enter(&c.shared, cb)
+	case r.source == readsTogether && !r.fetching:
+		c.leave(cb)
+		c.markUnstored(cb)
+		c.setTarget(cb, t)
+	default:
+		c.setTarget(cb, t)
+	}
+	c.pump(cb)
+}
+
+// retire ends a callback that is registered no more. Once nothing of it is under way its cursor is erased.
+func (c *core) retire(cb *callback) {
+	if cb.expired.waiting() {
+		c.tellExpired(cb)
+	}
+	c.remove(cb, retiring)
+	c.retiring[cb.id] = cb
+	c.out.cancel = append(c.out.cancel, cb)
+	c.settleRetired(cb)
+}
+
+// remove takes a callback out of everything that would start or store something of it.
+func (c *core) remove(cb *callback, why phase) {
+	cb.phase = why
+	delete(c.callbacks, cb.id)
+	if cb.reading.source != readsItself {
+		c.leave(cb)
+	}
+	cb.reading.page = nil
+	c.dropAll(cb)
+	c.wakeAt(cb, time.Time{})
+	delete(c.keeping.unstored, cb)
+	delete(c.keeping.urgent, cb)
+}
+
+// settleRetired hands a callback over whose last attempt, read or round has ended.
+func (c *core) settleRetired(cb *callback) {
+	if cb.outstanding == 0 && cb.phase >= retiring {
+		c.dropAll(cb)
+		c.underWay++
+		c.out.retired = append(c.out.retired, cb)
+	}
+}
+
+// began and over count what is under way for a callback.
+func (c *core) began(cb *callback) {
+	cb.outstanding++
+	c.underWay++
+}
+
+func (c *core) over(cb *callback) {
+	cb.outstanding--
+	c.underWay--
+	c.settleRetired(cb)
+}
+
+func (c *core) done(m done) {
+	c.underWay--
+	if cb := m.retired; cb != nil && cb.phase == retiring {
+		delete(c.retiring, cb.id)
+	}
+}
+
+// loadNext has what is missing loaded, one load at a time.
+func (c *core) loadNext() {
+	a := &c.arriving
+	if a.loading || c.ending.begun || a.listed && len(a.missing) == 0 || c.now.Before(a.again) {
+		return
+	}
+	a.loading, a.again = true, time.Time{}
+	c.underWay++
+	c.out.load = &load{whole: !a.listed, ids: keys(a.missing), mark: c.keeping.mark}
+}
+
+// adopted lets loaded callbacks work: with the shared reader, if its ring has what follows, else together with others
+// that come a little behind, or each by itself.
+func (c *core) adopted(m *adopted) {
+	if !c.keeping.mark.touched {
+		c.keeping.mark = m.mark
+	}
+	for _, cb := range m.callbacks {
+		delete(c.arriving.missing, cb.id)
+		c.callbacks[cb.id] = cb
+		c.memory.callbacks.Add(1)
+		c.setTarget(cb, cb.target)
+		c.expireBelow(cb, m.first)
+		if !cb.cur.Carried().Behind && !cb.target.orphaned && !c.ending.begun {
+			cb.reading.source = readsTogether
+			c.readRing(cb)
+		} else {
+			c.markUnstored(cb)
+		}
+		c.pump(cb)
+	}
+}
+
+func (c *core) loaded(m loaded) {
+	a := &c.arriving
+	a.loading = false
+	c.underWay--
+	if m.failed {
+		a.again = c.now.Add(loadAgain)
+		return
+	}
+	if !c.keeping.mark.touched {
+		c.keeping.mark = m.mark
+	}
+	a.listed = a.listed || m.whole
+	for _, id := range m.ids { // those that were not adopted are not registered
+		delete(a.missing, id)
+	}
+}
+
+// giveUp begins to give the shard up: nothing new is started.
+func (c *core) giveUp() {
+	c.ending.begun = true
+	for _, cb := range c.callbacks {
+		if cb.expired.waiting() {
+			c.tellExpired(cb)
+		}
+		if r := &cb.reading; r.source == readsShared {
+			cb.cur.Advance(c.shared.pos) // it was offered everything up to here
+			if len(cb.storing.records) == 0 && !cb.cur.Dirty() {
+				cb.storing.durable = max(cb.storing.durable, cb.cur.Position())
+			}
+		}
+		cb.reading.page = nil
+		c.dropAll(cb)
+		c.wakeAt(cb, time.Time{})
+	}
+}
+
+// reset empties the effects and keeps their room.
+func (e *effects) reset() {
+	clear(e.begin)
+	clear(e.next)
+	clear(e.idle)
+	clear(e.ring)
+	clear(e.pages)
+	*e = effects{
+		begin: e.begin[:0], next: e.next[:0], idle: e.idle[:0], ring: e.ring[:0], pages: e.pages[:0],
+		refills: e.refills[:0], comers: slices.Delete(e.comers, 0, len(e.comers)), interest: e.interest[:0], facts: e.facts[:0],
+		disables: e.disables[:0], cancel: e.cancel[:0], retired: e.retired[:0],
+	}
+}
+
+// common reports whether the effects are those of a delivery alone.
+func (e *effects) common() bool {
+	return len(e.pages)+len(e.refills)+len(e.comers)+len(e.facts)+len(e.disables)+len(e.cancel)+len(e.retired) == 0 && e.load == nil && e.found == 0
+}
