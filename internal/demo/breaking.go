@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/ledger"
 )
 
 const (
@@ -34,7 +36,7 @@ func (b *breaking) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 		return
 	}
 	if body, err := io.ReadAll(http.MaxBytesReader(w, request.Body, 16<<20)); err == nil {
-		if e, err := readEvent(body); err == nil {
+		if e, err := ledger.ParseEvent(body); err == nil {
 			b.journey.attempted(e, now, "503")
 		}
 	}

@@ -6,18 +6,12 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/ledger"
 )
 
 // mostChanges is how many kinds of change are shown of one event; the event has them all.
 const mostChanges = 2
-
-// change is one entry of an event's changes.
-type change struct {
-	Path string
-	Part *struct{ OEPartNumber, OrderedPartNumber string }
-	From json.RawMessage
-	To   json.RawMessage
-}
 
 // orderInBrief is what is shown of the order itself.
 type orderInBrief struct {
@@ -25,24 +19,24 @@ type orderInBrief struct {
 	Parts                  []json.RawMessage
 }
 
-func (e event) brief() orderInBrief {
+func briefOf(e ledger.Event) orderInBrief {
 	var o orderInBrief
-	_ = json.Unmarshal(e.Data.Order, &o) // the vendor's order may hold anything; what cannot be read is left out
+	_ = json.Unmarshal(e.Order.JSON, &o) // the vendor's order may hold anything; what cannot be read is left out
 	return o
 }
 
 // whatChanged describes an event in a few words: first the status, then what happened to parts and fields.
-func whatChanged(e event, paint palette) []string {
-	o := e.brief()
+func whatChanged(e ledger.Event, paint palette) []string {
+	o := briefOf(e)
 	said := []string{paint.status(o.Status)}
-	switch previous := e.Data.PreviousStatus; {
+	switch previous := e.Order.PreviousStatus; {
 	case previous == nil:
 		said = append(said, plural(len(o.Parts), "part"))
 	case *previous != o.Status:
 		said[0] = paint.status(*previous) + " → " + paint.status(o.Status)
 	}
-	kinds := kindsOfChange(e.Data.Changes)
-	if previous := e.Data.PreviousStatus; previous != nil {
+	kinds := kindsOfChange(e.Order.Changes)
+	if previous := e.Order.PreviousStatus; previous != nil {
 		// Most parts go the way of their order.
 		with := func(k kind) bool { return k.field == "Status" && k.from == *previous && k.to == o.Status }
 		if i := slices.IndexFunc(kinds, with); i >= 0 {
@@ -50,7 +44,7 @@ func whatChanged(e event, paint palette) []string {
 			kinds = slices.Delete(kinds, i, i+1)
 		}
 	}
-	if e.Data.PreviousStatus != nil && len(e.Data.Changes) == 0 {
+	if e.Order.PreviousStatus != nil && len(e.Order.Changes) == 0 {
 		said = append(said, "nothing new since the event before")
 	}
 	for i, k := range kinds {
@@ -71,7 +65,7 @@ type kind struct {
 }
 
 // kindsOfChange puts equal changes of several parts together. The order's own status is shown already.
-func kindsOfChange(changes []change) []kind {
+func kindsOfChange(changes []ledger.Change) []kind {
 	var kinds []kind
 	for _, c := range changes {
 		if c.Path == "/Status" {

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/ledger"
 )
 
 // follower sees what a developer's own receiver is sent through the relay's records: the feed of events and the deliveries.
@@ -18,9 +20,9 @@ type follower struct {
 	audit   *audit
 	journey *journey
 
-	after  string              // where the feed goes on
-	events map[string]event    // published and not delivered yet
-	seen   map[string]sighting // the deliveries' last state
+	after  string                  // where the feed goes on
+	events map[string]ledger.Event // published and not delivered yet
+	seen   map[string]sighting     // the deliveries' last state
 	health string
 }
 
@@ -43,7 +45,7 @@ type delivery struct {
 }
 
 func newFollower(a api, au *audit, j *journey) *follower {
-	return &follower{api: a, audit: au, journey: j, events: map[string]event{}, seen: map[string]sighting{}}
+	return &follower{api: a, audit: au, journey: j, events: map[string]ledger.Event{}, seen: map[string]sighting{}}
 }
 
 // run reads twice a second until ctx ends.
@@ -161,7 +163,7 @@ func (f *follower) readEvents(ctx context.Context) error {
 		}
 		f.after = page.Next
 		for _, raw := range page.Items {
-			e, err := readEvent(raw)
+			e, err := ledger.ParseEvent(raw)
 			if err != nil {
 				return err
 			}
@@ -236,7 +238,7 @@ func (f *follower) explain(ctx context.Context, v *verdict) error {
 		default:
 			continue
 		}
-		v.lost--
+		v.Lost--
 	}
 	return nil
 }

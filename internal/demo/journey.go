@@ -8,6 +8,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/audatex-relay/relay/internal/ledger"
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
@@ -94,7 +95,7 @@ func (j *journey) row(at, site, order, toRelay, toReceiver, status string) strin
 }
 
 // delivered counts a delivery and prints it: whoever sees the count and then takes the lock finds it printed.
-func (j *journey) delivered(e event, at time.Time, status string) {
+func (j *journey) delivered(e ledger.Event, at time.Time, status string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if !j.audit.arrived(e, at) {
@@ -104,7 +105,7 @@ func (j *journey) delivered(e event, at time.Time, status string) {
 }
 
 // afterRefusals returns the status of an event's first success, with how many attempts it took.
-func (j *journey) afterRefusals(e event, status string) string {
+func (j *journey) afterRefusals(e ledger.Event, status string) string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if n := j.refusals[e.ID]; n > 0 {
@@ -114,7 +115,7 @@ func (j *journey) afterRefusals(e event, status string) string {
 }
 
 // attempted prints an attempt that did not succeed.
-func (j *journey) attempted(e event, at time.Time, status string) {
+func (j *journey) attempted(e ledger.Event, at time.Time, status string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.refusals[e.ID]++
@@ -134,11 +135,11 @@ func (j *journey) refusedLast() bool {
 }
 
 // print prints one attempt; the caller holds the lock.
-func (j *journey) print(e event, at time.Time, status string, paint palette) {
+func (j *journey) print(e ledger.Event, at time.Time, status string, paint palette) {
 	if j.over {
 		return
 	}
-	line := j.row(at.Local().Format(time.TimeOnly), e.Site, e.brief().OrderReference, brief(e.published().Sub(e.Time)), brief(at.Sub(e.published())), status)
+	line := j.row(at.Local().Format(time.TimeOnly), e.Site, briefOf(e).OrderReference, brief(published(e).Sub(e.Time)), brief(at.Sub(published(e))), status)
 	used, plain := utf8.RuneCountInString(line), whatChanged(e, palette{})
 	for i, text := range whatChanged(e, paint) {
 		text, size := clipPainted(text, plain[i], j.width-changesIndent)
@@ -213,11 +214,11 @@ func (j *journey) summary(c sandbox.Counters, v verdict) {
 
 // judgement returns what was kept of the relay's promises: red if one was broken or nothing was delivered, else green.
 func (j *journey) judgement(v verdict) string {
-	text := fmt.Sprintf("lost %d, misordered %d", v.lost, v.misordered)
+	text := fmt.Sprintf("lost %d, misordered %d", v.Lost, v.Misordered)
 	for _, bad := range []struct {
 		n    int
 		what string
-	}{{v.doubled, "doubled"}, {v.altered, "altered"}, {v.unverified, "unverified"}} {
+	}{{v.Doubled, "doubled"}, {v.Altered, "altered"}, {v.unverified, "unverified"}} {
 		if bad.n > 0 {
 			text += fmt.Sprintf(", %s %d", bad.what, bad.n)
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/audatex-relay/relay/internal/ledger"
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
@@ -40,7 +41,7 @@ func TestWhatChanged(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			e, err := readEvent([]byte(`{"sequence":"1","data":{` + order + `,` + c.data + `}}`))
+			e, err := ledger.ParseEvent([]byte(`{"sequence":"1","data":{` + order + `,` + c.data + `}}`))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -56,7 +57,7 @@ func TestWhatChanged(t *testing.T) {
 
 func TestRowsAreAsWideAsTheTerminal(t *testing.T) {
 	t.Parallel()
-	e, err := readEvent([]byte(`{"id":"e","subject":"5f0c12ab-0000","site":"leeds","sequence":"1768469924687150","time":"2026-01-15T09:38:44Z",
+	e, err := ledger.ParseEvent([]byte(`{"id":"e","subject":"5f0c12ab-0000","site":"leeds","sequence":"1768469924687150","time":"2026-01-15T09:38:44Z",
 		"data":{"order":{"OrderReference":"PO-1001","Status":"New","Parts":[{}]},"previousStatus":null,"changes":[]}}`))
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +66,7 @@ func TestRowsAreAsWideAsTheTerminal(t *testing.T) {
 		var out bytes.Buffer
 		j := newJourney(&out, []site{{name: "leeds"}}, newAudit())
 		j.width = width
-		j.delivered(e, e.published().Add(3*time.Millisecond), status)
+		j.delivered(e, published(e).Add(3*time.Millisecond), status)
 		return strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
 	}
 	wide := lines(widest, "200")
@@ -100,7 +101,7 @@ func TestTheReadmeShowsTheTable(t *testing.T) {
 func TestNothingIsGreenWhenNothingWasDelivered(t *testing.T) {
 	t.Parallel()
 	const green, red = "\x1b[32m", "\x1b[1;31m"
-	e, err := readEvent([]byte(`{"id":"e","subject":"5f0c12ab","site":"leeds","sequence":"1768469924687150",
+	e, err := ledger.ParseEvent([]byte(`{"id":"e","subject":"5f0c12ab","site":"leeds","sequence":"1768469924687150",
 		"data":{"order":{"OrderReference":"PO-1001","Status":"Delivered"},"previousStatus":"Dispatched","changes":[]}}`))
 	if err != nil {
 		t.Fatal(err)
@@ -128,11 +129,11 @@ func TestNothingIsToldBehindTheSummary(t *testing.T) {
 	var out bytes.Buffer
 	seen := newAudit()
 	j := newJourney(&out, []site{{name: "leeds"}}, seen)
-	j.delivered(event{ID: "a"}, time.Now(), "200")
+	j.delivered(ledger.Event{ID: "a"}, time.Now(), "200")
 	j.summary(sandbox.Counters{}, seen.judge(sandbox.Ledger{}))
 	told := out.String()
-	j.delivered(event{ID: "b"}, time.Now(), "200")
-	j.attempted(event{ID: "c"}, time.Now(), "500")
+	j.delivered(ledger.Event{ID: "b"}, time.Now(), "200")
+	j.attempted(ledger.Event{ID: "c"}, time.Now(), "500")
 	j.note("the receiver is gone")
 	if out.String() != told || !strings.Contains(told, "1 delivery, ") {
 		t.Errorf("told %q, with what came after the summary %q", told, out.String())

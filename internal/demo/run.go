@@ -8,6 +8,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/group"
 	"github.com/audatex-relay/relay/internal/sandbox"
+	"github.com/audatex-relay/relay/relaytest"
 )
 
 const (
@@ -49,7 +50,7 @@ func (d *demo) prepare(ctx, around context.Context, surroundings *group.Group, a
 	}
 	d.client = api{base: d.admin.base, token: key.Key, calls: d.calls}
 	target := d.config.Callback
-	var own *receiver
+	var own *relaytest.Receiver
 	if target == "" {
 		own = newReceiver(d.audit, d.journey, d.config.DropDelivery)
 		if target, err = serveLoopback(around, surroundings, "the receiver", &breaking{Handler: own, journey: d.journey}); err != nil {
@@ -61,7 +62,7 @@ func (d *demo) prepare(ctx, around context.Context, surroundings *group.Group, a
 		return err
 	}
 	if own != nil {
-		if err := own.verifyWith(secret); err != nil {
+		if err := own.VerifyWith(secret); err != nil {
 			return err
 		}
 	} else {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/audatex/recorded"
 	"github.com/audatex-relay/relay/internal/e2e/harness"
+	"github.com/audatex-relay/relay/internal/ledger"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
@@ -129,7 +130,7 @@ func TestRecordedAnswersGoThroughTheRelay(t *testing.T) {
 	}
 	for i, row := range rows {
 		site := w.sites[i]
-		var events []harness.Event
+		var events []ledger.Event
 		var left []unresolved
 		harness.Eventually(t, row.answer+" is through", func() string {
 			events = orderEvents(t, w.api(), site)
@@ -174,15 +175,15 @@ func TestRecordedAnswersGoThroughTheRelay(t *testing.T) {
 }
 
 // orderEvents returns the order events of a site, oldest first.
-func orderEvents(t *testing.T, api harness.Caller, site string) []harness.Event {
+func orderEvents(t *testing.T, api harness.Caller, site string) []ledger.Event {
 	t.Helper()
 	raw, err := harness.Items[rawEvent](api, "/v1/events?limit=100&types=audatex.parts.order.*&sites="+url.QueryEscape(site))
 	if err != nil {
 		t.Fatal(err)
 	}
-	events := make([]harness.Event, 0, len(raw))
+	events := make([]ledger.Event, 0, len(raw))
 	for _, r := range raw {
-		e, err := harness.ParseEvent(r)
+		e, err := ledger.ParseEvent(r)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -200,7 +201,7 @@ func (r *rawEvent) UnmarshalJSON(b []byte) error {
 }
 
 // checkRecordedEvents compares the events of a site with what the page held.
-func checkRecordedEvents(t *testing.T, answer string, events []harness.Event, want []string) {
+func checkRecordedEvents(t *testing.T, answer string, events []ledger.Event, want []string) {
 	t.Helper()
 	got := make([]string, 0, len(events))
 	ids := map[string]bool{}

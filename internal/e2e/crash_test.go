@@ -12,8 +12,10 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/e2e/harness"
+	"github.com/audatex-relay/relay/internal/ledger"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sandbox"
+	"github.com/audatex-relay/relay/relaytest"
 )
 
 // crash is a crash test under way and what is known of it.
@@ -66,9 +68,9 @@ func TestCrash(t *testing.T) {
 	); err != nil {
 		t.Fatal(err)
 	}
-	c.newReceiver("quick", harness.Healthy, map[string]any{"concurrency": 8})
-	c.newReceiver("steady", harness.Slow(10*time.Millisecond), map[string]any{"concurrency": 4, "types": []string{"audatex.parts.order.*", "audatex.relay.*"}})
-	c.newReceiver("flaky", harness.OneInTen, map[string]any{"concurrency": 4})
+	c.newReceiver("quick", relaytest.Healthy, map[string]any{"concurrency": 8})
+	c.newReceiver("steady", relaytest.Slow(10*time.Millisecond), map[string]any{"concurrency": 4, "types": []string{"audatex.parts.order.*", "audatex.relay.*"}})
+	c.newReceiver("flaky", relaytest.OneInTen, map[string]any{"concurrency": 4})
 	p := c.start()
 	c.connect()
 	c.register()
@@ -159,11 +161,11 @@ func (c *crash) awaitDrained() {
 			return fmt.Sprintf("%d notifications wait at the vendor's", counters.NotificationsWaiting)
 		}
 		want := 0
-		for _, list := range harness.HandedOut(c.sandbox.Ledger(), c.isMissing) {
+		for _, list := range ledger.HandedOut(c.sandbox.Ledger(), c.isMissing) {
 			want += len(list)
 		}
 		for _, r := range c.receivers {
-			if got := r.Accepted(); got < want { // cheap: most turns end here
+			if got := r.AcceptedEvents(); got < want { // cheap: most turns end here
 				return fmt.Sprintf("callback %s has %d of %d events", r.ID, got, want)
 			}
 			orders := 0

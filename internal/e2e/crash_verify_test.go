@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/audatex-relay/relay/internal/e2e/harness"
+	"github.com/audatex-relay/relay/relaytest"
 )
 
 // toll is what one end of the relay means for one callback.
@@ -68,12 +69,12 @@ func wants(r *harness.Receiver, e logged) bool {
 func (c *crash) checkDelivered(t *testing.T, r *harness.Receiver) {
 	t.Helper()
 	accepted := map[string]int{} // the first run in which an event was accepted
-	for _, a := range r.All() {
+	for _, a := range r.Deliveries() {
 		if _, ok := accepted[a.Event]; !ok && a.Status/100 == 2 {
 			accepted[a.Event] = a.Run
 		}
 	}
-	bad := 0
+	bad, bodies := 0, r.Bodies()
 	fail := func(format string, a ...any) {
 		if bad++; bad <= 5 {
 			t.Errorf("callback %s: "+format, append([]any{r.ID}, a...)...)
@@ -89,8 +90,8 @@ func (c *crash) checkDelivered(t *testing.T, r *harness.Receiver) {
 			fail("event %s at %d was never delivered", id, e.Seq)
 			continue
 		}
-		if string(r.Bodies[id]) != string(e.Body) {
-			fail("event %s: the log has\n%s\ndelivered was\n%s", id, e.Body, r.Bodies[id])
+		if string(bodies[id]) != string(e.Body) {
+			fail("event %s: the log has\n%s\ndelivered was\n%s", id, e.Body, bodies[id])
 		}
 		for end := range run {
 			if c.remains[end].claimed(r.ID, e.Seq, e.Order) {
@@ -99,7 +100,7 @@ func (c *crash) checkDelivered(t *testing.T, r *harness.Receiver) {
 			}
 		}
 	}
-	for _, a := range r.All() {
+	for _, a := range r.Deliveries() {
 		if _, known := c.archive.byID[a.Event]; !known {
 			fail("event %s was delivered and is not in the log", a.Event)
 		}
@@ -117,7 +118,7 @@ func (c *crash) checkRepeats(t *testing.T, r *harness.Receiver) {
 	tolls := c.tolls(r)
 	seen := map[string]bool{} // accepted, or not known to be refused, in an earlier run
 	accepted := map[string]bool{}
-	arrivals := r.All()
+	arrivals := r.Deliveries()
 	run := 0
 	for _, a := range arrivals {
 		if a.Run != run {
@@ -183,8 +184,8 @@ func maxUnstored(concurrency int) int {
 func (c *crash) tolls(r *harness.Receiver) []toll {
 	tolls := make([]toll, len(c.remains))
 	// The run of an event's last arrival, and whether it has ever been accepted or left unanswered: then it counts as known.
-	last, known := map[string]*harness.Arrival{}, map[string]bool{}
-	leave := func(a *harness.Arrival) {
+	last, known := map[string]*relaytest.Delivery{}, map[string]bool{}
+	leave := func(a *relaytest.Delivery) {
 		if a.Run >= len(c.remains) || !known[a.Event] {
 			return
 		}
@@ -195,7 +196,7 @@ func (c *crash) tolls(r *harness.Receiver) []toll {
 			tolls[a.Run].unstored++
 		}
 	}
-	for _, a := range r.All() {
+	for _, a := range r.Deliveries() {
 		if before := last[a.Event]; before != nil && before.Run < a.Run {
 			leave(before)
 			if known[a.Event] {

@@ -20,8 +20,10 @@ import (
 
 	"github.com/audatex-relay/relay/api"
 	"github.com/audatex-relay/relay/internal/e2e/harness"
+	"github.com/audatex-relay/relay/internal/ledger"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/sandbox"
+	"github.com/audatex-relay/relay/relaytest"
 )
 
 const (
@@ -39,10 +41,10 @@ func TestFlow(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, flowSites, sandbox.Config{Seed: 7}, nil)
 	w.env["RELAY_POLL_INTERVAL"] = "250ms" // fifty sites that are polled ten times a second cost more than all else
-	first := w.newReceiver("first", harness.Healthy, nil)
-	second := w.newReceiver("second", harness.Healthy, map[string]any{"concurrency": 1})
-	flaky := w.newReceiver("flaky", harness.OneInTen, nil)
-	late := w.newReceiver("late", harness.Slow(30*time.Millisecond), map[string]any{"concurrency": 32})
+	first := w.newReceiver("first", relaytest.Healthy, nil)
+	second := w.newReceiver("second", relaytest.Healthy, map[string]any{"concurrency": 1})
+	flaky := w.newReceiver("flaky", relaytest.OneInTen, nil)
+	late := w.newReceiver("late", relaytest.Slow(30*time.Millisecond), map[string]any{"concurrency": 32})
 	dead := w.newDeadReceiver("dead", nil)
 	p := w.start()
 	w.connect()
@@ -81,9 +83,9 @@ func TestFlow(t *testing.T) {
 	w.api().Must(t, http.MethodPost, "/v1/callbacks/dead/resume", nil, nil)
 	harness.AwaitAccepted(t, flowAll, dead)
 
-	ledger := w.sandbox.Ledger()
+	records := w.sandbox.Ledger()
 	forms := map[sandbox.Form]int{}
-	for _, list := range harness.HandedOut(ledger, harness.None) {
+	for _, list := range ledger.HandedOut(records, ledger.None) {
 		for _, n := range list {
 			forms[n.Form]++
 		}
@@ -96,12 +98,12 @@ func TestFlow(t *testing.T) {
 		r.CheckOrdered(t)
 		sameBodies(t, first, r)
 		if r != flaky {
-			if n := len(r.All()); n != flowAll {
+			if n := len(r.Deliveries()); n != flowAll {
 				t.Errorf("callback %s: %d deliveries of %d events: nothing was to be repeated", r.ID, n, flowAll)
 			}
 		}
 	}
-	first.CheckLedger(t, ledger, harness.None)
+	first.CheckLedger(t, records, ledger.None)
 	checkSchemas(t, first)
 	everywhere.check(t, first, w.sites)
 	somewhere.check(t, first, w.sites[:3])
@@ -160,16 +162,13 @@ func sameBodies(t *testing.T, a, b *harness.Receiver) {
 	if a == b {
 		return
 	}
-	a.Mu.Lock()
-	defer a.Mu.Unlock()
-	b.Mu.Lock()
-	defer b.Mu.Unlock()
-	if len(a.Bodies) != len(b.Bodies) {
-		t.Errorf("callback %s has %d events, %s has %d", a.ID, len(a.Bodies), b.ID, len(b.Bodies))
+	of, other := a.Bodies(), b.Bodies()
+	if len(of) != len(other) {
+		t.Errorf("callback %s has %d events, %s has %d", a.ID, len(of), b.ID, len(other))
 	}
-	for id, body := range a.Bodies {
-		if !bytes.Equal(body, b.Bodies[id]) {
-			t.Errorf("event %s: %s has\n%s\n%s has\n%s", id, a.ID, body, b.ID, b.Bodies[id])
+	for id, body := range of {
+		if !bytes.Equal(body, other[id]) {
+			t.Errorf("event %s: %s has\n%s\n%s has\n%s", id, a.ID, body, b.ID, other[id])
 			return
 		}
 	}
@@ -201,9 +200,7 @@ func checkSchemas(t *testing.T, r *harness.Receiver) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Mu.Lock()
-	defer r.Mu.Unlock()
-	for id, body := range r.Bodies {
+	for id, body := range r.Bodies() {
 		v, err := jsonschema.UnmarshalJSON(bytes.NewReader(body))
 		if err == nil {
 			err = schema.Validate(v)
@@ -279,11 +276,11 @@ func (s *subscriber) check(t *testing.T, r *harness.Receiver, sites []string) {
 	for _, site := range sites {
 		may[site] = true
 	}
-	want := map[string][]byte{}
+	want, bodies := map[string][]byte{}, r.Bodies()
 	for _, list := range r.Events(t) {
 		for _, e := range list {
 			if may[e.Site] {
-				want[e.ID] = r.Bodies[e.ID]
+				want[e.ID] = bodies[e.ID]
 			}
 		}
 	}
@@ -310,20 +307,20 @@ func checkFeed(t *testing.T, w *world, r *harness.Receiver) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seen := map[string]bool{}
+	seen, bodies := map[string]bool{}, r.Bodies()
 	for i, raw := range feed {
-		e, err := harness.ParseEvent(raw)
+		e, err := ledger.ParseEvent(raw)
 		if err != nil {
 			t.Fatalf("%v in %s", err, raw)
 		}
-		if seen[e.ID] || r.Bodies[e.ID] == nil {
+		if seen[e.ID] || bodies[e.ID] == nil {
 			t.Errorf("the feed has event %s twice, or nobody else has it", e.ID)
 		}
 		seen[e.ID] = true
 		if i%400 == 0 {
 			a, err := w.api().Call(http.MethodGet, "/v1/events/"+e.ID, nil)
-			if err != nil || a.Status != http.StatusOK || !bytes.Equal(a.Body, r.Bodies[e.ID]) {
-				t.Errorf("event %s alone: %v, %d\n%s\nwant\n%s", e.ID, err, a.Status, a.Body, r.Bodies[e.ID])
+			if err != nil || a.Status != http.StatusOK || !bytes.Equal(a.Body, bodies[e.ID]) {
+				t.Errorf("event %s alone: %v, %d\n%s\nwant\n%s", e.ID, err, a.Status, a.Body, bodies[e.ID])
 			}
 		}
 	}
@@ -352,7 +349,7 @@ func checkMetrics(t *testing.T, w *world, p *harness.Process) {
 	flaky := 0
 	for _, r := range w.receivers {
 		if r.ID == "flaky" {
-			flaky = len(r.All()) - flowAll
+			flaky = len(r.Deliveries()) - flowAll
 		}
 	}
 	for _, m := range []struct {

@@ -14,8 +14,10 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/e2e/harness"
+	"github.com/audatex-relay/relay/internal/ledger"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sandbox"
+	"github.com/audatex-relay/relay/relaytest"
 )
 
 // TestGapsAreRepaired cuts answers of the queue after it was drained, lets a third of the order look-ups fail and kills the relay. What an
@@ -35,8 +37,8 @@ func TestGapsAreRepaired(t *testing.T) {
 	t.Logf("seed %d, %d kills", seed, kills)
 	dice := rand.New(rand.NewPCG(seed, 3))
 	c := newCrash(t, 6, sandbox.Config{Seed: seed, Tame: true})
-	c.newReceiver("quick", harness.Healthy, map[string]any{"concurrency": 8, "types": []string{"audatex.parts.order.*", "audatex.relay.*"}})
-	c.newReceiver("flaky", harness.OneInTen, map[string]any{"concurrency": 4})
+	c.newReceiver("quick", relaytest.Healthy, map[string]any{"concurrency": 8, "types": []string{"audatex.parts.order.*", "audatex.relay.*"}})
+	c.newReceiver("flaky", relaytest.OneInTen, map[string]any{"concurrency": 4})
 	c.start()
 	c.connect()
 	c.register()
@@ -161,7 +163,7 @@ func (c *crash) checkRepaired(t *testing.T) {
 				t.Errorf("callback %s: order %s: the last of %d events is not what the vendor says (notifications lost: %t): %v", r.ID, o.ID, len(events), missing, err)
 			}
 			if i == 0 {
-				found += harness.Reconciled(events)
+				found += ledger.Reconciled(events)
 				if missing {
 					repaired++
 				}

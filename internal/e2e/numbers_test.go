@@ -20,6 +20,7 @@ import (
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/sandbox"
 	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/relaytest"
 )
 
 // oddVendor stands before the sandbox and changes what it answers.
@@ -88,7 +89,7 @@ func TestEveryNumber(t *testing.T) {
 	delete(w.env, "RELAY_DATA_DIR")
 	delete(w.env, "RELAY_NATS_LISTEN")
 	w.env["RELAY_NATS_URL"], w.env["RELAY_STREAM_REPLICAS"], w.env["RELAY_ENCRYPTION_KEYS"] = natstest.StartLimited(t, 1<<20).URL(), "1", string(keys)
-	healthy := w.newReceiver("healthy", harness.Healthy, nil)
+	healthy := w.newReceiver("healthy", relaytest.Healthy, nil)
 	w.newDeadReceiver("dead", nil)
 	p := w.start()
 	w.connect()

@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/e2e/harness"
+	"github.com/audatex-relay/relay/internal/ledger"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/sandbox"
 	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/relaytest"
 )
 
 // TestSiteAndCompanyTellOfTheSameOrders connects sites both by themselves and through their company, at two relays, while
@@ -28,7 +30,7 @@ func TestSiteAndCompanyTellOfTheSameOrders(t *testing.T) {
 	delete(w.env, "RELAY_DATA_DIR")
 	delete(w.env, "RELAY_NATS_LISTEN")
 	w.env["RELAY_NATS_URL"], w.env["RELAY_STREAM_REPLICAS"], w.env["RELAY_ENCRYPTION_KEYS"] = natstest.StartLimited(t, 8<<20).URL(), "1", string(keys)
-	healthy := w.newReceiver("healthy", harness.Healthy, nil)
+	healthy := w.newReceiver("healthy", relaytest.Healthy, nil)
 	w.start()
 	w.start()
 	company := sandbox.Consent{Level: sandbox.Company, CompanyCode: "ACME"}
@@ -79,7 +81,7 @@ func TestSiteAndCompanyTellOfTheSameOrders(t *testing.T) {
 	healthy.CheckClean(t)
 
 	seen := map[string]bool{}
-	given := harness.HandedOut(w.sandbox.Ledger(), harness.None)
+	given := ledger.HandedOut(w.sandbox.Ledger(), ledger.None)
 	events := healthy.Events(t)
 	for _, rec := range w.sandbox.Ledger().Orders {
 		checkPairs(t, rec, given[rec.ID], events[rec.ID], seen)
@@ -87,7 +89,7 @@ func TestSiteAndCompanyTellOfTheSameOrders(t *testing.T) {
 	if len(seen) != all {
 		t.Errorf("%d different events, want %d", len(seen), all)
 	}
-	var logged []harness.Event
+	var logged []ledger.Event
 	for _, site := range w.sites {
 		logged = append(logged, orderEvents(t, w.api(), site)...)
 	}
@@ -101,7 +103,7 @@ func TestSiteAndCompanyTellOfTheSameOrders(t *testing.T) {
 }
 
 // checkPairs holds the events of one order, by sequence, against its notifications.
-func checkPairs(t *testing.T, rec sandbox.OrderRecord, given []sandbox.NotificationRecord, events []harness.Event, seen map[string]bool) {
+func checkPairs(t *testing.T, rec sandbox.OrderRecord, given []sandbox.NotificationRecord, events []ledger.Event, seen map[string]bool) {
 	t.Helper()
 	if len(events) != len(given) {
 		t.Errorf("order %s: %d events of %d notifications", rec.ID, len(events), len(given))
@@ -122,7 +124,7 @@ func checkPairs(t *testing.T, rec sandbox.OrderRecord, given []sandbox.Notificat
 			}
 			queued[id] = false
 		}
-		at, err := harness.StateOf(rec, state, e)
+		at, err := ledger.StateOf(rec, state, e)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/e2e/harness"
 	"github.com/audatex-relay/relay/internal/sandbox"
+	"github.com/audatex-relay/relay/relaytest"
 )
 
 // TestFewDescriptors gives the relay few descriptors and little memory, and has them attacked from all sides: a client whose
@@ -41,7 +42,7 @@ func attackDescriptors(t *testing.T, limit int) {
 	p := w.start()
 	w.connect()
 	w.api().Must(t, http.MethodPut, "/v1/clients/hostile", map[string]any{"allSites": true}, nil)
-	hanging := &harness.Receiver{ID: "hanging", Behave: harness.Hanging, Bodies: map[string][]byte{}}
+	hanging := harness.NewReceiver("hanging", relaytest.Hanging)
 	hanging.Server = harness.ServeTracked(t, harness.Listen(t), http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body) // net/http notices that the sender is gone only after that
 		<-r.Context().Done()
@@ -85,7 +86,7 @@ func attackDescriptors(t *testing.T, limit int) {
 		return ""
 	})
 
-	w.newReceiver("healthy", harness.Healthy, map[string]any{"concurrency": 8})
+	w.newReceiver("healthy", relaytest.Healthy, map[string]any{"concurrency": 8})
 	w.register()
 	harness.AwaitAccepted(t, orders, w.receivers[0])
 	create()

@@ -24,6 +24,7 @@ import (
 	"github.com/audatex-relay/relay/internal/e2e/harness"
 	"github.com/audatex-relay/relay/internal/sandbox"
 	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/relaytest"
 )
 
 // secrets are all that nobody may find, by what they are.
@@ -144,7 +145,7 @@ func TestSecrets(t *testing.T) {
 	known.add("callback's bearer token", bearer)
 	known.add("callback's password", password)
 	known.add("callback's header", header)
-	ok := w.newReceiver("ok", harness.Healthy, map[string]any{"headers": map[string]string{"X-Api-Key": header}, "auth": map[string]string{"type": "bearer", "token": bearer}})
+	ok := w.newReceiver("ok", relaytest.Healthy, map[string]any{"headers": map[string]string{"X-Api-Key": header}, "auth": map[string]string{"type": "bearer", "token": bearer}})
 	refusing := w.newReceiver("refusing", func(int, *http.Request) int { return http.StatusForbidden }, map[string]any{
 		"headers": map[string]string{"X-Api-Key": header}, "auth": map[string]string{"type": "basic", "username": "relay", "password": password},
 	})
@@ -175,11 +176,10 @@ func TestSecrets(t *testing.T) {
 		}
 	}
 	harness.AwaitAccepted(t, 40, ok)
-	ok.Mu.Lock()
-	if got := ok.Headers.Get("X-Api-Key"); got != header || ok.Headers.Get("Authorization") != "Bearer "+bearer {
-		t.Errorf("the receiver was sent X-Api-Key %q, Authorization %q", got, ok.Headers.Get("Authorization"))
+	sent := ok.Header()
+	if got := sent.Get("X-Api-Key"); got != header || sent.Get("Authorization") != "Bearer "+bearer {
+		t.Errorf("the receiver was sent X-Api-Key %q, Authorization %q", got, sent.Get("Authorization"))
 	}
-	ok.Mu.Unlock()
 	harness.Eventually(t, "tokens are refreshed", func() string {
 		if n := w.sandbox.Counters().TokenRefreshes; n < 12 {
 			return fmt.Sprintf("%d times", n)
@@ -303,12 +303,10 @@ func (w *world) everyAnswer(t *testing.T, key, keyID string) map[string][]byte {
 	}
 	for _, r := range w.receivers {
 		paths = append(paths, "/v1/callbacks/"+r.ID, "/v1/callbacks/"+r.ID+"/deliveries")
-		r.Mu.Lock()
-		for id := range r.Bodies {
+		for id := range r.Bodies() {
 			paths = append(paths, "/v1/callbacks/"+r.ID+"/deliveries/"+id)
 			break
 		}
-		r.Mu.Unlock()
 	}
 	answers := map[string][]byte{}
 	for _, path := range paths {

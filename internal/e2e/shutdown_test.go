@@ -8,6 +8,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/e2e/harness"
 	"github.com/audatex-relay/relay/internal/sandbox"
+	"github.com/audatex-relay/relay/relaytest"
 )
 
 // TestShutdown ends the relay with SIGTERM under load, several times: attempts under way end, everything that happened is
@@ -16,14 +17,14 @@ func TestShutdown(t *testing.T) {
 	t.Parallel()
 	c := newCrash(t, 5, sandbox.Config{Seed: 11, AccessTokenLifetime: 2 * time.Second})
 	c.env["RELAY_SHUTDOWN_GRACE"] = "15s"
-	c.newReceiver("quick", harness.Healthy, map[string]any{"concurrency": 8})
-	c.newReceiver("steady", harness.Slow(250*time.Millisecond), map[string]any{"concurrency": 32, "types": []string{"audatex.parts.order.*", "audatex.relay.*"}})
+	c.newReceiver("quick", relaytest.Healthy, map[string]any{"concurrency": 8})
+	c.newReceiver("steady", relaytest.Slow(250*time.Millisecond), map[string]any{"concurrency": 32, "types": []string{"audatex.parts.order.*", "audatex.relay.*"}})
 	c.start()
 	c.connect()
 	c.register()
 	l := c.startLoad(11, 12*time.Millisecond)
 	busy := func(more int) {
-		before := c.receivers[0].Accepted()
+		before := c.receivers[0].AcceptedEvents()
 		harness.AwaitAccepted(t, before+more, c.receivers[0])
 	}
 	for range 3 {
@@ -65,8 +66,8 @@ func TestShutdownWithHangingReceiver(t *testing.T) {
 	t.Parallel()
 	c := newCrash(t, 2, sandbox.Config{Seed: 12})
 	c.env["RELAY_SHUTDOWN_GRACE"] = "1s"
-	quick := c.newReceiver("quick", harness.Healthy, map[string]any{"concurrency": 8})
-	stuck := c.newReceiver("stuck", harness.Hanging, map[string]any{"concurrency": 3})
+	quick := c.newReceiver("quick", relaytest.Healthy, map[string]any{"concurrency": 8})
+	stuck := c.newReceiver("stuck", relaytest.Hanging, map[string]any{"concurrency": 3})
 	c.start()
 	c.connect()
 	c.register()
@@ -77,7 +78,7 @@ func TestShutdownWithHangingReceiver(t *testing.T) {
 	}
 	harness.AwaitAccepted(t, 20, quick)
 	harness.Eventually(t, "attempts hang", func() string {
-		if n := len(stuck.All()); n < 3 {
+		if n := len(stuck.Deliveries()); n < 3 {
 			return fmt.Sprintf("%d do", n)
 		}
 		return ""
@@ -92,7 +93,7 @@ func TestShutdownWithHangingReceiver(t *testing.T) {
 	if toll := c.tolls(quick)[0]; toll.inFlight > 0 || toll.unstored > 0 {
 		t.Errorf("a hanging neighbour left callback quick with %d attempts broken off and %d settlements not stored", toll.inFlight, toll.unstored)
 	}
-	stuck.Behave = harness.Healthy // no delivery is under way
+	stuck.Behave = relaytest.Healthy // no delivery is under way
 	c.start()
 	harness.AwaitAccepted(t, 20, stuck)
 	c.awaitDrained()
@@ -101,10 +102,10 @@ func TestShutdownWithHangingReceiver(t *testing.T) {
 	}
 	c.autopsy()
 	c.verify(t)
-	if n := len(quick.All()); n != 20 {
+	if n := len(quick.Deliveries()); n != 20 {
 		t.Errorf("callback quick had %d deliveries of 20 events", n)
 	}
-	if n := len(stuck.All()); n != 23 {
+	if n := len(stuck.Deliveries()); n != 23 {
 		t.Errorf("callback stuck had %d deliveries, want 20 and the 3 that hung", n)
 	}
 }

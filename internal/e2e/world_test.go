@@ -14,10 +14,9 @@ import (
 	"syscall"
 	"testing"
 
-	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
-
 	"github.com/audatex-relay/relay/internal/e2e/harness"
 	"github.com/audatex-relay/relay/internal/sandbox"
+	"github.com/audatex-relay/relay/relaytest"
 )
 
 // world is one relay with everything around it. The relay may die and start again; all else goes on.
@@ -210,8 +209,9 @@ func (w *world) connect() {
 }
 
 // newReceiver starts a receiver.
-func (w *world) newReceiver(id string, behave harness.Behaviour, settings map[string]any) *harness.Receiver {
-	r := &harness.Receiver{ID: id, Behave: behave, Run: w.currentRun, Settings: settings, Bodies: map[string][]byte{}}
+func (w *world) newReceiver(id string, behave relaytest.Behaviour, settings map[string]any) *harness.Receiver {
+	r := harness.NewReceiver(id, behave)
+	r.Run, r.Settings = w.currentRun, settings
 	r.Server = harness.ServeTracked(w.t, harness.Listen(w.t), r)
 	w.receivers = append(w.receivers, r)
 	return r
@@ -219,7 +219,8 @@ func (w *world) newReceiver(id string, behave harness.Behaviour, settings map[st
 
 // newDeadReceiver makes a receiver at which connections are refused until wake.
 func (w *world) newDeadReceiver(id string, settings map[string]any) *harness.Receiver {
-	r := &harness.Receiver{ID: id, Behave: harness.Healthy, Run: w.currentRun, Settings: settings, Bodies: map[string][]byte{}, Dead: harness.Reserve(w.t)}
+	r := harness.NewReceiver(id, relaytest.Healthy)
+	r.Run, r.Settings, r.Dead = w.currentRun, settings, harness.Reserve(w.t)
 	w.receivers = append(w.receivers, r)
 	return r
 }
@@ -236,8 +237,7 @@ func (w *world) register() {
 			settings["secret"] = "whsec_" + base64.StdEncoding.EncodeToString(key)
 		}
 		r.Secret, _ = settings["secret"].(string)
-		var err error
-		if r.Webhook, err = standardwebhooks.NewWebhook(r.Secret); err != nil {
+		if err := r.VerifyWith(r.Secret); err != nil {
 			w.t.Fatal(err)
 		}
 		w.api().Must(w.t, http.MethodPut, "/v1/callbacks/"+r.ID, settings, nil)

@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/e2e/harness"
+	"github.com/audatex-relay/relay/internal/ledger"
 	"github.com/audatex-relay/relay/internal/sandbox"
+	"github.com/audatex-relay/relay/relaytest"
 )
 
 // findings gathers what the checks found wrong: a mutant must make them find something, all else must not.
@@ -203,7 +205,7 @@ func (w *world) unrest(a archive) string {
 
 func acceptedBy(r *harness.Receiver) map[string]bool {
 	accepted := map[string]bool{}
-	for _, a := range r.All() {
+	for _, a := range r.Deliveries() {
 		if a.Status/100 == 2 {
 			accepted[a.Event] = true
 		}
@@ -286,9 +288,7 @@ func (w *world) checkOneEventEach(f *findings, a archive) {
 // order of their sequences.
 func checkReceived(f *findings, r *harness.Receiver, a archive) {
 	accepted := acceptedBy(r)
-	r.Mu.Lock()
-	bodies := r.Bodies
-	r.Mu.Unlock()
+	bodies := r.Bodies()
 	for _, e := range a.events {
 		switch {
 		case !matches(r, e):
@@ -299,7 +299,7 @@ func checkReceived(f *findings, r *harness.Receiver, a archive) {
 		}
 	}
 	first := map[string]time.Time{}
-	for _, arrival := range r.All() {
+	for _, arrival := range r.Deliveries() {
 		if _, known := first[arrival.Event]; !known {
 			first[arrival.Event] = arrival.At
 		}
@@ -316,7 +316,7 @@ func checkReceived(f *findings, r *harness.Receiver, a archive) {
 	for _, problem := range r.Problems() {
 		f.add(badDelivery, "callback %s: %s", r.ID, problem)
 	}
-	for subject, list := range harness.Firsts(r.All()) {
+	for subject, list := range relaytest.Firsts(r.Deliveries()) {
 		for i := 1; i < len(list); i++ {
 			if list[i].Sequence <= list[i-1].Sequence { // sixteen digits each
 				f.add(outOfOrder, "callback %s: order %s: event %s (from %s at %s) came after %s (from %s at %s)", r.ID, subject,
@@ -329,9 +329,9 @@ func checkReceived(f *findings, r *harness.Receiver, a archive) {
 // checkLedger compares the events with what the vendor did to each order. Notifications are taken in the order of the inbox: a relay
 // that was suspended may store a page after its successor has stored a later one.
 func (w *world) checkLedger(f *findings, a archive) {
-	ledger := w.vendor.Ledger()
+	records := w.vendor.Ledger()
 	answers := map[string][]sandbox.NotificationRecord{}
-	for _, o := range ledger.Orders {
+	for _, o := range records.Orders {
 		for _, n := range o.Notifications {
 			if _, stored := a.answer[n.CorrelationID]; stored && !n.HandedOutAt.IsZero() {
 				answers[n.CorrelationID] = append(answers[n.CorrelationID], n)
@@ -346,21 +346,21 @@ func (w *world) checkLedger(f *findings, a archive) {
 			given[n.Order] = append(given[n.Order], n)
 		}
 	}
-	got := map[string][]harness.Event{}
+	got := map[string][]ledger.Event{}
 	for _, e := range a.events {
 		if e.kind != "" {
 			continue
 		}
-		parsed, err := harness.ParseEvent(e.body)
+		parsed, err := ledger.ParseEvent(e.body)
 		if err != nil {
 			f.add(unlikeLedger, "event %s: %v", e.id, err)
 			continue
 		}
 		got[e.subject] = append(got[e.subject], parsed)
 	}
-	for _, o := range ledger.Orders {
-		slices.SortFunc(got[o.ID], func(x, y harness.Event) int { return strings.Compare(x.Sequence, y.Sequence) })
-		if err := harness.CheckOrder(o, given[o.ID], got[o.ID]); err != nil {
+	for _, o := range records.Orders {
+		slices.SortFunc(got[o.ID], func(x, y ledger.Event) int { return strings.Compare(x.Sequence, y.Sequence) })
+		if err := ledger.CheckOrder(o, given[o.ID], got[o.ID]); err != nil {
 			f.add(unlikeLedger, "order %s: %v", o.ID, err)
 		}
 		if n := len(got[o.ID]); n > 0 {

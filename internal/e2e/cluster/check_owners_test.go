@@ -42,7 +42,7 @@ func (w *world) acts() []act {
 		}
 	}
 	for _, r := range w.receivers {
-		for _, a := range r.All() {
+		for _, a := range r.Deliveries() {
 			list = append(list, act{replicaOf(a.Sender), relay.ShardOf(r.ID), "attempt of " + a.Event + " at callback " + r.ID, a.At})
 		}
 	}

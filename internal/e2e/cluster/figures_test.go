@@ -69,7 +69,7 @@ func (g *figures) addFailovers(w *world, all map[int][]lease) {
 // of itself once it was back.
 func failover(r *harness.Receiver, h hurt) (time.Duration, bool) {
 	var last time.Time
-	for _, a := range r.All() {
+	for _, a := range r.Deliveries() {
 		own := replicaOf(a.Sender) == h.replica && (h.ended.IsZero() || a.At.Before(h.ended))
 		switch {
 		case a.At.Before(h.began), own:
@@ -87,7 +87,7 @@ func failover(r *harness.Receiver, h hurt) (time.Duration, bool) {
 func (g *figures) addPause(w *world, h hurt) {
 	var times []time.Time
 	for _, r := range w.receivers {
-		for _, a := range r.All() {
+		for _, a := range r.Deliveries() {
 			if a.At.After(h.began.Add(-time.Second)) && a.At.Before(h.ended.Add(15*time.Second)) {
 				times = append(times, a.At)
 			}
@@ -107,7 +107,7 @@ func (g *figures) addPause(w *world, h hurt) {
 func (w *world) repeats() (repeats, deliveries int) {
 	for _, r := range w.receivers {
 		accepted := map[string]bool{}
-		for _, a := range r.All() {
+		for _, a := range r.Deliveries() {
 			deliveries++
 			if accepted[a.Event] {
 				repeats++

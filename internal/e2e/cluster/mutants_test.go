@@ -10,9 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/e2e/harness"
 	"github.com/audatex-relay/relay/internal/sandbox"
 	"github.com/audatex-relay/relay/internal/topology"
+	"github.com/audatex-relay/relay/relaytest"
 )
 
 // mutant is a relay that is broken on purpose: places of its source are replaced before it is built.
@@ -111,10 +111,10 @@ func (m *mutant) mustBeFound(t *testing.T) {
 	o := m.options
 	o.broken, o.vendor.Seed, o.probes = m, 5, 8
 	w := newWorld(t, o)
-	w.receiver("quick", harness.Healthy, nil)
-	w.receiver("single", harness.Healthy, map[string]any{"concurrency": 1})
-	w.receiver("late", harness.Slow(700*time.Millisecond), map[string]any{"concurrency": 32})
-	w.receiver("later", harness.Slow(900*time.Millisecond), map[string]any{"concurrency": 32})
+	w.receiver("quick", relaytest.Healthy, nil)
+	w.receiver("single", relaytest.Healthy, map[string]any{"concurrency": 1})
+	w.receiver("late", relaytest.Slow(700*time.Millisecond), map[string]any{"concurrency": 32})
+	w.receiver("later", relaytest.Slow(900*time.Millisecond), map[string]any{"concurrency": 32})
 	w.newProbes()
 	w.start()
 	l, op := w.startLoad(5, 80*time.Millisecond), w.operator()

@@ -16,11 +16,10 @@ import (
 	"testing"
 	"time"
 
-	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
-
 	"github.com/audatex-relay/relay/internal/e2e/harness"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sandbox"
+	"github.com/audatex-relay/relay/relaytest"
 )
 
 // world is a cluster with everything around it. Relays and NATS servers come and go; all else goes on.
@@ -159,12 +158,12 @@ func (w *world) newKeys() string {
 
 // newReceivers makes a callback of every kind, and probes.
 func (w *world) newReceivers() {
-	w.receiver("quick", harness.Healthy, map[string]any{"concurrency": 8, "types": []string{"audatex.parts.order.*", "audatex.relay.*"}})
-	w.receiver("single", harness.Healthy, map[string]any{"concurrency": 1})
-	w.receiver("slow", harness.Slow(150*time.Millisecond), map[string]any{"concurrency": 16})
-	w.receiver("steady", harness.Slow(20*time.Millisecond), map[string]any{"concurrency": 4})
-	w.receiver("flaky", harness.OneInTen, map[string]any{"concurrency": 4})
-	w.receiver("half", harness.Slow(10*time.Millisecond), map[string]any{"concurrency": 4, "sites": w.sites[:len(w.sites)/2]})
+	w.receiver("quick", relaytest.Healthy, map[string]any{"concurrency": 8, "types": []string{"audatex.parts.order.*", "audatex.relay.*"}})
+	w.receiver("single", relaytest.Healthy, map[string]any{"concurrency": 1})
+	w.receiver("slow", relaytest.Slow(150*time.Millisecond), map[string]any{"concurrency": 16})
+	w.receiver("steady", relaytest.Slow(20*time.Millisecond), map[string]any{"concurrency": 4})
+	w.receiver("flaky", relaytest.OneInTen, map[string]any{"concurrency": 4})
+	w.receiver("half", relaytest.Slow(10*time.Millisecond), map[string]any{"concurrency": 4, "sites": w.sites[:len(w.sites)/2]})
 	w.newProbes()
 }
 
@@ -177,14 +176,15 @@ func (w *world) newProbes() {
 	for n, made := 0, 0; made < w.options.probes; n++ {
 		if id := fmt.Sprintf("probe-%d", n); !taken[relay.ShardOf(id)] {
 			taken[relay.ShardOf(id)] = true
-			w.receiver(id, harness.Healthy, nil)
+			w.receiver(id, relaytest.Healthy, nil)
 			made++
 		}
 	}
 }
 
-func (w *world) receiver(id string, behave harness.Behaviour, settings map[string]any) {
-	r := &harness.Receiver{ID: id, Behave: behave, Settings: settings, Bodies: map[string][]byte{}}
+func (w *world) receiver(id string, behave relaytest.Behaviour, settings map[string]any) {
+	r := harness.NewReceiver(id, behave)
+	r.Settings = settings
 	r.Server = harness.ServeTracked(w.t, harness.Listen(w.t), r)
 	w.receivers = append(w.receivers, r)
 }
@@ -230,8 +230,7 @@ func (w *world) register() {
 		r.Secret = "whsec_" + base64.StdEncoding.EncodeToString(key)
 		settings := map[string]any{"url": "http://" + r.Address() + "/hook", "timeoutSeconds": 20, "startFrom": "earliest", "secret": r.Secret}
 		maps.Copy(settings, r.Settings)
-		var err error
-		if r.Webhook, err = standardwebhooks.NewWebhook(r.Secret); err != nil {
+		if err := r.VerifyWith(r.Secret); err != nil {
 			w.t.Fatal(err)
 		}
 		w.put("/v1/callbacks/"+r.ID, settings)

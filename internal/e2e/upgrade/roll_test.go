@@ -15,13 +15,14 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/audatex-relay/relay/internal/e2e/harness"
+	"github.com/audatex-relay/relay/internal/ledger"
 	"github.com/audatex-relay/relay/internal/natsd"
 	"github.com/audatex-relay/relay/internal/sandbox"
 	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
+	"github.com/audatex-relay/relay/relaytest"
 )
 
 const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="
@@ -114,9 +115,10 @@ func TestReleasesRollUnderLoad(t *testing.T) {
 		api.Must(t, http.MethodPut, "/v1/connections/"+site, map[string]any{"level": "site", "site": site, "refreshToken": g.RefreshToken}, nil)
 	}
 	var receivers []*harness.Receiver
-	for id, behave := range map[string]harness.Behaviour{"healthy": harness.Healthy, "flaky": harness.OneInTen} {
-		r := &harness.Receiver{ID: id, Behave: behave, Secret: secret, Bodies: map[string][]byte{}}
-		if r.Webhook, err = standardwebhooks.NewWebhook(secret); err != nil {
+	for id, behave := range map[string]relaytest.Behaviour{"healthy": relaytest.Healthy, "flaky": relaytest.OneInTen} {
+		r := harness.NewReceiver(id, behave)
+		r.Secret = secret
+		if err = r.VerifyWith(secret); err != nil {
 			t.Fatal(err)
 		}
 		r.Server = harness.ServeTracked(t, harness.Listen(t), r)
@@ -137,7 +139,7 @@ func TestReleasesRollUnderLoad(t *testing.T) {
 	defer end()
 	more := func(n int) { // deliveries from here on
 		t.Helper()
-		harness.AwaitAccepted(t, receivers[0].Accepted()+n, receivers[0])
+		harness.AwaitAccepted(t, receivers[0].AcceptedEvents()+n, receivers[0])
 	}
 	more(60)
 	stop(old[0])
@@ -170,7 +172,7 @@ func TestReleasesRollUnderLoad(t *testing.T) {
 			return fmt.Sprintf("%d wait at the vendor's", c.NotificationsWaiting)
 		}
 		for _, r := range receivers {
-			if got, want := r.Accepted(), int(c.NotificationsHandedOut-c.NotificationsLost); got < want {
+			if got, want := r.AcceptedEvents(), int(c.NotificationsHandedOut-c.NotificationsLost); got < want {
 				return fmt.Sprintf("%s has %d of %d", r.ID, got, want)
 			}
 		}
@@ -179,8 +181,8 @@ func TestReleasesRollUnderLoad(t *testing.T) {
 	for _, r := range receivers {
 		r.CheckClean(t)
 		r.CheckOrdered(t)
-		r.CheckLedger(t, vendor.Ledger(), harness.None)
-		t.Logf("%s: %d deliveries of %d events", r.ID, len(r.All()), r.Accepted())
+		r.CheckLedger(t, vendor.Ledger(), ledger.None)
+		t.Logf("%s: %d deliveries of %d events", r.ID, len(r.Deliveries()), r.AcceptedEvents())
 	}
 
 	var late harness.Logbook

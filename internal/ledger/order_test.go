@@ -1,4 +1,4 @@
-package harness
+package ledger
 
 import (
 	"fmt"

@@ -1,130 +1,17 @@
-package harness
+package ledger
 
 import (
 	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/big"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
-
-// Event is an event as a receiver reads it: written against the published contract, not with the relay's own types.
-type Event struct {
-	ID       string          `json:"id"`
-	Type     string          `json:"type"`
-	Subject  string          `json:"subject"`
-	Site     string          `json:"site"`
-	Sequence string          `json:"sequence"`
-	Time     time.Time       `json:"time"`
-	Data     json.RawMessage `json:"data"`
-
-	order  orderData
-	tokens string // of order.Order
-}
-
-type orderData struct {
-	Order          json.RawMessage `json:"order"`
-	ReadAt         time.Time       `json:"readAt"`
-	Revision       int             `json:"revision"`
-	PreviousStatus *string         `json:"previousStatus"`
-	Changes        []change        `json:"changes"`
-	Notification   *struct {
-		ID         *string   `json:"id"`
-		Topic      string    `json:"topic"`
-		CreatedAt  string    `json:"createdAt"`
-		SiteID     string    `json:"siteId"`
-		ReceivedAt time.Time `json:"receivedAt"`
-	} `json:"notification"`
-	Origin string `json:"origin"`
-}
-
-type change struct {
-	Path string          `json:"path"`
-	From json.RawMessage `json:"from"`
-	To   json.RawMessage `json:"to"`
-}
-
-// ParseEvent reads an event of an order.
-func ParseEvent(body []byte) (Event, error) {
-	var e Event
-	if err := json.Unmarshal(body, &e); err != nil {
-		return e, err
-	}
-	if strings.HasPrefix(e.Type, "audatex.relay.") {
-		return e, nil
-	}
-	if err := json.Unmarshal(e.Data, &e.order); err != nil {
-		return e, err
-	}
-	var err error
-	e.tokens, err = tokens(e.order.Order)
-	return e, err
-}
-
-// CreatedAt is when the vendor says its notification was made, as it came.
-func (e Event) CreatedAt() string {
-	if e.order.Notification == nil {
-		return ""
-	}
-	return e.order.Notification.CreatedAt
-}
-
-// NotificationID is the vendor's id of its notification, "" for the older form.
-func (e Event) NotificationID() string {
-	if e.order.Notification == nil || e.order.Notification.ID == nil {
-		return ""
-	}
-	return strings.ToLower(*e.order.Notification.ID)
-}
-
-// StateOf returns which of an order's states, from the given one on, an event has; -1 if it has none of them.
-func StateOf(rec sandbox.OrderRecord, from int, e Event) (int, error) {
-	for i := from; i < len(rec.States); i++ {
-		state, err := tokens(rec.States[i].JSON)
-		if err != nil {
-			return 0, fmt.Errorf("state %d in the ledger: %w", i, err)
-		}
-		if state == e.tokens {
-			return i, nil
-		}
-	}
-	return -1, nil
-}
-
-// tokens writes JSON as the sequence of its tokens, every number with the digits it has: only white space and the
-// spelling of strings are lost.
-func tokens(raw []byte) (string, error) {
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.UseNumber()
-	var b strings.Builder
-	for {
-		t, err := d.Token()
-		if errors.Is(err, io.EOF) {
-			return b.String(), nil
-		}
-		if err != nil {
-			return "", err
-		}
-		switch v := t.(type) {
-		case json.Number:
-			b.WriteString(v.String())
-		case json.Delim:
-			b.WriteRune(rune(v))
-		case string:
-			b.WriteString(strconv.Quote(v))
-		default: // true, false, null
-			fmt.Fprint(&b, v)
-		}
-		b.WriteByte('\n')
-	}
-}
 
 // CheckOrder compares the events of one order with what the vendor did to it: one event for each notification, in the order in
 // which the notifications came, each with the order digit by digit as it stood at some moment not before the notification
@@ -161,7 +48,7 @@ func CheckOrder(rec sandbox.OrderRecord, notifications []sandbox.NotificationRec
 		}
 		found := slices.Index(states[at:], e.tokens)
 		if found < 0 {
-			return fmt.Errorf("event %d (%s): its order is none of the states %d to %d that the vendor served:\n%s", i, e.ID, at, len(states)-1, e.order.Order)
+			return fmt.Errorf("event %d (%s): its order is none of the states %d to %d that the vendor served:\n%s", i, e.ID, at, len(states)-1, e.Order.JSON)
 		}
 		at += found
 		var before *Event
@@ -175,44 +62,26 @@ func CheckOrder(rec sandbox.OrderRecord, notifications []sandbox.NotificationRec
 	return nil
 }
 
-func (e *Event) isReconciled() bool { return e.order.Origin == "reconciliation" }
-
-// Reconciled returns how many of the events are of changes that no notification told of.
-func Reconciled(events []Event) (n int) {
-	for i := range events {
-		if events[i].isReconciled() {
-			n++
-		}
-	}
-	return n
-}
-
-// IsLast reports whether an order's event says what the vendor served last.
-func (e *Event) IsLast(rec sandbox.OrderRecord) (bool, error) {
-	last, err := tokens(rec.States[len(rec.States)-1].JSON)
-	return err == nil && last == e.tokens, err
-}
-
 // checkReconciled looks at what the event of a change says that no notification told of.
 func checkReconciled(e *Event) error {
 	switch {
-	case e.order.Notification != nil:
-		return fmt.Errorf("origin %q, notification %v", e.order.Origin, e.order.Notification)
+	case e.Order.Notification != nil:
+		return fmt.Errorf("origin %q, notification %v", e.Order.Origin, e.Order.Notification)
 	case e.Type != "audatex.parts.order.updated":
 		return fmt.Errorf("type %q of a change that was found by reading again", e.Type)
-	case len(e.order.Changes) == 0:
+	case len(e.Order.Changes) == 0:
 		return errors.New("it was found by reading again, and nothing has changed")
-	case !e.Time.Equal(e.order.ReadAt.Truncate(time.Microsecond)):
-		return fmt.Errorf("time %s, not %s", e.Time, e.order.ReadAt)
+	case !e.Time.Equal(e.Order.ReadAt.Truncate(time.Microsecond)):
+		return fmt.Errorf("time %s, not %s", e.Time, e.Order.ReadAt)
 	}
 	return nil
 }
 
 // checkNotification compares what an event says of its notification with the ledger's.
 func checkNotification(e *Event, n sandbox.NotificationRecord) error {
-	got := e.order.Notification
-	if got == nil || e.order.Origin != "notification" {
-		return fmt.Errorf("origin %q, notification %v", e.order.Origin, got)
+	got := e.Order.Notification
+	if got == nil || e.Order.Origin != "notification" {
+		return fmt.Errorf("origin %q, notification %v", e.Order.Origin, got)
 	}
 	switch {
 	case n.Form == sandbox.Older && got.ID != nil:
@@ -227,8 +96,8 @@ func checkNotification(e *Event, n sandbox.NotificationRecord) error {
 		return fmt.Errorf("site %q, not %q", got.SiteID, n.Site)
 	case !e.Time.Equal(n.QueuedAt.Truncate(time.Microsecond)):
 		return fmt.Errorf("time %s, not %s", e.Time, n.QueuedAt.UTC())
-	case e.order.ReadAt.Before(got.ReceivedAt):
-		return fmt.Errorf("read at %s, before the notification was received at %s", e.order.ReadAt, got.ReceivedAt)
+	case e.Order.ReadAt.Before(got.ReceivedAt):
+		return fmt.Errorf("read at %s, before the notification was received at %s", e.Order.ReadAt, got.ReceivedAt)
 	}
 	want := "audatex.parts.order.updated"
 	if n.Topic == sandbox.TopicCreated {
@@ -242,28 +111,28 @@ func checkNotification(e *Event, n sandbox.NotificationRecord) error {
 
 // checkChanges compares what an event says has changed with the two orders themselves.
 func checkChanges(before, e *Event) error {
-	now, err := decode(e.order.Order)
+	now, err := decode(e.Order.JSON)
 	if err != nil {
 		return err
 	}
 	if before == nil {
-		if e.order.PreviousStatus != nil || len(e.order.Changes) > 0 || e.order.Revision != 1 {
-			return fmt.Errorf("first sight with previous status %v, %d changes, revision %d", e.order.PreviousStatus, len(e.order.Changes), e.order.Revision)
+		if e.Order.PreviousStatus != nil || len(e.Order.Changes) > 0 || e.Order.Revision != 1 {
+			return fmt.Errorf("first sight with previous status %v, %d changes, revision %d", e.Order.PreviousStatus, len(e.Order.Changes), e.Order.Revision)
 		}
 		return nil
 	}
-	was, err := decode(before.order.Order)
+	was, err := decode(before.Order.JSON)
 	if err != nil {
 		return err
 	}
-	if e.order.Revision != before.order.Revision+1 {
-		return fmt.Errorf("revision %d after %d", e.order.Revision, before.order.Revision)
+	if e.Order.Revision != before.Order.Revision+1 {
+		return fmt.Errorf("revision %d after %d", e.Order.Revision, before.Order.Revision)
 	}
-	if p := e.order.PreviousStatus; p == nil || *p != was["Status"] {
+	if p := e.Order.PreviousStatus; p == nil || *p != was["Status"] {
 		return fmt.Errorf("previous status %v, the event before said %v", p, was["Status"])
 	}
 	status := false
-	for _, c := range e.order.Changes {
+	for _, c := range e.Order.Changes {
 		if c.Path == "/Status" {
 			status = true
 			if string(c.From) != quoted(was["Status"]) || string(c.To) != quoted(now["Status"]) {
@@ -284,8 +153,8 @@ func checkChanges(before, e *Event) error {
 	if status != (was["Status"] != now["Status"]) {
 		return fmt.Errorf("status from %v to %v, the changes say %t", was["Status"], now["Status"], status)
 	}
-	if same := normal(was) == normal(now); same != (len(e.order.Changes) == 0) {
-		return fmt.Errorf("%d changes between\n%s\n%s", len(e.order.Changes), before.order.Order, e.order.Order)
+	if same := normal(was) == normal(now); same != (len(e.Order.Changes) == 0) {
+		return fmt.Errorf("%d changes between\n%s\n%s", len(e.Order.Changes), before.Order.JSON, e.Order.JSON)
 	}
 	return nil
 }
