@@ -190,7 +190,7 @@ func serve(ctx context.Context, c settings.Config, log *slog.Logger, started fun
 	tokens, err := audatex.NewTokens(audatex.TokensConfig{
 		AuthURL: c.AudatexAuthURL, TokenURL: c.AudatexTokenURL, ClientID: c.AudatexClientID, ClientSecret: relay.NewSecret(c.AudatexClientSecret),
 		AuthStyle: audatex.AuthStyle(c.AudatexAuthStyle), Scopes: c.AudatexScopes, UserAgent: userAgent, Timeout: c.AudatexTimeout.D(),
-		Store: s.Tokens, Budget: budget, Metrics: vendorMetrics, Logger: log, Exclusive: embedded, DialContext: dialer.DialContext,
+		Store: s.Tokens, Budget: budget, Metrics: vendorMetrics, Logger: log, Exclusive: embedded, DialContext: dialer.DialContext, Keep: true,
 		Lease: func(connection string) (audatex.Lease, bool) { return owned.Lease(connection) },
 	})
 	if err != nil {

@@ -211,6 +211,7 @@ func newTransport(dial func(context.Context, string, string) (net.Conn, error), 
 	}
 	if !keepAlive {
 		t.DialContext, t.DialTLSContext = tidy(dial), tidyTLS(dial, t.TLSClientConfig)
+		t.ReadBufferSize, t.WriteBufferSize = onceBuffer, onceBuffer
 		t.Protocols = new(http.Protocols)
 		t.Protocols.SetHTTP1(true)
 	}

@@ -104,6 +104,9 @@ func (s *Session) EnsureSubscription(ctx context.Context, topic string) (sub Sub
 	return Subscription{}, false, err
 }
 
+// TokenReplaced says that somebody else may have written the connection's tokens: they are read again before the next call.
+func (s *Session) TokenReplaced() { s.tokens.drop(s.connection) }
+
 // RenewToken refreshes the connection's token although nothing needs it, so that it does not lapse.
 func (s *Session) RenewToken(ctx context.Context) error { return s.tokens.Renew(ctx, s.connection) }
 

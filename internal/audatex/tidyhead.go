@@ -20,6 +20,9 @@ const (
 	// maxHeads bounds how many interim answers (1xx) come before the answer.
 	maxHeads = 16
 
+	// onceBuffer is the size of the buffers of a connection for one request. Most answers are an empty page.
+	onceBuffer = 1 << 10
+
 	handshakeTimeout = 10 * time.Second
 )
 
@@ -40,7 +43,7 @@ func tidy(dial func(context.Context, string, string) (net.Conn, error)) func(con
 		if err != nil {
 			return nil, err
 		}
-		return &tidied{Conn: conn, src: bufio.NewReader(conn)}, nil
+		return &tidied{Conn: conn, src: bufio.NewReaderSize(conn, onceBuffer)}, nil
 	}
 }
 

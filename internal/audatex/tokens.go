@@ -49,6 +49,9 @@ type TokensConfig struct {
 	// Lease answers the lease on a connection's shard, false if this process holds none: refreshing is the owner's alone, as a
 	// refresh token must not be sent twice. nil where there are no leases.
 	Lease func(connection string) (Lease, bool)
+	// Keep: where the lease is held, a good access token is kept in memory and its record not read again until it is due. Whoever
+	// sets it calls Session.TokenReplaced when somebody else has written the record.
+	Keep bool
 	// DialContext replaces the network; nil is the real one.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -100,6 +103,16 @@ type tokenState struct {
 	failures  int
 	notBefore time.Time
 	lastErr   error
+	// kept is a good access token, nil if none is known. Its record was read, or written by a refresh, after replaced was counted last.
+	kept     *keptToken
+	replaced uint64
+}
+
+// keptToken is an access token that may be used until it is due, under the lease that it was read under.
+type keptToken struct {
+	access relay.Secret
+	due    time.Time
+	epoch  uint64
 }
 
 // flight is one refresh under way.
@@ -166,6 +179,10 @@ func NewTokens(cfg TokensConfig) (*Tokens, error) {
 // owner refreshes it. Errors: relay.ErrNoToken, *ConsentRequiredError, *Error of the token endpoint, or the store's.
 func (t *Tokens) Access(ctx context.Context, connection string) (relay.Secret, error) {
 	for tries := 0; ; tries++ {
+		kept, replaced := t.kept(connection)
+		if !kept.Empty() {
+			return kept, nil
+		}
 		rec, _, err := t.cfg.Store.Token(ctx, connection)
 		if err != nil {
 			return relay.Secret{}, fmt.Errorf("token of connection %s: %w", connection, err)
@@ -176,6 +193,7 @@ func (t *Tokens) Access(ctx context.Context, connection string) (relay.Secret, e
 		now := time.Now()
 		good, due := t.judge(connection, rec, now)
 		if good && !due {
+			t.keep(connection, rec, replaced)
 			return rec.AccessToken, nil
 		}
 		f, err := t.join(connection, rec, now)
@@ -197,6 +215,44 @@ func (t *Tokens) Access(ctx context.Context, connection string) (relay.Secret, e
 			return f.token, f.err
 		}
 	}
+}
+
+// kept returns the access token that is kept of a connection, and how often its record was replaced so far.
+func (t *Tokens) kept(connection string) (access relay.Secret, replaced uint64) {
+	if !t.cfg.Keep {
+		return relay.Secret{}, 0
+	}
+	lease, owned := t.cfg.Lease(connection)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.state(connection)
+	if k := s.kept; owned && k != nil && k.epoch == lease.Epoch() && time.Now().Before(k.due) {
+		return k.access, s.replaced
+	}
+	return relay.Secret{}, s.replaced
+}
+
+// keep keeps a record's access token, unless the record was replaced since it was read. One that is being refreshed is not kept:
+// whoever refreshes it may be another process.
+func (t *Tokens) keep(connection string, rec relay.TokenRecord, replaced uint64) {
+	if !t.cfg.Keep || rec.Intent != nil {
+		return
+	}
+	lease, owned := t.cfg.Lease(connection)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.state(connection); owned && s.replaced == replaced {
+		s.kept = &keptToken{rec.AccessToken, refreshAt(connection, rec), lease.Epoch()}
+	}
+}
+
+// drop forgets what is kept of a connection's tokens.
+func (t *Tokens) drop(connection string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.state(connection)
+	s.kept = nil
+	s.replaced++
 }
 
 // current returns the connection's access token if it may be used now; it waits for no refresh.
@@ -226,9 +282,12 @@ func (t *Tokens) Renew(ctx context.Context, connection string) error {
 func (t *Tokens) Invalidate(connection string, accessToken relay.Secret) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if s := t.state(connection); !s.judged.Equal(accessToken) {
+	s := t.state(connection)
+	if !s.judged.Equal(accessToken) {
 		s.rejected, s.judged = accessToken, accessToken
 	}
+	s.kept = nil
+	s.replaced++
 }
 
 // Close starts no more refreshes, waits for those under way to be stored, at the latest until ctx ends, and then gives
@@ -318,7 +377,8 @@ func (t *Tokens) fly(connection string, f *flight) {
 
 	t.mu.Lock()
 	s := t.state(connection)
-	s.flight = nil
+	s.flight, s.kept = nil, nil
+	s.replaced++
 	switch {
 	case f.err == nil:
 		s.rejected, s.failures, s.notBefore, s.lastErr = relay.Secret{}, 0, time.Time{}, nil

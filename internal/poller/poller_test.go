@@ -158,7 +158,7 @@ func newRig(t *testing.T, c sandbox.Config) *rig {
 	}
 	r.tokens, err = audatex.NewTokens(audatex.TokensConfig{
 		TokenURL: server.URL + sandbox.TokenPath, ClientID: "sandbox-client", ClientSecret: relay.NewSecret("sandbox-secret"),
-		Store: r.store.Tokens, Logger: log, Exclusive: true,
+		Store: r.store.Tokens, Logger: log, Exclusive: true, Keep: true,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -76,6 +76,7 @@ func (p *Poller) newRunner(lease *shard.Lease, c relay.Connection, fresh bool, w
 		plan: schedule{phase: phaseOf(c.ID)},
 	}
 	r.changed.Store(fresh)
+	p.Session(c).TokenReplaced()
 	return r
 }
 
@@ -87,6 +88,7 @@ func (r *runner) Change(c relay.Connection) {
 	}
 	r.connection = c
 	r.mu.Unlock()
+	r.p.Session(c).TokenReplaced() // whoever writes tokens writes the connection afterwards
 	r.changed.Store(true)
 	r.wake()
 }
