@@ -268,6 +268,7 @@ func serve(ctx context.Context, c settings.Config, log *slog.Logger, started fun
 	quota.WarnOfDemand(ctx, s, c.AudatexRate, c.PollInterval.D(), log)
 	throttles := quota.NewThrottles(s, member.SetThrottle, log)
 	throttles.Heed(ctx, budget)
+	budget.OnBacklog(resolving.Behind)
 	share := quota.Share{
 		Rate: c.AudatexRate, Budget: budget, Connections: func() (own, all int) { return owned.Count(polling.Count()) },
 		Members: func() (int, relay.Throttle) { return live(member) },

@@ -32,6 +32,15 @@ func (b *bucket) change(now time.Time, perSecond, burst float64) {
 
 // take takes one request, or returns how long it takes until there is one.
 func (b *bucket) take(now time.Time) time.Duration {
+	wait := b.wait(now)
+	if wait == 0 {
+		b.spend()
+	}
+	return wait
+}
+
+// wait returns how long it takes until there is a request.
+func (b *bucket) wait(now time.Time) time.Duration {
 	const rounding = 1e-9
 	b.fill(now)
 	if missing := 1 - b.level; missing > rounding {
@@ -40,9 +49,11 @@ func (b *bucket) take(now time.Time) time.Duration {
 		}
 		return time.Duration(min(math.Ceil(missing/b.perSecond*float64(time.Second)), float64(never/2)))
 	}
-	b.level = max(0, b.level-1)
 	return 0
 }
+
+// spend takes one request, if there is one.
+func (b *bucket) spend() { b.level = max(0, b.level-1) }
 
 // giveBack puts back a request that was taken and not sent.
 func (b *bucket) giveBack() { b.level = min(b.burst, b.level+1) }

@@ -34,6 +34,7 @@ type Budget struct {
 	again     *time.Timer // looks whether the next request may go
 	throttle  relay.Throttle
 	throttled func(relay.Throttle)
+	backlog   backlog
 	circuits  map[string]*circuit // by host
 	used      float64             // requests of about the last minute, at usedAt
 	usedAt    time.Time
@@ -110,7 +111,7 @@ func (b *Budget) Wait(ctx context.Context, p Priority, connection string) error 
 	}
 	b.mu.Lock()
 	now := time.Now()
-	if b.waiting.length == 0 && b.take(now) == 0 {
+	if b.waiting.length == 0 && !b.holds(p) && b.take(now) == 0 {
 		b.mu.Unlock()
 		return nil
 	}
@@ -139,11 +140,19 @@ func (b *Budget) Wait(ctx context.Context, p Priority, connection string) error 
 // whenever any of that has changed. The lock is held.
 func (b *Budget) serve(now time.Time) {
 	for b.waiting.length > 0 {
-		if wait := b.take(now); wait > 0 {
+		wait := b.held(now)
+		if wait == 0 {
+			wait = b.take(now)
+		}
+		if wait > 0 {
 			b.lookAgain(wait)
 			return
 		}
-		close(b.waiting.next().turn)
+		next := b.waiting.next()
+		if next.priority >= PriorityPoll {
+			b.backlog.part.spend()
+		}
+		close(next.turn)
 	}
 }
 

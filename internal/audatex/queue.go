@@ -84,26 +84,31 @@ func (q *queue) add(p Priority, connection string) *waiter {
 	return w
 }
 
-// next removes the request whose turn it is; nil if none waits.
-func (q *queue) next() *waiter {
-	chosen := -1
-	for p := range q.levels {
-		if q.levels[p].lines.Len() == 0 {
+// chosen returns the priority whose turn it is, and whether that is by its guaranteed share; below 0 if nothing waits.
+func (q *queue) chosen() (p Priority, guaranteed bool) {
+	p = -1
+	for i := range q.levels {
+		if q.levels[i].lines.Len() == 0 {
 			continue
 		}
-		if chosen < 0 {
-			chosen = p
+		if q.levels[i].passed >= patience[i] {
+			return Priority(i), true
 		}
-		if q.levels[p].passed >= patience[p] {
-			chosen = p
-			break
+		if p < 0 {
+			p = Priority(i)
 		}
 	}
+	return p, false
+}
+
+// next removes the request whose turn it is; nil if none waits.
+func (q *queue) next() *waiter {
+	chosen, _ := q.chosen()
 	if chosen < 0 {
 		return nil
 	}
 	for p := range q.levels {
-		if p != chosen && q.levels[p].lines.Len() > 0 {
+		if Priority(p) != chosen && q.levels[p].lines.Len() > 0 {
 			q.levels[p].passed++
 		}
 	}

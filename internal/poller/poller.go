@@ -142,5 +142,13 @@ func (p *Poller) Connection(id string) (relay.Connection, bool) { return p.roste
 // Connections returns every connection of a shard that is known, polled here or elsewhere.
 func (p *Poller) Connections(shard int) []relay.Connection { return p.roster.Connections(shard) }
 
+// known returns how many connections there are.
+func (p *Poller) known() (all int) {
+	for _, n := range p.Count() {
+		all += n
+	}
+	return all
+}
+
 // Count answers how many connections of each shard there are, polled here or elsewhere.
 func (p *Poller) Count() [relay.Shards]int { return p.roster.Count() }

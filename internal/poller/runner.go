@@ -18,8 +18,10 @@ const (
 	// intervals apart. A connection that is polled once a day does not wait for days because the vendor was away for a moment.
 	failedLeast = time.Minute
 	maxBackoff  = 8
-	// maxJitter bounds how long a connection whose interval is long waits before it is taken over.
-	maxJitter = 30 * time.Second
+	// maxJitter bounds how long a connection whose interval is long waits before it is taken over. takeOverEach is how long each of many
+	// has, however short their intervals are.
+	maxJitter    = 30 * time.Second
+	takeOverEach = time.Millisecond
 	// While the store does not answer, the waits between tries grow from storeLeast to storeMost.
 	storeLeast = 200 * time.Millisecond
 	storeMost  = 5 * time.Second
@@ -113,14 +115,19 @@ func (r *runner) Turn(ctx context.Context) (time.Duration, bool) {
 	if r.changed.Swap(false) {
 		r.plan.hurry(time.Now())
 	} else if !begun && !wanted {
-		// Neither a start nor a shard that is taken over must have every connection's document written at once.
-		return rand.N(min(r.plan.interval/10, maxJitter) + 1), true
+		return rand.N(takenOverWithin(r.plan.interval, r.p.known()) + 1), true
 	}
 	wait, goesOn := r.turn(ctx, wanted)
 	if !goesOn {
 		r.weigh(0)
 	}
 	return wait, goesOn
+}
+
+// takenOverWithin is how long the taking over of connections is spread over: neither a start nor a shard that comes must have every
+// document read and written at once.
+func takenOverWithin(interval time.Duration, connections int) time.Duration {
+	return max(min(interval/10, maxJitter), time.Duration(connections)*takeOverEach)
 }
 
 // turn is a turn that may poll.

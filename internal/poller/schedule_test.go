@@ -305,3 +305,21 @@ func TestPollsComeSoonerForAWhile(t *testing.T) {
 		}
 	})
 }
+
+func TestConnectionsAreTakenOverLittleByLittle(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		interval    time.Duration
+		connections int
+		want        time.Duration
+	}{
+		{5 * time.Minute, 100, 30 * time.Second},
+		{24 * time.Hour, 100, 30 * time.Second},
+		{2 * time.Second, 10, 200 * time.Millisecond},
+		{10 * time.Second, 10_000, 10 * time.Second},
+	} {
+		if got := takenOverWithin(c.interval, c.connections); got != c.want {
+			t.Errorf("%d connections at an interval of %s within %s, want %s", c.connections, c.interval, got, c.want)
+		}
+	}
+}

@@ -170,6 +170,9 @@ func (r *Resolver) follow(ctx context.Context, from uint64) {
 	}
 }
 
+// Behind reports whether as many orders are being read as may be at once, so that others wait.
+func (r *Resolver) Behind() bool { return len(r.slots) == cap(r.slots) }
+
 // Consented tells that a user has consented for a connection: what waits for it, or was set aside for want of it, is tried again. It
 // may be called from any goroutine, for connections of other replicas in vain.
 func (r *Resolver) Consented(connection string) {
