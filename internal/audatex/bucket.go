@@ -5,18 +5,19 @@ import (
 	"time"
 )
 
-// never is longer than anything waits.
+// never is longer than any wait.
 const never = time.Duration(math.MaxInt64)
 
-// bucket is a token bucket: requests flow in, a burst of them can be saved up. It has no lock and no clock.
+// bucket is a token bucket: requests flow in, and a burst of them can be saved up. It has no lock
+// and no clock.
 type bucket struct {
 	perSecond float64
 	burst     float64
 	level     float64
-	at        time.Time // of level
+	at        time.Time // the time of level
 }
 
-// fill adds what has flowed in since.
+// fill adds what has flowed in since the last call.
 func (b *bucket) fill(now time.Time) {
 	if passed := now.Sub(b.at); passed > 0 {
 		b.level = min(b.burst, b.level+passed.Seconds()*b.perSecond)
@@ -24,13 +25,14 @@ func (b *bucket) fill(now time.Time) {
 	}
 }
 
-// change counts from now on; what is saved up stays as far as the new burst allows.
+// change sets a new flow and burst from now on. What is saved up is kept as far as the new burst
+// allows.
 func (b *bucket) change(now time.Time, perSecond, burst float64) {
 	b.fill(now)
 	b.perSecond, b.burst, b.level = perSecond, burst, min(b.level, burst)
 }
 
-// take takes one request, or returns how long it takes until there is one.
+// take takes one request. If there is none, it returns the time until there is one.
 func (b *bucket) take(now time.Time) time.Duration {
 	wait := b.wait(now)
 	if wait == 0 {
@@ -39,7 +41,7 @@ func (b *bucket) take(now time.Time) time.Duration {
 	return wait
 }
 
-// wait returns how long it takes until there is a request.
+// wait returns the time until there is a request.
 func (b *bucket) wait(now time.Time) time.Duration {
 	const rounding = 1e-9
 	b.fill(now)
@@ -55,10 +57,10 @@ func (b *bucket) wait(now time.Time) time.Duration {
 // spend takes one request, if there is one.
 func (b *bucket) spend() { b.level = max(0, b.level-1) }
 
-// giveBack puts back a request that was taken and not sent.
+// giveBack returns a request that was taken and not sent.
 func (b *bucket) giveBack() { b.level = min(b.burst, b.level+1) }
 
-// empty takes away what is saved up.
+// empty removes what is saved up.
 func (b *bucket) empty(now time.Time) {
 	b.fill(now)
 	b.level = 0

@@ -14,34 +14,38 @@ import (
 )
 
 const (
-	// maxStop bounds what a Retry-After can do: a mistaken or hostile one must not silence the relay for days.
+	// maxStop bounds the effect of a Retry-After: a wrong or hostile one must not silence the relay
+	// for days.
 	maxStop = time.Hour
-	// defaultStop is the pause after a 429 that names no time.
+	// defaultStop is the pause after a 429 without a time.
 	defaultStop = 30 * time.Second
 )
 
-// Spare is the part of an allowance that does not flow all the time: as much may be saved up and sent at once.
+// Spare is the part of an allowance that does not flow continuously: that much may be saved up and
+// sent at once.
 const Spare = 0.05
 
-// Budget is the one allowance of requests to the vendor's host, shared by every connection and by the token endpoint. The
-// vendor publishes no limit, so the default is the relay's own caution. Who waits for it gets turns by Priority.
+// Budget is the allowance of requests to the vendor's host, shared by all connections and the token
+// endpoint. The vendor publishes no limit, so the default is the relay's own caution. Waiting
+// requests get their turns by Priority.
 type Budget struct {
 	mu        sync.Mutex
 	limited   bool
-	perSecond float64 // flow into the bucket when no 429 lowers it
+	perSecond float64 // the flow into the bucket if no 429 lowers it
 	bucket    bucket
 	waiting   queue
-	again     *time.Timer // looks whether the next request may go
+	again     *time.Timer // checks whether the next request may go
 	throttle  relay.Throttle
 	throttled func(relay.Throttle)
 	backlog   backlog
 	circuits  map[string]*circuit // by host
-	used      float64             // requests of about the last minute, at usedAt
+	used      float64             // requests of about the last minute, as of usedAt
 	usedAt    time.Time
 }
 
-// NewBudget allows perMinute requests within any 60 seconds; 0 or less is no limit (a Retry-After still stops everything). It begins with
-// nothing saved up: another process may have sent as much as it could just before.
+// NewBudget returns a Budget of perMinute requests within any 60 seconds; 0 or less means no limit
+// (a Retry-After still stops everything). Nothing is saved up at first, because another process may
+// have just used the allowance.
 func NewBudget(perMinute int) *Budget {
 	b := &Budget{}
 	if perMinute > 0 {
@@ -52,11 +56,12 @@ func NewBudget(perMinute int) *Budget {
 	return b
 }
 
-// inflow is how many requests a second flow into a bucket of the size burst. What it lets flow is the allowance without Spare, so that
-// replicas whose buckets hold no more than Spare together keep theirs in any 60 seconds, however often they divide it anew. And what one
-// of them sends in 60 seconds is never more than its own part: a full bucket plus what flows in, short of its last token as the time is
-// half-open, hence the +1. Half a request cannot be sent, so a part counts as the whole number below it; one below one request a minute
-// holds in the long run only.
+// inflow returns how many requests a second flow into a bucket of the size burst. What flows is the
+// allowance without Spare, so that replicas whose buckets together hold no more than Spare keep the
+// allowance in any 60 seconds, however often they divide it again. And one replica never sends more
+// than its part within 60 seconds: that is a full bucket plus what flows in, without the last token
+// because the interval is half-open, hence the +1. Half a request cannot be sent, so a part is
+// rounded down; a part below one request a minute is kept only on average.
 func inflow(perMinute float64, burst int) float64 {
 	whole := perMinute
 	if whole > 1 {
@@ -65,8 +70,9 @@ func inflow(perMinute float64, burst int) float64 {
 	return max(0, min((1-Spare)*perMinute, whole-float64(burst)+1)) / 60
 }
 
-// Allow changes the allowance and how many requests may be saved up and then sent at once, at least one: several replicas divide one
-// allowance among themselves, and who works for more connections gets more of it. Under an allowance of 0 requests wait for the next.
+// Allow changes the allowance and the burst, which is at least one request: several replicas divide
+// one allowance, and a replica with more connections gets more of it. With an allowance of 0,
+// requests wait for the next change.
 func (b *Budget) Allow(perMinute float64, burst int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -79,19 +85,21 @@ func (b *Budget) Allow(perMinute float64, burst int) {
 	b.serve(now)
 }
 
-// slowed is the flow that 429s leave. One request a minute always remains, if there was one. The lock is held.
+// slowed returns the flow after the effect of 429s. If there was a flow, at least one request a
+// minute remains. The caller must hold mu.
 func (b *Budget) slowed(now time.Time) float64 {
 	return max(b.perSecond*b.throttle.PartAt(now), min(b.perSecond, 1./60))
 }
 
-// OnThrottled has f told of everything that a 429 asks for from now on: the other replicas must keep it too.
+// OnThrottled sets a function that is called with what each further 429 requires, because the other
+// replicas must comply, too.
 func (b *Budget) OnThrottled(f func(relay.Throttle)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.throttled = f
 }
 
-// Heed keeps what the vendor has asked of another replica.
+// Heed complies with what the vendor required from another replica.
 func (b *Budget) Heed(t relay.Throttle) {
 	now := time.Now()
 	if most := now.Add(maxStop); t.Until.After(most) { // clocks differ
@@ -103,8 +111,8 @@ func (b *Budget) Heed(t relay.Throttle) {
 	b.bucket.change(now, b.slowed(now), b.bucket.burst)
 }
 
-// Wait returns nil when one request of a connection may be sent, or the context's error. A request that waits while the
-// vendor stops everything waits on.
+// Wait returns nil when one request of a connection may be sent, or the context's error. If the
+// vendor stops everything, it keeps waiting.
 func (b *Budget) Wait(ctx context.Context, p Priority, connection string) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -126,7 +134,7 @@ func (b *Budget) Wait(ctx context.Context, p Priority, connection string) error 
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now = time.Now()
-	if !b.waiting.remove(w) { // its turn came in the same moment: somebody else's
+	if !b.waiting.remove(w) { // its turn came at the same moment: pass it on
 		b.bucket.giveBack()
 		b.serve(now)
 	}
@@ -136,8 +144,8 @@ func (b *Budget) Wait(ctx context.Context, p Priority, connection string) error 
 	return fmt.Errorf("waiting for the vendor's request budget: %w", context.Cause(ctx))
 }
 
-// serve gives their turns to the waiting requests that may go now, and looks again when the next may. It is called
-// whenever any of that has changed. The lock is held.
+// serve gives turns to the waiting requests that may go now, and schedules the next check. It must
+// be called whenever any of that has changed. The caller must hold mu.
 func (b *Budget) serve(now time.Time) {
 	for b.waiting.length > 0 {
 		wait := b.held(now)
@@ -156,7 +164,8 @@ func (b *Budget) serve(now time.Time) {
 	}
 }
 
-// take takes one request out of the allowance, or returns how long there is none. The lock is held.
+// take takes one request out of the allowance, or returns the time until there is one. The caller
+// must hold mu.
 func (b *Budget) take(now time.Time) time.Duration {
 	if left := b.throttle.Until.Sub(now); left > 0 {
 		return left
@@ -174,16 +183,17 @@ func (b *Budget) take(now time.Time) time.Duration {
 	return wait
 }
 
-// use counts requests; those of a minute ago count for a third.
+// use counts n requests. Requests of a minute ago count for a third.
 func (b *Budget) use(now time.Time, n float64) {
 	b.used = b.used*math.Exp(-now.Sub(b.usedAt).Minutes()) + n
 	b.usedAt = now
 }
 
-// shortAbove is the part of the rate that may be in use before the budget has nothing to spare.
+// shortAbove is the part of the rate above which the budget has nothing to spare.
 const shortAbove = 0.7
 
-// Short reports whether the budget has nothing to spare for what could as well be left out: requests wait, or most of the rate is in use.
+// Short reports whether the budget has nothing to spare for optional requests: others wait, or most
+// of the rate is in use.
 func (b *Budget) Short() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -207,17 +217,18 @@ func (b *Budget) lookAgain(wait time.Duration) {
 	b.again.Reset(wait)
 }
 
-// BlockedUntil is the time before which nothing is sent because the vendor asked so; in the past or zero when requests
-// flow.
+// BlockedUntil returns the time until which the vendor has asked for no requests; it is zero or in
+// the past if there is no such time.
 func (b *Budget) BlockedUntil() time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.throttle.Until
 }
 
-// Observe takes note of an answer: a 429, and a 503 with a Retry-After, stop all requests for the time it names, at
-// most an hour, 30 seconds if a 429 names none. A 429 also halves the rate, which then recovers within some minutes.
-// Observe returns the time of the stop, 0 for every other answer.
+// Observe handles the status of a response. A 429, and a 503 with a Retry-After, stop all requests
+// for the given time, at most an hour; 30 seconds if a 429 has none. A 429 also halves the rate,
+// which then recovers within some minutes. Observe returns the length of the stop, 0 for all other
+// responses.
 func (b *Budget) Observe(status int, header http.Header) time.Duration {
 	if status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable {
 		return 0
@@ -228,7 +239,7 @@ func (b *Budget) Observe(status int, header http.Header) time.Duration {
 		if !said {
 			stop = defaultStop
 		}
-		stop = max(stop, time.Second) // "Retry-After: 0" is no invitation to a tight loop
+		stop = max(stop, time.Second) // "Retry-After: 0" must not cause a tight loop
 	}
 	stop = min(stop, maxStop)
 	if stop <= 0 {
@@ -240,12 +251,13 @@ func (b *Budget) Observe(status int, header http.Header) time.Duration {
 	return stop
 }
 
-// refused takes in a stop, and returns who must be told of it; nil if it asks for nothing new.
+// refused applies a stop. It returns what the other replicas must be told and a function for that,
+// nil if nothing is new.
 func (b *Budget) refused(now time.Time, stop time.Duration, slower bool) (relay.Throttle, func(relay.Throttle)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	asked := b.throttle
-	// What is refused while everything is stopped was sent before: it is no word on the rate as it has become.
+	// What is refused during a stop was sent before it, so it does not lower the rate again.
 	if slower && !asked.Until.After(now) {
 		asked = asked.Halved(now)
 		b.bucket.empty(now)
@@ -271,8 +283,8 @@ func (b *Budget) figures() (waiting [priorities]int, part float64) {
 	return waiting, b.throttle.PartAt(time.Now())
 }
 
-// retryAfter reads RFC 9110's Retry-After: whole seconds or an HTTP date. A date is the vendor's, whose clock may be off,
-// so it is counted from the date of the answer if that has one.
+// retryAfter parses the header Retry-After (RFC 9110): whole seconds or an HTTP date. A date is the
+// vendor's, whose clock may be wrong, so it is compared with the response's Date if there is one.
 func retryAfter(header http.Header, now time.Time) (time.Duration, bool) {
 	v := strings.TrimSpace(header.Get("Retry-After"))
 	if v == "" {
@@ -290,7 +302,7 @@ func retryAfter(header http.Header, now time.Time) (time.Duration, bool) {
 	return 0, false
 }
 
-// sleep waits for d or the context.
+// sleep waits for d or until ctx ends.
 func sleep(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return ctx.Err()

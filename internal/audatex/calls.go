@@ -14,38 +14,40 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// PageLimit is the most notifications one poll returns (documented on the vendor's sister API): a page of that many
-// means that more may wait.
+// PageLimit is the largest number of notifications that one poll returns (documented for the
+// vendor's sister API). After a full page more may be waiting.
 const PageLimit = 100
 
-// TopicInfo is a topic one can subscribe to.
+// TopicInfo is a topic that can be subscribed to.
 type TopicInfo struct {
 	TopicCode   string
 	Description string
 }
 
-// Subscription is what makes notifications of a topic queue up at the vendor.
+// Subscription makes notifications of a topic queue up at the vendor.
 type Subscription struct {
 	SubscriptionID string
 	Topic          TopicInfo
-	// CreatedAt as it came; see ParseTime.
+	// CreatedAt as received; see ParseTime.
 	CreatedAt string
 }
 
-// Page is the answer of one poll: bytes that exist nowhere else any more.
+// Page is the response to one poll. Its bytes no longer exist anywhere else.
 type Page struct {
-	// Body without its content encodings and in UTF-8, otherwise untouched; ParsePage reads it.
+	// Body is without content encodings and in UTF-8, otherwise unchanged; ParsePage parses it.
 	Body []byte
-	// Truncated: the answer was cut off or larger than almost 8 MiB; Body is its start.
+	// Truncated is set if the response was cut off or larger than almost 8 MiB; Body is its
+	// beginning.
 	Truncated bool
-	// Encoding is the Content-Encoding that Body still has because it cannot be undone. It is empty for a page that ParsePage can
-	// read.
+	// Encoding is the Content-Encoding that Body still has because it could not be decoded. It is
+	// empty for a page that ParsePage can parse.
 	Encoding      string
 	CorrelationID string
 	ReceivedAt    time.Time
 }
 
-// Carried reports whether the page has anything that must be stored: any bytes but an empty array or null.
+// Carried reports whether the page must be stored: it has any bytes other than an empty array or
+// null.
 func (p Page) Carried() bool {
 	if p.Encoding != "" {
 		return len(p.Body) > 0
@@ -57,23 +59,23 @@ func (p Page) Carried() bool {
 	return len(b) > 0 && !bytes.Equal(b, []byte("null")) && !isEmptyXMLPage(b)
 }
 
-// Order is one parts order as the vendor answered it.
+// Order is one parts order as the vendor returned it.
 type Order struct {
 	// ID is the order's uuid, lower-case.
 	ID string
-	// JSON is the order's object, every digit as it came. It is valid JSON and valid UTF-8.
+	// JSON is the order's object, with every digit as received. It is valid JSON and valid UTF-8.
 	JSON          json.RawMessage
 	CorrelationID string
-	// ReadAt is when the answer had arrived.
+	// ReadAt is when the response had arrived.
 	ReadAt time.Time
 }
 
-// Whoami tells, in the vendor's words, who the token is.
+// Whoami returns who owns the token, in the vendor's words.
 func (c *Client) Whoami(ctx context.Context, token relay.Secret) (string, error) {
 	return c.getString(ctx, OpWhoami, token, "/whoami")
 }
 
-// Topics lists what can be subscribed to.
+// Topics returns the topics that can be subscribed to.
 func (c *Client) Topics(ctx context.Context, token relay.Secret) ([]TopicInfo, error) {
 	a, err := c.get(ctx, call{op: OpTopics, path: "/topics", token: token})
 	if err != nil {
@@ -86,7 +88,8 @@ func (c *Client) Topics(ctx context.Context, token relay.Secret) ([]TopicInfo, e
 	return topics, nil
 }
 
-// Subscriptions lists the subscriptions of the token's site, company or user; none is not an error.
+// Subscriptions returns the subscriptions of the token's site, company or user; none is not an
+// error.
 func (c *Client) Subscriptions(ctx context.Context, token relay.Secret, level relay.Level) ([]Subscription, error) {
 	a, err := c.get(ctx, call{op: OpSubscriptions, path: subscriptionsPath(level), token: token})
 	if err != nil {
@@ -99,12 +102,14 @@ func (c *Client) Subscriptions(ctx context.Context, token relay.Secret, level re
 	return subs, nil
 }
 
-// Subscribe subscribes to topic and returns the subscription's id, the only field of the answer that can be relied on.
-// A topic that is subscribed already is Conflict (the answer does not give the id: list to find it), an unknown one
-// NotFound. Malformed with a status of success: the topic is subscribed, and the answer does not give the id either.
+// Subscribe subscribes to topic and returns the subscription's id, the only reliable field of the
+// response. The outcome is Conflict if the topic is subscribed already (list the subscriptions to
+// find the id), and NotFound if the topic is unknown. Malformed with a status of success means that
+// the topic is subscribed, but the response does not contain the id.
 func (c *Client) Subscribe(ctx context.Context, token relay.Secret, level relay.Level, topic string) (string, error) {
 	a, err := c.get(ctx, call{
-		op: OpSubscribe, method: http.MethodPost, path: subscriptionsPath(level) + "?topicCode=" + url.QueryEscape(topic), token: token,
+		op: OpSubscribe, method: http.MethodPost,
+		path: subscriptionsPath(level) + "?topicCode=" + url.QueryEscape(topic), token: token,
 	})
 	if err != nil {
 		return "", err
@@ -118,7 +123,8 @@ func (c *Client) Subscribe(ctx context.Context, token relay.Secret, level relay.
 	return "", a.malformed(OpSubscribe, errors.New("answer names no subscription id"))
 }
 
-// Unsubscribe ends a subscription; its waiting notifications are lost. NotFound if there is none.
+// Unsubscribe ends a subscription; its waiting notifications are lost. The outcome is NotFound if
+// there is none.
 func (c *Client) Unsubscribe(ctx context.Context, token relay.Secret, level relay.Level, subscriptionID string) error {
 	segment, err := uuidSegment(OpUnsubscribe, subscriptionID)
 	if err != nil {
@@ -131,17 +137,21 @@ func (c *Client) Unsubscribe(ctx context.Context, token relay.Secret, level rela
 	return err
 }
 
-// Poll takes the notifications that wait. It is destructive: what an answer carried is gone at the vendor. Therefore
-//   - announce, if not nil, is called once the budget allows the call and right before anything is sent (the place to
-//     store the intent); if it fails, nothing is sent and its error is returned;
-//   - once announced the call runs to its end, whatever becomes of ctx, within the client's timeout;
+// Poll takes the waiting notifications. It is destructive: what a response carried is gone at the
+// vendor. Therefore
+//   - announce, if not nil, is called when the budget allows the call and right before anything is
+//     sent (the place for storing the intent); if it fails, nothing is sent and its error is
+//     returned;
+//   - once announced, the call runs to its end within the client's timeout, even if ctx ends;
 //   - it is never repeated by itself;
-//   - the page is returned together with the error whenever bytes of an answer were read (cut off, too large,
-//     malformed): store page if page.Carried(), whatever err says;
-//   - Error.AnswerLost says that notifications may have been lost on the way.
+//   - the page is returned together with the error whenever bytes of a response were read (cut off,
+//     too large, malformed): store page if page.Carried(), regardless of err;
+//   - Error.AnswerLost is set if notifications may have been lost on the way.
 //
 // NotFound means that the subscription is gone.
-func (c *Client) Poll(ctx context.Context, token relay.Secret, level relay.Level, subscriptionID string, announce func(context.Context) error) (Page, error) {
+func (c *Client) Poll(
+	ctx context.Context, token relay.Secret, level relay.Level, subscriptionID string, announce func(context.Context) error,
+) (Page, error) {
 	segment, err := uuidSegment(OpPoll, subscriptionID)
 	if err != nil {
 		return Page{}, err
@@ -153,10 +163,12 @@ func (c *Client) Poll(ctx context.Context, token relay.Secret, level relay.Level
 		op: OpPoll, method: http.MethodGet, path: subscriptionsPath(level) + segment + "/notifications",
 		token: token, limit: maxPageBody, http: c.once,
 	}, func(ctx context.Context) (context.Context, error) {
-		// Whoever announced a destructive call gets its result stored: once sent it runs to its end.
+		// The caller who announced a destructive call must get its result, so it runs to its end.
 		return context.WithoutCancel(ctx), announce(ctx)
 	})
-	page := Page{Body: a.body, Truncated: a.truncated, Encoding: a.encoding, CorrelationID: a.correlationID, ReceivedAt: a.at}
+	page := Page{
+		Body: a.body, Truncated: a.truncated, Encoding: a.encoding, CorrelationID: a.correlationID, ReceivedAt: a.at,
+	}
 	if err == nil && page.Carried() && !json.Valid(trimJSON(page.Body)) && !isXMLPage(page.Body) {
 		malformed := a.malformed(OpPoll, errors.New("page is not JSON"))
 		contents := ReadContents(page)
@@ -166,7 +178,7 @@ func (c *Client) Poll(ctx context.Context, token relay.Secret, level relay.Level
 	return page, err
 }
 
-// AssessmentID looks up an assessment's uuid (lower-case) by originator and number.
+// AssessmentID returns the uuid (lower-case) of the assessment with an originator and a number.
 func (c *Client) AssessmentID(ctx context.Context, token relay.Secret, originator, number string) (string, error) {
 	for _, arg := range []string{originator, number} {
 		if arg == "" || arg == "." || arg == ".." {
@@ -185,7 +197,7 @@ func (c *Client) AssessmentID(ctx context.Context, token relay.Secret, originato
 	return id, nil
 }
 
-// get makes a small call; a GET unless it says otherwise.
+// get makes a small call, a GET unless another method is set.
 func (c *Client) get(ctx context.Context, k call) (answer, error) {
 	if k.method == "" {
 		k.method = http.MethodGet
@@ -210,8 +222,8 @@ func subscriptionsPath(level relay.Level) string {
 	return "/" + url.PathEscape(string(level)) + "/subscriptions"
 }
 
-// uuidSegment makes a path segment of an id that came from the vendor or from storage: nothing but a uuid ever
-// becomes part of a path. Its case is kept.
+// uuidSegment returns a path segment for an id from the vendor or the store: nothing but a uuid
+// ever becomes part of a path. Its case is kept.
 func uuidSegment(op Operation, id string) (string, error) {
 	if _, ok := canonicalUUID(id); !ok {
 		return "", &Error{Operation: op, Outcome: NotFound, err: fmt.Errorf("%q is no uuid", id[:min(len(id), 64)])}
@@ -219,15 +231,17 @@ func uuidSegment(op Operation, id string) (string, error) {
 	return "/" + url.PathEscape(strings.TrimSpace(id)), nil
 }
 
-// jsonSpace is what JSON takes for white space. Unicode knows more, but that is data.
+// jsonSpace is JSON's white space. Other white space of Unicode is data.
 const jsonSpace = " \t\r\n"
 
 func trimSpace(b []byte) []byte { return bytes.Trim(b, jsonSpace) }
 
-// trimJSON removes white space and a byte order mark, which IIS is known to send, around a document.
+// trimJSON removes white space and a byte order mark, which IIS is known to send, around a
+// document.
 func trimJSON(b []byte) []byte { return bytes.TrimRight(trimStart(b), jsonSpace) }
 
-// trimStart is trimJSON for a document that may have been cut: its last bytes may stand within a string.
+// trimStart is trimJSON for a document that may have been cut: its last bytes may be part of a
+// string.
 func trimStart(b []byte) []byte {
 	return bytes.TrimLeft(bytes.TrimPrefix(bytes.TrimLeft(b, jsonSpace), []byte("\xef\xbb\xbf")), jsonSpace)
 }

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/text/encoding/charmap"
 )
 
-// toUTF8 converts a body in UTF-16, or in the Latin-1 or Windows-1252 that its type names, into UTF-8; any other
-// body is returned as it is. The digits of an order are the same in all of them.
+// toUTF8 converts a body from UTF-16, or from the Latin-1 or Windows-1252 that its type names, to
+// UTF-8. Any other body is returned unchanged. The digits of an order are the same in all of them.
 func toUTF8(b []byte, h http.Header) []byte {
 	if b = fromUTF16(b); utf8.Valid(b) {
 		return b
@@ -29,8 +29,8 @@ func toUTF8(b []byte, h http.Header) []byte {
 	return b
 }
 
-// fromUTF16 converts what .NET writes with a byte order mark. Without one a document is told by its first
-// character, which in JSON and XML is ASCII.
+// fromUTF16 converts what .NET writes with a byte order mark. Without one, UTF-16 is recognised by
+// the first character, which is ASCII in JSON and XML.
 func fromUTF16(b []byte) []byte {
 	if len(b) < 2 {
 		return b
@@ -65,7 +65,7 @@ func fromUTF16(b []byte) []byte {
 // opens reports whether a document of JSON or XML may begin with c.
 func opens(c byte) bool { return c == '{' || c == '[' || c == '"' || c == '<' }
 
-// cutTo keeps the limit for what has grown by its conversion.
+// cutTo applies the limit to a body that has grown by its conversion.
 func cutTo(b []byte, limit int64, more bool) ([]byte, bool) {
 	if int64(len(b)) > limit {
 		return b[:limit], true

@@ -10,29 +10,32 @@ import (
 )
 
 const (
-	// openFailures is how many requests to a host fail in a row, with no answer between, before it is only probed; and
-	// openConnections is how many connections they must have been for: what the vendor cannot do for one of them says
-	// nothing of the others.
+	// openFailures is how many requests to a host must fail in a row, without any response, before
+	// it is only probed, and openConnections how many connections they must have been for: a
+	// failure for one connection says nothing about others.
 	openFailures    = 5
 	openConnections = 3
-	// Probes of a host that does not answer are made at least probeLeast apart, and ever more seldom, at most probeMost.
+	// Probes of a host that does not respond are at least probeLeast apart; the interval grows up
+	// to probeMost.
 	probeLeast = 5 * time.Second
 	probeMost  = time.Minute
 )
 
-// errHeld says that nothing was sent.
+// errHeld means that nothing was sent.
 var errHeld = errors.New("the vendor's host does not answer, so it is only probed for now")
 
-// ErrNotDialled is for a Config's DialContext: no connection was opened for reasons of this machine, which says nothing of the vendor.
+// ErrNotDialled is for a Config's DialContext: no connection was opened, for reasons of this
+// machine and not of the vendor.
 var ErrNotDialled = errors.New("no connection to the vendor was opened")
 
-// NotAsked reports whether err says that a request was not sent because the vendor's host does not answer anybody. It is no
-// word on the connection it was for.
+// NotAsked reports whether a request was not sent because the vendor's host does not respond to
+// anybody. That says nothing about the connection it was for.
 func NotAsked(err error) bool { return errors.Is(err, errHeld) }
 
-// circuit knows whether one of the vendor's hosts answers. While it does not, requests are refused at once, but for one
-// probe at a time; the first answer closes the circuit. Any answer will do that is not 5xx: a host that refuses a token is
-// well. The exchange of a consent's code is always tried, as the code would not live until the next probe.
+// circuit knows whether one of the vendor's hosts responds. If it does not, requests are refused at
+// once, except for one probe at a time; the first response closes the circuit. Any response counts
+// that is not 5xx: a host that refuses a token is well. The code of a consent is always exchanged,
+// because it would expire before the next probe.
 type circuit struct {
 	host    string
 	budget  *Budget
@@ -42,11 +45,11 @@ type circuit struct {
 	mu       sync.Mutex
 	state    circuitState
 	failures int             // in a row
-	failing  map[string]bool // the connections that they were for
+	failing  map[string]bool // the connections of the failures
 	opened   time.Time
-	closed   time.Time     // last
+	closed   time.Time     // when it last closed
 	next     time.Time     // when the next probe may go
-	wait     time.Duration // before it
+	wait     time.Duration // the wait before next
 	probes   int
 }
 
@@ -58,7 +61,8 @@ const (
 	circuitProbing // open, and a probe is under way
 )
 
-// entry is the permission to send one request. Its end must be told: by report, or by leave if nothing was sent.
+// entry is the permission to send one request. It must be ended, by report, or by leave if nothing
+// was sent.
 type entry struct {
 	c          *circuit
 	connection string
@@ -66,7 +70,8 @@ type entry struct {
 	ended      bool
 }
 
-// enter waits for the budget's turn and asks the circuit. Its error is an *Error; nothing may be sent then.
+// enter waits for a turn of the budget and asks the circuit. If it returns an error, which is an
+// *Error, nothing may be sent.
 func (c *circuit) enter(ctx context.Context, op Operation, p Priority, connection string) (*entry, error) {
 	e := &entry{c: c, connection: connection}
 	if !c.admits(p, nil) {
@@ -75,7 +80,7 @@ func (c *circuit) enter(ctx context.Context, op Operation, p Priority, connectio
 	if err := c.budget.Wait(ctx, p, connection); err != nil {
 		return nil, &Error{Operation: op, Outcome: Throttled, RetryAfter: max(0, time.Until(c.budget.BlockedUntil())), err: err}
 	}
-	if !c.admits(p, e) { // it has opened meanwhile
+	if !c.admits(p, e) { // it has opened in the meantime
 		c.budget.giveBack()
 		return nil, held(op)
 	}
@@ -101,16 +106,16 @@ func (c *circuit) admits(p Priority, e *entry) bool {
 	return true
 }
 
-// reply is what a request says of the host it went to.
+// reply is what a request shows about its host.
 type reply int
 
 const (
 	replyNone    reply = iota // nothing: it was given up, or not sent
-	replyWell                 // it answers
-	replyFailure              // 5xx, a page of a gateway, or no answer
+	replyWell                 // it responds
+	replyFailure              // 5xx, a gateway's page, or no response
 )
 
-// replyOf judges a call by its error, which is of the call alone: ctx is the caller's, without the call's own timeout.
+// replyOf judges a call by its error. ctx is the caller's, without the call's own timeout.
 func replyOf(ctx context.Context, err error) reply {
 	switch {
 	case err == nil:
@@ -123,10 +128,11 @@ func replyOf(ctx context.Context, err error) reply {
 	return replyWell
 }
 
-// leave ends an entry with which nothing was sent; after report it does nothing.
+// leave ends an entry with which nothing was sent. After report it does nothing.
 func (e *entry) leave() { e.report(replyNone, nil) }
 
-// report ends an entry by what came of the request. It reports whether the host is taken to be well.
+// report ends an entry with the result of the request. It returns whether the host is considered
+// well.
 func (e *entry) report(r reply, err error) bool {
 	c := e.c
 	c.mu.Lock()
@@ -163,9 +169,9 @@ func (e *entry) report(r reply, err error) bool {
 	return c.state == circuitClosed
 }
 
-// open begins to probe; mu is held.
+// open begins to probe. The caller must hold mu.
 func (c *circuit) open(now time.Time, err error) {
-	if now.Sub(c.closed) < probeMost { // it comes and goes
+	if now.Sub(c.closed) < probeMost { // it is unstable
 		c.wait = min(2*c.wait, probeMost)
 	} else {
 		c.wait = probeLeast
@@ -173,15 +179,15 @@ func (c *circuit) open(now time.Time, err error) {
 	c.state, c.opened, c.probes = circuitOpen, now, 0
 	c.probeAfter(now)
 	c.metrics.circuit(c.host, true)
-	c.log.Error("the vendor's host does not answer: requests are held, and it is probed until it does", slog.String("host", c.host),
-		slog.Int("failures", c.failures), slog.Any("error", err))
+	c.log.Error("the vendor's host does not answer: requests are held, and it is probed until it does",
+		slog.String("host", c.host), slog.Int("failures", c.failures), slog.Any("error", err))
 }
 
 func (c *circuit) probeAfter(now time.Time) {
 	c.next = now.Add(time.Duration(float64(c.wait) * (0.8 + 0.4*rand.Float64())))
 }
 
-// close lets requests go again; mu is held.
+// close lets requests go again. The caller must hold mu.
 func (c *circuit) close(now time.Time) {
 	c.state, c.closed = circuitClosed, now
 	c.metrics.circuit(c.host, false)
@@ -189,7 +195,7 @@ func (c *circuit) close(now time.Time) {
 		slog.String("after", now.Sub(c.opened).Round(time.Millisecond).String()), slog.Int("probes", c.probes))
 }
 
-// circuit returns the circuit of a host; who asks first says where it is told of.
+// circuit returns the circuit of a host. Its metrics and log are those of the first caller.
 func (b *Budget) circuit(host string, m *Metrics, log *slog.Logger) *circuit {
 	b.mu.Lock()
 	defer b.mu.Unlock()

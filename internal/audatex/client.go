@@ -1,10 +1,12 @@
-// Package audatex is the relay's side of the vendor's API: the one place that knows its paths, its shapes, its tokens
-// and its habits. It turns every call into one of a closed set of outcomes, reads what the vendor sends tolerantly and
-// bounded, carries the digits of an order untouched, and keeps the rotating refresh tokens from being lost.
+// Package audatex is the client of the vendor's API: the only package that knows its paths,
+// formats, tokens and peculiarities. Every call ends in one of a closed set of outcomes; responses
+// are read tolerantly and within limits; the digits of an order are not changed; and rotating
+// refresh tokens are not lost. Begin with session.go, which has the calls of one connection, and
+// outcome.go.
 //
-// Client makes single calls with a given access token, Tokens keeps the tokens of every connection, and Session joins
-// the two for one connection; the stages of the relay use Sessions. Budget is the allowance of requests that all of
-// them share.
+// Client makes single calls with a given access token, Tokens keeps the tokens of every connection,
+// and Session combines the two for one connection. Budget is the allowance of requests that they
+// all share.
 package audatex
 
 import (
@@ -24,7 +26,7 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// Bounds of what is read of one answer, in bytes.
+// The limits of what is read of one response, in bytes.
 const (
 	maxPageBody  = 8<<20 - 64<<10 // with its envelope it fits into one message of the store
 	maxOtherBody = 64 << 10
@@ -36,23 +38,25 @@ const (
 	apiPath          = "/v1/bmsapi"
 )
 
-// Config is what a Client needs. Only BaseURL is required.
+// Config configures a Client. Only BaseURL is required.
 type Config struct {
-	// BaseURL of the vendor's API, e.g. https://audaconnect.ax-aee.co.uk/AudaAPI.BMSAPI.
+	// BaseURL is the address of the vendor's API, e.g.
+	// https://audaconnect.ax-aee.co.uk/AudaAPI.BMSAPI.
 	BaseURL string
-	// Timeout of one call from the first byte sent to the last byte read; 30 s if zero. Waiting for the budget does
-	// not count.
+	// Timeout is the limit for one call from the first byte sent to the last byte read; 30 s if
+	// zero. Waiting for the budget does not count.
 	Timeout time.Duration
-	// MaxOrder returns how many bytes of an order are of use now: as many as the store takes in one message. As much as of a page if nil.
+	// MaxOrder returns how many bytes of an order can be used now: as many as the store takes in
+	// one message. The limit is that of a page if it is nil.
 	MaxOrder func() int
-	// UserAgent of every request; "audatex-relay" if empty.
+	// UserAgent is sent with every request; "audatex-relay" if empty.
 	UserAgent string
-	// Budget shared with Tokens; without one requests are not limited.
+	// Budget is shared with Tokens; without one requests are not limited.
 	Budget  *Budget
 	Metrics *Metrics
-	// Logger gets one line a call at debug level; slog.Default() if nil.
+	// Logger gets one line per call at debug level; slog.Default() if nil.
 	Logger *slog.Logger
-	// DialContext replaces the network; nil is the real one.
+	// DialContext replaces the network's; nil means the real one.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
@@ -69,11 +73,11 @@ type Client struct {
 	metrics   *Metrics
 	log       *slog.Logger
 
-	// plain keeps connections; once opens a fresh one for each call.
+	// plain keeps connections; once opens a new one for each call.
 	plain, once *http.Client
 }
 
-// New checks cfg and makes a Client. Nothing is sent.
+// New checks cfg and returns a Client. Nothing is sent.
 func New(cfg Config) (*Client, error) {
 	u, err := endpointURL(cfg.BaseURL)
 	if err != nil {
@@ -94,47 +98,42 @@ func New(cfg Config) (*Client, error) {
 		plain:     httpClient(newTransport(cfg.DialContext, true)),
 		once:      httpClient(newTransport(cfg.DialContext, false)),
 	}
-	if c.timeout <= 0 {
-		c.timeout = defaultTimeout
-	}
-	if c.userAgent == "" {
-		c.userAgent = defaultUserAgent
-	}
+	c.timeout = cmp.Or(max(c.timeout, 0), defaultTimeout)
+	c.userAgent = cmp.Or(c.userAgent, defaultUserAgent)
+	c.log = cmp.Or(c.log, slog.Default())
 	if c.maxOrder == nil {
 		c.maxOrder = func() int { return maxPageBody }
 	}
 	if c.budget == nil {
 		c.budget = NewBudget(0)
 	}
-	if c.log == nil {
-		c.log = slog.Default()
-	}
 	c.metrics.observe(c.budget)
 	c.circuit = c.budget.circuit(u.Host, c.metrics, c.log)
 	return c, nil
 }
 
-// turn is whose turn of the budget a client takes.
+// turn identifies for whom a client waits for the budget.
 type turn struct {
 	connection string
-	priority   *Priority // of every call; nil: each has its own
-	tokens     *Tokens   // of the connection; nil: a call is made with the token that it was given, however long it waits
+	priority   *Priority // of every call; nil: each operation has its own
+	tokens     *Tokens   // of the connection; nil: a call uses the token it was given, no matter how long it waits
 }
 
-// aged is how long a call may wait for its turn before its token is looked at again.
+// aged is how long a call may wait for its turn before its token is checked again.
 const aged = time.Second
 
-// errOutdated says that a call's access token ended while the call waited for its turn. Nothing was sent.
+// errOutdated means that a call's access token expired while the call waited for its turn. Nothing
+// was sent.
 var errOutdated = errors.New("the access token ended while the call waited for the vendor's request budget")
 
-// inTurn returns the same client with requests that take a connection's turns of the budget.
+// inTurn returns the same client, whose requests wait for the budget on behalf of a connection.
 func (c *Client) inTurn(t turn) *Client {
 	as := *c
 	as.turn = t
 	return &as
 }
 
-// enter waits for the budget's turn of an operation.
+// enter waits for a turn of the budget for an operation.
 func (c *Client) enter(ctx context.Context, op Operation) (*entry, error) {
 	return c.circuit.enter(ctx, op, c.priority(op), c.turn.connection)
 }
@@ -146,17 +145,17 @@ func (c *Client) priority(op Operation) Priority {
 	return op.priority()
 }
 
-// PollBound is the longest time from a poll's announcement until Session.Poll has returned: the call, and the one more
-// that may follow a 401. An intent's deadline stands on it.
+// PollBound is the longest time from a poll's announcement until Session.Poll has returned: the
+// call, and another one that may follow a 401. The deadline of an intent is computed from it.
 func (c *Client) PollBound() time.Duration { return 2*c.timeout + time.Second }
 
-// Close gives up idle connections. Calls under way are not touched.
+// Close closes idle connections. Calls under way are not affected.
 func (c *Client) Close() {
 	c.plain.CloseIdleConnections()
 	c.once.CloseIdleConnections()
 }
 
-// endpointURL parses a URL that requests are sent to.
+// endpointURL parses the URL of an endpoint.
 func endpointURL(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	switch {
@@ -172,8 +171,8 @@ func endpointURL(s string) (*url.URL, error) {
 	return u, nil
 }
 
-// checkProxy finds a proxy setting that cannot be read at the start: in a failed call net/http would quote it, with the
-// password that may be in it.
+// checkProxy finds an invalid proxy setting at the start. Otherwise net/http would quote it in the
+// error of a call, including a password.
 func checkProxy(proxy func(*http.Request) (*url.URL, error), to *url.URL) error {
 	if _, err := proxy(&http.Request{URL: to}); err != nil {
 		return fmt.Errorf("the environment's proxy for %s (HTTPS_PROXY or HTTP_PROXY) is no URL", to.Host)
@@ -181,18 +180,20 @@ func checkProxy(proxy func(*http.Request) (*url.URL, error), to *url.URL) error 
 	return nil
 }
 
-// newTransport makes a transport that takes its proxy from the environment, as calls to the vendor may have to.
+// newTransport returns a transport that takes its proxy from the environment, because calls to the
+// vendor may need one.
 //
-// Without keepAlive each request opens a connection of its own. What must not be sent twice goes that way (polls and
-// token refreshes): net/http quietly repeats a GET on a kept connection that dies before the answer, which would lose
-// the first answer's notifications unseen, and a kept connection that the server has just closed would make a failure
-// ambiguous that is none. HTTP/2 is off there for the same reason. And the header of the answer is put in order first; see
-// tidied.
+// Without keepAlive each request opens a new connection. That is for what must not be sent twice
+// (polls and token refreshes): net/http repeats a GET without notice if a kept connection dies
+// before the response, which would lose the first response's notifications unnoticed; and if the
+// server has just closed a kept connection, a harmless failure becomes ambiguous. HTTP/2 is off
+// there for the same reason. The header of the response is normalised first; see tidied.
 //
-// Compression is off: a cut answer then still yields every byte that arrived. That it is off is also said to the vendor
-// (see identity), as a request that says nothing about encodings allows any (RFC 9110, section 12.5.3). An answer that is encoded
-// all the same is decoded by readContent, which net/http's own decoding could not do with bounds and for a cut answer.
-func newTransport(dial func(context.Context, string, string) (net.Conn, error), keepAlive bool) *http.Transport {
+// Compression is off, so that a cut response still yields every byte that arrived. The vendor is
+// told so (see identity), because a request that does not mention encodings allows any (RFC 9110,
+// section 12.5.3). A response that is encoded nevertheless is decoded by readContent; net/http's
+// own decoding has no limits, and cannot handle a cut response.
+func newTransport(dial dialFunc, keepAlive bool) *http.Transport {
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext
 	}
@@ -218,10 +219,11 @@ func newTransport(dial func(context.Context, string, string) (net.Conn, error), 
 	return t
 }
 
-// identity is the Accept-Encoding of every request: the bytes of an answer as they are.
+// identity is the Accept-Encoding of every request: no encoding.
 const identity = "identity"
 
-// httpClient never follows a redirect: the API has none, and what stands behind one is a sign-in or maintenance page.
+// httpClient returns a client that never follows a redirect: the API has none, and behind one is a
+// sign-in or maintenance page.
 func httpClient(rt http.RoundTripper) *http.Client {
 	return &http.Client{
 		Transport:     rt,
@@ -234,27 +236,31 @@ type call struct {
 	op     Operation
 	method string
 	path   string // under the API's path, escaped
-	url    string // the whole address, of a call of another API of the vendor's
+	url    string // the whole address, for another API of the vendor
 	token  relay.Secret
 	limit  int64
 	http   *http.Client
 }
 
-// answer is what came of a call that was answered 2xx. It is also given with an error when bytes of a 200 were read.
+// answer is the result of a call with a 2xx response. With an error it has the bytes of a 200 that
+// were read.
 type answer struct {
 	status    int
 	body      []byte
 	truncated bool
-	// encoding is the Content-Encoding that body still has because it cannot be undone; empty for a plain body.
+	// encoding is the Content-Encoding that body still has because it could not be decoded; empty
+	// for a plain body.
 	encoding      string
 	correlationID string
 	at            time.Time
 }
 
-// do waits for the budget and makes the call. before, if any, runs between the two and answers the context of the call.
+// do waits for the budget and makes the call. before, if not nil, is called between the two and
+// returns the context of the call.
 //
-// Behind a long queue the access token may have ended meanwhile: to send it would spend the turn on a 401. The turn is given
-// back then, and the call waits again with a token that is good; once only, so that tokens of the shortest life get their call made too.
+// After a long wait the access token may have expired. Sending it would waste the turn on a 401.
+// Then the turn is returned, and the call waits again with a valid token; only once, so that calls
+// are made even if tokens have a very short life.
 func (c *Client) do(ctx context.Context, k call, before func(context.Context) (context.Context, error)) (answer, error) {
 	a, err := c.inOrder(ctx, k, before, c.turn.tokens != nil)
 	if !errors.Is(err, errOutdated) {
@@ -266,8 +272,11 @@ func (c *Client) do(ctx context.Context, k call, before func(context.Context) (c
 	return c.inOrder(ctx, k, before, false)
 }
 
-// inOrder makes the call when its turn comes. With judging it answers errOutdated in place of sending a token that has ended.
-func (c *Client) inOrder(ctx context.Context, k call, before func(context.Context) (context.Context, error), judging bool) (answer, error) {
+// inOrder makes the call when its turn comes. With judging it returns errOutdated instead of
+// sending an expired token.
+func (c *Client) inOrder(
+	ctx context.Context, k call, before func(context.Context) (context.Context, error), judging bool,
+) (answer, error) {
 	began := time.Now()
 	in, err := c.enter(ctx, k.op)
 	if err == nil && judging && time.Since(began) > aged {
@@ -297,17 +306,19 @@ func (c *Client) inOrder(ctx context.Context, k call, before func(context.Contex
 	return a, err
 }
 
-// probe asks a host that has not answered who the token is, before a poll goes there: a poll whose answer is lost has taken what it read
-// out of the queue.
+// probe sends a harmless request to a host that has not responded, before a poll is sent there: a
+// poll whose response is lost has removed notifications from the queue.
 func (c *Client) probe(ctx context.Context, k call, in *entry) (*entry, error) {
-	_, err := c.timed(ctx, call{op: OpWhoami, method: http.MethodGet, path: "/whoami", token: k.token, limit: maxOtherBody, http: c.plain})
+	_, err := c.timed(ctx, call{
+		op: OpWhoami, method: http.MethodGet, path: "/whoami", token: k.token, limit: maxOtherBody, http: c.plain,
+	})
 	if !in.report(replyOf(ctx, err), err) {
 		return nil, held(k.op)
 	}
 	return c.enter(ctx, k.op)
 }
 
-// timed makes a call that may be made, and tells of it.
+// timed makes a call, and counts and logs it.
 func (c *Client) timed(ctx context.Context, k call) (answer, error) {
 	start := time.Now()
 	a, err := c.send(ctx, k)
@@ -336,7 +347,8 @@ func (c *Client) send(ctx context.Context, k call) (answer, error) {
 	req.Header.Set("Authorization", "Bearer "+k.token.Reveal())
 
 	res, err := k.http.Do(req)
-	if sent && k.http == c.plain && k.method == http.MethodGet && isUnreadable(ctx, err) && c.budget.Wait(ctx, c.priority(k.op), c.turn.connection) == nil {
+	unreadable := sent && k.http == c.plain && k.method == http.MethodGet && isUnreadable(ctx, err)
+	if unreadable && c.budget.Wait(ctx, c.priority(k.op), c.turn.connection) == nil {
 		res, err = c.once.Do(req.Clone(ctx))
 	}
 	if err != nil {
@@ -354,7 +366,8 @@ func (c *Client) send(ctx context.Context, k call) (answer, error) {
 		e := &Error{
 			Operation: k.op, Outcome: outcome, Status: a.status, CorrelationID: a.correlationID, RetryAfter: stop,
 			Message: message(refusalText(refused.body), k.token),
-			// A gateway that gave up on the server behind it cannot say what that server had already handed out.
+			// A gateway that gave up on the server behind it does not know what that server has
+			// already handed out.
 			AnswerLost: a.status == http.StatusBadGateway || a.status == http.StatusGatewayTimeout,
 		}
 		if to := redirectTarget(res); to != "" {
@@ -379,17 +392,19 @@ func (c *Client) send(ctx context.Context, k call) (answer, error) {
 	return a, nil
 }
 
-// isUnreadable reports whether an answer came that net/http takes for none: not one that is missing, nor trouble of the
-// network.
+// isUnreadable reports whether net/http has rejected a response that did arrive: there was no
+// network error, and the response was not missing.
 func isUnreadable(ctx context.Context, err error) bool {
 	var network net.Error
 	if u, ok := errors.AsType[*url.Error](err); ok { // which is a net.Error itself
 		err = u.Err
 	}
-	return err != nil && ctx.Err() == nil && !errors.As(err, &network) && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF)
+	return err != nil && ctx.Err() == nil && !errors.As(err, &network) &&
+		!errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// readBody reads at most limit bytes; more says that the body is longer. What was read is returned in any case.
+// readBody reads at most limit bytes. more is set if the body is longer. What was read is always
+// returned.
 func readBody(r io.Reader, limit int64) (body []byte, more bool, err error) {
 	body, err = io.ReadAll(io.LimitReader(r, limit+1))
 	if int64(len(body)) > limit {
@@ -398,13 +413,15 @@ func readBody(r io.Reader, limit int64) (body []byte, more bool, err error) {
 	return body, false, err
 }
 
-// correlationID takes the vendor's id of an answer, bounded as everything foreign that reaches a log.
+// correlationID returns the vendor's id of a response, limited like everything foreign that is
+// logged.
 func correlationID(h http.Header) string {
 	id := message([]byte(h.Get("Correlation-Id")), relay.Secret{})
 	return id[:min(len(id), 64)]
 }
 
-// redirectTarget names where a redirect points, without the query, which may carry what nobody should log.
+// redirectTarget returns the target of a redirect without its query, which may contain something
+// that must not be logged.
 func redirectTarget(res *http.Response) string {
 	if res.StatusCode < 300 || res.StatusCode > 399 {
 		return ""
@@ -416,7 +433,7 @@ func redirectTarget(res *http.Response) string {
 	return message([]byte(u.Scheme+"://"+u.Host+u.EscapedPath()), relay.Secret{})
 }
 
-// malformed is the error of an answer that came whole but cannot be understood.
+// malformed returns the error for a complete response that cannot be understood.
 func (a answer) malformed(op Operation, err error) *Error {
 	if what := describe(a.body); what != "" && a.encoding == "" {
 		err = fmt.Errorf("%w: the answer is %s", err, what)

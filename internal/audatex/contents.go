@@ -6,23 +6,24 @@ import (
 	"regexp"
 )
 
-// Contents is what a page holds, read once.
+// Contents are the parsed contents of a page.
 type Contents struct {
 	// List is what ParsePage returns.
 	List []Notification
-	// Whole: the last of List is a complete element, as are all others.
+	// Whole is set if all elements of List are complete, including the last.
 	Whole bool
-	// Foreign: there are bytes, and no part of them is a notification: something else was sent in the queue's place.
+	// Foreign is set if there are bytes, but no notification among them: something else was sent
+	// instead of the queue.
 	Foreign bool
-	// XML: the page is XML, although JSON was asked for.
+	// XML is set if the page is XML, although JSON was requested.
 	XML bool
 
-	reason string // why a foreign page is none
+	reason string // why a foreign page is not a page of notifications
 	cut    bool   // the page has no end
-	piece  bool   // the last of List is the beginning of an element that was cut off
+	piece  bool   // the last element of List is the beginning of an element that was cut off
 }
 
-// ReadContents reads a page. One in an encoding that cannot be undone is foreign.
+// ReadContents parses a page. A page in an encoding that cannot be decoded is foreign.
 func ReadContents(p Page) Contents {
 	if p.Encoding != "" {
 		list := EncodedPage(p.Body, p.Encoding)
@@ -42,7 +43,7 @@ func ReadContents(p Page) Contents {
 			break
 		}
 	}
-	if c.Foreign && len(list) == 0 { // nothing but the beginning of a page
+	if c.Foreign && len(list) == 0 { // there is only the beginning of a page
 		c.List = []Notification{malformedNotification(trimJSON(p.Body), "remainder of a cut page")}
 	}
 	if c.Foreign {
@@ -54,8 +55,8 @@ func ReadContents(p Page) Contents {
 	return c
 }
 
-// Frame returns what goes in front of the elements, between two of them and behind them where some of them are put
-// together to a page of their own.
+// Frame returns what must be written before, between and after elements if some of them are put in
+// a page of their own.
 func (c Contents) Frame() (begin, between, end string) {
 	if c.XML {
 		return "<ArrayOfNotificationMessage>", "", "</ArrayOfNotificationMessage>"
@@ -63,10 +64,11 @@ func (c Contents) Frame() (begin, between, end string) {
 	return "[", ",", "]"
 }
 
-// Reason says in words why a foreign page is none.
+// Reason returns why a foreign page is not a page of notifications, in words.
 func (c Contents) Reason() string { return c.reason }
 
-// ForeignAt reports whether an element is no notification. The beginning of one that was cut off counts as a notification.
+// ForeignAt reports whether an element is not a notification. The beginning of one that was cut off
+// counts as a notification.
 func (c Contents) ForeignAt(i int) bool {
 	return c.List[i].foreign() && !(c.piece && i == len(c.List)-1)
 }
@@ -82,7 +84,8 @@ func (c Contents) Notifications() int {
 	return count
 }
 
-// Entries returns how many entries the page has for a reader: something foreign is one, however many elements it has.
+// Entries returns the number of entries for a reader of the page: a foreign page is one entry,
+// however many elements it has.
 func (c Contents) Entries() int {
 	if c.Foreign {
 		return 1
@@ -90,8 +93,8 @@ func (c Contents) Entries() int {
 	return len(c.List)
 }
 
-// Err returns the error of a poll whose answer was something else in the queue's place, nil for any other page. The
-// outcome is Malformed.
+// Err returns the error of a poll that returned something else than the queue, or nil. The outcome
+// is Malformed.
 func (c Contents) Err(p Page) error {
 	if !c.Foreign {
 		return nil
@@ -102,16 +105,16 @@ func (c Contents) Err(p Page) error {
 	}
 }
 
-// beginsNotification reports whether bytes begin like a notification: with an object or element, and a name of one of
-// the fields by which a notification is known.
+// beginsNotification reports whether bytes begin like a notification: with an object or element,
+// and the name of a field that is typical of notifications.
 func beginsNotification(raw []byte) bool {
 	return len(raw) > 0 && (raw[0] == '{' || raw[0] == '<') && notificationField.Match(raw[:min(len(raw), maxDescribed)])
 }
 
 var notificationField = regexp.MustCompile(`(?i)["<](notificationid|topic|eventtype|resources|resourceuris)[">\s]`)
 
-// foreign reports whether an element has nothing of a notification: it is not a JSON object, or the fields by which one
-// is known are missing or empty.
+// foreign reports whether an element is certainly not a notification: it is not a JSON object, or
+// the typical fields are missing or empty.
 func (n Notification) foreign() bool {
 	if n.Order != "" || n.ID != "" || n.Topic != "" {
 		return false
@@ -123,7 +126,8 @@ func (n Notification) foreign() bool {
 	if json.Unmarshal(n.Raw, &known) != nil {
 		return true
 	}
-	for _, field := range []json.RawMessage{known.NotificationID, known.EventType, known.Topic, known.Resources, known.ResourceUris} {
+	fields := []json.RawMessage{known.NotificationID, known.EventType, known.Topic, known.Resources, known.ResourceUris}
+	for _, field := range fields {
 		switch string(field) {
 		case "", "null", `""`, "[]", "{}":
 		default:
@@ -133,8 +137,8 @@ func (n Notification) foreign() bool {
 	return true
 }
 
-// Abridge returns a notification of the newer form with what of n an event is made of, for a notification that is too
-// large to be kept whole.
+// Abridge returns a notification of the newer form with those parts of n that an event needs. It
+// replaces a notification that is too large to be kept.
 func (n Notification) Abridge() []byte {
 	type resource struct{ ResourceType, ResourceId string }
 	short := struct {

@@ -12,11 +12,12 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// maxDescribed bounds how much of an answer is looked at to tell what it is.
+// maxDescribed bounds how much of a response is examined for a description.
 const maxDescribed = 16 << 10
 
-// describe names what an answer is that is not what was asked for, "" if it is JSON like others. Of JSON nothing is
-// quoted but the message of an error, as it may be an order: only what people were to read is.
+// describe describes a response that is not what was requested, or returns "" if it is JSON. Of
+// JSON it only quotes the message of an error, because it may be an order: only what is meant for
+// people is quoted.
 func describe(body []byte) string {
 	body = trimJSON(body)
 	switch {
@@ -38,7 +39,8 @@ func describe(body []byte) string {
 	return "bytes that are no text"
 }
 
-// describeMarkup names HTML by its title, and XML by its root or, if it is an error, by its message.
+// describeMarkup describes HTML by its title, and XML by its root or, if it is an error, by its
+// message.
 func describeMarkup(body []byte) string {
 	if isHTML(body) {
 		if title := htmlTitle(body); title != "" {
@@ -56,7 +58,8 @@ func describeMarkup(body []byte) string {
 	return "XML (" + root + "), although JSON was asked for; does a proxy take away the Accept header?"
 }
 
-// refusalText returns what a refusal says: the message of a JSON or XML error, the title of a page, or the text itself.
+// refusalText returns the text of a refusal: the message of a JSON or XML error, the title of a
+// page, or the text itself.
 func refusalText(body []byte) []byte {
 	body = trimJSON(body)
 	body = body[:min(len(body), maxOtherBody)]
@@ -79,11 +82,13 @@ func refusalText(body []byte) []byte {
 	return body
 }
 
-// errorMembers are the members of JSON errors that say what went wrong, the most telling first: those of ASP.NET, which
-// adds the others only where it shows details, of OAuth and of problem documents.
+// errorMembers are the members of JSON errors that describe the error, the most useful first: those
+// of ASP.NET, which adds the others only if it shows details, those of OAuth, and those of problem
+// documents.
 var errorMembers = []string{"Message", "ExceptionMessage", "MessageDetail", "error_description", "detail", "title", "error"}
 
-// jsonMessage returns what a JSON error says, "" if it says nothing. An error may be a string, or lie within "error".
+// jsonMessage returns the message of a JSON error, or "". An error may be a string, or nested in
+// "error".
 func jsonMessage(body []byte) string {
 	for range 3 {
 		if len(body) > 0 && body[0] == '"' {
@@ -142,8 +147,8 @@ func htmlTitle(body []byte) string {
 	return ""
 }
 
-// xmlMessage returns the name of the root of a document, "" if there is none, and what the document says if it is an
-// error: the texts of its elements Message, ExceptionMessage and MessageDetail.
+// xmlMessage returns the name of a document's root, "" if there is none, and the message if the
+// document is an error: the texts of its elements Message, ExceptionMessage and MessageDetail.
 func xmlMessage(body []byte) (root, said string) {
 	d := newXMLDecoder(body[:min(len(body), maxDescribed)])
 	d.Strict = false
@@ -182,7 +187,8 @@ func isErrorMember(name string) bool {
 	return strings.EqualFold(name, "faultstring") || strings.EqualFold(name, "Text")
 }
 
-// newXMLDecoder reads what claims to be XML. It is UTF-8 by now, whatever it says.
+// newXMLDecoder returns a decoder for possible XML. It has already been converted to UTF-8,
+// whatever its declaration says.
 func newXMLDecoder(body []byte) *xml.Decoder {
 	d := xml.NewDecoder(bytes.NewReader(body))
 	d.CharsetReader = func(_ string, r io.Reader) (io.Reader, error) { return r, nil }

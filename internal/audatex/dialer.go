@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// errManyCalls says that a call was not made: calls that hang have all the connections that the vendor may have.
+// errManyCalls means that a call was not made: hanging calls use all the connections that are allowed.
 var errManyCalls = fmt.Errorf("%w: as many are open as there may be", ErrNotDialled)
 
-// BoundedDialer dials the vendor, and fails at once while it has as many connections open as it may. Nothing has been sent
-// then, so the call is simply made later.
+// BoundedDialer dials the vendor, and fails at once while it has the maximum of connections open.
+// Nothing has been sent then, so the call can be made later.
 type BoundedDialer struct {
 	net.Dialer
 	most int64
 	open atomic.Int64
 }
 
-// NewBoundedDialer returns a dialer for at most so many connections.
+// NewBoundedDialer returns a dialer for at most the given number of connections.
 func NewBoundedDialer(most int) *BoundedDialer {
 	return &BoundedDialer{Dialer: net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}, most: int64(most)}
 }

@@ -20,20 +20,22 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// maxEncodings bounds how many encodings lie over one another in one answer. Each costs at most the operation's
-// limit.
+// maxEncodings bounds how many encodings one response may have on top of each other. Each costs at
+// most the operation's limit.
 const maxEncodings = 4
 
-// content is the body of an answer, as far as it came, without its content encodings and in UTF-8.
+// content is the body of a response, as far as it arrived, without its content encodings and in
+// UTF-8.
 type content struct {
 	body []byte
-	// more: the body, or one of its encoded forms, is longer than the limit.
+	// more is set if the body, or one of its encoded forms, is longer than the limit.
 	more bool
-	// encoding names the encodings that body still has because they could not be undone; empty for a plain body.
+	// encoding lists the encodings that body still has because they could not be decoded; empty for
+	// a plain body.
 	encoding string
 }
 
-// stillEncoded is the error of an answer whose encodings cannot be undone, nil for a plain one.
+// stillEncoded returns the error for a response that could not be decoded, nil for a plain one.
 func (c content) stillEncoded() error {
 	if c.encoding == "" {
 		return nil
@@ -42,10 +44,11 @@ func (c content) stillEncoded() error {
 		c.encoding, identity)
 }
 
-// readContent reads the body of an answer and undoes its content encodings, although none was asked for: a
-// labelled one, and one that the bytes themselves show if the label is missing or wrong. Neither the encoded nor any decoded form is read beyond limit
-// bytes. A label is ignored where the bytes are plain text. What was read is returned in any case; the error says
-// that it is only the start of what was sent.
+// readContent reads the body of a response and decodes its content encodings, although none was
+// requested: a labelled one, and one that is recognised by its bytes if the label is missing or
+// wrong. Neither the encoded form nor any decoded form is read beyond limit bytes. A label is
+// ignored if the bytes are plain text. What was read is always returned; an error means that it is
+// only the beginning of what was sent.
 func readContent(res *http.Response, limit int64) (content, error) {
 	body, more, err := readBody(res.Body, limit)
 	c := content{body: body, more: more}
@@ -62,14 +65,14 @@ func readContent(res *http.Response, limit int64) (content, error) {
 	if undone.encoding == "" {
 		undone.body, undone.more = cutTo(toUTF8(undone.body, res.Header), limit, undone.more)
 	}
-	if err != nil || undone.more { // that an encoded form is not whole follows from that
+	if err != nil || undone.more { // if an encoded form is incomplete, that is why
 		return undone, err
 	}
 	return undone, failed
 }
 
-// undo takes the encodings off in the opposite order of their labels. The error says that the encoded bytes end
-// too early or are damaged behind what could be read.
+// undo decodes the encodings in the reverse order of their labels. An error means that the encoded
+// bytes end too early, or are damaged after what could be read.
 func undo(labels []string, body []byte, limit int64) (content, error) {
 	c := content{body: body}
 	left := labels
@@ -78,7 +81,7 @@ func undo(labels []string, body []byte, limit int64) (content, error) {
 		return c, nil
 	}
 	for ; len(left) > 0; left = left[:len(left)-1] {
-		if isText(c.body) { // a label for nothing, such as "utf-8", or one that a gateway forgot to take away
+		if isText(c.body) { // a label without a meaning, such as "utf-8", or one that a gateway did not remove
 			return c, nil
 		}
 		label := left[len(left)-1]
@@ -98,7 +101,7 @@ func undo(labels []string, body []byte, limit int64) (content, error) {
 			return c, err
 		}
 	}
-	if other := sniff(c.body); other != "" { // once more than it says
+	if other := sniff(c.body); other != "" { // encoded once more than labelled
 		decoded, more, err := decode(other, c.body, limit)
 		if err != nil && len(decoded) == 0 {
 			return c, nil
@@ -111,8 +114,8 @@ func undo(labels []string, body []byte, limit int64) (content, error) {
 	return c, nil
 }
 
-// lacksEnd reports whether nothing but the end of an encoded form is missing, where its checksum is: what it holds is a
-// whole document of JSON.
+// lacksEnd reports whether only the end of an encoded form is missing, which holds its checksum:
+// the contents are a complete JSON document.
 func lacksEnd(decoded []byte, err error) bool {
 	b := trimJSON(decoded)
 	return errors.Is(err, io.ErrUnexpectedEOF) && len(b) > 0 && (b[0] == '{' || b[0] == '[' || b[0] == '"') && json.Valid(b)
@@ -120,14 +123,14 @@ func lacksEnd(decoded []byte, err error) bool {
 
 var errUnknownEncoding = errors.New("unknown content encoding")
 
-// decode takes one encoding off and reads at most limit bytes of what is below. What could be read is returned
-// with the error.
+// decode decodes one encoding and reads at most limit bytes of the result. What could be read is
+// returned with the error.
 func decode(label string, body []byte, limit int64) (decoded []byte, more bool, err error) {
 	var r io.Reader
 	switch strings.TrimPrefix(label, "x-") {
 	case "gzip":
 		r, err = gzip.NewReader(bytes.NewReader(body))
-	case "deflate": // means zlib; some send the bare stream
+	case "deflate": // this means zlib; some servers send the bare stream
 		r, err = zlib.NewReader(bytes.NewReader(body))
 		if err == nil {
 			if decoded, more, err = readBody(r, limit); err == nil || len(decoded) > 0 {
@@ -152,18 +155,19 @@ func decode(label string, body []byte, limit int64) (decoded []byte, more bool, 
 		return nil, false, err
 	}
 	decoded, more, err = readBody(r, limit)
-	if errors.Is(err, gzip.ErrHeader) && len(decoded) > 0 { // bytes behind the stream, such as padding
+	if errors.Is(err, gzip.ErrHeader) && len(decoded) > 0 { // bytes after the stream, such as padding
 		err = nil
 	}
 	return decoded, more, err
 }
 
-// contentEncodings lists the labels of an answer, lower-case, in the order in which they were applied.
+// contentEncodings returns the labels of a response in lower case, in the order in which they were
+// applied.
 func contentEncodings(h http.Header) []string {
 	var labels []string
 	for _, line := range h["Content-Encoding"] {
 		for label := range strings.SplitSeq(line, ",") {
-			label, _, _ = strings.Cut(label, ";") // a weight is for a request
+			label, _, _ = strings.Cut(label, ";") // only requests have weights
 			label = strings.ToLower(strings.Trim(label, " \t\""))
 			if label != "" && label != identity && label != "none" {
 				labels = append(labels, label)
@@ -173,7 +177,7 @@ func contentEncodings(h http.Header) []string {
 	return labels
 }
 
-// joinLabels makes labels fit for an error and for a header of the store.
+// joinLabels joins labels for an error and for a header of the store.
 func joinLabels(labels []string) string {
 	s := message([]byte(strings.Join(labels, ", ")), relay.Secret{})
 	if len(s) > 100 {
@@ -182,7 +186,8 @@ func joinLabels(labels []string) string {
 	return s
 }
 
-// sniff returns the encoding that bytes begin like, "" for none. Text begins like none of them, and neither does UTF-16.
+// sniff returns the encoding that bytes seem to have, or "". Neither text nor UTF-16 begins like
+// any of them.
 func sniff(b []byte) string {
 	switch {
 	case bytes.HasPrefix(b, []byte{0x1f, 0x8b, 8}):
@@ -195,12 +200,13 @@ func sniff(b []byte) string {
 	return ""
 }
 
-// isCharset reports whether a label names a charset, which belongs into the Content-Type.
+// isCharset reports whether a label is a charset, which belongs in the Content-Type.
 func isCharset(label string) bool {
 	return strings.HasPrefix(label, "utf-") || strings.HasPrefix(label, "iso-8859") || label == "utf8" || label == "us-ascii"
 }
 
-// isText reports whether b is UTF-8 without control characters but white space, which encoded bytes are not.
+// isText reports whether b is UTF-8 without control characters other than white space. Encoded
+// bytes are not.
 func isText(b []byte) bool {
 	control := func(c byte) bool { return c < ' ' && c != '\t' && c != '\n' && c != '\r' }
 	return !slices.ContainsFunc(b, control) && utf8.Valid(b)

@@ -15,19 +15,20 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// errInvalidGrant is RFC 6749's invalid_grant: the refresh token (or code) is spent, expired or revoked.
+// errInvalidGrant is RFC 6749's invalid_grant: the refresh token (or code) is spent, expired or
+// revoked.
 var errInvalidGrant = errors.New("invalid_grant")
 
-// pair is what the token endpoint gave.
+// pair is what the token endpoint returned.
 type pair struct {
 	access, refresh relay.Secret
 	at, expires     time.Time
-	scopes          []string // nil if the answer does not say
+	scopes          []string // nil if the response does not contain them
 	correlationID   string
 }
 
-// exchange spends a refresh token. Together with an error the pair may hold the refresh token that came in its place,
-// which must be stored; without one it holds the refresh token to be used next, rotated or not.
+// exchange spends a refresh token. With an error the pair may hold the refresh token that replaces
+// it, which must be stored; without one it holds the refresh token to be used next, rotated or not.
 func (t *Tokens) exchange(ctx context.Context, refresh relay.Secret) (pair, error) {
 	got, err := t.token(ctx, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh.Reveal()}})
 	if err == nil && got.refresh.Empty() {
@@ -36,12 +37,13 @@ func (t *Tokens) exchange(ctx context.Context, refresh relay.Secret) (pair, erro
 	return got, err
 }
 
-// Consent is what a user is asked for: Challenge is that of PKCE (RFC 7636, S256), none if it is empty.
+// Consent is a request to a user. Challenge is PKCE's (RFC 7636, S256); there is none if it is
+// empty.
 type Consent struct {
 	State, RedirectURI, Challenge string
 }
 
-// ConsentURL is the vendor's page where a user consents; the state comes back with the code.
+// ConsentURL returns the vendor's page where a user consents. The state comes back with the code.
 func (t *Tokens) ConsentURL(c Consent) string {
 	query := url.Values{
 		"response_type": {"code"}, "client_id": {t.cfg.ClientID}, "redirect_uri": {c.RedirectURI}, "state": {c.State},
@@ -56,8 +58,8 @@ func (t *Tokens) ConsentURL(c Consent) string {
 	return t.cfg.AuthURL + "?" + query.Encode()
 }
 
-// Code is what a consent came back with. RedirectURI must be the one the consent was asked with; Verifier is that of its
-// PKCE challenge, if it had one.
+// Code is the code of a consent. RedirectURI must be the one in the request for the consent;
+// Verifier belongs to the request's PKCE challenge, if there was one.
 type Code struct {
 	Code, RedirectURI string
 	Verifier          relay.Secret
@@ -65,17 +67,18 @@ type Code struct {
 
 // Granted is what a code was exchanged for.
 type Granted struct {
-	// AccessToken is empty if only the refresh token could be read: then ExpiresAt is RefreshedAt.
+	// AccessToken is empty if only the refresh token could be read; then ExpiresAt is RefreshedAt.
 	AccessToken, RefreshToken relay.Secret
 	RefreshedAt, ExpiresAt    time.Time
-	// Scopes are those that the answer says were granted. nil: it does not say, which means those that were asked for
-	// (RFC 6749, section 5.1).
+	// Scopes are the granted scopes. nil means that the response does not contain them, so they are
+	// the requested ones (RFC 6749, section 5.1).
 	Scopes        []string
 	CorrelationID string
 }
 
-// ExchangeCode spends the code of a consent. A refused code is Unauthorised; Forbidden means that the vendor refuses the
-// relay's client or its request. The caller must store the refresh token: it exists nowhere else.
+// ExchangeCode spends the code of a consent. The outcome is Unauthorised if the code is refused,
+// and Forbidden if the vendor refuses the relay's client or its request. The caller must store the
+// refresh token: it exists nowhere else.
 func (t *Tokens) ExchangeCode(ctx context.Context, code Code) (Granted, error) {
 	in, err := t.host.enter(ctx, OpToken, PriorityExchange, "")
 	if err != nil {
@@ -103,8 +106,8 @@ func (t *Tokens) ExchangeCode(ctx context.Context, code Code) (Granted, error) {
 	}, nil
 }
 
-// token makes one request to the token endpoint. Its errors quote nothing of the answer, which holds tokens. The pair
-// has what could be read, also with an error.
+// token sends one request to the token endpoint. Its errors quote nothing of the response, which
+// contains tokens. The pair has what could be read, even if there is an error.
 func (t *Tokens) token(ctx context.Context, form url.Values) (pair, error) {
 	ctx, cancel := within(ctx, t.cfg.Timeout)
 	defer cancel()
@@ -125,23 +128,23 @@ func (t *Tokens) token(ctx context.Context, form url.Values) (pair, error) {
 		p.refresh = answer.refresh
 	}
 	return p, &Error{
-		Operation: OpToken, Outcome: outcome, Status: reply.status, CorrelationID: reply.correlationID,
-		RetryAfter: reply.stop, AnswerLost: reply.sent && reply.status/100 != 4, noAnswer: reply.err != nil && p.refresh.Empty(), err: reason,
+		Operation: OpToken, Outcome: outcome, Status: reply.status, CorrelationID: reply.correlationID, RetryAfter: reply.stop,
+		AnswerLost: reply.sent && reply.status/100 != 4, noAnswer: reply.err != nil && p.refresh.Empty(), err: reason,
 	}
 }
 
-// tokenReply is what came back of one request to the token endpoint.
+// tokenReply is the response to one request to the token endpoint.
 type tokenReply struct {
-	sent          bool // a connection came about
+	sent          bool // there was a connection
 	status        int
 	correlationID string
 	stop          time.Duration
 	body          []byte // as far as it was read
 	encoding      error  // why body cannot be read
-	err           error  // of the transport or of reading: body is not whole
+	err           error  // of the transport or of reading: body is incomplete
 }
 
-// post sends the form with the client's credentials and reads the answer, bounded.
+// post sends the form with the client's credentials and reads the response, within limits.
 func (t *Tokens) post(ctx context.Context, form url.Values) (reply tokenReply) {
 	if t.cfg.AuthStyle != AuthBasic {
 		form.Set("client_id", t.cfg.ClientID)
@@ -154,7 +157,7 @@ func (t *Tokens) post(ctx context.Context, form url.Values) (reply tokenReply) {
 		reply.err = errors.New("the request cannot be made")
 		return reply
 	}
-	if t.cfg.AuthStyle == AuthBasic { // RFC 6749, section 2.3.1, wants both escaped
+	if t.cfg.AuthStyle == AuthBasic { // RFC 6749, section 2.3.1, requires both to be escaped
 		req.SetBasicAuth(url.QueryEscape(t.cfg.ClientID), url.QueryEscape(t.cfg.ClientSecret.Reveal()))
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
@@ -182,13 +185,14 @@ func (t *Tokens) post(ctx context.Context, form url.Values) (reply tokenReply) {
 	return reply
 }
 
-// oauthErrors are the codes of RFC 6749, section 5.2. A code outside this list is not repeated: it is foreign text.
+// oauthErrors are the codes of RFC 6749, section 5.2. A code outside this list is not repeated,
+// because it is foreign text.
 var oauthErrors = []string{
 	"invalid_request", "invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope",
 }
 
-// judge returns what a request came to, and why in words that quote nothing. Where the tokens are there they count,
-// whatever else the answer holds.
+// judge returns the outcome of a request, and the reason in words that quote nothing. If the tokens
+// are there they count, no matter what else the response contains.
 func (r tokenReply) judge(a tokenAnswer) (Outcome, error) {
 	success := r.status/100 == 2
 	switch {
@@ -215,14 +219,14 @@ func (r tokenReply) judge(a tokenAnswer) (Outcome, error) {
 	if outcome == Done { // 200 with an unknown error code
 		outcome = Malformed
 	}
-	if outcome == Unauthorised { // the client's credentials, not the user's consent
+	if outcome == Unauthorised { // this is about the client's credentials, not the user's consent
 		outcome = Forbidden
 	}
 	unknown := errors.New("the token endpoint refuses the request without a known OAuth error code" + r.kind())
 	return outcome, cmp.Or(r.encoding, unknown)
 }
 
-// kind says what an answer is that is no JSON, without a word of it.
+// kind describes a response that is not JSON, without quoting it.
 func (r tokenReply) kind() string {
 	what, _, _ := strings.Cut(describe(r.body), ":")
 	what, _, _ = strings.Cut(what, " (")

@@ -19,38 +19,39 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// HandshakeFault is why no TLS connection to the vendor came about. It is told by the types of errors, never by their
-// texts.
+// HandshakeFault is why a TLS connection to the vendor failed. It is determined by the types of
+// errors, never by their texts.
 type HandshakeFault int
 
 const (
-	// OtherFault is any that is not below.
+	// OtherFault is any fault not listed below.
 	OtherFault HandshakeFault = iota
-	// NoCommonVersion: the server has none of the versions of TLS that the relay offers.
+	// NoCommonVersion: the server supports none of the TLS versions that the relay offers.
 	NoCommonVersion
-	// NoCommonCipher: no cipher suite, or another setting, is common to both.
+	// NoCommonCipher: there is no common cipher suite, or another setting differs.
 	NoCommonCipher
 	// EndedUnexplained: the server ended the connection in the middle of the handshake.
 	EndedUnexplained
-	// NotTLS: what answers on this port does not speak TLS.
+	// NotTLS: the server on this port does not speak TLS.
 	NotTLS
-	// UnknownAuthority: nobody whom this machine trusts has signed the certificate.
+	// UnknownAuthority: the certificate is not signed by an authority that this machine trusts.
 	UnknownAuthority
-	// CertificateExpired: the certificate is not valid yet, or any more.
+	// CertificateExpired: the certificate is not valid yet, or no longer.
 	CertificateExpired
-	// WrongName: the certificate is that of another host.
+	// WrongName: the certificate belongs to another host.
 	WrongName
-	// OtherCertificate is anything else that is wrong with the certificate.
+	// OtherCertificate is any other problem with the certificate.
 	OtherCertificate
 	// NoRoots: this machine has no list of authorities.
 	NoRoots
-	// ClientCertificate: the server wants a certificate of the relay, which has none.
+	// ClientCertificate: the server requires a certificate from the relay, which has none.
 	ClientCertificate
 	// HandshakeTimeout: the handshake took too long.
 	HandshakeTimeout
 )
 
-// HandshakeError is the error of a TLS handshake with the vendor that failed: what is wrong, and what to do.
+// HandshakeError is the error of a failed TLS handshake with the vendor: what is wrong, and what to
+// do.
 type HandshakeError struct {
 	Fault HandshakeFault
 
@@ -58,7 +59,7 @@ type HandshakeError struct {
 	err    error
 }
 
-// Error says what is wrong and what to do, and then the cause.
+// Error returns what is wrong and what to do, followed by the cause.
 func (e *HandshakeError) Error() string {
 	var b strings.Builder
 	b.WriteString("TLS handshake failed: ")
@@ -100,7 +101,7 @@ var handshakeWords = [...]string{
 		"does not speak TLS",
 }
 
-// handshake watches the handshakes of one call. A transport may begin one in the background.
+// handshake observes the handshakes of one call. A transport may begin one in the background.
 type handshake struct{ state atomic.Int32 }
 
 const (
@@ -108,7 +109,7 @@ const (
 	handshakeDone
 )
 
-// watch returns a context whose requests tell of their handshakes and, by sent, of their connection.
+// watch returns a context whose requests record their handshakes and, in sent, their connection.
 func (h *handshake) watch(ctx context.Context, sent *bool) context.Context {
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn:           func(httptrace.GotConnInfo) { *sent = true },
@@ -121,8 +122,9 @@ func (h *handshake) watch(ctx context.Context, sent *bool) context.Context {
 	})
 }
 
-// explain turns the error of a request into a HandshakeError if a handshake has failed. Once there was a connection only
-// an alert is one: by TLS 1.3 a server looks for the client's certificate after the client takes the handshake for done.
+// explain turns the error of a request into a HandshakeError if a handshake has failed. After there
+// was a connection, only an alert means that: with TLS 1.3 a server checks the client's certificate
+// after the client considers the handshake complete.
 func (h *handshake) explain(err error, connected bool) error {
 	_, known := errors.AsType[*HandshakeError](err)
 	_, alert := alertOf(err)
@@ -152,8 +154,8 @@ func newHandshakeError(err error) *HandshakeError {
 	return e
 }
 
-// faultOf returns the fault that an error is by its type alone, OtherFault if it may be of something else than a
-// handshake.
+// faultOf returns the fault for an error's type alone, OtherFault if the error may have another
+// origin than a handshake.
 func faultOf(err error) HandshakeFault {
 	var (
 		record  tls.RecordHeaderError
@@ -183,7 +185,8 @@ func faultOf(err error) HandshakeFault {
 	return OtherFault
 }
 
-// alertFaults are the alerts of RFC 8446, section 6, and RFC 5246, section 7.2, that say more than that something failed.
+// alertFaults are the alerts of RFC 8446, section 6, and RFC 5246, section 7.2, that have a
+// specific meaning.
 var alertFaults = map[uint8]HandshakeFault{
 	40: NoCommonCipher, 71: NoCommonCipher, // handshake_failure, insufficient_security
 	70: NoCommonVersion, 86: NoCommonVersion, // protocol_version, inappropriate_fallback
@@ -191,8 +194,8 @@ var alertFaults = map[uint8]HandshakeFault{
 	112: WrongName, // unrecognized_name
 }
 
-// alertOf returns the alert that the server sent. crypto/tls has a type for it that only QUIC gets to see; otherwise it
-// is one that is not exported, within a net.OpError.
+// alertOf returns the alert that the server sent. crypto/tls returns its exported type only for
+// QUIC; otherwise it is an unexported type within a net.OpError.
 func alertOf(err error) (uint8, bool) {
 	var alert tls.AlertError
 	if errors.As(err, &alert) {
@@ -209,7 +212,7 @@ func alertOf(err error) (uint8, bool) {
 	return uint8(v.Uint()), true
 }
 
-// certificateDetail names what of the server's certificate is to be looked at.
+// certificateDetail describes the server's certificate.
 func certificateDetail(err error) string {
 	var verification *tls.CertificateVerificationError
 	if !errors.As(err, &verification) || len(verification.UnverifiedCertificates) == 0 {

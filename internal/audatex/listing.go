@@ -7,11 +7,11 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// errNotExpected is the error of an answer that came whole but holds something else than it should.
+// errNotExpected is the error of a complete response with unexpected contents.
 var errNotExpected = errors.New("answer is not the JSON expected")
 
-// objectsOf takes the elements of an array, or the one value in its place. Nothing and null are none, and so is an
-// element that is null.
+// objectsOf returns the elements of an array, or a single value. Nothing and null are no elements,
+// and neither is an element that is null.
 func objectsOf(body []byte) ([]json.RawMessage, error) {
 	body = trimJSON(body)
 	if len(body) == 0 {
@@ -40,26 +40,32 @@ func objectsOf(body []byte) ([]json.RawMessage, error) {
 	return list, nil
 }
 
-// readTopics reads a list of topics. Each field is taken for itself; what names no topic is left out, unless
-// nothing does.
+// readTopics parses a list of topics. Each field is parsed by itself; elements that name no topic
+// are left out.
 func readTopics(body []byte) ([]TopicInfo, error) {
+	return readList(body, readTopic, func(t TopicInfo) bool { return t.TopicCode != "" })
+}
+
+// readList parses the elements of a list and leaves out those that are not valid. If none is, it
+// returns an error.
+func readList[T any](body []byte, read func(json.RawMessage) T, valid func(T) bool) ([]T, error) {
 	elements, err := objectsOf(body)
 	if err != nil {
 		return nil, err
 	}
-	topics := make([]TopicInfo, 0, len(elements))
+	list := make([]T, 0, len(elements))
 	for _, e := range elements {
-		if t := readTopic(e); t.TopicCode != "" {
-			topics = append(topics, t)
+		if v := read(e); valid(v) {
+			list = append(list, v)
 		}
 	}
-	if len(topics) == 0 && len(elements) > 0 {
+	if len(list) == 0 && len(elements) > 0 {
 		return nil, errNotExpected
 	}
-	return topics, nil
+	return list, nil
 }
 
-// readTopic reads a topic, or the text that is its code.
+// readTopic parses a topic, or a text that is its code.
 func readTopic(raw json.RawMessage) TopicInfo {
 	if len(raw) > 0 && raw[0] == '"' {
 		return TopicInfo{TopicCode: text(raw)}
@@ -71,25 +77,12 @@ func readTopic(raw json.RawMessage) TopicInfo {
 	return TopicInfo{TopicCode: text(w.TopicCode), Description: text(w.Description)}
 }
 
-// readSubscriptions reads a list of subscriptions in the same way.
+// readSubscriptions parses a list of subscriptions in the same way.
 func readSubscriptions(body []byte) ([]Subscription, error) {
-	elements, err := objectsOf(body)
-	if err != nil {
-		return nil, err
-	}
-	subs := make([]Subscription, 0, len(elements))
-	for _, e := range elements {
-		if s := readSubscription(e); s.SubscriptionID != "" {
-			subs = append(subs, s)
-		}
-	}
-	if len(subs) == 0 && len(elements) > 0 {
-		return nil, errNotExpected
-	}
-	return subs, nil
+	return readList(body, readSubscription, func(s Subscription) bool { return s.SubscriptionID != "" })
 }
 
-// readSubscription reads a subscription, or the text that is its id.
+// readSubscription parses a subscription, or a text that is its id.
 func readSubscription(raw json.RawMessage) Subscription {
 	if len(raw) > 0 && raw[0] == '"' {
 		return Subscription{SubscriptionID: text(raw)}
@@ -101,7 +94,7 @@ func readSubscription(raw json.RawMessage) Subscription {
 	return Subscription{SubscriptionID: text(w.SubscriptionID), Topic: readTopic(w.Topic), CreatedAt: text(w.CreatedAt)}
 }
 
-// readText reads a JSON string, or a text that was sent as it is or as XML in its place.
+// readText parses a JSON string, or a text that was sent without quotes or as XML.
 func readText(body []byte) string {
 	body = trimJSON(body)
 	switch {

@@ -10,13 +10,14 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// ScopeCompany is the scope of the vendor's sister API in which Me may be asked. It is optional: not every integrator gets it.
+// ScopeCompany is the scope of the vendor's sister API that Me needs. It is optional: not every
+// integrator gets it.
 const ScopeCompany = "ReferenceData.Company"
 
-// mePath is where the sister API has the user, beside the API's own base.
+// mePath is the path of the user in the sister API, next to the API's own base.
 const mePath = "/AudaAPI.WebAPI/api/users/me"
 
-// meURL returns the address of the user at the sister API of the same installation.
+// meURL returns the address of the user in the sister API of the same installation.
 func meURL(base *url.URL) string {
 	u := *base
 	u.RawPath = ""
@@ -24,8 +25,8 @@ func meURL(base *url.URL) string {
 	return u.String()
 }
 
-// Me is the site and the company of the user who consented. The vendor's answer has names and an e-mail address besides;
-// they are not read.
+// Me is the site and the company of the user who consented. The vendor's response also has names
+// and an e-mail address, which are not read.
 type Me struct {
 	SiteID, CompanyCode, TerminalID string
 }
@@ -33,7 +34,8 @@ type Me struct {
 // maxMeID bounds an id of Me, in bytes.
 const maxMeID = 64
 
-// Me asks which site and company the token's user belongs to. It needs ScopeCompany: without it the answer is Forbidden.
+// Me returns the site and company of the token's user. It needs ScopeCompany; without it the
+// outcome is Forbidden.
 func (c *Client) Me(ctx context.Context, token relay.Secret) (Me, error) {
 	a, err := c.get(ctx, call{op: OpMe, url: c.me, token: token})
 	if err != nil {
@@ -46,7 +48,7 @@ func (c *Client) Me(ctx context.Context, token relay.Secret) (Me, error) {
 	return me, nil
 }
 
-// readMe reads the user. An id may be a text or a number; one that is too long is none.
+// readMe parses the user. An id may be a text or a number; one that is too long is ignored.
 func readMe(body []byte) (Me, bool) {
 	objects, err := objectsOf(body)
 	if err != nil || len(objects) != 1 { // several users would prove nothing

@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// Metrics counts what the vendor's API answered. A nil *Metrics counts nothing.
+// Metrics counts the calls of the vendor's API. A nil *Metrics counts nothing.
 type Metrics struct {
 	requests  *prometheus.CounterVec
 	duration  *prometheus.HistogramVec
@@ -57,7 +57,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
-// observe has the gauges show a budget.
+// observe makes the gauges show a budget.
 func (m *Metrics) observe(b *Budget) {
 	if m == nil {
 		return

@@ -11,44 +11,45 @@ import (
 )
 
 const (
-	// maxElements bounds how many notifications are taken from one page; the vendor sends at most PageLimit. What
-	// follows is kept as one remainder.
+	// maxElements bounds how many notifications are taken from one page; the vendor sends at most
+	// PageLimit. The rest is kept as one remainder.
 	maxElements = 10_000
-	// maxText bounds, in bytes, each text taken out of a notification; the raw bytes keep the rest.
+	// maxText bounds, in bytes, each text taken from a notification; the raw bytes keep the rest.
 	maxText = 256
 )
 
-// Notification is one element of a page, read as far as it can be. Nothing in it is trusted: texts are bounded, and of
-// the resources it names only a uuid is taken, never a host or path.
+// Notification is one element of a page, parsed as far as possible. Nothing in it is trusted: texts
+// are limited, and of the resources only a uuid is taken, never a host or path.
 type Notification struct {
-	// Raw is the element as it came: a JSON object, or an element of XML, or if it is Malformed any bytes.
+	// Raw is the element as received: a JSON object, an XML element or, if it is Malformed, any
+	// bytes.
 	Raw []byte
-	// Malformed: Raw is no notification that can be read.
+	// Malformed is set if Raw cannot be parsed as a notification.
 	Malformed bool
 	// ID is the vendor's NotificationId; empty in the older form.
 	ID string
-	// Topic, e.g. PARTS.ORDER.UPDATED, or EventType where Topic is missing.
+	// Topic is, for example, PARTS.ORDER.UPDATED. It is EventType if Topic is missing.
 	Topic string
-	// CreatedAt as it came; see ParseTime.
+	// CreatedAt as received; see ParseTime.
 	CreatedAt   string
 	SiteID      string
 	CompanyCode string
-	// Order is the uuid of the order, lower-case; empty when Err says why none could be taken.
+	// Order is the uuid of the order, lower-case. If it is empty, Err is the reason.
 	Order string
 	Err   error
 }
 
-// IsCreated reports whether the notification tells of a new order. Anything else counts as an update.
+// IsCreated reports whether the notification is about a new order. Any other counts as an update.
 func (n Notification) IsCreated() bool { return IsCreated(n.Topic) }
 
-// IsCreated reports whether topic ends in .CREATED, in any case.
+// IsCreated reports whether topic ends with .CREATED, ignoring case.
 func IsCreated(topic string) bool {
 	const suffix = ".CREATED"
 	topic = strings.TrimSpace(topic)
 	return len(topic) >= len(suffix) && strings.EqualFold(topic[len(topic)-len(suffix):], suffix)
 }
 
-// IsPartsOrder reports whether topic is PARTS.ORDER or below it, in any case.
+// IsPartsOrder reports whether topic is PARTS.ORDER or below it, ignoring case.
 func IsPartsOrder(topic string) bool {
 	const top = "PARTS.ORDER"
 	topic = strings.TrimSpace(topic)
@@ -58,16 +59,18 @@ func IsPartsOrder(topic string) bool {
 	return len(topic) == len(top) || topic[len(top)] == '.'
 }
 
-// ErrPage marks a page that is not a well-formed array of notifications. What could be told apart is returned with it.
+// ErrPage marks a page that is not a well-formed array of notifications. The notifications that
+// could be parsed are returned with it.
 var ErrPage = errors.New("malformed page of notifications")
 
-// errPageCut is the error of a page that has no end: what followed did not come.
+// errPageCut is the error of a page without an end: the rest did not arrive.
 var errPageCut = fmt.Errorf("%w: array does not end", ErrPage)
 
-// ParsePage reads a page of notifications, in their order. It loses nothing: an element that cannot be read is returned
-// with Err, and the bytes after the last complete element of a cut page as one last malformed notification (then also
-// with an error wrapping ErrPage). An empty page, [] and null hold none; an object in place of the array counts as its
-// one element. XML in the place of JSON is read too, and reported.
+// ParsePage parses a page of notifications, in their order. It loses nothing: an element that
+// cannot be parsed is returned with Err, and the bytes after the last complete element of a cut
+// page as a last, malformed notification, with an error wrapping ErrPage. An empty page, [] and
+// null have no notification; an object instead of an array is the only element. XML instead of JSON
+// is parsed, too; isXML is set then.
 func ParsePage(body []byte) (list []Notification, isXML bool, err error) {
 	if start := trimStart(body); len(start) > 0 && start[0] == '<' {
 		if list, ok, err := parseXMLPage(start); ok {
@@ -127,22 +130,26 @@ func parseJSONPage(body []byte) ([]Notification, error) {
 		}
 	}
 	if rest = trimSpace(rest); len(rest) > 0 {
-		return append(list, malformedNotification(rest, "bytes after the page")), fmt.Errorf("%w: bytes after the array", ErrPage)
+		return append(list, malformedNotification(rest, "bytes after the page")),
+			fmt.Errorf("%w: bytes after the array", ErrPage)
 	}
 	return list, nil
 }
 
-// EncodedPage is what a page holds whose content encoding cannot be undone: all its bytes as one malformed notification.
+// EncodedPage returns the contents of a page that cannot be decoded: all its bytes as one malformed
+// notification.
 func EncodedPage(body []byte, encoding string) []Notification {
-	return []Notification{malformedNotification(body, "page in Content-Encoding "+quote(encoding)+", which cannot be undone")}
+	why := "page in Content-Encoding " + quote(encoding) + ", which cannot be undone"
+	return []Notification{malformedNotification(body, why)}
 }
 
-// elementEnd finds the comma or bracket that ends the array element at the start of b; closed says that it is the
-// array's end. -1: there is none.
+// elementEnd returns the index of the comma or bracket that ends the array element at the start of
+// b, or -1. closed is set if it is the array's end.
 func elementEnd(b []byte) (end int, closed bool) { return partEnd(b, ']') }
 
-// partEnd finds the comma, or the bracket closing, that ends the element or member at the start of b. It only tells
-// brackets and strings apart, so a part that is not JSON does not spoil those after it.
+// partEnd returns the index of the comma, or of the closing bracket, that ends the element or
+// member at the start of b, or -1. It only distinguishes brackets and strings, so that a part that
+// is not JSON does not affect those after it.
 func partEnd(b []byte, closing byte) (end int, closed bool) {
 	depth, inString := 0, false
 	for i := 0; i < len(b); i++ {
@@ -169,7 +176,8 @@ func malformedNotification(raw []byte, why string) Notification {
 	return Notification{Raw: raw, Malformed: true, Err: errors.New(why)}
 }
 
-// parseNotification reads one element. Every field is taken by itself: a wrong type in one does not spoil another.
+// parseNotification parses one element. Every field is parsed by itself: a wrong type in one does
+// not affect another.
 func parseNotification(raw []byte) Notification {
 	if len(raw) == 0 || raw[0] != '{' {
 		return malformedNotification(raw, "notification is not a JSON object")
@@ -191,8 +199,8 @@ func parseNotification(raw []byte) Notification {
 	return n
 }
 
-// text takes a JSON string, number or boolean as text, without surrounding white space, at most maxText bytes. Anything
-// else is empty.
+// text returns a JSON string, number or boolean as text, without surrounding white space, of at
+// most maxText bytes. For anything else it returns "".
 func text(raw json.RawMessage) string {
 	if len(raw) == 0 {
 		return ""
@@ -220,5 +228,5 @@ func text(raw json.RawMessage) string {
 	return s
 }
 
-// quote shows a foreign text in an error: bounded and escaped.
+// quote returns a foreign text for an error, limited and escaped.
 func quote(s string) string { return strconv.Quote(s[:min(len(s), 80)]) }

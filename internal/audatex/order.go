@@ -15,16 +15,21 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// maxDepth bounds how deep an order may be nested. encoding/json gives up at 10,000 levels: an order just below would make an
-// event that cannot be put into a list or a page any more, and many readers give up far earlier.
+// maxDepth bounds how deep an order may be nested. encoding/json gives up at 10,000 levels: an
+// event with an order just below that could no longer be put in a list or a page, and many readers
+// give up far earlier.
 const maxDepth = 200
 
-// Order reads one parts order. The vendor answers an array; its one element is taken out byte for byte. NotFound if the
-// vendor has no such order or the array is empty. id must be a uuid; it is sent lower-case.
+// Order reads one parts order. The vendor returns an array, whose only element is taken byte for
+// byte. The outcome is NotFound if the vendor has no such order or the array is empty. id must be a
+// uuid; it is sent in lower case.
 //
-// begin, if not nil, is called once the budget allows the call and right before anything is sent, which may be long after: it answers
-// the context of the call itself. If it fails, nothing is sent and its error is returned.
-func (c *Client) Order(ctx context.Context, token relay.Secret, id string, begin func() (context.Context, error)) (Order, error) {
+// begin, if not nil, is called when the budget allows the call and right before anything is sent,
+// which may be much later. It returns the context of the call itself. If it fails, nothing is sent
+// and its error is returned.
+func (c *Client) Order(
+	ctx context.Context, token relay.Secret, id string, begin func() (context.Context, error),
+) (Order, error) {
 	id, ok := canonicalUUID(id)
 	if !ok {
 		return Order{}, &Error{Operation: OpOrder, Outcome: NotFound, err: errors.New("the order's id is no uuid")}
@@ -34,7 +39,8 @@ func (c *Client) Order(ctx context.Context, token relay.Secret, id string, begin
 		before = func(context.Context) (context.Context, error) { return begin() }
 	}
 	a, err := c.do(ctx, call{
-		op: OpOrder, method: http.MethodGet, path: "/partsorders/" + id, token: token, limit: int64(c.maxOrder()), http: c.plain,
+		op: OpOrder, method: http.MethodGet, path: "/partsorders/" + id, token: token,
+		limit: int64(c.maxOrder()), http: c.plain,
 	}, before)
 	if err != nil {
 		return Order{}, err
@@ -52,9 +58,10 @@ func (c *Client) Order(ctx context.Context, token relay.Secret, id string, begin
 	return Order{ID: id, JSON: raw, CorrelationID: a.correlationID, ReadAt: a.at}, nil
 }
 
-// extractOrder takes the order with the given lower-case uuid out of the vendor's array; nil if that is empty. An
-// element that names no order is accepted when it is alone in the array; an object in place of the array only when it
-// names the order (it may as well be an error's description).
+// extractOrder returns the order with the given lower-case uuid from the vendor's array, or nil if
+// that is empty. An element without an id is accepted if it is the only one. An object instead of
+// an array is accepted only if it has the id, because it may as well be the description of an
+// error.
 func extractOrder(body []byte, id string) (json.RawMessage, error) {
 	body = trimJSON(body)
 	if len(body) == 0 || bytes.Equal(body, []byte("null")) {
@@ -104,7 +111,7 @@ func extractOrder(body []byte, id string) (json.RawMessage, error) {
 	return nil, fmt.Errorf("the answer holds %d order(s), none of which is the one asked for", named)
 }
 
-// deeperThan reports whether arrays and objects of b stand in one another more than most levels deep.
+// deeperThan reports whether the arrays and objects of b are nested more than most levels deep.
 func deeperThan(b []byte, most int) bool {
 	depth, inString := 0, false
 	for i := 0; i < len(b); i++ {
@@ -125,8 +132,9 @@ func deeperThan(b []byte, most int) bool {
 	return false
 }
 
-// canonicalUUID reads a uuid in any of the forms .NET writes (with braces, without dashes, upper-case) and gives the
-// one form used within the relay: lower-case with dashes. The nil uuid is none.
+// canonicalUUID parses a uuid in any form that .NET writes (with braces, without dashes, in upper
+// case), and returns the form used in the relay: lower case with dashes. The nil uuid is not
+// accepted.
 func canonicalUUID(s string) (string, bool) {
 	s = strings.TrimSpace(s)
 	if len(s) > 2 && s[0] == '{' && s[len(s)-1] == '}' {

@@ -13,29 +13,34 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// Outcome is what a call to the vendor came to. It is a closed set: what happens next (go on, subscribe anew, refresh,
-// hold, set aside) follows from this value alone, never from the text of an answer.
+// Outcome is the result of a call to the vendor. The set is closed: what happens next (continue,
+// subscribe again, refresh, wait, set aside) follows from this value alone, never from the text of
+// a response.
 type Outcome int
 
 const (
-	// Done: the vendor answered what was asked.
+	// Done: the vendor returned what was requested.
 	Done Outcome = iota
-	// NotFound: 404 or 410, or an order's answer that carried no order.
+	// NotFound: 404 or 410, or a response without the requested order.
 	NotFound
-	// Conflict: 409; the topic is subscribed already.
+	// Conflict: 409; the topic is already subscribed.
 	Conflict
-	// Unauthorised: 401, also after one refreshed token, or a consent that has ended (see ConsentRequiredError).
+	// Unauthorised: 401, even after one refreshed token, or a consent that has ended (see
+	// ConsentRequiredError).
 	Unauthorised
-	// Forbidden: 403; the consent lacks the scope or the user the permission. Also: the token endpoint refuses this
-	// relay's own client id, secret or scopes.
+	// Forbidden: 403; the consent lacks the scope, or the user the permission. Also: the token
+	// endpoint refuses this relay's own client id, secret or scopes.
 	Forbidden
-	// Throttled: 429, or the relay's own request budget did not allow the call in time; nothing was read.
+	// Throttled: 429, or the relay's own request budget did not allow the call in time; nothing was
+	// read.
 	Throttled
-	// Unavailable: no complete answer (5xx, network, timeout, cut connection, a redirect to some other page).
+	// Unavailable: no complete response (5xx, network, timeout, cut connection, a redirect to some
+	// page).
 	Unavailable
-	// Malformed: an answer that cannot be understood, or a request the vendor did not understand (other 4xx).
+	// Malformed: a response that cannot be understood, or a request that the vendor did not
+	// understand (other 4xx).
 	Malformed
-	// TooLarge: an answer above the bound of its operation.
+	// TooLarge: a response above the limit of its operation.
 	TooLarge
 )
 
@@ -44,7 +49,7 @@ var outcomeNames = [...]string{
 	Throttled: "throttled", Unavailable: "unavailable", Malformed: "malformed", TooLarge: "too-large",
 }
 
-// String is the name used in metrics and logs.
+// String returns the outcome's name in metrics and logs.
 func (o Outcome) String() string {
 	if o < 0 || int(o) >= len(outcomeNames) {
 		return fmt.Sprintf("outcome-%d", int(o))
@@ -52,7 +57,7 @@ func (o Outcome) String() string {
 	return outcomeNames[o]
 }
 
-// Operation names a call of the vendor's API in errors, metrics and logs.
+// Operation is the name of a call of the vendor's API in errors, metrics and logs.
 type Operation string
 
 // The vendor's operations that the relay uses.
@@ -69,10 +74,11 @@ const (
 	OpMe            Operation = "me"
 )
 
-// priority is the one at which an operation waits for the budget unless its session says otherwise.
+// priority returns the priority at which an operation waits for the budget, unless its session has
+// another.
 func (o Operation) priority() Priority {
 	switch o {
-	case OpWhoami, OpMe: // asked when a user has consented
+	case OpWhoami, OpMe: // used when a user has consented
 		return PriorityExchange
 	case OpToken:
 		return PriorityRefresh
@@ -83,27 +89,32 @@ func (o Operation) priority() Priority {
 	return PriorityPoll
 }
 
-// Error is the error of every call in this package that reached, or tried to reach, the vendor. It carries no secret.
+// Error is the error of every call in this package that reached, or tried to reach, the vendor. It
+// contains no secret.
 type Error struct {
 	Operation Operation
 	Outcome   Outcome
-	// Status is the HTTP status, 0 when no answer came.
+	// Status is the HTTP status, 0 without a response.
 	Status int
-	// CorrelationID is what the vendor's service desk asks for; empty when no answer came.
+	// CorrelationID is what the vendor's service desk asks for; empty without a response.
 	CorrelationID string
-	// RetryAfter is how long the vendor (or the budget) wants to be left alone; 0 when nothing was said.
+	// RetryAfter is how long the vendor (or the budget) wants no requests; 0 if there is no such
+	// time.
 	RetryAfter time.Duration
-	// Message is the start of the vendor's plain-text answer: at most 200 printable characters.
+	// Message is the beginning of the vendor's plain-text response: at most 200 printable
+	// characters.
 	Message string
-	// AnswerLost says that an answer may have been sent that was not, or not wholly, read. For a poll that is a
-	// suspected gap: a poll is destructive. It is false when no connection came about, as nothing was sent then.
+	// AnswerLost is set if a response may have been sent that was not, or not completely, read. For
+	// a poll, which is destructive, that is a suspected gap. It is false if there was no
+	// connection, because nothing was sent then.
 	AnswerLost bool
 
-	noAnswer bool // of the token endpoint: none came, or it was cut off
+	noAnswer bool // of the token endpoint: no response, or it was cut off
 	err      error
 }
 
-// Error says which operation came to what, with the status, the vendor's words and the correlation id.
+// Error returns the operation, the outcome, the status, the vendor's message and the correlation
+// id.
 func (e *Error) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "audatex %s: %s", e.Operation, e.Outcome)
@@ -122,12 +133,12 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Unwrap gives the cause, nil when the vendor's answer itself was the cause.
+// Unwrap returns the cause, nil if the vendor's response itself was the cause.
 func (e *Error) Unwrap() error { return e.err }
 
-// OutcomeOf says what a call that returned err came to: Done for nil, the outcome of the Error or ConsentRequiredError
-// within, and Unavailable for everything else (a store that does not answer, a context that ended): trouble that holds
-// work back and loses nothing.
+// OutcomeOf returns the outcome of a call that returned err: Done for nil, the outcome of an Error
+// or ConsentRequiredError in it, and Unavailable for everything else (a store that does not
+// respond, a context that ended), which delays work and loses nothing.
 func OutcomeOf(err error) Outcome {
 	if err == nil {
 		return Done
@@ -141,7 +152,7 @@ func OutcomeOf(err error) Outcome {
 	return Unavailable
 }
 
-// CorrelationIDOf gives the vendor's correlation id carried by err, "" if there is none.
+// CorrelationIDOf returns the vendor's correlation id in err, or "".
 func CorrelationIDOf(err error) string {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.CorrelationID
@@ -149,7 +160,7 @@ func CorrelationIDOf(err error) string {
 	return ""
 }
 
-// RetryAfterOf gives how long the vendor wants to be left alone according to err, 0 if it did not say.
+// RetryAfterOf returns how long the vendor wants no requests according to err, or 0.
 func RetryAfterOf(err error) time.Duration {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.RetryAfter
@@ -157,7 +168,7 @@ func RetryAfterOf(err error) time.Duration {
 	return 0
 }
 
-// statusOutcome maps the status of an answer. 2xx is left to the operation.
+// statusOutcome returns the outcome for the status of a response. For 2xx the operation decides.
 func statusOutcome(status int) Outcome {
 	switch {
 	case status >= 200 && status < 300:
@@ -173,21 +184,21 @@ func statusOutcome(status int) Outcome {
 	case status == 429:
 		return Throttled
 	case status == 407 || status == 408 || status == 425:
-		return Unavailable // the proxy or the moment is at fault, not the request
+		return Unavailable // the proxy or the moment is to blame, not the request
 	case status >= 500:
 		return Unavailable
 	case status == 301 || status == 302 || status == 303 || status == 307 || status == 308:
-		return Unavailable // a sign-in or maintenance page stands in the API's place
+		return Unavailable // a sign-in or maintenance page instead of the API
 	default:
 		return Malformed
 	}
 }
 
-// maxMessage bounds, in characters, what of a foreign answer reaches errors and logs.
+// maxMessage bounds, in characters, what of a foreign response is put in errors and logs.
 const maxMessage = 200
 
-// message makes a foreign body fit for one log line: printable, single spaces, bounded, without the secret that was
-// sent with the request, should the answer repeat it.
+// message prepares a foreign body for one log line: printable, single spaces, limited, and without
+// the secret that was sent with the request, in case the response repeats it.
 func message(body []byte, sent relay.Secret) string {
 	const enough = 4 * maxMessage * utf8.UTFMax
 	s := string(body)
@@ -221,7 +232,8 @@ func message(body []byte, sent relay.Secret) string {
 	return b.String()
 }
 
-// cause drops net/http's wrapping, which repeats method and URL, but keeps a context's reason recognisable.
+// cause removes net/http's wrapping, which repeats method and URL, and keeps a context's reason
+// recognisable.
 func cause(ctx context.Context, err error) error {
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err

@@ -2,18 +2,19 @@ package audatex
 
 import "container/list"
 
-// Priority says how urgent a request is among those that wait for the vendor's budget.
+// Priority is the urgency of a request among those that wait for the vendor's budget.
 type Priority int
 
 // The priorities, the most urgent first.
 const (
-	// PriorityExchange is for what a person waits for at the end of a consent: the code lives for a minute only.
+	// PriorityExchange is for what a person waits for at the end of a consent: the code is valid
+	// for a minute only.
 	PriorityExchange Priority = iota
-	// PriorityRefresh is for access tokens: without one nothing else can be asked.
+	// PriorityRefresh is for access tokens: without one no other request can be made.
 	PriorityRefresh
 	// PriorityResolve is for the orders of notifications that were taken out of the vendor's queue.
 	PriorityResolve
-	// PriorityPoll is for polls, and for what must come before a connection's first.
+	// PriorityPoll is for polls, and for what must come before a connection's first poll.
 	PriorityPoll
 	// PriorityReconcile is for orders that are read again in case a notification was lost.
 	PriorityReconcile
@@ -23,36 +24,39 @@ const (
 
 var priorityNames = [priorities]string{"exchange", "refresh", "resolve", "poll", "reconcile"}
 
-// String is the name used in metrics and logs.
+// String returns the priority's name in metrics and logs.
 func (p Priority) String() string { return priorityNames[p] }
 
-// patience is how many turns in a row others may have while a request of a priority waits; the next one is its own. So
-// each priority has a share of the budget that nothing can take away, and what it does not need is free for the rest:
+// patience is how many turns in a row others may have while a request of a priority waits; the next
+// turn is its own. So each priority has a share of the budget that nothing can take away, and what
+// it does not need is free for the others:
 //
 //   - exchanges always come first. Each of them needs a person who has just consented.
-//   - refreshes, otherwise first, leave a fourth of all turns to resolving and a fifth to polls.
-//   - resolving leaves a fifth of all turns to polls: a queue that is not read is a silent stop, and how long the vendor
-//     keeps what waits in it is not known.
-//   - reconciling takes what is left over, and one turn in fifty.
+//   - refreshes come next, but leave a fourth of all turns to resolving and a fifth to polls.
+//   - resolving leaves a fifth of all turns to polls: an unread queue stops everything without
+//     notice, and it is not known how long the vendor keeps what waits in it.
+//   - reconciling gets what is left over, and one turn in fifty.
 var patience = [priorities]int{
 	PriorityExchange: 0, PriorityRefresh: 3, PriorityResolve: 3, PriorityPoll: 4, PriorityReconcile: 49,
 }
 
-// queue holds the requests that wait for the budget, and decides whose turn it is. It has no lock and no clock.
+// queue holds the requests that wait for the budget, and decides whose turn it is. It has no lock
+// and no clock.
 type queue struct {
 	levels [priorities]level
 	length int
 }
 
-// level is the waiting requests of one priority. Connections take turns; the requests of one come in their order.
+// level holds the waiting requests of one priority. Connections take turns; the requests of one
+// connection stay in order.
 type level struct {
 	lines  list.List                // of *line, the next one first
-	of     map[string]*list.Element // the line of each connection that waits
+	of     map[string]*list.Element // the line of each waiting connection
 	length int
-	passed int // turns that others had since this level's last, or since it has something to do
+	passed int // turns that others have had since this level's last one, or since it has requests
 }
 
-// line is the waiting requests of one connection.
+// line holds the waiting requests of one connection.
 type line struct {
 	connection string
 	waiters    []*waiter
@@ -84,7 +88,8 @@ func (q *queue) add(p Priority, connection string) *waiter {
 	return w
 }
 
-// chosen returns the priority whose turn it is, and whether that is by its guaranteed share; below 0 if nothing waits.
+// chosen returns the priority whose turn it is, and whether that is by its guaranteed share. It
+// returns a negative priority if nothing waits.
 func (q *queue) chosen() (p Priority, guaranteed bool) {
 	p = -1
 	for i := range q.levels {
@@ -101,7 +106,7 @@ func (q *queue) chosen() (p Priority, guaranteed bool) {
 	return p, false
 }
 
-// next removes the request whose turn it is; nil if none waits.
+// next removes and returns the request whose turn it is, or nil.
 func (q *queue) next() *waiter {
 	chosen, _ := q.chosen()
 	if chosen < 0 {
@@ -122,7 +127,7 @@ func (q *queue) next() *waiter {
 	return w
 }
 
-// remove takes out a request that does not wait any more; false if it has had its turn.
+// remove removes a request that no longer waits. It returns false if the request has had its turn.
 func (q *queue) remove(w *waiter) bool {
 	l := &q.levels[w.priority]
 	at := l.of[w.connection]

@@ -16,22 +16,24 @@ import (
 const (
 	// storeTimeout bounds one read or write of the token record.
 	storeTimeout = 10 * time.Second
-	// storeSlack is what a successor allows, beyond the request's own timeout, for the result to be stored.
+	// storeSlack is the time that a successor allows, beyond the request's own timeout, for storing
+	// the result.
 	storeSlack = 15 * time.Second
-	// sendSlack is how much of an intent's duration may have gone by when its request is sent.
+	// sendSlack is how old an intent may be when its request is sent.
 	sendSlack = 5 * time.Second
-	// ownerPatience is when whoever does not own a connection may look for its token again.
+	// ownerPatience is when a process that does not own a connection may look for its token again.
 	ownerPatience = 5 * time.Second
 )
 
-// errSuperseded: the record changed under a refresh in a way that makes its result worthless (a new refresh token was
-// put, the connection was deleted). Whoever waited looks again.
+// errSuperseded means that the record changed during a refresh so that the result is of no use (a
+// new refresh token was entered, or the connection was removed). Those who waited look again.
 var errSuperseded = errors.New("token record was replaced during the refresh")
 
-// refresh is one refresh: budget, intent, request, result stored. What may be repeated is repeated by a later flight,
-// after its backoff; only storing a result is retried here, because the result exists nowhere else.
+// refresh makes one refresh: it waits for the budget, stores the intent, sends the request, and
+// stores the result. A later flight repeats what may be repeated, after its backoff. Only storing a
+// result is retried here, because it exists nowhere else.
 func (t *Tokens) refresh(connection string) (relay.Secret, error) {
-	// The budget first: an intent should be followed by its request, not by a long wait.
+	// The budget comes first: an intent must be followed by its request, not by a long wait.
 	in, err := t.host.enter(t.starts, OpToken, PriorityRefresh, connection)
 	if err != nil {
 		return relay.Secret{}, err
@@ -41,11 +43,12 @@ func (t *Tokens) refresh(connection string) (relay.Secret, error) {
 	if err != nil {
 		return relay.Secret{}, err
 	}
-	if rec.Intent == nil { // refreshed by somebody else in the meantime
+	if rec.Intent == nil { // another process has refreshed it in the meantime
 		return rec.AccessToken, nil
 	}
 	log := t.log.With(slog.String("connection", connection))
-	// A process that was suspended here sends nothing: its successor may have used the refresh token since. The intent stays.
+	// A process that was suspended here sends nothing, because its successor may have used the
+	// refresh token. The intent stays.
 	started := rec.Intent.StartedAt
 	if lease, owned := t.cfg.Lease(connection); !owned || !lease.Valid() || time.Since(started) > sendSlack {
 		return relay.Secret{}, notOwned(connection)
@@ -56,7 +59,8 @@ func (t *Tokens) refresh(connection string) (relay.Secret, error) {
 	next.Intent = nil
 	switch {
 	case !got.refresh.Empty():
-		// The refresh token is stored whatever else came of it: it exists nowhere else, and the one before may be spent.
+		// The refresh token is stored in any case: it exists nowhere else, and the old one may be
+		// spent.
 		next.AccessToken, next.RefreshToken = got.access, got.refresh
 		next.RefreshedAt, next.ExpiresAt = got.at, got.expires
 	case errors.Is(failed, errInvalidGrant):
@@ -64,15 +68,17 @@ func (t *Tokens) refresh(connection string) (relay.Secret, error) {
 		next.AccessToken = relay.Secret{}
 		next.ConsentRequiredSince, next.Reason = &now, "the vendor refused the refresh token (invalid_grant)"
 	default:
-		// Spent or not, nobody knows: the intent stays.
+		// It is unknown whether the token is spent: the intent stays.
 		return relay.Secret{}, t.notRefreshed(log, connection, failed)
 	}
 	if err := t.settle(connection, rec, next, revision); err != nil {
 		t.cfg.Metrics.refresh("not-stored")
-		log.Error("result of a token refresh was not stored", slog.String("correlation_id", got.correlationID), slog.Any("error", err))
+		log.Error("result of a token refresh was not stored",
+			slog.String("correlation_id", got.correlationID), slog.Any("error", err))
 		return relay.Secret{}, err
 	}
-	if !got.refresh.Empty() && failed != nil { // the token that is stored now waits as long as the one before would have
+	// The backoff of the old token applies to the one that is stored now.
+	if !got.refresh.Empty() && failed != nil {
 		t.mu.Lock()
 		t.state(connection).tried = got.refresh
 		t.mu.Unlock()
@@ -84,11 +90,12 @@ func (t *Tokens) refresh(connection string) (relay.Secret, error) {
 		return relay.Secret{}, err
 	}
 	t.cfg.Metrics.refresh(Done.String())
-	log.Debug("access token refreshed", slog.String("correlation_id", got.correlationID), slog.Time("expires_at", next.ExpiresAt))
+	log.Debug("access token refreshed",
+		slog.String("correlation_id", got.correlationID), slog.Time("expires_at", next.ExpiresAt))
 	return next.AccessToken, nil
 }
 
-// notRefreshed reports a refresh that brought no access token.
+// notRefreshed counts and logs a refresh without an access token, and returns its error.
 func (t *Tokens) notRefreshed(log *slog.Logger, connection string, err error) error {
 	t.cfg.Metrics.refresh(OutcomeOf(err).String())
 	log.Warn("access token not refreshed", slog.String("outcome", OutcomeOf(err).String()),
@@ -96,8 +103,8 @@ func (t *Tokens) notRefreshed(log *slog.Logger, connection string, err error) er
 	return fmt.Errorf("refreshing the token of connection %s: %w", connection, err)
 }
 
-// announce stores the intent to refresh and returns the record with it. A record without an intent is one that somebody
-// else has refreshed.
+// announce stores the intent to refresh and returns the record with it. If the returned record has
+// no intent, another process has refreshed it.
 func (t *Tokens) announce(connection string) (relay.TokenRecord, uint64, error) {
 	for range 5 {
 		rec, revision, err := t.load(t.starts, connection)
@@ -126,7 +133,8 @@ func (t *Tokens) announce(connection string) (relay.TokenRecord, uint64, error) 
 			}
 		}
 		if in := rec.Intent; in != nil && in.Owner != t.nonce && !t.cfg.Exclusive {
-			// A deadline is never further away than its own length: clocks differ and jump.
+			// A deadline is never further away than its own length, because clocks differ and
+			// change.
 			if left := min(in.Deadline.Sub(now), in.Deadline.Sub(in.StartedAt)); left > 0 {
 				return relay.TokenRecord{}, 0, &Error{
 					Operation: OpToken, Outcome: Unavailable, RetryAfter: left,
@@ -147,18 +155,19 @@ func (t *Tokens) announce(connection string) (relay.TokenRecord, uint64, error) 
 			return relay.TokenRecord{}, 0, fmt.Errorf("storing the intent to refresh connection %s: %w", connection, err)
 		}
 	}
-	return relay.TokenRecord{}, 0, fmt.Errorf("storing the intent to refresh connection %s: %w", connection, relay.ErrTokenChanged)
+	return relay.TokenRecord{}, 0,
+		fmt.Errorf("storing the intent to refresh connection %s: %w", connection, relay.ErrTokenChanged)
 }
 
-// settle stores the result of a refresh, however long the store refuses it, until it is stored, worthless, or the
-// process ends. used is the record as it was announced.
+// settle stores the result of a refresh. It repeats that until the result is stored or of no use,
+// or the process ends. used is the record that was announced.
 func (t *Tokens) settle(connection string, used, next relay.TokenRecord, revision uint64) error {
 	for failures := 0; ; {
 		_, err := t.save(t.works, connection, next, revision)
 		if err == nil {
 			return nil
 		}
-		// Refused or unclear: look what is there now.
+		// Refused or unclear: read what is there now.
 		now, current, readErr := t.load(t.works, connection)
 		switch {
 		case errors.Is(readErr, relay.ErrNoToken):
@@ -170,7 +179,8 @@ func (t *Tokens) settle(connection string, used, next relay.TokenRecord, revisio
 		case now.Generation != used.Generation || !now.RefreshToken.Equal(used.RefreshToken):
 			return errSuperseded
 		default:
-			// The stored token is the one that was spent: what came of it belongs in its place, whoever wrote since.
+			// The stored token is the one that was spent: its result must replace it, whoever wrote
+			// since.
 			next.Epoch = max(next.Epoch, now.Epoch)
 			if revision != current && errors.Is(err, relay.ErrTokenChanged) {
 				revision = current
@@ -186,10 +196,12 @@ func (t *Tokens) settle(connection string, used, next relay.TokenRecord, revisio
 	}
 }
 
-// errNotOwned: another replica refreshes the connection's tokens, or a renewal of the lease is unclear.
+// errNotOwned means that another replica refreshes the connection's tokens, or that it is unclear
+// whether a lease was renewed.
 var errNotOwned = errors.New("refreshing it is the work of another replica")
 
-// notOwned is the error of whoever needs a fresh token of a connection that is refreshed elsewhere, or soon.
+// notOwned returns the error for a caller that needs a fresh token of a connection that is
+// refreshed elsewhere, or soon.
 func notOwned(connection string) error {
 	return &Error{
 		Operation: OpToken, Outcome: Unavailable, RetryAfter: ownerPatience,
@@ -215,24 +227,26 @@ func (t *Tokens) save(ctx context.Context, connection string, rec relay.TokenRec
 	return t.cfg.Store.SaveToken(ctx, connection, rec, revision)
 }
 
-// unanswered reports whether a refresh ended without any answer of the token endpoint, or with one that was cut off. It is tried once
-// more at once, with the refresh token that is stored, which is the same: one that was never read loses nothing, and of one whose
-// answer was lost the vendor's refusal tells that a consent is needed.
+// unanswered reports whether a refresh ended without a complete response of the token endpoint. It
+// is repeated once at once, with the stored refresh token, which is the same. If the request never
+// arrived, that loses nothing; if the response was lost, the vendor's refusal shows that a consent
+// is needed.
 func unanswered(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Operation == OpToken && e.Outcome == Unavailable && !errors.Is(err, errNotOwned) && e.noAnswer
 }
 
-// onceMore is the wait before that: what cut the first may not have ended yet.
+// onceMore returns the wait before that: the cause of the first failure may not be over yet.
 func onceMore() time.Duration { return 250*time.Millisecond + rand.N(500*time.Millisecond) }
 
-// backoff is the wait after the n-th failure in a row: 1 s doubling to 5 minutes, with a fifth of jitter either way.
+// backoff returns the wait after the n-th failure in a row: 1 s doubling to 5 minutes, with 20 % of
+// jitter in both directions.
 func backoff(n int) time.Duration {
 	d := min(time.Second<<min(n-1, 10), 5*time.Minute)
 	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
 }
 
-// backingOff is the error given while a failed refresh waits to be tried again.
+// backingOff returns the error while a failed refresh waits to be tried again.
 func backingOff(last error, wait time.Duration) error {
 	outcome := OutcomeOf(last)
 	if outcome == Done {

@@ -8,13 +8,15 @@ import (
 	"strings"
 )
 
-// resource is an entry of Resources (newer form: ResourceType, ResourceId) or ResourceUris (older: Type, Value).
+// resource is an entry of Resources (newer form: ResourceType, ResourceId) or ResourceUris (older
+// form: Type, Value).
 type resource struct {
 	kind  string
 	value string
 }
 
-// likeness is how clearly a resource says that it is the parts order. The vendor's exact ResourceType is unknown.
+// likeness is how clearly a resource is the parts order. The vendor's exact ResourceType is
+// unknown.
 type likeness int
 
 const (
@@ -24,8 +26,8 @@ const (
 	exactlyThat          // PartsOrder, parts-order, PARTS.ORDERS
 )
 
-// orderOf takes the order's uuid from the resources of a notification: the entry that says most clearly that it is a
-// parts order, else the only entry.
+// orderOf returns the order's uuid from the resources of a notification: from the entry that is
+// most clearly a parts order, or from the only entry.
 func orderOf(resources, resourceURIs json.RawMessage) (string, error) {
 	id, err := pickOrder(entries(resources, func(raw json.RawMessage) (resource, bool) {
 		var w struct{ ResourceType, ResourceID json.RawMessage }
@@ -36,7 +38,7 @@ func orderOf(resources, resourceURIs json.RawMessage) (string, error) {
 		return id, nil
 	}
 	older := entries(resourceURIs, func(raw json.RawMessage) (resource, bool) {
-		if raw[0] == '"' { // a bare address in place of {Type, Value}
+		if raw[0] == '"' { // a bare address instead of {Type, Value}
 			return resource{"", longText(raw)}, true
 		}
 		var w struct{ Type, Value json.RawMessage }
@@ -49,7 +51,7 @@ func orderOf(resources, resourceURIs json.RawMessage) (string, error) {
 	return pickOrder(older)
 }
 
-// entries reads an array of objects, or one object in its place; an entry of another type is left out.
+// entries parses an array of objects, or a single object. An entry of another type is left out.
 func entries(raw json.RawMessage, read func(json.RawMessage) (resource, bool)) []resource {
 	if len(raw) == 0 {
 		return nil
@@ -70,8 +72,8 @@ func entries(raw json.RawMessage, read func(json.RawMessage) (resource, bool)) [
 	return list
 }
 
-// pickOrder chooses among the resources. Two different orders in one notification are an error: one of them would be
-// lost without anybody knowing.
+// pickOrder chooses among the resources. Two different orders in one notification are an error: one
+// of them would be lost without notice.
 func pickOrder(list []resource) (string, error) {
 	if len(list) == 0 {
 		return "", errors.New("notification names no resource")
@@ -108,7 +110,7 @@ func (r resource) likeness() likeness {
 	if l := orderLikeness(r.kind); l != notAnOrder {
 		return l
 	}
-	// An older entry may say it in its address only: …/partsorders/<uuid>.
+	// An older entry may show it only in its address: …/partsorders/<uuid>.
 	segments := pathSegments(r.value)
 	if len(segments) < 2 {
 		return notAnOrder
@@ -134,7 +136,8 @@ func orderLikeness(kind string) likeness {
 	return notAnOrder
 }
 
-// lastUUID takes the uuid that is value, or the last path segment of the address that value is.
+// lastUUID returns the uuid in value, which is a uuid or an address with one as its last path
+// segment.
 func lastUUID(value string) (string, bool) {
 	segments := pathSegments(value)
 	if len(segments) == 0 {
@@ -147,8 +150,8 @@ func lastUUID(value string) (string, bool) {
 	return canonicalUUID(last)
 }
 
-// pathSegments splits an address without its query, fragment and trailing slashes. It is no URL parser on purpose: only
-// the last segments are of interest, and the rest may be anything.
+// pathSegments splits an address without its query, fragment and trailing slashes. It is not a URL
+// parser, because only the last segments matter, and the rest may be anything.
 func pathSegments(value string) []string {
 	if i := strings.IndexAny(value, "?#"); i >= 0 {
 		value = value[:i]
@@ -160,10 +163,11 @@ func pathSegments(value string) []string {
 	return strings.Split(value, "/")
 }
 
-// maxAddress bounds the length of an address an order's uuid is taken from.
+// maxAddress bounds the length of an address from which an order's uuid is taken.
 const maxAddress = 4096
 
-// longText is text for addresses, which are longer than names: nothing is cut, what is too long is no address.
+// longText is text for addresses, which are longer than names: nothing is cut, and what is too long
+// is ignored.
 func longText(raw json.RawMessage) string {
 	var s string
 	if len(raw) == 0 || len(raw) > maxAddress || raw[0] != '"' || json.Unmarshal(raw, &s) != nil {

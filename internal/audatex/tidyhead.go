@@ -12,12 +12,12 @@ import (
 )
 
 const (
-	// maxHead bounds the header of an answer that is read; maxHeadLine a line of it that is passed on, and maxHeadKept
-	// all of these.
+	// maxHead bounds how much of a response's header is read, maxHeadLine the length of a line that
+	// is passed on, and maxHeadKept the total of these lines.
 	maxHead     = 1 << 20
 	maxHeadLine = 8 << 10
 	maxHeadKept = 32 << 10
-	// maxHeads bounds how many interim answers (1xx) come before the answer.
+	// maxHeads bounds how many interim responses (1xx) may come before the response.
 	maxHeads = 16
 
 	// onceBuffer is the size of the buffers of a connection for one request. Most answers are an empty page.
@@ -26,9 +26,13 @@ const (
 	handshakeTimeout = 10 * time.Second
 )
 
-// tidied is a connection for one request, the header of whose answer is put in order before net/http sees it. For a line
-// without a colon, an empty Content-Length or a header of 64 KiB net/http gives up the whole answer, and with it what
-// exists nowhere else: a rotated refresh token, a page of notifications.
+// dialFunc connects to an address, as net.Dialer.DialContext does.
+type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// tidied is a connection for one request that normalises the response's header before net/http
+// parses it. Because of a line without a colon, an empty Content-Length or a header of 64 KiB,
+// net/http would reject the whole response, and with it what exists nowhere else: a rotated refresh
+// token, or a page of notifications.
 type tidied struct {
 	net.Conn
 	src     *bufio.Reader
@@ -36,8 +40,8 @@ type tidied struct {
 	started bool
 }
 
-// tidy makes a dialer whose connections are tidied.
-func tidy(dial func(context.Context, string, string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
+// tidy returns a dialer whose connections are tidied.
+func tidy(dial dialFunc) dialFunc {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := dial(ctx, network, addr)
 		if err != nil {
@@ -47,8 +51,8 @@ func tidy(dial func(context.Context, string, string) (net.Conn, error)) func(con
 	}
 }
 
-// tidyTLS is tidy for https: below TLS there is no header to be seen.
-func tidyTLS(dial func(context.Context, string, string) (net.Conn, error), config *tls.Config) func(context.Context, string, string) (net.Conn, error) {
+// tidyTLS is tidy for https: the header can only be seen above TLS.
+func tidyTLS(dial dialFunc, config *tls.Config) dialFunc {
 	return tidy(func(ctx context.Context, network, addr string) (net.Conn, error) {
 		host, _, err := net.SplitHostPort(addr)
 		if err != nil {
@@ -71,7 +75,7 @@ func tidyTLS(dial func(context.Context, string, string) (net.Conn, error), confi
 	})
 }
 
-// Read passes on the header as it was put in order, and then what follows it.
+// Read returns the normalised header, and then what follows it.
 func (t *tidied) Read(p []byte) (int, error) {
 	if !t.started {
 		t.started = true
@@ -85,11 +89,11 @@ func (t *tidied) Read(p []byte) (int, error) {
 	return t.src.Read(p)
 }
 
-// readHeads reads the header of the answer, and those of interim answers before it. What is no HTTP, such as what a SOCKS
-// proxy sends, is left as it is.
+// readHeads reads the header of the response, and those of interim responses before it. What is not
+// HTTP, such as data of a SOCKS proxy, is not changed.
 func (t *tidied) readHeads() {
 	for range maxHeads {
-		for range 8 { // empty lines before an answer
+		for range 8 { // empty lines before a response
 			if next, err := t.src.Peek(1); err == nil && (next[0] == '\r' || next[0] == '\n') {
 				_, _ = t.src.Discard(1)
 			}
@@ -110,7 +114,8 @@ func (t *tidied) readHeads() {
 	}
 }
 
-// readLines reads up to the empty line that ends a header, or as much as there is. Lines keep their ends.
+// readLines reads up to the empty line that ends a header, or as much as there is. The lines keep
+// their line ends.
 func (t *tidied) readLines() (lines [][]byte, whole bool) {
 	for size := 0; size < maxHead; {
 		line, err := t.readLine()
@@ -137,8 +142,8 @@ func (t *tidied) readLine() ([]byte, error) {
 	}
 }
 
-// tidyHead returns a header that says the same as the lines, as far as it matters and can be read; nil if they begin with
-// no status line.
+// tidyHead returns a header with the same meaning as the lines, as far as it matters and can be
+// parsed, or nil if the first line is not a status line.
 func tidyHead(lines [][]byte) (head []byte, status int) {
 	if status = statusOf(lines[0]); status == 0 {
 		return nil, 0
@@ -173,13 +178,14 @@ func tidyHead(lines [][]byte) (head []byte, status int) {
 		}
 	}
 	chunked := slices.Contains(codings, "chunked")
-	for _, coding := range codings { // a body that is encoded on its way has the encoding over all others
+	for _, coding := range codings { // an encoding for the transfer is on top of all others
 		if coding != "chunked" && coding != identity {
 			encodings = append(encodings, coding)
 		}
 	}
 	if len(encodings) > 0 {
-		head = append(head, "Content-Encoding: "+strings.Join(encodings[:min(len(encodings), maxEncodings+1)], ", ")+"\r\n"...)
+		kept := encodings[:min(len(encodings), maxEncodings+1)]
+		head = append(head, "Content-Encoding: "+strings.Join(kept, ", ")+"\r\n"...)
 	}
 	switch {
 	case chunked:
@@ -190,7 +196,7 @@ func tidyHead(lines [][]byte) (head []byte, status int) {
 	return append(head, "Connection: close\r\n\r\n"...), status
 }
 
-// statusOf reads a status line; 0 if it is none.
+// statusOf parses a status line. It returns 0 if it is none.
 func statusOf(line []byte) int {
 	fields := strings.Fields(string(line[:min(len(line), 64)]))
 	if len(fields) < 2 || len(fields[1]) != 3 || len(fields[0]) < 5 || !strings.EqualFold(fields[0][:5], "http/") {
@@ -209,7 +215,8 @@ func statusOf(line []byte) int {
 	return status
 }
 
-// isLength reports whether all of the lengths are the same number. Otherwise the body ends with the connection.
+// isLength reports whether all lengths are the same number. Otherwise the body ends with the
+// connection.
 func isLength(lengths []string) bool {
 	if len(lengths) == 0 || len(lengths[0]) > 18 || strings.Trim(lengths[0], "0123456789") != "" {
 		return false
@@ -217,7 +224,7 @@ func isLength(lengths []string) bool {
 	return !slices.ContainsFunc(lengths, func(other string) bool { return other != lengths[0] })
 }
 
-// listed splits a list of a header.
+// listed splits a header's list.
 func listed(value string) []string {
 	var list []string
 	for part := range strings.SplitSeq(value, ",") {
@@ -228,7 +235,8 @@ func listed(value string) []string {
 	return list
 }
 
-// notInName reports whether a character cannot be part of a header's name (RFC 9110, section 5.6.2).
+// notInName reports whether a character cannot be part of a header's name (RFC 9110, section
+// 5.6.2).
 func notInName(r rune) bool {
 	return (r < '0' || r > '9') && (r|0x20 < 'a' || r|0x20 > 'z') && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"encoding/xml"
-	"io"
 	"net/url"
 	"strconv"
 	"strings"
@@ -17,7 +16,8 @@ import (
 const (
 	// defaultLife is the documented life of an access token, for an answer that does not say.
 	defaultLife = 1800 * time.Second
-	// longestLife bounds the life that is believed; a token that ends earlier is found out by a 401.
+	// longestLife bounds the life that is believed; a token that ends earlier is found out by a
+	// 401.
 	longestLife = 24 * time.Hour
 	// maxTokenBody bounds what is read of an answer of the token endpoint.
 	maxTokenBody = 1 << 20
@@ -29,23 +29,25 @@ const (
 	maxTokenDepth = 4
 )
 
-// tokenAnswer is what could be read of an answer of the token endpoint. A rotated refresh token exists nowhere
-// else, so every field is read for itself: whatever is wrong with the others, or with the rest of the answer, it
-// is found.
+// tokenAnswer is what could be read of a response of the token endpoint. A rotated refresh token
+// exists nowhere else, so every field is parsed by itself and found no matter what is wrong with
+// the others, or with the rest of the response.
 type tokenAnswer struct {
-	// access and refresh are empty if they are missing or no texts.
+	// access and refresh are empty if they are missing or not texts.
 	access, refresh relay.Secret
-	// life of the access token; the documented one if the answer says none that can be read.
+	// life is the life of the access token; the documented one if the response has none that can be
+	// read.
 	life time.Duration
 	// code is OAuth's error code.
 	code string
-	// scopes are nil if the answer does not say what was granted.
+	// scopes is nil if the response does not contain what was granted.
 	scopes []string
 }
 
-// readTokenAnswer reads a JSON object, also one that is cut, holds members twice or in other spellings, or lies
-// within an array, a string or another object; a form (RFC 6749 had it so in its drafts); or XML, which the
-// vendor's API has beside JSON. Of anything else it takes the tokens by their names; see scan.
+// readTokenAnswer parses a JSON object, even if it is cut, has members twice or in other spellings,
+// or is nested in an array, a string or another object; a form (as in drafts of RFC 6749); or XML,
+// which the vendor's API offers beside JSON. From anything else it takes the tokens by their names;
+// see scan.
 func readTokenAnswer(body []byte) tokenAnswer {
 	var f tokenFields
 	f.read(trimJSON(body), maxTokenDepth)
@@ -54,7 +56,8 @@ func readTokenAnswer(body []byte) tokenAnswer {
 	if refresh := f[refreshToken].value; len(refresh) <= maxRefreshToken {
 		a.refresh = relay.NewSecret(refresh)
 	}
-	if access := withoutScheme(f[accessToken].value); len(access) <= maxAccessToken && !strings.ContainsFunc(access, notInToken) {
+	access := withoutScheme(f[accessToken].value)
+	if len(access) <= maxAccessToken && !strings.ContainsFunc(access, notInToken) {
 		a.access = relay.NewSecret(access)
 	}
 	if life, ok := lifeOf(f[expiresIn].value); ok {
@@ -64,7 +67,7 @@ func readTokenAnswer(body []byte) tokenAnswer {
 	return a
 }
 
-// scopesOf reads a list of scopes: RFC 6749 has blanks between them, others commas.
+// scopesOf parses a list of scopes: separated by spaces in RFC 6749, by commas elsewhere.
 func scopesOf(text string) []string {
 	if len(text) > maxText {
 		return nil
@@ -76,10 +79,11 @@ func scopesOf(text string) []string {
 	return scopes
 }
 
-// notInToken reports whether a character cannot be part of an access token in a header (RFC 6749, appendix A.12).
+// notInToken reports whether a character cannot be part of an access token in a header (RFC 6749,
+// appendix A.12).
 func notInToken(r rune) bool { return r <= ' ' || r > '~' }
 
-// withoutScheme takes away the scheme of an Authorization header, where an access token is given ready for one.
+// withoutScheme removes the scheme of an Authorization header from an access token.
 func withoutScheme(access string) string {
 	if scheme, token, found := strings.Cut(access, " "); found && strings.EqualFold(scheme, "Bearer") {
 		return strings.TrimSpace(token)
@@ -87,8 +91,8 @@ func withoutScheme(access string) string {
 	return access
 }
 
-// lifeOf reads expires_in: seconds, as an integer or not, as a number or as text. What is not between a second and a
-// year is no life.
+// lifeOf parses expires_in: seconds, as an integer or not, as a number or as text. It must be
+// between a second and a year.
 func lifeOf(text string) (time.Duration, bool) {
 	const year = 366 * 24 * 60 * 60
 	seconds, err := strconv.ParseFloat(text, 64)
@@ -98,7 +102,7 @@ func lifeOf(text string) (time.Duration, bool) {
 	return min(time.Duration(seconds*float64(time.Second)), longestLife), true
 }
 
-// tokenField is a field of a token answer that the relay reads.
+// tokenField is a field of a token response that the relay uses.
 type tokenField int
 
 const (
@@ -112,7 +116,8 @@ const (
 
 var tokenFieldNames = [tokenFieldCount]string{"access_token", "refresh_token", "expires_in", "error", "scope"}
 
-// tokenFields are the fields found so far. Of several the one spelled exactly counts, and of those the last.
+// tokenFields are the fields found so far. Among several, the exactly spelled one counts, and among
+// those the last.
 type tokenFields [tokenFieldCount]struct {
 	value string
 	exact bool
@@ -123,7 +128,7 @@ func (f *tokenFields) complete() bool {
 	return f[accessToken].value != "" && f[refreshToken].value != ""
 }
 
-// within reads a value that lies within another, and takes what it knows besides, if a token is in it.
+// within parses a nested value and, if it contains a token, takes its known fields.
 func (f *tokenFields) within(b []byte, depth int) {
 	if f.complete() {
 		return
@@ -139,7 +144,7 @@ func (f *tokenFields) within(b []byte, depth int) {
 	}
 }
 
-// put takes a field's value if it has one.
+// put sets a field to a value, unless the value is empty.
 func (f *tokenFields) put(name, value string) {
 	value = strings.TrimFunc(value, notInValue)
 	if value == "" || len(name) > 32 {
@@ -154,10 +159,12 @@ func (f *tokenFields) put(name, value string) {
 	}
 }
 
-// notInValue reports whether a character around a value does not belong to it: white space, byte order marks.
+// notInValue reports whether a character around a value does not belong to it: white space, byte
+// order marks.
 func notInValue(r rune) bool { return unicode.IsSpace(r) || unicode.Is(unicode.Cf, r) }
 
-// bareName is a member's name without case and punctuation: refreshToken and Refresh-Token are refresh_token.
+// bareName returns a member's name without case and punctuation: refreshToken and Refresh-Token
+// become refreshtoken.
 func bareName(name string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '_' || r == '-' || r == '.' || r == ' ' {
@@ -167,7 +174,7 @@ func bareName(name string) string {
 	}, strings.ToLower(name))
 }
 
-// read reads one value; depth is how many more may lie within it.
+// read parses one value; depth is how many more may be nested in it.
 func (f *tokenFields) read(b []byte, depth int) {
 	if b = trimJSON(b); len(b) == 0 || depth == 0 {
 		return
@@ -188,7 +195,8 @@ func (f *tokenFields) read(b []byte, depth int) {
 	}
 }
 
-// readObject takes the members of an object, and if a token is missing among them, those of the objects within it.
+// readObject takes the members of an object and, if a token is missing among them, those of the
+// objects in it.
 func (f *tokenFields) readObject(b []byte, depth int) {
 	var inner [][]byte
 	eachPart(b, '}', func(member []byte, whole bool) {
@@ -203,13 +211,13 @@ func (f *tokenFields) readObject(b []byte, depth int) {
 		}
 		switch c := value[0]; {
 		case c == '"':
-			// Of what comes last in a cut answer only a string shows that it is whole. A text behind it is no part
-			// of it.
+			// At the end of a cut response only a string shows that it is complete. Text after it
+			// does not belong to it.
 			text, ok := jsonText(value[:stringEnd(value)])
 			if !ok {
 				return
 			}
-			if f.put(name, text); strings.HasPrefix(strings.TrimSpace(text), "{") { // a document within a text
+			if f.put(name, text); strings.HasPrefix(strings.TrimSpace(text), "{") { // a document in a text
 				inner = append(inner, []byte(text))
 			}
 		case c == '[' && bareName(name) == tokenFieldNames[scope]:
@@ -220,9 +228,12 @@ func (f *tokenFields) readObject(b []byte, depth int) {
 		case c == '{' || c == '[':
 			inner = append(inner, value)
 		case whole && (c == '-' || c >= '0' && c <= '9') && bareName(name) == bareName(tokenFieldNames[expiresIn]):
-			f.put(name, string(value)) // every other field is a text
-		case whole && c >= '1' && c <= '9' && len(value) >= shortestToken && bareName(name) != bareName(tokenFieldNames[errorCode]):
-			if digits := string(value); strings.Trim(digits, "0123456789") == "" && bareName(name) != tokenFieldNames[scope] { // a token without quotes
+			f.put(name, string(value)) // all other fields are texts
+		case whole && c >= '1' && c <= '9' && len(value) >= shortestToken &&
+			bareName(name) != bareName(tokenFieldNames[errorCode]):
+			// a token without quotes
+			digits := string(value)
+			if strings.Trim(digits, "0123456789") == "" && bareName(name) != tokenFieldNames[scope] {
 				f.put(name, digits)
 			}
 		}
@@ -236,19 +247,19 @@ func (f *tokenFields) readForm(b []byte) {
 	if !bytes.ContainsRune(b, '=') {
 		return
 	}
-	values, _ := url.ParseQuery(string(b)) // the error is of one pair; the others are there
+	values, _ := url.ParseQuery(string(b)) // the error is about one pair; the others are returned
 	for name, v := range values {
-		if last := strings.TrimSpace(v[len(v)-1]); !strings.ContainsAny(last, "\r\n") { // else it has lines and is no form
+		last := strings.TrimSpace(v[len(v)-1])
+		if !strings.ContainsAny(last, "\r\n") { // otherwise it has lines and is not a form
 			f.put(name, last)
 		}
 	}
 }
 
-// readXML takes the texts of elements by their names, wherever they lie.
+// readXML takes the texts of elements by their names, wherever they are.
 func (f *tokenFields) readXML(b []byte) {
-	d := xml.NewDecoder(bytes.NewReader(b))
+	d := newXMLDecoder(b)
 	d.Strict = false
-	d.CharsetReader = func(_ string, r io.Reader) (io.Reader, error) { return r, nil } // it is UTF-8 by now
 	name := ""
 	var text strings.Builder
 	for {
@@ -272,8 +283,8 @@ func (f *tokenFields) readXML(b []byte) {
 	}
 }
 
-// eachPart calls visit for each element of an array, or member of an object, that b begins with; its opening
-// bracket has been taken off. whole is false for the last one where the closing bracket is missing.
+// eachPart calls visit for each element of an array, or member of an object, at the beginning of b,
+// without the opening bracket. whole is false for the last one if the closing bracket is missing.
 func eachPart(b []byte, closing byte, visit func(part []byte, whole bool)) {
 	for {
 		end, closed := partEnd(b, closing)
@@ -289,7 +300,7 @@ func eachPart(b []byte, closing byte, visit func(part []byte, whole bool)) {
 	}
 }
 
-// stringEnd is where the JSON string at the start of b ends.
+// stringEnd returns the index of the end of the JSON string at the start of b.
 func stringEnd(b []byte) int {
 	for i := 1; i < len(b); i++ {
 		switch b[i] {
@@ -302,7 +313,8 @@ func stringEnd(b []byte) int {
 	return len(b)
 }
 
-// jsonText reads a whole JSON string. One with characters that ought to be escaped is taken as it stands.
+// jsonText decodes a complete JSON string. One with unescaped characters that must be escaped is
+// taken as it is.
 func jsonText(b []byte) (string, bool) {
 	if len(b) < 2 || b[len(b)-1] != '"' {
 		return "", false

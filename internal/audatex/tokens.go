@@ -1,6 +1,7 @@
 package audatex
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,17 +17,17 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// AuthStyle is how the client's id and secret go to the token endpoint. It is never found out by trial, which would send
-// a refresh token twice.
+// AuthStyle is how the client's id and secret are sent to the token endpoint. It is never found out
+// by trial, which would send a refresh token twice.
 type AuthStyle string
 
-// The two styles the vendor accepts.
+// The two styles that the vendor accepts.
 const (
 	AuthForm  AuthStyle = "form"
 	AuthBasic AuthStyle = "basic"
 )
 
-// TokensConfig is what Tokens needs. AuthURL, RedirectURL and Scopes are for consents only.
+// TokensConfig configures Tokens. AuthURL and Scopes are only for consents.
 type TokensConfig struct {
 	AuthURL, TokenURL string
 	ClientID          string
@@ -43,38 +44,42 @@ type TokensConfig struct {
 	Metrics *Metrics
 	// Logger; slog.Default() if nil.
 	Logger *slog.Logger
-	// Exclusive: no other process works on this store (the embedded store under its file lock). The intent of another
-	// process is then a dead one's and taken over at once instead of at its deadline.
+	// Exclusive means that no other process works on this store (the embedded store under its file
+	// lock). The intent of another process then belongs to a dead one, and is taken over at once
+	// instead of at its deadline.
 	Exclusive bool
-	// Lease answers the lease on a connection's shard, false if this process holds none: refreshing is the owner's alone, as a
-	// refresh token must not be sent twice. nil where there are no leases.
+	// Lease returns the lease on a connection's shard, or false if this process holds none. Only
+	// the owner refreshes, because a refresh token must not be sent twice. It is nil if there are
+	// no leases.
 	Lease func(connection string) (Lease, bool)
-	// Keep: where the lease is held, a good access token is kept in memory and its record not read again until it is due. Whoever
-	// sets it calls Session.TokenReplaced when somebody else has written the record.
+	// Keep keeps a good access token in memory while the lease is held. Its record is not read
+	// again until the token is due. The caller must call Session.TokenReplaced when another process
+	// has written the record.
 	Keep bool
-	// DialContext replaces the network; nil is the real one.
+	// DialContext replaces the network's; nil means the real one.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
-// Lease is what is asked of the lease on a connection's shard; shard.Lease is one.
+// Lease is what Tokens needs of the lease on a connection's shard; shard.Lease implements it.
 type Lease interface {
 	Epoch() uint64
-	// Valid is asked before a refresh is announced, and again before it is sent.
+	// Valid is called before a refresh is announced, and again before it is sent.
 	Valid() bool
-	// Superseded is told of a higher epoch found in a record.
+	// Superseded is called with a higher epoch found in a record.
 	Superseded(epoch uint64)
 }
 
-// always is the lease where there are none.
+// always is a lease that is always valid.
 type always struct{}
 
 func (always) Epoch() uint64     { return 0 }
 func (always) Valid() bool       { return true }
 func (always) Superseded(uint64) {}
 
-// Tokens keeps the access tokens of all connections fresh. Its rule: a rotated refresh token is stored before the access
-// token that came with it is used. A refresh runs on its own and to its end, one at a time for a connection, and no
-// caller's context ends it. It is safe for concurrent use.
+// Tokens keeps the access tokens of all connections fresh. Its rule: a rotated refresh token is
+// stored before the access token that came with it is used. A refresh runs in the background and to
+// its end, one at a time per connection, and no caller's context ends it. It is safe for concurrent
+// use.
 type Tokens struct {
 	cfg    TokensConfig
 	http   *http.Client
@@ -92,27 +97,22 @@ type Tokens struct {
 	states  map[string]*tokenState
 }
 
-// tokenState is what is known of a connection besides its record; losing it costs nothing but a request.
+// tokenState is what is known about a connection besides its record. Losing it costs no more than a
+// request.
 type tokenState struct {
 	flight *flight
-	// rejected is the access token that must not be used any more; judged is the last one so reported, refreshed
-	// already or not.
+	// rejected is the access token that must no longer be used; judged is the last one reported as
+	// such, whether or not it has been refreshed.
 	rejected, judged relay.Secret
-	// failures counts failed refreshes of tried in a row; none is started before notBefore.
+	// failures counts the failed refreshes of tried in a row; no refresh begins before notBefore.
 	tried     relay.Secret
 	failures  int
 	notBefore time.Time
 	lastErr   error
-	// kept is a good access token, nil if none is known. Its record was read, or written by a refresh, after replaced was counted last.
+	// kept is a good access token, nil if none is known. Its record was read, or written by a
+	// refresh, after replaced was last incremented.
 	kept     *keptToken
 	replaced uint64
-}
-
-// keptToken is an access token that may be used until it is due, under the lease that it was read under.
-type keptToken struct {
-	access relay.Secret
-	due    time.Time
-	epoch  uint64
 }
 
 // flight is one refresh under way.
@@ -122,7 +122,8 @@ type flight struct {
 	err   error
 }
 
-// NewTokens checks cfg. Nothing is sent before Access is called. Close ends it.
+// NewTokens checks cfg and returns Tokens, which must be closed with Close. Nothing is sent before
+// Access is called.
 func NewTokens(cfg TokensConfig) (*Tokens, error) {
 	tokenURL, err := endpointURL(cfg.TokenURL)
 	if err != nil {
@@ -139,23 +140,15 @@ func NewTokens(cfg TokensConfig) (*Tokens, error) {
 	if cfg.Store == nil {
 		return nil, errors.New("tokens need a store")
 	}
-	if cfg.AuthStyle == "" {
-		cfg.AuthStyle = AuthForm
-	}
+	cfg.AuthStyle = cmp.Or(cfg.AuthStyle, AuthForm)
 	if cfg.AuthStyle != AuthForm && cfg.AuthStyle != AuthBasic {
 		return nil, fmt.Errorf("auth style %q is neither %q nor %q", cfg.AuthStyle, AuthForm, AuthBasic)
 	}
-	if cfg.Timeout <= 0 {
-		cfg.Timeout = defaultTimeout
-	}
-	if cfg.UserAgent == "" {
-		cfg.UserAgent = defaultUserAgent
-	}
+	cfg.Timeout = cmp.Or(max(cfg.Timeout, 0), defaultTimeout)
+	cfg.UserAgent = cmp.Or(cfg.UserAgent, defaultUserAgent)
+	cfg.Logger = cmp.Or(cfg.Logger, slog.Default())
 	if cfg.Budget == nil {
 		cfg.Budget = NewBudget(0)
-	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.Default()
 	}
 	if cfg.Lease == nil {
 		cfg.Lease = func(string) (Lease, bool) { return always{}, true }
@@ -173,10 +166,12 @@ func NewTokens(cfg TokensConfig) (*Tokens, error) {
 	return t, nil
 }
 
-// Access returns an access token of connection that may be used now, whoever owns the connection. A token that is due is
-// refreshed in the background while it is still good; without a good one Access waits for the refresh, or for ctx. Where the
-// connection's shard is not held nothing is refreshed: without a good token the error is Unavailable with a RetryAfter, as its
-// owner refreshes it. Errors: relay.ErrNoToken, *ConsentRequiredError, *Error of the token endpoint, or the store's.
+// Access returns an access token of the connection that may be used now, whoever owns the
+// connection. A token that is due is refreshed in the background while it is still valid; without a
+// valid one Access waits for the refresh, or for ctx. If this process does not own the connection's
+// shard, it refreshes nothing: without a valid token the error is Unavailable with a RetryAfter,
+// because the owner refreshes it. Errors are relay.ErrNoToken, *ConsentRequiredError, an *Error of
+// the token endpoint, or the store's.
 func (t *Tokens) Access(ctx context.Context, connection string) (relay.Secret, error) {
 	for tries := 0; ; tries++ {
 		kept, replaced := t.kept(connection)
@@ -217,45 +212,8 @@ func (t *Tokens) Access(ctx context.Context, connection string) (relay.Secret, e
 	}
 }
 
-// kept returns the access token that is kept of a connection, and how often its record was replaced so far.
-func (t *Tokens) kept(connection string) (access relay.Secret, replaced uint64) {
-	if !t.cfg.Keep {
-		return relay.Secret{}, 0
-	}
-	lease, owned := t.cfg.Lease(connection)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	s := t.state(connection)
-	if k := s.kept; owned && k != nil && k.epoch == lease.Epoch() && time.Now().Before(k.due) {
-		return k.access, s.replaced
-	}
-	return relay.Secret{}, s.replaced
-}
-
-// keep keeps a record's access token, unless the record was replaced since it was read. One that is being refreshed is not kept:
-// whoever refreshes it may be another process.
-func (t *Tokens) keep(connection string, rec relay.TokenRecord, replaced uint64) {
-	if !t.cfg.Keep || rec.Intent != nil {
-		return
-	}
-	lease, owned := t.cfg.Lease(connection)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if s := t.state(connection); owned && s.replaced == replaced {
-		s.kept = &keptToken{rec.AccessToken, refreshAt(connection, rec), lease.Epoch()}
-	}
-}
-
-// drop forgets what is kept of a connection's tokens.
-func (t *Tokens) drop(connection string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	s := t.state(connection)
-	s.kept = nil
-	s.replaced++
-}
-
-// current returns the connection's access token if it may be used now; it waits for no refresh.
+// current returns the connection's access token if it may be used now. It does not wait for a
+// refresh.
 func (t *Tokens) current(ctx context.Context, connection string) (relay.Secret, bool) {
 	rec, _, err := t.cfg.Store.Token(ctx, connection)
 	if err != nil || consentError(connection, rec) != nil {
@@ -265,7 +223,8 @@ func (t *Tokens) current(ctx context.Context, connection string) (relay.Secret, 
 	return rec.AccessToken, good
 }
 
-// Renew refreshes the connection's token whether it is due or not: a refresh token that is not used may lapse.
+// Renew refreshes the connection's token whether or not it is due: a refresh token that is not used
+// may expire.
 func (t *Tokens) Renew(ctx context.Context, connection string) error {
 	rec, _, err := t.cfg.Store.Token(ctx, connection)
 	if err != nil {
@@ -278,7 +237,8 @@ func (t *Tokens) Renew(ctx context.Context, connection string) error {
 	return err
 }
 
-// Invalidate says that the vendor refused accessToken with 401. The next Access refreshes, once for each such token.
+// Invalidate records that the vendor refused accessToken with 401. The next Access refreshes, once
+// for each such token.
 func (t *Tokens) Invalidate(connection string, accessToken relay.Secret) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -290,8 +250,8 @@ func (t *Tokens) Invalidate(connection string, accessToken relay.Secret) {
 	s.replaced++
 }
 
-// Close starts no more refreshes, waits for those under way to be stored, at the latest until ctx ends, and then gives
-// them up: their intents tell the next process.
+// Close begins no more refreshes and waits until those under way are stored, until ctx ends at the
+// latest. Then it gives them up: the next process finds their intents.
 func (t *Tokens) Close(ctx context.Context) error {
 	t.mu.Lock()
 	t.closed = true
@@ -314,7 +274,7 @@ func (t *Tokens) Close(ctx context.Context) error {
 	return err
 }
 
-// judge says whether the record's access token may be used and whether it should be refreshed.
+// judge reports whether the record's access token may be used, and whether it should be refreshed.
 func (t *Tokens) judge(connection string, rec relay.TokenRecord, now time.Time) (good, due bool) {
 	if rec.AccessToken.Empty() || !now.Before(rec.ExpiresAt) {
 		return false, true
@@ -328,9 +288,10 @@ func (t *Tokens) judge(connection string, rec relay.TokenRecord, now time.Time) 
 	return true, !now.Before(refreshAt(connection, rec))
 }
 
-// refreshAt is when a token is due: at 80 % of its life or 5 minutes before its end, whichever is earlier, but not in
-// the first half of a short life; less up to a twentieth of the life, so that connections that started together do
-// not all refresh together. The jitter is a function of the record, so it needs no memory.
+// refreshAt returns when a token is due: at 80 % of its life or 5 minutes before its end, whichever
+// is earlier, but not in the first half of a short life; minus up to 5 % of the life, so that
+// connections that started together do not all refresh together. The jitter is a function of the
+// record, so it needs no memory.
 func refreshAt(connection string, rec relay.TokenRecord) time.Time {
 	life := rec.ExpiresAt.Sub(rec.RefreshedAt)
 	after := max(min(life*8/10, life-5*time.Minute), life/2)
@@ -340,7 +301,8 @@ func refreshAt(connection string, rec relay.TokenRecord) time.Time {
 	return rec.RefreshedAt.Add(after - jitter)
 }
 
-// join starts a refresh of the connection or joins the one under way. An error means that none may be started now.
+// join starts a refresh of the connection, or joins the one under way. An error means that none may
+// be started now.
 func (t *Tokens) join(connection string, rec relay.TokenRecord, now time.Time) (*flight, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -367,7 +329,7 @@ func (t *Tokens) join(connection string, rec relay.TokenRecord, now time.Time) (
 	return f, nil
 }
 
-// fly runs one refresh and settles its flight.
+// fly runs one refresh and ends its flight.
 func (t *Tokens) fly(connection string, f *flight) {
 	defer t.flights.Done()
 	f.token, f.err = t.refresh(connection)
@@ -382,7 +344,8 @@ func (t *Tokens) fly(connection string, f *flight) {
 	switch {
 	case f.err == nil:
 		s.rejected, s.failures, s.notBefore, s.lastErr = relay.Secret{}, 0, time.Time{}, nil
-	case !errors.Is(f.err, errSuperseded) && !errors.Is(f.err, errNotOwned) && !NotAsked(f.err): // those say nothing of the vendor
+	// These errors say nothing about the vendor.
+	case !errors.Is(f.err, errSuperseded) && !errors.Is(f.err, errNotOwned) && !NotAsked(f.err):
 		s.failures++
 		s.lastErr = f.err
 		s.notBefore = time.Now().Add(max(backoff(s.failures), RetryAfterOf(f.err)))
@@ -391,7 +354,7 @@ func (t *Tokens) fly(connection string, f *flight) {
 	close(f.done)
 }
 
-// state returns the connection's state; t.mu is held.
+// state returns the connection's state. The caller must hold mu.
 func (t *Tokens) state(connection string) *tokenState {
 	s := t.states[connection]
 	if s == nil {

@@ -8,15 +8,16 @@ import (
 )
 
 const (
-	// shortestToken is the length from which a value that is found by its name alone is taken for a token.
+	// shortestToken is the length from which a value found only by its name counts as a token.
 	shortestToken = 8
-	// maxScans bounds how many names are looked at in an answer.
+	// maxScans bounds how many names are examined in a response.
 	maxScans = 1000
 )
 
-// scan is the last resort for an answer that is none of the forms that read knows, or has something in front of it:
-// a call of JSONP, a page around JSON, attributes, names without quotes, lines. A token is what follows its name. Only
-// together do two tokens count: one value alone may be a description of what went wrong.
+// scan is the last resort for a response in none of the forms that read knows, or with something in
+// front of it: a JSONP call, a page around JSON, attributes, names without quotes, lines. A token
+// is what follows its name. Two tokens count only together: a single value may be the description
+// of an error.
 func (f *tokenFields) scan(b []byte) {
 	if f.complete() || json.Valid(b) {
 		return
@@ -24,7 +25,7 @@ func (f *tokenFields) scan(b []byte) {
 	var found tokenFields
 	for _, text := range []string{string(b), html.UnescapeString(string(b))} {
 		found.scanText(text)
-		// Of JSON within a text the quotes are escaped.
+		// In JSON within a text the quotes are escaped.
 		found.scanText(strings.ReplaceAll(text, `\"`, `"`))
 		if found.complete() {
 			break
@@ -41,8 +42,8 @@ func (f *tokenFields) scan(b []byte) {
 	}
 }
 
-// scanText looks for names, and for the values behind them, without regard to what the text is. What it has found
-// already stays.
+// scanText looks for names and the values after them, regardless of what the text is. What was
+// found before is kept.
 func (f *tokenFields) scanText(text string) {
 	for range maxScans {
 		i := strings.IndexByte(text, '_')
@@ -60,7 +61,8 @@ func (f *tokenFields) scanText(text string) {
 		name := text[from:end]
 		text = text[end:]
 		for field, known := range tokenFieldNames {
-			if !strings.EqualFold(name, known) || tokenField(field) == errorCode || tokenField(field) == scope || f[field].value != "" {
+			other := tokenField(field) == errorCode || tokenField(field) == scope
+			if !strings.EqualFold(name, known) || other || f[field].value != "" {
 				continue
 			}
 			if value := scanValue(text); tokenField(field) == expiresIn || len(value) >= shortestToken {
@@ -74,8 +76,8 @@ func isNamePart(c byte) bool {
 	return c == '_' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }
 
-// scanValue returns the value behind a name: what begins behind a colon, an equals sign or the end of a tag, up to the
-// quote that it began with, or up to where a token must have ended.
+// scanValue returns the value after a name: what follows a colon, an equals sign or the end of a
+// tag, up to the quote that it began with, or to where a token must have ended.
 func scanValue(text string) string {
 	const between = " \t\r\n\"'`:=>"
 	begin := strings.TrimLeft(text, between)

@@ -11,27 +11,29 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// DefaultTopic is what the relay subscribes to unless it is told otherwise: orders created and updated.
+// DefaultTopic is what the relay subscribes to by default: orders created and updated.
 const DefaultTopic = "PARTS.ORDER"
 
-// ServiceDesk is whom the vendor wants to be asked, with the Correlation-Id of the answer in question.
+// ServiceDesk is the vendor's contact, who needs the Correlation-Id of the response in question.
 const ServiceDesk = "servicedesk@audatex.co.uk"
 
-// topicsNamed bounds how many topics an error lists, and topicLength how much of each: they are what the vendor sends.
+// topicsNamed bounds how many topics an error lists, and topicLength their length: they come from
+// the vendor.
 const (
 	topicsNamed = 20
 	topicLength = 64
 )
 
-// TopicMissingError: the vendor has no such topic for a connection's user, or has not enabled it. Its outcome is NotFound.
+// TopicMissingError means that the vendor has no such topic for a connection's user, or has not
+// enabled it. Its outcome is NotFound.
 type TopicMissingError struct {
 	Topic string
-	// Topics are those the vendor lists for the user, as far as they are named; nil if they could not be read.
+	// Topics are the topics that the vendor lists for the user; nil if they could not be read.
 	Topics []string
 	cause  error
 }
 
-// Error says which topics there are and whom to ask.
+// Error lists the existing topics and names the vendor's contact.
 func (e *TopicMissingError) Error() string {
 	there := "Which topics there are could not be read."
 	switch {
@@ -44,14 +46,15 @@ func (e *TopicMissingError) Error() string {
 	if id := CorrelationIDOf(e.cause); id != "" {
 		with = " and name the Correlation-Id " + id
 	}
-	return fmt.Sprintf("the vendor has no topic %s for this connection. %s Ask the vendor's service desk (%s) to enable the topic%s; the relay tries again by itself",
-		e.Topic, there, ServiceDesk, with)
+	return fmt.Sprintf("the vendor has no topic %s for this connection. %s Ask the vendor's service desk (%s) "+
+		"to enable the topic%s; the relay tries again by itself", e.Topic, there, ServiceDesk, with)
 }
 
 // Unwrap returns the vendor's refusal.
 func (e *TopicMissingError) Unwrap() error { return e.cause }
 
-// missingTopic makes the error of a topic that the vendor answered 404 for, with the topics that there are.
+// missingTopic returns the error for a topic for which the vendor returned 404, with the existing
+// topics.
 func (s *Session) missingTopic(ctx context.Context, topic string, refused error) error {
 	missing := &TopicMissingError{Topic: topic, cause: refused}
 	topics, err := s.Topics(ctx)
@@ -82,7 +85,7 @@ func rank(topic, family string) int {
 	return 1
 }
 
-// refusedTopic reports whether an error is the vendor's word that there is no such topic.
+// refusedTopic reports whether an error means that the vendor has no such topic.
 func refusedTopic(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Operation == OpSubscribe && e.Outcome == NotFound

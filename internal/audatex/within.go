@@ -6,14 +6,15 @@ import (
 )
 
 const (
-	// suspendedAfter is how late a timer fires in a process that was not just busy but stopped for a while.
+	// suspendedAfter is how late a timer fires in a process that was not just busy but suspended.
 	suspendedAfter = 500 * time.Millisecond
-	// wakeUp is what a call gets in which its process was stopped.
+	// wakeUp is the time for a call whose process was suspended.
 	wakeUp = 2 * time.Second
 )
 
-// within is context.WithTimeout for a call to the vendor. A process that was stopped meanwhile (SIGSTOP, a machine that slept) wakes to a timer
-// that is over and to an answer in its sockets that exists nowhere else: it gets the time to read it.
+// within is context.WithTimeout for a call to the vendor. A process that was suspended meanwhile
+// (SIGSTOP, a machine that slept) finds its timer expired, and in its sockets a response that
+// exists nowhere else: it gets time to read it.
 func within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	over := func() { cancel(context.DeadlineExceeded) }

@@ -8,23 +8,24 @@ import (
 	"strings"
 )
 
-// The vendor's API has XML beside JSON, for callers whose Accept header asks for it or got lost on the way. A page that
-// came as XML is taken from the queue like any other, so its notifications are read.
+// The vendor's API offers XML beside JSON, for callers whose Accept header asks for it or was lost
+// on the way. A page in XML has been taken from the queue like any other, so its notifications are
+// parsed.
 
 const (
-	// maxXMLDepth bounds how deep the elements of a notification lie within one another.
+	// maxXMLDepth bounds how deep the elements of a notification are nested.
 	maxXMLDepth = 8
-	// maxXMLMembers bounds how many elements one of them holds.
+	// maxXMLMembers bounds how many elements one of them has.
 	maxXMLMembers = 10_000
 )
 
 var errXMLNotification = errors.New("notification is XML that cannot be read")
 
-// parseXMLPage reads an array of notifications, or notifications one after another, as .NET writes them. ok is false if
-// the body is no such thing. As in parsePage nothing is lost.
+// parseXMLPage parses an array of notifications, or notifications one after another, as .NET writes
+// them. ok is false if the body is something else. As in ParsePage, nothing is lost.
 func parseXMLPage(body []byte) (list []Notification, ok bool, err error) {
 	d := newXMLDecoder(body)
-	inArray, from := false, int64(0) // from is where what was not yet read begins
+	inArray, from := false, int64(0) // from is the beginning of what was not read yet
 	rest := func(why string, err error) ([]Notification, bool, error) {
 		if left := trimSpace(body[from:]); len(left) > 0 {
 			list = append(list, malformedNotification(left, why))
@@ -69,7 +70,7 @@ func parseXMLPage(body []byte) (list []Notification, ok bool, err error) {
 		case xml.CharData:
 			if len(trimSpace(token)) == 0 {
 				from = d.InputOffset()
-			} else if ok { // kept: nobody knows what it is
+			} else if ok { // kept, because it is unknown what it is
 				from = d.InputOffset()
 				list = append(list, malformedNotification(trimSpace(body[at:from]), "text between notifications"))
 			} else {
@@ -81,7 +82,7 @@ func parseXMLPage(body []byte) (list []Notification, ok bool, err error) {
 	}
 }
 
-// isXMLPage reports whether a page is XML that is read to its end.
+// isXMLPage reports whether a page is XML that can be parsed to its end.
 func isXMLPage(body []byte) bool {
 	start := trimStart(body)
 	if len(start) == 0 || start[0] != '<' {
@@ -91,7 +92,7 @@ func isXMLPage(body []byte) bool {
 	return ok && err == nil
 }
 
-// isEmptyXMLPage reports whether a page is XML with no notification.
+// isEmptyXMLPage reports whether a page is XML without a notification.
 func isEmptyXMLPage(body []byte) bool {
 	if body[0] != '<' {
 		return false
@@ -100,7 +101,7 @@ func isEmptyXMLPage(body []byte) bool {
 	return ok && err == nil && len(list) == 0
 }
 
-// xmlNotification reads one element, which value holds as JSON would.
+// xmlNotification parses one element, whose value is given as JSON would have it.
 func xmlNotification(raw []byte, value any) Notification {
 	asJSON, err := json.Marshal(value)
 	if err != nil || len(asJSON) == 0 || asJSON[0] != '{' {
@@ -111,7 +112,7 @@ func xmlNotification(raw []byte, value any) Notification {
 	return n
 }
 
-// isXMLList reports whether an element of this name holds others as an array does.
+// isXMLList reports whether an element of this name holds others like an array.
 func isXMLList(name string) bool {
 	switch strings.ToLower(name) {
 	case "resources", "resourceuris", "parameters":
@@ -120,7 +121,8 @@ func isXMLList(name string) bool {
 	return false
 }
 
-// isXMLField reports whether an element of this name is a field of an entry, which then lies in its list by itself.
+// isXMLField reports whether an element of this name is a field of an entry. If the list has only
+// one entry, its fields are directly in the list.
 func isXMLField(name string) bool {
 	switch strings.ToLower(name) {
 	case "resourcetype", "resourceid", "type", "value", "key":
@@ -129,7 +131,8 @@ func isXMLField(name string) bool {
 	return false
 }
 
-// xmlValue reads the element that begins with start: an array or an object of what it holds, or its text.
+// xmlValue parses the element that begins with start: an array or an object of its elements, or its
+// text.
 func xmlValue(d *xml.Decoder, start xml.StartElement, depth int) (any, error) {
 	if depth == 0 {
 		return nil, errXMLNotification
@@ -177,8 +180,8 @@ func xmlValue(d *xml.Decoder, start xml.StartElement, depth int) (any, error) {
 	}
 }
 
-// fromXML returns the elements of an array that came as XML, or the one value in its place, as JSON; nil if the body is
-// not such a thing. It is not for orders, whose every digit and type must come from the vendor.
+// fromXML returns the elements of an array in XML, or a single value, as JSON, and nil for anything
+// else. It is not for orders, whose every digit and type must come from the vendor.
 func fromXML(body []byte) []json.RawMessage {
 	d := newXMLDecoder(body)
 	var root xml.StartElement
@@ -211,7 +214,7 @@ func fromXML(body []byte) []json.RawMessage {
 	for {
 		token, err := d.Token()
 		if err != nil {
-			return nil // it does not end
+			return nil // it has no end
 		}
 		switch token := token.(type) {
 		case xml.StartElement:

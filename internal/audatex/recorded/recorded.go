@@ -1,6 +1,7 @@
-// Package recorded has answers of the vendor as bytes, for tests: what is documented, what was seen, and what servers
-// and gateways of its kind send when something is wrong. They are kept as files, in testdata, each with its status line,
-// header, an empty line and the body; large ones are made.
+// Package recorded has responses of the vendor as bytes, for tests: what is documented, what was
+// seen, and what servers and gateways of its kind send when something is wrong. They are files in
+// testdata, each with its status line, header, an empty line and the body; large ones are
+// generated. Begin with Answers.
 package recorded
 
 import (
@@ -14,7 +15,7 @@ import (
 	"strings"
 )
 
-// The ids that the recorded answers have.
+// The ids in the recorded responses.
 const (
 	Order         = "5f0c2a34-9d1e-4c6b-8a7f-0123456789ab"
 	OtherOrder    = "6f9619ff-8b86-d011-b42d-00cf4fc964ff"
@@ -24,7 +25,7 @@ const (
 //go:embed testdata/*.http
 var files embed.FS
 
-// Answer is one answer of the vendor.
+// Answer is one response of the vendor.
 type Answer struct {
 	Name   string
 	Status int
@@ -32,7 +33,7 @@ type Answer struct {
 	Body   []byte
 }
 
-// Answers returns all recorded answers by their names.
+// Answers returns all recorded responses by their names.
 func Answers() (map[string]Answer, error) {
 	names, err := fs.Glob(files, "testdata/*.http")
 	if err != nil {
@@ -79,7 +80,7 @@ func parse(name string, raw []byte) (Answer, error) {
 	return a, nil
 }
 
-// made is a page of count notifications, each about an order of its own and of the given size.
+// made returns a page of count notifications, each about its own order and of the given size.
 func made(name string, count, size int) Answer {
 	var page bytes.Buffer
 	page.WriteByte('[')
@@ -88,7 +89,8 @@ func made(name string, count, size int) Answer {
 			page.WriteByte(',')
 		}
 		start := fmt.Sprintf(`{"NotificationId":"00000000-0000-4000-8000-%012x","Topic":"PARTS.ORDER.UPDATED","SiteId":"4711",`+
-			`"CreatedAt":"2026-01-15T09:38:44.6871504Z","Resources":[{"ResourceType":"PartsOrder","ResourceId":"%s"}],"Message":"`, n, MadeOrder(n))
+			`"CreatedAt":"2026-01-15T09:38:44.6871504Z","Resources":[{"ResourceType":"PartsOrder","ResourceId":"%s"}],`+
+			`"Message":"`, n, MadeOrder(n))
 		page.WriteString(start)
 		page.WriteString(strings.Repeat("x", size-len(start)-len(`"}`)))
 		page.WriteString(`"}`)
@@ -100,10 +102,11 @@ func made(name string, count, size int) Answer {
 	}
 }
 
-// MadeOrder is the order of the n-th notification of a page that is made.
+// MadeOrder returns the order of the n-th notification of a generated page.
 func MadeOrder(n int) string { return fmt.Sprintf("11111111-0000-4000-8000-%012x", n) }
 
-// ServeHTTP sends the answer. A Content-Length in its header that is larger than the body has the connection cut.
+// ServeHTTP sends the response. If its Content-Length is larger than the body, the connection is
+// cut.
 func (a Answer) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	for name, values := range a.Header {
 		w.Header()[http.CanonicalHeaderKey(name)] = values
@@ -112,7 +115,7 @@ func (a Answer) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 		w.Header()["Content-Type"] = nil // none is guessed
 	}
 	w.WriteHeader(a.Status)
-	_, _ = w.Write(a.Body) // the caller has gone
+	_, _ = w.Write(a.Body) // the caller may be gone
 	if promised, err := strconv.Atoi(a.Header.Get("Content-Length")); err == nil && promised > len(a.Body) {
 		_ = http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
