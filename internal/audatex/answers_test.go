@@ -17,7 +17,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// recordings serves every recorded answer under its name, as the base of an API of its own and as a token endpoint.
+// recordings serves every recorded answer under its name, as the base of an API of its own and as a
+// token endpoint.
 func recordings(t *testing.T) (base string, names []string) {
 	t.Helper()
 	all, err := recorded.Answers()
@@ -39,7 +40,8 @@ func recordings(t *testing.T) (base string, names []string) {
 	return srv.URL + "/", names
 }
 
-// reading is how one recorded answer must read: what the call came to, and words that its error must have.
+// reading is how one recorded answer must read: what the call came to, and words that its error
+// must have.
 type reading struct {
 	outcome Outcome
 	value   string
@@ -47,52 +49,67 @@ type reading struct {
 }
 
 const (
-	createdNewer = "PARTS.ORDER.CREATED " + recorded.Order + " id=d3b07384-d113-4ec6-a5f2-1f2b0c9b1a01 site=4711 at 09:38:44.6871504"
+	createdNewer = "PARTS.ORDER.CREATED " + recorded.Order +
+		" id=d3b07384-d113-4ec6-a5f2-1f2b0c9b1a01 site=4711 at 09:38:44.6871504"
 	updatedOlder = "PARTS.ORDER.UPDATED " + recorded.Order + " id= site= at 09:38:44.6871504"
 	maintenance  = `HTML: "Planned maintenance & upgrade"`
 	noHolder     = "something else was sent in the queue's place: it holds no notification; it is "
 )
 
-// theReadings has every recorded answer. "foreign" is something else in the queue's place; "not read" an element that is
-// kept as malformed.
+// theReadings has every recorded answer. "foreign" is something else in the queue's place; "not
+// read" an element that is kept as malformed.
 var theReadings = map[string]reading{
-	"poll-newer":                 {Done, createdNewer, ""},
-	"poll-older":                 {Done, updatedOlder, ""},
-	"poll-both-forms":            {Done, createdNewer + "\n" + updatedOlder, ""},
-	"poll-byte-order-mark":       {Done, createdNewer, ""},
-	"poll-utf-16":                {Done, createdNewer, ""},
-	"poll-object":                {Done, createdNewer, ""},
-	"poll-equal":                 {Done, updatedOlder + "\n" + updatedOlder + "\n" + updatedOlder, ""},
-	"poll-nothing":               {Done, "", ""},
-	"poll-null":                  {Done, "", ""},
-	"poll-empty-body":            {Done, "", ""},
-	"poll-204":                   {Done, "", ""},
-	"poll-xml":                   {Done, "XML\n" + createdNewer + "\n" + updatedOlder, ""},
-	"poll-xml-nothing":           {Done, "", ""},
-	"poll-xml-cut":               {Malformed, "XML\n" + createdNewer + "\nnot read: remainder of a cut page", "XML (ArrayOfNotificationMessage), although JSON was asked for"},
-	"poll-xml-error":             {Malformed, "foreign: " + noHolder + `XML (Error), although JSON was asked for: "An error has occurred. Timeout expired."`, "An error has occurred."},
-	"poll-html-200":              {Malformed, "foreign: " + noHolder + maintenance, maintenance},
-	"poll-json-error-200":        {Done, "foreign: " + noHolder + `an error: "An error has occurred. Timeout expired."`, ""},
-	"poll-text-200":              {Malformed, "foreign: " + noHolder + `text: "Service temporarily unavailable."`, "Service temporarily unavailable."},
-	"poll-truncated":             {Malformed, createdNewer + "\nnot read: remainder of a cut page", "JSON that is cut or damaged"},
-	"poll-cut":                   {Unavailable, createdNewer + "\nnot read: remainder of a cut page\ntruncated", "answer cut off after 573 bytes"},
-	"poll-other-topic":           {Done, "ASSESSMENT.STATUS.SENT  id=d3b07384-d113-4ec6-a5f2-1f2b0c9b1a03 site=4711 at 09:38:44: notification names no resource\n" + createdNewer, ""},
-	"poll-20-megabytes":          {TooLarge, "924 notifications\nnot read: remainder of a cut page\ntruncated", "answer larger than 8323072 bytes"},
+	"poll-newer":           {Done, createdNewer, ""},
+	"poll-older":           {Done, updatedOlder, ""},
+	"poll-both-forms":      {Done, createdNewer + "\n" + updatedOlder, ""},
+	"poll-byte-order-mark": {Done, createdNewer, ""},
+	"poll-utf-16":          {Done, createdNewer, ""},
+	"poll-object":          {Done, createdNewer, ""},
+	"poll-equal":           {Done, updatedOlder + "\n" + updatedOlder + "\n" + updatedOlder, ""},
+	"poll-nothing":         {Done, "", ""},
+	"poll-null":            {Done, "", ""},
+	"poll-empty-body":      {Done, "", ""},
+	"poll-204":             {Done, "", ""},
+	"poll-xml":             {Done, "XML\n" + createdNewer + "\n" + updatedOlder, ""},
+	"poll-xml-nothing":     {Done, "", ""},
+	"poll-xml-cut": {Malformed, "XML\n" + createdNewer + "\nnot read: remainder of a cut page",
+		"XML (ArrayOfNotificationMessage), although JSON was asked for"},
+	"poll-xml-error": {Malformed,
+		"foreign: " + noHolder + `XML (Error), although JSON was asked for: "An error has occurred. Timeout expired."`,
+		"An error has occurred."},
+	"poll-html-200": {Malformed, "foreign: " + noHolder + maintenance, maintenance},
+	"poll-json-error-200": {Done,
+		"foreign: " + noHolder + `an error: "An error has occurred. Timeout expired."`, ""},
+	"poll-text-200": {Malformed, "foreign: " + noHolder + `text: "Service temporarily unavailable."`,
+		"Service temporarily unavailable."},
+	"poll-truncated": {Malformed, createdNewer + "\nnot read: remainder of a cut page",
+		"JSON that is cut or damaged"},
+	"poll-cut": {Unavailable, createdNewer + "\nnot read: remainder of a cut page\ntruncated",
+		"answer cut off after 573 bytes"},
+	"poll-other-topic": {Done,
+		"ASSESSMENT.STATUS.SENT  id=d3b07384-d113-4ec6-a5f2-1f2b0c9b1a03 site=4711 at 09:38:44: notification names no resource\n" + createdNewer, ""},
+	"poll-20-megabytes": {TooLarge, "924 notifications\nnot read: remainder of a cut page\ntruncated",
+		"answer larger than 8323072 bytes"},
 	"poll-hundred-of-9-kilobyte": {Done, "100 notifications", ""},
 	"poll-no-order": {Done, "PARTS.ORDER.UPDATED  id=d3b07384-d113-4ec6-a5f2-1f2b0c9b1a04 site=4711 at 09:38:44: notification names no resource\n" +
-		strings.Repeat("not read: notification is not a JSON object\n", 3) + " " + " id= site= at none: notification names no resource\n" + createdNewer, ""},
-	"poll-odd-casing": {Done, "parts.order.created " + recorded.Order + " id=D3B07384-D113-4EC6-A5F2-1F2B0C9B1A01 site=4711 at 09:38:44\n" +
-		"Parts.Order.Updated " + recorded.Order + " id= site= at 09:38:44", ""},
+		strings.Repeat("not read: notification is not a JSON object\n", 3) + " " +
+		" id= site= at none: notification names no resource\n" + createdNewer, ""},
+	"poll-odd-casing": {Done,
+		"parts.order.created " + recorded.Order + " id=D3B07384-D113-4EC6-A5F2-1F2B0C9B1A01 site=4711 at 09:38:44\n" +
+			"Parts.Order.Updated " + recorded.Order + " id= site= at 09:38:44", ""},
 	"poll-odd-dates": {Done, strings.Join([]string{
-		odd(0, "09:38:44.6871504"), odd(1, "09:38:44"), odd(2, "09:38:44"), odd(3, "08:38:44.6871504"), odd(4, "none"), odd(5, "none"),
+		odd(0, "09:38:44.6871504"), odd(1, "09:38:44"), odd(2, "09:38:44"), odd(3, "08:38:44.6871504"), odd(4, "none"),
+		odd(5, "none"),
 		odd(6, "none"), odd(7, "none"), odd(8, "none"), odd(9, "09:38:44.687"),
 	}, "\n"), ""},
 
-	"refused-401-text":  {Unauthorised, "", "(status 401): Unauthorised. Please provide valid user credentials."},
-	"refused-403-json":  {Forbidden, "", "(status 403): Authorization has been denied for this request. ["},
-	"refused-404-json":  {NotFound, "", "(status 404): No HTTP resource was found that matches the request URI. No type was found that matches the controller. ["},
-	"refused-429-text":  {Throttled, "", "(status 429): API calls quota exceeded."},
-	"refused-500-json":  {Unavailable, "", "(status 500): An error has occurred. Object reference not set to an instance of an object. ["},
+	"refused-401-text": {Unauthorised, "", "(status 401): Unauthorised. Please provide valid user credentials."},
+	"refused-403-json": {Forbidden, "", "(status 403): Authorization has been denied for this request. ["},
+	"refused-404-json": {NotFound, "",
+		"(status 404): No HTTP resource was found that matches the request URI. No type was found that matches the controller. ["},
+	"refused-429-text": {Throttled, "", "(status 429): API calls quota exceeded."},
+	"refused-500-json": {Unavailable, "",
+		"(status 500): An error has occurred. Object reference not set to an instance of an object. ["},
 	"refused-500-xml":   {Unavailable, "", "(status 500): An error has occurred. ["},
 	"refused-502-oauth": {Unavailable, "", "(status 502): The server behind is gone. ["},
 	"refused-503-html":  {Unavailable, "", "(status 503): Service Unavailable ["},
@@ -106,10 +123,11 @@ var theReadings = map[string]reading{
 	"order-another":         {Malformed, "", "none of which is the one asked for"},
 	"order-none":            {NotFound, "", "carries no order"},
 	"order-empty-body":      {NotFound, "", "carries no order"},
-	"order-xml":             {Malformed, "", "the answer is XML (ArrayOfPartsOrder), although JSON was asked for; does a proxy take away the Accept header?"},
-	"order-html-200":        {Malformed, "", maintenance},
-	"order-json-error-200":  {Malformed, "", `the answer is an error: "An error has occurred."`},
-	"order-truncated":       {Malformed, "", "JSON that is cut or damaged"},
+	"order-xml": {Malformed, "",
+		"the answer is XML (ArrayOfPartsOrder), although JSON was asked for; does a proxy take away the Accept header?"},
+	"order-html-200":       {Malformed, "", maintenance},
+	"order-json-error-200": {Malformed, "", `the answer is an error: "An error has occurred."`},
+	"order-truncated":      {Malformed, "", "JSON that is cut or damaged"},
 
 	"whoami":                {Done, "bms.4711", ""},
 	"whoami-text":           {Done, "bms.4711", ""},
@@ -129,9 +147,11 @@ var theReadings = map[string]reading{
 	"topics-xml":      {Done, "[{PARTS.ORDER Parts orders}]", ""},
 	"topics-html-200": {Malformed, "[]", maintenance},
 
-	"subscriptions":                {Done, "[{9C858901-8A57-4791-81FE-4C455B099BC9 {PARTS.ORDER Parts orders} 2016-01-15T09:38:44.6871504Z}]", ""},
-	"subscriptions-none":           {Done, "[]", ""},
-	"subscriptions-xml":            {Done, "[{9C858901-8A57-4791-81FE-4C455B099BC9 {PARTS.ORDER } 2016-01-15T09:38:44.6871504Z}]", ""},
+	"subscriptions": {Done,
+		"[{9C858901-8A57-4791-81FE-4C455B099BC9 {PARTS.ORDER Parts orders} 2016-01-15T09:38:44.6871504Z}]", ""},
+	"subscriptions-none": {Done, "[]", ""},
+	"subscriptions-xml": {Done,
+		"[{9C858901-8A57-4791-81FE-4C455B099BC9 {PARTS.ORDER } 2016-01-15T09:38:44.6871504Z}]", ""},
 	"subscriptions-json-error-200": {Malformed, "[]", "An error has occurred."},
 
 	"subscribed":            {Done, "9C858901-8A57-4791-81FE-4C455B099BC9", ""},
@@ -197,7 +217,7 @@ func pollReading(page Page) string {
 	return strings.Join(lines, "\n")
 }
 
-// Every recorded answer, sent over real HTTP, reads through the client as the table says.
+// Every recorded response, sent over real HTTP, gives the result in the table.
 func TestRecordedAnswersReadAsTheyShould(t *testing.T) {
 	t.Parallel()
 	base, names := recordings(t)
@@ -216,7 +236,8 @@ func TestRecordedAnswersReadAsTheyShould(t *testing.T) {
 		if OutcomeOf(err) != want.outcome {
 			t.Errorf("%s: %s, want %s (%v)", name, OutcomeOf(err), want.outcome, err)
 		}
-		whole := got == want.value || strings.HasPrefix(name, "order") && strings.Contains(got, want.value) && (got == "") == (want.value == "")
+		whole := got == want.value || strings.HasPrefix(name, "order") && strings.Contains(got, want.value) &&
+			(got == "") == (want.value == "")
 		if !whole {
 			t.Errorf("%s reads\n%s\nwant\n%s", name, got, want.value)
 		}
@@ -271,7 +292,7 @@ func readRecorded(t *testing.T, base, name string) (string, error) {
 	return "", nil
 }
 
-// addRecorded gives a fuzz target the bodies of the recorded answers of these kinds.
+// addRecorded adds the bodies of the recorded responses of these kinds to a fuzz target's corpus.
 func addRecorded(f *testing.F, kinds ...string) {
 	f.Helper()
 	all, err := recorded.Answers()
@@ -279,7 +300,8 @@ func addRecorded(f *testing.F, kinds ...string) {
 		f.Fatal(err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		if slices.ContainsFunc(kinds, func(kind string) bool { return strings.HasPrefix(name, kind) }) && len(all[name].Body) < 8<<10 {
+		if slices.ContainsFunc(kinds, func(kind string) bool { return strings.HasPrefix(name, kind) }) &&
+			len(all[name].Body) < 8<<10 {
 			f.Add(all[name].Body)
 		}
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// TestReplicasTogetherKeepTheAllowance: three replicas that share a hundred requests a minute, unevenly, never send more than that
-// in any 60 seconds, though none knows what the others do.
+// TestReplicasTogetherKeepTheAllowance: three replicas that share a hundred requests a minute,
+// unevenly, never send more than that in any 60 seconds, though none knows what the others do.
 func TestReplicasTogetherKeepTheAllowance(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -55,8 +55,8 @@ func TestReplicasTogetherKeepTheAllowance(t *testing.T) {
 	})
 }
 
-// TestAnAllowanceThatIsDividedAnewIsKept: a replica that has saved up what it may uses it, and right after that two others have parts of the
-// allowance.
+// TestAnAllowanceThatIsDividedAnewIsKept: a replica that has saved up what it may uses it, and
+// right after that two others have parts of the allowance.
 func TestAnAllowanceThatIsDividedAnewIsKept(t *testing.T) {
 	t.Parallel()
 	for _, allowance := range []int{60, 100, 200, 1000} {
@@ -133,8 +133,8 @@ func TestAStopIsToldAndTakenOver(t *testing.T) {
 	})
 }
 
-// TestThoseWhoWaitFollowTheAllowance: many wait under a small allowance that then grows. Neither is what they wait for lost, nor do they come
-// together with those who ask later.
+// TestThoseWhoWaitFollowTheAllowance: many wait under a small allowance that then grows. Neither is
+// what they wait for lost, nor do they come together with those who ask later.
 func TestThoseWhoWaitFollowTheAllowance(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -150,7 +150,8 @@ func (c *Client) Unsubscribe(ctx context.Context, token relay.Secret, level rela
 //
 // NotFound means that the subscription is gone.
 func (c *Client) Poll(
-	ctx context.Context, token relay.Secret, level relay.Level, subscriptionID string, announce func(context.Context) error,
+	ctx context.Context, token relay.Secret, level relay.Level, subscriptionID string,
+	announce func(context.Context) error,
 ) (Page, error) {
 	segment, err := uuidSegment(OpPoll, subscriptionID)
 	if err != nil {
@@ -192,7 +193,8 @@ func (c *Client) AssessmentID(ctx context.Context, token relay.Secret, originato
 	}
 	id, ok := canonicalUUID(s)
 	if !ok {
-		return "", &Error{Operation: OpAssessment, Outcome: Malformed, Status: http.StatusOK, err: errors.New("answer is no uuid")}
+		return "", &Error{Operation: OpAssessment, Outcome: Malformed, Status: http.StatusOK,
+			err: errors.New("answer is no uuid")}
 	}
 	return id, nil
 }

@@ -7,9 +7,11 @@ import (
 	"unicode/utf8"
 )
 
-// FuzzCharset: what is UTF-8 already stays as it is, unless it is UTF-16; nothing grows beyond what UTF-8 needs.
+// FuzzCharset: what is UTF-8 already stays as it is, unless it is UTF-16; nothing grows beyond what
+// UTF-8 needs.
 func FuzzCharset(f *testing.F) {
-	for _, contentType := range []string{"application/json; charset=utf-8", "text/plain; charset=\"ISO-8859-1\"", "x; charset=cp1252; a", ";"} {
+	for _, contentType := range []string{"application/json; charset=utf-8", "text/plain; charset=\"ISO-8859-1\"",
+		"x; charset=cp1252; a", ";"} {
 		f.Add(contentType, []byte(`[{"Topic":"é"}]`))
 		f.Add(contentType, []byte("caf\xe9 \x80\x81"))
 		f.Add(contentType, []byte("\xff\xfe[\x00]\x00"))

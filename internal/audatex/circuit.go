@@ -11,8 +11,8 @@ import (
 
 const (
 	// openFailures is how many requests to a host must fail in a row, without any response, before
-	// it is only probed, and openConnections how many connections they must have been for: a
-	// failure for one connection says nothing about others.
+	// it is only probed. openConnections is how many connections they must have been for: a failure
+	// for one connection does not show that others fail.
 	openFailures    = 5
 	openConnections = 3
 	// Probes of a host that does not respond are at least probeLeast apart; the interval grows up
@@ -29,7 +29,7 @@ var errHeld = errors.New("the vendor's host does not answer, so it is only probe
 var ErrNotDialled = errors.New("no connection to the vendor was opened")
 
 // NotAsked reports whether a request was not sent because the vendor's host does not respond to
-// anybody. That says nothing about the connection it was for.
+// anybody. Nothing is known about the connection it was for.
 func NotAsked(err error) bool { return errors.Is(err, errHeld) }
 
 // circuit knows whether one of the vendor's hosts responds. If it does not, requests are refused at
@@ -78,7 +78,8 @@ func (c *circuit) enter(ctx context.Context, op Operation, p Priority, connectio
 		return nil, held(op)
 	}
 	if err := c.budget.Wait(ctx, p, connection); err != nil {
-		return nil, &Error{Operation: op, Outcome: Throttled, RetryAfter: max(0, time.Until(c.budget.BlockedUntil())), err: err}
+		return nil, &Error{Operation: op, Outcome: Throttled, RetryAfter: max(0, time.Until(c.budget.BlockedUntil())),
+			err: err}
 	}
 	if !c.admits(p, e) { // it has opened in the meantime
 		c.budget.giveBack()

@@ -17,7 +17,7 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// moody is a vendor's host that answers as it is told, and remembers what it was asked.
+// moody is a vendor's host whose responses a test can change. It remembers the requests.
 type moody struct {
 	mu     sync.Mutex
 	status int
@@ -70,8 +70,9 @@ func order(t *testing.T, c *Client) error {
 	return err
 }
 
-// TestAHostThatAnswersNobodyIsProbed: after failures of several connections nothing but a probe at a time is sent, ever more seldom; the
-// first answer lets everybody through. The metric and one line each tell of it.
+// TestAHostThatAnswersNobodyIsProbed: after failures of several connections nothing but a probe at
+// a time is sent, ever more seldom; the first answer lets everybody through. The metric and one
+// line each tell of it.
 func TestAHostThatAnswersNobodyIsProbed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -128,7 +129,8 @@ func TestAHostThatAnswersNobodyIsProbed(t *testing.T) {
 	})
 }
 
-// TestOneProbeAtATime: while a probe is under way nobody else is let through, and a probe that is given up leaves its place.
+// TestOneProbeAtATime: while a probe is under way nobody else is let through, and a probe that is
+// given up leaves its place.
 func TestOneProbeAtATime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -164,11 +166,13 @@ func TestOneProbeAtATime(t *testing.T) {
 	})
 }
 
-// TestTroubleOfOneConnectionIsNobodyElses: refusals of any connections, and failures of two alone, hold nothing.
+// TestTroubleOfOneConnectionIsNobodyElses: refusals of any connections, and failures of two alone,
+// hold nothing.
 func TestTroubleOfOneConnectionIsNobodyElses(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ status, connections int }{
-		{http.StatusUnauthorized, 20}, {http.StatusForbidden, 20}, {http.StatusNotFound, 20}, {http.StatusGone, 20}, {http.StatusBadRequest, 20},
+		{http.StatusUnauthorized, 20}, {http.StatusForbidden, 20}, {http.StatusNotFound, 20}, {http.StatusGone, 20},
+		{http.StatusBadRequest, 20},
 		{http.StatusInternalServerError, 1}, {http.StatusBadGateway, 2},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -184,7 +188,8 @@ func TestTroubleOfOneConnectionIsNobodyElses(t *testing.T) {
 	}
 }
 
-// TestWhatSaysNothingOfTheHostHoldsNothing: requests that are given up, and those for which this machine opens no connection.
+// TestWhatSaysNothingOfTheHostHoldsNothing: requests that are given up, and those for which this
+// machine opens no connection.
 func TestWhatSaysNothingOfTheHostHoldsNothing(t *testing.T) {
 	t.Parallel()
 	given, cancel := context.WithCancel(t.Context())
@@ -196,8 +201,10 @@ func TestWhatSaysNothingOfTheHostHoldsNothing(t *testing.T) {
 		err  error
 		want reply
 	}{
-		{given, gone, replyNone}, {t.Context(), busy, replyNone}, {t.Context(), gone, replyFailure}, {t.Context(), nil, replyWell},
-		{t.Context(), &Error{Outcome: Throttled, Status: 429}, replyWell}, {t.Context(), &Error{Outcome: Malformed, Status: 200}, replyWell},
+		{given, gone, replyNone}, {t.Context(), busy, replyNone}, {t.Context(), gone, replyFailure},
+		{t.Context(), nil, replyWell},
+		{t.Context(), &Error{Outcome: Throttled, Status: 429}, replyWell},
+		{t.Context(), &Error{Outcome: Malformed, Status: 200}, replyWell},
 	} {
 		if got := replyOf(tt.ctx, tt.err); got != tt.want {
 			t.Errorf("%v: %d, want %d", tt.err, got, tt.want)
@@ -205,7 +212,8 @@ func TestWhatSaysNothingOfTheHostHoldsNothing(t *testing.T) {
 	}
 }
 
-// TestAPollIsNoProbe: a poll whose answer is lost has taken what it read out of the queue, so whoami is asked first.
+// TestAPollIsNoProbe: a poll whose answer is lost has taken what it read out of the queue, so
+// whoami is asked first.
 func TestAPollIsNoProbe(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -240,8 +248,8 @@ func TestAPollIsNoProbe(t *testing.T) {
 	})
 }
 
-// TestACodeIsExchangedWhateverTheCircuitSays: it would not live until the next probe. Its answer closes the circuit. The token endpoint of
-// another host is judged apart from the API.
+// TestACodeIsExchangedWhateverTheCircuitSays: it would not live until the next probe. Its answer
+// closes the circuit. The token endpoint of another host is judged apart from the API.
 func TestACodeIsExchangedWhateverTheCircuitSays(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -261,7 +261,9 @@ type answer struct {
 // After a long wait the access token may have expired. Sending it would waste the turn on a 401.
 // Then the turn is returned, and the call waits again with a valid token; only once, so that calls
 // are made even if tokens have a very short life.
-func (c *Client) do(ctx context.Context, k call, before func(context.Context) (context.Context, error)) (answer, error) {
+func (c *Client) do(
+	ctx context.Context, k call, before func(context.Context) (context.Context, error),
+) (answer, error) {
 	a, err := c.inOrder(ctx, k, before, c.turn.tokens != nil)
 	if !errors.Is(err, errOutdated) {
 		return a, err
@@ -352,7 +354,8 @@ func (c *Client) send(ctx context.Context, k call) (answer, error) {
 		res, err = c.once.Do(req.Clone(ctx))
 	}
 	if err != nil {
-		return answer{}, &Error{Operation: k.op, Outcome: Unavailable, AnswerLost: sent, err: secured.explain(cause(ctx, err), sent)}
+		return answer{}, &Error{Operation: k.op, Outcome: Unavailable, AnswerLost: sent,
+			err: secured.explain(cause(ctx, err), sent)}
 	}
 	defer res.Body.Close()
 	stop := c.budget.Observe(res.StatusCode, res.Header)

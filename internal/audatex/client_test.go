@@ -60,24 +60,28 @@ func TestRequestsOnTheWire(t *testing.T) {
 			}
 			return err
 		}},
-		{base + "/user/subscriptions", "GET", 200, "\xef\xbb\xbf" + `[{"SubscriptionId":"` + testSubscription + `","Topic":{"TopicCode":"PARTS.ORDER"},"CreatedAt":"2016-01-15T09:38:44.6871504","Push":null}]`, func() error {
-			subs, err := c.Subscriptions(ctx, testToken, relay.LevelUser)
-			if len(subs) != 1 || subs[0].SubscriptionID != testSubscription || subs[0].Topic.TopicCode != "PARTS.ORDER" {
-				return fmt.Errorf("subscriptions %v: %w", subs, err)
-			}
-			return err
-		}},
-		{base + "/company/subscriptions?topicCode=PARTS.ORDER", "POST", 200, `{"SubscriptionId":"` + testSubscription + `"}`, func() error {
-			id, err := c.Subscribe(ctx, testToken, relay.LevelCompany, "PARTS.ORDER")
-			if id != testSubscription {
-				return fmt.Errorf("id %q: %w", id, err)
-			}
-			return err
-		}},
-		{base + "/site/subscriptions?topicCode=A%26b%3D%2F", "POST", 200, `{"SubscriptionId":"` + testSubscription + `"}`, func() error {
-			_, err := c.Subscribe(ctx, testToken, relay.LevelSite, "A&b=/")
-			return err
-		}},
+		{base + "/user/subscriptions", "GET", 200,
+			"\xef\xbb\xbf" + `[{"SubscriptionId":"` + testSubscription +
+				`","Topic":{"TopicCode":"PARTS.ORDER"},"CreatedAt":"2016-01-15T09:38:44.6871504","Push":null}]`, func() error {
+				subs, err := c.Subscriptions(ctx, testToken, relay.LevelUser)
+				if len(subs) != 1 || subs[0].SubscriptionID != testSubscription || subs[0].Topic.TopicCode != "PARTS.ORDER" {
+					return fmt.Errorf("subscriptions %v: %w", subs, err)
+				}
+				return err
+			}},
+		{base + "/company/subscriptions?topicCode=PARTS.ORDER", "POST", 200, `{"SubscriptionId":"` + testSubscription + `"}`,
+			func() error {
+				id, err := c.Subscribe(ctx, testToken, relay.LevelCompany, "PARTS.ORDER")
+				if id != testSubscription {
+					return fmt.Errorf("id %q: %w", id, err)
+				}
+				return err
+			}},
+		{base + "/site/subscriptions?topicCode=A%26b%3D%2F", "POST", 200, `{"SubscriptionId":"` + testSubscription + `"}`,
+			func() error {
+				_, err := c.Subscribe(ctx, testToken, relay.LevelSite, "A&b=/")
+				return err
+			}},
 		{base + "/site/subscriptions/" + testSubscription, "DELETE", 204, "", func() error {
 			return c.Unsubscribe(ctx, testToken, relay.LevelSite, testSubscription)
 		}},
@@ -88,13 +92,14 @@ func TestRequestsOnTheWire(t *testing.T) {
 			}
 			return err
 		}},
-		{base + "/partsorders/" + testOrder, "GET", 200, `[{"PartsOrderId":"` + strings.ToUpper(testOrder) + `"}]`, func() error {
-			o, err := c.Order(ctx, testToken, "{"+strings.ToUpper(testOrder)+"}", nil)
-			if o.ID != testOrder || o.ReadAt.IsZero() {
-				return fmt.Errorf("order %v: %w", o, err)
-			}
-			return err
-		}},
+		{base + "/partsorders/" + testOrder, "GET", 200, `[{"PartsOrderId":"` + strings.ToUpper(testOrder) + `"}]`,
+			func() error {
+				o, err := c.Order(ctx, testToken, "{"+strings.ToUpper(testOrder)+"}", nil)
+				if o.ID != testOrder || o.ReadAt.IsZero() {
+					return fmt.Errorf("order %v: %w", o, err)
+				}
+				return err
+			}},
 		{base + "/assessments/originator/A%2Fb/assessments/1%3F%232", "GET", 200, `"` + testSubscription + `"`, func() error {
 			id, err := c.AssessmentID(ctx, testToken, "A/b", "1?#2")
 			if id != strings.ToLower(testSubscription) {
@@ -112,7 +117,8 @@ func TestRequestsOnTheWire(t *testing.T) {
 			t.Errorf("asked %s %s, want %s %s", got.Method, got.RequestURI, tt.method, tt.uri)
 		}
 		if len(body) != 0 || got.ContentLength != 0 || len(got.TransferEncoding) != 0 {
-			t.Errorf("%s %s: body of %d bytes, length %d, %v", tt.method, tt.uri, len(body), got.ContentLength, got.TransferEncoding)
+			t.Errorf("%s %s: body of %d bytes, length %d, %v", tt.method, tt.uri, len(body), got.ContentLength,
+				got.TransferEncoding)
 		}
 		if tt.method == "POST" && got.Header.Get("Content-Length") != "0" {
 			t.Errorf("%s: an empty POST without Content-Length is answered 411 by IIS", tt.uri)
@@ -186,7 +192,8 @@ func TestBodiesAreBounded(t *testing.T) {
 	outcomeIs(t, err, TooLarge)
 	whole := `{"PartsOrderId":"` + testOrder + `","Remark":"` + strings.Repeat("z", 2<<20) + `"}`
 	for most, want := range map[int]Outcome{len(whole): Done, len(whole) - 1: TooLarge} { // what the store takes decides
-		c := vendor(t, Config{MaxOrder: func() int { return most }}, answering(200, whole, "Content-Type", "application/json"))
+		c := vendor(t, Config{MaxOrder: func() int { return most }},
+			answering(200, whole, "Content-Type", "application/json"))
 		order, err := c.Order(t.Context(), testToken, testOrder, nil)
 		if OutcomeOf(err) != want || want == Done && string(order.JSON) != whole {
 			t.Errorf("an order of %d bytes where %d are of use: %d bytes, %v", len(whole), most, len(order.JSON), err)
@@ -287,7 +294,8 @@ func TestUnusableAnswersAreMalformed(t *testing.T) {
 
 func TestBadBaseURLs(t *testing.T) {
 	t.Parallel()
-	for _, u := range []string{"", "ftp://x", "//x", "http://", "https://user:hush-hush@x/", "https://x/?a=b", "https://x/#f", "http://[::1", "x"} {
+	for _, u := range []string{"", "ftp://x", "//x", "http://", "https://user:hush-hush@x/", "https://x/?a=b",
+		"https://x/#f", "http://[::1", "x"} {
 		_, err := New(Config{BaseURL: u})
 		if err == nil || strings.Contains(err.Error(), "hush-hush") {
 			t.Errorf("%q: %v", u, err)
@@ -298,7 +306,10 @@ func TestBadBaseURLs(t *testing.T) {
 func TestBadProxySettingIsNotQuoted(t *testing.T) {
 	t.Parallel()
 	to := &url.URL{Scheme: "https", Host: "vendor.test"}
-	err := checkProxy(func(*http.Request) (*url.URL, error) { return nil, errors.New("invalid proxy address hush-hush") }, to)
+	err := checkProxy(func(*http.Request) (*url.URL,
+		error) {
+		return nil, errors.New("invalid proxy address hush-hush")
+	}, to)
 	if err == nil || strings.Contains(err.Error(), "hush-hush") || !strings.Contains(err.Error(), "HTTPS_PROXY") {
 		t.Errorf("%v", err)
 	}

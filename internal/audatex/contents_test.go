@@ -24,10 +24,12 @@ func TestAnElementWithEmptyFieldsIsNoNotification(t *testing.T) {
 	}
 }
 
-// A reader of a page that is foreign finds what came among its elements, also if it is nothing but a bracket.
+// A reader of a page that is foreign finds what came among its elements, also if it is nothing but
+// a bracket.
 func TestForeignPageHasAnElement(t *testing.T) {
 	t.Parallel()
-	for _, body := range []string{"[", "[" + strings.Repeat(" ", 1<<20), "<ArrayOfNotificationMessage>", "<html>", "{}", "[{}]"} {
+	for _, body := range []string{"[", "[" + strings.Repeat(" ", 1<<20), "<ArrayOfNotificationMessage>", "<html>", "{}",
+		"[{}]"} {
 		c := ReadContents(Page{Body: []byte(body)})
 		if !c.Foreign || len(c.List) != 1 || len(c.List[0].Raw) == 0 || c.Entries() != 1 {
 			t.Errorf("%.40q: %+v", body, c)

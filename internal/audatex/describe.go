@@ -85,7 +85,8 @@ func refusalText(body []byte) []byte {
 // errorMembers are the members of JSON errors that describe the error, the most useful first: those
 // of ASP.NET, which adds the others only if it shows details, those of OAuth, and those of problem
 // documents.
-var errorMembers = []string{"Message", "ExceptionMessage", "MessageDetail", "error_description", "detail", "title", "error"}
+var errorMembers = []string{"Message", "ExceptionMessage", "MessageDetail", "error_description", "detail", "title",
+	"error"}
 
 // jsonMessage returns the message of a JSON error, or "". An error may be a string, or nested in
 // "error".
@@ -187,8 +188,8 @@ func isErrorMember(name string) bool {
 	return strings.EqualFold(name, "faultstring") || strings.EqualFold(name, "Text")
 }
 
-// newXMLDecoder returns a decoder for possible XML. It has already been converted to UTF-8,
-// whatever its declaration says.
+// newXMLDecoder returns a decoder for possible XML. It ignores the declared encoding, because the
+// text is already UTF-8.
 func newXMLDecoder(body []byte) *xml.Decoder {
 	d := xml.NewDecoder(bytes.NewReader(body))
 	d.CharsetReader = func(_ string, r io.Reader) (io.Reader, error) { return r, nil }

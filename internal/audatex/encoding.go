@@ -118,7 +118,8 @@ func undo(labels []string, body []byte, limit int64) (content, error) {
 // the contents are a complete JSON document.
 func lacksEnd(decoded []byte, err error) bool {
 	b := trimJSON(decoded)
-	return errors.Is(err, io.ErrUnexpectedEOF) && len(b) > 0 && (b[0] == '{' || b[0] == '[' || b[0] == '"') && json.Valid(b)
+	return errors.Is(err, io.ErrUnexpectedEOF) && len(b) > 0 && (b[0] == '{' || b[0] == '[' || b[0] == '"') &&
+		json.Valid(b)
 }
 
 var errUnknownEncoding = errors.New("unknown content encoding")
@@ -202,7 +203,8 @@ func sniff(b []byte) string {
 
 // isCharset reports whether a label is a charset, which belongs in the Content-Type.
 func isCharset(label string) bool {
-	return strings.HasPrefix(label, "utf-") || strings.HasPrefix(label, "iso-8859") || label == "utf8" || label == "us-ascii"
+	return strings.HasPrefix(label, "utf-") || strings.HasPrefix(label, "iso-8859") || label == "utf8" ||
+		label == "us-ascii"
 }
 
 // isText reports whether b is UTF-8 without control characters other than white space. Encoded

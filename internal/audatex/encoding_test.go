@@ -103,7 +103,8 @@ func TestEveryAnswerOfTheVendorMayBeCompressed(t *testing.T) {
 		return vendor(t, Config{}, answering(200, string(gzipped(body)), "Content-Encoding", "gzip"))
 	}
 	ctx := t.Context()
-	if order, err := compressed(`[{"PartsOrderId":"`+testOrder+`","Price":1.10}]`).Order(ctx, testToken, testOrder, nil); err != nil || !strings.Contains(string(order.JSON), "1.10") {
+	if order, err := compressed(`[{"PartsOrderId":"`+testOrder+`","Price":1.10}]`).Order(ctx, testToken, testOrder,
+		nil); err != nil || !strings.Contains(string(order.JSON), "1.10") {
 		t.Errorf("order %s, %v", order.JSON, err)
 	}
 	if who, err := compressed(`"JBLOGGS"`).Whoami(ctx, testToken); err != nil || who != "JBLOGGS" {
@@ -112,13 +113,16 @@ func TestEveryAnswerOfTheVendorMayBeCompressed(t *testing.T) {
 	if topics, err := compressed(`[{"TopicCode":"PARTS.ORDER"}]`).Topics(ctx, testToken); err != nil || len(topics) != 1 {
 		t.Errorf("topics %v, %v", topics, err)
 	}
-	if id, err := compressed(`{"SubscriptionId":"`+testSubscription+`"}`).Subscribe(ctx, testToken, relay.LevelSite, "PARTS.ORDER"); err != nil || id != testSubscription {
+	if id, err := compressed(`{"SubscriptionId":"`+testSubscription+`"}`).Subscribe(ctx, testToken, relay.LevelSite,
+		"PARTS.ORDER"); err != nil || id != testSubscription {
 		t.Errorf("subscription %q, %v", id, err)
 	}
-	if page, err := compressed(`[]`).Poll(ctx, testToken, relay.LevelSite, testSubscription, nil); err != nil || page.Carried() {
+	if page, err := compressed(`[]`).Poll(ctx, testToken, relay.LevelSite, testSubscription, nil); err != nil ||
+		page.Carried() {
 		t.Errorf("an empty page carries %q, %v", page.Body, err)
 	}
-	if page, err := compressed(``).Poll(ctx, testToken, relay.LevelSite, testSubscription, nil); err != nil || page.Carried() {
+	if page, err := compressed(``).Poll(ctx, testToken, relay.LevelSite, testSubscription, nil); err != nil ||
+		page.Carried() {
 		t.Errorf("a page of nothing carries %q, %v", page.Body, err)
 	}
 	c := vendor(t, Config{}, answering(204, "", "Content-Encoding", "gzip"))
@@ -140,9 +144,12 @@ func TestEveryAnswerOfTheVendorMayBeCompressed(t *testing.T) {
 func TestAnOrderInTheCharsetItsTypeNamesIsRead(t *testing.T) {
 	t.Parallel()
 	for typ, want := range map[string]Outcome{
-		"application/json; charset=iso-8859-1": Done, "application/json; charset=Windows-1252": Done, "application/json; charset=utf-8": Malformed, "": Malformed,
+		"application/json; charset=iso-8859-1": Done, "application/json; charset=Windows-1252": Done,
+		"application/json; charset=utf-8": Malformed, "": Malformed,
 	} {
-		c := vendor(t, Config{}, answering(200, `[{"PartsOrderId":"`+testOrder+`","SupplierName":"M`+"\xfc"+`ller \u20ac `+"\x80"+`","Price":1.10}]`, "Content-Type", typ))
+		c := vendor(t, Config{}, answering(200,
+			`[{"PartsOrderId":"`+testOrder+`","SupplierName":"M`+"\xfc"+`ller \u20ac `+"\x80"+`","Price":1.10}]`,
+			"Content-Type", typ))
 		order, err := c.Order(t.Context(), testToken, testOrder, nil)
 		if outcomeIs(t, err, want); want == Done && !strings.Contains(string(order.JSON), `"Müller \u20ac €","Price":1.10`) {
 			t.Errorf("%s: %s", typ, order.JSON)
@@ -166,7 +173,8 @@ func TestAPageWhoseEncodingCannotBeUndoneIsReturnedWithItsLabel(t *testing.T) {
 		c := vendor(t, Config{}, answering(200, string(tt.body), "Content-Encoding", tt.label))
 		page, err := c.Poll(t.Context(), testToken, relay.LevelSite, testSubscription, nil)
 		e := outcomeIs(t, err, Malformed)
-		if e.AnswerLost || page.Truncated || !page.Carried() || page.Encoding == "" || len(page.Encoding) > 100 || (tt.left != "" && page.Encoding != tt.left) {
+		if e.AnswerLost || page.Truncated || !page.Carried() || page.Encoding == "" || len(page.Encoding) > 100 ||
+			(tt.left != "" && page.Encoding != tt.left) {
 			t.Errorf("%s: encoding %q, truncated %v, %+v", name, page.Encoding, page.Truncated, e)
 		}
 		if !tt.notTheseByte && !bytes.Equal(page.Body, tt.body) {
@@ -183,15 +191,18 @@ func TestACutCompressedPageYieldsWhatArrived(t *testing.T) {
 	body := gzipped(encodedPage)
 	for name, handler := range map[string]http.HandlerFunc{
 		"a stream that ends early": answering(200, string(body[:len(body)-24]), "Content-Encoding", "gzip"),
-		"a checksum that is wrong": answering(200, string(append(body[:len(body)-8:len(body)-8], 1, 2, 3, 4, 5, 6, 7, 8)), "Content-Encoding", "gzip"),
-		"a connection that ends":   cut("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 500\r\n\r\n" + string(body[:len(body)-12])),
+		"a checksum that is wrong": answering(200, string(append(body[:len(body)-8:len(body)-8], 1, 2, 3, 4, 5, 6, 7, 8)),
+			"Content-Encoding", "gzip"),
+		"a connection that ends": cut("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 500\r\n\r\n" +
+			string(body[:len(body)-12])),
 	} {
 		c := vendor(t, Config{}, handler)
 		page, err := c.Poll(t.Context(), testToken, relay.LevelSite, testSubscription, nil)
 		if e := outcomeIs(t, err, Unavailable); !e.AnswerLost || !page.Truncated || page.Encoding != "" {
 			t.Errorf("%s: %+v, truncated %v, encoding %q", name, e, page.Truncated, page.Encoding)
 		}
-		if !strings.HasPrefix(encodedPage, string(page.Body)) || !strings.Contains(string(page.Body), `"NotificationId":"1"`) {
+		if !strings.HasPrefix(encodedPage, string(page.Body)) ||
+			!strings.Contains(string(page.Body), `"NotificationId":"1"`) {
 			t.Errorf("%s: page %q", name, page.Body)
 		}
 	}
@@ -273,7 +284,8 @@ func FuzzContent(f *testing.F) {
 		if len(body) > limit/2 || sniff(body) != "" || string(fromUTF16(body)) != string(body) {
 			return
 		}
-		again, err := readContent(&http.Response{Body: io.NopCloser(bytes.NewReader(gzipped(string(body)))), Header: http.Header{"Content-Encoding": {"gzip"}}}, limit)
+		again, err := readContent(&http.Response{Body: io.NopCloser(bytes.NewReader(gzipped(string(body)))),
+			Header: http.Header{"Content-Encoding": {"gzip"}}}, limit)
 		if err != nil || !bytes.Equal(again.body, body) {
 			t.Errorf("%q came back as %q (%v)", body, again.body, err)
 		}

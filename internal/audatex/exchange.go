@@ -128,7 +128,8 @@ func (t *Tokens) token(ctx context.Context, form url.Values) (pair, error) {
 		p.refresh = answer.refresh
 	}
 	return p, &Error{
-		Operation: OpToken, Outcome: outcome, Status: reply.status, CorrelationID: reply.correlationID, RetryAfter: reply.stop,
+		Operation: OpToken, Outcome: outcome, Status: reply.status, CorrelationID: reply.correlationID,
+		RetryAfter: reply.stop,
 		AnswerLost: reply.sent && reply.status/100 != 4, noAnswer: reply.err != nil && p.refresh.Empty(), err: reason,
 	}
 }

@@ -18,9 +18,10 @@ func TestNoTokenLeaksFromTheTokenEndpoint(t *testing.T) {
 	t.Parallel()
 	const fresh = "brand-new-token"
 	for name, answer := range map[string]http.HandlerFunc{
-		"plain text":     answering(400, "no: refresh-0 "+fresh, "Content-Type", "text/plain"),
-		"not a form":     answering(200, "%zz="+fresh, "Content-Type", "text/plain"),
-		"description":    answering(400, `{"error":"invalid_grant","error_description":"refresh-0 `+fresh+`"}`, "Content-Type", "application/json"),
+		"plain text": answering(400, "no: refresh-0 "+fresh, "Content-Type", "text/plain"),
+		"not a form": answering(200, "%zz="+fresh, "Content-Type", "text/plain"),
+		"description": answering(400, `{"error":"invalid_grant","error_description":"refresh-0 `+fresh+`"}`,
+			"Content-Type", "application/json"),
 		"error code":     answering(400, `{"error":"`+fresh+`"}`, "Content-Type", "application/json"),
 		"cut JSON":       answering(200, `{"refresh_token":"`+fresh, "Content-Type", "application/json"),
 		"no access":      answering(200, `{"refresh_token":"`+fresh+`"}`, "Content-Type", "application/json"),
@@ -43,7 +44,8 @@ func TestNoTokenLeaksFromTheTokenEndpoint(t *testing.T) {
 					t.Errorf("%s: %q in %s", name, secret, out)
 				}
 			}
-			if !strings.Contains(log.String(), "correlation_id="+testCorrelation) || !strings.Contains(log.String(), "connection=leeds") {
+			if !strings.Contains(log.String(), "correlation_id="+testCorrelation) ||
+				!strings.Contains(log.String(), "connection=leeds") {
 				t.Errorf("%s: log without correlation id or connection: %s", name, log.String())
 			}
 		})
@@ -58,12 +60,18 @@ func TestOutcomesOfTheTokenEndpoint(t *testing.T) {
 		want    Outcome
 		spent   bool // ends in consent-required
 	}{
-		{"invalid_grant", answering(400, `{"error":"invalid_grant"}`, "Content-Type", "application/json"), Unauthorised, true},
-		{"invalid_grant as text", answering(400, `{"error":"invalid_grant"}`, "Content-Type", "text/plain"), Unauthorised, true},
-		{"invalid_grant as a form", answering(400, `error=invalid_grant`, "Content-Type", "application/x-www-form-urlencoded"), Unauthorised, true},
-		{"invalid_grant with 200", answering(200, `{"error":"invalid_grant"}`, "Content-Type", "application/json"), Unauthorised, true},
-		{"invalid_grant with 500", answering(500, `{"error":"invalid_grant"}`, "Content-Type", "application/json"), Unavailable, false},
-		{"invalid_client", answering(401, `{"error":"invalid_client"}`, "Content-Type", "application/json"), Forbidden, false},
+		{"invalid_grant", answering(400, `{"error":"invalid_grant"}`, "Content-Type", "application/json"),
+			Unauthorised, true},
+		{"invalid_grant as text", answering(400, `{"error":"invalid_grant"}`, "Content-Type", "text/plain"),
+			Unauthorised, true},
+		{"invalid_grant as a form",
+			answering(400, `error=invalid_grant`, "Content-Type", "application/x-www-form-urlencoded"), Unauthorised, true},
+		{"invalid_grant with 200", answering(200, `{"error":"invalid_grant"}`, "Content-Type", "application/json"),
+			Unauthorised, true},
+		{"invalid_grant with 500", answering(500, `{"error":"invalid_grant"}`, "Content-Type", "application/json"),
+			Unavailable, false},
+		{"invalid_client", answering(401, `{"error":"invalid_client"}`, "Content-Type", "application/json"), Forbidden,
+			false},
 		{"401 in plain text", answering(401, "Unauthorised."), Forbidden, false},
 		{"403", answering(403, "no"), Forbidden, false},
 		{"404", answering(404, "no"), NotFound, false},
@@ -92,13 +100,20 @@ func TestOutcomesOfTheTokenEndpoint(t *testing.T) {
 func TestTokensAreReadFromAnswersOfAnyType(t *testing.T) {
 	t.Parallel()
 	for name, answer := range map[string]http.HandlerFunc{
-		"JSON":              answering(200, `{"access_token":"access-1","refresh_token":"refresh-1","expires_in":600}`, "Content-Type", "application/json; charset=utf-8"),
-		"JSON as text":      answering(200, ` {"access_token":"access-1","refresh_token":"refresh-1","expires_in":600}`, "Content-Type", "text/plain"),
-		"JSON with a mark":  answering(200, "\xef\xbb\xbf"+`{"access_token":"access-1","refresh_token":"refresh-1","expires_in":600}`),
-		"lifetime as text":  answering(200, `{"access_token":"access-1","refresh_token":"refresh-1","expires_in":"600"}`, "Content-Type", "application/json"),
-		"no lifetime":       answering(200, `{"access_token":"access-1","refresh_token":"refresh-1"}`, "Content-Type", "application/json"),
-		"no rotation":       answering(200, `{"access_token":"access-1","expires_in":600}`, "Content-Type", "application/json"),
-		"a negative length": answering(200, `{"access_token":"access-1","refresh_token":"refresh-1","expires_in":-1}`, "Content-Type", "application/json"),
+		"JSON": answering(200, `{"access_token":"access-1","refresh_token":"refresh-1","expires_in":600}`,
+			"Content-Type", "application/json; charset=utf-8"),
+		"JSON as text": answering(200, ` {"access_token":"access-1","refresh_token":"refresh-1","expires_in":600}`,
+			"Content-Type", "text/plain"),
+		"JSON with a mark": answering(200,
+			"\xef\xbb\xbf"+`{"access_token":"access-1","refresh_token":"refresh-1","expires_in":600}`),
+		"lifetime as text": answering(200, `{"access_token":"access-1","refresh_token":"refresh-1","expires_in":"600"}`,
+			"Content-Type", "application/json"),
+		"no lifetime": answering(200, `{"access_token":"access-1","refresh_token":"refresh-1"}`, "Content-Type",
+			"application/json"),
+		"no rotation": answering(200, `{"access_token":"access-1","expires_in":600}`, "Content-Type",
+			"application/json"),
+		"a negative length": answering(200, `{"access_token":"access-1","refresh_token":"refresh-1","expires_in":-1}`,
+			"Content-Type", "application/json"),
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			store := newTokenMap(leeds, freshRecord())
@@ -134,22 +149,27 @@ func TestConsent(t *testing.T) {
 			c.AuthURL = "https://portal.test/AudaAPI.Portal/OAuth20"
 			c.Scopes = []string{"BMS.Basic", "BMS.PartsOrders"}
 		})
-		u, err := url.Parse(m.ConsentURL(Consent{State: "a state", RedirectURI: "https://relay.test/oauth/callback", Challenge: "a challenge"}))
+		u, err := url.Parse(m.ConsentURL(Consent{State: "a state", RedirectURI: "https://relay.test/oauth/callback",
+			Challenge: "a challenge"}))
 		if err != nil {
 			t.Fatal(err)
 		}
 		q := u.Query()
-		if u.Host != "portal.test" || q.Get("client_id") != "relay" || q.Get("response_type") != "code" || q.Get("state") != "a state" ||
+		if u.Host != "portal.test" || q.Get("client_id") != "relay" || q.Get("response_type") != "code" ||
+			q.Get("state") != "a state" ||
 			q.Get("scope") != "BMS.Basic BMS.PartsOrders" || q.Get("redirect_uri") != "https://relay.test/oauth/callback" ||
 			q.Get("code_challenge") != "a challenge" || q.Get("code_challenge_method") != "S256" {
 			t.Errorf("consent page %s", u)
 		}
-		code := Code{Code: "the-code", RedirectURI: "https://relay.test/oauth/callback", Verifier: relay.NewSecret("a verifier")}
+		code := Code{Code: "the-code", RedirectURI: "https://relay.test/oauth/callback",
+			Verifier: relay.NewSecret("a verifier")}
 		rec, err := m.ExchangeCode(t.Context(), code)
-		if err != nil || rec.AccessToken.Reveal() != "access-1" || rec.RefreshToken.Reveal() != "refresh-1" || rec.ExpiresAt.Sub(rec.RefreshedAt) != 30*time.Minute {
+		if err != nil || rec.AccessToken.Reveal() != "access-1" || rec.RefreshToken.Reveal() != "refresh-1" ||
+			rec.ExpiresAt.Sub(rec.RefreshedAt) != 30*time.Minute {
 			t.Errorf("%+v, %v", rec, err)
 		}
-		if form.Get("grant_type") != "authorization_code" || form.Get("code") != "the-code" || form.Get("redirect_uri") != "https://relay.test/oauth/callback" ||
+		if form.Get("grant_type") != "authorization_code" || form.Get("code") != "the-code" ||
+			form.Get("redirect_uri") != "https://relay.test/oauth/callback" ||
 			form.Get("code_verifier") != "a verifier" {
 			t.Errorf("form %v", form)
 		}

@@ -29,7 +29,8 @@ import (
 func theirCertificate(t *testing.T, key any, host string, from, to time.Time) tls.Certificate {
 	t.Helper()
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: host}, DNSNames: []string{host}, NotBefore: from, NotAfter: to,
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: host}, DNSNames: []string{host}, NotBefore: from,
+		NotAfter: to,
 	}
 	if ip := net.ParseIP(host); ip != nil {
 		template.IPAddresses, template.DNSNames = []net.IP{ip}, nil
@@ -59,7 +60,8 @@ func serveTLS(t *testing.T, config *tls.Config) string {
 	return srv.Listener.Addr().String()
 }
 
-// serveBytes runs a server that reads the beginning of a request, writes something, and ends the connection.
+// serveBytes runs a server that reads the beginning of a request, writes something, and ends the
+// connection.
 func serveBytes(t *testing.T, written string, reset bool) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -90,8 +92,8 @@ func serveBytes(t *testing.T, written string, reset bool) string {
 	return l.Addr().String()
 }
 
-// A handshake that fails is told as what it is, with what to do, wherever the vendor is called: by the poll, which opens a
-// connection for each call, by other calls, and for tokens.
+// A handshake that fails is reported with its cause and with advice, for all ways to call the
+// vendor: a poll, which opens a connection for each call, other calls, and token requests.
 func TestFailedHandshakesSayWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -112,27 +114,37 @@ func TestFailedHandshakesSayWhatIsWrong(t *testing.T) {
 		fault      HandshakeFault
 		says       string
 	}{
-		{"TLS 1.0 only", serveTLS(t, &tls.Config{Certificates: []tls.Certificate{good}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS10}),
+		{"TLS 1.0 only", serveTLS(t,
+			&tls.Config{Certificates: []tls.Certificate{good}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS10}),
 			NoCommonVersion, "no version of TLS that the relay offers, which are 1.2 and 1.3"},
-		{"TLS 1.1 only", serveTLS(t, &tls.Config{Certificates: []tls.Certificate{good}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}),
+		{"TLS 1.1 only", serveTLS(t,
+			&tls.Config{Certificates: []tls.Certificate{good}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}),
 			NoCommonVersion, "have TLS 1.2 switched on there"},
-		{"RSA key exchange only", serveTLS(t, &tls.Config{Certificates: []tls.Certificate{rsaGood}, MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_RSA_WITH_AES_128_GCM_SHA256}}),
+		{"RSA key exchange only",
+			serveTLS(t, &tls.Config{Certificates: []tls.Certificate{rsaGood}, MaxVersion: tls.VersionTLS12,
+				CipherSuites: []uint16{tls.TLS_RSA_WITH_AES_128_GCM_SHA256}}),
 			NoCommonCipher, "no cipher suite that the relay offers"},
-		{"RC4 only", serveTLS(t, &tls.Config{Certificates: []tls.Certificate{rsaGood}, MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_ECDHE_RSA_WITH_RC4_128_SHA}}),
+		{"RC4 only", serveTLS(t, &tls.Config{Certificates: []tls.Certificate{rsaGood}, MaxVersion: tls.VersionTLS12,
+			CipherSuites: []uint16{tls.TLS_ECDHE_RSA_WITH_RC4_128_SHA}}),
 			NoCommonCipher, "GODEBUG=tlsrsakex=1"},
 		{"insufficient security", serveBytes(t, alert(71), false), NoCommonCipher, "no cipher suite"},
 		{"unknown authority", serveTLS(t, &tls.Config{Certificates: []tls.Certificate{good}}),
 			UnknownAuthority, "SSL_CERT_FILE"},
-		{"expired", serveTLS(t, &tls.Config{Certificates: []tls.Certificate{theirCertificate(t, key, "127.0.0.1", now.Add(-3*day), now.Add(-2*day))}}),
+		{"expired", serveTLS(t, &tls.Config{Certificates: []tls.Certificate{theirCertificate(t, key, "127.0.0.1",
+			now.Add(-3*day), now.Add(-2*day))}}),
 			CertificateExpired, "to " + now.Add(-2*day).UTC().Format(time.DateOnly)},
-		{"not valid yet", serveTLS(t, &tls.Config{Certificates: []tls.Certificate{theirCertificate(t, key, "127.0.0.1", now.Add(2*day), now.Add(3*day))}}),
+		{"not valid yet", serveTLS(t,
+			&tls.Config{Certificates: []tls.Certificate{theirCertificate(t, key, "127.0.0.1", now.Add(2*day), now.Add(3*day))}}),
 			CertificateExpired, "check the clock of this machine"},
-		{"wrong name", serveTLS(t, &tls.Config{Certificates: []tls.Certificate{theirCertificate(t, key, "other.example", now.Add(-day), now.Add(day))}}),
+		{"wrong name", serveTLS(t,
+			&tls.Config{Certificates: []tls.Certificate{theirCertificate(t, key, "other.example", now.Add(-day),
+				now.Add(day))}}),
 			WrongName, "for other.example, by "},
 		{"a name the server does not know", serveBytes(t, alert(112), false), WrongName, "that of another host"},
 		{"a certificate of ours", serveBytes(t, alert(116), false), ClientCertificate, "wants a certificate of its client"},
 		{"internal error", serveBytes(t, alert(80), false), OtherFault, "internal error"},
-		{"plain HTTP", serveBytes(t, "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", false), NotTLS, "does not speak TLS; check scheme and port"},
+		{"plain HTTP", serveBytes(t, "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", false), NotTLS,
+			"does not speak TLS; check scheme and port"},
 		{"another protocol", serveBytes(t, "220 mail.example ESMTP ready\r\n", false), NotTLS, "does not speak TLS"},
 		{"nothing", serveBytes(t, "", false), EndedUnexplained, "Windows servers do so"},
 		{"reset", serveBytes(t, "", true), EndedUnexplained, "ended the connection without a word"},
@@ -156,7 +168,8 @@ func TestFailedHandshakesSayWhatIsWrong(t *testing.T) {
 				if !ok || failed.Fault != tt.fault {
 					t.Errorf("%s: %v is no handshake with fault %d", call, err, tt.fault)
 				}
-				if says := err.Error(); !strings.Contains(says, "TLS handshake failed: ") || !strings.Contains(says, tt.says) || len(says) > 1200 {
+				if says := err.Error(); !strings.Contains(says, "TLS handshake failed: ") || !strings.Contains(says, tt.says) ||
+					len(says) > 1200 {
 					t.Errorf("%s: %s", call, says)
 				}
 				if e, ok := errors.AsType[*Error](err); !ok || e.AnswerLost || e.Outcome != Unavailable {
@@ -170,7 +183,7 @@ func TestFailedHandshakesSayWhatIsWrong(t *testing.T) {
 	}
 }
 
-// What fails without a handshake, or after it, is not told as one.
+// Failures without a handshake, or after it, are not reported as failures of the handshake.
 func TestOtherFailuresAreNoHandshakes(t *testing.T) {
 	t.Parallel()
 	refused, err := net.Listen("tcp", "127.0.0.1:0")
@@ -206,7 +219,8 @@ func TestOtherFailuresAreNoHandshakes(t *testing.T) {
 	}
 }
 
-// A server that accepts connections and never answers is told as a handshake that was not finished in time.
+// A server that accepts connections and never responds is reported as a handshake that was not
+// finished in time.
 func TestHandshakeThatDoesNotEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

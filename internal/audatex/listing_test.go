@@ -11,13 +11,15 @@ func TestListsAreReadFieldByField(t *testing.T) {
 	t.Parallel()
 	const other = `"Topic":{"TopicCode":"PARTS.ORDER"}`
 	for name, body := range map[string]string{
-		"as documented":     `[{"SubscriptionId":"` + testSubscription + `",` + other + `,"CreatedAt":"2026-01-15T09:38:44.6871504Z"}]`,
-		"one in place":      `{"SubscriptionId":"` + testSubscription + `",` + other + `}`,
-		"null beside it":    `[null,{"SubscriptionId":"` + testSubscription + `",` + other + `},null]`,
-		"a topic as text":   `[{"SubscriptionId":"` + testSubscription + `","Topic":"PARTS.ORDER"}]`,
-		"odd fields":        `[{"SubscriptionId":"` + testSubscription + `",` + other + `,"CreatedAt":20260115,"Push":7}]`,
-		"other spellings":   `[{"subscriptionid":"{` + testSubscription + `}","topic":{"topiccode":" parts.order "}}]`,
-		"others beside it":  `[{"SubscriptionId":7,"Topic":3},"x",{"SubscriptionId":"` + testSubscription + `",` + other + `}]`,
+		"as documented": `[{"SubscriptionId":"` + testSubscription + `",` + other +
+			`,"CreatedAt":"2026-01-15T09:38:44.6871504Z"}]`,
+		"one in place":    `{"SubscriptionId":"` + testSubscription + `",` + other + `}`,
+		"null beside it":  `[null,{"SubscriptionId":"` + testSubscription + `",` + other + `},null]`,
+		"a topic as text": `[{"SubscriptionId":"` + testSubscription + `","Topic":"PARTS.ORDER"}]`,
+		"odd fields":      `[{"SubscriptionId":"` + testSubscription + `",` + other + `,"CreatedAt":20260115,"Push":7}]`,
+		"other spellings": `[{"subscriptionid":"{` + testSubscription + `}","topic":{"topiccode":" parts.order "}}]`,
+		"others beside it": `[{"SubscriptionId":7,"Topic":3},"x",{"SubscriptionId":"` + testSubscription + `",` +
+			other + `}]`,
 		"a byte order mark": "\xef\xbb\xbf" + `[{"SubscriptionId":"` + testSubscription + `",` + other + `}]`,
 		"UTF-16":            utf16LE(`[{"SubscriptionId":"` + testSubscription + `",` + other + `}]`),
 	} {
@@ -26,17 +28,20 @@ func TestListsAreReadFieldByField(t *testing.T) {
 		found := false
 		for _, sub := range subs {
 			id, ok := canonicalUUID(sub.SubscriptionID)
-			found = found || ok && strings.EqualFold(id, testSubscription) && strings.EqualFold(sub.Topic.TopicCode, "PARTS.ORDER")
+			found = found || ok && strings.EqualFold(id, testSubscription) &&
+				strings.EqualFold(sub.Topic.TopicCode, "PARTS.ORDER")
 		}
 		if err != nil || !found {
 			t.Errorf("%s: %+v, %v", name, subs, err)
 		}
-		if id, err := c.Subscribe(t.Context(), testToken, relay.LevelSite, "PARTS.ORDER"); err != nil || !strings.Contains(id, testSubscription) {
+		if id, err := c.Subscribe(t.Context(), testToken, relay.LevelSite, "PARTS.ORDER"); err != nil ||
+			!strings.Contains(id, testSubscription) {
 			t.Errorf("%s: subscribed as %q, %v", name, id, err)
 		}
 	}
 	for body, want := range map[string]int{
-		`[]`: 0, `null`: 0, ``: 0, `[null]`: 0, `[{"TopicCode":"A","Description":7},"B",{"Description":"x"}]`: 2, `{"TopicCode":"A"}`: 1,
+		`[]`: 0, `null`: 0, ``: 0, `[null]`: 0, `[{"TopicCode":"A","Description":7},"B",{"Description":"x"}]`: 2,
+		`{"TopicCode":"A"}`: 1,
 	} {
 		c := vendor(t, Config{}, answering(200, body))
 		if topics, err := c.Topics(t.Context(), testToken); err != nil || len(topics) != want {
@@ -54,7 +59,8 @@ func TestListsAreReadFieldByField(t *testing.T) {
 
 // FuzzLists: texts of any list are bounded, and there are no more elements than the list has.
 func FuzzLists(f *testing.F) {
-	for _, s := range []string{`[]`, `[{"SubscriptionId":"x","Topic":{"TopicCode":"A"}}]`, `{"TopicCode":7}`, `["a",null,3]`, `"a"`, `[[]]`} {
+	for _, s := range []string{`[]`, `[{"SubscriptionId":"x","Topic":{"TopicCode":"A"}}]`, `{"TopicCode":7}`,
+		`["a",null,3]`, `"a"`, `[[]]`} {
 		f.Add([]byte(s))
 	}
 	addRecorded(f, "me", "whoami", "topics", "subscri", "assessment")

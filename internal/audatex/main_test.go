@@ -36,7 +36,7 @@ func vendor(t *testing.T, cfg Config, handler http.HandlerFunc) *Client {
 	return c
 }
 
-// answering answers every request alike.
+// answering gives the same response to every request.
 func answering(status int, body string, header ...string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Correlation-Id", testCorrelation)
@@ -56,7 +56,8 @@ const (
 
 var testToken = relay.NewSecret("access-token-of-the-test")
 
-// outcomeIs fails unless err has the outcome and, for anything but Done, is an *Error; it returns that.
+// outcomeIs fails unless err has the outcome and, for anything but Done, is an *Error; it returns
+// that.
 func outcomeIs(t *testing.T, err error, want Outcome) *Error {
 	t.Helper()
 	if got := OutcomeOf(err); got != want {
@@ -69,7 +70,8 @@ func outcomeIs(t *testing.T, err error, want Outcome) *Error {
 	return e
 }
 
-// memoryListener is a network within the process: a real socket would keep a synctest bubble from idling.
+// memoryListener is a network within the process: a real socket would keep a synctest bubble from
+// idling.
 type memoryListener struct {
 	conns chan net.Conn
 	once  sync.Once

@@ -10,12 +10,14 @@ import (
 func TestReadMe(t *testing.T) {
 	t.Parallel()
 	for body, want := range map[string]Me{
-		`{"SiteId":"4711","CompanyCode":"C1","TerminalId":"T1","UserName":"somebody","EmailAddress":"a@b"}`: {"4711", "C1", "T1"},
-		`{"siteId":4711,"companyCode":12,"terminalId":null}`:                                                {"4711", "12", ""},
-		"\xef\xbb\xbf [{\"SITEID\":\" 4711 \"}]":                                                            {"4711", "", ""},
-		`{"SiteId":"47\u000011","CompanyCode":["x"]}`:                                                       {"4711", "", ""},
-		`{"SiteId":"` + strings.Repeat("4", 65) + `","CompanyCode":"C1"}`:                                   {},
-		`{"SiteId":{"x":1}}`: {}, `{"CompanyCode":"C1"}`: {}, `"4711"`: {}, `null`: {}, ``: {}, `<html>`: {}, `{`: {},
+		`{"SiteId":"4711","CompanyCode":"C1","TerminalId":"T1","UserName":"somebody","EmailAddress":"a@b"}`: {"4711",
+			"C1", "T1"},
+		`{"siteId":4711,"companyCode":12,"terminalId":null}`: {"4711",
+			"12", ""},
+		"\xef\xbb\xbf [{\"SITEID\":\" 4711 \"}]":                          {"4711", "", ""},
+		`{"SiteId":"47\u000011","CompanyCode":["x"]}`:                     {"4711", "", ""},
+		`{"SiteId":"` + strings.Repeat("4", 65) + `","CompanyCode":"C1"}`: {},
+		`{"SiteId":{"x":1}}`:                                              {}, `{"CompanyCode":"C1"}`: {}, `"4711"`: {}, `null`: {}, ``: {}, `<html>`: {}, `{`: {},
 	} {
 		got, ok := readMe([]byte(body))
 		if ok != (want != Me{}) || ok && got != want {
@@ -56,7 +58,8 @@ func TestScopesOfATokenAnswer(t *testing.T) {
 		`access_token=access-1&refresh_token=refresh-1&scope=BMS.Basic+BMS.PartsOrders`:                        "BMS.Basic|BMS.PartsOrders",
 	} {
 		a := readTokenAnswer([]byte(body))
-		if got := strings.Join(a.scopes, "|"); got != want || a.refresh.Reveal() != "refresh-1" || a.access.Reveal() != "access-1" {
+		if got := strings.Join(a.scopes, "|"); got != want || a.refresh.Reveal() != "refresh-1" ||
+			a.access.Reveal() != "access-1" {
 			t.Errorf("%.120s: %q %v", body, got, a)
 		}
 	}

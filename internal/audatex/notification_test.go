@@ -24,31 +24,55 @@ func TestOrderOfANotification(t *testing.T) {
 		{"only entry of any type", `{"Resources":[{"ResourceType":"Thing","ResourceId":"` + testOrder + `"}]}`, testOrder},
 		{"only entry without type", `{"Resources":[{"ResourceId":"` + testOrder + `"}]}`, testOrder},
 		{"other property case", `{"resources":[{"resourceType":"partsOrder","resourceid":"` + testOrder + `"}]}`, testOrder},
-		{"an order among others", `{"Resources":[{"ResourceType":"Assessment","ResourceId":"` + otherUUID + `"},{"ResourceType":"Supplier Order","ResourceId":"` + testOrder + `"}]}`, testOrder},
-		{"parts order among orders", `{"Resources":[{"ResourceType":"WorkOrder","ResourceId":"` + otherUUID + `"},{"ResourceType":"Parts Order","ResourceId":"` + testOrder + `"}]}`, testOrder},
-		{"the order, not its line", `{"Resources":[{"ResourceType":"PartsOrderLine","ResourceId":"` + otherUUID + `"},{"ResourceType":"PARTS.ORDER","ResourceId":"` + testOrder + `"}]}`, testOrder},
-		{"the same order twice", `{"Resources":[{"ResourceType":"PartsOrder","ResourceId":"` + testOrder + `"},{"ResourceType":"partsorder","ResourceId":"` + upper + `"}]}`, testOrder},
-		{"one object in place of an array", `{"Resources":{"ResourceType":"PartsOrder","ResourceId":"` + testOrder + `"}}`, testOrder},
-		{"entries of wrong types beside", `{"Resources":[null,7,"x",[],{"ResourceType":"PartsOrder","ResourceId":"` + testOrder + `"}]}`, testOrder},
-		{"an address in place of the id", `{"Resources":[{"ResourceType":"PartsOrder","ResourceId":"https://evil.test/partsorders/` + upper + `?a=b"}]}`, testOrder},
-		{"older form", `{"ResourceUris":[{"Type":"PartsOrder","Value":"https://elsewhere.test/v1/partsorders/` + testOrder + `"}]}`, testOrder},
-		{"older form, query and slash", `{"ResourceUris":[{"Type":"PartsOrder","Value":"/v1/partsorders/` + upper + `/?x=` + otherUUID + `#` + otherUUID + `"}]}`, testOrder},
-		{"older form, escaped braces", `{"ResourceUris":[{"Type":"x","Value":"http://h/partsorders/%7B` + upper + `%7D"}]}`, testOrder},
-		{"older form, told by the address", `{"ResourceUris":[{"Type":"a","Value":"/assessments/` + otherUUID + `"},{"Type":"b","Value":"/PartsOrders/` + testOrder + `"}]}`, testOrder},
+		{"an order among others",
+			`{"Resources":[{"ResourceType":"Assessment","ResourceId":"` + otherUUID +
+				`"},{"ResourceType":"Supplier Order","ResourceId":"` + testOrder + `"}]}`, testOrder},
+		{"parts order among orders",
+			`{"Resources":[{"ResourceType":"WorkOrder","ResourceId":"` + otherUUID +
+				`"},{"ResourceType":"Parts Order","ResourceId":"` + testOrder + `"}]}`, testOrder},
+		{"the order, not its line",
+			`{"Resources":[{"ResourceType":"PartsOrderLine","ResourceId":"` + otherUUID +
+				`"},{"ResourceType":"PARTS.ORDER","ResourceId":"` + testOrder + `"}]}`, testOrder},
+		{"the same order twice", `{"Resources":[{"ResourceType":"PartsOrder","ResourceId":"` + testOrder +
+			`"},{"ResourceType":"partsorder","ResourceId":"` + upper + `"}]}`, testOrder},
+		{"one object in place of an array", `{"Resources":{"ResourceType":"PartsOrder","ResourceId":"` + testOrder + `"}}`,
+			testOrder},
+		{"entries of wrong types beside",
+			`{"Resources":[null,7,"x",[],{"ResourceType":"PartsOrder","ResourceId":"` + testOrder + `"}]}`, testOrder},
+		{"an address in place of the id",
+			`{"Resources":[{"ResourceType":"PartsOrder","ResourceId":"https://evil.test/partsorders/` + upper + `?a=b"}]}`,
+			testOrder},
+		{"older form", `{"ResourceUris":[{"Type":"PartsOrder","Value":"https://elsewhere.test/v1/partsorders/` + testOrder +
+			`"}]}`, testOrder},
+		{"older form, query and slash",
+			`{"ResourceUris":[{"Type":"PartsOrder","Value":"/v1/partsorders/` + upper + `/?x=` + otherUUID + `#` + otherUUID +
+				`"}]}`, testOrder},
+		{"older form, escaped braces", `{"ResourceUris":[{"Type":"x","Value":"http://h/partsorders/%7B` + upper + `%7D"}]}`,
+			testOrder},
+		{"older form, told by the address",
+			`{"ResourceUris":[{"Type":"a","Value":"/assessments/` + otherUUID + `"},{"Type":"b","Value":"/PartsOrders/` +
+				testOrder + `"}]}`, testOrder},
 		{"older form, bare addresses", `{"ResourceUris":["/partsorders/` + testOrder + `"]}`, testOrder},
 		{"both forms", `{"Resources":[],"ResourceUris":[{"Type":"PartsOrder","Value":"` + testOrder + `"}]}`, testOrder},
-		{"resources without an order, older with", `{"Resources":[{"ResourceType":"PartsOrder","ResourceId":"7"}],"ResourceUris":[{"Type":"PartsOrder","Value":"/x/` + testOrder + `"}]}`, testOrder},
+		{"resources without an order, older with",
+			`{"Resources":[{"ResourceType":"PartsOrder","ResourceId":"7"}],"ResourceUris":[{"Type":"PartsOrder","Value":"/x/` +
+				testOrder + `"}]}`, testOrder},
 
 		{"no resources", `{"Topic":"PARTS.ORDER.CREATED"}`, ""},
 		{"null resources", `{"Resources":null,"ResourceUris":null}`, ""},
 		{"resources of a wrong type", `{"Resources":"` + testOrder + `"}`, ""},
-		{"no order among several", `{"Resources":[{"ResourceType":"A","ResourceId":"` + testOrder + `"},{"ResourceType":"B","ResourceId":"` + otherUUID + `"}]}`, ""},
-		{"two orders", `{"Resources":[{"ResourceType":"PartsOrder","ResourceId":"` + testOrder + `"},{"ResourceType":"PartsOrder","ResourceId":"` + otherUUID + `"}]}`, ""},
+		{"no order among several",
+			`{"Resources":[{"ResourceType":"A","ResourceId":"` + testOrder + `"},{"ResourceType":"B","ResourceId":"` +
+				otherUUID + `"}]}`, ""},
+		{"two orders", `{"Resources":[{"ResourceType":"PartsOrder","ResourceId":"` + testOrder +
+			`"},{"ResourceType":"PartsOrder","ResourceId":"` + otherUUID + `"}]}`, ""},
 		{"no uuid", `{"Resources":[{"ResourceType":"PartsOrder","ResourceId":"../../whoami"}]}`, ""},
 		{"nil uuid", `{"Resources":[{"ResourceType":"PartsOrder","ResourceId":"00000000-0000-0000-0000-000000000000"}]}`, ""},
 		{"uuid not last", `{"ResourceUris":[{"Type":"PartsOrder","Value":"/partsorders/` + testOrder + `/parts"}]}`, ""},
-		{"uuid in the query only", `{"ResourceUris":[{"Type":"PartsOrder","Value":"/partsorders/?id=` + testOrder + `"}]}`, ""},
-		{"an address without end", `{"ResourceUris":[{"Type":"PartsOrder","Value":"` + strings.Repeat("/", 1<<20) + testOrder + `"}]}`, ""},
+		{"uuid in the query only",
+			`{"ResourceUris":[{"Type":"PartsOrder","Value":"/partsorders/?id=` + testOrder + `"}]}`, ""},
+		{"an address without end",
+			`{"ResourceUris":[{"Type":"PartsOrder","Value":"` + strings.Repeat("/", 1<<20) + testOrder + `"}]}`, ""},
 	} {
 		n := parseNotification([]byte(tt.raw))
 		if n.Order != tt.want {
@@ -70,7 +94,8 @@ func TestFieldsOfANotification(t *testing.T) {
 		t.Fatalf("%v, %v", list, err)
 	}
 	n := list[0]
-	if n.ID != "A1" || n.Topic != "PARTS.ORDER.CREATED" || n.CreatedAt != "2016-01-15T09:38:44.6871504Z" || n.SiteID != "4711" ||
+	if n.ID != "A1" || n.Topic != "PARTS.ORDER.CREATED" || n.CreatedAt != "2016-01-15T09:38:44.6871504Z" ||
+		n.SiteID != "4711" ||
 		n.CompanyCode != "GB12" || n.Order != testOrder || string(n.Raw) != raw || !n.IsCreated() {
 		t.Errorf("%+v", n)
 	}
@@ -100,7 +125,8 @@ func TestTopics(t *testing.T) {
 	for topic, want := range map[string][2]bool{
 		"PARTS.ORDER.CREATED": {true, true}, "parts.order.created": {true, true}, "PARTS.ORDER.UPDATED": {false, true},
 		"PARTS.ORDER": {false, true}, "PARTS.ORDERS.CREATED": {true, false}, "ASSESSMENT.STATUS.CREATED": {true, false},
-		"CREATED": {false, false}, "": {false, false}, "PARTS.ORDER.RECREATED": {false, true}, " PARTS.ORDER.CREATED ": {true, true},
+		"CREATED": {false, false}, "": {false, false}, "PARTS.ORDER.RECREATED": {false, true},
+		" PARTS.ORDER.CREATED ": {true, true},
 	} {
 		if IsCreated(topic) != want[0] || IsPartsOrder(topic) != want[1] {
 			t.Errorf("%q: created %v, parts order %v", topic, IsCreated(topic), IsPartsOrder(topic))
@@ -197,8 +223,9 @@ func TestACutPageLosesNothing(t *testing.T) {
 		var want []string
 		for range rapid.IntRange(0, 5).Draw(t, "n") {
 			m := map[string]any{
-				"Topic":   rapid.String().Draw(t, "topic"),
-				"Message": rapid.SampledFrom([]any{"]", "}{", `\"`, nil, 7, []any{[]any{}, "[,"}, map[string]any{"a,]": "}"}}).Draw(t, "message"),
+				"Topic": rapid.String().Draw(t, "topic"),
+				"Message": rapid.SampledFrom([]any{"]", "}{", `\"`, nil, 7, []any{[]any{}, "[,"},
+					map[string]any{"a,]": "}"}}).Draw(t, "message"),
 			}
 			b, err := json.Marshal(m)
 			if err != nil {
@@ -244,18 +271,24 @@ func TestNotificationsAsXML(t *testing.T) {
 		page, order string
 		count       int
 	}{
-		"one element":          {`<NotificationMessage><Resources><Resource>` + entry + `</Resource></Resources></NotificationMessage>`, testOrder, 1},
-		"two elements":         {strings.Repeat(`<NotificationMessage><Topic>A</Topic><Resources><a:R xmlns:a="x">`+entry+`</a:R></Resources></NotificationMessage>`, 2), testOrder, 2},
-		"entries without list": {`<ArrayOfNotificationMessage><N><Resources>` + entry + `</Resources></N></ArrayOfNotificationMessage>`, testOrder, 1},
-		"texts":                {`<ArrayOfNotificationMessage><N><ResourceUris><string>/partsorders/` + testOrder + `</string></ResourceUris></N></ArrayOfNotificationMessage>`, testOrder, 1},
-		"prefixes":             {`<d:ArrayOfNotificationMessage xmlns:d="x"><d:N><d:Resources><d:R>` + entry + `</d:R></d:Resources></d:N></d:ArrayOfNotificationMessage>`, testOrder, 1},
-		"declaration":          {`<?xml version="1.0" encoding="utf-16"?><!-- x --><ArrayOfNotificationMessage/>`, "", 0},
-		"nothing of an order":  {`<NotificationMessage><Topic>A</Topic></NotificationMessage>`, "", 1},
-		"too deep":             {`<NotificationMessage>` + strings.Repeat("<a>", 100) + strings.Repeat("</a>", 100) + `</NotificationMessage>`, "", 1},
-		"entities":             {`<!DOCTYPE a [<!ENTITY b "cc">]><NotificationMessage><Topic>&b;</Topic></NotificationMessage>`, "", 1},
+		"one element": {`<NotificationMessage><Resources><Resource>` + entry +
+			`</Resource></Resources></NotificationMessage>`, testOrder, 1},
+		"two elements": {strings.Repeat(`<NotificationMessage><Topic>A</Topic><Resources><a:R xmlns:a="x">`+entry+`</a:R></Resources></NotificationMessage>`, 2), testOrder, 2},
+		"entries without list": {`<ArrayOfNotificationMessage><N><Resources>` + entry +
+			`</Resources></N></ArrayOfNotificationMessage>`, testOrder, 1},
+		"texts": {`<ArrayOfNotificationMessage><N><ResourceUris><string>/partsorders/` + testOrder +
+			`</string></ResourceUris></N></ArrayOfNotificationMessage>`, testOrder, 1},
+		"prefixes": {`<d:ArrayOfNotificationMessage xmlns:d="x"><d:N><d:Resources><d:R>` + entry +
+			`</d:R></d:Resources></d:N></d:ArrayOfNotificationMessage>`, testOrder, 1},
+		"declaration":         {`<?xml version="1.0" encoding="utf-16"?><!-- x --><ArrayOfNotificationMessage/>`, "", 0},
+		"nothing of an order": {`<NotificationMessage><Topic>A</Topic></NotificationMessage>`, "", 1},
+		"too deep": {`<NotificationMessage>` + strings.Repeat("<a>", 100) + strings.Repeat("</a>", 100) +
+			`</NotificationMessage>`, "", 1},
+		"entities": {`<!DOCTYPE a [<!ENTITY b "cc">]><NotificationMessage><Topic>&b;</Topic></NotificationMessage>`, "", 1},
 	} {
 		list, _, err := ParsePage([]byte(tt.page))
-		if len(list) != tt.count || tt.count > 0 && list[0].Order != tt.order || (err != nil) != (name == "too deep" || name == "entities") {
+		if len(list) != tt.count || tt.count > 0 && list[0].Order != tt.order ||
+			(err != nil) != (name == "too deep" || name == "entities") {
 			t.Errorf("%s: %+v, %v", name, list, err)
 		}
 	}

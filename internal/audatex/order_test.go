@@ -21,7 +21,8 @@ func TestExtractOrder(t *testing.T) {
 		wantErr    bool
 	}{
 		{"alone, digits untouched", "[" + mine + "]", mine, false},
-		{"alone, upper case", `[{"PartsOrderId":"` + strings.ToUpper(testOrder) + `"}]`, `{"PartsOrderId":"` + strings.ToUpper(testOrder) + `"}`, false},
+		{"alone, upper case", `[{"PartsOrderId":"` + strings.ToUpper(testOrder) + `"}]`,
+			`{"PartsOrderId":"` + strings.ToUpper(testOrder) + `"}`, false},
 		{"among others", "[" + alien + "," + mine + ",null]", mine, false},
 		{"alone without a name", "[" + anon + "]", anon, false},
 		{"null for a name", `[{"PartsOrderId":null}]`, `{"PartsOrderId":null}`, false},
@@ -40,9 +41,12 @@ func TestExtractOrder(t *testing.T) {
 		{"more after it", "[" + mine + "] x", "", true},
 		{"HTML", "<html></html>", "", true},
 		{"not UTF-8", "[{\"PartsOrderId\":\"" + testOrder + "\",\"a\":\"\xff\"}]", "", true},
-		{"as deep as may be", `[{"a":` + strings.Repeat("[", maxDepth-2) + strings.Repeat("]", maxDepth-2) + `}]`, `{"a":` + strings.Repeat("[", maxDepth-2) + strings.Repeat("]", maxDepth-2) + `}`, false},
-		{"too deep to stand in an event and a list", `[{"a":` + strings.Repeat("[", 9990) + strings.Repeat("]", 9990) + `}]`, "", true},
-		{"brackets in strings", `[{"a":"` + strings.Repeat(`[\"{`, 9990) + `"}]`, `{"a":"` + strings.Repeat(`[\"{`, 9990) + `"}`, false},
+		{"as deep as may be", `[{"a":` + strings.Repeat("[", maxDepth-2) + strings.Repeat("]", maxDepth-2) + `}]`,
+			`{"a":` + strings.Repeat("[", maxDepth-2) + strings.Repeat("]", maxDepth-2) + `}`, false},
+		{"too deep to stand in an event and a list", `[{"a":` + strings.Repeat("[", 9990) + strings.Repeat("]", 9990) + `}]`,
+			"", true},
+		{"brackets in strings", `[{"a":"` + strings.Repeat(`[\"{`, 9990) + `"}]`,
+			`{"a":"` + strings.Repeat(`[\"{`, 9990) + `"}`, false},
 		{"depth bomb", strings.Repeat("[", 1<<19) + strings.Repeat("]", 1<<19), "", true},
 	} {
 		got, err := extractOrder([]byte(tt.body), testOrder)
@@ -65,7 +69,8 @@ func TestOrderOutcomes(t *testing.T) {
 
 func FuzzExtractOrder(f *testing.F) {
 	for _, s := range []string{
-		"", "[]", "null", "{}", "[{}]", `[{"PartsOrderId":"` + testOrder + `","Price":1.10}]`, `[{"partsorderid":1},{"PartsOrderId":"` + testOrder + `"}]`,
+		"", "[]", "null", "{}", "[{}]", `[{"PartsOrderId":"` + testOrder + `","Price":1.10}]`,
+		`[{"partsorderid":1},{"PartsOrderId":"` + testOrder + `"}]`,
 		`{"PartsOrderId":"{` + strings.ToUpper(testOrder) + `}"}`, "[{\"a\":\"\xff\"}]", "[[", "[{}, {}]",
 	} {
 		f.Add([]byte(s))

@@ -45,7 +45,8 @@ func TestOutcomeOf(t *testing.T) {
 func TestMessage(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, body, want string }{
-		{"plain", "Unauthorised. Please provide valid user credentials.", "Unauthorised. Please provide valid user credentials."},
+		{"plain", "Unauthorised. Please provide valid user credentials.",
+			"Unauthorised. Please provide valid user credentials."},
 		{"lines", "\r\n one\n\n\ttwo \x00\x1b[31m\u202ethree\r\n", "one two [31mthree"},
 		{"not UTF-8", "a\xff\xfeb", "ab"},
 		{"the token", "bad token access-token-of-the-test!", "bad token [redacted]!"},
@@ -61,7 +62,8 @@ func TestMessage(t *testing.T) {
 
 func TestErrorUnwrapsAndNamesEverything(t *testing.T) {
 	t.Parallel()
-	e := &Error{Operation: OpPoll, Outcome: Unavailable, Status: 503, Message: "busy", CorrelationID: "abc", err: io.ErrUnexpectedEOF}
+	e := &Error{Operation: OpPoll, Outcome: Unavailable, Status: 503, Message: "busy", CorrelationID: "abc",
+		err: io.ErrUnexpectedEOF}
 	if !errors.Is(e, io.ErrUnexpectedEOF) {
 		t.Error("cause is lost")
 	}
@@ -97,7 +99,8 @@ func TestSecretNeverPrints(t *testing.T) {
 	if !strings.Contains(out, relay.Redacted) {
 		t.Errorf("no sign of a secret: %s", out)
 	}
-	if s.Reveal() != text || !s.Equal(relay.NewSecret(text)) || s.Empty() || !(relay.Secret{}).Empty() || (relay.Secret{}).Reveal() != "" {
+	if s.Reveal() != text || !s.Equal(relay.NewSecret(text)) || s.Empty() || !(relay.Secret{}).Empty() ||
+		(relay.Secret{}).Reveal() != "" {
 		t.Error("secret is not what it was made of")
 	}
 	_ = h.private

@@ -15,7 +15,7 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// cut answers with a page whose connection ends after the given part.
+// cut responds with a page whose connection ends after the given part.
 func cut(part string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		conn, buf, err := http.NewResponseController(w).Hijack()
@@ -38,7 +38,8 @@ func TestPollReturnsWhatACutAnswerCarried(t *testing.T) {
 		c := vendor(t, Config{}, cut(part))
 		page, err := c.Poll(t.Context(), testToken, relay.LevelSite, testSubscription, nil)
 		e := outcomeIs(t, err, Unavailable)
-		if string(page.Body) != `[{"NotificationId":"1"},{"Noti` || !page.Truncated || !page.Carried() || page.ReceivedAt.IsZero() {
+		if string(page.Body) != `[{"NotificationId":"1"},{"Noti` || !page.Truncated || !page.Carried() ||
+			page.ReceivedAt.IsZero() {
 			t.Errorf("%s: page %q, truncated %v", name, page.Body, page.Truncated)
 		}
 		if !e.AnswerLost || e.CorrelationID != testCorrelation || page.CorrelationID != testCorrelation {
@@ -47,8 +48,8 @@ func TestPollReturnsWhatACutAnswerCarried(t *testing.T) {
 	}
 }
 
-// A GET on a kept connection that dies before its answer is repeated by net/http without a word. For a poll that would
-// lose a page unseen.
+// A GET on a kept connection that dies before its answer is repeated by net/http without a word.
+// For a poll that would lose a page unseen.
 func TestPollIsNeverRepeatedUnseen(t *testing.T) {
 	t.Parallel()
 	var polls atomic.Int32
@@ -74,9 +75,10 @@ func TestPollIsNeverRepeatedUnseen(t *testing.T) {
 
 func TestNothingIsLostWhenNothingWasSent(t *testing.T) {
 	t.Parallel()
-	c, err := New(Config{BaseURL: "http://vendor.test", DialContext: func(context.Context, string, string) (net.Conn, error) {
-		return nil, syscall.ECONNREFUSED
-	}})
+	c, err := New(Config{BaseURL: "http://vendor.test",
+		DialContext: func(context.Context, string, string) (net.Conn, error) {
+			return nil, syscall.ECONNREFUSED
+		}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +126,8 @@ func TestPollAnnouncesAfterTheBudgetAndSendsNothingIfThatFails(t *testing.T) {
 		}
 		defer c.Close()
 		refused := errors.New("store is full")
-		_, err = c.Poll(t.Context(), testToken, relay.LevelSite, testSubscription, func(context.Context) error { return refused })
+		_, err = c.Poll(t.Context(), testToken, relay.LevelSite, testSubscription,
+			func(context.Context) error { return refused })
 		if !errors.Is(err, refused) || polls.Load() != 0 {
 			t.Errorf("%d polls, %v", polls.Load(), err)
 		}

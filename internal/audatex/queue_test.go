@@ -9,9 +9,10 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestNoPriorityStarves: whatever waits and in whatever order it comes and goes, the head of each priority has its turn
-// within its patience and one turn for each priority before it, an exchange at once; connections of one priority take turns; and one
-// connection's requests keep their order.
+// TestNoPriorityStarves: for all waiting requests, in any order of arrival and departure, the head
+// of each priority has its turn within its patience and one turn for each priority before it, and
+// an exchange at once. Connections of one priority take turns. One connection's requests keep their
+// order.
 func TestNoPriorityStarves(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -113,7 +114,8 @@ func TestNoPriorityStarves(t *testing.T) {
 	})
 }
 
-// TestTheMoreUrgentRequestGoesFirst: requests of all priorities come in the wrong order while nothing may be sent.
+// TestTheMoreUrgentRequestGoesFirst: requests of all priorities come in the wrong order while
+// nothing may be sent.
 func TestTheMoreUrgentRequestGoesFirst(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -135,8 +137,9 @@ func TestTheMoreUrgentRequestGoesFirst(t *testing.T) {
 	})
 }
 
-// TestAStormOfOneConnectionLeavesTheOthersTheirPolls: one connection has orders to read for hours under the default rate. A hundred
-// others are polled every five minutes all the same, and other connections' orders take turns with its own.
+// TestAStormOfOneConnectionLeavesTheOthersTheirPolls: one connection has orders to read for hours
+// under the default rate. A hundred others are polled every five minutes all the same, and other
+// connections' orders take turns with its own.
 func TestAStormOfOneConnectionLeavesTheOthersTheirPolls(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -28,7 +28,8 @@ type ConsentRequiredError struct {
 
 // Error returns the connection, since when, and the reason.
 func (e *ConsentRequiredError) Error() string {
-	return fmt.Sprintf("connection %s needs a new consent since %s: %s", e.Connection, e.Since.Format(time.RFC3339), e.Reason)
+	return fmt.Sprintf("connection %s needs a new consent since %s: %s", e.Connection, e.Since.Format(time.RFC3339),
+		e.Reason)
 }
 
 // consentError returns the error for a record whose refresh token was refused, nil for any other.

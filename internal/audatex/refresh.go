@@ -179,8 +179,8 @@ func (t *Tokens) settle(connection string, used, next relay.TokenRecord, revisio
 		case now.Generation != used.Generation || !now.RefreshToken.Equal(used.RefreshToken):
 			return errSuperseded
 		default:
-			// The stored token is the one that was spent: its result must replace it, whoever wrote
-			// since.
+			// The stored token is the one that was spent. Its result must replace it, even if
+			// another process has written since.
 			next.Epoch = max(next.Epoch, now.Epoch)
 			if revision != current && errors.Is(err, relay.ErrTokenChanged) {
 				revision = current
@@ -233,7 +233,8 @@ func (t *Tokens) save(ctx context.Context, connection string, rec relay.TokenRec
 // is needed.
 func unanswered(err error) bool {
 	var e *Error
-	return errors.As(err, &e) && e.Operation == OpToken && e.Outcome == Unavailable && !errors.Is(err, errNotOwned) && e.noAnswer
+	return errors.As(err, &e) && e.Operation == OpToken && e.Outcome == Unavailable && !errors.Is(err, errNotOwned) &&
+		e.noAnswer
 }
 
 // onceMore returns the wait before that: the cause of the first failure may not be over yet.

@@ -16,20 +16,23 @@ import (
 // bubbled hides what may not be called of a testing.T in a synctest bubble.
 type bubbled struct{ testing.TB }
 
-// Whatever the vendor, the store, operators and crashes do: a token in use is a token stored; a spent refresh token is sent
-// at most once for each time an answer could not reach the store; without such a time no consent is ever lost; and when the
-// trouble ends, the connection works again or says that it needs a consent.
+// With any behaviour of the vendor, the store, operators and crashes: a token in use is a stored
+// token; a spent refresh token is sent at most once for each time a response could not reach the
+// store; without such a time no consent is ever lost; and when the trouble ends, the connection
+// works again or reports that it needs a consent.
 func TestRefreshInvariants(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rapid.Check(bubbled{t}, func(rt *rapid.T) {
 			v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
 			v.life = 600
-			faults := rapid.SliceOfN(rapid.SampledFrom([]fault{noFault, noFault, noFault, answer500, answer429, cutBefore, cutAfter, garbled}), 80, 80).Draw(rt, "faults")
+			faults := rapid.SliceOfN(rapid.SampledFrom([]fault{noFault, noFault, noFault, answer500, answer429, cutBefore,
+				cutAfter, garbled}), 80, 80).Draw(rt, "faults")
 			landed := rapid.SliceOfN(rapid.Bool(), 40, 40).Draw(rt, "landed")
 			var (
 				mu sync.Mutex // of what follows
-				// lost counts the answers that were cut or garbled, or whose process was killed while it worked.
+				// lost counts the responses that were cut or garbled, or whose process was killed
+				// meanwhile.
 				lost         int
 				healthy      bool
 				storeTrouble int
@@ -65,7 +68,8 @@ func TestRefreshInvariants(t *testing.T) {
 			dial := serveInMemory(t, v)
 			start := func() *Tokens {
 				m, err := NewTokens(TokensConfig{
-					TokenURL: "http://portal.test/token", ClientID: "relay", Store: store, Exclusive: true, DialContext: dial, Logger: quiet,
+					TokenURL: "http://portal.test/token", ClientID: "relay", Store: store, Exclusive: true, DialContext: dial,
+					Logger: quiet,
 				})
 				if err != nil {
 					rt.Fatal(err)
@@ -91,7 +95,8 @@ func TestRefreshInvariants(t *testing.T) {
 				return ok
 			}
 			for range rapid.IntRange(1, 25).Draw(rt, "steps") {
-				switch rapid.SampledFrom([]string{"access", "access", "access", "wait", "reject", "store", "crash", "operator"}).Draw(rt, "step") {
+				switch rapid.SampledFrom([]string{"access", "access", "access", "wait", "reject", "store", "crash",
+					"operator"}).Draw(rt, "step") {
 				case "access":
 					consent(access(time.Duration(rapid.IntRange(1, 60).Draw(rt, "patience")) * time.Second))
 				case "wait":

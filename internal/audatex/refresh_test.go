@@ -20,7 +20,8 @@ func TestTheRefreshOfADeadProcess(t *testing.T) {
 				if spent {
 					v.current = "refresh-lost"
 				}
-				rec.Intent = &relay.RefreshIntent{ID: "i", Owner: "dead", StartedAt: now.Add(-5 * time.Second), Deadline: now.Add(40 * time.Second)}
+				rec.Intent = &relay.RefreshIntent{ID: "i", Owner: "dead", StartedAt: now.Add(-5 * time.Second),
+					Deadline: now.Add(40 * time.Second)}
 				store := newTokenMap(leeds, rec)
 				m := tokens(t, v, store, func(c *TokensConfig) { c.Exclusive = exclusive })
 				var err error

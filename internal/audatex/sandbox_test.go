@@ -35,7 +35,9 @@ func (r *records) Token(_ context.Context, connection string) (relay.TokenRecord
 	return rec, r.rev[connection], nil
 }
 
-func (r *records) SaveToken(_ context.Context, connection string, rec relay.TokenRecord, revision uint64) (uint64, error) {
+func (r *records) SaveToken(
+	_ context.Context, connection string, rec relay.TokenRecord, revision uint64,
+) (uint64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.rev[connection] != revision {
@@ -60,7 +62,8 @@ func against(t *testing.T, cfg sandbox.Config, style audatex.AuthStyle) *relayed
 	box := sandbox.New(cfg)
 	srv := httptest.NewServer(box.Handler())
 	t.Cleanup(srv.Close)
-	r := &relayed{box: box, log: new(lockedBuffer), records: &records{rec: map[string]relay.TokenRecord{}, rev: map[string]uint64{}}}
+	r := &relayed{box: box, log: new(lockedBuffer),
+		records: &records{rec: map[string]relay.TokenRecord{}, rev: map[string]uint64{}}}
 	logger := slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	budget := audatex.NewBudget(0)
 	var err error
@@ -87,7 +90,9 @@ func against(t *testing.T, cfg sandbox.Config, style audatex.AuthStyle) *relayed
 }
 
 // connect gives a consent and binds a session to it.
-func (r *relayed) connect(t *testing.T, name string, level relay.Level, sites ...string) (*audatex.Session, sandbox.Grant) {
+func (r *relayed) connect(
+	t *testing.T, name string, level relay.Level, sites ...string,
+) (*audatex.Session, sandbox.Grant) {
 	t.Helper()
 	grant, err := r.box.Grant(sandbox.Consent{Level: sandbox.Level(level), Sites: sites})
 	if err != nil {
@@ -131,7 +136,8 @@ func TestEveryLevelAgainstTheSandbox(t *testing.T) {
 				t.Fatalf("%s: %q, %v", level, who, err)
 			}
 			topics, err := s.Topics(ctx)
-			if err != nil || !slices.ContainsFunc(topics, func(ti audatex.TopicInfo) bool { return ti.TopicCode == "PARTS.ORDER" }) {
+			if err != nil || !slices.ContainsFunc(topics,
+				func(ti audatex.TopicInfo) bool { return ti.TopicCode == "PARTS.ORDER" }) {
 				t.Fatalf("%s: topics %v, %v", level, topics, err)
 			}
 			if subs, err := s.Subscriptions(ctx); len(subs) != 0 || err != nil {
@@ -154,7 +160,8 @@ func TestEveryLevelAgainstTheSandbox(t *testing.T) {
 				t.Fatal(err)
 			}
 			list := poll(t, s, id)
-			if len(list) != 1 || list[0].Order != strings.ToLower(order.ID) || !list[0].IsCreated() || !audatex.IsPartsOrder(list[0].Topic) {
+			if len(list) != 1 || list[0].Order != strings.ToLower(order.ID) || !list[0].IsCreated() ||
+				!audatex.IsPartsOrder(list[0].Topic) {
 				t.Fatalf("%s: %+v", level, list)
 			}
 			assessment, err := s.AssessmentID(ctx, order.Originator, order.AssessmentNumber)
@@ -174,8 +181,8 @@ func TestEveryLevelAgainstTheSandbox(t *testing.T) {
 	}
 }
 
-// Every notification of hundreds, in both forms and with all hostility, is understood, and every order is carried digit by
-// digit.
+// Every notification of hundreds, in both forms and with all hostility, is understood, and every
+// order is carried digit by digit.
 func TestHostileNotificationsAndOrders(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(5) {
@@ -247,7 +254,8 @@ func TestRawMessagesDoNotSpoilOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, raw := range []string{`null`, `{}`, `{bad}`, `{"ResourceUris":[{"Type":"PartsOrder","Value":"` + sandbox.TrapURL + `/x"}]}`} {
+	for _, raw := range []string{`null`, `{}`, `{bad}`,
+		`{"ResourceUris":[{"Type":"PartsOrder","Value":"` + sandbox.TrapURL + `/x"}]}`} {
 		if r.box.QueueRaw("4711", json.RawMessage(raw)) != 1 {
 			t.Fatal("not queued")
 		}
@@ -329,7 +337,8 @@ func TestFaultsBecomeOutcomes(t *testing.T) {
 	}
 }
 
-// Many callers under short-lived tokens: one refresh at a time, no token spent twice, no secret in the log.
+// Many callers under short-lived tokens: one refresh at a time, no token spent twice, no secret in
+// the log.
 func TestShortLivedTokensUnderManyCallers(t *testing.T) {
 	t.Parallel()
 	r := against(t, sandbox.Config{Seed: 2, AccessTokenLifetime: 2 * time.Second}, audatex.AuthForm)
@@ -356,7 +365,8 @@ func TestShortLivedTokensUnderManyCallers(t *testing.T) {
 	wg.Wait()
 	c := r.box.Counters()
 	if c.TokenRefreshes < 6 || c.TokenRefreshes > 60 || c.RefreshesOverlapping != 0 || c.SpentRefreshTokens != 0 {
-		t.Errorf("%d refreshes, %d overlapping, %d with a spent token", c.TokenRefreshes, c.RefreshesOverlapping, c.SpentRefreshTokens)
+		t.Errorf("%d refreshes, %d overlapping, %d with a spent token", c.TokenRefreshes, c.RefreshesOverlapping,
+			c.SpentRefreshTokens)
 	}
 	r.records.mu.Lock() // a refresh in the background may still be under way
 	for _, rec := range r.records.rec {

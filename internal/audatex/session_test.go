@@ -39,7 +39,8 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // session joins a client of a to the tokens of v.
 func session(t *testing.T, v *tokenVendor, a *api, store *tokenMap) *Session {
 	t.Helper()
-	c, err := New(Config{BaseURL: "http://vendor.test", Logger: slog.New(slog.DiscardHandler), DialContext: serveInMemory(t, a)})
+	c, err := New(Config{BaseURL: "http://vendor.test", Logger: slog.New(slog.DiscardHandler),
+		DialContext: serveInMemory(t, a)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +92,8 @@ func TestSessionGivesUpAfterTheSecond401(t *testing.T) {
 	})
 }
 
-// Whoever waits for the budget may not be the one to ask any more when its turn comes.
+// A caller may lose its right to a request while it waits for the budget. Then the request is not
+// sent.
 func TestAnOrderIsNotAskedForWhenItsTurnComesTooLate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -217,8 +219,8 @@ func TestSessionPassesEveryCallOn(t *testing.T) {
 	})
 }
 
-// A call that waited behind others for longer than its token lives spends no request on a 401: its turn is given back, and it is made
-// with a token that is good.
+// A call that waited behind others for longer than its token lives spends no request on a 401: its
+// turn is given back, and it is made with a token that is good.
 func TestATokenThatEndsWhileACallWaitsIsNotSent(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -237,7 +239,8 @@ func TestATokenThatEndsWhileACallWaitsIsNotSent(t *testing.T) {
 		synctest.Wait()
 		announced := 0
 		start := time.Now()
-		if _, err := s.Poll(t.Context(), testSubscription, func(context.Context) error { announced++; return nil }); err != nil {
+		if _, err := s.Poll(t.Context(), testSubscription,
+			func(context.Context) error { announced++; return nil }); err != nil {
 			t.Fatal(err)
 		}
 		if took := time.Since(start); took < 30*time.Minute {

@@ -79,7 +79,9 @@ type slow struct {
 	before, after func(rec relay.TokenRecord)
 }
 
-func (s slow) SaveToken(ctx context.Context, connection string, rec relay.TokenRecord, revision uint64) (uint64, error) {
+func (s slow) SaveToken(
+	ctx context.Context, connection string, rec relay.TokenRecord, revision uint64,
+) (uint64, error) {
 	if s.before != nil {
 		s.before(rec)
 	}
@@ -90,8 +92,9 @@ func (s slow) SaveToken(ctx context.Context, connection string, rec relay.TokenR
 	return revision, err
 }
 
-// An owner is suspended after the vendor has rotated the token and before the answer is stored. Its successor waits for the stated
-// time, spends the token once more and is refused; what the first one brings home when it wakes counts, and nobody asks for a consent.
+// An owner is suspended after the vendor has rotated the token and before the answer is stored. Its
+// successor waits for the stated time, spends the token once more and is refused; what the first
+// one brings home when it wakes counts, and nobody asks for a consent.
 func TestAResultThatComesHomeLateIsUsed(t *testing.T) {
 	t.Parallel()
 	for _, within := range []bool{true, false} { // the stated time
@@ -158,8 +161,8 @@ func TestAResultThatComesHomeLateIsUsed(t *testing.T) {
 	}
 }
 
-// An owner is suspended between its intent and its request: when it wakes, its successor has refreshed, and the token it was about to send
-// is spent. It sends nothing.
+// An owner is suspended between its intent and its request: when it wakes, its successor has
+// refreshed, and the token it was about to send is spent. It sends nothing.
 func TestAnOwnerThatWakesBeforeItsRequestSendsNothing(t *testing.T) {
 	t.Parallel()
 	for _, how := range []string{"lease not valid", "lease gone", "only late"} {
@@ -190,7 +193,8 @@ func TestAnOwnerThatWakesBeforeItsRequestSendsNothing(t *testing.T) {
 	}
 }
 
-// Whoever does not own a connection uses the token that is stored while it is good, and asks for patience when it is not.
+// A process that does not own a connection uses the stored token while it is good, and otherwise
+// returns an error with a time to come back.
 func TestWhoeverDoesNotOwnAConnectionRefreshesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

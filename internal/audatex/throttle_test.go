@@ -10,8 +10,9 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// TestA429LowersTheRateWhichRecovers: somebody always wants to ask. After a 429 half of the rate is used, ever more from minute to minute, and
-// all of it in the end; by many in a row it falls no lower than a tenth. A second replica that hears of it does the same.
+// TestA429LowersTheRateWhichRecovers: somebody always wants to ask. After a 429 half of the rate is
+// used, ever more from minute to minute, and all of it in the end; by many in a row it falls no
+// lower than a tenth. A second replica that hears of it does the same.
 func TestA429LowersTheRateWhichRecovers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -24,20 +24,25 @@ func oddHeads(body string) map[string]string {
 	length := fmt.Sprintf("Content-Length: %d\r\n", len(body))
 	squeezed := string(gzipped(body))
 	return map[string]string{
-		"a line without a colon":     "HTTP/1.1 200 OK\r\nnonsense\r\n" + length + "\r\n" + body,
-		"a line without a name":      "HTTP/1.1 200 OK\r\n: x\r\n" + length + "\r\n" + body,
-		"an empty length":            "HTTP/1.1 200 OK\r\nContent-Length: \r\n\r\n" + body,
-		"a negative length":          "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n" + body,
-		"two lengths":                "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n" + length + "\r\n" + body,
-		"a length and chunks":        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n" + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(body), body),
-		"a control character":        "HTTP/1.1 200 OK\r\nX: a\x01b\r\n" + length + "\r\n" + body,
-		"many cookies":               "HTTP/1.1 200 OK\r\n" + strings.Repeat("Set-Cookie: "+strings.Repeat("a", 4000)+"\r\n", 40) + length + "\r\n" + body,
-		"a long line":                "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("a", 200_000) + "\r\n" + length + "\r\n" + body,
-		"encoded on its way":         "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n" + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(squeezed), squeezed),
-		"a coding that is none":      "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\n" + body,
-		"a version in lower case":    "http/1.1 200 ok\r\n" + length + "\r\n" + body,
-		"an empty line before":       "\r\nHTTP/1.1 200 OK\r\n" + length + "\r\n" + body,
-		"an odd interim answer":      "HTTP/1.1 103 Early\r\nnonsense\r\n\r\nHTTP/1.1 200 OK\r\nnonsense\r\n" + length + "\r\n" + body,
+		"a line without a colon": "HTTP/1.1 200 OK\r\nnonsense\r\n" + length + "\r\n" + body,
+		"a line without a name":  "HTTP/1.1 200 OK\r\n: x\r\n" + length + "\r\n" + body,
+		"an empty length":        "HTTP/1.1 200 OK\r\nContent-Length: \r\n\r\n" + body,
+		"a negative length":      "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n" + body,
+		"two lengths":            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n" + length + "\r\n" + body,
+		"a length and chunks": "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n" +
+			fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(body), body),
+		"a control character": "HTTP/1.1 200 OK\r\nX: a\x01b\r\n" + length + "\r\n" + body,
+		"many cookies": "HTTP/1.1 200 OK\r\n" +
+			strings.Repeat("Set-Cookie: "+strings.Repeat("a", 4000)+"\r\n", 40) + length + "\r\n" + body,
+		"a long line": "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("a", 200_000) + "\r\n" + length +
+			"\r\n" + body,
+		"encoded on its way": "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n" +
+			fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(squeezed), squeezed),
+		"a coding that is none":   "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\n" + body,
+		"a version in lower case": "http/1.1 200 ok\r\n" + length + "\r\n" + body,
+		"an empty line before":    "\r\nHTTP/1.1 200 OK\r\n" + length + "\r\n" + body,
+		"an odd interim answer": "HTTP/1.1 103 Early\r\nnonsense\r\n\r\nHTTP/1.1 200 OK\r\nnonsense\r\n" + length +
+			"\r\n" + body,
 		"a name with a blank":        "HTTP/1.1 200 OK\r\nContent-Length : " + fmt.Sprint(len(body)) + "\r\n\r\n" + body,
 		"LF alone, and a long blank": "HTTP/1.1  200  OK\nX\n" + length + "\n" + body,
 	}
@@ -60,7 +65,8 @@ func TestAnAnswerIsReadWhateverElseItsHeaderHolds(t *testing.T) {
 	}
 	for name, raw := range oddHeads(`{"access_token":"access-1","refresh_token":"refresh-1"}`) {
 		server := httptest.NewServer(cut(raw))
-		m := &Tokens{cfg: TokensConfig{TokenURL: server.URL, Timeout: defaultTimeout, Budget: NewBudget(0)}, log: quiet, http: httpClient(newTransport(nil, false))}
+		m := &Tokens{cfg: TokensConfig{TokenURL: server.URL, Timeout: defaultTimeout, Budget: NewBudget(0)}, log: quiet,
+			http: httpClient(newTransport(nil, false))}
 		if got, err := m.token(t.Context(), url.Values{}); err != nil || got.refresh.Reveal() != "refresh-1" {
 			t.Errorf("%s: refresh token %q, %v", name, got.refresh.Reveal(), err)
 		}

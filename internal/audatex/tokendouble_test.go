@@ -15,7 +15,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// tokenVendor is a token endpoint with one rotating refresh token. What next says of a request is done to it.
+// tokenVendor is a token endpoint with one rotating refresh token. next returns what happens to a
+// request.
 type tokenVendor struct {
 	mu       sync.Mutex
 	current  string
@@ -91,7 +92,8 @@ func (v *tokenVendor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case garbled:
 		_, _ = io.WriteString(w, `{"access_token":"access-`)
 	default:
-		_, _ = fmt.Fprintf(w, `{"access_token":"access-%d","token_type":"bearer","expires_in":%d,"refresh_token":"%s"}`, v.issued, life, v.current)
+		_, _ = fmt.Fprintf(w, `{"access_token":"access-%d","token_type":"bearer","expires_in":%d,"refresh_token":"%s"}`,
+			v.issued, life, v.current)
 	}
 }
 
@@ -101,8 +103,8 @@ func (v *tokenVendor) count() (requests, spent int) {
 	return v.requests, v.spent
 }
 
-// tokenMap is a TokenStore in memory. fail, if it answers an error, decides what a write does: landed says whether it
-// was carried out all the same.
+// tokenMap is a TokenStore in memory. If fail returns an error, a write returns it too. landed is
+// whether it was carried out nevertheless.
 type tokenMap struct {
 	mu       sync.Mutex
 	recs     map[string]relay.TokenRecord
@@ -130,7 +132,9 @@ func (m *tokenMap) Token(_ context.Context, connection string) (relay.TokenRecor
 	return rec, m.revs[connection], nil
 }
 
-func (m *tokenMap) SaveToken(_ context.Context, connection string, rec relay.TokenRecord, revision uint64) (uint64, error) {
+func (m *tokenMap) SaveToken(
+	_ context.Context, connection string, rec relay.TokenRecord, revision uint64,
+) (uint64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var failure error
@@ -182,8 +186,9 @@ func freshRecord() relay.TokenRecord {
 func tokens(t *testing.T, v http.Handler, store TokenStore, change func(*TokensConfig)) *Tokens {
 	t.Helper()
 	cfg := TokensConfig{
-		TokenURL: "http://portal.test/AudaAPI.Portal/OAuth20/token", ClientID: "relay", ClientSecret: relay.NewSecret("hush-hush"),
-		Store: store, Exclusive: true, Logger: slog.New(slog.DiscardHandler), DialContext: serveInMemory(t, v),
+		TokenURL: "http://portal.test/AudaAPI.Portal/OAuth20/token", ClientID: "relay",
+		ClientSecret: relay.NewSecret("hush-hush"),
+		Store:        store, Exclusive: true, Logger: slog.New(slog.DiscardHandler), DialContext: serveInMemory(t, v),
 	}
 	if change != nil {
 		change(&cfg)

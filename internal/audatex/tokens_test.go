@@ -25,7 +25,8 @@ func TestRefreshStoresBeforeUse(t *testing.T) {
 		m := tokens(t, v, store, nil)
 		start := time.Now().UTC()
 		hasAccess(t, m, store, "access-1")
-		if in := atRequest.Intent; in == nil || in.ID == "" || in.Owner == "" || !in.StartedAt.Equal(start) || !in.Deadline.Equal(start.Add(45*time.Second)) ||
+		if in := atRequest.Intent; in == nil || in.ID == "" || in.Owner == "" || !in.StartedAt.Equal(start) ||
+			!in.Deadline.Equal(start.Add(45*time.Second)) ||
 			atRequest.RefreshToken.Reveal() != "refresh-0" {
 			t.Errorf("intent at the time of the request: %+v", in)
 		}
@@ -163,7 +164,8 @@ func TestInvalidGrantEndsInConsentRequired(t *testing.T) {
 		for range 5 {
 			_, err := m.Access(t.Context(), leeds)
 			consent, ok := errors.AsType[*ConsentRequiredError](err)
-			if !ok || consent.Connection != leeds || consent.Since.IsZero() || consent.Reason == "" || OutcomeOf(err) != Unauthorised {
+			if !ok || consent.Connection != leeds || consent.Since.IsZero() || consent.Reason == "" ||
+				OutcomeOf(err) != Unauthorised {
 				t.Fatalf("%v", err)
 			}
 			pass(time.Hour)
@@ -172,7 +174,8 @@ func TestInvalidGrantEndsInConsentRequired(t *testing.T) {
 			t.Errorf("%d requests, %d with a spent token", n, spent)
 		}
 		stored := store.get(leeds)
-		if stored.ConsentRequiredSince == nil || stored.Intent != nil || !stored.AccessToken.Empty() || stored.Generation != "g1" {
+		if stored.ConsentRequiredSince == nil || stored.Intent != nil || !stored.AccessToken.Empty() ||
+			stored.Generation != "g1" {
 			t.Errorf("record %+v", stored)
 		}
 		const want = `

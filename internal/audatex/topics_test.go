@@ -12,8 +12,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// Whatever the vendor lists, the error of a topic that there is not names some topics, those of the same family first,
-// and stays short.
+// For any list of the vendor's topics, the error of a topic that does not exist names some of them,
+// those of the same family first, and stays short.
 func TestMissingTopicNamesThoseThereAre(t *testing.T) {
 	t.Parallel()
 	many := make([]string, 500)
@@ -35,7 +35,8 @@ func TestMissingTopicNamesThoseThereAre(t *testing.T) {
 		"nothing":  {200, ``, "The vendor lists no topics at all."},
 		"no codes": {200, `[{"Description":"x"}]`, "Which topics there are could not be read."},
 		"HTML":     {200, `<html><title>Down</title>`, "Which topics there are could not be read."},
-		"XML":      {200, `<ArrayOfTopic><Topic><TopicCode>PARTS.QUOTE</TopicCode></Topic></ArrayOfTopic>`, "Topics there are: PARTS.QUOTE."},
+		"XML": {200, `<ArrayOfTopic><Topic><TopicCode>PARTS.QUOTE</TopicCode></Topic></ArrayOfTopic>`,
+			"Topics there are: PARTS.QUOTE."},
 		"refused":  {500, `{"Message":"An error has occurred."}`, "Which topics there are could not be read."},
 		"too many": {200, `["` + strings.Repeat(`A","`, maxOtherBody) + `"]`, "Which topics there are could not be read."},
 	} {
@@ -61,7 +62,8 @@ func TestMissingTopicNamesThoseThereAre(t *testing.T) {
 	}
 }
 
-// Of a topic that is subscribed already the list may not say which subscription that is; if there is but one it is that.
+// Of a topic that is subscribed already the list may not say which subscription that is; if there
+// is but one it is that.
 func TestSubscriptionWhoseTopicIsNotTold(t *testing.T) {
 	t.Parallel()
 	const other = "11111111-2222-4333-8444-555555555555"
@@ -69,9 +71,12 @@ func TestSubscriptionWhoseTopicIsNotTold(t *testing.T) {
 		`[{"SubscriptionId":"` + testSubscription + `","Topic":null}]`: testSubscription,
 		`[{"SubscriptionId":"` + testSubscription + `"}]`:              testSubscription,
 		`["` + testSubscription + `"]`:                                 testSubscription,
-		`[{"SubscriptionId":"` + other + `","Topic":{"TopicCode":"ASSESSMENT"}},{"SubscriptionId":"` + testSubscription + `"}]`:  testSubscription,
-		`[{"SubscriptionId":"` + other + `"},{"SubscriptionId":"` + testSubscription + `","Topic":{"TopicCode":"parts.order"}}]`: testSubscription,
-		`[{"SubscriptionId":"` + other + `"},{"SubscriptionId":"` + testSubscription + `"}]`:                                     "",
+		`[{"SubscriptionId":"` + other + `","Topic":{"TopicCode":"ASSESSMENT"}},{"SubscriptionId":"` + testSubscription +
+			`"}]`: testSubscription,
+		`[{"SubscriptionId":"` + other + `"},{"SubscriptionId":"` + testSubscription +
+			`","Topic":{"TopicCode":"parts.order"}}]`: testSubscription,
+		`[{"SubscriptionId":"` + other + `"},{"SubscriptionId":"` + testSubscription +
+			`"}]`: "",
 		`[{"SubscriptionId":"7","Topic":null}]`:                                    "",
 		`[{"SubscriptionId":"` + other + `","Topic":{"TopicCode":"PARTS.QUOTE"}}]`: "",
 		``: "",
