@@ -79,18 +79,18 @@ func (s *Session) EnsureSubscription(ctx context.Context, topic string) (sub Sub
 	if listErr != nil {
 		return Subscription{}, false, fmt.Errorf("topic %s is subscribed already: %w", topic, listErr)
 	}
-	var untold []Subscription // those whose topic the list does not contain
+	var unnamed []Subscription // those whose topic the list does not contain
 	for _, sub := range subs {
 		_, ok := canonicalUUID(sub.SubscriptionID)
 		switch code := strings.TrimSpace(sub.Topic.TopicCode); {
 		case ok && strings.EqualFold(code, topic):
 			return sub, !unread, nil
 		case ok && code == "":
-			untold = append(untold, sub)
+			unnamed = append(unnamed, sub)
 		}
 	}
-	if len(untold) == 1 { // there must be one, and there is no other
-		return untold[0], !unread, nil
+	if len(unnamed) == 1 { // there must be one, and there is no other
+		return unnamed[0], !unread, nil
 	}
 	return Subscription{}, false, err
 }

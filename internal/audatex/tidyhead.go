@@ -26,9 +26,6 @@ const (
 	handshakeTimeout = 10 * time.Second
 )
 
-// dialFunc connects to an address, as net.Dialer.DialContext does.
-type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
-
 // tidied is a connection for one request that normalises the response's header before net/http
 // parses it. Because of a line without a colon, an empty Content-Length or a header of 64 KiB,
 // net/http would reject the whole response, and with it what exists nowhere else: a rotated refresh
