@@ -14,8 +14,8 @@ type keptToken struct {
 	epoch  uint64
 }
 
-// kept returns a connection's kept access token, empty if there is none, and how often its record was
-// replaced so far.
+// kept returns a connection's kept access token, empty if there is none, and how often its record
+// was replaced so far.
 func (t *Tokens) kept(connection string) (access relay.Secret, replaced uint64) {
 	if !t.cfg.Keep {
 		return relay.Secret{}, 0
@@ -30,8 +30,8 @@ func (t *Tokens) kept(connection string) (access relay.Secret, replaced uint64) 
 	return relay.Secret{}, s.replaced
 }
 
-// keep keeps a record's access token, unless the record was replaced since it was read. A token that
-// is being refreshed is not kept, because the refresh may be another process's.
+// keep keeps a record's access token, unless the record was replaced since it was read. A token
+// that is being refreshed is not kept, because the refresh may be another process's.
 func (t *Tokens) keep(connection string, rec relay.TokenRecord, replaced uint64) {
 	if !t.cfg.Keep || rec.Intent != nil {
 		return

@@ -10,7 +10,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// reads counts the reads of a store, and can do something in the middle of one, after the record was read.
+// reads counts the reads of a store, and can do something in the middle of one, after the record
+// was read.
 type reads struct {
 	*tokenMap
 	n      atomic.Int64
@@ -28,14 +29,16 @@ func (r *reads) Token(ctx context.Context, connection string) (relay.TokenRecord
 	return rec, revision, err
 }
 
-// A record is read once for as long as its access token is good, and again whenever it may have changed.
+// A record is read once for as long as its access token is good, and again whenever it may have
+// changed.
 func TestAnAccessTokenIsKept(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		good := func(access string) relay.TokenRecord {
 			now := time.Now()
 			return relay.TokenRecord{
-				AccessToken: relay.NewSecret(access), RefreshToken: relay.NewSecret("refresh-0"), RefreshedAt: now, ExpiresAt: now.Add(30 * time.Minute),
+				AccessToken: relay.NewSecret(access), RefreshToken: relay.NewSecret("refresh-0"), RefreshedAt: now,
+				ExpiresAt: now.Add(30 * time.Minute),
 			}
 		}
 		v := newTokenVendor()
@@ -95,7 +98,8 @@ func TestAnAccessTokenIsKept(t *testing.T) {
 			}
 		}
 		other := good("fourth")
-		other.Intent = &relay.RefreshIntent{ID: "x", Owner: "another", StartedAt: time.Now(), Deadline: time.Now().Add(time.Minute)}
+		other.Intent = &relay.RefreshIntent{ID: "x", Owner: "another", StartedAt: time.Now(),
+			Deadline: time.Now().Add(time.Minute)}
 		replace(other)
 		expect("while another process refreshes it", "fourth", 3)
 
