@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// TestPollsAreHeldBackWhileWhatWasFetchedWaits: whoever has notifications to work on, and is too busy to ask for their orders, gets no
-// more of them than the polls' guaranteed part of the rate. As soon as it has caught up, polls may have all of the rate again.
+// TestPollsAreHeldBackWhileWhatWasFetchedWaits: while notifications wait for their orders to be
+// read, polls get no more than their guaranteed part of the rate. As soon as none waits, polls may
+// use all of the rate again.
 func TestPollsAreHeldBackWhileWhatWasFetchedWaits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
