@@ -5,11 +5,12 @@ import (
 	"sync"
 )
 
-// maxAnnounced bounds how many pages of one connection are remembered by their sequences; a page holds up to a hundred notifications.
+// maxAnnounced bounds how many pages of one connection are remembered by their sequences; a page holds up
+// to a hundred notifications.
 const maxAnnounced = 64
 
-// announced are the pages of a connection that the inbox's tail has told of. The tail misses none, so between two that are listed here
-// there is no other.
+// announced holds the pages of a connection that the inbox's tail has delivered. The tail misses none, so
+// there is no other page between two that are listed here.
 type announced struct {
 	mu   sync.Mutex
 	top  uint64
@@ -17,7 +18,7 @@ type announced struct {
 	lost uint64   // pages at or below it may have been forgotten
 }
 
-// add notes a page. One that was told of before, or below another, is nothing new.
+// add records a page. One that is not above all others is known already.
 func (a *announced) add(seq uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -30,15 +31,14 @@ func (a *announced) add(seq uint64) {
 	}
 }
 
-// highest answers the last page that is known to be there, 0 if none is.
+// highest returns the last page that is known, or 0.
 func (a *announced) highest() uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.top
 }
 
-// after answers the pages above the one given, and whether none that was told of is missing among them. Those at or below are
-// forgotten.
+// after returns the pages above the given one, and whether it has all of them. It forgets those at or below.
 func (a *announced) after(read uint64) (seqs []uint64, complete bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

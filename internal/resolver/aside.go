@@ -13,8 +13,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// reason says why a notification lies in relay_unresolved. Besides those below it may be the outcome of reading the order:
-// not-found, forbidden, malformed, too-large.
+// reason is why a notification lies in relay_unresolved: one of those below, or the outcome of reading the
+// order (not-found, forbidden, malformed, too-large).
 type reason string
 
 const (
@@ -28,8 +28,8 @@ const (
 	reasonTooLarge    reason = "too-large"     // the order's event, or the notification itself, is too large for the store
 )
 
-// setAside moves a notification to relay_unresolved and tells of it. It comes before the notification is settled, and doing it twice does
-// it once; of the operational event there may be two.
+// setAside moves a notification to relay_unresolved and publishes that. It is called before the notification
+// is settled. Repeating it is safe, but may publish the event twice.
 func (r *runner) setAside(ctx context.Context, it *item, why reason, detail string) error {
 	if it.foreign {
 		return r.setForeignAside(ctx, it, why, detail)
@@ -56,15 +56,16 @@ func (r *runner) setAside(ctx context.Context, it *item, why reason, detail stri
 }
 
 const (
-	// unknownSitesMost is how many unknown vendor sites of one connection are told one by one: their ids are what the vendor sends.
+	// unknownSitesMost is how many unknown vendor sites of one connection get an event each. The vendor
+	// chooses their ids.
 	unknownSitesMost = 100
 	// clocksDiffer is how far apart the clocks of those who write the store may be.
 	clocksDiffer = time.Minute
 )
 
-// tellUnknownSite tells that a vendor site is mapped to no site: once for as long as notifications of it lie aside, whoever owns the
-// connection meanwhile. That it was told stands in the document of the notification that it was told for; should a crash keep
-// that from being written, it is found in the log.
+// tellUnknownSite publishes that a vendor site is mapped to no site, once for as long as notifications of it
+// lie aside, whoever owns the connection meanwhile. The document of the notification records that it was
+// published. If a crash prevents that, the event is found in the log.
 func (r *runner) tellUnknownSite(ctx context.Context, doc relay.Unresolved, revision uint64) error {
 	r.telling.Lock()
 	defer r.telling.Unlock()
@@ -90,7 +91,7 @@ func (r *runner) tellUnknownSite(ctx context.Context, doc relay.Unresolved, revi
 	r.asides.markTold(doc.VendorSite)
 	doc.Told = true
 	_, err := r.put(ctx, &doc, revision)
-	if contested(err) || errors.Is(err, store.ErrNotFound) { // removed meanwhile, or changed; the log still says it
+	if contested(err) || errors.Is(err, store.ErrNotFound) { // removed or changed meanwhile; the event is in the log
 		return nil
 	}
 	return err
@@ -113,8 +114,8 @@ func (r *Resolver) isAside(ctx context.Context, it *item, doc relay.Unresolved) 
 		"reason", doc.Reason, "detail", doc.Detail, "count", doc.Count)
 }
 
-// put stores a document over a revision, 0 for one that is not there yet. Of bytes that do not fit in it the first are kept;
-// the inbox has the rest until it ages.
+// put stores a document over a revision, 0 for one that is not there yet. Of bytes that do not fit in it
+// the first are kept; the inbox has the rest until it ages.
 func (r *Resolver) put(ctx context.Context, doc *relay.Unresolved, revision uint64) (uint64, error) {
 	const besides = 8 << 10 // of a document: all but the bytes themselves
 	doc.Raw = doc.Raw[:min(len(doc.Raw), max(0, (r.store.MaxDocument()-besides)/4*3))]
@@ -141,13 +142,13 @@ func (r *Resolver) keep(ctx context.Context, doc relay.Unresolved) (relay.Unreso
 	}
 	there, revision, err := r.store.Unresolved.Get(ctx, doc.ID)
 	switch {
-	case errors.Is(err, store.ErrNotFound): // the write without an answer did not come about
+	case errors.Is(err, store.ErrNotFound): // the write without a response was not stored
 		revision, err = r.put(ctx, &doc, 0)
 		return doc, revision, err
 	case err != nil, there.ReceivedAt.Equal(doc.ReceivedAt):
 		return there, revision, err
 	}
-	// An inbox restored from a backup gives its numbers out anew: this is another notification.
+	// An inbox restored from a backup gives its numbers out again: this is another notification.
 	doc.ID += "-" + strconv.FormatInt(doc.ReceivedAt.UnixMicro(), 10)
 	if revision, err = r.put(ctx, &doc, 0); errors.Is(err, store.ErrConflict) {
 		return r.store.Unresolved.Get(ctx, doc.ID)
@@ -175,7 +176,8 @@ func bounded(s string) string {
 	return s
 }
 
-// contested reports whether a document may be another than the one expected: a write was refused, or got no answer.
+// contested reports whether a document may be another than the one expected: the write was refused, or got no
+// response.
 func contested(err error) bool {
 	return errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrUnclear)
 }

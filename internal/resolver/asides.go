@@ -9,8 +9,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// aside is what a runner knows of a notification of its connection that lies in relay_unresolved and may be retried by itself. The
-// notification's bytes stay in the store.
+// aside is what a runner knows of a notification of its connection that lies in relay_unresolved and may be
+// retried by itself. The notification's bytes stay in the store.
 type aside struct {
 	id         string
 	entry      uint64
@@ -23,21 +23,22 @@ type aside struct {
 	unread     *item     // it is not in the store yet: the inbox was read so far, but its turn has not come
 }
 
-// retriedByItself reports whether a reason may end without anybody touching the notification: its vendor site is mapped, or a user
-// consents again.
+// retriedByItself reports whether a reason may end without anybody touching the notification: its vendor
+// site is mapped, or a user consents again.
 func (r reason) retriedByItself() bool { return r == reasonSiteUnknown || r.endsWithConsent() }
 
 // endsWithConsent reports whether a new consent may make an order readable that was not.
 func (r reason) endsWithConsent() bool { return r == reasonForbidden || r == reasonHeldTooLong }
 
-// asides are those of one connection. The runner loads them when it takes the connection over and learns of all that come later, as it
-// is the one that sets notifications aside. What operators remove is noticed when it is to be retried.
+// asides are those of one connection. The runner loads them when it takes the connection over and learns of
+// all that come later, as it is the one that sets notifications aside. What operators remove is noticed
+// when it is to be retried.
 type asides struct {
 	mu      sync.Mutex
 	byID    map[string]*aside
 	byOrder map[string]map[string]*aside
 	unknown map[string]*unknownSite // by the vendor's id
-	toldOf  int                     // of unknown, those that were told
+	toldOf  int                     // of unknown, those that were published
 }
 
 // unknownSite is a vendor site that notifications lie aside of because it is mapped to no site.
@@ -58,7 +59,7 @@ func asideOf(doc relay.Unresolved) *aside {
 	return a
 }
 
-// unreadAside stands for a notification that will be set aside when its turn comes.
+// unreadAside returns the aside of a notification that will be set aside when its turn comes.
 func unreadAside(it *item) *aside {
 	return &aside{
 		id: it.received().UnresolvedID(), entry: it.entry(), vendorSite: bounded(it.info.SiteID), order: it.order, reason: it.reason, unread: it,
@@ -169,8 +170,8 @@ func (s *asides) empty() bool {
 	return len(s.byID) == 0
 }
 
-// unknownSite returns since when notifications of a vendor site lie aside because it is mapped to no site, whether that was told, and
-// how many vendor sites were.
+// unknownSite returns since when notifications of a vendor site lie aside because it is mapped to no site,
+// whether that was published, and for how many sites it was.
 func (s *asides) unknownSite(vendorSite string) (since time.Time, told bool, toldOf int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -11,7 +11,7 @@ type backoff struct {
 	next        time.Duration
 }
 
-// wait answers how long to wait now.
+// wait returns how long to wait now.
 func (b *backoff) wait() time.Duration {
 	b.next = min(max(b.next*2, b.least), b.most)
 	return b.next
@@ -19,7 +19,7 @@ func (b *backoff) wait() time.Duration {
 
 func (b *backoff) reset() { b.next = 0 }
 
-// sleep waits, or answers ctx's error when that ends first.
+// sleep waits, or returns ctx's error if that ends first.
 func (b *backoff) sleep(ctx context.Context) error {
 	t := time.NewTimer(b.wait())
 	defer t.Stop()

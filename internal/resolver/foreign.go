@@ -20,8 +20,9 @@ const (
 	foreignTries = 10
 )
 
-// setForeignAside keeps what was sent in the place of a notification. Equal bytes are one entry, which counts how often they
-// came, and are told once. Notifications are never put together like that: two equal ones may both be genuine.
+// setForeignAside keeps what was sent in the place of a notification. Equal bytes are one entry, which
+// counts how often they came, and are told once. Notifications are never put together like that: two equal
+// ones may both be genuine.
 func (r *Resolver) setForeignAside(ctx context.Context, it *item, why reason, detail string) error {
 	for range foreignTries {
 		doc, revision, err := r.foreignEntry(ctx, it, why, detail)
@@ -74,7 +75,8 @@ func foreignID(connection, what string) string { return foreignPrefix(connection
 // foreignPrefix is what the ids of a connection's entries begin with: no notification's has a dot.
 func foreignPrefix(connection string) string { return connection + ".foreign" }
 
-// foreignEntry returns the entry that something belongs to, as it is stored at revision; with revision 0 it is to be made.
+// foreignEntry returns the entry that something belongs to, as it is stored at a revision, or a new one with
+// revision 0.
 func (r *Resolver) foreignEntry(ctx context.Context, it *item, why reason, detail string) (relay.Unresolved, uint64, error) {
 	sum := sha256.New()
 	sum.Write([]byte(strconv.Itoa(max(it.size, len(it.raw))) + " "))

@@ -21,8 +21,8 @@ const (
 	loadBound = 20 * time.Second
 )
 
-// loader reads and adopts the cursors of many connections together: shards arrive with hundreds of them, at a start with all, and
-// each reader of the store costs its server more than what most of them have to say.
+// loader reads and adopts the cursors of many connections together. A shard arrives with hundreds of them,
+// and a start with all. A reader of the store costs its server more than most connections have stored.
 type loader struct {
 	r    *Resolver
 	turn chan struct{} // one batch at a time
@@ -39,14 +39,15 @@ type arrival struct {
 	done   chan struct{}
 }
 
-// loaded is where a connection's reader stands, adopted, and its last page in the inbox.
+// loaded is a connection's adopted cursor, and its last page in the inbox.
 type loaded struct {
-	stand  *stand
+	cursor *storedCursor
 	head   uint64
 	asides []*aside
 }
 
-// load answers a runner's cursor, stored under its lease's epoch. The first that asks loads for all who ask meanwhile.
+// load returns a runner's cursor, stored under its lease's epoch. The first caller loads for all who call
+// meanwhile.
 func (l *loader) load(ctx context.Context, run *runner) (loaded, error) {
 	a := &arrival{runner: run, done: make(chan struct{})}
 	l.mu.Lock()
@@ -103,11 +104,11 @@ func (l *loader) batch(ctx context.Context, batch []*arrival) {
 	owned := map[*shard.Lease][]*arrival{}
 	for _, a := range batch {
 		run := a.runner
-		s, err := l.r.newStand(run.lease, run.generation, found[run.connection])
+		s, err := l.r.newStoredCursor(run.lease, run.generation, found[run.connection])
 		if a.err = err; err != nil {
 			continue
 		}
-		a.loaded = loaded{stand: s, head: heads[run.connection], asides: aside[run.connection]}
+		a.loaded = loaded{cursor: s, head: heads[run.connection], asides: aside[run.connection]}
 		if s.Dirty() {
 			owned[run.lease] = append(owned[run.lease], a)
 		}
@@ -138,11 +139,11 @@ func (l *loader) cursors(ctx context.Context, batch []*arrival, connections []st
 func (l *loader) adopt(ctx context.Context, lease *shard.Lease, arrivals []*arrival) {
 	saves := make([]cursorstore.Save, len(arrivals))
 	for i, a := range arrivals {
-		saves[i] = a.loaded.stand.save()
+		saves[i] = a.loaded.cursor.save()
 	}
 	for i, r := range l.r.cursors.Adopt(ctx, lease.Epoch(), saves) {
 		a := arrivals[i]
-		if err := a.loaded.stand.took(saves[i], r); err != nil && (!r.Fenced || errors.Is(err, errSuperseded)) {
+		if err := a.loaded.cursor.took(saves[i], r); err != nil && (!r.Fenced || errors.Is(err, errSuperseded)) {
 			a.err = fmt.Errorf("adopt the cursor: %w", err)
 		} // else a removal has failed, which comes again with the next flush
 	}
@@ -151,7 +152,7 @@ func (l *loader) adopt(ctx context.Context, lease *shard.Lease, arrivals []*arri
 // asidesAtOnce is how many unresolved notifications are read at a time: each comes with its bytes.
 const asidesAtOnce = 64
 
-// asides answers what lies in relay_unresolved of each connection and may be retried by itself.
+// asides returns what lies in relay_unresolved of each connection and may be retried without being asked.
 func (l *loader) asides(ctx context.Context, batch []*arrival) (map[string][]*aside, error) {
 	var keys []string
 	if len(batch) <= loadOneByOne {

@@ -38,8 +38,8 @@ type item struct {
 
 func (i *item) entry() uint64 { return relay.PackEntry(i.page, i.index) }
 
-// lane returns the key of what the notification has to wait for. One that cannot be resolved waits for nothing; what is no
-// notification is counted one after the other.
+// lane returns the key of what the notification has to wait for. One that cannot be resolved waits for
+// nothing; what is no notification is counted one after the other.
 func (i *item) lane() string {
 	switch {
 	case i.foreign:
@@ -111,7 +111,7 @@ type reader struct {
 	store      *store.Store
 	connection string
 	generation string
-	stand      *stand
+	cursor     *storedCursor
 	asides     *asides
 
 	head    uint64 // the connection's last page when the reader was made
@@ -135,7 +135,7 @@ type page struct {
 func (r *reader) fill(ctx context.Context, known *announced, now time.Time) error {
 	wanted := known.highest()
 	if !r.started {
-		first, _ := relay.UnpackEntry(r.stand.ReadFrom())
+		first, _ := relay.UnpackEntry(r.cursor.ReadFrom())
 		r.read, r.started = max(first, 1)-1, true
 		if r.head <= r.read {
 			// Nothing waits, and reading that would cost a reader for each of ten thousand connections at a start.
@@ -160,8 +160,9 @@ func (r *reader) fill(ctx context.Context, known *announced, now time.Time) erro
 	return nil
 }
 
-// take reads the next pages by their sequences, if they are known: that costs a fraction of a reader of the inbox, which a cluster has
-// to agree upon first. It answers false where only the inbox itself can tell what comes next.
+// take reads the next pages by their sequence numbers, if they are known. That costs a fraction of a reader
+// of the inbox, which a cluster has to agree on first. It returns false if only the inbox itself can tell
+// what comes next.
 func (r *reader) take(ctx context.Context, known *announced) (bool, error) {
 	seqs, complete := known.after(r.read)
 	if r.whole = r.whole && complete; !r.whole || len(seqs) == 0 || r.more {
@@ -181,7 +182,8 @@ func (r *reader) take(ctx context.Context, known *announced) (bool, error) {
 	return true, nil
 }
 
-// accept takes a page that was read. One of another generation is of a connection that was removed, under whose id this one was made.
+// accept takes a page that was read. One of another generation is of a connection that was removed, under
+// whose id this one was made.
 func (r *reader) accept(p store.Page) {
 	r.read = p.Seq
 	held := &page{seq: p.Seq}
@@ -221,7 +223,7 @@ func (r *reader) offer() bool {
 		for ; p.next < len(p.items); p.next++ {
 			it := p.items[p.next]
 			lane := it.lane()
-			switch r.stand.Offer(cursor.Entry{Seq: it.entry(), Order: lane}) {
+			switch r.cursor.Offer(cursor.Entry{Seq: it.entry(), Order: lane}) {
 			case cursor.Accepted:
 				r.keep(lane, it)
 				if it.reason == reasonSiteUnknown {
@@ -233,14 +235,15 @@ func (r *reader) offer() bool {
 			}
 			p.items[p.next] = nil
 		}
-		r.stand.Advance(relay.PackEntry(p.seq, relay.LastIndex))
+		r.cursor.Advance(relay.PackEntry(p.seq, relay.LastIndex))
 		r.pages[0] = nil
 		r.pages = r.pages[1:]
 	}
 	return true
 }
 
-// due answers when a page that was announced but not found is looked for again. While what was read has no room, nothing is.
+// due returns when to look again for a page that was announced but not found. While what was read has no
+// room, there is no such time.
 func (r *reader) due() (time.Time, bool) { return r.rescan, !r.rescan.IsZero() && len(r.pages) == 0 }
 
 func (r *reader) keep(lane string, it *item) {
@@ -253,7 +256,7 @@ func (r *reader) keep(lane string, it *item) {
 	r.atHand[lane][it.entry()] = it
 }
 
-// hold answers the notifications of a batch that are at hand, nil for each that has to be read again.
+// hold returns the notifications of a batch that are at hand, and nil for each that has to be read again.
 func (r *reader) hold(b cursor.Batch) []*item {
 	items := make([]*item, len(b.Seqs))
 	for i, entry := range b.Seqs {
@@ -275,7 +278,7 @@ func (r *reader) forgetOrder(lane string) { delete(r.atHand, lane) }
 
 // refill finds the entries of lanes that have used up those they list.
 func (r *reader) refill(ctx context.Context) error {
-	for _, need := range r.stand.Refills() {
+	for _, need := range r.cursor.Refills() {
 		first, _ := relay.UnpackEntry(need.From)
 		pages, more, err := r.store.Inbox.Scan(ctx, r.connection, first, pagesAtOnce)
 		if err != nil {
@@ -296,13 +299,13 @@ func (r *reader) refill(ctx context.Context) error {
 		if more && len(pages) > 0 {
 			through = min(through, relay.PackEntry(pages[len(pages)-1].Seq, relay.LastIndex))
 		}
-		r.stand.Refill(need, found, through)
+		r.cursor.Refill(need, found, through)
 	}
 	return nil
 }
 
-// fetch reads the notifications of a batch that were not at hand. Those whose page has left the inbox stay nil. It is called by
-// workers.
+// fetch reads the notifications of a batch that were not at hand. Those whose page has left the inbox stay
+// nil. It is called by workers.
 func fetch(ctx context.Context, s *store.Store, connection string, entries []uint64, items []*item) error {
 	var have map[uint64]*item // of the pages read last
 	var upTo uint64

@@ -1,15 +1,17 @@
-// Package resolver makes readings of orders out of notifications: the second step of a notification's way. It reads the inbox by
-// a cursor per connection, takes from each notification which order it is about and nothing else, reads that order from the
-// vendor, and has the publisher make the events. A notification is settled only when its event is in the log or the
-// notification itself lies in relay_unresolved.
+// Package resolver makes readings of orders out of notifications: the second step of a notification's way. It
+// reads the inbox by a cursor per connection, takes from each notification which order it is about and
+// nothing else, reads that order from the vendor, and has the publisher make the events.
 //
-// Notifications of one order wait for one another: all that wait share one reading, which begins after the last of them has arrived.
-// Trouble with the vendor holds them for as long as it lasts; an order that the vendor keeps refusing is set aside after an
-// hour, and anything that has waited ten days.
+// It promises that a notification is settled only when its event is in the log, or the notification itself
+// lies in relay_unresolved. Notifications of one order that wait together share one reading, which begins
+// after the last of them has arrived. While the vendor is in trouble they wait; an order that the vendor
+// keeps refusing is set aside after an hour, and anything after ten days.
 //
-// Which connections are resolved here changes as shards come and go (Own). Whoever takes a connection over writes its cursor and its
-// lanes anew under its own epoch, at the revisions that were read, before it reads anything: from then on nothing that a former
-// owner writes there succeeds. What that one had published already, the log itself says.
+// Begin reading at runner.go: Turn is what a connection's runner does again and again. read.go offers the
+// notifications to the cursor, work.go resolves a batch of them, aside.go and foreign.go set aside what
+// cannot be resolved, retry.go and selfretry.go try that again. load.go and cursor.go adopt and store the
+// cursors when shards come and go: from then on nothing that a former owner writes there succeeds. What it
+// had published already is found in the log.
 package resolver
 
 import (
@@ -26,20 +28,21 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Orders reads an order from the vendor with a connection's consent. Its errors are judged by audatex.OutcomeOf. Ctx is of the wait for the
-// vendor's turn, which may be long; begin is called when it has come, right before the order is asked for, and answers the context of that, or
-// an error that keeps it from being asked for.
+// Orders reads an order from the vendor with a connection's consent. audatex.OutcomeOf classifies its errors.
+// ctx bounds the wait for the vendor's turn, which may be long. begin is called when the turn has come, right
+// before the request; it returns the context of the request, or an error that prevents it.
 type Orders interface {
 	Order(ctx context.Context, connection, order string, begin func() (context.Context, error)) (json.RawMessage, error)
 }
 
 // Publisher puts events into the log.
 type Publisher interface {
-	// Begin takes where the order stands in the log; it comes before the order is read.
+	// Begin returns the order's position in the log. It is called before the order is read.
 	Begin(ctx context.Context, site, order string, waiting []relay.Received) (relay.OrderPosition, error)
 	Publish(ctx context.Context, pos relay.OrderPosition, reading relay.Snapshot) (relay.PublishOutcome, error)
 	Operational(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any) error
-	// Once is Operational for what must not be told twice: an event since a time with equal details under the keys by is the same.
+	// Once is Operational for what must be published only once: an event since a time with equal details
+	// under the keys by is the same.
 	Once(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any, since time.Time, by ...string) error
 }
 
@@ -112,7 +115,8 @@ func New(c Config) *Resolver {
 	return r
 }
 
-// Run follows the inbox and which connections there are, until ctx ends. It calls Prepare unless that was done. Own resolves.
+// Run follows the inbox and the list of connections until ctx ends. It calls Prepare unless that was done.
+// Resolving itself is Own's part.
 func (r *Resolver) Run(ctx context.Context) error {
 	wait := backoff{least: 100 * time.Millisecond, most: 5 * time.Second}
 	var from uint64
@@ -126,7 +130,7 @@ func (r *Resolver) Run(ctx context.Context) error {
 		}
 		r.log.Log(ctx, store.Level(err, slog.LevelError), "resolver cannot start yet", "error", err)
 		if stopped := wait.sleep(ctx); stopped != nil {
-			return nil // it was told to stop, and nothing had begun
+			return nil // it must stop, and nothing had begun
 		}
 	}
 	var watching sync.WaitGroup
@@ -136,13 +140,14 @@ func (r *Resolver) Run(ctx context.Context) error {
 	return nil
 }
 
-// Own resolves the notifications of a shard's connections under its lease until ctx ends: then nothing new is taken, what is under way
-// ends or is given up after the grace time, and Own returns when every cursor is stored a last time. Nothing begins before Run has.
+// Own resolves the notifications of a shard's connections under its lease until ctx ends. Then it begins
+// nothing new, waits for what is under way until the grace time is over, and returns when every cursor is
+// stored a last time. Nothing begins before Run has.
 func (r *Resolver) Own(ctx context.Context, lease *shard.Lease) error {
 	return r.roster.Own(ctx, lease)
 }
 
-// follow wakes the runner of each connection that a page comes in for.
+// follow wakes the runner of each connection for which a page arrives.
 func (r *Resolver) follow(ctx context.Context, from uint64) {
 	wait := backoff{least: 100 * time.Millisecond, most: 5 * time.Second}
 	for ctx.Err() == nil {
@@ -173,8 +178,9 @@ func (r *Resolver) follow(ctx context.Context, from uint64) {
 // Behind reports whether as many orders are being read as may be at once, so that others wait.
 func (r *Resolver) Behind() bool { return len(r.slots) == cap(r.slots) }
 
-// Consented tells that a user has consented for a connection: what waits for it, or was set aside for want of it, is tried again. It
-// may be called from any goroutine, for connections of other replicas in vain.
+// Consented is called when a user has consented for a connection. What waits for that, or was set aside for
+// want of it, is tried again. It may be called from any goroutine, and does nothing for connections of other
+// replicas.
 func (r *Resolver) Consented(connection string) {
 	if run, ok := r.roster.Runner(connection); ok {
 		run.tryAgain()

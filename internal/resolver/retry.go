@@ -13,8 +13,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Retry resolves one notification of relay_unresolved now. It needs no ownership: the log's condition is the referee. Of the site,
-// the connection's present mapping counts if the notification's own was unknown.
+// Retry resolves one notification of relay_unresolved now. It needs no ownership: the log's condition is
+// the referee. Of the site, the connection's present mapping counts if the notification's own was unknown.
 func (r *Resolver) Retry(ctx context.Context, id string) (outcome relay.RetryOutcome, err error) {
 	doc, _, err := r.store.Unresolved.Get(ctx, id)
 	if errors.Is(err, store.ErrNotFound) {
@@ -27,9 +27,10 @@ func (r *Resolver) Retry(ctx context.Context, id string) (outcome relay.RetryOut
 	return outcome, err
 }
 
-// RetryAll resolves notifications of relay_unresolved now, as Retry does, and tells each what became of it. Those of one order share one
-// reading of it; a connection's orders come in the order of their inbox entries. Of docs the bytes are not needed: what is stored is read
-// again. What is not tried because ctx ended is relay.RetryUnavailable.
+// RetryAll resolves notifications of relay_unresolved now, as Retry does, and calls each with the outcome of
+// every one. Those of one order share one reading of it; a connection's orders are read in the order of their
+// inbox entries. The bytes of docs are not needed, as what is stored is read again. What is not tried because
+// ctx has ended is relay.RetryUnavailable.
 func (r *Resolver) RetryAll(ctx context.Context, docs []relay.Unresolved, each func(id string, outcome relay.RetryOutcome, err error)) {
 	docs = slices.Clone(docs)
 	slices.SortStableFunc(docs, func(a, b relay.Unresolved) int {
@@ -84,7 +85,7 @@ type shelved struct {
 }
 
 // retryOrder resolves unresolved notifications of one connection and order.
-func (r *Resolver) retryOrder(ctx context.Context, c relay.Connection, ids []string, ask asking, each func(id string, outcome relay.RetryOutcome, err error)) {
+func (r *Resolver) retryOrder(ctx context.Context, c relay.Connection, ids []string, ask fetchOrder, each func(id string, outcome relay.RetryOutcome, err error)) {
 	var retried []shelved
 	for _, id := range ids {
 		doc, revision, err := r.store.Unresolved.Get(ctx, id)
@@ -116,7 +117,7 @@ func (r *Resolver) retryOrder(ctx context.Context, c relay.Connection, ids []str
 	first := retried[0].item
 	outcome, err := r.read(ctx, first.site, first.order, received, ask)
 	for _, s := range retried {
-		result, err := relay.RetryUnavailable, err // readUnavailable, readContested, readStuck
+		result, err := relay.RetryUnavailable, err // readUnavailable, readContested, readStoreFailed
 		switch outcome {
 		case readPublished, readUnnecessary:
 			// A crash before this leaves a document whose notification has its event; the next retry finds that.
@@ -126,7 +127,7 @@ func (r *Resolver) retryOrder(ctx context.Context, c relay.Connection, ids []str
 		case readRefused, readUnfit, readTooLarge:
 			result = relay.RetryRefused
 			r.stays(ctx, s, outcome, err)
-		case readUnavailable, readContested, readStuck:
+		case readUnavailable, readContested, readStoreFailed:
 		}
 		if err != nil {
 			err = fmt.Errorf("retry %s: %w", s.doc.ID, err)
@@ -135,7 +136,8 @@ func (r *Resolver) retryOrder(ctx context.Context, c relay.Connection, ids []str
 	}
 }
 
-// takeFromAside removes a notification that has its event. One that was changed meanwhile is left to whoever changed it.
+// takeFromAside removes a notification that has its event. One that was changed meanwhile is left to
+// whoever changed it.
 func (r *Resolver) takeFromAside(ctx context.Context, s shelved) error {
 	err := r.store.Unresolved.Delete(ctx, s.doc.ID, s.revision)
 	if err != nil && !errors.Is(err, store.ErrConflict) {
@@ -144,7 +146,8 @@ func (r *Resolver) takeFromAside(ctx context.Context, s shelved) error {
 	return nil
 }
 
-// stays notes why a notification that was retried is still unresolved. Where that cannot be stored, the reason before stays.
+// stays notes why a notification that was retried is still unresolved. Where that cannot be stored, the
+// reason before stays.
 func (r *Resolver) stays(ctx context.Context, s shelved, outcome reading, cause error) {
 	now, detail := r.cfg.Now().UTC(), cause.Error()
 	if outcome == readTooLarge {
@@ -164,7 +167,7 @@ func refusal(outcome reading, cause error) reason {
 		return reasonUnfit
 	case readTooLarge:
 		return reasonTooLarge
-	case readPublished, readUnnecessary, readRefused, readUnavailable, readContested, readStuck:
+	case readPublished, readUnnecessary, readRefused, readUnavailable, readContested, readStoreFailed:
 	}
 	return reason(audatex.OutcomeOf(cause).String())
 }

@@ -27,7 +27,7 @@ const (
 	leaseAgain = 500 * time.Millisecond
 )
 
-// runner resolves the notifications of one connection under one lease. Its turns own its fields from stand on.
+// runner resolves the notifications of one connection under one lease. Its turns own its fields from cursor on.
 type runner struct {
 	*Resolver
 	lease      *shard.Lease
@@ -35,82 +35,91 @@ type runner struct {
 	generation string
 	log        *slog.Logger
 
-	wake      func()             // for another turn
+	wake      func()             // asks for another turn
 	announced announced          // pages known to be there
-	again     atomic.Bool        // what is held may go now
-	asked     chan chan progress // how far it is; answered once the cursor is loaded
-	ended     chan struct{}      // closed when nothing is resolved any more
+	again     atomic.Bool        // what waits for the vendor may be tried at once
+	asked     chan chan progress // requests for the progress; answered once the cursor is loaded
+	ended     chan struct{}      // closed when the runner has ended
 
-	asides  asides
-	telling sync.Mutex // of tellUnknownSite
-	self    selfRetry
+	asides   asides
+	telling  sync.Mutex // serializes tellUnknownSite
+	self     selfRetry
+	unlisted unlistedCount
 
-	counting  sync.Mutex // of countUnlisted
-	counted   int
-	countedAt time.Time
-
-	work     context.Context // of what is under way: it outlives the runner's by the grace time; nil until something is
-	giveUp   context.CancelFunc
-	stand    *stand // nil until it is loaded
+	cursor   *storedCursor // nil until it is loaded
 	inbox    reader
-	results  chan *result // made when the first batch begins
-	workers  sync.WaitGroup
-	flushed  time.Time
-	paused   time.Time // nothing is taken or stored before
-	trouble  backoff
-	troubled bool
+	underWay underWay
+	flushed  time.Time // when the cursor was stored last
+	trouble  storeTrouble
+}
+
+// underWay is what a runner has begun and not ended.
+type underWay struct {
+	ctx     context.Context // outlives the runner's by the grace time; nil until something is begun
+	giveUp  context.CancelFunc
+	workers sync.WaitGroup
+	results chan *result // made when the first batch begins
+}
+
+// storeTrouble keeps a runner from hammering a store in trouble.
+type storeTrouble struct {
+	backoff
+	until  time.Time // nothing is taken or stored before
+	logged bool
 }
 
 func (r *Resolver) newRunner(lease *shard.Lease, c relay.Connection, _ bool, wake func()) *runner {
 	return &runner{
 		Resolver: r, lease: lease, connection: c.ID, generation: c.Generation, log: r.log.With("connection", c.ID, "shard", lease.Shard()),
 		wake: wake, asked: make(chan chan progress, 1), ended: make(chan struct{}),
-		trouble: backoff{least: 100 * time.Millisecond, most: 5 * time.Second},
+		trouble: storeTrouble{backoff: backoff{least: 100 * time.Millisecond, most: 5 * time.Second}},
 	}
 }
 
-// stored tells that a page is there. It may be called from any goroutine.
+// stored records that a page is there. It may be called from any goroutine.
 func (r *runner) stored(seq uint64) {
 	r.announced.add(seq)
 	r.wake()
 }
 
-// Change tells that the connection was changed, perhaps by a new consent. It may be called from any goroutine.
+// Change is called when the connection was changed, perhaps by a new consent. It may be called from any
+// goroutine.
 func (r *runner) Change(relay.Connection) { r.tryAgain() }
 
-// tryAgain has what is held tried at once. It may be called from any goroutine.
+// tryAgain lets what waits for the vendor be tried at once. It may be called from any goroutine.
 func (r *runner) tryAgain() {
 	r.again.Store(true)
 	r.wake()
 }
 
-// Turn does what can be done, and returns how long there is nothing else; false when ctx has ended, or another owner takes over.
+// Turn does what can be done, and returns how long until there is something else. It returns false when ctx
+// has ended, or another owner has taken over.
 func (r *runner) Turn(ctx context.Context) (time.Duration, bool) {
-	if r.stand == nil {
+	if r.cursor == nil {
 		if loaded, err := r.load(ctx); !loaded {
-			r.tellEnd(ctx, err)
+			r.logEnd(ctx, err)
 			return 0, false
 		}
 		r.trouble.reset()
 	}
-	r.hear(ctx)
+	r.takeEvents(ctx)
 	wait, err := r.step(ctx)
 	if err == nil {
 		return wait, true
 	}
-	r.tellEnd(ctx, r.end(ctx, err))
+	r.logEnd(ctx, r.end(ctx, err))
 	return 0, false
 }
 
-// hear takes what has happened since the last turn: what has ended together is stored together.
-func (r *runner) hear(ctx context.Context) {
+// takeEvents takes what has happened since the last turn. What has ended together is stored together.
+func (r *runner) takeEvents(ctx context.Context) {
 	if r.again.Swap(false) {
-		r.stand.ResumeAll(r.cfg.Now())
+		r.cursor.ResumeAll(r.cfg.Now())
 		r.self.want(r.cfg.Now())
 	}
 	for {
 		select {
-		case res := <-r.results:
+		case res := <-r.underWay.results:
 			r.finish(ctx, res)
 		case answer := <-r.asked:
 			answer <- r.progress()
@@ -122,11 +131,12 @@ func (r *runner) hear(ctx context.Context) {
 	}
 }
 
-// end waits for what is under way, as far as the grace time goes, and stores the cursor a last time. The error is what has ended it.
+// end waits for what is under way until the grace time is over, and stores the cursor a last time. err is
+// what has ended the runner.
 func (r *runner) end(ctx context.Context, err error) error {
-	if r.giveUp != nil {
-		defer r.giveUp()
-		t := time.AfterFunc(r.cfg.Grace, r.giveUp)
+	if r.underWay.giveUp != nil {
+		defer r.underWay.giveUp()
+		t := time.AfterFunc(r.cfg.Grace, r.underWay.giveUp)
 		defer t.Stop()
 		r.drain()
 	}
@@ -135,10 +145,10 @@ func (r *runner) end(ctx context.Context, err error) error {
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastFlush)
 	defer cancel()
-	return r.stand.flush(last)
+	return r.cursor.flush(last)
 }
 
-func (r *runner) tellEnd(ctx context.Context, err error) {
+func (r *runner) logEnd(ctx context.Context, err error) {
 	close(r.ended)
 	switch {
 	case errors.Is(err, errSuperseded):
@@ -148,7 +158,8 @@ func (r *runner) tellEnd(ctx context.Context, err error) {
 	}
 }
 
-// load reads where the connection's inbox was read to; false if there is nothing to go on with, with the reason unless ctx has ended.
+// load reads the connection's cursor. It returns false if the runner must end, with the reason unless ctx has
+// ended.
 func (r *runner) load(ctx context.Context) (bool, error) {
 	for {
 		if !r.lease.Await(ctx) {
@@ -156,8 +167,8 @@ func (r *runner) load(ctx context.Context) (bool, error) {
 		}
 		found, err := r.loader.load(ctx, r)
 		if err == nil {
-			r.stand = found.stand
-			r.inbox = reader{store: r.store, connection: r.connection, generation: r.generation, stand: r.stand, head: found.head, asides: &r.asides}
+			r.cursor = found.cursor
+			r.inbox = reader{store: r.store, connection: r.connection, generation: r.generation, cursor: r.cursor, head: found.head, asides: &r.asides}
 			for _, a := range found.asides {
 				r.asides.put(a)
 			}
@@ -173,12 +184,12 @@ func (r *runner) load(ctx context.Context) (bool, error) {
 			r.log.Log(ctx, store.Level(err, slog.LevelError), "cannot load where the connection's inbox was read to", "error", err)
 		}
 		if stopped := r.trouble.sleep(ctx); stopped != nil {
-			return false, nil //nolint:nilerr // it was told to stop, and nothing had begun
+			return false, nil //nolint:nilerr // it must stop, and nothing had begun
 		}
 	}
 }
 
-// step does what can be done, and returns how long there is nothing else.
+// step does what can be done, and returns how long until there is something else.
 func (r *runner) step(ctx context.Context) (time.Duration, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
@@ -187,7 +198,7 @@ func (r *runner) step(ctx context.Context) (time.Duration, error) {
 	if !r.lease.Valid() { // nothing is begun and nothing stored: a renewal may be under way, or we are not the owner any more
 		return leaseAgain, nil
 	}
-	if !r.paused.After(now) {
+	if !r.trouble.until.After(now) {
 		if err := r.turn(ctx, now); err != nil {
 			if ctx.Err() != nil || errors.Is(err, errSuperseded) {
 				return 0, err
@@ -198,30 +209,31 @@ func (r *runner) step(ctx context.Context) (time.Duration, error) {
 	return r.next(now), nil
 }
 
-// turn reads what is there, begins what may begin and stores what is due. Trouble with one of these does not keep it from the others.
+// turn reads what is there, begins what may begin, and stores what is due. A failure of one of these does not
+// keep the others from being done.
 func (r *runner) turn(ctx context.Context, now time.Time) error {
 	read := r.inbox.fill(ctx, &r.announced, now)
 	if read == nil {
 		read = r.inbox.refill(ctx)
 	}
 	for {
-		b, ok := r.stand.Take(now, cursor.LaneEntries)
+		b, ok := r.cursor.Take(now, cursor.LaneEntries)
 		if !ok {
 			break
 		}
 		items := r.inbox.hold(b)
-		if r.results == nil {
-			r.results = make(chan *result, r.cfg.Concurrency)
+		if r.underWay.results == nil {
+			r.underWay.results = make(chan *result, r.cfg.Concurrency)
 		}
 		r.start(ctx, func() {
 			res := r.resolveBatch(ctx, b, items)
-			r.results <- &res
+			r.underWay.results <- &res
 		})
 	}
 	r.retryAsides(ctx, now)
-	if r.stand.Dirty() && (r.stand.InFlight() == 0 || !now.Before(r.flushed.Add(r.cfg.Flush))) {
+	if r.cursor.Dirty() && (r.cursor.InFlight() == 0 || !now.Before(r.flushed.Add(r.cfg.Flush))) {
 		r.flushed = now
-		if err := r.stand.flush(ctx); err != nil {
+		if err := r.cursor.flush(ctx); err != nil {
 			return errors.Join(read, err)
 		}
 		r.recovered(ctx)
@@ -229,32 +241,32 @@ func (r *runner) turn(ctx context.Context, now time.Time) error {
 	return read
 }
 
-// start has something done beside the turns, the next of which comes when it is done.
+// start runs do beside the turns. The next turn comes when it has returned.
 func (r *runner) start(ctx context.Context, do func()) {
-	if r.work == nil {
-		r.work, r.giveUp = context.WithCancel(context.WithoutCancel(ctx))
+	if r.underWay.ctx == nil {
+		r.underWay.ctx, r.underWay.giveUp = context.WithCancel(context.WithoutCancel(ctx))
 	}
-	r.workers.Go(func() {
+	r.underWay.workers.Go(func() {
 		do()
 		r.wake()
 	})
 }
 
-// next answers how long there is nothing to do but to wait for a result or a page.
+// next returns how long the runner has only to wait for a result or a page.
 func (r *runner) next(now time.Time) time.Duration {
 	const idle = time.Hour
 	wait := idle
 	consider := func(at time.Time) {
 		wait = min(wait, max(at.Sub(now), 0))
 	}
-	if r.paused.After(now) {
-		consider(r.paused)
+	if r.trouble.until.After(now) {
+		consider(r.trouble.until)
 		return wait
 	}
-	if at, ok := r.stand.NextDue(now); ok {
+	if at, ok := r.cursor.NextDue(now); ok {
 		consider(at)
 	}
-	if r.stand.Dirty() {
+	if r.cursor.Dirty() {
 		consider(r.flushed.Add(r.cfg.Flush))
 	}
 	if at, ok := r.inbox.due(); ok {
@@ -266,25 +278,25 @@ func (r *runner) next(now time.Time) time.Duration {
 	return wait
 }
 
-// finish settles what a worker has ended with. Every result is dealt with here and nowhere else.
+// finish applies a worker's result to the cursor. Every result is handled here and nowhere else.
 func (r *runner) finish(ctx context.Context, res *result) {
 	now := r.cfg.Now()
 	b := res.batch
-	switch res.verdict {
-	case resolved:
-		r.stand.Succeed(b, now)
+	switch res.outcome {
+	case batchResolved:
+		r.cursor.Succeed(b, now)
 		r.recovered(ctx)
 		r.inbox.forget(b.Order, b.Seqs)
-	case handled:
-		r.stand.Settle(b.Order, b.Seqs...)
+	case batchHandled:
+		r.cursor.Settle(b.Order, b.Seqs...)
 		r.recovered(ctx)
 		r.inbox.forget(b.Order, b.Seqs)
 		if !r.asides.empty() {
 			r.self.soon(now)
 		}
-	case held:
-		r.stand.Fail(b, now, res.failure)
-		if r.stand.Settle(b.Order, res.aside...); len(res.aside) > 0 {
+	case batchWaits:
+		r.cursor.Fail(b, now, res.failure)
+		if r.cursor.Settle(b.Order, res.aside...); len(res.aside) > 0 {
 			r.self.soon(now)
 		}
 		r.inbox.forgetOrder(b.Order) // read again when its time has come; that may be long
@@ -294,29 +306,29 @@ func (r *runner) finish(ctx context.Context, res *result) {
 				"notifications", len(b.Seqs)-len(res.aside), "reason", res.failure.Reason, "error", res.err,
 				"correlation_id", audatex.CorrelationIDOf(res.err))
 		}
-	case stuck:
-		r.stand.Release(b)
+	case batchStoreFailed:
+		r.cursor.Release(b)
 		r.pause(ctx, now, res.err)
-	case stopped:
-		r.stand.Release(b)
+	case batchStopped:
+		r.cursor.Release(b)
 	}
 }
 
 // pause keeps the runner from hammering a store in trouble.
 func (r *runner) pause(ctx context.Context, now time.Time, err error) {
-	if !r.troubled {
+	if !r.trouble.logged {
 		r.log.Log(ctx, store.Level(err, slog.LevelError), "resolving has failed; it is tried again", "error", err)
 	}
-	r.troubled = true
-	if !r.paused.After(now) { // several results may tell of the same trouble
-		r.paused = now.Add(r.trouble.wait())
+	r.trouble.logged = true
+	if !r.trouble.until.After(now) { // several results may have met the same trouble
+		r.trouble.until = now.Add(r.trouble.wait())
 	}
 }
 
-// recovered notes that the store has taken a write.
+// recovered records that the store has taken a write.
 func (r *runner) recovered(ctx context.Context) {
-	if r.troubled {
-		r.troubled = false
+	if r.trouble.logged {
+		r.trouble.logged = false
 		r.trouble.reset()
 		r.log.DebugContext(ctx, "resolving works again")
 	}
@@ -324,20 +336,20 @@ func (r *runner) recovered(ctx context.Context) {
 
 // drain waits for everything under way.
 func (r *runner) drain() {
-	if r.results == nil { // no batch was ever begun
-		r.workers.Wait()
+	if r.underWay.results == nil { // no batch was ever begun
+		r.underWay.workers.Wait()
 		return
 	}
 	go func() {
-		r.workers.Wait()
-		close(r.results)
+		r.underWay.workers.Wait()
+		close(r.underWay.results)
 	}()
-	for res := range r.results {
+	for res := range r.underWay.results {
 		r.finish(context.Background(), res)
 	}
 }
 
-// laneOf names a lane: orders are told apart by site, as one connection may carry several.
+// laneOf returns the key of a lane. It contains the site, as one connection may carry several.
 func laneOf(site, order string) string { return site + "." + order }
 
 // cutLane is the way back from laneOf.

@@ -15,15 +15,18 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Notifications in relay_unresolved are retried by themselves when what kept them from being resolved has ended: their vendor site is
-// mapped now, or a user has consented since they were set aside. Which those are is told by what is stored, so a crash amid loses nothing
-// and repeats at most a reading. They go one order after the other, in the order of their inbox entries. What comes later for the same
-// order takes along what lies aside of it (see prior), so that no event of it passes an earlier one.
+// Notifications in relay_unresolved are retried by themselves when what kept them from being resolved has
+// ended: their vendor site is mapped now, or a user has consented since they were set aside. Which those
+// are is told by what is stored, so a crash amid loses nothing and repeats at most a reading. They go one
+// order after the other, in the order of their inbox entries. What comes later for the same order takes
+// along what lies aside of it (see prior), so that no event of it passes an earlier one.
 
-// lookAgainAfter is how often a runner that has notifications aside looks whether they can be retried, besides being told of changes.
+// lookAgainAfter is how often a runner that has notifications aside looks whether they can be retried,
+// besides being told of changes.
 const (
 	lookAgainAfter = time.Minute
-	// lookSoon is the same after something was set aside, which may be retried already: its page was stored before a change.
+	// lookSoon is the same after something was set aside, which may be retried already: its page was stored
+	// before a change.
 	lookSoon = time.Second
 )
 
@@ -73,7 +76,7 @@ func (r *runner) retryAsides(ctx context.Context, now time.Time) {
 	for len(s.plan) > 0 {
 		group := s.plan[0]
 		s.plan = s.plan[1:]
-		if r.stand.Holds(group.lane) { // whoever reads the order for what waits takes this along
+		if r.cursor.Holds(group.lane) { // the reading for what waits includes this
 			continue
 		}
 		r.retryAside(ctx, func() selfDone { return r.retryGroup(ctx, group) })
@@ -86,7 +89,7 @@ func (r *runner) retryAsides(ctx context.Context, now time.Time) {
 		s.due = now.Add(lookAgainAfter)
 	default:
 		s.wanted = false
-		r.retryAside(ctx, func() selfDone { return r.planRetries(r.work) })
+		r.retryAside(ctx, func() selfDone { return r.planRetries(r.underWay.ctx) })
 	}
 }
 
@@ -112,7 +115,7 @@ func (r *runner) retried(ctx context.Context, d selfDone) {
 		schedule := r.cfg.Schedule
 		s.due = now.Add(max(jitter(schedule[min(s.failures, len(schedule)-1)]), audatex.RetryAfterOf(d.err)))
 		s.failures++
-		s.plan = nil // what is stored then says what is to be retried
+		s.plan = nil // what is stored then decides what is retried
 	case len(d.plan) > 0:
 		s.plan, s.due = d.plan, now
 	case len(s.plan) > 0 || s.wanted:
@@ -167,7 +170,7 @@ func (r *runner) planRetries(ctx context.Context) selfDone {
 
 // retryGroup retries the notifications of one order.
 func (r *runner) retryGroup(ctx context.Context, g retryGroup) selfDone {
-	work := r.work
+	work := r.underWay.ctx
 	select {
 	case r.slots <- struct{}{}:
 		defer func() { <-r.slots }()
@@ -202,21 +205,22 @@ func (r *runner) retryGroup(ctx context.Context, g retryGroup) selfDone {
 	return selfDone{err: failed}
 }
 
-// askFor asks the vendor for orders on behalf of the runner: waiting for the vendor's turn ends with ctx, what has begun with the runner's
-// work.
-func (r *runner) askFor(ctx context.Context) asking {
+// askFor asks the vendor for orders on behalf of the runner: waiting for the vendor's turn ends with ctx,
+// what has begun with the runner's work.
+func (r *runner) askFor(ctx context.Context) fetchOrder {
 	return func(order string) (json.RawMessage, error) {
 		return r.cfg.Orders.Order(ctx, r.connection, order, func() (context.Context, error) {
 			if !r.lease.Valid() { // the vendor's turn took its time
 				return nil, errLapsed
 			}
-			return r.work, nil
+			return r.underWay.ctx, nil
 		})
 	}
 }
 
-// prior returns what lies aside of the order that notifications wait for: it shares their reading, and its events come at its own place
-// among theirs. A vendor site that is mapped for one that waits is mapped for all.
+// prior returns what lies aside of the order that notifications wait for: it shares their reading, and its
+// events come at its own place among theirs. A vendor site that is mapped for one that waits is mapped for
+// all.
 func (r *runner) prior(ctx context.Context, waiting []*item) ([]shelved, error) {
 	site, order := waiting[0].site, waiting[0].order
 	candidates := r.asides.ofOrder(order)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sort"
+	"sync"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
@@ -29,8 +30,8 @@ func (p progress) isAhead(entry uint64) bool {
 	return i < len(p.ahead) && p.ahead[i][0] <= entry
 }
 
-// Waiting returns how many notifications of a connection are in the inbox and are not resolved. It fails if this replica does
-// not resolve them, or cannot tell before ctx ends.
+// Waiting returns how many notifications of a connection are in the inbox and not resolved. It fails if this
+// replica does not resolve them, or if ctx ends first.
 func (r *Resolver) Waiting(ctx context.Context, connection string) (int, error) {
 	run, ok := r.roster.Runner(connection)
 	if !ok {
@@ -56,7 +57,7 @@ func (r *Resolver) Waiting(ctx context.Context, connection string) (int, error) 
 	return n + unlisted, err
 }
 
-// ask has the runner say how far it is.
+// ask asks the runner for its progress.
 func (r *runner) ask(ctx context.Context) (progress, error) {
 	answer := make(chan progress, 1)
 	asked := r.asked
@@ -77,35 +78,42 @@ func (r *runner) ask(ctx context.Context) (progress, error) {
 
 // progress returns how far the runner is. It is called within its turn.
 func (r *runner) progress() progress {
-	p := progress{held: r.stand.Unsettled(), read: r.inbox.read, known: max(r.inbox.head, r.announced.highest()), ahead: r.stand.Ahead()}
+	p := progress{held: r.cursor.Unsettled(), read: r.inbox.read, known: max(r.inbox.head, r.announced.highest()), ahead: r.cursor.Ahead()}
 	if !r.inbox.started {
-		first, _ := relay.UnpackEntry(r.stand.ReadFrom())
+		first, _ := relay.UnpackEntry(r.cursor.ReadFrom())
 		p.read = max(first, 1) - 1
 	}
 	for _, page := range r.inbox.pages {
 		for _, it := range page.items[page.next:] {
-			if r.stand.Where(cursor.Entry{Seq: it.entry(), Order: it.lane()}) == cursor.Unread {
+			if r.cursor.Where(cursor.Entry{Seq: it.entry(), Order: it.lane()}) == cursor.Unread {
 				p.held++
 			}
 		}
 	}
-	if r.stand.Lanes() > 0 {
-		p.unlisted = r.stand.Unlisted()
+	if r.cursor.Lanes() > 0 {
+		p.unlisted = r.cursor.Unlisted()
 	}
 	return p
 }
 
-// countUnlisted returns how many notifications wait behind what lanes list. To tell them apart their pages are read; the count
-// is kept for a moment.
+// unlistedCount is the last count of countUnlisted.
+type unlistedCount struct {
+	sync.Mutex
+	n  int
+	at time.Time
+}
+
+// countUnlisted returns how many notifications wait behind what lanes list. To tell them apart their pages
+// are read; the count is kept for a moment.
 func (r *runner) countUnlisted(ctx context.Context, p progress) (int, error) {
 	stretches := p.unlisted
 	if len(stretches) == 0 {
 		return 0, nil
 	}
-	r.counting.Lock()
-	defer r.counting.Unlock()
-	if now := r.cfg.Now(); now.Sub(r.countedAt).Abs() < countEvery {
-		return r.counted, nil
+	r.unlisted.Lock()
+	defer r.unlisted.Unlock()
+	if now := r.cfg.Now(); now.Sub(r.unlisted.at).Abs() < countEvery {
+		return r.unlisted.n, nil
 	}
 	from, through := stretches[0].From, uint64(0)
 	of := make(map[string]cursor.Refill, len(stretches))
@@ -133,6 +141,6 @@ func (r *runner) countUnlisted(ctx context.Context, p progress) (int, error) {
 			break
 		}
 	}
-	r.counted, r.countedAt = n, r.cfg.Now()
+	r.unlisted.n, r.unlisted.at = n, r.cfg.Now()
 	return n, nil
 }

@@ -13,26 +13,27 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// verdict is what working on a batch came to. What the runner does follows from it alone.
-type verdict int
+// batchOutcome is how the work on a batch ended. It alone decides what the runner does next.
+type batchOutcome int
 
 const (
-	// resolved: the vendor has answered, and every notification has its event, or lies in relay_unresolved as that is too large.
-	resolved verdict = iota
-	// handled: every notification has its event or lies in relay_unresolved; the vendor was not asked.
-	handled
-	// held: the vendor gave no order. What result.aside lists lies in relay_unresolved, the rest waits.
-	held
-	// stuck: the store is in trouble; nothing is settled.
-	stuck
-	// stopped: the runner ends; nothing is settled.
-	stopped
+	// batchResolved: the vendor has answered. Every notification has its event, or lies in relay_unresolved
+	// because the event is too large.
+	batchResolved batchOutcome = iota
+	// batchHandled: every notification has its event or lies in relay_unresolved. The vendor was not asked.
+	batchHandled
+	// batchWaits: the vendor gave no order. What result.aside lists lies in relay_unresolved, the rest waits.
+	batchWaits
+	// batchStoreFailed: the store is in trouble. Nothing is settled.
+	batchStoreFailed
+	// batchStopped: the runner ends. Nothing is settled.
+	batchStopped
 )
 
-// result is what a worker hands back.
+// result is what a worker returns.
 type result struct {
 	batch   cursor.Batch
-	verdict verdict
+	outcome batchOutcome
 	failure cursor.Failure
 	aside   []uint64
 	err     error
@@ -41,32 +42,32 @@ type result struct {
 // maxReadings bounds how often an order is read in a row because the log had moved on meanwhile.
 const maxReadings = 5
 
-// errLapsed says that an order was not asked for as the lease on the shard had become invalid.
+// errLapsed means that the lease on the shard was not valid any more when the order was about to be read.
 var errLapsed = errors.New("the lease on the shard is not valid")
 
-// resolveBatch resolves the notifications of one order. Waiting for a slot and for the vendor's turn ends with ctx, what has begun with
-// the runner's work.
+// resolveBatch resolves the notifications of one order. Waiting for a slot and for the vendor's turn ends
+// with ctx, what has begun with the runner's work.
 func (r *runner) resolveBatch(ctx context.Context, b cursor.Batch, items []*item) result {
 	select {
 	case r.slots <- struct{}{}:
 		defer func() { <-r.slots }()
 	case <-ctx.Done():
-		return result{batch: b, verdict: stopped}
+		return result{batch: b, outcome: batchStopped}
 	}
 	if !r.lease.Await(ctx) { // the slot took its time
-		return result{batch: b, verdict: stopped}
+		return result{batch: b, outcome: batchStopped}
 	}
-	res := r.resolve(r.work, b, items, r.askFor(ctx))
-	if r.work.Err() != nil && res.verdict != resolved && res.verdict != handled {
-		res = result{verdict: stopped} // what failed, failed because of that
+	res := r.resolve(r.underWay.ctx, b, items, r.askFor(ctx))
+	if r.underWay.ctx.Err() != nil && res.outcome != batchResolved && res.outcome != batchHandled {
+		res = result{outcome: batchStopped} // what failed, failed because of that
 	}
 	res.batch = b
 	return res
 }
 
-func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item, ask asking) result {
+func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item, ask fetchOrder) result {
 	if err := fetch(ctx, r.store, r.connection, b.Seqs, items); err != nil {
-		return result{verdict: stuck, err: err}
+		return result{outcome: batchStoreFailed, err: err}
 	}
 	if res, missing := r.missing(ctx, b, items); missing {
 		return res
@@ -77,22 +78,22 @@ func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item, ask
 		switch {
 		case it == nil:
 			if err := r.setAside(ctx, r.lostItem(b.Order, b.Seqs[i]), reasonAgedOut, "its page has left the inbox"); err != nil {
-				return result{verdict: stuck, err: err}
+				return result{outcome: batchStoreFailed, err: err}
 			}
 		case it.reason != "":
 			if err := r.setAside(ctx, it, it.reason, it.detail); err != nil {
-				return result{verdict: stuck, err: err}
+				return result{outcome: batchStoreFailed, err: err}
 			}
 		default:
 			waiting = append(waiting, it)
 		}
 	}
 	if len(waiting) == 0 {
-		return result{verdict: handled}
+		return result{outcome: batchHandled}
 	}
 	prior, err := r.prior(ctx, waiting)
 	if err != nil {
-		return result{verdict: stuck, err: err}
+		return result{outcome: batchStoreFailed, err: err}
 	}
 	received := make([]relay.Received, 0, len(prior)+len(waiting))
 	for _, s := range prior {
@@ -107,17 +108,18 @@ func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item, ask
 	outcome, err := r.read(ctx, waiting[0].site, waiting[0].order, received, ask)
 	if outcome == readPublished || outcome == readUnnecessary {
 		if err := r.takeAllFromAside(ctx, prior); err != nil {
-			return result{verdict: stuck, err: err}
+			return result{outcome: batchStoreFailed, err: err}
 		}
 	}
 	if outcome == readUnavailable && (errors.Is(err, errLapsed) || errors.Is(err, context.Canceled)) {
-		return result{verdict: stopped} // no word on the vendor
+		return result{outcome: batchStopped} // no word on the vendor
 	}
 	return r.judge(ctx, b, waiting, outcome, err)
 }
 
-// missing reports whether a page of the batch was not found though the inbox still begins before it: on a cluster a reader may lag. That is
-// no word on the notification, which waits; a page that stays away for as long as an order may be refused is gone.
+// missing reports whether a page of the batch was not found though the inbox still begins before it: on a
+// cluster a reader may lag. That is no word on the notification, which waits; a page that stays away for as
+// long as an order may be refused is gone.
 func (r *runner) missing(ctx context.Context, b cursor.Batch, items []*item) (result, bool) {
 	i := slices.Index(items, nil)
 	if i < 0 {
@@ -125,7 +127,7 @@ func (r *runner) missing(ctx context.Context, b cursor.Batch, items []*item) (re
 	}
 	first, _, err := r.store.Inbox.Bounds(ctx)
 	if err != nil {
-		return result{verdict: stuck, err: err}, true
+		return result{outcome: batchStoreFailed, err: err}, true
 	}
 	const reason = "page-missing"
 	for ; i < len(items); i++ {
@@ -134,7 +136,7 @@ func (r *runner) missing(ctx context.Context, b cursor.Batch, items []*item) (re
 			continue
 		}
 		return result{
-			verdict: held, failure: cursor.Failure{Reason: reason, Local: true},
+			outcome: batchWaits, failure: cursor.Failure{Reason: reason, Local: true},
 			err: fmt.Errorf("page %d is not to be found in the inbox, which begins at %d", seq, first),
 		}, true
 	}
@@ -152,19 +154,20 @@ const (
 	readUnfit                      // the order cannot become an event
 	readTooLarge                   // the order, or its event, is larger than the log takes
 	readContested                  // others publish this order all the time
-	readStuck                      // the store is in trouble
+	readStoreFailed                // the store is in trouble
 )
 
-// asking asks the vendor for an order.
-type asking func(order string) (json.RawMessage, error)
+// fetchOrder reads an order from the vendor.
+type fetchOrder func(order string) (json.RawMessage, error)
 
-// read takes where the order stands, reads it from the vendor and publishes what it says, until the log agrees.
-func (r *Resolver) read(ctx context.Context, site, order string, received []relay.Received, ask asking) (reading, error) {
+// read takes the order's position in the log, reads the order from the vendor and publishes it, until the log
+// agrees.
+func (r *Resolver) read(ctx context.Context, site, order string, received []relay.Received, ask fetchOrder) (reading, error) {
 	connection := received[0].Connection
 	for range maxReadings {
 		pos, err := r.cfg.Publisher.Begin(ctx, site, order, received)
 		if err != nil {
-			return readStuck, err
+			return readStoreFailed, err
 		}
 		r.count(received, pos.Waiting, "repeated")
 		received = pos.Waiting
@@ -192,7 +195,7 @@ func (r *Resolver) read(ctx context.Context, site, order string, received []rela
 			r.log.InfoContext(ctx, "the log has moved on while the order was read; reading it again", "connection", connection, "site", site,
 				"order", order, "error", err)
 		case relay.StoreTrouble:
-			return readStuck, err
+			return readStoreFailed, err
 		case relay.Unfit:
 			return readUnfit, err
 		case relay.TooLarge:
@@ -218,22 +221,22 @@ func refusesOrder(err error) bool {
 
 // judge turns what reading came to into what becomes of the batch, and sets aside what has waited long enough.
 func (r *runner) judge(ctx context.Context, b cursor.Batch, waiting []*item, outcome reading, cause error) result {
-	res := result{verdict: held, err: cause}
+	res := result{outcome: batchWaits, err: cause}
 	refused := false
 	switch outcome {
 	case readPublished:
-		return result{verdict: resolved}
+		return result{outcome: batchResolved}
 	case readUnnecessary:
-		return result{verdict: handled}
-	case readStuck:
-		return result{verdict: stuck, err: cause}
+		return result{outcome: batchHandled}
+	case readStoreFailed:
+		return result{outcome: batchStoreFailed, err: cause}
 	case readTooLarge: // the vendor is well, and trying again would read the same
 		for _, it := range waiting {
 			if err := r.setAside(ctx, it, reasonTooLarge, r.tooLarge(cause)); err != nil {
-				return result{verdict: stuck, err: err}
+				return result{outcome: batchStoreFailed, err: err}
 			}
 		}
-		return result{verdict: resolved}
+		return result{outcome: batchResolved}
 	case readRefused, readUnfit:
 		refused = true
 		res.failure = cursor.Failure{Reason: string(refusal(outcome, cause)), Local: true}
@@ -256,14 +259,14 @@ func (r *runner) judge(ctx context.Context, b cursor.Batch, waiting []*item, out
 			continue
 		}
 		if err := r.setAside(ctx, it, why, cause.Error()); err != nil {
-			return result{verdict: stuck, err: err}
+			return result{outcome: batchStoreFailed, err: err}
 		}
 		res.aside = append(res.aside, it.entry())
 	}
 	return res
 }
 
-// count tells the metric of notifications that no longer wait.
+// count counts in the metric the notifications that no longer wait.
 func (r *Resolver) count(before, after []relay.Received, result string) {
 	if len(before) == len(after) {
 		return
@@ -280,7 +283,7 @@ func (r *Resolver) count(before, after []relay.Received, result string) {
 	}
 }
 
-// tooLarge says why an order is too large, and what decides that.
+// tooLarge returns why an order is too large, and which limit decides that.
 func (r *Resolver) tooLarge(cause error) string {
 	return fmt.Sprintf("%s (NATS takes %d bytes in one message, see max_payload)", cause, r.store.MaxMessage())
 }

@@ -19,8 +19,8 @@ var (
 	errContested = errors.New("somebody else has written the cursor meanwhile")
 )
 
-// stand is a connection's cursor with what its store needs to know.
-type stand struct {
+// storedCursor is a connection's cursor and where it is stored.
+type storedCursor struct {
 	*cursor.Cursor
 	handle  *cursorstore.Handle
 	cursors *cursorstore.Store
@@ -35,9 +35,9 @@ func (r *Resolver) policy() cursor.Policy {
 	}
 }
 
-// newStand builds a connection's cursor from what is stored. Under another generation it begins at the start of the
-// inbox: pages of earlier ones are passed over.
-func (r *Resolver) newStand(lease *shard.Lease, generation string, found *cursorstore.Stored) (*stand, error) {
+// newStoredCursor builds a connection's cursor from what is stored. Under another generation it begins at
+// the start of the inbox: pages of earlier ones are passed over.
+func (r *Resolver) newStoredCursor(lease *shard.Lease, generation string, found *cursorstore.Stored) (*storedCursor, error) {
 	if epoch := found.Epoch(); epoch > lease.Epoch() {
 		lease.Superseded(epoch)
 		return nil, errSuperseded
@@ -50,19 +50,19 @@ func (r *Resolver) newStand(lease *shard.Lease, generation string, found *cursor
 		c = found.Begin(r.policy(), generation, 0, r.cfg.Now())
 	}
 	c.Adopt(lease.Epoch())
-	s := &stand{Cursor: c, handle: found.Handle, cursors: r.cursors, lease: lease}
-	if found.Empty() { // there is nobody to fence off: whoever writes the first document finds the other's
+	s := &storedCursor{Cursor: c, handle: found.Handle, cursors: r.cursors, lease: lease}
+	if found.Empty() { // there is nobody to fence off: a second owner's first document is refused
 		s.Stored(s.Changes())
 	}
 	return s, nil
 }
 
-// flushAtOnce is how often a cursor is stored in a row while what is there is not what was expected: a former owner's
-// late write, or an earlier one of ours that had no answer.
+// flushAtOnce is how often a cursor is stored in a row while something unexpected is found in its place: a
+// former owner's late write, or an earlier one of ours that got no response.
 const flushAtOnce = 3
 
 // flush stores what has changed.
-func (s *stand) flush(ctx context.Context) (err error) {
+func (s *storedCursor) flush(ctx context.Context) (err error) {
 	for range flushAtOnce {
 		save := s.save()
 		if err = s.took(save, s.cursors.Flush(ctx, s.lease.Epoch(), []cursorstore.Save{save})[0]); !errors.Is(err, errContested) {
@@ -72,12 +72,12 @@ func (s *stand) flush(ctx context.Context) (err error) {
 	return err
 }
 
-func (s *stand) save() cursorstore.Save {
+func (s *storedCursor) save() cursorstore.Save {
 	return cursorstore.Save{Handle: s.handle, Changes: s.Changes()}
 }
 
 // took notes how a Save of it ended.
-func (s *stand) took(save cursorstore.Save, r cursorstore.Result) error {
+func (s *storedCursor) took(save cursorstore.Save, r cursorstore.Result) error {
 	switch r.Outcome {
 	case store.Written:
 		s.Stored(save.Changes)
