@@ -104,7 +104,7 @@ func updated(order string) string { return notification(order, "PARTS.ORDER.UPDA
 func created(order string) string { return notification(order, "PARTS.ORDER.CREATED", "4711") }
 
 // patience is how long a condition is waited for. It only decides how long a failing test takes.
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // rig is one NATS with what a test needs around a resolver.
 type rig struct {
@@ -276,7 +276,7 @@ func eventually(t *testing.T, what string, holds func() bool) {
 	deadline := time.Now().Add(patience)
 	for !holds() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 20 s: %s", what)
+			t.Fatalf("not within %s: %s", patience, what)
 		}
 		<-time.After(2 * time.Millisecond)
 	}
