@@ -25,7 +25,7 @@ const (
 	loadAgain = time.Second
 )
 
-// load is what is to be loaded of a shard: all of it, or some callbacks.
+// load is what must be loaded of a shard: all of it, or some callbacks.
 type load struct {
 	whole bool
 	ids   []string
@@ -162,7 +162,7 @@ func (l *loop) verify(ctx context.Context, f *found) error {
 	return nil
 }
 
-// touchWatermark writes the shard's watermark under the lease's epoch, and says where it stands. The callbacks'
+// touchWatermark writes the shard's watermark under the lease's epoch, and notes where it is. The callbacks'
 // documents have been read before: a document that has not been written since is spoken for by what is read here.
 // Beyond the log's end it is taken back.
 func (l *loop) touchWatermark(ctx context.Context, mark *watermark, f *found) error {

@@ -9,7 +9,7 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// errLease says that an attempt was not started as the lease on the shard had become invalid.
+// errLease reports that an attempt was not started as the lease on the shard had become invalid.
 var errLease = errors.New("the lease on the shard is not valid")
 
 // job is what was taken of a callback's cursor for one attempt: one event, or in mode latest all that wait of one
@@ -20,7 +20,7 @@ type job struct {
 	target *target
 	events []*event  // as batch.Seqs; nil where the body has to be read from the log
 	one    [1]*event // room for the events of most jobs
-	more   chan bool // tells the worker whether the job was set anew, or there is none
+	more   chan bool // tells the worker whether the job was set again, or there is none
 
 	// What came of it.
 	gone      []int // of events: no longer in the log

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// errBodies says that an attempt was not made as too many bytes of bodies are under way.
+// errBodies reports that an attempt was not made as too many bytes of bodies are under way.
 var errBodies = errors.New("too many bytes of bodies are under way")
 
 // unknownEvents is how many events are read at once while none has been seen.
@@ -43,7 +43,7 @@ func (b *bodies) fit(bytes int64, most int) int {
 	return int(min(max(bytes/usual, 1), int64(most)))
 }
 
-// begin takes what one body is expected to weigh. False says that there is no room for it now.
+// begin takes what one body is expected to weigh. False means that there is no room for it now.
 func (b *bodies) begin(client string) (taken int64, ok bool) {
 	own, n := b.clients[client], max(b.usual.Load(), 1)
 	if own > 0 && own+n > b.bound-b.used-n {

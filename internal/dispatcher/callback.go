@@ -67,6 +67,7 @@ type reading struct {
 	page        []*event // read ahead, not offered yet
 	pageThrough uint64   // once the page is offered, everything up to here has been
 	pageAt      time.Time
+	pageSize    int  // how many events the next page of the log may have; 0: not known yet
 	fetching    bool // a page is being read
 	refilling   bool // what lanes have waiting beyond what they list is being read
 	blocked     bool // the next event was refused: there is no use in reading on before something has ended
@@ -102,7 +103,7 @@ type storing struct {
 	records []relay.AttemptRecord
 	durable uint64 // everything up to here is settled or in a lane, and stored as such
 	holds   bool   // the stored document may say that the watermark speaks for this callback
-	lagging bool   // its oldest entry holds the watermark up for too long: its document is to say behind
+	lagging bool   // its oldest entry holds the watermark up for too long: its document must say behind
 	kept    kept   // what the store has of it
 }
 

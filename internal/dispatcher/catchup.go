@@ -3,6 +3,7 @@ package dispatcher
 import (
 	"context"
 	"math"
+	"sync"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
@@ -19,9 +20,9 @@ const (
 	// gatherFor is how often one looks whether shards are still being loaded, gatherMost how long one waits for the
 	// next of them at most before the log is read for those that have come.
 	gatherFor  = 10 * time.Millisecond
-	gatherMost = 2 * time.Second
+	gatherMost = 10 * time.Second
 	// comersIdle is how long the reader for those that came waits for the log before each reads by itself.
-	comersIdle = 2 * time.Second
+	comersIdle = 10 * time.Second
 )
 
 // readPage reads the next page of what may be for a callback from the log.
@@ -134,16 +135,25 @@ func (d *Dispatcher) readTogether(ctx context.Context, coming map[*loop][]read) 
 	}
 	f := newFeed(d.conf.Ring, d.conf.RingBytes, d.limits.saw)
 	f.start(from)
+	var watching sync.WaitGroup
+	over := make(chan struct{})
 	for l, reads := range coming {
 		for _, r := range reads {
 			f.join(l.shard, r.target, from, 0)
 		}
-		if !l.send(&comersBegin{comers: reads, from: from, feed: f}) {
-			f.leave(l.shard)
-		}
+		l.send(&comersBegin{comers: reads, from: from, feed: f})
+		watching.Go(func() {
+			select {
+			case <-l.ended: // the reader must not wait for it
+				f.leave(l.shard)
+			case <-over:
+			}
+		})
 	}
 	err := f.follow(ctx, d.conf.Store.Events, comersIdle, func(pos uint64) bool { return pos >= d.feed.reach() })
 	f.finish()
+	close(over)
+	watching.Wait()
 	if err != nil && ctx.Err() == nil {
 		d.conf.Log.Warn("the log could not be read for the callbacks of shards that came; they read by themselves", "callbacks", callbacks, "error", err)
 	}

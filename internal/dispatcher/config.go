@@ -45,7 +45,7 @@ type Config struct {
 	CircuitFailures int                               // failures in a row, over more than one order, that open the circuit
 	MaxLanes        int                               // orders being retried at which a callback is congested; 0: the cursor's default
 	DisableAfter    time.Duration                     // of failing without a success
-	Grace           time.Duration                     // for attempts under way when a shard is to be given up
+	Grace           time.Duration                     // for attempts under way when a shard must be given up
 	// Lookback is how many positions are read at most for all the callbacks of shards that arrive; those further back
 	// read by themselves.
 	Lookback uint64

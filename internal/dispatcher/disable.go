@@ -11,7 +11,7 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// disablement is that a callback ends until an operator resumes it: to be stored, and then to be told.
+// disablement is that a callback ends until an operator resumes it: it must be stored, and then published.
 type disablement struct {
 	cb      *callback
 	why     string
@@ -34,7 +34,7 @@ func (c *core) disable(cb *callback, why, detail string) {
 		fmt.Sprintf("Callback %s is disabled: %s. Nothing is lost: resume it to go on.", cb.id, detail), map[string]any{"reason": why})})
 }
 
-// disable stores that a callback is disabled and tells it; false: it has to be tried again.
+// disable stores that a callback is disabled and publishes it; false: it has to be tried again.
 func (l *loop) disable(ctx context.Context, what *disablement, stored *bool) bool {
 	if !l.lease.Valid() {
 		return false

@@ -92,7 +92,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	return nil
 }
 
-// begin waits until the settings are known and says from where the log is followed: its end. What callbacks have not
+// begin waits until the settings are known and sets from where the log is followed: its end. What callbacks have not
 // read before that is read when they are loaded. False: ctx has ended.
 func (d *Dispatcher) begin(ctx context.Context) bool {
 	for _, ready := range []<-chan struct{}{d.settings.clients.Ready(), d.settings.callbacks.Ready()} {
@@ -192,10 +192,10 @@ func (d *Dispatcher) Test(ctx context.Context, cb relay.Callback, body []byte, i
 	return d.conf.Sender.Send(ctx, newTarget(cb, relay.Client{}).request(id, body, time.Now())), nil
 }
 
-// ErrBusy says that the client has as many attempts under way as it may have.
+// ErrBusy reports that the client has as many attempts under way as it may have.
 var ErrBusy = errors.New("as many attempts are under way as there may be")
 
-// ErrUnknown says that this replica does not deliver to the callback.
+// ErrUnknown reports that this replica does not deliver to the callback.
 var ErrUnknown = errors.New("this replica does not deliver to the callback")
 
 // ReadFrom returns the position from which the shared reader goes on: everything before has been read.

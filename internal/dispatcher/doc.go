@@ -1,24 +1,28 @@
-// Package dispatcher delivers the events of the log to the callbacks that want them: step 4 of a notification's way. Each event
-// reaches every callback that it matches, in order per order, at least once, or its delivery ends visibly; an attempt is recorded before
-// the cursor counts it. Begin reading at step.go: its switch has everything that can happen, in the order of a delivery's life.
+// Package dispatcher delivers the events of the log to the callbacks that want them: step 4 of a notification's way. Each
+// event reaches every callback that it matches, in order per order, at least once, or its delivery ends visibly; an attempt
+// is recorded before the cursor counts it. Begin reading at step.go: its switch has everything that can happen, in the
+// order of a delivery's life.
 //
-// A callback belongs to a shard, and a shard to the replica that holds its lease. For each shard it holds a replica has a loop (loop.go): the
-// one goroutine that touches the shard's callbacks. A loop takes messages, has the core decide what they mean (step.go), and does what the core
-// says in goroutines that answer with another message. The core has no channel, clock or store, so all decisions are tested without them.
+// A callback belongs to a shard, and a shard to the replica that holds its lease. For each shard that it holds a replica
+// has a loop (loop.go): the one goroutine that touches the shard's callbacks. A loop takes messages, has the core decide
+// what they mean (step.go), and does what was decided in goroutines that hand back another message. The core has no
+// channel, clock or store, so all decisions are tested without them.
 //
 //	feed.go       the shared reader: one per replica follows the log and keeps the newest events in a ring
 //	group.go      offers what the shared reader has read to the callbacks of a shard
 //	reading.go    a callback that is behind: it reads by itself (catchup.go) until it can join the shared reader
 //	sending.go    what may be sent now, and what the outcome of an attempt means
 //	attempt.go    the worker that sends; it asks for the lease right before
-//	keep.go       what is stored together, and when (round.go stores it); watermark.go what quiet callbacks need not store
+//	keep.go       what is stored together, and when; round.go stores it
+//	watermark.go  what quiet callbacks need not store
 //	adopt.go      how callbacks are loaded and former owners fenced off
-//	facts.go      what is told as an event: disable.go ends a callback
-//	status.go     how a callback is doing; operator.go what operators do with it
+//	facts.go      what is published as an event; disable.go ends a callback
+//	status.go     how a callback is doing; operator.go has what operators do with it
+//	limits.go     what all callbacks of a replica share: places.go the attempts under way, bodies.go and memory.go bytes
 //
-// The retry schedule is a setting (Config.Schedule). The cursor decides by it when an order is tried again (internal/cursor); sending.go tells it
-// of each outcome.
+// The retry schedule is a setting (Config.Schedule). The cursor decides by it when an order is tried again
+// (internal/cursor); sending.go gives it each outcome.
 //
-// A further reader of the log for a callback, say a replay, has a cursor of its own beside the callback's, with its own reading and storing
-// (callback.go), and shares sending: concurrency, rate and places.
+// A further reader of the log for a callback, say a replay, would have a cursor of its own beside the callback's, with its
+// own reading and storing (callback.go), and share sending: concurrency, rate and places.
 package dispatcher

@@ -51,6 +51,6 @@ func eventID(body []byte) string {
 	var e struct {
 		ID string `json:"id"`
 	}
-	_ = json.Unmarshal(body, &e) // an event without a readable id cannot be signed for: its attempt says so
+	_ = json.Unmarshal(body, &e) // an event without a readable id cannot be signed for: its attempt reports it
 	return e.ID
 }

@@ -16,7 +16,7 @@ type Operational interface {
 	Operational(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any) error
 }
 
-// Deliveries of a callback that aged out are told at most once a minute, in one event.
+// Deliveries of a callback that aged out are published at most once a minute, in one event.
 const (
 	expiredSettle = time.Second
 	expiredEvery  = time.Minute
@@ -30,12 +30,12 @@ type fact struct {
 	details map[string]any
 }
 
-// expiry gathers what aged out until it is told.
+// expiry gathers what aged out until it is published.
 type expiry struct {
 	entries       int
 	positions     uint64
 	from, through uint64
-	tellAt        time.Time // zero: nothing is to be told
+	tellAt        time.Time // zero: nothing waits to be published
 	told          time.Time // when something was last
 }
 
@@ -60,7 +60,7 @@ func (c *core) fact(cb *callback, kind relay.Kind, message string, details map[s
 	return fact{cb, kind, message, details}
 }
 
-// recovered tells that a receiver answers again after its circuit was open.
+// recovered publishes that a receiver works again after its circuit was open.
 func (c *core) recovered(cb *callback) {
 	waiting := cb.cur.Unsettled()
 	cb.log.Info("the receiver answers again", "waiting", waiting)
@@ -77,7 +77,7 @@ func (c *core) expireBelow(cb *callback, first uint64) {
 	}
 }
 
-// expire records deliveries that ended because their event left the log, and has it told soon.
+// expire records deliveries that ended because their event left the log, and has it published soon.
 func (c *core) expire(cb *callback, entries []cursor.Entry, stretches []cursor.Stretch) {
 	if len(entries) == 0 && len(stretches) == 0 {
 		return

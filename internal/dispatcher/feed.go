@@ -34,7 +34,6 @@ type feed struct {
 	from   uint64            // the ring holds every event above from, up to pos
 	pos    uint64            // the last event read
 	bySite map[string]uint64 // which shards want a site's events, a bit for each
-	anyone uint64            // which want every site's
 	shards [relay.Shards]subscription
 	room   chan struct{} // a shard has taken what it had not
 	over   bool          // nothing comes any more
@@ -60,7 +59,7 @@ func newFeed(limit, bytes int, saw func(int)) *feed {
 	return f
 }
 
-// start says where reading begins: at the event after pos.
+// start sets where reading begins: at the event after pos.
 func (f *feed) start(pos uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -77,7 +76,7 @@ func (f *feed) run(ctx context.Context, events *store.Events, trouble func(error
 	}
 }
 
-// follow reads the log until the store is in trouble, or enough says after an event that it has come far enough. With
+// follow reads the log until the store is in trouble, or enough reports after an event that it has come far enough. With
 // patience, the log must give the next event within that time.
 func (f *feed) follow(ctx context.Context, events *store.Events, patience time.Duration, enough func(pos uint64) bool) error {
 	tail, err := events.Tail(ctx, f.position()+1)
@@ -134,7 +133,7 @@ func (f *feed) put(ev *event) bool {
 	f.ring = append(f.ring, ev)
 	f.bytes += len(ev.Body)
 	f.pos = ev.Seq
-	wanted := f.bySite[ev.Site] | f.anyone
+	wanted := f.bySite[ev.Site] | f.bySite[everySite]
 	ev.untaken = bits.OnesCount64(wanted)
 	for ; wanted != 0; wanted &= wanted - 1 {
 		s := &f.shards[bits.TrailingZeros64(wanted)]
@@ -145,7 +144,7 @@ func (f *feed) put(ev *event) bool {
 }
 
 // take appends to buf what a shard wants and has not taken, at most so many events. Through is up to where that is
-// everything; over says that nothing more will come.
+// everything; over means that nothing more will come.
 func (f *feed) take(shard int, buf []*event, most int) (events []*event, through uint64, over bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -170,7 +169,7 @@ func (f *feed) take(shard int, buf []*event, most int) (events []*event, through
 	return buf, f.pos, f.over
 }
 
-// want says which sites' events a shard wants from now on, or wants no more.
+// want sets which sites' events a shard wants from now on, or wants no more.
 func (f *feed) want(shard int, changes []interest) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -182,7 +181,6 @@ func (f *feed) want(shard int, changes []interest) {
 // join has a shard want the events of a target's sites, if the ring has everything above pos and that is at most so
 // many events, and returns those. Else it returns the first of them, or that the ring does not reach back so far.
 func (f *feed) join(shard int, t *target, pos uint64, most int) (page ringPage) {
-	sites, all := t.sites()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	page.last = f.pos
@@ -197,11 +195,8 @@ func (f *feed) join(shard int, t *target, pos uint64, most int) (page ringPage) 
 		return page
 	}
 	page.events, page.all = slices.Clone(live), true
-	if all {
-		f.set(shard, interest{all: true, wanted: true})
-	}
-	for _, s := range sites {
-		f.set(shard, interest{site: s, wanted: true})
+	for _, s := range t.index() {
+		f.set(shard, interest{s, true})
 	}
 	return page
 }
@@ -210,10 +205,6 @@ func (f *feed) join(shard int, t *target, pos uint64, most int) (page ringPage) 
 func (f *feed) set(shard int, i interest) {
 	bit := uint64(1) << shard
 	switch was := f.bySite[i.site]; {
-	case i.all && i.wanted:
-		f.anyone |= bit
-	case i.all:
-		f.anyone &^= bit
 	case i.wanted:
 		f.bySite[i.site] = was | bit
 	case was&^bit == 0:
@@ -233,12 +224,11 @@ func (f *feed) leave(shard int) {
 	f.shards[shard].events = nil
 	signal(f.room)
 	for site := range f.bySite {
-		f.set(shard, interest{site: site})
+		f.set(shard, interest{site, false})
 	}
-	f.set(shard, interest{all: true})
 }
 
-// finish says that nothing more will come.
+// finish means that nothing more will come.
 func (f *feed) finish() {
 	f.mu.Lock()
 	defer f.mu.Unlock()

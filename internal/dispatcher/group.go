@@ -5,13 +5,12 @@ import "github.com/audatex-relay/relay/internal/cursor"
 // group is those callbacks of a shard that read with one reader of the log, by the sites whose events they may want.
 type group struct {
 	source source
-	pos    uint64 // everything at or below has been offered to its members
-	bySite map[string]map[*callback]struct{}
-	anyone map[*callback]struct{} // whose client may see every site
+	pos    uint64                            // everything at or below has been offered to its members
+	bySite map[string]map[*callback]struct{} // under everySite: those that may want any
 }
 
 func newGroup(s source) group {
-	return group{source: s, bySite: map[string]map[*callback]struct{}{}, anyone: map[*callback]struct{}{}}
+	return group{source: s, bySite: map[string]map[*callback]struct{}{}}
 }
 
 // offerAll offers what a reader has read to the callbacks that read with it.
@@ -20,7 +19,7 @@ func (c *core) offerAll(m *newEvents) {
 		for cb := range m.of.bySite[ev.Site] {
 			c.push(cb, ev)
 		}
-		for cb := range m.of.anyone {
+		for cb := range m.of.bySite[everySite] {
 			c.push(cb, ev)
 		}
 	}
@@ -43,7 +42,7 @@ func (c *core) push(cb *callback, ev *event) {
 	c.pump(cb)
 }
 
-// offer hands an event to a callback's cursor; false says that there is no room for it now.
+// offer hands an event to a callback's cursor; false means that there is no room for it now.
 func (c *core) offer(cb *callback, ev *event) bool {
 	r := &cb.reading
 	if len(r.held) > 0 && (r.heldBytes+len(ev.Body) > maxHeldBytes || !c.memory.admits(r.heldBytes, len(ev.Body))) {
@@ -66,15 +65,10 @@ func (c *core) enter(g *group, cb *callback) {
 	r := &cb.reading
 	r.source, r.indexed, r.fetching = g.source, cb.target, false
 	r.joinedAt, r.matched = g.pos, 0
-	sites, all := cb.target.sites()
-	if all {
-		g.anyone[cb] = struct{}{}
-		c.want(g, interest{all: true, wanted: true})
-	}
-	for _, s := range sites {
+	for _, s := range cb.target.index() {
 		if g.bySite[s] == nil {
 			g.bySite[s] = map[*callback]struct{}{}
-			c.want(g, interest{site: s, wanted: true})
+			c.want(g, interest{s, true})
 		}
 		g.bySite[s][cb] = struct{}{}
 	}
@@ -93,27 +87,21 @@ func (c *core) leave(cb *callback) {
 	if r.indexed == nil { // it was about to catch up with others
 		return
 	}
-	sites, all := r.indexed.sites()
+	sites := r.indexed.index()
 	r.indexed = nil
-	if all {
-		delete(g.anyone, cb)
-	}
 	for _, s := range sites {
 		if delete(g.bySite[s], cb); len(g.bySite[s]) == 0 {
 			delete(g.bySite, s)
 		}
 	}
-	c.unwant(g, sites, all)
+	c.unwant(g, sites)
 }
 
 // unwant ends the interest in those of the sites that no member of the group wants.
-func (c *core) unwant(g *group, sites []string, all bool) {
-	if all && len(g.anyone) == 0 {
-		c.want(g, interest{all: true})
-	}
+func (c *core) unwant(g *group, sites []string) {
 	for _, s := range sites {
 		if g.bySite[s] == nil {
-			c.want(g, interest{site: s})
+			c.want(g, interest{s, false})
 		}
 	}
 }

@@ -38,7 +38,7 @@ type keeping struct {
 type round struct {
 	works []*work
 	mark  watermark
-	raise uint64 // where the watermark is to be stored; 0: it has not moved
+	raise uint64 // where the watermark must be stored; 0: it has not moved
 	found uint64 // 0, or the epoch of a later owner who has written
 }
 
@@ -83,7 +83,7 @@ func (p *pacer) after(now time.Time) time.Time {
 	return now.Add(flushEvery)
 }
 
-// markUnstored says that there is something of a callback to store.
+// markUnstored notes that there is something of a callback to store.
 func (c *core) markUnstored(cb *callback) {
 	if cb.phase >= retiring {
 		return
@@ -170,13 +170,13 @@ func (c *core) store(list map[*callback]struct{}, mark bool) {
 	c.out.round = r
 }
 
-// capture takes what is to be stored of a callback now, nil if there is nothing.
+// capture takes what must be stored of a callback now, nil if there is nothing.
 func (c *core) capture(cb *callback) *work {
 	delete(c.keeping.unstored, cb)
 	if cb.phase >= retiring {
 		return nil
 	}
-	if !c.valid { // what is to be stored is kept until the lease is clear, or lost
+	if !c.valid { // what must be stored is kept until the lease is clear, or lost
 		c.markUnstored(cb)
 		return nil
 	}
@@ -207,7 +207,7 @@ func recordsOf(records []relay.AttemptRecord, most int) int {
 	return n
 }
 
-// carry sets what the document says beside where the cursor stands: whether the watermark speaks for the callback.
+// carry sets what the document says beside where the cursor stands: whether the watermark counts for the callback.
 func (c *core) carry(cb *callback) {
 	s, carried := &cb.storing, cb.cur.Carried()
 	behind := cb.reading.source == readsItself || s.lagging

@@ -46,7 +46,7 @@ func newLimits(attempts int, bytes int64) *limits {
 	}
 }
 
-// run answers claims until stop is closed, when nobody claims anything any more.
+// run handles claims until stop is closed, when nobody claims anything any more.
 func (l *limits) run(stop <-chan struct{}) {
 	defer close(l.over)
 	for {
@@ -90,7 +90,7 @@ func (l *limits) do(f func()) {
 	}
 }
 
-// join adds a callback of a client; its loop is told of places that are handed over.
+// join adds a callback of a client; its loop gets a message for places that are handed over.
 func (l *limits) join(client string, handedOver func()) (pl *place) {
 	l.do(func() { pl = l.places.join(client, func() { go handedOver() }) })
 	return pl

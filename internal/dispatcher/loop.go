@@ -35,7 +35,7 @@ type loop struct {
 	answer   chan bool // of limits
 	comers   *feed     // the reader for those that catch up together; nil: there is none
 
-	run   context.Context // ends when the shard is to be given up
+	run   context.Context // ends when the shard must be given up
 	life  context.Context // of attempts, reads and facts: ends with the grace
 	keep  context.Context // of storing: ends some time after that
 	hands sync.WaitGroup  // its goroutines
@@ -111,9 +111,6 @@ func (l *loop) work(stopLife context.CancelFunc) {
 func (l *loop) end() {
 	close(l.ended)
 	l.d.feed.leave(l.shard)
-	if l.comers != nil {
-		l.comers.leave(l.shard)
-	}
 	for _, cb := range l.core.callbacks {
 		l.d.release(cb)
 	}
@@ -123,7 +120,7 @@ func (l *loop) end() {
 	l.hands.Wait()
 }
 
-// take does what a message says that concerns the driver as well as the core.
+// take does what a message means that concerns the driver as well as the core.
 func (l *loop) take(m message) {
 	switch m := m.(type) {
 	case changed:
@@ -171,7 +168,6 @@ func (l *loop) pullComers() {
 	events, through, over := l.comers.take(l.shard, nil, takeMost)
 	l.do(&newEvents{&l.core.together, events, through})
 	if over {
-		l.comers.leave(l.shard)
 		l.comers = nil
 		l.do(comersEnd{})
 	}
@@ -284,7 +280,7 @@ func (l *loop) chore(try func(ctx context.Context) bool) {
 	})
 }
 
-// superseded says that a document was found which an owner of a higher epoch has written.
+// superseded logs and reports to the lease that a document was found which an owner of a higher epoch has written.
 func (l *loop) superseded(epoch uint64) {
 	if !l.told {
 		l.told = true

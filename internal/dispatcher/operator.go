@@ -57,7 +57,7 @@ type Trial struct {
 
 // BeginTest takes a place of a callback's concurrency and a request of its rate for one attempt that is not a
 // delivery. There is one test at a time. Whoever gets leave calls EndTest; should it die, the place is free again
-// after the time that an attempt may take. False says that this replica does not deliver to the callback.
+// after the time that an attempt may take. False means that this replica does not deliver to the callback.
 func (d *Dispatcher) BeginTest(id, generation string) (t Trial, known bool) {
 	d.ask(id, func(c *core, cb *callback) {
 		if known = cb.gen == generation && c.valid && !cb.target.orphaned; known {

@@ -17,9 +17,9 @@ import (
 // power cut or a restore the log may end earlier than they say, and positions above its end will be given to other
 // events. It is for the start, before this replica takes any shard, and for a restore. Other replicas may be at work:
 // what is read before the log's bounds is not taken for too far, and a document that one of them has written since is
-// left to it. It is told as an operational event.
+// left to it. It is published as an operational event.
 func (d *Dispatcher) Prepare(ctx context.Context) error {
-	marks, err := d.conf.Store.Watermarks.All(ctx, store.AllWatermarks, func(string, error) {}) // told when the shard is taken on
+	marks, err := d.conf.Store.Watermarks.All(ctx, store.AllWatermarks, func(string, error) {}) // logged when the shard is taken on
 	if err != nil {
 		return fmt.Errorf("prepare the watermarks: %w", err)
 	}

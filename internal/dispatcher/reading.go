@@ -2,6 +2,7 @@ package dispatcher
 
 import (
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
@@ -42,7 +43,7 @@ func (c *core) readOn(cb *callback) {
 	}
 }
 
-// drain offers what was read ahead; false says that something is left.
+// drain offers what was read ahead; false means that something is left.
 func (c *core) drain(cb *callback) bool {
 	r := &cb.reading
 	if c.halted(cb) {
@@ -63,11 +64,10 @@ func (c *core) drain(cb *callback) bool {
 }
 
 // readRing asks for what follows the callback's position: the ring of the shared reader is looked into first.
-func (c *core) readRing(cb *callback) { c.askRing(cb, 0) }
-
-func (c *core) askRing(cb *callback, size int) {
-	cb.reading.fetching = true
-	c.out.ring = append(c.out.ring, read{cb, cb.cur.ReadFrom() - 1, cb.target, cb.reading.version, size})
+func (c *core) readRing(cb *callback) {
+	r := &cb.reading
+	r.fetching = true
+	c.out.ring = append(c.out.ring, read{cb, cb.cur.ReadFrom() - 1, cb.target, r.version, r.pageSize})
 }
 
 // tookFromRing takes what the ring has. If that is all there is, the callback joins the shared reader: what comes
@@ -96,7 +96,7 @@ func (c *core) tookFromRing(m *ringPage) {
 		}
 	case c.takes(cb, m):
 		c.enter(&c.shared, cb)
-		c.markUnstored(cb) // the document is to say so
+		c.markUnstored(cb) // the document must say so
 		c.pump(cb)
 		return
 	default:
@@ -105,8 +105,7 @@ func (c *core) tookFromRing(m *ringPage) {
 		}
 	}
 	if m.all {
-		sites, all := m.read.target.sites()
-		c.unwant(&c.shared, sites, all)
+		c.unwant(&c.shared, m.read.target.index())
 	}
 	if cb.phase < retiring {
 		c.readOn(cb)
@@ -146,6 +145,7 @@ func (c *core) tookFromLog(m *logPage) {
 		c.unread(cb, m.err, "a page of the log could not be read")
 		return
 	}
+	r.pageSize = m.size
 	if m.through > m.read.pos {
 		r.estimate.density = float64(len(m.events)) / float64(m.through-m.read.pos)
 	}
@@ -156,7 +156,7 @@ func (c *core) tookFromLog(m *logPage) {
 		r.page, r.pageThrough, r.pageAt = m.events, m.through, c.now
 	}
 	if c.drain(cb) && cb.cur.Room() && !c.now.Before(cb.sending.retryAt) {
-		c.askRing(cb, m.size)
+		c.readRing(cb)
 	}
 	c.pump(cb)
 }
@@ -202,7 +202,7 @@ func (c *core) refilled(m *refilled) {
 	}
 }
 
-// comersBegin says that a reader has begun to read for callbacks that catch up together, at or before each one's
+// comersBegin means that a reader has begun to read for callbacks that catch up together, at or before each one's
 // position. A change of the target since they asked takes them out.
 func (c *core) comersBegin(m *comersBegin) {
 	c.together.pos = m.from
@@ -213,17 +213,12 @@ func (c *core) comersBegin(m *comersBegin) {
 	}
 }
 
-// comersEnd says that the reader has come to the ring of the shared reader, or cannot go on: each reads on by itself,
+// comersEnd means that the reader has come to the ring of the shared reader, or cannot go on: each reads on by itself,
 // which in the first case is joining.
 func (c *core) comersEnd() {
-	members := make(map[*callback]struct{}, len(c.together.anyone))
-	for cb := range c.together.anyone {
-		members[cb] = struct{}{}
-	}
+	members := map[*callback]struct{}{}
 	for _, of := range c.together.bySite {
-		for cb := range of {
-			members[cb] = struct{}{}
-		}
+		maps.Copy(members, of)
 	}
 	for cb := range members {
 		cb.cur.Advance(c.together.pos)

@@ -21,7 +21,7 @@ const (
 )
 
 // take returns the next attempt of a callback, nil if none may be made now. It is the job given, or a new one if that
-// is nil. HasPlace says that the callback has a place to make it with; it keeps that if there is a next attempt.
+// is nil. HasPlace means that the callback has a place to make it with; it keeps that if there is a next attempt.
 func (c *core) take(cb *callback, j *job, hasPlace bool) *job {
 	s := &cb.sending
 	of := &cb.target.callback

@@ -89,11 +89,3 @@ func (d *Dispatcher) targetOf(cb store.Entry[relay.Callback]) (t *target) {
 	t.revisions = [2]uint64{cb.Revision, client.Revision}
 	return t
 }
-
-func keys[K comparable, V any](m map[K]V) []K {
-	ks := make([]K, 0, len(m))
-	for k := range m {
-		ks = append(ks, k)
-	}
-	return ks
-}

@@ -447,6 +447,9 @@ func TestComersOfAllShardsNeedThreeReaders(t *testing.T) {
 	until(t, "all arrive", func() bool { return len(quiet.events()) == 2*relay.Shards })
 	quiet.inOrder(t)
 	if n, _, _ := readers.Pending(); n == 0 || n > 3 {
+		for m, err := readers.NextMsg(time.Second); err == nil; m, err = readers.NextMsg(time.Second) {
+			t.Logf("%s", m.Data)
+		}
 		t.Errorf("the log was read by %d readers", n)
 	}
 }

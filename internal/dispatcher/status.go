@@ -20,7 +20,7 @@ const (
 type Status struct {
 	Health    string // ok, failing, open or congested
 	Backlog   int    // events that wait or are under way
-	Estimated bool   // Backlog counts what is still to be read as the density of what was read says
+	Estimated bool   // Backlog counts what is still to be read by the density of what was read
 	// LagSeconds is the age of the oldest event that waits, 0 if none does.
 	LagSeconds   float64
 	InFlight     int       // attempts under way
@@ -77,9 +77,9 @@ type unknown struct {
 	cb     *callback
 	target *target
 
-	waitingFrom, read uint64          // 0, or from where what waits is to be counted, and up to where it counts
-	unlisted          []cursor.Refill // lanes whose unlisted events are to be counted
-	oldest            uint64          // 0, or the event whose age is to be known
+	waitingFrom, read uint64          // 0, or from where what waits must be counted, and up to where it counts
+	unlisted          []cursor.Refill // lanes whose unlisted events must be counted
+	oldest            uint64          // 0, or the event whose age must be known
 
 	waiting        uint64
 	waitingSince   time.Time
@@ -121,7 +121,7 @@ func (u *unknown) lookUp(ctx context.Context, d *Dispatcher) (learned bool) {
 	return true
 }
 
-// learn notes what the log has said, and returns the status anew.
+// learn notes what the log has returned, and returns the status again.
 func (c *core) learn(cb *callback, u *unknown) Status {
 	if e := &cb.reading.estimate; cb == u.cb {
 		if u.waiting > 0 {

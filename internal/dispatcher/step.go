@@ -1,12 +1,13 @@
 package dispatcher
 
 import (
+	"maps"
 	"slices"
 	"time"
 )
 
 // core is what a shard's callbacks have come to, and every decision about them: step takes a message and returns what
-// is to be done. It has no channel, no clock and no store; a loop owns it (loop.go).
+// must be done. It has no channel, no clock and no store; a loop owns it (loop.go).
 type core struct {
 	*environment
 	now   time.Time // of the present step
@@ -17,7 +18,7 @@ type core struct {
 	arriving  arriving
 	shared    group     // callbacks that read with the replica's shared reader
 	together  group     // callbacks that catch up together
-	alarm     time.Time // the earliest time at which a callback is to be looked at, or before it; zero if there is none
+	alarm     time.Time // the earliest time at which a callback must be looked at, or before it; zero if there is none
 	keeping   keeping
 	underWay  int // attempts, reads, rounds and whatever else the loop has begun for this core and not answered
 	ending    ending
@@ -59,8 +60,8 @@ type (
 		events  []*event
 		through uint64
 	}
-	// ringPage is what the ring of the shared reader has for a callback that reads by itself. All says that there is
-	// no more and that the events after these will be among newEvents; missing says that the ring does not reach back
+	// ringPage is what the ring of the shared reader has for a callback that reads by itself. All means that there is
+	// no more and that the events after these will be among newEvents; missing means that the ring does not reach back
 	// to where it stands.
 	ringPage struct {
 		read         read
@@ -85,13 +86,13 @@ type (
 		err     error
 		more    bool // others of the same callback follow
 	}
-	// placed says that a place was handed to a callback that waited for one.
+	// placed reports that a place was handed to a callback that waited for one.
 	placed struct{ cb *callback }
 	// ended is an attempt that has ended.
 	ended struct{ job *job }
 	// rounded is a round of storing that has ended.
 	rounded struct{ round *round }
-	// tick says that time has passed.
+	// tick reports that time has passed.
 	tick struct{}
 	// configured is a callback's present configuration; nil if it is not registered.
 	configured struct {
@@ -104,7 +105,7 @@ type (
 		mark      watermark
 		first     uint64
 	}
-	// loaded says that a load has ended: all of it is adopted or not registered any more, or it failed.
+	// loaded reports that a load has ended: all of it is adopted or not registered any more, or it failed.
 	loaded struct {
 		*load
 		failed bool
@@ -116,17 +117,17 @@ type (
 		feed   *feed // the loop's, to take them from
 	}
 	comersEnd struct{}
-	// laterOwner says that a document of a higher epoch was found.
+	// laterOwner reports that a document of a higher epoch was found.
 	laterOwner struct{ epoch uint64 }
 	// question is somebody's question or an operator's word; answer is called once.
 	question struct{ answer func(*core) }
-	// done says that something else has ended that the core had asked for.
+	// done reports that something else has ended that the core had asked for.
 	done struct{ retired *callback }
-	// giveUp says that the shard is to be given up.
+	// giveUp means that the shard must be given up.
 	giveUp struct{}
 )
 
-// effects are what is to be done after a step. They are valid until the next one.
+// effects are what must be done after a step. They are valid until the next one.
 type effects struct {
 	begin    []*job     // attempts to be made, each by a worker of its own
 	next     []*job     // attempts to be made by the worker that has just ended one
@@ -145,10 +146,9 @@ type effects struct {
 	found    uint64      // 0, or a later owner's epoch
 }
 
-// interest is a site whose events the shard begins or ceases to want of a reader; all stands for every site.
+// interest is a site whose events the shard begins or ceases to want of the shared reader.
 type interest struct {
 	site   string
-	all    bool
 	wanted bool
 }
 
@@ -368,7 +368,7 @@ func (c *core) loadNext() {
 	}
 	a.loading, a.again = true, time.Time{}
 	c.underWay++
-	c.out.load = &load{whole: !a.listed, ids: keys(a.missing), mark: c.keeping.mark}
+	c.out.load = &load{whole: !a.listed, ids: slices.Collect(maps.Keys(a.missing)), mark: c.keeping.mark}
 }
 
 // adopted lets loaded callbacks work: with the shared reader, if its ring has what follows, else together with others

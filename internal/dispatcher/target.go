@@ -79,7 +79,18 @@ func (t *target) request(id string, body []byte, now time.Time) sender.Request {
 	return r
 }
 
-// sites answers the sites whose events may match; all says that every site may.
+// everySite stands for all sites where callbacks are found by the sites that they want: no site is called so.
+const everySite = ""
+
+// index returns the sites under which the callback is found.
+func (t *target) index() []string {
+	if sites, all := t.sites(); !all {
+		return sites
+	}
+	return []string{everySite}
+}
+
+// sites returns the sites whose events may match; all means that every site may.
 func (t *target) sites() (sites []string, all bool) {
 	switch filter := t.callback.Filter.Sites; {
 	case len(filter) == 0 && t.client.AllSites:
@@ -105,7 +116,7 @@ func (t *target) wantsOperational() bool {
 	return slices.ContainsFunc(t.callback.Filter.Types, func(s string) bool { return strings.HasPrefix(s, relay.OperationalPrefix) })
 }
 
-// subjects answers filters that select at least everything of the log that matches; none says that nothing can match.
+// subjects answers filters that select at least everything of the log that matches; none means that nothing can match.
 // If order is not empty, only its events are wanted.
 func (t *target) subjects(order string) (filters []string, none bool) {
 	sites, all := t.sites()

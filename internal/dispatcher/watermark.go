@@ -13,11 +13,11 @@ type watermark struct {
 	tried    uint64 // the highest position that may have been stored
 }
 
-// maxLag is how far one callback may hold up its shard's watermark before its document says that the watermark does
+// maxLag is how far one callback may hold up its shard's watermark before its document means that the watermark does
 // not speak for it: a tenth of what is read at most for the callbacks of a shard that arrives.
 func (c *core) maxLag() uint64 { return c.conf.Lookback / 10 }
 
-// raise returns where the watermark is to be stored, 0 if it has not moved or something keeps it where it is:
+// raise returns where the watermark must be stored, 0 if it has not moved or something keeps it where it is:
 // callbacks that are being loaded, above all.
 func (c *core) raise() uint64 {
 	mark := &c.keeping.mark
