@@ -12,7 +12,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// lookAgain is how often the document of a poll under way elsewhere is looked at: its outcome ends the wait for its deadline.
+// lookAgain is how often the document of a poll under way elsewhere is looked at: its outcome ends the wait
+// for its deadline.
 const lookAgain = time.Second
 
 // How saving the document ends when it does not succeed and the store is well.
@@ -21,8 +22,9 @@ var (
 	errContested  = errors.New("an earlier owner has written the document meanwhile")
 )
 
-// adopt takes the connection over: it waits for the end of a poll that another process has announced, writes the document under
-// the lease's epoch, and tells of a poll whose end nobody knows. It answers false when ctx ended first, or when a later owner was found.
+// adopt takes the connection over: it waits for the end of a poll that another process has announced, writes
+// the document under the lease's epoch, and publishes a gap for a poll whose end is unknown. It returns false
+// if ctx ended first, or if a later owner was found.
 func (r *runner) adopt(ctx context.Context) bool {
 	var pollID string // waited for
 	var until time.Time
@@ -63,8 +65,8 @@ func (r *runner) adopt(ctx context.Context) bool {
 	return false
 }
 
-// remaining is how long a poll under way elsewhere may last from now. It is never longer than its own stated duration: clocks
-// differ and jump.
+// remaining is how long a poll under way elsewhere may last from now. It is never longer than its own
+// stated duration: clocks differ and jump.
 func remaining(in *relay.PollIntent) time.Duration {
 	return min(time.Until(in.Deadline), in.Deadline.Sub(in.At))
 }
@@ -85,8 +87,8 @@ func (r *runner) load(ctx context.Context) (relay.Poll, error) {
 	return doc, nil
 }
 
-// takeOver writes the document under our epoch, after which no earlier owner's write succeeds, and then looks for the end of the
-// poll that stands in it.
+// takeOver writes the document under our epoch, after which no earlier owner's write succeeds. Then it looks
+// for the end of the poll that the document names.
 func (r *runner) takeOver(ctx context.Context) error {
 	if r.revision > 0 {
 		if err := r.save(ctx); err != nil {
@@ -127,8 +129,8 @@ func (r *runner) takeOver(ctx context.Context) error {
 	return nil
 }
 
-// find looks for the end of what a poll brought in the inbox; ErrNotFound if it is not there, with the last part of it that
-// is. Pages of other polls may have come after it: a former owner's, stored late.
+// find looks for the end of what a poll brought in the inbox; ErrNotFound if it is not there, with the last
+// part of it that is. Pages of other polls may have come after it: a former owner's, stored late.
 func (r *runner) find(ctx context.Context, intent relay.PollIntent) (store.Page, error) {
 	id := r.config().ID
 	last, err := r.p.Store.Inbox.Last(ctx, id)
@@ -152,10 +154,11 @@ func (r *runner) find(ctx context.Context, intent relay.PollIntent) (store.Page,
 	return part, fmt.Errorf("page of poll %s: %w", intent.PollID, store.ErrNotFound)
 }
 
-// suspectPart suspects a gap if the stored page of a poll that nobody concluded is not all that the vendor handed out.
+// suspectPart suspects a gap if the stored page of a poll that nobody concluded is not all that the vendor
+// handed out.
 func (r *runner) suspectPart(ctx context.Context, intent relay.PollIntent, page store.Page) error {
 	contents := audatex.ReadContents(audatex.Page{Body: page.Body, Truncated: page.Truncated, Encoding: page.Encoding})
-	foreign := (page.Foreign || contents.Foreign) && page.Part <= 1 // one part of several says nothing of the others
+	foreign := (page.Foreign || contents.Foreign) && page.Part <= 1 // the other parts may hold notifications
 	switch {
 	case page.Truncated:
 		return r.suspect(ctx, intent.At, whyLost)
@@ -173,7 +176,7 @@ const (
 	whyTooBig  = "An answer of the vendor's queue could not be stored, as NATS takes no message that large."
 )
 
-// suspect notes a suspected gap since at, and tells of it. The document is saved by the caller.
+// suspect records a suspected gap since at, and publishes it. The caller saves the document.
 func (r *runner) suspect(ctx context.Context, at time.Time, why string) error {
 	r.doc.GapSuspectedAt = &at
 	r.readAgain(relay.CauseGap, at)
@@ -192,11 +195,12 @@ func (r *runner) tellGap(ctx context.Context, gap relay.UntoldGap) error {
 	return r.p.Operations.Once(ctx, siteOf(c), relay.KindGapSuspected, c.ID, message, details, gap.Since, "since", "why")
 }
 
-// maxUntold is how many gaps are kept to be told of. Polling stops while the store takes no writes, so there are few.
+// maxUntold is how many unpublished gaps are kept. Polling stops while the store takes no writes, so there
+// are few.
 const maxUntold = 100
 
-// tellUntold tells of the gaps whose events could not be stored when they were suspected. What keeps that from being stored now keeps
-// nothing from being polled: it is tried again at the next turn.
+// tellUntold publishes the gaps whose events could not be stored when they were suspected. If that fails
+// again, polling goes on, and the next turn tries it again.
 func (r *runner) tellUntold(ctx context.Context) {
 	if len(r.doc.GapsUntold) == 0 || !r.lease.Valid() {
 		return
@@ -212,7 +216,8 @@ func (r *runner) tellUntold(ctx context.Context) {
 	r.write(ctx)
 }
 
-// readAgain has the connection's open orders read again, once the document is saved: changes may have been missed since a time.
+// readAgain has the connection's open orders read again, once the document is saved: changes may have been
+// missed since a time.
 func (r *runner) readAgain(cause relay.ReconcileCause, since time.Time) {
 	if cause == relay.CauseGap && r.doc.SubscriptionLost { // before there is a new one, what was read could be missed again
 		return
@@ -255,7 +260,7 @@ func (r *runner) save(ctx context.Context) error {
 	return result.Err
 }
 
-// superseded reports whether an epoch found in the document is a later owner's, and says so to the lease.
+// superseded reports whether an epoch found in the document is a later owner's, and passes it to the lease.
 func (r *runner) superseded(epoch uint64) bool {
 	if epoch <= r.lease.Epoch() {
 		return false

@@ -11,20 +11,20 @@ import (
 )
 
 const (
-	// onceFor is for how long the inbox recognises a message that it has stored before, with room for clocks: half of its
-	// window.
+	// onceFor is for how long the inbox recognises a message that it has stored before, with room for
+	// clocks: half of its window.
 	onceFor = time.Minute
 	// leastBody is the least room for a body with which parts are made: what an abridged notification needs at most.
 	leastBody = 16 << 10
 )
 
-// errNeverFits says that the store takes not even the smallest part of an answer: no later try ends otherwise.
+// errNeverFits means that the store does not even take the smallest part of an answer. No later try succeeds.
 var errNeverFits = errors.New("it does not fit in the store, in however small parts")
 
-// held is an answer of the vendor's queue that is nowhere but in memory until the inbox has all of it. One that is too large
-// for a message is stored in parts, one after the other. Each is a page by itself and holds whole notifications, so the
-// resolver need not know of it; all parts but the last are marked, so that a poll of which the last is missing is known not
-// to be stored wholly.
+// held is an answer of the vendor's queue that is nowhere but in memory until the inbox has all of it. One
+// that is too large for a message is stored in parts, one after the other. Each is a page by itself and
+// holds whole notifications, so the resolver need not know of it; all parts but the last are marked, so
+// that a poll of which the last is missing is known not to be stored wholly.
 type held struct {
 	page     store.Page // as it came
 	contents audatex.Contents
@@ -48,8 +48,8 @@ func newHeld(page store.Page, contents audatex.Contents, after uint64) *held {
 	return &held{page: page, contents: contents, next: page, to: len(contents.List), after: after}
 }
 
-// put tries to store the answer, each part once however often put is called, and returns where the last part is. Every
-// error but errNeverFits is worth another try.
+// put tries to store the answer, each part once however often put is called, and returns where the last
+// part is. Every error but errNeverFits is worth another try.
 func (p *Poller) put(ctx context.Context, h *held) (uint64, error) {
 	for {
 		room, err := p.Store.Inbox.Room(h.page)
@@ -75,8 +75,8 @@ func (p *Poller) put(ctx context.Context, h *held) (uint64, error) {
 	}
 }
 
-// putNext stores the next part. A try whose answer was lost may have stored it, and later than the inbox's own memory of
-// messages lasts only the inbox itself can say.
+// putNext stores the next part. A try whose answer was lost may have stored it, and later than the inbox's
+// own memory of messages lasts only the inbox itself can say.
 func (p *Poller) putNext(ctx context.Context, h *held) (uint64, error) {
 	find := func() (store.Page, error) {
 		return p.Store.Inbox.Find(ctx, h.page.Connection, h.after+1, func(there store.Page) bool {
@@ -157,8 +157,8 @@ func (h *held) cut(room int) {
 	h.next.Entries, h.next.More = h.to-h.from, h.to < len(list)
 }
 
-// standIn returns what is kept of an element that is larger than room: what its event is made of if its order is known,
-// else its first bytes.
+// standIn returns what is kept of an element that is larger than room: what its event is made of if its
+// order is known, else its first bytes.
 func standIn(n audatex.Notification, room int) []byte {
 	if n.Order != "" {
 		return n.Abridge()

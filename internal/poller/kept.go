@@ -14,8 +14,8 @@ const lastTry = 2 * time.Second
 // keptAtOnce is how many connections' kept pages are stored side by side.
 const keptAtOnce = 16
 
-// kept are the pages whose shard was given up before they could be stored. The vendor has given them away for good, so they are kept for as
-// long as the process lives, whoever polls their connections by now.
+// kept are the pages whose shard was given up before they could be stored. The vendor has given them away
+// for good, so they are kept for as long as the process lives, whoever polls their connections by now.
 type kept struct {
 	mu    sync.Mutex
 	pages []*held
@@ -44,7 +44,7 @@ func (k *kept) holds(pollID string) bool {
 	return false
 }
 
-// list answers what is kept now.
+// list returns what is kept now.
 func (k *kept) list() []*held {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -92,8 +92,8 @@ func (p *Poller) keepPages(ctx context.Context) {
 	}
 }
 
-// storeKept tries each page that is kept, and reports whether none is left of those. A connection's pages go one after the
-// other; what keeps those of one connection from being stored keeps no other's.
+// storeKept tries each page that is kept, and reports whether none is left of those. A connection's pages
+// go one after the other; what keeps those of one connection from being stored keeps no other's.
 func (p *Poller) storeKept(ctx context.Context) bool {
 	byConnection := map[string][]*held{}
 	for _, h := range p.kept.list() {
