@@ -145,7 +145,7 @@ func (s *Service) Run(ctx context.Context) {
 	parts.Wait()
 }
 
-// sweep goes through the copies of all links. What is to be done is decided again on the document
+// sweep goes through the copies of all links. The action is decided again on the document
 // itself.
 func (s *Service) sweep(ctx context.Context) {
 	now := time.Now()

@@ -160,7 +160,7 @@ func (s *Service) answer(w http.ResponseWriter, v *visit, p page) {
 	s.show(w, p)
 }
 
-// refuse answers a request with an unknown token or state. A network that keeps guessing is told to
+// refuse responds to a request with an unknown token or state. A network that keeps guessing must
 // wait.
 func (s *Service) refuse(w http.ResponseWriter, r *http.Request, v *visit, p page) {
 	f := s.guards.guesses.Failed(v.addr, v.now)
@@ -175,7 +175,7 @@ func (s *Service) refuse(w http.ResponseWriter, r *http.Request, v *visit, p pag
 	s.answer(w, v, p)
 }
 
-// trouble answers a request if the store cannot be used.
+// trouble responds to a request if the store cannot be used.
 func (s *Service) trouble(w http.ResponseWriter, v *visit, err error) {
 	v.err = err
 	s.answer(w, v, s.pageOfTrouble())

@@ -101,8 +101,8 @@ func newFailures(m *ingress.Metrics, burst int) failures {
 	return f
 }
 
-// refuseCaller answers a request whose authentication failed. An address that has used up its
-// failures is told to wait, and its connection is closed, so that the next attempt costs it a new
+// refuseCaller responds to a request whose authentication failed. An address that has used up its
+// failures must wait, and its connection is closed, so that the next attempt costs it a new
 // one. A request without a token is not a guess.
 func (a *API) refuseCaller(w http.ResponseWriter, r *http.Request, reason string) {
 	a.failures.counts[reason].Inc()

@@ -103,7 +103,7 @@ var aboutCallbacks = []string{
 }
 
 // maySeeEvent reports whether the caller may see an event. An event about a callback belongs to
-// that callback's client only, whatever its site. The client is taken from the event: the
+// that callback's client only, for any site. The client is taken from the event: the
 // callback's id may belong to another client now, and the client's id to another generation.
 func (c caller) maySeeEvent(ev store.Stored) bool {
 	if c.isAdmin() {

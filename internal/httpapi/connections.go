@@ -187,7 +187,7 @@ func (a *API) DeleteConnection(w http.ResponseWriter, r *http.Request, id Id, pa
 	})
 }
 
-// withdrawConsent tells the caller what only the vendor's user can do.
+// withdrawConsent explains what only the vendor's user can do.
 const withdrawConsent = "The relay has forgotten the connection's tokens. The consent itself can only be withdrawn " +
 	"by its user, at the vendor: until then it stays there, also if a backup from before is restored."
 

@@ -109,7 +109,7 @@ func (a *API) records(ctx context.Context, cb relay.Callback, ev store.Stored) (
 	return records, errors.Join(err, ctx.Err())
 }
 
-// delivers reports whether an event without a record is to be delivered to the callback.
+// delivers reports whether an event without a record should be delivered to the callback.
 func (a *API) delivers(ctx context.Context, cb relay.Callback, ev store.Stored) (bool, error) {
 	if ev.Seq <= cb.StartSeq || !cb.Filter.Matches(ev.Site, ev.Type, ev.Order) {
 		return false, nil

@@ -165,7 +165,7 @@ func (a *API) authorize(next http.Handler) http.Handler {
 	})
 }
 
-// methodNotAllowed answers with 405 and the allowed methods, or with 404 if there are none.
+// methodNotAllowed responds with 405 and the allowed methods, or with 404 if there are none.
 func (a *API) methodNotAllowed(routes chi.Routes) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var allowed []string
@@ -204,8 +204,8 @@ const (
 	patienceTrouble = 1500 * time.Millisecond
 )
 
-// patient returns a context with the store's time limit, unless the contract says that the operation
-// has a limit of its own.
+// patient returns a context with the store's time limit, unless the contract gives the operation
+// its own limit.
 func (a *API) patient(r *http.Request) (context.Context, context.CancelFunc) {
 	if exchangeOf(r).op.ownTimeout {
 		return r.Context(), func() {}

@@ -10,7 +10,7 @@ import (
 	"github.com/go-chi/chi/v5"
 )
 
-// hideForeign answers a key's request about another client's callback as if the callback did not
+// hideForeign responds to a key's request about another client's callback as if the callback did not
 // exist, before any of it is decoded or decrypted: response and cost are the same. The caller's own
 // callbacks are read and checked by the operation. A PUT that creates a callback is left to the
 // operation completely, because it must report that an id is taken.

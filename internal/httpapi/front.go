@@ -8,8 +8,9 @@ import (
 	"sync/atomic"
 )
 
-// Front answers on the API's address from the first moment on, and knows whether requests should be sent here. Open comes before the
-// first request: with Starting, and with the API once it is there.
+// Front is the handler of the API's address from the start on, and knows whether requests should be
+// sent here. Call Open before the first request, with Starting, and again with the API once it
+// exists.
 type Front struct {
 	serving atomic.Pointer[http.Handler]
 
@@ -26,7 +27,7 @@ const (
 	phaseDraining
 )
 
-// Open answers with a handler from now on.
+// Open passes requests to a handler from now on.
 func (f *Front) Open(h http.Handler) { f.serving.Store(&h) }
 
 // ServeHTTP implements http.Handler.
@@ -41,10 +42,10 @@ func (f *Front) Waiting(reason string) {
 	f.waits = reason
 }
 
-// Started says that requests may be sent here.
+// Started reports to load balancers that requests may be sent here.
 func (f *Front) Started() { f.set(phaseRunning) }
 
-// Drain says that no more requests should be sent here.
+// Drain reports to load balancers that no more requests should be sent here.
 func (f *Front) Drain() { f.set(phaseDraining) }
 
 func (f *Front) set(p phase) {

@@ -20,10 +20,10 @@ import (
 //	         3. store the callback, if its key still has that revision
 //	remove   1. remove the callback; 2. remove its id from the client's document
 //
-// A crash, or an unclear response of the store, may leave an id without a callback. Whoever finds
-// one first withdraws the key (settled), so that a third step that is still to come fails, and then
-// removes the id. That happens where it matters: when the client has no room left, and when it is
-// removed.
+// A crash, or an unclear response of the store, may leave an id without a callback. A request that
+// finds one first withdraws the key (settled), so that a third step that is still to come fails,
+// and then removes the id. That happens where it matters: when the client has no room left, and
+// when it is removed.
 
 const (
 	// maxCallbacks is how many callbacks a client may have.

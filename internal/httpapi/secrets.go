@@ -41,7 +41,7 @@ func (a *API) RotateSecret(w http.ResponseWriter, r *http.Request, id Id, _ Rota
 }
 
 // rotate adds a secret in front of those that sign; "" makes one. The previous secret signs for
-// another day, older ones end now: a receiver that is two secrets behind has been told twice. If
+// another day, older ones end now: a receiver that is two secrets behind has been warned twice. If
 // the secret is the present one, or one that this request has made before, nothing changes.
 func rotate(cb *relay.Callback, given string, m maker, now time.Time) (string, error) {
 	secret, err := signingSecret(given, m)

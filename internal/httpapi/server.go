@@ -246,7 +246,7 @@ func (a *API) Handler() chi.Router {
 	return r
 }
 
-// unbound answers for parameters that passed validation, and that the generated code nevertheless
+// unbound responds to parameters that passed validation, and that the generated code nevertheless
 // could not parse.
 func (a *API) unbound(w http.ResponseWriter, r *http.Request, err error) {
 	if e, ok := errors.AsType[*InvalidParamFormatError](err); ok {

@@ -10,7 +10,7 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// startingRetry is how long callers are told to wait while the relay starts.
+// startingRetry is how long callers should wait while the relay starts.
 const startingRetry = 5 * time.Second
 
 // Starting returns a handler to use until there is an API. A relay that waits for its store is

@@ -45,7 +45,7 @@ type guesser struct {
 	more     int       // failures since then
 }
 
-// Failure tells the caller how to treat a failed login.
+// Failure is how a caller must treat a failed login.
 type Failure struct {
 	// Slowed is set if the network has used up its failures: it must be refused until RetryAfter
 	// has passed.

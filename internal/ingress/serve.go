@@ -11,7 +11,8 @@ import (
 // requestGrace is how long a request under way may take to end once its server stops.
 const requestGrace = time.Second
 
-// Serve serves HTTP on a listener, a Listener or any other, until ctx ends, then gives requests under way a second to end.
+// Serve serves HTTP on a listener, a Listener or any other, until ctx ends, then gives requests
+// under way a second to end.
 func Serve(ctx context.Context, server *http.Server, listener net.Listener) error {
 	ended := make(chan error, 1)
 	go func() {

@@ -109,8 +109,8 @@ func newCluster(t *testing.T) *cluster {
 
 func setenv(t *testing.T, name, value string) {
 	t.Helper()
-	if err := os.Setenv(name,
-		value); err != nil { //nolint:usetesting // t.Setenv would keep the longest test from running in parallel
+	//nolint:usetesting // t.Setenv would keep the longest test from running in parallel
+	if err := os.Setenv(name, value); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -54,7 +54,7 @@ type EventsConfig struct {
 // Events maintains the copy of the log for services: a stream in an account of its own that sources
 // the relay's log, except what only the owner of a callback may know. It has its own limits and
 // drops the oldest events, so that it never delays the relay. Readers may not create consumers,
-// because a consumer can deliver to any subject of its account, whoever made it. So the relay makes
+// because a consumer can deliver to any subject of its account, no matter who created it. So the relay makes
 // them on request: one pull consumer for each reader, with the reader's name.
 type Events struct {
 	c  EventsConfig

@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// lookAtOnce is how many ids one question is answered about side by side, lookAll how long that may take in all: the one
-	// who asks waits little longer.
+	// lookAtOnce is how many ids of one question are handled in parallel. lookAll is how long that
+	// may take in total; the caller waits little longer.
 	lookAtOnce = 16
 	lookAll    = time.Second
 )
@@ -26,7 +26,8 @@ func Answer[Q any](answer func(ctx context.Context, question Q) (any, error)) Ha
 	}
 }
 
-// Look returns a Handler for questions about several ids, as Gather asks them: it answers with what is known of each.
+// Look returns a Handler for questions about several ids, as Gather asks them: its result is what
+// is known of each.
 func Look[T any](look func(ctx context.Context, id string) (T, bool)) Handler {
 	return Answer(func(ctx context.Context, ids []string) (any, error) {
 		ctx, cancel := context.WithTimeout(ctx, lookAll)

@@ -40,7 +40,7 @@ const (
 	patience = 2 * time.Second
 )
 
-// Handler answers a question. Its result is encoded as JSON. An error's text is sent to the caller,
+// Handler handles a question. Its result is encoded as JSON. An error's text is sent to the caller,
 // so it must contain no secret.
 type Handler func(ctx context.Context, question json.RawMessage) (any, error)
 
@@ -51,7 +51,7 @@ type Config struct {
 	Log      *slog.Logger
 }
 
-// Owners asks the owners of shards, and answers for the shards that this process owns.
+// Owners asks the owners of shards, and handles questions about the shards that this process owns.
 type Owners struct {
 	c        Config
 	handlers map[string]Handler
@@ -70,7 +70,7 @@ type reply struct {
 	Error  string          `json:"error,omitempty"`
 }
 
-// Serve answers the questions about a shard until ctx ends.
+// Serve handles the questions about a shard until ctx ends.
 func (o *Owners) Serve(ctx context.Context, lease *shard.Lease) error {
 	questions := make(chan *nats.Msg, 4*atOnce)
 	sub, err := o.c.Conn.ChanSubscribe(o.c.Topology.ShardSubject(strconv.Itoa(lease.Shard()), "*"), questions)

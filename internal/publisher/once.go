@@ -53,8 +53,8 @@ func (p *Publisher) Once(
 	return fmt.Errorf("publish operational event %s of %s: %w", kind, id, err)
 }
 
-// publishedSince returns the position of the last event of a site, kind and id, and whether one since
-// then has the same details.
+// publishedSince returns the position of the last event of a site, kind and id, and whether one
+// since then has the same details.
 func (p *Publisher) publishedSince(
 	ctx context.Context, site string, kind relay.Kind, id string, details map[string]any, since time.Time, by []string,
 ) (last uint64, there bool, err error) {

@@ -16,8 +16,8 @@ import (
 // (topology.OpenAge).
 const listPeriod = 30 * 24 * time.Hour
 
-// markOpen makes sure that the order has an entry in relay_open for every connection through which it
-// was seen, before an event of it is stored. Nothing is written if the connection already has an
+// markOpen makes sure that the order has an entry in relay_open for every connection through which
+// it was seen, before an event of it is stored. Nothing is written if the connection already has an
 // event of the order in this period and the order was open then: entries of open orders are never
 // removed (internal/reconciler).
 func (p *Publisher) markOpen(ctx context.Context, s relay.OrderState, waiting []relay.Received, status string) error {

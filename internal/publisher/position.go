@@ -92,8 +92,8 @@ func (p *Publisher) catchUp(ctx context.Context, st *relay.OrderPosition) error 
 	known := st.State.Sequence
 	from := st.State.LogPosition
 	if from > 0 {
-		// What follows the document's last event is found by position only if that event is where
-		// the document says.
+		// What follows the document's last event is found by position only if that event is at
+		// the document's position.
 		at, err := p.store.Events.Get(ctx, from)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Mode says which of an order's waiting events a callback gets.
+// Mode is which of an order's waiting events a callback gets.
 type Mode string
 
 // The modes of a callback.

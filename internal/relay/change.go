@@ -11,7 +11,7 @@ type Change struct {
 }
 
 // PartKey identifies a part in different snapshots. The vendor gives parts no id, so parts with
-// equal numbers are told apart by their occurrence.
+// equal numbers are distinguished by their occurrence.
 type PartKey struct {
 	OEPartNumber      string `json:"oePartNumber"`
 	OrderedPartNumber string `json:"orderedPartNumber"`

@@ -8,11 +8,12 @@ import (
 // Redacted stands in the place of a secret.
 const Redacted = "[redacted]"
 
-// Secret holds a token or client secret so that it cannot slip into a log line, an error or a JSON document: every
-// way of printing it yields "[redacted]", and only Reveal gives the text. The zero value is the empty secret.
+// Secret holds a token or client secret so that it cannot slip into a log line, an error or a JSON
+// document: every way of printing it yields "[redacted]", and only Reveal gives the text. The zero
+// value is the empty secret.
 //
-// The text stands behind a pointer because fmt prints the unexported fields of enclosing structs without asking their
-// methods; a pointer prints as an address there.
+// The text stands behind a pointer because fmt prints the unexported fields of enclosing structs
+// without asking their methods; a pointer prints as an address there.
 type Secret struct{ text *string }
 
 // NewSecret wraps text.
@@ -40,7 +41,7 @@ func (s Secret) Equal(o Secret) bool { return s.Reveal() == o.Reveal() }
 // String never gives the text.
 func (s Secret) String() string { return Redacted }
 
-// Format never gives the text, whatever the verb.
+// Format never writes the text, with any verb.
 func (s Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, Redacted) }
 
 // LogValue never gives the text.

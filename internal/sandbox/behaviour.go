@@ -29,7 +29,7 @@ const (
 type Behaviour struct {
 	// PKCE defaults to PKCEVerify.
 	PKCE PKCE `json:"pkce,omitempty"`
-	// GrantScopes are the most that a consent can have, whatever is asked for; nil means all.
+	// GrantScopes are the most that a consent can have, even if more is asked for; nil means all.
 	GrantScopes []string `json:"grantScopes,omitempty"`
 	// OmitScope leaves the granted scopes out of token responses.
 	OmitScope bool `json:"omitScope,omitempty"`

@@ -209,7 +209,7 @@ func (s *Sandbox) poll(c call) answer {
 }
 
 // QueueRaw puts a message, unchanged except for TrapURL, into the queue of every subscription that
-// covers the site, whatever its topic. The message may be nonsense, and need not be JSON; then the
+// covers the site, for any topic. The message may be nonsense, and need not be JSON; then the
 // whole page with it is not JSON either. It returns the number of queues.
 func (s *Sandbox) QueueRaw(site string, message json.RawMessage) int {
 	s.mu.Lock()
