@@ -46,9 +46,9 @@ type loaded struct {
 	asides []*aside
 }
 
-// load returns a runner's cursor, stored under its lease's epoch. The first caller loads for all who call
-// meanwhile.
-func (l *loader) load(ctx context.Context, run *runner) (loaded, error) {
+// arrive has a runner's cursor loaded and stored under its lease's epoch, and wakes the runner when that is done.
+// The first caller loads for all who call meanwhile.
+func (l *loader) arrive(ctx context.Context, run *runner) *arrival {
 	a := &arrival{runner: run, done: make(chan struct{})}
 	l.mu.Lock()
 	l.waiting = append(l.waiting, a)
@@ -67,11 +67,16 @@ func (l *loader) load(ctx context.Context, run *runner) (loaded, error) {
 		cancel()
 		<-l.turn
 	}
+	return a
+}
+
+// ready reports whether the cursor is loaded, or cannot be.
+func (a *arrival) ready() bool {
 	select {
 	case <-a.done:
-		return a.loaded, a.err
-	case <-ctx.Done(): // what was adopted for it in vain, its next owner adopts again
-		return loaded{}, ctx.Err()
+		return true
+	default:
+		return false
 	}
 }
 
@@ -80,6 +85,7 @@ func (l *loader) batch(ctx context.Context, batch []*arrival) {
 	defer func() {
 		for _, a := range batch {
 			close(a.done)
+			a.runner.wake()
 		}
 	}()
 	connections := make([]string, len(batch))

@@ -23,6 +23,8 @@ const (
 	circuitFailures = 3
 	// lastFlush bounds the storing of a cursor when the runner ends.
 	lastFlush = 5 * time.Second
+	// idle is the wait when nothing is known to be due.
+	idle = time.Hour
 	// leaseAgain is how long a runner whose lease is not valid waits before it looks again.
 	leaseAgain = 500 * time.Millisecond
 )
@@ -46,6 +48,7 @@ type runner struct {
 	self     selfRetry
 	unlisted unlistedCount
 
+	arrival  *arrival      // nil unless the cursor is being loaded
 	cursor   *storedCursor // nil until it is loaded
 	inbox    reader
 	underWay underWay
@@ -96,11 +99,14 @@ func (r *runner) tryAgain() {
 // has ended, or another owner has taken over.
 func (r *runner) Turn(ctx context.Context) (time.Duration, bool) {
 	if r.cursor == nil {
-		if loaded, err := r.load(ctx); !loaded {
+		wait, err := r.load(ctx)
+		if err != nil {
 			r.logEnd(ctx, err)
 			return 0, false
 		}
-		r.trouble.reset()
+		if r.cursor == nil {
+			return wait, true
+		}
 	}
 	r.takeEvents(ctx)
 	wait, err := r.step(ctx)
@@ -158,35 +164,41 @@ func (r *runner) logEnd(ctx context.Context, err error) {
 	}
 }
 
-// load reads the connection's cursor. It returns false if the runner must end, with the reason unless ctx has
-// ended.
-func (r *runner) load(ctx context.Context) (bool, error) {
-	for {
-		if !r.lease.Await(ctx) {
-			return false, nil
-		}
-		found, err := r.loader.load(ctx, r)
-		if err == nil {
-			r.cursor = found.cursor
-			r.inbox = reader{store: r.store, connection: r.connection, generation: r.generation, cursor: r.cursor, head: found.head, asides: &r.asides}
-			for _, a := range found.asides {
-				r.asides.put(a)
-			}
-			if !r.asides.empty() {
-				r.self.want(r.cfg.Now())
-			}
-			return true, nil
-		}
-		if errors.Is(err, errSuperseded) {
-			return false, err
-		}
-		if ctx.Err() == nil && !errors.Is(err, errContested) { // contested: the owner before still writes, so it is loaded again
+// load takes the connection's cursor, once it is loaded. Until then it returns how long until it is to be called
+// again.
+func (r *runner) load(ctx context.Context) (time.Duration, error) {
+	switch {
+	case ctx.Err() != nil: // what is adopted for it in vain, its next owner adopts again
+		return 0, ctx.Err()
+	case !r.lease.Valid():
+		return leaseAgain, nil
+	case r.arrival == nil:
+		r.arrival = r.loader.arrive(ctx, r)
+	}
+	if !r.arrival.ready() {
+		return idle, nil
+	}
+	found, err := r.arrival.loaded, r.arrival.err
+	r.arrival = nil
+	switch {
+	case errors.Is(err, errSuperseded):
+		return 0, err
+	case err != nil:
+		if !errors.Is(err, errContested) { // contested: the owner before still writes, so it is loaded again
 			r.log.Log(ctx, store.Level(err, slog.LevelError), "cannot load where the connection's inbox was read to", "error", err)
 		}
-		if stopped := r.trouble.sleep(ctx); stopped != nil {
-			return false, nil //nolint:nilerr // it must stop, and nothing had begun
-		}
+		return r.trouble.wait(), nil
 	}
+	r.trouble.reset()
+	r.cursor = found.cursor
+	r.inbox = reader{store: r.store, connection: r.connection, generation: r.generation, cursor: r.cursor, head: found.head, asides: &r.asides}
+	for _, a := range found.asides {
+		r.asides.put(a)
+	}
+	if !r.asides.empty() {
+		r.self.want(r.cfg.Now())
+	}
+	return 0, nil
 }
 
 // step does what can be done, and returns how long until there is something else.
@@ -254,7 +266,6 @@ func (r *runner) start(ctx context.Context, do func()) {
 
 // next returns how long the runner has only to wait for a result or a page.
 func (r *runner) next(now time.Time) time.Duration {
-	const idle = time.Hour
 	wait := idle
 	consider := func(at time.Time) {
 		wait = min(wait, max(at.Sub(now), 0))
