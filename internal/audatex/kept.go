@@ -9,25 +9,34 @@ import (
 // keptToken is an access token that may be used until it is due, under the lease under which it was
 // read.
 type keptToken struct {
-	access relay.Secret
-	due    time.Time
-	epoch  uint64
+	access         relay.Secret
+	refreshed, due time.Time
+	epoch          uint64
 }
 
-// kept returns a connection's kept access token, empty if there is none, and how often its record
-// was replaced so far.
-func (t *Tokens) kept(connection string) (access relay.Secret, replaced uint64) {
+// kept returns a connection's kept access token, nil if there is none that may be used, and how often
+// its record was replaced so far.
+func (t *Tokens) kept(connection string) (k *keptToken, replaced uint64) {
 	if !t.cfg.Keep {
-		return relay.Secret{}, 0
+		return nil, 0
 	}
 	lease, owned := t.cfg.Lease(connection)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.state(connection)
 	if k := s.kept; owned && k != nil && k.epoch == lease.Epoch() && time.Now().Before(k.due) {
-		return k.access, s.replaced
+		return k, s.replaced
 	}
-	return relay.Secret{}, s.replaced
+	return nil, s.replaced
+}
+
+// refreshedAt returns when the kept access token was refreshed; false if none is kept.
+func (t *Tokens) refreshedAt(connection string) (time.Time, bool) {
+	k, _ := t.kept(connection)
+	if k == nil {
+		return time.Time{}, false
+	}
+	return k.refreshed, true
 }
 
 // keep keeps a record's access token, unless the record was replaced since it was read. A token
@@ -40,7 +49,7 @@ func (t *Tokens) keep(connection string, rec relay.TokenRecord, replaced uint64)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if s := t.state(connection); owned && s.replaced == replaced {
-		s.kept = &keptToken{rec.AccessToken, refreshAt(connection, rec), lease.Epoch()}
+		s.kept = &keptToken{rec.AccessToken, rec.RefreshedAt, refreshAt(connection, rec), lease.Epoch()}
 	}
 }
 

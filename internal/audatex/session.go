@@ -99,6 +99,10 @@ func (s *Session) EnsureSubscription(ctx context.Context, topic string) (sub Sub
 // They are read again before the next call.
 func (s *Session) TokenReplaced() { s.tokens.drop(s.connection) }
 
+// TokenRefreshedAt returns when the connection's access token was refreshed. It returns false if no
+// good token is known without reading the store.
+func (s *Session) TokenRefreshedAt() (time.Time, bool) { return s.tokens.refreshedAt(s.connection) }
+
 // RenewToken refreshes the connection's token although it is not due, so that it does not expire.
 func (s *Session) RenewToken(ctx context.Context) error { return s.tokens.Renew(ctx, s.connection) }
 

@@ -175,8 +175,8 @@ func NewTokens(cfg TokensConfig) (*Tokens, error) {
 func (t *Tokens) Access(ctx context.Context, connection string) (relay.Secret, error) {
 	for tries := 0; ; tries++ {
 		kept, replaced := t.kept(connection)
-		if !kept.Empty() {
-			return kept, nil
+		if kept != nil {
+			return kept.access, nil
 		}
 		rec, _, err := t.cfg.Store.Token(ctx, connection)
 		if err != nil {

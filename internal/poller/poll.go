@@ -317,8 +317,11 @@ func (r *runner) write(ctx context.Context) {
 
 // seenAfter notes for the metrics how the last poll left the connection.
 func (r *runner) seenAfter(ctx context.Context, state State) {
-	if state == StateActive && r.tokenIsKnown() {
-		r.set(func(s *seen) { s.state, s.polledAt = state, time.Now() })
+	refreshedAt, good := r.p.Session(r.config()).TokenRefreshedAt()
+	if state == StateActive && good && r.doc.ConsentToldFor == nil { // its record says nothing else
+		r.set(func(s *seen) {
+			s.state, s.polledAt, s.refreshedAt, s.consentSince = state, time.Now(), refreshedAt, time.Time{}
+		})
 		return
 	}
 	token, _, err := r.p.Store.Tokens.Token(ctx, r.config().ID)
@@ -337,13 +340,4 @@ func (r *runner) seenAfter(ctx context.Context, state State) {
 	if err == nil {
 		r.consentRestored(ctx, token)
 	}
-}
-
-// tokenIsKnown reports whether the token's record can hardly say anything new: it was read since the last refresh, the next is not due yet,
-// and there is no word of a consent.
-func (r *runner) tokenIsKnown() bool {
-	const refreshedAfter = 15 * time.Minute // half of an access token's life
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return time.Since(r.seen.refreshedAt) < refreshedAfter && r.seen.consentSince.IsZero() && r.doc.ConsentToldFor == nil
 }
