@@ -18,8 +18,9 @@ const (
 	strangers          = 600 // idle connections of somebody who never sends a request
 )
 
-// measureDescriptors delivers a filled log to one client's callback under a low limit of file descriptors: first alone, then
-// beside another client whose receivers hold every connection, and a stranger who holds idle connections to the API.
+// measureDescriptors delivers a filled log to one client's callback under a low limit of file descriptors: first
+// alone, then beside another client whose receivers hold every connection, and a stranger who holds idle connections
+// to the API.
 func (b *bench) measureDescriptors() error {
 	for _, limit := range []int{400, 1024} {
 		if err := b.descriptors(limit); err != nil {
@@ -78,7 +79,8 @@ func (b *bench) descriptors(limit int) error {
 	return p.stop(syscall.SIGTERM)
 }
 
-// healthyRate delivers the whole log to a new callback of the client healthy and returns its rate. It fails if an event is missing.
+// healthyRate delivers the whole log to a new callback of the client healthy and returns its rate. It fails if an
+// event is missing.
 func (b *bench) healthyRate(p *program, name string) (float64, error) {
 	path := "ok/" + name
 	err := p.put(b.ctx, "/v1/callbacks/"+strings.ReplaceAll(name, "_", "-")+"?client=healthy", map[string]any{

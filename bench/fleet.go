@@ -76,7 +76,7 @@ func (f *fleet) settle() error {
 	}
 }
 
-// cpu answers the CPU seconds that all relays have used.
+// cpu returns the CPU seconds that all relays have used.
 func (f *fleet) cpu() (all float64, err error) {
 	for _, p := range f.relays {
 		cpu, _, e := p.usage()

@@ -125,7 +125,7 @@ func (b *bench) callback(p *program, id, path, from string, concurrency int) err
 	})
 }
 
-// usage answers the CPU seconds that the relay has used and the most memory it had, in MiB.
+// usage returns the CPU seconds that the relay has used and the most memory it had, in MiB.
 func (p *program) usage() (cpu, peak float64, err error) { return usageOf(p.cmd.Process.Pid) }
 
 func usageOf(pid int) (cpu, peak float64, err error) {

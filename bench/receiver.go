@@ -29,7 +29,7 @@ type tally struct {
 	latencies   []float64 // milliseconds from the event's publishing to its arrival, for /received/… from its notification's receipt
 }
 
-// seen is a tally as it is told.
+// seen is a tally as it is reported.
 type seen struct {
 	Count         int
 	First, Last   time.Time
@@ -87,8 +87,9 @@ func (t *tally) seen() seen {
 	return s
 }
 
-// receive is the child process: it answers callbacks by path (/ok/…, /received/…, /slow/…, /tenth/…, /dead/…) until its input closes.
-// It does not verify, as relaytest's receiver does: what that costs would be taken from the relay, which is measured on the same machine.
+// receive is the child process: it answers callbacks by path (/ok/…, /received/…, /slow/…, /tenth/…, /dead/…) until
+// its input closes. It does not verify, as relaytest's receiver does: what that costs would be taken from the relay,
+// which is measured on the same machine.
 func receive() {
 	var tallies sync.Map
 	of := func(path string) *tally {
@@ -174,7 +175,7 @@ func (r *receiver) stop() {
 	_ = r.cmd.Wait()
 }
 
-// seen answers what a path has got.
+// seen returns what a path has got.
 func (r *receiver) seen(ctx context.Context, path string) (s seen, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.base+"/seen/"+path, nil)
 	if err != nil {
@@ -214,7 +215,7 @@ func (r *receiver) wait(ctx context.Context, n int, patience time.Duration, path
 	}
 }
 
-// span answers the rate over all that the paths have got, from the first arrival to the last.
+// span returns the rate over all that the paths have got, from the first arrival to the last.
 func span(all []seen) float64 {
 	first, last, count := all[0].First, all[0].Last, 0
 	for _, s := range all {

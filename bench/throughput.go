@@ -17,7 +17,8 @@ import (
 
 const concurrency = 64
 
-// measureCeiling posts the same signed body with plain net/http: what this machine can do without any of the relay's work.
+// measureCeiling posts the same signed body with plain net/http: what this machine can do without any of the relay's
+// work.
 func (b *bench) measureCeiling() error {
 	ev, err := event("site-0", 1, 1)
 	if err != nil {

@@ -11,8 +11,9 @@ const (
 	unitWindow = 15 * time.Second
 )
 
-// measureUnits finds what one poll, one notification and one delivery cost the relays and three NATS servers, each as the difference of
-// two windows, with one relay and with three: what grows between them grows with every further one.
+// measureUnits finds what one poll, one notification and one delivery cost the relays and three NATS servers, each
+// as the difference of two windows, with one relay and with three: what grows between them grows with every further
+// one.
 func (b *bench) measureUnits() (err error) {
 	f, err := b.newFleet("units", time.Second)
 	if err != nil {
@@ -120,7 +121,7 @@ func (f *fleet) window(name string, do func() error) (c cost, err error) {
 	return c, err
 }
 
-// less answers what is above another window's use, of the same length.
+// less returns what is above another window's use, of the same length.
 func (c cost) less(other cost) cost {
 	scale := c.seconds / other.seconds
 	return cost{

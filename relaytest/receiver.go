@@ -1,7 +1,8 @@
 // Package relaytest has a receiver of the relay's callbacks, for tests of what receives them and of the relay itself.
 //
-// It verifies every delivery with the public library of Standard Webhooks, which shares no code with the relay, and keeps what
-// came and everything that was wrong with it. Begin reading at Receiver; with net/http/httptest it is a server:
+// It verifies every delivery with the public library of Standard Webhooks, which shares no code with the relay, and
+// keeps what came and everything that was wrong with it. Begin reading at Receiver; with net/http/httptest it is a
+// server:
 //
 //	receiver := &relaytest.Receiver{}
 //	server := httptest.NewServer(receiver) // make a callback with its URL; the answer has the secret
@@ -38,8 +39,8 @@ type Delivery struct {
 	Status   int    // of the answer; 0 before there is one, and for ever if the sender went first
 }
 
-// Receiver is an http.Handler that takes deliveries. Its zero value answers 204 to everything that verifies. The fields are set
-// before the first delivery; all methods may be called at any time.
+// Receiver is an http.Handler that takes deliveries. Its zero value answers 204 to everything that verifies. The
+// fields are set before the first delivery; all methods may be called at any time.
 type Receiver struct {
 	// Behave decides about the answers to what verifies; nil: Healthy.
 	Behave Behaviour
@@ -47,7 +48,8 @@ type Receiver struct {
 	Echoes bool
 	// Run returns which run of the relay is being tested; nil where that does not matter.
 	Run func() int
-	// Accepted is called for every delivery that was answered with 2xx, with its body, after the answer was written; nil: it is not.
+	// Accepted is called for every delivery that was answered with 2xx, with its body, after the answer was written;
+	// nil: it is not.
 	Accepted func(d Delivery, body []byte)
 	// Refused is called for every delivery that was no good, with the reason; nil: it is not.
 	Refused func(problem string)
@@ -113,7 +115,8 @@ func (r *Receiver) behave(n int, req *http.Request) int {
 	return r.Behave(n, req)
 }
 
-// note verifies a delivery and keeps it. It returns nil and how to answer if the delivery is no good, and which delivery it is.
+// note verifies a delivery and keeps it. It returns nil and how to answer if the delivery is no good, and which
+// delivery it is.
 func (r *Receiver) note(req *http.Request, body []byte, at time.Time) (d *Delivery, n, status int) {
 	d, problem, status := r.verify(req, body, at)
 	r.mu.Lock()

@@ -28,8 +28,8 @@ type vendor struct {
 	owners *owners.Owners
 }
 
-// refresh has the connection's owner see to it that the stored token is good: only the owner refreshes it. Where that fails the call that
-// follows tells why.
+// refresh has the connection's owner see to it that the stored token is good: only the owner refreshes it. Where
+// that fails, the call that follows returns why.
 func (v *vendor) refresh(ctx context.Context, connection string) {
 	ctx, cancel := context.WithTimeout(ctx, refreshPatience)
 	defer cancel()
@@ -44,20 +44,26 @@ func (v *vendor) session(c relay.Connection) *audatex.Session {
 }
 
 // Order reads an order for the resolver. Levels differ in the event calls only, so the connection's id is enough.
-func (v *vendor) Order(ctx context.Context, connection, id string, begin func() (context.Context, error)) (json.RawMessage, error) {
+func (v *vendor) Order(
+	ctx context.Context, connection, id string, begin func() (context.Context, error),
+) (json.RawMessage, error) {
 	order, err := audatex.NewSession(v.client, v.tokens, connection, relay.LevelSite).Order(ctx, id, begin)
 	return order.JSON, err
 }
 
-// knownConnections is the poller as the reconciler sees it. The poller is made after the reconciler, which it tells of gaps.
+// knownConnections is the poller as the reconciler sees it. The poller is made after the reconciler, which learns of
+// gaps from it.
 type knownConnections struct{ *poller.Poller }
 
 // unhurried reads orders for the reconciler: behind all other requests.
 type unhurried struct{ vendor *vendor }
 
 // Order reads an order.
-func (u unhurried) Order(ctx context.Context, connection, id string, begin func() (context.Context, error)) (json.RawMessage, error) {
-	order, err := audatex.NewSession(u.vendor.client, u.vendor.tokens, connection, relay.LevelSite).At(audatex.PriorityReconcile).Order(ctx, id, begin)
+func (u unhurried) Order(
+	ctx context.Context, connection, id string, begin func() (context.Context, error),
+) (json.RawMessage, error) {
+	session := audatex.NewSession(u.vendor.client, u.vendor.tokens, connection, relay.LevelSite)
+	order, err := session.At(audatex.PriorityReconcile).Order(ctx, id, begin)
 	return order.JSON, err
 }
 
@@ -93,7 +99,9 @@ func (n notifications) Retry(ctx context.Context, unresolved string) (relay.Retr
 }
 
 // RetryAll is Retry of several.
-func (n notifications) RetryAll(ctx context.Context, unresolved []relay.Unresolved, each func(id string, outcome relay.RetryOutcome, err error)) {
+func (n notifications) RetryAll(
+	ctx context.Context, unresolved []relay.Unresolved, each func(id string, outcome relay.RetryOutcome, err error),
+) {
 	var refreshing sync.WaitGroup
 	refreshed := map[string]bool{}
 	for _, u := range unresolved {
@@ -112,12 +120,13 @@ type callbacks struct {
 	owners *owners.Owners
 }
 
-// Status answers how callbacks are doing, of those whose owners answer.
+// Status returns how callbacks are doing, of those whose owners answer.
 func (c callbacks) Status(ctx context.Context, ids []string) map[string]httpapi.Status {
 	return owners.Gather[httpapi.Status](ctx, c.owners, askStatus, ids, relay.ShardOf)
 }
 
-// loadPatience is how long a test waits for the owner of a callback that was made just now to hear of it, loadAgain how often it asks.
+// loadPatience is how long a test waits for the owner of a callback that was made just now to hear of it, loadAgain
+// how often it asks.
 const (
 	loadPatience = 3 * time.Second
 	loadAgain    = 50 * time.Millisecond
@@ -145,8 +154,8 @@ func (c callbacks) begin(ctx context.Context, of tested) error {
 	}
 }
 
-// Test sends one event to a callback over the path that deliveries take, if its owner gives leave: a test goes by the callback's
-// concurrency and rate, whichever replica sends it.
+// Test sends one event to a callback over the path that deliveries take, if its owner gives leave: a test goes by
+// the callback's concurrency and rate, whichever replica sends it.
 func (c callbacks) Test(ctx context.Context, cb relay.Callback, ev relay.Event) (relay.AttemptRecord, error) {
 	body, err := relay.Encode(ev)
 	if err != nil {

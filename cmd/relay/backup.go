@@ -51,7 +51,7 @@ func (c *backupCommand) Run(p program) error {
 	return err
 }
 
-// Run puts a backup back and says what to look after.
+// Run puts a backup back and prints what to look after.
 func (c *restoreCommand) Run(p program) error {
 	t, err := openTool(p, c.Tool, true)
 	if err != nil {
@@ -109,7 +109,8 @@ func (t *tool) backupConfig(given settings.Keys) (backup.Config, error) {
 		return backup.Config{}, settings.Wrong("RELAY_ENCRYPTION_KEYS", "%w", err)
 	}
 	return backup.Config{
-		Conn: t.nc, Topology: t.topo, Sealer: sealer, Fingerprint: store.Fingerprint(keys), Release: buildVersion(), Exclusive: t.NATSURL == "", Log: t.log,
+		Conn: t.nc, Topology: t.topo, Sealer: sealer, Fingerprint: store.Fingerprint(keys), Release: buildVersion(),
+		Exclusive: t.NATSURL == "", Log: t.log,
 	}, nil
 }
 

@@ -31,7 +31,8 @@ func (c *demoCommand) Run(p program) error {
 		return err
 	}
 	err := demo.Run(p.ctx, demo.Config{
-		For: c.For.D(), Callback: c.Callback, Sites: c.Sites, Rate: c.Rate, Faults: c.Faults, Seed: c.Seed, DropDelivery: c.DropDelivery, Out: p.stdout,
+		For: c.For.D(), Callback: c.Callback, Sites: c.Sites, Rate: c.Rate, Faults: c.Faults, Seed: c.Seed,
+		DropDelivery: c.DropDelivery, Out: p.stdout,
 		Start: func(ctx context.Context, r demo.Relay, started func(demo.Addresses)) error {
 			config, err := demoSettings(r, c.Verbose).Check()
 			if err != nil {
@@ -73,18 +74,21 @@ func (c *demoCommand) check() error {
 	return nil
 }
 
-// demoSettings are those of a relay for one machine and a short life. They are written out rather than read from flags: RELAY_…
-// variables of a real relay in the same shell must not reach the demo.
+// demoSettings are those of a relay for one machine and a short life. They are written out rather than read from
+// flags: RELAY_… variables of a real relay in the same shell must not reach the demo.
 func demoSettings(r demo.Relay, verbose bool) settings.Serve {
 	s := settings.Serve{
 		Serving: settings.Serving{
-			HTTPAddr: "127.0.0.1:0", MetricsAddr: "127.0.0.1:0", AdminToken: r.AdminToken, ShutdownGrace: settings.Duration(5 * time.Second),
+			HTTPAddr: "127.0.0.1:0", MetricsAddr: "127.0.0.1:0", AdminToken: r.AdminToken,
+			ShutdownGrace: settings.Duration(5 * time.Second),
 		},
 		Log: settings.Log{LogLevel: "error", LogFormat: "text"}, // warnings are what the demo shows anyway
 		Vendor: settings.Vendor{
-			AudatexBaseURL: r.VendorURL + sandbox.APIPath, AudatexAuthURL: r.VendorURL + sandbox.AuthorizePath, AudatexTokenURL: r.VendorURL + sandbox.TokenPath,
+			AudatexBaseURL: r.VendorURL + sandbox.APIPath, AudatexAuthURL: r.VendorURL + sandbox.AuthorizePath,
+			AudatexTokenURL: r.VendorURL + sandbox.TokenPath,
 			AudatexClientID: "sandbox-client", AudatexClientSecret: "sandbox-secret", AudatexAuthStyle: "form", AudatexPKCE: "on",
-			AudatexScopes: []string{sandbox.ScopeBasic, sandbox.ScopePartsOrders}, AudatexTopic: audatex.DefaultTopic, AudatexTimezone: "UTC",
+			AudatexScopes: []string{sandbox.ScopeBasic, sandbox.ScopePartsOrders},
+			AudatexTopic:  audatex.DefaultTopic, AudatexTimezone: "UTC",
 			// The double has no budget, and seconds count here.
 			AudatexRate: 60_000, AudatexTimeout: settings.Duration(30 * time.Second),
 			PollInterval: settings.Duration(500 * time.Millisecond), PollSooner: settings.Duration(time.Minute),

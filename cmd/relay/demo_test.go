@@ -144,7 +144,8 @@ func TestWhatTheDemoPrintsWorks(t *testing.T) {
 	}
 }
 
-// A developer's receiver that refuses the first attempt: the relay tries again, and its records are what the demo judges by.
+// A developer's receiver that refuses the first attempt: the relay tries again, and its records are what the demo
+// judges by.
 func TestDemoSendsToTheDevelopersReceiver(t *testing.T) {
 	t.Parallel()
 	var hook atomic.Pointer[standardwebhooks.Webhook]
@@ -186,8 +187,8 @@ func TestDemoSendsToTheDevelopersReceiver(t *testing.T) {
 	}
 }
 
-// A receiver that is not there has lost nothing: the relay keeps what it could not deliver, and the summary says so. But nothing has been
-// delivered, so the demo fails.
+// A receiver that is not there has lost nothing: the relay keeps what it could not deliver, and the summary says so.
+// But nothing has been delivered, so the demo fails.
 func TestDemoCountsWhatWaits(t *testing.T) {
 	t.Parallel()
 	gone := httptest.NewServer(http.NotFoundHandler())

@@ -1,5 +1,5 @@
-// Command relay hands on what happens to parts orders in Audatex's Inpart: from the vendor's polled queue to NATS subjects
-// and signed HTTP callbacks.
+// Command relay hands on what happens to parts orders in Audatex's Inpart: from the vendor's polled queue to NATS
+// subjects and signed HTTP callbacks.
 //
 //	relay serve     the service
 //	relay sandbox   the vendor's double, to develop against

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/netip"
 
 	"github.com/nats-io/nats.go"
 
@@ -35,7 +33,9 @@ func (external) Addr() string            { return "" }
 func (external) Stop()                   {}
 
 // connect connects to the external cluster, or starts the embedded server.
-func (s start) connect(ctx context.Context, c settings.StoreConfig, listen settings.Listen, limits natsd.Limits, doors *ingress.Metrics) (bus, *nats.Conn, error) {
+func (s start) connect(
+	ctx context.Context, c settings.StoreConfig, listen settings.Listen, limits natsd.Limits, doors *ingress.Metrics,
+) (bus, *nats.Conn, error) {
 	if c.NATSURL != "" {
 		nc, err := s.dial(ctx, c)
 		return external{}, nc, err
@@ -64,15 +64,16 @@ func (s start) connect(ctx context.Context, c settings.StoreConfig, listen setti
 	return server, nc, nil
 }
 
-// dial connects to the external cluster. While no server can be reached it tries on: a relay may well start before its cluster.
-// A cluster that cannot be used is a setting's error, returned at once.
+// dial connects to the external cluster. While no server can be reached it tries on: a relay may well start before
+// its cluster. A cluster that cannot be used is a setting's error, returned at once.
 func (s start) dial(ctx context.Context, c settings.StoreConfig) (nc *nats.Conn, err error) {
 	cluster := natsd.Remote{
-		URL: c.NATSURL, Creds: c.NATSCreds, User: c.NATSUser, Password: c.NATSPassword, CA: c.NATSCA, Cert: c.NATSCert, Key: c.NATSKey,
+		URL: c.NATSURL, Creds: c.NATSCreds, User: c.NATSUser, Password: c.NATSPassword,
+		CA: c.NATSCA, Cert: c.NATSCert, Key: c.NATSKey,
 		LeastMessage: store.LeastMessage, WantedMessage: store.WantedMessage, Log: s.log,
 	}
-	isRefused := func(err error) bool { _, refused := errors.AsType[*natsd.RefusedError](err); return refused }
-	err = s.repeat(ctx, "NATS cannot be reached (RELAY_NATS_URL)", func(err error) bool { return !isRefused(err) }, func() (err error) {
+	passing := func(err error) bool { _, refused := errors.AsType[*natsd.RefusedError](err); return !refused }
+	err = s.repeat(ctx, "NATS cannot be reached (RELAY_NATS_URL)", passing, func() (err error) {
 		nc, err = cluster.Dial()
 		return err
 	})
@@ -97,22 +98,12 @@ func (s start) dial(ctx context.Context, c settings.StoreConfig) (nc *nats.Conn,
 	return nil, settings.Wrong(setting, "%w", err)
 }
 
-// warnOfListen warns when keys would cross a network in the clear.
-func warnOfListen(c settings.Listen, log *slog.Logger) {
-	if c.NATSListen == "" || c.NATSListenCert != "" {
-		return
-	}
-	host, _, _ := net.SplitHostPort(c.NATSListen) // it has been checked
-	if addr, err := netip.ParseAddr(host); host == "localhost" || err == nil && addr.Unmap().IsLoopback() {
-		return
-	}
-	log.Warn("RELAY_NATS_LISTEN takes subscribers from beyond this machine without TLS: their keys and events cross the network in the clear. "+
-		"Set RELAY_NATS_LISTEN_CERT and RELAY_NATS_LISTEN_KEY, or listen on 127.0.0.1 behind something that does TLS", "listen", c.NATSListen)
-}
-
-// newEvents returns what keeps the copy of the log for services, nil where nobody could read one: the embedded server without an
-// address for subscribers. On the embedded server the readers are API keys, elsewhere the server's configuration names them.
-func newEvents(c settings.Config, nc *nats.Conn, t topology.Topology, keys func() *access.Keys, log *slog.Logger) (*natsd.Events, error) {
+// newEvents returns what keeps the copy of the log for services, nil where nobody could read one: the embedded
+// server without an address for subscribers. On the embedded server the readers are API keys, elsewhere the server's
+// configuration names them.
+func newEvents(
+	c settings.Config, nc *nats.Conn, t topology.Topology, keys func() *access.Keys, log *slog.Logger,
+) (*natsd.Events, error) {
 	copied := natsd.EventsConfig{Conn: nc, Topology: t, Log: log}
 	if c.NATSURL == "" {
 		if c.NATSListen == "" {

@@ -35,9 +35,10 @@ func freePort(ts *testscript.TestScript, neg bool, args []string) {
 
 type natsKey struct{}
 
-// natsServer start HOST:PORT [password|token|tls|creds] runs a NATS server with JetStream until the script ends or says natsserver stop. With
-// password its user is relay and the password hush; with token its token is hush; with tls it wants the client's certificate too, and writes ca.pem, client.pem and
-// client.key; with creds it writes relay.creds. What it stores lies in the script's directory.
+// natsServer start HOST:PORT [password|token|tls|creds] runs a NATS server with JetStream until the script ends or
+// says natsserver stop. With password its user is relay and the password hush; with token its token is hush; with
+// tls it wants the client's certificate too, and writes ca.pem, client.pem and client.key; with creds it writes
+// relay.creds. What it stores lies in the script's directory.
 func natsServer(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: natsserver start host:port [password|token|tls|creds] | natsserver stop")

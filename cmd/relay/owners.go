@@ -13,7 +13,8 @@ import (
 	"github.com/audatex-relay/relay/internal/resolver"
 )
 
-// What replicas ask the owner of a shard: the last token of the request's subject. They are part of what runs between versions.
+// What replicas ask the owner of a shard: the last token of the request's subject. They are part of what runs
+// between versions.
 const (
 	askPoll   = "poll"   // a connection id: poll it now
 	askAgain  = "again"  // a connection: read its open orders again
@@ -25,7 +26,10 @@ const (
 )
 
 // answers returns how this replica answers what is asked about the shards that it owns.
-func answers(polling *poller.Poller, reconciling *reconciler.Reconciler, resolving *resolver.Resolver, dispatching *dispatcher.Dispatcher, tokens *audatex.Tokens) map[string]owners.Handler {
+func answers(
+	polling *poller.Poller, reconciling *reconciler.Reconciler, resolving *resolver.Resolver, dispatching *dispatcher.Dispatcher,
+	tokens *audatex.Tokens,
+) map[string]owners.Handler {
 	return map[string]owners.Handler{
 		askPoll: owners.Answer(func(ctx context.Context, connection string) (any, error) {
 			return nil, polling.PollNow(ctx, connection)
@@ -93,7 +97,8 @@ func (r reconcilers) Reconcile(ctx context.Context, connection string, delivered
 // pollers is the poller as the API sees it: the connection's own replica polls.
 type pollers struct{ owners *owners.Owners }
 
-// PollNow asks the owner for a poll at once. It does not wait for it. The owner refuses while the store takes no writes.
+// PollNow asks the owner for a poll at once. It does not wait for it. The owner refuses while the store takes no
+// writes.
 func (p pollers) PollNow(ctx context.Context, connection string) error {
 	return p.owners.Ask(ctx, relay.ShardOf(connection), askPoll, connection, nil)
 }

@@ -47,7 +47,7 @@ func (c *sandboxCommand) accounts() ([]sandbox.Account, error) {
 	return accounts, nil
 }
 
-// Run serves the vendor's double until it is told to stop. docs/sandbox.md says how to steer it.
+// Run serves the vendor's double until its context ends. docs/sandbox.md describes how to steer it.
 func (c *sandboxCommand) Run(p program) error {
 	if err := settings.CheckListener(c.Addr); err != nil {
 		return settings.Wrong("--addr", "%w", err)

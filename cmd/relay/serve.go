@@ -6,13 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/audatex-relay/relay/internal/access"
 	"github.com/audatex-relay/relay/internal/audatex"
@@ -37,41 +34,6 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-type serveCommand struct {
-	settings.Serve
-	CPUProfile string `name:"cpuprofile" hidden:"" help:"Write a CPU profile here when the relay stops."`
-}
-
-// Help says what has no default.
-func (serveCommand) Help() string {
-	return "Needs RELAY_ADMIN_TOKEN, RELAY_AUDATEX_CLIENT_ID and RELAY_AUDATEX_CLIENT_SECRET, and with an external NATS RELAY_ENCRYPTION_KEYS. " +
-		"Everything else has a default."
-}
-
-// Run serves until SIGTERM, then drains.
-func (c *serveCommand) Run(p program) error {
-	checked, err := c.Check()
-	if err != nil {
-		return err
-	}
-	log := newLogger(p, checked.StoreConfig)
-	slog.SetDefault(log) // what libraries write by the log package goes the same way
-	p.warn(checked.StoreConfig, log)
-	if c.CPUProfile != "" {
-		stop, err := profile(c.CPUProfile)
-		if err != nil {
-			return settings.Wrong("--cpuprofile", "%w", err)
-		}
-		defer stop()
-	}
-	err = serve(p.ctx, checked, log, func(addresses) {})
-	if err != nil && p.ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		log.Info("stopped before it served")
-		return nil
-	}
-	return err
-}
-
 // addresses are where a started relay listens.
 type addresses struct {
 	api, metrics, nats string
@@ -80,14 +42,15 @@ type addresses struct {
 // startPatience is how long the start waits for the callbacks to be loaded before it says that it serves.
 const startPatience = time.Minute
 
-// serve builds every part in the order in which they need one another, runs them until ctx ends, and stops them in the
-// opposite order. Started is called once the relay serves.
+// serve builds every part in the order in which they need one another, runs them until ctx ends, and stops them in
+// the opposite order. Started is called once the relay serves.
 func serve(ctx context.Context, c settings.Config, log *slog.Logger, started func(addresses)) error {
 	began, embedded := time.Now(), c.NATSURL == ""
 	userAgent := "audatex-relay/" + buildVersion()
 	registry := newRegistry()
 	parts, err := limits.Divide(limits.Needs{
-		Embedded: embedded, Subscribers: c.NATSListen != "", VendorRate: c.AudatexRate, VendorTimeout: c.AudatexTimeout.D(), Proxies: c.Proxies,
+		Embedded: embedded, Subscribers: c.NATSListen != "", VendorRate: c.AudatexRate, VendorTimeout: c.AudatexTimeout.D(),
+		Proxies: c.Proxies,
 	})
 	if err != nil {
 		return settings.Wrong("RLIMIT_NOFILE", "%w", err)
@@ -188,18 +151,19 @@ func serve(ctx context.Context, c settings.Config, log *slog.Logger, started fun
 	defer client.Close()
 	owned := shard.NewOwned(log)
 	tokens, err := audatex.NewTokens(audatex.TokensConfig{
-		AuthURL: c.AudatexAuthURL, TokenURL: c.AudatexTokenURL, ClientID: c.AudatexClientID, ClientSecret: relay.NewSecret(c.AudatexClientSecret),
-		AuthStyle: audatex.AuthStyle(c.AudatexAuthStyle), Scopes: c.AudatexScopes, UserAgent: userAgent, Timeout: c.AudatexTimeout.D(),
-		Store: s.Tokens, Budget: budget, Metrics: vendorMetrics, Logger: log, Exclusive: embedded, DialContext: dialer.DialContext, Keep: true,
+		AuthURL: c.AudatexAuthURL, TokenURL: c.AudatexTokenURL, ClientID: c.AudatexClientID,
+		ClientSecret: relay.NewSecret(c.AudatexClientSecret), AuthStyle: audatex.AuthStyle(c.AudatexAuthStyle),
+		Scopes: c.AudatexScopes, UserAgent: userAgent, Timeout: c.AudatexTimeout.D(), Keep: true, Exclusive: embedded,
+		Store: s.Tokens, Budget: budget, Metrics: vendorMetrics, Logger: log, DialContext: dialer.DialContext,
 		Lease: func(connection string) (audatex.Lease, bool) { return owned.Lease(connection) },
 	})
 	if err != nil {
 		return settings.Wrong("RELAY_AUDATEX_TOKEN_URL", "%w", err)
 	}
 	consents, err := consent.New(consent.Config{
-		Store: s, Client: client, Tokens: tokens, Budget: budget, PublicURL: c.PublicURL, AuthURL: c.AudatexAuthURL, ClientID: c.AudatexClientID,
-		Scopes: c.AudatexScopes, PKCE: c.AudatexPKCE == "on", ReturnOrigins: c.ConsentReturnOrigins, CallBound: c.AudatexTimeout.D(),
-		Exclusive: embedded, Proxies: c.Proxies, Metrics: consent.NewMetrics(registry), Log: log,
+		Store: s, Client: client, Tokens: tokens, Budget: budget, PublicURL: c.PublicURL, AuthURL: c.AudatexAuthURL,
+		ClientID: c.AudatexClientID, Scopes: c.AudatexScopes, PKCE: c.AudatexPKCE == "on", ReturnOrigins: c.ConsentReturnOrigins,
+		CallBound: c.AudatexTimeout.D(), Exclusive: embedded, Proxies: c.Proxies, Metrics: consent.NewMetrics(registry), Log: log,
 	})
 	if err != nil {
 		return settings.Wrong("RELAY_PUBLIC_URL", "%w", err)
@@ -226,8 +190,8 @@ func serve(ctx context.Context, c settings.Config, log *slog.Logger, started fun
 	})
 	polling := poller.New(poller.Config{
 		Store: s, Session: vendor.session, Topic: c.AudatexTopic, Operations: publishing, Reconciler: reconciling,
-		Interval: c.PollInterval.D(), PollBound: client.PollBound(), Sooner: c.PollSooner.D(), SoonerFor: c.PollSoonerFor.D(), Short: budget.Short,
-		Exclusive: embedded, Grace: c.ShutdownGrace.D(), Log: log, Metrics: poller.NewMetrics(registry),
+		Interval: c.PollInterval.D(), PollBound: client.PollBound(), Sooner: c.PollSooner.D(),
+		SoonerFor: c.PollSoonerFor.D(), Short: budget.Short, Exclusive: embedded, Grace: c.ShutdownGrace.D(), Log: log, Metrics: poller.NewMetrics(registry),
 	})
 	known.Poller = polling
 	resolving := resolver.New(resolver.Config{
@@ -247,18 +211,23 @@ func serve(ctx context.Context, c settings.Config, log *slog.Logger, started fun
 	apis, err = httpapi.New(httpapi.Config{
 		Store: s, Keys: keys, Admins: admins, PublicURL: c.PublicURL, SchemaURL: schemaBase(c, api.Addr()), CallbackNets: c.Allow,
 		Restored: mark.Restored, Encryption: resealing.Status, Proxies: c.Proxies, Waiting: parts.Waiting, Ingress: doors,
-		Dispatcher: callbacks{dispatching, asking}, Poller: pollers{asking}, Reconciler: reconcilers{asking}, Resolver: notifications{resolving, vendor},
-		Vendor: vendor, Consents: consents, Ready: front.Ready, Log: log,
+		Dispatcher: callbacks{dispatching, asking}, Poller: pollers{asking}, Reconciler: reconcilers{asking},
+		Resolver: notifications{resolving, vendor},
+		Vendor:   vendor, Consents: consents, Ready: front.Ready, Log: log,
 	})
 	if err != nil {
 		return err
 	}
 
 	// Before anything is written, every cursor is compared with its log; then this replica becomes known to the others.
-	if err := start.step(ctx, "the cursors cannot be compared with the inbox", func() error { return resolving.Prepare(ctx) }); err != nil {
+	if err := start.step(ctx, "the cursors cannot be compared with the inbox", func() error {
+		return resolving.Prepare(ctx)
+	}); err != nil {
 		return fmt.Errorf("compare the cursors with the inbox: %w", err)
 	}
-	if err := start.step(ctx, "the callbacks' cursors cannot be compared with the log", func() error { return dispatching.Prepare(ctx) }); err != nil {
+	if err := start.step(ctx, "the callbacks' cursors cannot be compared with the log", func() error {
+		return dispatching.Prepare(ctx)
+	}); err != nil {
 		return fmt.Errorf("compare the callbacks' cursors with the log: %w", err)
 	}
 	member, formats, err := start.join(ctx, s, embedded, registry)
@@ -274,7 +243,8 @@ func serve(ctx context.Context, c settings.Config, log *slog.Logger, started fun
 		Members: func() (int, relay.Throttle) { return live(member) },
 	}
 
-	// Everything runs. Sharing stops first and with it the work on every shard, then the stages; what serves goes on until they have drained.
+	// Everything runs. Sharing stops first and with it the work on every shard, then the stages; what serves goes on
+	// until they have drained.
 	front.Open(consent.Beside(consents, apis.Handler()))
 	if c.AdminTokenFile != "" || c.AdminTokensFile != "" {
 		running.Go(serving, "the administrators' tokens", always(func(ctx context.Context) { admins.Follow(ctx, c.ReadAdmins, log) }))
@@ -309,7 +279,7 @@ func serve(ctx context.Context, c settings.Config, log *slog.Logger, started fun
 	})
 	sharing.Go(owning, "the formats of the store", formats.Run)
 
-	select { // the API answers already; it says that it is not ready
+	select { // the API is served already; it is not ready
 	case <-dispatching.Ready():
 	case <-ctx.Done():
 	case <-time.After(startPatience):
@@ -361,51 +331,8 @@ func always(run func(context.Context)) func(context.Context) error {
 	return func(ctx context.Context) error { run(ctx); return nil }
 }
 
-// listen listens on a setting's address, within bounds.
-func listen(setting, address, name string, bounds ingress.Bounds, doors *ingress.Metrics, log *slog.Logger) (*ingress.Listener, error) {
-	inner, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, settings.Wrong(setting, "%w", err)
-	}
-	return ingress.NewListener(inner, name, bounds, doors, log), nil
-}
-
-// join makes this replica known to the others, and then takes note of which formats they all read: in this order, so that whoever
-// raises the formats' mark sees this replica, or is seen by it.
-func (s start) join(ctx context.Context, st *store.Store, exclusive bool, registry prometheus.Registerer) (member *shard.Member, formats *topology.Versions, err error) {
-	if err := s.step(ctx, "the mark of the stored formats cannot be read", func() (err error) {
-		formats, err = topology.OpenFormats(ctx, topology.FormatsConfig{JS: st.JetStream(), Topology: st.Topology(), Log: s.log})
-		return err
-	}); err != nil {
-		return nil, nil, err
-	}
-	replica, _ := os.Hostname() // a name for people and for the share; a nonce tells replicas apart
-	err = s.step(ctx, "the other replicas cannot be joined", func() (err error) {
-		if member == nil {
-			member, err = shard.Join(ctx, shard.Config{
-				Store: st, Replica: replica, Version: topology.BuildFormats(), Exclusive: exclusive, Metrics: registry, Log: s.log,
-			})
-		}
-		if err == nil {
-			err = formats.Join(ctx)
-		}
-		return err
-	})
-	return member, formats, err
-}
-
-// live returns how many replicas there are, and what the vendor has asked of any of them.
-func live(m *shard.Member) (int, relay.Throttle) {
-	var asked relay.Throttle
-	peers, _ := m.Members()
-	for _, p := range peers {
-		asked = asked.With(p.Throttle, time.Now())
-	}
-	return len(peers), asked
-}
-
-// lastRefresh is what token refreshes under way get at least when everything else has ended, as an answer that is cut off may cost a
-// consent: little, as whoever stops the relay kills it five seconds after the grace.
+// lastRefresh is what token refreshes under way get at least when everything else has ended, as an answer that is
+// cut off may cost a consent: little, as whoever stops the relay kills it five seconds after the grace.
 const lastRefresh = 2 * time.Second
 
 // refreshesEnd is until when token refreshes may go on: to the end of the same grace that the attempts had.
@@ -415,14 +342,4 @@ func refreshesEnd(stopped, now time.Time, grace time.Duration) time.Time {
 		return least
 	}
 	return end
-}
-
-// schemaBase is where events say that their schemas are served. CloudEvents asks for an absolute address there, so without
-// RELAY_PUBLIC_URL it is this machine's own.
-func schemaBase(c settings.Config, api net.Addr) string {
-	if c.PublicURL != "" {
-		return c.PublicURL
-	}
-	_, port, _ := net.SplitHostPort(api.String())
-	return "http://localhost:" + port
 }

@@ -25,8 +25,8 @@ func (s start) step(ctx context.Context, trouble string, do func() error) error 
 	}, do)
 }
 
-// repeat does a step until it succeeds, until it fails in a way that waiting does not mend, or until ctx ends. The log has the
-// first failure, now and then a later one, and the end.
+// repeat does a step until it succeeds, until it fails in a way that waiting does not mend, or until ctx ends. The
+// log has the first failure, now and then a later one, and the end.
 func (s start) repeat(ctx context.Context, trouble string, passing func(error) bool, do func() error) error {
 	var since, logged time.Time
 	for n := 1; ; n++ {

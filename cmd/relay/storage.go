@@ -31,8 +31,8 @@ type tool struct {
 	close func()
 }
 
-// openTool connects to the store: the cluster of RELAY_NATS_URL, or the embedded server's files, which no relay may be using. Fresh allows
-// for a directory in which nothing has been stored yet.
+// openTool connects to the store: the cluster of RELAY_NATS_URL, or the embedded server's files, which no relay may
+// be using. Fresh allows for a directory in which nothing has been stored yet.
 func openTool(p program, given settings.Tool, fresh bool) (*tool, error) {
 	c, err := given.Check()
 	if err != nil {

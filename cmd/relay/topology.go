@@ -34,7 +34,7 @@ func (c *topologyCheckCommand) Run(p program) error {
 	return t.reportTopology(p.ctx, p.stdout)
 }
 
-// Run brings everything up to date and prints how it then stands.
+// Run brings everything up to date and prints how it then is.
 func (c *topologyApplyCommand) Run(p program) error {
 	t, err := openTool(p, c.Tool, true)
 	if err != nil {

@@ -82,8 +82,8 @@ type verdict struct {
 
 func (v verdict) broken() bool { return v.Lost+v.Misordered+v.Doubled+v.Altered+v.unverified > 0 }
 
-// judge compares what arrived with the vendor's ledger. What is still in the vendor's queue is lost as well: it was not fetched in
-// time.
+// judge compares what arrived with the vendor's ledger. What is still in the vendor's queue is lost as well: it was
+// not fetched in time.
 func (a *audit) judge(l sandbox.Ledger) verdict {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -34,7 +34,8 @@ type Config struct {
 // Start runs a relay until ctx ends, and calls started once it serves.
 type Start func(ctx context.Context, r Relay, started func(Addresses)) error
 
-// Relay is the relay that a demo wants: with this vendor, this administrator, and everything that it stores below Dir.
+// Relay is the relay that a demo wants: with this vendor, this administrator, and everything that it stores below
+// Dir.
 type Relay struct {
 	Dir        string
 	VendorURL  string
@@ -60,7 +61,8 @@ const (
 	firstSite = 4711             // the vendor's id of the first site
 )
 
-// faults are what Config.Faults lets the vendor do: refuse and linger. Cut answers are left out, as what they cost is not the relay's to lose.
+// faults are what Config.Faults lets the vendor do: refuse and linger. Cut answers are left out, as what they cost
+// is not the relay's to lose.
 var faults = sandbox.Faults{
 	Share500: 0.05, Share503: 0.03, Share429: 0.01, RetryAfter: time.Second, ShareLatency: 0.2, Latency: 300 * time.Millisecond,
 }
@@ -113,7 +115,7 @@ func Run(ctx context.Context, c Config) (failed error) {
 	defer cancel()
 	if err := d.prepare(setup, around, &surroundings, at, wanted.AdminToken); err != nil {
 		if ctx.Err() != nil {
-			return nil // told to stop before there was anything to see
+			return nil // stopped before there was anything to see
 		}
 		return err
 	}

@@ -14,7 +14,8 @@ import (
 	"github.com/audatex-relay/relay/internal/ledger"
 )
 
-// follower sees what a developer's own receiver is sent through the relay's records: the feed of events and the deliveries.
+// follower sees what a developer's own receiver is sent through the relay's records: the feed of events and the
+// deliveries.
 type follower struct {
 	api     api
 	audit   *audit
@@ -26,7 +27,7 @@ type follower struct {
 	health string
 }
 
-// sighting is a state of a delivery that has been told.
+// sighting is a state of a delivery that has been printed.
 type sighting struct {
 	status   string
 	attempts int
@@ -71,7 +72,7 @@ func (f *follower) readWhole(ctx context.Context) error {
 	return f.read(whole)
 }
 
-// read takes what is new and tells it. Deliveries are listed before events, so that every delivery's event is known.
+// read takes what is new and prints it. Deliveries are listed before events, so that every delivery's event is known.
 func (f *follower) read(ctx context.Context) error {
 	fresh, err := f.freshDeliveries(ctx)
 	if err != nil {
@@ -115,7 +116,8 @@ func (d delivery) answer() string {
 	return said + ", " + d.Status
 }
 
-// freshDeliveries answers what changed since the last time, oldest first. The list is newest first: it is read down to what is known.
+// freshDeliveries returns what changed since the last time, oldest first. The list is newest first: it is read down
+// to what is known.
 func (f *follower) freshDeliveries(ctx context.Context) ([]delivery, error) {
 	var fresh []delivery
 	for after := ""; ; {
@@ -175,7 +177,8 @@ func (f *follower) readEvents(ctx context.Context) error {
 	}
 }
 
-// readHealth tells when the callback's health changes: a receiver that is down is only probed, and then nothing else is to be seen.
+// readHealth prints when the callback's health changes: a receiver that is down is only probed, and then there is
+// nothing else to see.
 func (f *follower) readHealth(ctx context.Context) error {
 	var c struct {
 		State, Health, DisabledReason string
@@ -213,8 +216,8 @@ func healthInWords(health string) string {
 	}
 }
 
-// explain tells what is still on its way from what is lost: an event that the receiver has not taken is not lost while the relay
-// says that it waits, or has said that it failed.
+// explain distinguishes what is still on its way from what is lost: an event that the receiver has not taken is not
+// lost while the relay says that it waits, or has said that it failed.
 func (f *follower) explain(ctx context.Context, v *verdict) error {
 	v.events += len(f.events) // published all the same
 	for id := range f.events {

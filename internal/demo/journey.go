@@ -44,7 +44,8 @@ func newJourney(out io.Writer, sites []site, a *audit) *journey {
 	return j
 }
 
-// welcome prints what runs and what to try in another terminal, ready to be pasted. The secret is shown for a receiver of the user's.
+// welcome prints what runs and what to try in another terminal, ready to be pasted. The secret is shown for a
+// receiver of the user's.
 func (j *journey) welcome(at Addresses, key apiKey, target, secret string, own bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -212,7 +213,8 @@ func (j *journey) summary(c sandbox.Counters, v verdict) {
 	j.over = true
 }
 
-// judgement returns what was kept of the relay's promises: red if one was broken or nothing was delivered, else green.
+// judgement returns what was kept of the relay's promises: red if one was broken or nothing was delivered, else
+// green.
 func (j *journey) judgement(v verdict) string {
 	text := fmt.Sprintf("lost %d, misordered %d", v.Lost, v.Misordered)
 	for _, bad := range []struct {

@@ -17,7 +17,7 @@ import (
 // demoID is the id of the demo's client and of its callback.
 const demoID = "demo"
 
-// apiKey is what the API answers when a key is made.
+// apiKey is what the API returns when a key is made.
 type apiKey struct{ ID, Key string }
 
 func (d *demo) registerClient(ctx context.Context) (apiKey, error) {
@@ -33,7 +33,8 @@ func (d *demo) registerClient(ctx context.Context) (apiKey, error) {
 	return key, d.admin.do(ctx, http.MethodPost, "/v1/clients/"+demoID+"/keys", map[string]any{"role": "write"}, &key)
 }
 
-// registerCallback answers the secret to verify with. It is registered with the client's own key, as a business system does it.
+// registerCallback returns the secret to verify with. It is registered with the client's own key, as a business
+// system does it.
 func (d *demo) registerCallback(ctx context.Context, target string) (string, error) {
 	var created struct{ Secret string }
 	err := d.client.do(ctx, http.MethodPut, "/v1/callbacks/"+demoID, map[string]any{"url": target}, &created)
@@ -44,8 +45,8 @@ func (d *demo) registerCallback(ctx context.Context, target string) (string, err
 	return created.Secret, err
 }
 
-// registerConnections gives every site's consent to the relay and waits until the relay reads them: before that the vendor keeps
-// no notifications for us.
+// registerConnections gives every site's consent to the relay and waits until the relay reads them: before that the
+// vendor keeps no notifications for us.
 func (d *demo) registerConnections(ctx context.Context) error {
 	for _, s := range d.sites {
 		grant, err := d.vendor.Grant(sandbox.Consent{Level: sandbox.Site, Sites: []string{s.vendor}})

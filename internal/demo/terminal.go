@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// terminalWidth answers how many columns out has, if it is a terminal.
+// terminalWidth returns how many columns out has, if it is a terminal.
 func terminalWidth(out io.Writer) (int, bool) {
 	f, ok := out.(*os.File)
 	if !ok {

@@ -1,9 +1,9 @@
-// Package ledger compares the events that a receiver got with the ledger of the vendor's double: the two ends of the way, and
-// nothing between.
+// Package ledger compares the events that a receiver got with the ledger of the vendor's double: the two ends of the
+// way, and nothing between.
 //
-// It reads events as a receiver does, by the published contract and without the relay's own types, and would notice a
-// notification without an event, an event too many, one out of order, and an order of which a digit differs. Begin reading at
-// Check; CheckOrder has the rules for one order.
+// It reads events as a receiver does, by the published contract and without the relay's own types, and would notice
+// a notification without an event, an event too many, one out of order, and an order of which a digit differs. Begin
+// reading at Check; CheckOrder has the rules for one order.
 package ledger
 
 import (
@@ -145,7 +145,7 @@ func tokens(raw []byte) (string, error) {
 
 func (e *Event) isReconciled() bool { return e.Order.Origin == "reconciliation" }
 
-// Reconciled returns how many of the events are of changes that no notification told of.
+// Reconciled returns how many of the events are of changes that no notification announced.
 func Reconciled(events []Event) (n int) {
 	for i := range events {
 		if events[i].isReconciled() {

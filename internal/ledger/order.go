@@ -13,11 +13,11 @@ import (
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
-// CheckOrder compares the events of one order with what the vendor did to it: one event for each notification, in the order in
-// which the notifications came, each with the order digit by digit as it stood at some moment not before the notification
-// and not before the event that came before it, and with what changed since then. Between them may be events of changes that were found
-// by reading the order again; these have something that changed. Events are given by sequence, notifications in the order in which they
-// came.
+// CheckOrder compares the events of one order with what the vendor did to it: one event for each notification, in
+// the order in which the notifications came, each with the order digit by digit as it stood at some moment not
+// before the notification and not before the event that came before it, and with what changed since then. Between
+// them may be events of changes that were found by reading the order again; these have something that changed.
+// Events are given by sequence, notifications in the order in which they came.
 func CheckOrder(rec sandbox.OrderRecord, notifications []sandbox.NotificationRecord, events []Event) error {
 	if n := len(events) - Reconciled(events); n != len(notifications) {
 		return fmt.Errorf("%d events for %d notifications that a client was given", n, len(notifications))
@@ -43,7 +43,7 @@ func CheckOrder(rec sandbox.OrderRecord, notifications []sandbox.NotificationRec
 				return fmt.Errorf("event %d (%s): %w", i, e.ID, err)
 			}
 			for at+1 < len(rec.States) && !rec.States[at+1].At.After(n.QueuedAt) {
-				at++ // the notification told of this state already
+				at++ // the notification was of this state already
 			}
 		}
 		found := slices.Index(states[at:], e.tokens)
@@ -62,7 +62,7 @@ func CheckOrder(rec sandbox.OrderRecord, notifications []sandbox.NotificationRec
 	return nil
 }
 
-// checkReconciled looks at what the event of a change says that no notification told of.
+// checkReconciled looks at what the event of a change says that no notification announced.
 func checkReconciled(e *Event) error {
 	switch {
 	case e.Order.Notification != nil:
@@ -189,7 +189,7 @@ func quoted(v any) string {
 	return strings.TrimSuffix(b.String(), "\n")
 }
 
-// lookUp answers the value at a JSON pointer, nil if there is none.
+// lookUp returns the value at a JSON pointer, nil if there is none.
 func lookUp(v any, pointer string) any {
 	for _, token := range strings.Split(pointer, "/")[1:] {
 		token = strings.NewReplacer("~1", "/", "~0", "~").Replace(token)

@@ -8,7 +8,8 @@ import (
 )
 
 const (
-	// manyConnections have enough memory of their own that as much again for garbage would be a waste: the more lives, the more may be dead.
+	// manyConnections have enough memory of their own that as much again for garbage would be a waste: the more
+	// lives, the more may be dead.
 	manyConnections = 2000
 	// garbageOfMany is the garbage, in percent of what lives, at which it is then collected. Go's own figure is 100.
 	garbageOfMany = 40
@@ -17,7 +18,8 @@ const (
 	settled = time.Minute
 )
 
-// BoundGarbage keeps the memory of a relay with many connections down until ctx ends, unless GOGC says what is wanted.
+// BoundGarbage keeps the memory of a relay with many connections down until ctx ends, unless GOGC says what is
+// wanted.
 func BoundGarbage(ctx context.Context, connections func() int) error {
 	if os.Getenv("GOGC") != "" {
 		<-ctx.Done()

@@ -1,7 +1,7 @@
 // Package limits divides the two scarce resources of the process, file descriptors and memory, once, at its start.
 //
-// The parts together never get more than there is: a process that runs out of descriptors loses its store, as JetStream ends
-// a stream whose file it cannot open. Begin reading at Divide.
+// The parts together never get more than there is: a process that runs out of descriptors loses its store, as
+// JetStream ends a stream whose file it cannot open. Begin reading at Divide.
 package limits
 
 import (
@@ -46,8 +46,8 @@ type Shares struct {
 	SubscribersPending int64 // bytes that wait for all of them
 }
 
-// Descriptors that are reserved before the rest is divided. Measured: an embedded relay that does nothing has 28 open, 13 of
-// them the streams' newest files; the store opens further files for the time of a read or a write.
+// Descriptors that are reserved before the rest is divided. Measured: an embedded relay that does nothing has 28
+// open, 13 of them the streams' newest files; the store opens further files for the time of a read or a write.
 const (
 	reservedProcess  = 24 // standard streams, listeners, the poller of the network, the lock, files of the process's own state
 	reservedEmbedded = 104
@@ -76,11 +76,12 @@ const (
 // assumedMemory divides the memory where nothing limits it.
 const assumedMemory = 4 << 30
 
-// fewDescriptors is below what a start warns: callbacks then have fewer attempts than the API lets one client ask for.
+// fewDescriptors is below what a start warns: callbacks then have fewer attempts than the API lets one client ask
+// for.
 const fewDescriptors = 4096
 
-// Divide reads the limits of the process, sets Go's limit of memory if nobody has, and divides them. Its error is that there
-// are too few descriptors.
+// Divide reads the limits of the process, sets Go's limit of memory if nobody has, and divides them. Its error is
+// that there are too few descriptors.
 func Divide(n Needs) (Shares, error) {
 	descriptors, err := descriptorLimit()
 	if err != nil {
@@ -118,7 +119,8 @@ func divide(n Needs, descriptors int, memory int64) (Shares, error) {
 		r.Subscribers = max(min(rest/6, fits(maxSubscribers, subscriberBytes, 8)), minSubscribers)
 	}
 	rest -= r.API.Total + r.Subscribers
-	// An attempt that looks a name up or tries two addresses has two descriptors for a moment; an idle connection has one.
+	// An attempt that looks a name up or tries two addresses has two descriptors for a moment; an idle connection
+	// has one.
 	r.Attempts = min(rest*4/9, fits(maxAttempts, attemptBytes, 6))
 	r.ReceiverConnections = min(rest-r.Attempts, r.Attempts+fits(maxIdle, attemptBytes, 12))
 
@@ -152,7 +154,8 @@ func descriptorLimit() (int, error) {
 	return int(min(l.Cur, 1<<20)), nil
 }
 
-// memoryLimit returns the limit that Go keeps to: GOMEMLIMIT, or nine tenths of what the cgroup allows, which it sets. 0: none.
+// memoryLimit returns the limit that Go keeps to: GOMEMLIMIT, or nine tenths of what the cgroup allows, which it
+// sets. 0: none.
 func memoryLimit() int64 {
 	if set := debug.SetMemoryLimit(-1); set != math.MaxInt64 {
 		return set

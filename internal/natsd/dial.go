@@ -15,15 +15,16 @@ import (
 )
 
 const (
-	// pingEvery and pingsMissed bound how long a silent link is believed to be alive: three pings, about 6 s, well within
-	// a lease's 15 s.
+	// pingEvery and pingsMissed bound how long a silent link is believed to be alive: three pings, about 6 s, well
+	// within a lease's 15 s.
 	pingEvery   = 2 * time.Second
 	pingsMissed = 2
 	// dialTimeout bounds one attempt to reach one server, login and handshake included.
 	dialTimeout = 3 * time.Second
 	// writeStuck bounds how long bytes may wait for a link that takes none; every publish waits behind them.
 	writeStuck = 5 * time.Second
-	// reconnectFirst and reconnectMost bound the wait after all servers were tried in vain; it doubles from one to the other.
+	// reconnectFirst and reconnectMost bound the wait after all servers were tried in vain; it doubles from one to
+	// the other.
 	reconnectFirst = 100 * time.Millisecond
 	reconnectMost  = 4 * time.Second
 )
@@ -35,7 +36,8 @@ type Remote struct {
 	User, Password string
 	CA, Cert, Key  string // files, PEM
 
-	// LeastMessage is the largest message that the cluster must take, in bytes; with less than WantedMessage the log has a warning.
+	// LeastMessage is the largest message that the cluster must take, in bytes; with less than WantedMessage the log
+	// has a warning.
 	LeastMessage, WantedMessage int64
 
 	Log *slog.Logger
@@ -115,8 +117,8 @@ func refused(err error) error {
 	return err
 }
 
-// ReconnectDelay returns how long to wait after the whole list of servers was tried n times: a growing wait, and a random
-// share of it, so that a hundred replicas do not come back at the same moment.
+// ReconnectDelay returns how long to wait after the whole list of servers was tried n times: a growing wait, and a
+// random share of it, so that a hundred replicas do not come back at the same moment.
 func ReconnectDelay(n int) time.Duration {
 	wait := reconnectMost
 	if n < 6 {

@@ -33,8 +33,8 @@ func (p *payload) check(nc *nats.Conn) error {
 	return nil
 }
 
-// again looks at a connection that was made again. A limit that is too low cannot end the relay then; what does not fit is
-// reported when it comes.
+// again looks at a connection that was made again. A limit that is too low cannot end the relay then; what does not
+// fit is reported when it comes.
 func (p *payload) again(nc *nats.Conn) {
 	if err := p.check(nc); err != nil && p.reported.Swap(nc.MaxPayload()) != nc.MaxPayload() {
 		p.log.Error("after a reconnect NATS takes smaller messages than the relay needs", "error", err)

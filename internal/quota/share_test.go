@@ -43,9 +43,9 @@ func TestTheReplicasPartsAreTheWholeAllowance(t *testing.T) {
 	})
 }
 
-// TestReplicasThatComeAndGoKeepTheBudget: one replica, then three, twenty and two, all with more to ask than they may and none knowing what
-// the others do, never send more than the rate in any 60 seconds, although they learn late of one another and of who polls what. And they
-// use most of it whenever they are left in peace.
+// TestReplicasThatComeAndGoKeepTheBudget: one replica, then three, twenty and two, all with more to ask than they
+// may and none knowing what the others do, never send more than the rate in any 60 seconds, although they learn late
+// of one another and of who polls what. And they use most of it whenever they are left in peace.
 func TestReplicasThatComeAndGoKeepTheBudget(t *testing.T) {
 	t.Parallel()
 	for _, rate := range []int{20, 100, 200, 1000} {
@@ -76,7 +76,8 @@ func TestReplicasThatComeAndGoKeepTheBudget(t *testing.T) {
 	}
 }
 
-// peace is for how long the replicas stay as they are: what they know must have settled, what counts late be over, and some minutes left.
+// peace is for how long the replicas stay as they are: what they know must have settled, what counts late be over,
+// and some minutes left.
 const peace = 6 * time.Minute
 
 // replicas are those of a cluster in which everybody hears of everything late.

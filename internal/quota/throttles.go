@@ -14,8 +14,8 @@ import (
 // throttleAgain is the wait before what could not be stored is tried again.
 const throttleAgain = time.Second
 
-// Throttles keeps what the vendor asks by its 429s: the other replicas learn of it, and those that start later, this one after
-// a crash among them, find it in the store.
+// Throttles keeps what the vendor asks by its 429s: the other replicas learn of it, and those that start later, this
+// one after a crash among them, find it in the store.
 type Throttles struct {
 	store *store.Store
 	share func(relay.Throttle)

@@ -16,7 +16,8 @@ import (
 	"github.com/audatex-relay/relay/internal/reconciler"
 )
 
-// Config is what the settings of a relay that serves come to: the texts are clean, the secrets are read from their files.
+// Config is what the settings of a relay that serves come to: the texts are clean, the secrets are read from their
+// files.
 type Config struct {
 	redacted
 	StoreConfig
@@ -48,7 +49,8 @@ type StoreConfig struct {
 	trimmed []string // settings that something was taken away from
 }
 
-// Check reads the secrets' files and returns every setting in the form that the parts take, or the first one that is wrong.
+// Check reads the secrets' files and returns every setting in the form that the parts take, or the first one that is
+// wrong.
 func (s Serve) Check() (Config, error) {
 	var t texts
 	if err := t.cleanAll(&s); err != nil {

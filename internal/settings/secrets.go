@@ -65,8 +65,8 @@ func (t *texts) clean(name string, value *string, kind pasted.Kind) error {
 // maxSecretFile bounds what is read of a secret's file.
 const maxSecretFile = 1 << 20
 
-// secret reads a secret from its file, if it has one. The line end that editors put behind a last line is part of no secret
-// and no reason for a warning.
+// secret reads a secret from its file, if it has one. The line end that editors put behind a last line is part of no
+// secret and no reason for a warning.
 func (t *texts) secret(name string, value *string, file string, kind pasted.Kind) error {
 	if file == "" {
 		return nil
@@ -121,8 +121,8 @@ func withoutPath(err error) error {
 	return err
 }
 
-// read returns the keysets that are set, if any are, one after the other. Base64 of each is taken as well: JSON is awkward
-// in some environments.
+// read returns the keysets that are set, if any are, one after the other. Base64 of each is taken as well: JSON is
+// awkward in some environments.
 func (k Keys) read(t *texts) ([]byte, error) {
 	if err := t.secret("RELAY_ENCRYPTION_KEYS", &k.EncryptionKeys, k.EncryptionKeysFile, pasted.Document); err != nil {
 		return nil, err
@@ -145,7 +145,8 @@ func (k Keys) read(t *texts) ([]byte, error) {
 // adminName is what the log calls whoever uses RELAY_ADMIN_TOKEN.
 const adminName = "admin"
 
-// ReadAdmins reads the administrators of both settings, from their files if they are given so. It may be called again.
+// ReadAdmins reads the administrators of both settings, from their files if they are given so. It may be called
+// again.
 func (s Serving) ReadAdmins() ([]access.Admin, error) { return s.readAdmins(&texts{}) }
 
 func (s Serving) readAdmins(t *texts) ([]access.Admin, error) {

@@ -2,9 +2,9 @@ package settings
 
 import "log/slog"
 
-// Serve has the settings of a relay that serves: flags with the names of variables, no file needed. A secret may also be
-// given as a file's path in …_FILE. The tag pasted says what a text may hold (see package pasted); without it no blank and
-// no quote.
+// Serve has the settings of a relay that serves: flags with the names of variables, no file needed. A secret may
+// also be given as a file's path in …_FILE. The tag pasted says what a text may hold (see package pasted); without
+// it no blank and no quote.
 type Serve struct {
 	redacted
 	Serving   `group:"Serving"`

@@ -147,7 +147,8 @@ func shown(text string) string {
 	return "an entry"
 }
 
-// shownWord quotes the value of a setting that is a word. One that looks like an address was meant for another setting.
+// shownWord quotes the value of a setting that is a word. One that looks like an address was meant for another
+// setting.
 func shownWord(text string) string {
 	if strings.ContainsAny(text, "@:\\") || len(text) > 50 {
 		return "the value"

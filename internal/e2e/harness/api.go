@@ -18,13 +18,13 @@ type Caller struct {
 	Client      *http.Client
 }
 
-// Answer is what the API answered.
+// Answer is an answer of the API.
 type Answer struct {
 	Status int
 	Body   []byte
 }
 
-// NewClient answers a client that uses no proxy.
+// NewClient returns a client that uses no proxy.
 func NewClient() *http.Client {
 	return &http.Client{Transport: &http.Transport{Proxy: nil, MaxIdleConnsPerHost: 8}, Timeout: time.Minute}
 }
@@ -124,7 +124,7 @@ type Connection struct {
 	ReconciledAt   time.Time       `json:"reconciledAt"`
 }
 
-// Unreconciled says what is still to be read again of the connection, "" if nothing is.
+// Unreconciled returns what must still be read again of the connection, "" if nothing is.
 func (c Connection) Unreconciled() string {
 	switch {
 	case len(c.Reconciling) > 0:

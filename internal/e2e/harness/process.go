@@ -102,7 +102,7 @@ func (b *Logbook) begin() *bytes.Buffer {
 	return log
 }
 
-// Text answers all that was written, run after run.
+// Text returns all that was written, run after run.
 func (b *Logbook) Text() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -113,7 +113,7 @@ func (b *Logbook) Text() []byte {
 	return all
 }
 
-// Names answers the last run whose log has a word, -1 if none has.
+// Names returns the last run whose log has a word, -1 if none has.
 func (b *Logbook) Names(word string) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -125,7 +125,7 @@ func (b *Logbook) Names(word string) int {
 	return -1
 }
 
-// Tail answers the last n lines of the last run, for a failing test.
+// Tail returns the last n lines of the last run, for a failing test.
 func (b *Logbook) Tail(n int) []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -136,8 +136,8 @@ func (b *Logbook) Tail(n int) []byte {
 	return bytes.Join(lines[max(0, len(lines)-n):], nil)
 }
 
-// Malformed answers every run's first line that is not a JSON object, and every one that tells of a panic: a panic, a data race or a
-// library that writes past the log is none. Only the last line of a killed run may be cut off.
+// Malformed returns every run's first line that is not a JSON object, and every one that has a panic: a panic, a
+// data race or a library that writes past the log is none. Only the last line of a killed run may be cut off.
 func (b *Logbook) Malformed() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -155,14 +155,14 @@ func (b *Logbook) Malformed() []string {
 				break
 			}
 			if bytes.Contains(line, []byte(`"panic`)) || bytes.Contains(line, []byte("runtime error")) {
-				problems = append(problems, fmt.Sprintf("run %d: the log tells of a panic: %s", run, line))
+				problems = append(problems, fmt.Sprintf("run %d: the log has a panic: %s", run, line))
 			}
 		}
 	}
 	return problems
 }
 
-// CheckWellFormed fails for everything that Malformed answers.
+// CheckWellFormed fails for everything that Malformed returns.
 func (b *Logbook) CheckWellFormed(t *testing.T) {
 	t.Helper()
 	for _, problem := range b.Malformed() {
@@ -170,7 +170,7 @@ func (b *Logbook) CheckWellFormed(t *testing.T) {
 	}
 }
 
-// ExitCode answers how the process ended; it waits for that. -1 is a signal.
+// ExitCode returns how the process ended; it waits for that. -1 is a signal.
 func (p *Process) ExitCode(t testing.TB) int {
 	t.Helper()
 	<-p.Exited

@@ -8,14 +8,14 @@ import (
 	"testing"
 )
 
-// Reserved is an address at which connections are refused, and which is nobody else's: a socket that is bound, but does
-// not listen before wake.
+// Reserved is an address at which connections are refused, and which is nobody else's: a socket that is bound, but
+// does not listen before wake.
 type Reserved struct {
 	fd   int
 	addr string
 }
 
-// Reserve answers an address at which nobody listens until Wake.
+// Reserve returns an address at which nobody listens until Wake.
 func Reserve(t testing.TB) *Reserved {
 	t.Helper()
 	syscall.ForkLock.RLock() // no child may inherit it

@@ -85,7 +85,7 @@ func (s *Tracked) Settle(t testing.TB) {
 	})
 }
 
-// Listen answers a listener of this machine's own.
+// Listen returns a listener of this machine's own.
 func Listen(t testing.TB) net.Listener {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
