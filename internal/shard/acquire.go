@@ -10,7 +10,7 @@ import (
 )
 
 // acquire takes the shards of our share that are free.
-func (m *Member) acquire(ctx context.Context, next *deadline, start func(*holding)) {
+func (m *Member) acquire(ctx context.Context, next *deadline, start func(*ownedShard)) {
 	const tries = 3 // a marker that goes meanwhile, and one that comes, cost one each
 	for range tries {
 		shards, puts, before := m.free(next)
@@ -25,7 +25,7 @@ func (m *Member) acquire(ctx context.Context, next *deadline, start func(*holdin
 			switch err := results[i].Err; {
 			case err == nil:
 				m.taken(before[i])
-				h := &holding{lease: NewLease(n, max(results[i].Seq, puts[i].Value.Lease.Epoch), m.superseded)}
+				h := &ownedShard{lease: NewLease(n, max(results[i].Seq, puts[i].Value.Lease.Epoch), m.superseded)}
 				m.took(h, results[i].Seq, sent)
 				m.held[n] = h
 				start(h)
@@ -33,8 +33,8 @@ func (m *Member) acquire(ctx context.Context, next *deadline, start func(*holdin
 			case errors.Is(err, store.ErrConflict):
 				refused = append(refused, n)
 			default: // if it was taken after all, the watch shows it, and it is taken over that
-				m.rest[n] = time.Now().Add(m.retry())
-				next.by(m.rest[n])
+				m.shards[n].notBefore = time.Now().Add(m.retry())
+				next.by(m.shards[n].notBefore)
 			}
 		}
 		m.mu.Unlock()
@@ -47,8 +47,8 @@ func (m *Member) acquire(ctx context.Context, next *deadline, start func(*holdin
 			if found[i].Err == nil {
 				m.look(n, found[i])
 			} else {
-				m.rest[n] = time.Now().Add(m.retry())
-				next.by(m.rest[n])
+				m.shards[n].notBefore = time.Now().Add(m.retry())
+				next.by(m.shards[n].notBefore)
 			}
 		}
 		m.mu.Unlock()
@@ -56,20 +56,21 @@ func (m *Member) acquire(ctx context.Context, next *deadline, start func(*holdin
 	next.by(time.Now().Add(m.retry()))
 }
 
-// free answers the shards that are to be taken now, how, and what was seen of them.
-func (m *Member) free(next *deadline) (shards []int, puts []store.Put[store.Owner], before []sight) {
+// free returns the shards to take now, the writes that take them, and what was seen of them before.
+func (m *Member) free(next *deadline) (shards []int, puts []store.Put[store.Owner], before []leaseState) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.stopping || !m.seeing {
 		return nil, nil, nil
 	}
 	now := time.Now()
-	for n, s := range m.seen {
+	for n := range m.shards {
+		s := m.shards[n].seen
 		if !m.wants(n) || m.held[n] != nil {
 			continue
 		}
-		if now.Before(m.rest[n]) {
-			next.by(m.rest[n])
+		if now.Before(m.shards[n].notBefore) {
+			next.by(m.shards[n].notBefore)
 			continue
 		}
 		if !m.takeable(n, now) {
@@ -79,28 +80,29 @@ func (m *Member) free(next *deadline) (shards []int, puts []store.Put[store.Owne
 		shards, before = append(shards, n), append(before, s)
 		puts = append(puts, store.Put[store.Owner]{
 			Key: store.LeaseKey(n), Revision: s.revision, TTL: m.conf.TTL,
-			Value: store.Owner{Lease: &store.Lease{Replica: m.me.replica, Nonce: m.me.nonce, Epoch: m.floor[n] + 1}},
+			Value: store.Owner{Lease: &store.Lease{Replica: m.me.replica, Nonce: m.me.nonce, Epoch: m.shards[n].minEpoch + 1}},
 		})
 	}
 	return shards, puts, before
 }
 
-// takings are shards that were taken and are yet to be told. After an outage leases expire one by one; sixty lines say no more than one.
-type takings struct {
+// pendingLog counts shards that were taken and are not logged yet. After an outage leases expire one by one; sixty lines would tell no more
+// than one does.
+type pendingLog struct {
 	shards int
 	over   int      // of them, from an owner that vanished
 	from   []string // those owners
 	due    time.Time
 }
 
-// tellWithin is how long takings are gathered.
-const tellWithin = 500 * time.Millisecond
+// logWithin is how long they are gathered.
+const logWithin = 500 * time.Millisecond
 
 // taken notes that a shard was taken that had been seen like this before.
-func (m *Member) taken(s sight) {
-	t := &m.takings
+func (m *Member) taken(s leaseState) {
+	t := &m.pendingLog
 	if t.shards++; t.shards == 1 {
-		t.due = time.Now().Add(tellWithin)
+		t.due = time.Now().Add(logWithin)
 	}
 	if s.lease.Nonce != "" && s.lease.Nonce != m.me.nonce && (s.expired || !s.gone) {
 		m.metrics.takeovers.Inc()
@@ -109,16 +111,16 @@ func (m *Member) taken(s sight) {
 	}
 }
 
-// tellTaken tells that shards were taken, in one line.
-func (m *Member) tellTaken(next *deadline) {
+// logTaken logs that shards were taken, in one line.
+func (m *Member) logTaken(next *deadline) {
 	m.mu.Lock()
-	t := m.takings
+	t := m.pendingLog
 	if t.shards > 0 && !m.stopping && time.Now().Before(t.due) {
 		next.by(t.due)
 		m.mu.Unlock()
 		return
 	}
-	m.takings = takings{}
+	m.pendingLog = pendingLog{}
 	m.mu.Unlock()
 	switch {
 	case t.over > 0:

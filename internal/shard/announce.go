@@ -34,12 +34,12 @@ func (m *Member) stayAnnounced(ctx context.Context) {
 	}
 }
 
-// listen makes the watch start anew if it has not shown what was written a renewal ago: a watch whose server has gone may keep silent for long,
+// listen makes the watch start again if it has not shown what was written a renewal ago: a watch whose server has gone may keep silent for long,
 // and one whose stream lost its end in a power cut until the stream is as long again.
 func (m *Member) listen() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.seeing && m.echo != m.written {
+	if m.seeing && m.seenRevision != m.written {
 		m.conf.Log.Warn("what is written of the owners is not seen; watching anew")
 		m.rewatch()
 	}

@@ -9,7 +9,7 @@ import (
 // awaitAgain is how long Await waits before it looks again, give or take a quarter: a renewal that is unclear is read back within seconds.
 const awaitAgain = 400 * time.Millisecond
 
-// Await waits until the lease is valid: whoever is about to start something asks it right before. It answers false when ctx ended
+// Await waits until the lease is valid: whoever is about to start something asks it right before. It returns false when ctx ended
 // first, which is how a lost lease ends.
 func (l *Lease) Await(ctx context.Context) bool {
 	for ctx.Err() == nil {

@@ -7,8 +7,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// holding is a shard this replica has taken, until its work has returned and its lease is released. All but lease is under the member's lock.
-type holding struct {
+// ownedShard is a shard this replica has taken, until its work has returned and its lease is released. All but lease is under the member's lock.
+type ownedShard struct {
 	lease    *Lease
 	cancel   context.CancelFunc
 	revision uint64
@@ -22,7 +22,7 @@ type holding struct {
 	anew     bool   // to be taken again under a higher epoch
 }
 
-// lossReason says why a lease was lost; it is a metric's label.
+// lossReason is why a lease was lost; it is a label of a metric.
 type lossReason string
 
 const (
@@ -31,7 +31,7 @@ const (
 	lossSilence lossReason = "silence" // the store did not confirm it for as long as it lives
 )
 
-// loss is a loss to be told.
+// loss is a lost lease that is not logged yet.
 type loss struct {
 	shard  int
 	reason lossReason
@@ -39,19 +39,19 @@ type loss struct {
 }
 
 // drain ends the work's context.
-func (h *holding) drain() {
+func (h *ownedShard) drain() {
 	h.draining = true
 	h.cancel()
 }
 
-// leaving says that the lease is ours no longer, or about to be released.
-func (h *holding) leaving() bool { return h.lost || h.finished }
+// leaving reports whether the lease is no longer ours, or about to be released.
+func (h *ownedShard) leaving() bool { return h.lost || h.finished }
 
 // took notes that the store has a renewal that was sent at the moment given.
-func (m *Member) took(h *holding, revision uint64, sent time.Time) {
+func (m *Member) took(h *ownedShard, revision uint64, sent time.Time) {
 	h.revision, h.sent, h.unclear, h.due = revision, sent, time.Time{}, sent.Add(m.conf.Renew)
 	h.lease.Renewed(sent, m.validFor())
-	m.seen[h.lease.shard] = sight{lease: m.document(h.lease), revision: revision, at: time.Now()}
+	m.shards[h.lease.shard].seen = leaseState{lease: m.document(h.lease), revision: revision, at: time.Now()}
 }
 
 // document is a lease as it stands in the store.
@@ -60,7 +60,7 @@ func (m *Member) document(l *Lease) store.Lease {
 }
 
 // lose ends a lease before it was released.
-func (m *Member) lose(h *holding, reason lossReason, to string) {
+func (m *Member) lose(h *ownedShard, reason lossReason, to string) {
 	if h.leaving() {
 		return
 	}
@@ -73,14 +73,14 @@ func (m *Member) lose(h *holding, reason lossReason, to string) {
 }
 
 // returned notes that a shard's work has returned.
-func (m *Member) returned(h *holding) {
+func (m *Member) returned(h *ownedShard) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	h.cancel()
 	h.lease.end()
 	h.finished = true
-	if !h.draining { // it has its reasons, and told them itself: others are not to wait, nor is it to be called at once again
-		m.rest[h.lease.shard] = time.Now().Add(m.conf.Renew)
+	if !h.draining { // it had a reason, and logged it: other shards must not wait, and it must not be called again at once
+		m.shards[h.lease.shard].notBefore = time.Now().Add(m.conf.Renew)
 	}
 	nudge(m.wake)
 }
@@ -89,7 +89,7 @@ func (m *Member) returned(h *holding) {
 func (m *Member) superseded(l *Lease, epoch uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.floor[l.shard] = max(m.floor[l.shard], epoch)
+	m.shards[l.shard].minEpoch = max(m.shards[l.shard].minEpoch, epoch)
 	h := m.held[l.shard]
 	if epoch <= l.epoch || h == nil || h.lease != l || h.leaving() {
 		return
@@ -116,7 +116,7 @@ func (m *Member) lapse(next *deadline) {
 	}
 }
 
-// report tells what was lost, a line for each reason and successor.
+// report logs the lost leases, a line for each reason and successor.
 func (m *Member) report() {
 	m.mu.Lock()
 	losses := m.losses

@@ -18,7 +18,7 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// renewEvery is how often a lease is renewed when Config says nothing: three times within its life, and a fourth try still comes when
+// renewEvery is how often a lease is renewed when Config does not set it: three times within its life, and a fourth try still comes when
 // the store's own change of leader (up to 9 s) has swallowed the two between.
 const renewEvery = 4 * time.Second
 
@@ -27,7 +27,7 @@ type Config struct {
 	Store   *store.Store
 	Replica string // a name for people and for the share: a replica that restarts under its name gets the shards it had
 	Version int    // of the formats this build reads and writes; stands in the member record
-	// Exclusive says that no other process works on the store (the embedded mode holds a lock on its data directory): every lease that is
+	// Exclusive: no other process works on the store (the embedded mode holds a lock on its data directory): every lease that is
 	// found is a dead process's and is taken at once, and no other member counts.
 	Exclusive bool
 	TTL       time.Duration         // of leases and member records, whole seconds; 0: topology.LeaseTTL
@@ -43,26 +43,31 @@ type Member struct {
 	key     string
 	metrics *metrics
 	wake    chan struct{} // the keeper has something to do
-	tell    chan struct{} // the member record is to be written now
+	tell    chan struct{} // the member record must be written now
 
-	mu        sync.Mutex
-	record    store.Member // ours, as it is to stand in the store
-	written   uint64       // its revision
-	echo      uint64       // its revision as the watch has shown it
-	peers     map[string]peer
-	changed   chan struct{} // closed when what Members answered has changed
-	seeing    bool          // the watch has shown everything there is
-	rewatch   context.CancelFunc
-	seen      [relay.Shards]sight
-	owner     [relay.Shards]identity  // the share: who is to own it
-	since     [relay.Shards]time.Time // when the share came to that
-	rest      [relay.Shards]time.Time // not tried before
-	floor     [relay.Shards]uint64    // the highest epoch that was heard of
-	held      map[int]*holding
-	losses    []loss // to be told
-	takings   takings
-	stopping  bool
-	nextRound time.Time // hand-over goes in rounds
+	mu           sync.Mutex
+	record       store.Member // ours, as it is to stand in the store
+	written      uint64       // its revision
+	seenRevision uint64       // its revision as the watch has shown it
+	peers        map[string]peer
+	changed      chan struct{} // closed when what Members answered has changed
+	seeing       bool          // the watch has shown everything there is
+	rewatch      context.CancelFunc
+	shards       [relay.Shards]shardState
+	held         map[int]*ownedShard
+	losses       []loss // not logged yet
+	pendingLog   pendingLog
+	stopping     bool
+	nextRound    time.Time // hand-over goes in rounds
+}
+
+// shardState is what is known of one shard.
+type shardState struct {
+	seen      leaseState
+	owner     identity  // who should own it
+	since     time.Time // since when owner is that
+	notBefore time.Time // it is not tried before
+	minEpoch  uint64    // the highest epoch that was seen: a new one must be above it
 }
 
 // peer is a member's record as seen last.
@@ -94,7 +99,7 @@ func Join(ctx context.Context, c Config) (*Member, error) {
 	m := &Member{
 		conf: c, me: identity{keyPart(c.Replica), relay.NewID()},
 		wake: make(chan struct{}, 1), tell: make(chan struct{}, 1), changed: make(chan struct{}),
-		peers: map[string]peer{}, held: map[int]*holding{}, rewatch: func() {},
+		peers: map[string]peer{}, held: map[int]*ownedShard{}, rewatch: func() {},
 	}
 	m.key = store.MemberKey(m.me.replica, m.me.nonce)
 	m.record = store.Member{Replica: m.me.replica, Nonce: m.me.nonce, Version: c.Version}
@@ -110,7 +115,7 @@ func Join(ctx context.Context, c Config) (*Member, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, e := range there {
-		m.met(e)
+		m.memberChanged(e)
 	}
 	return m, nil
 }
@@ -126,7 +131,7 @@ func keyPart(name string) string {
 	return cmp.Or(fit, "replica")
 }
 
-// Members answers who is there, this replica among them, and a channel that is closed once that is no longer the whole truth: someone came or went,
+// Members returns who is there, this replica among them, and a channel that is closed once that is no longer the whole truth: someone came or went,
 // or its record says something else.
 func (m *Member) Members() ([]Peer, <-chan struct{}) {
 	m.mu.Lock()
@@ -147,7 +152,7 @@ func public(r store.Member, self bool) Peer {
 	}
 }
 
-// SetThrottle tells all members what the vendor has asked of this one. It returns at once; the record is written as soon as the store takes it.
+// SetThrottle announces to all members what the vendor has asked of this one. It returns at once; the record is written as soon as the store takes it.
 func (m *Member) SetThrottle(t relay.Throttle) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

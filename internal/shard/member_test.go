@@ -104,7 +104,7 @@ func TestABusyShardIsHandedOverWhenItsWorkHasEnded(t *testing.T) {
 	w.shared(b)
 }
 
-// draining answers how many shards wait for their work to return.
+// draining returns how many shards wait for their work to return.
 func (r *replica) draining() (n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -11,7 +11,7 @@ import (
 // release gives back the shards whose work has returned.
 func (m *Member) release(ctx context.Context, next *deadline) {
 	m.mu.Lock()
-	var released []*holding
+	var released []*ownedShard
 	for n, h := range m.held {
 		switch {
 		case !h.finished:
@@ -26,15 +26,15 @@ func (m *Member) release(ctx context.Context, next *deadline) {
 		return
 	}
 	results := m.deleteLeases(ctx, released)
-	var doubtful []*holding
+	var doubtful []*ownedShard
 	m.mu.Lock()
 	for i, h := range released {
 		n := h.lease.shard
 		switch {
 		case results[i] == nil:
 			delete(m.held, n)
-			if s := m.seen[n]; s.revision <= h.revision { // the watch has yet to show it
-				m.seen[n] = sight{lease: s.lease, revision: h.revision, at: time.Now(), gone: true}
+			if s := m.shards[n].seen; s.revision <= h.revision { // the watch has yet to show it
+				m.shards[n].seen = leaseState{lease: s.lease, revision: h.revision, at: time.Now(), gone: true}
 			}
 		case m.stopping && !errors.Is(results[i], store.ErrConflict), time.Now().After(h.sent.Add(m.conf.TTL)):
 			delete(m.held, n) // it goes by itself
@@ -65,7 +65,7 @@ func (m *Member) release(ctx context.Context, next *deadline) {
 }
 
 // deleteLeases removes leases as they were last written.
-func (m *Member) deleteLeases(ctx context.Context, hs []*holding) []error {
+func (m *Member) deleteLeases(ctx context.Context, hs []*ownedShard) []error {
 	ctx, cancel := context.WithTimeout(ctx, m.callTimeout())
 	defer cancel()
 	ends := make([]chan error, len(hs))
@@ -101,7 +101,7 @@ func (m *Member) handOver(next *deadline) {
 		if h.draining || h.leaving() || m.wants(n) {
 			continue
 		}
-		if settled := m.since[n].Add(m.conf.Renew); now.Before(settled) {
+		if settled := m.shards[n].since.Add(m.conf.Renew); now.Before(settled) {
 			next.by(settled)
 			continue
 		}

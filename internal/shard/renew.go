@@ -12,7 +12,7 @@ func (m *Member) renew(ctx context.Context, next *deadline) {
 	m.mu.Lock()
 	now := time.Now()
 	pressing := false
-	var due []*holding
+	var due []*ownedShard
 	for _, h := range m.held {
 		if h.leaving() {
 			continue
@@ -41,7 +41,7 @@ func (m *Member) renew(ctx context.Context, next *deadline) {
 	sent := time.Now()
 	results := m.put(ctx, puts)
 	m.mu.Lock()
-	var doubtful []*holding
+	var doubtful []*ownedShard
 	for i, h := range due {
 		if h.leaving() { // the watch knew before the answer came
 			continue
@@ -78,7 +78,7 @@ func (m *Member) current(ctx context.Context, shards []int) []store.Present[stor
 	return m.conf.Store.Owners.Current(ctx, keys)
 }
 
-func shardsOf(hs []*holding) []int {
+func shardsOf(hs []*ownedShard) []int {
 	shards := make([]int, len(hs))
 	for i, h := range hs {
 		shards[i] = h.lease.shard
@@ -87,7 +87,7 @@ func shardsOf(hs []*holding) []int {
 }
 
 // readBack looks what became of renewals that were refused or not answered. A time-out during the store's change of leader was applied as a rule.
-func (m *Member) readBack(ctx context.Context, hs []*holding, next *deadline) {
+func (m *Member) readBack(ctx context.Context, hs []*ownedShard, next *deadline) {
 	if len(hs) == 0 {
 		return
 	}
@@ -125,8 +125,8 @@ const (
 	notOurs
 )
 
-// judge says whose a lease is by what was read, and ends it if it is not ours.
-func (m *Member) judge(h *holding, p store.Present[store.Owner]) verdict {
+// judge decides by what was read whose a lease is, and ends it if it is not ours.
+func (m *Member) judge(h *ownedShard, p store.Present[store.Owner]) verdict {
 	switch {
 	case p.Err != nil:
 		return unknown
@@ -144,23 +144,23 @@ func (m *Member) judge(h *holding, p store.Present[store.Owner]) verdict {
 
 // look takes in a lease that was read at its leader, whatever the watch has shown.
 func (m *Member) look(n int, p store.Present[store.Owner]) {
-	old := m.seen[n]
+	old := m.shards[n].seen
 	if p.Revision == old.revision && p.Deleted == old.gone {
 		return
 	}
-	s := sight{lease: old.lease, revision: p.Revision, at: time.Now(), gone: p.Deleted, expired: p.Deleted && (old.expired || !old.gone)}
+	s := leaseState{lease: old.lease, revision: p.Revision, at: time.Now(), gone: p.Deleted, expired: p.Deleted && (old.expired || !old.gone)}
 	if p.Value.Lease != nil {
 		s.lease = *p.Value.Lease
-		m.floor[n] = max(m.floor[n], s.lease.Epoch, p.Revision)
+		m.shards[n].minEpoch = max(m.shards[n].minEpoch, s.lease.Epoch, p.Revision)
 	}
-	m.seen[n] = s
+	m.shards[n].seen = s
 }
 
 // answer looks after leases under which somebody found a document of a higher epoch. If the lease is still ours, the store has given epochs out twice: it lost its
-// last writes in a power cut. The shard is then taken anew.
+// last writes in a power cut. The shard is then taken again.
 func (m *Member) answer(ctx context.Context, next *deadline) {
 	m.mu.Lock()
-	var doubted []*holding
+	var doubted []*ownedShard
 	for _, h := range m.held {
 		if h.doubted > 0 && !h.anew && !h.leaving() {
 			doubted = append(doubted, h)

@@ -8,7 +8,7 @@ import (
 
 // Run takes this replica's share of the shards and calls work for each that it holds, in a goroutine of its own, until ctx ends.
 //
-// Work's context ends when the shard is to be handed over, its lease is lost or the relay stops. Work then starts nothing new and returns
+// Work's context ends when the shard goes to another replica, its lease is lost or the relay stops. Work then starts nothing new and returns
 // when what is under way has ended and is stored; until it returns the lease is renewed, unless it is lost. Then the lease is
 // released, and whoever is to own the shard takes it at once. Work that returns by itself gives its shard back, too.
 //
@@ -20,7 +20,7 @@ func (m *Member) Run(ctx context.Context, work func(context.Context, *Lease)) er
 	var background, working sync.WaitGroup
 	background.Go(func() { m.follow(going) })
 	background.Go(func() { m.stayAnnounced(ctx); close(withdrawn) })
-	start := func(h *holding) {
+	start := func(h *ownedShard) {
 		ctx, cancel := context.WithCancel(going)
 		h.cancel = cancel
 		working.Go(func() {
@@ -36,8 +36,8 @@ func (m *Member) Run(ctx context.Context, work func(context.Context, *Lease)) er
 	return nil
 }
 
-// keep is the one goroutine that writes leases. Withdrawn says that nothing more is to be held.
-func (m *Member) keep(ctx context.Context, withdrawn <-chan struct{}, start func(*holding)) {
+// keep is the one goroutine that writes leases. Withdrawn is closed when nothing may be held any more.
+func (m *Member) keep(ctx context.Context, withdrawn <-chan struct{}, start func(*ownedShard)) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -56,7 +56,7 @@ func (m *Member) keep(ctx context.Context, withdrawn <-chan struct{}, start func
 		m.handOver(next)
 		m.acquire(ctx, next, start)
 		m.report()
-		m.tellTaken(next)
+		m.logTaken(next)
 		if withdrawn == nil && m.Held() == 0 {
 			return
 		}
@@ -83,7 +83,7 @@ func (m *Member) stop() {
 	}
 }
 
-// Held answers how many shards this replica holds, those under hand-over included.
+// Held returns how many shards this replica holds, those under hand-over included.
 func (m *Member) Held() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -23,7 +23,7 @@ func drawMembers(t *rapid.T) []identity {
 }
 
 func named(members []identity) (owner [relay.Shards]identity) {
-	for n, i := range share(members) {
+	for n, i := range assign(members) {
 		owner[n] = members[i]
 	}
 	return owner
@@ -85,9 +85,9 @@ func TestAReplicaThatRestartsGetsWhatItHad(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		members := drawMembers(t)
-		before := share(members)
+		before := assign(members)
 		members[0].nonce = "its next run"
-		if share(members) != before {
+		if assign(members) != before {
 			t.Fatal("shards move when a replica restarts under its name")
 		}
 	})
@@ -95,7 +95,7 @@ func TestAReplicaThatRestartsGetsWhatItHad(t *testing.T) {
 
 func TestNobodyHasAShareOfNothing(t *testing.T) {
 	t.Parallel()
-	for n, owner := range share(nil) {
+	for n, owner := range assign(nil) {
 		if owner != nobody {
 			t.Fatalf("shard %d has an owner", n)
 		}

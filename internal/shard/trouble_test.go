@@ -171,7 +171,7 @@ func TestAnUnansweredAcquisitionIsTakenAnew(t *testing.T) {
 	w.shared(a)
 }
 
-// When the store was away for longer than a lease lives, its former owner takes it anew.
+// When the store was away for longer than a lease lives, its former owner takes it again.
 func TestAfterAnOutageTheShardsAreTakenAnew(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

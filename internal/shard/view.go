@@ -9,8 +9,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// sight is what was last seen of a shard's lease.
-type sight struct {
+// leaseState is what was last seen of a shard's lease.
+type leaseState struct {
 	lease    store.Lease // of its last owner, also when it has gone
 	revision uint64
 	at       time.Time // when this revision was seen
@@ -52,7 +52,7 @@ func (m *Member) follow(ctx context.Context) {
 	}
 }
 
-// confirmed answers what of a watch's first list is there in fact. A server that has been away may still list members, and leases, that
+// confirmed returns what of a watch's first list is there in fact. A server that has been away may still list members, and leases, that
 // expired meanwhile, and show their end to nobody: their shares would be nobody's until they are forgotten.
 func (m *Member) confirmed(ctx context.Context, listed []store.Entry[store.Owner]) []store.Entry[store.Owner] {
 	keys := make([]string, len(listed))
@@ -88,12 +88,12 @@ func (m *Member) see(there []store.Entry[store.Owner]) {
 	defer m.mu.Unlock()
 	now := time.Now()
 	m.peers = map[string]peer{}
-	for n := range m.seen {
+	for n := range m.shards {
 		if m.held[n] == nil { // what is held is judged by its renewals
-			m.seen[n] = sight{lease: m.seen[n].lease, at: now, gone: true, expired: m.seen[n].expired || !m.seen[n].gone}
+			m.shards[n].seen = leaseState{lease: m.shards[n].seen.lease, at: now, gone: true, expired: m.shards[n].seen.expired || !m.shards[n].seen.gone}
 		}
 	}
-	m.echo = 0
+	m.seenRevision = 0
 	for _, e := range there {
 		m.apply(e)
 	}
@@ -109,16 +109,16 @@ func (m *Member) see(there []store.Entry[store.Owner]) {
 // apply takes in one document of relay_owners. It is called with the lock held, as all below.
 func (m *Member) apply(e store.Entry[store.Owner]) {
 	if n, ok := store.ShardOfLease(e.Key); ok {
-		m.sighted(n, e)
+		m.leaseChanged(n, e)
 	} else if store.IsMemberKey(e.Key) {
-		m.met(e)
+		m.memberChanged(e)
 	}
 }
 
-// met takes in a member record or its end.
-func (m *Member) met(e store.Entry[store.Owner]) {
+// memberChanged takes in a member record or its end.
+func (m *Member) memberChanged(e store.Entry[store.Owner]) {
 	if e.Key == m.key {
-		m.echo = e.Revision
+		m.seenRevision = e.Revision
 		if e.Deleted && !m.stopping {
 			nudge(m.tell) // lost while we live: it is written again
 		}
@@ -145,7 +145,7 @@ func same(a, b store.Member) bool {
 	return a.Version == b.Version && a.Started.Equal(b.Started) && a.Throttle.Equal(b.Throttle)
 }
 
-// membersChanged tells whoever waits, and works out the share again.
+// membersChanged wakes whoever waits for a change, and works out again who should own which shard.
 func (m *Member) membersChanged() {
 	close(m.changed)
 	m.changed = make(chan struct{})
@@ -160,13 +160,13 @@ func (m *Member) membersChanged() {
 	}
 	now := time.Now()
 	ours, moved := 0, 0
-	for n, i := range share(members) {
+	for n, i := range assign(members) {
 		var owner identity
 		if i != nobody {
 			owner = members[i]
 		}
-		if owner != m.owner[n] {
-			m.owner[n], m.since[n] = owner, now
+		if owner != m.shards[n].owner {
+			m.shards[n].owner, m.shards[n].since = owner, now
 			moved++
 		}
 		if owner == m.me {
@@ -179,20 +179,20 @@ func (m *Member) membersChanged() {
 	}
 }
 
-// sighted takes in a shard's lease or its end.
-func (m *Member) sighted(n int, e store.Entry[store.Owner]) {
-	old := m.seen[n]
+// leaseChanged takes in a shard's lease or its end.
+func (m *Member) leaseChanged(n int, e store.Entry[store.Owner]) {
+	old := m.shards[n].seen
 	if e.Revision <= old.revision {
 		return
 	}
-	now := sight{lease: old.lease, revision: e.Revision, at: time.Now(), gone: e.Deleted, expired: e.Expired}
+	now := leaseState{lease: old.lease, revision: e.Revision, at: time.Now(), gone: e.Deleted, expired: e.Expired}
 	if e.Value.Lease != nil {
 		now.lease = *e.Value.Lease
 	}
-	m.seen[n] = now
+	m.shards[n].seen = now
 	if !now.gone {
 		// The store's sequence of an acquisition may be its epoch; a revision is never below it.
-		m.floor[n] = max(m.floor[n], now.lease.Epoch, e.Revision)
+		m.shards[n].minEpoch = max(m.shards[n].minEpoch, now.lease.Epoch, e.Revision)
 	}
 	h := m.held[n]
 	switch {
@@ -209,7 +209,7 @@ func (m *Member) sighted(n int, e store.Entry[store.Owner]) {
 
 // forget drops members that have given no sign for so long that only a record without a time can be left of them, provided that we see our own.
 func (m *Member) forget(now time.Time) {
-	if m.echo == 0 || m.echo < m.written {
+	if m.seenRevision == 0 || m.seenRevision < m.written {
 		return
 	}
 	for key, p := range m.peers {
@@ -223,9 +223,9 @@ func (m *Member) forget(now time.Time) {
 // takeable reports whether a shard may be taken now: it is free, or its lease is an earlier acquisition of ours whose answer was lost, or
 // nobody can still be behind it.
 func (m *Member) takeable(n int, now time.Time) bool {
-	s := m.seen[n]
-	return s.gone || s.lease.Nonce == m.me.nonce || m.conf.Exclusive || now.Sub(s.at) > m.vanished() && m.echo >= m.written
+	s := m.shards[n].seen
+	return s.gone || s.lease.Nonce == m.me.nonce || m.conf.Exclusive || now.Sub(s.at) > m.vanished() && m.seenRevision >= m.written
 }
 
 // wants reports whether a shard is in our share.
-func (m *Member) wants(n int) bool { return m.owner[n] == m.me }
+func (m *Member) wants(n int) bool { return m.shards[n].owner == m.me }

@@ -250,7 +250,7 @@ func (r *replica) die() {
 	r.leave()
 }
 
-// owned answers the shards on which a replica works under a valid lease.
+// owned returns the shards on which a replica works under a valid lease.
 func (r *replica) owned() (shards []int) {
 	r.w.mu.Lock()
 	defer r.w.mu.Unlock()
@@ -281,7 +281,7 @@ func (r *replica) latest() (leases [relay.Shards]*Lease) {
 
 func (r *replica) lease(n int) *Lease { return r.latest()[n] }
 
-// gapsSoFar answers the hand-over gaps since the last call, shortest first.
+// gapsSoFar returns the hand-over gaps since the last call, shortest first.
 func (w *world) gapsSoFar() []time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -324,7 +324,7 @@ func (w *world) shared(replicas ...*replica) time.Duration {
 	for i, r := range replicas {
 		members[i] = r.me
 	}
-	owner := share(members)
+	owner := assign(members)
 	return w.await("the shares", func() string {
 		for i, r := range replicas {
 			var want []int
