@@ -38,7 +38,7 @@ func (a *Attempts) AppendAll(ctx context.Context, batches []relay.AttemptBatch) 
 	return a.s.writeAll(ctx, requests)
 }
 
-// Last answers the position of the callback's last batch, 0 if it has none.
+// Last returns the position of the callback's last batch, 0 if it has none.
 func (a *Attempts) Last(ctx context.Context, callback string) (uint64, error) {
 	m, err := a.s.last(ctx, a.s.topo.Attempts(), a.s.topo.AttemptsSubject(callback))
 	if errors.Is(err, ErrNotFound) {

@@ -86,25 +86,18 @@ func openBucket[T any](ctx context.Context, s *Store, name topology.BucketName, 
 	return b, nil
 }
 
-// Get answers a document and its revision; ErrNotFound if there is none. Any node of a cluster may answer, and the document be one that was
+// Get returns a document and its revision; ErrNotFound if there is none. Any node of a cluster may answer, and the document be one that was
 // written over a moment ago; that there is none, only the leader says, and it answers for a node that does not.
 func (b *Bucket[T]) Get(ctx context.Context, key string) (T, uint64, error) {
 	var zero T
-	if err := b.s.health.reachable(); err != nil {
-		return zero, 0, fmt.Errorf("read %s of bucket %s: %w", key, b.name, err)
-	}
-	var e jetstream.KeyValueEntry
-	silent, err := b.s.direct(ctx, "KV_"+b.name, func(ctx context.Context) (err error) {
-		e, err = b.kv.Get(ctx, key)
-		return err
-	})
-	if err = classify(err); silent || errors.Is(err, ErrNotFound) && b.s.topo.Replicas > 1 {
-		there := Entry[T]{Key: key}
-		if err := b.current(ctx, &there); err != nil {
+	e, there, err := b.anyCopy(ctx, key)
+	if err == nil && !there {
+		found := Entry[T]{Key: key}
+		if err := b.current(ctx, &found); err != nil {
 			return zero, 0, fmt.Errorf("read %s of bucket %s at its leader: %w", key, b.name, err)
 		}
-		if !there.Deleted {
-			return there.Value, there.Revision, nil
+		if !found.Deleted {
+			return found.Value, found.Revision, nil
 		}
 		err = ErrNotFound
 	}
@@ -116,6 +109,22 @@ func (b *Bucket[T]) Get(ctx context.Context, key string) (T, uint64, error) {
 		return zero, 0, fmt.Errorf("decode %s of bucket %s, revision %d: %w", key, b.name, e.Revision(), err)
 	}
 	return v, e.Revision(), nil
+}
+
+// anyCopy reads a document from any copy of the bucket. Without an error and not there: the leader must be asked, as this copy did not answer,
+// or may lag behind. ErrNotFound: there is only one copy, and the document is not in it.
+func (b *Bucket[T]) anyCopy(ctx context.Context, key string) (e jetstream.KeyValueEntry, there bool, err error) {
+	if err := b.s.health.reachable(); err != nil {
+		return nil, false, err
+	}
+	silent, err := b.s.direct(ctx, "KV_"+b.name, func(ctx context.Context) (err error) {
+		e, err = b.kv.Get(ctx, key)
+		return err
+	})
+	if err = classify(err); silent || errors.Is(err, ErrNotFound) && b.s.topo.Replicas > 1 {
+		return nil, false, nil
+	}
+	return e, err == nil, err
 }
 
 // Create stores a document that is not there yet; ErrConflict if it is.
@@ -262,7 +271,7 @@ func precious(v any) bool {
 	return false
 }
 
-// marker answers the revision of a removed key's marker.
+// marker returns the revision of a removed key's marker.
 func (b *Bucket[T]) marker(ctx context.Context, key string) (uint64, bool) {
 	m, err := b.s.atLeader(ctx, "KV_"+b.name, jsapi.Selection{Last: b.subject(key)})
 	return m.Seq, err == nil && isMarker(m.Header)

@@ -64,7 +64,7 @@ func classify(err error) error {
 	return fmt.Errorf("%w: %w", kind, err)
 }
 
-// judge answers which of our errors one of the client library's is, and before it the reason if it says that the store cannot be
+// judge returns which of our errors one of the client library's is, and before it the reason if it says that the store cannot be
 // used, "" if the store works. A write that may have been sent without an answer is unclear, whatever the reason.
 func judge(err error) (why Reason, kind error) {
 	if room := (*noRoom)(nil); errors.As(err, &room) {

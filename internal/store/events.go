@@ -95,23 +95,22 @@ func (e *Events) Publish(ctx context.Context, ev relay.Event, ref InboxRef, expe
 
 // PublishOperational stores an operational event.
 func (e *Events) PublishOperational(ctx context.Context, ev relay.Event) (uint64, error) {
-	body, err := relay.Encode(ev)
-	if err != nil {
-		return 0, fmt.Errorf("encode event %s: %w", ev.ID, err)
-	}
-	kind := strings.TrimPrefix(ev.Type, relay.OperationalPrefix)
-	return e.s.write(ctx, request{msg: e.message(topology.OperationalSubject(ev.Site, kind, ev.Subject), body)})
+	return e.operational(ctx, ev)
 }
 
-// PublishOperationalAfter stores an operational event if the last one of its site, kind and id stands at expected (0: there is none in
+// PublishOperationalAfter stores an operational event if the last one of its site, kind and id is at expected (0: there is none in
 // the log); ErrConflict if another was stored meanwhile.
 func (e *Events) PublishOperationalAfter(ctx context.Context, ev relay.Event, expected uint64) (uint64, error) {
+	return e.operational(ctx, ev, jetstream.WithExpectLastSequencePerSubject(expected))
+}
+
+func (e *Events) operational(ctx context.Context, ev relay.Event, condition ...jetstream.PublishOpt) (uint64, error) {
 	body, err := relay.Encode(ev)
 	if err != nil {
 		return 0, fmt.Errorf("encode event %s: %w", ev.ID, err)
 	}
-	m := e.message(topology.OperationalSubject(ev.Site, strings.TrimPrefix(ev.Type, relay.OperationalPrefix), ev.Subject), body)
-	return e.s.write(ctx, request{msg: m, opts: []jetstream.PublishOpt{jetstream.WithExpectLastSequencePerSubject(expected)}})
+	subject := topology.OperationalSubject(ev.Site, strings.TrimPrefix(ev.Type, relay.OperationalPrefix), ev.Subject)
+	return e.s.write(ctx, request{msg: e.message(subject, body), opts: condition})
 }
 
 func (e *Events) message(stored string, body []byte) *nats.Msg {
@@ -121,7 +120,7 @@ func (e *Events) message(stored string, body []byte) *nats.Msg {
 	return m
 }
 
-// Get answers the event at a position; ErrNotFound if it has aged out or never was.
+// Get returns the event at a position; ErrNotFound if it has aged out or never was.
 func (e *Events) Get(ctx context.Context, seq uint64) (Stored, error) {
 	m, err := e.s.get(ctx, e.s.topo.Events(), seq)
 	if err != nil {
@@ -130,7 +129,7 @@ func (e *Events) Get(ctx context.Context, seq uint64) (Stored, error) {
 	return AsEvent(m), nil
 }
 
-// LastOf answers the last event of an order; ErrNotFound if the log has none.
+// LastOf returns the last event of an order; ErrNotFound if the log has none.
 func (e *Events) LastOf(ctx context.Context, site, order string) (Stored, error) {
 	m, err := e.s.last(ctx, e.s.topo.Events(), topology.OrderFilter(site, order))
 	if err != nil {
@@ -139,7 +138,7 @@ func (e *Events) LastOf(ctx context.Context, site, order string) (Stored, error)
 	return AsEvent(m), nil
 }
 
-// Scan answers up to max events of the subject filters (none: all) from a position on, and whether more are there.
+// Scan returns up to max events of the subject filters (none: all) from a position on, and whether more are there.
 func (e *Events) Scan(ctx context.Context, from uint64, filters []string, max int) ([]Stored, bool, error) {
 	if len(filters) == 1 && filters[0] == topology.AllEvents {
 		filters = nil // without a filter the server need not count what matches
@@ -163,7 +162,7 @@ func (e *Events) collect(messages []Message, more bool, err error) ([]Stored, bo
 	return events, more, nil
 }
 
-// Waiting answers how many events the filters select from a sequence on, and when the log took the first of them.
+// Waiting returns how many events the filters select from a sequence on, and when the log took the first of them.
 func (e *Events) Waiting(ctx context.Context, from uint64, filters []string) (n uint64, oldest time.Time, err error) {
 	first, _, err := e.s.scanCounted(ctx, e.s.topo.Events(), from, time.Time{}, filters, 1, &n)
 	if err != nil || len(first) == 0 {
@@ -172,7 +171,7 @@ func (e *Events) Waiting(ctx context.Context, from uint64, filters []string) (n 
 	return n, first[0].Time, nil
 }
 
-// Bounds answers the first and last position of the log; first = last+1 when it is empty.
+// Bounds returns the first and last position of the log; first = last+1 when it is empty.
 func (e *Events) Bounds(ctx context.Context) (first, last uint64, err error) {
 	return e.s.bounds(ctx, e.s.topo.Events())
 }

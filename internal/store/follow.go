@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A watch lives on one server of a cluster. When that dies its watcher misses heartbeats, and begins anew ten seconds later; a callback that was paused
+// A watch lives on one server of a cluster. When that dies its watcher misses heartbeats, and begins again ten seconds later; a callback that was paused
 // meanwhile would be delivered to. So whoever writes a document that others work by says so, and a watcher whose watch does not show
 // it reads it for itself.
 const (

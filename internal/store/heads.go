@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -17,7 +18,7 @@ import (
 // headsAsked is up to how many connections Heads asks for one by one; for more, one reader of all there are costs the server less.
 const headsAsked = 64
 
-// Heads answers the sequence of the last page of each of the connections, 0 for one that has none. None that was stored before is missing,
+// Heads returns the sequence of the last page of each of the connections, 0 for one that has none. None that was stored before is missing,
 // whichever node of a cluster lags: who takes a connection over would not hear of it again.
 func (i *Inbox) Heads(ctx context.Context, connections []string) (map[string]uint64, error) {
 	if err := i.s.health.reachable(); err != nil {
@@ -72,14 +73,9 @@ func (i *Inbox) readHeads(ctx context.Context, heads map[string]uint64) error {
 			}
 		}
 	}
-	r, err := i.s.reader(ctx, stream, jetstream.ConsumerConfig{
+	_, full, err := i.s.readNow(ctx, stream, jetstream.ConsumerConfig{
 		DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, FilterSubjects: all, HeadersOnly: true,
-	})
-	if err != nil {
-		return err
-	}
-	defer r.end()
-	full, err := r.read(ctx, r.pending, note)
+	}, math.MaxUint64, note)
 	if err != nil || full && i.s.topo.Replicas <= 1 {
 		return err
 	}

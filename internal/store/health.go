@@ -28,8 +28,8 @@ const (
 	deadAfter = time.Minute
 )
 
-// Health says whether the store takes writes and answers reads, as seen from those there were. What failed is noted per stream, as
-// each has a leader and limits of its own; one outage lasts from the first failure until nothing fails for a while. The log is told once
+// Health knows whether the store takes writes and serves reads, from how the reads and writes of this process ended. What failed is noted per stream, as
+// each has a leader and limits of its own; one outage lasts from the first failure until nothing fails for a while. It is logged once
 // when it begins and once when it ends. What has failed is healed by a success of the same kind at the same stream, or by Store.Run. Where there
 // was no room a smaller write says nothing: what comes next may be as large as what was refused.
 type Health struct {
@@ -40,17 +40,17 @@ type Health struct {
 	since     time.Time // of the outage; zero: none
 	fine      time.Time // since when nothing fails in spite of the outage
 	watched   bool      // Store.Run ends the outage when that has lasted; without it the first moment does
-	bad       map[spot]*failure
-	relapse   map[spot]relapse
-	answered  map[spot]time.Time  // when the store last answered so that it works
-	silent    map[string]*silence // streams whose writes get no answer
-	deadAfter time.Duration       // the constant of the name; tests have no minute
+	bad       map[target]*failure
+	flap      map[target]flap
+	answered  map[target]time.Time // when the store last answered so that it works
+	silent    map[string]*silence  // streams whose writes get no answer
+	deadAfter time.Duration        // the constant of the name; tests have no minute
 	outages   int
 	before    time.Duration // all outages that have ended
 }
 
-// spot is what can fail for itself. The connection is the spot without a stream.
-type spot struct {
+// target is what can fail by itself: the reads or the writes of a stream. The connection is the target without a stream.
+type target struct {
 	stream string
 	write  bool
 }
@@ -63,8 +63,8 @@ type failure struct {
 	full        int // the same of those for which there was no room
 }
 
-// relapse remembers a spot that was healed by a look and not by a write.
-type relapse struct {
+// flap remembers a target that was healed by a probe and not by a write: it may fail again at once.
+type flap struct {
 	at    time.Time
 	quiet time.Duration
 }
@@ -84,17 +84,17 @@ type Trouble struct {
 }
 
 func newHealth(log *slog.Logger) *Health {
-	return &Health{log: log, bad: map[spot]*failure{}, relapse: map[spot]relapse{}, answered: map[spot]time.Time{}, silent: map[string]*silence{}, deadAfter: deadAfter}
+	return &Health{log: log, bad: map[target]*failure{}, flap: map[target]flap{}, answered: map[target]time.Time{}, silent: map[string]*silence{}, deadAfter: deadAfter}
 }
 
 // wrote notes how a write of so many bytes ended that was sent at a moment. A refused condition is an answer: the store works.
 func (h *Health) wrote(stream string, size int, sent time.Time, err error) {
-	h.observe(spot{stream, true}, size, sent, err)
+	h.observe(target{stream, true}, size, sent, err)
 }
 
 // read notes how a read ended.
 func (h *Health) read(stream string, sent time.Time, err error) {
-	h.observe(spot{stream, false}, 0, sent, err)
+	h.observe(target{stream, false}, 0, sent, err)
 }
 
 // connection notes whether there is one. Nothing else may happen for a long time that would tell.
@@ -103,16 +103,16 @@ func (h *Health) connection(there bool) {
 	switch since := h.cut.Load(); {
 	case there:
 		h.cut.Store(nil)
-		h.observe(spot{}, 0, now, nil)
+		h.observe(target{}, 0, now, nil)
 	case since == nil:
 		h.cut.Store(&now)
 	case now.Sub(*since) >= cutMost:
-		h.observe(spot{}, 0, now, nats.ErrConnectionReconnecting)
+		h.observe(target{}, 0, now, nats.ErrConnectionReconnecting)
 	}
 }
 
 // reachable refuses what would be asked of NATS without a connection. The client library would as well, but while it tries to connect
-// it answers nobody, for as long as that takes.
+// it returns nobody, for as long as that takes.
 func (h *Health) reachable() error {
 	if h.cut.Load() != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, nats.ErrConnectionReconnecting)
@@ -120,7 +120,7 @@ func (h *Health) reachable() error {
 	return nil
 }
 
-func (h *Health) observe(at spot, size int, sent time.Time, err error) {
+func (h *Health) observe(at target, size int, sent time.Time, err error) {
 	var why Reason
 	if err != nil {
 		reason, kind := judge(err)
@@ -141,7 +141,7 @@ func (h *Health) observe(at spot, size int, sent time.Time, err error) {
 		return // what has been answered since says more
 	}
 	if at.write {
-		h.hear(at.stream, why == NoAnswer, now)
+		h.countUnanswered(at.stream, why == NoAnswer, now)
 	}
 	f := h.bad[at]
 	if why == "" {
@@ -153,12 +153,12 @@ func (h *Health) observe(at spot, size int, sent time.Time, err error) {
 	if f == nil {
 		f = &failure{since: now}
 		h.bad[at] = f
-		if r, ok := h.relapse[at]; ok {
+		if r, ok := h.flap[at]; ok {
 			r.quiet = min(2*r.quiet, quietMost)
 			if now.Sub(r.at) > quietMost {
 				r.quiet = quietFirst
 			}
-			h.relapse[at] = r
+			h.flap[at] = r
 		}
 	}
 	f.last, f.why, f.err, f.size = now, why, err, max(f.size, size)
@@ -178,8 +178,8 @@ func (h *Health) observe(at spot, size int, sent time.Time, err error) {
 	h.log.Error(what, "reason", string(why), "stream", at.stream, "error", err)
 }
 
-// heal ends the trouble of a spot, and with the last of them sooner or later the outage. Called with the lock held.
-func (h *Health) heal(at spot) {
+// heal ends the trouble of a target, and with the last of them sooner or later the outage. Called with the lock held.
+func (h *Health) heal(at target) {
 	if _, was := h.bad[at]; !was {
 		return
 	}
@@ -200,15 +200,15 @@ func (h *Health) end() {
 	h.log.Info("the store works again", "after", took.Round(time.Millisecond).String())
 }
 
-// watch says whether somebody calls settle.
+// watch sets whether somebody calls settle.
 func (h *Health) watch(watched bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.watched = watched
 }
 
-// hear counts the writes to a stream that got no answer. Called with the lock held.
-func (h *Health) hear(stream string, silent bool, now time.Time) {
+// countUnanswered counts the writes to a stream that got no answer. Called with the lock held.
+func (h *Health) countUnanswered(stream string, silent bool, now time.Time) {
 	switch s := h.silent[stream]; {
 	case !silent:
 		delete(h.silent, stream)
@@ -219,9 +219,9 @@ func (h *Health) hear(stream string, silent bool, now time.Time) {
 	}
 }
 
-// dead answers a stream whose writes have got no answer for so long, "" if there is none. A look that finds a leader does not break the
+// unresponsive returns a stream whose writes have got no answer for so long, "" if there is none. A look that finds a leader does not break the
 // silence, only an answer does.
-func (h *Health) dead() string {
+func (h *Health) unresponsive() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for stream, s := range h.silent {
@@ -241,15 +241,15 @@ func (h *Health) settle() {
 	}
 }
 
-// looked ends the trouble of a spot that was looked at, unless it has failed again lately.
-func (h *Health) looked(at spot) {
+// probed ends the trouble of a target that was looked at, unless it has failed again lately.
+func (h *Health) probed(at target) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f := h.bad[at]
 	if f == nil {
 		return
 	}
-	r, ok := h.relapse[at]
+	r, ok := h.flap[at]
 	if !ok {
 		r.quiet = quietFirst
 	}
@@ -258,25 +258,25 @@ func (h *Health) looked(at spot) {
 		return
 	}
 	r.at = now
-	h.relapse[at] = r
+	h.flap[at] = r
 	h.heal(at)
 }
 
-// troubled answers what fails now, and how.
-func (h *Health) troubled() map[spot]failure {
+// troubled returns what fails now, and how.
+func (h *Health) troubled() map[target]failure {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.bad) == 0 {
 		return nil
 	}
-	spots := make(map[spot]failure, len(h.bad))
+	targets := make(map[target]failure, len(h.bad))
 	for at, f := range h.bad {
-		spots[at] = *f
+		targets[at] = *f
 	}
-	return spots
+	return targets
 }
 
-// Trouble answers the present outage; its Since is zero when there is none. The reason is that of the spot that has failed longest.
+// Trouble returns the present outage; its Since is zero when there is none. The reason is that of the target that has failed longest.
 func (h *Health) Trouble() Trouble {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -284,7 +284,7 @@ func (h *Health) Trouble() Trouble {
 		return Trouble{}
 	}
 	t := Trouble{Since: h.since}
-	oldest := slices.SortedFunc(maps.Keys(h.bad), func(a, b spot) int { return h.bad[a].since.Compare(h.bad[b].since) })
+	oldest := slices.SortedFunc(maps.Keys(h.bad), func(a, b target) int { return h.bad[a].since.Compare(h.bad[b].since) })
 	for i, at := range oldest {
 		f := h.bad[at]
 		t.Writes = t.Writes || at.write || at.stream == ""
@@ -296,7 +296,7 @@ func (h *Health) Trouble() Trouble {
 	return t
 }
 
-// Outages answers how many outages there were, and how long they took together; the present one counts as far as it goes.
+// Outages returns how many outages there were, and how long they took together; the present one counts as far as it goes.
 func (h *Health) Outages() (n int, took time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

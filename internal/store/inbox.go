@@ -123,7 +123,7 @@ func (i *Inbox) envelope(p Page) (*nats.Msg, error) {
 	return m, nil
 }
 
-// Last answers the connection's last page, as the inbox's leader has it; ErrNotFound if it has none.
+// Last returns the connection's last page, as the inbox's leader has it; ErrNotFound if it has none.
 func (i *Inbox) Last(ctx context.Context, connection string) (Page, error) {
 	m, err := i.s.atLeader(ctx, i.s.topo.Inbox(), jsapi.Selection{Last: i.s.topo.InboxSubject(connection)})
 	if err != nil {
@@ -132,7 +132,7 @@ func (i *Inbox) Last(ctx context.Context, connection string) (Page, error) {
 	return i.page(m), nil
 }
 
-// Scan answers up to max pages of a connection from a sequence on, and whether more are there.
+// Scan returns up to max pages of a connection from a sequence on, and whether more are there.
 func (i *Inbox) Scan(ctx context.Context, connection string, from uint64, max int) ([]Page, bool, error) {
 	messages, more, err := i.s.scan(ctx, i.s.topo.Inbox(), from, time.Time{}, []string{i.s.topo.InboxSubject(connection)}, max)
 	if err != nil {
@@ -145,7 +145,7 @@ func (i *Inbox) Scan(ctx context.Context, connection string, from uint64, max in
 	return pages, more, nil
 }
 
-// Page answers the page at a sequence; ErrNotFound if there is none.
+// Page returns the page at a sequence; ErrNotFound if there is none.
 func (i *Inbox) Page(ctx context.Context, seq uint64) (Page, error) {
 	m, err := i.s.get(ctx, i.s.topo.Inbox(), seq)
 	if errors.Is(err, ErrNotFound) && i.s.topo.Replicas > 1 { // the node that was asked may lag
@@ -179,17 +179,11 @@ func (i *Inbox) Find(ctx context.Context, connection string, from uint64, wanted
 // EachHead calls each with the pages of one generation of a connection from a sequence on, without their bodies: at most with
 // the first countMost.
 func (i *Inbox) EachHead(ctx context.Context, connection, generation string, from uint64, each func(Page)) error {
-	if err := i.s.health.reachable(); err != nil {
-		return fmt.Errorf("read the heads of connection %s: %w", connection, err)
+	heads := jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1),
+		FilterSubjects: []string{i.s.topo.InboxSubject(connection)}, HeadersOnly: true,
 	}
-	r, err := i.s.reader(ctx, i.s.topo.Inbox(), jetstream.ConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1), FilterSubjects: []string{i.s.topo.InboxSubject(connection)}, HeadersOnly: true,
-	})
-	if err != nil {
-		return fmt.Errorf("read the heads of connection %s: %w", connection, err)
-	}
-	defer r.end()
-	if _, err := r.read(ctx, min(r.pending, countMost), func(m Message) {
+	if _, _, err := i.s.readNow(ctx, i.s.topo.Inbox(), heads, countMost, func(m Message) {
 		if p := i.page(m); p.Generation == generation {
 			each(p)
 		}
@@ -202,7 +196,7 @@ func (i *Inbox) EachHead(ctx context.Context, connection, generation string, fro
 // countMost bounds the pages of one connection that are counted: at a poll every five minutes that is over a month.
 const countMost = 10_000
 
-// Bounds answers the first and last sequence of the inbox; first = last+1 when it is empty.
+// Bounds returns the first and last sequence of the inbox; first = last+1 when it is empty.
 func (i *Inbox) Bounds(ctx context.Context) (first, last uint64, err error) {
 	return i.s.bounds(ctx, i.s.topo.Inbox())
 }
@@ -212,7 +206,7 @@ func (i *Inbox) Tail(ctx context.Context, from uint64) (*Tail, error) {
 	return i.s.tail(ctx, i.s.topo.Inbox(), from, true)
 }
 
-// ConnectionOf answers whose page a message of Tail is.
+// ConnectionOf returns whose page a message of Tail is.
 func (i *Inbox) ConnectionOf(m Message) string {
 	return m.Subject[len(i.s.topo.InboxSubject("")):]
 }

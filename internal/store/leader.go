@@ -19,7 +19,7 @@ const (
 	directTimeout = 500 * time.Millisecond
 )
 
-// direct asks any copy of a stream, and reports whether its leader is to be asked instead: a node that is frozen goes on getting its share of
+// direct asks any copy of a stream, and reports whether its leader must be asked instead: a node that is frozen goes on getting its share of
 // the questions until the others notice.
 func (s *Store) direct(ctx context.Context, stream string, ask func(context.Context) error) (silent bool, err error) {
 	sent := time.Now()
@@ -50,7 +50,7 @@ func (s *Store) atLeader(ctx context.Context, stream string, which jsapi.Selecti
 	return fromRaw(&m), nil
 }
 
-// rest answers what the leader has of the filters from a sequence (or, if since is set, from a time) on, up to most messages, and whether
+// rest returns what the leader has of the filters from a sequence (or, if since is set, from a time) on, up to most messages, and whether
 // there are more. It asks for one message after the other: there are few, which a node that lags had not, or which were overwritten meanwhile.
 // What is written after it has begun is not its affair: on a busy stream there would be no end.
 func (s *Store) rest(ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int) (messages []Message, more bool, err error) {

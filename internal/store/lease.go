@@ -48,7 +48,7 @@ const (
 // LeaseKey is the key in relay_owners of a shard's lease.
 func LeaseKey(shard int) string { return leasePrefix + strconv.Itoa(shard) }
 
-// ShardOfLease answers the shard of a lease's key, false if the key is none.
+// ShardOfLease returns the shard of a lease's key, false if the key is none.
 func ShardOfLease(key string) (int, bool) {
 	number, ok := strings.CutPrefix(key, leasePrefix)
 	if !ok {

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -11,9 +12,9 @@ import (
 // listChunk is how many documents a listing reads at a time.
 const listChunk = 4096
 
-// All answers every document whose key starts with prefix followed by a dot, or every one if prefix is empty, in the
+// All returns every document whose key starts with prefix followed by a dot, or every one if prefix is empty, in the
 // order of their last change. One that is there all the time is among them, whatever happens to others; one that
-// cannot be decoded is told through bad and left out. It reads the bucket's stream, not a watch, and so ends also
+// cannot be decoded is reported through bad and left out. It reads the bucket's stream, not a watch, and so ends also
 // when keys are removed meanwhile.
 func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string, err error)) ([]Entry[T], error) {
 	if prefix == "" {
@@ -58,18 +59,11 @@ func (b *Bucket[T]) AllOf(ctx context.Context, prefixes []string, bad func(key s
 // Count returns how many documents there are whose keys start with prefix followed by a dot. It reads the headers only. One
 // that is changed meanwhile may be missed.
 func (b *Bucket[T]) Count(ctx context.Context, prefix string) (int, error) {
-	if err := b.s.health.reachable(); err != nil {
-		return 0, fmt.Errorf("count %s of bucket %s: %w", prefix, b.name, err)
-	}
-	r, err := b.s.reader(ctx, "KV_"+b.name, jetstream.ConsumerConfig{
-		DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, FilterSubjects: []string{b.subject(prefix + ".>")}, HeadersOnly: true,
-	})
-	if err != nil {
-		return 0, fmt.Errorf("count %s of bucket %s: %w", prefix, b.name, err)
-	}
-	defer r.end()
 	keys := map[string]bool{}
-	if _, err := r.read(ctx, r.pending, func(m Message) {
+	last := jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, FilterSubjects: []string{b.subject(prefix + ".>")}, HeadersOnly: true,
+	}
+	if _, _, err := b.s.readNow(ctx, "KV_"+b.name, last, math.MaxUint64, func(m Message) {
 		if keys[m.Subject] = !isMarker(m.Header); !keys[m.Subject] {
 			delete(keys, m.Subject)
 		}
@@ -79,9 +73,9 @@ func (b *Bucket[T]) Count(ctx context.Context, prefix string) (int, error) {
 	return len(keys), nil
 }
 
-// Changed answers up to limit documents in the order of their last change, from a revision on, and whether more are there. Keys are
+// Changed returns up to limit documents in the order of their last change, from a revision on, and whether more are there. Keys are
 // subject filters within the bucket ("leeds.>", "*.5f0c…"); none means every key. A page may be read on from the last revision + 1:
-// a document that changes meanwhile comes again, none is missed. One that cannot be decoded is told through bad and left out.
+// a document that changes meanwhile comes again, none is missed. One that cannot be decoded is reported through bad and left out.
 // Last is the revision of the last entry looked at, from-1 if there was none.
 func (b *Bucket[T]) Changed(ctx context.Context, from uint64, keys []string, limit int, bad func(key string, err error)) (entries []Entry[T], last uint64, more bool, err error) {
 	return b.changed(ctx, b.s.scan, from, keys, nil, limit, bad)

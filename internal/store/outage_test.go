@@ -508,7 +508,7 @@ func TestALateTimeOutIsNoOutage(t *testing.T) {
 	}
 }
 
-// A stream of the embedded server that answers nothing any more is not waited for without end: only a start anew mends it.
+// A stream of the embedded server that answers nothing any more is not waited for without end: only a start again mends it.
 func TestAStreamThatAnswersNoMore(t *testing.T) {
 	t.Parallel()
 	s := openWith(t, t.TempDir(), store.NewRoomOf(func() (uint64, uint64, error) { return 1 << 30, 4 << 30, nil }))

@@ -5,10 +5,10 @@ import (
 	"path/filepath"
 )
 
-// Proof answers something that only these keys open at the same place: who keeps it can tell later whether keys are the right ones.
+// Proof returns something that only these keys open at the same place: who keeps it can tell later whether keys are the right ones.
 func (s *Sealer) Proof(place string) ([]byte, error) { return s.seal(place, place) }
 
-// CheckProof answers an error wrapping ErrSealed if none of these keys made the proof.
+// CheckProof returns an error wrapping ErrSealed if none of these keys made the proof.
 func (s *Sealer) CheckProof(place string, proof []byte) error {
 	var said string
 	return s.open(place, proof, &said)

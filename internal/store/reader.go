@@ -47,6 +47,24 @@ func (s *Store) reader(ctx context.Context, stream string, c jetstream.ConsumerC
 	return r, nil
 }
 
+// readNow calls each with what c selects of a stream now, in all at most most messages. It returns how many there were when it began, and
+// whether as many came as that says (read).
+func (s *Store) readNow(
+	ctx context.Context, stream string, c jetstream.ConsumerConfig, most uint64, each func(Message),
+) (there uint64, full bool, err error) {
+	if err := s.health.reachable(); err != nil {
+		return 0, false, err
+	}
+	r, err := s.reader(ctx, stream, c)
+	if err != nil {
+		return 0, false, err
+	}
+	defer r.end()
+	there = r.pending
+	full, err = r.read(ctx, min(there, most), each)
+	return there, full, err
+}
+
 func (r *reader) begin(ctx context.Context) error {
 	sent := time.Now()
 	consumer, err := r.s.js.CreateConsumer(ctx, r.stream, r.config)
@@ -58,7 +76,7 @@ func (r *reader) begin(ctx context.Context) error {
 	return nil
 }
 
-// again begins anew behind the last message that came. What is read by subject begins from the start: its order is not the stream's alone.
+// again begins again behind the last message that came. What is read by subject begins from the start: its order is not the stream's alone.
 func (r *reader) again(ctx context.Context) (whole bool, err error) {
 	r.end()
 	switch {
@@ -77,7 +95,7 @@ func (r *reader) end() {
 	_ = r.s.js.DeleteConsumer(ctx, r.stream, r.consumer.CachedInfo().Name)
 }
 
-// read calls each with up to want messages, and answers whether so many came. Fewer come when what was counted has gone meanwhile, or was
+// read calls each with up to want messages, and returns whether so many came. Fewer come when what was counted has gone meanwhile, or was
 // counted wrong (overwritten): which of the two it was is the leader's to say. Else none is left out; where a reader reads the last ones by
 // subject, one may come twice. A reader whose server has died ends in ErrUnavailable.
 func (r *reader) read(ctx context.Context, want uint64, each func(Message)) (full bool, err error) {
@@ -129,7 +147,7 @@ func (r *reader) read(ctx context.Context, want uint64, each func(Message)) (ful
 	return full, nil
 }
 
-// fetch answers how many messages came of those that are there now, at most most.
+// fetch returns how many messages came of those that are there now, at most most.
 func (r *reader) fetch(most int, each func(Message)) (n uint64, err error) {
 	batch, err := r.consumer.FetchNoWait(most)
 	if err != nil {
@@ -155,12 +173,14 @@ func (r *reader) fetch(most int, each func(Message)) (n uint64, err error) {
 	return n, classify(batch.Error())
 }
 
-// pause waits, at most until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
+// pause waits, at most until ctx ends; it reports whether it waited to the end.
+func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
+		return false
 	case <-t.C:
+		return true
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/relay"
-	"github.com/audatex-relay/relay/internal/topology"
 )
 
 // RequestTTL is how long a request with an Idempotency-Key is remembered after the last thing that happened to it.
@@ -84,15 +83,6 @@ type Requests struct {
 	bucket *Bucket[IdempotentRequest]
 	// Sizes are the same documents, for counting.
 	Sizes *Bucket[RequestSize]
-}
-
-func openRequests(ctx context.Context, s *Store, sealer *Sealer) (*Requests, error) {
-	bucket, err := openBucket(ctx, s, topology.Requests, requestCodec{sealer})
-	if err != nil {
-		return nil, err
-	}
-	sizes, err := openBucket(ctx, s, topology.Requests, requestSizeCodec{})
-	return &Requests{bucket, sizes}, err
 }
 
 // Put stores a request over a revision (0: there is none yet); ErrConflict if it is at another one.

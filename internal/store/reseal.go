@@ -168,7 +168,7 @@ func (r *Resealer) Status() KeyStatus {
 
 // Run counts, and encrypts again what is left, until ctx ends.
 func (r *Resealer) Run(ctx context.Context) {
-	for wait := rand.N(time.Second); sleepFor(ctx, wait); {
+	for wait := rand.N(time.Second); pause(ctx, wait); {
 		status, err := r.pass(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -254,13 +254,13 @@ func (r *Resealer) bucket(ctx context.Context, of sealedBucket, bucket *Bucket[j
 	rewrite := func() error {
 		for i, result := range bucket.PutAll(ctx, puts) {
 			if result.Err == nil {
-				there[puts[i].Key] = repeated(r.s.sealer.primary, len(there[puts[i].Key]))
+				there[puts[i].Key] = slices.Repeat([]uint32{r.s.sealer.primary}, len(there[puts[i].Key]))
 			} else if !errors.Is(result.Err, ErrConflict) && !errors.Is(result.Err, ErrUnclear) { // those were changed by others meanwhile; the next pass looks again
 				return fmt.Errorf("encrypt %s of bucket %s again: %w", puts[i].Key, bucket.name, result.Err)
 			}
 		}
 		puts = nil
-		if !sleepFor(ctx, resealPause) {
+		if !pause(ctx, resealPause) {
 			return ctx.Err()
 		}
 		return nil
@@ -300,8 +300,6 @@ func (r *Resealer) bucket(ctx context.Context, of sealedBucket, bucket *Bucket[j
 	}
 	return nil
 }
-
-func repeated(id uint32, n int) []uint32 { return slices.Repeat([]uint32{id}, n) }
 
 // resealed is a document with what it holds encrypted again.
 type resealed struct {
@@ -358,15 +356,4 @@ func (r *Resealer) reseal(ctx context.Context, of sealedBucket, e Entry[json.Raw
 		return bad(err)
 	}
 	return next, keys, true
-}
-
-func sleepFor(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

@@ -17,7 +17,7 @@ const (
 )
 
 // Room watches the free space of the disk that the embedded server writes to, and how large a file this process may write. A stream of
-// the server that has once failed to write takes no writes any more until the server is started anew, also when there is space again: so
+// the server that has once failed to write takes no writes any more until the server is started again, also when there is space again: so
 // it is with a full disk, and with a file over RLIMIT_FSIZE (nats-server 2.15.2: the write is never answered, and every later one
 // neither, also after the limit is lifted; the other streams go on; the process survives the signal). A page of the vendor's queue
 // that was read by then would wait in memory in vain. So writes are refused before: that ends by itself when there is room again. What gets through all the same (a quota, a broken disk)
@@ -45,7 +45,7 @@ func NewRoom(dir string) *Room {
 	}}
 }
 
-// fileLimit answers the size in bytes that no file of this process may pass. Where it cannot be asked the write itself has to tell.
+// fileLimit returns the size in bytes that no file of this process may pass. Where it cannot be asked the write itself has to tell.
 func fileLimit() uint64 {
 	var l syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_FSIZE, &l) != nil {
@@ -54,7 +54,7 @@ func fileLimit() uint64 {
 	return l.Cur
 }
 
-// check answers an error wrapping ErrUnavailable if there is no room for a write. What exists nowhere else (a page read from the
+// check returns an error wrapping ErrUnavailable if there is no room for a write. What exists nowhere else (a page read from the
 // vendor, a rotated token) may use half of the reserve. Nil has room for all.
 func (r *Room) check(precious bool) error {
 	if r == nil {

@@ -21,7 +21,7 @@ type Message struct {
 	Time    time.Time // when the log took it
 }
 
-// Bounds answers the first and the last sequence of a stream. An empty stream has first = last+1.
+// Bounds returns the first and the last sequence of a stream. An empty stream has first = last+1.
 func (s *Store) bounds(ctx context.Context, stream string) (first, last uint64, err error) {
 	if err := s.health.reachable(); err != nil {
 		return 0, 0, fmt.Errorf("read the state of %s: %w", stream, err)
@@ -39,7 +39,7 @@ func (s *Store) bounds(ctx context.Context, stream string) (first, last uint64, 
 	return state.FirstSeq, state.LastSeq, nil
 }
 
-// get answers one message by its sequence.
+// get returns one message by its sequence.
 func (s *Store) get(ctx context.Context, stream string, seq uint64) (Message, error) {
 	m, err := s.one(ctx, stream, jsapi.Selection{Seq: seq}, func(ctx context.Context, st jetstream.Stream) (*jetstream.RawStreamMsg, error) {
 		return st.GetMsg(ctx, seq)
@@ -50,7 +50,7 @@ func (s *Store) get(ctx context.Context, stream string, seq uint64) (Message, er
 	return m, nil
 }
 
-// last answers the last message of a subject; wildcards are allowed.
+// last returns the last message of a subject; wildcards are allowed.
 func (s *Store) last(ctx context.Context, stream, subject string) (Message, error) {
 	m, err := s.one(ctx, stream, jsapi.Selection{Last: subject}, func(ctx context.Context, st jetstream.Stream) (*jetstream.RawStreamMsg, error) {
 		return st.GetLastMsgForSubject(ctx, subject)
@@ -81,44 +81,48 @@ func (s *Store) one(ctx context.Context, stream string, atLeader jsapi.Selection
 	return fromRaw(m), nil
 }
 
-// scan answers up to most messages of the filters from a sequence (or, if since is set, from a time) on, and whether more are
+// scan returns up to most messages of the filters from a sequence (or, if since is set, from a time) on, and whether more are
 // there. An answer without more ends where the stream ended when it was asked for.
 func (s *Store) scan(ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int) ([]Message, bool, error) {
 	var all uint64
 	return s.scanCounted(ctx, stream, from, since, filters, most, &all)
 }
 
+// scanChunk is for how many messages a scan makes room at first.
+const scanChunk = 256
+
 // scanCounted is scan; all becomes how many there are, whatever most says.
-func (s *Store) scanCounted(ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int, all *uint64) ([]Message, bool, error) {
-	if err := s.health.reachable(); err != nil {
+func (s *Store) scanCounted(
+	ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int, all *uint64,
+) ([]Message, bool, error) {
+	fail := func(err error) ([]Message, bool, error) {
 		return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, err)
 	}
 	c := jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1), FilterSubjects: filters}
 	if !since.IsZero() {
 		c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = jetstream.DeliverByStartTimePolicy, 0, &since
 	}
-	r, err := s.reader(ctx, stream, c)
+	var messages []Message
+	there, full, err := s.readNow(ctx, stream, c, uint64(most), func(m Message) {
+		if messages == nil {
+			messages = make([]Message, 0, min(most, scanChunk))
+		}
+		messages = append(messages, m)
+	})
 	if err != nil {
-		return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, err)
+		return fail(err)
 	}
-	defer r.end()
-	*all = r.pending
-	want, more := min(r.pending, uint64(most)), r.pending > uint64(most)
-	messages := make([]Message, 0, want)
-	full, err := r.read(ctx, want, func(m Message) { messages = append(messages, m) })
-	if err != nil {
-		return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, err)
-	}
-	if more && len(messages) > 0 || full && s.topo.Replicas <= 1 && !overwritten(stream) {
+	*all = there
+	if more := there > uint64(most); more && len(messages) > 0 || full && s.topo.Replicas <= 1 && !overwritten(stream) {
 		return messages, more, nil
 	}
-	// The reader's node may lag, or have lost count: the end is the leader's to say.
+	// The reader's node may lag, or have lost count: only the leader knows the end.
 	if len(messages) > 0 {
 		from, since = messages[len(messages)-1].Seq+1, time.Time{}
 	}
 	left, more, err := s.rest(ctx, stream, from, since, filters, most-len(messages))
 	if err != nil {
-		return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, err)
+		return fail(err)
 	}
 	*all += uint64(len(left))
 	return append(messages, left...), more, nil
@@ -165,7 +169,7 @@ func (t *Tail) Next(ctx context.Context) (Message, error) {
 // Stop ends the reader.
 func (t *Tail) Stop() { t.messages.Stop() }
 
-// handle answers a stream without asking the server each time.
+// handle returns a stream without asking the server each time.
 func (s *Store) handle(ctx context.Context, stream string) (jetstream.Stream, error) {
 	if err := s.health.reachable(); err != nil {
 		return nil, fmt.Errorf("open stream %s: %w", stream, err)

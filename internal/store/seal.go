@@ -33,7 +33,7 @@ type Sealer struct {
 	readable []uint32 // those of all that decrypt
 }
 
-// NewKeys answers a fresh Tink keyset (AES-256-GCM) as JSON: what RELAY_ENCRYPTION_KEYS takes.
+// NewKeys returns a fresh Tink keyset (AES-256-GCM) as JSON: what RELAY_ENCRYPTION_KEYS takes.
 func NewKeys() ([]byte, error) {
 	h, err := keyset.NewHandle(aead.AES256GCMKeyTemplate())
 	if err != nil {

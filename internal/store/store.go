@@ -42,26 +42,28 @@ type Store struct {
 	Inbox    *Inbox
 	Events   *Events
 	Attempts *Attempts
+	Buckets
+}
 
-	Connections *Bucket[relay.Connection]
-	Clients     *Bucket[relay.Client]
-	Callbacks   *Bucket[relay.Callback]
-	Sealed      *Bucket[SealedCallback] // the same callbacks, without decrypting anything
-	Tokens      *Tokens
-	Polls       *Bucket[relay.Poll]
-	Orders      *Bucket[relay.OrderState]
-	Open        *Bucket[relay.OpenOrder]
-	Cursors     *Bucket[cursor.Document]
-	Watermarks  *Bucket[Watermark]
-	Lanes       *Bucket[cursor.Lane]
-	Unresolved  *Bucket[relay.Unresolved]
-	Asides      *Bucket[Aside] // the same notifications, without their bytes
-	Requests    *Requests
-	Consents    *Bucket[relay.ConsentLink]
-	Owners      *Bucket[Owner]
-
-	// Reconciliations lie in relay_polls, too, under ReconcileKey.
-	Reconciliations *Bucket[relay.Reconciliation]
+// Buckets are the buckets as typed stores. Three are there twice: to be read without decrypting or decoding all of a document.
+type Buckets struct {
+	Connections     *Bucket[relay.Connection]
+	Clients         *Bucket[relay.Client]
+	Callbacks       *Bucket[relay.Callback]
+	Sealed          *Bucket[SealedCallback] // the callbacks, without decrypting anything
+	Tokens          *Tokens
+	Polls           *Bucket[relay.Poll]
+	Reconciliations *Bucket[relay.Reconciliation] // in relay_polls, too, under ReconcileKey
+	Orders          *Bucket[relay.OrderState]
+	Open            *Bucket[relay.OpenOrder]
+	Cursors         *Bucket[cursor.Document]
+	Watermarks      *Bucket[Watermark] // in relay_cursors, under WatermarkKey
+	Lanes           *Bucket[cursor.Lane]
+	Unresolved      *Bucket[relay.Unresolved]
+	Asides          *Bucket[Aside] // the unresolved notifications, without their bytes
+	Requests        *Requests
+	Consents        *Bucket[relay.ConsentLink]
+	Owners          *Bucket[Owner]
 }
 
 // ReconcileKey is the key in relay_polls of how far a connection is reconciled.
@@ -75,7 +77,7 @@ func ReconcileShard(shard int) string { return fmt.Sprintf("reconcile.%d", shard
 // ReconciledConnection is the connection of such a key.
 func ReconciledConnection(key string) string { return key[strings.LastIndexByte(key, '.')+1:] }
 
-// Open creates or updates the streams and buckets and answers the typed stores over them.
+// Open creates or updates the streams and buckets and returns the typed stores over them.
 func Open(ctx context.Context, c Config) (*Store, error) {
 	js, err := jetstream.New(c.Conn, jetstream.WithPublishAsyncMaxPending(maxPending),
 		jetstream.WithPublishAsyncTimeout(2*writeTimeout)) // an answer that a change of leader has lost must not keep its place for ever
@@ -87,62 +89,28 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	}
 	s := &Store{conn: c.Conn, js: js, topo: c.Topology, gate: c.Gate, room: c.Room, sealer: c.Sealer, health: newHealth(c.Log)}
 	s.Inbox, s.Events, s.Attempts = &Inbox{s}, &Events{s}, &Attempts{s}
-	for _, open := range []func() error{
-		func() (err error) {
-			s.Connections, err = openBucket(ctx, s, topology.Connections, jsonCodec[relay.Connection]{})
-			return
-		},
-		func() (err error) {
-			s.Clients, err = openBucket(ctx, s, topology.Clients, jsonCodec[relay.Client]{})
-			return
-		},
-		func() (err error) {
-			s.Callbacks, err = openBucket(ctx, s, topology.Callbacks, callbackCodec{c.Sealer})
-			return
-		},
-		func() (err error) {
-			s.Sealed, err = openBucket(ctx, s, topology.Callbacks, sealedCodec{})
-			return
-		},
-		func() (err error) { s.Tokens, err = openTokens(ctx, s, c.Sealer); return },
-		func() (err error) { s.Polls, err = openBucket(ctx, s, topology.Polls, jsonCodec[relay.Poll]{}); return },
-		func() (err error) {
-			s.Reconciliations, err = openBucket(ctx, s, topology.Polls, jsonCodec[relay.Reconciliation]{})
-			return
-		},
-		func() (err error) {
-			s.Orders, err = openBucket(ctx, s, topology.Orders, jsonCodec[relay.OrderState]{})
-			return
-		},
-		func() (err error) {
-			s.Open, err = openBucket(ctx, s, topology.Open, jsonCodec[relay.OpenOrder]{})
-			return
-		},
-		func() (err error) {
-			s.Cursors, err = openBucket(ctx, s, topology.Cursors, cursorCodec{})
-			return
-		},
-		func() (err error) {
-			s.Watermarks, err = openBucket(ctx, s, topology.Cursors, jsonCodec[Watermark]{})
-			return
-		},
-		func() (err error) {
-			s.Lanes, err = openBucket(ctx, s, topology.Lanes, laneCodec{})
-			return
-		},
-		func() (err error) {
-			s.Unresolved, err = openBucket(ctx, s, topology.Unresolved, jsonCodec[relay.Unresolved]{})
-			return
-		},
-		func() (err error) { s.Asides, err = openBucket(ctx, s, topology.Unresolved, asideCodec{}); return },
-		func() (err error) { s.Requests, err = openRequests(ctx, s, c.Sealer); return },
-		func() (err error) {
-			s.Consents, err = openBucket(ctx, s, topology.Consents, jsonCodec[relay.ConsentLink]{})
-			return
-		},
-		func() (err error) { s.Owners, err = openBucket(ctx, s, topology.Owners, ownerCodec{}); return },
+	s.Tokens, s.Requests = &Tokens{}, &Requests{}
+	for _, open := range []func(context.Context) error{
+		opens(s, &s.Connections, topology.Connections, jsonCodec[relay.Connection]{}),
+		opens(s, &s.Clients, topology.Clients, jsonCodec[relay.Client]{}),
+		opens(s, &s.Callbacks, topology.Callbacks, callbackCodec{c.Sealer}),
+		opens(s, &s.Sealed, topology.Callbacks, sealedCodec{}),
+		opens(s, &s.Tokens.bucket, topology.Tokens, tokenCodec{c.Sealer}),
+		opens(s, &s.Polls, topology.Polls, jsonCodec[relay.Poll]{}),
+		opens(s, &s.Reconciliations, topology.Polls, jsonCodec[relay.Reconciliation]{}),
+		opens(s, &s.Orders, topology.Orders, jsonCodec[relay.OrderState]{}),
+		opens(s, &s.Open, topology.Open, jsonCodec[relay.OpenOrder]{}),
+		opens(s, &s.Cursors, topology.Cursors, cursorCodec{}),
+		opens(s, &s.Watermarks, topology.Cursors, jsonCodec[Watermark]{}),
+		opens(s, &s.Lanes, topology.Lanes, laneCodec{}),
+		opens(s, &s.Unresolved, topology.Unresolved, jsonCodec[relay.Unresolved]{}),
+		opens(s, &s.Asides, topology.Unresolved, asideCodec{}),
+		opens(s, &s.Requests.bucket, topology.Requests, requestCodec{c.Sealer}),
+		opens(s, &s.Requests.Sizes, topology.Requests, requestSizeCodec{}),
+		opens(s, &s.Consents, topology.Consents, jsonCodec[relay.ConsentLink]{}),
+		opens(s, &s.Owners, topology.Owners, ownerCodec{}),
 	} {
-		if err := open(); err != nil {
+		if err := open(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -152,14 +120,22 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	return s, nil
 }
 
-// Health answers whether the store takes writes and answers reads.
+// opens returns what opens one bucket.
+func opens[T any](s *Store, b **Bucket[T], name topology.BucketName, c codec[T]) func(context.Context) error {
+	return func(ctx context.Context) (err error) {
+		*b, err = openBucket(ctx, s, name, c)
+		return err
+	}
+}
+
+// Health returns whether the store takes writes and answers reads.
 func (s *Store) Health() *Health { return s.health }
 
-// Topology answers the names the store stands on.
+// Topology returns the names the store stands on.
 func (s *Store) Topology() topology.Topology { return s.topo }
 
 // JetStream is the server's interface as it is, for what looks after the streams themselves.
 func (s *Store) JetStream() jetstream.JetStream { return s.js }
 
-// Mark answers which formats the documents may have, and from where the numbers of events go on.
+// Mark returns which formats the documents may have, and from where the numbers of events go on.
 func (s *Store) Mark(ctx context.Context) (topology.Mark, error) { return s.topo.ReadMark(ctx, s.js) }

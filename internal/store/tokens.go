@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/relay"
-	"github.com/audatex-relay/relay/internal/topology"
 )
 
 // Tokens holds each connection's token pair, encrypted. It implements audatex.TokenStore.
@@ -17,12 +16,7 @@ import (
 // document of a higher epoch. The old refresh token is spent, and stepping back would lose the only new one.
 type Tokens struct{ bucket *Bucket[relay.TokenRecord] }
 
-func openTokens(ctx context.Context, s *Store, sealer *Sealer) (*Tokens, error) {
-	b, err := openBucket(ctx, s, topology.Tokens, tokenCodec{sealer})
-	return &Tokens{b}, err
-}
-
-// Token answers the connection's record and its revision; relay.ErrNoToken if there is none.
+// Token returns the connection's record and its revision; relay.ErrNoToken if there is none.
 func (t *Tokens) Token(ctx context.Context, connection string) (relay.TokenRecord, uint64, error) {
 	rec, rev, err := t.bucket.Get(ctx, connection)
 	if errors.Is(err, ErrNotFound) {

@@ -26,7 +26,7 @@ const (
 )
 
 // ErrDead says that the embedded server has given a stream up: it has failed to write once, answers nothing since, and only a start
-// anew mends that.
+// again mends that.
 var ErrDead = errors.New("the embedded NATS server no longer answers writes to a stream, although there is room; it must be started anew")
 
 // Run looks after the store's health until ctx ends: a connection that is lost is trouble although nobody writes, and what has failed
@@ -52,7 +52,7 @@ func (s *Store) Run(ctx context.Context) error {
 		case <-tick.C:
 			s.health.settle()
 			s.look(ctx)
-			if stream := s.health.dead(); stream != "" && s.room != nil && s.room.check(false) == nil {
+			if stream := s.health.unresponsive(); stream != "" && s.room != nil && s.room.check(false) == nil {
 				return fmt.Errorf("%w: %s", ErrDead, stream)
 			}
 		}
@@ -64,14 +64,14 @@ func (s *Store) look(ctx context.Context) {
 	if s.health.connection(there); !there {
 		return
 	}
-	spots := s.health.troubled()
-	if len(spots) == 0 {
+	targets := s.health.troubled()
+	if len(targets) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	size := 0
-	for at, refused := range spots {
+	for at, refused := range targets {
 		if at.write {
 			size = max(size, refused.size)
 		} else if at.stream != "" {
@@ -79,7 +79,7 @@ func (s *Store) look(ctx context.Context) {
 		}
 	}
 	tried, takes := false, false
-	for at, refused := range spots {
+	for at, refused := range targets {
 		if !at.write {
 			continue
 		}
@@ -87,7 +87,7 @@ func (s *Store) look(ctx context.Context) {
 			tried, takes = true, s.takes(ctx, min(size, trialMost))
 		}
 		if takes && s.led(ctx, at.stream, refused) {
-			s.health.looked(at)
+			s.health.probed(at)
 		}
 	}
 }
@@ -146,7 +146,7 @@ func hasRoom(info *jetstream.StreamInfo, size int) bool {
 		(info.Config.MaxMsgs <= 0 || info.State.Msgs < uint64(info.Config.MaxMsgs))
 }
 
-// streamOf answers the stream that stores a subject.
+// streamOf returns the stream that stores a subject.
 func (s *Store) streamOf(subject string) string {
 	if bucket, ok := strings.CutPrefix(subject, "$KV."); ok {
 		bucket, _, _ = strings.Cut(bucket, ".")

@@ -44,7 +44,7 @@ func newTurns(ctx context.Context) turns {
 	return t
 }
 
-// next waits for the next turn, and answers false if there is none.
+// next waits for the next turn, and returns false if there is none.
 func (t *turns) next(ctx context.Context) bool {
 	wait := t.pause/2 + rand.N(t.pause) // those that met must not meet again
 	if time.Now().Add(wait).After(t.until) {
@@ -78,10 +78,10 @@ type request struct {
 // recordMost is about what the server stores of a message besides what it holds.
 const recordMost = 64
 
-// stored answers the room that a message takes in its log.
+// stored returns the room that a message takes in its log.
 func stored(m *nats.Msg) int { return m.Size() + recordMost }
 
-// admit answers why a write is not to be sent, nil if it is.
+// admit returns why a write is not to be sent, nil if it is.
 func (s *Store) admit(r request) error {
 	if err := s.gate.before(r.msg); err != nil {
 		return err
@@ -96,7 +96,7 @@ func (s *Store) admit(r request) error {
 	return nil
 }
 
-// write stores one write and answers its stream sequence (for a bucket: its revision).
+// write stores one write and returns its stream sequence (for a bucket: its revision).
 func (s *Store) write(ctx context.Context, r request) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
@@ -129,7 +129,7 @@ type Result struct {
 	Err error
 }
 
-// writeAll stores many writes without waiting in between, and answers each one's end in the same order. The store takes them in
+// writeAll stores many writes without waiting in between, and returns each one's end in the same order. The store takes them in
 // the order given, except those that are sent again.
 func (s *Store) writeAll(ctx context.Context, requests []request) []Result {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
