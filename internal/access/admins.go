@@ -120,8 +120,8 @@ func NewAdmins(admins []Admin) *Admins {
 	return a
 }
 
-// Replace lets these administrators in and no others, and returns the names of those who are new or have another token, and of
-// those who are gone.
+// Replace lets these administrators in and no others, and returns the names of those who are new or have
+// another token, and of those who are gone.
 func (a *Admins) Replace(admins []Admin) (added, removed []string) {
 	next := make([]knownAdmin, len(admins))
 	for i, admin := range admins {

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// The files of tokens are read again; what cannot be used changes nothing and is told once.
+// The files of tokens are read again; what cannot be used changes nothing and is logged once.
 func TestAdministratorsFilesAreReadAgain(t *testing.T) {
 	t.Parallel()
 	const adminToken = "an-admin-token-for-tests"

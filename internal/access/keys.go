@@ -1,6 +1,6 @@
-// Package access knows who may do what: it keeps all clients and their API keys in memory, fresh by a watch on their bucket, and
-// judges the keys that the HTTP API and the NATS listener are shown. Being in memory, a key is still judged while the store is
-// in trouble.
+// Package access knows who may do what: it keeps all clients and their API keys in memory, fresh by a watch
+// on their bucket, and judges the keys that the HTTP API and the NATS listener are shown. Being in memory, a
+// key is still judged while the store is in trouble.
 package access
 
 import (
@@ -21,7 +21,8 @@ import (
 type Config struct {
 	Clients *store.Bucket[relay.Client]
 	Log     *slog.Logger
-	// Changed is called with a client's id after who may do what with its keys has changed. It may be nil, and must not block.
+	// Changed is called with a client's id after who may do what with its keys has changed. It may be nil,
+	// and must not block.
 	Changed func(client string)
 }
 
@@ -50,14 +51,15 @@ func (k *Keys) Ready() <-chan struct{} { return k.clients.Ready() }
 // Run follows the bucket of clients until ctx ends, and through any trouble of the store.
 func (k *Keys) Run(ctx context.Context) { k.clients.Run(ctx) }
 
-// Put takes in a client as stored at a revision. Who has just written one calls it, so that its next request finds what it
-// wrote. An older revision than the one known changes nothing.
+// Put takes in a client as stored at a revision. Who has just written one calls it, so that its next request
+// finds what it wrote. An older revision than the one known changes nothing.
 func (k *Keys) Put(c relay.Client, revision uint64) { k.clients.Put(c.ID, c, revision) }
 
 // Removed takes in that a client is gone. The revision is that of the removal, or of the document that was removed.
 func (k *Keys) Removed(id string, revision uint64) { k.clients.Removed(id, revision) }
 
-// changed keeps who owns which key, and tells of what is not only the client's number of callbacks.
+// changed keeps who owns which key. It calls Config.Changed unless nothing has changed but how many callbacks
+// the client has.
 func (k *Keys) changed(before, now *store.Entry[relay.Client]) {
 	var old, next relay.Client
 	if before != nil {
@@ -124,8 +126,8 @@ func (k *Keys) Client(id string) (relay.Client, bool) {
 	return e.Value, ok
 }
 
-// ReadsAll reports whether there is a key of this id, not expired, of a client that may see all sites. Until all clients are known
-// every key counts as one.
+// ReadsAll reports whether there is a key of this id, not expired, of a client that may see all sites. Until
+// all clients are known every key counts as one.
 func (k *Keys) ReadsAll(keyID string) bool {
 	select {
 	case <-k.Ready():

@@ -246,7 +246,8 @@ func TestNothingIsOverwrittenUnasked(t *testing.T) {
 	}
 }
 
-// A restore that was killed has left its sign, and who knows what else: no relay starts on it, and the next one goes on with --replace only.
+// A restore that was killed has left its sign, and who knows what else: no relay starts on it, and the next
+// one goes on with --replace only.
 func TestAKilledRestoreIsGoneOnWith(t *testing.T) {
 	t.Parallel()
 	keys := newKeys(t)

@@ -20,8 +20,8 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// chain writes as the relay does, as fast as it goes: each round stores downstream first and only then what claims it. Every document
-// carries the round, and the position of what it claims.
+// chain writes as the relay does, as fast as it goes: each round stores downstream first and only then what
+// claims it. Every document carries the round, and the position of what it claims.
 type chain struct {
 	rounds atomic.Int64
 	begun  atomic.Int64 // how many have written a whole round
@@ -200,7 +200,8 @@ func TestLiveBackupOfACluster(t *testing.T) {
 	}
 }
 
-// On a cluster a restore that dies leaves names taken, which later turn up as streams of half a backup. The next one gets past them.
+// On a cluster a restore that dies leaves names taken, which later turn up as streams of half a backup. The
+// next one gets past them.
 func TestARestoreThatDiedOnAClusterIsGoneOnWith(t *testing.T) {
 	t.Parallel()
 	keys, three := newKeys(t), table

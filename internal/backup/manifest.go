@@ -26,7 +26,7 @@ const (
 	manifestVersion = 2
 )
 
-// Manifest says what a backup holds.
+// Manifest records what a backup holds.
 type Manifest struct {
 	Version int       `json:"version"`
 	Release string    `json:"release"` // the program that made it
@@ -67,13 +67,14 @@ type File struct {
 	Messages uint64 `json:"messages,omitempty"` // of a tail
 }
 
-// Consent is how old a connection's tokens are in the backup. If the relay has refreshed them since, the vendor takes the backup's no more.
+// Consent is how old a connection's tokens are in the backup. If the relay has refreshed them since, the
+// vendor takes the backup's no more.
 type Consent struct {
 	Connection  string    `json:"connection"`
 	RefreshedAt time.Time `json:"refreshedAt,omitzero"`
 }
 
-// ReadManifest answers the manifest of a directory.
+// ReadManifest returns the manifest of a directory.
 func ReadManifest(dir string) (Manifest, error) {
 	var m Manifest
 	raw, err := os.ReadFile(filepath.Join(dir, manifestFile))

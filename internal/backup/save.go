@@ -31,7 +31,7 @@ type Config struct {
 	Sealer      *store.Sealer
 	Fingerprint string
 	Release     string
-	// Exclusive says that no other process can open the store: a live relay's record in it is a dead one's.
+	// Exclusive: no other process can open the store: a live relay's record in it is a dead one's.
 	Exclusive bool
 	Log       *slog.Logger
 	Now       func() time.Time // time.Now if nil
@@ -46,10 +46,10 @@ func (c Config) now() time.Time {
 	return time.Now().UTC()
 }
 
-// ErrKeys says that the encryption keys are not those of what is stored.
+// ErrKeys reports that the encryption keys are not those of what is stored.
 var ErrKeys = errors.New("the encryption keys do not fit")
 
-// order answers the names of all streams in the order that the package's comment gives reasons for.
+// order returns the names of all streams in the order that the package's comment gives reasons for.
 func order(t topology.Topology) []string {
 	bucket := func(b topology.BucketName) string { return "KV_" + t.Bucket(b) }
 	names := []string{
@@ -66,7 +66,8 @@ func order(t topology.Topology) []string {
 	return append(names, bucket(topology.Owners))
 }
 
-// Save writes everything into a directory that must not be there yet. It appears under its name only when it is complete.
+// Save writes everything into a directory that must not be there yet. It appears under its name only when it
+// is complete.
 func Save(ctx context.Context, c Config, dir string) (Manifest, error) {
 	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return Manifest{}, fmt.Errorf("%s is there already: name a directory that is not, inside one that is", dir)
@@ -157,7 +158,8 @@ func (c *counter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// aside is a server of our own, into which every bucket is restored as soon as it is taken: what cannot be put back is no backup.
+// aside is a server of our own, into which every bucket is restored as soon as it is taken: what cannot be
+// put back is no backup.
 type aside struct {
 	dir    string
 	server *natsd.Server
@@ -210,7 +212,8 @@ func (a *aside) takeBucket(ctx context.Context, js jetstream.JetStream, dir, nam
 	if err != nil {
 		return Stream{}, err
 	}
-	// Put back, it tells what the bucket holds: with keys missing that were overwritten while the snapshot was read, until the tail is over it.
+	// Put back, it tells what the bucket holds: with keys missing that were overwritten while the snapshot
+	// was read, until the tail is over it.
 	state, err := put(ctx, a.js, dir, s, single(s.Config))
 	if err != nil {
 		return Stream{}, err

@@ -25,7 +25,7 @@ type entry struct {
 	Time    time.Time   `json:"time"`
 }
 
-// ttlHeader says how long a message lives (NATS ADR-43).
+// ttlHeader sets how long a message lives (NATS ADR-43).
 const ttlHeader = "Nats-TTL"
 
 // expired reports whether the server would have removed the entry by itself by now.
@@ -43,7 +43,7 @@ func (e entry) expired(now time.Time) bool {
 	return now.After(e.Time.Add(d))
 }
 
-// message is the entry as it is written anew. Conditions were those of its first writer.
+// message is the entry as it is written again. Conditions were those of its first writer.
 func (e entry) message() *nats.Msg {
 	m := &nats.Msg{Subject: e.Subject, Header: nats.Header{}, Data: e.Data}
 	for key, values := range e.Header {
@@ -57,8 +57,8 @@ func (e entry) message() *nats.Msg {
 	return m
 }
 
-// takeTail writes the present value of every subject that is in a bucket and was not in its snapshot: it was overwritten before the
-// snapshot came to it, or is new.
+// takeTail writes the present value of every subject that is in a bucket and was not in its snapshot: it was
+// overwritten before the snapshot came to it, or is new.
 func takeTail(ctx context.Context, js jetstream.JetStream, dir, name string, missing map[string]bool) (*File, error) {
 	if len(missing) == 0 {
 		return nil, nil

@@ -16,7 +16,8 @@ import (
 	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
-// What nats.go has no functions for: JetStream's API for snapshots (NATS JetStream API, STREAM.SNAPSHOT and STREAM.RESTORE).
+// What nats.go has no functions for: JetStream's API for snapshots (NATS JetStream API, STREAM.SNAPSHOT and
+// STREAM.RESTORE).
 
 const (
 	// chunkSize is well below the smallest payload that servers are run with.
@@ -40,8 +41,8 @@ type snapshotAnswer struct {
 	State  *streamState            `json:"state"`
 }
 
-// snapshot writes a stream's snapshot to w and answers its configuration, and what it held when the snapshot began. The server checks
-// every message's checksum before.
+// snapshot writes a stream's snapshot to w and returns its configuration, and what it held when the snapshot
+// began. The server checks every message's checksum before.
 func snapshot(ctx context.Context, js jetstream.JetStream, stream string, w io.Writer) (jetstream.StreamConfig, streamState, error) {
 	fail := func(err error) (jetstream.StreamConfig, streamState, error) {
 		return jetstream.StreamConfig{}, streamState{}, fmt.Errorf("take a snapshot of stream %s: %w", stream, err)
@@ -105,8 +106,8 @@ type restored struct {
 	State *streamState        `json:"state"`
 }
 
-// restore makes a stream of a snapshot. There must be none of its name. Whatever happens, the server has ended its part when it returns,
-// or has been given up.
+// restore makes a stream of a snapshot. There must be none of its name. Whatever happens, the server has
+// ended its part when it returns, or has been given up.
 func restore(ctx context.Context, js jetstream.JetStream, config jetstream.StreamConfig, state streamState, r io.Reader) (streamState, error) {
 	var begun struct {
 		Deliver string `json:"deliver_subject"`
@@ -171,7 +172,8 @@ func exchange(ctx context.Context, nc *nats.Conn, subject string, data []byte) (
 		if !errors.Is(err, nats.ErrNoResponders) {
 			return nil, err
 		}
-		// The server that restores is another of the cluster, and ours has yet to hear that it listens. Nobody has got what was sent.
+		// The server that restores is another of the cluster, and ours has yet to hear that it listens.
+		// Nobody has got what was sent.
 		select {
 		case <-ctx.Done():
 			return nil, err
@@ -197,7 +199,7 @@ func lastOf(ctx context.Context, js jetstream.JetStream, stream, subject string)
 // snapshotTimeout bounds the wait for a snapshot's begin: checking the messages of a large stream takes its time.
 const snapshotTimeout = 10 * time.Minute
 
-// errLost says that the connection went while an answer was waited for, and the answer with it.
+// errLost reports that the connection went while an answer was waited for, and the answer with it.
 var errLost = errors.New("the connection to NATS was lost")
 
 // callWithin asks JetStream's API.

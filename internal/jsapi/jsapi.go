@@ -1,6 +1,7 @@
-// Package jsapi sends those requests of JetStream's API that the client library has no function for, or sends to any server although only
-// the leader's answer counts. It honours the prefix with which the caller's JetStream was made, and returns what the server refuses as
-// the client library does, as a *jetstream.APIError. Call is the whole of it; Get reads one message from a stream's leader.
+// Package jsapi sends those requests of JetStream's API that the client library has no function for, or sends
+// to any server although only the leader's answer counts. It honours the prefix with which the caller's
+// JetStream was made, and returns what the server refuses as the client library does, as a
+// *jetstream.APIError. Call is the whole of it; Get reads one message from a stream's leader.
 package jsapi
 
 import (
@@ -16,7 +17,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Call sends a request and decodes the answer. While there is no leader nobody answers, nor says so: ctx must have a deadline.
+// Call sends a request and decodes the answer. While there is no leader nobody answers, nor says so: ctx must
+// have a deadline.
 func Call(ctx context.Context, js jetstream.JetStream, what string, request, answer any) error {
 	fail := func(err error) error { return fmt.Errorf("ask JetStream for %s: %w", what, err) }
 	raw, err := json.Marshal(request)
@@ -52,8 +54,8 @@ func Code(err error) jetstream.ErrorCode {
 	return 0
 }
 
-// Selection says which message Get reads: the last one of a subject, the first of a filter from a sequence or a time on, or the one at a
-// sequence.
+// Selection says which message Get reads: the last one of a subject, the first of a filter from a sequence or
+// a time on, or the one at a sequence.
 type Selection struct {
 	Seq   uint64     `json:"seq,omitempty"`
 	Next  string     `json:"next_by_subj,omitempty"` // the first message of a filter from Seq, or from Since

@@ -1,9 +1,11 @@
-// Package roster keeps one runner at work for every connection of the shards that this replica holds. The two stages that work by
-// connection, the poller and the resolver, stand on it: what differs between them is the runner.
+// Package roster keeps one runner at work for every connection of the shards that this replica holds. The two
+// stages that work by connection, the poller and the resolver, stand on it: what differs between them is the
+// runner.
 //
-// Two things come and go at any time and in any order: connections, which a store.Mirror knows, and shards, which Own is called for.
-// A runner works while its connection is there and its shard is held. No two runners of one connection ever work at the
-// same time in one process: the next one begins when the one before has stored all it had under way.
+// Two things come and go at any time and in any order: connections, which a store.Mirror knows, and shards,
+// which Own is called for. A runner works while its connection is there and its shard is held. No two runners
+// of one connection ever work at the same time in one process: the next one begins when the one before has
+// stored all it had under way. Begin with Own and Roster.changed.
 package roster
 
 import (
@@ -21,9 +23,10 @@ import (
 
 // Runner works on one connection.
 type Runner interface {
-	// Turn does what is due, however long that takes, and returns how long there is nothing else to do. It is called again then,
-	// or when the runner was woken, and once when ctx has ended. It returns false when all that was under way has ended and is
-	// stored: ctx has ended, or another replica has taken over. Then it is not called again.
+	// Turn does what is due, however long that takes, and returns how long there is nothing else to do. It is
+	// called again then, or when the runner was woken, and once when ctx has ended. It returns false when all
+	// that was under way has ended and is stored: ctx has ended, or another replica has taken over. Then it
+	// is not called again.
 	Turn(ctx context.Context) (time.Duration, bool)
 	// Change takes the connection as it is configured now. It is called under the roster's lock and must not wait.
 	Change(c relay.Connection)
@@ -32,9 +35,9 @@ type Runner interface {
 // Config is what New needs.
 type Config[R Runner] struct {
 	Connections store.Mirrored[relay.Connection]
-	// Make makes a runner; wake gives it a turn at once, or another one after that under way, and may be called from anywhere.
-	// Fresh says that the connection was made just now, by somebody who wants to see it work. Make is called under the roster's
-	// lock and must not wait.
+	// Make makes a runner; wake gives it a turn at once, or another one after that under way, and may be
+	// called from anywhere. Fresh: the connection was made just now, by somebody who wants to see it work.
+	// Make is called under the roster's lock and must not wait.
 	Make func(lease *shard.Lease, c relay.Connection, fresh bool, wake func()) R
 	Log  *slog.Logger
 }
@@ -119,8 +122,8 @@ func (r *Roster[R]) listed() bool {
 	}
 }
 
-// Own works on the lease's shard until ctx ends: a runner for every connection of the shard, also for those that come meanwhile. It
-// returns when all of them have ended, and with them what was under way.
+// Own works on the lease's shard until ctx ends: a runner for every connection of the shard, also for those
+// that come meanwhile. It returns when all of them have ended, and with them what was under way.
 func (r *Roster[R]) Own(ctx context.Context, lease *shard.Lease) error {
 	h := &holding{ctx: ctx, lease: lease, done: make(chan struct{})}
 	if !r.take(ctx, h) {
@@ -216,7 +219,7 @@ func (r *Roster[R]) end(id string) {
 	}
 }
 
-// Runner answers who works on a connection here; false if nobody does.
+// Runner returns who works on a connection here; false if nobody does.
 func (r *Roster[R]) Runner(connection string) (R, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -126,7 +126,7 @@ func newBench(ctx context.Context) *bench {
 	return b
 }
 
-// put says that a connection was written, delete that it was removed.
+// put reports that a connection was written, delete that it was removed.
 func (b *bench) put(id, generation string, interval float64) store.Entry[relay.Connection] {
 	b.revision++
 	e := store.Entry[relay.Connection]{Key: id, Revision: b.revision, Value: relay.Connection{ID: id, Generation: generation, PollIntervalSeconds: interval}}
@@ -158,7 +158,7 @@ func (b *bench) own(shardOf string, epoch uint64) (giveUp func(), drained <-chan
 	return cancel, done
 }
 
-// at answers the runner of a connection, nil if there is none.
+// at returns the runner of a connection, nil if there is none.
 func (b *bench) at(id string) *worker {
 	w, _ := b.Runner(id)
 	return w
@@ -338,8 +338,9 @@ func TestARunnerThatEndsByItself(t *testing.T) {
 	})
 }
 
-// Whatever comes and goes in whatever order: no connection ever has two runners at work, and when all is quiet, exactly the connections
-// that are there and whose shards are held have one, of their present generation, under the present lease.
+// Whatever comes and goes in whatever order: no connection ever has two runners at work, and when all is
+// quiet, exactly the connections that are there and whose shards are held have one, of their present
+// generation, under the present lease.
 func TestRosterInvariants(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -10,14 +10,15 @@ import (
 const (
 	// keptWorkers is how many goroutines wait for the next turn. Their stacks have grown to what a turn needs.
 	keptWorkers = 16
-	// A turn may be late by a part of its wait, at most by lateMost: those that are due at about the same time are taken
-	// together, for one wake-up of the process.
+	// A turn may be late by a part of its wait, at most by lateMost: those that are due at about the same
+	// time are taken together, for one wake-up of the process.
 	latePart = 1024
 	lateMost = time.Duration(1 << 28) // about a quarter of a second
 )
 
-// turns has tasks take their turns, each when it is due or was woken, on goroutines that are used again. So a task that
-// waits costs no goroutine, and a turn no growing of a stack. A turn may take as long as it likes, others do not wait for it.
+// turns has tasks take their turns, each when it is due or was woken, on goroutines that are used again. So a
+// task that waits costs no goroutine, and a turn no growing of a stack. A turn may take as long as it likes,
+// others do not wait for it.
 type turns struct {
 	mu    sync.Mutex
 	tasks int // that have not ended
@@ -57,7 +58,8 @@ func (t *turns) begin(k *task) {
 	t.hand(k)
 }
 
-// wake gives a task a turn at once, or another one after that under way. It does nothing before begin and after the end.
+// wake gives a task a turn at once, or another one after that under way. It does nothing before begin and
+// after the end.
 func (t *turns) wake(k *task) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -93,7 +95,8 @@ func (t *turns) work(k *task) {
 	}
 }
 
-// took notes a task's turn, and reports whether its worker will be given another: through given, which is closed with the last task.
+// took notes a task's turn, and reports whether its worker will be given another: through given, which is
+// closed with the last task.
 func (t *turns) took(k *task, wait time.Duration, more bool, given chan *task) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

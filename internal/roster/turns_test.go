@@ -169,7 +169,8 @@ func TestTurnsThatAreDueTogetherAreTakenTogether(t *testing.T) {
 	})
 }
 
-// Whatever is woken, ends and takes its time in whatever order: a task has one turn at once, one after each waking, and none after its end.
+// Whatever is woken, ends and takes its time in whatever order: a task has one turn at once, one after each
+// waking, and none after its end.
 func TestTurnsInvariants(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -86,8 +86,8 @@ func (m *Member) free(next *deadline) (shards []int, puts []store.Put[store.Owne
 	return shards, puts, before
 }
 
-// pendingLog counts shards that were taken and are not logged yet. After an outage leases expire one by one; sixty lines would tell no more
-// than one does.
+// pendingLog counts shards that were taken and are not logged yet. After an outage leases expire one by one;
+// sixty lines would tell no more than one does.
 type pendingLog struct {
 	shards int
 	over   int      // of them, from an owner that vanished

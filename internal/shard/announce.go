@@ -34,8 +34,9 @@ func (m *Member) stayAnnounced(ctx context.Context) {
 	}
 }
 
-// listen makes the watch start again if it has not shown what was written a renewal ago: a watch whose server has gone may keep silent for long,
-// and one whose stream lost its end in a power cut until the stream is as long again.
+// listen makes the watch start again if it has not shown what was written a renewal ago: a watch whose server
+// has gone may keep silent for long, and one whose stream lost its end in a power cut until the stream is as
+// long again.
 func (m *Member) listen() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -45,7 +46,8 @@ func (m *Member) listen() {
 	}
 }
 
-// announce writes the member record. Only we write it: whatever else is found there is an earlier write of ours, or what its end has left.
+// announce writes the member record. Only we write it: whatever else is found there is an earlier write of
+// ours, or what its end has left.
 func (m *Member) announce(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, m.callTimeout())
 	defer cancel()
@@ -74,7 +76,8 @@ func (m *Member) announce(ctx context.Context) error {
 	return fmt.Errorf("write the member record: %w", store.ErrConflict)
 }
 
-// withdraw removes the member record, so that the others want our shards before the first is released. Without the store it goes with its time.
+// withdraw removes the member record, so that the others want our shards before the first is released.
+// Without the store it goes with its time.
 func (m *Member) withdraw(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.callTimeout())
 	defer cancel()

@@ -7,7 +7,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// ownedShard is a shard this replica has taken, until its work has returned and its lease is released. All but lease is under the member's lock.
+// ownedShard is a shard this replica has taken, until its work has returned and its lease is released. All
+// but lease is under the member's lock.
 type ownedShard struct {
 	lease    *Lease
 	cancel   context.CancelFunc

@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// Lease is one shard as held by this replica. Whoever works on the shard takes its epoch into every document that is written, and asks
-// Valid before anything is started: an attempt, a vendor call, a write. What was started before may end.
+// Lease is one shard as held by this replica. Whoever works on the shard takes its epoch into every document
+// that is written, and asks Valid before anything is started: an attempt, a vendor call, a write. What was
+// started before may end.
 type Lease struct {
 	shard      int
 	epoch      uint64
@@ -29,8 +30,9 @@ func (l *Lease) Shard() int { return l.shard }
 // Epoch is above that of every owner of the shard before.
 func (l *Lease) Epoch() uint64 { return l.epoch }
 
-// Valid reports whether the shard is certainly still this replica's, by this machine's own clocks. A process that was suspended for
-// longer than the lease finds it invalid before it hears from anybody. What is not valid now may become so again: a renewal may be under way.
+// Valid reports whether the shard is certainly still this replica's, by this machine's own clocks. A process
+// that was suspended for longer than the lease finds it invalid before it hears from anybody. What is not
+// valid now may become so again: a renewal may be under way.
 func (l *Lease) Valid() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -38,9 +40,10 @@ func (l *Lease) Valid() bool {
 	return !l.ended && now.Before(l.until) && now.Round(0).Before(l.wall)
 }
 
-// Superseded reports to the member that a document was found which an owner of a higher epoch has written. Usually the lease is lost and
-// the work's context ends soon; if by the store it is not (a store that lost its last second in a power cut gives epochs out
-// again), the shard is taken again under an epoch above the one found.
+// Superseded reports to the member that a document was found which an owner of a higher epoch has written.
+// Usually the lease is lost and the work's context ends soon; if by the store it is not (a store that lost
+// its last second in a power cut gives epochs out again), the shard is taken again under an epoch above the
+// one found.
 func (l *Lease) Superseded(epoch uint64) {
 	l.superseded(l, epoch)
 }

@@ -81,14 +81,15 @@ func (m *Member) deleteLeases(ctx context.Context, hs []*ownedShard) []error {
 }
 
 const (
-	// roundOf shards are handed over at once, and no more until roundPause later: a replica that joins takes its share within a second or two,
-	// and loads it in a few batches, without all of the deliveries pausing at the same moment.
+	// roundOf shards are handed over at once, and no more until roundPause later: a replica that joins takes
+	// its share within a second or two, and loads it in a few batches, without all of the deliveries pausing
+	// at the same moment.
 	roundOf    = 8
 	roundPause = 200 * time.Millisecond
 )
 
-// handOver ends the work of shards that are another's to own. That one must have been there for a renewal's time: replicas that come and go
-// in a hurry move nothing.
+// handOver ends the work of shards that are another's to own. That one must have been there for a renewal's
+// time: replicas that come and go in a hurry move nothing.
 func (m *Member) handOver(next *deadline) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -86,7 +86,8 @@ func shardsOf(hs []*ownedShard) []int {
 	return shards
 }
 
-// readBack looks what became of renewals that were refused or not answered. A time-out during the store's change of leader was applied as a rule.
+// readBack looks what became of renewals that were refused or not answered. A time-out during the store's
+// change of leader was applied as a rule.
 func (m *Member) readBack(ctx context.Context, hs []*ownedShard, next *deadline) {
 	if len(hs) == 0 {
 		return
@@ -156,8 +157,9 @@ func (m *Member) look(n int, p store.Present[store.Owner]) {
 	m.shards[n].seen = s
 }
 
-// answer looks after leases under which somebody found a document of a higher epoch. If the lease is still ours, the store has given epochs out twice: it lost its
-// last writes in a power cut. The shard is then taken again.
+// answer looks after leases under which somebody found a document of a higher epoch. If the lease is still
+// ours, the store has given epochs out twice: it lost its last writes in a power cut. The shard is then taken
+// again.
 func (m *Member) answer(ctx context.Context, next *deadline) {
 	m.mu.Lock()
 	var doubted []*ownedShard

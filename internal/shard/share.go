@@ -29,11 +29,13 @@ func (i identity) String() string {
 // ownerOf names who wrote a lease.
 func ownerOf(l store.Lease) string { return identity{l.Replica, l.Nonce}.String() }
 
-// assign returns for each shard which of the members is to own it, as an index into members. It depends on nothing but the set of
-// members, so that all of them come to the same answer without a word. The members' likings are drawn by rendezvous hashing: a shard goes to who likes it best and
-// still has room. Nobody gets more than one shard above another, and few shards move when a member joins or goes.
+// assign returns for each shard which of the members is to own it, as an index into members. It depends on
+// nothing but the set of members, so that all of them come to the same answer without a word. The members'
+// likings are drawn by rendezvous hashing: a shard goes to who likes it best and still has room. Nobody gets
+// more than one shard above another, and few shards move when a member joins or goes.
 //
-// The liking is the replica's name's, the nonce only breaks ties: a replica that restarts under its name is to get what it had.
+// The liking is the replica's name's, the nonce only breaks ties: a replica that restarts under its name is
+// to get what it had.
 func assign(members []identity) [relay.Shards]int {
 	var owner [relay.Shards]int
 	for n := range owner {

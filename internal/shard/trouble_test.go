@@ -70,7 +70,8 @@ func counted(t *testing.T, reg *prometheus.Registry, name string) (sum float64) 
 	return sum
 }
 
-// A replica whose writes do not arrive steps back before another one may begin, which the world sees to, and comes back when they do.
+// A replica whose writes do not arrive steps back before another one may begin, which the world sees to, and
+// comes back when they do.
 func TestAReplicaThatIsCutOffStepsBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -103,8 +104,8 @@ func TestAReplicaThatIsCutOffStepsBack(t *testing.T) {
 	}
 }
 
-// A replica that stands still, and to which nothing gets through, has only its clocks to tell it that its leases are over. The world sees to it
-// that they do so before another one begins.
+// A replica that stands still, and to which nothing gets through, has only its clocks to tell it that its
+// leases are over. The world sees to it that they do so before another one begins.
 func TestTheLeasesOfAReplicaThatStandsStillEndByThemselves(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -18,8 +18,8 @@ type leaseState struct {
 	expired  bool      // its owner vanished, nobody released it
 }
 
-// follow watches relay_owners until ctx ends. One watch shows members and leases in the order in which they were written: whoever sees a shard
-// released knows already for whom.
+// follow watches relay_owners until ctx ends. One watch shows members and leases in the order in which they
+// were written: whoever sees a shard released knows already for whom.
 func (m *Member) follow(ctx context.Context) {
 	for ctx.Err() == nil {
 		watching, cancel := context.WithCancel(ctx)
@@ -52,8 +52,9 @@ func (m *Member) follow(ctx context.Context) {
 	}
 }
 
-// confirmed returns what of a watch's first list is there in fact. A server that has been away may still list members, and leases, that
-// expired meanwhile, and show their end to nobody: their shares would be nobody's until they are forgotten.
+// confirmed returns what of a watch's first list is there in fact. A server that has been away may still list
+// members, and leases, that expired meanwhile, and show their end to nobody: their shares would be nobody's
+// until they are forgotten.
 func (m *Member) confirmed(ctx context.Context, listed []store.Entry[store.Owner]) []store.Entry[store.Owner] {
 	keys := make([]string, len(listed))
 	for i, e := range listed {
@@ -207,7 +208,8 @@ func (m *Member) leaseChanged(n int, e store.Entry[store.Owner]) {
 	}
 }
 
-// forget drops members that have given no sign for so long that only a record without a time can be left of them, provided that we see our own.
+// forget drops members that have given no sign for so long that only a record without a time can be left of
+// them, provided that we see our own.
 func (m *Member) forget(now time.Time) {
 	if m.seenRevision == 0 || m.seenRevision < m.written {
 		return
@@ -220,8 +222,8 @@ func (m *Member) forget(now time.Time) {
 	}
 }
 
-// takeable reports whether a shard may be taken now: it is free, or its lease is an earlier acquisition of ours whose answer was lost, or
-// nobody can still be behind it.
+// takeable reports whether a shard may be taken now: it is free, or its lease is an earlier acquisition of
+// ours whose answer was lost, or nobody can still be behind it.
 func (m *Member) takeable(n int, now time.Time) bool {
 	s := m.shards[n].seen
 	return s.gone || s.lease.Nonce == m.me.nonce || m.conf.Exclusive || now.Sub(s.at) > m.vanished() && m.seenRevision >= m.written

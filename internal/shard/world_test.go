@@ -25,15 +25,16 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, natstest.Leftovers()...)
 }
 
-// A lease of testTTL is renewed ten times before it ends: where none may be lost, none is, also beside a machine's other work. patience only
-// decides how long a failing test takes.
+// A lease of testTTL is renewed ten times before it ends: where none may be lost, none is, also beside a
+// machine's other work. patience only decides how long a failing test takes.
 const (
 	testTTL   = 5 * time.Second
 	testRenew = 500 * time.Millisecond
 	patience  = 90 * time.Second
 )
 
-// world is what all replicas of a test have in common, and sees whether two of them believe at once that a shard is theirs.
+// world is what all replicas of a test have in common, and sees whether two of them believe at once that a
+// shard is theirs.
 type world struct {
 	t        *testing.T
 	connect  func() *nats.Conn
@@ -98,7 +99,8 @@ func (g *given) over() bool {
 	return g.ended
 }
 
-// look fails the test if two leases of one shard are valid at one moment, or one whose epoch is not above the last one's.
+// look fails the test if two leases of one shard are valid at one moment, or one whose epoch is not above the
+// last one's.
 func (w *world) look() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -175,10 +177,12 @@ func (r *replica) join(change ...func(*Config)) *replica {
 	return r
 }
 
-// steady is for replicas that must lose no lease, however busy the machine is: leases are renewed very often for how long they live.
+// steady is for replicas that must lose no lease, however busy the machine is: leases are renewed very often
+// for how long they live.
 func steady(c *Config) { c.TTL, c.Renew = time.Minute, 200*time.Millisecond }
 
-// awaitRenewals waits until each lease of a replica was renewed so many times more, and looks at something all the while.
+// awaitRenewals waits until each lease of a replica was renewed so many times more, and looks at something
+// all the while.
 func (r *replica) awaitRenewals(times int, look func()) {
 	r.w.t.Helper()
 	var last [relay.Shards]time.Time

@@ -53,7 +53,7 @@ func ParseCursorKey(key string) (kind CursorKind, id, order string, ok bool) {
 	return kind, id, order, ok
 }
 
-// Watermark says that every quiet callback of a shard has nothing unsettled at or below Position. It lies
+// Watermark: every quiet callback of a shard has nothing unsettled at or below Position. It lies
 // in relay_cursors under WatermarkKey.
 type Watermark struct {
 	Epoch    uint64 `json:"epoch"`

@@ -38,7 +38,7 @@ const (
 	codeStreamOfflineWhy  = 10194
 )
 
-// Reason is what keeps the store from being used, as far as its answers tell.
+// Reason is what keeps the store from being used, as far as its answers show.
 type Reason string
 
 // The reasons.
@@ -64,8 +64,9 @@ func classify(err error) error {
 	return fmt.Errorf("%w: %w", kind, err)
 }
 
-// judge returns which of our errors one of the client library's is, and before it the reason if it says that the store cannot be
-// used, "" if the store works. A write that may have been sent without an answer is unclear, whatever the reason.
+// judge returns which of our errors one of the client library's is, and before it the reason if it says that
+// the store cannot be used, "" if the store works. A write that may have been sent without an answer is
+// unclear, whatever the reason.
 func judge(err error) (why Reason, kind error) {
 	if room := (*noRoom)(nil); errors.As(err, &room) {
 		return Full, ErrUnavailable
@@ -114,10 +115,12 @@ func judgeCode(code jetstream.ErrorCode) (why Reason, kind error) {
 	return Refused, ErrUnavailable
 }
 
-// InTrouble reports whether an error is the store's own and not of what was asked: it cannot be used, or gave no clear answer.
+// InTrouble reports whether an error is the store's own and not of what was asked: it cannot be used, or gave
+// no clear answer.
 func InTrouble(err error) bool { return errors.Is(err, ErrUnavailable) || errors.Is(err, ErrUnclear) }
 
-// Level is how loud an error is logged by one of the many who met it: the store's own trouble its Health tells, once for all.
+// Level is how loud an error is logged by one of the many who met it: the store's own trouble its Health
+// tells, once for all.
 func Level(err error, otherwise slog.Level) slog.Level {
 	if InTrouble(err) {
 		return slog.LevelDebug
@@ -125,8 +128,8 @@ func Level(err error, otherwise slog.Level) slog.Level {
 	return otherwise
 }
 
-// Passing reports whether a failure may end by waiting: the store cannot be reached, has no leader or no room. A refusal of what was
-// asked (a stream of that name with other contents, a permission) does not.
+// Passing reports whether a failure may end by waiting: the store cannot be reached, has no leader or no
+// room. A refusal of what was asked (a stream of that name with other contents, a permission) does not.
 func Passing(err error) bool {
 	kind := classify(err)
 	if !errors.Is(kind, ErrUnavailable) && !errors.Is(kind, ErrUnclear) {

@@ -17,8 +17,8 @@ import (
 // Headers of an event's message.
 const (
 	HeaderContentType = "Content-Type"
-	// HeaderInbox names the inbox entry an event came of: connection/sequence/index. It is what makes "already published"
-	// knowable after a crash.
+	// HeaderInbox names the inbox entry an event came of: connection/sequence/index. It is what makes
+	// "already published" knowable after a crash.
 	HeaderInbox = "Relay-Inbox"
 	// HeaderCreatedAt and HeaderReceivedAt are the times of the vendor's notification behind an event, RFC 3339.
 	HeaderCreatedAt  = "Relay-Created-At"
@@ -69,9 +69,9 @@ func ParseInboxRef(s string) (InboxRef, error) {
 	return InboxRef{parts[0], seq, index}, nil
 }
 
-// Publish stores an event of an order if the last event of the order stands at expected (0: there is none in the log), and
-// answers its position. ErrConflict: another event of the order was stored meanwhile; ErrUnclear: read back; ErrTooLarge, ErrUnfit:
-// it never will be.
+// Publish stores an event of an order if the last event of the order stands at expected (0: there is none in
+// the log), and answers its position. ErrConflict: another event of the order was stored meanwhile;
+// ErrUnclear: read back; ErrTooLarge, ErrUnfit: it never will be.
 func (e *Events) Publish(ctx context.Context, ev relay.Event, ref InboxRef, expected uint64) (uint64, error) {
 	body, err := relay.Encode(ev)
 	if err != nil { // nested too deep, which no second try changes
@@ -98,8 +98,8 @@ func (e *Events) PublishOperational(ctx context.Context, ev relay.Event) (uint64
 	return e.operational(ctx, ev)
 }
 
-// PublishOperationalAfter stores an operational event if the last one of its site, kind and id is at expected (0: there is none in
-// the log); ErrConflict if another was stored meanwhile.
+// PublishOperationalAfter stores an operational event if the last one of its site, kind and id is at expected
+// (0: there is none in the log); ErrConflict if another was stored meanwhile.
 func (e *Events) PublishOperationalAfter(ctx context.Context, ev relay.Event, expected uint64) (uint64, error) {
 	return e.operational(ctx, ev, jetstream.WithExpectLastSequencePerSubject(expected))
 }

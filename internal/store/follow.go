@@ -11,21 +11,23 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A watch lives on one server of a cluster. When that dies its watcher misses heartbeats, and begins again ten seconds later; a callback that was paused
-// meanwhile would be delivered to. So whoever writes a document that others work by says so, and a watcher whose watch does not show
-// it reads it for itself.
+// A watch lives on one server of a cluster. When that dies its watcher misses heartbeats, and begins again
+// ten seconds later; a callback that was paused meanwhile would be delivered to. So whoever writes a document
+// that others work by says so, and a watcher whose watch does not show it reads it for itself.
 const (
-	// lateAfter is how long a watch may take to show what was said, lateAgain when a document is asked for again that could not be read.
+	// lateAfter is how long a watch may take to show what was said, lateAgain when a document is asked for
+	// again that could not be read.
 	lateAfter = 100 * time.Millisecond
 	lateAgain = 250 * time.Millisecond
 	// sayAgain is when it is said a second time, to those whose connection was on the server that died.
 	sayAgain = 600 * time.Millisecond
-	// maxSaid is how much may be waiting to be heard.
+	// maxSaid is how many announcements may wait to be read.
 	maxSaid = 4096
 )
 
-// say tells the watchers of the bucket that a document was written. It is lost where nobody hears it: the watch shows it in the end.
-func (b *Bucket[T]) say(key string, revision uint64) {
+// announce publishes to the watchers of the bucket that a document was written. Where the message is lost,
+// the watch shows the document later.
+func (b *Bucket[T]) announce(key string, revision uint64) {
 	if !b.said {
 		return
 	}
@@ -34,9 +36,10 @@ func (b *Bucket[T]) say(key string, revision uint64) {
 	time.AfterFunc(sayAgain, func() { _ = b.s.conn.Publish(subject, what) })
 }
 
-// Watch calls each with every document there is, then ready once, then with every change, until ctx ends. It runs in the
-// caller's goroutine. When ready is called, each has been told everything that the bucket's leader has. A removal may come without
-// its marker, at the revision of the document: nothing above that revision was ever told then.
+// Watch calls each with every document there is, then ready once, then with every change, until ctx ends. It
+// runs in the caller's goroutine. When ready is called, each has been told everything that the bucket's
+// leader has. A removal may come without its marker, at the revision of the document: nothing above that
+// revision was ever told then.
 func (b *Bucket[T]) Watch(ctx context.Context, each func(Entry[T]), ready func(), bad func(key string, err error)) error {
 	f := follower[T]{b: b, each: each, bad: bad, late: map[string]uint64{}, told: map[string]told{}, timer: time.NewTimer(lateAgain)}
 	f.timer.Stop()
@@ -65,11 +68,12 @@ func (b *Bucket[T]) Watch(ctx context.Context, each func(Entry[T]), ready func()
 		case <-ctx.Done():
 			return ctx.Err()
 		case m := <-said:
-			f.hear(m)
+			f.announced(m)
 		case <-f.timer.C:
 			f.catchUp(ctx)
 		case <-again:
-			// A watch that its server lost for a time goes on behind what it showed last. A marker that expired meanwhile it never shows.
+			// A watch that its server lost for a time goes on behind what it showed last. A marker that
+			// expired meanwhile it never shows.
 			next, err := b.kv.WatchAll(ctx)
 			if err != nil {
 				return fmt.Errorf("list bucket %s again: %w", b.name, classify(err))
@@ -119,7 +123,7 @@ type told struct {
 	list     int // the list in which it was, or after which it was told
 }
 
-// tell tells of an entry unless that, or something later, was told already.
+// tell reports an entry unless that, or something later, was told already.
 func (f *follower[T]) tell(e Entry[T], decode func() (T, error)) {
 	before, known := f.told[e.Key]
 	if known && e.Revision <= before.revision {
@@ -149,8 +153,8 @@ func (f *follower[T]) tell(e Entry[T], decode func() (T, error)) {
 	f.each(e)
 }
 
-// complete reads at the leader what a list lacks: its server may lag, or end it too early (overwritten). It comes in the order of
-// revisions, so that all of it is behind what was shown.
+// complete reads at the leader what a list lacks: its server may lag, or end it too early (overwritten). It
+// comes in the order of revisions, so that all of it is behind what was shown.
 func (f *follower[T]) complete(ctx context.Context) error {
 	for from, more := f.upTo+1, true; more; {
 		var late []Message
@@ -168,7 +172,7 @@ func (f *follower[T]) complete(ctx context.Context) error {
 	return nil
 }
 
-// forget tells of the removal of what is no longer among what was listed: its marker was never shown, and has expired.
+// forget reports the removal of what is no longer among what was listed: its marker was never shown, and has expired.
 func (f *follower[T]) forget() {
 	for key, t := range f.told {
 		switch {
@@ -182,8 +186,8 @@ func (f *follower[T]) forget() {
 	}
 }
 
-// hear takes "<revision> <key>".
-func (f *follower[T]) hear(m *nats.Msg) {
+// announced takes a message of announce, "<revision> <key>".
+func (f *follower[T]) announced(m *nats.Msg) {
 	at, key, ok := strings.Cut(string(m.Data), " ")
 	revision, err := strconv.ParseUint(at, 10, 64)
 	if !ok || err != nil || f.knows(key, revision) {

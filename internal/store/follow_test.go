@@ -11,8 +11,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// A watch whose server has died shows nothing until its watcher misses heartbeats. What is written meanwhile is heard all the same, each
-// change once and in order, also when the watch is back.
+// A watch whose server has died shows nothing until its watcher misses heartbeats. What is written meanwhile
+// is heard all the same, each change once and in order, also when the watch is back.
 func TestAChangeIsHeardThoughTheServerOfTheWatchHasDied(t *testing.T) {
 	t.Parallel()
 	cluster := natstest.NewCluster(t)

@@ -14,13 +14,15 @@ import (
 )
 
 const (
-	// quietFirst is how long a stream must have failed no write before the look that heals it; each time it fails again soon after, the
-	// wait doubles up to quietMost, so that the log does not tell of an end that is none.
+	// quietFirst is how long a stream must have failed no write before the look that heals it; each time it
+	// fails again soon after, the wait doubles up to quietMost, so that the log does not tell of an end that
+	// is none.
 	quietFirst = time.Second
 	quietMost  = time.Minute
 	// cutMost is how long there may be no connection before that is an outage: going over to another node takes less.
 	cutMost = time.Second
-	// calm is how long nothing must have failed for an outage to be over: after a cluster's return stream by stream elects its leader.
+	// calm is how long nothing must have failed for an outage to be over: after a cluster's return stream by
+	// stream elects its leader.
 	calm = 3 * time.Second
 	// deadWrites in a row without an answer, over a time, and a stream of the embedded server is taken for dead.
 	deadWrites = 3
@@ -28,9 +30,10 @@ const (
 	deadAfter = time.Minute
 )
 
-// Health knows whether the store takes writes and serves reads, from how the reads and writes of this process ended. What failed is noted per stream, as
-// each has a leader and limits of its own; one outage lasts from the first failure until nothing fails for a while. It is logged once
-// when it begins and once when it ends. What has failed is healed by a success of the same kind at the same stream, or by Store.Run. Where there
+// Health knows whether the store takes writes and serves reads, from how the reads and writes of this process
+// ended. What failed is noted per stream, as each has a leader and limits of its own; one outage lasts from
+// the first failure until nothing fails for a while. It is logged once when it begins and once when it ends.
+// What has failed is healed by a success of the same kind at the same stream, or by Store.Run. Where there
 // was no room a smaller write says nothing: what comes next may be as large as what was refused.
 type Health struct {
 	log *slog.Logger
@@ -49,7 +52,8 @@ type Health struct {
 	before    time.Duration // all outages that have ended
 }
 
-// target is what can fail by itself: the reads or the writes of a stream. The connection is the target without a stream.
+// target is what can fail by itself: the reads or the writes of a stream. The connection is the target
+// without a stream.
 type target struct {
 	stream string
 	write  bool
@@ -87,7 +91,8 @@ func newHealth(log *slog.Logger) *Health {
 	return &Health{log: log, bad: map[target]*failure{}, flap: map[target]flap{}, answered: map[target]time.Time{}, silent: map[string]*silence{}, deadAfter: deadAfter}
 }
 
-// wrote notes how a write of so many bytes ended that was sent at a moment. A refused condition is an answer: the store works.
+// wrote notes how a write of so many bytes ended that was sent at a moment. A refused condition is an answer:
+// the store works.
 func (h *Health) wrote(stream string, size int, sent time.Time, err error) {
 	h.observe(target{stream, true}, size, sent, err)
 }
@@ -111,8 +116,8 @@ func (h *Health) connection(there bool) {
 	}
 }
 
-// reachable refuses what would be asked of NATS without a connection. The client library would as well, but while it tries to connect
-// it returns nobody, for as long as that takes.
+// reachable refuses what would be asked of NATS without a connection. The client library would as well, but
+// while it tries to connect it returns nobody, for as long as that takes.
 func (h *Health) reachable() error {
 	if h.cut.Load() != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, nats.ErrConnectionReconnecting)
@@ -128,7 +133,7 @@ func (h *Health) observe(at target, size int, sent time.Time, err error) {
 			return // given up, or in flight: neither one nor the other
 		}
 		if why == Unreachable && at.stream != "" {
-			return // connection tells of that, if it lasts
+			return // connection notes that, if it lasts
 		}
 	}
 	h.mu.Lock()
@@ -219,8 +224,8 @@ func (h *Health) countUnanswered(stream string, silent bool, now time.Time) {
 	}
 }
 
-// unresponsive returns a stream whose writes have got no answer for so long, "" if there is none. A look that finds a leader does not break the
-// silence, only an answer does.
+// unresponsive returns a stream whose writes have got no answer for so long, "" if there is none. A look that
+// finds a leader does not break the silence, only an answer does.
 func (h *Health) unresponsive() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -276,7 +281,8 @@ func (h *Health) troubled() map[target]failure {
 	return targets
 }
 
-// Trouble returns the present outage; its Since is zero when there is none. The reason is that of the target that has failed longest.
+// Trouble returns the present outage; its Since is zero when there is none. The reason is that of the target
+// that has failed longest.
 func (h *Health) Trouble() Trouble {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -296,7 +302,8 @@ func (h *Health) Trouble() Trouble {
 	return t
 }
 
-// Outages returns how many outages there were, and how long they took together; the present one counts as far as it goes.
+// Outages returns how many outages there were, and how long they took together; the present one counts as far
+// as it goes.
 func (h *Health) Outages() (n int, took time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -34,8 +34,8 @@ const (
 // Inbox is the log of what vendor polls brought.
 type Inbox struct{ s *Store }
 
-// Page is one message of the inbox: what one poll of the vendor's queue brought, or a part of it, and what the connection's
-// sites were called at that moment.
+// Page is one message of the inbox: what one poll of the vendor's queue brought, or a part of it, and what
+// the connection's sites were called at that moment.
 type Page struct {
 	Seq           uint64 // position in the inbox, set when read
 	PollID        string
@@ -49,13 +49,15 @@ type Page struct {
 	CorrelationID string
 	Body          []byte
 
-	// Entries is how many entries the resolver makes of Body, so that those that wait can be counted without the bodies.
+	// Entries is how many entries the resolver makes of Body, so that those that wait can be counted without
+	// the bodies.
 	Entries int
-	// Part numbers the messages of a poll whose answer did not fit in one, from 1; 0: it did. More: this is not the last one.
+	// Part numbers the messages of a poll whose answer did not fit in one, from 1; 0: it did. More: this is
+	// not the last one.
 	Part int
 	More bool
-	// Size, if not 0, is how many bytes of the answer did not fit in any message: Body stands for them. Foreign says that
-	// they hold no notification.
+	// Size, if not 0, is how many bytes of the answer did not fit in any message: Body stands for them.
+	// Foreign says that they hold no notification.
 	Size    int
 	Foreign bool
 }
@@ -157,7 +159,8 @@ func (i *Inbox) Page(ctx context.Context, seq uint64) (Page, error) {
 	return i.page(m), nil
 }
 
-// Find returns the first of the connection's pages from a sequence on that is the one wanted; ErrNotFound if it is not there.
+// Find returns the first of the connection's pages from a sequence on that is the one wanted; ErrNotFound if
+// it is not there.
 func (i *Inbox) Find(ctx context.Context, connection string, from uint64, wanted func(Page) bool) (Page, error) {
 	for {
 		pages, more, err := i.Scan(ctx, connection, from, 8)
@@ -176,8 +179,8 @@ func (i *Inbox) Find(ctx context.Context, connection string, from uint64, wanted
 	}
 }
 
-// EachHead calls each with the pages of one generation of a connection from a sequence on, without their bodies: at most with
-// the first countMost.
+// EachHead calls each with the pages of one generation of a connection from a sequence on, without their
+// bodies: at most with the first countMost.
 func (i *Inbox) EachHead(ctx context.Context, connection, generation string, from uint64, each func(Page)) error {
 	heads := jetstream.ConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1),
@@ -201,7 +204,8 @@ func (i *Inbox) Bounds(ctx context.Context) (first, last uint64, err error) {
 	return i.s.bounds(ctx, i.s.topo.Inbox())
 }
 
-// Tail follows the inbox from a sequence on, without the pages' bodies: it tells which connections have something to read.
+// Tail follows the inbox from a sequence on, without the pages' bodies: it tells which connections have
+// something to read.
 func (i *Inbox) Tail(ctx context.Context, from uint64) (*Tail, error) {
 	return i.s.tail(ctx, i.s.topo.Inbox(), from, true)
 }

@@ -10,7 +10,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// What each answer of the client library and of JetStream comes to. outage_test.go has the real ones that a test can bring about.
+// What each answer of the client library and of JetStream comes to. outage_test.go has the real ones that a
+// test can bring about.
 func TestWhatAnErrorComesTo(t *testing.T) {
 	t.Parallel()
 	code := func(c int) error { return &jetstream.APIError{Code: 503, ErrorCode: jetstream.ErrorCode(c)} }

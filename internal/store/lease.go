@@ -10,26 +10,26 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// Owner is a document of relay_owners: a shard's lease, a live replica's record, or what the vendor has asked of all. Which of these, its
-// key says.
+// Owner is a document of relay_owners: a shard's lease, a live replica's record, or what the vendor has asked
+// of all. Which of these, its key says.
 type Owner struct {
 	Lease    *Lease
 	Member   *Member
 	Throttle *relay.Throttle
 }
 
-// Lease says who owns a shard. It lies under LeaseKey and goes by itself when it is not renewed.
+// Lease records who owns a shard. It lies under LeaseKey and goes by itself when it is not renewed.
 //
 // Its writes do not follow the rule of PutOwned, as it is what epochs are made of: whose it is only the nonce says.
 type Lease struct {
 	Replica string `json:"replica"`
 	Nonce   string `json:"nonce"` // random per start: only an equal nonce is "mine"
-	// Epoch is a lower bound at acquisition: the owner's epoch is this or the revision of the acquiring write, whichever is higher. Every
-	// renewal carries the epoch itself.
+	// Epoch is a lower bound at acquisition: the owner's epoch is this or the revision of the acquiring
+	// write, whichever is higher. Every renewal carries the epoch itself.
 	Epoch uint64 `json:"epoch"`
 }
 
-// Member says that a replica is there. It lies under MemberKey and goes by itself when it is not renewed.
+// Member records that a replica is there. It lies under MemberKey and goes by itself when it is not renewed.
 type Member struct {
 	Replica string `json:"replica"`
 	Nonce   string `json:"nonce"`

@@ -56,8 +56,8 @@ func (b *Bucket[T]) AllOf(ctx context.Context, prefixes []string, bad func(key s
 	}
 }
 
-// Count returns how many documents there are whose keys start with prefix followed by a dot. It reads the headers only. One
-// that is changed meanwhile may be missed.
+// Count returns how many documents there are whose keys start with prefix followed by a dot. It reads the
+// headers only. One that is changed meanwhile may be missed.
 func (b *Bucket[T]) Count(ctx context.Context, prefix string) (int, error) {
 	keys := map[string]bool{}
 	last := jetstream.ConsumerConfig{
@@ -73,16 +73,17 @@ func (b *Bucket[T]) Count(ctx context.Context, prefix string) (int, error) {
 	return len(keys), nil
 }
 
-// Changed returns up to limit documents in the order of their last change, from a revision on, and whether more are there. Keys are
-// subject filters within the bucket ("leeds.>", "*.5f0c…"); none means every key. A page may be read on from the last revision + 1:
-// a document that changes meanwhile comes again, none is missed. One that cannot be decoded is reported through bad and left out.
-// Last is the revision of the last entry looked at, from-1 if there was none.
+// Changed returns up to limit documents in the order of their last change, from a revision on, and whether
+// more are there. Keys are subject filters within the bucket ("leeds.>", "*.5f0c…"); none means every key. A
+// page may be read on from the last revision + 1: a document that changes meanwhile comes again, none is
+// missed. One that cannot be decoded is reported through bad and left out. Last is the revision of the last
+// entry looked at, from-1 if there was none.
 func (b *Bucket[T]) Changed(ctx context.Context, from uint64, keys []string, limit int, bad func(key string, err error)) (entries []Entry[T], last uint64, more bool, err error) {
 	return b.changed(ctx, b.s.scan, from, keys, nil, limit, bad)
 }
 
-// ChangedOf is Changed of those keys only that pass; the documents of others are not decoded. It looks until it has as many as limit says:
-// it is for filters that few keys fit.
+// ChangedOf is Changed of those keys only that pass; the documents of others are not decoded. It looks until
+// it has as many as limit allows: it is for filters that few keys fit.
 func (b *Bucket[T]) ChangedOf(
 	ctx context.Context, from uint64, keys []string, pass func(key string) bool, limit int, bad func(key string, err error),
 ) (entries []Entry[T], last uint64, more bool, err error) {

@@ -107,8 +107,9 @@ func (o *outage) write(t *testing.T, patience time.Duration) error {
 	return err
 }
 
-// A cluster that loses the leader of a stream, then two of its three nodes: writes fail in the time that they are given and with an error
-// that says how, the outage is told once, and it ends by itself, also when nobody writes.
+// A cluster that loses the leader of a stream, then two of its three nodes: writes fail in the time that they
+// are given and with an error that says how, the outage is logged once, and it ends by itself, also when
+// nobody writes.
 func TestAClusterThatLosesItsLeaderAndItsQuorum(t *testing.T) {
 	t.Parallel()
 	cluster := natstest.NewCluster(t)
@@ -289,8 +290,8 @@ func TestAServerThatGoesAway(t *testing.T) {
 	o.told(t, 1)
 }
 
-// A stream, and a server, that are full by their own limits. When there is room again, also the health of what nobody writes to learns
-// of it.
+// A stream, and a server, that are full by their own limits. When there is room again, also the health of
+// what nobody writes to learns of it.
 func TestAStoreThatIsFull(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -356,8 +357,8 @@ func TestAStoreThatIsFull(t *testing.T) {
 	}
 }
 
-// A page that found no room was taken from the vendor already. Until there is room for as much again the log counts as full, whatever smaller writes
-// it still takes: the next page may be as large.
+// A page that found no room was taken from the vendor already. Until there is room for as much again the log
+// counts as full, whatever smaller writes it still takes: the next page may be as large.
 func TestALogThatIsTooFullForWhatWasRefused(t *testing.T) {
 	t.Parallel()
 	const left = 20 << 10
@@ -397,7 +398,8 @@ func TestALogThatIsTooFullForWhatWasRefused(t *testing.T) {
 	}
 }
 
-// A relay that starts while a log is full knows it before it has read anything that it could not store, and learns when there is room.
+// A relay that starts while a log is full knows it before it has read anything that it could not store, and
+// learns when there is room.
 func TestALogThatIsFullAtTheStart(t *testing.T) {
 	t.Parallel()
 	_, nc := single(t, nil)
@@ -508,7 +510,8 @@ func TestALateTimeOutIsNoOutage(t *testing.T) {
 	}
 }
 
-// A stream of the embedded server that answers nothing any more is not waited for without end: only a start again mends it.
+// A stream of the embedded server that answers nothing any more is not waited for without end: only a start
+// again mends it.
 func TestAStreamThatAnswersNoMore(t *testing.T) {
 	t.Parallel()
 	s := openWith(t, t.TempDir(), store.NewRoomOf(func() (uint64, uint64, error) { return 1 << 30, 4 << 30, nil }))

@@ -11,9 +11,9 @@ import (
 // RequestTTL is how long a request with an Idempotency-Key is remembered after the last thing that happened to it.
 const RequestTTL = 24 * time.Hour
 
-// IdempotentRequest is a request that may come again and must then come to the same. Everything but whose it is lies sealed: the answer
-// may hold a secret that is shown once, what the request's secrets are made of is as good as they are, and a fingerprint of a short
-// body tells the body.
+// IdempotentRequest is a request that may come again and must then come to the same. Everything but whose it
+// is lies sealed: the answer may hold a secret that is shown once, what the request's secrets are made of is
+// as good as they are, and a fingerprint of a short body tells the body.
 type IdempotentRequest struct {
 	Caller string // whose it is
 	// RunningUntil is until when whoever runs it is left alone; the zero time: nobody does.

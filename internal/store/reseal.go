@@ -20,10 +20,12 @@ import (
 )
 
 const (
-	// resealAtOnce is how many documents are rewritten together, resealPause the rest after them: refreshes and polls need the store too.
+	// resealAtOnce is how many documents are rewritten together, resealPause the rest after them: refreshes
+	// and polls need the store too.
 	resealAtOnce = 32
 	resealPause  = 50 * time.Millisecond
-	// What is encrypted with which key is counted again this often: soon while something is left, seldom while one key does it all.
+	// What is encrypted with which key is counted again this often: soon while something is left, seldom
+	// while one key does it all.
 	recountLeft = 5 * time.Second
 	recountMany = 5 * time.Minute
 	recountOne  = time.Hour
@@ -31,7 +33,8 @@ const (
 	keysNamed = 16
 )
 
-// sealedBucket is a bucket whose documents hold something sealed. Whoever seals something in another bucket adds it to sealedBuckets.
+// sealedBucket is a bucket whose documents hold something sealed. Whoever seals something in another bucket
+// adds it to sealedBuckets.
 type sealedBucket struct {
 	name topology.BucketName
 	// holders returns the parts of a document that have a field `sealed`, and the place that each is bound to.
@@ -107,8 +110,9 @@ type KeyStatus struct {
 // Through reports whether the key that encrypts is the only one that is needed.
 func (s KeyStatus) Through() bool { return !s.CheckedAt.IsZero() && s.Left == 0 }
 
-// Resealer encrypts again with the first key what others have encrypted. Any number of replicas may do so at once: each write is made
-// only over what was read, and changes nothing but the ciphertext. What it was amid when it ended it finds again by looking.
+// Resealer encrypts again with the first key what others have encrypted. Any number of replicas may do so at
+// once: each write is made only over what was read, and changes nothing but the ciphertext. What it was amid
+// when it ended it finds again by looking.
 type Resealer struct {
 	s           *Store
 	log         *slog.Logger
@@ -307,8 +311,8 @@ type resealed struct {
 	raw json.RawMessage
 }
 
-// reseal returns a document encrypted by the first key, which keys it is encrypted with, and whether it has to be rewritten. What cannot
-// be read stays as it is.
+// reseal returns a document encrypted by the first key, which keys it is encrypted with, and whether it has
+// to be rewritten. What cannot be read stays as it is.
 func (r *Resealer) reseal(ctx context.Context, of sealedBucket, e Entry[json.RawMessage]) (next resealed, keys []uint32, changed bool) {
 	bad := func(err error) (resealed, []uint32, bool) {
 		r.log.ErrorContext(ctx, "a stored document cannot be read, nor encrypted again", "bucket", string(of.name), "key", e.Key, "error", err)

@@ -69,7 +69,8 @@ func TestKeysetsComeInLists(t *testing.T) {
 	}
 }
 
-// Everything that anything seals is encrypted again, by several at once, while others write; then the old key is not needed.
+// Everything that anything seals is encrypted again, by several at once, while others write; then the old key
+// is not needed.
 func TestTheFirstKeyTakesOverWhatAnotherHasEncrypted(t *testing.T) {
 	t.Parallel()
 	nc := natstest.Start(t)

@@ -19,11 +19,11 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// KeyFile is the name of the key file that the embedded mode makes beside its data on first start. It must not be in a backup
-// of the data: whoever has both can read every secret.
+// KeyFile is the name of the key file that the embedded mode makes beside its data on first start. It must
+// not be in a backup of the data: whoever has both can read every secret.
 const KeyFile = "encryption-keys.json"
 
-// ErrSealed says that secrets were encrypted with a key that this process does not have.
+// ErrSealed reports that secrets were encrypted with a key that this process does not have.
 var ErrSealed = errors.New("none of the encryption keys fits (RELAY_ENCRYPTION_KEYS)")
 
 // Sealer encrypts what must not lie on the disk in the clear. Every ciphertext is bound to the place it lies in.
@@ -46,7 +46,8 @@ func NewKeys() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// NewSealer reads a Tink keyset in JSON, or several: see mergeKeysets. The primary key of the first encrypts, all keys of all decrypt.
+// NewSealer reads a Tink keyset in JSON, or several: see mergeKeysets. The primary key of the first encrypts,
+// all keys of all decrypt.
 func NewSealer(keys []byte) (*Sealer, error) {
 	merged, primary, readable, err := mergeKeysets(keys)
 	if err != nil {

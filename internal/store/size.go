@@ -5,8 +5,8 @@ import "github.com/nats-io/nats.go"
 const (
 	// LeastMessage is the least that NATS must take in one message: every document of the relay's own fits in it.
 	LeastMessage = 512 << 10
-	// WantedMessage is what NATS should take: an answer of the vendor's queue with its envelope, and an order with what of
-	// it has changed, fit in it.
+	// WantedMessage is what NATS should take: an answer of the vendor's queue with its envelope, and an order
+	// with what of it has changed, fit in it.
 	WantedMessage = 8 << 20
 	// headerReserve is the room for the headers that a write's conditions become.
 	headerReserve = 512

@@ -45,7 +45,8 @@ type Store struct {
 	Buckets
 }
 
-// Buckets are the buckets as typed stores. Three are there twice: to be read without decrypting or decoding all of a document.
+// Buckets are the buckets as typed stores. Three are there twice: to be read without decrypting or decoding
+// all of a document.
 type Buckets struct {
 	Connections     *Bucket[relay.Connection]
 	Clients         *Bucket[relay.Client]

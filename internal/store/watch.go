@@ -17,21 +17,23 @@ const (
 	lookTimeout = 2 * time.Second
 	// trialMost bounds the size of the write that tries whether there is room again.
 	trialMost = 256 << 10
-	// startRoom is what a log must have left when the relay starts and before it goes on after the log was full, or an eighth of its limit if
-	// that is less: a full page of a hundred notifications has about as much.
+	// startRoom is what a log must have left when the relay starts and before it goes on after the log was
+	// full, or an eighth of its limit if that is less: a full page of a hundred notifications has about as
+	// much.
 	startRoom = 64 << 10
 	// trialKey is the key of the trial in relay_lanes, which takes what expires by itself; trialTTL is when.
 	trialKey = "trial"
 	trialTTL = time.Minute
 )
 
-// ErrDead says that the embedded server has given a stream up: it has failed to write once, answers nothing since, and only a start
-// again mends that.
+// ErrDead reports that the embedded server has given a stream up: it has failed to write once, answers
+// nothing since, and only a start again mends that.
 var ErrDead = errors.New("the embedded NATS server no longer answers writes to a stream, although there is room; it must be started anew")
 
-// Run looks after the store's health until ctx ends: a connection that is lost is trouble although nobody writes, and what has failed
-// is tried again every second although nobody else does. While nothing fails it sends nothing. With an embedded server it ends with
-// ErrDead once a stream is beyond waiting for; an external cluster is its operators' to mend.
+// Run looks after the store's health until ctx ends: a connection that is lost is trouble although nobody
+// writes, and what has failed is tried again every second although nobody else does. While nothing fails it
+// sends nothing. With an embedded server it ends with ErrDead once a stream is beyond waiting for; an
+// external cluster is its operators' to mend.
 func (s *Store) Run(ctx context.Context) error {
 	status := s.conn.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED)
 	defer s.conn.RemoveStatusListener(status)
@@ -92,7 +94,8 @@ func (s *Store) look(ctx context.Context) {
 	}
 }
 
-// takes reports whether the store takes a write of a size: a removal of what is not there, which nobody reads and which expires.
+// takes reports whether the store takes a write of a size: a removal of what is not there, which nobody reads
+// and which expires.
 func (s *Store) takes(ctx context.Context, size int) bool {
 	m := nats.NewMsg(s.Lanes.subject(trialKey))
 	m.Header.Set(headerOperation, "PURGE")
@@ -101,8 +104,8 @@ func (s *Store) takes(ctx context.Context, size int) bool {
 	return err == nil
 }
 
-// fullLogs notes which logs are full already. Whoever starts would learn of it by a refused write only, and the first one into the inbox is a
-// page that by then exists nowhere else.
+// fullLogs notes which logs are full already. Whoever starts would learn of it by a refused write only, and
+// the first one into the inbox is a page that by then exists nowhere else.
 func (s *Store) fullLogs(ctx context.Context) error {
 	for _, stream := range []string{s.topo.Inbox(), s.topo.Events(), s.topo.Attempts()} {
 		st, err := s.js.Stream(ctx, stream)
@@ -161,8 +164,8 @@ func (s *Store) streamOf(subject string) string {
 	return s.topo.Events()
 }
 
-// Readable reports by its error whether the store answers reads: one message of the public log is asked for, which any server that
-// keeps a copy of the log may answer.
+// Readable reports by its error whether the store answers reads: one message of the public log is asked for,
+// which any server that keeps a copy of the log may answer.
 func (s *Store) Readable(ctx context.Context) error {
 	_, err := s.get(ctx, s.topo.Events(), 1)
 	if errors.Is(err, ErrNotFound) { // the server has looked

@@ -11,13 +11,16 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// writeTimeout bounds one write. A cluster's change of leader takes 4 to 9 s; a write that waits longer is better read back.
+// writeTimeout bounds one write. A cluster's change of leader takes 4 to 9 s; a write that waits longer is
+// better read back.
 const writeTimeout = 10 * time.Second
 
-// A replicated stream refuses a conditional write while another of the same subject is on its way to the followers: only when that has
-// ended is it known whether the condition holds. So the write is sent again, as a rule once.
+// A replicated stream refuses a conditional write while another of the same subject is on its way to the
+// followers: only when that has ended is it known whether the condition holds. So the write is sent again, as
+// a rule once.
 const (
-	// inFlightMost is how long it is sent again, inFlightFirst to inFlightPause apart, if its caller has inFlightLeast left for the answer.
+	// inFlightMost is how long it is sent again, inFlightFirst to inFlightPause apart, if its caller has
+	// inFlightLeast left for the answer.
 	inFlightMost  = 5 * time.Second
 	inFlightFirst = 4 * time.Millisecond
 	inFlightPause = 50 * time.Millisecond
@@ -61,8 +64,8 @@ type Write struct {
 	Size    int
 }
 
-// Gate sees every write before it is sent and after it was answered. An error from Before keeps the write from being sent;
-// one from After hides its answer, as a crash right there would. Only tests set one.
+// Gate sees every write before it is sent and after it was answered. An error from Before keeps the write
+// from being sent; one from After hides its answer, as a crash right there would. Only tests set one.
 type Gate struct {
 	Before func(Write) error
 	After  func(Write) error
@@ -129,8 +132,8 @@ type Result struct {
 	Err error
 }
 
-// writeAll stores many writes without waiting in between, and returns each one's end in the same order. The store takes them in
-// the order given, except those that are sent again.
+// writeAll stores many writes without waiting in between, and returns each one's end in the same order. The
+// store takes them in the order given, except those that are sent again.
 func (s *Store) writeAll(ctx context.Context, requests []request) []Result {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()

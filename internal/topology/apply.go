@@ -42,13 +42,14 @@ type Finding struct {
 }
 
 var (
-	// ErrRefused is in every error that says that this relay must not work on what is stored. Waiting does not help; the error says what does.
+	// ErrRefused is in every error that says that this relay must not work on what is stored. Waiting does
+	// not help; the error names what does.
 	ErrRefused = errors.New("the store is refused")
-	// ErrForeign says that a stream of a name of ours is not ours.
+	// ErrForeign reports that a stream of a name of ours is not ours.
 	ErrForeign = errors.New("is not the relay's")
-	// ErrNewer says that what is stored is for a newer relay.
+	// ErrNewer reports that what is stored is for a newer relay.
 	ErrNewer = errors.New("is of a newer relay")
-	// ErrRestoring says that a backup is being put back, or was and did not end well.
+	// ErrRestoring reports that a backup is being put back, or was and did not end well.
 	ErrRestoring = errors.New("a backup is being restored into the store")
 )
 
@@ -63,13 +64,16 @@ func (r refusal) Is(target error) bool { return target == ErrRefused }
 // codeSubjectOverlap is JetStream's error code for subjects that another stream has (nats.go has no name for it).
 const codeSubjectOverlap = 10065
 
-// codeNoPeers is JetStream's error code for a cluster with too few servers to place a stream (nats.go has no name for it).
+// codeNoPeers is JetStream's error code for a cluster with too few servers to place a stream (nats.go has no
+// name for it).
 const codeNoPeers = 10005
 
-// applyTurns bounds how often a stream is looked at again because somebody else created or changed it at the same moment.
+// applyTurns bounds how often a stream is looked at again because somebody else created or changed it at the
+// same moment.
 const applyTurns = 5
 
-// Check holds every stream against the table and lists those of our prefix that the table does not know. It writes nothing.
+// Check holds every stream against the table and lists those of our prefix that the table does not know. It
+// writes nothing.
 func (t Topology) Check(ctx context.Context, js jetstream.JetStream) ([]Finding, error) {
 	var findings []Finding
 	known := map[string]bool{t.RestoreSign(): true}
@@ -98,10 +102,11 @@ func (t Topology) Check(ctx context.Context, js jetstream.JetStream) ([]Finding,
 	return findings, nil
 }
 
-// Apply creates what is missing and brings the rest to the table. It deletes nothing, changes nothing that is not ours, and keeps what
-// an operator may set: placement, limits of size, compression, more replicas. Several relays may do it at once. Nothing is changed if
-// one of the streams is not ours (ErrForeign) or is ours no longer as it was made, or if what is stored is for a newer relay (ErrNewer). Errors of the server are
-// handed on: whether to try again is the caller's to say.
+// Apply creates what is missing and brings the rest to the table. It deletes nothing, changes nothing that is
+// not ours, and keeps what an operator may set: placement, limits of size, compression, more replicas.
+// Several relays may do it at once. Nothing is changed if one of the streams is not ours (ErrForeign) or is
+// ours no longer as it was made, or if what is stored is for a newer relay (ErrNewer). Errors of the server
+// are handed on: whether to try again is the caller's to say.
 func (t Topology) Apply(ctx context.Context, js jetstream.JetStream) error {
 	mark, err := t.ReadMark(ctx, js)
 	if err != nil {
@@ -166,7 +171,7 @@ func (t Topology) bring(ctx context.Context, js jetstream.JetStream, f Finding) 
 		case StateOK, StateChanged, StateForeign, StateUnknown:
 			return f.Refuse()
 		}
-		// Servers of a cluster that have met just now, or anew, may yet have to hear what room the others have.
+		// Servers of a cluster that have met just now, or again, may yet have to hear what room the others have.
 		err := whileAnswered(ctx, codeNoPeers, set)
 		switch {
 		case err == nil:
@@ -229,7 +234,7 @@ func (t Topology) find(ctx context.Context, js jetstream.JetStream, wanted jetst
 	return f, nil
 }
 
-// holder answers which other stream has subjects of one that is not there, "" for none: the server would not create it.
+// holder returns which other stream has subjects of one that is not there, "" for none: the server would not create it.
 func holder(ctx context.Context, js jetstream.JetStream, wanted jetstream.StreamConfig) (string, error) {
 	for _, subject := range wanted.Subjects {
 		names := js.StreamNames(ctx, jetstream.WithStreamListSubject(subject))
@@ -249,7 +254,7 @@ func holder(ctx context.Context, js jetstream.JetStream, wanted jetstream.Stream
 	return "", nil
 }
 
-// Refuse answers the error of a stream that is not ours, or not as ours has to be, nil for any other.
+// Refuse returns the error of a stream that is not ours, or not as ours has to be, nil for any other.
 func (f Finding) Refuse() error {
 	if f.State != StateForeign && f.State != StateChanged {
 		return nil

@@ -41,7 +41,7 @@ func apply(t *testing.T, js jetstream.JetStream, table topology.Topology) {
 	}
 }
 
-// found answers the finding of one stream.
+// found returns the finding of one stream.
 func found(t *testing.T, js jetstream.JetStream, table topology.Topology, stream string) topology.Finding {
 	t.Helper()
 	findings, err := table.Check(t.Context(), js)
@@ -176,7 +176,8 @@ func TestSomebodyElsesStreamIsLeftAlone(t *testing.T) {
 	}
 }
 
-// A stream with our mark holds what is ours, whatever was done to it: it is refused, by all that differs, and nothing advises to delete it.
+// A stream with our mark holds what is ours, whatever was done to it: it is refused, by all that differs, and
+// nothing advises to delete it.
 func TestOurStreamThatWasChangedIsToBeSetBack(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -298,8 +299,9 @@ func TestRetentionFollowsTheSetting(t *testing.T) {
 	}
 }
 
-// Streams without our mark count as ours if they are exactly what the table says, as when an operator has made them; and documents without
-// the mark of the formats, as a power cut in a store's first second leaves them, count as version 1.
+// Streams without our mark count as ours if they are exactly what the table says, as when an operator has
+// made them; and documents without the mark of the formats, as a power cut in a store's first second leaves
+// them, count as version 1.
 func TestUnmarkedStreamsOfTheSameShapeAreTakenOver(t *testing.T) {
 	t.Parallel()
 	_, js := open(t)
@@ -416,7 +418,8 @@ func TestReplicasAreRaisedNotLowered(t *testing.T) {
 	}
 }
 
-// A cluster that has just come together may say for a moment that it has too few servers. Apply waits for that, and for nothing else.
+// A cluster that has just come together may say for a moment that it has too few servers. Apply waits for
+// that, and for nothing else.
 func TestApplyWaitsForTheServersOfACluster(t *testing.T) {
 	t.Parallel()
 	nc := natstest.Start(t)

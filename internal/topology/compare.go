@@ -13,11 +13,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// shapeKey is the metadata that says whose a stream is: its value is the version of the table that last shaped it. A relay whose
-// table is older leaves the shape as it is, so that two versions that run side by side do not undo each other's work.
+// shapeKey is the metadata that records whose a stream is: its value is the version of the table that last
+// shaped it. A relay whose table is older leaves the shape as it is, so that two versions that run side by
+// side do not undo each other's work.
 const shapeKey = "audatex-relay"
 
-// Difference is one field of a stream that is not as the table has it, in the names and values of NATS's own JSON, but for durations.
+// Difference is one field of a stream that is not as the table has it, in the names and values of NATS's own
+// JSON, but for durations.
 type Difference struct {
 	Field         string
 	Found, Wanted string
@@ -37,7 +39,8 @@ const (
 	kept                   // an operator's to set: what a full log does and what is stored in it stays the same
 )
 
-// weights of the fields that are not just settable. The server gives several of the identity fields no second value anyway.
+// weights of the fields that are not just settable. The server gives several of the identity fields no second
+// value anyway.
 var weights = map[string]weight{
 	"subjects": identity, "retention": identity, "storage": identity, "mirror": identity, "sources": identity, "subject_transform": identity,
 	"republish": identity, "sealed": identity, "template_owner": identity, "persist_mode": identity, "no_ack": identity, "deny_delete": identity,
@@ -92,7 +95,7 @@ type comparison struct {
 	settable      []Difference
 }
 
-// compare tells how a stream that was found differs from the table.
+// compare reports how a stream that was found differs from the table.
 func compare(found, wanted jetstream.StreamConfig) (comparison, error) {
 	var c comparison
 	var err error
@@ -126,7 +129,7 @@ func compare(found, wanted jetstream.StreamConfig) (comparison, error) {
 	return c, nil
 }
 
-// merged answers what is found with what differs brought to the table, and our mark.
+// merged returns what is found with what differs brought to the table, and our mark.
 func (c comparison) merged(version int) (jetstream.StreamConfig, error) {
 	m := maps.Clone(c.found)
 	for _, d := range c.settable {

@@ -54,7 +54,7 @@ func (j *journal) count(s string) int {
 	return strings.Count(j.String(), s)
 }
 
-// of answers the table of a relay of a version.
+// of returns the table of a relay of a version.
 func of(version int) topology.Topology {
 	t := table
 	t.Formats = version
@@ -209,7 +209,7 @@ func TestWithoutALiveRelayNothingIsRaised(t *testing.T) {
 	if _, err := js.Publish(t.Context(), "$KV.relay_owners.member.unreadable", []byte("?")); err != nil {
 		t.Fatal(err)
 	}
-	// What says that it looked: it took back the step that another had left.
+	// What shows that it looked: it took back the step that another had left.
 	m := mark(t, js)
 	m.Raising = 3
 	if _, err := table.WriteMark(t.Context(), js, m); err != nil {
@@ -230,8 +230,8 @@ func TestAGapOfVersionsIsRefused(t *testing.T) {
 	}
 }
 
-// A release that no longer reads version 1 starts on an empty server all the same, and on what a first start has left that made some of the
-// streams and came no further.
+// A release that no longer reads version 1 starts on an empty server all the same, and on what a first start
+// has left that made some of the streams and came no further.
 func TestANewStoreHasTheVersionOfItsFirstRelay(t *testing.T) {
 	t.Parallel()
 	_, js := open(t)
@@ -405,8 +405,8 @@ func TestAClockBehindTheRestoreIsRefused(t *testing.T) {
 	}
 }
 
-// Old relays join at any moment while several new ones raise the mark. Whatever the order of their steps, none that has joined finds the
-// mark above its version while its record is there.
+// Old relays join at any moment while several new ones raise the mark. Whatever the order of their steps,
+// none that has joined finds the mark above its version while its record is there.
 func TestNoOldRelayJoinsUnderARaisedMark(t *testing.T) {
 	t.Parallel()
 	_, js := open(t)

@@ -12,7 +12,8 @@ import (
 // askTimeout bounds one question to the server.
 const askTimeout = 5 * time.Second
 
-// leaderGet returns the last value of a key of relay_owners as the stream's leader has it; nil if it has none, or there is no such bucket.
+// leaderGet returns the last value of a key of relay_owners as the stream's leader has it; nil if it has
+// none, or there is no such bucket.
 func (t Topology) leaderGet(ctx context.Context, js jetstream.JetStream, key string) ([]byte, uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()

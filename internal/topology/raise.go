@@ -14,18 +14,19 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Upgrades are rolled: relays of version N−1 and N run side by side until the last one of N−1 has gone. Until then nobody writes what
-// N−1 cannot read. Then one of N raises the mark, in two steps:
+// Upgrades are rolled: relays of version N−1 and N run side by side until the last one of N−1 has gone. Until
+// then nobody writes what N−1 cannot read. Then one of N raises the mark, in two steps:
 //
 //	the raiser                                   a relay of N−1 that starts just now
 //	1. stores the mark with Raising = N          a. stores its member record
 //	2. reads the members, no older than step 1   b. reads the mark, ends if Raising or Formats is above its own version,
 //	3. stores Formats = N over its own step 1       and stores the mark again as it was read
 //
-// Every write of the mark is conditional on the one that was read, and all of it lies in one stream, which has one order. If a comes
-// before 1, the raiser sees the member in step 2 and takes its step 1 back. If 1 comes before a, it comes before b as well: b either reads
-// it, or its write is refused and it reads again. There is no order in which both go on. A raiser that dies after step 1 keeps old
-// relays from starting until another of N takes the step back or ends it, seconds later.
+// Every write of the mark is conditional on the one that was read, and all of it lies in one stream, which
+// has one order. If a comes before 1, the raiser sees the member in step 2 and takes its step 1 back. If 1
+// comes before a, it comes before b as well: b either reads it, or its write is refused and it reads again.
+// There is no order in which both go on. A raiser that dies after step 1 keeps old relays from starting until
+// another of N takes the step back or ends it, seconds later.
 
 // raiseEvery is how often a relay looks whether the mark can be raised, or has moved without its watch telling.
 const raiseEvery = 5 * time.Second
@@ -68,11 +69,13 @@ func OpenFormats(ctx context.Context, c FormatsConfig) (*Versions, error) {
 	return v, nil
 }
 
-// Current answers the version that is to be written: every relay that runs now can read it. It rises at most once in a relay's life.
+// Current returns the version that must be written: every relay that runs now can read it. It rises at most
+// once in a relay's life.
 func (v *Versions) Current() int { return int(v.current.Load()) }
 
-// Join refuses, like Apply, if this relay must not run. It is called after this relay's member record is stored and before anything is
-// started or written for a shard: whoever raises the mark has then seen the member, or is seen here.
+// Join refuses, like Apply, if this relay must not run. It is called after this relay's member record is
+// stored and before anything is started or written for a shard: whoever raises the mark has then seen the
+// member, or is seen here.
 func (v *Versions) Join(ctx context.Context) error {
 	for ctx.Err() == nil {
 		m, err := v.c.Topology.ReadMark(ctx, v.c.JS)
@@ -89,8 +92,9 @@ func (v *Versions) Join(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Run follows the mark and raises it when every live relay knows this relay's version. It ends with ErrRefused when this relay must not
-// run any longer: another has raised the mark above its version, or a backup is being restored. It ends with nil when ctx ends.
+// Run follows the mark and raises it when every live relay knows this relay's version. It ends with
+// ErrRefused when this relay must not run any longer: another has raised the mark above its version, or a
+// backup is being restored. It ends with nil when ctx ends.
 func (v *Versions) Run(ctx context.Context) error {
 	told := make(chan struct{}, 1)
 	watching, stop := context.WithCancel(ctx)
@@ -99,7 +103,7 @@ func (v *Versions) Run(ctx context.Context) error {
 	defer func() { stop(); <-done }()
 	tick := time.NewTicker(v.c.Every)
 	defer tick.Stop()
-	failing := false // told once: an outage of the store may last for hours
+	failing := false // logged once: an outage of the store may last for hours
 	for {
 		err := v.turn(ctx)
 		switch {
@@ -122,7 +126,7 @@ func (v *Versions) Run(ctx context.Context) error {
 	}
 }
 
-// watch tells when the mark has changed. What it misses while NATS is away, Run's own looks find.
+// watch reports when the mark has changed. What it misses while NATS is away, Run's own looks find.
 func (v *Versions) watch(ctx context.Context, told chan<- struct{}) {
 	for ctx.Err() == nil {
 		kv, err := v.c.JS.KeyValue(ctx, v.c.Topology.Bucket(Owners))
@@ -218,8 +222,8 @@ func (v *Versions) adopt(m Mark) error {
 	return nil
 }
 
-// allKnow reports whether there are live relays and all of them know this relay's version. What it looks at is no older than the
-// revision given.
+// allKnow reports whether there are live relays and all of them know this relay's version. What it looks at
+// is no older than the revision given.
 func (v *Versions) allKnow(ctx context.Context, revision uint64) (bool, error) {
 	members, err := v.c.Topology.members(ctx, v.c.JS, revision)
 	if err != nil {
@@ -233,10 +237,10 @@ func (v *Versions) allKnow(ctx context.Context, revision uint64) (bool, error) {
 	return len(members) > 0, nil
 }
 
-// errBehind says that the server that answered has not yet stored what was stored before.
+// errBehind reports that the server that answered has not yet stored what was stored before.
 var errBehind = errors.New("the stream's leader is behind")
 
-// members answers the version of every live relay, by key, as the leader knows them at the revision given or later.
+// members returns the version of every live relay, by key, as the leader knows them at the revision given or later.
 func (t Topology) members(ctx context.Context, js jetstream.JetStream, revision uint64) (map[string]int, error) {
 	info, there, err := t.info(ctx, js, "KV_"+t.Bucket(Owners), t.ownersSubject(memberPrefix+">"))
 	if err != nil {
@@ -269,7 +273,7 @@ func (t Topology) members(ctx context.Context, js jetstream.JetStream, revision 
 	return members, nil
 }
 
-// LiveMembers answers the keys of the live relays' records.
+// LiveMembers returns the keys of the live relays' records.
 func (t Topology) LiveMembers(ctx context.Context, js jetstream.JetStream) ([]string, error) {
 	members, err := t.members(ctx, js, 0)
 	if err != nil {

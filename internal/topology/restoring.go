@@ -13,13 +13,14 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// While a backup is being put back there is a stream that says so, beside those that are deleted and made meanwhile: at no moment does a
-// relay find a part of a store, or an empty one in the place of that which was, without finding the sign. It stays when the restore dies.
-// Before anything is changed it gets a message, so that it is known of a dead restore whether it has changed anything; the message's subject
-// says how far the numbers of events ran ahead in the store that is about to be deleted. Messages are only added: restores that take over
-// from one another lose none.
-// That neither a relay nor a restore misses the other is seen to by their order: a relay stores its record and then looks for the sign, a
-// restore makes the sign and then looks for records.
+// While a backup is being put back there is a stream that says so, beside those that are deleted and made
+// meanwhile: at no moment does a relay find a part of a store, or an empty one in the place of that which
+// was, without finding the sign. It stays when the restore dies. Before anything is changed it gets a
+// message, so that it is known of a dead restore whether it has changed anything; the message's subject says
+// how far the numbers of events ran ahead in the store that is about to be deleted. Messages are only added:
+// restores that take over from one another lose none. That neither a relay nor a restore misses the other is
+// seen to by their order: a relay stores its record and then looks for the sign, a restore makes the sign and
+// then looks for records.
 
 // restorerKey is the field of the sign's metadata that says which restore it is of.
 const restorerKey = "relay-restore"
@@ -40,7 +41,7 @@ type sign struct {
 	ahead    int64     // the most that was kept
 }
 
-// readSign answers how the sign stands; nil if there is none.
+// readSign returns how the sign stands; nil if there is none.
 func (t Topology) readSign(ctx context.Context, js jetstream.JetStream) (*sign, error) {
 	info, there, err := t.info(ctx, js, t.RestoreSign(), ">")
 	if err != nil || !there {
@@ -68,15 +69,16 @@ type Restoring struct {
 	t      Topology
 	js     jetstream.JetStream
 	config jetstream.StreamConfig
-	// Resumed says that another restore has begun to change the store, and has left who knows what behind.
+	// Resumed: another restore has begun to change the store, and may have left anything behind.
 	Resumed bool
 }
 
 // signTurns bounds how often the sign's stream is asked for without an answer, of 5 s each.
 const signTurns = 4
 
-// BeginRestore makes the sign. If there is one already it is made our own, unless its restore has begun to change the store: then the
-// answer is ErrRestoring, or, to take over what that one has left behind, the sign as well.
+// BeginRestore makes the sign. If there is one already it is made our own, unless its restore has begun to
+// change the store: then the answer is ErrRestoring, or, to take over what that one has left behind, the sign
+// as well.
 func (t Topology) BeginRestore(ctx context.Context, js jetstream.JetStream, takeOver bool) (*Restoring, error) {
 	r := &Restoring{t: t, js: js, config: jetstream.StreamConfig{
 		Name: t.RestoreSign(), Description: "A backup is being put back: no relay starts", Subjects: []string{t.restoreSubject("*")},
@@ -99,7 +101,8 @@ func (r *Restoring) begin(ctx context.Context, takeOver bool) error {
 	// Waited for also when ctx ends meanwhile: a sign whose making was broken off could appear later.
 	create := func() error { _, err := r.js.CreateStream(context.WithoutCancel(ctx), r.config); return err }
 	err := whileAnswered(ctx, codeNoPeers, create)
-	// The copies of a new stream may take longer to elect a leader than an answer is waited for. The same stream may be created again.
+	// The copies of a new stream may take longer to elect a leader than an answer is waited for. The same
+	// stream may be created again.
 	for turn := 1; errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && turn < signTurns; turn++ {
 		err = whileAnswered(ctx, codeNoPeers, create)
 	}
@@ -125,8 +128,8 @@ func (r *Restoring) begin(ctx context.Context, takeOver bool) error {
 	return err
 }
 
-// Change comes before the first change of the store, whose numbers of events run ahead of the clock by so many microseconds: whichever
-// restore ends well must know.
+// Change comes before the first change of the store, whose numbers of events run ahead of the clock by so
+// many microseconds: whichever restore ends well must know.
 func (r *Restoring) Change(ctx context.Context, ahead int64) error {
 	if err := r.Ours(ctx); err != nil {
 		return err
@@ -140,7 +143,7 @@ func (r *Restoring) Change(ctx context.Context, ahead int64) error {
 	return r.Ours(ctx)
 }
 
-// Ahead answers the most that Change was told since the sign was made.
+// Ahead returns the most that Change was told since the sign was made.
 func (r *Restoring) Ahead(ctx context.Context) (int64, error) {
 	there, err := r.look(ctx)
 	if err != nil {
@@ -149,10 +152,10 @@ func (r *Restoring) Ahead(ctx context.Context) (int64, error) {
 	return there.ahead, nil
 }
 
-// ErrTakenOver says that another restore goes on where this one was.
+// ErrTakenOver reports that another restore goes on where this one was.
 var ErrTakenOver = errors.New("another restore has begun meanwhile")
 
-// Ours answers ErrTakenOver if the sign is another restore's by now.
+// Ours returns ErrTakenOver if the sign is another restore's by now.
 func (r *Restoring) Ours(ctx context.Context) error {
 	_, err := r.look(ctx)
 	return err

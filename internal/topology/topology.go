@@ -1,6 +1,8 @@
-// Package topology is the one table of everything the relay keeps in NATS: streams, buckets and subjects, how they are created and
-// brought up to date, and which formats the documents in them may have (Formats). Nothing else in the program spells a stream's, a
-// bucket's or a subject's name.
+// Package topology is the one table of everything the relay keeps in NATS: streams, buckets and subjects, how
+// they are created and brought up to date, and which formats the documents in them may have (Formats).
+// Nothing else in the program spells a stream's, a bucket's or a subject's name. What is not ours is never
+// touched, and a store of a newer release is refused. Begin with the tables here; apply.go brings a server to
+// them, raise.go raises the formats when releases roll.
 package topology
 
 import (
@@ -15,12 +17,14 @@ const PublicRoot = "audatex"
 // LeaseTTL is how long a lease of relay_owners lives without renewal. The store's own change of leader may take 9 s.
 const LeaseTTL = 15 * time.Second
 
-// MarkerTTL is how long a removed document leaves a marker: until the server has long stored that what the key held before is gone.
-// Whoever follows a bucket lists it again more often than that, so that a removal is seen also by those who missed its marker.
+// MarkerTTL is how long a removed document leaves a marker: until the server has long stored that what the
+// key held before is gone. Whoever follows a bucket lists it again more often than that, so that a removal is
+// seen also by those who missed its marker.
 const MarkerTTL = time.Hour
 
-// OpenAge is how long an entry of relay_open stays that is not written again. The publisher writes it again before it is half as old if
-// the order has events meanwhile (publisher.listPeriod); nobody looks for an order without events for 60 days.
+// OpenAge is how long an entry of relay_open stays that is not written again. The publisher writes it again
+// before it is half as old if the order has events meanwhile (publisher.listPeriod); nobody looks for an
+// order without events for 60 days.
 const OpenAge = 95 * 24 * time.Hour
 
 // Topology names everything for one prefix.
@@ -28,7 +32,8 @@ type Topology struct {
 	Prefix    string        // RELAY_NATS_PREFIX, default "relay"
 	Replicas  int           // of every stream and bucket: 1 embedded, 3 on a cluster
 	Retention time.Duration // of the three logs, default 30 days
-	// Formats is the version of the formats that are read and written; 0 stands for the build's. Tests of upgrades set it.
+	// Formats is the version of the formats that are read and written; 0 stands for the build's. Tests of
+	// upgrades set it.
 	Formats int
 }
 
@@ -41,7 +46,7 @@ func (t Topology) Events() string { return t.Prefix + "_events" }
 // Attempts is the name of the stream of attempts.
 func (t Topology) Attempts() string { return t.Prefix + "_attempts" }
 
-// Bucket answers the name of a bucket, for example Bucket(Orders) = "relay_orders".
+// Bucket returns the name of a bucket, for example Bucket(Orders) = "relay_orders".
 func (t Topology) Bucket(name BucketName) string { return t.Prefix + "_" + string(name) }
 
 // BucketName is a bucket's name without the prefix.
@@ -88,9 +93,9 @@ func (t Topology) ShardSubject(shard, operation string) string {
 // WrittenSubject is where those who watch a bucket are told of a write; it is not stored.
 func (t Topology) WrittenSubject(bucket string) string { return t.Prefix + ".written." + bucket }
 
-// PublishSubject is where an event is published so that it is stored as stored (audatex.…): the stream transforms the subject
-// and republishes the message only once it is stored, because a publish that the log refuses would still reach the plain
-// subscribers of its subject.
+// PublishSubject is where an event is published so that it is stored as stored (audatex.…): the stream
+// transforms the subject and republishes the message only once it is stored, because a publish that the log
+// refuses would still reach the plain subscribers of its subject.
 func (t Topology) PublishSubject(stored string) string {
 	return t.Prefix + ".publish" + stored[len(PublicRoot):]
 }
@@ -100,8 +105,8 @@ func OrderSubject(site, action, order string) string {
 	return PublicRoot + "." + site + ".parts.order." + action + "." + order
 }
 
-// OrderFilter matches every event of an order: what expected sequences are checked against. The site stands literally in it: a
-// look-up with a wildcard there costs fifty times as much.
+// OrderFilter matches every event of an order: what expected sequences are checked against. The site stands
+// literally in it: a look-up with a wildcard there costs fifty times as much.
 func OrderFilter(site, order string) string {
 	return PublicRoot + "." + site + ".parts.order.*." + order
 }
@@ -117,7 +122,7 @@ func SiteFilter(site string) string { return PublicRoot + "." + site + ".>" }
 // AllEvents matches every stored event.
 const AllEvents = PublicRoot + ".>"
 
-// Streams answers the configuration of the three logs.
+// Streams returns the configuration of the three logs.
 func (t Topology) Streams() []jetstream.StreamConfig {
 	log := func(name string, subject, description string) jetstream.StreamConfig {
 		return jetstream.StreamConfig{
@@ -126,7 +131,8 @@ func (t Topology) Streams() []jetstream.StreamConfig {
 			// A full log refuses: the poller then stops reading from the vendor. Nothing unread is ever dropped early.
 			Discard: jetstream.DiscardNew, MaxConsumers: 20_000, AllowDirect: true, DenyDelete: false, Compression: jetstream.NoCompression,
 			MaxMsgs: -1, MaxBytes: -1, MaxMsgSize: -1, MaxMsgsPerSubject: -1,
-			// The shortest window the server takes: only the inbox uses message ids, and a window costs more than a write.
+			// The shortest window the server takes: only the inbox uses message ids, and a window costs more
+			// than a write.
 			Duplicates: time.Second,
 		}
 	}
@@ -139,7 +145,7 @@ func (t Topology) Streams() []jetstream.StreamConfig {
 	return []jetstream.StreamConfig{inbox, events, attempts}
 }
 
-// KeyValues answers the configuration of the buckets.
+// KeyValues returns the configuration of the buckets.
 func (t Topology) KeyValues() []jetstream.KeyValueConfig {
 	configs := make([]jetstream.KeyValueConfig, 0, len(Buckets))
 	for _, name := range Buckets {
@@ -158,7 +164,7 @@ func (t Topology) KeyValues() []jetstream.KeyValueConfig {
 	return configs
 }
 
-// tables answers the configuration of every stream: the logs, and those that hold the buckets.
+// tables returns the configuration of every stream: the logs, and those that hold the buckets.
 func (t Topology) tables() []jetstream.StreamConfig {
 	all := t.Streams()
 	for _, c := range t.KeyValues() {
@@ -167,8 +173,8 @@ func (t Topology) tables() []jetstream.StreamConfig {
 	return all
 }
 
-// bucketStream answers the stream that holds a bucket (NATS ADR-8), as nats.go would make it: a bucket is checked and changed through its
-// stream, as the bucket's own view leaves out what an operator may have set.
+// bucketStream returns the stream that holds a bucket (NATS ADR-8), as nats.go would make it: a bucket is
+// checked and changed through its stream, as the bucket's own view leaves out what an operator may have set.
 func bucketStream(c jetstream.KeyValueConfig) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name: "KV_" + c.Bucket, Subjects: []string{"$KV." + c.Bucket + ".>"}, Storage: c.Storage, Replicas: c.Replicas,

@@ -1,5 +1,6 @@
-// Package shardtest makes leases for tests of what works under one. Nothing renews them but the test. Begin with Fixed; Manual is for a
-// test in which the lease runs out, or in which somebody else has written under a higher epoch.
+// Package shardtest makes leases for tests of what works under one. Nothing renews them but the test. Begin
+// with Fixed; Manual is for a test in which the lease runs out, or in which somebody else has written under a
+// higher epoch.
 package shardtest
 
 import (
