@@ -27,9 +27,10 @@ const (
 
 // load is what must be loaded of a shard: all of it, or some callbacks.
 type load struct {
-	whole bool
-	ids   []string
-	mark  watermark
+	whole  bool
+	ids    []string
+	except map[string]bool // of the whole: these work already, or are being retired
+	mark   watermark
 }
 
 // found is what a load has read.
@@ -89,7 +90,9 @@ func (l *loop) loadOnce(ctx context.Context, what *load, ids []string, whole boo
 	if f.cursors, err = l.d.cursors.Load(ctx, l.shard, ids); err != nil {
 		return nil, err
 	}
-	maps.DeleteFunc(f.cursors, func(id string, _ *cursorstore.Stored) bool { return !whole && !slices.Contains(ids, id) })
+	maps.DeleteFunc(f.cursors, func(id string, _ *cursorstore.Stored) bool {
+		return what.except[id] || !whole && !slices.Contains(ids, id)
+	})
 	if err = l.verify(ctx, f); err != nil {
 		return nil, err
 	}
@@ -120,7 +123,7 @@ func (l *loop) loadOnce(ctx context.Context, what *load, ids []string, whole boo
 			l.erase(ctx, s, "")
 			again = append(again, id)
 		case registered:
-			made = append(made, l.d.newCallback(l.life, l.d.targetOf(cb), s, l.lease.Epoch(), what.mark, f))
+			made = append(made, l.d.newCallback(l.d.targetOf(cb), s, l.lease.Epoch(), what.mark, f))
 		}
 	}
 	for chunk := range slices.Chunk(made, adoptChunk) {
@@ -198,7 +201,7 @@ func (l *loop) touchWatermark(ctx context.Context, mark *watermark, f *found) er
 }
 
 // newCallback makes a callback of its stored cursor, or of none, and takes that on under the lease's epoch.
-func (d *Dispatcher) newCallback(life context.Context, t *target, s *cursorstore.Stored, epoch uint64, mark watermark, f *found) *callback {
+func (d *Dispatcher) newCallback(t *target, s *cursorstore.Stored, epoch uint64, mark watermark, f *found) *callback {
 	now, cb := time.Now(), &t.callback
 	c := &callback{id: cb.ID, gen: cb.Generation, log: d.conf.Log.With("callback", cb.ID), target: t}
 	c.storing.kept.cursor = s.Handle
@@ -228,7 +231,6 @@ func (d *Dispatcher) newCallback(life context.Context, t *target, s *cursorstore
 		cur.ResumeAll(now) // resumed while nobody delivered, or nobody delivered for days: it gets its chance
 		c.sending.tripped = false
 	}
-	c.ctx, c.cancel = context.WithCancel(life)
 	return c
 }
 
@@ -251,10 +253,10 @@ func (l *loop) adopt(ctx context.Context, list []*callback, mark watermark, firs
 			cb.cur.Stored(saves[i].Changes)
 			fallthrough
 		case r.Fenced: // what remains comes with the next round
+			cb.ctx, cb.cancel = context.WithCancel(l.life)
 			cb.sending.place = l.d.limits.join(cb.target.callback.Client, func() { l.send(placed{cb}) })
 			cb.sending.place.answer = l.answer
 			written.callbacks = append(written.callbacks, cb)
-			continue
 		case r.Outcome == store.Superseded:
 			l.send(laterOwner{r.Epoch})
 		case r.Outcome == store.Changed:
@@ -262,7 +264,6 @@ func (l *loop) adopt(ctx context.Context, list []*callback, mark watermark, firs
 		default:
 			failed++
 		}
-		cb.cancel()
 	}
 	l.send(written)
 	if failed > 0 {

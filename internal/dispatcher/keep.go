@@ -268,7 +268,9 @@ func (c *core) stored(w *work) {
 	cb.cur.Stored(w.changes)
 	if d := w.changes.Document; d != nil {
 		s.durable = max(s.durable, d.Position)
-		s.holds = !d.Behind
+		if s.holds = !d.Behind; d.Behind && cb.reading.source == readsShared {
+			c.markUnstored(cb) // the next round looks whether the watermark speaks for it again
+		}
 	}
 	cb.reading.blocked = false
 	c.pump(cb) // it may have waited for room in its records or lanes

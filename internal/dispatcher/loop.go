@@ -139,19 +139,9 @@ func (l *loop) take(m message) {
 		}
 		l.comers = m.feed
 	}
-	l.do(m)
-	switch m := m.(type) {
-	case loaded: // what has changed meanwhile
-		for _, id := range l.d.settings.ofShard(l.shard) {
-			l.do(l.d.present(id))
-		}
-		if m.whole {
-			l.d.loading.Add(-1)
-		}
-	case done:
-		if m.retired != nil {
-			l.do(l.d.present(m.retired.id))
-		}
+	listed := l.core.arriving.listed
+	if l.do(m); listed != l.core.arriving.listed {
+		l.d.loading.Add(-1)
 	}
 }
 
@@ -196,6 +186,9 @@ func (l *loop) apply(e *effects) {
 	}
 	for _, j := range e.idle {
 		j.more <- false
+	}
+	for _, id := range e.recheck { // before the ring is looked into, which is for who joins under its present filter
+		l.next = append(l.next, l.d.present(id))
 	}
 	for _, r := range e.ring {
 		page := l.d.feed.join(l.shard, r.target, r.pos, pageEvents)

@@ -203,12 +203,19 @@ func (c *core) refilled(m *refilled) {
 }
 
 // comersBegin means that a reader has begun to read for callbacks that catch up together, at or before each one's
-// position. A change of the target since they asked takes them out.
+// position. One whose target has changed since it asked reads by itself.
 func (c *core) comersBegin(m *comersBegin) {
 	c.together.pos = m.from
 	for _, read := range m.comers {
-		if cb := read.cb; cb.reading.source == readsTogether && cb.reading.version == read.version && cb.phase < retiring {
+		cb, r := read.cb, &read.cb.reading
+		switch {
+		case cb.phase >= retiring:
+		case r.version == read.version:
 			c.enter(&c.together, cb)
+		default:
+			r.source, r.fetching = readsItself, false
+			c.markUnstored(cb)
+			c.pump(cb)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -24,16 +25,19 @@ import (
 //   - the events of an order are delivered in their order, and none is passed over,
 //   - what is stored as settled has its attempt recorded,
 //   - the watermark is never above what a callback it speaks for has settled,
-//   - all that matches is delivered in the end, also to those that leave the shared reader, read by themselves or with others and join again.
+//   - all that matched when it was published is delivered in the end, also to those that leave the shared reader, read by themselves or with
+//     others and join again, and whatever is changed, deleted and made again meanwhile.
 func TestSimulation(t *testing.T) {
 	t.Parallel()
-	rapid.Check(t, func(rt *rapid.T) {
-		w := newSimWorld(rt)
-		for range rapid.IntRange(50, 500).Draw(rt, "steps") {
-			w.step()
-		}
-		w.calm()
-	})
+	for range 3 { // a try is much cheaper here than in the tests that TestMain sets their number for
+		rapid.Check(t, func(rt *rapid.T) {
+			w := newSimWorld(rt)
+			for range rapid.IntRange(50, 500).Draw(rt, "steps") {
+				w.step()
+			}
+			w.calm()
+		})
+	}
 }
 
 const simCallbacks = 3
@@ -44,8 +48,10 @@ var simSites = []string{"leeds", "york", "hull"}
 type simWorld struct {
 	t         *rapid.T
 	now       time.Time
-	log       []*event // ascending, with gaps between positions of other orders
-	targets   map[string]*target
+	log       []*event           // ascending, with gaps between positions of other orders
+	targets   map[string]*target // of the callbacks that are registered
+	revision  uint64
+	due       map[string]map[uint64]bool // what has to be delivered, by callback and generation
 	docs      map[string]cursor.Document
 	lanes     map[string]map[string]cursor.Lane
 	writes    map[string]int // how often something of a callback was written
@@ -75,6 +81,8 @@ type simOwner struct {
 	other    int // facts and disablements under way
 	toLoad   *load
 	snapshot map[string]int
+	taken    []*callback // written under the owner's epoch, and not adopted yet
+	partly   bool        // not all that was to be loaded
 	valid    bool
 	next     []message
 }
@@ -90,22 +98,60 @@ func (p simPlaces) contended() bool     { return p.waiting > 0 }
 func newSimWorld(t *rapid.T) *simWorld {
 	w := &simWorld{
 		t: t, now: time.Now(), targets: map[string]*target{}, docs: map[string]cursor.Document{}, lanes: map[string]map[string]cursor.Lane{},
-		writes: map[string]int{}, closed: map[string]map[uint64]bool{}, delivered: map[string]map[uint64]bool{},
+		writes: map[string]int{}, due: map[string]map[uint64]bool{}, closed: map[string]map[uint64]bool{}, delivered: map[string]map[uint64]bool{},
 	}
 	for i := range simCallbacks {
 		id := fmt.Sprint("cb", i)
-		cb := relay.Callback{
-			ID: id, Client: "shop", Generation: "g", Concurrency: rapid.IntRange(1, 3).Draw(t, "concurrency"), TimeoutSeconds: 5, Mode: relay.ModeEvery,
-		}
-		if i > 0 {
-			cb.Filter.Sites = simSites[:i]
-		}
-		w.targets[id] = newTarget(cb, relay.Client{ID: "shop", AllSites: true})
-		w.lanes[id], w.closed[id], w.delivered[id] = map[string]cursor.Lane{}, map[uint64]bool{}, map[uint64]bool{}
+		w.lanes[id] = map[string]cursor.Lane{}
+		w.register(id, simSites[:i])
 	}
 	w.takeOver()
 	return w
 }
+
+// register makes a callback, of no sites for every site.
+func (w *simWorld) register(id string, sites []string) {
+	cb := relay.Callback{
+		ID: id, Client: "shop", Generation: fmt.Sprint(w.revision), Concurrency: rapid.IntRange(1, 3).Draw(w.t, "concurrency"), TimeoutSeconds: 5,
+		Mode: relay.ModeEvery, StartSeq: w.last(), Filter: relay.Filter{Sites: sites},
+	}
+	w.configure(cb)
+	key := keyOf(cb)
+	w.due[key], w.closed[key], w.delivered[key] = map[uint64]bool{}, map[uint64]bool{}, map[uint64]bool{}
+}
+
+func keyOf(cb relay.Callback) string { return cb.ID + "/" + cb.Generation }
+
+// configure stores the configuration of a callback.
+func (w *simWorld) configure(cb relay.Callback) {
+	w.revision++
+	t := newTarget(cb, relay.Client{ID: "shop", AllSites: true})
+	t.revisions[0] = w.revision
+	w.targets[cb.ID] = t
+}
+
+// reconfigure deletes a callback, makes it again, or pauses it or lets it go on. All owners hear of that.
+func (w *simWorld) reconfigure() {
+	id := fmt.Sprint("cb", rapid.IntRange(0, simCallbacks-1).Draw(w.t, "callback"))
+	t := w.targets[id]
+	switch n := rapid.IntRange(0, 4).Draw(w.t, "change"); {
+	case t == nil:
+		w.register(id, simSites[:n%3])
+	case n == 0:
+		delete(w.targets, id)
+	case n == 1:
+		w.register(id, simSites[:rapid.IntRange(0, 2).Draw(w.t, "sites")])
+	default:
+		cb := t.callback
+		cb.Paused = !cb.Paused
+		w.configure(cb)
+	}
+	for _, o := range w.owners {
+		o.do(w.present(id))
+	}
+}
+
+func (w *simWorld) present(id string) configured { return configured{id, w.targets[id]} }
 
 func (w *simWorld) chance(percent int) bool {
 	return rapid.IntRange(0, 99).Draw(w.t, "chance") < percent
@@ -126,6 +172,11 @@ func (w *simWorld) publish() {
 	}}
 	ev.id = fmt.Sprint(ev.Seq)
 	w.log = append(w.log, ev)
+	for _, t := range w.targets {
+		if t.matches(ev) {
+			w.due[keyOf(t.callback)][ev.Seq] = true
+		}
+	}
 	for _, o := range w.owners {
 		o.readLog(o.feed)
 	}
@@ -170,6 +221,9 @@ func (o *simOwner) do(m message) {
 		e := o.core.step(m, o.now, o.valid)
 		o.feed.want(0, e.interest)
 		o.attempts = append(append(o.attempts, e.begin...), e.next...)
+		for _, id := range e.recheck {
+			o.next = append(o.next, o.present(id))
+		}
 		for _, r := range e.ring {
 			page := o.feed.join(0, r.target, r.pos, 5)
 			page.read = r
@@ -182,7 +236,7 @@ func (o *simOwner) do(m message) {
 			o.round = e.round
 		}
 		if e.load != nil {
-			o.toLoad, o.snapshot = e.load, nil
+			o.toLoad, o.snapshot, o.taken, o.partly = e.load, nil, nil, false
 		}
 		o.retired = append(o.retired, e.retired...)
 		o.other += len(e.facts) + len(e.disables)
@@ -218,6 +272,8 @@ func (w *simWorld) step() {
 		}
 	case n < 32 && o.epoch == w.epoch && !o.core.ending.begun:
 		o.do(giveUp{})
+	case n < 36:
+		w.reconfigure()
 	default:
 		o.work()
 	}
@@ -246,9 +302,7 @@ func (o *simOwner) work() {
 	case n < 95:
 		o.catchUp()
 	case n < 97 && len(o.retired) > 0:
-		cb := pick(o.t, &o.retired)
-		cb.sending.place.leave()
-		o.do(done{cb})
+		o.retire()
 	case o.other > 0:
 		o.other--
 		o.do(done{})
@@ -290,12 +344,40 @@ func (o *simOwner) attempt() {
 // receive is a receiver that takes an event: everything of its order before must have come to it.
 func (o *simOwner) receive(j *job) {
 	ev := j.events[j.chosen]
+	key := keyOf(j.cb.target.callback)
 	for _, before := range o.log {
-		if before.Seq < ev.Seq && before.Order == ev.Order && j.target.matches(before) && !o.delivered[j.cb.id][before.Seq] {
-			o.t.Fatalf("%s gets %d before %d of the same order", j.cb.id, ev.Seq, before.Seq)
+		if before.Seq < ev.Seq && before.Order == ev.Order && o.due[key][before.Seq] && !o.delivered[key][before.Seq] {
+			o.t.Fatalf("%s gets %d before %d of the same order", key, ev.Seq, before.Seq)
 		}
 	}
-	o.delivered[j.cb.id][ev.Seq] = true
+	o.delivered[key][ev.Seq] = true
+}
+
+// retire erases what is stored of a callback that is not registered any more.
+func (o *simOwner) retire() {
+	cb := pick(o.t, &o.retired)
+	if cb.phase == retiring && o.valid {
+		keep := ""
+		if t := o.targets[cb.id]; t != nil {
+			keep = t.callback.Generation
+		}
+		o.erase(cb.id, keep)
+	}
+	cb.sending.place.leave()
+	o.do(done{cb})
+}
+
+func (o *simOwner) erase(id, keep string) {
+	for order, l := range o.lanes[id] {
+		if l.Epoch <= o.epoch && (keep == "" || l.Generation != keep) {
+			delete(o.lanes[id], order)
+			o.writes[id]++
+		}
+	}
+	if doc, there := o.docs[id]; there && doc.Epoch <= o.epoch && (keep == "" || doc.Generation != keep) {
+		delete(o.docs, id)
+		o.writes[id]++
+	}
 }
 
 func (o *simOwner) readPage() {
@@ -368,14 +450,13 @@ func (o *simOwner) catchUp() {
 	o.members = nil
 }
 
-// load reads what is stored and then, unless somebody has written meanwhile, writes it under the owner's epoch.
+// load reads what is stored and then, of those that nobody has written meanwhile, writes it under the owner's epoch and hands them over.
 func (o *simOwner) load() {
-	if o.snapshot == nil {
-		o.snapshot = map[string]int{}
-		for id := range o.targets {
-			o.snapshot[id] = o.writes[id]
-		}
-		if m := &o.toLoad.mark; !m.touched {
+	what := o.toLoad
+	switch {
+	case o.snapshot == nil:
+		o.snapshot = maps.Clone(o.writes)
+		if m := &what.mark; !m.touched {
 			if o.mark.Epoch > o.epoch {
 				o.fail()
 				return
@@ -383,36 +464,50 @@ func (o *simOwner) load() {
 			m.base, m.stored, m.tried, m.touched = o.mark.Position, o.mark.Position, o.mark.Position, true
 			o.mark.Epoch = o.epoch
 		}
-		return // somebody else may come in between
+	case o.taken == nil:
+		o.taken = []*callback{}
+		f := &found{first: 1, last: o.last()}
+		for i := range simCallbacks {
+			if id := fmt.Sprint("cb", i); !what.except[id] && (what.whole || slices.Contains(what.ids, id)) {
+				o.adopt(id, f)
+			}
+		}
+	default: // the callbacks may have changed again
+		o.do(&adopted{callbacks: o.taken, mark: what.mark, first: 1})
+		o.toLoad = nil
+		o.do(loaded{what, o.partly})
 	}
-	what, taken := o.toLoad, []*callback{}
-	f := &found{first: 1, last: o.last()}
-	for id, t := range o.targets {
-		if o.core.callbacks[id] != nil || o.core.retiring[id] != nil {
-			continue
-		}
-		s := &cursorstore.Stored{ID: id, Handle: &cursorstore.Handle{}}
-		if doc, there := o.docs[id]; there {
-			s.Document = &doc
-		}
-		for _, l := range o.lanes[id] {
-			s.Lanes = append(s.Lanes, l)
-		}
-		if s.Epoch() > o.epoch || o.writes[id] != o.snapshot[id] {
-			o.fail()
-			return
-		}
-		d := &Dispatcher{conf: *o.core.conf}
-		cb := d.newCallback(context.Background(), t, s, o.epoch, what.mark, f)
-		ch := cb.cur.Changes()
-		o.put(id, ch)
-		cb.cur.Stored(ch)
-		cb.sending.place = o.limits.join("shop", func() { o.wakes = append(o.wakes, placed{cb}) })
-		taken = append(taken, cb)
+}
+
+// adopt writes what is stored of a callback under the owner's epoch, or notes that the load fails in part.
+func (o *simOwner) adopt(id string, f *found) {
+	s := &cursorstore.Stored{ID: id, Handle: &cursorstore.Handle{}}
+	if doc, there := o.docs[id]; there {
+		s.Document = &doc
 	}
-	o.do(&adopted{callbacks: taken, mark: what.mark, first: 1})
-	o.toLoad = nil
-	o.do(loaded{what, false})
+	for _, l := range o.lanes[id] {
+		s.Lanes = append(s.Lanes, l)
+	}
+	t := o.targets[id]
+	switch {
+	case t == nil:
+		o.erase(id, "")
+		return
+	case s.Epoch() > o.epoch:
+		o.do(laterOwner{s.Epoch()})
+		return
+	case o.writes[id] != o.snapshot[id] || !o.quiet && o.chance(20):
+		o.partly = true
+		return
+	}
+	d := &Dispatcher{conf: *o.core.conf}
+	cb := d.newCallback(t, s, o.epoch, o.toLoad.mark, f)
+	cb.ctx, cb.cancel = context.WithCancel(context.Background())
+	ch := cb.cur.Changes()
+	o.put(id, ch)
+	cb.cur.Stored(ch)
+	cb.sending.place = o.limits.join("shop", func() { o.wakes = append(o.wakes, placed{cb}) })
+	o.taken = append(o.taken, cb)
 }
 
 func (o *simOwner) fail() {
@@ -459,7 +554,7 @@ func (o *simOwner) store() {
 		}
 		for _, record := range work.records {
 			if record.Closing != "" {
-				o.closed[id][record.Seq] = true
+				o.closed[keyOf(work.cb.target.callback)][record.Seq] = true
 			}
 		}
 		if o.quiet || !o.chance(10) { // else the answer is lost: they are stored again
@@ -505,19 +600,33 @@ func (o *simOwner) store() {
 
 // check looks at what is stored: whoever loads it now loses nothing.
 func (w *simWorld) check() {
-	for id, doc := range w.docs {
+	for id, t := range w.targets {
+		doc, there := w.docs[id]
+		if !there || doc.Generation != t.callback.Generation {
+			continue
+		}
 		at := doc.Position
 		if !doc.Behind {
 			at = max(at, w.mark.Position)
 		}
+		key := keyOf(t.callback)
 		for _, ev := range w.log {
 			settled := ev.Seq <= at || slices.ContainsFunc(doc.Done, func(r cursor.Range) bool { return r[0] <= ev.Seq && ev.Seq <= r[1] })
-			if !settled || !w.targets[id].matches(ev) || w.closed[id][ev.Seq] {
+			if !settled || !w.due[key][ev.Seq] || w.closed[key][ev.Seq] {
 				continue
 			}
 			l, laned := w.lanes[id][ev.Order]
 			if !laned || l.Epoch < doc.Adopted || !slices.Contains(l.Entries, ev.Seq) && (l.OpenFrom == 0 || ev.Seq < l.OpenFrom) {
-				w.t.Fatalf("event %d counts as settled for %s and has no end: document %+v, lane %+v, watermark %d", ev.Seq, id, doc, l, w.mark.Position)
+				w.t.Fatalf("event %d counts as settled for %s and has no end: document %+v, lane %+v, watermark %d", ev.Seq, key, doc, l, w.mark.Position)
+			}
+		}
+	}
+	for _, o := range w.owners {
+		for s, members := range o.core.shared.bySite {
+			for cb := range members {
+				if o.core.callbacks[cb.id] != cb {
+					w.t.Fatalf("%s gets the events of %q twice, or after its end", cb.id, s)
+				}
 			}
 		}
 	}
@@ -532,6 +641,13 @@ func (w *simWorld) calm() {
 		w.takeOver()
 	}
 	w.owners[0].valid = true
+	for id, t := range w.targets {
+		if cb := t.callback; cb.Paused {
+			cb.Paused = false
+			w.configure(cb)
+			w.owners[0].do(w.present(id))
+		}
+	}
 	for range 20_000 {
 		o := w.owners[0]
 		w.now = w.now.Add(time.Second)
@@ -556,6 +672,9 @@ func (w *simWorld) calm() {
 		for o.toLoad != nil {
 			o.load()
 		}
+		for len(o.retired) > 0 {
+			o.retire()
+		}
 		for ; o.other > 0; o.other-- {
 			o.do(done{})
 		}
@@ -566,12 +685,18 @@ func (w *simWorld) calm() {
 			return
 		}
 	}
-	w.t.Fatalf("not everything was delivered: %s", w.missing())
+	for id, cb := range w.owners[0].core.callbacks {
+		w.t.Logf("%s: %s, phase %d, reads %d (fetching %t), %d unsettled, document %+v", id, w.targets[id].key, cb.phase, cb.reading.source, cb.reading.fetching, cb.cur.Unsettled(), w.docs[id])
+	}
+	w.t.Fatalf("not everything was delivered: %s; watermark %d of %d, %d callbacks of %d", w.missing(), w.mark.Position, w.last(), len(w.owners[0].core.callbacks), len(w.targets))
 }
 
 // complete reports whether all is delivered, and stored as such.
 func (w *simWorld) complete(o *simOwner) bool {
-	if len(o.core.callbacks) != simCallbacks || len(w.missing()) > 0 || w.mark.Position != w.last() {
+	switch {
+	case len(o.core.callbacks) != len(w.targets) || len(w.missing()) > 0:
+		return false
+	case len(w.targets) > 0 && w.mark.Position != w.last():
 		return false
 	}
 	for _, cb := range o.core.callbacks {
@@ -584,8 +709,9 @@ func (w *simWorld) complete(o *simOwner) bool {
 
 func (w *simWorld) missing() (list []string) {
 	for id, t := range w.targets {
+		key := keyOf(t.callback)
 		for _, ev := range w.log {
-			if t.matches(ev) && (!w.delivered[id][ev.Seq] || !w.closed[id][ev.Seq]) {
+			if w.due[key][ev.Seq] && (!w.delivered[key][ev.Seq] || !w.closed[key][ev.Seq]) {
 				list = append(list, fmt.Sprint(id, " ", ev.Seq))
 			}
 		}

@@ -143,6 +143,7 @@ type effects struct {
 	load     *load
 	cancel   []*callback // what is under way of it is broken off
 	retired  []*callback // nothing of it is under way any more
+	recheck  []string    // callbacks whose settings may have changed unheard: each must be configured
 	found    uint64      // 0, or a later owner's epoch
 }
 
@@ -357,18 +358,31 @@ func (c *core) done(m done) {
 	c.underWay--
 	if cb := m.retired; cb != nil && cb.phase == retiring {
 		delete(c.retiring, cb.id)
+		c.out.recheck = append(c.out.recheck, cb.id)
 	}
 }
 
 // loadNext has what is missing loaded, one load at a time.
 func (c *core) loadNext() {
 	a := &c.arriving
-	if a.loading || c.ending.begun || a.listed && len(a.missing) == 0 || c.now.Before(a.again) {
+	if a.loading || c.ending.begun || c.now.Before(a.again) {
 		return
 	}
-	a.loading, a.again = true, time.Time{}
+	if a.again = (time.Time{}); a.listed && len(a.missing) == 0 {
+		return
+	}
+	a.loading = true
 	c.underWay++
-	c.out.load = &load{whole: !a.listed, ids: slices.Collect(maps.Keys(a.missing)), mark: c.keeping.mark}
+	what := &load{whole: !a.listed, ids: slices.Collect(maps.Keys(a.missing)), mark: c.keeping.mark}
+	if what.whole { // it may have been loaded in part
+		what.except = make(map[string]bool, len(c.callbacks)+len(c.retiring))
+		for _, of := range []map[string]*callback{c.callbacks, c.retiring} {
+			for id := range of {
+				what.except[id] = true
+			}
+		}
+	}
+	c.out.load = what
 }
 
 // adopted lets loaded callbacks work: with the shared reader, if its ring has what follows, else together with others
@@ -380,6 +394,7 @@ func (c *core) adopted(m *adopted) {
 	for _, cb := range m.callbacks {
 		delete(c.arriving.missing, cb.id)
 		c.callbacks[cb.id] = cb
+		c.out.recheck = append(c.out.recheck, cb.id)
 		c.memory.callbacks.Add(1)
 		c.setTarget(cb, cb.target)
 		c.expireBelow(cb, m.first)
@@ -405,9 +420,10 @@ func (c *core) loaded(m loaded) {
 		c.keeping.mark = m.mark
 	}
 	a.listed = a.listed || m.whole
-	for _, id := range m.ids { // those that were not adopted are not registered
+	for _, id := range m.ids { // those that were not adopted were not registered
 		delete(a.missing, id)
 	}
+	c.out.recheck = append(c.out.recheck, m.ids...)
 }
 
 // giveUp begins to give the shard up: nothing new is started.
@@ -439,7 +455,7 @@ func (e *effects) reset() {
 	*e = effects{
 		begin: e.begin[:0], next: e.next[:0], idle: e.idle[:0], ring: e.ring[:0], pages: e.pages[:0],
 		refills: e.refills[:0], comers: slices.Delete(e.comers, 0, len(e.comers)), interest: e.interest[:0], facts: e.facts[:0],
-		disables: e.disables[:0], cancel: e.cancel[:0], retired: e.retired[:0],
+		disables: e.disables[:0], cancel: e.cancel[:0], retired: e.retired[:0], recheck: e.recheck[:0],
 	}
 }
 

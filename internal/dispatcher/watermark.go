@@ -21,7 +21,7 @@ func (c *core) maxLag() uint64 { return c.conf.Lookback / 10 }
 // callbacks that are being loaded, above all.
 func (c *core) raise() uint64 {
 	mark := &c.keeping.mark
-	if !mark.touched || !c.arriving.listed || len(c.arriving.missing) > 0 || len(c.callbacks) == 0 || c.keeping.superseded || !c.valid {
+	if !mark.touched || !c.arriving.listed || c.arriving.loading || len(c.arriving.missing) > 0 || len(c.callbacks) == 0 || c.keeping.superseded || !c.valid {
 		return 0
 	}
 	at := c.lowestHolder(c.shared.pos)
