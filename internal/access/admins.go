@@ -22,7 +22,7 @@ const (
 	maxAdmins = 100
 )
 
-// Admin is one administrator: the name that the log has of what was done, and the token that it is done with.
+// Admin is one administrator: a name, by which the log shows who did something, and a token.
 type Admin struct {
 	Name  string
 	Token string
@@ -37,8 +37,9 @@ func (a Admin) GoString() string { return a.Name }
 // LogValue keeps the token out of every log.
 func (a Admin) LogValue() slog.Value { return slog.StringValue(a.Name) }
 
-// ParseAdmins reads administrators as name:token, separated by commas or line ends. Errors repeat no token; they name
-// an entry by its number, as what stands in the place of the name may be a token.
+// ParseAdmins reads administrators as name:token, separated by commas or line ends. Errors repeat
+// no token; they name an entry by its number, as what stands in the place of the name may be a
+// token.
 func ParseAdmins(text string) ([]Admin, error) {
 	var admins []Admin
 	n := 0
@@ -67,7 +68,8 @@ func ParseAdmins(text string) ([]Admin, error) {
 	return admins, nil
 }
 
-// CheckAdmins refuses administrators of whom two have the same name or the same token, and tokens that cannot be used.
+// CheckAdmins refuses administrators of whom two have the same name or the same token, and tokens
+// that cannot be used.
 func CheckAdmins(admins []Admin) error {
 	if len(admins) > maxAdmins {
 		return fmt.Errorf("has %d tokens, at most %d are possible", len(admins), maxAdmins)
@@ -102,7 +104,7 @@ func CheckAdminToken(token string) error {
 	return nil
 }
 
-// Admins judges the tokens of administrators. They may be replaced at any time.
+// Admins checks the tokens of administrators. They may be replaced at any time.
 type Admins struct {
 	known atomic.Pointer[[]knownAdmin]
 }
@@ -113,15 +115,15 @@ type knownAdmin struct {
 	sum  [sha256.Size]byte
 }
 
-// NewAdmins returns Admins that know these.
+// NewAdmins returns Admins that accept these administrators.
 func NewAdmins(admins []Admin) *Admins {
 	a := &Admins{}
 	a.Replace(admins)
 	return a
 }
 
-// Replace lets these administrators in and no others, and returns the names of those who are new or have
-// another token, and of those who are gone.
+// Replace accepts these administrators and no others. It returns the names of those who are new or
+// have another token, and of those who are gone.
 func (a *Admins) Replace(admins []Admin) (added, removed []string) {
 	next := make([]knownAdmin, len(admins))
 	for i, admin := range admins {
@@ -144,7 +146,8 @@ func (a *Admins) Replace(admins []Admin) (added, removed []string) {
 	return added, removed
 }
 
-// Lookup returns whose token it is. It takes as long for any token: all are compared, each in constant time.
+// Lookup returns whose token it is. It takes as long for any token: all are compared, each in
+// constant time.
 func (a *Admins) Lookup(token string) (name string, ok bool) {
 	if len(token) > maxAdminToken {
 		return "", false

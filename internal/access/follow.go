@@ -9,8 +9,8 @@ import (
 // followEvery is how often the files of the administrators' tokens are read again.
 const followEvery = 5 * time.Second
 
-// Follow reads the administrators again until ctx ends, so that a token can be replaced without a restart. While
-// they cannot be read, those who were known before still are, and the log has why, once.
+// Follow reads the administrators again until ctx ends, so that a token can be replaced without a
+// restart. While they cannot be read, those known before stay, and the reason is logged once.
 func (a *Admins) Follow(ctx context.Context, read func() ([]Admin, error), log *slog.Logger) {
 	again := time.NewTicker(followEvery)
 	defer again.Stop()
@@ -25,8 +25,8 @@ func (a *Admins) Follow(ctx context.Context, read func() ([]Admin, error), log *
 	}
 }
 
-// readAgain returns why the administrators could not be read, "" if they could. Failed is why they could not the
-// last time.
+// readAgain returns why the administrators could not be read, "" if they could. Failed is why they
+// could not the last time.
 func (a *Admins) readAgain(read func() ([]Admin, error), failed string, log *slog.Logger) string {
 	admins, err := read()
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// An API key reads ark_<key id>_<secret>: the prefix lets scanners of leaked secrets know it, the id names it
-// in logs and finds it without searching, the secret is base62 of 32 random bytes.
+// An API key reads ark_<key id>_<secret>: the prefix lets scanners of leaked secrets know it, the
+// id names it in logs and finds it without searching, the secret is base62 of 32 random bytes.
 const (
 	keyPrefix    = "ark_"
 	keyIDLength  = 12
@@ -21,8 +21,8 @@ const (
 	maxKeyLength = len(keyPrefix) + 32 + 1 + secretLength
 )
 
-// KeyOf makes an API key from KeyBytes random bytes. The text must be shown once; the key that is stored
-// holds only its hash.
+// KeyOf makes an API key from KeyBytes random bytes. The text must be shown once; the key that is
+// stored holds only its hash.
 func KeyOf(random []byte, role relay.Role, description string, now time.Time, expires *time.Time) (text string, key relay.Key) {
 	id := inBase62(keyIDLength, random[:idBytes])
 	text = keyPrefix + id + "_" + inBase62(secretLength, random[idBytes:])

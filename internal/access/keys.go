@@ -1,6 +1,7 @@
-// Package access knows who may do what: it keeps all clients and their API keys in memory, fresh by a watch
-// on their bucket, and judges the keys that the HTTP API and the NATS listener are shown. Being in memory, a
-// key is still judged while the store is in trouble.
+// Package access decides who may do what. It keeps all clients and their API keys in memory, up to
+// date by a watch on their bucket, and checks the keys that the HTTP API and the NATS listener are
+// shown. Being in memory, a key can be checked even while the store is in trouble. Begin with
+// Keys.Lookup for the keys of clients, and with Admins for administrators.
 package access
 
 import (
@@ -21,12 +22,12 @@ import (
 type Config struct {
 	Clients *store.Bucket[relay.Client]
 	Log     *slog.Logger
-	// Changed is called with a client's id after who may do what with its keys has changed. It may be nil,
-	// and must not block.
+	// Changed is called with a client's id after the rights of its keys have changed. It may be
+	// nil, and must not block.
 	Changed func(client string)
 }
 
-// Keys judges API keys. Run must be running.
+// Keys checks API keys. Run must be running.
 type Keys struct {
 	c       Config
 	clients *store.Mirror[relay.Client]
@@ -35,14 +36,14 @@ type Keys struct {
 	owners map[string]string // key id → client id
 }
 
-// New returns Keys that know nobody until Run has read the bucket.
+// New returns Keys that know no client until Run has read the bucket.
 func New(c Config) *Keys {
 	k := &Keys{c: c, owners: map[string]string{}}
 	k.clients = store.NewMirror(store.MirrorConfig[relay.Client]{Bucket: c.Clients, Log: c.Log, What: "client", OnChange: k.changed})
 	return k
 }
 
-// Clients is the copy of all clients that the keys are judged by.
+// Clients returns the copy of all clients that the keys are checked against.
 func (k *Keys) Clients() *store.Mirror[relay.Client] { return k.clients }
 
 // Ready is closed once all clients are known.
@@ -51,15 +52,16 @@ func (k *Keys) Ready() <-chan struct{} { return k.clients.Ready() }
 // Run follows the bucket of clients until ctx ends, and through any trouble of the store.
 func (k *Keys) Run(ctx context.Context) { k.clients.Run(ctx) }
 
-// Put takes in a client as stored at a revision. Who has just written one calls it, so that its next request
-// finds what it wrote. An older revision than the one known changes nothing.
+// Put takes in a client as stored at a revision. Call it after writing one, so that the client's
+// next request finds what was written. An older revision than the one known changes nothing.
 func (k *Keys) Put(c relay.Client, revision uint64) { k.clients.Put(c.ID, c, revision) }
 
-// Removed takes in that a client is gone. The revision is that of the removal, or of the document that was removed.
+// Removed takes in that a client is gone. The revision is that of the removal, or of the document
+// that was removed.
 func (k *Keys) Removed(id string, revision uint64) { k.clients.Removed(id, revision) }
 
-// changed keeps who owns which key. It calls Config.Changed unless nothing has changed but how many callbacks
-// the client has.
+// changed records which client owns which key. It calls Config.Changed unless only the number of
+// the client's callbacks has changed.
 func (k *Keys) changed(before, now *store.Entry[relay.Client]) {
 	var old, next relay.Client
 	if before != nil {
@@ -92,7 +94,8 @@ func sameAccess(a, b relay.Client) bool {
 		})
 }
 
-// Lookup returns whose key it is, if the key with this id is the one whose text is given and has not expired.
+// Lookup returns whose key it is, if the key with this id is the one whose text is given and has
+// not expired.
 func (k *Keys) Lookup(keyID, text string) (relay.Client, relay.Key, bool) {
 	if len(text) > maxKeyLength {
 		return relay.Client{}, relay.Key{}, false
@@ -126,8 +129,8 @@ func (k *Keys) Client(id string) (relay.Client, bool) {
 	return e.Value, ok
 }
 
-// ReadsAll reports whether there is a key of this id, not expired, of a client that may see all sites. Until
-// all clients are known every key counts as one.
+// ReadsAll reports whether there is a key of this id, not expired, of a client that may see all
+// sites. Until all clients are known every key counts as one.
 func (k *Keys) ReadsAll(keyID string) bool {
 	select {
 	case <-k.Ready():

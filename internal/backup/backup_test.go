@@ -40,7 +40,7 @@ func TestEverythingComesBackAsItWas(t *testing.T) {
 	}
 	for _, s := range m.Streams {
 		was, is := contents(t, from.js, s.Name), contents(t, to.js, s.Name)
-		if s.Name == "KV_relay_owners" { // the mark says that it was restored
+		if s.Name == "KV_relay_owners" { // the mark records that it was restored
 			if len(is) != len(was) {
 				t.Errorf("%s: %v is not %v", s.Name, is, was)
 			}
@@ -63,7 +63,7 @@ func TestEverythingComesBackAsItWas(t *testing.T) {
 	}
 }
 
-// private sees to it that nobody else reads a backup, and that no key is in it.
+// private checks that nobody else can read a backup, and that no key is in it.
 func private(t *testing.T, dir string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -246,8 +246,8 @@ func TestNothingIsOverwrittenUnasked(t *testing.T) {
 	}
 }
 
-// A restore that was killed has left its sign, and who knows what else: no relay starts on it, and the next
-// one goes on with --replace only.
+// A restore that was killed has left its sign, and an unknown part of a store. No relay starts on
+// it, and the next restore continues with --replace only.
 func TestAKilledRestoreIsGoneOnWith(t *testing.T) {
 	t.Parallel()
 	keys := newKeys(t)
@@ -282,7 +282,8 @@ func TestAKilledRestoreIsGoneOnWith(t *testing.T) {
 	}
 }
 
-// Of two restores at once: when one says that it has restored, everything is there; else a third one can go on.
+// Two restores run at once. If one reports success, everything is there; otherwise a third one can
+// continue.
 func TestTwoRestoresAtOnce(t *testing.T) {
 	t.Parallel()
 	keys := newKeys(t)
@@ -351,7 +352,8 @@ func TestAFailedRestoreLeavesNothing(t *testing.T) {
 	}
 }
 
-// What another restore has put there, from which this one has taken over, is not left to relays as if it were a store.
+// Streams that another restore has put there, after taking over from this one, are not left to
+// relays as if they were a store.
 func TestAFailedRestoreKeepsItsSignWhereAnotherHasMadeStreams(t *testing.T) {
 	t.Parallel()
 	keys := newKeys(t)
@@ -423,7 +425,7 @@ func TestABackupWithWrongKeysIsNotMade(t *testing.T) {
 	}
 }
 
-// A snapshot that a lost link has cut off is noticed, whatever the server made of its end.
+// A snapshot that a lost link has cut off is noticed, regardless of how the server ended it.
 func TestACutSnapshotIsNoticed(t *testing.T) {
 	t.Parallel()
 	from := at(t, natstest.Start(t), newKeys(t), table)

@@ -18,9 +18,9 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// whole reads a snapshot through to its end, in either of the forms that servers write: messages one by one
-// (since 2.15), or a tar of the stream's files, in which the server reports a failure by a file of its own. A
-// link that was cut leaves neither end.
+// whole reads a snapshot through to its end, in either of the forms that servers write: messages
+// one by one (since 2.15), or a tar of the stream's files, in which the server reports a failure by
+// a file of its own. A connection that was cut leaves neither end.
 func whole(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -73,7 +73,7 @@ func wholeTar(t *tar.Reader) error {
 	}
 }
 
-// describe reads what the manifest says of the documents, and whether the keys open them.
+// describe reads what the manifest records of the documents, and whether the keys open them.
 func (a *aside) describe(ctx context.Context, c Config, m *Manifest) error {
 	table := c.Topology
 	table.Replicas = 1

@@ -1,14 +1,15 @@
-// Package backup writes everything that the relay keeps into a directory, and restores it: JetStream's own
-// snapshots of every stream and bucket, and a manifest. A document is saved before the data it refers to, so
-// a restored reference never dangles, and a backup counts only when every bucket could be restored from it.
-// The encryption keys are not in it; the manifest names those that are needed. Begin with Save and Restore.
+// Package backup writes everything that the relay keeps into a directory, and restores it:
+// JetStream's own snapshots of every stream and bucket, and a manifest. A document is saved before
+// the data it refers to, so a restored reference never dangles, and a backup counts only when every
+// bucket could be restored from it. The encryption keys are not in it; the manifest names those
+// that are needed. Begin with Save and Restore.
 //
 // # The order
 //
-// Relays may run while a backup is taken, and no two streams are read at the same moment. The rule of every
-// step of the relay is: store downstream, and only then acknowledge upstream. So a document is saved before
-// the data it refers to: everything that a restored document relies on is there, and what is newer than the
-// document is at worst done again, as after a crash.
+// Relays may run while a backup is taken, and no two streams are read at the same moment. The rule
+// of every step of the relay is: store downstream, and only then acknowledge upstream. So a
+// document is saved before the data it refers to: everything that a restored document relies on is
+// there, and what is newer than the document is at worst done again, as after a crash.
 //
 //	cursors       claim lanes, unresolved notifications, attempts, events
 //	lanes         claim that the attempts are stored that they count
@@ -27,11 +28,12 @@
 //
 // # One bucket
 //
-// While the server reads a stream for a snapshot it goes on taking writes, and a bucket keeps only the last
-// value of a key. A key that is overwritten before the snapshot comes to it is in the snapshot with neither
-// value (measured: thousands under load). So what is there behind the snapshot and not in it is read key by
-// key from the stream's leader, and kept beside it: the snapshot with this tail over it holds every key as it
-// was when the snapshot began, or later. Every bucket is restored into a server of our own right away, from
-// which the manifest's words are read; what cannot be put back is no backup. The logs only grow at one end
-// and lose at the other, which their snapshots carry faithfully.
+// While the server reads a stream for a snapshot it goes on taking writes, and a bucket keeps only
+// the last value of a key. A key that is overwritten before the snapshot comes to it is in the
+// snapshot with neither value (measured: thousands under load). So what is there behind the
+// snapshot and not in it is read key by key from the stream's leader, and kept beside it: the
+// snapshot with this tail over it holds every key as it was when the snapshot began, or later.
+// Every bucket is restored into a server of our own right away, from which the manifest's words are
+// read; what cannot be put back is no backup. The logs only grow at one end and lose at the other,
+// which their snapshots carry faithfully.
 package backup

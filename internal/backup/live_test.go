@@ -20,8 +20,8 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// chain writes as the relay does, as fast as it goes: each round stores downstream first and only then what
-// claims it. Every document carries the round, and the position of what it claims.
+// chain writes as the relay does, as fast as it can. Each round stores downstream first, and only
+// then what claims it. Every document carries the round, and the position of what it claims.
 type chain struct {
 	rounds atomic.Int64
 	begun  atomic.Int64 // how many have written a whole round
@@ -35,7 +35,8 @@ type claim struct {
 	Epoch  uint64 `json:"epoch"`
 }
 
-// unheard lets a write wait until the client's server of a cluster has heard which one listens for the stream.
+// unheard lets a write wait until the client's server knows which server of the cluster listens for
+// the stream.
 var unheard = jetstream.WithRetryAttempts(100)
 
 func (c *chain) run(ctx context.Context, js jetstream.JetStream, n int) {
@@ -171,14 +172,16 @@ func tails(m backup.Manifest) string {
 	return said
 }
 
-// A backup taken while relays work claims nothing that it does not hold, and misses nothing that was there.
+// A backup taken while relays work claims nothing that it does not hold, and misses nothing that
+// was there.
 func TestLiveBackupClaimsNothingThatItLacks(t *testing.T) {
 	t.Parallel()
 	keys := newKeys(t)
 	testLive(t, at(t, natstest.Start(t), keys, table), at(t, natstest.Start(t), keys, table))
 }
 
-// The same from a cluster, whose backup goes into a single server, and from there into another cluster.
+// The same from a cluster, whose backup goes into a single server, and from there into another
+// cluster.
 func TestLiveBackupOfACluster(t *testing.T) {
 	t.Parallel()
 	keys, three := newKeys(t), table
@@ -200,8 +203,8 @@ func TestLiveBackupOfACluster(t *testing.T) {
 	}
 }
 
-// On a cluster a restore that dies leaves names taken, which later turn up as streams of half a backup. The
-// next one gets past them.
+// On a cluster a restore that dies leaves names taken, which later turn up as streams of half a
+// backup. The next one gets past them.
 func TestARestoreThatDiedOnAClusterIsGoneOnWith(t *testing.T) {
 	t.Parallel()
 	keys, three := newKeys(t), table
@@ -220,7 +223,7 @@ func TestARestoreThatDiedOnAClusterIsGoneOnWith(t *testing.T) {
 		dying.nc.Close() // as far as the servers see it, that is the end of the process
 		err := <-ended
 		next := at(t, cluster.Connect(t), keys, three)
-		if again := natstest.Patiently(func() error { // a busy machine may take longer over an answer than it is waited for
+		if again := natstest.Patiently(func() error { // a busy machine may take longer to respond than the time-out
 			_, err := backup.Restore(t.Context(), next.config, dir, true)
 			return err
 		}); again != nil {

@@ -67,8 +67,8 @@ type File struct {
 	Messages uint64 `json:"messages,omitempty"` // of a tail
 }
 
-// Consent is how old a connection's tokens are in the backup. If the relay has refreshed them since, the
-// vendor takes the backup's no more.
+// Consent is how old a connection's tokens are in the backup. If the relay has refreshed them
+// since, the vendor takes the backup's no more.
 type Consent struct {
 	Connection  string    `json:"connection"`
 	RefreshedAt time.Time `json:"refreshedAt,omitzero"`
@@ -98,7 +98,8 @@ func ReadManifest(dir string) (Manifest, error) {
 	return m, nil
 }
 
-// proofPlace binds the proof of the keys to a manifest: changed by a byte, it is not what they sealed.
+// proofPlace binds the proof of the keys to a manifest: changed by a byte, it is not what they
+// sealed.
 func proofPlace(manifest []byte) string {
 	sum := sha256.Sum256(manifest)
 	return "backup manifest " + hex.EncodeToString(sum[:])

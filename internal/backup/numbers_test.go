@@ -18,8 +18,8 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// publishing publishes events of a few orders and operational ones, by a clock of the test's, and notes what
-// was issued.
+// publishing publishes events of a few orders and operational ones, by a clock of the test's, and
+// notes what was issued.
 type publishing struct {
 	t      *testing.T
 	w      *world
@@ -40,8 +40,8 @@ func (p *publishing) open() {
 	})
 }
 
-// publish publishes n events for each of three orders, and as many operational ones, without the clock moving
-// between those of one turn.
+// publish publishes n events for each of three orders, and as many operational ones, without the
+// clock moving between those of one turn.
 func (p *publishing) publish(what string, n int) {
 	p.t.Helper()
 	ctx := p.t.Context()
@@ -66,7 +66,7 @@ func (p *publishing) publish(what string, n int) {
 	p.look()
 }
 
-// look reads the whole log and sees to it that no id was ever another event's.
+// look reads the whole log and checks that no id was ever another event's.
 func (p *publishing) look() {
 	p.t.Helper()
 	events, _, err := p.w.s.Events.Scan(p.t.Context(), 1, nil, 100_000)
@@ -85,8 +85,8 @@ func (p *publishing) look() {
 	}
 }
 
-// No id that was issued after a backup is issued again with other content once the backup has been restored:
-// whatever the clock did between, within the hour that is allowed for.
+// No id that was issued after a backup is issued again with other content once the backup has been
+// restored, even if the clock was changed between, within the hour that is allowed for.
 func TestNoEventIDComesAgainAfterARestore(t *testing.T) {
 	t.Parallel()
 	keys := newKeys(t)
@@ -130,8 +130,8 @@ func TestNoEventIDComesAgainAfterARestore(t *testing.T) {
 	}
 }
 
-// A later backup has been given out numbers further ahead. Going back from it to the one before must not fall
-// behind them.
+// A later backup has been given out numbers further ahead. Going back from it to the one before
+// must not fall behind them.
 func TestNumbersRunOnFromTheStoreThatIsReplaced(t *testing.T) {
 	t.Parallel()
 	keys := newKeys(t)
@@ -176,8 +176,8 @@ func TestNumbersRunAheadOfWhatTheOperatorSays(t *testing.T) {
 	}
 }
 
-// A restore that has deleted what was there and then fails must not let relays begin with numbers that the
-// deleted store was past.
+// A restore that has deleted what was there and then fails must not let relays begin with numbers
+// that the deleted store was past.
 func TestNumbersRunOnAfterARestoreThatFailed(t *testing.T) {
 	t.Parallel()
 	keys := newKeys(t)
@@ -200,7 +200,8 @@ func TestNumbersRunOnAfterARestoreThatFailed(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// Once what was there is deleted, another stream takes the subjects of one that must be restored.
+	// Once what was there is deleted, another stream takes the subjects of one that must be
+	// restored.
 	asked, good := 0, w.config.Now
 	w.config.Now = func() time.Time {
 		if asked++; asked == 2 {

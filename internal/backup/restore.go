@@ -16,25 +16,26 @@ import (
 // ErrNotEmpty reports that there is something in the store already.
 var ErrNotEmpty = errors.New("the store is not empty")
 
-// ahead is by how much more the numbers of events run ahead of the clock after each restore. What was
-// published after the backup and went with the store had numbers from the clocks of that time, or one above
-// the order's last: as long as those clocks were not wrong by more than this against the present one, none of
-// them is given out again.
+// ahead is how much further the numbers of events run ahead of the clock after each restore. Events
+// that were published after the backup and lost with the store had numbers from the clocks of that
+// time, or one above the order's last. None of them is given out again as long as those clocks did
+// not differ from the present one by more than this.
 const ahead = time.Hour
 
 const (
-	// nameFreeAfter is how long a server may take to give up a restore that was cut off, nameAgain how often
-	// it is tried again until then.
+	// nameFreeAfter is how long a server may take to give up a restore that was cut off, nameAgain
+	// how often it is tried again until then.
 	nameFreeAfter = 45 * time.Second
 	nameAgain     = 250 * time.Millisecond
 )
 
-// codeNameInUse is JetStream's error code for a restore of a stream that is there (nats.go has no name for it).
+// codeNameInUse is JetStream's error code for a restore of a stream that is there (nats.go has no
+// name for it).
 const codeNameInUse = 10130
 
-// Restore puts a backup back. The store has to be empty but for what a relay's first start makes; with
-// replace it is emptied before. No relay may run on it, and none starts while the restore is under way, or
-// after one that did not end well and has deleted what was there. Nothing is touched before the backup has
+// Restore restores a backup. The store must be empty but for what a relay's first start makes; with
+// replace it is emptied before. No relay may run on it. None starts while the restore is under way,
+// or after one that failed and has deleted what was there. Nothing is touched before the backup has
 // been read through and the keys were found to fit.
 func Restore(ctx context.Context, c Config, dir string, replace bool) (Manifest, error) {
 	m, err := ReadManifest(dir)
@@ -98,7 +99,8 @@ func Restore(ctx context.Context, c Config, dir string, replace bool) (Manifest,
 	return m, fmt.Errorf("%w; what was restored has been removed again", err)
 }
 
-// undone takes steps back, until one fails, with time of their own: the usual reason for it is that ctx ended.
+// undone undoes steps, until one fails, with time of their own: the usual reason for it is that ctx
+// ended.
 func undone(ctx context.Context, steps ...func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
@@ -110,7 +112,7 @@ func undone(ctx context.Context, steps ...func(context.Context) error) error {
 	return nil
 }
 
-// suits returns why a backup must not be restored here, nil if it may.
+// suits returns an error if a backup must not be restored here, nil if it may.
 func (c Config) suits(m Manifest) error {
 	if m.Prefix != c.Topology.Prefix {
 		return fmt.Errorf("the backup is of prefix %q, not %q: its streams keep their names, so set RELAY_NATS_PREFIX to it", m.Prefix, c.Topology.Prefix)
@@ -147,9 +149,10 @@ func (c Config) suits(m Manifest) error {
 	return nil
 }
 
-// aheadOf returns how far numbers of events, in microseconds, have to run ahead of the clock after a backup
-// is put back, as far as the backup and the caller know. Against the backup's time, not the present: then the
-// numbers after a second restore of the same backup are above those after the first.
+// aheadOf returns how far numbers of events, in microseconds, must run ahead of the clock after a
+// backup is restored, as far as the backup and the caller know. It counts from the backup's time,
+// not the present: so the numbers after a second restore of the same backup are above those after
+// the first.
 func (c Config) aheadOf(m Manifest) int64 {
 	return max(int64(m.Sequence)-m.Ended.UnixMicro(), c.Ahead.Microseconds(), 0)
 }
@@ -166,16 +169,16 @@ func (c Config) idle(ctx context.Context, js jetstream.JetStream) error {
 	return nil
 }
 
-// remains are what a restore finds: the streams that have to make room, what is in them, and the mark that
-// goes with them.
+// remains is what a restore finds: the streams that must be deleted, what is in them, and the mark
+// that goes with them.
 type remains struct {
 	streams  []string
 	messages uint64 // but for those of relay_owners, which is never empty
 	mark     topology.Mark
 }
 
-// look returns what has to make room, or why it may not: somebody works on it, or it holds something and is
-// not to be replaced.
+// look returns what must be deleted, or an error if it may not be: a relay runs on it, or it holds
+// something and must not be replaced.
 func (c Config) look(ctx context.Context, js jetstream.JetStream, replace bool) (there remains, err error) {
 	findings, err := c.Topology.Check(ctx, js)
 	if err != nil {
@@ -207,7 +210,8 @@ func (c Config) look(ctx context.Context, js jetstream.JetStream, replace bool) 
 	return there, nil
 }
 
-// putAll restores every stream, relay_owners first, for as long as the sign is ours. It returns what was made.
+// putAll restores every stream, relay_owners first, for as long as the sign is ours. It returns
+// what was made.
 func (c Config) putAll(ctx context.Context, js jetstream.JetStream, dir string, m Manifest, sign *topology.Restoring) (made []string, err error) {
 	streams := slices.Clone(m.Streams)
 	slices.Reverse(streams) // owners were taken last
@@ -235,8 +239,8 @@ func (c Config) putAll(ctx context.Context, js jetstream.JetStream, dir string, 
 	return made, nil
 }
 
-// put restores one stream. Servers that were restoring it when that was cut off still have its name for some
-// seconds, and may then make an empty stream of it, or one of half its messages.
+// put restores one stream. Servers that were restoring it when that was cut off still have its name
+// for some seconds, and may then make an empty stream of it, or one of half its messages.
 func (c Config) put(ctx context.Context, js jetstream.JetStream, dir string, s Stream, config jetstream.StreamConfig, sign *topology.Restoring) (streamState, error) {
 	state, err := put(ctx, js, dir, s, config)
 	for began := time.Now(); nameInUse(err) && time.Since(began) < nameFreeAfter; {
@@ -245,7 +249,8 @@ func (c Config) put(ctx context.Context, js jetstream.JetStream, dir string, s S
 			return state, err
 		case <-time.After(nameAgain):
 		}
-		// A stream that is just being made, or deleted, may have nobody yet who answers for it.
+		// A stream that is just being made, or deleted, may have no server yet that responds for
+		// it.
 		if left := c.clear(ctx, js, s.Name, sign); left != nil && (ctx.Err() != nil || !errors.Is(left, context.DeadlineExceeded)) {
 			return state, errors.Join(left, err)
 		}
@@ -254,7 +259,8 @@ func (c Config) put(ctx context.Context, js jetstream.JetStream, dir string, s S
 	return state, err
 }
 
-// clear deletes what a restore that was cut off has left under a name. Whatever else holds something is left alone.
+// clear deletes what a restore that was cut off has left under a name. Anything else that holds
+// something is left alone.
 func (c Config) clear(ctx context.Context, js jetstream.JetStream, name string, sign *topology.Restoring) error {
 	if err := sign.Ours(ctx); err != nil {
 		return err
@@ -274,8 +280,8 @@ func nameInUse(err error) bool {
 	return errors.As(err, &api) && api.ErrorCode == codeNameInUse
 }
 
-// finish says from where the numbers of events go on, and opens the store to relays. It returns how far ahead
-// of the clock that is.
+// finish sets where the numbers of events continue, and opens the store to relays. It returns how
+// far ahead of the clock that is.
 func (c Config) finish(ctx context.Context, js jetstream.JetStream, m Manifest, sign *topology.Restoring) (time.Duration, error) {
 	if err := sign.Ours(ctx); err != nil {
 		return 0, err
@@ -290,8 +296,8 @@ func (c Config) finish(ctx context.Context, js jetstream.JetStream, m Manifest, 
 		return 0, err
 	}
 	mark.Restored, mark.Raising = c.now(), 0
-	// Above those of the store that was replaced, too, by this restore or by one that it goes on with: it may
-	// be of a later backup.
+	// Above those of the store that was replaced, too, by this restore or by one that it goes on
+	// with: it may be of a later backup.
 	kept, err := sign.Ahead(ctx)
 	if err != nil {
 		return 0, err
@@ -303,8 +309,8 @@ func (c Config) finish(ctx context.Context, js jetstream.JetStream, m Manifest, 
 	return time.Duration(mark.Ahead) * time.Microsecond, sign.End(ctx)
 }
 
-// deleteAll deletes streams, for as long as the sign is ours: a restore that was suspended must not delete
-// what another has put back.
+// deleteAll deletes streams, for as long as the sign is ours: a restore that was suspended must not
+// delete what another has put back.
 func deleteAll(ctx context.Context, js jetstream.JetStream, sign *topology.Restoring, names []string) error {
 	for _, name := range names {
 		if err := sign.Ours(ctx); err != nil {
@@ -317,9 +323,9 @@ func deleteAll(ctx context.Context, js jetstream.JetStream, sign *topology.Resto
 	return nil
 }
 
-// allGone returns an error if one of a backup's streams is there. What this restore has made is deleted by
-// then, so it is another's: of one that this one has taken over from and that has not noticed yet, or of a
-// relay that was starting.
+// allGone returns an error if one of a backup's streams is there. What this restore has made is
+// deleted by then, so the stream is another's: made by a restore that this one has taken over from
+// and that has not noticed yet, or by a relay that was starting.
 func allGone(ctx context.Context, js jetstream.JetStream, m Manifest) error {
 	for _, s := range m.Streams {
 		_, err := js.Stream(ctx, s.Name)

@@ -27,7 +27,8 @@ import (
 type Config struct {
 	Conn     *nats.Conn
 	Topology topology.Topology
-	// Sealer holds the encryption keys, Fingerprint names them (store.Fingerprint). They are never written.
+	// Sealer holds the encryption keys, Fingerprint names them (store.Fingerprint). They are never
+	// written.
 	Sealer      *store.Sealer
 	Fingerprint string
 	Release     string
@@ -35,7 +36,7 @@ type Config struct {
 	Exclusive bool
 	Log       *slog.Logger
 	Now       func() time.Time // time.Now if nil
-	// Ahead is how far numbers of events are to run ahead of the clock after a restore, at least.
+	// Ahead is how far numbers of events must run ahead of the clock after a restore, at least.
 	Ahead time.Duration
 }
 
@@ -49,7 +50,7 @@ func (c Config) now() time.Time {
 // ErrKeys reports that the encryption keys are not those of what is stored.
 var ErrKeys = errors.New("the encryption keys do not fit")
 
-// order returns the names of all streams in the order that the package's comment gives reasons for.
+// order returns the names of all streams in the order that the package comment explains.
 func order(t topology.Topology) []string {
 	bucket := func(b topology.BucketName) string { return "KV_" + t.Bucket(b) }
 	names := []string{
@@ -66,8 +67,8 @@ func order(t topology.Topology) []string {
 	return append(names, bucket(topology.Owners))
 }
 
-// Save writes everything into a directory that must not be there yet. It appears under its name only when it
-// is complete.
+// Save writes everything into a directory that must not be there yet. It appears under its name
+// only when it is complete.
 func Save(ctx context.Context, c Config, dir string) (Manifest, error) {
 	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return Manifest{}, fmt.Errorf("%s is there already: name a directory that is not, inside one that is", dir)
@@ -158,8 +159,8 @@ func (c *counter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// aside is a server of our own, into which every bucket is restored as soon as it is taken: what cannot be
-// put back is no backup.
+// aside is a server of our own, into which every bucket is restored as soon as it is taken: what
+// cannot be restored is no backup.
 type aside struct {
 	dir    string
 	server *natsd.Server
@@ -202,7 +203,8 @@ func (a *aside) remove() error {
 	return nil
 }
 
-// takeBucket takes a bucket so that no key is missing: each as it was when the snapshot began, or later.
+// takeBucket takes a bucket so that no key is missing: each as it was when the snapshot began, or
+// later.
 func (a *aside) takeBucket(ctx context.Context, js jetstream.JetStream, dir, name string) (Stream, error) {
 	s, err := take(ctx, js, dir, name)
 	if err != nil {
@@ -212,8 +214,8 @@ func (a *aside) takeBucket(ctx context.Context, js jetstream.JetStream, dir, nam
 	if err != nil {
 		return Stream{}, err
 	}
-	// Put back, it tells what the bucket holds: with keys missing that were overwritten while the snapshot
-	// was read, until the tail is over it.
+	// Once restored, it shows what the bucket holds. Keys that were overwritten while the snapshot
+	// was read are missing, until the tail is written over it.
 	state, err := put(ctx, a.js, dir, s, single(s.Config))
 	if err != nil {
 		return Stream{}, err

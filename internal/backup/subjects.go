@@ -9,14 +9,15 @@ import (
 )
 
 const (
-	// subjectsTimeout bounds the listing of a stream's subjects, a page of a hundred thousand at a time.
+	// subjectsTimeout bounds the listing of a stream's subjects, a page of a hundred thousand at a
+	// time.
 	subjectsTimeout = 5 * time.Minute
 	// subjectsOverlap is how far a page begins before the end of the one before it.
 	subjectsOverlap = 1000
 )
 
-// subjects returns those of a stream's messages as its leader has them. A watch could miss one that is
-// overwritten while it reads.
+// subjects returns those of a stream's messages as its leader has them. A watch could miss one that
+// is overwritten while it reads.
 func subjects(ctx context.Context, js jetstream.JetStream, name string) (map[string]bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, subjectsTimeout)
 	defer cancel()
@@ -31,8 +32,8 @@ func subjects(ctx context.Context, js jetstream.JetStream, name string) (map[str
 	return found, nil
 }
 
-// subjectsPage is what a stream's leader answers of its subjects (NATS JetStream API, STREAM.INFO): all of
-// them sorted, from an offset on, as many as it says in one answer.
+// subjectsPage is what a stream's leader returns of its subjects (NATS JetStream API, STREAM.INFO):
+// all of them sorted, from an offset on, as many as fit in one response.
 type subjectsPage struct {
 	Total int `json:"total"` // of all pages
 	State struct {
@@ -40,10 +41,10 @@ type subjectsPage struct {
 	} `json:"state"`
 }
 
-// listSubjects joins pages so that every subject is among the answers that is there from the first page to
-// the last. What is removed between two pages moves those behind it forward: a page that does not begin among
-// what is known may have passed over some, and is asked for again from further before. The overlap is 1 or
-// more, a page of the server's 2 or more.
+// listSubjects joins pages so that every subject that is there from the first page to the last is
+// in the result. What is removed between two pages moves those behind it forward. So a page that
+// does not begin with a known subject may have passed over some, and is requested again from
+// further before. The overlap is 1 or more, a page of the server's 2 or more.
 func listSubjects(overlap int, page func(offset int) (subjectsPage, error)) (map[string]bool, error) {
 	found, last := map[string]bool{}, ""
 	for offset, back := 0, overlap; ; {

@@ -14,7 +14,8 @@ import (
 	"github.com/audatex-relay/relay/internal/natstest"
 )
 
-// Whatever is removed and added between two pages, what is there all the time is listed, and nothing that never was.
+// No matter what is removed and added between two pages: what is there all the time is listed, and
+// nothing that never was.
 func TestWhatStaysIsListedBesideWhatGoes(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

@@ -57,8 +57,8 @@ func (e entry) message() *nats.Msg {
 	return m
 }
 
-// takeTail writes the present value of every subject that is in a bucket and was not in its snapshot: it was
-// overwritten before the snapshot came to it, or is new.
+// takeTail writes the present value of every subject that is in a bucket and was not in its
+// snapshot: it was overwritten before the snapshot came to it, or is new.
 func takeTail(ctx context.Context, js jetstream.JetStream, dir, name string, missing map[string]bool) (*File, error) {
 	if len(missing) == 0 {
 		return nil, nil

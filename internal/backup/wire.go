@@ -16,19 +16,20 @@ import (
 	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
-// What nats.go has no functions for: JetStream's API for snapshots (NATS JetStream API, STREAM.SNAPSHOT and
-// STREAM.RESTORE).
+// What nats.go has no functions for: JetStream's API for snapshots (NATS JetStream API,
+// STREAM.SNAPSHOT and STREAM.RESTORE).
 
 const (
 	// chunkSize is well below the smallest payload that servers are run with.
 	chunkSize = 128 << 10
 	// windowSize is how much the server sends ahead of our acknowledgements.
 	windowSize = 4 << 20
-	// quiet is how long is waited for the next chunk or acknowledgement. The server itself gives up after 5 s.
+	// quiet is how long to wait for the next chunk or acknowledgement. The server itself gives up
+	// after 5 s.
 	quiet = 30 * time.Second
 )
 
-// streamState is the server's word on what a stream holds.
+// streamState is the server's report of what a stream holds.
 type streamState struct {
 	Messages uint64 `json:"messages"`
 	Bytes    uint64 `json:"bytes"`
@@ -41,8 +42,8 @@ type snapshotAnswer struct {
 	State  *streamState            `json:"state"`
 }
 
-// snapshot writes a stream's snapshot to w and returns its configuration, and what it held when the snapshot
-// began. The server checks every message's checksum before.
+// snapshot writes a stream's snapshot to w and returns its configuration, and what it held when the
+// snapshot began. The server checks every message's checksum before.
 func snapshot(ctx context.Context, js jetstream.JetStream, stream string, w io.Writer) (jetstream.StreamConfig, streamState, error) {
 	fail := func(err error) (jetstream.StreamConfig, streamState, error) {
 		return jetstream.StreamConfig{}, streamState{}, fmt.Errorf("take a snapshot of stream %s: %w", stream, err)
@@ -100,19 +101,19 @@ func nextMessage(ctx context.Context, sub *nats.Subscription) (*nats.Msg, error)
 	return sub.NextMsgWithContext(ctx)
 }
 
-// restored is the server's answer to the last chunk of a restore.
+// restored is the server's response to the last chunk of a restore.
 type restored struct {
 	Error *jetstream.APIError `json:"error"`
 	State *streamState        `json:"state"`
 }
 
-// restore makes a stream of a snapshot. There must be none of its name. Whatever happens, the server has
-// ended its part when it returns, or has been given up.
+// restore makes a stream of a snapshot. There must be none of its name. In every case the server
+// has ended its part when it returns, or has been given up.
 func restore(ctx context.Context, js jetstream.JetStream, config jetstream.StreamConfig, state streamState, r io.Reader) (streamState, error) {
 	var begun struct {
 		Deliver string `json:"deliver_subject"`
 	}
-	lasting := context.WithoutCancel(ctx) // a restore that has begun has to be ended
+	lasting := context.WithoutCancel(ctx) // a restore that has begun must be ended
 	request := map[string]any{"config": config, "state": state}
 	if err := callWithin(lasting, quiet, js, "STREAM.RESTORE."+config.Name, request, &begun); err != nil {
 		return streamState{}, fmt.Errorf("restore stream %s: %w", config.Name, err)
@@ -172,8 +173,8 @@ func exchange(ctx context.Context, nc *nats.Conn, subject string, data []byte) (
 		if !errors.Is(err, nats.ErrNoResponders) {
 			return nil, err
 		}
-		// The server that restores is another of the cluster, and ours has yet to hear that it listens.
-		// Nobody has got what was sent.
+		// The server that restores is another of the cluster, and ours does not know yet that it
+		// listens. Nobody has got what was sent.
 		select {
 		case <-ctx.Done():
 			return nil, err
@@ -196,13 +197,14 @@ func lastOf(ctx context.Context, js jetstream.JetStream, stream, subject string)
 	return &entry{Subject: m.Subject, Header: m.Header, Data: m.Data, Time: m.Time}, nil
 }
 
-// snapshotTimeout bounds the wait for a snapshot's begin: checking the messages of a large stream takes its time.
+// snapshotTimeout bounds the wait for a snapshot's begin: checking the messages of a large stream
+// takes its time.
 const snapshotTimeout = 10 * time.Minute
 
-// errLost reports that the connection went while an answer was waited for, and the answer with it.
+// errLost reports that the connection went while waiting for a response.
 var errLost = errors.New("the connection to NATS was lost")
 
-// callWithin asks JetStream's API.
+// callWithin sends a request to JetStream's API.
 func callWithin(ctx context.Context, most time.Duration, js jetstream.JetStream, what string, request, answer any) error {
 	ctx, end := connected(ctx, most, js.Conn())
 	defer end()
@@ -224,7 +226,7 @@ func connected(ctx context.Context, most time.Duration, nc *nats.Conn) (context.
 	return ctx, func() { lose(nil); cancel(); nc.RemoveStatusListener(lost) }
 }
 
-// orLost returns errLost in place of what came of it.
+// orLost returns errLost in place of the error that it caused.
 func orLost(ctx context.Context, err error) error {
 	if err != nil && errors.Is(context.Cause(ctx), errLost) {
 		return errLost

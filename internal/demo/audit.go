@@ -48,7 +48,7 @@ func (a *audit) arrived(e ledger.Event, at time.Time) (first bool) {
 	return true
 }
 
-// refused records a delivery that is no good.
+// refused records a delivery that is not valid.
 func (a *audit) refused() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -69,21 +69,21 @@ func (a *audit) has(event string) bool {
 	return a.known[event]
 }
 
-// verdict is what a run came to.
+// verdict is the result of a run.
 type verdict struct {
 	ledger.Verdict
 	unverified int
 
 	events, deliveries, repeats int
-	waiting, failed             int // with --callback: the receiver has not taken them, and the relay says so
+	waiting, failed             int // with --callback: not taken by the receiver, as the relay reports
 
 	toCallback, sinceEvent spread
 }
 
 func (v verdict) broken() bool { return v.Lost+v.Misordered+v.Doubled+v.Altered+v.unverified > 0 }
 
-// judge compares what arrived with the vendor's ledger. What is still in the vendor's queue is lost as well: it was
-// not fetched in time.
+// judge compares what arrived with the vendor's ledger. What is still in the vendor's queue is lost
+// as well: it was not fetched in time.
 func (a *audit) judge(l sandbox.Ledger) verdict {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -14,7 +14,8 @@ const (
 	breakTime = 5 * time.Second
 )
 
-// breaking is a receiver that its user can break: for some seconds it answers 503 to every delivery.
+// breaking is a receiver that its user can break: for some seconds it responds 503 to every
+// delivery.
 type breaking struct {
 	http.Handler
 	journey *journey

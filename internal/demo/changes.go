@@ -25,7 +25,8 @@ func briefOf(e ledger.Event) orderInBrief {
 	return o
 }
 
-// whatChanged describes an event in a few words: first the status, then what happened to parts and fields.
+// whatChanged describes an event in a few words: first the status, then what happened to parts and
+// fields.
 func whatChanged(e ledger.Event, paint palette) []string {
 	o := briefOf(e)
 	said := []string{paint.status(o.Status)}
@@ -64,7 +65,8 @@ type kind struct {
 	parts           int    // 0: of the order itself
 }
 
-// kindsOfChange puts equal changes of several parts together. The order's own status is shown already.
+// kindsOfChange puts equal changes of several parts together. The order's own status is shown
+// already.
 func kindsOfChange(changes []ledger.Change) []kind {
 	var kinds []kind
 	for _, c := range changes {
@@ -95,7 +97,8 @@ func kindsOfChange(changes []ledger.Change) []kind {
 	return kinds
 }
 
-// String reads "3 parts New → Confirmed", "part 8K0 807 065 Price 12.50 → 13.00" or "DeliveryDate none → 2026-01-17".
+// String reads "3 parts New → Confirmed", "part 8K0 807 065 Price 12.50 → 13.00" or "DeliveryDate
+// none → 2026-01-17".
 func (k kind) String() string {
 	what := k.field
 	if k.field == "Status" && k.parts > 0 {

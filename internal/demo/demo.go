@@ -25,7 +25,7 @@ type Config struct {
 	Faults   bool   // the vendor fails now and then
 	Seed     uint64 // of the orders and of what becomes of them
 
-	DropDelivery bool // the demo's receiver loses one delivery after answering 200 to it
+	DropDelivery bool // the demo's receiver loses one delivery after responding 200 to it
 
 	Start Start
 	Out   io.Writer
@@ -34,8 +34,8 @@ type Config struct {
 // Start runs a relay until ctx ends, and calls started once it serves.
 type Start func(ctx context.Context, r Relay, started func(Addresses)) error
 
-// Relay is the relay that a demo wants: with this vendor, this administrator, and everything that it stores below
-// Dir.
+// Relay is the relay that a demo wants: with this vendor, this administrator, and everything that
+// it stores below Dir.
 type Relay struct {
 	Dir        string
 	VendorURL  string
@@ -61,13 +61,13 @@ const (
 	firstSite = 4711             // the vendor's id of the first site
 )
 
-// faults are what Config.Faults lets the vendor do: refuse and linger. Cut answers are left out, as what they cost
-// is not the relay's to lose.
+// faults are what Config.Faults lets the vendor do: refuse and linger. Responses that are cut off
+// are left out, as the relay is not to blame for what they lose.
 var faults = sandbox.Faults{
 	Share500: 0.05, Share503: 0.03, Share429: 0.01, RetryAfter: time.Second, ShareLatency: 0.2, Latency: 300 * time.Millisecond,
 }
 
-// site is a site as the demo knows it: our name and the vendor's id.
+// site is a site in the demo: our name and the vendor's id.
 type site struct{ name, vendor string }
 
 // Run runs the demo until ctx ends or its time is over, and then judges it.
@@ -129,7 +129,8 @@ func Run(ctx context.Context, c Config) (failed error) {
 	return errors.Join(err, inside.Wait())
 }
 
-// serveLoopback serves on a free port of the loopback interface until ctx ends and returns the base address.
+// serveLoopback serves on a free port of the loopback interface until ctx ends and returns the base
+// address.
 func serveLoopback(ctx context.Context, g *group.Group, what string, handler http.Handler) (string, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

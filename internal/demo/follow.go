@@ -14,8 +14,8 @@ import (
 	"github.com/audatex-relay/relay/internal/ledger"
 )
 
-// follower sees what a developer's own receiver is sent through the relay's records: the feed of events and the
-// deliveries.
+// follower reads from the relay's records what a developer's own receiver is sent: the feed of
+// events and the deliveries.
 type follower struct {
 	api     api
 	audit   *audit
@@ -65,14 +65,16 @@ func (f *follower) run(ctx context.Context) error {
 	}
 }
 
-// readWhole reads to the end also when ctx ends meanwhile: what a broken-off request had to say would be missing.
+// readWhole reads to the end also when ctx ends meanwhile: what an interrupted request would have
+// returned would be missing.
 func (f *follower) readWhole(ctx context.Context) error {
 	whole, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	return f.read(whole)
 }
 
-// read takes what is new and prints it. Deliveries are listed before events, so that every delivery's event is known.
+// read takes what is new and prints it. Deliveries are listed before events, so that every
+// delivery's event is known.
 func (f *follower) read(ctx context.Context) error {
 	fresh, err := f.freshDeliveries(ctx)
 	if err != nil {
@@ -98,7 +100,7 @@ func (f *follower) read(ctx context.Context) error {
 	return f.readHealth(ctx)
 }
 
-// answer is what the receiver made of the last attempt, in a few words.
+// answer describes how the receiver responded to the last attempt, in a few words.
 func (d delivery) answer() string {
 	said := strconv.Itoa(d.LastAttempt.Status)
 	if d.LastAttempt.Status == 0 {
@@ -116,8 +118,8 @@ func (d delivery) answer() string {
 	return said + ", " + d.Status
 }
 
-// freshDeliveries returns what changed since the last time, oldest first. The list is newest first: it is read down
-// to what is known.
+// freshDeliveries returns what changed since the last time, oldest first. The list is newest first:
+// it is read down to what is known.
 func (f *follower) freshDeliveries(ctx context.Context) ([]delivery, error) {
 	var fresh []delivery
 	for after := ""; ; {
@@ -177,8 +179,8 @@ func (f *follower) readEvents(ctx context.Context) error {
 	}
 }
 
-// readHealth prints when the callback's health changes: a receiver that is down is only probed, and then there is
-// nothing else to see.
+// readHealth prints when the callback's health changes: a receiver that is down is only probed, and
+// then there is nothing else to see.
 func (f *follower) readHealth(ctx context.Context) error {
 	var c struct {
 		State, Health, DisabledReason string
@@ -216,8 +218,8 @@ func healthInWords(health string) string {
 	}
 }
 
-// explain distinguishes what is still on its way from what is lost: an event that the receiver has not taken is not
-// lost while the relay says that it waits, or has said that it failed.
+// explain distinguishes what is still on its way from what is lost: an event that the receiver has
+// not taken is not lost while the relay reports that it waits, or that it failed.
 func (f *follower) explain(ctx context.Context, v *verdict) error {
 	v.events += len(f.events) // published all the same
 	for id := range f.events {
@@ -228,7 +230,7 @@ func (f *follower) explain(ctx context.Context, v *verdict) error {
 		err := f.get(ctx, "/v1/callbacks/"+demoID+"/deliveries/"+id, nil, &d)
 		var p *problem
 		if errors.As(err, &p) && p.Status == http.StatusNotFound {
-			continue // the relay knows of no such delivery: lost it is
+			continue // the relay knows of no such delivery: it is lost
 		}
 		if err != nil {
 			return err

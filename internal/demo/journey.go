@@ -44,8 +44,8 @@ func newJourney(out io.Writer, sites []site, a *audit) *journey {
 	return j
 }
 
-// welcome prints what runs and what to try in another terminal, ready to be pasted. The secret is shown for a
-// receiver of the user's.
+// welcome prints what runs and what to try in another terminal, ready to be pasted. The secret is
+// shown for a receiver of the user's.
 func (j *journey) welcome(at Addresses, key apiKey, target, secret string, own bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -95,7 +95,8 @@ func (j *journey) row(at, site, order, toRelay, toReceiver, status string) strin
 	return fmt.Sprintf("%-8s  %-*s  %-7s  %8s  %11s  %-6s  ", at, j.siteSpan, clip(site, mostSite), clip(order, 16), toRelay, toReceiver, status)
 }
 
-// delivered counts a delivery and prints it: whoever sees the count and then takes the lock finds it printed.
+// delivered counts a delivery and prints it, with the lock held: a reader who sees the count and
+// then takes the lock finds it printed.
 func (j *journey) delivered(e ledger.Event, at time.Time, status string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -170,7 +171,8 @@ func clip(text string, n int) string {
 	return text
 }
 
-// clipPainted returns a text that may have colours, or as much of its plain form as n characters hold, and its width.
+// clipPainted returns a text that may have colours, or as much of its plain form as n characters
+// hold, and its width.
 func clipPainted(text, plain string, n int) (string, int) {
 	if size := utf8.RuneCountInString(plain); size <= n {
 		return text, size
@@ -213,8 +215,8 @@ func (j *journey) summary(c sandbox.Counters, v verdict) {
 	j.over = true
 }
 
-// judgement returns what was kept of the relay's promises: red if one was broken or nothing was delivered, else
-// green.
+// judgement returns what was kept of the relay's promises: red if one was broken or nothing was
+// delivered, else green.
 func (j *journey) judgement(v verdict) string {
 	text := fmt.Sprintf("lost %d, misordered %d", v.Lost, v.Misordered)
 	for _, bad := range []struct {

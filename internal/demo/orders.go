@@ -10,8 +10,8 @@ import (
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
-// An order takes its next step after one to three seconds: quick enough to see it whole, slow enough for each state
-// to be read.
+// An order takes its next step after one to three seconds: quick enough to see it whole, slow
+// enough for each state to be read.
 const (
 	stepLeast = time.Second
 	stepMost  = 3 * time.Second
@@ -89,8 +89,8 @@ func (w *walker) create(now time.Time) error {
 	return nil
 }
 
-// move takes an order to its next status; now and then only a price changes, or nothing does but a notification
-// comes all the same.
+// move takes an order to its next status; now and then only a price changes, or nothing does but a
+// notification comes all the same.
 func (w *walker) move(id string, now time.Time) error {
 	var o sandbox.Order
 	var err error

@@ -8,8 +8,9 @@ import (
 	"github.com/audatex-relay/relay/relaytest"
 )
 
-// newReceiver returns what a business system puts up: it verifies and answers 200. What it accepts, it hands on to
-// the audit and the journey; with drop it loses the first delivery after answering it.
+// newReceiver returns a receiver like that of a business system: it verifies and responds 200. It
+// passes what it accepts to the audit and the journey. With drop it loses the first delivery after
+// responding to it.
 func newReceiver(a *audit, j *journey, drop bool) *relaytest.Receiver {
 	var lose atomic.Bool
 	lose.Store(drop)

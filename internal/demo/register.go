@@ -33,8 +33,8 @@ func (d *demo) registerClient(ctx context.Context) (apiKey, error) {
 	return key, d.admin.do(ctx, http.MethodPost, "/v1/clients/"+demoID+"/keys", map[string]any{"role": "write"}, &key)
 }
 
-// registerCallback returns the secret to verify with. It is registered with the client's own key, as a business
-// system does it.
+// registerCallback returns the secret to verify with. It is registered with the client's own key,
+// as a business system does it.
 func (d *demo) registerCallback(ctx context.Context, target string) (string, error) {
 	var created struct{ Secret string }
 	err := d.client.do(ctx, http.MethodPut, "/v1/callbacks/"+demoID, map[string]any{"url": target}, &created)
@@ -45,8 +45,8 @@ func (d *demo) registerCallback(ctx context.Context, target string) (string, err
 	return created.Secret, err
 }
 
-// registerConnections gives every site's consent to the relay and waits until the relay reads them: before that the
-// vendor keeps no notifications for us.
+// registerConnections gives every site's consent to the relay and waits until the relay reads them:
+// before that the vendor keeps no notifications for us.
 func (d *demo) registerConnections(ctx context.Context) error {
 	for _, s := range d.sites {
 		grant, err := d.vendor.Grant(sandbox.Consent{Level: sandbox.Site, Sites: []string{s.vendor}})
@@ -88,7 +88,7 @@ type api struct {
 	calls       *http.Client
 }
 
-// problem is an answer of the API that is none of success (RFC 9457).
+// problem is a response of the API other than success (RFC 9457).
 type problem struct {
 	Title, Detail string
 	Status        int
@@ -118,7 +118,8 @@ func (p *problem) fields() string {
 	return strings.Join(wrong, "; ")
 }
 
-// do sends one request, in as JSON, and reads the answer into out. An answer other than 2xx is a *problem.
+// do sends one request, in as JSON, and reads the response into out. A response other than 2xx is a
+// *problem.
 func (a api) do(ctx context.Context, method, path string, in, out any) error {
 	body := io.Reader(http.NoBody)
 	if in != nil {

@@ -41,7 +41,8 @@ func newDemo(c Config, vendor *sandbox.Sandbox) *demo {
 	}
 }
 
-// prepare starts the receiver, registers everything through the HTTP API and prints how to look for oneself.
+// prepare starts the receiver, registers everything through the HTTP API and prints how to look for
+// oneself.
 func (d *demo) prepare(ctx, around context.Context, surroundings *group.Group, at Addresses, adminToken string) error {
 	d.admin = api{base: "http://" + at.API, token: adminToken, calls: d.calls}
 	key, err := d.registerClient(ctx)

@@ -40,7 +40,7 @@ func (p palette) strong(text string) string { return p.in("1", text) }
 func (p palette) good(text string) string   { return p.in("32", text) }
 func (p palette) bad(text string) string    { return p.in("1;31", text) }
 
-// status colours an order's status; one that nobody has heard of stays as it is.
+// status colours an order's status; an unknown one stays as it is.
 func (p palette) status(status string) string {
 	switch status {
 	case "New":

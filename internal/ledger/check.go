@@ -9,7 +9,7 @@ import (
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
-// Verdict is what a comparison came to.
+// Verdict is the result of a comparison.
 type Verdict struct {
 	Lost       int // notifications without an event
 	Doubled    int // events beyond one for each notification
@@ -19,8 +19,8 @@ type Verdict struct {
 	Problems []string // what the numbers mean, an order each
 }
 
-// HandedOut returns the notifications that a client was given, by order and as they were queued; except says which
-// it could not have kept.
+// HandedOut returns the notifications that a client was given, by order and as they were queued.
+// Except reports those that the client could not have kept.
 func HandedOut(l sandbox.Ledger, except func(sandbox.NotificationRecord) bool) map[string][]sandbox.NotificationRecord {
 	by := map[string][]sandbox.NotificationRecord{}
 	for _, o := range l.Orders {
@@ -39,8 +39,9 @@ func HandedOut(l sandbox.Ledger, except func(sandbox.NotificationRecord) bool) m
 // None excepts nothing.
 func None(sandbox.NotificationRecord) bool { return false }
 
-// Check compares events, each once and in the order in which they came, with what the vendor did. Events of the
-// relay itself are passed over. Notifications that a client could not have kept (except) have no event.
+// Check compares events, each once and in the order in which they came, with what the vendor did.
+// It ignores events of the relay itself. Notifications that a client could not have kept (except)
+// have no event.
 func Check(l sandbox.Ledger, events []Event, except func(sandbox.NotificationRecord) bool) Verdict {
 	var v Verdict
 	last := map[string]string{} // sequences, by order
@@ -95,8 +96,8 @@ func (v *Verdict) add(o sandbox.OrderRecord, given []sandbox.NotificationRecord,
 	}
 }
 
-// unmatched counts the notifications that have no event, and the events of no notification. Those of the older form
-// have no id, so that only their number can be compared.
+// unmatched counts the notifications that have no event, and the events of no notification. Those
+// of the older form have no id, so that only their number can be compared.
 func unmatched(given []sandbox.NotificationRecord, events []Event) (lost, doubled int) {
 	left := map[string]int{}
 	for _, n := range given {

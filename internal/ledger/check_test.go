@@ -10,7 +10,8 @@ import (
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
-// life is an order at the vendor's: three states, and a notification of each, the second in the older form.
+// life is an order at the vendor's: three states, and a notification of each, the second in the
+// older form.
 func life() sandbox.Ledger {
 	o := sandbox.OrderRecord{ID: "o", Site: "4711"}
 	for i, status := range []string{"New", "Confirmed", "Delivered"} {

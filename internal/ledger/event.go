@@ -1,9 +1,9 @@
-// Package ledger compares the events that a receiver got with the ledger of the vendor's double: the two ends of the
-// way, and nothing between.
+// Package ledger compares the events that a receiver got with the ledger of the vendor's double:
+// the two ends of the way, and nothing between.
 //
-// It reads events as a receiver does, by the published contract and without the relay's own types, and would notice
-// a notification without an event, an event too many, one out of order, and an order of which a digit differs. Begin
-// reading at Check; CheckOrder has the rules for one order.
+// It reads events as a receiver does, by the published contract and without the relay's own types.
+// It notices a notification without an event, an event too many, one out of order, and an order of
+// which a digit differs. Begin reading at Check; CheckOrder has the rules for one order.
 package ledger
 
 import (
@@ -19,7 +19,8 @@ import (
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
-// Event is an event as a receiver reads it: written against the published contract, not with the relay's own types.
+// Event is an event as a receiver reads it: written against the published contract, not with the
+// relay's own types.
 type Event struct {
 	ID       string          `json:"id"`
 	Type     string          `json:"type"`
@@ -34,7 +35,7 @@ type Event struct {
 	tokens string // of Order.JSON
 }
 
-// OrderData is what an event says of its order.
+// OrderData is what an event contains of its order.
 type OrderData struct {
 	JSON           json.RawMessage `json:"order"`
 	ReadAt         time.Time       `json:"readAt"`
@@ -85,7 +86,7 @@ func ParseEvent(body []byte) (Event, error) {
 // Operational reports whether it is an event of the relay itself.
 func (e *Event) Operational() bool { return strings.HasPrefix(e.Type, "audatex.relay.") }
 
-// CreatedAt is when the vendor says its notification was made, as it came.
+// CreatedAt returns when the vendor made the event's notification, as the vendor wrote it.
 func (e Event) CreatedAt() string {
 	if e.Order.Notification == nil {
 		return ""
@@ -93,7 +94,7 @@ func (e Event) CreatedAt() string {
 	return e.Order.Notification.CreatedAt
 }
 
-// NotificationID is the vendor's id of its notification, "" for the older form.
+// NotificationID returns the vendor's id of the event's notification, "" for the older form.
 func (e Event) NotificationID() string {
 	if e.Order.Notification == nil || e.Order.Notification.ID == nil {
 		return ""
@@ -101,7 +102,8 @@ func (e Event) NotificationID() string {
 	return strings.ToLower(*e.Order.Notification.ID)
 }
 
-// StateOf returns which of an order's states, from the given one on, an event has; -1 if it has none of them.
+// StateOf returns which of an order's states, from the given one on, an event has; -1 if it has
+// none of them.
 func StateOf(rec sandbox.OrderRecord, from int, e Event) (int, error) {
 	for i := from; i < len(rec.States); i++ {
 		state, err := tokens(rec.States[i].JSON)
@@ -115,8 +117,8 @@ func StateOf(rec sandbox.OrderRecord, from int, e Event) (int, error) {
 	return -1, nil
 }
 
-// tokens writes JSON as the sequence of its tokens, every number with the digits it has: only white space and the
-// spelling of strings are lost.
+// tokens writes JSON as the sequence of its tokens, every number with the digits it has: only white
+// space and the spelling of strings are lost.
 func tokens(raw []byte) (string, error) {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.UseNumber()
@@ -155,7 +157,7 @@ func Reconciled(events []Event) (n int) {
 	return n
 }
 
-// IsLast reports whether an order's event says what the vendor served last.
+// IsLast reports whether an order's event shows what the vendor served last.
 func (e *Event) IsLast(rec sandbox.OrderRecord) (bool, error) {
 	last, err := tokens(rec.States[len(rec.States)-1].JSON)
 	return err == nil && last == e.tokens, err

@@ -13,11 +13,12 @@ import (
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
-// CheckOrder compares the events of one order with what the vendor did to it: one event for each notification, in
-// the order in which the notifications came, each with the order digit by digit as it stood at some moment not
-// before the notification and not before the event that came before it, and with what changed since then. Between
-// them may be events of changes that were found by reading the order again; these have something that changed.
-// Events are given by sequence, notifications in the order in which they came.
+// CheckOrder compares the events of one order with what the vendor did to it. There must be one
+// event for each notification, in the order in which the notifications came. Each must have the
+// order digit by digit as it stood at some moment not before the notification and not before the
+// event before it, and what changed since that event. Between them may be events of changes that
+// were found by reading the order again; these must have a change. Events are given by sequence,
+// notifications in the order in which they came.
 func CheckOrder(rec sandbox.OrderRecord, notifications []sandbox.NotificationRecord, events []Event) error {
 	if n := len(events) - Reconciled(events); n != len(notifications) {
 		return fmt.Errorf("%d events for %d notifications that a client was given", n, len(notifications))
@@ -62,7 +63,7 @@ func CheckOrder(rec sandbox.OrderRecord, notifications []sandbox.NotificationRec
 	return nil
 }
 
-// checkReconciled looks at what the event of a change says that no notification announced.
+// checkReconciled checks the event of a change that no notification announced.
 func checkReconciled(e *Event) error {
 	switch {
 	case e.Order.Notification != nil:
@@ -77,7 +78,7 @@ func checkReconciled(e *Event) error {
 	return nil
 }
 
-// checkNotification compares what an event says of its notification with the ledger's.
+// checkNotification compares what an event contains of its notification with the ledger.
 func checkNotification(e *Event, n sandbox.NotificationRecord) error {
 	got := e.Order.Notification
 	if got == nil || e.Order.Origin != "notification" {
@@ -109,7 +110,7 @@ func checkNotification(e *Event, n sandbox.NotificationRecord) error {
 	return nil
 }
 
-// checkChanges compares what an event says has changed with the two orders themselves.
+// checkChanges compares the changes that an event lists with the two orders themselves.
 func checkChanges(before, e *Event) error {
 	now, err := decode(e.Order.JSON)
 	if err != nil {
@@ -209,7 +210,8 @@ func lookUp(v any, pointer string) any {
 	return v
 }
 
-// normal writes an order without what means nothing: missing dates in any spelling, and the place of its parts.
+// normal writes an order without what means nothing: missing dates in any spelling, and the place
+// of its parts.
 func normal(order map[string]any) string {
 	parts, _ := order["Parts"].([]any)
 	list := make([]string, 0, len(parts))

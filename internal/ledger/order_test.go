@@ -9,7 +9,7 @@ import (
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
-// TestCheckOrderNotices shows that the comparison with the ledger would see what it is there to see.
+// TestCheckOrderNotices shows that the comparison with the ledger finds what it is meant to find.
 func TestCheckOrderNotices(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 3, 1, 10, 0, 0, 123456700, time.UTC)

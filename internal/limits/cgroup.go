@@ -7,11 +7,13 @@ import (
 	"strings"
 )
 
-// unlimited is what a cgroup's limit is above when there is none: version 1 writes the largest number of whole pages.
+// unlimited is what a cgroup's limit is above when there is none: version 1 writes the largest
+// number of whole pages.
 const unlimited = 1 << 60
 
-// cgroupMemory returns nine tenths of the memory that the process's cgroup and those above it allow, 0 without a
-// limit. The rest is for what Go does not count, such as the kernel's buffers of sockets.
+// cgroupMemory returns nine tenths of the memory that the process's cgroup and those above it
+// allow, 0 without a limit. The rest is for what Go does not count, such as the kernel's buffers of
+// sockets.
 func cgroupMemory(root fs.FS) int64 {
 	lines, err := fs.ReadFile(root, "proc/self/cgroup")
 	if err != nil {

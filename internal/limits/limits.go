@@ -1,7 +1,8 @@
-// Package limits divides the two scarce resources of the process, file descriptors and memory, once, at its start.
+// Package limits divides the two scarce resources of the process, file descriptors and memory,
+// once, at its start.
 //
-// The parts together never get more than there is: a process that runs out of descriptors loses its store, as
-// JetStream ends a stream whose file it cannot open. Begin reading at Divide.
+// The parts together never get more than there is: a process that runs out of descriptors loses its
+// store, as JetStream ends a stream whose file it cannot open. Begin reading at Divide.
 package limits
 
 import (
@@ -17,7 +18,7 @@ import (
 	"github.com/audatex-relay/relay/internal/ingress"
 )
 
-// Needs say what the process is to do.
+// Needs describes what the process must do.
 type Needs struct {
 	Embedded    bool // the store is in this process
 	Subscribers bool // of NATS, at this process
@@ -46,8 +47,9 @@ type Shares struct {
 	SubscribersPending int64 // bytes that wait for all of them
 }
 
-// Descriptors that are reserved before the rest is divided. Measured: an embedded relay that does nothing has 28
-// open, 13 of them the streams' newest files; the store opens further files for the time of a read or a write.
+// Descriptors that are reserved before the rest is divided. Measured: an embedded relay that does
+// nothing has 28 open, 13 of them the streams' newest files; the store opens further files for the
+// time of a read or a write.
 const (
 	reservedProcess  = 24 // standard streams, listeners, the poller of the network, the lock, files of the process's own state
 	reservedEmbedded = 104
@@ -59,7 +61,8 @@ const (
 	minReceivers     = 36
 )
 
-// The most of each that is of use, whatever the limits allow, and what one of them takes of the memory at most.
+// The most of each that is of use, even if the limits allow more, and the most memory that one of
+// them takes.
 const (
 	maxVendor      = 512
 	maxMetrics     = 64
@@ -76,12 +79,12 @@ const (
 // assumedMemory divides the memory where nothing limits it.
 const assumedMemory = 4 << 30
 
-// fewDescriptors is below what a start warns: callbacks then have fewer attempts than the API lets one client ask
-// for.
+// fewDescriptors is the number below which a start logs a warning: callbacks then have fewer
+// attempts than the API lets one client ask for.
 const fewDescriptors = 4096
 
-// Divide reads the limits of the process, sets Go's limit of memory if nobody has, and divides them. Its error is
-// that there are too few descriptors.
+// Divide reads the limits of the process, sets Go's limit of memory if it is not set, and divides
+// them. It returns an error if there are too few descriptors.
 func Divide(n Needs) (Shares, error) {
 	descriptors, err := descriptorLimit()
 	if err != nil {
@@ -119,8 +122,8 @@ func divide(n Needs, descriptors int, memory int64) (Shares, error) {
 		r.Subscribers = max(min(rest/6, fits(maxSubscribers, subscriberBytes, 8)), minSubscribers)
 	}
 	rest -= r.API.Total + r.Subscribers
-	// An attempt that looks a name up or tries two addresses has two descriptors for a moment; an idle connection
-	// has one.
+	// An attempt that looks a name up or tries two addresses has two descriptors for a moment; an
+	// idle connection has one.
 	r.Attempts = min(rest*4/9, fits(maxAttempts, attemptBytes, 6))
 	r.ReceiverConnections = min(rest-r.Attempts, r.Attempts+fits(maxIdle, attemptBytes, 12))
 
@@ -145,7 +148,8 @@ func (r Shares) Log(log *slog.Logger) {
 	}
 }
 
-// descriptorLimit returns how many descriptors the process may have. Go has raised the soft limit to the hard one.
+// descriptorLimit returns how many descriptors the process may have. Go has raised the soft limit
+// to the hard one.
 func descriptorLimit() (int, error) {
 	var l syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
@@ -154,8 +158,8 @@ func descriptorLimit() (int, error) {
 	return int(min(l.Cur, 1<<20)), nil
 }
 
-// memoryLimit returns the limit that Go keeps to: GOMEMLIMIT, or nine tenths of what the cgroup allows, which it
-// sets. 0: none.
+// memoryLimit returns the limit that Go keeps to: GOMEMLIMIT, or nine tenths of what the cgroup
+// allows, which it sets. 0: none.
 func memoryLimit() int64 {
 	if set := debug.SetMemoryLimit(-1); set != math.MaxInt64 {
 		return set

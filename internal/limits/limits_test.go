@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Whatever the limits are, the parts together never have more than there is, and each has enough to work.
+// At every limit, the parts together never have more than there is, and each has enough to work.
 func TestDescriptorsAreNeverPromisedTwice(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

@@ -26,8 +26,8 @@ const nodes = 3
 // patience bounds every wait for the cluster to come to rest: other tests use the machine as well.
 const patience = 2 * time.Minute
 
-// Cluster is three NATS servers with JetStream in this process, on loopback. A node that is stopped keeps its directory and its
-// address.
+// Cluster is three NATS servers with JetStream in this process, on loopback. A node that is stopped
+// keeps its directory and its address.
 type Cluster struct {
 	dir string
 
@@ -61,8 +61,8 @@ func NewCluster(t testing.TB) *Cluster {
 	return c
 }
 
-// place sees to it that the cluster takes a stream of three copies. Servers that have just met may say that they are too few, and a request that
-// meets a change of their leader gets no answer.
+// place waits until the cluster takes a stream of three copies. Servers that have just met may
+// report that they are too few, and a request during a change of their leader gets no response.
 func (c *Cluster) place(t testing.TB) {
 	t.Helper()
 	nc, err := nats.Connect(c.URL())
@@ -91,8 +91,9 @@ func (c *Cluster) place(t testing.TB) {
 	})
 }
 
-// Patiently does what the relay, too, tries again at its start: to create streams. The copies of a new one may take longer to elect a leader than
-// an answer is waited for, and while the servers elect one among themselves they say that JetStream is not available.
+// Patiently repeats a step that creates streams, as the relay does at its start. The copies of a
+// new stream may take longer to elect a leader than the time-out of a request. While the servers
+// elect one among themselves they report that JetStream is not available.
 func Patiently(step func() error) error {
 	return repeat(step, func(err error) bool {
 		var refused *jetstream.APIError
@@ -109,7 +110,8 @@ func repeat(try func() error, passes func(error) bool) error {
 	}
 }
 
-// freePorts answers ports that are free now: the nodes must know one another's before the first of them starts.
+// freePorts returns ports that are free now: the nodes must know one another's before the first of
+// them starts.
 func freePorts(t testing.TB) (ports [nodes]int) {
 	t.Helper()
 	for i := range nodes {
@@ -182,7 +184,7 @@ func (c *Cluster) end(i int) {
 	}
 }
 
-// URL answers the addresses of all nodes, as RELAY_NATS_URL takes them.
+// URL returns the addresses of all nodes, as RELAY_NATS_URL takes them.
 func (c *Cluster) URL() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -193,7 +195,7 @@ func (c *Cluster) URL() string {
 	return strings.Join(urls, ",")
 }
 
-// Connect answers a connection that goes on with another node when its own stops.
+// Connect returns a connection that continues with another node when its own stops.
 func (c *Cluster) Connect(t testing.TB, opts ...nats.Option) *nats.Conn {
 	t.Helper()
 	nc, err := nats.Connect(c.URL(), append([]nats.Option{
@@ -206,7 +208,8 @@ func (c *Cluster) Connect(t testing.TB, opts ...nats.Option) *nats.Conn {
 	return nc
 }
 
-// Leader answers the node that leads a stream of the default account, waiting for one to be elected.
+// Leader returns the node that leads a stream of the default account. It waits for one to be
+// elected.
 func (c *Cluster) Leader(t testing.TB, stream string) int {
 	t.Helper()
 	return c.wait(t, "a leader of stream "+stream, func(i int, s *server.Server) bool {

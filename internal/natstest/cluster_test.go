@@ -12,7 +12,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.Leftovers()...) }
 
-// TestClusterOutlivesANode: what was acknowledged before a stream's leader went is there after, and the node comes back at its old address.
+// TestClusterOutlivesANode: what was acknowledged before a stream's leader went is there after, and
+// the node comes back at its old address.
 func TestClusterOutlivesANode(t *testing.T) {
 	t.Parallel()
 	c := natstest.NewCluster(t)

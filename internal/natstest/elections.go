@@ -8,9 +8,10 @@ import (
 	_ "unsafe" // for go:linkname
 )
 
-// Elections is how many times faster than in production the servers of this process notice that a leader is gone and elect another. What
-// lives for as long as an election takes in production (a lease) must be divided by it too, so that proportions stay the same.
-// RELAY_ELECTIONS=production makes it 1: .ci/full runs every test of a cluster that way as well.
+// Elections is how many times faster than in production the servers of this process notice that a
+// leader is gone and elect another. What lives for as long as an election takes in production (a
+// lease) must be divided by it too, so that proportions stay the same. RELAY_ELECTIONS=production
+// makes it 1: .ci/full runs every test of a cluster that way as well.
 func Elections() time.Duration {
 	if os.Getenv("RELAY_ELECTIONS") == "production" {
 		return 1

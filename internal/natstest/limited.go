@@ -33,13 +33,14 @@ func StartLimited(t testing.TB, maxPayload int32) *Limited {
 	return l
 }
 
-// Conn is a connection to it.
+// Conn returns a connection to it.
 func (l *Limited) Conn() *nats.Conn { return l.conn }
 
-// URL is where it can be reached.
+// URL returns its address.
 func (l *Limited) URL() string { return l.server.ClientURL() }
 
-// Restart runs it again at the same address and with what it has stored, under another limit, and waits until Conn is back.
+// Restart runs it again at the same address and with what it has stored, under another limit, and
+// waits until Conn is back.
 func (l *Limited) Restart(maxPayload int32) {
 	l.t.Helper()
 	port := l.server.Addr().(*net.TCPAddr).Port

@@ -1,4 +1,6 @@
-// Package natstest gives tests a real NATS: the relay's own embedded server on a directory of the test's.
+// Package natstest gives tests a real NATS: the relay's own embedded server on a directory of the
+// test's, or a cluster of three servers. Both run on loopback, and end with the test. Begin reading
+// at Start and NewCluster.
 package natstest
 
 import (
@@ -10,7 +12,7 @@ import (
 	"github.com/audatex-relay/relay/internal/natsd"
 )
 
-// Start runs an embedded server until the test ends and answers a connection of the relay's.
+// Start runs an embedded server until the test ends and returns a connection like the relay's.
 func Start(t testing.TB) *nats.Conn {
 	t.Helper()
 	return StartIn(t, t.TempDir())

@@ -6,8 +6,9 @@ import (
 	"os"
 )
 
-// Waiting lets so many tests of a package run side by side, however few cores there are: for packages whose tests mostly wait (for a lease
-// to end, for a node to come back). -parallel on the command line is obeyed. TestMain calls it before it runs the tests.
+// Waiting lets so many tests of a package run in parallel, regardless of the number of cores. It is
+// for packages whose tests mostly wait (for a lease to end, for a node to come back). -parallel on
+// the command line overrides it. TestMain calls it before it runs the tests.
 func Waiting(tests int) {
 	flag.Parse()
 	chosen := false
@@ -21,7 +22,8 @@ func Waiting(tests int) {
 	}
 }
 
-// Long chooses how much a test does: few in every run, many where RELAY_LONG is set, as .ci/full does.
+// Long chooses how much a test does: few in every run, many where RELAY_LONG is set, as .ci/full
+// does.
 func Long(few, many int) int {
 	if os.Getenv("RELAY_LONG") == "" {
 		return few

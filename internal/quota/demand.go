@@ -8,11 +8,12 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// tokenRefresh is about how often the access token of a connection that is polled more often is refreshed.
+// tokenRefresh is about how often the access token of a connection that is polled more often is
+// refreshed.
 const tokenRefresh = 24 * time.Minute
 
-// WarnOfDemand warns when ordinary polls and the refreshes that they need are alone more requests a minute than the
-// rate. Polls that come sooner use only what is left over.
+// WarnOfDemand warns when ordinary polls and the refreshes that they need are alone more requests a
+// minute than the rate. Polls that come sooner use only what is left over.
 func WarnOfDemand(ctx context.Context, s *store.Store, rate int, interval time.Duration, log *slog.Logger) {
 	connections, err := s.Connections.All(ctx, "", func(string, error) {})
 	if err != nil {

@@ -1,7 +1,9 @@
-// Package quota keeps this replica to its part of the vendor's allowance, which all replicas share without a message.
+// Package quota keeps this replica to its part of the vendor's allowance, which all replicas share
+// without a message.
 //
-// In any 60 seconds all replicas together send at most the rate, also while replicas come and go; what the vendor
-// asks by a 429 to one of them holds for all, also over restarts. Begin reading at Share.Run.
+// In any 60 seconds all replicas together send at most the rate, also while replicas come and go;
+// what the vendor asks by a 429 to one of them holds for all, also over restarts. Begin reading at
+// Share.Run.
 package quota
 
 import (
@@ -14,14 +16,15 @@ import (
 )
 
 const (
-	// evenFraction is the part of the vendor's allowance that the replicas share evenly, so that each of them can
-	// make a call when an operator asks for one; the rest goes by how many connections each polls.
+	// evenFraction is the part of the vendor's allowance that the replicas share evenly, so that
+	// each of them can make a call when an operator asks for one; the rest goes by how many
+	// connections each polls.
 	evenFraction = 0.05
-	// shareEvery is how often the shares are computed again. A replica knows all that it needs for it, so no message
-	// is sent.
+	// shareEvery is how often the shares are computed again. A replica has all that it needs for
+	// it, so no message is sent.
 	shareEvery = time.Second
-	// settle is by how much replicas may differ in when they see the same: the tick of each, and what the members'
-	// records take.
+	// settle is how much later one replica may see a change than another: the tick of each, and the
+	// time that the members' records take.
 	settle = 3 * shareEvery
 )
 
@@ -33,8 +36,8 @@ type Share struct {
 	Members     func() (live int, asked relay.Throttle) // replicas, and what the vendor has asked of any of them
 }
 
-// Run keeps the budget at this replica's share, and at what the vendor has asked of any replica, until ctx ends.
-// Before it the budget must allow nothing.
+// Run keeps the budget at this replica's share, and at what the vendor has asked of any replica,
+// until ctx ends. Before Run is called the budget must allow nothing.
 func (s Share) Run(ctx context.Context) error {
 	tick := time.NewTicker(shareEvery)
 	defer tick.Stop()
@@ -55,8 +58,9 @@ func (s Share) Run(ctx context.Context) error {
 	}
 }
 
-// quotaShare is this replica's part of the requests a minute to the vendor: the sum of all live replicas' parts is
-// the rate. None gets less than one a minute while there are as many, as nobody can keep to half a request.
+// quotaShare is this replica's part of the requests a minute to the vendor. The sum of all live
+// replicas' parts is the rate. None gets less than one a minute while the rate allows it: no
+// replica can keep to half a request.
 func quotaShare(rate float64, own, all, replicas int) float64 {
 	even := rate / float64(max(replicas, 1))
 	if all == 0 {
@@ -66,14 +70,16 @@ func quotaShare(rate float64, own, all, replicas int) float64 {
 	return least + (rate-least*float64(max(replicas, 1)))*float64(own)/float64(all)
 }
 
-// burst is how many requests a replica may save up: one, and its part of what is then left of the vendor's spare.
+// burst is how many requests a replica may save up: one, and its part of what is then left of the
+// vendor's spare requests.
 func burst(rate, share float64, replicas int) int {
 	return 1 + int(max(0, audatex.Spare*rate-float64(replicas))*share/rate)
 }
 
-// growthDelay is how long a replica's share must not grow after there were so many replicas. Each of them can have
-// one request saved up. While that is no more than the spare, shares may go from one to another as soon as the
-// former owner knows. With more replicas, what one sent right before it left counts as its own for a minute.
+// growthDelay is how long a replica's share must not grow after there were so many replicas. Each
+// of them can have one request saved up. While that is no more than the spare, shares may move from
+// one to another as soon as the former owner knows. With more replicas, what one sent right before
+// it left counts as its own for a minute.
 func growthDelay(rate float64, replicas int) time.Duration {
 	if float64(replicas) > max(1, audatex.Spare*rate) {
 		return settle + time.Minute
@@ -81,7 +87,8 @@ func growthDelay(rate float64, replicas int) time.Duration {
 	return settle
 }
 
-// delayedIncrease is a share that shrinks at once and grows late: it is the smallest of those that still count.
+// delayedIncrease is a share that shrinks at once and grows late: it is the smallest of those that
+// still count.
 type delayedIncrease []counted
 
 type counted struct {

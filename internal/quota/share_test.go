@@ -43,9 +43,10 @@ func TestTheReplicasPartsAreTheWholeAllowance(t *testing.T) {
 	})
 }
 
-// TestReplicasThatComeAndGoKeepTheBudget: one replica, then three, twenty and two, all with more to ask than they
-// may and none knowing what the others do, never send more than the rate in any 60 seconds, although they learn late
-// of one another and of who polls what. And they use most of it whenever they are left in peace.
+// TestReplicasThatComeAndGoKeepTheBudget: one replica, then three, twenty and two, all with more to
+// ask than they may and none knowing what the others do, never send more than the rate in any 60
+// seconds, although they learn late of one another and of who polls what. And they use most of it
+// whenever they are left in peace.
 func TestReplicasThatComeAndGoKeepTheBudget(t *testing.T) {
 	t.Parallel()
 	for _, rate := range []int{20, 100, 200, 1000} {
@@ -57,7 +58,8 @@ func TestReplicasThatComeAndGoKeepTheBudget(t *testing.T) {
 					for _, n := range []int{1, 3, 20, 2} {
 						r.become(n)
 						pass(peace)
-						// They go and come at whatever moment: in the midst of all, also right after they have all asked together.
+						// They come and go at any moment: in the midst of all, also right after
+						// they have all asked together.
 						moment := time.Minute
 						if seed%2 > 0 { // or after all have saved up what they may
 							r.tell(func() { r.idle = true })
@@ -76,8 +78,8 @@ func TestReplicasThatComeAndGoKeepTheBudget(t *testing.T) {
 	}
 }
 
-// peace is for how long the replicas stay as they are: what they know must have settled, what counts late be over,
-// and some minutes left.
+// peace is for how long the replicas stay as they are: what they know must have settled, what
+// counts late be over, and some minutes left.
 const peace = 6 * time.Minute
 
 // replicas are those of a cluster in which everybody hears of everything late.

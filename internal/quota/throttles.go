@@ -14,8 +14,8 @@ import (
 // throttleAgain is the wait before what could not be stored is tried again.
 const throttleAgain = time.Second
 
-// Throttles keeps what the vendor asks by its 429s: the other replicas learn of it, and those that start later, this
-// one after a crash among them, find it in the store.
+// Throttles keeps what the vendor asks by its 429s: the other replicas learn of it, and those that
+// start later, this one after a crash among them, find it in the store.
 type Throttles struct {
 	store *store.Store
 	share func(relay.Throttle)
@@ -31,7 +31,7 @@ func NewThrottles(s *store.Store, share func(relay.Throttle), log *slog.Logger) 
 	return &Throttles{store: s, share: share, log: log, wake: make(chan struct{}, 1)}
 }
 
-// Heed has a budget keep what was asked before this start, and keeps what is asked from now on.
+// Heed makes a budget keep what was asked before this start, and keeps what is asked from now on.
 func (t *Throttles) Heed(ctx context.Context, budget *audatex.Budget) {
 	defer budget.OnThrottled(t.asked)
 	asked, err := t.store.Throttle(ctx)
@@ -61,7 +61,7 @@ func (t *Throttles) signal() {
 	}
 }
 
-// Run stores it until ctx ends.
+// Run stores what is asked until ctx ends.
 func (t *Throttles) Run(ctx context.Context) error {
 	for {
 		select {

@@ -16,8 +16,8 @@ import (
 	"github.com/audatex-relay/relay/internal/reconciler"
 )
 
-// Config is what the settings of a relay that serves come to: the texts are clean, the secrets are read from their
-// files.
+// Config is the checked settings of a relay that serves: the texts are clean, the secrets are read
+// from their files.
 type Config struct {
 	redacted
 	StoreConfig
@@ -36,7 +36,7 @@ type Config struct {
 	Proxy    *url.URL
 }
 
-// StoreConfig is what the settings of the store and of the log come to.
+// StoreConfig is the checked settings of the store and of the log.
 type StoreConfig struct {
 	redacted
 	Store
@@ -46,11 +46,11 @@ type StoreConfig struct {
 	SyncEvery  time.Duration
 	SyncAlways bool
 
-	trimmed []string // settings that something was taken away from
+	trimmed []string // settings from which something was removed
 }
 
-// Check reads the secrets' files and returns every setting in the form that the parts take, or the first one that is
-// wrong.
+// Check reads the secrets' files and returns every setting in the form that the parts take, or an
+// error about the first one that is wrong.
 func (s Serve) Check() (Config, error) {
 	var t texts
 	if err := t.cleanAll(&s); err != nil {
@@ -87,7 +87,8 @@ func (s Serve) Check() (Config, error) {
 	return c, nil
 }
 
-// Check is Serve's for a command that serves nothing. Keys, if it wants any, are read into its keyset.
+// Check is Serve's for a command that serves nothing. Keys, if it needs any, are read into its
+// keyset.
 func (t Tool) Check() (StoreConfig, error) {
 	var read texts
 	if err := read.cleanAll(&t); err != nil {
@@ -105,7 +106,7 @@ func (k Keys) Read() ([]byte, error) {
 	return k.read(&t)
 }
 
-// Warn logs what was made of the settings.
+// Warn logs what was changed in the settings.
 func (c StoreConfig) Warn(log *slog.Logger) {
 	for _, name := range c.trimmed {
 		log.Warn("white space or a byte order mark around a setting was taken away; give it without", "setting", name)
@@ -252,7 +253,8 @@ func checkTopic(topic string) error {
 // off turns something off that is on without it.
 const off = "off"
 
-// checkNight reads when open orders are read again each night: two times of day in the vendor's zone.
+// checkNight reads when open orders are read again each night: two times of day in the vendor's
+// zone.
 func (c *Config) checkNight() error {
 	if c.NightlyReconcile == off || c.NightlyReconcile == "" {
 		return nil

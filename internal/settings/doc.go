@@ -1,8 +1,8 @@
-// Package settings has the relay's settings: which there are, as the tags of kong describe them, and what they come
-// to once they are checked.
+// Package settings has the relay's settings: the tags of kong describe which there are, and Check
+// returns them checked.
 //
-// A setting that is missing or wrong is an Error that names it, and no error repeats a secret, or an address that
-// may hold one. Begin reading at Serve, and at its Check.
+// A setting that is missing or wrong is an Error that names it, and no error repeats a secret, or
+// an address that may hold one. Begin reading at Serve, and at its Check.
 package settings
 
 import "fmt"

@@ -11,7 +11,8 @@ import (
 	"github.com/nats-io/nkeys"
 )
 
-// checkNATS judges how the external cluster is reached: everything that can be wrong without asking it.
+// checkNATS checks how the external cluster is reached: everything that can be wrong without
+// connecting to it.
 func (c *StoreConfig) checkNATS() error {
 	if c.NATSURL == "" {
 		return c.checkNoNATS()
@@ -36,7 +37,8 @@ func (c *StoreConfig) checkNATS() error {
 	return c.checkTLS()
 }
 
-// checkNoNATS refuses what is meant for an external cluster when there is none: it would be left out in silence.
+// checkNoNATS refuses settings of an external cluster when there is none: they would be ignored
+// silently.
 func (c *StoreConfig) checkNoNATS() error {
 	for _, s := range []struct{ name, value string }{
 		{"RELAY_NATS_CREDS", c.NATSCreds}, {"RELAY_NATS_USER", c.NATSUser}, {"RELAY_NATS_PASSWORD", c.NATSPassword},
@@ -49,7 +51,8 @@ func (c *StoreConfig) checkNoNATS() error {
 	return nil
 }
 
-// checkServers judges the addresses of RELAY_NATS_URL and reports whether one of them holds a login.
+// checkServers checks the addresses of RELAY_NATS_URL and reports whether one of them holds a
+// login.
 func (c *StoreConfig) checkServers() (login bool, err error) {
 	var servers []string
 	websocket := false

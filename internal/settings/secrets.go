@@ -13,7 +13,7 @@ import (
 	"github.com/audatex-relay/relay/internal/pasted"
 )
 
-// texts cleans settings that are read as text, and notes from which something was taken away.
+// texts cleans settings that are read as text, and notes from which something was removed.
 type texts struct{ trimmed []string }
 
 // kinds of texts by their tag.
@@ -49,7 +49,7 @@ func (t *texts) cleanStruct(v reflect.Value) error {
 	return nil
 }
 
-// clean takes away what came along with a text that was pasted.
+// clean removes what came along with a text that was pasted.
 func (t *texts) clean(name string, value *string, kind pasted.Kind) error {
 	clean, trimmed, err := pasted.Clean(*value, kind)
 	if err != nil {
@@ -65,8 +65,8 @@ func (t *texts) clean(name string, value *string, kind pasted.Kind) error {
 // maxSecretFile bounds what is read of a secret's file.
 const maxSecretFile = 1 << 20
 
-// secret reads a secret from its file, if it has one. The line end that editors put behind a last line is part of no
-// secret and no reason for a warning.
+// secret reads a secret from its file, if it has one. The line end that editors put behind a last
+// line is part of no secret and no reason for a warning.
 func (t *texts) secret(name string, value *string, file string, kind pasted.Kind) error {
 	if file == "" {
 		return nil
@@ -98,7 +98,7 @@ func (t *texts) secret(name string, value *string, file string, kind pasted.Kind
 	return nil
 }
 
-// required is secret for one that must be given. What says where it comes from.
+// required is secret for one that must be given. What describes where it comes from.
 func (t *texts) required(name string, value *string, file string, kind pasted.Kind, what string) error {
 	if err := t.secret(name, value, file, kind); err != nil {
 		return err
@@ -113,7 +113,8 @@ func missing(name, what string) error {
 	return Wrong(name, "is required: %s (or name a file in %s_FILE)", what, name)
 }
 
-// withoutPath is why a file cannot be opened, without its name: what stands in the setting may be the secret itself.
+// withoutPath returns why a file cannot be opened, without its name: the setting may hold the
+// secret itself.
 func withoutPath(err error) error {
 	if path, ok := errors.AsType[*fs.PathError](err); ok {
 		return path.Err
@@ -121,8 +122,8 @@ func withoutPath(err error) error {
 	return err
 }
 
-// read returns the keysets that are set, if any are, one after the other. Base64 of each is taken as well: JSON is
-// awkward in some environments.
+// read returns the keysets that are set, if any are, one after the other. Base64 of each is taken
+// as well: JSON is awkward in some environments.
 func (k Keys) read(t *texts) ([]byte, error) {
 	if err := t.secret("RELAY_ENCRYPTION_KEYS", &k.EncryptionKeys, k.EncryptionKeysFile, pasted.Document); err != nil {
 		return nil, err
@@ -142,11 +143,11 @@ func (k Keys) read(t *texts) ([]byte, error) {
 	return all, nil
 }
 
-// adminName is what the log calls whoever uses RELAY_ADMIN_TOKEN.
+// adminName is the name in the log of an administrator who uses RELAY_ADMIN_TOKEN.
 const adminName = "admin"
 
-// ReadAdmins reads the administrators of both settings, from their files if they are given so. It may be called
-// again.
+// ReadAdmins reads the administrators of both settings, from their files if they are given so. It
+// may be called more than once.
 func (s Serving) ReadAdmins() ([]access.Admin, error) { return s.readAdmins(&texts{}) }
 
 func (s Serving) readAdmins(t *texts) ([]access.Admin, error) {

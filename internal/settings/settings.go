@@ -2,9 +2,9 @@ package settings
 
 import "log/slog"
 
-// Serve has the settings of a relay that serves: flags with the names of variables, no file needed. A secret may
-// also be given as a file's path in …_FILE. The tag pasted says what a text may hold (see package pasted); without
-// it no blank and no quote.
+// Serve has the settings of a relay that serves: flags with the names of variables, no file needed.
+// A secret may also be given as a file's path in …_FILE. The tag pasted sets what a text may hold
+// (see package pasted). Without it a text holds no blank and no quote.
 type Serve struct {
 	redacted
 	Serving   `group:"Serving"`
@@ -23,7 +23,7 @@ type Tool struct {
 	Log   `group:"Logging"`
 }
 
-// Serving says where the relay is reached, and who administers it.
+// Serving sets where the relay is reached, and who administers it.
 type Serving struct {
 	HTTPAddr    string `name:"http-addr" env:"RELAY_HTTP_ADDR" default:":8080" help:"Address of the HTTP API."`
 	MetricsAddr string `env:"RELAY_METRICS_ADDR" default:":9464" help:"Address of /metrics."`
@@ -41,13 +41,13 @@ type Serving struct {
 	ShutdownGrace Duration `env:"RELAY_SHUTDOWN_GRACE" default:"25s" help:"How long attempts under way may take to end after SIGTERM."`
 }
 
-// Log says what is logged.
+// Log sets what is logged.
 type Log struct {
 	LogLevel  string `env:"RELAY_LOG_LEVEL" default:"info" help:"debug, info, warn or error."`
 	LogFormat string `env:"RELAY_LOG_FORMAT" default:"json" help:"json or text."`
 }
 
-// Vendor says how the vendor is reached, as whom, and how often.
+// Vendor sets how the vendor is reached, as whom, and how often.
 type Vendor struct {
 	AudatexBaseURL  string `name:"audatex-base-url" env:"RELAY_AUDATEX_BASE_URL" default:"https://audaconnect.ax-aee.co.uk/AudaAPI.BMSAPI" help:"The vendor's API."`
 	AudatexAuthURL  string `name:"audatex-auth-url" env:"RELAY_AUDATEX_AUTH_URL" default:"https://audaconnect.ax-aee.co.uk/AudaAPI.Portal/OAuth20" help:"The vendor's consent page."`
@@ -70,14 +70,14 @@ type Vendor struct {
 	NightlyReconcile string   `env:"RELAY_NIGHTLY_RECONCILE" default:"01:00-05:00" help:"When open orders are read again each night, in RELAY_AUDATEX_TIMEZONE, or 'off'."`
 }
 
-// Callbacks says how callbacks are called.
+// Callbacks sets how callbacks are called.
 type Callbacks struct {
 	RetrySchedule      []Duration `env:"RELAY_RETRY_SCHEDULE" default:"5s,5m,30m,2h,5h,10h,14h,20h,24h" help:"Waits after the first, second, … failed attempt."`
 	CallbackAllowCIDRs []string   `name:"callback-allow-cidrs" env:"RELAY_CALLBACK_ALLOW_CIDRS" help:"Private networks that callbacks may reach, also by http."`
 	CallbackProxy      string     `env:"RELAY_CALLBACK_PROXY" help:"HTTP proxy for callbacks. HTTPS_PROXY is not used for them."`
 }
 
-// Store says where everything lies: what every command that works on the store needs.
+// Store sets where everything lies: what every command that works on the store needs.
 type Store struct {
 	DataDir     string   `pasted:"secret" env:"RELAY_DATA_DIR" default:"data" help:"Files of the embedded NATS server."`
 	StorageSync string   `env:"RELAY_STORAGE_SYNC" default:"1s" help:"How often the embedded store syncs the disk, or 'always' for every write."`
@@ -96,7 +96,7 @@ type Store struct {
 	StreamReplicas int    `env:"RELAY_STREAM_REPLICAS" help:"Copies of every stream; 3 with an external cluster, else 1."`
 }
 
-// Listen says where the embedded server takes subscribers.
+// Listen sets where the embedded server takes subscribers.
 type Listen struct {
 	NATSListen     string `name:"nats-listen" env:"RELAY_NATS_LISTEN" help:"Address where the embedded server takes subscribers (API keys); none by default."`
 	NATSListenCert string `name:"nats-listen-cert" pasted:"secret" env:"RELAY_NATS_LISTEN_CERT" help:"PEM file of the certificate that subscribers are served with; in the clear without."`

@@ -12,13 +12,13 @@ type Unknown struct{ Name, Nearest string }
 
 const variablePrefix = "RELAY_"
 
-// serviceLink matches what Kubernetes sets in every pod for a service whose name begins with "relay", as a release
-// of the chart's has: RELAY_SERVICE_HOST, RELAY_NATS_SERVICE_PORT_CLIENT, RELAY_PORT_8080_TCP_ADDR. The other
-// form, RELAY_PORT, is recognized by its value.
+// serviceLink matches what Kubernetes sets in every pod for a service whose name begins with
+// "relay", as a release of the chart's has: RELAY_SERVICE_HOST, RELAY_NATS_SERVICE_PORT_CLIENT,
+// RELAY_PORT_8080_TCP_ADDR. The other form, RELAY_PORT, is recognized by its value.
 var serviceLink = regexp.MustCompile(`_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$`)
 
-// UnknownVariables finds the variables that are no settings, with the setting that each may have been meant for.
-// No value is looked at but for the address of a service link.
+// UnknownVariables finds the variables that are no settings, with the setting that each may have
+// been meant for. No value is looked at but for the address of a service link.
 func UnknownVariables(environ, known []string) []Unknown {
 	var unknown []Unknown
 	for _, entry := range environ {
@@ -41,7 +41,8 @@ func isServiceAddress(value string) bool {
 	return found && (scheme == "tcp" || scheme == "udp" || scheme == "sctp")
 }
 
-// nearest is the known name that takes the fewest changes. Words that stand in it count for more than its length.
+// nearest is the known name that takes the fewest changes. Words that stand in it count for more
+// than its length.
 func nearest(name string, known []string) string {
 	best, least := "", 0
 	for _, candidate := range known {
@@ -59,7 +60,8 @@ func nearest(name string, known []string) string {
 	return best
 }
 
-// hasWords reports whether all words of a name, of which there are several, are words of another in the same order.
+// hasWords reports whether all words of a name, of which there are several, are words of another in
+// the same order.
 func hasWords(name, words string) bool {
 	all := strings.Split(words, "_")
 	left := all
@@ -71,7 +73,8 @@ func hasWords(name, words string) bool {
 	return len(left) == 0 && len(all) > 1
 }
 
-// distance counts the insertions, removals and replacements of bytes that make b out of a (Levenshtein's).
+// distance counts the insertions, removals and replacements of bytes that make b out of a
+// (Levenshtein's).
 func distance(a, b string) int {
 	a = a[:min(len(a), 64)]
 	row := make([]int, len(b)+1)
@@ -92,8 +95,9 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// HideAddresses takes arguments and values of settings that look like addresses out of an error line about the
-// command line, which quotes them: a line that was split at a blank shows the password of the part behind it.
+// HideAddresses takes arguments and values of settings that look like addresses out of an error
+// line about the command line, which quotes them: a line that was split at a blank shows the
+// password of the part behind it.
 func HideAddresses(line string, args, environ []string) string {
 	for _, given := range slices.Concat(args, environ) {
 		value := given

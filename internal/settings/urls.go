@@ -14,7 +14,8 @@ import (
 	"github.com/audatex-relay/relay/internal/consent"
 )
 
-// No error of this file quotes an address: one that did not parse as it was meant may hold a password anywhere.
+// No error of this file quotes an address: one that did not parse as it was meant may hold a
+// password anywhere.
 
 // parseAddress reads an absolute address of one of the schemes.
 func parseAddress(text string, schemes ...string) (*url.URL, error) {
@@ -57,7 +58,7 @@ func isHost(host string) bool {
 	})
 }
 
-// CheckListener judges an address to listen on: host:port, without a host all of them.
+// CheckListener checks an address to listen on: host:port, without a host all of them.
 func CheckListener(text string) error {
 	host, port, err := net.SplitHostPort(text)
 	switch {
@@ -139,7 +140,7 @@ func parseNetwork(text string) (netip.Prefix, error) {
 	return network.Masked(), nil
 }
 
-// shown quotes what can be nothing but a network that is written wrongly.
+// shown quotes a text that can only be a network written wrongly.
 func shown(text string) string {
 	if strings.Trim(text, "0123456789abcdefABCDEF.:/") == "" && strings.ContainsAny(text, ".:") && len(text) <= 50 {
 		return strconv.Quote(text)
@@ -147,8 +148,8 @@ func shown(text string) string {
 	return "an entry"
 }
 
-// shownWord quotes the value of a setting that is a word. One that looks like an address was meant for another
-// setting.
+// shownWord quotes the value of a setting that is a word. One that looks like an address was meant
+// for another setting.
 func shownWord(text string) string {
 	if strings.ContainsAny(text, "@:\\") || len(text) > 50 {
 		return "the value"

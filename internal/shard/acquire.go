@@ -9,7 +9,7 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// acquire takes the shards of our share that are free.
+// acquire takes the free shards of our share.
 func (m *Member) acquire(ctx context.Context, next *deadline, start func(*ownedShard)) {
 	const tries = 3 // a marker that goes meanwhile, and one that comes, cost one each
 	for range tries {
@@ -86,8 +86,8 @@ func (m *Member) free(next *deadline) (shards []int, puts []store.Put[store.Owne
 	return shards, puts, before
 }
 
-// pendingLog counts shards that were taken and are not logged yet. After an outage leases expire one by one;
-// sixty lines would tell no more than one does.
+// pendingLog counts shards that were taken and are not logged yet. After an outage leases expire
+// one by one, and sixty lines would report no more than one does.
 type pendingLog struct {
 	shards int
 	over   int      // of them, from an owner that vanished
@@ -98,7 +98,7 @@ type pendingLog struct {
 // logWithin is how long they are gathered.
 const logWithin = 500 * time.Millisecond
 
-// taken notes that a shard was taken that had been seen like this before.
+// taken notes that a shard was taken whose last known state was s.
 func (m *Member) taken(s leaseState) {
 	t := &m.pendingLog
 	if t.shards++; t.shards == 1 {

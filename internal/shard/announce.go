@@ -34,9 +34,9 @@ func (m *Member) stayAnnounced(ctx context.Context) {
 	}
 }
 
-// listen makes the watch start again if it has not shown what was written a renewal ago: a watch whose server
-// has gone may keep silent for long, and one whose stream lost its end in a power cut until the stream is as
-// long again.
+// listen makes the watch start again if it has not shown what was written one renewal ago. A watch
+// whose server has gone may stay silent for long. One whose stream lost its end in a power cut
+// stays silent until the stream is as long again.
 func (m *Member) listen() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -46,8 +46,8 @@ func (m *Member) listen() {
 	}
 }
 
-// announce writes the member record. Only we write it: whatever else is found there is an earlier write of
-// ours, or what its end has left.
+// announce writes the member record. Only this replica writes it: anything else found there is an
+// earlier write of ours, or what its end has left.
 func (m *Member) announce(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, m.callTimeout())
 	defer cancel()
@@ -76,8 +76,8 @@ func (m *Member) announce(ctx context.Context) error {
 	return fmt.Errorf("write the member record: %w", store.ErrConflict)
 }
 
-// withdraw removes the member record, so that the others want our shards before the first is released.
-// Without the store it goes with its time.
+// withdraw removes the member record, so that the others want our shards before the first is
+// released. If the store cannot be reached, the record expires.
 func (m *Member) withdraw(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.callTimeout())
 	defer cancel()

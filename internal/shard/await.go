@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// awaitAgain is how long Await waits before it looks again, give or take a quarter: a renewal that is unclear
-// is read back within seconds.
+// awaitAgain is how long Await waits before it checks again, give or take a quarter: an unclear
+// renewal is read back within seconds.
 const awaitAgain = 400 * time.Millisecond
 
-// Await waits until the lease is valid: whoever is about to start something asks it right before. It returns
-// false when ctx ended first, which is how a lost lease ends.
+// Await waits until the lease is valid. Call it right before starting something. It returns false
+// if ctx ended first, which is how a lost lease ends.
 func (l *Lease) Await(ctx context.Context) bool {
 	for ctx.Err() == nil {
 		if l.Valid() {

@@ -12,7 +12,7 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// The leases outlive the store's own change of leader: what it leaves unanswered is read back.
+// The leases outlive the store's own change of leader: writes without a response are read back.
 func TestAChangeOfTheStoresLeaderCostsNoLease(t *testing.T) {
 	t.Parallel()
 	c := natstest.NewCluster(t)
@@ -56,7 +56,8 @@ func TestAChangeOfTheStoresLeaderCostsNoLease(t *testing.T) {
 	w.tellGaps("one leaves, on the two nodes that are left")
 }
 
-// Without a quorum no lease can be renewed: everybody steps back, and everything goes on when the store does.
+// Without a quorum no lease can be renewed: everybody steps back, and everything goes on when the
+// store does.
 func TestAfterALostQuorumTheSharesAreAsBefore(t *testing.T) {
 	t.Parallel()
 	c := natstest.NewCluster(t)

@@ -7,8 +7,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// ownedShard is a shard this replica has taken, until its work has returned and its lease is released. All
-// but lease is under the member's lock.
+// ownedShard is a shard this replica has taken, until its work has returned and its lease is
+// released. All but lease is under the member's lock.
 type ownedShard struct {
 	lease    *Lease
 	cancel   context.CancelFunc
@@ -20,7 +20,7 @@ type ownedShard struct {
 	finished bool      // work has returned
 	lost     bool
 	doubted  uint64 // a document carries this epoch, above ours
-	anew     bool   // to be taken again under a higher epoch
+	anew     bool   // must be taken again under a higher epoch
 }
 
 // lossReason is why a lease was lost; it is a label of a metric.
@@ -48,7 +48,7 @@ func (h *ownedShard) drain() {
 // leaving reports whether the lease is no longer ours, or about to be released.
 func (h *ownedShard) leaving() bool { return h.lost || h.finished }
 
-// took notes that the store has a renewal that was sent at the moment given.
+// took notes that the store has stored a renewal that was sent at the given time.
 func (m *Member) took(h *ownedShard, revision uint64, sent time.Time) {
 	h.revision, h.sent, h.unclear, h.due = revision, sent, time.Time{}, sent.Add(m.conf.Renew)
 	h.lease.Renewed(sent, m.validFor())
@@ -60,7 +60,7 @@ func (m *Member) document(l *Lease) store.Lease {
 	return store.Lease{Replica: m.me.replica, Nonce: m.me.nonce, Epoch: l.epoch}
 }
 
-// lose ends a lease before it was released.
+// lose marks a lease as lost before it was released.
 func (m *Member) lose(h *ownedShard, reason lossReason, to string) {
 	if h.leaving() {
 		return

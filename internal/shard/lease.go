@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// Lease is one shard as held by this replica. Whoever works on the shard takes its epoch into every document
-// that is written, and asks Valid before anything is started: an attempt, a vendor call, a write. What was
-// started before may end.
+// Lease is one shard as held by this replica. Code that works on the shard puts the lease's epoch
+// into every document it writes, and calls Valid before it starts anything: an attempt, a vendor
+// call, a write. What was started before may end.
 type Lease struct {
 	shard      int
 	epoch      uint64
@@ -19,7 +19,8 @@ type Lease struct {
 	ended bool      // for good: released, or another's
 }
 
-// NewLease makes a lease that is not valid before Renewed. Superseded is called by the method of its name.
+// NewLease makes a lease that is not valid until Renewed is called. The method Superseded calls
+// superseded.
 func NewLease(shard int, epoch uint64, superseded func(l *Lease, epoch uint64)) *Lease {
 	return &Lease{shard: shard, epoch: epoch, superseded: superseded}
 }
@@ -27,12 +28,12 @@ func NewLease(shard int, epoch uint64, superseded func(l *Lease, epoch uint64)) 
 // Shard returns the shard's number, 0 to relay.Shards-1.
 func (l *Lease) Shard() int { return l.shard }
 
-// Epoch is above that of every owner of the shard before.
+// Epoch returns the lease's epoch. It is above that of every earlier owner of the shard.
 func (l *Lease) Epoch() uint64 { return l.epoch }
 
-// Valid reports whether the shard is certainly still this replica's, by this machine's own clocks. A process
-// that was suspended for longer than the lease finds it invalid before it hears from anybody. What is not
-// valid now may become so again: a renewal may be under way.
+// Valid reports whether the shard is certainly still this replica's, by this machine's own clocks.
+// A process that was suspended for longer than the lease finds it invalid before any message
+// arrives. A lease that is invalid now may become valid again: a renewal may be under way.
 func (l *Lease) Valid() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -40,15 +41,16 @@ func (l *Lease) Valid() bool {
 	return !l.ended && now.Before(l.until) && now.Round(0).Before(l.wall)
 }
 
-// Superseded reports to the member that a document was found which an owner of a higher epoch has written.
-// Usually the lease is lost and the work's context ends soon; if by the store it is not (a store that lost
-// its last second in a power cut gives epochs out again), the shard is taken again under an epoch above the
-// one found.
+// Superseded reports to the member that a document of an owner with a higher epoch was found.
+// Usually the lease is lost and the work's context ends soon. If the lease is still ours in the
+// store, the store lost its last second in a power cut and gives epochs out again. Then the shard
+// is taken again under an epoch above the one found.
 func (l *Lease) Superseded(epoch uint64) {
 	l.superseded(l, epoch)
 }
 
-// Renewed notes that the store took a renewal that was sent at the moment given: its time runs from no earlier.
+// Renewed notes that the store took a renewal that was sent at the given time. The lease's life is
+// counted from then.
 func (l *Lease) Renewed(sent time.Time, ttl time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

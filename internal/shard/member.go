@@ -18,17 +18,19 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// renewEvery is how often a lease is renewed when Config does not set it: three times within its life, and a
-// fourth try still comes when the store's own change of leader (up to 9 s) has swallowed the two between.
+// renewEvery is how often a lease is renewed when Config does not set it: three times within its
+// life. A fourth try is still in time when the store's own change of leader (up to 9 s) has
+// swallowed the two between.
 const renewEvery = 4 * time.Second
 
 // Config is what Join needs.
 type Config struct {
 	Store   *store.Store
-	Replica string // a name for people and for the share: a replica that restarts under its name gets the shards it had
+	Replica string // a name for people and for the share: a replica that restarts under its name gets its shards again
 	Version int    // of the formats this build reads and writes; stands in the member record
-	// Exclusive: no other process works on the store (the embedded mode holds a lock on its data directory):
-	// every lease that is found is a dead process's and is taken at once, and no other member counts.
+	// Exclusive: no other process works on the store (the embedded mode holds a lock on its data
+	// directory). Every lease that is found is a dead process's and is taken at once, and no other
+	// member counts.
 	Exclusive bool
 	TTL       time.Duration         // of leases and member records, whole seconds; 0: topology.LeaseTTL
 	Renew     time.Duration         // how often they are renewed; 0: 4 s. At most a third of TTL
@@ -50,7 +52,7 @@ type Member struct {
 	written      uint64       // its revision
 	seenRevision uint64       // its revision as the watch has shown it
 	peers        map[string]peer
-	changed      chan struct{} // closed when what Members answered has changed
+	changed      chan struct{} // closed when what Members returned has changed
 	seeing       bool          // the watch has shown everything there is
 	rewatch      context.CancelFunc
 	shards       [relay.Shards]shardState
@@ -88,8 +90,8 @@ type Peer struct {
 	Self     bool
 }
 
-// Join makes this replica known to the others. It takes no shards before Run, and its record goes by itself
-// if Run does not follow within TTL. Ctx is for the joining alone.
+// Join makes this replica known to the others. It takes no shards before Run, and its record
+// expires if Run does not follow within TTL. Ctx is for the joining alone.
 func Join(ctx context.Context, c Config) (*Member, error) {
 	c.TTL = cmp.Or(c.TTL, topology.LeaseTTL)
 	c.Renew = cmp.Or(c.Renew, renewEvery)
@@ -111,7 +113,7 @@ func Join(ctx context.Context, c Config) (*Member, error) {
 	if err := m.announce(ctx); err != nil {
 		return nil, fmt.Errorf("join the replicas: %w", err)
 	}
-	m.metrics.show(c.Metrics, m) // only now: whoever fails to join may try again
+	m.metrics.show(c.Metrics, m) // only now: after a failure the caller may try again
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, e := range there {
@@ -131,8 +133,8 @@ func keyPart(name string) string {
 	return cmp.Or(fit, "replica")
 }
 
-// Members returns who is there, this replica among them, and a channel that is closed once that is no longer
-// the whole truth: someone came or went, or its record says something else.
+// Members returns the live members, this replica among them, and a channel that is closed once that
+// has changed: a member came or went, or its record changed.
 func (m *Member) Members() ([]Peer, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -152,8 +154,8 @@ func public(r store.Member, self bool) Peer {
 	}
 }
 
-// SetThrottle announces to all members what the vendor has asked of this one. It returns at once; the record
-// is written as soon as the store takes it.
+// SetThrottle announces to all members what the vendor has asked of this one. It returns at once;
+// the record is written as soon as the store takes it.
 func (m *Member) SetThrottle(t relay.Throttle) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -165,29 +167,30 @@ func (m *Member) SetThrottle(t relay.Throttle) {
 	nudge(m.tell)
 }
 
-// callTimeout bounds one call to the store. It is short: what was not answered is read back and tried again,
-// and the lease lives on meanwhile.
+// callTimeout bounds one call to the store. It is short: a call without a response is read back and
+// tried again, and the lease lives on meanwhile.
 func (m *Member) callTimeout() time.Duration { return max(m.conf.Renew/4, 500*time.Millisecond) }
 
-// retry is how long to wait before the store is asked again after a call that came to nothing.
+// retry is how long to wait before calling the store again after a call that failed.
 func (m *Member) retry() time.Duration {
 	return time.Duration((0.75 + rand.Float64()/2) * float64(m.conf.Renew) / 8)
 }
 
-// validFor is how long a lease counts from the moment its renewal was sent: less than it lives in the store
-// by what the clocks of the store's nodes may differ, as the node that lets it expire need not be the one
-// that wrote its time down.
+// validFor is how long a lease counts from when its renewal was sent. It is less than the lease
+// lives in the store, by as much as the clocks of the store's nodes may differ: the node that lets
+// it expire need not be the one that recorded its time.
 func (m *Member) validFor() time.Duration { return m.conf.TTL - m.conf.TTL/15 }
 
-// vanished is after how long without a sign a lease or member counts as gone that the store has not let
-// expire: one that was written without a TTL, which no build of ours does, and which would be there for good.
+// vanished is the time without a sign after which a lease or member counts as gone although the
+// store has not let it expire. Such a document was written without a TTL, which no build of ours
+// does, and would stay for good.
 func (m *Member) vanished() time.Duration { return m.conf.TTL + m.conf.TTL/3 }
 
 func (m *Member) unreadable(key string, err error) {
 	m.conf.Log.Error("a document of the owners cannot be read; it is left alone", "key", key, "error", err)
 }
 
-// nudge wakes whoever waits on c, now or the next time it looks.
+// nudge wakes the goroutine that waits on c, now or the next time it looks.
 func nudge(c chan struct{}) {
 	select {
 	case c <- struct{}{}:

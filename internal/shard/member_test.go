@@ -68,7 +68,8 @@ func TestADeadReplicasShardsAreTakenOver(t *testing.T) {
 	}
 }
 
-// What is under way keeps its shard, however long it takes: the lease is renewed until the work has returned.
+// Work under way keeps its shard, however long it takes: the lease is renewed until the work has
+// returned.
 func TestABusyShardIsHandedOverWhenItsWorkHasEnded(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -116,7 +117,8 @@ func (r *replica) draining() (n int) {
 	return n
 }
 
-// A replica in a crash loop, or a deployment that is rolled back at once, must not move the work of those who stay.
+// A replica in a crash loop, or a deployment that is rolled back at once, must not move the work of
+// those who stay.
 func TestAReplicaThatComesAndGoesMovesNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -146,7 +148,7 @@ func TestAReplicaThatComesAndGoesMovesNothing(t *testing.T) {
 func TestMembersKnowWhatTheyTellOneAnother(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	seldom := func(c *Config) { c.TTL, c.Renew = 10*time.Minute, 3*time.Minute } // what is heard before was not waited for
+	seldom := func(c *Config) { c.TTL, c.Renew = 10*time.Minute, 3*time.Minute } // an earlier report was not waited for
 	a := w.start("pod a.1", seldom)                                              // not fit for a key as it stands
 	b := w.start("b", seldom, func(c *Config) { c.Version = 1 })
 	w.await("each to see the other", func() string {
@@ -176,7 +178,7 @@ func TestMembersKnowWhatTheyTellOneAnother(t *testing.T) {
 		t.Errorf("%+v", peers)
 	}
 
-	// A record that was lost is written again, with all that it said.
+	// A record that was lost is written again with the same contents.
 	_, changed = b.Members()
 	if r := b.store.Owners.Remove(t.Context(), []store.Removal{{Key: a.key}}); r[0].Err != nil {
 		t.Fatal(r[0].Err)

@@ -20,8 +20,8 @@ type Owned struct {
 	leases [relay.Shards]*Lease
 }
 
-// Part is one of the things that are done for an owned shard: until ctx ends, and then for as long as what is under
-// way takes.
+// Part is one of the things that are done for an owned shard: until ctx ends, and then for as long
+// as what is under way takes.
 type Part struct {
 	Name string
 	Own  func(ctx context.Context, lease *Lease) error
@@ -30,8 +30,8 @@ type Part struct {
 // NewOwned returns an Owned without shards.
 func NewOwned(log *slog.Logger) *Owned { return &Owned{log: log} }
 
-// Work does all parts for a shard, side by side, until ctx ends and everything under way is stored. Meanwhile the
-// shard is owned.
+// Work does all parts for a shard, side by side, until ctx ends and everything under way is stored.
+// Meanwhile the shard is owned.
 func (o *Owned) Work(ctx context.Context, lease *Lease, parts []Part) {
 	o.set(lease.Shard(), lease)
 	defer o.set(lease.Shard(), nil)
@@ -42,8 +42,8 @@ func (o *Owned) Work(ctx context.Context, lease *Lease, parts []Part) {
 	}
 }
 
-// work begins a part again when it fails: a shard that nobody works on, while its lease is renewed, would be a
-// silent stop.
+// work begins a part again when it fails: a shard that nobody works on, while its lease is renewed,
+// would be a silent stop.
 func (o *Owned) work(ctx context.Context, lease *Lease, p Part) {
 	for ctx.Err() == nil {
 		err := p.Own(ctx, lease)
@@ -72,8 +72,9 @@ func (o *Owned) Lease(connection string) (*Lease, bool) {
 	return lease, lease != nil
 }
 
-// Count returns how many of the shards' things belong to shards that this replica owns, and how many there are. A
-// shard that was lost counts as its next owner's, although what is under way here may take long to end.
+// Count returns how many of the shards' things belong to shards that this replica owns, and how
+// many there are. A shard that was lost counts as its next owner's, although what is under way here
+// may take long to end.
 func (o *Owned) Count(perShard [relay.Shards]int) (own, all int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -13,8 +13,8 @@ import (
 	"github.com/audatex-relay/relay/internal/shard/shardtest"
 )
 
-// TestAFailedPartIsBegunAgain: as long as a lease is held each part of its work is done, also one that has
-// given up; the lease is known meanwhile, and no longer when all parts have ended.
+// TestAFailedPartIsBegunAgain: as long as a lease is held each part of its work is done, also one
+// that has given up; the lease is known meanwhile, and no longer when all parts have ended.
 func TestAFailedPartIsBegunAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

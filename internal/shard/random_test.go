@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// Replicas join, leave and die, and their writes are dropped or done without an answer, in an order that a
-// seed decides. The world sees to it that no shard is ever two replicas'; at quiet, each shard is owned by
-// exactly whose share it is in.
+// Replicas join, leave and die, and their writes are dropped, or done without a response, in an
+// order that a seed decides. The world checks that no shard ever belongs to two replicas. When all
+// is quiet, each shard is owned by the replica whose share it is in.
 func TestWhateverHappensNoShardIsTwoReplicas(t *testing.T) {
 	t.Parallel()
 	seed, steps := uint64(time.Now().UnixNano()), 8

@@ -15,7 +15,7 @@ func (m *Member) release(ctx context.Context, next *deadline) {
 	for n, h := range m.held {
 		switch {
 		case !h.finished:
-		case h.lost, h.anew && m.wants(n) && !m.stopping: // nothing to release; or it is taken over our own lease at once
+		case h.lost, h.anew && m.wants(n) && !m.stopping: // nothing to release, or it is taken over our own lease
 			delete(m.held, n)
 		default:
 			released = append(released, h)
@@ -37,7 +37,7 @@ func (m *Member) release(ctx context.Context, next *deadline) {
 				m.shards[n].seen = leaseState{lease: s.lease, revision: h.revision, at: time.Now(), gone: true}
 			}
 		case m.stopping && !errors.Is(results[i], store.ErrConflict), time.Now().After(h.sent.Add(m.conf.TTL)):
-			delete(m.held, n) // it goes by itself
+			delete(m.held, n) // it expires
 		default:
 			doubtful = append(doubtful, h)
 			next.by(time.Now().Add(m.retry()))
@@ -56,7 +56,7 @@ func (m *Member) release(ctx context.Context, next *deadline) {
 			continue
 		}
 		if !p.Deleted && p.Value.Lease != nil && p.Value.Lease.Nonce == m.me.nonce {
-			h.revision = p.Revision // an unclear renewal came after all: removed at that the next time
+			h.revision = p.Revision // an unclear renewal came after all: removed at that revision the next time
 			continue
 		}
 		m.look(h.lease.shard, p)
@@ -81,15 +81,15 @@ func (m *Member) deleteLeases(ctx context.Context, hs []*ownedShard) []error {
 }
 
 const (
-	// roundOf shards are handed over at once, and no more until roundPause later: a replica that joins takes
-	// its share within a second or two, and loads it in a few batches, without all of the deliveries pausing
-	// at the same moment.
+	// roundOf shards are handed over at once, and no more until roundPause later: a replica that
+	// joins takes its share within a second or two, and loads it in a few batches, without all of
+	// the deliveries pausing at the same moment.
 	roundOf    = 8
 	roundPause = 200 * time.Millisecond
 )
 
-// handOver ends the work of shards that are another's to own. That one must have been there for a renewal's
-// time: replicas that come and go in a hurry move nothing.
+// handOver ends the work of shards that another member should own. That member must have been there
+// for a renewal's time: replicas that come and go in a hurry move nothing.
 func (m *Member) handOver(next *deadline) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -43,7 +43,7 @@ func (m *Member) renew(ctx context.Context, next *deadline) {
 	m.mu.Lock()
 	var doubtful []*ownedShard
 	for i, h := range due {
-		if h.leaving() { // the watch knew before the answer came
+		if h.leaving() { // the watch knew before the response came
 			continue
 		}
 		if results[i].Err == nil {
@@ -86,8 +86,8 @@ func shardsOf(hs []*ownedShard) []int {
 	return shards
 }
 
-// readBack looks what became of renewals that were refused or not answered. A time-out during the store's
-// change of leader was applied as a rule.
+// readBack finds out what became of renewals that were refused or got no response. One that timed
+// out during the store's change of leader was usually applied.
 func (m *Member) readBack(ctx context.Context, hs []*ownedShard, next *deadline) {
 	if len(hs) == 0 {
 		return
@@ -103,7 +103,8 @@ func (m *Member) readBack(ctx context.Context, hs []*ownedShard, next *deadline)
 		switch p := found[i]; m.judge(h, p) {
 		case stillOurs:
 			if p.Revision > h.revision {
-				// Of several unclear renewals in a row the first may be the one that was taken: it counts from there.
+				// Of several unclear renewals in a row the first may be the one that was taken: it
+				// counts from there.
 				m.took(h, p.Revision, h.unclear)
 			} else {
 				h.revision, h.due = p.Revision, again // none was taken so far; or the store has lost its end, and this is what is left
@@ -117,7 +118,7 @@ func (m *Member) readBack(ctx context.Context, hs []*ownedShard, next *deadline)
 	}
 }
 
-// verdict is what reading a lease back came to.
+// verdict is the result of reading a lease back.
 type verdict int
 
 const (
@@ -126,7 +127,7 @@ const (
 	notOurs
 )
 
-// judge decides by what was read whose a lease is, and ends it if it is not ours.
+// judge decides from what was read whose a lease is, and ends it if it is not ours.
 func (m *Member) judge(h *ownedShard, p store.Present[store.Owner]) verdict {
 	switch {
 	case p.Err != nil:
@@ -143,7 +144,7 @@ func (m *Member) judge(h *ownedShard, p store.Present[store.Owner]) verdict {
 	return notOurs
 }
 
-// look takes in a lease that was read at its leader, whatever the watch has shown.
+// look takes in a lease that was read at its leader, regardless of what the watch has shown.
 func (m *Member) look(n int, p store.Present[store.Owner]) {
 	old := m.shards[n].seen
 	if p.Revision == old.revision && p.Deleted == old.gone {
@@ -157,9 +158,9 @@ func (m *Member) look(n int, p store.Present[store.Owner]) {
 	m.shards[n].seen = s
 }
 
-// answer looks after leases under which somebody found a document of a higher epoch. If the lease is still
-// ours, the store has given epochs out twice: it lost its last writes in a power cut. The shard is then taken
-// again.
+// answer handles leases under which a document of a higher epoch was found. If the lease is still
+// ours, the store has given epochs out twice: it lost its last writes in a power cut. The shard is
+// then taken again.
 func (m *Member) answer(ctx context.Context, next *deadline) {
 	m.mu.Lock()
 	var doubted []*ownedShard

@@ -6,16 +6,16 @@ import (
 	"time"
 )
 
-// Run takes this replica's share of the shards and calls work for each that it holds, in a goroutine of its
-// own, until ctx ends.
+// Run takes this replica's share of the shards and calls work for each that it holds, in a
+// goroutine of its own, until ctx ends.
 //
-// Work's context ends when the shard goes to another replica, its lease is lost or the relay stops. Work then
-// starts nothing new and returns when what is under way has ended and is stored; until it returns the lease
-// is renewed, unless it is lost. Then the lease is released, and whoever is to own the shard takes it at
-// once. Work that returns by itself gives its shard back, too.
+// Work's context ends when the shard goes to another replica, its lease is lost or the relay stops.
+// Work then starts nothing new and returns when what is under way has ended and is stored. Until it
+// returns the lease is renewed, unless it is lost. Then the lease is released, and the next owner
+// takes the shard at once. Work that returns by itself gives its shard back, too.
 //
-// When ctx ends, the member record is removed, every work's context ends, and Run returns when all work has;
-// how long that may take is the caller's to say.
+// When ctx ends, the member record is removed, every work's context ends, and Run returns when all
+// work has returned. The caller decides how long that may take.
 func (m *Member) Run(ctx context.Context, work func(context.Context, *Lease)) error {
 	going, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -39,7 +39,8 @@ func (m *Member) Run(ctx context.Context, work func(context.Context, *Lease)) er
 	return nil
 }
 
-// keep is the one goroutine that writes leases. Withdrawn is closed when nothing may be held any more.
+// keep is the one goroutine that writes leases. Withdrawn is closed when nothing may be held any
+// more.
 func (m *Member) keep(ctx context.Context, withdrawn <-chan struct{}, start func(*ownedShard)) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()

@@ -10,7 +10,7 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// nobody stands in a share for a shard that no member is to have: there are no members.
+// nobody stands in a share for a shard that no member should have: there are no members.
 const nobody = -1
 
 // identity is what a member's share is computed from.
@@ -18,7 +18,7 @@ type identity struct {
 	replica, nonce string
 }
 
-// String tells replicas of one host apart in the log.
+// String returns a name that distinguishes replicas of one host in the log.
 func (i identity) String() string {
 	if i.nonce == "" {
 		return i.replica
@@ -29,13 +29,14 @@ func (i identity) String() string {
 // ownerOf names who wrote a lease.
 func ownerOf(l store.Lease) string { return identity{l.Replica, l.Nonce}.String() }
 
-// assign returns for each shard which of the members is to own it, as an index into members. It depends on
-// nothing but the set of members, so that all of them come to the same answer without a word. The members'
-// likings are drawn by rendezvous hashing: a shard goes to who likes it best and still has room. Nobody gets
-// more than one shard above another, and few shards move when a member joins or goes.
+// assign returns for each shard which of the members should own it, as an index into members. The
+// result depends only on the set of members, so all of them compute the same one without exchanging
+// messages. Each member has a score for each shard (rendezvous hashing): a shard goes to the member
+// with the highest score that still has room. No member gets more than one shard above another, and
+// few shards move when a member joins or leaves.
 //
-// The liking is the replica's name's, the nonce only breaks ties: a replica that restarts under its name is
-// to get what it had.
+// The score is that of the replica's name, and the nonce only breaks ties: a replica that restarts
+// under its name should get the shards it had.
 func assign(members []identity) [relay.Shards]int {
 	var owner [relay.Shards]int
 	for n := range owner {
@@ -77,7 +78,7 @@ func assign(members []identity) [relay.Shards]int {
 	return owner
 }
 
-// score is how much a name likes a shard.
+// score is a name's score for a shard.
 func score(name string, shard int) uint64 {
 	h := fnv.New64a()
 	h.Write([]byte(name))

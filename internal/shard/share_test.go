@@ -52,8 +52,8 @@ func TestShareIsEvenAndTheSameForAll(t *testing.T) {
 	})
 }
 
-// What moves when a member joins is at least its share. The even share costs a few moves more than that among
-// the others.
+// What moves when a member joins is at least its share. The even share costs a few moves more than
+// that among the others.
 func TestFewShardsMoveWhenAMemberJoinsOrGoes(t *testing.T) {
 	t.Parallel()
 	worst := map[int]int{}

@@ -20,9 +20,9 @@ import (
 // valve lets a replica's writes to relay_owners through or not.
 type valve struct {
 	mu   sync.Mutex
-	hung chan struct{} // until it is closed, whoever writes stands still
+	hung chan struct{} // until it is closed, writers block
 	shut bool          // nothing is sent
-	deaf bool          // what is sent is done, but not answered
+	deaf bool          // what is sent is done, but gets no response
 }
 
 var errValve = errors.New("the test lets nothing through")
@@ -70,8 +70,8 @@ func counted(t *testing.T, reg *prometheus.Registry, name string) (sum float64) 
 	return sum
 }
 
-// A replica whose writes do not arrive steps back before another one may begin, which the world sees to, and
-// comes back when they do.
+// A replica whose writes do not arrive steps back before another one may begin, which the world
+// checks, and comes back when they do arrive.
 func TestAReplicaThatIsCutOffStepsBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -104,8 +104,8 @@ func TestAReplicaThatIsCutOffStepsBack(t *testing.T) {
 	}
 }
 
-// A replica that stands still, and to which nothing gets through, has only its clocks to tell it that its
-// leases are over. The world sees to it that they do so before another one begins.
+// A replica that stands still, and that no message reaches, has only its clocks to find that its
+// leases are over. The world checks that they end before another replica begins.
 func TestTheLeasesOfAReplicaThatStandsStillEndByThemselves(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -132,7 +132,7 @@ func TestTheLeasesOfAReplicaThatStandsStillEndByThemselves(t *testing.T) {
 	w.tellGaps("one stands still")
 }
 
-// Renewals that are done but not answered are read back, and no lease is lost by them.
+// Renewals that are done but get no response are read back, and no lease is lost by them.
 func TestUnansweredRenewalsAreReadBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -154,7 +154,7 @@ func TestUnansweredRenewalsAreReadBack(t *testing.T) {
 	w.shared(a)
 }
 
-// An acquisition that was not answered is taken over by the same replica, under a higher epoch.
+// An acquisition that got no response is taken over by the same replica, under a higher epoch.
 func TestAnUnansweredAcquisitionIsTakenAnew(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -270,7 +270,7 @@ func TestAShardIsTakenAnewAboveAnEpochThatTheStoreForgot(t *testing.T) {
 		t.Errorf("another shard's epoch is %d", e)
 	}
 
-	// It stays above for whoever has seen it, and for those who come later.
+	// It stays above for those who have seen it, and for those who come later.
 	b := w.start("b")
 	w.shared(a, b)
 	a.leave()
@@ -281,7 +281,7 @@ func TestAShardIsTakenAnewAboveAnEpochThatTheStoreForgot(t *testing.T) {
 	}
 }
 
-// The only process there is takes everything at once, whatever the last one left.
+// The only process there is takes everything at once, no matter what the last one left.
 func TestAnExclusiveReplicaStartsAtOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -18,8 +18,8 @@ type leaseState struct {
 	expired  bool      // its owner vanished, nobody released it
 }
 
-// follow watches relay_owners until ctx ends. One watch shows members and leases in the order in which they
-// were written: whoever sees a shard released knows already for whom.
+// follow watches relay_owners until ctx ends. One watch shows members and leases in the order in
+// which they were written: a replica that sees a shard released knows already for whom.
 func (m *Member) follow(ctx context.Context) {
 	for ctx.Err() == nil {
 		watching, cancel := context.WithCancel(ctx)
@@ -52,9 +52,9 @@ func (m *Member) follow(ctx context.Context) {
 	}
 }
 
-// confirmed returns what of a watch's first list is there in fact. A server that has been away may still list
-// members, and leases, that expired meanwhile, and show their end to nobody: their shares would be nobody's
-// until they are forgotten.
+// confirmed returns the part of a watch's first list that really exists. A server that has been
+// away may still list members, and leases, that expired meanwhile, and never show their end. Their
+// shares would belong to nobody until they are forgotten.
 func (m *Member) confirmed(ctx context.Context, listed []store.Entry[store.Owner]) []store.Entry[store.Owner] {
 	keys := make([]string, len(listed))
 	for i, e := range listed {
@@ -146,7 +146,7 @@ func same(a, b store.Member) bool {
 	return a.Version == b.Version && a.Started.Equal(b.Started) && a.Throttle.Equal(b.Throttle)
 }
 
-// membersChanged wakes whoever waits for a change, and works out again who should own which shard.
+// membersChanged wakes those who wait for a change, and computes again who should own which shard.
 func (m *Member) membersChanged() {
 	close(m.changed)
 	m.changed = make(chan struct{})
@@ -208,8 +208,8 @@ func (m *Member) leaseChanged(n int, e store.Entry[store.Owner]) {
 	}
 }
 
-// forget drops members that have given no sign for so long that only a record without a time can be left of
-// them, provided that we see our own.
+// forget drops members that have given no sign for so long that only a record without a time can be
+// left of them, provided that we see our own.
 func (m *Member) forget(now time.Time) {
 	if m.seenRevision == 0 || m.seenRevision < m.written {
 		return
@@ -222,8 +222,8 @@ func (m *Member) forget(now time.Time) {
 	}
 }
 
-// takeable reports whether a shard may be taken now: it is free, or its lease is an earlier acquisition of
-// ours whose answer was lost, or nobody can still be behind it.
+// takeable reports whether a shard may be taken now: it is free, or its lease is an earlier
+// acquisition of ours whose response was lost, or its owner must be gone.
 func (m *Member) takeable(n int, now time.Time) bool {
 	s := m.shards[n].seen
 	return s.gone || s.lease.Nonce == m.me.nonce || m.conf.Exclusive || now.Sub(s.at) > m.vanished() && m.seenRevision >= m.written

@@ -25,16 +25,16 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, natstest.Leftovers()...)
 }
 
-// A lease of testTTL is renewed ten times before it ends: where none may be lost, none is, also beside a
-// machine's other work. patience only decides how long a failing test takes.
+// A lease of testTTL is renewed ten times before it ends: where none may be lost, none is, also
+// beside a machine's other work. patience only decides how long a failing test takes.
 const (
 	testTTL   = 5 * time.Second
 	testRenew = 500 * time.Millisecond
 	patience  = 90 * time.Second
 )
 
-// world is what all replicas of a test have in common, and sees whether two of them believe at once that a
-// shard is theirs.
+// world is what all replicas of a test have in common. It checks whether two of them ever believe
+// at the same time that they own a shard.
 type world struct {
 	t        *testing.T
 	connect  func() *nats.Conn
@@ -99,8 +99,8 @@ func (g *given) over() bool {
 	return g.ended
 }
 
-// look fails the test if two leases of one shard are valid at one moment, or one whose epoch is not above the
-// last one's.
+// look fails the test if two leases of one shard are valid at one moment, or one whose epoch is not
+// above the last one's.
 func (w *world) look() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -153,7 +153,7 @@ func testLog(name string) *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("by", name)
 }
 
-// join makes a replica join and run until the test ends or it is told to leave.
+// join makes a replica join and run until the test ends or it leaves.
 func (r *replica) join(change ...func(*Config)) *replica {
 	r.w.t.Helper()
 	c := Config{Store: r.store, Replica: r.name, Version: 2, TTL: testTTL, Renew: testRenew, Log: testLog(r.name)}
@@ -177,12 +177,12 @@ func (r *replica) join(change ...func(*Config)) *replica {
 	return r
 }
 
-// steady is for replicas that must lose no lease, however busy the machine is: leases are renewed very often
-// for how long they live.
+// steady is for replicas that must lose no lease, however busy the machine is: leases are renewed
+// very often for how long they live.
 func steady(c *Config) { c.TTL, c.Renew = time.Minute, 200*time.Millisecond }
 
-// awaitRenewals waits until each lease of a replica was renewed so many times more, and looks at something
-// all the while.
+// awaitRenewals waits until each lease of a replica was renewed so many times more, and looks at
+// something all the while.
 func (r *replica) awaitRenewals(times int, look func()) {
 	r.w.t.Helper()
 	var last [relay.Shards]time.Time
@@ -295,7 +295,7 @@ func (w *world) gapsSoFar() []time.Duration {
 	return gaps
 }
 
-// tellGaps says in the test's log how long shards were nobody's.
+// tellGaps logs how long shards had no owner.
 func (w *world) tellGaps(when string) []time.Duration {
 	gaps := w.gapsSoFar()
 	if len(gaps) > 0 {
@@ -304,7 +304,7 @@ func (w *world) tellGaps(when string) []time.Duration {
 	return gaps
 }
 
-// await polls a condition, whose text says what is missing; "" is fulfilled.
+// await polls a condition. Its text describes what is missing; "" means that it holds.
 func (w *world) await(what string, missing func() string) time.Duration {
 	w.t.Helper()
 	began := time.Now()

@@ -2,7 +2,8 @@ package store
 
 import "encoding/json"
 
-// Aside is what lists of unresolved notifications are sorted and chosen by: all but what came of them.
+// Aside is what lists of unresolved notifications are sorted and chosen by: all but what came of
+// them.
 type Aside struct {
 	Connection string `json:"connection"`
 	Site       string `json:"site"`

@@ -13,12 +13,14 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// Attempts is the log of every attempt, in batches of one callback each. A batch names the one before it, so
-// reading newest first is a walk by sequence numbers: JetStream has no backward search.
+// Attempts is the log of every attempt, in batches of one callback each. A batch names the one
+// before it, so reading newest first is a walk by sequence numbers: JetStream has no backward
+// search.
 type Attempts struct{ s *Store }
 
-// AppendAll stores batches of different callbacks in one go. Each carries as condition that the callback's
-// last batch is its Previous: ErrConflict means that somebody else wrote for the callback.
+// AppendAll stores batches of different callbacks in one go. Each carries as condition that the
+// callback's last batch is its Previous: ErrConflict means that somebody else wrote for the
+// callback.
 func (a *Attempts) AppendAll(ctx context.Context, batches []relay.AttemptBatch) []Result {
 	requests := make([]request, len(batches))
 	for i, b := range batches {
@@ -47,9 +49,9 @@ func (a *Attempts) Last(ctx context.Context, callback string) (uint64, error) {
 	return m.Seq, err
 }
 
-// Walk calls each with the callback's batches, newest first, from position from on downwards (0: from the
-// last), until each answers false, the log's beginning, or another generation. At is when the log took the
-// batch.
+// Walk calls each with the callback's batches, newest first, from position from downwards (0: from
+// the last). It stops when each returns false, at the beginning of the log, or at another
+// generation. At is when the log stored the batch.
 func (a *Attempts) Walk(ctx context.Context, callback, generation string, from uint64, each func(seq uint64, at time.Time, b relay.AttemptBatch) bool) error {
 	if from == 0 {
 		var err error

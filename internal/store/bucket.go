@@ -17,15 +17,16 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// Bucket is a key-value bucket of documents of one type. Every change is compare-and-set on the revision that was read.
+// Bucket is a key-value bucket of documents of one type. Every change is compare-and-set on the
+// revision that was read.
 type Bucket[T any] struct {
 	s     *Store
 	kv    jetstream.KeyValue
 	name  string
 	codec codec[T]
-	said  bool // watchers are told of every write
-	// markers is how long the marker of a removed document stays, 0: for good. relist is after what time a
-	// watch lists everything again.
+	said  bool // watchers are notified of every write
+	// markers is how long the marker of a removed document stays, 0: for good. relist is the time
+	// after which a watch lists everything again.
 	markers, relist time.Duration
 }
 
@@ -37,11 +38,11 @@ type Entry[T any] struct {
 	Deleted  bool // only from Watch and Current
 	Expired  bool // only from Watch: its time was over, or its marker goes by itself
 
-	early bool // from Watch: read at the leader before the watch showed it; revisions below it may follow
+	early bool // from Watch: read at the leader before the watch showed it; lower revisions may follow
 }
 
-// AnyRevision is the revision of a Put that is written over whatever is there. It is for documents that say
-// the same whoever writes them.
+// AnyRevision is the revision of a Put that overwrites any document. It is for documents whose
+// content does not depend on who writes them.
 const AnyRevision = math.MaxUint64
 
 // Put is one write of PutAll: Revision 0 creates.
@@ -52,7 +53,7 @@ type Put[T any] struct {
 	TTL      time.Duration // whole seconds; the document goes by itself when it is over without another write. 0: it stays
 }
 
-// Removal is one removal of Remove: Revision 0 removes whatever it is.
+// Removal is one removal of Remove. Revision 0 removes the document at any revision.
 type Removal struct {
 	Key      string
 	Revision uint64
@@ -87,9 +88,9 @@ func openBucket[T any](ctx context.Context, s *Store, name topology.BucketName, 
 	return b, nil
 }
 
-// Get returns a document and its revision; ErrNotFound if there is none. Any node of a cluster may answer,
-// and the document be one that was written over a moment ago; that there is none, only the leader knows, and
-// it answers for a node that does not.
+// Get returns a document and its revision; ErrNotFound if there is none. Any node of a cluster may
+// serve the read, so the document may be one that was overwritten a moment ago. Only the leader can
+// report that there is none, and it is asked where another node does not respond.
 func (b *Bucket[T]) Get(ctx context.Context, key string) (T, uint64, error) {
 	var zero T
 	e, there, err := b.anyCopy(ctx, key)
@@ -113,9 +114,9 @@ func (b *Bucket[T]) Get(ctx context.Context, key string) (T, uint64, error) {
 	return v, e.Revision(), nil
 }
 
-// anyCopy reads a document from any copy of the bucket. Without an error and not there: the leader must be
-// asked, as this copy did not answer, or may lag behind. ErrNotFound: there is only one copy, and the
-// document is not in it.
+// anyCopy reads a document from any copy of the bucket. If it returns neither an error nor a
+// document, the leader must be asked: this copy did not respond, or may lag behind. ErrNotFound
+// means that there is only one copy, and the document is not in it.
 func (b *Bucket[T]) anyCopy(ctx context.Context, key string) (e jetstream.KeyValueEntry, there bool, err error) {
 	if err := b.s.health.reachable(); err != nil {
 		return nil, false, err
@@ -140,8 +141,8 @@ func (b *Bucket[T]) Create(ctx context.Context, key string, v T) (uint64, error)
 	return b.overMarker(ctx, p, err)
 }
 
-// overMarker creates a document whose key was refused: a removed key may have left a marker, whose revision
-// must be expected then.
+// overMarker creates a document whose key was refused: a removed key may have left a marker, whose
+// revision must be expected then.
 func (b *Bucket[T]) overMarker(ctx context.Context, p Put[T], refused error) (uint64, error) {
 	marker, ok := b.marker(ctx, p.Key)
 	if !ok {
@@ -156,7 +157,7 @@ func (b *Bucket[T]) Update(ctx context.Context, key string, v T, revision uint64
 	return b.put(ctx, Put[T]{Key: key, Value: v, Revision: revision})
 }
 
-// Set stores a document over whatever is there.
+// Set stores a document over any revision.
 func (b *Bucket[T]) Set(ctx context.Context, key string, v T) error {
 	_, err := b.put(ctx, Put[T]{Key: key, Value: v, Revision: AnyRevision})
 	return err
@@ -179,7 +180,7 @@ func (b *Bucket[T]) PutAll(ctx context.Context, puts []Put[T]) []Result {
 	requests := make([]request, 0, len(puts))
 	for _, p := range puts {
 		r, err := b.request(p)
-		if err != nil { // a value of ours that cannot be encoded: a bug, told for all
+		if err != nil { // a value of ours that cannot be encoded: a bug, reported for all
 			results := make([]Result, len(puts))
 			for i := range results {
 				results[i].Err = err
@@ -197,8 +198,8 @@ func (b *Bucket[T]) PutAll(ctx context.Context, puts []Put[T]) []Result {
 	return results
 }
 
-// Delete removes a document at the revision given (0: whatever it is) and tells watchers. Where the bucket's
-// markers expire this one does, and a document can be created over it at any time.
+// Delete removes a document at the given revision (0: at any) and notifies watchers. The marker
+// expires where the bucket's markers do, and a document can be created over it at any time.
 func (b *Bucket[T]) Delete(ctx context.Context, key string, revision uint64) error {
 	r := b.removal(Removal{key, revision}, b.markers)
 	marker, err := b.s.write(ctx, r)
@@ -208,9 +209,9 @@ func (b *Bucket[T]) Delete(ctx context.Context, key string, revision uint64) err
 	return err
 }
 
-// Withdraw makes every write fail that was prepared while a key's document was not there, by a marker in its
-// place. The revision is that of the marker that is there, 0 if there is nothing. ErrConflict if a document,
-// or another marker, is there by now.
+// Withdraw makes every write fail that was prepared while a key's document was not there, by a
+// marker in its place. The revision is that of the marker that is there, 0 if there is nothing.
+// ErrConflict if a document, or another marker, is there by now.
 func (b *Bucket[T]) Withdraw(ctx context.Context, key string, revision uint64) error {
 	r := b.removal(Removal{Key: key}, topology.MarkerTTL)
 	r.opts = append(r.opts, jetstream.WithExpectLastSequencePerSubject(revision))
@@ -218,10 +219,11 @@ func (b *Bucket[T]) Withdraw(ctx context.Context, key string, revision uint64) e
 	return err
 }
 
-// Remove removes documents that come and go by the thousand, in one go; each removal ends for itself, with
-// ErrConflict where the document is at another revision than the one given, or has gone already. Each leaves
-// a marker for topology.MarkerTTL. Purging the key instead leaves none, but does not last: when the server is
-// killed, what a purged key held before its last change may come back.
+// Remove removes documents that come and go by the thousand, in one go; each removal ends for
+// itself, with ErrConflict where the document is at another revision than the one given, or has
+// gone already. Each leaves a marker for topology.MarkerTTL. Purging the key instead leaves none,
+// but does not last: when the server is killed, what a purged key held before its last change may
+// come back.
 func (b *Bucket[T]) Remove(ctx context.Context, removals []Removal) []Result {
 	requests := make([]request, len(removals))
 	for i, r := range removals {
@@ -265,8 +267,8 @@ func (b *Bucket[T]) request(p Put[T]) (request, error) {
 	return r, nil
 }
 
-// precious reports whether a document holds what exists nowhere else: a token record with what came of a
-// refresh, a link with the tokens of a consent.
+// precious reports whether a document holds what exists nowhere else: a token record with what came
+// of a refresh, a link with the tokens of a consent.
 func precious(v any) bool {
 	switch v := v.(type) {
 	case relay.TokenRecord:
@@ -283,8 +285,8 @@ func (b *Bucket[T]) marker(ctx context.Context, key string) (uint64, bool) {
 	return m.Seq, err == nil && isMarker(m.Header)
 }
 
-// headerOperation marks a removal (NATS ADR-8), headerMarkerReason one that the server made when a key's time
-// was over (ADR-43).
+// headerOperation marks a removal (NATS ADR-8), headerMarkerReason one that the server made when a
+// key's time was over (ADR-43).
 const (
 	headerOperation    = "KV-Operation"
 	headerMarkerReason = "Nats-Marker-Reason"
@@ -294,8 +296,8 @@ func isMarker(h nats.Header) bool {
 	return h.Get(headerOperation) != "" || h.Get(headerMarkerReason) != ""
 }
 
-// isExpired reports whether a marker is that of a key whose time was over, or that goes without a trace; as
-// the client library's watches do.
+// isExpired reports whether a marker is that of a key whose time was over, or that goes without a
+// trace; as the client library's watches do.
 func isExpired(h nats.Header) bool {
 	switch h.Get(headerOperation) {
 	case "PURGE":

@@ -2,7 +2,8 @@ package store
 
 import "github.com/audatex-relay/relay/internal/relay"
 
-// SealConsent encrypts the secrets of a consent, bound to the place they lie in: the attempt of a link.
+// SealConsent encrypts the secrets of a consent, bound to the place they lie in: the attempt of a
+// link.
 func (s *Store) SealConsent(link, attempt string, secrets relay.ConsentSecrets) ([]byte, error) {
 	return s.sealer.seal("consent "+link+" "+attempt, secrets)
 }

@@ -7,8 +7,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// CursorKind is what a cursor in relay_cursors reads, and for whom. Keys begin with the shard, so that the
-// documents of a kind of one shard are one listing:
+// CursorKind is what a cursor in relay_cursors reads, and for whom. Keys begin with the shard, so
+// that the documents of a kind of one shard are one listing:
 //
 //	<shard>.<kind>.<id>           a cursor, in relay_cursors
 //	<shard>.<kind>.<id>.<order>   one of its lanes, in relay_lanes

@@ -38,19 +38,20 @@ const (
 	codeStreamOfflineWhy  = 10194
 )
 
-// Reason is what keeps the store from being used, as far as its answers show.
+// Reason is why the store cannot be used, as far as its responses show.
 type Reason string
 
 // The reasons.
 const (
 	Unreachable Reason = "unreachable" // no connection to NATS
-	NoLeader    Reason = "no-leader"   // no server answers for the stream: an election, or more servers away than it can spare
+	NoLeader    Reason = "no-leader"   // no server leads the stream: an election, or too few servers
 	NoAnswer    Reason = "no-answer"   // nothing came back in time
 	Full        Reason = "full"        // no room on the disk, or within a limit of the account, the server or the stream
-	Refused     Reason = "refused"     // anything else that the server says
+	Refused     Reason = "refused"     // any other error from the server
 )
 
-// classify turns an error of the client library into one of ours; the library's own stays in the chain.
+// classify turns an error of the client library into one of ours; the library's own stays in the
+// chain.
 func classify(err error) error {
 	if err == nil {
 		return nil
@@ -64,9 +65,9 @@ func classify(err error) error {
 	return fmt.Errorf("%w: %w", kind, err)
 }
 
-// judge returns which of our errors one of the client library's is, and before it the reason if it says that
-// the store cannot be used, "" if the store works. A write that may have been sent without an answer is
-// unclear, whatever the reason.
+// judge maps an error of the client library to one of ours. It also returns the reason if the error
+// means that the store cannot be used, "" if the store works. A write that may have been sent and
+// got no response is unclear, for any reason.
 func judge(err error) (why Reason, kind error) {
 	if room := (*noRoom)(nil); errors.As(err, &room) {
 		return Full, ErrUnavailable
@@ -84,15 +85,15 @@ func judge(err error) (why Reason, kind error) {
 		errors.Is(err, nats.ErrConnectionDraining), errors.Is(err, nats.ErrNoServers):
 		return Unreachable, ErrUnavailable // refused by the client itself: nothing was sent
 	case errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrStaleConnection), errors.Is(err, io.EOF):
-		return Unreachable, ErrUnclear // the connection went while an answer was awaited
+		return Unreachable, ErrUnclear // the connection was lost while waiting for the response
 	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse):
 		return NoLeader, ErrUnavailable
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		return Refused, ErrUnavailable
 	case errors.Is(err, jetstream.ErrTooManyStalledMsgs):
-		return NoAnswer, ErrUnavailable // never sent: those before it got no answer
+		return NoAnswer, ErrUnavailable // never sent: the writes before it got no response
 	case errors.Is(err, context.Canceled):
-		return "", ErrUnclear // whoever asked gave up; that says nothing of the store
+		return "", ErrUnclear // the caller gave up; that shows nothing about the store
 	}
 	return NoAnswer, ErrUnclear // time-outs above all
 }
@@ -115,12 +116,12 @@ func judgeCode(code jetstream.ErrorCode) (why Reason, kind error) {
 	return Refused, ErrUnavailable
 }
 
-// InTrouble reports whether an error is the store's own and not of what was asked: it cannot be used, or gave
-// no clear answer.
+// InTrouble reports whether an error comes from the state of the store and not from what was asked:
+// the store cannot be used, or gave no clear response.
 func InTrouble(err error) bool { return errors.Is(err, ErrUnavailable) || errors.Is(err, ErrUnclear) }
 
-// Level is how loud an error is logged by one of the many who met it: the store's own trouble its Health
-// tells, once for all.
+// Level is the level at which one of many callers logs an error. Health reports trouble of the
+// store itself, once for all of them.
 func Level(err error, otherwise slog.Level) slog.Level {
 	if InTrouble(err) {
 		return slog.LevelDebug
@@ -128,8 +129,9 @@ func Level(err error, otherwise slog.Level) slog.Level {
 	return otherwise
 }
 
-// Passing reports whether a failure may end by waiting: the store cannot be reached, has no leader or no
-// room. A refusal of what was asked (a stream of that name with other contents, a permission) does not.
+// Passing reports whether a failure may end by waiting: the store cannot be reached, or has no
+// leader or no room. A refusal of what was asked (a stream of that name with other contents, a
+// permission) does not end that way.
 func Passing(err error) bool {
 	kind := classify(err)
 	if !errors.Is(kind, ErrUnavailable) && !errors.Is(kind, ErrUnclear) {

@@ -17,10 +17,11 @@ import (
 // Headers of an event's message.
 const (
 	HeaderContentType = "Content-Type"
-	// HeaderInbox names the inbox entry an event came of: connection/sequence/index. It is what makes
-	// "already published" knowable after a crash.
+	// HeaderInbox names the inbox entry an event came from: connection/sequence/index. With it a
+	// replica finds out after a crash what is published already.
 	HeaderInbox = "Relay-Inbox"
-	// HeaderCreatedAt and HeaderReceivedAt are the times of the vendor's notification behind an event, RFC 3339.
+	// HeaderCreatedAt and HeaderReceivedAt are the times of the vendor's notification behind an
+	// event, RFC 3339.
 	HeaderCreatedAt  = "Relay-Created-At"
 	HeaderReceivedAt = "Relay-Received-At"
 )
@@ -69,9 +70,9 @@ func ParseInboxRef(s string) (InboxRef, error) {
 	return InboxRef{parts[0], seq, index}, nil
 }
 
-// Publish stores an event of an order if the last event of the order stands at expected (0: there is none in
-// the log), and answers its position. ErrConflict: another event of the order was stored meanwhile;
-// ErrUnclear: read back; ErrTooLarge, ErrUnfit: it never will be.
+// Publish stores an event of an order if the last event of the order is at position expected (0:
+// there is none in the log), and returns its position. ErrConflict: another event of the order was
+// stored meanwhile; ErrUnclear: read back; ErrTooLarge, ErrUnfit: it never will be stored.
 func (e *Events) Publish(ctx context.Context, ev relay.Event, ref InboxRef, expected uint64) (uint64, error) {
 	body, err := relay.Encode(ev)
 	if err != nil { // nested too deep, which no second try changes
@@ -98,8 +99,8 @@ func (e *Events) PublishOperational(ctx context.Context, ev relay.Event) (uint64
 	return e.operational(ctx, ev)
 }
 
-// PublishOperationalAfter stores an operational event if the last one of its site, kind and id is at expected
-// (0: there is none in the log); ErrConflict if another was stored meanwhile.
+// PublishOperationalAfter stores an operational event if the last one of its site, kind and id is
+// at expected (0: there is none in the log); ErrConflict if another was stored meanwhile.
 func (e *Events) PublishOperationalAfter(ctx context.Context, ev relay.Event, expected uint64) (uint64, error) {
 	return e.operational(ctx, ev, jetstream.WithExpectLastSequencePerSubject(expected))
 }
@@ -138,7 +139,8 @@ func (e *Events) LastOf(ctx context.Context, site, order string) (Stored, error)
 	return AsEvent(m), nil
 }
 
-// Scan returns up to max events of the subject filters (none: all) from a position on, and whether more are there.
+// Scan returns up to max events of the subject filters (none: all) from a position on, and whether
+// more are there.
 func (e *Events) Scan(ctx context.Context, from uint64, filters []string, max int) ([]Stored, bool, error) {
 	if len(filters) == 1 && filters[0] == topology.AllEvents {
 		filters = nil // without a filter the server need not count what matches
@@ -162,7 +164,8 @@ func (e *Events) collect(messages []Message, more bool, err error) ([]Stored, bo
 	return events, more, nil
 }
 
-// Waiting returns how many events the filters select from a sequence on, and when the log took the first of them.
+// Waiting returns how many events the filters select from a sequence on, and when the log took the
+// first of them.
 func (e *Events) Waiting(ctx context.Context, from uint64, filters []string) (n uint64, oldest time.Time, err error) {
 	first, _, err := e.s.scanCounted(ctx, e.s.topo.Events(), from, time.Time{}, filters, 1, &n)
 	if err != nil || len(first) == 0 {
@@ -181,7 +184,7 @@ func (e *Events) Tail(ctx context.Context, from uint64) (*Tail, error) {
 	return e.s.tail(ctx, e.s.topo.Events(), from, false)
 }
 
-// AsEvent reads what the subject and the headers of a stored event say; the body is not parsed.
+// AsEvent reads the subject and the headers of a stored event. The body is not parsed.
 func AsEvent(m Message) Stored {
 	ev := Stored{Seq: m.Seq, Time: m.Time, Body: m.Data}
 	tokens := strings.Split(m.Subject, ".")

@@ -8,5 +8,6 @@ func NewRoomOf(free func() (free, total uint64, err error)) *Room { return &Room
 // SetDeadAfter sets how long the embedded server may leave writes unanswered.
 func (s *Store) SetDeadAfter(d time.Duration) { s.health.deadAfter = d }
 
-// SetRelist sets after what time the watches of a bucket that begin from now on list everything again.
+// SetRelist sets after what time the watches of a bucket that begin from now on list everything
+// again.
 func SetRelist[T any](b *Bucket[T], d time.Duration) { b.relist = d }

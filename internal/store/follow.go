@@ -11,22 +11,24 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A watch lives on one server of a cluster. When that dies its watcher misses heartbeats, and begins again
-// ten seconds later; a callback that was paused meanwhile would be delivered to. So whoever writes a document
-// that others work by says so, and a watcher whose watch does not show it reads it for itself.
+// A watch lives on one server of a cluster. When that server dies, its watcher notices by missed
+// heartbeats and begins again ten seconds later. Meanwhile a paused callback would still be
+// delivered to. So writers of documents that others act on announce each write, and a watcher whose
+// watch does not show the document reads it itself.
 const (
-	// lateAfter is how long a watch may take to show what was said, lateAgain when a document is asked for
-	// again that could not be read.
+	// lateAfter is how long a watch may take to show what was announced. lateAgain is the time
+	// after which a document that could not be read is read again.
 	lateAfter = 100 * time.Millisecond
 	lateAgain = 250 * time.Millisecond
-	// sayAgain is when it is said a second time, to those whose connection was on the server that died.
+	// sayAgain is when a write is announced a second time, for those whose connection was on the
+	// server that died.
 	sayAgain = 600 * time.Millisecond
 	// maxSaid is how many announcements may wait to be read.
 	maxSaid = 4096
 )
 
-// announce publishes to the watchers of the bucket that a document was written. Where the message is lost,
-// the watch shows the document later.
+// announce publishes to the watchers of the bucket that a document was written. Where the message
+// is lost, the watch shows the document later.
 func (b *Bucket[T]) announce(key string, revision uint64) {
 	if !b.said {
 		return
@@ -36,10 +38,10 @@ func (b *Bucket[T]) announce(key string, revision uint64) {
 	time.AfterFunc(sayAgain, func() { _ = b.s.conn.Publish(subject, what) })
 }
 
-// Watch calls each with every document there is, then ready once, then with every change, until ctx ends. It
-// runs in the caller's goroutine. When ready is called, each has been told everything that the bucket's
-// leader has. A removal may come without its marker, at the revision of the document: nothing above that
-// revision was ever told then.
+// Watch calls each with every document there is, then ready once, then each with every change,
+// until ctx ends. It runs in the caller's goroutine. When ready is called, each has received
+// everything that the bucket's leader has. A removal may come without its marker, at the revision
+// of the document. Then nothing above that revision was reported before.
 func (b *Bucket[T]) Watch(ctx context.Context, each func(Entry[T]), ready func(), bad func(key string, err error)) error {
 	f := follower[T]{b: b, each: each, bad: bad, late: map[string]uint64{}, told: map[string]told{}, timer: time.NewTimer(lateAgain)}
 	f.timer.Stop()
@@ -72,8 +74,8 @@ func (b *Bucket[T]) Watch(ctx context.Context, each func(Entry[T]), ready func()
 		case <-f.timer.C:
 			f.catchUp(ctx)
 		case <-again:
-			// A watch that its server lost for a time goes on behind what it showed last. A marker that
-			// expired meanwhile it never shows.
+			// A watch that its server lost for a time goes on behind what it showed last. A marker
+			// that expired meanwhile it never shows.
 			next, err := b.kv.WatchAll(ctx)
 			if err != nil {
 				return fmt.Errorf("list bucket %s again: %w", b.name, classify(err))
@@ -102,28 +104,28 @@ func (b *Bucket[T]) Watch(ctx context.Context, each func(Entry[T]), ready func()
 	}
 }
 
-// follower brings together what a watch shows, what its watcher had to read for itself, and what is listed again.
+// follower merges what a watch shows, what its watcher read itself, and what is listed again.
 type follower[T any] struct {
 	b    *Bucket[T]
 	each func(Entry[T])
 	bad  func(key string, err error)
 
 	upTo   uint64            // the highest revision that the watch has shown, in their order
-	late   map[string]uint64 // written at these revisions, as was said, and not shown
-	told   map[string]told   // the documents, and removals that the watch has still to show
+	late   map[string]uint64 // announced as written at these revisions, and not shown yet
+	told   map[string]told   // the documents, and removals that the watch has yet to show
 	list   int               // how often everything was listed before
-	before uint64            // upTo when it was listed last: markers up to there were told
+	before uint64            // upTo when it was listed last: markers up to there were reported
 	timer  *time.Timer       // when what is late is read
 }
 
-// told is what was told last of a key.
+// told is what was last reported of a key.
 type told struct {
 	revision uint64
 	removed  bool
-	list     int // the list in which it was, or after which it was told
+	list     int // the list in which it was, or after which it was reported
 }
 
-// tell reports an entry unless that, or something later, was told already.
+// tell reports an entry unless that, or something later, was reported already.
 func (f *follower[T]) tell(e Entry[T], decode func() (T, error)) {
 	before, known := f.told[e.Key]
 	if known && e.Revision <= before.revision {
@@ -153,8 +155,8 @@ func (f *follower[T]) tell(e Entry[T], decode func() (T, error)) {
 	f.each(e)
 }
 
-// complete reads at the leader what a list lacks: its server may lag, or end it too early (overwritten). It
-// comes in the order of revisions, so that all of it is behind what was shown.
+// complete reads at the leader what a list lacks: its server may lag, or end it too early
+// (overwritten). It comes in the order of revisions, so that all of it is behind what was shown.
 func (f *follower[T]) complete(ctx context.Context) error {
 	for from, more := f.upTo+1, true; more; {
 		var late []Message
@@ -172,7 +174,8 @@ func (f *follower[T]) complete(ctx context.Context) error {
 	return nil
 }
 
-// forget reports the removal of what is no longer among what was listed: its marker was never shown, and has expired.
+// forget reports the removal of what is no longer among what was listed: its marker was never
+// shown, and has expired.
 func (f *follower[T]) forget() {
 	for key, t := range f.told {
 		switch {
@@ -199,7 +202,7 @@ func (f *follower[T]) announced(m *nats.Msg) {
 	f.late[key] = max(f.late[key], revision)
 }
 
-// knows reports whether a revision of a key, or a later one, was shown or told already.
+// knows reports whether a revision of a key, or a later one, was shown or reported already.
 func (f *follower[T]) knows(key string, revision uint64) bool {
 	return revision <= f.upTo || revision <= f.told[key].revision
 }

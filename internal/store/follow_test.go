@@ -11,8 +11,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// A watch whose server has died shows nothing until its watcher misses heartbeats. What is written meanwhile
-// is heard all the same, each change once and in order, also when the watch is back.
+// A watch whose server has died shows nothing until its watcher misses heartbeats. What is written
+// meanwhile is heard all the same, each change once and in order, also when the watch is back.
 func TestAChangeIsHeardThoughTheServerOfTheWatchHasDied(t *testing.T) {
 	t.Parallel()
 	cluster := natstest.NewCluster(t)
@@ -73,14 +73,14 @@ func TestAChangeIsHeardThoughTheServerOfTheWatchHasDied(t *testing.T) {
 	}
 	until(t, "a write without the server", func() bool {
 		next, err := o.Connections.Update(t.Context(), "leeds", relay.Connection{ID: "leeds", Paused: true}, revision)
-		if err != nil { // its answer may have been lost
+		if err != nil { // its response may have been lost
 			_, revision, _ = o.Connections.Get(t.Context(), "leeds")
 			return false
 		}
 		revision = next
 		return true
 	})
-	for settled := false; !settled; { // writes whose answers were lost may be heard before
+	for settled := false; !settled; { // writes whose responses were lost may be reported before
 		select {
 		case got := <-heard:
 			settled = got.revision == revision

@@ -16,8 +16,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// ice is a dialer whose connections take every third read that any copy may answer to somebody who hears it
-// and is silent.
+// ice is a dialer whose connections receive every third read that any copy may serve, and stay
+// silent.
 type ice struct{ reads atomic.Int64 }
 
 const iced = "$JS.ICE.DIRECT.GET."

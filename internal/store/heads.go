@@ -15,13 +15,13 @@ import (
 	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
-// headsAsked is up to how many connections Heads asks for one by one; for more, one reader of all there are
-// costs the server less.
+// headsAsked is up to how many connections Heads asks for one by one; for more, one reader of all
+// there are costs the server less.
 const headsAsked = 64
 
-// Heads returns the sequence of the last page of each of the connections, 0 for one that has none. None that
-// was stored before is missing, whichever node of a cluster lags: who takes a connection over would not hear
-// of it again.
+// Heads returns the sequence of the last page of each of the connections, 0 for one that has none.
+// No page stored before the call is missing, even if a node of the cluster lags: a replica that
+// takes a connection over would not learn of it again.
 func (i *Inbox) Heads(ctx context.Context, connections []string) (map[string]uint64, error) {
 	if err := i.s.health.reachable(); err != nil {
 		return nil, fmt.Errorf("read the heads of the inbox: %w", err)

@@ -14,27 +14,30 @@ import (
 )
 
 const (
-	// quietFirst is how long a stream must have failed no write before the look that heals it; each time it
-	// fails again soon after, the wait doubles up to quietMost, so that the log does not tell of an end that
-	// is none.
+	// quietFirst is how long a stream must have failed no write before the probe that heals it.
+	// Each time it fails again soon after, the wait doubles up to quietMost, so that the log does
+	// not report an outage as over too early.
 	quietFirst = time.Second
 	quietMost  = time.Minute
-	// cutMost is how long there may be no connection before that is an outage: going over to another node takes less.
+	// cutMost is how long there may be no connection before that is an outage: going over to
+	// another node takes less.
 	cutMost = time.Second
-	// calm is how long nothing must have failed for an outage to be over: after a cluster's return stream by
-	// stream elects its leader.
+	// calm is how long nothing must have failed for an outage to be over: after a cluster's return
+	// stream by stream elects its leader.
 	calm = 3 * time.Second
-	// deadWrites in a row without an answer, over a time, and a stream of the embedded server is taken for dead.
+	// deadWrites is how many writes in a row, over deadAfter, must get no response before a stream
+	// of the embedded server is taken for dead.
 	deadWrites = 3
-	// deadAfter is that time. A busy disk answers sooner.
+	// deadAfter is that time. A busy disk responds sooner.
 	deadAfter = time.Minute
 )
 
-// Health knows whether the store takes writes and serves reads, from how the reads and writes of this process
-// ended. What failed is noted per stream, as each has a leader and limits of its own; one outage lasts from
-// the first failure until nothing fails for a while. It is logged once when it begins and once when it ends.
-// What has failed is healed by a success of the same kind at the same stream, or by Store.Run. Where there
-// was no room a smaller write says nothing: what comes next may be as large as what was refused.
+// Health reports whether the store takes writes and serves reads. It judges by how the reads and
+// writes of this process ended. Failures are recorded per stream, as each has a leader and limits
+// of its own. One outage lasts from the first failure until nothing fails for a while; it is logged
+// once when it begins and once when it ends. A failure is healed by a success of the same kind at
+// the same stream, or by Store.Run. After a write found no room, a smaller one proves nothing: the
+// next may be as large as the one that was refused.
 type Health struct {
 	log *slog.Logger
 	cut atomic.Pointer[time.Time] // since when there is no connection; nil: there is one
@@ -45,15 +48,15 @@ type Health struct {
 	watched   bool      // Store.Run ends the outage when that has lasted; without it the first moment does
 	bad       map[target]*failure
 	flap      map[target]flap
-	answered  map[target]time.Time // when the store last answered so that it works
-	silent    map[string]*silence  // streams whose writes get no answer
+	answered  map[target]time.Time // when the store last responded in a way that shows it works
+	silent    map[string]*silence  // streams whose writes get no response
 	deadAfter time.Duration        // the constant of the name; tests have no minute
 	outages   int
 	before    time.Duration // all outages that have ended
 }
 
-// target is what can fail by itself: the reads or the writes of a stream. The connection is the target
-// without a stream.
+// target is what can fail by itself: the reads or the writes of a stream. The connection is the
+// target without a stream.
 type target struct {
 	stream string
 	write  bool
@@ -73,7 +76,7 @@ type flap struct {
 	quiet time.Duration
 }
 
-// silence is a row of writes to a stream that got no answer, and none that did.
+// silence is a run of writes to a stream none of which got a response.
 type silence struct {
 	first time.Time
 	n     int
@@ -91,8 +94,8 @@ func newHealth(log *slog.Logger) *Health {
 	return &Health{log: log, bad: map[target]*failure{}, flap: map[target]flap{}, answered: map[target]time.Time{}, silent: map[string]*silence{}, deadAfter: deadAfter}
 }
 
-// wrote notes how a write of so many bytes ended that was sent at a moment. A refused condition is an answer:
-// the store works.
+// wrote notes how a write of size bytes, sent at a given time, ended. A refused condition is a
+// response: the store works.
 func (h *Health) wrote(stream string, size int, sent time.Time, err error) {
 	h.observe(target{stream, true}, size, sent, err)
 }
@@ -102,7 +105,7 @@ func (h *Health) read(stream string, sent time.Time, err error) {
 	h.observe(target{stream, false}, 0, sent, err)
 }
 
-// connection notes whether there is one. Nothing else may happen for a long time that would tell.
+// connection notes whether there is one. For a long time nothing else may show it.
 func (h *Health) connection(there bool) {
 	now := time.Now()
 	switch since := h.cut.Load(); {
@@ -116,8 +119,8 @@ func (h *Health) connection(there bool) {
 	}
 }
 
-// reachable refuses what would be asked of NATS without a connection. The client library would as well, but
-// while it tries to connect it returns nobody, for as long as that takes.
+// reachable refuses requests to NATS while there is no connection. The client library would refuse
+// them too, but while it tries to connect its calls do not return.
 func (h *Health) reachable() error {
 	if h.cut.Load() != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, nats.ErrConnectionReconnecting)
@@ -143,7 +146,7 @@ func (h *Health) observe(at target, size int, sent time.Time, err error) {
 	case why == "":
 		h.answered[at] = now
 	case why == NoAnswer && sent.Before(h.answered[at]):
-		return // what has been answered since says more
+		return // later responses count for more
 	}
 	if at.write {
 		h.countUnanswered(at.stream, why == NoAnswer, now)
@@ -183,7 +186,8 @@ func (h *Health) observe(at target, size int, sent time.Time, err error) {
 	h.log.Error(what, "reason", string(why), "stream", at.stream, "error", err)
 }
 
-// heal ends the trouble of a target, and with the last of them sooner or later the outage. Called with the lock held.
+// heal ends the trouble of a target, and with the last of them sooner or later the outage. Called
+// with the lock held.
 func (h *Health) heal(at target) {
 	if _, was := h.bad[at]; !was {
 		return
@@ -212,7 +216,7 @@ func (h *Health) watch(watched bool) {
 	h.watched = watched
 }
 
-// countUnanswered counts the writes to a stream that got no answer. Called with the lock held.
+// countUnanswered counts the writes to a stream that got no response. Called with the lock held.
 func (h *Health) countUnanswered(stream string, silent bool, now time.Time) {
 	switch s := h.silent[stream]; {
 	case !silent:
@@ -224,8 +228,8 @@ func (h *Health) countUnanswered(stream string, silent bool, now time.Time) {
 	}
 }
 
-// unresponsive returns a stream whose writes have got no answer for so long, "" if there is none. A look that
-// finds a leader does not break the silence, only an answer does.
+// unresponsive returns a stream whose writes have got no response for too long, "" if there is
+// none. A probe that finds a leader does not end the silence, only a response does.
 func (h *Health) unresponsive() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -281,8 +285,8 @@ func (h *Health) troubled() map[target]failure {
 	return targets
 }
 
-// Trouble returns the present outage; its Since is zero when there is none. The reason is that of the target
-// that has failed longest.
+// Trouble returns the present outage; its Since is zero when there is none. The reason is that of
+// the target that has failed longest.
 func (h *Health) Trouble() Trouble {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -302,8 +306,8 @@ func (h *Health) Trouble() Trouble {
 	return t
 }
 
-// Outages returns how many outages there were, and how long they took together; the present one counts as far
-// as it goes.
+// Outages returns how many outages there were, and how long they took together; the present one
+// counts as far as it goes.
 func (h *Health) Outages() (n int, took time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

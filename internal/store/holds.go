@@ -8,9 +8,9 @@ import (
 	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
-// Holds reports whether there is a document of a key that passes, by its bytes alone. One that does not pass
-// costs the same questions and the same work as one that is not there: who asks cannot tell them apart by the
-// time it takes.
+// Holds reports whether there is a document of a key that passes, by its bytes alone. One that does
+// not pass costs the same questions and the same work as one that is not there: who asks cannot
+// tell them apart by the time it takes.
 func (b *Bucket[T]) Holds(ctx context.Context, key string, pass func(data []byte) bool) (bool, error) {
 	e, there, err := b.anyCopy(ctx, key)
 	switch {

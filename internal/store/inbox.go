@@ -34,8 +34,8 @@ const (
 // Inbox is the log of what vendor polls brought.
 type Inbox struct{ s *Store }
 
-// Page is one message of the inbox: what one poll of the vendor's queue brought, or a part of it, and what
-// the connection's sites were called at that moment.
+// Page is one message of the inbox: what one poll of the vendor's queue brought, or a part of it,
+// and what the connection's sites were called at that moment.
 type Page struct {
 	Seq           uint64 // position in the inbox, set when read
 	PollID        string
@@ -44,20 +44,20 @@ type Page struct {
 	ReceivedAt    time.Time
 	Site          string            // of every vendor site id that Sites does not name
 	Sites         map[string]string // vendor site id to our site
-	Truncated     bool              // the answer was cut or over the limit: Body is what came
+	Truncated     bool              // the response was cut or over the limit: Body is what came
 	Encoding      string            // the content encoding that Body still has, as it cannot be undone
 	CorrelationID string
 	Body          []byte
 
-	// Entries is how many entries the resolver makes of Body, so that those that wait can be counted without
-	// the bodies.
+	// Entries is how many entries the resolver makes of Body, so that those that wait can be
+	// counted without the bodies.
 	Entries int
-	// Part numbers the messages of a poll whose answer did not fit in one, from 1; 0: it did. More: this is
-	// not the last one.
+	// Part numbers the messages of a poll whose response did not fit in one, from 1; 0: it did fit.
+	// More means that this is not the last one.
 	Part int
 	More bool
-	// Size, if not 0, is how many bytes of the answer did not fit in any message: Body stands for them.
-	// Foreign says that they hold no notification.
+	// Size, if not 0, is how many bytes of the response did not fit in any message. Body stands for
+	// them. Foreign means that they hold no notification.
 	Size    int
 	Foreign bool
 }
@@ -125,7 +125,8 @@ func (i *Inbox) envelope(p Page) (*nats.Msg, error) {
 	return m, nil
 }
 
-// Last returns the connection's last page, as the inbox's leader has it; ErrNotFound if it has none.
+// Last returns the connection's last page, as the inbox's leader has it; ErrNotFound if it has
+// none.
 func (i *Inbox) Last(ctx context.Context, connection string) (Page, error) {
 	m, err := i.s.atLeader(ctx, i.s.topo.Inbox(), jsapi.Selection{Last: i.s.topo.InboxSubject(connection)})
 	if err != nil {
@@ -159,8 +160,8 @@ func (i *Inbox) Page(ctx context.Context, seq uint64) (Page, error) {
 	return i.page(m), nil
 }
 
-// Find returns the first of the connection's pages from a sequence on that is the one wanted; ErrNotFound if
-// it is not there.
+// Find returns the first of the connection's pages from a sequence on that is the one wanted;
+// ErrNotFound if it is not there.
 func (i *Inbox) Find(ctx context.Context, connection string, from uint64, wanted func(Page) bool) (Page, error) {
 	for {
 		pages, more, err := i.Scan(ctx, connection, from, 8)
@@ -179,8 +180,8 @@ func (i *Inbox) Find(ctx context.Context, connection string, from uint64, wanted
 	}
 }
 
-// EachHead calls each with the pages of one generation of a connection from a sequence on, without their
-// bodies: at most with the first countMost.
+// EachHead calls each with the pages of one generation of a connection from a sequence on, without
+// their bodies: at most with the first countMost.
 func (i *Inbox) EachHead(ctx context.Context, connection, generation string, from uint64, each func(Page)) error {
 	heads := jetstream.ConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1),
@@ -196,7 +197,8 @@ func (i *Inbox) EachHead(ctx context.Context, connection, generation string, fro
 	return nil
 }
 
-// countMost bounds the pages of one connection that are counted: at a poll every five minutes that is over a month.
+// countMost bounds the pages of one connection that are counted: at a poll every five minutes that
+// is over a month.
 const countMost = 10_000
 
 // Bounds returns the first and last sequence of the inbox; first = last+1 when it is empty.
@@ -204,8 +206,8 @@ func (i *Inbox) Bounds(ctx context.Context) (first, last uint64, err error) {
 	return i.s.bounds(ctx, i.s.topo.Inbox())
 }
 
-// Tail follows the inbox from a sequence on, without the pages' bodies: it tells which connections have
-// something to read.
+// Tail follows the inbox from a sequence on, without the pages' bodies. It shows which connections
+// have something to read.
 func (i *Inbox) Tail(ctx context.Context, from uint64) (*Tail, error) {
 	return i.s.tail(ctx, i.s.topo.Inbox(), from, true)
 }
@@ -215,7 +217,7 @@ func (i *Inbox) ConnectionOf(m Message) string {
 	return m.Subject[len(i.s.topo.InboxSubject("")):]
 }
 
-// page reads an envelope tolerantly: whatever is wrong with a header, the body must still be resolved.
+// page reads an envelope tolerantly: even if a header is wrong, the body must still be resolved.
 func (i *Inbox) page(m Message) Page {
 	p := Page{
 		Seq: m.Seq, PollID: m.Header.Get(headerPollID), Connection: i.ConnectionOf(m), Generation: m.Header.Get(headerGeneration),

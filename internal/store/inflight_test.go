@@ -11,8 +11,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Several who write one document at the same moment: a healthy cluster takes one of them and tells the others
-// that they came too late.
+// Several writers write one document at the same moment. A healthy cluster takes one of the writes
+// and refuses the others as too late.
 func TestWritesOfOneDocumentThatMeet(t *testing.T) {
 	t.Parallel()
 	const writers, rounds = 6, 30

@@ -10,8 +10,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// What each answer of the client library and of JetStream comes to. outage_test.go has the real ones that a
-// test can bring about.
+// What each error of the client library and of JetStream is mapped to. outage_test.go has the real
+// ones that a test can cause.
 func TestWhatAnErrorComesTo(t *testing.T) {
 	t.Parallel()
 	code := func(c int) error { return &jetstream.APIError{Code: 503, ErrorCode: jetstream.ErrorCode(c)} }

@@ -5,8 +5,8 @@ import (
 	"errors"
 )
 
-// Opens reports whether the keys of the Sealer open any of the secrets that are stored, and how many they do not
-// open, as far as it looked: it stops at the first one that they open.
+// Opens reports whether the keys of the Sealer open any of the secrets that are stored, and how
+// many they do not open, as far as it looked: it stops at the first one that they open.
 func (s *Store) Opens(ctx context.Context) (opened bool, sealed int, err error) {
 	opens := func(err error) bool {
 		if errors.Is(err, ErrSealed) {

@@ -10,7 +10,7 @@ import (
 	"slices"
 )
 
-// errKeyset says what keys must look like. It quotes nothing: it would be key material.
+// errKeyset describes what keys must look like. It quotes nothing: it would be key material.
 var errKeyset = errors.New("not a Tink keyset in JSON, nor several of them in a list (make one with `relay keys`)")
 
 // keysetJSON is Tink's keyset as far as several are made one.
@@ -26,9 +26,9 @@ type keyJSON struct {
 	OutputPrefixType string `json:"outputPrefixType"`
 }
 
-// mergeKeysets makes one keyset of several: in a JSON array, or one after the other, with or without commas
-// between them. The primary key of the first encrypts; all keys of all decrypt. It returns the primary's id
-// and all that decrypt.
+// mergeKeysets makes one keyset of several: in a JSON array, or one after the other, with or
+// without commas between them. The primary key of the first encrypts; all keys of all decrypt. It
+// returns the primary's id and all that decrypt.
 func mergeKeysets(given []byte) (merged []byte, primary uint32, readable []uint32, err error) {
 	sets, err := splitKeysets(given)
 	if err != nil || len(sets) == 0 {
@@ -86,8 +86,8 @@ func splitKeysets(given []byte) (sets []keysetJSON, err error) {
 	return sets, nil
 }
 
-// keyOf returns the id of the key that something was sealed with, as Tink writes it before the ciphertext;
-// false for what is no ciphertext of such a key.
+// keyOf returns the id of the key that something was sealed with, as Tink writes it before the
+// ciphertext; false for what is no ciphertext of such a key.
 func keyOf(sealed []byte) (uint32, bool) {
 	const tinkPrefix = 1
 	if len(sealed) < 5 || sealed[0] != tinkPrefix {

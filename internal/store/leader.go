@@ -10,9 +10,9 @@ import (
 	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
-// Most reads may be answered by any node of a cluster, also by one that has just come back and lags. That is
-// no harm where a write's condition follows, or where a reader only comes later. What is taken for an end, or
-// for an absence, has to be asked of the stream's leader.
+// Any node of a cluster may serve most reads, also one that has just come back and lags. That does
+// no harm where a write's condition follows, or where a reader only comes later. Where a read
+// decides that a stream ends, or that something is absent, the stream's leader must be asked.
 
 // leaderTimeout bounds one question to a stream's leader, directTimeout one to any copy.
 const (
@@ -20,8 +20,8 @@ const (
 	directTimeout = 500 * time.Millisecond
 )
 
-// direct asks any copy of a stream, and reports whether its leader must be asked instead: a node that is
-// frozen goes on getting its share of the questions until the others notice.
+// direct asks any copy of a stream, and reports whether its leader must be asked instead: a node
+// that is frozen goes on getting its share of the questions until the others notice.
 func (s *Store) direct(ctx context.Context, stream string, ask func(context.Context) error) (silent bool, err error) {
 	sent := time.Now()
 	if s.topo.Replicas <= 1 {
@@ -32,7 +32,7 @@ func (s *Store) direct(ctx context.Context, stream string, ask func(context.Cont
 	short, cancel := context.WithTimeout(ctx, directTimeout)
 	defer cancel()
 	if err = ask(short); errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		return true, err // the leader's answer counts
+		return true, err // the leader's response counts
 	}
 	s.health.read(stream, sent, err)
 	return false, err
@@ -51,10 +51,10 @@ func (s *Store) atLeader(ctx context.Context, stream string, which jsapi.Selecti
 	return fromRaw(&m), nil
 }
 
-// rest returns what the leader has of the filters from a sequence (or, if since is set, from a time) on, up
-// to most messages, and whether there are more. It asks for one message after the other: there are few, which
-// a node that lags had not, or which were overwritten meanwhile. What is written after it has begun is not
-// its affair: on a busy stream there would be no end.
+// rest returns up to most messages that the leader has of the filters from a sequence (or, if since
+// is set, from a time) on, and whether there are more. It asks for one message after the other.
+// There are few: those that a lagging node did not have, or that were overwritten meanwhile. It
+// leaves out what is written after it has begun: on a busy stream it would never end.
 func (s *Store) rest(ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int) (messages []Message, more bool, err error) {
 	ask := jsapi.Selection{Seq: from}
 	if !since.IsZero() {
@@ -104,15 +104,16 @@ func (s *Store) behind(ctx context.Context, stream string, from uint64, since ti
 	return s.scan(ctx, stream, from, since, filters, most)
 }
 
-// Present is what Current found under one key: Deleted with the marker's revision, or with 0 if there is
-// nothing at all.
+// Present is what Current found under one key: Deleted with the marker's revision, or with 0 if
+// there is nothing at all.
 type Present[T any] struct {
 	Entry[T]
 	Err error
 }
 
-// Current reads documents of a bucket in one go, each at the stream's leader. Get may be answered by any node
-// of a cluster, one that lags too; whoever reads back how a write ended must not take that for an answer.
+// Current reads documents of a bucket in one go, each at the stream's leader. Any node of a cluster
+// may serve Get, also one that lags. A caller that reads back how a write ended must not rely on
+// that.
 func (b *Bucket[T]) Current(ctx context.Context, keys []string) []Present[T] {
 	found := make([]Present[T], len(keys))
 	var reading sync.WaitGroup

@@ -10,26 +10,28 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// Owner is a document of relay_owners: a shard's lease, a live replica's record, or what the vendor has asked
-// of all. Which of these, its key says.
+// Owner is a document of relay_owners: a shard's lease, a live replica's record, or what the vendor
+// has asked of all replicas. The key shows which.
 type Owner struct {
 	Lease    *Lease
 	Member   *Member
 	Throttle *relay.Throttle
 }
 
-// Lease records who owns a shard. It lies under LeaseKey and goes by itself when it is not renewed.
+// Lease records who owns a shard. It lies under LeaseKey and expires when it is not renewed.
 //
-// Its writes do not follow the rule of PutOwned, as it is what epochs are made of: whose it is only the nonce says.
+// Its writes do not follow the rule of PutOwned, as epochs are made from them. Only the nonce shows
+// whose lease it is.
 type Lease struct {
 	Replica string `json:"replica"`
 	Nonce   string `json:"nonce"` // random per start: only an equal nonce is "mine"
-	// Epoch is a lower bound at acquisition: the owner's epoch is this or the revision of the acquiring
-	// write, whichever is higher. Every renewal carries the epoch itself.
+	// Epoch is a lower bound at acquisition: the owner's epoch is this or the revision of the
+	// acquiring write, whichever is higher. Every renewal carries the epoch itself.
 	Epoch uint64 `json:"epoch"`
 }
 
-// Member records that a replica is there. It lies under MemberKey and goes by itself when it is not renewed.
+// Member records that a replica is there. It lies under MemberKey and expires when it is not
+// renewed.
 type Member struct {
 	Replica string `json:"replica"`
 	Nonce   string `json:"nonce"`
@@ -64,7 +66,7 @@ func MemberKey(replica, nonce string) string { return memberPrefix + replica + "
 // IsMemberKey reports whether a key of relay_owners is a replica's record.
 func IsMemberKey(key string) bool { return strings.HasPrefix(key, memberPrefix) }
 
-// ownerCodec tells the documents apart by their keys.
+// ownerCodec distinguishes the documents by their keys.
 type ownerCodec struct{}
 
 func (ownerCodec) encode(_ string, o Owner) ([]byte, error) {

@@ -12,10 +12,10 @@ import (
 // listChunk is how many documents a listing reads at a time.
 const listChunk = 4096
 
-// All returns every document whose key starts with prefix followed by a dot, or every one if prefix is empty, in the
-// order of their last change. One that is there all the time is among them, whatever happens to others; one that
-// cannot be decoded is reported through bad and left out. It reads the bucket's stream, not a watch, and so ends also
-// when keys are removed meanwhile.
+// All returns every document whose key starts with prefix followed by a dot, or every one if prefix
+// is empty, in the order of their last change. A document that is there all the time is among them,
+// no matter what happens to others. One that cannot be decoded is reported through bad and left
+// out. It reads the bucket's stream, not a watch, and so ends also when keys are removed meanwhile.
 func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string, err error)) ([]Entry[T], error) {
 	if prefix == "" {
 		return b.AllOf(ctx, nil, bad)
@@ -23,7 +23,8 @@ func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string,
 	return b.AllOf(ctx, []string{prefix}, bad)
 }
 
-// AllOf is All of several prefixes, which are few: each costs the server something for every key. None means every key.
+// AllOf is All of several prefixes, which are few: each costs the server something for every key.
+// None means every key.
 func (b *Bucket[T]) AllOf(ctx context.Context, prefixes []string, bad func(key string, err error)) ([]Entry[T], error) {
 	keys := make([]string, len(prefixes))
 	for i, prefix := range prefixes {
@@ -56,8 +57,8 @@ func (b *Bucket[T]) AllOf(ctx context.Context, prefixes []string, bad func(key s
 	}
 }
 
-// Count returns how many documents there are whose keys start with prefix followed by a dot. It reads the
-// headers only. One that is changed meanwhile may be missed.
+// Count returns how many documents there are whose keys start with prefix followed by a dot. It
+// reads the headers only. One that is changed meanwhile may be missed.
 func (b *Bucket[T]) Count(ctx context.Context, prefix string) (int, error) {
 	keys := map[string]bool{}
 	last := jetstream.ConsumerConfig{
@@ -73,17 +74,17 @@ func (b *Bucket[T]) Count(ctx context.Context, prefix string) (int, error) {
 	return len(keys), nil
 }
 
-// Changed returns up to limit documents in the order of their last change, from a revision on, and whether
-// more are there. Keys are subject filters within the bucket ("leeds.>", "*.5f0c…"); none means every key. A
-// page may be read on from the last revision + 1: a document that changes meanwhile comes again, none is
-// missed. One that cannot be decoded is reported through bad and left out. Last is the revision of the last
-// entry looked at, from-1 if there was none.
+// Changed returns up to limit documents in the order of their last change, from a revision on, and
+// whether more are there. Keys are subject filters within the bucket ("leeds.>", "*.5f0c…"); none
+// means every key. A page may be read on from the last revision + 1: a document that changes
+// meanwhile comes again, none is missed. One that cannot be decoded is reported through bad and
+// left out. Last is the revision of the last entry looked at, from-1 if there was none.
 func (b *Bucket[T]) Changed(ctx context.Context, from uint64, keys []string, limit int, bad func(key string, err error)) (entries []Entry[T], last uint64, more bool, err error) {
 	return b.changed(ctx, b.s.scan, from, keys, nil, limit, bad)
 }
 
-// ChangedOf is Changed of those keys only that pass; the documents of others are not decoded. It looks until
-// it has as many as limit allows: it is for filters that few keys fit.
+// ChangedOf is Changed of those keys only that pass; the documents of others are not decoded. It
+// looks until it has as many as limit allows: it is for filters that few keys fit.
 func (b *Bucket[T]) ChangedOf(
 	ctx context.Context, from uint64, keys []string, pass func(key string) bool, limit int, bad func(key string, err error),
 ) (entries []Entry[T], last uint64, more bool, err error) {

@@ -4,8 +4,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Collector returns the metrics of the store's health: whether writes and reads fail now, and how long
-// something failed in all.
+// Collector returns the metrics of the store's health: whether writes and reads fail now, and how
+// long something failed in all.
 func (h *Health) Collector() prometheus.Collector { return healthCollector{h} }
 
 type healthCollector struct{ health *Health }

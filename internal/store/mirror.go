@@ -22,24 +22,25 @@ type MirrorConfig[T any] struct {
 	Log    *slog.Logger
 	// What names the documents in the log: "client".
 	What string
-	// Group sorts documents into groups, which Page and Count can be asked for: the client of a callback. It
-	// may be nil. "" is all of them.
+	// Group sorts documents into groups, which Page and Count can be asked for: the client of a
+	// callback. It may be nil. "" is all of them.
 	Group func(T) string
-	// OnChange is called with what was known of a document and what is known now; nil where there is none.
-	// Calls come one after the other, in the order in which the copy changes, and may read it. It may be nil,
-	// and must not block.
+	// OnChange is called with what was known of a document and what is known now; nil where there
+	// is none. Calls come one after the other, in the order in which the copy changes, and may read
+	// it. It may be nil, and must not block.
 	OnChange func(before, now *Entry[T])
 }
 
-// Mirror is a copy in memory of all documents of a bucket. Run keeps it: it follows the bucket, forgets what
-// is no longer there, and goes on through any trouble of the store. What other processes write it shows a
-// moment later. A process adds its own writes by Put and Removed, so that whoever wrote something finds it.
+// Mirror is a copy in memory of all documents of a bucket. Run keeps it: it follows the bucket,
+// removes what is no longer there, and continues through any trouble of the store. It shows what
+// other processes write a moment later. A process adds its own writes by Put and Removed, so that
+// each writer finds what it wrote.
 type Mirror[T any] struct {
 	c     MirrorConfig[T]
 	ready chan struct{}
 	first sync.Once
 
-	changing sync.Mutex // held while a change is made and told: they come one at a time
+	changing sync.Mutex // held while a change is made and reported: they come one at a time
 	list     int        // how often all documents were listed, or began to be
 
 	mu     sync.RWMutex
@@ -117,8 +118,8 @@ func (m *Mirror[T]) unreadable(key string, err error) {
 	}
 }
 
-// forget removes what was not among what was listed: it was removed while nobody watched. What was written by
-// this process since the list began is not old enough to be missed in it.
+// forget removes what was not among what was listed: it was removed while nobody watched. What was
+// written by this process since the list began is not old enough to be missed in it.
 func (m *Mirror[T]) forget() {
 	m.changing.Lock()
 	defer m.changing.Unlock()
@@ -140,9 +141,9 @@ func (m *Mirror[T]) forget() {
 	}
 }
 
-// Read reads a document at the bucket's leader, takes in what is there, and returns what is known then. It is
-// for whoever needs to know more than the watch may have shown so far. On an error it returns what was known
-// before.
+// Read reads a document at the bucket's leader, takes in what is there, and returns what is known
+// then. It is for callers that need to know more than the watch may have shown so far. On an error
+// it returns what was known before.
 func (m *Mirror[T]) Read(ctx context.Context, key string) (e Entry[T], there bool, err error) {
 	e, there = m.Get(key)
 	switch now := m.c.Bucket.Current(ctx, []string{key})[0]; {
@@ -157,13 +158,14 @@ func (m *Mirror[T]) Read(ctx context.Context, key string) (e Entry[T], there boo
 	return e, there, nil
 }
 
-// Put takes in a document as stored at a revision. Who has just written one calls it; an older revision than
-// the one known changes nothing.
+// Put takes in a document as stored at a revision. A process that has just written one calls it. An
+// older revision than the one known changes nothing.
 func (m *Mirror[T]) Put(key string, v T, revision uint64) {
 	m.set(key, revision, &Entry[T]{Key: key, Value: v, Revision: revision}, true)
 }
 
-// Removed takes in that a document is gone. The revision is that of the removal, or of the document that was removed.
+// Removed takes in that a document is gone. The revision is that of the removal, or of the document
+// that was removed.
 func (m *Mirror[T]) Removed(key string, revision uint64) { m.set(key, revision, nil, true) }
 
 // set makes a change unless something later is known. Own: this process made it.
@@ -267,8 +269,9 @@ func (m *Mirror[T]) Keys(group string) []string {
 	return slices.Clone(m.groups[group])
 }
 
-// Page returns up to limit documents of a group that pass, in the order of their keys from behind after on,
-// and whether there are more. It looks at no others. Pass may be nil, and must not use the mirror.
+// Page returns up to limit documents of a group that pass, in the order of their keys from behind
+// after on, and whether there are more. It looks at no others. Pass may be nil, and must not use
+// the mirror.
 func (m *Mirror[T]) Page(group, after string, limit int, pass func(T) bool) (entries []Entry[T], more bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()

@@ -20,7 +20,7 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// known is what a mirror's OnChange was told, and so must be what the mirror has.
+// known is what a mirror's OnChange was called with, and so must be what the mirror has.
 type known struct {
 	mu   sync.Mutex
 	docs map[string]string
@@ -61,9 +61,9 @@ func mirrorOf(t *testing.T, s *store.Store, k *known) (*store.Mirror[relay.Conne
 	return m, stop
 }
 
-// Writers that change, remove and make again the same documents, each telling one of two mirrors of its own
-// writes, late and in any order: both mirrors end with what the bucket has, and what was told of their
-// changes adds up to the same.
+// Writers change, remove and create the same documents again. Each reports its own writes to one of
+// two mirrors, late and in any order. Both mirrors end with what the bucket has, and the changes
+// they reported add up to the same.
 func TestAMirrorEndsWithWhatTheBucketHas(t *testing.T) {
 	t.Parallel()
 	s := openStoreOn(t, natstest.Start(t))
@@ -183,8 +183,8 @@ func TestAMirrorsPages(t *testing.T) {
 	}
 }
 
-// Read takes in what the bucket's leader has: what nobody has told the mirror of, and that something is gone,
-// with its marker or without.
+// Read takes in what the bucket's leader has: what nobody has reported to the mirror, and that
+// something is gone, with its marker or without.
 func TestAMirrorReadsWhatItWasNotToldOf(t *testing.T) {
 	t.Parallel()
 	s := openStoreOn(t, natstest.Start(t))
@@ -206,7 +206,7 @@ func TestAMirrorReadsWhatItWasNotToldOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	read("a", "", false)
-	m.Put("a", relay.Connection{ID: "a"}, revision) // told late: it is gone
+	m.Put("a", relay.Connection{ID: "a"}, revision) // reported late: it is gone
 	if _, there := m.Get("a"); there {
 		t.Error("what was removed is there again")
 	}
@@ -220,9 +220,9 @@ func TestAMirrorReadsWhatItWasNotToldOf(t *testing.T) {
 	}
 }
 
-// What was removed without a trace, as when a marker has expired while the watch was cut off, is forgotten
-// with the next list: in the same watch, and in one that begins later. A document can be created over a
-// marker, and when there is none any more.
+// What was removed without a trace, as when a marker has expired while the watch was cut off, is
+// forgotten with the next list: in the same watch, and in one that begins later. A document can be
+// created over a marker, and when there is none any more.
 func TestARemovalIsSeenThoughItsMarkerHasExpired(t *testing.T) {
 	t.Parallel()
 	nc := natstest.Start(t)

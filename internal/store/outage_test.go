@@ -107,9 +107,9 @@ func (o *outage) write(t *testing.T, patience time.Duration) error {
 	return err
 }
 
-// A cluster that loses the leader of a stream, then two of its three nodes: writes fail in the time that they
-// are given and with an error that says how, the outage is logged once, and it ends by itself, also when
-// nobody writes.
+// A cluster loses the leader of a stream, then two of its three nodes. Writes fail in the time that
+// they are given and with an error that shows how, the outage is logged once, and it ends by
+// itself, also when nobody writes.
 func TestAClusterThatLosesItsLeaderAndItsQuorum(t *testing.T) {
 	t.Parallel()
 	cluster := natstest.NewCluster(t)
@@ -240,7 +240,8 @@ func run(t *testing.T, opts *server.Options) *server.Server {
 	return s
 }
 
-// A server that goes away and comes back. Without a connection nothing is sent and everybody is told at once.
+// A server goes away and comes back. Without a connection nothing is sent and every caller gets an
+// error at once.
 func TestAServerThatGoesAway(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -290,8 +291,8 @@ func TestAServerThatGoesAway(t *testing.T) {
 	o.told(t, 1)
 }
 
-// A stream, and a server, that are full by their own limits. When there is room again, also the health of
-// what nobody writes to learns of it.
+// A stream, and a server, that are full by their own limits. When there is room again, also the
+// health of what nobody writes to learns of it.
 func TestAStoreThatIsFull(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -357,8 +358,9 @@ func TestAStoreThatIsFull(t *testing.T) {
 	}
 }
 
-// A page that found no room was taken from the vendor already. Until there is room for as much again the log
-// counts as full, whatever smaller writes it still takes: the next page may be as large.
+// A page that found no room was taken from the vendor already. Until there is room for as much
+// again the log counts as full, even if it still takes smaller writes: the next page may be as
+// large.
 func TestALogThatIsTooFullForWhatWasRefused(t *testing.T) {
 	t.Parallel()
 	const left = 20 << 10
@@ -398,8 +400,8 @@ func TestALogThatIsTooFullForWhatWasRefused(t *testing.T) {
 	}
 }
 
-// A relay that starts while a log is full knows it before it has read anything that it could not store, and
-// learns when there is room.
+// A relay that starts while a log is full knows it before it has read anything that it could not
+// store, and learns when there is room.
 func TestALogThatIsFullAtTheStart(t *testing.T) {
 	t.Parallel()
 	_, nc := single(t, nil)
@@ -436,7 +438,8 @@ func (o *outage) limitInbox(t *testing.T, bytes int64) {
 	}
 }
 
-// What is wrong with what was asked must not be waited for at start; what is wrong with the store must.
+// What is wrong with what was asked must not be waited for at start; what is wrong with the store
+// must.
 func TestWhatWaitingMayMend(t *testing.T) {
 	t.Parallel()
 	_, nc := single(t, func(o *server.Options) { o.JetStream = false })
@@ -458,7 +461,7 @@ func TestWhatWaitingMayMend(t *testing.T) {
 	}
 }
 
-// unheard makes the stream of the polls answer no writes, or answer them again.
+// unheard makes the stream of the polls stop responding to writes, or respond to them again.
 func unheard(t *testing.T, s *store.Store, silent bool) {
 	t.Helper()
 	st, err := s.JetStream().Stream(t.Context(), "KV_relay_polls")
@@ -472,7 +475,8 @@ func unheard(t *testing.T, s *store.Store, silent bool) {
 	}
 }
 
-// What was sent before the end of an outage and is given up after it says nothing of the store as it is now.
+// A write that was sent before the end of an outage and given up after it shows nothing about the
+// store as it is now.
 func TestALateTimeOutIsNoOutage(t *testing.T) {
 	t.Parallel()
 	for what, write := range map[string]func(context.Context, *store.Store, string) error{
@@ -510,8 +514,8 @@ func TestALateTimeOutIsNoOutage(t *testing.T) {
 	}
 }
 
-// A stream of the embedded server that answers nothing any more is not waited for without end: only a start
-// again mends it.
+// A stream of the embedded server that no longer responds is not waited for without end. Only a
+// restart repairs it.
 func TestAStreamThatAnswersNoMore(t *testing.T) {
 	t.Parallel()
 	s := openWith(t, t.TempDir(), store.NewRoomOf(func() (uint64, uint64, error) { return 1 << 30, 4 << 30, nil }))
@@ -526,7 +530,7 @@ func TestAStreamThatAnswersNoMore(t *testing.T) {
 		_, err := s.Polls.Create(ctx, relay.NewID(), relay.Poll{})
 		return err
 	}
-	// An answer breaks the silence.
+	// A response ends the silence.
 	unheard(t, s, true)
 	for range 2 {
 		if err := write(); !errors.Is(err, store.ErrUnclear) {

@@ -9,8 +9,9 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// Owned is a document that the owner of a shard writes. It carries the epoch of the lease under which it
-// was written: of two owners who both take the shard for theirs, the one with the higher epoch is right.
+// Owned is a document that the owner of a shard writes. It carries the epoch of the lease under
+// which it was written: of two owners who both take the shard for theirs, the one with the higher
+// epoch is right.
 type Owned interface{ OwnerEpoch() uint64 }
 
 // Outcome is how a write of an owned document ended.
@@ -18,16 +19,19 @@ type Outcome int
 
 // The outcomes.
 const (
-	// Written: it is stored, by this write or by an earlier one whose answer was lost. A removal: it is not there.
+	// Written: it is stored, by this write or by an earlier one whose response was lost. A removal:
+	// it is not there.
 	Written Outcome = iota
-	// Changed: it was refused. Something else is there: an earlier owner's document, an older one of our
-	// own, or none.
+	// Changed: it was refused. Something else is there: an earlier owner's document, an older one
+	// of our own, or none.
 	Changed
 	// Superseded: it was refused. A later owner has written the document, and the writer must stop.
 	Superseded
-	// Unclear: nobody knows, and it may still be stored. The next write over the same revision finds out.
+	// Unclear: nobody knows, and it may still be stored. The next write over the same revision
+	// finds out.
 	Unclear
-	// NotStored: it was not stored and will not be. The store is away or full, or the document is too large for it.
+	// NotStored: it was not stored and will not be. The store is away or full, or the document is
+	// too large for it.
 	NotStored
 )
 
@@ -39,26 +43,29 @@ type OwnedResult[T Owned] struct {
 	Err   error // why the outcome is not Written
 }
 
-// OwnedRemoval is one removal of RemoveOwned, by an owner of an epoch. Revision 0: whether the document is
-// there is not known.
+// OwnedRemoval is one removal of RemoveOwned, by an owner of an epoch. Revision 0: whether the
+// document is there is not known.
 type OwnedRemoval struct {
 	Removal
 	Epoch uint64
 }
 
-// PutOwned stores documents of a shard's owner in one go, each under the epoch that it carries. This is the one
-// rule for such writes:
+// PutOwned stores documents of a shard's owner in one go, each under the epoch that it carries.
+// This is the one rule for such writes:
 //
-//   - Each is sent once, over the revision given; revision 0 creates it. (It is sent again only over the marker of
-//     a removed document, and while the server refuses to say whether the condition holds.)
-//   - What was refused is read back at the stream's leader. A document of a higher epoch there is Superseded, an
-//     equal one is Written, anything else and nothing is Changed.
-//   - What got no answer is Unclear, and the next write's condition decides. With readUnclear it is read back as
-//     well, for those who cannot wait for a next write; it stays Unclear while the leader has what was there before.
+//   - Each is sent once, over the given revision; revision 0 creates it. (It is sent again only over
+//     the marker of a removed document, and while the server cannot decide whether the condition
+//     holds.)
+//   - A refused write is read back at the stream's leader. If a document of a higher epoch is there,
+//     the outcome is Superseded; if an equal one is there, Written; otherwise Changed.
+//   - A write without a response is Unclear, and the next write's condition decides. With readUnclear
+//     it is read back as well, for callers that cannot wait for a next write. It stays Unclear while
+//     the leader has what was there before.
 //
-// It never writes over what it has found, and it does not ask whether the lease is valid. What Changed means is
-// the caller's to decide. Who goes on takes the revision and writes the present state in the next round. Who has
-// made the document from what was read must read again.
+// It never overwrites what it has found, and it does not check whether the lease is valid. The
+// caller decides what Changed means. A caller that continues takes the revision and writes the
+// present state in the next round. A caller that derived the document from what it read must read
+// again.
 //
 // Two kinds of documents have rules of their own, see Tokens and Lease.
 func PutOwned[T Owned](ctx context.Context, b *Bucket[T], puts []Put[T], readUnclear bool) []OwnedResult[T] {
@@ -82,9 +89,9 @@ func PutOwned[T Owned](ctx context.Context, b *Bucket[T], puts []Put[T], readUnc
 	return results
 }
 
-// RemoveOwned removes documents of a shard's owner in one go, by the same rule: what a later owner has
-// written stays, and what is not there is removed. What got no answer is not read back: removing it again
-// finds out.
+// RemoveOwned removes documents of a shard's owner in one go, by the same rule: what a later owner
+// has written stays, and what is not there counts as removed. A removal without a response is not
+// read back: removing again finds out.
 func RemoveOwned[T Owned](ctx context.Context, b *Bucket[T], removals []OwnedRemoval) []OwnedResult[T] {
 	results := make([]OwnedResult[T], len(removals))
 	key := func(i int) string { return removals[i].Key }
@@ -126,7 +133,7 @@ func RemoveOwned[T Owned](ctx context.Context, b *Bucket[T], removals []OwnedRem
 	return results
 }
 
-// take notes what the store said to a write.
+// take records how the store responded to a write.
 func (o *OwnedResult[T]) take(r Result) {
 	*o = OwnedResult[T]{Err: r.Err}
 	switch {
@@ -141,7 +148,8 @@ func (o *OwnedResult[T]) take(r Result) {
 	}
 }
 
-// found notes what is there in the place of a write under an epoch that was refused, or got no answer.
+// found records what is there in the place of a write under an epoch that was refused, or got no
+// response.
 func (o *OwnedResult[T]) found(there Present[T], epoch uint64) {
 	switch {
 	case there.Err == nil && !there.Deleted && there.Value.OwnerEpoch() > epoch:
@@ -158,8 +166,8 @@ func (o *OwnedResult[T]) found(there Present[T], epoch uint64) {
 // readBackMost is how many documents are read back at a time.
 const readBackMost = 64
 
-// readBack reads documents at the leader. Once the leader does not answer, the rest are not asked for:
-// after an outage there may be thousands.
+// readBack reads documents at the leader. Once the leader does not respond, the rest are not asked
+// for: after an outage there may be thousands.
 func readBack[T Owned](ctx context.Context, b *Bucket[T], which []int, key func(int) string) []Present[T] {
 	found := make([]Present[T], 0, len(which))
 	keys := make([]string, len(which))

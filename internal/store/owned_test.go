@@ -58,11 +58,11 @@ func newOwnedWorld(t *testing.T) *ownedWorld {
 	return w
 }
 
-// errMeeting is what a cluster answers while another write of the same subject is in its way.
+// errMeeting is how a cluster responds while another write of the same subject is in progress.
 var errMeeting = fmt.Errorf("%w: %w", store.ErrUnclear, &jetstream.APIError{ErrorCode: jetstream.JSErrCodeStreamWrongLastSequenceConstant})
 
-// What is there in the place of a write: what was there when it was made, our very document, an older one
-// of our own, another owner's, or nothing.
+// What is there in the place of a write: what was there when it was made, our very document, an
+// older one of our own, another owner's, or nothing.
 const (
 	unchanged = "unchanged"
 	same      = "same"
@@ -174,7 +174,7 @@ func (w *ownedWorld) write(t *testing.T, fate, place string, readUnclear, remove
 		want = store.NotStored
 		before = func() error { return store.ErrTooLarge }
 	}
-	if fate == "lagging node" { // whoever asks a copy is told what was there before
+	if fate == "lagging node" { // a reader of a copy gets what was there before
 		stale, err := w.nc.Subscribe("$JS.API.DIRECT.GET.KV_relay_polls.>", func(*nats.Msg) { t.Error("a copy was asked that may lag") })
 		if err != nil {
 			t.Fatal(err)
@@ -257,8 +257,8 @@ func TestCreationOverAMarker(t *testing.T) {
 	}
 }
 
-// After an outage thousands of writes may be unclear at once. While the leader does not answer they are not
-// all asked for.
+// After an outage thousands of writes may be unclear at once. While the leader does not answer they
+// are not all asked for.
 func TestReadingBackEndsWithTheLeader(t *testing.T) {
 	t.Parallel()
 	w := newOwnedWorld(t)
@@ -284,7 +284,7 @@ func TestReadingBackEndsWithTheLeader(t *testing.T) {
 	}
 }
 
-// Keys of shards 5 and 50, and of orders with dots, are told apart.
+// Keys of shards 5 and 50, and of orders with dots, are not confused.
 func TestCursorKeys(t *testing.T) {
 	t.Parallel()
 	shards := map[int]string{}

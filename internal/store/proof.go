@@ -5,8 +5,8 @@ import (
 	"path/filepath"
 )
 
-// Proof returns something that only these keys open at the same place: who keeps it can tell later whether
-// keys are the right ones.
+// Proof returns something that only these keys open at the same place. With it a later caller can
+// check whether keys are the right ones.
 func (s *Sealer) Proof(place string) ([]byte, error) { return s.seal(place, place) }
 
 // CheckProof returns an error wrapping ErrSealed if none of these keys made the proof.

@@ -11,22 +11,22 @@ import (
 )
 
 const (
-	// readerIdle is how long the server keeps a reader's state after its last request: a reader that crashed
-	// leaves no more than that.
+	// readerIdle is how long the server keeps a reader's state after its last request: a reader
+	// that crashed leaves no more than that.
 	readerIdle = 30 * time.Second
-	// readerPatience is how long a reader may answer nothing although messages are waiting for it. A new
-	// leader takes up to 9 s.
+	// readerPatience is how long a reader may send nothing although messages are waiting for it. A
+	// new leader takes up to 9 s.
 	readerPatience = 10 * time.Second
-	// unheardMost is how long a reader that was made just now is asked again while nobody seems to listen for
-	// it, unheardWait apart.
+	// unheardMost is how long a reader that was made just now is asked again while nobody seems to
+	// listen for it, unheardWait apart.
 	unheardMost = 2 * time.Second
 	unheardWait = 25 * time.Millisecond
 	// readerEnd bounds ending one. If that fails, readerIdle ends it.
 	readerEnd = time.Second
 )
 
-// errSilence reports that messages were sent to a reader that did not get them: the client library waits a
-// second for the next one, and the server sends none twice.
+// errSilence reports that messages were sent to a reader that did not get them: the client library
+// waits a second for the next one, and the server sends none twice.
 var errSilence = errors.New("messages were lost on their way to the reader")
 
 // reader reads what a stream holds now. Its state is in one server's memory.
@@ -40,7 +40,7 @@ type reader struct {
 	last     uint64 // the sequence of the last one
 }
 
-// reader makes one; c says where it begins and what it reads. Whoever makes one ends it.
+// reader creates a reader; c sets where it begins and what it reads. The caller must end it.
 func (s *Store) reader(ctx context.Context, stream string, c jetstream.ConsumerConfig) (*reader, error) {
 	c.AckPolicy, c.MemoryStorage, c.Replicas, c.InactiveThreshold = jetstream.AckNonePolicy, true, 1, readerIdle
 	r := &reader{s: s, stream: stream, config: c}
@@ -50,8 +50,8 @@ func (s *Store) reader(ctx context.Context, stream string, c jetstream.ConsumerC
 	return r, nil
 }
 
-// readNow calls each with what c selects of a stream now, in all at most most messages. It returns how many
-// there were when it began, and whether as many came as that says (read).
+// readNow calls each with what c selects of a stream now, at most with most messages. It returns
+// how many there were when it began, and whether as many came as were counted (see read).
 func (s *Store) readNow(
 	ctx context.Context, stream string, c jetstream.ConsumerConfig, most uint64, each func(Message),
 ) (there uint64, full bool, err error) {
@@ -79,8 +79,8 @@ func (r *reader) begin(ctx context.Context) error {
 	return nil
 }
 
-// again begins again behind the last message that came. What is read by subject begins from the start: its
-// order is not the stream's alone.
+// again begins again behind the last message that came. What is read by subject begins from the
+// start: its order is not the stream's alone.
 func (r *reader) again(ctx context.Context) (whole bool, err error) {
 	r.end()
 	switch {
@@ -99,10 +99,10 @@ func (r *reader) end() {
 	_ = r.s.js.DeleteConsumer(ctx, r.stream, r.consumer.CachedInfo().Name)
 }
 
-// read calls each with up to want messages, and returns whether so many came. Fewer come when what was
-// counted has gone meanwhile, or was counted wrong (overwritten): which of the two it was is the leader's to
-// say. Else none is left out; where a reader reads the last ones by subject, one may come twice. A reader
-// whose server has died ends in ErrUnavailable.
+// read calls each with up to want messages, and returns whether that many came. Fewer come when
+// messages that were counted have gone meanwhile, or were counted wrong (overwritten). Only the
+// leader can report which of the two it was. Otherwise none is left out; where a reader reads the
+// last ones by subject, one may come twice. A reader whose server has died ends in ErrUnavailable.
 func (r *reader) read(ctx context.Context, want uint64, each func(Message)) (full bool, err error) {
 	progress := time.Now()
 	full = true
@@ -119,8 +119,8 @@ func (r *reader) read(ctx context.Context, want uint64, each func(Message)) (ful
 		}
 		switch {
 		case errors.Is(err, nats.ErrNoResponders) && time.Since(progress) < unheardMost:
-			// On a cluster the reader lives on another server, which may have answered before ours has heard
-			// that it listens.
+			// On a cluster the reader lives on another server, which may have responded before ours
+			// has learned that it listens.
 			pause(ctx, unheardWait)
 			continue
 		case errors.Is(err, errSilence): // seen below
@@ -129,7 +129,7 @@ func (r *reader) read(ctx context.Context, want uint64, each func(Message)) (ful
 		case n > 0:
 			continue
 		}
-		// An empty fetch is not the end: the reader's own count says what is left.
+		// An empty fetch is not the end: the reader's own count shows what is left.
 		now, err := r.consumer.Info(ctx)
 		if err != nil {
 			return false, classify(err)

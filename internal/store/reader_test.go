@@ -19,8 +19,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// silence is a dialer whose connection shows nothing for a while after a reader has asked for messages, or
-// after some of them have come: a client that stands still, or a server that does.
+// silence is a dialer whose connection shows nothing for a while after a reader has asked for
+// messages, or after some of them have come: a client that stands still, or a server that does.
 type silence struct {
 	mu     sync.Mutex
 	pulls  int // that are passed over before
@@ -75,8 +75,8 @@ func (c *silent) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// The client library gives up on messages that let a second pass, and the server does not send them a second
-// time. Whatever is read must be whole all the same.
+// The client library gives up on messages that let a second pass, and the server does not send them
+// a second time. All the same, everything that is read must be complete.
 func TestNothingIsLostWhenAReaderStandsStill(t *testing.T) {
 	t.Parallel()
 	s := &silence{}
@@ -130,8 +130,8 @@ func TestNothingIsLostWhenAReaderStandsStill(t *testing.T) {
 	}
 }
 
-// While one document is overwritten all the time the server counts it as gone before it counts it as there:
-// its word that nothing is left must not be taken for the end of what nobody touches.
+// While one document is overwritten all the time the server counts it as gone before it counts it
+// as there: its word that nothing is left must not be taken for the end of what nobody touches.
 func TestWhatNobodyTouchesIsListedBesideWhatIsOverwritten(t *testing.T) {
 	t.Parallel()
 	_, nc := single(t, nil)

@@ -8,22 +8,26 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// RequestTTL is how long a request with an Idempotency-Key is remembered after the last thing that happened to it.
+// RequestTTL is how long a request with an Idempotency-Key is remembered after the last thing that
+// happened to it.
 const RequestTTL = 24 * time.Hour
 
-// IdempotentRequest is a request that may come again and must then come to the same. Everything but whose it
-// is lies sealed: the answer may hold a secret that is shown once, what the request's secrets are made of is
-// as good as they are, and a fingerprint of a short body tells the body.
+// IdempotentRequest is a request that may be repeated and must then have the same result.
+// Everything but its caller is sealed. The response may hold a secret that is shown once. The seed
+// of the request's secrets is as good as the secrets. A fingerprint of a short body reveals the
+// body.
 type IdempotentRequest struct {
 	Caller string // whose it is
-	// RunningUntil is until when whoever runs it is left alone; the zero time: nobody does.
+	// RunningUntil is until when the process that runs the request is left alone. The zero time
+	// means that none does.
 	RunningUntil time.Time
-	// Fingerprint is what the request was, Seed what ids and secrets are made of by whoever runs it, again if need be.
+	// Fingerprint is what the request was. Seed is what the process that runs it makes ids and
+	// secrets from, again if need be.
 	Fingerprint, Seed []byte
 	Answer            *StoredAnswer // nil: it is not known to have succeeded
 }
 
-// StoredAnswer is what a request was answered.
+// StoredAnswer is the response to a request.
 type StoredAnswer struct {
 	Status      int    `json:"status"`
 	ETag        string `json:"etag,omitempty"`

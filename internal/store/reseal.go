@@ -20,24 +20,25 @@ import (
 )
 
 const (
-	// resealAtOnce is how many documents are rewritten together, resealPause the rest after them: refreshes
-	// and polls need the store too.
+	// resealAtOnce is how many documents are rewritten together, resealPause the rest after them:
+	// refreshes and polls need the store too.
 	resealAtOnce = 32
 	resealPause  = 50 * time.Millisecond
-	// What is encrypted with which key is counted again this often: soon while something is left, seldom
-	// while one key does it all.
+	// What is encrypted with which key is counted again this often: soon while something is left,
+	// seldom while one key does it all.
 	recountLeft = 5 * time.Second
 	recountMany = 5 * time.Minute
 	recountOne  = time.Hour
-	// keysNamed bounds how many keys that are not given are told apart.
+	// keysNamed bounds how many keys that are not given are listed separately.
 	keysNamed = 16
 )
 
-// sealedBucket is a bucket whose documents hold something sealed. Whoever seals something in another bucket
-// adds it to sealedBuckets.
+// sealedBucket is a bucket whose documents hold something sealed. Code that seals something in
+// another bucket must add it to sealedBuckets.
 type sealedBucket struct {
 	name topology.BucketName
-	// holders returns the parts of a document that have a field `sealed`, and the place that each is bound to.
+	// holders returns the parts of a document that have a field `sealed`, and the place that each
+	// is bound to.
 	holders func(key string, doc map[string]json.RawMessage) ([]sealedHolder, error)
 	// life is how long the rewritten document stays; nil: for good.
 	life func(doc map[string]json.RawMessage) time.Duration
@@ -66,7 +67,8 @@ func whole(place string) func(string, map[string]json.RawMessage) ([]sealedHolde
 	}
 }
 
-// attemptsOf are the attempts of a consent link. They are put back into the document by whoever has rewritten one.
+// attemptsOf returns the attempts of a consent link. Code that rewrites one must put it back into
+// the document.
 func attemptsOf(key string, doc map[string]json.RawMessage) ([]sealedHolder, error) {
 	if len(doc["attempts"]) == 0 {
 		return nil, nil
@@ -110,9 +112,9 @@ type KeyStatus struct {
 // Through reports whether the key that encrypts is the only one that is needed.
 func (s KeyStatus) Through() bool { return !s.CheckedAt.IsZero() && s.Left == 0 }
 
-// Resealer encrypts again with the first key what others have encrypted. Any number of replicas may do so at
-// once: each write is made only over what was read, and changes nothing but the ciphertext. What it was amid
-// when it ended it finds again by looking.
+// Resealer encrypts again with the first key what other keys have encrypted. Any number of replicas
+// may do so at once: each write is conditional on what was read, and changes only the ciphertext. A
+// resealer that was interrupted finds the rest by looking again.
 type Resealer struct {
 	s           *Store
 	log         *slog.Logger
@@ -194,7 +196,7 @@ func (r *Resealer) Run(ctx context.Context) {
 	}
 }
 
-// tell writes into the log what an operator must know before a key is taken away.
+// tell logs what an operator must know before a key is taken away.
 func (r *Resealer) tell(ctx context.Context, s KeyStatus) {
 	for _, k := range s.Keys {
 		if !k.Given && k.Secrets > 0 {
@@ -311,8 +313,8 @@ type resealed struct {
 	raw json.RawMessage
 }
 
-// reseal returns a document encrypted by the first key, which keys it is encrypted with, and whether it has
-// to be rewritten. What cannot be read stays as it is.
+// reseal returns a document encrypted by the first key, which keys it is encrypted with, and
+// whether it has to be rewritten. What cannot be read stays as it is.
 func (r *Resealer) reseal(ctx context.Context, of sealedBucket, e Entry[json.RawMessage]) (next resealed, keys []uint32, changed bool) {
 	bad := func(err error) (resealed, []uint32, bool) {
 		r.log.ErrorContext(ctx, "a stored document cannot be read, nor encrypted again", "bucket", string(of.name), "key", e.Key, "error", err)

@@ -69,8 +69,8 @@ func TestKeysetsComeInLists(t *testing.T) {
 	}
 }
 
-// Everything that anything seals is encrypted again, by several at once, while others write; then the old key
-// is not needed.
+// Everything that anything seals is encrypted again, by several at once, while others write; then
+// the old key is not needed.
 func TestTheFirstKeyTakesOverWhatAnotherHasEncrypted(t *testing.T) {
 	t.Parallel()
 	nc := natstest.Start(t)
@@ -135,7 +135,8 @@ func TestTheFirstKeyTakesOverWhatAnotherHasEncrypted(t *testing.T) {
 		}
 		revision = currentRevision(t, nc, "KV_relay_tokens", "$KV.relay_tokens.c5")
 	}
-	// They may have been through before the last of these writes; whoever starts after it finds what is left.
+	// They may have passed these documents before the last of these writes. One that starts after
+	// it finds what is left.
 	interrupt()
 	both, stop := start()
 	defer stop()
@@ -175,7 +176,7 @@ func TestTheFirstKeyTakesOverWhatAnotherHasEncrypted(t *testing.T) {
 	if secrets, err := only.OpenConsent("link", "attempt", link.Attempts[0].Sealed); err != nil || secrets.Verifier != "v" {
 		t.Errorf("consent: %v", err)
 	}
-	// Without the new key the old one opens nothing, and says which key is missing.
+	// Without the new key the old one opens nothing, and the error names the missing key.
 	r := store.NewResealer(openWithKeys(t, nc, before), nil, slog.New(slog.DiscardHandler))
 	look, end := context.WithCancel(ctx)
 	running.Go(func() { r.Run(look) })
@@ -220,7 +221,8 @@ func (l *lockedLog) String() string {
 	return l.b.String()
 }
 
-// Whoever seals something in a new place must say so in sealedBuckets, or a rotation of the keys would leave it behind.
+// Code that seals something in a new place must add it to sealedBuckets, or a rotation of the keys
+// would leave it behind.
 func TestEveryPlaceThatIsSealedIsKnownToTheResealer(t *testing.T) {
 	t.Parallel()
 	known := []string{"callback ", "consent ", "request ", "tokens "}

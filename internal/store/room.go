@@ -9,24 +9,26 @@ import (
 )
 
 const (
-	// reserve is the free space, in bytes, below which the embedded store takes no more writes: several of
-	// the largest pages, and what the server writes by itself. On a small disk it is a quarter.
+	// reserve is the free space, in bytes, below which the embedded store takes no more writes:
+	// several of the largest pages, and what the server writes by itself. On a small disk it is a
+	// quarter.
 	reserve = 64 << 20
-	// roomFor is how long the disk is believed to be as it was: at most some megabytes are written in that time.
+	// roomFor is how long the disk is believed to be as it was: at most some megabytes are written
+	// in that time.
 	roomFor = 100 * time.Millisecond
 )
 
-// Room watches the free space of the disk that the embedded server writes to, and how large a file this
-// process may write. A stream of the server that has once failed to write takes no writes any more until the
-// server is started again, also when there is space again: so it is with a full disk, and with a file over
-// RLIMIT_FSIZE (nats-server 2.15.2: the write is never answered, and every later one neither, also after the
-// limit is lifted; the other streams go on; the process survives the signal). A page of the vendor's queue
-// that was read by then would wait in memory in vain. So writes are refused before: that ends by itself when
-// there is room again. What gets through all the same (a quota, a broken disk) Store.Run ends the program
-// for.
+// Room watches the free space of the disk that the embedded server writes to, and how large a file
+// this process may write. A stream that has once failed to write takes no writes until the server
+// restarts, even when there is space again. A full disk causes this, and so does a file over
+// RLIMIT_FSIZE. (With nats-server 2.15.2 that write never gets a response, nor does any later one,
+// also after the limit is lifted; the other streams go on; the process survives the signal.) A page
+// of the vendor's queue that was read by then would wait in memory in vain. So writes are refused
+// before that point, and accepted again when there is room. For failures that get through all the
+// same (a quota, a broken disk), Store.Run ends the program.
 type Room struct {
 	free  func() (free, total uint64, err error)
-	every time.Duration // how long what it answered is believed
+	every time.Duration // how long its last result is believed
 	limit func() uint64 // of a file's size; asked every time, as it is cheap and may be lowered at once
 
 	mu   sync.Mutex
@@ -47,8 +49,8 @@ func NewRoom(dir string) *Room {
 	}}
 }
 
-// fileLimit returns the size in bytes that no file of this process may pass. Where it cannot be asked the
-// write itself has to tell.
+// fileLimit returns the size in bytes that no file of this process may pass. Where it is not known,
+// the write itself fails.
 func fileLimit() uint64 {
 	var l syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_FSIZE, &l) != nil {
@@ -57,8 +59,9 @@ func fileLimit() uint64 {
 	return l.Cur
 }
 
-// check returns an error wrapping ErrUnavailable if there is no room for a write. What exists nowhere else (a
-// page read from the vendor, a rotated token) may use half of the reserve. Nil has room for all.
+// check returns an error wrapping ErrUnavailable if there is no room for a write. What exists
+// nowhere else (a page read from the vendor, a rotated token) may use half of the reserve. Nil has
+// room for all.
 func (r *Room) check(precious bool) error {
 	if r == nil {
 		return nil
@@ -70,7 +73,7 @@ func (r *Room) check(precious bool) error {
 	defer r.mu.Unlock()
 	if now := time.Now(); r.at.IsZero() || now.Sub(r.at).Abs() >= r.every {
 		free, total, err := r.free()
-		if err != nil { // then the write itself has to tell
+		if err != nil { // then the write itself fails
 			return nil
 		}
 		r.at, r.have, r.left = now, free, float64(free)/float64(max(min(reserve, total/4), 1))
@@ -81,8 +84,8 @@ func (r *Room) check(precious bool) error {
 	return &noRoom{fmt.Sprintf("the disk of the data directory has only %d MiB free", r.have>>20)}
 }
 
-// checkLimit takes a limit below the reserve for no room, although the server's files begin small: they grow
-// to 8 MiB and one message.
+// checkLimit takes a limit below the reserve for no room, although the server's files begin small:
+// they grow to 8 MiB and one message.
 func (r *Room) checkLimit(precious bool) error {
 	if r.limit == nil {
 		return nil

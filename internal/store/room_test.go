@@ -10,8 +10,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// A full disk ends a stream of the server for good, so nothing is written any more before it is full; what
-// exists nowhere else may use half of the reserve.
+// A full disk ends a stream of the server for good, so nothing is written any more before it is
+// full; what exists nowhere else may use half of the reserve.
 func TestNothingIsWrittenWithoutRoom(t *testing.T) {
 	t.Parallel()
 	const gigabyte = 1 << 30

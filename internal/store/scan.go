@@ -81,8 +81,9 @@ func (s *Store) one(ctx context.Context, stream string, atLeader jsapi.Selection
 	return fromRaw(m), nil
 }
 
-// scan returns up to most messages of the filters from a sequence (or, if since is set, from a time) on, and
-// whether more are there. An answer without more ends where the stream ended when it was asked for.
+// scan returns up to most messages of the filters from a sequence (or, if since is set, from a
+// time) on, and whether more are there. A result without more ends where the stream ended when it
+// was asked for.
 func (s *Store) scan(ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int) ([]Message, bool, error) {
 	var all uint64
 	return s.scanCounted(ctx, stream, from, since, filters, most, &all)
@@ -91,7 +92,7 @@ func (s *Store) scan(ctx context.Context, stream string, from uint64, since time
 // scanChunk is for how many messages a scan makes room at first.
 const scanChunk = 256
 
-// scanCounted is scan; all becomes how many there are, whatever most is.
+// scanCounted is scan; all is set to how many there are, regardless of most.
 func (s *Store) scanCounted(
 	ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int, all *uint64,
 ) ([]Message, bool, error) {
@@ -128,13 +129,13 @@ func (s *Store) scanCounted(
 	return append(messages, left...), more, nil
 }
 
-// overwritten reports whether a stream is a bucket: of what is overwritten while it is counted a server
-// counts the old message as gone before it counts the new one as there, so that its count is too low by as
-// many, already when a reader is made.
+// overwritten reports whether a stream is a bucket: of what is overwritten while it is counted a
+// server counts the old message as gone before it counts the new one as there, so that its count is
+// too low by as many, already when a reader is made.
 func overwritten(stream string) bool { return strings.HasPrefix(stream, "KV_") }
 
-// Tail reads a log from a sequence on and then follows it. It survives a lost connection and a change of
-// leader by itself.
+// Tail reads a log from a sequence on and then follows it. It survives a lost connection and a
+// change of leader by itself.
 type Tail struct {
 	messages jetstream.MessagesContext
 	stream   string

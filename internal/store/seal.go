@@ -19,14 +19,15 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// KeyFile is the name of the key file that the embedded mode makes beside its data on first start. It must
-// not be in a backup of the data: whoever has both can read every secret.
+// KeyFile is the name of the key file that the embedded mode makes beside its data on first start.
+// It must not be in a backup of the data: anyone who has both can read every secret.
 const KeyFile = "encryption-keys.json"
 
 // ErrSealed reports that secrets were encrypted with a key that this process does not have.
 var ErrSealed = errors.New("none of the encryption keys fits (RELAY_ENCRYPTION_KEYS)")
 
-// Sealer encrypts what must not lie on the disk in the clear. Every ciphertext is bound to the place it lies in.
+// Sealer encrypts what must not lie on the disk in the clear. Every ciphertext is bound to the
+// place it lies in.
 type Sealer struct {
 	aead     tink.AEAD
 	primary  uint32   // the id of the key that encrypts
@@ -46,8 +47,8 @@ func NewKeys() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// NewSealer reads a Tink keyset in JSON, or several: see mergeKeysets. The primary key of the first encrypts,
-// all keys of all decrypt.
+// NewSealer reads a Tink keyset in JSON, or several: see mergeKeysets. The primary key of the first
+// encrypts, all keys of all decrypt.
 func NewSealer(keys []byte) (*Sealer, error) {
 	merged, primary, readable, err := mergeKeysets(keys)
 	if err != nil {
@@ -91,7 +92,8 @@ func KeysFromFile(dir string) ([]byte, error) {
 	if keys, err = NewKeys(); err != nil {
 		return nil, err
 	}
-	// Written aside and renamed, so that a crash leaves a whole file or none; synced, as losing it loses every token.
+	// Written aside and renamed, so that a crash leaves a whole file or none; synced, as losing it
+	// loses every token.
 	f, err := os.CreateTemp(dir, KeyFile+".*")
 	if err != nil {
 		return nil, fmt.Errorf("make the file of encryption keys: %w", err)
@@ -108,7 +110,7 @@ func KeysFromFile(dir string) ([]byte, error) {
 	return keys, nil
 }
 
-// Fingerprint names a keyset without telling anything of it: eight bytes of its hash.
+// Fingerprint names a keyset without revealing it: eight bytes of its hash.
 func Fingerprint(keys []byte) string {
 	sum := sha256.Sum256(keys)
 	return hex.EncodeToString(sum[:8])
@@ -162,7 +164,8 @@ func (c callbackCodec) decode(key string, b []byte) (relay.Callback, error) {
 	return stored.Callback, err
 }
 
-// SealedCallback is a callback as it is stored: its secrets are not decrypted, and Callback.Secrets is empty.
+// SealedCallback is a callback as it is stored: its secrets are not decrypted, and Callback.Secrets
+// is empty.
 type SealedCallback struct {
 	relay.Callback
 	sealed []byte

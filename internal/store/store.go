@@ -45,8 +45,8 @@ type Store struct {
 	Buckets
 }
 
-// Buckets are the buckets as typed stores. Three are there twice: to be read without decrypting or decoding
-// all of a document.
+// Buckets are the buckets as typed stores. Three are there twice: to be read without decrypting or
+// decoding all of a document.
 type Buckets struct {
 	Connections     *Bucket[relay.Connection]
 	Clients         *Bucket[relay.Client]
@@ -81,7 +81,7 @@ func ReconciledConnection(key string) string { return key[strings.LastIndexByte(
 // Open creates or updates the streams and buckets and returns the typed stores over them.
 func Open(ctx context.Context, c Config) (*Store, error) {
 	js, err := jetstream.New(c.Conn, jetstream.WithPublishAsyncMaxPending(maxPending),
-		jetstream.WithPublishAsyncTimeout(2*writeTimeout)) // an answer that a change of leader has lost must not keep its place for ever
+		jetstream.WithPublishAsyncTimeout(2*writeTimeout)) // a response that is lost must not keep its place for ever
 	if err != nil {
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
@@ -129,7 +129,7 @@ func opens[T any](s *Store, b **Bucket[T], name topology.BucketName, c codec[T])
 	}
 }
 
-// Health returns whether the store takes writes and answers reads.
+// Health returns the health of the store: whether it takes writes and serves reads.
 func (s *Store) Health() *Health { return s.health }
 
 // Topology returns the names the store stands on.

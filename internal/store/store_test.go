@@ -104,8 +104,8 @@ func TestPutAllEndsEachForItself(t *testing.T) {
 	}
 }
 
-// A lane that was changed and then removed must stay away when the process is killed: what it held before
-// would be delivered again.
+// A lane that was changed and then removed must stay away when the process is killed: what it held
+// before would be delivered again.
 func TestWhatIsRemovedDoesNotComeBack(t *testing.T) {
 	t.Parallel()
 	dir, ctx := t.TempDir(), t.Context()
@@ -403,8 +403,8 @@ func TestRemovalIsConditionalOnTheRevision(t *testing.T) {
 	}
 }
 
-// Only the lease's bucket and those with markers know documents that go by themselves; both the first write
-// and a later one say for how long.
+// Only the lease's bucket and those with markers support documents that expire. Both the first
+// write and a later one set for how long.
 func TestADocumentWithATimeGoesByItself(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir())

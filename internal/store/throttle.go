@@ -9,8 +9,9 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// throttleKey is the key in relay_owners of what the vendor has asked of the relays by its 429s. Each
-// replica's record says the same of that replica, and goes with it; this stays for those that start later.
+// throttleKey is the key in relay_owners of what the vendor has asked of the relays by its 429s.
+// Each replica's record holds the same for that replica, and goes with it. This document stays for
+// those that start later.
 const throttleKey = "throttle"
 
 // throttleTries bounds how often the document is contested by other replicas in a row.

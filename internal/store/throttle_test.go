@@ -8,8 +8,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// What the vendor asks of several replicas at once is kept together, for those that start later; what asks
-// for less changes nothing.
+// What the vendor asks of several replicas at once is kept together, for those that start later;
+// what asks for less changes nothing.
 func TestWhatTheVendorAsksIsKept(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir())

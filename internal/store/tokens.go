@@ -12,8 +12,9 @@ import (
 
 // Tokens holds each connection's token pair, encrypted. It implements audatex.TokenStore.
 //
-// Its writes do not follow the rule of PutOwned: what the vendor has answered to a refresh is written also over a
-// document of a higher epoch. The old refresh token is spent, and stepping back would lose the only new one.
+// Its writes do not follow the rule of PutOwned: the vendor's response to a refresh is written even
+// over a document of a higher epoch. The old refresh token is spent, and stepping back would lose
+// the only new one.
 type Tokens struct{ bucket *Bucket[relay.TokenRecord] }
 
 // Token returns the connection's record and its revision; relay.ErrNoToken if there is none.
@@ -25,7 +26,8 @@ func (t *Tokens) Token(ctx context.Context, connection string) (relay.TokenRecor
 	return rec, rev, err
 }
 
-// SaveToken stores the record over a revision (0: there is none yet); relay.ErrTokenChanged if it is at another one.
+// SaveToken stores the record over a revision (0: there is none yet); relay.ErrTokenChanged if it
+// is at another one.
 func (t *Tokens) SaveToken(ctx context.Context, connection string, rec relay.TokenRecord, revision uint64) (uint64, error) {
 	var err error
 	if revision == 0 {
@@ -51,7 +53,8 @@ func (t *Tokens) DeleteAt(ctx context.Context, connection string, revision uint6
 
 type tokenCodec struct{ sealer *Sealer }
 
-// storedToken is a token record as it lies on the disk: what is no secret stands in the clear, for operators.
+// storedToken is a token record as it lies on the disk: what is no secret stands in the clear, for
+// operators.
 type storedToken struct {
 	Epoch                uint64               `json:"epoch"`
 	Generation           string               `json:"generation"`

@@ -12,28 +12,30 @@ import (
 )
 
 const (
-	// lookEvery is how often the store is looked at while something fails, lookTimeout how long one look may take.
+	// lookEvery is how often the store is looked at while something fails, lookTimeout how long one
+	// look may take.
 	lookEvery   = time.Second
 	lookTimeout = 2 * time.Second
 	// trialMost bounds the size of the write that tries whether there is room again.
 	trialMost = 256 << 10
-	// startRoom is what a log must have left when the relay starts and before it goes on after the log was
-	// full, or an eighth of its limit if that is less: a full page of a hundred notifications has about as
-	// much.
+	// startRoom is what a log must have left when the relay starts and before it goes on after the
+	// log was full, or an eighth of its limit if that is less: a full page of a hundred
+	// notifications has about as much.
 	startRoom = 64 << 10
-	// trialKey is the key of the trial in relay_lanes, which takes what expires by itself; trialTTL is when.
+	// trialKey is the key of the trial in relay_lanes, which takes what expires by itself; trialTTL
+	// is when.
 	trialKey = "trial"
 	trialTTL = time.Minute
 )
 
-// ErrDead reports that the embedded server has given a stream up: it has failed to write once, answers
-// nothing since, and only a start again mends that.
+// ErrDead reports that the embedded server has given a stream up: a write has failed once, nothing
+// gets a response since, and only a restart repairs that.
 var ErrDead = errors.New("the embedded NATS server no longer answers writes to a stream, although there is room; it must be started anew")
 
-// Run looks after the store's health until ctx ends: a connection that is lost is trouble although nobody
-// writes, and what has failed is tried again every second although nobody else does. While nothing fails it
-// sends nothing. With an embedded server it ends with ErrDead once a stream is beyond waiting for; an
-// external cluster is its operators' to mend.
+// Run looks after the store's health until ctx ends: a connection that is lost is trouble although
+// nobody writes, and what has failed is tried again every second although nobody else does. While
+// nothing fails it sends nothing. With an embedded server it ends with ErrDead once a stream is
+// beyond waiting for; an external cluster is its operators' to mend.
 func (s *Store) Run(ctx context.Context) error {
 	status := s.conn.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED)
 	defer s.conn.RemoveStatusListener(status)
@@ -94,8 +96,8 @@ func (s *Store) look(ctx context.Context) {
 	}
 }
 
-// takes reports whether the store takes a write of a size: a removal of what is not there, which nobody reads
-// and which expires.
+// takes reports whether the store takes a write of a size: a removal of what is not there, which
+// nobody reads and which expires.
 func (s *Store) takes(ctx context.Context, size int) bool {
 	m := nats.NewMsg(s.Lanes.subject(trialKey))
 	m.Header.Set(headerOperation, "PURGE")
@@ -104,8 +106,9 @@ func (s *Store) takes(ctx context.Context, size int) bool {
 	return err == nil
 }
 
-// fullLogs notes which logs are full already. Whoever starts would learn of it by a refused write only, and
-// the first one into the inbox is a page that by then exists nowhere else.
+// fullLogs records which logs are full already. A relay that starts would otherwise learn of it
+// only by a refused write, and the first write into the inbox is a page that by then exists nowhere
+// else.
 func (s *Store) fullLogs(ctx context.Context) error {
 	for _, stream := range []string{s.topo.Inbox(), s.topo.Events(), s.topo.Attempts()} {
 		st, err := s.js.Stream(ctx, stream)
@@ -164,8 +167,8 @@ func (s *Store) streamOf(subject string) string {
 	return s.topo.Events()
 }
 
-// Readable reports by its error whether the store answers reads: one message of the public log is asked for,
-// which any server that keeps a copy of the log may answer.
+// Readable returns an error if the store serves no reads. It asks for one message of the public
+// log, which any server that keeps a copy of the log may serve.
 func (s *Store) Readable(ctx context.Context) error {
 	_, err := s.get(ctx, s.topo.Events(), 1)
 	if errors.Is(err, ErrNotFound) { // the server has looked

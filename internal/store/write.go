@@ -11,23 +11,24 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// writeTimeout bounds one write. A cluster's change of leader takes 4 to 9 s; a write that waits longer is
-// better read back.
+// writeTimeout bounds one write. A cluster's change of leader takes 4 to 9 s; a write that waits
+// longer is better read back.
 const writeTimeout = 10 * time.Second
 
-// A replicated stream refuses a conditional write while another of the same subject is on its way to the
-// followers: only when that has ended is it known whether the condition holds. So the write is sent again, as
-// a rule once.
+// A replicated stream refuses a conditional write while another of the same subject is on its way
+// to the followers: only when that has ended is it known whether the condition holds. So the write
+// is sent again, as a rule once.
 const (
-	// inFlightMost is how long it is sent again, inFlightFirst to inFlightPause apart, if its caller has
-	// inFlightLeast left for the answer.
+	// inFlightMost is how long it is sent again, inFlightFirst to inFlightPause apart, if its
+	// caller has inFlightLeast left for the response.
 	inFlightMost  = 5 * time.Second
 	inFlightFirst = 4 * time.Millisecond
 	inFlightPause = 50 * time.Millisecond
 	inFlightLeast = 250 * time.Millisecond
 )
 
-// inFlight reports whether a write was refused, and not stored, as another of its subject was under way.
+// inFlight reports whether a write was refused, and not stored, as another of its subject was under
+// way.
 func inFlight(err error) bool {
 	api := (*jetstream.APIError)(nil)
 	return errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant
@@ -64,8 +65,9 @@ type Write struct {
 	Size    int
 }
 
-// Gate sees every write before it is sent and after it was answered. An error from Before keeps the write
-// from being sent; one from After hides its answer, as a crash right there would. Only tests set one.
+// Gate sees every write before it is sent and after its response. An error from Before keeps the
+// write from being sent. One from After hides the response, as a crash at that point would. Only
+// tests set one.
 type Gate struct {
 	Before func(Write) error
 	After  func(Write) error
@@ -84,7 +86,7 @@ const recordMost = 64
 // stored returns the room that a message takes in its log.
 func stored(m *nats.Msg) int { return m.Size() + recordMost }
 
-// admit returns why a write is not to be sent, nil if it is.
+// admit returns an error if a write must not be sent, nil otherwise.
 func (s *Store) admit(r request) error {
 	if err := s.gate.before(r.msg); err != nil {
 		return err
@@ -126,14 +128,14 @@ func (s *Store) send(ctx context.Context, r request) (uint64, error) {
 	return ack.Sequence, nil
 }
 
-// Result is how one write of many ended.
+// Result is how one of many writes ended.
 type Result struct {
 	Seq uint64
 	Err error
 }
 
-// writeAll stores many writes without waiting in between, and returns each one's end in the same order. The
-// store takes them in the order given, except those that are sent again.
+// writeAll stores many writes without waiting in between, and returns how each ended, in the same
+// order. The store takes them in the order given, except those that are sent again.
 func (s *Store) writeAll(ctx context.Context, requests []request) []Result {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()

@@ -13,7 +13,7 @@ import (
 	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
-// State is how a stream stands to the table.
+// State is how a stream compares with the table.
 type State string
 
 // The states.
@@ -21,12 +21,12 @@ const (
 	StateOK      State = "ok"
 	StateMissing State = "missing"
 	StateDiffers State = "differs" // ours; Apply brings it to the table
-	StateChanged State = "changed" // ours by its mark, but not in a way that Apply mends: never touched
+	StateChanged State = "changed" // ours by its mark, but not in a way that Apply repairs: never touched
 	StateForeign State = "foreign" // of a name of ours, but not ours: never touched. Or there is none, and another stream has its subjects
 	StateUnknown State = "unknown" // has our prefix, but the table does not know it: left alone
 )
 
-// Finding is one stream held against the table.
+// Finding is one stream compared with the table.
 type Finding struct {
 	Stream string // the bucket relay_orders is the stream KV_relay_orders
 	State  State
@@ -42,8 +42,8 @@ type Finding struct {
 }
 
 var (
-	// ErrRefused is in every error that says that this relay must not work on what is stored. Waiting does
-	// not help; the error names what does.
+	// ErrRefused is in every error that means that this relay must not work on what is stored.
+	// Waiting does not help; the error names what does.
 	ErrRefused = errors.New("the store is refused")
 	// ErrForeign reports that a stream of a name of ours is not ours.
 	ErrForeign = errors.New("is not the relay's")
@@ -61,19 +61,20 @@ func refused(format string, a ...any) error { return refusal{fmt.Errorf(format, 
 func (r refusal) Unwrap() error        { return r.error }
 func (r refusal) Is(target error) bool { return target == ErrRefused }
 
-// codeSubjectOverlap is JetStream's error code for subjects that another stream has (nats.go has no name for it).
+// codeSubjectOverlap is JetStream's error code for subjects that another stream has (nats.go has no
+// name for it).
 const codeSubjectOverlap = 10065
 
-// codeNoPeers is JetStream's error code for a cluster with too few servers to place a stream (nats.go has no
-// name for it).
+// codeNoPeers is JetStream's error code for a cluster with too few servers to place a stream
+// (nats.go has no name for it).
 const codeNoPeers = 10005
 
-// applyTurns bounds how often a stream is looked at again because somebody else created or changed it at the
-// same moment.
+// applyTurns bounds how often a stream is looked at again because somebody else created or changed
+// it at the same moment.
 const applyTurns = 5
 
-// Check holds every stream against the table and lists those of our prefix that the table does not know. It
-// writes nothing.
+// Check compares every stream with the table and lists those of our prefix that the table does not
+// know. It writes nothing.
 func (t Topology) Check(ctx context.Context, js jetstream.JetStream) ([]Finding, error) {
 	var findings []Finding
 	known := map[string]bool{t.RestoreSign(): true}
@@ -102,11 +103,12 @@ func (t Topology) Check(ctx context.Context, js jetstream.JetStream) ([]Finding,
 	return findings, nil
 }
 
-// Apply creates what is missing and brings the rest to the table. It deletes nothing, changes nothing that is
-// not ours, and keeps what an operator may set: placement, limits of size, compression, more replicas.
-// Several relays may do it at once. Nothing is changed if one of the streams is not ours (ErrForeign) or is
-// ours no longer as it was made, or if what is stored is for a newer relay (ErrNewer). Errors of the server
-// are handed on: whether to try again is the caller's to say.
+// Apply creates what is missing and brings the rest to the table. It deletes nothing, changes
+// nothing that is not ours, and keeps what an operator may set: placement, limits of size,
+// compression, more replicas. Several relays may do it at once. It changes nothing if one of the
+// streams is not ours (ErrForeign) or is no longer as the relay made it, or if what is stored is
+// for a newer relay (ErrNewer). Errors of the server are returned as they are: the caller decides
+// whether to try again.
 func (t Topology) Apply(ctx context.Context, js jetstream.JetStream) error {
 	mark, err := t.ReadMark(ctx, js)
 	if err != nil {
@@ -153,7 +155,7 @@ func (t Topology) Apply(ctx context.Context, js jetstream.JetStream) error {
 	return nil
 }
 
-// bring makes one stream what the table says.
+// bring makes one stream match the table.
 func (t Topology) bring(ctx context.Context, js jetstream.JetStream, f Finding) error {
 	for range applyTurns {
 		var set func() error
@@ -171,7 +173,8 @@ func (t Topology) bring(ctx context.Context, js jetstream.JetStream, f Finding) 
 		case StateOK, StateChanged, StateForeign, StateUnknown:
 			return f.Refuse()
 		}
-		// Servers of a cluster that have met just now, or again, may yet have to hear what room the others have.
+		// Servers of a cluster that have met just now, or again, may not know yet what room the
+		// others have.
 		err := whileAnswered(ctx, codeNoPeers, set)
 		switch {
 		case err == nil:
@@ -221,7 +224,8 @@ func (t Topology) find(ctx context.Context, js jetstream.JetStream, wanted jetst
 	case len(f.compared.foreign) > 0:
 		f.State, f.Differences = StateForeign, f.compared.foreign
 	case f.Version > version:
-		// The mark of the formats has let this relay in, so a newer one runs beside it: its shape stays.
+		// The mark of the formats has let this relay in, so a newer one runs beside it: its shape
+		// stays.
 		f.State = StateOK
 	case f.Version < version || len(f.compared.settable) > 0:
 		f.State, f.Differences = StateDiffers, f.compared.settable
@@ -234,7 +238,8 @@ func (t Topology) find(ctx context.Context, js jetstream.JetStream, wanted jetst
 	return f, nil
 }
 
-// holder returns which other stream has subjects of one that is not there, "" for none: the server would not create it.
+// holder returns which other stream has subjects of one that is not there, "" for none. The server
+// would not create the stream then.
 func holder(ctx context.Context, js jetstream.JetStream, wanted jetstream.StreamConfig) (string, error) {
 	for _, subject := range wanted.Subjects {
 		names := js.StreamNames(ctx, jetstream.WithStreamListSubject(subject))
@@ -254,7 +259,8 @@ func holder(ctx context.Context, js jetstream.JetStream, wanted jetstream.Stream
 	return "", nil
 }
 
-// Refuse returns the error of a stream that is not ours, or not as ours has to be, nil for any other.
+// Refuse returns the error of a stream that is not ours, or not as ours has to be, nil for any
+// other.
 func (f Finding) Refuse() error {
 	if f.State != StateForeign && f.State != StateChanged {
 		return nil
@@ -267,7 +273,7 @@ func (f Finding) Refuse() error {
 	for i, d := range f.Differences {
 		differences[i] = d.String()
 	}
-	if f.State == StateChanged { // what it holds is the relay's: nobody must come to think of deleting it
+	if f.State == StateChanged { // what it holds is the relay's: the error must not suggest deleting it
 		return refused("stream %s is the relay's but was changed in a way that the relay does not mend by itself: %s. Set it back and keep it: it holds what the relay has stored",
 			f.Stream, strings.Join(differences, "; "))
 	}

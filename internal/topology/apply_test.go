@@ -176,8 +176,8 @@ func TestSomebodyElsesStreamIsLeftAlone(t *testing.T) {
 	}
 }
 
-// A stream with our mark holds what is ours, whatever was done to it: it is refused, by all that differs, and
-// nothing advises to delete it.
+// A stream with our mark holds what is ours, no matter how it was changed. It is refused, with all
+// that differs, and no message advises to delete it.
 func TestOurStreamThatWasChangedIsToBeSetBack(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -299,9 +299,9 @@ func TestRetentionFollowsTheSetting(t *testing.T) {
 	}
 }
 
-// Streams without our mark count as ours if they are exactly what the table says, as when an operator has
-// made them; and documents without the mark of the formats, as a power cut in a store's first second leaves
-// them, count as version 1.
+// Streams without our mark count as ours if they match the table exactly, as when an operator has
+// made them. Documents without the mark of the formats count as version 1: a power cut in a store's
+// first second leaves them so.
 func TestUnmarkedStreamsOfTheSameShapeAreTakenOver(t *testing.T) {
 	t.Parallel()
 	_, js := open(t)
@@ -345,7 +345,8 @@ func TestAnUnmarkedStreamOfAnotherRetentionIsLeftAlone(t *testing.T) {
 	}
 }
 
-// A relay that is rolled back, or not yet rolled forward, leaves the shape that a newer one has given.
+// A relay that is rolled back, or not yet rolled forward, leaves the shape that a newer one has
+// given.
 func TestAnOlderTableDoesNotUndoANewerOne(t *testing.T) {
 	t.Parallel()
 	_, js := open(t)
@@ -393,7 +394,7 @@ func TestReplicasAreRaisedNotLowered(t *testing.T) {
 	if c := config(t, js, "relay_events"); c.Replicas != 1 {
 		t.Fatalf("%d replicas", c.Replicas)
 	}
-	// The client's server may yet have to hear which server listens for the stream.
+	// The client's server may not know yet which server listens for the stream.
 	if _, err := js.Publish(ctx, "relay.inbox.leeds", []byte("[]"), jetstream.WithRetryAttempts(100)); err != nil {
 		t.Fatal(err)
 	}
@@ -418,8 +419,8 @@ func TestReplicasAreRaisedNotLowered(t *testing.T) {
 	}
 }
 
-// A cluster that has just come together may say for a moment that it has too few servers. Apply waits for
-// that, and for nothing else.
+// A cluster that has just come together may report for a moment that it has too few servers. Apply
+// waits for that, and for nothing else.
 func TestApplyWaitsForTheServersOfACluster(t *testing.T) {
 	t.Parallel()
 	nc := natstest.Start(t)

@@ -13,13 +13,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// shapeKey is the metadata that records whose a stream is: its value is the version of the table that last
-// shaped it. A relay whose table is older leaves the shape as it is, so that two versions that run side by
-// side do not undo each other's work.
+// shapeKey is the metadata that records whose a stream is: its value is the version of the table
+// that last shaped it. A relay whose table is older leaves the shape as it is, so that two versions
+// that run side by side do not undo each other's work.
 const shapeKey = "audatex-relay"
 
-// Difference is one field of a stream that is not as the table has it, in the names and values of NATS's own
-// JSON, but for durations.
+// Difference is one field of a stream that is not as the table has it, in the names and values of
+// NATS's own JSON, but for durations.
 type Difference struct {
 	Field         string
 	Found, Wanted string
@@ -35,12 +35,12 @@ type weight int
 
 const (
 	settable weight = iota // ours to set
-	identity               // says what the stream is for: another value means that it is somebody else's
+	identity               // what the stream is for: another value means that it is somebody else's
 	kept                   // an operator's to set: what a full log does and what is stored in it stays the same
 )
 
-// weights of the fields that are not just settable. The server gives several of the identity fields no second
-// value anyway.
+// weights of the fields that are not just settable. The server gives several of the identity fields
+// no second value anyway.
 var weights = map[string]weight{
 	"subjects": identity, "retention": identity, "storage": identity, "mirror": identity, "sources": identity, "subject_transform": identity,
 	"republish": identity, "sealed": identity, "template_owner": identity, "persist_mode": identity, "no_ack": identity, "deny_delete": identity,

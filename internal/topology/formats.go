@@ -14,12 +14,12 @@ import (
 	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
-// Formats is the newest version of the stored documents' formats that this program writes. It reads this one
-// and the one before.
+// Formats is the newest version of the stored documents' formats that this program writes. It reads
+// this one and the one before.
 const Formats = 1
 
-// formatsForTests overrides Formats in a build: -ldflags "-X …/internal/topology.formatsForTests=2". Only
-// tests of upgrades set it.
+// formatsForTests overrides Formats in a build: -ldflags "-X
+// …/internal/topology.formatsForTests=2". Only tests of upgrades set it.
 var formatsForTests = ""
 
 // BuildFormats returns the version of this build: Formats.
@@ -38,37 +38,38 @@ func (t Topology) Version() int {
 	return BuildFormats()
 }
 
-// MarkKey is the key in relay_owners under which the mark lies: for good, without a TTL. It lies beside the
-// members' records because one stream gives one order: which came first, a member or the mark that does not
-// suit it, is never in doubt. And relay_owners is the last that a backup takes, so that no document of a
-// backup is newer than its mark.
+// MarkKey is the key in relay_owners of the mark. The mark has no TTL. It lies beside the members'
+// records because one stream gives one order: it is always clear which came first, a member or the
+// mark that does not suit it. And a backup takes relay_owners last, so that no document of a backup
+// is newer than its mark.
 const MarkKey = "formats"
 
 // Mark records which formats the stored documents may have.
 type Mark struct {
 	// Formats is the version that every stored document may use; every running relay reads it.
 	Formats int `json:"formats"`
-	// Raising, if not 0, is the version that a relay is about to raise Formats to: whoever does not know it
-	// must not start any more.
+	// Raising, if not 0, is the version that a relay is about to raise Formats to. A relay that
+	// does not know it must not start any more.
 	Raising int `json:"raising,omitempty"`
-	// Restoring is when a backup began to be put back that is not yet complete: no relay starts on half a
-	// store. It is not stored with the mark, which is deleted and put back as well (BeginRestore).
+	// Restoring is when a restore began that is not yet complete: no relay starts on half a store.
+	// It is not stored with the mark, which is deleted and restored as well (BeginRestore).
 	Restoring time.Time `json:"-"`
 	// Changed: the restore has begun to delete or to make something.
 	Changed bool `json:"-"`
-	// Restored is when a backup was last put back; a relay whose clock is behind that would give out numbers
-	// a second time.
+	// Restored is when a backup was last restored. A relay whose clock is behind that would give
+	// out numbers a second time.
 	Restored time.Time `json:"restored,omitzero"`
-	// Ahead is how far, in microseconds, sequences of events are ahead of the clock: what was published after
-	// a backup and lost with its store must not be given out again after the restore.
+	// Ahead is how far, in microseconds, sequences of events are ahead of the clock: what was
+	// published after a backup and lost with its store must not be given out again after the
+	// restore.
 	Ahead int64 `json:"ahead,omitempty"`
 
 	revision uint64
 }
 
-// ReadMark returns the mark as the stream's leader has it: a follower may not yet have what was written last.
-// A store without a mark, or without relay_owners, has version 1: a power cut in the first second of a store
-// may leave documents and no mark.
+// ReadMark returns the mark as the stream's leader has it: a follower may not yet have what was
+// written last. A store without a mark, or without relay_owners, has version 1: a power cut in the
+// first second of a store may leave documents and no mark.
 func (t Topology) ReadMark(ctx context.Context, js jetstream.JetStream) (Mark, error) {
 	m := Mark{Formats: 1}
 	there, err := t.readSign(ctx, js)
@@ -93,13 +94,14 @@ func (t Topology) ReadMark(ctx context.Context, js jetstream.JetStream) (Mark, e
 	return m, nil
 }
 
-// fresh reports whether there was never a mark and nothing is stored that could have an older version's
-// formats: the store is new. Its streams may be there, made by a relay that came no further.
+// fresh reports whether there was never a mark and nothing is stored that could have an older
+// version's formats: the store is new. Its streams may be there, made by a relay that came no
+// further.
 func (m Mark) fresh(findings []Finding) bool {
 	return m.revision == 0 && !slices.ContainsFunc(findings, func(f Finding) bool { return f.Messages > 0 })
 }
 
-// Settle returns the mark that was read as it counts for this relay: a new store begins with its version.
+// Settle returns the mark as it counts for this relay: a new store begins with its version.
 func (t Topology) Settle(m Mark, findings []Finding) Mark {
 	if m.fresh(findings) {
 		m.Formats = t.Version()
@@ -107,13 +109,13 @@ func (t Topology) Settle(m Mark, findings []Finding) Mark {
 	return m
 }
 
-// What passes by itself is asked again, for at most 5 s.
+// What passes by itself is asked for again, for at most 5 s.
 const (
 	passingPause = 50 * time.Millisecond
 	passingTurns = 100
 )
 
-// whileAnswered asks again while the answer is one of JetStream's errors.
+// whileAnswered asks again while the response is one of JetStream's errors.
 func whileAnswered(ctx context.Context, code jetstream.ErrorCode, ask func() error) error {
 	err := ask()
 	for turn := 1; jsapi.Code(err) == code && turn < passingTurns; turn++ {
@@ -137,8 +139,9 @@ func (t Topology) WriteMark(ctx context.Context, js jetstream.JetStream, m Mark)
 	msg := &nats.Msg{Subject: t.ownersSubject(MarkKey), Data: raw}
 	condition := jetstream.WithExpectLastSequencePerSubject(m.revision)
 	var ack *jetstream.PubAck
-	// A replicated stream answers so to a conditional write while another of the same subject is on its way
-	// to the followers. That one may still fail: whether the condition holds is known when it has ended.
+	// A replicated stream responds so to a conditional write while another of the same subject is
+	// on its way to the followers. That one may still fail: only when it has ended is it known
+	// whether the condition holds.
 	err = whileAnswered(ctx, jetstream.JSErrCodeStreamWrongLastSequenceConstant, func() (err error) {
 		ack, err = js.PublishMsg(ctx, msg, condition)
 		return err

@@ -20,7 +20,7 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// cut is a JetStream whose questions nobody hears while it is cut off.
+// cut is a JetStream whose requests get no response while it is cut off.
 type cut struct {
 	jetstream.JetStream
 	off   atomic.Bool
@@ -230,8 +230,8 @@ func TestAGapOfVersionsIsRefused(t *testing.T) {
 	}
 }
 
-// A release that no longer reads version 1 starts on an empty server all the same, and on what a first start
-// has left that made some of the streams and came no further.
+// A release that no longer reads version 1 starts on an empty server all the same. It also starts
+// on what a first start has left that made some of the streams and came no further.
 func TestANewStoreHasTheVersionOfItsFirstRelay(t *testing.T) {
 	t.Parallel()
 	_, js := open(t)
@@ -405,8 +405,8 @@ func TestAClockBehindTheRestoreIsRefused(t *testing.T) {
 	}
 }
 
-// Old relays join at any moment while several new ones raise the mark. Whatever the order of their steps,
-// none that has joined finds the mark above its version while its record is there.
+// Old relays join at any moment while several new ones raise the mark. In every order of their
+// steps, none that has joined finds the mark above its version while its record is there.
 func TestNoOldRelayJoinsUnderARaisedMark(t *testing.T) {
 	t.Parallel()
 	_, js := open(t)

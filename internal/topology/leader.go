@@ -9,11 +9,11 @@ import (
 	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
-// askTimeout bounds one question to the server.
+// askTimeout bounds one request to the server.
 const askTimeout = 5 * time.Second
 
-// leaderGet returns the last value of a key of relay_owners as the stream's leader has it; nil if it has
-// none, or there is no such bucket.
+// leaderGet returns the last value of a key of relay_owners as the stream's leader has it; nil if
+// it has none, or there is no such bucket.
 func (t Topology) leaderGet(ctx context.Context, js jetstream.JetStream, key string) ([]byte, uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -31,7 +31,8 @@ func (t Topology) leaderGet(ctx context.Context, js jetstream.JetStream, key str
 	return m.Data, m.Sequence, nil
 }
 
-// info reads a stream's state, with the subjects of a filter, as its leader has it; false if there is no such stream.
+// info reads a stream's state, with the subjects of a filter, as its leader has it; false if there
+// is no such stream.
 func (t Topology) info(ctx context.Context, js jetstream.JetStream, stream, filter string) (info jetstream.StreamInfo, there bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()

@@ -16,9 +16,9 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// TestTheLogCanBeDividedBySite runs the mapping that docs/scaling.md proposes, with a stream like the log's
-// for each partition: a site's events lie in one of them, conditions hold there, and live subjects are the
-// public ones.
+// TestTheLogCanBeDividedBySite runs the mapping that docs/scaling.md proposes, with a stream like
+// the log's for each partition: a site's events lie in one of them, conditions hold there, and live
+// subjects are the public ones.
 func TestTheLogCanBeDividedBySite(t *testing.T) {
 	t.Parallel()
 	const partitions = 16

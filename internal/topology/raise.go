@@ -14,24 +14,26 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Upgrades are rolled: relays of version N−1 and N run side by side until the last one of N−1 has gone. Until
-// then nobody writes what N−1 cannot read. Then one of N raises the mark, in two steps:
+// Upgrades are rolled: relays of version N−1 and N run side by side until the last one of N−1 has
+// gone. Until then nobody writes what N−1 cannot read. Then one of N raises the mark, in two steps:
 //
 //	the raiser                                   a relay of N−1 that starts just now
 //	1. stores the mark with Raising = N          a. stores its member record
 //	2. reads the members, no older than step 1   b. reads the mark, ends if Raising or Formats is above its own version,
 //	3. stores Formats = N over its own step 1       and stores the mark again as it was read
 //
-// Every write of the mark is conditional on the one that was read, and all of it lies in one stream, which
-// has one order. If a comes before 1, the raiser sees the member in step 2 and takes its step 1 back. If 1
-// comes before a, it comes before b as well: b either reads it, or its write is refused and it reads again.
-// There is no order in which both go on. A raiser that dies after step 1 keeps old relays from starting until
-// another of N takes the step back or ends it, seconds later.
+// Every write of the mark is conditional on the one that was read, and all of it lies in one
+// stream, which has one order. If a comes before 1, the raiser sees the member in step 2 and takes
+// its step 1 back. If 1 comes before a, it comes before b as well: b either reads it, or its write
+// is refused and it reads again. There is no order in which both go on. A raiser that dies after
+// step 1 keeps old relays from starting until another of N takes the step back or ends it, seconds
+// later.
 
-// raiseEvery is how often a relay looks whether the mark can be raised, or has moved without its watch telling.
+// raiseEvery is how often a relay checks whether the mark can be raised, or has moved without its
+// watch showing it.
 const raiseEvery = 5 * time.Second
 
-// memberPrefix starts the keys of relay_owners under which live relays stand.
+// memberPrefix starts the keys of the live relays' records in relay_owners.
 const memberPrefix = "member."
 
 // FormatsConfig is what NewFormats needs.
@@ -39,7 +41,7 @@ type FormatsConfig struct {
 	JS       jetstream.JetStream
 	Topology Topology
 	Log      *slog.Logger
-	// Every is how often is looked, 0 for the usual 5 s.
+	// Every is how often the mark is checked, 0 for the usual 5 s.
 	Every time.Duration
 }
 
@@ -48,7 +50,8 @@ type Versions struct {
 	c       FormatsConfig
 	version int
 	current atomic.Int64
-	// restored is Mark.Restored as it was when this relay began: how its numbers go on follows from that.
+	// restored is Mark.Restored as it was when this relay began: how its numbers go on follows from
+	// that.
 	restored time.Time
 }
 
@@ -69,13 +72,13 @@ func OpenFormats(ctx context.Context, c FormatsConfig) (*Versions, error) {
 	return v, nil
 }
 
-// Current returns the version that must be written: every relay that runs now can read it. It rises at most
-// once in a relay's life.
+// Current returns the version that must be written: every relay that runs now can read it. It rises
+// at most once in a relay's life.
 func (v *Versions) Current() int { return int(v.current.Load()) }
 
-// Join refuses, like Apply, if this relay must not run. It is called after this relay's member record is
-// stored and before anything is started or written for a shard: whoever raises the mark has then seen the
-// member, or is seen here.
+// Join refuses, like Apply, if this relay must not run. Call it after this relay's member record is
+// stored and before anything is started or written for a shard. Then a relay that raises the mark
+// has seen the member, or its step is seen here.
 func (v *Versions) Join(ctx context.Context) error {
 	for ctx.Err() == nil {
 		m, err := v.c.Topology.ReadMark(ctx, v.c.JS)
@@ -93,8 +96,8 @@ func (v *Versions) Join(ctx context.Context) error {
 }
 
 // Run follows the mark and raises it when every live relay knows this relay's version. It ends with
-// ErrRefused when this relay must not run any longer: another has raised the mark above its version, or a
-// backup is being restored. It ends with nil when ctx ends.
+// ErrRefused when this relay must not run any longer: another has raised the mark above its
+// version, or a backup is being restored. It ends with nil when ctx ends.
 func (v *Versions) Run(ctx context.Context) error {
 	told := make(chan struct{}, 1)
 	watching, stop := context.WithCancel(ctx)
@@ -126,7 +129,8 @@ func (v *Versions) Run(ctx context.Context) error {
 	}
 }
 
-// watch reports when the mark has changed. What it misses while NATS is away, Run's own looks find.
+// watch reports when the mark has changed. What it misses while NATS is away, Run finds by its own
+// checks.
 func (v *Versions) watch(ctx context.Context, told chan<- struct{}) {
 	for ctx.Err() == nil {
 		kv, err := v.c.JS.KeyValue(ctx, v.c.Topology.Bucket(Owners))
@@ -154,7 +158,7 @@ func (v *Versions) watch(ctx context.Context, told chan<- struct{}) {
 	}
 }
 
-// turn follows the mark, and moves it one step if it is this relay's to move.
+// turn follows the mark, and moves it one step if this relay should move it.
 func (v *Versions) turn(ctx context.Context) error {
 	t, js := v.c.Topology, v.c.JS
 	m, err := t.ReadMark(ctx, js)
@@ -201,7 +205,7 @@ func (v *Versions) turn(ctx context.Context) error {
 	return t.Apply(ctx, js)
 }
 
-// contested passes over a write that came too late: whoever was quicker is looked at in the next turn.
+// contested ignores that a write came too late: the next turn reads what the other relay wrote.
 func contested(err error) error {
 	if errors.Is(err, jetstream.ErrKeyExists) {
 		return nil
@@ -214,7 +218,7 @@ func (v *Versions) adopt(m Mark) error {
 	if err := m.Refuse(v.version); err != nil {
 		return err
 	}
-	if !m.Restored.Equal(v.restored) { // the restore found no sign of this relay, which had lost the store or was suspended
+	if !m.Restored.Equal(v.restored) { // the restore did not see this relay, which was cut off or suspended
 		return refused("a backup was restored at %s, after this relay had started: start it anew, as it has to learn from where the numbers of events go on",
 			m.Restored.UTC().Format(time.RFC3339))
 	}
@@ -222,8 +226,8 @@ func (v *Versions) adopt(m Mark) error {
 	return nil
 }
 
-// allKnow reports whether there are live relays and all of them know this relay's version. What it looks at
-// is no older than the revision given.
+// allKnow reports whether there are live relays and all of them know this relay's version. What it
+// looks at is no older than the revision given.
 func (v *Versions) allKnow(ctx context.Context, revision uint64) (bool, error) {
 	members, err := v.c.Topology.members(ctx, v.c.JS, revision)
 	if err != nil {
@@ -237,10 +241,11 @@ func (v *Versions) allKnow(ctx context.Context, revision uint64) (bool, error) {
 	return len(members) > 0, nil
 }
 
-// errBehind reports that the server that answered has not yet stored what was stored before.
+// errBehind reports that the server that responded has not yet stored what was stored before.
 var errBehind = errors.New("the stream's leader is behind")
 
-// members returns the version of every live relay, by key, as the leader knows them at the revision given or later.
+// members returns the version of every live relay, by key, as the leader knows them at the revision
+// given or later.
 func (t Topology) members(ctx context.Context, js jetstream.JetStream, revision uint64) (map[string]int, error) {
 	info, there, err := t.info(ctx, js, "KV_"+t.Bucket(Owners), t.ownersSubject(memberPrefix+">"))
 	if err != nil {

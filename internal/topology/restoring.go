@@ -13,27 +13,30 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// While a backup is being put back there is a stream that says so, beside those that are deleted and made
-// meanwhile: at no moment does a relay find a part of a store, or an empty one in the place of that which
-// was, without finding the sign. It stays when the restore dies. Before anything is changed it gets a
-// message, so that it is known of a dead restore whether it has changed anything; the message's subject says
-// how far the numbers of events ran ahead in the store that is about to be deleted. Messages are only added:
-// restores that take over from one another lose none. That neither a relay nor a restore misses the other is
-// seen to by their order: a relay stores its record and then looks for the sign, a restore makes the sign and
-// then looks for records.
+// While a backup is being restored, a stream of its own, the sign, shows it. It lies beside the
+// streams that are deleted and made meanwhile. So a relay never finds a part of a store, or an
+// empty one in its place, without finding the sign.
+//
+// The sign stays when the restore dies. It gets a message before anything is changed, which shows
+// of a dead restore whether it has changed anything. The message's subject holds how far the
+// numbers of events ran ahead in the store that is about to be deleted. Messages are only added:
+// restores that take over from one another lose none.
+//
+// A relay and a restore cannot miss each other because of their order. A relay stores its record
+// and then looks for the sign; a restore makes the sign and then looks for records.
 
-// restorerKey is the field of the sign's metadata that says which restore it is of.
+// restorerKey is the field of the sign's metadata that holds which restore it is of.
 const restorerKey = "relay-restore"
 
 // maxAhead bounds Mark.Ahead, in microseconds: a hundred years. More is no clock's fault.
 const maxAhead = int64(100 * 365 * 24 * time.Hour / time.Microsecond)
 
-// RestoreSign is the name of the stream that is there while a backup is put back.
+// RestoreSign is the name of the stream that is there while a backup is restored.
 func (t Topology) RestoreSign() string { return t.Prefix + "_restore" }
 
 func (t Topology) restoreSubject(token string) string { return t.Prefix + ".restore." + token }
 
-// sign is how the sign of a restore stands.
+// sign is the state of a restore's sign.
 type sign struct {
 	since    time.Time // when it was made
 	restorer string    // of which restore it is
@@ -41,7 +44,7 @@ type sign struct {
 	ahead    int64     // the most that was kept
 }
 
-// readSign returns how the sign stands; nil if there is none.
+// readSign returns the state of the sign; nil if there is none.
 func (t Topology) readSign(ctx context.Context, js jetstream.JetStream) (*sign, error) {
 	info, there, err := t.info(ctx, js, t.RestoreSign(), ">")
 	if err != nil || !there {
@@ -73,12 +76,12 @@ type Restoring struct {
 	Resumed bool
 }
 
-// signTurns bounds how often the sign's stream is asked for without an answer, of 5 s each.
+// signTurns bounds how often the sign's stream is requested without a response, for 5 s each.
 const signTurns = 4
 
-// BeginRestore makes the sign. If there is one already it is made our own, unless its restore has begun to
-// change the store: then the answer is ErrRestoring, or, to take over what that one has left behind, the sign
-// as well.
+// BeginRestore makes the sign. If there is one already, it becomes ours, unless its restore has
+// begun to change the store. Then BeginRestore returns ErrRestoring; with takeOver, which continues
+// what that one has left behind, it takes the sign as well.
 func (t Topology) BeginRestore(ctx context.Context, js jetstream.JetStream, takeOver bool) (*Restoring, error) {
 	r := &Restoring{t: t, js: js, config: jetstream.StreamConfig{
 		Name: t.RestoreSign(), Description: "A backup is being put back: no relay starts", Subjects: []string{t.restoreSubject("*")},
@@ -98,11 +101,12 @@ func (t Topology) BeginRestore(ctx context.Context, js jetstream.JetStream, take
 }
 
 func (r *Restoring) begin(ctx context.Context, takeOver bool) error {
-	// Waited for also when ctx ends meanwhile: a sign whose making was broken off could appear later.
+	// Waited for also when ctx ends meanwhile: a sign whose making was broken off could appear
+	// later.
 	create := func() error { _, err := r.js.CreateStream(context.WithoutCancel(ctx), r.config); return err }
 	err := whileAnswered(ctx, codeNoPeers, create)
-	// The copies of a new stream may take longer to elect a leader than an answer is waited for. The same
-	// stream may be created again.
+	// The copies of a new stream may take longer to elect a leader than the time-out of a request.
+	// The same stream may be created again.
 	for turn := 1; errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && turn < signTurns; turn++ {
 		err = whileAnswered(ctx, codeNoPeers, create)
 	}
@@ -128,8 +132,8 @@ func (r *Restoring) begin(ctx context.Context, takeOver bool) error {
 	return err
 }
 
-// Change comes before the first change of the store, whose numbers of events run ahead of the clock by so
-// many microseconds: whichever restore ends well must know.
+// Change must be called before the first change of the store, whose numbers of events run ahead of
+// the clock by ahead microseconds: the restore that ends well must know.
 func (r *Restoring) Change(ctx context.Context, ahead int64) error {
 	if err := r.Ours(ctx); err != nil {
 		return err
@@ -143,7 +147,7 @@ func (r *Restoring) Change(ctx context.Context, ahead int64) error {
 	return r.Ours(ctx)
 }
 
-// Ahead returns the most that Change was told since the sign was made.
+// Ahead returns the highest value that Change was called with since the sign was made.
 func (r *Restoring) Ahead(ctx context.Context) (int64, error) {
 	there, err := r.look(ctx)
 	if err != nil {
@@ -152,7 +156,7 @@ func (r *Restoring) Ahead(ctx context.Context) (int64, error) {
 	return there.ahead, nil
 }
 
-// ErrTakenOver reports that another restore goes on where this one was.
+// ErrTakenOver reports that another restore has taken over from this one.
 var ErrTakenOver = errors.New("another restore has begun meanwhile")
 
 // Ours returns ErrTakenOver if the sign is another restore's by now.
@@ -172,7 +176,7 @@ func (r *Restoring) look(ctx context.Context) (*sign, error) {
 	return there, nil
 }
 
-// Withdraw takes the sign away if it is ours and nothing was changed under it, by whichever restore.
+// Withdraw removes the sign if it is ours and no restore has changed anything under it.
 func (r *Restoring) Withdraw(ctx context.Context) error {
 	there, err := r.look(ctx)
 	if errors.Is(err, ErrTakenOver) {
@@ -184,7 +188,7 @@ func (r *Restoring) Withdraw(ctx context.Context) error {
 	return r.End(ctx)
 }
 
-// End takes the sign away: relays may start.
+// End removes the sign: relays may start.
 func (r *Restoring) End(ctx context.Context) error {
 	if err := r.Ours(ctx); err != nil {
 		return err

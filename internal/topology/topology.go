@@ -1,8 +1,9 @@
-// Package topology is the one table of everything the relay keeps in NATS: streams, buckets and subjects, how
-// they are created and brought up to date, and which formats the documents in them may have (Formats).
-// Nothing else in the program spells a stream's, a bucket's or a subject's name. What is not ours is never
-// touched, and a store of a newer release is refused. Begin with the tables here; apply.go brings a server to
-// them, raise.go raises the formats when releases roll.
+// Package topology is the one table of everything the relay keeps in NATS: streams, buckets and
+// subjects, how they are created and brought up to date, and which formats the documents in them
+// may have (Formats). Nothing else in the program spells the name of a stream, a bucket or a
+// subject. What is not ours is never touched, and a store of a newer release is refused. Begin with
+// the tables here; apply.go brings a server to them, raise.go raises the formats during a rolling
+// upgrade.
 package topology
 
 import (
@@ -11,20 +12,22 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// PublicRoot starts every subject that subscribers see. It does not carry the prefix: it is the public contract.
+// PublicRoot starts every subject that subscribers see. It does not carry the prefix: it is the
+// public contract.
 const PublicRoot = "audatex"
 
-// LeaseTTL is how long a lease of relay_owners lives without renewal. The store's own change of leader may take 9 s.
+// LeaseTTL is how long a lease of relay_owners lives without renewal. The store's own change of
+// leader may take 9 s.
 const LeaseTTL = 15 * time.Second
 
-// MarkerTTL is how long a removed document leaves a marker: until the server has long stored that what the
-// key held before is gone. Whoever follows a bucket lists it again more often than that, so that a removal is
-// seen also by those who missed its marker.
+// MarkerTTL is how long a removed document leaves a marker: long enough for the server to have
+// stored that what the key held before is gone. Those who follow a bucket list it again more often
+// than that, so that they see a removal even if they missed its marker.
 const MarkerTTL = time.Hour
 
-// OpenAge is how long an entry of relay_open stays that is not written again. The publisher writes it again
-// before it is half as old if the order has events meanwhile (publisher.listPeriod); nobody looks for an
-// order without events for 60 days.
+// OpenAge is how long an entry of relay_open stays that is not written again. If the order has
+// events meanwhile, the publisher writes it again before it is half as old (publisher.listPeriod).
+// An order without events for 60 days is not looked for.
 const OpenAge = 95 * 24 * time.Hour
 
 // Topology names everything for one prefix.
@@ -32,8 +35,8 @@ type Topology struct {
 	Prefix    string        // RELAY_NATS_PREFIX, default "relay"
 	Replicas  int           // of every stream and bucket: 1 embedded, 3 on a cluster
 	Retention time.Duration // of the three logs, default 30 days
-	// Formats is the version of the formats that are read and written; 0 stands for the build's. Tests of
-	// upgrades set it.
+	// Formats is the version of the formats that are read and written; 0 stands for the build's.
+	// Tests of upgrades set it.
 	Formats int
 }
 
@@ -85,28 +88,29 @@ func (t Topology) AttemptsSubject(callback string) string {
 	return t.Prefix + ".attempts." + callback
 }
 
-// ShardSubject is where the owner of a shard is asked to do something; it is not stored.
+// ShardSubject is where the owner of a shard receives requests; it is not stored.
 func (t Topology) ShardSubject(shard, operation string) string {
 	return t.Prefix + ".shard." + shard + "." + operation
 }
 
-// WrittenSubject is where those who watch a bucket are told of a write; it is not stored.
+// WrittenSubject is where the watchers of a bucket are notified of a write; it is not stored.
 func (t Topology) WrittenSubject(bucket string) string { return t.Prefix + ".written." + bucket }
 
-// PublishSubject is where an event is published so that it is stored as stored (audatex.…): the stream
-// transforms the subject and republishes the message only once it is stored, because a publish that the log
-// refuses would still reach the plain subscribers of its subject.
+// PublishSubject is where an event is published so that it is stored as stored (audatex.…): the
+// stream transforms the subject and republishes the message only once it is stored, because a
+// publish that the log refuses would still reach the plain subscribers of its subject.
 func (t Topology) PublishSubject(stored string) string {
 	return t.Prefix + ".publish" + stored[len(PublicRoot):]
 }
 
-// OrderSubject is the stored and live subject of an event of an order; action is "created" or "updated".
+// OrderSubject is the stored and live subject of an event of an order; action is "created" or
+// "updated".
 func OrderSubject(site, action, order string) string {
 	return PublicRoot + "." + site + ".parts.order." + action + "." + order
 }
 
-// OrderFilter matches every event of an order: what expected sequences are checked against. The site stands
-// literally in it: a look-up with a wildcard there costs fifty times as much.
+// OrderFilter matches every event of an order: what expected sequences are checked against. The
+// site stands literally in it: a look-up with a wildcard there costs fifty times as much.
 func OrderFilter(site, order string) string {
 	return PublicRoot + "." + site + ".parts.order.*." + order
 }
@@ -128,11 +132,12 @@ func (t Topology) Streams() []jetstream.StreamConfig {
 		return jetstream.StreamConfig{
 			Name: name, Description: description, Subjects: []string{subject},
 			Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage, Replicas: t.Replicas, MaxAge: t.Retention,
-			// A full log refuses: the poller then stops reading from the vendor. Nothing unread is ever dropped early.
+			// A full log refuses: the poller then stops reading from the vendor. Nothing unread is
+			// ever dropped early.
 			Discard: jetstream.DiscardNew, MaxConsumers: 20_000, AllowDirect: true, DenyDelete: false, Compression: jetstream.NoCompression,
 			MaxMsgs: -1, MaxBytes: -1, MaxMsgSize: -1, MaxMsgsPerSubject: -1,
-			// The shortest window the server takes: only the inbox uses message ids, and a window costs more
-			// than a write.
+			// The shortest window the server takes: only the inbox uses message ids, and a window
+			// costs more than a write.
 			Duplicates: time.Second,
 		}
 	}
@@ -173,8 +178,9 @@ func (t Topology) tables() []jetstream.StreamConfig {
 	return all
 }
 
-// bucketStream returns the stream that holds a bucket (NATS ADR-8), as nats.go would make it: a bucket is
-// checked and changed through its stream, as the bucket's own view leaves out what an operator may have set.
+// bucketStream returns the stream that holds a bucket (NATS ADR-8), as nats.go would make it: a
+// bucket is checked and changed through its stream, as the bucket's own view leaves out what an
+// operator may have set.
 func bucketStream(c jetstream.KeyValueConfig) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name: "KV_" + c.Bucket, Subjects: []string{"$KV." + c.Bucket + ".>"}, Storage: c.Storage, Replicas: c.Replicas,
