@@ -12,8 +12,8 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// measureReplicas delivers a filled log of three copies with one, two and three relays. All of it shares this
-// machine.
+// measureReplicas delivers a filled log of three copies with one, two and three relays. All of it
+// shares this machine.
 func (b *bench) measureReplicas() error {
 	for replicas := 1; replicas <= maxReplicas; replicas++ {
 		if err := b.replicas(replicas); err != nil {
@@ -95,8 +95,9 @@ func (b *bench) replicas(replicas int) (err error) {
 	return nil
 }
 
-// measureClusterLatency lets few and many notifications a second come to three relays and looks how long each takes
-// from the vendor's answer to the callback. Few sites are polled, so that it is not their load that is measured.
+// measureClusterLatency lets few and many notifications a second come to three relays and measures
+// how long each takes from the vendor's response to the callback. Few sites are polled, so that
+// their load is not what is measured.
 func (b *bench) measureClusterLatency() (err error) {
 	f, err := b.newFleet("cluster-latency", time.Second)
 	if err != nil {
@@ -130,8 +131,8 @@ func (b *bench) measureClusterLatency() (err error) {
 	return nil
 }
 
-// measureIdle looks at three relays with many connections and callbacks while nothing happens: none is due for a
-// poll.
+// measureIdle measures three relays with many connections and callbacks while nothing happens: none
+// is due for a poll.
 func (b *bench) measureIdle() (err error) {
 	f, err := b.newFleet("idle", 24*time.Hour)
 	if err != nil {

@@ -24,14 +24,15 @@ const (
 	mostIdleMemory = 300  // MiB
 )
 
-// connections is one relay with an embedded store and the vendor's double. The relay is started again with other settings.
+// connections is one relay with an embedded store and the vendor's double. The relay is started
+// again with other settings.
 type connections struct {
 	fleet
 	n int
 }
 
-// measureConnections looks at ten thousand connections on one relay: what they cost while nothing comes, how even their polls are, and how
-// long a burst over all of them takes.
+// measureConnections measures ten thousand connections on one relay: what they cost while nothing
+// comes, how even their polls are, and how long a burst over all of them takes.
 func (b *bench) measureConnections() (err error) {
 	c := &connections{n: b.sizes.connections}
 	c.b, c.sandbox = b, sandbox.New(sandbox.Config{Seed: 1})
@@ -121,7 +122,8 @@ func (c *connections) idle() error {
 	return nil
 }
 
-// burst has something happen at every site, with an order for each notification, and waits until all of it is delivered.
+// burst has something happen at every site, with an order for each notification, and waits until
+// all of it is delivered.
 func (c *connections) burst() error {
 	if err := c.start(burstInterval); err != nil {
 		return err
@@ -153,7 +155,8 @@ func (c *connections) burst() error {
 		return err
 	}
 	took, now := all[0].Last.Sub(began).Seconds(), c.requests()
-	// A poll for each connection and a reading for each order, at the part of the rate that flows at all times.
+	// A poll for each connection and a reading for each order, at the part of the rate that flows
+	// at all times.
 	least := float64(c.n+notifications) / (0.95 * connectionsRate / 60)
 	allowed := least + burstInterval.Seconds()
 	say("burst_notifications", "%d", notifications)

@@ -11,16 +11,16 @@ import (
 	"time"
 )
 
-// The other client in measureDescriptors: its receivers take every connection and never answer.
+// The other client in measureDescriptors: its receivers take every connection and never respond.
 const (
 	hangingCallbacks   = 40
 	hangingConcurrency = 32
 	strangers          = 600 // idle connections of somebody who never sends a request
 )
 
-// measureDescriptors delivers a filled log to one client's callback under a low limit of file descriptors: first
-// alone, then beside another client whose receivers hold every connection, and a stranger who holds idle connections
-// to the API.
+// measureDescriptors delivers a filled log to one client's callback under a low limit of file
+// descriptors: first alone, then beside another client whose receivers hold every connection, and a
+// stranger who holds idle connections to the API.
 func (b *bench) measureDescriptors() error {
 	for _, limit := range []int{400, 1024} {
 		if err := b.descriptors(limit); err != nil {
@@ -79,8 +79,8 @@ func (b *bench) descriptors(limit int) error {
 	return p.stop(syscall.SIGTERM)
 }
 
-// healthyRate delivers the whole log to a new callback of the client healthy and returns its rate. It fails if an
-// event is missing.
+// healthyRate delivers the whole log to a new callback of the client healthy and returns its rate.
+// It fails if an event is missing.
 func (b *bench) healthyRate(p *program, name string) (float64, error) {
 	path := "ok/" + name
 	err := p.put(b.ctx, "/v1/callbacks/"+strings.ReplaceAll(name, "_", "-")+"?client=healthy", map[string]any{

@@ -95,7 +95,7 @@ func (f *fleet) put(n int, request func(i int) (path string, body any, err error
 		working.Go(func() {
 			for i := range next {
 				path, body, err := request(i)
-				for tries := 0; err == nil && tries < 3; tries++ { // a busy machine may answer 503; a PUT may be repeated
+				for tries := 0; err == nil && tries < 3; tries++ { // a busy machine responds 503; a PUT may be repeated
 					if err = f.relays[(i+tries)%len(f.relays)].put(f.b.ctx, path, body); err == nil {
 						break
 					}

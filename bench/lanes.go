@@ -12,8 +12,8 @@ import (
 
 const lanesEach = cursor.DefaultMaxLanes
 
-// measureLanes stores what cursors cost when everything fails: all lanes of many callbacks, put for the first time
-// and then again with one more failed attempt each, and their documents.
+// measureLanes stores what cursors cost when everything fails: all lanes of many callbacks, put for
+// the first time and then again with one more failed attempt each, and their documents.
 func (b *bench) measureLanes() error {
 	s, closing, err := open(b.ctx, filepath.Join(b.dir, "lanes"))
 	if err != nil {

@@ -1,10 +1,12 @@
-// Command bench measures the relay on this machine, in one run, against a ceiling measured in the same run:
+// Command bench measures the relay on this machine, in one run, against a ceiling measured in the
+// same run:
 //
 //	go run ./bench            everything, some minutes
 //	go run ./bench -quick     small numbers, to see that it works
 //	go run ./bench -only throughput,latency
 //
-// It prints lines `name: value`, units in the names. README.md beside this file says what each means.
+// It prints lines `name: value`, units in the names. README.md beside this file explains
+// each of them.
 package main
 
 import (

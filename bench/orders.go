@@ -15,8 +15,8 @@ import (
 // cachesEmpty is when a NATS server has let go of the blocks that it has written.
 const cachesEmpty = 20 * time.Second
 
-// measureOrders fills a log with events of as many orders and looks what the server keeps in memory for each: the
-// index of subjects, by which the last event of an order is found.
+// measureOrders fills a log with events of as many orders and looks what the server keeps in memory
+// for each: the index of subjects, by which the last event of an order is found.
 func (b *bench) measureOrders() (err error) {
 	dir := filepath.Join(b.dir, "orders")
 	s, closing, err := open(b.ctx, dir)

@@ -129,7 +129,8 @@ const (
 	steadySites = 20
 )
 
-// measureLatency lets fifty events a second happen and looks how long each takes from the log to the callback.
+// measureLatency lets fifty events a second happen and looks how long each takes from the log to
+// the callback.
 func (b *bench) measureLatency() error {
 	l, err := b.pipeline("latency", steadySites)
 	if err != nil {
@@ -159,7 +160,8 @@ func (b *bench) measureLatency() error {
 	return l.close()
 }
 
-// measureIsolation looks at two healthy callbacks, alone and then beside a dead, a failing and a slow one.
+// measureIsolation looks at two healthy callbacks, alone and then beside a dead, a failing and a
+// slow one.
 func (b *bench) measureIsolation() error {
 	l, err := b.pipeline("isolation", steadySites)
 	if err != nil {

@@ -16,7 +16,8 @@ import (
 	"time"
 )
 
-// receiverEnv makes this program the receiver: a process of its own, so that its cost is not the relay's.
+// receiverEnv makes this program the receiver: a process of its own, so that its cost is not the
+// relay's.
 const receiverEnv = "RELAY_BENCH_RECEIVER"
 
 const slowAnswer = 200 * time.Millisecond
@@ -62,7 +63,7 @@ func published(id string) time.Time {
 	return time.UnixMicro(micros)
 }
 
-// received is when the relay had the event's notification in its hands.
+// received returns when the relay received the event's notification.
 func received(body []byte) time.Time {
 	var ev struct {
 		Data struct {
@@ -87,9 +88,9 @@ func (t *tally) seen() seen {
 	return s
 }
 
-// receive is the child process: it answers callbacks by path (/ok/…, /received/…, /slow/…, /tenth/…, /dead/…) until
-// its input closes. It does not verify, as relaytest's receiver does: what that costs would be taken from the relay,
-// which is measured on the same machine.
+// receive is the child process: it responds to callbacks by path (/ok/…, /received/…, /slow/…,
+// /tenth/…, /dead/…) until its input closes. It does not verify, as relaytest's receiver does: the
+// cost of that would be taken from the relay, which is measured on the same machine.
 func receive() {
 	var tallies sync.Map
 	of := func(path string) *tally {
@@ -189,7 +190,7 @@ func (r *receiver) seen(ctx context.Context, path string) (s seen, err error) {
 	return s, json.NewDecoder(answer.Body).Decode(&s)
 }
 
-// wait waits until the paths have got n events each, and answers what they saw.
+// wait waits until the paths have got n events each, and returns what they saw.
 func (r *receiver) wait(ctx context.Context, n int, patience time.Duration, paths ...string) ([]seen, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

@@ -17,8 +17,8 @@ import (
 
 const concurrency = 64
 
-// measureCeiling posts the same signed body with plain net/http: what this machine can do without any of the relay's
-// work.
+// measureCeiling posts the same signed body with plain net/http: what this machine can do without
+// any of the relay's work.
 func (b *bench) measureCeiling() error {
 	ev, err := event("site-0", 1, 1)
 	if err != nil {
@@ -63,7 +63,8 @@ func (b *bench) measureCeiling() error {
 	return nil
 }
 
-// measureThroughput delivers a filled log to one callback, and another one to a hundred, each as fast as it goes.
+// measureThroughput delivers a filled log to one callback, and another one to a hundred, each as
+// fast as it goes.
 func (b *bench) measureThroughput() error {
 	if err := b.throughput("one_callback", filepath.Join(b.dir, "filled"), b.sizes.filled, 1, concurrency); err != nil {
 		return err
@@ -113,7 +114,8 @@ func (b *bench) throughput(name, dir string, events, callbacks, each int) error 
 	return p.stop(syscall.SIGTERM)
 }
 
-// measureRestart starts the relay on the log that throughput filled: after a proper stop and after a kill.
+// measureRestart starts the relay on the log that throughput filled: after a proper stop and after
+// a kill.
 func (b *bench) measureRestart() error {
 	dir := filepath.Join(b.dir, "filled")
 	if err := fillOnce(b.ctx, dir, b.sizes.filled); err != nil {

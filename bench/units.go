@@ -11,9 +11,9 @@ const (
 	unitWindow = 15 * time.Second
 )
 
-// measureUnits finds what one poll, one notification and one delivery cost the relays and three NATS servers, each
-// as the difference of two windows, with one relay and with three: what grows between them grows with every further
-// one.
+// measureUnits finds what one poll, one notification and one delivery cost the relays and three
+// NATS servers, each as the difference of two windows, with one relay and with three: what grows
+// between them grows with every further one.
 func (b *bench) measureUnits() (err error) {
 	f, err := b.newFleet("units", time.Second)
 	if err != nil {

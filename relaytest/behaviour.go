@@ -5,13 +5,14 @@ import (
 	"time"
 )
 
-// Behaviour decides how a receiver answers its n-th delivery (from 1): with a status, or 0 for never.
+// Behaviour decides how a receiver responds to its n-th delivery (from 1): with a status, or 0 for
+// never.
 type Behaviour func(n int, r *http.Request) int
 
 // Healthy takes everything at once.
 func Healthy(int, *http.Request) int { return http.StatusNoContent }
 
-// OneInTen answers 503 to every tenth delivery.
+// OneInTen responds 503 to every tenth delivery.
 func OneInTen(n int, _ *http.Request) int {
 	if n%10 == 0 {
 		return http.StatusServiceUnavailable
@@ -33,7 +34,7 @@ func Slow(d time.Duration) Behaviour {
 	}
 }
 
-// Hanging never answers.
+// Hanging never responds.
 func Hanging(_ int, r *http.Request) int {
 	<-r.Context().Done()
 	return 0

@@ -1,8 +1,9 @@
-// Package relaytest has a receiver of the relay's callbacks, for tests of what receives them and of the relay itself.
+// Package relaytest has a receiver of the relay's callbacks, for tests of what receives them and of
+// the relay itself.
 //
-// It verifies every delivery with the public library of Standard Webhooks, which shares no code with the relay, and
-// keeps what came and everything that was wrong with it. Begin reading at Receiver; with net/http/httptest it is a
-// server:
+// It verifies every delivery with the public library of Standard Webhooks, which shares no code
+// with the relay, and keeps what came and everything that was wrong with it. Begin reading at
+// Receiver; with net/http/httptest it is a server:
 //
 //	receiver := &relaytest.Receiver{}
 //	server := httptest.NewServer(receiver) // make a callback with its URL; the answer has the secret
@@ -36,24 +37,27 @@ type Delivery struct {
 	At       time.Time
 	Sender   string // its User-Agent
 	Run      int    // what Receiver.Run returned
-	Status   int    // of the answer; 0 before there is one, and for ever if the sender went first
+	Status   int    // of the response; 0 before there is one, and for ever if the sender went first
 }
 
-// Receiver is an http.Handler that takes deliveries. Its zero value answers 204 to everything that verifies. The
-// fields are set before the first delivery; all methods may be called at any time.
+// Receiver is an http.Handler that takes deliveries. Its zero value responds 204 to everything that
+// verifies. Set the fields before the first delivery. All methods may be called at any time.
 type Receiver struct {
-	// Behave decides about the answers to what verifies; nil: Healthy.
+	// Behave chooses the responses to what verifies; nil: Healthy.
 	Behave Behaviour
-	// Echoes repeats the request's line and headers in the answer, as frameworks do that show what went wrong.
+	// Echoes repeats the request's line and headers in the response, as frameworks do that show
+	// what went wrong.
 	Echoes bool
 	// Run returns which run of the relay is being tested; nil where that does not matter.
 	Run func() int
-	// Accepted is called for every delivery that was answered with 2xx, with its body, after the answer was written;
-	// nil: it is not.
+	// Accepted is called for every delivery with a response of 2xx, with its body, after the
+	// response was written. If it is nil, it is not called.
 	Accepted func(d Delivery, body []byte)
-	// Refused is called for every delivery that was no good, with the reason; nil: it is not.
+	// Refused is called for every delivery that was not valid, with the reason. If it is nil, it is
+	// not called.
 	Refused func(problem string)
-	// Sparing keeps no deliveries and no bodies, for a receiver that runs for long: of each event it keeps a hash.
+	// Sparing keeps no deliveries and no bodies, for a receiver that runs for long: of each event
+	// it keeps a hash.
 	Sparing bool
 
 	hook atomic.Pointer[standardwebhooks.Webhook]
@@ -67,7 +71,7 @@ type Receiver struct {
 	header     http.Header
 }
 
-// VerifyWith sets the secret of the callback. Before that deliveries are answered with 503.
+// VerifyWith sets the secret of the callback. Before that deliveries get the response 503.
 func (r *Receiver) VerifyWith(secret string) error {
 	hook, err := standardwebhooks.NewWebhook(secret)
 	if err != nil {
@@ -93,7 +97,7 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		status = r.behave(n, req)
 	}
 	if status == 0 {
-		panic(http.ErrAbortHandler) // no answer at all
+		panic(http.ErrAbortHandler) // no response at all
 	}
 	if d != nil {
 		r.answered(d, status)
@@ -101,7 +105,7 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	w.WriteHeader(status)
 	if r.Echoes {
 		_, _ = fmt.Fprintf(w, "Cannot POST %s\n", req.RequestURI) //nolint:gosec // frameworks do it
-		_ = req.Header.Write(w)                                   // a sender that has gone needs no answer
+		_ = req.Header.Write(w)                                   // a sender that has gone needs no response
 	}
 	if d != nil && status/100 == 2 && r.Accepted != nil {
 		r.Accepted(*d, body)
@@ -115,8 +119,8 @@ func (r *Receiver) behave(n int, req *http.Request) int {
 	return r.Behave(n, req)
 }
 
-// note verifies a delivery and keeps it. It returns nil and how to answer if the delivery is no good, and which
-// delivery it is.
+// note verifies a delivery and keeps it. It returns the delivery and its number. If the delivery is
+// not valid, it returns nil, the number and the status to respond with.
 func (r *Receiver) note(req *http.Request, body []byte, at time.Time) (d *Delivery, n, status int) {
 	d, problem, status := r.verify(req, body, at)
 	r.mu.Lock()
@@ -135,7 +139,7 @@ func (r *Receiver) note(req *http.Request, body []byte, at time.Time) (d *Delive
 	return nil, r.count, status
 }
 
-// verify looks at what one delivery has to have, and returns what is wrong with it, "" if nothing is.
+// verify checks one delivery and returns what is wrong with it, "" if nothing is.
 func (r *Receiver) verify(req *http.Request, body []byte, at time.Time) (d *Delivery, problem string, status int) {
 	if err := r.hook.Load().Verify(body, req.Header); err != nil {
 		return nil, fmt.Sprintf("a signature does not verify: %v", err), http.StatusUnauthorized
@@ -220,21 +224,22 @@ func (r *Receiver) Latest() time.Time {
 	return r.deliveries[len(r.deliveries)-1].At
 }
 
-// AcceptedEvents returns how many different events were answered with 2xx.
+// AcceptedEvents returns how many different events got a response of 2xx.
 func (r *Receiver) AcceptedEvents() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.accepted)
 }
 
-// Problems returns what was wrong with deliveries that were no good.
+// Problems returns what was wrong with deliveries that were not valid.
 func (r *Receiver) Problems() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.problems)
 }
 
-// Misordered returns every event whose first delivery came after that of a later event of its subject.
+// Misordered returns every event whose first delivery came after that of a later event of its
+// subject.
 func (r *Receiver) Misordered() []string {
 	var late []string
 	for subject, list := range Firsts(r.Deliveries()) {

@@ -15,7 +15,7 @@ import (
 
 const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
-// deliver sends an event, signed with a secret, and returns the status of the answer.
+// deliver sends an event, signed with a secret, and returns the status of the response.
 func deliver(t *testing.T, r http.Handler, secret, id, body string) int {
 	t.Helper()
 	hook, err := standardwebhooks.NewWebhook(secret)

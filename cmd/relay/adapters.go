@@ -28,8 +28,8 @@ type vendor struct {
 	owners *owners.Owners
 }
 
-// refresh has the connection's owner see to it that the stored token is good: only the owner refreshes it. Where
-// that fails, the call that follows returns why.
+// refresh asks the connection's owner to make sure that the stored token is good: only the owner
+// refreshes it. Where that fails, the call that follows returns why.
 func (v *vendor) refresh(ctx context.Context, connection string) {
 	ctx, cancel := context.WithTimeout(ctx, refreshPatience)
 	defer cancel()
@@ -43,7 +43,8 @@ func (v *vendor) session(c relay.Connection) *audatex.Session {
 	return audatex.NewSession(v.client, v.tokens, c.ID, c.Level)
 }
 
-// Order reads an order for the resolver. Levels differ in the event calls only, so the connection's id is enough.
+// Order reads an order for the resolver. Levels differ in the event calls only, so the connection's
+// id is enough.
 func (v *vendor) Order(
 	ctx context.Context, connection, id string, begin func() (context.Context, error),
 ) (json.RawMessage, error) {
@@ -51,8 +52,8 @@ func (v *vendor) Order(
 	return order.JSON, err
 }
 
-// knownConnections is the poller as the reconciler sees it. The poller is made after the reconciler, which learns of
-// gaps from it.
+// knownConnections is the poller as the reconciler sees it. The poller is made after the
+// reconciler, which learns of gaps from it.
 type knownConnections struct{ *poller.Poller }
 
 // unhurried reads orders for the reconciler: behind all other requests.
@@ -79,18 +80,19 @@ func (v *vendor) Unsubscribe(ctx context.Context, c relay.Connection, subscripti
 	return v.session(c).Unsubscribe(ctx, subscription)
 }
 
-// notifications is the resolver as the API sees it: each connection's own replica answers.
+// notifications is the resolver as the API sees it: each connection's own replica responds.
 type notifications struct {
 	*resolver.Resolver
 	vendor *vendor
 }
 
-// Doing returns what only their owners know of connections, of those whose owners answer.
+// Doing returns what only their owners know of connections, of those whose owners respond.
 func (n notifications) Doing(ctx context.Context, connections []string) map[string]httpapi.Doing {
 	return owners.Gather[httpapi.Doing](ctx, n.vendor.owners, askDoing, connections, relay.ShardOf)
 }
 
-// Retry resolves an unresolved notification now, wherever the request came in: the log's condition is the referee.
+// Retry resolves an unresolved notification now, at the replica that got the request: the log's
+// condition decides if two do so.
 func (n notifications) Retry(ctx context.Context, unresolved string) (relay.RetryOutcome, error) {
 	if doc, _, err := n.vendor.store.Unresolved.Get(ctx, unresolved); err == nil {
 		n.vendor.refresh(ctx, doc.Connection)
@@ -114,19 +116,19 @@ func (n notifications) RetryAll(
 	n.Resolver.RetryAll(ctx, unresolved, each)
 }
 
-// callbacks is the dispatcher as the API sees it: each callback's own replica answers.
+// callbacks is the dispatcher as the API sees it: each callback's own replica responds.
 type callbacks struct {
 	*dispatcher.Dispatcher
 	owners *owners.Owners
 }
 
-// Status returns how callbacks are doing, of those whose owners answer.
+// Status returns how callbacks are doing, of those whose owners respond.
 func (c callbacks) Status(ctx context.Context, ids []string) map[string]httpapi.Status {
 	return owners.Gather[httpapi.Status](ctx, c.owners, askStatus, ids, relay.ShardOf)
 }
 
-// loadPatience is how long a test waits for the owner of a callback that was made just now to hear of it, loadAgain
-// how often it asks.
+// loadPatience is how long a test waits for the owner of a callback that was made just now to learn
+// of it, loadAgain how often it asks.
 const (
 	loadPatience = 3 * time.Second
 	loadAgain    = 50 * time.Millisecond
@@ -154,8 +156,8 @@ func (c callbacks) begin(ctx context.Context, of tested) error {
 	}
 }
 
-// Test sends one event to a callback over the path that deliveries take, if its owner gives leave: a test goes by
-// the callback's concurrency and rate, whichever replica sends it.
+// Test sends one event to a callback over the path that deliveries take, if its owner gives leave:
+// a test counts against the callback's concurrency and rate, no matter which replica sends it.
 func (c callbacks) Test(ctx context.Context, cb relay.Callback, ev relay.Event) (relay.AttemptRecord, error) {
 	body, err := relay.Encode(ev)
 	if err != nil {

@@ -33,8 +33,8 @@ func (f readOrder) Order(_ context.Context, _, order string, begin func() (conte
 	return f(order)
 }
 
-// The API, the resolver and the publisher as serve joins them: what an operator does about a notification of an
-// unknown site.
+// The API, the resolver and the publisher as serve joins them: what an operator does about a
+// notification of an unknown site.
 func TestAnOperatorRetriesANotification(t *testing.T) {
 	t.Parallel()
 	const order = "5f0c0000-0000-4000-8000-000000000001"

@@ -51,7 +51,7 @@ func (c *backupCommand) Run(p program) error {
 	return err
 }
 
-// Run puts a backup back and prints what to look after.
+// Run restores a backup and prints what must be checked.
 func (c *restoreCommand) Run(p program) error {
 	t, err := openTool(p, c.Tool, true)
 	if err != nil {
@@ -114,7 +114,7 @@ func (t *tool) backupConfig(given settings.Keys) (backup.Config, error) {
 	}, nil
 }
 
-// whichKeys makes an error of the keys one of their setting.
+// whichKeys makes an error about the keys one about their setting.
 func whichKeys(err error) error {
 	if errors.Is(err, backup.ErrKeys) {
 		return settings.Wrong("RELAY_ENCRYPTION_KEYS", "%w", err)

@@ -74,8 +74,9 @@ func (c *demoCommand) check() error {
 	return nil
 }
 
-// demoSettings are those of a relay for one machine and a short life. They are written out rather than read from
-// flags: RELAY_… variables of a real relay in the same shell must not reach the demo.
+// demoSettings are those of a relay for one machine and a short life. They are written out rather
+// than read from flags: RELAY_… variables of a real relay in the same shell must not reach the
+// demo.
 func demoSettings(r demo.Relay, verbose bool) settings.Serve {
 	s := settings.Serve{
 		Serving: settings.Serving{

@@ -43,7 +43,7 @@ func startDemo(t *testing.T, args ...string) *runningDemo {
 	return d
 }
 
-// until reads lines until one matches and answers its groups.
+// until reads lines until one matches and returns its groups.
 func (d *runningDemo) until(pattern string) []string {
 	d.t.Helper()
 	want := regexp.MustCompile(pattern)
@@ -144,8 +144,8 @@ func TestWhatTheDemoPrintsWorks(t *testing.T) {
 	}
 }
 
-// A developer's receiver that refuses the first attempt: the relay tries again, and its records are what the demo
-// judges by.
+// A developer's receiver that refuses the first attempt: the relay tries again, and its records are
+// what the demo judges by.
 func TestDemoSendsToTheDevelopersReceiver(t *testing.T) {
 	t.Parallel()
 	var hook atomic.Pointer[standardwebhooks.Webhook]
@@ -187,8 +187,8 @@ func TestDemoSendsToTheDevelopersReceiver(t *testing.T) {
 	}
 }
 
-// A receiver that is not there has lost nothing: the relay keeps what it could not deliver, and the summary says so.
-// But nothing has been delivered, so the demo fails.
+// A receiver that is not there has lost nothing: the relay keeps what it could not deliver, and the
+// summary shows it. But nothing has been delivered, so the demo fails.
 func TestDemoCountsWhatWaits(t *testing.T) {
 	t.Parallel()
 	gone := httptest.NewServer(http.NotFoundHandler())
@@ -209,7 +209,7 @@ func TestTheDemosReceiverCanBeBroken(t *testing.T) {
 	d := startDemo(t, "--rate", "120")
 	toBreak := d.until(`^  curl -s -X POST (http://[\d.:]+/break)$`)[1]
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 30 * time.Second}
-	var posts sync.WaitGroup // the demo prints before it answers, so it must be read meanwhile
+	var posts sync.WaitGroup // the demo prints before it responds, so it must be read meanwhile
 	for d.until(` (200|503)(?: |$)`)[1] == "200" {
 		posts.Go(func() {
 			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, toBreak, http.NoBody)

@@ -13,8 +13,8 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// join makes this replica known to the others, and then takes note of which formats they all read: in this order, so
-// that whoever raises the formats' mark sees this replica, or is seen by it.
+// join makes this replica known to the others, and then reads which formats they all know. It is in
+// this order so that a replica that raises the formats' mark sees this one, or is seen by it.
 func (s start) join(
 	ctx context.Context, st *store.Store, exclusive bool, registry prometheus.Registerer,
 ) (member *shard.Member, formats *topology.Versions, err error) {

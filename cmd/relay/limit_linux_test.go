@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fileLimit BYTES|unlimited bounds the files that the program in the background may write, while it runs
-// (RLIMIT_FSIZE).
+// fileLimit BYTES|unlimited bounds the files that the program in the background may write, while it
+// runs (RLIMIT_FSIZE).
 func fileLimit(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 || len(ts.BackgroundCmds()) != 1 {
 		ts.Fatalf("usage: filelimit bytes|unlimited, with one program in the background")

@@ -33,8 +33,8 @@ func warnOfListen(c settings.Listen, log *slog.Logger) {
 		"Set RELAY_NATS_LISTEN_CERT and RELAY_NATS_LISTEN_KEY, or listen on 127.0.0.1 behind something that does TLS", "listen", c.NATSListen)
 }
 
-// schemaBase is where events say that their schemas are served. CloudEvents asks for an absolute address there, so
-// without RELAY_PUBLIC_URL it is this machine's own.
+// schemaBase is where events claim that their schemas are served. CloudEvents requires an absolute
+// address there, so without RELAY_PUBLIC_URL it is this machine's own.
 func schemaBase(c settings.Config, api net.Addr) string {
 	if c.PublicURL != "" {
 		return c.PublicURL

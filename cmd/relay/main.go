@@ -1,5 +1,5 @@
-// Command relay hands on what happens to parts orders in Audatex's Inpart: from the vendor's polled queue to NATS
-// subjects and signed HTTP callbacks.
+// Command relay hands on what happens to parts orders in Audatex's Inpart: from the vendor's polled
+// queue to NATS subjects and signed HTTP callbacks.
 //
 //	relay serve     the service
 //	relay sandbox   the vendor's double, to develop against
@@ -10,7 +10,8 @@
 //	relay restore   and back
 //	relay version   which release this is
 //
-// This package has the commands and the wiring only. Begin reading at serve, which builds every part in order.
+// This package has the commands and the wiring only. Begin reading at serve, which builds every
+// part in order.
 package main
 
 import (
@@ -34,7 +35,7 @@ import (
 const (
 	exitOK      = 0
 	exitFailed  = 1
-	exitSetting = 2 // a setting is missing or wrong; one line says which
+	exitSetting = 2 // a setting is missing or wrong; one line names it
 )
 
 type commands struct {
@@ -134,7 +135,7 @@ func newLogger(p program, c settings.StoreConfig) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(p.stderr, options))
 }
 
-// warn logs what was made of the settings, and which variables are none.
+// warn logs what was changed in the settings, and which variables are not settings.
 func (p program) warn(c settings.StoreConfig, log *slog.Logger) {
 	c.Warn(log)
 	for _, u := range p.unknown {

@@ -109,7 +109,8 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// logged FILE KEY VARIABLE waits for a log line with the key and puts its value into an environment variable.
+// logged FILE KEY VARIABLE waits for a log line with the key and puts its value into an environment
+// variable.
 func logged(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
 		ts.Fatalf("usage: logged file key variable")
@@ -189,7 +190,8 @@ func known(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// occupy VARIABLE listens on a free port until the script ends and puts host:port into an environment variable.
+// occupy VARIABLE listens on a free port until the script ends and puts host:port into an
+// environment variable.
 func occupy(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: occupy variable")

@@ -16,7 +16,7 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// bus is the NATS server as far as the program has to do with it.
+// bus is what the program needs of the NATS server.
 type bus interface {
 	Admit(natsd.Subscribers)
 	Recheck(client string)
@@ -64,8 +64,9 @@ func (s start) connect(
 	return server, nc, nil
 }
 
-// dial connects to the external cluster. While no server can be reached it tries on: a relay may well start before
-// its cluster. A cluster that cannot be used is a setting's error, returned at once.
+// dial connects to the external cluster. While no server can be reached it keeps trying: a relay
+// may well start before its cluster. A cluster that cannot be used is a setting's error, returned
+// at once.
 func (s start) dial(ctx context.Context, c settings.StoreConfig) (nc *nats.Conn, err error) {
 	cluster := natsd.Remote{
 		URL: c.NATSURL, Creds: c.NATSCreds, User: c.NATSUser, Password: c.NATSPassword,
@@ -98,9 +99,9 @@ func (s start) dial(ctx context.Context, c settings.StoreConfig) (nc *nats.Conn,
 	return nil, settings.Wrong(setting, "%w", err)
 }
 
-// newEvents returns what keeps the copy of the log for services, nil where nobody could read one: the embedded
-// server without an address for subscribers. On the embedded server the readers are API keys, elsewhere the server's
-// configuration names them.
+// newEvents returns what keeps the copy of the log for services, nil where nobody could read one:
+// the embedded server without an address for subscribers. On the embedded server the readers are
+// API keys, elsewhere the server's configuration names them.
 func newEvents(
 	c settings.Config, nc *nats.Conn, t topology.Topology, keys func() *access.Keys, log *slog.Logger,
 ) (*natsd.Events, error) {
@@ -115,7 +116,8 @@ func newEvents(
 	return natsd.NewEvents(copied)
 }
 
-// runEvents keeps the copy once it is known which keys there are: the consumers of those that are gone are removed.
+// runEvents keeps the copy once it is known which keys there are, and removes the consumers of
+// those that are gone.
 func runEvents(ctx context.Context, events *natsd.Events, keys *access.Keys) error {
 	if events == nil {
 		<-ctx.Done()

@@ -35,10 +35,11 @@ func freePort(ts *testscript.TestScript, neg bool, args []string) {
 
 type natsKey struct{}
 
-// natsServer start HOST:PORT [password|token|tls|creds] runs a NATS server with JetStream until the script ends or
-// says natsserver stop. With password its user is relay and the password hush; with token its token is hush; with
-// tls it wants the client's certificate too, and writes ca.pem, client.pem and client.key; with creds it writes
-// relay.creds. What it stores lies in the script's directory.
+// natsServer start HOST:PORT [password|token|tls|creds] runs a NATS server with JetStream until the
+// script ends or calls natsserver stop. With password its user is relay and the password hush. With
+// token its token is hush. With tls it requires the client's certificate too, and writes ca.pem,
+// client.pem and client.key. With creds it writes relay.creds. Its data lies in the script's
+// directory.
 func natsServer(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: natsserver start host:port [password|token|tls|creds] | natsserver stop")
@@ -93,7 +94,8 @@ func withNATS(e *testscript.Env) {
 	})
 }
 
-// certificates makes an authority, a server's and a client's certificate, and answers the server's side.
+// certificates makes an authority, a server's and a client's certificate, and returns the server's
+// side.
 func certificates(ts *testscript.TestScript) *tls.Config {
 	serial := int64(0)
 	issue := func(template, parent *x509.Certificate, signer *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
@@ -134,7 +136,8 @@ func certificates(ts *testscript.TestScript) *tls.Config {
 	}
 }
 
-// credentials gives a server an operator with one account, and writes the credentials of a user of it.
+// credentials gives a server an operator with one account, and writes the credentials of a user of
+// it.
 func credentials(ts *testscript.TestScript, opts *server.Options) {
 	pair := func(create func() (nkeys.KeyPair, error)) (nkeys.KeyPair, string) {
 		kp, err := create()
@@ -166,7 +169,8 @@ func credentials(ts *testscript.TestScript, opts *server.Options) {
 	opts.TrustedKeys, opts.AccountResolver, opts.SystemAccount = []string{operatorID}, resolver, systemID
 }
 
-// refused HOST:PORT tries to make a callback, which must be refused at once as what may be tried again.
+// refused HOST:PORT tries to make a callback, which must be refused at once as what may be tried
+// again.
 func refused(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: refused host:port")

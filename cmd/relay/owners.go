@@ -13,19 +13,20 @@ import (
 	"github.com/audatex-relay/relay/internal/resolver"
 )
 
-// What replicas ask the owner of a shard: the last token of the request's subject. They are part of what runs
-// between versions.
+// What replicas ask the owner of a shard: the last token of the request's subject. They are part of
+// what runs between versions.
 const (
 	askPoll   = "poll"   // a connection id: poll it now
 	askAgain  = "again"  // a connection: read its open orders again
-	askAccess = "access" // a connection id: see to it that its stored access token is good
+	askAccess = "access" // a connection id: make sure that its stored access token is good
 	askStatus = "status" // callback ids: how they are doing
 	askDoing  = "doing"  // connection ids: what only their owner knows of them
 	askTest   = "test"   // a callback: whether a test may be sent to it now
 	askTested = "tested" // a callback: its test has ended
 )
 
-// answers returns how this replica answers what is asked about the shards that it owns.
+// answers returns the functions by which this replica handles requests about the shards that it
+// owns.
 func answers(
 	polling *poller.Poller, reconciling *reconciler.Reconciler, resolving *resolver.Resolver, dispatching *dispatcher.Dispatcher,
 	tokens *audatex.Tokens,
@@ -38,7 +39,7 @@ func answers(
 			return reconciling.Reconcile(ctx, of.Connection, of.Delivered)
 		}),
 		askAccess: owners.Answer(func(ctx context.Context, connection string) (any, error) {
-			_, err := tokens.Access(ctx, connection) // the one who asks reads it from the store: it crosses no wire in the clear
+			_, err := tokens.Access(ctx, connection) // the caller reads it from the store: not sent in the clear
 			return nil, err
 		}),
 		askStatus: owners.Look(func(_ context.Context, id string) (httpapi.Status, bool) {
@@ -72,7 +73,7 @@ type tested struct {
 	Generation string `json:"generation"`
 }
 
-// trial is the owner's answer to a test. Known is false while it has not loaded the callback.
+// trial is the owner's response to a test. Known is false while it has not loaded the callback.
 type trial struct {
 	dispatcher.Trial
 
@@ -88,7 +89,8 @@ type again struct {
 // reconcilers is the reconciler as the API sees it: the connection's own replica reads its orders.
 type reconcilers struct{ owners *owners.Owners }
 
-// Reconcile asks the owner to have a connection's open orders read again. It returns when that is stored.
+// Reconcile asks the owner to have a connection's open orders read again. It returns when that is
+// stored.
 func (r reconcilers) Reconcile(ctx context.Context, connection string, delivered bool) (doc relay.Reconciliation, err error) {
 	err = r.owners.Ask(ctx, relay.ShardOf(connection), askAgain, again{connection, delivered}, &doc)
 	return doc, err
@@ -97,8 +99,8 @@ func (r reconcilers) Reconcile(ctx context.Context, connection string, delivered
 // pollers is the poller as the API sees it: the connection's own replica polls.
 type pollers struct{ owners *owners.Owners }
 
-// PollNow asks the owner for a poll at once. It does not wait for it. The owner refuses while the store takes no
-// writes.
+// PollNow asks the owner for a poll at once. It does not wait for it. The owner refuses while the
+// store takes no writes.
 func (p pollers) PollNow(ctx context.Context, connection string) error {
 	return p.owners.Ask(ctx, relay.ShardOf(connection), askPoll, connection, nil)
 }

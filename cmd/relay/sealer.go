@@ -9,7 +9,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// newSealer reads the keys that encrypt secrets at rest: those that are set, or those of the file beside the data.
+// newSealer reads the keys that encrypt secrets at rest: those that are set, or those of the file
+// beside the data.
 func newSealer(keys []byte, dir string) (*store.Sealer, error) {
 	if len(keys) == 0 {
 		var err error
@@ -24,9 +25,10 @@ func newSealer(keys []byte, dir string) (*store.Sealer, error) {
 	return sealer, nil
 }
 
-// checkKeys refuses keys that open none of the secrets that are stored. Going on would look well and do nothing: no
-// vendor could be polled, no callback signed. Keys that open some are taken; what they do not open is reported where
-// it is met. A key file that this start has made is removed again, as nothing is encrypted with it.
+// checkKeys refuses keys that open none of the secrets that are stored. The relay would seem to
+// work and do nothing: no vendor could be polled, no callback signed. Keys that open some are
+// accepted; each secret that they do not open is reported when it is read. A key file that this
+// start has made is removed again, as nothing is encrypted with it.
 func checkKeys(ctx context.Context, s *store.Store, c settings.Config, made bool) error {
 	opened, sealed, err := s.Opens(ctx)
 	switch {

@@ -13,7 +13,7 @@ type serveCommand struct {
 	CPUProfile string `name:"cpuprofile" hidden:"" help:"Write a CPU profile here when the relay stops."`
 }
 
-// Help says what has no default.
+// Help describes the settings that have no default.
 func (serveCommand) Help() string {
 	return "Needs RELAY_ADMIN_TOKEN, RELAY_AUDATEX_CLIENT_ID and RELAY_AUDATEX_CLIENT_SECRET, and with an external NATS RELAY_ENCRYPTION_KEYS. " +
 		"Everything else has a default."

@@ -11,13 +11,14 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// start repeats the steps of a start that may have to wait for others: for NATS, for a leader, for room on the disk.
+// start repeats the steps of a start that may have to wait for others: for NATS, for a leader, for
+// room on the disk.
 type start struct {
 	log     *slog.Logger
-	waiting func(reason string) // learns what is waited for
+	waiting func(reason string) // is called with what is waited for
 }
 
-// step does a step that works on the store. Trouble says what is wrong while it fails.
+// step does a step that works on the store. Trouble describes what is wrong while it fails.
 func (s start) step(ctx context.Context, trouble string, do func() error) error {
 	return s.repeat(ctx, trouble, func(err error) bool {
 		_, wrong := errors.AsType[*settings.Error](err)
@@ -25,8 +26,8 @@ func (s start) step(ctx context.Context, trouble string, do func() error) error 
 	}, do)
 }
 
-// repeat does a step until it succeeds, until it fails in a way that waiting does not mend, or until ctx ends. The
-// log has the first failure, now and then a later one, and the end.
+// repeat does a step until it succeeds, until it fails in a way that waiting does not repair, or
+// until ctx ends. It logs the first failure, now and then a later one, and the end.
 func (s start) repeat(ctx context.Context, trouble string, passing func(error) bool, do func() error) error {
 	var since, logged time.Time
 	for n := 1; ; n++ {

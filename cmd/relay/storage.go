@@ -18,7 +18,8 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// toolPatience is how long a command waits for a NATS that does not answer, or elects a leader, before it gives up.
+// toolPatience is how long a command waits for a NATS that does not respond, or elects a leader,
+// before it gives up.
 const toolPatience = 30 * time.Second
 
 // tool is a store that a command works on while no relay of this process does.
@@ -31,8 +32,8 @@ type tool struct {
 	close func()
 }
 
-// openTool connects to the store: the cluster of RELAY_NATS_URL, or the embedded server's files, which no relay may
-// be using. Fresh allows for a directory in which nothing has been stored yet.
+// openTool connects to the store: the cluster of RELAY_NATS_URL, or the embedded server's files,
+// which no relay may be using. Fresh allows for a directory in which nothing has been stored yet.
 func openTool(p program, given settings.Tool, fresh bool) (*tool, error) {
 	c, err := given.Check()
 	if err != nil {

@@ -21,7 +21,7 @@ type topologyCheckCommand struct{ settings.Tool }
 
 type topologyApplyCommand struct{ settings.Tool }
 
-// errTopology says that the table above it is not as it should be.
+// errTopology reports that the table above it is not as it should be.
 var errTopology = errors.New("the streams and buckets are not as this relay needs them")
 
 // Run prints how everything is.

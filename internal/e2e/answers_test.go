@@ -18,12 +18,12 @@ import (
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
-// recordedVendor stands before the sandbox: the first poll of each site gets a recorded answer, and so does every look-up
-// of an order that such an answer names.
+// recordedVendor stands before the sandbox: the first poll of each site gets a recorded response,
+// and so does every look-up of an order that such a response names.
 type recordedVendor struct {
 	answers map[string]recorded.Answer
 	box     func() *sandbox.Sandbox
-	first   map[string]string // the answer of a vendor site
+	first   map[string]string // the response for a vendor site
 
 	mu     sync.Mutex
 	served map[string]bool // by subscription
@@ -65,12 +65,13 @@ func (v *recordedVendor) poll(subscription string) (recorded.Answer, bool) {
 	return recorded.Answer{}, false
 }
 
-// TestRecordedAnswersGoThroughTheRelay has the running relay poll recorded answers, each at a site of its own: every
-// notification becomes one event, in its order, and what is none is kept with its bytes and told.
+// TestRecordedAnswersGoThroughTheRelay has the running relay poll recorded responses, each at a
+// site of its own. Every notification becomes one event, in its order. Anything else is kept with
+// its bytes and reported.
 func TestRecordedAnswersGoThroughTheRelay(t *testing.T) {
 	t.Parallel()
 	const at, older, at2026 = "2016-01-15T09:38:44.6871504Z", "2016-01-15T09:38:44.6871504", "2026-01-15T09:38:44.6871504Z"
-	type kept struct{ reason, detail, raw string } // raw: how its bytes begin; "page" is the whole answer
+	type kept struct{ reason, detail, raw string } // raw: how its bytes begin; "page" is the whole response
 	rows := []struct {
 		answer     string
 		events     []string // CREATED or UPDATED and CreatedAt

@@ -24,7 +24,7 @@ type crash struct {
 	archive *archive
 	remains []remains       // after each run
 	ended   []time.Time     // when each run was gone
-	missing map[string]bool // correlation ids of answers that no run has stored, and none will
+	missing map[string]bool // correlation ids of responses that no run has stored, and none will
 
 	suspected map[string]map[string]bool // starts of interrupted polls, by connection
 	refreshes map[string]map[string]bool // ids of interrupted refreshes, by connection
@@ -59,7 +59,8 @@ func TestCrash(t *testing.T) {
 	t.Logf("RELAY_CRASH_KILLS=%d RELAY_CRASH_SEED=%d", kills, seed)
 	dice := rand.New(rand.NewPCG(seed, 2))
 
-	// Access tokens live so short that refreshes are always under way somewhere; latency makes calls long enough to be hit.
+	// Access tokens live so short that refreshes are always under way somewhere; latency makes
+	// calls long enough to be hit.
 	c := newCrash(t, 10, sandbox.Config{Seed: seed, AccessTokenLifetime: 2 * time.Second})
 	if err := c.sandbox.SetFaults(
 		sandbox.Faults{ShareLatency: 0.5, Latency: 15 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpPoll}},
@@ -152,7 +153,8 @@ func put[V any](m map[string]map[string]V, a, b string, v V) {
 // siteOf is our name of a vendor's site.
 func siteOf(vendor string) string { return "site-" + strings.TrimPrefix(vendor, "V") }
 
-// awaitDrained waits until everything that was handed out and stored has been published and delivered.
+// awaitDrained waits until everything that was handed out and stored has been published and
+// delivered.
 func (c *crash) awaitDrained() {
 	c.t.Helper()
 	harness.Eventually(c.t, "everything drains", func() string {

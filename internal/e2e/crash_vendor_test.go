@@ -35,7 +35,8 @@ func (c *crash) checkOneEventEach(t *testing.T) {
 	}
 }
 
-// details answers what the operational events of a kind say under a key, by connection, and how often each was said.
+// details returns the values that the operational events of a kind have under a key, by connection,
+// and how often each occurs.
 func (c *crash) details(t *testing.T, kind relay.Kind, key string) map[string]map[string]int {
 	t.Helper()
 	said := map[string]map[string]int{}
@@ -58,8 +59,8 @@ func (c *crash) details(t *testing.T, kind relay.Kind, key string) map[string]ma
 	return said
 }
 
-// checkGaps fails unless exactly the interrupted polls were told as suspected gaps. (That every lost answer belongs to one of
-// them was checked after each end.)
+// checkGaps fails unless exactly the interrupted polls were reported as suspected gaps. (That every
+// lost response belongs to one of them was checked after each end.)
 func (c *crash) checkGaps(t *testing.T) {
 	t.Helper()
 	said := c.details(t, relay.KindGapSuspected, "since")
@@ -79,8 +80,8 @@ func (c *crash) checkGaps(t *testing.T) {
 	}
 }
 
-// checkRefreshes fails if a spent refresh token was used more often than refreshes were interrupted, and unless each use
-// ended in consent-required, and nothing else did.
+// checkRefreshes fails if a spent refresh token was used more often than refreshes were
+// interrupted, and unless each use ended in consent-required, and nothing else did.
 func (c *crash) checkRefreshes(t *testing.T) {
 	t.Helper()
 	counters := c.sandbox.Counters()

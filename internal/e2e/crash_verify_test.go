@@ -9,7 +9,7 @@ import (
 	"github.com/audatex-relay/relay/relaytest"
 )
 
-// toll is what one end of the relay means for one callback.
+// toll is the effect of one end of the relay on one callback.
 type toll struct {
 	inFlight int // attempts that the receiver was still busy with
 	unstored int // events it had accepted, that came in this run, and that the stored cursor does not know of
@@ -27,8 +27,8 @@ func (c *crash) verify(t *testing.T) {
 		c.checkRepeats(t, r)
 		c.checkMemory(t, r)
 	}
-	// Every notification that was stored has exactly one event, with what the vendor said; the receivers have the same bytes
-	// as the log (checkDelivered), so one of them speaks for it.
+	// Every notification that was stored has exactly one event, with what the vendor sent. The
+	// receivers have the same bytes as the log (checkDelivered), so one of them stands for it.
 	c.receivers[0].CheckLedger(t, c.sandbox.Ledger(), c.isMissing)
 	c.checkOneEventEach(t)
 	c.checkGaps(t)
@@ -50,7 +50,7 @@ func count[V any](m map[string]map[string]V) int {
 	return n
 }
 
-// consents answers how many consents were given in all.
+// consents returns how many consents were given in all.
 func (c *crash) consents() int {
 	n := 0
 	for _, list := range c.grants {
@@ -59,13 +59,14 @@ func (c *crash) consents() int {
 	return n
 }
 
-// wants answers whether a callback is to get an entry of the log.
+// wants reports whether a callback should get an entry of the log.
 func wants(r *harness.Receiver, e logged) bool {
 	return r.ID == "steady" || !strings.HasPrefix(e.Type, "audatex.relay.")
 }
 
-// checkDelivered fails unless a callback has accepted every entry of the log that it wants, byte for byte, and nothing
-// else; nothing that a stored cursor was through with may have been missing at that moment.
+// checkDelivered fails unless a callback has accepted every entry of the log that it wants, byte
+// for byte, and nothing else. Nothing that a stored cursor was through with may have been missing
+// then.
 func (c *crash) checkDelivered(t *testing.T, r *harness.Receiver) {
 	t.Helper()
 	accepted := map[string]int{} // the first run in which an event was accepted
@@ -110,9 +111,9 @@ func (c *crash) checkDelivered(t *testing.T, r *harness.Receiver) {
 	}
 }
 
-// checkRepeats fails if anything came again that need not: within one run nothing that was accepted, and in a later one
-// nothing that the stored cursor was through with. What is left are the attempts in flight at the end of a run and what was
-// settled since the cursor's last write.
+// checkRepeats fails if anything came again that need not: within one run nothing that was
+// accepted, and in a later one nothing that the stored cursor was through with. What is left are
+// the attempts in flight at the end of a run and what was settled since the cursor's last write.
 func (c *crash) checkRepeats(t *testing.T, r *harness.Receiver) {
 	t.Helper()
 	tolls := c.tolls(r)
@@ -154,7 +155,8 @@ func (c *crash) checkRepeats(t *testing.T, r *harness.Receiver) {
 	}
 }
 
-// checkMemory fails if what is stored of a callback ever forgets: an entry that it was through with after one run stays so.
+// checkMemory fails if what is stored of a callback ever forgets: an entry that it was through with
+// after one run stays so.
 func (c *crash) checkMemory(t *testing.T, r *harness.Receiver) {
 	t.Helper()
 	for _, e := range c.archive.events {
@@ -172,18 +174,19 @@ func (c *crash) checkMemory(t *testing.T, r *harness.Receiver) {
 	}
 }
 
-// maxUnstored is the most settlements that can be unstored: a round of the flusher takes up to twice the window that a
-// callback has at hand (internal/dispatcher), as many may gather while it is being written, and each time as many
-// more as were in flight.
+// maxUnstored is the most settlements that can be unstored: a round of the flusher takes up to
+// twice the window that a callback has at hand (internal/dispatcher), as many may gather while it
+// is being written, and each time as many more as were in flight.
 func maxUnstored(concurrency int) int {
 	window := 4*concurrency + 32
 	return 2 * (2*window + concurrency)
 }
 
-// tolls answers what each end of the relay meant for a callback.
+// tolls returns the effect of each end of the relay on a callback.
 func (c *crash) tolls(r *harness.Receiver) []toll {
 	tolls := make([]toll, len(c.remains))
-	// The run of an event's last arrival, and whether it has ever been accepted or left unanswered: then it counts as known.
+	// The run of an event's last arrival, and whether it has ever been accepted or got no response:
+	// then it counts as known.
 	last, known := map[string]*relaytest.Delivery{}, map[string]bool{}
 	leave := func(a *relaytest.Delivery) {
 		if a.Run >= len(c.remains) || !known[a.Event] {
@@ -212,7 +215,7 @@ func (c *crash) tolls(r *harness.Receiver) []toll {
 	return tolls
 }
 
-// tellRun says what the end of a run found.
+// tellRun describes what the end of a run found.
 func (c *crash) tellRun(run int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "run %d:", run)

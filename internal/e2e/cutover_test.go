@@ -22,7 +22,8 @@ type onlyToken struct {
 	rec relay.TokenRecord
 }
 
-// The commands of docs/cutover.md move a queue over from another reader, and what waited in it arrives.
+// The commands of docs/cutover.md move a queue over from another reader, and what waited in it
+// arrives.
 func TestTheDocumentedCutoverLosesNothing(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "cutover.md"))

@@ -16,8 +16,9 @@ import (
 	"github.com/audatex-relay/relay/internal/e2e/harness"
 )
 
-// A new operator gets from nothing to ten connected sites by docs/connecting.md alone: its commands are typed into one shell, from top to
-// bottom, and the test is the ten users who are sent a link. Only ports, and how the program is built, are others.
+// A new operator gets from nothing to ten connected sites by docs/connecting.md alone: its commands
+// are typed into one shell, from top to bottom, and the test is the ten users who are sent a link.
+// Only ports, and how the program is built, are others.
 func TestANewOperatorConnectsTenSites(t *testing.T) {
 	t.Parallel()
 	blocks := commandsOf(t, "docs/connecting.md", 10)

@@ -36,7 +36,8 @@ var (
 	flowAll    = flowSites * flowOrders * flowRounds
 )
 
-// TestFlow takes 600 notifications (2,000 with RELAY_LONG) in both forms through the relay to five callbacks and to subscribers on NATS.
+// TestFlow takes 600 notifications (2,000 with RELAY_LONG) in both forms through the relay to five
+// callbacks and to subscribers on NATS.
 func TestFlow(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, flowSites, sandbox.Config{Seed: 7}, nil)
@@ -139,7 +140,8 @@ func (w *world) playFlow() {
 	}
 }
 
-// moveOn queues one notification of an order: of its next status, of another price, or (touch) of nothing.
+// moveOn queues one notification of an order: of its next status, of another price, or (touch) of
+// nothing.
 func (w *world) moveOn(id string, touch bool) error {
 	if touch {
 		return w.sandbox.Touch(id)
@@ -269,7 +271,8 @@ func (s *subscriber) take(m *nats.Msg) {
 	s.got[ev.ID] = m.Data
 }
 
-// check fails unless the subscriber has got the very bytes that a callback got, of all events of the sites.
+// check fails unless the subscriber has got the very bytes that a callback got, of all events of
+// the sites.
 func (s *subscriber) check(t *testing.T, r *harness.Receiver, sites []string) {
 	t.Helper()
 	may := map[string]bool{}
@@ -375,7 +378,8 @@ func checkMetrics(t *testing.T, w *world, p *harness.Process) {
 	}
 }
 
-// sum adds a family's counters and gauges up, and how often its histograms observed something, of those with the label's value if a label is given.
+// sum adds a family's counters and gauges up, and how often its histograms observed something, of
+// those with the label's value if a label is given.
 func sum(f *dto.MetricFamily, label, value string) float64 {
 	total := 0.0
 	for _, m := range f.GetMetric() {

@@ -20,9 +20,10 @@ import (
 	"github.com/audatex-relay/relay/relaytest"
 )
 
-// TestGapsAreRepaired cuts answers of the queue after it was drained, lets a third of the order look-ups fail and kills the relay. What an
-// answer carried in full reaches every receiver; in the end the last event of every order that the relay has seen is what the vendor
-// says; and the suspected gaps are the cuts and the polls that a kill interrupted.
+// TestGapsAreRepaired cuts responses of the queue after it was drained, lets a third of the order
+// look-ups fail and kills the relay. Everything in a response that arrived in full reaches every
+// receiver. In the end the last event of every order that the relay has seen matches the vendor's
+// state, and the suspected gaps are the cuts and the polls that a kill interrupted.
 func TestGapsAreRepaired(t *testing.T) {
 	t.Parallel()
 	kills, share := 3, 0.03 // a few cuts also in a short run
@@ -96,7 +97,7 @@ func TestGapsAreRepaired(t *testing.T) {
 	c.checkSuspected(t, interrupted)
 }
 
-// unsettled says what has not come to its end yet, "" if everything has.
+// unsettled describes what has not come to its end yet; it returns "" if everything has.
 func (c *crash) unsettled() string {
 	connections, err := harness.Items[harness.Connection](c.api(), "/v1/connections?limit=500")
 	if err != nil {

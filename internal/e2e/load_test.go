@@ -10,7 +10,8 @@ import (
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
-// load lets things happen at the vendor's for as long as a test wants, whatever becomes of the relay meanwhile.
+// load lets things happen at the vendor's for as long as a test wants, no matter what becomes of
+// the relay meanwhile.
 type load struct {
 	stop    chan struct{}
 	running sync.WaitGroup
@@ -55,8 +56,8 @@ func (l *load) end() {
 	l.running.Wait()
 }
 
-// operator does what an operator does when the relay asks for a consent: has a user consent anew, and puts the refresh token
-// on the connection. It answers what stops it.
+// operator does what an operator does when the relay asks for a consent: it has a user consent
+// again, and puts the refresh token on the connection. It returns a function that stops it.
 func (w *world) operator() (stop func()) {
 	quit := make(chan struct{})
 	var running sync.WaitGroup
@@ -89,8 +90,8 @@ func (w *world) operator() (stop func()) {
 	}
 }
 
-// renew gives a connection a new consent. A relay that dies before it answers may have stored it or not: if not, it
-// will ask again.
+// renew gives a connection a new consent. A relay that dies before it responds may have stored it
+// or not: if not, it will ask again.
 func (w *world) renew(site string) {
 	token, err := w.grant(site)
 	if err != nil {

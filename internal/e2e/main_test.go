@@ -14,8 +14,8 @@ import (
 	"github.com/audatex-relay/relay/internal/natstest"
 )
 
-// binary is the program under test: built once for the whole run, and without the race detector, which would change the
-// moments that kills hit.
+// binary is the program under test: built once for the whole run, and without the race detector,
+// which would change the moments that kills hit.
 var binary = struct {
 	once sync.Once
 	dir  string
@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// relayBinary answers the path of the program.
+// relayBinary returns the path of the program.
 func relayBinary(t testing.TB) string {
 	t.Helper()
 	binary.once.Do(func() {

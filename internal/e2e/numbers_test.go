@@ -23,7 +23,7 @@ import (
 	"github.com/audatex-relay/relay/relaytest"
 )
 
-// oddVendor stands before the sandbox and changes what it answers.
+// oddVendor stands before the sandbox and changes its responses.
 type oddVendor struct {
 	maintenance atomic.Bool            // an HTML page in the queue's place
 	padding     atomic.Int64           // bytes to each notification
@@ -54,7 +54,7 @@ func (o *oddVendor) wrap(h http.Handler) http.Handler {
 	})
 }
 
-// pad adds a field of so many bytes to each element of the sandbox's answer.
+// pad adds a field of so many bytes to each element of the sandbox's response.
 func (o *oddVendor) pad(w http.ResponseWriter, r *http.Request, h http.Handler, size int) {
 	answer := httptest.NewRecorder()
 	h.ServeHTTP(answer, r)
@@ -76,8 +76,8 @@ func (o *oddVendor) pad(w http.ResponseWriter, r *http.Request, h http.Handler, 
 	_, _ = w.Write(body)
 }
 
-// TestEveryNumber takes a relay on a NATS of its default limit (1 MiB) through what the vendor's queue may do, and compares every
-// number of the API and of the metrics with what is known of it.
+// TestEveryNumber takes a relay on a NATS of its default limit (1 MiB) through what the vendor's
+// queue may do, and compares every number of the API and of the metrics with what is known of it.
 func TestEveryNumber(t *testing.T) {
 	t.Parallel()
 	odd := &oddVendor{}
@@ -175,8 +175,9 @@ func TestEveryNumber(t *testing.T) {
 	w.api().Must(t, http.MethodPatch, "/v1/connections/"+site, map[string]any{"paused": true}, nil)
 	await("it is paused", func(c connection) bool { return c.State == "paused" && *c.Waiting == 0 })
 
-	// What waits for one that is far behind is estimated by what it has read: the operational events of this test may be in it: a gap, what
-	// was found of it, and two for what is unresolved.
+	// What waits for one that is far behind is estimated by what it has read: the operational
+	// events of this test may be in it: a gap, what was found of it, and two for what is
+	// unresolved.
 	const all, operational = first + second, 4
 	harness.Eventually(t, "every number of the API is right", func() string {
 		list, err := harness.Items[struct {

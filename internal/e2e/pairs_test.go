@@ -16,9 +16,10 @@ import (
 	"github.com/audatex-relay/relay/relaytest"
 )
 
-// TestSiteAndCompanyTellOfTheSameOrders connects sites both by themselves and through their company, at two relays, while
-// look-ups take their time. The vendor queues every change twice, so there are two notifications and two events of each:
-// in order, none with the id of another, and the last of each order has its last state.
+// TestSiteAndCompanyTellOfTheSameOrders connects sites both by themselves and through their
+// company, at two relays, while look-ups take their time. The vendor queues every change twice, so
+// there are two notifications and two events of each: in order, none with the id of another, and
+// the last of each order has its last state.
 func TestSiteAndCompanyTellOfTheSameOrders(t *testing.T) {
 	t.Parallel()
 	const sites, orders, steps = 2, 10, 4

@@ -33,7 +33,7 @@ type remains struct {
 type archive struct {
 	events []logged              // the whole log
 	byID   map[string]logged     // the same, by event id
-	pages  map[string]store.Page // by the correlation id of the vendor's answer
+	pages  map[string]store.Page // by the correlation id of the vendor's response
 	polls  map[string]bool       // poll ids that have a page
 	read   map[string]uint64     // up to where a connection's pages are read
 }
@@ -171,22 +171,25 @@ func readConnection(ctx context.Context, s *store.Store, id string, r *remains, 
 	return nil
 }
 
-// settled answers whether the stored cursor of a callback is through with an entry of the log: its document says so, and no
-// lane says that it waits. A round of writes ends with the document; lanes that were stored before it belong to a
-// write of the cursor that did not come to its end.
+// settled reports whether the stored cursor of a callback is through with an entry of the log: its
+// document is past the entry, and no lane lists it as waiting. A round of writes ends with the
+// document. Lanes that were stored before it belong to a write of the cursor that did not come to
+// its end.
 func (r remains) settled(callback string, seq uint64, order string) bool {
 	waits, _ := r.inLane(callback, seq, order)
 	return !waits && r.passed(callback, seq)
 }
 
-// claimed answers whether anything that is stored says that a callback is through with an entry: also a lane alone, by
-// knowing of the entry and not listing it. What is claimed will never be delivered, so it must have been.
+// claimed reports whether any stored document claims that a callback is through with an entry. A
+// lane alone may do so, by knowing of the entry and not listing it. What is claimed will never be
+// delivered, so it must have been.
 func (r remains) claimed(callback string, seq uint64, order string) bool {
 	waits, through := r.inLane(callback, seq, order)
 	return through || !waits && r.passed(callback, seq)
 }
 
-// inLane answers what the lane of an order says of an entry, if there is a lane and it knows of the entry.
+// inLane returns what the lane of an order records of an entry, if there is a lane and it knows of
+// the entry.
 func (r remains) inLane(callback string, seq uint64, order string) (waits, through bool) {
 	lane, ok := r.lanes[callback+"."+order]
 	if !ok {
@@ -203,7 +206,7 @@ func (r remains) inLane(callback string, seq uint64, order string) (waits, throu
 	return lane.OpenFrom != 0, false
 }
 
-// passed answers whether the document of a callback has an entry behind it.
+// passed reports whether the document of a callback has an entry behind it.
 func (r remains) passed(callback string, seq uint64) bool {
 	d, ok := r.cursors[callback]
 	if !ok {
@@ -216,13 +219,13 @@ func (r remains) passed(callback string, seq uint64) bool {
 	return seq <= position || slices.ContainsFunc(d.Done, func(done cursor.Range) bool { return done[0] <= seq && seq <= done[1] })
 }
 
-// tell says what is stored of a callback and of an order there.
+// tell describes what is stored of a callback and of an order there.
 func (r remains) tell(callback, order string) string {
 	lane, ok := r.lanes[callback+"."+order]
 	return fmt.Sprintf("cursor %+v, watermark %d, lane (%t) %+v", r.cursors[callback], r.watermarks[relay.ShardOf(callback)], ok, lane)
 }
 
-// interrupted answers the poll that was under way, if what it brought is not in the inbox.
+// interrupted returns the poll that was under way, if what it brought is not in the inbox.
 func (r remains) interrupted(connection string, a *archive) (relay.PollIntent, bool) {
 	intent := r.polls[connection].Intent
 	if intent == nil || a.polls[intent.PollID] {

@@ -20,9 +20,10 @@ import (
 	"github.com/audatex-relay/relay/relaytest"
 )
 
-// TestFewDescriptors gives the relay few descriptors and little memory, and has them attacked from all sides: a client whose
-// forty callbacks hold every connection that they get, and a stranger with more idle connections to every listener than there
-// are descriptors. Another client's deliveries, the probes and the metrics go on, and so does the store.
+// TestFewDescriptors gives the relay few descriptors and little memory, and has them attacked from
+// all sides: a client whose forty callbacks hold every connection that they get, and a stranger
+// with more idle connections to every listener than there are descriptors. Another client's
+// deliveries, the probes and the metrics go on, and so does the store.
 func TestFewDescriptors(t *testing.T) {
 	t.Parallel()
 	for _, limit := range []int{400, 1024} {
@@ -74,7 +75,7 @@ func attackDescriptors(t *testing.T, limit int) {
 		return ""
 	})
 
-	// The stranger opens again whatever is closed, until the end.
+	// The stranger reopens every connection that is closed, until the end.
 	ctx, stop := context.WithCancel(t.Context())
 	held := make(chan struct{})
 	go func() { defer close(held); stranger(ctx, 600, p.At.API, p.At.Metrics, p.At.NATS) }()

@@ -27,8 +27,9 @@ type rotation struct {
 	required map[string]int
 }
 
-// TestRotatingTokensUnderKill9 kills relays with SIGKILL while refreshes are under way all the time. An interrupted refresh may have spent
-// its token: then the next use of it, and no further one, ends the consent, which is told. Nothing else ends one, and nothing gets stuck.
+// TestRotatingTokensUnderKill9 kills relays with SIGKILL while refreshes are under way all the
+// time. An interrupted refresh may have spent its token. Then the next use of it, and no further
+// one, ends the consent, which is reported. Nothing else ends one, and nothing gets stuck.
 func TestRotatingTokensUnderKill9(t *testing.T) {
 	t.Parallel()
 	kills := 3
@@ -81,8 +82,9 @@ func (r *rotation) kills(t *testing.T, dice *rand.Rand, kills int) {
 		r.relays[i].ExitCode(t)
 		r.client.CloseIdleConnections()
 		killed := time.Now()
-		r.relays[i] = r.start() // the API is asked there from now on
-		// A shard stays with the dead one until its lease is over: the next kill is to hit somebody who works.
+		r.relays[i] = r.start() // the API is called there from now on
+		// A shard stays with the dead one until its lease is over: the next kill should hit one
+		// that works.
 		harness.Eventually(t, "half of the connections are polled again", func() string {
 			r.consentAgain(t)
 			polled := 0
@@ -167,7 +169,7 @@ func (r *rotation) told(t *testing.T, kind relay.Kind) map[string]int {
 	return many
 }
 
-// connectionState is what a connection says of itself.
+// connectionState is what the API returns of a connection.
 type connectionState struct {
 	ID, State, LastError  string
 	LastPollAt            time.Time
@@ -185,7 +187,7 @@ func (r *rotation) connections(t *testing.T) []connectionState {
 	return all
 }
 
-// consentAgain gives a new refresh token to every connection that is told to need a consent.
+// consentAgain gives a new refresh token to every connection that is reported to need a consent.
 func (r *rotation) consentAgain(t *testing.T) {
 	t.Helper()
 	for _, c := range r.connections(t) {
@@ -193,7 +195,7 @@ func (r *rotation) consentAgain(t *testing.T) {
 			continue
 		}
 		if r.told(t, relay.KindConsentRequired)[c.ID] <= r.required[c.ID] {
-			continue // its owner has still to tell it
+			continue // its owner has yet to report it
 		}
 		token, err := r.grant(c.ID)
 		if err != nil {

@@ -42,7 +42,7 @@ func (s *secrets) add(what, value string) {
 	s.all[what] = []byte(value)
 }
 
-// names answers what is known.
+// names returns the names of the known secrets.
 func (s *secrets) names() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -73,11 +73,11 @@ func (s *secrets) overhear(vendor http.Handler) http.Handler {
 		}
 		maps.Copy(w.Header(), answer.Header())
 		w.WriteHeader(answer.Code)
-		_, _ = w.Write(answer.Body.Bytes()) // a caller that has gone needs no answer
+		_, _ = w.Write(answer.Body.Bytes()) // a caller that has gone needs no response
 	})
 }
 
-// find answers what of the secrets stands in b, as it is or in hex or base64 at any offset.
+// find returns which of the secrets are in b, as they are or in hex or base64 at any offset.
 func (s *secrets) find(b []byte) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -100,8 +100,8 @@ func spellings(secret []byte) map[string][]byte {
 		"hex":      []byte(hex.EncodeToString(secret)),
 		"HEX":      []byte(strings.ToUpper(hex.EncodeToString(secret))),
 	}
-	// Base64 writes three bytes in four characters: what stands before the secret decides which four. The characters at both ends
-	// that depend on its neighbours are left out.
+	// Base64 writes three bytes in four characters: what stands before the secret decides which
+	// four. The characters at both ends that depend on its neighbours are left out.
 	for offset := range 3 {
 		shifted := append(make([]byte, offset), secret...)
 		shifted = shifted[:len(shifted)/3*3]
@@ -133,8 +133,9 @@ func TestSecretsAreFoundInEverySpelling(t *testing.T) {
 	}
 }
 
-// TestSecrets lets the relay handle every kind of secret, in good days and bad ones, and looks for them wherever somebody
-// could read: in the log at its most talkative, in the API's answers, in the metrics and in the data directory.
+// TestSecrets lets the relay handle every kind of secret, in good days and bad ones. It looks for
+// them wherever somebody could read: in the log at its most verbose level, in the API's responses,
+// in the metrics and in the data directory.
 func TestSecrets(t *testing.T) {
 	t.Parallel()
 	var known secrets
@@ -186,7 +187,8 @@ func TestSecrets(t *testing.T) {
 		}
 		return ""
 	})
-	// Bad days: a consent withdrawn, a token endpoint that fails, a wrong token and a wrong key, requests that are refused.
+	// Bad days: a consent withdrawn, a token endpoint that fails, a wrong token and a wrong key,
+	// requests that are refused.
 	if err := w.sandbox.RevokeGrant(w.grants[w.sites[3]][0]); err != nil {
 		t.Fatal(err)
 	}
@@ -257,7 +259,8 @@ func (w *world) noteFirstTokens(s *secrets) {
 	}
 }
 
-// rotateSecret gives a callback another signing secret. Both sign for a day, so its receiver goes on verifying with the first.
+// rotateSecret gives a callback another signing secret. Both sign for a day, so its receiver goes
+// on verifying with the first.
 func (w *world) rotateSecret(r *harness.Receiver) {
 	var rotated struct{ Secret string }
 	w.api().Must(w.t, http.MethodPost, "/v1/callbacks/"+r.ID+"/rotate-secret", map[string]any{}, &rotated)
@@ -355,7 +358,8 @@ func fetch(t *testing.T, w *world, url string) []byte {
 	return b
 }
 
-// searchFiles looks into every file of the data directory but the one that holds the key to all others.
+// searchFiles looks into every file of the data directory but the one that holds the key to all
+// others.
 func searchFiles(t *testing.T, dir string, known *secrets) {
 	t.Helper()
 	files, size := 0, 0

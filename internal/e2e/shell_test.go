@@ -16,7 +16,8 @@ import (
 	"github.com/audatex-relay/relay/internal/e2e/harness"
 )
 
-// commandsOf returns the blocks of commands of a document, in their order. It fails if there are fewer than atLeast.
+// commandsOf returns the blocks of commands of a document, in their order. It fails if there are
+// fewer than atLeast.
 func commandsOf(t *testing.T, document string, atLeast int) []string {
 	t.Helper()
 	for _, name := range []string{"bash", "curl", "jq", "openssl"} {

@@ -11,8 +11,9 @@ import (
 	"github.com/audatex-relay/relay/relaytest"
 )
 
-// TestShutdown ends the relay with SIGTERM under load, several times: attempts under way end, everything that happened is
-// stored, and the next start repeats nothing. Only a receiver that answers no more within the grace time is broken off.
+// TestShutdown ends the relay with SIGTERM under load, several times: attempts under way end,
+// everything that happened is stored, and the next start repeats nothing. Only the attempt at a
+// receiver that does not respond within the grace time is broken off.
 func TestShutdown(t *testing.T) {
 	t.Parallel()
 	c := newCrash(t, 5, sandbox.Config{Seed: 11, AccessTokenLifetime: 2 * time.Second})
@@ -43,8 +44,8 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// endCleanly ends the relay and fails if it left anything open: an attempt, a settlement that is not stored, a call of the
-// vendor's.
+// endCleanly ends the relay and fails if it left anything open: an attempt, a settlement that is
+// not stored, a call of the vendor's.
 func (c *crash) endCleanly(t *testing.T) {
 	t.Helper()
 	if code := c.end(syscall.SIGTERM); code != 0 {
@@ -60,8 +61,9 @@ func (c *crash) endCleanly(t *testing.T) {
 	}
 }
 
-// TestShutdownWithHangingReceiver ends the relay while a receiver does not answer: it waits for it no longer than the grace
-// time, exits with 0 all the same, and after the restart only what hung comes again.
+// TestShutdownWithHangingReceiver ends the relay while a receiver does not respond. The relay waits
+// for it no longer than the grace time and exits with 0 all the same. After the restart only what
+// hung comes again.
 func TestShutdownWithHangingReceiver(t *testing.T) {
 	t.Parallel()
 	c := newCrash(t, 2, sandbox.Config{Seed: 12})

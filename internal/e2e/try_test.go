@@ -11,7 +11,8 @@ import (
 	"github.com/audatex-relay/relay/internal/e2e/harness"
 )
 
-// laptop is a fresh shell for the commands of a document, with the programs built already and ports of its own.
+// laptop is a fresh shell for the commands of a document, with the programs built already and ports
+// of its own.
 type laptop struct {
 	*shell
 	dir     string
@@ -106,7 +107,8 @@ func TestTheSandboxByHand(t *testing.T) {
 	}
 }
 
-// README.md lists every setting of the service, under its own name or that of the setting that it belongs to.
+// README.md lists every setting of the service, under its own name or that of the setting that it
+// belongs to.
 func TestEverySettingIsInTheReadme(t *testing.T) {
 	t.Parallel()
 	help, err := exec.CommandContext(t.Context(), relayBinary(t), "serve", "--help").Output()

@@ -19,7 +19,8 @@ import (
 	"github.com/audatex-relay/relay/relaytest"
 )
 
-// world is one relay with everything around it. The relay may die and start again; all else goes on.
+// world is one relay with everything around it. The relay may die and start again; all else goes
+// on.
 type world struct {
 	t         *testing.T
 	dir       string // the relay's data
@@ -41,7 +42,8 @@ type world struct {
 	firstTokens map[string]string // the refresh tokens that the connections were made with
 }
 
-// newWorld makes the vendor and the settings; nothing of the relay runs yet. wrap may stand between it and the vendor.
+// newWorld makes the vendor and the settings; nothing of the relay runs yet. wrap may stand between
+// it and the vendor.
 func newWorld(t *testing.T, sites int, vendor sandbox.Config, wrap func(http.Handler) http.Handler) *world {
 	t.Helper()
 	w := &world{t: t, dir: filepath.Join(t.TempDir(), "data"), client: harness.NewClient(), admin: "admin-" + random(16), grants: map[string][]string{}, firstTokens: map[string]string{}}
@@ -77,7 +79,7 @@ func newWorld(t *testing.T, sites int, vendor sandbox.Config, wrap func(http.Han
 	return w
 }
 
-// random answers a string that is nowhere else in the world.
+// random returns a string that is nowhere else in the world.
 func random(bytes int) string {
 	b := make([]byte, bytes)
 	_, _ = rand.Read(b) // never fails
@@ -115,8 +117,8 @@ func (w *world) start() *harness.Process {
 	return p
 }
 
-// end sends a signal, waits for the relay to be gone and for all that it left on the wire to be dealt with, and begins
-// the next run. It answers the exit code.
+// end sends a signal, waits until the relay is gone and everything it left on the wire is dealt
+// with, and begins the next run. It returns the exit code.
 func (w *world) end(signal syscall.Signal) int {
 	w.t.Helper()
 	w.mu.Lock()
@@ -139,7 +141,7 @@ func (w *world) end(signal syscall.Signal) int {
 	return code
 }
 
-// currentRun answers how often the relay has ended.
+// currentRun returns how often the relay has ended.
 func (w *world) currentRun() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -156,7 +158,7 @@ func (w *world) as(token string) harness.Caller {
 	return harness.Caller{Base: "http://" + w.relay.At.API, Token: token, Client: w.client}
 }
 
-// serving answers whether the present run serves.
+// serving reports whether the present run serves.
 func (w *world) serving() bool {
 	w.mu.Lock()
 	p := w.relay
@@ -174,7 +176,7 @@ func (w *world) serving() bool {
 	}
 }
 
-// grant gives a site's consent at the vendor's and answers the refresh token.
+// grant gives a site's consent at the vendor's and returns the refresh token.
 func (w *world) grant(site string) (string, error) {
 	g, err := w.sandbox.Grant(sandbox.Consent{Sites: []string{vendorSite(site)}})
 	if err != nil {
@@ -189,7 +191,8 @@ func (w *world) grant(site string) (string, error) {
 // vendorSite is the vendor's own id of a site.
 func vendorSite(site string) string { return "V" + site[len("site-"):] }
 
-// connect registers a connection for every site and waits until the vendor queues notifications for all of them.
+// connect registers a connection for every site and waits until the vendor queues notifications for
+// all of them.
 func (w *world) connect() {
 	w.t.Helper()
 	for _, site := range w.sites {

@@ -13,8 +13,8 @@ import (
 
 // archive is what the two logs hold, read as anybody could read them.
 type archive struct {
-	read   time.Time       // when reading began: what was told since may not be in it
-	answer map[string]page // by the correlation id of the vendor's answer
+	read   time.Time       // when reading began: what was reported since may not be in it
+	answer map[string]page // by the correlation id of the vendor's response
 	events []logged
 	byID   map[string]logged
 }
@@ -24,7 +24,7 @@ type page struct {
 	seq        uint64
 	connection string
 	answer     string // correlation id
-	whole      bool   // else the answer was cut on the wire: what is whole of it is resolved all the same
+	whole      bool   // else the response was cut on the wire: what is whole of it is resolved all the same
 	entries    int    // notifications to be resolved
 }
 
@@ -33,7 +33,7 @@ type logged struct {
 	seq     uint64
 	at      time.Time // when the log took it
 	id      string
-	kind    string // "" of an order's event, else what the relay tells, for example "gap-suspected"
+	kind    string // "" of an order's event, else what the relay reports, for example "gap-suspected"
 	site    string
 	subject string
 	inbox   string // connection/sequence/index
@@ -61,7 +61,7 @@ func (w *world) readArchive() (archive, error) {
 	if err != nil {
 		return a, err
 	}
-	cut := map[string]string{} // answers, by where they lie
+	cut := map[string]string{} // responses, by where they lie
 	for answer, p := range a.answer {
 		if !p.whole {
 			cut[fmt.Sprintf("%s/%d", p.connection, p.seq)] = answer
@@ -130,7 +130,8 @@ func (w *world) readStream(name string, take func(jetstream.Msg, *jetstream.MsgM
 	}
 }
 
-// said answers the times that the relay's events of a kind give under a key of their details, by what they are about.
+// said returns the times that the relay's events of a kind have under a key of their details, by
+// their subject.
 func (a archive) said(t testing.TB, kind, key string) map[string][]time.Time {
 	t.Helper()
 	said := map[string][]time.Time{}

@@ -19,12 +19,13 @@ import (
 	"github.com/audatex-relay/relay/internal/e2e/harness"
 )
 
-// bus is a cluster of three NATS servers, each a process of its own on a directory and ports that it keeps.
+// bus is a cluster of three NATS servers, each a process of its own on a directory and ports that
+// it keeps.
 type bus struct {
 	t     *testing.T
 	nodes [nodes]*node
 
-	// What looks on from outside goes to the servers directly, not by the links that are hurt.
+	// Observers connect to the servers directly, not by the links that are hurt.
 	conn *nats.Conn
 	js   jetstream.JetStream
 }
@@ -37,7 +38,8 @@ type node struct {
 	process                *harness.Process
 }
 
-// startTries is how often a node is started whose ports somebody else took between their choice and its start.
+// startTries is how often a node is started whose ports somebody else took between their choice and
+// its start.
 const startTries = 5
 
 // newBus runs the cluster until the test ends.
@@ -73,8 +75,8 @@ func newBus(t *testing.T) *bus {
 	return b
 }
 
-// configure chooses ports that are free now and writes the servers' files. Clients are not told of the other servers: they would
-// go there past their links.
+// configure chooses ports that are free now and writes the servers' files. Clients do not learn of
+// the other servers: they would go there past their links.
 func (b *bus) configure(dir string) {
 	b.t.Helper()
 	ports := freePorts(b.t, 3*nodes)
@@ -121,7 +123,8 @@ func (b *bus) up() bool {
 	return true
 }
 
-// awaitHealthy waits until a server has everything that the cluster has; false if it ended instead, or never came to it.
+// awaitHealthy waits until a server has everything that the cluster has. It returns false if the
+// server ended instead, or never got there.
 func (n *node) awaitHealthy() bool {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -138,7 +141,7 @@ func (n *node) awaitHealthy() bool {
 	return false
 }
 
-// healthy answers what a server lacks, "" if nothing.
+// healthy describes what a server lacks; it returns "" if nothing.
 func (n *node) healthy() string {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -155,7 +158,7 @@ func (n *node) healthy() string {
 	if res.StatusCode == http.StatusOK {
 		return ""
 	}
-	said, _ := io.ReadAll(res.Body) // only told
+	said, _ := io.ReadAll(res.Body) // only for the message
 	return string(said)
 }
 
@@ -189,7 +192,8 @@ func (b *bus) start(n int) {
 	it.process = harness.StartProcess(b.t, natsServer(b.t), []string{"-c", it.config}, serverEnv(), &it.book)
 }
 
-// awaitCurrent waits until a server that was started again has caught up with the others, in every stream.
+// awaitCurrent waits until a server that was started again has caught up with the others, in every
+// stream.
 func (b *bus) awaitCurrent(n int) {
 	b.t.Helper()
 	if !b.nodes[n].awaitHealthy() {
@@ -206,7 +210,7 @@ func (b *bus) urls() string {
 	return strings.Join(list, ",")
 }
 
-// leader answers which server leads a stream.
+// leader returns which server leads a stream.
 func (b *bus) leader(stream string) int {
 	b.t.Helper()
 	leads := -1

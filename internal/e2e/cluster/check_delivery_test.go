@@ -17,13 +17,14 @@ import (
 	"github.com/audatex-relay/relay/relaytest"
 )
 
-// findings gathers what the checks found wrong: a mutant must make them find something, all else must not.
+// findings gathers what the checks found wrong: a mutant must make them find something, and nothing
+// else may.
 type findings struct {
 	list []string
 	by   map[string]int
 }
 
-// most is how many findings of a kind are told.
+// most is how many findings of a kind are reported.
 const most = 5
 
 func (f *findings) add(kind, format string, a ...any) {
@@ -68,14 +69,15 @@ func (f *findings) tell(t *testing.T) {
 	}
 }
 
-// lost is an answer of the vendor's that carried something and did not get into the inbox, or not as a whole.
+// lost is a response of the vendor's that carried something and did not get into the inbox, or not
+// as a whole.
 type lost struct {
 	call
 	connection string
 	cut        bool // it did not go out whole
 }
 
-// lostAnswers answers them all.
+// lostAnswers returns them all.
 func (w *world) lostAnswers(a archive) []lost {
 	calls := map[string]call{}
 	for _, c := range w.vendor.all() {
@@ -95,12 +97,13 @@ func (w *world) lostAnswers(a archive) []lost {
 	return list
 }
 
-// lossWindow is how long after an answer its relay may have been killed, or its network cut, to be the reason for its loss: as long as
-// the store may take no writes while NATS servers come and go.
+// lossWindow is how long after a response its relay may have been killed, or its network cut, to be
+// the reason for its loss: as long as the store may take no writes while NATS servers come and go.
 const lossWindow = 45 * time.Second
 
-// explained answers why an answer may be lost, "" if it may not: nothing but the death of the process that held it excuses a
-// loss, or the wire itself; and it must have been told as a suspected gap.
+// explained returns why a response may be lost, "" if it may not be. Only the death of the process
+// that held it excuses a loss, or the wire itself, and it must have been reported as a suspected
+// gap.
 func (w *world) explained(l lost, gaps map[string][]time.Time) (why string, unexplained string) {
 	switch {
 	case l.cut:
@@ -140,7 +143,7 @@ func (w *world) pollBound() time.Duration {
 	return bound
 }
 
-// matches answers whether a callback is to get an event.
+// matches reports whether a callback should get an event.
 func matches(r *harness.Receiver, e logged) bool {
 	if sites, ok := r.Settings["sites"].([]string); ok && !slices.Contains(sites, e.site) {
 		return false
@@ -148,7 +151,7 @@ func matches(r *harness.Receiver, e logged) bool {
 	return e.kind == "" || r.Settings["types"] != nil
 }
 
-// unrest answers what has not come to its end yet, "" if everything has.
+// unrest describes what has not come to its end yet; it returns "" if everything has.
 func (w *world) unrest(a archive) string {
 	if n := w.vendor.Counters().NotificationsWaiting; n > 0 {
 		return fmt.Sprintf("%d notifications wait at the vendor's", n)
@@ -213,8 +216,8 @@ func acceptedBy(r *harness.Receiver) map[string]bool {
 	return accepted
 }
 
-// rest waits until everything that was handed out and stored has been published and delivered, and answers what the logs hold
-// then. What is still missing when patience ends is a finding.
+// rest waits until everything that was handed out and stored has been published and delivered, and
+// returns what the logs hold then. What is still missing when patience ends is a finding.
 func (w *world) rest(f *findings, patience time.Duration) archive {
 	w.t.Helper()
 	tick := time.NewTicker(500 * time.Millisecond)
@@ -284,8 +287,8 @@ func (w *world) checkOneEventEach(f *findings, a archive) {
 	}
 }
 
-// checkReceived: a callback has accepted all that it was to get, byte for byte, and nothing else, each order's events first in the
-// order of their sequences.
+// checkReceived: a callback has accepted all that it should get, byte for byte, and nothing else,
+// each order's events first in the order of their sequences.
 func checkReceived(f *findings, r *harness.Receiver, a archive) {
 	accepted := acceptedBy(r)
 	bodies := r.Bodies()
@@ -305,7 +308,8 @@ func checkReceived(f *findings, r *harness.Receiver, a archive) {
 		}
 	}
 	for id := range bodies {
-		// Polls go on while nothing happens, and one whose answer is lost is told of at any time.
+		// Polls go on while nothing happens, and one whose response is lost may be reported at any
+		// time.
 		if first[id].After(a.read) {
 			continue
 		}
@@ -326,8 +330,9 @@ func checkReceived(f *findings, r *harness.Receiver, a archive) {
 	}
 }
 
-// checkLedger compares the events with what the vendor did to each order. Notifications are taken in the order of the inbox: a relay
-// that was suspended may store a page after its successor has stored a later one.
+// checkLedger compares the events with what the vendor did to each order. Notifications are taken
+// in the order of the inbox: a relay that was suspended may store a page after its successor has
+// stored a later one.
 func (w *world) checkLedger(f *findings, a archive) {
 	records := w.vendor.Ledger()
 	answers := map[string][]sandbox.NotificationRecord{}
@@ -342,7 +347,7 @@ func (w *world) checkLedger(f *findings, a archive) {
 	for _, p := range slices.SortedFunc(maps.Values(a.answer), func(x, y page) int { return cmp.Compare(x.seq, y.seq) }) {
 		list := answers[p.answer]
 		slices.SortStableFunc(list, func(x, y sandbox.NotificationRecord) int { return x.QueuedAt.Compare(y.QueuedAt) })
-		for _, n := range list[:min(len(list), p.entries)] { // of an answer that was cut, the first ones came whole
+		for _, n := range list[:min(len(list), p.entries)] { // of a response that was cut, the first ones came whole
 			given[n.Order] = append(given[n.Order], n)
 		}
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// startSlack is how long after the end of a lease what was started under it may still arrive: a busy machine delays what is
-// already on its way.
+// startSlack is how long after the end of a lease what was started under it may still arrive: a
+// busy machine delays what is already on its way.
 const startSlack = 1500 * time.Millisecond
 
 // act is something that a replica did to a connection or a callback.
@@ -21,7 +21,7 @@ type act struct {
 	at      time.Time
 }
 
-// acts answers everything that needs a shard's lease: polls, readings of orders, attempts.
+// acts returns everything that needs a shard's lease: polls, readings of orders, attempts.
 func (w *world) acts() []act {
 	connections := map[string]string{} // by subscription, and by order
 	for _, s := range w.vendor.Subscriptions() {
@@ -50,8 +50,8 @@ func (w *world) acts() []act {
 	return list
 }
 
-// checkOwners: nobody works on a shard without holding it, and no shard has two holders. It answers how many acts came late, but
-// within the slack.
+// checkOwners: nobody works on a shard without holding it, and no shard has two holders. It returns
+// how many acts came late, but within the slack.
 func (w *world) checkOwners(f *findings, all map[int][]lease) (late int) {
 	for _, list := range all {
 		for _, l := range list {
@@ -89,7 +89,8 @@ func (w *world) checkOwners(f *findings, all map[int][]lease) (late int) {
 // killedWithin is how soon the shards of a relay that was killed must be another's.
 const killedWithin = 20 * time.Second
 
-// takeovers answers how long the shards of a hurt relay had no owner, or the hurt one, before the next.
+// takeovers returns how long the shards of a hurt relay had no owner, or the hurt one, before the
+// next.
 func takeovers(all map[int][]lease, h hurt) (list []time.Duration) {
 	for _, shard := range holding(all, h.replica, h.began) {
 		for _, l := range all[shard] {
@@ -145,7 +146,7 @@ type overlap struct {
 	length     time.Duration
 }
 
-// overlaps answers them all. A process that was killed ends its polls with it.
+// overlaps returns them all. A process that was killed ends its polls with it.
 func (w *world) overlaps() []overlap {
 	by := map[string][]call{}
 	for _, c := range w.vendor.all() {
@@ -182,8 +183,8 @@ func (w *world) overlaps() []overlap {
 	return found
 }
 
-// checkPolls: polls of one connection overlap no longer than an intent says that it may be under way, and never within one
-// replica. It answers how many did.
+// checkPolls: polls of one connection overlap no longer than an intent allows it to be under way,
+// and never within one replica. It returns how many did.
 func (w *world) checkPolls(f *findings) int {
 	bound := w.pollBound()
 	found := w.overlaps()
@@ -201,8 +202,8 @@ func (w *world) checkPolls(f *findings) int {
 	return len(found)
 }
 
-// wasSuspended answers whether a replica was kept from its work within the last minute: only such a one may have a call under way that
-// its successor no longer waits for.
+// wasSuspended reports whether a replica was kept from its work within the last minute. Only such a
+// one may have a call under way that its successor no longer waits for.
 func (w *world) wasSuspended(replica int, at time.Time) bool {
 	return slices.ContainsFunc(w.hurtsSoFar(), func(h hurt) bool {
 		return h.replica == replica && h.kind != stopRelay && at.After(h.began) && at.Sub(h.began) < time.Minute
@@ -247,7 +248,8 @@ func refreshesOf(revisions []revision) refreshes {
 	return n
 }
 
-// checkTokens: a spent refresh token is used at most once for each refresh whose result nobody stored. What it ended in, checkWell says.
+// checkTokens: a spent refresh token is used at most once for each refresh whose result nobody
+// stored. checkWell checks what it ended in.
 func (w *world) checkTokens(f *findings) (sum refreshes, spent int64) {
 	counters := w.vendor.Counters()
 	for _, site := range w.sites {

@@ -16,7 +16,8 @@ import (
 // restPatience is how long the cluster may take to come to rest after the last hurt.
 const restPatience = 90 * time.Second
 
-// rounds answers how many rounds the long suite has, 0 for the short one, and the seed of its order.
+// rounds returns how many rounds the long suite has, 0 for the short one, and the seed of its
+// order.
 func rounds(t *testing.T) (int, uint64) {
 	t.Helper()
 	n, seed := uint64(0), rand.Uint64()
@@ -31,8 +32,9 @@ func rounds(t *testing.T) (int, uint64) {
 	return int(n), seed
 }
 
-// TestFaults hurts relays and NATS servers under load. In short: a relay killed, the NATS server killed that leads the leases, a relay
-// stopped gracefully, a relay cut off for a few seconds. RELAY_FAULT_ROUNDS makes it so many rounds of everything.
+// TestFaults hurts relays and NATS servers under load. In short: a relay killed, the NATS server
+// killed that leads the leases, a relay stopped gracefully, a relay cut off for a few seconds.
+// RELAY_FAULT_ROUNDS makes it so many rounds of everything.
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	n, seed := rounds(t)
@@ -63,7 +65,7 @@ func TestFaults(t *testing.T) {
 	w.cut(2, 3*time.Second)
 	w.awaitFlow()
 	l.end()
-	if err := w.vendor.SetFaults(); err != nil { // else answers are cut for ever
+	if err := w.vendor.SetFaults(); err != nil { // else responses are cut for ever
 		t.Fatal(err)
 	}
 	w.finish(o)
@@ -91,7 +93,7 @@ func (w *world) reconcileAll() {
 	}
 }
 
-// checkReconciled fails unless every connection's reconciliation was told, each once.
+// checkReconciled fails unless every connection's reconciliation was reported, each once.
 func (w *world) checkReconciled() {
 	w.t.Helper()
 	a, err := w.readArchive()
@@ -161,7 +163,7 @@ func long(t *testing.T, rounds int, seed uint64) {
 	w.finish(o)
 }
 
-// finish waits for rest, ends the relays and tells what the checks found, and the figures.
+// finish waits for rest, ends the relays and reports what the checks found, and the figures.
 func (w *world) finish(o *background) {
 	w.t.Helper()
 	var f findings
@@ -213,7 +215,7 @@ func (w *world) look(f *findings, a archive) seen {
 	return s
 }
 
-// checkLogs: what the relays wrote is JSON line by line, and tells of no panic.
+// checkLogs: what the relays wrote is JSON line by line, and has no panic.
 func (w *world) checkLogs(f *findings) {
 	for _, r := range w.replicas {
 		for _, problem := range r.book.Malformed() {

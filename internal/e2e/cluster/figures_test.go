@@ -25,7 +25,7 @@ func (g *figures) add(name string, d time.Duration) {
 	g.all[name] = append(g.all[name], d)
 }
 
-// lines answers p50, p99 and the number of each.
+// lines returns p50, p99 and the number of each.
 func (g *figures) lines() []string {
 	var lines []string
 	for _, name := range g.names {
@@ -41,8 +41,9 @@ func quantile(sorted []time.Duration, percent int) time.Duration {
 
 func rounded(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
 
-// addFailovers adds, for every shard with a callback that a replica held when it was hurt, how long nobody delivered there: from the
-// replica's last delivery before another's (or its own next run's) first.
+// addFailovers adds, for every shard with a callback that a replica held when it was hurt, how long
+// nobody delivered there: from the replica's last delivery before another's (or its own next run's)
+// first.
 func (g *figures) addFailovers(w *world, all map[int][]lease) {
 	for _, h := range w.hurtsSoFar() {
 		if h.replica < 0 {
@@ -65,8 +66,8 @@ func (g *figures) addFailovers(w *world, all map[int][]lease) {
 	}
 }
 
-// failover answers the time between the last delivery of the replica that was hurt and the first that came after it: of another, or
-// of itself once it was back.
+// failover returns the time between the last delivery of the replica that was hurt and the first
+// that came after it: of another, or of itself once it was back.
 func failover(r *harness.Receiver, h hurt) (time.Duration, bool) {
 	var last time.Time
 	for _, a := range r.Deliveries() {
@@ -103,7 +104,7 @@ func (g *figures) addPause(w *world, h hurt) {
 	}
 }
 
-// repeats answers how often an event came to a callback that had accepted it before.
+// repeats returns how often an event came to a callback that had accepted it before.
 func (w *world) repeats() (repeats, deliveries int) {
 	for _, r := range w.receivers {
 		accepted := map[string]bool{}

@@ -15,9 +15,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// history is every revision of every document in the buckets that owners write, as far as somebody who looks on gets to see them: the
-// store keeps one revision a key, so what is written over at once may be missed. Two look on, from different servers as a rule, so that
-// the end of one server hides little. What was missed all the same is known by its sequence.
+// history is every revision of every document in the buckets that owners write, as far as an
+// observer gets to see them. The store keeps one revision a key, so what is overwritten at once may
+// be missed. There are two observers, usually at different servers, so that the end of one server
+// hides little. What was missed all the same is known by its sequence.
 type history struct {
 	mu   sync.Mutex
 	keys map[string]map[string][]revision // by bucket and key
@@ -92,12 +93,12 @@ func (h *history) note(t testing.TB, bucket string, m jetstream.Msg) {
 	}
 }
 
-// of answers the revisions of one key.
+// of returns the revisions of one key.
 func (h *history) of(bucket, key string) []revision {
 	return h.bucket(bucket)[key]
 }
 
-// bucket answers the revisions of all keys of a bucket.
+// bucket returns the revisions of all keys of a bucket.
 func (h *history) bucket(name string) map[string][]revision {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -119,7 +120,7 @@ func (h *history) bucket(name string) map[string][]revision {
 	return all
 }
 
-// missed says how many revisions of each bucket nobody saw.
+// missed describes how many revisions of each bucket nobody saw.
 func (h *history) missed() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -28,7 +28,7 @@ func (w *world) hurtsSoFar() []hurt {
 	return slices.Clone(w.hurts)
 }
 
-// begin notes that something is done; what it answers notes the end of it.
+// begin records that something is done; the function that it returns records the end of it.
 func (w *world) begin(kind string, replica int) (end func()) {
 	w.t.Helper()
 	w.t.Logf("%s: %s %d", time.Now().UTC().Format("15:04:05.000"), kind, replica)
@@ -43,7 +43,8 @@ func (w *world) begin(kind string, replica int) (end func()) {
 	}
 }
 
-// dead notes that a relay whose kill was begun last is no more: until then it may still have taken an answer.
+// dead records that a relay whose kill was begun last is gone: until then it may still have taken a
+// response.
 func (w *world) dead(n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -92,7 +93,8 @@ func (w *world) suspend(n int, d time.Duration) {
 	end()
 }
 
-// cut breaks a relay's links to NATS for a while, silence lets nothing through them, delay makes everything slow.
+// cut breaks a relay's links to NATS for a while, silence lets nothing through them, delay makes
+// everything slow.
 func (w *world) cut(n int, d time.Duration) {
 	w.t.Helper()
 	end := w.begin(cutRelay, n)
@@ -124,7 +126,8 @@ func (w *world) delay(n int, d time.Duration) {
 	end()
 }
 
-// killNode ends the NATS server that leads a stream, starts it again after a while and waits until it has caught up.
+// killNode ends the NATS server that leads a stream, starts it again after a while and waits until
+// it has caught up.
 func (w *world) killNode(stream string, away time.Duration) {
 	w.t.Helper()
 	n := w.bus.leader(stream)
@@ -156,7 +159,8 @@ func (w *world) restartAll() {
 	}
 }
 
-// roll ends and starts the NATS servers one after the other with SIGTERM, as an upgrade does, each once the one before has caught up.
+// roll ends and starts the NATS servers one after the other with SIGTERM, as an upgrade does, each
+// once the one before has caught up.
 func (w *world) roll() {
 	w.t.Helper()
 	end := w.begin(rollNodes, -1)
@@ -168,7 +172,8 @@ func (w *world) roll() {
 	end()
 }
 
-// awaitTaken waits until somebody else holds what a relay that has gone held. With one relay there is nobody else.
+// awaitTaken waits until somebody else holds what a relay that has gone held. With one relay there
+// is nobody else.
 func (w *world) awaitTaken(n int) {
 	w.t.Helper()
 	if len(w.replicas) == 1 {

@@ -45,7 +45,8 @@ func TestLeasesOf(t *testing.T) {
 	}
 }
 
-// TestWhatWasNotSeenMayHaveBeenARenewal shows until when a lease may have been held whose renewals nobody saw.
+// TestWhatWasNotSeenMayHaveBeenARenewal shows until when a lease may have been held whose renewals
+// nobody saw.
 func TestWhatWasNotSeenMayHaveBeenARenewal(t *testing.T) {
 	t.Parallel()
 	began := time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC)

@@ -22,7 +22,7 @@ type lease struct {
 	given    bool      // released by its owner before its time
 }
 
-// leases answers who held what, by shard and in the order of time.
+// leases returns who held what, by shard and in the order of time.
 func (w *world) leases(f *findings) map[int][]lease {
 	all := map[int][]lease{}
 	for key, revisions := range w.history.bucket("owners") {
@@ -55,7 +55,8 @@ func (w *world) ownerOf(nonce string) (replica, run int) {
 	return -1, -1
 }
 
-// leasesOf reads the life of one lease's key. An owner's time runs from each renewal that the store took.
+// leasesOf reads the life of one lease's key. An owner's time runs from each renewal that the store
+// took.
 func leasesOf(f *findings, shard int, ttl time.Duration, revisions []revision, who func(string) (int, int)) []lease {
 	var list []lease
 	highest := uint64(0)
@@ -117,7 +118,8 @@ func leasesOf(f *findings, shard int, ttl time.Duration, revisions []revision, w
 	return list
 }
 
-// endUnseen takes in that the next revision that was seen is no renewal. If some were missed before it, renewals may be among them.
+// endUnseen takes in that the next revision that was seen is no renewal. If some were missed before
+// it, renewals may be among them.
 func (l *lease) endUnseen(missed bool, next time.Time) {
 	if missed && next.After(l.until) {
 		l.latest = next
@@ -139,7 +141,7 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// holding answers the shards that a replica held at a moment.
+// holding returns the shards that a replica held at a given time.
 func holding(all map[int][]lease, replica int, at time.Time) []int {
 	var shards []int
 	for shard, list := range all {

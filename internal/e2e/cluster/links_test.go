@@ -13,7 +13,8 @@ import (
 	"github.com/audatex-relay/relay/internal/e2e/harness"
 )
 
-// links are what stands between the relays and the NATS servers: every relay has a way of its own to every server.
+// links are what stands between the relays and the NATS servers: every relay has a way of its own
+// to every server.
 type links struct {
 	t     *testing.T
 	proxy [replicas][nodes]*toxiproxy.Proxy
@@ -65,8 +66,9 @@ func (l *links) mend(replica int) {
 	}
 }
 
-// hurt puts something in a relay's way, in both directions: "latency" {latency, jitter in ms}, or "timeout" {timeout: 0}, which lets
-// nothing through and closes nothing, as a firewall does that has lost its state.
+// hurt puts something in a relay's way, in both directions: "latency" {latency, jitter in ms}, or
+// "timeout" {timeout: 0}, which lets nothing through and closes nothing, as a firewall does that
+// has lost its state.
 func (l *links) hurt(replica int, kind, attributes string) {
 	l.t.Helper()
 	for _, p := range l.proxy[replica] {

@@ -67,7 +67,8 @@ func (w *world) startLoad(seed uint64, interval time.Duration) *background {
 	})
 }
 
-// moveOn queues one notification of an order: of its next status, of another price, or (touch) of nothing.
+// moveOn queues one notification of an order: of its next status, of another price, or (touch) of
+// nothing.
 func (w *world) moveOn(id string, touch bool) error {
 	if touch {
 		return w.vendor.Touch(id)
@@ -87,8 +88,8 @@ func (w *world) moveOn(id string, touch bool) error {
 	return err
 }
 
-// operator does what an operator does when a relay asks for a consent: has a user consent anew, and puts the refresh token on
-// the connection.
+// operator does what an operator does when a relay asks for a consent: it has a user consent again,
+// and puts the refresh token on the connection.
 func (w *world) operator() *background {
 	return w.every(300*time.Millisecond, func() {
 		api, ok := w.anyAPI()
@@ -109,7 +110,8 @@ func (w *world) operator() *background {
 				w.t.Error(err)
 				return
 			}
-			// A relay that dies before it answers may have stored it or not: if not, it will ask again.
+			// A relay that dies before it responds may have stored it or not: if not, it will ask
+			// again.
 			_, _ = api.Call(http.MethodPatch, "/v1/connections/"+c.ID, map[string]any{"refreshToken": token})
 		}
 	})

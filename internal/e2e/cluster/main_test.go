@@ -37,7 +37,8 @@ func TestMain(m *testing.M) {
 		}
 	}
 	if code == 0 {
-		// A link of toxiproxy whose other end was cut in the middle of a message keeps one of its goroutines.
+		// A link of toxiproxy whose other end was cut in the middle of a message keeps one of its
+		// goroutines.
 		if err := goleak.Find(goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*NoopToxic).Pipe")); err != nil {
 			fmt.Fprintln(os.Stderr, "cluster:", err)
 			code = 1
@@ -46,7 +47,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// made answers the path of a program, having it made if nobody has yet.
+// made returns the path of a program, and makes it if it is not there yet.
 func made(t testing.TB, name string, make func(path string) error) string {
 	t.Helper()
 	binaries.mu.Lock()
@@ -78,8 +79,9 @@ func natsServer(t testing.TB) string {
 	})
 }
 
-// relayOf answers the path of a replica's relay. Each has a version of its own, and so a User-Agent of its own: that is how
-// receivers know who delivers. Only the first is built; in the others' copies its version is written over, which takes no time.
+// relayOf returns the path of a replica's relay. Each has a version of its own, and so a User-Agent
+// of its own: that is how receivers know who delivers. Only the first is built. In the others'
+// copies its version is overwritten, which takes no time.
 func relayOf(t testing.TB, replica int, broken *mutant) string {
 	t.Helper()
 	name, flags := "relay-", []string{"-ldflags", "-X main.version=" + versionOf(0)}

@@ -15,7 +15,8 @@ import (
 	"github.com/audatex-relay/relay/relaytest"
 )
 
-// mutant is a relay that is broken on purpose: places of its source are replaced before it is built.
+// mutant is a relay that is broken on purpose: places of its source are replaced before it is
+// built.
 type mutant struct {
 	name    string
 	places  []place
@@ -29,10 +30,11 @@ type place struct {
 	file, from, to string
 }
 
-// mutants are the three ways to be wrong that the checks are there for.
+// mutants are the three kinds of faults that the checks must detect.
 var mutants = []*mutant{
 	{
-		// What is being delivered is written down as delivered before it is: it is lost with the process.
+		// What is being delivered is recorded as delivered before it is: it is lost with the
+		// process.
 		name: "cursor-before-delivery",
 		places: []place{{
 			file: "internal/dispatcher/sending.go",
@@ -48,7 +50,8 @@ var mutants = []*mutant{
 		finds: []string{notDelivered},
 	},
 	{
-		// A replica that has a refreshed token in its hands while it is cut off puts it over what its successor has stored.
+		// A replica has a refreshed token while it is cut off, and stores it over what its
+		// successor has stored.
 		name: "tokens-without-compare-and-set",
 		places: []place{{
 			file: "internal/store/tokens.go",
@@ -87,8 +90,9 @@ var mutants = []*mutant{
 	},
 }
 
-// TestMutants shows that the checks find what they are there to find: with RELAY_FAULT_ROUNDS each mutant is hurt as it has to be and must
-// be found out. Without, that the places still are in the source where mutants are made: one that breaks nothing would prove nothing.
+// TestMutants shows that the checks find what they must find. With RELAY_FAULT_ROUNDS each mutant
+// gets the faults that it needs and must be detected. Without, the test only checks that the places
+// are still in the source where mutants are made: a mutant that breaks nothing would prove nothing.
 func TestMutants(t *testing.T) {
 	n, _ := rounds(t)
 	for _, m := range mutants {
@@ -124,7 +128,7 @@ func (m *mutant) mustBeFound(t *testing.T) {
 	pass(5 * time.Second)
 	l.end()
 	var f findings
-	w.look(&f, w.rest(&f, 20*time.Second)) // it may never come to rest: that is not what it is to be found out by
+	w.look(&f, w.rest(&f, 20*time.Second)) // it may never come to rest: that is not how it must be found
 	op.end()
 	for _, line := range f.list {
 		t.Logf("found: %.300s", line)
@@ -140,7 +144,8 @@ func (m *mutant) sources(t testing.TB) map[string][]byte {
 	return replaced(t, "mutant "+m.name, m.places)
 }
 
-// replaced returns files with places replaced, by their paths. It fails if a place is not there exactly once.
+// replaced returns files with places replaced, by their paths. It fails if a place is not there
+// exactly once.
 func replaced(t testing.TB, what string, places []place) map[string][]byte {
 	t.Helper()
 	sources := map[string][]byte{}

@@ -12,8 +12,9 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// pace is how much shorter than in production leases and the NATS servers' elections are: without that, most of the short suite would be
-// waiting for them. Their proportions stay. With RELAY_FAULT_ROUNDS everything is as in production.
+// pace is how much shorter than in production leases and the NATS servers' elections are: without
+// that, most of the short suite would be waiting for them. Their proportions stay. With
+// RELAY_FAULT_ROUNDS everything is as in production.
 func pace() time.Duration {
 	if os.Getenv("RELAY_FAULT_ROUNDS") != "" {
 		return 1
@@ -32,8 +33,8 @@ func paced() []place {
 	}
 }
 
-// overlay writes files of the module, by their paths, and what tells the Go tool to take them in place of the real ones. It returns the path
-// of that.
+// overlay writes files of the module, by their paths, and a file by which the Go tool takes them in
+// place of the real ones. It returns the path of that file.
 func overlay(t testing.TB, sources map[string][]byte) string {
 	t.Helper()
 	dir := t.TempDir()

@@ -19,7 +19,7 @@ type replica struct {
 	book    harness.Logbook
 
 	process *harness.Process
-	away    bool // suspended or cut off: nobody should ask it
+	away    bool // suspended or cut off: no requests should go to it
 }
 
 // begin starts the relay without waiting for it.
@@ -32,7 +32,7 @@ func (r *replica) begin() {
 	r.process = harness.StartProcess(r.t, r.program, []string{"serve"}, env, &r.book)
 }
 
-// awaitServing waits until the relay says that it serves.
+// awaitServing waits until the relay reports that it serves.
 func (r *replica) awaitServing() {
 	r.t.Helper()
 	patience := time.NewTimer(harness.Patience)
@@ -85,7 +85,7 @@ func (r *replica) resume() {
 	r.away = false
 }
 
-// serving answers whether requests can be sent to it.
+// serving reports whether requests can be sent to it.
 func (r *replica) serving() bool {
 	if r.process == nil || r.away {
 		return false

@@ -8,8 +8,9 @@ import (
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
-// A relay is stopped in the middle of a poll for longer than a call may last. The answer lies in its sockets when it wakes, and nowhere else:
-// it is read, stored and delivered, and nothing is suspected.
+// A relay is stopped in the middle of a poll for longer than a call may last. The response lies in
+// its sockets when it wakes, and nowhere else: it is read, stored and delivered, and nothing is
+// suspected.
 func TestASuspendedRelayReadsTheAnswerThatCameMeanwhile(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{

@@ -57,7 +57,7 @@ func (v *vendor) front(replica int) http.Handler {
 		v.mu.Lock()
 		v.calls = append(v.calls, c)
 		v.mu.Unlock()
-		defer func() { // also when the answer is cut
+		defer func() { // also when the response is cut
 			v.mu.Lock()
 			defer v.mu.Unlock()
 			c.ended, c.answer = time.Now(), w.Header().Get("Correlation-Id")
@@ -66,7 +66,7 @@ func (v *vendor) front(replica int) http.Handler {
 	})
 }
 
-// classify says what a request is for.
+// classify returns what a request is for.
 func classify(r *http.Request) (operation, string) {
 	if r.URL.Path == sandbox.TokenPath {
 		return tokenCall, ""
@@ -81,7 +81,7 @@ func classify(r *http.Request) (operation, string) {
 	return otherCall, ""
 }
 
-// all answers a copy of the calls so far.
+// all returns a copy of the calls so far.
 func (v *vendor) all() []call {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -22,7 +22,8 @@ import (
 	"github.com/audatex-relay/relay/relaytest"
 )
 
-// world is a cluster with everything around it. Relays and NATS servers come and go; all else goes on.
+// world is a cluster with everything around it. Relays and NATS servers come and go; all else goes
+// on.
 type world struct {
 	t         *testing.T
 	options   options
@@ -92,7 +93,8 @@ func newWorld(t *testing.T, o options) *world {
 			"RELAY_AUDATEX_TOKEN_URL":     front + sandbox.TokenPath,
 			"RELAY_AUDATEX_CLIENT_ID":     o.vendor.ClientID,
 			"RELAY_AUDATEX_CLIENT_SECRET": o.vendor.ClientSecret,
-			// Two seconds for a call of the vendor's: a successor waits for a poll that may be under way for as long as it may take.
+			// Two seconds for a call of the vendor's: a successor waits for a poll that may be
+			// under way for as long as it may take.
 			"RELAY_AUDATEX_TIMEOUT": "2s",
 			"RELAY_AUDATEX_RATE":    "10000000", "RELAY_POLL_INTERVAL": "500ms",
 			"RELAY_RETRY_SCHEDULE":       "100ms,200ms,400ms,800ms,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1h",
@@ -108,7 +110,8 @@ func newWorld(t *testing.T, o options) *world {
 	return w
 }
 
-// tellLogs keeps the logs of all processes where RELAY_FAULT_LOGS says, or tells the ends of the relays' if the test has failed.
+// tellLogs keeps the logs of all processes in the directory RELAY_FAULT_LOGS, or logs the ends of
+// the relays' logs if the test has failed.
 func (w *world) tellLogs() {
 	dir := os.Getenv("RELAY_FAULT_LOGS")
 	if dir == "" {
@@ -139,7 +142,7 @@ func (w *world) tellLogs() {
 	}
 }
 
-// random answers a string that is nowhere else in the world.
+// random returns a string that is nowhere else in the world.
 func random(bytes int) string {
 	b := make([]byte, bytes)
 	_, _ = rand.Read(b) // never fails
@@ -203,7 +206,8 @@ func (w *world) start() {
 	w.register()
 }
 
-// connect registers a connection for every site and waits until the vendor queues notifications for all of them.
+// connect registers a connection for every site and waits until the vendor queues notifications for
+// all of them.
 func (w *world) connect() {
 	w.t.Helper()
 	for _, site := range w.sites {
@@ -237,7 +241,8 @@ func (w *world) register() {
 	}
 }
 
-// put makes something over the API of any relay, as the administrator. What is not taken now is sent again, as the answer asks for.
+// put makes something over the API of any relay, as the administrator. What is not taken now is
+// sent again, when the response asks for it.
 func (w *world) put(path string, body any) {
 	w.t.Helper()
 	harness.Eventually(w.t, "PUT "+path, func() string {
@@ -258,7 +263,7 @@ func (w *world) put(path string, body any) {
 	})
 }
 
-// anyAPI answers a relay that serves, if there is one.
+// anyAPI returns a relay that serves, if there is one.
 func (w *world) anyAPI() (harness.Caller, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -277,7 +282,7 @@ func (w *world) change(do func()) {
 	do()
 }
 
-// grant gives a site's consent at the vendor's and answers the refresh token.
+// grant gives a site's consent at the vendor's and returns the refresh token.
 func (w *world) grant(site string) (string, error) {
 	g, err := w.vendor.Grant(sandbox.Consent{Sites: []string{vendorSite(site)}})
 	if err != nil {

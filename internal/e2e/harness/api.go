@@ -18,7 +18,7 @@ type Caller struct {
 	Client      *http.Client
 }
 
-// Answer is an answer of the API.
+// Answer is a response of the API.
 type Answer struct {
 	Status int
 	Body   []byte
@@ -61,7 +61,7 @@ func (c Caller) Call(method, path string, body any) (Answer, error) {
 	return Answer{res.StatusCode, b}, err
 }
 
-// Must makes a request that has to succeed and reads the answer into out, unless that is nil.
+// Must makes a request that must succeed and reads the response into out, unless that is nil.
 func (c Caller) Must(t testing.TB, method, path string, body, out any) {
 	t.Helper()
 	a, err := c.Call(method, path, body)

@@ -16,14 +16,14 @@ import (
 // Process is one run of the program.
 type Process struct {
 	Cmd    *exec.Cmd
-	Serves chan struct{} // closed once it says that it serves
+	Serves chan struct{} // closed once it reports that it serves
 	Exited chan struct{} // closed once it is gone and its output is read
 	Err    error         // of the exit; read after exited
 
 	At addresses // read after serves
 }
 
-// addresses are where the program says it listens.
+// addresses are where the program listens, as it reports.
 type addresses struct {
 	API     string `json:"api"`
 	Metrics string `json:"metrics"`
@@ -75,7 +75,7 @@ func StartProcess(t testing.TB, path string, args, env []string, book *Logbook) 
 	return p
 }
 
-// read takes the log line by line and notices the one that says where the program listens.
+// read takes the log line by line and notices the line that shows where the program listens.
 func (p *Process) read(r io.Reader, book *Logbook, log *bytes.Buffer) {
 	lines := bufio.NewReader(r)
 	serving := false
@@ -136,8 +136,9 @@ func (b *Logbook) Tail(n int) []byte {
 	return bytes.Join(lines[max(0, len(lines)-n):], nil)
 }
 
-// Malformed returns every run's first line that is not a JSON object, and every one that has a panic: a panic, a
-// data race or a library that writes past the log is none. Only the last line of a killed run may be cut off.
+// Malformed returns every run's first line that is not a JSON object, and every one that has a
+// panic: a panic, a data race or a library that writes past the log is none. Only the last line of
+// a killed run may be cut off.
 func (b *Logbook) Malformed() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()

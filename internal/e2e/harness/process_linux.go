@@ -2,6 +2,6 @@ package harness
 
 import "syscall"
 
-// diesWithTest has the kernel end the program if the test process dies before its clean-up (a test binary that runs
-// into its own timeout does).
+// diesWithTest makes the kernel end the program if the test process dies before its clean-up, as a
+// test binary does that runs into its own timeout.
 func diesWithTest() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }

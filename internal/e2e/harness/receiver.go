@@ -27,7 +27,7 @@ func NewReceiver(id string, behave relaytest.Behaviour) *Receiver {
 	return &Receiver{ID: id, Receiver: relaytest.Receiver{Behave: behave}}
 }
 
-// CheckClean fails for every delivery that was no good.
+// CheckClean fails for every delivery that was not valid.
 func (r *Receiver) CheckClean(t *testing.T) {
 	t.Helper()
 	r.report(t, r.Problems())

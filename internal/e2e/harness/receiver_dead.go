@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// Reserved is an address at which connections are refused, and which is nobody else's: a socket that is bound, but
-// does not listen before wake.
+// Reserved is an address at which connections are refused, and which nobody else can take: a socket
+// that is bound, but does not listen before wake.
 type Reserved struct {
 	fd   int
 	addr string
@@ -44,7 +44,7 @@ func Reserve(t testing.TB) *Reserved {
 	return r
 }
 
-// wake lets the address answer.
+// wake makes the address accept connections.
 func (r *Reserved) wake(t testing.TB) net.Listener {
 	t.Helper()
 	if err := syscall.Listen(r.fd, 128); err != nil {

@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// Tracked is an HTTP server that can tell when everything a dead client left behind has been dealt with.
+// Tracked is an HTTP server that can report when everything a dead client left behind has been
+// dealt with.
 type Tracked struct {
 	Addr    string
 	server  *http.Server
@@ -20,7 +21,7 @@ type Tracked struct {
 	open map[net.Conn]bool
 }
 
-// quietPath is what settle asks for; it reaches no handler.
+// quietPath is what Settle requests; it reaches no handler.
 const quietPath = "/_quiet"
 
 // ServeTracked serves until the test ends.
@@ -60,9 +61,10 @@ func ServeTracked(t testing.TB, l net.Listener, h http.Handler) *Tracked {
 	return s
 }
 
-// Settle waits until every connection that a dead relay had opened is closed and its requests have ended: what
-// arrives from then on comes of a later run. Connections are accepted in the order in which they were opened, so
-// once one of our own has been answered all of the dead one's are known.
+// Settle waits until every connection that a dead relay had opened is closed and its requests have
+// ended: what arrives from then on comes from a later run. Connections are accepted in the order in
+// which they were opened, so once one of our own gets a response, all of the dead relay's are
+// known.
 func (s *Tracked) Settle(t testing.TB) {
 	t.Helper()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Patience is how long a condition may take to come true on a machine that is busy with other things. It decides
-// only how long a failing test takes.
+// Patience is how long a condition may take to come true on a machine that is busy with other
+// things. It decides only how long a failing test takes.
 const Patience = 90 * time.Second
 
 // Eventually waits until ok returns "", and fails with what it returned last if it does not.
