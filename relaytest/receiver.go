@@ -6,7 +6,7 @@
 // Receiver; with net/http/httptest it is a server:
 //
 //	receiver := &relaytest.Receiver{}
-//	server := httptest.NewServer(receiver) // make a callback with its URL; the answer has the secret
+//	server := httptest.NewServer(receiver) // make a callback with its URL; the response has the secret
 //	err := receiver.VerifyWith(secret)
 package relaytest
 

@@ -167,7 +167,7 @@ func (c callbacks) Test(ctx context.Context, cb relay.Callback, ev relay.Event) 
 	if err := c.begin(ctx, of); err != nil {
 		return relay.AttemptRecord{}, err
 	}
-	defer func() { // should this be lost, the owner takes the place back by itself
+	defer func() { // if this is lost, the owner frees the place itself
 		_ = c.owners.Ask(context.WithoutCancel(ctx), relay.ShardOf(cb.ID), askTested, of, nil)
 	}()
 	a, err := c.Dispatcher.Test(ctx, cb, body, ev.ID)

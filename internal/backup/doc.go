@@ -34,6 +34,6 @@
 // snapshot and not in it is read key by key from the stream's leader, and kept beside it: the
 // snapshot with this tail over it holds every key as it was when the snapshot began, or later.
 // Every bucket is restored into a server of our own right away, from which the manifest's words are
-// read; what cannot be put back is no backup. The logs only grow at one end and lose at the other,
+// read; what cannot be restored is no backup. The logs only grow at one end and lose at the other,
 // which their snapshots carry faithfully.
 package backup

@@ -310,7 +310,7 @@ func (c Config) finish(ctx context.Context, js jetstream.JetStream, m Manifest, 
 }
 
 // deleteAll deletes streams, for as long as the sign is ours: a restore that was suspended must not
-// delete what another has put back.
+// delete what another has restored.
 func deleteAll(ctx context.Context, js jetstream.JetStream, sign *topology.Restoring, names []string) error {
 	for _, name := range names {
 		if err := sign.Ours(ctx); err != nil {

@@ -16,7 +16,7 @@ type ownedShard struct {
 	sent     time.Time // the last renewal that the store took was sent then
 	unclear  time.Time // the first one since then whose end is not known; zero: there is none
 	due      time.Time // of the next renewal
-	draining bool      // work is to return
+	draining bool      // work must return
 	finished bool      // work has returned
 	lost     bool
 	doubted  uint64 // a document carries this epoch, above ours

@@ -48,7 +48,7 @@ type Member struct {
 	tell    chan struct{} // the member record must be written now
 
 	mu           sync.Mutex
-	record       store.Member // ours, as it is to stand in the store
+	record       store.Member // ours, as it should be in the store
 	written      uint64       // its revision
 	seenRevision uint64       // its revision as the watch has shown it
 	peers        map[string]peer

@@ -126,7 +126,7 @@ type replica struct {
 	store *store.Store
 	leave context.CancelFunc
 	left  chan struct{}
-	// busy, if set, is called when work is to return.
+	// busy, if set, is called when work must return.
 	busy func(*Lease)
 }
 

@@ -36,7 +36,7 @@ type Entry[T any] struct {
 	Value    T
 	Revision uint64
 	Deleted  bool // only from Watch and Current
-	Expired  bool // only from Watch: its time was over, or its marker goes by itself
+	Expired  bool // only from Watch: its time was over, or its marker expires
 
 	early bool // from Watch: read at the leader before the watch showed it; lower revisions may follow
 }
@@ -50,7 +50,7 @@ type Put[T any] struct {
 	Key      string
 	Value    T
 	Revision uint64
-	TTL      time.Duration // whole seconds; the document goes by itself when it is over without another write. 0: it stays
+	TTL      time.Duration // whole seconds; the document expires after it without another write. 0: it stays
 }
 
 // Removal is one removal of Remove. Revision 0 removes the document at any revision.

@@ -314,7 +314,7 @@ type resealed struct {
 }
 
 // reseal returns a document encrypted by the first key, which keys it is encrypted with, and
-// whether it has to be rewritten. What cannot be read stays as it is.
+// whether it must be rewritten. What cannot be read stays as it is.
 func (r *Resealer) reseal(ctx context.Context, of sealedBucket, e Entry[json.RawMessage]) (next resealed, keys []uint32, changed bool) {
 	bad := func(err error) (resealed, []uint32, bool) {
 		r.log.ErrorContext(ctx, "a stored document cannot be read, nor encrypted again", "bucket", string(of.name), "key", e.Key, "error", err)

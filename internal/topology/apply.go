@@ -49,7 +49,7 @@ var (
 	ErrForeign = errors.New("is not the relay's")
 	// ErrNewer reports that what is stored is for a newer relay.
 	ErrNewer = errors.New("is of a newer relay")
-	// ErrRestoring reports that a backup is being put back, or was and did not end well.
+	// ErrRestoring reports that a backup is being restored, or was and did not end well.
 	ErrRestoring = errors.New("a backup is being restored into the store")
 )
 
@@ -259,7 +259,7 @@ func holder(ctx context.Context, js jetstream.JetStream, wanted jetstream.Stream
 	return "", nil
 }
 
-// Refuse returns the error of a stream that is not ours, or not as ours has to be, nil for any
+// Refuse returns the error of a stream that is not ours, or not as ours must be, nil for any
 // other.
 func (f Finding) Refuse() error {
 	if f.State != StateForeign && f.State != StateChanged {

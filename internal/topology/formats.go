@@ -109,7 +109,7 @@ func (t Topology) Settle(m Mark, findings []Finding) Mark {
 	return m
 }
 
-// What passes by itself is asked for again, for at most 5 s.
+// A request whose failure may pass is repeated, for at most 5 s.
 const (
 	passingPause = 50 * time.Millisecond
 	passingTurns = 100
