@@ -27,11 +27,11 @@ var errLate = errors.New("the poll's announcement took too long, or the shard wa
 func (r *runner) poll(ctx, storing context.Context) time.Duration {
 	c := r.config()
 	if r.unstorable() != nil {
-		return r.storeWait()
+		return r.blocked()
 	}
 	if r.unsaved { // what the last poll came to stands before the next; this also proves, for no request, that the store takes writes
 		if err := r.save(ctx); err != nil {
-			return r.storeWait()
+			return r.blocked()
 		}
 		r.unsaved = false
 	}
@@ -253,7 +253,7 @@ func (r *runner) unsent(ctx context.Context, err error) time.Duration {
 		return storeLeast
 	}
 	if store.InTrouble(err) || errors.Is(err, errLate) { // no word on the vendor: the schedule stays as it is
-		return r.storeWait()
+		return r.blocked()
 	}
 	if audatex.NotAsked(err) {
 		return r.notAsked(ctx, err)
@@ -266,7 +266,7 @@ func (r *runner) unsent(ctx context.Context, err error) time.Duration {
 // notAsked is unsent while the vendor's host answers nobody. That is no failure of the connection's, and is written once: the poll is made
 // up for when the host answers again, in its place.
 func (r *runner) notAsked(ctx context.Context, err error) time.Duration {
-	r.missed = true
+	r.last = pollMissed
 	if r.doc.FailingSince == nil {
 		now := time.Now()
 		r.doc.FailingSince = &now

@@ -413,6 +413,29 @@ func TestAPageThatCannotBeStoredIsHeldAndNothingElsePolled(t *testing.T) {
 	}
 }
 
+// A poll whose page had to be held in memory was made: what comes next is no more than that of any other.
+func TestAPageThatHadToBeHeldDelaysNoPoll(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sandbox.Config{})
+	r.connect("a")
+	r.startWith(time.Hour, 50*time.Millisecond, time.Hour)
+	eventually(t, "the subscription", r.subscribed)
+	var refused atomic.Bool
+	r.gate.Store(&store.Gate{Before: func(w store.Write) error {
+		if strings.HasPrefix(w.Subject, "relay.inbox.") && refused.CompareAndSwap(false, true) {
+			return store.ErrUnavailable
+		}
+		return nil
+	}})
+	r.order()
+	eventually(t, "the page is stored", func() bool { _, n := r.notifications("a"); return n == 1 })
+	if !refused.Load() {
+		t.Fatal("it was stored at once")
+	}
+	r.order()
+	eventually(t, "it is polled sooner, as something came", func() bool { _, n := r.notifications("a"); return n == 2 })
+}
+
 func TestAnIntentWithoutOutcomeIsASuspectedGapUnlessThePageIsThere(t *testing.T) {
 	t.Parallel()
 	for _, stored := range []bool{false, true} {

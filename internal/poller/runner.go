@@ -38,8 +38,7 @@ type runner struct {
 	log        *slog.Logger
 
 	plan   schedule
-	missed bool    // the vendor's host answers nobody: the last poll was not made
-	held   bool    // the store is in trouble: the last poll was not made
+	last   attempt // what became of the poll that was due last
 	anew   bool    // the next poll that succeeds is the first, or the first after a consent
 	weight float64 // ordinary polls a second, as the pace knows of them
 
@@ -147,18 +146,15 @@ func (r *runner) turn(ctx context.Context, wanted bool) (time.Duration, bool) {
 	now := time.Now()
 	switch {
 	case wanted || r.plan.may(now, &r.p.pace, r.p.short):
-		r.missed, r.held = false, false
+		r.last = pollMade
 		wait := r.pollOnce(ctx)
 		if r.lost {
 			return 0, false
 		}
-		if now = time.Now(); r.held {
-			r.plan.hold(now, wait)
-		} else {
-			r.plan.made(now, wait, r.missed)
-		}
-	case r.plan.held:
-		r.plan.hold(now, r.storeWait())
+		now = time.Now()
+		r.plan.tried(now, wait, r.last)
+	case r.plan.blocked:
+		r.plan.tried(now, r.storeWait(), pollBlocked)
 	}
 	return r.plan.next(now).Sub(now.Round(0)), true
 }
@@ -246,7 +242,6 @@ func (r *runner) pause(failures int) time.Duration {
 // storeWait is the time to the next try of a store that does not answer. It is all jitter: when the store is back, ten thousand
 // connections must not be.
 func (r *runner) storeWait() time.Duration {
-	r.held = true
 	r.storeFailures++
 	return storeWait(r.storeFailures)
 }
@@ -255,6 +250,12 @@ func (r *runner) storeWait() time.Duration {
 func storeWait(n int) time.Duration {
 	d := min(storeLeast<<min(n-1, 10), storeMost)
 	return d/4 + rand.N(d*3/4)
+}
+
+// blocked notes that the store does not allow a poll, and returns the time to the next try.
+func (r *runner) blocked() time.Duration {
+	r.last = pollBlocked
+	return r.storeWait()
 }
 
 func (r *runner) set(f func(*seen)) {

@@ -22,9 +22,19 @@ type schedule struct {
 	due   time.Time // the next poll is made then, whatever else
 	last  time.Time // when a poll was last made or missed
 	late  bool      // a poll is wanted as soon as the pace allows it
-	held  bool      // by the store: what is due waits for the pace too, as the store is well again for all at once
 	until time.Time // polls come sooner until then
+	// blocked by the store: what is due waits for the pace too, as the store is well again for all at once.
+	blocked bool
 }
+
+// attempt is what became of a poll that was due.
+type attempt int
+
+const (
+	pollMade    attempt = iota // whatever came of it
+	pollMissed                 // the vendor's host answers nobody
+	pollBlocked                // the store is in trouble
+)
 
 // phaseOf returns a connection's place within every interval.
 func phaseOf(connection string) float64 {
@@ -48,18 +58,12 @@ func (s *schedule) ordinary(t time.Time) time.Time {
 	return slot(s.phase, s.interval, t.Add(s.interval/4))
 }
 
-// made notes a poll, and when the next one is made at the latest. One that could not be made, for reasons that are not the
-// connection's, is late from now on.
-func (s *schedule) made(now time.Time, wait time.Duration, missed bool) {
-	if !missed {
+// tried notes what became of a poll, and when the next one is made at the latest. One that was missed is late from now on.
+func (s *schedule) tried(now time.Time, wait time.Duration, a attempt) {
+	if a == pollMade {
 		s.last = now
 	}
-	s.late, s.held, s.due = missed, false, now.Add(wait)
-}
-
-// hold notes a poll that the store did not allow, and when it is tried again.
-func (s *schedule) hold(now time.Time, wait time.Duration) {
-	s.late, s.held, s.due = false, true, now.Add(wait)
+	s.late, s.blocked, s.due = a == pollMissed, a == pollBlocked, now.Add(wait)
 }
 
 // resume goes on from the last poll of whoever polled before. A poll that was due meanwhile is late.
@@ -83,7 +87,7 @@ func (s *schedule) hurry(now time.Time) {
 
 // next returns when there is something to decide.
 func (s *schedule) next(now time.Time) time.Time {
-	if s.held || !s.late && !now.Before(s.until) {
+	if s.blocked || !s.late && !now.Before(s.until) {
 		return s.due
 	}
 	after := now
@@ -103,7 +107,7 @@ func (s *schedule) step() time.Duration { return max(s.sooner/6, time.Millisecon
 // may reports whether a poll is to be made now. Short says that the vendor's budget has nothing to spare.
 func (s *schedule) may(now time.Time, p *pace, short func() bool) bool {
 	switch {
-	case s.held:
+	case s.blocked:
 		return p.allow(now)
 	case !now.Before(s.due):
 		p.count(now)

@@ -100,26 +100,28 @@ func (f *fleet) wake(c *simulated) {
 	switch {
 	case c.may(f.now, c.replica, func() bool { return f.short }):
 		f.poll(c)
-	case c.held:
+	case c.blocked:
 		c.storeFailures++
-		c.hold(f.now, storeWait(c.storeFailures))
+		c.tried(f.now, storeWait(c.storeFailures), pollBlocked)
 	}
 	c.look = c.next(f.now)
 }
 
 func (f *fleet) poll(c *simulated) {
+	became := pollMissed
 	switch {
 	case !f.store:
 		c.storeFailures++
-		c.hold(f.now, storeWait(c.storeFailures))
+		c.tried(f.now, storeWait(c.storeFailures), pollBlocked)
 		return
 	case f.vendor:
 		f.polls = append(f.polls, f.now)
 		c.polledAt = f.now
 		c.polls++
+		became = pollMade
 	}
 	c.storeFailures = 0
-	c.made(f.now, c.ordinary(f.now).Sub(f.now), !f.vendor)
+	c.tried(f.now, c.ordinary(f.now).Sub(f.now), became)
 }
 
 // spread fails if any second since a time has more than twice the mean of polls, or a connection has not been polled since.
@@ -268,7 +270,7 @@ func TestPollsComeSoonerForAWhile(t *testing.T) {
 		short := rapid.Bool().Draw(t, "short")
 		start := time.Unix(rapid.Int64Range(1_700_000_000, 1_800_000_000).Draw(t, "start"), 0)
 		s := schedule{phase: phaseOf(rapid.String().Draw(t, "connection")), interval: interval, sooner: sooner}
-		s.made(start, s.ordinary(start).Sub(start), false)
+		s.tried(start, s.ordinary(start).Sub(start), pollMade)
 		s.until = start.Add(10 * sooner)
 		var p pace
 		early := 0
@@ -295,7 +297,7 @@ func TestPollsComeSoonerForAWhile(t *testing.T) {
 				early++
 			}
 			polled = now
-			s.made(now, s.ordinary(now).Sub(now), false)
+			s.tried(now, s.ordinary(now).Sub(now), pollMade)
 		}
 		if short && early > 0 {
 			t.Fatalf("%d polls came sooner under a short budget", early)
