@@ -118,6 +118,21 @@ func TestAPageIsStoredOnceHoweverLateItIsTriedAgain(t *testing.T) {
 	}
 }
 
+// A runner may have to end before it has begun: its shard was given up while the runner before it drained.
+func TestARunnerThatNeverBeganEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	p := &Poller{Config: Config{Interval: time.Hour, Log: slog.New(slog.DiscardHandler)}}
+	ctx, end := context.WithCancel(t.Context())
+	end()
+	r := &runner{p: p, log: p.Log, lease: shardtest.Fixed(0, 5), connection: relay.Connection{ID: "leeds"}}
+	if wait, goesOn := r.Turn(ctx); goesOn {
+		t.Errorf("it goes on in %s", wait)
+	}
+	if p.pace.ordinary != 0 {
+		t.Errorf("%f polls a second are expected of it", p.pace.ordinary)
+	}
+}
+
 // counting is told of operational events.
 type counting struct{ told int }
 

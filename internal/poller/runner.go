@@ -108,6 +108,16 @@ func (r *runner) config() relay.Connection {
 
 // Turn does what is due, and returns when there is something to decide next; false if that is nothing any more.
 func (r *runner) Turn(ctx context.Context) (time.Duration, bool) {
+	if ctx.Err() == nil {
+		if wait, goesOn := r.turn(ctx); goesOn {
+			return wait, true
+		}
+	}
+	r.weigh(0)
+	return 0, false
+}
+
+func (r *runner) turn(ctx context.Context) (time.Duration, bool) {
 	r.follow()
 	wanted, begun := r.now.Swap(false), r.begun
 	r.begun = true
@@ -116,11 +126,7 @@ func (r *runner) Turn(ctx context.Context) (time.Duration, bool) {
 	} else if !begun && !wanted {
 		return rand.N(takenOverWithin(r.plan.interval, r.p.known()) + 1), true
 	}
-	wait, goesOn := r.turn(ctx, wanted)
-	if !goesOn {
-		r.weigh(0)
-	}
-	return wait, goesOn
+	return r.act(ctx, wanted)
 }
 
 // takenOverWithin is how long the taking over of connections is spread over: neither a start nor a shard that comes must have every
@@ -129,8 +135,8 @@ func takenOverWithin(interval time.Duration, connections int) time.Duration {
 	return max(min(interval/10, maxJitter), time.Duration(connections)*takeOverEach)
 }
 
-// turn is a turn that may poll.
-func (r *runner) turn(ctx context.Context, wanted bool) (time.Duration, bool) {
+// act is a turn that may poll.
+func (r *runner) act(ctx context.Context, wanted bool) (time.Duration, bool) {
 	if !r.lease.Await(ctx) || !r.adopted && !r.adopt(ctx) {
 		return 0, false
 	}

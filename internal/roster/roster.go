@@ -24,9 +24,9 @@ import (
 // Runner works on one connection.
 type Runner interface {
 	// Turn does what is due, however long that takes, and returns how long there is nothing else to do. It is
-	// called again then, or when the runner was woken, and once when ctx has ended. It returns false when all
-	// that was under way has ended and is stored: ctx has ended, or another replica has taken over. Then it
-	// is not called again.
+	// called again then, or when the runner was woken, and when ctx has ended, which may be before the first
+	// turn. It returns false when all that was under way has ended and is stored: ctx has ended, or another
+	// replica has taken over. Then it is not called again.
 	Turn(ctx context.Context) (time.Duration, bool)
 	// Change takes the connection as it is configured now. It is called under the roster's lock and must not wait.
 	Change(c relay.Connection)
@@ -71,7 +71,6 @@ type entry[R Runner] struct {
 	generation string
 	ctx        context.Context
 	cancel     context.CancelFunc
-	begun      bool
 	next       *entry[R] // begins when this one has ended
 }
 
@@ -189,11 +188,8 @@ func (r *Roster[R]) start(h *holding, c relay.Connection, fresh bool) {
 
 // turn is one turn of a connection's runner.
 func (r *Roster[R]) turn(h *holding, id string, e *entry[R]) (time.Duration, bool) {
-	if e.begun || e.ctx.Err() == nil {
-		e.begun = true
-		if wait, more := e.runner.Turn(e.ctx); more {
-			return wait, true
-		}
+	if wait, more := e.runner.Turn(e.ctx); more {
+		return wait, true
 	}
 	e.cancel()
 	r.mu.Lock()

@@ -54,6 +54,7 @@ type worker struct {
 	now     relay.Connection
 	changes int
 	ran     bool
+	ended   bool
 	quits   chan struct{} // closed: it ends by itself
 }
 
@@ -66,6 +67,11 @@ func (w *worker) Change(c relay.Connection) {
 
 func (w *worker) Turn(ctx context.Context) (time.Duration, bool) {
 	w.b.mu.Lock()
+	w.ended = ctx.Err() != nil
+	if w.ended && !w.ran {
+		w.b.mu.Unlock()
+		return 0, false
+	}
 	w.ran = true
 	w.b.working[w.id]++
 	w.b.most = max(w.b.most, w.b.working[w.id])
@@ -226,6 +232,9 @@ func TestRunnersComeAndGoWithConnectionsAndShards(t *testing.T) {
 		<-drained
 		if b.ran(third) {
 			t.Error("began after the shard was given up")
+		}
+		if !third.ended {
+			t.Error("no last turn, by which whoever waits for it learns that it has ended")
 		}
 		other()
 		<-otherDone
