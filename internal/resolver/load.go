@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,6 +34,7 @@ type loader struct {
 
 // arrival is a runner that waits for its cursor.
 type arrival struct {
+	ctx    context.Context // the runner's
 	runner *runner
 	loaded loaded
 	err    error
@@ -49,7 +51,7 @@ type loaded struct {
 // arrive has a runner's cursor loaded and stored under its lease's epoch, and wakes the runner when that is done.
 // The first caller loads for all who call meanwhile.
 func (l *loader) arrive(ctx context.Context, run *runner) *arrival {
-	a := &arrival{runner: run, done: make(chan struct{})}
+	a := &arrival{ctx: ctx, runner: run, done: make(chan struct{})}
 	l.mu.Lock()
 	l.waiting = append(l.waiting, a)
 	first := len(l.waiting) == 1
@@ -61,6 +63,8 @@ func (l *loader) arrive(ctx context.Context, run *runner) *arrival {
 		batch := l.waiting
 		l.waiting = nil
 		l.mu.Unlock()
+		// The runner that follows one that has ended may be waiting too: no batch may have both.
+		batch = slices.DeleteFunc(batch, func(a *arrival) bool { return a.ctx.Err() != nil })
 		// What others wait for does not end with this one.
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadBound)
 		l.batch(bounded, batch)
@@ -82,6 +86,9 @@ func (a *arrival) ready() bool {
 
 // batch loads and adopts.
 func (l *loader) batch(ctx context.Context, batch []*arrival) {
+	if len(batch) == 0 {
+		return
+	}
 	defer func() {
 		for _, a := range batch {
 			close(a.done)
