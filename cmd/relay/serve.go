@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -42,9 +43,11 @@ type addresses struct {
 // startPatience is how long the start waits for the callbacks to be loaded before it says that it serves.
 const startPatience = time.Minute
 
-// serve builds every part in the order in which they need one another, runs them until ctx ends, and stops them in
+// serve builds every part in the order in which they need one another, runs them until stop ends, and stops them in
 // the opposite order. Started is called once the relay serves.
-func serve(ctx context.Context, c settings.Config, log *slog.Logger, started func(addresses)) error {
+func serve(stop context.Context, c settings.Config, log *slog.Logger, started func(addresses)) (failed error) {
+	ctx, fail := context.WithCancelCause(stop) // it also ends with the first part that fails
+	defer fail(nil)
 	began, embedded := time.Now(), c.NATSURL == ""
 	userAgent := "audatex-relay/" + buildVersion()
 	registry := newRegistry()
@@ -71,8 +74,19 @@ func serve(ctx context.Context, c settings.Config, log *slog.Logger, started fun
 	front := &httpapi.Front{}
 	front.Open(consent.Beside(consent.Starting(c.PublicURL), httpapi.Starting(c.PublicURL, front.Ready)))
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
-	var running group.Group
-	defer func() { stopServing(); _ = running.Wait() }() // when the start fails; else they have ended
+	running := group.Group{OnFailure: fail}
+	var used closers // by what runs
+	defer func() {
+		stopServing()
+		ended := running.Wait()
+		if ended != nil && stop.Err() == nil && errors.Is(failed, context.Canceled) { // the start has ended because of it
+			failed = nil
+		}
+		if failed = errors.Join(failed, ended); failed == nil {
+			log.Info("stopped")
+		}
+		used.close()
+	}()
 	running.Go(serving, "the HTTP API", func(ctx context.Context) error {
 		return ingress.Serve(ctx, httpapi.NewServer(front, log), api)
 	})
@@ -88,8 +102,7 @@ func serve(ctx context.Context, c settings.Config, log *slog.Logger, started fun
 	if err != nil {
 		return err
 	}
-	defer bus.Stop()
-	defer nc.Close()
+	used.add(bus.Stop, nc.Close)
 	parts.Log(log)
 	_, keyless := os.Stat(filepath.Join(c.DataDir, store.KeyFile))
 	sealer, err := newSealer(c.Keyset, c.DataDir)
@@ -148,7 +161,7 @@ func serve(ctx context.Context, c settings.Config, log *slog.Logger, started fun
 	if err != nil {
 		return settings.Wrong("RELAY_AUDATEX_BASE_URL", "%w", err)
 	}
-	defer client.Close()
+	used.add(client.Close)
 	owned := shard.NewOwned(log)
 	tokens, err := audatex.NewTokens(audatex.TokensConfig{
 		AuthURL: c.AudatexAuthURL, TokenURL: c.AudatexTokenURL, ClientID: c.AudatexClientID,
@@ -200,7 +213,7 @@ func serve(ctx context.Context, c settings.Config, log *slog.Logger, started fun
 	sending := sender.New(sender.Config{
 		AllowCIDRs: c.Allow, Proxy: c.Proxy, MaxConnections: parts.ReceiverConnections, UserAgent: userAgent,
 	})
-	defer sending.Close()
+	used.add(sending.Close)
 	dispatching := dispatcher.New(dispatcher.Config{
 		Store: s, Sender: sending, Operational: publishing, Schedule: c.Schedule, Grace: c.ShutdownGrace.D(),
 		MaxAttempts: parts.Attempts, HeldBytes: parts.HeldBytes, RingBytes: parts.RingBytes, Metrics: registry, Log: log,
@@ -261,7 +274,7 @@ func serve(ctx context.Context, c settings.Config, log *slog.Logger, started fun
 	running.Go(serving, "the bound of garbage", func(ctx context.Context) error {
 		return limits.BoundGarbage(ctx, func() int { _, all := owned.Count(polling.Count()); return all })
 	})
-	var stages, sharing group.Group
+	stages, sharing := group.Group{OnFailure: fail}, group.Group{OnFailure: fail}
 	working, stopWorking := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWorking()
 	stages.Go(working, "the dispatcher", dispatching.Run)
@@ -285,25 +298,23 @@ func serve(ctx context.Context, c settings.Config, log *slog.Logger, started fun
 	case <-time.After(startPatience):
 		log.Warn("the callbacks are not all loaded yet; serving without them", "after", startPatience.String())
 	}
-	front.Started()
-	at := addresses{api: api.Addr().String(), metrics: metrics.Addr().String(), nats: bus.Addr()}
-	log.Info("the relay serves", "version", buildVersion(), "api", at.api, "metrics", at.metrics, "nats", at.nats,
-		"ready_after", time.Since(began).Round(time.Millisecond).String())
-	started(at)
+	if ctx.Err() == nil {
+		front.Started()
+		at := addresses{api: api.Addr().String(), metrics: metrics.Addr().String(), nats: bus.Addr()}
+		log.Info("the relay serves", "version", buildVersion(), "api", at.api, "metrics", at.metrics, "nats", at.nats,
+			"ready_after", time.Since(began).Round(time.Millisecond).String())
+		started(at)
+	}
 
-	var failed error
-	select {
-	case <-ctx.Done():
+	<-ctx.Done()
+	if stop.Err() != nil {
 		log.Info("stopping: nothing new is taken, attempts under way may end", "grace", c.ShutdownGrace.String())
-	case failed = <-sharing.Failed():
-	case failed = <-stages.Failed():
-	case failed = <-running.Failed():
 	}
 	stopped := time.Now()
 	front.Drain()
 	apis.Drain()
 	stopOwning()
-	failed = errors.Join(failed, sharing.Wait())
+	failed = sharing.Wait()
 	stopWorking()
 	failed = errors.Join(failed, stages.Wait())
 	closing, cancel := context.WithDeadline(context.WithoutCancel(ctx), refreshesEnd(stopped, time.Now(), c.ShutdownGrace.D()))
@@ -318,12 +329,18 @@ func serve(ctx context.Context, c settings.Config, log *slog.Logger, started fun
 		log.Warn("a token refresh was given up; its intent tells the next start", "error", err)
 	}
 	ending.Wait()
-	stopServing()
-	failed = errors.Join(failed, running.Wait())
-	if failed == nil {
-		log.Info("stopped")
-	}
 	return failed
+}
+
+// closers are what is closed once nothing uses it any more, the last one first.
+type closers []func()
+
+func (c *closers) add(f ...func()) { *c = append(*c, f...) }
+
+func (c *closers) close() {
+	for _, f := range slices.Backward(*c) {
+		f()
+	}
 }
 
 // always makes a part of one that cannot fail.

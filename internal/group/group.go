@@ -13,6 +13,9 @@ import (
 
 // Group is a set of parts. Its zero value is an empty one.
 type Group struct {
+	// OnFailure, if not nil, is called with each failure as soon as the part has ended.
+	OnFailure func(error)
+
 	parts sync.WaitGroup
 	once  sync.Once
 	first chan error
@@ -32,6 +35,9 @@ func (g *Group) Go(ctx context.Context, what string, run func(context.Context) e
 			err = errors.New("ended by itself")
 		}
 		err = fmt.Errorf("%s: %w", what, err)
+		if g.OnFailure != nil {
+			g.OnFailure(err)
+		}
 		select {
 		case failed <- err: // for the reader of Failed
 		default:
