@@ -14,8 +14,8 @@ type keptToken struct {
 	epoch          uint64
 }
 
-// kept returns a connection's kept access token, nil if there is none that may be used, and how often
-// its record was replaced so far.
+// kept returns a connection's kept access token, nil if there is none that may be used, and when its
+// record was replaced last.
 func (t *Tokens) kept(connection string) (k *keptToken, replaced uint64) {
 	if !t.cfg.Keep {
 		return nil, 0
@@ -57,7 +57,22 @@ func (t *Tokens) keep(connection string, rec relay.TokenRecord, replaced uint64)
 func (t *Tokens) drop(connection string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.dropKept(t.state(connection))
+}
+
+// forget forgets a connection, but not that a refresh is under way.
+func (t *Tokens) forget(connection string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	s := t.state(connection)
-	s.kept = nil
-	s.replaced++
+	t.dropKept(s)
+	if s.flight == nil {
+		delete(t.states, connection)
+	}
+}
+
+// dropKept forgets the kept token of a state, and what is being read to be kept. The caller must hold mu.
+func (t *Tokens) dropKept(s *tokenState) {
+	t.replacements++
+	s.kept, s.replaced = nil, t.replacements
 }

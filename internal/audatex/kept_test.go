@@ -123,3 +123,33 @@ func TestAnAccessTokenIsKept(t *testing.T) {
 		expect("not the owner", store.get(leeds).AccessToken.Reveal(), 3)
 	})
 }
+
+// What is forgotten while its record is read is not kept either.
+func TestAConnectionIsForgotten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		store := &reads{tokenMap: newTokenMap(leeds, relay.TokenRecord{
+			AccessToken: relay.NewSecret("access"), RefreshToken: relay.NewSecret("refresh-0"), RefreshedAt: now, ExpiresAt: now.Add(time.Hour),
+		})}
+		m := tokens(t, newTokenVendor(), store, func(c *TokensConfig) { c.Keep = true })
+		s := &Session{tokens: m, connection: leeds}
+		access := func(reads int64) {
+			t.Helper()
+			store.n.Store(0)
+			if _, err := m.Access(t.Context(), leeds); err != nil || store.n.Load() != reads {
+				t.Errorf("%d reads, %v; want %d", store.n.Load(), err, reads)
+			}
+		}
+		access(1)
+		access(0)
+		s.Forget()
+		if len(m.states) != 0 {
+			t.Errorf("%d connections are remembered", len(m.states))
+		}
+		store.within = s.Forget
+		access(1)
+		access(1)
+		access(0)
+	})
+}

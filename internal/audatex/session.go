@@ -99,6 +99,10 @@ func (s *Session) EnsureSubscription(ctx context.Context, topic string) (sub Sub
 // They are read again before the next call.
 func (s *Session) TokenReplaced() { s.tokens.drop(s.connection) }
 
+// Forget must be called when nothing is done for the connection here any more: it was removed, or
+// another process owns it. What is known of its tokens besides their record is forgotten.
+func (s *Session) Forget() { s.tokens.forget(s.connection) }
+
 // TokenRefreshedAt returns when the connection's access token was refreshed. It returns false if no
 // good token is known without reading the store.
 func (s *Session) TokenRefreshedAt() (time.Time, bool) { return s.tokens.refreshedAt(s.connection) }

@@ -95,6 +95,8 @@ type Tokens struct {
 	closed  bool
 	flights sync.WaitGroup
 	states  map[string]*tokenState
+	// replacements counts what replaced is set to, so that no state has the number of an earlier one.
+	replacements uint64
 }
 
 // tokenState is what is known about a connection besides its record. Losing it costs no more than a
@@ -109,8 +111,8 @@ type tokenState struct {
 	failures  int
 	notBefore time.Time
 	lastErr   error
-	// kept is a good access token, nil if none is known. Its record was read, or written by a
-	// refresh, after replaced was last incremented.
+	// kept is a good access token, nil if none is known. Its record was read after replaced was last
+	// set, by which a replacement of the record is known.
 	kept     *keptToken
 	replaced uint64
 }
@@ -246,8 +248,7 @@ func (t *Tokens) Invalidate(connection string, accessToken relay.Secret) {
 	if !s.judged.Equal(accessToken) {
 		s.rejected, s.judged = accessToken, accessToken
 	}
-	s.kept = nil
-	s.replaced++
+	t.dropKept(s)
 }
 
 // Close begins no more refreshes and waits until those under way are stored, until ctx ends at the
@@ -339,8 +340,8 @@ func (t *Tokens) fly(connection string, f *flight) {
 
 	t.mu.Lock()
 	s := t.state(connection)
-	s.flight, s.kept = nil, nil
-	s.replaced++
+	s.flight = nil
+	t.dropKept(s)
 	switch {
 	case f.err == nil:
 		s.rejected, s.failures, s.notBefore, s.lastErr = relay.Secret{}, 0, time.Time{}, nil
@@ -359,6 +360,7 @@ func (t *Tokens) state(connection string) *tokenState {
 	s := t.states[connection]
 	if s == nil {
 		s = new(tokenState)
+		t.dropKept(s)
 		t.states[connection] = s
 	}
 	return s

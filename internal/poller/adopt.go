@@ -51,6 +51,9 @@ func (r *runner) adopt(ctx context.Context) bool {
 		switch {
 		case err == nil:
 			r.adopted, r.storeFailures = true, 0
+			if r.revision > 0 { // else what is not stored yet may still be
+				r.p.unsent.Delete(r.config().ID)
+			}
 			return true
 		case r.lost:
 			return false

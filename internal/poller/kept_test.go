@@ -121,7 +121,8 @@ func TestAPageIsStoredOnceHoweverLateItIsTriedAgain(t *testing.T) {
 // A runner may have to end before it has begun: its shard was given up while the runner before it drained.
 func TestARunnerThatNeverBeganEndsAtOnce(t *testing.T) {
 	t.Parallel()
-	p := &Poller{Config: Config{Interval: time.Hour, Log: slog.New(slog.DiscardHandler)}}
+	s, _, _ := inbox(t)
+	p := New(Config{Store: s, Session: strangers(t, s), Interval: time.Hour, Log: slog.New(slog.DiscardHandler)})
 	ctx, end := context.WithCancel(t.Context())
 	end()
 	r := &runner{p: p, log: p.Log, lease: shardtest.Fixed(0, 5), connection: relay.Connection{ID: "leeds"}}
@@ -131,6 +132,61 @@ func TestARunnerThatNeverBeganEndsAtOnce(t *testing.T) {
 	if p.pace.ordinary != 0 {
 		t.Errorf("%f polls a second are expected of it", p.pace.ordinary)
 	}
+}
+
+// strangers makes sessions with a vendor that is never called.
+func strangers(t *testing.T, s *store.Store) func(relay.Connection) *audatex.Session {
+	t.Helper()
+	client, err := audatex.New(audatex.Config{BaseURL: "http://127.0.0.1:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens, err := audatex.NewTokens(audatex.TokensConfig{TokenURL: "http://127.0.0.1:1", Store: s.Tokens})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(c relay.Connection) *audatex.Session { return audatex.NewSession(client, tokens, c.ID, c.Level) }
+}
+
+// What is remembered of polls that were never sent is forgotten once it can matter no more.
+func TestAPollThatWasNotSentIsForgotten(t *testing.T) {
+	t.Parallel()
+	s, shut, _ := inbox(t)
+	told := &counting{}
+	p := New(Config{Store: s, Session: strangers(t, s), Log: slog.New(slog.DiscardHandler), Operations: told, Reconciler: told, PollBound: time.Minute})
+	unsent := func(when string, want bool) {
+		t.Helper()
+		if _, remembered := p.unsent.Load("leeds"); remembered != want {
+			t.Errorf("%s: remembered: %v", when, remembered)
+		}
+	}
+	refused := func(epoch uint64) *runner {
+		t.Helper()
+		r := &runner{p: p, log: p.Log, lease: shardtest.Fixed(0, epoch), generation: "g", connection: relay.Connection{ID: "leeds", Generation: "g"}}
+		if !r.adopt(t.Context()) {
+			t.Fatal("not adopted")
+		}
+		unsent("adopted", false)
+		shut.Store(true)
+		if err := r.announce(t.Context(), "poll"); err == nil {
+			t.Fatal("announced while the store is shut")
+		}
+		shut.Store(false)
+		unsent("not announced", true)
+		return r
+	}
+	r := refused(3)
+	if err := r.saveLate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	unsent("the document was stored afterwards", false)
+
+	refused(5) // and is followed by
+	r = refused(7)
+	ctx, end := context.WithCancel(t.Context())
+	end()
+	r.Turn(ctx)
+	unsent("the connection is gone", false)
 }
 
 // counting is told of operational events.

@@ -29,11 +29,9 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 	if r.unstorable() != nil {
 		return r.blocked()
 	}
-	if r.unsaved { // what the last poll came to stands before the next; this also proves, for no request, that the store takes writes
-		if err := r.save(ctx); err != nil {
-			return r.blocked()
-		}
-		r.unsaved = false
+	// What the last poll came to stands before the next; this also proves, for no request, that the store takes writes.
+	if r.unsaved && r.saveLate(ctx) != nil {
+		return r.blocked()
 	}
 	if r.doc.SubscriptionID == "" {
 		if wait, ok := r.subscribe(ctx, c); !ok {
@@ -308,11 +306,19 @@ func (r *runner) failed(ctx context.Context, err error) time.Duration {
 
 // write saves the document; what cannot be saved now stands in the next one, as each holds all there is.
 func (r *runner) write(ctx context.Context) {
-	err := r.save(ctx)
-	r.unsaved = err != nil
-	if err != nil && !r.lost {
+	if err := r.saveLate(ctx); err != nil && !r.lost {
 		r.log.Debug("the outcome of a poll could not be stored yet", "error", err) // the store itself is complained of elsewhere
 	}
+}
+
+// saveLate is save for what is saved before the next poll if it cannot be now.
+func (r *runner) saveLate(ctx context.Context) error {
+	err := r.save(ctx)
+	if err == nil && r.unsaved { // an intent that was not stored by now never is
+		r.p.unsent.Delete(r.config().ID)
+	}
+	r.unsaved = err != nil
+	return err
 }
 
 // seenAfter notes for the metrics how the last poll left the connection.

@@ -413,6 +413,28 @@ func TestAPageThatCannotBeStoredIsHeldAndNothingElsePolled(t *testing.T) {
 	}
 }
 
+// With a connection goes what was kept of its token, whoever may ask for it.
+func TestTheTokenOfARemovedConnectionIsNotKept(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sandbox.Config{})
+	r.connect("a")
+	r.startWith(time.Hour, 0, 0)
+	eventually(t, "the subscription", r.subscribed)
+	if _, err := r.tokens.Access(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.store.Connections.Delete(t.Context(), "a", 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.store.Tokens.Delete(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "there is no token", func() bool {
+		_, err := r.tokens.Access(t.Context(), "a")
+		return errors.Is(err, relay.ErrNoToken)
+	})
+}
+
 // A poll whose page had to be held in memory was made: what comes next is no more than that of any other.
 func TestAPageThatHadToBeHeldDelaysNoPoll(t *testing.T) {
 	t.Parallel()

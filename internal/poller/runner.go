@@ -114,6 +114,11 @@ func (r *runner) Turn(ctx context.Context) (time.Duration, bool) {
 		}
 	}
 	r.weigh(0)
+	c := r.config()
+	r.p.Session(c).Forget()
+	if _, there := r.p.Connection(c.ID); !there {
+		r.p.unsent.Delete(c.ID)
+	}
 	return 0, false
 }
 
