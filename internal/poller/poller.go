@@ -1,4 +1,5 @@
-// Package poller is the first stage: it empties the vendor's queue of every connection into the inbox.
+// Package poller empties the vendor's queue of every connection into the inbox: the first step of a
+// notification's way.
 //
 // A vendor poll is destructive: what an answer carried is gone there the moment it was sent. So each poll is
 //
@@ -6,11 +7,18 @@
 //
 // The intent also proves that the store takes writes before anything is taken out of the vendor's queue. An intent that has no
 // outcome, and whose poll id is not in the inbox either, is a suspected gap: the answer may have carried notifications that
-// nobody stored. It is told as an operational event.
+// nobody stored. It is published as an operational event.
 //
 // Which connections are polled here changes as shards come and go (Own). Whoever takes a connection over first waits until the
-// poll that another process has announced must have ended, then writes its own epoch into the document, so that nothing the
-// process before writes there counts any more, and only then polls.
+// poll of a stored intent must have ended, then writes its own epoch into the document, so that nothing the process before
+// writes there counts any more, and only then polls.
+//
+// Begin reading at runner.go: Turn is what a connection's runner does again and again. schedule.go decides when it polls,
+// poll.go makes a poll, held.go and kept.go store what it brought, adopt.go takes a connection over. The goroutines:
+//
+//   - Run follows the connections, and stores the pages whose shard was given up (kept.go);
+//   - Own waits for the end of a shard's work;
+//   - a runner has one during its turns only, which roster gives it. A poll is made within a turn.
 package poller
 
 import (

@@ -11,7 +11,12 @@
 // notifications to the cursor, work.go resolves a batch of them, aside.go and foreign.go set aside what
 // cannot be resolved, retry.go and selfretry.go try that again. load.go and cursor.go adopt and store the
 // cursors when shards come and go: from then on nothing that a former owner writes there succeeds. What it
-// had published already is found in the log.
+// had published already is found in the log. The goroutines:
+//
+//   - Run follows the inbox and the connections, Own waits for the end of a shard's work;
+//   - a runner has one during its turns only, which roster gives it. The first of many that need their cursors loads
+//     them all within its turn;
+//   - each batch, look and retry under way has one (runner.start). The runner's next turn takes what came of it.
 package resolver
 
 import (
