@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -37,12 +38,12 @@ func (r *runner) adopt(ctx context.Context) bool {
 					r.log.Info("a poll of another process may be under way; waiting for its end", "poll_id", in.PollID, "at_most", time.Until(until).Round(time.Millisecond).String())
 				}
 				if left := time.Until(until); left > 0 {
-					sleep(ctx, min(left, lookAgain))
+					backoff.Sleep(ctx, min(left, lookAgain))
 					continue
 				}
 			}
 			if in := doc.Intent; in != nil && r.p.kept.holds(in.PollID) {
-				sleep(ctx, lookAgain) // the page of our own poll is in this process's memory still
+				backoff.Sleep(ctx, lookAgain) // the page of our own poll is in this process's memory still
 				continue
 			}
 			r.doc = doc
@@ -63,7 +64,7 @@ func (r *runner) adopt(ctx context.Context) bool {
 		if r.storeFailures == 0 && !store.InTrouble(err) {
 			r.log.Error("where the connection stands cannot be read; trying again", "error", err)
 		}
-		sleep(ctx, r.storeWait())
+		backoff.Sleep(ctx, r.storeWait())
 	}
 	return false
 }

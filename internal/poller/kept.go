@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/backoff"
 )
 
 // lastTry bounds the storing of what is still kept when the process ends.
@@ -79,7 +81,7 @@ func (p *Poller) keepPages(ctx context.Context) {
 			continue
 		}
 		failures++
-		sleep(ctx, storeWait(failures))
+		backoff.Sleep(ctx, storeWait(failures))
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTry)
 	defer cancel()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -154,7 +155,7 @@ func (r *runner) keep(ctx context.Context, page store.Page, contents audatex.Con
 				s.state, s.unstored = StateFailing, fmt.Sprintf("An answer of the vendor's queue of %d bytes cannot be stored and is held in memory: %v", len(page.Body), err)
 			})
 		}
-		if !sleep(ctx, r.storeWait()) {
+		if !backoff.Sleep(ctx, r.storeWait()) {
 			r.log.Warn("the shard was given up with a page that could not be stored; it stays in memory, and the next owner may suspect a gap", "poll_id", page.PollID)
 			r.p.kept.add(h)
 			return 0, leftToProcess

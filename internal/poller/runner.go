@@ -282,15 +282,3 @@ func siteOf(c relay.Connection) string {
 	}
 	return relay.NoSite
 }
-
-// sleep waits; false if ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
-}

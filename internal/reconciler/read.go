@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
 )
@@ -49,7 +50,7 @@ func (r *Reconciler) readOrder(
 ) result {
 	res := func(of outcome, err error) result { return result{o, of, err} }
 	var last error
-	pause := backoff{least: r.cfg.RetryLeast, most: r.cfg.RetryMost}
+	pause := backoff.Backoff{Least: r.cfg.RetryLeast, Most: r.cfg.RetryMost}
 	for range readings {
 		pos, err := r.cfg.Publisher.Begin(ending, o.site, o.order, nil)
 		if err != nil {
@@ -72,7 +73,7 @@ func (r *Reconciler) readOrder(
 			return res(unavailable, err)
 		case passing(err):
 			last = err
-			pause.sleep(starting, 0)
+			pause.Sleep(starting, 0)
 			continue
 		default:
 			return res(unreadableOrder, err)

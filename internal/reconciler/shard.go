@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/store"
@@ -54,7 +54,7 @@ func (s *ownedShard) wake() {
 // load reads the documents of the shard's connections. It returns false if ctx ended before, or
 // another owner was found.
 func (s *ownedShard) load(ctx context.Context) bool {
-	for wait := (backoff{least: storeLeast, most: storeMost}); s.lease.Await(ctx); wait.sleep(ctx, 0) {
+	for wait := (backoff.Backoff{Least: storeLeast, Most: storeMost}); s.lease.Await(ctx); wait.Sleep(ctx, 0) {
 		docs, err := s.r.store.Reconciliations.All(ctx, store.ReconcileShard(s.lease.Shard()), func(key string, err error) {
 			s.log.ErrorContext(ctx, "how far a connection is reconciled cannot be read; it begins again", "key", key,
 				"error", err)
@@ -107,15 +107,15 @@ func (s *ownedShard) run(ctx context.Context) {
 
 // loop handles gaps when they are reported, and begins nightly runs when they are due.
 func (s *ownedShard) loop(ctx context.Context) {
-	again := backoff{least: storeLeast, most: storeMost}
+	again := backoff.Backoff{Least: storeLeast, Most: storeMost}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for s.lease.Await(ctx) {
 		next := s.night(ctx)
 		if s.noteGaps(ctx) {
-			again.reset()
+			again.Reset()
 		} else {
-			next = min(next, again.next())
+			next = min(next, again.Next())
 		}
 		timer.Reset(next)
 		select {
@@ -204,30 +204,4 @@ func (s *ownedShard) end(l *line) {
 	delete(s.working, l)
 	s.mu.Unlock()
 	s.begin(l)
-}
-
-// backoff waits longer each time, until it is reset.
-type backoff struct {
-	least, most time.Duration
-	last        time.Duration
-}
-
-// next returns how long to wait now, with jitter, so that many waiters do not come back together.
-func (b *backoff) next() time.Duration {
-	b.last = min(max(b.last*2, b.least), b.most)
-	return b.last/2 + rand.N(b.last/2+1)
-}
-
-func (b *backoff) reset() { b.last = 0 }
-
-// sleep waits, at least for the given time. It returns false if ctx ended before.
-func (b *backoff) sleep(ctx context.Context, atLeast time.Duration) bool {
-	t := time.NewTimer(max(b.next(), atLeast))
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

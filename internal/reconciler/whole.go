@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -21,13 +22,13 @@ const (
 // Run makes sure that relay_open lists every order that may be open, before anything relies on it:
 // a restore of only some streams may have left it out. The reconciling itself is done by Own.
 func (r *Reconciler) Run(ctx context.Context) error {
-	for wait := (backoff{least: storeLeast, most: storeMost}); ; {
+	for wait := (backoff.Backoff{Least: storeLeast, Most: storeMost}); ; {
 		err := r.makeWhole(ctx)
 		if err == nil {
 			break
 		}
 		r.cfg.Log.Log(ctx, store.Level(err, slog.LevelError), "the list of open orders cannot be completed yet", "error", err)
-		if !wait.sleep(ctx, 0) {
+		if !wait.Sleep(ctx, 0) {
 			return ctx.Err()
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -30,14 +31,14 @@ const (
 type worker struct {
 	*line
 	log   *slog.Logger
-	retry backoff
+	retry backoff.Backoff
 	told  bool // the log has a line that orders cannot be read
 }
 
 // work does runs until none is under way or starting ends.
 func (w *worker) work(starting, ending context.Context) {
-	w.retry = backoff{least: w.s.r.cfg.RetryLeast, most: w.s.r.cfg.RetryMost}
-	for again := (backoff{least: storeLeast, most: storeMost}); ; {
+	w.retry = backoff.Backoff{Least: w.s.r.cfg.RetryLeast, Most: w.s.r.cfg.RetryMost}
+	for again := (backoff.Backoff{Least: storeLeast, Most: storeMost}); ; {
 		var err error
 		if w.s.lease.Await(starting) {
 			err = w.step(starting, ending)
@@ -46,12 +47,12 @@ func (w *worker) work(starting, ending context.Context) {
 		case starting.Err() != nil, errors.Is(err, errSuperseded), w.read().Run == nil:
 			return
 		case err == nil, errors.Is(err, errLapsed), errors.Is(err, errEnded), errors.Is(err, errOtherRun):
-			again.reset()
+			again.Reset()
 			continue
 		}
 		w.log.Log(starting, store.Level(err, slog.LevelError), "reading open orders again has failed; it is tried again",
 			"error", err)
-		again.sleep(starting, 0)
+		again.Sleep(starting, 0)
 	}
 }
 
@@ -93,7 +94,7 @@ func (w *worker) step(starting, ending context.Context) error {
 // await waits until the connection may be worked on. It returns false if starting has ended, or the
 // connection is gone.
 func (w *worker) await(starting context.Context, generation string) (relay.Connection, bool) {
-	for pause := (backoff{least: lookAgain, most: lookAgain}); ; {
+	for pause := (backoff.Backoff{Least: lookAgain, Most: lookAgain}); ; {
 		c, known := w.s.r.cfg.Connections.Connection(w.connection)
 		switch {
 		case known && c.Generation == generation && !c.Paused && w.s.lease.Await(starting):
@@ -105,7 +106,7 @@ func (w *worker) await(starting context.Context, generation string) (relay.Conne
 			w.forget(generation)
 			return c, false
 		}
-		if !pause.sleep(starting, 0) {
+		if !pause.Sleep(starting, 0) {
 			return c, false
 		}
 	}
@@ -177,7 +178,7 @@ func (w *worker) portion(
 			}
 		}
 		if settled > 0 {
-			w.retry.reset()
+			w.retry.Reset()
 		}
 		if left = failed; len(left) == 0 {
 			break
@@ -186,7 +187,7 @@ func (w *worker) portion(
 			w.told = true
 			w.log.Warn("orders cannot be read again yet; it is tried until they can", "orders", len(left), "error", trouble)
 		}
-		if !w.retry.sleep(starting, audatex.RetryAfterOf(trouble)) {
+		if !w.retry.Sleep(starting, audatex.RetryAfterOf(trouble)) {
 			return starting.Err()
 		}
 		if _, ok := w.await(starting, c.Generation); !ok {

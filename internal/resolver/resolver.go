@@ -26,6 +26,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/roster"
@@ -123,7 +124,7 @@ func New(c Config) *Resolver {
 // Run follows the inbox and the list of connections until ctx ends. It calls Prepare unless that was done.
 // Resolving itself is Own's part.
 func (r *Resolver) Run(ctx context.Context) error {
-	wait := backoff{least: 100 * time.Millisecond, most: 5 * time.Second}
+	wait := backoff.Backoff{Least: 100 * time.Millisecond, Most: 5 * time.Second}
 	var from uint64
 	for {
 		err := r.Prepare(ctx)
@@ -134,7 +135,7 @@ func (r *Resolver) Run(ctx context.Context) error {
 			break
 		}
 		r.log.Log(ctx, store.Level(err, slog.LevelError), "resolver cannot start yet", "error", err)
-		if stopped := wait.sleep(ctx); stopped != nil {
+		if !wait.Sleep(ctx, 0) {
 			return nil // it must stop, and nothing had begun
 		}
 	}
@@ -154,7 +155,7 @@ func (r *Resolver) Own(ctx context.Context, lease *shard.Lease) error {
 
 // follow wakes the runner of each connection for which a page arrives.
 func (r *Resolver) follow(ctx context.Context, from uint64) {
-	wait := backoff{least: 100 * time.Millisecond, most: 5 * time.Second}
+	wait := backoff.Backoff{Least: 100 * time.Millisecond, Most: 5 * time.Second}
 	for ctx.Err() == nil {
 		err := func() error {
 			tail, err := r.store.Inbox.Tail(ctx, from)
@@ -168,7 +169,7 @@ func (r *Resolver) follow(ctx context.Context, from uint64) {
 					return err
 				}
 				from = m.Seq + 1
-				wait.reset()
+				wait.Reset()
 				r.wake(r.store.Inbox.ConnectionOf(m), m.Seq)
 			}
 		}()
@@ -176,7 +177,7 @@ func (r *Resolver) follow(ctx context.Context, from uint64) {
 			return
 		}
 		r.log.Log(ctx, store.Level(err, slog.LevelWarn), "lost the inbox's tail; following it again", "error", err)
-		_ = wait.sleep(ctx)
+		wait.Sleep(ctx, 0)
 	}
 }
 

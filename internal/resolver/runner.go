@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
@@ -66,7 +67,7 @@ type underWay struct {
 
 // storeTrouble keeps a runner from hammering a store in trouble.
 type storeTrouble struct {
-	backoff
+	backoff.Backoff
 	until  time.Time // nothing is taken or stored before
 	logged bool
 }
@@ -75,7 +76,7 @@ func (r *Resolver) newRunner(lease *shard.Lease, c relay.Connection, _ bool, wak
 	return &runner{
 		Resolver: r, lease: lease, connection: c.ID, generation: c.Generation, log: r.log.With("connection", c.ID, "shard", lease.Shard()),
 		wake: wake, asked: make(chan chan progress, 1), ended: make(chan struct{}),
-		trouble: storeTrouble{backoff: backoff{least: 100 * time.Millisecond, most: 5 * time.Second}},
+		trouble: storeTrouble{Backoff: backoff.Backoff{Least: 100 * time.Millisecond, Most: 5 * time.Second}},
 	}
 }
 
@@ -187,9 +188,9 @@ func (r *runner) load(ctx context.Context) (time.Duration, error) {
 		if !errors.Is(err, errContested) { // contested: the owner before still writes, so it is loaded again
 			r.log.Log(ctx, store.Level(err, slog.LevelError), "cannot load where the connection's inbox was read to", "error", err)
 		}
-		return r.trouble.wait(), nil
+		return r.trouble.Next(), nil
 	}
-	r.trouble.reset()
+	r.trouble.Reset()
 	r.cursor = found.cursor
 	r.inbox = reader{store: r.store, connection: r.connection, generation: r.generation, cursor: r.cursor, head: found.head, asides: &r.asides}
 	for _, a := range found.asides {
@@ -332,7 +333,7 @@ func (r *runner) pause(ctx context.Context, now time.Time, err error) {
 	}
 	r.trouble.logged = true
 	if !r.trouble.until.After(now) { // several results may have met the same trouble
-		r.trouble.until = now.Add(r.trouble.wait())
+		r.trouble.until = now.Add(r.trouble.Next())
 	}
 }
 
@@ -340,7 +341,7 @@ func (r *runner) pause(ctx context.Context, now time.Time, err error) {
 func (r *runner) recovered(ctx context.Context) {
 	if r.trouble.logged {
 		r.trouble.logged = false
-		r.trouble.reset()
+		r.trouble.Reset()
 		r.log.DebugContext(ctx, "resolving works again")
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -48,7 +49,7 @@ func (m *Member) follow(ctx context.Context) {
 		if !errors.Is(err, context.Canceled) {
 			m.conf.Log.Log(ctx, store.Level(err, slog.LevelWarn), "the watch of the owners ended; watching anew", "error", err)
 		}
-		pause(ctx, m.retry())
+		backoff.Sleep(ctx, m.retry())
 	}
 }
 
@@ -74,13 +75,6 @@ func (m *Member) confirmed(ctx context.Context, listed []store.Entry[store.Owner
 		}
 	}
 	return there
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
 }
 
 // see takes in everything there is, after a watch has begun.

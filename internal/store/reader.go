@@ -8,6 +8,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/backoff"
 )
 
 const (
@@ -121,7 +123,7 @@ func (r *reader) read(ctx context.Context, want uint64, each func(Message)) (ful
 		case errors.Is(err, nats.ErrNoResponders) && time.Since(progress) < unheardMost:
 			// On a cluster the reader lives on another server, which may have responded before ours
 			// has learned that it listens.
-			pause(ctx, unheardWait)
+			backoff.Sleep(ctx, unheardWait)
 			continue
 		case errors.Is(err, errSilence): // seen below
 		case err != nil:
@@ -145,7 +147,7 @@ func (r *reader) read(ctx context.Context, want uint64, each func(Message)) (ful
 			}
 			now.NumPending = r.pending
 		} else if now.NumPending > 0 {
-			pause(ctx, unheardWait)
+			backoff.Sleep(ctx, unheardWait)
 		}
 		full = full && left <= now.NumPending
 		want = got + min(left, now.NumPending)
@@ -177,16 +179,4 @@ func (r *reader) fetch(most int, each func(Message)) (n uint64, err error) {
 		return n, err
 	}
 	return n, classify(batch.Error())
-}
-
-// pause waits, at most until ctx ends; it reports whether it waited to the end.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

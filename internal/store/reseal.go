@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/topology"
 )
@@ -174,7 +175,7 @@ func (r *Resealer) Status() KeyStatus {
 
 // Run counts, and encrypts again what is left, until ctx ends.
 func (r *Resealer) Run(ctx context.Context) {
-	for wait := rand.N(time.Second); pause(ctx, wait); {
+	for wait := rand.N(time.Second); backoff.Sleep(ctx, wait); {
 		status, err := r.pass(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -266,7 +267,7 @@ func (r *Resealer) bucket(ctx context.Context, of sealedBucket, bucket *Bucket[j
 			}
 		}
 		puts = nil
-		if !pause(ctx, resealPause) {
+		if !backoff.Sleep(ctx, resealPause) {
 			return ctx.Err()
 		}
 		return nil

@@ -9,6 +9,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/backoff"
 )
 
 // writeTimeout bounds one write. A cluster's change of leader takes 4 to 9 s; a write that waits
@@ -55,7 +57,7 @@ func (t *turns) next(ctx context.Context) bool {
 		return false
 	}
 	t.pause = min(2*t.pause, inFlightPause)
-	pause(ctx, wait)
+	backoff.Sleep(ctx, wait)
 	return ctx.Err() == nil
 }
 

@@ -1,0 +1,40 @@
+// Package backoff waits between tries. Begin reading at Backoff.
+package backoff
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+)
+
+// Backoff waits longer each time, from Least on up to Most, until it is reset.
+type Backoff struct {
+	Least, Most time.Duration
+	last        time.Duration
+}
+
+// Next returns how long to wait now, with jitter, so that many waiters do not come back together.
+func (b *Backoff) Next() time.Duration {
+	b.last = min(max(b.last*2, b.Least), b.Most)
+	return b.last/2 + rand.N(b.last/2+1)
+}
+
+// Reset lets the next wait be the shortest.
+func (b *Backoff) Reset() { b.last = 0 }
+
+// Sleep waits, at least for the given time. It returns false if ctx ended first.
+func (b *Backoff) Sleep(ctx context.Context, atLeast time.Duration) bool {
+	return Sleep(ctx, max(b.Next(), atLeast))
+}
+
+// Sleep waits for d. It returns false if ctx ended first.
+func Sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
