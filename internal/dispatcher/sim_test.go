@@ -130,7 +130,7 @@ func (w *simWorld) configure(cb relay.Callback) {
 	w.targets[cb.ID] = t
 }
 
-// reconfigure deletes a callback, makes it again, or pauses it or lets it go on. All owners hear of that.
+// reconfigure deletes a callback, makes it again, has it want more sites, or pauses it or lets it go on. All owners hear of that.
 func (w *simWorld) reconfigure() {
 	id := fmt.Sprint("cb", rapid.IntRange(0, simCallbacks-1).Draw(w.t, "callback"))
 	t := w.targets[id]
@@ -141,6 +141,10 @@ func (w *simWorld) reconfigure() {
 		delete(w.targets, id)
 	case n == 1:
 		w.register(id, simSites[:rapid.IntRange(0, 2).Draw(w.t, "sites")])
+	case n == 2 && len(t.callback.Filter.Sites) > 0:
+		cb := t.callback
+		cb.Filter.Sites = simSites
+		w.configure(cb)
 	default:
 		cb := t.callback
 		cb.Paused = !cb.Paused

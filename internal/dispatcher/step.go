@@ -289,21 +289,16 @@ func (c *core) configured(m configured) {
 
 func (c *core) retarget(cb *callback, t *target) {
 	r := &cb.reading
-	switch {
-	case r.source == readsShared && t.orphaned: // it would be passed over by what it may get once its client is known
+	joins := r.source == readsShared && !t.orphaned // an orphaned one has to read what comes once its client is known
+	if r.source == readsShared {
+		cb.cur.Advance(c.shared.pos)
+	}
+	if r.indexed != nil {
 		c.leave(cb)
 		c.markUnstored(cb)
-		c.setTarget(cb, t)
-	case r.source == readsShared: // under the filter before, nothing up to here is waiting to be offered
-		c.leave(cb)
-		c.setTarget(cb, t)
-		c.enter(&c.shared, cb)
-	case r.source == readsTogether && !r.fetching:
-		c.leave(cb)
-		c.markUnstored(cb)
-		c.setTarget(cb, t)
-	default:
-		c.setTarget(cb, t)
+	}
+	if c.setTarget(cb, t); joins { // what it wants now may have been read, and not been for this shard: the ring has it
+		c.readRing(cb)
 	}
 	c.pump(cb)
 }

@@ -1,0 +1,104 @@
+package dispatcher
+
+import (
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// oneCallback is a core with one callback, its places and a feed.
+type oneCallback struct {
+	core  *core
+	feed  *feed
+	of    relay.Callback
+	cb    *callback
+	got   []uint64 // what it was sent, or would be
+	comes []read   // what is to be caught up together
+	pages []read   // what is to be read from the log
+}
+
+func newOneCallback(sites ...string) *oneCallback {
+	conf := Config{Log: slog.New(slog.DiscardHandler)}.withDefaults()
+	d, places := &Dispatcher{conf: conf, limits: newLimits(8, 1<<20)}, newPlaces(8)
+	w := &oneCallback{
+		core: newCore(&environment{
+			conf: &conf, metrics: newMetrics(nil, d), memory: &memory{bound: 1 << 20}, places: simPlaces{places}, pacer: &pacer{}, batch: 1 << 20,
+		}, 1),
+		feed: newFeed(100, 1<<20, func(int) {}),
+		of:   relay.Callback{ID: "bms", Client: "shop", Generation: "g", Concurrency: 8, TimeoutSeconds: 5, Mode: relay.ModeEvery, Filter: relay.Filter{Sites: sites}},
+	}
+	w.cb = &callback{id: "bms", gen: "g", log: conf.Log, target: w.target(1), cur: cursor.New(conf.policyOf(w.of))}
+	w.cb.sending.place = places.join("shop", func() {})
+	return w
+}
+
+func (w *oneCallback) target(revision uint64) *target {
+	t := newTarget(w.of, relay.Client{ID: "shop", AllSites: true})
+	t.revisions[0] = revision
+	return t
+}
+
+func (w *oneCallback) do(m message) {
+	for next := []message{m}; len(next) > 0; next = next[1:] {
+		e := w.core.step(next[0], time.Now(), true)
+		w.feed.want(0, e.interest)
+		for _, j := range e.begin {
+			w.got = append(w.got, j.batch.Seqs...)
+		}
+		for _, r := range e.ring {
+			page := w.feed.join(0, r.target, r.pos, pageEvents)
+			page.read = r
+			next = append(next, &page)
+		}
+		w.comes, w.pages = append(w.comes, e.comers...), append(w.pages, e.pages...)
+	}
+}
+
+func (w *oneCallback) read(seq uint64, site string) {
+	w.feed.put(&event{Stored: store.Stored{Seq: seq, Site: site, Order: fmt.Sprint(seq), Type: relay.TypeOrderUpdated, Body: []byte("{}")}})
+}
+
+func (w *oneCallback) offer() {
+	events, through, _ := w.feed.take(0, nil, 100)
+	w.do(&newEvents{&w.core.shared, events, through})
+}
+
+// What the shared reader has read of a site before the shard wanted it, and after what the callback has been offered, arrives all the same.
+func TestAWiderFilterMissesNothingThatHasBeenRead(t *testing.T) {
+	t.Parallel()
+	w := newOneCallback("leeds")
+	w.do(&adopted{callbacks: []*callback{w.cb}, first: 1})
+	w.read(1, "leeds")
+	w.offer()
+	w.read(2, "york")
+	w.read(3, "leeds")
+	w.of.Filter.Sites = []string{"leeds", "york"}
+	w.do(configured{"bms", w.target(2)})
+	w.read(4, "york")
+	w.offer()
+	if fmt.Sprint(w.got) != "[1 2 3 4]" {
+		t.Errorf("got %v", w.got)
+	}
+}
+
+// A callback that is changed while it waits to catch up with others reads by itself, as what they will be offered was chosen before.
+func TestAChangeWhileWaitingToCatchUp(t *testing.T) {
+	t.Parallel()
+	w := newOneCallback("leeds")
+	w.feed.start(50)
+	w.do(&adopted{callbacks: []*callback{w.cb}, first: 1})
+	if len(w.comes) != 1 {
+		t.Fatalf("%d callbacks are to catch up together", len(w.comes))
+	}
+	w.of.Filter.Sites = []string{"leeds", "york"}
+	w.do(configured{"bms", w.target(2)})
+	w.do(&comersBegin{comers: w.comes})
+	if len(w.pages) != 1 || w.pages[0].target != w.cb.target {
+		t.Errorf("it reads %+v", w.pages)
+	}
+}
