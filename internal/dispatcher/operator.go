@@ -33,11 +33,10 @@ func (d *Dispatcher) Skip(ctx context.Context, id string, seq uint64) (bool, err
 	}
 	ev, skipped, mine := newEvent(s), false, false
 	d.ask(id, func(c *core, cb *callback) {
-		if mine = c.valid; !mine || cb.cur.Settle(ev.Order, seq) == 0 {
+		if mine = c.valid; !mine || !c.settle(cb, ev.Order, seq) {
 			return
 		}
 		skipped = true
-		c.drop(cb, seq)
 		cb.reading.blocked = false
 		c.closeDelivery(cb, ev, relay.DeliverySkipped, "skipped by an operator")
 		c.pump(cb)

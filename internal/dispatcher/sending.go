@@ -3,7 +3,6 @@ package dispatcher
 import (
 	"errors"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
@@ -122,15 +121,14 @@ func (c *core) judge(j *job) {
 		return
 	}
 	for _, i := range j.gone {
-		seq := j.batch.Seqs[i]
-		c.expire(cb, []cursor.Entry{{Seq: seq, Order: j.batch.Order}}, nil)
-		cb.cur.Settle(j.batch.Order, seq)
-		c.drop(cb, seq)
+		if seq := j.batch.Seqs[i]; c.settle(cb, j.batch.Order, seq) {
+			c.expire(cb, []cursor.Entry{{Seq: seq, Order: j.batch.Order}}, nil)
+		}
 	}
 	for _, i := range j.unmatched {
-		c.closeDelivery(cb, j.events[i], relay.DeliverySkipped, "no longer matches the callback's filter or its client's sites")
-		cb.cur.Settle(j.batch.Order, j.batch.Seqs[i])
-		c.drop(cb, j.batch.Seqs[i])
+		if c.settle(cb, j.batch.Order, j.batch.Seqs[i]) {
+			c.closeDelivery(cb, j.events[i], relay.DeliverySkipped, "no longer matches the callback's filter or its client's sites")
+		}
 	}
 	if j.chosen < 0 {
 		return
@@ -169,11 +167,10 @@ func (c *core) notMade(j *job) {
 
 func (c *core) succeeded(j *job, ev *event, record relay.AttemptRecord) {
 	cb := j.cb
-	if cb.cur.Succeed(j.batch, c.now) > 0 {
-		record.Closing = relay.DeliveryDelivered
+	if c.closeAll(j, &record, relay.DeliveryDelivered) {
 		c.metrics.delivered(ev, c.now)
-		c.supersede(j)
-	} // else an operator skipped it meanwhile: the delivery is closed already
+	}
+	cb.cur.Succeed(j.batch, c.now)
 	c.record(cb, record)
 	for _, seq := range j.batch.Seqs {
 		c.drop(cb, seq)
@@ -194,17 +191,14 @@ func (c *core) failed(j *job, ev *event, record relay.AttemptRecord) {
 		c.complainOfRetries(j, ev, r.Next)
 		c.dropOrder(cb, ev.Order) // the lane may wait for hours
 	case cursor.Exhausted:
-		record.Closing = relay.DeliveryFailed
-		c.metrics.delivery(relay.DeliveryFailed, 1)
+		if c.closeAll(j, &record, relay.DeliveryFailed) {
+			c.metrics.delivery(relay.DeliveryFailed, 1)
+		}
 		if j.batch.Attempt > 1 || len(c.conf.Schedule) == 0 { // its followers get one attempt each, and no line
 			cb.log.Warn("a delivery has failed for good; the order's next event gets its turn", "site", ev.Site, "order", ev.Order, "event", ev.id,
 				"attempts", j.batch.Attempt, "reason", reason(a))
 		}
-		c.supersede(j)
-		cb.cur.Settle(j.batch.Order, j.batch.Seqs...)
-		for _, seq := range j.batch.Seqs {
-			c.drop(cb, seq)
-		}
+		c.settle(cb, j.batch.Order, j.batch.Seqs...)
 	case cursor.Stale:
 	}
 	c.record(cb, record)
@@ -230,13 +224,27 @@ func (c *core) complainOfRetries(j *job, ev *event, next time.Time) {
 		"reason", reason(&j.attempt), "next_attempt", next.UTC())
 }
 
-// supersede closes the older events of a job of mode latest.
-func (c *core) supersede(j *job) {
-	for i, ev := range j.events {
-		if i != j.chosen && ev != nil && !slices.Contains(j.gone, i) && !slices.Contains(j.unmatched, i) {
-			c.closeDelivery(j.cb, ev, relay.DeliverySkipped, "a newer event of the order was sent instead (mode latest)")
+// closeAll closes the deliveries that end with a job, before the cursor settles them: that of the event that was sent
+// with the attempt's record, the older ones of mode latest with records of their own. What an operator has skipped
+// meanwhile is closed already. It reports whether the record closes its delivery.
+func (c *core) closeAll(j *job, record *relay.AttemptRecord, status relay.DeliveryStatus) bool {
+	for i, seq := range j.batch.Seqs {
+		switch open := j.cb.cur.Where(cursor.Entry{Seq: seq, Order: j.batch.Order}) == cursor.Flying; {
+		case open && i == j.chosen:
+			record.Closing = status
+		case open:
+			c.closeDelivery(j.cb, j.events[i], relay.DeliverySkipped, "a newer event of the order was sent instead (mode latest)")
 		}
 	}
+	return record.Closing != ""
+}
+
+// settle ends the wait for events of an order without a success; false means that nothing of them was waiting.
+func (c *core) settle(cb *callback, order string, seqs ...uint64) bool {
+	for _, seq := range seqs {
+		c.drop(cb, seq)
+	}
+	return cb.cur.Settle(order, seqs...) > 0
 }
 
 // closeDelivery records the end of a delivery without an attempt.

@@ -1,0 +1,75 @@
+package dispatcher_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+// An event of a batch of mode latest that an operator skips while the batch is under way ends once, whichever it is.
+func TestASkipInABatchUnderWayEndsItOnce(t *testing.T) {
+	t.Parallel()
+	for name, skipped := range map[string]int{"an older one": 2, "the one that is sent": 3} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			arrived, release := make(chan struct{}), make(chan struct{})
+			free := sync.OnceFunc(func() { close(release) })
+			defer free()
+			r := newReceiver(t, func(relay.Event, int) int {
+				arrived <- struct{}{}
+				<-release
+				return 200
+			})
+			cb := callback("bms", r.URL)
+			cb.Mode, cb.Concurrency = relay.ModeLatest, 1
+			b.register(cb)
+			d := b.start()
+			events := []uint64{b.publish("leeds", 1)}
+			<-arrived
+			events = append(events, b.publish("leeds", 1), b.publish("leeds", 1), b.publish("leeds", 1))
+			until(t, "all wait", func() bool { s, _ := d.Status("bms"); return s.Backlog == 4 })
+			release <- struct{}{}
+			<-arrived // the newest of the other three
+			if ok, err := d.Skip(context.Background(), "bms", events[skipped]); !ok || err != nil {
+				t.Fatalf("skip: %v, %v", ok, err)
+			}
+			free()
+			ends := func() map[uint64][]relay.DeliveryStatus { return b.allClosings("bms", cb.Generation) }
+			until(t, "all have ended", func() bool { return len(ends()) == 4 })
+			last := b.publish("leeds", 1) // recorded after all of them
+			<-arrived
+			until(t, "the last has ended", func() bool { return len(ends()[last]) > 0 })
+			for i, seq := range events {
+				want := relay.DeliverySkipped
+				if i == 0 || i == 3 && skipped != 3 {
+					want = relay.DeliveryDelivered
+				}
+				if got := ends()[seq]; len(got) != 1 || got[0] != want {
+					t.Errorf("event %d of the order ended %v", i+1, got)
+				}
+			}
+		})
+	}
+}
+
+// allClosings returns how often and how the deliveries of a callback ended, by log position.
+func (b *bench) allClosings(id, generation string) map[uint64][]relay.DeliveryStatus {
+	b.t.Helper()
+	ends := map[uint64][]relay.DeliveryStatus{}
+	err := b.store.Attempts.Walk(context.Background(), id, generation, 0, func(_ uint64, _ time.Time, batch relay.AttemptBatch) bool {
+		for _, r := range batch.Records {
+			if r.Closing != "" {
+				ends[r.Seq] = append(ends[r.Seq], r.Closing)
+			}
+		}
+		return true
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return ends
+}
