@@ -12,9 +12,15 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Tell is called of each cursor that is taken back to the end of its log, at last, before that is stored: it is
-// told again if this replica dies in between.
-type Tell func(ctx context.Context, id string, c cursor.Clamped, last uint64) error
+// Taken is a cursor that is to be taken back to the end of its log.
+type Taken struct {
+	ID string
+	cursor.Clamped
+}
+
+// Tell is called once, with every cursor that is to be taken back to the end of its log, at last, before any of that is
+// stored: it is called again if this replica dies in between.
+type Tell func(ctx context.Context, taken []Taken, last uint64) error
 
 // Clamp takes every cursor of the kind that stands beyond the end of its log back to it: after a power cut or a
 // restore the log may end earlier than a cursor says, and positions above the end will be given to other entries. It
@@ -36,35 +42,35 @@ func (s *Store) Clamp(
 	if err != nil {
 		return fmt.Errorf("read the end of the log: %w", err)
 	}
+	var taken []Taken
+	var saves []Save
 	for _, id := range slices.Sorted(maps.Keys(found)) {
-		if f := found[id]; f.Document != nil && f.Highest() > last {
-			if err := s.clamp(ctx, f, now, last, tell); err != nil {
-				return fmt.Errorf("take %s back to the end of the log: %w", f.Handle.key, err)
-			}
+		f := found[id]
+		if f.Document == nil || f.Highest() <= last {
+			continue
+		}
+		c, err := f.Restore(cursor.Policy{}, f.Document.Generation, now)
+		if err != nil { // its reader finds out when the shard is taken, and begins again
+			s.log.ErrorContext(ctx, "a cursor cannot be held against its log", "error", err)
+			continue
+		}
+		if cut, changed := c.Clamp(last); changed {
+			taken, saves = append(taken, Taken{id, cut}), append(saves, Save{f.Handle, c.Changes()})
+		}
+	}
+	if err := tell(ctx, taken, last); err != nil {
+		return err
+	}
+	for i, save := range saves {
+		r := s.Adopt(ctx, found[taken[i].ID].Document.Epoch, []Save{save})[0]
+		switch {
+		case r.Outcome == store.Changed || r.Outcome == store.Superseded:
+			s.log.InfoContext(ctx, "the cursor has an owner who goes on with it", "key", save.Handle.key)
+		case r.Err != nil:
+			return fmt.Errorf("take %s back to the end of the log: %w", save.Handle.key, r.Err)
 		}
 	}
 	return nil
-}
-
-func (s *Store) clamp(ctx context.Context, f *Stored, now time.Time, last uint64, tell Tell) error {
-	c, err := f.Restore(cursor.Policy{}, f.Document.Generation, now)
-	if err != nil { // its reader finds out when the shard is taken, and begins again
-		s.log.ErrorContext(ctx, "a cursor cannot be held against its log", "error", err)
-		return nil
-	}
-	cut, changed := c.Clamp(last)
-	if !changed {
-		return nil
-	}
-	if err := tell(ctx, f.ID, cut, last); err != nil {
-		return err
-	}
-	r := s.Adopt(ctx, f.Document.Epoch, []Save{{f.Handle, c.Changes()}})[0]
-	if r.Outcome == store.Changed || r.Outcome == store.Superseded {
-		s.log.InfoContext(ctx, "the cursor has an owner who goes on with it", "key", f.Handle.key)
-		return nil
-	}
-	return r.Err
 }
 
 // Erase removes what is stored of a cursor, but for what is of the generation to keep ("" keeps none) or of

@@ -382,8 +382,13 @@ type logEnd struct {
 
 func (l logEnd) End(_ context.Context, highest uint64) (uint64, error) { return l.end(highest), nil }
 
-func (l logEnd) Clamped(_ context.Context, id string, _ cursor.Clamped, last uint64) error {
-	return l.tell(id, last)
+func (l logEnd) Clamped(_ context.Context, taken []cursorstore.Taken, last uint64) error {
+	for _, c := range taken {
+		if err := l.tell(c.ID, last); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Cursors beyond the end of the log are taken back to it and told, but not those that their owner has
@@ -413,6 +418,9 @@ func TestClamp(t *testing.T) {
 		return 60
 	}, tell: func(id string, last uint64) error {
 		told[id] = last
+		if at := w.stored(id).Highest(); at <= last {
+			t.Errorf("%s has been taken back to %d before that was told", id, at)
+		}
 		return nil
 	}}
 	if err := w.second.Clamp(t.Context(), now, log.End, log.Clamped); err != nil {

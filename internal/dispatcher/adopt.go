@@ -38,7 +38,7 @@ type found struct {
 	cursors     map[string]*cursorstore.Stored
 	gone        map[string]bool // no longer registered
 	first, last uint64          // of the log
-	clamped     []string        // keys of what stood beyond the log
+	clamped     []string        // keys of what stands beyond the log, and has not been published as that
 }
 
 // load takes on callbacks of the shard, and hands them to the loop. Whoever else may still be writing for them is
@@ -70,9 +70,6 @@ func (l *loop) load(what *load) {
 		d.conf.Log.Log(l.run, store.Level(err, slog.LevelWarn), "callbacks could not be loaded; trying again", "shard", l.shard, "callbacks", len(ids), "error", err)
 	}
 	l.send(loaded{what, err != nil || again || l.run.Err() != nil})
-	if len(f.clamped) > 0 {
-		d.tellClamped(l.run, f.clamped, f.last)
-	}
 }
 
 // anyRegistered reports whether any of what was found is of a callback.
@@ -126,6 +123,8 @@ func (l *loop) loadOnce(ctx context.Context, what *load, ids []string, whole boo
 			made = append(made, l.d.newCallback(l.d.targetOf(cb), s, l.lease.Epoch(), what.mark, f))
 		}
 	}
+	l.d.tellClamped(ctx, f.clamped, f.last)
+	f.clamped = nil
 	for chunk := range slices.Chunk(made, adoptChunk) {
 		more, failed := l.adopt(ctx, chunk, what.mark, f.first)
 		if again = append(again, more...); failed != nil {
@@ -169,7 +168,7 @@ func (l *loop) verify(ctx context.Context, f *found) error {
 // documents have been read before: a document that has not been written since is spoken for by what is read here.
 // Beyond the log's end it is taken back.
 func (l *loop) touchWatermark(ctx context.Context, mark *watermark, f *found) error {
-	key := store.WatermarkKey(l.shard, "events")
+	key, told := store.WatermarkKey(l.shard, "events"), false
 	for try := range adoptTries {
 		wait(ctx, time.Duration(try)*10*time.Millisecond) // a read may be answered by a node of the store that lags
 		w, rev, err := l.d.conf.Store.Watermarks.Get(ctx, key)
@@ -184,8 +183,10 @@ func (l *loop) touchWatermark(ctx context.Context, mark *watermark, f *found) er
 			return err
 		}
 		if mark.base, mark.revision = w.Position, rev; mark.base > f.last {
-			mark.base = f.last
-			f.clamped = append(f.clamped, key)
+			if mark.base = f.last; !told {
+				l.d.tellClamped(ctx, []string{key}, f.last)
+			}
+			told = true
 		}
 		result := store.PutOwned(ctx, l.d.conf.Store.Watermarks, []store.Put[store.Watermark]{l.put(*mark, mark.base)}, true)[0]
 		switch result.Outcome {

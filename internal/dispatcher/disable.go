@@ -34,12 +34,13 @@ func (c *core) disable(cb *callback, why, detail string) {
 		fmt.Sprintf("Callback %s is disabled: %s. Nothing is lost: resume it to go on.", cb.id, detail), map[string]any{"reason": why})})
 }
 
-// disable stores that a callback is disabled and publishes it; false: it has to be tried again.
+// disable stores that a callback is disabled and publishes it; false: it has to be tried again. What is not stored when
+// the shard must be given up is left to the next owner, who will find the same.
 func (l *loop) disable(ctx context.Context, what *disablement, stored *bool) bool {
-	if !l.lease.Valid() {
-		return false
-	}
 	if !*stored {
+		if !l.lease.Valid() {
+			return l.run.Err() != nil
+		}
 		switch done, err := l.d.storeDisabled(ctx, what); {
 		case err != nil:
 			what.cb.log.Log(ctx, store.Level(err, slog.LevelWarn), "that the callback is disabled could not be stored", "error", err)

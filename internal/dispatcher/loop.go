@@ -18,6 +18,9 @@ const (
 	lastFlush = 10 * time.Second
 	// factRetry is how long one waits before a fact is published again.
 	factRetry = 2 * time.Second
+	// lastTries is how often it is tried once the shard must be given up, within the grace; lastRetry lies in between.
+	lastTries = 5
+	lastRetry = 200 * time.Millisecond
 )
 
 // loop drives a shard for as long as this replica holds it under one lease. Its goroutine owns the core and all the
@@ -260,15 +263,17 @@ func (l *loop) applySeldom(e *effects) {
 	}
 }
 
-// chore does something that must not be lost: until it reports success, or the shard is given up.
+// chore publishes a fact, or disables a callback and publishes that: until try reports success or, once the shard must
+// be given up, it has failed a few times more. The event of a replica that dies, or that cannot publish for so long, is
+// lost; what it would have said is in the callback's attempts and status.
 func (l *loop) chore(try func(ctx context.Context) bool) {
 	l.hands.Go(func() {
 		defer l.send(done{})
-		for !try(l.life) {
-			if l.run.Err() != nil { // one try more would only hold up the hand-over; what it was about shows again at the next owner
-				return
+		for last := 0; !try(l.life) && l.life.Err() == nil && last < lastTries; {
+			if wait(l.run, factRetry); l.run.Err() != nil {
+				last++
+				wait(l.life, lastRetry)
 			}
-			wait(l.run, factRetry)
 		}
 	})
 }

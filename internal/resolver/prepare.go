@@ -3,7 +3,7 @@ package resolver
 import (
 	"context"
 
-	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -22,13 +22,19 @@ func (r *Resolver) Prepare(ctx context.Context) error {
 	return err
 }
 
-// clamped publishes that a connection's cursor is taken back to the end of the inbox.
-func (r *Resolver) clamped(ctx context.Context, connection string, c cursor.Clamped, last uint64) error {
-	from, _ := relay.UnpackEntry(c.ReadFrom)
+// clamped publishes which connections' cursors are taken back to the end of the inbox.
+func (r *Resolver) clamped(ctx context.Context, taken []cursorstore.Taken, last uint64) error {
 	end, _ := relay.UnpackEntry(last)
-	r.log.WarnContext(ctx, "the inbox ends before the cursor; going on from its end", "connection", connection, "cursor", from, "inbox", end)
-	return r.cfg.Publisher.Operational(ctx, relay.NoSite, relay.KindLogClamped, connection,
-		"The inbox ends earlier than this connection's cursor, as after a power cut or a restored backup. "+
-			"Reading goes on from its end; reconcile the connection's open orders.",
-		map[string]any{"cursor": from, "inbox": end, "waiting": len(c.Entries)})
+	for _, c := range taken {
+		from, _ := relay.UnpackEntry(c.ReadFrom)
+		r.log.WarnContext(ctx, "the inbox ends before the cursor; going on from its end", "connection", c.ID, "cursor", from, "inbox", end)
+		err := r.cfg.Publisher.Operational(ctx, relay.NoSite, relay.KindLogClamped, c.ID,
+			"The inbox ends earlier than this connection's cursor, as after a power cut or a restored backup. "+
+				"Reading goes on from its end; reconcile the connection's open orders.",
+			map[string]any{"cursor": from, "inbox": end, "waiting": len(c.Entries)})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
