@@ -127,6 +127,9 @@ func (r *Result) note(o store.Outcome, epoch uint64, key string, err error) {
 	if o == store.Written || r.Outcome != store.Written && o != store.Superseded {
 		return
 	}
+	if err == nil { // it was only looked at, and is a later owner's
+		err = store.ErrConflict
+	}
 	r.Outcome, r.Err = o, fmt.Errorf("store %s: %w", key, err)
 	if o == store.Superseded {
 		r.Epoch, r.Fenced = epoch, false

@@ -30,8 +30,12 @@ func newBodies(bound int64) *bodies { return &bodies{bound: bound, clients: map[
 
 // saw notes the size of an event of the log.
 func (b *bodies) saw(size int) {
-	usual := b.usual.Load()
-	b.usual.Store(max(int64(size), usual-usual/64))
+	for {
+		usual := b.usual.Load()
+		if b.usual.CompareAndSwap(usual, max(int64(size), usual-usual/64)) {
+			return
+		}
+	}
 }
 
 // fit returns how many events of the log may be read at once, at most, to have about so many bytes.
