@@ -60,6 +60,7 @@ func (p *places) join(client string, wake func()) *place {
 		c = &clientPlaces{id: client}
 		p.clients[client] = c
 		p.divide()
+		p.handOver() // the parts may have become so small that more is left to share
 	}
 	c.members++
 	return &place{of: p, client: c, wake: wake}
