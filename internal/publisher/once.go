@@ -30,7 +30,11 @@ func (p *Publisher) Once(
 	if err := checkSubject(kind, id); err != nil {
 		return err
 	}
-	var err error
+	next, err := p.turns.wait(ctx, site, id)
+	if err != nil {
+		return err
+	}
+	defer next.leave()
 	for range onceTries {
 		var last uint64
 		var there bool
@@ -38,7 +42,7 @@ func (p *Publisher) Once(
 			return err
 		}
 		var ev relay.Event
-		if ev, err = p.operational(site, kind, id, message, details); err != nil {
+		if ev, err = p.operational(next, site, kind, id, message, details); err != nil {
 			return err
 		}
 		_, err = p.store.Events.PublishOperationalAfter(ctx, ev, last)

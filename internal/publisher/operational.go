@@ -38,7 +38,12 @@ func (p *Publisher) Operational(
 	if p.repeats.recent(text, p.now()) {
 		return nil
 	}
-	ev, err := p.operational(site, kind, id, message, details)
+	next, err := p.turns.wait(ctx, site, id)
+	if err != nil {
+		return err
+	}
+	defer next.leave()
+	ev, err := p.operational(next, site, kind, id, message, details)
 	if err != nil {
 		return err
 	}
@@ -67,9 +72,9 @@ func checkSubject(kind relay.Kind, id string) error {
 	return nil
 }
 
-// operational returns an event with the present time.
+// operational returns an event with the present time. It must be published before the turn ends.
 func (p *Publisher) operational(
-	site string, kind relay.Kind, id, message string, details map[string]any,
+	t *turn, site string, kind relay.Kind, id, message string, details map[string]any,
 ) (relay.Event, error) {
 	now := p.now()
 	ev, err := relay.NewOperationalEvent(p.base, site, id, now,
@@ -77,7 +82,8 @@ func (p *Publisher) operational(
 	if err != nil {
 		return relay.Event{}, err
 	}
-	return ev.Numbered(relay.NextSequence(now.Add(p.ahead), 0)), nil
+	t.last = relay.NextSequence(now.Add(p.ahead), t.last)
+	return ev.Numbered(t.last), nil
 }
 
 // repeats remembers the recently published texts.

@@ -55,13 +55,14 @@ type Publisher struct {
 	log      *slog.Logger
 	now      func() time.Time
 	repeats  repeats
+	turns    turns
 }
 
 // New returns a Publisher.
 func New(c Config) *Publisher {
 	p := &Publisher{
 		store: c.Store, base: strings.TrimRight(c.PublicURL, "/"), location: c.Location,
-		metrics: c.Metrics, ahead: c.Ahead, log: c.Log, now: c.Now,
+		metrics: c.Metrics, ahead: c.Ahead, log: c.Log, now: c.Now, turns: newTurns(),
 	}
 	if p.log == nil {
 		p.log = slog.Default()
