@@ -24,7 +24,8 @@ func TestOperationalEventsOfOneThingRiseInTheLog(t *testing.T) {
 	for stage := range stages {
 		wg.Go(func() {
 			for n := range each {
-				kind, text, err := relay.Kind(fmt.Sprint("kind-", stage)), fmt.Sprint(stage, " ", n), error(nil)
+				kind, text := relay.Kind(fmt.Sprint("kind-", stage)), fmt.Sprint(stage, " ", n)
+				var err error
 				if n%5 == 0 {
 					err = p.Once(t.Context(), site, kind, "c", text, map[string]any{"n": n}, time.Now().Add(-time.Hour), "n")
 				} else {
