@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -55,13 +53,6 @@ func TestWhatWasPastedAroundASettingIsTakenAwayWithAWarning(t *testing.T) {
 
 func TestSecretsInFilesOfWindows(t *testing.T) {
 	t.Parallel()
-	file := func(content string) string {
-		path := filepath.Join(t.TempDir(), "secret")
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
 	wide := func(order binary.AppendByteOrder, s string) string {
 		var b []byte
 		for _, unit := range utf16.Encode([]rune(s)) {
@@ -89,7 +80,7 @@ func TestSecretsInFilesOfWindows(t *testing.T) {
 		{content: strings.Repeat("x", maxSecretFile+1), err: "larger than"},
 	} {
 		s := given(t)
-		s.AudatexClientSecret, s.AudatexClientSecretFile = "", file(tt.content)
+		s.AudatexClientSecret, s.AudatexClientSecretFile = "", secretFile(t, tt.content)
 		c, err := s.Check()
 		if tt.err != "" {
 			if err == nil || !strings.HasPrefix(err.Error(), "RELAY_AUDATEX_CLIENT_SECRET_FILE: ") || !strings.Contains(err.Error(), tt.err) || strings.Contains(err.Error(), "a-sec") {

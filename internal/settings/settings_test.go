@@ -226,18 +226,21 @@ func TestAnExternalClusterHasThreeCopiesAndNeedsKeys(t *testing.T) {
 	}
 }
 
+// secretFile returns the path of a file with a secret.
+func secretFile(t *testing.T, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func TestSecretsComeFromFiles(t *testing.T) {
 	t.Parallel()
-	file := func(content string) string {
-		path := filepath.Join(t.TempDir(), "secret")
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
 	s := given(t)
-	s.AdminToken, s.AdminTokenFile = "", file("a-token-from-a-file\n")
-	s.AudatexClientSecret, s.AudatexClientSecretFile = "", file("  a-secret-from-a-file\r\n")
+	s.AdminToken, s.AdminTokenFile = "", secretFile(t, "a-token-from-a-file\n")
+	s.AudatexClientSecret, s.AudatexClientSecretFile = "", secretFile(t, "  a-secret-from-a-file\r\n")
 	c, err := s.Check()
 	if err != nil {
 		t.Fatal(err)
@@ -245,7 +248,7 @@ func TestSecretsComeFromFiles(t *testing.T) {
 	if c.Admins[0].Token != "a-token-from-a-file" || c.AudatexClientSecret != "a-secret-from-a-file" {
 		t.Errorf("read %q and %q, want them without the white space around", c.Admins[0].Token, c.AudatexClientSecret)
 	}
-	s.AdminTokenFile = file(" \n")
+	s.AdminTokenFile = secretFile(t, " \n")
 	if _, err := s.Check(); err == nil || !strings.HasPrefix(err.Error(), "RELAY_ADMIN_TOKEN_FILE: ") {
 		t.Errorf("an empty file: %v", err)
 	}
