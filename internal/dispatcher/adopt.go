@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/store"
@@ -62,7 +63,7 @@ func (l *loop) load(what *load) {
 	f, again := &found{}, true
 	var err error
 	for try := 0; again && err == nil && try <= adoptTries && l.run.Err() == nil; try++ {
-		wait(l.run, time.Duration(try)*10*time.Millisecond)
+		backoff.Sleep(l.run, time.Duration(try)*10*time.Millisecond)
 		ids, err = l.loadOnce(l.run, what, ids, what.whole && try == 0, f)
 		again = len(ids) > 0
 	}
@@ -170,7 +171,7 @@ func (l *loop) verify(ctx context.Context, f *found) error {
 func (l *loop) touchWatermark(ctx context.Context, mark *watermark, f *found) error {
 	key, told := store.WatermarkKey(l.shard, "events"), false
 	for try := range adoptTries {
-		wait(ctx, time.Duration(try)*10*time.Millisecond) // a read may be answered by a node of the store that lags
+		backoff.Sleep(ctx, time.Duration(try)*10*time.Millisecond) // a read may be answered by a node of the store that lags
 		w, rev, err := l.d.conf.Store.Watermarks.Get(ctx, key)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return fmt.Errorf("read %s: %w", key, err)

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sender"
@@ -113,7 +114,7 @@ func (d *Dispatcher) begin(ctx context.Context) bool {
 			return false
 		}
 		d.conf.Log.Log(ctx, store.Level(err, slog.LevelWarn), "deliveries cannot start yet; trying again", "error", err)
-		wait(ctx, time.Second)
+		backoff.Sleep(ctx, time.Second)
 	}
 }
 
@@ -127,7 +128,7 @@ func (d *Dispatcher) awaitReady(ctx context.Context) {
 			close(d.ready)
 			return
 		}
-		wait(ctx, gatherFor)
+		backoff.Sleep(ctx, gatherFor)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -71,7 +72,7 @@ func (f *feed) run(ctx context.Context, events *store.Events, trouble func(error
 	for ctx.Err() == nil {
 		if err := f.follow(ctx, events, 0, nil); err != nil && ctx.Err() == nil {
 			trouble(err)
-			wait(ctx, time.Second)
+			backoff.Sleep(ctx, time.Second)
 		}
 	}
 }
@@ -255,15 +256,5 @@ func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
-	}
-}
-
-// wait waits for d or ctx's end.
-func wait(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
 	}
 }

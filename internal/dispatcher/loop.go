@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
 )
@@ -270,9 +271,9 @@ func (l *loop) chore(try func(ctx context.Context) bool) {
 	l.hands.Go(func() {
 		defer l.send(done{})
 		for last := 0; !try(l.life) && l.life.Err() == nil && last < lastTries; {
-			if wait(l.run, factRetry); l.run.Err() != nil {
+			if backoff.Sleep(l.run, factRetry); l.run.Err() != nil {
 				last++
-				wait(l.life, lastRetry)
+				backoff.Sleep(l.life, lastRetry)
 			}
 		}
 	})

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
@@ -67,7 +68,7 @@ func (d *Dispatcher) bounds(ctx context.Context, highest uint64) (first, last ui
 	if err != nil || highest <= last {
 		return first, last, err
 	}
-	wait(ctx, boundsAgain)
+	backoff.Sleep(ctx, boundsAgain)
 	return d.conf.Store.Events.Bounds(ctx)
 }
 
@@ -80,7 +81,7 @@ func (d *Dispatcher) tellClamped(ctx context.Context, clamped []string, last uin
 	slices.Sort(clamped)
 	d.conf.Log.Error("the log of events ends earlier than cursors say: it was cut off or restored; they are taken back to its end", "last", last, "cursors", len(clamped))
 	for try := range 3 {
-		wait(ctx, time.Duration(try)*factRetry)
+		backoff.Sleep(ctx, time.Duration(try)*factRetry)
 		err := d.conf.Operational.Operational(ctx, relay.NoSite, relay.KindLogClamped, "events",
 			"The log of events ends earlier than callbacks had read: it was cut off or restored from a backup. They go on from its end.",
 			map[string]any{"last": last, "cursors": len(clamped), "examples": clamped[:min(len(clamped), 20)]})
