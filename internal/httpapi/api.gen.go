@@ -438,22 +438,22 @@ type Callback struct {
 	Mode CallbackMode `json:"mode"`
 
 	// Note What else to know, in the answer to `resume`: that the callback is still paused.
-	Note   string    `json:"note,omitempty,omitzero"`
-	Orders []OrderId `json:"orders,omitempty,omitzero"`
-	Paused bool      `json:"paused"`
-
-	// PreviousSecretExpiresAt Until when the secret before signs too.
-	PreviousSecretExpiresAt time.Time `json:"previousSecretExpiresAt,omitempty,omitzero"`
-	RatePerSecond           float64   `json:"ratePerSecond"`
+	Note          string    `json:"note,omitempty,omitzero"`
+	Orders        []OrderId `json:"orders,omitempty,omitzero"`
+	Paused        bool      `json:"paused"`
+	RatePerSecond float64   `json:"ratePerSecond"`
 
 	// Secret The signing secret, only in the answer to making the callback.
-	Secret         WebhookSecret `json:"secret,omitempty,omitzero"`
-	Sites          []Name        `json:"sites,omitempty,omitzero"`
-	StartFrom      string        `json:"startFrom"`
-	State          CallbackState `json:"state"`
-	TimeoutSeconds int           `json:"timeoutSeconds"`
-	Types          []string      `json:"types,omitempty,omitzero"`
-	UpdatedAt      time.Time     `json:"updatedAt"`
+	Secret WebhookSecret `json:"secret,omitempty,omitzero"`
+
+	// Secrets The secrets that sign, newest first.
+	Secrets        []SigningSecret `json:"secrets"`
+	Sites          []Name          `json:"sites,omitempty,omitzero"`
+	StartFrom      string          `json:"startFrom"`
+	State          CallbackState   `json:"state"`
+	TimeoutSeconds int             `json:"timeoutSeconds"`
+	Types          []string        `json:"types,omitempty,omitzero"`
+	UpdatedAt      time.Time       `json:"updatedAt"`
 
 	// Url The whole URL where a callback is made, read by itself or changed by a key of role `write` or the admin token. In lists, and to keys of role `read`, without its secrets: scheme, host, port, and of the path what is made of common words such as `hooks`, `orders` or `v1`; `[redacted]` stands for each other part of the path and for the query.
 	Url string `json:"url"`
@@ -1036,17 +1036,34 @@ type RemovedConnection struct {
 
 // RotateSecret defines model for RotateSecret.
 type RotateSecret struct {
+	// Overlap How long the secret so far goes on signing, from `0s` (it ends now) to `30d`.
+	Overlap string `json:"overlap,omitempty,omitzero"`
+
 	// Secret `whsec_` and the base64 of 24 to 64 random bytes. As around every secret and address of a request, white space and byte order marks around it are taken away (of a password only line ends); quotes around it and control characters are refused.
 	Secret GivenSecret `json:"secret,omitempty,omitzero"`
 }
 
 // RotatedSecret defines model for RotatedSecret.
 type RotatedSecret struct {
-	// PreviousExpiresAt Until when the old secret signs too. Absent if there is none: the secret given signed already.
+	// PreviousExpiresAt Until when the secret before signs too. Absent if there is none.
 	PreviousExpiresAt time.Time `json:"previousExpiresAt,omitempty,omitzero"`
 
 	// Secret `whsec_` and the base64 of 24 to 64 random bytes.
 	Secret WebhookSecret `json:"secret"`
+
+	// Secrets The secrets that sign, newest first.
+	Secrets []SigningSecret `json:"secrets"`
+}
+
+// SigningSecret A signing secret, without its text.
+type SigningSecret struct {
+	CreatedAt time.Time `json:"createdAt"`
+
+	// ExpiresAt When it stops signing. Absent for the present one.
+	ExpiresAt time.Time `json:"expiresAt,omitempty,omitzero"`
+
+	// Fingerprint The first 16 hexadecimal digits of the SHA-256 of the secret's text: `printf %s "$SECRET" | sha256sum | cut -c1-16`.
+	Fingerprint string `json:"fingerprint"`
 }
 
 // TestCallback defines model for TestCallback.
@@ -1456,7 +1473,7 @@ type EventParams struct {
 	// WebhookTimestamp Of this attempt, seconds since 1970.
 	WebhookTimestamp string `json:"webhook-timestamp"`
 
-	// WebhookSignature `v1,` and the base64 of an HMAC-SHA256; two of them, divided by a space, while a secret is being rotated.
+	// WebhookSignature `v1,` and the base64 of an HMAC-SHA256. While a secret is being rotated there is one for each secret that signs, at most five, divided by spaces.
 	WebhookSignature string `json:"webhook-signature"`
 }
 
@@ -1558,6 +1575,9 @@ type ServerInterface interface {
 	// RotateSecret Sign with a new secret
 	// (POST /v1/callbacks/{id}/rotate-secret)
 	RotateSecret(w http.ResponseWriter, r *http.Request, id Id, params RotateSecretParams)
+	// EndSecret End an older secret now
+	// (DELETE /v1/callbacks/{id}/secrets/{fingerprint})
+	EndSecret(w http.ResponseWriter, r *http.Request, id Id, fingerprint string)
 	// TestCallback Send a signed sample now
 	// (POST /v1/callbacks/{id}/test)
 	TestCallback(w http.ResponseWriter, r *http.Request, id Id)
@@ -1750,6 +1770,12 @@ func (_ Unimplemented) ResumeCallback(w http.ResponseWriter, r *http.Request, id
 // RotateSecret Sign with a new secret
 // (POST /v1/callbacks/{id}/rotate-secret)
 func (_ Unimplemented) RotateSecret(w http.ResponseWriter, r *http.Request, id Id, params RotateSecretParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// EndSecret End an older secret now
+// (DELETE /v1/callbacks/{id}/secrets/{fingerprint})
+func (_ Unimplemented) EndSecret(w http.ResponseWriter, r *http.Request, id Id, fingerprint string) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -2565,6 +2591,41 @@ func (siw *ServerInterfaceWrapper) RotateSecret(w http.ResponseWriter, r *http.R
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.RotateSecret(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// EndSecret operation middleware
+func (siw *ServerInterfaceWrapper) EndSecret(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "fingerprint" -------------
+	var fingerprint string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "fingerprint", chi.URLParam(r, "fingerprint"), &fingerprint, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "fingerprint", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.EndSecret(w, r, id, fingerprint)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -4095,6 +4156,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/callbacks/{id}/rotate-secret", wrapper.RotateSecret)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/v1/callbacks/{id}/secrets/{fingerprint}", wrapper.EndSecret)
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/callbacks/{id}/test", wrapper.TestCallback)

@@ -68,7 +68,7 @@ func (a *API) replaceSettings(ctx context.Context, cb relay.Callback, s Callback
 	}
 	cleaned.warn(ctx, a.c.Log, "callback", cb.ID)
 	if s.Secret != "" {
-		_, err = rotate(&cb, s.Secret, maker{}, now)
+		_, err = rotate(&cb, s.Secret, relay.DefaultSecretOverlap, maker{}, now)
 	}
 	return cb, err
 }

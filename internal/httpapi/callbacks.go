@@ -301,6 +301,7 @@ func storedView(cb relay.Callback) Callback {
 		Concurrency: cb.Concurrency, RatePerSecond: cb.RatePerSecond, TimeoutSeconds: cb.TimeoutSeconds,
 		Mode: CallbackMode(cb.Mode), ContentType: cb.ContentType, StartFrom: cb.StartFrom, Paused: cb.Paused,
 		State: CallbackStateActive, CreatedAt: cb.CreatedAt, UpdatedAt: cb.UpdatedAt,
+		Secrets: signingViews(cb.Secrets, time.Now()),
 	}
 	if view.HeaderNames == nil {
 		view.HeaderNames = []string{}
@@ -311,11 +312,6 @@ func storedView(cb relay.Callback) Callback {
 		view.DisabledReason = CallbackDisabledReason(cb.Disabled.Reason)
 	case cb.Paused:
 		view.State = CallbackStatePaused
-	}
-	if signing := cb.Secrets.Signing; len(signing) > 1 {
-		if ends := signing[1].ExpiresAt; ends != nil && ends.After(time.Now()) {
-			view.PreviousSecretExpiresAt = *ends
-		}
 	}
 	return view
 }

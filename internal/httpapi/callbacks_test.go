@@ -69,31 +69,6 @@ func TestCallbackLife(t *testing.T) {
 	a.patch("/v1/callbacks/"+made.Id, map[string]any{"colour": nil}).want(422).problem("invalid-body", "/colour")
 	a.patch("/v1/callbacks/"+made.Id, map[string]any{"url": "ftp://x"}).want(422).problem("invalid-body", "/url")
 
-	// A replaced secret signs beside the new one for a day.
-	var rotated RotatedSecret
-	a.post("/v1/callbacks/"+made.Id+"/rotate-secret", nil).want(200).into(&rotated)
-	stored, _, err = f.store.Callbacks.Get(t.Context(), made.Id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s := stored.SigningSecrets(time.Now()); len(s) != 2 || s[0] != rotated.Secret || s[1] != made.Secret {
-		t.Error("both secrets sign after a rotation")
-	}
-	if s := stored.SigningSecrets(time.Now().Add(25 * time.Hour)); len(s) != 1 || s[0] != rotated.Secret {
-		t.Error("only the new secret signs a day later")
-	}
-	a.post("/v1/callbacks/"+made.Id+"/rotate-secret", map[string]any{"secret": secretText}).want(200).into(&rotated)
-	if rotated.Secret != secretText {
-		t.Errorf("the secret given is not the one that signs")
-	}
-
-	// The secret that signs already: nothing changes, also where it is the only one.
-	a.put("/v1/callbacks/one", map[string]any{"url": "https://bms.example/", "secret": secretText}).want(201)
-	a.post("/v1/callbacks/one/rotate-secret", map[string]any{"secret": secretText}).want(200).into(&rotated)
-	if rotated.Secret != secretText || !rotated.PreviousExpiresAt.IsZero() {
-		t.Errorf("rotated to itself: %+v", rotated)
-	}
-
 	// Resuming ends a disablement and counts.
 	_, _, err = change(t.Context(), f.store.Callbacks, made.Id, "", func(cb relay.Callback) (relay.Callback, error) {
 		cb.Disabled = &relay.Disabled{Reason: "gone", At: time.Now().UTC()}

@@ -2,20 +2,23 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/signature"
 )
 
-// secretOverlap is how long a replaced secret still signs in addition to the new one.
-const secretOverlap = 24 * time.Hour
-
 // RotateSecret implements POST /v1/callbacks/{id}/rotate-secret.
 func (a *API) RotateSecret(w http.ResponseWriter, r *http.Request, id Id, _ RotateSecretParams) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
 		body, err := bodyOf[RotateSecret](r)
+		if err != nil {
+			return reply{}, err
+		}
+		overlap, err := secretOverlap(body.Overlap)
 		if err != nil {
 			return reply{}, err
 		}
@@ -25,41 +28,69 @@ func (a *API) RotateSecret(w http.ResponseWriter, r *http.Request, id Id, _ Rota
 		now := time.Now().UTC()
 		var secret string
 		cb, revision, err := a.changeCallback(ctx, c, id, "", func(cb relay.Callback) (relay.Callback, error) {
-			secret, err = rotate(&cb, body.Secret, exchangeOf(r).maker, now)
+			secret, err = rotate(&cb, body.Secret, overlap, exchangeOf(r).maker, now)
 			cb.UpdatedAt = now
 			return cb, err
 		})
 		if err != nil {
 			return reply{}, err
 		}
-		rotated := RotatedSecret{Secret: secret}
-		if signing := cb.Secrets.Signing; len(signing) > 1 {
-			rotated.PreviousExpiresAt = timeOf(signing[1].ExpiresAt)
+		rotated := RotatedSecret{Secret: secret, Secrets: signingViews(cb.Secrets, now)}
+		if len(rotated.Secrets) > 1 {
+			rotated.PreviousExpiresAt = rotated.Secrets[1].ExpiresAt
 		}
 		return reply{revision: revision, body: rotated}, nil
 	})
 }
 
-// rotate adds a secret in front of those that sign; "" makes one. The previous secret signs for
-// another day, older ones end now: a receiver that is two secrets behind has been warned twice. If
-// the secret is the present one, or one that this request has made before, nothing changes.
-func rotate(cb *relay.Callback, given string, m maker, now time.Time) (string, error) {
+// EndSecret implements DELETE /v1/callbacks/{id}/secrets/{fingerprint}.
+func (a *API) EndSecret(w http.ResponseWriter, r *http.Request, id Id, fingerprint string) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		now := time.Now().UTC()
+		_, revision, err := a.changeCallback(ctx, c, id, "", func(cb relay.Callback) (relay.Callback, error) {
+			cb.UpdatedAt = now
+			switch err := cb.Secrets.EndSecret(fingerprint, now); {
+			case errors.Is(err, relay.ErrNoSecret):
+				return cb, notFound()
+			case errors.Is(err, relay.ErrPresentSecret):
+				return cb, kindConflict.problem("The present secret cannot be ended. Rotate it, with overlap 0s if it must end now.")
+			}
+			return cb, nil
+		})
+		return reply{status: http.StatusNoContent, revision: revision}, err
+	})
+}
+
+// secretOverlap returns how long a replaced secret goes on signing, as requested. The contract has
+// checked that the text is a whole number and a unit.
+func secretOverlap(text string) (time.Duration, error) {
+	if text == "" {
+		return relay.DefaultSecretOverlap, nil
+	}
+	unit := map[byte]time.Duration{'s': time.Second, 'm': time.Minute, 'h': time.Hour, 'd': 24 * time.Hour}[text[len(text)-1]]
+	n, err := strconv.Atoi(text[:len(text)-1])
+	if err != nil || unit == 0 || n < 0 || time.Duration(n) > relay.MaxSecretOverlap/unit {
+		return 0, invalid(at("/overlap", "must be at most 30d"))
+	}
+	return time.Duration(n) * unit, nil
+}
+
+// rotate makes a given secret the callback's present one; "" makes one. If the secret signs already
+// because this request has made it before, nothing changes.
+func rotate(cb *relay.Callback, given string, overlap time.Duration, m maker, now time.Time) (string, error) {
 	secret, err := signingSecret(given, m)
 	if err != nil {
 		return "", err
 	}
-	for i, signing := range cb.Secrets.Signing {
-		if signing.Secret == secret && (i == 0 || given == "") {
+	for _, signing := range cb.Secrets.Signing {
+		if given == "" && signing.Secret == secret {
 			return secret, nil
 		}
 	}
-	signing := []relay.SigningSecret{{Secret: secret, CreatedAt: now}}
-	if len(cb.Secrets.Signing) > 0 {
-		before := cb.Secrets.Signing[0]
-		before.ExpiresAt = new(now.Add(secretOverlap))
-		signing = append(signing, before)
+	if err := cb.Secrets.Rotate(secret, overlap, now); errors.Is(err, relay.ErrTooManySecrets) {
+		return "", kindLimit.problem("%d secrets of the callback sign. End one of the older ones first, by "+
+			"DELETE /v1/callbacks/%s/secrets/{fingerprint}, or wait until one expires.", relay.MaxSigningSecrets, cb.ID)
 	}
-	cb.Secrets.Signing = signing
 	return secret, nil
 }
 
@@ -72,4 +103,15 @@ func signingSecret(given string, m maker) (string, error) {
 		return "", invalid(at("/secret", "%s", err))
 	}
 	return given, nil
+}
+
+// signingViews returns the secrets that sign, without their text.
+func signingViews(secrets relay.CallbackSecrets, now time.Time) []SigningSecret {
+	views := []SigningSecret{}
+	for _, s := range secrets.SigningAt(now) {
+		views = append(views, SigningSecret{
+			Fingerprint: s.Fingerprint(), CreatedAt: s.CreatedAt, ExpiresAt: timeOf(s.ExpiresAt),
+		})
+	}
+	return views
 }

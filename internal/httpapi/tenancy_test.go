@@ -41,7 +41,7 @@ var expectations = map[string]expectation{
 	"listOrderEvents": ownRead,
 	"findAssessment":  ownRead,
 	"createCallback":  makesOwn, "putCallback": makesAtID,
-	"patchCallback": ownChange, "deleteCallback": ownChange, "rotateSecret": ownChange, "testCallback": ownChange,
+	"patchCallback": ownChange, "deleteCallback": ownChange, "rotateSecret": ownChange, "endSecret": ownChange, "testCallback": ownChange,
 	"resumeCallback": ownChange,
 }
 
@@ -70,7 +70,8 @@ func TestTenancy(t *testing.T) {
 			call := func(s session, id string) answer {
 				t.Helper()
 				url := strings.NewReplacer("{eventId}", ev.ID, "{orderId}", orderA, "{keyId}", "none", "{linkId}",
-					strings.Repeat("0", 32), "{unresolvedId}", "con-a-1-0", "{name}", "event-v1.json",
+					strings.Repeat("0", 32), "{unresolvedId}", "con-a-1-0", "{name}", "event-v1.json", "{fingerprint}",
+					(relay.SigningSecret{Secret: secretText}).Fingerprint(),
 					"{type}", "not-found", "{originator}", "o", "{number}", "n", "{id}", id).Replace(path)
 				if op.OperationID == "findAssessment" {
 					url += "?connection=con-a"
@@ -82,6 +83,10 @@ func TestTenancy(t *testing.T) {
 				t.Helper()
 				if got := a.put("/v1/callbacks/cb-a", map[string]any{"url": receiver, "startFrom": "earliest"}); got.status >= 300 {
 					t.Fatalf("%s", got.body)
+				}
+				if op.OperationID == "endSecret" { // there is one that can be ended
+					a.post("/v1/callbacks/cb-a/rotate-secret", map[string]any{"secret": secretText}).want(200)
+					a.post("/v1/callbacks/cb-a/rotate-secret", map[string]any{"secret": otherSecretText}).want(200)
 				}
 			}
 			fresh()

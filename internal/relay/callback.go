@@ -31,14 +31,6 @@ type Auth struct {
 	Password string `json:"password,omitempty"`
 }
 
-// SigningSecret is one whsec_ secret. During a rotation the older secret signs as well, until it
-// expires.
-type SigningSecret struct {
-	Secret    string     `json:"secret"`
-	CreatedAt time.Time  `json:"createdAt"`
-	ExpiresAt *time.Time `json:"expiresAt,omitempty"`
-}
-
 // CallbackSecrets is the part of a callback that is encrypted at rest. Only the URL is ever
 // returned, and only to callers who may change it.
 type CallbackSecrets struct {
@@ -104,10 +96,8 @@ func (c Callback) BelongsTo(client Client) bool {
 // SigningSecrets returns the secrets that sign at now, newest first.
 func (c Callback) SigningSecrets(now time.Time) []string {
 	var secrets []string
-	for _, s := range c.Secrets.Signing {
-		if s.ExpiresAt == nil || now.Before(*s.ExpiresAt) {
-			secrets = append(secrets, s.Secret)
-		}
+	for _, s := range c.Secrets.SigningAt(now) {
+		secrets = append(secrets, s.Secret)
 	}
 	return secrets
 }

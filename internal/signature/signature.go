@@ -1,14 +1,14 @@
 // Package signature signs callbacks according to Standard Webhooks 1.0
 // (https://www.standardwebhooks.com): HMAC-SHA256 with a whsec_ secret over
 // "<id>.<unix seconds>.<body>", in the header webhook-signature as "v1,<base64>". While a secret is
-// being rotated a callback has two, and every attempt carries a signature with each, so that the
-// receiver can switch at any moment in between. Begin with Sign; secret.go keeps secrets out of
+// being rotated a callback has several, and every attempt carries a signature with each, so that
+// the receiver can switch at any moment in between. Begin with Sign; secret.go keeps secrets out of
 // every log.
 //
 // The reference library is used by receivers and in the tests as an independent judge, not for
 // signing: it signs with one secret at a time, copies the whole body for every signature, builds
-// the keyed state every time (the relay signs up to twice for each of thousands of attempts a
-// second), and does not limit a secret's length.
+// the keyed state every time (the relay signs once for each secret of each of thousands of attempts
+// a second), and does not limit a secret's length.
 package signature
 
 import (
@@ -38,7 +38,7 @@ const (
 // The id must not contain a full stop. The specification requires that, because the parts are
 // joined by full stops.
 func Sign(secrets []Secret, id string, at time.Time, body []byte) string {
-	var stack [2*signatureLen + 1]byte // at most two: the current secret and the previous one
+	var stack [2*signatureLen + 1]byte // most callbacks have one secret, some two for a while
 	out := stack[:0]
 	seconds := at.Unix()
 	for _, s := range secrets {
