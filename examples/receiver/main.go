@@ -1,65 +1,172 @@
-// Command receiver is a complete receiver of the relay's callbacks. It verifies each delivery, drops repeats, prints
-// what is new, and answers at once:
+// Command receiver is a complete receiver of the relay's callbacks. It verifies each delivery, stores what is new,
+// answers at once, and works later:
 //
-//	WEBHOOK_SECRET=whsec_… go run ./examples/receiver
+//	WEBHOOK_SECRET=whsec_… go run ./examples/receiver [127.0.0.1:3000 [receiver-data]]
 //
-// It uses the standard library and the public library of Standard Webhooks, nothing of the relay.
+// WEBHOOK_SECRET may hold several secrets, separated by spaces: the new and the old one while they are exchanged. It
+// uses the standard library and the public library of Standard Webhooks, nothing of the relay. The same in C#, Node,
+// PHP and Python is beside it.
 package main
 
 import (
+	"cmp"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"os"
-	"sync"
+	"regexp"
+	"strings"
 	"time"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 )
 
+const (
+	path        = "/hooks/audatex"
+	largestBody = 16 << 20
+)
+
 // event is the part of an event that this receiver uses; api/schemas has all of it.
 type event struct {
 	Type, Site, Subject, Sequence string
+	Test                          bool
 	Data                          struct {
 		Order struct{ OrderReference, Status string }
 	}
 }
 
-func main() {
-	addr := flag.String("addr", "127.0.0.1:3000", "address to listen on")
-	flag.Parse()
-	hook, err := standardwebhooks.NewWebhook(os.Getenv("WEBHOOK_SECRET")) // shown once, when the callback is made
-	if err != nil {
-		log.Fatal("WEBHOOK_SECRET: ", err)
-	}
-	var mu sync.Mutex
-	newest := map[string]string{} // by order, the highest sequence applied. In your program: a column of your database
+// handle is your part: it brings the order in your system to this state. It may be called twice for one event.
+func handle(e event) error {
+	_, err := fmt.Println(e.Type, e.Site, e.Data.Order.OrderReference, e.Data.Order.Status)
+	return err
+}
 
-	http.HandleFunc("POST /hooks/audatex", func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 16<<20))
-		if err != nil || hook.Verify(body, r.Header) != nil {
-			http.Error(w, "not signed by the relay", http.StatusUnauthorized)
+// receiver is the handler of deliveries.
+type receiver struct {
+	hooks []*standardwebhooks.Webhook // one for each secret
+	store *store
+	toDo  chan struct{}
+}
+
+func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, largestBody))
+	if err != nil {
+		http.Error(w, "larger than any event", http.StatusRequestEntityTooLarge)
+		return
+	}
+	if !r.verify(body, req.Header) {
+		http.Error(w, "not signed by the relay", http.StatusUnauthorized)
+		return
+	}
+	var e event
+	if json.Unmarshal(body, &e) != nil || e.Type == "" {
+		http.Error(w, "not an event", http.StatusBadRequest)
+		return
+	}
+	switch {
+	case e.Test: // a test of the callback: nothing happened to an order
+	case !strings.HasPrefix(e.Type, "audatex.parts.order."):
+		log.Println(e.Type, e.Subject) // what the relay reports of itself, if the callback asks for it
+	case !orderID.MatchString(e.Subject) || !sequence.MatchString(e.Sequence):
+		http.Error(w, "not an event of an order", http.StatusBadRequest)
+		return
+	default:
+		newer, err := r.store.storeIfNewer(e, body)
+		if err != nil {
+			log.Print(err)
+			http.Error(w, "not stored", http.StatusServiceUnavailable) // the relay sends the event again
 			return
 		}
-		var e event
-		if json.Unmarshal(body, &e) != nil {
-			http.Error(w, "not an event", http.StatusBadRequest)
-			return
+		if newer {
+			r.wake()
 		}
-		// In one transaction of your database: apply the event if its sequence is above the one stored for its
-		// subject, and store the sequence. It has sixteen digits, so it compares as text. If it is not above, the
-		// event is a repeat: drop it.
-		mu.Lock()
-		if e.Sequence > newest[e.Subject] {
-			newest[e.Subject] = e.Sequence
-			fmt.Println(e.Type, e.Site, e.Data.Order.OrderReference, e.Data.Order.Status)
+	}
+	// Stored, or known already. The work comes later: the relay waits for this answer.
+	w.WriteHeader(http.StatusNoContent)
+}
+
+var (
+	orderID  = regexp.MustCompile(`^[0-9a-f-]{1,64}$`)
+	sequence = regexp.MustCompile(`^[0-9]{16}$`)
+)
+
+// verify reports whether one of the signatures was made with one of the secrets, less than five minutes ago. The
+// signature is of the bytes as they came.
+func (r *receiver) verify(body []byte, header http.Header) bool {
+	for _, hook := range r.hooks {
+		if hook.Verify(body, header) == nil {
+			return true
 		}
-		mu.Unlock()
-		w.WriteHeader(http.StatusNoContent) // any 2xx: done. Everything else is sent again, with the same webhook-id
-	})
-	server := &http.Server{Addr: *addr, ReadHeaderTimeout: 10 * time.Second}
-	log.Fatal(server.ListenAndServe())
+	}
+	return false
+}
+
+func (r *receiver) wake() {
+	select {
+	case r.toDo <- struct{}{}:
+	default: // it is awake
+	}
+}
+
+// work works on the newest event of each order that has one waiting, also on those from before a restart.
+func (r *receiver) work() {
+	again := time.Tick(time.Minute)
+	for {
+		waiting, err := r.store.waiting()
+		if err != nil {
+			log.Print(err)
+		}
+		for _, order := range waiting {
+			if err := r.workOn(order); err != nil {
+				log.Print(err) // this order is worked on again within a minute; the others go on
+			}
+		}
+		select {
+		case <-r.toDo:
+		case <-again:
+		}
+	}
+}
+
+func (r *receiver) workOn(order string) error {
+	e, err := r.store.read(order)
+	if err != nil {
+		return err
+	}
+	if err := handle(e); err != nil {
+		return err
+	}
+	return r.store.worked(e)
+}
+
+func main() {
+	var arg [3]string
+	copy(arg[:], os.Args)
+	r := &receiver{toDo: make(chan struct{}, 1)}
+	for _, secret := range strings.Fields(os.Getenv("WEBHOOK_SECRET")) { // shown once, when the callback is made
+		hook, err := standardwebhooks.NewWebhook(secret)
+		if err != nil {
+			log.Fatal("WEBHOOK_SECRET: ", err)
+		}
+		r.hooks = append(r.hooks, hook)
+	}
+	if len(r.hooks) == 0 {
+		log.Fatal("WEBHOOK_SECRET has no secret: whsec_…, as shown when the callback was made")
+	}
+	var err error
+	if r.store, err = newStore(cmp.Or(arg[2], "receiver-data")); err != nil {
+		log.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", cmp.Or(arg[1], "127.0.0.1:3000"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	log.Printf("listening on http://%s%s", listener.Addr(), path)
+	go r.work()
+	http.Handle("POST "+path, r)
+	server := &http.Server{ReadTimeout: 30 * time.Second, ReadHeaderTimeout: 10 * time.Second}
+	log.Fatal(server.Serve(listener))
 }

@@ -96,6 +96,32 @@ func TestTheRelayOnALaptop(t *testing.T) {
 	}
 }
 
+// The commands of docs/receiving.md work for a client of the relay that docs/try.md starts.
+func TestReceivingByHand(t *testing.T) {
+	t.Parallel()
+	l := newLaptop(t)
+	for i, block := range commandsOf(t, "docs/try.md", 10)[:3] { // the vendor, the relay, and a site
+		if i == 0 {
+			block = strings.Replace(block, "./cmd/relay ./examples/receiver", "./cmd/relay", 1)
+		}
+		l.run(block)
+	}
+	l.run(`curl -fsS $SANDBOX/orders -d '{"site":"4711","orderReference":"PO-1"}' >/dev/null
+api -X PUT $RELAY/clients/acme -d '{"sites":["leeds"]}' >/dev/null
+KEY=$(api -X POST $RELAY/clients/acme/keys -d '{"role":"write"}' | jq -r .key)
+RELAY=http://127.0.0.1:8080
+until api "$RELAY/v1/events" | jq -e '.items[0]' >/dev/null; do sleep 0.2; done`)
+	blocks := commandsOf(t, "docs/receiving.md", 3)
+	for i, want := range []string{"audatex.parts.order.created leeds PO-1 New\n", "whsec_", "PO-1 New\n"} {
+		if out := l.run(blocks[i]); !strings.Contains(out, want) {
+			t.Errorf("the command %d of docs/receiving.md shows\n%s, not %s", i+1, out, want)
+		}
+	}
+	if out := l.run(strings.Replace(blocks[0], "waitSeconds=30", "waitSeconds=0", 1)); strings.Contains(out, "PO-1") {
+		t.Errorf("what was read comes again: %s", out)
+	}
+}
+
 // The commands of docs/sandbox.md work on a sandbox that is as hostile as it can be.
 func TestTheSandboxByHand(t *testing.T) {
 	t.Parallel()

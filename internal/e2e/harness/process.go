@@ -57,12 +57,7 @@ func StartProcess(t testing.TB, path string, args, env []string, book *Logbook) 
 	log := book.begin()
 	var reading sync.WaitGroup
 	reading.Go(func() { p.read(stderr, book, log) })
-	reading.Go(func() {
-		b, _ := io.ReadAll(stdout) // ends with the process
-		book.mu.Lock()
-		defer book.mu.Unlock()
-		book.stdout.Write(b)
-	})
+	reading.Go(func() { _, _ = io.Copy(printed{book}, stdout) }) // ends with the process
 	go func() {
 		reading.Wait()
 		p.Err = p.Cmd.Wait()
@@ -100,6 +95,22 @@ func (b *Logbook) begin() *bytes.Buffer {
 	log := &bytes.Buffer{}
 	b.runs = append(b.runs, log)
 	return log
+}
+
+// printed keeps what a program writes to its standard output.
+type printed struct{ book *Logbook }
+
+func (p printed) Write(b []byte) (int, error) {
+	p.book.mu.Lock()
+	defer p.book.mu.Unlock()
+	return p.book.stdout.Write(b)
+}
+
+// Printed returns what all runs have written to their standard output so far.
+func (b *Logbook) Printed() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.stdout.String()
 }
 
 // Text returns all that was written, run after run.
