@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/natsd"
@@ -19,75 +18,40 @@ const (
 )
 
 // open opens the store in a data directory of a relay that does not run.
-func open(ctx context.Context, dir string) (*store.Store, func(), error) {
+func (b *bench) open(dir string) (s *store.Store, closing func()) {
 	log := slog.New(slog.DiscardHandler)
-	server, err := natsd.Start(natsd.Config{Dir: dir, Log: log})
-	if err != nil {
-		return nil, nil, err
-	}
-	nc, err := server.Connect()
-	if err != nil {
-		server.Stop()
-		return nil, nil, err
-	}
-	closing := func() {
+	server := get(natsd.Start(natsd.Config{Dir: dir, Log: log}))
+	nc := get(server.Connect())
+	sealer := get(store.NewSealer(get(store.KeysFromFile(dir))))
+	s = get(store.Open(b.ctx, store.Config{
+		Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 30 * 24 * time.Hour}, Sealer: sealer, Log: log,
+	}))
+	return s, func() {
 		nc.Close()
 		server.Stop()
 	}
-	keys, err := store.KeysFromFile(dir)
-	if err != nil {
-		closing()
-		return nil, nil, err
-	}
-	sealer, err := store.NewSealer(keys)
-	if err != nil {
-		closing()
-		return nil, nil, err
-	}
-	s, err := store.Open(ctx, store.Config{
-		Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 30 * 24 * time.Hour}, Sealer: sealer, Log: log,
-	})
-	if err != nil {
-		closing()
-		return nil, nil, err
-	}
-	return s, closing, nil
 }
 
 // fill writes n events of many orders into the log of a data directory.
-func fill(ctx context.Context, dir string, n int) error {
-	s, closing, err := open(ctx, dir)
-	if err != nil {
-		return err
-	}
+func (b *bench) fill(dir string, n int) {
+	s, closing := b.open(dir)
 	defer closing()
-	return fillStore(ctx, s, n)
+	if err := fillStore(b.ctx, s, n); err != nil {
+		must(fmt.Errorf("fill the log: %w", err))
+	}
 }
 
 // fillStore is the same of a store that is open.
 func fillStore(ctx context.Context, s *store.Store, n int) error {
-	const writers = sites
-	var wg sync.WaitGroup
-	errs := make(chan error, writers)
-	for w := range writers {
-		wg.Go(func() {
-			positions := make([]uint64, ordersPerSite)
-			for i := w; i < n; i += writers {
-				order := i / writers % ordersPerSite
-				ev, err := event(fmt.Sprintf("site-%d", w), w*ordersPerSite+order, i)
-				if err == nil {
-					positions[order], err = s.Events.Publish(ctx, ev, store.InboxRef{}, positions[order])
-				}
-				if err != nil {
-					errs <- err
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	close(errs)
-	return <-errs
+	positions := make([]uint64, sites*ordersPerSite)
+	return spread(sites, n, func(site, i int) error {
+		order := site*ordersPerSite + i/sites%ordersPerSite
+		ev, err := event(fmt.Sprintf("site-%d", site), order, i)
+		if err == nil {
+			positions[order], err = s.Events.Publish(ctx, ev, store.InboxRef{}, positions[order])
+		}
+		return err
+	})
 }
 
 // event is one of about 1.5 KB, as a hostile sandbox's are.
@@ -105,15 +69,12 @@ func event(site string, order, n int) (relay.Event, error) {
 }
 
 // fillOnce fills a log unless it is filled already.
-func fillOnce(ctx context.Context, dir string, n int) error {
-	s, closing, err := open(ctx, dir)
-	if err != nil {
-		return err
-	}
-	_, last, err := s.Events.Bounds(ctx)
+func (b *bench) fillOnce(dir string, n int) {
+	s, closing := b.open(dir)
+	_, last, err := s.Events.Bounds(b.ctx)
 	closing()
-	if err != nil || last >= uint64(n) {
-		return err
+	must(err)
+	if last < uint64(n) {
+		b.fill(dir, n)
 	}
-	return fill(ctx, dir, n)
 }

@@ -14,11 +14,8 @@ const lanesEach = cursor.DefaultMaxLanes
 
 // measureLanes stores what cursors cost when everything fails: all lanes of many callbacks, put for
 // the first time and then again with one more failed attempt each, and their documents.
-func (b *bench) measureLanes() error {
-	s, closing, err := open(b.ctx, filepath.Join(b.dir, "lanes"))
-	if err != nil {
-		return err
-	}
+func (b *bench) measureLanes() {
+	s, closing := b.open(filepath.Join(b.dir, "lanes"))
 	defer closing()
 	now := time.Now()
 	policy := cursor.Policy{Concurrency: lanesEach, Window: 2 * lanesEach, Schedule: []time.Duration{time.Minute, time.Hour}}
@@ -52,31 +49,19 @@ func (b *bench) measureLanes() error {
 			changes := c.Changes()
 			var puts []store.Put[cursor.Lane]
 			for _, l := range changes.Lanes {
-				text, err := json.Marshal(l)
-				if err != nil {
-					return err
-				}
-				bytes += len(text)
+				bytes += len(get(json.Marshal(l)))
 				key := store.LaneKey(c.id, l.Order)
 				puts = append(puts, store.Put[cursor.Lane]{Key: key, Value: l, Revision: c.revisions[key]})
 			}
 			for i, r := range s.Lanes.PutAll(b.ctx, puts) {
-				if r.Err != nil {
-					return r.Err
-				}
+				must(r.Err)
 				c.revisions[puts[i].Key] = r.Seq
 			}
 			writes += len(puts)
 			if changes.Document != nil {
-				text, err := json.Marshal(changes.Document)
-				if err != nil {
-					return err
-				}
-				bytes += len(text)
+				bytes += len(get(json.Marshal(changes.Document)))
 				r := s.Cursors.PutAll(b.ctx, []store.Put[cursor.Document]{{Key: c.id, Value: *changes.Document, Revision: c.revision}})
-				if r[0].Err != nil {
-					return r[0].Err
-				}
+				must(r[0].Err)
 				c.revision = r[0].Seq
 				writes++
 			}
@@ -89,5 +74,4 @@ func (b *bench) measureLanes() error {
 		say(name+"_seconds", "%.2f", took.Seconds())
 		say(name+"_writes_per_second", "%.0f", float64(writes)/took.Seconds())
 	}
-	return nil
 }

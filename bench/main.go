@@ -11,7 +11,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -21,6 +20,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/audatex-relay/relay/internal/e2e/harness"
 )
 
 // sizes of a run.
@@ -57,17 +58,17 @@ type bench struct {
 }
 
 func main() {
+	program := run
 	if os.Getenv(receiverEnv) != "" {
-		receive()
-		return
+		program = receive
 	}
-	if err := run(); err != nil {
+	if err := failed(program); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run() (err error) {
+func run() {
 	small := flag.Bool("quick", false, "small numbers")
 	only := flag.String("only", "", "measurements to make, by commas: ceiling, throughput, restart, endtoend, latency, isolation, descriptors, lanes, orders, replicas, clusterlatency, units, idle, connections")
 	binary := flag.String("relay", "", "measure the relay built at `PATH`, for instance an older one, in place of this tree's")
@@ -80,26 +81,20 @@ func run() (err error) {
 	if *small {
 		b.sizes = quick
 	}
-	if b.dir, err = os.MkdirTemp("", "relay-bench-"); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
+	b.dir = get(os.MkdirTemp("", "relay-bench-"))
+	defer end(func() error { return os.RemoveAll(b.dir) })
 	if b.binary = *binary; b.binary == "" {
 		b.binary = filepath.Join(b.dir, "relay")
-		if err := command(ctx, "go", "build", "-o", b.binary, "./cmd/relay"); err != nil {
-			return fmt.Errorf("build the relay: %w", err)
-		}
+		must(harness.Build(ctx, "", "./cmd/relay", b.binary))
 	}
-	if b.receiver, err = startReceiver(ctx); err != nil {
-		return err
-	}
+	b.receiver = startReceiver(ctx)
 	defer b.receiver.stop()
 
 	say("machine", "%d cores, %s/%s, %s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())
 	wanted := strings.Split(*only, ",")
 	for _, m := range []struct {
 		name string
-		run  func(*bench) error
+		run  func(*bench)
 	}{
 		{"ceiling", (*bench).measureCeiling}, {"throughput", (*bench).measureThroughput}, {"restart", (*bench).measureRestart},
 		{"endtoend", (*bench).measureEndToEnd}, {"latency", (*bench).measureLatency}, {"isolation", (*bench).measureIsolation},
@@ -110,11 +105,10 @@ func run() (err error) {
 		if *only != "" && !slices.Contains(wanted, m.name) {
 			continue
 		}
-		if err := m.run(b); err != nil {
-			return fmt.Errorf("%s: %w", m.name, err)
+		if err := failed(func() { m.run(b) }); err != nil {
+			must(fmt.Errorf("%s: %w", m.name, err))
 		}
 	}
-	return nil
 }
 
 // say prints one figure.

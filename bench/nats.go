@@ -1,22 +1,20 @@
 package main
 
 import (
-	"bytes"
-	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/audatex-relay/relay/internal/e2e/harness"
 	"github.com/audatex-relay/relay/internal/natsd"
 )
 
@@ -31,81 +29,61 @@ type cluster struct {
 }
 
 // startCluster builds the server that the relay embeds and starts three of them.
-func (b *bench) startCluster(name string) (*cluster, error) {
+func (b *bench) startCluster(name string) *cluster {
+	c := &cluster{}
+	if err := failed(func() { b.runCluster(c, name) }); err != nil {
+		must(errors.Join(err, c.stop()))
+	}
+	return c
+}
+
+func (b *bench) runCluster(c *cluster, name string) {
 	binary := filepath.Join(b.dir, "nats-server")
-	if err := command(b.ctx, "go", "build", "-o", binary, "github.com/nats-io/nats-server/v2"); err != nil {
-		return nil, fmt.Errorf("build the NATS server: %w", err)
-	}
-	ports, err := freePorts(3 * natsNodes)
-	if err != nil {
-		return nil, err
-	}
+	must(harness.Build(b.ctx, "", "github.com/nats-io/nats-server/v2", binary))
+	ports := freePorts(3 * natsNodes)
 	client, route, monitor := ports[:natsNodes], ports[natsNodes:2*natsNodes], ports[2*natsNodes:]
 	var routes, urls []string
 	for i := range natsNodes {
 		routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", route[i]))
 		urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", client[i]))
 	}
-	c := &cluster{urls: strings.Join(urls, ",")}
+	c.urls = strings.Join(urls, ",")
 	for i := range natsNodes {
 		dir := filepath.Join(b.dir, name, fmt.Sprint("n", i))
 		conf := fmt.Sprintf("server_name: n%d\nlisten: 127.0.0.1:%d\nhttp: 127.0.0.1:%d\nmax_payload: %d\nlog_file: %q\njetstream { store_dir: %q, max_file_store: 64GB, max_memory_store: 1GB }\n"+
 			"cluster { name: bench, listen: 127.0.0.1:%d, routes: [%s] }\n",
 			i, client[i], monitor[i], natsd.MaxPayload, filepath.Join(dir, "log"), dir, route[i], strings.Join(routes, ", "))
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, errors.Join(err, c.stop())
-		}
+		must(os.MkdirAll(dir, 0o700))
 		file := filepath.Join(dir, "conf")
-		if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
-			return nil, errors.Join(err, c.stop())
-		}
+		must(os.WriteFile(file, []byte(conf), 0o600))
 		node := exec.CommandContext(b.ctx, binary, "-c", file)
 		node.Stderr = os.Stderr
-		if err := node.Start(); err != nil {
-			return nil, errors.Join(err, c.stop())
-		}
+		must(node.Start())
 		c.nodes = append(c.nodes, node)
 		c.http = append(c.http, fmt.Sprintf("http://127.0.0.1:%d", monitor[i]))
 	}
-	if err := c.wait(b.ctx); err != nil {
-		return nil, errors.Join(err, c.stop())
-	}
-	return c, nil
+	b.await(c)
 }
 
-func freePorts(n int) ([]int, error) {
-	var ports []int
+func freePorts(n int) (ports []int) {
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
+		l := get(net.Listen("tcp", "127.0.0.1:0"))
 		defer func() { _ = l.Close() }()
 		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
 	}
-	return ports, nil
+	return ports
 }
 
-// wait waits until the cluster has a leader that creates streams.
-func (c *cluster) wait(ctx context.Context) error {
-	deadline := time.Now().Add(time.Minute)
-	for {
-		ready := 0
-		for _, url := range c.http {
-			var health struct {
-				Status string `json:"status"`
-			}
-			if get(ctx, url+"/healthz", &health) == nil && health.Status == "ok" {
-				ready++
-			}
-		}
-		if ready == natsNodes {
-			return nil
-		}
+// await waits until the cluster has a leader that creates streams.
+func (b *bench) await(c *cluster) {
+	unwell := func(url string) bool {
+		var health struct{ Status string }
+		return read(url+"/healthz", &health) != nil || health.Status != "ok"
+	}
+	for deadline := time.Now().Add(time.Minute); slices.ContainsFunc(c.http, unwell); b.pass(100 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			return errors.New("the NATS cluster did not come up")
+			must(errors.New("the NATS cluster did not come up"))
 		}
-		time.Sleep(100 * time.Millisecond)
 	}
 }
 
@@ -120,16 +98,19 @@ func (c *cluster) stop() error {
 	return errors.Join(errs...)
 }
 
-// traffic is what has gone through the cluster so far.
-type traffic struct {
-	messages, bytes float64 // between the servers and their clients, both ways
-	between         float64 // messages between the servers
-	cpu             float64 // seconds, of all servers
-	stored          float64 // bytes on disk, of all servers
-}
+// traffic is what has gone through the cluster so far, one figure for each of the constants.
+type traffic [5]float64
+
+const (
+	messages    = iota // between the servers and their clients, both ways
+	transferred        // bytes of these
+	between            // messages between the servers
+	serversCPU         // seconds, of all servers
+	stored             // bytes on disk, of all servers
+)
 
 // traffic reads the servers' own counts.
-func (c *cluster) traffic(ctx context.Context) (t traffic, err error) {
+func (c *cluster) traffic() (t traffic) {
 	for i, url := range c.http {
 		var clients struct {
 			Connections []struct {
@@ -147,39 +128,24 @@ func (c *cluster) traffic(ctx context.Context) (t traffic, err error) {
 		var js struct {
 			Storage float64 `json:"storage"`
 		}
-		err = errors.Join(err, get(ctx, url+"/connz?limit=1024", &clients), get(ctx, url+"/routez", &routes), get(ctx, url+"/jsz", &js))
+		must(errors.Join(read(url+"/connz?limit=1024", &clients), read(url+"/routez", &routes), read(url+"/jsz", &js)))
 		for _, n := range clients.Connections {
-			t.messages += n.InMsgs + n.OutMsgs
-			t.bytes += n.InBytes + n.OutBytes
+			t[messages] += n.InMsgs + n.OutMsgs
+			t[transferred] += n.InBytes + n.OutBytes
 		}
 		for _, r := range routes.Routes {
-			t.between += r.InMsgs
+			t[between] += r.InMsgs
 		}
-		cpu, _, e := usageOf(c.nodes[i].Process.Pid)
-		err = errors.Join(err, e)
-		t.cpu += cpu
-		t.stored += js.Storage
+		t[serversCPU] += cpuOf(c.nodes[i].Process.Pid)
+		t[stored] += js.Storage
 	}
-	return t, err
+	return t
 }
 
-func (t traffic) since(before traffic) traffic {
-	return traffic{t.messages - before.messages, t.bytes - before.bytes, t.between - before.between, t.cpu - before.cpu, t.stored - before.stored}
-}
-
-func get(ctx context.Context, url string, v any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
+// less returns what is above another traffic, scaled.
+func (t traffic) less(other traffic, scale float64) traffic {
+	for i := range t {
+		t[i] -= scale * other[i]
 	}
-	answer, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = answer.Body.Close() }()
-	var body bytes.Buffer
-	if _, err := body.ReadFrom(answer.Body); err != nil {
-		return err
-	}
-	return json.Unmarshal(body.Bytes(), v)
+	return t
 }

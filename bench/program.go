@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +16,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/e2e/harness"
 )
 
 const adminToken = "bench-admin-token-0123456789"
@@ -26,20 +27,19 @@ const ticks = 100
 
 // program is a running relay.
 type program struct {
-	cmd     *exec.Cmd
-	api     string
-	metrics string
-	ready   time.Duration // from its start to "the relay serves"
-	output  sync.WaitGroup
+	cmd    *exec.Cmd
+	api    harness.Caller
+	ready  time.Duration // from its start to "the relay serves"
+	output sync.WaitGroup
 }
 
 // start runs the relay on a data directory until it serves.
-func (b *bench) start(data string, env ...string) (*program, error) {
+func (b *bench) start(data string, env ...string) *program {
 	return b.startUnder(0, data, env...)
 }
 
 // startUnder is start with a limit of file descriptors; 0 leaves the one there is.
-func (b *bench) startUnder(descriptors int, data string, env ...string) (*program, error) {
+func (b *bench) startUnder(descriptors int, data string, env ...string) *program {
 	args := []string{b.binary, "serve"}
 	if descriptors > 0 {
 		args = append([]string{"sh", "-c", `ulimit -n "$0" && exec "$@"`, strconv.Itoa(descriptors)}, args...)
@@ -53,24 +53,20 @@ func (b *bench) startUnder(descriptors int, data string, env ...string) (*progra
 		"RELAY_AUDATEX_CLIENT_ID=sandbox-client", "RELAY_AUDATEX_CLIENT_SECRET=sandbox-secret", "RELAY_AUDATEX_RATE=10000000",
 		"RELAY_CALLBACK_ALLOW_CIDRS=127.0.0.0/8", "RELAY_LOG_LEVEL=info",
 	}, env...)...)
-	stderr, err := p.cmd.StderrPipe()
-	if err != nil {
-		return nil, err
-	}
+	stderr := get(p.cmd.StderrPipe())
 	began := time.Now()
-	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start the relay: %w", err)
-	}
+	must(p.cmd.Start())
 	serves := make(chan bool, 1)
 	p.output.Go(func() {
 		lines := bufio.NewScanner(stderr)
 		for lines.Scan() {
-			var line struct{ Level, Msg, API, Metrics string }
+			var line struct{ Level, Msg, API string }
 			if json.Unmarshal(lines.Bytes(), &line) != nil || line.Level == "ERROR" {
 				fmt.Fprintln(os.Stderr, "relay:", lines.Text())
 			}
 			if line.Msg == "the relay serves" {
-				p.ready, p.api, p.metrics = time.Since(began), "http://"+line.API, "http://"+line.Metrics
+				p.ready = time.Since(began)
+				p.api = harness.Caller{Base: "http://" + line.API, Token: adminToken, Client: harness.NewClient()}
 				serves <- true
 			}
 		}
@@ -78,9 +74,9 @@ func (b *bench) startUnder(descriptors int, data string, env ...string) (*progra
 		close(serves)
 	})
 	if !<-serves {
-		return nil, errors.Join(errors.New("the relay did not come to serve"), p.cmd.Wait())
+		must(errors.Join(errors.New("the relay did not come to serve"), p.cmd.Wait()))
 	}
-	return p, nil
+	return p
 }
 
 // stop ends the relay by a signal and waits.
@@ -95,59 +91,48 @@ func (p *program) stop(signal syscall.Signal) error {
 }
 
 // put makes a PUT request to the API as the administrator.
-func (p *program) put(ctx context.Context, path string, body any) error {
-	b, err := json.Marshal(body)
+func (p *program) put(path string, body any) error {
+	a, err := p.api.Call(http.MethodPut, path, body)
+	if err == nil && a.Status >= 300 {
+		err = fmt.Errorf("PUT %s: %d: %.4096s", path, a.Status, a.Body)
+	}
+	return err
+}
+
+// read reads JSON from an address into v.
+func read(url string, v any) error {
+	a, err := harness.Caller{Base: url, Client: http.DefaultClient}.Call(http.MethodGet, "", nil)
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, p.api+path, bytes.NewReader(b))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Authorization", "Bearer "+adminToken)
-	req.Header.Set("Content-Type", "application/json")
-	answer, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = answer.Body.Close() }()
-	text, _ := io.ReadAll(io.LimitReader(answer.Body, 4096))
-	if answer.StatusCode >= 300 {
-		return fmt.Errorf("PUT %s: %s: %s", path, answer.Status, text)
-	}
-	return nil
+	return json.Unmarshal(a.Body, v)
 }
 
 // callback registers one.
-func (b *bench) callback(p *program, id, path, from string, concurrency int) error {
-	return p.put(b.ctx, "/v1/callbacks/"+id, map[string]any{
+func (b *bench) callback(p *program, id, path, from string, concurrency int) {
+	must(p.put("/v1/callbacks/"+id, map[string]any{
 		"url": b.receiver.base + "/" + path, "startFrom": from, "concurrency": concurrency, "timeoutSeconds": 5,
-	})
+	}))
 }
+
+func (p *program) pid() int { return p.cmd.Process.Pid }
 
 // usage returns the CPU seconds that the relay has used and the most memory it had, in MiB.
-func (p *program) usage() (cpu, peak float64, err error) { return usageOf(p.cmd.Process.Pid) }
+func (p *program) usage() (cpu, peak float64) { return cpuOf(p.pid()), memoryOf(p.pid(), "VmHWM") }
 
-func usageOf(pid int) (cpu, peak float64, err error) {
-	proc := filepath.Join("/proc", strconv.Itoa(pid))
-	stat, err := os.ReadFile(filepath.Join(proc, "stat"))
-	if err != nil {
-		return 0, 0, err
-	}
+// cpuOf returns the CPU seconds that a process has used.
+func cpuOf(pid int) float64 {
+	stat := get(os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)))
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // proc(5): utime and stime are 14 and 15
-	user, err1 := strconv.ParseFloat(fields[11], 64)
-	system, err2 := strconv.ParseFloat(fields[12], 64)
-	status, err3 := os.ReadFile(filepath.Join(proc, "status"))
-	for line := range strings.Lines(string(status)) {
-		if kib, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			peak, err = strconv.ParseFloat(strings.Fields(kib)[0], 64)
-		}
-	}
-	return (user + system) / ticks, peak / 1024, errors.Join(err, err1, err2, err3)
+	return (get(strconv.ParseFloat(fields[11], 64)) + get(strconv.ParseFloat(fields[12], 64))) / ticks
 }
 
-func command(ctx context.Context, name string, args ...string) error {
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	return cmd.Run()
+// memoryOf returns a figure of the memory of a process, in MiB: VmRSS is what it has now, VmHWM the most it had.
+func memoryOf(pid int, figure string) float64 {
+	status := get(os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)))
+	_, kib, found := strings.Cut(string(status), figure+":")
+	if !found {
+		must(errors.New("the kernel tells no memory of the relay"))
+	}
+	return get(strconv.ParseFloat(strings.Fields(kib)[0], 64)) / 1024
 }

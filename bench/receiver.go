@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/backoff"
 )
 
 // receiverEnv makes this program the receiver: a process of its own, so that its cost is not the
@@ -114,21 +116,14 @@ func receive() {
 		case kind == "dead":
 			<-r.Context().Done()
 		case kind == "slow":
-			select {
-			case <-r.Context().Done():
-			case <-time.After(slowAnswer):
-			}
+			backoff.Sleep(r.Context(), slowAnswer)
 		case kind == "tenth" && n%10 == 0:
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return
 		}
 		w.WriteHeader(http.StatusNoContent)
 	})
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
+	listener := get(net.Listen("tcp", "127.0.0.1:0"))
 	fmt.Println(listener.Addr())
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() {
@@ -145,30 +140,17 @@ type receiver struct {
 	stdin io.Closer
 }
 
-func startReceiver(ctx context.Context) (*receiver, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.CommandContext(ctx, self)
+func startReceiver(ctx context.Context) *receiver {
+	cmd := exec.CommandContext(ctx, get(os.Executable())) //nolint:gosec // this program itself
 	cmd.Env = append(os.Environ(), receiverEnv+"=1")
 	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start the receiver: %w", err)
-	}
+	stdin, stdout := get(cmd.StdinPipe()), get(cmd.StdoutPipe())
+	must(cmd.Start())
 	var addr string
 	if _, err := fmt.Fscanln(stdout, &addr); err != nil {
-		return nil, fmt.Errorf("read the receiver's address: %w", err)
+		must(fmt.Errorf("read the receiver's address: %w", err))
 	}
-	return &receiver{base: "http://" + addr, cmd: cmd, stdin: stdin}, nil
+	return &receiver{base: "http://" + addr, cmd: cmd, stdin: stdin}
 }
 
 func (r *receiver) stop() {
@@ -176,57 +158,33 @@ func (r *receiver) stop() {
 	_ = r.cmd.Wait()
 }
 
-// seen returns what a path has got.
-func (r *receiver) seen(ctx context.Context, path string) (s seen, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.base+"/seen/"+path, nil)
-	if err != nil {
-		return s, err
-	}
-	answer, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return s, err
-	}
-	defer func() { _ = answer.Body.Close() }()
-	return s, json.NewDecoder(answer.Body).Decode(&s)
-}
-
 // wait waits until the paths have got n events each, and returns what they saw.
-func (r *receiver) wait(ctx context.Context, n int, patience time.Duration, paths ...string) ([]seen, error) {
+func (r *receiver) wait(ctx context.Context, n int, patience time.Duration, paths ...string) []seen {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
 		all := make([]seen, len(paths))
 		missing := 0
 		for i, p := range paths {
-			s, err := r.seen(ctx, p)
-			if err != nil {
-				return nil, err
-			}
-			all[i] = s
-			missing += max(0, n-s.Count)
+			must(read(r.base+"/seen/"+p, &all[i]))
+			missing += max(0, n-all[i].Count)
 		}
 		if missing == 0 {
-			return all, nil
+			return all
 		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%d deliveries are missing after %s: %w", missing, patience, ctx.Err())
-		case <-time.After(50 * time.Millisecond):
+		if !backoff.Sleep(ctx, 50*time.Millisecond) {
+			must(fmt.Errorf("%d deliveries are missing after %s: %w", missing, patience, ctx.Err()))
 		}
 	}
 }
 
 // span returns the rate over all that the paths have got, from the first arrival to the last.
 func span(all []seen) float64 {
-	first, last, count := all[0].First, all[0].Last, 0
+	first := slices.MinFunc(all, func(a, b seen) int { return a.First.Compare(b.First) }).First
+	last := slices.MaxFunc(all, func(a, b seen) int { return a.Last.Compare(b.Last) }).Last
+	count := 0
 	for _, s := range all {
 		count += s.Count
-		if s.First.Before(first) {
-			first = s.First
-		}
-		if s.Last.After(last) {
-			last = s.Last
-		}
 	}
 	return float64(count) / last.Sub(first).Seconds()
 }

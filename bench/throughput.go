@@ -19,15 +19,9 @@ const concurrency = 64
 
 // measureCeiling posts the same signed body with plain net/http: what this machine can do without
 // any of the relay's work.
-func (b *bench) measureCeiling() error {
-	ev, err := event("site-0", 1, 1)
-	if err != nil {
-		return err
-	}
-	body, err := relay.Encode(ev)
-	if err != nil {
-		return err
-	}
+func (b *bench) measureCeiling() {
+	ev := get(event("site-0", 1, 1))
+	body := get(relay.Encode(ev))
 	secret := signature.NewSecret()
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: concurrency}}
 	defer client.CloseIdleConnections()
@@ -55,90 +49,53 @@ func (b *bench) measureCeiling() error {
 	}
 	wg.Wait()
 	if failed.Load() > 0 {
-		return fmt.Errorf("%d posts failed", failed.Load())
+		must(fmt.Errorf("%d posts failed", failed.Load()))
 	}
 	b.ceiling = float64(b.sizes.ceiling) / time.Since(began).Seconds()
 	say("ceiling_posts_per_second", "%.0f", b.ceiling)
 	say("event_bytes", "%d", len(body))
-	return nil
 }
 
 // measureThroughput delivers a filled log to one callback, and another one to a hundred, each as
 // fast as it goes.
-func (b *bench) measureThroughput() error {
-	if err := b.throughput("one_callback", filepath.Join(b.dir, "filled"), b.sizes.filled, 1, concurrency); err != nil {
-		return err
-	}
-	return b.throughput(fmt.Sprintf("%d_callbacks", b.sizes.callbacks), filepath.Join(b.dir, "fanout"), b.sizes.fanOut, b.sizes.callbacks, 4)
+func (b *bench) measureThroughput() {
+	b.throughput("one_callback", "filled", b.sizes.filled, 1, concurrency)
+	b.throughput(fmt.Sprintf("%d_callbacks", b.sizes.callbacks), "fanout", b.sizes.fanOut, b.sizes.callbacks, 4)
 }
 
-func (b *bench) throughput(name, dir string, events, callbacks, each int) error {
-	began := time.Now()
-	if err := fill(b.ctx, dir, events); err != nil {
-		return fmt.Errorf("fill the log: %w", err)
-	}
+func (b *bench) throughput(name, directory string, events, callbacks, each int) {
+	began, dir := time.Now(), filepath.Join(b.dir, directory)
+	b.fill(dir, events)
 	say(name+"_log_filled_events_per_second", "%.0f", float64(events)/time.Since(began).Seconds())
-	p, err := b.start(dir)
-	if err != nil {
-		return err
-	}
-	cpuBefore, _, err := p.usage()
-	if err != nil {
-		return err
-	}
+	p := b.start(dir)
+	defer end(func() error { return p.stop(syscall.SIGTERM) })
+	before, _ := p.usage()
 	var paths []string
 	for i := range callbacks {
-		id := fmt.Sprintf("%s-%d", "cb", i)
-		path := "ok/" + name + "-" + id
+		path := fmt.Sprintf("ok/%s-cb-%d", name, i)
 		paths = append(paths, path)
-		if err := b.callback(p, id, path, "earliest", each); err != nil {
-			return err
-		}
+		b.callback(p, fmt.Sprintf("cb-%d", i), path, "earliest", each)
 	}
-	all, err := b.receiver.wait(b.ctx, events, 10*time.Minute, paths...)
-	if err != nil {
-		return err
-	}
-	cpu, peak, err := p.usage()
-	if err != nil {
-		return err
-	}
+	all := b.receiver.wait(b.ctx, events, 10*time.Minute, paths...)
+	cpu, peak := p.usage()
 	b.sayRate(name+"_deliveries", span(all))
-	repeats := 0
-	for _, s := range all {
-		repeats += s.Count - events
-	}
-	say(name+"_repeats", "%d", repeats)
-	say(name+"_cpu_seconds_per_1000_deliveries", "%.3f", (cpu-cpuBefore)*1000/float64(events*callbacks))
+	sayRepeats(name, all, events)
+	say(name+"_cpu_seconds_per_1000_deliveries", "%.3f", (cpu-before)*1000/float64(events*callbacks))
 	say(name+"_peak_memory_mib", "%.0f", peak)
-	return p.stop(syscall.SIGTERM)
 }
 
 // measureRestart starts the relay on the log that throughput filled: after a proper stop and after
 // a kill.
-func (b *bench) measureRestart() error {
+func (b *bench) measureRestart() {
 	dir := filepath.Join(b.dir, "filled")
-	if err := fillOnce(b.ctx, dir, b.sizes.filled); err != nil {
-		return err
-	}
+	b.fillOnce(dir, b.sizes.filled)
 	for _, how := range []struct {
 		name   string
 		signal syscall.Signal
 	}{{"stop", syscall.SIGTERM}, {"kill", syscall.SIGKILL}} {
-		p, err := b.start(dir)
-		if err != nil {
-			return err
-		}
-		if err := p.stop(how.signal); err != nil {
-			return err
-		}
-		if p, err = b.start(dir); err != nil {
-			return err
-		}
+		must(b.start(dir).stop(how.signal))
+		p := b.start(dir)
 		say(fmt.Sprintf("ready_after_%s_with_%d_events_seconds", how.name, b.sizes.filled), "%.2f", p.ready.Seconds())
-		if err := p.stop(syscall.SIGTERM); err != nil {
-			return err
-		}
+		must(p.stop(syscall.SIGTERM))
 	}
-	return nil
 }
