@@ -170,3 +170,12 @@ func TestThePageOfAStart(t *testing.T) {
 		t.Errorf("%d %v", style.Code, style.Header())
 	}
 }
+
+func TestEveryPageHasItsText(t *testing.T) {
+	t.Parallel()
+	for name := range pageKinds {
+		if pageTemplates.Lookup(name) == nil {
+			t.Errorf("page.html has no text of the page %s", name)
+		}
+	}
+}

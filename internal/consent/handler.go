@@ -69,7 +69,7 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 			v.page, v.err = "fault", fmt.Errorf("panic: %v\n%s", fault, debug.Stack())
 			s.c.Log.ErrorContext(r.Context(), "a consent page failed", "request_id", v.id, "error", v.err)
-			s.show(w, s.pageOfTrouble())
+			s.show(w, pageOfRetry("trouble", 5*time.Second))
 		}
 	}()
 	s.route(w, r, v)
@@ -86,16 +86,16 @@ func (s *Service) route(w http.ResponseWriter, r *http.Request, v *visit) {
 		serveStyle(w)
 		return
 	case !s.guards.allow(v.addr, read && s.comesBack(r)):
-		s.answer(w, v, s.pageOfHaste(time.Second))
+		s.answer(w, v, pageOfRetry("haste", time.Second))
 		return
 	case len(r.URL.RawQuery) > maxQuery:
-		s.answer(w, v, s.pageOfNonsense())
+		s.answer(w, v, newPage("nonsense"))
 		return
 	}
 	select {
 	case s.guards.places <- struct{}{}:
 	default:
-		s.answer(w, v, s.pageOfHaste(5*time.Second))
+		s.answer(w, v, pageOfRetry("haste", 5*time.Second))
 		return
 	}
 	held := true
@@ -113,7 +113,7 @@ func (s *Service) route(w http.ResponseWriter, r *http.Request, v *visit) {
 	case path == callbackPath:
 		s.notAllowed(w, v, "GET, HEAD")
 	case strings.Contains(credential, "/"):
-		s.answer(w, v, s.pageOfUnknown())
+		s.answer(w, v, newPage("unknown"))
 	case ofResult && read:
 		leave() // it waits in a place of another kind
 		s.result(w, r, v, credential)
@@ -146,7 +146,7 @@ func (s *Service) comesBack(r *http.Request) bool {
 
 func (s *Service) notAllowed(w http.ResponseWriter, v *visit, allow string) {
 	w.Header().Set("Allow", allow)
-	p := s.pageOfNonsense()
+	p := newPage("nonsense")
 	p.Status = http.StatusMethodNotAllowed
 	s.answer(w, v, p)
 }
@@ -170,7 +170,7 @@ func (s *Service) refuse(w http.ResponseWriter, r *http.Request, v *visit, p pag
 	}
 	if f.Slowed {
 		w.Header().Set("Connection", "close")
-		p = s.pageOfHaste(f.RetryAfter)
+		p = pageOfRetry("haste", f.RetryAfter)
 	}
 	s.answer(w, v, p)
 }
@@ -178,7 +178,7 @@ func (s *Service) refuse(w http.ResponseWriter, r *http.Request, v *visit, p pag
 // trouble responds to a request if the store cannot be used.
 func (s *Service) trouble(w http.ResponseWriter, v *visit, err error) {
 	v.err = err
-	s.answer(w, v, s.pageOfTrouble())
+	s.answer(w, v, pageOfRetry("trouble", 5*time.Second))
 }
 
 // admitted loads the link that a credential opens. It returns false if it has answered the request

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 //go:embed page.html
@@ -16,45 +18,36 @@ var pageText string
 //go:embed style.css
 var styleText []byte
 
-var pageTemplate = template.Must(template.New("page").Parse(pageText))
+var pageTemplates = template.Must(template.New("").Funcs(template.FuncMap{"when": whenText}).Parse(pageText))
 
-// page is one page. The texts are in texts.go and resulttexts.go.
+// page is one page. What pages say is in page.html and texts.go.
 type page struct {
-	Status int
-	// Name is the page's name in the log.
-	Name  string
-	Title string
-	Tone  string // good, bad, warn or plain
-	Text  []string
-	Facts []fact
-	Lists []list
-	// Notice is shown right above the button.
-	Notice string
-	Button *button
-	// Next lists what to do next, under the title "Next" unless NextTitle is set.
-	Next      []string
-	NextTitle string
-	Links     []link
+	Name        string // of its template, and in the log
+	Status      int
+	Tone, Title string
+	Links       []link
 	// Reference identifies the case for somebody who asks for help.
 	Reference  string
 	RetryAfter time.Duration
 
-	Style, Host string // set when it is shown
+	// What its text is about, as far as it has a use for it.
+	Link               relay.ConsentLink
+	Result             relay.ConsentResult
+	Facts              []fact
+	Scopes             []string // in words
+	Action             string   // where the button leads
+	Until              string   // the vendor has asked for no requests until then
+	Expected           string   // sites
+	AskAgain           bool     // the link can no longer be used
+	RedirectURI        string
+	PKCE               bool
+	Style, Host, Where string // set when it is shown; Where names the host in a sentence
 }
+
+// IsBrief reports whether to come back in a moment.
+func (p page) IsBrief() bool { return p.RetryAfter <= 10*time.Second }
 
 type fact struct{ Name, Value string }
-
-type list struct {
-	Title string
-	Items []string
-	Steps bool // a numbered list
-}
-
-// button is a form with nothing but a button.
-type button struct {
-	Text, Action string
-	Off          bool
-}
 
 type link struct {
 	Text, Address string
@@ -70,12 +63,12 @@ func (s *Service) policy() string {
 
 // show sends a page.
 func (s *Service) show(w http.ResponseWriter, p page) {
-	p.Style = s.path(stylePath)
+	p.Style, p.Where = s.path(stylePath), s.host()
 	if s.public != nil {
 		p.Host = s.public.Host
 	}
 	var body bytes.Buffer
-	if err := pageTemplate.Execute(&body, p); err != nil { // the template and its data are our own
+	if err := pageTemplates.ExecuteTemplate(&body, p.Name, p); err != nil { // the template and its data are our own
 		http.Error(w, "The page cannot be shown.", http.StatusInternalServerError)
 		return
 	}
@@ -86,6 +79,13 @@ func (s *Service) show(w http.ResponseWriter, p page) {
 	}
 	w.WriteHeader(p.Status)
 	_, _ = w.Write(body.Bytes()) // the client may be gone
+}
+
+func (s *Service) host() string {
+	if s.public == nil {
+		return "this address"
+	}
+	return s.public.Host
 }
 
 // path returns a path below the public address, as a browser sees it.
@@ -107,7 +107,7 @@ func Starting(publicURL string) http.Handler {
 			serveStyle(w)
 			return
 		}
-		s.show(w, s.pageOfStarting())
+		s.show(w, pageOfRetry("starting", 5*time.Second))
 	})
 }
 

@@ -25,7 +25,7 @@ const (
 
 // open handles GET of a link: it shows who asks for what, and changes nothing.
 func (s *Service) open(w http.ResponseWriter, r *http.Request, v *visit, text string) {
-	l, _, ok := s.admitted(w, r, v, text, s.pageOfUnknown())
+	l, _, ok := s.admitted(w, r, v, text, newPage("unknown"))
 	if !ok {
 		return
 	}
@@ -86,7 +86,7 @@ func (s *Service) pausedUntil(now time.Time) time.Time {
 
 // press handles the button: it begins a consent and sends the browser to the vendor.
 func (s *Service) press(w http.ResponseWriter, r *http.Request, v *visit, text string) {
-	l, cred, ok := s.admitted(w, r, v, text, s.pageOfUnknown())
+	l, cred, ok := s.admitted(w, r, v, text, newPage("unknown"))
 	if !ok {
 		return
 	}
@@ -157,10 +157,10 @@ func (s *Service) callback(w http.ResponseWriter, r *http.Request, v *visit) {
 	query := r.URL.Query()
 	state, code, refusal := query.Get("state"), query.Get("code"), query.Get("error")
 	if c, ok := readCredential(state); !ok || c.attempt == "" {
-		s.refuse(w, r, v, s.pageOfNeverSeen())
+		s.refuse(w, r, v, newPage("never-seen"))
 		return
 	}
-	l, cred, ok := s.admitted(w, r, v, state, s.pageOfNeverSeen())
+	l, cred, ok := s.admitted(w, r, v, state, newPage("never-seen"))
 	if !ok {
 		return
 	}
@@ -171,7 +171,7 @@ func (s *Service) callback(w http.ResponseWriter, r *http.Request, v *visit) {
 		return
 	case a.Phase != relay.ConsentStarted:
 	case !openAttempt(a, v.now):
-		s.answer(w, v, s.pageOfLate(l, state, v.now))
+		s.answer(w, v, s.pageOfAttempt("late", l, state, v.now))
 		return
 	case r.Method == http.MethodHead: // must change nothing
 	case refusal != "":
@@ -185,7 +185,7 @@ func (s *Service) callback(w http.ResponseWriter, r *http.Request, v *visit) {
 				"error", shorten(refusal, maxAccount), "description", shorten(query.Get("error_description"), maxAccount))
 		}
 	case code == "" || len(code) > maxQuery:
-		s.answer(w, v, s.pageOfNoCode(l, state, v.now))
+		s.answer(w, v, s.pageOfAttempt("no-code", l, state, v.now))
 		return
 	default:
 		outcome, err := s.spendInTurn(r.Context(), l.ID, a.ID, code)
@@ -194,7 +194,7 @@ func (s *Service) callback(w http.ResponseWriter, r *http.Request, v *visit) {
 			s.trouble(w, v, err)
 			return
 		case outcome == claimLate || outcome == claimUnknown:
-			s.answer(w, v, s.pageOfLate(l, state, v.now))
+			s.answer(w, v, s.pageOfAttempt("late", l, state, v.now))
 			return
 		case outcome == claimBusy:
 			s.answer(w, v, s.pageOfWaiting(l, ""))
@@ -264,12 +264,12 @@ func (s *Service) spendInTurn(ctx context.Context, link, attempt, code string) (
 
 // result shows how a consent has ended. It waits for the end for a while.
 func (s *Service) result(w http.ResponseWriter, r *http.Request, v *visit, state string) {
-	l, cred, ok := s.admitted(w, r, v, state, s.pageOfUnknown())
+	l, cred, ok := s.admitted(w, r, v, state, newPage("unknown"))
 	if !ok {
 		return
 	}
 	if cred.attempt == "" {
-		s.answer(w, v, s.pageOfUnknown())
+		s.answer(w, v, newPage("unknown"))
 		return
 	}
 	if !s.sameBrowser(r, *find(&l, cred.attempt)) {
@@ -284,7 +284,7 @@ func (s *Service) result(w http.ResponseWriter, r *http.Request, v *visit, state
 	a := find(&l, cred.attempt)
 	switch {
 	case a == nil || a.Phase == relay.ConsentStarted && !openAttempt(*a, v.now):
-		s.answer(w, v, s.pageOfLate(l, state, v.now))
+		s.answer(w, v, s.pageOfAttempt("late", l, state, v.now))
 	case a.Phase != relay.ConsentDone:
 		s.answer(w, v, s.pageOfWaiting(l, s.path(pagesPath+state+resultPath)))
 	default:
