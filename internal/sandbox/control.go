@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -15,20 +16,47 @@ import (
 // smaller.
 const maxControlBody = 8 << 20
 
-// problem is an error of the control API.
-type problem struct {
-	status int
-	detail string
+// handler handles a request of the control API. It returns what is sent back; statusOf has the status of an error.
+type handler func(*http.Request) (status int, value any, err error)
+
+// shows returns the handler that sends what get returns.
+func shows[T any](get func() T) handler {
+	return func(*http.Request) (int, any, error) { return http.StatusOK, get(), nil }
 }
 
-func (p problem) Error() string { return p.detail }
+// named returns the handler of what is done to the thing of the path's id.
+func named(do func(id string) error) handler {
+	return func(r *http.Request) (int, any, error) { return http.StatusNoContent, nil, do(r.PathValue("id")) }
+}
 
-func badRequest(err error) error { return problem{http.StatusBadRequest, err.Error()} }
+// takes returns the handler of a request with a JSON body.
+func takes[T any](status int, do func(*http.Request, T) (any, error)) handler {
+	return func(r *http.Request) (int, any, error) {
+		var body T
+		if err := decode(r.Body, &body); err != nil {
+			return 0, nil, err
+		}
+		value, err := do(r, body)
+		return status, value, err
+	}
+}
+
+// takesRaw returns the handler of a request whose body may be anything.
+func takesRaw(do func(r *http.Request, site string, body []byte) (any, error)) handler {
+	return func(r *http.Request) (int, any, error) {
+		raw, err := io.ReadAll(r.Body)
+		if err != nil {
+			return 0, nil, fmt.Errorf("reading the body: %w", err)
+		}
+		value, err := do(r, r.URL.Query().Get("site"), raw)
+		return http.StatusOK, value, err
+	}
+}
 
 // control adds the control API, which offers the methods of Sandbox to other processes. Faults
 // never affect it. It has no authentication, and its refresh tokens are valid only here.
 func (s *Sandbox) control(mux *http.ServeMux) {
-	handle := func(pattern string, run func(*http.Request) (int, any, error)) {
+	handle := func(pattern string, run handler) {
 		method, path, _ := strings.Cut(pattern, " ")
 		mux.HandleFunc(method+" "+ControlPath+path, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxControlBody)
@@ -39,209 +67,142 @@ func (s *Sandbox) control(mux *http.ServeMux) {
 			writeJSON(w, status, value)
 		})
 	}
-	handle("POST /grants", s.controlGrant)
-	handle("DELETE /grants/{id}", func(r *http.Request) (int, any, error) {
-		return http.StatusNoContent, nil, s.RevokeGrant(r.PathValue("id"))
-	})
-	handle("POST /grants/{id}/expire", func(r *http.Request) (int, any, error) {
-		return http.StatusNoContent, nil, s.ExpireAccessTokens(r.PathValue("id"))
-	})
-	handle("PUT /consent", func(r *http.Request) (int, any, error) {
-		var c Consent
-		if err := readJSON(r, &c); err != nil {
-			return 0, nil, err
-		}
-		if err := s.SetAutoConsent(&c); err != nil {
-			return 0, nil, badRequest(err)
-		}
-		return http.StatusNoContent, nil, nil
-	})
-	handle("DELETE /consent", func(*http.Request) (int, any, error) {
-		return http.StatusNoContent, nil, s.SetAutoConsent(nil)
-	})
-	s.controlPortal(handle)
+	handle("POST /grants", takes(http.StatusCreated, func(_ *http.Request, c Consent) (any, error) { return s.Grant(c) }))
+	handle("DELETE /grants/{id}", named(s.RevokeGrant))
+	handle("POST /grants/{id}/expire", named(s.ExpireAccessTokens))
+	handle("PUT /consent", takes(http.StatusNoContent, func(_ *http.Request, c Consent) (any, error) {
+		return nil, s.SetAutoConsent(&c)
+	}))
+	handle("DELETE /consent", named(func(string) error { return s.SetAutoConsent(nil) }))
+	handle("GET /accounts", shows(s.shownAccounts))
+	handle("PUT /accounts", takes(http.StatusOK, func(_ *http.Request, accounts []Account) (any, error) {
+		err := s.SetAccounts(accounts...)
+		return s.shownAccounts(), err
+	}))
+	handle("POST /accounts", takes(http.StatusOK, func(_ *http.Request, a Account) (any, error) {
+		err := s.AddAccount(a)
+		return s.shownAccounts(), err
+	}))
+	handle("GET /behaviour", shows(s.Behaviour))
+	handle("PUT /behaviour", takes(http.StatusOK, func(_ *http.Request, b Behaviour) (any, error) {
+		err := s.SetBehaviour(b)
+		return s.Behaviour(), err
+	}))
 	s.controlOrders(handle)
-	handle("GET /faults", func(*http.Request) (int, any, error) {
-		list := []wireFaults{}
-		for _, f := range s.Faults() {
-			list = append(list, toWire(f))
-		}
-		return http.StatusOK, list, nil
-	})
-	handle("PUT /faults", s.controlFaults)
-	handle("GET /counters", func(*http.Request) (int, any, error) { return http.StatusOK, s.Counters(), nil })
-	handle("GET /ledger", func(*http.Request) (int, any, error) {
+	handle("GET /faults", shows(s.shownFaults))
+	handle("PUT /faults", takes(http.StatusNoContent, s.controlFaults))
+	handle("GET /counters", shows(s.Counters))
+	handle("GET /ledger", shows(func() Ledger {
 		l := s.Ledger()
 		for _, o := range l.Orders {
 			for i := range o.States {
 				o.States[i].JSON = encodable(o.States[i].JSON)
 			}
 		}
-		return http.StatusOK, l, nil
-	})
-	handle("GET /lost-orders", func(*http.Request) (int, any, error) { return http.StatusOK, s.LostOrders(), nil })
-	handle("GET /subscriptions", func(*http.Request) (int, any, error) { return http.StatusOK, s.Subscriptions(), nil })
-	handle("DELETE /subscriptions/{id}", func(r *http.Request) (int, any, error) {
-		return http.StatusNoContent, nil, s.RemoveSubscription(r.PathValue("id"))
-	})
-	handle("POST /reset", func(*http.Request) (int, any, error) {
+		return l
+	}))
+	handle("GET /lost-orders", shows(s.LostOrders))
+	handle("GET /subscriptions", shows(s.Subscriptions))
+	handle("DELETE /subscriptions/{id}", named(s.RemoveSubscription))
+	handle("POST /reset", named(func(string) error {
 		s.Reset()
-		return http.StatusNoContent, nil, nil
-	})
+		return nil
+	}))
 }
 
-func (s *Sandbox) controlGrant(r *http.Request) (int, any, error) {
-	var c Consent
-	if err := readJSON(r, &c); err != nil {
-		return 0, nil, err
+func (s *Sandbox) controlOrders(handle func(string, handler)) {
+	type newOrder struct {
+		Site string `json:"site"`
+		OrderOptions
 	}
-	g, err := s.Grant(c)
-	if err != nil {
-		return 0, nil, badRequest(err)
-	}
-	return http.StatusCreated, g, nil
-}
-
-func (s *Sandbox) controlOrders(handle func(string, func(*http.Request) (int, any, error))) {
-	handle("POST /orders", func(r *http.Request) (int, any, error) {
-		var body struct {
-			Site string `json:"site"`
-			OrderOptions
-		}
-		if err := readJSON(r, &body); err != nil {
-			return 0, nil, err
-		}
-		o, err := s.CreateOrder(body.Site, body.OrderOptions)
-		if err != nil {
-			return 0, nil, badRequest(err)
-		}
-		return http.StatusCreated, o, nil
-	})
+	handle("POST /orders", takes(http.StatusCreated, func(_ *http.Request, o newOrder) (any, error) {
+		return s.CreateOrder(o.Site, o.OrderOptions)
+	}))
 	handle("GET /orders/{id}", func(r *http.Request) (int, any, error) {
 		o, err := s.Order(r.PathValue("id"))
 		o.JSON = encodable(o.JSON)
 		return http.StatusOK, o, err
 	})
-	handle("PUT /orders/{id}", func(r *http.Request) (int, any, error) {
-		raw, err := io.ReadAll(r.Body)
-		if err != nil {
-			return 0, nil, badRequest(fmt.Errorf("reading the body: %w", err))
-		}
-		o, err := s.SetOrder(r.URL.Query().Get("site"), r.PathValue("id"), raw)
-		if err != nil {
-			return 0, nil, badRequest(err)
-		}
+	handle("PUT /orders/{id}", takesRaw(func(r *http.Request, site string, raw []byte) (any, error) {
+		o, err := s.SetOrder(site, r.PathValue("id"), raw)
 		o.JSON = encodable(o.JSON)
-		return http.StatusOK, o, nil
-	})
-	handle("DELETE /orders/{id}", func(r *http.Request) (int, any, error) {
-		return http.StatusNoContent, nil, s.RemoveOrder(r.PathValue("id"))
-	})
+		return o, err
+	}))
+	handle("DELETE /orders/{id}", named(s.RemoveOrder))
 	handle("POST /orders/{id}/advance", func(r *http.Request) (int, any, error) {
 		o, err := s.AdvanceOrder(r.PathValue("id"))
 		return http.StatusOK, o, err
 	})
-	handle("POST /orders/{id}/change", func(r *http.Request) (int, any, error) {
-		var c Change
-		if err := readJSON(r, &c); err != nil {
-			return 0, nil, err
-		}
-		o, err := s.ChangeOrder(r.PathValue("id"), c)
-		return http.StatusOK, o, err
-	})
-	handle("POST /orders/{id}/touch", func(r *http.Request) (int, any, error) {
-		return http.StatusNoContent, nil, s.Touch(r.PathValue("id"))
-	})
-	handle("POST /notifications", func(r *http.Request) (int, any, error) {
-		raw, err := io.ReadAll(r.Body)
-		if err != nil {
-			return 0, nil, badRequest(fmt.Errorf("reading the body: %w", err))
-		}
-		site := r.URL.Query().Get("site")
+	handle("POST /orders/{id}/change", takes(http.StatusOK, func(r *http.Request, c Change) (any, error) {
+		return s.ChangeOrder(r.PathValue("id"), c)
+	}))
+	handle("POST /orders/{id}/touch", named(s.Touch))
+	handle("POST /notifications", takesRaw(func(_ *http.Request, site string, raw []byte) (any, error) {
 		if site == "" || len(raw) == 0 {
-			return 0, nil, problem{http.StatusBadRequest, "queueing a raw message needs ?site= and a body"}
+			return nil, errors.New("queueing a raw message needs ?site= and a body")
 		}
-		return http.StatusOK, map[string]int{"queues": s.QueueRaw(site, raw)}, nil
-	})
+		return map[string]int{"queues": s.QueueRaw(site, raw)}, nil
+	}))
+}
+
+// shownAccounts returns the accounts as the control API shows them: who they are and what they grant.
+func (s *Sandbox) shownAccounts() []Consent {
+	list := []Consent{}
+	for _, a := range s.Accounts() {
+		list = append(list, a.Consent)
+	}
+	return list
 }
 
 // wireFaults is Faults in the control API's JSON.
 type wireFaults struct {
-	Share500            float64     `json:"share500"`
-	Share429            float64     `json:"share429"`
-	Share503            float64     `json:"share503"`
-	ShareCut            float64     `json:"shareCut"`
-	ShareCutAfterRead   float64     `json:"shareCutAfterRead"`
-	ShareLatency        float64     `json:"shareLatency"`
-	LatencyMilliseconds int64       `json:"latencyMilliseconds"`
-	RetryAfterSeconds   int64       `json:"retryAfterSeconds"`
-	Operations          []Operation `json:"operations,omitempty"`
-	Paths               []string    `json:"paths,omitempty"`
+	Faults
+	LatencyMilliseconds int64 `json:"latencyMilliseconds"`
+	RetryAfterSeconds   int64 `json:"retryAfterSeconds"`
 }
 
-func toWire(f Faults) wireFaults {
-	return wireFaults{
-		Share500: f.Share500, Share429: f.Share429, Share503: f.Share503, ShareCut: f.ShareCut,
-		ShareCutAfterRead: f.ShareCutAfterRead, ShareLatency: f.ShareLatency,
-		LatencyMilliseconds: f.Latency.Milliseconds(), RetryAfterSeconds: int64(f.RetryAfter / time.Second),
-		Operations: f.Operations, Paths: f.Paths,
+func (s *Sandbox) shownFaults() []wireFaults {
+	list := []wireFaults{}
+	for _, f := range s.Faults() {
+		list = append(list, wireFaults{f, f.Latency.Milliseconds(), int64(f.RetryAfter / time.Second)})
 	}
-}
-
-func (w wireFaults) faults() Faults {
-	return Faults{
-		Share500: w.Share500, Share429: w.Share429, Share503: w.Share503, ShareCut: w.ShareCut,
-		ShareCutAfterRead: w.ShareCutAfterRead, ShareLatency: w.ShareLatency,
-		Latency:    time.Duration(w.LatencyMilliseconds) * time.Millisecond,
-		RetryAfter: time.Duration(w.RetryAfterSeconds) * time.Second,
-		Operations: w.Operations, Paths: w.Paths,
-	}
+	return list
 }
 
 // controlFaults accepts one object or a list of them.
-func (s *Sandbox) controlFaults(r *http.Request) (int, any, error) {
-	var body json.RawMessage
-	if err := readJSON(r, &body); err != nil {
-		return 0, nil, err
-	}
+func (s *Sandbox) controlFaults(_ *http.Request, body json.RawMessage) (any, error) {
 	if !bytes.HasPrefix(body, []byte("[")) {
-		body = append(append([]byte("["), body...), ']')
+		body = slices.Concat([]byte("["), body, []byte("]"))
 	}
 	var list []wireFaults
 	if err := decode(bytes.NewReader(body), &list); err != nil {
-		return 0, nil, err
+		return nil, err
 	}
-	faults := make([]Faults, 0, len(list))
-	for _, w := range list {
-		faults = append(faults, w.faults())
+	faults := make([]Faults, len(list))
+	for i, w := range list {
+		w.Latency = time.Duration(w.LatencyMilliseconds) * time.Millisecond
+		w.RetryAfter = time.Duration(w.RetryAfterSeconds) * time.Second
+		faults[i] = w.Faults
 	}
-	if err := s.SetFaults(faults...); err != nil {
-		return 0, nil, badRequest(err)
-	}
-	return http.StatusNoContent, nil, nil
+	return nil, s.SetFaults(faults...)
 }
 
+// statusOf returns the status of an error of the control API.
 func statusOf(err error) int {
-	var p problem
 	switch {
-	case errors.As(err, &p):
-		return p.status
 	case errors.Is(err, ErrNoGrant), errors.Is(err, ErrNoOrder), errors.Is(err, ErrNoSubscription):
 		return http.StatusNotFound
 	case errors.Is(err, ErrOrderEnded), errors.Is(err, ErrOrderRaw):
 		return http.StatusConflict
-	default:
-		return http.StatusBadRequest
 	}
+	return http.StatusBadRequest
 }
-
-func readJSON(r *http.Request, v any) error { return decode(r.Body, v) }
 
 func decode(from io.Reader, v any) error {
 	d := json.NewDecoder(from)
 	d.DisallowUnknownFields() // a misspelled option would be ignored
 	if err := d.Decode(v); err != nil {
-		return problem{http.StatusBadRequest, "reading the body: " + err.Error()}
+		return fmt.Errorf("reading the body: %w", err)
 	}
 	return nil
 }

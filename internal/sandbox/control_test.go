@@ -62,7 +62,7 @@ func TestControlAPI(t *testing.T) {
 			`[{"share500":0.5,"latencyMilliseconds":250,"shareLatency":1,"retryAfterSeconds":3,"operations":["poll"]},{"shareCut":1,"paths":["/x"]}]`, 204, ""},
 		{"bad faults", "PUT", "/faults", `{"share500":2}`, 400, `share500 is 2`},
 		{"read faults", "GET", "/faults", "", 200,
-			`[{"share500":0.5,"share429":0,"share503":0,"shareCut":0,"shareCutAfterRead":0,"shareLatency":1,"latencyMilliseconds":250,"retryAfterSeconds":3,"operations":["poll"]},{`},
+			`[{"share500":0.5,"share429":0,"share503":0,"shareCut":0,"shareCutAfterRead":0,"shareLatency":1,"operations":["poll"],"latencyMilliseconds":250,"retryAfterSeconds":3},{`},
 		{"remove order", "DELETE", "/orders/" + raw, "", 204, ""},
 		{"remove it again", "DELETE", "/orders/" + raw, "", 404, `no such order`},
 		{"remove subscription", "DELETE", "/subscriptions/" + sub, "", 204, ""},

@@ -108,22 +108,11 @@ type GrantCounters struct {
 	SpentRefreshTokens   int64 `json:"spentRefreshTokens"`
 }
 
-// tally is Counters while counting. Guarded by Sandbox.mu.
-type tally struct{ Counters }
-
-func newTally() tally {
-	return tally{Counters{
-		Requests: map[Operation]int64{},
-		Statuses: map[int]int64{},
-		Faults:   map[string]int64{},
-	}}
-}
-
 // Counters returns a consistent copy of all counters.
 func (s *Sandbox) Counters() Counters {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := s.tally.Counters
+	c := s.tally
 	c.Requests, c.Statuses, c.Faults = maps.Clone(c.Requests), maps.Clone(c.Statuses), maps.Clone(c.Faults)
 	c.Grants = make(map[string]GrantCounters, len(s.grants))
 	for id, g := range s.grants {
@@ -191,7 +180,7 @@ func (s *Sandbox) Ledger() Ledger {
 	l := Ledger{Orders: make([]OrderRecord, 0, len(s.orderList)), Raw: records(s.rawNotes)}
 	for _, o := range s.orderList {
 		l.Orders = append(l.Orders, OrderRecord{
-			ID: o.id, Site: o.site, Removed: o.removed,
+			ID: o.ID, Site: o.Site, Removed: o.removed,
 			States: slices.Clone(o.states), Notifications: records(o.notes),
 		})
 	}
@@ -205,8 +194,8 @@ func (s *Sandbox) LostOrders() []string {
 	defer s.mu.Unlock()
 	ids := []string{}
 	for _, o := range s.orderList {
-		if slices.ContainsFunc(o.notes, func(n *notification) bool { return n.lost || n.dropped }) {
-			ids = append(ids, o.id)
+		if slices.ContainsFunc(o.notes, func(n *notification) bool { return n.Lost || n.Dropped }) {
+			ids = append(ids, o.ID)
 		}
 	}
 	return ids
@@ -215,11 +204,7 @@ func (s *Sandbox) LostOrders() []string {
 func records(notes []*notification) []NotificationRecord {
 	out := make([]NotificationRecord, 0, len(notes))
 	for _, n := range notes {
-		out = append(out, NotificationRecord{
-			ID: n.id, Subscription: n.sub.id, Site: n.site, Order: n.order, Topic: n.topic, Form: n.form,
-			QueuedAt: n.queuedAt, HandedOutAt: n.handedOutAt, CorrelationID: n.correlationID,
-			Lost: n.lost, Dropped: n.dropped,
-		})
+		out = append(out, n.NotificationRecord)
 	}
 	return out
 }

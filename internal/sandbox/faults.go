@@ -16,51 +16,64 @@ import (
 type Faults struct {
 	// Share500, Share429 and Share503 are refused with that status before the request has any
 	// effect.
-	Share500 float64
-	Share429 float64
-	Share503 float64
+	Share500 float64 `json:"share500"`
+	Share429 float64 `json:"share429"`
+	Share503 float64 `json:"share503"`
 	// ShareCut has its connection closed before the request has any effect.
-	ShareCut float64
+	ShareCut float64 `json:"shareCut"`
 	// ShareCutAfterRead is executed completely, but the response is cut: half of them before the
 	// first byte, half in the middle of the body. A poll's page is gone then, a refresh token is
 	// spent.
-	ShareCutAfterRead float64
+	ShareCutAfterRead float64 `json:"shareCutAfterRead"`
 	// ShareLatency waits for Latency before anything else. If the caller gives up in the meantime,
 	// the request is executed nevertheless.
-	ShareLatency float64
-	Latency      time.Duration
+	ShareLatency float64       `json:"shareLatency"`
+	Latency      time.Duration `json:"-"`
 	// RetryAfter is sent with 429 and 503, rounded up to seconds. A hostile sandbox sometimes
 	// writes it as an HTTP date. 0 sends no Retry-After.
-	RetryAfter time.Duration
+	RetryAfter time.Duration `json:"-"`
 	// Operations and Paths (prefixes of the URL path) select the affected requests; one match is
 	// enough. If both are empty, it is the API without consent and tokens: a cut token response
 	// costs a consent, so that must be requested explicitly.
-	Operations []Operation
-	Paths      []string
+	Operations []Operation `json:"operations,omitempty"`
+	Paths      []string    `json:"paths,omitempty"`
+}
+
+// share is how often one kind of fault happens.
+type share struct {
+	kind  fateKind
+	name  string
+	value float64
+}
+
+func (s share) validate() error {
+	if !(s.value >= 0 && s.value <= 1) { // written so that NaN fails
+		return fmt.Errorf("%s is %v: a share is between 0 and 1", s.name, s.value)
+	}
+	return nil
+}
+
+// exclusive returns the shares that exclude each other.
+func (f Faults) exclusive() []share {
+	return []share{
+		{fate500, "share500", f.Share500}, {fate429, "share429", f.Share429}, {fate503, "share503", f.Share503},
+		{fateCut, "shareCut", f.ShareCut}, {fateCutAfter, "shareCutAfterRead", f.ShareCutAfterRead},
+	}
 }
 
 func (f Faults) validate() error {
 	sum := 0.0
-	for _, share := range []struct {
-		name  string
-		value float64
-	}{
-		{"share500", f.Share500},
-		{"share429", f.Share429},
-		{"share503", f.Share503},
-		{"shareCut", f.ShareCut},
-		{"shareCutAfterRead", f.ShareCutAfterRead},
-	} {
-		if !(share.value >= 0 && share.value <= 1) { // written so that NaN fails
-			return fmt.Errorf("%s is %v: a share is between 0 and 1", share.name, share.value)
+	for _, s := range f.exclusive() {
+		if err := s.validate(); err != nil {
+			return err
 		}
-		sum += share.value
+		sum += s.value
 	}
 	if sum > 1.000001 { // ten times 0.1 must count as 1
 		return fmt.Errorf("the shares of 500, 429, 503, cut and cut after read add up to %v: at most 1", sum)
 	}
-	if !(f.ShareLatency >= 0 && f.ShareLatency <= 1) {
-		return fmt.Errorf("shareLatency is %v: a share is between 0 and 1", f.ShareLatency)
+	if err := (share{fateLatency, "shareLatency", f.ShareLatency}).validate(); err != nil {
+		return err
 	}
 	if f.Latency < 0 || f.RetryAfter < 0 {
 		return errors.New("latency and retryAfter cannot be negative")
@@ -136,21 +149,12 @@ func (s *Sandbox) draw(op Operation, path string) fate {
 	if late < f.ShareLatency {
 		out.wait = f.Latency
 	}
-	for _, c := range []struct {
-		kind  fateKind
-		share float64
-	}{
-		{fate500, f.Share500},
-		{fate429, f.Share429},
-		{fate503, f.Share503},
-		{fateCut, f.ShareCut},
-		{fateCutAfter, f.ShareCutAfterRead},
-	} {
-		if which < c.share {
-			out.kind = c.kind
+	for _, share := range f.exclusive() {
+		if which < share.value {
+			out.kind = share.kind
 			break
 		}
-		which -= c.share
+		which -= share.value
 	}
 	if f.RetryAfter > 0 && (out.kind == fate429 || out.kind == fate503) {
 		out.retryAfter = s.retryAfter(f.RetryAfter, !s.cfg.Tame && d.oneIn(4))

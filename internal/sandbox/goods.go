@@ -121,8 +121,8 @@ func (g *goods) reprice(d dice) {
 // render returns the order as it is served. The spelling of a missing date is chosen each time:
 // null, absent and year one mean the same.
 func (g *goods) render(d dice, o *order) json.RawMessage {
-	f := fields(nil).str("AssessmentId", o.assessmentID).raw("SupplierName", g.supplier).
-		str("PartsOrderId", o.id).str("OrderReference", o.reference).str("Status", o.status)
+	f := fields(nil).str("AssessmentId", o.AssessmentID).raw("SupplierName", g.supplier).
+		str("PartsOrderId", o.ID).str("OrderReference", o.reference).str("Status", o.Status)
 	f = g.date(d, f, g.delivery)
 	parts := make([]string, 0, len(g.parts))
 	for i, p := range g.parts {

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -115,9 +116,7 @@ func (s *Sandbox) Grant(c Consent) (Grant, error) {
 }
 
 func (s *Sandbox) complete(c Consent) (Consent, error) {
-	if c.Level == "" {
-		c.Level = Site
-	}
+	c.Level = cmp.Or(c.Level, Site)
 	if c.Level != Site && c.Level != Company && c.Level != User {
 		return c, fmt.Errorf("level %q is none of site, company, user", c.Level)
 	}
@@ -130,15 +129,9 @@ func (s *Sandbox) complete(c Consent) (Consent, error) {
 	if c.Scopes == nil {
 		c.Scopes = []string{ScopeBasic, s.cfg.OrdersScope}
 	}
-	if c.CompanyCode == "" {
-		c.CompanyCode = "C" + c.Sites[0]
-	}
-	if c.User == "" {
-		c.User = "bms." + c.Sites[0]
-	}
-	if c.Terminal == "" {
-		c.Terminal = "T" + c.Sites[0]
-	}
+	c.CompanyCode = cmp.Or(c.CompanyCode, "C"+c.Sites[0])
+	c.User = cmp.Or(c.User, "bms."+c.Sites[0])
+	c.Terminal = cmp.Or(c.Terminal, "T"+c.Sites[0])
 	c.Sites = slices.Clone(c.Sites)
 	return c, nil
 }

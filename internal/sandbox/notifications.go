@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
-	"time"
 )
 
 // TrapURL stands for the trap in messages. Wherever it occurs in a notification (including
@@ -26,19 +26,14 @@ const (
 
 // notification is one entry of one queue, kept for the ledger after it has left the queue.
 type notification struct {
-	id       string
-	sub      *subscription
-	site     string
-	order    string
-	topic    string
-	form     Form
-	queuedAt time.Time
-	body     []byte // nil after it has left the queue
+	NotificationRecord
+	sub  *subscription
+	body []byte // nil after it has left the queue
+}
 
-	handedOutAt   time.Time
-	correlationID string
-	lost          bool
-	dropped       bool
+func newNotification(sub *subscription, r NotificationRecord) *notification {
+	r.Subscription = sub.id
+	return &notification{NotificationRecord: r, sub: sub}
 }
 
 // notify queues one notification about an order for every subscription that covers it. The caller
@@ -46,20 +41,20 @@ type notification struct {
 func (s *Sandbox) notify(o *order, topic string) {
 	now := s.now()
 	missed := true
-	for _, owner := range s.bySite[o.site] {
+	for _, owner := range s.bySite[o.Site] {
 		for _, sub := range owner.subs {
 			if !covers(sub.topic, topic) {
 				continue
 			}
 			missed = false
-			d := s.dice("notification/"+o.id, uint64(len(o.notes)))
-			n := &notification{
-				id: d.uuid(), sub: sub, site: o.site, order: o.id, topic: topic, form: Newer, queuedAt: now,
-			}
+			d := s.dice("notification/"+o.ID, uint64(len(o.notes)))
+			n := newNotification(sub, NotificationRecord{
+				ID: d.uuid(), Site: o.Site, Order: o.ID, Topic: topic, Form: Newer, QueuedAt: now,
+			})
 			// The older form names no site, so it is no use for a company's subscription, or a
 			// user's with several sites.
 			if !s.cfg.Tame && len(owner.sites) == 1 && owner.level != Company && d.oneIn(3) {
-				n.form = Older
+				n.Form = Older
 			}
 			n.body = s.message(d, n, o)
 			o.notes = append(o.notes, n)
@@ -79,16 +74,16 @@ func (s *Sandbox) enqueue(n *notification) {
 
 // message returns a notification in its form.
 func (s *Sandbox) message(d dice, n *notification, o *order) []byte {
-	if n.form == Older {
+	if n.Form == Older {
 		return olderMessage(d, n)
 	}
 	if s.cfg.Tame {
 		return fields(nil).
-			str("NotificationId", n.id).str("SubscriptionId", n.sub.id).
-			str("EventType", "PartsOrder").str("Topic", n.topic).str("Message", "Parts order "+o.reference).
-			str("CompanyCode", n.sub.owner.company).str("SiteId", n.site).str("CreatedAt", vendorTime(n.queuedAt, true)).
+			str("NotificationId", n.ID).str("SubscriptionId", n.sub.id).
+			str("EventType", "PartsOrder").str("Topic", n.Topic).str("Message", "Parts order "+o.reference).
+			str("CompanyCode", n.sub.owner.company).str("SiteId", n.Site).str("CreatedAt", vendorTime(n.QueuedAt, true)).
 			raw("Parameters", "[]").
-			raw("Resources", `[{"ResourceType":"PartsOrder","ResourceId":"`+n.order+`"}]`).object()
+			raw("Resources", `[{"ResourceType":"PartsOrder","ResourceId":"`+n.Order+`"}]`).object()
 	}
 	upper := d.oneIn(3)
 	inCase := func(id string) string {
@@ -97,25 +92,25 @@ func (s *Sandbox) message(d dice, n *notification, o *order) []byte {
 		}
 		return id
 	}
-	f := fields(nil).str("NotificationId", inCase(n.id)).str("SubscriptionId", inCase(n.sub.id)).
-		raw("EventType", pick(d, []string{`"PartsOrder"`, `"Updated"`, `null`})).str("Topic", n.topic).
+	f := fields(nil).str("NotificationId", inCase(n.ID)).str("SubscriptionId", inCase(n.sub.id)).
+		raw("EventType", pick(d, []string{`"PartsOrder"`, `"Updated"`, `null`})).str("Topic", n.Topic).
 		raw("Message", pick(d, []string{`null`, `"Order <b>changed</b> & saved"`, `"Bestellung geändert – siehe Zubehör 🚗"`,
 			`""`})).
-		str("CompanyCode", n.sub.owner.company).str("SiteId", n.site).
-		str("CreatedAt", vendorTime(n.queuedAt, !d.oneIn(4)))
+		str("CompanyCode", n.sub.owner.company).str("SiteId", n.Site).
+		str("CreatedAt", vendorTime(n.QueuedAt, !d.oneIn(4)))
 	switch d.IntN(3) {
 	case 0:
 		f = f.raw("Parameters", "null")
 	case 1:
-		f = f.raw("Parameters", `[{"Key":"ResourceUrl","Value":"`+trapOrder(n.order)+`"},{"Key":"Priority","Value":null}]`)
+		f = f.raw("Parameters", `[{"Key":"ResourceUrl","Value":"`+trapOrder(n.Order)+`"},{"Key":"Priority","Value":null}]`)
 	}
 	if d.oneIn(2) {
-		f = f.raw("Resources", `[{"ResourceType":"Assessment","ResourceId":"`+inCase(o.assessmentID)+
+		f = f.raw("Resources", `[{"ResourceType":"Assessment","ResourceId":"`+inCase(o.AssessmentID)+
 			`"},{"ResourceType":"`+pick(d, []string{"PartsOrder", "PARTS.ORDER", "Parts order"})+
-			`","ResourceId":"`+inCase(n.order)+`","Etag":7}]`)
+			`","ResourceId":"`+inCase(n.Order)+`","Etag":7}]`)
 	} else {
 		f = f.raw("Resources", `[{"ResourceType":`+pick(d, []string{`"PartsOrder"`, `"Resource"`, `""`, `null`})+
-			`,"ResourceId":"`+inCase(n.order)+`"}]`)
+			`,"ResourceId":"`+inCase(n.Order)+`"}]`)
 	}
 	if d.oneIn(2) {
 		f = f.raw("Schema", `{"Version":2.10,"Href":"`+TrapURL+TrapPath+`/schema"}`)
@@ -126,14 +121,14 @@ func (s *Sandbox) message(d dice, n *notification, o *order) []byte {
 // olderMessage returns a notification without ids and sites. The order is the last path segment of
 // a URL, whose host and path clients must ignore.
 func olderMessage(d dice, n *notification) []byte {
-	id, query := n.order, ""
+	id, query := n.Order, ""
 	if d.oneIn(3) {
 		id = strings.ToUpper(id)
 	}
 	if d.oneIn(8) {
 		query = "?format=json"
 	}
-	f := fields(nil).str("Topic", n.topic).str("CreatedAt", vendorTime(n.queuedAt, !d.oneIn(4))).
+	f := fields(nil).str("Topic", n.Topic).str("CreatedAt", vendorTime(n.QueuedAt, !d.oneIn(4))).
 		raw("ResourceUris", `[{"Type":`+pick(d, []string{`"PartsOrder"`, `"Uri"`, `null`})+
 			`,"Value":"`+trapOrder(id)+query+`"}]`)
 	if d.oneIn(3) {
@@ -184,7 +179,7 @@ func (s *Sandbox) poll(c call) answer {
 	bodies, now := make([][]byte, len(page)), s.now()
 	for i, n := range page {
 		bodies[i], n.body = n.body, nil
-		n.handedOutAt, n.correlationID = now, c.correlationID
+		n.HandedOutAt, n.CorrelationID = now, c.correlationID
 	}
 	s.tally.NotificationsHandedOut += int64(len(page))
 	s.tally.PagesHandedOut++
@@ -193,14 +188,13 @@ func (s *Sandbox) poll(c call) answer {
 	}
 	s.mu.Unlock()
 
-	body := append([]byte("["), bytes.Join(bodies, []byte(","))...)
-	body = append(body, ']')
+	body := slices.Concat([]byte("["), bytes.Join(bodies, []byte(",")), []byte("]"))
 	a := jsonBody(http.StatusOK, bytes.ReplaceAll(body, []byte(TrapURL), trapFor(c.Request)))
 	a.lost = func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for _, n := range page {
-			n.lost = true
+			n.Lost = true
 		}
 		s.tally.NotificationsLost += int64(len(page))
 		s.tally.PagesLost++
@@ -217,7 +211,8 @@ func (s *Sandbox) QueueRaw(site string, message json.RawMessage) int {
 	queues, now := 0, s.now()
 	for _, owner := range s.bySite[site] {
 		for _, sub := range owner.subs {
-			n := &notification{sub: sub, site: site, form: Raw, queuedAt: now, body: bytes.Clone(message)}
+			n := newNotification(sub, NotificationRecord{Site: site, Form: Raw, QueuedAt: now})
+			n.body = bytes.Clone(message)
 			s.rawNotes = append(s.rawNotes, n)
 			s.enqueue(n)
 			queues++

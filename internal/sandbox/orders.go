@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -56,26 +57,21 @@ type Order struct {
 }
 
 type order struct {
-	id, site   string
-	status     string
-	ahead      []string // statuses still to come
-	json       json.RawMessage
-	made       *goods // nil if the order was set as raw JSON
-	dice       dice
-	states     []OrderState
-	notes      []*notification
-	removed    bool
-	reference  string
-	originator string
-	number     string
-
-	assessmentID string
+	Order     // but for what view adds
+	reference string
+	ahead     []string // statuses still to come
+	made      *goods   // nil if the order was set as raw JSON
+	dice      dice
+	states    []OrderState
+	notes     []*notification
+	removed   bool
 }
 
 // view must be called with mu held.
 func (o *order) view() Order {
-	return Order{ID: o.id, Site: o.site, Status: o.status, Revision: len(o.states), Ended: len(o.ahead) == 0,
-		Originator: o.originator, AssessmentNumber: o.number, AssessmentID: o.assessmentID, JSON: o.json}
+	v := o.Order
+	v.Revision, v.Ended = len(o.states), len(o.ahead) == 0
+	return v
 }
 
 var uuidFormat = regexp.MustCompile(`^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$`)
@@ -98,27 +94,17 @@ func (s *Sandbox) CreateOrder(site string, opts OrderOptions) (Order, error) {
 	s.siteOrders[site]++
 	number := s.siteOrders[site]
 	d := s.dice("order/"+site, uint64(number))
-	o := &order{
-		id: d.uuid(), assessmentID: d.uuid(), site: site, status: "New", dice: d,
-		reference: fmt.Sprintf("PO-%s-%06d", site, number), originator: "C" + site,
-		number: fmt.Sprintf("A%06d", number),
+	o := &order{reference: cmp.Or(opts.Reference, fmt.Sprintf("PO-%s-%06d", site, number)), dice: d, Order: Order{
+		ID: cmp.Or(strings.ToLower(opts.ID), d.uuid()), AssessmentID: d.uuid(), Site: site, Status: cmp.Or(opts.Status, "New"),
+		Originator: "C" + site, AssessmentNumber: fmt.Sprintf("A%06d", number),
+	}}
+	if s.orders[o.ID] != nil {
+		return Order{}, fmt.Errorf("creating an order: %s exists", o.ID)
 	}
-	if opts.ID != "" {
-		o.id = strings.ToLower(opts.ID)
-	}
-	if s.orders[o.id] != nil {
-		return Order{}, fmt.Errorf("creating an order: %s exists", o.id)
-	}
-	if opts.Status != "" {
-		o.status = opts.Status
-	}
-	if opts.Reference != "" {
-		o.reference = opts.Reference
-	}
-	o.ahead = s.course(d, o.status)
+	o.ahead = s.course(d, o.Status)
 	o.made = newGoods(d, opts.Parts, s.cfg.Tame)
-	o.made.move(d, o.status, s.now())
-	s.assessments[assessmentKey{o.originator, o.number}] = o.assessmentID
+	o.made.move(d, o.Status, s.now())
+	s.assessments[assessmentKey{o.Originator, o.AssessmentNumber}] = o.AssessmentID
 	s.insert(o)
 	s.record(o, o.made.render(d, o))
 	s.tally.OrdersCreated++
@@ -130,14 +116,14 @@ func (s *Sandbox) CreateOrder(site string, opts OrderOptions) (Order, error) {
 
 // insert must be called with mu held.
 func (s *Sandbox) insert(o *order) {
-	s.orders[o.id] = o
+	s.orders[o.ID] = o
 	s.orderList = append(s.orderList, o)
 }
 
 // record stores raw as the order's new state. The caller must hold mu.
 func (s *Sandbox) record(o *order, raw json.RawMessage) {
-	o.json = raw
-	o.states = append(o.states, OrderState{Status: o.status, At: s.now(), JSON: raw})
+	o.JSON = raw
+	o.states = append(o.states, OrderState{Status: o.Status, At: s.now(), JSON: raw})
 }
 
 // course returns the statuses of an order after a given one. Most orders end as delivered; a
@@ -195,12 +181,12 @@ func (s *Sandbox) AdvanceOrder(id string) (Order, error) {
 	case o == nil:
 		return Order{}, fmt.Errorf("advancing order %q: %w", id, ErrNoOrder)
 	case o.made == nil:
-		return Order{}, fmt.Errorf("advancing order %s: %w", o.id, ErrOrderRaw)
+		return Order{}, fmt.Errorf("advancing order %s: %w", o.ID, ErrOrderRaw)
 	case len(o.ahead) == 0:
-		return Order{}, fmt.Errorf("advancing order %s from %s: %w", o.id, o.status, ErrOrderEnded)
+		return Order{}, fmt.Errorf("advancing order %s from %s: %w", o.ID, o.Status, ErrOrderEnded)
 	}
-	o.status, o.ahead = o.ahead[0], o.ahead[1:]
-	o.made.move(o.dice, o.status, s.now())
+	o.Status, o.ahead = o.ahead[0], o.ahead[1:]
+	o.made.move(o.dice, o.Status, s.now())
 	s.changed(o, false)
 	return o.view(), nil
 }
@@ -219,12 +205,12 @@ func (s *Sandbox) ChangeOrder(id string, c Change) (Order, error) {
 	case o == nil:
 		return Order{}, fmt.Errorf("changing order %q: %w", id, ErrNoOrder)
 	case o.made == nil:
-		return Order{}, fmt.Errorf("changing order %s: %w", o.id, ErrOrderRaw)
+		return Order{}, fmt.Errorf("changing order %s: %w", o.ID, ErrOrderRaw)
 	case c.Status == "":
 		o.made.reprice(o.dice)
 	default:
-		o.status, o.ahead = c.Status, s.course(o.dice, c.Status)
-		o.made.move(o.dice, o.status, s.now())
+		o.Status, o.ahead = c.Status, s.course(o.dice, c.Status)
+		o.made.move(o.dice, o.Status, s.now())
 	}
 	s.changed(o, c.Silent)
 	return o.view(), nil
@@ -272,18 +258,18 @@ func (s *Sandbox) SetOrder(site, id string, raw json.RawMessage) (Order, error) 
 	id = strings.ToLower(id)
 	o := s.orders[id]
 	if o == nil {
-		o = &order{id: id}
+		o = &order{Order: Order{ID: id}}
 		s.insert(o)
 		s.tally.OrdersCreated++
 	} else {
 		s.tally.OrdersChanged++
 	}
-	o.site, o.status, o.ahead, o.made, o.removed = site, named.Status, nil, nil, false
+	o.Site, o.Status, o.ahead, o.made, o.removed = site, named.Status, nil, nil, false
 	if uuidFormat.MatchString(named.AssessmentId) {
-		o.assessmentID = named.AssessmentId
+		o.AssessmentID = named.AssessmentId
 	}
-	if o.assessmentID == "" {
-		o.assessmentID = s.dice("assessment/"+id, 0).uuid()
+	if o.AssessmentID == "" {
+		o.AssessmentID = s.dice("assessment/"+id, 0).uuid()
 	}
 	s.record(o, bytes.Clone(raw))
 	return o.view(), nil
@@ -310,11 +296,8 @@ func (s *Sandbox) readOrder(c call) answer {
 	switch {
 	case o == nil:
 		return plain(http.StatusNotFound, "The parts order does not exist.")
-	case !c.grant.owner.sites[o.site]:
+	case !c.grant.owner.sites[o.Site]:
 		return plain(http.StatusForbidden, textForbidden)
 	}
-	body := make([]byte, 0, len(o.json)+2)
-	body = append(body, '[')
-	body = append(body, o.json...)
-	return jsonBody(http.StatusOK, append(body, ']'))
+	return jsonBody(http.StatusOK, slices.Concat([]byte("["), o.JSON, []byte("]")))
 }

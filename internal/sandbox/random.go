@@ -1,10 +1,13 @@
 package sandbox
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"hash/fnv"
 	"math/rand/v2"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // dice is the randomness of one thing (an order, a grant, a draw of a fault). Each thing has its
@@ -24,10 +27,8 @@ func (d dice) oneIn(n int) bool { return d.IntN(n) == 0 }
 
 // bytes returns 16 random bytes.
 func (d dice) bytes() (b [16]byte) {
-	hi, lo := d.Uint64(), d.Uint64()
-	for i := range 8 {
-		b[i], b[8+i] = byte(hi>>(8*i)), byte(lo>>(8*i))
-	}
+	binary.LittleEndian.PutUint64(b[:8], d.Uint64())
+	binary.LittleEndian.PutUint64(b[8:], d.Uint64())
 	return b
 }
 
@@ -35,14 +36,7 @@ func (d dice) bytes() (b [16]byte) {
 func (d dice) uuid() string {
 	b := d.bytes()
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	var out [36]byte
-	hex.Encode(out[0:8], b[0:4])
-	hex.Encode(out[9:13], b[4:6])
-	hex.Encode(out[14:18], b[6:8])
-	hex.Encode(out[19:23], b[8:10])
-	hex.Encode(out[24:36], b[10:16])
-	out[8], out[13], out[18], out[23] = '-', '-', '-', '-'
-	return string(out[:])
+	return uuid.UUID(b).String()
 }
 
 // token returns 32 hex digits. It looks like a secret, but is repeatable like everything here.

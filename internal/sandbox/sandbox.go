@@ -141,7 +141,7 @@ type Sandbox struct {
 
 // world is everything that Reset replaces.
 type world struct {
-	tally  tally
+	tally  Counters
 	window rateWindow
 
 	nextGrant   int
@@ -167,7 +167,7 @@ type world struct {
 
 func newWorld() world {
 	return world{
-		tally:       newTally(),
+		tally:       Counters{Requests: map[Operation]int64{}, Statuses: map[int]int64{}, Faults: map[string]int64{}},
 		grants:      map[string]*grant{},
 		refreshes:   map[string]*refreshToken{},
 		accesses:    map[string]*accessToken{},

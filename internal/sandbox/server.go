@@ -19,6 +19,7 @@ const (
 	textThrottled    = "API calls quota exceeded."
 	textBroken       = "An error has occurred."
 	textUnavailable  = "The service is unavailable."
+	textJSONOnly     = "This sandbox answers in JSON only."
 )
 
 // answer is the response of an operation. Operations return it and never write it themselves, so
@@ -97,13 +98,9 @@ func (s *Sandbox) trap(c call) answer {
 func (s *Sandbox) api(op Operation, scope string, run func(call) answer) http.Handler {
 	return s.vendor(op, s.bearing, func(c call) answer {
 		if asksForXML(c.Header.Get("Accept")) {
-			return plain(http.StatusNotAcceptable, "This sandbox answers in JSON only.")
+			return plain(http.StatusNotAcceptable, textJSONOnly)
 		}
-		no := refusals{plain, textUnauthorised, "Forbidden. The scope " + scope + " is required."}
-		if a, refused := s.admit(&c, scope, no); refused {
-			return a
-		}
-		return run(c)
+		return s.admit(c, scope, refusals{plain, textUnauthorised, "Forbidden. The scope " + scope + " is required."}, run)
 	})
 }
 
@@ -113,8 +110,8 @@ type refusals struct {
 	unauthorised, forbidden string
 }
 
-// admit sets the call's grant from its bearer token, or returns a refusal and true.
-func (s *Sandbox) admit(c *call, scope string, r refusals) (answer, bool) {
+// admit runs a call under the grant of its bearer token, or refuses it.
+func (s *Sandbox) admit(c call, scope string, no refusals, run func(call) answer) (a answer) {
 	now := s.cfg.Now()
 	s.mu.Lock()
 	rest, limited := s.overLimit(now)
@@ -125,17 +122,17 @@ func (s *Sandbox) admit(c *call, scope string, r refusals) (answer, bool) {
 	s.mu.Unlock()
 	switch {
 	case limited:
-		a := r.say(http.StatusTooManyRequests, textThrottled)
+		a = no.say(http.StatusTooManyRequests, textThrottled)
 		a.header = map[string]string{"Retry-After": s.retryAfter(rest, false)}
-		return a, true
 	case c.grant == nil:
-		a := r.say(http.StatusUnauthorized, r.unauthorised)
+		a = no.say(http.StatusUnauthorized, no.unauthorised)
 		a.header = map[string]string{"WWW-Authenticate": "Bearer"}
-		return a, true
 	case !c.grant.has(scope):
-		return r.say(http.StatusForbidden, r.forbidden), true
+		a = no.say(http.StatusForbidden, no.forbidden)
+	default:
+		a = run(c)
 	}
-	return answer{}, false
+	return a
 }
 
 // asksForXML reports whether the caller accepts nothing but XML.

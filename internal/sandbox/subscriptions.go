@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -80,22 +81,18 @@ func (s *Sandbox) topics(call) answer {
 	return jsonValue(http.StatusOK, list)
 }
 
-type wirePush struct {
-	URL           *string
-	Format        string
-	AuthEnabled   bool
-	AuthScheme    *string
-	AuthParameter *string
-}
-
 type wireSubscription struct {
 	SubscriptionId string
 	Topic          *wireTopic
 	CreatedAt      string
-	Push           *wirePush
+	Push           json.RawMessage
 	// Region stands for fields that the vendor may add later.
 	Region *string `json:",omitempty"`
 }
+
+// uninitialised is the setting of a subscription that nothing is pushed for.
+var uninitialised = json.RawMessage(
+	`{"URL":null,"Format":"Uninitialised","AuthEnabled":false,"AuthScheme":null,"AuthParameter":null}`)
 
 func (s *Sandbox) listSubscriptions(c call) answer {
 	s.mu.Lock()
@@ -112,7 +109,7 @@ func (s *Sandbox) listSubscriptions(c call) answer {
 			region := "UK & <North>"
 			w.Region = &region
 			w.CreatedAt = vendorTime(sub.created, i%2 == 0)
-			w.Push = &wirePush{Format: "Uninitialised"}
+			w.Push = uninitialised
 		}
 		list = append(list, w)
 	}
@@ -174,7 +171,7 @@ func (s *Sandbox) unsubscribe(c call) answer {
 // drop removes a subscription and what waits in it. The caller must hold mu.
 func (s *Sandbox) drop(sub *subscription) {
 	for _, n := range sub.queue {
-		n.dropped = true
+		n.Dropped = true
 		n.body = nil
 	}
 	s.tally.NotificationsDropped += int64(len(sub.queue))

@@ -15,13 +15,12 @@ func message(status int, text string) answer {
 func (s *Sandbox) sister(op Operation, scope string, run func(call) answer) http.Handler {
 	return s.vendor(op, s.bearing, func(c call) answer {
 		no := refusals{message, "Authorization has been denied for this request.", "The scope " + scope + " is required."}
-		if a, refused := s.admit(&c, scope, no); refused {
-			return a
-		}
-		if asksForXML(c.Header.Get("Accept")) {
-			return message(http.StatusNotAcceptable, "This sandbox answers in JSON only.")
-		}
-		return run(c)
+		return s.admit(c, scope, no, func(c call) answer {
+			if asksForXML(c.Header.Get("Accept")) {
+				return message(http.StatusNotAcceptable, textJSONOnly)
+			}
+			return run(c)
+		})
 	})
 }
 
