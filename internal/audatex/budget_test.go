@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/backoff"
 )
 
 func TestBudgetNeverExceedsItsMinute(t *testing.T) {
@@ -30,7 +32,7 @@ func TestBudgetNeverExceedsItsMinute(t *testing.T) {
 						times = append(times, time.Now())
 						mu.Unlock()
 						if rand.IntN(20) == 0 { // pauses let the bucket fill
-							_ = sleep(ctx, time.Duration(rand.IntN(30))*time.Second)
+							backoff.Sleep(ctx, time.Duration(rand.IntN(30))*time.Second)
 						}
 					}
 				})

@@ -1,14 +1,13 @@
 package audatex
 
 import (
-	"encoding/binary"
 	"mime"
 	"net/http"
 	"strings"
-	"unicode/utf16"
 	"unicode/utf8"
 
 	"golang.org/x/text/encoding/charmap"
+	"golang.org/x/text/encoding/unicode"
 )
 
 // toUTF8 converts a body from UTF-16, or from the Latin-1 or Windows-1252 that its type names, to
@@ -35,31 +34,20 @@ func fromUTF16(b []byte) []byte {
 	if len(b) < 2 {
 		return b
 	}
-	var order binary.ByteOrder
+	endianness := unicode.LittleEndian
 	switch {
-	case b[0] == 0xff && b[1] == 0xfe:
-		order, b = binary.LittleEndian, b[2:]
-	case b[0] == 0xfe && b[1] == 0xff:
-		order, b = binary.BigEndian, b[2:]
-	case opens(b[0]) && b[1] == 0:
-		order = binary.LittleEndian
-	case b[0] == 0 && opens(b[1]):
-		order = binary.BigEndian
+	case b[0] == 0xff && b[1] == 0xfe, opens(b[0]) && b[1] == 0:
+	case b[0] == 0xfe && b[1] == 0xff, b[0] == 0 && opens(b[1]):
+		endianness = unicode.BigEndian
 	default:
 		return b
 	}
-	out := make([]byte, 0, len(b)/2+len(b)/16)
-	for len(b) >= 2 {
-		r, size := rune(order.Uint16(b)), 2
-		if utf16.IsSurrogate(r) && len(b) >= 4 {
-			if pair := utf16.DecodeRune(r, rune(order.Uint16(b[2:]))); pair != utf8.RuneError {
-				r, size = pair, 4
-			}
-		}
-		out = utf8.AppendRune(out, r) // half a pair becomes U+FFFD
-		b = b[size:]
+	// Half a pair becomes U+FFFD. Of a body that was cut, half a character is left out.
+	text, err := unicode.UTF16(endianness, unicode.UseBOM).NewDecoder().Bytes(b[:len(b)&^1])
+	if err != nil {
+		return b
 	}
-	return out
+	return text
 }
 
 // opens reports whether a document of JSON or XML may begin with c.

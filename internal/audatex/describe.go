@@ -2,11 +2,13 @@ package audatex
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"encoding/xml"
 	"html"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/audatex-relay/relay/internal/relay"
@@ -111,19 +113,11 @@ func jsonMessage(body []byte) string {
 				}
 			}
 		}
-		var said []string
-		for _, text := range found[:3] {
-			if text != "" {
-				said = append(said, text)
-			}
-		}
-		if len(said) > 0 {
+		if said := slices.DeleteFunc(found[:3:3], func(text string) bool { return text == "" }); len(said) > 0 {
 			return strings.Join(said, " ")
 		}
-		for _, text := range found[3:] {
-			if text != "" {
-				return text
-			}
+		if said := cmp.Or(found[3:]...); said != "" {
+			return said
 		}
 		body = inner
 	}

@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 )
 
 const (
@@ -91,8 +91,6 @@ func parseJSONPage(body []byte) ([]Notification, error) {
 		n := parseNotification(whole)
 		if n.Malformed {
 			n.Raw = body
-		}
-		if n.Malformed {
 			return []Notification{n}, fmt.Errorf("%w: not an array", ErrPage)
 		}
 		return []Notification{n}, nil
@@ -109,7 +107,7 @@ func parseJSONPage(body []byte) ([]Notification, error) {
 			return append(list, malformedNotification(rest, "remainder of an overlong page")),
 				fmt.Errorf("%w: more than %d elements", ErrPage, maxElements)
 		}
-		end, closed := elementEnd(rest)
+		end, closed := partEnd(rest, ']')
 		if end < 0 {
 			rest = bytes.TrimLeft(rest, jsonSpace)
 			switch {
@@ -143,33 +141,42 @@ func EncodedPage(body []byte, encoding string) []Notification {
 	return []Notification{malformedNotification(body, why)}
 }
 
-// elementEnd returns the index of the comma or bracket that ends the array element at the start of
-// b, or -1. closed is set if it is the array's end.
-func elementEnd(b []byte) (end int, closed bool) { return partEnd(b, ']') }
-
 // partEnd returns the index of the comma, or of the closing bracket, that ends the element or
-// member at the start of b, or -1. It only distinguishes brackets and strings, so that a part that
-// is not JSON does not affect those after it.
+// member at the start of b, or -1. closed is set if it is the bracket. A part that is not JSON does not
+// affect those after it.
 func partEnd(b []byte, closing byte) (end int, closed bool) {
-	depth, inString := 0, false
-	for i := 0; i < len(b); i++ {
-		switch c := b[i]; {
-		case inString && c == '\\':
-			i++
-		case c == '"':
-			inString = !inString
-		case inString:
+	depth := 0
+	for i, c := range structure(b) {
+		switch {
 		case c == '{' || c == '[':
 			depth++
-		case depth > 0 && (c == '}' || c == ']'):
+		case depth > 0 && c != ',':
 			depth--
-		case depth == 0 && c == closing:
-			return i, true
-		case depth == 0 && c == ',':
-			return i, false
+		case depth == 0 && (c == closing || c == ','):
+			return i, c == closing
 		}
 	}
 	return -1, false
+}
+
+// structure returns the brackets and commas of JSON outside its strings, with their indexes.
+func structure(b []byte) iter.Seq2[int, byte] {
+	return func(yield func(int, byte) bool) {
+		inString := false
+		for i := 0; i < len(b); i++ {
+			switch c := b[i]; {
+			case inString && c == '\\':
+				i++
+			case c == '"':
+				inString = !inString
+			case inString:
+			case c == '{' || c == '[' || c == '}' || c == ']' || c == ',':
+				if !yield(i, c) {
+					return
+				}
+			}
+		}
+	}
 }
 
 func malformedNotification(raw []byte, why string) Notification {
@@ -214,16 +221,8 @@ func text(raw json.RawMessage) string {
 	case c == '-' || c >= '0' && c <= '9' || c == 't' || c == 'f':
 		s = string(raw[:min(len(raw), maxText)])
 	}
-	s = strings.TrimSpace(s)
-	if len(s) <= maxText {
-		return s
-	}
-	s = s[:maxText]
-	for len(s) > 0 {
-		if r, size := utf8.DecodeLastRuneInString(s); r != utf8.RuneError || size != 1 {
-			break
-		}
-		s = s[:len(s)-1]
+	if s = strings.TrimSpace(s); len(s) > maxText {
+		s = strings.ToValidUTF8(s[:maxText], "")
 	}
 	return s
 }

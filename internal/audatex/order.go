@@ -113,19 +113,14 @@ func extractOrder(body []byte, id string) (json.RawMessage, error) {
 
 // deeperThan reports whether the arrays and objects of b are nested more than most levels deep.
 func deeperThan(b []byte, most int) bool {
-	depth, inString := 0, false
-	for i := 0; i < len(b); i++ {
-		switch c := b[i]; {
-		case inString && c == '\\':
-			i++
-		case c == '"':
-			inString = !inString
-		case inString:
-		case c == '{' || c == '[':
+	depth := 0
+	for _, c := range structure(b) {
+		switch c {
+		case '{', '[':
 			if depth++; depth > most {
 				return true
 			}
-		case c == '}' || c == ']':
+		case '}', ']':
 			depth--
 		}
 	}

@@ -152,20 +152,28 @@ func OutcomeOf(err error) Outcome {
 	return Unavailable
 }
 
-// CorrelationIDOf returns the vendor's correlation id in err, or "".
-func CorrelationIDOf(err error) string {
+// errorOf returns the Error in err, an empty one if there is none.
+func errorOf(err error) Error {
 	if e, ok := errors.AsType[*Error](err); ok {
-		return e.CorrelationID
+		return *e
 	}
-	return ""
+	return Error{}
 }
 
+// CorrelationIDOf returns the vendor's correlation id in err, or "".
+func CorrelationIDOf(err error) string { return errorOf(err).CorrelationID }
+
 // RetryAfterOf returns how long the vendor wants no requests according to err, or 0.
-func RetryAfterOf(err error) time.Duration {
-	if e, ok := errors.AsType[*Error](err); ok {
-		return e.RetryAfter
+func RetryAfterOf(err error) time.Duration { return errorOf(err).RetryAfter }
+
+// RefusesOrder reports whether err means that the vendor is well and refuses only the order that was asked for.
+func RefusesOrder(err error) bool {
+	switch e := errorOf(err); e.Outcome {
+	case NotFound, Forbidden, Malformed, TooLarge:
+		return e.Operation != OpToken // a refused token has nothing to do with the order
+	case Done, Conflict, Unauthorised, Throttled, Unavailable:
 	}
-	return 0
+	return false
 }
 
 // statusOutcome returns the outcome for the status of a response. For 2xx the operation decides.
@@ -208,28 +216,14 @@ func message(body []byte, sent relay.Secret) string {
 	if len(s) > enough {
 		s = s[:enough]
 	}
-	var b strings.Builder
-	n, space := 0, false
-	for _, r := range s {
-		if unicode.IsSpace(r) {
-			space = n > 0
-			continue
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsSpace(r) && (!unicode.IsPrint(r) || r == utf8.RuneError) {
+			return -1
 		}
-		if !unicode.IsPrint(r) || r == utf8.RuneError {
-			continue
-		}
-		if space {
-			b.WriteByte(' ')
-			n++
-			space = false
-		}
-		if n >= maxMessage {
-			break
-		}
-		b.WriteRune(r)
-		n++
-	}
-	return b.String()
+		return r
+	}, s)
+	text := []rune(strings.Join(strings.Fields(s), " "))
+	return string(text[:min(len(text), maxMessage)])
 }
 
 // cause removes net/http's wrapping, which repeats method and URL, and keeps a context's reason

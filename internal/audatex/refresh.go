@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -127,19 +128,15 @@ func (t *Tokens) announce(connection string) (relay.TokenRecord, uint64, error) 
 		}
 		if rec.Epoch > lease.Epoch() {
 			lease.Superseded(rec.Epoch)
-			return relay.TokenRecord{}, 0, &Error{
-				Operation: OpToken, Outcome: Unavailable, RetryAfter: ownerPatience,
-				err: fmt.Errorf("connection %s has a newer owner (epoch %d, ours is %d)", connection, rec.Epoch, lease.Epoch()),
-			}
+			return relay.TokenRecord{}, 0, noToken(ownerPatience,
+				fmt.Errorf("connection %s has a newer owner (epoch %d, ours is %d)", connection, rec.Epoch, lease.Epoch()))
 		}
 		if in := rec.Intent; in != nil && in.Owner != t.nonce && !t.cfg.Exclusive {
 			// A deadline is never further away than its own length, because clocks differ and
 			// change.
 			if left := min(in.Deadline.Sub(now), in.Deadline.Sub(in.StartedAt)); left > 0 {
-				return relay.TokenRecord{}, 0, &Error{
-					Operation: OpToken, Outcome: Unavailable, RetryAfter: left,
-					err: fmt.Errorf("connection %s is being refreshed by another process", connection),
-				}
+				return relay.TokenRecord{}, 0, noToken(left,
+					fmt.Errorf("connection %s is being refreshed by another process", connection))
 			}
 		}
 		rec.Epoch = lease.Epoch()
@@ -190,8 +187,8 @@ func (t *Tokens) settle(connection string, used, next relay.TokenRecord, revisio
 		}
 		failures++
 		t.log.Error("token record not stored, trying again", slog.String("connection", connection), slog.Any("error", err))
-		if err := sleep(t.works, backoff(failures)/2); err != nil {
-			return fmt.Errorf("storing the refreshed token of connection %s: %w", connection, err)
+		if !backoff.Sleep(t.works, retryWait(failures)/2) {
+			return fmt.Errorf("storing the refreshed token of connection %s: %w", connection, t.works.Err())
 		}
 	}
 }
@@ -203,10 +200,13 @@ var errNotOwned = errors.New("refreshing it is the work of another replica")
 // notOwned returns the error for a caller that needs a fresh token of a connection that is
 // refreshed elsewhere, or soon.
 func notOwned(connection string) error {
-	return &Error{
-		Operation: OpToken, Outcome: Unavailable, RetryAfter: ownerPatience,
-		err: fmt.Errorf("connection %s has no access token that can be used: %w", connection, errNotOwned),
-	}
+	return noToken(ownerPatience,
+		fmt.Errorf("connection %s has no access token that can be used: %w", connection, errNotOwned))
+}
+
+// noToken returns the error for a token that cannot be had before a time has passed.
+func noToken(after time.Duration, err error) error {
+	return &Error{Operation: OpToken, Outcome: Unavailable, RetryAfter: after, err: err}
 }
 
 // sameResult reports whether a record holds the result that was to be stored.
@@ -232,17 +232,16 @@ func (t *Tokens) save(ctx context.Context, connection string, rec relay.TokenRec
 // arrived, that loses nothing; if the response was lost, the vendor's refusal shows that a consent
 // is needed.
 func unanswered(err error) bool {
-	var e *Error
-	return errors.As(err, &e) && e.Operation == OpToken && e.Outcome == Unavailable && !errors.Is(err, errNotOwned) &&
-		e.noAnswer
+	e := errorOf(err)
+	return e.Operation == OpToken && e.Outcome == Unavailable && !errors.Is(err, errNotOwned) && e.noAnswer
 }
 
 // onceMore returns the wait before that: the cause of the first failure may not be over yet.
 func onceMore() time.Duration { return 250*time.Millisecond + rand.N(500*time.Millisecond) }
 
-// backoff returns the wait after the n-th failure in a row: 1 s doubling to 5 minutes, with 20 % of
+// retryWait returns the wait after the n-th failure in a row: 1 s doubling to 5 minutes, with 20 % of
 // jitter in both directions.
-func backoff(n int) time.Duration {
+func retryWait(n int) time.Duration {
 	d := min(time.Second<<min(n-1, 10), 5*time.Minute)
 	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
 }

@@ -6,7 +6,9 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -193,22 +195,15 @@ func tidyHead(lines [][]byte) (head []byte, status int) {
 	return append(head, "Connection: close\r\n\r\n"...), status
 }
 
+var statusLine = regexp.MustCompile(`^(?i:http/)\S*\s+([1-9][0-9]{2})(?:\s|$)`)
+
 // statusOf parses a status line. It returns 0 if it is none.
 func statusOf(line []byte) int {
-	fields := strings.Fields(string(line[:min(len(line), 64)]))
-	if len(fields) < 2 || len(fields[1]) != 3 || len(fields[0]) < 5 || !strings.EqualFold(fields[0][:5], "http/") {
+	found := statusLine.FindSubmatch(line[:min(len(line), 64)])
+	if found == nil {
 		return 0
 	}
-	status := 0
-	for _, c := range fields[1] {
-		if c < '0' || c > '9' {
-			return 0
-		}
-		status = status*10 + int(c-'0')
-	}
-	if status < 100 {
-		return 0
-	}
+	status, _ := strconv.Atoi(string(found[1])) // three digits
 	return status
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -203,10 +204,7 @@ func (t *Tokens) Access(ctx context.Context, connection string) (relay.Secret, e
 		select {
 		case <-f.done:
 		case <-ctx.Done():
-			return relay.Secret{}, &Error{
-				Operation: OpToken, Outcome: Unavailable,
-				err: fmt.Errorf("waiting for the refresh of connection %s: %w", connection, context.Cause(ctx)),
-			}
+			return relay.Secret{}, noToken(0, fmt.Errorf("waiting for the refresh of connection %s: %w", connection, context.Cause(ctx)))
 		}
 		if !errors.Is(f.err, errSuperseded) || tries == 3 {
 			return f.token, f.err
@@ -312,7 +310,7 @@ func (t *Tokens) join(connection string, rec relay.TokenRecord, now time.Time) (
 		return s.flight, nil
 	}
 	if t.closed {
-		return nil, &Error{Operation: OpToken, Outcome: Unavailable, err: errors.New("the relay is stopping")}
+		return nil, noToken(0, errors.New("the relay is stopping"))
 	}
 	if _, owned := t.cfg.Lease(connection); !owned {
 		return nil, notOwned(connection)
@@ -334,7 +332,7 @@ func (t *Tokens) join(connection string, rec relay.TokenRecord, now time.Time) (
 func (t *Tokens) fly(connection string, f *flight) {
 	defer t.flights.Done()
 	f.token, f.err = t.refresh(connection)
-	if unanswered(f.err) && sleep(t.starts, onceMore()) == nil {
+	if unanswered(f.err) && backoff.Sleep(t.starts, onceMore()) {
 		f.token, f.err = t.refresh(connection)
 	}
 
@@ -349,7 +347,7 @@ func (t *Tokens) fly(connection string, f *flight) {
 	case !errors.Is(f.err, errSuperseded) && !errors.Is(f.err, errNotOwned) && !NotAsked(f.err):
 		s.failures++
 		s.lastErr = f.err
-		s.notBefore = time.Now().Add(max(backoff(s.failures), RetryAfterOf(f.err)))
+		s.notBefore = time.Now().Add(max(retryWait(s.failures), RetryAfterOf(f.err)))
 	}
 	t.mu.Unlock()
 	close(f.done)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"html"
+	"regexp"
 	"strings"
 )
 
@@ -45,36 +46,22 @@ func (f *tokenFields) scan(b []byte) {
 // scanText looks for names and the values after them, regardless of what the text is. What was
 // found before is kept.
 func (f *tokenFields) scanText(text string) {
-	for range maxScans {
-		i := strings.IndexByte(text, '_')
-		if i < 0 {
-			return
-		}
-		from := i
-		for from > 0 && isNamePart(text[from-1]) {
-			from--
-		}
-		end := i
-		for end < len(text) && isNamePart(text[end]) {
-			end++
-		}
-		name := text[from:end]
-		text = text[end:]
+	for _, at := range scannedName.FindAllStringIndex(text, maxScans) {
+		name, after := text[at[0]:at[1]], text[at[1]:]
 		for field, known := range tokenFieldNames {
 			other := tokenField(field) == errorCode || tokenField(field) == scope
 			if !strings.EqualFold(name, known) || other || f[field].value != "" {
 				continue
 			}
-			if value := scanValue(text); tokenField(field) == expiresIn || len(value) >= shortestToken {
+			if value := scanValue(after); tokenField(field) == expiresIn || len(value) >= shortestToken {
 				f.put(known, value)
 			}
 		}
 	}
 }
 
-func isNamePart(c byte) bool {
-	return c == '_' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
-}
+// scannedName matches a name with an underscore, as those that are looked for have.
+var scannedName = regexp.MustCompile(`[A-Za-z0-9]*_[A-Za-z0-9_]*`)
 
 // scanValue returns the value after a name: what follows a colon, an equals sign or the end of a
 // tag, up to the quote that it began with, or to where a token must have ended.

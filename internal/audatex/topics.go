@@ -3,7 +3,6 @@ package audatex
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -87,6 +86,6 @@ func rank(topic, family string) int {
 
 // refusedTopic reports whether an error means that the vendor has no such topic.
 func refusedTopic(err error) bool {
-	var e *Error
-	return errors.As(err, &e) && e.Operation == OpSubscribe && e.Outcome == NotFound
+	e := errorOf(err)
+	return e.Operation == OpSubscribe && e.Outcome == NotFound
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -112,24 +113,12 @@ func xmlNotification(raw []byte, value any) Notification {
 	return n
 }
 
-// isXMLList reports whether an element of this name holds others like an array.
-func isXMLList(name string) bool {
-	switch strings.ToLower(name) {
-	case "resources", "resourceuris", "parameters":
-		return true
-	}
-	return false
-}
-
-// isXMLField reports whether an element of this name is a field of an entry. If the list has only
-// one entry, its fields are directly in the list.
-func isXMLField(name string) bool {
-	switch strings.ToLower(name) {
-	case "resourcetype", "resourceid", "type", "value", "key":
-		return true
-	}
-	return false
-}
+// xmlLists are the elements that hold others like an array. If there is only one entry, its fields may be
+// directly in the list; these are xmlFields.
+var (
+	xmlLists  = []string{"resources", "resourceuris", "parameters"}
+	xmlFields = []string{"resourcetype", "resourceid", "type", "value", "key"}
+)
 
 // xmlValue parses the element that begins with start: an array or an object of its elements, or its
 // text.
@@ -142,6 +131,7 @@ func xmlValue(d *xml.Decoder, start xml.StartElement, depth int) (any, error) {
 		members map[string]any
 		text    strings.Builder
 	)
+	inList := slices.Contains(xmlLists, strings.ToLower(start.Name.Local))
 	for count := 0; ; {
 		token, err := d.Token()
 		if err != nil {
@@ -156,7 +146,9 @@ func xmlValue(d *xml.Decoder, start xml.StartElement, depth int) (any, error) {
 			if err != nil {
 				return nil, err
 			}
-			if _, isText := value.(string); isXMLList(start.Name.Local) && !(isText && isXMLField(token.Name.Local)) {
+			_, isText := value.(string)
+			isField := isText && slices.Contains(xmlFields, strings.ToLower(token.Name.Local))
+			if inList && !isField {
 				list = append(list, value)
 				continue
 			}
@@ -172,7 +164,7 @@ func xmlValue(d *xml.Decoder, start xml.StartElement, depth int) (any, error) {
 				return list, nil
 			case members != nil:
 				return members, nil
-			case isXMLList(start.Name.Local):
+			case inList:
 				return []any{}, nil
 			}
 			return text.String(), nil
