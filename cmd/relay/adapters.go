@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/dispatcher"
 	"github.com/audatex-relay/relay/internal/httpapi"
 	"github.com/audatex-relay/relay/internal/owners"
@@ -119,7 +120,8 @@ func (n notifications) RetryAll(
 // callbacks is the dispatcher as the API sees it: each callback's own replica responds.
 type callbacks struct {
 	*dispatcher.Dispatcher
-	owners *owners.Owners
+	deliverer *delivery.Deliverer
+	owners    *owners.Owners
 }
 
 // Status returns how callbacks are doing, of those whose owners respond.
@@ -170,7 +172,7 @@ func (c callbacks) Test(ctx context.Context, cb relay.Callback, ev relay.Event) 
 	defer func() { // if this is lost, the owner frees the place itself
 		_ = c.owners.Ask(context.WithoutCancel(ctx), relay.ShardOf(cb.ID), askTested, of, nil)
 	}()
-	a, err := c.Dispatcher.Test(ctx, cb, body, ev.ID)
+	a, err := c.deliverer.Test(ctx, cb, body, ev.ID)
 	if err != nil {
 		return relay.AttemptRecord{}, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/audatex-relay/relay/internal/access"
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/consent"
+	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/dispatcher"
 	"github.com/audatex-relay/relay/internal/group"
 	"github.com/audatex-relay/relay/internal/httpapi"
@@ -214,9 +215,12 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 		AllowCIDRs: c.Allow, Proxy: c.Proxy, MaxConnections: parts.ReceiverConnections, UserAgent: userAgent,
 	})
 	used.add(sending.Close)
+	delivering := delivery.New(delivery.Config{
+		Store: s, Sender: sending, MaxAttempts: parts.Attempts, HeldBytes: parts.HeldBytes, Metrics: registry, Log: log,
+	})
 	dispatching := dispatcher.New(dispatcher.Config{
-		Store: s, Sender: sending, Operational: publishing, Schedule: c.Schedule, Grace: c.ShutdownGrace.D(),
-		MaxAttempts: parts.Attempts, HeldBytes: parts.HeldBytes, RingBytes: parts.RingBytes, Metrics: registry, Log: log,
+		Store: s, Deliverer: delivering, Operational: publishing, Schedule: c.Schedule, Grace: c.ShutdownGrace.D(),
+		RingBytes: parts.RingBytes, Metrics: registry, Log: log,
 	})
 	asking.Handle(answers(polling, reconciling, resolving, dispatching, tokens))
 
@@ -224,7 +228,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	apis, err = httpapi.New(httpapi.Config{
 		Store: s, Keys: keys, Admins: admins, PublicURL: c.PublicURL, SchemaURL: schemaBase(c, api.Addr()), CallbackNets: c.Allow,
 		Restored: mark.Restored, Encryption: resealing.Status, Proxies: c.Proxies, Waiting: parts.Waiting, Ingress: doors,
-		Dispatcher: callbacks{dispatching, asking}, Poller: pollers{asking}, Reconciler: reconcilers{asking},
+		Dispatcher: callbacks{dispatching, delivering, asking}, Poller: pollers{asking}, Reconciler: reconcilers{asking},
 		Resolver: notifications{resolving, vendor},
 		Vendor:   vendor, Consents: consents, Ready: front.Ready, Log: log,
 	})
@@ -277,6 +281,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	stages, sharing := group.Group{OnFailure: fail}, group.Group{OnFailure: fail}
 	working, stopWorking := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWorking()
+	stages.Go(working, "the callbacks as configured", delivering.Run)
 	stages.Go(working, "the dispatcher", dispatching.Run)
 	stages.Go(working, "the resolver", resolving.Run)
 	stages.Go(working, "the poller", polling.Run)

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/delivery"
+
 	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/cursorstore"
@@ -58,7 +60,7 @@ func (l *loop) load(what *load) {
 	}
 	ids := what.ids
 	if what.whole {
-		ids = d.settings.ofShard(l.shard)
+		ids = d.conf.Deliverer.Targets.OfShard(l.shard)
 	}
 	f, again := &found{}, true
 	var err error
@@ -73,16 +75,6 @@ func (l *loop) load(what *load) {
 	l.send(loaded{what, err != nil || again || l.run.Err() != nil})
 }
 
-// anyRegistered reports whether any of what was found is of a callback.
-func (l *loop) anyRegistered(f *found) bool {
-	for id := range f.cursors {
-		if _, registered := l.d.settings.callbacks.Get(id); registered && !f.gone[id] {
-			return true
-		}
-	}
-	return false
-}
-
 // loadOnce loads what it can. Again are callbacks that somebody else wrote meanwhile.
 func (l *loop) loadOnce(ctx context.Context, what *load, ids []string, whole bool, f *found) (again []string, err error) {
 	if f.cursors, err = l.d.cursors.Load(ctx, l.shard, ids); err != nil {
@@ -91,10 +83,11 @@ func (l *loop) loadOnce(ctx context.Context, what *load, ids []string, whole boo
 	maps.DeleteFunc(f.cursors, func(id string, _ *cursorstore.Stored) bool {
 		return what.except[id] || !whole && !slices.Contains(ids, id)
 	})
-	if err = l.verify(ctx, f); err != nil {
+	registered, err := l.confirm(ctx, f)
+	if err != nil {
 		return nil, err
 	}
-	if !what.mark.touched && l.anyRegistered(f) {
+	if !what.mark.touched && registered {
 		if err = l.touchWatermark(ctx, &what.mark, f); err != nil {
 			return nil, err
 		}
@@ -108,20 +101,20 @@ func (l *loop) loadOnce(ctx context.Context, what *load, ids []string, whole boo
 	}
 	var made []*callback
 	for id, s := range f.cursors {
-		switch cb, registered := l.d.settings.callbacks.Get(id); {
+		switch t := l.d.conf.Deliverer.Targets.Of(id); {
 		case f.gone[id]:
 			l.erase(ctx, s, "")
-			if registered { // about to be heard of as deleted, or a node of the store that lags
+			if t != nil { // about to be heard of as deleted, or a node of the store that lags
 				again = append(again, id)
 			}
 		case s.Epoch() > l.lease.Epoch():
 			l.send(laterOwner{s.Epoch()})
-		case registered && s.Unreadable != nil:
+		case t != nil && s.Unreadable != nil:
 			l.d.conf.Log.Error("a cursor cannot be read; its callback starts again from where it was registered", "callback", id, "error", s.Unreadable)
 			l.erase(ctx, s, "")
 			again = append(again, id)
-		case registered:
-			made = append(made, l.d.newCallback(l.d.targetOf(cb), s, l.lease.Epoch(), what.mark, f))
+		case t != nil:
+			made = append(made, l.d.newCallback(t, s, l.lease.Epoch(), what.mark, f))
 		}
 	}
 	l.d.tellClamped(ctx, f.clamped, f.last)
@@ -135,34 +128,21 @@ func (l *loop) loadOnce(ctx context.Context, what *load, ids []string, whole boo
 	return again, nil
 }
 
-// verify asks the store about callbacks whose document and settings do not belong together: what this replica has
-// heard of the settings may be some milliseconds old, and a former owner may know more. A callback may also be heard
-// of before its client.
-func (l *loop) verify(ctx context.Context, f *found) error {
+// confirm notes which of the callbacks are no longer registered, and reports whether any is.
+func (l *loop) confirm(ctx context.Context, f *found) (any bool, err error) {
 	f.gone = map[string]bool{}
-	settings := &l.d.settings
 	for id, s := range f.cursors {
-		if cb, known := settings.callbacks.Get(id); known && s.Document != nil && s.Document.Generation == cb.Value.Generation {
-			continue
+		generation := ""
+		if s.Document != nil {
+			generation = s.Document.Generation
 		}
-		cb, registered, err := settings.callbacks.Read(ctx, id)
-		switch {
-		case store.InTrouble(err):
-			return err
-		case err != nil:
-			continue // it cannot be read: the settings before stay in force
-		case !registered:
-			f.gone[id] = true
-			continue
+		registered, err := l.d.conf.Deliverer.Targets.Confirm(ctx, id, generation)
+		if err != nil {
+			return false, err
 		}
-		if client, known := settings.clients.Get(cb.Value.Client); known && cb.Value.BelongsTo(client.Value) {
-			continue
-		}
-		if _, _, err := settings.clients.Read(ctx, cb.Value.Client); err != nil {
-			return err
-		}
+		any, f.gone[id] = any || registered, !registered
 	}
-	return nil
+	return any, nil
 }
 
 // touchWatermark writes the shard's watermark under the lease's epoch, and notes where it is. The callbacks'
@@ -203,10 +183,10 @@ func (l *loop) touchWatermark(ctx context.Context, mark *watermark, f *found) er
 }
 
 // newCallback makes a callback of its stored cursor, or of none, and takes that on under the lease's epoch.
-func (d *Dispatcher) newCallback(t *target, s *cursorstore.Stored, epoch uint64, mark watermark, f *found) *callback {
-	now, cb := time.Now(), &t.callback
+func (d *Dispatcher) newCallback(t *delivery.Target, s *cursorstore.Stored, epoch uint64, mark watermark, f *found) *callback {
+	now, cb := time.Now(), &t.Callback
 	c := &callback{id: cb.ID, gen: cb.Generation, log: d.conf.Log.With("callback", cb.ID), target: t}
-	c.storing.kept.cursor = s.Handle
+	c.storing.kept = kept{s.Handle, d.conf.Deliverer.Recorder(cb.ID, cb.Generation)}
 	policy := d.conf.policyOf(*cb)
 	cur, err := s.Restore(policy, cb.Generation, now)
 	if err != nil { // one bad document must not keep everybody's deliveries from starting
@@ -256,8 +236,7 @@ func (l *loop) adopt(ctx context.Context, list []*callback, mark watermark, firs
 			fallthrough
 		case r.Fenced: // what remains comes with the next round
 			cb.ctx, cb.cancel = context.WithCancel(l.life)
-			cb.sending.place = l.d.limits.join(cb.target.callback.Client, func() { l.send(placed{cb}) })
-			cb.sending.place.answer = l.answer
+			cb.sending.place = l.d.conf.Deliverer.Places.Join(cb.target.Callback.Client, cb.target.Key, func() { go l.send(placed{cb}) })
 			written.callbacks = append(written.callbacks, cb)
 		case r.Outcome == store.Superseded:
 			l.send(laterOwner{r.Epoch})
@@ -282,8 +261,11 @@ func (l *loop) eraseCursor(id string) {
 		l.d.complain("the cursor of callback "+id, err)
 		return
 	}
-	now, _ := l.d.settings.callbacks.Get(id)
-	l.erase(l.life, s, now.Value.Generation)
+	keep := ""
+	if t := l.d.conf.Deliverer.Targets.Of(id); t != nil {
+		keep = t.Callback.Generation
+	}
+	l.erase(l.life, s, keep)
 }
 
 // erase removes what is stored of a cursor. What cannot be removed now is of a generation that nobody loads, and is

@@ -5,8 +5,9 @@ import (
 	"log/slog"
 	"time"
 
-	"golang.org/x/time/rate"
+	"github.com/audatex-relay/relay/internal/delivery"
 
+	"github.com/audatex-relay/relay/internal/capacity"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
 )
@@ -39,9 +40,9 @@ const (
 type callback struct {
 	id, gen     string
 	log         *slog.Logger
-	target      *target
+	target      *delivery.Target
 	phase       phase
-	endedAt     int // target.callback.Resumed when its end was decided
+	endedAt     int // target.Callback.Resumed when its end was decided
 	outstanding int // attempts, reads and rounds under way
 
 	cur     *cursor.Cursor
@@ -58,14 +59,14 @@ type callback struct {
 // reading is what a callback has read of the log and not yet settled, and who reads on.
 type reading struct {
 	source  source
-	indexed *target // under which it is in the index of its group
-	version uint64  // of the target: a page that was asked for under an earlier one is thrown away
+	indexed *delivery.Target // under which it is in the index of its group
+	version uint64           // of the target: a page that was asked for under an earlier one is thrown away
 
-	held      map[uint64]*event // events the cursor has accepted and that no lane has swallowed
+	held      map[uint64]*delivery.Event // events the cursor has accepted and that no lane has swallowed
 	heldBytes int
 
-	page        []*event // read ahead, not offered yet
-	pageThrough uint64   // once the page is offered, everything up to here has been
+	page        []*delivery.Event // read ahead, not offered yet
+	pageThrough uint64            // once the page is offered, everything up to here has been
 	pageAt      time.Time
 	pageSize    int  // how many events the next page of the log may have; 0: not known yet
 	fetching    bool // a page is being read
@@ -89,13 +90,12 @@ type estimate struct {
 
 // sending is what bounds the attempts of a callback, and what its receiver does.
 type sending struct {
-	limiter   *rate.Limiter // nil: no limit
-	place     *place        // its part of the attempts that may be under way on this replica
-	waiting   bool          // for a place
-	retryAt   time.Time     // nothing is taken or read before: the log could not be read
-	testUntil time.Time     // a test has a place of the concurrency until then
-	tripped   bool          // the circuit was open when last looked at
-	warned    time.Time     // when retries were last logged
+	place     *capacity.Place // its part of the attempts that may be under way on this replica
+	waiting   bool            // for a place
+	retryAt   time.Time       // nothing is taken or read before: the log could not be read
+	testUntil time.Time       // a test has a place of the concurrency until then
+	tripped   bool            // the circuit was open when last looked at
+	warned    time.Time       // when retries were last logged
 }
 
 // storing is what of a callback has to be stored, and what is known to be.
@@ -110,8 +110,8 @@ type storing struct {
 // halted reports whether nothing may be taken or read for a callback: paused, disabled or about to be, or without its
 // client.
 func (c *core) halted(cb *callback) bool {
-	of := &cb.target.callback
-	return cb.phase != live || c.ending.begun || cb.target.orphaned || of.Paused || of.Disabled != nil
+	of := &cb.target.Callback
+	return cb.phase != live || c.ending.begun || cb.target.Orphaned || of.Paused || of.Disabled != nil
 }
 
 // window is how many events wait at hand: enough to keep every attempt slot busy while the next ones are read.
@@ -149,21 +149,17 @@ func later(a, b time.Time) time.Time {
 }
 
 // setTarget takes a changed configuration.
-func (c *core) setTarget(cb *callback, t *target) {
-	resumed := cb.target != nil && t.callback.Resumed > cb.target.callback.Resumed
+func (c *core) setTarget(cb *callback, t *delivery.Target) {
+	resumed := cb.target != nil && t.Callback.Resumed > cb.target.Callback.Resumed
 	cb.target = t
-	cb.cur.SetPolicy(c.conf.policyOf(t.callback))
+	cb.cur.SetPolicy(c.conf.policyOf(t.Callback))
 	s, r := &cb.sending, &cb.reading
-	switch per := t.callback.RatePerSecond; {
-	case per <= 0:
-		s.limiter = nil
-	case s.limiter == nil || s.limiter.Limit() != rate.Limit(per):
-		s.limiter = rate.NewLimiter(rate.Limit(per), max(1, int(per/20))) // bursts of 50 ms: fewer wake-ups at high rates
-	}
+	concurrency := concurrencyOf(t.Callback)
+	s.place.Bound(concurrency, concurrency, t.Callback.RatePerSecond)
 	// What was read ahead was chosen by the filter before.
 	r.version++
 	r.page, r.pageThrough, r.blocked = nil, 0, false
-	if cb.phase == disabling && t.callback.Resumed > cb.endedAt {
+	if cb.phase == disabling && t.Callback.Resumed > cb.endedAt {
 		cb.phase = live
 	}
 	if resumed {
@@ -176,13 +172,13 @@ func (c *core) setTarget(cb *callback, t *target) {
 }
 
 // hold and drop count the bodies that a callback keeps at hand.
-func (c *core) hold(cb *callback, ev *event) {
+func (c *core) hold(cb *callback, ev *delivery.Event) {
 	if cb.reading.held == nil {
-		cb.reading.held = map[uint64]*event{}
+		cb.reading.held = map[uint64]*delivery.Event{}
 	}
 	cb.reading.held[ev.Seq] = ev
 	cb.reading.heldBytes += len(ev.Body)
-	c.memory.used.Add(int64(len(ev.Body)))
+	c.memory.Add(len(ev.Body))
 }
 
 // drop forgets the body of an event; who needs it reads it from the log.
@@ -190,7 +186,7 @@ func (c *core) drop(cb *callback, seq uint64) {
 	if ev := cb.reading.held[seq]; ev != nil {
 		delete(cb.reading.held, seq)
 		cb.reading.heldBytes -= len(ev.Body)
-		c.memory.used.Add(-int64(len(ev.Body)))
+		c.memory.Add(-len(ev.Body))
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/delivery"
+
 	"github.com/audatex-relay/relay/internal/cursor"
 )
 
@@ -29,7 +31,7 @@ const (
 func (d *Dispatcher) readPage(ctx context.Context, r read) *logPage {
 	page := &logPage{read: r, size: r.size}
 	if page.size == 0 { // small from the start where bodies have been large of late
-		page.size = d.limits.fit(pageBytes, firstEvents)
+		page.size = d.conf.Deliverer.Bodies.Fit(pageBytes, firstEvents)
 	}
 	first, last, err := d.conf.Store.Events.Bounds(ctx)
 	if err != nil {
@@ -37,7 +39,7 @@ func (d *Dispatcher) readPage(ctx context.Context, r read) *logPage {
 		return page
 	}
 	page.first, page.through = first, max(last, r.pos)
-	filters, none := r.target.subjects("")
+	filters, none := r.target.Subjects("")
 	if none || last <= r.pos {
 		return page
 	}
@@ -48,15 +50,16 @@ func (d *Dispatcher) readPage(ctx context.Context, r read) *logPage {
 	}
 	bytes := 0
 	for _, s := range events {
-		page.events = append(page.events, newEvent(s))
+		ev := delivery.EventOf(s)
+		page.events = append(page.events, &ev)
 		bytes += len(s.Body)
-		d.limits.saw(len(s.Body))
+		d.conf.Deliverer.Bodies.Saw(len(s.Body))
 	}
 	switch n := len(events); {
 	case n == 0 && more:
 		page.through = r.pos // all that was counted has aged out meanwhile: look again
 	case n > 0:
-		page.size = min(max(min(pageBytes, d.memory.part())/max(bytes/n, 1), 1), pageEvents)
+		page.size = min(max(min(pageBytes, d.conf.Deliverer.Memory.Part())/max(bytes/n, 1), 1), pageEvents)
 		if page.through = max(page.through, events[n-1].Seq); more {
 			page.through = events[n-1].Seq
 		}
@@ -67,17 +70,17 @@ func (d *Dispatcher) readPage(ctx context.Context, r read) *logPage {
 // readLane reads the positions of an order's events that wait behind a lane, and how far it has looked.
 func (d *Dispatcher) readLane(ctx context.Context, r refill) *refilled {
 	found := &refilled{refill: r, through: r.of.Through}
-	filters, none := r.target.subjects(r.of.Order)
+	filters, none := r.target.Subjects(r.of.Order)
 	if none {
 		return found
 	}
-	events, more, err := d.conf.Store.Events.Scan(ctx, r.of.From, filters, d.limits.fit(8*pageBytes, cursor.LaneEntries+1))
+	events, more, err := d.conf.Store.Events.Scan(ctx, r.of.From, filters, d.conf.Deliverer.Bodies.Fit(8*pageBytes, cursor.LaneEntries+1))
 	if err != nil {
 		found.err = err
 		return found
 	}
 	for _, s := range events {
-		if s.Seq <= r.of.Through && r.target.matches(&event{Stored: s}) {
+		if s.Seq <= r.of.Through && r.target.Matches(&delivery.Event{Stored: s}) {
 			found.seqs = append(found.seqs, s.Seq)
 		}
 	}
@@ -133,7 +136,7 @@ func (d *Dispatcher) readTogether(ctx context.Context, coming map[*loop][]read) 
 			from = min(from, r.pos)
 		}
 	}
-	f := newFeed(d.conf.Ring, d.conf.RingBytes, d.limits.saw)
+	f := newFeed(d.conf.Ring, d.conf.RingBytes, d.conf.Deliverer.Bodies.Saw)
 	f.start(from)
 	var watching sync.WaitGroup
 	over := make(chan struct{})

@@ -7,7 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/audatex-relay/relay/internal/sender"
+	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -28,13 +28,12 @@ const (
 	DefaultDisableAfter    = 5 * 24 * time.Hour
 	DefaultGrace           = 20 * time.Second
 	DefaultLookback        = 100_000
-	DefaultMaxAttempts     = 4096
 )
 
-// Config is what a Dispatcher is made from. Store, Sender, Operational and Log are needed.
+// Config is what a Dispatcher is made from. Store, Deliverer, Operational and Log are needed.
 type Config struct {
 	Store       *store.Store
-	Sender      *sender.Sender
+	Deliverer   *delivery.Deliverer
 	Operational Operational
 	Log         *slog.Logger
 	Metrics     prometheus.Registerer // nil: metrics are kept and shown to nobody
@@ -49,12 +48,6 @@ type Config struct {
 	// Lookback is how many positions are read at most for all the callbacks of shards that arrive; those further back
 	// read by themselves.
 	Lookback uint64
-	// MaxAttempts is how many attempts may be under way at once, of all callbacks together (0: DefaultMaxAttempts);
-	// see places.
-	MaxAttempts int
-	// HeldBytes bounds the bodies of events that callbacks keep at hand (0: DefaultHeldBytes), see memory; and once
-	// more those that attempts have read for themselves, see bodies.
-	HeldBytes int64
 	// Ring and RingBytes are how many events, and bytes of them, the shared reader keeps at hand (0: 8,192 and 32 MiB).
 	Ring, RingBytes int
 }
@@ -77,12 +70,6 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Grace == 0 {
 		c.Grace = DefaultGrace
-	}
-	if c.MaxAttempts == 0 {
-		c.MaxAttempts = DefaultMaxAttempts
-	}
-	if c.HeldBytes == 0 {
-		c.HeldBytes = DefaultHeldBytes
 	}
 	if c.Lookback == 0 {
 		c.Lookback = DefaultLookback

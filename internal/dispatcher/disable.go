@@ -22,10 +22,10 @@ type disablement struct {
 
 // disable ends a callback until an operator resumes it. Nothing is taken from now on.
 func (c *core) disable(cb *callback, why, detail string) {
-	if cb.phase != live || cb.target.callback.Disabled != nil {
+	if cb.phase != live || cb.target.Callback.Disabled != nil {
 		return
 	}
-	cb.phase, cb.endedAt = disabling, cb.target.callback.Resumed
+	cb.phase, cb.endedAt = disabling, cb.target.Callback.Resumed
 	c.dropAll(cb)
 	cb.reading.page, cb.reading.pageThrough = nil, 0
 	cb.log.Warn("the callback is disabled", "reason", why, "detail", detail)

@@ -11,22 +11,18 @@ import (
 	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/relay"
-	"github.com/audatex-relay/relay/internal/sender"
 	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
 // Dispatcher delivers events to callbacks. Make it with New; Run does what is done once, Own the work on a shard.
 type Dispatcher struct {
-	conf     Config
-	metrics  *metrics
-	limits   *limits
-	memory   memory
-	shared   environment // of all cores
-	settings settings
-	cursors  *cursorstore.Store
-	feed     *feed
-	comers   chan comer
+	conf    Config
+	metrics *metrics
+	shared  environment // of all cores
+	cursors *cursorstore.Store
+	feed    *feed
+	comers  chan comer
 
 	started   chan struct{}   // closed once Run is at work
 	run       context.Context // ends when Run is to end
@@ -47,12 +43,11 @@ func New(c Config) *Dispatcher {
 		conf: c.withDefaults(), started: make(chan struct{}), following: make(chan struct{}), ready: make(chan struct{}),
 		comers: make(chan comer), loads: make(chan struct{}, loadAtOnce),
 	}
-	d.memory.bound, d.limits = d.conf.HeldBytes, newLimits(d.conf.MaxAttempts, d.conf.HeldBytes)
-	d.feed = newFeed(d.conf.Ring, d.conf.RingBytes, d.limits.saw)
+	d.feed = newFeed(d.conf.Ring, d.conf.RingBytes, c.Deliverer.Bodies.Saw)
 	d.cursors = cursorstore.New(d.conf.Store, store.CallbackCursors, d.conf.Log)
-	d.settings = newSettings(d)
+	c.Deliverer.Targets.OnChange(d.callbackChanged, d.clientChanged)
 	d.metrics = newMetrics(c.Metrics, d)
-	d.shared = environment{conf: &d.conf, metrics: d.metrics, memory: &d.memory, places: d.limits, pacer: &pacer{}, batch: d.conf.Store.MaxDocument()}
+	d.shared = environment{conf: &d.conf, metrics: d.metrics, memory: c.Deliverer.Memory, places: c.Deliverer.Places, pacer: &pacer{}, batch: d.conf.Store.MaxDocument()}
 	for i := range d.shards {
 		d.shards[i] = make(chan struct{}, 1)
 	}
@@ -63,17 +58,14 @@ func New(c Config) *Dispatcher {
 // have been loaded. A replica that is given none is ready as well.
 func (d *Dispatcher) Ready() <-chan struct{} { return d.ready }
 
-// Run follows the settings and the log until ctx ends and every Own has returned; those end with it. It returns nil,
+// Run follows the log until ctx ends and every Own has returned; those end with it. It returns nil,
 // and can be called once.
 func (d *Dispatcher) Run(ctx context.Context) error {
 	run, stop := context.WithCancel(ctx)
 	defer stop()
 	d.run = run
-	var parts, limiting sync.WaitGroup
-	limitsOver := make(chan struct{})
-	limiting.Go(func() { d.limits.run(limitsOver) })
+	var parts sync.WaitGroup
 	close(d.started)
-	parts.Go(func() { d.settings.run(run) })
 	parts.Go(func() {
 		if d.begin(run) {
 			parts.Go(func() { d.awaitReady(run) })
@@ -88,20 +80,14 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		worked <- struct{}{}
 	}
 	parts.Wait()
-	close(limitsOver)
-	limiting.Wait()
 	return nil
 }
 
 // begin waits until the settings are known and sets from where the log is followed: its end. What callbacks have not
 // read before that is read when they are loaded. False: ctx has ended.
 func (d *Dispatcher) begin(ctx context.Context) bool {
-	for _, ready := range []<-chan struct{}{d.settings.clients.Ready(), d.settings.callbacks.Ready()} {
-		select {
-		case <-ready:
-		case <-ctx.Done():
-			return false
-		}
+	if !d.conf.Deliverer.Targets.Ready(ctx) {
+		return false
 	}
 	for {
 		_, last, err := d.conf.Store.Events.Bounds(ctx)
@@ -181,23 +167,24 @@ func (d *Dispatcher) complain(what string, err error) {
 	}
 }
 
-// Test makes one attempt for a callback over the very path that deliveries take, and records nothing. Id is the
-// webhook-id. It takes one of the places that attempts have, or returns ErrBusy.
-func (d *Dispatcher) Test(ctx context.Context, cb relay.Callback, body []byte, id string) (sender.Attempt, error) {
-	place := d.limits.join(cb.Client, func() {})
-	defer d.limits.leave(place)
-	if !d.limits.takeNow(place) {
-		return sender.Attempt{}, ErrBusy
-	}
-	defer d.limits.release(place)
-	return d.conf.Sender.Send(ctx, newTarget(cb, relay.Client{}).request(id, body, time.Now())), nil
-}
-
-// ErrBusy reports that the client has as many attempts under way as it may have.
-var ErrBusy = errors.New("as many attempts are under way as there may be")
-
 // ErrUnknown reports that this replica does not deliver to the callback.
 var ErrUnknown = errors.New("this replica does not deliver to the callback")
+
+// clientChanged has the callbacks of a changed client take what it means for them.
+func (d *Dispatcher) clientChanged(id string) {
+	for i := range d.loops {
+		if l := d.loops[i].Load(); l != nil {
+			l.send(clientChanged{id})
+		}
+	}
+}
+
+// callbackChanged has a changed callback's loop look at it.
+func (d *Dispatcher) callbackChanged(id string) {
+	if l := d.loops[relay.ShardOf(id)].Load(); l != nil {
+		l.send(changed{id})
+	}
+}
 
 // ReadFrom returns the position from which the shared reader goes on: everything before has been read.
 func (d *Dispatcher) ReadFrom() uint64 { return d.feed.position() + 1 }

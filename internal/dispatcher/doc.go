@@ -12,17 +12,16 @@
 //	group.go      offers what the shared reader has read to the callbacks of a shard
 //	reading.go    a callback that is behind: it reads by itself (catchup.go) until it can join the shared reader
 //	sending.go    what may be sent now, and what the outcome of an attempt means
-//	attempt.go    the worker that sends; it asks for the lease right before
+//	attempt.go    the worker that makes attempts (internal/delivery)
 //	keep.go       what is stored together, and when; round.go stores it
 //	watermark.go  what quiet callbacks need not store
 //	adopt.go      how callbacks are loaded and former owners fenced off
 //	facts.go      what is published as an event; disable.go ends a callback
 //	status.go     how a callback is doing; operator.go has what operators do with it
-//	limits.go     what all callbacks of a replica share: places.go the attempts under way, bodies.go and memory.go bytes
 //
 // The retry schedule is a setting (Config.Schedule). The cursor decides by it when an order is tried again
 // (internal/cursor); sending.go gives it each outcome.
 //
-// A further reader of the log for a callback, say a replay, would have a cursor of its own beside the callback's, with its
-// own reading and storing (callback.go), and share sending: concurrency, rate and places.
+// What all readers of a callback share (its target, attempts, records, concurrency and rate) is in internal/delivery and
+// internal/capacity.
 package dispatcher

@@ -55,7 +55,7 @@ func (c *core) tell(cb *callback, kind relay.Kind, message string, details map[s
 }
 
 func (c *core) fact(cb *callback, kind relay.Kind, message string, details map[string]any) fact {
-	of := &cb.target.callback
+	of := &cb.target.Callback
 	details["callback"], details["client"], details["clientGeneration"] = cb.id, of.Client, of.ClientGeneration
 	return fact{cb, kind, message, details}
 }
@@ -86,7 +86,7 @@ func (c *core) expire(cb *callback, entries []cursor.Entry, stretches []cursor.S
 	for _, e := range entries {
 		id := "" // what is not at hand any more is known by its position only
 		if ev := cb.reading.held[e.Seq]; ev != nil {
-			id = ev.id
+			id = ev.ID
 		}
 		c.record(cb, relay.AttemptRecord{
 			Event: id, Seq: e.Seq, Order: e.Order, At: c.now.UTC(), Closing: relay.DeliveryExpired, Reason: "the event left the log before it could be delivered",

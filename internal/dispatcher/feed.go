@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/delivery"
+
 	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
@@ -29,7 +31,7 @@ type feed struct {
 	saw         func(int) // is given the size of every event
 
 	mu     sync.Mutex
-	ring   []*event // ascending; ring[head:] is live
+	ring   []*ringEvent // ascending; ring[head:] is live
 	head   int
 	bytes  int
 	from   uint64            // the ring holds every event above from, up to pos
@@ -42,8 +44,14 @@ type feed struct {
 
 // subscription is what one shard has to take.
 type subscription struct {
-	events []*event
+	events []*ringEvent
 	woken  chan struct{}
+}
+
+// ringEvent is an event of the ring, and how many shards want it and have not taken it.
+type ringEvent struct {
+	delivery.Event
+	untaken int
 }
 
 func newFeed(limit, bytes int, saw func(int)) *feed {
@@ -97,14 +105,14 @@ func (f *feed) follow(ctx context.Context, events *store.Events, patience time.D
 		}
 		if m.Seq > f.position() {
 			f.saw(len(m.Data))
-			f.offer(ctx, newEvent(store.AsEvent(m)))
+			f.offer(ctx, delivery.EventOf(store.AsEvent(m)))
 		}
 	}
 	return nil
 }
 
 // offer puts an event into the ring and wakes the shards that want it.
-func (f *feed) offer(ctx context.Context, ev *event) {
+func (f *feed) offer(ctx context.Context, ev delivery.Event) {
 	for !f.put(ev) {
 		select {
 		case <-f.room:
@@ -115,7 +123,7 @@ func (f *feed) offer(ctx context.Context, ev *event) {
 }
 
 // put reports whether there was room.
-func (f *feed) put(ev *event) bool {
+func (f *feed) put(ev delivery.Event) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for live := len(f.ring) - f.head; live >= f.limit || live > 0 && f.bytes+len(ev.Body) > f.most; live-- {
@@ -131,14 +139,15 @@ func (f *feed) put(ev *event) bool {
 		f.ring = append(f.ring[:0:0], f.ring[f.head:]...)
 		f.head = 0
 	}
-	f.ring = append(f.ring, ev)
+	added := &ringEvent{Event: ev}
+	f.ring = append(f.ring, added)
 	f.bytes += len(ev.Body)
 	f.pos = ev.Seq
-	wanted := f.bySite[ev.Site] | f.bySite[everySite]
-	ev.untaken = bits.OnesCount64(wanted)
+	wanted := f.bySite[ev.Site] | f.bySite[delivery.EverySite]
+	added.untaken = bits.OnesCount64(wanted)
 	for ; wanted != 0; wanted &= wanted - 1 {
 		s := &f.shards[bits.TrailingZeros64(wanted)]
-		s.events = append(s.events, ev)
+		s.events = append(s.events, added)
 		signal(s.woken)
 	}
 	return true
@@ -146,15 +155,15 @@ func (f *feed) put(ev *event) bool {
 
 // take appends to buf what a shard wants and has not taken, at most so many events. Through is up to where that is
 // everything; over means that nothing more will come.
-func (f *feed) take(shard int, buf []*event, most int) (events []*event, through uint64, over bool) {
+func (f *feed) take(shard int, buf []*delivery.Event, most int) (events []*delivery.Event, through uint64, over bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := &f.shards[shard]
 	n := min(len(s.events), most)
 	for _, ev := range s.events[:n] {
 		ev.untaken--
+		buf = append(buf, &ev.Event)
 	}
-	buf = append(buf, s.events[:n]...)
 	if n > 0 {
 		signal(f.room)
 	}
@@ -181,7 +190,7 @@ func (f *feed) want(shard int, changes []interest) {
 
 // join has a shard want the events of a target's sites, if the ring has everything above pos and that is at most so
 // many events, and returns those. Else it returns the first of them, or that the ring does not reach back so far.
-func (f *feed) join(shard int, t *target, pos uint64, most int) (page ringPage) {
+func (f *feed) join(shard int, t *delivery.Target, pos uint64, most int) (page ringPage) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	page.last = f.pos
@@ -189,14 +198,16 @@ func (f *feed) join(shard int, t *target, pos uint64, most int) (page ringPage) 
 		return page
 	}
 	live := f.ring[f.head:]
-	i, _ := slices.BinarySearchFunc(live, pos+1, func(ev *event, seq uint64) int { return int(int64(ev.Seq - seq)) })
+	i, _ := slices.BinarySearchFunc(live, pos+1, func(ev *ringEvent, seq uint64) int { return int(int64(ev.Seq - seq)) })
 	live = live[i:]
-	if len(live) > most {
-		page.events = slices.Clone(live[:most])
+	page.all = len(live) <= most
+	for _, ev := range live[:min(len(live), most)] {
+		page.events = append(page.events, &ev.Event)
+	}
+	if !page.all {
 		return page
 	}
-	page.events, page.all = slices.Clone(live), true
-	for _, s := range t.index() {
+	for _, s := range t.Sites() {
 		f.set(shard, interest{s, true})
 	}
 	return page

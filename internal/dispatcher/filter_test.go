@@ -6,6 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/delivery"
+
+	"github.com/audatex-relay/relay/internal/capacity"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
@@ -24,22 +27,22 @@ type oneCallback struct {
 
 func newOneCallback(sites ...string) *oneCallback {
 	conf := Config{Log: slog.New(slog.DiscardHandler)}.withDefaults()
-	d, places := &Dispatcher{conf: conf, limits: newLimits(8, 1<<20)}, newPlaces(8)
+	d, places := &Dispatcher{conf: conf}, capacity.NewPlaces(8)
 	w := &oneCallback{
 		core: newCore(&environment{
-			conf: &conf, metrics: newMetrics(nil, d), memory: &memory{bound: 1 << 20}, places: simPlaces{places}, pacer: &pacer{}, batch: 1 << 20,
+			conf: &conf, metrics: newMetrics(nil, d), memory: capacity.NewMemory(1 << 20), places: places, pacer: &pacer{}, batch: 1 << 20,
 		}, 1),
 		feed: newFeed(100, 1<<20, func(int) {}),
 		of:   relay.Callback{ID: "bms", Client: "shop", Generation: "g", Concurrency: 8, TimeoutSeconds: 5, Mode: relay.ModeEvery, Filter: relay.Filter{Sites: sites}},
 	}
 	w.cb = &callback{id: "bms", gen: "g", log: conf.Log, target: w.target(1), cur: cursor.New(conf.policyOf(w.of))}
-	w.cb.sending.place = places.join("shop", func() {})
+	w.cb.sending.place = places.Join("shop", "", func() {})
 	return w
 }
 
-func (w *oneCallback) target(revision uint64) *target {
-	t := newTarget(w.of, relay.Client{ID: "shop", AllSites: true})
-	t.revisions[0] = revision
+func (w *oneCallback) target(revision uint64) *delivery.Target {
+	t := delivery.NewTarget(w.of, relay.Client{ID: "shop", AllSites: true})
+	t.Revisions[0] = revision
 	return t
 }
 
@@ -60,7 +63,7 @@ func (w *oneCallback) do(m message) {
 }
 
 func (w *oneCallback) read(seq uint64, site string) {
-	w.feed.put(&event{Stored: store.Stored{Seq: seq, Site: site, Order: fmt.Sprint(seq), Type: relay.TypeOrderUpdated, Body: []byte("{}")}})
+	w.feed.put(delivery.Event{Stored: store.Stored{Seq: seq, Site: site, Order: fmt.Sprint(seq), Type: relay.TypeOrderUpdated, Body: []byte("{}")}})
 }
 
 func (w *oneCallback) offer() {

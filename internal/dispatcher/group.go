@@ -1,12 +1,15 @@
 package dispatcher
 
-import "github.com/audatex-relay/relay/internal/cursor"
+import (
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/delivery"
+)
 
 // group is those callbacks of a shard that read with one reader of the log, by the sites whose events they may want.
 type group struct {
 	source source
 	pos    uint64                            // everything at or below has been offered to its members
-	bySite map[string]map[*callback]struct{} // under everySite: those that may want any
+	bySite map[string]map[*callback]struct{} // under delivery.EverySite: those that may want any
 }
 
 func newGroup(s source) group {
@@ -19,7 +22,7 @@ func (c *core) offerAll(m *newEvents) {
 		for cb := range m.of.bySite[ev.Site] {
 			c.push(cb, ev)
 		}
-		for cb := range m.of.bySite[everySite] {
+		for cb := range m.of.bySite[delivery.EverySite] {
 			c.push(cb, ev)
 		}
 	}
@@ -27,8 +30,8 @@ func (c *core) offerAll(m *newEvents) {
 }
 
 // push offers one event to a member of a group. One that has no room for it leaves: from here on it reads by itself.
-func (c *core) push(cb *callback, ev *event) {
-	if ev.Seq < cb.cur.ReadFrom() || !cb.target.matches(ev) { // it had the first when it joined
+func (c *core) push(cb *callback, ev *delivery.Event) {
+	if ev.Seq < cb.cur.ReadFrom() || !cb.target.Matches(ev) { // it had the first when it joined
 		return
 	}
 	cb.reading.matched++
@@ -43,9 +46,9 @@ func (c *core) push(cb *callback, ev *event) {
 }
 
 // offer hands an event to a callback's cursor; false means that there is no room for it now.
-func (c *core) offer(cb *callback, ev *event) bool {
+func (c *core) offer(cb *callback, ev *delivery.Event) bool {
 	r := &cb.reading
-	if len(r.held) > 0 && (r.heldBytes+len(ev.Body) > maxHeldBytes || !c.memory.admits(r.heldBytes, len(ev.Body))) {
+	if len(r.held) > 0 && (r.heldBytes+len(ev.Body) > maxHeldBytes || !c.memory.Admits(r.heldBytes, len(ev.Body))) {
 		return false
 	}
 	switch cb.cur.Offer(cursor.Entry{Seq: ev.Seq, Order: ev.Order}) {
@@ -65,7 +68,7 @@ func (c *core) enter(g *group, cb *callback) {
 	r := &cb.reading
 	r.source, r.indexed, r.fetching = g.source, cb.target, false
 	r.joinedAt, r.matched = g.pos, 0
-	for _, s := range cb.target.index() {
+	for _, s := range cb.target.Sites() {
 		if g.bySite[s] == nil {
 			g.bySite[s] = map[*callback]struct{}{}
 			c.want(g, interest{s, true})
@@ -87,7 +90,7 @@ func (c *core) leave(cb *callback) {
 	if r.indexed == nil { // it was about to catch up with others
 		return
 	}
-	sites := r.indexed.index()
+	sites := r.indexed.Sites()
 	r.indexed = nil
 	for _, s := range sites {
 		if delete(g.bySite[s], cb); len(g.bySite[s]) == 0 {

@@ -20,6 +20,7 @@ import (
 	reference "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"go.uber.org/goleak"
 
+	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/dispatcher"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
@@ -272,9 +273,10 @@ func (b *bench) told(kind relay.Kind) []fact {
 // running is a dispatcher at work.
 type running struct {
 	*dispatcher.Dispatcher
-	b    *bench
-	gate *gate
-	stop func()
+	deliverer *delivery.Deliverer
+	b         *bench
+	gate      *gate
+	stop      func()
 
 	mu   sync.Mutex
 	held map[int]*holding
@@ -309,23 +311,31 @@ func (b *bench) join(changes ...func(*dispatcher.Config)) *running {
 	b.t.Helper()
 	g := &gate{}
 	send := sender.New(sender.Config{AllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, UserAgent: "test"})
+	s, log := b.open(g), slog.New(slog.DiscardHandler)
 	conf := dispatcher.Config{
-		Store: b.open(g), Sender: send, Operational: b, Log: slog.New(slog.DiscardHandler), Grace: time.Second,
+		Store: s, Operational: b, Log: log, Grace: time.Second,
 		Schedule: []time.Duration{5 * time.Millisecond, 10 * time.Millisecond, 20 * time.Millisecond, time.Hour}, ProbeSchedule: []time.Duration{5 * time.Millisecond},
 		Jitter: func(d time.Duration) time.Duration { return d },
 	}
 	for _, change := range changes {
 		change(&conf)
 	}
+	conf.Deliverer = delivery.New(delivery.Config{Store: s, Sender: send, Log: conf.Log, Metrics: conf.Metrics})
 	d := dispatcher.New(conf)
 	if err := d.Prepare(context.Background()); err != nil {
 		b.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- d.Run(ctx) }()
+	go func() {
+		var targets sync.WaitGroup
+		targets.Go(func() { _ = conf.Deliverer.Run(ctx) })
+		err := d.Run(ctx)
+		targets.Wait()
+		done <- err
+	}()
 	var once sync.Once
-	r := &running{Dispatcher: d, b: b, gate: g, held: map[int]*holding{}}
+	r := &running{Dispatcher: d, deliverer: conf.Deliverer, b: b, gate: g, held: map[int]*holding{}}
 	r.stop = func() {
 		once.Do(func() {
 			cancel()

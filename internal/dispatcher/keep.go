@@ -6,6 +6,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/cursorstore"
+	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -58,8 +59,7 @@ type work struct {
 // kept is what the store has of one callback. The round under way uses it, and nobody else.
 type kept struct {
 	cursor   *cursorstore.Handle
-	previous uint64 // position of the last batch of attempts
-	known    bool   // previous is known
+	recorder *delivery.Recorder
 }
 
 // pacer spreads the rounds of a replica's shards: each document stored moves the next rounds by documentPace.
@@ -98,7 +98,7 @@ func (c *core) markUnstored(cb *callback) {
 func (c *core) noteUnstored(cb *callback) {
 	if n := len(cb.storing.records); n > 0 || cb.cur.Dirty() {
 		c.markUnstored(cb)
-		if n >= window(cb.target.callback) && cb.phase < retiring {
+		if n >= window(cb.target.Callback) && cb.phase < retiring {
 			c.keeping.urgent[cb] = struct{}{}
 		}
 	}

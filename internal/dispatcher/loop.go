@@ -36,7 +36,6 @@ type loop struct {
 	messages chan message
 	next     []message // of this turn: what the effects of a step came to at once
 	news     newEvents // for reuse
-	answer   chan bool // of limits
 	comers   *feed     // the reader for those that catch up together; nil: there is none
 
 	run   context.Context // ends when the shard must be given up
@@ -56,7 +55,7 @@ type (
 func newLoop(run, life context.Context, d *Dispatcher, lease *shard.Lease) *loop {
 	l := &loop{
 		d: d, lease: lease, shard: lease.Shard(), core: newCore(&d.shared, lease.Epoch()),
-		messages: make(chan message, messagesWaiting), answer: make(chan bool, 1), run: run, life: life, keep: context.WithoutCancel(run), ended: make(chan struct{}),
+		messages: make(chan message, messagesWaiting), run: run, life: life, keep: context.WithoutCancel(run), ended: make(chan struct{}),
 	}
 	return l
 }
@@ -128,12 +127,12 @@ func (l *loop) end() {
 func (l *loop) take(m message) {
 	switch m := m.(type) {
 	case changed:
-		l.do(l.d.present(m.id))
+		l.do(l.present(m.id))
 		return
 	case clientChanged:
 		for id, cb := range l.core.callbacks {
-			if cb.target.callback.Client == m.id {
-				l.do(l.d.present(id))
+			if cb.target.Callback.Client == m.id {
+				l.do(l.present(id))
 			}
 		}
 		return
@@ -177,6 +176,11 @@ func (l *loop) do(m message) {
 	l.next = l.next[:0]
 }
 
+// present returns what holds of a callback now.
+func (l *loop) present(id string) configured {
+	return configured{id, l.d.conf.Deliverer.Targets.Of(id)}
+}
+
 // apply does what a step has decided.
 func (l *loop) apply(e *effects) {
 	if len(e.interest) > 0 {
@@ -192,7 +196,7 @@ func (l *loop) apply(e *effects) {
 		j.more <- false
 	}
 	for _, id := range e.recheck { // before the ring is looked into, which is for who joins under its present filter
-		l.next = append(l.next, l.d.present(id))
+		l.next = append(l.next, l.present(id))
 	}
 	for _, r := range e.ring {
 		page := l.d.feed.join(l.shard, r.target, r.pos, pageEvents)
@@ -292,8 +296,9 @@ func (l *loop) superseded(epoch uint64) {
 // release gives back what a callback has of what all callbacks share.
 func (d *Dispatcher) release(cb *callback) {
 	cb.cancel()
-	d.limits.leave(cb.sending.place)
-	d.memory.callbacks.Add(-1)
+	cb.sending.place.Leave()
+	d.conf.Deliverer.Forget(cb.id)
+	d.conf.Deliverer.Memory.Join(-1)
 }
 
 // ask has the loop's goroutine ask the core; false if it has ended, or is about to.

@@ -4,17 +4,16 @@ import (
 	"context"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/delivery"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/audatex-relay/relay/internal/relay"
-	"github.com/audatex-relay/relay/internal/sender"
 )
 
 type metrics struct {
-	attempts   map[sender.Outcome]prometheus.Counter
 	deliveries map[relay.DeliveryStatus]prometheus.Counter
-	took       prometheus.Histogram
 	latency    prometheus.Histogram
 	created    prometheus.Histogram
 	received   prometheus.Histogram
@@ -28,12 +27,9 @@ func newMetrics(reg prometheus.Registerer, d *Dispatcher) *metrics {
 			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour,
 		})
 	}
-	attempts := f.NewCounterVec(prometheus.CounterOpts{Name: "audatex_relay_attempts_total", Help: "Attempts of deliveries by outcome."}, []string{"outcome"})
 	deliveries := f.NewCounterVec(prometheus.CounterOpts{Name: "audatex_relay_deliveries_total", Help: "Deliveries that ended, by how."}, []string{"status"})
 	m := &metrics{
-		attempts: map[sender.Outcome]prometheus.Counter{}, deliveries: map[relay.DeliveryStatus]prometheus.Counter{},
-		took: histogram("audatex_relay_attempt_duration_seconds", "Time from the beginning of an attempt until its answer was read or given up.",
-			[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}),
+		deliveries: map[relay.DeliveryStatus]prometheus.Counter{},
 		latency: histogram("audatex_relay_event_to_delivery_seconds", "Time from an event's arrival in the log until a receiver had taken it.",
 			[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 5, 30, 300, 3600, 86400}),
 		created: histogram("audatex_relay_created_to_delivery_seconds", "Time from the vendor's CreatedAt of a notification until a receiver had taken its event.",
@@ -41,40 +37,18 @@ func newMetrics(reg prometheus.Registerer, d *Dispatcher) *metrics {
 		received: histogram("audatex_relay_received_to_delivery_seconds", "Time from a notification's arrival at the relay until a receiver had taken its event.",
 			[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 5, 30, 300, 3600, 86400}),
 	}
-	for _, o := range sender.Outcomes() {
-		m.attempts[o] = attempts.WithLabelValues(o.String())
-	}
 	for _, s := range []relay.DeliveryStatus{relay.DeliveryDelivered, relay.DeliveryFailed, relay.DeliverySkipped, relay.DeliveryExpired} {
 		m.deliveries[s] = deliveries.WithLabelValues(string(s))
 	}
-	f.NewGauge(prometheus.GaugeOpts{
-		Name: "audatex_relay_attempts_limit", Help: "How many attempts may be under way at once.",
-	}).Set(float64(d.conf.MaxAttempts))
-	f.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "audatex_relay_attempts_under_way", Help: "Attempts of deliveries that are under way.",
-	}, func() float64 { return float64(d.limits.taken.Load()) })
-	f.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "audatex_relay_callbacks_waiting_for_attempts", Help: "Callbacks that could send and wait until another attempt ends.",
-	}, func() float64 { return float64(d.limits.waiting.Load()) })
-	f.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "audatex_relay_held_event_bytes", Help: "Bytes of events that callbacks keep in memory until they are sent.",
-	}, func() float64 { return float64(d.memory.used.Load()) })
 	if reg != nil {
 		reg.MustRegister(gauges{d})
 	}
 	return m
 }
 
-func (m *metrics) attempt(a sender.Attempt) {
-	if c := m.attempts[a.Outcome]; c != nil {
-		c.Inc()
-	}
-	m.took.Observe(a.Duration.Seconds())
-}
-
 func (m *metrics) delivery(s relay.DeliveryStatus, n int) { m.deliveries[s].Add(float64(n)) }
 
-func (m *metrics) delivered(ev *event, now time.Time) {
+func (m *metrics) delivered(ev *delivery.Event, now time.Time) {
 	m.delivery(relay.DeliveryDelivered, 1)
 	m.latency.Observe(max(now.Sub(ev.Time), 0).Seconds())
 	if !ev.CreatedAt.IsZero() {

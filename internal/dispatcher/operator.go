@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/delivery"
+
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -31,14 +33,14 @@ func (d *Dispatcher) Skip(ctx context.Context, id string, seq uint64) (bool, err
 	if err != nil {
 		return false, err
 	}
-	ev, skipped, mine := newEvent(s), false, false
+	ev, skipped, mine := delivery.EventOf(s), false, false
 	d.ask(id, func(c *core, cb *callback) {
 		if mine = c.valid; !mine || !c.settle(cb, ev.Order, seq) {
 			return
 		}
 		skipped = true
 		cb.reading.blocked = false
-		c.closeDelivery(cb, ev, relay.DeliverySkipped, "skipped by an operator")
+		c.closeDelivery(cb, &ev, relay.DeliverySkipped, "skipped by an operator")
 		c.pump(cb)
 	})
 	if !mine {
@@ -59,7 +61,7 @@ type Trial struct {
 // after the time that an attempt may take. False means that this replica does not deliver to the callback.
 func (d *Dispatcher) BeginTest(id, generation string) (t Trial, known bool) {
 	d.ask(id, func(c *core, cb *callback) {
-		if known = cb.gen == generation && c.valid && !cb.target.orphaned; known {
+		if known = cb.gen == generation && c.valid && !cb.target.Orphaned; known {
 			t = c.beginTest(cb)
 		}
 	})
@@ -67,20 +69,17 @@ func (d *Dispatcher) BeginTest(id, generation string) (t Trial, known bool) {
 }
 
 func (c *core) beginTest(cb *callback) Trial {
-	s, of := &cb.sending, &cb.target.callback
+	s, of := &cb.sending, &cb.target.Callback
 	switch {
 	case c.now.Before(s.testUntil):
 		return Trial{Reason: "A test of this callback is under way.", Again: time.Second}
 	case cb.cur.InFlight() >= concurrencyOf(*of):
 		return Trial{Reason: "As many attempts are under way as the callback's concurrency allows.", Again: time.Second}
 	}
-	if s.limiter != nil {
-		if tokens := s.limiter.TokensAt(c.now); tokens < 1 {
-			again := time.Duration((1 - tokens) / float64(s.limiter.Limit()) * float64(time.Second))
-			return Trial{Reason: "The callback's rate allows no request now.", Again: again}
-		}
-		s.limiter.AllowN(c.now, 1)
+	if wait := s.place.RateWait(c.now); wait > 0 {
+		return Trial{Reason: "The callback's rate allows no request now.", Again: wait}
 	}
+	s.place.UseRate(c.now)
 	s.testUntil = c.now.Add(time.Duration(of.TimeoutSeconds)*time.Second + trialSlack)
 	return Trial{Granted: true}
 }
@@ -97,5 +96,5 @@ func (d *Dispatcher) EndTest(id, generation string) {
 
 // inTestsWay reports whether a test has the last place that deliveries could take.
 func (c *core) inTestsWay(cb *callback) bool {
-	return c.now.Before(cb.sending.testUntil) && cb.cur.InFlight()+1 >= concurrencyOf(cb.target.callback)
+	return c.now.Before(cb.sending.testUntil) && cb.cur.InFlight()+1 >= concurrencyOf(cb.target.Callback)
 }

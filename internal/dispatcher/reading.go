@@ -5,6 +5,8 @@ import (
 	"maps"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/delivery"
+
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -20,7 +22,7 @@ const (
 type read struct {
 	cb      *callback
 	pos     uint64
-	target  *target
+	target  *delivery.Target
 	version uint64 // of the target
 	size    int    // how many events of the log; 0: not known yet
 }
@@ -28,7 +30,7 @@ type read struct {
 // refill is what a lane has waiting beyond what it lists.
 type refill struct {
 	cb     *callback
-	target *target
+	target *delivery.Target
 	of     cursor.Refill
 }
 
@@ -50,7 +52,7 @@ func (c *core) drain(cb *callback) bool {
 		return false
 	}
 	for len(r.page) > 0 {
-		if cb.target.matches(r.page[0]) && !c.offer(cb, r.page[0]) {
+		if cb.target.Matches(r.page[0]) && !c.offer(cb, r.page[0]) {
 			r.blocked = true
 			return false
 		}
@@ -105,7 +107,7 @@ func (c *core) tookFromRing(m *ringPage) {
 		}
 	}
 	if m.all {
-		c.unwant(&c.shared, m.read.target.index())
+		c.unwant(&c.shared, m.read.target.Sites())
 	}
 	if cb.phase < retiring {
 		c.readOn(cb)
@@ -117,11 +119,11 @@ func (c *core) tookFromRing(m *ringPage) {
 func (c *core) takes(cb *callback, m *ringPage) bool {
 	r := &cb.reading
 	if c.halted(cb) {
-		if cb.target.orphaned || !m.all {
+		if cb.target.Orphaned || !m.all {
 			return false
 		}
 		for _, ev := range m.events {
-			if cb.target.matches(ev) {
+			if cb.target.Matches(ev) {
 				return false
 			}
 		}
@@ -230,7 +232,7 @@ func (c *core) comersEnd() {
 	for cb := range members {
 		cb.cur.Advance(c.together.pos)
 		c.leave(cb)
-		if c.readRing(cb); cb.target.orphaned {
+		if c.readRing(cb); cb.target.Orphaned {
 			c.markUnstored(cb)
 		}
 	}

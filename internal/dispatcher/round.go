@@ -2,12 +2,9 @@ package dispatcher
 
 import (
 	"context"
-	"errors"
-	"reflect"
-	"time"
 
 	"github.com/audatex-relay/relay/internal/cursorstore"
-	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -44,76 +41,20 @@ func (l *loop) store(ctx context.Context, r *round) {
 // storeAttempts stores the records of a round: the first thing of each callback, as a cursor must not count what is
 // not recorded.
 func (l *loop) storeAttempts(ctx context.Context, works []*work) {
-	attempts := l.d.conf.Store.Attempts
-	var batches []relay.AttemptBatch
+	var records []delivery.Records
 	var of []*work
 	for _, w := range works {
-		if len(w.records) == 0 {
-			continue
+		if len(w.records) > 0 {
+			records, of = append(records, delivery.Records{Recorder: w.kept.recorder, Records: w.records}), append(of, w)
 		}
-		if k := w.kept; !k.known {
-			last, err := attempts.Last(ctx, w.cb.id)
-			if err != nil {
-				w.failed = true
-				l.d.complain("attempts", err)
-				continue
-			}
-			k.previous, k.known = last, true
-		}
-		batches = append(batches, relay.AttemptBatch{Callback: w.cb.id, Generation: w.cb.gen, Previous: w.kept.previous, Records: w.records})
-		of = append(of, w)
 	}
-	if len(batches) == 0 {
-		return
-	}
-	for i, result := range attempts.AppendAll(ctx, batches) {
+	for i, r := range l.d.conf.Deliverer.Append(ctx, records) {
 		w := of[i]
-		switch {
-		case result.Err == nil:
-			w.kept.previous, w.recorded = result.Seq, len(w.records)
-		case errors.Is(result.Err, store.ErrConflict):
-			w.failed = true
-			l.readBack(ctx, w)
-		default:
-			w.failed = true
-			l.d.complain("attempts", result.Err)
+		w.recorded, w.failed = r.Stored, r.Stored < len(w.records)
+		if r.Err != nil {
+			l.d.complain("attempts", r.Err)
 		}
 	}
-}
-
-// readBack looks at the last batch after a conflict. If it is an earlier try of ours that was answered unclearly, its
-// records are stored; in any case the next batch goes after it.
-func (l *loop) readBack(ctx context.Context, w *work) {
-	attempts := l.d.conf.Store.Attempts
-	var last uint64
-	same := 0
-	err := attempts.Walk(ctx, w.cb.id, w.cb.gen, 0, func(seq uint64, _ time.Time, b relay.AttemptBatch) bool {
-		if last = seq; len(b.Records) <= len(w.records) && b.Previous == w.kept.previous {
-			for same < len(b.Records) && sameRecord(b.Records[same], w.records[same]) {
-				same++
-			}
-			if same < len(b.Records) {
-				same = 0
-			}
-		}
-		return false
-	})
-	if err == nil && last == 0 { // of another generation
-		last, err = attempts.Last(ctx, w.cb.id)
-	}
-	if err != nil {
-		l.d.complain("attempts", err)
-		return
-	}
-	w.kept.previous, w.recorded = last, same
-}
-
-func sameRecord(a, b relay.AttemptRecord) bool {
-	a.At, b.At = a.At.Round(0).UTC(), b.At.Round(0).UTC()
-	if a.NextAttemptAt != nil && b.NextAttemptAt != nil && a.NextAttemptAt.Equal(*b.NextAttemptAt) {
-		a.NextAttemptAt, b.NextAttemptAt = nil, nil
-	}
-	return reflect.DeepEqual(a, b)
 }
 
 // storeWatermark stores the watermark where it has moved to. The next round writes over what a former owner has put

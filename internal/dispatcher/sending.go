@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/delivery"
+
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sender"
@@ -15,6 +17,8 @@ const (
 	// leaseAgain is how long nothing is started or stored when a lease is found invalid, before it is looked at
 	// again: a renewal may be unclear.
 	leaseAgain = 500 * time.Millisecond
+	// bodiesRetry is how long a callback waits after there was no room for a body.
+	bodiesRetry = 200 * time.Millisecond
 	// retriesEvery bounds how often a callback's retries are logged: a receiver that refuses now and then is no news.
 	retriesEvery = time.Minute
 )
@@ -23,17 +27,17 @@ const (
 // is nil. HasPlace means that the callback has a place to make it with; it keeps that if there is a next attempt.
 func (c *core) take(cb *callback, j *job, hasPlace bool) *job {
 	s := &cb.sending
-	of := &cb.target.callback
+	of := &cb.target.Callback
 	if c.halted(cb) || !c.valid || c.now.Before(s.retryAt) || s.waiting || len(cb.storing.records) >= 2*window(*of) {
 		return nil
 	}
-	if s.limiter != nil && s.limiter.TokensAt(c.now) < 1 || c.inTestsWay(cb) {
+	if s.place.RateWait(c.now) > 0 || c.inTestsWay(cb) {
 		return nil
 	}
 	if at, ok := cb.cur.NextDue(c.now); !ok || at.After(c.now) {
 		return nil
 	}
-	if !hasPlace && !c.places.take(s.place) {
+	if !hasPlace && !s.place.Take() {
 		s.waiting = true
 		return nil
 	}
@@ -44,13 +48,11 @@ func (c *core) take(cb *callback, j *job, hasPlace bool) *job {
 	b, ok := cb.cur.Take(c.now, most)
 	if !ok {
 		if !hasPlace {
-			c.places.release(s.place)
+			s.place.Release()
 		}
 		return nil
 	}
-	if s.limiter != nil {
-		s.limiter.AllowN(c.now, 1)
-	}
+	s.place.UseRate(c.now)
 	if j == nil {
 		j = &job{cb: cb}
 	}
@@ -64,13 +66,11 @@ func (c *core) take(cb *callback, j *job, hasPlace bool) *job {
 func (c *core) nextAttempt(cb *callback) time.Time {
 	s := &cb.sending
 	at, ok := cb.cur.NextDue(c.now)
-	if len(cb.storing.records) >= 2*window(cb.target.callback) || s.waiting {
+	if len(cb.storing.records) >= 2*window(cb.target.Callback) || s.waiting {
 		ok = false // the end of a round wakes it, or whoever gives a place back
 	}
-	if ok && s.limiter != nil {
-		if tokens := s.limiter.TokensAt(c.now); tokens < 1 {
-			at = later(at, c.now.Add(time.Duration((1-tokens)/float64(s.limiter.Limit())*float64(time.Second))+time.Millisecond))
-		}
+	if ok {
+		at = later(at, c.now.Add(s.place.RateWait(c.now)))
 	}
 	if ok && c.inTestsWay(cb) { // the test's end wakes it, as a rule
 		at = later(at, s.testUntil)
@@ -91,12 +91,12 @@ func (c *core) nextAttempt(cb *callback) time.Time {
 func (c *core) ended(j *job) {
 	cb := j.cb
 	c.judge(j)
-	next, keeps := (*job)(nil), !c.places.contended() // whoever gives a place back while others wait does not get it again before them
+	next, keeps := (*job)(nil), c.places.Waiting() == 0 // whoever gives a place back while others wait does not get it again before them
 	if keeps {
 		next = c.take(cb, j, true)
 	}
 	if next == nil {
-		c.places.release(cb.sending.place)
+		cb.sending.place.Release()
 		if !keeps {
 			next = c.take(cb, j, false)
 		}
@@ -116,29 +116,25 @@ func (c *core) ended(j *job) {
 func (c *core) judge(j *job) {
 	cb := j.cb
 	cb.reading.blocked = false
-	if j.err != nil {
+	if j.Err != nil {
 		c.notMade(j)
 		return
 	}
-	for _, i := range j.gone {
+	for _, i := range j.Gone {
 		if seq := j.batch.Seqs[i]; c.settle(cb, j.batch.Order, seq) {
 			c.expire(cb, []cursor.Entry{{Seq: seq, Order: j.batch.Order}}, nil)
 		}
 	}
-	for _, i := range j.unmatched {
+	for _, i := range j.Unmatched {
 		if c.settle(cb, j.batch.Order, j.batch.Seqs[i]) {
-			c.closeDelivery(cb, j.events[i], relay.DeliverySkipped, "no longer matches the callback's filter or its client's sites")
+			c.closeDelivery(cb, j.Events[i], relay.DeliverySkipped, "no longer matches the callback's filter or its client's sites")
 		}
 	}
-	if j.chosen < 0 {
+	if j.Chosen < 0 {
 		return
 	}
-	a, ev := &j.attempt, j.events[j.chosen]
-	record := relay.AttemptRecord{
-		Event: ev.id, Seq: ev.Seq, Order: ev.Order, Number: j.batch.Attempt, At: a.At.UTC(), DurationMillis: float64(a.Duration.Microseconds()) / 1000,
-		Outcome: a.Outcome.String(), Status: a.Status, Error: a.Error, Excerpt: a.Excerpt, Probe: j.batch.Probe,
-	}
-	switch a.Outcome {
+	ev, record := j.Events[j.Chosen], j.Record(j.batch.Attempt, j.batch.Probe)
+	switch j.Sent.Outcome {
 	case sender.Cancelled:
 		cb.cur.Release(j.batch)
 	case sender.Gone:
@@ -155,17 +151,17 @@ func (c *core) judge(j *job) {
 // notMade puts back what was taken for an attempt that was not made.
 func (c *core) notMade(j *job) {
 	cb := j.cb
-	if cb.ctx.Err() == nil && !errors.Is(j.err, errLease) && !errors.Is(j.err, errBodies) {
-		cb.log.Log(cb.ctx, store.Level(j.err, slog.LevelWarn), "an event could not be read for its attempt", "order", j.batch.Order, "error", j.err)
+	if cb.ctx.Err() == nil && !errors.Is(j.Err, delivery.ErrLease) && !errors.Is(j.Err, delivery.ErrBodies) {
+		cb.log.Log(cb.ctx, store.Level(j.Err, slog.LevelWarn), "an event could not be read for its attempt", "order", j.batch.Order, "error", j.Err)
 	}
 	cb.cur.Release(j.batch)
 	cb.sending.retryAt = c.now.Add(storeRetry)
-	if errors.Is(j.err, errBodies) {
+	if errors.Is(j.Err, delivery.ErrBodies) {
 		cb.sending.retryAt = c.now.Add(bodiesRetry)
 	}
 }
 
-func (c *core) succeeded(j *job, ev *event, record relay.AttemptRecord) {
+func (c *core) succeeded(j *job, ev *delivery.Event, record relay.AttemptRecord) {
 	cb := j.cb
 	if c.closeAll(j, &record, relay.DeliveryDelivered) {
 		c.metrics.delivered(ev, c.now)
@@ -182,9 +178,9 @@ func (c *core) succeeded(j *job, ev *event, record relay.AttemptRecord) {
 }
 
 // failed lets the cursor decide by the retry schedule (internal/cursor) when there is another attempt, if there is one.
-func (c *core) failed(j *job, ev *event, record relay.AttemptRecord) {
-	cb, a := j.cb, &j.attempt
-	r := cb.cur.Fail(j.batch, c.now, cursor.Failure{Reason: reason(a), RetryAfter: a.RetryAfter})
+func (c *core) failed(j *job, ev *delivery.Event, record relay.AttemptRecord) {
+	cb := j.cb
+	r := cb.cur.Fail(j.batch, c.now, cursor.Failure{Reason: j.Reason(), RetryAfter: j.Sent.RetryAfter})
 	switch r.Outcome {
 	case cursor.Retrying:
 		record.NextAttemptAt = &r.Next
@@ -194,9 +190,9 @@ func (c *core) failed(j *job, ev *event, record relay.AttemptRecord) {
 		if c.closeAll(j, &record, relay.DeliveryFailed) {
 			c.metrics.delivery(relay.DeliveryFailed, 1)
 		}
-		if j.batch.Attempt > 1 || len(c.conf.Schedule) == 0 { // its followers get one attempt each, and no line
-			cb.log.Warn("a delivery has failed for good; the order's next event gets its turn", "site", ev.Site, "order", ev.Order, "event", ev.id,
-				"attempts", j.batch.Attempt, "reason", reason(a))
+		if j.batch.Attempt > 1 { // its followers get one attempt each, and no line
+			cb.log.Warn("a delivery has failed for good; the order's next event gets its turn", "site", ev.Site, "order", ev.Order, "event", ev.ID,
+				"attempts", j.batch.Attempt, "reason", j.Reason())
 		}
 		c.settle(cb, j.batch.Order, j.batch.Seqs...)
 	case cursor.Stale:
@@ -206,7 +202,7 @@ func (c *core) failed(j *job, ev *event, record relay.AttemptRecord) {
 	if h.Open && !cb.sending.tripped {
 		cb.sending.tripped = true
 		cb.log.Warn("the receiver fails for several orders; it is probed until it answers", "failing_since", h.FailingSince.UTC(), "failures", h.Failures,
-			"reason", reason(a), "waiting", cb.cur.Unsettled(), "next_probe", h.NextProbe.UTC())
+			"reason", j.Reason(), "waiting", cb.cur.Unsettled(), "next_probe", h.NextProbe.UTC())
 	}
 	if !h.FailingSince.IsZero() && c.now.Sub(h.FailingSince) >= c.conf.DisableAfter {
 		c.disable(cb, "failing", "every attempt has failed since "+h.FailingSince.UTC().Format(time.RFC3339))
@@ -214,14 +210,14 @@ func (c *core) failed(j *job, ev *event, record relay.AttemptRecord) {
 }
 
 // complainOfRetries logs that an event was refused again.
-func (c *core) complainOfRetries(j *job, ev *event, next time.Time) {
+func (c *core) complainOfRetries(j *job, ev *delivery.Event, next time.Time) {
 	s := &j.cb.sending
 	if j.batch.Probe || j.batch.Attempt < 2 || c.now.Sub(s.warned).Abs() < retriesEvery {
 		return
 	}
 	s.warned = c.now
-	j.cb.log.Warn("a delivery has failed again; it is retried", "site", ev.Site, "order", ev.Order, "event", ev.id, "attempts", j.batch.Attempt,
-		"reason", reason(&j.attempt), "next_attempt", next.UTC())
+	j.cb.log.Warn("a delivery has failed again; it is retried", "site", ev.Site, "order", ev.Order, "event", ev.ID, "attempts", j.batch.Attempt,
+		"reason", j.Reason(), "next_attempt", next.UTC())
 }
 
 // closeAll closes the deliveries that end with a job, before the cursor settles them: that of the event that was sent
@@ -230,10 +226,10 @@ func (c *core) complainOfRetries(j *job, ev *event, next time.Time) {
 func (c *core) closeAll(j *job, record *relay.AttemptRecord, status relay.DeliveryStatus) bool {
 	for i, seq := range j.batch.Seqs {
 		switch open := j.cb.cur.Where(cursor.Entry{Seq: seq, Order: j.batch.Order}) == cursor.Flying; {
-		case open && i == j.chosen:
+		case open && i == j.Chosen:
 			record.Closing = status
 		case open:
-			c.closeDelivery(j.cb, j.events[i], relay.DeliverySkipped, "a newer event of the order was sent instead (mode latest)")
+			c.closeDelivery(j.cb, j.Events[i], relay.DeliverySkipped, "a newer event of the order was sent instead (mode latest)")
 		}
 	}
 	return record.Closing != ""
@@ -248,19 +244,11 @@ func (c *core) settle(cb *callback, order string, seqs ...uint64) bool {
 }
 
 // closeDelivery records the end of a delivery without an attempt.
-func (c *core) closeDelivery(cb *callback, ev *event, status relay.DeliveryStatus, why string) {
-	c.record(cb, relay.AttemptRecord{Event: ev.id, Seq: ev.Seq, Order: ev.Order, At: c.now.UTC(), Closing: status, Reason: why})
+func (c *core) closeDelivery(cb *callback, ev *delivery.Event, status relay.DeliveryStatus, why string) {
+	c.record(cb, relay.AttemptRecord{Event: ev.ID, Seq: ev.Seq, Order: ev.Order, At: c.now.UTC(), Closing: status, Reason: why})
 	c.metrics.delivery(status, 1)
 }
 
 func (c *core) record(cb *callback, r relay.AttemptRecord) {
 	cb.storing.records = append(cb.storing.records, r)
-}
-
-// reason is what a lane keeps of a failure.
-func reason(a *sender.Attempt) string {
-	if a.Error != "" {
-		return a.Error
-	}
-	return a.Outcome.String()
 }

@@ -10,8 +10,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/delivery"
+
 	"pgregory.net/rapid"
 
+	"github.com/audatex-relay/relay/internal/capacity"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/relay"
@@ -48,8 +51,8 @@ var simSites = []string{"leeds", "york", "hull"}
 type simWorld struct {
 	t         *rapid.T
 	now       time.Time
-	log       []*event           // ascending, with gaps between positions of other orders
-	targets   map[string]*target // of the callbacks that are registered
+	log       []*delivery.Event           // ascending, with gaps between positions of other orders
+	targets   map[string]*delivery.Target // of the callbacks that are registered
 	revision  uint64
 	due       map[string]map[uint64]bool // what has to be delivered, by callback and generation
 	docs      map[string]cursor.Document
@@ -71,7 +74,7 @@ type simOwner struct {
 	feed     *feed
 	together *feed
 	members  []read // that wait for together
-	limits   *simPlaces
+	places   *capacity.Places
 	attempts []*job
 	reads    []read
 	lanesOf  [][]refill
@@ -87,17 +90,9 @@ type simOwner struct {
 	next     []message
 }
 
-// simPlaces divides places without a goroutine.
-type simPlaces struct{ *places }
-
-func (p simPlaces) take(pl *place) bool { return pl.wait() }
-func (p simPlaces) release(pl *place)   { pl.release() }
-func (p simPlaces) decline(pl *place)   { pl.decline() }
-func (p simPlaces) contended() bool     { return p.waiting > 0 }
-
 func newSimWorld(t *rapid.T) *simWorld {
 	w := &simWorld{
-		t: t, now: time.Now(), targets: map[string]*target{}, docs: map[string]cursor.Document{}, lanes: map[string]map[string]cursor.Lane{},
+		t: t, now: time.Now(), targets: map[string]*delivery.Target{}, docs: map[string]cursor.Document{}, lanes: map[string]map[string]cursor.Lane{},
 		writes: map[string]int{}, due: map[string]map[uint64]bool{}, closed: map[string]map[uint64]bool{}, delivered: map[string]map[uint64]bool{},
 	}
 	for i := range simCallbacks {
@@ -125,8 +120,8 @@ func keyOf(cb relay.Callback) string { return cb.ID + "/" + cb.Generation }
 // configure stores the configuration of a callback.
 func (w *simWorld) configure(cb relay.Callback) {
 	w.revision++
-	t := newTarget(cb, relay.Client{ID: "shop", AllSites: true})
-	t.revisions[0] = w.revision
+	t := delivery.NewTarget(cb, relay.Client{ID: "shop", AllSites: true})
+	t.Revisions[0] = w.revision
 	w.targets[cb.ID] = t
 }
 
@@ -141,12 +136,12 @@ func (w *simWorld) reconfigure() {
 		delete(w.targets, id)
 	case n == 1:
 		w.register(id, simSites[:rapid.IntRange(0, 2).Draw(w.t, "sites")])
-	case n == 2 && len(t.callback.Filter.Sites) > 0:
-		cb := t.callback
+	case n == 2 && len(t.Callback.Filter.Sites) > 0:
+		cb := t.Callback
 		cb.Filter.Sites = simSites
 		w.configure(cb)
 	default:
-		cb := t.callback
+		cb := t.Callback
 		cb.Paused = !cb.Paused
 		w.configure(cb)
 	}
@@ -170,15 +165,15 @@ func (w *simWorld) last() uint64 {
 
 func (w *simWorld) publish() {
 	n := rapid.IntRange(0, 17).Draw(w.t, "order")
-	ev := &event{Stored: store.Stored{
+	ev := &delivery.Event{Stored: store.Stored{
 		Seq: w.last() + 1 + uint64(rapid.IntRange(0, 1).Draw(w.t, "gap")), Site: simSites[n%3], Order: fmt.Sprint("order", n), Type: relay.TypeOrderUpdated, Time: w.now,
 		Body: []byte("{}"),
 	}}
-	ev.id = fmt.Sprint(ev.Seq)
+	ev.ID = fmt.Sprint(ev.Seq)
 	w.log = append(w.log, ev)
 	for _, t := range w.targets {
-		if t.matches(ev) {
-			w.due[keyOf(t.callback)][ev.Seq] = true
+		if t.Matches(ev) {
+			w.due[keyOf(t.Callback)][ev.Seq] = true
 		}
 	}
 	for _, o := range w.owners {
@@ -192,9 +187,7 @@ func (w *simWorld) readLog(f *feed) {
 		if ev.Seq <= f.position() {
 			continue
 		}
-		one := *ev
-		one.untaken = 0
-		if !f.put(&one) {
+		if !f.put(*ev) {
 			return
 		}
 	}
@@ -207,10 +200,10 @@ func (w *simWorld) takeOver() {
 		Schedule: slices.Repeat([]time.Duration{time.Second, time.Minute}, 100), Jitter: func(d time.Duration) time.Duration { return d }, CircuitFailures: 6, Lookback: 1000,
 		MaxLanes: 4, Log: slog.New(slog.DiscardHandler),
 	}.withDefaults()
-	d := &Dispatcher{conf: conf, limits: newLimits(4, 1<<20)}
-	o := &simOwner{simWorld: w, epoch: w.epoch, limits: &simPlaces{newPlaces(rapid.IntRange(1, 4).Draw(w.t, "places"))}, valid: true}
-	memory := &memory{bound: 1 << 20}
-	o.core = newCore(&environment{conf: &conf, metrics: newMetrics(nil, d), memory: memory, places: o.limits, pacer: &pacer{}, batch: 1 << 20}, o.epoch)
+	d := &Dispatcher{conf: conf}
+	o := &simOwner{simWorld: w, epoch: w.epoch, places: capacity.NewPlaces(rapid.IntRange(1, 4).Draw(w.t, "places")), valid: true}
+	memory := capacity.NewMemory(1 << 20)
+	o.core = newCore(&environment{conf: &conf, metrics: newMetrics(nil, d), memory: memory, places: o.places, pacer: &pacer{}, batch: 1 << 20}, o.epoch)
 	o.feed = newFeed(8, 1<<20, func(int) {})
 	o.feed.start(w.last())
 	w.owners = append(w.owners, o)
@@ -319,36 +312,36 @@ func (o *simOwner) work() {
 func (o *simOwner) attempt() {
 	j := pick(o.t, &o.attempts)
 	for i, seq := range j.batch.Seqs {
-		if j.events[i] == nil {
-			at := slices.IndexFunc(o.log, func(ev *event) bool { return ev.Seq == seq })
-			j.events[i] = o.log[at]
+		if j.Events[i] == nil {
+			at := slices.IndexFunc(o.log, func(ev *delivery.Event) bool { return ev.Seq == seq })
+			j.Events[i] = o.log[at]
 		}
-		if !j.target.matches(j.events[i]) {
+		if !j.Target.Matches(j.Events[i]) {
 			o.t.Fatalf("event %d is delivered to a callback that it is not for", seq)
 		}
 	}
-	j.chosen = len(j.events) - 1
+	j.Chosen = len(j.Events) - 1
 	switch n := rapid.IntRange(0, 99).Draw(o.t, "outcome"); {
 	case o.quiet || n < 60:
 		o.receive(j)
-		j.attempt = sender.Attempt{At: o.now, Outcome: sender.Success}
+		j.Sent = sender.Attempt{At: o.now, Outcome: sender.Success}
 	case n < 70: // it arrived, and nobody knows
 		o.receive(j)
-		j.attempt = sender.Attempt{At: o.now, Outcome: sender.Timeout, Error: "timeout"}
+		j.Sent = sender.Attempt{At: o.now, Outcome: sender.Timeout, Error: "timeout"}
 	case n < 90:
-		j.attempt = sender.Attempt{At: o.now, Outcome: sender.Refused, Error: "answered 500"}
+		j.Sent = sender.Attempt{At: o.now, Outcome: sender.Refused, Error: "answered 500"}
 	case n < 95:
-		j.attempt = sender.Attempt{At: o.now, Outcome: sender.Cancelled}
+		j.Sent = sender.Attempt{At: o.now, Outcome: sender.Cancelled}
 	default:
-		j.chosen, j.err = -1, errLease
+		j.Chosen, j.Err = -1, delivery.ErrLease
 	}
 	o.do(ended{j})
 }
 
 // receive is a receiver that takes an event: everything of its order before must have come to it.
 func (o *simOwner) receive(j *job) {
-	ev := j.events[j.chosen]
-	key := keyOf(j.cb.target.callback)
+	ev := j.Events[j.Chosen]
+	key := keyOf(j.cb.target.Callback)
 	for _, before := range o.log {
 		if before.Seq < ev.Seq && before.Order == ev.Order && o.due[key][before.Seq] && !o.delivered[key][before.Seq] {
 			o.t.Fatalf("%s gets %d before %d of the same order", key, ev.Seq, before.Seq)
@@ -363,11 +356,11 @@ func (o *simOwner) retire() {
 	if cb.phase == retiring && o.valid {
 		keep := ""
 		if t := o.targets[cb.id]; t != nil {
-			keep = t.callback.Generation
+			keep = t.Callback.Generation
 		}
 		o.erase(cb.id, keep)
 	}
-	cb.sending.place.leave()
+	cb.sending.place.Leave()
 	o.do(done{cb})
 }
 
@@ -391,7 +384,7 @@ func (o *simOwner) readPage() {
 		page.err = store.ErrUnavailable
 	}
 	for _, ev := range o.log {
-		if ev.Seq > r.pos && r.target.matches(ev) && page.err == nil {
+		if ev.Seq > r.pos && r.target.Matches(ev) && page.err == nil {
 			if len(page.events) == 4 {
 				page.through = page.events[3].Seq
 				break
@@ -407,7 +400,7 @@ func (o *simOwner) readLanes() {
 	for i, r := range lanes {
 		found := &refilled{refill: r, through: r.of.Through, more: i < len(lanes)-1}
 		for _, ev := range o.log {
-			if ev.Order == r.of.Order && ev.Seq >= r.of.From && ev.Seq <= r.of.Through && r.target.matches(ev) {
+			if ev.Order == r.of.Order && ev.Seq >= r.of.From && ev.Seq <= r.of.Through && r.target.Matches(ev) {
 				found.seqs = append(found.seqs, ev.Seq)
 			}
 		}
@@ -422,9 +415,8 @@ func (o *simOwner) catchUp() {
 	}
 	if f := o.together; f != nil {
 		for _, ev := range o.log {
-			if one := *ev; ev.Seq > f.position() && f.position() < o.feed.reach() {
-				one.untaken = 0
-				f.put(&one)
+			if ev.Seq > f.position() && f.position() < o.feed.reach() {
+				f.put(*ev)
 				break
 			}
 		}
@@ -510,7 +502,7 @@ func (o *simOwner) adopt(id string, f *found) {
 	ch := cb.cur.Changes()
 	o.put(id, ch)
 	cb.cur.Stored(ch)
-	cb.sending.place = o.limits.join("shop", func() { o.wakes = append(o.wakes, placed{cb}) })
+	cb.sending.place = o.places.Join("shop", cb.target.Key, func() { o.wakes = append(o.wakes, placed{cb}) })
 	o.taken = append(o.taken, cb)
 }
 
@@ -558,7 +550,7 @@ func (o *simOwner) store() {
 		}
 		for _, record := range work.records {
 			if record.Closing != "" {
-				o.closed[keyOf(work.cb.target.callback)][record.Seq] = true
+				o.closed[keyOf(work.cb.target.Callback)][record.Seq] = true
 			}
 		}
 		if o.quiet || !o.chance(10) { // else the answer is lost: they are stored again
@@ -606,14 +598,14 @@ func (o *simOwner) store() {
 func (w *simWorld) check() {
 	for id, t := range w.targets {
 		doc, there := w.docs[id]
-		if !there || doc.Generation != t.callback.Generation {
+		if !there || doc.Generation != t.Callback.Generation {
 			continue
 		}
 		at := doc.Position
 		if !doc.Behind {
 			at = max(at, w.mark.Position)
 		}
-		key := keyOf(t.callback)
+		key := keyOf(t.Callback)
 		for _, ev := range w.log {
 			settled := ev.Seq <= at || slices.ContainsFunc(doc.Done, func(r cursor.Range) bool { return r[0] <= ev.Seq && ev.Seq <= r[1] })
 			if !settled || !w.due[key][ev.Seq] || w.closed[key][ev.Seq] {
@@ -646,7 +638,7 @@ func (w *simWorld) calm() {
 	}
 	w.owners[0].valid = true
 	for id, t := range w.targets {
-		if cb := t.callback; cb.Paused {
+		if cb := t.Callback; cb.Paused {
 			cb.Paused = false
 			w.configure(cb)
 			w.owners[0].do(w.present(id))
@@ -690,7 +682,7 @@ func (w *simWorld) calm() {
 		}
 	}
 	for id, cb := range w.owners[0].core.callbacks {
-		w.t.Logf("%s: %s, phase %d, reads %d (fetching %t), %d unsettled, document %+v", id, w.targets[id].key, cb.phase, cb.reading.source, cb.reading.fetching, cb.cur.Unsettled(), w.docs[id])
+		w.t.Logf("%s: %s, phase %d, reads %d (fetching %t), %d unsettled, document %+v", id, w.targets[id].Key, cb.phase, cb.reading.source, cb.reading.fetching, cb.cur.Unsettled(), w.docs[id])
 	}
 	w.t.Fatalf("not everything was delivered: %s; watermark %d of %d, %d callbacks of %d", w.missing(), w.mark.Position, w.last(), len(w.owners[0].core.callbacks), len(w.targets))
 }
@@ -713,7 +705,7 @@ func (w *simWorld) complete(o *simOwner) bool {
 
 func (w *simWorld) missing() (list []string) {
 	for id, t := range w.targets {
-		key := keyOf(t.callback)
+		key := keyOf(t.Callback)
 		for _, ev := range w.log {
 			if w.due[key][ev.Seq] && (!w.delivered[key][ev.Seq] || !w.closed[key][ev.Seq]) {
 				list = append(list, fmt.Sprint(id, " ", ev.Seq))

@@ -5,6 +5,8 @@ import (
 	"math"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/delivery"
+
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
 )
@@ -75,7 +77,7 @@ func (d *Dispatcher) statuses(ctx context.Context) map[string]Status {
 // the loop.
 type unknown struct {
 	cb     *callback
-	target *target
+	target *delivery.Target
 
 	waitingFrom, read uint64          // 0, or from where what waits must be counted, and up to where it counts
 	unlisted          []cursor.Refill // lanes whose unlisted events must be counted
@@ -95,14 +97,14 @@ func (u *unknown) lookUp(ctx context.Context, d *Dispatcher) (learned bool) {
 		return false
 	}
 	events := d.conf.Store.Events
-	if filters, none := u.target.subjects(""); u.waitingFrom > 0 && !none {
+	if filters, none := u.target.Subjects(""); u.waitingFrom > 0 && !none {
 		n, since, err := events.Waiting(ctx, u.waitingFrom, filters)
 		if u.waiting, u.waitingSince = n, since; err != nil {
 			u.waiting = 0
 		}
 	}
 	for _, lane := range u.unlisted {
-		filters, none := u.target.subjects(lane.Order)
+		filters, none := u.target.Subjects(lane.Order)
 		if none {
 			continue
 		}

@@ -4,6 +4,9 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/capacity"
+	"github.com/audatex-relay/relay/internal/delivery"
 )
 
 // core is what a shard's callbacks have come to, and every decision about them: step takes a message and returns what
@@ -37,8 +40,8 @@ type arriving struct {
 type environment struct {
 	conf    *Config
 	metrics *metrics
-	memory  *memory
-	places  placer
+	memory  *capacity.Memory
+	places  *capacity.Places
 	pacer   *pacer
 	batch   int // bytes that a batch of attempts may have
 }
@@ -57,7 +60,7 @@ type (
 	// newEvents are events that one of the two readers has read for this shard; everything up to through has been.
 	newEvents struct {
 		of      *group
-		events  []*event
+		events  []*delivery.Event
 		through uint64
 	}
 	// ringPage is what the ring of the shared reader has for a callback that reads by itself. All means that there is
@@ -65,14 +68,14 @@ type (
 	// to where it stands.
 	ringPage struct {
 		read         read
-		events       []*event
+		events       []*delivery.Event
 		all, missing bool
 		last         uint64 // where the shared reader stands
 	}
 	// logPage is a page of the log for a callback that reads by itself.
 	logPage struct {
 		read    read
-		events  []*event
+		events  []*delivery.Event
 		through uint64 // nothing else up to here is for the callback
 		first   uint64 // of the log
 		size    int    // how many events the next page may have
@@ -97,7 +100,7 @@ type (
 	// configured is a callback's present configuration; nil if it is not registered.
 	configured struct {
 		id     string
-		target *target
+		target *delivery.Target
 	}
 	// adopted are callbacks that were loaded and are this owner's; first is the log's first position.
 	adopted struct {
@@ -177,7 +180,7 @@ func (c *core) step(m message, now time.Time, leaseValid bool) *effects {
 	case placed:
 		m.cb.sending.waiting = false
 		c.pump(m.cb)
-		c.places.decline(m.cb.sending.place) // one that cannot be used now goes on to the next
+		m.cb.sending.place.Decline() // one that cannot be used now goes on to the next
 	case ended:
 		c.ended(m.job)
 	case rounded:
@@ -240,7 +243,7 @@ func (c *core) look(cb *callback) {
 	c.noteUnstored(cb)
 	var at time.Time
 	if !c.halted(cb) {
-		if r := &cb.reading; r.source == readsItself && !r.fetching && len(r.held) <= window(cb.target.callback)/2 {
+		if r := &cb.reading; r.source == readsItself && !r.fetching && len(r.held) <= window(cb.target.Callback)/2 {
 			c.readOn(cb)
 		}
 		c.refill(cb)
@@ -275,8 +278,8 @@ func (c *core) configured(m configured) {
 	cb := c.callbacks[m.id]
 	switch {
 	case c.ending.begun:
-	case cb != nil && m.target != nil && m.target.revisions == cb.target.revisions:
-	case cb != nil && m.target != nil && m.target.callback.Generation == cb.gen:
+	case cb != nil && m.target != nil && m.target.SameAs(cb.target):
+	case cb != nil && m.target != nil && m.target.Callback.Generation == cb.gen:
 		c.retarget(cb, m.target)
 	case cb != nil: // deleted, or made again under the same id
 		c.retire(cb)
@@ -287,9 +290,9 @@ func (c *core) configured(m configured) {
 	}
 }
 
-func (c *core) retarget(cb *callback, t *target) {
+func (c *core) retarget(cb *callback, t *delivery.Target) {
 	r := &cb.reading
-	joins := r.source == readsShared && !t.orphaned // an orphaned one has to read what comes once its client is known
+	joins := r.source == readsShared && !t.Orphaned // an orphaned one has to read what comes once its client is known
 	if r.source == readsShared {
 		cb.cur.Advance(c.shared.pos)
 	}
@@ -390,10 +393,10 @@ func (c *core) adopted(m *adopted) {
 		delete(c.arriving.missing, cb.id)
 		c.callbacks[cb.id] = cb
 		c.out.recheck = append(c.out.recheck, cb.id)
-		c.memory.callbacks.Add(1)
+		c.memory.Join(1)
 		c.setTarget(cb, cb.target)
 		c.expireBelow(cb, m.first)
-		if !cb.cur.Carried().Behind && !cb.target.orphaned && !c.ending.begun {
+		if !cb.cur.Carried().Behind && !cb.target.Orphaned && !c.ending.begun {
 			cb.reading.source = readsTogether
 			c.readRing(cb)
 		} else {

@@ -23,6 +23,7 @@ type Request struct {
 	Callback    string            // the callback's id; a kept connection serves this callback only
 	URL         string            // absolute, http or https; see CheckURL
 	EventID     string            // webhook-id: the same for every attempt of the event
+	Replay      string            // webhook-replay: the replay that sends the event again; empty in a first delivery
 	Body        []byte            // the event's bytes; not changed, and not kept beyond the attempt
 	ContentType string            // DefaultContentType when empty
 	Headers     map[string]string // the callback's own; those that CheckHeaders refuses are left out
@@ -30,6 +31,9 @@ type Request struct {
 	Secrets     []signature.Secret
 	Timeout     time.Duration // for the whole attempt; DefaultTimeout when zero
 }
+
+// headerReplay tells receivers that an event is sent again because somebody asked for it.
+const headerReplay = "Webhook-Replay"
 
 // String names only the event, because the URL may contain a token, too.
 func (r Request) String() string { return "callback request of event " + r.EventID }
@@ -98,6 +102,9 @@ func (s *Sender) appendHead(b []byte, target *url.URL, r *Request, at time.Time,
 	b = strconv.AppendInt(b, at.Unix(), 10)
 	b = append(b, "\r\n"...)
 	b, ok = appendField(b, ok, signature.HeaderID, r.EventID)
+	if r.Replay != "" {
+		b, ok = appendField(b, ok, headerReplay, r.Replay)
+	}
 	b, ok = appendField(b, ok, signature.HeaderSignature, sign)
 	if !r.Auth.IsZero() {
 		b, ok = appendField(b, ok, "Authorization", r.Auth.value())

@@ -1,4 +1,4 @@
-package dispatcher
+package delivery
 
 import (
 	"fmt"
@@ -12,7 +12,7 @@ import (
 
 func TestWhatHappensToACallbackIsItsClientsAffair(t *testing.T) {
 	t.Parallel()
-	operational := func(kind relay.Kind, details map[string]any) *event {
+	operational := func(kind relay.Kind, details map[string]any) *Event {
 		ev, err := relay.NewOperationalEvent("", relay.NoSite, "cb", time.Now(), relay.Operational{Kind: kind, Details: details})
 		if err != nil {
 			t.Fatal(err)
@@ -21,39 +21,40 @@ func TestWhatHappensToACallbackIsItsClientsAffair(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return newEvent(store.Stored{Site: ev.Site, Type: ev.Type, Order: ev.Subject, Body: body})
+		read := EventOf(store.Stored{Site: ev.Site, Type: ev.Type, Order: ev.Subject, Body: body})
+		return &read
 	}
-	of := func(client string) *target {
-		return newTarget(relay.Callback{ID: "ops", Client: client, Filter: relay.Filter{Types: []string{"audatex.relay.*"}}}, relay.Client{ID: client, AllSites: true})
+	of := func(client string) *Target {
+		return NewTarget(relay.Callback{ID: "ops", Client: client, Filter: relay.Filter{Types: []string{"audatex.relay.*"}}}, relay.Client{ID: client, AllSites: true})
 	}
 	for _, kind := range []relay.Kind{relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindDeliveriesExpired} {
 		ev := operational(kind, map[string]any{"callback": "cb", "client": "acme"})
-		if !of("acme").matches(ev) || of("other").matches(ev) {
+		if !of("acme").Matches(ev) || of("other").Matches(ev) {
 			t.Errorf("%s is heard by the wrong client", kind)
 		}
-		if nobody := operational(kind, nil); of("acme").matches(nobody) {
+		if nobody := operational(kind, nil); of("acme").Matches(nobody) {
 			t.Errorf("%s of no known client is heard", kind)
 		}
 	}
 	again := of("acme")
-	again.callback.ClientGeneration, again.client.Generation = "second", "second"
-	if ev := operational(relay.KindCallbackDisabled, map[string]any{"client": "acme", "clientGeneration": "first"}); again.matches(ev) {
+	again.Callback.ClientGeneration, again.Client.Generation = "second", "second"
+	if ev := operational(relay.KindCallbackDisabled, map[string]any{"client": "acme", "clientGeneration": "first"}); again.Matches(ev) {
 		t.Error("a client made again hears what happened to the one before")
 	}
-	limited := newTarget(relay.Callback{ID: "ops", Client: "acme", Filter: relay.Filter{Types: []string{"audatex.relay.*"}}}, relay.Client{ID: "acme", Sites: []string{"leeds"}})
-	if ev := operational(relay.KindCallbackDisabled, map[string]any{"client": "acme"}); !limited.matches(ev) {
+	limited := NewTarget(relay.Callback{ID: "ops", Client: "acme", Filter: relay.Filter{Types: []string{"audatex.relay.*"}}}, relay.Client{ID: "acme", Sites: []string{"leeds"}})
+	if ev := operational(relay.KindCallbackDisabled, map[string]any{"client": "acme"}); !limited.Matches(ev) {
 		t.Error("a client limited to sites does not hear of its own callback")
 	}
-	if ev := operational(relay.KindConsentRequired, nil); limited.matches(ev) {
+	if ev := operational(relay.KindConsentRequired, nil); limited.Matches(ev) {
 		t.Error("a client limited to sites hears what happened at no site")
 	}
 	if sites, all := limited.sites(); all || !slices.Contains(sites, relay.NoSite) || !slices.Contains(sites, "leeds") {
 		t.Errorf("the shared reader offers it %v", sites)
 	}
-	if filters, _ := limited.subjects(""); !slices.Contains(filters, "audatex._.relay.*.*") {
+	if filters, _ := limited.Subjects(""); !slices.Contains(filters, "audatex._.relay.*.*") {
 		t.Errorf("reading by itself it asks for %v", filters)
 	}
-	if ev := operational(relay.KindConsentRequired, nil); !of("other").matches(ev) {
+	if ev := operational(relay.KindConsentRequired, nil); !of("other").Matches(ev) {
 		t.Error("an event about a connection is for everybody who may see its site")
 	}
 }
@@ -65,11 +66,11 @@ func TestManySitesAndOrdersAreNotMultiplied(t *testing.T) { //nolint:paralleltes
 		sites, orders = append(sites, fmt.Sprintf("site-%d", i)), append(orders, fmt.Sprintf("order-%d", i))
 	}
 	client := relay.Client{ID: "acme", Sites: sites}
-	of := func(sites, orders []string, types ...string) *target {
-		return newTarget(relay.Callback{ID: "cb", Client: "acme", Filter: relay.Filter{Sites: sites, Orders: orders, Types: types}}, client)
+	of := func(sites, orders []string, types ...string) *Target {
+		return NewTarget(relay.Callback{ID: "cb", Client: "acme", Filter: relay.Filter{Sites: sites, Orders: orders, Types: types}}, client)
 	}
 	for _, c := range []struct {
-		t    *target
+		t    *Target
 		want int
 		some string
 	}{
@@ -81,18 +82,18 @@ func TestManySitesAndOrdersAreNotMultiplied(t *testing.T) { //nolint:paralleltes
 		{of(sites[:3], nil, "audatex.relay.*"), 3, "audatex.site-2.relay.*.*"},
 	} {
 		var filters []string
-		allocated := testing.AllocsPerRun(1, func() { filters, _ = c.t.subjects("") })
+		allocated := testing.AllocsPerRun(1, func() { filters, _ = c.t.Subjects("") })
 		if len(filters) != c.want || !slices.Contains(filters, c.some) || allocated > 250 {
 			t.Errorf("%d filters with %g allocations, want %d with %s: %v", len(filters), allocated, c.want, c.some, filters[:min(len(filters), 3)])
 		}
 	}
 	many := of(sites, orders)
 	for _, order := range []string{"order-0", "order-500", "order-999"} {
-		if !many.matches(&event{Stored: store.Stored{Site: "site-7", Type: relay.TypeOrderCreated, Order: order}}) {
+		if !many.Matches(&Event{Stored: store.Stored{Site: "site-7", Type: relay.TypeOrderCreated, Order: order}}) {
 			t.Errorf("%s is not matched", order)
 		}
 	}
-	if many.matches(&event{Stored: store.Stored{Site: "site-7", Type: relay.TypeOrderCreated, Order: "order-1000"}}) {
+	if many.Matches(&Event{Stored: store.Stored{Site: "site-7", Type: relay.TypeOrderCreated, Order: "order-1000"}}) {
 		t.Error("an order that the filter does not name is matched")
 	}
 }
@@ -103,7 +104,7 @@ func TestCallbacksAreToldApartToTheSender(t *testing.T) {
 	seen := map[string]bool{}
 	for _, cb := range []relay.Callback{{ID: "a", Generation: "1"}, {ID: "a", Generation: "2"}, {ID: "b", Generation: "1"}} {
 		cb.SetURL("https://bms.example/hook")
-		key := newTarget(cb, relay.Client{}).request("event", nil, time.Now()).Callback
+		key := NewTarget(cb, relay.Client{}).Request("event", nil, time.Now()).Callback
 		if key == "" || seen[key] {
 			t.Errorf("%s of generation %s is %q", cb.ID, cb.Generation, key)
 		}

@@ -1,4 +1,4 @@
-package dispatcher
+package capacity
 
 import (
 	"fmt"
@@ -13,44 +13,47 @@ import (
 func TestPlacesHoldTheirInvariants(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		p := newPlaces(rapid.IntRange(1, 40).Draw(t, "limit"))
-		var all []*place
-		used := map[*place]int{} // attempts that the callback believes it has under way
-		woken := make(chan *place, 10_000)
+		p := NewPlaces(rapid.IntRange(1, 40).Draw(t, "limit"))
+		var all []*Place
+		used := map[*Place]int{} // attempts that the callback believes it has under way
+		woken := make(chan *Place, 10_000)
 		for range rapid.IntRange(1, 120).Draw(t, "steps") {
-			switch op := rapid.IntRange(0, 9).Draw(t, "op"); {
+			switch op := rapid.IntRange(0, 10).Draw(t, "op"); {
 			case op == 0 || len(all) == 0:
-				var pl *place
-				pl = p.join(fmt.Sprint("client", rapid.IntRange(0, 4).Draw(t, "client")), func() { woken <- pl })
+				client, n := fmt.Sprint("client", rapid.IntRange(0, 4).Draw(t, "client")), rapid.IntRange(0, 8).Draw(t, "callback")
+				var pl *Place
+				pl = p.Join(client, fmt.Sprint(client, " ", n%3), func() { woken <- pl })
 				all = append(all, pl)
 			case op == 1:
 				i := rapid.IntRange(0, len(all)-1).Draw(t, "leaves")
 				pl := all[i]
 				for ; used[pl] > 0; used[pl]-- {
-					pl.release()
+					pl.Release()
 				}
-				pl.leave()
-				pl.leave()
+				pl.Leave()
+				pl.Leave()
 				all = append(all[:i:i], all[i+1:]...)
 			case op <= 5:
 				pl := rapid.SampledFrom(all).Draw(t, "takes")
-				if pl.take() || pl.wait() {
+				if pl.TryTake() || pl.Take() {
 					used[pl]++
 				}
 			case op <= 8:
 				if pl := rapid.SampledFrom(all).Draw(t, "ends"); used[pl] > 0 {
 					used[pl]--
-					pl.release()
+					pl.Release()
 				}
+			case op == 9:
+				rapid.SampledFrom(all).Draw(t, "declines").Decline()
 			default:
-				rapid.SampledFrom(all).Draw(t, "declines").decline()
+				rapid.SampledFrom(all).Draw(t, "bounds").Bound(rapid.IntRange(0, 4).Draw(t, "concurrency"), rapid.IntRange(0, 3).Draw(t, "most"), 0)
 			}
 			p.check(t, all, used)
 		}
 	})
 }
 
-func (p *places) check(t *rapid.T, all []*place, used map[*place]int) {
+func (p *Places) check(t *rapid.T, all []*Place, used map[*Place]int) {
 	taken, beyond, perClient := 0, 0, map[string]int{}
 	for _, pl := range all {
 		want := used[pl]
@@ -65,6 +68,17 @@ func (p *places) check(t *rapid.T, all []*place, used map[*place]int) {
 		}
 		taken += pl.taken
 		perClient[pl.client.id] += pl.taken
+	}
+	for _, cb := range p.callbacks {
+		count := 0
+		for _, pl := range all {
+			if pl.callback == cb {
+				count += pl.taken
+			}
+		}
+		if cb.taken != count {
+			t.Fatalf("a callback is booked with %d places and has %d", cb.taken, count)
+		}
 	}
 	for id, c := range p.clients {
 		if c.taken != perClient[id] {
@@ -86,13 +100,13 @@ func (p *places) check(t *rapid.T, all []*place, used map[*place]int) {
 }
 
 // takeAll takes as many places as there are to be had for callbacks of a client, in turns, and waits for one more each.
-func takeAll(p *places, client string, callbacks, each int) (list []*place, taken int) {
+func takeAll(p *Places, client string, callbacks, each int) (list []*Place, taken int) {
 	for range callbacks {
-		list = append(list, p.join(client, func() {}))
+		list = append(list, p.Join(client, "", func() {}))
 	}
 	for _, pl := range list {
 		for range each {
-			if !pl.wait() {
+			if !pl.Take() {
 				break
 			}
 			taken++
@@ -106,23 +120,23 @@ func TestHangingClientsLeaveOthersTheirPart(t *testing.T) {
 	t.Parallel()
 	const hostile = 6
 	for _, limit := range []int{70, 270, 2000} {
-		p := newPlaces(limit)
-		healthy := p.join("healthy", func() {})
+		p := NewPlaces(limit)
+		healthy := p.Join("healthy", "", func() {})
 		for n := range hostile {
-			p.join(fmt.Sprint("hostile", n), func() {})
+			p.Join(fmt.Sprint("hostile", n), "", func() {})
 		}
 		for n := range hostile {
 			takeAll(p, fmt.Sprint("hostile", n), 40, 32)
 		}
-		later := p.join("later", func() {})
+		later := p.Join("later", "", func() {})
 		got := 0
-		for healthy.take() {
+		for healthy.TryTake() {
 			got++
 		}
 		if least := limit / (2 * (hostile + 2)); got < least*3/4 {
 			t.Errorf("of %d places a client gets %d beside six that hang, %d are its own", limit, got, least)
 		}
-		if !later.take() {
+		if !later.TryTake() {
 			t.Errorf("of %d places a client that comes later gets none", limit)
 		}
 	}
@@ -133,11 +147,11 @@ func TestHangingClientsLeaveOthersTheirPart(t *testing.T) {
 func TestFreedPlacesGoToWhoHasFewest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		p := newPlaces(16)
+		p := NewPlaces(16)
 		hanging, taken := takeAll(p, "hostile", 3, 32)
 		woken := 0
-		starved := p.join("hostile", func() { woken++ })
-		if starved.wait() { // others of its client wait as well, and have more
+		starved := p.Join("hostile", "", func() { woken++ })
+		if starved.Take() { // others of its client wait as well, and have more
 			t.Fatal("the client could have more")
 		}
 		hog := hanging[0]
@@ -146,18 +160,18 @@ func TestFreedPlacesGoToWhoHasFewest(t *testing.T) {
 				hog = pl
 			}
 		}
-		for !starved.take() && !starved.wait() && hog.taken > 0 {
-			hog.release()
+		for !starved.TryTake() && !starved.Take() && hog.taken > 0 {
+			hog.Release()
 			synctest.Wait()
 		}
 		if starved.taken != 1 {
 			t.Fatalf("of %d places given back the callback without any gets %d, woken %d times", taken, starved.taken, woken)
 		}
 		for i := range 100 { // it has work without end: at each end of an attempt it is the one with the fewest
-			starved.release()
-			if !starved.take() && !starved.wait() {
+			starved.Release()
+			if !starved.TryTake() && !starved.Take() {
 				synctest.Wait()
-				if !starved.take() {
+				if !starved.TryTake() {
 					t.Fatalf("after %d attempts its place went to one that hangs", i)
 				}
 			}
@@ -167,11 +181,40 @@ func TestFreedPlacesGoToWhoHasFewest(t *testing.T) {
 
 func TestOneClientAloneLeavesSomeForTheNext(t *testing.T) {
 	t.Parallel()
-	p := newPlaces(100)
+	p := NewPlaces(100)
 	if _, taken := takeAll(p, "first", 1, 1000); taken < 30 {
 		t.Errorf("one callback alone gets %d of 100", taken)
 	}
 	if _, taken := takeAll(p, "second", 1, 1000); taken < 15 {
 		t.Errorf("the next gets %d of 100", taken)
+	}
+}
+
+// A replay shares a callback's concurrency with its deliveries: together they have no more, neither keeps the other out.
+func TestReadersOfACallbackShareItsConcurrency(t *testing.T) {
+	t.Parallel()
+	p := NewPlaces(1000)
+	woken := 0
+	live, replay := p.Join("shop", "cb", func() { woken++ }), p.Join("shop", "cb", func() { woken++ })
+	live.Bound(4, 4, 0)
+	replay.Bound(4, 1, 0)
+	if !replay.Take() || replay.TryTake() {
+		t.Fatal("a replay has one place of its own")
+	}
+	for n := range 3 {
+		if !live.Take() {
+			t.Fatalf("deliveries have %d of 4 beside a replay of one", n)
+		}
+	}
+	if live.Take() {
+		t.Fatal("five attempts are under way of four")
+	}
+	replay.Release()
+	if woken != 1 || !live.Take() || replay.Take() {
+		t.Fatalf("the place that a replay gave back went to nobody who waited (%d woken)", woken)
+	}
+	live.Release()
+	if woken != 2 || live.Take() || !replay.Take() {
+		t.Fatalf("the place that a delivery gave back went past the replay that waited (%d woken)", woken)
 	}
 }

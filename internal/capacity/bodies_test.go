@@ -1,4 +1,4 @@
-package dispatcher
+package capacity
 
 import (
 	"fmt"
@@ -11,39 +11,35 @@ import (
 func TestBodiesOfAttemptsAreBounded(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		b := newBodies(1000)
-		type taken struct {
-			client string
-			n      int64
-		}
-		var all []taken
+		b := NewBodies(1000)
+		var all []Room
 		count := map[string]int{}
 		for range rapid.IntRange(1, 200).Draw(t, "steps") {
 			if len(all) > 0 && rapid.IntRange(0, 2).Draw(t, "op") == 0 {
 				i := rapid.IntRange(0, len(all)-1).Draw(t, "ends")
-				b.end(all[i].client, all[i].n)
+				all[i].Free()
 				count[all[i].client]--
 				all = append(all[:i], all[i+1:]...)
 				continue
 			}
 			client := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "client")
-			b.saw(100)
-			n, ok := b.begin(client)
-			if !ok {
+			b.Saw(100)
+			room := b.Room(client)
+			if !room.Reserve() {
 				if count[client] == 0 {
 					t.Fatal("a client has no body at all")
 				}
 				continue
 			}
-			b.read(client, &n, 100)
-			all = append(all, taken{client, n})
+			room.Settle(100)
+			all = append(all, room)
 			count[client]++
 		}
 		if b.used > 1000+3*100 {
 			t.Fatalf("%d of 1000 bytes are taken", b.used)
 		}
 		for _, one := range all {
-			b.end(one.client, one.n)
+			one.Free()
 		}
 		if b.used != 0 || len(b.clients) != 0 {
 			t.Fatalf("left: %d, %v", b.used, b.clients)
@@ -54,12 +50,12 @@ func TestBodiesOfAttemptsAreBounded(t *testing.T) {
 // One client's bodies leave room for those of others.
 func TestBodiesOfOneClientLeaveRoom(t *testing.T) {
 	t.Parallel()
-	b := newBodies(64 << 20)
-	b.saw(1 << 20)
+	b := NewBodies(64 << 20)
+	b.Saw(1 << 20)
 	for c, want := range []int{32, 16, 8} {
 		got := 0
 		for range 100 {
-			if _, ok := b.begin(fmt.Sprint(c)); ok {
+			if room := b.Room(fmt.Sprint(c)); room.Reserve() {
 				got++
 			}
 		}
@@ -71,18 +67,18 @@ func TestBodiesOfOneClientLeaveRoom(t *testing.T) {
 
 func TestPagesOfLargeEventsAreSmall(t *testing.T) {
 	t.Parallel()
-	b := newBodies(64 << 20)
-	if n := b.fit(pageBytes, 32); n != unknownEvents {
+	b := NewBodies(64 << 20)
+	if n := b.Fit(1<<20, 32); n != unknownEvents {
 		t.Errorf("%d events at once before one was seen", n)
 	}
-	b.saw(1 << 20)
-	if n := b.fit(pageBytes, 32); n != 1 {
+	b.Saw(1 << 20)
+	if n := b.Fit(1<<20, 32); n != 1 {
 		t.Errorf("%d events of 1 MiB at once", n)
 	}
 	for range 1000 {
-		b.saw(2000)
+		b.Saw(2000)
 	}
-	if n := b.fit(pageBytes, 32); n != 32 {
+	if n := b.Fit(1<<20, 32); n != 32 {
 		t.Errorf("%d small events at once", n)
 	}
 }

@@ -1,4 +1,4 @@
-package dispatcher
+package delivery
 
 import (
 	"slices"
@@ -15,18 +15,20 @@ import (
 // here.
 const maxFilterSubjects = 64
 
-// target is a callback as configured at one moment, with its client: whom an event is for, and how it is sent. It is
+// Target is a callback as configured at one moment, with its client: whom an event is for, and how it is sent. It is
 // never changed; a change of either makes a new one, which the next attempt takes.
-type target struct {
-	callback  relay.Callback
-	client    relay.Client
-	revisions [2]uint64 // at which the two are stored
-	// orphaned: the client is not known, or is another one under the same id. The callback gets nothing, and keeps
-	// its place until its client is heard of or it is removed.
-	orphaned bool
-	key      string // names the callback to the sender: one made anew under an old id is another
-	secrets  []signingSecret
-	auth     sender.Auth
+type Target struct {
+	Callback relay.Callback
+	Client   relay.Client
+	// Orphaned: the client is not known, or is another one under the same id. The callback gets nothing, and keeps
+	// its place until its client is known or it is removed.
+	Orphaned bool
+	// Key names the callback to the sender and among capacity.Places: one made again under an old id is another.
+	Key       string
+	Revisions [2]uint64 // at which callback and client are stored
+
+	secrets []signingSecret
+	auth    sender.Auth
 }
 
 type signingSecret struct {
@@ -34,10 +36,11 @@ type signingSecret struct {
 	expires *time.Time
 }
 
-func newTarget(cb relay.Callback, client relay.Client) *target {
+// NewTarget returns the target that a callback and its client are.
+func NewTarget(cb relay.Callback, client relay.Client) *Target {
 	// Sorted, as every event is held against them: 1,000 callbacks of 1,000 orders each must not hold the reader up.
 	client.Sites, cb.Filter.Sites, cb.Filter.Orders = relay.Sorted(client.Sites), relay.Sorted(cb.Filter.Sites), relay.Sorted(cb.Filter.Orders)
-	t := &target{callback: cb, client: client, key: cb.ID + " " + cb.Generation}
+	t := &Target{Callback: cb, Client: client, Key: cb.ID + " " + cb.Generation}
 	for _, s := range cb.Secrets.Signing {
 		secret, err := signature.ParseSecret(s.Secret)
 		if err == nil { // without any the attempt ends as Invalid and says so
@@ -55,21 +58,24 @@ func newTarget(cb relay.Callback, client relay.Client) *target {
 	return t
 }
 
-// matches reports whether the event is for this callback: its client may see it and its site, and its filter passes it.
-func (t *target) matches(ev *event) bool {
-	mine := t.client.AllSites || relay.Among(t.client.Sites, ev.Site)
+// SameAs reports whether nothing has changed since other.
+func (t *Target) SameAs(other *Target) bool { return t.Revisions == other.Revisions }
+
+// Matches reports whether the event is for this callback: its client may see it and its site, and its filter passes it.
+func (t *Target) Matches(ev *Event) bool {
+	mine := t.Client.AllSites || relay.Among(t.Client.Sites, ev.Site)
 	if ev.private { // about a callback, at no site
-		mine = ev.client == t.callback.Client && ev.clientGeneration == t.callback.ClientGeneration
+		mine = ev.client == t.Callback.Client && ev.clientGeneration == t.Callback.ClientGeneration
 	}
-	return ev.Order != "" && mine && !t.orphaned && t.callback.Filter.MatchesSorted(ev.Site, ev.Type, ev.Order)
+	return ev.Order != "" && mine && !t.Orphaned && t.Callback.Filter.MatchesSorted(ev.Site, ev.Type, ev.Order)
 }
 
-// request is one attempt to send body.
-func (t *target) request(id string, body []byte, now time.Time) sender.Request {
+// Request is one attempt to send body.
+func (t *Target) Request(id string, body []byte, now time.Time) sender.Request {
 	r := sender.Request{
-		Callback: t.key, URL: t.callback.Secrets.URL, EventID: id, Body: body,
-		ContentType: t.callback.ContentType, Headers: t.callback.Secrets.Headers, Auth: t.auth,
-		Timeout: time.Duration(t.callback.TimeoutSeconds) * time.Second,
+		Callback: t.Key, URL: t.Callback.Secrets.URL, EventID: id, Body: body,
+		ContentType: t.Callback.ContentType, Headers: t.Callback.Secrets.Headers, Auth: t.auth,
+		Timeout: time.Duration(t.Callback.TimeoutSeconds) * time.Second,
 	}
 	for _, s := range t.secrets {
 		if s.expires == nil || now.Before(*s.expires) {
@@ -79,31 +85,31 @@ func (t *target) request(id string, body []byte, now time.Time) sender.Request {
 	return r
 }
 
-// everySite stands for all sites where callbacks are found by the sites that they want: no site is called so.
-const everySite = ""
+// EverySite stands for all sites where callbacks are found by the sites that they want: no site is called so.
+const EverySite = ""
 
-// index returns the sites under which the callback is found.
-func (t *target) index() []string {
+// Sites returns the sites whose events may match: EverySite alone if any may.
+func (t *Target) Sites() []string {
 	if sites, all := t.sites(); !all {
 		return sites
 	}
-	return []string{everySite}
+	return []string{EverySite}
 }
 
 // sites returns the sites whose events may match; all means that every site may.
-func (t *target) sites() (sites []string, all bool) {
-	switch filter := t.callback.Filter.Sites; {
-	case len(filter) == 0 && t.client.AllSites:
+func (t *Target) sites() (sites []string, all bool) {
+	switch filter := t.Callback.Filter.Sites; {
+	case len(filter) == 0 && t.Client.AllSites:
 		return nil, true
 	case len(filter) == 0:
-		sites = slices.Clone(t.client.Sites)
+		sites = slices.Clone(t.Client.Sites)
 		if t.wantsOperational() { // what happens to the client's own callbacks happens at no site
 			sites = append(sites, relay.NoSite)
 		}
 		return sites, false
 	default:
 		for i, s := range filter {
-			if repeated := i > 0 && filter[i-1] == s; !repeated && (t.client.AllSites || relay.Among(t.client.Sites, s)) {
+			if repeated := i > 0 && filter[i-1] == s; !repeated && (t.Client.AllSites || relay.Among(t.Client.Sites, s)) {
 				sites = append(sites, s)
 			}
 		}
@@ -112,15 +118,15 @@ func (t *target) sites() (sites []string, all bool) {
 }
 
 // wantsOperational reports whether the filter asks for operational events.
-func (t *target) wantsOperational() bool {
-	return slices.ContainsFunc(t.callback.Filter.Types, func(s string) bool { return strings.HasPrefix(s, relay.OperationalPrefix) })
+func (t *Target) wantsOperational() bool {
+	return slices.ContainsFunc(t.Callback.Filter.Types, func(s string) bool { return strings.HasPrefix(s, relay.OperationalPrefix) })
 }
 
-// subjects answers filters that select at least everything of the log that matches; none means that nothing can match.
+// Subjects returns filters that select at least everything of the log that matches; none means that nothing can match.
 // If order is not empty, only its events are wanted.
-func (t *target) subjects(order string) (filters []string, none bool) {
+func (t *Target) Subjects(order string) (filters []string, none bool) {
 	sites, all := t.sites()
-	f := t.callback.Filter
+	f := t.Callback.Filter
 	orders := f.Orders
 	if order != "" {
 		orders = []string{order}

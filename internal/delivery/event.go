@@ -1,4 +1,4 @@
-package dispatcher
+package delivery
 
 import (
 	"bytes"
@@ -10,22 +10,21 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// event is one event of the log, shared by the ring and by every callback that has it at hand. It is never changed
-// but for untaken.
-type event struct {
+// Event is one event of the log. It is never changed, so all who have it at hand share it.
+type Event struct {
 	store.Stored
-	id string // the CloudEvent's id: webhook-id
+	ID string // the CloudEvent's id: webhook-id
 	// private: it is about a callback of this client, of this generation, and for nobody else.
 	private                  bool
 	client, clientGeneration string
-	untaken                  int // shards that want it and have not taken it; the feed's
 }
 
 // privateKinds are about one callback.
 var privateKinds = []relay.Kind{relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindDeliveriesExpired}
 
-func newEvent(s store.Stored) *event {
-	ev := &event{Stored: s, id: eventID(s.Body)}
+// EventOf returns what was read of the log as an Event.
+func EventOf(s store.Stored) Event {
+	ev := Event{Stored: s, ID: eventID(s.Body)}
 	if slices.Contains(privateKinds, relay.Kind(strings.TrimPrefix(s.Type, relay.OperationalPrefix))) {
 		var body struct {
 			Data struct {

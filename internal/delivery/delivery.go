@@ -1,0 +1,102 @@
+// Package delivery is the way that every attempt at a callback takes, whoever reads the log for it: the dispatcher, a
+// replay, a test. It knows what each callback is configured to (Targets), makes attempts within what the replica and the
+// callback may have under way (Places, Bodies), and records them in the one chain of records that each callback has
+// (Recorder). It decides nothing about an outcome: when an event is sent again is its reader's to know.
+//
+// Begin reading at Deliverer. A reader takes a place, makes an attempt, records it, and gives the place back:
+//
+//	place := deliverer.Places.Join(target.Callback.Client, target.Key, wake)
+//	place.Bound(concurrency, most, target.Callback.RatePerSecond)       // again whenever the target has changed
+//	if place.RateWait(now) == 0 && place.Take() {                       // else wake is called once there is a place
+//		place.UseRate(now)
+//		a := delivery.Attempt{Target: target, Seqs: []uint64{seq}, Events: make([]*delivery.Event, 1)}
+//		deliverer.Make(ctx, lease, &a)
+//		place.Release()
+//		a.Record(number, false)
+//	}
+//	recorder := deliverer.Recorder(id, generation)                      // one for each reader of a callback
+//	results := deliverer.Append(ctx, []delivery.Records{{Recorder: recorder, Records: records}})
+package delivery
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/audatex-relay/relay/internal/capacity"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/sender"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// Defaults of Config.
+const (
+	DefaultMaxAttempts = 4096
+	DefaultHeldBytes   = 256 << 20
+)
+
+// Config is what a Deliverer is made from. Store, Sender and Log are needed.
+type Config struct {
+	Store   *store.Store
+	Sender  *sender.Sender
+	Log     *slog.Logger
+	Metrics prometheus.Registerer // nil: metrics are kept and shown to nobody
+	// MaxAttempts is how many attempts may be under way at once, of all callbacks together (0: DefaultMaxAttempts).
+	MaxAttempts int
+	// HeldBytes bounds the bodies of events that callbacks keep at hand (0: DefaultHeldBytes), and once more those that
+	// attempts have read for themselves.
+	HeldBytes int64
+}
+
+// Deliverer is what all readers of this replica's callbacks share. It is safe for concurrent use.
+type Deliverer struct {
+	Targets *Targets
+	Places  *capacity.Places
+	Bodies  *capacity.Bodies
+	Memory  *capacity.Memory
+
+	store   *store.Store
+	sender  *sender.Sender
+	metrics *metrics
+	chains  chains
+}
+
+// New makes a Deliverer and registers its metrics.
+func New(c Config) *Deliverer {
+	if c.MaxAttempts == 0 {
+		c.MaxAttempts = DefaultMaxAttempts
+	}
+	if c.HeldBytes == 0 {
+		c.HeldBytes = DefaultHeldBytes
+	}
+	d := &Deliverer{
+		Targets: newTargets(c.Store, c.Log), Places: capacity.NewPlaces(c.MaxAttempts), Bodies: capacity.NewBodies(c.HeldBytes),
+		Memory: capacity.NewMemory(c.HeldBytes), store: c.Store, sender: c.Sender, chains: chains{last: map[string]uint64{}},
+	}
+	d.metrics = newMetrics(c.Metrics, d, c.MaxAttempts)
+	return d
+}
+
+// Run keeps the targets up to date until ctx ends. It returns nil.
+func (d *Deliverer) Run(ctx context.Context) error {
+	d.Targets.Run(ctx)
+	return nil
+}
+
+// Test makes one attempt for a callback in the very way that deliveries are made, and records nothing. Id is the
+// webhook-id. It takes one of the places that attempts have, or returns ErrBusy.
+func (d *Deliverer) Test(ctx context.Context, cb relay.Callback, body []byte, id string) (sender.Attempt, error) {
+	place := d.Places.Join(cb.Client, "", func() {}) // its owner has counted it against the concurrency
+	defer place.Leave()
+	if !place.TryTake() {
+		return sender.Attempt{}, ErrBusy
+	}
+	defer place.Release()
+	return d.sender.Send(ctx, NewTarget(cb, relay.Client{}).Request(id, body, time.Now())), nil
+}
+
+// ErrBusy reports that the client has as many attempts under way as it may have.
+var ErrBusy = errors.New("as many attempts are under way as there may be")
