@@ -43,15 +43,8 @@ var listens = regexp.MustCompile(`http://127\.0\.0\.1:[1-9][0-9]*`)
 func (p *program) start(secrets ...string) {
 	p.t.Helper()
 	before := len(listens.FindAll(p.book.Text(), -1))
-	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.t.TempDir(), "LC_ALL=C.UTF-8", "WEBHOOK_SECRET=" + strings.Join(secrets, " ")}
-	for _, name := range []string{"MONO_CFG_DIR", "LD_LIBRARY_PATH"} {
-		if value := os.Getenv(name); value != "" {
-			env = append(env, name+"="+value)
-		}
-	}
 	for i, command := range p.of.commands(p.built, "127.0.0.1:0", p.data) {
-		process := harness.StartProcess(p.t, command[0], command[1:], env, p.book)
-		p.running = append(p.running, process)
+		process := p.run(command, "WEBHOOK_SECRET="+strings.Join(secrets, " "))
 		if i > 0 {
 			continue
 		}
@@ -68,6 +61,15 @@ func (p *program) start(secrets ...string) {
 			return "it does not say so"
 		})
 	}
+}
+
+// run starts a command.
+func (p *program) run(command []string, env ...string) *harness.Process {
+	p.t.Helper()
+	env = append(env, "PATH="+os.Getenv("PATH"), "HOME="+p.t.TempDir(), "LC_ALL=C.UTF-8")
+	process := harness.StartProcess(p.t, command[0], command[1:], env, p.book)
+	p.running = append(p.running, process)
+	return process
 }
 
 // kill ends the receiver without a warning.
