@@ -4,8 +4,8 @@
 //   csc /r:System.Runtime.Serialization.dll Feed.cs            (Mono: mcs instead of csc; Windows has csc in
 //                                                               C:\Windows\Microsoft.NET\Framework64\v4.0.30319)
 //   set RELAY_URL=https://relay.example.com
-//   set RELAY_KEY=…
-//   Feed.exe [feed-next]                                       (Mono: mono Feed.exe …)
+//   set RELAY_KEY=...
+//   Feed.exe [feed-next]                                       (Mono: mono Feed.exe ...)
 //
 // feed-next is the file that keeps where we are.
 

@@ -2,8 +2,10 @@
 //
 //   csc /r:System.Runtime.Serialization.dll Receiver.cs        (Mono: mcs instead of csc; Windows has csc in
 //                                                               C:\Windows\Microsoft.NET\Framework64\v4.0.30319)
-//   set WEBHOOK_SECRET=whsec_…
-//   Receiver.exe [127.0.0.1:3000 [receiver-data]]              (Mono: mono Receiver.exe …)
+//   set WEBHOOK_SECRET=whsec_...
+//   Receiver.exe [127.0.0.1:3000 [receiver-data]]              (Mono: mono Receiver.exe ...)
+//
+// For another address than 127.0.0.1 Windows wants, once: netsh http add urlacl url=http://+:3000/ user=NAME
 //
 // WEBHOOK_SECRET may hold several secrets, separated by spaces: the new and the old one while they are exchanged.
 // In ASP.NET, call Verify and Receive from a handler of yours (IHttpHandler, a controller), with the bytes of the body
@@ -249,7 +251,7 @@ public class Receiver
         var receiver = new Receiver(Environment.GetEnvironmentVariable("WEBHOOK_SECRET") ?? "", store);
         if (receiver.secrets.Count == 0)
         {
-            Console.Error.WriteLine("WEBHOOK_SECRET has no secret: whsec_…, as shown when the callback was made");
+            Console.Error.WriteLine("WEBHOOK_SECRET has no secret: whsec_..., as shown when the callback was made");
             return 2;
         }
         var address = (args.Length > 0 ? args[0] : "127.0.0.1:3000").Split(':');
@@ -277,8 +279,9 @@ public class Receiver
 }
 
 /// <summary>
-/// One file for each order, replaced as a whole. It is here so that the example needs no database. In your program its
-/// methods are three statements of SQL: docs/receiving.md has them.
+/// One file for each order, replaced as a whole. It is here so that the example needs no database, and survives the end
+/// of the program at any moment, but not every power cut. In your program its methods are three statements of SQL:
+/// docs/receiving.md has them.
 /// </summary>
 public class Store
 {

@@ -70,8 +70,9 @@ function verify(headers, body) {
   });
 }
 
-// The store: one file for each order, replaced as a whole. It is here so that the example needs nothing. In your
-// program these are three statements of your database: docs/receiving.md has them.
+// The store: one file for each order, replaced as a whole. It is here so that the example needs no database, and
+// survives the end of the program at any moment, but not every power cut. In your program these are three statements of
+// SQL: docs/receiving.md has them.
 const directory = process.argv[3] ?? "receiver-data";
 const sequences = join(directory, "sequences"); // of each order's newest event
 const waiting = join(directory, "waiting"); // that event, until it has been worked on

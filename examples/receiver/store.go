@@ -10,8 +10,9 @@ import (
 	"sync"
 )
 
-// store has one file for each order, replaced as a whole. It is here so that the example needs no database. In your
-// program its three methods are three statements of SQL: docs/receiving.md has them.
+// store has one file for each order, replaced as a whole. It is here so that the example needs no database, and
+// survives the end of the program at any moment, but not every power cut. In your program its methods are three
+// statements of SQL: docs/receiving.md has them.
 type store struct {
 	mu  sync.Mutex
 	dir string
