@@ -49,10 +49,14 @@ func NewTarget(cb relay.Callback, client relay.Client) *Target {
 	}
 	if a := cb.Secrets.Auth; a != nil {
 		switch a.Type {
-		case "bearer":
+		case relay.AuthBearer:
 			t.auth = sender.Bearer(a.Token)
-		case "basic":
+		case relay.AuthBasic:
 			t.auth = sender.Basic(a.Username, a.Password)
+		case relay.AuthOAuth2:
+			t.auth = sender.WithToken(sender.ClientCredentials{
+				TokenURL: a.TokenURL, ID: a.ClientID, Secret: a.ClientSecret, Scope: a.Scope, Audience: a.Audience, InForm: a.InForm,
+			})
 		}
 	}
 	return t

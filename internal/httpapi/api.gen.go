@@ -18,6 +18,7 @@ import (
 const (
 	AuthSchemeBasic  AuthScheme = "basic"
 	AuthSchemeBearer AuthScheme = "bearer"
+	AuthSchemeOauth2 AuthScheme = "oauth2"
 )
 
 // Valid indicates whether the value is a known member of the AuthScheme enum.
@@ -26,6 +27,8 @@ func (e AuthScheme) Valid() bool {
 	case AuthSchemeBasic:
 		return true
 	case AuthSchemeBearer:
+		return true
+	case AuthSchemeOauth2:
 		return true
 	default:
 		return false
@@ -44,6 +47,24 @@ func (e CallbackDisabledReason) Valid() bool {
 	case CallbackDisabledReasonFailing:
 		return true
 	case CallbackDisabledReasonGone:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for CallbackAuthClientAuth.
+const (
+	CallbackAuthClientAuthBasic CallbackAuthClientAuth = "basic"
+	CallbackAuthClientAuthForm  CallbackAuthClientAuth = "form"
+)
+
+// Valid indicates whether the value is a known member of the CallbackAuthClientAuth enum.
+func (e CallbackAuthClientAuth) Valid() bool {
+	switch e {
+	case CallbackAuthClientAuthBasic:
+		return true
+	case CallbackAuthClientAuthForm:
 		return true
 	default:
 		return false
@@ -462,18 +483,42 @@ type Callback struct {
 // CallbackDisabledReason `gone`: the receiver answered 410; `failing`: for five days.
 type CallbackDisabledReason string
 
-// CallbackAuth What deliveries carry in `Authorization`. Reads show the type only.
+// CallbackAuth What deliveries carry in `Authorization`. Reads show the type only. With `oauth2` it is an access token that the relay gets from
+// `tokenUrl` by the client credentials grant (RFC 6749, section 4.4), keeps, and renews before it ends; a 401 to a kept token is
+// followed by one try with a new one. The token URL goes by the rules for the callback's own. Attempts without a token have the
+// outcome `token_failed`, and are tried again as others are.
 type CallbackAuth struct {
+	// Audience For oauth2: sent as the parameter `audience`, which some servers want.
+	Audience string `json:"audience,omitempty,omitzero"`
+
+	// ClientAuth For oauth2: how id and secret are sent, as HTTP Basic (the default) or in the form.
+	ClientAuth CallbackAuthClientAuth `json:"clientAuth,omitempty,omitzero"`
+
+	// ClientId For oauth2.
+	ClientId string `json:"clientId,omitempty,omitzero"`
+
+	// ClientSecret For oauth2.
+	ClientSecret string `json:"clientSecret,omitempty,omitzero"`
+
 	// Password For basic.
 	Password string `json:"password,omitempty,omitzero"`
 
+	// Scope For oauth2: scopes to ask for, divided by spaces.
+	Scope string `json:"scope,omitempty,omitzero"`
+
 	// Token For bearer.
-	Token string     `json:"token,omitempty,omitzero"`
-	Type  AuthScheme `json:"type"`
+	Token string `json:"token,omitempty,omitzero"`
+
+	// TokenUrl For oauth2.
+	TokenUrl string     `json:"tokenUrl,omitempty,omitzero"`
+	Type     AuthScheme `json:"type"`
 
 	// Username For basic.
 	Username string `json:"username,omitempty,omitzero"`
 }
+
+// CallbackAuthClientAuth For oauth2: how id and secret are sent, as HTTP Basic (the default) or in the form.
+type CallbackAuthClientAuth string
 
 // CallbackHealth `open`: only probes are sent. `congested`: too many orders are being retried, the others wait. Absent when this replica cannot tell.
 type CallbackHealth string
@@ -508,7 +553,10 @@ type CallbackPatch struct {
 
 // CallbackSettings defines model for CallbackSettings.
 type CallbackSettings struct {
-	// Auth What deliveries carry in `Authorization`. Reads show the type only.
+	// Auth What deliveries carry in `Authorization`. Reads show the type only. With `oauth2` it is an access token that the relay gets from
+	// `tokenUrl` by the client credentials grant (RFC 6749, section 4.4), keeps, and renews before it ends; a 401 to a kept token is
+	// followed by one try with a new one. The token URL goes by the rules for the callback's own. Attempts without a token have the
+	// outcome `token_failed`, and are tried again as others are.
 	Auth CallbackAuth `json:"auth,omitempty,omitzero"`
 
 	// Concurrency Orders under way at once.

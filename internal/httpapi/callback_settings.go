@@ -99,12 +99,7 @@ func (a *API) apply(cb *relay.Callback, owner relay.Client, s CallbackSettings, 
 		cb.ContentType = string(CallbackSettingsContentTypeApplicationjson)
 	}
 	cb.Secrets.Headers, cb.HeaderNames = s.Headers, slices.Sorted(maps.Keys(s.Headers))
-	cb.Secrets.Auth, cb.AuthType = nil, string(s.Auth.Type)
-	if s.Auth.Type != "" {
-		cb.Secrets.Auth = &relay.Auth{
-			Type: string(s.Auth.Type), Token: s.Auth.Token, Username: s.Auth.Username, Password: s.Auth.Password,
-		}
-	}
+	cb.Secrets.Auth, cb.AuthType = authOf(s.Auth), string(s.Auth.Type)
 	return nil
 }
 
@@ -117,10 +112,7 @@ func callbackSettings(cb relay.Callback) CallbackSettings {
 		Mode:        CallbackMode(cb.Mode),
 		ContentType: CallbackSettingsContentType(cb.ContentType), Paused: cb.Paused,
 	}
-	if auth := cb.Secrets.Auth; auth != nil {
-		s.Auth = CallbackAuth{Type: AuthScheme(auth.Type), Token: auth.Token, Username: auth.Username,
-			Password: auth.Password}
-	}
+	s.Auth = callbackAuth(cb.Secrets.Auth)
 	return s
 }
 
@@ -153,26 +145,7 @@ func (a *API) checkCallback(owner relay.Client, s CallbackSettings, before relay
 	if s.RatePerSecond > 0 && s.RatePerSecond < minRate {
 		errs = append(errs, at("/ratePerSecond", "must be 0, or at least %g", minRate))
 	}
-	switch s.Auth.Type {
-	case AuthSchemeBearer:
-		if s.Auth.Token == "" {
-			errs = append(errs, at("/auth/token", "is missing"))
-		}
-		if s.Auth.Username != "" || s.Auth.Password != "" {
-			errs = append(errs, at("/auth", "bearer takes a token only"))
-		}
-	case AuthSchemeBasic:
-		if s.Auth.Username == "" && s.Auth.Password == "" {
-			errs = append(errs, at("/auth/username", "is missing"))
-		}
-		// the receiver would take it for the end of the name (RFC 7617, section 2)
-		if strings.Contains(s.Auth.Username, ":") {
-			errs = append(errs, at("/auth/username", "holds a colon"))
-		}
-		if s.Auth.Token != "" {
-			errs = append(errs, at("/auth/token", "belongs to bearer"))
-		}
-	}
+	errs = append(errs, a.checkAuth(s.Auth, before.Secrets.Auth)...)
 	if s.Auth.Type != "" {
 		for name := range s.Headers {
 			if http.CanonicalHeaderKey(name) == "Authorization" {

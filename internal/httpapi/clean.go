@@ -57,6 +57,10 @@ func cleanCallback(s CallbackSettings) (CallbackSettings, *cleaner) {
 	c.text("/auth/token", &s.Auth.Token, pasted.Secret)
 	c.text("/auth/username", &s.Auth.Username, pasted.Secret)
 	c.text("/auth/password", &s.Auth.Password, pasted.Password)
+	c.text("/auth/tokenUrl", &s.Auth.TokenUrl, pasted.Token)
+	c.text("/auth/clientId", &s.Auth.ClientId, pasted.Secret)
+	c.text("/auth/clientSecret", &s.Auth.ClientSecret, pasted.Secret)
+	c.text("/auth/audience", &s.Auth.Audience, pasted.Secret)
 	s.Headers = maps.Clone(s.Headers)
 	for _, name := range slices.Sorted(maps.Keys(s.Headers)) {
 		value := s.Headers[name]

@@ -44,7 +44,7 @@ func TestBodiesThatAreRefused(t *testing.T) {
 			[]string{"/headers/A~1b", "/headers/Host"}, nil},
 		"auth twice": {`{"url":"https://bms.example/","headers":{"authorization":"x"},"auth":{"type":"bearer","token":"y"}}`, "invalid-body", []string{"/headers/authorization"}, nil},
 		"auth without token": {`{"url":"https://bms.example/","auth":{"type":"bearer","password":"y"}}`, "invalid-body",
-			[]string{"/auth/token", "/auth"}, nil},
+			[]string{"/auth/token", "/auth/password"}, nil},
 		"huge numbers": {`{"url":"https://bms.example/","concurrency":1e400}`, "malformed-json",
 			[]string{"/concurrency"}, nil},
 		"tiny rate": {`{"url":"https://bms.example/","ratePerSecond":1e-320}`, "invalid-body",

@@ -23,12 +23,27 @@ const (
 	MaxRatePerSecond      = 1000
 )
 
+// The types of Auth.
+const (
+	AuthBearer = "bearer"
+	AuthBasic  = "basic"
+	AuthOAuth2 = "oauth2" // an access token, got by the client credentials grant
+)
+
 // Auth is what a callback's requests carry in Authorization.
 type Auth struct {
-	Type     string `json:"type"` // "bearer" or "basic"
-	Token    string `json:"token,omitempty"`
+	Type     string `json:"type"`
+	Token    string `json:"token,omitempty"` // of AuthBearer
 	Username string `json:"username,omitempty"`
 	Password string `json:"password,omitempty"`
+
+	// Of AuthOAuth2.
+	TokenURL     string `json:"tokenUrl,omitempty"`
+	ClientID     string `json:"clientId,omitempty"`
+	ClientSecret string `json:"clientSecret,omitempty"`
+	Scope        string `json:"scope,omitempty"`
+	Audience     string `json:"audience,omitempty"`
+	InForm       bool   `json:"inForm,omitempty"` // id and secret are sent in the form
 }
 
 // CallbackSecrets is the part of a callback that is encrypted at rest. Only the URL is ever

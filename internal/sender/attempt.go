@@ -24,13 +24,15 @@ const (
 	AddressRefused         // callbacks may not reach the address
 	BadAnswer              // connected, but the response was not HTTP/1.1, or there was none
 	Cancelled              // ended by the relay: this has no meaning for the receiver
+	TokenFailed            // not sent: no access token for the receiver was got from the callback's token URL
 	Invalid                // not sent: no request can be made from the callback's URL, headers or secrets
 )
 
 // Outcomes returns all outcomes, so that each has its metric from the start.
 func Outcomes() []Outcome {
 	return []Outcome{
-		Success, Gone, Throttled, Refused, Timeout, ConnectFailed, TLSFailed, AddressRefused, BadAnswer, Cancelled, Invalid,
+		Success, Gone, Throttled, Refused, Timeout, ConnectFailed, TLSFailed, AddressRefused, BadAnswer, Cancelled,
+		TokenFailed, Invalid,
 	}
 }
 
@@ -57,6 +59,8 @@ func (o Outcome) String() string {
 		return "bad_answer"
 	case Cancelled:
 		return "cancelled"
+	case TokenFailed:
+		return "token_failed"
 	case Invalid:
 		return "invalid"
 	}
@@ -69,7 +73,7 @@ type Attempt struct {
 	Outcome    Outcome
 	Status     int            // of the response; 0 if there was none
 	Duration   time.Duration  // from At until the response was read or given up
-	RetryAfter time.Duration  // with Throttled: the requested wait, up to MaxRetryAfter; 0 if there is none
+	RetryAfter time.Duration  // with Throttled and TokenFailed: the requested wait, up to MaxRetryAfter; 0 if there is none
 	Error      string         // what went wrong, in the relay's words; empty on Success
 	Excerpt    string         // the beginning of the body of a response that is not 2xx, printable, at most 256 bytes
 	RemoteAddr netip.AddrPort // the receiver or the proxy; zero if never connected

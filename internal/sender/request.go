@@ -29,7 +29,14 @@ type Request struct {
 	Headers     map[string]string // the callback's own; those that CheckHeaders refuses are left out
 	Auth        Auth              // the Authorization header; replaces one in Headers
 	Secrets     []signature.Secret
-	Timeout     time.Duration // for the whole attempt; DefaultTimeout when zero
+	Timeout     time.Duration // for the whole attempt, with getting a token; DefaultTimeout when zero
+}
+
+func (r *Request) timeout() time.Duration {
+	if r.Timeout <= 0 {
+		return DefaultTimeout
+	}
+	return r.Timeout
 }
 
 // headerReplay tells receivers that an event is sent again because somebody asked for it.
@@ -44,23 +51,26 @@ func (r Request) Format(state fmt.State, _ rune) { _, _ = io.WriteString(state, 
 // LogValue names only the event.
 func (r Request) LogValue() slog.Value { return slog.StringValue(r.String()) }
 
-// Auth is the value of an Authorization header. The zero value means none. No formatter, logger or
-// encoder can print it.
-type Auth struct{ value func() string } // a function, because fmt prints everything else (see signature.Secret)
+// Auth is the value of an Authorization header, or how to get it. The zero value means none. No
+// formatter, logger or encoder can print it.
+type Auth struct { // functions, because fmt prints everything else (see signature.Secret)
+	value       func() string
+	credentials func() *ClientCredentials // value is set for each attempt
+}
 
 // Bearer returns the authorization with a bearer token (RFC 6750).
 func Bearer(token string) Auth {
-	return Auth{func() string { return "Bearer " + token }}
+	return Auth{value: func() string { return "Bearer " + token }}
 }
 
 // Basic returns the authorization with user name and password (RFC 7617).
 func Basic(user, password string) Auth {
 	encoded := base64.StdEncoding.EncodeToString([]byte(user + ":" + password))
-	return Auth{func() string { return "Basic " + encoded }}
+	return Auth{value: func() string { return "Basic " + encoded }}
 }
 
 // IsZero reports whether there is no authorization.
-func (a Auth) IsZero() bool { return a.value == nil }
+func (a Auth) IsZero() bool { return a.value == nil && a.credentials == nil }
 
 // String is always "[redacted]".
 func (Auth) String() string { return "[redacted]" }
@@ -79,22 +89,11 @@ func (Auth) MarshalText() ([]byte, error) {
 // appendHead appends the request line and the header of an attempt, without the line that ends it.
 // It returns false if HTTP does not allow something in it.
 func (s *Sender) appendHead(b []byte, target *url.URL, r *Request, at time.Time, sign string) (_ []byte, ok bool) {
-	to, host := target.RequestURI(), hostHeader(target)
-	b = append(b, "POST "...)
-	if s.dialer.proxy != nil && target.Scheme == "http" {
-		b = append(b, "http://"...)
-		b = append(b, host...)
-	}
-	b = append(b, to...)
-	b = append(b, " HTTP/1.1\r\n"...)
-	ok = visible(to) && visible(host)
-
+	b, ok = s.appendStart(b, target)
 	contentType := r.ContentType
 	if contentType == "" {
 		contentType = DefaultContentType
 	}
-	b, ok = appendField(b, ok, "Host", host)
-	b, ok = appendField(b, ok, "User-Agent", s.userAgent)
 	b, ok = appendField(b, ok, "Content-Type", contentType)
 	b = append(b, "Content-Length: "...)
 	b = strconv.AppendInt(b, int64(len(r.Body)), 10)
@@ -116,10 +115,30 @@ func (s *Sender) appendHead(b []byte, target *url.URL, r *Request, at time.Time,
 		}
 		b, ok = appendField(b, ok && name != "" && isToken(name), canonical, value)
 	}
-	if s.dialer.proxy != nil && target.Scheme == "http" && s.proxyAuthorization != "" {
+	if s.throughProxy(target) && s.proxyAuthorization != "" {
 		b, ok = appendField(b, ok, "Proxy-Authorization", s.proxyAuthorization)
 	}
 	return b, ok
+}
+
+// appendStart appends the request line, and the first fields.
+func (s *Sender) appendStart(b []byte, target *url.URL) (_ []byte, ok bool) {
+	to, host := target.RequestURI(), hostHeader(target)
+	b = append(b, "POST "...)
+	if s.throughProxy(target) {
+		b = append(b, "http://"...)
+		b = append(b, host...)
+	}
+	b = append(b, to...)
+	b = append(b, " HTTP/1.1\r\n"...)
+	b, ok = appendField(b, visible(to) && visible(host), "Host", host)
+	return appendField(b, ok, "User-Agent", s.userAgent)
+}
+
+// throughProxy reports whether requests to the target are sent to the proxy itself, and not through
+// a tunnel.
+func (s *Sender) throughProxy(target *url.URL) bool {
+	return s.dialer.proxy != nil && target.Scheme == "http"
 }
 
 func appendField(b []byte, ok bool, name, value string) ([]byte, bool) {

@@ -43,9 +43,14 @@ type needles []needle
 // signing secrets and the signature, and the parts of the URL that may be a token.
 func secretsOf(r *Request, sign, proxyAuthorization string) needles {
 	ns := needles{{"whsec", len("whsec")}}
-	if !r.Auth.IsZero() {
+	if r.Auth.value != nil {
 		ns.addAuthorization(r.Auth.value())
 		ns.addShort(r.Auth.value())
+	}
+	if r.Auth.credentials != nil {
+		c := r.Auth.credentials()
+		ns.add(c.Secret)
+		ns.addURL(c.TokenURL)
 	}
 	ns.addAuthorization(proxyAuthorization)
 	for name, value := range r.Headers {
@@ -65,13 +70,18 @@ func secretsOf(r *Request, sign, proxyAuthorization string) needles {
 		_, digest, _ := strings.Cut(one, ",")
 		ns.add(digest)
 	}
-	for _, part := range relay.URLSecrets(r.URL) {
+	ns.addURL(r.URL)
+	return ns
+}
+
+// addURL adds the parts of a URL that may be a token.
+func (ns *needles) addURL(raw string) {
+	for _, part := range relay.URLSecrets(raw) {
 		// Not the whole query: the names in it are words, and the values are added by themselves.
-		if !strings.Contains(part, "=") || !strings.HasSuffix(r.URL, "?"+part) {
+		if !strings.Contains(part, "=") || !strings.HasSuffix(raw, "?"+part) {
 			ns.add(part)
 		}
 	}
-	return ns
 }
 
 // addAuthorization adds what follows the scheme of an authorization or, if the value has another

@@ -88,6 +88,7 @@ type Config struct {
 type Sender struct {
 	dialer    *dialer
 	pool      *pool
+	tokens    *tokens
 	userAgent string
 	closed    atomic.Bool
 
@@ -111,17 +112,20 @@ func New(c Config) *Sender {
 		// An ordinary request is one record, sent with one write.
 		DynamicRecordSizingDisabled: true,
 	}
-	return &Sender{
+	s := &Sender{
 		dialer:    newDialer(newPolicy(c.AllowCIDRs), resolver, c.Proxy, config),
 		pool:      newPool(connections),
 		userAgent: c.UserAgent, proxyAuthorization: proxyAuthorization(c.Proxy),
 	}
+	s.tokens = newTokens(s.fetchToken)
+	return s
 }
 
 // Close closes the idle connections and cancels those being made. Attempts that have their
 // connection go on; later calls of Send return Cancelled at once.
 func (s *Sender) Close() {
 	s.closed.Store(true)
+	s.tokens.close()
 	s.dialer.close()
 	s.pool.close()
 }
@@ -131,10 +135,15 @@ func (s *Sender) Close() {
 //
 // Within one attempt the request may be sent twice: if a connection that was used before fails
 // before a response has begun, the request is sent once more over a new connection. The webhook-id
-// makes that safe.
+// makes that safe. If the Auth is by an access token, a 401 to one that was kept is answered with a
+// new one, once.
 func (s *Sender) Send(ctx context.Context, r Request) Attempt {
 	a := Attempt{At: time.Now()}
-	s.send(ctx, &r, &a)
+	if r.Auth.credentials == nil {
+		s.send(ctx, &r, &a)
+	} else {
+		s.sendWithToken(ctx, &r, &a)
+	}
 	a.Duration = time.Since(a.At)
 	return a
 }
@@ -154,10 +163,7 @@ func (s *Sender) send(ctx context.Context, r *Request, a *Attempt) {
 		a.fail(Cancelled, "the relay is stopping")
 		return
 	}
-	timeout := r.Timeout
-	if timeout <= 0 {
-		timeout = DefaultTimeout
-	}
+	timeout := r.timeout()
 	x := exchanges.Get().(*exchange)
 	defer x.free()
 	x.deadline, x.sign = a.At.Add(timeout), sign
@@ -170,7 +176,7 @@ func (s *Sender) send(ctx context.Context, r *Request, a *Attempt) {
 
 	k := key{r.Callback, r.URL}
 	c, tidy := s.idle(k, x.deadline)
-	if c != nil && s.dialer.proxy != nil && target.Scheme == "http" {
+	if c != nil && s.throughProxy(target) {
 		if err := s.judge(ctx, target, x.deadline); err != nil {
 			s.pool.keep(c)
 			s.classify(ctx, connecting, err, timeout, a)
