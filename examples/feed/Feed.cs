@@ -120,13 +120,14 @@ public static class Feed
                 var answer = error.Response as HttpWebResponse;
                 if (answer != null)
                 {
-                    if (answer.StatusCode == HttpStatusCode.Unauthorized || answer.StatusCode == HttpStatusCode.Forbidden)
+                    switch (answer.StatusCode)
                     {
-                        return 1; // the key is wrong, revoked or expired
-                    }
-                    if (answer.StatusCode == HttpStatusCode.Gone)
-                    {
-                        after = ""; // the log no longer has what follows: read GET /v1/orders as well
+                        case HttpStatusCode.Unauthorized:
+                        case HttpStatusCode.Forbidden:
+                            return 1; // the key is wrong, revoked or expired
+                        case HttpStatusCode.Gone:
+                            after = ""; // the log no longer has what follows: read GET /v1/orders as well
+                            break;
                     }
                     if (!int.TryParse(answer.Headers["Retry-After"], out wait))
                     {

@@ -17,7 +17,7 @@ NEXT = sys.argv[1] if len(sys.argv) > 1 else "feed-next"
 
 
 def handle(event):
-    """Your part: store the event if its `sequence` is above that of its `subject` (docs/receiving.md has the statement).
+    """Your part: store the event if its `sequence` is above that of its `subject`: docs/receiving.md has the statement.
 
     It gets the events of an order in their order. If the program ends before `next` is stored, they come again.
     """

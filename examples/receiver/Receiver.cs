@@ -87,7 +87,8 @@ public class Receiver
         this.store = store;
     }
 
-    /// <summary>Your part: brings the order in your system to this state. It may be called twice for one event.</summary>
+    /// <summary>Your part: brings the order in your system to this state. It may be called twice for one event.
+    /// </summary>
     static void Handle(Event e)
     {
         Console.WriteLine("{0} {1} {2} {3}", e.Type, e.Site, e.Data.Order.OrderReference, e.Data.Order.Status);
@@ -173,19 +174,28 @@ public class Receiver
         while (true)
         {
             toDo.WaitOne(TimeSpan.FromMinutes(1));
-            foreach (var order in store.Waiting())
+            try
             {
-                try
-                {
-                    var e = store.Read(order);
-                    Handle(e);
-                    store.Worked(e);
-                }
-                catch (Exception error)
-                {
-                    Console.Error.WriteLine(error); // this order is worked on again within a minute; the others go on
-                }
+                store.Waiting().ForEach(WorkOn);
             }
+            catch (IOException error)
+            {
+                Console.Error.WriteLine(error); // the directory cannot be read: within a minute again
+            }
+        }
+    }
+
+    void WorkOn(string order)
+    {
+        try
+        {
+            var e = store.Read(order);
+            Handle(e);
+            store.Worked(e);
+        }
+        catch (Exception error)
+        {
+            Console.Error.WriteLine(error); // this order is worked on again within a minute; the others go on
         }
     }
 

@@ -61,8 +61,8 @@ function verify(headers, body) {
   const timestamp = headers["webhook-timestamp"] ?? "";
   if (!/^[0-9]{1,12}$/.test(timestamp) || Math.abs(Date.now() / 1000 - Number(timestamp)) > tolerance) return false;
   return secrets.some((secret) => {
-    const digest = createHmac("sha256", secret).update(`${headers["webhook-id"]}.${timestamp}.`).update(body).digest("base64");
-    const expected = Buffer.from("v1," + digest);
+    const hmac = createHmac("sha256", secret).update(`${headers["webhook-id"]}.${timestamp}.`).update(body);
+    const expected = Buffer.from("v1," + hmac.digest("base64"));
     return (headers["webhook-signature"] ?? "").split(" ").some((text) => {
       const signature = Buffer.from(text);
       return signature.length === expected.length && timingSafeEqual(signature, expected);
@@ -108,21 +108,26 @@ async function work() {
   again = true;
   if (working) return;
   working = true;
-  while (again) {
-    again = false;
-    for (const subject of fs.readdirSync(waiting)) {
-      try {
-        const file = join(waiting, subject);
-        const event = JSON.parse(fs.readFileSync(file, "utf8"));
-        await handle(event);
-        const newest = JSON.parse(fs.readFileSync(file, "utf8"));
-        if (newest.sequence === event.sequence) fs.unlinkSync(file); // if a newer one has come, it still waits
-      } catch (error) {
-        console.error(error); // this order is worked on again within a minute; the others go on
-      }
+  try {
+    while (again) {
+      again = false;
+      for (const subject of fs.readdirSync(waiting)) await workOn(join(waiting, subject));
     }
+  } catch (error) {
+    console.error(error); // the directory cannot be read: within a minute again
   }
   working = false;
+}
+
+async function workOn(file) {
+  try {
+    const event = JSON.parse(fs.readFileSync(file, "utf8"));
+    await handle(event);
+    const newest = JSON.parse(fs.readFileSync(file, "utf8"));
+    if (newest.sequence === event.sequence) fs.unlinkSync(file); // if a newer one has come, it still waits
+  } catch (error) {
+    console.error(error); // this order is worked on again within a minute; the others go on
+  }
 }
 
 /** Your part: bring the order in your system to this state. It may be called twice for one event. */

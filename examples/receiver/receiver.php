@@ -65,7 +65,7 @@ function receive(): int
         return 204; // a test of the callback: nothing happened to an order
     }
     if (strpos($event['type'], 'audatex.parts.order.') !== 0) {
-        error_log($event['type'] . ' ' . $event['subject']); // what the relay reports of itself, if the callback asks for it
+        error_log("{$event['type']} {$event['subject']}"); // what the relay reports of itself, if it is asked to
         return 204;
     }
     if (!is_string($event['sequence'] ?? null) || !preg_match('/^[0-9]{16}$/D', $event['sequence'])) {
@@ -107,26 +107,23 @@ function secrets(): array
 /** Works on the newest event of each order that has one waiting, also on those from before a restart. */
 function work(): void
 {
-    $db = database();
-    $waiting = $db->prepare('SELECT subject, sequence, event FROM orders WHERE worked < sequence');
-    $worked = $db->prepare('UPDATE orders SET worked = ? WHERE subject = ?');
     $later = []; // orders that failed, with the time to work on them again; the others go on
-    while (true) {
-        $waiting->execute();
-        foreach ($waiting->fetchAll(PDO::FETCH_ASSOC) as $row) {
-            if (time() < ($later[$row['subject']] ?? 0)) {
-                continue;
+    for (; true; usleep(500000)) {
+        try {
+            $db = database();
+            $waiting = $db->query('SELECT subject, sequence, event FROM orders WHERE worked < sequence')->fetchAll();
+            $worked = $db->prepare('UPDATE orders SET worked = ? WHERE subject = ?');
+            foreach ($waiting as ['subject' => $subject, 'sequence' => $sequence, 'event' => $event]) {
+                if (time() >= ($later[$subject] ?? 0)) {
+                    $later[$subject] = time() + 60;
+                    handle(json_decode($event, true));
+                    $worked->execute([$sequence, $subject]); // if a newer event has come meanwhile, it still waits
+                    unset($later[$subject]);
+                }
             }
-            try {
-                handle(json_decode($row['event'], true));
-                $worked->execute([$row['sequence'], $row['subject']]); // if a newer event has come meanwhile, it still waits
-                unset($later[$row['subject']]);
-            } catch (Throwable $e) {
-                error_log((string) $e);
-                $later[$row['subject']] = time() + 60;
-            }
+        } catch (Throwable $e) {
+            error_log((string) $e);
         }
-        usleep(500000);
     }
 }
 

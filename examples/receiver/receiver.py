@@ -110,15 +110,23 @@ def work():
     while True:
         to_do.wait(60)
         to_do.clear()
-        with database() as db:
-            waiting = db.execute("SELECT subject, sequence, event FROM orders WHERE worked < sequence").fetchall()
-            for subject, sequence, event in waiting:
-                try:
-                    handle(json.loads(event))
-                    with db:  # if a newer event has come meanwhile, it still waits
-                        db.execute("UPDATE orders SET worked = ? WHERE subject = ?", (sequence, subject))
-                except Exception:
-                    traceback.print_exc()  # this order is worked on again later; the others go on
+        try:
+            with database() as db:
+                waiting = db.execute("SELECT subject, sequence, event FROM orders WHERE worked < sequence").fetchall()
+                for order in waiting:
+                    work_on(db, *order)
+        except sqlite3.Error:
+            traceback.print_exc()
+
+
+def work_on(db, subject, sequence, event):
+    try:
+        handle(json.loads(event))
+    except Exception:
+        traceback.print_exc()  # this order is worked on again later; the others go on
+        return
+    with db:  # if a newer event has come meanwhile, it still waits
+        db.execute("UPDATE orders SET worked = ? WHERE subject = ?", (sequence, subject))
 
 
 def handle(event):

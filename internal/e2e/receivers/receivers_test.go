@@ -3,6 +3,7 @@ package receivers
 import (
 	"fmt"
 	"net/http"
+	"os"
 	"testing"
 
 	"github.com/audatex-relay/relay/internal/e2e/harness"
@@ -57,6 +58,7 @@ func (j *journey) run() {
 	if got := j.printed(); len(got) != j.steps {
 		j.t.Errorf("the receiver in %s worked on what it should have dropped: %q", j.of.name, got)
 	}
+	j.storeFails()
 	j.rotates()
 	j.wasDown()
 	j.lostEverything()
@@ -98,12 +100,36 @@ func (j *journey) rotates() {
 	j.t.Helper()
 	var rotated struct{ Secret string }
 	j.w.api.Must(j.t, http.MethodPost, "/v1/callbacks/"+j.of.name+"/rotate-secret", map[string]any{}, &rotated)
-	j.change("Delivered")
+	j.change("ReturnRejected")
 	j.restart(rotated.Secret, j.secret)
 	j.change("ReturnRequested")
 	j.restart(rotated.Secret)
 	j.change("ReturnAccepted")
 	j.secret = rotated.Secret
+}
+
+// storeFails: what cannot be stored is refused, so that it comes again.
+func (j *journey) storeFails() {
+	j.t.Helper()
+	away := j.data + ".away"
+	if err := os.Rename(j.data, away); err != nil {
+		j.t.Fatal(err)
+	}
+	j.move("Delivered")
+	harness.Eventually(j.t, "a delivery to "+j.of.name+" is refused", func() string {
+		var list struct {
+			Items []struct{ LastAttempt struct{ Status int } }
+		}
+		j.w.api.Must(j.t, http.MethodGet, "/v1/callbacks/"+j.of.name+"/deliveries?status=retrying", nil, &list)
+		if len(list.Items) != 1 || list.Items[0].LastAttempt.Status != http.StatusServiceUnavailable {
+			return fmt.Sprintf("%+v", list.Items)
+		}
+		return ""
+	})
+	if err := os.Rename(away, j.data); err != nil {
+		j.t.Fatal(err)
+	}
+	j.next("updated", "Delivered")
 }
 
 // wasDown: what happens meanwhile comes when the receiver is there again, and nothing that it had comes anew.
