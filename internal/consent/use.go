@@ -178,7 +178,7 @@ func (s *Service) place(
 	switch err := s.note(ctx, l, a, r); {
 	case errors.Is(err, store.ErrNotFound): // removed at this moment: its new tokens must go as well
 		if revision > 0 {
-			_ = s.c.Store.Tokens.DeleteAt(ctx, l.Connection, revision)
+			_ = s.c.Store.Tokens.Delete(ctx, l.Connection, revision)
 		}
 		return relay.ConsentGone, nil
 	case err != nil:

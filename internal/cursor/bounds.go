@@ -2,6 +2,8 @@ package cursor
 
 import (
 	"cmp"
+	"maps"
+	"math"
 	"slices"
 	"time"
 )
@@ -45,7 +47,7 @@ func (c *Cursor) ExpireBelow(first uint64) Expired {
 		}
 		q.items = slices.Delete(q.items, q.taken, q.taken+n)
 		l := q.lane
-		behind := l != nil && l.openFrom != 0 && l.openFrom < first
+		behind := q.openFrom() != 0 && q.openFrom() < first
 		if behind {
 			ex.Stretches = append(ex.Stretches, Stretch{q.order, l.openFrom, min(l.openLast, first-1)})
 			if l.openFrom = first; l.openLast < first {
@@ -81,14 +83,16 @@ type Clamped struct {
 // other entries. Call it at the start, before anything is offered; batches in flight above last
 // become stale. It returns false if nothing had to be moved.
 func (c *Cursor) Clamp(last uint64) (Clamped, bool) {
+	if last == math.MaxUint64 {
+		return Clamped{}, false
+	}
 	cl := Clamped{From: c.Position(), ReadFrom: c.high}
-	c.dropSkippedBefore(0, last)
+	for order := range c.skipped.of {
+		c.skipped.drop(order, last+1, math.MaxUint64)
+	}
 	changed := c.high > last || len(c.ahead) > 0 && c.ahead[len(c.ahead)-1][1] > last
 	for _, q := range c.sorted() {
 		keep, _ := q.find(last + 1)
-		if last == ^uint64(0) {
-			keep = len(q.items)
-		}
 		cut := q.items[keep:]
 		for _, it := range cut {
 			cl.Entries = append(cl.Entries, Entry{it.seq, q.order})
@@ -98,15 +102,10 @@ func (c *Cursor) Clamp(last uint64) (Clamped, bool) {
 			}
 		}
 		l := q.lane
-		if n, found := slices.BinarySearch(q.skipped, last); found {
-			c.cutSkipped(q, n+1, len(q.skipped))
-		} else {
-			c.cutSkipped(q, n, len(q.skipped))
-		}
 		if l != nil {
 			l.known = min(l.known, last)
 		}
-		behind := l != nil && l.openLast > last && l.openFrom != 0
+		behind := q.openFrom() != 0 && l.openLast > last
 		if behind {
 			if l.openLast = last; l.openFrom > last {
 				l.openFrom = 0
@@ -151,10 +150,5 @@ func (c *Cursor) Clamp(last uint64) (Clamped, bool) {
 
 // sorted returns all queues sorted by order, so that operations on all of them are deterministic.
 func (c *Cursor) sorted() []*queue {
-	qs := make([]*queue, 0, len(c.queues))
-	for _, q := range c.queues {
-		qs = append(qs, q)
-	}
-	slices.SortFunc(qs, func(a, b *queue) int { return cmp.Compare(a.order, b.order) })
-	return qs
+	return slices.SortedFunc(maps.Values(c.queues), func(a, b *queue) int { return cmp.Compare(a.order, b.order) })
 }

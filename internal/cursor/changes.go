@@ -2,7 +2,7 @@ package cursor
 
 import (
 	"fmt"
-	"math"
+	"slices"
 	"time"
 )
 
@@ -30,13 +30,19 @@ func Load(p Policy, d Document, lanes []Lane, now time.Time) (*Cursor, error) {
 		end = d.Done[n-1][1]
 	}
 	c.read(d.Position)
-	c.loadSkipped(d.Skipped)
+	for _, e := range d.Skipped {
+		c.skipped.add(e)
+	}
 	for i := range lanes {
 		if err := c.loadLane(&lanes[i], end, now); err != nil {
 			return nil, fmt.Errorf("loading lane of order %q: %w", lanes[i].Order, err)
 		}
 	}
-	c.dropSkippedBefore(d.Position, math.MaxUint64) // lanes have taken theirs already
+	for order := range c.skipped.of {
+		if c.queues[order] == nil { // no lane can read the log again
+			c.skipped.drop(order, 0, d.Position)
+		}
+	}
 	return c, nil
 }
 
@@ -129,23 +135,12 @@ func (c *Cursor) Dirty() bool {
 // not a change; it is stored with the next one.
 func (c *Cursor) Changes() Changes {
 	var ch Changes
-	keep := c.dirty[:0]
+	c.forgetClean()
 	for _, q := range c.dirty {
-		l := q.lane
-		if l == nil { // removed since
-			continue
-		}
-		if l.stored == l.version {
-			l.listed = false
-			continue
-		}
-		keep = append(keep, q)
-		l.handed = true
+		q.lane.handed = true
 		ch.Lanes = append(ch.Lanes, c.snapshot(q))
-		ch.marks = append(ch.marks, mark{l, l.version})
+		ch.marks = append(ch.marks, mark{q.lane, q.lane.version})
 	}
-	clear(c.dirty[len(keep):])
-	c.dirty = keep
 	if c.docVersion != c.docStored {
 		d := c.Document()
 		ch.Document, ch.docVersion = &d, c.docVersion
@@ -162,21 +157,7 @@ func (c *Cursor) Stored(ch Changes) {
 	for _, m := range ch.marks {
 		m.lane.stored = max(m.lane.stored, m.version)
 	}
-	keep := c.dirty[:0]
-	for _, q := range c.dirty {
-		if q.lane == nil {
-			continue
-		}
-		if q.lane.stored == q.lane.version {
-			q.lane.listed = false
-			continue
-		}
-		keep = append(keep, q)
-	}
-	clear(c.dirty[len(keep):])
-	if c.dirty = keep; len(keep) == 0 && cap(keep) > 16 {
-		c.dirty = nil
-	}
+	c.forgetClean()
 	c.docStored = max(c.docStored, ch.docVersion)
 	for i, order := range ch.Remove {
 		if c.gone[order] == ch.removals[i] {
@@ -187,6 +168,19 @@ func (c *Cursor) Stored(ch Changes) {
 		c.gone = nil
 	}
 	c.admit()
+}
+
+// forgetClean removes from dirty the lanes that have been stored, and those that were removed.
+func (c *Cursor) forgetClean() {
+	c.dirty = slices.DeleteFunc(c.dirty, func(q *queue) bool {
+		if q.lane != nil && q.lane.stored == q.lane.version {
+			q.lane.listed = false
+		}
+		return q.lane == nil || !q.lane.listed
+	})
+	if len(c.dirty) == 0 && cap(c.dirty) > 16 {
+		c.dirty = nil
+	}
 }
 
 // Document returns the document in its present state. It must not be stored by itself while Changes
@@ -209,7 +203,7 @@ func (c *Cursor) Document() Document {
 			d.Done = append(d.Done, r)
 		}
 	}
-	d.Skipped = c.listSkipped()
+	d.Skipped = c.skipped.list()
 	return d
 }
 

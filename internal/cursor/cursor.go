@@ -1,7 +1,8 @@
 package cursor
 
 import (
-	"sort"
+	"cmp"
+	"slices"
 	"time"
 )
 
@@ -58,8 +59,7 @@ type Cursor struct {
 	inFlight  int       // batches
 	lanesTurn bool      // whether a lane or a fresh order is taken next
 
-	skipped       int                 // entries settled out of order, see skip
-	skippedBefore map[string][]uint64 // those from a loaded document whose orders have no queue yet
+	skipped skippedEntries
 
 	// The health of the receiver.
 	health    Health
@@ -112,9 +112,11 @@ func (c *Cursor) Offer(e Entry) Verdict {
 	q := c.queues[e.Order]
 	laned := q != nil && q.lane != nil && q.lane.admitted
 	if c.isAhead(e.Seq) {
-		q.recallDone(e.Seq)
+		// The stored document has it as settled, or in a stored lane.
 		if q == nil {
-			c.passSkipped(e.Order, e.Seq)
+			c.skipped.drop(e.Order, 0, e.Seq)
+		} else if q.isUnlisted(e.Seq) && !c.skipped.has(e.Order, e.Seq) {
+			q.lane.openLast = max(q.lane.openLast, e.Seq)
 		}
 		c.read(e.Seq)
 		return Ignored
@@ -130,19 +132,11 @@ func (c *Cursor) Offer(e Entry) Verdict {
 	if q == nil {
 		q = c.newQueue(e.Order)
 	}
-	q.items = append(q.items, item{e.Seq, c.hold(e.Seq, q)})
+	q.items = append(q.items, item{e.Seq, c.hold(e.Seq)})
 	c.entries++
 	c.read(e.Seq)
 	c.place(q)
 	return Accepted
-}
-
-// recallDone notes an entry of q that, according to the stored document, is settled or in a stored
-// lane.
-func (q *queue) recallDone(seq uint64) {
-	if q != nil && q.lane != nil && q.lane.openFrom != 0 && seq >= q.lane.openFrom && !q.isSkipped(seq) {
-		q.lane.openLast = max(q.lane.openLast, seq)
-	}
 }
 
 // offerLaned adds an entry to a lane that the store has, or will have with the next Changes. The
@@ -242,15 +236,25 @@ func (c *Cursor) read(seq uint64) {
 
 // isAhead reports whether seq, which is above high, is known to be done.
 func (c *Cursor) isAhead(seq uint64) bool {
-	i := sort.Search(len(c.ahead), func(i int) bool { return c.ahead[i][1] >= seq })
-	return i < len(c.ahead) && c.ahead[i][0] <= seq
+	_, ahead := c.findAhead(seq)
+	return ahead
+}
+
+// findAhead returns the index of the range that seq is in, or else of the first one above it.
+func (c *Cursor) findAhead(seq uint64) (int, bool) {
+	return slices.BinarySearchFunc(c.ahead, seq, func(r Range, seq uint64) int {
+		if r[0] <= seq && seq <= r[1] {
+			return 0
+		}
+		return cmp.Compare(r[1], seq)
+	})
 }
 
 // addAhead records that seq, which is above high, is done: a lane knew the entry before the reader
 // came to it again.
 func (c *Cursor) addAhead(seq uint64) {
-	i := sort.Search(len(c.ahead), func(i int) bool { return c.ahead[i][1] >= seq })
-	if i < len(c.ahead) && c.ahead[i][0] <= seq {
+	i, ahead := c.findAhead(seq)
+	if ahead {
 		return
 	}
 	below := i > 0 && c.ahead[i-1][1]+1 == seq
@@ -258,21 +262,19 @@ func (c *Cursor) addAhead(seq uint64) {
 	switch {
 	case below && above:
 		c.ahead[i-1][1] = c.ahead[i][1]
-		c.ahead = append(c.ahead[:i], c.ahead[i+1:]...)
+		c.ahead = slices.Delete(c.ahead, i, i+1)
 	case below:
 		c.ahead[i-1][1] = seq
 	case above:
 		c.ahead[i][0] = seq
 	default:
-		c.ahead = append(c.ahead, Range{})
-		copy(c.ahead[i+1:], c.ahead[i:])
-		c.ahead[i] = Range{seq, seq}
+		c.ahead = slices.Insert(c.ahead, i, Range{seq, seq})
 	}
 }
 
 // hold appends an entry to the list of those that the position must not pass.
-func (c *Cursor) hold(seq uint64, q *queue) *node {
-	n := &node{seq: seq, q: q, prev: c.last, doneBefore: c.doneLast}
+func (c *Cursor) hold(seq uint64) *node {
+	n := &node{seq: seq, prev: c.last, doneBefore: c.doneLast}
 	if c.last == nil {
 		c.first = n
 	} else {
@@ -295,7 +297,7 @@ func (c *Cursor) pass(n *node) {
 	} else {
 		n.next.prev, n.next.doneBefore = n.prev, true
 	}
-	n.prev, n.next, n.q = nil, nil, nil
+	n.prev, n.next = nil, nil
 	c.holding--
 	c.touchDocument()
 }
@@ -305,7 +307,6 @@ func (c *Cursor) newQueue(order string) *queue {
 		c.queues = make(map[string]*queue)
 	}
 	q := &queue{order: order}
-	c.recallSkipped(q)
 	c.queues[order] = q
 	c.mostQueue = max(c.mostQueue, len(c.queues))
 	return q
@@ -314,7 +315,6 @@ func (c *Cursor) newQueue(order string) *queue {
 // drop removes the queue of an order that has nothing waiting.
 func (c *Cursor) drop(q *queue) {
 	delete(c.queues, q.order)
-	c.putSkippedBack(q)
 	if len(c.queues) == 0 && c.mostQueue > 16 {
 		// Maps and heaps never shrink, and ten thousand quiet cursors must not keep their largest
 		// size.
@@ -338,7 +338,7 @@ func (c *Cursor) drop(q *queue) {
 			c.gone[q.order] = c.version
 		}
 	} else {
-		c.leaveOver(q)
+		c.over = slices.DeleteFunc(c.over, func(other *queue) bool { return other == q })
 	}
 	q.lane = nil
 	c.admit()

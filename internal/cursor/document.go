@@ -103,26 +103,27 @@ func (l Lane) OwnerEpoch() uint64 { return l.Epoch }
 // DecodeDocument parses a stored Document. It ignores unknown fields; contradictory data is an
 // error.
 func DecodeDocument(b []byte) (Document, error) {
-	var d Document
-	if err := json.Unmarshal(b, &d); err != nil {
-		return Document{}, fmt.Errorf("decoding cursor: %w", err)
-	}
-	if err := d.validate(); err != nil {
-		return Document{}, fmt.Errorf("decoding cursor: %w", err)
-	}
-	return d, nil
+	return decode[Document]("cursor", b)
 }
 
 // DecodeLane parses a stored Lane. It ignores unknown fields; contradictory data is an error.
 func DecodeLane(b []byte) (Lane, error) {
-	var l Lane
-	if err := json.Unmarshal(b, &l); err != nil {
-		return Lane{}, fmt.Errorf("decoding lane: %w", err)
+	return decode[Lane]("lane", b)
+}
+
+func decode[T any, P interface {
+	*T
+	validate() error
+}](what string, b []byte) (T, error) {
+	var v, none T
+	err := json.Unmarshal(b, &v)
+	if err == nil {
+		err = P(&v).validate()
 	}
-	if err := l.validate(); err != nil {
-		return Lane{}, fmt.Errorf("decoding lane: %w", err)
+	if err != nil {
+		return none, fmt.Errorf("decoding %s: %w", what, err)
 	}
-	return l, nil
+	return v, nil
 }
 
 func (d *Document) validate() error {

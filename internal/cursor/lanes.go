@@ -45,12 +45,6 @@ func (c *Cursor) admit() {
 
 func (c *Cursor) laneRoom() bool { return c.admitted+len(c.gone) < c.policy.MaxLanes }
 
-func (c *Cursor) leaveOver(q *queue) {
-	if i := slices.Index(c.over, q); i >= 0 {
-		c.over = slices.Delete(c.over, i, i+1)
-	}
-}
-
 // Congested reports whether the bound of lanes has been reached: no fresh entry is taken until a
 // lane has ended.
 func (c *Cursor) Congested() bool { return len(c.over) > 0 || !c.laneRoom() }
@@ -67,24 +61,21 @@ func (c *Cursor) Refills() []Refill {
 	if c.starving == 0 {
 		return nil
 	}
-	rs := make([]Refill, 0, c.starving)
-	for _, q := range c.queues {
-		if q.starving {
-			// After a reload a lane may cover more than has been read again. Waiting for the reader
-			// could last forever, because the reader may be waiting for the lane.
-			rs = append(rs, Refill{q.order, q.lane.openFrom, max(c.high, q.lane.openLast)})
-		}
-	}
-	slices.SortFunc(rs, func(a, b Refill) int { return cmp.Compare(a.From, b.From) })
-	return rs
+	return c.unlisted(func(q *queue) bool { return q.starving })
 }
 
 // Unlisted returns the ranges of the log that lanes have behind their listed entries, for counting
 // what waits there. Unsettled does not count those entries.
 func (c *Cursor) Unlisted() []Refill {
+	return c.unlisted(func(q *queue) bool { return q.openFrom() != 0 })
+}
+
+func (c *Cursor) unlisted(wanted func(*queue) bool) []Refill {
 	var rs []Refill
 	for _, q := range c.queues {
-		if q.lane != nil && q.lane.openFrom != 0 {
+		if wanted(q) {
+			// After a reload a lane may cover more than has been read again. Waiting for the reader
+			// could last forever, because the reader may be waiting for the lane.
 			rs = append(rs, Refill{q.order, q.lane.openFrom, max(c.high, q.lane.openLast)})
 		}
 	}
@@ -107,10 +98,8 @@ func (c *Cursor) Refill(r Refill, seqs []uint64, through uint64) bool {
 	l := q.lane
 	l.openFrom = 0
 	for _, seq := range seqs {
-		if seq < r.From || seq > through || len(q.items) > 0 && seq <= q.items[len(q.items)-1].seq {
-			continue
-		}
-		if q.isSkipped(seq) {
+		listed := len(q.items) > 0 && seq <= q.items[len(q.items)-1].seq
+		if seq < r.From || seq > through || listed || c.skipped.has(q.order, seq) {
 			continue
 		}
 		if len(q.items) == LaneEntries {

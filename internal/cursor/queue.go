@@ -12,7 +12,6 @@ import (
 // it can be read from it at any time.
 type node struct {
 	seq        uint64
-	q          *queue
 	prev, next *node
 	// doneBefore: an entry between the previous node (or the position) and this one was settled.
 	// Where no entry was settled, all entries belong to others, and the document needs no range.
@@ -30,13 +29,10 @@ type queue struct {
 	order string
 	items []item // ascending; the first taken ones are in flight
 	taken int
-	// skipped are entries above the head that were settled out of order, ascending. When the log is
-	// read again for a lane, they must not come back.
-	skipped []uint64
-	batch   uint64 // identifies the batch in flight; 0: none
-	probe   bool   // the batch in flight is a probe
-	held    bool   // the batch in flight is exhausted, and the caller has yet to settle what failed for good
-	lane    *lane
+	batch uint64 // identifies the batch in flight; 0: none
+	probe bool   // the batch in flight is a probe
+	held  bool   // the batch in flight is exhausted, and the caller has yet to settle what failed for good
+	lane  *lane
 
 	in       *queueHeap // the heap in which it waits for its turn, or nil
 	index    int
@@ -66,6 +62,17 @@ type lane struct {
 }
 
 func (q *queue) head() uint64 { return q.items[0].seq }
+
+// openFrom returns where the entries begin that wait behind those listed, or 0 if there are none.
+func (q *queue) openFrom() uint64 {
+	if q.lane == nil {
+		return 0
+	}
+	return q.lane.openFrom
+}
+
+// isUnlisted reports whether an entry may wait behind those listed.
+func (q *queue) isUnlisted(seq uint64) bool { return q.openFrom() != 0 && seq >= q.openFrom() }
 
 // find returns the index of seq among the items, or where it would be inserted.
 func (q *queue) find(seq uint64) (int, bool) {
@@ -147,7 +154,7 @@ func (c *Cursor) place(q *queue) {
 		to = &c.dueLanes
 	case len(q.items) > 0:
 		to = &c.ready
-	case q.lane != nil && q.lane.openFrom != 0:
+	case q.openFrom() != 0:
 		starving = true
 	default:
 		c.remove(q, nil)

@@ -319,7 +319,7 @@ func (s *sim) drain() {
 		}
 	}
 	s.c.Advance(s.lastSeq())
-	if !s.c.Idle() || s.c.skipped != 0 || s.c.Position() != s.lastSeq() || s.c.Unsettled() != 0 || s.c.InFlight() != 0 ||
+	if !s.c.Idle() || s.c.skipped.n != 0 || s.c.Position() != s.lastSeq() || s.c.Unsettled() != 0 || s.c.InFlight() != 0 ||
 		s.c.Lanes() != 0 {
 		s.fail("stuck", "all is settled, but the cursor stands at %d of %d with %d entries, %d in flight, %d lanes",
 			s.c.Position(), s.lastSeq(), s.c.Unsettled(), s.c.InFlight(), s.c.Lanes())

@@ -110,7 +110,7 @@ func (c *Cursor) Where(e Entry) Place {
 	if q := c.queues[e.Order]; q != nil {
 		i, ok := q.find(e.Seq)
 		switch {
-		case !ok && q.isSkipped(e.Seq):
+		case !ok && c.skipped.has(e.Order, e.Seq):
 			return Settled
 		case ok && i < q.taken:
 			return Flying
@@ -118,7 +118,7 @@ func (c *Cursor) Where(e Entry) Place {
 			return InLane
 		case ok:
 			return Waiting
-		case q.lane != nil && q.lane.openFrom != 0 && e.Seq >= q.lane.openFrom && e.Seq <= c.high:
+		case q.isUnlisted(e.Seq) && e.Seq <= c.high:
 			return InLane
 		}
 	}

@@ -1,6 +1,9 @@
 package cursor
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Batch is the next thing to attempt: the head of one order, or the head and the entries that
 // follow it.
@@ -75,10 +78,8 @@ func (c *Cursor) Take(now time.Time, most int) (Batch, bool) {
 		n = 1
 		b.Probe, q.probe = true, true
 		c.probing, c.lastProbe, c.wanted = q, q.head(), ""
-	} else if q.lane != nil {
-		c.lanesTurn = false
 	} else {
-		c.lanesTurn = true
+		c.lanesTurn = q.lane == nil
 	}
 	c.version++
 	b.id, q.batch, q.taken = c.version, c.version, n
@@ -214,7 +215,7 @@ func (c *Cursor) Settle(order string, seqs ...uint64) int {
 			headGone = true
 			q.items = q.items[1:]
 		} else {
-			q.items = append(q.items[:i], q.items[i+1:]...)
+			q.items = slices.Delete(q.items, i, i+1)
 		}
 	}
 	if n == 0 {

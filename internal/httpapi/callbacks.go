@@ -53,7 +53,7 @@ func (a *API) CreateCallback(w http.ResponseWriter, r *http.Request, params Crea
 		case errors.Is(err, errClientGone):
 			err = c.gone()
 		case errors.Is(err, store.ErrConflict): // only the same request can have made this id before
-			cb, revision, err = readAtLeader(ctx, a.c.Store.Callbacks, cb.ID)
+			cb, revision, err = a.c.Store.Callbacks.GetAtLeader(ctx, cb.ID)
 		}
 		if err != nil {
 			return reply{}, err

@@ -38,16 +38,7 @@ func read[T any](ctx context.Context, b *store.Bucket[T], key string, try int) (
 		return b.Get(ctx, key)
 	}
 	rest(ctx, try)
-	return readAtLeader(ctx, b, key)
-}
-
-// readAtLeader reads a document at the bucket's leader.
-func readAtLeader[T any](ctx context.Context, b *store.Bucket[T], key string) (T, uint64, error) {
-	there := b.Current(ctx, []string{key})[0]
-	if there.Err == nil && there.Deleted {
-		there.Err = fmt.Errorf("read %s: %w", key, store.ErrNotFound)
-	}
-	return there.Value, there.Revision, there.Err
+	return b.GetAtLeader(ctx, key)
 }
 
 func etag(revision uint64) string { return `"` + strconv.FormatUint(revision, 36) + `"` }

@@ -176,7 +176,7 @@ func (a *API) DeleteConnection(w http.ResponseWriter, r *http.Request, id Id, pa
 		}
 		a.connections.Removed(id, revision)
 		for what, err := range map[string]error{
-			"tokens": a.c.Store.Tokens.Delete(ctx, id), "poll": a.c.Store.Polls.Delete(ctx, id, 0),
+			"tokens": a.c.Store.Tokens.Delete(ctx, id, 0), "poll": a.c.Store.Polls.Delete(ctx, id, 0),
 			"reconciliation": a.c.Store.Reconciliations.Delete(ctx, store.ReconcileKey(id), 0),
 		} {
 			if err != nil {

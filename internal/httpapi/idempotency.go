@@ -134,15 +134,15 @@ func (a *API) claim(ctx context.Context, c caller, key string, print []byte) (st
 		rest(ctx, try)
 		fresh := store.IdempotentRequest{
 			Caller: hashed(c.account()), RunningUntil: time.Now().Add(runningFor).UTC(),
-			Fingerprint: print, Seed: newMaker().seed,
+			RequestSecrets: store.RequestSecrets{Fingerprint: print, Seed: newMaker().seed},
 		}
 		if !full {
-			revision, err := a.c.Store.Requests.Put(ctx, key, fresh, 0)
+			revision, err := a.c.Store.Requests.Create(ctx, key, fresh)
 			if !errors.Is(err, store.ErrConflict) {
 				return fresh, revision, err
 			}
 		}
-		found, revision, err := a.c.Store.Requests.Find(ctx, key)
+		found, revision, err := a.c.Store.Requests.GetAtLeader(ctx, key)
 		switch {
 		case errors.Is(err, store.ErrNotFound) && full:
 			return fresh, 0, &problem{
@@ -164,7 +164,7 @@ func (a *API) claim(ctx context.Context, c caller, key string, print []byte) (st
 			return fresh, 0, &problem{kind: kindKeyInUse, retryAfter: time.Second}
 		}
 		found.RunningUntil = fresh.RunningUntil // its replica is gone
-		if revision, err = a.c.Store.Requests.Put(ctx, key, found, revision); !errors.Is(err, store.ErrConflict) {
+		if revision, err = a.c.Store.Requests.Update(ctx, key, found, revision); !errors.Is(err, store.ErrConflict) {
 			return found, revision, err
 		}
 	}
@@ -186,12 +186,12 @@ func (a *API) settle(
 			ContentType: answer.contentType, Body: answer.body,
 		}
 		request.Seed, request.RunningUntil = nil, time.Time{}
-		_, err = a.c.Store.Requests.Put(ctx, key, request, revision)
+		_, err = a.c.Store.Requests.Update(ctx, key, request, revision)
 	case failed != nil && p.kind.status < http.StatusInternalServerError: // nothing was made
-		err = a.c.Store.Requests.Forget(ctx, key, revision)
+		err = a.c.Store.Requests.Delete(ctx, key, revision)
 	default:
 		request.RunningUntil = time.Time{}
-		_, err = a.c.Store.Requests.Put(ctx, key, request, revision)
+		_, err = a.c.Store.Requests.Update(ctx, key, request, revision)
 	}
 	if err != nil && !errors.Is(err, store.ErrConflict) {
 		a.c.Log.Log(ctx, store.Level(err, slog.LevelWarn),

@@ -303,18 +303,18 @@ func (f *fixture) unanswered(name string, m making) answer {
 // endRunning lets the time of all requests that run be over.
 func (f *fixture) endRunning() {
 	f.t.Helper()
-	all, err := f.store.Requests.Sizes.All(f.t.Context(), "", func(string, error) {})
+	all, err := f.store.RequestSizes.All(f.t.Context(), "", func(string, error) {})
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	for _, e := range all {
-		r, revision, err := f.store.Requests.Find(f.t.Context(), e.Key)
+		r, revision, err := f.store.Requests.GetAtLeader(f.t.Context(), e.Key)
 		if err != nil {
 			f.t.Fatal(err)
 		}
 		if r.Answer == nil {
 			r.RunningUntil = time.Now().Add(-time.Second)
-			if _, err := f.store.Requests.Put(f.t.Context(), e.Key, r, revision); err != nil {
+			if _, err := f.store.Requests.Update(f.t.Context(), e.Key, r, revision); err != nil {
 				f.t.Fatal(err)
 			}
 		}

@@ -77,7 +77,7 @@ func (a *API) register(ctx context.Context, owner relay.Client, cb relay.Callbac
 func (a *API) enter(ctx context.Context, owner relay.Client, id string) error {
 	// A full client is refused without waiting for a turn, if it is still full.
 	if known, _ := a.c.Keys.Client(owner.ID); len(known.Callbacks) >= maxCallbacks {
-		c, _, err := readAtLeader(ctx, a.c.Store.Clients, owner.ID)
+		c, _, err := a.c.Store.Clients.GetAtLeader(ctx, owner.ID)
 		if err == nil && c.Generation == owner.Generation && len(c.Callbacks) >= maxCallbacks && len(a.missing(c)) == 0 {
 			return fullClient(c)
 		}
@@ -188,7 +188,7 @@ func (a *API) changeCallbacks(ctx context.Context, owner relay.Client, edit func
 	defer done()
 	for try := range clientTries {
 		rest(ctx, try)
-		c, revision, err := readAtLeader(ctx, a.c.Store.Clients, owner.ID)
+		c, revision, err := a.c.Store.Clients.GetAtLeader(ctx, owner.ID)
 		switch {
 		case errors.Is(err, store.ErrNotFound), err == nil && c.Generation != owner.Generation:
 			return errClientGone
@@ -223,7 +223,7 @@ func (a *API) removeClient(ctx context.Context, id, ifMatch string) error {
 	defer done()
 	for try := range clientTries {
 		rest(ctx, try)
-		c, revision, err := readAtLeader(ctx, a.c.Store.Clients, id)
+		c, revision, err := a.c.Store.Clients.GetAtLeader(ctx, id)
 		if err != nil {
 			return err
 		}

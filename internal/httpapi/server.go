@@ -202,7 +202,7 @@ func New(c Config) (*API, error) {
 		Bucket: c.Store.Asides, Log: c.Log, What: "unresolved", Group: func(u store.Aside) string { return u.Connection },
 	})
 	a.requests = store.NewMirror(store.MirrorConfig[store.RequestSize]{
-		Bucket: c.Store.Requests.Sizes, Log: c.Log, What: "request", OnChange: a.remembered.changed,
+		Bucket: c.Store.RequestSizes, Log: c.Log, What: "request", OnChange: a.remembered.changed,
 	})
 	return a, nil
 }

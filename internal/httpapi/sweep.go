@@ -59,7 +59,7 @@ func (a *API) sweepOnce(ctx context.Context) error {
 
 // removeOrphan removes a callback if its client is really gone.
 func (a *API) removeOrphan(ctx context.Context, id string) error {
-	cb, revision, err := readAtLeader(ctx, a.c.Store.Sealed, id)
+	cb, revision, err := a.c.Store.Sealed.GetAtLeader(ctx, id)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
@@ -115,7 +115,7 @@ func (a *API) orphaned(ctx context.Context, cb relay.Callback) (bool, error) {
 }
 
 func (a *API) orphanedAtLeader(ctx context.Context, cb relay.Callback) (bool, error) {
-	client, _, err := readAtLeader(ctx, a.c.Store.Clients, cb.Client)
+	client, _, err := a.c.Store.Clients.GetAtLeader(ctx, cb.Client)
 	if errors.Is(err, store.ErrNotFound) {
 		return true, nil
 	}

@@ -426,7 +426,7 @@ func TestTheTokenOfARemovedConnectionIsNotKept(t *testing.T) {
 	if err := r.store.Connections.Delete(t.Context(), "a", 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.store.Tokens.Delete(t.Context(), "a"); err != nil {
+	if err := r.store.Tokens.Delete(t.Context(), "a", 0); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "there is no token", func() bool {

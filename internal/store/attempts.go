@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -26,11 +27,8 @@ func (a *Attempts) AppendAll(ctx context.Context, batches []relay.AttemptBatch) 
 	for i, b := range batches {
 		body, err := relay.Encode(b)
 		if err != nil {
-			results := make([]Result, len(batches))
-			for i := range results {
-				results[i].Err = fmt.Errorf("encode attempts of callback %s: %w", b.Callback, err)
-			}
-			return results
+			err = fmt.Errorf("encode attempts of callback %s: %w", b.Callback, err)
+			return slices.Repeat([]Result{{Err: err}}, len(batches))
 		}
 		requests[i] = request{
 			msg:  &nats.Msg{Subject: a.s.topo.AttemptsSubject(b.Callback), Data: body},

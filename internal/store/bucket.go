@@ -1,11 +1,13 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -28,6 +30,7 @@ type Bucket[T any] struct {
 	// markers is how long the marker of a removed document stays, 0: for good. relist is the time
 	// after which a watch lists everything again.
 	markers, relist time.Duration
+	ttl             time.Duration // of every document; 0: it stays
 }
 
 // Entry is a stored document.
@@ -50,7 +53,7 @@ type Put[T any] struct {
 	Key      string
 	Value    T
 	Revision uint64
-	TTL      time.Duration // whole seconds; the document expires after it without another write. 0: it stays
+	TTL      time.Duration // whole seconds; the document expires after it without another write. 0: as in its bucket
 }
 
 // Removal is one removal of Remove. Revision 0 removes the document at any revision.
@@ -85,6 +88,9 @@ func openBucket[T any](ctx context.Context, s *Store, name topology.BucketName, 
 	default:
 		b.markers, b.relist = topology.MarkerTTL, topology.MarkerTTL/2
 	}
+	if name == topology.Requests {
+		b.ttl = RequestTTL
+	}
 	return b, nil
 }
 
@@ -95,14 +101,7 @@ func (b *Bucket[T]) Get(ctx context.Context, key string) (T, uint64, error) {
 	var zero T
 	e, there, err := b.anyCopy(ctx, key)
 	if err == nil && !there {
-		found := Entry[T]{Key: key}
-		if err := b.current(ctx, &found); err != nil {
-			return zero, 0, fmt.Errorf("read %s of bucket %s at its leader: %w", key, b.name, err)
-		}
-		if !found.Deleted {
-			return found.Value, found.Revision, nil
-		}
-		err = ErrNotFound
+		return b.GetAtLeader(ctx, key)
 	}
 	if err != nil {
 		return zero, 0, fmt.Errorf("read %s of bucket %s: %w", key, b.name, err)
@@ -112,6 +111,16 @@ func (b *Bucket[T]) Get(ctx context.Context, key string) (T, uint64, error) {
 		return zero, 0, fmt.Errorf("decode %s of bucket %s, revision %d: %w", key, b.name, e.Revision(), err)
 	}
 	return v, e.Revision(), nil
+}
+
+// GetAtLeader returns a document and its revision as the bucket's leader has them; ErrNotFound if
+// there is none.
+func (b *Bucket[T]) GetAtLeader(ctx context.Context, key string) (T, uint64, error) {
+	there := b.Current(ctx, []string{key})[0]
+	if there.Err == nil && there.Deleted {
+		there.Err = fmt.Errorf("read %s of bucket %s: %w", key, b.name, ErrNotFound)
+	}
+	return there.Value, there.Revision, there.Err
 }
 
 // anyCopy reads a document from any copy of the bucket. If it returns neither an error nor a
@@ -157,6 +166,14 @@ func (b *Bucket[T]) Update(ctx context.Context, key string, v T, revision uint64
 	return b.put(ctx, Put[T]{Key: key, Value: v, Revision: revision})
 }
 
+// Save stores a document over the revision given, or as Create does if that is 0.
+func (b *Bucket[T]) Save(ctx context.Context, key string, v T, revision uint64) (uint64, error) {
+	if revision == 0 {
+		return b.Create(ctx, key, v)
+	}
+	return b.Update(ctx, key, v, revision)
+}
+
 // Set stores a document over any revision.
 func (b *Bucket[T]) Set(ctx context.Context, key string, v T) error {
 	_, err := b.put(ctx, Put[T]{Key: key, Value: v, Revision: AnyRevision})
@@ -181,11 +198,7 @@ func (b *Bucket[T]) PutAll(ctx context.Context, puts []Put[T]) []Result {
 	for _, p := range puts {
 		r, err := b.request(p)
 		if err != nil { // a value of ours that cannot be encoded: a bug, reported for all
-			results := make([]Result, len(puts))
-			for i := range results {
-				results[i].Err = err
-			}
-			return results
+			return slices.Repeat([]Result{{Err: err}}, len(puts))
 		}
 		requests = append(requests, r)
 	}
@@ -261,8 +274,8 @@ func (b *Bucket[T]) request(p Put[T]) (request, error) {
 	if p.Revision != AnyRevision {
 		r.opts = append(r.opts, jetstream.WithExpectLastSequencePerSubject(p.Revision))
 	}
-	if p.TTL > 0 {
-		r.opts = append(r.opts, jetstream.WithMsgTTL(p.TTL))
+	if ttl := cmp.Or(p.TTL, b.ttl); ttl > 0 {
+		r.opts = append(r.opts, jetstream.WithMsgTTL(ttl))
 	}
 	return r, nil
 }

@@ -293,7 +293,7 @@ func TestMarkersExpire(t *testing.T) {
 		"connections": func(key string) error { return s.Connections.Delete(t.Context(), key, 0) },
 		"clients":     func(key string) error { return s.Clients.Delete(t.Context(), key, 0) },
 		"callbacks":   func(key string) error { return s.Callbacks.Delete(t.Context(), key, 0) },
-		"tokens":      func(key string) error { return s.Tokens.Delete(t.Context(), key) },
+		"tokens":      func(key string) error { return s.Tokens.Delete(t.Context(), key, 0) },
 		"polls":       func(key string) error { return s.Polls.Delete(t.Context(), key, 0) },
 		"unresolved":  func(key string) error { return s.Unresolved.Delete(t.Context(), key, 0) },
 		"lanes":       func(key string) error { return s.Lanes.Delete(t.Context(), key, 0) },

@@ -41,7 +41,7 @@ type sealedBucket struct {
 	// holders returns the parts of a document that have a field `sealed`, and the place that each
 	// is bound to.
 	holders func(key string, doc map[string]json.RawMessage) ([]sealedHolder, error)
-	// life is how long the rewritten document stays; nil: for good.
+	// life is how long the rewritten document stays; nil: as all of its bucket.
 	life func(doc map[string]json.RawMessage) time.Duration
 }
 
@@ -53,7 +53,7 @@ type sealedHolder struct {
 var sealedBuckets = []sealedBucket{
 	{name: topology.Tokens, holders: whole("tokens ")},
 	{name: topology.Callbacks, holders: whole("callback ")},
-	{name: topology.Requests, holders: whole("request "), life: func(map[string]json.RawMessage) time.Duration { return RequestTTL }},
+	{name: topology.Requests, holders: whole("request ")},
 	{name: topology.Consents, holders: attemptsOf, life: func(doc map[string]json.RawMessage) time.Duration {
 		var expires time.Time
 		_ = json.Unmarshal(doc["expiresAt"], &expires) // one that cannot be read goes soon
@@ -238,20 +238,10 @@ func (r *Resealer) pass(ctx context.Context) (KeyStatus, error) {
 		status.Keys = append(status.Keys, KeyUse{ID: id, Secrets: n, Given: slices.Contains(sealer.readable, id)})
 	}
 	slices.SortFunc(status.Keys, func(a, b KeyUse) int {
-		return cmp.Or(boolCompare(b.Given, a.Given), cmp.Compare(b.Secrets, a.Secrets), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(cmp.Compare(oneIf(b.Given), oneIf(a.Given)), cmp.Compare(b.Secrets, a.Secrets), cmp.Compare(a.ID, b.ID))
 	})
 	status.Keys = status.Keys[:min(len(status.Keys), len(sealer.readable)+keysNamed)]
 	return status, nil
-}
-
-func boolCompare(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case a:
-		return 1
-	}
-	return -1
 }
 
 // bucket is pass for one bucket: it adds how many secrets each key has encrypted.

@@ -92,7 +92,7 @@ func TestTheFirstKeyTakesOverWhatAnotherHasEncrypted(t *testing.T) {
 	if _, err := s.Callbacks.Create(ctx, "cb", relay.Callback{ID: "cb", Secrets: relay.CallbackSecrets{Auth: &relay.Auth{Type: "bearer", Token: "t"}}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Requests.Put(ctx, "r", store.IdempotentRequest{Caller: "a", Seed: []byte("seed")}, 0); err != nil {
+	if _, err := s.Requests.Create(ctx, "r", store.IdempotentRequest{Caller: "a", RequestSecrets: store.RequestSecrets{Seed: []byte("seed")}}); err != nil {
 		t.Fatal(err)
 	}
 	sealed, err := s.SealConsent("link", "attempt", relay.ConsentSecrets{Verifier: "v"})
@@ -166,7 +166,7 @@ func TestTheFirstKeyTakesOverWhatAnotherHasEncrypted(t *testing.T) {
 	if cb, _, err := only.Callbacks.Get(ctx, "cb"); err != nil || cb.Secrets.Auth.Token != "t" {
 		t.Errorf("callback: %v", err)
 	}
-	if r, _, err := only.Requests.Find(ctx, "r"); err != nil || string(r.Seed) != "seed" || r.Caller != "a" {
+	if r, _, err := only.Requests.GetAtLeader(ctx, "r"); err != nil || string(r.Seed) != "seed" || r.Caller != "a" {
 		t.Errorf("request: %v", err)
 	}
 	link, _, err := only.Consents.Get(ctx, "link")

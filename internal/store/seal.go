@@ -142,21 +142,16 @@ func (s *Sealer) open(place string, sealed []byte, v any) error {
 // callbackCodec seals a callback's secrets apart from its other fields.
 type callbackCodec struct{ sealer *Sealer }
 
-type storedCallback struct {
-	relay.Callback
-	Sealed []byte `json:"sealed"`
-}
-
 func (c callbackCodec) encode(key string, v relay.Callback) ([]byte, error) {
 	sealed, err := c.sealer.seal("callback "+key, v.Secrets)
 	if err != nil {
 		return nil, err
 	}
-	return relay.Encode(storedCallback{v, sealed})
+	return relay.Encode(SealedCallback{v, sealed})
 }
 
 func (c callbackCodec) decode(key string, b []byte) (relay.Callback, error) {
-	var stored storedCallback
+	var stored SealedCallback
 	if err := json.Unmarshal(b, &stored); err != nil {
 		return relay.Callback{}, err
 	}
@@ -168,20 +163,7 @@ func (c callbackCodec) decode(key string, b []byte) (relay.Callback, error) {
 // is empty.
 type SealedCallback struct {
 	relay.Callback
-	sealed []byte
-}
-
-// sealedCodec reads callbacks without decrypting anything.
-type sealedCodec struct{}
-
-func (sealedCodec) encode(_ string, v SealedCallback) ([]byte, error) {
-	return relay.Encode(storedCallback{v.Callback, v.sealed})
-}
-
-func (sealedCodec) decode(_ string, b []byte) (SealedCallback, error) {
-	var stored storedCallback
-	err := json.Unmarshal(b, &stored)
-	return SealedCallback{stored.Callback, stored.Sealed}, err
+	Sealed []byte `json:"sealed"`
 }
 
 // SealCallback encrypts a callback's secrets.
@@ -193,6 +175,6 @@ func (s *Store) SealCallback(cb relay.Callback) (SealedCallback, error) {
 
 // OpenCallback decrypts a callback's secrets.
 func (s *Store) OpenCallback(cb SealedCallback) (relay.Callback, error) {
-	err := s.sealer.open("callback "+cb.ID, cb.sealed, &cb.Secrets)
+	err := s.sealer.open("callback "+cb.ID, cb.Sealed, &cb.Secrets)
 	return cb.Callback, err
 }

@@ -62,7 +62,8 @@ type Buckets struct {
 	Lanes           *Bucket[cursor.Lane]
 	Unresolved      *Bucket[relay.Unresolved]
 	Asides          *Bucket[Aside] // the unresolved notifications, without their bytes
-	Requests        *Requests
+	Requests        *Bucket[IdempotentRequest]
+	RequestSizes    *Bucket[RequestSize] // the requests, without decrypting anything
 	Consents        *Bucket[relay.ConsentLink]
 	Owners          *Bucket[Owner]
 }
@@ -90,13 +91,13 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	}
 	s := &Store{conn: c.Conn, js: js, topo: c.Topology, gate: c.Gate, room: c.Room, sealer: c.Sealer, health: newHealth(c.Log)}
 	s.Inbox, s.Events, s.Attempts = &Inbox{s}, &Events{s}, &Attempts{s}
-	s.Tokens, s.Requests = &Tokens{}, &Requests{}
+	s.Tokens = &Tokens{}
 	for _, open := range []func(context.Context) error{
 		opens(s, &s.Connections, topology.Connections, jsonCodec[relay.Connection]{}),
 		opens(s, &s.Clients, topology.Clients, jsonCodec[relay.Client]{}),
 		opens(s, &s.Callbacks, topology.Callbacks, callbackCodec{c.Sealer}),
-		opens(s, &s.Sealed, topology.Callbacks, sealedCodec{}),
-		opens(s, &s.Tokens.bucket, topology.Tokens, tokenCodec{c.Sealer}),
+		opens(s, &s.Sealed, topology.Callbacks, jsonCodec[SealedCallback]{}),
+		opens(s, &s.Tokens.Bucket, topology.Tokens, tokenCodec{c.Sealer}),
 		opens(s, &s.Polls, topology.Polls, jsonCodec[relay.Poll]{}),
 		opens(s, &s.Reconciliations, topology.Polls, jsonCodec[relay.Reconciliation]{}),
 		opens(s, &s.Orders, topology.Orders, jsonCodec[relay.OrderState]{}),
@@ -106,8 +107,8 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		opens(s, &s.Lanes, topology.Lanes, laneCodec{}),
 		opens(s, &s.Unresolved, topology.Unresolved, jsonCodec[relay.Unresolved]{}),
 		opens(s, &s.Asides, topology.Unresolved, asideCodec{}),
-		opens(s, &s.Requests.bucket, topology.Requests, requestCodec{c.Sealer}),
-		opens(s, &s.Requests.Sizes, topology.Requests, requestSizeCodec{}),
+		opens(s, &s.Requests, topology.Requests, requestCodec{c.Sealer}),
+		opens(s, &s.RequestSizes, topology.Requests, requestSizeCodec{}),
 		opens(s, &s.Consents, topology.Consents, jsonCodec[relay.ConsentLink]{}),
 		opens(s, &s.Owners, topology.Owners, ownerCodec{}),
 	} {

@@ -20,12 +20,10 @@ const throttleTries = 8
 // Throttle returns what the vendor has asked of the relays, as far as that was kept.
 func (s *Store) Throttle(ctx context.Context) (relay.Throttle, error) {
 	there, _, err := s.Owners.Get(ctx, throttleKey)
-	switch {
-	case errors.Is(err, ErrNotFound):
-		return relay.Throttle{}, nil
-	case err != nil:
+	if err != nil && !errors.Is(err, ErrNotFound) {
 		return relay.Throttle{}, fmt.Errorf("read what the vendor has asked by its 429s: %w", err)
-	case there.Throttle == nil:
+	}
+	if there.Throttle == nil {
 		return relay.Throttle{}, nil
 	}
 	return *there.Throttle, nil
@@ -35,23 +33,18 @@ func (s *Store) Throttle(ctx context.Context) (relay.Throttle, error) {
 func (s *Store) KeepThrottle(ctx context.Context, asked relay.Throttle) error {
 	var err error
 	for range throttleTries {
-		there, revision, read := s.Owners.Get(ctx, throttleKey)
+		var there Owner
+		var revision uint64
+		if there, revision, err = s.Owners.Get(ctx, throttleKey); err != nil && !errors.Is(err, ErrNotFound) {
+			break
+		}
 		next := asked
-		if read == nil && there.Throttle != nil {
-			next = there.Throttle.With(asked, time.Now())
-			if next.Equal(*there.Throttle) {
+		if there.Throttle != nil {
+			if next = there.Throttle.With(asked, time.Now()); next.Equal(*there.Throttle) {
 				return nil
 			}
 		}
-		switch {
-		case read == nil:
-			_, err = s.Owners.Update(ctx, throttleKey, Owner{Throttle: &next}, revision)
-		case errors.Is(read, ErrNotFound):
-			_, err = s.Owners.Create(ctx, throttleKey, Owner{Throttle: &next})
-		default:
-			err = read
-		}
-		if err == nil || !errors.Is(err, ErrConflict) {
+		if _, err = s.Owners.Save(ctx, throttleKey, Owner{Throttle: &next}, revision); !errors.Is(err, ErrConflict) {
 			break
 		}
 	}
