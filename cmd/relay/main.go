@@ -22,6 +22,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -29,6 +30,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/audatex-relay/relay/internal/settings"
+	"github.com/audatex-relay/relay/internal/store"
 )
 
 // Exit codes.
@@ -141,4 +143,38 @@ func (p program) warn(c settings.StoreConfig, log *slog.Logger) {
 	for _, u := range p.unknown {
 		log.Warn("a variable is set that is no setting of the relay and has no effect", "variable", u.Name, "nearest", u.Nearest)
 	}
+}
+
+type keysCommand struct{}
+
+// Run prints a keyset that encrypts the relay's secrets at rest.
+func (keysCommand) Run(p program) error {
+	keys, err := store.NewKeys()
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(p.stdout, "%s\n", keys)
+	return err
+}
+
+// version is set at build time by -ldflags "-X main.version=…".
+var version = "dev"
+
+type versionCommand struct{}
+
+// Run prints which release this is.
+func (versionCommand) Run(p program) error {
+	_, err := fmt.Fprintln(p.stdout, buildVersion())
+	return err
+}
+
+// buildVersion returns the version set at build time, else what the Go tool knows of the module.
+func buildVersion() string {
+	if version != "dev" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return version
 }

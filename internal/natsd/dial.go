@@ -9,6 +9,9 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/url"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -152,5 +155,92 @@ func clientOptions(log *slog.Logger, link *link) []nats.Option {
 			}
 			log.Log(context.Background(), level, "NATS reports an error", "error", err, "subject", subject)
 		}),
+	}
+}
+
+// StillAway is how often the log repeats that NATS is away.
+const StillAway = 30 * time.Second
+
+// link logs that a connection is lost and comes back: once each, and now and then in between.
+type link struct {
+	log *slog.Logger
+
+	mu     sync.Mutex
+	since  time.Time // zero: connected
+	logged time.Time
+}
+
+func (l *link) lost(err error) {
+	if err == nil { // closed by ourselves
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.since = time.Now()
+	l.logged = l.since
+	l.log.Warn("the connection to NATS is lost; reconnecting", "error", err)
+}
+
+func (l *link) failed(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now := time.Now(); !l.since.IsZero() && now.Sub(l.logged) >= StillAway {
+		l.logged = now
+		l.log.Warn("NATS still cannot be reached", "error", err, "for", now.Sub(l.since).Round(time.Second).String())
+	}
+}
+
+func (l *link) back(server string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.since.IsZero() {
+		return
+	}
+	l.log.Info("connected to NATS again", "server", redact(server), "after", time.Since(l.since).Round(time.Millisecond).String())
+	l.since = time.Time{}
+}
+
+// redact removes a login from an address: also what stands in a user's place may be a secret, as NATS's tokens do.
+func redact(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "(unreadable)"
+	}
+	if u.User != nil {
+		u.User = url.User("xxxxx")
+	}
+	return u.String()
+}
+
+// payload watches how large a message NATS takes. It may be another size after a reconnect.
+type payload struct {
+	least, wanted int64
+	log           *slog.Logger
+	reported      atomic.Int64 // the limit that was last complained of, 0 if the present one is large enough
+}
+
+// check returns a RefusedError for a limit that is too low. One that is lower than wanted is a warning.
+func (p *payload) check(nc *nats.Conn) error {
+	// An account's limit comes after the login; without an answer the server's own counts for now.
+	_ = nc.FlushTimeout(dialTimeout)
+	limit := nc.MaxPayload()
+	switch {
+	case limit < p.least:
+		return &RefusedError{RefusedSize, fmt.Errorf("NATS takes messages of at most %d bytes, and the relay needs %d: set max_payload: 8MB in the configuration of every NATS server, and for the account (docs/nats.md)",
+			limit, p.least)}
+	case limit < p.wanted && p.reported.Swap(limit) != limit:
+		p.log.Warn("NATS takes smaller messages than the relay wants: larger pages of the vendor's queue are stored in parts, and an order whose event is larger is set aside as unresolved (too-large). "+
+			"Set max_payload: 8MB in the configuration of every NATS server, and for the account (docs/nats.md)", "max_payload", limit, "wanted", p.wanted)
+	case limit >= p.wanted:
+		p.reported.Store(0)
+	}
+	return nil
+}
+
+// again looks at a connection that was made again. A limit that is too low cannot end the relay then; what does not
+// fit is reported when it comes.
+func (p *payload) again(nc *nats.Conn) {
+	if err := p.check(nc); err != nil && p.reported.Swap(nc.MaxPayload()) != nc.MaxPayload() {
+		p.log.Error("after a reconnect NATS takes smaller messages than the relay needs", "error", err)
 	}
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -177,4 +178,54 @@ func (s *Store) SealCallback(cb relay.Callback) (SealedCallback, error) {
 func (s *Store) OpenCallback(cb SealedCallback) (relay.Callback, error) {
 	err := s.sealer.open("callback "+cb.ID, cb.Sealed, &cb.Secrets)
 	return cb.Callback, err
+}
+
+// Opens reports whether the keys of the Sealer open any of the secrets that are stored, and how
+// many they do not open, as far as it looked: it stops at the first one that they open.
+func (s *Store) Opens(ctx context.Context) (opened bool, sealed int, err error) {
+	opens := func(err error) bool {
+		if errors.Is(err, ErrSealed) {
+			sealed++
+		}
+		return err == nil
+	}
+	callbacks, err := s.Callbacks.All(ctx, "", func(_ string, err error) { opens(err) })
+	if err != nil || len(callbacks) > 0 {
+		return len(callbacks) > 0, sealed, err
+	}
+	connections, err := s.Connections.All(ctx, "", func(string, error) {})
+	if err != nil {
+		return false, sealed, err
+	}
+	for _, e := range connections {
+		if _, _, err := s.Tokens.Token(ctx, e.Key); opens(err) {
+			return true, sealed, nil
+		}
+	}
+	return false, sealed, nil
+}
+
+// Proof returns something that only these keys open at the same place. With it a later caller can
+// check whether keys are the right ones.
+func (s *Sealer) Proof(place string) ([]byte, error) { return s.seal(place, place) }
+
+// CheckProof returns an error wrapping ErrSealed if none of these keys made the proof.
+func (s *Sealer) CheckProof(place string, proof []byte) error {
+	var said string
+	return s.open(place, proof, &said)
+}
+
+// ReadKeyFile reads the key file in dir; unlike KeysFromFile it makes none.
+func ReadKeyFile(dir string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, KeyFile)) }
+
+// SealConsent encrypts the secrets of a consent, bound to the place they lie in: the attempt of a
+// link.
+func (s *Store) SealConsent(link, attempt string, secrets relay.ConsentSecrets) ([]byte, error) {
+	return s.sealer.seal("consent "+link+" "+attempt, secrets)
+}
+
+// OpenConsent decrypts what SealConsent has encrypted for the same attempt.
+func (s *Store) OpenConsent(link, attempt string, sealed []byte) (secrets relay.ConsentSecrets, err error) {
+	err = s.sealer.open("consent "+link+" "+attempt, sealed, &secrets)
+	return secrets, err
 }
