@@ -9,6 +9,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/delivery"
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/dispatcher"
 	"github.com/audatex-relay/relay/internal/httpapi"
 	"github.com/audatex-relay/relay/internal/owners"
@@ -150,10 +151,8 @@ func (c callbacks) begin(ctx context.Context, of tested) error {
 		case answer.Known:
 			return &httpapi.TestRefusedError{Reason: answer.Reason, Again: answer.Again}
 		}
-		select {
-		case <-ctx.Done():
+		if !backoff.Sleep(ctx, loadAgain) {
 			return fmt.Errorf("test callback %s: %w", of.Callback, dispatcher.ErrUnknown)
-		case <-time.After(loadAgain):
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/natsd"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/settings"
@@ -59,10 +60,8 @@ func (s start) repeat(ctx context.Context, trouble string, passing func(error) b
 			s.log.Warn(trouble+"; trying on", "error", err, "for", now.Sub(since).Round(time.Second).String())
 		}
 		s.waiting(trouble)
-		select {
-		case <-ctx.Done():
+		if !backoff.Sleep(ctx, natsd.ReconnectDelay(n)) {
 			return ctx.Err()
-		case <-time.After(natsd.ReconnectDelay(n)):
 		}
 	}
 }

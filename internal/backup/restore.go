@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
@@ -244,10 +245,8 @@ func (c Config) putAll(ctx context.Context, js jetstream.JetStream, dir string, 
 func (c Config) put(ctx context.Context, js jetstream.JetStream, dir string, s Stream, config jetstream.StreamConfig, sign *topology.Restoring) (streamState, error) {
 	state, err := put(ctx, js, dir, s, config)
 	for began := time.Now(); nameInUse(err) && time.Since(began) < nameFreeAfter; {
-		select {
-		case <-ctx.Done():
+		if !backoff.Sleep(ctx, nameAgain) {
 			return state, err
-		case <-time.After(nameAgain):
 		}
 		// A stream that is just being made, or deleted, may have no server yet that responds for
 		// it.

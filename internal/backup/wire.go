@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
@@ -175,10 +176,8 @@ func exchange(ctx context.Context, nc *nats.Conn, subject string, data []byte) (
 		}
 		// The server that restores is another of the cluster, and ours does not know yet that it
 		// listens. Nobody has got what was sent.
-		select {
-		case <-ctx.Done():
+		if !backoff.Sleep(ctx, 50*time.Millisecond) {
 			return nil, err
-		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }

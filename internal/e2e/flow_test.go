@@ -46,7 +46,7 @@ func TestFlow(t *testing.T) {
 	second := w.newReceiver("second", relaytest.Healthy, map[string]any{"concurrency": 1})
 	flaky := w.newReceiver("flaky", relaytest.OneInTen, nil)
 	late := w.newReceiver("late", relaytest.Slow(30*time.Millisecond), map[string]any{"concurrency": 32})
-	dead := w.newDeadReceiver("dead", nil)
+	dead, wake := w.newDeadReceiver("dead", nil)
 	p := w.start()
 	w.connect()
 	w.register()
@@ -80,7 +80,7 @@ func TestFlow(t *testing.T) {
 	checkMetrics(t, w, p)
 
 	// It comes to life: all that waited arrives, in order.
-	dead.Wake(t)
+	wake()
 	w.api().Must(t, http.MethodPost, "/v1/callbacks/dead/resume", nil, nil)
 	harness.AwaitAccepted(t, flowAll, dead)
 

@@ -221,11 +221,12 @@ func (w *world) newReceiver(id string, behave relaytest.Behaviour, settings map[
 }
 
 // newDeadReceiver makes a receiver at which connections are refused until wake.
-func (w *world) newDeadReceiver(id string, settings map[string]any) *harness.Receiver {
-	r := harness.NewReceiver(id, relaytest.Healthy)
-	r.Run, r.Settings, r.Dead = w.currentRun, settings, harness.Reserve(w.t)
+func (w *world) newDeadReceiver(id string, settings map[string]any) (r *harness.Receiver, wake func()) {
+	r = harness.NewReceiver(id, relaytest.Healthy)
+	addr, listen := reserve(w.t)
+	r.Run, r.Settings, r.Reserved = w.currentRun, settings, addr
 	w.receivers = append(w.receivers, r)
-	return r
+	return r, func() { r.Server = harness.ServeTracked(w.t, listen(), r) }
 }
 
 // register makes the callbacks of all receivers.

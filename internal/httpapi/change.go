@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -22,12 +23,8 @@ const (
 
 // rest waits before every try but the first, so that requests that collided do not collide again.
 func rest(ctx context.Context, try int) {
-	if try == 0 {
-		return
-	}
-	select {
-	case <-ctx.Done():
-	case <-time.After(rand.N(time.Duration(min(try, tries)) * breath)):
+	if try > 0 {
+		backoff.Sleep(ctx, rand.N(time.Duration(min(try, tries))*breath))
 	}
 }
 

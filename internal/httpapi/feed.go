@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
+	"github.com/audatex-relay/relay/internal/signal"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -18,7 +20,7 @@ const feedIdle = 30 * time.Second
 type feed struct {
 	events *store.Events
 	log    *slog.Logger
-	start  chan struct{} // a request needs the reader
+	start  signal.Signal // a request needs the reader
 
 	mu      sync.Mutex
 	running chan struct{} // closed while the reader follows; replaced when it stops
@@ -30,12 +32,12 @@ type feed struct {
 type waiter struct {
 	client  string // "" for an admin token
 	matches func(site, typ, order string) bool
-	woken   chan struct{} // buffers one wake-up
+	woken   signal.Signal
 }
 
 func newFeed(events *store.Events, log *slog.Logger) *feed {
 	return &feed{
-		events: events, log: log, start: make(chan struct{}, 1),
+		events: events, log: log, start: signal.New(),
 		running: make(chan struct{}), waiters: map[*waiter]struct{}{},
 	}
 }
@@ -43,15 +45,12 @@ func newFeed(events *store.Events, log *slog.Logger) *feed {
 // join registers a waiter and returns once the log is being followed: an event stored from then on
 // wakes the waiter. It returns false if there is no reader in time.
 func (f *feed) join(ctx context.Context, client string, matches func(site, typ, order string) bool) (*waiter, bool) {
-	w := &waiter{client: client, matches: matches, woken: make(chan struct{}, 1)}
+	w := &waiter{client: client, matches: matches, woken: signal.New()}
 	f.mu.Lock()
 	f.waiters[w] = struct{}{}
 	running := f.running
 	f.mu.Unlock()
-	select {
-	case f.start <- struct{}{}:
-	default:
-	}
+	f.start.Set()
 	select {
 	case <-running:
 		return w, true
@@ -78,15 +77,8 @@ func (f *feed) run(ctx context.Context) {
 		}
 		if err := f.follow(ctx); err != nil && ctx.Err() == nil {
 			f.log.Warn("following the log for waiting requests failed; it is tried again", "error", err)
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(time.Second):
-			}
-			select {
-			case f.start <- struct{}{}:
-			default:
-			}
+			backoff.Sleep(ctx, time.Second)
+			f.start.Set()
 		}
 	}
 }
@@ -104,7 +96,7 @@ func (f *feed) follow(ctx context.Context) error {
 	defer tail.Stop()
 	f.set(true)
 	defer f.set(false)
-	f.wakeAll() // events may have come between the registration of a waiter and now
+	f.wake(func(*waiter) bool { return true }) // events may have come between the registration of a waiter and now
 	for {
 		turn, cancel := context.WithTimeout(ctx, feedIdle)
 		m, err := tail.Next(turn)
@@ -114,7 +106,8 @@ func (f *feed) follow(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case err == nil:
-			f.wake(store.AsEvent(m))
+			ev := store.AsEvent(m)
+			f.wake(func(w *waiter) bool { return w.matches(ev.Site, ev.Type, ev.Order) })
 		case !idle:
 			return err
 		}
@@ -140,9 +133,7 @@ func (f *feed) set(active bool) {
 	defer f.mu.Unlock()
 	if !active {
 		f.stopped()
-		return
-	}
-	if !f.active {
+	} else if !f.active {
 		f.active = true
 		close(f.running)
 	}
@@ -155,38 +146,13 @@ func (f *feed) stopped() {
 	}
 }
 
-func (f *feed) wake(ev store.Stored) {
+// wake wakes the requests that something concerns: an event, or a change of their client.
+func (f *feed) wake(which func(*waiter) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for w := range f.waiters {
-		if w.matches(ev.Site, ev.Type, ev.Order) {
-			w.wake()
+		if which(w) {
+			w.woken.Set()
 		}
-	}
-}
-
-func (f *feed) wakeAll() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for w := range f.waiters {
-		w.wake()
-	}
-}
-
-// wakeClient wakes the requests of a client after a change of its sites or keys.
-func (f *feed) wakeClient(client string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for w := range f.waiters {
-		if w.client == client {
-			w.wake()
-		}
-	}
-}
-
-func (w *waiter) wake() {
-	select {
-	case w.woken <- struct{}{}:
-	default:
 	}
 }

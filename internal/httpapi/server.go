@@ -223,7 +223,7 @@ func (a *API) Run(ctx context.Context) {
 // called after the client or one of its keys has changed. It does not block, and a may be nil.
 func (a *API) Recheck(client string) {
 	if a != nil {
-		a.feed.wakeClient(client)
+		a.feed.wake(func(w *waiter) bool { return w.client == client })
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -28,10 +29,7 @@ func (a *API) sweep(ctx context.Context) {
 			a.c.Log.Log(ctx, store.Level(err, slog.LevelWarn),
 				"callbacks without a client could not be looked for; it is tried again", "error", err)
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(a.c.SweepEvery/2 + rand.N(a.c.SweepEvery)): // replicas should not sweep at the same moment
-		}
+		backoff.Sleep(ctx, a.c.SweepEvery/2+rand.N(a.c.SweepEvery)) // replicas should not sweep at the same moment
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/backoff"
 )
 
 // The waits after a connection could not be accepted, for example because the process has no free
@@ -42,11 +44,11 @@ type Listener struct {
 	log    *slog.Logger
 	counts *counts
 
-	closed chan struct{}
-	once   sync.Once
+	open  context.Context // until Close
+	close context.CancelFunc
 
 	mu       sync.Mutex
-	open     int
+	conns    int    // that are open
 	listed   uint64 // how often a connection has been put in a list
 	networks map[netip.Prefix]*network
 	lastLine time.Time // when a refused connection was last logged
@@ -56,8 +58,9 @@ type Listener struct {
 // NewListener limits the connections of a listener. The name is used in the log and in the metrics.
 func NewListener(inner net.Listener, name string, b Bounds, metrics *Metrics, log *slog.Logger) *Listener {
 	l := &Listener{
-		Listener: inner, name: name, bounds: b, log: log, closed: make(chan struct{}), networks: map[netip.Prefix]*network{},
+		Listener: inner, name: name, bounds: b, log: log, networks: map[netip.Prefix]*network{},
 	}
+	l.open, l.close = context.WithCancel(context.Background())
 	l.counts = metrics.listener(name, b.Total, l.count)
 	return l
 }
@@ -116,12 +119,12 @@ func (l *Listener) Accept() (net.Conn, error) {
 	for wait := acceptRetryFirst; ; {
 		inner, err := l.Listener.Accept()
 		if err != nil {
-			if l.isClosed() || errors.Is(err, net.ErrClosed) {
+			if l.open.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return nil, err
 			}
 			l.counts.failed.Inc()
 			l.warn("a connection could not be accepted; trying again", "error", err)
-			if !l.pause(wait) {
+			if !backoff.Sleep(l.open, wait) {
 				return nil, net.ErrClosed
 			}
 			wait = min(2*wait, acceptRetryMost)
@@ -136,35 +139,14 @@ func (l *Listener) Accept() (net.Conn, error) {
 
 // Close implements net.Listener.
 func (l *Listener) Close() error {
-	l.once.Do(func() { close(l.closed) })
+	l.close()
 	return l.Listener.Close()
-}
-
-func (l *Listener) isClosed() bool {
-	select {
-	case <-l.closed:
-		return true
-	default:
-		return false
-	}
-}
-
-// pause waits for d. It returns false if the listener is closed before.
-func (l *Listener) pause(d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-l.closed:
-		return false
-	case <-t.C:
-		return true
-	}
 }
 
 func (l *Listener) count() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.open
+	return l.conns
 }
 
 // warn logs at most one problem in each acceptLineEvery.
@@ -208,7 +190,7 @@ func (l *Listener) admit(inner net.Conn) *conn {
 	}
 	c.of.open++
 	c.list(fresh)
-	l.open++
+	l.conns++
 	l.mu.Unlock()
 	if victim != nil {
 		_ = victim.Conn.Close()
@@ -226,7 +208,7 @@ func (l *Listener) remove(c *conn) {
 	}
 	c.list(closing)
 	c.of.open--
-	l.open--
+	l.conns--
 	if c.of.open == 0 {
 		delete(l.networks, c.of.key)
 	}

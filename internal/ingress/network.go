@@ -43,7 +43,7 @@ func (l *Listener) room(key netip.Prefix) (victim *conn, reason string) {
 		}
 		return victim, ""
 	}
-	if l.open < l.bounds.Total {
+	if l.conns < l.bounds.Total {
 		return nil, ""
 	}
 	most := l.largest(own)

@@ -12,6 +12,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/audatex-relay/relay/internal/backoff"
+	"github.com/audatex-relay/relay/internal/signal"
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
@@ -60,7 +62,7 @@ type Events struct {
 	c  EventsConfig
 	js jetstream.JetStream
 	// changed receives when readers may be gone.
-	changed chan struct{}
+	changed signal.Signal
 }
 
 // NewEvents returns Events that do nothing until Run.
@@ -69,17 +71,13 @@ func NewEvents(c EventsConfig) (*Events, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open JetStream of account %s: %w", eventsAccount, err)
 	}
-	return &Events{c: c, js: js, changed: make(chan struct{}, 1)}, nil
+	return &Events{c: c, js: js, changed: signal.New()}, nil
 }
 
 // Changed must be called after a key was changed or removed. It does not block. e may be nil.
 func (e *Events) Changed() {
-	if e == nil {
-		return
-	}
-	select {
-	case e.changed <- struct{}{}:
-	default:
+	if e != nil {
+		e.changed.Set()
 	}
 }
 
@@ -130,10 +128,8 @@ func (e *Events) open(ctx context.Context) bool {
 				"again_after", turn.String(), "error", err)
 			told = err.Error()
 		}
-		select {
-		case <-ctx.Done():
+		if !backoff.Sleep(ctx, turn) {
 			return false
-		case <-time.After(turn):
 		}
 	}
 }

@@ -132,31 +132,27 @@ func (o *Owners) Ask(ctx context.Context, shard int, operation string, question,
 		ctx, cancel = context.WithTimeout(ctx, patience)
 		defer cancel()
 	}
+	fail := func(err error) error { return fmt.Errorf("ask the owner of shard %d to %s: %w", shard, operation, err) }
 	b, err := json.Marshal(question)
 	if err != nil {
-		return fmt.Errorf("ask the owner of shard %d to %s: %w", shard, operation, err)
+		return fail(err)
 	}
 	m, err := o.c.Conn.RequestWithContext(ctx, o.c.Topology.ShardSubject(strconv.Itoa(shard), operation), b)
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
 	if err != nil {
-		return fmt.Errorf("ask the owner of shard %d to %s: %w: %w", shard, operation, ErrNoOwner, err)
+		return fail(fmt.Errorf("%w: %w", ErrNoOwner, err))
 	}
 	var r reply
-	if err := json.Unmarshal(m.Data, &r); err != nil {
-		return fmt.Errorf("ask the owner of shard %d to %s: %w: its answer cannot be read: %w", shard, operation,
-			ErrNoOwner, err)
+	if err = json.Unmarshal(m.Data, &r); err == nil && r.Error != "" {
+		return fail(fmt.Errorf("%w: %s", ErrRefused, r.Error))
 	}
-	if r.Error != "" {
-		return fmt.Errorf("ask the owner of shard %d to %s: %w: %s", shard, operation, ErrRefused, r.Error)
+	if err == nil && answer != nil {
+		err = json.Unmarshal(r.Answer, answer)
 	}
-	if answer == nil {
-		return nil
-	}
-	if err := json.Unmarshal(r.Answer, answer); err != nil {
-		return fmt.Errorf("ask the owner of shard %d to %s: %w: its answer cannot be read: %w", shard, operation,
-			ErrNoOwner, err)
+	if err != nil {
+		return fail(fmt.Errorf("%w: its answer cannot be read: %w", ErrNoOwner, err))
 	}
 	return nil
 }

@@ -45,9 +45,9 @@ func (p *Publisher) Once(
 		if ev, err = p.operational(next, site, kind, id, message, details); err != nil {
 			return err
 		}
-		_, err = p.store.Events.PublishOperationalAfter(ctx, ev, last)
+		_, err = p.c.Store.Events.PublishOperationalAfter(ctx, ev, last)
 		if err == nil {
-			p.metrics.operational(ev.Type)
+			p.c.Metrics.operational(ev.Type)
 			return nil
 		}
 		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrUnclear) {
@@ -65,7 +65,7 @@ func (p *Publisher) publishedSince(
 	want := fields(details, by)
 	for from, more := uint64(0), true; more; {
 		var events []store.Stored
-		events, more, err = p.store.Events.Scan(ctx, from, []string{topology.OperationalSubject(site, string(kind), id)},
+		events, more, err = p.c.Store.Events.Scan(ctx, from, []string{topology.OperationalSubject(site, string(kind), id)},
 			scanSize)
 		if err != nil {
 			return 0, false, fmt.Errorf("look for operational events %s of %s: %w", kind, id, err)

@@ -24,7 +24,7 @@ func (p *Publisher) markOpen(ctx context.Context, s relay.OrderState, waiting []
 	if relay.IsClosed(status) {
 		return nil
 	}
-	now := p.now()
+	now := p.c.Now()
 	again := relay.IsClosed(s.Status) || s.UpdatedAt.UnixNano()/int64(listPeriod) != now.UnixNano()/int64(listPeriod)
 	var unlisted []string
 	for _, n := range waiting {
@@ -40,14 +40,14 @@ func (p *Publisher) markOpen(ctx context.Context, s relay.OrderState, waiting []
 	}
 	entry := relay.OpenOrder{ListedAt: now.UTC()}
 	if len(unlisted) == 1 {
-		return p.store.Open.Set(ctx, relay.OpenKey(unlisted[0], s.Site, s.ID), entry)
+		return p.c.Store.Open.Set(ctx, relay.OpenKey(unlisted[0], s.Site, s.ID), entry)
 	}
 	puts := make([]store.Put[relay.OpenOrder], len(unlisted))
 	for i, connection := range unlisted {
 		puts[i] = store.Put[relay.OpenOrder]{Key: relay.OpenKey(connection, s.Site, s.ID), Value: entry,
 			Revision: store.AnyRevision}
 	}
-	for i, r := range p.store.Open.PutAll(ctx, puts) {
+	for i, r := range p.c.Store.Open.PutAll(ctx, puts) {
 		if r.Err != nil {
 			return fmt.Errorf("list order %s as open: %w", puts[i].Key, r.Err)
 		}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -36,7 +37,7 @@ func (p *Publisher) Operational(
 		return err
 	}
 	text := site + " " + string(kind) + " " + id + " " + message
-	if p.repeats.recent(text, p.now()) {
+	if p.repeats.recent(text, p.c.Now()) {
 		return nil
 	}
 	next, err := p.turns.wait(ctx, site, id)
@@ -49,19 +50,16 @@ func (p *Publisher) Operational(
 		return err
 	}
 	for try := 1; ; try++ {
-		_, err = p.store.Events.PublishOperational(ctx, ev)
+		_, err = p.c.Store.Events.PublishOperational(ctx, ev)
 		if err == nil {
-			p.repeats.add(text, p.now())
-			p.metrics.operational(ev.Type)
+			p.repeats.add(text, p.c.Now())
+			p.c.Metrics.operational(ev.Type)
 			return nil
 		}
 		if try == operationalTries || ctx.Err() != nil || errors.Is(err, store.ErrTooLarge) {
 			return fmt.Errorf("publish operational event %s of %s: %w", kind, id, err)
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(operationalPause):
-		}
+		backoff.Sleep(ctx, operationalPause)
 	}
 }
 
@@ -77,13 +75,13 @@ func checkSubject(kind relay.Kind, id string) error {
 func (p *Publisher) operational(
 	t *turn, site string, kind relay.Kind, id, message string, details map[string]any,
 ) (relay.Event, error) {
-	now := p.now()
-	ev, err := relay.NewOperationalEvent(p.base, site, id, now,
+	now := p.c.Now()
+	ev, err := relay.NewOperationalEvent(p.c.PublicURL, site, id, now,
 		relay.Operational{Kind: kind, Message: message, Details: details})
 	if err != nil {
 		return relay.Event{}, err
 	}
-	t.last = relay.NextSequence(now.Add(p.ahead), t.last)
+	t.last = relay.NextSequence(now.Add(p.c.Ahead), t.last)
 	return ev.Numbered(t.last), nil
 }
 

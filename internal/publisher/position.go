@@ -43,13 +43,13 @@ func (p *Publisher) Begin(
 // orderPosition reads the order's document and brings it up to date with the log.
 func (p *Publisher) orderPosition(ctx context.Context, site, order string) (relay.OrderPosition, error) {
 	for range maxContests {
-		state, revision, err := p.store.Orders.Get(ctx, OrderKey(site, order))
+		state, revision, err := p.c.Store.Orders.Get(ctx, OrderKey(site, order))
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return relay.OrderPosition{}, err
 		}
 		state.Site, state.ID = site, order
 		st := relay.OrderPosition{State: state, Revision: revision}
-		last, err := p.store.Events.LastOf(ctx, site, order)
+		last, err := p.c.Store.Events.LastOf(ctx, site, order)
 		if errors.Is(err, store.ErrNotFound) {
 			// Never published, expired, or lost with the log: in each case the log has no event to
 			// come after. The sequence is kept, because it must never be issued twice.
@@ -94,7 +94,7 @@ func (p *Publisher) catchUp(ctx context.Context, st *relay.OrderPosition) error 
 	if from > 0 {
 		// What follows the document's last event is found by position only if that event is at
 		// the document's position.
-		at, err := p.store.Events.Get(ctx, from)
+		at, err := p.c.Store.Events.Get(ctx, from)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
@@ -112,7 +112,7 @@ func (p *Publisher) catchUp(ctx context.Context, st *relay.OrderPosition) error 
 	if err != nil {
 		return err
 	}
-	p.log.InfoContext(ctx, "order's document brought up to the log", "site", st.State.Site, "order", st.State.ID, "events",
+	p.c.Log.InfoContext(ctx, "order's document brought up to the log", "site", st.State.Site, "order", st.State.ID, "events",
 		applied,
 		"position", st.Position)
 	return nil
@@ -121,7 +121,7 @@ func (p *Publisher) catchUp(ctx context.Context, st *relay.OrderPosition) error 
 // eachEvent calls each for the order's events from a position on, in order.
 func (p *Publisher) eachEvent(ctx context.Context, site, order string, from uint64, each func(store.Stored)) error {
 	for {
-		events, more, err := p.store.Events.Scan(ctx, from, []string{topology.OrderFilter(site, order)}, scanSize)
+		events, more, err := p.c.Store.Events.Scan(ctx, from, []string{topology.OrderFilter(site, order)}, scanSize)
 		if err != nil {
 			return err
 		}
@@ -213,7 +213,7 @@ func (p *Publisher) save(ctx context.Context, state relay.OrderState, revision u
 			return err
 		}
 		var there relay.OrderState
-		there, revision, err = p.store.Orders.Get(ctx, OrderKey(state.Site, state.ID))
+		there, revision, err = p.c.Store.Orders.Get(ctx, OrderKey(state.Site, state.ID))
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
@@ -228,13 +228,13 @@ func (p *Publisher) save(ctx context.Context, state relay.OrderState, revision u
 func (p *Publisher) put(ctx context.Context, state relay.OrderState, revision uint64) (uint64, error) {
 	key := OrderKey(state.Site, state.ID)
 	if revision == 0 {
-		return p.store.Orders.Create(ctx, key, state)
+		return p.c.Store.Orders.Create(ctx, key, state)
 	}
-	return p.store.Orders.Update(ctx, key, state, revision)
+	return p.c.Store.Orders.Update(ctx, key, state, revision)
 }
 
 func (p *Publisher) warnTooLarge(ctx context.Context, state relay.OrderState, err error) {
-	p.log.WarnContext(ctx, "the order's document is too large for the store; the log is read instead",
+	p.c.Log.WarnContext(ctx, "the order's document is too large for the store; the log is read instead",
 		"site", state.Site, "order", state.ID, "error", err)
 }
 

@@ -16,6 +16,7 @@
 package publisher
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,30 +48,18 @@ type Config struct {
 // Publisher writes events. It is safe for concurrent use: the conditions of the log decide between
 // concurrent calls.
 type Publisher struct {
-	store    *store.Store
-	base     string
-	location *time.Location
-	metrics  *Metrics
-	ahead    time.Duration
-	log      *slog.Logger
-	now      func() time.Time
-	repeats  repeats
-	turns    turns
+	c       Config
+	repeats repeats
+	turns   turns
 }
 
 // New returns a Publisher.
 func New(c Config) *Publisher {
-	p := &Publisher{
-		store: c.Store, base: strings.TrimRight(c.PublicURL, "/"), location: c.Location,
-		metrics: c.Metrics, ahead: c.Ahead, log: c.Log, now: c.Now, turns: newTurns(),
+	c.PublicURL, c.Log = strings.TrimRight(c.PublicURL, "/"), cmp.Or(c.Log, slog.Default())
+	if c.Now == nil {
+		c.Now = time.Now
 	}
-	if p.log == nil {
-		p.log = slog.Default()
-	}
-	if p.now == nil {
-		p.now = time.Now
-	}
-	return p
+	return &Publisher{c: c, turns: newTurns()}
 }
 
 // Publish publishes an event for each waiting notification from one reading of the order, which
@@ -145,9 +134,9 @@ func (p *Publisher) appender(pos relay.OrderPosition, reading relay.Snapshot) (*
 
 // append stores one event: for a notification or, without one, for a reconciled change.
 func (p *Publisher) append(ctx context.Context, a *appender, n *relay.Received) error {
-	now := p.now()
+	now := p.c.Now()
 	s := &a.state
-	sequence := relay.NextSequence(now.Add(p.ahead), s.Sequence)
+	sequence := relay.NextSequence(now.Add(p.c.Ahead), s.Sequence)
 	data := relay.OrderData{
 		Order: a.reading.Order, ReadAt: a.reading.ReadAt.UTC(), Revision: s.Revision + 1,
 		Changes: a.changes, Origin: relay.OriginReconciliation,
@@ -164,18 +153,18 @@ func (p *Publisher) append(ctx context.Context, a *appender, n *relay.Received) 
 			typ = relay.TypeOrderCreated
 		}
 		var ok bool
-		if at, ok = audatex.ParseTime(n.Info.CreatedAt, p.location); !ok {
+		if at, ok = audatex.ParseTime(n.Info.CreatedAt, p.c.Location); !ok {
 			at = n.Info.ReceivedAt
 		}
 	}
-	ev, err := relay.NewOrderEvent(p.base, s.Site, s.ID, typ, sequence, at, data)
+	ev, err := relay.NewOrderEvent(p.c.PublicURL, s.Site, s.ID, typ, sequence, at, data)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUnfit, err)
 	}
 	if n != nil {
 		ev.CreatedAt, ev.ReceivedAt = at, n.Info.ReceivedAt
 	}
-	position, err := p.store.Events.Publish(ctx, ev, ref, a.position)
+	position, err := p.c.Store.Events.Publish(ctx, ev, ref, a.position)
 	if err != nil {
 		return err
 	}
@@ -187,8 +176,8 @@ func (p *Publisher) append(ctx context.Context, a *appender, n *relay.Received) 
 	} else {
 		s.ReconciledAt = s.UpdatedAt
 	}
-	p.metrics.published(typ, data, at, now)
-	p.log.DebugContext(ctx, "event published", "site", s.Site, "order", s.ID, "event", ev.ID, "position", position)
+	p.c.Metrics.published(typ, data, at, now)
+	p.c.Log.DebugContext(ctx, "event published", "site", s.Site, "order", s.ID, "event", ev.ID, "position", position)
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/signal"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -20,7 +21,7 @@ type Throttles struct {
 	store *store.Store
 	share func(relay.Throttle)
 	log   *slog.Logger
-	wake  chan struct{}
+	wake  signal.Signal
 
 	mu   sync.Mutex
 	last relay.Throttle
@@ -28,7 +29,7 @@ type Throttles struct {
 
 // NewThrottles returns Throttles that share with the other replicas what is asked of this one.
 func NewThrottles(s *store.Store, share func(relay.Throttle), log *slog.Logger) *Throttles {
-	return &Throttles{store: s, share: share, log: log, wake: make(chan struct{}, 1)}
+	return &Throttles{store: s, share: share, log: log, wake: signal.New()}
 }
 
 // Heed makes a budget keep what was asked before this start, and keeps what is asked from now on.
@@ -51,14 +52,7 @@ func (t *Throttles) asked(asked relay.Throttle) {
 	t.mu.Lock()
 	t.last = asked
 	t.mu.Unlock()
-	t.signal()
-}
-
-func (t *Throttles) signal() {
-	select {
-	case t.wake <- struct{}{}:
-	default:
-	}
+	t.wake.Set()
 }
 
 // Run stores what is asked until ctx ends.
@@ -74,7 +68,7 @@ func (t *Throttles) Run(ctx context.Context) error {
 		t.mu.Unlock()
 		if err := t.store.KeepThrottle(ctx, asked); err != nil && ctx.Err() == nil {
 			t.log.Log(ctx, store.Level(err, slog.LevelWarn), "what the vendor asks could not be stored; it is tried again", "error", err)
-			time.AfterFunc(throttleAgain, t.signal)
+			time.AfterFunc(throttleAgain, t.wake.Set)
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package relay
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"time"
 )
@@ -59,33 +61,13 @@ func (c Connection) Mapped(vendorSite string) (site string, ok bool) {
 }
 
 // Covers reports whether the connection may carry events of a site.
-func (c Connection) Covers(site string) bool {
-	if c.Site == site {
-		return true
-	}
-	for _, s := range c.Sites {
-		if s == site {
-			return true
-		}
-	}
-	return false
-}
+func (c Connection) Covers(site string) bool { return slices.Contains(c.SiteNames(), site) }
 
 // SiteNames returns every site that the connection may carry, each once.
 func (c Connection) SiteNames() []string {
-	seen := map[string]bool{}
-	var names []string
-	add := func(s string) {
-		if s != "" && !seen[s] {
-			seen[s] = true
-			names = append(names, s)
-		}
-	}
-	add(c.Site)
-	for _, s := range c.Sites {
-		add(s)
-	}
-	return names
+	names := slices.AppendSeq([]string{c.Site}, maps.Values(c.Sites))
+	slices.Sort(names)
+	return slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == "" })
 }
 
 // PollIntent is written before the vendor's destructive poll is sent. If an intent has no outcome,

@@ -1,6 +1,9 @@
 package relay
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // The limits of a consent link and of the consents begun with it.
 const (
@@ -168,12 +171,7 @@ type Consent struct {
 // Pending reports whether the link holds the tokens of a consent that are not in use yet. They
 // exist nowhere else.
 func (l ConsentLink) Pending() bool {
-	for _, a := range l.Attempts {
-		if a.Phase == ConsentPending {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(l.Attempts, func(a ConsentAttempt) bool { return a.Phase == ConsentPending })
 }
 
 // consentLinkKept is how long a link is kept after it can no longer be used.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -86,31 +87,10 @@ func isNothing(raw json.RawMessage) bool {
 	return raw[0] == '"' && len(raw) < 64 && json.Unmarshal(raw, &s) == nil && isNoDate(s)
 }
 
-// isNoDate reports whether s is .NET's DateTime.MinValue, with any fraction of zeros and any zone.
-func isNoDate(s string) bool {
-	rest, ok := strings.CutPrefix(s, "0001-01-01T00:00:00")
-	if !ok {
-		return false
-	}
-	if fraction, ok := strings.CutPrefix(rest, "."); ok {
-		rest = strings.TrimLeft(fraction, "0")
-		if len(rest) == len(fraction) { // a point needs digits, and they must be zeros
-			return false
-		}
-	}
-	if rest == "" || rest == "Z" || rest == "z" {
-		return true
-	}
-	if len(rest) != len("+00:00") || rest[0] != '+' && rest[0] != '-' || rest[3] != ':' {
-		return false
-	}
-	for _, i := range []int{1, 2, 4, 5} {
-		if rest[i] < '0' || rest[i] > '9' {
-			return false
-		}
-	}
-	return true
-}
+// noDate is .NET's DateTime.MinValue, with any fraction of zeros and any zone.
+var noDate = regexp.MustCompile(`^0001-01-01T00:00:00(\.0+)?([Zz]|[+-][0-9]{2}:[0-9]{2})?$`)
+
+func isNoDate(s string) bool { return strings.HasPrefix(s, "0001-") && noDate.MatchString(s) }
 
 // equalNumbers compares two JSON numbers by value. It uses no floating point and never expands an
 // exponent, so that 1e999999999 costs no more than 1.

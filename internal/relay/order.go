@@ -180,17 +180,5 @@ const (
 
 // String returns the outcome's name in metrics and logs.
 func (o PublishOutcome) String() string {
-	switch o {
-	case Published:
-		return "published"
-	case ReadAgain:
-		return "read-again"
-	case StoreTrouble:
-		return "store-trouble"
-	case Unfit:
-		return "unfit"
-	case TooLarge:
-		return "too-large"
-	}
-	return "publish-outcome-" + strconv.Itoa(int(o))
+	return [...]string{"published", "read-again", "store-trouble", "unfit", "too-large"}[o]
 }

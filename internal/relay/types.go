@@ -60,7 +60,7 @@ func nearestType(t string, choices []string) string {
 	}
 	nearest, fewest := "", 0
 	for _, choice := range choices {
-		changes := distance(t, choice)
+		changes := EditDistance(t, choice)
 		if strings.HasSuffix(choice, "."+t) || strings.HasSuffix(choice, "."+t+".*") {
 			changes = 0
 		}
@@ -71,9 +71,9 @@ func nearestType(t string, choices []string) string {
 	return nearest
 }
 
-// distance returns how many letters must be changed, added or removed to turn one text into the
+// EditDistance returns how many letters must be changed, added or removed to turn one text into the
 // other (Levenshtein).
-func distance(a, b string) int {
+func EditDistance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
@@ -106,19 +106,17 @@ type Filter struct {
 
 // Matches reports whether an event of this site, type and order matches.
 func (f Filter) Matches(site, typ, order string) bool {
-	if len(f.Sites) > 0 && !slices.Contains(f.Sites, site) {
-		return false
-	}
-	return (len(f.Orders) == 0 || slices.Contains(f.Orders, order)) && f.matchesType(typ)
+	return f.matches(slices.Contains, site, typ, order)
 }
 
 // MatchesSorted is Matches for a filter whose sites and orders are sorted. It is fast for long
 // lists, too.
 func (f Filter) MatchesSorted(site, typ, order string) bool {
-	if len(f.Sites) > 0 && !Among(f.Sites, site) {
-		return false
-	}
-	return (len(f.Orders) == 0 || Among(f.Orders, order)) && f.matchesType(typ)
+	return f.matches(Among, site, typ, order)
+}
+
+func (f Filter) matches(among func([]string, string) bool, site, typ, order string) bool {
+	return (len(f.Sites) == 0 || among(f.Sites, site)) && (len(f.Orders) == 0 || among(f.Orders, order)) && f.matchesType(typ)
 }
 
 // Sorted returns the list itself if it is sorted, otherwise a sorted copy.

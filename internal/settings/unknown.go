@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // Unknown is a variable of the environment that looks like a setting and is none.
@@ -47,7 +49,7 @@ func nearest(name string, known []string) string {
 	best, least := "", 0
 	for _, candidate := range known {
 		a, b := strings.TrimPrefix(name, variablePrefix), strings.TrimPrefix(candidate, variablePrefix)
-		d := 2 * distance(a, b)
+		d := 2 * relay.EditDistance(a[:min(len(a), 64)], b)
 		plain := strings.ReplaceAll(a, "_", "")
 		part := plain != "" && strings.Contains(strings.ReplaceAll(b, "_", ""), plain)
 		if part || strings.HasPrefix(a, b) || hasWords(b, a) {
@@ -71,28 +73,6 @@ func hasWords(name, words string) bool {
 		}
 	}
 	return len(left) == 0 && len(all) > 1
-}
-
-// distance counts the insertions, removals and replacements of bytes that make b out of a
-// (Levenshtein's).
-func distance(a, b string) int {
-	a = a[:min(len(a), 64)]
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
-		}
-	}
-	return row[len(b)]
 }
 
 // HideAddresses takes arguments and values of settings that look like addresses out of an error

@@ -70,7 +70,7 @@ func (m *Member) lose(h *ownedShard, reason lossReason, to string) {
 	h.drain()
 	m.metrics.losses.WithLabelValues(string(reason)).Inc()
 	m.losses = append(m.losses, loss{h.lease.shard, reason, to})
-	nudge(m.wake)
+	m.wake.Set()
 }
 
 // returned notes that a shard's work has returned.
@@ -83,7 +83,7 @@ func (m *Member) returned(h *ownedShard) {
 	if !h.draining { // it had a reason, and logged it: other shards must not wait, and it must not be called again at once
 		m.shards[h.lease.shard].notBefore = time.Now().Add(m.conf.Renew)
 	}
-	nudge(m.wake)
+	m.wake.Set()
 }
 
 // superseded is Lease.Superseded.
@@ -96,7 +96,7 @@ func (m *Member) superseded(l *Lease, epoch uint64) {
 		return
 	}
 	h.doubted = max(h.doubted, epoch)
-	nudge(m.wake)
+	m.wake.Set()
 }
 
 // lapse ends the leases that the store has not confirmed for as long as they live.

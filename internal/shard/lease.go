@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/backoff"
 )
 
 // Lease is one shard as held by this replica. Code that works on the shard puts the lease's epoch
@@ -74,16 +76,10 @@ const awaitAgain = 400 * time.Millisecond
 // Await waits until the lease is valid. Call it right before starting something. It returns false
 // if ctx ended first, which is how a lost lease ends.
 func (l *Lease) Await(ctx context.Context) bool {
-	for ctx.Err() == nil {
-		if l.Valid() {
-			return true
-		}
-		t := time.NewTimer(awaitAgain*3/4 + rand.N(awaitAgain/2))
-		select {
-		case <-ctx.Done():
-			t.Stop()
-		case <-t.C:
+	for !l.Valid() {
+		if !backoff.Sleep(ctx, awaitAgain*3/4+rand.N(awaitAgain/2)) {
+			return false
 		}
 	}
-	return false
+	return ctx.Err() == nil
 }

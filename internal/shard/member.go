@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/signal"
 	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
 )
@@ -44,8 +45,8 @@ type Member struct {
 	me      identity
 	key     string
 	metrics *metrics
-	wake    chan struct{} // the keeper has something to do
-	tell    chan struct{} // the member record must be written now
+	wake    signal.Signal // the keeper has something to do
+	tell    signal.Signal // the member record must be written now
 
 	mu           sync.Mutex
 	record       store.Member // ours, as it should be in the store
@@ -80,14 +81,8 @@ type peer struct {
 
 // Peer is a live member.
 type Peer struct {
-	Replica string
-	Nonce   string
-	Version int // of the formats that it reads and writes
-	// Started is when it began to take shards; zero: it has only announced itself.
-	Started time.Time
-	// Throttle is what the vendor has asked of it.
-	Throttle relay.Throttle
-	Self     bool
+	store.Member
+	Self bool
 }
 
 // Join makes this replica known to the others. It takes no shards before Run, and its record
@@ -100,7 +95,7 @@ func Join(ctx context.Context, c Config) (*Member, error) {
 	}
 	m := &Member{
 		conf: c, me: identity{keyPart(c.Replica), relay.NewID()},
-		wake: make(chan struct{}, 1), tell: make(chan struct{}, 1), changed: make(chan struct{}),
+		wake: signal.New(), tell: signal.New(), changed: make(chan struct{}),
 		peers: map[string]peer{}, held: map[int]*ownedShard{}, rewatch: func() {},
 	}
 	m.key = store.MemberKey(m.me.replica, m.me.nonce)
@@ -138,20 +133,14 @@ func keyPart(name string) string {
 func (m *Member) Members() ([]Peer, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	peers := []Peer{public(m.record, true)}
+	peers := []Peer{{m.record, true}}
 	for _, p := range m.peers {
-		peers = append(peers, public(p.Member, false))
+		peers = append(peers, Peer{p.Member, false})
 	}
 	slices.SortFunc(peers, func(a, b Peer) int {
 		return cmp.Or(strings.Compare(a.Replica, b.Replica), strings.Compare(a.Nonce, b.Nonce))
 	})
 	return peers, m.changed
-}
-
-func public(r store.Member, self bool) Peer {
-	return Peer{
-		Replica: r.Replica, Nonce: r.Nonce, Version: r.Version, Started: r.Started, Throttle: r.Throttle, Self: self,
-	}
 }
 
 // SetThrottle announces to all members what the vendor has asked of this one. It returns at once;
@@ -164,7 +153,7 @@ func (m *Member) SetThrottle(t relay.Throttle) {
 	}
 	m.record.Throttle = t
 	m.membersChanged()
-	nudge(m.tell)
+	m.tell.Set()
 }
 
 // callTimeout bounds one call to the store. It is short: a call without a response is read back and
@@ -188,12 +177,4 @@ func (m *Member) vanished() time.Duration { return m.conf.TTL + m.conf.TTL/3 }
 
 func (m *Member) unreadable(key string, err error) {
 	m.conf.Log.Error("a document of the owners cannot be read; it is left alone", "key", key, "error", err)
-}
-
-// nudge wakes the goroutine that waits on c, now or the next time it looks.
-func nudge(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
 }

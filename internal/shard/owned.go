@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -51,10 +52,7 @@ func (o *Owned) work(ctx context.Context, lease *Lease, p Part) {
 			return
 		}
 		o.log.ErrorContext(ctx, "a part of the work on a shard has ended; it is begun again", "shard", lease.Shard(), "part", p.Name, "error", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(workAgain):
-		}
+		backoff.Sleep(ctx, workAgain)
 	}
 }
 

@@ -95,10 +95,10 @@ func (m *Member) see(there []store.Entry[store.Owner]) {
 	if !m.seeing {
 		m.seeing = true
 		m.record.Started = now.UTC() // from now on a share is ours
-		nudge(m.tell)
+		m.tell.Set()
 	}
 	m.membersChanged()
-	nudge(m.wake)
+	m.wake.Set()
 }
 
 // apply takes in one document of relay_owners. It is called with the lock held, as all below.
@@ -115,7 +115,7 @@ func (m *Member) memberChanged(e store.Entry[store.Owner]) {
 	if e.Key == m.key {
 		m.seenRevision = e.Revision
 		if e.Deleted && !m.stopping {
-			nudge(m.tell) // lost while we live: it is written again
+			m.tell.Set() // lost while we live: it is written again
 		}
 		return
 	}
@@ -170,7 +170,7 @@ func (m *Member) membersChanged() {
 	}
 	if moved > 0 {
 		m.conf.Log.Info("the shards are shared out anew", "members", len(members), "ours", ours)
-		nudge(m.wake)
+		m.wake.Set()
 	}
 }
 
@@ -198,7 +198,7 @@ func (m *Member) leaseChanged(n int, e store.Entry[store.Owner]) {
 		m.lose(h, lossTaken, ownerOf(now.lease))
 	}
 	if now.gone || now.lease.Nonce != old.lease.Nonce {
-		nudge(m.wake)
+		m.wake.Set()
 	}
 }
 

@@ -3,11 +3,12 @@ package store
 import (
 	"context"
 	"log/slog"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/backoff"
 )
 
 // Mirrored is what a Mirror copies: a Bucket, or in tests something in its place.
@@ -68,23 +69,19 @@ func (m *Mirror[T]) Ready() <-chan struct{} { return m.ready }
 // Run keeps the copy until ctx ends.
 func (m *Mirror[T]) Run(ctx context.Context) {
 	const least, most = 100 * time.Millisecond, 5 * time.Second
-	for pause := least; ctx.Err() == nil; pause = min(2*pause, most) {
+	for tries := (backoff.Backoff{Least: least, Most: most}); ctx.Err() == nil; tries.Sleep(ctx, 0) {
 		m.changing.Lock()
 		m.list++
 		m.changing.Unlock()
 		err := m.c.Bucket.Watch(ctx, m.take, func() {
 			m.forget()
 			m.first.Do(func() { close(m.ready) })
-			pause = least
+			tries.Reset()
 		}, m.unreadable)
 		if ctx.Err() != nil {
 			return
 		}
 		m.c.Log.Log(ctx, Level(err, slog.LevelWarn), "a watch ended; it is started again", "documents", m.c.What, "error", err)
-		select { // with jitter, so that replicas do not come back together
-		case <-ctx.Done():
-		case <-time.After(pause/2 + rand.N(pause)):
-		}
 	}
 }
 

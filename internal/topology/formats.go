@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
@@ -119,10 +120,8 @@ const (
 func whileAnswered(ctx context.Context, code jetstream.ErrorCode, ask func() error) error {
 	err := ask()
 	for turn := 1; jsapi.Code(err) == code && turn < passingTurns; turn++ {
-		select {
-		case <-ctx.Done():
+		if !backoff.Sleep(ctx, passingPause) {
 			return ctx.Err()
-		case <-time.After(passingPause):
 		}
 		err = ask()
 	}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/backoff"
 )
 
 // Upgrades are rolled: relays of version N−1 and N run side by side until the last one of N−1 has
@@ -149,68 +151,55 @@ func (v *Versions) watch(ctx context.Context, told chan<- struct{}) {
 				_ = w.Stop()
 			}
 		}
-		t := time.NewTimer(v.c.Every)
-		select {
-		case <-ctx.Done():
-		case <-t.C:
-		}
-		t.Stop()
+		backoff.Sleep(ctx, v.c.Every)
 	}
 }
 
 // turn follows the mark, and moves it one step if this relay should move it.
 func (v *Versions) turn(ctx context.Context) error {
-	t, js := v.c.Topology, v.c.JS
-	m, err := t.ReadMark(ctx, js)
+	m, err := v.c.Topology.ReadMark(ctx, v.c.JS)
 	if err != nil {
 		return err
 	}
 	if err := v.adopt(m); err != nil || m.Formats >= v.version {
 		return err
 	}
-	all, err := v.allKnow(ctx, m.revision)
-	if err != nil {
-		return err
+	err = v.raise(ctx, m)
+	if errors.Is(err, jetstream.ErrKeyExists) { // too late: the next turn reads what the other relay wrote
+		return nil
 	}
-	if !all {
-		if m.Raising == 0 {
-			return nil
+	return err
+}
+
+// raise writes the mark twice, as long as every relay knows the new version: the first one says
+// that it is being raised, so that no older relay starts unseen between the look and the write.
+func (v *Versions) raise(ctx context.Context, m Mark) error {
+	for {
+		all, err := v.allKnow(ctx, m.revision)
+		switch {
+		case err != nil || !all && m.Raising == 0:
+			return err
+		case !all:
+			m.Raising = 0
+			_, err = v.c.Topology.WriteMark(ctx, v.c.JS, m)
+			return err
+		case m.Raising == v.version:
+			m.Formats, m.Raising = v.version, 0
+		default:
+			m.Raising = v.version
 		}
-		m.Raising = 0
-		_, err = t.WriteMark(ctx, js, m)
-		return contested(err)
-	}
-	if m.Raising != v.version {
-		m.Raising = v.version
-		if m, err = t.WriteMark(ctx, js, m); err != nil {
-			return contested(err)
-		}
-		if all, err = v.allKnow(ctx, m.revision); err != nil {
+		if m, err = v.c.Topology.WriteMark(ctx, v.c.JS, m); err != nil {
 			return err
 		}
-		if !all {
-			m.Raising = 0
-			_, err = t.WriteMark(ctx, js, m)
-			return contested(err)
+		if m.Raising == 0 {
+			break
 		}
-	}
-	m.Formats, m.Raising = v.version, 0
-	if m, err = t.WriteMark(ctx, js, m); err != nil {
-		return contested(err)
 	}
 	v.c.Log.InfoContext(ctx, "every relay knows the new formats; they are written from now on", "formats", m.Formats)
 	if err := v.adopt(m); err != nil {
 		return err
 	}
-	return t.Apply(ctx, js)
-}
-
-// contested ignores that a write came too late: the next turn reads what the other relay wrote.
-func contested(err error) error {
-	if errors.Is(err, jetstream.ErrKeyExists) {
-		return nil
-	}
-	return err
+	return v.c.Topology.Apply(ctx, v.c.JS)
 }
 
 // adopt follows a mark that was read.

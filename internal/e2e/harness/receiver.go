@@ -19,7 +19,7 @@ type Receiver struct {
 	Rotated  string         // what came after it
 	Settings map[string]any // of the callback beside its URL
 	Beneath  string         // what its callback's URL has behind the receiver's own address
-	Dead     *Reserved      // where a dead receiver may come to life
+	Reserved string         // the address of one without a server
 }
 
 // NewReceiver returns a receiver for a callback.
@@ -94,4 +94,12 @@ func AwaitAccepted(t testing.TB, n int, receivers ...*Receiver) {
 		}
 		return ""
 	})
+}
+
+// Address is where deliveries go.
+func (r *Receiver) Address() string {
+	if r.Server == nil {
+		return r.Reserved
+	}
+	return r.Server.Addr
 }
