@@ -29,15 +29,11 @@ type restoreCommand struct {
 
 // Run takes a backup: of a cluster while its relays run, of embedded storage while none does.
 func (c *backupCommand) Run(p program) error {
-	t, err := openTool(p, c.Tool, false)
+	config, done, err := openBackup(p, c.Tool, c.Keys, false)
 	if err != nil {
 		return err
 	}
-	defer t.close()
-	config, err := t.backupConfig(c.Keys)
-	if err != nil {
-		return err
-	}
+	defer done()
 	m, err := backup.Save(p.ctx, config, filepath.Clean(c.Dir))
 	if err != nil {
 		return whichKeys(err)
@@ -53,15 +49,11 @@ func (c *backupCommand) Run(p program) error {
 
 // Run restores a backup and prints what must be checked.
 func (c *restoreCommand) Run(p program) error {
-	t, err := openTool(p, c.Tool, true)
+	config, done, err := openBackup(p, c.Tool, c.Keys, true)
 	if err != nil {
 		return err
 	}
-	defer t.close()
-	config, err := t.backupConfig(c.Keys)
-	if err != nil {
-		return err
-	}
+	defer done()
 	if config.Ahead = c.Ahead.D(); config.Ahead < 0 {
 		return settings.Wrong("--ahead", "%s is below zero", c.Ahead)
 	}
@@ -88,6 +80,18 @@ func (c *restoreCommand) Run(p program) error {
 		fmt.Fprintf(table, "%s\t%s\n", consent.Connection, at)
 	}
 	return table.Flush()
+}
+
+// openBackup opens the store for a backup or a restore.
+func openBackup(p program, given settings.Tool, keys settings.Keys, fresh bool) (c backup.Config, done func(), err error) {
+	t, err := openTool(p, given, fresh)
+	if err != nil {
+		return c, nil, err
+	}
+	if c, err = t.backupConfig(keys); err != nil {
+		t.close()
+	}
+	return c, t.close, err
 }
 
 // backupConfig reads the encryption keys; unlike a relay's start it never makes any.

@@ -156,25 +156,23 @@ func (m Manifest) write(dir string, keys *store.Sealer) error {
 		name string
 		raw  []byte
 	}{{proofFile, proof}, {manifestFile, raw}} {
-		f, err := create(dir, part.name)
-		if err != nil {
-			return err
-		}
-		_, err = f.Write(part.raw)
-		if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		if _, err := writeFile(dir, part.name, func(w io.Writer) error { _, err := w.Write(part.raw); return err }); err != nil {
 			return fmt.Errorf("write %s: %w", part.name, err)
 		}
 	}
 	return nil
 }
 
-// create makes a file that only its owner reads.
-func create(dir, name string) (*os.File, error) {
+// writeFile makes a file of the backup, has it written and synced, and describes it.
+func writeFile(dir, name string, write func(io.Writer) error) (File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("write the backup: %w", err)
+		return File{}, fmt.Errorf("write the backup: %w", err)
 	}
-	return f, nil
+	sum, size := sha256.New(), &counter{}
+	err = write(io.MultiWriter(f, sum, size))
+	err = errors.Join(err, f.Sync(), f.Close())
+	return File{Name: name, Size: size.n, SHA256: hex.EncodeToString(sum.Sum(nil))}, err
 }
 
 // syncDir makes names in a directory last.

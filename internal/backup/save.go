@@ -2,8 +2,6 @@ package backup
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -132,24 +130,18 @@ func save(ctx context.Context, c Config, dir string) (Manifest, error) {
 }
 
 // take writes one snapshot into the directory.
-func take(ctx context.Context, js jetstream.JetStream, dir, name string) (Stream, error) {
-	s := Stream{Name: name, Snapshot: File{Name: name + ".snapshot"}}
-	f, err := create(dir, s.Snapshot.Name)
-	if err != nil {
-		return s, err
-	}
-	sum, count := sha256.New(), &counter{}
-	config, state, err := snapshot(ctx, js, name, io.MultiWriter(f, sum, count))
-	err = errors.Join(err, f.Sync(), f.Close())
+func take(ctx context.Context, js jetstream.JetStream, dir, name string) (s Stream, err error) {
+	s.Name = name
+	var state streamState
+	s.Snapshot, err = writeFile(dir, name+".snapshot", func(w io.Writer) (err error) {
+		s.Config, state, err = snapshot(ctx, js, name, w)
+		return err
+	})
 	if err == nil {
 		err = whole(filepath.Join(dir, s.Snapshot.Name))
 	}
-	if err != nil {
-		return s, err
-	}
-	s.Config, s.Snapshot.Size, s.Snapshot.SHA256 = config, count.n, hex.EncodeToString(sum.Sum(nil))
 	s.Messages, s.Bytes, s.FirstSeq, s.LastSeq = state.Messages, state.Bytes, state.FirstSeq, state.LastSeq
-	return s, nil
+	return s, err
 }
 
 type counter struct{ n int64 }

@@ -3,8 +3,6 @@ package backup
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -63,26 +61,26 @@ func takeTail(ctx context.Context, js jetstream.JetStream, dir, name string, mis
 	if len(missing) == 0 {
 		return nil, nil
 	}
-	f, err := create(dir, name+".tail.json")
+	written := uint64(0)
+	tail, err := writeFile(dir, name+".tail.json", func(w io.Writer) error {
+		out := json.NewEncoder(w)
+		for subject := range missing {
+			last, err := lastOf(ctx, js, name, subject)
+			if err == nil && last != nil {
+				err = out.Encode(last)
+				written++
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	if err != nil {
-		return nil, err
-	}
-	sum, count, written := sha256.New(), &counter{}, uint64(0)
-	out := json.NewEncoder(io.MultiWriter(f, sum, count))
-	for subject := range missing {
-		var last *entry
-		if last, err = lastOf(ctx, js, name, subject); err == nil && last != nil {
-			err = out.Encode(last)
-			written++
-		}
-		if err != nil {
-			break
-		}
-	}
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return nil, fmt.Errorf("take from stream %s what its snapshot lacks: %w", name, err)
 	}
-	return &File{Name: name + ".tail.json", Size: count.n, SHA256: hex.EncodeToString(sum.Sum(nil)), Messages: written}, nil
+	tail.Messages = written
+	return &tail, nil
 }
 
 // putTail writes a bucket's tail over its restored snapshot.

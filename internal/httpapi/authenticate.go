@@ -15,46 +15,38 @@ import (
 // authenticate identifies the caller. For keys, operations that need the admin token do not exist.
 // The token is checked first, which is cheap; only failures are counted, and slowed down once an
 // address has used up its own.
-func (a *API) authenticate(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		x := exchangeOf(r)
-		if x.op.access == accessPublic {
-			next.ServeHTTP(w, r)
-			return
-		}
-		token, failure := bearer(r)
-		if failure != "" {
-			a.refuseCaller(w, r, failure)
-			return
-		}
-		if name, ok := a.c.Admins.Lookup(token); ok {
-			x.caller = caller{admin: name}
-			next.ServeHTTP(w, r)
-			return
-		}
-		id, ok := access.KeyID(token)
-		if !ok {
-			a.refuseCaller(w, r, failureToken)
-			return
-		}
-		select {
-		case <-a.c.Keys.Ready():
-		default:
-			a.fail(w, r, &problem{kind: kindBusy, detail: "The relay is starting.", retryAfter: 1e9})
-			return
-		}
-		x.caller.client, x.caller.key, ok = a.c.Keys.Lookup(id, token)
-		switch {
-		case !ok:
-			a.refuseCaller(w, r, failureKey)
-		case !a.limits.allow(id):
-			a.fail(w, r, &problem{kind: kindTooMany, retryAfter: 1e9})
-		case x.op.access == accessAdmin:
-			a.fail(w, r, notFound())
-		default:
-			next.ServeHTTP(w, r)
-		}
-	})
+func (a *API) authenticate(w http.ResponseWriter, r *http.Request) error {
+	x := exchangeOf(r)
+	if x.op.access == accessPublic {
+		return nil
+	}
+	token, failure := bearer(r)
+	if failure != "" {
+		return a.refusal(w, r, failure)
+	}
+	if name, ok := a.c.Admins.Lookup(token); ok {
+		x.caller = caller{admin: name}
+		return nil
+	}
+	id, ok := access.KeyID(token)
+	if !ok {
+		return a.refusal(w, r, failureToken)
+	}
+	select {
+	case <-a.c.Keys.Ready():
+	default:
+		return starting()
+	}
+	x.caller.client, x.caller.key, ok = a.c.Keys.Lookup(id, token)
+	switch {
+	case !ok:
+		return a.refusal(w, r, failureKey)
+	case !a.limits.allow(id):
+		return &problem{kind: kindTooMany, retryAfter: time.Second}
+	case x.op.access == accessAdmin:
+		return notFound()
+	}
+	return nil
 }
 
 // bearer returns the token of a request, or why there is none. There is at most one such header,
@@ -101,15 +93,14 @@ func newFailures(m *ingress.Metrics, burst int) failures {
 	return f
 }
 
-// refuseCaller responds to a request whose authentication failed. An address that has used up its
+// refusal responds to a request whose authentication failed. An address that has used up its
 // failures must wait, and its connection is closed, so that the next attempt costs it a new
 // one. A request without a token is not a guess.
-func (a *API) refuseCaller(w http.ResponseWriter, r *http.Request, reason string) {
+func (a *API) refusal(w http.ResponseWriter, r *http.Request, reason string) *problem {
 	a.failures.counts[reason].Inc()
 	refusal := kindUnauthorized.problem("%s", failureDetails[reason])
 	if reason == failureMissing {
-		a.fail(w, r, refusal)
-		return
+		return refusal
 	}
 	x := exchangeOf(r)
 	f := a.failures.guesses.Failed(x.remote, time.Now())
@@ -123,5 +114,5 @@ func (a *API) refuseCaller(w http.ResponseWriter, r *http.Request, reason string
 		refusal = &problem{kind: kindTooMany, detail: "Too many invalid tokens came from this address.",
 			retryAfter: f.RetryAfter}
 	}
-	a.fail(w, r, refusal)
+	return refusal
 }

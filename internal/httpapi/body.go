@@ -19,19 +19,12 @@ import (
 const maxBody = 1 << 20
 
 // validate checks a request against the contract before its handler gets it.
-func (a *API) validate(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		x := exchangeOf(r)
-		err := a.contract.checkParameters(x.op, r)
-		if err == nil {
-			err = a.takeBody(w, r, x)
-		}
-		if err != nil {
-			a.fail(w, r, err)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
+func (a *API) validate(w http.ResponseWriter, r *http.Request) error {
+	x := exchangeOf(r)
+	if err := a.contract.checkParameters(x.op, r); err != nil {
+		return err
+	}
+	return a.takeBody(w, r, x)
 }
 
 // takeBody reads the body, checks it, and puts it back for the handler. Each key has one body read
@@ -125,9 +118,20 @@ func (op operation) setBody(r *http.Request, raw []byte) error {
 	return nil
 }
 
-// bodyOf decodes the body that validate has checked.
-func bodyOf[T any](r *http.Request) (T, error) {
-	var v T
+// withBody does an operation that takes a body, which validate has put back as it was found valid.
+func withBody[T any](
+	a *API, w http.ResponseWriter, r *http.Request, operation func(ctx context.Context, c caller, body T) (reply, error),
+) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		body, err := bodyOf[T](r)
+		if err != nil {
+			return reply{}, err
+		}
+		return operation(ctx, c, body)
+	})
+}
+
+func bodyOf[T any](r *http.Request) (v T, err error) {
 	if err := json.NewDecoder(r.Body).Decode(&v); err != nil {
 		return v, fmt.Errorf("read a body that was found valid: %w", err)
 	}

@@ -41,7 +41,7 @@ func (a *API) check(operation string, r *http.Request) (answer *httptest.Respons
 		route.URLParams.Add(name, value)
 	}
 	r = r.WithContext(withExchange(withRoute(r.Context(), route), x))
-	handler := a.validate(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) }))
+	handler := a.passing(a.validate)(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) }))
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	handler.ServeHTTP(answer, r)
@@ -271,7 +271,7 @@ func TestReadersBodiesAreNotRead(t *testing.T) {
 	unread := &counting{r: strings.NewReader(body)}
 	r := httptest.NewRequest("PUT", "/v1/callbacks/cb", unread)
 	w := httptest.NewRecorder()
-	f.api.authorize(f.api.validate(nil)).ServeHTTP(w, r.WithContext(withExchange(r.Context(), x)))
+	f.api.passing(f.api.authorize, f.api.validate)(nil).ServeHTTP(w, r.WithContext(withExchange(r.Context(), x)))
 	if w.Code != 403 || unread.n != 0 {
 		t.Errorf("answered %d after %d bytes", w.Code, unread.n)
 	}

@@ -34,12 +34,8 @@ func (a *API) ListCallbacks(w http.ResponseWriter, r *http.Request, params ListC
 
 // CreateCallback implements POST /v1/callbacks.
 func (a *API) CreateCallback(w http.ResponseWriter, r *http.Request, params CreateCallbackParams) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+	withBody(a, w, r, func(ctx context.Context, c caller, settings CallbackSettings) (reply, error) {
 		owner, err := a.ownerFor(ctx, c, params.Client)
-		if err != nil {
-			return reply{}, err
-		}
-		settings, err := bodyOf[CallbackSettings](r)
 		if err != nil {
 			return reply{}, err
 		}
@@ -72,22 +68,17 @@ func (a *API) GetCallback(w http.ResponseWriter, r *http.Request, id Id) {
 
 // PutCallback implements PUT /v1/callbacks/{id}.
 func (a *API) PutCallback(w http.ResponseWriter, r *http.Request, id Id, params PutCallbackParams) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		settings, err := bodyOf[CallbackSettings](r)
-		if err != nil {
-			return reply{}, err
-		}
+	withBody(a, w, r, func(ctx context.Context, c caller, settings CallbackSettings) (reply, error) {
 		var secret string
 		var owner relay.Client
 		cb, revision, created, err := put(ctx, a.c.Store.Callbacks, id, params.IfMatch,
-			func() (relay.Callback, error) {
+			func() (cb relay.Callback, err error) {
 				if c.mayChange() != nil { // like an id of another client: a different response would give it away
-					return relay.Callback{}, notFound()
+					return cb, notFound()
 				}
 				if owner, err = a.ownerFor(ctx, c, params.Client); err != nil {
-					return relay.Callback{}, err
+					return cb, err
 				}
-				var cb relay.Callback
 				cb, secret, err = a.newCallback(ctx, exchangeOf(r).maker, id, owner, settings)
 				return cb, err
 			},
@@ -111,11 +102,7 @@ func (a *API) PutCallback(w http.ResponseWriter, r *http.Request, id Id, params 
 
 // PatchCallback implements PATCH /v1/callbacks/{id}.
 func (a *API) PatchCallback(w http.ResponseWriter, r *http.Request, id Id, params PatchCallbackParams) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		patch, err := bodyOf[json.RawMessage](r)
-		if err != nil {
-			return reply{}, err
-		}
+	withBody(a, w, r, func(ctx context.Context, c caller, patch json.RawMessage) (reply, error) {
 		cb, revision, err := a.changeCallback(ctx, c, id, params.IfMatch, func(cb relay.Callback) (relay.Callback, error) {
 			settings, err := patched(a, callbackSettings(cb), patch, "CallbackSettings")
 			if err != nil {

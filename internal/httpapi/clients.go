@@ -34,11 +34,7 @@ func (a *API) GetClient(w http.ResponseWriter, r *http.Request, id Id) {
 
 // PutClient implements PUT /v1/clients/{id}.
 func (a *API) PutClient(w http.ResponseWriter, r *http.Request, id Id, params PutClientParams) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		settings, err := bodyOf[ClientSettings](r)
-		if err != nil {
-			return reply{}, err
-		}
+	withBody(a, w, r, func(ctx context.Context, _ caller, settings ClientSettings) (reply, error) {
 		if settings.AllSites && len(settings.Sites) > 0 {
 			return reply{}, invalid(at("/sites", "must be empty when allSites is true"))
 		}
@@ -94,11 +90,7 @@ func (a *API) ListKeys(w http.ResponseWriter, r *http.Request, id Id) {
 
 // CreateKey implements POST /v1/clients/{id}/keys.
 func (a *API) CreateKey(w http.ResponseWriter, r *http.Request, id Id, _ CreateKeyParams) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		settings, err := bodyOf[KeySettings](r)
-		if err != nil {
-			return reply{}, err
-		}
+	withBody(a, w, r, func(ctx context.Context, _ caller, settings KeySettings) (reply, error) {
 		now := time.Now().UTC()
 		var expires *time.Time
 		if !settings.ExpiresAt.IsZero() {

@@ -14,7 +14,10 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-func checkConnection(s ConnectionSettings) error {
+func (a *API) checkConnection(ctx context.Context, id string, s *ConnectionSettings) error {
+	if err := a.cleanSecret(ctx, "/refreshToken", &s.RefreshToken, "connection", id); err != nil {
+		return err
+	}
 	if s.Site == "" && len(s.Sites) == 0 {
 		return invalid(at("/site", "is missing: site or sites must say which site notifications belong to"))
 	}
@@ -51,6 +54,9 @@ func checkVendorSites(sites map[string]string) error {
 func (s ConnectionSettings) apply(c *relay.Connection, now time.Time) {
 	c.Level, c.Site, c.Sites = relay.Level(s.Level), s.Site, s.Sites
 	c.PollIntervalSeconds, c.Paused, c.UpdatedAt = s.PollIntervalSeconds, s.Paused, now
+	if s.RefreshToken != "" {
+		c.Consent = nil
+	}
 }
 
 // connectionSettings is the inverse of apply.

@@ -76,28 +76,31 @@ func (a *API) connectionsIn(
 	return items, next, nil
 }
 
-// GetConnection implements GET /v1/connections/{id}.
-func (a *API) GetConnection(w http.ResponseWriter, r *http.Request, id Id) {
+// withConnection does an operation on a connection that is there.
+func (a *API) withConnection(
+	w http.ResponseWriter, r *http.Request, id string,
+	operation func(ctx context.Context, c relay.Connection, revision uint64) (reply, error),
+) {
 	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
 		c, revision, err := a.c.Store.Connections.Get(ctx, id)
 		if err != nil {
 			return reply{}, err
 		}
+		return operation(ctx, c, revision)
+	})
+}
+
+// GetConnection implements GET /v1/connections/{id}.
+func (a *API) GetConnection(w http.ResponseWriter, r *http.Request, id Id) {
+	a.withConnection(w, r, id, func(ctx context.Context, c relay.Connection, revision uint64) (reply, error) {
 		return a.connectionReply(ctx, c, revision, false)
 	})
 }
 
 // PutConnection implements PUT /v1/connections/{id}.
 func (a *API) PutConnection(w http.ResponseWriter, r *http.Request, id Id, params PutConnectionParams) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		settings, err := bodyOf[ConnectionSettings](r)
-		if err != nil {
-			return reply{}, err
-		}
-		if err := a.cleanSecret(ctx, "/refreshToken", &settings.RefreshToken, "connection", id); err != nil {
-			return reply{}, err
-		}
-		if err := checkConnection(settings); err != nil {
+	withBody(a, w, r, func(ctx context.Context, _ caller, settings ConnectionSettings) (reply, error) {
+		if err := a.checkConnection(ctx, id, &settings); err != nil {
 			return reply{}, err
 		}
 		now := time.Now().UTC()
@@ -110,9 +113,6 @@ func (a *API) PutConnection(w http.ResponseWriter, r *http.Request, id Id, param
 			func(c relay.Connection) (uint64, error) { return a.c.Store.Connections.Create(ctx, id, c) },
 			func(c relay.Connection) (relay.Connection, error) {
 				settings.apply(&c, now)
-				if settings.RefreshToken != "" {
-					c.Consent = nil
-				}
 				return c, nil
 			},
 			// The poller looks for the token as soon as it sees the connection.
@@ -127,26 +127,16 @@ func (a *API) PutConnection(w http.ResponseWriter, r *http.Request, id Id, param
 
 // PatchConnection implements PATCH /v1/connections/{id}.
 func (a *API) PatchConnection(w http.ResponseWriter, r *http.Request, id Id, params PatchConnectionParams) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		patch, err := bodyOf[json.RawMessage](r)
-		if err != nil {
-			return reply{}, err
-		}
+	withBody(a, w, r, func(ctx context.Context, _ caller, patch json.RawMessage) (reply, error) {
 		var settings ConnectionSettings
-		edit := func(c relay.Connection) (relay.Connection, error) {
+		edit := func(c relay.Connection) (_ relay.Connection, err error) {
 			if settings, err = patched(a, connectionSettings(c), patch, "ConnectionSettings"); err != nil {
 				return c, err
 			}
-			if err := a.cleanSecret(ctx, "/refreshToken", &settings.RefreshToken, "connection", id); err != nil {
-				return c, err
-			}
-			if err := checkConnection(settings); err != nil {
+			if err := a.checkConnection(ctx, id, &settings); err != nil {
 				return c, err
 			}
 			settings.apply(&c, time.Now().UTC())
-			if settings.RefreshToken != "" {
-				c.Consent = nil
-			}
 			return c, nil
 		}
 		c, revision, err := change(ctx, a.c.Store.Connections, id, params.IfMatch, edit,
@@ -212,11 +202,7 @@ func (a *API) unsubscribe(ctx context.Context, id, ifMatch string) error {
 
 // PollConnection implements POST /v1/connections/{id}/poll.
 func (a *API) PollConnection(w http.ResponseWriter, r *http.Request, id Id) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		c, _, err := a.c.Store.Connections.Get(ctx, id)
-		if err != nil {
-			return reply{}, err
-		}
+	a.withConnection(w, r, id, func(ctx context.Context, c relay.Connection, _ uint64) (reply, error) {
 		if c.Paused {
 			return reply{}, kindConflict.problem("The connection is paused.")
 		}
@@ -230,11 +216,7 @@ func (a *API) PollConnection(w http.ResponseWriter, r *http.Request, id Id) {
 
 // ReconcileConnection implements POST /v1/connections/{id}/reconcile.
 func (a *API) ReconcileConnection(w http.ResponseWriter, r *http.Request, id Id, params ReconcileConnectionParams) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		c, _, err := a.c.Store.Connections.Get(ctx, id)
-		if err != nil {
-			return reply{}, err
-		}
+	a.withConnection(w, r, id, func(ctx context.Context, c relay.Connection, _ uint64) (reply, error) {
 		if c.Paused {
 			return reply{}, kindConflict.problem("The connection is paused.")
 		}

@@ -16,11 +16,7 @@ import (
 
 // CreateConsentLink implements POST /v1/connections/{id}/consent-links.
 func (a *API) CreateConsentLink(w http.ResponseWriter, r *http.Request, id Id, _ CreateConsentLinkParams) {
-	a.do(w, r, func(ctx context.Context, by caller) (reply, error) {
-		settings, err := bodyOf[ConsentLinkSettings](r)
-		if err != nil {
-			return reply{}, err
-		}
+	withBody(a, w, r, func(ctx context.Context, by caller, settings ConsentLinkSettings) (reply, error) {
 		c, _, err := a.c.Store.Connections.Get(ctx, id)
 		if err != nil {
 			return reply{}, err
@@ -35,11 +31,7 @@ func (a *API) CreateConsentLink(w http.ResponseWriter, r *http.Request, id Id, _
 
 // CreateConsentLinks implements POST /v1/consent-links.
 func (a *API) CreateConsentLinks(w http.ResponseWriter, r *http.Request, _ CreateConsentLinksParams) {
-	a.do(w, r, func(ctx context.Context, by caller) (reply, error) {
-		body, err := bodyOf[ConsentLinksSettings](r)
-		if err != nil {
-			return reply{}, err
-		}
+	withBody(a, w, r, func(ctx context.Context, by caller, body ConsentLinksSettings) (reply, error) {
 		connections := make([]relay.Connection, len(body.Connections))
 		var unknown []FieldError
 		for i, found := range a.c.Store.Connections.Current(ctx, body.Connections) {
@@ -105,11 +97,7 @@ func sentence(err error) string {
 
 // ListConsentLinks implements GET /v1/connections/{id}/consent-links.
 func (a *API) ListConsentLinks(w http.ResponseWriter, r *http.Request, id Id, params ListConsentLinksParams) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		c, _, err := a.c.Store.Connections.Get(ctx, id)
-		if err != nil {
-			return reply{}, err
-		}
+	a.withConnection(w, r, id, func(ctx context.Context, c relay.Connection, _ uint64) (reply, error) {
 		own := func(l relay.ConsentLink) bool { return l.Generation == c.Generation }
 		return a.consentLinks(ctx, id, params.After, params.Limit, params.State, own)
 	})

@@ -19,6 +19,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/ingress"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
 )
 
 // writeTimeout is how long the caller may take to read a response. It is set per response, because
@@ -138,31 +139,38 @@ func (a *API) log(r *http.Request, x *exchange, w middleware.WrapResponseWriter,
 	a.c.Log.LogAttrs(r.Context(), level, "http", attrs...)
 }
 
+// passing returns a middleware that hands on a request that passes all checks, in their order.
+func (a *API) passing(checks ...func(http.ResponseWriter, *http.Request) error) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for _, check := range checks {
+				if err := check(w, r); err != nil {
+					a.fail(w, r, err)
+					return
+				}
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+}
+
 // identify finds the operation after the router has chosen a route.
-func (a *API) identify(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		op, ok := a.contract.operations[r.Method+" "+chi.RouteContext(r.Context()).RoutePattern()]
-		if !ok { // the contract has no such route; a test compares the two
-			a.fail(w, r, fmt.Errorf("no operation for %s %s", r.Method, r.URL.Path))
-			return
-		}
-		exchangeOf(r).op = op
-		next.ServeHTTP(w, r)
-	})
+func (a *API) identify(_ http.ResponseWriter, r *http.Request) error {
+	op, ok := a.contract.operations[r.Method+" "+chi.RouteContext(r.Context()).RoutePattern()]
+	if !ok { // the contract has no such route; a test compares the two
+		return fmt.Errorf("no operation for %s %s", r.Method, r.URL.Path)
+	}
+	exchangeOf(r).op = op
+	return nil
 }
 
 // authorize refuses changes by keys that may only read, no matter what they would change. The
 // refusal reveals nothing about what exists, and comes before the body is read.
-func (a *API) authorize(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if x := exchangeOf(r); x.op.access == accessKeys && x.op.changes {
-			if err := x.caller.mayChange(); err != nil {
-				a.fail(w, r, err)
-				return
-			}
-		}
-		next.ServeHTTP(w, r)
-	})
+func (a *API) authorize(_ http.ResponseWriter, r *http.Request) error {
+	if x := exchangeOf(r); x.op.access == accessKeys && x.op.changes {
+		return x.caller.mayChange()
+	}
+	return nil
 }
 
 // methodNotAllowed responds with 405 and the allowed methods, or with 404 if there are none.
@@ -275,35 +283,34 @@ func (a *API) do(w http.ResponseWriter, r *http.Request, operation func(ctx cont
 
 // response is an encoded reply.
 type response struct {
-	status                      int
-	etag, location, contentType string
-	body                        []byte
-	replayed                    bool // it was sent before, to the same request
+	store.StoredAnswer
+	replayed bool // it was sent before, to the same request
 }
 
 // encode encodes the reply.
 func (answer reply) encode() (response, error) {
-	r := response{status: cmp.Or(answer.status, http.StatusOK), location: answer.location}
+	var r response
+	r.Status, r.Location = cmp.Or(answer.status, http.StatusOK), answer.location
 	if answer.revision > 0 {
-		r.etag = etag(answer.revision)
+		r.ETag = etag(answer.revision)
 	}
 	if answer.body == nil {
 		return r, nil
 	}
-	r.contentType = cmp.Or(answer.contentType, "application/json")
-	body, raw := answer.body.([]byte)
-	if !raw {
-		var err error
-		if body, err = relay.Encode(answer.body); err != nil {
-			return response{}, fmt.Errorf("encode the answer: %w", err)
-		}
+	r.ContentType = cmp.Or(answer.contentType, "application/json")
+	var raw bool
+	if r.Body, raw = answer.body.([]byte); raw {
+		return r, nil
 	}
-	r.body = body
+	var err error
+	if r.Body, err = relay.Encode(answer.body); err != nil {
+		return response{}, fmt.Errorf("encode the answer: %w", err)
+	}
 	return r, nil
 }
 
 func (answer response) send(w http.ResponseWriter) {
-	for name, value := range map[string]string{"ETag": answer.etag, "Location": answer.location} {
+	for name, value := range map[string]string{"ETag": answer.ETag, "Location": answer.Location} {
 		if value != "" {
 			w.Header().Set(name, value)
 		}
@@ -311,12 +318,12 @@ func (answer response) send(w http.ResponseWriter) {
 	if answer.replayed {
 		w.Header().Set("Idempotent-Replayed", "true")
 	}
-	if answer.contentType == "" {
+	if answer.ContentType == "" {
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
-		w.WriteHeader(answer.status)
+		w.WriteHeader(answer.Status)
 		return
 	}
-	write(w, answer.status, answer.contentType, answer.body)
+	write(w, answer.Status, answer.ContentType, answer.Body)
 }
 
 func write(w http.ResponseWriter, status int, contentType string, body []byte) {

@@ -14,33 +14,25 @@ import (
 // exist, before any of it is decoded or decrypted: response and cost are the same. The caller's own
 // callbacks are read and checked by the operation. A PUT that creates a callback is left to the
 // operation completely, because it must report that an id is taken.
-func (a *API) hideForeign(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		x := exchangeOf(r)
-		named := strings.HasPrefix(chi.RouteContext(r.Context()).RoutePattern(), "/v1/callbacks/{id}")
-		if !named || x.caller.isAdmin() || r.Method == http.MethodPut {
-			next.ServeHTTP(w, r)
-			return
-		}
-		id, err := url.PathUnescape(chi.URLParam(r, "id")) // it was validated before
-		if err != nil {
-			a.fail(w, r, err)
-			return
-		}
-		ctx, cancel := a.patient(r)
-		own, err := a.c.Store.Callbacks.Holds(ctx, id, func(data []byte) bool {
-			return memberOf(data, "client") == x.caller.client.ID
-		})
-		cancel()
-		switch {
-		case err != nil:
-			a.fail(w, r, err)
-		case !own:
-			a.fail(w, r, notFound())
-		default:
-			next.ServeHTTP(w, r)
-		}
+func (a *API) hideForeign(_ http.ResponseWriter, r *http.Request) error {
+	x := exchangeOf(r)
+	named := strings.HasPrefix(chi.RouteContext(r.Context()).RoutePattern(), "/v1/callbacks/{id}")
+	if !named || x.caller.isAdmin() || r.Method == http.MethodPut {
+		return nil
+	}
+	id, err := url.PathUnescape(chi.URLParam(r, "id")) // it was validated before
+	if err != nil {
+		return err
+	}
+	ctx, cancel := a.patient(r)
+	defer cancel()
+	own, err := a.c.Store.Callbacks.Holds(ctx, id, func(data []byte) bool {
+		return memberOf(data, "client") == x.caller.client.ID
 	})
+	if err == nil && !own {
+		err = notFound()
+	}
+	return err
 }
 
 // memberOf returns the text of a document's member, or "" if there is none. It stops reading there,

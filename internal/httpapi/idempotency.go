@@ -114,7 +114,7 @@ func (a *API) once(
 		return response{}, err
 	}
 	if request.Answer != nil {
-		return replayed(*request.Answer), nil
+		return response{*request.Answer, true}, nil
 	}
 	x.maker = maker{request.Seed}
 	answer, err := run()
@@ -180,11 +180,8 @@ func (a *API) settle(
 	defer cancel()
 	var err error
 	switch p := asProblem(http.MethodPost, failed); {
-	case failed == nil && len(answer.body) <= maxStoredAnswer:
-		request.Answer = &store.StoredAnswer{
-			Status: answer.status, ETag: answer.etag, Location: answer.location,
-			ContentType: answer.contentType, Body: answer.body,
-		}
+	case failed == nil && len(answer.Body) <= maxStoredAnswer:
+		request.Answer = &answer.StoredAnswer
 		request.Seed, request.RunningUntil = nil, time.Time{}
 		_, err = a.c.Store.Requests.Update(ctx, key, request, revision)
 	case failed != nil && p.kind.status < http.StatusInternalServerError: // nothing was made
@@ -196,13 +193,6 @@ func (a *API) settle(
 	if err != nil && !errors.Is(err, store.ErrConflict) {
 		a.c.Log.Log(ctx, store.Level(err, slog.LevelWarn),
 			"what a request with an Idempotency-Key came to cannot be stored; a repetition runs it again", "error", err)
-	}
-}
-
-// replayed returns a stored response.
-func replayed(s store.StoredAnswer) response {
-	return response{
-		status: s.Status, etag: s.ETag, location: s.Location, contentType: s.ContentType, body: s.Body, replayed: true,
 	}
 }
 

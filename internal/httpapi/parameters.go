@@ -25,18 +25,15 @@ var (
 )
 
 // checkHeaders refuses requests with repeated headers.
-func (a *API) checkHeaders(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		for _, name := range onlyOnce {
-			joined := name == "Authorization" && joinedCredentials.MatchString(r.Header.Get(name)) ||
-				name == "Content-Type" && joinedType.MatchString(r.Header.Get(name))
-			if joined || len(r.Header.Values(name)) > 1 {
-				a.fail(w, r, badParameter(name, "may be given once"))
-				return
-			}
+func (a *API) checkHeaders(_ http.ResponseWriter, r *http.Request) error {
+	for _, name := range onlyOnce {
+		joined := name == "Authorization" && joinedCredentials.MatchString(r.Header.Get(name)) ||
+			name == "Content-Type" && joinedType.MatchString(r.Header.Get(name))
+		if joined || len(r.Header.Values(name)) > 1 {
+			return badParameter(name, "may be given once")
 		}
-		next.ServeHTTP(w, r)
-	})
+	}
+	return nil
 }
 
 // checkParameters checks path, query and headers. Unknown query parameters are refused by name.

@@ -181,41 +181,31 @@ var errNoChange = errors.New("nothing is to be changed")
 
 // changeCallbacks changes the list of callbacks in a client's document.
 func (a *API) changeCallbacks(ctx context.Context, owner relay.Client, edit func(*relay.Client) error) error {
-	done, ok := a.clients.take(ctx, owner.ID)
-	if !ok {
-		return ctx.Err()
-	}
-	defer done()
-	for try := range clientTries {
-		rest(ctx, try)
-		c, revision, err := a.c.Store.Clients.GetAtLeader(ctx, owner.ID)
-		switch {
-		case errors.Is(err, store.ErrNotFound), err == nil && c.Generation != owner.Generation:
+	err := a.withClient(ctx, owner.ID, func(c relay.Client, revision uint64) error {
+		if c.Generation != owner.Generation {
 			return errClientGone
-		case err != nil:
+		}
+		if err := edit(&c); err != nil {
 			return err
 		}
-		switch err := edit(&c); {
-		case errors.Is(err, errNoChange):
-			return nil
-		case err != nil:
-			return err
-		}
-		switch revision, err = a.c.Store.Clients.Update(ctx, c.ID, c, revision); {
-		case err == nil:
+		revision, err := a.c.Store.Clients.Update(ctx, c.ID, c, revision)
+		if err == nil {
 			a.c.Keys.Put(c, revision)
-			return nil
-		case !errors.Is(err, store.ErrConflict):
-			return err
 		}
+		return err
+	})
+	switch {
+	case errors.Is(err, errNoChange):
+		return nil
+	case errors.Is(err, store.ErrNotFound):
+		return errClientGone
 	}
-	return fmt.Errorf("change which callbacks client %s has: %w", owner.ID, store.ErrConflict)
+	return err
 }
 
-// removeClient removes a client without callbacks. Its keys end with its document. A request that
-// makes a callback at the same time has either entered it in the document, and removeClient looks
-// again, or finds the client gone.
-func (a *API) removeClient(ctx context.Context, id, ifMatch string) error {
+// withClient reads a client at the leader and changes it, again as long as others do the same. Of
+// this replica one request at a time does.
+func (a *API) withClient(ctx context.Context, id string, change func(c relay.Client, revision uint64) error) error {
 	done, ok := a.clients.take(ctx, id)
 	if !ok {
 		return ctx.Err()
@@ -224,9 +214,21 @@ func (a *API) removeClient(ctx context.Context, id, ifMatch string) error {
 	for try := range clientTries {
 		rest(ctx, try)
 		c, revision, err := a.c.Store.Clients.GetAtLeader(ctx, id)
-		if err != nil {
+		if err == nil {
+			err = change(c, revision)
+		}
+		if !errors.Is(err, store.ErrConflict) {
 			return err
 		}
+	}
+	return fmt.Errorf("change client %s: %w", id, store.ErrConflict)
+}
+
+// removeClient removes a client without callbacks. Its keys end with its document. A request that
+// makes a callback at the same time has either entered it in the document, and removeClient looks
+// again, or finds the client gone.
+func (a *API) removeClient(ctx context.Context, id, ifMatch string) error {
+	return a.withClient(ctx, id, func(c relay.Client, revision uint64) error {
 		if !matches(ifMatch, revision) {
 			return &problem{kind: kindPrecondition}
 		}
@@ -246,13 +248,10 @@ func (a *API) removeClient(ctx context.Context, id, ifMatch string) error {
 				return kindInUse.problem("It has callbacks.")
 			}
 		}
-		switch err = a.c.Store.Clients.Delete(ctx, id, revision); {
-		case err == nil:
+		err := a.c.Store.Clients.Delete(ctx, id, revision)
+		if err == nil {
 			a.c.Keys.Removed(id, revision)
-			return nil
-		case !errors.Is(err, store.ErrConflict):
-			return err
 		}
-	}
-	return fmt.Errorf("remove client %s: %w", id, store.ErrConflict)
+		return err
+	})
 }

@@ -26,11 +26,7 @@ const (
 
 // RetryManyUnresolved implements POST /v1/unresolved/retry.
 func (a *API) RetryManyUnresolved(w http.ResponseWriter, r *http.Request) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		which, err := bodyOf[UnresolvedRetry](r)
-		if err != nil {
-			return reply{}, err
-		}
+	withBody(a, w, r, func(ctx context.Context, c caller, which UnresolvedRetry) (reply, error) {
 		waiting, err := a.toRetry(ctx, which)
 		if err != nil {
 			return reply{}, err

@@ -21,11 +21,7 @@ const (
 
 // TestCallback implements POST /v1/callbacks/{id}/test.
 func (a *API) TestCallback(w http.ResponseWriter, r *http.Request, id Id) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		body, err := bodyOf[TestCallback](r)
-		if err != nil {
-			return reply{}, err
-		}
+	withBody(a, w, r, func(ctx context.Context, c caller, body TestCallback) (reply, error) {
 		cb, _, err := a.callback(ctx, c, id)
 		if err != nil {
 			return reply{}, err

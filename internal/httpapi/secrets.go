@@ -13,11 +13,7 @@ import (
 
 // RotateSecret implements POST /v1/callbacks/{id}/rotate-secret.
 func (a *API) RotateSecret(w http.ResponseWriter, r *http.Request, id Id, _ RotateSecretParams) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		body, err := bodyOf[RotateSecret](r)
-		if err != nil {
-			return reply{}, err
-		}
+	withBody(a, w, r, func(ctx context.Context, c caller, body RotateSecret) (reply, error) {
 		overlap, err := secretOverlap(body.Overlap)
 		if err != nil {
 			return reply{}, err

@@ -240,7 +240,7 @@ func (a *API) Handler() chi.Router {
 	// With, not Use: these run after the router has chosen, and before the generated code binds
 	// parameters.
 	HandlerWithOptions(a, ChiServerOptions{
-		BaseRouter:       r.With(a.identify, a.checkHeaders, a.authenticate, a.authorize, a.validate, a.hideForeign),
+		BaseRouter:       r.With(a.passing(a.identify, a.checkHeaders, a.authenticate, a.authorize, a.validate, a.hideForeign)),
 		ErrorHandlerFunc: a.unbound,
 	})
 	return r

@@ -5,7 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -100,27 +104,18 @@ func (i *Inbox) envelope(p Page) (*nats.Msg, error) {
 	m.Header.Set(headerGeneration, p.Generation)
 	m.Header.Set(headerSite, p.Site)
 	m.Header.Set(headerSites, string(sites))
-	if p.CorrelationID != "" {
-		m.Header.Set(headerCorrelation, p.CorrelationID)
-	}
-	if p.Truncated {
-		m.Header.Set(headerTruncated, "true")
-	}
-	if p.Encoding != "" {
-		m.Header.Set(headerEncoding, p.Encoding)
-	}
 	m.Header.Set(headerEntries, strconv.Itoa(p.Entries))
-	if p.Part > 0 {
-		m.Header.Set(headerPart, strconv.Itoa(p.Part))
-	}
-	if p.More {
-		m.Header.Set(headerMore, "true")
-	}
-	if p.Size > 0 {
-		m.Header.Set(headerSize, strconv.Itoa(p.Size))
-	}
-	if p.Foreign {
-		m.Header.Set(headerForeign, "true")
+	for _, optional := range []struct {
+		header, value string
+		given         bool
+	}{
+		{headerCorrelation, p.CorrelationID, p.CorrelationID != ""}, {headerEncoding, p.Encoding, p.Encoding != ""},
+		{headerPart, strconv.Itoa(p.Part), p.Part > 0}, {headerSize, strconv.Itoa(p.Size), p.Size > 0},
+		{headerTruncated, "true", p.Truncated}, {headerMore, "true", p.More}, {headerForeign, "true", p.Foreign},
+	} {
+		if optional.given {
+			m.Header.Set(optional.header, optional.value)
+		}
 	}
 	return m, nil
 }
@@ -237,4 +232,82 @@ func (i *Inbox) page(m Message) Page {
 		}
 	}
 	return p
+}
+
+// headsAsked is up to how many connections Heads asks for one by one; for more, one reader of all
+// there are costs the server less.
+const headsAsked = 64
+
+// Heads returns the sequence of the last page of each of the connections, 0 for one that has none.
+// No page stored before the call is missing, even if a node of the cluster lags: a replica that
+// takes a connection over would not learn of it again.
+func (i *Inbox) Heads(ctx context.Context, connections []string) (map[string]uint64, error) {
+	if err := i.s.health.reachable(); err != nil {
+		return nil, fmt.Errorf("read the heads of the inbox: %w", err)
+	}
+	heads := make(map[string]uint64, len(connections))
+	for _, c := range connections {
+		heads[c] = 0
+	}
+	read := i.readHeads
+	if len(connections) <= headsAsked {
+		read = i.askHeads
+	}
+	if err := read(ctx, heads); err != nil {
+		return nil, fmt.Errorf("read the heads of %s: %w", i.s.topo.Inbox(), err)
+	}
+	return heads, nil
+}
+
+// askHeads asks the inbox's leader for each connection's last page.
+func (i *Inbox) askHeads(ctx context.Context, heads map[string]uint64) error {
+	var (
+		asking sync.WaitGroup
+		mu     sync.Mutex
+		failed error
+	)
+	for _, c := range slices.Collect(maps.Keys(heads)) {
+		asking.Go(func() {
+			m, err := i.s.atLeader(ctx, i.s.topo.Inbox(), jsapi.Selection{Last: i.s.topo.InboxSubject(c)})
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				heads[c] = m.Seq
+			} else if !errors.Is(err, ErrNotFound) {
+				failed = err
+			}
+		})
+	}
+	asking.Wait()
+	return failed
+}
+
+// readHeads reads the last page of every connection there is, without the pages themselves.
+func (i *Inbox) readHeads(ctx context.Context, heads map[string]uint64) error {
+	stream, all := i.s.topo.Inbox(), []string{i.s.topo.InboxSubject("*")}
+	newest := uint64(0)
+	note := func(m Message) {
+		newest = max(newest, m.Seq)
+		if c := i.ConnectionOf(m); heads[c] < m.Seq {
+			if _, asked := heads[c]; asked {
+				heads[c] = m.Seq
+			}
+		}
+	}
+	_, full, err := i.s.readNow(ctx, stream, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, FilterSubjects: all, HeadersOnly: true,
+	}, math.MaxUint64, note)
+	if err != nil || full && i.s.topo.Replicas <= 1 {
+		return err
+	}
+	for more := true; more; { // the reader's node may lag, or have lost count
+		var late []Message
+		if late, more, err = i.s.rest(ctx, stream, newest+1, time.Time{}, all, listChunk); err != nil {
+			return err
+		}
+		for _, m := range late {
+			note(m)
+		}
+	}
+	return nil
 }

@@ -90,7 +90,7 @@ func stored(m *nats.Msg) int { return m.Size() + recordMost }
 
 // admit returns an error if a write must not be sent, nil otherwise.
 func (s *Store) admit(r request) error {
-	if err := s.gate.before(r.msg); err != nil {
+	if err := pass(s.gate.Before, r.msg); err != nil {
 		return err
 	}
 	if err := s.health.reachable(); err != nil {
@@ -124,7 +124,7 @@ func (s *Store) send(ctx context.Context, r request) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("write %s: %w", r.msg.Subject, classify(err))
 	}
-	if err := s.gate.after(r.msg); err != nil {
+	if err := pass(s.gate.After, r.msg); err != nil {
 		return 0, err
 	}
 	return ack.Sequence, nil
@@ -191,25 +191,18 @@ func (s *Store) sendAll(ctx context.Context, requests []request) []Result {
 		s.health.wrote(s.streamOf(requests[i].msg.Subject), stored(requests[i].msg), sent[i], err)
 		if err != nil {
 			results[i].Err = fmt.Errorf("write %s: %w", requests[i].msg.Subject, classify(err))
-		} else if err := s.gate.after(requests[i].msg); err != nil {
+		} else if err := pass(s.gate.After, requests[i].msg); err != nil {
 			results[i] = Result{Err: err}
 		}
 	}
 	return results
 }
 
-func (g Gate) before(m *nats.Msg) error {
-	if g.Before == nil {
+func pass(gate func(Write) error, m *nats.Msg) error {
+	if gate == nil {
 		return nil
 	}
-	return g.Before(Write{Subject: m.Subject, Size: len(m.Data)})
-}
-
-func (g Gate) after(m *nats.Msg) error {
-	if g.After == nil {
-		return nil
-	}
-	return g.After(Write{Subject: m.Subject, Size: len(m.Data)})
+	return gate(Write{Subject: m.Subject, Size: len(m.Data)})
 }
 
 const (

@@ -9,14 +9,11 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -236,47 +233,18 @@ func references(value any) []string {
 	return found
 }
 
-// write puts one definition on a line, so that a change of version is readable as a difference.
+// write writes a schema as one file, sorted, so that a new version shows what it changes.
 func write(file, source string, root schema, definitions map[string]schema) error {
-	var b bytes.Buffer
-	b.WriteString("{\n")
-	line := func(key string, value any, end string) error {
-		encoded, err := json.Marshal(value)
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintf(&b, "%q: %s%s\n", key, encoded, end)
+	root["$comment"] = "Made by tools/charts/schemas from " + source + ". Do not edit."
+	if len(definitions) > 0 {
+		root["definitions"] = definitions
+	}
+	encoded, err := json.MarshalIndent(root, "", "\t")
+	if err != nil {
 		return err
 	}
-	if err := line("$comment", "Made by tools/charts/schemas from "+source+". Do not edit.", ","); err != nil {
-		return err
-	}
-	keys := slices.Sorted(maps.Keys(root))
-	for i, key := range keys {
-		end := ","
-		if i == len(keys)-1 && len(definitions) == 0 {
-			end = ""
-		}
-		if err := line(key, root[key], end); err != nil {
-			return err
-		}
-	}
-	if names := slices.Sorted(maps.Keys(definitions)); len(names) > 0 {
-		b.WriteString("\"definitions\": {\n")
-		for i, name := range names {
-			end := ","
-			if i == len(names)-1 {
-				end = ""
-			}
-			if err := line(name, definitions[name], end); err != nil {
-				return err
-			}
-		}
-		b.WriteString("}\n")
-	}
-	b.WriteString("}\n")
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil { //nolint:gosec // part of a repository
 		return err
 	}
-	return os.WriteFile(file, b.Bytes(), 0o644) //nolint:gosec // part of a repository
+	return os.WriteFile(file, append(encoded, '\n'), 0o644) //nolint:gosec // part of a repository
 }
