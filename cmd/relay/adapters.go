@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
-	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/backoff"
+	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/dispatcher"
 	"github.com/audatex-relay/relay/internal/httpapi"
 	"github.com/audatex-relay/relay/internal/owners"
