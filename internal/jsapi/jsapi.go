@@ -17,7 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Call sends a request and decodes the answer. While there is no leader nobody answers, nor says so: ctx must
+// Call sends a request and decodes the response. While there is no leader, neither a response nor an error comes: ctx must
 // have a deadline.
 func Call(ctx context.Context, js jetstream.JetStream, what string, request, answer any) error {
 	fail := func(err error) error { return fmt.Errorf("ask JetStream for %s: %w", what, err) }
@@ -54,7 +54,7 @@ func Code(err error) jetstream.ErrorCode {
 	return 0
 }
 
-// Selection says which message Get reads: the last one of a subject, the first of a filter from a sequence or
+// Selection is which message Get reads: the last one of a subject, the first of a filter from a sequence or
 // a time on, or the one at a sequence.
 type Selection struct {
 	Seq   uint64     `json:"seq,omitempty"`

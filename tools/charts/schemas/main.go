@@ -66,7 +66,7 @@ func run(dir string) error {
 	return serviceMonitor(crd, filepath.Join(dir, "prometheus-operator-"+operatorVersion), "github.com/prometheus-operator/prometheus-operator@"+operatorVersion)
 }
 
-// module answers the directory of a module's source, which is loaded by the Go proxy if it is not here yet and checked against the
+// module returns the directory of a module's source, which is loaded by the Go proxy if it is not here yet and checked against the
 // checksum database.
 func module(path, version string) (string, error) {
 	out, err := exec.Command("go", "mod", "download", "-json", path+"@"+version).Output() //nolint:gosec // names from this file
@@ -176,7 +176,7 @@ func serviceMonitor(definition, dir, source string) error {
 	return write(filepath.Join(dir, "servicemonitor-monitoring-v1.json"), source, root, nil)
 }
 
-// strict answers a copy that a validator of JSON Schema draft 4 reads: references stand alone, descriptions and Kubernetes' own
+// strict returns a copy that a validator of JSON Schema draft 4 reads: references stand alone, descriptions and Kubernetes' own
 // keywords are gone, and an object that names its fields has no others.
 func strict(s schema) schema {
 	if reference, ok := s["$ref"].(string); ok {
