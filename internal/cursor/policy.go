@@ -1,6 +1,9 @@
 package cursor
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // The bounds of one cursor, in memory and in the store.
 const (
@@ -103,4 +106,14 @@ func (p *Policy) jittered(w, retryAfter time.Duration) time.Duration {
 		w = p.Jitter(w)
 	}
 	return max(w, min(retryAfter, MaxRetryAfter), 0)
+}
+
+// Probes returns the waits before probes that go with a schedule of retries: its first ones, as long as they are shorter
+// than every, and then every.
+func Probes(retries []time.Duration, every time.Duration) []time.Duration {
+	n := slices.IndexFunc(retries, func(d time.Duration) bool { return d >= every })
+	if n < 0 {
+		n = len(retries)
+	}
+	return append(slices.Clone(retries[:n]), every)
 }

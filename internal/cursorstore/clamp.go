@@ -6,15 +6,16 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Taken is a cursor that is to be taken back to the end of its log.
+// Taken is a cursor that is to be taken back to the end of its log, or a watermark, which has no id.
 type Taken struct {
-	ID string
+	ID, Key string
 	cursor.Clamped
 }
 
@@ -22,7 +23,7 @@ type Taken struct {
 // stored: it is called again if this replica dies in between.
 type Tell func(ctx context.Context, taken []Taken, last uint64) error
 
-// Clamp takes every cursor of the kind that stands beyond the end of its log back to it: after a power cut or a
+// Clamp takes every cursor and watermark of the kind that stands beyond the end of its log back to it: after a power cut or a
 // restore the log may end earlier than a cursor says, and positions above the end will be given to other entries. It
 // is for the start, before this replica takes any shard. Other replicas may be at work: the cursors are read before
 // the log's end is, so none that they move meanwhile is taken for too far, and one that was written since is left to
@@ -34,7 +35,10 @@ func (s *Store) Clamp(
 	if err != nil {
 		return fmt.Errorf("read the cursors: %w", err)
 	}
-	var highest uint64
+	marks, highest, err := s.watermarks(ctx)
+	if err != nil {
+		return err
+	}
 	for _, f := range found {
 		highest = max(highest, f.Highest())
 	}
@@ -55,11 +59,22 @@ func (s *Store) Clamp(
 			continue
 		}
 		if cut, changed := c.Clamp(last); changed {
-			taken, saves = append(taken, Taken{id, cut}), append(saves, Save{f.Handle, c.Changes()})
+			taken, saves = append(taken, Taken{id, f.Handle.key, cut}), append(saves, Save{f.Handle, c.Changes()})
 		}
 	}
-	if err := tell(ctx, taken, last); err != nil {
+	marks = slices.DeleteFunc(marks, func(e store.Entry[store.Watermark]) bool { return e.Value.Position <= last })
+	all := slices.Clone(taken)
+	for _, e := range marks {
+		all = append(all, Taken{Key: e.Key})
+	}
+	if err := tell(ctx, all, last); err != nil {
 		return err
+	}
+	for _, e := range marks {
+		_, err := s.store.Watermarks.Update(ctx, e.Key, store.Watermark{Epoch: e.Value.Epoch, Position: last}, e.Revision)
+		if err != nil && !errors.Is(err, store.ErrConflict) {
+			return fmt.Errorf("take %s back to the end of the log: %w", e.Key, err)
+		}
 	}
 	for i, save := range saves {
 		r := s.Adopt(ctx, found[taken[i].ID].Document.Epoch, []Save{save})[0]
@@ -71,6 +86,26 @@ func (s *Store) Clamp(
 		}
 	}
 	return nil
+}
+
+// eventLog is the log whose cursors have watermarks.
+const eventLog = "events"
+
+// watermarks returns those of the kind's log, if it has any, and the highest.
+func (s *Store) watermarks(ctx context.Context) (marks []store.Entry[store.Watermark], highest uint64, err error) {
+	if s.kind != store.CallbackCursors {
+		return nil, 0, nil
+	}
+	all, err := s.store.Watermarks.All(ctx, store.AllWatermarks, func(string, error) {}) // logged when the shard is taken on
+	if err != nil {
+		return nil, 0, fmt.Errorf("read the watermarks: %w", err)
+	}
+	for _, e := range all {
+		if strings.HasSuffix(e.Key, "."+eventLog) {
+			marks, highest = append(marks, e), max(highest, e.Value.Position)
+		}
+	}
+	return marks, highest, nil
 }
 
 // Erase removes what is stored of a cursor, but for what is of the generation to keep ("" keeps none) or of

@@ -80,7 +80,8 @@ var policy = cursor.Policy{Concurrency: 100, Schedule: []time.Duration{time.Minu
 // adopt loads a cursor and writes it under an epoch.
 func (w *world) adopt(s *cursorstore.Store, epoch uint64, id string) (*reader, cursorstore.Result) {
 	w.t.Helper()
-	f, err := s.LoadOne(w.t.Context(), id)
+	found, err := s.LoadSome(w.t.Context(), []string{id})
+	f := found[id]
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -152,7 +153,8 @@ func (r *reader) succeed() {
 
 func (w *world) stored(id string) *cursorstore.Stored {
 	w.t.Helper()
-	f, err := w.second.LoadOne(w.t.Context(), id)
+	found, err := w.second.LoadSome(w.t.Context(), []string{id})
+	f := found[id]
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -202,7 +204,8 @@ func TestAdoptionIsContested(t *testing.T) {
 			w.written("adopt", res)
 			r.lanes(1, 1)
 			w.written("store", w.flush(w.first, 5, r))
-			f, err := w.second.LoadOne(t.Context(), "a")
+			found, err := w.second.LoadSome(t.Context(), []string{"a"})
+			f := found["a"]
 			if err != nil {
 				t.Fatal(err)
 			}

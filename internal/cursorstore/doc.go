@@ -11,7 +11,7 @@
 //	err := cursors.Clamp(ctx, now, end, tell)
 //
 //	// When a shard has come: read, build, adopt. Until Adopt has returned nothing of these cursors may be started.
-//	found, err := cursors.Load(ctx, shard, ids)       // or LoadOne, LoadSome for readers that come later
+//	found, err := cursors.Load(ctx, shard, ids)       // or LoadSome for readers that come later
 //	f := found[id]
 //	if f.Epoch() > lease.Epoch() { lease.Superseded(f.Epoch()); return }
 //	c, err := f.Restore(policy, generation, now)

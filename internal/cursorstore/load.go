@@ -44,18 +44,16 @@ func (s *Store) none(id string) *Stored {
 	return &Stored{ID: id, Handle: &Handle{key: s.kind.Key(id), lanes: map[string]uint64{}}}
 }
 
+// EveryShard has Load read those of all shards at once.
+const EveryShard = -1
+
 // Load reads all that is stored of the kind's cursors of a shard, by id: those of ids, stored or not, and any others
 // there are.
 func (s *Store) Load(ctx context.Context, shard int, ids []string) (map[string]*Stored, error) {
-	return s.loadWith(ctx, s.kind.OfShard(shard), ids)
-}
-
-// LoadAll is Load of all shards at once.
-func (s *Store) LoadAll(ctx context.Context, ids []string) (map[string]*Stored, error) {
-	return s.loadWith(ctx, s.kind.Everywhere(), ids)
-}
-
-func (s *Store) loadWith(ctx context.Context, prefix string, ids []string) (map[string]*Stored, error) {
+	prefix := s.kind.Everywhere()
+	if shard != EveryShard {
+		prefix = s.kind.OfShard(shard)
+	}
 	found, err := s.load(ctx, prefix)
 	if err != nil {
 		return nil, fmt.Errorf("load cursors: %w", err)
@@ -66,12 +64,6 @@ func (s *Store) loadWith(ctx context.Context, prefix string, ids []string) (map[
 		}
 	}
 	return found, nil
-}
-
-// LoadOne reads what is stored of one cursor.
-func (s *Store) LoadOne(ctx context.Context, id string) (*Stored, error) {
-	found, err := s.LoadSome(ctx, []string{id})
-	return found[id], err
 }
 
 // LoadSome reads what is stored of a few cursors, without looking through those of their shards.

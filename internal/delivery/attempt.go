@@ -71,7 +71,7 @@ func (d *Deliverer) Make(ctx context.Context, lease Lease, a *Attempt) {
 	request := a.Target.Request(ev.ID, ev.Body, time.Now())
 	request.Replay = a.Replay
 	a.Sent = d.sender.Send(ctx, request)
-	d.metrics.attempt(a.Sent)
+	d.Metrics.attempt(a.Sent)
 }
 
 // read reads one of the attempt's events, and leaves it nil if that has left the log. Of an event older than the one

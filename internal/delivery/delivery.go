@@ -57,11 +57,11 @@ type Deliverer struct {
 	Places  *capacity.Places
 	Bodies  *capacity.Bodies
 	Memory  *capacity.Memory
+	Metrics *Metrics
 
-	store   *store.Store
-	sender  *sender.Sender
-	metrics *metrics
-	chains  chains
+	store  *store.Store
+	sender *sender.Sender
+	chains chains
 }
 
 // New makes a Deliverer and registers its metrics.
@@ -74,9 +74,9 @@ func New(c Config) *Deliverer {
 	}
 	d := &Deliverer{
 		Targets: newTargets(c.Store, c.Log), Places: capacity.NewPlaces(c.MaxAttempts), Bodies: capacity.NewBodies(c.HeldBytes),
-		Memory: capacity.NewMemory(c.HeldBytes), store: c.Store, sender: c.Sender, chains: chains{last: map[string]uint64{}},
+		Memory: capacity.NewMemory(c.HeldBytes), Metrics: NewMetrics(c.Metrics), store: c.Store, sender: c.Sender, chains: chains{last: map[string]uint64{}},
 	}
-	d.metrics = newMetrics(c.Metrics, d, c.MaxAttempts)
+	d.register(c.Metrics, c.MaxAttempts)
 	return d
 }
 

@@ -6,46 +6,82 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sender"
 )
 
-type metrics struct {
-	attempts map[sender.Outcome]prometheus.Counter
-	took     prometheus.Histogram
+// Metrics are those of attempts and deliveries, whoever makes them.
+type Metrics struct {
+	attempts   map[sender.Outcome]prometheus.Counter
+	deliveries map[relay.DeliveryStatus]prometheus.Counter
+	took       prometheus.Histogram
+	latency    prometheus.Histogram
+	created    prometheus.Histogram
+	received   prometheus.Histogram
 }
 
-func newMetrics(reg prometheus.Registerer, d *Deliverer, limit int) *metrics {
+// NewMetrics registers them; nil: they are kept and shown to nobody.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
 	f := promauto.With(reg)
-	attempts := f.NewCounterVec(prometheus.CounterOpts{Name: "audatex_relay_attempts_total", Help: "Attempts of deliveries by outcome."}, []string{"outcome"})
-	m := &metrics{
-		attempts: map[sender.Outcome]prometheus.Counter{},
-		took: f.NewHistogram(prometheus.HistogramOpts{
-			Name: "audatex_relay_attempt_duration_seconds", Help: "Time from the beginning of an attempt until its answer was read or given up.",
-			Buckets:                     []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
+	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
+		return f.NewHistogram(prometheus.HistogramOpts{
+			Name: name, Help: help, Buckets: buckets,
 			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour,
-		}),
+		})
+	}
+	attempts := f.NewCounterVec(prometheus.CounterOpts{Name: "audatex_relay_attempts_total", Help: "Attempts of deliveries by outcome."}, []string{"outcome"})
+	deliveries := f.NewCounterVec(prometheus.CounterOpts{Name: "audatex_relay_deliveries_total", Help: "Deliveries that ended, by how."}, []string{"status"})
+	m := &Metrics{
+		attempts: map[sender.Outcome]prometheus.Counter{}, deliveries: map[relay.DeliveryStatus]prometheus.Counter{},
+		took: histogram("audatex_relay_attempt_duration_seconds", "Time from the beginning of an attempt until its answer was read or given up.",
+			[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}),
+		latency: histogram("audatex_relay_event_to_delivery_seconds", "Time from an event's arrival in the log until a receiver had taken it.",
+			[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 5, 30, 300, 3600, 86400}),
+		created: histogram("audatex_relay_created_to_delivery_seconds", "Time from the vendor's CreatedAt of a notification until a receiver had taken its event.",
+			[]float64{.1, .5, 1, 5, 30, 60, 150, 300, 600, 1800, 3600, 21600, 86400, 259200}),
+		received: histogram("audatex_relay_received_to_delivery_seconds", "Time from a notification's arrival at the relay until a receiver had taken its event.",
+			[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 5, 30, 300, 3600, 86400}),
 	}
 	for _, o := range sender.Outcomes() {
 		m.attempts[o] = attempts.WithLabelValues(o.String())
 	}
-	f.NewGauge(prometheus.GaugeOpts{
-		Name: "audatex_relay_attempts_limit", Help: "How many attempts may be under way at once.",
-	}).Set(float64(limit))
-	f.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "audatex_relay_attempts_under_way", Help: "Attempts of deliveries that are under way.",
-	}, func() float64 { return float64(d.Places.Taken()) })
-	f.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "audatex_relay_callbacks_waiting_for_attempts", Help: "Callbacks that could send and wait until another attempt ends.",
-	}, func() float64 { return float64(d.Places.Waiting()) })
-	f.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "audatex_relay_held_event_bytes", Help: "Bytes of events that callbacks keep in memory until they are sent.",
-	}, func() float64 { return float64(d.Memory.Used()) })
+	for _, s := range []relay.DeliveryStatus{relay.DeliveryDelivered, relay.DeliveryFailed, relay.DeliverySkipped, relay.DeliveryExpired} {
+		m.deliveries[s] = deliveries.WithLabelValues(string(s))
+	}
 	return m
 }
 
-func (m *metrics) attempt(a sender.Attempt) {
+func (m *Metrics) attempt(a sender.Attempt) {
 	if c := m.attempts[a.Outcome]; c != nil {
 		c.Inc()
 	}
 	m.took.Observe(a.Duration.Seconds())
+}
+
+// Ended counts deliveries that have ended.
+func (m *Metrics) Ended(s relay.DeliveryStatus, n int) { m.deliveries[s].Add(float64(n)) }
+
+// Delivered counts the delivery of an event, and observes how long it took.
+func (m *Metrics) Delivered(ev *Event, now time.Time) {
+	m.Ended(relay.DeliveryDelivered, 1)
+	m.latency.Observe(max(now.Sub(ev.Time), 0).Seconds())
+	if !ev.CreatedAt.IsZero() {
+		m.created.Observe(max(now.Sub(ev.CreatedAt), 0).Seconds())
+		m.received.Observe(max(now.Sub(ev.ReceivedAt), 0).Seconds())
+	}
+}
+
+// register registers how much is under way and at hand.
+func (d *Deliverer) register(reg prometheus.Registerer, limit int) {
+	f := promauto.With(reg)
+	gauge := func(name, help string, value func() float64) {
+		f.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
+	}
+	gauge("audatex_relay_attempts_limit", "How many attempts may be under way at once.", func() float64 { return float64(limit) })
+	gauge("audatex_relay_attempts_under_way", "Attempts of deliveries that are under way.",
+		func() float64 { return float64(d.Places.Taken()) })
+	gauge("audatex_relay_callbacks_waiting_for_attempts", "Callbacks that could send and wait until another attempt ends.",
+		func() float64 { return float64(d.Places.Waiting()) })
+	gauge("audatex_relay_held_event_bytes", "Bytes of events that callbacks keep in memory until they are sent.",
+		func() float64 { return float64(d.Memory.Used()) })
 }

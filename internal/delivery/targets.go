@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"strconv"
@@ -17,11 +18,13 @@ type Targets struct {
 	clients   *store.Mirror[relay.Client]
 	callbacks *store.Mirror[relay.Callback] // in groups by shard
 
+	stored *store.Bucket[relay.Callback]
+
 	callbackChanged, clientChanged []func(id string)
 }
 
 func newTargets(s *store.Store, log *slog.Logger) *Targets {
-	t := &Targets{}
+	t := &Targets{stored: s.Callbacks}
 	t.clients = store.NewMirror(store.MirrorConfig[relay.Client]{Bucket: s.Clients, Log: log, What: "client", OnChange: t.changedClient})
 	t.callbacks = store.NewMirror(store.MirrorConfig[relay.Callback]{
 		Bucket: s.Callbacks, Log: log, What: "callback", OnChange: t.changedCallback,
@@ -98,6 +101,25 @@ func (t *Targets) Confirm(ctx context.Context, id, generation string) (registere
 	}
 	_, _, err = t.clients.Read(ctx, cb.Value.Client)
 	return true, err
+}
+
+// Disable stores that a callback is disabled. False: it is not registered in this generation any more, or has been resumed
+// more often than given.
+func (t *Targets) Disable(ctx context.Context, id, generation string, resumed int, why relay.Disabled) (bool, error) {
+	cb, revision, err := t.stored.Get(ctx, id)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return false, nil
+	case err != nil:
+		return false, err
+	case cb.Generation != generation || cb.Resumed > resumed:
+		return false, nil
+	case cb.Disabled != nil: // by an earlier call that was answered unclearly
+		return true, nil
+	}
+	cb.Disabled, cb.UpdatedAt = &why, why.At
+	_, err = t.stored.Update(ctx, id, cb, revision)
+	return err == nil, err
 }
 
 func (t *Targets) changedClient(before, now *store.Entry[relay.Client]) {

@@ -2,18 +2,16 @@ package dispatcher
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/delivery"
-
 	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/cursorstore"
+	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -33,7 +31,7 @@ type load struct {
 	whole  bool
 	ids    []string
 	except map[string]bool // of the whole: these work already, or are being retired
-	mark   watermark
+	mark   cursorstore.Watermark
 }
 
 // found is what a load has read.
@@ -55,7 +53,7 @@ func (l *loop) load(what *load) {
 	case d.loads <- struct{}{}:
 		defer func() { <-d.loads }()
 	case <-l.run.Done():
-		l.send(loaded{what, true})
+		l.send(loadEnded{what, true})
 		return
 	}
 	ids := what.ids
@@ -72,7 +70,7 @@ func (l *loop) load(what *load) {
 	if err != nil && l.run.Err() == nil {
 		d.conf.Log.Log(l.run, store.Level(err, slog.LevelWarn), "callbacks could not be loaded; trying again", "shard", l.shard, "callbacks", len(ids), "error", err)
 	}
-	l.send(loaded{what, err != nil || again || l.run.Err() != nil})
+	l.send(loadEnded{what, err != nil || again || l.run.Err() != nil})
 }
 
 // loadOnce loads what it can. Again are callbacks that somebody else wrote meanwhile.
@@ -87,8 +85,8 @@ func (l *loop) loadOnce(ctx context.Context, what *load, ids []string, whole boo
 	if err != nil {
 		return nil, err
 	}
-	if !what.mark.touched && registered {
-		if err = l.touchWatermark(ctx, &what.mark, f); err != nil {
+	if !what.mark.Adopted && registered {
+		if err = l.adoptWatermark(ctx, &what.mark); err != nil {
 			return nil, err
 		}
 	}
@@ -96,7 +94,7 @@ func (l *loop) loadOnce(ctx context.Context, what *load, ids []string, whole boo
 	for _, s := range f.cursors {
 		highest = max(highest, s.Highest())
 	}
-	if f.first, f.last, err = l.d.bounds(ctx, highest); err != nil {
+	if f.first, f.last, err = l.d.pages.Bounds(ctx, highest); err != nil {
 		return nil, err
 	}
 	var made []*callback
@@ -104,7 +102,7 @@ func (l *loop) loadOnce(ctx context.Context, what *load, ids []string, whole boo
 		switch t := l.d.conf.Deliverer.Targets.Of(id); {
 		case f.gone[id]:
 			l.erase(ctx, s, "")
-			if t != nil { // about to be heard of as deleted, or a node of the store that lags
+			if t != nil { // about to become known as deleted, or a node of the store that lags
 				again = append(again, id)
 			}
 		case s.Epoch() > l.lease.Epoch():
@@ -117,7 +115,7 @@ func (l *loop) loadOnce(ctx context.Context, what *load, ids []string, whole boo
 			made = append(made, l.d.newCallback(t, s, l.lease.Epoch(), what.mark, f))
 		}
 	}
-	l.d.tellClamped(ctx, f.clamped, f.last)
+	l.d.reportClamped(ctx, f.clamped, f.last)
 	f.clamped = nil
 	for chunk := range slices.Chunk(made, adoptChunk) {
 		more, failed := l.adopt(ctx, chunk, what.mark, f.first)
@@ -145,48 +143,30 @@ func (l *loop) confirm(ctx context.Context, f *found) (any bool, err error) {
 	return any, nil
 }
 
-// touchWatermark writes the shard's watermark under the lease's epoch, and notes where it is. The callbacks'
-// documents have been read before: a document that has not been written since is spoken for by what is read here.
-// Beyond the log's end it is taken back.
-func (l *loop) touchWatermark(ctx context.Context, mark *watermark, f *found) error {
-	key, told := store.WatermarkKey(l.shard, "events"), false
-	for try := range adoptTries {
-		backoff.Sleep(ctx, time.Duration(try)*10*time.Millisecond) // a read may be answered by a node of the store that lags
-		w, rev, err := l.d.conf.Store.Watermarks.Get(ctx, key)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return fmt.Errorf("read %s: %w", key, err)
+// adoptWatermark writes the shard's watermark under the lease's epoch, and notes where it is.
+func (l *loop) adoptWatermark(ctx context.Context, mark *cursorstore.Watermark) error {
+	reported := false
+	w, later, err := l.d.cursors.AdoptWatermark(ctx, l.shard, l.lease.Epoch(), func(ctx context.Context, at uint64) (last uint64, err error) {
+		if _, last, err = l.d.pages.Bounds(ctx, at); err == nil && at > last && !reported {
+			reported = true
+			l.d.reportClamped(ctx, []string{store.WatermarkKey(l.shard, "events")}, last)
 		}
-		if w.Epoch > l.lease.Epoch() {
-			l.send(laterOwner{w.Epoch})
-			return fmt.Errorf("%w: %s is of a later owner", store.ErrUnavailable, key)
-		}
-		if _, f.last, err = l.d.bounds(ctx, w.Position); err != nil {
-			return err
-		}
-		if mark.base, mark.revision = w.Position, rev; mark.base > f.last {
-			if mark.base = f.last; !told {
-				l.d.tellClamped(ctx, []string{key}, f.last)
-			}
-			told = true
-		}
-		result := store.PutOwned(ctx, l.d.conf.Store.Watermarks, []store.Put[store.Watermark]{l.put(*mark, mark.base)}, true)[0]
-		switch result.Outcome {
-		case store.Written:
-			mark.revision, mark.stored, mark.tried, mark.touched = result.Entry.Revision, mark.base, mark.base, true
-			return nil
-		case store.NotStored:
-			return result.Err
-		case store.Changed, store.Superseded, store.Unclear:
-		}
+		return last, err
+	})
+	if later > 0 {
+		l.send(laterOwner{later})
 	}
-	return fmt.Errorf("%w: %s could not be written under the epoch of its shard", store.ErrUnavailable, key)
+	if err == nil {
+		*mark = w
+	}
+	return err
 }
 
 // newCallback makes a callback of its stored cursor, or of none, and takes that on under the lease's epoch.
-func (d *Dispatcher) newCallback(t *delivery.Target, s *cursorstore.Stored, epoch uint64, mark watermark, f *found) *callback {
+func (d *Dispatcher) newCallback(t *delivery.Target, s *cursorstore.Stored, epoch uint64, mark cursorstore.Watermark, f *found) *callback {
 	now, cb := time.Now(), &t.Callback
 	c := &callback{id: cb.ID, gen: cb.Generation, log: d.conf.Log.With("callback", cb.ID), target: t}
-	c.storing.kept = kept{s.Handle, d.conf.Deliverer.Recorder(cb.ID, cb.Generation)}
+	c.storing.stored = storedState{s.Handle, d.conf.Deliverer.Recorder(cb.ID, cb.Generation)}
 	policy := d.conf.policyOf(*cb)
 	cur, err := s.Restore(policy, cb.Generation, now)
 	if err != nil { // one bad document must not keep everybody's deliveries from starting
@@ -201,13 +181,13 @@ func (d *Dispatcher) newCallback(t *delivery.Target, s *cursorstore.Stored, epoc
 	}
 	carried := cur.Carried()
 	if !carried.Behind {
-		cur.Advance(mark.base)
-		carried.Behind = cur.Position() < mark.tried // loaded after the watermark has moved: it does not speak for this one
+		cur.Advance(mark.Base)
+		carried.Behind = cur.Position() < mark.Highest // loaded after the watermark has moved: that does not cover this one
 	}
 	cur.SetCarried(carried)
 	cur.Adopt(epoch)
 	c.cur = cur
-	c.storing.holds, c.storing.durable = !carried.Behind, cur.Position()
+	c.storing.covered, c.storing.durable = !carried.Behind, cur.Position()
 	c.sending.tripped = cur.Health().Open
 	if since := cur.Health().FailingSince; !since.IsZero() && now.Sub(since) >= d.conf.DisableAfter && cb.Disabled == nil {
 		cur.ResumeAll(now) // resumed while nobody delivered, or nobody delivered for days: it gets its chance
@@ -218,10 +198,10 @@ func (d *Dispatcher) newCallback(t *delivery.Target, s *cursorstore.Stored, epoc
 
 // adopt writes callbacks under the lease's epoch and hands them to the loop. Again are those that somebody else wrote
 // meanwhile.
-func (l *loop) adopt(ctx context.Context, list []*callback, mark watermark, first uint64) (again []string, err error) {
+func (l *loop) adopt(ctx context.Context, list []*callback, mark cursorstore.Watermark, first uint64) (again []string, err error) {
 	saves := make([]cursorstore.Save, len(list))
 	for i, cb := range list {
-		saves[i] = cursorstore.Save{Handle: cb.storing.kept.cursor, Changes: cb.cur.Changes()}
+		saves[i] = cursorstore.Save{Handle: cb.storing.stored.cursor, Changes: cb.cur.Changes()}
 	}
 	if !l.lease.Valid() {
 		return nil, fmt.Errorf("%w: the lease is not valid", store.ErrUnavailable)
@@ -256,7 +236,7 @@ func (l *loop) adopt(ctx context.Context, list []*callback, mark watermark, firs
 // eraseCursor removes what is stored of a retired callback's cursor, but for what is of the generation that is
 // registered now.
 func (l *loop) eraseCursor(id string) {
-	s, err := l.d.cursors.LoadOne(l.life, id)
+	stored, err := l.d.cursors.LoadSome(l.life, []string{id})
 	if err != nil {
 		l.d.complain("the cursor of callback "+id, err)
 		return
@@ -265,7 +245,7 @@ func (l *loop) eraseCursor(id string) {
 	if t := l.d.conf.Deliverer.Targets.Of(id); t != nil {
 		keep = t.Callback.Generation
 	}
-	l.erase(l.life, s, keep)
+	l.erase(l.life, stored[id], keep)
 }
 
 // erase removes what is stored of a cursor. What cannot be removed now is of a generation that nobody loads, and is

@@ -12,7 +12,7 @@ type job struct {
 	cb    *callback
 	batch cursor.Batch
 	one   [1]*delivery.Event // room for the events of most jobs
-	more  chan bool          // tells the worker whether the job was set again, or there is none
+	more  chan bool          // true: the job was set again; false: the worker has no more to do
 }
 
 // set makes the job one for what was taken.
@@ -23,7 +23,7 @@ func (j *job) set(b cursor.Batch, cb *callback) {
 		j.Events = make([]*delivery.Event, len(b.Seqs))
 	}
 	for i, seq := range b.Seqs {
-		j.Events[i] = cb.reading.held[seq]
+		j.Events[i] = cb.reading.atHand[seq]
 	}
 }
 
@@ -33,6 +33,6 @@ func (l *loop) attempts(j *job) {
 	j.more = make(chan bool, 1)
 	for more := true; more; more = <-j.more { // the job is the loop's until then
 		l.d.conf.Deliverer.Make(j.cb.ctx, l.lease, &j.Attempt)
-		l.messages <- ended{j}
+		l.messages <- attemptEnded{j}
 	}
 }

@@ -5,10 +5,10 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/delivery"
-
+	"github.com/audatex-relay/relay/internal/backlog"
 	"github.com/audatex-relay/relay/internal/capacity"
 	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -29,9 +29,9 @@ const (
 type source int
 
 const (
-	readsItself   source = iota // behind: from the ring while that has what follows, else in filtered pages of the log
-	readsShared                 // the replica's shared reader
-	readsTogether               // the reader for those that came to this replica a little behind, see comers
+	readsItself  source = iota // behind: from the ring while that has what follows, else in filtered pages of the log
+	readsShared                // the replica's shared reader
+	readsCatchUp               // the reader for those that came to this replica a little behind, see catchup.go
 )
 
 // callback is one callback of a shard. The shard's core decides everything about it, and the shard's loop is the one
@@ -62,8 +62,8 @@ type reading struct {
 	indexed *delivery.Target // under which it is in the index of its group
 	version uint64           // of the target: a page that was asked for under an earlier one is thrown away
 
-	held      map[uint64]*delivery.Event // events the cursor has accepted and that no lane has swallowed
-	heldBytes int
+	atHand      map[uint64]*delivery.Event // events the cursor has accepted and that no lane has swallowed
+	atHandBytes int
 
 	page        []*delivery.Event // read ahead, not offered yet
 	pageThrough uint64            // once the page is offered, everything up to here has been
@@ -73,19 +73,8 @@ type reading struct {
 	refilling   bool // what lanes have waiting beyond what they list is being read
 	blocked     bool // the next event was refused: there is no use in reading on before something has ended
 
-	joinedAt, matched uint64    // since joinedAt the shared reader has offered matched events
-	lastRead          time.Time // log time of the last event offered
-	estimate          estimate
-}
-
-// estimate is what is known of what waits unread.
-type estimate struct {
-	density    float64   // share of the log's entries that are the callback's own, as seen in its pages, or counted
-	counted    time.Time // when what waits unread was last counted
-	unlisted   int       // events behind what lanes list, as counted at unlistedAt
-	unlistedAt time.Time
-	oldest     uint64 // the oldest event that waits, of which oldestAt is known
-	oldestAt   time.Time
+	joinedAt, matched uint64 // since joinedAt the shared reader has offered matched events
+	estimate          backlog.Estimate
 }
 
 // sending is what bounds the attempts of a callback, and what its receiver does.
@@ -101,10 +90,10 @@ type sending struct {
 // storing is what of a callback has to be stored, and what is known to be.
 type storing struct {
 	records []relay.AttemptRecord
-	durable uint64 // everything up to here is settled or in a lane, and stored as such
-	holds   bool   // the stored document may say that the watermark speaks for this callback
-	lagging bool   // its oldest entry holds the watermark up for too long: its document must say behind
-	kept    kept   // what the store has of it
+	durable uint64      // everything up to here is settled or in a lane, and stored as such
+	covered bool        // the stored document may leave it to the watermark where this callback is
+	tooFar  bool        // its oldest entry holds the watermark up for too long: its document must say behind
+	stored  storedState // what the store has of it
 }
 
 // halted reports whether nothing may be taken or read for a callback: paused, disabled or about to be, or without its
@@ -173,32 +162,32 @@ func (c *core) setTarget(cb *callback, t *delivery.Target) {
 
 // hold and drop count the bodies that a callback keeps at hand.
 func (c *core) hold(cb *callback, ev *delivery.Event) {
-	if cb.reading.held == nil {
-		cb.reading.held = map[uint64]*delivery.Event{}
+	if cb.reading.atHand == nil {
+		cb.reading.atHand = map[uint64]*delivery.Event{}
 	}
-	cb.reading.held[ev.Seq] = ev
-	cb.reading.heldBytes += len(ev.Body)
+	cb.reading.atHand[ev.Seq] = ev
+	cb.reading.atHandBytes += len(ev.Body)
 	c.memory.Add(len(ev.Body))
 }
 
 // drop forgets the body of an event; who needs it reads it from the log.
 func (c *core) drop(cb *callback, seq uint64) {
-	if ev := cb.reading.held[seq]; ev != nil {
-		delete(cb.reading.held, seq)
-		cb.reading.heldBytes -= len(ev.Body)
+	if ev := cb.reading.atHand[seq]; ev != nil {
+		delete(cb.reading.atHand, seq)
+		cb.reading.atHandBytes -= len(ev.Body)
 		c.memory.Add(-len(ev.Body))
 	}
 }
 
 func (c *core) dropAll(cb *callback) {
-	for seq := range cb.reading.held {
+	for seq := range cb.reading.atHand {
 		c.drop(cb, seq)
 	}
 }
 
 // dropOrder forgets the bodies of an order's events.
 func (c *core) dropOrder(cb *callback, order string) {
-	for seq, ev := range cb.reading.held {
+	for seq, ev := range cb.reading.atHand {
 		if ev.Order == order {
 			c.drop(cb, seq)
 		}

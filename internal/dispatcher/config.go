@@ -7,19 +7,12 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
 // Defaults of Config.
-var (
-	// DefaultSchedule is RELAY_RETRY_SCHEDULE's: about three days in all.
-	DefaultSchedule = []time.Duration{
-		5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 5 * time.Hour, 10 * time.Hour, 14 * time.Hour, 20 * time.Hour, 24 * time.Hour,
-	}
-)
-
-// The other defaults of Config.
 const (
 	// DefaultProbeEvery is the wait before each probe of a receiver whose circuit is open, once the schedule's
 	// shorter waits are through.
@@ -30,7 +23,7 @@ const (
 	DefaultLookback        = 100_000
 )
 
-// Config is what a Dispatcher is made from. Store, Deliverer, Operational and Log are needed.
+// Config is what a Dispatcher is made from. Store, Deliverer, Operational, Schedule and Log are needed.
 type Config struct {
 	Store       *store.Store
 	Deliverer   *delivery.Deliverer
@@ -53,11 +46,8 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
-	if len(c.Schedule) == 0 {
-		c.Schedule = DefaultSchedule
-	}
 	if len(c.ProbeSchedule) == 0 {
-		c.ProbeSchedule = probeSchedule(c.Schedule)
+		c.ProbeSchedule = cursor.Probes(c.Schedule, DefaultProbeEvery)
 	}
 	if c.Jitter == nil {
 		c.Jitter = func(d time.Duration) time.Duration { return d + rand.N(d/10+1) }
@@ -75,16 +65,4 @@ func (c Config) withDefaults() Config {
 		c.Lookback = DefaultLookback
 	}
 	return c
-}
-
-// probeSchedule are the waits before probes: the first steps of the schedule of retries, then DefaultProbeEvery.
-func probeSchedule(retries []time.Duration) []time.Duration {
-	var waits []time.Duration
-	for _, d := range retries {
-		if d >= DefaultProbeEvery {
-			break
-		}
-		waits = append(waits, d)
-	}
-	return append(waits, DefaultProbeEvery)
 }

@@ -2,7 +2,6 @@ package dispatcher
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -20,8 +19,8 @@ type disablement struct {
 	fact    fact
 }
 
-// disable ends a callback until an operator resumes it. Nothing is taken from now on.
-func (c *core) disable(cb *callback, why, detail string) {
+// beginDisabling ends a callback until an operator resumes it. Nothing is taken from now on.
+func (c *core) beginDisabling(cb *callback, why, detail string) {
 	if cb.phase != live || cb.target.Callback.Disabled != nil {
 		return
 	}
@@ -34,14 +33,14 @@ func (c *core) disable(cb *callback, why, detail string) {
 		fmt.Sprintf("Callback %s is disabled: %s. Nothing is lost: resume it to go on.", cb.id, detail), map[string]any{"reason": why})})
 }
 
-// disable stores that a callback is disabled and publishes it; false: it has to be tried again. What is not stored when
+// storeDisabling stores that a callback is disabled and publishes it; false: it has to be tried again. What is not stored when
 // the shard must be given up is left to the next owner, who will find the same.
-func (l *loop) disable(ctx context.Context, what *disablement, stored *bool) bool {
+func (l *loop) storeDisabling(ctx context.Context, what *disablement, stored *bool) bool {
 	if !*stored {
 		if !l.lease.Valid() {
 			return l.run.Err() != nil
 		}
-		switch done, err := l.d.storeDisabled(ctx, what); {
+		switch done, err := l.d.conf.Deliverer.Targets.Disable(ctx, what.cb.id, what.cb.gen, what.resumed, relay.Disabled{Reason: what.why, At: what.at.UTC()}); {
 		case err != nil:
 			what.cb.log.Log(ctx, store.Level(err, slog.LevelWarn), "that the callback is disabled could not be stored", "error", err)
 			return false
@@ -51,24 +50,4 @@ func (l *loop) disable(ctx context.Context, what *disablement, stored *bool) boo
 		*stored = true
 	}
 	return l.d.publish(ctx, what.fact)
-}
-
-func (d *Dispatcher) storeDisabled(ctx context.Context, what *disablement) (bool, error) {
-	bucket := d.conf.Store.Callbacks
-	cb, rev, err := bucket.Get(ctx, what.cb.id)
-	if errors.Is(err, store.ErrNotFound) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	if cb.Generation != what.cb.gen || cb.Resumed > what.resumed {
-		return false, nil
-	}
-	if cb.Disabled != nil { // our own write, answered unclearly
-		return true, nil
-	}
-	cb.Disabled, cb.UpdatedAt = &relay.Disabled{Reason: what.why, At: what.at.UTC()}, what.at.UTC()
-	_, err = bucket.Update(ctx, what.cb.id, cb, rev)
-	return err == nil, err
 }

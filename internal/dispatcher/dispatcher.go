@@ -8,8 +8,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backlog"
 	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/cursorstore"
+	"github.com/audatex-relay/relay/internal/logreader"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/store"
@@ -17,37 +19,40 @@ import (
 
 // Dispatcher delivers events to callbacks. Make it with New; Run does what is done once, Own the work on a shard.
 type Dispatcher struct {
-	conf    Config
-	metrics *metrics
-	shared  environment // of all cores
-	cursors *cursorstore.Store
-	feed    *feed
-	comers  chan comer
+	conf     Config
+	shared   environment // of all cores
+	cursors  *cursorstore.Store
+	feed     *logreader.Shared
+	pages    logreader.Pages
+	catchUps chan catchUpRead
 
-	started   chan struct{}   // closed once Run is at work
-	run       context.Context // ends when Run is to end
-	following chan struct{}   // closed once the settings are known and the shared reader has a position
-	ready     chan struct{}
-	shards    [relay.Shards]chan struct{} // one entry: the shard is being worked
-	loops     [relay.Shards]atomic.Pointer[loop]
-	loads     chan struct{} // as many as are loaded at once
-	came      atomic.Bool   // a shard has come
-	loading   atomic.Int64  // shards that have come and are not loaded yet
-	coming    atomic.Int64  // callbacks on their way to comers
-	complaint atomic.Int64  // when something was last complained of, in nanoseconds
+	started         chan struct{}   // closed once Run is at work
+	run             context.Context // ends when Run is to end
+	following       chan struct{}   // closed once the settings are known and the shared reader has a position
+	ready           chan struct{}
+	shards          [relay.Shards]chan struct{} // one entry: the shard is being worked
+	loops           [relay.Shards]atomic.Pointer[loop]
+	loads           chan struct{} // as many as are loaded at once
+	anyShard        atomic.Bool   // a shard has come
+	loading         atomic.Int64  // shards that have come and are not loaded yet
+	pendingCatchUps atomic.Int64  // callbacks on their way to catchUps
+	complaint       atomic.Int64  // when something was last complained of, in nanoseconds
 }
 
 // New makes a Dispatcher and registers its metrics.
 func New(c Config) *Dispatcher {
 	d := &Dispatcher{
 		conf: c.withDefaults(), started: make(chan struct{}), following: make(chan struct{}), ready: make(chan struct{}),
-		comers: make(chan comer), loads: make(chan struct{}, loadAtOnce),
+		catchUps: make(chan catchUpRead), loads: make(chan struct{}, loadAtOnce),
 	}
-	d.feed = newFeed(d.conf.Ring, d.conf.RingBytes, c.Deliverer.Bodies.Saw)
+	d.feed = logreader.NewShared(d.conf.Ring, d.conf.RingBytes, c.Deliverer.Bodies.Saw)
+	d.pages = logreader.Pages{Events: c.Store.Events, Deliverer: c.Deliverer}
 	d.cursors = cursorstore.New(d.conf.Store, store.CallbackCursors, d.conf.Log)
 	c.Deliverer.Targets.OnChange(d.callbackChanged, d.clientChanged)
-	d.metrics = newMetrics(c.Metrics, d)
-	d.shared = environment{conf: &d.conf, metrics: d.metrics, memory: c.Deliverer.Memory, places: c.Deliverer.Places, pacer: &pacer{}, batch: d.conf.Store.MaxDocument()}
+	if c.Metrics != nil {
+		c.Metrics.MustRegister(backlog.Gauges{Each: d.eachBacklog})
+	}
+	d.shared = environment{conf: &d.conf, metrics: c.Deliverer.Metrics, memory: c.Deliverer.Memory, places: c.Deliverer.Places, pacer: &cursorstore.Pacer{}, batch: d.conf.Store.MaxDocument()}
 	for i := range d.shards {
 		d.shards[i] = make(chan struct{}, 1)
 	}
@@ -69,8 +74,8 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	parts.Go(func() {
 		if d.begin(run) {
 			parts.Go(func() { d.awaitReady(run) })
-			parts.Go(func() { d.readForComers(run) })
-			d.feed.run(run, d.conf.Store.Events, func(err error) {
+			parts.Go(func() { d.runCatchUps(run) })
+			d.feed.Run(run, d.conf.Store.Events, func(err error) {
 				d.conf.Log.Log(run, store.Level(err, slog.LevelWarn), "the log of events cannot be followed; trying again", "error", err)
 			})
 		}
@@ -92,7 +97,7 @@ func (d *Dispatcher) begin(ctx context.Context) bool {
 	for {
 		_, last, err := d.conf.Store.Events.Bounds(ctx)
 		if err == nil {
-			d.feed.start(last)
+			d.feed.Start(last)
 			close(d.following)
 			return true
 		}
@@ -110,7 +115,7 @@ const firstShards = time.Second
 // awaitReady waits until the first shards have been loaded.
 func (d *Dispatcher) awaitReady(ctx context.Context) {
 	for began := time.Now(); ctx.Err() == nil; {
-		if d.loading.Load() == 0 && (d.came.Load() || time.Since(began) >= firstShards) {
+		if d.loading.Load() == 0 && (d.anyShard.Load() || time.Since(began) >= firstShards) {
 			close(d.ready)
 			return
 		}
@@ -141,7 +146,7 @@ func (d *Dispatcher) Own(ctx context.Context, lease *shard.Lease) error {
 	defer stopRun()
 	defer context.AfterFunc(d.run, stopRun)()
 	d.loading.Add(1)
-	d.came.Store(true)
+	d.anyShard.Store(true)
 	select {
 	case <-d.following:
 	case <-run.Done():
@@ -187,4 +192,4 @@ func (d *Dispatcher) callbackChanged(id string) {
 }
 
 // ReadFrom returns the position from which the shared reader goes on: everything before has been read.
-func (d *Dispatcher) ReadFrom() uint64 { return d.feed.position() + 1 }
+func (d *Dispatcher) ReadFrom() uint64 { return d.feed.Position() + 1 }

@@ -8,16 +8,16 @@
 // what they mean (step.go), and does what was decided in goroutines that hand back another message. The core has no
 // channel, clock or store, so all decisions are tested without them.
 //
-//	feed.go       the shared reader: one per replica follows the log and keeps the newest events in a ring
-//	group.go      offers what the shared reader has read to the callbacks of a shard
-//	reading.go    a callback that is behind: it reads by itself (catchup.go) until it can join the shared reader
+//	group.go      offers what the shared reader (internal/logreader) has read to the callbacks of a shard
+//	reading.go    a callback that is behind: it reads by itself until it can join the shared reader
+//	catchup.go    reads the log once for the callbacks of shards that have just come to this replica
 //	sending.go    what may be sent now, and what the outcome of an attempt means
 //	attempt.go    the worker that makes attempts (internal/delivery)
-//	keep.go       what is stored together, and when; round.go stores it
+//	storing.go    what is stored together, and when; round.go stores it
 //	watermark.go  what quiet callbacks need not store
 //	adopt.go      how callbacks are loaded and former owners fenced off
 //	facts.go      what is published as an event; disable.go ends a callback
-//	status.go     how a callback is doing; operator.go has what operators do with it
+//	status.go     how a callback is doing (internal/backlog); operator.go has what operators do with it
 //
 // The retry schedule is a setting (Config.Schedule). The cursor decides by it when an order is tried again
 // (internal/cursor); sending.go gives it each outcome.

@@ -35,11 +35,11 @@ type expiry struct {
 	entries       int
 	positions     uint64
 	from, through uint64
-	tellAt        time.Time // zero: nothing waits to be published
-	told          time.Time // when something was last
+	publishAt     time.Time // zero: nothing waits to be published
+	published     time.Time // when something was last
 }
 
-func (x *expiry) waiting() bool { return !x.tellAt.IsZero() }
+func (x *expiry) waiting() bool { return !x.publishAt.IsZero() }
 
 func (x *expiry) cover(from, through uint64) {
 	if x.from == 0 || from < x.from {
@@ -48,8 +48,8 @@ func (x *expiry) cover(from, through uint64) {
 	x.through = max(x.through, through)
 }
 
-// tell has a fact published.
-func (c *core) tell(cb *callback, kind relay.Kind, message string, details map[string]any) {
+// publish has a fact published.
+func (c *core) publish(cb *callback, kind relay.Kind, message string, details map[string]any) {
 	c.out.facts = append(c.out.facts, c.fact(cb, kind, message, details))
 	c.underWay++
 }
@@ -64,7 +64,7 @@ func (c *core) fact(cb *callback, kind relay.Kind, message string, details map[s
 func (c *core) recovered(cb *callback) {
 	waiting := cb.cur.Unsettled()
 	cb.log.Info("the receiver answers again", "waiting", waiting)
-	c.tell(cb, relay.KindCallbackRecovered, fmt.Sprintf("The receiver of callback %s answers again; what waited is being delivered.", cb.id),
+	c.publish(cb, relay.KindCallbackRecovered, fmt.Sprintf("The receiver of callback %s answers again; what waited is being delivered.", cb.id),
 		map[string]any{"waiting": waiting, "at": c.now.UTC().Format(time.RFC3339)})
 }
 
@@ -85,7 +85,7 @@ func (c *core) expire(cb *callback, entries []cursor.Entry, stretches []cursor.S
 	x := &cb.expired
 	for _, e := range entries {
 		id := "" // what is not at hand any more is known by its position only
-		if ev := cb.reading.held[e.Seq]; ev != nil {
+		if ev := cb.reading.atHand[e.Seq]; ev != nil {
 			id = ev.ID
 		}
 		c.record(cb, relay.AttemptRecord{
@@ -98,20 +98,20 @@ func (c *core) expire(cb *callback, entries []cursor.Entry, stretches []cursor.S
 		x.cover(s.From, s.To)
 	}
 	x.entries += len(entries)
-	c.metrics.delivery(relay.DeliveryExpired, len(entries))
+	c.metrics.Ended(relay.DeliveryExpired, len(entries))
 	if !x.waiting() {
-		x.tellAt = later(c.now.Add(expiredSettle), x.told.Add(expiredEvery))
+		x.publishAt = later(c.now.Add(expiredSettle), x.published.Add(expiredEvery))
 	}
 	if c.ending.begun {
-		c.tellExpired(cb)
+		c.publishExpired(cb)
 	}
 }
 
-func (c *core) tellExpired(cb *callback) {
+func (c *core) publishExpired(cb *callback) {
 	x := cb.expired
-	cb.expired = expiry{told: c.now}
+	cb.expired = expiry{published: c.now}
 	cb.log.Warn("events left the log before they could be delivered", "deliveries", x.entries, "unread_positions", x.positions, "from", x.from, "through", x.through)
-	c.tell(cb, relay.KindDeliveriesExpired,
+	c.publish(cb, relay.KindDeliveriesExpired,
 		fmt.Sprintf("Events for callback %s left the log before they could be delivered. They are lost to it; read the orders anew if they matter.", cb.id),
 		map[string]any{"deliveries": x.entries, "unreadPositions": x.positions, "from": x.from, "through": x.through})
 }

@@ -6,10 +6,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/delivery"
-
 	"github.com/audatex-relay/relay/internal/capacity"
 	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/cursorstore"
+	"github.com/audatex-relay/relay/internal/delivery"
+	"github.com/audatex-relay/relay/internal/logreader"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -17,7 +18,7 @@ import (
 // oneCallback is a core with one callback, its places and a feed.
 type oneCallback struct {
 	core  *core
-	feed  *feed
+	feed  *logreader.Shared
 	of    relay.Callback
 	cb    *callback
 	got   []uint64 // what it was sent, or would be
@@ -27,12 +28,12 @@ type oneCallback struct {
 
 func newOneCallback(sites ...string) *oneCallback {
 	conf := Config{Log: slog.New(slog.DiscardHandler)}.withDefaults()
-	d, places := &Dispatcher{conf: conf}, capacity.NewPlaces(8)
+	places := capacity.NewPlaces(8)
 	w := &oneCallback{
 		core: newCore(&environment{
-			conf: &conf, metrics: newMetrics(nil, d), memory: capacity.NewMemory(1 << 20), places: places, pacer: &pacer{}, batch: 1 << 20,
-		}, 1),
-		feed: newFeed(100, 1<<20, func(int) {}),
+			conf: &conf, metrics: delivery.NewMetrics(nil), memory: capacity.NewMemory(1 << 20), places: places, pacer: &cursorstore.Pacer{}, batch: 1 << 20,
+		}),
+		feed: logreader.NewShared(100, 1<<20, func(int) {}),
 		of:   relay.Callback{ID: "bms", Client: "shop", Generation: "g", Concurrency: 8, TimeoutSeconds: 5, Mode: relay.ModeEvery, Filter: relay.Filter{Sites: sites}},
 	}
 	w.cb = &callback{id: "bms", gen: "g", log: conf.Log, target: w.target(1), cur: cursor.New(conf.policyOf(w.of))}
@@ -49,25 +50,23 @@ func (w *oneCallback) target(revision uint64) *delivery.Target {
 func (w *oneCallback) do(m message) {
 	for next := []message{m}; len(next) > 0; next = next[1:] {
 		e := w.core.step(next[0], time.Now(), true)
-		w.feed.want(0, e.interest)
+		w.feed.Want(0, e.interest)
 		for _, j := range e.begin {
 			w.got = append(w.got, j.batch.Seqs...)
 		}
 		for _, r := range e.ring {
-			page := w.feed.join(0, r.target, r.pos, pageEvents)
-			page.read = r
-			next = append(next, &page)
+			next = append(next, &ringPage{r, w.feed.Join(0, r.target.Sites(), r.pos, logreader.PageEvents)})
 		}
-		w.comes, w.pages = append(w.comes, e.comers...), append(w.pages, e.pages...)
+		w.comes, w.pages = append(w.comes, e.catchUp...), append(w.pages, e.pages...)
 	}
 }
 
 func (w *oneCallback) read(seq uint64, site string) {
-	w.feed.put(delivery.Event{Stored: store.Stored{Seq: seq, Site: site, Order: fmt.Sprint(seq), Type: relay.TypeOrderUpdated, Body: []byte("{}")}})
+	w.feed.Add(delivery.Event{Stored: store.Stored{Seq: seq, Site: site, Order: fmt.Sprint(seq), Type: relay.TypeOrderUpdated, Body: []byte("{}")}})
 }
 
 func (w *oneCallback) offer() {
-	events, through, _ := w.feed.take(0, nil, 100)
+	events, through, _ := w.feed.Take(0, nil, 100)
 	w.do(&newEvents{&w.core.shared, events, through})
 }
 
@@ -93,14 +92,14 @@ func TestAWiderFilterMissesNothingThatHasBeenRead(t *testing.T) {
 func TestAChangeWhileWaitingToCatchUp(t *testing.T) {
 	t.Parallel()
 	w := newOneCallback("leeds")
-	w.feed.start(50)
+	w.feed.Start(50)
 	w.do(&adopted{callbacks: []*callback{w.cb}, first: 1})
 	if len(w.comes) != 1 {
 		t.Fatalf("%d callbacks are to catch up together", len(w.comes))
 	}
 	w.of.Filter.Sites = []string{"leeds", "york"}
 	w.do(configured{"bms", w.target(2)})
-	w.do(&comersBegin{comers: w.comes})
+	w.do(&catchUpBegins{members: w.comes})
 	if len(w.pages) != 1 || w.pages[0].target != w.cb.target {
 		t.Errorf("it reads %+v", w.pages)
 	}

@@ -3,6 +3,7 @@ package dispatcher
 import (
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/delivery"
+	"github.com/audatex-relay/relay/internal/logreader"
 )
 
 // group is those callbacks of a shard that read with one reader of the log, by the sites whose events they may want.
@@ -39,7 +40,7 @@ func (c *core) push(cb *callback, ev *delivery.Event) {
 		cb.cur.Advance(ev.Seq - 1)
 		c.leave(cb)
 		c.markUnstored(cb)
-		c.look(cb)
+		c.followUp(cb)
 		return
 	}
 	c.pump(cb)
@@ -48,7 +49,7 @@ func (c *core) push(cb *callback, ev *delivery.Event) {
 // offer hands an event to a callback's cursor; false means that there is no room for it now.
 func (c *core) offer(cb *callback, ev *delivery.Event) bool {
 	r := &cb.reading
-	if len(r.held) > 0 && (r.heldBytes+len(ev.Body) > maxHeldBytes || !c.memory.Admits(r.heldBytes, len(ev.Body))) {
+	if len(r.atHand) > 0 && (r.atHandBytes+len(ev.Body) > maxHeldBytes || !c.memory.Admits(r.atHandBytes, len(ev.Body))) {
 		return false
 	}
 	switch cb.cur.Offer(cursor.Entry{Seq: ev.Seq, Order: ev.Order}) {
@@ -58,7 +59,7 @@ func (c *core) offer(cb *callback, ev *delivery.Event) bool {
 		c.hold(cb, ev)
 	case cursor.Laned, cursor.Ignored:
 	}
-	r.lastRead = ev.Time
+	r.estimate.Read(ev.Time)
 	return true
 }
 
@@ -71,7 +72,7 @@ func (c *core) enter(g *group, cb *callback) {
 	for _, s := range cb.target.Sites() {
 		if g.bySite[s] == nil {
 			g.bySite[s] = map[*callback]struct{}{}
-			c.want(g, interest{s, true})
+			c.want(g, logreader.Interest{Site: s, Wanted: true})
 		}
 		g.bySite[s][cb] = struct{}{}
 	}
@@ -80,11 +81,11 @@ func (c *core) enter(g *group, cb *callback) {
 // leave makes a callback read by itself.
 func (c *core) leave(cb *callback) {
 	r, g := &cb.reading, &c.shared
-	if r.source == readsTogether {
-		g = &c.together
+	if r.source == readsCatchUp {
+		g = &c.catchUpGroup
 	}
 	if passed := g.pos - min(g.pos, r.joinedAt); passed > 0 && r.matched > 0 {
-		r.estimate.density = min(float64(r.matched)/float64(passed), 1)
+		r.estimate.Passed(passed, r.matched)
 	}
 	r.source = readsItself
 	if r.indexed == nil { // it was about to catch up with others
@@ -104,12 +105,12 @@ func (c *core) leave(cb *callback) {
 func (c *core) unwant(g *group, sites []string) {
 	for _, s := range sites {
 		if g.bySite[s] == nil {
-			c.want(g, interest{s, false})
+			c.want(g, logreader.Interest{Site: s})
 		}
 	}
 }
 
-func (c *core) want(g *group, i interest) {
+func (c *core) want(g *group, i logreader.Interest) {
 	if g.source == readsShared { // those that catch up together name their sites once, when they begin
 		c.out.interest = append(c.out.interest, i)
 	}

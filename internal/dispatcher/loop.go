@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/backoff"
+	"github.com/audatex-relay/relay/internal/logreader"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
 )
@@ -33,17 +34,17 @@ type loop struct {
 	shard int
 	core  *core
 
-	messages chan message
-	next     []message // of this turn: what the effects of a step came to at once
-	news     newEvents // for reuse
-	comers   *feed     // the reader for those that catch up together; nil: there is none
+	messages      chan message
+	next          []message         // of this turn: what the effects of a step came to at once
+	pulled        newEvents         // for reuse
+	catchUpReader *logreader.Shared // the reader for those that catch up together; nil: there is none
 
-	run   context.Context // ends when the shard must be given up
-	life  context.Context // of attempts, reads and facts: ends with the grace
-	keep  context.Context // of storing: ends some time after that
-	hands sync.WaitGroup  // its goroutines
-	ended chan struct{}   // closed when no message is taken any more
-	told  bool            // that a successor was found has been logged
+	run              context.Context // ends when the shard must be given up
+	life             context.Context // of attempts, reads and facts: ends with the grace
+	storeCtx         context.Context // of storing: ends some time after that
+	goroutines       sync.WaitGroup  // its goroutines
+	closed           chan struct{}   // closed when no message is taken any more
+	loggedSuperseded bool            // that a successor was found has been logged
 }
 
 // changed and clientChanged say that the settings of a callback or a client may have changed: the loop reads them.
@@ -53,11 +54,10 @@ type (
 )
 
 func newLoop(run, life context.Context, d *Dispatcher, lease *shard.Lease) *loop {
-	l := &loop{
-		d: d, lease: lease, shard: lease.Shard(), core: newCore(&d.shared, lease.Epoch()),
-		messages: make(chan message, messagesWaiting), run: run, life: life, keep: context.WithoutCancel(run), ended: make(chan struct{}),
+	return &loop{
+		d: d, lease: lease, shard: lease.Shard(), core: newCore(&d.shared),
+		messages: make(chan message, messagesWaiting), run: run, life: life, storeCtx: context.WithoutCancel(run), closed: make(chan struct{}),
 	}
-	return l
 }
 
 // send hands a message over; false if the loop has ended.
@@ -65,7 +65,7 @@ func (l *loop) send(m message) bool {
 	select {
 	case l.messages <- m:
 		return true
-	case <-l.ended:
+	case <-l.closed:
 		return false
 	}
 }
@@ -83,16 +83,16 @@ func (l *loop) work(stopLife context.CancelFunc) {
 			timer.Reset(max(time.Until(at), time.Millisecond)) // a clock that stands still must not make this spin
 		}
 		var together <-chan struct{}
-		if l.comers != nil {
-			together = l.comers.shards[l.shard].woken
+		if l.catchUpReader != nil {
+			together = l.catchUpReader.Woken(l.shard)
 		}
 		select {
 		case m := <-l.messages:
-			l.take(m)
-		case <-l.d.feed.shards[l.shard].woken:
+			l.handle(m)
+		case <-l.d.feed.Woken(l.shard):
 			l.pull()
 		case <-together:
-			l.pullComers()
+			l.pullCatchUp()
 		case <-timer.C:
 			rings = time.Time{}
 			l.pull() // also where nothing is wanted: how far the reader has come
@@ -100,9 +100,9 @@ func (l *loop) work(stopLife context.CancelFunc) {
 		case <-stop:
 			stop = nil
 			defer time.AfterFunc(l.d.conf.Grace, stopLife).Stop()
-			last, cancel := context.WithTimeout(l.keep, l.d.conf.Grace+lastFlush)
+			last, cancel := context.WithTimeout(l.storeCtx, l.d.conf.Grace+lastFlush)
 			defer cancel()
-			l.keep = last
+			l.storeCtx = last
 			l.pull()
 			l.do(giveUp{})
 		}
@@ -112,19 +112,19 @@ func (l *loop) work(stopLife context.CancelFunc) {
 
 // end lets go of everything.
 func (l *loop) end() {
-	close(l.ended)
-	l.d.feed.leave(l.shard)
+	close(l.closed)
+	l.d.feed.Leave(l.shard)
 	for _, cb := range l.core.callbacks {
 		l.d.release(cb)
 	}
 	if !l.core.arriving.listed {
 		l.d.loading.Add(-1)
 	}
-	l.hands.Wait()
+	l.goroutines.Wait()
 }
 
-// take does what a message means that concerns the driver as well as the core.
-func (l *loop) take(m message) {
+// handle does what a message means that concerns the driver as well as the core.
+func (l *loop) handle(m message) {
 	switch m := m.(type) {
 	case changed:
 		l.do(l.present(m.id))
@@ -136,11 +136,11 @@ func (l *loop) take(m message) {
 			}
 		}
 		return
-	case *comersBegin:
-		for l.comers != nil { // the one before has ended: what it had comes first
-			l.pullComers()
+	case *catchUpBegins:
+		for l.catchUpReader != nil { // the one before has ended: what it had comes first
+			l.pullCatchUp()
 		}
-		l.comers = m.feed
+		l.catchUpReader = m.feed
 	}
 	listed := l.core.arriving.listed
 	if l.do(m); listed != l.core.arriving.listed {
@@ -150,19 +150,19 @@ func (l *loop) take(m message) {
 
 // pull takes what the shared reader has for the shard.
 func (l *loop) pull() {
-	l.news.events, l.news.through, _ = l.d.feed.take(l.shard, l.news.events[:0], takeMost)
-	l.news.of = &l.core.shared
-	l.do(&l.news)
-	clear(l.news.events)
+	l.pulled.events, l.pulled.through, _ = l.d.feed.Take(l.shard, l.pulled.events[:0], takeMost)
+	l.pulled.of = &l.core.shared
+	l.do(&l.pulled)
+	clear(l.pulled.events)
 }
 
-// pullComers takes what the reader for those that catch up together has.
-func (l *loop) pullComers() {
-	events, through, over := l.comers.take(l.shard, nil, takeMost)
-	l.do(&newEvents{&l.core.together, events, through})
+// pullCatchUp takes what the reader for those that catch up together has.
+func (l *loop) pullCatchUp() {
+	events, through, over := l.catchUpReader.Take(l.shard, nil, takeMost)
+	l.do(&newEvents{&l.core.catchUpGroup, events, through})
 	if over {
-		l.comers = nil
-		l.do(comersEnd{})
+		l.catchUpReader = nil
+		l.do(catchUpEnds{})
 	}
 }
 
@@ -184,10 +184,10 @@ func (l *loop) present(id string) configured {
 // apply does what a step has decided.
 func (l *loop) apply(e *effects) {
 	if len(e.interest) > 0 {
-		l.d.feed.want(l.shard, e.interest)
+		l.d.feed.Want(l.shard, e.interest)
 	}
 	for _, j := range e.begin {
-		l.hands.Go(func() { l.attempts(j) })
+		l.goroutines.Go(func() { l.attempts(j) })
 	}
 	for _, j := range e.next {
 		j.more <- true
@@ -199,14 +199,12 @@ func (l *loop) apply(e *effects) {
 		l.next = append(l.next, l.present(id))
 	}
 	for _, r := range e.ring {
-		page := l.d.feed.join(l.shard, r.target, r.pos, pageEvents)
-		page.read = r
-		l.next = append(l.next, &page)
+		l.next = append(l.next, &ringPage{r, l.d.feed.Join(l.shard, r.target.Sites(), r.pos, logreader.PageEvents)})
 	}
-	if r, ctx := e.round, l.keep; r != nil {
-		l.hands.Go(func() {
-			l.store(ctx, r)
-			l.send(rounded{r})
+	if r, ctx := e.round, l.storeCtx; r != nil {
+		l.goroutines.Go(func() {
+			l.storeRound(ctx, r)
+			l.send(roundEnded{r})
 		})
 	}
 	if e.common() {
@@ -218,25 +216,27 @@ func (l *loop) apply(e *effects) {
 // applySeldom does what is not part of every delivery.
 func (l *loop) applySeldom(e *effects) {
 	for _, r := range e.pages {
-		l.hands.Go(func() { l.send(l.d.readPage(r.cb.ctx, r)) })
+		l.goroutines.Go(func() {
+			page, err := l.d.pages.Read(r.cb.ctx, r.target, r.pos, r.size)
+			l.send(&logPage{r, page, err})
+		})
 	}
 	for _, lanes := range e.refills {
-		l.hands.Go(func() {
+		l.goroutines.Go(func() {
 			for i, r := range lanes {
-				found := l.d.readLane(r.cb.ctx, r)
-				found.more = i < len(lanes)-1 && found.err == nil
-				if l.send(found); found.err != nil {
+				seqs, through, err := l.d.pages.Lane(r.cb.ctx, r.target, r.of)
+				if l.send(&refilled{r, seqs, through, err, i < len(lanes)-1 && err == nil}); err != nil {
 					return
 				}
 			}
 		})
 	}
-	for _, r := range e.comers {
-		l.d.coming.Add(1)
-		l.hands.Go(func() {
-			defer l.d.coming.Add(-1)
+	for _, r := range e.catchUp {
+		l.d.pendingCatchUps.Add(1)
+		l.goroutines.Go(func() {
+			defer l.d.pendingCatchUps.Add(-1)
 			select {
-			case l.d.comers <- comer{l, r}:
+			case l.d.catchUps <- catchUpRead{l, r}:
 			case <-l.run.Done():
 			}
 		})
@@ -246,13 +246,13 @@ func (l *loop) applySeldom(e *effects) {
 	}
 	for _, what := range e.disables {
 		stored := false
-		l.chore(func(ctx context.Context) bool { return l.disable(ctx, &what, &stored) })
+		l.chore(func(ctx context.Context) bool { return l.storeDisabling(ctx, &what, &stored) })
 	}
 	for _, cb := range e.cancel {
 		cb.cancel()
 	}
 	for _, cb := range e.retired {
-		l.hands.Go(func() {
+		l.goroutines.Go(func() {
 			if cb.phase == retiring {
 				l.eraseCursor(cb.id)
 			}
@@ -261,18 +261,18 @@ func (l *loop) applySeldom(e *effects) {
 		})
 	}
 	if what := e.load; what != nil {
-		l.hands.Go(func() { l.load(what) })
+		l.goroutines.Go(func() { l.load(what) })
 	}
-	if e.found > 0 {
-		l.superseded(e.found)
+	if e.laterEpoch > 0 {
+		l.superseded(e.laterEpoch)
 	}
 }
 
 // chore publishes a fact, or disables a callback and publishes that: until try reports success or, once the shard must
 // be given up, it has failed a few times more. The event of a replica that dies, or that cannot publish for so long, is
-// lost; what it would have said is in the callback's attempts and status.
+// lost; what it would have reported is in the callback's attempts and status.
 func (l *loop) chore(try func(ctx context.Context) bool) {
-	l.hands.Go(func() {
+	l.goroutines.Go(func() {
 		defer l.send(done{})
 		for last := 0; !try(l.life) && l.life.Err() == nil && last < lastTries; {
 			if backoff.Sleep(l.run, factRetry); l.run.Err() != nil {
@@ -285,8 +285,8 @@ func (l *loop) chore(try func(ctx context.Context) bool) {
 
 // superseded logs and reports to the lease that a document was found which an owner of a higher epoch has written.
 func (l *loop) superseded(epoch uint64) {
-	if !l.told {
-		l.told = true
+	if !l.loggedSuperseded {
+		l.loggedSuperseded = true
 		l.d.conf.Log.Warn("another replica delivers for this shard now; this one stores nothing over what that has written",
 			"shard", l.shard, "epoch", l.lease.Epoch(), "found", epoch)
 	}
@@ -316,7 +316,7 @@ func (l *loop) ask(what func(c *core)) bool {
 	select {
 	case <-answered:
 		return answers
-	case <-l.ended:
+	case <-l.closed:
 		return false
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/delivery"
-
 	"github.com/audatex-relay/relay/internal/relay"
 )
 

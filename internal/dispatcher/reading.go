@@ -5,9 +5,8 @@ import (
 	"maps"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/delivery"
-
 	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -76,18 +75,18 @@ func (c *core) readRing(cb *callback) {
 // from here on is among newEvents.
 func (c *core) tookFromRing(m *ringPage) {
 	cb, r := m.read.cb, &m.read.cb.reading
-	comes := r.source == readsTogether
+	catchesUp := r.source == readsCatchUp
 	r.fetching = false
 	switch {
 	case cb.phase >= retiring || c.ending.begun:
 	case r.version != m.read.version:
 		r.source = readsItself
 		c.markUnstored(cb)
-	case m.missing && comes && !c.halted(cb) && m.read.pos+1+c.conf.Lookback > m.last:
-		c.out.comers = append(c.out.comers, m.read)
+	case m.Missing && catchesUp && !c.halted(cb) && m.read.pos+1+c.conf.Lookback > m.Last:
+		c.out.catchUp = append(c.out.catchUp, m.read)
 		return
-	case m.missing:
-		if r.source = readsItself; comes {
+	case m.Missing:
+		if r.source = readsItself; catchesUp {
 			c.markUnstored(cb)
 		}
 		if !c.halted(cb) {
@@ -102,11 +101,11 @@ func (c *core) tookFromRing(m *ringPage) {
 		c.pump(cb)
 		return
 	default:
-		if r.source = readsItself; comes {
+		if r.source = readsItself; catchesUp {
 			c.markUnstored(cb)
 		}
 	}
-	if m.all {
+	if m.All {
 		c.unwant(&c.shared, m.read.target.Sites())
 	}
 	if cb.phase < retiring {
@@ -119,20 +118,20 @@ func (c *core) tookFromRing(m *ringPage) {
 func (c *core) takes(cb *callback, m *ringPage) bool {
 	r := &cb.reading
 	if c.halted(cb) {
-		if cb.target.Orphaned || !m.all {
+		if cb.target.Orphaned || !m.All {
 			return false
 		}
-		for _, ev := range m.events {
+		for _, ev := range m.Events {
 			if cb.target.Matches(ev) {
 				return false
 			}
 		}
 		return true
 	}
-	if n := len(m.events); n > 0 {
-		r.page, r.pageThrough, r.pageAt = m.events, m.events[n-1].Seq, c.now
+	if n := len(m.Events); n > 0 {
+		r.page, r.pageThrough, r.pageAt = m.Events, m.Events[n-1].Seq, c.now
 	}
-	return c.drain(cb) && m.all
+	return c.drain(cb) && m.All
 }
 
 // tookFromLog takes a page of the log.
@@ -147,15 +146,15 @@ func (c *core) tookFromLog(m *logPage) {
 		c.unread(cb, m.err, "a page of the log could not be read")
 		return
 	}
-	r.pageSize = m.size
-	if m.through > m.read.pos {
-		r.estimate.density = float64(len(m.events)) / float64(m.through-m.read.pos)
+	r.pageSize = m.Size
+	if m.Through > m.read.pos {
+		r.estimate.Passed(m.Through-m.read.pos, uint64(len(m.Events)))
 	}
-	if m.first > m.read.pos+1 {
-		c.expireBelow(cb, m.first)
+	if m.First > m.read.pos+1 {
+		c.expireBelow(cb, m.First)
 	}
 	if r.version == m.read.version {
-		r.page, r.pageThrough, r.pageAt = m.events, m.through, c.now
+		r.page, r.pageThrough, r.pageAt = m.Events, m.Through, c.now
 	}
 	if c.drain(cb) && cb.cur.Room() && !c.now.Before(cb.sending.retryAt) {
 		c.readRing(cb)
@@ -204,16 +203,16 @@ func (c *core) refilled(m *refilled) {
 	}
 }
 
-// comersBegin means that a reader has begun to read for callbacks that catch up together, at or before each one's
+// catchUpBegins means that a reader has begun to read for callbacks that catch up together, at or before each one's
 // position. One whose target has changed since it asked reads by itself.
-func (c *core) comersBegin(m *comersBegin) {
-	c.together.pos = m.from
-	for _, read := range m.comers {
+func (c *core) catchUpBegins(m *catchUpBegins) {
+	c.catchUpGroup.pos = m.from
+	for _, read := range m.members {
 		cb, r := read.cb, &read.cb.reading
 		switch {
 		case cb.phase >= retiring:
 		case r.version == read.version:
-			c.enter(&c.together, cb)
+			c.enter(&c.catchUpGroup, cb)
 		default:
 			r.source, r.fetching = readsItself, false
 			c.markUnstored(cb)
@@ -222,25 +221,18 @@ func (c *core) comersBegin(m *comersBegin) {
 	}
 }
 
-// comersEnd means that the reader has come to the ring of the shared reader, or cannot go on: each reads on by itself,
+// catchUpEnds means that the reader has come to the ring of the shared reader, or cannot go on: each reads on by itself,
 // which in the first case is joining.
-func (c *core) comersEnd() {
+func (c *core) catchUpEnds() {
 	members := map[*callback]struct{}{}
-	for _, of := range c.together.bySite {
+	for _, of := range c.catchUpGroup.bySite {
 		maps.Copy(members, of)
 	}
 	for cb := range members {
-		cb.cur.Advance(c.together.pos)
+		cb.cur.Advance(c.catchUpGroup.pos)
 		c.leave(cb)
 		if c.readRing(cb); cb.target.Orphaned {
 			c.markUnstored(cb)
 		}
-	}
-}
-
-// dropPage forgets a page that nobody has used for a while.
-func (c *core) dropPage(cb *callback) {
-	if r := &cb.reading; len(r.page) > 0 && !r.fetching && c.now.Sub(r.pageAt) > pageIdle {
-		r.page, r.pageThrough = nil, 0
 	}
 }

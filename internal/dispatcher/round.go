@@ -8,15 +8,15 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// store makes a round: attempts, then lanes, documents and removals of those callbacks whose attempts are stored,
+// storeRound makes a round: attempts, then lanes, documents and removals of those callbacks whose attempts are stored,
 // then the watermark. The lease is asked for between them, as each may take long.
-func (l *loop) store(ctx context.Context, r *round) {
+func (l *loop) storeRound(ctx context.Context, r *round) {
 	l.storeAttempts(ctx, r.works)
 	var saves []cursorstore.Save
 	var of []*work
 	for _, w := range r.works {
 		if w.failed = w.failed || !l.lease.Valid(); !w.failed && !w.changes.Empty() {
-			saves, of = append(saves, cursorstore.Save{Handle: w.kept.cursor, Changes: w.changes}), append(of, w)
+			saves, of = append(saves, cursorstore.Save{Handle: w.stored.cursor, Changes: w.changes}), append(of, w)
 		}
 	}
 	if len(saves) > 0 {
@@ -34,7 +34,10 @@ func (l *loop) store(ctx context.Context, r *round) {
 		}
 	}
 	if r.raise > 0 && l.lease.Valid() {
-		l.storeWatermark(ctx, r)
+		var err error
+		if r.laterEpoch, err = l.d.cursors.StoreWatermark(ctx, &r.mark, r.raise); err != nil {
+			l.d.complain("a watermark", err)
+		}
 	}
 }
 
@@ -45,7 +48,7 @@ func (l *loop) storeAttempts(ctx context.Context, works []*work) {
 	var of []*work
 	for _, w := range works {
 		if len(w.records) > 0 {
-			records, of = append(records, delivery.Records{Recorder: w.kept.recorder, Records: w.records}), append(of, w)
+			records, of = append(records, delivery.Records{Recorder: w.stored.recorder, Records: w.records}), append(of, w)
 		}
 	}
 	for i, r := range l.d.conf.Deliverer.Append(ctx, records) {
@@ -54,30 +57,5 @@ func (l *loop) storeAttempts(ctx context.Context, works []*work) {
 		if r.Err != nil {
 			l.d.complain("attempts", r.Err)
 		}
-	}
-}
-
-// storeWatermark stores the watermark where it has moved to. The next round writes over what a former owner has put
-// in its place.
-func (l *loop) storeWatermark(ctx context.Context, r *round) {
-	result := store.PutOwned(ctx, l.d.conf.Store.Watermarks, []store.Put[store.Watermark]{l.put(r.mark, r.raise)}, false)[0]
-	switch result.Outcome {
-	case store.Written:
-		r.mark.revision, r.mark.stored = result.Entry.Revision, r.raise
-	case store.Changed:
-		r.mark.revision = result.Entry.Revision
-		if w := result.Entry.Value; w.Epoch == l.lease.Epoch() {
-			r.mark.stored = w.Position
-		}
-	case store.Superseded:
-		r.found = result.Entry.Value.Epoch
-	case store.Unclear, store.NotStored:
-		l.d.complain("a watermark", result.Err)
-	}
-}
-
-func (l *loop) put(m watermark, at uint64) store.Put[store.Watermark] {
-	return store.Put[store.Watermark]{
-		Key: store.WatermarkKey(l.shard, "events"), Value: store.Watermark{Epoch: l.lease.Epoch(), Position: at}, Revision: m.revision,
 	}
 }

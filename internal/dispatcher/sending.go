@@ -5,9 +5,8 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/delivery"
-
 	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sender"
 	"github.com/audatex-relay/relay/internal/store"
@@ -23,9 +22,9 @@ const (
 	retriesEvery = time.Minute
 )
 
-// take returns the next attempt of a callback, nil if none may be made now. It is the job given, or a new one if that
+// nextJob returns the next attempt of a callback, nil if none may be made now. It is the job given, or a new one if that
 // is nil. HasPlace means that the callback has a place to make it with; it keeps that if there is a next attempt.
-func (c *core) take(cb *callback, j *job, hasPlace bool) *job {
+func (c *core) nextJob(cb *callback, j *job, hasPlace bool) *job {
 	s := &cb.sending
 	of := &cb.target.Callback
 	if c.halted(cb) || !c.valid || c.now.Before(s.retryAt) || s.waiting || len(cb.storing.records) >= 2*window(*of) {
@@ -87,18 +86,18 @@ func (c *core) nextAttempt(cb *callback) time.Time {
 	return at
 }
 
-// ended takes an attempt that has ended: it is judged, and its worker makes the next one if there is one to be made.
-func (c *core) ended(j *job) {
+// attemptEnded takes an attempt that has ended: it is judged, and its worker makes the next one if there is one to be made.
+func (c *core) attemptEnded(j *job) {
 	cb := j.cb
 	c.judge(j)
 	next, keeps := (*job)(nil), c.places.Waiting() == 0 // whoever gives a place back while others wait does not get it again before them
 	if keeps {
-		next = c.take(cb, j, true)
+		next = c.nextJob(cb, j, true)
 	}
 	if next == nil {
 		cb.sending.place.Release()
 		if !keeps {
-			next = c.take(cb, j, false)
+			next = c.nextJob(cb, j, false)
 		}
 	}
 	if next != nil {
@@ -140,7 +139,7 @@ func (c *core) judge(j *job) {
 	case sender.Gone:
 		cb.cur.Release(j.batch)
 		c.record(cb, record)
-		c.disable(cb, "gone", "the receiver answered 410")
+		c.beginDisabling(cb, "gone", "the receiver answered 410")
 	case sender.Success:
 		c.succeeded(j, ev, record)
 	default: // all the others are failures, and the schedule's affair
@@ -164,7 +163,7 @@ func (c *core) notMade(j *job) {
 func (c *core) succeeded(j *job, ev *delivery.Event, record relay.AttemptRecord) {
 	cb := j.cb
 	if c.closeAll(j, &record, relay.DeliveryDelivered) {
-		c.metrics.delivered(ev, c.now)
+		c.metrics.Delivered(ev, c.now)
 	}
 	cb.cur.Succeed(j.batch, c.now)
 	c.record(cb, record)
@@ -188,7 +187,7 @@ func (c *core) failed(j *job, ev *delivery.Event, record relay.AttemptRecord) {
 		c.dropOrder(cb, ev.Order) // the lane may wait for hours
 	case cursor.Exhausted:
 		if c.closeAll(j, &record, relay.DeliveryFailed) {
-			c.metrics.delivery(relay.DeliveryFailed, 1)
+			c.metrics.Ended(relay.DeliveryFailed, 1)
 		}
 		if j.batch.Attempt > 1 { // its followers get one attempt each, and no line
 			cb.log.Warn("a delivery has failed for good; the order's next event gets its turn", "site", ev.Site, "order", ev.Order, "event", ev.ID,
@@ -205,7 +204,7 @@ func (c *core) failed(j *job, ev *delivery.Event, record relay.AttemptRecord) {
 			"reason", j.Reason(), "waiting", cb.cur.Unsettled(), "next_probe", h.NextProbe.UTC())
 	}
 	if !h.FailingSince.IsZero() && c.now.Sub(h.FailingSince) >= c.conf.DisableAfter {
-		c.disable(cb, "failing", "every attempt has failed since "+h.FailingSince.UTC().Format(time.RFC3339))
+		c.beginDisabling(cb, "failing", "every attempt has failed since "+h.FailingSince.UTC().Format(time.RFC3339))
 	}
 }
 
@@ -246,7 +245,7 @@ func (c *core) settle(cb *callback, order string, seqs ...uint64) bool {
 // closeDelivery records the end of a delivery without an attempt.
 func (c *core) closeDelivery(cb *callback, ev *delivery.Event, status relay.DeliveryStatus, why string) {
 	c.record(cb, relay.AttemptRecord{Event: ev.ID, Seq: ev.Seq, Order: ev.Order, At: c.now.UTC(), Closing: status, Reason: why})
-	c.metrics.delivery(status, 1)
+	c.metrics.Ended(status, 1)
 }
 
 func (c *core) record(cb *callback, r relay.AttemptRecord) {

@@ -10,13 +10,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/delivery"
-
 	"pgregory.net/rapid"
 
 	"github.com/audatex-relay/relay/internal/capacity"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/cursorstore"
+	"github.com/audatex-relay/relay/internal/delivery"
+	"github.com/audatex-relay/relay/internal/logreader"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sender"
 	"github.com/audatex-relay/relay/internal/store"
@@ -71,8 +71,8 @@ type simOwner struct {
 	*simWorld
 	epoch    uint64
 	core     *core
-	feed     *feed
-	together *feed
+	feed     *logreader.Shared
+	together *logreader.Shared
 	members  []read // that wait for together
 	places   *capacity.Places
 	attempts []*job
@@ -182,12 +182,12 @@ func (w *simWorld) publish() {
 }
 
 // readLog has a reader read what it has not, as far as there is room.
-func (w *simWorld) readLog(f *feed) {
+func (w *simWorld) readLog(f *logreader.Shared) {
 	for _, ev := range w.log {
-		if ev.Seq <= f.position() {
+		if ev.Seq <= f.Position() {
 			continue
 		}
-		if !f.put(*ev) {
+		if !f.Add(*ev) {
 			return
 		}
 	}
@@ -200,12 +200,11 @@ func (w *simWorld) takeOver() {
 		Schedule: slices.Repeat([]time.Duration{time.Second, time.Minute}, 100), Jitter: func(d time.Duration) time.Duration { return d }, CircuitFailures: 6, Lookback: 1000,
 		MaxLanes: 4, Log: slog.New(slog.DiscardHandler),
 	}.withDefaults()
-	d := &Dispatcher{conf: conf}
 	o := &simOwner{simWorld: w, epoch: w.epoch, places: capacity.NewPlaces(rapid.IntRange(1, 4).Draw(w.t, "places")), valid: true}
 	memory := capacity.NewMemory(1 << 20)
-	o.core = newCore(&environment{conf: &conf, metrics: newMetrics(nil, d), memory: memory, places: o.places, pacer: &pacer{}, batch: 1 << 20}, o.epoch)
-	o.feed = newFeed(8, 1<<20, func(int) {})
-	o.feed.start(w.last())
+	o.core = newCore(&environment{conf: &conf, metrics: delivery.NewMetrics(nil), memory: memory, places: o.places, pacer: &cursorstore.Pacer{}, batch: 1 << 20})
+	o.feed = logreader.NewShared(8, 1<<20, func(int) {})
+	o.feed.Start(w.last())
 	w.owners = append(w.owners, o)
 	o.do(tick{})
 }
@@ -216,19 +215,17 @@ func (o *simOwner) do(m message) {
 		m := o.next[0]
 		o.next = o.next[1:]
 		e := o.core.step(m, o.now, o.valid)
-		o.feed.want(0, e.interest)
+		o.feed.Want(0, e.interest)
 		o.attempts = append(append(o.attempts, e.begin...), e.next...)
 		for _, id := range e.recheck {
 			o.next = append(o.next, o.present(id))
 		}
 		for _, r := range e.ring {
-			page := o.feed.join(0, r.target, r.pos, 5)
-			page.read = r
-			o.next = append(o.next, &page)
+			o.next = append(o.next, &ringPage{r, o.feed.Join(0, r.target.Sites(), r.pos, 5)})
 		}
 		o.reads = append(o.reads, e.pages...)
 		o.lanesOf = append(o.lanesOf, e.refills...)
-		o.members = append(o.members, e.comers...)
+		o.members = append(o.members, e.catchUp...)
 		if e.round != nil {
 			o.round = e.round
 		}
@@ -282,7 +279,7 @@ func (o *simOwner) work() {
 	o.readLog(o.feed)
 	switch n := rapid.IntRange(0, 99).Draw(o.t, "work"); {
 	case n < 20 && !o.core.ending.begun:
-		events, through, _ := o.feed.take(0, nil, rapid.IntRange(1, 9).Draw(o.t, "most"))
+		events, through, _ := o.feed.Take(0, nil, rapid.IntRange(1, 9).Draw(o.t, "most"))
 		o.do(&newEvents{&o.core.shared, events, through})
 	case n < 60 && len(o.attempts) > 0:
 		o.attempt()
@@ -335,7 +332,7 @@ func (o *simOwner) attempt() {
 	default:
 		j.Chosen, j.Err = -1, delivery.ErrLease
 	}
-	o.do(ended{j})
+	o.do(attemptEnded{j})
 }
 
 // receive is a receiver that takes an event: everything of its order before must have come to it.
@@ -379,17 +376,17 @@ func (o *simOwner) erase(id, keep string) {
 
 func (o *simOwner) readPage() {
 	r := pick(o.t, &o.reads)
-	page := &logPage{read: r, size: 4, first: 1, through: max(o.last(), r.pos)}
+	page := &logPage{read: r, Page: logreader.Page{Size: 4, First: 1, Through: max(o.last(), r.pos)}}
 	if !o.quiet && o.chance(10) {
 		page.err = store.ErrUnavailable
 	}
 	for _, ev := range o.log {
 		if ev.Seq > r.pos && r.target.Matches(ev) && page.err == nil {
-			if len(page.events) == 4 {
-				page.through = page.events[3].Seq
+			if len(page.Events) == 4 {
+				page.Through = page.Events[3].Seq
 				break
 			}
-			page.events = append(page.events, ev)
+			page.Events = append(page.Events, ev)
 		}
 	}
 	o.do(page)
@@ -415,18 +412,18 @@ func (o *simOwner) catchUp() {
 	}
 	if f := o.together; f != nil {
 		for _, ev := range o.log {
-			if ev.Seq > f.position() && f.position() < o.feed.reach() {
-				f.put(*ev)
+			if ev.Seq > f.Position() && f.Position() < o.feed.Reach() {
+				f.Add(*ev)
 				break
 			}
 		}
-		if f.position() >= o.feed.reach() || !o.quiet && o.chance(10) {
-			f.finish()
+		if f.Position() >= o.feed.Reach() || !o.quiet && o.chance(10) {
+			f.Finish()
 		}
-		events, through, over := f.take(0, nil, 3)
-		if o.do(&newEvents{&o.core.together, events, through}); over {
+		events, through, over := f.Take(0, nil, 3)
+		if o.do(&newEvents{&o.core.catchUpGroup, events, through}); over {
 			o.together = nil
-			o.do(comersEnd{})
+			o.do(catchUpEnds{})
 		}
 		return
 	}
@@ -437,12 +434,12 @@ func (o *simOwner) catchUp() {
 	for _, r := range o.members {
 		from = min(from, r.pos)
 	}
-	o.together = newFeed(8, 1<<20, func(int) {})
-	o.together.start(from)
+	o.together = logreader.NewShared(8, 1<<20, func(int) {})
+	o.together.Start(from)
 	for _, r := range o.members {
-		o.together.join(0, r.target, from, 0)
+		o.together.Join(0, r.target.Sites(), from, 0)
 	}
-	o.do(&comersBegin{comers: o.members, from: from})
+	o.do(&catchUpBegins{members: o.members, from: from})
 	o.members = nil
 }
 
@@ -452,12 +449,12 @@ func (o *simOwner) load() {
 	switch {
 	case o.snapshot == nil:
 		o.snapshot = maps.Clone(o.writes)
-		if m := &what.mark; !m.touched {
+		if m := &what.mark; !m.Adopted {
 			if o.mark.Epoch > o.epoch {
 				o.fail()
 				return
 			}
-			m.base, m.stored, m.tried, m.touched = o.mark.Position, o.mark.Position, o.mark.Position, true
+			m.Base, m.Stored, m.Highest, m.Adopted = o.mark.Position, o.mark.Position, o.mark.Position, true
 			o.mark.Epoch = o.epoch
 		}
 	case o.taken == nil:
@@ -471,7 +468,7 @@ func (o *simOwner) load() {
 	default: // the callbacks may have changed again
 		o.do(&adopted{callbacks: o.taken, mark: what.mark, first: 1})
 		o.toLoad = nil
-		o.do(loaded{what, o.partly})
+		o.do(loadEnded{what, o.partly})
 	}
 }
 
@@ -509,7 +506,7 @@ func (o *simOwner) adopt(id string, f *found) {
 func (o *simOwner) fail() {
 	what := o.toLoad
 	o.toLoad = nil
-	o.do(loaded{what, true})
+	o.do(loadEnded{what, true})
 }
 
 // put stores changes of a cursor.
@@ -578,14 +575,14 @@ func (o *simOwner) store() {
 	switch {
 	case r.raise == 0 || !o.quiet && o.chance(10):
 	case o.mark.Epoch > o.epoch:
-		r.found = o.mark.Epoch
+		r.laterEpoch = o.mark.Epoch
 	default:
 		o.mark = store.Watermark{Epoch: o.epoch, Position: r.raise}
 		if o.quiet || !o.chance(10) {
-			r.mark.stored = r.raise
+			r.mark.Stored = r.raise
 		}
 	}
-	o.do(rounded{r})
+	o.do(roundEnded{r})
 	if o.core.finished() {
 		o.owners = slices.DeleteFunc(o.owners, func(other *simOwner) bool { return other == o })
 		if len(o.owners) == 0 || o.epoch == o.simWorld.epoch {
@@ -632,7 +629,7 @@ func (w *simWorld) check() {
 func (w *simWorld) calm() {
 	w.quiet = true
 	w.owners = w.owners[len(w.owners)-1:]
-	if o := w.owners[0]; o.core.ending.begun || o.core.keeping.superseded || o.epoch != w.epoch {
+	if o := w.owners[0]; o.core.ending.begun || o.core.toStore.superseded || o.epoch != w.epoch {
 		w.owners = nil
 		w.takeOver()
 	}
@@ -648,7 +645,7 @@ func (w *simWorld) calm() {
 		o := w.owners[0]
 		w.now = w.now.Add(time.Second)
 		o.readLog(o.feed)
-		events, through, _ := o.feed.take(0, nil, 100)
+		events, through, _ := o.feed.Take(0, nil, 100)
 		o.do(&newEvents{&o.core.shared, events, through})
 		for len(o.attempts) > 0 {
 			o.attempt()

@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/capacity"
+	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/delivery"
+	"github.com/audatex-relay/relay/internal/logreader"
 )
 
 // core is what a shard's callbacks have come to, and every decision about them: step takes a message and returns what
@@ -16,16 +18,16 @@ type core struct {
 	now   time.Time // of the present step
 	valid bool      // whether the lease was, at its beginning
 
-	callbacks map[string]*callback
-	retiring  map[string]*callback // deleted, made again or fenced: they are not loaded
-	arriving  arriving
-	shared    group     // callbacks that read with the replica's shared reader
-	together  group     // callbacks that catch up together
-	alarm     time.Time // the earliest time at which a callback must be looked at, or before it; zero if there is none
-	keeping   keeping
-	underWay  int // attempts, reads, rounds and whatever else the loop has begun for this core and not answered
-	ending    ending
-	out       effects
+	callbacks    map[string]*callback
+	retiring     map[string]*callback // deleted, made again or fenced: they are not loaded
+	arriving     arriving
+	shared       group     // callbacks that read with the replica's shared reader
+	catchUpGroup group     // callbacks that catch up together
+	alarm        time.Time // the earliest time at which a callback must be looked at, or before it; zero if there is none
+	toStore      toStore
+	underWay     int // attempts, reads, rounds and whatever else the loop has begun for this core and not answered
+	ending       ending
+	out          effects
 }
 
 // arriving is what is still to be loaded.
@@ -39,10 +41,10 @@ type arriving struct {
 // environment is what the cores of a replica share. It is safe for concurrent use.
 type environment struct {
 	conf    *Config
-	metrics *metrics
+	metrics *delivery.Metrics
 	memory  *capacity.Memory
 	places  *capacity.Places
-	pacer   *pacer
+	pacer   *cursorstore.Pacer
 	batch   int // bytes that a batch of attempts may have
 }
 
@@ -63,23 +65,17 @@ type (
 		events  []*delivery.Event
 		through uint64
 	}
-	// ringPage is what the ring of the shared reader has for a callback that reads by itself. All means that there is
-	// no more and that the events after these will be among newEvents; missing means that the ring does not reach back
-	// to where it stands.
+	// ringPage is what the ring of the shared reader has for a callback that reads by itself. If it has all of it the
+	// callback may join: the events that follow will be among newEvents.
 	ringPage struct {
-		read         read
-		events       []*delivery.Event
-		all, missing bool
-		last         uint64 // where the shared reader stands
+		read read
+		logreader.RingPage
 	}
 	// logPage is a page of the log for a callback that reads by itself.
 	logPage struct {
-		read    read
-		events  []*delivery.Event
-		through uint64 // nothing else up to here is for the callback
-		first   uint64 // of the log
-		size    int    // how many events the next page may have
-		err     error
+		read read
+		logreader.Page
+		err error
 	}
 	// refilled is what waits behind a lane's entries.
 	refilled struct {
@@ -91,10 +87,10 @@ type (
 	}
 	// placed reports that a place was handed to a callback that waited for one.
 	placed struct{ cb *callback }
-	// ended is an attempt that has ended.
-	ended struct{ job *job }
-	// rounded is a round of storing that has ended.
-	rounded struct{ round *round }
+	// attemptEnded is an attempt that has ended.
+	attemptEnded struct{ job *job }
+	// roundEnded is a round of storing that has ended.
+	roundEnded struct{ round *round }
 	// tick reports that time has passed.
 	tick struct{}
 	// configured is a callback's present configuration; nil if it is not registered.
@@ -105,21 +101,21 @@ type (
 	// adopted are callbacks that were loaded and are this owner's; first is the log's first position.
 	adopted struct {
 		callbacks []*callback
-		mark      watermark
+		mark      cursorstore.Watermark
 		first     uint64
 	}
-	// loaded reports that a load has ended: all of it is adopted or not registered any more, or it failed.
-	loaded struct {
+	// loadEnded reports that a load has ended: all of it is adopted or not registered any more, or it failed.
+	loadEnded struct {
 		*load
 		failed bool
 	}
-	// comersBegin and comersEnd enclose the newEvents for those that catch up together.
-	comersBegin struct {
-		comers []read
-		from   uint64
-		feed   *feed // the loop's, to take them from
+	// catchUpBegins and catchUpEnds enclose the newEvents for those that catch up together.
+	catchUpBegins struct {
+		members []read
+		from    uint64
+		feed    *logreader.Shared // the loop's, to take them from
 	}
-	comersEnd struct{}
+	catchUpEnds struct{}
 	// laterOwner reports that a document of a higher epoch was found.
 	laterOwner struct{ epoch uint64 }
 	// question is somebody's question or an operator's word; answer is called once.
@@ -132,35 +128,29 @@ type (
 
 // effects are what must be done after a step. They are valid until the next one.
 type effects struct {
-	begin    []*job     // attempts to be made, each by a worker of its own
-	next     []*job     // attempts to be made by the worker that has just ended one
-	idle     []*job     // workers that have no more to do
-	ring     []read     // to be looked for in the ring
-	pages    []read     // to be read from the log
-	refills  [][]refill // of one callback each
-	comers   []read     // to be caught up together
-	interest []interest
-	round    *round
-	facts    []fact
-	disables []disablement
-	load     *load
-	cancel   []*callback // what is under way of it is broken off
-	retired  []*callback // nothing of it is under way any more
-	recheck  []string    // callbacks whose settings may have changed unheard: each must be configured
-	found    uint64      // 0, or a later owner's epoch
+	begin      []*job     // attempts to be made, each by a worker of its own
+	next       []*job     // attempts to be made by the worker that has just ended one
+	idle       []*job     // workers that have no more to do
+	ring       []read     // to be looked for in the ring
+	pages      []read     // to be read from the log
+	refills    [][]refill // of one callback each
+	catchUp    []read     // to be caught up together
+	interest   []logreader.Interest
+	round      *round
+	facts      []fact
+	disables   []disablement
+	load       *load
+	cancel     []*callback // what is under way of it is broken off
+	retired    []*callback // nothing of it is under way any more
+	recheck    []string    // callbacks whose settings may have changed meanwhile: each must be configured
+	laterEpoch uint64      // 0, or a later owner's epoch
 }
 
-// interest is a site whose events the shard begins or ceases to want of the shared reader.
-type interest struct {
-	site   string
-	wanted bool
-}
-
-func newCore(e *environment, epoch uint64) *core {
+func newCore(e *environment) *core {
 	return &core{
 		environment: e, callbacks: map[string]*callback{}, retiring: map[string]*callback{}, arriving: arriving{missing: map[string]bool{}},
-		shared: newGroup(readsShared), together: newGroup(readsTogether),
-		keeping: keeping{unstored: map[*callback]struct{}{}, urgent: map[*callback]struct{}{}, mark: watermark{epoch: epoch}},
+		shared: newGroup(readsShared), catchUpGroup: newGroup(readsCatchUp),
+		toStore: toStore{unstored: map[*callback]struct{}{}, urgent: map[*callback]struct{}{}},
 	}
 }
 
@@ -181,22 +171,22 @@ func (c *core) step(m message, now time.Time, leaseValid bool) *effects {
 		m.cb.sending.waiting = false
 		c.pump(m.cb)
 		m.cb.sending.place.Decline() // one that cannot be used now goes on to the next
-	case ended:
-		c.ended(m.job)
-	case rounded:
-		c.rounded(m.round)
+	case attemptEnded:
+		c.attemptEnded(m.job)
+	case roundEnded:
+		c.roundEnded(m.round)
 	case tick:
 		c.tick()
 	case configured:
 		c.configured(m)
 	case *adopted:
 		c.adopted(m)
-	case loaded:
-		c.loaded(m)
-	case *comersBegin:
-		c.comersBegin(m)
-	case comersEnd:
-		c.comersEnd()
+	case loadEnded:
+		c.loadEnded(m)
+	case *catchUpBegins:
+		c.catchUpBegins(m)
+	case catchUpEnds:
+		c.catchUpEnds()
 	case laterOwner:
 		c.laterOwner(m.epoch)
 	case question:
@@ -219,9 +209,9 @@ func (c *core) wake() time.Time {
 	if c.ending.begun {
 		return time.Time{}
 	}
-	at := earlier(earlier(c.alarm, c.keeping.sweepAt), c.arriving.again)
-	if !c.keeping.storing {
-		at = earlier(at, c.keeping.flushAt)
+	at := earlier(earlier(c.alarm, c.toStore.sweepAt), c.arriving.again)
+	if !c.toStore.storing {
+		at = earlier(at, c.toStore.flushAt)
 	}
 	return at
 }
@@ -229,27 +219,27 @@ func (c *core) wake() time.Time {
 // pump starts every attempt of a callback that may be made now and sees to what follows.
 func (c *core) pump(cb *callback) {
 	for {
-		j := c.take(cb, nil, false)
+		j := c.nextJob(cb, nil, false)
 		if j == nil {
 			break
 		}
 		c.out.begin = append(c.out.begin, j)
 	}
-	c.look(cb)
+	c.followUp(cb)
 }
 
-// look sees to everything but attempts after something has changed: storing it, reading on, and when to look again.
-func (c *core) look(cb *callback) {
-	c.noteUnstored(cb)
+// followUp sees to everything but attempts after something has changed: storing it, reading on, and when to look again.
+func (c *core) followUp(cb *callback) {
+	c.markChanged(cb)
 	var at time.Time
 	if !c.halted(cb) {
-		if r := &cb.reading; r.source == readsItself && !r.fetching && len(r.held) <= window(cb.target.Callback)/2 {
+		if r := &cb.reading; r.source == readsItself && !r.fetching && len(r.atHand) <= window(cb.target.Callback)/2 {
 			c.readOn(cb)
 		}
 		c.refill(cb)
 		at = c.nextAttempt(cb)
 	}
-	c.wakeAt(cb, earlier(at, cb.expired.tellAt))
+	c.wakeAt(cb, earlier(at, cb.expired.publishAt))
 }
 
 // tick does what is due: callbacks, the watermark, and forgetting pages that nobody uses.
@@ -261,14 +251,14 @@ func (c *core) tick() {
 				c.wakeAt(cb, cb.wakeAt)
 				continue
 			}
-			if at := cb.expired.tellAt; !at.IsZero() && !at.After(c.now) {
-				c.tellExpired(cb)
+			if at := cb.expired.publishAt; !at.IsZero() && !at.After(c.now) {
+				c.publishExpired(cb)
 			}
 			c.pump(cb)
 		}
 	}
-	if !c.keeping.sweepAt.After(c.now) {
-		c.keeping.sweepAt = c.now.Add(sweepEvery)
+	if !c.toStore.sweepAt.After(c.now) {
+		c.toStore.sweepAt = c.now.Add(sweepEvery)
 		c.sweep()
 	}
 }
@@ -309,7 +299,7 @@ func (c *core) retarget(cb *callback, t *delivery.Target) {
 // retire ends a callback that is registered no more. Once nothing of it is under way its cursor is erased.
 func (c *core) retire(cb *callback) {
 	if cb.expired.waiting() {
-		c.tellExpired(cb)
+		c.publishExpired(cb)
 	}
 	c.remove(cb, retiring)
 	c.retiring[cb.id] = cb
@@ -327,8 +317,8 @@ func (c *core) remove(cb *callback, why phase) {
 	cb.reading.page = nil
 	c.dropAll(cb)
 	c.wakeAt(cb, time.Time{})
-	delete(c.keeping.unstored, cb)
-	delete(c.keeping.urgent, cb)
+	delete(c.toStore.unstored, cb)
+	delete(c.toStore.urgent, cb)
 }
 
 // settleRetired hands a callback over whose last attempt, read or round has ended.
@@ -371,7 +361,7 @@ func (c *core) loadNext() {
 	}
 	a.loading = true
 	c.underWay++
-	what := &load{whole: !a.listed, ids: slices.Collect(maps.Keys(a.missing)), mark: c.keeping.mark}
+	what := &load{whole: !a.listed, ids: slices.Collect(maps.Keys(a.missing)), mark: c.toStore.mark}
 	if what.whole { // it may have been loaded in part
 		what.except = make(map[string]bool, len(c.callbacks)+len(c.retiring))
 		for _, of := range []map[string]*callback{c.callbacks, c.retiring} {
@@ -386,8 +376,8 @@ func (c *core) loadNext() {
 // adopted lets loaded callbacks work: with the shared reader, if its ring has what follows, else together with others
 // that come a little behind, or each by itself.
 func (c *core) adopted(m *adopted) {
-	if !c.keeping.mark.touched {
-		c.keeping.mark = m.mark
+	if !c.toStore.mark.Adopted {
+		c.toStore.mark = m.mark
 	}
 	for _, cb := range m.callbacks {
 		delete(c.arriving.missing, cb.id)
@@ -397,7 +387,7 @@ func (c *core) adopted(m *adopted) {
 		c.setTarget(cb, cb.target)
 		c.expireBelow(cb, m.first)
 		if !cb.cur.Carried().Behind && !cb.target.Orphaned && !c.ending.begun {
-			cb.reading.source = readsTogether
+			cb.reading.source = readsCatchUp
 			c.readRing(cb)
 		} else {
 			c.markUnstored(cb)
@@ -406,7 +396,7 @@ func (c *core) adopted(m *adopted) {
 	}
 }
 
-func (c *core) loaded(m loaded) {
+func (c *core) loadEnded(m loadEnded) {
 	a := &c.arriving
 	a.loading = false
 	c.underWay--
@@ -414,8 +404,8 @@ func (c *core) loaded(m loaded) {
 		a.again = c.now.Add(loadAgain)
 		return
 	}
-	if !c.keeping.mark.touched {
-		c.keeping.mark = m.mark
+	if !c.toStore.mark.Adopted {
+		c.toStore.mark = m.mark
 	}
 	a.listed = a.listed || m.whole
 	for _, id := range m.ids { // those that were not adopted were not registered
@@ -429,7 +419,7 @@ func (c *core) giveUp() {
 	c.ending.begun = true
 	for _, cb := range c.callbacks {
 		if cb.expired.waiting() {
-			c.tellExpired(cb)
+			c.publishExpired(cb)
 		}
 		if r := &cb.reading; r.source == readsShared {
 			cb.cur.Advance(c.shared.pos) // it was offered everything up to here
@@ -452,12 +442,12 @@ func (e *effects) reset() {
 	clear(e.pages)
 	*e = effects{
 		begin: e.begin[:0], next: e.next[:0], idle: e.idle[:0], ring: e.ring[:0], pages: e.pages[:0],
-		refills: e.refills[:0], comers: slices.Delete(e.comers, 0, len(e.comers)), interest: e.interest[:0], facts: e.facts[:0],
+		refills: e.refills[:0], catchUp: slices.Delete(e.catchUp, 0, len(e.catchUp)), interest: e.interest[:0], facts: e.facts[:0],
 		disables: e.disables[:0], cancel: e.cancel[:0], retired: e.retired[:0], recheck: e.recheck[:0],
 	}
 }
 
 // common reports whether the effects are those of a delivery alone.
 func (e *effects) common() bool {
-	return len(e.pages)+len(e.refills)+len(e.comers)+len(e.facts)+len(e.disables)+len(e.cancel)+len(e.retired) == 0 && e.load == nil && e.found == 0
+	return len(e.pages)+len(e.refills)+len(e.catchUp)+len(e.facts)+len(e.disables)+len(e.cancel)+len(e.retired) == 0 && e.load == nil && e.laterEpoch == 0
 }

@@ -145,7 +145,7 @@ func (l *loader) cursors(ctx context.Context, batch []*arrival, connections []st
 	if len(shards) == 1 {
 		return l.r.cursors.Load(ctx, batch[0].runner.lease.Shard(), connections)
 	}
-	return l.r.cursors.LoadAll(ctx, connections)
+	return l.r.cursors.Load(ctx, cursorstore.EveryShard, connections)
 }
 
 // adopt writes cursors under the epoch of their lease.

@@ -1,4 +1,7 @@
-package dispatcher
+// Package logreader reads the log of events for callbacks: once for all callbacks of a replica that keep up (Shared), and in
+// filtered pages for one that is behind (Pages). Every event is read and parsed once however many callbacks want it; what
+// is kept in memory is bounded. Begin reading at Shared.
+package logreader
 
 import (
 	"context"
@@ -7,9 +10,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/delivery"
-
 	"github.com/audatex-relay/relay/internal/backoff"
+	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -20,17 +22,15 @@ const (
 	ringBytes  = 32 << 20
 )
 
-// feed is a reader of the log that the shards of a replica share: a ring of its newest events, and for each shard the
+// Shared is a reader of the log that the shards of a replica share: a ring of its newest events, and for each shard the
 // events of the ring that it wants and has not taken. A shard takes them when it is woken. The reader waits for the
 // slowest: what a shard has not taken stays in the ring. That is no danger to the others, as a shard's loop does no
-// input or output and waits for nobody.
-//
-// Its mutex is the only one of this package. Nothing is called while it is locked.
-type feed struct {
+// input or output and waits for nobody. Shared is safe for concurrent use.
+type Shared struct {
 	limit, most int       // events and bytes of the ring
 	saw         func(int) // is given the size of every event
 
-	mu     sync.Mutex
+	mu     sync.Mutex   // nothing is called while it is locked
 	ring   []*ringEvent // ascending; ring[head:] is live
 	head   int
 	bytes  int
@@ -40,6 +40,12 @@ type feed struct {
 	shards [relay.Shards]subscription
 	room   chan struct{} // a shard has taken what it had not
 	over   bool          // nothing comes any more
+}
+
+// Interest is a site whose events a shard begins or ceases to want.
+type Interest struct {
+	Site   string
+	Wanted bool
 }
 
 // subscription is what one shard has to take.
@@ -54,46 +60,47 @@ type ringEvent struct {
 	untaken int
 }
 
-func newFeed(limit, bytes int, saw func(int)) *feed {
+// NewShared returns a reader with a ring of at most so many events and bytes (0: 8,192 and 32 MiB).
+func NewShared(limit, bytes int, saw func(int)) *Shared {
 	if limit <= 0 {
 		limit = ringEvents
 	}
 	if bytes <= 0 {
 		bytes = ringBytes
 	}
-	f := &feed{limit: limit, most: bytes, saw: saw, bySite: map[string]uint64{}, room: make(chan struct{}, 1)}
+	f := &Shared{limit: limit, most: bytes, saw: saw, bySite: map[string]uint64{}, room: make(chan struct{}, 1)}
 	for i := range f.shards {
 		f.shards[i].woken = make(chan struct{}, 1)
 	}
 	return f
 }
 
-// start sets where reading begins: at the event after pos.
-func (f *feed) start(pos uint64) {
+// Start sets where reading begins: at the event after pos.
+func (f *Shared) Start(pos uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.from, f.pos = pos, pos
 }
 
-// run follows the log until ctx ends. A reader that breaks is replaced where it broke.
-func (f *feed) run(ctx context.Context, events *store.Events, trouble func(error)) {
+// Run follows the log until ctx ends. A reader that breaks is replaced where it broke.
+func (f *Shared) Run(ctx context.Context, events *store.Events, trouble func(error)) {
 	for ctx.Err() == nil {
-		if err := f.follow(ctx, events, 0, nil); err != nil && ctx.Err() == nil {
+		if err := f.Follow(ctx, events, 0, nil); err != nil && ctx.Err() == nil {
 			trouble(err)
 			backoff.Sleep(ctx, time.Second)
 		}
 	}
 }
 
-// follow reads the log until the store is in trouble, or enough reports after an event that it has come far enough. With
+// Follow reads the log until the store is in trouble, or enough reports after an event that it has come far enough. With
 // patience, the log must give the next event within that time.
-func (f *feed) follow(ctx context.Context, events *store.Events, patience time.Duration, enough func(pos uint64) bool) error {
-	tail, err := events.Tail(ctx, f.position()+1)
+func (f *Shared) Follow(ctx context.Context, events *store.Events, patience time.Duration, enough func(pos uint64) bool) error {
+	tail, err := events.Tail(ctx, f.Position()+1)
 	if err != nil {
 		return err
 	}
 	defer tail.Stop()
-	for enough == nil || !enough(f.position()) {
+	for enough == nil || !enough(f.Position()) {
 		next, cancel := ctx, context.CancelFunc(func() {})
 		if patience > 0 {
 			next, cancel = context.WithTimeout(ctx, patience)
@@ -103,7 +110,7 @@ func (f *feed) follow(ctx context.Context, events *store.Events, patience time.D
 		if err != nil {
 			return err
 		}
-		if m.Seq > f.position() {
+		if m.Seq > f.Position() {
 			f.saw(len(m.Data))
 			f.offer(ctx, delivery.EventOf(store.AsEvent(m)))
 		}
@@ -112,8 +119,8 @@ func (f *feed) follow(ctx context.Context, events *store.Events, patience time.D
 }
 
 // offer puts an event into the ring and wakes the shards that want it.
-func (f *feed) offer(ctx context.Context, ev delivery.Event) {
-	for !f.put(ev) {
+func (f *Shared) offer(ctx context.Context, ev delivery.Event) {
+	for !f.Add(ev) {
 		select {
 		case <-f.room:
 		case <-ctx.Done():
@@ -122,8 +129,8 @@ func (f *feed) offer(ctx context.Context, ev delivery.Event) {
 	}
 }
 
-// put reports whether there was room.
-func (f *feed) put(ev delivery.Event) bool {
+// Add puts the next event of the log into the ring and wakes the shards that want it; false if there is no room.
+func (f *Shared) Add(ev delivery.Event) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for live := len(f.ring) - f.head; live >= f.limit || live > 0 && f.bytes+len(ev.Body) > f.most; live-- {
@@ -153,9 +160,9 @@ func (f *feed) put(ev delivery.Event) bool {
 	return true
 }
 
-// take appends to buf what a shard wants and has not taken, at most so many events. Through is up to where that is
+// Take appends to buf what a shard wants and has not taken, at most so many events. Through is up to where that is
 // everything; over means that nothing more will come.
-func (f *feed) take(shard int, buf []*delivery.Event, most int) (events []*delivery.Event, through uint64, over bool) {
+func (f *Shared) Take(shard int, buf []*delivery.Event, most int) (events []*delivery.Event, through uint64, over bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := &f.shards[shard]
@@ -179,8 +186,8 @@ func (f *feed) take(shard int, buf []*delivery.Event, most int) (events []*deliv
 	return buf, f.pos, f.over
 }
 
-// want sets which sites' events a shard wants from now on, or wants no more.
-func (f *feed) want(shard int, changes []interest) {
+// Want sets which sites' events a shard wants from now on, or wants no more.
+func (f *Shared) Want(shard int, changes []Interest) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, i := range changes {
@@ -188,46 +195,54 @@ func (f *feed) want(shard int, changes []interest) {
 	}
 }
 
-// join has a shard want the events of a target's sites, if the ring has everything above pos and that is at most so
-// many events, and returns those. Else it returns the first of them, or that the ring does not reach back so far.
-func (f *feed) join(shard int, t *delivery.Target, pos uint64, most int) (page ringPage) {
+// RingPage is what the ring has above a position. All means that there is no more, and that the events after these are
+// among those to be taken; Missing that the ring does not reach back so far.
+type RingPage struct {
+	Events       []*delivery.Event
+	All, Missing bool
+	Last         uint64 // where the reader is
+}
+
+// Join has a shard want the events of sites, if the ring has everything above pos and that is at most so many events, and
+// returns those. Else it returns the first of them, or that the ring does not reach back so far.
+func (f *Shared) Join(shard int, sites []string, pos uint64, most int) (page RingPage) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	page.last = f.pos
-	if page.missing = pos < f.from; page.missing {
+	page.Last = f.pos
+	if page.Missing = pos < f.from; page.Missing {
 		return page
 	}
 	live := f.ring[f.head:]
 	i, _ := slices.BinarySearchFunc(live, pos+1, func(ev *ringEvent, seq uint64) int { return int(int64(ev.Seq - seq)) })
 	live = live[i:]
-	page.all = len(live) <= most
+	page.All = len(live) <= most
 	for _, ev := range live[:min(len(live), most)] {
-		page.events = append(page.events, &ev.Event)
+		page.Events = append(page.Events, &ev.Event)
 	}
-	if !page.all {
+	if !page.All {
 		return page
 	}
-	for _, s := range t.Sites() {
-		f.set(shard, interest{s, true})
+	for _, s := range sites {
+		f.set(shard, Interest{s, true})
 	}
 	return page
 }
 
 // set changes one interest, with mu locked.
-func (f *feed) set(shard int, i interest) {
+func (f *Shared) set(shard int, i Interest) {
 	bit := uint64(1) << shard
-	switch was := f.bySite[i.site]; {
-	case i.wanted:
-		f.bySite[i.site] = was | bit
+	switch was := f.bySite[i.Site]; {
+	case i.Wanted:
+		f.bySite[i.Site] = was | bit
 	case was&^bit == 0:
-		delete(f.bySite, i.site)
+		delete(f.bySite, i.Site)
 	default:
-		f.bySite[i.site] = was &^ bit
+		f.bySite[i.Site] = was &^ bit
 	}
 }
 
-// leave ends a shard's part: it wants and takes nothing any more.
-func (f *feed) leave(shard int) {
+// Leave ends a shard's part: it wants and takes nothing any more.
+func (f *Shared) Leave(shard int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, ev := range f.shards[shard].events {
@@ -236,12 +251,12 @@ func (f *feed) leave(shard int) {
 	f.shards[shard].events = nil
 	signal(f.room)
 	for site := range f.bySite {
-		f.set(shard, interest{site, false})
+		f.set(shard, Interest{site, false})
 	}
 }
 
-// finish means that nothing more will come.
-func (f *feed) finish() {
+// Finish means that nothing more will come.
+func (f *Shared) Finish() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.over = true
@@ -250,14 +265,18 @@ func (f *feed) finish() {
 	}
 }
 
-// position is up to where the log has been read, reach from where on the ring has it.
-func (f *feed) position() uint64 {
+// Woken is signalled when there is something for a shard to take.
+func (f *Shared) Woken(shard int) <-chan struct{} { return f.shards[shard].woken }
+
+// Position returns up to where the log has been read.
+func (f *Shared) Position() uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.pos
 }
 
-func (f *feed) reach() uint64 {
+// Reach returns above which position the ring has everything.
+func (f *Shared) Reach() uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.from

@@ -1,7 +1,6 @@
 package dispatcher
 
 import (
-	"sync/atomic"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
@@ -11,25 +10,19 @@ import (
 )
 
 const (
-	// flushEvery is how often what has changed is stored while little does.
-	flushEvery = 200 * time.Millisecond
-	// documentPace stretches that: about a thousand cursor documents a second of the replica.
-	documentPace = time.Millisecond
 	// sweepEvery is how often the watermark is moved.
 	sweepEvery = time.Second
-	// maxBatch bounds the records of one batch of attempts, which is one message.
-	maxBatch = 4096
 	// lastRounds is how many rounds are made at most when a shard is given up.
 	lastRounds = 3
 )
 
-// keeping is what of a shard has to be stored, and when.
-type keeping struct {
+// toStore is what of a shard has to be stored, and when.
+type toStore struct {
 	unstored   map[*callback]struct{} // something has changed
 	urgent     map[*callback]struct{} // so much that it should not wait for the next round
 	flushAt    time.Time              // of the next round; zero if nothing is unstored
 	sweepAt    time.Time
-	mark       watermark
+	mark       cursorstore.Watermark
 	markDue    bool // it is time to move the watermark
 	storing    bool // a round is under way: there is one at a time
 	superseded bool // a later owner's document was found
@@ -37,17 +30,17 @@ type keeping struct {
 
 // round is what is stored together. It belongs to the loop's goroutine for storing until that hands it back.
 type round struct {
-	works []*work
-	mark  watermark
-	raise uint64 // where the watermark must be stored; 0: it has not moved
-	found uint64 // 0, or the epoch of a later owner who has written
+	works      []*work
+	mark       cursorstore.Watermark
+	raise      uint64 // where the watermark must be stored; 0: it has not moved
+	laterEpoch uint64 // 0, or the epoch of a later owner who has written
 }
 
 // work is what a round stores of one callback. Records and changes are taken in one step: an attempt's record is
 // stored before the cursor that counts it.
 type work struct {
 	cb      *callback
-	kept    *kept
+	stored  *storedState
 	records []relay.AttemptRecord
 	changes cursor.Changes
 
@@ -56,31 +49,10 @@ type work struct {
 	fenced   uint64 // 0, or the epoch of a later owner who has written: this one must not
 }
 
-// kept is what the store has of one callback. The round under way uses it, and nobody else.
-type kept struct {
+// storedState is what the store has of one callback. The round under way uses it, and nobody else.
+type storedState struct {
 	cursor   *cursorstore.Handle
 	recorder *delivery.Recorder
-}
-
-// pacer spreads the rounds of a replica's shards: each document stored moves the next rounds by documentPace.
-type pacer struct{ next atomic.Int64 }
-
-// stored notes that so many documents are being stored.
-func (p *pacer) stored(documents int, now time.Time) {
-	for {
-		next := p.next.Load()
-		if p.next.CompareAndSwap(next, max(next, now.UnixNano())+int64(documents)*int64(documentPace)) {
-			return
-		}
-	}
-}
-
-// after is when a round that has just become necessary may be made.
-func (p *pacer) after(now time.Time) time.Time {
-	if wait := time.Duration(p.next.Load() - now.UnixNano()); wait > flushEvery {
-		return now.Add(wait)
-	}
-	return now.Add(flushEvery)
 }
 
 // markUnstored notes that there is something of a callback to store.
@@ -88,18 +60,18 @@ func (c *core) markUnstored(cb *callback) {
 	if cb.phase >= retiring {
 		return
 	}
-	k := &c.keeping
+	k := &c.toStore
 	k.unstored[cb] = struct{}{}
 	if k.flushAt.IsZero() {
-		k.flushAt = c.pacer.after(c.now)
+		k.flushAt = c.pacer.After(c.now)
 	}
 }
 
-func (c *core) noteUnstored(cb *callback) {
+func (c *core) markChanged(cb *callback) {
 	if n := len(cb.storing.records); n > 0 || cb.cur.Dirty() {
 		c.markUnstored(cb)
 		if n >= window(cb.target.Callback) && cb.phase < retiring {
-			c.keeping.urgent[cb] = struct{}{}
+			c.toStore.urgent[cb] = struct{}{}
 		}
 	}
 }
@@ -107,7 +79,7 @@ func (c *core) noteUnstored(cb *callback) {
 // storeNext begins the next round if it is time and none is under way. Of a shard that is given up the last rounds
 // begin once nothing is under way.
 func (c *core) storeNext() {
-	k := &c.keeping
+	k := &c.toStore
 	switch {
 	case k.storing:
 	case c.ending.begun:
@@ -115,23 +87,23 @@ func (c *core) storeNext() {
 			c.storeLast()
 		}
 	case len(k.urgent) > 0:
-		c.store(k.urgent, k.markDue)
+		c.beginRound(k.urgent, k.markDue)
 		clear(k.urgent)
 	case !k.flushAt.IsZero() && !k.flushAt.After(c.now):
 		k.flushAt = time.Time{}
 		unstored := k.unstored
 		k.unstored = map[*callback]struct{}{}
 		clear(k.urgent)
-		c.store(unstored, k.markDue)
+		c.beginRound(unstored, k.markDue)
 	case k.markDue:
-		c.store(nil, true)
+		c.beginRound(nil, true)
 	}
 }
 
 // storeLast stores what the last attempts came to, in a few rounds at most, and then the watermark: the next owner
 // finds nothing to repeat.
 func (c *core) storeLast() {
-	for c.ending.rounds < lastRounds && !c.keeping.storing {
+	for c.ending.rounds < lastRounds && !c.toStore.storing {
 		c.ending.rounds++
 		unstored := map[*callback]struct{}{}
 		for _, cb := range c.callbacks {
@@ -139,16 +111,16 @@ func (c *core) storeLast() {
 				unstored[cb] = struct{}{}
 			}
 		}
-		c.store(unstored, false)
+		c.beginRound(unstored, false)
 	}
-	if !c.keeping.storing {
+	if !c.toStore.storing {
 		c.ending.marked = true
-		c.store(nil, true)
+		c.beginRound(nil, true)
 	}
 }
 
-// store begins a round with what there is to store of callbacks, and the watermark if that is due and has moved.
-func (c *core) store(list map[*callback]struct{}, mark bool) {
+// beginRound begins a round with what there is to store of callbacks, and the watermark if that is due and has moved.
+func (c *core) beginRound(list map[*callback]struct{}, mark bool) {
 	r := &round{}
 	for cb := range list {
 		if w := c.capture(cb); w != nil {
@@ -157,22 +129,22 @@ func (c *core) store(list map[*callback]struct{}, mark bool) {
 		}
 	}
 	if mark {
-		c.keeping.markDue = false
+		c.toStore.markDue = false
 		r.raise = c.raise()
 	}
 	if len(r.works) == 0 && r.raise == 0 {
 		return
 	}
-	c.pacer.stored(len(r.works), c.now)
-	c.keeping.storing = true
+	c.pacer.Stored(len(r.works), c.now)
+	c.toStore.storing = true
 	c.underWay++
-	r.mark = c.keeping.mark
+	r.mark = c.toStore.mark
 	c.out.round = r
 }
 
 // capture takes what must be stored of a callback now, nil if there is nothing.
 func (c *core) capture(cb *callback) *work {
-	delete(c.keeping.unstored, cb)
+	delete(c.toStore.unstored, cb)
 	if cb.phase >= retiring {
 		return nil
 	}
@@ -181,8 +153,8 @@ func (c *core) capture(cb *callback) *work {
 		return nil
 	}
 	s := &cb.storing
-	n := recordsOf(s.records, c.batch)
-	w := &work{cb: cb, kept: &s.kept, records: s.records[:n:n]}
+	n := delivery.Batch(s.records, c.batch)
+	w := &work{cb: cb, stored: &s.stored, records: s.records[:n:n]}
 	c.carry(cb)
 	if n == len(s.records) {
 		w.changes = cb.cur.Changes()
@@ -193,31 +165,17 @@ func (c *core) capture(cb *callback) *work {
 	return w
 }
 
-// recordsOf returns how many of the records go into one message of at most most bytes: at least one.
-func recordsOf(records []relay.AttemptRecord, most int) int {
-	const envelope, besides = 1 << 10, 320 // of a batch, and of a record: names, numbers and times
-	n, size := 0, envelope
-	for ; n < min(len(records), maxBatch); n++ {
-		r := &records[n]
-		size += besides + 2*(len(r.Event)+len(r.Order)+len(r.Outcome)+len(r.Error)+len(r.Excerpt)+len(r.Reason)) // escaped
-		if size > most && n > 0 {
-			break
-		}
-	}
-	return n
-}
-
 // carry sets what the document says beside where the cursor stands: whether the watermark counts for the callback.
 func (c *core) carry(cb *callback) {
 	s, carried := &cb.storing, cb.cur.Carried()
-	behind := cb.reading.source == readsItself || s.lagging
+	behind := cb.reading.source == readsItself || s.tooFar
 	if carried.Behind && cb.reading.source == readsShared {
 		// The document may leave the watermark's exceptions only once its own position is beyond it: until then the
-		// watermark does not speak for what lies between.
+		// watermark does not cover what lies between.
 		cb.cur.Advance(c.shared.pos)
 		at := cb.cur.Position()
-		behind = at < c.keeping.mark.tried || s.lagging && at+c.maxLag()/2 < c.shared.pos
-		if s.lagging = s.lagging && behind; behind {
+		behind = at < c.toStore.mark.Highest || s.tooFar && at+c.maxLag()/2 < c.shared.pos
+		if s.tooFar = s.tooFar && behind; behind {
 			c.markUnstored(cb) // look again in the next round
 		}
 	}
@@ -227,27 +185,27 @@ func (c *core) carry(cb *callback) {
 	carried.Behind = behind
 	cb.cur.SetCarried(carried)
 	if !behind {
-		s.holds = true // from the moment this may be stored
+		s.covered = true // from the moment this may be stored
 	}
 }
 
-// rounded takes what a round has come to.
-func (c *core) rounded(r *round) {
-	c.keeping.storing = false
+// roundEnded takes what a round has come to.
+func (c *core) roundEnded(r *round) {
+	c.toStore.storing = false
 	c.underWay--
 	if r.raise > 0 {
-		c.keeping.mark.revision, c.keeping.mark.stored = r.mark.revision, r.mark.stored
+		c.toStore.mark = r.mark
 	}
-	if r.found > 0 {
-		c.laterOwner(r.found)
+	if r.laterEpoch > 0 {
+		c.laterOwner(r.laterEpoch)
 	}
 	for _, w := range r.works {
-		c.stored(w)
+		c.workEnded(w)
 		c.over(w.cb)
 	}
 }
 
-func (c *core) stored(w *work) {
+func (c *core) workEnded(w *work) {
 	cb := w.cb
 	s := &cb.storing
 	if s.records = s.records[w.recorded:]; len(s.records) == 0 {
@@ -268,8 +226,8 @@ func (c *core) stored(w *work) {
 	cb.cur.Stored(w.changes)
 	if d := w.changes.Document; d != nil {
 		s.durable = max(s.durable, d.Position)
-		if s.holds = !d.Behind; d.Behind && cb.reading.source == readsShared {
-			c.markUnstored(cb) // the next round looks whether the watermark speaks for it again
+		if s.covered = !d.Behind; d.Behind && cb.reading.source == readsShared {
+			c.markUnstored(cb) // the next round looks whether the watermark may cover it again
 		}
 	}
 	cb.reading.blocked = false
@@ -278,6 +236,6 @@ func (c *core) stored(w *work) {
 
 // laterOwner notes that a document was found which an owner of a higher epoch has written.
 func (c *core) laterOwner(epoch uint64) {
-	c.keeping.superseded = true
-	c.out.found = epoch
+	c.toStore.superseded = true
+	c.out.laterEpoch = epoch
 }

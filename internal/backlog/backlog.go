@@ -1,0 +1,173 @@
+// Package backlog says how much waits for a callback and since when: exactly where the events are at hand, and by an
+// estimate where they are still to be read. The log itself is asked only for what cannot be known otherwise, at most every
+// ten seconds, and never by who decides about deliveries. Begin reading at Estimate.Waiting.
+package backlog
+
+import (
+	"context"
+	"math"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/delivery"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+const (
+	// countEvery bounds how often the log is asked what waits for a callback that reads nothing and has never read.
+	countEvery = 10 * time.Second
+	// maxCounted bounds how many orders with more waiting than their lanes list are counted for one callback.
+	maxCounted = 16
+)
+
+// Estimate is what is known of the events that wait unread for one callback.
+type Estimate struct {
+	density    float64   // share of the log's entries that are the callback's own, as seen while reading, or counted
+	lastRead   time.Time // log time of the last event offered
+	counted    time.Time // when what waits unread was last counted
+	unlisted   int       // events behind what lanes list, as counted at unlistedAt
+	unlistedAt time.Time
+	oldest     uint64 // the oldest event that waits, of which oldestAt is known
+	oldestAt   time.Time
+}
+
+// Read notes the log time of an event that was offered to the callback.
+func (e *Estimate) Read(at time.Time) { e.lastRead = at }
+
+// Passed notes that so many of the log's positions were passed, and how many of them were the callback's own.
+func (e *Estimate) Passed(positions, own uint64) {
+	e.density = min(float64(own)/float64(positions), 1)
+}
+
+// State is where a callback is.
+type State struct {
+	Target  *delivery.Target
+	Cursor  *cursor.Cursor
+	Offered uint64                     // the last position that was offered to it, if it is behind
+	Log     uint64                     // up to where the log has been read for those that are not behind
+	Behind  bool                       // it does not read with those
+	Idle    bool                       // it is behind, and nothing is being read for it
+	Halted  bool                       // nothing may be read for it
+	Held    map[uint64]*delivery.Event // events at hand
+}
+
+// Waiting is what waits for a callback.
+type Waiting struct {
+	Events    int
+	Estimated bool
+	Since     time.Time // log time of the oldest; zero if nothing waits, or it is not known
+}
+
+// Waiting returns what waits, as far as is known, and what the log must be asked for to know more.
+func (e *Estimate) Waiting(s State, now time.Time) (Waiting, Question) {
+	q := e.ask(s, now)
+	w := Waiting{Events: s.Cursor.Unsettled()}
+	if n := e.unlisted; n > 0 && manyListed(s) && len(s.Cursor.Unlisted()) > 0 {
+		w.Events, w.Estimated = w.Events+n, true
+	}
+	oldest, waits := s.Cursor.Oldest()
+	if s.Behind && s.Log > s.Cursor.Position() {
+		if unread := s.Log - min(s.Log, s.Offered); unread > 0 {
+			w.Estimated = true
+			n := math.Round(float64(unread) * e.density)
+			if s.Halted { // it left the shared reader at an event that was its own
+				n = max(n, 1)
+			}
+			w.Events += int(n)
+			if !waits && n >= 1 {
+				w.Since = e.lastRead
+			}
+		}
+	}
+	if waits {
+		switch ev := s.Held[oldest]; {
+		case ev != nil:
+			w.Since = ev.Time
+		case e.oldest == oldest:
+			w.Since = e.oldestAt
+		default:
+			q.oldest = oldest
+		}
+	}
+	return w, q
+}
+
+// ask returns what the log must be asked for: what waits for a callback that makes no progress where nothing that it has
+// read shows it (one that was registered paused, or was paused when this process started), and what waits behind what
+// lanes list.
+func (e *Estimate) ask(s State, now time.Time) Question {
+	q := Question{target: s.Target}
+	if from := s.Offered + 1; s.Idle && e.density == 0 && s.Log >= from && now.Sub(e.counted).Abs() >= countEvery {
+		e.counted = now
+		q.from, q.through = from, s.Log
+	}
+	if manyListed(s) && now.Sub(e.unlistedAt).Abs() >= countEvery {
+		q.unlisted = s.Cursor.Unlisted()
+		q.unlisted = q.unlisted[:min(len(q.unlisted), maxCounted)]
+	}
+	return q
+}
+
+// manyListed reports whether a lane may list all that it can.
+func manyListed(s State) bool {
+	return s.Cursor.Lanes() > 0 && s.Cursor.Unsettled() >= cursor.LaneEntries
+}
+
+// Question is what the log must be asked for. Who asks for a callback's status reads it.
+type Question struct {
+	target        *delivery.Target
+	from, through uint64          // 0, or from where what waits must be counted, and up to where it counts
+	unlisted      []cursor.Refill // lanes whose unlisted events must be counted
+	oldest        uint64          // 0, or the event whose age must be known
+
+	waiting        uint64
+	waitingSince   time.Time
+	unlistedEvents int
+	oldestAt       time.Time
+}
+
+// Empty reports whether there is nothing to ask.
+func (q *Question) Empty() bool { return q.from == 0 && len(q.unlisted) == 0 && q.oldest == 0 }
+
+// Ask asks the log. What it cannot tell now stays as it was.
+func (q *Question) Ask(ctx context.Context, events *store.Events) {
+	if filters, none := q.target.Subjects(""); q.from > 0 && !none {
+		n, since, err := events.Waiting(ctx, q.from, filters)
+		if q.waiting, q.waitingSince = n, since; err != nil {
+			q.waiting = 0
+		}
+	}
+	for _, lane := range q.unlisted {
+		filters, none := q.target.Subjects(lane.Order)
+		if none {
+			continue
+		}
+		n, _, err := events.Waiting(ctx, lane.From, filters)
+		if err != nil {
+			q.unlisted = nil // what was counted before holds
+			break
+		}
+		q.unlistedEvents += int(n)
+	}
+	if q.oldest > 0 {
+		if ev, err := events.Get(ctx, q.oldest); err == nil {
+			q.oldestAt = ev.Time
+		}
+	}
+}
+
+// Learn notes what the log has answered.
+func (e *Estimate) Learn(q *Question, now time.Time) {
+	if q.waiting > 0 {
+		e.Passed(q.through-q.from+1, q.waiting)
+		if e.lastRead.IsZero() {
+			e.lastRead = q.waitingSince
+		}
+	}
+	if len(q.unlisted) > 0 {
+		e.unlisted, e.unlistedAt = q.unlistedEvents, now
+	}
+	if !q.oldestAt.IsZero() {
+		e.oldest, e.oldestAt = q.oldest, q.oldestAt
+	}
+}

@@ -1,0 +1,105 @@
+package logreader
+
+import (
+	"context"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/backoff"
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/delivery"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// Bounds of one page of the log.
+const (
+	PageEvents  = 512
+	pageBytes   = 1 << 20
+	firstEvents = 32 // of the first page: it grows with what the events turn out to weigh
+)
+
+// Pages reads what may be for one callback, from wherever it is in the log.
+type Pages struct {
+	Events    *store.Events
+	Deliverer *delivery.Deliverer
+}
+
+// Page is a page of the log.
+type Page struct {
+	Events  []*delivery.Event
+	Through uint64 // nothing else up to here is for the callback
+	First   uint64 // of the log
+	Size    int    // how many events the next page may have
+}
+
+// Read reads the page that follows pos. Size is the Size of the page before, 0 for the first.
+func (p *Pages) Read(ctx context.Context, t *delivery.Target, pos uint64, size int) (Page, error) {
+	if size == 0 { // small from the start where bodies have been large of late
+		size = p.Deliverer.Bodies.Fit(pageBytes, firstEvents)
+	}
+	first, last, err := p.Events.Bounds(ctx)
+	if err != nil {
+		return Page{}, err
+	}
+	page := Page{First: first, Through: max(last, pos), Size: size}
+	filters, none := t.Subjects("")
+	if none || last <= pos {
+		return page, nil
+	}
+	events, more, err := p.Events.Scan(ctx, pos+1, filters, size)
+	if err != nil {
+		return Page{}, err
+	}
+	bytes := 0
+	for _, s := range events {
+		ev := delivery.EventOf(s)
+		page.Events = append(page.Events, &ev)
+		bytes += len(s.Body)
+		p.Deliverer.Bodies.Saw(len(s.Body))
+	}
+	switch n := len(events); {
+	case n == 0 && more:
+		page.Through = pos // all that was counted has aged out meanwhile: look again
+	case n > 0:
+		page.Size = min(max(min(pageBytes, p.Deliverer.Memory.Part())/max(bytes/n, 1), 1), PageEvents)
+		if page.Through = max(page.Through, events[n-1].Seq); more {
+			page.Through = events[n-1].Seq
+		}
+	}
+	return page, nil
+}
+
+// Lane reads the positions of an order's events that wait behind a lane, and returns how far it has looked.
+func (p *Pages) Lane(ctx context.Context, t *delivery.Target, of cursor.Refill) (seqs []uint64, through uint64, err error) {
+	filters, none := t.Subjects(of.Order)
+	if none {
+		return nil, of.Through, nil
+	}
+	events, more, err := p.Events.Scan(ctx, of.From, filters, p.Deliverer.Bodies.Fit(8*pageBytes, cursor.LaneEntries+1))
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, s := range events {
+		if s.Seq <= of.Through && t.Matches(&delivery.Event{Stored: s}) {
+			seqs = append(seqs, s.Seq)
+		}
+	}
+	if through = of.Through; more && len(events) > 0 {
+		through = min(through, events[len(events)-1].Seq)
+	}
+	return seqs, through, nil
+}
+
+// boundsAgain is how long one waits before the log is believed to end before a cursor.
+const boundsAgain = 500 * time.Millisecond
+
+// Bounds returns the log's first and last position. If it ends before the highest position that a cursor names it is
+// looked at twice: a node of the store that has just become the log's leader may have yet to apply the last of what its
+// predecessor acknowledged.
+func (p *Pages) Bounds(ctx context.Context, highest uint64) (first, last uint64, err error) {
+	first, last, err = p.Events.Bounds(ctx)
+	if err != nil || highest <= last {
+		return first, last, err
+	}
+	backoff.Sleep(ctx, boundsAgain)
+	return p.Events.Bounds(ctx)
+}
