@@ -184,7 +184,7 @@ const (
 func (r *runner) suspect(ctx context.Context, at time.Time, why string) error {
 	r.doc.GapSuspectedAt = &at
 	r.readAgain(relay.CauseGap, at)
-	r.p.Metrics.gap()
+	r.p.Metrics.gaps.Inc()
 	return r.tellGap(ctx, relay.UntoldGap{Since: at, Why: why})
 }
 
@@ -194,9 +194,9 @@ func (r *runner) tellGap(ctx context.Context, gap relay.UntoldGap) error {
 	message := gap.Why + " Notifications may have been lost at " + since + "; the orders of this connection that are known to be open are read again."
 	details := map[string]any{"connection": c.ID, "since": since, "why": gap.Why}
 	if r.doc.SubscriptionLost { // one that is lost with every poll is not told with every poll
-		return r.p.Operations.Operational(ctx, siteOf(c), relay.KindGapSuspected, c.ID, message, details)
+		return r.p.Operations.Operational(ctx, c.EventSite(), relay.KindGapSuspected, c.ID, message, details)
 	}
-	return r.p.Operations.Once(ctx, siteOf(c), relay.KindGapSuspected, c.ID, message, details, gap.Since, "since", "why")
+	return r.p.Operations.Once(ctx, c.EventSite(), relay.KindGapSuspected, c.ID, message, details, gap.Since, "since", "why")
 }
 
 // maxUntold is how many unpublished gaps are kept. Polling stops while the store takes no writes, so there

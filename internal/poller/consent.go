@@ -30,7 +30,7 @@ func (r *runner) needsConsent(ctx context.Context, consent *audatex.ConsentRequi
 		return storeLeast
 	}
 	r.log.Error("the vendor refused the refresh token: nothing is polled until a user consents again", "since", consent.Since, "reason", consent.Reason)
-	err := r.p.Operations.Once(ctx, siteOf(c), relay.KindConsentRequired, c.ID,
+	err := r.p.Operations.Once(ctx, c.EventSite(), relay.KindConsentRequired, c.ID,
 		"The vendor refused the connection's refresh token. A user of the site must consent again: by a consent link, or put a new refresh token on the connection.",
 		map[string]any{"connection": c.ID, "since": relay.FormatTime(consent.Since), "reason": consent.Reason}, consent.Since.Add(-clocksDiffer), "since")
 	if err == nil {
@@ -51,7 +51,7 @@ func (r *runner) consentRestored(ctx context.Context, token relay.TokenRecord) {
 	}
 	c := r.config()
 	r.log.Info("the connection has a consent again", "required_since", since.UTC())
-	err := r.p.Operations.Once(ctx, siteOf(c), relay.KindConsentRestored, c.ID,
+	err := r.p.Operations.Once(ctx, c.EventSite(), relay.KindConsentRestored, c.ID,
 		"The connection has a consent again; it goes on by itself. What was set aside for want of it is retried.",
 		map[string]any{"connection": c.ID, "since": relay.FormatTime(*since)}, since.Add(-clocksDiffer), "since")
 	if err != nil {

@@ -3,6 +3,7 @@ package poller
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,32 +37,20 @@ func (k *kept) add(h *held) {
 
 // holds reports whether the page of a poll is kept.
 func (k *kept) holds(pollID string) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, h := range k.pages {
-		if h.page.PollID == pollID {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(k.list(), func(h *held) bool { return h.page.PollID == pollID })
 }
 
 // list returns what is kept now.
 func (k *kept) list() []*held {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return append([]*held(nil), k.pages...)
+	return slices.Clone(k.pages)
 }
 
 func (k *kept) drop(h *held) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for i, other := range k.pages {
-		if other == h {
-			k.pages = append(k.pages[:i], k.pages[i+1:]...)
-			return
-		}
-	}
+	k.pages = slices.DeleteFunc(k.pages, func(other *held) bool { return other == h })
 }
 
 // keepPages stores what is kept as soon as the store takes it, until ctx ends; then it tries once more.

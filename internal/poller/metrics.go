@@ -1,9 +1,11 @@
 package poller
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/audatex-relay/relay/internal/audatex"
 )
@@ -22,7 +24,7 @@ const (
 
 var states = []State{StateNew, StateActive, StateConsentRequired, StatePaused, StateFailing}
 
-// Metrics of the poller. All methods work on nil.
+// Metrics of the poller.
 type Metrics struct {
 	polls         *prometheus.CounterVec
 	notifications prometheus.Counter
@@ -32,19 +34,20 @@ type Metrics struct {
 	tokenAge      *prometheus.Desc
 	consents      *prometheus.Desc
 	consentAge    *prometheus.Desc
-	poller        *Poller
+	poller        atomic.Pointer[Poller]
 }
 
 // NewMetrics registers the poller's metrics.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
+	f := promauto.With(reg)
 	m := &Metrics{
-		polls: prometheus.NewCounterVec(prometheus.CounterOpts{
+		polls: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "audatex_relay_polls_total", Help: "Polls of the vendor's queues by outcome.",
 		}, []string{"outcome"}),
-		notifications: prometheus.NewCounter(prometheus.CounterOpts{
+		notifications: f.NewCounter(prometheus.CounterOpts{
 			Name: "audatex_relay_notifications_received_total", Help: "Notifications stored in the inbox.",
 		}),
-		gaps: prometheus.NewCounter(prometheus.CounterOpts{
+		gaps: f.NewCounter(prometheus.CounterOpts{
 			Name: "audatex_relay_gaps_suspected_total", Help: "Polls whose answer may have carried notifications that were not stored.",
 		}),
 		connections: prometheus.NewDesc("audatex_relay_connections", "Connections by state.", []string{"state"}, nil),
@@ -56,7 +59,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		consentAge: prometheus.NewDesc("audatex_relay_consent_required_oldest_age_seconds",
 			"For how long the longest waiting connection has had no consent; 0 if none waits for one.", nil, nil),
 	}
-	reg.MustRegister(m.polls, m.notifications, m.gaps, m)
+	if reg != nil {
+		reg.MustRegister(m)
+	}
 	return m
 }
 
@@ -71,13 +76,14 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
-	if m.poller == nil {
+	p := m.poller.Load()
+	if p == nil {
 		return
 	}
 	counts := map[State]int{}
 	now := time.Now()
 	consents, oldest := 0, now
-	m.poller.roster.Each(func(id string, r *runner) {
+	p.roster.Each(func(id string, r *runner) {
 		r.mu.Lock()
 		s := r.seen
 		r.mu.Unlock()
@@ -102,21 +108,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-func (m *Metrics) observe(p *Poller) {
-	if m != nil {
-		m.poller = p
-	}
-}
-
 func (m *Metrics) poll(outcome audatex.Outcome, notifications int) {
-	if m != nil {
-		m.polls.WithLabelValues(outcome.String()).Inc()
-		m.notifications.Add(float64(notifications))
-	}
-}
-
-func (m *Metrics) gap() {
-	if m != nil {
-		m.gaps.Inc()
-	}
+	m.polls.WithLabelValues(outcome.String()).Inc()
+	m.notifications.Add(float64(notifications))
 }

@@ -77,8 +77,8 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 		case inInbox:
 			outcome.InboxSeq, r.doc.InboxSeq = seq, max(seq, r.doc.InboxSeq)
 			outcome.Notifications, outcome.Full = contents.Notifications(), len(contents.List) >= fullPage
-			if foreign := contents.Err(answer); foreign != nil && err == nil {
-				err = foreign
+			if err == nil {
+				err = contents.Err(answer)
 			}
 			foreign = contents.Foreign
 		}
@@ -281,9 +281,9 @@ func (r *runner) failed(ctx context.Context, err error) time.Duration {
 	if ctx.Err() != nil { // stopping
 		return storeLeast
 	}
-	var consent *audatex.ConsentRequiredError
+	consent, ended := errors.AsType[*audatex.ConsentRequiredError](err)
 	switch {
-	case errors.As(err, &consent):
+	case ended:
 		r.anew = true
 		return r.needsConsent(ctx, consent)
 	case errors.Is(err, relay.ErrNoToken):

@@ -22,6 +22,7 @@
 package poller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -88,18 +89,13 @@ var ErrNotOwned = errors.New("no such connection is polled by this replica")
 
 // New makes a poller. Run and Own start it.
 func New(c Config) *Poller {
-	if c.Topic == "" {
-		c.Topic = Topic
-	}
-	if c.Renewal <= 0 {
-		c.Renewal = DefaultRenewal
-	}
+	c.Topic = cmp.Or(c.Topic, Topic)
+	c.Renewal = cmp.Or(max(c.Renewal, 0), DefaultRenewal)
+	c.Sooner = cmp.Or(max(c.Sooner, 0), time.Minute)
+	c.Metrics = cmp.Or(c.Metrics, NewMetrics(nil))
 	p := &Poller{Config: c, nonce: relay.NewID(), kept: kept{added: make(chan struct{}, 1)}}
-	if p.Sooner <= 0 {
-		p.Sooner = time.Minute
-	}
 	p.roster = roster.New(roster.Config[*runner]{Connections: c.Store.Connections, Make: p.newRunner, Log: c.Log})
-	c.Metrics.observe(p)
+	c.Metrics.poller.Store(p)
 	return p
 }
 

@@ -274,11 +274,3 @@ func (r *runner) set(f func(*seen)) {
 	defer r.mu.Unlock()
 	f(&r.seen)
 }
-
-// siteOf answers the site an operational event about a connection belongs to.
-func siteOf(c relay.Connection) string {
-	if sites := c.SiteNames(); len(sites) == 1 {
-		return sites[0]
-	}
-	return relay.NoSite
-}

@@ -76,7 +76,7 @@ func (r *runner) tellAdopted(ctx context.Context) {
 	c := r.config()
 	r.log.Warn("the vendor had a subscription already that this relay has no record of making; if another program reads it, each takes what the other never sees",
 		"subscription", r.doc.SubscriptionID, "topic", r.p.Topic)
-	err := r.p.Operations.Once(ctx, siteOf(c), relay.KindSubscriptionAdopted, c.ID,
+	err := r.p.Operations.Once(ctx, c.EventSite(), relay.KindSubscriptionAdopted, c.ID,
 		"The vendor already had a subscription of this connection that the relay has no record of making. If another program reads the same queue, each takes "+
 			"notifications that the other never sees: stop the other one.",
 		map[string]any{"connection": c.ID, "subscription": r.doc.SubscriptionID, "topic": r.p.Topic}, time.Time{}, "subscription")

@@ -2,7 +2,6 @@ package reconciler
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -40,37 +39,20 @@ func isPublished(run relay.ReconcileRun) bool {
 	return run.Read > 0 || slices.Contains(run.Causes, relay.CauseGap) || slices.Contains(run.Causes, relay.CauseAsked)
 }
 
-// details are the details of a run's event.
-type details struct {
-	Connection string                 `json:"connection"`
-	Causes     []relay.ReconcileCause `json:"causes"`
-	Since      string                 `json:"since"`
-	StartedAt  string                 `json:"startedAt"`
-	Orders     int                    `json:"orders"`
-	Changed    int                    `json:"changed"`
-	Unreadable int                    `json:"unreadable"`
-	// UnreadableOrders are the first of them, each as <site>.<id>.
-	UnreadableOrders []string `json:"unreadableOrders,omitempty"`
-}
-
 // publish publishes the event of a run, unless that was done before a crash.
 func (w *worker) publish(ctx context.Context, c relay.Connection, run relay.ReconcileRun) error {
-	d := details{
-		Connection: c.ID, Causes: run.Causes, Since: relay.FormatTime(run.Since), StartedAt: relay.FormatTime(run.StartedAt),
-		Orders: run.Read, Changed: run.Changed, Unreadable: run.Unreadable, UnreadableOrders: run.Orders,
+	startedAt := relay.FormatTime(run.StartedAt)
+	details := map[string]any{
+		"connection": c.ID, "causes": run.Causes, "since": relay.FormatTime(run.Since), "startedAt": startedAt,
+		"orders": run.Read, "changed": run.Changed, "unreadable": run.Unreadable,
+	}
+	if len(run.Orders) > 0 { // the first of them, each as <site>.<id>
+		details["unreadableOrders"] = run.Orders
 	}
 	message := fmt.Sprintf("The open orders of connection %s were read again, as asked for at %s by: %s. "+
 		"Of %d orders %d had changed and %d could not be read.",
-		c.ID, d.StartedAt, list(run.Causes), d.Orders, d.Changed, d.Unreadable)
-	raw, err := json.Marshal(d)
-	if err != nil {
-		return err
-	}
-	var asMap map[string]any
-	if err := json.Unmarshal(raw, &asMap); err != nil {
-		return err
-	}
-	return w.s.r.cfg.Publisher.Once(ctx, siteOf(c), relay.KindReconciled, c.ID, message, asMap, run.StartedAt, "startedAt")
+		c.ID, startedAt, list(run.Causes), run.Read, run.Changed, run.Unreadable)
+	return w.s.r.cfg.Publisher.Once(ctx, c.EventSite(), relay.KindReconciled, c.ID, message, details, run.StartedAt, "startedAt")
 }
 
 // list returns the causes in words.
@@ -84,12 +66,4 @@ func list(causes []relay.ReconcileCause) string {
 		texts[i] = words[c]
 	}
 	return strings.Join(texts, ", ")
-}
-
-// siteOf returns the site that an operational event about a connection belongs to.
-func siteOf(c relay.Connection) string {
-	if sites := c.SiteNames(); len(sites) == 1 {
-		return sites[0]
-	}
-	return relay.NoSite
 }

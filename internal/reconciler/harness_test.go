@@ -332,6 +332,18 @@ func (w *world) events(site, order string) []event {
 	return list
 }
 
+// details are the details of a run's event, as a receiver reads them.
+type details struct {
+	Connection       string
+	Causes           []relay.ReconcileCause
+	Since            string
+	StartedAt        string
+	Orders           int
+	Changed          int
+	Unreadable       int
+	UnreadableOrders []string
+}
+
 // reconciled returns the details of the events that tell of a connection's runs.
 func (w *world) reconciled(connection string) []details {
 	w.t.Helper()

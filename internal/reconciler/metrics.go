@@ -3,29 +3,32 @@ package reconciler
 import (
 	"maps"
 	"slices"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// Metrics counts reconciliations. All methods work on nil.
+// Metrics counts reconciliations.
 type Metrics struct {
 	runs       *prometheus.CounterVec
 	read       *prometheus.CounterVec
 	running    *prometheus.Desc
 	left       *prometheus.Desc
-	reconciler *Reconciler
+	reconciler atomic.Pointer[Reconciler]
 }
 
 // NewMetrics registers the metrics of this package with reg.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
+	f := promauto.With(reg)
 	m := &Metrics{
-		runs: prometheus.NewCounterVec(prometheus.CounterOpts{
+		runs: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "audatex_relay_reconciliations_total",
 			Help: "Times that a connection's open orders were all read again, by cause (gap, subscription, asked, nightly).",
 		}, []string{"cause"}),
-		read: prometheus.NewCounterVec(prometheus.CounterOpts{
+		read: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "audatex_relay_reconciled_orders_total",
 			Help: "Orders looked at in reconciliations, by result (unchanged, changed, unreadable, skipped).",
 		}, []string{"result"}),
@@ -41,7 +44,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	for _, name := range outcomeNames {
 		m.read.WithLabelValues(name)
 	}
-	reg.MustRegister(m.runs, m.read, m)
+	if reg != nil {
+		reg.MustRegister(m)
+	}
 	return m
 }
 
@@ -54,32 +59,20 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	running, left := 0, 0
-	if m.reconciler != nil {
-		running, left = m.reconciler.underWay()
+	if r := m.reconciler.Load(); r != nil {
+		running, left = r.underWay()
 	}
 	ch <- prometheus.MustNewConstMetric(m.running, prometheus.GaugeValue, float64(running))
 	ch <- prometheus.MustNewConstMetric(m.left, prometheus.GaugeValue, float64(left))
 }
 
-func (m *Metrics) observe(r *Reconciler) {
-	if m != nil {
-		m.reconciler = r
-	}
-}
-
 func (m *Metrics) orders(results map[outcome]int) {
-	if m == nil {
-		return
-	}
 	for of, n := range results {
 		m.read.WithLabelValues(outcomeNames[of]).Add(float64(n))
 	}
 }
 
 func (m *Metrics) run(causes []relay.ReconcileCause) {
-	if m == nil {
-		return
-	}
 	for _, c := range causes {
 		m.runs.WithLabelValues(string(c)).Inc()
 	}

@@ -69,7 +69,7 @@ func (r *Reconciler) readOrder(
 		case err == nil:
 		case errors.Is(err, errLapsed), starting.Err() != nil:
 			return res(stopped, err)
-		case !refused(err):
+		case !audatex.RefusesOrder(err):
 			return res(unavailable, err)
 		case passing(err):
 			last = err
@@ -95,25 +95,11 @@ func (r *Reconciler) readOrder(
 			return res(unreadableOrder, err)
 		}
 	}
-	if refused(last) {
+	if audatex.RefusesOrder(last) {
 		return res(senseless, last)
 	}
 	return res(unavailable, fmt.Errorf("order %s was read %d times and the log had moved on each time: %w", o.order,
 		readings, last))
-}
-
-// refused reports whether the vendor is well and refuses only this order.
-func refused(err error) bool {
-	var e *audatex.Error
-	if !errors.As(err, &e) || e.Operation == audatex.OpToken {
-		return false // a refused token has nothing to do with the order
-	}
-	switch e.Outcome {
-	case audatex.NotFound, audatex.Forbidden, audatex.Malformed, audatex.TooLarge:
-		return true
-	case audatex.Done, audatex.Conflict, audatex.Unauthorised, audatex.Throttled, audatex.Unavailable:
-	}
-	return false
 }
 
 // passing reports whether a refusal may be temporary, because the response could not be understood.

@@ -15,6 +15,7 @@
 package reconciler
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -115,32 +116,21 @@ var (
 
 // New returns a Reconciler. Own starts it.
 func New(c Config) *Reconciler {
-	if c.Concurrency <= 0 {
-		c.Concurrency = DefaultConcurrency
-	}
-	if c.Total <= 0 {
-		c.Total = DefaultTotal
-	}
-	if c.RetryLeast <= 0 {
-		c.RetryLeast = DefaultRetryLeast
-	}
-	if c.RetryMost <= 0 {
-		c.RetryMost = DefaultRetryMost
-	}
-	if c.Patience <= 0 {
-		c.Patience = DefaultPatience
-	}
+	c.Concurrency = cmp.Or(max(c.Concurrency, 0), DefaultConcurrency)
+	c.Total = cmp.Or(max(c.Total, 0), DefaultTotal)
+	c.RetryLeast = cmp.Or(max(c.RetryLeast, 0), DefaultRetryLeast)
+	c.RetryMost = cmp.Or(max(c.RetryMost, 0), DefaultRetryMost)
+	c.Patience = cmp.Or(max(c.Patience, 0), DefaultPatience)
+	c.Log = cmp.Or(c.Log, slog.Default())
+	c.Metrics = cmp.Or(c.Metrics, NewMetrics(nil))
 	if c.Now == nil {
 		c.Now = time.Now
-	}
-	if c.Log == nil {
-		c.Log = slog.Default()
 	}
 	r := &Reconciler{
 		cfg: c, store: c.Store, slots: make(chan struct{}, c.Total), whole: make(chan struct{}),
 		shards: map[int]*ownedShard{}, gaps: map[int]map[string]relay.Poll{},
 	}
-	c.Metrics.observe(r)
+	c.Metrics.reconciler.Store(r)
 	return r
 }
 

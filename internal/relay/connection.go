@@ -70,6 +70,14 @@ func (c Connection) SiteNames() []string {
 	return slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == "" })
 }
 
+// EventSite returns the site that an operational event about the connection belongs to.
+func (c Connection) EventSite() string {
+	if names := c.SiteNames(); len(names) == 1 {
+		return names[0]
+	}
+	return NoSite
+}
+
 // PollIntent is written before the vendor's destructive poll is sent. If an intent has no outcome,
 // and its poll id is not in the inbox either, there may be a gap: the response may have carried
 // notifications that were never stored.

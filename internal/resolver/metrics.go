@@ -5,7 +5,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// Metrics counts what became of notifications. A nil *Metrics counts nothing.
+// Metrics counts what became of notifications.
 type Metrics struct {
 	notifications *prometheus.CounterVec
 	resolves      *prometheus.CounterVec
@@ -32,22 +32,13 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 }
 
 func (m *Metrics) settled(it *item, result string) {
-	if m == nil {
-		return
-	}
 	m.notifications.WithLabelValues(it.form(), result).Inc()
 }
 
 func (m *Metrics) resolve(outcome string) {
-	if m == nil {
-		return
-	}
 	m.resolves.WithLabelValues(outcome).Inc()
 }
 
 func (m *Metrics) setAside(why reason) {
-	if m == nil {
-		return
-	}
 	m.unresolved.WithLabelValues(string(why)).Inc()
 }

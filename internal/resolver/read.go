@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
@@ -280,54 +281,53 @@ func (r *reader) forgetOrder(lane string) { delete(r.atHand, lane) }
 func (r *reader) refill(ctx context.Context) error {
 	for _, need := range r.cursor.Refills() {
 		first, _ := relay.UnpackEntry(need.From)
-		pages, more, err := r.store.Inbox.Scan(ctx, r.connection, first, pagesAtOnce)
+		items, through, err := scan(ctx, r.store, r.connection, r.generation, first)
 		if err != nil {
 			return err
 		}
 		var found []uint64
-		through := need.Through
-		for _, p := range pages {
-			if p.Generation != r.generation {
-				continue
-			}
-			for _, it := range itemsOf(p) {
-				if it.entry() >= need.From && it.entry() <= need.Through && it.lane() == need.Order {
-					found = append(found, it.entry())
-				}
+		for _, it := range items {
+			if it.entry() >= need.From && it.entry() <= need.Through && it.lane() == need.Order {
+				found = append(found, it.entry())
 			}
 		}
-		if more && len(pages) > 0 {
-			through = min(through, relay.PackEntry(pages[len(pages)-1].Seq, relay.LastIndex))
-		}
-		r.cursor.Refill(need, found, through)
+		r.cursor.Refill(need, found, min(need.Through, through))
 	}
 	return nil
 }
 
+// scan reads a connection's notifications from a page on. They are all up to the entry through.
+func scan(ctx context.Context, s *store.Store, connection, generation string, seq uint64) (items []*item, through uint64, err error) {
+	pages, more, err := s.Inbox.Scan(ctx, connection, seq, pagesAtOnce)
+	for _, p := range pages {
+		if p.Generation == generation {
+			items = append(items, itemsOf(p)...)
+		}
+	}
+	if !more || len(pages) == 0 {
+		return items, math.MaxUint64, err
+	}
+	return items, relay.PackEntry(pages[len(pages)-1].Seq, relay.LastIndex), err
+}
+
 // fetch reads the notifications of a batch that were not at hand. Those whose page has left the inbox stay
 // nil. It is called by workers.
-func fetch(ctx context.Context, s *store.Store, connection string, entries []uint64, items []*item) error {
+func fetch(ctx context.Context, s *store.Store, connection, generation string, entries []uint64, items []*item) error {
 	var have map[uint64]*item // of the pages read last
-	var upTo uint64
+	var through uint64
 	for i, entry := range entries {
 		if items[i] != nil {
 			continue
 		}
-		seq, _ := relay.UnpackEntry(entry)
-		if have == nil || seq > upTo {
-			pages, more, err := s.Inbox.Scan(ctx, connection, seq, pagesAtOnce)
+		if have == nil || entry > through {
+			seq, _ := relay.UnpackEntry(entry)
+			read, upTo, err := scan(ctx, s, connection, generation, seq)
 			if err != nil {
 				return err
 			}
-			have = map[uint64]*item{}
-			upTo = ^uint64(0)
-			for _, p := range pages {
-				for _, it := range itemsOf(p) {
-					have[it.entry()] = it
-				}
-				if more {
-					upTo = p.Seq
-				}
+			have, through = map[uint64]*item{}, upTo
+			for _, it := range read {
+				have[it.entry()] = it
 			}
 		}
 		items[i] = have[entry]

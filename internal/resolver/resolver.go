@@ -20,6 +20,7 @@
 package resolver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"log/slog"
@@ -99,17 +100,16 @@ type Resolver struct {
 
 // New makes a Resolver. Nothing is read yet.
 func New(c Config) *Resolver {
-	defaultInt(&c.Concurrency, DefaultConcurrency)
-	defaultInt(&c.Total, DefaultTotal)
-	defaultTime(&c.Flush, DefaultFlush)
-	defaultTime(&c.GiveUp, DefaultGiveUp)
-	defaultTime(&c.Hold, DefaultHold)
-	defaultTime(&c.Grace, DefaultGrace)
+	c.Concurrency = cmp.Or(max(c.Concurrency, 0), DefaultConcurrency)
+	c.Total = cmp.Or(max(c.Total, 0), DefaultTotal)
+	c.Flush = cmp.Or(max(c.Flush, 0), DefaultFlush)
+	c.GiveUp = cmp.Or(max(c.GiveUp, 0), DefaultGiveUp)
+	c.Hold = cmp.Or(max(c.Hold, 0), DefaultHold)
+	c.Grace = cmp.Or(max(c.Grace, 0), DefaultGrace)
+	c.Log = cmp.Or(c.Log, slog.Default())
+	c.Metrics = cmp.Or(c.Metrics, NewMetrics(nil))
 	if len(c.Schedule) == 0 {
 		c.Schedule = DefaultSchedule
-	}
-	if c.Log == nil {
-		c.Log = slog.Default()
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -196,17 +196,5 @@ func (r *Resolver) Consented(connection string) {
 func (r *Resolver) wake(connection string, seq uint64) {
 	if run, ok := r.roster.Runner(connection); ok {
 		run.stored(seq)
-	}
-}
-
-func defaultInt(v *int, d int) {
-	if *v <= 0 {
-		*v = d
-	}
-}
-
-func defaultTime(v *time.Duration, d time.Duration) {
-	if *v <= 0 {
-		*v = d
 	}
 }

@@ -3,6 +3,7 @@ package resolver
 import (
 	"context"
 	"fmt"
+	"math"
 	"sort"
 	"sync"
 	"time"
@@ -121,25 +122,22 @@ func (r *runner) countUnlisted(ctx context.Context, p progress) (int, error) {
 		of[s.Order], through = s, max(through, s.Through)
 	}
 	n := 0
-	for seq, _ := relay.UnpackEntry(from); ; {
-		pages, more, err := r.store.Inbox.Scan(ctx, r.connection, seq, pagesAtOnce)
+	for read := from; read <= through; {
+		seq, _ := relay.UnpackEntry(read)
+		items, upTo, err := scan(ctx, r.store, r.connection, r.generation, seq)
 		if err != nil {
 			return 0, err
 		}
-		for _, page := range pages {
-			if seq = page.Seq + 1; page.Generation != r.generation {
-				continue
-			}
-			for _, it := range itemsOf(page) {
-				s, waits := of[it.lane()]
-				if waits && it.entry() >= s.From && it.entry() <= s.Through && (page.Seq <= p.read || p.isAhead(it.entry())) {
-					n++
-				}
+		for _, it := range items {
+			s, waits := of[it.lane()]
+			if waits && it.entry() >= s.From && it.entry() <= s.Through && (it.page <= p.read || p.isAhead(it.entry())) {
+				n++
 			}
 		}
-		if !more || len(pages) == 0 || relay.PackEntry(seq, 0) > through {
+		if upTo == math.MaxUint64 {
 			break
 		}
+		read = upTo + 1
 	}
 	r.unlisted.n, r.unlisted.at = n, r.cfg.Now()
 	return n, nil

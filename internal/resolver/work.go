@@ -66,7 +66,7 @@ func (r *runner) resolveBatch(ctx context.Context, b cursor.Batch, items []*item
 }
 
 func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item, ask fetchOrder) result {
-	if err := fetch(ctx, r.store, r.connection, b.Seqs, items); err != nil {
+	if err := fetch(ctx, r.store, r.connection, r.generation, b.Seqs, items); err != nil {
 		return result{outcome: batchStoreFailed, err: err}
 	}
 	if res, missing := r.missing(ctx, b, items); missing {
@@ -181,7 +181,7 @@ func (r *Resolver) read(ctx context.Context, site, order string, received []rela
 		case err == nil:
 		case outcome == audatex.TooLarge: // more than would fit into its event
 			return readTooLarge, err
-		case refusesOrder(err):
+		case audatex.RefusesOrder(err):
 			return readRefused, err
 		default:
 			return readUnavailable, err
@@ -203,20 +203,6 @@ func (r *Resolver) read(ctx context.Context, site, order string, received []rela
 		}
 	}
 	return readContested, fmt.Errorf("order %s was read %d times and the log had moved on each time", order, maxReadings)
-}
-
-// refusesOrder reports whether the vendor is well and refuses just this order.
-func refusesOrder(err error) bool {
-	var e *audatex.Error
-	if !errors.As(err, &e) || e.Operation == audatex.OpToken {
-		return false // a refused token is no word on the order
-	}
-	switch e.Outcome {
-	case audatex.NotFound, audatex.Forbidden, audatex.Malformed:
-		return true
-	case audatex.Done, audatex.Conflict, audatex.Unauthorised, audatex.Throttled, audatex.Unavailable, audatex.TooLarge:
-	}
-	return false
 }
 
 // judge turns what reading came to into what becomes of the batch, and sets aside what has waited long enough.
