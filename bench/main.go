@@ -6,7 +6,8 @@
 //	go run ./bench -only throughput,latency
 //
 // It prints lines `name: value`, units in the names. README.md beside this file explains
-// each of them.
+// each of them. A measurement that fails ends the run with an error and stops what it has started.
+// Begin reading at run, which lists the measurements; fail.go has how one ends, fleet.go the relays.
 package main
 
 import (

@@ -47,7 +47,7 @@ type Budget struct {
 // (a Retry-After still stops everything). Nothing is saved up at first, because another process may
 // have just used the allowance.
 func NewBudget(perMinute int) *Budget {
-	b := &Budget{}
+	b := &Budget{circuits: map[string]*circuit{}}
 	if perMinute > 0 {
 		burst := max(1, int(Spare*float64(perMinute)))
 		b.limited, b.perSecond = true, inflow(float64(perMinute), burst)

@@ -77,29 +77,13 @@ func (c *Client) Whoami(ctx context.Context, token relay.Secret) (string, error)
 
 // Topics returns the topics that can be subscribed to.
 func (c *Client) Topics(ctx context.Context, token relay.Secret) ([]TopicInfo, error) {
-	a, err := c.get(ctx, call{op: OpTopics, path: "/topics", token: token})
-	if err != nil {
-		return nil, err
-	}
-	topics, err := readTopics(a.body)
-	if err != nil {
-		return nil, a.malformed(OpTopics, err)
-	}
-	return topics, nil
+	return getList(ctx, c, call{op: OpTopics, path: "/topics", token: token}, readTopics)
 }
 
 // Subscriptions returns the subscriptions of the token's site, company or user; none is not an
 // error.
 func (c *Client) Subscriptions(ctx context.Context, token relay.Secret, level relay.Level) ([]Subscription, error) {
-	a, err := c.get(ctx, call{op: OpSubscriptions, path: subscriptionsPath(level), token: token})
-	if err != nil {
-		return nil, err
-	}
-	subs, err := readSubscriptions(a.body)
-	if err != nil {
-		return nil, a.malformed(OpSubscriptions, err)
-	}
-	return subs, nil
+	return getList(ctx, c, call{op: OpSubscriptions, path: subscriptionsPath(level), token: token}, readSubscriptions)
 }
 
 // Subscribe subscribes to topic and returns the subscription's id, the only reliable field of the
@@ -206,6 +190,19 @@ func (c *Client) get(ctx context.Context, k call) (answer, error) {
 	}
 	k.limit, k.http = maxOtherBody, c.plain
 	return c.do(ctx, k, nil)
+}
+
+// getList makes a small call whose response is a list.
+func getList[T any](ctx context.Context, c *Client, k call, read func([]byte) ([]T, error)) ([]T, error) {
+	a, err := c.get(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	list, err := read(a.body)
+	if err != nil {
+		return nil, a.malformed(k.op, err)
+	}
+	return list, nil
 }
 
 func (c *Client) getString(ctx context.Context, op Operation, token relay.Secret, path string) (string, error) {

@@ -203,9 +203,6 @@ func (b *Budget) circuit(host string, m *Metrics, log *slog.Logger) *circuit {
 	c := b.circuits[host]
 	if c == nil {
 		c = &circuit{host: host, budget: b, metrics: m, log: log, failing: map[string]bool{}}
-		if b.circuits == nil {
-			b.circuits = map[string]*circuit{}
-		}
 		b.circuits[host] = c
 		m.circuit(host, false)
 	}

@@ -135,7 +135,7 @@ func TestOneProbeAtATime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBudget(0)
-		c := b.circuit("vendor.test", nil, quiet)
+		c := b.circuit("vendor.test", NewMetrics(nil), quiet)
 		enter := func() (*entry, error) { return c.enter(t.Context(), OpOrder, PriorityResolve, "leeds") }
 		for i := range openFailures {
 			e, err := c.enter(t.Context(), OpOrder, PriorityResolve, fmt.Sprint(i))

@@ -92,7 +92,7 @@ func New(cfg Config) (*Client, error) {
 		userAgent: cfg.UserAgent,
 		maxOrder:  cfg.MaxOrder,
 		budget:    cfg.Budget,
-		metrics:   cfg.Metrics,
+		metrics:   cmp.Or(cfg.Metrics, NewMetrics(nil)),
 		log:       cfg.Logger,
 		plain:     httpClient(newTransport(cfg.DialContext, true)),
 		once:      httpClient(newTransport(cfg.DialContext, false)),
@@ -106,7 +106,7 @@ func New(cfg Config) (*Client, error) {
 	if c.budget == nil {
 		c.budget = NewBudget(0)
 	}
-	c.metrics.observe(c.budget)
+	c.metrics.budget.Store(c.budget)
 	c.circuit = c.budget.circuit(u.Host, c.metrics, c.log)
 	return c, nil
 }
@@ -247,12 +247,7 @@ func (c *Client) probe(ctx context.Context, k call, in *entry) (*entry, error) {
 func (c *Client) timed(ctx context.Context, k call) (answer, error) {
 	start := time.Now()
 	a, err := c.send(ctx, k)
-	took := time.Since(start)
-	outcome := OutcomeOf(err)
-	c.metrics.request(k.op, outcome, took)
-	c.log.LogAttrs(ctx, slog.LevelDebug, "vendor call",
-		slog.String("operation", string(k.op)), slog.String("outcome", outcome.String()), slog.Int("status", a.status),
-		slog.Duration("took", took), slog.String("correlation_id", a.correlationID))
+	c.metrics.called(ctx, c.log, k.op, OutcomeOf(err), a.status, start, a.correlationID)
 	return a, err
 }
 

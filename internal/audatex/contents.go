@@ -37,12 +37,7 @@ func ReadContents(p Page) Contents {
 	} else if c.cut && len(list) > 0 {
 		c.piece = beginsNotification(list[len(list)-1].Raw)
 	}
-	for i := range list {
-		if !c.ForeignAt(i) {
-			c.Foreign = false
-			break
-		}
-	}
+	c.Foreign = c.Foreign && c.Notifications() == 0
 	if c.Foreign && len(list) == 0 { // there is only the beginning of a page
 		c.List = []Notification{malformedNotification(trimJSON(p.Body), "remainder of a cut page")}
 	}

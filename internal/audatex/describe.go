@@ -174,12 +174,8 @@ func xmlMessage(body []byte) (root, said string) {
 }
 
 func isErrorMember(name string) bool {
-	for _, known := range errorMembers[:3] {
-		if strings.EqualFold(name, known) {
-			return true
-		}
-	}
-	return strings.EqualFold(name, "faultstring") || strings.EqualFold(name, "Text")
+	return slices.ContainsFunc(append(errorMembers[:3:3], "faultstring", "Text"),
+		func(known string) bool { return strings.EqualFold(name, known) })
 }
 
 // newXMLDecoder returns a decoder for possible XML. It ignores the declared encoding, because the

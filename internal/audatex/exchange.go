@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
@@ -115,10 +114,7 @@ func (t *Tokens) token(ctx context.Context, form url.Values) (pair, error) {
 	reply := t.post(ctx, form)
 	answer := readTokenAnswer(reply.body)
 	outcome, reason := reply.judge(answer)
-	t.cfg.Metrics.request(OpToken, outcome, time.Since(start))
-	t.log.LogAttrs(ctx, slog.LevelDebug, "vendor call",
-		slog.String("operation", string(OpToken)), slog.String("outcome", outcome.String()), slog.Int("status", reply.status),
-		slog.Duration("took", time.Since(start)), slog.String("correlation_id", reply.correlationID))
+	t.cfg.Metrics.called(ctx, t.log, OpToken, outcome, reply.status, start, reply.correlationID)
 	p := pair{correlationID: reply.correlationID, at: start.UTC(), expires: start.UTC(), scopes: answer.scopes}
 	if outcome == Done {
 		p.access, p.refresh, p.expires = answer.access, answer.refresh, start.Add(answer.life).UTC()

@@ -126,10 +126,9 @@ func (h *handshake) watch(ctx context.Context, sent *bool) context.Context {
 // was a connection, only an alert means that: with TLS 1.3 a server checks the client's certificate
 // after the client considers the handshake complete.
 func (h *handshake) explain(err error, connected bool) error {
-	_, known := errors.AsType[*HandshakeError](err)
 	_, alert := alertOf(err)
 	switch {
-	case known, errors.Is(err, context.Canceled), connected && !alert:
+	case is[*HandshakeError](err), errors.Is(err, context.Canceled), connected && !alert:
 		return err
 	case h.state.Load() == handshakeBegun, faultOf(err) != OtherFault:
 		return newHandshakeError(err)
@@ -157,32 +156,31 @@ func newHandshakeError(err error) *HandshakeError {
 // faultOf returns the fault for an error's type alone, OtherFault if the error may have another
 // origin than a handshake.
 func faultOf(err error) HandshakeFault {
-	var (
-		record  tls.RecordHeaderError
-		unknown x509.UnknownAuthorityError
-		name    x509.HostnameError
-		invalid x509.CertificateInvalidError
-		roots   x509.SystemRootsError
-		any     *tls.CertificateVerificationError
-	)
+	invalid, isInvalid := errors.AsType[x509.CertificateInvalidError](err)
 	switch {
-	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
+	case is[tls.RecordHeaderError](err), errors.Is(err, http.ErrSchemeMismatch):
 		return NotTLS
-	case errors.As(err, &unknown):
+	case is[x509.UnknownAuthorityError](err):
 		return UnknownAuthority
-	case errors.As(err, &name):
+	case is[x509.HostnameError](err):
 		return WrongName
-	case errors.As(err, &roots):
+	case is[x509.SystemRootsError](err):
 		return NoRoots
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+	case isInvalid && invalid.Reason == x509.Expired:
 		return CertificateExpired
-	case errors.As(err, &any), errors.As(err, &invalid):
+	case isInvalid, is[*tls.CertificateVerificationError](err):
 		return OtherCertificate
 	}
 	if number, ok := alertOf(err); ok {
 		return alertFaults[number]
 	}
 	return OtherFault
+}
+
+// is reports whether there is an error of a type in err.
+func is[T error](err error) bool {
+	_, ok := errors.AsType[T](err)
+	return ok
 }
 
 // alertFaults are the alerts of RFC 8446, section 6, and RFC 5246, section 7.2, that have a

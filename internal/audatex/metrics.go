@@ -1,14 +1,16 @@
 package audatex
 
 import (
-	"sync"
+	"context"
+	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// Metrics counts the calls of the vendor's API. A nil *Metrics counts nothing.
+// Metrics counts the calls of the vendor's API.
 type Metrics struct {
 	requests  *prometheus.CounterVec
 	duration  *prometheus.HistogramVec
@@ -17,8 +19,7 @@ type Metrics struct {
 	waiting   *prometheus.Desc
 	rate      *prometheus.Desc
 
-	mu     sync.Mutex
-	budget *Budget
+	budget atomic.Pointer[Budget]
 }
 
 // NewMetrics registers the metrics of this package with reg.
@@ -57,16 +58,6 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
-// observe makes the gauges show a budget.
-func (m *Metrics) observe(b *Budget) {
-	if m == nil {
-		return
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.budget = b
-}
-
 // Describe implements prometheus.Collector for the gauges that are read from the budget.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- m.waiting
@@ -75,9 +66,7 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
-	m.mu.Lock()
-	b := m.budget
-	m.mu.Unlock()
+	b := m.budget.Load()
 	if b == nil {
 		return
 	}
@@ -89,9 +78,6 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (m *Metrics) circuit(host string, open bool) {
-	if m == nil {
-		return
-	}
 	value := 0.
 	if open {
 		value = 1
@@ -99,17 +85,19 @@ func (m *Metrics) circuit(host string, open bool) {
 	m.circuits.WithLabelValues(host).Set(value)
 }
 
-func (m *Metrics) request(op Operation, outcome Outcome, took time.Duration) {
-	if m == nil {
-		return
-	}
+// called counts and logs a call that began at start.
+func (m *Metrics) called(
+	ctx context.Context, log *slog.Logger, op Operation, outcome Outcome, status int, start time.Time,
+	correlationID string,
+) {
+	took := time.Since(start)
 	m.requests.WithLabelValues(string(op), outcome.String()).Inc()
 	m.duration.WithLabelValues(string(op)).Observe(took.Seconds())
+	log.LogAttrs(ctx, slog.LevelDebug, "vendor call",
+		slog.String("operation", string(op)), slog.String("outcome", outcome.String()), slog.Int("status", status),
+		slog.Duration("took", took), slog.String("correlation_id", correlationID))
 }
 
 func (m *Metrics) refresh(outcome string) {
-	if m == nil {
-		return
-	}
 	m.refreshes.WithLabelValues(outcome).Inc()
 }

@@ -1,6 +1,9 @@
 package audatex
 
-import "container/list"
+import (
+	"container/list"
+	"slices"
+)
 
 // Priority is the urgency of a request among those that wait for the vendor's budget.
 type Priority int
@@ -135,21 +138,19 @@ func (q *queue) remove(w *waiter) bool {
 		return false
 	}
 	waiting := at.Value.(*line)
-	for i, there := range waiting.waiters {
-		if there != w {
-			continue
-		}
-		waiting.waiters = append(waiting.waiters[:i], waiting.waiters[i+1:]...)
-		if len(waiting.waiters) == 0 {
-			l.lines.Remove(at)
-			delete(l.of, w.connection)
-		}
-		if l.lines.Len() == 0 {
-			l.passed = 0
-		}
-		l.length--
-		q.length--
-		return true
+	i := slices.Index(waiting.waiters, w)
+	if i < 0 {
+		return false
 	}
-	return false
+	waiting.waiters = slices.Delete(waiting.waiters, i, i+1)
+	if len(waiting.waiters) == 0 {
+		l.lines.Remove(at)
+		delete(l.of, w.connection)
+	}
+	if l.lines.Len() == 0 {
+		l.passed = 0
+	}
+	l.length--
+	q.length--
+	return true
 }

@@ -1,6 +1,7 @@
 package audatex
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,9 +23,7 @@ type Session struct {
 
 // NewSession returns a Session of a client for a connection. Without a level it is a site's.
 func NewSession(client *Client, tokens *Tokens, connection string, level relay.Level) *Session {
-	if level == "" {
-		level = relay.LevelSite
-	}
+	level = cmp.Or(level, relay.LevelSite)
 	in := client.inTurn(turn{connection: connection, tokens: tokens})
 	return &Session{client: in, tokens: tokens, connection: connection, level: level}
 }

@@ -100,7 +100,7 @@ func TestAnOrderIsNotAskedForWhenItsTurnComesTooLate(t *testing.T) {
 		a := &api{likes: func(string) bool { return true }}
 		s := session(t, newTokenVendor(), a, newTokenMap(leeds, freshRecord()))
 		s.client.budget = NewBudget(1)
-		s.client.circuit = s.client.budget.circuit("vendor.test", nil, quiet)
+		s.client.circuit = s.client.budget.circuit("vendor.test", NewMetrics(nil), quiet)
 		if _, err := s.Topics(t.Context()); err != nil && len(a.calls) == 0 {
 			t.Fatal(err)
 		}
@@ -232,7 +232,7 @@ func TestATokenThatEndsWhileACallWaitsIsNotSent(t *testing.T) {
 		}
 		s := session(t, v, a, store)
 		s.client.budget = NewBudget(1)
-		s.client.circuit = s.client.budget.circuit("vendor.test", nil, quiet)
+		s.client.circuit = s.client.budget.circuit("vendor.test", NewMetrics(nil), quiet)
 		for range 40 { // of other connections, ahead of it
 			go func() { _ = s.client.budget.Wait(t.Context(), PriorityExchange, "york") }()
 		}

@@ -65,8 +65,8 @@ func TestAnAnswerIsReadWhateverElseItsHeaderHolds(t *testing.T) {
 	}
 	for name, raw := range oddHeads(`{"access_token":"access-1","refresh_token":"refresh-1"}`) {
 		server := httptest.NewServer(cut(raw))
-		m := &Tokens{cfg: TokensConfig{TokenURL: server.URL, Timeout: defaultTimeout, Budget: NewBudget(0)}, log: quiet,
-			http: httpClient(newTransport(nil, false))}
+		cfg := TokensConfig{TokenURL: server.URL, Timeout: defaultTimeout, Budget: NewBudget(0), Metrics: NewMetrics(nil)}
+		m := &Tokens{cfg: cfg, log: quiet, http: httpClient(newTransport(nil, false))}
 		if got, err := m.token(t.Context(), url.Values{}); err != nil || got.refresh.Reveal() != "refresh-1" {
 			t.Errorf("%s: refresh token %q, %v", name, got.refresh.Reveal(), err)
 		}

@@ -150,6 +150,7 @@ func NewTokens(cfg TokensConfig) (*Tokens, error) {
 	cfg.Timeout = cmp.Or(max(cfg.Timeout, 0), defaultTimeout)
 	cfg.UserAgent = cmp.Or(cfg.UserAgent, defaultUserAgent)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.Default())
+	cfg.Metrics = cmp.Or(cfg.Metrics, NewMetrics(nil))
 	if cfg.Budget == nil {
 		cfg.Budget = NewBudget(0)
 	}
@@ -256,19 +257,13 @@ func (t *Tokens) Close(ctx context.Context) error {
 	t.closed = true
 	t.mu.Unlock()
 	t.stop()
-	done := make(chan struct{})
-	go func() {
-		t.flights.Wait()
-		close(done)
-	}()
+	inTime := context.AfterFunc(ctx, t.kill)
+	t.flights.Wait()
 	var err error
-	select {
-	case <-done:
-	case <-ctx.Done():
+	if !inTime() {
 		err = fmt.Errorf("closing tokens with refreshes under way: %w", ctx.Err())
 	}
 	t.kill()
-	<-done
 	t.http.CloseIdleConnections()
 	return err
 }

@@ -1,6 +1,7 @@
 package consent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,12 +68,9 @@ type Service struct {
 // New checks the configuration. Lists are complete, and the attempts of other processes are
 // continued, only while Run runs.
 func New(c Config) (*Service, error) {
-	if c.CallBound <= 0 {
-		c.CallBound = 30 * time.Second
-	}
-	if c.Log == nil {
-		c.Log = slog.Default()
-	}
+	c.CallBound = cmp.Or(max(c.CallBound, 0), 30*time.Second)
+	c.Log = cmp.Or(c.Log, slog.Default())
+	c.Metrics = cmp.Or(c.Metrics, NewMetrics(nil))
 	s := &Service{c: c, nonce: relay.NewID(), guards: newGuards(), active: map[string]bool{}}
 	if err := s.setPublicURL(); err != nil {
 		return nil, err
@@ -172,20 +170,13 @@ func (s *Service) Close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	done := make(chan struct{})
-	go func() {
-		s.running.Wait()
-		close(done)
-	}()
-	var err error
-	select {
-	case <-done:
-	case <-ctx.Done():
-		err = fmt.Errorf("closing with consents under way: %w", ctx.Err())
-	}
+	inTime := context.AfterFunc(ctx, s.stop)
+	s.running.Wait()
 	s.stop()
-	<-done
-	return err
+	if !inTime() {
+		return fmt.Errorf("closing with consents under way: %w", ctx.Err())
+	}
+	return nil
 }
 
 // dead reports whether the process of a worker has certainly ended.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -242,12 +243,8 @@ func (s *Service) secure() bool { return s.public == nil || s.public.Scheme == "
 
 // sameBrowser reports whether a request comes from the browser in which the attempt began.
 func (s *Service) sameBrowser(r *http.Request, a relay.ConsentAttempt) bool {
-	for _, c := range r.CookiesNamed(s.cookieName(a.ID)) {
-		if matches(a.Cookie, c.Value) {
-			return true
-		}
-	}
-	return false
+	fits := func(c *http.Cookie) bool { return matches(a.Cookie, c.Value) }
+	return slices.ContainsFunc(r.CookiesNamed(s.cookieName(a.ID)), fits)
 }
 
 // fromOurPage reports whether a POST was sent by the button of one of these pages. Browsers report

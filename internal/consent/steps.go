@@ -36,12 +36,11 @@ func working(a relay.ConsentAttempt) bool {
 
 // find returns an attempt of a link, or nil.
 func find(l *relay.ConsentLink, attempt string) *relay.ConsentAttempt {
-	for i := range l.Attempts {
-		if l.Attempts[i].ID == attempt {
-			return &l.Attempts[i]
-		}
+	i := slices.IndexFunc(l.Attempts, func(a relay.ConsentAttempt) bool { return a.ID == attempt })
+	if i < 0 {
+		return nil
 	}
-	return nil
+	return &l.Attempts[i]
 }
 
 // begin adds an attempt. If too many are open, the oldest can no longer be completed. So a user who
@@ -52,18 +51,10 @@ func begin(l *relay.ConsentLink, a relay.ConsentAttempt, now time.Time) (changed
 	}
 	l.Attempts = append(slices.Clone(l.Attempts), a)
 	tidy(l, now)
-	for open := 0; ; open = 0 {
-		oldest := -1
-		for i, other := range l.Attempts {
-			if openAttempt(other, now) {
-				if open++; oldest < 0 {
-					oldest = i
-				}
-			}
-		}
-		if open <= relay.MaxOpenConsents {
-			break
-		}
+	isOpen := func(a relay.ConsentAttempt) bool { return openAttempt(a, now) }
+	closed := slices.DeleteFunc(slices.Clone(l.Attempts), isOpen)
+	for open := len(l.Attempts) - len(closed); open > relay.MaxOpenConsents; open-- {
+		oldest := slices.IndexFunc(l.Attempts, isOpen)
 		l.Attempts = slices.Delete(l.Attempts, oldest, oldest+1)
 	}
 	for len(l.Attempts) > maxAttempts {

@@ -123,15 +123,8 @@ func (d delivery) answer() string {
 func (f *follower) freshDeliveries(ctx context.Context) ([]delivery, error) {
 	var fresh []delivery
 	for after := ""; ; {
-		query := url.Values{"limit": {"200"}}
-		if after != "" {
-			query.Set("after", after)
-		}
-		var page struct {
-			Items []delivery
-			Next  string
-		}
-		if err := f.get(ctx, "/v1/callbacks/"+demoID+"/deliveries", query, &page); err != nil {
+		page, err := readPage[delivery](ctx, f, "/v1/callbacks/"+demoID+"/deliveries", 200, after)
+		if err != nil {
 			return nil, err
 		}
 		known := false
@@ -154,15 +147,8 @@ func (f *follower) freshDeliveries(ctx context.Context) ([]delivery, error) {
 // readEvents reads the feed to its end.
 func (f *follower) readEvents(ctx context.Context) error {
 	for {
-		query := url.Values{"limit": {"1000"}}
-		if f.after != "" {
-			query.Set("after", f.after)
-		}
-		var page struct {
-			Items []json.RawMessage
-			Next  string
-		}
-		if err := f.get(ctx, "/v1/events", query, &page); err != nil {
+		page, err := readPage[json.RawMessage](ctx, f, "/v1/events", 1000, f.after)
+		if err != nil {
 			return err
 		}
 		f.after = page.Next
@@ -179,6 +165,21 @@ func (f *follower) readEvents(ctx context.Context) error {
 	}
 }
 
+// page is a page of a list of the API.
+type page[T any] struct {
+	Items []T
+	Next  string
+}
+
+func readPage[T any](ctx context.Context, f *follower, path string, limit int, after string) (p page[T], err error) {
+	query := url.Values{"limit": {strconv.Itoa(limit)}}
+	if after != "" {
+		query.Set("after", after)
+	}
+	err = f.get(ctx, path+"?"+query.Encode(), &p)
+	return p, err
+}
+
 // readHealth prints when the callback's health changes: a receiver that is down is only probed, and
 // then there is nothing else to see.
 func (f *follower) readHealth(ctx context.Context) error {
@@ -186,7 +187,7 @@ func (f *follower) readHealth(ctx context.Context) error {
 		State, Health, DisabledReason string
 		Backlog                       int
 	}
-	if err := f.get(ctx, "/v1/callbacks/"+demoID, nil, &c); err != nil {
+	if err := f.get(ctx, "/v1/callbacks/"+demoID, &c); err != nil {
 		return err
 	}
 	health := c.Health
@@ -227,7 +228,7 @@ func (f *follower) explain(ctx context.Context, v *verdict) error {
 			continue
 		}
 		var d struct{ Status string }
-		err := f.get(ctx, "/v1/callbacks/"+demoID+"/deliveries/"+id, nil, &d)
+		err := f.get(ctx, "/v1/callbacks/"+demoID+"/deliveries/"+id, &d)
 		var p *problem
 		if errors.As(err, &p) && p.Status == http.StatusNotFound {
 			continue // the relay knows of no such delivery: it is lost
@@ -248,9 +249,6 @@ func (f *follower) explain(ctx context.Context, v *verdict) error {
 	return nil
 }
 
-func (f *follower) get(ctx context.Context, path string, query url.Values, out any) error {
-	if len(query) > 0 {
-		path += "?" + query.Encode()
-	}
+func (f *follower) get(ctx context.Context, path string, out any) error {
 	return f.api.do(ctx, http.MethodGet, path, nil, out)
 }

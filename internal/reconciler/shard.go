@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -88,10 +90,7 @@ func (s *ownedShard) run(ctx context.Context) {
 	defer giveUp()
 	s.mu.Lock()
 	s.starting, s.ending = ctx, ending
-	unfinished := make([]*line, 0, len(s.lines))
-	for _, l := range s.lines {
-		unfinished = append(unfinished, l)
-	}
+	unfinished := slices.Collect(maps.Values(s.lines))
 	s.mu.Unlock()
 	for _, l := range unfinished {
 		s.begin(l)

@@ -76,10 +76,9 @@ func (a authorization) show(name string, p page) answer {
 	sum := sha256.Sum256([]byte(pageStyle))
 	policy := "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; style-src 'sha256-" +
 		base64.StdEncoding.EncodeToString(sum[:]) + "'; form-action 'self'"
+	policy += " " + a.redirect.Scheme + ":"
 	if plainHost.MatchString(a.redirect.Host) {
-		policy += " " + a.redirect.Scheme + "://" + a.redirect.Host
-	} else {
-		policy += " " + a.redirect.Scheme + ":"
+		policy += "//" + a.redirect.Host
 	}
 	return answer{
 		status: http.StatusOK, contentType: "text/html; charset=utf-8", body: []byte(out.String()),
