@@ -23,9 +23,9 @@ var (
 	errContested  = errors.New("an earlier owner has written the document meanwhile")
 )
 
-// adopt takes the connection over: it waits for the end of a poll that another process has announced, writes
-// the document under the lease's epoch, and publishes a gap for a poll whose end is unknown. It returns false
-// if ctx ended first, or if a later owner was found.
+// adopt takes the connection over: it waits for the end of a poll that another process has
+// announced, writes the document under the lease's epoch, and publishes a gap for a poll whose end
+// is unknown. It returns false if ctx ended first, or if a later owner was found.
 func (r *runner) adopt(ctx context.Context) bool {
 	var pollID string // waited for
 	var until time.Time
@@ -42,7 +42,7 @@ func (r *runner) adopt(ctx context.Context) bool {
 					continue
 				}
 			}
-			if in := doc.Intent; in != nil && r.p.kept.holds(in.PollID) {
+			if in := doc.Intent; in != nil && r.p.leftPages.has(in.PollID) {
 				backoff.Sleep(ctx, lookAgain) // the page of our own poll is in this process's memory still
 				continue
 			}
@@ -91,8 +91,8 @@ func (r *runner) load(ctx context.Context) (relay.Poll, error) {
 	return doc, nil
 }
 
-// takeOver writes the document under our epoch, after which no earlier owner's write succeeds. Then it looks
-// for the end of the poll that the document names.
+// takeOver writes the document under our epoch, after which no earlier owner's write succeeds. Then
+// it looks for the end of the poll that the document names.
 func (r *runner) takeOver(ctx context.Context) error {
 	if r.revision > 0 {
 		if err := r.save(ctx); err != nil {
@@ -185,32 +185,32 @@ func (r *runner) suspect(ctx context.Context, at time.Time, why string) error {
 	r.doc.GapSuspectedAt = &at
 	r.readAgain(relay.CauseGap, at)
 	r.p.Metrics.gaps.Inc()
-	return r.tellGap(ctx, relay.UntoldGap{Since: at, Why: why})
+	return r.publishGap(ctx, relay.UntoldGap{Since: at, Why: why})
 }
 
-func (r *runner) tellGap(ctx context.Context, gap relay.UntoldGap) error {
+func (r *runner) publishGap(ctx context.Context, gap relay.UntoldGap) error {
 	c := r.config()
 	since := relay.FormatTime(gap.Since)
 	message := gap.Why + " Notifications may have been lost at " + since + "; the orders of this connection that are known to be open are read again."
 	details := map[string]any{"connection": c.ID, "since": since, "why": gap.Why}
-	if r.doc.SubscriptionLost { // one that is lost with every poll is not told with every poll
+	if r.doc.SubscriptionLost { // one that is lost with every poll is not published with every poll
 		return r.p.Operations.Operational(ctx, c.EventSite(), relay.KindGapSuspected, c.ID, message, details)
 	}
 	return r.p.Operations.Once(ctx, c.EventSite(), relay.KindGapSuspected, c.ID, message, details, gap.Since, "since", "why")
 }
 
-// maxUntold is how many unpublished gaps are kept. Polling stops while the store takes no writes, so there
-// are few.
-const maxUntold = 100
+// maxUnpublishedGaps is how many unpublished gaps are kept. Polling stops while the store takes no
+// writes, so there are few.
+const maxUnpublishedGaps = 100
 
-// tellUntold publishes the gaps whose events could not be stored when they were suspected. If that fails
-// again, polling goes on, and the next turn tries it again.
-func (r *runner) tellUntold(ctx context.Context) {
+// publishUnpublishedGaps publishes the gaps whose events could not be stored when they were
+// suspected. If that fails again, polling goes on, and the next turn tries it again.
+func (r *runner) publishUnpublishedGaps(ctx context.Context) {
 	if len(r.doc.GapsUntold) == 0 || !r.lease.Valid() {
 		return
 	}
 	for len(r.doc.GapsUntold) > 0 {
-		if err := r.tellGap(ctx, r.doc.GapsUntold[0]); err != nil {
+		if err := r.publishGap(ctx, r.doc.GapsUntold[0]); err != nil {
 			r.log.Log(ctx, store.Level(err, slog.LevelError), "the operational event of a suspected gap could not be stored yet", "error", err)
 			return
 		}
@@ -230,11 +230,13 @@ func (r *runner) readAgain(cause relay.ReconcileCause, since time.Time) {
 	r.doc.GapCause, r.doc.GapSince = cause, &since
 }
 
-// saveAtOnce is how often the document is written in a row while what is there is an older one of our own, or none.
+// saveAtOnce is how often the document is written in a row while what is there is an older one of
+// our own, or none.
 const saveAtOnce = 3
 
-// save writes the document over the revision that was read. An earlier owner's document in its place is errContested
-// and must be looked at, as that owner's poll may be under way; a later owner's ends this runner.
+// save writes the document over the revision that was read. An earlier owner's document in its
+// place is errContested and must be looked at, as that owner's poll may be under way; a later
+// owner's ends this runner.
 func (r *runner) save(ctx context.Context) error {
 	r.doc.Epoch = r.lease.Epoch()
 	var result store.OwnedResult[relay.Poll]
@@ -244,8 +246,8 @@ func (r *runner) save(ctx context.Context) error {
 		switch there := result.Entry; result.Outcome {
 		case store.Written:
 			r.revision, r.storeFailures = there.Revision, 0
-			if r.doc.Gaps != r.toldGaps {
-				r.toldGaps = r.doc.Gaps
+			if r.doc.Gaps != r.reportedGaps {
+				r.reportedGaps = r.doc.Gaps
 				r.p.Reconciler.Suspected(r.config().ID, r.doc)
 			}
 			return nil

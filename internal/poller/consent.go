@@ -1,6 +1,7 @@
 package poller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"hash/fnv"
@@ -12,10 +13,12 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// DefaultRenewal is how often a token is refreshed that nothing is done with, as the vendor may let it lapse: about once a day.
+// DefaultRenewal is how often a token is refreshed that nothing is done with, as the vendor may let
+// it lapse: about once a day.
 const DefaultRenewal = 24 * time.Hour
 
-// needsConsent tells once that a vendor user must consent again. Asking again costs no request: the record says so.
+// needsConsent publishes once that a vendor user must consent again. Asking again costs no request:
+// the record says so.
 func (r *runner) needsConsent(ctx context.Context, consent *audatex.ConsentRequiredError) time.Duration {
 	state := StateConsentRequired
 	c := r.config()
@@ -43,7 +46,8 @@ func (r *runner) needsConsent(ctx context.Context, consent *audatex.ConsentRequi
 // clocksDiffer is how far apart the clocks of those who write the store may be.
 const clocksDiffer = time.Minute
 
-// consentRestored tells once that a consent works again whose end was told: the record has tokens that the vendor gave since then.
+// consentRestored publishes once that a consent works again whose end was published: the record has
+// tokens that the vendor gave since then.
 func (r *runner) consentRestored(ctx context.Context, token relay.TokenRecord) {
 	since := r.doc.ConsentToldFor
 	if since == nil || token.ConsentRequiredSince != nil || token.AccessToken.Empty() || token.Generation != r.generation || !r.lease.Valid() {
@@ -65,8 +69,9 @@ func (r *runner) consentRestored(ctx context.Context, token relay.TokenRecord) {
 	r.write(ctx)
 }
 
-// keepToken sees to it that the token of a paused connection does not lapse, and returns when to look again. Neither after a long stop
-// nor when many were paused together do they all come at once: each has its own moment of the day, and the vendor's budget bounds them.
+// keepToken sees to it that the token of a paused connection does not lapse, and returns when to
+// look again. Neither after a long stop nor when many were paused together do they all come at
+// once: each has its own moment of the day, and the vendor's budget bounds them.
 func (r *runner) keepToken(ctx context.Context) time.Duration {
 	c := r.config()
 	token, _, err := r.p.Store.Tokens.Token(ctx, c.ID)
@@ -98,14 +103,14 @@ func (r *runner) keepToken(ctx context.Context) time.Duration {
 	}
 	r.renewal = time.Time{}
 	err = r.p.Session(c).RenewToken(ctx)
-	var consent *audatex.ConsentRequiredError
+	consent, ended := errors.AsType[*audatex.ConsentRequiredError](err)
 	switch {
 	case ctx.Err() != nil:
 		return storeLeast
 	case err == nil:
 		r.log.Debug("the token of the paused connection was refreshed")
 		r.seenAfter(ctx, StatePaused)
-	case errors.As(err, &consent):
+	case ended:
 		r.needsConsent(ctx, consent)
 	default:
 		r.log.Warn("the token of the paused connection could not be refreshed; it is tried again", "error", err)
@@ -115,15 +120,11 @@ func (r *runner) keepToken(ctx context.Context) time.Duration {
 	return r.p.Renewal / 24
 }
 
-// renewalOf is when the token of a paused connection is due: three quarters to five quarters of the renewal after it was used last. The
-// jitter is a function of the record, so that it needs no memory.
+// renewalOf is when the token of a paused connection is due: three quarters to five quarters of the
+// renewal after it was used last. The jitter is a function of the record, so that it needs no
+// memory.
 func (r *runner) renewalOf(c relay.Connection, token relay.TokenRecord) time.Time {
-	last := token.RefreshedAt
-	for _, at := range []time.Time{token.ConsentAt, c.CreatedAt} {
-		if last.IsZero() {
-			last = at
-		}
-	}
+	last := cmp.Or(token.RefreshedAt, token.ConsentAt, c.CreatedAt)
 	h := fnv.New32a()
 	_, _ = h.Write(strconv.AppendInt([]byte(c.ID), last.UnixNano(), 10))
 	return last.Add(r.p.Renewal*3/4 + time.Duration(float64(r.p.Renewal/2)*float64(h.Sum32()%1000)/1000))

@@ -17,20 +17,21 @@ import (
 // fullPage is how many notifications the vendor hands out at most: a page this full means that more wait.
 const fullPage = 100
 
-// intentSlack is how much of an intent's duration may have gone by when it is stored. A process that was suspended in between sends
-// nothing: its successor may not be waiting any more.
+// intentSlack is how much of an intent's duration may have gone by when it is stored. A process
+// that was suspended in between sends nothing: its successor may not be waiting any more.
 const intentSlack = 5 * time.Second
 
-// errLate says that too much time has gone by since a poll was announced.
+// errLate means that too much time has gone by since a poll was announced.
 var errLate = errors.New("the poll's announcement took too long, or the shard was lost meanwhile; nothing was sent")
 
-// poll makes one poll and answers how long to wait for the next.
+// poll makes one poll and returns how long to wait for the next.
 func (r *runner) poll(ctx, storing context.Context) time.Duration {
 	c := r.config()
 	if r.unstorable() != nil {
 		return r.blocked()
 	}
-	// What the last poll came to stands before the next; this also proves, for no request, that the store takes writes.
+	// What the last poll came to stands before the next; this also proves, for no request, that the
+	// store takes writes.
 	if r.unsaved && r.saveLate(ctx) != nil {
 		return r.blocked()
 	}
@@ -39,8 +40,8 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 			return wait
 		}
 	}
-	r.tellAdopted(ctx)
-	r.tellTopic()
+	r.publishAdopted(ctx)
+	r.logOtherTopic()
 	page := store.Page{PollID: relay.NewID(), Connection: c.ID, Generation: c.Generation}
 	announced, foreign := false, false
 	answer, err := r.p.Session(c).Poll(ctx, r.doc.SubscriptionID, func(context.Context) error {
@@ -67,14 +68,14 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 		mapped := r.config() // as it is when the page is stored: the poll may have taken a while
 		page.Site, page.Sites = mapped.Site, mapped.Sites
 		contents := audatex.ReadContents(answer)
-		seq, kept := r.keep(storing, page, contents)
-		switch kept {
-		case leftToProcess: // the intent without an outcome tells the next owner
+		seq, fate := r.storePage(storing, page, contents)
+		switch fate {
+		case pageLeft: // the intent without an outcome tells the next owner
 			r.adopted = false
 			return storeLeast
-		case givenUp:
+		case pageGivenUp:
 			err = fmt.Errorf("an answer of %d bytes could not be stored: %w", len(page.Body), errNeverFits)
-		case inInbox:
+		case pageStored:
 			outcome.InboxSeq, r.doc.InboxSeq = seq, max(seq, r.doc.InboxSeq)
 			outcome.Notifications, outcome.Full = contents.Notifications(), len(contents.List) >= fullPage
 			if err == nil {
@@ -89,8 +90,9 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 	return r.conclude(storing, err, outcome, foreign)
 }
 
-// unstorable answers why nothing may be taken out of the vendor's queue, nil if it may: some part of the store takes no writes, and what cannot go
-// its whole way waits better with the vendor than in a log that fills up meanwhile.
+// unstorable returns why nothing may be taken out of the vendor's queue, nil if it may: some part
+// of the store takes no writes, and what cannot go its whole way waits better with the vendor than
+// in a log that fills up meanwhile.
 func (r *runner) unstorable() error {
 	if t := r.p.Store.Health().Trouble(); t.Writes {
 		return fmt.Errorf("%w: %w", store.ErrUnavailable, t.Err)
@@ -98,8 +100,9 @@ func (r *runner) unstorable() error {
 	return nil
 }
 
-// announce stores the intent. It does so under storing: a stop that broke the write off would leave it unclear, and the next owner
-// would suspect a gap where nothing was sent. Once stored, the call runs to its end.
+// announce stores the intent. It does so under storing: a stop that broke the write off would leave
+// it unclear, and the next owner would suspect a gap where nothing was sent. Once stored, the call
+// runs to its end.
 func (r *runner) announce(storing context.Context, pollID string) error {
 	now := time.Now()
 	r.doc.Intent = &relay.PollIntent{PollID: pollID, Owner: r.p.nonce, At: now, Deadline: now.Add(intentSlack + r.p.PollBound)}
@@ -117,19 +120,20 @@ func (r *runner) announce(storing context.Context, pollID string) error {
 	return err
 }
 
-// keeping is what became of a page that was read.
-type keeping int
+// pageFate is what became of a page that was read.
+type pageFate int
 
 const (
-	inInbox       keeping = iota // it is stored
-	leftToProcess                // the shard was given up; it stays in memory until it is stored, see kept
-	givenUp                      // the store will never take it
+	pageStored  pageFate = iota // it is stored
+	pageLeft                    // the shard was given up; it stays in memory until it is stored, see leftPages
+	pageGivenUp                 // the store will never take it
 )
 
-// keep stores a page that was read. Nothing is polled for the connection meanwhile, and its state says so. It asks for no
-// lease: what the vendor has given away must be kept, whoever owns the connection by now.
-func (r *runner) keep(ctx context.Context, page store.Page, contents audatex.Contents) (uint64, keeping) {
-	h := newHeld(page, contents, r.doc.InboxSeq)
+// storePage stores a page that was read. Nothing is polled for the connection meanwhile, and its
+// state says so. It asks for no lease: what the vendor has given away must be kept, whoever owns
+// the connection by now.
+func (r *runner) storePage(ctx context.Context, page store.Page, contents audatex.Contents) (uint64, pageFate) {
+	h := newUnstoredPage(page, contents, r.doc.InboxSeq)
 	defer r.set(func(s *seen) { s.unstored = "" })
 	for failures := 0; ; failures++ {
 		seq, err := r.p.put(ctx, h)
@@ -143,11 +147,11 @@ func (r *runner) keep(ctx context.Context, page store.Page, contents audatex.Con
 					"poll_id", page.PollID, "bytes", len(page.Body), "parts", h.parts+1, "max_payload", r.p.Store.MaxMessage())
 			}
 			r.storeFailures = 0
-			return seq, inInbox
+			return seq, pageStored
 		case errors.Is(err, errNeverFits):
 			r.log.Error("a page of the vendor's queue is given up, as the store does not take it; its notifications are lost, and a gap is suspected",
 				"poll_id", page.PollID, "bytes", len(page.Body), "max_payload", r.p.Store.MaxMessage(), "error", err)
-			return 0, givenUp
+			return 0, pageGivenUp
 		case failures == 0:
 			r.log.Error("a page of the vendor's queue cannot be stored; it is held in memory and nothing more is polled until it is",
 				"poll_id", page.PollID, "bytes", len(page.Body), "error", err)
@@ -157,22 +161,24 @@ func (r *runner) keep(ctx context.Context, page store.Page, contents audatex.Con
 		}
 		if !backoff.Sleep(ctx, r.storeWait()) {
 			r.log.Warn("the shard was given up with a page that could not be stored; it stays in memory, and the next owner may suspect a gap", "poll_id", page.PollID)
-			r.p.kept.add(h)
-			return 0, leftToProcess
+			r.p.leftPages.add(h)
+			return 0, pageLeft
 		}
 	}
 }
 
-// conclude writes a poll's outcome and returns how long to wait for the next. Foreign: something else was sent in the
-// queue's place, and is stored.
+// conclude writes a poll's outcome and returns how long to wait for the next. Foreign: something
+// else was sent in the queue's place, and is stored.
 func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutcome, foreign bool) time.Duration {
 	r.p.Metrics.poll(audatex.OutcomeOf(err), outcome.Notifications)
-	// A poll that was answered 401 has read nothing. What the token endpoint says then, or fails to say, is no word on the queue.
+	// A poll that was answered 401 has read nothing. What the token endpoint says then, or fails to
+	// say, says nothing about the queue.
 	var vendor *audatex.Error
 	ofPoll := errors.As(err, &vendor) && vendor.Operation == audatex.OpPoll
 	lost, gone := ofPoll && vendor.AnswerLost || errors.Is(err, errNeverFits), ofPoll && vendor.Outcome == audatex.NotFound
 	if (lost || gone) && !r.lease.Valid() {
-		// A gap is the owner's to tell, and whether that is still we is not known: the intent without an outcome tells it.
+		// Only the owner publishes a gap, and whether that is still we is not known: the intent
+		// without an outcome tells it.
 		r.adopted = false
 		return storeLeast
 	}
@@ -191,14 +197,14 @@ func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutc
 		if r.doc.GapSuspectedAt != nil {
 			since = *r.doc.GapSuspectedAt
 		}
-		r.tell(ctx, since, "The vendor no longer knew the subscription.")
+		r.suspectAnyway(ctx, since, "The vendor no longer knew the subscription.")
 		r.write(ctx)
 		return again
 	}
 	begins := foreign && r.doc.ForeignSince == nil && r.lease.Valid()
 	why := ""
 	switch {
-	case begins: // told once for as long as it lasts: what waited at the vendor's may have gone with the first
+	case begins: // published once for as long as it lasts: what waited at the vendor's may have gone with the first
 		why, r.doc.ForeignSince = whyForeign, &intent.At
 	case errors.Is(err, errNeverFits):
 		why = whyTooBig
@@ -207,7 +213,7 @@ func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutc
 	}
 	if why != "" {
 		r.log.Warn("a gap is suspected. "+why, "poll_id", intent.PollID, "correlation_id", outcome.CorrelationID, "error", err)
-		r.tell(ctx, intent.At, why)
+		r.suspectAnyway(ctx, intent.At, why)
 	}
 	if err == nil {
 		r.doc.ForeignSince = nil
@@ -234,14 +240,15 @@ func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutc
 	return r.pause(0)
 }
 
-// tell is suspect for a gap that is no reason to stop: an event that cannot be stored now is told later, see tellUntold.
-func (r *runner) tell(ctx context.Context, since time.Time, why string) {
+// suspectAnyway is suspect for a gap that is no reason to stop: an event that cannot be stored now
+// is published later, see publishUnpublishedGaps.
+func (r *runner) suspectAnyway(ctx context.Context, since time.Time, why string) {
 	err := r.suspect(ctx, since, why)
 	if err == nil {
 		return
 	}
 	r.log.Log(ctx, store.Level(err, slog.LevelError), "the operational event of a suspected gap could not be stored yet", "error", err)
-	if len(r.doc.GapsUntold) < maxUntold {
+	if len(r.doc.GapsUntold) < maxUnpublishedGaps {
 		r.doc.GapsUntold = append(slices.Clip(r.doc.GapsUntold), relay.UntoldGap{Since: since, Why: why})
 	}
 }
@@ -251,7 +258,7 @@ func (r *runner) unsent(ctx context.Context, err error) time.Duration {
 	if ctx.Err() != nil || r.lost || !r.adopted {
 		return storeLeast
 	}
-	if store.InTrouble(err) || errors.Is(err, errLate) { // no word on the vendor: the schedule stays as it is
+	if store.InTrouble(err) || errors.Is(err, errLate) { // says nothing about the vendor: the schedule stays as it is
 		return r.blocked()
 	}
 	if audatex.NotAsked(err) {
@@ -262,8 +269,9 @@ func (r *runner) unsent(ctx context.Context, err error) time.Duration {
 	return r.failed(ctx, err)
 }
 
-// notAsked is unsent while the vendor's host answers nobody. That is no failure of the connection's, and is written once: the poll is made
-// up for when the host answers again, in its place.
+// notAsked is unsent while the vendor's host responds to nobody. That is no failure of the
+// connection's, and is written once: the poll is made up for when the host responds again, in its
+// place.
 func (r *runner) notAsked(ctx context.Context, err error) time.Duration {
 	r.last = pollMissed
 	if r.doc.FailingSince == nil {
@@ -276,7 +284,7 @@ func (r *runner) notAsked(ctx context.Context, err error) time.Duration {
 	return r.pause(0)
 }
 
-// failed notes a poll that came to nothing and answers how long to wait for the next try.
+// failed notes a poll that came to nothing and returns how long to wait for the next try.
 func (r *runner) failed(ctx context.Context, err error) time.Duration {
 	if ctx.Err() != nil { // stopping
 		return storeLeast

@@ -14,12 +14,13 @@ import (
 )
 
 const (
-	// A poll that failed is tried again after failedLeast, or the interval if that is shorter, and then ever more seldom, at most maxBackoff
-	// intervals apart. A connection that is polled once a day does not wait for days because the vendor was away for a moment.
+	// A poll that failed is tried again after failedLeast, or the interval if that is shorter, and
+	// then ever more seldom, at most maxBackoff intervals apart. A connection that is polled once a
+	// day does not wait for days because the vendor was away for a moment.
 	failedLeast = time.Minute
 	maxBackoff  = 8
-	// maxJitter bounds how long a connection whose interval is long waits before it is taken over. takeOverEach is how long each of many
-	// has, however short their intervals are.
+	// maxJitter bounds how long a connection whose interval is long waits before it is taken over.
+	// takeOverEach is how long each of many has, however short their intervals are.
 	maxJitter    = 30 * time.Second
 	takeOverEach = time.Millisecond
 	// While the store does not answer, the waits between tries grow from storeLeast to storeMost.
@@ -45,14 +46,14 @@ type runner struct {
 	doc           relay.Poll // as stored, at revision
 	revision      uint64
 	begun         bool      // it has had its first turn
-	resumed       bool      // the schedule goes on from where the document left it
+	resumed       bool      // the schedule continues from where the document left it
 	adopted       bool      // the document carries our epoch, or there is none; no intent of another stands in it
 	lost          bool      // an owner of a higher epoch writes the document
 	unsaved       bool      // the document could not be stored when last tried
 	storeFailures int       // in a row
-	renewal       time.Time // when the token of a paused connection is to be refreshed; zero: it is not known yet
-	topicTold     bool      // that the subscription's topic is not the setting's
-	toldGaps      uint64    // of doc's Gaps, how many the reconciler knows of
+	renewal       time.Time // when the token of a paused connection must be refreshed; zero: it is not known yet
+	topicLogged   bool      // that the subscription's topic is not the setting's
+	reportedGaps  uint64    // of doc's Gaps, how many the reconciler knows of
 
 	mu         sync.Mutex
 	connection relay.Connection
@@ -60,7 +61,7 @@ type runner struct {
 	seen       seen
 }
 
-// seen is what the metrics and the API tell of a connection.
+// seen is what the metrics and the API show of a connection.
 type seen struct {
 	state       State
 	polledAt    time.Time
@@ -106,7 +107,8 @@ func (r *runner) config() relay.Connection {
 	return r.connection
 }
 
-// Turn does what is due, and returns when there is something to decide next; false if that is nothing any more.
+// Turn does what is due, and returns when there is something to decide next; false if that is
+// nothing any more.
 func (r *runner) Turn(ctx context.Context) (time.Duration, bool) {
 	if ctx.Err() == nil {
 		if wait, goesOn := r.turn(ctx); goesOn {
@@ -134,8 +136,8 @@ func (r *runner) turn(ctx context.Context) (time.Duration, bool) {
 	return r.act(ctx, wanted)
 }
 
-// takenOverWithin is how long the taking over of connections is spread over: neither a start nor a shard that comes must have every
-// document read and written at once.
+// takenOverWithin is how long the taking over of connections is spread over: neither a start nor a
+// shard that comes must have every document read and written at once.
 func takenOverWithin(interval time.Duration, connections int) time.Duration {
 	return max(min(interval/10, maxJitter), time.Duration(connections)*takeOverEach)
 }
@@ -149,7 +151,7 @@ func (r *runner) act(ctx context.Context, wanted bool) (time.Duration, bool) {
 		r.resumed = true
 		r.resume()
 	}
-	r.tellUntold(ctx)
+	r.publishUnpublishedGaps(ctx)
 	if r.config().Paused {
 		r.set(func(s *seen) { s.state = StatePaused })
 		return r.keepToken(ctx), true
@@ -164,7 +166,7 @@ func (r *runner) act(ctx context.Context, wanted bool) (time.Duration, bool) {
 		}
 		now = time.Now()
 		r.plan.tried(now, wait, r.last)
-	case r.plan.blocked:
+	case r.plan.blockedByStore:
 		r.plan.tried(now, r.storeWait(), pollBlocked)
 	}
 	return r.plan.next(now).Sub(now.Round(0)), true
@@ -201,8 +203,8 @@ func (r *runner) weigh(perSecond float64) {
 	}
 }
 
-// resume goes on with the schedule of whoever polled the connection before, as far as its last poll has ended well and left
-// nothing behind.
+// resume continues the schedule of whoever polled the connection before, as far as its last poll
+// has ended well and left nothing behind.
 func (r *runner) resume() {
 	now := time.Now()
 	o := r.doc.Outcome
@@ -235,8 +237,8 @@ func (r *runner) interval() time.Duration {
 	return r.p.Interval
 }
 
-// pause is the time to the next poll after this many failures in a row: with jitter, but to the connection's own place in the
-// interval if there are none.
+// pause is the time to the next poll after this many failures in a row: with jitter, but to the
+// connection's own place in the interval if there are none.
 func (r *runner) pause(failures int) time.Duration {
 	if failures == 0 {
 		now := time.Now()
@@ -250,8 +252,8 @@ func (r *runner) pause(failures int) time.Duration {
 	return d*9/10 + rand.N(d/5+1)
 }
 
-// storeWait is the time to the next try of a store that does not answer. It is all jitter: when the store is back, ten thousand
-// connections must not be.
+// storeWait is the time to the next try of a store that does not answer. It is all jitter: when the
+// store is back, ten thousand connections must not be.
 func (r *runner) storeWait() time.Duration {
 	r.storeFailures++
 	return storeWait(r.storeFailures)

@@ -6,9 +6,10 @@ import (
 	"time"
 )
 
-// schedule says when one connection is polled. Each connection has its own place in every interval, which follows from
-// its id alone: so thousands are spread evenly, and stay so whoever polls them, after a restart and after an outage.
-// Between two ordinary polls there may be earlier ones, as far as the pace of all connections allows them:
+// schedule decides when one connection is polled. Each connection has its own place in every
+// interval, which follows from its id alone: so thousands are spread evenly, and stay so whoever
+// polls them, after a restart and after an outage. Between two ordinary polls there may be earlier
+// ones, as far as the pace of all connections allows them:
 //
 //   - late ones, where a poll was missed or the connection has not been polled yet;
 //   - sooner ones, for a while after something came or a user consented: more is likely to come.
@@ -23,8 +24,8 @@ type schedule struct {
 	last  time.Time // when a poll was last made or missed
 	late  bool      // a poll is wanted as soon as the pace allows it
 	until time.Time // polls come sooner until then
-	// blocked by the store: what is due waits for the pace too, as the store is well again for all at once.
-	blocked bool
+	// blockedByStore: what is due waits for the pace too, as the store is well again for all at once.
+	blockedByStore bool
 }
 
 // attempt is what became of a poll that was due.
@@ -32,7 +33,7 @@ type attempt int
 
 const (
 	pollMade    attempt = iota // whatever came of it
-	pollMissed                 // the vendor's host answers nobody
+	pollMissed                 // the vendor's host responds to nobody
 	pollBlocked                // the store is in trouble
 )
 
@@ -58,15 +59,16 @@ func (s *schedule) ordinary(t time.Time) time.Time {
 	return slot(s.phase, s.interval, t.Add(s.interval/4))
 }
 
-// tried notes what became of a poll, and when the next one is made at the latest. One that was missed is late from now on.
+// tried notes what became of a poll, and when the next one is made at the latest. One that was
+// missed is late from now on.
 func (s *schedule) tried(now time.Time, wait time.Duration, a attempt) {
 	if a == pollMade {
 		s.last = now
 	}
-	s.late, s.blocked, s.due = a == pollMissed, a == pollBlocked, now.Add(wait)
+	s.late, s.blockedByStore, s.due = a == pollMissed, a == pollBlocked, now.Add(wait)
 }
 
-// resume goes on from the last poll of whoever polled before. A poll that was due meanwhile is late.
+// resume continues from the last poll of whoever polled before. A poll that was due meanwhile is late.
 func (s *schedule) resume(now, last time.Time) {
 	if last.After(now) { // clocks jump
 		last = now
@@ -87,7 +89,7 @@ func (s *schedule) hurry(now time.Time) {
 
 // next returns when there is something to decide.
 func (s *schedule) next(now time.Time) time.Time {
-	if s.blocked || !s.late && !now.Before(s.until) {
+	if s.blockedByStore || !s.late && !now.Before(s.until) {
 		return s.due
 	}
 	after := now
@@ -100,14 +102,15 @@ func (s *schedule) next(now time.Time) time.Time {
 	return s.due
 }
 
-// step is the time between two places of earlier polls: several of them fit between two such polls. If only one did, a poll
-// that was not made in its place, such as the first, would be followed by a wait of almost twice as long.
+// step is the time between two places of earlier polls: several of them fit between two such polls.
+// If only one did, a poll that was not made in its place, such as the first, would be followed by a
+// wait of almost twice as long.
 func (s *schedule) step() time.Duration { return max(s.sooner/6, time.Millisecond) }
 
-// may reports whether a poll is to be made now. Short says that the vendor's budget has nothing to spare.
+// may reports whether a poll must be made now. Short reports that the vendor's budget has nothing to spare.
 func (s *schedule) may(now time.Time, p *pace, short func() bool) bool {
 	switch {
-	case s.blocked:
+	case s.blockedByStore:
 		return p.allow(now)
 	case !now.Before(s.due):
 		p.count(now)
@@ -121,15 +124,17 @@ func (s *schedule) may(now time.Time, p *pace, short func() bool) bool {
 }
 
 const (
-	// haste is how many times the ordinary polls of all connections earlier ones may add up to together with these.
+	// haste is how many times the ordinary polls of all connections earlier ones may add up to
+	// together with these.
 	haste = 1.5
-	// leastPace is how many polls a second are never too many, however few connections there are. The vendor's budget
-	// bounds them too.
+	// leastPace is how many polls a second are never too many, however few connections there are.
+	// The vendor's budget bounds them too.
 	leastPace = 20
 )
 
-// pace keeps the earlier polls of all connections from coming at once, as after an outage or when thousands of connections
-// are made. Ordinary polls are spread by themselves; they count and are never held back.
+// pace keeps the earlier polls of all connections from coming at once, as after an outage or when
+// thousands of connections are made. Ordinary polls are spread by themselves; they count and are
+// never held back.
 type pace struct {
 	mu       sync.Mutex
 	ordinary float64 // polls a second of all connections

@@ -100,7 +100,7 @@ func (f *fleet) wake(c *simulated) {
 	switch {
 	case c.may(f.now, c.replica, func() bool { return f.short }):
 		f.poll(c)
-	case c.blocked:
+	case c.blockedByStore:
 		c.storeFailures++
 		c.tried(f.now, storeWait(c.storeFailures), pollBlocked)
 	}

@@ -16,10 +16,12 @@ const Topic = audatex.DefaultTopic
 // subscribedSlack is how far the vendor's clock may be from ours when it says when a subscription was made.
 const subscribedSlack = 10 * time.Minute
 
-// subscribe makes notifications queue up, or takes the subscription there is. It returns false and a wait when it could not.
+// subscribe makes notifications queue up, or takes the subscription there is. It returns false and
+// a wait when it could not.
 //
-// Before the vendor is asked the document says so: a subscription that is found later is ours if an earlier try of ours ended without an
-// answer and it was made since then. Of any other nobody here has a record: another program may be reading the same queue.
+// Before the vendor is asked the document records that: a subscription that is found later is ours
+// if an earlier try of ours ended without an answer and it was made since then. Of any other nobody
+// here has a record: another program may be reading the same queue.
 func (r *runner) subscribe(ctx context.Context, c relay.Connection) (time.Duration, bool) {
 	unclear := r.doc.SubscribingSince // of an earlier try
 	if unclear == nil {
@@ -53,7 +55,8 @@ func (r *runner) subscribe(ctx context.Context, c relay.Connection) (time.Durati
 	return 0, true
 }
 
-// unsubscribedSince is since when the connection may have had no subscription: the last poll that found one, else its beginning.
+// unsubscribedSince is since when the connection may have had no subscription: the last poll that
+// found one, else its beginning.
 func (r *runner) unsubscribedSince() time.Time {
 	if r.doc.SubscriptionLost && r.doc.GapSuspectedAt != nil {
 		return *r.doc.GapSuspectedAt
@@ -61,15 +64,16 @@ func (r *runner) unsubscribedSince() time.Time {
 	return r.config().CreatedAt
 }
 
-// mayHaveSubscribed reports whether a try that failed may have made the subscription all the same.
+// mayHaveSubscribed reports whether a try that failed may have made the subscription nevertheless.
 func mayHaveSubscribed(err error) bool {
 	var e *audatex.Error
 	return errors.As(err, &e) && e.Operation == audatex.OpSubscribe && (e.AnswerLost || e.Status >= 500)
 }
 
-// tellAdopted tells once that a subscription was found that nobody here has a record of making. What keeps that from being stored keeps
-// nothing from being polled: it is tried again before the next poll.
-func (r *runner) tellAdopted(ctx context.Context) {
+// publishAdopted publishes once that a subscription was found that nobody here has a record of
+// making. What keeps that from being stored keeps nothing from being polled: it is tried again
+// before the next poll.
+func (r *runner) publishAdopted(ctx context.Context) {
 	if !r.doc.SubscriptionAdopted || r.doc.AdoptionTold || !r.lease.Valid() {
 		return
 	}
@@ -88,13 +92,14 @@ func (r *runner) tellAdopted(ctx context.Context) {
 	r.write(ctx)
 }
 
-// tellTopic says, once for each start, that the connection reads another topic than the setting names. It goes on with that: what waits in
-// its queue would be lost with the subscription, and a setting with a slip in it must not do that to every connection.
-func (r *runner) tellTopic() {
-	if r.topicTold || r.doc.Topic == "" || strings.EqualFold(r.doc.Topic, r.p.Topic) {
+// logOtherTopic logs, once for each start, that the connection reads another topic than the setting
+// names. It keeps that one: what waits in its queue would be lost with the subscription, and a
+// setting with a slip in it must not do that to every connection.
+func (r *runner) logOtherTopic() {
+	if r.topicLogged || r.doc.Topic == "" || strings.EqualFold(r.doc.Topic, r.p.Topic) {
 		return
 	}
-	r.topicTold = true
+	r.topicLogged = true
 	r.log.Warn("the connection keeps its subscription, which is to another topic than RELAY_AUDATEX_TOPIC; "+
 		"to change it, remove the connection with ?unsubscribe=true, which loses what waits at the vendor, and make it anew",
 		"subscribed_to", r.doc.Topic, "setting", r.p.Topic)

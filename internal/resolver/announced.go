@@ -38,7 +38,8 @@ func (a *announced) highest() uint64 {
 	return a.top
 }
 
-// after returns the pages above the given one, and whether it has all of them. It forgets those at or below.
+// after returns the pages above the given one, and whether it has all of them. It forgets those at
+// or below.
 func (a *announced) after(read uint64) (seqs []uint64, complete bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -28,8 +28,8 @@ const (
 	reasonTooLarge    reason = "too-large"     // the order's event, or the notification itself, is too large for the store
 )
 
-// setAside moves a notification to relay_unresolved and publishes that. It is called before the notification
-// is settled. Repeating it is safe, but may publish the event twice.
+// setAside moves a notification to relay_unresolved and publishes that. It is called before the
+// notification is settled. Repeating it is safe, but may publish the event twice.
 func (r *runner) setAside(ctx context.Context, it *item, why reason, detail string) error {
 	if it.foreign {
 		return r.setForeignAside(ctx, it, why, detail)
@@ -42,7 +42,7 @@ func (r *runner) setAside(ctx context.Context, it *item, why reason, detail stri
 	r.asides.drop(n.UnresolvedID())
 	r.asides.put(asideOf(doc))
 	if why == reasonSiteUnknown {
-		err = r.tellUnknownSite(ctx, doc, revision)
+		err = r.publishUnknownSite(ctx, doc, revision)
 	} else {
 		message := fmt.Sprintf("Notification %s could not be resolved (%s); it is kept among the unresolved notifications and can be retried.", doc.ID, why)
 		err = r.cfg.Publisher.Operational(ctx, cmp.Or(it.site, relay.NoSite), relay.KindOrderUnresolved, cmp.Or(it.order, it.connection), message,
@@ -63,14 +63,15 @@ const (
 	clocksDiffer = time.Minute
 )
 
-// tellUnknownSite publishes that a vendor site is mapped to no site, once for as long as notifications of it
-// lie aside, whoever owns the connection meanwhile. The document of the notification records that it was
-// published. If a crash prevents that, the event is found in the log.
-func (r *runner) tellUnknownSite(ctx context.Context, doc relay.Unresolved, revision uint64) error {
-	r.telling.Lock()
-	defer r.telling.Unlock()
-	since, told, many := r.asides.unknownSite(doc.VendorSite)
-	if told {
+// publishUnknownSite publishes that a vendor site is mapped to no site, once for as long as
+// notifications of it lie aside, whoever owns the connection meanwhile. The document of the
+// notification records that it was published. If a crash prevents that, the event is found in the
+// log.
+func (r *runner) publishUnknownSite(ctx context.Context, doc relay.Unresolved, revision uint64) error {
+	r.publishingSite.Lock()
+	defer r.publishingSite.Unlock()
+	since, published, many := r.asides.unknownSite(doc.VendorSite)
+	if published {
 		return nil
 	}
 	vendorSite := doc.VendorSite
@@ -88,7 +89,7 @@ func (r *runner) tellUnknownSite(ctx context.Context, doc relay.Unresolved, revi
 		map[string]any{"connection": doc.Connection, "vendorSite": vendorSite}, since.Add(-clocksDiffer), "vendorSite"); err != nil {
 		return err
 	}
-	r.asides.markTold(doc.VendorSite)
+	r.asides.markPublished(doc.VendorSite)
 	doc.Told = true
 	_, err := r.put(ctx, &doc, revision)
 	if contested(err) || errors.Is(err, store.ErrNotFound) { // removed or changed meanwhile; the event is in the log
@@ -176,8 +177,8 @@ func bounded(s string) string {
 	return s
 }
 
-// contested reports whether a document may be another than the one expected: the write was refused, or got no
-// response.
+// contested reports whether a document may be another than the one expected: the write was refused,
+// or got no response.
 func contested(err error) bool {
 	return errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrUnclear)
 }

@@ -19,7 +19,7 @@ type aside struct {
 	order      string
 	reason     reason
 	judged     time.Time // when it was set aside, or retried last and stayed
-	told       bool      // the event about its vendor site is in the log
+	published  bool      // the event about its vendor site is in the log
 	unread     *item     // it is not in the store yet: the inbox was read so far, but its turn has not come
 }
 
@@ -32,26 +32,26 @@ func (r reason) endsWithConsent() bool { return r == reasonForbidden || r == rea
 
 // asides are those of one connection. The runner loads them when it takes the connection over and learns of
 // all that come later, as it is the one that sets notifications aside. What operators remove is noticed
-// when it is to be retried.
+// when it is retried.
 type asides struct {
-	mu      sync.Mutex
-	byID    map[string]*aside
-	byOrder map[string]map[string]*aside
-	unknown map[string]*unknownSite // by the vendor's id
-	toldOf  int                     // of unknown, those that were published
+	mu             sync.Mutex
+	byID           map[string]*aside
+	byOrder        map[string]map[string]*aside
+	unknown        map[string]*unknownSite // by the vendor's id
+	publishedSites int                     // of unknown, those that were published
 }
 
 // unknownSite is a vendor site that notifications lie aside of because it is mapped to no site.
 type unknownSite struct {
-	many  int
-	since time.Time
-	told  bool // the event about it is in the log
+	many      int
+	since     time.Time
+	published bool // the event about it is in the log
 }
 
 func asideOf(doc relay.Unresolved) *aside {
 	a := &aside{
 		id: doc.ID, entry: doc.InboxEntry, site: doc.Site, vendorSite: doc.VendorSite, order: doc.Order, reason: reason(doc.Reason),
-		judged: doc.UnresolvedAt, told: doc.Told,
+		judged: doc.UnresolvedAt, published: doc.Told,
 	}
 	if doc.RetriedAt != nil {
 		a.judged = *doc.RetriedAt
@@ -97,15 +97,15 @@ func (s *asides) put(a *aside) {
 	if a.judged.Before(u.since) {
 		u.since = a.judged
 	}
-	if a.told {
-		s.tell(u)
+	if a.published {
+		s.setPublished(u)
 	}
 }
 
-func (s *asides) tell(u *unknownSite) {
-	if !u.told {
-		u.told = true
-		s.toldOf++
+func (s *asides) setPublished(u *unknownSite) {
+	if !u.published {
+		u.published = true
+		s.publishedSites++
 	}
 }
 
@@ -130,8 +130,8 @@ func (s *asides) remove(id string) {
 		return
 	}
 	if u.many--; u.many == 0 {
-		if u.told {
-			s.toldOf--
+		if u.published {
+			s.publishedSites--
 		}
 		delete(s.unknown, a.vendorSite)
 	}
@@ -172,20 +172,20 @@ func (s *asides) empty() bool {
 
 // unknownSite returns since when notifications of a vendor site lie aside because it is mapped to no site,
 // whether that was published, and for how many sites it was.
-func (s *asides) unknownSite(vendorSite string) (since time.Time, told bool, toldOf int) {
+func (s *asides) unknownSite(vendorSite string) (since time.Time, published bool, publishedSites int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if u := s.unknown[vendorSite]; u != nil {
-		since, told = u.since, u.told
+		since, published = u.since, u.published
 	}
-	return since, told, s.toldOf
+	return since, published, s.publishedSites
 }
 
-// markTold notes that the event about a vendor site is in the log.
-func (s *asides) markTold(vendorSite string) {
+// markPublished notes that the event about a vendor site is in the log.
+func (s *asides) markPublished(vendorSite string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if u := s.unknown[vendorSite]; u != nil {
-		s.tell(u)
+		s.setPublished(u)
 	}
 }

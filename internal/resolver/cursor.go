@@ -76,7 +76,7 @@ func (s *storedCursor) save() cursorstore.Save {
 	return cursorstore.Save{Handle: s.handle, Changes: s.Changes()}
 }
 
-// took notes how a Save of it ended.
+// took notes how its Save ended.
 func (s *storedCursor) took(save cursorstore.Save, r cursorstore.Result) error {
 	switch r.Outcome {
 	case store.Written:
@@ -92,7 +92,8 @@ func (s *storedCursor) took(save cursorstore.Save, r cursorstore.Result) error {
 	return r.Err
 }
 
-// jitter spreads a wait over 90 to 110 % of it, so that connections that failed together do not come back together.
+// jitter spreads a wait over 90 to 110 % of it, so that connections that failed together do not
+// come back together.
 func jitter(d time.Duration) time.Duration {
 	return d + time.Duration(float64(d)*(rand.Float64()-0.5)/5)
 }

@@ -13,16 +13,16 @@ import (
 )
 
 const (
-	// foreignMost is how many different things that are no notifications are kept of one connection; more are counted
-	// together: a maintenance page may bear the time of each answer.
+	// foreignMost is how many different things that are no notifications are kept of one
+	// connection; more are counted together: a maintenance page may bear the time of each answer.
 	foreignMost = 8
 	// foreignTries bounds how often an entry is written again that others change at the same moment.
 	foreignTries = 10
 )
 
-// setForeignAside keeps what was sent in the place of a notification. Equal bytes are one entry, which
-// counts how often they came, and are told once. Notifications are never put together like that: two equal
-// ones may both be genuine.
+// setForeignAside keeps what was sent in the place of a notification. Equal bytes are one entry,
+// which counts how often they came, and are published once. Notifications are never put together
+// like that: two equal ones may both be genuine.
 func (r *Resolver) setForeignAside(ctx context.Context, it *item, why reason, detail string) error {
 	for range foreignTries {
 		doc, revision, err := r.foreignEntry(ctx, it, why, detail)
@@ -67,7 +67,8 @@ func (r *Resolver) setForeignAside(ctx context.Context, it *item, why reason, de
 	return fmt.Errorf("%w: the entry of what came on connection %s changes all the time", store.ErrUnavailable, it.connection)
 }
 
-// foreignOthers is the last part of the id under which everything is counted for which there is no entry of its own.
+// foreignOthers is the last part of the id under which everything is counted for which there is no
+// entry of its own.
 const foreignOthers = "others"
 
 func foreignID(connection, what string) string { return foreignPrefix(connection) + "." + what }
@@ -75,8 +76,8 @@ func foreignID(connection, what string) string { return foreignPrefix(connection
 // foreignPrefix is what the ids of a connection's entries begin with: no notification's has a dot.
 func foreignPrefix(connection string) string { return connection + ".foreign" }
 
-// foreignEntry returns the entry that something belongs to, as it is stored at a revision, or a new one with
-// revision 0.
+// foreignEntry returns the entry that something belongs to, as it is stored at a revision, or a new
+// one with revision 0.
 func (r *Resolver) foreignEntry(ctx context.Context, it *item, why reason, detail string) (relay.Unresolved, uint64, error) {
 	sum := sha256.New()
 	sum.Write([]byte(strconv.Itoa(max(it.size, len(it.raw))) + " "))

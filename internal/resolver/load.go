@@ -16,7 +16,8 @@ import (
 const (
 	// gather is how long the first of many runners that begin together waits for the others.
 	gather = 5 * time.Millisecond
-	// loadOneByOne is up to how many cursors are read by name; more are cheaper had by reading all there are.
+	// loadOneByOne is up to how many cursors are read by name; more are cheaper had by reading all
+	// there are.
 	loadOneByOne = 32
 	// loadBound bounds the loading of a batch.
 	loadBound = 20 * time.Second
@@ -48,8 +49,8 @@ type loaded struct {
 	asides []*aside
 }
 
-// arrive has a runner's cursor loaded and stored under its lease's epoch, and wakes the runner when that is done.
-// The first caller loads for all who call meanwhile.
+// arrive has a runner's cursor loaded and stored under its lease's epoch, and wakes the runner when
+// that is done. The first caller loads for all who call meanwhile.
 func (l *loader) arrive(ctx context.Context, run *runner) *arrival {
 	a := &arrival{ctx: ctx, runner: run, done: make(chan struct{})}
 	l.mu.Lock()

@@ -16,7 +16,8 @@ import (
 const (
 	// pagesAtOnce is how many pages are read in one go. Most are small; the largest has 8 MiB.
 	pagesAtOnce = 8
-	// A page that was announced but not found is looked for again this often: on a cluster a reader may lag.
+	// A page that was announced but not found is looked for again this often: on a cluster a reader
+	// may lag.
 	rescanAfter = 100 * time.Millisecond
 	maxRescans  = 50
 )
@@ -64,7 +65,8 @@ func (i *item) form() string {
 
 // itemsOf reads a page's notifications. Which site each belongs to was written down when the page came in.
 func itemsOf(p store.Page) []*item {
-	// A page that is no array, or was cut, comes as its whole elements and a malformed remainder: nothing is lost.
+	// A page that is no array, or was cut, comes as its whole elements and a malformed remainder:
+	// nothing is lost.
 	contents := audatex.ReadContents(audatex.Page{Body: p.Body, Truncated: p.Truncated, Encoding: p.Encoding})
 	notifications := contents.List
 	tooLarge := p.Size > 0 && (len(notifications) != 1 || notifications[0].Order == "")
@@ -107,7 +109,8 @@ func itemsOf(p store.Page) []*item {
 	return items
 }
 
-// reader offers a connection's notifications to its cursor, and keeps at hand those that wait outside lanes.
+// reader offers a connection's notifications to its cursor, and keeps at hand those that wait
+// outside lanes.
 type reader struct {
 	store      *store.Store
 	connection string
@@ -139,7 +142,8 @@ func (r *reader) fill(ctx context.Context, known *announced, now time.Time) erro
 		first, _ := relay.UnpackEntry(r.cursor.ReadFrom())
 		r.read, r.started = max(first, 1)-1, true
 		if r.head <= r.read {
-			// Nothing waits, and reading that would cost a reader for each of ten thousand connections at a start.
+			// Nothing waits, and reading that would cost a reader for each of ten thousand
+			// connections at a start.
 		} else if err := r.scan(ctx, now, wanted, true); err != nil {
 			r.started = false
 			return err

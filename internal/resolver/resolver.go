@@ -1,6 +1,7 @@
-// Package resolver makes readings of orders out of notifications: the second step of a notification's way. It
-// reads the inbox by a cursor per connection, takes from each notification which order it is about and
-// nothing else, reads that order from the vendor, and has the publisher make the events.
+// Package resolver makes readings of orders out of notifications: the second step of a
+// notification's way. It reads the inbox by a cursor per connection, takes from each notification
+// which order it is about and nothing else, reads that order from the vendor, and has the publisher
+// make the events.
 //
 // It promises that a notification is settled only when its event is in the log, or the notification itself
 // lies in relay_unresolved. Notifications of one order that wait together share one reading, which begins
@@ -35,9 +36,10 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Orders reads an order from the vendor with a connection's consent. audatex.OutcomeOf classifies its errors.
-// ctx bounds the wait for the vendor's turn, which may be long. begin is called when the turn has come, right
-// before the request; it returns the context of the request, or an error that prevents it.
+// Orders reads an order from the vendor with a connection's consent. audatex.OutcomeOf classifies
+// its errors. ctx bounds the wait for the vendor's turn, which may be long. begin is called when
+// the turn has come, right before the request; it returns the context of the request, or an error
+// that prevents it.
 type Orders interface {
 	Order(ctx context.Context, connection, order string, begin func() (context.Context, error)) (json.RawMessage, error)
 }
@@ -63,7 +65,8 @@ const (
 	DefaultGrace       = 10 * time.Second
 )
 
-// DefaultSchedule holds the waits between tries while the vendor cannot be asked; the last is repeated for ever.
+// DefaultSchedule holds the waits between tries while the vendor cannot be asked; the last is
+// repeated for ever.
 var DefaultSchedule = []time.Duration{5 * time.Second, 15 * time.Second, time.Minute, 5 * time.Minute}
 
 // Config is what a Resolver needs. Store, Orders and Publisher are required, everything else has a default.
@@ -184,9 +187,9 @@ func (r *Resolver) follow(ctx context.Context, from uint64) {
 // Behind reports whether as many orders are being read as may be at once, so that others wait.
 func (r *Resolver) Behind() bool { return len(r.slots) == cap(r.slots) }
 
-// Consented is called when a user has consented for a connection. What waits for that, or was set aside for
-// want of it, is tried again. It may be called from any goroutine, and does nothing for connections of other
-// replicas.
+// Consented is called when a user has consented for a connection. What waits for that, or was set
+// aside for lack of it, is tried again. It may be called from any goroutine, and does nothing for
+// connections of other replicas.
 func (r *Resolver) Consented(connection string) {
 	if run, ok := r.roster.Runner(connection); ok {
 		run.tryAgain()

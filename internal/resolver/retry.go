@@ -27,10 +27,10 @@ func (r *Resolver) Retry(ctx context.Context, id string) (outcome relay.RetryOut
 	return outcome, err
 }
 
-// RetryAll resolves notifications of relay_unresolved now, as Retry does, and calls each with the outcome of
-// every one. Those of one order share one reading of it; a connection's orders are read in the order of their
-// inbox entries. The bytes of docs are not needed, as what is stored is read again. What is not tried because
-// ctx has ended is relay.RetryUnavailable.
+// RetryAll resolves notifications of relay_unresolved now, as Retry does, and calls each with the
+// outcome of every one. Those of one order share one reading of it; a connection's orders are read
+// in the order of their inbox entries. The bytes of docs are not needed, as what is stored is read
+// again. What is not tried because ctx has ended is relay.RetryUnavailable.
 func (r *Resolver) RetryAll(ctx context.Context, docs []relay.Unresolved, each func(id string, outcome relay.RetryOutcome, err error)) {
 	docs = slices.Clone(docs)
 	slices.SortStableFunc(docs, func(a, b relay.Unresolved) int {
@@ -120,7 +120,8 @@ func (r *Resolver) retryOrder(ctx context.Context, c relay.Connection, ids []str
 		result, err := relay.RetryUnavailable, err // readUnavailable, readContested, readStoreFailed
 		switch outcome {
 		case readPublished, readUnnecessary:
-			// A crash before this leaves a document whose notification has its event; the next retry finds that.
+			// A crash before this leaves a document whose notification has its event; the next
+			// retry finds that.
 			if err = r.takeFromAside(ctx, s); err == nil {
 				result = relay.RetryResolved
 			}

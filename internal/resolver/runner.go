@@ -20,7 +20,8 @@ import (
 const (
 	// window is how many notifications of a connection are held at once.
 	window = 512
-	// circuitFailures is how many readings fail in a row, over more than one order, before the vendor is only probed.
+	// circuitFailures is how many readings fail in a row, over more than one order, before the
+	// vendor is only probed.
 	circuitFailures = 3
 	// lastFlush bounds the storing of a cursor when the runner ends.
 	lastFlush = 5 * time.Second
@@ -30,7 +31,8 @@ const (
 	leaseAgain = 500 * time.Millisecond
 )
 
-// runner resolves the notifications of one connection under one lease. Its turns own its fields from cursor on.
+// runner resolves the notifications of one connection under one lease. Its turns own its fields
+// from cursor on.
 type runner struct {
 	*Resolver
 	lease      *shard.Lease
@@ -44,10 +46,10 @@ type runner struct {
 	asked     chan chan progress // requests for the progress; answered once the cursor is loaded
 	ended     chan struct{}      // closed when the runner has ended
 
-	asides   asides
-	telling  sync.Mutex // serializes tellUnknownSite
-	self     selfRetry
-	unlisted unlistedCount
+	asides         asides
+	publishingSite sync.Mutex // serializes publishUnknownSite
+	self           selfRetry
+	unlisted       unlistedCount
 
 	arrival  *arrival      // nil unless the cursor is being loaded
 	cursor   *storedCursor // nil until it is loaded
@@ -165,8 +167,8 @@ func (r *runner) logEnd(ctx context.Context, err error) {
 	}
 }
 
-// load takes the connection's cursor, once it is loaded. Until then it returns how long until it is to be called
-// again.
+// load takes the connection's cursor, once it is loaded. Until then it returns how long until it
+// must be called again.
 func (r *runner) load(ctx context.Context) (time.Duration, error) {
 	switch {
 	case ctx.Err() != nil: // what is adopted for it in vain, its next owner adopts again
@@ -222,8 +224,8 @@ func (r *runner) step(ctx context.Context) (time.Duration, error) {
 	return r.next(now), nil
 }
 
-// turn reads what is there, begins what may begin, and stores what is due. A failure of one of these does not
-// keep the others from being done.
+// turn reads what is there, begins what may begin, and stores what is due. A failure of one of
+// these does not keep the others from being done.
 func (r *runner) turn(ctx context.Context, now time.Time) error {
 	read := r.inbox.fill(ctx, &r.announced, now)
 	if read == nil {

@@ -15,14 +15,15 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Notifications in relay_unresolved are retried by themselves when what kept them from being resolved has
-// ended: their vendor site is mapped now, or a user has consented since they were set aside. Which those
-// are is told by what is stored, so a crash amid loses nothing and repeats at most a reading. They go one
-// order after the other, in the order of their inbox entries. What comes later for the same order takes
-// along what lies aside of it (see prior), so that no event of it passes an earlier one.
+// Notifications in relay_unresolved are retried by themselves when what kept them from being
+// resolved has ended: their vendor site is mapped now, or a user has consented since they were set
+// aside. Which those are is decided by what is stored, so a crash in the middle loses nothing and repeats at
+// most a reading. They go one order after the other, in the order of their inbox entries. What
+// comes later for the same order takes along what lies aside of it (see prior), so that no event of
+// it passes an earlier one.
 
 // lookAgainAfter is how often a runner that has notifications aside looks whether they can be retried,
-// besides being told of changes.
+// besides being notified of changes.
 const (
 	lookAgainAfter = time.Minute
 	// lookSoon is the same after something was set aside, which may be retried already: its page was stored

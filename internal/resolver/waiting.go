@@ -31,8 +31,8 @@ func (p progress) isAhead(entry uint64) bool {
 	return i < len(p.ahead) && p.ahead[i][0] <= entry
 }
 
-// Waiting returns how many notifications of a connection are in the inbox and not resolved. It fails if this
-// replica does not resolve them, or if ctx ends first.
+// Waiting returns how many notifications of a connection are in the inbox and not resolved. It
+// fails if this replica does not resolve them, or if ctx ends first.
 func (r *Resolver) Waiting(ctx context.Context, connection string) (int, error) {
 	run, ok := r.roster.Runner(connection)
 	if !ok {

@@ -22,7 +22,8 @@ const (
 	batchResolved batchOutcome = iota
 	// batchHandled: every notification has its event or lies in relay_unresolved. The vendor was not asked.
 	batchHandled
-	// batchWaits: the vendor gave no order. What result.aside lists lies in relay_unresolved, the rest waits.
+	// batchWaits: the vendor returned no order. What result.aside lists lies in relay_unresolved,
+	// the rest waits.
 	batchWaits
 	// batchStoreFailed: the store is in trouble. Nothing is settled.
 	batchStoreFailed
@@ -112,14 +113,14 @@ func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item, ask
 		}
 	}
 	if outcome == readUnavailable && (errors.Is(err, errLapsed) || errors.Is(err, context.Canceled)) {
-		return result{outcome: batchStopped} // no word on the vendor
+		return result{outcome: batchStopped} // says nothing about the vendor
 	}
 	return r.judge(ctx, b, waiting, outcome, err)
 }
 
-// missing reports whether a page of the batch was not found though the inbox still begins before it: on a
-// cluster a reader may lag. That is no word on the notification, which waits; a page that stays away for as
-// long as an order may be refused is gone.
+// missing reports whether a page of the batch was not found though the inbox still begins before
+// it: on a cluster a reader may lag. That says nothing about the notification, which waits; a
+// page that stays away for as long as an order may be refused is gone.
 func (r *runner) missing(ctx context.Context, b cursor.Batch, items []*item) (result, bool) {
 	i := slices.Index(items, nil)
 	if i < 0 {
@@ -160,8 +161,8 @@ const (
 // fetchOrder reads an order from the vendor.
 type fetchOrder func(order string) (json.RawMessage, error)
 
-// read takes the order's position in the log, reads the order from the vendor and publishes it, until the log
-// agrees.
+// read takes the order's position in the log, reads the order from the vendor and publishes it,
+// until the log agrees.
 func (r *Resolver) read(ctx context.Context, site, order string, received []relay.Received, ask fetchOrder) (reading, error) {
 	connection := received[0].Connection
 	for range maxReadings {
@@ -205,7 +206,8 @@ func (r *Resolver) read(ctx context.Context, site, order string, received []rela
 	return readContested, fmt.Errorf("order %s was read %d times and the log had moved on each time", order, maxReadings)
 }
 
-// judge turns what reading came to into what becomes of the batch, and sets aside what has waited long enough.
+// judge turns what reading came to into what becomes of the batch, and sets aside what has waited
+// long enough.
 func (r *runner) judge(ctx context.Context, b cursor.Batch, waiting []*item, outcome reading, cause error) result {
 	res := result{outcome: batchWaits, err: cause}
 	refused := false

@@ -53,9 +53,9 @@ func limited(t *testing.T, maxPayload int32) (*Poller, *natstest.Limited, *atomi
 	return New(Config{Store: s, Log: slog.New(slog.DiscardHandler), Operations: &counting{}, Reconciler: &counting{}, PollBound: time.Minute}), server, gate
 }
 
-func hold(poll, body string) *held {
+func hold(poll, body string) *unstoredPage {
 	page := store.Page{PollID: poll, Connection: "leeds", Generation: "g", ReceivedAt: time.Now(), Site: "leeds", Body: []byte(body)}
-	return newHeld(page, audatex.ReadContents(audatex.Page{Body: page.Body}), 0)
+	return newUnstoredPage(page, audatex.ReadContents(audatex.Page{Body: page.Body}), 0)
 }
 
 // stored reads what lies in the inbox of a poll, in order.
@@ -243,17 +243,17 @@ func TestAKeptPageBlocksNoOther(t *testing.T) {
 	for n, connection := range []string{"stuck", "a", "stuck", "b"} {
 		h := hold(fmt.Sprint(n), "["+element(n, 100)+"]")
 		h.page.Connection, h.next.Connection = connection, connection
-		p.kept.add(h)
+		p.leftPages.add(h)
 	}
-	if p.storeKept(context.Background()) {
+	if p.storeLeft(context.Background()) {
 		t.Error("all are said to be stored")
 	}
-	if left := p.kept.list(); len(left) != 2 || left[0].page.Connection != "stuck" || left[1].page.Connection != "stuck" {
+	if left := p.leftPages.list(); len(left) != 2 || left[0].page.Connection != "stuck" || left[1].page.Connection != "stuck" {
 		t.Errorf("%d pages are left", len(left))
 	}
 	gate.Store(nil)
-	if !p.storeKept(context.Background()) || len(p.kept.list()) != 0 {
-		t.Errorf("%d pages are left", len(p.kept.list()))
+	if !p.storeLeft(context.Background()) || len(p.leftPages.list()) != 0 {
+		t.Errorf("%d pages are left", len(p.leftPages.list()))
 	}
 }
 
@@ -270,7 +270,7 @@ func FuzzParts(f *testing.F) {
 		}
 		room = 8 + max(room, 0)%4096
 		want := audatex.ReadContents(audatex.Page{Body: body})
-		h := newHeld(store.Page{PollID: "p", Body: body}, want, 0)
+		h := newUnstoredPage(store.Page{PollID: "p", Body: body}, want, 0)
 		var got []audatex.Notification
 		for parts := 0; ; parts++ {
 			if parts > len(want.List)+1 {

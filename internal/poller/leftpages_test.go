@@ -60,10 +60,10 @@ func TestWhatWasReadIsKeptWhoeverOwnsTheConnection(t *testing.T) {
 		defer giveUp()
 		r := &runner{p: p, log: p.Log}
 		page := store.Page{PollID: poll, Connection: "leeds", Generation: "g", ReceivedAt: time.Now(), Body: []byte("[]")}
-		if _, kept := r.keep(storing, page, audatex.ReadContents(audatex.Page{Body: page.Body})); kept != leftToProcess {
+		if _, fate := r.storePage(storing, page, audatex.ReadContents(audatex.Page{Body: page.Body})); fate != pageLeft {
 			t.Fatal("stored while the inbox is shut")
 		}
-		if !p.kept.holds(poll) {
+		if !p.leftPages.has(poll) {
 			t.Fatal("not kept")
 		}
 	}
@@ -72,7 +72,7 @@ func TestWhatWasReadIsKeptWhoeverOwnsTheConnection(t *testing.T) {
 	shut.Store(false)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(time.Minute); len(p.kept.list()) > 0; <-tick.C {
+	for deadline := time.Now().Add(time.Minute); len(p.leftPages.list()) > 0; <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatal("still kept after 30 s")
 		}
@@ -104,7 +104,7 @@ func TestAPageIsStoredOnceHoweverLateItIsTriedAgain(t *testing.T) {
 		}
 	}
 	before := writes.Load()
-	h := newHeld(page, audatex.ReadContents(audatex.Page{Body: page.Body}), 1)
+	h := newUnstoredPage(page, audatex.ReadContents(audatex.Page{Body: page.Body}), 1)
 	h.since, h.tries = time.Now().Add(-2*onceFor), 1
 	if seq, err := p.put(t.Context(), h); err != nil || seq != 2 {
 		t.Fatalf("found at %d, %v", seq, err)

@@ -14,18 +14,19 @@ import (
 // lastTry bounds the storing of what is still kept when the process ends.
 const lastTry = 2 * time.Second
 
-// keptAtOnce is how many connections' kept pages are stored side by side.
-const keptAtOnce = 16
+// leftAtOnce is how many connections' kept pages are stored side by side.
+const leftAtOnce = 16
 
-// kept are the pages whose shard was given up before they could be stored. The vendor has given them away
-// for good, so they are kept for as long as the process lives, whoever polls their connections by now.
-type kept struct {
+// leftPages are the pages whose shard was given up before they could be stored. The vendor has
+// given them away for good, so they are kept for as long as the process lives, whoever polls their
+// connections by now.
+type leftPages struct {
 	mu    sync.Mutex
-	pages []*held
+	pages []*unstoredPage
 	added chan struct{}
 }
 
-func (k *kept) add(h *held) {
+func (k *leftPages) add(h *unstoredPage) {
 	k.mu.Lock()
 	k.pages = append(k.pages, h)
 	k.mu.Unlock()
@@ -35,37 +36,38 @@ func (k *kept) add(h *held) {
 	}
 }
 
-// holds reports whether the page of a poll is kept.
-func (k *kept) holds(pollID string) bool {
-	return slices.ContainsFunc(k.list(), func(h *held) bool { return h.page.PollID == pollID })
+// has reports whether the page of a poll is kept.
+func (k *leftPages) has(pollID string) bool {
+	return slices.ContainsFunc(k.list(), func(h *unstoredPage) bool { return h.page.PollID == pollID })
 }
 
 // list returns what is kept now.
-func (k *kept) list() []*held {
+func (k *leftPages) list() []*unstoredPage {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return slices.Clone(k.pages)
 }
 
-func (k *kept) drop(h *held) {
+func (k *leftPages) drop(h *unstoredPage) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.pages = slices.DeleteFunc(k.pages, func(other *held) bool { return other == h })
+	k.pages = slices.DeleteFunc(k.pages, func(other *unstoredPage) bool { return other == h })
 }
 
-// keepPages stores what is kept as soon as the store takes it, until ctx ends; then it tries once more.
-func (p *Poller) keepPages(ctx context.Context) {
+// storeLeftPages stores what is kept as soon as the store takes it, until ctx ends; then it tries
+// once more.
+func (p *Poller) storeLeftPages(ctx context.Context) {
 	failures := 0
 	for ctx.Err() == nil {
-		if len(p.kept.list()) == 0 {
+		if len(p.leftPages.list()) == 0 {
 			failures = 0
 			select {
 			case <-ctx.Done():
-			case <-p.kept.added:
+			case <-p.leftPages.added:
 			}
 			continue
 		}
-		if p.storeKept(ctx) {
+		if p.storeLeft(ctx) {
 			failures = 0
 			continue
 		}
@@ -74,24 +76,24 @@ func (p *Poller) keepPages(ctx context.Context) {
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTry)
 	defer cancel()
-	if len(p.kept.list()) > 0 {
-		p.storeKept(last)
+	if len(p.leftPages.list()) > 0 {
+		p.storeLeft(last)
 	}
-	for _, h := range p.kept.list() {
+	for _, h := range p.leftPages.list() {
 		p.Log.Error("stopping with a page that could not be stored; its notifications are lost, and a gap is suspected", "connection", h.page.Connection,
 			"poll_id", h.page.PollID, "bytes", len(h.page.Body))
 	}
 }
 
-// storeKept tries each page that is kept, and reports whether none is left of those. A connection's pages
+// storeLeft tries each page that is kept, and reports whether none is left of those. A connection's pages
 // go one after the other; what keeps those of one connection from being stored keeps no other's.
-func (p *Poller) storeKept(ctx context.Context) bool {
-	byConnection := map[string][]*held{}
-	for _, h := range p.kept.list() {
+func (p *Poller) storeLeft(ctx context.Context) bool {
+	byConnection := map[string][]*unstoredPage{}
+	for _, h := range p.leftPages.list() {
 		byConnection[h.page.Connection] = append(byConnection[h.page.Connection], h)
 	}
 	var left atomic.Bool
-	slots := make(chan struct{}, keptAtOnce)
+	slots := make(chan struct{}, leftAtOnce)
 	var storing sync.WaitGroup
 	for _, pages := range byConnection {
 		slots <- struct{}{}
@@ -110,7 +112,7 @@ func (p *Poller) storeKept(ctx context.Context) bool {
 }
 
 // storeOne tries to store a kept page, and reports whether it has to be kept no longer.
-func (p *Poller) storeOne(ctx context.Context, h *held) bool {
+func (p *Poller) storeOne(ctx context.Context, h *unstoredPage) bool {
 	_, err := p.put(ctx, h)
 	switch {
 	case errors.Is(err, errNeverFits): // its poll has no end in the inbox, so whoever takes the connection over suspects a gap
@@ -121,6 +123,6 @@ func (p *Poller) storeOne(ctx context.Context, h *held) bool {
 	default:
 		p.Log.Info("the page that was held in memory is stored", "connection", h.page.Connection, "poll_id", h.page.PollID)
 	}
-	p.kept.drop(h)
+	p.leftPages.drop(h)
 	return true
 }

@@ -14,22 +14,25 @@ const (
 	// onceFor is for how long the inbox recognises a message that it has stored before, with room for
 	// clocks: half of its window.
 	onceFor = time.Minute
-	// leastBody is the least room for a body with which parts are made: what an abridged notification needs at most.
+	// leastBody is the least room for a body with which parts are made: what an abridged
+	// notification needs at most.
 	leastBody = 16 << 10
 )
 
-// errNeverFits means that the store does not even take the smallest part of an answer. No later try succeeds.
+// errNeverFits means that the store does not even take the smallest part of an answer. No later try
+// succeeds.
 var errNeverFits = errors.New("it does not fit in the store, in however small parts")
 
-// held is an answer of the vendor's queue that is nowhere but in memory until the inbox has all of it. One
-// that is too large for a message is stored in parts, one after the other. Each is a page by itself and
-// holds whole notifications, so the resolver need not know of it; all parts but the last are marked, so
-// that a poll of which the last is missing is known not to be stored wholly.
-type held struct {
+// unstoredPage is an answer of the vendor's queue that is nowhere but in memory until the inbox has
+// all of it. One that is too large for a message is stored in parts, one after the other. Each is a
+// page by itself and holds whole notifications, so the resolver need not know of it; all parts but
+// the last are marked, so that a poll of which the last is missing is known not to be stored
+// wholly.
+type unstoredPage struct {
 	page     store.Page // as it came
 	contents audatex.Contents
 
-	next  store.Page // what is to be stored next: all of page, or the part with the elements [from, to)
+	next  store.Page // what must be stored next: all of page, or the part with the elements [from, to)
 	from  int
 	to    int
 	parts int       // stored
@@ -39,18 +42,18 @@ type held struct {
 	tries int       // of next
 }
 
-// newHeld returns what a poll brought, to be stored after the connection's page at after.
-func newHeld(page store.Page, contents audatex.Contents, after uint64) *held {
+// newUnstoredPage returns what a poll brought, to be stored after the connection's page at after.
+func newUnstoredPage(page store.Page, contents audatex.Contents, after uint64) *unstoredPage {
 	page.Entries = contents.Entries()
 	if contents.Foreign { // one entry, and not to be cut
 		contents.List = []audatex.Notification{{Raw: page.Body, Malformed: true}}
 	}
-	return &held{page: page, contents: contents, next: page, to: len(contents.List), after: after}
+	return &unstoredPage{page: page, contents: contents, next: page, to: len(contents.List), after: after}
 }
 
 // put tries to store the answer, each part once however often put is called, and returns where the last
 // part is. Every error but errNeverFits is worth another try.
-func (p *Poller) put(ctx context.Context, h *held) (uint64, error) {
+func (p *Poller) put(ctx context.Context, h *unstoredPage) (uint64, error) {
 	for {
 		room, err := p.Store.Inbox.Room(h.page)
 		if err != nil {
@@ -77,7 +80,7 @@ func (p *Poller) put(ctx context.Context, h *held) (uint64, error) {
 
 // putNext stores the next part. A try whose answer was lost may have stored it, and later than the inbox's
 // own memory of messages lasts only the inbox itself can say.
-func (p *Poller) putNext(ctx context.Context, h *held) (uint64, error) {
+func (p *Poller) putNext(ctx context.Context, h *unstoredPage) (uint64, error) {
 	find := func() (store.Page, error) {
 		return p.Store.Inbox.Find(ctx, h.page.Connection, h.after+1, func(there store.Page) bool {
 			return there.PollID == h.page.PollID && there.Part == h.next.Part
@@ -101,7 +104,7 @@ func (p *Poller) putNext(ctx context.Context, h *held) (uint64, error) {
 }
 
 // fit cuts the next part so that its body fits in room. What was tried stays as it is.
-func (h *held) fit(room int) error {
+func (h *unstoredPage) fit(room int) error {
 	if h.most > 0 {
 		room = min(room, h.most)
 	}
@@ -116,7 +119,7 @@ func (h *held) fit(room int) error {
 }
 
 // shrink lets the next part, which was refused, be cut again, to half of its size at most.
-func (h *held) shrink() error {
+func (h *unstoredPage) shrink() error {
 	if h.most = len(h.next.Body) / 2; h.most < leastBody {
 		return fmt.Errorf("%w: %d bytes were refused", errNeverFits, len(h.next.Body))
 	}
@@ -124,14 +127,14 @@ func (h *held) shrink() error {
 	return nil
 }
 
-// stored goes on to the next part.
-func (h *held) stored(seq uint64) {
+// stored continues with the next part.
+func (h *unstoredPage) stored(seq uint64) {
 	h.parts++
 	h.after, h.from, h.tries, h.next.Body = seq, h.to, 0, nil
 }
 
 // cut makes the next part of as many elements as fit in room, at least one.
-func (h *held) cut(room int) {
+func (h *unstoredPage) cut(room int) {
 	list := h.contents.List
 	h.next = h.page
 	h.next.Part = h.parts + 1
