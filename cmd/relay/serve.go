@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -213,6 +214,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	})
 	sending := sender.New(sender.Config{
 		AllowCIDRs: c.Allow, Proxy: c.Proxy, MaxConnections: parts.ReceiverConnections, UserAgent: userAgent,
+		RootCAs: c.Roots,
 	})
 	used.add(sending.Close)
 	delivering := delivery.New(delivery.Config{
@@ -264,7 +266,18 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	// until they have drained.
 	front.Open(consent.Beside(consents, apis.Handler()))
 	if c.AdminTokenFile != "" || c.AdminTokensFile != "" {
-		running.Go(serving, "the administrators' tokens", always(func(ctx context.Context) { admins.Follow(ctx, c.ReadAdmins, log) }))
+		running.Go(serving, "the administrators' tokens", always(func(ctx context.Context) {
+			settings.Follow(ctx, log, "the administrators' tokens", c.ReadAdmins, func(read []access.Admin) { admins.Renew(read, log) })
+		}))
+	}
+	if c.CallbackCAFile != "" {
+		running.Go(serving, "the authorities of callbacks", always(func(ctx context.Context) {
+			settings.Follow(ctx, log, "the authorities of callbacks", c.ReadRoots, func(roots *x509.CertPool) {
+				if sending.Trust(roots) {
+					log.Warn("the authorities of callbacks have changed")
+				}
+			})
+		}))
 	}
 	running.Go(serving, "the encryption keys", always(resealing.Run))
 	running.Go(serving, "the API keys", always(keys.Run))

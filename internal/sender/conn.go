@@ -21,6 +21,7 @@ type conn struct {
 	rw     net.Conn // the wire, or TLS over it
 	under  []*records
 	remote netip.AddrPort
+	trust  *tls.Config // that the receiver's certificate was judged by; nil without TLS
 	peeked [len("HTTP/1.1 408")]byte
 
 	writing chan struct{} // closed when the goroutine that writes a large request has ended; nil if there is none

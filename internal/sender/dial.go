@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -39,8 +40,8 @@ func (e *tunnelError) Unwrap() error { return e.err }
 type dialer struct {
 	policy   policy
 	resolver *net.Resolver
-	proxy    *url.URL // nil: none
-	tls      *tls.Config
+	proxy    *url.URL                   // nil: none
+	tls      atomic.Pointer[tls.Config] // without a server's name; see Sender.Trust
 
 	// The time limits of looking up a name and connecting, and of the TLS handshake.
 	connectTimeout, tlsTimeout time.Duration
@@ -53,8 +54,9 @@ type dialer struct {
 
 func newDialer(p policy, resolver *net.Resolver, proxy *url.URL, config *tls.Config) *dialer {
 	d := &dialer{
-		policy: p, resolver: resolver, proxy: proxy, tls: config, connectTimeout: dialTimeout, tlsTimeout: tlsTimeout,
+		policy: p, resolver: resolver, proxy: proxy, connectTimeout: dialTimeout, tlsTimeout: tlsTimeout,
 	}
+	d.tls.Store(config)
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	return d
 }
@@ -189,7 +191,8 @@ func (d *dialer) prepare(ctx context.Context, c *conn, do func() error) (*conn, 
 
 // handshake puts TLS on top of a connection. It has a time limit of its own.
 func (d *dialer) handshake(c *conn, host string) error {
-	config := d.tls.Clone()
+	c.trust = d.tls.Load()
+	config := c.trust.Clone()
 	config.ServerName = host
 	c.wire.setDeadline(time.Now().Add(d.tlsTimeout))
 	c.wire.patient = true
@@ -200,6 +203,9 @@ func (d *dialer) handshake(c *conn, host string) error {
 	c.wire.setDeadline(time.Time{})
 	return nil
 }
+
+// trusts reports whether a connection was made with the present authorities.
+func (d *dialer) trusts(c *conn) bool { return c.trust == nil || c.trust == d.tls.Load() }
 
 // tunnel asks the proxy for a connection to the receiver.
 func (d *dialer) tunnel(c *conn, address string) error {

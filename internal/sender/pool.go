@@ -169,6 +169,22 @@ func (p *pool) expire() {
 	}
 }
 
+// closeIdle closes the connections that are idle now.
+func (p *pool) closeIdle() {
+	for {
+		p.mu.Lock()
+		c := p.idle.oldest
+		if c == nil {
+			p.mu.Unlock()
+			return
+		}
+		p.unlink(c)
+		p.mu.Unlock()
+		c.close()
+		p.release()
+	}
+}
+
 // close closes the idle connections. The dialer must be closed before. A connection that is
 // returned later is closed, too.
 func (p *pool) close() {

@@ -105,20 +105,35 @@ func New(c Config) *Sender {
 	if connections <= 0 {
 		connections = DefaultMaxConnections
 	}
-	config := &tls.Config{
-		RootCAs:            c.RootCAs,
-		MinVersion:         tls.VersionTLS12,
-		ClientSessionCache: tls.NewLRUClientSessionCache(maxSessions),
-		// An ordinary request is one record, sent with one write.
-		DynamicRecordSizingDisabled: true,
-	}
 	s := &Sender{
-		dialer:    newDialer(newPolicy(c.AllowCIDRs), resolver, c.Proxy, config),
+		dialer:    newDialer(newPolicy(c.AllowCIDRs), resolver, c.Proxy, tlsConfig(c.RootCAs)),
 		pool:      newPool(connections),
 		userAgent: c.UserAgent, proxyAuthorization: proxyAuthorization(c.Proxy),
 	}
 	s.tokens = newTokens(s.fetchToken)
 	return s
+}
+
+func tlsConfig(roots *x509.CertPool) *tls.Config {
+	return &tls.Config{
+		RootCAs:            roots,
+		MinVersion:         tls.VersionTLS12,
+		ClientSessionCache: tls.NewLRUClientSessionCache(maxSessions),
+		// An ordinary request is one record, sent with one write.
+		DynamicRecordSizingDisabled: true,
+	}
+}
+
+// Trust replaces the authorities for receivers' certificates, as in Config, and reports whether
+// they are others than before. A connection that was made with the former ones makes no further
+// attempt.
+func (s *Sender) Trust(roots *x509.CertPool) (changed bool) {
+	if s.dialer.tls.Load().RootCAs.Equal(roots) {
+		return false
+	}
+	s.dialer.tls.Store(tlsConfig(roots)) // with it the sessions that could be resumed are forgotten
+	s.pool.closeIdle()
+	return true
 }
 
 // Close closes the idle connections and cancels those being made. Attempts that have their
@@ -211,7 +226,7 @@ func (s *Sender) send(ctx context.Context, r *Request, a *Attempt) {
 	if x.untidy {
 		s.pool.distrust(k)
 	}
-	if x.reusable {
+	if x.reusable && s.dialer.trusts(c) {
 		s.pool.keep(c)
 	} else {
 		c.close()

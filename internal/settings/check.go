@@ -1,6 +1,7 @@
 package settings
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -34,6 +35,7 @@ type Config struct {
 	Allow    []netip.Prefix
 	Proxies  ingress.Proxies
 	Proxy    *url.URL
+	Roots    *x509.CertPool // authorities of receivers' certificates; nil: the system's
 }
 
 // StoreConfig is the checked settings of the store and of the log.
@@ -290,7 +292,9 @@ func (c *Config) checkCallbacks() error {
 		}
 		c.Allow = append(c.Allow, p.Masked())
 	}
-	return nil
+	var err error
+	c.Roots, err = c.ReadRoots()
+	return err
 }
 
 // oneOf refuses a word that is neither of two.

@@ -82,6 +82,7 @@ type Callbacks struct {
 	RetrySchedule      []Duration `env:"RELAY_RETRY_SCHEDULE" default:"5s,5m,30m,2h,5h,10h,14h,20h,24h" help:"Waits after the first, second, … failed attempt."`
 	CallbackAllowCIDRs []string   `name:"callback-allow-cidrs" env:"RELAY_CALLBACK_ALLOW_CIDRS" help:"Private networks that callbacks may reach, also by http."`
 	CallbackProxy      string     `env:"RELAY_CALLBACK_PROXY" help:"HTTP proxy for callbacks. HTTPS_PROXY is not used for them."`
+	CallbackCAFile     string     `name:"callback-ca-file" pasted:"secret" env:"RELAY_CALLBACK_CA_FILE" help:"PEM file of authorities that receivers' certificates may be from, beside the system's; read again when it changes."`
 }
 
 // Store sets where everything lies: what every command that works on the store needs.

@@ -111,6 +111,7 @@ func TestEveryWrongSettingIsNamed(t *testing.T) {
 		{"--audatex-auth-url=h://example.com", "RELAY_AUDATEX_AUTH_URL"},
 		{"--audatex-token-url=https://", "RELAY_AUDATEX_TOKEN_URL"},
 		{"--callback-proxy=socks5://example.com", "RELAY_CALLBACK_PROXY"},
+		{"--callback-ca-file=missing", "RELAY_CALLBACK_CA_FILE"},
 		{"--nats-url=http://example.com", "RELAY_NATS_URL"},
 		{"--nats-url=nats://a:4222,nats://b c:4222", "RELAY_NATS_URL"},
 		{"--nats-url=nats://:4222", "RELAY_NATS_URL"},

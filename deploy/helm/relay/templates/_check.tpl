@@ -22,6 +22,9 @@
 {{- if and .Values.storage.subscribers.tls.secretName (not .Values.storage.subscribers.enabled) -}}
 {{- fail "storage.subscribers.tls.secretName is given, and there are no subscribers: set storage.subscribers.enabled" -}}
 {{- end -}}
+{{- if and .Values.callbacks.ca.configMapName .Values.callbacks.ca.secretName -}}
+{{- fail "callbacks.ca names a ConfigMap and a Secret: name one of them" -}}
+{{- end -}}
 {{- with .Values.nats.auth -}}
 {{- if and .secretName (not .credsKey) (not .userKey) -}}
 {{- fail "nats.auth.secretName is given without a key: name credsKey, or userKey and passwordKey" -}}

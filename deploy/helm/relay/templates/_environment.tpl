@@ -53,6 +53,7 @@
   (list "RELAY_RETRY_SCHEDULE" (join "," .Values.callbacks.retrySchedule))
   (list "RELAY_CALLBACK_ALLOW_CIDRS" (join "," .Values.callbacks.allowCidrs))
   (list "RELAY_CALLBACK_PROXY" .Values.callbacks.proxy)
+  (list "RELAY_CALLBACK_CA_FILE" (ternary (printf "%s/callback-ca.crt" $secrets) "" (or (ne .Values.callbacks.ca.configMapName "") (ne .Values.callbacks.ca.secretName ""))))
 -}}
 {{- $value := index $pair 1 | toString -}}
 {{- if ne $value "" -}}
@@ -78,7 +79,7 @@
 {{- toYaml $env -}}
 {{- end -}}
 
-{{/* Files of all secrets that are named, in one directory. */}}
+{{/* Files of all secrets that are named, in one directory, with the authorities of callbacks, which may be in a ConfigMap. */}}
 {{- define "relay.secretSources" -}}
 {{- $sources := list -}}
 {{- range $source := list
@@ -93,11 +94,16 @@
   (list .Values.nats.tls.secretName .Values.nats.tls.keyKey "nats.key")
   (list .Values.storage.subscribers.tls.secretName "tls.crt" "subscribers.crt")
   (list .Values.storage.subscribers.tls.secretName "tls.key" "subscribers.key")
+  (list .Values.callbacks.ca.secretName .Values.callbacks.ca.key "callback-ca.crt")
 -}}
 {{- if and (index $source 0) (index $source 1) -}}
 {{- $item := dict "key" (index $source 1) "path" (index $source 2) -}}
 {{- $sources = append $sources (dict "secret" (dict "name" (index $source 0) "items" (list $item))) -}}
 {{- end -}}
+{{- end -}}
+{{- with .Values.callbacks.ca.configMapName -}}
+{{- $item := dict "key" $.Values.callbacks.ca.key "path" "callback-ca.crt" -}}
+{{- $sources = append $sources (dict "configMap" (dict "name" . "items" (list $item))) -}}
 {{- end -}}
 {{- toYaml $sources -}}
 {{- end -}}

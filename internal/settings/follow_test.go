@@ -1,13 +1,14 @@
-package access
+package settings
 
 import (
 	"bytes"
-	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/audatex-relay/relay/internal/access"
 )
 
 // The files of tokens are read again; what cannot be used changes nothing and is logged once.
@@ -22,25 +23,16 @@ func TestAdministratorsFilesAreReadAgain(t *testing.T) {
 		}
 	}
 	write("ops:a-token-of-ops-people\nnight:a-token-of-the-night\n")
-	read := func() ([]Admin, error) {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return nil, err
-		}
-		admins, err := ParseAdmins(string(text))
-		if err == nil && len(admins) == 0 {
-			err = errors.New("the file is empty")
-		}
-		admins = append(admins, Admin{"admin", adminToken})
-		return admins, errors.Join(err, CheckAdmins(admins))
-	}
+	read := Serving{AdminToken: adminToken, AdminTokensFile: file}.ReadAdmins
 	first, err := read()
 	if err != nil {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	admins, failed := NewAdmins(first), ""
-	again := func() { failed = admins.readAgain(read, failed, slog.New(slog.NewTextHandler(&log, nil))) }
+	admins, failed, logger := access.NewAdmins(first), "", slog.New(slog.NewTextHandler(&log, nil))
+	again := func() {
+		failed = readAgain(logger, "the administrators' tokens", failed, read, func(read []access.Admin) { admins.Renew(read, logger) })
+	}
 	known := func(token, want string) {
 		t.Helper()
 		if name, _ := admins.Lookup(token); name != want {
