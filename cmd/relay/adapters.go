@@ -176,10 +176,8 @@ func (c callbacks) Test(ctx context.Context, cb relay.Callback, ev relay.Event) 
 	if err != nil {
 		return relay.AttemptRecord{}, err
 	}
-	record := relay.AttemptRecord{
-		Event: ev.ID, Order: ev.Subject, Number: 1, At: a.At, DurationMillis: float64(a.Duration) / float64(time.Millisecond),
-		Outcome: a.Outcome.String(), Status: a.Status, Error: a.Error, Excerpt: a.Excerpt,
-	}
+	record := a.Record()
+	record.Event, record.Order, record.Number = ev.ID, ev.Subject, 1
 	if a.Outcome == sender.Success {
 		record.Closing = relay.DeliveryDelivered
 	}

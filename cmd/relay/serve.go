@@ -230,6 +230,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	apis, err = httpapi.New(httpapi.Config{
 		Store: s, Keys: keys, Admins: admins, PublicURL: c.PublicURL, SchemaURL: schemaBase(c, api.Addr()), CallbackNets: c.Allow,
 		Restored: mark.Restored, Encryption: resealing.Status, Proxies: c.Proxies, Waiting: parts.Waiting, Ingress: doors,
+		UserAgent:  userAgent,
 		Dispatcher: callbacks{dispatching, delivering, asking}, Poller: pollers{asking}, Reconciler: reconcilers{asking},
 		Resolver: notifications{resolving, vendor},
 		Vendor:   vendor, Consents: consents, Ready: front.Ready, Log: log,

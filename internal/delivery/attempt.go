@@ -100,11 +100,9 @@ func (d *Deliverer) read(ctx context.Context, a *Attempt, i int, room *capacity.
 
 // Record returns the record of an attempt that was made.
 func (a *Attempt) Record(number int, probe bool) relay.AttemptRecord {
-	ev, sent := a.Events[a.Chosen], &a.Sent
-	return relay.AttemptRecord{
-		Event: ev.ID, Seq: ev.Seq, Order: ev.Order, Number: number, At: sent.At.UTC(), DurationMillis: float64(sent.Duration.Microseconds()) / 1000,
-		Outcome: sent.Outcome.String(), Status: sent.Status, Error: sent.Error, Excerpt: sent.Excerpt, Probe: probe,
-	}
+	r := a.Events[a.Chosen].Recorded(a.Sent.Record())
+	r.Number, r.Probe = number, probe
+	return r
 }
 
 // Reason says in a word or a sentence why an attempt that was made has failed.

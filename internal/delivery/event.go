@@ -37,6 +37,12 @@ func EventOf(s store.Stored) Event {
 	return ev
 }
 
+// Recorded returns a record as one of an attempt to deliver the event, or of the end of its delivery.
+func (ev *Event) Recorded(r relay.AttemptRecord) relay.AttemptRecord {
+	r.Event, r.Seq, r.Order, r.Site, r.Type, r.Bytes = ev.ID, ev.Seq, ev.Order, ev.Site, ev.Type, len(ev.Body)
+	return r
+}
+
 var idPrefix = []byte(`{"specversion":"1.0","id":"`)
 
 // eventID reads the id of an event's bytes. The publisher always writes it as the second field, so it is mostly found

@@ -159,11 +159,11 @@ const maxBatch = 4096
 
 // Batch returns how many of the records go into one message of at most most bytes: at least one.
 func Batch(records []relay.AttemptRecord, most int) int {
-	const envelope, besides = 1 << 10, 320 // of a batch, and of a record: names, numbers and times
+	const envelope, besides = 4 << 10, 640 // of a batch, and of a record: names, numbers and times
 	n, size := 0, envelope
 	for ; n < min(len(records), maxBatch); n++ {
 		r := &records[n]
-		size += besides + 2*(len(r.Event)+len(r.Order)+len(r.Outcome)+len(r.Error)+len(r.Excerpt)+len(r.Reason)) // escaped
+		size += besides + 2*(len(r.Event)+len(r.Order)+len(r.Outcome)+len(r.Error)+len(r.Excerpt)+len(r.Reason)+len(r.Headers)) // escaped
 		if size > most && n > 0 {
 			break
 		}

@@ -84,13 +84,13 @@ func (c *core) expire(cb *callback, entries []cursor.Entry, stretches []cursor.S
 	}
 	x := &cb.expired
 	for _, e := range entries {
-		id := "" // what is not at hand any more is known by its position only
-		if ev := cb.reading.atHand[e.Seq]; ev != nil {
-			id = ev.ID
+		record := relay.AttemptRecord{
+			Seq: e.Seq, Order: e.Order, At: c.now.UTC(), Closing: relay.DeliveryExpired, Reason: "the event left the log before it could be delivered",
 		}
-		c.record(cb, relay.AttemptRecord{
-			Event: id, Seq: e.Seq, Order: e.Order, At: c.now.UTC(), Closing: relay.DeliveryExpired, Reason: "the event left the log before it could be delivered",
-		})
+		if ev := cb.reading.atHand[e.Seq]; ev != nil { // what is not at hand any more is known by its position only
+			record = ev.Recorded(record)
+		}
+		c.record(cb, record)
 		x.cover(e.Seq, e.Seq)
 	}
 	for _, s := range stretches {

@@ -244,7 +244,7 @@ func (c *core) settle(cb *callback, order string, seqs ...uint64) bool {
 
 // closeDelivery records the end of a delivery without an attempt.
 func (c *core) closeDelivery(cb *callback, ev *delivery.Event, status relay.DeliveryStatus, why string) {
-	c.record(cb, relay.AttemptRecord{Event: ev.ID, Seq: ev.Seq, Order: ev.Order, At: c.now.UTC(), Closing: status, Reason: why})
+	c.record(cb, ev.Recorded(relay.AttemptRecord{At: c.now.UTC(), Closing: status, Reason: why}))
 	c.metrics.Ended(status, 1)
 }
 

@@ -417,8 +417,20 @@ type Attempt struct {
 	Number  int    `json:"number"`
 	Outcome string `json:"outcome"`
 
+	// Phases Where the time of an attempt went. A phase that is missing did not happen: a connection that was used before needs no look-up, no connecting and no handshake.
+	Phases Phases `json:"phases,omitempty,omitzero"`
+
 	// Probe Sent to see whether the receiver is back.
 	Probe bool `json:"probe,omitempty,omitzero"`
+
+	// RemoteAddress Address and port of the receiver or the proxy that was reached.
+	RemoteAddress string `json:"remoteAddress,omitempty,omitzero"`
+
+	// RequestHeaders The request's headers, names in lower case, rebuilt when they are read: what depends on the callback's settings is what they are now. Secrets, and the values of the callback's own headers, are redacted.
+	RequestHeaders map[string]string `json:"requestHeaders,omitempty,omitzero"`
+
+	// ResponseHeaders Headers of the response, names in lower case: what it is (`content-type`, `server`, `via`, `date`, `retry-after`) and how the receiver names the request (`x-request-id`, `traceparent` and the like), after a failure also `location`, `www-authenticate` and `allow`. At most 12, of 128 bytes each. Values that may repeat a secret of the callback are withheld.
+	ResponseHeaders map[string]string `json:"responseHeaders,omitempty,omitzero"`
 
 	// Status The receiver's HTTP status.
 	Status int `json:"status,omitempty,omitzero"`
@@ -1016,6 +1028,21 @@ type OrderList struct {
 
 	// Next Pass it as `after` for the next page.
 	Next Next `json:"next,omitempty,omitzero"`
+}
+
+// Phases Where the time of an attempt went. A phase that is missing did not happen: a connection that was used before needs no look-up, no connecting and no handshake.
+type Phases struct {
+	// ConnectMillis Until the connection was accepted.
+	ConnectMillis float64 `json:"connectMillis,omitempty,omitzero"`
+
+	// DnsMillis Looking up the receiver's name.
+	DnsMillis float64 `json:"dnsMillis,omitempty,omitzero"`
+
+	// FirstByteMillis From the beginning of the request until the response began.
+	FirstByteMillis float64 `json:"firstByteMillis,omitempty,omitzero"`
+
+	// TlsMillis The TLS handshake.
+	TlsMillis float64 `json:"tlsMillis,omitempty,omitzero"`
 }
 
 // Problem defines model for Problem.

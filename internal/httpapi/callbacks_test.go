@@ -2,8 +2,11 @@ package httpapi
 
 import (
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -228,7 +231,10 @@ func TestDeliveries(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	a := f.client("client-a", relay.RoleWrite, "alpha")
-	a.put("/v1/callbacks/cb", map[string]any{"url": "https://bms.example/", "startFrom": "earliest"}).want(201)
+	a.put("/v1/callbacks/cb", map[string]any{
+		"url": "https://bms.example/hook?token=very-secret", "startFrom": "earliest", "headers": map[string]string{"X-Key": "very-secret"},
+		"auth": map[string]string{"type": "bearer", "token": "very-secret"},
+	}).want(201)
 	cb, _, err := f.store.Callbacks.Get(t.Context(), "cb")
 	if err != nil {
 		t.Fatal(err)
@@ -239,7 +245,8 @@ func TestDeliveries(t *testing.T) {
 	due := now.Add(time.Hour)
 	rec := func(ev relay.Event, seq uint64, number, status int, closing relay.DeliveryStatus) relay.AttemptRecord {
 		r := relay.AttemptRecord{Event: ev.ID, Seq: seq, Order: ev.Subject, Number: number, At: now, DurationMillis: 2.5,
-			Outcome: "refused", Status: status, Closing: closing}
+			Outcome: "refused", Status: status, Closing: closing, Bytes: 300, Phases: relay.Phases{Connect: 0.5, FirstByte: 1.25},
+			Remote: netip.MustParseAddrPort("203.0.113.7:443"), Headers: "server: nginx\nx-request-id: 4bf92f35\n"}
 		if closing == "" {
 			r.NextAttemptAt = &due
 		}
@@ -291,6 +298,16 @@ func TestDeliveries(t *testing.T) {
 	if d.Status != DeliveryStatusDelivered || len(d.Attempts) != 2 || d.Attempts[0].Status != 500 ||
 		d.Attempts[1].Status != 200 || !d.NextAttemptAt.IsZero() {
 		t.Errorf("delivered: %+v", d)
+	}
+	shown := d.Attempts[1]
+	if shown.RemoteAddress != "203.0.113.7:443" || shown.Phases != (Phases{ConnectMillis: 0.5, FirstByteMillis: 1.25}) ||
+		!maps.Equal(shown.ResponseHeaders, map[string]string{"server": "nginx", "x-request-id": "4bf92f35"}) ||
+		!maps.Equal(shown.RequestHeaders, map[string]string{
+			"host": "bms.example", "user-agent": "audatex-relay/test", "content-type": "application/json", "content-length": "300",
+			"webhook-id": one.ID, "webhook-timestamp": strconv.FormatInt(now.Unix(), 10), "webhook-signature": "v1,[redacted]",
+			"authorization": "[redacted]", "x-key": "[redacted]",
+		}) {
+		t.Errorf("the attempt: %+v", shown)
 	}
 	a.get("/v1/callbacks/cb/deliveries/" + two.ID).want(200).into(&d)
 	if d.Status != DeliveryStatusRetrying || !d.NextAttemptAt.Equal(due) {

@@ -52,7 +52,7 @@ func (a *API) ListDeliveries(w http.ResponseWriter, r *http.Request, id Id, para
 					continue
 				}
 				seen[rec.Seq] = true
-				list.Items = append(list.Items, summary(rec, status))
+				list.Items = append(list.Items, a.summary(cb, rec, status))
 			}
 			skip = 0
 			return true
@@ -89,7 +89,7 @@ func (a *API) GetDelivery(w http.ResponseWriter, r *http.Request, id Id, eventID
 				return reply{}, notFound()
 			}
 		}
-		return reply{body: delivery(eventID, ev.Order, records)}, nil
+		return reply{body: a.delivery(cb, eventID, ev.Order, records)}, nil
 	})
 }
 
@@ -162,18 +162,18 @@ func listedStatus(
 	return DeliveryStatusRetrying, gone
 }
 
-func summary(rec relay.AttemptRecord, status DeliveryStatus) DeliverySummary {
+func (a *API) summary(cb relay.Callback, rec relay.AttemptRecord, status DeliveryStatus) DeliverySummary {
 	s := DeliverySummary{
 		Event: rec.Event, Order: rec.Order, Status: status, Reason: rec.Reason, Attempts: rec.Number,
 		At: rec.At, NextAttemptAt: timeOf(rec.NextAttemptAt),
 	}
 	if rec.Number > 0 {
-		s.LastAttempt = attempt(rec)
+		s.LastAttempt = a.attempt(cb, rec)
 	}
 	return s
 }
 
-func delivery(event, order string, records []relay.AttemptRecord) Delivery {
+func (a *API) delivery(cb relay.Callback, event, order string, records []relay.AttemptRecord) Delivery {
 	d := Delivery{Event: event, Order: order, Status: DeliveryStatusPending, Attempts: []Attempt{}}
 	for _, rec := range records {
 		d.Status, d.NextAttemptAt = DeliveryStatusRetrying, timeOf(rec.NextAttemptAt)
@@ -181,15 +181,8 @@ func delivery(event, order string, records []relay.AttemptRecord) Delivery {
 			d.Status, d.Reason, d.NextAttemptAt = DeliveryStatus(rec.Closing), rec.Reason, time.Time{}
 		}
 		if rec.Number > 0 {
-			d.Attempts = append(d.Attempts, attempt(rec))
+			d.Attempts = append(d.Attempts, a.attempt(cb, rec))
 		}
 	}
 	return d
-}
-
-func attempt(rec relay.AttemptRecord) Attempt {
-	return Attempt{
-		Number: rec.Number, At: rec.At, DurationMillis: rec.DurationMillis, Outcome: rec.Outcome,
-		Status: rec.Status, Error: rec.Error, Excerpt: rec.Excerpt, Probe: rec.Probe,
-	}
 }

@@ -113,8 +113,8 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 	c := Config{
 		Consents: newConsents(t, f.store, publicURL, log), Store: f.store, Keys: f.keys,
 		Admins: access.NewAdmins([]access.Admin{{Name: "admin", Token: adminToken}}), PublicURL: publicURL + "/",
-		CallbackNets: []netip.Prefix{loopback},
-		Dispatcher:   f.parts, Poller: f.parts, Reconciler: f.parts, Resolver: f.parts, Vendor: f.parts, Encryption: counted,
+		CallbackNets: []netip.Prefix{loopback}, UserAgent: "audatex-relay/test",
+		Dispatcher: f.parts, Poller: f.parts, Reconciler: f.parts, Resolver: f.parts, Vendor: f.parts, Encryption: counted,
 		RatePerSecond: 10_000, Burst: 10_000, TestsPerSecond: 10_000, TestBurst: 10_000, Failures: 1_000_000, Log: log,
 	}
 	for _, o := range options {

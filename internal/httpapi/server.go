@@ -98,6 +98,8 @@ type Config struct {
 	// SchemaURL is the absolute address of the schemas in sample events, the same as in published
 	// ones. Empty means PublicURL.
 	SchemaURL string
+	// UserAgent is what deliveries carry in User-Agent.
+	UserAgent string
 	// CallbackNets are private networks that callbacks may reach (RELAY_CALLBACK_ALLOW_CIDRS); none
 	// if empty.
 	CallbackNets []netip.Prefix

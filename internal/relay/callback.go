@@ -118,48 +118,6 @@ func (c Callback) SigningSecrets(now time.Time) []string {
 	return secrets
 }
 
-// DeliveryStatus is the status of one event at one callback.
-type DeliveryStatus string
-
-// The two states of a delivery under way, and its possible endings.
-const (
-	DeliveryPending   DeliveryStatus = "pending"   // not attempted yet
-	DeliveryRetrying  DeliveryStatus = "retrying"  // attempted, in a lane
-	DeliveryDelivered DeliveryStatus = "delivered" // a 2xx response
-	DeliveryFailed    DeliveryStatus = "failed"    // all attempts of the schedule failed
-	DeliverySkipped   DeliveryStatus = "skipped"   // by an operator, by mode latest, or because it no longer matched
-	DeliveryExpired   DeliveryStatus = "expired"   // left the log before it could be delivered
-)
-
-// AttemptRecord is one attempt or, with Closing set, also the end of its delivery. One message of
-// relay_attempts holds many.
-type AttemptRecord struct {
-	Event          string         `json:"event"` // event id
-	Seq            uint64         `json:"seq"`   // position in the log of events
-	Order          string         `json:"order"`
-	Number         int            `json:"number"` // 1 for the first; 0: closed without an attempt
-	At             time.Time      `json:"at"`
-	DurationMillis float64        `json:"durationMillis,omitempty"`
-	Outcome        string         `json:"outcome,omitempty"` // sender.Outcome as text
-	Status         int            `json:"status,omitempty"`  // HTTP status, 0 without a response
-	Error          string         `json:"error,omitempty"`
-	Excerpt        string         `json:"excerpt,omitempty"`
-	Probe          bool           `json:"probe,omitempty"`
-	NextAttemptAt  *time.Time     `json:"nextAttemptAt,omitempty"`
-	Closing        DeliveryStatus `json:"closing,omitempty"`
-	Reason         string         `json:"reason,omitempty"` // why it was skipped or expired
-}
-
-// AttemptBatch is one message of relay_attempts. Previous is the stream sequence of the callback's
-// batch before it, 0 for none, so that "newest first" follows sequence numbers instead of
-// searching.
-type AttemptBatch struct {
-	Callback   string          `json:"callback"`
-	Generation string          `json:"generation"`
-	Previous   uint64          `json:"previous"`
-	Records    []AttemptRecord `json:"records"`
-}
-
 // DefaultClient is the client that the admin token acts for when it names none.
 const DefaultClient = "default"
 

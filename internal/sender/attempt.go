@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"strconv"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // Outcome is the result of one attempt. The set is closed: whether to acknowledge and to retry,
@@ -77,7 +79,24 @@ type Attempt struct {
 	Error      string         // what went wrong, in the relay's words; empty on Success
 	Excerpt    string         // the beginning of the body of a response that is not 2xx, printable, at most 256 bytes
 	RemoteAddr netip.AddrPort // the receiver or the proxy; zero if never connected
+	Phases     Phases         // where the time went
+	// Headers are those of the response that are shown: lines of a name in lower case, ": " and a
+	// value.
+	Headers string
 }
+
+// Record returns the attempt as the log of attempts holds it, without what it was made for.
+func (a *Attempt) Record() relay.AttemptRecord {
+	return relay.AttemptRecord{
+		At: a.At.UTC(), DurationMillis: millis(a.Duration), Outcome: a.Outcome.String(), Status: a.Status, Error: a.Error,
+		Excerpt: a.Excerpt, Remote: a.RemoteAddr, Headers: a.Headers, Phases: relay.Phases{
+			DNS: millis(a.Phases.DNS), Connect: millis(a.Phases.Connect), TLS: millis(a.Phases.TLS),
+			FirstByte: millis(a.Phases.FirstByte),
+		},
+	}
+}
+
+func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func (a *Attempt) fail(o Outcome, text string) { a.Outcome, a.Error = o, text }
 

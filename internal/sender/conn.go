@@ -23,6 +23,8 @@ type conn struct {
 	remote netip.AddrPort
 	trust  *tls.Config // that the receiver's certificate was judged by; nil without TLS
 	peeked [len("HTTP/1.1 408")]byte
+	// searched are the values of steady headers in which no secret was found (shown.go).
+	searched [3]string
 
 	writing chan struct{} // closed when the goroutine that writes a large request has ended; nil if there is none
 	failed  bool          // writing has failed; set before writing is closed

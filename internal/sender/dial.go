@@ -88,20 +88,20 @@ func (d *dialer) begin(ctx context.Context) (_ context.Context, done func(), err
 }
 
 // connect returns a new connection over which requests to the target can be sent.
-func (d *dialer) connect(ctx context.Context, target *url.URL, k key) (*conn, error) {
+func (d *dialer) connect(ctx context.Context, target *url.URL, k key, p *Phases) (*conn, error) {
 	ctx, done, err := d.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	c, err := d.reach(ctx, target, k)
+	c, err := d.reach(ctx, target, k, p)
 	return c, orCause(ctx, err)
 }
 
-func (d *dialer) reach(ctx context.Context, target *url.URL, k key) (*conn, error) {
+func (d *dialer) reach(ctx context.Context, target *url.URL, k key, p *Phases) (*conn, error) {
 	plain := target.Scheme == "http"
 	if d.proxy == nil {
-		c, err := d.dial(ctx, hostPort(target), plain)
+		c, err := d.dial(ctx, hostPort(target), plain, p)
 		if err != nil {
 			return nil, err
 		}
@@ -110,24 +110,24 @@ func (d *dialer) reach(ctx context.Context, target *url.URL, k key) (*conn, erro
 			if plain {
 				return nil
 			}
-			return d.handshake(c, target.Hostname())
+			return d.handshake(c, target.Hostname(), p)
 		})
 	}
 
 	if err := CheckProxy(d.proxy); err != nil {
 		return nil, &dialError{err: err, proxy: true}
 	}
-	if err := d.judgeName(ctx, target.Hostname(), plain); err != nil {
+	if err := d.judgeName(ctx, target.Hostname(), plain, p); err != nil {
 		return nil, err
 	}
-	c, err := d.dial(ctx, hostPort(d.proxy), plain)
+	c, err := d.dial(ctx, hostPort(d.proxy), plain, p)
 	if err != nil {
 		return nil, err
 	}
 	c.key = k
 	return d.prepare(ctx, c, func() error {
 		if d.proxy.Scheme == "https" {
-			if err := d.handshake(c, d.proxy.Hostname()); err != nil {
+			if err := d.handshake(c, d.proxy.Hostname(), p); err != nil {
 				return &tunnelError{err}
 			}
 		}
@@ -137,12 +137,12 @@ func (d *dialer) reach(ctx context.Context, target *url.URL, k key) (*conn, erro
 		if err := d.tunnel(c, hostPort(target)); err != nil {
 			return err
 		}
-		return d.handshake(c, target.Hostname())
+		return d.handshake(c, target.Hostname(), p)
 	})
 }
 
 // dial connects to an address and judges it, unless it is the proxy's.
-func (d *dialer) dial(ctx context.Context, address string, plain bool) (*conn, error) {
+func (d *dialer) dial(ctx context.Context, address string, plain bool, p *Phases) (*conn, error) {
 	// Every connection's address is judged when its socket exists and nothing has been sent. What
 	// the name resolved to a moment ago, or for somebody else, does not count.
 	control := func(_, address string, _ syscall.RawConn) error {
@@ -156,7 +156,9 @@ func (d *dialer) dial(ctx context.Context, address string, plain bool) (*conn, e
 	if d.proxy != nil {
 		nd.Control = nil
 	}
-	tcp, err := nd.DialContext(ctx, "tcp", address)
+	begun, looked := time.Now(), p.DNS
+	tcp, err := nd.DialContext(p.traced(ctx), "tcp", address)
+	p.Connect += time.Since(begun) - (p.DNS - looked)
 	if err != nil {
 		return nil, &dialError{err: err, proxy: d.proxy != nil}
 	}
@@ -190,13 +192,17 @@ func (d *dialer) prepare(ctx context.Context, c *conn, do func() error) (*conn, 
 }
 
 // handshake puts TLS on top of a connection. It has a time limit of its own.
-func (d *dialer) handshake(c *conn, host string) error {
+func (d *dialer) handshake(c *conn, host string, p *Phases) error {
 	c.trust = d.tls.Load()
 	config := c.trust.Clone()
 	config.ServerName = host
-	c.wire.setDeadline(time.Now().Add(d.tlsTimeout))
+	begun := time.Now()
+	c.wire.setDeadline(begun.Add(d.tlsTimeout))
 	c.wire.patient = true
-	defer func() { c.wire.patient = false }()
+	defer func() {
+		c.wire.patient = false
+		p.TLS += time.Since(begun)
+	}()
 	if err := c.secure(config); err != nil {
 		return &tlsError{err}
 	}
@@ -259,13 +265,15 @@ func hostPort(u *url.URL) string {
 // judgeName judges every address of a host, because the proxy may use any of them. For https that
 // happens once for each connection, because its requests go through a tunnel to one address; for
 // http it happens for each request.
-func (d *dialer) judgeName(ctx context.Context, host string, plain bool) error {
+func (d *dialer) judgeName(ctx context.Context, host string, plain bool, p *Phases) error {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return d.policy.judge(addr, plain)
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.connectTimeout)
 	defer cancel()
+	begun := time.Now()
 	addrs, err := d.resolver.LookupNetIP(ctx, "ip", host)
+	p.DNS += time.Since(begun)
 	if err != nil {
 		return &dialError{err: err}
 	}

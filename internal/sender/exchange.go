@@ -15,6 +15,8 @@ type exchange struct {
 
 	deadline time.Time
 	answer   head
+	shown    shown             // of its header
+	waited   time.Duration     // from the beginning of the request until the response began; 0 if it did not
 	kept     [excerptRead]byte // the beginning of the body of a response that is not 2xx
 	excerpt  []byte
 	cut      bool   // the body continues after the excerpt, or broke off
@@ -52,12 +54,17 @@ func (x *exchange) complete(body []byte, tidy bool) {
 // The rest of the request is then not sent.
 func (x *exchange) over(ctx context.Context, c *conn) error {
 	stop := context.AfterFunc(ctx, c.wire.abort)
+	begun := time.Now()
 	c.send(x.request, x.rest)
 	r := newReader(c.rw)
 	defer r.free()
 	r.conn, r.deadline = c, x.deadline
 	x.excerpt, x.flaw, x.cut, x.reusable, x.untidy = nil, "", false, false, false
 	err := r.readStatus(&x.answer)
+	x.waited = 0
+	if !r.began.IsZero() {
+		x.waited = r.began.Sub(begun)
+	}
 	if err != nil {
 		stop()
 		return err
@@ -75,6 +82,8 @@ func (x *exchange) over(ctx context.Context, c *conn) error {
 // end.
 func (x *exchange) readRest(r *reader) (whole bool) {
 	h := &x.answer
+	x.shown.reset()
+	h.shown = &x.shown
 	if err := r.readHead(h); err != nil {
 		switch {
 		case err == errTooLarge: //nolint:errorlint // the reader does not wrap it
@@ -103,16 +112,24 @@ func (x *exchange) timedOut() bool { return x.answer.status == 408 && !x.answer.
 // used before, they and what follows them belong to the previous response.
 func (x *exchange) leftOver() bool { return x.answer.led && !x.answer.interim }
 
-// settle sets the attempt's outcome from the response.
-func (x *exchange) settle(r *Request, proxyAuthorization string, a *Attempt) {
+// settle sets the attempt's outcome from the response, which came over c.
+func (x *exchange) settle(r *Request, proxyAuthorization string, c *conn, a *Attempt) {
 	a.answered(&x.answer)
+	var found needles
+	secrets := func() needles {
+		if found == nil {
+			found = secretsOf(r, x.sign, proxyAuthorization)
+		}
+		return found
+	}
 	if a.Outcome == Success {
+		a.Headers = x.shown.afterSuccess(x, r, c, secrets)
 		return
 	}
+	a.Headers = x.shown.afterFailure(secrets)
 	if x.flaw != "" {
 		a.Error += "; " + x.flaw
 	}
-	secrets := func() needles { return secretsOf(r, x.sign, proxyAuthorization) }
 	a.Excerpt = excerpt(x.excerpt, x.cut, x.answer.compressed, secrets)
 }
 

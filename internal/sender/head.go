@@ -28,6 +28,7 @@ type head struct {
 	compressed bool // there is a Content-Encoding
 
 	retryAfter, date string // as received, for a status that can ask for a wait
+	shown            *shown // collects the headers that are shown; nil: none are
 
 	folding *string // the value that a continued line belongs to
 }
@@ -213,6 +214,9 @@ func (h *head) field(line []byte, long bool) {
 		h.odd = true
 	}
 	value := bytes.TrimSpace(line[colon+1:])
+	if h.shown != nil {
+		h.shown.note(name, value)
+	}
 	switch {
 	case is(name, "Content-Length"):
 		h.contentLength(value)

@@ -25,12 +25,13 @@ var (
 type reader struct {
 	src   io.Reader
 	buf   [4096]byte
-	r, w  int  // positions in buf: read up to r, written up to w
-	left  int  // how many more bytes may be read from src
-	cut   bool // the rest of a line longer than buf must still be skipped
-	cr    bool // the last skipped byte of it was a CR
-	odd   bool // a line ended with LF alone, or a skipped part had a control character
-	total int  // bytes read from src
+	r, w  int       // positions in buf: read up to r, written up to w
+	left  int       // how many more bytes may be read from src
+	cut   bool      // the rest of a line longer than buf must still be skipped
+	cr    bool      // the last skipped byte of it was a CR
+	odd   bool      // a line ended with LF alone, or a skipped part had a control character
+	total int       // bytes read from src
+	began time.Time // when the first of them came
 
 	// After the status, the rest is worth little time: before waiting for more, conn gets a
 	// deadline.
@@ -45,6 +46,7 @@ func newReader(src io.Reader) *reader {
 	r := readers.Get().(*reader)
 	r.src, r.left = src, maxHead
 	r.r, r.w, r.total, r.cut, r.cr, r.odd, r.decided, r.conn = 0, 0, 0, false, false, false, false, nil
+	r.began = time.Time{}
 	return r
 }
 
@@ -75,6 +77,9 @@ func (r *reader) fill() error {
 		n, err := r.src.Read(space)
 		r.w, r.left, r.total = r.w+n, r.left-n, r.total+n
 		if n > 0 {
+			if r.total == n {
+				r.began = time.Now()
+			}
 			return nil
 		}
 		if err != nil {

@@ -192,7 +192,7 @@ func (s *Sender) send(ctx context.Context, r *Request, a *Attempt) {
 	k := key{r.Callback, r.URL}
 	c, tidy := s.idle(k, x.deadline)
 	if c != nil && s.throughProxy(target) {
-		if err := s.judge(ctx, target, x.deadline); err != nil {
+		if err := s.judge(ctx, target, x.deadline, &a.Phases); err != nil {
 			s.pool.keep(c)
 			s.classify(ctx, connecting, err, timeout, a)
 			return
@@ -202,13 +202,14 @@ func (s *Sender) send(ctx context.Context, r *Request, a *Attempt) {
 	x.complete(r.Body, tidy)
 	for {
 		if c == nil {
-			if c, err = s.connect(ctx, target, k, x.deadline); err != nil {
+			if c, err = s.connect(ctx, target, k, x.deadline, &a.Phases); err != nil {
 				s.classify(ctx, connecting, err, timeout, a)
 				return
 			}
 		}
 		a.RemoteAddr = c.remote
 		err = x.over(ctx, c)
+		a.Phases.FirstByte = x.waited
 		if err == nil && !(reused && (x.timedOut() || x.leftOver())) {
 			break
 		}
@@ -223,6 +224,7 @@ func (s *Sender) send(ctx context.Context, r *Request, a *Attempt) {
 		}
 		c, reused = nil, false
 	}
+	x.settle(r, s.proxyAuthorization, c, a)
 	if x.untidy {
 		s.pool.distrust(k)
 	}
@@ -232,7 +234,6 @@ func (s *Sender) send(ctx context.Context, r *Request, a *Attempt) {
 		c.close()
 		s.pool.release()
 	}
-	x.settle(r, s.proxyAuthorization, a)
 }
 
 // idle returns an idle connection of the callback on which nothing has arrived, or nil. Tidy
@@ -257,13 +258,13 @@ func (s *Sender) idle(k key, deadline time.Time) (_ *conn, tidy bool) {
 }
 
 // connect makes a new connection. It waits for room in the pool.
-func (s *Sender) connect(ctx context.Context, target *url.URL, k key, deadline time.Time) (*conn, error) {
+func (s *Sender) connect(ctx context.Context, target *url.URL, k key, deadline time.Time, p *Phases) (*conn, error) {
 	ctx, cancel := context.WithDeadlineCause(ctx, deadline, errTimeout)
 	defer cancel()
 	if err := s.pool.reserve(ctx); err != nil {
 		return nil, errCrowded
 	}
-	c, err := s.dialer.connect(ctx, target, k)
+	c, err := s.dialer.connect(ctx, target, k, p)
 	if err != nil {
 		s.pool.release()
 		return nil, err
@@ -273,7 +274,7 @@ func (s *Sender) connect(ctx context.Context, target *url.URL, k key, deadline t
 }
 
 // judge judges the address to which the proxy would send a request by plain http.
-func (s *Sender) judge(ctx context.Context, target *url.URL, deadline time.Time) error {
+func (s *Sender) judge(ctx context.Context, target *url.URL, deadline time.Time, p *Phases) error {
 	ctx, cancel := context.WithDeadlineCause(ctx, deadline, errTimeout)
 	defer cancel()
 	ctx, done, err := s.dialer.begin(ctx)
@@ -281,5 +282,5 @@ func (s *Sender) judge(ctx context.Context, target *url.URL, deadline time.Time)
 		return err
 	}
 	defer done()
-	return orCause(ctx, s.dialer.judgeName(ctx, target.Hostname(), true))
+	return orCause(ctx, s.dialer.judgeName(ctx, target.Hostname(), true, p))
 }

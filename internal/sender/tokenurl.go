@@ -146,7 +146,7 @@ func (t tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	ctx := req.Context()
 	deadline, _ := ctx.Deadline()
-	c, err := t.s.connect(ctx, target, key{t.callback, req.URL.String()}, deadline)
+	c, err := t.s.connect(ctx, target, key{t.callback, req.URL.String()}, deadline, new(Phases))
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,62 @@
+package relay
+
+import (
+	"net/netip"
+	"time"
+)
+
+// DeliveryStatus is the status of one event at one callback.
+type DeliveryStatus string
+
+// The two states of a delivery under way, and its possible endings.
+const (
+	DeliveryPending   DeliveryStatus = "pending"   // not attempted yet
+	DeliveryRetrying  DeliveryStatus = "retrying"  // attempted, in a lane
+	DeliveryDelivered DeliveryStatus = "delivered" // a 2xx response
+	DeliveryFailed    DeliveryStatus = "failed"    // all attempts of the schedule failed
+	DeliverySkipped   DeliveryStatus = "skipped"   // by an operator, by mode latest, or because it no longer matched
+	DeliveryExpired   DeliveryStatus = "expired"   // left the log before it could be delivered
+)
+
+// AttemptRecord is one attempt or, with Closing set, also the end of its delivery. One message of
+// relay_attempts holds many.
+type AttemptRecord struct {
+	Event          string         `json:"event"` // event id; empty if it left the log unread
+	Seq            uint64         `json:"seq"`   // position in the log of events
+	Order          string         `json:"order"`
+	Site           string         `json:"site,omitempty"` // empty, as Type, if the event left the log unread
+	Type           string         `json:"type,omitempty"`
+	Number         int            `json:"number"` // 1 for the first; 0: closed without an attempt
+	At             time.Time      `json:"at"`
+	DurationMillis float64        `json:"durationMillis,omitempty"`
+	Outcome        string         `json:"outcome,omitempty"` // sender.Outcome as text
+	Status         int            `json:"status,omitempty"`  // HTTP status, 0 without a response
+	Error          string         `json:"error,omitempty"`
+	Excerpt        string         `json:"excerpt,omitempty"`
+	Phases         Phases         `json:"phases,omitzero"`
+	Remote         netip.AddrPort `json:"remote,omitzero"`   // the receiver or the proxy
+	Headers        string         `json:"headers,omitempty"` // of the response, see sender.Attempt
+	Bytes          int            `json:"bytes,omitempty"`   // of the event
+	Probe          bool           `json:"probe,omitempty"`
+	NextAttemptAt  *time.Time     `json:"nextAttemptAt,omitempty"`
+	Closing        DeliveryStatus `json:"closing,omitempty"`
+	Reason         string         `json:"reason,omitempty"` // why it was skipped or expired
+}
+
+// Phases is where the time of an attempt went, in milliseconds. 0: there was no such phase.
+type Phases struct {
+	DNS       float64 `json:"dns,omitempty"`
+	Connect   float64 `json:"connect,omitempty"`
+	TLS       float64 `json:"tls,omitempty"`
+	FirstByte float64 `json:"firstByte,omitempty"`
+}
+
+// AttemptBatch is one message of relay_attempts. Previous is the stream sequence of the callback's
+// batch before it, 0 for none, so that "newest first" follows sequence numbers instead of
+// searching.
+type AttemptBatch struct {
+	Callback   string          `json:"callback"`
+	Generation string          `json:"generation"`
+	Previous   uint64          `json:"previous"`
+	Records    []AttemptRecord `json:"records"`
+}
