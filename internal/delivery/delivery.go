@@ -74,7 +74,7 @@ func New(c Config) *Deliverer {
 	}
 	d := &Deliverer{
 		Targets: newTargets(c.Store, c.Log), Places: capacity.NewPlaces(c.MaxAttempts), Bodies: capacity.NewBodies(c.HeldBytes),
-		Memory: capacity.NewMemory(c.HeldBytes), Metrics: NewMetrics(c.Metrics), store: c.Store, sender: c.Sender, chains: chains{last: map[string]uint64{}},
+		Memory: capacity.NewMemory(c.HeldBytes), Metrics: NewMetrics(c.Metrics), store: c.Store, sender: c.Sender, chains: chains{last: map[string]relay.AttemptsEnd{}},
 	}
 	d.register(c.Metrics, c.MaxAttempts)
 	return d

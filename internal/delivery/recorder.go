@@ -33,24 +33,26 @@ type Appended struct {
 	Err    error
 }
 
-// chains has the position of each callback's last batch, as far as it is known. It may be out of date: every batch is
-// stored under the condition that it is not.
+// chains has where each callback's attempts end, as far as it is known. It may be out of date: every batch is stored under
+// the condition that it is not.
 type chains struct {
 	mu   sync.Mutex
-	last map[string]uint64
+	last map[string]relay.AttemptsEnd
 }
 
-func (c *chains) get(callback string) (last uint64, known bool) {
+func (c *chains) get(callback string) (last relay.AttemptsEnd, known bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	last, known = c.last[callback]
 	return last, known
 }
 
-func (c *chains) set(callback string, last uint64) {
+func (c *chains) set(callback string, last relay.AttemptsEnd) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.last[callback] = max(last, c.last[callback])
+	if there, known := c.last[callback]; !known || last.Position >= there.Position {
+		c.last[callback] = last
+	}
 }
 
 // Recorder returns a new Recorder of a callback of a generation.
@@ -76,9 +78,7 @@ func (d *Deliverer) Append(ctx context.Context, all []Records) []Appended {
 			continue
 		}
 		previous, _ := d.chains.get(r.Recorder.callback)
-		batches = append(batches, relay.AttemptBatch{
-			Callback: r.Recorder.callback, Generation: r.Recorder.generation, Previous: previous, Records: r.Records,
-		})
+		batches = append(batches, previous.Batch(r.Recorder.callback, r.Recorder.generation, time.Now(), r.Records))
 		of = append(of, i)
 	}
 	if len(batches) == 0 {
@@ -88,7 +88,7 @@ func (d *Deliverer) Append(ctx context.Context, all []Records) []Appended {
 		i, r := of[n], all[of[n]].Recorder
 		switch {
 		case stored.Err == nil:
-			d.chains.set(r.callback, stored.Seq)
+			d.chains.set(r.callback, batches[n].End(stored.Seq))
 			results[i].Stored, r.unclear = len(all[i].Records), false
 		case errors.Is(stored.Err, store.ErrConflict): // it may be an earlier try that was answered unclearly, or another reader's batch
 			r.doubt(batches[n].Previous)
@@ -112,16 +112,16 @@ func (r *Recorder) doubt(previous uint64) {
 // that try is stored.
 func (d *Deliverer) prepare(ctx context.Context, all Records) Appended {
 	r, attempts := all.Recorder, d.store.Attempts
-	if last, known := d.chains.get(r.callback); known && (!r.unclear || last == r.from) { // else its condition shows it
+	if last, known := d.chains.get(r.callback); known && (!r.unclear || last.Position == r.from) { // else its condition shows it
 		return Appended{}
 	}
-	last, err := attempts.Last(ctx, r.callback)
+	last, err := attempts.End(ctx, r.callback)
 	if err != nil {
 		return Appended{Err: err}
 	}
 	stored := 0
-	if r.unclear && last > r.from {
-		err := attempts.Walk(ctx, r.callback, r.generation, last, func(seq uint64, _ time.Time, b relay.AttemptBatch) bool {
+	if r.unclear && last.Position > r.from {
+		err := attempts.Walk(ctx, r.callback, r.generation, last.Position, func(seq uint64, _ time.Time, b relay.AttemptBatch) bool {
 			if seq > r.from {
 				stored = sameRecords(b.Records, all.Records)
 			}

@@ -58,5 +58,28 @@ type AttemptBatch struct {
 	Callback   string          `json:"callback"`
 	Generation string          `json:"generation"`
 	Previous   uint64          `json:"previous"`
+	Tally      Tally           `json:"tally"` // of its hour, up to and including it
 	Records    []AttemptRecord `json:"records"`
+}
+
+// End returns where the attempts end with the batch, if it is stored at a position.
+func (b AttemptBatch) End(position uint64) AttemptsEnd { return AttemptsEnd{position, b.Generation, b.Tally} }
+
+// AttemptsEnd is where a callback's attempts end in the log, and what the next batch must carry
+// on. The zero value is that of a callback without any.
+type AttemptsEnd struct {
+	Position   uint64 // of its last batch
+	Generation string // of that batch: what another one of the same id does not continue
+	Tally      Tally
+}
+
+// Batch returns the next batch.
+func (e AttemptsEnd) Batch(callback, generation string, now time.Time, records []AttemptRecord) AttemptBatch {
+	b := AttemptBatch{Callback: callback, Generation: generation, Previous: e.Position, Records: records}
+	before := e.Position
+	if e.Generation != generation {
+		before = 0
+	}
+	b.Tally = e.Tally.After(before, now, records)
+	return b
 }

@@ -47,6 +47,22 @@ func (a *Attempts) Last(ctx context.Context, callback string) (uint64, error) {
 	return m.Seq, err
 }
 
+// End returns where the attempts of a callback end.
+func (a *Attempts) End(ctx context.Context, callback string) (relay.AttemptsEnd, error) {
+	m, err := a.s.last(ctx, a.s.topo.Attempts(), a.s.topo.AttemptsSubject(callback))
+	if errors.Is(err, ErrNotFound) {
+		return relay.AttemptsEnd{}, nil
+	}
+	if err != nil {
+		return relay.AttemptsEnd{}, err
+	}
+	var b relay.AttemptBatch
+	if json.Unmarshal(m.Data, &b) != nil { // what follows begins anew
+		return relay.AttemptsEnd{Position: m.Seq}, nil
+	}
+	return b.End(m.Seq), nil
+}
+
 // Walk calls each with the callback's batches, newest first, from position from downwards (0: from
 // the last). It stops when each returns false, at the beginning of the log, or at another
 // generation. At is when the log stored the batch.

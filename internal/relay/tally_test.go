@@ -1,0 +1,95 @@
+package relay
+
+import (
+	"encoding/json"
+	"math"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// The tally that the last batch of an hour carries is that of all its records, whatever the batches
+// are, and Before leads to the hour before.
+func TestTallyIsThatOfTheRecords(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		now := time.Date(2026, 11, 28, 10, 30, 0, 0, time.UTC)
+		var last, wantBefore uint64
+		var tally Tally
+		var hour []AttemptRecord
+		for range rapid.IntRange(1, 30).Draw(t, "batches") {
+			was := now.Truncate(time.Hour)
+			if now = now.Add(rapid.SampledFrom([]time.Duration{0, time.Second, 20 * time.Minute, -2 * time.Hour}).Draw(t, "later")); last > 0 &&
+				!now.Truncate(time.Hour).Equal(was) {
+				hour, wantBefore = nil, last
+			}
+			records := rapid.SliceOfN(rapid.Custom(drawRecord), 1, 10).Draw(t, "records")
+			hour = append(hour, records...)
+			tally = tally.After(last, now, records)
+			raw, err := json.Marshal(tally)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var stored Tally
+			if err := json.Unmarshal(raw, &stored); err != nil || !reflect.DeepEqual(stored, tally) {
+				t.Fatalf("%s: read %+v of %+v: %v", raw, stored, tally, err)
+			}
+			tally, last = stored, last+uint64(rapid.IntRange(1, 5).Draw(t, "gap"))
+		}
+		compareTally(t, tally, hour)
+		if tally.Before != wantBefore {
+			t.Errorf("before it: %d, want %d", tally.Before, wantBefore)
+		}
+	})
+}
+
+func drawRecord(t *rapid.T) AttemptRecord {
+	r := AttemptRecord{Number: rapid.IntRange(0, 3).Draw(t, "number")}
+	if r.Number > 0 {
+		r.Outcome = rapid.SampledFrom([]string{"success", "timeout", "refused"}).Draw(t, "outcome")
+		r.DurationMillis = math.Trunc(math.Exp(rapid.Float64Range(-6, 11).Draw(t, "millis"))*1000) / 1000
+	}
+	if r.Number == 0 || rapid.Bool().Draw(t, "closing") {
+		r.Closing = rapid.SampledFrom([]DeliveryStatus{DeliveryDelivered, DeliveryFailed, DeliverySkipped, DeliveryExpired}).Draw(t, "end")
+	}
+	return r
+}
+
+func compareTally(t *rapid.T, got Tally, records []AttemptRecord) {
+	ends, outcomes, durations := map[DeliveryStatus]int{}, map[string]int{}, []float64{}
+	for _, r := range records {
+		if r.Closing != "" {
+			ends[r.Closing]++
+		}
+		if r.Number > 0 {
+			outcomes[r.Outcome]++
+			durations = append(durations, r.DurationMillis)
+		}
+	}
+	if len(got.Ends) != len(ends) || len(got.Outcomes) != len(outcomes) || got.Attempts() != len(durations) {
+		t.Fatalf("%+v, want %v %v", got, ends, outcomes)
+	}
+	for status, n := range ends {
+		if got.Ends[status] != n {
+			t.Errorf("%s: %d, want %d", status, got.Ends[status], n)
+		}
+	}
+	for outcome, n := range outcomes {
+		if got.Outcomes[outcome] != n {
+			t.Errorf("%s: %d, want %d", outcome, got.Outcomes[outcome], n)
+		}
+	}
+	slices.Sort(durations)
+	for _, q := range []float64{0.5, 0.95, 1} {
+		if len(durations) == 0 {
+			break
+		}
+		want := durations[max(int(math.Ceil(q*float64(len(durations))))-1, 0)]
+		if is := got.Durations.Quantile(q); math.Abs(is-want) > 0.07*want+0.001 {
+			t.Errorf("quantile %v: %v, want %v of %v", q, is, want, durations)
+		}
+	}
+}
