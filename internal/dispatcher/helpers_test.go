@@ -506,13 +506,29 @@ func until(t testing.TB, what string, holds func() bool, instead ...func() any) 
 	}
 }
 
-// closings answers how the deliveries of a callback ended, by log position.
+// closings answers how the deliveries of a callback ended, by log position. It compares the tallies of the batches with
+// their records.
 func (b *bench) closings(id, generation string) map[uint64]relay.DeliveryStatus {
 	b.t.Helper()
 	ends := map[uint64]relay.DeliveryStatus{}
-	err := b.store.Attempts.Walk(context.Background(), id, generation, 0, func(_ uint64, _ time.Time, batch relay.AttemptBatch) bool {
+	newest, err := b.store.Attempts.Last(context.Background(), id)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if newest == 0 {
+		return ends
+	}
+	var tallied, counted int
+	err = b.store.Attempts.Walk(context.Background(), id, generation, newest, func(seq uint64, _ time.Time, batch relay.AttemptBatch) bool {
+		if seq == newest { // the last one of its hour
+			for _, n := range batch.Tally.Ends {
+				tallied += n
+			}
+			newest = batch.Tally.Before
+		}
 		for _, r := range batch.Records {
 			if r.Closing != "" {
+				counted++
 				ends[r.Seq] = r.Closing
 			}
 		}
@@ -520,6 +536,9 @@ func (b *bench) closings(id, generation string) map[uint64]relay.DeliveryStatus 
 	})
 	if err != nil {
 		b.t.Fatal(err)
+	}
+	if tallied != counted {
+		b.t.Errorf("the tallies of %s have %d ends, its records %d", id, tallied, counted)
 	}
 	return ends
 }

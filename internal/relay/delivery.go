@@ -63,7 +63,9 @@ type AttemptBatch struct {
 }
 
 // End returns where the attempts end with the batch, if it is stored at a position.
-func (b AttemptBatch) End(position uint64) AttemptsEnd { return AttemptsEnd{position, b.Generation, b.Tally} }
+func (b AttemptBatch) End(position uint64) AttemptsEnd {
+	return AttemptsEnd{position, b.Generation, b.Tally}
+}
 
 // AttemptsEnd is where a callback's attempts end in the log, and what the next batch must carry
 // on. The zero value is that of a callback without any.

@@ -36,7 +36,7 @@ var shownHeaders = map[string]showing{
 	"location": failing, "www-authenticate": failing, "allow": failing,
 }
 
-const withheldHeader = "[withheld: it may repeat a secret of this callback]" //nolint:gosec // it is about one
+const withheldHeader = "[withheld: it may repeat a secret of this callback]"
 
 // shown collects the headers to be shown: lines of a name in lower case, ": " and a value.
 type shown struct {
@@ -98,6 +98,7 @@ func (s *shown) afterSuccess(x *exchange, r *Request, c *conn, secrets func() ne
 			keep = isDate(value)
 		case traced:
 			keep = isTrace(value) && !r.repeats(value, x.request[:x.head])
+		case never, failing:
 		case steady:
 			for i, of := range steadies {
 				if string(name) == of {

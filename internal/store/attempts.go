@@ -58,7 +58,7 @@ func (a *Attempts) End(ctx context.Context, callback string) (relay.AttemptsEnd,
 	}
 	var b relay.AttemptBatch
 	if json.Unmarshal(m.Data, &b) != nil { // what follows begins anew
-		return relay.AttemptsEnd{Position: m.Seq}, nil
+		return relay.AttemptsEnd{Position: m.Seq}, nil //nolint:nilerr // see above
 	}
 	return b.End(m.Seq), nil
 }
