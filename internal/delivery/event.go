@@ -3,8 +3,6 @@ package delivery
 import (
 	"bytes"
 	"encoding/json"
-	"slices"
-	"strings"
 
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
@@ -14,18 +12,15 @@ import (
 type Event struct {
 	store.Stored
 	ID string // the CloudEvent's id: webhook-id
-	// private: it is about a callback of this client, of this generation, and for nobody else.
-	private                  bool
-	client, clientGeneration string
+	// private: it is for this client, of this generation, and for nobody else. about is the callback that never gets it.
+	private                         bool
+	client, clientGeneration, about string
 }
-
-// privateKinds are about one callback.
-var privateKinds = []relay.Kind{relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindDeliveriesExpired}
 
 // EventOf returns what was read of the log as an Event.
 func EventOf(s store.Stored) Event {
 	ev := Event{Stored: s, ID: eventID(s.Body)}
-	if slices.Contains(privateKinds, relay.Kind(strings.TrimPrefix(s.Type, relay.OperationalPrefix))) {
+	if kind, operational := relay.KindOf(s.Type); operational && kind.Private() {
 		var body struct {
 			Data struct {
 				Details struct{ Client, ClientGeneration string }
@@ -33,6 +28,9 @@ func EventOf(s store.Stored) Event {
 		}
 		_ = json.Unmarshal(s.Body, &body) // without a readable client it is nobody's
 		ev.private, ev.client, ev.clientGeneration = true, body.Data.Details.Client, body.Data.Details.ClientGeneration
+		if kind.NotToItself() {
+			ev.about = s.Order
+		}
 	}
 	return ev
 }

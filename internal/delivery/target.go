@@ -68,8 +68,8 @@ func (t *Target) SameAs(other *Target) bool { return t.Revisions == other.Revisi
 // Matches reports whether the event is for this callback: its client may see it and its site, and its filter passes it.
 func (t *Target) Matches(ev *Event) bool {
 	mine := t.Client.AllSites || relay.Among(t.Client.Sites, ev.Site)
-	if ev.private { // about a callback, at no site
-		mine = ev.client == t.Callback.Client && ev.clientGeneration == t.Callback.ClientGeneration
+	if ev.private { // at no site
+		mine = ev.client == t.Callback.Client && ev.clientGeneration == t.Callback.ClientGeneration && ev.about != t.Callback.ID
 	}
 	return ev.Order != "" && mine && !t.Orphaned && t.Callback.Filter.MatchesSorted(ev.Site, ev.Type, ev.Order)
 }

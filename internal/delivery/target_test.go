@@ -27,13 +27,17 @@ func TestWhatHappensToACallbackIsItsClientsAffair(t *testing.T) {
 	of := func(client string) *Target {
 		return NewTarget(relay.Callback{ID: "ops", Client: client, Filter: relay.Filter{Types: []string{"audatex.relay.*"}}}, relay.Client{ID: client, AllSites: true})
 	}
-	for _, kind := range []relay.Kind{relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindDeliveriesExpired} {
+	for _, kind := range relay.PrivateKinds() {
 		ev := operational(kind, map[string]any{"callback": "cb", "client": "acme"})
 		if !of("acme").Matches(ev) || of("other").Matches(ev) {
 			t.Errorf("%s is heard by the wrong client", kind)
 		}
 		if nobody := operational(kind, nil); of("acme").Matches(nobody) {
 			t.Errorf("%s of no known client is heard", kind)
+		}
+		itself := of("acme")
+		if itself.Callback.ID = "cb"; itself.Matches(ev) == kind.NotToItself() {
+			t.Errorf("%s is heard by the callback that it is about: %t", kind, !kind.NotToItself())
 		}
 	}
 	again := of("acme")

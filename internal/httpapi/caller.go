@@ -100,21 +100,14 @@ func (c caller) chosenSites(sites []string) error {
 	return nil
 }
 
-// aboutCallbacks are the types of operational events about callbacks.
-var aboutCallbacks = []string{
-	relay.OperationalPrefix + string(relay.KindCallbackDisabled),
-	relay.OperationalPrefix + string(relay.KindCallbackRecovered),
-	relay.OperationalPrefix + string(relay.KindDeliveriesExpired),
-}
-
-// maySeeEvent reports whether the caller may see an event. An event about a callback belongs to
-// that callback's client only, for any site. The client is taken from the event: the
-// callback's id may belong to another client now, and the client's id to another generation.
+// maySeeEvent reports whether the caller may see an event. One of a private kind belongs to one
+// client only, for any site. The client is taken from the event: the id of the callback that it is
+// about may belong to another client now, and the client's id to another generation.
 func (c caller) maySeeEvent(ev store.Stored) bool {
 	if c.isAdmin() {
 		return true
 	}
-	if !slices.Contains(aboutCallbacks, ev.Type) {
+	if kind, _ := relay.KindOf(ev.Type); !kind.Private() {
 		return c.client.MaySee(ev.Site)
 	}
 	var body struct {

@@ -114,6 +114,9 @@ func (a *API) delivers(ctx context.Context, cb relay.Callback, ev store.Stored) 
 	if ev.Seq <= cb.StartSeq || !cb.Filter.Matches(ev.Site, ev.Type, ev.Order) {
 		return false, nil
 	}
+	if kind, operational := relay.KindOf(ev.Type); operational && kind.NotToItself() && ev.Order == cb.ID {
+		return false, nil
+	}
 	owner, _, err := a.c.Store.Clients.Get(ctx, cb.Client)
 	if errors.Is(err, store.ErrNotFound) || err == nil && !cb.BelongsTo(owner) {
 		return false, nil

@@ -5,7 +5,6 @@ import (
 	"context"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -204,7 +203,8 @@ func (a *API) wait(
 	defer cancel()
 	sites := relay.Sorted(c.client.Sites) // every event is compared with them
 	waiter, ok := a.feed.join(end, c.client.ID, func(site, typ, order string) bool {
-		seen := c.isAdmin() || c.client.AllSites || relay.Among(sites, site) || slices.Contains(aboutCallbacks, typ)
+		kind, _ := relay.KindOf(typ)
+		seen := c.isAdmin() || c.client.AllSites || relay.Among(sites, site) || kind.Private()
 		return seen && q.filter.Matches(site, typ, order)
 	})
 	if !ok {

@@ -3,7 +3,6 @@ package httpapi
 import (
 	"context"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/audatex-relay/relay/internal/relay"
@@ -63,7 +62,7 @@ func candidates(c caller, id string) []string {
 	}
 	rest := strings.TrimSuffix(id, "-"+m[3])
 	var subjects []string
-	for _, k := range relay.Kinds {
+	for _, k := range relay.Kinds() {
 		middle := "-" + string(k) + "-"
 		for from := 0; ; {
 			i := strings.Index(rest[from:], middle)
@@ -71,7 +70,7 @@ func candidates(c caller, id string) []string {
 				break
 			}
 			site, about := rest[:from+i], rest[from+i+len(middle):]
-			seen := c.maySeeSite(site) || slices.Contains(aboutCallbacks, relay.OperationalPrefix+string(k))
+			seen := c.maySeeSite(site) || k.Private()
 			if about != "" && seen && (site == relay.NoSite || relay.CheckName(site) == nil) {
 				subjects = append(subjects, topology.OperationalSubject(site, string(k), about))
 			}

@@ -63,7 +63,7 @@ func formsOf(types []string) (forms []form) {
 	if slices.Contains(types, relay.OperationalPrefix+"*") {
 		return append(forms, operationalForm("*"))
 	}
-	for _, k := range relay.Kinds {
+	for _, k := range relay.Kinds() {
 		if slices.Contains(types, relay.OperationalPrefix+string(k)) {
 			forms = append(forms, operationalForm(string(k)))
 		}
@@ -108,14 +108,13 @@ func subjects(c caller, f relay.Filter) []string {
 			}
 		}
 	}
-	if len(f.Sites) == 0 && sites[0] != "*" { // events about the client's own callbacks have no site
-		for _, typ := range aboutCallbacks {
-			kind := typ[len(relay.OperationalPrefix):]
-			if !(relay.Filter{Types: f.Types}).Matches("", typ, "") {
+	if len(f.Sites) == 0 && sites[0] != "*" { // private events have no site
+		for _, kind := range relay.PrivateKinds() {
+			if !(relay.Filter{Types: f.Types}).Matches("", relay.OperationalPrefix+string(kind), "") {
 				continue
 			}
 			for _, order := range orders {
-				all = append(all, topology.OperationalSubject(relay.NoSite, kind, order))
+				all = append(all, topology.OperationalSubject(relay.NoSite, string(kind), order))
 			}
 		}
 	}

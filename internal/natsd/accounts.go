@@ -207,17 +207,9 @@ func (a *accounts) reader(key string) (*server.Account, error) {
 	return account, nil
 }
 
-// ownersOnly are the operational events about one client's callbacks. The bus does not know whose a
-// callback is, so no subscriber hears them; their client gets them by the API and by callbacks.
-var ownersOnly = []relay.Kind{relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindDeliveriesExpired}
-
-// shared are the other operational events. The copy of the log must list what it takes, because it
-// cannot list what it leaves out.
-var shared = []relay.Kind{
-	relay.KindConsentRequired, relay.KindConsentRestored, relay.KindSubscriptionAdopted, relay.KindOrderUnresolved,
-	relay.KindGapSuspected, relay.KindReconciled, relay.KindSiteUnknown, relay.KindLogClamped,
-}
-
+// operational returns the subjects of some kinds of operational events. Those of private kinds are on no subscriber's bus,
+// which does not know whose a callback is: their client gets them by the API and by callbacks. The copy of the log must
+// list the others, because it cannot list what it leaves out.
 func operational(kinds []relay.Kind) []string {
 	subjects := make([]string, len(kinds))
 	for i, kind := range kinds {
@@ -234,7 +226,7 @@ func operational(kinds []relay.Kind) []string {
 func permissions(c relay.Client, key string) *server.Permissions {
 	p := &server.Permissions{
 		Publish:   &server.SubjectPermission{},
-		Subscribe: &server.SubjectPermission{Deny: operational(ownersOnly)},
+		Subscribe: &server.SubjectPermission{Deny: operational(relay.PrivateKinds())},
 	}
 	if c.AllSites {
 		own := []string{putSubject, deleteSubject, consumerInfo + key, consumerNext + key}

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/audatex-relay/relay/internal/backoff"
+	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/signal"
 	"github.com/audatex-relay/relay/internal/topology"
 )
@@ -167,7 +168,7 @@ func eventsStream(t topology.Topology, maxBytes int64) jetstream.StreamConfig {
 		// These are filters: without a destination the subject is kept.
 		SubjectTransforms: []jetstream.SubjectTransformConfig{{Source: topology.OrderFilter("*", "*")}},
 	}
-	for _, subject := range operational(shared) {
+	for _, subject := range operational(relay.SharedKinds()) {
 		source.SubjectTransforms = append(source.SubjectTransforms, jetstream.SubjectTransformConfig{Source: subject})
 	}
 	return jetstream.StreamConfig{

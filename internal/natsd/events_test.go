@@ -89,8 +89,7 @@ func TestTheCopyOfTheLog(t *testing.T) {
 	t.Parallel()
 	b := newBus(t)
 	b.publish("leeds", 0)
-	for _, kind := range []relay.Kind{relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindDeliveriesExpired,
-		relay.KindConsentRequired} {
+	for _, kind := range append(relay.PrivateKinds(), relay.KindConsentRequired) {
 		b.operational(kind)
 	}
 	b.publish("york", 0)
@@ -103,7 +102,8 @@ func TestTheCopyOfTheLog(t *testing.T) {
 		a.Consumer != b.allID || a.Stream != natsd.EventsStream {
 		t.Fatalf("%+v", a)
 	}
-	want := []uint64{1, 5, 6}
+	private := uint64(len(relay.PrivateKinds()))
+	want := []uint64{1, private + 2, private + 3}
 	for i, m := range pull(t, nc, b.allID, len(want)) {
 		b.same(m, want[i])
 	}

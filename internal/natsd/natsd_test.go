@@ -249,8 +249,7 @@ func TestNobodyHearsOfAnothersCallbacks(t *testing.T) {
 	if err := nc.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	for _, kind := range []relay.Kind{relay.KindCallbackDisabled, relay.KindCallbackRecovered, relay.KindDeliveriesExpired,
-		relay.KindConsentRequired} {
+	for _, kind := range append(relay.PrivateKinds(), relay.KindConsentRequired) {
 		b.operational(kind)
 	}
 	m, err := heard.NextMsg(5 * time.Second)

@@ -23,24 +23,6 @@ const (
 	EventContentType = "application/cloudevents+json"
 )
 
-// Kind is the subject of an operational event. Its type is OperationalPrefix + Kind.
-type Kind string
-
-// The operational events.
-const (
-	KindConsentRequired     Kind = "consent-required"
-	KindConsentRestored     Kind = "consent-restored"
-	KindSubscriptionAdopted Kind = "subscription-adopted"
-	KindCallbackDisabled    Kind = "callback-disabled"
-	KindCallbackRecovered   Kind = "callback-recovered"
-	KindOrderUnresolved     Kind = "order-unresolved"
-	KindGapSuspected        Kind = "gap-suspected"
-	KindReconciled          Kind = "reconciled"
-	KindSiteUnknown         Kind = "site-unknown"
-	KindDeliveriesExpired   Kind = "deliveries-expired"
-	KindLogClamped          Kind = "log-clamped"
-)
-
 // Origin is what caused an event.
 type Origin string
 

@@ -6,12 +6,6 @@ import (
 	"strings"
 )
 
-// Kinds are all kinds of operational events.
-var Kinds = []Kind{
-	KindConsentRequired, KindConsentRestored, KindSubscriptionAdopted, KindCallbackDisabled, KindCallbackRecovered,
-	KindOrderUnresolved, KindGapSuspected, KindReconciled, KindSiteUnknown, KindDeliveriesExpired, KindLogClamped,
-}
-
 // maxType is the longest text, in bytes, that is compared with the known types.
 const maxType = 128
 
@@ -19,7 +13,7 @@ const maxType = 128
 // followed by `*`. The types of orders come first.
 func typeChoices() []string {
 	types := []string{TypeOrderCreated, TypeOrderUpdated}
-	for _, k := range Kinds {
+	for _, k := range Kinds() {
 		types = append(types, OperationalPrefix+string(k))
 	}
 	choices := slices.Clone(types)
