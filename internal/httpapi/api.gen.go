@@ -256,13 +256,16 @@ func (e DeliveryStatus) Valid() bool {
 
 // Defines values for KeyRole.
 const (
-	KeyRoleRead  KeyRole = "read"
-	KeyRoleWrite KeyRole = "write"
+	KeyRoleManage KeyRole = "manage"
+	KeyRoleRead   KeyRole = "read"
+	KeyRoleWrite  KeyRole = "write"
 )
 
 // Valid indicates whether the value is a known member of the KeyRole enum.
 func (e KeyRole) Valid() bool {
 	switch e {
+	case KeyRoleManage:
+		return true
 	case KeyRoleRead:
 		return true
 	case KeyRoleWrite:
@@ -281,6 +284,30 @@ const (
 func (e LivenessStatus) Valid() bool {
 	switch e {
 	case LivenessStatusOk:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for CallerRole.
+const (
+	CallerRoleAdmin  CallerRole = "admin"
+	CallerRoleManage CallerRole = "manage"
+	CallerRoleRead   CallerRole = "read"
+	CallerRoleWrite  CallerRole = "write"
+)
+
+// Valid indicates whether the value is a known member of the CallerRole enum.
+func (e CallerRole) Valid() bool {
+	switch e {
+	case CallerRoleAdmin:
+		return true
+	case CallerRoleManage:
+		return true
+	case CallerRoleRead:
+		return true
+	case CallerRoleWrite:
 		return true
 	default:
 		return false
@@ -949,7 +976,10 @@ type Key struct {
 	ExpiresAt   time.Time `json:"expiresAt,omitempty,omitzero"`
 	Id          KeyId     `json:"id"`
 
-	// Role `read` looks, `write` also changes callbacks.
+	// MadeBy The key that made it; absent if an administrator did.
+	MadeBy KeyId `json:"madeBy,omitempty,omitzero"`
+
+	// Role `read` looks, `write` also changes callbacks, `manage` also makes and removes keys of the other two roles for its client.
 	Role KeyRole `json:"role"`
 }
 
@@ -961,9 +991,10 @@ type KeyCreated struct {
 	Id          KeyId     `json:"id"`
 
 	// Key Also a NATS password; the user is the id.
-	Key string `json:"key"`
+	Key    string `json:"key"`
+	MadeBy KeyId  `json:"madeBy,omitempty,omitzero"`
 
-	// Role `read` looks, `write` also changes callbacks.
+	// Role `read` looks, `write` also changes callbacks, `manage` also makes and removes keys of the other two roles for its client.
 	Role KeyRole `json:"role"`
 }
 
@@ -975,7 +1006,7 @@ type KeyList struct {
 	Items []Key `json:"items"`
 }
 
-// KeyRole `read` looks, `write` also changes callbacks.
+// KeyRole `read` looks, `write` also changes callbacks, `manage` also makes and removes keys of the other two roles for its client.
 type KeyRole string
 
 // KeySettings defines model for KeySettings.
@@ -983,7 +1014,7 @@ type KeySettings struct {
 	Description string    `json:"description,omitempty,omitzero"`
 	ExpiresAt   time.Time `json:"expiresAt,omitempty,omitzero"`
 
-	// Role `read` looks, `write` also changes callbacks.
+	// Role `read` looks, `write` also changes callbacks, `manage` also makes and removes keys of the other two roles for its client.
 	Role KeyRole `json:"role,omitempty,omitzero"`
 }
 
@@ -994,6 +1025,21 @@ type Liveness struct {
 
 // LivenessStatus defines model for Liveness.Status.
 type LivenessStatus string
+
+// Me Either `name`, or `key` and `client`.
+type Me struct {
+	Client Client `json:"client,omitempty,omitzero"`
+	Key    Key    `json:"key,omitempty,omitzero"`
+
+	// Name The administrator's name, as the log has it.
+	Name string `json:"name,omitempty,omitzero"`
+
+	// Role `admin` for an admin token, otherwise the key's.
+	Role CallerRole `json:"role"`
+}
+
+// CallerRole `admin` for an admin token, otherwise the key's.
+type CallerRole string
 
 // Name Of a site, connection, client or callback.
 type Name = string
@@ -1722,6 +1768,9 @@ type ServerInterface interface {
 	// GetEvent Read one event
 	// (GET /v1/events/{eventId})
 	GetEvent(w http.ResponseWriter, r *http.Request, eventId EventId)
+	// GetMe Whom the token belongs to, and what it may do
+	// (GET /v1/me)
+	GetMe(w http.ResponseWriter, r *http.Request)
 	// ListOrders List orders, the one that changed longest ago first
 	// (GET /v1/orders)
 	ListOrders(w http.ResponseWriter, r *http.Request, params ListOrdersParams)
@@ -1989,6 +2038,12 @@ func (_ Unimplemented) ListEvents(w http.ResponseWriter, r *http.Request, params
 // GetEvent Read one event
 // (GET /v1/events/{eventId})
 func (_ Unimplemented) GetEvent(w http.ResponseWriter, r *http.Request, eventId EventId) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetMe Whom the token belongs to, and what it may do
+// (GET /v1/me)
+func (_ Unimplemented) GetMe(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -3752,6 +3807,20 @@ func (siw *ServerInterfaceWrapper) GetEvent(w http.ResponseWriter, r *http.Reque
 	handler.ServeHTTP(w, r)
 }
 
+// GetMe operation middleware
+func (siw *ServerInterfaceWrapper) GetMe(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetMe(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListOrders operation middleware
 func (siw *ServerInterfaceWrapper) ListOrders(w http.ResponseWriter, r *http.Request) {
 
@@ -4300,6 +4369,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/connections/{id}/reconcile", wrapper.ReconcileConnection)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/me", wrapper.GetMe)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/clients", wrapper.ListClients)

@@ -83,8 +83,17 @@ func (c caller) gone() error {
 // mayChange returns a problem for keys that may only read. It is called before it is known what the
 // caller wants to change (authorize), so that the refusal reveals nothing.
 func (c caller) mayChange() error {
-	if !c.isAdmin() && c.key.Role != relay.RoleWrite {
+	if !c.isAdmin() && c.key.Role == relay.RoleRead {
 		return &problem{kind: kindReadOnly}
+	}
+	return nil
+}
+
+// mayManage returns a problem for keys that have nothing to do with keys. Like mayChange it is
+// called before it is known what the caller names.
+func (c caller) mayManage() error {
+	if !c.isAdmin() && c.key.Role != relay.RoleManage {
+		return &problem{kind: kindRole}
 	}
 	return nil
 }

@@ -1,20 +1,14 @@
 package httpapi
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net/http"
-	"slices"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/access"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
-
-// maxKeys is how many API keys a client may have. They are stored in its document.
-const maxKeys = 100
 
 // ListClients implements GET /v1/clients.
 func (a *API) ListClients(w http.ResponseWriter, r *http.Request, params ListClientsParams) {
@@ -71,80 +65,6 @@ func (a *API) DeleteClient(w http.ResponseWriter, r *http.Request, id Id, params
 	})
 }
 
-// ListKeys implements GET /v1/clients/{id}/keys.
-func (a *API) ListKeys(w http.ResponseWriter, r *http.Request, id Id) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		c, _, err := a.c.Store.Clients.Get(ctx, id)
-		if err != nil {
-			return reply{}, err
-		}
-		list := KeyList{Items: []Key{}}
-		for _, k := range c.Keys {
-			list.Items = append(list.Items, Key{
-				Id: k.ID, Role: KeyRole(k.Role), Description: k.Description, CreatedAt: k.CreatedAt, ExpiresAt: timeOf(k.ExpiresAt),
-			})
-		}
-		return reply{body: list}, nil
-	})
-}
-
-// CreateKey implements POST /v1/clients/{id}/keys.
-func (a *API) CreateKey(w http.ResponseWriter, r *http.Request, id Id, _ CreateKeyParams) {
-	withBody(a, w, r, func(ctx context.Context, _ caller, settings KeySettings) (reply, error) {
-		now := time.Now().UTC()
-		var expires *time.Time
-		if !settings.ExpiresAt.IsZero() {
-			if !settings.ExpiresAt.After(now) {
-				return reply{}, invalid(at("/expiresAt", "must lie in the future"))
-			}
-			expires = new(settings.ExpiresAt.UTC())
-		}
-		role := cmp.Or(relay.Role(settings.Role), relay.RoleWrite)
-		random := exchangeOf(r).maker.bytes("API key", access.KeyBytes)
-		text, key := access.KeyOf(random, role, settings.Description, now, expires)
-		c, revision, err := change(ctx, a.c.Store.Clients, id, "", func(c relay.Client) (relay.Client, error) {
-			same := func(k relay.Key) bool { return k.ID == key.ID } // the same request has made it before
-			if i := slices.IndexFunc(c.Keys, same); i >= 0 {
-				key = c.Keys[i]
-				return c, nil
-			}
-			if len(c.Keys) >= maxKeys {
-				return c, kindLimit.problem("The client has %d keys.", len(c.Keys))
-			}
-			c.Keys = append(slices.Clone(c.Keys), key)
-			return c, nil
-		})
-		if err != nil {
-			return reply{}, err
-		}
-		a.c.Keys.Put(c, revision)
-		created := KeyCreated{
-			Id: key.ID, Key: text, Role: KeyRole(key.Role), Description: key.Description,
-			CreatedAt: key.CreatedAt, ExpiresAt: timeOf(key.ExpiresAt),
-		}
-		return reply{status: http.StatusCreated, body: created}, nil
-	})
-}
-
-// DeleteKey implements DELETE /v1/clients/{id}/keys/{keyId}.
-func (a *API) DeleteKey(w http.ResponseWriter, r *http.Request, id Id, keyID KeyId) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		c, revision, err := change(ctx, a.c.Store.Clients, id, "", func(c relay.Client) (relay.Client, error) {
-			i := slices.IndexFunc(c.Keys, func(k relay.Key) bool { return k.ID == keyID })
-			if i < 0 {
-				return c, notFound()
-			}
-			c.Keys = slices.Delete(slices.Clone(c.Keys), i, i+1)
-			return c, nil
-		})
-		if err != nil {
-			return reply{}, err
-		}
-		a.c.Keys.Put(c, revision)
-		return reply{status: http.StatusNoContent}, nil
-	})
-}
-
 // defaultClient returns the client that the admin token acts for when it names none. It creates the
 // client if needed.
 func (a *API) defaultClient(ctx context.Context) (relay.Client, error) {
@@ -177,11 +97,4 @@ func clientView(c relay.Client) Client {
 		Id: c.ID, Description: c.Description, Sites: sites, AllSites: c.AllSites, CreatedAt: c.CreatedAt,
 		UpdatedAt: c.UpdatedAt,
 	}
-}
-
-func timeOf(t *time.Time) time.Time {
-	if t == nil {
-		return time.Time{}
-	}
-	return *t
 }

@@ -22,6 +22,7 @@ type accessTo int
 
 const (
 	accessKeys   accessTo = iota // keys and the admin token
+	accessManage                 // keys of the role manage and the admin token
 	accessAdmin                  // the admin token
 	accessPublic                 // everybody
 )
@@ -177,6 +178,8 @@ func (c *contract) operation(doc document, tree any, p, method string, object js
 		op.access = accessPublic
 	case security[0]["admin"] != nil:
 		op.access = accessAdmin
+	case security[0]["manage"] != nil:
+		op.access = accessManage
 	}
 	place := "/paths/" + escape(p)
 	shared, _ := lookUp(tree, place+"/parameters").([]any)

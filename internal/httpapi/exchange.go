@@ -164,10 +164,14 @@ func (a *API) identify(_ http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// authorize refuses changes by keys that may only read, no matter what they would change. The
-// refusal reveals nothing about what exists, and comes before the body is read.
+// authorize refuses changes by keys that may only read, and everything about keys by those that are
+// not of the role manage, no matter what is named. The refusal reveals nothing about what exists,
+// and comes before the body is read.
 func (a *API) authorize(_ http.ResponseWriter, r *http.Request) error {
-	if x := exchangeOf(r); x.op.access == accessKeys && x.op.changes {
+	switch x := exchangeOf(r); {
+	case x.op.access == accessManage:
+		return x.caller.mayManage()
+	case x.op.access == accessKeys && x.op.changes:
 		return x.caller.mayChange()
 	}
 	return nil
@@ -230,7 +234,7 @@ func (a *API) patient(r *http.Request) (context.Context, context.CancelFunc) {
 func (a *API) inTurn(
 	ctx context.Context, op operation, peer netip.Addr, c caller, run func(ctx context.Context, c caller) (reply, error),
 ) (reply, error) {
-	if op.access == accessKeys && !op.changes && !op.ownTimeout {
+	if (op.access == accessKeys || op.access == accessManage) && !op.changes && !op.ownTimeout {
 		done, err := a.reads.soon(ctx, c.key.ID)
 		if err != nil {
 			return reply{}, err

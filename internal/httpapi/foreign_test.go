@@ -19,6 +19,7 @@ func TestIdsOfOtherClientsCannotBeToldApart(t *testing.T) {
 	f := newFixture(t)
 	a := f.client("client-a", relay.RoleWrite, "alpha")
 	writer, reader := f.client("client-b", relay.RoleWrite, "beta"), f.key("client-b", relay.RoleRead)
+	manager, theirKey := f.key("client-b", relay.RoleManage), strings.Split(a.token, "_")[1]
 	writer.put("/v1/callbacks/own", map[string]any{"url": "https://bms.example/"}).want(201)
 	a.put("/v1/callbacks/theirs", map[string]any{"url": "https://bms.example/", "startFrom": "earliest"}).want(201)
 	f.admin().put("/v1/connections/theirs",
@@ -58,12 +59,15 @@ func TestIdsOfOtherClientsCannotBeToldApart(t *testing.T) {
 		"/v1/connections/%s/reconcile":              {"theirs", "nobody"},
 		"/v1/clients/%s":                            {"client-a", "client-x"},
 		"/v1/clients/%s/keys":                       {"client-a", "client-x"},
+		"/v1/clients/%s/keys/" + theirKey:           {"client-a", "client-x"},
+		"/v1/clients/client-a/keys/%s":              {theirKey, "none"},
+		"/v1/clients/client-b/keys/%s":              {theirKey, "none"},
 		"/v1/unresolved/%s":                         {"con-a-1-0", "con-x-1-0"},
 		"/v1/unresolved/%s/retry":                   {"con-a-1-0", "con-x-1-0"},
 	}
 	// The thousands of calls do without the network, and without holding each against the contract
 	// as all other tests do.
-	writer.f, reader.f = f.direct(), f.direct()
+	writer.f, reader.f, manager.f = f.direct(), f.direct(), f.direct()
 	bodies := []string{
 		``, `{}`, `{"url":"https://bms.example/"}`, `{"url":"https://bms.example/","sites":["alpha"]}`,
 		`{"url":"https://bms.example/","startFrom":"never"}`,
@@ -71,7 +75,7 @@ func TestIdsOfOtherClientsCannotBeToldApart(t *testing.T) {
 		`{"concurrency":0}`,
 	}
 	for path, ids := range pairs {
-		for _, who := range []session{writer, reader} {
+		for _, who := range []session{writer, reader, manager} {
 			for _, method := range []string{"GET", "HEAD", "PUT", "PATCH", "POST", "DELETE"} {
 				for i, body := range bodies {
 					if (method == "GET" || method == "HEAD") && i > 0 {
@@ -87,7 +91,7 @@ func TestIdsOfOtherClientsCannotBeToldApart(t *testing.T) {
 						}
 						call := func(id string) answer { return who.do(method, fmt.Sprintf(path, id), body, headers...) }
 						theirs := call(ids[0])
-						if theirs.status == http.StatusConflict && method == "PUT" && who == writer && path == "/v1/callbacks/%s" {
+						if theirs.status == http.StatusConflict && method == "PUT" && who != reader && path == "/v1/callbacks/%s" {
 							if p := theirs.problem("id-taken"); p.Detail != "" || ifMatch != "" ||
 								strings.Contains(string(theirs.body), "client-a") {
 								t.Errorf("a taken id with If-Match %q: %s", ifMatch, theirs.body)

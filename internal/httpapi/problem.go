@@ -33,7 +33,10 @@ var (
 	kindUnauthorized = problemKind{"unauthorized", http.StatusUnauthorized, "The token or API key is missing or not valid",
 		"Send Authorization: Bearer with the admin token or an API key that has not expired or been revoked."}
 	kindReadOnly = problemKind{"read-only-key", http.StatusForbidden, "The API key may only read",
-		"The key's role is read. Every change needs a key with the role write."}
+		"The key's role is read. Every change needs a key with the role write or manage."}
+	kindRole = problemKind{"role-not-allowed", http.StatusForbidden, "The API key's role does not allow this",
+		"Keys are made, listed and removed with the admin token, or with a key of the role manage. Such a key makes and " +
+			"removes keys of the roles read and write; one of the role manage is the administrator's to make and remove."}
 	kindNotFound = problemKind{"not-found", http.StatusNotFound, "Not found",
 		"There is nothing here, or nothing that this key may see. Keys see their client's callbacks, and the events and " +
 			"orders of its sites."}
@@ -97,7 +100,7 @@ var (
 )
 
 var kinds = []problemKind{
-	kindMalformed, kindParameter, kindUnauthorized, kindReadOnly, kindNotFound, kindMethod, kindConflict, kindTaken,
+	kindMalformed, kindParameter, kindUnauthorized, kindReadOnly, kindRole, kindNotFound, kindMethod, kindConflict, kindTaken,
 	kindInUse, kindLimit, kindKeyReused, kindKeyInUse, kindUnresolved, kindAmbiguous, kindOutdated, kindPrecondition,
 	kindTooLarge, kindMediaType, kindInvalid, kindTooMany, kindInternal, kindVendor, kindConsent, kindLinksOff, kindStore,
 	kindBusy,

@@ -23,6 +23,7 @@ const (
 	ownChange
 	makesOwn  // every writing key, for itself
 	makesAtID // as makesOwn on a free id, as ownChange on one that is taken
+	ownManage // the client's managing keys; for others' it does not exist. Other keys are refused in any case
 )
 
 var expectations = map[string]expectation{
@@ -30,8 +31,8 @@ var expectations = map[string]expectation{
 	"getEncryptionKeys": adminOnly, "listConnections": adminOnly, "getConnection": adminOnly, "putConnection": adminOnly,
 	"patchConnection": adminOnly, "deleteConnection": adminOnly,
 	"pollConnection": adminOnly, "reconcileConnection": adminOnly, "listClients": adminOnly, "getClient": adminOnly,
-	"putClient": adminOnly, "deleteClient": adminOnly, "listKeys": adminOnly,
-	"createKey": adminOnly, "deleteKey": adminOnly, "listUnresolved": adminOnly, "getUnresolved": adminOnly,
+	"putClient": adminOnly, "deleteClient": adminOnly, "listKeys": ownManage,
+	"createKey": ownManage, "deleteKey": ownManage, "getMe": ownList, "listUnresolved": adminOnly, "getUnresolved": adminOnly,
 	"deleteUnresolved": adminOnly,
 	"retryUnresolved":  adminOnly, "retryManyUnresolved": adminOnly, "listConsentLinks": adminOnly,
 	"createConsentLink": adminOnly, "deleteConsentLink": adminOnly,
@@ -52,6 +53,7 @@ func TestTenancy(t *testing.T) {
 	receiver := "http://127.0.0.1:9/" // nobody answers there; a sample then fails, which is an answer too
 	a, aRead := f.client("client-a", relay.RoleWrite, "alpha"), f.key("client-a", relay.RoleRead)
 	b := f.client("client-b", relay.RoleWrite, "beta")
+	aManage, bManage := f.key("client-a", relay.RoleManage), f.key("client-b", relay.RoleManage)
 	expired := f.key("client-a", relay.RoleWrite)
 	f.expire(expired)
 	f.admin().put("/v1/connections/con-a",
@@ -67,9 +69,10 @@ func TestTenancy(t *testing.T) {
 				t.Errorf("%s %s (%s) has no expectation: say who may call it", method, path, op.OperationID)
 				continue
 			}
+			keyID := ""
 			call := func(s session, id string) answer {
 				t.Helper()
-				url := strings.NewReplacer("{eventId}", ev.ID, "{orderId}", orderA, "{keyId}", "none", "{linkId}",
+				url := strings.NewReplacer("{eventId}", ev.ID, "{orderId}", orderA, "{keyId}", keyID, "{linkId}",
 					strings.Repeat("0", 32), "{unresolvedId}", "con-a-1-0", "{name}", "event-v1.json", "{fingerprint}",
 					(relay.SigningSecret{Secret: secretText}).Fingerprint(),
 					"{type}", "not-found", "{originator}", "o", "{number}", "n", "{id}", id).Replace(path)
@@ -83,6 +86,9 @@ func TestTenancy(t *testing.T) {
 				t.Helper()
 				if got := a.put("/v1/callbacks/cb-a", map[string]any{"url": receiver, "startFrom": "earliest"}); got.status >= 300 {
 					t.Fatalf("%s", got.body)
+				}
+				if expect == ownManage {
+					keyID = strings.Split(f.key("client-a", relay.RoleRead).token, "_")[1]
 				}
 				if op.OperationID == "endSecret" { // there is one that can be ended
 					a.post("/v1/callbacks/cb-a/rotate-secret", map[string]any{"secret": secretText}).want(200)
@@ -103,6 +109,23 @@ func TestTenancy(t *testing.T) {
 			for _, nobody := range []session{f.as(""), f.as("wrong"), f.as("ark_none_" + strings.Repeat("0", 43)), expired,
 				f.as(b.token + "0"), f.as(adminToken + "x")} {
 				call(nobody, id).problem("unauthorized")
+			}
+			if expect == ownManage {
+				for _, lesser := range []session{a, aRead, b} {
+					call(lesser, id).want(403).problem("role-not-allowed")
+				}
+				got := call(bManage, id).want(404)
+				if missing := call(bManage, "nothing-here").want(404); mask(missing.body) != mask(got.body) {
+					t.Errorf("%s answers differently for another client and for none: %s, %s", op.OperationID, got.body, missing.body)
+				}
+				if got := call(aManage, id); got.status >= 300 {
+					t.Errorf("%s by its client: %d %s", op.OperationID, got.status, got.body)
+				}
+				fresh()
+				if got := call(f.admin(), id); got.status >= 300 {
+					t.Errorf("%s by the admin: %d %s", op.OperationID, got.status, got.body)
+				}
+				continue
 			}
 			// b sees nothing of a's, and a removal or a change by b or a reader leaves no trace.
 			got := call(b, id)

@@ -126,8 +126,9 @@ type Role string
 
 // The roles of API keys. The admin token is not a key: it is part of the settings.
 const (
-	RoleRead  Role = "read"  // read only
-	RoleWrite Role = "write" // also register and change callbacks
+	RoleRead   Role = "read"   // read only
+	RoleWrite  Role = "write"  // also register and change callbacks
+	RoleManage Role = "manage" // also make and remove keys of the other two roles
 )
 
 // Key is one API key of a client. Only its hash is stored.
@@ -138,6 +139,9 @@ type Key struct {
 	Description string     `json:"description,omitempty"`
 	CreatedAt   time.Time  `json:"createdAt"`
 	ExpiresAt   *time.Time `json:"expiresAt,omitempty"`
+	// MadeBy is the id of the key that made this one, "" if an administrator did. A key ends with
+	// the one that made it.
+	MadeBy string `json:"madeBy,omitempty"`
 }
 
 // Expired reports whether the key has expired at now.
