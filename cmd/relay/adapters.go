@@ -160,7 +160,9 @@ func (c callbacks) begin(ctx context.Context, of tested) error {
 
 // Test sends one event to a callback over the path that deliveries take, if its owner gives leave:
 // a test counts against the callback's concurrency and rate, no matter which replica sends it.
-func (c callbacks) Test(ctx context.Context, cb relay.Callback, ev relay.Event) (relay.AttemptRecord, error) {
+func (c callbacks) Test(
+	ctx context.Context, cb relay.Callback, ev relay.Event, inspect *sender.Inspection,
+) (relay.AttemptRecord, error) {
 	body, err := relay.Encode(ev)
 	if err != nil {
 		return relay.AttemptRecord{}, fmt.Errorf("encode the sample event: %w", err)
@@ -172,7 +174,7 @@ func (c callbacks) Test(ctx context.Context, cb relay.Callback, ev relay.Event) 
 	defer func() { // if this is lost, the owner frees the place itself
 		_ = c.owners.Ask(context.WithoutCancel(ctx), relay.ShardOf(cb.ID), askTested, of, nil)
 	}()
-	a, err := c.deliverer.Test(ctx, cb, body, ev.ID)
+	a, err := c.deliverer.Test(ctx, cb, body, ev.ID, inspect)
 	if err != nil {
 		return relay.AttemptRecord{}, err
 	}

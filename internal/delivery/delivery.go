@@ -87,15 +87,19 @@ func (d *Deliverer) Run(ctx context.Context) error {
 }
 
 // Test makes one attempt for a callback in the very way that deliveries are made, and records nothing. Id is the
-// webhook-id. It takes one of the places that attempts have, or returns ErrBusy.
-func (d *Deliverer) Test(ctx context.Context, cb relay.Callback, body []byte, id string) (sender.Attempt, error) {
+// webhook-id; inspect is filled in. It takes one of the places that attempts have, or returns ErrBusy.
+func (d *Deliverer) Test(
+	ctx context.Context, cb relay.Callback, body []byte, id string, inspect *sender.Inspection,
+) (sender.Attempt, error) {
 	place := d.Places.Join(cb.Client, "", func() {}) // its owner has counted it against the concurrency
 	defer place.Leave()
 	if !place.TryTake() {
 		return sender.Attempt{}, ErrBusy
 	}
 	defer place.Release()
-	return d.sender.Send(ctx, NewTarget(cb, relay.Client{}).Request(id, body, time.Now())), nil
+	request := NewTarget(cb, relay.Client{}).Request(id, body, time.Now())
+	request.Inspect = inspect
+	return d.sender.Send(ctx, request), nil
 }
 
 // ErrBusy reports that the client has as many attempts under way as it may have.

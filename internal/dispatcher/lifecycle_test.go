@@ -358,7 +358,7 @@ func TestOperatorsHand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := d.deliverer.Test(context.Background(), cb, ev.Body, "leeds-"+order(1)+"-1")
+	a, err := d.deliverer.Test(context.Background(), cb, ev.Body, "leeds-"+order(1)+"-1", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -637,6 +637,17 @@ type CallbackSettingsContentType string
 // CallbackState defines model for CallbackState.
 type CallbackState string
 
+// Certificate defines model for Certificate.
+type Certificate struct {
+	Issuer string `json:"issuer"`
+
+	// Names The hosts it is for, at most 50.
+	Names     []string  `json:"names,omitempty,omitzero"`
+	NotAfter  time.Time `json:"notAfter"`
+	NotBefore time.Time `json:"notBefore"`
+	Subject   string    `json:"subject"`
+}
+
 // Client defines model for Client.
 type Client struct {
 	AllSites    bool      `json:"allSites"`
@@ -1189,17 +1200,31 @@ type SigningSecret struct {
 
 // TestCallback defines model for TestCallback.
 type TestCallback struct {
+	// Data The sample's `data` in place of the usual. Take `event.data` of a test's answer and change it. Numbers may be written otherwise (19.990 as 19.99).
+	Data json.RawMessage  `json:"data,omitempty,omitzero"`
 	Type TestCallbackType `json:"type,omitempty,omitzero"`
 }
 
 // TestCallbackType defines model for TestCallback.Type.
 type TestCallbackType string
 
+// TestRequest The request as it was sent. Absent if none was. Its body is `event`.
+type TestRequest struct {
+	// Headers As they were sent, names in lower case. Secrets, signatures and the values of the callback's own headers are redacted.
+	Headers map[string]string `json:"headers"`
+	Method  string            `json:"method"`
+
+	// Url Without its secrets, as in lists.
+	Url string `json:"url"`
+}
+
 // TestResult defines model for TestResult.
 type TestResult struct {
-	Delivered      bool    `json:"delivered"`
-	DurationMillis float64 `json:"durationMillis"`
-	Error          string  `json:"error,omitempty,omitzero"`
+	// Certificates What the receiver presented, its own certificate first, also if it was refused. At most eight.
+	Certificates   []Certificate `json:"certificates,omitempty,omitzero"`
+	Delivered      bool          `json:"delivered"`
+	DurationMillis float64       `json:"durationMillis"`
+	Error          string        `json:"error,omitempty,omitzero"`
 
 	// Event What the relay publishes: a CloudEvent 1.0 in structured JSON. The same bytes are the NATS message, a callback's body and the API's answer. A receiver's whole rule for order, repeats and replays: apply an event if its sequence is above the one stored for its subject.
 	Event Event `json:"event"`
@@ -1208,8 +1233,23 @@ type TestResult struct {
 	Excerpt string `json:"excerpt,omitempty,omitzero"`
 	Outcome string `json:"outcome"`
 
+	// Phases Where the time of an attempt went. A phase that is missing did not happen: a connection that was used before needs no look-up, no connecting and no handshake.
+	Phases Phases `json:"phases,omitempty,omitzero"`
+
+	// RemoteAddress Address and port of the receiver or the proxy that was reached.
+	RemoteAddress string `json:"remoteAddress,omitempty,omitzero"`
+
+	// Request The request as it was sent. Absent if none was. Its body is `event`.
+	Request TestRequest `json:"request,omitempty,omitzero"`
+
+	// ResponseHeaders Headers of the response, as an attempt of a delivery shows them.
+	ResponseHeaders map[string]string `json:"responseHeaders,omitempty,omitzero"`
+
 	// Status The receiver's HTTP status.
 	Status int `json:"status,omitempty,omitzero"`
+
+	// TokenMillis Waiting for an access token, with `oauth2`, before the phases.
+	TokenMillis float64 `json:"tokenMillis,omitempty,omitzero"`
 }
 
 // Unresolved defines model for Unresolved.

@@ -54,6 +54,7 @@ type contract struct {
 	operations map[string]operation          // by "GET /v1/callbacks/{id}"
 	settings   map[string]*jsonschema.Schema // the schemas of patched settings
 	patterns   map[string]string             // descriptions of regular expressions
+	event      *jsonschema.Schema            // of every event
 	compiler   *jsonschema.Compiler
 }
 
@@ -134,6 +135,9 @@ func readContract() (*contract, error) {
 		if c.settings[name], err = c.compile("/components/schemas/" + name); err != nil {
 			return nil, fmt.Errorf("read schema %s of the OpenAPI document: %w", name, err)
 		}
+	}
+	if c.event, err = c.compiler.Compile("mem:///schemas/event-v1.json"); err != nil {
+		return nil, fmt.Errorf("read the schema of events: %w", err)
 	}
 	return c, nil
 }

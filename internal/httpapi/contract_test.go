@@ -242,7 +242,7 @@ func TestSamplesFitTheSchemas(t *testing.T) {
 	}
 	a := &API{c: Config{PublicURL: publicURL}}
 	for _, typ := range spec().Components.Schemas["TestCallback"].Value.Properties["type"].Value.Enum {
-		ev, err := a.sample(typ.(string), time.Now())
+		ev, err := a.sample(typ.(string), nil, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}

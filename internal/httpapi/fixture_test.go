@@ -209,7 +209,9 @@ func (p *parts) Status(_ context.Context, callbacks []string) map[string]Status 
 	return known
 }
 
-func (p *parts) Test(ctx context.Context, cb relay.Callback, ev relay.Event) (relay.AttemptRecord, error) {
+func (p *parts) Test(
+	ctx context.Context, cb relay.Callback, ev relay.Event, inspect *sender.Inspection,
+) (relay.AttemptRecord, error) {
 	p.mu.Lock()
 	refused := p.tests
 	p.mu.Unlock()
@@ -229,13 +231,11 @@ func (p *parts) Test(ctx context.Context, cb relay.Callback, ev relay.Event) (re
 		secrets = append(secrets, secret)
 	}
 	r := sender.Request{URL: cb.Secrets.URL, EventID: ev.ID, Body: body, ContentType: cb.ContentType,
-		Headers: cb.Secrets.Headers, Secrets: secrets, Timeout: 5 * time.Second}
+		Headers: cb.Secrets.Headers, Secrets: secrets, Timeout: 5 * time.Second, Inspect: inspect}
 	got := p.sender.Send(ctx, r)
-	return relay.AttemptRecord{
-		Event: ev.ID, At: got.At, DurationMillis: float64(got.Duration.Microseconds()) / 1000, Outcome: got.Outcome.String(),
-		Status: got.Status,
-		Error:  got.Error, Excerpt: got.Excerpt,
-	}, nil
+	record := got.Record()
+	record.Event = ev.ID
+	return record, nil
 }
 
 func (p *parts) PollNow(_ context.Context, connection string) error {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/sender"
 )
 
 // sampleSite and sampleOrder are the site and the order of samples. A sample's id begins with
@@ -35,7 +36,7 @@ func (a *API) TestCallback(w http.ResponseWriter, r *http.Request, id Id) {
 		if body.Type == "" {
 			body.Type = relay.TypeOrderUpdated
 		}
-		ev, err := a.sample(string(body.Type), time.Now().UTC())
+		ev, err := a.sample(string(body.Type), body.Data, time.Now().UTC())
 		if err != nil {
 			return reply{}, err
 		}
@@ -43,25 +44,79 @@ func (a *API) TestCallback(w http.ResponseWriter, r *http.Request, id Id) {
 		if err != nil {
 			return reply{}, err
 		}
-		attempt, err := a.c.Dispatcher.Test(ctx, cb, ev)
+		var inspect sender.Inspection
+		attempt, err := a.c.Dispatcher.Test(ctx, cb, ev, &inspect)
 		if refused, ok := errors.AsType[*TestRefusedError](err); ok {
 			return reply{}, &problem{kind: kindTooMany, detail: refused.Reason, retryAfter: max(refused.Again, time.Second)}
 		}
 		if err != nil {
 			return reply{}, refuse("The sample could not be sent.", err)
 		}
-		return reply{body: TestResult{
-			Delivered: attempt.Status >= 200 && attempt.Status < 300, Outcome: attempt.Outcome, Status: attempt.Status,
-			DurationMillis: attempt.DurationMillis, Error: attempt.Error, Excerpt: attempt.Excerpt, Event: raw,
-		}}, nil
+		return reply{body: testResult(attempt, inspect, raw)}, nil
 	})
 }
 
-// sample returns an event of a type that looks like a real one.
-func (a *API) sample(typ string, now time.Time) (relay.Event, error) {
+func testResult(rec relay.AttemptRecord, inspect sender.Inspection, event []byte) TestResult {
+	result := TestResult{
+		Delivered: rec.Status >= 200 && rec.Status < 300, Outcome: rec.Outcome, Status: rec.Status,
+		DurationMillis: rec.DurationMillis, Error: rec.Error, Excerpt: rec.Excerpt, Event: event,
+		Phases: phases(rec.Phases), TokenMillis: float64(inspect.Token.Microseconds()) / 1000,
+		ResponseHeaders: responseHeaders(rec.Headers),
+	}
+	if rec.Remote.IsValid() {
+		result.RemoteAddress = rec.Remote.String()
+	}
+	if inspect.Method != "" {
+		result.Request = TestRequest{Method: inspect.Method, Url: inspect.URL, Headers: map[string]string{}}
+		for _, h := range inspect.Headers {
+			result.Request.Headers[strings.ToLower(h.Name)] = h.Value
+		}
+	}
+	for _, c := range inspect.Certificates {
+		result.Certificates = append(result.Certificates, Certificate{
+			Subject: c.Subject, Issuer: c.Issuer, NotBefore: c.NotBefore, NotAfter: c.NotAfter, Names: c.Names,
+		})
+	}
+	return result
+}
+
+// sample returns an event of a type that looks like a real one, with other data if some are given.
+// Its id, subject, site and sequence are always the sample's: a receiver that stores the sequence
+// of a made-up event could take real ones for repeats.
+func (a *API) sample(typ string, data json.RawMessage, now time.Time) (relay.Event, error) {
 	ev, err := a.sampleOf(typ, now)
-	ev.ID = samplePrefix + ev.ID
+	if err != nil {
+		return ev, err
+	}
+	ev.ID, ev.Test = samplePrefix+ev.ID, true
+	if data != nil {
+		ev.Data = data
+		err = a.checkEvent(ev)
+	}
 	return ev, err
+}
+
+// checkEvent checks an event whose data a caller has made.
+func (a *API) checkEvent(ev relay.Event) error {
+	raw, err := relay.Encode(ev)
+	if err != nil {
+		return err
+	}
+	value, err := readJSON(raw)
+	if err != nil {
+		return err
+	}
+	errs := a.contract.fieldErrors(a.contract.event.Validate(value))
+	if kind, operational := strings.CutPrefix(ev.Type, relay.OperationalPrefix); operational && len(errs) == 0 {
+		var data relay.Operational
+		if err := json.Unmarshal(ev.Data, &data); err != nil || string(data.Kind) != kind {
+			errs = append(errs, at("/data/kind", "must be %s, as type says", kind))
+		}
+	}
+	if len(errs) > 0 {
+		return invalid(errs...)
+	}
+	return nil
 }
 
 func (a *API) sampleOf(typ string, now time.Time) (relay.Event, error) {

@@ -18,6 +18,7 @@ import (
 	"github.com/audatex-relay/relay/internal/consent"
 	"github.com/audatex-relay/relay/internal/ingress"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/sender"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -28,7 +29,7 @@ type Dispatcher interface {
 	// Test sends one event to a callback in the same way as deliveries, within the callback's
 	// limits. An error means that nothing was sent: it is a *TestRefusedError, or the owner of the
 	// callback does not answer.
-	Test(ctx context.Context, cb relay.Callback, ev relay.Event) (relay.AttemptRecord, error)
+	Test(ctx context.Context, cb relay.Callback, ev relay.Event, inspect *sender.Inspection) (relay.AttemptRecord, error)
 }
 
 // TestRefusedError means that a callback may not be tested now.

@@ -45,6 +45,7 @@ type Event struct {
 	DataSchema      string          `json:"dataschema"`
 	Site            string          `json:"site"`
 	Sequence        string          `json:"sequence"`
+	Test            bool            `json:"test,omitempty"` // sent by a test of a callback: nothing has happened
 	Data            json.RawMessage `json:"data"`
 
 	// CreatedAt and ReceivedAt are the times of the vendor's notification behind the event, zero

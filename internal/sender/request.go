@@ -29,6 +29,7 @@ type Request struct {
 	Headers     map[string]string // the callback's own; those that CheckHeaders refuses are left out
 	Auth        Auth              // the Authorization header; replaces one in Headers
 	Secrets     []signature.Secret
+	Inspect     *Inspection   // of a test: filled in. The attempt then makes a connection of its own
 	Timeout     time.Duration // for the whole attempt, with getting a token; DefaultTimeout when zero
 }
 

@@ -190,7 +190,11 @@ func (s *Sender) send(ctx context.Context, r *Request, a *Attempt) {
 	x.head = len(x.request)
 
 	k := key{r.Callback, r.URL}
-	c, tidy := s.idle(k, x.deadline)
+	var c *conn
+	tidy := true
+	if r.Inspect == nil { // a test shows how long connecting takes, and the certificates
+		c, tidy = s.idle(k, x.deadline)
+	}
 	if c != nil && s.throughProxy(target) {
 		if err := s.judge(ctx, target, x.deadline, &a.Phases); err != nil {
 			s.pool.keep(c)
@@ -203,11 +207,18 @@ func (s *Sender) send(ctx context.Context, r *Request, a *Attempt) {
 	for {
 		if c == nil {
 			if c, err = s.connect(ctx, target, k, x.deadline, &a.Phases); err != nil {
+				if r.Inspect != nil {
+					r.Inspect.refused(err)
+				}
 				s.classify(ctx, connecting, err, timeout, a)
 				return
 			}
 		}
 		a.RemoteAddr = c.remote
+		if r.Inspect != nil {
+			r.Inspect.connected(c)
+			r.Inspect.sending(r, x.request[:x.head])
+		}
 		err = x.over(ctx, c)
 		a.Phases.FirstByte = x.waited
 		if err == nil && !(reused && (x.timedOut() || x.leftOver())) {
@@ -228,7 +239,7 @@ func (s *Sender) send(ctx context.Context, r *Request, a *Attempt) {
 	if x.untidy {
 		s.pool.distrust(k)
 	}
-	if x.reusable && s.dialer.trusts(c) {
+	if x.reusable && r.Inspect == nil && s.dialer.trusts(c) {
 		s.pool.keep(c)
 	} else {
 		c.close()

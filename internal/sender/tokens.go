@@ -193,6 +193,9 @@ func (s *Sender) sendWithToken(ctx context.Context, r *Request, a *Attempt) {
 	waiting, cancel := context.WithDeadlineCause(ctx, a.At.Add(r.timeout()), errTimeout)
 	defer cancel()
 	token, fresh, err := s.tokens.token(waiting, r.Callback, credentials)
+	if r.Inspect != nil {
+		r.Inspect.Token = time.Since(a.At)
+	}
 	if err != nil {
 		s.failToken(ctx, r, err, a)
 		return
