@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/audatex-relay/relay/internal/e2e/harness"
@@ -61,6 +62,7 @@ func (j *journey) run() {
 	j.storeFails()
 	j.rotates()
 	j.wasDown()
+	j.replays()
 	j.lostEverything()
 }
 
@@ -149,17 +151,46 @@ func (j *journey) wasDown() {
 	j.next("updated", "Confirmed")
 }
 
-// lostEverything: a receiver with an empty store takes the newest event, and drops what is older.
+// replays: a receiver that has everything answers a replay and does nothing else.
+func (j *journey) replays() {
+	j.t.Helper()
+	before := len(j.printed())
+	j.replay()
+	j.change("Cancelled")
+	if got := j.printed(); len(got) != before+1 {
+		j.t.Errorf("the receiver in %s worked on what was replayed: %q", j.of.name, got)
+	}
+}
+
+// lostEverything: a replay brings a receiver with an empty store to the newest state of the order.
 func (j *journey) lostEverything() {
 	j.t.Helper()
-	j.data, j.book, j.steps = j.t.TempDir(), &harness.Logbook{}, 0
+	j.data, j.book = j.t.TempDir(), &harness.Logbook{}
 	j.restart(j.secret)
-	events := j.published()
-	for _, e := range []published{events[len(events)-1], events[0]} {
-		if status := j.send(e.request()); status/100 != 2 {
-			j.t.Fatalf("the receiver in %s responds %d to event %s", j.of.name, status, e.id)
+	j.replay()
+	want := fmt.Sprintf("audatex.parts.order.updated %s %s Cancelled\n", j.of.name, j.reference)
+	harness.Eventually(j.t, "the receiver in "+j.of.name+" is where it was", func() string {
+		if got := j.printed(); !slices.Contains(got, want) {
+			return fmt.Sprintf("%q", got)
+		}
+		return ""
+	})
+	if status := j.send(j.published()[0].request()); status/100 != 2 {
+		j.t.Errorf("the receiver in %s responds %d to the oldest event", j.of.name, status)
+	}
+	if got := j.printed(); got[len(got)-1] != want {
+		j.t.Errorf("the receiver in %s ends at %q", j.of.name, got)
+	}
+}
+
+// replay delivers all events of the order again, the oldest first, as a replay does.
+func (j *journey) replay() {
+	j.t.Helper()
+	for _, e := range j.published() {
+		r := e.request()
+		r.replay = "5f0c7d1e9a3b4c2d8e6f1a2b3c4d5e6f"
+		if status := j.send(r); status/100 != 2 {
+			j.t.Fatalf("the receiver in %s responds %d to the replay of event %s", j.of.name, status, e.id)
 		}
 	}
-	j.events--
-	j.next("updated", "Confirmed")
 }
