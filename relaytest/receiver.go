@@ -36,6 +36,7 @@ type Delivery struct {
 	Sequence string
 	At       time.Time
 	Sender   string // its User-Agent
+	Replay   string // the replay that it came by; "" if by none
 	Run      int    // what Receiver.Run returned
 	Status   int    // of the response; 0 before there is one, and for ever if the sender went first
 }
@@ -154,7 +155,7 @@ func (r *Receiver) verify(req *http.Request, body []byte, at time.Time) (d *Deli
 	if got := req.Header.Get("Content-Type"); req.Method != http.MethodPost || got != "application/json" {
 		return nil, fmt.Sprintf("event %s came as %s of %q", event.ID, req.Method, got), http.StatusBadRequest
 	}
-	return &Delivery{Event: event.ID, Subject: event.Subject, Sequence: event.Sequence, At: at, Sender: req.UserAgent()}, "", http.StatusBadRequest
+	return &Delivery{Event: event.ID, Subject: event.Subject, Sequence: event.Sequence, At: at, Sender: req.UserAgent(), Replay: req.Header.Get("webhook-replay")}, "", http.StatusBadRequest
 }
 
 // keep keeps a delivery, unless its event came with another body before. The caller holds the lock.

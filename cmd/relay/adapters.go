@@ -131,6 +131,18 @@ func (c callbacks) Status(ctx context.Context, ids []string) map[string]httpapi.
 	return owners.Gather[httpapi.Status](ctx, c.owners, askStatus, ids, relay.ShardOf)
 }
 
+// RetryDelivery has the owner make a delivery that waits due now.
+func (c callbacks) RetryDelivery(ctx context.Context, cb relay.Callback, seq uint64, order string) (w httpapi.Waiting, err error) {
+	err = c.owners.Ask(ctx, relay.ShardOf(cb.ID), askRetry, waiting{cb.ID, cb.Generation, seq, order}, &w)
+	return w, err
+}
+
+// SkipDelivery has the owner end a delivery that waits.
+func (c callbacks) SkipDelivery(ctx context.Context, cb relay.Callback, seq uint64, order string) (w httpapi.Waiting, err error) {
+	err = c.owners.Ask(ctx, relay.ShardOf(cb.ID), askSkip, waiting{cb.ID, cb.Generation, seq, order}, &w)
+	return w, err
+}
+
 // loadPatience is how long a test waits for the owner of a callback that was made just now to learn
 // of it, loadAgain how often it asks.
 const (
@@ -196,6 +208,8 @@ const (
 	askDoing  = "doing"  // connection ids: what only their owner knows of them
 	askTest   = "test"   // a callback: whether a test may be sent to it now
 	askTested = "tested" // a callback: its test has ended
+	askRetry  = "retry"  // a delivery: make it due now
+	askSkip   = "skip"   // a delivery: end it
 )
 
 // answers returns the functions by which this replica handles requests about the shards that it
@@ -233,11 +247,33 @@ func answers(
 			leave, known := dispatching.BeginTest(of.Callback, of.Generation)
 			return trial{leave, known}, nil
 		}),
+		askRetry: owners.Answer(func(_ context.Context, of waiting) (any, error) {
+			w, earlier, err := dispatching.Retry(of.Callback, of.Generation, of.Seq, of.Order)
+			return httpapi.Waiting{State: waitingStates[w], Earlier: earlier}, err
+		}),
+		askSkip: owners.Answer(func(ctx context.Context, of waiting) (any, error) {
+			w, err := dispatching.Skip(ctx, of.Callback, of.Generation, of.Seq)
+			return httpapi.Waiting{State: waitingStates[w]}, err
+		}),
 		askTested: owners.Answer(func(_ context.Context, of tested) (any, error) {
 			dispatching.EndTest(of.Callback, of.Generation)
 			return nil, nil
 		}),
 	}
+}
+
+// waiting names a delivery that may wait.
+type waiting struct {
+	Callback   string `json:"callback"`
+	Generation string `json:"generation"`
+	Seq        uint64 `json:"seq"`
+	Order      string `json:"order"`
+}
+
+// waitingStates are the dispatcher's as the API names them.
+var waitingStates = map[dispatcher.Waiting]httpapi.WaitingState{
+	dispatcher.Due: httpapi.WaitingDue, dispatcher.Earlier: httpapi.WaitingEarlier, dispatcher.Skipped: httpapi.WaitingSkipped,
+	dispatcher.Ended: httpapi.WaitingEnded,
 }
 
 // tested names the callback of a test.

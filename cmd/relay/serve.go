@@ -29,6 +29,7 @@ import (
 	"github.com/audatex-relay/relay/internal/quota"
 	"github.com/audatex-relay/relay/internal/reconciler"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/replay"
 	"github.com/audatex-relay/relay/internal/resolver"
 	"github.com/audatex-relay/relay/internal/sender"
 	"github.com/audatex-relay/relay/internal/settings"
@@ -224,6 +225,9 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 		Store: s, Deliverer: delivering, Operational: publishing, Schedule: c.Schedule, Grace: c.ShutdownGrace.D(),
 		RingBytes: parts.RingBytes, Metrics: registry, Log: log,
 	})
+	replaying := replay.New(replay.Config{
+		Store: s, Deliverer: delivering, Callbacks: dispatching, Grace: c.ShutdownGrace.D(), Metrics: registry, Log: log,
+	})
 	asking.Handle(answers(polling, reconciling, resolving, dispatching, tokens))
 
 	// What is served.
@@ -231,7 +235,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 		Store: s, Keys: keys, Admins: admins, PublicURL: c.PublicURL, SchemaURL: schemaBase(c, api.Addr()), CallbackNets: c.Allow,
 		Restored: mark.Restored, Encryption: resealing.Status, Proxies: c.Proxies, Waiting: parts.Waiting, Ingress: doors,
 		UserAgent:  userAgent,
-		Dispatcher: callbacks{dispatching, delivering, asking}, Poller: pollers{asking}, Reconciler: reconcilers{asking},
+		Dispatcher: callbacks{dispatching, delivering, asking}, Replays: replaying, Poller: pollers{asking}, Reconciler: reconcilers{asking},
 		Resolver: notifications{resolving, vendor},
 		Vendor:   vendor, Consents: consents, Ready: front.Ready, Log: log,
 	})
@@ -249,6 +253,11 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 		return dispatching.Prepare(ctx)
 	}); err != nil {
 		return fmt.Errorf("compare the callbacks' cursors with the log: %w", err)
+	}
+	if err := start.step(ctx, "the replays cannot be compared with the log", func() error {
+		return replaying.Prepare(ctx)
+	}); err != nil {
+		return fmt.Errorf("compare the replays with the log: %w", err)
 	}
 	member, formats, err := start.join(ctx, s, embedded, registry)
 	if err != nil {
@@ -297,6 +306,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	defer stopWorking()
 	stages.Go(working, "the callbacks as configured", delivering.Run)
 	stages.Go(working, "the dispatcher", dispatching.Run)
+	stages.Go(working, "the replays", replaying.Run)
 	stages.Go(working, "the resolver", resolving.Run)
 	stages.Go(working, "the poller", polling.Run)
 	stages.Go(working, "the reconciler", reconciling.Run)
@@ -304,7 +314,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	defer stopOwning()
 	work := []shard.Part{
 		{Name: "poll", Own: polling.Own}, {Name: "resolve", Own: resolving.Own}, {Name: "reconcile", Own: reconciling.Own},
-		{Name: "deliver", Own: dispatching.Own}, {Name: "answer", Own: asking.Serve},
+		{Name: "deliver", Own: dispatching.Own}, {Name: "replay", Own: replaying.Own}, {Name: "answer", Own: asking.Serve},
 	}
 	sharing.Go(owning, "the share of the work", func(ctx context.Context) error {
 		return member.Run(ctx, func(ctx context.Context, lease *shard.Lease) { owned.Work(ctx, lease, work) })

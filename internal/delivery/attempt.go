@@ -101,7 +101,7 @@ func (d *Deliverer) read(ctx context.Context, a *Attempt, i int, room *capacity.
 // Record returns the record of an attempt that was made.
 func (a *Attempt) Record(number int, probe bool) relay.AttemptRecord {
 	r := a.Events[a.Chosen].Recorded(a.Sent.Record())
-	r.Number, r.Probe = number, probe
+	r.Number, r.Probe, r.Replay = number, probe, a.Replay
 	return r
 }
 

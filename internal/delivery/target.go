@@ -62,6 +62,9 @@ func NewTarget(cb relay.Callback, client relay.Client) *Target {
 	return t
 }
 
+// Concurrency returns how many attempts of a callback may be under way.
+func Concurrency(cb relay.Callback) int { return min(max(cb.Concurrency, 1), relay.MaxConcurrency) }
+
 // SameAs reports whether nothing has changed since other.
 func (t *Target) SameAs(other *Target) bool { return t.Revisions == other.Revisions }
 

@@ -106,13 +106,10 @@ func (c *core) halted(cb *callback) bool {
 // window is how many events wait at hand: enough to keep every attempt slot busy while the next ones are read.
 func window(cb relay.Callback) int { return 4*max(cb.Concurrency, 1) + 32 }
 
-// concurrencyOf returns how many attempts of a callback may be under way.
-func concurrencyOf(cb relay.Callback) int { return min(max(cb.Concurrency, 1), relay.MaxConcurrency) }
-
 // policyOf returns the rules of a callback's cursor, the retry schedule among them.
 func (c *Config) policyOf(cb relay.Callback) cursor.Policy {
 	return cursor.Policy{
-		Concurrency: concurrencyOf(cb), Window: window(cb), Schedule: c.Schedule, Jitter: c.Jitter,
+		Concurrency: delivery.Concurrency(cb), Window: window(cb), Schedule: c.Schedule, Jitter: c.Jitter,
 		CircuitFailures: c.CircuitFailures, ProbeSchedule: c.ProbeSchedule, MaxLanes: c.MaxLanes,
 	}
 }
@@ -143,7 +140,7 @@ func (c *core) setTarget(cb *callback, t *delivery.Target) {
 	cb.target = t
 	cb.cur.SetPolicy(c.conf.policyOf(t.Callback))
 	s, r := &cb.sending, &cb.reading
-	concurrency := concurrencyOf(t.Callback)
+	concurrency := delivery.Concurrency(t.Callback)
 	s.place.Bound(concurrency, concurrency, t.Callback.RatePerSecond)
 	// What was read ahead was chosen by the filter before.
 	r.version++

@@ -70,10 +70,10 @@ func TestUnknownCallback(t *testing.T) {
 	if _, ok := d.Status("nobody"); ok {
 		t.Error("a status of nobody")
 	}
-	if d.Retry("nobody", order(1)) {
-		t.Error("a retry for nobody")
+	if _, _, err := d.Retry("nobody", "", 1, order(1)); !errors.Is(err, dispatcher.ErrUnknown) {
+		t.Errorf("retry returned %v", err)
 	}
-	if _, err := d.Skip(context.Background(), "nobody", 1); !errors.Is(err, dispatcher.ErrUnknown) {
+	if _, err := d.Skip(context.Background(), "nobody", "", 1); !errors.Is(err, dispatcher.ErrUnknown) {
 		t.Errorf("skip answered %v", err)
 	}
 }

@@ -337,12 +337,18 @@ func TestOperatorsHand(t *testing.T) {
 	if v, _ := d.Delivery("bms", second, order(1)); v.Status != relay.DeliveryPending {
 		t.Errorf("the second stands at %+v", v)
 	}
-	if !d.Retry("bms", order(1)) {
-		t.Fatal("a waiting order could not be retried")
+	if w, earlier, err := d.Retry("bms", cb.Generation, second, order(1)); w != dispatcher.Earlier || earlier != first || err != nil {
+		t.Fatalf("a retry of the second: %d, %d, %v", w, earlier, err)
+	}
+	if w, _, err := d.Retry("bms", cb.Generation, first, order(1)); w != dispatcher.Due || err != nil {
+		t.Fatalf("a retry of what waits: %d, %v", w, err)
 	}
 	until(t, "it was tried again", func() bool { v, _ := d.Delivery("bms", first, order(1)); return v.Attempts == 2 })
-	if ok, err := d.Skip(context.Background(), "bms", first); !ok || err != nil {
-		t.Fatalf("skip: %v, %v", ok, err)
+	if w, err := d.Skip(context.Background(), "bms", cb.Generation, first); w != dispatcher.Skipped || err != nil {
+		t.Fatalf("skip: %d, %v", w, err)
+	}
+	if w, _, err := d.Retry("bms", cb.Generation, first, order(1)); w != dispatcher.Ended || err != nil {
+		t.Fatalf("a retry of what has ended: %d, %v", w, err)
 	}
 	until(t, "the second arrives", func() bool { return r.distinct() == 1 })
 	if v, ok := d.Delivery("bms", first, order(1)); !ok || v.Status != "" {

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/dispatcher"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -34,8 +35,8 @@ func TestASkipInABatchUnderWayEndsItOnce(t *testing.T) {
 			until(t, "all wait", func() bool { s, _ := d.Status("bms"); return s.Backlog == 4 })
 			release <- struct{}{}
 			<-arrived // the newest of the other three
-			if ok, err := d.Skip(context.Background(), "bms", events[skipped]); !ok || err != nil {
-				t.Fatalf("skip: %v, %v", ok, err)
+			if w, err := d.Skip(context.Background(), "bms", cb.Generation, events[skipped]); w != dispatcher.Skipped || err != nil {
+				t.Fatalf("skip: %d, %v", w, err)
 			}
 			free()
 			ends := func() map[uint64][]relay.DeliveryStatus { return b.allClosings("bms", cb.Generation) }

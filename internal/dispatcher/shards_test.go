@@ -517,10 +517,10 @@ func TestInvalidLeaseStartsNothing(t *testing.T) {
 	if n := len(r.events()); n != 4 {
 		t.Errorf("%d were started", n-4)
 	}
-	if d.Retry("bms", order(1)) {
-		t.Error("a retry was taken")
+	if _, _, err := d.Retry("bms", cb.Generation, 20, order(1)); !errors.Is(err, dispatcher.ErrUnknown) {
+		t.Errorf("a retry answered %v", err)
 	}
-	if _, err := d.Skip(context.Background(), "bms", 20); !errors.Is(err, dispatcher.ErrUnknown) {
+	if _, err := d.Skip(context.Background(), "bms", cb.Generation, 20); !errors.Is(err, dispatcher.ErrUnknown) {
 		t.Errorf("a skip answered %v", err)
 	}
 	d.lease("bms").Renew(time.Hour)

@@ -374,6 +374,48 @@ func (e ReconcileCause) Valid() bool {
 	}
 }
 
+// Defines values for ReplayState.
+const (
+	ReplayStateCancelled ReplayState = "cancelled"
+	ReplayStateDone      ReplayState = "done"
+	ReplayStateRunning   ReplayState = "running"
+)
+
+// Valid indicates whether the value is a known member of the ReplayState enum.
+func (e ReplayState) Valid() bool {
+	switch e {
+	case ReplayStateCancelled:
+		return true
+	case ReplayStateDone:
+		return true
+	case ReplayStateRunning:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ReplayableStatus.
+const (
+	ReplayableStatusDelivered ReplayableStatus = "delivered"
+	ReplayableStatusFailed    ReplayableStatus = "failed"
+	ReplayableStatusSkipped   ReplayableStatus = "skipped"
+)
+
+// Valid indicates whether the value is a known member of the ReplayableStatus enum.
+func (e ReplayableStatus) Valid() bool {
+	switch e {
+	case ReplayableStatusDelivered:
+		return true
+	case ReplayableStatusFailed:
+		return true
+	case ReplayableStatusSkipped:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for TestCallbackType.
 const (
 	TestCallbackTypeAudatexPartsOrderCreated        TestCallbackType = "audatex.parts.order.created"
@@ -452,6 +494,9 @@ type Attempt struct {
 
 	// RemoteAddress Address and port of the receiver or the proxy that was reached.
 	RemoteAddress string `json:"remoteAddress,omitempty,omitzero"`
+
+	// Replay The replay that made it.
+	Replay string `json:"replay,omitempty,omitzero"`
 
 	// RequestHeaders The request's headers, names in lower case, rebuilt when they are read: what depends on the callback's settings is what they are now. Secrets, and the values of the callback's own headers, are redacted.
 	RequestHeaders map[string]string `json:"requestHeaders,omitempty,omitzero"`
@@ -900,6 +945,16 @@ type DeliveryList struct {
 	Next Next `json:"next,omitempty,omitzero"`
 }
 
+// DeliveryRetried defines model for DeliveryRetried.
+type DeliveryRetried struct {
+	// Due It waited for its next attempt, which is due now, or has not been attempted yet.
+	Due   bool   `json:"due"`
+	Event string `json:"event"`
+
+	// Replay The replay that delivers it again, if it had ended.
+	Replay string `json:"replay,omitempty,omitzero"`
+}
+
 // DeliveryStatus defines model for DeliveryStatus.
 type DeliveryStatus string
 
@@ -1166,6 +1221,89 @@ type RemovedConnection struct {
 	Notice string `json:"notice"`
 }
 
+// Replay defines model for Replay.
+type Replay struct {
+	// Callback Of a site, connection, client or callback.
+	Callback         Name               `json:"callback"`
+	CreatedAt        time.Time          `json:"createdAt"`
+	Delivered        int                `json:"delivered"`
+	DeliveryStatuses []ReplayableStatus `json:"deliveryStatuses,omitempty,omitzero"`
+	EndedAt          time.Time          `json:"endedAt,omitempty,omitzero"`
+	Events           []string           `json:"events,omitempty,omitzero"`
+
+	// Failed All attempts of the replay have failed.
+	Failed int      `json:"failed"`
+	Id     ReplayId `json:"id"`
+
+	// Matched How many events it delivers in all. Absent until they are counted.
+	Matched *int     `json:"matched,omitempty"`
+	Orders  []string `json:"orders,omitempty,omitzero"`
+
+	// Reason Why it was cancelled.
+	Reason string    `json:"reason,omitempty,omitzero"`
+	Since  time.Time `json:"since,omitempty,omitzero"`
+	Sites  []Name    `json:"sites,omitempty,omitzero"`
+
+	// Skipped Left the log before their turn, or no longer for the callback.
+	Skipped int `json:"skipped"`
+
+	// State `cancelled`: by a caller, or as the receiver has failed for five days; `reason` says which.
+	State ReplayState `json:"state"`
+	Types []string    `json:"types,omitempty,omitzero"`
+
+	// Until Where it ends, for another run over the same events. It is opaque.
+	Until string `json:"until"`
+}
+
+// ReplayState `cancelled`: by a caller, or as the receiver has failed for five days; `reason` says which.
+type ReplayState string
+
+// ReplayId defines model for ReplayId.
+type ReplayId = string
+
+// ReplayList defines model for ReplayList.
+type ReplayList struct {
+	Items []Replay `json:"items"`
+
+	// Next Pass it as `after` for the next page.
+	Next Next `json:"next,omitempty,omitzero"`
+}
+
+// ReplayPlan defines model for ReplayPlan.
+type ReplayPlan struct {
+	// Matched How many events would be delivered.
+	Matched int `json:"matched"`
+
+	// Until For `until` of the run. It is opaque.
+	Until string `json:"until"`
+}
+
+// ReplaySettings defines model for ReplaySettings.
+type ReplaySettings struct {
+	// DeliveryStatuses Only events whose delivery to the callback ended so, the last time.
+	DeliveryStatuses []ReplayableStatus `json:"deliveryStatuses,omitempty,omitzero"`
+
+	// DryRun Make nothing, and count.
+	DryRun bool `json:"dryRun,omitempty,omitzero"`
+
+	// Events Only these events. One that is not there, or that its client may not see, is refused.
+	Events []string  `json:"events,omitempty,omitzero"`
+	Orders []OrderId `json:"orders,omitempty,omitzero"`
+
+	// Since Only events that were stored at or after this time. Left out, from the oldest that is kept.
+	Since time.Time `json:"since,omitempty,omitzero"`
+	Sites []Name    `json:"sites,omitempty,omitzero"`
+
+	// Types As in a callback. Left out, whatever the callback gets.
+	Types []string `json:"types,omitempty,omitzero"`
+
+	// Until A time: only events that were stored before it. Or what a dry run has answered: exactly what that counted. Left out, up to now.
+	Until string `json:"until,omitempty,omitzero"`
+}
+
+// ReplayableStatus defines model for ReplayableStatus.
+type ReplayableStatus string
+
 // RotateSecret defines model for RotateSecret.
 type RotateSecret struct {
 	// Overlap How long the secret so far goes on signing, from `0s` (it ends now) to `30d`.
@@ -1398,6 +1536,9 @@ type OneClient = Client
 // OneConnection defines model for OneConnection.
 type OneConnection = Connection
 
+// OneReplay defines model for OneReplay.
+type OneReplay = Replay
+
 // NewCallback defines model for NewCallback.
 type NewCallback = CallbackSettings
 
@@ -1455,6 +1596,26 @@ type ListDeliveriesParams struct {
 
 	// After What the page before gave as `next`.
 	After After `form:"after,omitempty" json:"after,omitempty,omitzero"`
+}
+
+// RetryDeliveryParams defines parameters for RetryDelivery.
+type RetryDeliveryParams struct {
+	// IdempotencyKey Makes it safe to send the request again, for 24 hours: it makes one thing and gets one answer. Made up by the caller, best a UUID; the quotes of a structured header may be there or not.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
+}
+
+// ListReplaysParams defines parameters for ListReplays.
+type ListReplaysParams struct {
+	Limit Limit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// After What the page before gave as `next`.
+	After After `form:"after,omitempty" json:"after,omitempty,omitzero"`
+}
+
+// CreateReplayParams defines parameters for CreateReplay.
+type CreateReplayParams struct {
+	// IdempotencyKey Makes it safe to send the request again, for 24 hours: it makes one thing and gets one answer. Made up by the caller, best a UUID; the quotes of a structured header may be there or not.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
 }
 
 // RotateSecretParams defines parameters for RotateSecret.
@@ -1636,6 +1797,9 @@ type EventParams struct {
 
 	// WebhookSignature `v1,` and the base64 of an HMAC-SHA256. While a secret is being rotated there is one for each secret that signs, at most five, divided by spaces.
 	WebhookSignature string `json:"webhook-signature"`
+
+	// WebhookReplay The replay that delivers the event again; absent otherwise.
+	WebhookReplay string `json:"webhook-replay,omitempty,omitzero"`
 }
 
 // CreateCallbackJSONRequestBody defines body for CreateCallback for application/json ContentType.
@@ -1649,6 +1813,9 @@ type PatchCallbackApplicationMergePatchPlusJSONRequestBody = CallbackPatch
 
 // PutCallbackJSONRequestBody defines body for PutCallback for application/json ContentType.
 type PutCallbackJSONRequestBody = CallbackSettings
+
+// CreateReplayJSONRequestBody defines body for CreateReplay for application/json ContentType.
+type CreateReplayJSONRequestBody = ReplaySettings
 
 // RotateSecretJSONRequestBody defines body for RotateSecret for application/json ContentType.
 type RotateSecretJSONRequestBody = RotateSecret
@@ -1730,6 +1897,24 @@ type ServerInterface interface {
 	// GetDelivery Read one delivery with its attempts
 	// (GET /v1/callbacks/{id}/deliveries/{eventId})
 	GetDelivery(w http.ResponseWriter, r *http.Request, id Id, eventId EventId)
+	// RetryDelivery Try one delivery now
+	// (POST /v1/callbacks/{id}/deliveries/{eventId}/retry)
+	RetryDelivery(w http.ResponseWriter, r *http.Request, id Id, eventId EventId, params RetryDeliveryParams)
+	// SkipDelivery Give one delivery up that waits
+	// (POST /v1/callbacks/{id}/deliveries/{eventId}/skip)
+	SkipDelivery(w http.ResponseWriter, r *http.Request, id Id, eventId EventId)
+	// ListReplays List a callback's replays, newest first
+	// (GET /v1/callbacks/{id}/replays)
+	ListReplays(w http.ResponseWriter, r *http.Request, id Id, params ListReplaysParams)
+	// CreateReplay Deliver events of the log again
+	// (POST /v1/callbacks/{id}/replays)
+	CreateReplay(w http.ResponseWriter, r *http.Request, id Id, params CreateReplayParams)
+	// DeleteReplay Cancel a running replay, or remove one that has ended
+	// (DELETE /v1/callbacks/{id}/replays/{replayId})
+	DeleteReplay(w http.ResponseWriter, r *http.Request, id Id, replayId ReplayId)
+	// GetReplay Read a replay
+	// (GET /v1/callbacks/{id}/replays/{replayId})
+	GetReplay(w http.ResponseWriter, r *http.Request, id Id, replayId ReplayId)
 	// ResumeCallback Try everything that waits now
 	// (POST /v1/callbacks/{id}/resume)
 	ResumeCallback(w http.ResponseWriter, r *http.Request, id Id)
@@ -1922,6 +2107,42 @@ func (_ Unimplemented) ListDeliveries(w http.ResponseWriter, r *http.Request, id
 // GetDelivery Read one delivery with its attempts
 // (GET /v1/callbacks/{id}/deliveries/{eventId})
 func (_ Unimplemented) GetDelivery(w http.ResponseWriter, r *http.Request, id Id, eventId EventId) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// RetryDelivery Try one delivery now
+// (POST /v1/callbacks/{id}/deliveries/{eventId}/retry)
+func (_ Unimplemented) RetryDelivery(w http.ResponseWriter, r *http.Request, id Id, eventId EventId, params RetryDeliveryParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// SkipDelivery Give one delivery up that waits
+// (POST /v1/callbacks/{id}/deliveries/{eventId}/skip)
+func (_ Unimplemented) SkipDelivery(w http.ResponseWriter, r *http.Request, id Id, eventId EventId) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListReplays List a callback's replays, newest first
+// (GET /v1/callbacks/{id}/replays)
+func (_ Unimplemented) ListReplays(w http.ResponseWriter, r *http.Request, id Id, params ListReplaysParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CreateReplay Deliver events of the log again
+// (POST /v1/callbacks/{id}/replays)
+func (_ Unimplemented) CreateReplay(w http.ResponseWriter, r *http.Request, id Id, params CreateReplayParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// DeleteReplay Cancel a running replay, or remove one that has ended
+// (DELETE /v1/callbacks/{id}/replays/{replayId})
+func (_ Unimplemented) DeleteReplay(w http.ResponseWriter, r *http.Request, id Id, replayId ReplayId) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetReplay Read a replay
+// (GET /v1/callbacks/{id}/replays/{replayId})
+func (_ Unimplemented) GetReplay(w http.ResponseWriter, r *http.Request, id Id, replayId ReplayId) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -2685,6 +2906,275 @@ func (siw *ServerInterfaceWrapper) GetDelivery(w http.ResponseWriter, r *http.Re
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetDelivery(w, r, id, eventId)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RetryDelivery operation middleware
+func (siw *ServerInterfaceWrapper) RetryDelivery(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "eventId" -------------
+	var eventId EventId
+
+	err = runtime.BindStyledParameterWithOptions("simple", "eventId", chi.URLParam(r, "eventId"), &eventId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "eventId", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RetryDeliveryParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RetryDelivery(w, r, id, eventId, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// SkipDelivery operation middleware
+func (siw *ServerInterfaceWrapper) SkipDelivery(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "eventId" -------------
+	var eventId EventId
+
+	err = runtime.BindStyledParameterWithOptions("simple", "eventId", chi.URLParam(r, "eventId"), &eventId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "eventId", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.SkipDelivery(w, r, id, eventId)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListReplays operation middleware
+func (siw *ServerInterfaceWrapper) ListReplays(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListReplaysParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListReplays(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateReplay operation middleware
+func (siw *ServerInterfaceWrapper) CreateReplay(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateReplayParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateReplay(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteReplay operation middleware
+func (siw *ServerInterfaceWrapper) DeleteReplay(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "replayId" -------------
+	var replayId ReplayId
+
+	err = runtime.BindStyledParameterWithOptions("simple", "replayId", chi.URLParam(r, "replayId"), &replayId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "replayId", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteReplay(w, r, id, replayId)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetReplay operation middleware
+func (siw *ServerInterfaceWrapper) GetReplay(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "replayId" -------------
+	var replayId ReplayId
+
+	err = runtime.BindStyledParameterWithOptions("simple", "replayId", chi.URLParam(r, "replayId"), &replayId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "replayId", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetReplay(w, r, id, replayId)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -4357,6 +4847,24 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Get(options.BaseURL+"/v1/callbacks/{id}/deliveries/{eventId}", wrapper.GetDelivery)
 	})
 	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/callbacks/{id}/deliveries/{eventId}/retry", wrapper.RetryDelivery)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/callbacks/{id}/deliveries/{eventId}/skip", wrapper.SkipDelivery)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/callbacks/{id}/replays", wrapper.ListReplays)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/callbacks/{id}/replays", wrapper.CreateReplay)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/v1/callbacks/{id}/replays/{replayId}", wrapper.DeleteReplay)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/callbacks/{id}/replays/{replayId}", wrapper.GetReplay)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/events", wrapper.ListEvents)
 	})
 	r.Group(func(r chi.Router) {
@@ -4568,6 +5076,24 @@ func EventWebhookHandler(si WebhookReceiverInterface, errHandler func(w http.Res
 			err := fmt.Errorf("Header parameter webhook-signature is required, but not found")
 			errHandler(w, r, &RequiredHeaderError{ParamName: "webhook-signature", Err: err})
 			return
+		}
+
+		// ------------- Optional header parameter "webhook-replay" -------------
+		if valueList, found := r.Header[http.CanonicalHeaderKey("webhook-replay")]; found {
+			var WebhookReplay string
+			n := len(valueList)
+			if n != 1 {
+				errHandler(w, r, &TooManyValuesForParamError{ParamName: "webhook-replay", Count: n})
+				return
+			}
+
+			err = runtime.BindStyledParameterWithOptions("simple", "webhook-replay", valueList[0], &WebhookReplay, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+			if err != nil {
+				errHandler(w, r, &InvalidParamFormatError{ParamName: "webhook-replay", Err: err})
+				return
+			}
+			params.WebhookReplay = WebhookReplay
+
 		}
 
 		si.HandleEventWebhook(w, r, params)

@@ -16,7 +16,7 @@ const redacted = "[redacted]"
 func (a *API) attempt(cb relay.Callback, rec relay.AttemptRecord) Attempt {
 	view := Attempt{
 		Number: rec.Number, At: rec.At, DurationMillis: rec.DurationMillis, Outcome: rec.Outcome,
-		Status: rec.Status, Error: rec.Error, Excerpt: rec.Excerpt, Probe: rec.Probe,
+		Status: rec.Status, Error: rec.Error, Excerpt: rec.Excerpt, Probe: rec.Probe, Replay: rec.Replay,
 		RequestHeaders: a.requestHeaders(cb, rec), ResponseHeaders: responseHeaders(rec.Headers), Phases: phases(rec.Phases),
 	}
 	if rec.Remote.IsValid() {
@@ -53,6 +53,9 @@ func (a *API) requestHeaders(cb relay.Callback, rec relay.AttemptRecord) map[str
 	headers[strings.ToLower(signature.HeaderID)] = rec.Event
 	headers[strings.ToLower(signature.HeaderTimestamp)] = strconv.FormatInt(rec.At.Unix(), 10)
 	headers[strings.ToLower(signature.HeaderSignature)] = "v1," + redacted
+	if rec.Replay != "" {
+		headers["webhook-replay"] = rec.Replay
+	}
 	return headers
 }
 

@@ -126,6 +126,7 @@ func (a *API) DeleteCallback(w http.ResponseWriter, r *http.Request, id Id, para
 		}
 		a.callbacks.Removed(id, revision)
 		a.withdraw(ctx, relay.Client{ID: cb.Client, Generation: cb.ClientGeneration}, id)
+		a.removeReplays(ctx, cb)
 		return reply{status: http.StatusNoContent}, nil
 	})
 }

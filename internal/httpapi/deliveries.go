@@ -48,10 +48,13 @@ func (a *API) ListDeliveries(w http.ResponseWriter, r *http.Request, id Id, para
 				looked++
 				rec := b.Records[i]
 				status, listed := listedStatus(rec, lanes, cb.Disabled)
-				if !listed || seen[rec.Seq] || len(params.Status) > 0 && !slices.Contains(params.Status, status) {
+				if !listed || seen[rec.Seq] {
 					continue
 				}
-				seen[rec.Seq] = true
+				seen[rec.Seq] = true // what is older stands for nothing: a replay has delivered it since
+				if len(params.Status) > 0 && !slices.Contains(params.Status, status) {
+					continue
+				}
 				list.Items = append(list.Items, a.summary(cb, rec, status))
 			}
 			skip = 0
@@ -153,8 +156,8 @@ const goneSlack = time.Second
 func listedStatus(
 	rec relay.AttemptRecord, lanes map[string]cursor.Lane, disabled *relay.Disabled,
 ) (DeliveryStatus, bool) {
-	if rec.Closing != "" {
-		return DeliveryStatus(rec.Closing), true
+	if rec.Closing != "" || rec.Replay != "" { // what a replay has not delivered stands as it did before
+		return DeliveryStatus(rec.Closing), rec.Closing != ""
 	}
 	if lane, retrying := lanes[rec.Order]; retrying {
 		head := len(lane.Entries) > 0 && lane.Entries[0] == rec.Seq
@@ -178,10 +181,15 @@ func (a *API) summary(cb relay.Callback, rec relay.AttemptRecord, status Deliver
 
 func (a *API) delivery(cb relay.Callback, event, order string, records []relay.AttemptRecord) Delivery {
 	d := Delivery{Event: event, Order: order, Status: DeliveryStatusPending, Attempts: []Attempt{}}
+	delivered := false // by other means than a replay, or to be
 	for _, rec := range records {
-		d.Status, d.NextAttemptAt = DeliveryStatusRetrying, timeOf(rec.NextAttemptAt)
-		if rec.Closing != "" {
-			d.Status, d.Reason, d.NextAttemptAt = DeliveryStatus(rec.Closing), rec.Reason, time.Time{}
+		ended := cmp.Or(rec.Closing, rec.Replayed)
+		switch delivered = delivered || rec.Replay == "" || rec.Closing != ""; {
+		case delivered && rec.Replay != "" && rec.Closing == "": // it stands as it did before
+		case ended == "":
+			d.Status, d.NextAttemptAt = DeliveryStatusRetrying, timeOf(rec.NextAttemptAt)
+		default:
+			d.Status, d.Reason, d.NextAttemptAt = DeliveryStatus(ended), rec.Reason, time.Time{}
 		}
 		if rec.Number > 0 {
 			d.Attempts = append(d.Attempts, a.attempt(cb, rec))

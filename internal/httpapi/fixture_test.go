@@ -114,7 +114,7 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 		Consents: newConsents(t, f.store, publicURL, log), Store: f.store, Keys: f.keys,
 		Admins: access.NewAdmins([]access.Admin{{Name: "admin", Token: adminToken}}), PublicURL: publicURL + "/",
 		CallbackNets: []netip.Prefix{loopback}, UserAgent: "audatex-relay/test",
-		Dispatcher: f.parts, Poller: f.parts, Reconciler: f.parts, Resolver: f.parts, Vendor: f.parts, Encryption: counted,
+		Dispatcher: f.parts, Replays: f.parts, Poller: f.parts, Reconciler: f.parts, Resolver: f.parts, Vendor: f.parts, Encryption: counted,
 		RatePerSecond: 10_000, Burst: 10_000, TestsPerSecond: 10_000, TestBurst: 10_000, Failures: 1_000_000, Log: log,
 	}
 	for _, o := range options {
@@ -182,6 +182,7 @@ type parts struct {
 
 	mu           sync.Mutex
 	statuses     map[string]Status
+	waiting      Waiting // where every delivery stands
 	polled       []string
 	unsubscribed []string
 	vendor       error
@@ -236,6 +237,20 @@ func (p *parts) Test(
 	record := got.Record()
 	record.Event = ev.ID
 	return record, nil
+}
+
+func (p *parts) RetryDelivery(context.Context, relay.Callback, uint64, string) (Waiting, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.waiting, p.tests
+}
+
+func (p *parts) SkipDelivery(context.Context, relay.Callback, uint64, string) (Waiting, error) {
+	return Waiting{State: WaitingSkipped}, nil
+}
+
+func (p *parts) Count(_ context.Context, of relay.Replay, _ relay.Callback, _ relay.Client) (int, error) {
+	return int(of.Through + 1 - of.From), nil
 }
 
 func (p *parts) PollNow(_ context.Context, connection string) error {

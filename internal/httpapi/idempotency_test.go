@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"sync"
@@ -36,6 +37,8 @@ func makings() map[string]making {
 			}},
 		"createConsentLink":  {"/v1/connections/con-1/consent-links", map[string]any{"force": true}, linksOf("con-1")},
 		"createConsentLinks": {"/v1/consent-links", map[string]any{"connections": []string{"con-2"}}, linksOf("con-2")},
+		"createReplay":       {"/v1/callbacks/cb/replays", map[string]any{"since": "2020-01-01T00:00:00Z"}, replaysOf(false)},
+		"retryDelivery":      {"/v1/callbacks/cb/deliveries/" + fixedEvent + "/retry", map[string]any{}, replaysOf(true)},
 		"rotateSecret": {"/v1/callbacks/cb/rotate-secret", map[string]any{}, func(f *fixture) int {
 			cb, _, err := f.store.Callbacks.Get(f.t.Context(), "cb")
 			if err != nil {
@@ -43,6 +46,23 @@ func makings() map[string]making {
 			}
 			return len(cb.Secrets.Signing) - 1 // two at most: the others are seen by the answers
 		}},
+	}
+}
+
+// fixedEvent is the id of an event that acme publishes.
+const fixedEvent = "alpha-" + orderA + "-1768469924687150"
+
+// replaysOf counts the replays that name an event, or those that do not.
+func replaysOf(event bool) func(f *fixture) int {
+	return func(f *fixture) (n int) {
+		var list ReplayList
+		f.admin().get("/v1/callbacks/cb/replays").want(200).into(&list)
+		for _, r := range list.Items {
+			if event == (len(r.Events) > 0) {
+				n++
+			}
+		}
+		return n
 	}
 }
 
@@ -61,6 +81,14 @@ func (f *fixture) acme() {
 	}
 	f.admin().put("/v1/clients/acme", map[string]any{"allSites": true}).want(201)
 	f.admin().put("/v1/callbacks/cb?client=acme", map[string]any{"url": "https://bms.example/"}).want(201)
+	ev, err := relay.NewOrderEvent(publicURL, "alpha", orderA, relay.TypeOrderCreated, 1768469924687150, time.Now(),
+		relay.OrderData{Order: json.RawMessage(`{}`)})
+	if err == nil {
+		_, err = f.store.Events.Publish(f.t.Context(), ev, store.InboxRef{}, 0)
+	}
+	if err != nil || ev.ID != fixedEvent {
+		f.t.Fatal(ev.ID, err)
+	}
 }
 
 // Every POST of the contract that makes something takes the header; the others make nothing that is
@@ -72,6 +100,7 @@ func TestEveryPostThatMakesSomethingTakesAnIdempotencyKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	makesNothing := []string{"testCallback", "resumeCallback", "pollConnection", "reconcileConnection", "retryUnresolved",
+		"skipDelivery",
 		"retryManyUnresolved"}
 	tried := makings()
 	for route, op := range c.operations {

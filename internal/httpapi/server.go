@@ -26,6 +26,10 @@ import (
 type Dispatcher interface {
 	// Status returns the status of callbacks whose owners answer.
 	Status(ctx context.Context, callbacks []string) map[string]Status
+	// RetryDelivery makes a delivery that waits due now, SkipDelivery ends it. An error means that the owner of the
+	// callback does not answer.
+	RetryDelivery(ctx context.Context, cb relay.Callback, seq uint64, order string) (Waiting, error)
+	SkipDelivery(ctx context.Context, cb relay.Callback, seq uint64, order string) (Waiting, error)
 	// Test sends one event to a callback in the same way as deliveries, within the callback's
 	// limits. An error means that nothing was sent: it is a *TestRefusedError, or the owner of the
 	// callback does not answer.
@@ -118,6 +122,7 @@ type Config struct {
 	// Encryption returns the keys that encrypt the secrets in the store.
 	Encryption func() store.KeyStatus
 	Dispatcher Dispatcher
+	Replays    Replays
 	Poller     Poller
 	Reconciler Reconciler
 	Resolver   Resolver
@@ -155,9 +160,11 @@ type API struct {
 	clients  *turns        // for changes of a client's list of callbacks
 	large    chan struct{} // one place for each large body that is being read
 	checks   chan struct{} // one place for each body that is being checked
+	counts   chan struct{} // one place for each selection of a replay that is being counted
 	feed     *feed
 	// Copies of what is stored, for lists and quotas. The copy of the clients is in Keys.
 	callbacks   *store.Mirror[store.SealedCallback]
+	replays     *store.Mirror[relay.Replay] // in groups by client
 	connections *store.Mirror[relay.Connection]
 	asides      *store.Mirror[store.Aside] // unresolved notifications
 	requests    *store.Mirror[store.RequestSize]
@@ -191,12 +198,16 @@ func New(c Config) (*API, error) {
 		tests: newLimits(c.TestsPerSecond, c.TestBurst), failures: newFailures(c.Ingress, c.Failures),
 		bodies: newTurns(bodiesOfKey), reads: newTurns(readsOfKey), clients: newTurns(1),
 		large: make(chan struct{}, largeBodies), checks: make(chan struct{}, checkedOnce),
+		counts:     make(chan struct{}, countsAtOnce),
 		remembered: newRemembered(), unresolvedBytes: unresolvedBytes,
 		feed: newFeed(c.Store.Events, c.Log), drain: make(chan struct{}),
 	}
 	a.callbacks = store.NewMirror(store.MirrorConfig[store.SealedCallback]{
 		Bucket: c.Store.Sealed, Log: c.Log, What: "callback",
 		Group: func(cb store.SealedCallback) string { return cb.Client },
+	})
+	a.replays = store.NewMirror(store.MirrorConfig[relay.Replay]{
+		Bucket: c.Store.Replays, Log: c.Log, What: "replay", Group: func(doc relay.Replay) string { return doc.Client },
 	})
 	a.connections = store.NewMirror(store.MirrorConfig[relay.Connection]{
 		Bucket: c.Store.Connections, Log: c.Log, What: "connection",
@@ -215,7 +226,7 @@ func New(c Config) (*API, error) {
 func (a *API) Run(ctx context.Context) {
 	var parts sync.WaitGroup
 	for _, run := range []func(context.Context){
-		a.feed.run, a.callbacks.Run, a.connections.Run, a.asides.Run, a.requests.Run, a.sweep,
+		a.feed.run, a.callbacks.Run, a.replays.Run, a.connections.Run, a.asides.Run, a.requests.Run, a.sweep,
 	} {
 		parts.Go(func() { run(ctx) })
 	}

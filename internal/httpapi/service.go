@@ -46,7 +46,7 @@ func (a *API) notReady(ctx context.Context) string {
 	default:
 	}
 	for what, ready := range map[string]<-chan struct{}{
-		"clients": a.c.Keys.Ready(), "callbacks": a.callbacks.Ready(), "connections": a.connections.Ready(),
+		"clients": a.c.Keys.Ready(), "callbacks": a.callbacks.Ready(), "replays": a.replays.Ready(), "connections": a.connections.Ready(),
 		"requests": a.requests.Ready(), "consent links": a.c.Consents.Ready(),
 	} {
 		select {

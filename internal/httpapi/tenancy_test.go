@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
 )
 
 // expectation is how an operation treats callers. Every operation of the contract must have one.
@@ -38,12 +39,13 @@ var expectations = map[string]expectation{
 	"createConsentLink": adminOnly, "deleteConsentLink": adminOnly,
 	"listAllConsentLinks": adminOnly, "createConsentLinks": adminOnly,
 	"listCallbacks": ownList, "listEvents": ownList, "listOrders": ownList,
-	"getCallback": ownRead, "listDeliveries": ownRead, "getDelivery": ownRead, "getEvent": ownRead, "getOrder": ownRead,
+	"getCallback": ownRead, "listDeliveries": ownRead, "getDelivery": ownRead, "listReplays": ownRead, "getReplay": ownRead, "getEvent": ownRead, "getOrder": ownRead,
 	"listOrderEvents": ownRead,
 	"findAssessment":  ownRead,
 	"createCallback":  makesOwn, "putCallback": makesAtID,
 	"patchCallback": ownChange, "deleteCallback": ownChange, "rotateSecret": ownChange, "endSecret": ownChange, "testCallback": ownChange,
-	"resumeCallback": ownChange,
+	"resumeCallback": ownChange, "retryDelivery": ownChange, "skipDelivery": ownChange, "createReplay": ownChange,
+	"deleteReplay": ownChange,
 }
 
 // Every operation of the contract, as called for something of client a by everyone there is.
@@ -75,7 +77,7 @@ func TestTenancy(t *testing.T) {
 				url := strings.NewReplacer("{eventId}", ev.ID, "{orderId}", orderA, "{keyId}", keyID, "{linkId}",
 					strings.Repeat("0", 32), "{unresolvedId}", "con-a-1-0", "{name}", "event-v1.json", "{fingerprint}",
 					(relay.SigningSecret{Secret: secretText}).Fingerprint(),
-					"{type}", "not-found", "{originator}", "o", "{number}", "n", "{id}", id).Replace(path)
+					"{replayId}", replayID, "{type}", "not-found", "{originator}", "o", "{number}", "n", "{id}", id).Replace(path)
 				if op.OperationID == "findAssessment" {
 					url += "?connection=con-a"
 				}
@@ -96,6 +98,7 @@ func TestTenancy(t *testing.T) {
 				}
 			}
 			fresh()
+			f.replay("cb-a", relay.ReplayDone)
 			id := "cb-a"
 			if strings.HasPrefix(path, "/v1/connections") {
 				id = "con-a"
@@ -169,6 +172,7 @@ func TestTenancy(t *testing.T) {
 				t.Errorf("%s by its owner: %d %s", op.OperationID, got.status, got.body)
 			}
 			fresh()
+			f.replay("cb-a", relay.ReplayDone)
 			if got := call(f.admin(), id); got.status == 401 || got.status == 403 || got.status >= 500 {
 				t.Errorf("%s by the admin: %d %s", op.OperationID, got.status, got.body)
 			}
@@ -196,6 +200,8 @@ func bodyFor(operation, url string) any {
 		return map[string]any{"url": url}
 	case "patchCallback":
 		return map[string]any{"description": "changed"}
+	case "createReplay":
+		return map[string]any{"since": "2020-01-01T00:00:00Z"}
 	case "putConnection":
 		return map[string]any{"level": "site", "site": "alpha"}
 	case "patchConnection":
@@ -206,6 +212,21 @@ func bodyFor(operation, url string) any {
 		return map[string]any{"role": "read"}
 	}
 	return nil
+}
+
+const replayID = "0123456789abcdef0123456789abcdef"
+
+// replay stores a replay of a callback in place of the one before, if there is the callback.
+func (f *fixture) replay(callback string, state relay.ReplayState) {
+	f.t.Helper()
+	cb, _, err := f.store.Callbacks.Get(f.t.Context(), callback)
+	if err != nil {
+		return
+	}
+	doc := relay.Replay{ID: replayID, Callback: cb.ID, CallbackGeneration: cb.Generation, Client: cb.Client, From: 1, Through: 1, State: state}
+	if err := f.store.Replays.Set(f.t.Context(), store.ReplayKey(cb.ID, doc.ID), doc); err != nil {
+		f.t.Fatal(err)
+	}
 }
 
 // mask takes the request id out of a problem.

@@ -41,6 +41,11 @@ type AttemptRecord struct {
 	NextAttemptAt  *time.Time     `json:"nextAttemptAt,omitempty"`
 	Closing        DeliveryStatus `json:"closing,omitempty"`
 	Reason         string         `json:"reason,omitempty"` // why it was skipped or expired
+	// Replay is the id of the replay that made the attempt, and Replayed how the event ended in it;
+	// empty while it is retried. A replay that fails changes nothing in how the delivery ended before,
+	// so that Closing is set only by a replay that has delivered.
+	Replay   string         `json:"replay,omitempty"`
+	Replayed DeliveryStatus `json:"replayed,omitempty"`
 }
 
 // Phases is where the time of an attempt went, in milliseconds. 0: there was no such phase.

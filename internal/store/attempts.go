@@ -92,3 +92,35 @@ func (a *Attempts) Walk(ctx context.Context, callback, generation string, from u
 	}
 	return nil
 }
+
+// Scan calls each with the callback's batches that the log took since a time, oldest first, up to
+// the position through. It stops when each returns false.
+func (a *Attempts) Scan(
+	ctx context.Context, callback, generation string, since time.Time, through uint64, each func(b relay.AttemptBatch) bool,
+) error {
+	const most = 256
+	filters := []string{a.s.topo.AttemptsSubject(callback)}
+	for from := uint64(0); from <= through; {
+		messages, more, err := a.s.scan(ctx, a.s.topo.Attempts(), from, since, filters, most)
+		if err != nil {
+			return err
+		}
+		for _, m := range messages {
+			from, since = m.Seq+1, time.Time{}
+			if m.Seq > through {
+				return nil
+			}
+			var b relay.AttemptBatch
+			if err := json.Unmarshal(m.Data, &b); err != nil {
+				return fmt.Errorf("read attempts at %d: %w", m.Seq, err)
+			}
+			if b.Generation == generation && !each(b) {
+				return nil
+			}
+		}
+		if !more || len(messages) == 0 {
+			return nil
+		}
+	}
+	return nil
+}

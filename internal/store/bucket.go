@@ -82,9 +82,9 @@ func openBucket[T any](ctx context.Context, s *Store, name topology.BucketName, 
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", bucket, classify(err))
 	}
-	b := &Bucket[T]{s: s, kv: kv, name: bucket, codec: c, said: name == topology.Connections || name == topology.Clients || name == topology.Callbacks}
+	b := &Bucket[T]{s: s, kv: kv, name: bucket, codec: c, said: announced(name)}
 	switch name {
-	case topology.Owners, topology.Orders, topology.Replays: // leases are few, and the others' documents stay
+	case topology.Owners, topology.Orders: // leases are few, and the orders stay
 	default:
 		b.markers, b.relist = topology.MarkerTTL, topology.MarkerTTL/2
 	}
@@ -92,6 +92,16 @@ func openBucket[T any](ctx context.Context, s *Store, name topology.BucketName, 
 		b.ttl = RequestTTL
 	}
 	return b, nil
+}
+
+// announced reports whether watchers of a bucket are notified of every write: they must act on it soon.
+func announced(name topology.BucketName) bool {
+	switch name {
+	case topology.Connections, topology.Clients, topology.Callbacks, topology.Replays:
+		return true
+	default:
+		return false
+	}
 }
 
 // Get returns a document and its revision; ErrNotFound if there is none. Any node of a cluster may
@@ -172,6 +182,11 @@ func (b *Bucket[T]) Save(ctx context.Context, key string, v T, revision uint64) 
 		return b.Create(ctx, key, v)
 	}
 	return b.Update(ctx, key, v, revision)
+}
+
+// UpdateFor is Update of a document that expires, after whole seconds without another write.
+func (b *Bucket[T]) UpdateFor(ctx context.Context, key string, v T, revision uint64, ttl time.Duration) (uint64, error) {
+	return b.put(ctx, Put[T]{Key: key, Value: v, Revision: revision, TTL: ttl})
 }
 
 // Set stores a document over any revision.

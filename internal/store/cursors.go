@@ -19,10 +19,32 @@ type CursorKind string
 const (
 	InboxCursors    CursorKind = "inbox"    // a connection's reader of the inbox, by the connection's id
 	CallbackCursors CursorKind = "callback" // a callback's reader of the events, by the callback's id
+	ReplayCursors   CursorKind = "replay"   // a replay's reader of the events, by ReplayCursor
 )
 
 // Key is the key of one cursor.
-func (k CursorKind) Key(id string) string { return k.OfShard(relay.ShardOf(id)) + "." + id }
+func (k CursorKind) Key(id string) string {
+	of := id
+	if k == ReplayCursors {
+		of = id[:max(len(id)-replayIDBytes-1, 0)]
+	}
+	return k.OfShard(relay.ShardOf(of)) + "." + id
+}
+
+// replayIDBytes is the length of a replay's id.
+const replayIDBytes = 32
+
+// ReplayCursor is the id of a replay's reader of the events: it belongs to the shard of the callback.
+func ReplayCursor(callback, replay string) string { return callback + "-" + replay }
+
+// ParseReplayCursor is the way back from ReplayCursor; false for what is none.
+func ParseReplayCursor(id string) (callback, replay string, ok bool) {
+	at := len(id) - replayIDBytes - 1
+	if at < 1 || id[at] != '-' {
+		return "", "", false
+	}
+	return id[:at], id[at+1:], true
+}
 
 // OfShard is what the keys of all cursors of a shard begin with.
 func (k CursorKind) OfShard(shard int) string { return strconv.Itoa(shard) + "." + string(k) }

@@ -153,6 +153,30 @@ func (e *Events) ScanSince(ctx context.Context, since time.Time, filters []strin
 	return e.collect(e.s.scan(ctx, e.s.topo.Events(), 0, since, filters, max))
 }
 
+// ScanHeads is Scan without the events' bodies.
+func (e *Events) ScanHeads(ctx context.Context, from uint64, filters []string, max int) ([]Stored, bool, error) {
+	if len(filters) == 1 && filters[0] == topology.AllEvents {
+		filters = nil
+	}
+	var all uint64
+	return e.collect(e.s.scanCounted(ctx, e.s.topo.Events(), headersOnly, from, time.Time{}, filters, max, &all))
+}
+
+// At returns the position of the first event that the log took at or after a time; the position
+// behind its end if there is none.
+func (e *Events) At(ctx context.Context, at time.Time) (uint64, error) {
+	_, last, err := e.Bounds(ctx) // first: what comes meanwhile is behind it, and later than now
+	if err != nil {
+		return 0, err
+	}
+	var all uint64
+	found, _, err := e.s.scanCounted(ctx, e.s.topo.Events(), headersOnly, 0, at, nil, 1, &all)
+	if err != nil || len(found) == 0 {
+		return last + 1, err
+	}
+	return found[0].Seq, nil
+}
+
 func (e *Events) collect(messages []Message, more bool, err error) ([]Stored, bool, error) {
 	if err != nil {
 		return nil, false, err
@@ -167,7 +191,7 @@ func (e *Events) collect(messages []Message, more bool, err error) ([]Stored, bo
 // Waiting returns how many events the filters select from a sequence on, and when the log took the
 // first of them.
 func (e *Events) Waiting(ctx context.Context, from uint64, filters []string) (n uint64, oldest time.Time, err error) {
-	first, _, err := e.s.scanCounted(ctx, e.s.topo.Events(), from, time.Time{}, filters, 1, &n)
+	first, _, err := e.s.scanCounted(ctx, e.s.topo.Events(), wholeMessages, from, time.Time{}, filters, 1, &n)
 	if err != nil || len(first) == 0 {
 		return 0, time.Time{}, err
 	}

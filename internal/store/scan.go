@@ -86,20 +86,28 @@ func (s *Store) one(ctx context.Context, stream string, atLeader jsapi.Selection
 // was asked for.
 func (s *Store) scan(ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int) ([]Message, bool, error) {
 	var all uint64
-	return s.scanCounted(ctx, stream, from, since, filters, most, &all)
+	return s.scanCounted(ctx, stream, wholeMessages, from, since, filters, most, &all)
 }
 
 // scanChunk is for how many messages a scan makes room at first.
 const scanChunk = 256
 
+// part is what of each message is read.
+type part bool
+
+const (
+	wholeMessages part = false
+	headersOnly   part = true
+)
+
 // scanCounted is scan; all is set to how many there are, regardless of most.
 func (s *Store) scanCounted(
-	ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int, all *uint64,
+	ctx context.Context, stream string, of part, from uint64, since time.Time, filters []string, most int, all *uint64,
 ) ([]Message, bool, error) {
 	fail := func(err error) ([]Message, bool, error) {
 		return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, err)
 	}
-	c := jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1), FilterSubjects: filters}
+	c := jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1), FilterSubjects: filters, HeadersOnly: bool(of)}
 	if !since.IsZero() {
 		c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = jetstream.DeliverByStartTimePolicy, 0, &since
 	}
@@ -141,10 +149,10 @@ type Tail struct {
 	stream   string
 }
 
-func (s *Store) tail(ctx context.Context, stream string, from uint64, headersOnly bool, filters ...string) (*Tail, error) {
+func (s *Store) tail(ctx context.Context, stream string, from uint64, heads bool, filters ...string) (*Tail, error) {
 	c := jetstream.OrderedConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1), FilterSubjects: filters,
-		InactiveThreshold: readerIdle, HeadersOnly: headersOnly,
+		InactiveThreshold: readerIdle, HeadersOnly: heads,
 	}
 	consumer, err := s.js.OrderedConsumer(ctx, stream, c)
 	if err != nil {

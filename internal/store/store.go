@@ -52,6 +52,7 @@ type Buckets struct {
 	Clients         *Bucket[relay.Client]
 	Callbacks       *Bucket[relay.Callback]
 	Sealed          *Bucket[SealedCallback] // the callbacks, without decrypting anything
+	Replays         *Bucket[relay.Replay]   // under ReplayKey
 	Tokens          *Tokens
 	Polls           *Bucket[relay.Poll]
 	Reconciliations *Bucket[relay.Reconciliation] // in relay_polls, too, under ReconcileKey
@@ -98,6 +99,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		opens(s, &s.Callbacks, topology.Callbacks, callbackCodec{c.Sealer}),
 		opens(s, &s.Sealed, topology.Callbacks, jsonCodec[SealedCallback]{}),
 		opens(s, &s.Tokens.Bucket, topology.Tokens, tokenCodec{c.Sealer}),
+		opens(s, &s.Replays, topology.Replays, jsonCodec[relay.Replay]{}),
 		opens(s, &s.Polls, topology.Polls, jsonCodec[relay.Poll]{}),
 		opens(s, &s.Reconciliations, topology.Polls, jsonCodec[relay.Reconciliation]{}),
 		opens(s, &s.Orders, topology.Orders, jsonCodec[relay.OrderState]{}),

@@ -158,7 +158,7 @@ func (t Topology) KeyValues() []jetstream.KeyValueConfig {
 		switch name { // without a limit the server refuses keys and markers that expire
 		case Owners:
 			c.LimitMarkerTTL = LeaseTTL
-		case Orders, Replays: // nothing is removed from them
+		case Orders: // nothing is removed from it
 		case Open:
 			c.TTL, c.LimitMarkerTTL = OpenAge, MarkerTTL
 		default:

@@ -1,0 +1,121 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// Waiting is what the owner of a callback has made of a delivery that was to be retried or skipped.
+type Waiting struct {
+	State WaitingState `json:"state"`
+	// Earlier is the position of the earlier event of the order for which it waits.
+	Earlier uint64 `json:"earlier,omitempty"`
+}
+
+// WaitingState is what has become of the delivery.
+type WaitingState string
+
+// The states.
+const (
+	WaitingDue     WaitingState = "due"     // it is due, or under way
+	WaitingEarlier WaitingState = "earlier" // it waits for an earlier event of its order
+	WaitingSkipped WaitingState = "skipped" // it has ended by this
+	WaitingEnded   WaitingState = "ended"   // it does not wait: it has ended before, or there was none
+)
+
+// RetryDelivery implements POST /v1/callbacks/{id}/deliveries/{eventId}/retry.
+func (a *API) RetryDelivery(w http.ResponseWriter, r *http.Request, id Id, eventID EventId, _ RetryDeliveryParams) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		cb, client, ev, err := a.deliverable(ctx, c, id, eventID)
+		if err != nil {
+			return reply{}, err
+		}
+		if err := halted(cb); err != nil {
+			return reply{}, err
+		}
+		if !cb.Filter.Matches(ev.Site, ev.Type, ev.Order) || !(caller{client: client}).maySeeEvent(ev) {
+			return reply{}, kindConflict.problem("The event no longer matches the callback's filter or its client's sites.")
+		}
+		waiting, err := a.c.Dispatcher.RetryDelivery(ctx, cb, ev.Seq, ev.Order)
+		if err != nil {
+			return reply{}, refuse("The owner of the callback does not answer.", err)
+		}
+		answer := DeliveryRetried{Event: eventID, Due: waiting.State == WaitingDue}
+		switch waiting.State {
+		case WaitingEarlier:
+			return reply{}, a.earlier(ctx, waiting.Earlier)
+		case WaitingDue:
+		default:
+			doc, err := a.replayOne(ctx, exchangeOf(r).maker.id("replay"), cb, eventID, ev)
+			if err != nil {
+				return reply{}, err
+			}
+			answer.Replay = doc.ID
+		}
+		return reply{status: http.StatusAccepted, body: answer}, nil
+	})
+}
+
+// SkipDelivery implements POST /v1/callbacks/{id}/deliveries/{eventId}/skip.
+func (a *API) SkipDelivery(w http.ResponseWriter, r *http.Request, id Id, eventID EventId) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		cb, _, ev, err := a.deliverable(ctx, c, id, eventID)
+		if err != nil {
+			return reply{}, err
+		}
+		waiting, err := a.c.Dispatcher.SkipDelivery(ctx, cb, ev.Seq, ev.Order)
+		if err != nil {
+			return reply{}, refuse("The owner of the callback does not answer.", err)
+		}
+		if waiting.State != WaitingSkipped {
+			return reply{}, kindConflict.problem("The delivery does not wait: it has ended.")
+		}
+		return reply{status: http.StatusNoContent}, nil
+	})
+}
+
+// deliverable returns a callback that the caller may change, its client, and an event that is, or
+// may be, delivered to it.
+func (a *API) deliverable(
+	ctx context.Context, c caller, id, eventID string,
+) (cb relay.Callback, client relay.Client, ev store.Stored, err error) {
+	if cb, client, err = a.replayable(ctx, c, id); err != nil {
+		return cb, client, ev, err
+	}
+	ev, found, err := a.find(ctx, c, eventID)
+	if err == nil && !found {
+		err = notFound()
+	}
+	if err != nil || cb.Filter.Matches(ev.Site, ev.Type, ev.Order) && (caller{client: client}).maySeeEvent(ev) {
+		return cb, client, ev, err
+	}
+	records, err := a.records(ctx, cb, ev)
+	if err == nil && len(records) == 0 {
+		err = notFound()
+	}
+	return cb, client, ev, err
+}
+
+// earlier returns the problem for a delivery that waits for an earlier one of its order.
+func (a *API) earlier(ctx context.Context, seq uint64) error {
+	ev, err := a.c.Store.Events.Get(ctx, seq)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	return kindConflict.problem("An earlier event of the order waits: %s. Retry that one.", memberOf(ev.Body, "id"))
+}
+
+// replayOne makes a replay of one event.
+func (a *API) replayOne(ctx context.Context, id string, cb relay.Callback, eventID string, ev store.Stored) (relay.Replay, error) {
+	doc, err := a.newReplay(ctx, id, cb)
+	if err != nil {
+		return doc, err
+	}
+	doc.Filter.Events, doc.Positions = []string{eventID}, []uint64{ev.Seq}
+	doc.From, doc.Through, doc.Matched = ev.Seq, ev.Seq, new(1)
+	return a.makeReplay(ctx, doc)
+}

@@ -1,0 +1,317 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/cursorstore"
+	"github.com/audatex-relay/relay/internal/delivery"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/shard"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// Callbacks is what the Replayer needs of the part that delivers to the same callbacks.
+type Callbacks interface {
+	// Gone disables a callback whose receiver has answered 410.
+	Gone(callback, generation string)
+}
+
+// DefaultSchedule is when a failed attempt of a replay is tried again: a replay is watched by
+// somebody, and its receiver was reached lately.
+var DefaultSchedule = []time.Duration{5 * time.Second, time.Minute, 10 * time.Minute}
+
+// Defaults of Config.
+const (
+	DefaultCircuitFailures = 5
+	DefaultGiveUpAfter     = 5 * 24 * time.Hour
+	DefaultGrace           = 20 * time.Second
+)
+
+// Config is what New needs. Store, Deliverer, Callbacks and Log are required.
+type Config struct {
+	Store     *store.Store
+	Deliverer *delivery.Deliverer
+	Callbacks Callbacks
+	Log       *slog.Logger
+	Metrics   prometheus.Registerer // nil: metrics are kept and shown to nobody
+
+	Schedule        []time.Duration                   // the waits after the first, second, … failed attempt
+	ProbeSchedule   []time.Duration                   // the waits before probes of a receiver that fails for several orders
+	Jitter          func(time.Duration) time.Duration // of every wait; nil: up to a tenth more
+	CircuitFailures int                               // failures in a row, over more than one order, after which the receiver is only probed
+	GiveUpAfter     time.Duration                     // of failing without a success: the replay is cancelled
+	Grace           time.Duration                     // for attempts under way when a shard must be given up
+	SweepEvery      time.Duration                     // how often replays of removed callbacks are looked for; 30 s if zero
+}
+
+// Replayer works the replays of the shards that this replica owns. Make it with New; Run follows
+// the documents, Own is the work on a shard.
+type Replayer struct {
+	c       Config
+	replays *store.Mirror[relay.Replay] // in groups by shard
+	cursors *cursorstore.Store
+	shares  *shares
+	metrics *metrics
+	loads   chan struct{} // as many are loaded at once
+	owned   [relay.Shards]atomic.Pointer[owned]
+
+	complained atomic.Int64 // when something was last complained of, in nanoseconds
+
+	mu      sync.Mutex
+	working map[*runner]struct{}
+}
+
+// loadsAtOnce is how many replays are loaded at the same time: each may read much of a log.
+const loadsAtOnce = 4
+
+// New makes a Replayer and registers its metrics.
+func New(c Config) *Replayer {
+	if len(c.Schedule) == 0 {
+		c.Schedule = DefaultSchedule
+	}
+	if c.Jitter == nil {
+		c.Jitter = func(d time.Duration) time.Duration { return d + rand.N(d/10+1) }
+	}
+	for _, d := range []struct {
+		value *time.Duration
+		or    time.Duration
+	}{{&c.GiveUpAfter, DefaultGiveUpAfter}, {&c.Grace, DefaultGrace}, {&c.SweepEvery, 30 * time.Second}} {
+		if *d.value == 0 {
+			*d.value = d.or
+		}
+	}
+	if c.CircuitFailures == 0 {
+		c.CircuitFailures = DefaultCircuitFailures
+	}
+	r := &Replayer{
+		c: c, cursors: cursorstore.New(c.Store, store.ReplayCursors, c.Log), shares: newShares(c.Deliverer.Places),
+		loads: make(chan struct{}, loadsAtOnce), working: map[*runner]struct{}{},
+	}
+	r.replays = store.NewMirror(store.MirrorConfig[relay.Replay]{
+		Bucket: c.Store.Replays, Log: c.Log, What: "replay", OnChange: r.onChange,
+		Group: func(doc relay.Replay) string { return strconv.Itoa(relay.ShardOf(doc.Callback)) },
+	})
+	c.Deliverer.Targets.OnChange(
+		func(id string) { r.wake(func(w *runner) bool { return w.callback == id }) },
+		func(id string) { r.wake(func(w *runner) bool { return w.client == id }) },
+	)
+	r.metrics = newMetrics(c.Metrics, r)
+	return r
+}
+
+// policy returns the rules of the cursor of a replay that may have so many attempts under way.
+func (r *Replayer) policy(concurrency int) cursor.Policy {
+	return cursor.Policy{
+		Concurrency: concurrency, Window: 4*concurrency + 32, Schedule: r.c.Schedule, Jitter: r.c.Jitter,
+		CircuitFailures: r.c.CircuitFailures, ProbeSchedule: r.c.ProbeSchedule,
+	}
+}
+
+// Run follows the replays until ctx ends. It returns nil.
+func (r *Replayer) Run(ctx context.Context) error {
+	r.replays.Run(ctx)
+	return nil
+}
+
+// Count returns how many events a replay would deliver to a callback of a client.
+func (r *Replayer) Count(ctx context.Context, doc relay.Replay, cb relay.Callback, client relay.Client) (int, error) {
+	only, err := selectedBy(ctx, r.c.Store.Attempts, &doc, r.c.Store.Events)
+	if err != nil {
+		return 0, fmt.Errorf("select by how deliveries ended: %w", err)
+	}
+	s := &selection{events: r.c.Store.Events, doc: &doc, only: only}
+	return s.of(delivery.NewTarget(cb, client)).count(ctx)
+}
+
+// wake has those runners look whether something has changed that pass.
+func (r *Replayer) wake(pass func(w *runner) bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for w := range r.working {
+		if pass(w) {
+			w.wake()
+		}
+	}
+}
+
+// work runs a replay until it has ended or ctx has.
+func (r *Replayer) work(ctx context.Context, w *runner) {
+	r.mu.Lock()
+	r.working[w] = struct{}{}
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		delete(r.working, w)
+		r.mu.Unlock()
+	}()
+	w.run(ctx)
+}
+
+// owned is a shard of this replica.
+type owned struct {
+	changed chan struct{}
+
+	mu   sync.Mutex
+	keys map[string]struct{} // of the replays that have changed
+}
+
+// onChange has the owner of a replay look at it.
+func (r *Replayer) onChange(before, now *store.Entry[relay.Replay]) {
+	if now == nil {
+		now = before
+	}
+	if o := r.owned[relay.ShardOf(now.Value.Callback)].Load(); o != nil {
+		o.mu.Lock()
+		o.keys[now.Key] = struct{}{}
+		o.mu.Unlock()
+		select {
+		case o.changed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (o *owned) take() map[string]struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	keys := o.keys
+	o.keys = map[string]struct{}{}
+	return keys
+}
+
+// Own works the running replays of a shard under its lease until ctx ends. Then nothing is started
+// any more, attempts under way end (at most Config.Grace), what has ended is stored, and Own returns
+// nil.
+func (r *Replayer) Own(ctx context.Context, lease *shard.Lease) error {
+	select {
+	case <-r.replays.Ready():
+	case <-ctx.Done():
+		return nil
+	}
+	if !r.c.Deliverer.Targets.Ready(ctx) {
+		return nil
+	}
+	o := &owned{changed: make(chan struct{}, 1), keys: map[string]struct{}{}}
+	for _, key := range r.replays.Keys(strconv.Itoa(lease.Shard())) {
+		o.keys[key] = struct{}{}
+	}
+	r.owned[lease.Shard()].Store(o)
+	defer r.owned[lease.Shard()].Store(nil)
+	o.changed <- struct{}{}
+	working, ended := map[string]*runner{}, make(chan string)
+	var all sync.WaitGroup
+	defer all.Wait()
+	all.Go(func() { r.eraseStrays(ctx, lease) })
+	sweep := time.NewTicker(r.c.SweepEvery)
+	defer sweep.Stop()
+	for {
+		select {
+		case <-o.changed:
+			for key := range o.take() {
+				entry, there := r.replays.Get(key)
+				switch w := working[key]; {
+				case w != nil:
+					w.wake()
+				case there && entry.Value.Running():
+					w = newRunner(r, lease, entry)
+					working[key] = w
+					all.Go(func() {
+						r.work(ctx, w)
+						select {
+						case ended <- key:
+						case <-ctx.Done():
+						}
+					})
+				}
+			}
+		case key := <-ended:
+			delete(working, key)
+		case <-sweep.C:
+			all.Go(func() { r.sweep(ctx, lease) })
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// sweep removes the replays of callbacks that are not registered any more.
+func (r *Replayer) sweep(ctx context.Context, lease *shard.Lease) {
+	for _, key := range r.replays.Keys(strconv.Itoa(lease.Shard())) {
+		entry, there := r.replays.Get(key)
+		doc := entry.Value
+		if !there || r.registered(doc) {
+			continue
+		}
+		// What is known here may be older than the replay.
+		if _, err := r.c.Deliverer.Targets.Confirm(ctx, doc.Callback, doc.CallbackGeneration); err != nil || r.registered(doc) || !lease.Valid() {
+			continue
+		}
+		err := r.c.Store.Replays.Delete(ctx, key, entry.Revision)
+		switch {
+		case err == nil:
+			r.replays.Removed(key, entry.Revision)
+		case !errors.Is(err, store.ErrConflict):
+			r.complain(err)
+		}
+	}
+}
+
+// registered reports whether the callback of a replay is known here.
+func (r *Replayer) registered(doc relay.Replay) bool {
+	target := r.c.Deliverer.Targets.Of(doc.Callback)
+	return target != nil && target.Callback.Generation == doc.CallbackGeneration
+}
+
+// eraseStrays removes the cursors of the shard whose replays have ended or are gone.
+func (r *Replayer) eraseStrays(ctx context.Context, lease *shard.Lease) {
+	found, err := r.cursors.Load(ctx, lease.Shard(), nil)
+	if err != nil {
+		r.complain(err)
+		return
+	}
+	for id := range found {
+		callback, replay, ok := store.ParseReplayCursor(id)
+		if !ok {
+			continue
+		}
+		entry, there, err := r.replays.Read(ctx, store.ReplayKey(callback, replay))
+		if err == nil && (!there || !entry.Value.Running()) {
+			r.erase(ctx, lease, id)
+		}
+	}
+}
+
+// erase removes what is stored of a replay's cursor. What cannot be removed now is when the shard
+// is next taken on.
+func (r *Replayer) erase(ctx context.Context, lease *shard.Lease, id string) {
+	if !lease.Valid() {
+		return
+	}
+	stored, err := r.cursors.LoadSome(ctx, []string{id})
+	if err == nil {
+		err = r.cursors.Erase(ctx, lease.Epoch(), stored[id], "")
+	}
+	if err != nil && ctx.Err() == nil {
+		r.complain(err)
+	}
+}
+
+// complain logs that something could not be stored, at most once every ten seconds.
+func (r *Replayer) complain(err error) {
+	now, last := time.Now(), r.complained.Load()
+	if now.Sub(time.Unix(0, last)) >= 10*time.Second && r.complained.CompareAndSwap(last, now.UnixNano()) {
+		r.c.Log.Log(context.Background(), store.Level(err, slog.LevelWarn), "what a replay has come to could not be stored; it is tried again",
+			"error", err)
+	}
+}

@@ -1,0 +1,323 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/backoff"
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/cursorstore"
+	"github.com/audatex-relay/relay/internal/delivery"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/shard"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+const (
+	// storeAgain is how long a replay waits after the store could not be read or written.
+	storeAgain = time.Second
+	// lastRounds is how often what has ended is stored at most when a shard is given up.
+	lastRounds = 3
+	// lastFlush bounds these writes.
+	lastFlush = 10 * time.Second
+)
+
+// errFenced reports that a later owner of the shard has taken the replay on.
+var errFenced = errors.New("a later owner of the shard goes on with the replay")
+
+// runner works one replay for as long as this replica owns its shard. Its goroutine owns everything
+// here; attempts are made by goroutines that hand back what came of them.
+type runner struct {
+	r     *Replayer
+	lease *shard.Lease
+	key   string
+	log   *slog.Logger
+
+	callback, client string // whose replay it is; others may read these
+
+	doc      relay.Replay
+	revision uint64
+	sel      *selection
+	cur      *cursor.Cursor
+	handle   *cursorstore.Handle
+	// recorded are events that have ended, as an earlier owner has recorded without having come to
+	// store it in the cursor.
+	recorded map[uint64]relay.DeliveryStatus
+
+	share   *share
+	page    page // read and not offered yet
+	results chan *attempt
+	flying  int
+	changed chan struct{} // the document may have changed
+	retryAt time.Time     // nothing is read or taken before
+
+	recorder *delivery.Recorder
+	storing  storing
+}
+
+// newRunner makes a runner for a replay of the shard.
+func newRunner(r *Replayer, lease *shard.Lease, entry store.Entry[relay.Replay]) *runner {
+	doc := entry.Value
+	return &runner{
+		r: r, lease: lease, key: entry.Key, callback: doc.Callback, client: doc.Client, doc: doc, revision: entry.Revision,
+		log:     r.c.Log.With("callback", doc.Callback, "replay", doc.ID),
+		results: make(chan *attempt), changed: make(chan struct{}, 1), recorder: r.c.Deliverer.Recorder(doc.Callback, doc.CallbackGeneration),
+	}
+}
+
+// wake has the runner look whether its document has changed.
+func (w *runner) wake() {
+	select {
+	case w.changed <- struct{}{}:
+	default:
+	}
+}
+
+// run works the replay until it has ended or ctx has.
+func (w *runner) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := w.load(ctx)
+		if err == nil {
+			err = w.work(ctx)
+		}
+		switch {
+		case err == nil, ctx.Err() != nil, errors.Is(err, errFenced):
+			return
+		case errors.Is(err, errUnregistered): // it is not known here yet, or the replay is about to be removed
+		default:
+			w.log.Log(ctx, store.Level(err, slog.LevelWarn), "a replay cannot go on now; it is tried again", "error", err)
+		}
+		backoff.Sleep(ctx, storeAgain)
+		if !w.refresh(ctx) {
+			return
+		}
+	}
+}
+
+// refresh reads the document again; false if there is none.
+func (w *runner) refresh(ctx context.Context) bool {
+	entry, there, err := w.r.replays.Read(ctx, w.key)
+	if there && err == nil {
+		w.doc, w.revision = entry.Value, entry.Revision
+	}
+	return there || err != nil
+}
+
+// work delivers what the replay selects. It returns nil once the replay has ended or ctx has, and
+// everything that is to be stored of it is.
+func (w *runner) work(ctx context.Context) error {
+	turns, stopTurns := context.WithCancel(ctx)
+	defer stopTurns()
+	life, stopLife := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLife()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(w.r.c.Grace, stopLife) })()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	w.share = w.r.shares.join(w.sel.callback)
+	defer w.share.leave()
+	var err error
+	for ctx.Err() == nil && w.doc.Running() && err == nil {
+		w.proceed(ctx, turns, life)
+		if w.complete() {
+			break
+		}
+		timer.Reset(max(time.Until(w.nextLook()), time.Millisecond))
+		select {
+		case a := <-w.results:
+			w.judge(a)
+		case <-timer.C:
+		case <-w.changed:
+			err = w.look(ctx)
+		case <-ctx.Done():
+		}
+		if err == nil {
+			err = w.storeIfDue(ctx)
+		}
+	}
+	stopTurns()
+	for w.flying > 0 {
+		w.judge(<-w.results)
+	}
+	if errors.Is(err, errFenced) {
+		return err
+	}
+	return w.finish(ctx, err)
+}
+
+// proceed reads on and begins every attempt that may be made now.
+func (w *runner) proceed(ctx, turns, life context.Context) {
+	now := time.Now()
+	if now.Before(w.retryAt) {
+		return
+	}
+	if err := errors.Join(w.read(ctx), w.refill(ctx)); err != nil && ctx.Err() == nil {
+		w.log.Log(ctx, store.Level(err, slog.LevelWarn), "the log could not be read for a replay", "error", err)
+		w.retryAt = now.Add(storeAgain)
+		return
+	}
+	w.begin(turns, life, now)
+}
+
+// retarget takes the present configuration of the callback. It returns false if that is not
+// registered any more.
+func (w *runner) retarget() bool {
+	target := w.r.c.Deliverer.Targets.Of(w.doc.Callback)
+	if target == nil || target.Callback.Generation != w.doc.CallbackGeneration {
+		return false
+	}
+	if was := w.sel.callback; was == nil || !target.SameAs(was) {
+		w.sel = w.sel.of(target)
+		w.cur.SetPolicy(w.r.policy(shareOf(target.Callback)))
+		w.page = page{} // it was selected by the one before
+		if w.share != nil {
+			w.share.bound(target)
+		}
+		if was != nil && target.Callback.Resumed > was.Callback.Resumed {
+			w.cur.ResumeAll(time.Now())
+		}
+	}
+	return true
+}
+
+// read offers what the replay selects to the cursor, until that has no room or there is no more.
+func (w *runner) read(ctx context.Context) error {
+	for w.cur.Room() {
+		if w.page.through == 0 {
+			at := w.cur.ReadFrom() - 1
+			if at >= w.doc.Through {
+				return nil
+			}
+			p, err := w.sel.page(ctx, at, pageEvents)
+			if err != nil {
+				return err
+			}
+			w.page = p
+		}
+		for len(w.page.entries) > 0 {
+			if w.cur.Offer(w.page.entries[0]) == cursor.Full {
+				return nil
+			}
+			w.page.entries = w.page.entries[1:]
+		}
+		w.cur.Advance(w.page.through)
+		w.page = page{}
+	}
+	return nil
+}
+
+// refill reads what lanes have waiting beyond what they list.
+func (w *runner) refill(ctx context.Context) error {
+	for _, of := range w.cur.Refills() {
+		p, err := w.sel.order(ctx, of.Order, of.From, of.Through)
+		if err != nil {
+			return err
+		}
+		seqs := make([]uint64, len(p.entries))
+		for i, e := range p.entries {
+			seqs[i] = e.Seq
+		}
+		if p.through >= w.doc.Through { // nothing of the log behind the replay's end is its own
+			p.through = max(p.through, of.Through)
+		}
+		w.cur.Refill(of, seqs, p.through)
+	}
+	return nil
+}
+
+// nextLook is when the runner must act although nothing else happens.
+func (w *runner) nextLook() time.Time {
+	now := time.Now()
+	at := now.Add(time.Hour)
+	if next, ok := w.cur.NextDue(now); ok && next.Before(at) {
+		at = next
+	}
+	if !w.lease.Valid() && at.Before(now.Add(leaseAgain)) {
+		at = now.Add(leaseAgain)
+	}
+	if w.retryAt.After(now) {
+		at = w.retryAt
+	}
+	if due := w.storing.due; !due.IsZero() && due.Before(at) {
+		at = due
+	}
+	return at
+}
+
+// complete reports whether everything that the replay selects has ended.
+func (w *runner) complete() bool {
+	return w.cur.ReadFrom() > w.doc.Through && w.page.through == 0 && w.flying == 0 && w.cur.Unsettled() == 0 && w.cur.Lanes() == 0
+}
+
+// look takes in what others have written in the document, and a change of the callback.
+func (w *runner) look(ctx context.Context) error {
+	if !w.retarget() { // its replays are removed with it
+		w.doc.End(relay.ReplayCancelled, "", time.Now())
+		return nil
+	}
+	entry, there := w.r.replays.Get(w.key)
+	switch {
+	case !there:
+		if !w.refresh(ctx) {
+			w.doc.End(relay.ReplayCancelled, "", time.Now())
+			w.revision = 0
+		}
+	case entry.Revision <= w.revision:
+	case entry.Value.Epoch > w.lease.Epoch():
+		w.lease.Superseded(entry.Value.Epoch)
+		return errFenced
+	default:
+		w.take(entry.Value, entry.Revision)
+	}
+	return nil
+}
+
+// take takes a document that others have written. What the owner writes stays the owner's.
+func (w *runner) take(there relay.Replay, revision uint64) {
+	w.revision = revision
+	w.doc.State, w.doc.Reason, w.doc.EndedAt = there.State, there.Reason, there.EndedAt
+}
+
+// finish stores what is to be stored once nothing is under way. Failed is why the work has stopped
+// early, if it has.
+func (w *runner) finish(ctx context.Context, failed error) error {
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastFlush)
+	defer cancel()
+	for try := range lastRounds {
+		backoff.Sleep(last, time.Duration(try)*50*time.Millisecond)
+		if err := w.store(last); err == nil || errors.Is(err, errFenced) {
+			failed = err
+			break
+		} else if failed == nil || try > 0 {
+			failed = err
+		}
+	}
+	if failed != nil {
+		return failed
+	}
+	if w.complete() {
+		w.doc.End(relay.ReplayDone, "", time.Now())
+	}
+	if w.doc.Running() {
+		return nil // the next owner goes on
+	}
+	return w.end(last)
+}
+
+// end stores that the replay has ended, and removes its cursor.
+func (w *runner) end(ctx context.Context) error {
+	if !w.lease.Valid() {
+		return fmt.Errorf("%w: the lease is not valid", store.ErrUnavailable)
+	}
+	if w.revision > 0 {
+		if err := w.storeDocument(ctx); err != nil {
+			return err
+		}
+	}
+	w.log.Info("a replay has ended", "state", w.doc.State, "delivered", w.doc.Progress.Delivered,
+		"failed", w.doc.Progress.Failed, "skipped", w.doc.Progress.Skipped)
+	w.r.erase(ctx, w.lease, store.ReplayCursor(w.doc.Callback, w.doc.ID))
+	return nil
+}

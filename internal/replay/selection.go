@@ -1,0 +1,242 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/delivery"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+const (
+	// pageEvents is how many events of the log a running replay reads at a time, countEvents how
+	// many are read for counting.
+	pageEvents  = 512
+	countEvents = 4096
+	// getMost is how many single events are read at a time, getAtOnce how many of them at once: so
+	// many bodies are in memory.
+	getMost   = 64
+	getAtOnce = 8
+	// denseness is how many positions of the log one may read for each that is wanted, before the
+	// wanted ones are read one by one.
+	denseness = 4
+)
+
+// selection is what a replay selects of the log, under the present configuration of its callback.
+type selection struct {
+	events *store.Events
+	doc    *relay.Replay
+	only   *positions // nil: every position from doc.From through doc.Through
+
+	callback *delivery.Target // as it is configured
+	narrowed *delivery.Target // the same with the replay's filter; nil if that leaves nothing
+}
+
+// of returns the selection under another configuration of the callback.
+func (s *selection) of(callback *delivery.Target) *selection {
+	if s.callback == callback {
+		return s
+	}
+	changed := *s
+	changed.callback, changed.narrowed = callback, narrow(callback, s.doc.Filter.Filter)
+	return &changed
+}
+
+// narrow returns a target that matches at most what a filter passes; nil if nothing can match. The
+// result may match more than the callback does.
+func narrow(callback *delivery.Target, by relay.Filter) *delivery.Target {
+	of := callback.Callback
+	var none [2]bool
+	of.Filter.Sites, none[0] = intersection(of.Filter.Sites, by.Sites)
+	of.Filter.Orders, none[1] = intersection(of.Filter.Orders, by.Orders)
+	if len(by.Types) > 0 {
+		of.Filter.Types = by.Types
+	}
+	if none[0] || none[1] || callback.Orphaned {
+		return nil
+	}
+	return delivery.NewTarget(of, callback.Client)
+}
+
+// intersection returns what is in both lists, of which an empty one stands for everything; none
+// means that nothing is.
+func intersection(a, b []string) (both []string, none bool) {
+	switch {
+	case len(a) == 0:
+		return b, false
+	case len(b) == 0:
+		return a, false
+	}
+	b = relay.Sorted(b)
+	for _, s := range a {
+		if relay.Among(b, s) {
+			both = append(both, s)
+		}
+	}
+	return both, len(both) == 0
+}
+
+// matches reports whether an event of the range is to be replayed.
+func (s *selection) matches(ev *delivery.Event) bool {
+	return s.narrowed != nil && s.narrowed.Matches(ev) && s.callback.Matches(ev) && (s.only == nil || s.only.has(ev.Seq))
+}
+
+// page is a part of what a selection has.
+type page struct {
+	entries []cursor.Entry
+	through uint64 // nothing else up to here is selected
+}
+
+// page reads what follows a position, at most so many events of the log.
+func (s *selection) page(ctx context.Context, after uint64, most int) (page, error) {
+	after = max(after, s.doc.From-1)
+	if s.narrowed == nil || after >= s.doc.Through {
+		return page{through: s.doc.Through}, nil
+	}
+	from, through := after+1, s.doc.Through
+	if s.only != nil {
+		wanted := s.only.after(after, getMost)
+		if len(wanted) == 0 {
+			return page{through: s.doc.Through}, nil
+		}
+		from, through = wanted[0], wanted[len(wanted)-1]
+		if through-from >= uint64(denseness*len(wanted)) || len(wanted) == 1 {
+			return s.single(ctx, wanted)
+		}
+		most = denseness * getMost
+	}
+	filters, none := s.narrowed.Subjects("")
+	if none {
+		return page{through: s.doc.Through}, nil
+	}
+	return s.scan(ctx, from, through, filters, most)
+}
+
+// order returns the entries of one order from a position on, up to another one at most.
+func (s *selection) order(ctx context.Context, order string, from, through uint64) (page, error) {
+	through = min(through, s.doc.Through)
+	if s.narrowed == nil || from > through {
+		return page{through: through}, nil
+	}
+	filters, none := s.narrowed.Subjects(order)
+	if none {
+		return page{through: through}, nil
+	}
+	return s.scan(ctx, from, through, filters, 2*cursor.LaneEntries)
+}
+
+// scan reads the heads of events of the log.
+func (s *selection) scan(ctx context.Context, from, through uint64, filters []string, most int) (page, error) {
+	heads, more, err := s.events.ScanHeads(ctx, from, filters, most)
+	if err != nil {
+		return page{}, err
+	}
+	p := page{through: through}
+	for _, head := range heads {
+		if head.Seq > through {
+			return p, nil
+		}
+		ev := delivery.Event{Stored: head}
+		if strings.HasPrefix(head.Type, relay.OperationalPrefix) { // its body may say whose it is
+			whole, err := s.events.Get(ctx, head.Seq)
+			switch {
+			case errors.Is(err, store.ErrNotFound):
+				continue
+			case err != nil:
+				return page{}, err
+			}
+			ev = delivery.EventOf(whole)
+		}
+		if s.matches(&ev) {
+			p.entries = append(p.entries, cursor.Entry{Seq: ev.Seq, Order: ev.Order})
+		}
+	}
+	switch {
+	case more && len(heads) == 0: // all that was counted has left the log meanwhile
+		return page{}, fmt.Errorf("%w: the log was cut while it was read", store.ErrUnavailable)
+	case more:
+		p.through = heads[len(heads)-1].Seq
+	}
+	return p, nil
+}
+
+// single reads events one by one.
+func (s *selection) single(ctx context.Context, wanted []uint64) (page, error) {
+	type found struct {
+		entry cursor.Entry
+		err   error
+	}
+	all := make([]found, len(wanted))
+	var reading sync.WaitGroup
+	for first := range getAtOnce {
+		reading.Go(func() {
+			for i := first; i < len(wanted); i += getAtOnce {
+				stored, err := s.events.Get(ctx, wanted[i])
+				if all[i].err = err; err != nil {
+					continue
+				}
+				if ev := delivery.EventOf(stored); s.matches(&ev) {
+					all[i].entry = cursor.Entry{Seq: ev.Seq, Order: ev.Order}
+				}
+			}
+		})
+	}
+	reading.Wait()
+	p := page{through: wanted[len(wanted)-1]}
+	for _, f := range all {
+		switch {
+		case errors.Is(f.err, store.ErrNotFound): // it has left the log
+		case f.err != nil:
+			return page{}, f.err
+		case f.entry.Seq > 0:
+			p.entries = append(p.entries, f.entry)
+		}
+	}
+	return p, nil
+}
+
+// count returns how many events are selected.
+func (s *selection) count(ctx context.Context) (n int, err error) {
+	for at := s.doc.From - 1; at < s.doc.Through; {
+		p, err := s.page(ctx, at, countEvents)
+		if err != nil {
+			return 0, err
+		}
+		n += len(p.entries)
+		at = p.through
+	}
+	return n, nil
+}
+
+// selectedBy returns the positions to which a replay is limited beside its filter: those of its
+// events, and those whose delivery has ended as it wants. Nil means all.
+func selectedBy(ctx context.Context, attempts *store.Attempts, doc *relay.Replay, events *store.Events) (*positions, error) {
+	var only *positions
+	if len(doc.Positions) > 0 || len(doc.Filter.Events) > 0 {
+		only = newPositions(doc.Positions...)
+	}
+	if len(doc.Filter.Statuses) == 0 || doc.From > doc.Through {
+		return only, nil
+	}
+	first, err := events.Get(ctx, doc.From)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return nil, err
+	}
+	ended := newPositions() // no attempt is older than its event; if the first has left the log, all attempts count
+	err = attempts.Scan(ctx, doc.Callback, doc.CallbackGeneration, first.Time, doc.AttemptsThrough, func(b relay.AttemptBatch) bool {
+		for i := range b.Records {
+			rec := &b.Records[i]
+			if rec.Closing != "" && rec.Seq >= doc.From && rec.Seq <= doc.Through && (only == nil || only.has(rec.Seq)) {
+				ended.set(rec.Seq, slices.Contains(doc.Filter.Statuses, rec.Closing))
+			}
+		}
+		return ctx.Err() == nil
+	})
+	return ended, errors.Join(err, ctx.Err())
+}

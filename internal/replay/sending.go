@@ -1,0 +1,162 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/delivery"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/sender"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+const (
+	// leaseAgain is how long nothing is started when the lease is found invalid: a renewal may be
+	// unclear.
+	leaseAgain = 500 * time.Millisecond
+	// bodiesAgain is how long a replay waits after there was no room for a body.
+	bodiesAgain = 200 * time.Millisecond
+	// recordsMost is how many records may wait to be stored before nothing more is taken.
+	recordsMost = 1024
+)
+
+// attempt is what was taken of the cursor for one attempt, and what came of it.
+type attempt struct {
+	delivery.Attempt
+	batch cursor.Batch
+	one   [1]*delivery.Event // room for Events
+}
+
+// begin begins every attempt that may be made now. Each waits for its turn in a goroutine of its
+// own, until turns ends.
+func (w *runner) begin(turns, life context.Context, now time.Time) {
+	for !halted(w.sel.callback) && w.lease.Valid() && len(w.storing.records) < recordsMost {
+		b, ok := w.cur.Take(now, 1)
+		if !ok {
+			return
+		}
+		if how, known := w.recorded[b.Seqs[0]]; known { // an earlier owner has recorded its end, and it is counted
+			delete(w.recorded, b.Seqs[0])
+			w.settle(b, how, now)
+			continue
+		}
+		w.flying++
+		a := &attempt{batch: b}
+		a.Attempt = delivery.Attempt{Target: w.sel.callback, Seqs: b.Seqs, Events: a.one[:], Replay: w.doc.ID}
+		go func() {
+			if a.Err = w.share.take(turns); a.Err == nil {
+				w.r.c.Deliverer.Make(life, w.lease, &a.Attempt)
+				w.share.release()
+			}
+			w.results <- a
+		}()
+	}
+}
+
+// halted reports whether nothing is sent to a callback.
+func halted(of *delivery.Target) bool {
+	return of.Orphaned || of.Callback.Paused || of.Callback.Disabled != nil
+}
+
+// settle ends an event that is not sent again.
+func (w *runner) settle(b cursor.Batch, how relay.DeliveryStatus, now time.Time) {
+	if how == relay.DeliveryDelivered {
+		w.cur.Succeed(b, now)
+	} else {
+		w.cur.Settle(b.Order, b.Seqs...)
+	}
+	w.storing.soon(now)
+}
+
+// judge settles what an attempt came to. It is the one place where that is decided.
+func (w *runner) judge(a *attempt) {
+	w.flying--
+	now := time.Now()
+	switch {
+	case a.Err != nil:
+		w.notMade(a, now)
+		return
+	case len(a.Gone) > 0:
+		w.skipped(a, now, "the event has left the log")
+		return
+	case len(a.Unmatched) > 0:
+		w.skipped(a, now, "no longer matches the callback's filter or its client's sites")
+		return
+	}
+	record := a.Record(a.batch.Attempt, a.batch.Probe)
+	switch a.Sent.Outcome {
+	case sender.Cancelled:
+		w.cur.Release(a.batch)
+	case sender.Gone: // the replay waits until the callback is resumed
+		w.cur.Release(a.batch)
+		w.keep(record)
+		w.r.c.Callbacks.Gone(w.doc.Callback, w.doc.CallbackGeneration)
+		w.retryAt = now.Add(goneAgain)
+	case sender.Success:
+		record.Closing = relay.DeliveryDelivered
+		w.ended(record, relay.DeliveryDelivered)
+		w.cur.Succeed(a.batch, now)
+	default: // all the others are failures, and the schedule's affair
+		w.failed(a, record, now)
+	}
+}
+
+// goneAgain is how long a replay waits for a callback to be disabled whose receiver has answered 410.
+const goneAgain = time.Second
+
+// notMade puts back what was taken for an attempt that was not made.
+func (w *runner) notMade(a *attempt, now time.Time) {
+	w.cur.Release(a.batch)
+	switch {
+	case errors.Is(a.Err, delivery.ErrBodies):
+		w.retryAt = now.Add(bodiesAgain)
+		return
+	case errors.Is(a.Err, delivery.ErrLease), errors.Is(a.Err, context.Canceled):
+		w.retryAt = now.Add(leaseAgain)
+		return
+	}
+	w.log.Log(context.Background(), store.Level(a.Err, slog.LevelWarn), "an event could not be read for a replay", "order", a.batch.Order, "error", a.Err)
+	w.retryAt = now.Add(storeAgain)
+}
+
+// skipped ends an event that was not sent.
+func (w *runner) skipped(a *attempt, now time.Time, why string) {
+	record := relay.AttemptRecord{Seq: a.batch.Seqs[0], Order: a.batch.Order, At: now.UTC(), Replay: w.doc.ID, Reason: why}
+	if ev := a.Events[0]; ev != nil {
+		record.Event = ev.ID
+	}
+	w.ended(record, relay.DeliverySkipped)
+	w.cur.Settle(a.batch.Order, a.batch.Seqs...)
+}
+
+func (w *runner) failed(a *attempt, record relay.AttemptRecord, now time.Time) {
+	switch r := w.cur.Fail(a.batch, now, cursor.Failure{Reason: a.Reason(), RetryAfter: a.Sent.RetryAfter}); r.Outcome {
+	case cursor.Retrying:
+		record.NextAttemptAt = &r.Next
+		w.keep(record)
+	case cursor.Exhausted:
+		w.ended(record, relay.DeliveryFailed)
+		w.cur.Settle(a.batch.Order, a.batch.Seqs...)
+	case cursor.Stale:
+		w.keep(record)
+	}
+	if since := w.cur.Health().FailingSince; !since.IsZero() && now.Sub(since) >= w.r.c.GiveUpAfter {
+		w.doc.End(relay.ReplayCancelled, "Every attempt has failed since "+since.UTC().Format(time.RFC3339)+".", now)
+	}
+}
+
+// ended keeps the record with which an event ends in the replay.
+func (w *runner) ended(record relay.AttemptRecord, how relay.DeliveryStatus) {
+	record.Replayed = how
+	w.doc.Progress.Add(how)
+	w.r.metrics.ended(how)
+	w.keep(record)
+}
+
+func (w *runner) keep(record relay.AttemptRecord) {
+	w.storing.records = append(w.storing.records, record)
+	w.storing.soon(time.Now())
+}
