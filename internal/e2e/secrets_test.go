@@ -156,6 +156,7 @@ func TestSecrets(t *testing.T) {
 	known.add("token in a callback's query", query)
 	refusing.Beneath = "/" + segment + "?site=leeds&token=" + query
 	ok.Beneath = refusing.Beneath
+	w.oauthReceivers(&known)
 	w.newDeadReceiver("dead", map[string]any{"headers": map[string]string{"X-Api-Key": header}})
 	p := w.start()
 	w.connect()
@@ -242,6 +243,33 @@ func TestSecrets(t *testing.T) {
 	w.book.CheckWellFormed(t)
 	searchFiles(t, w.dir, &known)
 	t.Logf("looked for %d secrets in %d answers, %d bytes of log and the data directory", len(known.names()), len(answers), len(log))
+}
+
+// oauthReceivers makes two receivers whose callbacks get access tokens: one that refuses them and
+// repeats the request, and one whose token URL refuses the relay and repeats its secret.
+func (w *world) oauthReceivers(s *secrets) {
+	clientSecret, token, query := "oauth-secret-"+random(16), "access-"+random(16), "tenant-"+random(16)
+	s.add("callback's client secret", clientSecret)
+	s.add("callback's access token", token)
+	s.add("token in a token URL's query", query)
+	auth := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header().Set("Content-Type", "application/json")
+		if strings.HasPrefix(r.URL.Path, "/refusing") {
+			rw.WriteHeader(http.StatusUnauthorized)
+			_, _ = fmt.Fprintf(rw, `{"error":"invalid_client","error_description":"%s %s %s"}`, clientSecret, r.URL, r.Header.Get("Authorization"))
+			return
+		}
+		_, _ = fmt.Fprintf(rw, `{"access_token":%q,"token_type":"Bearer","expires_in":3600}`, token)
+	}))
+	w.t.Cleanup(auth.Close)
+	settings := func(path string) map[string]any {
+		return map[string]any{"auth": map[string]any{
+			"type": "oauth2", "tokenUrl": auth.URL + path + "?tenant=" + query, "clientId": "relay", "clientSecret": clientSecret,
+		}}
+	}
+	refusing := w.newReceiver("oauth", func(int, *http.Request) int { return http.StatusUnauthorized }, settings("/token"))
+	refusing.Echoes = true
+	w.newReceiver("tokenless", relaytest.Healthy, settings("/refusing"))
 }
 
 // addSigning knows a signing secret as it is written, and as the bytes it stands for.
