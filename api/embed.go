@@ -1,10 +1,13 @@
 // Package api holds the relay's contracts: the OpenAPI document of the HTTP API and the JSON Schemas of its events, as the
-// program serves and enforces them. The documents are the truth; internal/httpapi is generated from them and tested against them.
+// program enforces them, and the documents that it serves. The documents are the truth; internal/httpapi is generated from
+// them and tested against them. Begin with openapi.yaml; build/ makes the served ones from it and from examples/.
 package api
 
 import "embed"
 
-// OpenAPI is the OpenAPI 3.1 document of the HTTP API. It refers to Schemas by relative paths.
+//go:generate go run ./build
+
+// OpenAPI is the OpenAPI 3.1 document that the relay checks requests against. It refers to Schemas by relative paths.
 //
 //go:embed openapi.yaml
 var OpenAPI []byte
@@ -13,3 +16,17 @@ var OpenAPI []byte
 //
 //go:embed schemas/*.json
 var Schemas embed.FS
+
+// ServedOpenAPI is the OpenAPI 3.1 document for others: it refers to nothing outside itself, describes events by their
+// types, and has examples. PublicURL stands in it for the relay's own address.
+//
+//go:embed served/openapi.yaml
+var ServedOpenAPI []byte
+
+// ServedAsyncAPI is the AsyncAPI 3.0 document of what services on NATS get. It refers to nothing outside itself.
+//
+//go:embed served/asyncapi.yaml
+var ServedAsyncAPI []byte
+
+// PublicURL stands in served documents for the relay's public address.
+const PublicURL = "https://relay.example.com"

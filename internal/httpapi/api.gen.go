@@ -693,8 +693,8 @@ type Certificate struct {
 	Subject   string    `json:"subject"`
 }
 
-// Client defines model for Client.
-type Client struct {
+// ClientInfo defines model for ClientInfo.
+type ClientInfo struct {
 	AllSites    bool      `json:"allSites"`
 	CreatedAt   time.Time `json:"createdAt"`
 	Description string    `json:"description,omitempty,omitzero"`
@@ -707,7 +707,7 @@ type Client struct {
 
 // ClientList defines model for ClientList.
 type ClientList struct {
-	Items []Client `json:"items"`
+	Items []ClientInfo `json:"items"`
 
 	// Next Pass it as `after` for the next page.
 	Next Next `json:"next,omitempty,omitzero"`
@@ -1094,8 +1094,8 @@ type LivenessStatus string
 
 // Me Either `name`, or `key` and `client`.
 type Me struct {
-	Client Client `json:"client,omitempty,omitzero"`
-	Key    Key    `json:"key,omitempty,omitzero"`
+	Client ClientInfo `json:"client,omitempty,omitzero"`
+	Key    Key        `json:"key,omitempty,omitzero"`
 
 	// Name The administrator's name, as the log has it.
 	Name string `json:"name,omitempty,omitzero"`
@@ -1336,6 +1336,25 @@ type SigningSecret struct {
 	Fingerprint string `json:"fingerprint"`
 }
 
+// Start defines model for Start.
+type Start struct {
+	Description string `json:"description"`
+	Links       struct {
+		// Api Below it are the operations, for which a key is needed.
+		Api string `json:"api"`
+
+		// Asyncapi What services on NATS get.
+		Asyncapi string `json:"asyncapi"`
+
+		// Documentation For people.
+		Documentation string `json:"documentation"`
+
+		// Openapi This document, as JSON.
+		Openapi string `json:"openapi"`
+	} `json:"links"`
+	Service string `json:"service"`
+}
+
 // TestCallback defines model for TestCallback.
 type TestCallback struct {
 	// Data The sample's `data` in place of the usual. Take `event.data` of a test's answer and change it. Numbers may be written otherwise (19.990 as 19.99).
@@ -1476,7 +1495,7 @@ type UnresolvedRetry struct {
 	Sites  []Name           `json:"sites,omitempty,omitzero"`
 }
 
-// VendorOrder The vendor's JSON, every field and digit as it came. Absent for an order that closed long ago.
+// VendorOrder As in the data of events; its fields are described where this document is served.
 type VendorOrder = json.RawMessage
 
 // WebhookSecret `whsec_` and the base64 of 24 to 64 random bytes.
@@ -1531,7 +1550,7 @@ type CallbackCreated = Callback
 type OneCallback = Callback
 
 // OneClient defines model for OneClient.
-type OneClient = Client
+type OneClient = ClientInfo
 
 // OneConnection defines model for OneConnection.
 type OneConnection = Connection
@@ -1855,10 +1874,28 @@ type EventJSONRequestBody = Event
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
+	// Start What this is, with links
+	// (GET /)
+	Start(w http.ResponseWriter, r *http.Request)
+	// Asyncapi What services on NATS get, as an AsyncAPI document that is complete in one file
+	// (GET /asyncapi.yaml)
+	Asyncapi(w http.ResponseWriter, r *http.Request)
+	// Docs This document as a page for people
+	// (GET /docs)
+	Docs(w http.ResponseWriter, r *http.Request)
+	// DocsEvent A type of event with its schema and an example, as a page for people
+	// (GET /docs/events/{eventType})
+	DocsEvent(w http.ResponseWriter, r *http.Request, eventType string)
+	// DocsStyle The style sheet of the pages
+	// (GET /docs/style.css)
+	DocsStyle(w http.ResponseWriter, r *http.Request)
 	// Livez Is the process alive
 	// (GET /livez)
 	Livez(w http.ResponseWriter, r *http.Request)
-	// Openapi This document
+	// OpenapiJson This document, complete in one file, as JSON
+	// (GET /openapi.json)
+	OpenapiJson(w http.ResponseWriter, r *http.Request)
+	// Openapi This document, complete in one file
 	// (GET /openapi.yaml)
 	Openapi(w http.ResponseWriter, r *http.Request)
 	// ProblemPage What a problem's type means and what to do
@@ -2026,13 +2063,49 @@ type ServerInterface interface {
 
 type Unimplemented struct{}
 
+// Start What this is, with links
+// (GET /)
+func (_ Unimplemented) Start(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// Asyncapi What services on NATS get, as an AsyncAPI document that is complete in one file
+// (GET /asyncapi.yaml)
+func (_ Unimplemented) Asyncapi(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// Docs This document as a page for people
+// (GET /docs)
+func (_ Unimplemented) Docs(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// DocsEvent A type of event with its schema and an example, as a page for people
+// (GET /docs/events/{eventType})
+func (_ Unimplemented) DocsEvent(w http.ResponseWriter, r *http.Request, eventType string) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// DocsStyle The style sheet of the pages
+// (GET /docs/style.css)
+func (_ Unimplemented) DocsStyle(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // Livez Is the process alive
 // (GET /livez)
 func (_ Unimplemented) Livez(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// Openapi This document
+// OpenapiJson This document, complete in one file, as JSON
+// (GET /openapi.json)
+func (_ Unimplemented) OpenapiJson(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// Openapi This document, complete in one file
 // (GET /openapi.yaml)
 func (_ Unimplemented) Openapi(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNotImplemented)
@@ -2365,11 +2438,107 @@ type ServerInterfaceWrapper struct {
 
 type MiddlewareFunc func(http.Handler) http.Handler
 
+// Start operation middleware
+func (siw *ServerInterfaceWrapper) Start(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.Start(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// Asyncapi operation middleware
+func (siw *ServerInterfaceWrapper) Asyncapi(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.Asyncapi(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// Docs operation middleware
+func (siw *ServerInterfaceWrapper) Docs(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.Docs(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DocsEvent operation middleware
+func (siw *ServerInterfaceWrapper) DocsEvent(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "eventType" -------------
+	var eventType string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "eventType", chi.URLParam(r, "eventType"), &eventType, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "eventType", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DocsEvent(w, r, eventType)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DocsStyle operation middleware
+func (siw *ServerInterfaceWrapper) DocsStyle(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DocsStyle(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // Livez operation middleware
 func (siw *ServerInterfaceWrapper) Livez(w http.ResponseWriter, r *http.Request) {
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.Livez(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// OpenapiJson operation middleware
+func (siw *ServerInterfaceWrapper) OpenapiJson(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.OpenapiJson(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -4967,7 +5136,25 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Get(options.BaseURL+"/readyz", wrapper.Readyz)
 	})
 	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/", wrapper.Start)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/docs", wrapper.Docs)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/docs/events/{eventType}", wrapper.DocsEvent)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/docs/style.css", wrapper.DocsStyle)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/openapi.yaml", wrapper.Openapi)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/openapi.json", wrapper.OpenapiJson)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/asyncapi.yaml", wrapper.Asyncapi)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/schemas/{name}", wrapper.Schema)

@@ -88,12 +88,12 @@ func (a *API) defaultClient(ctx context.Context) (relay.Client, error) {
 	return c, err
 }
 
-func clientView(c relay.Client) Client {
+func clientView(c relay.Client) ClientInfo {
 	sites := c.Sites
 	if sites == nil {
 		sites = []string{}
 	}
-	return Client{
+	return ClientInfo{
 		Id: c.ID, Description: c.Description, Sites: sites, AllSites: c.AllSites, CreatedAt: c.CreatedAt,
 		UpdatedAt: c.UpdatedAt,
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/audatex-relay/relay/internal/access"
+	"github.com/audatex-relay/relay/internal/apidocs"
 	"github.com/audatex-relay/relay/internal/consent"
 	"github.com/audatex-relay/relay/internal/ingress"
 	"github.com/audatex-relay/relay/internal/relay"
@@ -169,7 +170,8 @@ type API struct {
 	asides      *store.Mirror[store.Aside] // unresolved notifications
 	requests    *store.Mirror[store.RequestSize]
 
-	unresolvedBytes int // the limit for one page of unresolved notifications
+	pages           func() (*apidocs.Pages, error) // made when the first is asked for
+	unresolvedBytes int                            // the limit for one page of unresolved notifications
 	remembered      *remembered
 
 	drain   chan struct{}
@@ -201,6 +203,7 @@ func New(c Config) (*API, error) {
 		counts:     make(chan struct{}, countsAtOnce),
 		remembered: newRemembered(), unresolvedBytes: unresolvedBytes,
 		feed: newFeed(c.Store.Events, c.Log), drain: make(chan struct{}),
+		pages: sync.OnceValues(func() (*apidocs.Pages, error) { return apidocs.New(c.PublicURL) }),
 	}
 	a.callbacks = store.NewMirror(store.MirrorConfig[store.SealedCallback]{
 		Bucket: c.Store.Sealed, Log: c.Log, What: "callback",

@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/audatex-relay/relay/api"
+	"github.com/audatex-relay/relay/internal/apidocs"
 )
 
 // readyTimeout limits the read of the store for readiness.
@@ -68,13 +68,6 @@ func (a *API) notReady(ctx context.Context) string {
 	return ""
 }
 
-// Openapi implements GET /openapi.yaml.
-func (a *API) Openapi(w http.ResponseWriter, r *http.Request) {
-	a.do(w, r, func(context.Context, caller) (reply, error) {
-		return reply{contentType: "application/yaml", body: api.OpenAPI}, nil
-	})
-}
-
 // Schema implements GET /schemas/{name}.
 func (a *API) Schema(w http.ResponseWriter, r *http.Request, name string) {
 	a.do(w, r, func(context.Context, caller) (reply, error) {
@@ -88,8 +81,7 @@ func (a *API) Schema(w http.ResponseWriter, r *http.Request, name string) {
 
 // ProblemPage implements GET /problems/{type}.
 func (a *API) ProblemPage(w http.ResponseWriter, r *http.Request, slug string) {
-	w.Header().Set("Content-Security-Policy",
-		"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'")
+	w.Header().Set("Content-Security-Policy", apidocs.Policy)
 	a.do(w, r, func(context.Context, caller) (reply, error) {
 		for _, k := range kinds {
 			if k.slug != slug {
@@ -97,7 +89,7 @@ func (a *API) ProblemPage(w http.ResponseWriter, r *http.Request, slug string) {
 			}
 			var page bytes.Buffer
 			err := problemPage.Execute(&page, map[string]any{
-				"Slug": k.slug, "Status": k.status, "Text": http.StatusText(k.status), "Title": k.title, "Help": k.help,
+				"Base": a.c.basePath(), "Slug": k.slug, "Status": k.status, "Text": http.StatusText(k.status), "Title": k.title, "Help": k.help,
 			})
 			return reply{contentType: "text/html; charset=utf-8", body: page.Bytes()}, err
 		}
@@ -107,14 +99,21 @@ func (a *API) ProblemPage(w http.ResponseWriter, r *http.Request, slug string) {
 
 var problemPage = template.Must(template.New("problem").Parse(`<!doctype html>
 <html lang="en">
+<head>
 <meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="stylesheet" href="{{.Base}}/docs/style.css">
 <title>{{.Title}}</title>
-<style>body{font:1rem/1.5 system-ui,sans-serif;max-width:40rem;margin:3rem auto;padding:0 1rem}code{font-size:.9em}</style>
+</head>
+<body class="page">
+<main>
 <h1>{{.Title}}</h1>
 <p><code>{{.Slug}}</code> · {{.Status}} {{.Text}}</p>
 <p>{{.Help}}</p>
-<p><a href="/openapi.yaml">The interface</a></p>
+<p><a href="{{.Base}}/docs">The API</a> · <a href="{{.Base}}/docs#problems">All problems</a></p>
+</main>
+</body>
+</html>
 `))
 
 // GetEncryptionKeys implements GET /v1/encryption-keys.

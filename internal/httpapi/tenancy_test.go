@@ -28,7 +28,8 @@ const (
 )
 
 var expectations = map[string]expectation{
-	"livez": public, "readyz": public, "openapi": public, "schema": public, "problemPage": public,
+	"livez": public, "readyz": public, "openapi": public, "openapiJson": public,
+	"asyncapi": public, "start": public, "docs": public, "docsEvent": public, "docsStyle": public, "schema": public, "problemPage": public,
 	"getEncryptionKeys": adminOnly, "listConnections": adminOnly, "getConnection": adminOnly, "putConnection": adminOnly,
 	"patchConnection": adminOnly, "deleteConnection": adminOnly,
 	"pollConnection": adminOnly, "reconcileConnection": adminOnly, "listClients": adminOnly, "getClient": adminOnly,
@@ -77,7 +78,7 @@ func TestTenancy(t *testing.T) {
 				url := strings.NewReplacer("{eventId}", ev.ID, "{orderId}", orderA, "{keyId}", keyID, "{linkId}",
 					strings.Repeat("0", 32), "{unresolvedId}", "con-a-1-0", "{name}", "event-v1.json", "{fingerprint}",
 					(relay.SigningSecret{Secret: secretText}).Fingerprint(),
-					"{replayId}", replayID, "{type}", "not-found", "{originator}", "o", "{number}", "n", "{id}", id).Replace(path)
+					"{replayId}", replayID, "{type}", "not-found", "{eventType}", relay.TypeOrderUpdated, "{originator}", "o", "{number}", "n", "{id}", id).Replace(path)
 				if op.OperationID == "findAssessment" {
 					url += "?connection=con-a"
 				}

@@ -1,5 +1,5 @@
 // Reads the contract in api/ with the tools a user of it would have: every JSON schema is compiled and its examples are judged
-// by it, and api/asyncapi.yaml, with its examples, goes through AsyncAPI's own parser. An error or a warning ends with exit code 1.
+// by it, and api/served/asyncapi.yaml, with its examples, goes through AsyncAPI's own parser. An error or a warning ends with exit code 1.
 //
 //   node check.mjs <path of api/>
 import { readdirSync, readFileSync } from 'node:fs';
@@ -48,7 +48,7 @@ for (const { name, schema } of schemas) {
   }
 }
 
-const file = join(api, 'asyncapi.yaml');
+const file = join(api, 'served', 'asyncapi.yaml');
 const { document, diagnostics } = await new parser.Parser().parse(readFileSync(file, 'utf8'), { source: file });
 // What is only information is taste, such as that there is a newer version of AsyncAPI.
 for (const d of diagnostics.filter((d) => d.severity <= parser.DiagnosticSeverity.Warning)) {

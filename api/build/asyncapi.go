@@ -1,0 +1,14 @@
+package main
+
+import "path/filepath"
+
+// buildAsyncAPI returns the AsyncAPI document with the schemas of events inside.
+func buildAsyncAPI(dir string, events eventSchemas) (node, error) {
+	doc, err := parse(filepath.Join(dir, "asyncapi.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	localRefs(doc)
+	set(get(doc, "components"), "schemas", events.selfContained())
+	return doc, nil
+}

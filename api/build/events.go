@@ -1,0 +1,163 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// The schemas of events, under the names that they have in the documents.
+const (
+	envelope        = "Event"
+	orderData       = "PartsOrderData"
+	operationalData = "OperationalData"
+)
+
+// eventSchemas are the files of api/schemas by their titles.
+type eventSchemas map[string]node
+
+var schemaFiles = map[string]string{
+	envelope: "event-v1.json", orderData: "parts-order-event-v1.json", operationalData: "operational-event-v1.json",
+}
+
+func readEvents(dir string) (eventSchemas, error) {
+	schemas := eventSchemas{}
+	for title, file := range schemaFiles {
+		schema, err := parse(filepath.Join(dir, "schemas", file))
+		if err != nil {
+			return nil, err
+		}
+		if got := value(get(schema, "title")); got != title {
+			return nil, fmt.Errorf("schemas/%s has the title %q, not %q", file, got, title)
+		}
+		remove(schema, "$schema")
+		schemas[title] = block(schema)
+	}
+	return schemas, nil
+}
+
+// typed returns the components that describe events by their types: Event is one of the others, and
+// its discriminator names the one for each type.
+func (e eventSchemas) typed(types []string) node {
+	components, mapping, choices := object(), object(), list()
+	operational := list()
+	for _, t := range types {
+		name := operationalEvent
+		if kind, order := strings.CutPrefix(t, "audatex.parts."); order {
+			name = camel(kind) + "Event"
+			schema := e.variant(name, ref(orderData))
+			set(get(schema, "properties"), "type", object("type", "string", "enum", list(text(t))))
+			set(components, name, schema)
+			choices.Content = append(choices.Content, ref(name))
+		} else {
+			operational.Content = append(operational.Content, text(t))
+		}
+		set(mapping, t, text("#/components/schemas/"+name))
+	}
+	schema := e.variant(operationalEvent, ref(operationalData))
+	set(schema, "description", text("A fact about the relay itself, with what to do about it. Only filters that name "+
+		"`audatex.relay.*` get these events."))
+	set(get(schema, "properties"), "type", object("type", "string", "enum", operational))
+	set(components, operationalEvent, schema)
+	choices.Content = append(choices.Content, ref(operationalEvent))
+
+	description := value(get(e[envelope], "description")) + " More types may come: skip those that you do not know."
+	event := object(
+		"title", envelope, "description", description,
+		"oneOf", choices, "discriminator", object("propertyName", "type", "mapping", mapping))
+	all := object(envelope, event)
+	all.Content = append(all.Content, components.Content...)
+	for _, name := range []string{orderData, operationalData} {
+		hoist(all, name, clone(e[name]))
+	}
+	return all
+}
+
+// operationalEvent is the schema of all operational events, which differ in kind and details only.
+const operationalEvent = "OperationalEvent"
+
+// variant returns the schema of the events whose data is as given.
+func (e eventSchemas) variant(name string, data node) node {
+	required, properties := clone(get(e[envelope], "required")), clone(get(e[envelope], "properties"))
+	set(properties, "data", data)
+	return object("title", name, "type", "object", "required", required, "properties", properties)
+}
+
+// hoist adds a schema to the components, and each titled object in it as a component of its own, so
+// that generators give it a name.
+func hoist(components node, name string, schema node) {
+	set(components, name, schema)
+	var inside func(n node)
+	inside = func(n node) {
+		for i, child := range n.Content {
+			title := value(get(child, "title"))
+			if n.Kind != yaml.MappingNode && n.Kind != yaml.SequenceNode || title == "" || child.Kind != yaml.MappingNode {
+				inside(child)
+				continue
+			}
+			types := get(child, "type")
+			nullable := types != nil && types.Kind == yaml.SequenceNode
+			if nullable {
+				set(child, "type", text("object"))
+			}
+			n.Content[i] = ref(title)
+			if nullable {
+				n.Content[i] = object("oneOf", list(ref(title), object("type", "null")))
+			}
+			if get(components, title) == nil {
+				hoist(components, title, child)
+			}
+		}
+	}
+	for i := 1; i < len(schema.Content); i += 2 {
+		inside(schema.Content[i])
+	}
+}
+
+// selfContained returns the schemas as they are, referring to each other within one document.
+func (e eventSchemas) selfContained() node {
+	all := object()
+	for _, name := range slices.Sorted(func(yield func(string) bool) {
+		for name := range e {
+			if !yield(name) {
+				return
+			}
+		}
+	}) {
+		schema := clone(e[name])
+		localRefs(schema)
+		set(all, name, schema)
+	}
+	return all
+}
+
+// localRefs makes references to the files of api/schemas local ones.
+func localRefs(n node) {
+	walk(n, func(n node) {
+		to := get(n, "$ref")
+		if to == nil {
+			return
+		}
+		for title, file := range schemaFiles {
+			if strings.TrimPrefix(to.Value, "./schemas/") == file {
+				to.Value = "#/components/schemas/" + title
+			}
+		}
+	})
+}
+
+// camel returns words with dots and hyphens between them as a schema's name.
+func camel(words string) string {
+	var b strings.Builder
+	for _, word := range strings.FieldsFunc(words, func(r rune) bool { return r == '.' || r == '-' }) {
+		first, size := utf8.DecodeRuneInString(word)
+		b.WriteRune(unicode.ToUpper(first))
+		b.WriteString(word[size:])
+	}
+	return b.String()
+}

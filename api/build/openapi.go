@@ -1,0 +1,97 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+)
+
+// publicURL stands in the documents for the relay's own address, which the relay puts in its place.
+const publicURL = "https://relay.example.com"
+
+// buildOpenAPI returns the OpenAPI document as it is served.
+func buildOpenAPI(dir string, events eventSchemas) (node, error) {
+	doc, err := parse(filepath.Join(dir, "openapi.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	examples, err := readExamples(dir)
+	if err != nil {
+		return nil, err
+	}
+	setAfter(doc, "info", "servers", list(object("url", publicURL, "description", "This relay.")))
+	schemas := get(doc, "components", "schemas")
+	kinds := get(schemas, "TestCallback", "properties", "type", "enum")
+	if kinds == nil {
+		return nil, fmt.Errorf("the schema TestCallback lists no types of events")
+	}
+	var types []string
+	for _, kind := range kinds.Content {
+		types = append(types, kind.Value)
+	}
+	members(events.typed(types), func(name string, schema node) { set(schemas, name, schema) })
+	members(schemas, func(_ string, schema node) { optional(schema) })
+	walk(doc, withoutOwn)
+	addExamples(doc, examples)
+	withoutUnused(doc)
+	return doc, nil
+}
+
+// withoutUnused removes the shared requests and answers that stand nowhere any more, as each place has its own example.
+func withoutUnused(doc node) {
+	used := map[string]bool{}
+	walk(doc, func(n node) { used[value(get(n, "$ref"))] = true })
+	for _, kind := range []string{"requestBodies", "responses"} {
+		shared := get(doc, "components", kind)
+		var unused []string
+		members(shared, func(name string, _ node) {
+			if !used["#/components/"+kind+"/"+name] {
+				unused = append(unused, name)
+			}
+		})
+		for _, name := range unused {
+			remove(shared, name)
+		}
+		if shared != nil && len(shared.Content) == 0 {
+			remove(get(doc, "components"), kind)
+		}
+	}
+}
+
+// optional makes what has a default in a schema's properties optional for generators, some of which
+// think that a member with a default is always there. What the default is, the description says.
+func optional(schema node) {
+	walk(schema, func(n node) {
+		members(get(n, "properties"), func(_ string, property node) {
+			standard := get(property, "default")
+			if standard == nil {
+				return
+			}
+			says := strings.TrimSpace(value(get(property, "description")) + " Left out: `" + standard.Value + "`.")
+			remove(property, "default")
+			set(property, "description", text(says))
+		})
+	})
+}
+
+// withoutOwn removes what only the relay's own code reads.
+func withoutOwn(n node) {
+	var own []string
+	members(n, func(name string, _ node) {
+		if strings.HasPrefix(name, "x-go-") || name == "x-timeout" || name == "x-waits" {
+			own = append(own, name)
+		}
+	})
+	for _, name := range own {
+		remove(n, name)
+	}
+}
+
+// pointer returns the names in a reference within a document.
+func pointer(ref string) []string {
+	names := strings.Split(strings.TrimPrefix(ref, "#/"), "/")
+	for i, name := range names {
+		names[i] = strings.NewReplacer("~1", "/", "~0", "~").Replace(name)
+	}
+	return names
+}

@@ -1,0 +1,142 @@
+package apidocs
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// document is an OpenAPI document as a tree that keeps the order of its members.
+type document struct{ root *yaml.Node }
+
+func parse(raw []byte) (document, error) {
+	var n yaml.Node
+	if err := yaml.Unmarshal(raw, &n); err != nil {
+		return document{}, fmt.Errorf("parse the OpenAPI document: %w", err)
+	}
+	if len(n.Content) != 1 {
+		return document{}, fmt.Errorf("parse the OpenAPI document: it is empty")
+	}
+	return document{root: n.Content[0]}, nil
+}
+
+// get returns a member of a mapping, or what lies deeper; nil if it is not there.
+func get(n *yaml.Node, names ...string) *yaml.Node {
+	for _, name := range names {
+		var found *yaml.Node
+		for key, value := range members(n) {
+			if key == name {
+				found = value
+				break
+			}
+		}
+		if n = found; n == nil {
+			return nil
+		}
+	}
+	return n
+}
+
+// members iterates over a mapping in its order.
+func members(n *yaml.Node) func(yield func(string, *yaml.Node) bool) {
+	return func(yield func(string, *yaml.Node) bool) {
+		if n == nil || n.Kind != yaml.MappingNode {
+			return
+		}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if !yield(n.Content[i].Value, n.Content[i+1]) {
+				return
+			}
+		}
+	}
+}
+
+func items(n *yaml.Node) []*yaml.Node {
+	if n == nil || n.Kind != yaml.SequenceNode {
+		return nil
+	}
+	return n.Content
+}
+
+func textOf(n *yaml.Node) string {
+	if n == nil {
+		return ""
+	}
+	return n.Value
+}
+
+// resolve follows references; name is the name of the last one's target, or "".
+func (d document) resolve(n *yaml.Node) (target *yaml.Node, name string) {
+	for {
+		ref := get(n, "$ref")
+		if ref == nil {
+			return n, name
+		}
+		path := strings.Split(strings.TrimPrefix(ref.Value, "#/"), "/")
+		name = path[len(path)-1]
+		if n = get(d.root, path...); n == nil {
+			return nil, name
+		}
+	}
+}
+
+// compactJSON returns a node as JSON with its members in their order.
+func compactJSON(n *yaml.Node) []byte {
+	var b bytes.Buffer
+	appendJSON(&b, n)
+	return b.Bytes()
+}
+
+func indentedJSON(n *yaml.Node) string {
+	var b bytes.Buffer
+	if err := json.Indent(&b, compactJSON(n), "", "  "); err != nil { // compactJSON makes JSON
+		panic(err)
+	}
+	return b.String()
+}
+
+func appendJSON(b *bytes.Buffer, n *yaml.Node) {
+	switch n.Kind {
+	case yaml.MappingNode:
+		separator := byte('{')
+		for name, value := range members(n) {
+			b.WriteByte(separator)
+			appendString(b, name)
+			b.WriteByte(':')
+			appendJSON(b, value)
+			separator = ','
+		}
+		if separator == '{' {
+			b.WriteByte('{')
+		}
+		b.WriteByte('}')
+	case yaml.SequenceNode:
+		b.WriteByte('[')
+		for i, item := range n.Content {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			appendJSON(b, item)
+		}
+		b.WriteByte(']')
+	default:
+		switch n.ShortTag() {
+		case "!!null":
+			b.WriteString("null")
+		case "!!bool", "!!int", "!!float":
+			b.WriteString(n.Value)
+		default:
+			appendString(b, n.Value)
+		}
+	}
+}
+
+func appendString(b *bytes.Buffer, s string) {
+	e := json.NewEncoder(b)
+	e.SetEscapeHTML(false)
+	_ = e.Encode(s)         // a string always encodes,
+	b.Truncate(b.Len() - 1) // and ends with a newline
+}
