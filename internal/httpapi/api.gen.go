@@ -604,6 +604,20 @@ type CallbackAuth struct {
 // CallbackAuthClientAuth For oauth2: how id and secret are sent, as HTTP Basic (the default) or in the form.
 type CallbackAuthClientAuth string
 
+// CallbackDelivery defines model for CallbackDelivery.
+type CallbackDelivery struct {
+	// Attempts Oldest first.
+	Attempts []Attempt `json:"attempts"`
+
+	// Callback Of a site, connection, client or callback.
+	Callback      Name      `json:"callback"`
+	NextAttemptAt time.Time `json:"nextAttemptAt,omitempty,omitzero"`
+
+	// Reason Why it was skipped or expired.
+	Reason string         `json:"reason,omitempty,omitzero"`
+	Status DeliveryStatus `json:"status"`
+}
+
 // CallbackHealth `open`: only probes are sent. `congested`: too many orders are being retried, the others wait. Absent when this replica cannot tell.
 type CallbackHealth string
 
@@ -927,8 +941,11 @@ type ConsentResult struct {
 // Delivery defines model for Delivery.
 type Delivery struct {
 	// Attempts Oldest first.
-	Attempts      []Attempt `json:"attempts"`
-	Event         string    `json:"event"`
+	Attempts []Attempt `json:"attempts"`
+	Event    string    `json:"event"`
+
+	// Next Pass it as `after` for the next page.
+	Next          Next      `json:"next,omitempty,omitzero"`
 	NextAttemptAt time.Time `json:"nextAttemptAt,omitempty,omitzero"`
 	Order         string    `json:"order,omitempty,omitzero"`
 
@@ -964,15 +981,23 @@ type DeliverySummary struct {
 	At time.Time `json:"at"`
 
 	// Attempts How many there were.
-	Attempts      int       `json:"attempts"`
+	Attempts int `json:"attempts"`
+
+	// Callback Of a site, connection, client or callback.
+	Callback      Name      `json:"callback"`
 	Event         string    `json:"event"`
 	LastAttempt   Attempt   `json:"lastAttempt,omitempty,omitzero"`
 	NextAttemptAt time.Time `json:"nextAttemptAt,omitempty,omitzero"`
 	Order         string    `json:"order"`
 
 	// Reason Why it was skipped or expired.
-	Reason string         `json:"reason,omitempty,omitzero"`
-	Status DeliveryStatus `json:"status"`
+	Reason string `json:"reason,omitempty,omitzero"`
+
+	// RecordedAt When the log took this, which `since` and `until` are compared with.
+	RecordedAt time.Time      `json:"recordedAt"`
+	Site       string         `json:"site,omitempty,omitzero"`
+	Status     DeliveryStatus `json:"status"`
+	Type       string         `json:"type,omitempty,omitzero"`
 }
 
 // EncryptionKey defines model for EncryptionKey.
@@ -1005,6 +1030,14 @@ type EncryptionKeys struct {
 // Event What the relay publishes: a CloudEvent 1.0 in structured JSON. The same bytes are the NATS message, a callback's body and the API's answer. A receiver's whole rule for order, repeats and replays: apply an event if its sequence is above the one stored for its subject.
 type Event = json.RawMessage
 
+// EventDeliveries defines model for EventDeliveries.
+type EventDeliveries struct {
+	Items []CallbackDelivery `json:"items"`
+
+	// Next Pass it as `after` for the next page.
+	Next Next `json:"next,omitempty,omitzero"`
+}
+
 // EventList defines model for EventList.
 type EventList struct {
 	Items []Event `json:"items"`
@@ -1034,6 +1067,35 @@ type FieldError struct {
 
 // GivenSecret `whsec_` and the base64 of 24 to 64 random bytes. As around every secret and address of a request, white space and byte order marks around it are taken away (of a password only line ends); quotes around it and control characters are refused.
 type GivenSecret = string
+
+// Hour defines model for Hour.
+type Hour struct {
+	Attempts int `json:"attempts"`
+
+	// Delivered Deliveries that ended so, as the next three.
+	Delivered int `json:"delivered"`
+	Expired   int `json:"expired"`
+	Failed    int `json:"failed"`
+
+	// Hour When it began.
+	Hour time.Time `json:"hour"`
+
+	// Outcomes Attempts by their outcome.
+	Outcomes map[string]int `json:"outcomes"`
+
+	// P50Millis Half of the attempts, of any outcome, took no longer.
+	P50Millis float64 `json:"p50Millis,omitempty,omitzero"`
+	P95Millis float64 `json:"p95Millis,omitempty,omitzero"`
+	Skipped   int     `json:"skipped"`
+}
+
+// HourList defines model for HourList.
+type HourList struct {
+	Items []Hour `json:"items"`
+
+	// Next Pass it as `after` for the next page.
+	Next Next `json:"next,omitempty,omitzero"`
+}
 
 // Key defines model for Key.
 type Key struct {
@@ -1118,9 +1180,12 @@ type Order struct {
 	Id string `json:"id"`
 
 	// Order The vendor's JSON, every field and digit as it came. Absent for an order that closed long ago.
-	Order    VendorOrder `json:"order,omitempty,omitzero"`
-	ReadAt   time.Time   `json:"readAt"`
-	Revision int         `json:"revision"`
+	Order  VendorOrder `json:"order,omitempty,omitzero"`
+	ReadAt time.Time   `json:"readAt"`
+
+	// Reference The order's number at the shop (`OrderReference`).
+	Reference string `json:"reference,omitempty,omitzero"`
+	Revision  int    `json:"revision"`
 
 	// Sequence Of its last event.
 	Sequence string `json:"sequence"`
@@ -1409,6 +1474,41 @@ type TestResult struct {
 	TokenMillis float64 `json:"tokenMillis,omitempty,omitzero"`
 }
 
+// Timeline defines model for Timeline.
+type Timeline struct {
+	Items []TimelineItem `json:"items"`
+
+	// Next Pass it as `after` for the next page.
+	Next Next `json:"next,omitempty,omitzero"`
+}
+
+// TimelineItem defines model for TimelineItem.
+type TimelineItem struct {
+	Deliveries []CallbackDelivery `json:"deliveries"`
+	Event      string             `json:"event"`
+
+	// Notification The vendor's notification that the event came of.
+	Notification struct {
+		// CreatedAt As it came.
+		CreatedAt  string    `json:"createdAt,omitempty,omitzero"`
+		Id         string    `json:"id,omitempty,omitzero"`
+		ReceivedAt time.Time `json:"receivedAt"`
+		Topic      string    `json:"topic,omitempty,omitzero"`
+	} `json:"notification,omitempty,omitzero"`
+
+	// Origin `notification` or `reconciliation`.
+	Origin         string `json:"origin,omitempty,omitzero"`
+	PreviousStatus string `json:"previousStatus,omitempty,omitzero"`
+
+	// PublishedAt When the log took the event.
+	PublishedAt time.Time `json:"publishedAt"`
+	Sequence    string    `json:"sequence"`
+
+	// Status The order's status as of this event.
+	Status string `json:"status,omitempty,omitzero"`
+	Type   string `json:"type"`
+}
+
 // Unresolved defines model for Unresolved.
 type Unresolved struct {
 	Connection string `json:"connection"`
@@ -1507,6 +1607,15 @@ type After = string
 // ConsentLinkStates defines model for ConsentLinkStates.
 type ConsentLinkStates = []ConsentLinkState
 
+// DeliveryOrders defines model for DeliveryOrders.
+type DeliveryOrders = []string
+
+// DeliveryStatuses defines model for DeliveryStatuses.
+type DeliveryStatuses = []DeliveryStatus
+
+// DeliveryTypes defines model for DeliveryTypes.
+type DeliveryTypes = []string
+
 // EventId defines model for EventId.
 type EventId = string
 
@@ -1531,6 +1640,12 @@ type OrderIds = []OrderId
 // OrderPath defines model for OrderPath.
 type OrderPath = string
 
+// Outcomes defines model for Outcomes.
+type Outcomes = []string
+
+// Since defines model for Since.
+type Since = time.Time
+
 // Site Of a site, connection, client or callback.
 type Site = Name
 
@@ -1539,6 +1654,9 @@ type SiteList = []Name
 
 // TypeList defines model for TypeList.
 type TypeList = []string
+
+// Until defines model for Until.
+type Until = time.Time
 
 // AnyProblem defines model for AnyProblem.
 type AnyProblem = Problem
@@ -1609,10 +1727,34 @@ type PutCallbackParams struct {
 
 // ListDeliveriesParams defines parameters for ListDeliveries.
 type ListDeliveriesParams struct {
-	// Status Only deliveries that stand so.
-	Status []DeliveryStatus `form:"status,omitempty" json:"status,omitempty,omitzero"`
-	Limit  Limit            `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+	// Sites Only of these sites. Left out, all that the caller may see.
+	Sites SiteList `form:"sites,omitempty" json:"sites,omitempty,omitzero"`
 
+	// Orders Only of events about these orders, or of operational events about these things.
+	Orders DeliveryOrders `form:"orders,omitempty" json:"orders,omitempty,omitzero"`
+
+	// Status Only deliveries that stand so.
+	Status DeliveryStatuses `form:"status,omitempty" json:"status,omitempty,omitzero"`
+
+	// Types Only of events of these types; `*` may be the last segment. Left out, all.
+	Types DeliveryTypes `form:"types,omitempty" json:"types,omitempty,omitzero"`
+
+	// Outcome Only deliveries whose last attempt came to this, like `timeout` or `refused`.
+	Outcome Outcomes `form:"outcome,omitempty" json:"outcome,omitempty,omitzero"`
+
+	// Since Only what the log took at or after this time.
+	Since Since `form:"since,omitempty" json:"since,omitempty,omitzero"`
+
+	// Until Only what the log took before this time.
+	Until Until `form:"until,omitempty" json:"until,omitempty,omitzero"`
+	Limit Limit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// After What the page before gave as `next`.
+	After After `form:"after,omitempty" json:"after,omitempty,omitzero"`
+}
+
+// GetDeliveryParams defines parameters for GetDelivery.
+type GetDeliveryParams struct {
 	// After What the page before gave as `next`.
 	After After `form:"after,omitempty" json:"after,omitempty,omitzero"`
 }
@@ -1641,6 +1783,21 @@ type CreateReplayParams struct {
 type RotateSecretParams struct {
 	// IdempotencyKey Makes it safe to send the request again, for 24 hours: it makes one thing and gets one answer. Made up by the caller, best a UUID; the quotes of a structured header may be there or not.
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
+}
+
+// GetStatsParams defines parameters for GetStats.
+type GetStatsParams struct {
+	// Since Only what the log took at or after this time.
+	Since Since `form:"since,omitempty" json:"since,omitempty,omitzero"`
+
+	// Until Only what the log took before this time.
+	Until Until `form:"until,omitempty" json:"until,omitempty,omitzero"`
+
+	// Limit How many hours.
+	Limit int `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// After What the page before gave as `next`.
+	After After `form:"after,omitempty" json:"after,omitempty,omitzero"`
 }
 
 // ListClientsParams defines parameters for ListClients.
@@ -1742,6 +1899,37 @@ type CreateConsentLinksParams struct {
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
 }
 
+// ListAllDeliveriesParams defines parameters for ListAllDeliveries.
+type ListAllDeliveriesParams struct {
+	// Callback Only to these callbacks.
+	Callback []Name `form:"callback,omitempty" json:"callback,omitempty,omitzero"`
+
+	// Sites Only of these sites. Left out, all that the caller may see.
+	Sites SiteList `form:"sites,omitempty" json:"sites,omitempty,omitzero"`
+
+	// Orders Only of events about these orders, or of operational events about these things.
+	Orders DeliveryOrders `form:"orders,omitempty" json:"orders,omitempty,omitzero"`
+
+	// Status Only deliveries that stand so.
+	Status DeliveryStatuses `form:"status,omitempty" json:"status,omitempty,omitzero"`
+
+	// Types Only of events of these types; `*` may be the last segment. Left out, all.
+	Types DeliveryTypes `form:"types,omitempty" json:"types,omitempty,omitzero"`
+
+	// Outcome Only deliveries whose last attempt came to this, like `timeout` or `refused`.
+	Outcome Outcomes `form:"outcome,omitempty" json:"outcome,omitempty,omitzero"`
+
+	// Since Only what the log took at or after this time.
+	Since Since `form:"since,omitempty" json:"since,omitempty,omitzero"`
+
+	// Until Only what the log took before this time.
+	Until Until `form:"until,omitempty" json:"until,omitempty,omitzero"`
+	Limit Limit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// After What the page before gave as `next`.
+	After After `form:"after,omitempty" json:"after,omitempty,omitzero"`
+}
+
 // ListEventsParams defines parameters for ListEvents.
 type ListEventsParams struct {
 	// After What the page before gave as `next`.
@@ -1764,11 +1952,26 @@ type ListEventsParams struct {
 	Limit       int `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
 }
 
+// ListEventDeliveriesParams defines parameters for ListEventDeliveries.
+type ListEventDeliveriesParams struct {
+	// After What the page before gave as `next`.
+	After After `form:"after,omitempty" json:"after,omitempty,omitzero"`
+}
+
 // ListOrdersParams defines parameters for ListOrders.
 type ListOrdersParams struct {
 	// Sites Only of these sites. Left out, all that the caller may see.
 	Sites SiteList `form:"sites,omitempty" json:"sites,omitempty,omitzero"`
-	Limit Limit    `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// Reference Only orders with this reference (`OrderReference`), the way a shop knows them, like PO-1003. Case and space around it do not matter. Found by an index.
+	Reference string `form:"reference,omitempty" json:"reference,omitempty,omitzero"`
+
+	// Statuses Only orders with these statuses, as the vendor spells them. Compared with each order.
+	Statuses []string `form:"statuses,omitempty" json:"statuses,omitempty,omitzero"`
+
+	// UpdatedSince Only orders whose last event was published at or after this time. Found by an index.
+	UpdatedSince time.Time `form:"updatedSince,omitempty" json:"updatedSince,omitempty,omitzero"`
+	Limit        Limit     `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
 
 	// After What the page before gave as `next`.
 	After After `form:"after,omitempty" json:"after,omitempty,omitzero"`
@@ -1784,6 +1987,15 @@ type GetOrderParams struct {
 type ListOrderEventsParams struct {
 	Limit Limit `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
 
+	// After What the page before gave as `next`.
+	After After `form:"after,omitempty" json:"after,omitempty,omitzero"`
+
+	// Site Needed only if the order's id exists at more than one site.
+	Site Site `form:"site,omitempty" json:"site,omitempty,omitzero"`
+}
+
+// GetTimelineParams defines parameters for GetTimeline.
+type GetTimelineParams struct {
 	// After What the page before gave as `next`.
 	After After `form:"after,omitempty" json:"after,omitempty,omitzero"`
 
@@ -1933,7 +2145,7 @@ type ServerInterface interface {
 	ListDeliveries(w http.ResponseWriter, r *http.Request, id Id, params ListDeliveriesParams)
 	// GetDelivery Read one delivery with its attempts
 	// (GET /v1/callbacks/{id}/deliveries/{eventId})
-	GetDelivery(w http.ResponseWriter, r *http.Request, id Id, eventId EventId)
+	GetDelivery(w http.ResponseWriter, r *http.Request, id Id, eventId EventId, params GetDeliveryParams)
 	// RetryDelivery Try one delivery now
 	// (POST /v1/callbacks/{id}/deliveries/{eventId}/retry)
 	RetryDelivery(w http.ResponseWriter, r *http.Request, id Id, eventId EventId, params RetryDeliveryParams)
@@ -1961,6 +2173,9 @@ type ServerInterface interface {
 	// EndSecret End an older secret now
 	// (DELETE /v1/callbacks/{id}/secrets/{fingerprint})
 	EndSecret(w http.ResponseWriter, r *http.Request, id Id, fingerprint string)
+	// GetStats What became of deliveries and attempts, by hour, newest first
+	// (GET /v1/callbacks/{id}/stats)
+	GetStats(w http.ResponseWriter, r *http.Request, id Id, params GetStatsParams)
 	// TestCallback Send a signed sample now
 	// (POST /v1/callbacks/{id}/test)
 	TestCallback(w http.ResponseWriter, r *http.Request, id Id)
@@ -2021,6 +2236,9 @@ type ServerInterface interface {
 	// CreateConsentLinks Make consent links for many connections, one for each
 	// (POST /v1/consent-links)
 	CreateConsentLinks(w http.ResponseWriter, r *http.Request, params CreateConsentLinksParams)
+	// ListAllDeliveries List deliveries to all callbacks that the caller may see, newest first
+	// (GET /v1/deliveries)
+	ListAllDeliveries(w http.ResponseWriter, r *http.Request, params ListAllDeliveriesParams)
 	// GetEncryptionKeys Which encryption keys the store needs
 	// (GET /v1/encryption-keys)
 	GetEncryptionKeys(w http.ResponseWriter, r *http.Request)
@@ -2030,6 +2248,9 @@ type ServerInterface interface {
 	// GetEvent Read one event
 	// (GET /v1/events/{eventId})
 	GetEvent(w http.ResponseWriter, r *http.Request, eventId EventId)
+	// ListEventDeliveries List the deliveries of one event, to callbacks that the caller may see
+	// (GET /v1/events/{eventId}/deliveries)
+	ListEventDeliveries(w http.ResponseWriter, r *http.Request, eventId EventId, params ListEventDeliveriesParams)
 	// GetMe Whom the token belongs to, and what it may do
 	// (GET /v1/me)
 	GetMe(w http.ResponseWriter, r *http.Request)
@@ -2042,6 +2263,9 @@ type ServerInterface interface {
 	// ListOrderEvents List an order's events, oldest first
 	// (GET /v1/orders/{orderId}/events)
 	ListOrderEvents(w http.ResponseWriter, r *http.Request, orderId OrderPath, params ListOrderEventsParams)
+	// GetTimeline What happened to an order, oldest first, from notification to event to each delivery
+	// (GET /v1/orders/{orderId}/timeline)
+	GetTimeline(w http.ResponseWriter, r *http.Request, orderId OrderPath, params GetTimelineParams)
 	// ListUnresolved List notifications whose order could not be read
 	// (GET /v1/unresolved)
 	ListUnresolved(w http.ResponseWriter, r *http.Request, params ListUnresolvedParams)
@@ -2179,7 +2403,7 @@ func (_ Unimplemented) ListDeliveries(w http.ResponseWriter, r *http.Request, id
 
 // GetDelivery Read one delivery with its attempts
 // (GET /v1/callbacks/{id}/deliveries/{eventId})
-func (_ Unimplemented) GetDelivery(w http.ResponseWriter, r *http.Request, id Id, eventId EventId) {
+func (_ Unimplemented) GetDelivery(w http.ResponseWriter, r *http.Request, id Id, eventId EventId, params GetDeliveryParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -2234,6 +2458,12 @@ func (_ Unimplemented) RotateSecret(w http.ResponseWriter, r *http.Request, id I
 // EndSecret End an older secret now
 // (DELETE /v1/callbacks/{id}/secrets/{fingerprint})
 func (_ Unimplemented) EndSecret(w http.ResponseWriter, r *http.Request, id Id, fingerprint string) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetStats What became of deliveries and attempts, by hour, newest first
+// (GET /v1/callbacks/{id}/stats)
+func (_ Unimplemented) GetStats(w http.ResponseWriter, r *http.Request, id Id, params GetStatsParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -2357,6 +2587,12 @@ func (_ Unimplemented) CreateConsentLinks(w http.ResponseWriter, r *http.Request
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// ListAllDeliveries List deliveries to all callbacks that the caller may see, newest first
+// (GET /v1/deliveries)
+func (_ Unimplemented) ListAllDeliveries(w http.ResponseWriter, r *http.Request, params ListAllDeliveriesParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // GetEncryptionKeys Which encryption keys the store needs
 // (GET /v1/encryption-keys)
 func (_ Unimplemented) GetEncryptionKeys(w http.ResponseWriter, r *http.Request) {
@@ -2372,6 +2608,12 @@ func (_ Unimplemented) ListEvents(w http.ResponseWriter, r *http.Request, params
 // GetEvent Read one event
 // (GET /v1/events/{eventId})
 func (_ Unimplemented) GetEvent(w http.ResponseWriter, r *http.Request, eventId EventId) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListEventDeliveries List the deliveries of one event, to callbacks that the caller may see
+// (GET /v1/events/{eventId}/deliveries)
+func (_ Unimplemented) ListEventDeliveries(w http.ResponseWriter, r *http.Request, eventId EventId, params ListEventDeliveriesParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -2396,6 +2638,12 @@ func (_ Unimplemented) GetOrder(w http.ResponseWriter, r *http.Request, orderId 
 // ListOrderEvents List an order's events, oldest first
 // (GET /v1/orders/{orderId}/events)
 func (_ Unimplemented) ListOrderEvents(w http.ResponseWriter, r *http.Request, orderId OrderPath, params ListOrderEventsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetTimeline What happened to an order, oldest first, from notification to event to each delivery
+// (GET /v1/orders/{orderId}/timeline)
+func (_ Unimplemented) GetTimeline(w http.ResponseWriter, r *http.Request, orderId OrderPath, params GetTimelineParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -2999,6 +3247,32 @@ func (siw *ServerInterfaceWrapper) ListDeliveries(w http.ResponseWriter, r *http
 	// Parameter object where we will unmarshal all parameters from the context
 	var params ListDeliveriesParams
 
+	// ------------- Optional query parameter "sites" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "sites", r.URL.Query(), &params.Sites, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sites"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sites", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "orders" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "orders", r.URL.Query(), &params.Orders, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "orders"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "orders", Err: err})
+		}
+		return
+	}
+
 	// ------------- Optional query parameter "status" -------------
 
 	err = runtime.BindQueryParameterWithOptions("form", false, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
@@ -3008,6 +3282,58 @@ func (siw *ServerInterfaceWrapper) ListDeliveries(w http.ResponseWriter, r *http
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "status"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "status", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "types" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "types", r.URL.Query(), &params.Types, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "types"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "types", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "outcome" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "outcome", r.URL.Query(), &params.Outcome, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "outcome"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "outcome", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "until" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "until"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "until", Err: err})
 		}
 		return
 	}
@@ -3073,8 +3399,24 @@ func (siw *ServerInterfaceWrapper) GetDelivery(w http.ResponseWriter, r *http.Re
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetDeliveryParams
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.GetDelivery(w, r, id, eventId)
+		siw.Handler.GetDelivery(w, r, id, eventId, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3455,6 +3797,87 @@ func (siw *ServerInterfaceWrapper) EndSecret(w http.ResponseWriter, r *http.Requ
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.EndSecret(w, r, id, fingerprint)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetStats operation middleware
+func (siw *ServerInterfaceWrapper) GetStats(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetStatsParams
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "until" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "until"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "until", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetStats(w, r, id, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -4355,6 +4778,156 @@ func (siw *ServerInterfaceWrapper) CreateConsentLinks(w http.ResponseWriter, r *
 	handler.ServeHTTP(w, r)
 }
 
+// ListAllDeliveries operation middleware
+func (siw *ServerInterfaceWrapper) ListAllDeliveries(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListAllDeliveriesParams
+
+	// ------------- Optional query parameter "callback" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "callback", r.URL.Query(), &params.Callback, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "callback"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "callback", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sites" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "sites", r.URL.Query(), &params.Sites, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sites"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sites", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "orders" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "orders", r.URL.Query(), &params.Orders, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "orders"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "orders", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "status" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "status"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "status", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "types" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "types", r.URL.Query(), &params.Types, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "types"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "types", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "outcome" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "outcome", r.URL.Query(), &params.Outcome, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "outcome"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "outcome", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "until" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "until"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "until", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListAllDeliveries(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetEncryptionKeys operation middleware
 func (siw *ServerInterfaceWrapper) GetEncryptionKeys(w http.ResponseWriter, r *http.Request) {
 
@@ -4506,6 +5079,48 @@ func (siw *ServerInterfaceWrapper) GetEvent(w http.ResponseWriter, r *http.Reque
 	handler.ServeHTTP(w, r)
 }
 
+// ListEventDeliveries operation middleware
+func (siw *ServerInterfaceWrapper) ListEventDeliveries(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "eventId" -------------
+	var eventId EventId
+
+	err = runtime.BindStyledParameterWithOptions("simple", "eventId", chi.URLParam(r, "eventId"), &eventId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "eventId", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListEventDeliveriesParams
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListEventDeliveries(w, r, eventId, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetMe operation middleware
 func (siw *ServerInterfaceWrapper) GetMe(w http.ResponseWriter, r *http.Request) {
 
@@ -4538,6 +5153,45 @@ func (siw *ServerInterfaceWrapper) ListOrders(w http.ResponseWriter, r *http.Req
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sites"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sites", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "reference" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "reference", r.URL.Query(), &params.Reference, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "reference"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "reference", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "statuses" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "statuses", r.URL.Query(), &params.Statuses, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "statuses"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "statuses", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "updatedSince" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "updatedSince", r.URL.Query(), &params.UpdatedSince, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "updatedSince"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "updatedSince", Err: err})
 		}
 		return
 	}
@@ -4680,6 +5334,61 @@ func (siw *ServerInterfaceWrapper) ListOrderEvents(w http.ResponseWriter, r *htt
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListOrderEvents(w, r, orderId, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetTimeline operation middleware
+func (siw *ServerInterfaceWrapper) GetTimeline(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "orderId" -------------
+	var orderId OrderPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "orderId", chi.URLParam(r, "orderId"), &orderId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "orderId", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetTimelineParams
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "site" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "site", r.URL.Query(), &params.Site, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "site"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "site", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetTimeline(w, r, orderId, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -5034,10 +5743,19 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Get(options.BaseURL+"/v1/callbacks/{id}/replays/{replayId}", wrapper.GetReplay)
 	})
 	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/callbacks/{id}/stats", wrapper.GetStats)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/deliveries", wrapper.ListAllDeliveries)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/events", wrapper.ListEvents)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/events/{eventId}", wrapper.GetEvent)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/events/{eventId}/deliveries", wrapper.ListEventDeliveries)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/orders", wrapper.ListOrders)
@@ -5047,6 +5765,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/orders/{orderId}/events", wrapper.ListOrderEvents)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/orders/{orderId}/timeline", wrapper.GetTimeline)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/assessments/{originator}/{number}", wrapper.FindAssessment)

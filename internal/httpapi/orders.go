@@ -3,12 +3,15 @@ package httpapi
 import (
 	"cmp"
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
@@ -16,53 +19,131 @@ import (
 // only one.
 const maxSitesOfOrder = 100
 
+// clockSlack is how much the clocks of the relay and of the store may differ where a time is looked
+// for in the store.
+const clockSlack = time.Minute
+
 // ListOrders implements GET /v1/orders.
 func (a *API) ListOrders(w http.ResponseWriter, r *http.Request, params ListOrdersParams) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
 		if err := c.chosenSites(params.Sites); err != nil {
 			return reply{}, err
 		}
-		from, limit := uint64(1), cmp.Or(params.Limit, defaultLimit)
-		if params.After != "" {
-			at, err := readPosition('o', params.After, 1)
-			if err != nil {
-				return reply{}, err
-			}
-			from = at[0] + 1
-		}
-		sites := params.Sites
-		if len(sites) == 0 && !c.isAdmin() && !c.client.AllSites {
-			sites = c.client.Sites
-			if len(sites) == 0 { // an empty choice would mean all sites
+		s := orderSearch{a: a, c: c, params: params, sites: params.Sites, limit: cmp.Or(params.Limit, defaultLimit)}
+		if len(s.sites) == 0 && !c.isAdmin() && !c.client.AllSites {
+			s.sites = c.client.Sites
+			if len(s.sites) == 0 { // an empty choice would mean all sites
 				return reply{body: OrderList{Items: []Order{}}}, nil
 			}
 		}
-		list := OrderList{Items: []Order{}}
-		var read scan
-		for keys := keysOf(sites); len(list.Items) < limit; {
-			chunk := min(read.next(limit-len(list.Items)), limit-len(list.Items))
-			if chunk == 0 {
-				break
-			}
-			entries, last, more, err := a.c.Store.Orders.Changed(ctx, from, keys, chunk, a.unreadable("order"))
-			if err != nil {
-				return reply{}, err
-			}
-			for _, e := range entries {
-				read.add(len(e.Value.Order))
-				if c.maySeeSite(e.Value.Site) && (len(sites) == 0 || slices.Contains(sites, e.Value.Site)) {
-					list.Items = append(list.Items, orderView(e.Value))
+		list, err := s.run(ctx)
+		return reply{body: list}, err
+	})
+}
+
+// orderSearch is one search of the orders.
+type orderSearch struct {
+	a      *API
+	c      caller
+	params ListOrdersParams
+	sites  []string // none: all
+	limit  int
+}
+
+func (s *orderSearch) run(ctx context.Context) (OrderList, error) {
+	kind, read := byte('o'), s.changed
+	if s.params.Reference != "" {
+		kind, read = 'r', s.referenced
+	}
+	list, from := OrderList{Items: []Order{}}, uint64(1)
+	switch {
+	case s.params.After != "":
+		at, err := readPosition(kind, s.params.After, 1)
+		if err != nil {
+			return list, err
+		}
+		from = at[0] + 1
+	case !s.params.UpdatedSince.IsZero() && kind == 'o':
+		var err error
+		if from, err = s.a.c.Store.Orders.Since(ctx, logTime(s.params.UpdatedSince.Add(-clockSlack))); err != nil {
+			return list, err
+		}
+	}
+	var seen scan
+	for len(list.Items) < s.limit {
+		chunk := seen.next(s.limit - len(list.Items))
+		if !s.filtered() {
+			chunk = min(chunk, s.limit-len(list.Items))
+		}
+		if chunk == 0 {
+			break
+		}
+		orders, last, more, err := read(ctx, from, chunk)
+		if err != nil {
+			return list, err
+		}
+		for _, e := range orders {
+			seen.add(len(e.Value.Order))
+			if s.matches(e.Value) {
+				if list.Items = append(list.Items, orderView(e.Value)); len(list.Items) == s.limit {
+					more, last = more || e.Revision < last, e.Revision
+					break
 				}
 			}
-			from = last + 1
-			if !more {
-				return reply{body: list}, nil
-			}
 		}
-		a.limits.charge(c.key.ID, read.messages-len(list.Items))
-		list.Next = position('o', from-1)
-		return reply{body: list}, nil
-	})
+		if from = last + 1; !more {
+			return list, nil
+		}
+	}
+	s.a.limits.charge(s.c.key.ID, seen.messages-len(list.Items))
+	list.Next = position(kind, from-1)
+	return list, nil
+}
+
+// filtered reports whether orders that are read may not be wanted.
+func (s *orderSearch) filtered() bool { return len(s.params.Statuses) > 0 }
+
+func (s *orderSearch) matches(o relay.OrderState) bool {
+	p := &s.params
+	return s.c.maySeeSite(o.Site) && (len(s.sites) == 0 || slices.Contains(s.sites, o.Site)) &&
+		(len(p.Statuses) == 0 || slices.ContainsFunc(p.Statuses, func(status string) bool { return strings.EqualFold(status, o.Status) })) &&
+		!o.UpdatedAt.Before(p.UpdatedSince) &&
+		(p.Reference == "" || relay.ReferenceToken(o.Reference) == relay.ReferenceToken(p.Reference))
+}
+
+// changed reads orders in the order of their last change.
+func (s *orderSearch) changed(ctx context.Context, from uint64, most int) ([]store.Entry[relay.OrderState], uint64, bool, error) {
+	return s.a.c.Store.Orders.Changed(ctx, from, keysOf(s.sites), most, s.a.unreadable("order"))
+}
+
+// referenced reads the orders that had the reference at some time; their revisions are those of the
+// index.
+func (s *orderSearch) referenced(
+	ctx context.Context, from uint64, most int,
+) (orders []store.Entry[relay.OrderState], last uint64, more bool, err error) {
+	token := relay.ReferenceToken(s.params.Reference)
+	keys := keysOf(s.sites)
+	for i, key := range keys {
+		keys[i] = token + "." + key
+	}
+	if len(keys) == 0 {
+		keys = []string{token + ".>"}
+	}
+	entries, last, more, err := s.a.c.Store.References.Changed(ctx, from, keys, most, s.a.unreadable("reference"))
+	if err != nil {
+		return nil, 0, false, err
+	}
+	for _, e := range entries {
+		o, _, err := s.a.c.Store.Orders.Get(ctx, e.Key[len(token)+1:])
+		switch {
+		case errors.Is(err, store.ErrNotFound): // its first event is not stored
+		case err != nil:
+			return nil, 0, false, err
+		default:
+			orders = append(orders, store.Entry[relay.OrderState]{Key: e.Key, Value: o, Revision: e.Revision})
+		}
+	}
+	return orders, last, more, nil
 }
 
 // GetOrder implements GET /v1/orders/{orderId}.
@@ -160,7 +241,7 @@ func keysOf(sites []string) []string {
 
 func orderView(o relay.OrderState) Order {
 	return Order{
-		Id: o.ID, Site: o.Site, Status: o.Status, Revision: o.Revision, Sequence: strconv.FormatUint(o.Sequence, 10),
+		Id: o.ID, Site: o.Site, Reference: o.Reference, Status: o.Status, Revision: o.Revision, Sequence: strconv.FormatUint(o.Sequence, 10),
 		ReadAt: o.ReadAt, UpdatedAt: o.UpdatedAt, Order: o.Order,
 	}
 }

@@ -93,8 +93,8 @@ func (a *API) deliverable(
 	if err != nil || cb.Filter.Matches(ev.Site, ev.Type, ev.Order) && (caller{client: client}).maySeeEvent(ev) {
 		return cb, client, ev, err
 	}
-	records, err := a.records(ctx, cb, ev)
-	if err == nil && len(records) == 0 {
+	t := a.trailOf(c, []store.Stored{ev}, &cb)
+	if _, err = t.read(ctx, ""); err == nil && len(t.found) == 0 {
 		err = notFound()
 	}
 	return cb, client, ev, err

@@ -145,7 +145,8 @@ func apply(s *relay.OrderState, ev store.Stored) bool {
 	if err != nil {
 		return false
 	}
-	s.Order, s.ReadAt, s.Status = data.Order, data.ReadAt, relay.StatusOf(data.Order)
+	s.Order, s.ReadAt = data.Order, data.ReadAt
+	s.Status, s.Reference = relay.StatusAndReference(data.Order)
 	s.Revision = max(data.Revision, s.Revision+1)
 	s.Sequence, s.LogPosition, s.UpdatedAt = sequence, ev.Seq, ev.Time.UTC()
 	if ev.Inbox.Connection != "" {

@@ -77,6 +77,9 @@ func (p *Publisher) Publish(
 	if err := p.markOpen(ctx, pos.State, pos.Waiting, a.status); err != nil {
 		return relay.StoreTrouble, err
 	}
+	if err := p.index(ctx, pos.State, a.number); err != nil {
+		return relay.StoreTrouble, err
+	}
 	for _, n := range pos.Waiting {
 		if err := p.append(ctx, a, &n); err != nil {
 			return outcomeOf(err), fmt.Errorf("publish notification %s of order %s at site %s: %w", n, a.state.ID,
@@ -104,6 +107,9 @@ func (p *Publisher) Reconcile(
 	if err := p.markOpen(ctx, pos.State, nil, a.status); err != nil {
 		return false, relay.StoreTrouble, err
 	}
+	if err := p.index(ctx, pos.State, a.number); err != nil {
+		return false, relay.StoreTrouble, err
+	}
 	if err := p.append(ctx, a, nil); err != nil {
 		return false, outcomeOf(err),
 			fmt.Errorf("publish the reconciled order %s at site %s: %w", a.state.ID, a.state.Site, err)
@@ -119,6 +125,7 @@ type appender struct {
 	state    relay.OrderState // as of the last event
 	reading  relay.Snapshot
 	status   string         // of the reading
+	number   string         // of the order at the shop, of the reading
 	changes  []relay.Change // for the next event
 	position uint64         // of the last event
 }
@@ -128,8 +135,9 @@ func (p *Publisher) appender(pos relay.OrderPosition, reading relay.Snapshot) (*
 	if err != nil {
 		return nil, fmt.Errorf("compare the readings of order %s: %w", pos.State.ID, err)
 	}
+	status, reference := relay.StatusAndReference(reading.Order)
 	return &appender{
-		state: cloneState(pos.State), reading: reading, status: relay.StatusOf(reading.Order),
+		state: cloneState(pos.State), reading: reading, status: status, number: reference,
 		changes: changes, position: pos.Position,
 	}, nil
 }
@@ -171,7 +179,7 @@ func (p *Publisher) append(ctx context.Context, a *appender, n *relay.Received) 
 		return err
 	}
 	a.position, a.changes = position, nil
-	s.Order, s.ReadAt, s.Status = data.Order, data.ReadAt, a.status
+	s.Order, s.ReadAt, s.Status, s.Reference = data.Order, data.ReadAt, a.status, a.number
 	s.Revision, s.Sequence, s.LogPosition, s.UpdatedAt = data.Revision, sequence, position, now.UTC()
 	if n != nil {
 		notePublished(s, n.Connection, n.Entry())
@@ -254,4 +262,14 @@ func (p *Publisher) markOpen(ctx context.Context, s relay.OrderState, waiting []
 		}
 	}
 	return nil
+}
+
+// index makes sure that the order is found by a reference, before an event with that reference is
+// stored. After a crash in between, the entry leads to an order that does not have the reference yet,
+// which does no harm. An order whose reference has not changed costs nothing.
+func (p *Publisher) index(ctx context.Context, s relay.OrderState, reference string) error {
+	if reference == "" || reference == s.Reference {
+		return nil
+	}
+	return p.c.Store.References.Set(ctx, relay.ReferenceKey(reference, s.Site, s.ID), relay.Referenced{ListedAt: p.c.Now().UTC()})
 }

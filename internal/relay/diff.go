@@ -58,11 +58,18 @@ func Diff(before, after json.RawMessage) ([]Change, error) {
 
 // StatusOf returns the order's Status, or "" if it has none.
 func StatusOf(order json.RawMessage) string {
+	status, _ := StatusAndReference(order)
+	return status
+}
+
+// StatusAndReference returns an order's status, and its number at the shop; "" for one that it does
+// not have.
+func StatusAndReference(order json.RawMessage) (status, reference string) {
 	o, err := readObject(order)
 	if err != nil {
-		return ""
+		return "", ""
 	}
-	return plainText(o.get("Status"))
+	return plainText(o.get("Status")), plainText(o.get("OrderReference"))
 }
 
 // differ collects changes.

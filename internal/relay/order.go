@@ -1,6 +1,8 @@
 package relay
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"strconv"
 	"strings"
@@ -21,15 +23,35 @@ type OrderState struct {
 	Order       json.RawMessage `json:"order,omitempty"`
 	ReadAt      time.Time       `json:"readAt"`
 	Status      string          `json:"status,omitempty"`
-	Revision    int             `json:"revision"`    // number of events of the order so far
-	Sequence    uint64          `json:"sequence"`    // of the last event: microseconds
-	LogPosition uint64          `json:"logPosition"` // stream sequence of the last event
+	Reference   string          `json:"reference,omitempty"` // its number at the shop (OrderReference)
+	Revision    int             `json:"revision"`            // number of events of the order so far
+	Sequence    uint64          `json:"sequence"`            // of the last event: microseconds
+	LogPosition uint64          `json:"logPosition"`         // stream sequence of the last event
 	// Published is the last inbox entry that has an event, per connection (see PackEntry).
 	Published map[string]uint64 `json:"published,omitempty"`
 	UpdatedAt time.Time         `json:"updatedAt"`
 	// ReconciledAt is when the last event without a notification was published; zero if there was
 	// none.
 	ReconciledAt time.Time `json:"reconciledAt,omitzero"`
+}
+
+// Referenced is the document in relay_references for an order that had a reference at some time. It
+// is written before the event with which the order gets the reference, so none is missing. The
+// order's own document has its present reference.
+type Referenced struct {
+	ListedAt time.Time `json:"listedAt"`
+}
+
+// ReferenceToken returns what the keys of orders with a reference begin with in relay_references: of
+// any text, in a form that is valid there. Case and space do not matter.
+func ReferenceToken(reference string) string {
+	sum := sha256.Sum256([]byte(strings.ToLower(strings.Join(strings.Fields(reference), " "))))
+	return hex.EncodeToString(sum[:16])
+}
+
+// ReferenceKey is the key of an order in relay_references.
+func ReferenceKey(reference, site, order string) string {
+	return ReferenceToken(reference) + "." + site + "." + order
 }
 
 // Unresolved is a notification whose order could not be read, or something that arrived instead of

@@ -84,7 +84,7 @@ func openBucket[T any](ctx context.Context, s *Store, name topology.BucketName, 
 	}
 	b := &Bucket[T]{s: s, kv: kv, name: bucket, codec: c, said: announced(name)}
 	switch name {
-	case topology.Owners, topology.Orders: // leases are few, and the orders stay
+	case topology.Owners, topology.Orders, topology.References: // leases are few, and the others' documents stay
 	default:
 		b.markers, b.relist = topology.MarkerTTL, topology.MarkerTTL/2
 	}

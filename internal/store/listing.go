@@ -130,3 +130,18 @@ func (b *Bucket[T]) changed(
 	}
 	return entries, last, more, nil
 }
+
+// Since returns the revision from which Changed must read to find everything that was written at or
+// after a time.
+func (b *Bucket[T]) Since(ctx context.Context, at time.Time) (uint64, error) {
+	stream := "KV_" + b.name
+	first, _, err := b.s.scan(ctx, stream, 0, at, nil, 1)
+	if err != nil {
+		return 0, fmt.Errorf("find %s in bucket %s: %w", at, b.name, err)
+	}
+	if len(first) > 0 {
+		return first[0].Seq, nil
+	}
+	_, last, err := b.s.bounds(ctx, stream)
+	return last + 1, err
+}

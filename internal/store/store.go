@@ -65,6 +65,7 @@ type Buckets struct {
 	Asides          *Bucket[Aside] // the unresolved notifications, without their bytes
 	Requests        *Bucket[IdempotentRequest]
 	RequestSizes    *Bucket[RequestSize] // the requests, without decrypting anything
+	References      *Bucket[relay.Referenced]
 	Consents        *Bucket[relay.ConsentLink]
 	Owners          *Bucket[Owner]
 }
@@ -111,6 +112,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		opens(s, &s.Asides, topology.Unresolved, asideCodec{}),
 		opens(s, &s.Requests, topology.Requests, requestCodec{c.Sealer}),
 		opens(s, &s.RequestSizes, topology.Requests, requestSizeCodec{}),
+		opens(s, &s.References, topology.References, jsonCodec[relay.Referenced]{}),
 		opens(s, &s.Consents, topology.Consents, jsonCodec[relay.ConsentLink]{}),
 		opens(s, &s.Owners, topology.Owners, ownerCodec{}),
 	} {

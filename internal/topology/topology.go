@@ -65,6 +65,7 @@ const (
 	Polls       BucketName = "polls"
 	Orders      BucketName = "orders"
 	Open        BucketName = "open"
+	References  BucketName = "references"
 	Cursors     BucketName = "cursors"
 	Lanes       BucketName = "lanes"
 	Unresolved  BucketName = "unresolved"
@@ -74,7 +75,7 @@ const (
 )
 
 // Buckets lists every bucket.
-var Buckets = []BucketName{Connections, Clients, Callbacks, Replays, Tokens, Polls, Orders, Open, Cursors, Lanes, Unresolved, Requests, Consents, Owners}
+var Buckets = []BucketName{Connections, Clients, Callbacks, Replays, Tokens, Polls, Orders, Open, References, Cursors, Lanes, Unresolved, Requests, Consents, Owners}
 
 // Subjects.
 
@@ -158,7 +159,7 @@ func (t Topology) KeyValues() []jetstream.KeyValueConfig {
 		switch name { // without a limit the server refuses keys and markers that expire
 		case Owners:
 			c.LimitMarkerTTL = LeaseTTL
-		case Orders: // nothing is removed from it
+		case Orders, References: // nothing is removed from them
 		case Open:
 			c.TTL, c.LimitMarkerTTL = OpenAge, MarkerTTL
 		default:

@@ -1,0 +1,199 @@
+package store
+
+import (
+	"bytes"
+	"container/heap"
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/jsapi"
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+// MaxMerged is up to how many callbacks Newest follows one by one.
+const MaxMerged = jsapi.MaxLastOf - 1
+
+// AttemptsQuery selects batches of attempts.
+type AttemptsQuery struct {
+	// Callbacks are those whose batches are wanted, with their generations, at most MaxMerged: only
+	// theirs are read. Nil means all there are; then all of the log is read.
+	Callbacks map[string]string
+	// From is the position of the first batch that may be read, 0 for the newest.
+	From uint64
+	// Since and Until limit when the log took the batches; Until itself is excluded. Zero means no
+	// limit.
+	Since, Until time.Time
+}
+
+// Newest calls each with the batches that a query selects, newest first, until each returns false.
+// A batch that cannot be read is left out.
+func (a *Attempts) Newest(ctx context.Context, q AttemptsQuery, each func(seq uint64, at time.Time, b relay.AttemptBatch) bool) error {
+	if !q.Until.IsZero() {
+		later, _, err := a.s.scan(ctx, a.s.topo.Attempts(), 0, q.Until, nil, 1)
+		if err != nil {
+			return err
+		}
+		if len(later) > 0 {
+			if later[0].Seq == 1 {
+				return nil
+			}
+			if at := later[0].Seq - 1; q.From == 0 || at < q.From {
+				q.From = at
+			}
+		}
+	}
+	visit := func(m Message) (goes bool, previous uint64) {
+		if m.Time.Before(q.Since) {
+			return false, 0
+		}
+		var b relay.AttemptBatch
+		if json.Unmarshal(m.Data, &b) != nil || m.Subject != a.s.topo.AttemptsSubject(b.Callback) {
+			return true, 0
+		}
+		if generation, chosen := q.Callbacks[b.Callback]; chosen && generation != b.Generation {
+			return true, 0
+		}
+		return each(m.Seq, m.Time, b), b.Previous
+	}
+	back := &backwards{s: a.s, stream: a.s.topo.Attempts()}
+	if q.Callbacks == nil {
+		return a.all(ctx, back, q.From, visit)
+	}
+	return a.merged(ctx, back, q, visit)
+}
+
+// all reads all of the log from a position downwards.
+func (a *Attempts) all(ctx context.Context, back *backwards, from uint64, visit func(Message) (bool, uint64)) error {
+	first, last, err := a.s.bounds(ctx, back.stream)
+	if err != nil {
+		return err
+	}
+	if from == 0 || from > last {
+		from = last
+	}
+	for to := from; to >= first && to > 0; to = back.low - 1 {
+		if err := back.read(ctx, to); err != nil {
+			return err
+		}
+		for seq := to; seq >= back.low; seq-- {
+			if m, ok := back.window[seq]; ok {
+				if goes, _ := visit(m); !goes {
+					return nil
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// merged follows the chains of callbacks: the newest of their next batches comes first.
+func (a *Attempts) merged(ctx context.Context, back *backwards, q AttemptsQuery, visit func(Message) (bool, uint64)) error {
+	if len(q.Callbacks) == 0 {
+		return nil
+	}
+	subjects := make([]string, 0, len(q.Callbacks))
+	for callback := range q.Callbacks {
+		subjects = append(subjects, a.s.topo.AttemptsSubject(callback))
+	}
+	sent := time.Now()
+	asking, cancel := context.WithTimeout(ctx, leaderTimeout)
+	ends, err := jsapi.LastOf(asking, a.s.js, back.stream, subjects, q.From)
+	cancel()
+	a.s.health.read(back.stream, sent, err)
+	if err != nil {
+		return classify(err)
+	}
+	next := make(newestFirst, 0, len(ends))
+	for _, seq := range ends {
+		next = append(next, seq)
+	}
+	for heap.Init(&next); len(next) > 0; {
+		m, err := back.get(ctx, next[0])
+		if errors.Is(err, ErrNotFound) { // aged out
+			heap.Pop(&next)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		goes, previous := visit(m)
+		if !goes {
+			return nil
+		}
+		if previous == 0 || previous >= next[0] {
+			heap.Pop(&next)
+			continue
+		}
+		next[0] = previous
+		heap.Fix(&next, 0)
+	}
+	return nil
+}
+
+// newestFirst is a heap of positions.
+type newestFirst []uint64
+
+func (h newestFirst) Len() int           { return len(h) }
+func (h newestFirst) Less(i, j int) bool { return h[i] > h[j] }
+func (h newestFirst) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+
+// Push is for heap.Interface.
+func (h *newestFirst) Push(x any) { *h = append(*h, x.(uint64)) }
+
+// Pop is for heap.Interface.
+func (h *newestFirst) Pop() any {
+	last := (*h)[len(*h)-1]
+	*h = (*h)[:len(*h)-1]
+	return last
+}
+
+// Hours calls each with the tallies of a callback's hours, newest first, until it returns false. An
+// hour may come in several parts, if the clocks of its owners differ.
+func (a *Attempts) Hours(ctx context.Context, callback, generation string, from uint64, each func(seq uint64, t relay.Tally) bool) error {
+	for position := from; ; {
+		goes := false
+		err := a.Walk(ctx, callback, generation, position, func(seq uint64, _ time.Time, b relay.AttemptBatch) bool {
+			position, goes = b.Tally.Before, each(seq, b.Tally)
+			return false
+		})
+		if err != nil || !goes || position == 0 {
+			return err
+		}
+	}
+}
+
+// Stretch is a part of the log of attempts.
+type Stretch struct {
+	Batches []relay.AttemptBatch // those that were wanted, oldest first
+	// Last and At are the position of the last batch that was read, and when the log took it.
+	Last uint64
+	At   time.Time
+	Read int  // batches
+	More bool // the log goes on
+}
+
+// Onwards reads up to most batches from a position on or, if since is set, from a time on. Of them
+// it returns those that mention an order. Callbacks are those whose batches are read, at most a few
+// dozen; none means all.
+func (a *Attempts) Onwards(ctx context.Context, from uint64, since time.Time, callbacks []string, order string, most int) (Stretch, error) {
+	subjects := make([]string, len(callbacks))
+	for i, callback := range callbacks {
+		subjects[i] = a.s.topo.AttemptsSubject(callback)
+	}
+	messages, more, err := a.s.scan(ctx, a.s.topo.Attempts(), from, since, subjects, most)
+	if err != nil {
+		return Stretch{}, err
+	}
+	s := Stretch{Read: len(messages), More: more && len(messages) > 0}
+	mention := []byte(`"` + order + `"`)
+	for _, m := range messages {
+		s.Last, s.At = m.Seq, m.Time
+		var b relay.AttemptBatch
+		if bytes.Contains(m.Data, mention) && json.Unmarshal(m.Data, &b) == nil && m.Subject == a.s.topo.AttemptsSubject(b.Callback) {
+			s.Batches = append(s.Batches, b)
+		}
+	}
+	return s, nil
+}
