@@ -71,7 +71,7 @@ func main() {
 
 func run() {
 	small := flag.Bool("quick", false, "small numbers")
-	only := flag.String("only", "", "measurements to make, by commas: ceiling, throughput, restart, endtoend, latency, isolation, descriptors, lanes, orders, replicas, clusterlatency, units, idle, connections")
+	only := flag.String("only", "", "measurements to make, by commas: ceiling, throughput, restart, endtoend, latency, isolation, replay, descriptors, lanes, orders, replicas, clusterlatency, units, idle, connections")
 	binary := flag.String("relay", "", "measure the relay built at `PATH`, for instance an older one, in place of this tree's")
 	profile := flag.String("cpuprofile", "", "write CPU profiles of the relay to `DIR`")
 	flag.Parse()
@@ -98,7 +98,7 @@ func run() {
 		run  func(*bench)
 	}{
 		{"ceiling", (*bench).measureCeiling}, {"throughput", (*bench).measureThroughput}, {"restart", (*bench).measureRestart},
-		{"endtoend", (*bench).measureEndToEnd}, {"latency", (*bench).measureLatency}, {"isolation", (*bench).measureIsolation},
+		{"endtoend", (*bench).measureEndToEnd}, {"latency", (*bench).measureLatency}, {"isolation", (*bench).measureIsolation}, {"replay", (*bench).measureReplay},
 		{"descriptors", (*bench).measureDescriptors}, {"lanes", (*bench).measureLanes}, {"orders", (*bench).measureOrders},
 		{"replicas", (*bench).measureReplicas}, {"clusterlatency", (*bench).measureClusterLatency}, {"units", (*bench).measureUnits}, {"idle", (*bench).measureIdle},
 		{"connections", (*bench).measureConnections},

@@ -24,6 +24,9 @@ const receiverEnv = "RELAY_BENCH_RECEIVER"
 
 const slowAnswer = 200 * time.Millisecond
 
+// replayedSuffix is what the paths of replayed deliveries are counted under in addition.
+const replayedSuffix = "-replayed"
+
 // tally is what one path of the receiver has seen.
 type tally struct {
 	mu          sync.Mutex
@@ -111,7 +114,11 @@ func receive() {
 		} else {
 			_, _ = io.Copy(io.Discard, r.Body)
 		}
-		n := of(kind+"/"+r.PathValue("name")).note(began, time.Now())
+		name := kind + "/" + r.PathValue("name")
+		if r.Header.Get("Webhook-Replay") != "" {
+			name += replayedSuffix
+		}
+		n := of(name).note(began, time.Now())
 		switch {
 		case kind == "dead":
 			<-r.Context().Done()

@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -24,6 +26,9 @@ var binary = struct {
 
 func TestMain(m *testing.M) {
 	natstest.Waiting(6)
+	if err := flag.Set("rapid.checks", strconv.Itoa(natstest.Long(20, 100))); err != nil { // each makes a replay
+		panic(err)
+	}
 	code := m.Run()
 	if binary.dir != "" {
 		if err := os.RemoveAll(binary.dir); err != nil {

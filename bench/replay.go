@@ -1,0 +1,118 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"net/http"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+// replayPatience is how long a replay may take.
+const replayPatience = 10 * time.Minute
+
+// measureReplay lets fifty events a second happen for a callback, first alone and then beside a
+// replay of many deliveries that have failed: the callback's p99 of new events may differ by max(10
+// %, 5 ms).
+func (b *bench) measureReplay() {
+	const id, path = "replay", "ok/replay"
+	dir := filepath.Join(b.dir, id)
+	must(b.start(dir).stop(syscall.SIGTERM)) // it has made the keys
+	b.fill(dir, b.sizes.filled)
+	f := b.pipeline()
+	defer end(f.close)
+	relay := f.begin(id)
+	b.callback(relay, id, path, "now", 8)
+	f.steady(b.sizes.latency, steadySites, steadyRate)
+	alone := b.receiver.wait(b.ctx, b.sizes.latency, time.Minute, path)[0]
+	must(f.stop())
+	b.failAll(dir, id)
+
+	relay = f.start(id)
+	must(relay.put("/v1/callbacks/"+id, map[string]any{
+		"url": b.receiver.base + "/ok/replay-beside", "concurrency": 8, "timeoutSeconds": 5,
+	}))
+	before, _ := relay.usage()
+	began := time.Now()
+	made := relay.replay(id, map[string]any{"deliveryStatuses": []string{"failed"}})
+	if made.Matched != b.sizes.filled {
+		must(fmt.Errorf("the replay matched %d of %d failed deliveries", made.Matched, b.sizes.filled))
+	}
+	live := 0
+	for ended := false; !ended; { // until the replay has ended, and as long as alone at least
+		f.steady(steadyRate, steadySites, steadyRate)
+		live += steadyRate
+		ended = relay.replayState(id, made.ID).State != "running" && live >= b.sizes.latency
+		if time.Since(began) > replayPatience {
+			must(fmt.Errorf("the replay has not ended after %s", replayPatience))
+		}
+	}
+	beside := b.receiver.wait(b.ctx, live, time.Minute, "ok/replay-beside")[0]
+	replayed := b.receiver.wait(b.ctx, b.sizes.filled, time.Minute, "ok/replay-beside"+replayedSuffix)
+	done := relay.replayState(id, made.ID)
+	cpu, peak := relay.usage()
+	sayLatency("live_alone", alone)
+	sayLatency("live_beside_replay", beside)
+	say("replay_deliveries", "%d (%d failed, %d repeats)", done.Delivered, done.Failed, replayed[0].Count-b.sizes.filled)
+	say("replay_deliveries_per_second", "%.0f", span(replayed))
+	say("replay_cpu_seconds_per_1000_deliveries", "%.3f", (cpu-before)*1000/float64(b.sizes.filled+live))
+	say("replay_peak_memory_mib", "%.0f", peak)
+	allowed := max(alone.P99*0.1, 5)
+	say("replay_p99_difference_ms", "%.2f (at most %.2f: %s)", beside.P99-alone.P99, allowed, verdict(beside.P99-alone.P99 <= allowed))
+}
+
+// failAll records that the filled events have failed at a callback.
+func (b *bench) failAll(dir, id string) {
+	s, closing := b.open(dir)
+	defer closing()
+	cb, _, err := s.Callbacks.Get(b.ctx, id)
+	must(err)
+	at := get(s.Attempts.End(b.ctx, id))
+	for from, left := uint64(1), b.sizes.filled; left > 0; {
+		events, _, err := s.Events.ScanHeads(b.ctx, from, []string{topology.AllEvents}, min(left, 1000))
+		must(err)
+		records := make([]relay.AttemptRecord, len(events))
+		for i, ev := range events {
+			records[i] = relay.AttemptRecord{
+				Event: fmt.Sprint("filled-", ev.Seq), Seq: ev.Seq, Order: ev.Order, Site: ev.Site, Type: ev.Type, Number: 1, At: time.Now().UTC(),
+				Outcome: "refused", Status: http.StatusInternalServerError, Closing: relay.DeliveryFailed,
+			}
+			from = ev.Seq + 1
+		}
+		left -= len(events)
+		batch := at.Batch(id, cb.Generation, time.Now(), records)
+		result := s.Attempts.AppendAll(b.ctx, []relay.AttemptBatch{batch})[0]
+		must(result.Err)
+		at = batch.End(result.Seq)
+	}
+}
+
+// replayed is a replay as the API shows it.
+type replayed struct {
+	ID, State                  string
+	Matched, Delivered, Failed int
+}
+
+// replay makes one.
+func (p *program) replay(callback string, selection map[string]any) (r replayed) {
+	return p.replayCall(http.MethodPost, "/v1/callbacks/"+callback+"/replays", selection)
+}
+
+func (p *program) replayState(callback, id string) replayed {
+	return p.replayCall(http.MethodGet, "/v1/callbacks/"+callback+"/replays/"+id, nil)
+}
+
+func (p *program) replayCall(method, path string, body any) (r replayed) {
+	r.Matched = math.MinInt
+	a := get(p.api.Call(method, path, body))
+	if a.Status >= 300 {
+		must(fmt.Errorf("%s %s: %d: %.4096s", method, path, a.Status, a.Body))
+	}
+	must(json.Unmarshal(a.Body, &r))
+	return r
+}
