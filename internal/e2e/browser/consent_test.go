@@ -42,6 +42,7 @@ func TestConsentInChromium(t *testing.T) {
 			"denied, then allowed":             denied,
 			"another site":                     anotherSite,
 			"pages of links that lead nowhere": leadNowhere,
+			"what the API is":                  readsDocs,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()

@@ -243,13 +243,20 @@ func (b *tab) judge(what string) {
 	}
 }
 
+// highest is how high a page is of which Chromium makes one picture. Of higher ones it is the window.
+const highest = 16_000
+
 func (b *tab) picture(what string) {
 	b.t.Helper()
 	dir := os.Getenv("RELAY_SCREENSHOTS")
 	if dir == "" {
 		return
 	}
-	png := ask(b, chromedp.FullScreenshot(100))
+	shot := chromedp.FullScreenshot(100)
+	if ask(b, chromedp.Evaluate[int](`document.documentElement.scrollHeight`)) > highest {
+		shot = chromedp.CaptureScreenshot()
+	}
+	png := ask(b, shot)
 	b.shots++
 	name := fmt.Sprintf("%s-%d-%s.png", b.name, b.shots, what)
 	if err := os.WriteFile(filepath.Join(dir, strings.ReplaceAll(name, " ", "-")), png, 0o644); err != nil {
