@@ -164,6 +164,22 @@ func TestSigningSecretsOverCrashAndHandOver(t *testing.T) {
 	last := rotate("second")
 	signedBy("after two rotations", "first made second")
 
+	var test struct {
+		Outcome      string
+		TokenMillis  float64
+		Phases       struct{ ConnectMillis, TLSMillis, FirstByteMillis float64 }
+		Certificates []struct{ Issuer string }
+		Request      struct{ Headers map[string]string }
+		Event        struct{ Test bool }
+	}
+	w.api().Must(t, http.MethodPost, "/v1/callbacks/bms/test", map[string]any{}, &test)
+	if test.Outcome != "success" || test.Phases.ConnectMillis == 0 || test.Phases.TLSMillis == 0 || test.Phases.FirstByteMillis == 0 ||
+		len(test.Certificates) != 1 || test.Certificates[0].Issuer != "O=Acme Co" || !test.Event.Test ||
+		test.Request.Headers["authorization"] != "Bearer [redacted]" ||
+		test.Request.Headers["webhook-signature"] != "v1,[redacted] v1,[redacted] v1,[redacted]" {
+		t.Errorf("a test shows %+v", test)
+	}
+
 	w.end(syscall.SIGKILL)
 	first := w.start()
 	signedBy("after a kill", "first made second")

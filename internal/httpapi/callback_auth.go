@@ -61,7 +61,7 @@ func (a *API) checkAuth(auth CallbackAuth, before *relay.Auth) (errs []FieldErro
 	for _, m := range authMembers {
 		switch value := m.value(&auth); {
 		case m.of != auth.Type && value != "":
-			errs = append(errs, at("/auth/"+m.name, "belongs to %s", m.of))
+			errs = append(errs, at("/auth/"+m.name, "belongs to %s: leave it out, or set it to null in a PATCH", m.of))
 		case m.of == auth.Type && m.required && value == "":
 			errs = append(errs, at("/auth/"+m.name, "is missing"))
 		}
