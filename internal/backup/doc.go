@@ -21,6 +21,7 @@
 //	attempts      claim the events they are of
 //	events        claim the inbox entries they came of
 //	inbox
+//	audit         nobody relies on it
 //	consents      a consent that has ended claims its connection's tokens
 //	callbacks, clients, connections, tokens     nobody relies on them but by name; a token is worth the more the younger it is.
 //	                                            A callback that its client's document does not list is entered there (httpapi/sweep.go)

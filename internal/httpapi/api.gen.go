@@ -508,6 +508,59 @@ type Attempt struct {
 	Status int `json:"status,omitempty,omitzero"`
 }
 
+// AuditEntry One request: of an administrator (`admin`), or of a client (`client` and `key`).
+type AuditEntry struct {
+	// Admin The administrator's name.
+	Admin  string    `json:"admin,omitempty,omitzero"`
+	At     time.Time `json:"at"`
+	Client string    `json:"client,omitempty,omitzero"`
+
+	// ForClient The client that an administrator named.
+	ForClient string `json:"forClient,omitempty,omitzero"`
+
+	// Key The id of the key.
+	Key    string `json:"key,omitempty,omitzero"`
+	Method string `json:"method"`
+
+	// Operation `operationId` in this document.
+	Operation string `json:"operation"`
+
+	// Outcome How the request ended. Absent if that is not known.
+	Outcome AuditOutcome `json:"outcome,omitempty,omitzero"`
+	Path    string       `json:"path"`
+
+	// Remote The address that the request came from, or `unknown`.
+	Remote string `json:"remote"`
+
+	// RequestId As in the relay's log and in problems.
+	RequestId string `json:"requestId"`
+}
+
+// AuditList defines model for AuditList.
+type AuditList struct {
+	Items []AuditEntry `json:"items"`
+
+	// Next Pass it as `after` for the next page.
+	Next Next `json:"next,omitempty,omitzero"`
+}
+
+// AuditOutcome How the request ended. Absent if that is not known.
+type AuditOutcome struct {
+	At time.Time `json:"at"`
+
+	// Made The path of what was made.
+	Made string `json:"made,omitempty,omitzero"`
+
+	// Problem The last part of the problem's `type`, if it was refused or failed.
+	Problem string `json:"problem,omitempty,omitzero"`
+
+	// Replayed It came before with the same `Idempotency-Key`; nothing was changed.
+	Replayed bool `json:"replayed,omitempty,omitzero"`
+
+	// Status The HTTP status of the answer.
+	Status int `json:"status"`
+}
+
 // AuthScheme defines model for AuthScheme.
 type AuthScheme string
 
@@ -1685,6 +1738,22 @@ type FindAssessmentParams struct {
 	Connection Name `form:"connection" json:"connection"`
 }
 
+// ListAuditParams defines parameters for ListAudit.
+type ListAuditParams struct {
+	// Client Only what the keys of this client requested.
+	Client Name `form:"client,omitempty" json:"client,omitempty,omitzero"`
+
+	// Since Only requests of this time or later.
+	Since time.Time `form:"since,omitempty" json:"since,omitempty,omitzero"`
+
+	// Until Only requests before this time.
+	Until time.Time `form:"until,omitempty" json:"until,omitempty,omitzero"`
+	Limit Limit     `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// After What the page before gave as `next`.
+	After After `form:"after,omitempty" json:"after,omitempty,omitzero"`
+}
+
 // ListCallbacksParams defines parameters for ListCallbacks.
 type ListCallbacksParams struct {
 	// Client For the admin token. Without it a new callback belongs to the client `default`.
@@ -2122,6 +2191,9 @@ type ServerInterface interface {
 	// FindAssessment Ask the vendor for an assessment's id
 	// (GET /v1/assessments/{originator}/{number})
 	FindAssessment(w http.ResponseWriter, r *http.Request, originator string, number string, params FindAssessmentParams)
+	// ListAudit Who requested which change, newest first
+	// (GET /v1/audit)
+	ListAudit(w http.ResponseWriter, r *http.Request, params ListAuditParams)
 	// ListCallbacks List callbacks by id
 	// (GET /v1/callbacks)
 	ListCallbacks(w http.ResponseWriter, r *http.Request, params ListCallbacksParams)
@@ -2356,6 +2428,12 @@ func (_ Unimplemented) Schema(w http.ResponseWriter, r *http.Request, name strin
 // FindAssessment Ask the vendor for an assessment's id
 // (GET /v1/assessments/{originator}/{number})
 func (_ Unimplemented) FindAssessment(w http.ResponseWriter, r *http.Request, originator string, number string, params FindAssessmentParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListAudit Who requested which change, newest first
+// (GET /v1/audit)
+func (_ Unimplemented) ListAudit(w http.ResponseWriter, r *http.Request, params ListAuditParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -2918,6 +2996,91 @@ func (siw *ServerInterfaceWrapper) FindAssessment(w http.ResponseWriter, r *http
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.FindAssessment(w, r, originator, number, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListAudit operation middleware
+func (siw *ServerInterfaceWrapper) ListAudit(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListAuditParams
+
+	// ------------- Optional query parameter "client" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "client", r.URL.Query(), &params.Client, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "client"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "client", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "until" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "until"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "until", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListAudit(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -5831,6 +5994,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Delete(options.BaseURL+"/v1/clients/{id}/keys/{keyId}", wrapper.DeleteKey)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/audit", wrapper.ListAudit)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/unresolved", wrapper.ListUnresolved)

@@ -268,12 +268,13 @@ func (a *API) do(w http.ResponseWriter, r *http.Request, operation func(ctx cont
 	}
 	var answer response
 	if err == nil {
-		if key := x.idempotencyKey(r); key != "" {
-			answer, err = a.once(ctx, r, c, key, run)
-		} else {
+		answer, err = a.audited(ctx, r, c, func() (response, error) {
+			if key := x.idempotencyKey(r); key != "" {
+				return a.once(ctx, r, c, key, run)
+			}
 			x.maker = newMaker()
-			answer, err = run()
-		}
+			return run()
+		})
 	}
 	if err == nil && r.Method == http.MethodGet {
 		_, err = a.present(c)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/access"
 	"github.com/audatex-relay/relay/internal/apidocs"
+	"github.com/audatex-relay/relay/internal/audit"
 	"github.com/audatex-relay/relay/internal/consent"
 	"github.com/audatex-relay/relay/internal/ingress"
 	"github.com/audatex-relay/relay/internal/relay"
@@ -163,6 +164,7 @@ type API struct {
 	checks   chan struct{} // one place for each body that is being checked
 	counts   chan struct{} // one place for each selection of a replay that is being counted
 	feed     *feed
+	audit    *audit.Log
 	// Copies of what is stored, for lists and quotas. The copy of the clients is in Keys.
 	callbacks   *store.Mirror[store.SealedCallback]
 	replays     *store.Mirror[relay.Replay] // in groups by client
@@ -202,7 +204,7 @@ func New(c Config) (*API, error) {
 		large: make(chan struct{}, largeBodies), checks: make(chan struct{}, checkedOnce),
 		counts:     make(chan struct{}, countsAtOnce),
 		remembered: newRemembered(), unresolvedBytes: unresolvedBytes,
-		feed: newFeed(c.Store.Events, c.Log), drain: make(chan struct{}),
+		feed: newFeed(c.Store.Events, c.Log), drain: make(chan struct{}), audit: audit.New(c.Store.Audit),
 		pages: sync.OnceValues(func() (*apidocs.Pages, error) { return apidocs.New(c.PublicURL) }),
 	}
 	a.callbacks = store.NewMirror(store.MirrorConfig[store.SealedCallback]{

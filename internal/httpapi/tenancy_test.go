@@ -34,7 +34,7 @@ var expectations = map[string]expectation{
 	"patchConnection": adminOnly, "deleteConnection": adminOnly,
 	"pollConnection": adminOnly, "reconcileConnection": adminOnly, "listClients": adminOnly, "getClient": adminOnly,
 	"putClient": adminOnly, "deleteClient": adminOnly, "listKeys": ownManage,
-	"createKey": ownManage, "deleteKey": ownManage, "getMe": ownList, "listUnresolved": adminOnly, "getUnresolved": adminOnly,
+	"createKey": ownManage, "deleteKey": ownManage, "listAudit": ownManage, "getMe": ownList, "listUnresolved": adminOnly, "getUnresolved": adminOnly,
 	"deleteUnresolved": adminOnly,
 	"retryUnresolved":  adminOnly, "retryManyUnresolved": adminOnly, "listConsentLinks": adminOnly,
 	"createConsentLink": adminOnly, "deleteConsentLink": adminOnly,
@@ -119,9 +119,14 @@ func TestTenancy(t *testing.T) {
 				for _, lesser := range []session{a, aRead, b} {
 					call(lesser, id).want(403).problem("role-not-allowed")
 				}
-				got := call(bManage, id).want(404)
-				if missing := call(bManage, "nothing-here").want(404); mask(missing.body) != mask(got.body) {
+				got := call(bManage, id)
+				if missing := call(bManage, "nothing-here"); mask(missing.body) != mask(got.body) {
 					t.Errorf("%s answers differently for another client and for none: %s, %s", op.OperationID, got.body, missing.body)
+				}
+				if strings.Contains(path, "{id}") {
+					got.want(404).problem("not-found")
+				} else if got.want(200); strings.Contains(string(got.body), `"client":"client-a"`) {
+					t.Errorf("%s by another client tells of it: %s", op.OperationID, got.body)
 				}
 				if got := call(aManage, id); got.status >= 300 {
 					t.Errorf("%s by its client: %d %s", op.OperationID, got.status, got.body)

@@ -42,6 +42,7 @@ type Store struct {
 	Inbox    *Inbox
 	Events   *Events
 	Attempts *Attempts
+	Audit    *Audit
 	Buckets
 }
 
@@ -92,7 +93,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		return nil, classify(err)
 	}
 	s := &Store{conn: c.Conn, js: js, topo: c.Topology, gate: c.Gate, room: c.Room, sealer: c.Sealer, health: newHealth(c.Log)}
-	s.Inbox, s.Events, s.Attempts = &Inbox{s}, &Events{s}, &Attempts{s}
+	s.Inbox, s.Events, s.Attempts, s.Audit = &Inbox{s}, &Events{s}, &Attempts{s}, &Audit{s}
 	s.Tokens = &Tokens{}
 	for _, open := range []func(context.Context) error{
 		opens(s, &s.Connections, topology.Connections, jsonCodec[relay.Connection]{}),

@@ -110,7 +110,7 @@ func (s *Store) takes(ctx context.Context, size int) bool {
 // only by a refused write, and the first write into the inbox is a page that by then exists nowhere
 // else.
 func (s *Store) fullLogs(ctx context.Context) error {
-	for _, stream := range []string{s.topo.Inbox(), s.topo.Events(), s.topo.Attempts()} {
+	for _, stream := range []string{s.topo.Inbox(), s.topo.Events(), s.topo.Attempts(), s.topo.Audit()} {
 		st, err := s.js.Stream(ctx, stream)
 		if err != nil {
 			return fmt.Errorf("look whether %s is full: %w", stream, classify(err))
@@ -163,6 +163,8 @@ func (s *Store) streamOf(subject string) string {
 		return s.topo.Inbox()
 	case strings.HasPrefix(subject, s.topo.AttemptsSubject("")):
 		return s.topo.Attempts()
+	case strings.HasPrefix(subject, s.topo.Prefix+".audit."):
+		return s.topo.Audit()
 	}
 	return s.topo.Events()
 }

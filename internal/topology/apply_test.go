@@ -94,7 +94,7 @@ func TestApplyMakesWhatCheckThenFindsInOrder(t *testing.T) {
 			}
 		}
 	}
-	if got, want := len(names(t, js)), 3+len(topology.Buckets); got != want {
+	if got, want := len(names(t, js)), 4+len(topology.Buckets); got != want {
 		t.Errorf("%d streams, want %d", got, want)
 	}
 }
@@ -379,7 +379,7 @@ func TestUnknownStreamsOfOurPrefixAreListed(t *testing.T) {
 		t.Error(got)
 	}
 	apply(t, js, table)
-	if len(names(t, js)) != 3+len(topology.Buckets)+3 {
+	if len(names(t, js)) != 4+len(topology.Buckets)+3 {
 		t.Error("an unknown stream was removed")
 	}
 }

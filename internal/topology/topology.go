@@ -7,6 +7,7 @@
 package topology
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -34,7 +35,7 @@ const OpenAge = 95 * 24 * time.Hour
 type Topology struct {
 	Prefix    string        // RELAY_NATS_PREFIX, default "relay"
 	Replicas  int           // of every stream and bucket: 1 embedded, 3 on a cluster
-	Retention time.Duration // of the three logs, default 30 days
+	Retention time.Duration // of the four logs, default 30 days
 	// Formats is the version of the formats that are read and written; 0 stands for the build's.
 	// Tests of upgrades set it.
 	Formats int
@@ -48,6 +49,9 @@ func (t Topology) Events() string { return t.Prefix + "_events" }
 
 // Attempts is the name of the stream of attempts.
 func (t Topology) Attempts() string { return t.Prefix + "_attempts" }
+
+// Audit is the name of the stream of changes that were requested.
+func (t Topology) Audit() string { return t.Prefix + "_audit" }
 
 // Bucket returns the name of a bucket, for example Bucket(Orders) = "relay_orders".
 func (t Topology) Bucket(name BucketName) string { return t.Prefix + "_" + string(name) }
@@ -89,6 +93,16 @@ func (t Topology) AttemptsSubject(callback string) string {
 	return t.Prefix + ".attempts." + callback
 }
 
+// AuditSubject is where the changes that a client's keys request are recorded; those of
+// administrators if client is "".
+func (t Topology) AuditSubject(client string) string {
+	return t.Prefix + ".audit." + cmp.Or(client, NoClient)
+}
+
+// NoClient replaces the client in the subjects of what administrators request. No client has this
+// name.
+const NoClient = "_"
+
 // ShardSubject is where the owner of a shard receives requests; it is not stored.
 func (t Topology) ShardSubject(shard, operation string) string {
 	return t.Prefix + ".shard." + shard + "." + operation
@@ -127,7 +141,7 @@ func SiteFilter(site string) string { return PublicRoot + "." + site + ".>" }
 // AllEvents matches every stored event.
 const AllEvents = PublicRoot + ".>"
 
-// Streams returns the configuration of the three logs.
+// Streams returns the configuration of the four logs.
 func (t Topology) Streams() []jetstream.StreamConfig {
 	log := func(name string, subject, description string) jetstream.StreamConfig {
 		return jetstream.StreamConfig{
@@ -148,7 +162,9 @@ func (t Topology) Streams() []jetstream.StreamConfig {
 	events.SubjectTransform = &jetstream.SubjectTransformConfig{Source: t.PublishSubject(AllEvents), Destination: AllEvents}
 	events.RePublish = &jetstream.RePublish{Source: AllEvents, Destination: AllEvents}
 	attempts := log(t.Attempts(), t.AttemptsSubject("*"), "Every attempt of every delivery, in batches")
-	return []jetstream.StreamConfig{inbox, events, attempts}
+	audit := log(t.Audit(), t.AuditSubject("*"), "Who requested which change by the API")
+	audit.DenyDelete, audit.DenyPurge = true, true
+	return []jetstream.StreamConfig{inbox, events, attempts, audit}
 }
 
 // KeyValues returns the configuration of the buckets.
