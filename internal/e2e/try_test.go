@@ -112,7 +112,7 @@ KEY=$(api -X POST $RELAY/clients/acme/keys -d '{"role":"write"}' | jq -r .key)
 RELAY=http://127.0.0.1:8080
 until api "$RELAY/v1/events" | jq -e '.items[0]' >/dev/null; do sleep 0.2; done`)
 	blocks := commandsOf(t, "docs/receiving.md", 3)
-	for i, want := range []string{"audatex.parts.order.created leeds PO-1 New\n", "whsec_", "PO-1 New\n"} {
+	for i, want := range []string{"audatex.parts.order.created leeds PO-1 New\n", "whsec_", "1\n", "PO-1 New\n"} {
 		if out := l.run(blocks[i]); !strings.Contains(out, want) {
 			t.Errorf("the command %d of docs/receiving.md shows\n%s, not %s", i+1, out, want)
 		}

@@ -183,14 +183,24 @@ func (j *journey) lostEverything() {
 	}
 }
 
-// replay delivers all events of the order again, the oldest first, as a replay does.
+// replay has all events of the order delivered again, and waits until they are.
 func (j *journey) replay() {
 	j.t.Helper()
-	for _, e := range j.published() {
-		r := e.request()
-		r.replay = "5f0c7d1e9a3b4c2d8e6f1a2b3c4d5e6f"
-		if status := j.send(r); status/100 != 2 {
-			j.t.Fatalf("the receiver in %s responds %d to the replay of event %s", j.of.name, status, e.id)
+	type replay struct {
+		ID, State                  string
+		Matched, Delivered, Failed int
+	}
+	var made, now replay
+	replays := "/v1/callbacks/" + j.of.name + "/replays"
+	j.w.api.Must(j.t, http.MethodPost, replays, map[string]any{"orders": []string{j.order}}, &made)
+	harness.Eventually(j.t, "the replay to "+j.of.name+" is done", func() string {
+		j.w.api.Must(j.t, http.MethodGet, replays+"/"+made.ID, nil, &now)
+		if now.State != "done" {
+			return fmt.Sprintf("%+v", now)
 		}
+		return ""
+	})
+	if now.Matched != j.events || now.Delivered != j.events || now.Failed != 0 {
+		j.t.Errorf("the replay of %d events to %s: %+v", j.events, j.of.name, now)
 	}
 }

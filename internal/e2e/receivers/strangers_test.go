@@ -50,7 +50,6 @@ type request struct {
 	secret    string
 	late      time.Duration
 	tamper    bool
-	replay    string
 	unsigned  bool
 	signature func(right string) string
 }
@@ -89,9 +88,6 @@ func (j *journey) send(r request) int {
 		j.t.Fatal(err)
 	}
 	req.Header.Set("Content-Type", "application/json")
-	if r.replay != "" {
-		req.Header.Set("webhook-replay", r.replay)
-	}
 	if !r.unsigned {
 		req.Header.Set(standardwebhooks.HeaderWebhookID, r.id)
 		req.Header.Set(standardwebhooks.HeaderWebhookTimestamp, strconv.FormatInt(at.Unix(), 10))
