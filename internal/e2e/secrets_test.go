@@ -328,7 +328,7 @@ func (w *world) misbehave(t *testing.T, key, header, bearer string) {
 func (w *world) everyAnswer(t *testing.T, key, keyID string) map[string][]byte {
 	t.Helper()
 	paths := []string{"/v1/connections", "/v1/callbacks", "/v1/clients", "/v1/clients/bms", "/v1/clients/bms/keys", "/v1/events?limit=1000",
-		"/v1/events?limit=1000&types=audatex.relay.*", "/v1/orders", "/v1/unresolved", "/livez", "/readyz", "/openapi.yaml"}
+		"/v1/events?limit=1000&types=audatex.relay.*", "/v1/orders", "/v1/unresolved", "/livez", "/readyz", "/openapi.yaml", "/openapi.json", "/docs"}
 	for _, site := range w.sites {
 		paths = append(paths, "/v1/connections/"+site)
 	}
