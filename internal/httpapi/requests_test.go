@@ -169,7 +169,7 @@ func TestParametersThatAreRefused(t *testing.T) {
 		1)+"&since=2026-01-01T00:00:00Z").want(400).problem("invalid-parameter", "since")
 	f.admin().delete("/v1/connections/con?unsubscribe=maybe").want(400).problem("invalid-parameter", "unsubscribe")
 	f.admin().get("/v1/nothing").problem("not-found")
-	f.admin().get("/").problem("not-found")
+	f.admin().get("/nothing").problem("not-found")
 	f.admin().get("/v1/callbacks/").problem("not-found")
 	f.admin().do("BREW", "/v1/nothing", nil).want(404).problem("not-found")
 	f.admin().do("BREW", "/v1/callbacks", nil).want(405).problem("method-not-allowed")
