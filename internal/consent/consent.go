@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/ingress"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
@@ -134,10 +135,7 @@ func (s *Service) Run(ctx context.Context) {
 		}
 		for ctx.Err() == nil {
 			s.sweep(ctx)
-			select { // replicas should not sweep at the same moment
-			case <-ctx.Done():
-			case <-time.After(sweepEvery/2 + rand.N(sweepEvery)):
-			}
+			backoff.Sleep(ctx, sweepEvery/2+rand.N(sweepEvery)) // replicas should not sweep at the same moment
 		}
 	})
 	parts.Wait()
@@ -229,10 +227,8 @@ func (s *Service) change(
 		if !errors.Is(r.Err, store.ErrConflict) && !errors.Is(r.Err, store.ErrUnclear) {
 			return relay.ConsentLink{}, r.Err
 		}
-		select {
-		case <-ctx.Done():
+		if !backoff.Sleep(ctx, rand.N(time.Duration(min(try+1, 10))*10*time.Millisecond)) {
 			return relay.ConsentLink{}, r.Err
-		case <-time.After(rand.N(time.Duration(min(try+1, 10)) * 10 * time.Millisecond)):
 		}
 	}
 }

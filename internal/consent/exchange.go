@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -153,7 +154,7 @@ func codeOutcome(err error) relay.ConsentOutcome {
 
 // persist repeats do until it succeeds, the link is gone, or the process ends.
 func (s *Service) persist(l relay.ConsentLink, what string, do func(context.Context) error) bool {
-	for wait := storeAgain; ; wait = min(2*wait, storeAgainMost) {
+	for wait := (backoff.Backoff{Least: storeAgain, Most: storeAgainMost}); ; {
 		ctx, cancel := context.WithTimeout(s.stopped, tryBound)
 		err := do(ctx)
 		cancel()
@@ -166,10 +167,8 @@ func (s *Service) persist(l relay.ConsentLink, what string, do func(context.Cont
 		}
 		level := store.Level(err, slog.LevelError)
 		s.logOf(l).Log(s.stopped, level, "could not "+what+"; it is tried again", "error", err)
-		select {
-		case <-s.stopped.Done():
+		if !wait.Sleep(s.stopped, 0) {
 			return false
-		case <-time.After(wait):
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/relay"
@@ -53,11 +54,12 @@ type visit struct {
 	// for the log
 	page, link, connection string
 	err                    error
+	leave                  func() // gives back the place that the request has taken
 }
 
 // ServeHTTP serves the pages.
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	v := &visit{id: relay.NewID(), addr: s.c.Proxies.ClientAddr(r), now: time.Now()}
+	v := &visit{id: relay.NewID(), addr: s.c.Proxies.ClientAddr(r), now: time.Now(), leave: func() {}}
 	w.Header().Set("X-Request-Id", v.id)
 	s.protect(w)
 	control := http.NewResponseController(w)
@@ -73,60 +75,53 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			s.show(w, pageOfRetry("trouble", 5*time.Second))
 		}
 	}()
-	s.route(w, r, v)
+	defer func() { v.leave() }()
+	if r.URL.Path == stylePath && reads(r) {
+		v.page = "style"
+		serveStyle(w)
+	} else {
+		s.answer(w, v, s.route(w, r, v))
+	}
 	s.log(r, v)
 }
 
-// route serves the page for a path. The last part of the path may be a secret, so it is never
+func reads(r *http.Request) bool { return r.Method == http.MethodGet || r.Method == http.MethodHead }
+
+// route returns the page for a path. The last part of the path may be a secret, so it is never
 // logged.
-func (s *Service) route(w http.ResponseWriter, r *http.Request, v *visit) {
-	path, read := r.URL.Path, r.Method == http.MethodGet || r.Method == http.MethodHead
+func (s *Service) route(w http.ResponseWriter, r *http.Request, v *visit) *page {
+	path, read := r.URL.Path, reads(r)
 	switch {
-	case path == stylePath && read:
-		v.page = "style"
-		serveStyle(w)
-		return
 	case !s.guards.allow(v.addr, read && s.comesBack(r)):
-		s.answer(w, v, pageOfRetry("haste", time.Second))
-		return
+		return pageOfRetry("haste", time.Second)
 	case len(r.URL.RawQuery) > maxQuery:
-		s.answer(w, v, newPage("nonsense"))
-		return
+		return newPage("nonsense")
 	}
 	select {
 	case s.guards.places <- struct{}{}:
+		v.leave = sync.OnceFunc(func() { <-s.guards.places })
 	default:
-		s.answer(w, v, pageOfRetry("haste", 5*time.Second))
-		return
+		return pageOfRetry("haste", 5*time.Second)
 	}
-	held := true
-	leave := func() {
-		if held {
-			held = false
-			<-s.guards.places
-		}
-	}
-	defer leave()
 	credential, ofResult := strings.CutSuffix(strings.TrimPrefix(path, pagesPath), resultPath)
 	switch {
 	case path == callbackPath && read:
-		s.callback(w, r, v)
+		return s.callback(w, r, v)
 	case path == callbackPath:
-		s.notAllowed(w, v, "GET, HEAD")
+		return notAllowed(w, "GET, HEAD")
 	case strings.Contains(credential, "/"):
-		s.answer(w, v, newPage("unknown"))
+		return newPage("unknown")
 	case ofResult && read:
-		leave() // it waits in a place of another kind
-		s.result(w, r, v, credential)
+		v.leave() // it waits in a place of another kind
+		return s.result(w, r, v, credential)
 	case ofResult:
-		s.notAllowed(w, v, "GET, HEAD")
+		return notAllowed(w, "GET, HEAD")
 	case read:
-		s.open(w, r, v, credential)
+		return s.open(w, r, v, credential)
 	case r.Method == http.MethodPost:
-		s.press(w, r, v, credential)
-	default:
-		s.notAllowed(w, v, "GET, HEAD, POST")
+		return s.press(w, r, v, credential)
 	}
+	return notAllowed(w, "GET, HEAD, POST")
 }
 
 // comesBack reports whether a request seems to come from a browser on its way back from the vendor,
@@ -145,15 +140,15 @@ func (s *Service) comesBack(r *http.Request) bool {
 	return ok && c.attempt != "" && len(r.CookiesNamed(s.cookieName(c.attempt))) > 0
 }
 
-func (s *Service) notAllowed(w http.ResponseWriter, v *visit, allow string) {
+func notAllowed(w http.ResponseWriter, allow string) *page {
 	w.Header().Set("Allow", allow)
 	p := newPage("nonsense")
 	p.Status = http.StatusMethodNotAllowed
-	s.answer(w, v, p)
+	return p
 }
 
 // answer sends a page and records its name for the log.
-func (s *Service) answer(w http.ResponseWriter, v *visit, p page) {
+func (s *Service) answer(w http.ResponseWriter, v *visit, p *page) {
 	v.page = p.Name
 	if p.Reference == "" {
 		p.Reference = v.id
@@ -161,9 +156,9 @@ func (s *Service) answer(w http.ResponseWriter, v *visit, p page) {
 	s.show(w, p)
 }
 
-// refuse responds to a request with an unknown token or state. A network that keeps guessing must
-// wait.
-func (s *Service) refuse(w http.ResponseWriter, r *http.Request, v *visit, p page) {
+// refuse returns the page for a request with an unknown token or state. A network that keeps
+// guessing must wait.
+func (s *Service) refuse(w http.ResponseWriter, r *http.Request, v *visit, p *page) *page {
 	f := s.guards.guesses.Failed(v.addr, v.now)
 	if f.Log {
 		s.c.Log.WarnContext(r.Context(), "a consent page was asked for that there is not", "remote", v.addr.String(),
@@ -171,26 +166,25 @@ func (s *Service) refuse(w http.ResponseWriter, r *http.Request, v *visit, p pag
 	}
 	if f.Slowed {
 		w.Header().Set("Connection", "close")
-		p = pageOfRetry("haste", f.RetryAfter)
+		return pageOfRetry("haste", f.RetryAfter)
 	}
-	s.answer(w, v, p)
+	return p
 }
 
-// trouble responds to a request if the store cannot be used.
-func (s *Service) trouble(w http.ResponseWriter, v *visit, err error) {
+// trouble returns the page for a request if the store cannot be used.
+func (s *Service) trouble(v *visit, err error) *page {
 	v.err = err
-	s.answer(w, v, pageOfRetry("trouble", 5*time.Second))
+	return pageOfRetry("trouble", 5*time.Second)
 }
 
-// admitted loads the link that a credential opens. It returns false if it has answered the request
-// itself, with the page unknown if there is no such link.
+// admitted loads the link that a credential opens. If it cannot, it returns the page that says so,
+// which is the page unknown if there is no such link.
 func (s *Service) admitted(
-	w http.ResponseWriter, r *http.Request, v *visit, text string, unknown page,
-) (l relay.ConsentLink, c credential, ok bool) {
-	c, ok = readCredential(text)
+	w http.ResponseWriter, r *http.Request, v *visit, text string, unknown *page,
+) (l relay.ConsentLink, c credential, refusal *page) {
+	c, ok := readCredential(text)
 	if !ok {
-		s.refuse(w, r, v, unknown)
-		return l, c, false
+		return l, c, s.refuse(w, r, v, unknown)
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), storePatience)
 	defer cancel()
@@ -198,14 +192,12 @@ func (s *Service) admitted(
 	switch {
 	case errors.Is(err, errGone), err == nil && c.token != "" && !matches(l.TokenHash, c.token),
 		err == nil && c.attempt != "" && find(&l, c.attempt) == nil:
-		s.refuse(w, r, v, unknown)
-		return l, c, false
+		return l, c, s.refuse(w, r, v, unknown)
 	case err != nil:
-		s.trouble(w, v, err)
-		return l, c, false
+		return l, c, s.trouble(v, err)
 	}
 	v.link, v.connection = l.ID, l.Connection
-	return l, c, true
+	return l, c, nil
 }
 
 // log writes the access line, without any secret.

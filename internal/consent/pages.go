@@ -29,6 +29,7 @@ type page struct {
 	// Reference identifies the case for somebody who asks for help.
 	Reference  string
 	RetryAfter time.Duration
+	Location   string // where the browser is sent instead
 
 	// What its text is about, as far as it has a use for it.
 	Link               relay.ConsentLink
@@ -62,7 +63,12 @@ func (s *Service) policy() string {
 }
 
 // show sends a page.
-func (s *Service) show(w http.ResponseWriter, p page) {
+func (s *Service) show(w http.ResponseWriter, p *page) {
+	if p.Location != "" {
+		w.Header().Set("Location", p.Location)
+		w.WriteHeader(p.Status)
+		return
+	}
 	p.Style, p.Where = s.path(stylePath), s.host()
 	if s.public != nil {
 		p.Host = s.public.Host

@@ -58,9 +58,14 @@ var pageKinds = map[string]pageKind{
 func resultName(o relay.ConsentOutcome) string { return "result-" + string(o) }
 
 // newPage returns the page of a name.
-func newPage(name string) page {
+func newPage(name string) *page {
 	k := pageKinds[name]
-	return page{Name: name, Status: k.status, Tone: k.tone, Title: k.title}
+	return &page{Name: name, Status: k.status, Tone: k.tone, Title: k.title}
+}
+
+// redirect sends the browser elsewhere. The name is for the log.
+func redirect(name, to string) *page {
+	return &page{Name: name, Status: http.StatusSeeOther, Location: to}
 }
 
 // maxShownSites bounds the sites that a page lists.
@@ -131,7 +136,7 @@ func foundFacts(f relay.ConsentFound) []fact {
 
 // pageOfConsent asks for consent. Paused is the time until which the vendor has asked for no
 // requests.
-func (s *Service) pageOfConsent(l relay.ConsentLink, c relay.Connection, credential string, paused time.Time) page {
+func (s *Service) pageOfConsent(l relay.ConsentLink, c relay.Connection, credential string, paused time.Time) *page {
 	p := newPage("consent")
 	p.Link, p.Reference, p.Scopes, p.Action = l, l.ID, scopeTexts(s.c.Scopes), s.path(pagesPath+credential)
 	p.Facts = append([]fact{
@@ -144,7 +149,7 @@ func (s *Service) pageOfConsent(l relay.ConsentLink, c relay.Connection, credent
 }
 
 // pageOfClosedLink explains why a link can no longer be used.
-func (s *Service) pageOfClosedLink(l relay.ConsentLink, state relay.ConsentLinkState) page {
+func (s *Service) pageOfClosedLink(l relay.ConsentLink, state relay.ConsentLinkState) *page {
 	if state == relay.ConsentLinkOpen { // the connection is gone
 		state = relay.ConsentLinkWithdrawn
 	}
@@ -155,7 +160,7 @@ func (s *Service) pageOfClosedLink(l relay.ConsentLink, state relay.ConsentLinkS
 
 // pageOfAttempt is about an attempt that has come to nothing. The user may start again if the link can
 // still be used.
-func (s *Service) pageOfAttempt(name string, l relay.ConsentLink, state string, now time.Time) page {
+func (s *Service) pageOfAttempt(name string, l relay.ConsentLink, state string, now time.Time) *page {
 	p := newPage(name)
 	p.Link, p.Reference = l, l.ID
 	if p.AskAgain = l.State(now) != relay.ConsentLinkOpen; !p.AskAgain {
@@ -164,7 +169,7 @@ func (s *Service) pageOfAttempt(name string, l relay.ConsentLink, state string, 
 	return p
 }
 
-func (s *Service) pageOfOtherBrowser(l relay.ConsentLink, state string, now time.Time) page {
+func (s *Service) pageOfOtherBrowser(l relay.ConsentLink, state string, now time.Time) *page {
 	if l.State(now) == relay.ConsentLinkUsed {
 		return s.pageOfClosedLink(l, relay.ConsentLinkUsed)
 	}
@@ -173,21 +178,21 @@ func (s *Service) pageOfOtherBrowser(l relay.ConsentLink, state string, now time
 
 // pageOfWaiting is for a consent that is still under way. Again is the address to load again, ""
 // for the same address.
-func (s *Service) pageOfWaiting(l relay.ConsentLink, again string) page {
+func (s *Service) pageOfWaiting(l relay.ConsentLink, again string) *page {
 	p := newPage("waiting")
 	p.Reference, p.Links = l.ID, []link{{Text: "Look again", Address: again, Main: true}}
 	return p
 }
 
 // pageOfForeignButton is for a button that was not pressed on one of these pages.
-func (s *Service) pageOfForeignButton(credential string) page {
+func (s *Service) pageOfForeignButton(credential string) *page {
 	p := newPage("foreign-button")
 	p.Links = []link{{Text: "Open the page", Address: s.path(pagesPath + credential), Main: true}}
 	return p
 }
 
 // pageOfRetry asks the user to load the page again after a time.
-func pageOfRetry(name string, after time.Duration) page {
+func pageOfRetry(name string, after time.Duration) *page {
 	p := newPage(name)
 	p.RetryAfter = after
 	return p
@@ -196,7 +201,7 @@ func pageOfRetry(name string, after time.Duration) page {
 // pageOfResult shows how a consent has ended, and what to do next.
 func (s *Service) pageOfResult(
 	l relay.ConsentLink, c relay.Connection, r relay.ConsentResult, state string, now time.Time,
-) page {
+) *page {
 	name := resultName(r.Outcome)
 	p := s.pageOfAttempt(name, l, state, now)
 	p.Result = r

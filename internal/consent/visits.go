@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -24,10 +25,10 @@ const (
 )
 
 // open handles GET of a link: it shows who asks for what, and changes nothing.
-func (s *Service) open(w http.ResponseWriter, r *http.Request, v *visit, text string) {
-	l, _, ok := s.admitted(w, r, v, text, newPage("unknown"))
-	if !ok {
-		return
+func (s *Service) open(w http.ResponseWriter, r *http.Request, v *visit, text string) *page {
+	l, _, refusal := s.admitted(w, r, v, text, newPage("unknown"))
+	if refusal != nil {
+		return refusal
 	}
 	if r.Method == http.MethodGet {
 		s.opened(r.Context(), l, v.now.UTC())
@@ -35,12 +36,11 @@ func (s *Service) open(w http.ResponseWriter, r *http.Request, v *visit, text st
 	c, refused, err := s.usable(r.Context(), l, v.now)
 	switch {
 	case err != nil:
-		s.trouble(w, v, err)
+		return s.trouble(v, err)
 	case refused != nil:
-		s.answer(w, v, *refused)
-	default:
-		s.answer(w, v, s.pageOfConsent(l, c, text, s.pausedUntil(v.now)))
+		return refused
 	}
+	return s.pageOfConsent(l, c, text, s.pausedUntil(v.now))
 }
 
 // opened records when a link was last opened. If that fails, the page is shown nevertheless.
@@ -62,15 +62,13 @@ func (s *Service) opened(ctx context.Context, l relay.ConsentLink, now time.Time
 // usable returns the connection of a usable link, or the page that explains why it is not usable.
 func (s *Service) usable(ctx context.Context, l relay.ConsentLink, now time.Time) (relay.Connection, *page, error) {
 	if state := l.State(now); state != relay.ConsentLinkOpen {
-		p := s.pageOfClosedLink(l, state)
-		return relay.Connection{}, &p, nil
+		return relay.Connection{}, s.pageOfClosedLink(l, state), nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, storePatience)
 	defer cancel()
 	c, err := s.connection(ctx, l)
 	if errors.Is(err, store.ErrNotFound) {
-		p := s.pageOfClosedLink(l, relay.ConsentLinkWithdrawn)
-		return c, &p, nil
+		return c, s.pageOfClosedLink(l, relay.ConsentLinkWithdrawn), nil
 	}
 	return c, nil, err
 }
@@ -85,29 +83,25 @@ func (s *Service) pausedUntil(now time.Time) time.Time {
 }
 
 // press handles the button: it begins a consent and sends the browser to the vendor.
-func (s *Service) press(w http.ResponseWriter, r *http.Request, v *visit, text string) {
-	l, cred, ok := s.admitted(w, r, v, text, newPage("unknown"))
-	if !ok {
-		return
+func (s *Service) press(w http.ResponseWriter, r *http.Request, v *visit, text string) *page {
+	l, cred, refusal := s.admitted(w, r, v, text, newPage("unknown"))
+	if refusal != nil {
+		return refusal
 	}
 	if !s.fromOurPage(r) || !s.readForm(w, r) {
-		s.answer(w, v, s.pageOfForeignButton(text))
-		return
+		return s.pageOfForeignButton(text)
 	}
 	c, refused, err := s.usable(r.Context(), l, v.now)
 	until := s.pausedUntil(v.now)
 	switch {
 	case err != nil:
-		s.trouble(w, v, err)
-		return
+		return s.trouble(v, err)
 	case refused != nil:
-		s.answer(w, v, *refused)
-		return
+		return refused
 	case !until.IsZero():
 		p := s.pageOfConsent(l, c, text, until)
 		p.Status, p.RetryAfter = http.StatusServiceUnavailable, until.Sub(v.now)
-		s.answer(w, v, p)
-		return
+		return p
 	}
 	state, cookie, verifier := newState(l.ID), newSecret(), ""
 	if s.c.PKCE {
@@ -126,19 +120,15 @@ func (s *Service) press(w http.ResponseWriter, r *http.Request, v *visit, text s
 	}
 	switch {
 	case err != nil:
-		s.trouble(w, v, err)
-		return
+		return s.trouble(v, err)
 	case !began:
-		s.answer(w, v, s.pageOfClosedLink(l, l.State(v.now)))
-		return
+		return s.pageOfClosedLink(l, l.State(v.now))
 	}
 	http.SetCookie(w, &http.Cookie{ //nolint:gosec // Secure, except for http on loopback: browsers would not keep it
 		Name: s.cookieName(a.ID), Value: cookie, Path: "/", MaxAge: int(relay.ConsentAttemptLife / time.Second),
 		HttpOnly: true, Secure: s.secure(), SameSite: http.SameSiteLaxMode,
 	})
-	v.page = "begin"
-	w.Header().Set("Location", s.consentURL(state, verifier))
-	w.WriteHeader(http.StatusSeeOther)
+	return redirect("begin", s.consentURL(state, verifier))
 }
 
 // readForm reads the button's form, with a limited size. It returns false if it is not that form.
@@ -153,57 +143,47 @@ func (s *Service) readForm(w http.ResponseWriter, r *http.Request) bool {
 
 // callback handles the redirect back from the vendor. It redirects to the result, which is the same
 // for every request with the same state.
-func (s *Service) callback(w http.ResponseWriter, r *http.Request, v *visit) {
+func (s *Service) callback(w http.ResponseWriter, r *http.Request, v *visit) *page {
 	query := r.URL.Query()
-	state, code, refusal := query.Get("state"), query.Get("code"), query.Get("error")
+	state, code, vendorError := query.Get("state"), query.Get("code"), query.Get("error")
 	if c, ok := readCredential(state); !ok || c.attempt == "" {
-		s.refuse(w, r, v, newPage("never-seen"))
-		return
+		return s.refuse(w, r, v, newPage("never-seen"))
 	}
-	l, cred, ok := s.admitted(w, r, v, state, newPage("never-seen"))
-	if !ok {
-		return
+	l, cred, refusal := s.admitted(w, r, v, state, newPage("never-seen"))
+	if refusal != nil {
+		return refusal
 	}
 	a := *find(&l, cred.attempt)
 	switch {
 	case !s.sameBrowser(r, a):
-		s.answer(w, v, s.pageOfOtherBrowser(l, state, v.now))
-		return
+		return s.pageOfOtherBrowser(l, state, v.now)
 	case a.Phase != relay.ConsentStarted:
 	case !openAttempt(a, v.now):
-		s.answer(w, v, s.pageOfAttempt("late", l, state, v.now))
-		return
+		return s.pageOfAttempt("late", l, state, v.now)
 	case r.Method == http.MethodHead: // must change nothing
-	case refusal != "":
-		if err := s.refused(r.Context(), l, a.ID, refusal); err != nil {
-			s.trouble(w, v, err)
-			return
+	case vendorError != "":
+		if err := s.refused(r.Context(), l, a.ID, vendorError); err != nil {
+			return s.trouble(v, err)
 		}
-		if refusal != "access_denied" {
+		if vendorError != "access_denied" {
 			s.c.Log.WarnContext(r.Context(), "the vendor sent somebody back without a code", "connection", l.Connection,
 				"link", l.ID,
-				"error", shorten(refusal, maxAccount), "description", shorten(query.Get("error_description"), maxAccount))
+				"error", shorten(vendorError, maxAccount), "description", shorten(query.Get("error_description"), maxAccount))
 		}
 	case code == "" || len(code) > maxQuery:
-		s.answer(w, v, s.pageOfAttempt("no-code", l, state, v.now))
-		return
+		return s.pageOfAttempt("no-code", l, state, v.now)
 	default:
 		outcome, err := s.spendInTurn(r.Context(), l.ID, a.ID, code)
 		switch {
 		case err != nil:
-			s.trouble(w, v, err)
-			return
+			return s.trouble(v, err)
 		case outcome == claimLate || outcome == claimUnknown:
-			s.answer(w, v, s.pageOfAttempt("late", l, state, v.now))
-			return
+			return s.pageOfAttempt("late", l, state, v.now)
 		case outcome == claimBusy:
-			s.answer(w, v, s.pageOfWaiting(l, ""))
-			return
+			return s.pageOfWaiting(l, "")
 		}
 	}
-	v.page = "callback"
-	w.Header().Set("Location", s.path(pagesPath+state+resultPath))
-	w.WriteHeader(http.StatusSeeOther)
+	return redirect("callback", s.path(pagesPath+state+resultPath))
 }
 
 // refused ends an attempt that returned with one of the errors of RFC 6749, section 4.1.2.1,
@@ -239,9 +219,9 @@ func refusalOutcome(code string) relay.ConsentOutcome {
 // spendInTurn spends a code as soon as no other exchange of the link is under way, if that happens
 // soon.
 func (s *Service) spendInTurn(ctx context.Context, link, attempt, code string) (claimed, error) {
-	ctx, cancel := context.WithTimeout(ctx, resultBound)
+	ctx, cancel := s.whileServing(ctx)
 	defer cancel()
-	for wait := lookFirst; ; wait = min(2*wait, lookMost) {
+	for wait := (backoff.Backoff{Least: lookFirst, Most: lookMost}); ; {
 		outcome, err := s.spend(ctx, attempt, link, code)
 		if err != nil || outcome != claimBusy {
 			return outcome, err
@@ -252,51 +232,42 @@ func (s *Service) spendInTurn(ctx context.Context, link, attempt, code string) (
 				return claimUnder, nil
 			}
 		}
-		select {
-		case <-ctx.Done():
+		if !wait.Sleep(ctx, 0) {
 			return outcome, nil
-		case <-s.stopped.Done():
-			return outcome, nil
-		case <-time.After(wait):
 		}
 	}
 }
 
 // result shows how a consent has ended. It waits for the end for a while.
-func (s *Service) result(w http.ResponseWriter, r *http.Request, v *visit, state string) {
-	l, cred, ok := s.admitted(w, r, v, state, newPage("unknown"))
-	if !ok {
-		return
+func (s *Service) result(w http.ResponseWriter, r *http.Request, v *visit, state string) *page {
+	l, cred, refusal := s.admitted(w, r, v, state, newPage("unknown"))
+	if refusal != nil {
+		return refusal
 	}
 	if cred.attempt == "" {
-		s.answer(w, v, newPage("unknown"))
-		return
+		return newPage("unknown")
 	}
 	if !s.sameBrowser(r, *find(&l, cred.attempt)) {
-		s.answer(w, v, s.pageOfOtherBrowser(l, state, v.now))
-		return
+		return s.pageOfOtherBrowser(l, state, v.now)
 	}
 	l, err := s.await(r.Context(), v, l, cred.attempt)
 	if err != nil {
-		s.trouble(w, v, err)
-		return
+		return s.trouble(v, err)
 	}
 	a := find(&l, cred.attempt)
 	switch {
 	case a == nil || a.Phase == relay.ConsentStarted && !openAttempt(*a, v.now):
-		s.answer(w, v, s.pageOfAttempt("late", l, state, v.now))
+		return s.pageOfAttempt("late", l, state, v.now)
 	case a.Phase != relay.ConsentDone:
-		s.answer(w, v, s.pageOfWaiting(l, s.path(pagesPath+state+resultPath)))
-	default:
-		ctx, cancel := context.WithTimeout(r.Context(), storePatience)
-		defer cancel()
-		c, err := s.connection(ctx, l)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			s.trouble(w, v, err)
-			return
-		}
-		s.answer(w, v, s.pageOfResult(l, c, *a.Result, state, v.now))
+		return s.pageOfWaiting(l, s.path(pagesPath+state+resultPath))
 	}
+	ctx, cancel := context.WithTimeout(r.Context(), storePatience)
+	defer cancel()
+	c, err := s.connection(ctx, l)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return s.trouble(v, err)
+	}
+	return s.pageOfResult(l, c, *a.Result, state, v.now)
 }
 
 // await waits for a limited time until no process works on an attempt any more.
@@ -310,18 +281,14 @@ func (s *Service) await(ctx context.Context, v *visit, l relay.ConsentLink, atte
 		return l, nil
 	}
 	defer done()
-	ctx, cancel := context.WithTimeout(ctx, resultBound)
+	ctx, cancel := s.whileServing(ctx)
 	defer cancel()
-	for wait := lookFirst; ; wait = min(2*wait, lookMost) {
+	for wait := (backoff.Backoff{Least: lookFirst, Most: lookMost}); ; {
 		if overdue(*a, time.Now()) || s.dead(a.Worker) {
 			s.resume(l.ID, attempt)
 		}
-		select {
-		case <-ctx.Done():
+		if !wait.Sleep(ctx, 0) {
 			return l, nil
-		case <-s.stopped.Done():
-			return l, nil
-		case <-time.After(wait):
 		}
 		now, _, err := s.load(ctx, l.ID)
 		if err != nil {
@@ -335,6 +302,14 @@ func (s *Service) await(ctx context.Context, v *visit, l relay.ConsentLink, atte
 			return l, nil
 		}
 	}
+}
+
+// whileServing returns a context for a request that waits for a consent to end. It also ends when
+// Close has waited long enough.
+func (s *Service) whileServing(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, resultBound)
+	release := context.AfterFunc(s.stopped, cancel)
+	return ctx, func() { release(); cancel() }
 }
 
 // consentURL returns the vendor's page on which the user consents.
