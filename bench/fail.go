@@ -2,7 +2,8 @@ package main
 
 import (
 	"errors"
-	"sync"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // failure ends a measurement. As in a test that fails, what was deferred runs, and the run ends with the error.
@@ -49,19 +50,16 @@ func end(closing func() error) {
 // spread calls do for each of n things, with several workers side by side, and returns an error that one of them returned.
 // Things that are a multiple of workers apart are done by one worker, one after the other.
 func spread(workers, n int, do func(worker, i int) error) error {
-	var working sync.WaitGroup
-	errs := make(chan error, workers)
+	var working errgroup.Group
 	for w := range workers {
-		working.Go(func() {
+		working.Go(func() error {
 			for i := w; i < n; i += workers {
 				if err := do(w, i); err != nil {
-					errs <- err
-					return
+					return err
 				}
 			}
+			return nil
 		})
 	}
-	working.Wait()
-	close(errs)
-	return <-errs
+	return working.Wait()
 }

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"sync"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/time/rate"
 
 	"github.com/audatex-relay/relay/internal/ingress"
@@ -20,8 +21,8 @@ const (
 	// per network.
 	maxWaiting     = 256
 	maxWaitingEach = 16
-	// maxNetworks bounds how many networks are remembered. Beyond it all are forgotten, which gives
-	// each a new burst.
+	// maxNetworks bounds how many networks are remembered. Beyond it the one that was seen longest
+	// ago is forgotten, which gives it a new burst.
 	maxNetworks = 4096
 )
 
@@ -31,7 +32,7 @@ type guards struct {
 	places  chan struct{}
 
 	mu      sync.Mutex
-	rates   map[lane]*rate.Limiter
+	rates   *lru.Cache[lane, *rate.Limiter]
 	waiting map[netip.Prefix]int
 	waits   int
 }
@@ -45,9 +46,10 @@ type lane struct {
 }
 
 func newGuards() *guards {
+	rates, _ := lru.New[lane, *rate.Limiter](maxNetworks) // it fails only without a size
 	return &guards{
 		guesses: ingress.NewGuesses(0), places: make(chan struct{}, pagesAtOnce),
-		rates: map[lane]*rate.Limiter{}, waiting: map[netip.Prefix]int{},
+		rates: rates, waiting: map[netip.Prefix]int{},
 	}
 }
 
@@ -55,13 +57,10 @@ func newGuards() *guards {
 func (g *guards) allow(addr netip.Addr, back bool) bool {
 	at := lane{ingress.Network(addr), back}
 	g.mu.Lock()
-	limiter := g.rates[at]
-	if limiter == nil {
-		if len(g.rates) >= maxNetworks {
-			clear(g.rates)
-		}
+	limiter, known := g.rates.Get(at)
+	if !known {
 		limiter = rate.NewLimiter(pagesPerSecond, pageBurst)
-		g.rates[at] = limiter
+		g.rates.Add(at, limiter)
 	}
 	g.mu.Unlock()
 	return limiter.Allow()

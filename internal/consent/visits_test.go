@@ -353,8 +353,8 @@ func TestTheWayBackHasARateOfItsOwn(t *testing.T) {
 	back := b.toVendor(made.URL, "4711")
 	g := w.any().guards
 	g.mu.Lock()
-	for at := range g.rates {
-		g.rates[lane{at.network, false}] = rate.NewLimiter(0, 0)
+	for _, at := range g.rates.Keys() {
+		g.rates.Add(lane{at.network, false}, rate.NewLimiter(0, 0))
 	}
 	g.mu.Unlock()
 	for name, get := range map[string]func() shown{

@@ -1,10 +1,13 @@
 package ingress
 
 import (
-	"container/list"
+	"cmp"
 	"net/netip"
 	"sync"
 	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/time/rate"
 )
 
 // The limits of failed logins from one network, and of the log lines about them.
@@ -25,11 +28,10 @@ const (
 // Guesses counts failed logins by network. Only failures are counted: a caller with a valid token
 // is never slowed down, no matter what others at the same address do.
 type Guesses struct {
-	burst float64
+	burst int
 
 	mu       sync.Mutex
-	networks map[netip.Prefix]*list.Element
-	recent   *list.List // of *guesser, the most recent failure in front
+	networks *lru.Cache[netip.Prefix, *guesser]
 
 	lines      int       // since linesSince
 	linesSince time.Time // when counting them began
@@ -38,11 +40,9 @@ type Guesses struct {
 
 // guesser is the state of one network.
 type guesser struct {
-	network  netip.Prefix
-	tokens   float64   // failures that may still be answered without delay
-	at       time.Time // when tokens was computed
-	lastLine time.Time // when it was last logged
-	more     int       // failures since then
+	failures *rate.Limiter // those that may still be answered without delay
+	lastLine time.Time     // when it was last logged
+	more     int           // failures since then
 }
 
 // Failure is how a caller must treat a failed login.
@@ -60,45 +60,28 @@ type Failure struct {
 // NewGuesses returns Guesses without any failures. A network is slowed down after that many; 0
 // means DefaultFailures.
 func NewGuesses(failures int) *Guesses {
-	if failures == 0 {
-		failures = DefaultFailures
-	}
-	return &Guesses{burst: float64(failures), networks: map[netip.Prefix]*list.Element{}, recent: list.New()}
+	networks, _ := lru.New[netip.Prefix, *guesser](maxNetworks) // it fails only without a size
+	return &Guesses{burst: cmp.Or(failures, DefaultFailures), networks: networks}
 }
 
 // Failed counts a failed login from an address, and returns how to treat it.
 func (g *Guesses) Failed(addr netip.Addr, now time.Time) Failure {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	n := g.guesser(Network(addr), now)
-	if passed := now.Sub(n.at); passed > 0 {
-		n.tokens = min(n.tokens+float64(passed)/float64(guessEvery), g.burst)
-		n.at = now
+	network := Network(addr)
+	n, known := g.networks.Get(network)
+	if !known {
+		n = &guesser{failures: rate.NewLimiter(rate.Every(guessEvery), g.burst)}
+		g.networks.Add(network, n)
 	}
 	var f Failure
-	if n.tokens >= 1 {
-		n.tokens--
-	} else {
+	turn := n.failures.ReserveN(now, 1)
+	if f.RetryAfter = turn.DelayFrom(now); f.RetryAfter > 0 {
 		f.Slowed = true
-		f.RetryAfter = time.Duration((1 - n.tokens) * float64(guessEvery))
+		turn.CancelAt(now)
 	}
 	g.log(n, &f, now)
 	return f
-}
-
-// guesser returns the state of a network and makes it the most recent. The caller must hold mu.
-func (g *Guesses) guesser(network netip.Prefix, now time.Time) *guesser {
-	if e, ok := g.networks[network]; ok {
-		g.recent.MoveToFront(e)
-		return e.Value.(*guesser)
-	}
-	if len(g.networks) >= maxNetworks {
-		oldest := g.recent.Remove(g.recent.Back()).(*guesser)
-		delete(g.networks, oldest.network)
-	}
-	n := &guesser{network: network, tokens: g.burst, at: now}
-	g.networks[network] = g.recent.PushFront(n)
-	return n
 }
 
 // log decides whether the failure is logged. The caller must hold mu.

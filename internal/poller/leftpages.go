@@ -5,10 +5,12 @@ import (
 	"errors"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/audatex-relay/relay/internal/backoff"
+	"github.com/audatex-relay/relay/internal/signal"
 )
 
 // lastTry bounds the storing of what is still kept when the process ends.
@@ -23,17 +25,14 @@ const leftAtOnce = 16
 type leftPages struct {
 	mu    sync.Mutex
 	pages []*unstoredPage
-	added chan struct{}
+	added signal.Signal
 }
 
 func (k *leftPages) add(h *unstoredPage) {
 	k.mu.Lock()
 	k.pages = append(k.pages, h)
 	k.mu.Unlock()
-	select {
-	case k.added <- struct{}{}:
-	default:
-	}
+	k.added.Set()
 }
 
 // has reports whether the page of a poll is kept.
@@ -57,10 +56,10 @@ func (k *leftPages) drop(h *unstoredPage) {
 // storeLeftPages stores what is kept as soon as the store takes it, until ctx ends; then it tries
 // once more.
 func (p *Poller) storeLeftPages(ctx context.Context) {
-	failures := 0
+	wait := backoff.Backoff{Least: storeLeast, Most: storeMost}
 	for ctx.Err() == nil {
 		if len(p.leftPages.list()) == 0 {
-			failures = 0
+			wait.Reset()
 			select {
 			case <-ctx.Done():
 			case <-p.leftPages.added:
@@ -68,11 +67,10 @@ func (p *Poller) storeLeftPages(ctx context.Context) {
 			continue
 		}
 		if p.storeLeft(ctx) {
-			failures = 0
+			wait.Reset()
 			continue
 		}
-		failures++
-		backoff.Sleep(ctx, storeWait(failures))
+		wait.Sleep(ctx, 0)
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTry)
 	defer cancel()
@@ -92,37 +90,33 @@ func (p *Poller) storeLeft(ctx context.Context) bool {
 	for _, h := range p.leftPages.list() {
 		byConnection[h.page.Connection] = append(byConnection[h.page.Connection], h)
 	}
-	var left atomic.Bool
-	slots := make(chan struct{}, leftAtOnce)
-	var storing sync.WaitGroup
+	var storing errgroup.Group
+	storing.SetLimit(leftAtOnce)
 	for _, pages := range byConnection {
-		slots <- struct{}{}
-		storing.Go(func() {
-			defer func() { <-slots }()
+		storing.Go(func() error {
 			for _, h := range pages {
-				if !p.storeOne(ctx, h) {
-					left.Store(true)
-					return
+				if err := p.storeOne(ctx, h); err != nil {
+					return err
 				}
 			}
+			return nil
 		})
 	}
-	storing.Wait()
-	return !left.Load()
+	return storing.Wait() == nil
 }
 
-// storeOne tries to store a kept page, and reports whether it has to be kept no longer.
-func (p *Poller) storeOne(ctx context.Context, h *unstoredPage) bool {
+// storeOne tries to store a kept page, and returns an error if the page must be kept longer.
+func (p *Poller) storeOne(ctx context.Context, h *unstoredPage) error {
 	_, err := p.put(ctx, h)
 	switch {
 	case errors.Is(err, errNeverFits): // its poll has no end in the inbox, so whoever takes the connection over suspects a gap
 		p.Log.Error("a page of the vendor's queue that was held in memory is given up, as the store does not take it", "connection", h.page.Connection,
 			"poll_id", h.page.PollID, "bytes", len(h.page.Body), "error", err)
 	case err != nil:
-		return false
+		return err
 	default:
 		p.Log.Info("the page that was held in memory is stored", "connection", h.page.Connection, "poll_id", h.page.PollID)
 	}
 	p.leftPages.drop(h)
-	return true
+	return nil
 }

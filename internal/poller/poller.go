@@ -37,6 +37,7 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/roster"
 	"github.com/audatex-relay/relay/internal/shard"
+	"github.com/audatex-relay/relay/internal/signal"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -99,7 +100,7 @@ func New(c Config) *Poller {
 	c.Renewal = cmp.Or(max(c.Renewal, 0), DefaultRenewal)
 	c.Sooner = cmp.Or(max(c.Sooner, 0), time.Minute)
 	c.Metrics = cmp.Or(c.Metrics, NewMetrics(nil))
-	p := &Poller{Config: c, nonce: relay.NewID(), leftPages: leftPages{added: make(chan struct{}, 1)}}
+	p := &Poller{Config: c, nonce: relay.NewID(), leftPages: leftPages{added: signal.New()}}
 	p.roster = roster.New(roster.Config[*runner]{Connections: c.Store.Connections, Make: p.newRunner, Log: c.Log})
 	c.Metrics.poller.Store(p)
 	return p

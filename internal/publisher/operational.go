@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/maphash"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/backoff"
@@ -18,7 +17,9 @@ const (
 	// repeatAfter is how long the same operational event is not published again. Otherwise a
 	// company's unmapped sites would fill the log with the same sentence.
 	repeatAfter = 10 * time.Minute
-	maxRepeats  = 4096
+	// maxRepeats bounds how many are remembered. Publishing one once more is better than growing
+	// without limit.
+	maxRepeats = 4096
 	// operationalTries bounds the attempts to publish one operational event.
 	operationalTries = 3
 	operationalPause = 200 * time.Millisecond
@@ -37,7 +38,7 @@ func (p *Publisher) Operational(
 		return err
 	}
 	text := site + " " + string(kind) + " " + id + " " + message
-	if p.repeats.recent(text, p.c.Now()) {
+	if at, ok := p.repeats.Get(text); ok && p.c.Now().Sub(at) < repeatAfter {
 		return nil
 	}
 	next, err := p.turns.wait(ctx, site, id)
@@ -52,7 +53,7 @@ func (p *Publisher) Operational(
 	for try := 1; ; try++ {
 		_, err = p.c.Store.Events.PublishOperational(ctx, ev)
 		if err == nil {
-			p.repeats.add(text, p.c.Now())
+			p.repeats.Add(text, p.c.Now())
 			p.c.Metrics.operational(ev.Type)
 			return nil
 		}
@@ -83,38 +84,6 @@ func (p *Publisher) operational(
 	}
 	t.last = relay.NextSequence(now.Add(p.c.Ahead), t.last)
 	return ev.Numbered(t.last), nil
-}
-
-// repeats remembers the recently published texts.
-type repeats struct {
-	mu   sync.Mutex
-	when map[string]time.Time
-}
-
-func (r *repeats) recent(what string, now time.Time) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	at, ok := r.when[what]
-	return ok && now.Sub(at) < repeatAfter
-}
-
-func (r *repeats) add(what string, now time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.when == nil {
-		r.when = map[string]time.Time{}
-	}
-	if len(r.when) >= maxRepeats {
-		for k, at := range r.when {
-			if now.Sub(at) >= repeatAfter {
-				delete(r.when, k)
-			}
-		}
-		if len(r.when) >= maxRepeats {
-			clear(r.when) // publishing a text once more is better than growing without limit
-		}
-	}
-	r.when[what] = now
 }
 
 // turns lets the operational events of one thing be numbered and published one after another. The

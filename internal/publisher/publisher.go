@@ -26,6 +26,8 @@ import (
 	"strings"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
@@ -51,7 +53,7 @@ type Config struct {
 // concurrent calls.
 type Publisher struct {
 	c       Config
-	repeats repeats
+	repeats *lru.Cache[string, time.Time] // when operational events were published, by their text
 	turns   turns
 }
 
@@ -61,7 +63,8 @@ func New(c Config) *Publisher {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Publisher{c: c, turns: newTurns()}
+	repeats, _ := lru.New[string, time.Time](maxRepeats) // it fails only without a size
+	return &Publisher{c: c, repeats: repeats, turns: newTurns()}
 }
 
 // Publish publishes an event for each waiting notification from one reading of the order, which

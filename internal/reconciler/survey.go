@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -50,35 +52,32 @@ func (r *Reconciler) survey(ctx context.Context, connection string, run relay.Re
 	due := make([]bool, len(left))
 	var (
 		mu       sync.Mutex
-		reading  sync.WaitGroup
-		slots    = make(chan struct{}, surveyAtOnce)
-		failed   error
+		reading  errgroup.Group
 		removals []store.Removal
 	)
+	reading.SetLimit(surveyAtOnce)
 	for i, key := range left {
 		o, ok := entries[key]
 		if !ok {
 			continue
 		}
-		slots <- struct{}{}
-		reading.Go(func() {
-			defer func() { <-slots }()
+		reading.Go(func() error {
 			state, _, err := r.store.Orders.Get(ctx, o.site+"."+o.order)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
 			case err != nil && !errors.Is(err, store.ErrNotFound):
-				failed = err
+				return err
 			case o.listedLately || r.due(state, run.Delivered):
 				due[i] = true
 			case !r.due(state, true):
 				removals = append(removals, store.Removal{Key: key, Revision: o.revision})
 			}
+			return nil
 		})
 	}
-	reading.Wait()
-	if failed != nil {
-		return nil, failed
+	if err := reading.Wait(); err != nil {
+		return nil, err
 	}
 	if len(removals) > 0 {
 		r.store.Open.Remove(ctx, removals) // what is not removed now is removed next time; what was written since stays
