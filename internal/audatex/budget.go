@@ -273,14 +273,18 @@ func (b *Budget) refused(now time.Time, stop time.Duration, slower bool) (relay.
 	return asked, b.throttled
 }
 
-// figures returns how many requests of each priority wait, and which part of the rate is used.
-func (b *Budget) figures() (waiting [priorities]int, part float64) {
+// waitingAt returns how many requests of a priority wait.
+func (b *Budget) waitingAt(p Priority) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for p := range b.waiting.levels {
-		waiting[p] = b.waiting.levels[p].length
-	}
-	return waiting, b.throttle.PartAt(time.Now())
+	return b.waiting.levels[p].length
+}
+
+// ratePart returns which part of the rate is used.
+func (b *Budget) ratePart() float64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.throttle.PartAt(time.Now())
 }
 
 // retryAfter parses the header Retry-After (RFC 9110): whole seconds or an HTTP date. A date is the

@@ -16,10 +16,7 @@ type Metrics struct {
 	duration  *prometheus.HistogramVec
 	refreshes *prometheus.CounterVec
 	circuits  *prometheus.GaugeVec
-	waiting   *prometheus.Desc
-	rate      *prometheus.Desc
-
-	budget atomic.Pointer[Budget]
+	budget    atomic.Pointer[Budget]
 }
 
 // NewMetrics registers the metrics of this package with reg.
@@ -47,34 +44,19 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "audatex_relay_vendor_circuit_open",
 			Help: "1 while a host of the vendor does not answer anybody and is only probed.",
 		}, []string{"host"}),
-		waiting: prometheus.NewDesc("audatex_relay_vendor_requests_waiting",
-			"Requests that wait for the vendor's budget, by priority.", []string{"priority"}, nil),
-		rate: prometheus.NewDesc("audatex_relay_vendor_rate_ratio",
-			"Part of the allowed rate of requests that is used: below 1 for some minutes after a 429.", nil, nil),
 	}
-	if reg != nil {
-		reg.MustRegister(m)
+	for p := range Priority(priorities) {
+		f.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "audatex_relay_vendor_requests_waiting",
+			Help: "Requests that wait for the vendor's budget, by priority.", ConstLabels: prometheus.Labels{"priority": p.String()},
+		}, func() float64 { return float64(m.budget.Load().waitingAt(p)) })
 	}
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "audatex_relay_vendor_rate_ratio",
+		Help: "Part of the allowed rate of requests that is used: below 1 for some minutes after a 429.",
+	}, func() float64 { return m.budget.Load().ratePart() })
+	m.budget.Store(NewBudget(0)) // until there is one
 	return m
-}
-
-// Describe implements prometheus.Collector for the gauges that are read from the budget.
-func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
-	ch <- m.waiting
-	ch <- m.rate
-}
-
-// Collect implements prometheus.Collector.
-func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
-	b := m.budget.Load()
-	if b == nil {
-		return
-	}
-	waiting, part := b.figures()
-	for p, n := range waiting {
-		ch <- prometheus.MustNewConstMetric(m.waiting, prometheus.GaugeValue, float64(n), Priority(p).String())
-	}
-	ch <- prometheus.MustNewConstMetric(m.rate, prometheus.GaugeValue, part)
 }
 
 func (m *Metrics) circuit(host string, open bool) {

@@ -15,8 +15,6 @@ import (
 type Metrics struct {
 	runs       *prometheus.CounterVec
 	read       *prometheus.CounterVec
-	running    *prometheus.Desc
-	left       *prometheus.Desc
 	reconciler atomic.Pointer[Reconciler]
 }
 
@@ -32,11 +30,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "audatex_relay_reconciled_orders_total",
 			Help: "Orders looked at in reconciliations, by result (unchanged, changed, unreadable, skipped).",
 		}, []string{"result"}),
-		running: prometheus.NewDesc("audatex_relay_connections_reconciling",
-			"Connections whose open orders are being read again.", nil, nil),
-		left: prometheus.NewDesc("audatex_relay_reconciliation_orders_left",
-			"Orders that are still to be read again in the reconciliations under way.", nil, nil),
 	}
+	gauge := func(name, help string, value func(running, left int) int) {
+		f.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(value(m.underWay())) })
+	}
+	gauge("audatex_relay_connections_reconciling", "Connections whose open orders are being read again.",
+		func(running, _ int) int { return running })
+	gauge("audatex_relay_reconciliation_orders_left",
+		"Orders that are still to be read again in the reconciliations under way.",
+		func(_, left int) int { return left })
 	for _, cause := range []relay.ReconcileCause{relay.CauseGap, relay.CauseSubscription, relay.CauseAsked,
 		relay.CauseNightly} {
 		m.runs.WithLabelValues(string(cause))
@@ -44,26 +46,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	for _, name := range outcomeNames {
 		m.read.WithLabelValues(name)
 	}
-	if reg != nil {
-		reg.MustRegister(m)
-	}
 	return m
-}
-
-// Describe implements prometheus.Collector for the gauges.
-func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
-	ch <- m.running
-	ch <- m.left
-}
-
-// Collect implements prometheus.Collector.
-func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
-	running, left := 0, 0
-	if r := m.reconciler.Load(); r != nil {
-		running, left = r.underWay()
-	}
-	ch <- prometheus.MustNewConstMetric(m.running, prometheus.GaugeValue, float64(running))
-	ch <- prometheus.MustNewConstMetric(m.left, prometheus.GaugeValue, float64(left))
 }
 
 func (m *Metrics) orders(results map[outcome]int) {
@@ -80,11 +63,18 @@ func (m *Metrics) run(causes []relay.ReconcileCause) {
 
 // underWay returns how many runs are under way in this replica's shards, and how many orders they
 // have left.
-func (r *Reconciler) underWay() (running, left int) {
+func (m *Metrics) underWay() (running, left int) {
+	r := m.reconciler.Load()
+	if r == nil {
+		return 0, 0
+	}
 	r.mu.Lock()
-	shards := slices.Collect(maps.Values(r.shards))
+	shards := r.shards
 	r.mu.Unlock()
 	for _, s := range shards {
+		if s == nil {
+			continue
+		}
 		s.mu.Lock()
 		busy := slices.Collect(maps.Keys(s.working))
 		s.mu.Unlock()

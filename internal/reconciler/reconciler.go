@@ -101,8 +101,10 @@ type Reconciler struct {
 	slots chan struct{} // one for each order that may be read at once
 	whole chan struct{} // closed when relay_open is known to list every order
 
+	owning [relay.Shards]sync.Mutex // held while Own works on a shard
+
 	mu     sync.Mutex
-	shards map[int]*ownedShard
+	shards [relay.Shards]*ownedShard
 	gaps   map[int]map[string]relay.Poll // by shard and connection: documents with gaps that must be handled
 }
 
@@ -128,7 +130,7 @@ func New(c Config) *Reconciler {
 	}
 	r := &Reconciler{
 		cfg: c, store: c.Store, slots: make(chan struct{}, c.Total), whole: make(chan struct{}),
-		shards: map[int]*ownedShard{}, gaps: map[int]map[string]relay.Poll{},
+		gaps: map[int]map[string]relay.Poll{},
 	}
 	c.Metrics.reconciler.Store(r)
 	return r
@@ -146,7 +148,7 @@ func (r *Reconciler) Suspected(connection string, doc relay.Poll) {
 	s := r.shards[n]
 	r.mu.Unlock()
 	if s != nil {
-		s.wake()
+		s.woken.Set()
 	}
 }
 
@@ -195,41 +197,20 @@ func (r *Reconciler) noted(connection string, doc relay.Poll) {
 // Own reconciles the connections of a shard under its lease until ctx ends. It returns when
 // everything that was under way has ended and is stored.
 func (r *Reconciler) Own(ctx context.Context, lease *shard.Lease) error {
+	n := lease.Shard()
+	r.owning[n].Lock() // whoever held the shard before in this process has ended
+	defer r.owning[n].Unlock()
 	s := newOwnedShard(r, lease)
-	if !r.take(ctx, s) {
-		return nil
+	r.hold(n, s)
+	defer r.hold(n, nil)
+	if s.load(ctx) {
+		s.run(ctx)
 	}
-	defer close(s.done)
-	defer r.release(s)
-	if !s.load(ctx) {
-		return nil
-	}
-	s.run(ctx)
 	return nil
 }
 
-// take registers a shard after its previous holder in this process has ended. It returns false if
-// ctx ended before.
-func (r *Reconciler) take(ctx context.Context, s *ownedShard) bool {
-	for {
-		r.mu.Lock()
-		before := r.shards[s.lease.Shard()]
-		if before == nil {
-			r.shards[s.lease.Shard()] = s
-			r.mu.Unlock()
-			return true
-		}
-		r.mu.Unlock()
-		select {
-		case <-before.done:
-		case <-ctx.Done():
-			return false
-		}
-	}
-}
-
-func (r *Reconciler) release(s *ownedShard) {
+func (r *Reconciler) hold(n int, s *ownedShard) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.shards, s.lease.Shard())
+	r.shards[n] = s
 }

@@ -477,7 +477,7 @@ func TestPausedAndRemovedConnections(t *testing.T) {
 	delete(w.connections.all, "leeds")
 	w.connections.mu.Unlock()
 	w.eventually("nobody works on it", func() bool {
-		running, _ := p.underWay()
+		running, _ := p.cfg.Metrics.underWay()
 		return running == 0
 	})
 	if n := w.vendor.readings(orderID(0)); n != 0 {
@@ -526,7 +526,7 @@ func TestAFormerOwnerStepsBack(t *testing.T) {
 	close(woken)
 	w.eventually("it steps back", func() bool { return slices.Contains(former.lease.Found(), w.epoch.Load()) })
 	w.eventually("it does nothing more", func() bool {
-		running, _ := former.underWay()
+		running, _ := former.cfg.Metrics.underWay()
 		return running == 0
 	})
 	for n := range 2 * portion {

@@ -12,6 +12,7 @@ import (
 	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
+	"github.com/audatex-relay/relay/internal/signal"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -26,8 +27,7 @@ type ownedShard struct {
 	r     *Reconciler
 	lease *shard.Lease
 	log   *slog.Logger
-	woken chan struct{}
-	done  chan struct{} // closed when nothing is under way any more
+	woken signal.Signal
 
 	mu       sync.Mutex
 	lines    map[string]*line // nil until they are loaded
@@ -40,16 +40,8 @@ type ownedShard struct {
 
 func newOwnedShard(r *Reconciler, lease *shard.Lease) *ownedShard {
 	return &ownedShard{
-		r: r, lease: lease, log: r.cfg.Log.With("shard", lease.Shard()), woken: make(chan struct{}, 1),
-		done:    make(chan struct{}),
+		r: r, lease: lease, log: r.cfg.Log.With("shard", lease.Shard()), woken: signal.New(),
 		working: map[*line]bool{},
-	}
-}
-
-func (s *ownedShard) wake() {
-	select {
-	case s.woken <- struct{}{}:
-	default:
 	}
 }
 

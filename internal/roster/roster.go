@@ -46,7 +46,8 @@ type Config[R Runner] struct {
 type Roster[R Runner] struct {
 	Config[R]
 
-	known *store.Mirror[relay.Connection] // grouped by shard
+	known  *store.Mirror[relay.Connection] // grouped by shard
+	owning [relay.Shards]chan struct{}     // full while a shard is held
 
 	mu      sync.Mutex
 	held    map[int]*holding
@@ -61,7 +62,6 @@ type holding struct {
 	ctx     context.Context
 	lease   *shard.Lease
 	runners sync.WaitGroup
-	done    chan struct{}
 }
 
 // entry is a runner and its turns.
@@ -77,6 +77,9 @@ type entry[R Runner] struct {
 // New makes a roster that knows of nothing.
 func New[R Runner](c Config[R]) *Roster[R] {
 	r := &Roster[R]{Config: c, held: map[int]*holding{}, running: map[string]*entry[R]{}, last: map[string]*entry[R]{}}
+	for n := range r.owning {
+		r.owning[n] = make(chan struct{}, 1)
+	}
 	r.known = store.NewMirror(store.MirrorConfig[relay.Connection]{
 		Bucket: c.Connections, Log: c.Log, What: "connection", OnChange: r.changed,
 		Group: func(c relay.Connection) string { return group(relay.ShardOf(c.ID)) },
@@ -124,37 +127,29 @@ func (r *Roster[R]) listed() bool {
 // Own works on the lease's shard until ctx ends: a runner for every connection of the shard, also for those
 // that come meanwhile. It returns when all of them have ended, and with them what was under way.
 func (r *Roster[R]) Own(ctx context.Context, lease *shard.Lease) error {
-	h := &holding{ctx: ctx, lease: lease, done: make(chan struct{})}
-	if !r.take(ctx, h) {
+	h := &holding{ctx: ctx, lease: lease}
+	owning := r.owning[lease.Shard()]
+	select {
+	case owning <- struct{}{}: // whoever held the shard before in this process has given it up
+	case <-ctx.Done():
 		return nil
 	}
+	r.take(h)
 	<-ctx.Done()
 	r.release(h)
+	<-owning
 	h.runners.Wait()
-	close(h.done)
 	return nil
 }
 
-// take begins to hold a shard, when whoever held it before in this process has ended; false if ctx ended first.
-func (r *Roster[R]) take(ctx context.Context, h *holding) bool {
+// take begins to hold a shard.
+func (r *Roster[R]) take(h *holding) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	n := h.lease.Shard()
-	for {
-		r.mu.Lock()
-		before := r.held[n]
-		if before == nil {
-			r.held[n] = h
-			for _, c := range r.Connections(n) {
-				r.start(h, c, false)
-			}
-			r.mu.Unlock()
-			return true
-		}
-		r.mu.Unlock()
-		select {
-		case <-before.done:
-		case <-ctx.Done():
-			return false
-		}
+	r.held[n] = h
+	for _, c := range r.Connections(n) {
+		r.start(h, c, false)
 	}
 }
 

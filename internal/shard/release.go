@@ -3,6 +3,7 @@ package shard
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/store"
@@ -68,15 +69,12 @@ func (m *Member) release(ctx context.Context, next *deadline) {
 func (m *Member) deleteLeases(ctx context.Context, hs []*ownedShard) []error {
 	ctx, cancel := context.WithTimeout(ctx, m.callTimeout())
 	defer cancel()
-	ends := make([]chan error, len(hs))
-	for i, h := range hs {
-		ends[i] = make(chan error, 1)
-		go func() { ends[i] <- m.conf.Store.Owners.Delete(ctx, store.LeaseKey(h.lease.shard), h.revision) }()
-	}
 	results := make([]error, len(hs))
-	for i, end := range ends {
-		results[i] = <-end
+	var deleting sync.WaitGroup
+	for i, h := range hs {
+		deleting.Go(func() { results[i] = m.conf.Store.Owners.Delete(ctx, store.LeaseKey(h.lease.shard), h.revision) })
 	}
+	deleting.Wait()
 	return results
 }
 
