@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/ledger"
 )
 
@@ -51,18 +53,12 @@ func newFollower(a api, au *audit, j *journey) *follower {
 
 // run reads twice a second until ctx ends.
 func (f *follower) run(ctx context.Context) error {
-	tick := time.NewTicker(500 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	for more := true; more; more = backoff.Sleep(ctx, 500*time.Millisecond) {
 		if err := f.readWhole(ctx); err != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
 	}
+	return nil
 }
 
 // readWhole reads to the end also when ctx ends meanwhile: what an interrupted request would have
@@ -198,25 +194,17 @@ func (f *follower) readHealth(ctx context.Context) error {
 		return nil
 	}
 	if f.health != "" || health != "ok" {
-		f.journey.note(fmt.Sprintf("your receiver: %s, %d waiting", healthInWords(health), c.Backlog))
+		f.journey.note(fmt.Sprintf("your receiver: %s, %d waiting", cmp.Or(healthInWords[health], health), c.Backlog))
 	}
 	f.health = health
 	return nil
 }
 
-func healthInWords(health string) string {
-	switch health {
-	case "ok":
-		return "takes everything"
-	case "failing":
-		return "fails; what it did not take is tried again"
-	case "open":
-		return "fails again and again; it is only probed until it answers"
-	case "disabled":
-		return "answered 410 and gets nothing any more"
-	default:
-		return health
-	}
+var healthInWords = map[string]string{
+	"ok":       "takes everything",
+	"failing":  "fails; what it did not take is tried again",
+	"open":     "fails again and again; it is only probed until it answers",
+	"disabled": "answered 410 and gets nothing any more",
 }
 
 // explain distinguishes what is still on its way from what is lost: an event that the receiver has

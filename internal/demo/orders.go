@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
@@ -55,13 +56,10 @@ func (w *walker) run(ctx context.Context) error {
 		if len(w.steps) > 0 && w.steps[0].at.Before(next) {
 			next = w.steps[0].at
 		}
-		timer := time.NewTimer(time.Until(next))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if !backoff.Sleep(ctx, time.Until(next)) {
 			return nil
-		case now = <-timer.C:
 		}
+		now = time.Now()
 		if !now.Before(nextOrder) {
 			if err := w.create(now); err != nil {
 				return err

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
@@ -58,8 +59,6 @@ func (d *demo) registerConnections(ctx context.Context) error {
 			return err
 		}
 	}
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
 	for _, s := range d.sites {
 		for {
 			var c struct {
@@ -72,10 +71,8 @@ func (d *demo) registerConnections(ctx context.Context) error {
 			if c.State == "active" && !c.LastPollAt.IsZero() {
 				break
 			}
-			select {
-			case <-ctx.Done():
+			if !backoff.Sleep(ctx, 50*time.Millisecond) {
 				return fmt.Errorf("connection %s is %s (%s), not active: %w", s.name, c.State, c.LastError, ctx.Err())
-			case <-tick.C:
 			}
 		}
 	}

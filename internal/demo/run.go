@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/group"
 	"github.com/audatex-relay/relay/internal/sandbox"
 	"github.com/audatex-relay/relay/relaytest"
@@ -133,8 +134,6 @@ func (d *demo) settle(ctx context.Context) error {
 
 // await returns once all that the vendor handed out has arrived, or nothing has for a while.
 func (d *demo) await(ctx context.Context) error {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
 	began := time.Now()
 	for {
 		if d.follower != nil {
@@ -153,10 +152,8 @@ func (d *demo) await(ctx context.Context) error {
 		if time.Since(last) > quiet && (d.follower != nil || !d.journey.refusedLast()) || time.Since(began) > settleTime {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
+		if !backoff.Sleep(ctx, 50*time.Millisecond) {
 			return fmt.Errorf("wait for what is under way: %w", ctx.Err())
-		case <-tick.C:
 		}
 	}
 }

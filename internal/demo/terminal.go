@@ -29,7 +29,7 @@ func newPalette(terminal bool) palette {
 }
 
 func (p palette) in(code, text string) string {
-	if !p.on || text == "" {
+	if !p.on || code == "" || text == "" {
 		return text
 	}
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
@@ -40,22 +40,10 @@ func (p palette) strong(text string) string { return p.in("1", text) }
 func (p palette) good(text string) string   { return p.in("32", text) }
 func (p palette) bad(text string) string    { return p.in("1;31", text) }
 
-// status colours an order's status; an unknown one stays as it is.
-func (p palette) status(status string) string {
-	switch status {
-	case "New":
-		return p.in("36", status)
-	case "Confirmed":
-		return p.in("34", status)
-	case "Dispatched":
-		return p.in("33", status)
-	case "Delivered":
-		return p.in("32", status)
-	case "Cancelled", "ReturnRejected":
-		return p.in("31", status)
-	case "ReturnRequested", "ReturnAccepted":
-		return p.in("35", status)
-	default:
-		return status
-	}
+var statusColours = map[string]string{
+	"New": "36", "Confirmed": "34", "Dispatched": "33", "Delivered": "32",
+	"Cancelled": "31", "ReturnRejected": "31", "ReturnRequested": "35", "ReturnAccepted": "35",
 }
+
+// status colours an order's status; an unknown one stays as it is.
+func (p palette) status(status string) string { return p.in(statusColours[status], status) }
