@@ -14,9 +14,6 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// fullPage is how many notifications the vendor hands out at most: a page this full means that more wait.
-const fullPage = 100
-
 // intentSlack is how much of an intent's duration may have gone by when it is stored. A process
 // that was suspended in between sends nothing: its successor may not be waiting any more.
 const intentSlack = 5 * time.Second
@@ -77,7 +74,7 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 			err = fmt.Errorf("an answer of %d bytes could not be stored: %w", len(page.Body), errNeverFits)
 		case pageStored:
 			outcome.InboxSeq, r.doc.InboxSeq = seq, max(seq, r.doc.InboxSeq)
-			outcome.Notifications, outcome.Full = contents.Notifications(), len(contents.List) >= fullPage
+			outcome.Notifications, outcome.Full = contents.Notifications(), len(contents.List) >= audatex.PageLimit
 			if err == nil {
 				err = contents.Err(answer)
 			}

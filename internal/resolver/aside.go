@@ -109,7 +109,7 @@ func (r *Resolver) unresolved(it *item, id string, why reason, detail string) re
 }
 
 func (r *Resolver) isAside(ctx context.Context, it *item, doc relay.Unresolved) {
-	r.cfg.Metrics.setAside(reason(doc.Reason))
+	r.cfg.Metrics.unresolved.WithLabelValues(doc.Reason).Inc()
 	r.cfg.Metrics.settled(it, "unresolved")
 	r.log.WarnContext(ctx, "notification set aside", "connection", it.connection, "site", it.site, "order", it.order, "unresolved", doc.ID,
 		"reason", doc.Reason, "detail", doc.Detail, "count", doc.Count)

@@ -34,11 +34,3 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 func (m *Metrics) settled(it *item, result string) {
 	m.notifications.WithLabelValues(it.form(), result).Inc()
 }
-
-func (m *Metrics) resolve(outcome string) {
-	m.resolves.WithLabelValues(outcome).Inc()
-}
-
-func (m *Metrics) setAside(why reason) {
-	m.unresolved.WithLabelValues(string(why)).Inc()
-}

@@ -187,15 +187,6 @@ func (r *Resolver) follow(ctx context.Context, from uint64) {
 // Behind reports whether as many orders are being read as may be at once, so that others wait.
 func (r *Resolver) Behind() bool { return len(r.slots) == cap(r.slots) }
 
-// Consented is called when a user has consented for a connection. What waits for that, or was set
-// aside for lack of it, is tried again. It may be called from any goroutine, and does nothing for
-// connections of other replicas.
-func (r *Resolver) Consented(connection string) {
-	if run, ok := r.roster.Runner(connection); ok {
-		run.tryAgain()
-	}
-}
-
 func (r *Resolver) wake(connection string, seq uint64) {
 	if run, ok := r.roster.Runner(connection); ok {
 		run.stored(seq)

@@ -88,12 +88,9 @@ func (r *runner) stored(seq uint64) {
 	r.wake()
 }
 
-// Change is called when the connection was changed, perhaps by a new consent. It may be called from any
-// goroutine.
-func (r *runner) Change(relay.Connection) { r.tryAgain() }
-
-// tryAgain lets what waits for the vendor be tried at once. It may be called from any goroutine.
-func (r *runner) tryAgain() {
+// Change is called when the connection was changed, perhaps by a new consent: what waits for the vendor, or
+// was set aside for lack of a consent, is tried at once. It may be called from any goroutine.
+func (r *runner) Change(relay.Connection) {
 	r.again.Store(true)
 	r.wake()
 }

@@ -278,7 +278,14 @@ func TestWhatWasRefusedForWantOfConsentIsRetriedAfterANewOne(t *testing.T) {
 	}
 	consented := time.Now()
 	r.consent("leeds", consented)
-	res.Consented("leeds")
+	c, revision, err := r.store.Connections.Get(t.Context(), "leeds")
+	if err == nil {
+		c.Consent = &relay.Consent{ID: "new", At: consented}
+		_, err = r.store.Connections.Update(t.Context(), "leeds", c, revision)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	eventually(t, "the order is resolved", func() bool { return len(r.events("leeds", orderID(1))) == 1 })
 	eventually(t, "what is still refused says so", func() bool {
 		doc, _, err := r.store.Unresolved.Get(t.Context(), "leeds.0-3")

@@ -177,7 +177,7 @@ func (r *Resolver) read(ctx context.Context, site, order string, received []rela
 		}
 		answer, err := ask(order)
 		outcome := audatex.OutcomeOf(err)
-		r.cfg.Metrics.resolve(outcome.String())
+		r.cfg.Metrics.resolves.WithLabelValues(outcome.String()).Inc()
 		switch {
 		case err == nil:
 		case outcome == audatex.TooLarge: // more than would fit into its event
