@@ -114,6 +114,16 @@ func imageOf(platform string, build origin, layers ...[]file) (v1.Image, error) 
 }
 
 func layerOf(files []file, build origin) (v1.Layer, error) {
+	raw, err := tarOf(files, build)
+	if err != nil {
+		return nil, err
+	}
+	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil },
+		tarball.WithMediaType(types.OCILayer), tarball.WithCompressionLevel(gzip.DefaultCompression))
+}
+
+// tarOf writes files into a tar file, in their order and with the commit's time.
+func tarOf(files []file, build origin) ([]byte, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, f := range files {
@@ -128,15 +138,12 @@ func layerOf(files []file, build origin) (v1.Layer, error) {
 			return nil, err
 		}
 	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil },
-		tarball.WithMediaType(types.OCILayer), tarball.WithCompressionLevel(gzip.DefaultCompression))
+	err := w.Close()
+	return b.Bytes(), err
 }
 
 // archive writes the index as an OCI image layout into one tar file, in the order of names and with the commit's time.
-func archive(index v1.ImageIndex, out string, build origin) (err error) {
+func archive(index v1.ImageIndex, out string, build origin) error {
 	dir, err := os.MkdirTemp("", "relay-oci")
 	if err != nil {
 		return err
@@ -150,43 +157,26 @@ func archive(index v1.ImageIndex, out string, build origin) (err error) {
 	if err := path.AppendIndex(index, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": build.version})); err != nil {
 		return err
 	}
-	f, err := os.Create(out)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if closed := f.Close(); err == nil {
-			err = closed
-		}
-	}()
-	w := tar.NewWriter(f)
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = root.Close() }()
-	err = fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
+	var files []file
+	content := os.DirFS(dir)
+	err = fs.WalkDir(content, ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || name == "." {
 			return err
 		}
-		header := &tar.Header{Name: name, Mode: 0o644, ModTime: build.time, Format: tar.FormatUSTAR, Typeflag: tar.TypeReg}
 		if entry.IsDir() {
-			header.Name, header.Mode, header.Typeflag = name+"/", 0o755, tar.TypeDir
-			return w.WriteHeader(header)
+			files = append(files, file{name: name + "/", mode: 0o755})
+			return nil
 		}
-		data, err := root.ReadFile(name)
-		if err != nil {
-			return err
-		}
-		header.Size = int64(len(data))
-		if err := w.WriteHeader(header); err != nil {
-			return err
-		}
-		_, err = w.Write(data)
+		data, err := fs.ReadFile(content, name)
+		files = append(files, file{name: name, mode: 0o644, data: data})
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	return w.Close()
+	raw, err := tarOf(files, build)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(out, raw, 0o644) //nolint:gosec // an image is for everybody
 }

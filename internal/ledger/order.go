@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-openapi/jsonpointer"
+
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
@@ -190,24 +192,14 @@ func quoted(v any) string {
 	return strings.TrimSuffix(b.String(), "\n")
 }
 
-// lookUp returns the value at a JSON pointer, nil if there is none.
+// lookUp returns what a JSON pointer names, nil if there is nothing.
 func lookUp(v any, pointer string) any {
-	for _, token := range strings.Split(pointer, "/")[1:] {
-		token = strings.NewReplacer("~1", "/", "~0", "~").Replace(token)
-		switch in := v.(type) {
-		case map[string]any:
-			v = in[token]
-		case []any:
-			var i int
-			if _, err := fmt.Sscanf(token, "%d", &i); err != nil || i >= len(in) {
-				return nil
-			}
-			v = in[i]
-		default:
-			return nil
-		}
+	p, err := jsonpointer.New(pointer)
+	if err != nil {
+		return nil
 	}
-	return v
+	there, _, _ := p.Get(v) // an error means that there is nothing
+	return there
 }
 
 // normal writes an order without what means nothing: missing dates in any spelling, and the place
