@@ -108,13 +108,11 @@ func proofPlace(manifest []byte) string {
 // verify reads every file through before anything is touched.
 func (m Manifest) verify(dir string) error {
 	for _, s := range m.Streams {
-		if err := s.Snapshot.verify(dir); err != nil {
-			return err
+		err := s.Snapshot.verify(dir)
+		if err == nil && s.Tail != nil {
+			err = s.Tail.verify(dir)
 		}
-		if s.Tail == nil {
-			continue
-		}
-		if err := s.Tail.verify(dir); err != nil {
+		if err != nil {
 			return err
 		}
 	}

@@ -135,12 +135,10 @@ func (c Config) suits(m Manifest) error {
 	want := order(c.Topology)
 	var have []string
 	for _, s := range m.Streams {
-		have = append(have, s.Name)
-	}
-	for _, name := range have {
-		if !slices.Contains(want, name) {
-			return fmt.Errorf("the backup holds stream %s, which this release does not know: restore with the release that made it (%s)", name, m.Release)
+		if !slices.Contains(want, s.Name) {
+			return fmt.Errorf("the backup holds stream %s, which this release does not know: restore with the release that made it (%s)", s.Name, m.Release)
 		}
+		have = append(have, s.Name)
 	}
 	for _, name := range want {
 		if !slices.Contains(have, name) {

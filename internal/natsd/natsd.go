@@ -190,10 +190,10 @@ func probe(listen string) error {
 		return nil
 	}
 	l, err := net.Listen("tcp", listen)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrListen, err)
+	if err == nil {
+		err = l.Close()
 	}
-	if err := l.Close(); err != nil {
+	if err != nil {
 		return fmt.Errorf("%w: %w", ErrListen, err)
 	}
 	return nil

@@ -92,25 +92,16 @@ func kubernetes(document, dir, source string) error {
 	}
 	for name, file := range kinds {
 		used := map[string]schema{}
-		var collect func(name string) error
-		collect = func(name string) error {
-			if used[name] != nil {
-				return nil
+		for open := []string{name}; len(open) > 0; open = open[1:] {
+			if used[open[0]] != nil {
+				continue
 			}
-			definition, ok := openapi.Definitions[name]
+			definition, ok := openapi.Definitions[open[0]]
 			if !ok {
-				return fmt.Errorf("%s defines no %s", document, name)
+				return fmt.Errorf("%s defines no %s", document, open[0])
 			}
-			used[name] = strict(definition)
-			for _, reference := range references(definition) {
-				if err := collect(reference); err != nil {
-					return err
-				}
-			}
-			return nil
-		}
-		if err := collect(name); err != nil {
-			return err
+			used[open[0]] = strict(definition)
+			open = append(open, references(definition)...)
 		}
 		root := used[name]
 		if err := identified(root, openapi.Definitions[name]); err != nil {
