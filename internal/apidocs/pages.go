@@ -132,8 +132,10 @@ func newPage(contentType string, body []byte) (Page, error) {
 	return Page{contentType, bytes.Clone(body), bytes.Clone(compressed.Bytes()), tag}, nil
 }
 
-// addressed returns a document with the relay's address in the place of the example's.
+// addressed returns a document with the relay's address in the place of the example's, and without its first line, which
+// says that it is made and not written.
 func addressed(document []byte, publicURL string) []byte {
+	_, document, _ = bytes.Cut(document, []byte("\n"))
 	if publicURL == "" {
 		return bytes.Replace(document, []byte("- url: "+api.PublicURL), []byte("- url: /"), 1)
 	}

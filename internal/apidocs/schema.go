@@ -132,8 +132,8 @@ func limits(n *yaml.Node) []string {
 	}
 	add("minimum", "at least %s")
 	add("maximum", "at most %s")
-	add("minLength", "at least %s long")
-	add("maxLength", "at most %s long")
+	add("minLength", "at least %s characters")
+	add("maxLength", "at most %s characters")
 	add("minItems", "at least %s items")
 	add("maxItems", "at most %s items")
 	add("maxProperties", "at most %s members")
