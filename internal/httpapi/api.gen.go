@@ -767,9 +767,30 @@ type ClientInfo struct {
 	Description string    `json:"description,omitempty,omitzero"`
 
 	// Id Of a site, connection, client or callback.
-	Id        Name      `json:"id"`
-	Sites     []Name    `json:"sites"`
-	UpdatedAt time.Time `json:"updatedAt"`
+	Id Name `json:"id"`
+
+	// Limits How much a client may have, where it is another number than usual.
+	Limits    ClientLimits `json:"limits,omitempty,omitzero"`
+	Sites     []Name       `json:"sites"`
+	UpdatedAt time.Time    `json:"updatedAt"`
+}
+
+// ClientLimits How much a client may have, where it is another number than usual.
+type ClientLimits struct {
+	// Callbacks Usually 1,000.
+	Callbacks int `json:"callbacks,omitempty,omitzero"`
+
+	// Keys Usually 100.
+	Keys int `json:"keys,omitempty,omitzero"`
+
+	// Replays Under way; usually 20.
+	Replays int `json:"replays,omitempty,omitzero"`
+
+	// TestsPerMinute Of its callbacks, at each replica; usually 60, five of them at once.
+	TestsPerMinute int `json:"testsPerMinute,omitempty,omitzero"`
+
+	// WaitingRequests Long polls and other requests that wait, at each replica; usually 100. One key may have 32.
+	WaitingRequests int `json:"waitingRequests,omitempty,omitzero"`
 }
 
 // ClientList defines model for ClientList.
@@ -780,11 +801,23 @@ type ClientList struct {
 	Next Next `json:"next,omitempty,omitzero"`
 }
 
+// ClientQuotas What the client may have, and how much of it is used. `waitingRequests` and `testsPerMinute` are counted at each replica.
+type ClientQuotas struct {
+	Callbacks       Quota `json:"callbacks"`
+	Keys            Quota `json:"keys"`
+	Replays         Quota `json:"replays"`
+	TestsPerMinute  int   `json:"testsPerMinute"`
+	WaitingRequests Quota `json:"waitingRequests"`
+}
+
 // ClientSettings defines model for ClientSettings.
 type ClientSettings struct {
 	// AllSites It may see every site, also those to come. Not together with `sites`.
 	AllSites    bool   `json:"allSites,omitempty,omitzero"`
 	Description string `json:"description,omitempty,omitzero"`
+
+	// Limits How much a client may have, where it is another number than usual.
+	Limits ClientLimits `json:"limits,omitempty,omitzero"`
 
 	// Sites What the client may see. Empty, nothing.
 	Sites []Name `json:"sites,omitempty,omitzero"`
@@ -1207,13 +1240,16 @@ type Liveness struct {
 // LivenessStatus defines model for Liveness.Status.
 type LivenessStatus string
 
-// Me Either `name`, or `key` and `client`.
+// Me Either `name`, or `key`, `client` and `quotas`.
 type Me struct {
 	Client ClientInfo `json:"client,omitempty,omitzero"`
 	Key    Key        `json:"key,omitempty,omitzero"`
 
 	// Name The administrator's name, as the log has it.
 	Name string `json:"name,omitempty,omitzero"`
+
+	// Quotas What the client may have, and how much of it is used. `waitingRequests` and `testsPerMinute` are counted at each replica.
+	Quotas ClientQuotas `json:"quotas,omitempty,omitzero"`
 
 	// Role `admin` for an admin token, otherwise the key's.
 	Role CallerRole `json:"role"`
@@ -1283,6 +1319,12 @@ type Problem struct {
 	Status    int          `json:"status"`
 	Title     string       `json:"title"`
 	Type      string       `json:"type"`
+}
+
+// Quota defines model for Quota.
+type Quota struct {
+	Limit int `json:"limit"`
+	Used  int `json:"used"`
 }
 
 // Readiness defines model for Readiness.

@@ -54,6 +54,7 @@ func (a *API) PutClient(w http.ResponseWriter, r *http.Request, id Id, params Pu
 // apply returns the client with these settings.
 func (s ClientSettings) apply(c relay.Client, now time.Time) relay.Client {
 	c.Description, c.Sites, c.AllSites, c.UpdatedAt = s.Description, s.Sites, s.AllSites, now
+	c.Limits = relay.Limits(s.Limits)
 	return c
 }
 
@@ -95,6 +96,6 @@ func clientView(c relay.Client) ClientInfo {
 	}
 	return ClientInfo{
 		Id: c.ID, Description: c.Description, Sites: sites, AllSites: c.AllSites, CreatedAt: c.CreatedAt,
-		UpdatedAt: c.UpdatedAt,
+		UpdatedAt: c.UpdatedAt, Limits: ClientLimits(c.Limits),
 	}
 }

@@ -16,9 +16,6 @@ import (
 // two roles. A key ends with the one that made it: whoever revokes a key that has leaked need not
 // look for what was made with it.
 
-// maxKeys is how many API keys a client may have. They are stored in its document.
-const maxKeys = 100
-
 // ListKeys implements GET /v1/clients/{id}/keys.
 func (a *API) ListKeys(w http.ResponseWriter, r *http.Request, id Id) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
@@ -49,14 +46,14 @@ func (a *API) CreateKey(w http.ResponseWriter, r *http.Request, id Id, _ CreateK
 		random := exchangeOf(r).maker.bytes("API key", access.KeyBytes)
 		text, key := access.KeyOf(random, role, settings.Description, now, expires)
 		key.MadeBy = c.key.ID
-		err = a.changeKeys(ctx, c, id, func(keys []relay.Key) ([]relay.Key, error) {
+		err = a.changeKeys(ctx, c, id, func(client relay.Client, keys []relay.Key) ([]relay.Key, error) {
 			same := func(k relay.Key) bool { return k.ID == key.ID } // the same request has made it before
 			if i := slices.IndexFunc(keys, same); i >= 0 {
 				key = keys[i]
 				return keys, nil
 			}
-			if len(keys) >= maxKeys {
-				return nil, kindLimit.problem("The client has %d keys.", len(keys))
+			if limit := client.Allowed().Keys; len(keys) >= limit {
+				return nil, full("keys", len(keys), limit)
 			}
 			return append(keys, key), nil
 		})
@@ -74,7 +71,7 @@ func (a *API) CreateKey(w http.ResponseWriter, r *http.Request, id Id, _ CreateK
 // DeleteKey implements DELETE /v1/clients/{id}/keys/{keyId}.
 func (a *API) DeleteKey(w http.ResponseWriter, r *http.Request, id Id, keyID KeyId) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		return reply{status: http.StatusNoContent}, a.changeKeys(ctx, c, id, func(keys []relay.Key) ([]relay.Key, error) {
+		return reply{status: http.StatusNoContent}, a.changeKeys(ctx, c, id, func(_ relay.Client, keys []relay.Key) ([]relay.Key, error) {
 			i := slices.IndexFunc(keys, func(k relay.Key) bool { return k.ID == keyID })
 			switch {
 			case i < 0:
@@ -125,7 +122,7 @@ func (c caller) isStillOf(client relay.Client) bool {
 // changeKeys changes the keys of a client. Edit gets a copy of them. A key that was revoked
 // meanwhile, by whichever replica, changes nothing.
 func (a *API) changeKeys(
-	ctx context.Context, c caller, id string, edit func([]relay.Key) ([]relay.Key, error),
+	ctx context.Context, c caller, id string, edit func(relay.Client, []relay.Key) ([]relay.Key, error),
 ) error {
 	if !c.isAdmin() && id != c.client.ID {
 		return notFound()
@@ -135,7 +132,7 @@ func (a *API) changeKeys(
 			return c.gone()
 		}
 		var err error
-		if client.Keys, err = edit(slices.Clone(client.Keys)); err != nil {
+		if client.Keys, err = edit(client, slices.Clone(client.Keys)); err != nil {
 			return err
 		}
 		if revision, err = a.c.Store.Clients.Update(ctx, id, client, revision); err == nil {

@@ -28,7 +28,10 @@ func newLimits(perSecond float64, burst int) *limits {
 }
 
 // allow takes one request from a key's rate.
-func (l *limits) allow(key string) bool {
+func (l *limits) allow(key string) bool { return l.allowAt(key, float64(l.perSecond)) }
+
+// allowAt is allow for a key whose rate is another than that of most.
+func (l *limits) allowAt(key string, perSecond float64) bool {
 	l.mu.Lock()
 	limiter := l.keys[key]
 	if limiter == nil {
@@ -37,6 +40,9 @@ func (l *limits) allow(key string) bool {
 		}
 		limiter = rate.NewLimiter(l.perSecond, l.burst)
 		l.keys[key] = limiter
+	}
+	if limiter.Limit() != rate.Limit(perSecond) {
+		limiter.SetLimit(rate.Limit(perSecond))
 	}
 	l.mu.Unlock()
 	return limiter.Allow()

@@ -11,6 +11,6 @@ func (a *API) GetMe(w http.ResponseWriter, r *http.Request) {
 		if c.isAdmin() {
 			return reply{body: Me{Role: CallerRoleAdmin, Name: c.admin}}, nil
 		}
-		return reply{body: Me{Role: CallerRole(c.key.Role), Key: keyView(c.key), Client: clientView(c.client)}}, nil
+		return reply{body: Me{Role: CallerRole(c.key.Role), Key: keyView(c.key), Client: clientView(c.client), Quotas: a.quotas(c.client)}}, nil
 	})
 }

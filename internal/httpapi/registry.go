@@ -26,8 +26,6 @@ import (
 // when it is removed.
 
 const (
-	// maxCallbacks is how many callbacks a client may have.
-	maxCallbacks = 1000
 	// clientTries is how often a change of a client's document is repeated when others change it at
 	// the same time. Within this process each client has only one change under way.
 	clientTries = 64
@@ -76,14 +74,14 @@ func (a *API) register(ctx context.Context, owner relay.Client, cb relay.Callbac
 // enter enters a callback's id in its client's document, or returns a problem.
 func (a *API) enter(ctx context.Context, owner relay.Client, id string) error {
 	// A full client is refused without waiting for a turn, if it is still full.
-	if known, _ := a.c.Keys.Client(owner.ID); len(known.Callbacks) >= maxCallbacks {
+	if known, _ := a.c.Keys.Client(owner.ID); len(known.Callbacks) >= known.Allowed().Callbacks {
 		c, _, err := a.c.Store.Clients.GetAtLeader(ctx, owner.ID)
-		if err == nil && c.Generation == owner.Generation && len(c.Callbacks) >= maxCallbacks && len(a.missing(c)) == 0 {
+		if err == nil && c.Generation == owner.Generation && len(c.Callbacks) >= c.Allowed().Callbacks && len(a.missing(c)) == 0 {
 			return fullClient(c)
 		}
 	}
 	return a.changeCallbacks(ctx, owner, func(c *relay.Client) error {
-		if _, there := c.Callbacks[id]; !there && len(c.Callbacks) >= maxCallbacks {
+		if _, there := c.Callbacks[id]; !there && len(c.Callbacks) >= c.Allowed().Callbacks {
 			if err := a.makeRoom(ctx, c); err != nil {
 				return err
 			}
@@ -110,7 +108,7 @@ func (a *API) missing(c relay.Client) (ids []string) {
 }
 
 func fullClient(c relay.Client) error {
-	return kindLimit.problem("The client has %d callbacks.", len(c.Callbacks))
+	return full("callbacks", len(c.Callbacks), c.Allowed().Callbacks)
 }
 
 // makeRoom removes ids without a callback from a full client's document, or returns a problem.
@@ -129,7 +127,7 @@ func (a *API) makeRoom(ctx context.Context, c *relay.Client) error {
 			delete(c.Callbacks, id)
 		}
 	}
-	if len(c.Callbacks) >= maxCallbacks {
+	if len(c.Callbacks) >= c.Allowed().Callbacks {
 		return fullClient(*c)
 	}
 	return nil

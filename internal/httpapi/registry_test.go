@@ -59,7 +59,7 @@ func (f *fixture) fill(client string, room int) {
 	}
 	c.Callbacks = map[string]int64{}
 	var puts []store.Put[relay.Callback]
-	for n := range maxCallbacks - room {
+	for n := range relay.DefaultLimits.Callbacks - room {
 		cb := callbackOf(fmt.Sprintf("%s-%d", client, n), client, c.Generation)
 		c.Callbacks[cb.ID] = time.Now().Unix()
 		puts = append(puts, store.Put[relay.Callback]{Key: cb.ID, Value: cb})
@@ -86,7 +86,7 @@ func TestAQuotaHoldsExactlyWithThreeReplicas(t *testing.T) {
 	f.fill("client-a", room)
 	for _, r := range replicas {
 		eventually(t, func() bool {
-			return r.api.callbacks.Count("client-a") == maxCallbacks-room && r.as(key.token).get("/v1/callbacks").status == 200
+			return r.api.callbacks.Count("client-a") == relay.DefaultLimits.Callbacks-room && r.as(key.token).get("/v1/callbacks").status == 200
 		})
 	}
 	var made, refused, unclear atomic.Int32
@@ -122,7 +122,7 @@ func TestAQuotaHoldsExactlyWithThreeReplicas(t *testing.T) {
 	if made.Load() > room || unclear.Load() == 0 && (made.Load() != room || refused.Load() != asking-room) {
 		t.Errorf("%d were made and %d refused, where there was room for %d", made.Load(), refused.Load(), room)
 	}
-	if n := len(f.stored()); n != maxCallbacks {
+	if n := len(f.stored()); n != relay.DefaultLimits.Callbacks {
 		t.Errorf("there are %d callbacks", n)
 	}
 	other.post("/v1/callbacks", ordinary).want(201)
@@ -141,7 +141,7 @@ func TestAnIDWithoutACallbackTakesNoPlaceForGood(t *testing.T) {
 	f := newFixture(t)
 	key := f.client("client-a", relay.RoleWrite, "alpha")
 	f.fill("client-a", 2)
-	eventually(t, func() bool { return f.api.callbacks.Count("client-a") == maxCallbacks-2 })
+	eventually(t, func() bool { return f.api.callbacks.Count("client-a") == relay.DefaultLimits.Callbacks-2 })
 	owner, revision, err := f.store.Clients.Get(t.Context(), "client-a")
 	if err != nil {
 		t.Fatal(err)
@@ -350,7 +350,7 @@ func TestACreationCostsTheSameWhateverOthersHave(t *testing.T) {
 	few := cost()
 	f.client("client-b", relay.RoleWrite, "alpha")
 	f.fill("client-b", 200)
-	eventually(t, func() bool { return f.api.callbacks.Count("client-b") == maxCallbacks-200 })
+	eventually(t, func() bool { return f.api.callbacks.Count("client-b") == relay.DefaultLimits.Callbacks-200 })
 	many := cost()
 	var removals []store.Removal
 	for _, id := range f.api.callbacks.Keys("client-b") {

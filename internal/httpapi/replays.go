@@ -22,10 +22,9 @@ type Replays interface {
 }
 
 const (
-	// maxRunningReplays and maxClientReplays are how many replays of a callback, and of a client,
-	// may be under way, maxEndedReplays how many ended ones of a callback are kept.
+	// maxRunningReplays is how many replays of a callback may be under way, maxEndedReplays how many
+	// ended ones of a callback are kept. What a client may have is among its limits.
 	maxRunningReplays = 10
-	maxClientReplays  = 20
 	maxEndedReplays   = 100
 	// countsAtOnce is how many selections are counted at the same time: each may read much of a log.
 	countsAtOnce = 4
@@ -371,8 +370,9 @@ func (a *API) roomForReplay(ctx context.Context, doc relay.Replay) error {
 	if ofCallback >= maxRunningReplays {
 		return kindLimit.problem("%d replays of the callback are running. Wait until one has ended, or cancel one.", ofCallback)
 	}
-	if ofClient >= maxClientReplays {
-		return kindLimit.problem("%d replays of the client are running. Wait until one has ended, or cancel one.", ofClient)
+	owner, _ := a.c.Keys.Client(doc.Client)
+	if limit := owner.Allowed().Replays; ofClient >= limit {
+		return full("running replays", ofClient, limit)
 	}
 	slices.SortFunc(ended, func(x, y store.Entry[relay.Replay]) int { return newestFirst(x.Value, y.Value) })
 	for _, e := range ended[min(len(ended), maxEndedReplays-1):] {

@@ -27,11 +27,8 @@ func (a *API) TestCallback(w http.ResponseWriter, r *http.Request, id Id) {
 		if err != nil {
 			return reply{}, err
 		}
-		if !a.tests.allow(cb.Client + " " + cb.ClientGeneration) {
-			return reply{}, &problem{
-				kind: kindTooMany, detail: "The client's callbacks were tested too often.",
-				retryAfter: time.Duration(float64(time.Second) / a.c.TestsPerSecond),
-			}
+		if err := a.mayTest(cb); err != nil {
+			return reply{}, err
 		}
 		if body.Type == "" {
 			body.Type = relay.TypeOrderUpdated

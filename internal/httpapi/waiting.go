@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"fmt"
 	"net/netip"
 	"sync"
 	"time"
@@ -52,7 +53,10 @@ func (w *waiting) full(c caller, peer netip.Addr) string {
 	case c.isAdmin():
 		return ""
 	case w.keys[c.key.ID] >= maxWaiting:
-		return "The key has too many waiting requests."
+		return fmt.Sprintf("%d requests of the key wait, and %d may. ", w.keys[c.key.ID], maxWaiting) + waitingAdvice
+	case client >= c.client.Allowed().WaitingRequests:
+		return fmt.Sprintf("%d requests of the client wait at this relay, and %d may. ", client,
+			c.client.Allowed().WaitingRequests) + waitingAdvice
 	// A client must leave at least as many places to others as it takes, so that one with many keys
 	// cannot occupy the API.
 	case client+1 > w.bounds.Total-w.total-1:

@@ -157,6 +157,7 @@ type Client struct {
 	Sites      []string `json:"sites,omitempty"`
 	AllSites   bool     `json:"allSites,omitempty"`
 	Keys       []Key    `json:"keys,omitempty"`
+	Limits     Limits   `json:"limits,omitzero"`
 	Generation string   `json:"generation"` // random; a client created again under the same id inherits nothing
 	// Callbacks maps the ids of the client's callbacks, including those being created, to the time
 	// (Unix seconds) at which each id was entered. An id is entered before its callback is stored
