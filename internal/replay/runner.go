@@ -231,8 +231,10 @@ func (w *runner) refill(ctx context.Context) error {
 func (w *runner) nextLook() time.Time {
 	now := time.Now()
 	at := now.Add(time.Hour)
-	if next, ok := w.cur.NextDue(now); ok && next.Before(at) {
-		at = next
+	if w.mayTake() {
+		if next, ok := w.cur.NextDue(now); ok && next.Before(at) {
+			at = next
+		}
 	}
 	if !w.lease.Valid() && at.Before(now.Add(leaseAgain)) {
 		at = now.Add(leaseAgain)

@@ -33,7 +33,7 @@ type attempt struct {
 // begin begins every attempt that may be made now. Each waits for its turn in a goroutine of its
 // own, until turns ends.
 func (w *runner) begin(turns, life context.Context, now time.Time) {
-	for !halted(w.sel.callback) && w.lease.Valid() && len(w.storing.records) < recordsMost {
+	for w.mayTake() && w.lease.Valid() {
 		b, ok := w.cur.Take(now, 1)
 		if !ok {
 			return
@@ -54,6 +54,11 @@ func (w *runner) begin(turns, life context.Context, now time.Time) {
 			w.results <- a
 		}()
 	}
+}
+
+// mayTake reports whether anything may be taken of the cursor, as far as that is not the lease's affair.
+func (w *runner) mayTake() bool {
+	return !halted(w.sel.callback) && len(w.storing.records) < recordsMost
 }
 
 // halted reports whether nothing is sent to a callback.
