@@ -77,15 +77,16 @@ func newWorld(t *testing.T, behave relaytest.Behaviour, change func(*relay.Callb
 	return w
 }
 
-// open returns another handle on the same data. Its writes fail once shut is set.
-func (w *world) open(shut *atomic.Bool) *store.Store {
+// open returns another handle on the same data. Its writes fail once the replica is shut.
+func (w *world) open(of *replica) *store.Store {
 	w.t.Helper()
 	sealer, err := store.NewSealer(w.keys)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	gate := func(store.Write) error {
-		if shut != nil && shut.Load() {
+		if of != nil && of.shut.Load() {
+			of.refused.Add(1)
 			return errors.New("cut off by the test")
 		}
 		return nil
@@ -163,20 +164,22 @@ func (w *world) until(what string, holds func() bool) {
 
 // replica is one at work on the shard of the callback.
 type replica struct {
-	gone chan string // callbacks whose receiver has answered 410
-	shut atomic.Bool
-	stop func()
+	*replay.Replayer
+	gone    chan string // callbacks whose receiver has answered 410
+	shut    atomic.Bool
+	refused atomic.Int32 // writes, while it was shut
+	stop    func()
 }
 
 // Gone implements replay.Callbacks.
 func (r *replica) Gone(callback, _ string) { r.gone <- callback }
 
-// own starts a replica, under a new epoch.
-func (w *world) own() *replica {
+// own starts a replica, under a new epoch. Before it owns the shard, first is called.
+func (w *world) own(first ...func(*replica)) *replica {
 	w.t.Helper()
 	w.epoch++
 	r := &replica{gone: make(chan string, 100)}
-	s, log := w.open(&r.shut), slog.New(slog.DiscardHandler)
+	s, log := w.open(r), slog.New(slog.DiscardHandler)
 	send := sender.New(sender.Config{AllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, UserAgent: "test"})
 	deliverer := delivery.New(delivery.Config{Store: s, Sender: send, Log: log})
 	replayer := replay.New(replay.Config{
@@ -185,6 +188,10 @@ func (w *world) own() *replica {
 	})
 	if err := replayer.Prepare(context.Background()); err != nil {
 		w.t.Fatal(err)
+	}
+	r.Replayer = replayer
+	for _, do := range first {
+		do(r)
 	}
 	run, stopRun := context.WithCancel(context.Background())
 	own, stopOwn := context.WithCancel(run)
@@ -291,4 +298,72 @@ func TestAReplayWaitsForItsCallback(t *testing.T) {
 		_, _, err := w.store.Replays.Get(t.Context(), store.ReplayKey("bms", id))
 		return errors.Is(err, store.ErrNotFound)
 	})
+}
+
+// A replay that is cancelled or removed while it waits to be loaded ends, and the replica goes on.
+func TestAReplayEndsBeforeItIsLoaded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil, nil)
+	w.publish(10, 10)
+	cancelled, removed, other := w.replay(nil), w.replay(nil), w.replay(nil)
+	var release func()
+	r := w.own(func(r *replica) { release = r.HoldLoads() })
+	w.until("all wait to be loaded", func() bool { return r.Working() == 3 })
+	key := store.ReplayKey("bms", cancelled)
+	doc, revision, err := w.store.Replays.Get(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc.End(relay.ReplayCancelled, "by the test", time.Now())
+	if _, err := w.store.Replays.Update(t.Context(), key, doc, revision); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.store.Replays.Delete(t.Context(), store.ReplayKey("bms", removed), 0); err != nil {
+		t.Fatal(err)
+	}
+	release()
+	if doc := w.ended(other); doc.State != relay.ReplayDone || doc.Progress.Delivered != 10 {
+		t.Errorf("the other one ended %+v", doc)
+	}
+	w.until("none is at work", func() bool { return r.Working() == 0 })
+	if doc := w.get(cancelled); doc.State != relay.ReplayCancelled || doc.Reason != "by the test" || doc.Progress.Ended() != 0 {
+		t.Errorf("the cancelled one is %+v", doc)
+	}
+	if _, _, err := w.store.Replays.Get(t.Context(), store.ReplayKey("bms", removed)); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("the removed one: %v", err)
+	}
+	for _, id := range []string{cancelled, removed, other} {
+		if _, _, err := w.store.Cursors.Get(t.Context(), store.ReplayCursors.Key(store.ReplayCursor("bms", id))); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("the cursor of %s: %v", id, err)
+		}
+	}
+	if n := w.receiver.AcceptedEvents(); n != 10 {
+		t.Errorf("%d events came", n)
+	}
+}
+
+// A store that takes nothing while a replay comes to its end makes it wait, and send nothing again.
+func TestAReplayEndsInAnOutage(t *testing.T) {
+	t.Parallel()
+	const events = 30
+	var r atomic.Pointer[replica]
+	var requests atomic.Int32
+	w := newWorld(t, func(int, *http.Request) int {
+		requests.Add(1)
+		r.Load().shut.Store(true)
+		return http.StatusNoContent
+	}, nil)
+	w.publish(events, 10)
+	id := w.replay(nil)
+	w.own(r.Store)
+	w.until("all events have come", func() bool { return requests.Load() == events })
+	refused := r.Load().refused.Load()
+	w.until("it has tried to store several times", func() bool { return r.Load().refused.Load() >= refused+5 })
+	r.Load().shut.Store(false)
+	if doc := w.ended(id); doc.State != relay.ReplayDone || doc.Progress != (relay.Progress{Delivered: events}) {
+		t.Errorf("it ended %+v", doc)
+	}
+	if n := requests.Load(); n != events {
+		t.Errorf("%d requests for %d events", n, events)
+	}
 }

@@ -79,9 +79,12 @@ func (w *runner) wake() {
 // run works the replay until it has ended or ctx has.
 func (w *runner) run(ctx context.Context) {
 	for ctx.Err() == nil {
-		err := w.load(ctx)
-		if err == nil {
+		ready, err := w.load(ctx)
+		switch {
+		case err == nil && ready:
 			err = w.work(ctx)
+		case err == nil: // it ended before it was loaded
+			err = w.end(ctx)
 		}
 		switch {
 		case err == nil, ctx.Err() != nil, errors.Is(err, errFenced):
@@ -107,7 +110,8 @@ func (w *runner) refresh(ctx context.Context) bool {
 }
 
 // work delivers what the replay selects. It returns nil once the replay has ended or ctx has, and
-// everything that is to be stored of it is.
+// everything that is to be stored of it is. It fails while ctx lasts only with errFenced: nothing
+// that has ended is forgotten.
 func (w *runner) work(ctx context.Context) error {
 	turns, stopTurns := context.WithCancel(ctx)
 	defer stopTurns()
@@ -141,10 +145,10 @@ func (w *runner) work(ctx context.Context) error {
 	for w.flying > 0 {
 		w.judge(<-w.results)
 	}
-	if errors.Is(err, errFenced) {
+	if err != nil {
 		return err
 	}
-	return w.finish(ctx, err)
+	return w.finish(ctx)
 }
 
 // proceed reads on and begins every attempt that may be made now.
@@ -282,22 +286,35 @@ func (w *runner) take(there relay.Replay, revision uint64) {
 	w.doc.State, w.doc.Reason, w.doc.EndedAt = there.State, there.Reason, there.EndedAt
 }
 
-// finish stores what is to be stored once nothing is under way. Failed is why the work has stopped
-// early, if it has.
-func (w *runner) finish(ctx context.Context, failed error) error {
+// finish stores what is to be stored once nothing is under way. While ctx lasts, it tries again until
+// that succeeds or a later owner is found; when the shard is given up, some times more.
+func (w *runner) finish(ctx context.Context) error {
+	for ctx.Err() == nil {
+		err := w.conclude(ctx)
+		if err == nil || errors.Is(err, errFenced) {
+			return err
+		}
+		if ctx.Err() == nil {
+			w.r.complain(err)
+		}
+		backoff.Sleep(ctx, storeAgain)
+	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastFlush)
 	defer cancel()
+	var err error
 	for try := range lastRounds {
 		backoff.Sleep(last, time.Duration(try)*50*time.Millisecond)
-		if err := w.store(last); err == nil || errors.Is(err, errFenced) {
-			failed = err
+		if err = w.conclude(last); err == nil || errors.Is(err, errFenced) {
 			break
-		} else if failed == nil || try > 0 {
-			failed = err
 		}
 	}
-	if failed != nil {
-		return failed
+	return err
+}
+
+// conclude stores what has ended, and the end of the replay if that has come.
+func (w *runner) conclude(ctx context.Context) error {
+	if err := w.store(ctx); err != nil {
+		return err
 	}
 	if w.complete() {
 		w.doc.End(relay.ReplayDone, "", time.Now())
@@ -305,7 +322,7 @@ func (w *runner) finish(ctx context.Context, failed error) error {
 	if w.doc.Running() {
 		return nil // the next owner goes on
 	}
-	return w.end(last)
+	return w.end(ctx)
 }
 
 // end stores that the replay has ended, and removes its cursor.
@@ -313,10 +330,8 @@ func (w *runner) end(ctx context.Context) error {
 	if !w.lease.Valid() {
 		return fmt.Errorf("%w: the lease is not valid", store.ErrUnavailable)
 	}
-	if w.revision > 0 {
-		if err := w.storeDocument(ctx); err != nil {
-			return err
-		}
+	if err := w.storeDocument(ctx); err != nil {
+		return err
 	}
 	w.log.Info("a replay has ended", "state", w.doc.State, "delivered", w.doc.Progress.Delivered,
 		"failed", w.doc.Progress.Failed, "skipped", w.doc.Progress.Skipped)

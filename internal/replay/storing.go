@@ -117,9 +117,12 @@ func (w *runner) storeCursor(ctx context.Context, changes cursor.Changes) error 
 	}
 }
 
-// storeDocument stores the replay's document. Where a caller has cancelled the replay meanwhile,
-// that stands.
+// storeDocument stores the replay's document, unless that was removed. Where a caller has cancelled
+// the replay meanwhile, that stands.
 func (w *runner) storeDocument(ctx context.Context) error {
+	if w.revision == 0 {
+		return nil
+	}
 	for range 3 {
 		put := store.Put[relay.Replay]{Key: w.key, Value: w.doc, Revision: w.revision}
 		put.Value.Epoch = w.lease.Epoch()
@@ -149,33 +152,34 @@ func (w *runner) storeDocument(ctx context.Context) error {
 }
 
 // load takes the replay on: whoever else may still be writing for it is fenced off by writing its
-// cursor and its document under the lease's epoch.
-func (w *runner) load(ctx context.Context) error {
+// cursor and its document under the lease's epoch. It is not ready if it has ended meanwhile: then
+// only that is to be stored.
+func (w *runner) load(ctx context.Context) (ready bool, err error) {
 	select {
 	case w.r.loads <- struct{}{}:
 		defer func() { <-w.r.loads }()
 	case <-ctx.Done():
-		return ctx.Err()
+		return false, ctx.Err()
 	}
 	if err := w.adopt(ctx); err != nil {
-		return err
+		return false, err
 	}
 	w.storing, w.page = storing{}, page{}
 	if err := w.storeDocument(ctx); err != nil || !w.doc.Running() {
-		return err
+		return false, err
 	}
 	only, err := selectedBy(ctx, w.r.c.Store.Attempts, &w.doc, w.r.c.Store.Events)
 	if err != nil {
-		return fmt.Errorf("select by how deliveries ended: %w", err)
+		return false, fmt.Errorf("select by how deliveries ended: %w", err)
 	}
 	w.sel = &selection{events: w.r.c.Store.Events, doc: &w.doc, only: only}
 	if !w.retarget() {
-		return errUnregistered
+		return false, errUnregistered
 	}
 	if err := w.recount(ctx); err != nil {
-		return fmt.Errorf("count what has ended: %w", err)
+		return false, fmt.Errorf("count what has ended: %w", err)
 	}
-	return w.countMatched(ctx)
+	return true, w.countMatched(ctx)
 }
 
 // adopt loads the cursor and writes it under the lease's epoch.
