@@ -80,10 +80,14 @@ func (s *Store) putWatermark(ctx context.Context, w *Watermark, at uint64, readU
 	r := store.PutOwned(ctx, s.store.Watermarks, []store.Put[store.Watermark]{{
 		Key: store.WatermarkKey(w.shard, eventLog), Value: store.Watermark{Epoch: w.epoch, Position: at}, Revision: w.revision,
 	}}, readUnclear)[0]
-	if r.Outcome == store.Written || r.Outcome == store.Changed {
+	switch r.Outcome {
+	case store.Written: // the entry may be the revision alone
+		w.revision, w.Stored = r.Entry.Revision, at
+	case store.Changed:
 		if w.revision = r.Entry.Revision; r.Entry.Value.Epoch == w.epoch {
 			w.Stored = r.Entry.Value.Position
 		}
+	case store.Superseded, store.Unclear, store.NotStored:
 	}
 	return r
 }
