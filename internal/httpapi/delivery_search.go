@@ -161,12 +161,7 @@ func (a *API) searchDeliveries(
 		}
 		q.From, s.skip = at[0], int(min(at[1], maxRecords))
 	}
-	done, err := a.reads.soon(ctx, c.key.ID)
-	if err != nil {
-		return s.list, err
-	}
-	defer done()
-	err = a.c.Store.Attempts.Newest(ctx, q, s.visit)
+	err := a.c.Store.Attempts.Newest(ctx, q, s.visit)
 	a.limits.charge(c.key.ID, s.batches-len(s.list.Items))
 	return s.list, errors.Join(err, s.laneFail)
 }

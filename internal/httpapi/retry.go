@@ -93,6 +93,11 @@ func (a *API) deliverable(
 	if err != nil || cb.Filter.Matches(ev.Site, ev.Type, ev.Order) && (caller{client: client}).maySeeEvent(ev) {
 		return cb, client, ev, err
 	}
+	done, err := a.reads.soon(ctx, c.key.ID) // it reads much, as a read may
+	if err != nil {
+		return cb, client, ev, err
+	}
+	defer done()
 	t := a.trailOf(c, []store.Stored{ev}, &cb)
 	if _, err = t.read(ctx, ""); err == nil && len(t.found) == 0 {
 		err = notFound()

@@ -325,3 +325,56 @@ func (s session) orders(query string) (ids []string) {
 		after = "&after=" + list.Next
 	}
 }
+
+// A search takes one place of its key, not a second one within: searches that run at the same time
+// would wait for one another.
+func TestASearchTakesOnePlaceOfItsKey(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	a := f.client("client-a", relay.RoleWrite, "alpha")
+	a.put("/v1/callbacks/mine", map[string]any{"url": "https://bms.example/", "startFrom": "earliest"}).want(201)
+	f.order("alpha", orderA)
+	ev := f.publish("alpha", orderA)
+	client, _ := f.keys.Client("client-a")
+	for range readsOfKey - 1 {
+		done, err := f.api.reads.soon(t.Context(), client.Keys[0].ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer done()
+	}
+	for _, path := range []string{
+		"/v1/deliveries", "/v1/callbacks/mine/deliveries", "/v1/callbacks/mine/deliveries/" + ev.ID,
+		"/v1/events/" + ev.ID + "/deliveries", "/v1/orders/" + orderA + "/timeline",
+	} {
+		a.get(path).want(200)
+	}
+}
+
+// An attempt is shown once, also where the search for a later event's attempts goes on close to its
+// own.
+func TestATimelineShowsEachAttemptOnce(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	a := f.client("client-a", relay.RoleWrite, "alpha")
+	a.put("/v1/callbacks/mine", map[string]any{"url": "https://bms.example/", "startFrom": "earliest"}).want(201)
+	f.order("alpha", orderA)
+	l := &ledger{f: f, ends: map[string]relay.AttemptsEnd{}}
+	for i := range 3 {
+		ev, now := f.publish("alpha", orderA), time.Now().UTC()
+		l.append("mine", now, relay.AttemptRecord{
+			Event: ev.ID, Seq: uint64(i + 1), Order: orderA, Site: "alpha", Type: ev.Type, Number: 1, At: now, Outcome: "success",
+			Status: 200, Closing: relay.DeliveryDelivered,
+		})
+		for range firstBatches { // so that the first reading does not see the next event's
+			l.append("mine", now, relay.AttemptRecord{Order: orderB, Seq: 1_000, Number: 1, At: now, Outcome: "refused"})
+		}
+	}
+	var line Timeline
+	a.get("/v1/orders/" + orderA + "/timeline").want(200).into(&line)
+	for i, item := range line.Items {
+		if len(item.Deliveries) != 1 || len(item.Deliveries[0].Attempts) != 1 {
+			t.Errorf("item %d of %d: %+v", i, len(line.Items), item.Deliveries)
+		}
+	}
+}

@@ -80,11 +80,6 @@ func (t *trail) read(ctx context.Context, after string) (next string, err error)
 		}
 		t.from = at[0]
 	}
-	done, err := t.a.reads.soon(ctx, t.c.key.ID)
-	if err != nil {
-		return "", err
-	}
-	defer done()
 	read, begun := 0, time.Now()
 	defer func() { t.a.limits.charge(t.c.key.ID, read) }()
 	var reached time.Time
@@ -93,9 +88,9 @@ func (t *trail) read(ctx context.Context, after string) (next string, err error)
 		for _, id := range t.expected(ev) {
 			open[id] = !t.ended[deliveryOf{id, ev.Seq}]
 		}
-		since := time.Time{}
-		if t.from == 0 || !reached.IsZero() && ev.Time.After(reached) {
-			since = ev.Time.Add(-clockSlack)
+		since := ev.Time.Add(-clockSlack)
+		if t.from > 0 && (reached.IsZero() || !since.After(reached)) { // what follows has not been read yet
+			since = time.Time{}
 		}
 		for most := firstBatches; t.opened(open, ev); most = moreBatches {
 			if read >= maxBatches || time.Since(begun) > maxSearched {
@@ -110,7 +105,7 @@ func (t *trail) read(ctx context.Context, after string) (next string, err error)
 				t.note(b)
 			}
 			if s.Read > 0 {
-				t.from, since, reached = s.Last+1, time.Time{}, s.At
+				t.from, since, reached = max(t.from, s.Last+1), time.Time{}, s.At
 			}
 			if !s.More {
 				return "", nil

@@ -174,7 +174,7 @@ type Stretch struct {
 	More bool // the log goes on
 }
 
-// Onwards reads up to most batches from a position on or, if since is set, from a time on. Of them
+// Onwards reads up to most batches from a position on and, if since is set, from a time on. Of them
 // it returns those that mention an order. Callbacks are those whose batches are read, at most a few
 // dozen; none means all.
 func (a *Attempts) Onwards(ctx context.Context, from uint64, since time.Time, callbacks []string, order string, most int) (Stretch, error) {
@@ -190,6 +190,9 @@ func (a *Attempts) Onwards(ctx context.Context, from uint64, since time.Time, ca
 	mention := []byte(`"` + order + `"`)
 	for _, m := range messages {
 		s.Last, s.At = m.Seq, m.Time
+		if m.Seq < from { // the log's clock went back
+			continue
+		}
 		var b relay.AttemptBatch
 		if bytes.Contains(m.Data, mention) && json.Unmarshal(m.Data, &b) == nil && m.Subject == a.s.topo.AttemptsSubject(b.Callback) {
 			s.Batches = append(s.Batches, b)
