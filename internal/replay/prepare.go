@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursorstore"
+	"github.com/audatex-relay/relay/internal/logreader"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -20,7 +21,14 @@ func (r *Replayer) Prepare(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the replays: %w", err)
 	}
-	_, last, err := r.c.Store.Events.Bounds(ctx)
+	pages := logreader.Pages{Events: r.c.Store.Events, Deliverer: r.c.Deliverer}
+	var highest uint64
+	for _, e := range docs {
+		if e.Value.Running() {
+			highest = max(highest, e.Value.Through)
+		}
+	}
+	_, last, err := pages.Bounds(ctx, highest)
 	if err != nil {
 		return fmt.Errorf("read the end of the log: %w", err)
 	}
@@ -34,8 +42,8 @@ func (r *Replayer) Prepare(ctx context.Context) error {
 			}
 		}
 	}
-	end := func(ctx context.Context, _ uint64) (uint64, error) {
-		_, last, err := r.c.Store.Events.Bounds(ctx)
+	end := func(ctx context.Context, highest uint64) (uint64, error) {
+		_, last, err := pages.Bounds(ctx, highest)
 		return last, err
 	}
 	tell := func(_ context.Context, taken []cursorstore.Taken, last uint64) error {
