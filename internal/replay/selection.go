@@ -219,7 +219,10 @@ func (s *selection) count(ctx context.Context) (n int, err error) {
 func selectedBy(ctx context.Context, attempts *store.Attempts, doc *relay.Replay, events *store.Events) (*positions, error) {
 	var only *positions
 	if len(doc.Positions) > 0 || len(doc.Filter.Events) > 0 {
-		only = newPositions(doc.Positions...)
+		only = newPositions()
+		for _, seq := range doc.Positions {
+			only.set(seq, seq >= doc.From && seq <= doc.Through)
+		}
 	}
 	if len(doc.Filter.Statuses) == 0 || doc.From > doc.Through {
 		return only, nil
