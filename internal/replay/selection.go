@@ -231,8 +231,12 @@ func selectedBy(ctx context.Context, attempts *store.Attempts, doc *relay.Replay
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
-	ended := newPositions() // no attempt is older than its event; if the first has left the log, all attempts count
-	err = attempts.Scan(ctx, doc.Callback, doc.CallbackGeneration, first.Time, doc.AttemptsThrough, func(b relay.AttemptBatch) bool {
+	since := first.Time // no attempt is older than its event; if the first has left the log, all attempts count
+	if !since.IsZero() {
+		since = since.Add(-clockSlack)
+	}
+	ended := newPositions()
+	err = attempts.Scan(ctx, doc.Callback, doc.CallbackGeneration, since, doc.AttemptsThrough, func(b relay.AttemptBatch) bool {
 		for i := range b.Records {
 			rec := &b.Records[i]
 			if rec.Closing != "" && rec.Seq >= doc.From && rec.Seq <= doc.Through && (only == nil || only.has(rec.Seq)) {
