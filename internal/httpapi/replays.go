@@ -26,8 +26,10 @@ const (
 	// ended ones of a callback are kept. What a client may have is among its limits.
 	maxRunningReplays = 10
 	maxEndedReplays   = 100
-	// countsAtOnce is how many selections are counted at the same time: each may read much of a log.
-	countsAtOnce = 4
+	// countsAtOnce is how many selections are counted at the same time, and countsOfClient how many
+	// of them for the callbacks of one client: each may read much of a log.
+	countsAtOnce   = 4
+	countsOfClient = 1
 	// countPatience is how long a dry run may count. A run is counted by its owner if that takes
 	// longer than runPatience.
 	countPatience = 20 * time.Second
@@ -315,6 +317,11 @@ func (a *API) count(
 ) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
+	done, ok := a.counting.take(ctx, doc.Client)
+	if !ok {
+		return 0, ctx.Err()
+	}
+	defer done()
 	if !enter(ctx, a.counts) {
 		return 0, ctx.Err()
 	}

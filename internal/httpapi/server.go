@@ -160,6 +160,7 @@ type API struct {
 	bodies   *turns
 	reads    *turns
 	clients  *turns        // for changes of a client's list of callbacks
+	counting *turns        // by client: one place for each that waits for one of counts, or has it
 	large    chan struct{} // one place for each large body that is being read
 	checks   chan struct{} // one place for each body that is being checked
 	counts   chan struct{} // one place for each selection of a replay that is being counted
@@ -202,7 +203,7 @@ func New(c Config) (*API, error) {
 		tests: newLimits(c.TestsPerSecond, c.TestBurst), failures: newFailures(c.Ingress, c.Failures),
 		bodies: newTurns(bodiesOfKey), reads: newTurns(readsOfKey), clients: newTurns(1),
 		large: make(chan struct{}, largeBodies), checks: make(chan struct{}, checkedOnce),
-		counts:     make(chan struct{}, countsAtOnce),
+		counts: make(chan struct{}, countsAtOnce), counting: newTurns(countsOfClient),
 		remembered: newRemembered(), unresolvedBytes: unresolvedBytes,
 		feed: newFeed(c.Store.Events, c.Log), drain: make(chan struct{}), audit: audit.New(c.Store.Audit),
 		pages: sync.OnceValues(func() (*apidocs.Pages, error) { return apidocs.New(c.PublicURL) }),

@@ -2,12 +2,12 @@ package replay
 
 // HoldLoads has every replay wait before it is loaded, until release is called.
 func (r *Replayer) HoldLoads() (release func()) {
-	for range cap(r.loads) {
-		r.loads <- struct{}{}
+	for range loadsAtOnce {
+		r.loads.all <- struct{}{}
 	}
 	return func() {
-		for range cap(r.loads) {
-			<-r.loads
+		for range loadsAtOnce {
+			<-r.loads.all
 		}
 	}
 }

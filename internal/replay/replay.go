@@ -63,7 +63,7 @@ type Replayer struct {
 	cursors *cursorstore.Store
 	shares  *shares
 	metrics *metrics
-	loads   chan struct{} // as many are loaded at once
+	loads   *loads
 	owned   [relay.Shards]atomic.Pointer[owned]
 
 	complained atomic.Int64 // when something was last complained of, in nanoseconds
@@ -71,9 +71,6 @@ type Replayer struct {
 	mu      sync.Mutex
 	working map[*runner]struct{}
 }
-
-// loadsAtOnce is how many replays are loaded at the same time: each may read much of a log.
-const loadsAtOnce = 4
 
 // New makes a Replayer and registers its metrics.
 func New(c Config) *Replayer {
@@ -96,7 +93,7 @@ func New(c Config) *Replayer {
 	}
 	r := &Replayer{
 		c: c, cursors: cursorstore.New(c.Store, store.ReplayCursors, c.Log), shares: newShares(c.Deliverer.Places),
-		loads: make(chan struct{}, loadsAtOnce), working: map[*runner]struct{}{},
+		loads: newLoads(), working: map[*runner]struct{}{},
 	}
 	r.replays = store.NewMirror(store.MirrorConfig[relay.Replay]{
 		Bucket: c.Store.Replays, Log: c.Log, What: "replay", OnChange: r.onChange,

@@ -155,12 +155,11 @@ func (w *runner) storeDocument(ctx context.Context) error {
 // cursor and its document under the lease's epoch. It is not ready if it has ended meanwhile: then
 // only that is to be stored.
 func (w *runner) load(ctx context.Context) (ready bool, err error) {
-	select {
-	case w.r.loads <- struct{}{}:
-		defer func() { <-w.r.loads }()
-	case <-ctx.Done():
-		return false, ctx.Err()
+	loaded, err := w.r.loads.take(ctx, w.client)
+	if err != nil {
+		return false, err
 	}
+	defer loaded()
 	if err := w.adopt(ctx); err != nil {
 		return false, err
 	}
