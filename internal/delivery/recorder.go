@@ -74,10 +74,10 @@ func (d *Deliverer) Append(ctx context.Context, all []Records) []Appended {
 	batches := make([]relay.AttemptBatch, 0, len(all))
 	of := make([]int, 0, len(all))
 	for i, r := range all {
-		if results[i] = d.prepare(ctx, r); results[i].Err != nil || results[i].Stored > 0 {
+		var previous relay.AttemptsEnd
+		if previous, results[i] = d.prepare(ctx, r); results[i].Err != nil || results[i].Stored > 0 {
 			continue
 		}
-		previous, _ := d.chains.get(r.Recorder.callback)
 		batches = append(batches, previous.Batch(r.Recorder.callback, r.Recorder.generation, time.Now(), r.Records))
 		of = append(of, i)
 	}
@@ -93,7 +93,7 @@ func (d *Deliverer) Append(ctx context.Context, all []Records) []Appended {
 		case errors.Is(stored.Err, store.ErrConflict): // it may be an earlier try that was answered unclearly, or another reader's batch
 			r.doubt(batches[n].Previous)
 			d.Forget(r.callback)
-			results[i] = d.prepare(ctx, all[i])
+			_, results[i] = d.prepare(ctx, all[i])
 		default:
 			r.doubt(batches[n].Previous)
 			results[i].Err = stored.Err
@@ -108,16 +108,16 @@ func (r *Recorder) doubt(previous uint64) {
 	}
 }
 
-// prepare makes the end of the chain known. If the last try was unclear and the chain has grown since it looks whether
-// that try is stored.
-func (d *Deliverer) prepare(ctx context.Context, all Records) Appended {
+// prepare returns where the chain ends, which another reader's conflict may have forgotten a moment later. If the last
+// try was unclear and the chain has grown since it looks whether that try is stored.
+func (d *Deliverer) prepare(ctx context.Context, all Records) (last relay.AttemptsEnd, result Appended) {
 	r, attempts := all.Recorder, d.store.Attempts
 	if last, known := d.chains.get(r.callback); known && (!r.unclear || last.Position == r.from) { // else its condition shows it
-		return Appended{}
+		return last, Appended{}
 	}
 	last, err := attempts.End(ctx, r.callback)
 	if err != nil {
-		return Appended{Err: err}
+		return last, Appended{Err: err}
 	}
 	stored := 0
 	if r.unclear && last.Position > r.from {
@@ -128,12 +128,12 @@ func (d *Deliverer) prepare(ctx context.Context, all Records) Appended {
 			return seq > r.from && stored == 0
 		})
 		if err != nil {
-			return Appended{Err: err}
+			return last, Appended{Err: err}
 		}
 	}
 	d.chains.set(r.callback, last)
 	r.unclear = false
-	return Appended{Stored: stored}
+	return last, Appended{Stored: stored}
 }
 
 // sameRecords returns how many records there are, if they are the first of those to be stored; else 0.
