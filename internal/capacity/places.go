@@ -99,7 +99,7 @@ func (p *Places) Join(client, key string, wake func()) *Place {
 	return &Place{of: p, client: c, key: key, callback: cb, wake: wake}
 }
 
-// Taken returns how many places are taken, Waiting how many readers wait for one.
+// Taken returns how many places are taken.
 func (p *Places) Taken() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -108,6 +108,20 @@ func (p *Places) Taken() int {
 
 // Waiting returns how many readers wait for a place. Who gives one back while others wait must not keep it instead.
 func (p *Places) Waiting() int { return int(p.waiting.Load()) }
+
+// Short returns how many readers wait for a place that their own bounds would let them have.
+func (p *Places) Short() (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.queue {
+		for _, pl := range c.waiting {
+			if !pl.full() {
+				n++
+			}
+		}
+	}
+	return n
+}
 
 // Bound sets how many places all readers of the callback may have together, how many this one (0: as many), and how many
 // attempts they may begin in a second (0: any number). Without it there is no bound but those of the client.
@@ -125,7 +139,7 @@ func (pl *Place) Bound(concurrency, most int, perSecond float64) {
 	p.giveFree()
 }
 
-// RateWait returns how long the callback's rate asks to wait before the next attempt begins, UseRate notes that it does.
+// RateWait returns how long the callback's rate asks to wait before the next attempt begins.
 func (pl *Place) RateWait(now time.Time) time.Duration {
 	limiter := pl.callback.limiter.Load()
 	if limiter == nil {
@@ -138,11 +152,10 @@ func (pl *Place) RateWait(now time.Time) time.Duration {
 	return time.Duration((1-tokens)/float64(limiter.Limit())*float64(time.Second)) + time.Millisecond
 }
 
-// UseRate notes that an attempt begins.
-func (pl *Place) UseRate(now time.Time) {
-	if limiter := pl.callback.limiter.Load(); limiter != nil {
-		limiter.AllowN(now, 1)
-	}
+// UseRate notes that an attempt begins. False means that it must not: another reader of the callback was faster.
+func (pl *Place) UseRate(now time.Time) bool {
+	limiter := pl.callback.limiter.Load()
+	return limiter == nil || limiter.AllowN(now, 1)
 }
 
 // Leave ends a reader's membership; it must have given back what it took. It may be called more than once.
@@ -230,11 +243,17 @@ func (pl *Place) take() bool {
 
 // allows reports whether the reader may have one more.
 func (p *Places) allows(pl *Place) bool {
-	if cb := pl.callback; cb.concurrency > 0 && cb.taken >= cb.concurrency || pl.most > 0 && pl.taken >= pl.most {
+	if pl.full() {
 		return false
 	}
 	room := p.room(pl.client)
 	return room > 0 && (pl.taken == 0 || pl.client.members == 1 || pl.taken < 2*room)
+}
+
+// full reports whether the reader's own bounds keep it from having one more.
+func (pl *Place) full() bool {
+	cb := pl.callback
+	return cb.concurrency > 0 && cb.taken >= cb.concurrency || pl.most > 0 && pl.taken >= pl.most
 }
 
 // room returns how many more places a client may take.

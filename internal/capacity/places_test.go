@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -209,6 +210,9 @@ func TestReadersOfACallbackShareItsConcurrency(t *testing.T) {
 	if live.Take() {
 		t.Fatal("five attempts are under way of four")
 	}
+	if p.Waiting() != 1 || p.Short() != 0 {
+		t.Fatalf("%d wait, %d of them for others; it is at its own bound", p.Waiting(), p.Short())
+	}
 	replay.Release()
 	if woken != 1 || !live.Take() || replay.Take() {
 		t.Fatalf("the place that a replay gave back went to nobody who waited (%d woken)", woken)
@@ -216,5 +220,20 @@ func TestReadersOfACallbackShareItsConcurrency(t *testing.T) {
 	live.Release()
 	if woken != 2 || live.Take() || !replay.Take() {
 		t.Fatalf("the place that a delivery gave back went past the replay that waited (%d woken)", woken)
+	}
+}
+
+// Of two readers that both find the rate free only one uses it.
+func TestOneOfTwoReadersUsesTheRate(t *testing.T) {
+	t.Parallel()
+	p, now := NewPlaces(10), time.Now()
+	live, replay := p.Join("shop", "cb", func() {}), p.Join("shop", "cb", func() {})
+	live.Bound(4, 4, 1)
+	replay.Bound(4, 1, 1)
+	if live.RateWait(now) != 0 || replay.RateWait(now) != 0 {
+		t.Fatal("the rate is not free")
+	}
+	if !live.UseRate(now) || replay.UseRate(now) || replay.RateWait(now) == 0 {
+		t.Error("the rate is used twice, or by nobody")
 	}
 }

@@ -8,7 +8,7 @@
 //	place := deliverer.Places.Join(target.Callback.Client, target.Key, wake)
 //	place.Bound(concurrency, most, target.Callback.RatePerSecond)       // again whenever the target has changed
 //	if place.RateWait(now) == 0 && place.Take() {                       // else wake is called once there is a place
-//		place.UseRate(now)
+//		if !place.UseRate(now) { … }                                // another reader was faster: place.Release()
 //		a := delivery.Attempt{Target: target, Seqs: []uint64{seq}, Events: make([]*delivery.Event, 1)}
 //		deliverer.Make(ctx, lease, &a)
 //		place.Release()

@@ -80,8 +80,8 @@ func (d *Deliverer) register(reg prometheus.Registerer, limit int) {
 	gauge("audatex_relay_attempts_limit", "How many attempts may be under way at once.", func() float64 { return float64(limit) })
 	gauge("audatex_relay_attempts_under_way", "Attempts of deliveries that are under way.",
 		func() float64 { return float64(d.Places.Taken()) })
-	gauge("audatex_relay_callbacks_waiting_for_attempts", "Callbacks that could send and wait until another attempt ends.",
-		func() float64 { return float64(d.Places.Waiting()) })
+	gauge("audatex_relay_callbacks_waiting_for_attempts", "Callbacks, and replays of them, that could send and wait until an attempt of others ends; those at their own bounds do not count.",
+		func() float64 { return float64(d.Places.Short()) })
 	gauge("audatex_relay_held_event_bytes", "Bytes of events that callbacks keep in memory until they are sent.",
 		func() float64 { return float64(d.Memory.Used()) })
 }

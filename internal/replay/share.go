@@ -89,9 +89,9 @@ func (sh *share) take(ctx context.Context) error {
 		if err := sh.wait(ctx); err != nil {
 			return err
 		}
-		wait := sh.place.RateWait(time.Now())
-		if wait <= 0 {
-			sh.place.UseRate(time.Now())
+		now := time.Now()
+		wait := sh.place.RateWait(now)
+		if wait <= 0 && sh.place.UseRate(now) {
 			return nil
 		}
 		sh.release() // deliveries have used the rate up
