@@ -1,5 +1,5 @@
 // Package cursorstore stores cursors (package cursor) for every reader of a log: the resolver's over the inbox, the
-// dispatcher's over the events. It reads what the readers of a shard have stored, writes it under a new owner's
+// dispatcher's over the events, and each replay's over the same. It reads what the readers of a shard have stored, writes it under a new owner's
 // epoch, stores what changes, and takes back what a log no longer has. Every write follows the one rule of
 // store.PutOwned, so nothing that a later owner has written is ever lost.
 //
@@ -34,6 +34,11 @@
 //	if r.Outcome == store.Written {
 //		c.Stored(save.Changes)                    // where the cursor's owner is
 //	}                                                 // else all of it comes again with the next Changes
+//
+//	// Quiet cursors need no write of their own: one watermark of the shard says how far all have come.
+//	mark, later, err := cursors.AdoptWatermark(ctx, shard, lease.Epoch(), end)    // between Load and Adopt
+//	c.Advance(mark.Base)                              // those whose documents do not say behind, before c.Adopt
+//	later, err := cursors.StoreWatermark(ctx, &mark, at)                // while it works, where it has moved
 //
 //	// When a reader has gone for good.
 //	err := cursors.Erase(ctx, lease.Epoch(), f, "")

@@ -9,7 +9,7 @@ import (
 )
 
 // storeRound makes a round: attempts, then lanes, documents and removals of those callbacks whose attempts are stored,
-// then the watermark. The lease is asked for between them, as each may take long.
+// then the watermark. The lease is asked for before each of them, as each may take long.
 func (l *loop) storeRound(ctx context.Context, r *round) {
 	l.storeAttempts(ctx, r.works)
 	var saves []cursorstore.Save
@@ -46,8 +46,9 @@ func (l *loop) storeRound(ctx context.Context, r *round) {
 func (l *loop) storeAttempts(ctx context.Context, works []*work) {
 	var records []delivery.Records
 	var of []*work
+	valid := l.lease.Valid()
 	for _, w := range works {
-		if len(w.records) > 0 {
+		if w.failed = !valid; valid && len(w.records) > 0 {
 			records, of = append(records, delivery.Records{Recorder: w.stored.recorder, Records: w.records}), append(of, w)
 		}
 	}
