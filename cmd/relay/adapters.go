@@ -273,7 +273,7 @@ type waiting struct {
 // waitingStates are the dispatcher's as the API names them.
 var waitingStates = map[dispatcher.Waiting]httpapi.WaitingState{
 	dispatcher.Due: httpapi.WaitingDue, dispatcher.Earlier: httpapi.WaitingEarlier, dispatcher.Skipped: httpapi.WaitingSkipped,
-	dispatcher.Ended: httpapi.WaitingEnded,
+	dispatcher.Unread: httpapi.WaitingUnread, dispatcher.Ended: httpapi.WaitingEnded,
 }
 
 // tested names the callback of a test.

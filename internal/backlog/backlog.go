@@ -129,6 +129,9 @@ type Question struct {
 // Empty reports whether there is nothing to ask.
 func (q *Question) Empty() bool { return q.from == 0 && len(q.unlisted) == 0 && q.oldest == 0 }
 
+// Generation returns the generation of the callback that the question is about.
+func (q *Question) Generation() string { return q.target.Callback.Generation }
+
 // Ask asks the log. What it cannot tell now stays as it was.
 func (q *Question) Ask(ctx context.Context, events *store.Events) {
 	if filters, none := q.target.Subjects(""); q.from > 0 && !none {

@@ -40,6 +40,14 @@ func (c *Cursor) InFlight() int { return c.inFlight }
 // Holds reports whether entries of an order wait or are in flight.
 func (c *Cursor) Holds(order string) bool { return c.queues[order] != nil }
 
+// First returns the first listed entry of an order that waits or is in flight.
+func (c *Cursor) First(order string) (seq uint64, ok bool) {
+	if q := c.queues[order]; q != nil && len(q.items) > 0 {
+		return q.head(), true
+	}
+	return 0, false
+}
+
 // Unsettled returns how many listed entries wait or are in flight. It does not count the entries
 // that a lane's OpenFrom stands for.
 func (c *Cursor) Unsettled() int { return c.entries }

@@ -296,6 +296,7 @@ func (l *loop) superseded(epoch uint64) {
 // release gives back what a callback has of what all callbacks share.
 func (d *Dispatcher) release(cb *callback) {
 	cb.cancel()
+	endTest(cb)
 	cb.sending.place.Leave()
 	d.conf.Deliverer.Forget(cb.id)
 	d.conf.Deliverer.Memory.Join(-1)

@@ -19,6 +19,7 @@ type Waiting int
 const (
 	Due     Waiting = iota // it is due now, or under way
 	Earlier                // it waits for an earlier event of its order
+	Unread                 // the callback has not reached it yet
 	Skipped                // it was skipped by this
 	Ended                  // it does not wait: it has ended, or was not for the callback
 )
@@ -39,22 +40,28 @@ func (d *Dispatcher) Retry(id, generation string, seq uint64, order string) (w W
 }
 
 func (c *core) retry(cb *callback, e cursor.Entry) (w Waiting, earlier uint64) {
-	if cb.reading.source == readsShared {
-		cb.cur.Advance(c.shared.pos) // what came and was not offered is not for it
-	}
-	place := cb.cur.Where(e)
-	if place == cursor.Settled {
-		return Ended, 0
-	}
-	lane, laned := cb.cur.Lane(e.Order)
+	place := c.where(cb, e)
+	first, holds := cb.cur.First(e.Order)
 	switch {
-	case laned && len(lane.Entries) > 0 && lane.Entries[0] < e.Seq:
-		return Earlier, lane.Entries[0]
-	case laned && place == cursor.InLane:
+	case place == cursor.Settled:
+		return Ended, 0
+	case place != cursor.Flying && holds && first < e.Seq:
+		return Earlier, first
+	case place == cursor.Unread:
+		return Unread, 0
+	case place == cursor.InLane:
 		cb.cur.Retry(e.Order, c.now)
 		c.pump(cb)
 	}
 	return Due, 0
+}
+
+// where returns the state of an entry, given that it is one of the callback's.
+func (c *core) where(cb *callback, e cursor.Entry) cursor.Place {
+	if cb.reading.source == readsShared {
+		cb.cur.Advance(c.shared.pos) // what came and was not offered is not for it
+	}
+	return cb.cur.Where(e)
 }
 
 // Skip ends the delivery of the event at seq without a success, if it waits; what follows of its order goes on. The error
@@ -70,7 +77,13 @@ func (d *Dispatcher) Skip(ctx context.Context, id, generation string, seq uint64
 	ev, mine := delivery.EventOf(s), false
 	w = Ended
 	d.ask(id, func(c *core, cb *callback) {
-		if mine = cb.gen == generation && c.valid; !mine || !c.settle(cb, ev.Order, seq) {
+		if mine = cb.gen == generation && c.valid; !mine {
+			return
+		}
+		if !c.settle(cb, ev.Order, seq) {
+			if c.where(cb, cursor.Entry{Seq: seq, Order: ev.Order}) != cursor.Settled {
+				w = Unread // or one of so many of its order that not even more can be noted as skipped
+			}
 			return
 		}
 		w = Skipped
@@ -113,18 +126,20 @@ func (d *Dispatcher) BeginTest(id, generation string) (t Trial, known bool) {
 }
 
 func (c *core) beginTest(cb *callback) Trial {
-	s, of := &cb.sending, &cb.target.Callback
-	switch {
-	case c.now.Before(s.testUntil):
+	s := &cb.sending
+	if c.now.Before(s.testUntil) {
 		return Trial{Reason: "A test of this callback is under way.", Again: time.Second}
-	case cb.cur.InFlight() >= delivery.Concurrency(*of):
-		return Trial{Reason: "As many attempts are under way as the callback's concurrency allows.", Again: time.Second}
 	}
-	if wait := s.place.RateWait(c.now); wait > 0 {
-		return Trial{Reason: "The callback's rate allows no request now.", Again: wait}
+	endTest(cb)
+	if !s.place.TryTake() {
+		return Trial{Reason: "As many attempts are under way as the callback may have.", Again: time.Second}
 	}
-	s.place.UseRate(c.now)
-	s.testUntil = c.now.Add(time.Duration(of.TimeoutSeconds)*time.Second + trialSlack)
+	if !s.place.UseRate(c.now) {
+		s.place.Release()
+		return Trial{Reason: "The callback's rate allows no request now.", Again: max(s.place.RateWait(c.now), time.Millisecond)}
+	}
+	s.testUntil = c.now.Add(time.Duration(cb.target.Callback.TimeoutSeconds)*time.Second + trialSlack)
+	c.followUp(cb)
 	return Trial{Granted: true}
 }
 
@@ -132,13 +147,16 @@ func (c *core) beginTest(cb *callback) Trial {
 func (d *Dispatcher) EndTest(id, generation string) {
 	d.ask(id, func(c *core, cb *callback) {
 		if cb.gen == generation {
-			cb.sending.testUntil = time.Time{}
+			endTest(cb)
 			c.pump(cb)
 		}
 	})
 }
 
-// inTestsWay reports whether a test has the last place that deliveries could take.
-func (c *core) inTestsWay(cb *callback) bool {
-	return c.now.Before(cb.sending.testUntil) && cb.cur.InFlight()+1 >= delivery.Concurrency(cb.target.Callback)
+// endTest gives the place of a test back, if there is one.
+func endTest(cb *callback) {
+	if s := &cb.sending; !s.testUntil.IsZero() {
+		s.testUntil = time.Time{}
+		s.place.Release()
+	}
 }

@@ -57,6 +57,48 @@ func TestASkipInABatchUnderWayEndsItOnce(t *testing.T) {
 	}
 }
 
+// What a paused callback has not read yet can be neither skipped nor retried, and has not ended; what waits behind the
+// first attempt of its order is told so.
+func TestAnEventThatWasNotReachedHasNotEnded(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	arrived, release := make(chan struct{}, 10), make(chan struct{})
+	free := sync.OnceFunc(func() { close(release) })
+	defer free()
+	cb := callback("bms", newReceiver(t, func(relay.Event, int) int { arrived <- struct{}{}; <-release; return 200 }).URL)
+	b.register(cb)
+	d := b.start()
+	first := b.publish("leeds", 1)
+	<-arrived
+	second := b.publish("leeds", 1)
+	until(t, "both wait", func() bool { s, _ := d.Status("bms"); return s.Backlog == 2 })
+	if w, earlier, err := d.Retry("bms", cb.Generation, second, order(1)); w != dispatcher.Earlier || earlier != first || err != nil {
+		t.Errorf("a retry behind the first attempt: %d, %d, %v", w, earlier, err)
+	}
+	if w, _, err := d.Retry("bms", cb.Generation, first, order(1)); w != dispatcher.Due || err != nil {
+		t.Errorf("a retry of what is under way: %d, %v", w, err)
+	}
+	free()
+	until(t, "both have ended", func() bool { return len(b.closings("bms", cb.Generation)) == 2 })
+	b.change("bms", func(cb *relay.Callback) { cb.Paused = true })
+	var last uint64
+	until(t, "it is left unread", func() bool {
+		last = b.publish("leeds", 2)
+		v, known := d.Delivery("bms", last, order(2))
+		s, _ := d.Status("bms")
+		return known && v.Status == relay.DeliveryPending && s.Behind
+	})
+	if w, err := d.Skip(context.Background(), "bms", cb.Generation, last); w != dispatcher.Unread || err != nil {
+		t.Errorf("a skip of what was not read: %d, %v", w, err)
+	}
+	if w, _, err := d.Retry("bms", cb.Generation, last, order(2)); w != dispatcher.Unread && w != dispatcher.Earlier || err != nil {
+		t.Errorf("a retry of what was not read: %d, %v", w, err)
+	}
+	if w, err := d.Skip(context.Background(), "bms", cb.Generation, first); w != dispatcher.Ended || err != nil {
+		t.Errorf("a skip of what has ended: %d, %v", w, err)
+	}
+}
+
 // allClosings returns how often and how the deliveries of a callback ended, by log position.
 func (b *bench) allClosings(id, generation string) map[uint64][]relay.DeliveryStatus {
 	b.t.Helper()

@@ -30,7 +30,7 @@ func (c *core) nextJob(cb *callback, j *job, hasPlace bool) *job {
 	if c.halted(cb) || !c.valid || c.now.Before(s.retryAt) || s.waiting || len(cb.storing.records) >= 2*window(*of) {
 		return nil
 	}
-	if s.place.RateWait(c.now) > 0 || c.inTestsWay(cb) {
+	if s.place.RateWait(c.now) > 0 {
 		return nil
 	}
 	if at, ok := cb.cur.NextDue(c.now); !ok || at.After(c.now) {
@@ -45,13 +45,16 @@ func (c *core) nextJob(cb *callback, j *job, hasPlace bool) *job {
 		most = cursor.LaneEntries
 	}
 	b, ok := cb.cur.Take(c.now, most)
+	if ok && !s.place.UseRate(c.now) { // a replay was faster
+		cb.cur.Release(b)
+		ok = false
+	}
 	if !ok {
 		if !hasPlace {
 			s.place.Release()
 		}
 		return nil
 	}
-	s.place.UseRate(c.now)
 	if j == nil {
 		j = &job{cb: cb}
 	}
@@ -70,9 +73,6 @@ func (c *core) nextAttempt(cb *callback) time.Time {
 	}
 	if ok {
 		at = later(at, c.now.Add(s.place.RateWait(c.now)))
-	}
-	if ok && c.inTestsWay(cb) { // the test's end wakes it, as a rule
-		at = later(at, s.testUntil)
 	}
 	if c.now.Before(s.retryAt) {
 		at, ok = later(at, s.retryAt), true

@@ -61,8 +61,10 @@ func (d *Dispatcher) complete(ctx context.Context, id string, s Status, q *backl
 	if !q.Empty() {
 		q.Ask(ctx, d.conf.Store.Events)
 		d.ask(id, func(c *core, cb *callback) {
-			cb.reading.estimate.Learn(q, c.now)
-			s, _ = c.status(cb)
+			if cb.gen == q.Generation() { // else it was deleted and made again meanwhile
+				cb.reading.estimate.Learn(q, c.now)
+				s, _ = c.status(cb)
+			}
 		})
 	}
 	return s
@@ -114,10 +116,7 @@ func (d *Dispatcher) Delivery(id string, seq uint64, order string) (v Delivery, 
 }
 
 func (c *core) delivery(cb *callback, seq uint64, order string) (v Delivery) {
-	if cb.reading.source == readsShared {
-		cb.cur.Advance(c.shared.pos) // what came and was not offered is not for it
-	}
-	place := cb.cur.Where(cursor.Entry{Seq: seq, Order: order})
+	place := c.where(cb, cursor.Entry{Seq: seq, Order: order})
 	lane, laned := cb.cur.Lane(order)
 	switch place {
 	case cursor.Unread, cursor.Waiting:

@@ -239,7 +239,7 @@ func (c *core) followUp(cb *callback) {
 		c.refill(cb)
 		at = c.nextAttempt(cb)
 	}
-	c.wakeAt(cb, earlier(at, cb.expired.publishAt))
+	c.wakeAt(cb, earlier(earlier(at, cb.expired.publishAt), cb.sending.testUntil))
 }
 
 // tick does what is due: callbacks, the watermark, and forgetting pages that nobody uses.
@@ -253,6 +253,9 @@ func (c *core) tick() {
 			}
 			if at := cb.expired.publishAt; !at.IsZero() && !at.After(c.now) {
 				c.publishExpired(cb)
+			}
+			if !c.now.Before(cb.sending.testUntil) {
+				endTest(cb)
 			}
 			c.pump(cb)
 		}

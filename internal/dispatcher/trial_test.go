@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -58,7 +59,20 @@ func TestATestGoesByTheCallbacksLimits(t *testing.T) {
 	begin(cb, false) // the delivery has the only place
 	close(free)
 	until(t, "the delivery has ended", func() bool { return len(b.closings("bms", cb.Generation)) == 1 })
+	replay := d.deliverer.Places.Join(cb.Client, delivery.NewTarget(cb, relay.Client{}).Key, func() {})
+	defer replay.Leave()
+	until(t, "a replay has the only place", replay.TryTake)
+	begin(cb, false)
+	replay.Release()
 	begin(cb, true)
+	if replay.TryTake() {
+		t.Error("a replay takes the place that a test has")
+	}
+	d.EndTest(cb.ID, cb.Generation)
+	if !replay.TryTake() {
+		t.Error("the place of a test is not given back")
+	}
+	replay.Release()
 
 	begin(slow, true)
 	d.EndTest(slow.ID, slow.Generation)

@@ -23,6 +23,7 @@ type WaitingState string
 const (
 	WaitingDue     WaitingState = "due"     // it is due, or under way
 	WaitingEarlier WaitingState = "earlier" // it waits for an earlier event of its order
+	WaitingUnread  WaitingState = "unread"  // the callback has not reached it yet
 	WaitingSkipped WaitingState = "skipped" // it has ended by this
 	WaitingEnded   WaitingState = "ended"   // it does not wait: it has ended before, or there was none
 )
@@ -48,6 +49,8 @@ func (a *API) RetryDelivery(w http.ResponseWriter, r *http.Request, id Id, event
 		switch waiting.State {
 		case WaitingEarlier:
 			return reply{}, a.earlier(ctx, waiting.Earlier)
+		case WaitingUnread:
+			return reply{}, kindConflict.problem("The callback has not reached the event yet: it is delivered in its turn.")
 		case WaitingDue:
 		default:
 			doc, err := a.replayOne(ctx, exchangeOf(r).maker.id("replay"), cb, eventID, ev)
@@ -71,10 +74,14 @@ func (a *API) SkipDelivery(w http.ResponseWriter, r *http.Request, id Id, eventI
 		if err != nil {
 			return reply{}, refuse("The owner of the callback does not answer.", err)
 		}
-		if waiting.State != WaitingSkipped {
+		switch waiting.State {
+		case WaitingSkipped:
+			return reply{status: http.StatusNoContent}, nil
+		case WaitingUnread:
+			return reply{}, kindConflict.problem("The callback has not reached the event yet: it can be skipped once it waits for its turn.")
+		default:
 			return reply{}, kindConflict.problem("The delivery does not wait: it has ended.")
 		}
-		return reply{status: http.StatusNoContent}, nil
 	})
 }
 
