@@ -5,12 +5,20 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
+
+// statuses are those that a cursor of a delivery names by their index: where the delivery stood at
+// the end of a page.
+var statuses = []DeliveryStatus{
+	DeliveryStatusPending, DeliveryStatusRetrying, DeliveryStatusDelivered, DeliveryStatusFailed, DeliveryStatusSkipped,
+	DeliveryStatusExpired,
+}
 
 // GetDelivery implements GET /v1/callbacks/{id}/deliveries/{eventId}.
 func (a *API) GetDelivery(w http.ResponseWriter, r *http.Request, id Id, eventID EventId, params GetDeliveryParams) {
@@ -26,13 +34,24 @@ func (a *API) GetDelivery(w http.ResponseWriter, r *http.Request, id Id, eventID
 		if !found {
 			return reply{}, notFound()
 		}
+		after, before := "", DeliveryStatusPending
+		if params.After != "" {
+			at, err := readPosition('g', params.After, 2)
+			if err != nil {
+				return reply{}, err
+			}
+			if at[1] >= uint64(len(statuses)) {
+				return reply{}, badParameter("after", "is not a cursor of this list")
+			}
+			after, before = position('t', at[0]), statuses[at[1]]
+		}
 		t := a.trailOf(c, []store.Stored{ev}, &cb)
-		next, err := t.readOne(ctx, params.After)
+		more, err := t.readOne(ctx, after)
 		if err != nil {
 			return reply{}, err
 		}
 		records := t.found[deliveryOf{cb.ID, ev.Seq}]
-		if len(records) == 0 && next == "" && params.After == "" {
+		if len(records) == 0 && more == "" && params.After == "" {
 			matched, err := a.delivers(ctx, cb, ev)
 			if err != nil {
 				return reply{}, err
@@ -41,8 +60,10 @@ func (a *API) GetDelivery(w http.ResponseWriter, r *http.Request, id Id, eventID
 				return reply{}, notFound()
 			}
 		}
-		view := a.delivery(cb, eventID, ev.Order, records)
-		view.Next = next
+		view := a.delivery(cb, eventID, ev.Order, before, records)
+		if more != "" {
+			view.Next = position('g', t.from, uint64(slices.Index(statuses, view.Status)))
+		}
 		return reply{body: view}, nil
 	})
 }
@@ -97,9 +118,10 @@ func (a *API) summary(cb relay.Callback, rec relay.AttemptRecord, at time.Time, 
 	return s
 }
 
-func (a *API) delivery(cb relay.Callback, event, order string, records []relay.AttemptRecord) Delivery {
-	d := Delivery{Event: event, Order: order, Status: DeliveryStatusPending, Attempts: []Attempt{}}
-	delivered := false // by other means than a replay, or to be
+// delivery returns a delivery that stood so before these records.
+func (a *API) delivery(cb relay.Callback, event, order string, before DeliveryStatus, records []relay.AttemptRecord) Delivery {
+	d := Delivery{Event: event, Order: order, Status: before, Attempts: []Attempt{}}
+	delivered := before != DeliveryStatusPending // by other means than a replay, or to be
 	for _, rec := range records {
 		ended := cmp.Or(rec.Closing, rec.Replayed)
 		switch delivered = delivered || rec.Replay == "" || rec.Closing != ""; {

@@ -136,12 +136,9 @@ func (a *API) GetStats(w http.ResponseWriter, r *http.Request, id Id, params Get
 		list := HourList{}
 		read := 0
 		err = a.c.Store.Attempts.Hours(ctx, cb.ID, cb.Generation, from, func(seq uint64, t relay.Tally) bool {
-			last := len(hours) - 1
 			switch {
 			case t.Hour.Before(params.Since):
 				return false
-			case last >= 0 && hours[last].Hour.Equal(t.Hour):
-				hours[last].Join(t)
 			case len(hours) == limit || read >= maxHours:
 				list.Next = position('s', seq)
 				return false

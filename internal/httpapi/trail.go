@@ -12,9 +12,12 @@ import (
 const (
 	// maxSubjects is up to how many callbacks are read by name; for more, all of the log is.
 	maxSubjects = 64
-	// firstBatches and moreBatches are how many batches are read at first, and then at a time.
-	firstBatches = 64
+	// firstBatches and moreBatches are how many batches are read at first, and then at most at a
+	// time, while their bytes allow it.
+	firstBatches = 32
 	moreBatches  = 1_000
+	// recordSize is about what a record takes besides its texts.
+	recordSize = 512
 )
 
 // trail finds the attempts to deliver events of one order, or about one thing. Attempts come after
@@ -30,6 +33,9 @@ type trail struct {
 	found map[deliveryOf][]relay.AttemptRecord
 	ended map[deliveryOf]bool
 	from  uint64 // position up to which the log of attempts has been read
+
+	batches, bytes int // what was read
+	kept           int // bytes of the records found
 }
 
 // trailOf returns the trail of events for one callback or, if that is nil, for all that the caller
@@ -80,8 +86,8 @@ func (t *trail) read(ctx context.Context, after string) (next string, err error)
 		}
 		t.from = at[0]
 	}
-	read, begun := 0, time.Now()
-	defer func() { t.a.limits.charge(t.c.key.ID, read) }()
+	begun := time.Now()
+	defer func() { t.a.limits.charge(t.c.key.ID, t.batches) }()
 	var reached time.Time
 	for _, ev := range t.events {
 		open := map[string]bool{}
@@ -92,15 +98,15 @@ func (t *trail) read(ctx context.Context, after string) (next string, err error)
 		if t.from > 0 && (reached.IsZero() || !since.After(reached)) { // what follows has not been read yet
 			since = time.Time{}
 		}
-		for most := firstBatches; t.opened(open, ev); most = moreBatches {
-			if read >= maxBatches || time.Since(begun) > maxSearched {
+		for most := t.most(firstBatches); t.opened(open, ev); most = t.most(4 * most) {
+			if t.batches >= maxBatches || t.kept >= maxScannedBytes || time.Since(begun) > maxSearched {
 				return position('t', t.from), nil
 			}
 			s, err := t.a.c.Store.Attempts.Onwards(ctx, t.from, since, t.named(), ev.Order, most)
 			if err != nil {
 				return "", err
 			}
-			read += s.Read
+			t.batches, t.bytes = t.batches+s.Read, t.bytes+s.Bytes
 			for _, b := range s.Batches {
 				t.note(b)
 			}
@@ -113,6 +119,14 @@ func (t *trail) read(ctx context.Context, after string) (next string, err error)
 		}
 	}
 	return "", nil
+}
+
+// most returns how many batches to read next, of those wanted.
+func (t *trail) most(wanted int) int {
+	if wanted = min(wanted, moreBatches); t.batches > 0 {
+		wanted = min(wanted, max(maxScannedBytes*t.batches/max(t.bytes, 1), 1))
+	}
+	return wanted
 }
 
 // latestBatches is how many of the newest batches are looked through for replays of a delivery that
@@ -139,7 +153,8 @@ func (t *trail) readOne(ctx context.Context, after string) (next string, err err
 			next = position('t', t.from)
 			return false
 		}
-		if slices.ContainsFunc(b.Records, func(rec relay.AttemptRecord) bool { return rec.Seq == t.events[0].Seq }) {
+		b.Records = b.Of(func(rec relay.AttemptRecord) bool { return rec.Seq == t.events[0].Seq })
+		if len(b.Records) > 0 {
 			later = append(later, b)
 		}
 		return true
@@ -181,6 +196,7 @@ func (t *trail) note(b relay.AttemptBatch) {
 			if ev.Seq == rec.Seq {
 				of := deliveryOf{b.Callback, rec.Seq}
 				t.found[of] = append(t.found[of], rec)
+				t.kept += len(rec.Excerpt) + len(rec.Headers) + len(rec.Error) + recordSize
 				t.ended[of] = t.ended[of] || rec.Closing != ""
 			}
 		}
@@ -197,7 +213,7 @@ func (t *trail) deliveries(ev store.Stored, whole bool) []CallbackDelivery {
 		if !wanted || len(records) == 0 && (!whole || ev.Seq <= cb.StartSeq || !t.matches(cb, ev)) {
 			continue
 		}
-		d := t.a.delivery(cb, "", "", records)
+		d := t.a.delivery(cb, "", "", DeliveryStatusPending, records)
 		list = append(list, CallbackDelivery{
 			Callback: id, Status: d.Status, Reason: d.Reason, NextAttemptAt: d.NextAttemptAt, Attempts: d.Attempts,
 		})

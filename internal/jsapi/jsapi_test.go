@@ -2,6 +2,8 @@ package jsapi_test
 
 import (
 	"context"
+	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -71,5 +73,31 @@ func TestThePrefixOfTheAPIIsHonoured(t *testing.T) {
 		if err := jsapi.Call(ctx, js, "STREAM.INFO.s", nil, &answer); err != nil || answer.Subject != "mine.API.STREAM.INFO.s" {
 			t.Errorf("with %s: asked at %q, %v", prefix, answer.Subject, err)
 		}
+	}
+}
+
+// An answer that is too large for one comes in several.
+func TestLastOfFindsAllOfWhatIsLarge(t *testing.T) {
+	t.Parallel()
+	js, err := jetstream.New(natstest.Start(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "s", Subjects: []string{"s.*"}, AllowDirect: true}); err != nil {
+		t.Fatal(err)
+	}
+	large, want := make([]byte, 900<<10), map[string]uint64{}
+	for i := range uint64(12) {
+		subject := fmt.Sprint("s.", i%6)
+		if _, err := js.Publish(t.Context(), subject, large); err != nil {
+			t.Fatal(err)
+		}
+		want[subject] = i + 1
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	got, err := jsapi.LastOf(ctx, js, "s", []string{"s.>"}, 0)
+	if err != nil || !maps.Equal(got, want) {
+		t.Errorf("%v, %v, want %v", got, err, want)
 	}
 }

@@ -72,6 +72,16 @@ func (b AttemptBatch) End(position uint64) AttemptsEnd {
 	return AttemptsEnd{position, b.Generation, b.Tally}
 }
 
+// Of returns the records that are wanted. It keeps no others in memory.
+func (b AttemptBatch) Of(wanted func(AttemptRecord) bool) (records []AttemptRecord) {
+	for _, r := range b.Records {
+		if wanted(r) {
+			records = append(records, r)
+		}
+	}
+	return records
+}
+
 // AttemptsEnd is where a callback's attempts end in the log, and what the next batch must carry
 // on. The zero value is that of a callback without any.
 type AttemptsEnd struct {

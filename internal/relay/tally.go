@@ -14,7 +14,8 @@ import (
 // tally of its hour up to and including itself. So the last batch of an hour has all of it, and
 // Before leads to the last batch of the hour before, however many lie between.
 //
-// A batch belongs to the hour in which its owner stored it. So a tally is never wrong about the log
+// A batch belongs to the hour in which its owner stored it, or to that of the batch before it if that
+// is later, because the clocks of owners differ: hours never fall. So a tally is never wrong about the log
 // and never changes once its hour is over.
 type Tally struct {
 	Hour   time.Time `json:"hour"`             // when it began
@@ -29,7 +30,7 @@ type Tally struct {
 // last that carries t. If there is none, last is 0.
 func (t Tally) After(last uint64, now time.Time, records []AttemptRecord) Tally {
 	next := Tally{Hour: now.UTC().Truncate(time.Hour), Before: last}
-	if last != 0 && t.Hour.Equal(next.Hour) {
+	if last != 0 && !next.Hour.After(t.Hour) { // also if this clock is behind the one before
 		next = Tally{t.Hour, t.Before, maps.Clone(t.Ends), maps.Clone(t.Outcomes), Durations{slices.Clone(t.Durations.counts)}}
 	}
 	for i := range records {
@@ -52,25 +53,6 @@ func (t *Tally) add(r *AttemptRecord) {
 		t.Outcomes[r.Outcome]++
 		t.Durations.Add(r.DurationMillis)
 	}
-}
-
-// Join adds the counts of another tally of the same hour.
-func (t *Tally) Join(other Tally) {
-	t.Ends, t.Outcomes = joined(t.Ends, other.Ends), joined(t.Outcomes, other.Outcomes)
-	for _, c := range other.Durations.counts {
-		t.Durations.count(c.bucket, c.n)
-	}
-}
-
-func joined[K comparable](a, b map[K]int) map[K]int {
-	sum := maps.Clone(a)
-	if sum == nil {
-		sum = map[K]int{}
-	}
-	for k, n := range b {
-		sum[k] += n
-	}
-	return sum
 }
 
 // Attempts returns how many attempts it counts.

@@ -20,11 +20,14 @@ func TestTallyIsThatOfTheRecords(t *testing.T) {
 		var last, wantBefore uint64
 		var tally Tally
 		var hour []AttemptRecord
+		var newest time.Time // the latest hour so far: a clock that is behind does not go back to one before
 		for range rapid.IntRange(1, 30).Draw(t, "batches") {
-			was := now.Truncate(time.Hour)
-			if now = now.Add(rapid.SampledFrom([]time.Duration{0, time.Second, 20 * time.Minute, -2 * time.Hour}).Draw(t, "later")); last > 0 &&
-				!now.Truncate(time.Hour).Equal(was) {
+			now = now.Add(rapid.SampledFrom([]time.Duration{0, time.Second, 20 * time.Minute, -2 * time.Hour}).Draw(t, "later"))
+			if last > 0 && now.Truncate(time.Hour).After(newest) {
 				hour, wantBefore = nil, last
+			}
+			if last == 0 || now.After(newest) {
+				newest = now.Truncate(time.Hour)
 			}
 			records := rapid.SliceOfN(rapid.Custom(drawRecord), 1, 10).Draw(t, "records")
 			hour = append(hour, records...)
@@ -40,8 +43,8 @@ func TestTallyIsThatOfTheRecords(t *testing.T) {
 			tally, last = stored, last+uint64(rapid.IntRange(1, 5).Draw(t, "gap"))
 		}
 		compareTally(t, tally, hour)
-		if tally.Before != wantBefore {
-			t.Errorf("before it: %d, want %d", tally.Before, wantBefore)
+		if tally.Before != wantBefore || !tally.Hour.Equal(newest) {
+			t.Errorf("%s, before it: %d, want %s, %d", tally.Hour, tally.Before, newest, wantBefore)
 		}
 	})
 }
@@ -91,5 +94,22 @@ func compareTally(t *rapid.T, got Tally, records []AttemptRecord) {
 		if is := got.Durations.Quantile(q); math.Abs(is-want) > 0.07*want+0.001 {
 			t.Errorf("quantile %v: %v, want %v of %v", q, is, want, durations)
 		}
+	}
+}
+
+// A batch of an owner whose clock is behind counts in the hour of the batch before it: hours never
+// fall along the log, and none comes twice.
+func TestHoursNeverFall(t *testing.T) {
+	t.Parallel()
+	hour := time.Date(2026, 11, 28, 10, 0, 0, 0, time.UTC)
+	record := []AttemptRecord{{Number: 1, Outcome: "success", Closing: DeliveryDelivered}}
+	first := Tally{}.After(0, hour.Add(-time.Minute), record)
+	second := first.After(1, hour.Add(time.Second), record)
+	third := second.After(2, hour.Add(-time.Second), record)
+	if !third.Hour.Equal(hour) || third.Before != 1 || third.Attempts() != 2 || third.Ends[DeliveryDelivered] != 2 {
+		t.Errorf("after a clock that is ahead: %+v", third)
+	}
+	if other := second.After(0, hour.Add(-time.Second), record); other.Attempts() != 1 || other.Hour.Equal(hour) {
+		t.Errorf("of another callback: %+v", other)
 	}
 }

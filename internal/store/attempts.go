@@ -98,15 +98,16 @@ func (a *Attempts) Walk(ctx context.Context, callback, generation string, from u
 func (a *Attempts) Scan(
 	ctx context.Context, callback, generation string, since time.Time, through uint64, each func(b relay.AttemptBatch) bool,
 ) error {
-	const most = 256
+	read, bytes := 0, 0
 	filters := []string{a.s.topo.AttemptsSubject(callback)}
 	for from := uint64(0); from <= through; {
-		messages, more, err := a.s.scan(ctx, a.s.topo.Attempts(), from, since, filters, most)
+		messages, more, err := a.s.scan(ctx, a.s.topo.Attempts(), from, since, filters, windowSize(read, bytes))
 		if err != nil {
 			return err
 		}
 		for _, m := range messages {
 			from, since = m.Seq+1, time.Time{}
+			read, bytes = read+1, bytes+len(m.Data)
 			if m.Seq > through {
 				return nil
 			}

@@ -58,10 +58,7 @@ func (b *backwards) get(ctx context.Context, seq uint64) (Message, error) {
 
 // read reads the stretch that ends at a sequence.
 func (b *backwards) read(ctx context.Context, to uint64) error {
-	size := uint64(windowMost)
-	if b.bytes > 0 {
-		size = uint64(min(max(windowBytes*b.got/b.bytes, windowAfter), windowMost))
-	}
+	size := uint64(windowSize(b.got, b.bytes))
 	from := max(to, size) - size + 1
 	messages, _, err := b.s.scan(ctx, b.stream, from, time.Time{}, nil, int(to-from+1))
 	if err != nil {
@@ -75,4 +72,13 @@ func (b *backwards) read(ctx context.Context, to uint64) error {
 		}
 	}
 	return nil
+}
+
+// windowSize returns how many messages to read next, according to those that were read so far and
+// their bytes.
+func windowSize(got, bytes int) int {
+	if got == 0 {
+		return windowAfter
+	}
+	return min(max(windowBytes*got/max(bytes, 1), windowAfter), windowMost)
 }

@@ -149,8 +149,7 @@ func (h *newestFirst) Pop() any {
 	return last
 }
 
-// Hours calls each with the tallies of a callback's hours, newest first, until it returns false. An
-// hour may come in several parts, if the clocks of its owners differ.
+// Hours calls each with the tallies of a callback's hours, newest first, until it returns false.
 func (a *Attempts) Hours(ctx context.Context, callback, generation string, from uint64, each func(seq uint64, t relay.Tally) bool) error {
 	for position := from; ; {
 		goes := false
@@ -166,37 +165,39 @@ func (a *Attempts) Hours(ctx context.Context, callback, generation string, from 
 
 // Stretch is a part of the log of attempts.
 type Stretch struct {
-	Batches []relay.AttemptBatch // those that were wanted, oldest first
+	Batches []relay.AttemptBatch // those that were wanted, oldest first, with the order's records only
 	// Last and At are the position of the last batch that was read, and when the log took it.
-	Last uint64
-	At   time.Time
-	Read int  // batches
-	More bool // the log goes on
+	Last  uint64
+	At    time.Time
+	Read  int // batches, and their bytes
+	Bytes int
+	More  bool // the log goes on
 }
 
 // Onwards reads up to most batches from a position on and, if since is set, from a time on. Of them
-// it returns those that mention an order. Callbacks are those whose batches are read, at most a few
-// dozen; none means all.
+// it returns those that have records of an order, and keeps no others. Callbacks are those whose
+// batches are read, at most a few dozen; none means all.
 func (a *Attempts) Onwards(ctx context.Context, from uint64, since time.Time, callbacks []string, order string, most int) (Stretch, error) {
 	subjects := make([]string, len(callbacks))
 	for i, callback := range callbacks {
 		subjects[i] = a.s.topo.AttemptsSubject(callback)
 	}
-	messages, more, err := a.s.scan(ctx, a.s.topo.Attempts(), from, since, subjects, most)
-	if err != nil {
-		return Stretch{}, err
-	}
-	s := Stretch{Read: len(messages), More: more && len(messages) > 0}
 	mention := []byte(`"` + order + `"`)
-	for _, m := range messages {
-		s.Last, s.At = m.Seq, m.Time
-		if m.Seq < from { // the log's clock went back
-			continue
-		}
+	var s Stretch
+	var all uint64
+	more, err := a.s.scanEach(ctx, a.s.topo.Attempts(), wholeMessages, from, since, subjects, most, &all, func(m Message) {
+		s.Last, s.At, s.Read, s.Bytes = m.Seq, m.Time, s.Read+1, s.Bytes+len(m.Data)
 		var b relay.AttemptBatch
-		if bytes.Contains(m.Data, mention) && json.Unmarshal(m.Data, &b) == nil && m.Subject == a.s.topo.AttemptsSubject(b.Callback) {
+		if m.Seq < from || !bytes.Contains(m.Data, mention) { // the log's clock may have gone back
+			return
+		}
+		if json.Unmarshal(m.Data, &b) != nil || m.Subject != a.s.topo.AttemptsSubject(b.Callback) {
+			return
+		}
+		if b.Records = b.Of(func(r relay.AttemptRecord) bool { return r.Order == order }); len(b.Records) > 0 {
 			s.Batches = append(s.Batches, b)
 		}
-	}
-	return s, nil
+	})
+	s.More = more && s.Read > 0
+	return s, err
 }

@@ -104,37 +104,54 @@ const (
 func (s *Store) scanCounted(
 	ctx context.Context, stream string, of part, from uint64, since time.Time, filters []string, most int, all *uint64,
 ) ([]Message, bool, error) {
-	fail := func(err error) ([]Message, bool, error) {
-		return nil, false, fmt.Errorf("scan %s from %d: %w", stream, from, err)
-	}
-	c := jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1), FilterSubjects: filters, HeadersOnly: bool(of)}
-	if !since.IsZero() {
-		c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = jetstream.DeliverByStartTimePolicy, 0, &since
-	}
 	var messages []Message
-	there, full, err := s.readNow(ctx, stream, c, uint64(most), func(m Message) {
+	more, err := s.scanEach(ctx, stream, of, from, since, filters, most, all, func(m Message) {
 		if messages == nil {
 			messages = make([]Message, 0, min(most, scanChunk))
 		}
 		messages = append(messages, m)
 	})
 	if err != nil {
+		return nil, false, err
+	}
+	return messages, more, nil
+}
+
+// scanEach is scanCounted for one who does not keep all: it calls each with the messages as they
+// come, and returns whether more are there.
+func (s *Store) scanEach(
+	ctx context.Context, stream string, of part, from uint64, since time.Time, filters []string, most int, all *uint64, each func(Message),
+) (more bool, err error) {
+	fail := func(err error) (bool, error) { return false, fmt.Errorf("scan %s from %d: %w", stream, from, err) }
+	c := jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1), FilterSubjects: filters, HeadersOnly: bool(of)}
+	if !since.IsZero() {
+		c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = jetstream.DeliverByStartTimePolicy, 0, &since
+	}
+	came, last := 0, uint64(0)
+	there, full, err := s.readNow(ctx, stream, c, uint64(most), func(m Message) {
+		came, last = came+1, m.Seq
+		each(m)
+	})
+	if err != nil {
 		return fail(err)
 	}
 	*all = there
-	if more := there > uint64(most); more && len(messages) > 0 || full && s.topo.Replicas <= 1 && !overwritten(stream) {
-		return messages, more, nil
+	if more := there > uint64(most); more && came > 0 || full && s.topo.Replicas <= 1 && !overwritten(stream) {
+		return more, nil
 	}
 	// The reader's node may lag, or have lost count: only the leader knows the end.
-	if len(messages) > 0 {
-		from, since = messages[len(messages)-1].Seq+1, time.Time{}
+	if came > 0 {
+		from, since = last+1, time.Time{}
 	}
-	left, more, err := s.rest(ctx, stream, from, since, filters, most-len(messages))
+	left, more, err := s.rest(ctx, stream, from, since, filters, most-came)
 	if err != nil {
 		return fail(err)
 	}
 	*all += uint64(len(left))
-	return append(messages, left...), more, nil
+	for _, m := range left {
+		each(m)
+	}
+	return more, nil
 }
 
 // overwritten reports whether a stream is a bucket: of what is overwritten while it is counted a
