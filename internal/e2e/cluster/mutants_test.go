@@ -55,8 +55,8 @@ var mutants = []*mutant{
 		name: "tokens-without-compare-and-set",
 		places: []place{{
 			file: "internal/store/tokens.go",
-			from: "\t\trevision, err = t.bucket.Update(ctx, connection, rec, revision)",
-			to:   "\t\t_, revision, _ = t.bucket.Get(ctx, connection)\n\t\trevision, err = t.bucket.Update(ctx, connection, rec, revision)",
+			from: "\trevision, err := t.Save(ctx, connection, rec, revision)",
+			to:   "\t_, current, _ := t.Get(ctx, connection)\n\trevision, err := t.Save(ctx, connection, rec, current)",
 		}},
 		options: options{
 			replicas: 2, sites: 16,
