@@ -84,8 +84,9 @@ func (r *rotation) kills(t *testing.T, dice *rand.Rand, kills int) {
 		}
 		r.relays[i].ExitCode(t)
 		r.client.CloseIdleConnections()
-		killed := time.Now()
+		<-time.After(time.Second) // what it has sent is counted by now
 		r.checkSpent(t)
+		killed := time.Now()
 		r.relays[i] = r.start() // the API is called there from now on
 		// A shard stays with the dead one until its lease is over: the next kill should hit one
 		// that works.
