@@ -46,9 +46,9 @@ type Mirror[T any] struct {
 
 	mu     sync.RWMutex
 	docs   map[string]mirrored[T]
-	gone   map[string]uint64   // removed at these revisions, which the watch has still to show
-	groups map[string][]string // sorted keys
-	shown  uint64              // everything up to here the watch has shown
+	gone   map[string]uint64 // removed at these revisions, which the watch has still to show
+	groups groups
+	shown  uint64 // everything up to here the watch has shown
 }
 
 type mirrored[T any] struct {
@@ -59,7 +59,7 @@ type mirrored[T any] struct {
 // NewMirror makes a Mirror that knows of nothing.
 func NewMirror[T any](c MirrorConfig[T]) *Mirror[T] {
 	return &Mirror[T]{
-		c: c, ready: make(chan struct{}), docs: map[string]mirrored[T]{}, gone: map[string]uint64{}, groups: map[string][]string{},
+		c: c, ready: make(chan struct{}), docs: map[string]mirrored[T]{}, gone: map[string]uint64{}, groups: groups{},
 	}
 }
 
@@ -208,7 +208,7 @@ func (m *Mirror[T]) change(key string, revision uint64, now *Entry[T]) {
 		}
 	}
 	for _, group := range m.groupsOf(before, now) {
-		m.index(group, key, now != nil && (group == "" || group == m.c.Group(now.Value)))
+		m.groups.set(group, key, now != nil && (group == "" || group == m.c.Group(now.Value)))
 	}
 	m.mu.Unlock()
 	if m.c.OnChange != nil && (before != nil || now != nil) {
@@ -218,30 +218,16 @@ func (m *Mirror[T]) change(key string, revision uint64, now *Entry[T]) {
 
 // groupsOf returns the groups in which a document was or is.
 func (m *Mirror[T]) groupsOf(entries ...*Entry[T]) []string {
-	groups := []string{""}
+	found := []string{""}
 	for _, e := range entries {
 		if e == nil || m.c.Group == nil {
 			continue
 		}
-		if group := m.c.Group(e.Value); !slices.Contains(groups, group) {
-			groups = append(groups, group)
+		if group := m.c.Group(e.Value); !slices.Contains(found, group) {
+			found = append(found, group)
 		}
 	}
-	return groups
-}
-
-// index sets whether a key is among those of a group; mu is held.
-func (m *Mirror[T]) index(group, key string, in bool) {
-	keys := m.groups[group]
-	i, there := slices.BinarySearch(keys, key)
-	switch {
-	case in && !there:
-		m.groups[group] = slices.Insert(keys, i, key)
-	case !in && there && len(keys) == 1:
-		delete(m.groups, group)
-	case !in && there:
-		m.groups[group] = slices.Delete(keys, i, i+1)
-	}
+	return found
 }
 
 // Get returns a document as it is known now, and whether it is there.
@@ -291,4 +277,21 @@ func (m *Mirror[T]) Page(group, after string, limit int, pass func(T) bool) (ent
 		entries = append(entries, d.Entry)
 	}
 	return entries, false
+}
+
+// groups are the sorted keys of the documents of each group that has any.
+type groups map[string][]string
+
+// set sets whether a key is among those of a group.
+func (g groups) set(group, key string, in bool) {
+	keys := g[group]
+	i, there := slices.BinarySearch(keys, key)
+	switch {
+	case in && !there:
+		g[group] = slices.Insert(keys, i, key)
+	case !in && there && len(keys) == 1:
+		delete(g, group)
+	case !in && there:
+		g[group] = slices.Delete(keys, i, i+1)
+	}
 }
