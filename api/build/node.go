@@ -1,12 +1,12 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"os"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/audatex-relay/relay/internal/yamljson"
 )
 
 // node is a place in a document. Documents stay trees of nodes, so that the order of their members
@@ -152,52 +152,7 @@ func resolve(doc, n node) node {
 }
 
 // compact returns a node as JSON on one line.
-func compact(n node) string {
-	var b bytes.Buffer
-	writeJSON(&b, n)
-	return b.String()
-}
-
-func writeJSON(b *bytes.Buffer, n node) {
-	switch n.Kind {
-	case yaml.MappingNode:
-		b.WriteByte('{')
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			if i > 0 {
-				b.WriteByte(',')
-			}
-			b.WriteString(quoted(n.Content[i].Value) + ":")
-			writeJSON(b, n.Content[i+1])
-		}
-		b.WriteByte('}')
-	case yaml.SequenceNode:
-		b.WriteByte('[')
-		for i, item := range n.Content {
-			if i > 0 {
-				b.WriteByte(',')
-			}
-			writeJSON(b, item)
-		}
-		b.WriteByte(']')
-	default:
-		switch n.ShortTag() {
-		case "!!null":
-			b.WriteString("null")
-		case "!!bool", "!!int", "!!float":
-			b.WriteString(n.Value)
-		default:
-			b.WriteString(quoted(n.Value))
-		}
-	}
-}
-
-func quoted(s string) string {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	_ = e.Encode(s) // a string always encodes
-	return string(bytes.TrimSpace(b.Bytes()))
-}
+func compact(n node) string { return string(yamljson.Compact(n)) }
 
 func value(n node) string {
 	if n == nil {

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/audatex-relay/relay/internal/yamljson"
 )
 
 // document is an OpenAPI document as a tree that keeps the order of its members.
@@ -83,60 +85,10 @@ func (d document) resolve(n *yaml.Node) (target *yaml.Node, name string) {
 	}
 }
 
-// compactJSON returns a node as JSON with its members in their order.
-func compactJSON(n *yaml.Node) []byte {
-	var b bytes.Buffer
-	appendJSON(&b, n)
-	return b.Bytes()
-}
-
 func indentedJSON(n *yaml.Node) string {
 	var b bytes.Buffer
-	if err := json.Indent(&b, compactJSON(n), "", "  "); err != nil { // compactJSON makes JSON
+	if err := json.Indent(&b, yamljson.Compact(n), "", "  "); err != nil { // Compact makes JSON
 		panic(err)
 	}
 	return b.String()
-}
-
-func appendJSON(b *bytes.Buffer, n *yaml.Node) {
-	switch n.Kind {
-	case yaml.MappingNode:
-		separator := byte('{')
-		for name, value := range members(n) {
-			b.WriteByte(separator)
-			appendString(b, name)
-			b.WriteByte(':')
-			appendJSON(b, value)
-			separator = ','
-		}
-		if separator == '{' {
-			b.WriteByte('{')
-		}
-		b.WriteByte('}')
-	case yaml.SequenceNode:
-		b.WriteByte('[')
-		for i, item := range n.Content {
-			if i > 0 {
-				b.WriteByte(',')
-			}
-			appendJSON(b, item)
-		}
-		b.WriteByte(']')
-	default:
-		switch n.ShortTag() {
-		case "!!null":
-			b.WriteString("null")
-		case "!!bool", "!!int", "!!float":
-			b.WriteString(n.Value)
-		default:
-			appendString(b, n.Value)
-		}
-	}
-}
-
-func appendString(b *bytes.Buffer, s string) {
-	e := json.NewEncoder(b)
-	e.SetEscapeHTML(false)
-	_ = e.Encode(s)         // a string always encodes,
-	b.Truncate(b.Len() - 1) // and ends with a newline
 }

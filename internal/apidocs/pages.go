@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"github.com/audatex-relay/relay/api"
+	"github.com/audatex-relay/relay/internal/yamljson"
 )
 
 // Policy is the content security policy of all pages.
@@ -67,7 +68,7 @@ func New(publicURL string) (*Pages, error) {
 		body        []byte
 	}{
 		OpenAPIPath:  {"application/yaml", openAPI},
-		JSONPath:     {"application/json", compactJSON(doc.root)},
+		JSONPath:     {"application/json", yamljson.Compact(doc.root)},
 		AsyncAPIPath: {"application/yaml", asyncAPI},
 		StylePath:    {"text/css; charset=utf-8", style},
 	}
