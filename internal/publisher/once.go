@@ -30,7 +30,7 @@ func (p *Publisher) Once(
 	if err := checkSubject(kind, id); err != nil {
 		return err
 	}
-	next, err := p.turns.wait(ctx, site, id)
+	next, err := p.turns.wait(ctx, id)
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ func (p *Publisher) Operational(
 	if at, ok := p.repeats.Get(text); ok && p.c.Now().Sub(at) < repeatAfter {
 		return nil
 	}
-	next, err := p.turns.wait(ctx, site, id)
+	next, err := p.turns.wait(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -110,10 +110,11 @@ func newTurns() turns {
 	return t
 }
 
-// wait returns the turn of a thing at a site when nobody else has it, or the context's error.
-func (t *turns) wait(ctx context.Context, site, id string) (*turn, error) {
+// wait returns the turn of a thing when nobody else has it, or the context's error. Its site makes no difference: a
+// connection's events are about its sites, or about none, and a receiver compares what has the same subject.
+func (t *turns) wait(ctx context.Context, id string) (*turn, error) {
 	select {
-	case next := <-t.of[maphash.String(t.seed, site+" "+id)%uint64(len(t.of))]:
+	case next := <-t.of[maphash.String(t.seed, id)%uint64(len(t.of))]:
 		return next, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
