@@ -42,7 +42,7 @@ func StartProcess(t testing.TB, path string, args, env []string, book *Logbook) 
 	t.Helper()
 	p := &Process{Cmd: exec.CommandContext(context.Background(), path, args...), Serves: make(chan struct{}), Exited: make(chan struct{})}
 	p.Cmd.Env = env
-	p.Cmd.SysProcAttr = diesWithTest()
+	p.Cmd.SysProcAttr = DiesWithTest()
 	stderr, err := p.Cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

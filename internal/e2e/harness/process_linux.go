@@ -2,6 +2,6 @@ package harness
 
 import "syscall"
 
-// diesWithTest makes the kernel end the program if the test process dies before its clean-up, as a
+// DiesWithTest makes the kernel end the program if the test process dies before its clean-up, as a
 // test binary does that runs into its own timeout.
-func diesWithTest() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
+func DiesWithTest() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }

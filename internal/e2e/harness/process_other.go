@@ -4,6 +4,6 @@ package harness
 
 import "syscall"
 
-// diesWithTest does nothing where the kernel has no such thing: the clean-up alone ends the
+// DiesWithTest does nothing where the kernel has no such thing: the clean-up alone ends the
 // program.
-func diesWithTest() *syscall.SysProcAttr { return nil }
+func DiesWithTest() *syscall.SysProcAttr { return nil }
