@@ -60,7 +60,7 @@ func (a *API) CreateReplay(w http.ResponseWriter, r *http.Request, id Id, _ Crea
 		}
 		if settings.DryRun {
 			matched, err := a.count(ctx, doc, cb, client, countPatience)
-			if errors.Is(err, context.DeadlineExceeded) {
+			if errors.Is(err, errCounting) {
 				err = &problem{kind: kindBusy, retryAfter: 5 * time.Second,
 					detail: "Counting takes too long. Give a later since or an earlier until, or run it: a run counts by itself."}
 			}
@@ -311,22 +311,30 @@ func (a *API) locate(ctx context.Context, c caller, doc *relay.Replay) error {
 	return nil
 }
 
+// errCounting reports that counting takes longer than it may.
+var errCounting = errors.New("counting takes too long")
+
 // count counts what a replay selects.
 func (a *API) count(
 	ctx context.Context, doc relay.Replay, cb relay.Callback, client relay.Client, within time.Duration,
-) (int, error) {
-	ctx, cancel := context.WithTimeout(ctx, within)
+) (matched int, err error) {
+	counting, cancel := store.Within(ctx, within)
 	defer cancel()
-	done, ok := a.counting.take(ctx, doc.Client)
+	defer func() {
+		if err != nil && ctx.Err() == nil && counting.Err() != nil {
+			err = errCounting
+		}
+	}()
+	done, ok := a.counting.take(counting, doc.Client)
 	if !ok {
-		return 0, ctx.Err()
+		return 0, counting.Err()
 	}
 	defer done()
-	if !enter(ctx, a.counts) {
-		return 0, ctx.Err()
+	if !enter(counting, a.counts) {
+		return 0, counting.Err()
 	}
 	defer func() { <-a.counts }()
-	return a.c.Replays.Count(ctx, doc, cb, client)
+	return a.c.Replays.Count(counting, doc, cb, client)
 }
 
 // makeReplay stores a replay, if its callback and its client may have one more under way.

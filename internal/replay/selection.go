@@ -24,8 +24,9 @@ const (
 	getMost   = 64
 	getAtOnce = 8
 	// denseness is how many positions of the log one may read for each that is wanted, before the
-	// wanted ones are read one by one.
-	denseness = 4
+	// wanted ones are read one by one; fewer than leastStretch always are.
+	denseness    = 4
+	leastStretch = 16
 )
 
 // selection is what a replay selects of the log, under the present configuration of its callback.
@@ -101,21 +102,33 @@ func (s *selection) page(ctx context.Context, after uint64, most int) (page, err
 	}
 	from, through := after+1, s.doc.Through
 	if s.only != nil {
-		wanted := s.only.after(after, getMost)
+		wanted := s.only.after(after, most)
 		if len(wanted) == 0 {
 			return page{through: s.doc.Through}, nil
 		}
-		from, through = wanted[0], wanted[len(wanted)-1]
-		if through-from >= uint64(denseness*len(wanted)) || len(wanted) == 1 {
-			return s.single(ctx, wanted)
+		stretch := dense(wanted)
+		if len(stretch) == 0 {
+			return s.single(ctx, wanted[:min(len(wanted), getMost)])
 		}
-		most = denseness * getMost
+		from, through = stretch[0], stretch[len(stretch)-1]
+		most = int(through - from + 1)
 	}
 	filters, none := s.narrowed.Subjects("")
 	if none {
 		return page{through: s.doc.Through}, nil
 	}
 	return s.scan(ctx, from, through, filters, most)
+}
+
+// dense returns the longest beginning of some positions that costs less to read in one go than one by
+// one; none if there is no such beginning.
+func dense(wanted []uint64) []uint64 {
+	for n := len(wanted); n >= leastStretch; n /= 2 {
+		if wanted[n-1]-wanted[0] < uint64(denseness*n) {
+			return wanted[:n]
+		}
+	}
+	return nil
 }
 
 // order returns the entries of one order from a position on, up to another one at most.

@@ -30,6 +30,10 @@ const (
 	deadWrites = 3
 	// deadAfter is that time. A busy disk responds sooner.
 	deadAfter = time.Minute
+	// waited is for how long a request must have waited for its response before that is the store's
+	// failure. One that had less time came at the end of its caller's: the limits of single requests
+	// are longer.
+	waited = 300 * time.Millisecond
 )
 
 // Health reports whether the store takes writes and serves reads. It judges by how the reads and
@@ -145,8 +149,8 @@ func (h *Health) observe(at target, size int, sent time.Time, err error) {
 	switch {
 	case why == "":
 		h.answered[at] = now
-	case why == NoAnswer && sent.Before(h.answered[at]):
-		return // later responses count for more
+	case why == NoAnswer && (sent.Before(h.answered[at]) || now.Sub(sent) < waited):
+		return // later responses count for more; or it shows nothing but its caller's time
 	}
 	if at.write {
 		h.countUnanswered(at.stream, why == NoAnswer, now)

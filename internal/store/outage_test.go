@@ -476,7 +476,7 @@ func unheard(t *testing.T, s *store.Store, silent bool) {
 }
 
 // A write that was sent before the end of an outage and given up after it shows nothing about the
-// store as it is now.
+// store as it is now. Nor does one that got little time, or whose caller has limited all its work.
 func TestALateTimeOutIsNoOutage(t *testing.T) {
 	t.Parallel()
 	for what, write := range map[string]func(context.Context, *store.Store, string) error{
@@ -506,7 +506,17 @@ func TestALateTimeOutIsNoOutage(t *testing.T) {
 			t.Errorf("%s: %d outages", what, n)
 		}
 		unheard(t, s, true)
-		short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		rest, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		if err := write(rest, s, "rest"); !errors.Is(err, store.ErrUnclear) || !s.Health().Trouble().Since.IsZero() {
+			t.Errorf("%s: what had a tenth of a second (%v) is trouble", what, err)
+		}
+		cancel()
+		within, cancel := store.Within(t.Context(), time.Second)
+		if err := write(within, s, "within"); !errors.Is(err, store.ErrUnclear) || !s.Health().Trouble().Since.IsZero() {
+			t.Errorf("%s: what its caller gave up (%v) is trouble", what, err)
+		}
+		cancel()
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
 		if err := write(short, s, "now"); err == nil || s.Health().Trouble().Since.IsZero() {
 			t.Errorf("%s: what is not answered now (%v) is no trouble", what, err)
 		}
@@ -525,7 +535,7 @@ func TestAStreamThatAnswersNoMore(t *testing.T) {
 	defer cancel()
 	go func() { ended <- s.Run(ctx) }()
 	write := func() error {
-		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
 		defer cancel()
 		_, err := s.Polls.Create(ctx, relay.NewID(), relay.Poll{})
 		return err

@@ -21,6 +21,19 @@ type Message struct {
 	Time    time.Time // when the log took it
 }
 
+// Within returns a context for work of many requests that may take so long in all. When that time is
+// over, its caller gives up: unlike a deadline it gives no request less time than it needs, and what
+// has no response then is not taken for a failure of the store. The cause of its end is
+// context.DeadlineExceeded.
+func Within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(d, func() { cancel(context.DeadlineExceeded) })
+	return ctx, func() {
+		timer.Stop()
+		cancel(context.Canceled)
+	}
+}
+
 // Bounds returns the first and the last sequence of a stream. An empty stream has first = last+1.
 func (s *Store) bounds(ctx context.Context, stream string) (first, last uint64, err error) {
 	if err := s.health.reachable(); err != nil {
