@@ -34,6 +34,7 @@ type sizes struct {
 	endToEnd   int // notifications
 	latency    int // events at 50 a second
 	laneOwners int
+	isolated   int // events in the log
 
 	descriptors     int // events in the log
 	idleConnections int
@@ -44,8 +45,8 @@ type sizes struct {
 }
 
 var (
-	full  = sizes{ceiling: 200_000, filled: 100_000, fanOut: 1_000, callbacks: 100, endToEnd: 20_000, latency: 1_000, laneOwners: 100, descriptors: 50_000, idleConnections: 10_000, orders: 500_000, searched: 1_000_000, connections: 10_000, idleSeconds: 120}
-	quick = sizes{ceiling: 10_000, filled: 5_000, fanOut: 100, callbacks: 20, endToEnd: 1_000, latency: 150, laneOwners: 10, descriptors: 5_000, idleConnections: 300, orders: 50_000, searched: 20_000, connections: 500, idleSeconds: 20}
+	full  = sizes{ceiling: 200_000, filled: 100_000, fanOut: 1_000, callbacks: 100, endToEnd: 20_000, latency: 1_000, laneOwners: 100, isolated: 1_000, descriptors: 50_000, idleConnections: 10_000, orders: 500_000, searched: 1_000_000, connections: 10_000, idleSeconds: 120}
+	quick = sizes{ceiling: 10_000, filled: 5_000, fanOut: 100, callbacks: 20, endToEnd: 1_000, latency: 150, laneOwners: 10, isolated: 100, descriptors: 5_000, idleConnections: 300, orders: 50_000, searched: 20_000, connections: 500, idleSeconds: 20}
 )
 
 // bench is one run: its directory, the program it measures and the receiver in another process.

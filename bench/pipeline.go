@@ -1,9 +1,6 @@
 package main
 
-import (
-	"fmt"
-	"time"
-)
+import "time"
 
 const (
 	steadyRate  = 50
@@ -54,39 +51,6 @@ func (b *bench) measureLatency() {
 	sayLatency("event_to_callback_at_50_per_second", all[0])
 	say("at_50_per_second_cpu_seconds_per_1000_deliveries", "%.3f", (cpu-before)*1000/float64(b.sizes.latency))
 	say("at_50_per_second_peak_memory_mib", "%.0f", peak)
-}
-
-// measureIsolation looks at two healthy callbacks, alone and then beside a dead, a failing and a
-// slow one.
-func (b *bench) measureIsolation() {
-	f := b.pipeline()
-	defer end(f.close)
-	relay := f.begin("isolation")
-	phase := func(name string) (worst seen) {
-		var paths []string
-		for i := range 2 {
-			path := fmt.Sprintf("ok/%s-%d", name, i)
-			paths = append(paths, path)
-			b.callback(relay, fmt.Sprintf("%s-healthy-%d", name, i), path, "now", 8)
-		}
-		f.steady(b.sizes.latency, steadySites, steadyRate)
-		for _, s := range b.receiver.wait(b.ctx, b.sizes.latency, time.Minute, paths...) {
-			if s.P99 >= worst.P99 {
-				worst = s
-			}
-		}
-		return worst
-	}
-	alone := phase("alone")
-	for _, bad := range []string{"dead", "tenth", "slow"} {
-		b.callback(relay, bad, bad+"/isolation", "now", 8)
-	}
-	beside := phase("beside")
-	sayLatency("healthy_alone", alone)
-	sayLatency("healthy_beside_dead_failing_slow", beside)
-	allowed := max(alone.P99*0.1, 5)
-	say("isolation_p99_difference_ms", "%.2f (at most %.2f: %s)", beside.P99-alone.P99, allowed,
-		verdict(beside.P99-alone.P99 <= allowed))
 }
 
 func sayLatency(name string, s seen) {

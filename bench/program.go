@@ -99,6 +99,15 @@ func (p *program) put(path string, body any) error {
 	return err
 }
 
+// remove makes a DELETE request to the API as the administrator.
+func (p *program) remove(path string) error {
+	a, err := p.api.Call(http.MethodDelete, path, nil)
+	if err == nil && a.Status >= 300 {
+		err = fmt.Errorf("DELETE %s: %d: %.4096s", path, a.Status, a.Body)
+	}
+	return err
+}
+
 // read reads JSON from an address into v.
 func read(url string, v any) error {
 	a, err := harness.Caller{Base: url, Client: http.DefaultClient}.Call(http.MethodGet, "", nil)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -94,7 +95,8 @@ func (t *tally) seen() seen {
 }
 
 // receive is the child process: it responds to callbacks by path (/ok/…, /received/…, /slow/…,
-// /tenth/…, /dead/…) until its input closes. It does not verify, as relaytest's receiver does: the
+// /tenth/…, /dead/…, /failing/…, /endless/…) until its input closes, and at a second address as odd
+// does. It does not verify, as relaytest's receiver does: the
 // cost of that would be taken from the relay, which is measured on the same machine.
 func receive() {
 	var tallies sync.Map
@@ -127,11 +129,22 @@ func receive() {
 		case kind == "tenth" && n%10 == 0:
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return
+		case kind == "failing":
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		case kind == "endless":
+			w.WriteHeader(http.StatusInternalServerError)
+			for part := make([]byte, 32<<10); ; {
+				if _, err := w.Write(part); err != nil {
+					return
+				}
+			}
 		}
 		w.WriteHeader(http.StatusNoContent)
 	})
-	listener := get(net.Listen("tcp", "127.0.0.1:0"))
-	fmt.Println(listener.Addr())
+	listener, strange := get(net.Listen("tcp", "127.0.0.1:0")), get(net.Listen("tcp", "127.0.0.1:0"))
+	fmt.Println(listener.Addr(), strange.Addr())
+	go odd(strange)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
@@ -140,9 +153,46 @@ func receive() {
 	_ = server.Serve(listener)
 }
 
+// tlsHandshake is the first byte of a TLS connection.
+const tlsHandshake = 22
+
+// dripEvery is how long a receiver that drips waits before each byte.
+const dripEvery = 100 * time.Millisecond
+
+// odd responds to requests of HTTP with a head that comes byte by byte and never ends, and to those
+// of TLS with garbage.
+func odd(listener net.Listener) {
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer func() { _ = conn.Close() }()
+			first := make([]byte, 1)
+			if _, err := io.ReadFull(conn, first); err != nil {
+				return
+			}
+			if first[0] == tlsHandshake {
+				_, _ = conn.Write(bytes.Repeat([]byte("garbage "), 100))
+				return
+			}
+			go func() { _, _ = io.Copy(io.Discard, conn) }()
+			head := "HTTP/1.1 200 OK\r\nX-Drip: "
+			for i := 0; ; i++ {
+				if _, err := conn.Write([]byte{head[min(i, len(head)-1)]}); err != nil {
+					return
+				}
+				time.Sleep(dripEvery)
+			}
+		}()
+	}
+}
+
 // receiver is the child as its parent sees it.
 type receiver struct {
 	base  string
+	odd   string // the second address, without a scheme
 	cmd   *exec.Cmd
 	stdin io.Closer
 }
@@ -153,11 +203,11 @@ func startReceiver(ctx context.Context) *receiver {
 	cmd.Stderr = os.Stderr
 	stdin, stdout := get(cmd.StdinPipe()), get(cmd.StdoutPipe())
 	must(cmd.Start())
-	var addr string
-	if _, err := fmt.Fscanln(stdout, &addr); err != nil {
-		must(fmt.Errorf("read the receiver's address: %w", err))
+	var addr, odd string
+	if _, err := fmt.Fscanln(stdout, &addr, &odd); err != nil {
+		must(fmt.Errorf("read the receiver's addresses: %w", err))
 	}
-	return &receiver{base: "http://" + addr, cmd: cmd, stdin: stdin}
+	return &receiver{base: "http://" + addr, odd: odd, cmd: cmd, stdin: stdin}
 }
 
 func (r *receiver) stop() {

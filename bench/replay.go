@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 	"net/http"
 	"path/filepath"
 	"syscall"
@@ -40,8 +39,9 @@ func (b *bench) measureReplay() {
 	before, _ := relay.usage()
 	began := time.Now()
 	made := relay.replay(id, map[string]any{"deliveryStatuses": []string{"failed"}})
-	if made.Matched != b.sizes.filled {
-		must(fmt.Errorf("the replay matched %d of %d failed deliveries", made.Matched, b.sizes.filled))
+	matched := b.matched(relay, id, made)
+	if matched != b.sizes.filled {
+		must(fmt.Errorf("the replay matched %d of %d failed deliveries", matched, b.sizes.filled))
 	}
 	live := 0
 	for ended := false; !ended; { // until the replay has ended, and as long as alone at least
@@ -94,8 +94,20 @@ func (b *bench) failAll(dir, id string) {
 
 // replayed is a replay as the API shows it.
 type replayed struct {
-	ID, State                  string
-	Matched, Delivered, Failed int
+	ID, State         string
+	Matched           *int // nil until it is counted
+	Delivered, Failed int
+}
+
+// matched waits until a replay is counted.
+func (b *bench) matched(p *program, callback string, r replayed) int {
+	for r.Matched == nil {
+		b.pass(100 * time.Millisecond)
+		if r = p.replayState(callback, r.ID); r.Matched == nil && r.State != "running" {
+			must(fmt.Errorf("the replay is %s and was not counted", r.State))
+		}
+	}
+	return *r.Matched
 }
 
 // replay makes one.
@@ -108,7 +120,6 @@ func (p *program) replayState(callback, id string) replayed {
 }
 
 func (p *program) replayCall(method, path string, body any) (r replayed) {
-	r.Matched = math.MinInt
 	a := get(p.api.Call(method, path, body))
 	if a.Status >= 300 {
 		must(fmt.Errorf("%s %s: %d: %.4096s", method, path, a.Status, a.Body))
