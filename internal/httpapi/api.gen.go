@@ -4,9 +4,8 @@
 package httpapi
 
 import (
+	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -2195,4027 +2194,1091 @@ type EventApplicationCloudeventsPlusJSONRequestBody = Event
 // EventJSONRequestBody defines body for Event for application/json ContentType.
 type EventJSONRequestBody = Event
 
-// ServerInterface represents all server handlers.
-type ServerInterface interface {
-	// Start What this is, with links
-	// (GET /)
-	Start(w http.ResponseWriter, r *http.Request)
-	// Asyncapi What services on NATS get, as an AsyncAPI document that is complete in one file
-	// (GET /asyncapi.yaml)
-	Asyncapi(w http.ResponseWriter, r *http.Request)
-	// Docs This document as a page for people
-	// (GET /docs)
-	Docs(w http.ResponseWriter, r *http.Request)
-	// DocsEvent A type of event with its schema and an example, as a page for people
-	// (GET /docs/events/{eventType})
-	DocsEvent(w http.ResponseWriter, r *http.Request, eventType string)
-	// DocsStyle The style sheet of the pages
-	// (GET /docs/style.css)
-	DocsStyle(w http.ResponseWriter, r *http.Request)
-	// Livez Is the process alive
-	// (GET /livez)
-	Livez(w http.ResponseWriter, r *http.Request)
-	// OpenapiJson This document, complete in one file, as JSON
-	// (GET /openapi.json)
-	OpenapiJson(w http.ResponseWriter, r *http.Request)
-	// Openapi This document, complete in one file
-	// (GET /openapi.yaml)
-	Openapi(w http.ResponseWriter, r *http.Request)
-	// ProblemPage What a problem's type means and what to do
-	// (GET /problems/{type})
-	ProblemPage(w http.ResponseWriter, r *http.Request, pType string)
-	// Readyz May requests be sent here
-	// (GET /readyz)
-	Readyz(w http.ResponseWriter, r *http.Request)
-	// Schema A JSON Schema that events name in dataschema
-	// (GET /schemas/{name})
-	Schema(w http.ResponseWriter, r *http.Request, name string)
-	// FindAssessment Ask the vendor for an assessment's id
-	// (GET /v1/assessments/{originator}/{number})
-	FindAssessment(w http.ResponseWriter, r *http.Request, originator string, number string, params FindAssessmentParams)
-	// ListAudit Who requested which change, newest first
-	// (GET /v1/audit)
-	ListAudit(w http.ResponseWriter, r *http.Request, params ListAuditParams)
-	// ListCallbacks List callbacks by id
-	// (GET /v1/callbacks)
-	ListCallbacks(w http.ResponseWriter, r *http.Request, params ListCallbacksParams)
-	// CreateCallback Register a callback under an id the relay chooses
-	// (POST /v1/callbacks)
-	CreateCallback(w http.ResponseWriter, r *http.Request, params CreateCallbackParams)
-	// DeleteCallback Remove a callback; nothing more is delivered
-	// (DELETE /v1/callbacks/{id})
-	DeleteCallback(w http.ResponseWriter, r *http.Request, id Id, params DeleteCallbackParams)
-	// GetCallback Read a callback
-	// (GET /v1/callbacks/{id})
-	GetCallback(w http.ResponseWriter, r *http.Request, id Id)
-	// PatchCallback Change some settings
-	// (PATCH /v1/callbacks/{id})
-	PatchCallback(w http.ResponseWriter, r *http.Request, id Id, params PatchCallbackParams)
-	// PutCallback Register a callback under this id, or replace its settings
-	// (PUT /v1/callbacks/{id})
-	PutCallback(w http.ResponseWriter, r *http.Request, id Id, params PutCallbackParams)
-	// ListDeliveries List deliveries that were attempted or have ended, newest first
-	// (GET /v1/callbacks/{id}/deliveries)
-	ListDeliveries(w http.ResponseWriter, r *http.Request, id Id, params ListDeliveriesParams)
-	// GetDelivery Read one delivery with its attempts
-	// (GET /v1/callbacks/{id}/deliveries/{eventId})
-	GetDelivery(w http.ResponseWriter, r *http.Request, id Id, eventId EventId, params GetDeliveryParams)
-	// RetryDelivery Try one delivery now
-	// (POST /v1/callbacks/{id}/deliveries/{eventId}/retry)
-	RetryDelivery(w http.ResponseWriter, r *http.Request, id Id, eventId EventId, params RetryDeliveryParams)
-	// SkipDelivery Give one delivery up that waits
-	// (POST /v1/callbacks/{id}/deliveries/{eventId}/skip)
-	SkipDelivery(w http.ResponseWriter, r *http.Request, id Id, eventId EventId)
-	// ListReplays List a callback's replays, newest first
-	// (GET /v1/callbacks/{id}/replays)
-	ListReplays(w http.ResponseWriter, r *http.Request, id Id, params ListReplaysParams)
-	// CreateReplay Deliver events of the log again
-	// (POST /v1/callbacks/{id}/replays)
-	CreateReplay(w http.ResponseWriter, r *http.Request, id Id, params CreateReplayParams)
-	// DeleteReplay Cancel a running replay, or remove one that has ended
-	// (DELETE /v1/callbacks/{id}/replays/{replayId})
-	DeleteReplay(w http.ResponseWriter, r *http.Request, id Id, replayId ReplayId)
-	// GetReplay Read a replay
-	// (GET /v1/callbacks/{id}/replays/{replayId})
-	GetReplay(w http.ResponseWriter, r *http.Request, id Id, replayId ReplayId)
-	// ResumeCallback Try everything that waits now
-	// (POST /v1/callbacks/{id}/resume)
-	ResumeCallback(w http.ResponseWriter, r *http.Request, id Id)
-	// RotateSecret Sign with a new secret
-	// (POST /v1/callbacks/{id}/rotate-secret)
-	RotateSecret(w http.ResponseWriter, r *http.Request, id Id, params RotateSecretParams)
-	// EndSecret End an older secret now
-	// (DELETE /v1/callbacks/{id}/secrets/{fingerprint})
-	EndSecret(w http.ResponseWriter, r *http.Request, id Id, fingerprint string)
-	// GetStats What became of deliveries and attempts, by hour, newest first
-	// (GET /v1/callbacks/{id}/stats)
-	GetStats(w http.ResponseWriter, r *http.Request, id Id, params GetStatsParams)
-	// TestCallback Send a signed sample now
-	// (POST /v1/callbacks/{id}/test)
-	TestCallback(w http.ResponseWriter, r *http.Request, id Id)
-	// ListClients List clients by id
-	// (GET /v1/clients)
-	ListClients(w http.ResponseWriter, r *http.Request, params ListClientsParams)
-	// DeleteClient Remove a client and its keys
-	// (DELETE /v1/clients/{id})
-	DeleteClient(w http.ResponseWriter, r *http.Request, id Id, params DeleteClientParams)
-	// GetClient Read a client
-	// (GET /v1/clients/{id})
-	GetClient(w http.ResponseWriter, r *http.Request, id Id)
-	// PutClient Make a client, or replace its settings
-	// (PUT /v1/clients/{id})
-	PutClient(w http.ResponseWriter, r *http.Request, id Id, params PutClientParams)
-	// ListKeys List a client's API keys, without what opens anything
-	// (GET /v1/clients/{id}/keys)
-	ListKeys(w http.ResponseWriter, r *http.Request, id Id)
-	// CreateKey Make an API key
-	// (POST /v1/clients/{id}/keys)
-	CreateKey(w http.ResponseWriter, r *http.Request, id Id, params CreateKeyParams)
-	// DeleteKey Revoke an API key
-	// (DELETE /v1/clients/{id}/keys/{keyId})
-	DeleteKey(w http.ResponseWriter, r *http.Request, id Id, keyId KeyId)
-	// ListConnections List connections by id
-	// (GET /v1/connections)
-	ListConnections(w http.ResponseWriter, r *http.Request, params ListConnectionsParams)
-	// DeleteConnection Remove a connection and its tokens
-	// (DELETE /v1/connections/{id})
-	DeleteConnection(w http.ResponseWriter, r *http.Request, id Id, params DeleteConnectionParams)
-	// GetConnection Read a connection
-	// (GET /v1/connections/{id})
-	GetConnection(w http.ResponseWriter, r *http.Request, id Id)
-	// PatchConnection Change some settings
-	// (PATCH /v1/connections/{id})
-	PatchConnection(w http.ResponseWriter, r *http.Request, id Id, params PatchConnectionParams)
-	// PutConnection Make a connection, or replace its settings
-	// (PUT /v1/connections/{id})
-	PutConnection(w http.ResponseWriter, r *http.Request, id Id, params PutConnectionParams)
-	// ListConsentLinks List a connection's consent links, without what opens them
-	// (GET /v1/connections/{id}/consent-links)
-	ListConsentLinks(w http.ResponseWriter, r *http.Request, id Id, params ListConsentLinksParams)
-	// CreateConsentLink Make a link by which a user of the vendor gives consent for the connection
-	// (POST /v1/connections/{id}/consent-links)
-	CreateConsentLink(w http.ResponseWriter, r *http.Request, id Id, params CreateConsentLinkParams)
-	// DeleteConsentLink Withdraw a consent link
-	// (DELETE /v1/connections/{id}/consent-links/{linkId})
-	DeleteConsentLink(w http.ResponseWriter, r *http.Request, id Id, linkId ConsentLinkId)
-	// PollConnection Poll the vendor now instead of at the next turn
-	// (POST /v1/connections/{id}/poll)
-	PollConnection(w http.ResponseWriter, r *http.Request, id Id)
-	// ReconcileConnection Read the connection's open orders again
-	// (POST /v1/connections/{id}/reconcile)
-	ReconcileConnection(w http.ResponseWriter, r *http.Request, id Id, params ReconcileConnectionParams)
-	// ListAllConsentLinks List the consent links of all connections
-	// (GET /v1/consent-links)
-	ListAllConsentLinks(w http.ResponseWriter, r *http.Request, params ListAllConsentLinksParams)
-	// CreateConsentLinks Make consent links for many connections, one for each
-	// (POST /v1/consent-links)
-	CreateConsentLinks(w http.ResponseWriter, r *http.Request, params CreateConsentLinksParams)
-	// ListAllDeliveries List deliveries to all callbacks that the caller may see, newest first
-	// (GET /v1/deliveries)
-	ListAllDeliveries(w http.ResponseWriter, r *http.Request, params ListAllDeliveriesParams)
-	// GetEncryptionKeys Which encryption keys the store needs
-	// (GET /v1/encryption-keys)
-	GetEncryptionKeys(w http.ResponseWriter, r *http.Request)
-	// ListEvents Read the log of events as a feed
-	// (GET /v1/events)
-	ListEvents(w http.ResponseWriter, r *http.Request, params ListEventsParams)
-	// GetEvent Read one event
-	// (GET /v1/events/{eventId})
-	GetEvent(w http.ResponseWriter, r *http.Request, eventId EventId)
-	// ListEventDeliveries List the deliveries of one event, to callbacks that the caller may see
-	// (GET /v1/events/{eventId}/deliveries)
-	ListEventDeliveries(w http.ResponseWriter, r *http.Request, eventId EventId, params ListEventDeliveriesParams)
-	// GetMe Whom the token belongs to, and what it may do
-	// (GET /v1/me)
-	GetMe(w http.ResponseWriter, r *http.Request)
-	// ListOrders List orders, the one that changed longest ago first
-	// (GET /v1/orders)
-	ListOrders(w http.ResponseWriter, r *http.Request, params ListOrdersParams)
-	// GetOrder Read an order as it was last read from the vendor
-	// (GET /v1/orders/{orderId})
-	GetOrder(w http.ResponseWriter, r *http.Request, orderId OrderPath, params GetOrderParams)
-	// ListOrderEvents List an order's events, oldest first
-	// (GET /v1/orders/{orderId}/events)
-	ListOrderEvents(w http.ResponseWriter, r *http.Request, orderId OrderPath, params ListOrderEventsParams)
-	// GetTimeline What happened to an order, oldest first, from notification to event to each delivery
-	// (GET /v1/orders/{orderId}/timeline)
-	GetTimeline(w http.ResponseWriter, r *http.Request, orderId OrderPath, params GetTimelineParams)
-	// ListUnresolved List notifications whose order could not be read
-	// (GET /v1/unresolved)
-	ListUnresolved(w http.ResponseWriter, r *http.Request, params ListUnresolvedParams)
-	// RetryManyUnresolved Read the orders of many unresolved notifications again, and publish their events
-	// (POST /v1/unresolved/retry)
-	RetryManyUnresolved(w http.ResponseWriter, r *http.Request)
-	// DeleteUnresolved Give an unresolved notification up
-	// (DELETE /v1/unresolved/{unresolvedId})
-	DeleteUnresolved(w http.ResponseWriter, r *http.Request, unresolvedId string)
-	// GetUnresolved Read an unresolved notification
-	// (GET /v1/unresolved/{unresolvedId})
-	GetUnresolved(w http.ResponseWriter, r *http.Request, unresolvedId string)
-	// RetryUnresolved Read the order of an unresolved notification again, and publish its event
-	// (POST /v1/unresolved/{unresolvedId}/retry)
-	RetryUnresolved(w http.ResponseWriter, r *http.Request, unresolvedId string)
-}
-
-// Unimplemented server implementation that returns http.StatusNotImplemented for each endpoint.
-
-type Unimplemented struct{}
-
-// Start What this is, with links
-// (GET /)
-func (_ Unimplemented) Start(w http.ResponseWriter, r *http.Request) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// Asyncapi What services on NATS get, as an AsyncAPI document that is complete in one file
-// (GET /asyncapi.yaml)
-func (_ Unimplemented) Asyncapi(w http.ResponseWriter, r *http.Request) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// Docs This document as a page for people
-// (GET /docs)
-func (_ Unimplemented) Docs(w http.ResponseWriter, r *http.Request) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// DocsEvent A type of event with its schema and an example, as a page for people
-// (GET /docs/events/{eventType})
-func (_ Unimplemented) DocsEvent(w http.ResponseWriter, r *http.Request, eventType string) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// DocsStyle The style sheet of the pages
-// (GET /docs/style.css)
-func (_ Unimplemented) DocsStyle(w http.ResponseWriter, r *http.Request) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// Livez Is the process alive
-// (GET /livez)
-func (_ Unimplemented) Livez(w http.ResponseWriter, r *http.Request) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// OpenapiJson This document, complete in one file, as JSON
-// (GET /openapi.json)
-func (_ Unimplemented) OpenapiJson(w http.ResponseWriter, r *http.Request) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// Openapi This document, complete in one file
-// (GET /openapi.yaml)
-func (_ Unimplemented) Openapi(w http.ResponseWriter, r *http.Request) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// ProblemPage What a problem's type means and what to do
-// (GET /problems/{type})
-func (_ Unimplemented) ProblemPage(w http.ResponseWriter, r *http.Request, pType string) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// Readyz May requests be sent here
-// (GET /readyz)
-func (_ Unimplemented) Readyz(w http.ResponseWriter, r *http.Request) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// Schema A JSON Schema that events name in dataschema
-// (GET /schemas/{name})
-func (_ Unimplemented) Schema(w http.ResponseWriter, r *http.Request, name string) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// FindAssessment Ask the vendor for an assessment's id
-// (GET /v1/assessments/{originator}/{number})
-func (_ Unimplemented) FindAssessment(w http.ResponseWriter, r *http.Request, originator string, number string, params FindAssessmentParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// ListAudit Who requested which change, newest first
-// (GET /v1/audit)
-func (_ Unimplemented) ListAudit(w http.ResponseWriter, r *http.Request, params ListAuditParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// ListCallbacks List callbacks by id
-// (GET /v1/callbacks)
-func (_ Unimplemented) ListCallbacks(w http.ResponseWriter, r *http.Request, params ListCallbacksParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// CreateCallback Register a callback under an id the relay chooses
-// (POST /v1/callbacks)
-func (_ Unimplemented) CreateCallback(w http.ResponseWriter, r *http.Request, params CreateCallbackParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// DeleteCallback Remove a callback; nothing more is delivered
-// (DELETE /v1/callbacks/{id})
-func (_ Unimplemented) DeleteCallback(w http.ResponseWriter, r *http.Request, id Id, params DeleteCallbackParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// GetCallback Read a callback
-// (GET /v1/callbacks/{id})
-func (_ Unimplemented) GetCallback(w http.ResponseWriter, r *http.Request, id Id) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// PatchCallback Change some settings
-// (PATCH /v1/callbacks/{id})
-func (_ Unimplemented) PatchCallback(w http.ResponseWriter, r *http.Request, id Id, params PatchCallbackParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// PutCallback Register a callback under this id, or replace its settings
-// (PUT /v1/callbacks/{id})
-func (_ Unimplemented) PutCallback(w http.ResponseWriter, r *http.Request, id Id, params PutCallbackParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// ListDeliveries List deliveries that were attempted or have ended, newest first
-// (GET /v1/callbacks/{id}/deliveries)
-func (_ Unimplemented) ListDeliveries(w http.ResponseWriter, r *http.Request, id Id, params ListDeliveriesParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// GetDelivery Read one delivery with its attempts
-// (GET /v1/callbacks/{id}/deliveries/{eventId})
-func (_ Unimplemented) GetDelivery(w http.ResponseWriter, r *http.Request, id Id, eventId EventId, params GetDeliveryParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// RetryDelivery Try one delivery now
-// (POST /v1/callbacks/{id}/deliveries/{eventId}/retry)
-func (_ Unimplemented) RetryDelivery(w http.ResponseWriter, r *http.Request, id Id, eventId EventId, params RetryDeliveryParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// SkipDelivery Give one delivery up that waits
-// (POST /v1/callbacks/{id}/deliveries/{eventId}/skip)
-func (_ Unimplemented) SkipDelivery(w http.ResponseWriter, r *http.Request, id Id, eventId EventId) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// ListReplays List a callback's replays, newest first
-// (GET /v1/callbacks/{id}/replays)
-func (_ Unimplemented) ListReplays(w http.ResponseWriter, r *http.Request, id Id, params ListReplaysParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// CreateReplay Deliver events of the log again
-// (POST /v1/callbacks/{id}/replays)
-func (_ Unimplemented) CreateReplay(w http.ResponseWriter, r *http.Request, id Id, params CreateReplayParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// DeleteReplay Cancel a running replay, or remove one that has ended
-// (DELETE /v1/callbacks/{id}/replays/{replayId})
-func (_ Unimplemented) DeleteReplay(w http.ResponseWriter, r *http.Request, id Id, replayId ReplayId) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// GetReplay Read a replay
-// (GET /v1/callbacks/{id}/replays/{replayId})
-func (_ Unimplemented) GetReplay(w http.ResponseWriter, r *http.Request, id Id, replayId ReplayId) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// ResumeCallback Try everything that waits now
-// (POST /v1/callbacks/{id}/resume)
-func (_ Unimplemented) ResumeCallback(w http.ResponseWriter, r *http.Request, id Id) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// RotateSecret Sign with a new secret
-// (POST /v1/callbacks/{id}/rotate-secret)
-func (_ Unimplemented) RotateSecret(w http.ResponseWriter, r *http.Request, id Id, params RotateSecretParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// EndSecret End an older secret now
-// (DELETE /v1/callbacks/{id}/secrets/{fingerprint})
-func (_ Unimplemented) EndSecret(w http.ResponseWriter, r *http.Request, id Id, fingerprint string) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// GetStats What became of deliveries and attempts, by hour, newest first
-// (GET /v1/callbacks/{id}/stats)
-func (_ Unimplemented) GetStats(w http.ResponseWriter, r *http.Request, id Id, params GetStatsParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// TestCallback Send a signed sample now
-// (POST /v1/callbacks/{id}/test)
-func (_ Unimplemented) TestCallback(w http.ResponseWriter, r *http.Request, id Id) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// ListClients List clients by id
-// (GET /v1/clients)
-func (_ Unimplemented) ListClients(w http.ResponseWriter, r *http.Request, params ListClientsParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// DeleteClient Remove a client and its keys
-// (DELETE /v1/clients/{id})
-func (_ Unimplemented) DeleteClient(w http.ResponseWriter, r *http.Request, id Id, params DeleteClientParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// GetClient Read a client
-// (GET /v1/clients/{id})
-func (_ Unimplemented) GetClient(w http.ResponseWriter, r *http.Request, id Id) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// PutClient Make a client, or replace its settings
-// (PUT /v1/clients/{id})
-func (_ Unimplemented) PutClient(w http.ResponseWriter, r *http.Request, id Id, params PutClientParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// ListKeys List a client's API keys, without what opens anything
-// (GET /v1/clients/{id}/keys)
-func (_ Unimplemented) ListKeys(w http.ResponseWriter, r *http.Request, id Id) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// CreateKey Make an API key
-// (POST /v1/clients/{id}/keys)
-func (_ Unimplemented) CreateKey(w http.ResponseWriter, r *http.Request, id Id, params CreateKeyParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// DeleteKey Revoke an API key
-// (DELETE /v1/clients/{id}/keys/{keyId})
-func (_ Unimplemented) DeleteKey(w http.ResponseWriter, r *http.Request, id Id, keyId KeyId) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// ListConnections List connections by id
-// (GET /v1/connections)
-func (_ Unimplemented) ListConnections(w http.ResponseWriter, r *http.Request, params ListConnectionsParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// DeleteConnection Remove a connection and its tokens
-// (DELETE /v1/connections/{id})
-func (_ Unimplemented) DeleteConnection(w http.ResponseWriter, r *http.Request, id Id, params DeleteConnectionParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// GetConnection Read a connection
-// (GET /v1/connections/{id})
-func (_ Unimplemented) GetConnection(w http.ResponseWriter, r *http.Request, id Id) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// PatchConnection Change some settings
-// (PATCH /v1/connections/{id})
-func (_ Unimplemented) PatchConnection(w http.ResponseWriter, r *http.Request, id Id, params PatchConnectionParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// PutConnection Make a connection, or replace its settings
-// (PUT /v1/connections/{id})
-func (_ Unimplemented) PutConnection(w http.ResponseWriter, r *http.Request, id Id, params PutConnectionParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// ListConsentLinks List a connection's consent links, without what opens them
-// (GET /v1/connections/{id}/consent-links)
-func (_ Unimplemented) ListConsentLinks(w http.ResponseWriter, r *http.Request, id Id, params ListConsentLinksParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// CreateConsentLink Make a link by which a user of the vendor gives consent for the connection
-// (POST /v1/connections/{id}/consent-links)
-func (_ Unimplemented) CreateConsentLink(w http.ResponseWriter, r *http.Request, id Id, params CreateConsentLinkParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// DeleteConsentLink Withdraw a consent link
-// (DELETE /v1/connections/{id}/consent-links/{linkId})
-func (_ Unimplemented) DeleteConsentLink(w http.ResponseWriter, r *http.Request, id Id, linkId ConsentLinkId) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// PollConnection Poll the vendor now instead of at the next turn
-// (POST /v1/connections/{id}/poll)
-func (_ Unimplemented) PollConnection(w http.ResponseWriter, r *http.Request, id Id) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// ReconcileConnection Read the connection's open orders again
-// (POST /v1/connections/{id}/reconcile)
-func (_ Unimplemented) ReconcileConnection(w http.ResponseWriter, r *http.Request, id Id, params ReconcileConnectionParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// ListAllConsentLinks List the consent links of all connections
-// (GET /v1/consent-links)
-func (_ Unimplemented) ListAllConsentLinks(w http.ResponseWriter, r *http.Request, params ListAllConsentLinksParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// CreateConsentLinks Make consent links for many connections, one for each
-// (POST /v1/consent-links)
-func (_ Unimplemented) CreateConsentLinks(w http.ResponseWriter, r *http.Request, params CreateConsentLinksParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// ListAllDeliveries List deliveries to all callbacks that the caller may see, newest first
-// (GET /v1/deliveries)
-func (_ Unimplemented) ListAllDeliveries(w http.ResponseWriter, r *http.Request, params ListAllDeliveriesParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// GetEncryptionKeys Which encryption keys the store needs
-// (GET /v1/encryption-keys)
-func (_ Unimplemented) GetEncryptionKeys(w http.ResponseWriter, r *http.Request) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// ListEvents Read the log of events as a feed
-// (GET /v1/events)
-func (_ Unimplemented) ListEvents(w http.ResponseWriter, r *http.Request, params ListEventsParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
+// An operation is a method of API. It gets its parameters and its body after validate has checked them.
 
-// GetEvent Read one event
-// (GET /v1/events/{eventId})
-func (_ Unimplemented) GetEvent(w http.ResponseWriter, r *http.Request, eventId EventId) {
-	w.WriteHeader(http.StatusNotImplemented)
+func (a *API) serveStart(w http.ResponseWriter, r *http.Request) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.start(ctx, c)
+	})
 }
 
-// ListEventDeliveries List the deliveries of one event, to callbacks that the caller may see
-// (GET /v1/events/{eventId}/deliveries)
-func (_ Unimplemented) ListEventDeliveries(w http.ResponseWriter, r *http.Request, eventId EventId, params ListEventDeliveriesParams) {
-	w.WriteHeader(http.StatusNotImplemented)
+func (a *API) serveAsyncapi(w http.ResponseWriter, r *http.Request) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.asyncapi(ctx, c)
+	})
 }
 
-// GetMe Whom the token belongs to, and what it may do
-// (GET /v1/me)
-func (_ Unimplemented) GetMe(w http.ResponseWriter, r *http.Request) {
-	w.WriteHeader(http.StatusNotImplemented)
+func (a *API) serveDocs(w http.ResponseWriter, r *http.Request) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.docs(ctx, c)
+	})
 }
-
-// ListOrders List orders, the one that changed longest ago first
-// (GET /v1/orders)
-func (_ Unimplemented) ListOrders(w http.ResponseWriter, r *http.Request, params ListOrdersParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// GetOrder Read an order as it was last read from the vendor
-// (GET /v1/orders/{orderId})
-func (_ Unimplemented) GetOrder(w http.ResponseWriter, r *http.Request, orderId OrderPath, params GetOrderParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// ListOrderEvents List an order's events, oldest first
-// (GET /v1/orders/{orderId}/events)
-func (_ Unimplemented) ListOrderEvents(w http.ResponseWriter, r *http.Request, orderId OrderPath, params ListOrderEventsParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// GetTimeline What happened to an order, oldest first, from notification to event to each delivery
-// (GET /v1/orders/{orderId}/timeline)
-func (_ Unimplemented) GetTimeline(w http.ResponseWriter, r *http.Request, orderId OrderPath, params GetTimelineParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// ListUnresolved List notifications whose order could not be read
-// (GET /v1/unresolved)
-func (_ Unimplemented) ListUnresolved(w http.ResponseWriter, r *http.Request, params ListUnresolvedParams) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// RetryManyUnresolved Read the orders of many unresolved notifications again, and publish their events
-// (POST /v1/unresolved/retry)
-func (_ Unimplemented) RetryManyUnresolved(w http.ResponseWriter, r *http.Request) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// DeleteUnresolved Give an unresolved notification up
-// (DELETE /v1/unresolved/{unresolvedId})
-func (_ Unimplemented) DeleteUnresolved(w http.ResponseWriter, r *http.Request, unresolvedId string) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// GetUnresolved Read an unresolved notification
-// (GET /v1/unresolved/{unresolvedId})
-func (_ Unimplemented) GetUnresolved(w http.ResponseWriter, r *http.Request, unresolvedId string) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// RetryUnresolved Read the order of an unresolved notification again, and publish its event
-// (POST /v1/unresolved/{unresolvedId}/retry)
-func (_ Unimplemented) RetryUnresolved(w http.ResponseWriter, r *http.Request, unresolvedId string) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
-// ServerInterfaceWrapper converts contexts to parameters.
-type ServerInterfaceWrapper struct {
-	Handler            ServerInterface
-	HandlerMiddlewares []MiddlewareFunc
-	ErrorHandlerFunc   func(w http.ResponseWriter, r *http.Request, err error)
-}
-
-type MiddlewareFunc func(http.Handler) http.Handler
-
-// Start operation middleware
-func (siw *ServerInterfaceWrapper) Start(w http.ResponseWriter, r *http.Request) {
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.Start(w, r)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
-}
-
-// Asyncapi operation middleware
-func (siw *ServerInterfaceWrapper) Asyncapi(w http.ResponseWriter, r *http.Request) {
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.Asyncapi(w, r)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
-}
-
-// Docs operation middleware
-func (siw *ServerInterfaceWrapper) Docs(w http.ResponseWriter, r *http.Request) {
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.Docs(w, r)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
-}
-
-// DocsEvent operation middleware
-func (siw *ServerInterfaceWrapper) DocsEvent(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
 
-	// ------------- Path parameter "eventType" -------------
+func (a *API) serveDocsEvent(w http.ResponseWriter, r *http.Request) {
 	var eventType string
-
-	err = runtime.BindStyledParameterWithOptions("simple", "eventType", chi.URLParam(r, "eventType"), &eventType, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "eventType", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "eventType", chi.URLParam(r, "eventType"), &eventType, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "eventType", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.DocsEvent(w, r, eventType)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.docsEvent(ctx, c, eventType)
+	})
 }
 
-// DocsStyle operation middleware
-func (siw *ServerInterfaceWrapper) DocsStyle(w http.ResponseWriter, r *http.Request) {
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.DocsStyle(w, r)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+func (a *API) serveDocsStyle(w http.ResponseWriter, r *http.Request) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.docsStyle(ctx, c)
+	})
 }
 
-// Livez operation middleware
-func (siw *ServerInterfaceWrapper) Livez(w http.ResponseWriter, r *http.Request) {
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.Livez(w, r)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+func (a *API) serveLivez(w http.ResponseWriter, r *http.Request) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.livez(ctx, c)
+	})
 }
 
-// OpenapiJson operation middleware
-func (siw *ServerInterfaceWrapper) OpenapiJson(w http.ResponseWriter, r *http.Request) {
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.OpenapiJson(w, r)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+func (a *API) serveOpenapiJson(w http.ResponseWriter, r *http.Request) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.openapiJson(ctx, c)
+	})
 }
 
-// Openapi operation middleware
-func (siw *ServerInterfaceWrapper) Openapi(w http.ResponseWriter, r *http.Request) {
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.Openapi(w, r)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+func (a *API) serveOpenapi(w http.ResponseWriter, r *http.Request) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.openapi(ctx, c)
+	})
 }
 
-// ProblemPage operation middleware
-func (siw *ServerInterfaceWrapper) ProblemPage(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "type" -------------
+func (a *API) serveProblemPage(w http.ResponseWriter, r *http.Request) {
 	var pType string
-
-	err = runtime.BindStyledParameterWithOptions("simple", "type", chi.URLParam(r, "type"), &pType, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "type", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "type", chi.URLParam(r, "type"), &pType, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "type", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ProblemPage(w, r, pType)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.problemPage(ctx, c, pType)
+	})
 }
 
-// Readyz operation middleware
-func (siw *ServerInterfaceWrapper) Readyz(w http.ResponseWriter, r *http.Request) {
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.Readyz(w, r)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+func (a *API) serveReadyz(w http.ResponseWriter, r *http.Request) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.readyz(ctx, c)
+	})
 }
 
-// Schema operation middleware
-func (siw *ServerInterfaceWrapper) Schema(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "name" -------------
+func (a *API) serveSchema(w http.ResponseWriter, r *http.Request) {
 	var name string
-
-	err = runtime.BindStyledParameterWithOptions("simple", "name", chi.URLParam(r, "name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "name", chi.URLParam(r, "name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "name", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.Schema(w, r, name)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.schema(ctx, c, name)
+	})
 }
 
-// FindAssessment operation middleware
-func (siw *ServerInterfaceWrapper) FindAssessment(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "originator" -------------
+func (a *API) serveFindAssessment(w http.ResponseWriter, r *http.Request) {
 	var originator string
-
-	err = runtime.BindStyledParameterWithOptions("simple", "originator", chi.URLParam(r, "originator"), &originator, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "originator", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "originator", chi.URLParam(r, "originator"), &originator, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "originator", err)
 		return
 	}
-
-	// ------------- Path parameter "number" -------------
 	var number string
-
-	err = runtime.BindStyledParameterWithOptions("simple", "number", chi.URLParam(r, "number"), &number, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "number", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "number", chi.URLParam(r, "number"), &number, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "number", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params FindAssessmentParams
-
-	// ------------- Required query parameter "connection" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, true, "connection", r.URL.Query(), &params.Connection, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "connection"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "connection", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, true, "connection", r.URL.Query(), &params.Connection, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "connection", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.FindAssessment(w, r, originator, number, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.findAssessment(ctx, c, originator, number, params)
+	})
 }
 
-// ListAudit operation middleware
-func (siw *ServerInterfaceWrapper) ListAudit(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// Parameter object where we will unmarshal all parameters from the context
+func (a *API) serveListAudit(w http.ResponseWriter, r *http.Request) {
 	var params ListAuditParams
-
-	// ------------- Optional query parameter "client" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "client", r.URL.Query(), &params.Client, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "client"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "client", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "client", r.URL.Query(), &params.Client, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "client", err)
 		return
 	}
-
-	// ------------- Optional query parameter "since" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"}); err != nil {
+		a.unbound(w, r, "since", err)
 		return
 	}
-
-	// ------------- Optional query parameter "until" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "until"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "until", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"}); err != nil {
+		a.unbound(w, r, "until", err)
 		return
 	}
-
-	// ------------- Optional query parameter "limit" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""}); err != nil {
+		a.unbound(w, r, "limit", err)
 		return
 	}
-
-	// ------------- Optional query parameter "after" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "after", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListAudit(w, r, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.listAudit(ctx, c, params)
+	})
 }
 
-// ListCallbacks operation middleware
-func (siw *ServerInterfaceWrapper) ListCallbacks(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// Parameter object where we will unmarshal all parameters from the context
+func (a *API) serveListCallbacks(w http.ResponseWriter, r *http.Request) {
 	var params ListCallbacksParams
-
-	// ------------- Optional query parameter "client" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "client", r.URL.Query(), &params.Client, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "client"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "client", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "client", r.URL.Query(), &params.Client, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "client", err)
 		return
 	}
-
-	// ------------- Optional query parameter "limit" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""}); err != nil {
+		a.unbound(w, r, "limit", err)
 		return
 	}
-
-	// ------------- Optional query parameter "after" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "after", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListCallbacks(w, r, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.listCallbacks(ctx, c, params)
+	})
 }
 
-// CreateCallback operation middleware
-func (siw *ServerInterfaceWrapper) CreateCallback(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// Parameter object where we will unmarshal all parameters from the context
+func (a *API) serveCreateCallback(w http.ResponseWriter, r *http.Request) {
 	var params CreateCallbackParams
-
-	// ------------- Optional query parameter "client" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "client", r.URL.Query(), &params.Client, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "client"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "client", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "client", r.URL.Query(), &params.Client, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "client", err)
 		return
 	}
-
-	headers := r.Header
-
-	// ------------- Optional header parameter "Idempotency-Key" -------------
-	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
-		var IdempotencyKey IdempotencyKey
-		n := len(valueList)
-		if n != 1 {
-			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
-			return
-		}
-
-		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
-		if err != nil {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
-			return
-		}
-
-		params.IdempotencyKey = IdempotencyKey
-
-	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateCallback(w, r, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	params.IdempotencyKey = IdempotencyKey(r.Header.Get("Idempotency-Key"))
+	withBody(a, w, r, func(ctx context.Context, c caller, body CreateCallbackJSONRequestBody) (reply, error) {
+		return a.createCallback(ctx, c, params, body)
+	})
 }
 
-// DeleteCallback operation middleware
-func (siw *ServerInterfaceWrapper) DeleteCallback(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveDeleteCallback(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params DeleteCallbackParams
-
-	headers := r.Header
-
-	// ------------- Optional header parameter "If-Match" -------------
-	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
-		var IfMatch IfMatch
-		n := len(valueList)
-		if n != 1 {
-			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
-			return
-		}
-
-		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
-		if err != nil {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
-			return
-		}
-
-		params.IfMatch = IfMatch
-
-	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.DeleteCallback(w, r, id, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	params.IfMatch = IfMatch(r.Header.Get("If-Match"))
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.deleteCallback(ctx, c, id, params)
+	})
 }
 
-// GetCallback operation middleware
-func (siw *ServerInterfaceWrapper) GetCallback(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveGetCallback(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.GetCallback(w, r, id)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.getCallback(ctx, c, id)
+	})
 }
 
-// PatchCallback operation middleware
-func (siw *ServerInterfaceWrapper) PatchCallback(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) servePatchCallback(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params PatchCallbackParams
-
-	headers := r.Header
-
-	// ------------- Optional header parameter "If-Match" -------------
-	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
-		var IfMatch IfMatch
-		n := len(valueList)
-		if n != 1 {
-			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
-			return
-		}
-
-		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
-		if err != nil {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
-			return
-		}
-
-		params.IfMatch = IfMatch
-
-	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.PatchCallback(w, r, id, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	params.IfMatch = IfMatch(r.Header.Get("If-Match"))
+	withBody(a, w, r, func(ctx context.Context, c caller, body json.RawMessage) (reply, error) {
+		return a.patchCallback(ctx, c, id, params, body)
+	})
 }
 
-// PutCallback operation middleware
-func (siw *ServerInterfaceWrapper) PutCallback(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) servePutCallback(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params PutCallbackParams
-
-	// ------------- Optional query parameter "client" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "client", r.URL.Query(), &params.Client, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "client"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "client", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "client", r.URL.Query(), &params.Client, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "client", err)
 		return
 	}
-
-	headers := r.Header
-
-	// ------------- Optional header parameter "If-Match" -------------
-	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
-		var IfMatch IfMatch
-		n := len(valueList)
-		if n != 1 {
-			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
-			return
-		}
-
-		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
-		if err != nil {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
-			return
-		}
-
-		params.IfMatch = IfMatch
-
-	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.PutCallback(w, r, id, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	params.IfMatch = IfMatch(r.Header.Get("If-Match"))
+	withBody(a, w, r, func(ctx context.Context, c caller, body PutCallbackJSONRequestBody) (reply, error) {
+		return a.putCallback(ctx, c, id, params, body)
+	})
 }
 
-// ListDeliveries operation middleware
-func (siw *ServerInterfaceWrapper) ListDeliveries(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveListDeliveries(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params ListDeliveriesParams
-
-	// ------------- Optional query parameter "sites" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", false, false, "sites", r.URL.Query(), &params.Sites, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sites"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sites", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "sites", r.URL.Query(), &params.Sites, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "sites", err)
 		return
 	}
-
-	// ------------- Optional query parameter "orders" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", false, false, "orders", r.URL.Query(), &params.Orders, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "orders"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "orders", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "orders", r.URL.Query(), &params.Orders, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "orders", err)
 		return
 	}
-
-	// ------------- Optional query parameter "status" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", false, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "status"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "status", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "status", err)
 		return
 	}
-
-	// ------------- Optional query parameter "types" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", false, false, "types", r.URL.Query(), &params.Types, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "types"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "types", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "types", r.URL.Query(), &params.Types, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "types", err)
 		return
 	}
-
-	// ------------- Optional query parameter "outcome" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", false, false, "outcome", r.URL.Query(), &params.Outcome, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "outcome"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "outcome", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "outcome", r.URL.Query(), &params.Outcome, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "outcome", err)
 		return
 	}
-
-	// ------------- Optional query parameter "since" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"}); err != nil {
+		a.unbound(w, r, "since", err)
 		return
 	}
-
-	// ------------- Optional query parameter "until" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "until"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "until", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"}); err != nil {
+		a.unbound(w, r, "until", err)
 		return
 	}
-
-	// ------------- Optional query parameter "limit" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""}); err != nil {
+		a.unbound(w, r, "limit", err)
 		return
 	}
-
-	// ------------- Optional query parameter "after" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "after", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListDeliveries(w, r, id, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.listDeliveries(ctx, c, id, params)
+	})
 }
 
-// GetDelivery operation middleware
-func (siw *ServerInterfaceWrapper) GetDelivery(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveGetDelivery(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// ------------- Path parameter "eventId" -------------
 	var eventId EventId
-
-	err = runtime.BindStyledParameterWithOptions("simple", "eventId", chi.URLParam(r, "eventId"), &eventId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "eventId", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "eventId", chi.URLParam(r, "eventId"), &eventId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "eventId", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params GetDeliveryParams
-
-	// ------------- Optional query parameter "after" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "after", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.GetDelivery(w, r, id, eventId, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.getDelivery(ctx, c, id, eventId, params)
+	})
 }
 
-// RetryDelivery operation middleware
-func (siw *ServerInterfaceWrapper) RetryDelivery(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveRetryDelivery(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// ------------- Path parameter "eventId" -------------
 	var eventId EventId
-
-	err = runtime.BindStyledParameterWithOptions("simple", "eventId", chi.URLParam(r, "eventId"), &eventId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "eventId", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "eventId", chi.URLParam(r, "eventId"), &eventId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "eventId", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params RetryDeliveryParams
-
-	headers := r.Header
-
-	// ------------- Optional header parameter "Idempotency-Key" -------------
-	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
-		var IdempotencyKey IdempotencyKey
-		n := len(valueList)
-		if n != 1 {
-			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
-			return
-		}
-
-		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
-		if err != nil {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
-			return
-		}
-
-		params.IdempotencyKey = IdempotencyKey
-
-	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.RetryDelivery(w, r, id, eventId, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	params.IdempotencyKey = IdempotencyKey(r.Header.Get("Idempotency-Key"))
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.retryDelivery(ctx, c, id, eventId, params)
+	})
 }
 
-// SkipDelivery operation middleware
-func (siw *ServerInterfaceWrapper) SkipDelivery(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveSkipDelivery(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// ------------- Path parameter "eventId" -------------
 	var eventId EventId
-
-	err = runtime.BindStyledParameterWithOptions("simple", "eventId", chi.URLParam(r, "eventId"), &eventId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "eventId", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "eventId", chi.URLParam(r, "eventId"), &eventId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "eventId", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.SkipDelivery(w, r, id, eventId)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.skipDelivery(ctx, c, id, eventId)
+	})
 }
 
-// ListReplays operation middleware
-func (siw *ServerInterfaceWrapper) ListReplays(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveListReplays(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params ListReplaysParams
-
-	// ------------- Optional query parameter "limit" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""}); err != nil {
+		a.unbound(w, r, "limit", err)
 		return
 	}
-
-	// ------------- Optional query parameter "after" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "after", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListReplays(w, r, id, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.listReplays(ctx, c, id, params)
+	})
 }
 
-// CreateReplay operation middleware
-func (siw *ServerInterfaceWrapper) CreateReplay(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveCreateReplay(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params CreateReplayParams
-
-	headers := r.Header
-
-	// ------------- Optional header parameter "Idempotency-Key" -------------
-	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
-		var IdempotencyKey IdempotencyKey
-		n := len(valueList)
-		if n != 1 {
-			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
-			return
-		}
-
-		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
-		if err != nil {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
-			return
-		}
-
-		params.IdempotencyKey = IdempotencyKey
-
-	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateReplay(w, r, id, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	params.IdempotencyKey = IdempotencyKey(r.Header.Get("Idempotency-Key"))
+	withBody(a, w, r, func(ctx context.Context, c caller, body CreateReplayJSONRequestBody) (reply, error) {
+		return a.createReplay(ctx, c, id, params, body)
+	})
 }
 
-// DeleteReplay operation middleware
-func (siw *ServerInterfaceWrapper) DeleteReplay(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveDeleteReplay(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// ------------- Path parameter "replayId" -------------
 	var replayId ReplayId
-
-	err = runtime.BindStyledParameterWithOptions("simple", "replayId", chi.URLParam(r, "replayId"), &replayId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "replayId", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "replayId", chi.URLParam(r, "replayId"), &replayId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "replayId", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.DeleteReplay(w, r, id, replayId)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.deleteReplay(ctx, c, id, replayId)
+	})
 }
 
-// GetReplay operation middleware
-func (siw *ServerInterfaceWrapper) GetReplay(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveGetReplay(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// ------------- Path parameter "replayId" -------------
 	var replayId ReplayId
-
-	err = runtime.BindStyledParameterWithOptions("simple", "replayId", chi.URLParam(r, "replayId"), &replayId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "replayId", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "replayId", chi.URLParam(r, "replayId"), &replayId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "replayId", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.GetReplay(w, r, id, replayId)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.getReplay(ctx, c, id, replayId)
+	})
 }
 
-// ResumeCallback operation middleware
-func (siw *ServerInterfaceWrapper) ResumeCallback(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveResumeCallback(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ResumeCallback(w, r, id)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.resumeCallback(ctx, c, id)
+	})
 }
 
-// RotateSecret operation middleware
-func (siw *ServerInterfaceWrapper) RotateSecret(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveRotateSecret(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params RotateSecretParams
-
-	headers := r.Header
-
-	// ------------- Optional header parameter "Idempotency-Key" -------------
-	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
-		var IdempotencyKey IdempotencyKey
-		n := len(valueList)
-		if n != 1 {
-			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
-			return
-		}
-
-		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
-		if err != nil {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
-			return
-		}
-
-		params.IdempotencyKey = IdempotencyKey
-
-	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.RotateSecret(w, r, id, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	params.IdempotencyKey = IdempotencyKey(r.Header.Get("Idempotency-Key"))
+	withBody(a, w, r, func(ctx context.Context, c caller, body RotateSecretJSONRequestBody) (reply, error) {
+		return a.rotateSecret(ctx, c, id, params, body)
+	})
 }
 
-// EndSecret operation middleware
-func (siw *ServerInterfaceWrapper) EndSecret(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveEndSecret(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// ------------- Path parameter "fingerprint" -------------
 	var fingerprint string
-
-	err = runtime.BindStyledParameterWithOptions("simple", "fingerprint", chi.URLParam(r, "fingerprint"), &fingerprint, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "fingerprint", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "fingerprint", chi.URLParam(r, "fingerprint"), &fingerprint, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "fingerprint", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.EndSecret(w, r, id, fingerprint)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.endSecret(ctx, c, id, fingerprint)
+	})
 }
 
-// GetStats operation middleware
-func (siw *ServerInterfaceWrapper) GetStats(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveGetStats(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params GetStatsParams
-
-	// ------------- Optional query parameter "since" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"}); err != nil {
+		a.unbound(w, r, "since", err)
 		return
 	}
-
-	// ------------- Optional query parameter "until" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "until"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "until", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"}); err != nil {
+		a.unbound(w, r, "until", err)
 		return
 	}
-
-	// ------------- Optional query parameter "limit" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""}); err != nil {
+		a.unbound(w, r, "limit", err)
 		return
 	}
-
-	// ------------- Optional query parameter "after" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "after", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.GetStats(w, r, id, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.getStats(ctx, c, id, params)
+	})
 }
 
-// TestCallback operation middleware
-func (siw *ServerInterfaceWrapper) TestCallback(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveTestCallback(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.TestCallback(w, r, id)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	withBody(a, w, r, func(ctx context.Context, c caller, body TestCallbackJSONRequestBody) (reply, error) {
+		return a.testCallback(ctx, c, id, body)
+	})
 }
 
-// ListClients operation middleware
-func (siw *ServerInterfaceWrapper) ListClients(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// Parameter object where we will unmarshal all parameters from the context
+func (a *API) serveListClients(w http.ResponseWriter, r *http.Request) {
 	var params ListClientsParams
-
-	// ------------- Optional query parameter "limit" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""}); err != nil {
+		a.unbound(w, r, "limit", err)
 		return
 	}
-
-	// ------------- Optional query parameter "after" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "after", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListClients(w, r, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.listClients(ctx, c, params)
+	})
 }
 
-// DeleteClient operation middleware
-func (siw *ServerInterfaceWrapper) DeleteClient(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveDeleteClient(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params DeleteClientParams
-
-	headers := r.Header
-
-	// ------------- Optional header parameter "If-Match" -------------
-	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
-		var IfMatch IfMatch
-		n := len(valueList)
-		if n != 1 {
-			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
-			return
-		}
-
-		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
-		if err != nil {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
-			return
-		}
-
-		params.IfMatch = IfMatch
-
-	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.DeleteClient(w, r, id, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	params.IfMatch = IfMatch(r.Header.Get("If-Match"))
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.deleteClient(ctx, c, id, params)
+	})
 }
 
-// GetClient operation middleware
-func (siw *ServerInterfaceWrapper) GetClient(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveGetClient(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.GetClient(w, r, id)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.getClient(ctx, c, id)
+	})
 }
 
-// PutClient operation middleware
-func (siw *ServerInterfaceWrapper) PutClient(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) servePutClient(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params PutClientParams
-
-	headers := r.Header
-
-	// ------------- Optional header parameter "If-Match" -------------
-	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
-		var IfMatch IfMatch
-		n := len(valueList)
-		if n != 1 {
-			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
-			return
-		}
-
-		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
-		if err != nil {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
-			return
-		}
-
-		params.IfMatch = IfMatch
-
-	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.PutClient(w, r, id, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	params.IfMatch = IfMatch(r.Header.Get("If-Match"))
+	withBody(a, w, r, func(ctx context.Context, c caller, body PutClientJSONRequestBody) (reply, error) {
+		return a.putClient(ctx, c, id, params, body)
+	})
 }
 
-// ListKeys operation middleware
-func (siw *ServerInterfaceWrapper) ListKeys(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveListKeys(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListKeys(w, r, id)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.listKeys(ctx, c, id)
+	})
 }
 
-// CreateKey operation middleware
-func (siw *ServerInterfaceWrapper) CreateKey(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveCreateKey(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params CreateKeyParams
-
-	headers := r.Header
-
-	// ------------- Optional header parameter "Idempotency-Key" -------------
-	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
-		var IdempotencyKey IdempotencyKey
-		n := len(valueList)
-		if n != 1 {
-			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
-			return
-		}
-
-		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
-		if err != nil {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
-			return
-		}
-
-		params.IdempotencyKey = IdempotencyKey
-
-	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateKey(w, r, id, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	params.IdempotencyKey = IdempotencyKey(r.Header.Get("Idempotency-Key"))
+	withBody(a, w, r, func(ctx context.Context, c caller, body CreateKeyJSONRequestBody) (reply, error) {
+		return a.createKey(ctx, c, id, params, body)
+	})
 }
 
-// DeleteKey operation middleware
-func (siw *ServerInterfaceWrapper) DeleteKey(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveDeleteKey(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// ------------- Path parameter "keyId" -------------
 	var keyId KeyId
-
-	err = runtime.BindStyledParameterWithOptions("simple", "keyId", chi.URLParam(r, "keyId"), &keyId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "keyId", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "keyId", chi.URLParam(r, "keyId"), &keyId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "keyId", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.DeleteKey(w, r, id, keyId)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.deleteKey(ctx, c, id, keyId)
+	})
 }
 
-// ListConnections operation middleware
-func (siw *ServerInterfaceWrapper) ListConnections(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// Parameter object where we will unmarshal all parameters from the context
+func (a *API) serveListConnections(w http.ResponseWriter, r *http.Request) {
 	var params ListConnectionsParams
-
-	// ------------- Optional query parameter "state" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", false, false, "state", r.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "state"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "state", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "state", r.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "state", err)
 		return
 	}
-
-	// ------------- Optional query parameter "sites" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", false, false, "sites", r.URL.Query(), &params.Sites, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sites"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sites", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "sites", r.URL.Query(), &params.Sites, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "sites", err)
 		return
 	}
-
-	// ------------- Optional query parameter "limit" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""}); err != nil {
+		a.unbound(w, r, "limit", err)
 		return
 	}
-
-	// ------------- Optional query parameter "after" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "after", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListConnections(w, r, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.listConnections(ctx, c, params)
+	})
 }
 
-// DeleteConnection operation middleware
-func (siw *ServerInterfaceWrapper) DeleteConnection(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveDeleteConnection(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params DeleteConnectionParams
-
-	// ------------- Optional query parameter "unsubscribe" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "unsubscribe", r.URL.Query(), &params.Unsubscribe, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "unsubscribe"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "unsubscribe", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "unsubscribe", r.URL.Query(), &params.Unsubscribe, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""}); err != nil {
+		a.unbound(w, r, "unsubscribe", err)
 		return
 	}
-
-	headers := r.Header
-
-	// ------------- Optional header parameter "If-Match" -------------
-	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
-		var IfMatch IfMatch
-		n := len(valueList)
-		if n != 1 {
-			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
-			return
-		}
-
-		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
-		if err != nil {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
-			return
-		}
-
-		params.IfMatch = IfMatch
-
-	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.DeleteConnection(w, r, id, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	params.IfMatch = IfMatch(r.Header.Get("If-Match"))
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.deleteConnection(ctx, c, id, params)
+	})
 }
 
-// GetConnection operation middleware
-func (siw *ServerInterfaceWrapper) GetConnection(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveGetConnection(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.GetConnection(w, r, id)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.getConnection(ctx, c, id)
+	})
 }
 
-// PatchConnection operation middleware
-func (siw *ServerInterfaceWrapper) PatchConnection(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) servePatchConnection(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params PatchConnectionParams
-
-	headers := r.Header
-
-	// ------------- Optional header parameter "If-Match" -------------
-	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
-		var IfMatch IfMatch
-		n := len(valueList)
-		if n != 1 {
-			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
-			return
-		}
-
-		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
-		if err != nil {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
-			return
-		}
-
-		params.IfMatch = IfMatch
-
-	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.PatchConnection(w, r, id, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	params.IfMatch = IfMatch(r.Header.Get("If-Match"))
+	withBody(a, w, r, func(ctx context.Context, c caller, body json.RawMessage) (reply, error) {
+		return a.patchConnection(ctx, c, id, params, body)
+	})
 }
 
-// PutConnection operation middleware
-func (siw *ServerInterfaceWrapper) PutConnection(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) servePutConnection(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params PutConnectionParams
-
-	headers := r.Header
-
-	// ------------- Optional header parameter "If-Match" -------------
-	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
-		var IfMatch IfMatch
-		n := len(valueList)
-		if n != 1 {
-			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
-			return
-		}
-
-		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
-		if err != nil {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
-			return
-		}
-
-		params.IfMatch = IfMatch
-
-	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.PutConnection(w, r, id, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	params.IfMatch = IfMatch(r.Header.Get("If-Match"))
+	withBody(a, w, r, func(ctx context.Context, c caller, body PutConnectionJSONRequestBody) (reply, error) {
+		return a.putConnection(ctx, c, id, params, body)
+	})
 }
 
-// ListConsentLinks operation middleware
-func (siw *ServerInterfaceWrapper) ListConsentLinks(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveListConsentLinks(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params ListConsentLinksParams
-
-	// ------------- Optional query parameter "state" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", false, false, "state", r.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "state"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "state", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "state", r.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "state", err)
 		return
 	}
-
-	// ------------- Optional query parameter "limit" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""}); err != nil {
+		a.unbound(w, r, "limit", err)
 		return
 	}
-
-	// ------------- Optional query parameter "after" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "after", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListConsentLinks(w, r, id, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.listConsentLinks(ctx, c, id, params)
+	})
 }
 
-// CreateConsentLink operation middleware
-func (siw *ServerInterfaceWrapper) CreateConsentLink(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveCreateConsentLink(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params CreateConsentLinkParams
-
-	headers := r.Header
-
-	// ------------- Optional header parameter "Idempotency-Key" -------------
-	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
-		var IdempotencyKey IdempotencyKey
-		n := len(valueList)
-		if n != 1 {
-			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
-			return
-		}
-
-		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
-		if err != nil {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
-			return
-		}
-
-		params.IdempotencyKey = IdempotencyKey
-
-	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateConsentLink(w, r, id, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	params.IdempotencyKey = IdempotencyKey(r.Header.Get("Idempotency-Key"))
+	withBody(a, w, r, func(ctx context.Context, c caller, body CreateConsentLinkJSONRequestBody) (reply, error) {
+		return a.createConsentLink(ctx, c, id, params, body)
+	})
 }
 
-// DeleteConsentLink operation middleware
-func (siw *ServerInterfaceWrapper) DeleteConsentLink(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveDeleteConsentLink(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// ------------- Path parameter "linkId" -------------
 	var linkId ConsentLinkId
-
-	err = runtime.BindStyledParameterWithOptions("simple", "linkId", chi.URLParam(r, "linkId"), &linkId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "linkId", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "linkId", chi.URLParam(r, "linkId"), &linkId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "linkId", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.DeleteConsentLink(w, r, id, linkId)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.deleteConsentLink(ctx, c, id, linkId)
+	})
 }
 
-// PollConnection operation middleware
-func (siw *ServerInterfaceWrapper) PollConnection(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) servePollConnection(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.PollConnection(w, r, id)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.pollConnection(ctx, c, id)
+	})
 }
 
-// ReconcileConnection operation middleware
-func (siw *ServerInterfaceWrapper) ReconcileConnection(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "id" -------------
+func (a *API) serveReconcileConnection(w http.ResponseWriter, r *http.Request) {
 	var id Id
-
-	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "id", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params ReconcileConnectionParams
-
-	// ------------- Optional query parameter "delivered" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "delivered", r.URL.Query(), &params.Delivered, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "delivered"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "delivered", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "delivered", r.URL.Query(), &params.Delivered, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""}); err != nil {
+		a.unbound(w, r, "delivered", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ReconcileConnection(w, r, id, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.reconcileConnection(ctx, c, id, params)
+	})
 }
 
-// ListAllConsentLinks operation middleware
-func (siw *ServerInterfaceWrapper) ListAllConsentLinks(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// Parameter object where we will unmarshal all parameters from the context
+func (a *API) serveListAllConsentLinks(w http.ResponseWriter, r *http.Request) {
 	var params ListAllConsentLinksParams
-
-	// ------------- Optional query parameter "state" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", false, false, "state", r.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "state"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "state", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "state", r.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "state", err)
 		return
 	}
-
-	// ------------- Optional query parameter "limit" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""}); err != nil {
+		a.unbound(w, r, "limit", err)
 		return
 	}
-
-	// ------------- Optional query parameter "after" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "after", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListAllConsentLinks(w, r, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.listAllConsentLinks(ctx, c, params)
+	})
 }
 
-// CreateConsentLinks operation middleware
-func (siw *ServerInterfaceWrapper) CreateConsentLinks(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// Parameter object where we will unmarshal all parameters from the context
+func (a *API) serveCreateConsentLinks(w http.ResponseWriter, r *http.Request) {
 	var params CreateConsentLinksParams
-
-	headers := r.Header
-
-	// ------------- Optional header parameter "Idempotency-Key" -------------
-	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
-		var IdempotencyKey IdempotencyKey
-		n := len(valueList)
-		if n != 1 {
-			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
-			return
-		}
-
-		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
-		if err != nil {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
-			return
-		}
-
-		params.IdempotencyKey = IdempotencyKey
-
-	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateConsentLinks(w, r, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	params.IdempotencyKey = IdempotencyKey(r.Header.Get("Idempotency-Key"))
+	withBody(a, w, r, func(ctx context.Context, c caller, body CreateConsentLinksJSONRequestBody) (reply, error) {
+		return a.createConsentLinks(ctx, c, params, body)
+	})
 }
 
-// ListAllDeliveries operation middleware
-func (siw *ServerInterfaceWrapper) ListAllDeliveries(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// Parameter object where we will unmarshal all parameters from the context
+func (a *API) serveListAllDeliveries(w http.ResponseWriter, r *http.Request) {
 	var params ListAllDeliveriesParams
-
-	// ------------- Optional query parameter "callback" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", false, false, "callback", r.URL.Query(), &params.Callback, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "callback"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "callback", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "callback", r.URL.Query(), &params.Callback, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "callback", err)
 		return
 	}
-
-	// ------------- Optional query parameter "sites" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", false, false, "sites", r.URL.Query(), &params.Sites, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sites"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sites", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "sites", r.URL.Query(), &params.Sites, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "sites", err)
 		return
 	}
-
-	// ------------- Optional query parameter "orders" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", false, false, "orders", r.URL.Query(), &params.Orders, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "orders"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "orders", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "orders", r.URL.Query(), &params.Orders, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "orders", err)
 		return
 	}
-
-	// ------------- Optional query parameter "status" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", false, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "status"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "status", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "status", err)
 		return
 	}
-
-	// ------------- Optional query parameter "types" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", false, false, "types", r.URL.Query(), &params.Types, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "types"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "types", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "types", r.URL.Query(), &params.Types, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "types", err)
 		return
 	}
-
-	// ------------- Optional query parameter "outcome" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", false, false, "outcome", r.URL.Query(), &params.Outcome, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "outcome"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "outcome", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "outcome", r.URL.Query(), &params.Outcome, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "outcome", err)
 		return
 	}
-
-	// ------------- Optional query parameter "since" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"}); err != nil {
+		a.unbound(w, r, "since", err)
 		return
 	}
-
-	// ------------- Optional query parameter "until" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "until"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "until", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"}); err != nil {
+		a.unbound(w, r, "until", err)
 		return
 	}
-
-	// ------------- Optional query parameter "limit" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""}); err != nil {
+		a.unbound(w, r, "limit", err)
 		return
 	}
-
-	// ------------- Optional query parameter "after" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "after", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListAllDeliveries(w, r, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.listAllDeliveries(ctx, c, params)
+	})
 }
 
-// GetEncryptionKeys operation middleware
-func (siw *ServerInterfaceWrapper) GetEncryptionKeys(w http.ResponseWriter, r *http.Request) {
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.GetEncryptionKeys(w, r)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+func (a *API) serveGetEncryptionKeys(w http.ResponseWriter, r *http.Request) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.getEncryptionKeys(ctx, c)
+	})
 }
 
-// ListEvents operation middleware
-func (siw *ServerInterfaceWrapper) ListEvents(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// Parameter object where we will unmarshal all parameters from the context
+func (a *API) serveListEvents(w http.ResponseWriter, r *http.Request) {
 	var params ListEventsParams
-
-	// ------------- Optional query parameter "after" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "after", err)
 		return
 	}
-
-	// ------------- Optional query parameter "since" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"}); err != nil {
+		a.unbound(w, r, "since", err)
 		return
 	}
-
-	// ------------- Optional query parameter "sites" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", false, false, "sites", r.URL.Query(), &params.Sites, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sites"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sites", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "sites", r.URL.Query(), &params.Sites, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "sites", err)
 		return
 	}
-
-	// ------------- Optional query parameter "types" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", false, false, "types", r.URL.Query(), &params.Types, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "types"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "types", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "types", r.URL.Query(), &params.Types, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "types", err)
 		return
 	}
-
-	// ------------- Optional query parameter "orders" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", false, false, "orders", r.URL.Query(), &params.Orders, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "orders"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "orders", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "orders", r.URL.Query(), &params.Orders, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "orders", err)
 		return
 	}
-
-	// ------------- Optional query parameter "waitSeconds" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "waitSeconds", r.URL.Query(), &params.WaitSeconds, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "waitSeconds"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "waitSeconds", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "waitSeconds", r.URL.Query(), &params.WaitSeconds, runtime.BindQueryParameterOptions{Type: "integer", Format: ""}); err != nil {
+		a.unbound(w, r, "waitSeconds", err)
 		return
 	}
-
-	// ------------- Optional query parameter "limit" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""}); err != nil {
+		a.unbound(w, r, "limit", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListEvents(w, r, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.listEvents(ctx, c, params)
+	})
 }
 
-// GetEvent operation middleware
-func (siw *ServerInterfaceWrapper) GetEvent(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "eventId" -------------
+func (a *API) serveGetEvent(w http.ResponseWriter, r *http.Request) {
 	var eventId EventId
-
-	err = runtime.BindStyledParameterWithOptions("simple", "eventId", chi.URLParam(r, "eventId"), &eventId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "eventId", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "eventId", chi.URLParam(r, "eventId"), &eventId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "eventId", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.GetEvent(w, r, eventId)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.getEvent(ctx, c, eventId)
+	})
 }
 
-// ListEventDeliveries operation middleware
-func (siw *ServerInterfaceWrapper) ListEventDeliveries(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "eventId" -------------
+func (a *API) serveListEventDeliveries(w http.ResponseWriter, r *http.Request) {
 	var eventId EventId
-
-	err = runtime.BindStyledParameterWithOptions("simple", "eventId", chi.URLParam(r, "eventId"), &eventId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "eventId", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "eventId", chi.URLParam(r, "eventId"), &eventId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "eventId", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params ListEventDeliveriesParams
-
-	// ------------- Optional query parameter "after" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "after", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListEventDeliveries(w, r, eventId, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.listEventDeliveries(ctx, c, eventId, params)
+	})
 }
 
-// GetMe operation middleware
-func (siw *ServerInterfaceWrapper) GetMe(w http.ResponseWriter, r *http.Request) {
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.GetMe(w, r)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+func (a *API) serveGetMe(w http.ResponseWriter, r *http.Request) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.getMe(ctx, c)
+	})
 }
 
-// ListOrders operation middleware
-func (siw *ServerInterfaceWrapper) ListOrders(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// Parameter object where we will unmarshal all parameters from the context
+func (a *API) serveListOrders(w http.ResponseWriter, r *http.Request) {
 	var params ListOrdersParams
-
-	// ------------- Optional query parameter "sites" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", false, false, "sites", r.URL.Query(), &params.Sites, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sites"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sites", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "sites", r.URL.Query(), &params.Sites, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "sites", err)
 		return
 	}
-
-	// ------------- Optional query parameter "reference" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "reference", r.URL.Query(), &params.Reference, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "reference"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "reference", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "reference", r.URL.Query(), &params.Reference, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "reference", err)
 		return
 	}
-
-	// ------------- Optional query parameter "statuses" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", false, false, "statuses", r.URL.Query(), &params.Statuses, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "statuses"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "statuses", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "statuses", r.URL.Query(), &params.Statuses, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "statuses", err)
 		return
 	}
-
-	// ------------- Optional query parameter "updatedSince" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "updatedSince", r.URL.Query(), &params.UpdatedSince, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "updatedSince"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "updatedSince", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "updatedSince", r.URL.Query(), &params.UpdatedSince, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"}); err != nil {
+		a.unbound(w, r, "updatedSince", err)
 		return
 	}
-
-	// ------------- Optional query parameter "limit" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""}); err != nil {
+		a.unbound(w, r, "limit", err)
 		return
 	}
-
-	// ------------- Optional query parameter "after" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "after", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListOrders(w, r, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.listOrders(ctx, c, params)
+	})
 }
 
-// GetOrder operation middleware
-func (siw *ServerInterfaceWrapper) GetOrder(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "orderId" -------------
+func (a *API) serveGetOrder(w http.ResponseWriter, r *http.Request) {
 	var orderId OrderPath
-
-	err = runtime.BindStyledParameterWithOptions("simple", "orderId", chi.URLParam(r, "orderId"), &orderId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "orderId", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "orderId", chi.URLParam(r, "orderId"), &orderId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "orderId", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params GetOrderParams
-
-	// ------------- Optional query parameter "site" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "site", r.URL.Query(), &params.Site, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "site"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "site", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "site", r.URL.Query(), &params.Site, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "site", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.GetOrder(w, r, orderId, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.getOrder(ctx, c, orderId, params)
+	})
 }
 
-// ListOrderEvents operation middleware
-func (siw *ServerInterfaceWrapper) ListOrderEvents(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "orderId" -------------
+func (a *API) serveListOrderEvents(w http.ResponseWriter, r *http.Request) {
 	var orderId OrderPath
-
-	err = runtime.BindStyledParameterWithOptions("simple", "orderId", chi.URLParam(r, "orderId"), &orderId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "orderId", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "orderId", chi.URLParam(r, "orderId"), &orderId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "orderId", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params ListOrderEventsParams
-
-	// ------------- Optional query parameter "limit" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""}); err != nil {
+		a.unbound(w, r, "limit", err)
 		return
 	}
-
-	// ------------- Optional query parameter "after" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "after", err)
 		return
 	}
-
-	// ------------- Optional query parameter "site" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "site", r.URL.Query(), &params.Site, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "site"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "site", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "site", r.URL.Query(), &params.Site, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "site", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListOrderEvents(w, r, orderId, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.listOrderEvents(ctx, c, orderId, params)
+	})
 }
 
-// GetTimeline operation middleware
-func (siw *ServerInterfaceWrapper) GetTimeline(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "orderId" -------------
+func (a *API) serveGetTimeline(w http.ResponseWriter, r *http.Request) {
 	var orderId OrderPath
-
-	err = runtime.BindStyledParameterWithOptions("simple", "orderId", chi.URLParam(r, "orderId"), &orderId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "orderId", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "orderId", chi.URLParam(r, "orderId"), &orderId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "orderId", err)
 		return
 	}
-
-	// Parameter object where we will unmarshal all parameters from the context
 	var params GetTimelineParams
-
-	// ------------- Optional query parameter "after" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "after", err)
 		return
 	}
-
-	// ------------- Optional query parameter "site" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "site", r.URL.Query(), &params.Site, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "site"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "site", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "site", r.URL.Query(), &params.Site, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "site", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.GetTimeline(w, r, orderId, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.getTimeline(ctx, c, orderId, params)
+	})
 }
 
-// ListUnresolved operation middleware
-func (siw *ServerInterfaceWrapper) ListUnresolved(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// Parameter object where we will unmarshal all parameters from the context
+func (a *API) serveListUnresolved(w http.ResponseWriter, r *http.Request) {
 	var params ListUnresolvedParams
-
-	// ------------- Optional query parameter "connection" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "connection", r.URL.Query(), &params.Connection, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "connection"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "connection", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "connection", r.URL.Query(), &params.Connection, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "connection", err)
 		return
 	}
-
-	// ------------- Optional query parameter "reason" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "reason", r.URL.Query(), &params.Reason, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "reason"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "reason", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "reason", r.URL.Query(), &params.Reason, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "reason", err)
 		return
 	}
-
-	// ------------- Optional query parameter "sites" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", false, false, "sites", r.URL.Query(), &params.Sites, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sites"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sites", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "sites", r.URL.Query(), &params.Sites, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "sites", err)
 		return
 	}
-
-	// ------------- Optional query parameter "limit" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""}); err != nil {
+		a.unbound(w, r, "limit", err)
 		return
 	}
-
-	// ------------- Optional query parameter "after" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		var requiredError *runtime.RequiredParameterError
-		if errors.As(err, &requiredError) {
-			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
-		} else {
-			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
-		}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""}); err != nil {
+		a.unbound(w, r, "after", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListUnresolved(w, r, params)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.listUnresolved(ctx, c, params)
+	})
 }
 
-// RetryManyUnresolved operation middleware
-func (siw *ServerInterfaceWrapper) RetryManyUnresolved(w http.ResponseWriter, r *http.Request) {
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.RetryManyUnresolved(w, r)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+func (a *API) serveRetryManyUnresolved(w http.ResponseWriter, r *http.Request) {
+	withBody(a, w, r, func(ctx context.Context, c caller, body RetryManyUnresolvedJSONRequestBody) (reply, error) {
+		return a.retryManyUnresolved(ctx, c, body)
+	})
 }
 
-// DeleteUnresolved operation middleware
-func (siw *ServerInterfaceWrapper) DeleteUnresolved(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "unresolvedId" -------------
+func (a *API) serveDeleteUnresolved(w http.ResponseWriter, r *http.Request) {
 	var unresolvedId string
-
-	err = runtime.BindStyledParameterWithOptions("simple", "unresolvedId", chi.URLParam(r, "unresolvedId"), &unresolvedId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "unresolvedId", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "unresolvedId", chi.URLParam(r, "unresolvedId"), &unresolvedId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "unresolvedId", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.DeleteUnresolved(w, r, unresolvedId)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.deleteUnresolved(ctx, c, unresolvedId)
+	})
 }
 
-// GetUnresolved operation middleware
-func (siw *ServerInterfaceWrapper) GetUnresolved(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "unresolvedId" -------------
+func (a *API) serveGetUnresolved(w http.ResponseWriter, r *http.Request) {
 	var unresolvedId string
-
-	err = runtime.BindStyledParameterWithOptions("simple", "unresolvedId", chi.URLParam(r, "unresolvedId"), &unresolvedId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "unresolvedId", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "unresolvedId", chi.URLParam(r, "unresolvedId"), &unresolvedId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "unresolvedId", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.GetUnresolved(w, r, unresolvedId)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.getUnresolved(ctx, c, unresolvedId)
+	})
 }
 
-// RetryUnresolved operation middleware
-func (siw *ServerInterfaceWrapper) RetryUnresolved(w http.ResponseWriter, r *http.Request) {
-
-	var err error
-	_ = err
-
-	// ------------- Path parameter "unresolvedId" -------------
+func (a *API) serveRetryUnresolved(w http.ResponseWriter, r *http.Request) {
 	var unresolvedId string
-
-	err = runtime.BindStyledParameterWithOptions("simple", "unresolvedId", chi.URLParam(r, "unresolvedId"), &unresolvedId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
-	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "unresolvedId", Err: err})
+	if err := runtime.BindStyledParameterWithOptions("simple", "unresolvedId", chi.URLParam(r, "unresolvedId"), &unresolvedId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""}); err != nil {
+		a.unbound(w, r, "unresolvedId", err)
 		return
 	}
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.RetryUnresolved(w, r, unresolvedId)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
-}
-
-type UnescapedCookieParamError struct {
-	ParamName string
-	Err       error
-}
-
-func (e *UnescapedCookieParamError) Error() string {
-	return fmt.Sprintf("error unescaping cookie parameter '%s'", e.ParamName)
-}
-
-func (e *UnescapedCookieParamError) Unwrap() error {
-	return e.Err
-}
-
-type UnmarshalingParamError struct {
-	ParamName string
-	Err       error
-}
-
-func (e *UnmarshalingParamError) Error() string {
-	return fmt.Sprintf("Error unmarshaling parameter %s as JSON: %s", e.ParamName, e.Err.Error())
-}
-
-func (e *UnmarshalingParamError) Unwrap() error {
-	return e.Err
-}
-
-type RequiredParamError struct {
-	ParamName string
-}
-
-func (e *RequiredParamError) Error() string {
-	return fmt.Sprintf("Query argument %s is required, but not found", e.ParamName)
-}
-
-type RequiredHeaderError struct {
-	ParamName string
-	Err       error
-}
-
-func (e *RequiredHeaderError) Error() string {
-	return fmt.Sprintf("Header parameter %s is required, but not found", e.ParamName)
-}
-
-func (e *RequiredHeaderError) Unwrap() error {
-	return e.Err
-}
-
-type InvalidParamFormatError struct {
-	ParamName string
-	Err       error
-}
-
-func (e *InvalidParamFormatError) Error() string {
-	return fmt.Sprintf("Invalid format for parameter %s: %s", e.ParamName, e.Err.Error())
-}
-
-func (e *InvalidParamFormatError) Unwrap() error {
-	return e.Err
-}
-
-type TooManyValuesForParamError struct {
-	ParamName string
-	Count     int
-}
-
-func (e *TooManyValuesForParamError) Error() string {
-	return fmt.Sprintf("Expected one value for %s, got %d", e.ParamName, e.Count)
-}
-
-// Handler creates http.Handler with routing matching OpenAPI spec.
-func Handler(si ServerInterface) http.Handler {
-	return HandlerWithOptions(si, ChiServerOptions{})
-}
-
-type ChiServerOptions struct {
-	BaseURL          string
-	BaseRouter       chi.Router
-	Middlewares      []MiddlewareFunc
-	ErrorHandlerFunc func(w http.ResponseWriter, r *http.Request, err error)
-}
-
-// HandlerFromMux creates http.Handler with routing matching OpenAPI spec based on the provided mux.
-func HandlerFromMux(si ServerInterface, r chi.Router) http.Handler {
-	return HandlerWithOptions(si, ChiServerOptions{
-		BaseRouter: r,
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.retryUnresolved(ctx, c, unresolvedId)
 	})
 }
 
-func HandlerFromMuxWithBaseURL(si ServerInterface, r chi.Router, baseURL string) http.Handler {
-	return HandlerWithOptions(si, ChiServerOptions{
-		BaseURL:    baseURL,
-		BaseRouter: r,
-	})
+// routes adds the contract's operations to a router.
+func (a *API) routes(r chi.Router) {
+	r.Get("/v1/callbacks", a.serveListCallbacks)
+	r.Post("/v1/callbacks", a.serveCreateCallback)
+	r.Delete("/v1/callbacks/{id}", a.serveDeleteCallback)
+	r.Get("/v1/callbacks/{id}", a.serveGetCallback)
+	r.Patch("/v1/callbacks/{id}", a.servePatchCallback)
+	r.Put("/v1/callbacks/{id}", a.servePutCallback)
+	r.Post("/v1/callbacks/{id}/rotate-secret", a.serveRotateSecret)
+	r.Delete("/v1/callbacks/{id}/secrets/{fingerprint}", a.serveEndSecret)
+	r.Post("/v1/callbacks/{id}/test", a.serveTestCallback)
+	r.Post("/v1/callbacks/{id}/resume", a.serveResumeCallback)
+	r.Get("/v1/callbacks/{id}/deliveries", a.serveListDeliveries)
+	r.Get("/v1/callbacks/{id}/deliveries/{eventId}", a.serveGetDelivery)
+	r.Post("/v1/callbacks/{id}/deliveries/{eventId}/retry", a.serveRetryDelivery)
+	r.Post("/v1/callbacks/{id}/deliveries/{eventId}/skip", a.serveSkipDelivery)
+	r.Get("/v1/callbacks/{id}/replays", a.serveListReplays)
+	r.Post("/v1/callbacks/{id}/replays", a.serveCreateReplay)
+	r.Delete("/v1/callbacks/{id}/replays/{replayId}", a.serveDeleteReplay)
+	r.Get("/v1/callbacks/{id}/replays/{replayId}", a.serveGetReplay)
+	r.Get("/v1/callbacks/{id}/stats", a.serveGetStats)
+	r.Get("/v1/deliveries", a.serveListAllDeliveries)
+	r.Get("/v1/events", a.serveListEvents)
+	r.Get("/v1/events/{eventId}", a.serveGetEvent)
+	r.Get("/v1/events/{eventId}/deliveries", a.serveListEventDeliveries)
+	r.Get("/v1/orders", a.serveListOrders)
+	r.Get("/v1/orders/{orderId}", a.serveGetOrder)
+	r.Get("/v1/orders/{orderId}/events", a.serveListOrderEvents)
+	r.Get("/v1/orders/{orderId}/timeline", a.serveGetTimeline)
+	r.Get("/v1/assessments/{originator}/{number}", a.serveFindAssessment)
+	r.Get("/v1/connections", a.serveListConnections)
+	r.Delete("/v1/connections/{id}", a.serveDeleteConnection)
+	r.Get("/v1/connections/{id}", a.serveGetConnection)
+	r.Patch("/v1/connections/{id}", a.servePatchConnection)
+	r.Put("/v1/connections/{id}", a.servePutConnection)
+	r.Post("/v1/connections/{id}/poll", a.servePollConnection)
+	r.Get("/v1/connections/{id}/consent-links", a.serveListConsentLinks)
+	r.Post("/v1/connections/{id}/consent-links", a.serveCreateConsentLink)
+	r.Delete("/v1/connections/{id}/consent-links/{linkId}", a.serveDeleteConsentLink)
+	r.Get("/v1/consent-links", a.serveListAllConsentLinks)
+	r.Post("/v1/consent-links", a.serveCreateConsentLinks)
+	r.Post("/v1/connections/{id}/reconcile", a.serveReconcileConnection)
+	r.Get("/v1/me", a.serveGetMe)
+	r.Get("/v1/clients", a.serveListClients)
+	r.Delete("/v1/clients/{id}", a.serveDeleteClient)
+	r.Get("/v1/clients/{id}", a.serveGetClient)
+	r.Put("/v1/clients/{id}", a.servePutClient)
+	r.Get("/v1/clients/{id}/keys", a.serveListKeys)
+	r.Post("/v1/clients/{id}/keys", a.serveCreateKey)
+	r.Delete("/v1/clients/{id}/keys/{keyId}", a.serveDeleteKey)
+	r.Get("/v1/audit", a.serveListAudit)
+	r.Get("/v1/unresolved", a.serveListUnresolved)
+	r.Post("/v1/unresolved/retry", a.serveRetryManyUnresolved)
+	r.Delete("/v1/unresolved/{unresolvedId}", a.serveDeleteUnresolved)
+	r.Get("/v1/unresolved/{unresolvedId}", a.serveGetUnresolved)
+	r.Post("/v1/unresolved/{unresolvedId}/retry", a.serveRetryUnresolved)
+	r.Get("/v1/encryption-keys", a.serveGetEncryptionKeys)
+	r.Get("/livez", a.serveLivez)
+	r.Get("/readyz", a.serveReadyz)
+	r.Get("/", a.serveStart)
+	r.Get("/docs", a.serveDocs)
+	r.Get("/docs/events/{eventType}", a.serveDocsEvent)
+	r.Get("/docs/style.css", a.serveDocsStyle)
+	r.Get("/openapi.yaml", a.serveOpenapi)
+	r.Get("/openapi.json", a.serveOpenapiJson)
+	r.Get("/asyncapi.yaml", a.serveAsyncapi)
+	r.Get("/schemas/{name}", a.serveSchema)
+	r.Get("/problems/{type}", a.serveProblemPage)
 }
 
-// HandlerWithOptions creates http.Handler with additional options
-func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handler {
-	r := options.BaseRouter
-
-	if r == nil {
-		r = chi.NewRouter()
-	}
-	if options.ErrorHandlerFunc == nil {
-		options.ErrorHandlerFunc = func(w http.ResponseWriter, r *http.Request, err error) {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-		}
-	}
-	wrapper := ServerInterfaceWrapper{
-		Handler:            si,
-		HandlerMiddlewares: options.Middlewares,
-		ErrorHandlerFunc:   options.ErrorHandlerFunc,
-	}
-
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/callbacks", wrapper.ListCallbacks)
-	})
-	r.Group(func(r chi.Router) {
-		r.Post(options.BaseURL+"/v1/callbacks", wrapper.CreateCallback)
-	})
-	r.Group(func(r chi.Router) {
-		r.Delete(options.BaseURL+"/v1/callbacks/{id}", wrapper.DeleteCallback)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/callbacks/{id}", wrapper.GetCallback)
-	})
-	r.Group(func(r chi.Router) {
-		r.Patch(options.BaseURL+"/v1/callbacks/{id}", wrapper.PatchCallback)
-	})
-	r.Group(func(r chi.Router) {
-		r.Put(options.BaseURL+"/v1/callbacks/{id}", wrapper.PutCallback)
-	})
-	r.Group(func(r chi.Router) {
-		r.Post(options.BaseURL+"/v1/callbacks/{id}/rotate-secret", wrapper.RotateSecret)
-	})
-	r.Group(func(r chi.Router) {
-		r.Delete(options.BaseURL+"/v1/callbacks/{id}/secrets/{fingerprint}", wrapper.EndSecret)
-	})
-	r.Group(func(r chi.Router) {
-		r.Post(options.BaseURL+"/v1/callbacks/{id}/test", wrapper.TestCallback)
-	})
-	r.Group(func(r chi.Router) {
-		r.Post(options.BaseURL+"/v1/callbacks/{id}/resume", wrapper.ResumeCallback)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/callbacks/{id}/deliveries", wrapper.ListDeliveries)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/callbacks/{id}/deliveries/{eventId}", wrapper.GetDelivery)
-	})
-	r.Group(func(r chi.Router) {
-		r.Post(options.BaseURL+"/v1/callbacks/{id}/deliveries/{eventId}/retry", wrapper.RetryDelivery)
-	})
-	r.Group(func(r chi.Router) {
-		r.Post(options.BaseURL+"/v1/callbacks/{id}/deliveries/{eventId}/skip", wrapper.SkipDelivery)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/callbacks/{id}/replays", wrapper.ListReplays)
-	})
-	r.Group(func(r chi.Router) {
-		r.Post(options.BaseURL+"/v1/callbacks/{id}/replays", wrapper.CreateReplay)
-	})
-	r.Group(func(r chi.Router) {
-		r.Delete(options.BaseURL+"/v1/callbacks/{id}/replays/{replayId}", wrapper.DeleteReplay)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/callbacks/{id}/replays/{replayId}", wrapper.GetReplay)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/callbacks/{id}/stats", wrapper.GetStats)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/deliveries", wrapper.ListAllDeliveries)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/events", wrapper.ListEvents)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/events/{eventId}", wrapper.GetEvent)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/events/{eventId}/deliveries", wrapper.ListEventDeliveries)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/orders", wrapper.ListOrders)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/orders/{orderId}", wrapper.GetOrder)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/orders/{orderId}/events", wrapper.ListOrderEvents)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/orders/{orderId}/timeline", wrapper.GetTimeline)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/assessments/{originator}/{number}", wrapper.FindAssessment)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/connections", wrapper.ListConnections)
-	})
-	r.Group(func(r chi.Router) {
-		r.Delete(options.BaseURL+"/v1/connections/{id}", wrapper.DeleteConnection)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/connections/{id}", wrapper.GetConnection)
-	})
-	r.Group(func(r chi.Router) {
-		r.Patch(options.BaseURL+"/v1/connections/{id}", wrapper.PatchConnection)
-	})
-	r.Group(func(r chi.Router) {
-		r.Put(options.BaseURL+"/v1/connections/{id}", wrapper.PutConnection)
-	})
-	r.Group(func(r chi.Router) {
-		r.Post(options.BaseURL+"/v1/connections/{id}/poll", wrapper.PollConnection)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/connections/{id}/consent-links", wrapper.ListConsentLinks)
-	})
-	r.Group(func(r chi.Router) {
-		r.Post(options.BaseURL+"/v1/connections/{id}/consent-links", wrapper.CreateConsentLink)
-	})
-	r.Group(func(r chi.Router) {
-		r.Delete(options.BaseURL+"/v1/connections/{id}/consent-links/{linkId}", wrapper.DeleteConsentLink)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/consent-links", wrapper.ListAllConsentLinks)
-	})
-	r.Group(func(r chi.Router) {
-		r.Post(options.BaseURL+"/v1/consent-links", wrapper.CreateConsentLinks)
-	})
-	r.Group(func(r chi.Router) {
-		r.Post(options.BaseURL+"/v1/connections/{id}/reconcile", wrapper.ReconcileConnection)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/me", wrapper.GetMe)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/clients", wrapper.ListClients)
-	})
-	r.Group(func(r chi.Router) {
-		r.Delete(options.BaseURL+"/v1/clients/{id}", wrapper.DeleteClient)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/clients/{id}", wrapper.GetClient)
-	})
-	r.Group(func(r chi.Router) {
-		r.Put(options.BaseURL+"/v1/clients/{id}", wrapper.PutClient)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/clients/{id}/keys", wrapper.ListKeys)
-	})
-	r.Group(func(r chi.Router) {
-		r.Post(options.BaseURL+"/v1/clients/{id}/keys", wrapper.CreateKey)
-	})
-	r.Group(func(r chi.Router) {
-		r.Delete(options.BaseURL+"/v1/clients/{id}/keys/{keyId}", wrapper.DeleteKey)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/audit", wrapper.ListAudit)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/unresolved", wrapper.ListUnresolved)
-	})
-	r.Group(func(r chi.Router) {
-		r.Post(options.BaseURL+"/v1/unresolved/retry", wrapper.RetryManyUnresolved)
-	})
-	r.Group(func(r chi.Router) {
-		r.Delete(options.BaseURL+"/v1/unresolved/{unresolvedId}", wrapper.DeleteUnresolved)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/unresolved/{unresolvedId}", wrapper.GetUnresolved)
-	})
-	r.Group(func(r chi.Router) {
-		r.Post(options.BaseURL+"/v1/unresolved/{unresolvedId}/retry", wrapper.RetryUnresolved)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/encryption-keys", wrapper.GetEncryptionKeys)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/livez", wrapper.Livez)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/readyz", wrapper.Readyz)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/", wrapper.Start)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/docs", wrapper.Docs)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/docs/events/{eventType}", wrapper.DocsEvent)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/docs/style.css", wrapper.DocsStyle)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/openapi.yaml", wrapper.Openapi)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/openapi.json", wrapper.OpenapiJson)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/asyncapi.yaml", wrapper.Asyncapi)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/schemas/{name}", wrapper.Schema)
-	})
-	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/problems/{type}", wrapper.ProblemPage)
-	})
-
-	return r
-}
-
-// WebhookReceiverInterface represents handlers for receiving inbound
-// webhook requests. Each webhook becomes a Handle*Webhook
-// method that the implementation fills in. The caller mounts the per-
-// webhook http.Handler returned by {Op}WebhookHandler at
-// whatever URL path they advertise to senders.
-type WebhookReceiverInterface interface {
-	// What a callback receives
-	// HandleEventWebhook handles the POST webhook for event.
-	HandleEventWebhook(w http.ResponseWriter, r *http.Request, params EventParams)
-}
-
-// WebhookReceiverMiddlewareFunc wraps an http.Handler with cross-
-// cutting behavior (signature verification, logging, rate limiting, ...).
-type WebhookReceiverMiddlewareFunc func(http.Handler) http.Handler
-
-// EventWebhookHandler returns the http.Handler for the event webhook.
-// Mount this at the URL path advertised to webhook senders. errHandler
-// may be nil; if so, parameter-binding errors return 400 with the error
-// message. Middlewares are applied in the order provided -- the last
-// argument becomes the outermost wrapper.
-func EventWebhookHandler(si WebhookReceiverInterface, errHandler func(w http.ResponseWriter, r *http.Request, err error), middlewares ...WebhookReceiverMiddlewareFunc) http.Handler {
-	if errHandler == nil {
-		errHandler = func(w http.ResponseWriter, r *http.Request, err error) {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-		}
-	}
-	var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var err error
-		_ = err
-
-		// Parameter object where we will unmarshal all parameters from the request.
-		var params EventParams
-
-		// ------------- Required header parameter "webhook-id" -------------
-		if valueList, found := r.Header[http.CanonicalHeaderKey("webhook-id")]; found {
-			var WebhookId string
-			n := len(valueList)
-			if n != 1 {
-				errHandler(w, r, &TooManyValuesForParamError{ParamName: "webhook-id", Count: n})
-				return
-			}
-
-			err = runtime.BindStyledParameterWithOptions("simple", "webhook-id", valueList[0], &WebhookId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""})
-			if err != nil {
-				errHandler(w, r, &InvalidParamFormatError{ParamName: "webhook-id", Err: err})
-				return
-			}
-			params.WebhookId = WebhookId
-
-		} else {
-			err := fmt.Errorf("Header parameter webhook-id is required, but not found")
-			errHandler(w, r, &RequiredHeaderError{ParamName: "webhook-id", Err: err})
-			return
-		}
-
-		// ------------- Required header parameter "webhook-timestamp" -------------
-		if valueList, found := r.Header[http.CanonicalHeaderKey("webhook-timestamp")]; found {
-			var WebhookTimestamp string
-			n := len(valueList)
-			if n != 1 {
-				errHandler(w, r, &TooManyValuesForParamError{ParamName: "webhook-timestamp", Count: n})
-				return
-			}
-
-			err = runtime.BindStyledParameterWithOptions("simple", "webhook-timestamp", valueList[0], &WebhookTimestamp, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""})
-			if err != nil {
-				errHandler(w, r, &InvalidParamFormatError{ParamName: "webhook-timestamp", Err: err})
-				return
-			}
-			params.WebhookTimestamp = WebhookTimestamp
-
-		} else {
-			err := fmt.Errorf("Header parameter webhook-timestamp is required, but not found")
-			errHandler(w, r, &RequiredHeaderError{ParamName: "webhook-timestamp", Err: err})
-			return
-		}
-
-		// ------------- Required header parameter "webhook-signature" -------------
-		if valueList, found := r.Header[http.CanonicalHeaderKey("webhook-signature")]; found {
-			var WebhookSignature string
-			n := len(valueList)
-			if n != 1 {
-				errHandler(w, r, &TooManyValuesForParamError{ParamName: "webhook-signature", Count: n})
-				return
-			}
-
-			err = runtime.BindStyledParameterWithOptions("simple", "webhook-signature", valueList[0], &WebhookSignature, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""})
-			if err != nil {
-				errHandler(w, r, &InvalidParamFormatError{ParamName: "webhook-signature", Err: err})
-				return
-			}
-			params.WebhookSignature = WebhookSignature
-
-		} else {
-			err := fmt.Errorf("Header parameter webhook-signature is required, but not found")
-			errHandler(w, r, &RequiredHeaderError{ParamName: "webhook-signature", Err: err})
-			return
-		}
-
-		// ------------- Optional header parameter "webhook-replay" -------------
-		if valueList, found := r.Header[http.CanonicalHeaderKey("webhook-replay")]; found {
-			var WebhookReplay string
-			n := len(valueList)
-			if n != 1 {
-				errHandler(w, r, &TooManyValuesForParamError{ParamName: "webhook-replay", Count: n})
-				return
-			}
-
-			err = runtime.BindStyledParameterWithOptions("simple", "webhook-replay", valueList[0], &WebhookReplay, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
-			if err != nil {
-				errHandler(w, r, &InvalidParamFormatError{ParamName: "webhook-replay", Err: err})
-				return
-			}
-			params.WebhookReplay = WebhookReplay
-
-		}
-
-		si.HandleEventWebhook(w, r, params)
-	})
-	for _, mw := range middlewares {
-		h = mw(h)
-	}
-	return h
-}
+// The relay sends webhooks and receives none.

@@ -3,7 +3,6 @@ package httpapi
 import (
 	"context"
 	"errors"
-	"net/http"
 	"strings"
 	"time"
 
@@ -11,29 +10,27 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// FindAssessment implements GET /v1/assessments/{originator}/{number}.
-func (a *API) FindAssessment(
-	w http.ResponseWriter, r *http.Request, originator, number string, params FindAssessmentParams,
-) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		connection, _, err := a.c.Store.Connections.Get(ctx, params.Connection)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return reply{}, err
-		}
-		visible := err == nil
-		for _, site := range connection.SiteNames() {
-			// All of them, because the vendor does not return the site of an assessment.
-			visible = visible && c.maySeeSite(site)
-		}
-		if !visible {
-			return reply{}, notFound()
-		}
-		id, err := a.c.Vendor.Assessment(ctx, connection, originator, number)
-		if err != nil {
-			return reply{}, vendorProblem(err)
-		}
-		return reply{body: Assessment{Id: id, Originator: originator, Number: number, Connection: connection.ID}}, nil
-	})
+// findAssessment implements GET /v1/assessments/{originator}/{number}.
+func (a *API) findAssessment(
+	ctx context.Context, c caller, originator, number string, params FindAssessmentParams,
+) (reply, error) {
+	connection, _, err := a.c.Store.Connections.Get(ctx, params.Connection)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return reply{}, err
+	}
+	visible := err == nil
+	for _, site := range connection.SiteNames() {
+		// All of them, because the vendor does not return the site of an assessment.
+		visible = visible && c.maySeeSite(site)
+	}
+	if !visible {
+		return reply{}, notFound()
+	}
+	id, err := a.c.Vendor.Assessment(ctx, connection, originator, number)
+	if err != nil {
+		return reply{}, vendorProblem(err)
+	}
+	return reply{body: Assessment{Id: id, Originator: originator, Number: number, Connection: connection.ID}}, nil
 }
 
 // vendorProblem returns the problem for a failed call to the vendor, judging by its outcome alone.

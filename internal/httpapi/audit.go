@@ -22,7 +22,7 @@ const auditPatience = time.Second
 func (a *API) audited(
 	ctx context.Context, r *http.Request, c caller, run func() (response, error),
 ) (response, error) {
-	x := exchangeOf(r)
+	x := exchangeOf(r.Context())
 	if !x.op.changes || x.op.access == accessPublic {
 		return run()
 	}
@@ -56,7 +56,7 @@ func unrecorded(err error) error {
 func (a *API) recordEnd(ctx context.Context, r *http.Request, c caller, position uint64, answer response, failed error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditPatience) // even if the caller has gone
 	defer cancel()
-	x := exchangeOf(r)
+	x := exchangeOf(r.Context())
 	ended := relay.AuditRecord{
 		Client: c.client.ID, Generation: c.client.Generation, Request: x.id, At: time.Now().UTC(), Status: answer.Status,
 		Made: answer.Location, Replayed: answer.replayed,
@@ -71,43 +71,41 @@ func (a *API) recordEnd(ctx context.Context, r *http.Request, c caller, position
 	}
 }
 
-// ListAudit implements GET /v1/audit.
-func (a *API) ListAudit(w http.ResponseWriter, r *http.Request, params ListAuditParams) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		q := audit.Query{Client: params.Client, Limit: cmp.Or(params.Limit, defaultLimit)}
-		if !params.Since.IsZero() {
-			q.Since = logTime(params.Since)
+// listAudit implements GET /v1/audit.
+func (a *API) listAudit(ctx context.Context, c caller, params ListAuditParams) (reply, error) {
+	q := audit.Query{Client: params.Client, Limit: cmp.Or(params.Limit, defaultLimit)}
+	if !params.Since.IsZero() {
+		q.Since = logTime(params.Since)
+	}
+	if !params.Until.IsZero() {
+		q.Until = logTime(params.Until)
+	}
+	if !c.isAdmin() {
+		if params.Client != "" && params.Client != c.client.ID {
+			return reply{}, notFound()
 		}
-		if !params.Until.IsZero() {
-			q.Until = logTime(params.Until)
-		}
-		if !c.isAdmin() {
-			if params.Client != "" && params.Client != c.client.ID {
-				return reply{}, notFound()
-			}
-			q.Client, q.Generation = c.client.ID, c.client.Generation
-		}
-		if params.After != "" {
-			at, err := readPosition('a', params.After, 1)
-			if err != nil {
-				return reply{}, err
-			}
-			q.Before = at[0]
-		}
-		page, err := a.audit.Page(ctx, q)
+		q.Client, q.Generation = c.client.ID, c.client.Generation
+	}
+	if params.After != "" {
+		at, err := readPosition('a', params.After, 1)
 		if err != nil {
 			return reply{}, err
 		}
-		a.limits.charge(c.key.ID, page.Scanned-len(page.Entries))
-		list := AuditList{Items: make([]AuditEntry, 0, len(page.Entries))}
-		for _, e := range page.Entries {
-			list.Items = append(list.Items, auditView(e))
-		}
-		if page.Next > 0 {
-			list.Next = position('a', page.Next)
-		}
-		return reply{body: list}, nil
-	})
+		q.Before = at[0]
+	}
+	page, err := a.audit.Page(ctx, q)
+	if err != nil {
+		return reply{}, err
+	}
+	a.limits.charge(c.key.ID, page.Scanned-len(page.Entries))
+	list := AuditList{Items: make([]AuditEntry, 0, len(page.Entries))}
+	for _, e := range page.Entries {
+		list.Items = append(list.Items, auditView(e))
+	}
+	if page.Next > 0 {
+		list.Next = position('a', page.Next)
+	}
+	return reply{body: list}, nil
 }
 
 func auditView(e audit.Entry) AuditEntry {

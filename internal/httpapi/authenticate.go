@@ -16,7 +16,7 @@ import (
 // The token is checked first, which is cheap; only failures are counted, and slowed down once an
 // address has used up its own.
 func (a *API) authenticate(w http.ResponseWriter, r *http.Request) error {
-	x := exchangeOf(r)
+	x := exchangeOf(r.Context())
 	if x.op.access == accessPublic {
 		return nil
 	}
@@ -102,7 +102,7 @@ func (a *API) refusal(w http.ResponseWriter, r *http.Request, reason string) *pr
 	if reason == failureMissing {
 		return refusal
 	}
-	x := exchangeOf(r)
+	x := exchangeOf(r.Context())
 	f := a.failures.guesses.Failed(x.remote, time.Now())
 	if f.Log {
 		a.c.Log.LogAttrs(r.Context(), slog.LevelWarn, "authentication failed", slog.String("remote", x.remoteName()),

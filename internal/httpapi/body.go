@@ -20,7 +20,7 @@ const maxBody = 1 << 20
 
 // validate checks a request against the contract before its handler gets it.
 func (a *API) validate(w http.ResponseWriter, r *http.Request) error {
-	x := exchangeOf(r)
+	x := exchangeOf(r.Context())
 	if err := a.contract.checkParameters(x.op, r); err != nil {
 		return err
 	}
@@ -123,19 +123,12 @@ func withBody[T any](
 	a *API, w http.ResponseWriter, r *http.Request, operation func(ctx context.Context, c caller, body T) (reply, error),
 ) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		body, err := bodyOf[T](r)
-		if err != nil {
-			return reply{}, err
+		var body T
+		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+			return reply{}, fmt.Errorf("read a body that was found valid: %w", err)
 		}
 		return operation(ctx, c, body)
 	})
-}
-
-func bodyOf[T any](r *http.Request) (v T, err error) {
-	if err := json.NewDecoder(r.Body).Decode(&v); err != nil {
-		return v, fmt.Errorf("read a body that was found valid: %w", err)
-	}
-	return v, nil
 }
 
 // checkMediaType returns a problem unless the body has a type that the operation takes. The problem

@@ -37,7 +37,7 @@ func (a *API) newCallback(
 		return cb, "", err
 	}
 	cleaned.warn(ctx, a.c.Log, "callback", id)
-	if cb.StartFrom, cb.StartSeq, err = a.start(ctx, s.StartFrom, now); err != nil {
+	if cb.StartFrom, cb.StartSeq, err = a.startPosition(ctx, s.StartFrom, now); err != nil {
 		return cb, "", err
 	}
 	secret, err := signingSecret(s.Secret, m)
@@ -156,8 +156,8 @@ func (a *API) checkCallback(owner relay.Client, s CallbackSettings, before relay
 	return errs
 }
 
-// start returns the log position after which a callback begins.
-func (a *API) start(ctx context.Context, from string, now time.Time) (string, uint64, error) {
+// startPosition returns the log position after which a callback begins.
+func (a *API) startPosition(ctx context.Context, from string, now time.Time) (string, uint64, error) {
 	first, last, err := a.c.Store.Events.Bounds(ctx)
 	if err != nil {
 		return "", 0, err

@@ -11,141 +11,127 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// ListCallbacks implements GET /v1/callbacks.
-func (a *API) ListCallbacks(w http.ResponseWriter, r *http.Request, params ListCallbacksParams) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		if !c.isAdmin() && params.Client != "" && params.Client != c.client.ID {
-			return reply{}, notFound()
-		}
-		of := params.Client
+// listCallbacks implements GET /v1/callbacks.
+func (a *API) listCallbacks(ctx context.Context, c caller, params ListCallbacksParams) (reply, error) {
+	if !c.isAdmin() && params.Client != "" && params.Client != c.client.ID {
+		return reply{}, notFound()
+	}
+	of := params.Client
+	if !c.isAdmin() {
+		of = c.client.ID
+	}
+	entries, next, err := page(ctx, a.callbacks, of, params.After, params.Limit, func(cb store.SealedCallback) bool {
 		if !c.isAdmin() {
-			of = c.client.ID
+			return c.owns(cb.Callback)
 		}
-		entries, next, err := page(ctx, a.callbacks, of, params.After, params.Limit, func(cb store.SealedCallback) bool {
-			if !c.isAdmin() {
-				return c.owns(cb.Callback)
+		client, known := a.c.Keys.Client(cb.Client)
+		return known && cb.BelongsTo(client)
+	})
+	return reply{body: CallbackList{Items: a.callbackViews(ctx, a.opened(entries)), Next: next}}, err
+}
+
+// createCallback implements POST /v1/callbacks.
+func (a *API) createCallback(ctx context.Context, c caller, params CreateCallbackParams, settings CallbackSettings) (reply, error) {
+	owner, err := a.ownerFor(ctx, c, params.Client)
+	if err != nil {
+		return reply{}, err
+	}
+	m := exchangeOf(ctx).maker
+	cb, secret, err := a.newCallback(ctx, m, m.id("callback"), owner, settings)
+	if err != nil {
+		return reply{}, err
+	}
+	revision, err := a.register(ctx, owner, cb)
+	switch {
+	case errors.Is(err, errClientGone):
+		err = c.gone()
+	case errors.Is(err, store.ErrConflict): // only the same request can have made this id before
+		cb, revision, err = a.c.Store.Callbacks.GetAtLeader(ctx, cb.ID)
+	}
+	if err != nil {
+		return reply{}, err
+	}
+	return a.createdCallback(ctx, c, cb, revision, secret), nil
+}
+
+// getCallback implements GET /v1/callbacks/{id}.
+func (a *API) getCallback(ctx context.Context, c caller, id Id) (reply, error) {
+	cb, revision, err := a.callback(ctx, c, id)
+	return reply{revision: revision, body: a.callbackView(ctx, c, cb)}, err
+}
+
+// putCallback implements PUT /v1/callbacks/{id}.
+func (a *API) putCallback(ctx context.Context, c caller, id Id, params PutCallbackParams, settings CallbackSettings) (reply, error) {
+	var secret string
+	var owner relay.Client
+	cb, revision, created, err := put(ctx, a.c.Store.Callbacks, id, params.IfMatch,
+		func() (cb relay.Callback, err error) {
+			if c.mayChange() != nil { // like an id of another client: a different response would give it away
+				return cb, notFound()
 			}
-			client, known := a.c.Keys.Client(cb.Client)
-			return known && cb.BelongsTo(client)
-		})
-		return reply{body: CallbackList{Items: a.callbackViews(ctx, a.opened(entries)), Next: next}}, err
-	})
-}
-
-// CreateCallback implements POST /v1/callbacks.
-func (a *API) CreateCallback(w http.ResponseWriter, r *http.Request, params CreateCallbackParams) {
-	withBody(a, w, r, func(ctx context.Context, c caller, settings CallbackSettings) (reply, error) {
-		owner, err := a.ownerFor(ctx, c, params.Client)
-		if err != nil {
-			return reply{}, err
-		}
-		m := exchangeOf(r).maker
-		cb, secret, err := a.newCallback(ctx, m, m.id("callback"), owner, settings)
-		if err != nil {
-			return reply{}, err
-		}
-		revision, err := a.register(ctx, owner, cb)
-		switch {
-		case errors.Is(err, errClientGone):
-			err = c.gone()
-		case errors.Is(err, store.ErrConflict): // only the same request can have made this id before
-			cb, revision, err = a.c.Store.Callbacks.GetAtLeader(ctx, cb.ID)
-		}
-		if err != nil {
-			return reply{}, err
-		}
-		return a.createdCallback(ctx, c, cb, revision, secret), nil
-	})
-}
-
-// GetCallback implements GET /v1/callbacks/{id}.
-func (a *API) GetCallback(w http.ResponseWriter, r *http.Request, id Id) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		cb, revision, err := a.callback(ctx, c, id)
-		return reply{revision: revision, body: a.callbackView(ctx, c, cb)}, err
-	})
-}
-
-// PutCallback implements PUT /v1/callbacks/{id}.
-func (a *API) PutCallback(w http.ResponseWriter, r *http.Request, id Id, params PutCallbackParams) {
-	withBody(a, w, r, func(ctx context.Context, c caller, settings CallbackSettings) (reply, error) {
-		var secret string
-		var owner relay.Client
-		cb, revision, created, err := put(ctx, a.c.Store.Callbacks, id, params.IfMatch,
-			func() (cb relay.Callback, err error) {
-				if c.mayChange() != nil { // like an id of another client: a different response would give it away
-					return cb, notFound()
-				}
-				if owner, err = a.ownerFor(ctx, c, params.Client); err != nil {
-					return cb, err
-				}
-				cb, secret, err = a.newCallback(ctx, exchangeOf(r).maker, id, owner, settings)
-				return cb, err
-			},
-			func(cb relay.Callback) (uint64, error) { return a.register(ctx, owner, cb) },
-			a.ifMayChange(ctx, c, params.Client, func(cb relay.Callback) (relay.Callback, error) {
-				return a.replaceSettings(ctx, cb, settings)
-			}))
-		if errors.Is(err, errClientGone) {
-			err = c.gone()
-		}
-		if err != nil {
-			return reply{}, err
-		}
-		if created {
-			return a.createdCallback(ctx, c, cb, revision, secret), nil
-		}
-		a.wroteCallback(cb, revision)
-		return reply{revision: revision, body: a.callbackView(ctx, c, cb)}, nil
-	})
-}
-
-// PatchCallback implements PATCH /v1/callbacks/{id}.
-func (a *API) PatchCallback(w http.ResponseWriter, r *http.Request, id Id, params PatchCallbackParams) {
-	withBody(a, w, r, func(ctx context.Context, c caller, patch json.RawMessage) (reply, error) {
-		cb, revision, err := a.changeCallback(ctx, c, id, params.IfMatch, func(cb relay.Callback) (relay.Callback, error) {
-			settings, err := patched(a, callbackSettings(cb), patch, "CallbackSettings")
-			if err != nil {
+			if owner, err = a.ownerFor(ctx, c, params.Client); err != nil {
 				return cb, err
 			}
+			cb, secret, err = a.newCallback(ctx, exchangeOf(ctx).maker, id, owner, settings)
+			return cb, err
+		},
+		func(cb relay.Callback) (uint64, error) { return a.register(ctx, owner, cb) },
+		a.ifMayChange(ctx, c, params.Client, func(cb relay.Callback) (relay.Callback, error) {
 			return a.replaceSettings(ctx, cb, settings)
-		})
-		return reply{revision: revision, body: a.callbackView(ctx, c, cb)}, err
-	})
+		}))
+	if errors.Is(err, errClientGone) {
+		err = c.gone()
+	}
+	if err != nil {
+		return reply{}, err
+	}
+	if created {
+		return a.createdCallback(ctx, c, cb, revision, secret), nil
+	}
+	a.wroteCallback(cb, revision)
+	return reply{revision: revision, body: a.callbackView(ctx, c, cb)}, nil
 }
 
-// DeleteCallback implements DELETE /v1/callbacks/{id}. The owner removes the cursor and the lanes.
-func (a *API) DeleteCallback(w http.ResponseWriter, r *http.Request, id Id, params DeleteCallbackParams) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		cb, revision, err := remove(ctx, a.c.Store.Callbacks, id, params.IfMatch, func(cb relay.Callback) error {
-			_, err := a.ifMayChange(ctx, c, "", func(cb relay.Callback) (relay.Callback, error) { return cb, nil })(cb)
-			return err
-		})
+// patchCallback implements PATCH /v1/callbacks/{id}.
+func (a *API) patchCallback(ctx context.Context, c caller, id Id, params PatchCallbackParams, patch json.RawMessage) (reply, error) {
+	cb, revision, err := a.changeCallback(ctx, c, id, params.IfMatch, func(cb relay.Callback) (relay.Callback, error) {
+		settings, err := patched(a, callbackSettings(cb), patch, "CallbackSettings")
 		if err != nil {
-			return reply{}, err
+			return cb, err
 		}
-		a.callbacks.Removed(id, revision)
-		a.withdraw(ctx, relay.Client{ID: cb.Client, Generation: cb.ClientGeneration}, id)
-		a.removeReplays(ctx, cb)
-		return reply{status: http.StatusNoContent}, nil
+		return a.replaceSettings(ctx, cb, settings)
 	})
+	return reply{revision: revision, body: a.callbackView(ctx, c, cb)}, err
 }
 
-// ResumeCallback implements POST /v1/callbacks/{id}/resume. When the count rises, the owner makes
-// everything due.
-func (a *API) ResumeCallback(w http.ResponseWriter, r *http.Request, id Id) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		cb, revision, err := a.changeCallback(ctx, c, id, "", func(cb relay.Callback) (relay.Callback, error) {
-			cb.Resumed++
-			cb.Disabled, cb.UpdatedAt = nil, time.Now().UTC()
-			return cb, nil
-		})
-		view := a.callbackView(ctx, c, cb)
-		if cb.Paused {
-			view.Note = "The callback is still paused: nothing is delivered until it is changed to \"paused\": false."
-		}
-		return reply{revision: revision, body: view}, err
+// deleteCallback implements DELETE /v1/callbacks/{id}. The owner removes the cursor and the lanes.
+func (a *API) deleteCallback(ctx context.Context, c caller, id Id, params DeleteCallbackParams) (reply, error) {
+	cb, revision, err := remove(ctx, a.c.Store.Callbacks, id, params.IfMatch, func(cb relay.Callback) error {
+		_, err := a.ifMayChange(ctx, c, "", func(cb relay.Callback) (relay.Callback, error) { return cb, nil })(cb)
+		return err
 	})
+	if err != nil {
+		return reply{}, err
+	}
+	a.callbacks.Removed(id, revision)
+	a.withdraw(ctx, relay.Client{ID: cb.Client, Generation: cb.ClientGeneration}, id)
+	a.removeReplays(ctx, cb)
+	return reply{status: http.StatusNoContent}, nil
+}
+
+// resumeCallback implements POST /v1/callbacks/{id}/resume. When the count rises, the owner makes
+// everything due.
+func (a *API) resumeCallback(ctx context.Context, c caller, id Id) (reply, error) {
+	cb, revision, err := a.changeCallback(ctx, c, id, "", func(cb relay.Callback) (relay.Callback, error) {
+		cb.Resumed++
+		cb.Disabled, cb.UpdatedAt = nil, time.Now().UTC()
+		return cb, nil
+	})
+	view := a.callbackView(ctx, c, cb)
+	if cb.Paused {
+		view.Note = "The callback is still paused: nothing is delivered until it is changed to \"paused\": false."
+	}
+	return reply{revision: revision, body: view}, err
 }
 
 // callback reads a callback that the caller may see.

@@ -136,7 +136,7 @@ func (c caller) maySeeEvent(ev store.Stored) bool {
 // callbacks are read and checked by the operation. A PUT that creates a callback is left to the
 // operation completely, because it must report that an id is taken.
 func (a *API) hideForeign(_ http.ResponseWriter, r *http.Request) error {
-	x := exchangeOf(r)
+	x := exchangeOf(r.Context())
 	named := strings.HasPrefix(chi.RouteContext(r.Context()).RoutePattern(), "/v1/callbacks/{id}")
 	if !named || x.caller.isAdmin() || r.Method == http.MethodPut {
 		return nil

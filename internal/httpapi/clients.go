@@ -10,45 +10,39 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// ListClients implements GET /v1/clients.
-func (a *API) ListClients(w http.ResponseWriter, r *http.Request, params ListClientsParams) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		entries, next, err := page(ctx, a.c.Keys.Clients(), "", params.After, params.Limit, nil)
-		return reply{body: ClientList{Items: views(entries, clientView), Next: next}}, err
-	})
+// listClients implements GET /v1/clients.
+func (a *API) listClients(ctx context.Context, _ caller, params ListClientsParams) (reply, error) {
+	entries, next, err := page(ctx, a.c.Keys.Clients(), "", params.After, params.Limit, nil)
+	return reply{body: ClientList{Items: views(entries, clientView), Next: next}}, err
 }
 
-// GetClient implements GET /v1/clients/{id}.
-func (a *API) GetClient(w http.ResponseWriter, r *http.Request, id Id) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		c, revision, err := a.c.Store.Clients.Get(ctx, id)
-		return reply{revision: revision, body: clientView(c)}, err
-	})
+// getClient implements GET /v1/clients/{id}.
+func (a *API) getClient(ctx context.Context, _ caller, id Id) (reply, error) {
+	c, revision, err := a.c.Store.Clients.Get(ctx, id)
+	return reply{revision: revision, body: clientView(c)}, err
 }
 
-// PutClient implements PUT /v1/clients/{id}.
-func (a *API) PutClient(w http.ResponseWriter, r *http.Request, id Id, params PutClientParams) {
-	withBody(a, w, r, func(ctx context.Context, _ caller, settings ClientSettings) (reply, error) {
-		if settings.AllSites && len(settings.Sites) > 0 {
-			return reply{}, invalid(at("/sites", "must be empty when allSites is true"))
-		}
-		now := time.Now().UTC()
-		c, revision, created, err := put(ctx, a.c.Store.Clients, id, params.IfMatch,
-			func() (relay.Client, error) {
-				return settings.apply(relay.Client{ID: id, Generation: relay.NewID(), CreatedAt: now}, now), nil
-			},
-			func(c relay.Client) (uint64, error) { return a.c.Store.Clients.Create(ctx, id, c) },
-			func(c relay.Client) (relay.Client, error) { return settings.apply(c, now), nil })
-		if err != nil {
-			return reply{}, err
-		}
-		a.c.Keys.Put(c, revision)
-		answer := reply{revision: revision, body: clientView(c)}
-		if created {
-			answer.status, answer.location = http.StatusCreated, "/v1/clients/"+id
-		}
-		return answer, nil
-	})
+// putClient implements PUT /v1/clients/{id}.
+func (a *API) putClient(ctx context.Context, _ caller, id Id, params PutClientParams, settings ClientSettings) (reply, error) {
+	if settings.AllSites && len(settings.Sites) > 0 {
+		return reply{}, invalid(at("/sites", "must be empty when allSites is true"))
+	}
+	now := time.Now().UTC()
+	c, revision, created, err := put(ctx, a.c.Store.Clients, id, params.IfMatch,
+		func() (relay.Client, error) {
+			return settings.apply(relay.Client{ID: id, Generation: relay.NewID(), CreatedAt: now}, now), nil
+		},
+		func(c relay.Client) (uint64, error) { return a.c.Store.Clients.Create(ctx, id, c) },
+		func(c relay.Client) (relay.Client, error) { return settings.apply(c, now), nil })
+	if err != nil {
+		return reply{}, err
+	}
+	a.c.Keys.Put(c, revision)
+	answer := reply{revision: revision, body: clientView(c)}
+	if created {
+		answer.status, answer.location = http.StatusCreated, "/v1/clients/"+id
+	}
+	return answer, nil
 }
 
 // apply returns the client with these settings.
@@ -58,12 +52,10 @@ func (s ClientSettings) apply(c relay.Client, now time.Time) relay.Client {
 	return c
 }
 
-// DeleteClient implements DELETE /v1/clients/{id}. Everything that the client had belongs to its
+// deleteClient implements DELETE /v1/clients/{id}. Everything that the client had belongs to its
 // generation, so a later client with the same id inherits nothing.
-func (a *API) DeleteClient(w http.ResponseWriter, r *http.Request, id Id, params DeleteClientParams) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		return reply{status: http.StatusNoContent}, a.removeClient(ctx, id, params.IfMatch)
-	})
+func (a *API) deleteClient(ctx context.Context, _ caller, id Id, params DeleteClientParams) (reply, error) {
+	return reply{status: http.StatusNoContent}, a.removeClient(ctx, id, params.IfMatch)
 }
 
 // defaultClient returns the client that the admin token acts for when it names none. It creates the

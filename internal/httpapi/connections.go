@@ -14,23 +14,21 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// ListConnections implements GET /v1/connections.
-func (a *API) ListConnections(w http.ResponseWriter, r *http.Request, params ListConnectionsParams) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		of := func(c relay.Connection) bool {
-			return len(params.Sites) == 0 || slices.ContainsFunc(params.Sites, c.Covers)
-		}
-		if len(params.State) > 0 {
-			views, next, err := a.connectionsIn(ctx, params.State, params.After, cmp.Or(params.Limit, defaultLimit), of)
-			return reply{body: ConnectionList{Items: views, Next: next}}, err
-		}
-		entries, next, err := page(ctx, a.connections, "", params.After, params.Limit, of)
-		if err != nil {
-			return reply{}, err
-		}
-		views, err := a.connectionViews(ctx, valuesOf(entries))
+// listConnections implements GET /v1/connections.
+func (a *API) listConnections(ctx context.Context, _ caller, params ListConnectionsParams) (reply, error) {
+	of := func(c relay.Connection) bool {
+		return len(params.Sites) == 0 || slices.ContainsFunc(params.Sites, c.Covers)
+	}
+	if len(params.State) > 0 {
+		views, next, err := a.connectionsIn(ctx, params.State, params.After, cmp.Or(params.Limit, defaultLimit), of)
 		return reply{body: ConnectionList{Items: views, Next: next}}, err
-	})
+	}
+	entries, next, err := page(ctx, a.connections, "", params.After, params.Limit, of)
+	if err != nil {
+		return reply{}, err
+	}
+	views, err := a.connectionViews(ctx, valuesOf(entries))
+	return reply{body: ConnectionList{Items: views, Next: next}}, err
 }
 
 // A connection's state is made of what several parts know, so it is found for one connection after
@@ -78,103 +76,94 @@ func (a *API) connectionsIn(
 
 // withConnection does an operation on a connection that is there.
 func (a *API) withConnection(
-	w http.ResponseWriter, r *http.Request, id string,
-	operation func(ctx context.Context, c relay.Connection, revision uint64) (reply, error),
-) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		c, revision, err := a.c.Store.Connections.Get(ctx, id)
-		if err != nil {
-			return reply{}, err
-		}
-		return operation(ctx, c, revision)
-	})
+	ctx context.Context, id string, operation func(c relay.Connection, revision uint64) (reply, error),
+) (reply, error) {
+	c, revision, err := a.c.Store.Connections.Get(ctx, id)
+	if err != nil {
+		return reply{}, err
+	}
+	return operation(c, revision)
 }
 
-// GetConnection implements GET /v1/connections/{id}.
-func (a *API) GetConnection(w http.ResponseWriter, r *http.Request, id Id) {
-	a.withConnection(w, r, id, func(ctx context.Context, c relay.Connection, revision uint64) (reply, error) {
+// getConnection implements GET /v1/connections/{id}.
+func (a *API) getConnection(ctx context.Context, _ caller, id Id) (reply, error) {
+	return a.withConnection(ctx, id, func(c relay.Connection, revision uint64) (reply, error) {
 		return a.connectionReply(ctx, c, revision, false)
 	})
 }
 
-// PutConnection implements PUT /v1/connections/{id}.
-func (a *API) PutConnection(w http.ResponseWriter, r *http.Request, id Id, params PutConnectionParams) {
-	withBody(a, w, r, func(ctx context.Context, _ caller, settings ConnectionSettings) (reply, error) {
-		if err := a.checkConnection(ctx, id, &settings); err != nil {
-			return reply{}, err
-		}
-		now := time.Now().UTC()
-		c, revision, created, err := put(ctx, a.c.Store.Connections, id, params.IfMatch,
-			func() (relay.Connection, error) {
-				c := relay.Connection{ID: id, Generation: relay.NewID(), CreatedAt: now}
-				settings.apply(&c, now)
-				return c, nil
-			},
-			func(c relay.Connection) (uint64, error) { return a.c.Store.Connections.Create(ctx, id, c) },
-			func(c relay.Connection) (relay.Connection, error) {
-				settings.apply(&c, now)
-				return c, nil
-			},
-			// The poller looks for the token as soon as it sees the connection.
-			func(c relay.Connection) error { return a.putToken(ctx, c, settings.RefreshToken) })
-		if err != nil {
-			return reply{}, err
-		}
-		a.connections.Put(id, c, revision)
-		return a.connectionReply(ctx, c, revision, created)
-	})
-}
-
-// PatchConnection implements PATCH /v1/connections/{id}.
-func (a *API) PatchConnection(w http.ResponseWriter, r *http.Request, id Id, params PatchConnectionParams) {
-	withBody(a, w, r, func(ctx context.Context, _ caller, patch json.RawMessage) (reply, error) {
-		var settings ConnectionSettings
-		edit := func(c relay.Connection) (_ relay.Connection, err error) {
-			if settings, err = patched(a, connectionSettings(c), patch, "ConnectionSettings"); err != nil {
-				return c, err
-			}
-			if err := a.checkConnection(ctx, id, &settings); err != nil {
-				return c, err
-			}
-			settings.apply(&c, time.Now().UTC())
+// putConnection implements PUT /v1/connections/{id}.
+func (a *API) putConnection(ctx context.Context, _ caller, id Id, params PutConnectionParams, settings ConnectionSettings) (reply, error) {
+	if err := a.checkConnection(ctx, id, &settings); err != nil {
+		return reply{}, err
+	}
+	now := time.Now().UTC()
+	c, revision, created, err := put(ctx, a.c.Store.Connections, id, params.IfMatch,
+		func() (relay.Connection, error) {
+			c := relay.Connection{ID: id, Generation: relay.NewID(), CreatedAt: now}
+			settings.apply(&c, now)
 			return c, nil
-		}
-		c, revision, err := change(ctx, a.c.Store.Connections, id, params.IfMatch, edit,
-			func(c relay.Connection) error { return a.putToken(ctx, c, settings.RefreshToken) })
-		if err != nil {
-			return reply{}, err
-		}
-		a.connections.Put(id, c, revision)
-		return a.connectionReply(ctx, c, revision, false)
-	})
+		},
+		func(c relay.Connection) (uint64, error) { return a.c.Store.Connections.Create(ctx, id, c) },
+		func(c relay.Connection) (relay.Connection, error) {
+			settings.apply(&c, now)
+			return c, nil
+		},
+		// The poller looks for the token as soon as it sees the connection.
+		func(c relay.Connection) error { return a.putToken(ctx, c, settings.RefreshToken) })
+	if err != nil {
+		return reply{}, err
+	}
+	a.connections.Put(id, c, revision)
+	return a.connectionReply(ctx, c, revision, created)
 }
 
-// DeleteConnection implements DELETE /v1/connections/{id}. The document is removed first, because
+// patchConnection implements PATCH /v1/connections/{id}.
+func (a *API) patchConnection(ctx context.Context, _ caller, id Id, params PatchConnectionParams, patch json.RawMessage) (reply, error) {
+	var settings ConnectionSettings
+	edit := func(c relay.Connection) (_ relay.Connection, err error) {
+		if settings, err = patched(a, connectionSettings(c), patch, "ConnectionSettings"); err != nil {
+			return c, err
+		}
+		if err := a.checkConnection(ctx, id, &settings); err != nil {
+			return c, err
+		}
+		settings.apply(&c, time.Now().UTC())
+		return c, nil
+	}
+	c, revision, err := change(ctx, a.c.Store.Connections, id, params.IfMatch, edit,
+		func(c relay.Connection) error { return a.putToken(ctx, c, settings.RefreshToken) })
+	if err != nil {
+		return reply{}, err
+	}
+	a.connections.Put(id, c, revision)
+	return a.connectionReply(ctx, c, revision, false)
+}
+
+// deleteConnection implements DELETE /v1/connections/{id}. The document is removed first, because
 // the owner works by it. Its tokens and its poll follow. If that fails, a repetition finds nothing;
 // what is left is overwritten when the id is used again.
-func (a *API) DeleteConnection(w http.ResponseWriter, r *http.Request, id Id, params DeleteConnectionParams) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		if params.Unsubscribe {
-			if err := a.unsubscribe(ctx, id, params.IfMatch); err != nil {
-				return reply{}, err
-			}
-		}
-		_, revision, err := remove(ctx, a.c.Store.Connections, id, params.IfMatch,
-			func(relay.Connection) error { return nil })
-		if err != nil {
+func (a *API) deleteConnection(ctx context.Context, _ caller, id Id, params DeleteConnectionParams) (reply, error) {
+	if params.Unsubscribe {
+		if err := a.unsubscribe(ctx, id, params.IfMatch); err != nil {
 			return reply{}, err
 		}
-		a.connections.Removed(id, revision)
-		for what, err := range map[string]error{
-			"tokens": a.c.Store.Tokens.Delete(ctx, id, 0), "poll": a.c.Store.Polls.Delete(ctx, id, 0),
-			"reconciliation": a.c.Store.Reconciliations.Delete(ctx, store.ReconcileKey(id), 0),
-		} {
-			if err != nil {
-				return reply{}, fmt.Errorf("remove the %s of connection %s: %w", what, id, err)
-			}
+	}
+	_, revision, err := remove(ctx, a.c.Store.Connections, id, params.IfMatch,
+		func(relay.Connection) error { return nil })
+	if err != nil {
+		return reply{}, err
+	}
+	a.connections.Removed(id, revision)
+	for what, err := range map[string]error{
+		"tokens": a.c.Store.Tokens.Delete(ctx, id, 0), "poll": a.c.Store.Polls.Delete(ctx, id, 0),
+		"reconciliation": a.c.Store.Reconciliations.Delete(ctx, store.ReconcileKey(id), 0),
+	} {
+		if err != nil {
+			return reply{}, fmt.Errorf("remove the %s of connection %s: %w", what, id, err)
 		}
-		return reply{body: RemovedConnection{Id: id, Notice: withdrawConsent}}, nil
-	})
+	}
+	return reply{body: RemovedConnection{Id: id, Notice: withdrawConsent}}, nil
 }
 
 // withdrawConsent explains what only the vendor's user can do.
@@ -200,9 +189,9 @@ func (a *API) unsubscribe(ctx context.Context, id, ifMatch string) error {
 	return vendorProblem(err)
 }
 
-// PollConnection implements POST /v1/connections/{id}/poll.
-func (a *API) PollConnection(w http.ResponseWriter, r *http.Request, id Id) {
-	a.withConnection(w, r, id, func(ctx context.Context, c relay.Connection, _ uint64) (reply, error) {
+// pollConnection implements POST /v1/connections/{id}/poll.
+func (a *API) pollConnection(ctx context.Context, _ caller, id Id) (reply, error) {
+	return a.withConnection(ctx, id, func(c relay.Connection, _ uint64) (reply, error) {
 		if c.Paused {
 			return reply{}, kindConflict.problem("The connection is paused.")
 		}
@@ -214,9 +203,9 @@ func (a *API) PollConnection(w http.ResponseWriter, r *http.Request, id Id) {
 	})
 }
 
-// ReconcileConnection implements POST /v1/connections/{id}/reconcile.
-func (a *API) ReconcileConnection(w http.ResponseWriter, r *http.Request, id Id, params ReconcileConnectionParams) {
-	a.withConnection(w, r, id, func(ctx context.Context, c relay.Connection, _ uint64) (reply, error) {
+// reconcileConnection implements POST /v1/connections/{id}/reconcile.
+func (a *API) reconcileConnection(ctx context.Context, _ caller, id Id, params ReconcileConnectionParams) (reply, error) {
+	return a.withConnection(ctx, id, func(c relay.Connection, _ uint64) (reply, error) {
 		if c.Paused {
 			return reply{}, kindConflict.problem("The connection is paused.")
 		}

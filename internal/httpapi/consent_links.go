@@ -14,45 +14,41 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// CreateConsentLink implements POST /v1/connections/{id}/consent-links.
-func (a *API) CreateConsentLink(w http.ResponseWriter, r *http.Request, id Id, _ CreateConsentLinkParams) {
-	withBody(a, w, r, func(ctx context.Context, by caller, settings ConsentLinkSettings) (reply, error) {
-		c, _, err := a.c.Store.Connections.Get(ctx, id)
-		if err != nil {
-			return reply{}, err
-		}
-		made, err := a.makeLinks(ctx, exchangeOf(r).maker, by, []relay.Connection{c}, settings)
-		if err != nil {
-			return reply{}, err
-		}
-		return reply{status: http.StatusCreated, body: made[0]}, nil
-	})
+// createConsentLink implements POST /v1/connections/{id}/consent-links.
+func (a *API) createConsentLink(ctx context.Context, by caller, id Id, _ CreateConsentLinkParams, settings ConsentLinkSettings) (reply, error) {
+	c, _, err := a.c.Store.Connections.Get(ctx, id)
+	if err != nil {
+		return reply{}, err
+	}
+	made, err := a.makeLinks(ctx, exchangeOf(ctx).maker, by, []relay.Connection{c}, settings)
+	if err != nil {
+		return reply{}, err
+	}
+	return reply{status: http.StatusCreated, body: made[0]}, nil
 }
 
-// CreateConsentLinks implements POST /v1/consent-links.
-func (a *API) CreateConsentLinks(w http.ResponseWriter, r *http.Request, _ CreateConsentLinksParams) {
-	withBody(a, w, r, func(ctx context.Context, by caller, body ConsentLinksSettings) (reply, error) {
-		connections := make([]relay.Connection, len(body.Connections))
-		var unknown []FieldError
-		for i, found := range a.c.Store.Connections.Current(ctx, body.Connections) {
-			switch {
-			case found.Err != nil:
-				return reply{}, found.Err
-			case found.Deleted:
-				unknown = append(unknown, at(fmt.Sprintf("/connections/%d", i), "there is no connection %q", found.Key))
-			}
-			connections[i] = found.Value
+// createConsentLinks implements POST /v1/consent-links.
+func (a *API) createConsentLinks(ctx context.Context, by caller, _ CreateConsentLinksParams, body ConsentLinksSettings) (reply, error) {
+	connections := make([]relay.Connection, len(body.Connections))
+	var unknown []FieldError
+	for i, found := range a.c.Store.Connections.Current(ctx, body.Connections) {
+		switch {
+		case found.Err != nil:
+			return reply{}, found.Err
+		case found.Deleted:
+			unknown = append(unknown, at(fmt.Sprintf("/connections/%d", i), "there is no connection %q", found.Key))
 		}
-		if len(unknown) > 0 {
-			return reply{}, invalid(unknown...)
-		}
-		settings := ConsentLinkSettings{Force: body.Force, ReturnUrl: body.ReturnUrl}
-		made, err := a.makeLinks(ctx, exchangeOf(r).maker, by, connections, settings)
-		if err != nil {
-			return reply{}, err
-		}
-		return reply{status: http.StatusCreated, body: ConsentLinksCreated{Items: made}}, nil
-	})
+		connections[i] = found.Value
+	}
+	if len(unknown) > 0 {
+		return reply{}, invalid(unknown...)
+	}
+	settings := ConsentLinkSettings{Force: body.Force, ReturnUrl: body.ReturnUrl}
+	made, err := a.makeLinks(ctx, exchangeOf(ctx).maker, by, connections, settings)
+	if err != nil {
+		return reply{}, err
+	}
+	return reply{status: http.StatusCreated, body: ConsentLinksCreated{Items: made}}, nil
 }
 
 // makeLinks makes a link for each connection.
@@ -95,20 +91,18 @@ func sentence(err error) string {
 	return string(text)
 }
 
-// ListConsentLinks implements GET /v1/connections/{id}/consent-links.
-func (a *API) ListConsentLinks(w http.ResponseWriter, r *http.Request, id Id, params ListConsentLinksParams) {
-	a.withConnection(w, r, id, func(ctx context.Context, c relay.Connection, _ uint64) (reply, error) {
+// listConsentLinks implements GET /v1/connections/{id}/consent-links.
+func (a *API) listConsentLinks(ctx context.Context, _ caller, id Id, params ListConsentLinksParams) (reply, error) {
+	return a.withConnection(ctx, id, func(c relay.Connection, _ uint64) (reply, error) {
 		own := func(l relay.ConsentLink) bool { return l.Generation == c.Generation }
 		return a.consentLinks(ctx, id, params.After, params.Limit, params.State, own)
 	})
 }
 
-// ListAllConsentLinks implements GET /v1/consent-links.
-func (a *API) ListAllConsentLinks(w http.ResponseWriter, r *http.Request, params ListAllConsentLinksParams) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		all := func(relay.ConsentLink) bool { return true }
-		return a.consentLinks(ctx, "", params.After, params.Limit, params.State, all)
-	})
+// listAllConsentLinks implements GET /v1/consent-links.
+func (a *API) listAllConsentLinks(ctx context.Context, _ caller, params ListAllConsentLinksParams) (reply, error) {
+	all := func(relay.ConsentLink) bool { return true }
+	return a.consentLinks(ctx, "", params.After, params.Limit, params.State, all)
 }
 
 // consentLinks returns a page of the links that pass, of one connection or of all.
@@ -167,16 +161,14 @@ func (a *API) linkView(l relay.ConsentLink, now time.Time) ConsentLink {
 	return view
 }
 
-// DeleteConsentLink implements DELETE /v1/connections/{id}/consent-links/{linkId}.
-func (a *API) DeleteConsentLink(w http.ResponseWriter, r *http.Request, id Id, linkID ConsentLinkId) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		c, _, err := a.c.Store.Connections.Get(ctx, id)
-		if err == nil {
-			err = a.c.Consents.Withdraw(ctx, c, linkID)
-		}
-		if errors.Is(err, store.ErrNotFound) {
-			return reply{}, notFound()
-		}
-		return reply{status: http.StatusNoContent}, err
-	})
+// deleteConsentLink implements DELETE /v1/connections/{id}/consent-links/{linkId}.
+func (a *API) deleteConsentLink(ctx context.Context, _ caller, id Id, linkID ConsentLinkId) (reply, error) {
+	c, _, err := a.c.Store.Connections.Get(ctx, id)
+	if err == nil {
+		err = a.c.Consents.Withdraw(ctx, c, linkID)
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		return reply{}, notFound()
+	}
+	return reply{status: http.StatusNoContent}, err
 }

@@ -20,52 +20,50 @@ var statuses = []DeliveryStatus{
 	DeliveryStatusExpired,
 }
 
-// GetDelivery implements GET /v1/callbacks/{id}/deliveries/{eventId}.
-func (a *API) GetDelivery(w http.ResponseWriter, r *http.Request, id Id, eventID EventId, params GetDeliveryParams) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		cb, _, err := a.callback(ctx, c, id)
+// getDelivery implements GET /v1/callbacks/{id}/deliveries/{eventId}.
+func (a *API) getDelivery(ctx context.Context, c caller, id Id, eventID EventId, params GetDeliveryParams) (reply, error) {
+	cb, _, err := a.callback(ctx, c, id)
+	if err != nil {
+		return reply{}, err
+	}
+	ev, found, err := a.find(ctx, c, eventID)
+	if err != nil {
+		return reply{}, err
+	}
+	if !found {
+		return reply{}, notFound()
+	}
+	after, before := "", DeliveryStatusPending
+	if params.After != "" {
+		at, err := readPosition('g', params.After, 2)
 		if err != nil {
 			return reply{}, err
 		}
-		ev, found, err := a.find(ctx, c, eventID)
+		if at[1] >= uint64(len(statuses)) {
+			return reply{}, badParameter("after", "is not a cursor of this list")
+		}
+		after, before = position('t', at[0]), statuses[at[1]]
+	}
+	t := a.trailOf(c, []store.Stored{ev}, &cb)
+	more, err := t.readOne(ctx, after)
+	if err != nil {
+		return reply{}, err
+	}
+	records := t.found[deliveryOf{cb.ID, ev.Seq}]
+	if len(records) == 0 && more == "" && params.After == "" {
+		matched, err := a.delivers(ctx, cb, ev)
 		if err != nil {
 			return reply{}, err
 		}
-		if !found {
+		if !matched {
 			return reply{}, notFound()
 		}
-		after, before := "", DeliveryStatusPending
-		if params.After != "" {
-			at, err := readPosition('g', params.After, 2)
-			if err != nil {
-				return reply{}, err
-			}
-			if at[1] >= uint64(len(statuses)) {
-				return reply{}, badParameter("after", "is not a cursor of this list")
-			}
-			after, before = position('t', at[0]), statuses[at[1]]
-		}
-		t := a.trailOf(c, []store.Stored{ev}, &cb)
-		more, err := t.readOne(ctx, after)
-		if err != nil {
-			return reply{}, err
-		}
-		records := t.found[deliveryOf{cb.ID, ev.Seq}]
-		if len(records) == 0 && more == "" && params.After == "" {
-			matched, err := a.delivers(ctx, cb, ev)
-			if err != nil {
-				return reply{}, err
-			}
-			if !matched {
-				return reply{}, notFound()
-			}
-		}
-		view := a.delivery(cb, eventID, ev.Order, before, records)
-		if more != "" {
-			view.Next = position('g', t.from, uint64(slices.Index(statuses, view.Status)))
-		}
-		return reply{body: view}, nil
-	})
+	}
+	view := a.delivery(cb, eventID, ev.Order, before, records)
+	if more != "" {
+		view.Next = position('g', t.from, uint64(slices.Index(statuses, view.Status)))
+	}
+	return reply{body: view}, nil
 }
 
 // delivers reports whether an event without a record should be delivered to the callback.

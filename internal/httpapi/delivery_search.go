@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -22,47 +21,43 @@ const (
 	maxSearched = 3 * time.Second
 )
 
-// ListDeliveries implements GET /v1/callbacks/{id}/deliveries.
-func (a *API) ListDeliveries(w http.ResponseWriter, r *http.Request, id Id, params ListDeliveriesParams) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+// listDeliveries implements GET /v1/callbacks/{id}/deliveries.
+func (a *API) listDeliveries(ctx context.Context, c caller, id Id, params ListDeliveriesParams) (reply, error) {
+	cb, _, err := a.callback(ctx, c, id)
+	if err != nil {
+		return reply{}, err
+	}
+	list, err := a.searchDeliveries(ctx, c, map[string]relay.Callback{cb.ID: cb}, ListAllDeliveriesParams{
+		Sites: params.Sites, Orders: params.Orders, Status: params.Status, Types: params.Types, Outcome: params.Outcome,
+		Since: params.Since, Until: params.Until, Limit: params.Limit, After: params.After,
+	})
+	return reply{body: list}, err
+}
+
+// listAllDeliveries implements GET /v1/deliveries.
+func (a *API) listAllDeliveries(ctx context.Context, c caller, params ListAllDeliveriesParams) (reply, error) {
+	if err := a.knowCallbacks(ctx); err != nil {
+		return reply{}, err
+	}
+	var of map[string]relay.Callback // of an administrator's who names none: all there are
+	if !c.isAdmin() || len(params.Callback) > 0 {
+		of = map[string]relay.Callback{}
+	}
+	for _, id := range params.Callback {
 		cb, _, err := a.callback(ctx, c, id)
+		if _, hidden := errors.AsType[*problem](err); hidden || errors.Is(err, store.ErrNotFound) {
+			return reply{}, badParameter("callback", "%q is not a callback of this client", id)
+		}
 		if err != nil {
 			return reply{}, err
 		}
-		list, err := a.searchDeliveries(ctx, c, map[string]relay.Callback{cb.ID: cb}, ListAllDeliveriesParams{
-			Sites: params.Sites, Orders: params.Orders, Status: params.Status, Types: params.Types, Outcome: params.Outcome,
-			Since: params.Since, Until: params.Until, Limit: params.Limit, After: params.After,
-		})
-		return reply{body: list}, err
-	})
-}
-
-// ListAllDeliveries implements GET /v1/deliveries.
-func (a *API) ListAllDeliveries(w http.ResponseWriter, r *http.Request, params ListAllDeliveriesParams) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		if err := a.knowCallbacks(ctx); err != nil {
-			return reply{}, err
-		}
-		var of map[string]relay.Callback // of an administrator's who names none: all there are
-		if !c.isAdmin() || len(params.Callback) > 0 {
-			of = map[string]relay.Callback{}
-		}
-		for _, id := range params.Callback {
-			cb, _, err := a.callback(ctx, c, id)
-			if _, hidden := errors.AsType[*problem](err); hidden || errors.Is(err, store.ErrNotFound) {
-				return reply{}, badParameter("callback", "%q is not a callback of this client", id)
-			}
-			if err != nil {
-				return reply{}, err
-			}
-			of[id] = cb
-		}
-		if !c.isAdmin() && len(params.Callback) == 0 {
-			a.eachCallback(c, func(cb relay.Callback) { of[cb.ID] = cb })
-		}
-		list, err := a.searchDeliveries(ctx, c, of, params)
-		return reply{body: list}, err
-	})
+		of[id] = cb
+	}
+	if !c.isAdmin() && len(params.Callback) == 0 {
+		a.eachCallback(c, func(cb relay.Callback) { of[cb.ID] = cb })
+	}
+	list, err := a.searchDeliveries(ctx, c, of, params)
+	return reply{body: list}, err
 }
 
 // knowCallbacks waits until the copy of the callbacks is complete.

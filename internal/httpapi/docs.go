@@ -10,66 +10,74 @@ import (
 	"github.com/audatex-relay/relay/internal/apidocs"
 )
 
-// Start implements GET /.
-func (a *API) Start(w http.ResponseWriter, r *http.Request) {
-	w.Header().Add("Vary", "Accept")
-	a.page(w, r, func(p *apidocs.Pages) (apidocs.Page, bool) {
-		if strings.Contains(strings.ToLower(strings.Join(r.Header.Values("Accept"), ",")), "text/html") {
-			return p.Page(apidocs.StartPath)
-		}
-		return p.Start(), true
-	})
+// start implements GET /.
+func (a *API) start(ctx context.Context, _ caller) (reply, error) {
+	x := exchangeOf(ctx)
+	x.response.Add("Vary", "Accept")
+	if strings.Contains(strings.ToLower(strings.Join(x.request.Values("Accept"), ",")), "text/html") {
+		return a.pageOf(ctx, apidocs.StartPath)
+	}
+	return a.page(ctx, func(p *apidocs.Pages) (apidocs.Page, bool) { return p.Start(), true })
 }
 
-// Docs implements GET /docs.
-func (a *API) Docs(w http.ResponseWriter, r *http.Request) { a.pageOf(w, r, apidocs.DocsPath) }
-
-// DocsStyle implements GET /docs/style.css.
-func (a *API) DocsStyle(w http.ResponseWriter, r *http.Request) { a.pageOf(w, r, apidocs.StylePath) }
-
-// DocsEvent implements GET /docs/events/{type}.
-func (a *API) DocsEvent(w http.ResponseWriter, r *http.Request, typ string) {
-	a.pageOf(w, r, apidocs.EventsPath+typ)
+// docs implements GET /docs.
+func (a *API) docs(ctx context.Context, _ caller) (reply, error) {
+	return a.pageOf(ctx, apidocs.DocsPath)
 }
 
-// Openapi implements GET /openapi.yaml.
-func (a *API) Openapi(w http.ResponseWriter, r *http.Request) { a.pageOf(w, r, apidocs.OpenAPIPath) }
+// docsStyle implements GET /docs/style.css.
+func (a *API) docsStyle(ctx context.Context, _ caller) (reply, error) {
+	return a.pageOf(ctx, apidocs.StylePath)
+}
 
-// OpenapiJson implements GET /openapi.json.
-func (a *API) OpenapiJson(w http.ResponseWriter, r *http.Request) { a.pageOf(w, r, apidocs.JSONPath) }
+// docsEvent implements GET /docs/events/{type}.
+func (a *API) docsEvent(ctx context.Context, _ caller, typ string) (reply, error) {
+	return a.pageOf(ctx, apidocs.EventsPath+typ)
+}
 
-// Asyncapi implements GET /asyncapi.yaml.
-func (a *API) Asyncapi(w http.ResponseWriter, r *http.Request) { a.pageOf(w, r, apidocs.AsyncAPIPath) }
+// openapi implements GET /openapi.yaml.
+func (a *API) openapi(ctx context.Context, _ caller) (reply, error) {
+	return a.pageOf(ctx, apidocs.OpenAPIPath)
+}
 
-func (a *API) pageOf(w http.ResponseWriter, r *http.Request, path string) {
-	a.page(w, r, func(p *apidocs.Pages) (apidocs.Page, bool) { return p.Page(path) })
+// openapiJson implements GET /openapi.json.
+func (a *API) openapiJson(ctx context.Context, _ caller) (reply, error) {
+	return a.pageOf(ctx, apidocs.JSONPath)
+}
+
+// asyncapi implements GET /asyncapi.yaml.
+func (a *API) asyncapi(ctx context.Context, _ caller) (reply, error) {
+	return a.pageOf(ctx, apidocs.AsyncAPIPath)
+}
+
+func (a *API) pageOf(ctx context.Context, path string) (reply, error) {
+	return a.page(ctx, func(p *apidocs.Pages) (apidocs.Page, bool) { return p.Page(path) })
 }
 
 // page sends a page that was made before. Browsers may keep it, and have to ask whether it is still the same.
-func (a *API) page(w http.ResponseWriter, r *http.Request, choose func(*apidocs.Pages) (apidocs.Page, bool)) {
-	w.Header().Set("Content-Security-Policy", apidocs.Policy)
-	a.do(w, r, func(context.Context, caller) (reply, error) {
-		pages, err := a.pages()
-		if err != nil {
-			return reply{}, err
-		}
-		page, ok := choose(pages)
-		if !ok {
-			return reply{}, notFound()
-		}
-		w.Header().Set("Cache-Control", "no-cache")
-		w.Header().Set("ETag", "W/"+page.ETag) // compressed or not
-		w.Header().Add("Vary", "Accept-Encoding")
-		if named(r.Header.Values("If-None-Match"), page.ETag) {
-			return reply{status: http.StatusNotModified}, nil
-		}
-		body := page.Body
-		if named(r.Header.Values("Accept-Encoding"), "gzip") {
-			w.Header().Set("Content-Encoding", "gzip")
-			body = page.Compressed
-		}
-		return reply{contentType: page.ContentType, body: body}, nil
-	})
+func (a *API) page(ctx context.Context, choose func(*apidocs.Pages) (apidocs.Page, bool)) (reply, error) {
+	x := exchangeOf(ctx)
+	x.response.Set("Content-Security-Policy", apidocs.Policy)
+	pages, err := a.pages()
+	if err != nil {
+		return reply{}, err
+	}
+	page, ok := choose(pages)
+	if !ok {
+		return reply{}, notFound()
+	}
+	x.response.Set("Cache-Control", "no-cache")
+	x.response.Set("ETag", "W/"+page.ETag) // compressed or not
+	x.response.Add("Vary", "Accept-Encoding")
+	if named(x.request.Values("If-None-Match"), page.ETag) {
+		return reply{status: http.StatusNotModified}, nil
+	}
+	body := page.Body
+	if named(x.request.Values("Accept-Encoding"), "gzip") {
+		x.response.Set("Content-Encoding", "gzip")
+		body = page.Compressed
+	}
+	return reply{contentType: page.ContentType, body: body}, nil
 }
 
 // named reports whether a header lists a value, and not with the weight zero.

@@ -3,7 +3,6 @@ package httpapi
 import (
 	"cmp"
 	"context"
-	"net/http"
 	"net/netip"
 	"strings"
 	"time"
@@ -19,48 +18,44 @@ const (
 	maxFilters = 100
 )
 
-// ListEvents implements GET /v1/events.
-func (a *API) ListEvents(w http.ResponseWriter, r *http.Request, params ListEventsParams) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		q, err := a.newQuery(c, params)
-		if err != nil {
+// listEvents implements GET /v1/events.
+func (a *API) listEvents(ctx context.Context, c caller, params ListEventsParams) (reply, error) {
+	q, err := a.newQuery(c, params)
+	if err != nil {
+		return reply{}, err
+	}
+	list, err := a.lookSoon(ctx, c, &q)
+	if err != nil {
+		return reply{}, err
+	}
+	if len(list) == 0 && params.WaitSeconds > 0 && !q.more {
+		if list, err = a.wait(ctx, c, exchangeOf(ctx).peer, &q, time.Duration(params.WaitSeconds)*time.Second); err != nil {
 			return reply{}, err
 		}
-		list, err := a.lookSoon(ctx, c, &q)
-		if err != nil {
-			return reply{}, err
+	}
+	now, err := a.present(c)
+	if err != nil {
+		return reply{}, err
+	}
+	page := EventPage{Items: make([]Event, 0, len(list)), Next: a.feedPosition(q.after)}
+	for _, ev := range list {
+		if now.maySeeEvent(ev) { // it could when the event was read
+			page.Items = append(page.Items, ev.Body)
 		}
-		if len(list) == 0 && params.WaitSeconds > 0 && !q.more {
-			if list, err = a.wait(ctx, c, exchangeOf(r).peer, &q, time.Duration(params.WaitSeconds)*time.Second); err != nil {
-				return reply{}, err
-			}
-		}
-		now, err := a.present(c)
-		if err != nil {
-			return reply{}, err
-		}
-		page := EventPage{Items: make([]Event, 0, len(list)), Next: a.feedPosition(q.after)}
-		for _, ev := range list {
-			if now.maySeeEvent(ev) { // it could when the event was read
-				page.Items = append(page.Items, ev.Body)
-			}
-		}
-		return reply{body: page}, nil
-	})
+	}
+	return reply{body: page}, nil
 }
 
-// GetEvent implements GET /v1/events/{eventId}.
-func (a *API) GetEvent(w http.ResponseWriter, r *http.Request, eventID EventId) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		ev, found, err := a.find(ctx, c, eventID)
-		if err != nil {
-			return reply{}, err
-		}
-		if !found {
-			return reply{}, notFound()
-		}
-		return reply{contentType: relay.EventContentType, body: ev.Body}, nil
-	})
+// getEvent implements GET /v1/events/{eventId}.
+func (a *API) getEvent(ctx context.Context, c caller, eventID EventId) (reply, error) {
+	ev, found, err := a.find(ctx, c, eventID)
+	if err != nil {
+		return reply{}, err
+	}
+	if !found {
+		return reply{}, notFound()
+	}
+	return reply{contentType: relay.EventContentType, body: ev.Body}, nil
 }
 
 // query is one reading of the feed.

@@ -35,6 +35,8 @@ type exchange struct {
 	caller  caller
 	maker   maker
 	problem *problem
+
+	request, response http.Header // for what neither parameters nor a reply hold
 }
 
 // remoteName returns the address for the log.
@@ -47,8 +49,8 @@ func (x *exchange) remoteName() string {
 
 type exchangeKey struct{}
 
-func exchangeOf(r *http.Request) *exchange {
-	x, _ := r.Context().Value(exchangeKey{}).(*exchange)
+func exchangeOf(ctx context.Context) *exchange {
+	x, _ := ctx.Value(exchangeKey{}).(*exchange)
 	return x
 }
 
@@ -77,7 +79,11 @@ func (a *API) requestID(r *http.Request) string {
 func (a *API) begin(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		started := time.Now()
-		x := &exchange{id: a.requestID(r), peer: ingress.PeerAddr(r), remote: a.c.Proxies.ClientAddr(r)}
+		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
+		x := &exchange{
+			id: a.requestID(r), peer: ingress.PeerAddr(r), remote: a.c.Proxies.ClientAddr(r),
+			request: r.Header, response: ww.Header(),
+		}
 		r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
 		// HEAD is GET without a body (RFC 9110, section 9.3.2), which the server leaves out itself.
 		if r.Method == http.MethodHead {
@@ -86,10 +92,9 @@ func (a *API) begin(next http.Handler) http.Handler {
 		// Routed as received: an escaped slash within a segment stays there, and nothing is
 		// unescaped twice.
 		r.URL.RawPath = r.URL.EscapedPath()
-		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
-		ww.Header().Set("X-Request-Id", x.id)
-		ww.Header().Set("Cache-Control", "no-store")
-		ww.Header().Set("X-Content-Type-Options", "nosniff")
+		x.response.Set("X-Request-Id", x.id)
+		x.response.Set("Cache-Control", "no-store")
+		x.response.Set("X-Content-Type-Options", "nosniff")
 		_ = http.NewResponseController(w).SetReadDeadline(started.Add(a.c.ReadTimeout)) // takeBody lifts it
 		defer func() {
 			if v := recover(); v != nil {
@@ -160,7 +165,7 @@ func (a *API) identify(_ http.ResponseWriter, r *http.Request) error {
 	if !ok { // the contract has no such route; a test compares the two
 		return fmt.Errorf("no operation for %s %s", r.Method, r.URL.Path)
 	}
-	exchangeOf(r).op = op
+	exchangeOf(r.Context()).op = op
 	return nil
 }
 
@@ -168,7 +173,7 @@ func (a *API) identify(_ http.ResponseWriter, r *http.Request) error {
 // not of the role manage, no matter what is named. The refusal reveals nothing about what exists,
 // and comes before the body is read.
 func (a *API) authorize(_ http.ResponseWriter, r *http.Request) error {
-	switch x := exchangeOf(r); {
+	switch x := exchangeOf(r.Context()); {
 	case x.op.access == accessManage:
 		return x.caller.mayManage()
 	case x.op.access == accessKeys && x.op.changes:
@@ -219,7 +224,7 @@ const (
 // patient returns a context with the store's time limit, unless the contract gives the operation
 // its own limit.
 func (a *API) patient(r *http.Request) (context.Context, context.CancelFunc) {
-	if exchangeOf(r).op.ownTimeout {
+	if exchangeOf(r.Context()).op.ownTimeout {
 		return r.Context(), func() {}
 	}
 	if a.c.Store.Health().Trouble().Since.IsZero() {
@@ -257,7 +262,7 @@ func (a *API) inTurn(
 func (a *API) do(w http.ResponseWriter, r *http.Request, operation func(ctx context.Context, c caller) (reply, error)) {
 	ctx, cancel := a.patient(r)
 	defer cancel()
-	x := exchangeOf(r)
+	x := exchangeOf(r.Context())
 	c, err := a.present(x.caller)
 	run := func() (response, error) {
 		answer, err := a.inTurn(ctx, x.op, x.peer, c, operation)

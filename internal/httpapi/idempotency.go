@@ -103,7 +103,7 @@ func fingerprint(r *http.Request) ([]byte, error) {
 func (a *API) once(
 	ctx context.Context, r *http.Request, c caller, key string, run func() (response, error),
 ) (response, error) {
-	x := exchangeOf(r)
+	x := exchangeOf(r.Context())
 	print, err := fingerprint(r)
 	if err != nil {
 		return response{}, err

@@ -16,71 +16,65 @@ import (
 // two roles. A key ends with the one that made it: whoever revokes a key that has leaked need not
 // look for what was made with it.
 
-// ListKeys implements GET /v1/clients/{id}/keys.
-func (a *API) ListKeys(w http.ResponseWriter, r *http.Request, id Id) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		client, err := a.clientOf(ctx, c, id)
-		if err != nil {
-			return reply{}, err
-		}
-		list := KeyList{Items: make([]Key, 0, len(client.Keys))}
-		for _, k := range client.Keys {
-			list.Items = append(list.Items, keyView(k))
-		}
-		return reply{body: list}, nil
-	})
+// listKeys implements GET /v1/clients/{id}/keys.
+func (a *API) listKeys(ctx context.Context, c caller, id Id) (reply, error) {
+	client, err := a.clientOf(ctx, c, id)
+	if err != nil {
+		return reply{}, err
+	}
+	list := KeyList{Items: make([]Key, 0, len(client.Keys))}
+	for _, k := range client.Keys {
+		list.Items = append(list.Items, keyView(k))
+	}
+	return reply{body: list}, nil
 }
 
-// CreateKey implements POST /v1/clients/{id}/keys.
-func (a *API) CreateKey(w http.ResponseWriter, r *http.Request, id Id, _ CreateKeyParams) {
-	withBody(a, w, r, func(ctx context.Context, c caller, settings KeySettings) (reply, error) {
-		now := time.Now().UTC()
-		role := cmp.Or(relay.Role(settings.Role), relay.RoleWrite)
-		expires, err := c.expiryOf(settings.ExpiresAt, now)
-		if err != nil {
-			return reply{}, err
+// createKey implements POST /v1/clients/{id}/keys.
+func (a *API) createKey(ctx context.Context, c caller, id Id, _ CreateKeyParams, settings KeySettings) (reply, error) {
+	now := time.Now().UTC()
+	role := cmp.Or(relay.Role(settings.Role), relay.RoleWrite)
+	expires, err := c.expiryOf(settings.ExpiresAt, now)
+	if err != nil {
+		return reply{}, err
+	}
+	if !c.isAdmin() && role == relay.RoleManage {
+		return reply{}, kindRole.problem("Only an administrator makes keys of the role manage.")
+	}
+	random := exchangeOf(ctx).maker.bytes("API key", access.KeyBytes)
+	text, key := access.KeyOf(random, role, settings.Description, now, expires)
+	key.MadeBy = c.key.ID
+	err = a.changeKeys(ctx, c, id, func(client relay.Client, keys []relay.Key) ([]relay.Key, error) {
+		same := func(k relay.Key) bool { return k.ID == key.ID } // the same request has made it before
+		if i := slices.IndexFunc(keys, same); i >= 0 {
+			key = keys[i]
+			return keys, nil
 		}
-		if !c.isAdmin() && role == relay.RoleManage {
-			return reply{}, kindRole.problem("Only an administrator makes keys of the role manage.")
+		if limit := client.Allowed().Keys; len(keys) >= limit {
+			return nil, full("keys", len(keys), limit)
 		}
-		random := exchangeOf(r).maker.bytes("API key", access.KeyBytes)
-		text, key := access.KeyOf(random, role, settings.Description, now, expires)
-		key.MadeBy = c.key.ID
-		err = a.changeKeys(ctx, c, id, func(client relay.Client, keys []relay.Key) ([]relay.Key, error) {
-			same := func(k relay.Key) bool { return k.ID == key.ID } // the same request has made it before
-			if i := slices.IndexFunc(keys, same); i >= 0 {
-				key = keys[i]
-				return keys, nil
-			}
-			if limit := client.Allowed().Keys; len(keys) >= limit {
-				return nil, full("keys", len(keys), limit)
-			}
-			return append(keys, key), nil
-		})
-		if err != nil {
-			return reply{}, err
-		}
-		created := KeyCreated{
-			Id: key.ID, Key: text, Role: KeyRole(key.Role), Description: key.Description,
-			CreatedAt: key.CreatedAt, ExpiresAt: timeOf(key.ExpiresAt), MadeBy: key.MadeBy,
-		}
-		return reply{status: http.StatusCreated, body: created}, nil
+		return append(keys, key), nil
 	})
+	if err != nil {
+		return reply{}, err
+	}
+	created := KeyCreated{
+		Id: key.ID, Key: text, Role: KeyRole(key.Role), Description: key.Description,
+		CreatedAt: key.CreatedAt, ExpiresAt: timeOf(key.ExpiresAt), MadeBy: key.MadeBy,
+	}
+	return reply{status: http.StatusCreated, body: created}, nil
 }
 
-// DeleteKey implements DELETE /v1/clients/{id}/keys/{keyId}.
-func (a *API) DeleteKey(w http.ResponseWriter, r *http.Request, id Id, keyID KeyId) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		return reply{status: http.StatusNoContent}, a.changeKeys(ctx, c, id, func(_ relay.Client, keys []relay.Key) ([]relay.Key, error) {
-			i := slices.IndexFunc(keys, func(k relay.Key) bool { return k.ID == keyID })
-			switch {
-			case i < 0:
-				return nil, notFound()
-			case !c.isAdmin() && keys[i].Role == relay.RoleManage:
-				return nil, kindRole.problem("Only an administrator removes keys of the role manage.")
-			}
-			return slices.DeleteFunc(keys, func(k relay.Key) bool { return k.ID == keyID || k.MadeBy == keyID }), nil
-		})
+// deleteKey implements DELETE /v1/clients/{id}/keys/{keyId}.
+func (a *API) deleteKey(ctx context.Context, c caller, id Id, keyID KeyId) (reply, error) {
+	return reply{status: http.StatusNoContent}, a.changeKeys(ctx, c, id, func(_ relay.Client, keys []relay.Key) ([]relay.Key, error) {
+		i := slices.IndexFunc(keys, func(k relay.Key) bool { return k.ID == keyID })
+		switch {
+		case i < 0:
+			return nil, notFound()
+		case !c.isAdmin() && keys[i].Role == relay.RoleManage:
+			return nil, kindRole.problem("Only an administrator removes keys of the role manage.")
+		}
+		return slices.DeleteFunc(keys, func(k relay.Key) bool { return k.ID == keyID || k.MadeBy == keyID }), nil
 	})
 }
 

@@ -1,16 +1,11 @@
 package httpapi
 
-import (
-	"context"
-	"net/http"
-)
+import "context"
 
-// GetMe implements GET /v1/me.
-func (a *API) GetMe(w http.ResponseWriter, r *http.Request) {
-	a.do(w, r, func(_ context.Context, c caller) (reply, error) {
-		if c.isAdmin() {
-			return reply{body: Me{Role: CallerRoleAdmin, Name: c.admin}}, nil
-		}
-		return reply{body: Me{Role: CallerRole(c.key.Role), Key: keyView(c.key), Client: clientView(c.client), Quotas: a.quotas(c.client)}}, nil
-	})
+// getMe implements GET /v1/me.
+func (a *API) getMe(_ context.Context, c caller) (reply, error) {
+	if c.isAdmin() {
+		return reply{body: Me{Role: CallerRoleAdmin, Name: c.admin}}, nil
+	}
+	return reply{body: Me{Role: CallerRole(c.key.Role), Key: keyView(c.key), Client: clientView(c.client), Quotas: a.quotas(c.client)}}, nil
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,22 +22,20 @@ const maxSitesOfOrder = 100
 // for in the store.
 const clockSlack = time.Minute
 
-// ListOrders implements GET /v1/orders.
-func (a *API) ListOrders(w http.ResponseWriter, r *http.Request, params ListOrdersParams) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		if err := c.chosenSites(params.Sites); err != nil {
-			return reply{}, err
+// listOrders implements GET /v1/orders.
+func (a *API) listOrders(ctx context.Context, c caller, params ListOrdersParams) (reply, error) {
+	if err := c.chosenSites(params.Sites); err != nil {
+		return reply{}, err
+	}
+	s := orderSearch{a: a, c: c, params: params, sites: params.Sites, limit: cmp.Or(params.Limit, defaultLimit)}
+	if len(s.sites) == 0 && !c.isAdmin() && !c.client.AllSites {
+		s.sites = c.client.Sites
+		if len(s.sites) == 0 { // an empty choice would mean all sites
+			return reply{body: OrderList{Items: []Order{}}}, nil
 		}
-		s := orderSearch{a: a, c: c, params: params, sites: params.Sites, limit: cmp.Or(params.Limit, defaultLimit)}
-		if len(s.sites) == 0 && !c.isAdmin() && !c.client.AllSites {
-			s.sites = c.client.Sites
-			if len(s.sites) == 0 { // an empty choice would mean all sites
-				return reply{body: OrderList{Items: []Order{}}}, nil
-			}
-		}
-		list, err := s.run(ctx)
-		return reply{body: list}, err
-	})
+	}
+	list, err := s.run(ctx)
+	return reply{body: list}, err
 }
 
 // orderSearch is one search of the orders.
@@ -146,51 +143,47 @@ func (s *orderSearch) referenced(
 	return orders, last, more, nil
 }
 
-// GetOrder implements GET /v1/orders/{orderId}.
-func (a *API) GetOrder(w http.ResponseWriter, r *http.Request, orderID OrderPath, params GetOrderParams) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		o, err := a.order(ctx, c, orderID, params.Site)
-		return reply{body: orderView(o)}, err
-	})
+// getOrder implements GET /v1/orders/{orderId}.
+func (a *API) getOrder(ctx context.Context, c caller, orderID OrderPath, params GetOrderParams) (reply, error) {
+	o, err := a.order(ctx, c, orderID, params.Site)
+	return reply{body: orderView(o)}, err
 }
 
-// ListOrderEvents implements GET /v1/orders/{orderId}/events.
-func (a *API) ListOrderEvents(w http.ResponseWriter, r *http.Request, orderID OrderPath, params ListOrderEventsParams) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		o, err := a.order(ctx, c, orderID, params.Site)
+// listOrderEvents implements GET /v1/orders/{orderId}/events.
+func (a *API) listOrderEvents(ctx context.Context, c caller, orderID OrderPath, params ListOrderEventsParams) (reply, error) {
+	o, err := a.order(ctx, c, orderID, params.Site)
+	if err != nil {
+		return reply{}, err
+	}
+	from, limit := uint64(1), cmp.Or(params.Limit, defaultLimit)
+	if params.After != "" {
+		at, err := readPosition('h', params.After, 1)
 		if err != nil {
 			return reply{}, err
 		}
-		from, limit := uint64(1), cmp.Or(params.Limit, defaultLimit)
-		if params.After != "" {
-			at, err := readPosition('h', params.After, 1)
-			if err != nil {
-				return reply{}, err
-			}
-			from = at[0] + 1
+		from = at[0] + 1
+	}
+	list := EventList{Items: []Event{}}
+	var read scan
+	for len(list.Items) < limit {
+		chunk := min(read.next(limit-len(list.Items)), limit-len(list.Items))
+		if chunk == 0 {
+			break
 		}
-		list := EventList{Items: []Event{}}
-		var read scan
-		for len(list.Items) < limit {
-			chunk := min(read.next(limit-len(list.Items)), limit-len(list.Items))
-			if chunk == 0 {
-				break
-			}
-			events, more, err := a.c.Store.Events.Scan(ctx, from, []string{topology.OrderFilter(o.Site, o.ID)}, chunk)
-			if err != nil {
-				return reply{}, err
-			}
-			for _, ev := range events {
-				read.add(len(ev.Body))
-				list.Items, from = append(list.Items, ev.Body), ev.Seq+1
-			}
-			if !more || len(events) == 0 {
-				return reply{body: list}, nil
-			}
+		events, more, err := a.c.Store.Events.Scan(ctx, from, []string{topology.OrderFilter(o.Site, o.ID)}, chunk)
+		if err != nil {
+			return reply{}, err
 		}
-		list.Next = position('h', from-1)
-		return reply{body: list}, nil
-	})
+		for _, ev := range events {
+			read.add(len(ev.Body))
+			list.Items, from = append(list.Items, ev.Body), ev.Seq+1
+		}
+		if !more || len(events) == 0 {
+			return reply{body: list}, nil
+		}
+	}
+	list.Next = position('h', from-1)
+	return reply{body: list}, nil
 }
 
 // order returns an order that the caller may see.

@@ -180,7 +180,7 @@ func asProblem(method string, err error) *problem {
 
 // fail sends a problem.
 func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
-	p, x := asProblem(r.Method, err), exchangeOf(r)
+	p, x := asProblem(r.Method, err), exchangeOf(r.Context())
 	x.problem = p
 	if p.retryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int((p.retryAfter+time.Second-1)/time.Second)))

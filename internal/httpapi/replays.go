@@ -36,133 +36,123 @@ const (
 	runPatience   = 2 * time.Second
 )
 
-// CreateReplay implements POST /v1/callbacks/{id}/replays.
-func (a *API) CreateReplay(w http.ResponseWriter, r *http.Request, id Id, _ CreateReplayParams) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		ctx, cancel := context.WithTimeout(ctx, countPatience+patience)
-		defer cancel()
-		settings, err := bodyOf[ReplaySettings](r)
-		if err != nil {
-			return reply{}, err
+// createReplay implements POST /v1/callbacks/{id}/replays.
+func (a *API) createReplay(
+	ctx context.Context, c caller, id Id, _ CreateReplayParams, settings ReplaySettings,
+) (reply, error) {
+	ctx, cancel := context.WithTimeout(ctx, countPatience+patience)
+	defer cancel()
+	cb, client, err := a.replayable(ctx, c, id)
+	if err != nil {
+		return reply{}, err
+	}
+	done, err := a.reads.soon(ctx, c.key.ID) // it reads much, as a read may
+	if err != nil {
+		return reply{}, err
+	}
+	defer done()
+	doc, err := a.plan(ctx, c, exchangeOf(ctx).maker.id("replay"), cb, settings)
+	if err != nil {
+		return reply{}, err
+	}
+	if settings.DryRun {
+		matched, err := a.count(ctx, doc, cb, client, countPatience)
+		if errors.Is(err, errCounting) {
+			err = &problem{kind: kindBusy, retryAfter: 5 * time.Second,
+				detail: "Counting takes too long. Give a later since or an earlier until, or run it: a run counts by itself."}
 		}
-		cb, client, err := a.replayable(ctx, c, id)
-		if err != nil {
-			return reply{}, err
-		}
-		done, err := a.reads.soon(ctx, c.key.ID) // it reads much, as a read may
-		if err != nil {
-			return reply{}, err
-		}
-		defer done()
-		doc, err := a.plan(ctx, c, exchangeOf(r).maker.id("replay"), cb, settings)
-		if err != nil {
-			return reply{}, err
-		}
-		if settings.DryRun {
-			matched, err := a.count(ctx, doc, cb, client, countPatience)
-			if errors.Is(err, errCounting) {
-				err = &problem{kind: kindBusy, retryAfter: 5 * time.Second,
-					detail: "Counting takes too long. Give a later since or an earlier until, or run it: a run counts by itself."}
-			}
-			return reply{body: ReplayPlan{Matched: matched, Until: a.replayUntil(doc)}}, err
-		}
-		if err := halted(cb); err != nil {
-			return reply{}, err
-		}
-		if matched, err := a.count(ctx, doc, cb, client, runPatience); err == nil {
-			doc.Matched = &matched
-		}
-		if doc, err = a.makeReplay(ctx, doc); err != nil {
-			return reply{}, err
-		}
-		return reply{
-			status: http.StatusCreated, location: "/v1/callbacks/" + cb.ID + "/replays/" + doc.ID, body: a.replayView(doc),
-		}, nil
-	})
+		return reply{body: ReplayPlan{Matched: matched, Until: a.replayUntil(doc)}}, err
+	}
+	if err := halted(cb); err != nil {
+		return reply{}, err
+	}
+	if matched, err := a.count(ctx, doc, cb, client, runPatience); err == nil {
+		doc.Matched = &matched
+	}
+	if doc, err = a.makeReplay(ctx, doc); err != nil {
+		return reply{}, err
+	}
+	return reply{
+		status: http.StatusCreated, location: "/v1/callbacks/" + cb.ID + "/replays/" + doc.ID, body: a.replayView(doc),
+	}, nil
 }
 
-// ListReplays implements GET /v1/callbacks/{id}/replays.
-func (a *API) ListReplays(w http.ResponseWriter, r *http.Request, id Id, params ListReplaysParams) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		cb, _, err := a.callback(ctx, c, id)
+// listReplays implements GET /v1/callbacks/{id}/replays.
+func (a *API) listReplays(ctx context.Context, c caller, id Id, params ListReplaysParams) (reply, error) {
+	cb, _, err := a.callback(ctx, c, id)
+	if err != nil {
+		return reply{}, err
+	}
+	all, err := a.replaysOf(ctx, cb)
+	if err != nil {
+		return reply{}, err
+	}
+	if params.After != "" {
+		fields, err := readToken('R', params.After, 2)
 		if err != nil {
 			return reply{}, err
 		}
-		all, err := a.replaysOf(ctx, cb)
+		micros, err := strconv.ParseInt(fields[0], 36, 64)
 		if err != nil {
-			return reply{}, err
+			return reply{}, badParameter("after", "is not a cursor of this list")
 		}
-		if params.After != "" {
-			fields, err := readToken('R', params.After, 2)
-			if err != nil {
-				return reply{}, err
-			}
-			micros, err := strconv.ParseInt(fields[0], 36, 64)
-			if err != nil {
-				return reply{}, badParameter("after", "is not a cursor of this list")
-			}
-			last := relay.Replay{ID: fields[1], CreatedAt: time.UnixMicro(micros)}
-			all = slices.DeleteFunc(all, func(doc relay.Replay) bool { return newestFirst(doc, last) <= 0 })
+		last := relay.Replay{ID: fields[1], CreatedAt: time.UnixMicro(micros)}
+		all = slices.DeleteFunc(all, func(doc relay.Replay) bool { return newestFirst(doc, last) <= 0 })
+	}
+	list, limit := ReplayList{Items: []Replay{}}, cmp.Or(params.Limit, defaultLimit)
+	for i, doc := range all[:min(limit, len(all))] {
+		list.Items = append(list.Items, a.replayView(doc))
+		if i == limit-1 && len(all) > limit {
+			list.Next = token('R', strconv.FormatInt(doc.CreatedAt.UnixMicro(), 36), doc.ID)
 		}
-		list, limit := ReplayList{Items: []Replay{}}, cmp.Or(params.Limit, defaultLimit)
-		for i, doc := range all[:min(limit, len(all))] {
-			list.Items = append(list.Items, a.replayView(doc))
-			if i == limit-1 && len(all) > limit {
-				list.Next = token('R', strconv.FormatInt(doc.CreatedAt.UnixMicro(), 36), doc.ID)
-			}
-		}
-		return reply{body: list}, nil
-	})
+	}
+	return reply{body: list}, nil
 }
 
-// GetReplay implements GET /v1/callbacks/{id}/replays/{replayId}.
-func (a *API) GetReplay(w http.ResponseWriter, r *http.Request, id Id, replayID ReplayId) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		cb, _, err := a.callback(ctx, c, id)
-		if err != nil {
-			return reply{}, err
-		}
-		doc, _, err := a.c.Store.Replays.Get(ctx, store.ReplayKey(cb.ID, replayID))
-		if err == nil && doc.CallbackGeneration != cb.Generation {
-			err = notFound()
-		}
-		return reply{body: a.replayView(doc)}, err
-	})
+// getReplay implements GET /v1/callbacks/{id}/replays/{replayId}.
+func (a *API) getReplay(ctx context.Context, c caller, id Id, replayID ReplayId) (reply, error) {
+	cb, _, err := a.callback(ctx, c, id)
+	if err != nil {
+		return reply{}, err
+	}
+	doc, _, err := a.c.Store.Replays.Get(ctx, store.ReplayKey(cb.ID, replayID))
+	if err == nil && doc.CallbackGeneration != cb.Generation {
+		err = notFound()
+	}
+	return reply{body: a.replayView(doc)}, err
 }
 
-// DeleteReplay implements DELETE /v1/callbacks/{id}/replays/{replayId}.
-func (a *API) DeleteReplay(w http.ResponseWriter, r *http.Request, id Id, replayID ReplayId) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		cb, _, err := a.callback(ctx, c, id)
-		if err != nil {
-			return reply{}, err
+// deleteReplay implements DELETE /v1/callbacks/{id}/replays/{replayId}.
+func (a *API) deleteReplay(ctx context.Context, c caller, id Id, replayID ReplayId) (reply, error) {
+	cb, _, err := a.callback(ctx, c, id)
+	if err != nil {
+		return reply{}, err
+	}
+	key, cancelled := store.ReplayKey(cb.ID, replayID), false
+	edit := func(doc relay.Replay) (relay.Replay, error) {
+		if doc.CallbackGeneration != cb.Generation {
+			return doc, notFound()
 		}
-		key, cancelled := store.ReplayKey(cb.ID, replayID), false
-		edit := func(doc relay.Replay) (relay.Replay, error) {
-			if doc.CallbackGeneration != cb.Generation {
-				return doc, notFound()
+		cancelled = doc.Running()
+		doc.End(relay.ReplayCancelled, "Cancelled by a caller.", time.Now())
+		return doc, nil
+	}
+	doc, revision, err := replace(ctx, a.c.Store.Replays, "cancel replay", key, "", edit, nil,
+		func(doc relay.Replay, revision uint64) (uint64, error) {
+			if !cancelled {
+				return revision, a.c.Store.Replays.Delete(ctx, key, revision)
 			}
-			cancelled = doc.Running()
-			doc.End(relay.ReplayCancelled, "Cancelled by a caller.", time.Now())
-			return doc, nil
-		}
-		doc, revision, err := replace(ctx, a.c.Store.Replays, "cancel replay", key, "", edit, nil,
-			func(doc relay.Replay, revision uint64) (uint64, error) {
-				if !cancelled {
-					return revision, a.c.Store.Replays.Delete(ctx, key, revision)
-				}
-				return a.c.Store.Replays.UpdateFor(ctx, key, doc, revision, a.c.Store.Topology().Retention)
-			})
-		if err != nil {
-			return reply{}, err
-		}
-		if !cancelled {
-			a.replays.Removed(key, revision)
-			return reply{status: http.StatusNoContent}, nil
-		}
-		a.replays.Put(key, doc, revision)
-		return reply{body: a.replayView(doc)}, nil
-	})
+			return a.c.Store.Replays.UpdateFor(ctx, key, doc, revision, a.c.Store.Topology().Retention)
+		})
+	if err != nil {
+		return reply{}, err
+	}
+	if !cancelled {
+		a.replays.Removed(key, revision)
+		return reply{status: http.StatusNoContent}, nil
+	}
+	a.replays.Put(key, doc, revision)
+	return reply{body: a.replayView(doc)}, nil
 }
 
 // replayable returns a callback that the caller may change, and its client.

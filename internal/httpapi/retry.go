@@ -28,61 +28,57 @@ const (
 	WaitingEnded   WaitingState = "ended"   // it does not wait: it has ended before, or there was none
 )
 
-// RetryDelivery implements POST /v1/callbacks/{id}/deliveries/{eventId}/retry.
-func (a *API) RetryDelivery(w http.ResponseWriter, r *http.Request, id Id, eventID EventId, _ RetryDeliveryParams) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		cb, client, ev, err := a.deliverable(ctx, c, id, eventID)
+// retryDelivery implements POST /v1/callbacks/{id}/deliveries/{eventId}/retry.
+func (a *API) retryDelivery(ctx context.Context, c caller, id Id, eventID EventId, _ RetryDeliveryParams) (reply, error) {
+	cb, client, ev, err := a.deliverable(ctx, c, id, eventID)
+	if err != nil {
+		return reply{}, err
+	}
+	if err := halted(cb); err != nil {
+		return reply{}, err
+	}
+	if !cb.Filter.Matches(ev.Site, ev.Type, ev.Order) || !(caller{client: client}).maySeeEvent(ev) {
+		return reply{}, kindConflict.problem("The event no longer matches the callback's filter or its client's sites.")
+	}
+	waiting, err := a.c.Dispatcher.RetryDelivery(ctx, cb, ev.Seq, ev.Order)
+	if err != nil {
+		return reply{}, refuse("The owner of the callback does not answer.", err)
+	}
+	answer := DeliveryRetried{Event: eventID, Due: waiting.State == WaitingDue}
+	switch waiting.State {
+	case WaitingEarlier:
+		return reply{}, a.earlier(ctx, waiting.Earlier)
+	case WaitingUnread:
+		return reply{}, kindConflict.problem("The callback has not reached the event yet: it is delivered in its turn.")
+	case WaitingDue:
+	default:
+		doc, err := a.replayOne(ctx, exchangeOf(ctx).maker.id("replay"), cb, eventID, ev)
 		if err != nil {
 			return reply{}, err
 		}
-		if err := halted(cb); err != nil {
-			return reply{}, err
-		}
-		if !cb.Filter.Matches(ev.Site, ev.Type, ev.Order) || !(caller{client: client}).maySeeEvent(ev) {
-			return reply{}, kindConflict.problem("The event no longer matches the callback's filter or its client's sites.")
-		}
-		waiting, err := a.c.Dispatcher.RetryDelivery(ctx, cb, ev.Seq, ev.Order)
-		if err != nil {
-			return reply{}, refuse("The owner of the callback does not answer.", err)
-		}
-		answer := DeliveryRetried{Event: eventID, Due: waiting.State == WaitingDue}
-		switch waiting.State {
-		case WaitingEarlier:
-			return reply{}, a.earlier(ctx, waiting.Earlier)
-		case WaitingUnread:
-			return reply{}, kindConflict.problem("The callback has not reached the event yet: it is delivered in its turn.")
-		case WaitingDue:
-		default:
-			doc, err := a.replayOne(ctx, exchangeOf(r).maker.id("replay"), cb, eventID, ev)
-			if err != nil {
-				return reply{}, err
-			}
-			answer.Replay = doc.ID
-		}
-		return reply{status: http.StatusAccepted, body: answer}, nil
-	})
+		answer.Replay = doc.ID
+	}
+	return reply{status: http.StatusAccepted, body: answer}, nil
 }
 
-// SkipDelivery implements POST /v1/callbacks/{id}/deliveries/{eventId}/skip.
-func (a *API) SkipDelivery(w http.ResponseWriter, r *http.Request, id Id, eventID EventId) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		cb, _, ev, err := a.deliverable(ctx, c, id, eventID)
-		if err != nil {
-			return reply{}, err
-		}
-		waiting, err := a.c.Dispatcher.SkipDelivery(ctx, cb, ev.Seq, ev.Order)
-		if err != nil {
-			return reply{}, refuse("The owner of the callback does not answer.", err)
-		}
-		switch waiting.State {
-		case WaitingSkipped:
-			return reply{status: http.StatusNoContent}, nil
-		case WaitingUnread:
-			return reply{}, kindConflict.problem("The callback has not reached the event yet: it can be skipped once it waits for its turn.")
-		default:
-			return reply{}, kindConflict.problem("The delivery does not wait: it has ended.")
-		}
-	})
+// skipDelivery implements POST /v1/callbacks/{id}/deliveries/{eventId}/skip.
+func (a *API) skipDelivery(ctx context.Context, c caller, id Id, eventID EventId) (reply, error) {
+	cb, _, ev, err := a.deliverable(ctx, c, id, eventID)
+	if err != nil {
+		return reply{}, err
+	}
+	waiting, err := a.c.Dispatcher.SkipDelivery(ctx, cb, ev.Seq, ev.Order)
+	if err != nil {
+		return reply{}, refuse("The owner of the callback does not answer.", err)
+	}
+	switch waiting.State {
+	case WaitingSkipped:
+		return reply{status: http.StatusNoContent}, nil
+	case WaitingUnread:
+		return reply{}, kindConflict.problem("The callback has not reached the event yet: it can be skipped once it waits for its turn.")
+	default:
+		return reply{}, kindConflict.problem("The delivery does not wait: it has ended.")
+	}
 }
 
 // deliverable returns a callback that the caller may change, its client, and an event that is, or

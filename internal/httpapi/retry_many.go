@@ -24,21 +24,19 @@ const (
 	retryBound  = 40 * time.Second
 )
 
-// RetryManyUnresolved implements POST /v1/unresolved/retry.
-func (a *API) RetryManyUnresolved(w http.ResponseWriter, r *http.Request) {
-	withBody(a, w, r, func(ctx context.Context, c caller, which UnresolvedRetry) (reply, error) {
-		waiting, err := a.toRetry(ctx, which)
-		if err != nil {
-			return reply{}, err
-		}
-		result, err := a.retryMany(ctx, waiting, cmp.Or(which.Limit, retryMost))
-		if err != nil {
-			return reply{}, err
-		}
-		a.logOf(c).Info("unresolved notifications were retried by an operator", "reason", which.Reason,
-			"connection", which.Connection, "matched", result.Matched, "taken", result.Taken, "resolved", result.Resolved)
-		return reply{body: result}, nil
-	})
+// retryManyUnresolved implements POST /v1/unresolved/retry.
+func (a *API) retryManyUnresolved(ctx context.Context, c caller, which UnresolvedRetry) (reply, error) {
+	waiting, err := a.toRetry(ctx, which)
+	if err != nil {
+		return reply{}, err
+	}
+	result, err := a.retryMany(ctx, waiting, cmp.Or(which.Limit, retryMost))
+	if err != nil {
+		return reply{}, err
+	}
+	a.logOf(c).Info("unresolved notifications were retried by an operator", "reason", which.Reason,
+		"connection", which.Connection, "matched", result.Matched, "taken", result.Taken, "resolved", result.Resolved)
+	return reply{body: result}, nil
 }
 
 // toRetry returns the matching unresolved notifications after a cursor, in the order of their inbox

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net/http"
 	"strings"
 	"time"
 
@@ -20,37 +19,35 @@ const (
 	samplePrefix = "sample_"
 )
 
-// TestCallback implements POST /v1/callbacks/{id}/test.
-func (a *API) TestCallback(w http.ResponseWriter, r *http.Request, id Id) {
-	withBody(a, w, r, func(ctx context.Context, c caller, body TestCallback) (reply, error) {
-		cb, _, err := a.callback(ctx, c, id)
-		if err != nil {
-			return reply{}, err
-		}
-		if err := a.mayTest(cb); err != nil {
-			return reply{}, err
-		}
-		if body.Type == "" {
-			body.Type = relay.TypeOrderUpdated
-		}
-		ev, err := a.sample(string(body.Type), body.Data, time.Now().UTC())
-		if err != nil {
-			return reply{}, err
-		}
-		raw, err := relay.Encode(ev)
-		if err != nil {
-			return reply{}, err
-		}
-		var inspect sender.Inspection
-		attempt, err := a.c.Dispatcher.Test(ctx, cb, ev, &inspect)
-		if refused, ok := errors.AsType[*TestRefusedError](err); ok {
-			return reply{}, &problem{kind: kindTooMany, detail: refused.Reason, retryAfter: max(refused.Again, time.Second)}
-		}
-		if err != nil {
-			return reply{}, refuse("The sample could not be sent.", err)
-		}
-		return reply{body: testResult(attempt, inspect, raw)}, nil
-	})
+// testCallback implements POST /v1/callbacks/{id}/test.
+func (a *API) testCallback(ctx context.Context, c caller, id Id, body TestCallback) (reply, error) {
+	cb, _, err := a.callback(ctx, c, id)
+	if err != nil {
+		return reply{}, err
+	}
+	if err := a.mayTest(cb); err != nil {
+		return reply{}, err
+	}
+	if body.Type == "" {
+		body.Type = relay.TypeOrderUpdated
+	}
+	ev, err := a.sample(string(body.Type), body.Data, time.Now().UTC())
+	if err != nil {
+		return reply{}, err
+	}
+	raw, err := relay.Encode(ev)
+	if err != nil {
+		return reply{}, err
+	}
+	var inspect sender.Inspection
+	attempt, err := a.c.Dispatcher.Test(ctx, cb, ev, &inspect)
+	if refused, ok := errors.AsType[*TestRefusedError](err); ok {
+		return reply{}, &problem{kind: kindTooMany, detail: refused.Reason, retryAfter: max(refused.Again, time.Second)}
+	}
+	if err != nil {
+		return reply{}, refuse("The sample could not be sent.", err)
+	}
+	return reply{body: testResult(attempt, inspect, raw)}, nil
 }
 
 func testResult(rec relay.AttemptRecord, inspect sender.Inspection, event []byte) TestResult {

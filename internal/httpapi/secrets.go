@@ -11,50 +11,46 @@ import (
 	"github.com/audatex-relay/relay/internal/signature"
 )
 
-// RotateSecret implements POST /v1/callbacks/{id}/rotate-secret.
-func (a *API) RotateSecret(w http.ResponseWriter, r *http.Request, id Id, _ RotateSecretParams) {
-	withBody(a, w, r, func(ctx context.Context, c caller, body RotateSecret) (reply, error) {
-		overlap, err := secretOverlap(body.Overlap)
-		if err != nil {
-			return reply{}, err
-		}
-		if err := a.cleanSecret(ctx, "/secret", &body.Secret, "callback", id); err != nil {
-			return reply{}, err
-		}
-		now := time.Now().UTC()
-		var secret string
-		cb, revision, err := a.changeCallback(ctx, c, id, "", func(cb relay.Callback) (relay.Callback, error) {
-			secret, err = rotate(&cb, body.Secret, overlap, exchangeOf(r).maker, now)
-			cb.UpdatedAt = now
-			return cb, err
-		})
-		if err != nil {
-			return reply{}, err
-		}
-		rotated := RotatedSecret{Secret: secret, Secrets: signingViews(cb.Secrets, now)}
-		if len(rotated.Secrets) > 1 {
-			rotated.PreviousExpiresAt = rotated.Secrets[1].ExpiresAt
-		}
-		return reply{revision: revision, body: rotated}, nil
+// rotateSecret implements POST /v1/callbacks/{id}/rotate-secret.
+func (a *API) rotateSecret(ctx context.Context, c caller, id Id, _ RotateSecretParams, body RotateSecret) (reply, error) {
+	overlap, err := secretOverlap(body.Overlap)
+	if err != nil {
+		return reply{}, err
+	}
+	if err := a.cleanSecret(ctx, "/secret", &body.Secret, "callback", id); err != nil {
+		return reply{}, err
+	}
+	now := time.Now().UTC()
+	var secret string
+	cb, revision, err := a.changeCallback(ctx, c, id, "", func(cb relay.Callback) (relay.Callback, error) {
+		secret, err = rotate(&cb, body.Secret, overlap, exchangeOf(ctx).maker, now)
+		cb.UpdatedAt = now
+		return cb, err
 	})
+	if err != nil {
+		return reply{}, err
+	}
+	rotated := RotatedSecret{Secret: secret, Secrets: signingViews(cb.Secrets, now)}
+	if len(rotated.Secrets) > 1 {
+		rotated.PreviousExpiresAt = rotated.Secrets[1].ExpiresAt
+	}
+	return reply{revision: revision, body: rotated}, nil
 }
 
-// EndSecret implements DELETE /v1/callbacks/{id}/secrets/{fingerprint}.
-func (a *API) EndSecret(w http.ResponseWriter, r *http.Request, id Id, fingerprint string) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		now := time.Now().UTC()
-		_, revision, err := a.changeCallback(ctx, c, id, "", func(cb relay.Callback) (relay.Callback, error) {
-			cb.UpdatedAt = now
-			switch err := cb.Secrets.EndSecret(fingerprint, now); {
-			case errors.Is(err, relay.ErrNoSecret):
-				return cb, notFound()
-			case errors.Is(err, relay.ErrPresentSecret):
-				return cb, kindConflict.problem("The present secret cannot be ended. Rotate it, with overlap 0s if it must end now.")
-			}
-			return cb, nil
-		})
-		return reply{status: http.StatusNoContent, revision: revision}, err
+// endSecret implements DELETE /v1/callbacks/{id}/secrets/{fingerprint}.
+func (a *API) endSecret(ctx context.Context, c caller, id Id, fingerprint string) (reply, error) {
+	now := time.Now().UTC()
+	_, revision, err := a.changeCallback(ctx, c, id, "", func(cb relay.Callback) (relay.Callback, error) {
+		cb.UpdatedAt = now
+		switch err := cb.Secrets.EndSecret(fingerprint, now); {
+		case errors.Is(err, relay.ErrNoSecret):
+			return cb, notFound()
+		case errors.Is(err, relay.ErrPresentSecret):
+			return cb, kindConflict.problem("The present secret cannot be ended. Rotate it, with overlap 0s if it must end now.")
+		}
+		return cb, nil
 	})
+	return reply{status: http.StatusNoContent, revision: revision}, err
 }
 
 // secretOverlap returns how long a replaced secret goes on signing, as requested. The contract has

@@ -3,7 +3,6 @@ package httpapi
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -259,21 +258,16 @@ func (a *API) Handler() chi.Router {
 	r.MethodNotAllowed(a.methodNotAllowed(r))
 	// With, not Use: these run after the router has chosen, and before the generated code binds
 	// parameters.
-	HandlerWithOptions(a, ChiServerOptions{
-		BaseRouter:       r.With(a.passing(a.identify, a.checkHeaders, a.authenticate, a.authorize, a.validate, a.hideForeign)),
-		ErrorHandlerFunc: a.unbound,
-	})
+	a.routes(r.With(a.passing(a.identify, a.checkHeaders, a.authenticate, a.authorize, a.validate, a.hideForeign)))
 	return r
 }
 
-// unbound responds to parameters that passed validation, and that the generated code nevertheless
+// unbound responds to a parameter that passed validation, and that the generated code nevertheless
 // could not parse.
-func (a *API) unbound(w http.ResponseWriter, r *http.Request, err error) {
-	if e, ok := errors.AsType[*InvalidParamFormatError](err); ok {
-		a.fail(w, r, badParameter(e.ParamName, "cannot be read"))
-		return
-	}
-	a.fail(w, r, &problem{kind: kindParameter, cause: err})
+func (a *API) unbound(w http.ResponseWriter, r *http.Request, name string, err error) {
+	refusal := badParameter(name, "cannot be read")
+	refusal.cause = err
+	a.fail(w, r, refusal)
 }
 
 // refuse returns the problem for a part of the relay that does not answer, or cannot do its work

@@ -14,28 +14,24 @@ import (
 // readyTimeout limits the read of the store for readiness.
 const readyTimeout = 2 * time.Second
 
-// Livez implements GET /livez.
-func (a *API) Livez(w http.ResponseWriter, r *http.Request) {
-	a.do(w, r, func(context.Context, caller) (reply, error) {
-		return reply{body: Liveness{Status: LivenessStatusOk}}, nil
-	})
+// livez implements GET /livez.
+func (a *API) livez(_ context.Context, _ caller) (reply, error) {
+	return reply{body: Liveness{Status: LivenessStatusOk}}, nil
 }
 
-// Readyz implements GET /readyz.
-func (a *API) Readyz(w http.ResponseWriter, r *http.Request) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		ready := Readiness{Status: ReadinessStatusReady}
-		ready.Storage.Status = ReadinessStorageStatusOk
-		if trouble := a.c.Store.Health().Trouble(); !trouble.Since.IsZero() {
-			ready.Storage.Status, ready.Storage.Since = ReadinessStorageStatusFailing, trouble.Since.UTC()
-			ready.Storage.Reason = string(trouble.Reason)
-		}
-		status := http.StatusOK
-		if ready.Reason = a.notReady(ctx); ready.Reason != "" {
-			ready.Status, status = ReadinessStatusNotReady, http.StatusServiceUnavailable
-		}
-		return reply{status: status, body: ready}, nil
-	})
+// readyz implements GET /readyz.
+func (a *API) readyz(ctx context.Context, _ caller) (reply, error) {
+	ready := Readiness{Status: ReadinessStatusReady}
+	ready.Storage.Status = ReadinessStorageStatusOk
+	if trouble := a.c.Store.Health().Trouble(); !trouble.Since.IsZero() {
+		ready.Storage.Status, ready.Storage.Since = ReadinessStorageStatusFailing, trouble.Since.UTC()
+		ready.Storage.Reason = string(trouble.Reason)
+	}
+	status := http.StatusOK
+	if ready.Reason = a.notReady(ctx); ready.Reason != "" {
+		ready.Status, status = ReadinessStatusNotReady, http.StatusServiceUnavailable
+	}
+	return reply{status: status, body: ready}, nil
 }
 
 // notReady returns why requests should not be sent to this replica, or "".
@@ -68,33 +64,29 @@ func (a *API) notReady(ctx context.Context) string {
 	return ""
 }
 
-// Schema implements GET /schemas/{name}.
-func (a *API) Schema(w http.ResponseWriter, r *http.Request, name string) {
-	a.do(w, r, func(context.Context, caller) (reply, error) {
-		schema := schemaNamed(name)
-		if schema == nil {
-			return reply{}, notFound()
-		}
-		return reply{contentType: "application/schema+json", body: schema}, nil
-	})
+// schema implements GET /schemas/{name}.
+func (a *API) schema(_ context.Context, _ caller, name string) (reply, error) {
+	schema := schemaNamed(name)
+	if schema == nil {
+		return reply{}, notFound()
+	}
+	return reply{contentType: "application/schema+json", body: schema}, nil
 }
 
-// ProblemPage implements GET /problems/{type}.
-func (a *API) ProblemPage(w http.ResponseWriter, r *http.Request, slug string) {
-	w.Header().Set("Content-Security-Policy", apidocs.Policy)
-	a.do(w, r, func(context.Context, caller) (reply, error) {
-		for _, k := range kinds {
-			if k.slug != slug {
-				continue
-			}
-			var page bytes.Buffer
-			err := problemPage.Execute(&page, map[string]any{
-				"Base": a.c.basePath(), "Slug": k.slug, "Status": k.status, "Text": http.StatusText(k.status), "Title": k.title, "Help": k.help,
-			})
-			return reply{contentType: "text/html; charset=utf-8", body: page.Bytes()}, err
+// problemPage implements GET /problems/{type}.
+func (a *API) problemPage(ctx context.Context, _ caller, slug string) (reply, error) {
+	exchangeOf(ctx).response.Set("Content-Security-Policy", apidocs.Policy)
+	for _, k := range kinds {
+		if k.slug != slug {
+			continue
 		}
-		return reply{}, notFound()
-	})
+		var page bytes.Buffer
+		err := problemPage.Execute(&page, map[string]any{
+			"Base": a.c.basePath(), "Slug": k.slug, "Status": k.status, "Text": http.StatusText(k.status), "Title": k.title, "Help": k.help,
+		})
+		return reply{contentType: "text/html; charset=utf-8", body: page.Bytes()}, err
+	}
+	return reply{}, notFound()
 }
 
 var problemPage = template.Must(template.New("problem").Parse(`<!doctype html>
@@ -116,20 +108,18 @@ var problemPage = template.Must(template.New("problem").Parse(`<!doctype html>
 </html>
 `))
 
-// GetEncryptionKeys implements GET /v1/encryption-keys.
-func (a *API) GetEncryptionKeys(w http.ResponseWriter, r *http.Request) {
-	a.do(w, r, func(context.Context, caller) (reply, error) {
-		s := a.c.Encryption()
-		if s.CheckedAt.IsZero() {
-			return reply{}, &problem{kind: kindBusy, detail: "The secrets in the store were not counted yet.",
-				retryAfter: 5 * time.Second}
-		}
-		id := func(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
-		body := EncryptionKeys{CheckedAt: s.CheckedAt, Writing: id(s.Writing), Through: s.Through(), Left: s.Left}
-		body.Keys = make([]EncryptionKey, len(s.Keys))
-		for i, k := range s.Keys {
-			body.Keys[i] = EncryptionKey{Id: id(k.ID), Secrets: k.Secrets, Use: s.Use(k)}
-		}
-		return reply{body: body}, nil
-	})
+// getEncryptionKeys implements GET /v1/encryption-keys.
+func (a *API) getEncryptionKeys(_ context.Context, _ caller) (reply, error) {
+	s := a.c.Encryption()
+	if s.CheckedAt.IsZero() {
+		return reply{}, &problem{kind: kindBusy, detail: "The secrets in the store were not counted yet.",
+			retryAfter: 5 * time.Second}
+	}
+	id := func(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
+	body := EncryptionKeys{CheckedAt: s.CheckedAt, Writing: id(s.Writing), Through: s.Through(), Left: s.Left}
+	body.Keys = make([]EncryptionKey, len(s.Keys))
+	for i, k := range s.Keys {
+		body.Keys[i] = EncryptionKey{Id: id(k.ID), Secrets: k.Secrets, Use: s.Use(k)}
+	}
+	return reply{body: body}, nil
 }

@@ -12,20 +12,18 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// ListUnresolved implements GET /v1/unresolved.
-func (a *API) ListUnresolved(w http.ResponseWriter, r *http.Request, params ListUnresolvedParams) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		pass := chosen(params.Reason, params.Sites)
-		entries, next, err := page(ctx, a.asides, params.Connection, params.After, params.Limit, pass)
-		if err != nil {
-			return reply{}, err
-		}
-		if n := withinBytes(entries, a.unresolvedBytes); n < len(entries) {
-			entries, next = entries[:n], token('k', entries[n-1].Key)
-		}
-		found, err := a.unresolved(ctx, entries)
-		return reply{body: UnresolvedList{Items: views(found, unresolvedView), Next: next}}, err
-	})
+// listUnresolved implements GET /v1/unresolved.
+func (a *API) listUnresolved(ctx context.Context, _ caller, params ListUnresolvedParams) (reply, error) {
+	pass := chosen(params.Reason, params.Sites)
+	entries, next, err := page(ctx, a.asides, params.Connection, params.After, params.Limit, pass)
+	if err != nil {
+		return reply{}, err
+	}
+	if n := withinBytes(entries, a.unresolvedBytes); n < len(entries) {
+		entries, next = entries[:n], token('k', entries[n-1].Key)
+	}
+	found, err := a.unresolved(ctx, entries)
+	return reply{body: UnresolvedList{Items: views(found, unresolvedView), Next: next}}, err
 }
 
 // chosen returns the filter for lists of unresolved notifications.
@@ -67,43 +65,37 @@ func (a *API) unresolved(
 	return found, nil
 }
 
-// GetUnresolved implements GET /v1/unresolved/{unresolvedId}.
-func (a *API) GetUnresolved(w http.ResponseWriter, r *http.Request, id string) {
-	a.do(w, r, func(ctx context.Context, _ caller) (reply, error) {
-		u, _, err := a.c.Store.Unresolved.Get(ctx, id)
-		return reply{body: unresolvedView(u)}, err
-	})
+// getUnresolved implements GET /v1/unresolved/{unresolvedId}.
+func (a *API) getUnresolved(ctx context.Context, _ caller, id string) (reply, error) {
+	u, _, err := a.c.Store.Unresolved.Get(ctx, id)
+	return reply{body: unresolvedView(u)}, err
 }
 
-// DeleteUnresolved implements DELETE /v1/unresolved/{unresolvedId}. Only the log has a record of
+// deleteUnresolved implements DELETE /v1/unresolved/{unresolvedId}. Only the log has a record of
 // what was given up.
-func (a *API) DeleteUnresolved(w http.ResponseWriter, r *http.Request, id string) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		u, revision, err := remove(ctx, a.c.Store.Unresolved, id, "", func(relay.Unresolved) error { return nil })
-		if err == nil {
-			a.asides.Removed(id, revision)
-			a.logOf(c).Warn("an unresolved notification was given up by an operator", "unresolved", id,
-				"connection", u.Connection, "site", u.Site, "order", u.Order)
-		}
-		return reply{status: http.StatusNoContent}, err
-	})
+func (a *API) deleteUnresolved(ctx context.Context, c caller, id string) (reply, error) {
+	u, revision, err := remove(ctx, a.c.Store.Unresolved, id, "", func(relay.Unresolved) error { return nil })
+	if err == nil {
+		a.asides.Removed(id, revision)
+		a.logOf(c).Warn("an unresolved notification was given up by an operator", "unresolved", id,
+			"connection", u.Connection, "site", u.Site, "order", u.Order)
+	}
+	return reply{status: http.StatusNoContent}, err
 }
 
-// RetryUnresolved implements POST /v1/unresolved/{unresolvedId}/retry.
-func (a *API) RetryUnresolved(w http.ResponseWriter, r *http.Request, id string) {
-	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
-		switch outcome, err := a.c.Resolver.Retry(ctx, id); outcome {
-		case relay.RetryResolved:
-			a.logOf(c).Info("an unresolved notification was resolved by an operator's retry", "unresolved", id)
-			return reply{status: http.StatusNoContent}, nil
-		case relay.RetryNotFound:
-			return reply{}, &problem{kind: kindNotFound, cause: err}
-		case relay.RetryRefused:
-			return reply{}, stillUnresolved(err)
-		default: // relay.RetryUnavailable
-			return reply{}, retryLater(err)
-		}
-	})
+// retryUnresolved implements POST /v1/unresolved/{unresolvedId}/retry.
+func (a *API) retryUnresolved(ctx context.Context, c caller, id string) (reply, error) {
+	switch outcome, err := a.c.Resolver.Retry(ctx, id); outcome {
+	case relay.RetryResolved:
+		a.logOf(c).Info("an unresolved notification was resolved by an operator's retry", "unresolved", id)
+		return reply{status: http.StatusNoContent}, nil
+	case relay.RetryNotFound:
+		return reply{}, &problem{kind: kindNotFound, cause: err}
+	case relay.RetryRefused:
+		return reply{}, stillUnresolved(err)
+	default: // relay.RetryUnavailable
+		return reply{}, retryLater(err)
+	}
 }
 
 // stillUnresolved explains why a notification stays: with the vendor's response if there is one,
