@@ -126,8 +126,10 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	}); err != nil {
 		return err
 	}
-	registry.MustRegister(s.Health().Collector())
+	sizes := store.NewSizes(s)
+	registry.MustRegister(s.Health().Collector(), sizes)
 	running.Go(serving, "the store's health", s.Run)
+	running.Go(serving, "the store's size", always(sizes.Run))
 	if err := start.step(ctx, "what the keys must open cannot be read", func() error {
 		return checkKeys(ctx, s, c, errors.Is(keyless, fs.ErrNotExist))
 	}); err != nil {
@@ -237,7 +239,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 		UserAgent:  userAgent,
 		Dispatcher: callbacks{dispatching, delivering, asking}, Replays: replaying, Poller: pollers{asking}, Reconciler: reconcilers{asking},
 		Resolver: notifications{resolving, vendor},
-		Vendor:   vendor, Consents: consents, Ready: front.Ready, Log: log,
+		Vendor:   vendor, Consents: consents, Ready: front.Ready, Log: log, Metrics: registry,
 	})
 	if err != nil {
 		return err

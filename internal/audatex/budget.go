@@ -287,6 +287,17 @@ func (b *Budget) ratePart() float64 {
 	return b.throttle.PartAt(time.Now())
 }
 
+// usedPart returns which part of this replica's allowance was used in about the last minute.
+func (b *Budget) usedPart() float64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.limited || b.perSecond <= 0 {
+		return 0
+	}
+	b.use(time.Now(), 0)
+	return b.used / (60 * b.perSecond)
+}
+
 // retryAfter parses the header Retry-After (RFC 9110): whole seconds or an HTTP date. A date is the
 // vendor's, whose clock may be wrong, so it is compared with the response's Date if there is one.
 func retryAfter(header http.Header, now time.Time) (time.Duration, bool) {

@@ -276,6 +276,7 @@ func (c *Client) send(ctx context.Context, k call) (answer, error) {
 			err: secured.explain(cause(ctx, err), sent)}
 	}
 	defer res.Body.Close()
+	c.metrics.answered(res, time.Now())
 	stop := c.budget.Observe(res.StatusCode, res.Header)
 	a := answer{status: res.StatusCode, correlationID: correlationID(res.Header)}
 	outcome := statusOutcome(res.StatusCode)

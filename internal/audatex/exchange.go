@@ -168,6 +168,7 @@ func (t *Tokens) post(ctx context.Context, form url.Values) (reply tokenReply) {
 	}
 	defer res.Body.Close()
 	reply.status, reply.correlationID = res.StatusCode, correlationID(res.Header)
+	t.cfg.Metrics.answered(res, time.Now())
 	reply.stop = t.cfg.Budget.Observe(res.StatusCode, res.Header)
 	got, err := readContent(res, maxTokenBody)
 	if err == nil && got.more {

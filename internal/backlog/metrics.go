@@ -5,30 +5,87 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/sender"
 )
 
-// Gauges are the two metrics of each callback, made when they are asked for.
+// collectFor bounds the reads of the log for one scrape: most callbacks need none.
+const collectFor = 2 * time.Second
+
+// Condition is what the metrics show of one callback.
+type Condition struct {
+	Callback, Client string
+	Events           int     // that wait
+	OldestSeconds    float64 // age of the oldest of them
+	Paused           bool
+	Disabled         *relay.Disabled
+	FailingSince     time.Time      // zero unless every attempt has failed since
+	Failure          sender.Outcome // of the last attempt that failed; 0: it was another replica's
+	Open             bool           // its circuit is open
+	Congested        bool
+}
+
+// Gauges are the metrics of each callback, made when they are asked for. This is the one place where they are made.
 type Gauges struct {
-	// Each calls a function with how many events wait for each callback of this replica, and the age of the oldest.
-	Each func(ctx context.Context, each func(callback string, events int, ageSeconds float64))
+	// Each calls a function with how each callback of this replica is doing.
+	Each func(ctx context.Context, each func(Condition))
 }
 
 var (
-	eventsDesc = prometheus.NewDesc("audatex_relay_callback_backlog",
-		"Events that wait for a callback; estimated while it is behind the shared reader.", []string{"callback"}, nil)
-	oldestDesc = prometheus.NewDesc("audatex_relay_callback_oldest_waiting_seconds",
-		"Age of the oldest event that waits for a callback, 0 if none does.", []string{"callback"}, nil)
+	eventsDesc = desc("backlog", "Events that wait for a callback; estimated while it is behind the shared reader.")
+	oldestDesc = desc("oldest_waiting_seconds", "Age of the oldest event that waits for a callback, 0 if none does.")
+	pausedDesc = desc("paused", "1 while a callback is paused; absent otherwise.")
+
+	disabledDesc = desc("disabled_seconds", "For how long a callback has been disabled, because its receiver has failed for days (failing) or answered 410 (gone); absent otherwise.", "reason")
+	failingDesc  = desc("failing_seconds", "For how long every attempt at a callback has failed, and how the last one ended; absent otherwise.", "outcome")
+	openDesc     = desc("circuit_open", "1 while a callback's receiver fails for several orders and is only probed; absent otherwise.")
+
+	congestedDesc = desc("congested", "1 while a callback is slowed down because its receiver asks for less, or has as many orders in retry as it may; absent otherwise.")
 )
 
+func desc(name, help string, more ...string) *prometheus.Desc {
+	return prometheus.NewDesc("audatex_relay_callback_"+name, help, append([]string{"callback", "client"}, more...), nil)
+}
+
 // Describe implements prometheus.Collector.
-func (g Gauges) Describe(ch chan<- *prometheus.Desc) { ch <- eventsDesc; ch <- oldestDesc }
+func (g Gauges) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{eventsDesc, oldestDesc, pausedDesc, disabledDesc, failingDesc, openDesc, congestedDesc} {
+		ch <- d
+	}
+}
 
 // Collect implements prometheus.Collector.
 func (g Gauges) Collect(ch chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second) // of reads of the log: most callbacks need none
+	ctx, cancel := context.WithTimeout(context.Background(), collectFor)
 	defer cancel()
-	g.Each(ctx, func(callback string, events int, age float64) {
-		ch <- prometheus.MustNewConstMetric(eventsDesc, prometheus.GaugeValue, float64(events), callback)
-		ch <- prometheus.MustNewConstMetric(oldestDesc, prometheus.GaugeValue, age, callback)
-	})
+	now := time.Now()
+	g.Each(ctx, func(c Condition) { c.collect(ch, now) })
+}
+
+func (c *Condition) collect(ch chan<- prometheus.Metric, now time.Time) {
+	gauge := func(d *prometheus.Desc, value float64, more ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, append([]string{c.Callback, c.Client}, more...)...)
+	}
+	gauge(eventsDesc, float64(c.Events))
+	gauge(oldestDesc, c.OldestSeconds)
+	if c.Paused {
+		gauge(pausedDesc, 1)
+	}
+	if d := c.Disabled; d != nil {
+		gauge(disabledDesc, max(now.Sub(d.At).Seconds(), 0), d.Reason)
+	}
+	if since := c.FailingSince; !since.IsZero() {
+		outcome := "unknown"
+		if c.Failure != 0 {
+			outcome = c.Failure.String()
+		}
+		gauge(failingDesc, max(now.Sub(since).Seconds(), 0), outcome)
+	}
+	if c.Open {
+		gauge(openDesc, 1)
+	}
+	if c.Congested {
+		gauge(congestedDesc, 1)
+	}
 }

@@ -18,6 +18,8 @@ type Metrics struct {
 	latency    prometheus.Histogram
 	created    prometheus.Histogram
 	received   prometheus.Histogram
+
+	inTime, late prometheus.Counter
 }
 
 // NewMetrics registers them; nil: they are kept and shown to nobody.
@@ -31,7 +33,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 	attempts := f.NewCounterVec(prometheus.CounterOpts{Name: "audatex_relay_attempts_total", Help: "Attempts of deliveries by outcome."}, []string{"outcome"})
 	deliveries := f.NewCounterVec(prometheus.CounterOpts{Name: "audatex_relay_deliveries_total", Help: "Deliveries that ended, by how."}, []string{"status"})
+	punctual := f.NewCounterVec(prometheus.CounterOpts{
+		Name: "audatex_relay_slo_events_total",
+		Help: "Events delivered to receivers that did not fail meanwhile, by whether that was within 60 seconds of receipt.",
+	}, []string{"in_time"})
 	m := &Metrics{
+		inTime: punctual.WithLabelValues("true"), late: punctual.WithLabelValues("false"),
 		attempts: map[sender.Outcome]prometheus.Counter{}, deliveries: map[relay.DeliveryStatus]prometheus.Counter{},
 		took: histogram("audatex_relay_attempt_duration_seconds", "Time from the beginning of an attempt until its answer was read or given up.",
 			[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}),

@@ -166,6 +166,7 @@ func (l *loop) adoptWatermark(ctx context.Context, mark *cursorstore.Watermark) 
 func (d *Dispatcher) newCallback(t *delivery.Target, s *cursorstore.Stored, epoch uint64, mark cursorstore.Watermark, f *found) *callback {
 	now, cb := time.Now(), &t.Callback
 	c := &callback{id: cb.ID, gen: cb.Generation, log: d.conf.Log.With("callback", cb.ID), target: t}
+	c.sending.shown.excuse.Until(cb.CreatedAt)
 	c.storing.stored = storedState{s.Handle, d.conf.Deliverer.Recorder(cb.ID, cb.Generation)}
 	policy := d.conf.policyOf(*cb)
 	cur, err := s.Restore(policy, cb.Generation, now)
@@ -189,6 +190,9 @@ func (d *Dispatcher) newCallback(t *delivery.Target, s *cursorstore.Stored, epoc
 	c.cur = cur
 	c.storing.covered, c.storing.durable = !carried.Behind, cur.Position()
 	c.sending.tripped = cur.Health().Open
+	if !cur.Health().FailingSince.IsZero() {
+		c.sending.shown.excuse.Until(now)
+	}
 	if since := cur.Health().FailingSince; !since.IsZero() && now.Sub(since) >= d.conf.DisableAfter && cb.Disabled == nil {
 		cur.ResumeAll(now) // resumed while nobody delivered, or nobody delivered for days: it gets its chance
 		c.sending.tripped = false

@@ -85,6 +85,7 @@ type sending struct {
 	testUntil time.Time       // a test has a place of the concurrency until then
 	tripped   bool            // the circuit was open when last looked at
 	warned    time.Time       // when retries were last logged
+	shown     shown           // by the metrics alone
 }
 
 // storing is what of a callback has to be stored, and what is known to be.
@@ -136,6 +137,9 @@ func later(a, b time.Time) time.Time {
 
 // setTarget takes a changed configuration.
 func (c *core) setTarget(cb *callback, t *delivery.Target) {
+	if c.halted(cb) { // until now
+		cb.sending.shown.excuse.Until(c.now)
+	}
 	resumed := cb.target != nil && t.Callback.Resumed > cb.target.Callback.Resumed
 	cb.target = t
 	cb.cur.SetPolicy(c.conf.policyOf(t.Callback))

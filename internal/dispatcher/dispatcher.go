@@ -50,7 +50,7 @@ func New(c Config) *Dispatcher {
 	d.cursors = cursorstore.New(d.conf.Store, store.CallbackCursors, d.conf.Log)
 	c.Deliverer.Targets.OnChange(d.callbackChanged, d.clientChanged)
 	if c.Metrics != nil {
-		c.Metrics.MustRegister(backlog.Gauges{Each: d.eachBacklog})
+		c.Metrics.MustRegister(backlog.Gauges{Each: d.eachCallback})
 	}
 	d.shared = environment{conf: &d.conf, metrics: c.Deliverer.Metrics, memory: c.Deliverer.Memory, places: c.Deliverer.Places, pacer: &cursorstore.Pacer{}, batch: d.conf.Store.MaxDocument()}
 	for i := range d.shards {

@@ -164,6 +164,7 @@ func (c *core) succeeded(j *job, ev *delivery.Event, record relay.AttemptRecord)
 	cb := j.cb
 	if c.closeAll(j, &record, relay.DeliveryDelivered) {
 		c.metrics.Delivered(ev, c.now)
+		c.punctual(cb, ev)
 	}
 	cb.cur.Succeed(j.batch, c.now)
 	c.record(cb, record)
@@ -179,6 +180,7 @@ func (c *core) succeeded(j *job, ev *delivery.Event, record relay.AttemptRecord)
 // failed lets the cursor decide by the retry schedule (internal/cursor) when there is another attempt, if there is one.
 func (c *core) failed(j *job, ev *delivery.Event, record relay.AttemptRecord) {
 	cb := j.cb
+	cb.sending.shown.failed(j.Sent.Outcome, c.now)
 	r := cb.cur.Fail(j.batch, c.now, cursor.Failure{Reason: j.Reason(), RetryAfter: j.Sent.RetryAfter})
 	switch r.Outcome {
 	case cursor.Retrying:

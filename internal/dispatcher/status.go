@@ -35,23 +35,29 @@ func (d *Dispatcher) Status(id string) (Status, bool) {
 	return d.complete(ctx, id, s, &q), true
 }
 
-// eachBacklog calls each with what waits for each callback of this replica.
-func (d *Dispatcher) eachBacklog(ctx context.Context, each func(callback string, events int, ageSeconds float64)) {
+// eachCallback calls each with how each callback of this replica is doing.
+func (d *Dispatcher) eachCallback(ctx context.Context, each func(backlog.Condition)) {
 	for i := range d.loops {
 		l := d.loops[i].Load()
 		if l == nil {
 			continue
 		}
-		all, questions := map[string]Status{}, map[string]*backlog.Question{}
+		all, questions := map[string]backlog.Condition{}, map[string]*backlog.Question{}
 		l.ask(func(c *core) {
 			for id, cb := range c.callbacks {
 				s, q := c.status(cb)
-				all[id], questions[id] = s, &q
+				all[id] = c.condition(cb, s)
+				if !q.Empty() {
+					questions[id] = &q
+				}
 			}
 		})
-		for id, s := range all {
-			s = d.complete(ctx, id, s, questions[id])
-			each(id, s.Backlog, s.LagSeconds)
+		for id, of := range all {
+			if q := questions[id]; q != nil {
+				s := d.complete(ctx, id, Status{Backlog: of.Events, LagSeconds: of.OldestSeconds}, q)
+				of.Events, of.OldestSeconds = s.Backlog, s.LagSeconds
+			}
+			each(of)
 		}
 	}
 }

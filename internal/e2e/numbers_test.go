@@ -268,7 +268,7 @@ func checkNumbers(t *testing.T, w *world, p *harness.Process, odd *oddVendor, ev
 	if n := sum(families["audatex_relay_callback_backlog"], "callback", "dead"); n < all || n > all+4 {
 		return fmt.Sprintf("a backlog of %v", n)
 	}
-	for _, name := range []string{"audatex_relay_connection_last_poll_age_seconds", "audatex_relay_connection_token_age_seconds", "audatex_relay_callback_oldest_waiting_seconds"} {
+	for _, name := range []string{"audatex_relay_connection_last_poll_age_seconds", "audatex_relay_callback_oldest_waiting_seconds"} {
 		if age := sum(families[name], "", ""); age <= 0 || age > 3600 {
 			return fmt.Sprintf("%s is %v", name, age)
 		}

@@ -194,6 +194,7 @@ func (a *API) wait(
 		return nil, err
 	}
 	defer done()
+	defer a.metrics.waits(ctx)()
 	end, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	sites := relay.Sorted(c.client.Sites) // every event is compared with them

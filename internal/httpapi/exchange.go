@@ -35,6 +35,7 @@ type exchange struct {
 	caller  caller
 	maker   maker
 	problem *problem
+	waited  bool // for an event
 
 	request, response http.Header // for what neither parameters nor a reply hold
 }
@@ -108,7 +109,9 @@ func (a *API) begin(next http.Handler) http.Handler {
 					x.problem = &problem{kind: kindInternal, cause: cause}
 				}
 			}
-			a.log(r, x, ww, time.Since(started))
+			took := time.Since(started)
+			a.metrics.served(x, ww.Status(), took)
+			a.log(r, x, ww, took)
 		}()
 		next.ServeHTTP(ww, r)
 	})

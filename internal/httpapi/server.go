@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/audatex-relay/relay/internal/access"
 	"github.com/audatex-relay/relay/internal/apidocs"
@@ -146,6 +147,7 @@ type Config struct {
 	// ReadTimeout is how long a request's body may take to arrive; 30 s if zero.
 	ReadTimeout time.Duration
 	Log         *slog.Logger
+	Metrics     prometheus.Registerer // nil: metrics are kept and shown to nobody
 }
 
 // API serves the HTTP API. Lists wait for Run, and long polls are woken by it.
@@ -156,6 +158,7 @@ type API struct {
 	waiting  *waiting
 	tests    *limits // by client
 	failures failures
+	metrics  *metrics
 	bodies   *turns
 	reads    *turns
 	clients  *turns        // for changes of a client's list of callbacks
@@ -204,7 +207,8 @@ func New(c Config) (*API, error) {
 		large: make(chan struct{}, largeBodies), checks: make(chan struct{}, checkedOnce),
 		counts: make(chan struct{}, countsAtOnce), counting: newTurns(countsOfClient),
 		remembered: newRemembered(), unresolvedBytes: unresolvedBytes,
-		feed: newFeed(c.Store.Events, c.Log), drain: make(chan struct{}), audit: audit.New(c.Store.Audit),
+		metrics: newMetrics(c.Metrics),
+		feed:    newFeed(c.Store.Events, c.Log), drain: make(chan struct{}), audit: audit.New(c.Store.Audit),
 		pages: sync.OnceValues(func() (*apidocs.Pages, error) { return apidocs.New(c.PublicURL) }),
 	}
 	a.callbacks = store.NewMirror(store.MirrorConfig[store.SealedCallback]{

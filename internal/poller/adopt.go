@@ -112,6 +112,7 @@ func (r *runner) takeOver(ctx context.Context) error {
 		if err := r.suspectPart(ctx, intent, page); err != nil {
 			return err
 		}
+		r.doc.PolledAt = page.ReceivedAt
 		r.doc.Outcome = &relay.PollOutcome{PollID: intent.PollID, At: page.ReceivedAt, Result: "done", InboxSeq: page.Seq, CorrelationID: page.CorrelationID}
 	case errors.Is(err, store.ErrNotFound):
 		r.log.Warn("a poll was under way when its owner ended, and what it brought is not in the inbox", "poll_id", intent.PollID, "at", intent.At)

@@ -78,7 +78,7 @@ func (r *runner) keepToken(ctx context.Context) time.Duration {
 	switch {
 	case errors.Is(err, relay.ErrNoToken), err == nil && token.Generation != r.generation:
 		r.renewal = time.Time{}
-		r.set(func(s *seen) { s.state, s.consentSince = StatePaused, time.Time{} })
+		r.set(func(s *seen) { s.state, s.consentSince, s.noToken = StatePaused, time.Time{}, false })
 		return r.p.Renewal
 	case err != nil:
 		return r.storeWait()

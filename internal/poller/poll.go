@@ -225,7 +225,7 @@ func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutc
 	if since := r.doc.FailingSince; since != nil && r.doc.Failures > 0 {
 		r.log.Info("polling works again", "failures", r.doc.Failures, "failing_since", since.UTC())
 	}
-	r.doc.Failures, r.doc.FailingSince = 0, nil
+	r.doc.Failures, r.doc.FailingSince, r.doc.PolledAt = 0, nil, outcome.At
 	r.write(ctx)
 	r.seenAfter(ctx, StateActive)
 	if outcome.Notifications > 0 {
@@ -294,6 +294,7 @@ func (r *runner) failed(ctx context.Context, err error) time.Duration {
 	case errors.Is(err, relay.ErrNoToken):
 		r.anew = true
 		r.seenAfter(ctx, StateNew)
+		r.set(func(s *seen) { s.consentSince, s.noToken = time.Time{}, true })
 		return r.pause(0)
 	}
 	r.doc.Failures++
@@ -329,10 +330,10 @@ func (r *runner) saveLate(ctx context.Context) error {
 
 // seenAfter notes for the metrics how the last poll left the connection.
 func (r *runner) seenAfter(ctx context.Context, state State) {
-	refreshedAt, good := r.p.Session(r.config()).TokenRefreshedAt()
+	_, good := r.p.Session(r.config()).TokenRefreshedAt()
 	if state == StateActive && good && r.doc.ConsentToldFor == nil { // its record says nothing else
 		r.set(func(s *seen) {
-			s.state, s.polledAt, s.refreshedAt, s.consentSince = state, time.Now(), refreshedAt, time.Time{}
+			s.state, s.polledAt, s.consentSince, s.noToken = state, time.Now(), time.Time{}, false
 		})
 		return
 	}
@@ -343,7 +344,7 @@ func (r *runner) seenAfter(ctx context.Context, state State) {
 			s.polledAt = time.Now()
 		}
 		if err == nil {
-			s.refreshedAt, s.consentSince = token.RefreshedAt, time.Time{}
+			s.consentSince, s.noToken = time.Time{}, false
 			if token.ConsentRequiredSince != nil {
 				s.consentSince = *token.ConsentRequiredSince
 			}

@@ -63,11 +63,13 @@ type runner struct {
 
 // seen is what the metrics and the API show of a connection.
 type seen struct {
-	state       State
-	polledAt    time.Time
-	refreshedAt time.Time
+	state State
+	// known: the connection's document has been read, so that polledAt is what it seems to be.
+	known    bool
+	polledAt time.Time // when a poll last succeeded; zero: none has yet
 	// consentSince is since when a user must consent again; zero: none must.
 	consentSince time.Time
+	noToken      bool   // nobody has consented yet
 	unstored     string // why a page that was read is not in the inbox yet; "" if none is waited for
 }
 
@@ -208,6 +210,12 @@ func (r *runner) weigh(perSecond float64) {
 func (r *runner) resume() {
 	now := time.Now()
 	o := r.doc.Outcome
+	r.set(func(s *seen) {
+		s.known, s.polledAt = true, r.doc.PolledAt
+		if since := r.doc.ConsentToldFor; since != nil {
+			s.consentSince = *since
+		}
+	})
 	r.anew = r.anew || o == nil
 	if o == nil || o.Result != audatex.Done.String() || o.Full || r.doc.SubscriptionID == "" || r.unsaved {
 		r.plan.hurry(now)
@@ -219,7 +227,7 @@ func (r *runner) resume() {
 	if r.doc.SoonerUntil != nil {
 		r.plan.until = *r.doc.SoonerUntil
 	}
-	r.set(func(s *seen) { s.state, s.polledAt = StateActive, o.At })
+	r.set(func(s *seen) { s.state = StateActive })
 }
 
 // polledSooner has a connection polled sooner for a while.
@@ -230,11 +238,13 @@ func (r *runner) polledSooner() {
 	}
 }
 
-func (r *runner) interval() time.Duration {
-	if s := r.config().PollIntervalSeconds; s > 0 {
+func (r *runner) interval() time.Duration { return r.p.intervalOf(r.config()) }
+
+func (p *Poller) intervalOf(c relay.Connection) time.Duration {
+	if s := c.PollIntervalSeconds; s > 0 {
 		return time.Duration(s * float64(time.Second))
 	}
-	return r.p.Interval
+	return p.Interval
 }
 
 // pause is the time to the next poll after this many failures in a row: with jitter, but to the

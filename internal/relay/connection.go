@@ -114,6 +114,8 @@ type Poll struct {
 	Generation string       `json:"generation"`
 	Intent     *PollIntent  `json:"intent,omitempty"`
 	Outcome    *PollOutcome `json:"outcome,omitempty"`
+	// PolledAt is when a poll last succeeded; zero if none has yet.
+	PolledAt time.Time `json:"polledAt,omitzero"`
 	// InboxSeq is the connection's last page in the inbox that its owner knew of when it wrote the
 	// document; 0 if it knew of none.
 	InboxSeq       uint64 `json:"inboxSeq,omitempty"`

@@ -96,6 +96,26 @@ func (m *Member) Held() int {
 	return len(m.held)
 }
 
+// WithoutOwner returns how many shards nobody owns, as far as this replica sees: free ones, and those whose lease has not
+// been renewed in time. Until it has seen the leases it knows of none.
+func (m *Member) WithoutOwner() (n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.seeing {
+		return 0
+	}
+	now := time.Now()
+	for i := range m.shards {
+		h, seen := m.held[i], &m.shards[i].seen
+		switch {
+		case h != nil && h.lease.Valid():
+		case h != nil, seen.gone, now.Sub(seen.at) > m.vanished():
+			n++
+		}
+	}
+	return n
+}
+
 type metrics struct {
 	losses    *prometheus.CounterVec
 	takeovers prometheus.Counter
@@ -129,6 +149,9 @@ func (x *metrics) show(reg prometheus.Registerer, m *Member) {
 			}, func() float64 { return float64(m.Held()) }),
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 				Name: "audatex_relay_members", Help: "Live replicas that this one sees, itself included.",
-			}, func() float64 { peers, _ := m.Members(); return float64(len(peers)) }))
+			}, func() float64 { peers, _ := m.Members(); return float64(len(peers)) }),
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "audatex_relay_shards_without_owner", Help: "Shards that nobody owns, as far as this replica sees, of 64 in all.",
+			}, func() float64 { return float64(m.WithoutOwner()) }))
 	}
 }

@@ -195,6 +195,17 @@ func (t Topology) tables() []jetstream.StreamConfig {
 	return all
 }
 
+// StreamNames returns the names of all streams, the four logs first, and by each what it holds: the name of a log or of a bucket.
+func (t Topology) StreamNames() (streams, holds []string) {
+	for _, c := range t.Streams() {
+		streams, holds = append(streams, c.Name), append(holds, c.Name)
+	}
+	for _, c := range t.KeyValues() {
+		streams, holds = append(streams, bucketStream(c).Name), append(holds, c.Bucket)
+	}
+	return streams, holds
+}
+
 // bucketStream returns the stream that holds a bucket (NATS ADR-8), as nats.go would make it: a
 // bucket is checked and changed through its stream, as the bucket's own view leaves out what an
 // operator may have set.

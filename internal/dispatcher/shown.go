@@ -1,0 +1,46 @@
+package dispatcher
+
+import (
+	"time"
+
+	"github.com/audatex-relay/relay/internal/backlog"
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/delivery"
+	"github.com/audatex-relay/relay/internal/sender"
+)
+
+// shown is what is remembered of a callback for the metrics alone.
+type shown struct {
+	failure sender.Outcome  // of the last attempt that failed; 0: none has here
+	excuse  delivery.Excuse // for deliveries that are late
+}
+
+// failed notes a failed attempt.
+func (s *shown) failed(o sender.Outcome, now time.Time) {
+	s.failure = o
+	s.excuse.Until(now)
+}
+
+// punctual counts whether an event was delivered in time. Where the callback's own rate holds it back, that is not the relay's
+// doing.
+func (c *core) punctual(cb *callback, ev *delivery.Event) {
+	s := &cb.sending
+	if s.place.RateWait(c.now) > 0 {
+		s.shown.excuse.Until(c.now)
+	}
+	c.metrics.Punctual(&s.shown.excuse, ev, c.now)
+}
+
+// condition returns what the metrics show of a callback.
+func (c *core) condition(cb *callback, s Status) backlog.Condition {
+	of := &cb.target.Callback
+	v := backlog.Condition{
+		Callback: cb.id, Client: of.Client, Events: s.Backlog, OldestSeconds: s.LagSeconds, Paused: of.Paused, Disabled: of.Disabled,
+	}
+	if !c.halted(cb) { // nothing is sent otherwise
+		h := cb.cur.Health()
+		v.FailingSince, v.Failure = h.FailingSince, cb.sending.shown.failure
+		v.Open, v.Congested = h.Open, s.Health == cursor.Congested.String()
+	}
+	return v
+}
