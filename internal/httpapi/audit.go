@@ -73,25 +73,19 @@ func (a *API) recordEnd(ctx context.Context, r *http.Request, c caller, position
 
 // listAudit implements GET /v1/audit.
 func (a *API) listAudit(ctx context.Context, c caller, params ListAuditParams) (reply, error) {
-	q := audit.Query{Client: params.Client, Limit: cmp.Or(params.Limit, defaultLimit)}
-	if !params.Since.IsZero() {
-		q.Since = logTime(params.Since)
+	at, err := readPosition('a', params.After, 1)
+	if err != nil {
+		return reply{}, err
 	}
-	if !params.Until.IsZero() {
-		q.Until = logTime(params.Until)
+	q := audit.Query{
+		Client: params.Client, Limit: cmp.Or(params.Limit, defaultLimit), Before: at[0],
+		Since: logTime(params.Since), Until: logTime(params.Until),
 	}
 	if !c.isAdmin() {
 		if params.Client != "" && params.Client != c.client.ID {
 			return reply{}, notFound()
 		}
 		q.Client, q.Generation = c.client.ID, c.client.Generation
-	}
-	if params.After != "" {
-		at, err := readPosition('a', params.After, 1)
-		if err != nil {
-			return reply{}, err
-		}
-		q.Before = at[0]
 	}
 	page, err := a.audit.Page(ctx, q)
 	if err != nil {

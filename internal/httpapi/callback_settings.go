@@ -1,14 +1,16 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
+
+	"github.com/go-openapi/jsonpointer"
 
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sender"
@@ -78,26 +80,13 @@ func (a *API) apply(cb *relay.Callback, owner relay.Client, s CallbackSettings, 
 	if errs := cleaned.with(a.checkCallback(owner, s, *cb)); len(errs) > 0 {
 		return invalid(errs...)
 	}
-	orders := make([]string, len(s.Orders))
-	for i, order := range s.Orders {
-		orders[i] = strings.ToLower(order)
-	}
 	cb.SetURL(s.Url)
-	cb.Description, cb.Filter = s.Description, relay.Filter{Sites: s.Sites, Types: s.Types, Orders: orders}
-	cb.Concurrency, cb.RatePerSecond, cb.TimeoutSeconds = s.Concurrency, s.RatePerSecond, s.TimeoutSeconds
-	cb.Mode, cb.ContentType, cb.Paused, cb.UpdatedAt = relay.Mode(s.Mode), string(s.ContentType), s.Paused, now
-	if cb.Concurrency == 0 {
-		cb.Concurrency = relay.DefaultConcurrency
-	}
-	if cb.TimeoutSeconds == 0 {
-		cb.TimeoutSeconds = relay.DefaultTimeoutSeconds
-	}
-	if cb.Mode == "" {
-		cb.Mode = relay.ModeEvery
-	}
-	if cb.ContentType == "" {
-		cb.ContentType = string(CallbackSettingsContentTypeApplicationjson)
-	}
+	cb.Description, cb.Filter = s.Description, relay.Filter{Sites: s.Sites, Types: s.Types, Orders: lowered(s.Orders)}
+	cb.RatePerSecond, cb.Paused, cb.UpdatedAt = s.RatePerSecond, s.Paused, now
+	cb.Concurrency = cmp.Or(s.Concurrency, relay.DefaultConcurrency)
+	cb.TimeoutSeconds = cmp.Or(s.TimeoutSeconds, relay.DefaultTimeoutSeconds)
+	cb.Mode = cmp.Or(relay.Mode(s.Mode), relay.ModeEvery)
+	cb.ContentType = string(cmp.Or(s.ContentType, CallbackSettingsContentTypeApplicationjson))
 	cb.Secrets.Headers, cb.HeaderNames = s.Headers, slices.Sorted(maps.Keys(s.Headers))
 	cb.Secrets.Auth, cb.AuthType = authOf(s.Auth), string(s.Auth.Type)
 	return nil
@@ -139,7 +128,7 @@ func (a *API) checkCallback(owner relay.Client, s CallbackSettings, before relay
 	}
 	if wrong, ok := errors.AsType[sender.HeaderErrors](sender.CheckHeaders(s.Headers)); ok {
 		for _, e := range wrong {
-			errs = append(errs, at("/headers/"+escape(e.Name), "%s", e.Reason))
+			errs = append(errs, at("/headers/"+jsonpointer.Escape(e.Name), "%s", e.Reason))
 		}
 	}
 	if s.RatePerSecond > 0 && s.RatePerSecond < minRate {
@@ -149,7 +138,7 @@ func (a *API) checkCallback(owner relay.Client, s CallbackSettings, before relay
 	if s.Auth.Type != "" {
 		for name := range s.Headers {
 			if http.CanonicalHeaderKey(name) == "Authorization" {
-				errs = append(errs, at("/headers/"+escape(name), "is said by auth already"))
+				errs = append(errs, at("/headers/"+jsonpointer.Escape(name), "is said by auth already"))
 			}
 		}
 	}

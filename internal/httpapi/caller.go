@@ -98,12 +98,17 @@ func (c caller) mayManage() error {
 	return nil
 }
 
-// chosenSites checks the sites that the caller named. A site that it may not see is unknown to it,
-// whether or not it exists.
-func (c caller) chosenSites(sites []string) error {
+// mayChoose checks the sites and the types of events that the caller named. A site that it may not see
+// is unknown to it, whether or not it exists.
+func (c caller) mayChoose(sites, types []string) error {
 	for _, site := range sites {
 		if !c.maySeeSite(site) {
 			return badParameter("sites", "%q is not a site of this client", site)
+		}
+	}
+	for _, typ := range types {
+		if err := relay.CheckType(typ); err != nil {
+			return badParameter("types", "%s", err)
 		}
 	}
 	return nil

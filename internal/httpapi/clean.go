@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/go-openapi/jsonpointer"
+
 	"github.com/audatex-relay/relay/internal/pasted"
 )
 
@@ -64,7 +66,7 @@ func cleanCallback(s CallbackSettings) (CallbackSettings, *cleaner) {
 	s.Headers = maps.Clone(s.Headers)
 	for _, name := range slices.Sorted(maps.Keys(s.Headers)) {
 		value := s.Headers[name]
-		c.text("/headers/"+escape(name), &value, pasted.Secret)
+		c.text("/headers/"+jsonpointer.Escape(name), &value, pasted.Secret)
 		s.Headers[name] = value
 	}
 	return s, c

@@ -10,6 +10,8 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/go-openapi/jsonpointer"
+
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -32,7 +34,7 @@ const maxVendorSite = 128
 func checkVendorSites(sites map[string]string) error {
 	seen := make(map[string]string, len(sites))
 	for _, id := range slices.Sorted(maps.Keys(sites)) {
-		where := "/sites/" + escape(id)
+		where := "/sites/" + jsonpointer.Escape(id)
 		switch {
 		case strings.TrimSpace(id) == "":
 			return invalid(at(where, "is no site id of the vendor's: it is empty"))

@@ -113,10 +113,8 @@ func (a *API) consentLinks(
 	if err != nil {
 		return reply{}, err
 	}
-	select {
-	case <-a.c.Consents.Ready():
-	case <-ctx.Done():
-		return reply{}, starting()
+	if err := await(ctx, a.c.Consents.Ready()); err != nil {
+		return reply{}, err
 	}
 	limit = cmp.Or(limit, defaultLimit)
 	now := time.Now()

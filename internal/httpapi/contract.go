@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-openapi/jsonpointer"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.yaml.in/yaml/v4"
 
@@ -185,7 +186,7 @@ func (c *contract) operation(doc document, tree any, p, method string, object js
 	case security[0]["manage"] != nil:
 		op.access = accessManage
 	}
-	place := "/paths/" + escape(p)
+	place := "/paths/" + jsonpointer.Escape(p)
 	shared, _ := lookUp(tree, place+"/parameters").([]any)
 	for i := range shared {
 		if err := c.parameter(&op, tree, fmt.Sprintf("%s/parameters/%d", place, i)); err != nil {
@@ -210,7 +211,7 @@ func (c *contract) operation(doc document, tree any, p, method string, object js
 	op.bodies = map[string]*jsonschema.Schema{}
 	content, _ := body["content"].(map[string]any)
 	for mediaType := range content {
-		schema, err := c.compile(place + "/content/" + escape(mediaType) + "/schema")
+		schema, err := c.compile(place + "/content/" + jsonpointer.Escape(mediaType) + "/schema")
 		if err != nil {
 			return operation{}, err
 		}
@@ -290,27 +291,12 @@ func typeOf(tree any, place string) string {
 
 // lookUp returns what a JSON Pointer points at, or nil.
 func lookUp(tree any, pointer string) any {
-	for _, token := range strings.Split(strings.TrimPrefix(pointer, "/"), "/") {
-		token = strings.NewReplacer("~1", "/", "~0", "~").Replace(token)
-		switch at := tree.(type) {
-		case map[string]any:
-			tree = at[token]
-		case []any:
-			var i int
-			if _, err := fmt.Sscan(token, &i); err != nil || i < 0 || i >= len(at) {
-				return nil
-			}
-			tree = at[i]
-		default:
-			return nil
-		}
+	p, err := jsonpointer.New(pointer)
+	if err != nil {
+		return nil
 	}
-	return tree
-}
-
-// escape returns a member's name as a token of a JSON Pointer (RFC 6901).
-func escape(name string) string {
-	return strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1")
+	there, _, _ := p.Get(tree) // an error means that there is nothing
+	return there
 }
 
 func toJSON(document []byte) ([]byte, error) {

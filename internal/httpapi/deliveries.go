@@ -26,31 +26,24 @@ func (a *API) getDelivery(ctx context.Context, c caller, id Id, eventID EventId,
 	if err != nil {
 		return reply{}, err
 	}
-	ev, found, err := a.find(ctx, c, eventID)
+	ev, err := a.find(ctx, c, eventID)
 	if err != nil {
 		return reply{}, err
 	}
-	if !found {
-		return reply{}, notFound()
+	at, err := readPosition('g', params.After, 2)
+	if err != nil {
+		return reply{}, err
 	}
-	after, before := "", DeliveryStatusPending
-	if params.After != "" {
-		at, err := readPosition('g', params.After, 2)
-		if err != nil {
-			return reply{}, err
-		}
-		if at[1] >= uint64(len(statuses)) {
-			return reply{}, badParameter("after", "is not a cursor of this list")
-		}
-		after, before = position('t', at[0]), statuses[at[1]]
+	if at[1] >= uint64(len(statuses)) {
+		return reply{}, badParameter("after", "is not a cursor of this list")
 	}
 	t := a.trailOf(c, []store.Stored{ev}, &cb)
-	more, err := t.readOne(ctx, after)
+	whole, err := t.readOne(ctx, at[0])
 	if err != nil {
 		return reply{}, err
 	}
 	records := t.found[deliveryOf{cb.ID, ev.Seq}]
-	if len(records) == 0 && more == "" && params.After == "" {
+	if len(records) == 0 && whole && params.After == "" {
 		matched, err := a.delivers(ctx, cb, ev)
 		if err != nil {
 			return reply{}, err
@@ -59,8 +52,8 @@ func (a *API) getDelivery(ctx context.Context, c caller, id Id, eventID EventId,
 			return reply{}, notFound()
 		}
 	}
-	view := a.delivery(cb, eventID, ev.Order, before, records)
-	if more != "" {
+	view := a.delivery(cb, eventID, ev.Order, statuses[at[1]], records)
+	if !whole {
 		view.Next = position('g', t.from, uint64(slices.Index(statuses, view.Status)))
 	}
 	return reply{body: view}, nil

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
@@ -36,7 +35,7 @@ func (a *API) listDeliveries(ctx context.Context, c caller, id Id, params ListDe
 
 // listAllDeliveries implements GET /v1/deliveries.
 func (a *API) listAllDeliveries(ctx context.Context, c caller, params ListAllDeliveriesParams) (reply, error) {
-	if err := a.knowCallbacks(ctx); err != nil {
+	if err := await(ctx, a.callbacks.Ready()); err != nil {
 		return reply{}, err
 	}
 	var of map[string]relay.Callback // of an administrator's who names none: all there are
@@ -58,16 +57,6 @@ func (a *API) listAllDeliveries(ctx context.Context, c caller, params ListAllDel
 	}
 	list, err := a.searchDeliveries(ctx, c, of, params)
 	return reply{body: list}, err
-}
-
-// knowCallbacks waits until the copy of the callbacks is complete.
-func (a *API) knowCallbacks(ctx context.Context) error {
-	select {
-	case <-a.callbacks.Ready():
-		return nil
-	case <-ctx.Done():
-		return starting()
-	}
 }
 
 // eachCallback calls each with the callbacks that the caller may see.
@@ -131,50 +120,26 @@ func (a *API) searchDeliveries(
 	s := deliverySearch{
 		a: a, c: c, ctx: ctx, of: of, params: params, limit: cmp.Or(params.Limit, defaultLimit), begun: time.Now(),
 		list: DeliveryList{Items: []DeliverySummary{}}, seen: map[deliveryOf]bool{}, lanes: map[string]*cursor.Lane{},
-		filter: relay.Filter{Sites: params.Sites, Types: params.Types},
+		filter: relay.Filter{Sites: params.Sites, Types: params.Types, Orders: lowered(params.Orders)},
 	}
-	if err := s.check(); err != nil {
+	if err := c.mayChoose(params.Sites, params.Types); err != nil {
 		return s.list, err
 	}
-	q := store.AttemptsQuery{}
+	q := store.AttemptsQuery{Since: logTime(params.Since), Until: logTime(params.Until)}
 	if of != nil {
 		q.Callbacks = make(map[string]string, len(of))
 		for id, cb := range of {
 			q.Callbacks[id] = cb.Generation
 		}
 	}
-	if !params.Since.IsZero() {
-		q.Since = logTime(params.Since)
+	at, err := readPosition('d', params.After, 2)
+	if err != nil {
+		return s.list, err
 	}
-	if !params.Until.IsZero() {
-		q.Until = logTime(params.Until)
-	}
-	if params.After != "" {
-		at, err := readPosition('d', params.After, 2)
-		if err != nil {
-			return s.list, err
-		}
-		q.From, s.skip = at[0], int(min(at[1], maxRecords))
-	}
-	err := a.c.Store.Attempts.Newest(ctx, q, s.visit)
+	q.From, s.skip = at[0], int(min(at[1], maxRecords))
+	err = a.c.Store.Attempts.Newest(ctx, q, s.visit)
 	a.limits.charge(c.key.ID, s.batches-len(s.list.Items))
 	return s.list, errors.Join(err, s.laneFail)
-}
-
-// check checks the filters.
-func (s *deliverySearch) check() error {
-	if err := s.c.chosenSites(s.params.Sites); err != nil {
-		return err
-	}
-	for _, typ := range s.params.Types {
-		if err := relay.CheckType(typ); err != nil {
-			return badParameter("types", "%s", err)
-		}
-	}
-	for _, order := range s.params.Orders {
-		s.filter.Orders = append(s.filter.Orders, strings.ToLower(order))
-	}
-	return nil
 }
 
 // visit looks at a batch, and reports whether the search goes on.

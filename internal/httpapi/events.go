@@ -48,14 +48,8 @@ func (a *API) listEvents(ctx context.Context, c caller, params ListEventsParams)
 
 // getEvent implements GET /v1/events/{eventId}.
 func (a *API) getEvent(ctx context.Context, c caller, eventID EventId) (reply, error) {
-	ev, found, err := a.find(ctx, c, eventID)
-	if err != nil {
-		return reply{}, err
-	}
-	if !found {
-		return reply{}, notFound()
-	}
-	return reply{contentType: relay.EventContentType, body: ev.Body}, nil
+	ev, err := a.find(ctx, c, eventID)
+	return reply{contentType: relay.EventContentType, body: ev.Body}, err
 }
 
 // query is one reading of the feed.
@@ -70,19 +64,13 @@ type query struct {
 }
 
 func (a *API) newQuery(c caller, params ListEventsParams) (query, error) {
-	q := query{filter: relay.Filter{Sites: params.Sites, Types: params.Types}, since: params.Since, limit: params.Limit}
-	q.limit = cmp.Or(q.limit, defaultEvents)
-	err := c.chosenSites(params.Sites)
+	q := query{
+		filter: relay.Filter{Sites: params.Sites, Types: params.Types, Orders: lowered(params.Orders)},
+		since:  logTime(params.Since), limit: cmp.Or(params.Limit, defaultEvents),
+	}
+	err := c.mayChoose(params.Sites, params.Types)
 	if err != nil {
 		return q, err
-	}
-	for _, typ := range params.Types {
-		if err := relay.CheckType(typ); err != nil {
-			return q, badParameter("types", "%s", err)
-		}
-	}
-	for _, order := range params.Orders {
-		q.filter.Orders = append(q.filter.Orders, strings.ToLower(order))
 	}
 	if params.After != "" {
 		if !params.Since.IsZero() {
@@ -92,9 +80,6 @@ func (a *API) newQuery(c caller, params ListEventsParams) (query, error) {
 			return q, err
 		}
 		q.begun = true
-	}
-	if !q.since.IsZero() {
-		q.since = logTime(q.since)
 	}
 	q.subjects = subjects(c, q.filter)
 	return q, nil
@@ -123,10 +108,20 @@ func (a *API) readFeedPosition(cursor string) (uint64, error) {
 	return at[0], nil
 }
 
+// lowered returns the ids of orders as they are stored.
+func lowered(orders []string) (ids []string) {
+	for _, order := range orders {
+		ids = append(ids, strings.ToLower(order))
+	}
+	return ids
+}
+
 // logTime limits a time to the range that the log supports: the store counts nanoseconds since
-// 1970, and other times would overflow.
+// 1970, and other times would overflow. The zero time, which is none, stays as it is.
 func logTime(t time.Time) time.Time {
 	switch latest := time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC); {
+	case t.IsZero():
+		return t
 	case t.Before(time.Unix(0, 1)):
 		return time.Unix(0, 1)
 	case t.After(latest):

@@ -19,30 +19,34 @@ var (
 	operationalEventID = regexp.MustCompile(`^(_|[a-z0-9][a-z0-9-]*)-([a-z0-9-]+)-([0-9]+)$`)
 )
 
-// find returns the event with an id, if the caller may see it. The id contains the event's place:
-// its site and order, or the kind and the id of an operational event's subject.
-func (a *API) find(ctx context.Context, c caller, id string) (store.Stored, bool, error) {
+// find returns the event with an id if the caller may see it, else notFound. The id contains the
+// event's place: its site and order, or the kind and the id of an operational event's subject.
+func (a *API) find(ctx context.Context, c caller, id string) (store.Stored, error) {
 	subjects := candidates(c, id)
 	if len(subjects) == 0 {
-		return store.Stored{}, false, nil
+		return store.Stored{}, notFound()
 	}
 	var from uint64
 	for range maxOfSubject / defaultEvents {
 		events, more, err := a.c.Store.Events.Scan(ctx, from, subjects, defaultEvents)
 		if err != nil {
-			return store.Stored{}, false, err
+			return store.Stored{}, err
 		}
 		for _, ev := range events {
 			from = ev.Seq + 1
-			if memberOf(ev.Body, "id") == id {
-				return ev, c.maySeeEvent(ev), nil
+			if memberOf(ev.Body, "id") != id {
+				continue
 			}
+			if !c.maySeeEvent(ev) {
+				return store.Stored{}, notFound()
+			}
+			return ev, nil
 		}
 		if !more || len(events) == 0 {
 			break
 		}
 	}
-	return store.Stored{}, false, nil
+	return store.Stored{}, notFound()
 }
 
 // candidates returns the subjects at which an event with this id may be, limited to those that the

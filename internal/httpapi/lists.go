@@ -30,7 +30,7 @@ func readToken(kind byte, cursor string, fields int) ([]string, error) {
 	return nil, badParameter("after", "is not a cursor of this list")
 }
 
-// position returns a cursor of log positions; readPosition parses it.
+// position returns a cursor of log positions; readPosition parses it. No cursor at all means zeros.
 func position(kind byte, numbers ...uint64) string {
 	fields := make([]string, len(numbers))
 	for i, n := range numbers {
@@ -40,11 +40,14 @@ func position(kind byte, numbers ...uint64) string {
 }
 
 func readPosition(kind byte, cursor string, count int) ([]uint64, error) {
+	numbers := make([]uint64, count)
+	if cursor == "" {
+		return numbers, nil
+	}
 	fields, err := readToken(kind, cursor, count)
 	if err != nil {
 		return nil, err
 	}
-	numbers := make([]uint64, count)
 	for i, field := range fields {
 		if numbers[i], err = strconv.ParseUint(field, 36, 64); err != nil {
 			return nil, badParameter("after", "is not a cursor of this list")
@@ -61,10 +64,8 @@ func page[T any](
 	if err != nil {
 		return nil, "", err
 	}
-	select {
-	case <-m.Ready():
-	case <-ctx.Done():
-		return nil, "", starting()
+	if err := await(ctx, m.Ready()); err != nil {
+		return nil, "", err
 	}
 	limit = cmp.Or(limit, defaultLimit)
 	items, more := m.Page(group, after, limit, pass)
@@ -84,6 +85,16 @@ func afterKey(cursor string) (string, error) {
 		return "", err
 	}
 	return last[0], nil
+}
+
+// await waits until a copy of the store is complete.
+func await(ctx context.Context, ready <-chan struct{}) error {
+	select {
+	case <-ready:
+		return nil
+	case <-ctx.Done():
+		return starting()
+	}
 }
 
 // starting returns the problem for a request that comes before the copies of the store are

@@ -24,7 +24,7 @@ const clockSlack = time.Minute
 
 // listOrders implements GET /v1/orders.
 func (a *API) listOrders(ctx context.Context, c caller, params ListOrdersParams) (reply, error) {
-	if err := c.chosenSites(params.Sites); err != nil {
+	if err := c.mayChoose(params.Sites, nil); err != nil {
 		return reply{}, err
 	}
 	s := orderSearch{a: a, c: c, params: params, sites: params.Sites, limit: cmp.Or(params.Limit, defaultLimit)}
@@ -52,16 +52,13 @@ func (s *orderSearch) run(ctx context.Context) (OrderList, error) {
 	if s.params.Reference != "" {
 		kind, read = 'r', s.referenced
 	}
-	list, from := OrderList{Items: []Order{}}, uint64(1)
-	switch {
-	case s.params.After != "":
-		at, err := readPosition(kind, s.params.After, 1)
-		if err != nil {
-			return list, err
-		}
-		from = at[0] + 1
-	case !s.params.UpdatedSince.IsZero() && kind == 'o':
-		var err error
+	list := OrderList{Items: []Order{}}
+	at, err := readPosition(kind, s.params.After, 1)
+	if err != nil {
+		return list, err
+	}
+	from := at[0] + 1
+	if s.params.After == "" && !s.params.UpdatedSince.IsZero() && kind == 'o' {
 		if from, err = s.a.c.Store.Orders.Since(ctx, logTime(s.params.UpdatedSince.Add(-clockSlack))); err != nil {
 			return list, err
 		}
@@ -155,14 +152,11 @@ func (a *API) listOrderEvents(ctx context.Context, c caller, orderID OrderPath, 
 	if err != nil {
 		return reply{}, err
 	}
-	from, limit := uint64(1), cmp.Or(params.Limit, defaultLimit)
-	if params.After != "" {
-		at, err := readPosition('h', params.After, 1)
-		if err != nil {
-			return reply{}, err
-		}
-		from = at[0] + 1
+	at, err := readPosition('h', params.After, 1)
+	if err != nil {
+		return reply{}, err
 	}
+	from, limit := at[0]+1, cmp.Or(params.Limit, defaultLimit)
 	list := EventList{Items: []Event{}}
 	var read scan
 	for len(list.Items) < limit {

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -188,12 +187,8 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if p.kind.slug == kindUnauthorized.slug {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="audatex relay"`)
 	}
-	body, err := relay.Encode(Problem{
+	encode(w, p.kind.status, "application/problem+json", Problem{
 		Type: a.c.PublicURL + "/problems/" + p.kind.slug, Title: p.kind.title, Status: p.kind.status,
 		Detail: p.detail, Errors: capped(p.errors), RequestId: x.id,
 	})
-	if err != nil { // strings and numbers always encode
-		panic(err)
-	}
-	write(w, p.kind.status, "application/problem+json", body)
 }

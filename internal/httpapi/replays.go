@@ -185,10 +185,7 @@ func (a *API) plan(ctx context.Context, c caller, id string, cb relay.Callback, 
 	if err != nil {
 		return doc, err
 	}
-	doc.Filter = relay.ReplayFilter{Filter: relay.Filter{Sites: s.Sites, Types: s.Types}, Events: s.Events, Since: s.Since}
-	for _, order := range s.Orders {
-		doc.Filter.Orders = append(doc.Filter.Orders, strings.ToLower(order))
-	}
+	doc.Filter = relay.ReplayFilter{Filter: relay.Filter{Sites: s.Sites, Types: s.Types, Orders: lowered(s.Orders)}, Events: s.Events, Since: s.Since}
 	for _, status := range s.DeliveryStatuses {
 		doc.Filter.Statuses = append(doc.Filter.Statuses, relay.DeliveryStatus(status))
 	}
@@ -281,12 +278,12 @@ func (a *API) readUntil(doc *relay.Replay, until string, last uint64) error {
 func (a *API) locate(ctx context.Context, c caller, doc *relay.Replay) error {
 	var wrong []FieldError
 	for i, id := range doc.Filter.Events {
-		ev, found, err := a.find(ctx, c, id)
+		ev, err := a.find(ctx, c, id)
 		switch {
+		case isNotFound(err):
+			wrong = append(wrong, at(fmt.Sprintf("/events/%d", i), "there is no event %q: it may have left the log", cut(id)))
 		case err != nil:
 			return err
-		case !found:
-			wrong = append(wrong, at(fmt.Sprintf("/events/%d", i), "there is no event %q: it may have left the log", cut(id)))
 		default:
 			doc.Positions = append(doc.Positions, ev.Seq)
 		}
@@ -351,10 +348,8 @@ func (a *API) makeReplay(ctx context.Context, doc relay.Replay) (relay.Replay, e
 // roomForReplay returns a problem if there may not be one more replay, and removes ended ones beyond
 // those that are kept.
 func (a *API) roomForReplay(ctx context.Context, doc relay.Replay) error {
-	select {
-	case <-a.replays.Ready():
-	case <-ctx.Done():
-		return starting()
+	if err := await(ctx, a.replays.Ready()); err != nil {
+		return err
 	}
 	var ended []store.Entry[relay.Replay]
 	ofCallback, ofClient := 0, 0

@@ -89,10 +89,7 @@ func (a *API) deliverable(
 	if cb, client, err = a.replayable(ctx, c, id); err != nil {
 		return cb, client, ev, err
 	}
-	ev, found, err := a.find(ctx, c, eventID)
-	if err == nil && !found {
-		err = notFound()
-	}
+	ev, err = a.find(ctx, c, eventID)
 	if err != nil || cb.Filter.Matches(ev.Site, ev.Type, ev.Order) && (caller{client: client}).maySeeEvent(ev) {
 		return cb, client, ev, err
 	}
@@ -102,7 +99,7 @@ func (a *API) deliverable(
 	}
 	defer done()
 	t := a.trailOf(c, []store.Stored{ev}, &cb)
-	if _, err = t.read(ctx, ""); err == nil && len(t.found) == 0 {
+	if _, err = t.read(ctx, 0); err == nil && len(t.found) == 0 {
 		err = notFound()
 	}
 	return cb, client, ev, err

@@ -42,10 +42,8 @@ func (a *API) retryManyUnresolved(ctx context.Context, c caller, which Unresolve
 // toRetry returns the matching unresolved notifications after a cursor, in the order of their inbox
 // entries.
 func (a *API) toRetry(ctx context.Context, which UnresolvedRetry) ([]store.Entry[store.Aside], error) {
-	select {
-	case <-a.asides.Ready():
-	case <-ctx.Done():
-		return nil, starting()
+	if err := await(ctx, a.asides.Ready()); err != nil {
+		return nil, err
 	}
 	var all []store.Entry[store.Aside]
 	pass := chosen(which.Reason, which.Sites)

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"time"
@@ -15,43 +16,45 @@ const maxTimeline = 20
 
 // listEventDeliveries implements GET /v1/events/{eventId}/deliveries.
 func (a *API) listEventDeliveries(ctx context.Context, c caller, eventID EventId, params ListEventDeliveriesParams) (reply, error) {
-	if err := a.knowCallbacks(ctx); err != nil {
+	if err := await(ctx, a.callbacks.Ready()); err != nil {
 		return reply{}, err
 	}
-	ev, found, err := a.find(ctx, c, eventID)
+	ev, err := a.find(ctx, c, eventID)
 	if err != nil {
 		return reply{}, err
 	}
-	if !found {
-		return reply{}, notFound()
+	at, err := readPosition('t', params.After, 1)
+	if err != nil {
+		return reply{}, err
 	}
 	t := a.trailOf(c, []store.Stored{ev}, nil)
-	next, err := t.read(ctx, params.After)
+	whole, err := t.read(ctx, at[0])
 	if err != nil {
 		return reply{}, err
 	}
 	// What was found on pages before is not known here: only a search that began with the event has
 	// seen all.
-	return reply{body: EventDeliveries{Items: t.deliveries(ev, next == "" && params.After == ""), Next: next}}, nil
+	list := EventDeliveries{Items: t.deliveries(ev, whole && params.After == "")}
+	if !whole {
+		list.Next = position('t', t.from)
+	}
+	return reply{body: list}, nil
 }
 
 // getTimeline implements GET /v1/orders/{orderId}/timeline.
 func (a *API) getTimeline(ctx context.Context, c caller, orderID OrderPath, params GetTimelineParams) (reply, error) {
-	if err := a.knowCallbacks(ctx); err != nil {
+	if err := await(ctx, a.callbacks.Ready()); err != nil {
 		return reply{}, err
 	}
 	o, err := a.order(ctx, c, orderID, params.Site)
 	if err != nil {
 		return reply{}, err
 	}
-	var from, attempts uint64 // positions in the log of events and, if the page before did not come to an end, of attempts
-	if params.After != "" {
-		at, err := readPosition('m', params.After, 2)
-		if err != nil {
-			return reply{}, err
-		}
-		from, attempts = at[0], at[1]
+	at, err := readPosition('m', params.After, 2)
+	if err != nil {
+		return reply{}, err
 	}
+	from, attempts := at[0], at[1] // positions in the log of events and, if the page before did not come to an end, of attempts
 	events, more, err := a.c.Store.Events.Scan(ctx, from, []string{topology.OrderFilter(o.Site, o.ID)}, maxTimeline)
 	if err != nil {
 		return reply{}, err
@@ -60,24 +63,17 @@ func (a *API) getTimeline(ctx context.Context, c caller, orderID OrderPath, para
 	if len(events) == 0 {
 		return reply{body: list}, nil
 	}
-	t, after := a.trailOf(c, events, nil), ""
-	if attempts > 0 {
-		after = position('t', attempts)
-	}
-	next, err := t.read(ctx, after)
+	t := a.trailOf(c, events, nil)
+	whole, err := t.read(ctx, attempts)
 	if err != nil {
 		return reply{}, err
 	}
 	for _, ev := range events {
-		list.Items = append(list.Items, timelineItem(ev, t.deliveries(ev, next == "" && after == "")))
+		list.Items = append(list.Items, timelineItem(ev, t.deliveries(ev, whole && attempts == 0)))
 	}
 	switch {
-	case next != "":
-		at, err := readPosition('t', next, 1)
-		if err != nil {
-			return reply{}, err
-		}
-		list.Next = position('m', events[0].Seq, at[0])
+	case !whole:
+		list.Next = position('m', events[0].Seq, t.from)
 	case more:
 		list.Next = position('m', events[len(events)-1].Seq+1, 0)
 	}
@@ -114,22 +110,15 @@ func (a *API) getStats(ctx context.Context, c caller, id Id, params GetStatsPara
 	if err != nil {
 		return reply{}, err
 	}
-	from := uint64(0)
-	if params.After != "" {
-		at, err := readPosition('s', params.After, 1)
-		if err != nil {
-			return reply{}, err
-		}
-		from = at[0]
+	at, err := readPosition('s', params.After, 1)
+	if err != nil {
+		return reply{}, err
 	}
-	limit := params.Limit
-	if limit == 0 {
-		limit = defaultHours
-	}
+	limit := cmp.Or(params.Limit, defaultHours)
 	var hours []relay.Tally
 	list := HourList{}
 	read := 0
-	err = a.c.Store.Attempts.Hours(ctx, cb.ID, cb.Generation, from, func(seq uint64, t relay.Tally) bool {
+	err = a.c.Store.Attempts.Hours(ctx, cb.ID, cb.Generation, at[0], func(seq uint64, t relay.Tally) bool {
 		switch {
 		case t.Hour.Before(params.Since):
 			return false

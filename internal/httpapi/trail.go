@@ -73,19 +73,13 @@ func (t *trail) matches(cb relay.Callback, ev store.Stored) bool {
 	return known && cb.BelongsTo(client) && cb.Filter.Matches(ev.Site, ev.Type, ev.Order) && caller{client: client}.maySeeEvent(ev)
 }
 
-// read reads the log of attempts from a cursor on, or from the first event. It returns the cursor
-// from which the next request must go on, "" if all deliveries have ended or the log has.
-func (t *trail) read(ctx context.Context, after string) (next string, err error) {
+// read reads the log of attempts from a position on, or from the first event. It returns whether all
+// deliveries have ended, or the log has. If not, the next request must go on from t.from.
+func (t *trail) read(ctx context.Context, from uint64) (whole bool, err error) {
 	if len(t.of) == 0 || len(t.events) == 0 {
-		return "", nil
+		return true, nil
 	}
-	if after != "" {
-		at, err := readPosition('t', after, 1)
-		if err != nil {
-			return "", err
-		}
-		t.from = at[0]
-	}
+	t.from = from
 	begun := time.Now()
 	defer func() { t.a.limits.charge(t.c.key.ID, t.batches) }()
 	var reached time.Time
@@ -100,11 +94,11 @@ func (t *trail) read(ctx context.Context, after string) (next string, err error)
 		}
 		for most := t.most(firstBatches); t.opened(open, ev); most = t.most(4 * most) {
 			if t.batches >= maxBatches || t.kept >= maxScannedBytes || time.Since(begun) > maxSearched {
-				return position('t', t.from), nil
+				return false, nil
 			}
 			s, err := t.a.c.Store.Attempts.Onwards(ctx, t.from, since, t.named(), ev.Order, most)
 			if err != nil {
-				return "", err
+				return false, err
 			}
 			t.batches, t.bytes = t.batches+s.Read, t.bytes+s.Bytes
 			for _, b := range s.Batches {
@@ -114,11 +108,11 @@ func (t *trail) read(ctx context.Context, after string) (next string, err error)
 				t.from, since, reached = max(t.from, s.Last+1), time.Time{}, s.At
 			}
 			if !s.More {
-				return "", nil
+				return true, nil
 			}
 		}
 	}
-	return "", nil
+	return true, nil
 }
 
 // most returns how many batches to read next, of those wanted.
@@ -134,10 +128,10 @@ func (t *trail) most(wanted int) int {
 const latestBatches = 1_000
 
 // readOne is read for one delivery. Replays may have delivered the event again since: the newest
-// attempts are looked at as well. The cursor leads to what lies between.
-func (t *trail) readOne(ctx context.Context, after string) (next string, err error) {
-	if next, err = t.read(ctx, after); err != nil || next != "" {
-		return next, err
+// attempts are looked at as well. What lies between is from t.from on.
+func (t *trail) readOne(ctx context.Context, from uint64) (whole bool, err error) {
+	if whole, err = t.read(ctx, from); err != nil || !whole {
+		return false, err
 	}
 	q := store.AttemptsQuery{Callbacks: map[string]string{}, Since: t.events[0].Time.Add(-clockSlack)}
 	for id, cb := range t.of {
@@ -150,7 +144,7 @@ func (t *trail) readOne(ctx context.Context, after string) (next string, err err
 			return false
 		}
 		if read++; read > latestBatches {
-			next = position('t', t.from)
+			whole = false
 			return false
 		}
 		b.Records = b.Of(func(rec relay.AttemptRecord) bool { return rec.Seq == t.events[0].Seq })
@@ -162,7 +156,7 @@ func (t *trail) readOne(ctx context.Context, after string) (next string, err err
 	for _, b := range slices.Backward(later) {
 		t.note(b)
 	}
-	return next, err
+	return whole, err
 }
 
 // opened reports whether deliveries of an event may have more attempts.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/go-openapi/jsonpointer"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/santhosh-tekuri/jsonschema/v6/kind"
 )
@@ -132,7 +133,7 @@ func pointerTo(path ...string) string {
 			break
 		}
 		b.WriteByte('/')
-		b.WriteString(escape(cut(token)))
+		b.WriteString(jsonpointer.Escape(cut(token)))
 	}
 	return b.String()
 }
