@@ -9,6 +9,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/backoff"
+	"github.com/audatex-relay/relay/internal/capacity"
 	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/dispatcher"
 	"github.com/audatex-relay/relay/internal/httpapi"
@@ -179,7 +180,7 @@ func (c callbacks) Test(
 	if err != nil {
 		return relay.AttemptRecord{}, fmt.Errorf("encode the sample event: %w", err)
 	}
-	of := tested{cb.ID, cb.Generation}
+	of := tested{Callback: cb.ID, Generation: cb.Generation}
 	if err := c.begin(ctx, of); err != nil {
 		return relay.AttemptRecord{}, err
 	}
@@ -190,6 +191,7 @@ func (c callbacks) Test(
 	if err != nil {
 		return relay.AttemptRecord{}, err
 	}
+	of.Delivered = a.Outcome == sender.Success
 	record := a.Record()
 	record.Event, record.Order, record.Number = ev.ID, ev.Subject, 1
 	if a.Outcome == sender.Success {
@@ -231,7 +233,11 @@ func answers(
 		}),
 		askStatus: owners.Look(func(_ context.Context, id string) (httpapi.Status, bool) {
 			s, ok := dispatching.Status(id)
-			return httpapi.Status{Health: httpapi.CallbackHealth(s.Health), Backlog: s.Backlog, LagSeconds: s.LagSeconds}, ok
+			status := httpapi.Status{Health: httpapi.CallbackHealth(s.Health), Backlog: s.Backlog, LagSeconds: s.LagSeconds, Expired: s.Expired}
+			if slow := s.Slowed; slow != nil {
+				status.Slowed = httpapi.CallbackSlowed{AtOnce: slow.AtOnce, PerSecond: slow.PerSecond, Since: slow.Since}
+			}
+			return status, ok
 		}),
 		askDoing: owners.Look(func(ctx context.Context, id string) (httpapi.Doing, bool) {
 			var d httpapi.Doing
@@ -256,7 +262,7 @@ func answers(
 			return httpapi.Waiting{State: waitingStates[w]}, err
 		}),
 		askTested: owners.Answer(func(_ context.Context, of tested) (any, error) {
-			dispatching.EndTest(of.Callback, of.Generation)
+			dispatching.EndTest(of.Callback, of.Generation, of.Delivered)
 			return nil, nil
 		}),
 	}
@@ -271,20 +277,21 @@ type waiting struct {
 }
 
 // waitingStates are the dispatcher's as the API names them.
-var waitingStates = map[dispatcher.Waiting]httpapi.WaitingState{
-	dispatcher.Due: httpapi.WaitingDue, dispatcher.Earlier: httpapi.WaitingEarlier, dispatcher.Skipped: httpapi.WaitingSkipped,
-	dispatcher.Unread: httpapi.WaitingUnread, dispatcher.Ended: httpapi.WaitingEnded,
+var waitingStates = map[delivery.Waiting]httpapi.WaitingState{
+	delivery.Due: httpapi.WaitingDue, delivery.Earlier: httpapi.WaitingEarlier, delivery.Skipped: httpapi.WaitingSkipped,
+	delivery.Unread: httpapi.WaitingUnread, delivery.Ended: httpapi.WaitingEnded,
 }
 
 // tested names the callback of a test.
 type tested struct {
 	Callback   string `json:"callback"`
 	Generation string `json:"generation"`
+	Delivered  bool   `json:"delivered,omitempty"` // the test was successful
 }
 
 // trial is the owner's response to a test. Known is false while it has not loaded the callback.
 type trial struct {
-	dispatcher.Trial
+	capacity.Trial
 
 	Known bool `json:"known"`
 }

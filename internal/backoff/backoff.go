@@ -38,3 +38,21 @@ func Sleep(ctx context.Context, d time.Duration) bool {
 		return true
 	}
 }
+
+const (
+	// persistEvery is how long Persist waits before it tries again.
+	persistEvery = 2 * time.Second
+	// lastTries is how often it does once run has ended, lastRetry what lies in between.
+	lastTries = 5
+	lastRetry = 200 * time.Millisecond
+)
+
+// Persist tries until try reports success or, once run has ended, it has failed a few times more, or life has ended.
+func Persist(run, life context.Context, try func(ctx context.Context) bool) {
+	for last := 0; !try(life) && life.Err() == nil && last < lastTries; {
+		if Sleep(run, persistEvery); run.Err() != nil {
+			last++
+			Sleep(life, lastRetry)
+		}
+	}
+}

@@ -53,6 +53,7 @@ type clientPlaces struct {
 type callbackPlaces struct {
 	readers, taken, concurrency int
 	limiter                     atomic.Pointer[rate.Limiter] // nil: no limit
+	slow                        atomic.Pointer[slowdown]     // nil: the receiver is not overloaded
 }
 
 // Place is what one reader of a callback has: its deliveries, a replay.
@@ -154,8 +155,13 @@ func (pl *Place) RateWait(now time.Time) time.Duration {
 
 // UseRate notes that an attempt begins. False means that it must not: another reader of the callback was faster.
 func (pl *Place) UseRate(now time.Time) bool {
-	limiter := pl.callback.limiter.Load()
-	return limiter == nil || limiter.AllowN(now, 1)
+	if limiter := pl.callback.limiter.Load(); limiter != nil && !limiter.AllowN(now, 1) {
+		return false
+	}
+	if s := pl.callback.slow.Load(); s != nil {
+		s.began(now)
+	}
+	return true
 }
 
 // Leave ends a reader's membership; it must have given back what it took. It may be called more than once.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/notice"
 )
 
 // version is the "v" of documents and lanes.
@@ -30,6 +32,10 @@ type Carried struct {
 	Behind bool `json:"behind,omitempty"`
 	// FilterFrom is the position from which the present filter applies.
 	FilterFrom uint64 `json:"filterFrom,omitempty"`
+	// Resumed is the callback's count of that name up to which everything has been made due.
+	Resumed int `json:"resumedCount,omitempty"`
+	// Notices are what is to be published about the callback.
+	Notices notice.Notices `json:"notices,omitzero"`
 }
 
 // OwnerEpoch is the epoch of the owner who wrote the document.

@@ -98,6 +98,17 @@ func (d *Deliverer) read(ctx context.Context, a *Attempt, i int, room *capacity.
 	return nil
 }
 
+// Pace has the callback sent to more slowly, or faster again, by what its receiver has answered. Probes change nothing: what
+// they are sent for is slow already.
+func (a *Attempt) Pace(place *capacity.Place, now time.Time, probe bool) {
+	switch {
+	case a.Sent.Outcome == sender.Success:
+		place.Answered(now)
+	case a.Sent.Overloaded() && !probe:
+		place.Overloaded(now, capacity.Overload{Began: a.Sent.At, Took: a.Sent.Duration, RetryAfter: a.Sent.RetryAfter})
+	}
+}
+
 // Record returns the record of an attempt that was made.
 func (a *Attempt) Record(number int, probe bool) relay.AttemptRecord {
 	r := a.Events[a.Chosen].Recorded(a.Sent.Record())

@@ -175,7 +175,7 @@ func (d *Dispatcher) newCallback(t *delivery.Target, s *cursorstore.Stored, epoc
 	}
 	if cur == nil {
 		cur = s.Begin(policy, cb.Generation, max(min(cb.StartSeq, f.last), f.first-1), now)
-		cur.SetCarried(cursor.Carried{Generation: cb.Generation, Behind: true})
+		cur.SetCarried(cursor.Carried{Generation: cb.Generation, Behind: true, Resumed: cb.Resumed})
 	}
 	if _, cut := cur.Clamp(f.last); cut {
 		f.clamped = append(f.clamped, store.CallbackCursor(cb.ID))
@@ -185,17 +185,18 @@ func (d *Dispatcher) newCallback(t *delivery.Target, s *cursorstore.Stored, epoc
 		cur.Advance(mark.Base)
 		carried.Behind = cur.Position() < mark.Highest // loaded after the watermark has moved: that does not cover this one
 	}
+	resumed := carried.Resumed < cb.Resumed
+	carried.Resumed = cb.Resumed
 	cur.SetCarried(carried)
 	cur.Adopt(epoch)
 	c.cur = cur
 	c.storing.covered, c.storing.durable = !carried.Behind, cur.Position()
-	c.sending.tripped = cur.Health().Open
-	if !cur.Health().FailingSince.IsZero() {
+	since := cur.Health().FailingSince
+	if !since.IsZero() {
 		c.sending.shown.excuse.Until(now)
 	}
-	if since := cur.Health().FailingSince; !since.IsZero() && now.Sub(since) >= d.conf.DisableAfter && cb.Disabled == nil {
+	if tooLong := !since.IsZero() && now.Sub(since) >= d.conf.DisableAfter; resumed || tooLong && cb.Disabled == nil {
 		cur.ResumeAll(now) // resumed while nobody delivered, or nobody delivered for days: it gets its chance
-		c.sending.tripped = false
 	}
 	return c
 }

@@ -50,10 +50,11 @@ type callback struct {
 	storing storing
 	sending sending
 
-	expired expiry
-	wakeAt  time.Time       // it has something to do then although nothing else happens; zero: never
-	ctx     context.Context // of its attempts and reads: ends with the loop's grace, or when the callback is retired
-	cancel  context.CancelFunc
+	noticeAt time.Time       // something of its notices must be published then; zero: nothing
+	troubled bool            // a success changes its notices
+	wakeAt   time.Time       // it has something to do then although nothing else happens; zero: never
+	ctx      context.Context // of its attempts and reads: ends with the loop's grace, or when the callback is retired
+	cancel   context.CancelFunc
 }
 
 // reading is what a callback has read of the log and not yet settled, and who reads on.
@@ -79,13 +80,12 @@ type reading struct {
 
 // sending is what bounds the attempts of a callback, and what its receiver does.
 type sending struct {
-	place     *capacity.Place // its part of the attempts that may be under way on this replica
-	waiting   bool            // for a place
-	retryAt   time.Time       // nothing is taken or read before: the log could not be read
-	testUntil time.Time       // a test has a place of the concurrency until then
-	tripped   bool            // the circuit was open when last looked at
-	warned    time.Time       // when retries were last logged
-	shown     shown           // by the metrics alone
+	place   *capacity.Place // its part of the attempts that may be under way on this replica
+	waiting bool            // for a place
+	retryAt time.Time       // nothing is taken or read before: the log could not be read
+	test    capacity.Test
+	warned  time.Time // when retries were last logged
+	shown   shown     // by the metrics alone
 }
 
 // storing is what of a callback has to be stored, and what is known to be.
@@ -153,12 +153,21 @@ func (c *core) setTarget(cb *callback, t *delivery.Target) {
 		cb.phase = live
 	}
 	if resumed {
-		cb.cur.ResumeAll(c.now)
-		s.retryAt, s.tripped = time.Time{}, false
+		c.resumeAll(cb)
 	}
 	if c.halted(cb) {
 		c.dropAll(cb) // their turn may come in days; they are read again then
 	}
+}
+
+// resumeAll makes all that waits of a callback due, slowly at first.
+func (c *core) resumeAll(cb *callback) {
+	cb.cur.ResumeAll(c.now)
+	carried := cb.cur.Carried()
+	carried.Resumed = cb.target.Callback.Resumed
+	cb.cur.SetCarried(carried)
+	cb.sending.retryAt = time.Time{}
+	cb.sending.place.FullSpeed()
 }
 
 // hold and drop count the bodies that a callback keeps at hand.

@@ -49,5 +49,5 @@ func (l *loop) storeDisabling(ctx context.Context, what *disablement, stored *bo
 		}
 		*stored = true
 	}
-	return l.d.publish(ctx, what.fact)
+	return l.d.publish(ctx, &what.fact)
 }

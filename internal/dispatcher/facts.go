@@ -2,11 +2,11 @@ package dispatcher
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/delivery"
+	"github.com/audatex-relay/relay/internal/notice"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -16,111 +16,106 @@ type Operational interface {
 	Operational(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any) error
 }
 
-// Deliveries of a callback that aged out are published at most once a minute, in one event.
-const (
-	expiredSettle = time.Second
-	expiredEvery  = time.Minute
-)
-
 // fact is an operational event about a callback, to be published.
 type fact struct {
 	cb      *callback
 	kind    relay.Kind
 	message string
 	details map[string]any
-}
-
-// expiry gathers what aged out until it is published.
-type expiry struct {
-	entries       int
-	positions     uint64
-	from, through uint64
-	publishAt     time.Time // zero: nothing waits to be published
-	published     time.Time // when something was last
-}
-
-func (x *expiry) waiting() bool { return !x.publishAt.IsZero() }
-
-func (x *expiry) cover(from, through uint64) {
-	if x.from == 0 || from < x.from {
-		x.from = from
-	}
-	x.through = max(x.through, through)
-}
-
-// publish has a fact published.
-func (c *core) publish(cb *callback, kind relay.Kind, message string, details map[string]any) {
-	c.out.facts = append(c.out.facts, c.fact(cb, kind, message, details))
-	c.underWay++
+	notice  notice.Kind // that it publishes
+	stored  bool        // it has been published
 }
 
 func (c *core) fact(cb *callback, kind relay.Kind, message string, details map[string]any) fact {
 	of := &cb.target.Callback
 	details["callback"], details["client"], details["clientGeneration"] = cb.id, of.Client, of.ClientGeneration
-	return fact{cb, kind, message, details}
+	return fact{cb: cb, kind: kind, message: message, details: details}
 }
 
-// recovered publishes that a receiver works again after its circuit was open.
-func (c *core) recovered(cb *callback) {
-	waiting := cb.cur.Unsettled()
-	cb.log.Info("the receiver answers again", "waiting", waiting)
-	c.publish(cb, relay.KindCallbackRecovered, fmt.Sprintf("The receiver of callback %s answers again; what waited is being delivered.", cb.id),
-		map[string]any{"waiting": waiting, "at": c.now.UTC().Format(time.RFC3339)})
+// note changes what is gathered about a callback. It is stored with the cursor, and published when it is time.
+func (c *core) note(cb *callback, change func(n *notice.Notices)) {
+	carried := cb.cur.Carried()
+	change(&carried.Notices)
+	cb.cur.SetCarried(carried)
+	cb.troubled = carried.Notices.Troubled()
+	if cb.noticeAt = carried.Notices.At(c.now); !cb.noticeAt.IsZero() && cb.phase < retiring {
+		c.wakeAt(cb, earlier(cb.wakeAt, cb.noticeAt))
+	}
+}
+
+// publishNotices has what is due published. An owner without a valid lease leaves it to the next.
+func (c *core) publishNotices(cb *callback) {
+	if !c.valid {
+		cb.noticeAt = c.now.Add(leaseAgain)
+		return
+	}
+	c.note(cb, func(n *notice.Notices) {
+		for kind, g, due := n.Begin(c.now); due; kind, g, due = n.Begin(c.now) {
+			f := c.fact(cb, kind.Event(), kind.Message(cb.id, g, n.Down), kind.Details(g, n.Down, cb.cur.Unsettled()))
+			f.notice = kind
+			c.out.facts = append(c.out.facts, &f)
+			c.underWay++
+		}
+	})
+}
+
+// outage notes a failed attempt, and whether the receiver is in an outage by now: its circuit is open, or every attempt
+// has failed for a while.
+func (c *core) outage(j *job, ev *delivery.Event) {
+	cb, h, began := j.cb, j.cb.cur.Health(), false
+	c.note(cb, func(n *notice.Notices) {
+		began = n.AttemptFailed(ev.ID, ev.Seq, h.Open || notice.Long(h.FailingSince, c.now), c.now)
+	})
+	if began {
+		what := "every attempt has failed for a while; what waits is tried again"
+		if h.Open {
+			what = "the receiver fails for several orders; it is probed until it answers"
+		}
+		cb.log.Warn(what, "failing_since", h.FailingSince.UTC(), "failures", h.Failures, "reason", j.Reason(), "waiting", cb.cur.Unsettled())
+	}
+}
+
+// answered notes a success after failures.
+func (c *core) answered(cb *callback, ev *delivery.Event) {
+	c.note(cb, func(n *notice.Notices) {
+		if n.Answered(ev.ID, ev.Seq, c.now) {
+			cb.log.Info("the receiver answers again", "waiting", cb.cur.Unsettled())
+		}
+	})
 }
 
 // expireBelow settles what can no longer be read because the log now begins at first.
 func (c *core) expireBelow(cb *callback, first uint64) {
 	ex := cb.cur.ExpireBelow(first)
-	c.expire(cb, ex.Entries, ex.Stretches)
 	for _, e := range ex.Entries {
+		c.expire(cb, e)
 		c.drop(cb, e.Seq)
 	}
-}
-
-// expire records deliveries that ended because their event left the log, and has it published soon.
-func (c *core) expire(cb *callback, entries []cursor.Entry, stretches []cursor.Stretch) {
-	if len(entries) == 0 && len(stretches) == 0 {
-		return
-	}
-	x := &cb.expired
-	for _, e := range entries {
-		record := relay.AttemptRecord{
-			Seq: e.Seq, Order: e.Order, At: c.now.UTC(), Closing: relay.DeliveryExpired, Reason: "the event left the log before it could be delivered",
-		}
-		if ev := cb.reading.atHand[e.Seq]; ev != nil { // what is not at hand any more is known by its position only
-			record = ev.Recorded(record)
-		}
-		c.record(cb, record)
-		x.cover(e.Seq, e.Seq)
-	}
-	for _, s := range stretches {
-		x.positions += s.To - s.From + 1
-		x.cover(s.From, s.To)
-	}
-	x.entries += len(entries)
-	c.metrics.Ended(relay.DeliveryExpired, len(entries))
-	if !x.waiting() {
-		x.publishAt = later(c.now.Add(expiredSettle), x.published.Add(expiredEvery))
-	}
-	if c.ending.begun {
-		c.publishExpired(cb)
+	for _, s := range ex.Stretches {
+		cb.log.Warn("events left the log before they were read", "from", s.From, "through", s.To)
+		c.note(cb, func(n *notice.Notices) { n.Expire("", s.From, s.To, true, c.now) })
 	}
 }
 
-func (c *core) publishExpired(cb *callback) {
-	x := cb.expired
-	cb.expired = expiry{published: c.now}
-	cb.log.Warn("events left the log before they could be delivered", "deliveries", x.entries, "unread_positions", x.positions, "from", x.from, "through", x.through)
-	c.publish(cb, relay.KindDeliveriesExpired,
-		fmt.Sprintf("Events for callback %s left the log before they could be delivered. They are lost to it; read the orders anew if they matter.", cb.id),
-		map[string]any{"deliveries": x.entries, "unreadPositions": x.positions, "from": x.from, "through": x.through})
+// expire records that a delivery has ended because its event left the log.
+func (c *core) expire(cb *callback, e cursor.Entry) {
+	id := "" // what is not at hand any more is known by its position only
+	if ev := cb.reading.atHand[e.Seq]; ev != nil {
+		id = ev.ID
+	}
+	c.record(cb, relay.AttemptRecord{
+		Event: id, Seq: e.Seq, Order: e.Order, At: c.now.UTC(), Closing: relay.DeliveryExpired, Reason: "the event left the log before it could be delivered",
+	})
+	c.metrics.Ended(relay.DeliveryExpired, 1)
+	c.note(cb, func(n *notice.Notices) { n.Expire(id, e.Seq, e.Seq, false, c.now) })
 }
 
 // publish publishes a fact; it reports whether it is stored.
-func (d *Dispatcher) publish(ctx context.Context, f fact) bool {
+func (d *Dispatcher) publish(ctx context.Context, f *fact) bool {
 	if err := d.conf.Operational.Operational(ctx, relay.NoSite, f.kind, f.cb.id, f.message, f.details); err != nil {
 		f.cb.log.Log(ctx, store.Level(err, slog.LevelWarn), "an operational event could not be published", "kind", f.kind, "error", err)
 		return false
 	}
+	f.stored = true
 	return true
 }

@@ -18,11 +18,6 @@ const (
 	messagesWaiting = 64
 	// lastFlush bounds the final writes when a shard is given up.
 	lastFlush = 10 * time.Second
-	// factRetry is how long one waits before a fact is published again.
-	factRetry = 2 * time.Second
-	// lastTries is how often it is tried once the shard must be given up, within the grace; lastRetry lies in between.
-	lastTries = 5
-	lastRetry = 200 * time.Millisecond
 )
 
 // loop drives a shard for as long as this replica holds it under one lease. Its goroutine owns the core and all the
@@ -242,11 +237,11 @@ func (l *loop) applySeldom(e *effects) {
 		})
 	}
 	for _, f := range e.facts {
-		l.chore(func(ctx context.Context) bool { return l.d.publish(ctx, f) })
+		l.chore(f, func(ctx context.Context) bool { return l.d.publish(ctx, f) })
 	}
 	for _, what := range e.disables {
 		stored := false
-		l.chore(func(ctx context.Context) bool { return l.storeDisabling(ctx, &what, &stored) })
+		l.chore(nil, func(ctx context.Context) bool { return l.storeDisabling(ctx, &what, &stored) })
 	}
 	for _, cb := range e.cancel {
 		cb.cancel()
@@ -257,7 +252,7 @@ func (l *loop) applySeldom(e *effects) {
 				l.eraseCursor(cb.id)
 			}
 			l.d.release(cb)
-			l.send(done{cb})
+			l.send(done{retired: cb})
 		})
 	}
 	if what := e.load; what != nil {
@@ -269,17 +264,11 @@ func (l *loop) applySeldom(e *effects) {
 }
 
 // chore publishes a fact, or disables a callback and publishes that: until try reports success or, once the shard must
-// be given up, it has failed a few times more. The event of a replica that dies, or that cannot publish for so long, is
-// lost; what it would have reported is in the callback's attempts and status.
-func (l *loop) chore(try func(ctx context.Context) bool) {
+// be given up, it has failed a few times more. A notice that was not published then is the next owner's to publish.
+func (l *loop) chore(f *fact, try func(ctx context.Context) bool) {
 	l.goroutines.Go(func() {
-		defer l.send(done{})
-		for last := 0; !try(l.life) && l.life.Err() == nil && last < lastTries; {
-			if backoff.Sleep(l.run, factRetry); l.run.Err() != nil {
-				last++
-				backoff.Sleep(l.life, lastRetry)
-			}
-		}
+		defer l.send(done{published: f})
+		backoff.Persist(l.run, l.life, try)
 	})
 }
 
@@ -296,7 +285,7 @@ func (l *loop) superseded(epoch uint64) {
 // release gives back what a callback has of what all callbacks share.
 func (d *Dispatcher) release(cb *callback) {
 	cb.cancel()
-	endTest(cb)
+	cb.sending.test.End(cb.sending.place)
 	cb.sending.place.Leave()
 	d.conf.Deliverer.Forget(cb.id)
 	d.conf.Deliverer.Memory.Join(-1)

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/dispatcher"
+	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -35,7 +35,7 @@ func TestASkipInABatchUnderWayEndsItOnce(t *testing.T) {
 			until(t, "all wait", func() bool { s, _ := d.Status("bms"); return s.Backlog == 4 })
 			release <- struct{}{}
 			<-arrived // the newest of the other three
-			if w, err := d.Skip(context.Background(), "bms", cb.Generation, events[skipped]); w != dispatcher.Skipped || err != nil {
+			if w, err := d.Skip(context.Background(), "bms", cb.Generation, events[skipped]); w != delivery.Skipped || err != nil {
 				t.Fatalf("skip: %d, %v", w, err)
 			}
 			free()
@@ -72,10 +72,10 @@ func TestAnEventThatWasNotReachedHasNotEnded(t *testing.T) {
 	<-arrived
 	second := b.publish("leeds", 1)
 	until(t, "both wait", func() bool { s, _ := d.Status("bms"); return s.Backlog == 2 })
-	if w, earlier, err := d.Retry("bms", cb.Generation, second, order(1)); w != dispatcher.Earlier || earlier != first || err != nil {
+	if w, earlier, err := d.Retry("bms", cb.Generation, second, order(1)); w != delivery.Earlier || earlier != first || err != nil {
 		t.Errorf("a retry behind the first attempt: %d, %d, %v", w, earlier, err)
 	}
-	if w, _, err := d.Retry("bms", cb.Generation, first, order(1)); w != dispatcher.Due || err != nil {
+	if w, _, err := d.Retry("bms", cb.Generation, first, order(1)); w != delivery.Due || err != nil {
 		t.Errorf("a retry of what is under way: %d, %v", w, err)
 	}
 	free()
@@ -88,13 +88,13 @@ func TestAnEventThatWasNotReachedHasNotEnded(t *testing.T) {
 		s, _ := d.Status("bms")
 		return known && v.Status == relay.DeliveryPending && s.Behind
 	})
-	if w, err := d.Skip(context.Background(), "bms", cb.Generation, last); w != dispatcher.Unread || err != nil {
+	if w, err := d.Skip(context.Background(), "bms", cb.Generation, last); w != delivery.Unread || err != nil {
 		t.Errorf("a skip of what was not read: %d, %v", w, err)
 	}
-	if w, _, err := d.Retry("bms", cb.Generation, last, order(2)); w != dispatcher.Unread && w != dispatcher.Earlier || err != nil {
+	if w, _, err := d.Retry("bms", cb.Generation, last, order(2)); w != delivery.Unread && w != delivery.Earlier || err != nil {
 		t.Errorf("a retry of what was not read: %d, %v", w, err)
 	}
-	if w, err := d.Skip(context.Background(), "bms", cb.Generation, first); w != dispatcher.Ended || err != nil {
+	if w, err := d.Skip(context.Background(), "bms", cb.Generation, first); w != delivery.Ended || err != nil {
 		t.Errorf("a skip of what has ended: %d, %v", w, err)
 	}
 }

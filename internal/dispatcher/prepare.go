@@ -41,7 +41,7 @@ func (d *Dispatcher) reportClamped(ctx context.Context, clamped []string, last u
 	slices.Sort(clamped)
 	d.conf.Log.Error("the log of events ends earlier than cursors say: it was cut off or restored; they are taken back to its end", "last", last, "cursors", len(clamped))
 	for try := range 3 {
-		backoff.Sleep(ctx, time.Duration(try)*factRetry)
+		backoff.Sleep(ctx, time.Duration(try)*storeRetry)
 		err := d.conf.Operational.Operational(ctx, relay.NoSite, relay.KindLogClamped, "events",
 			"The log of events ends earlier than callbacks had read: it was cut off or restored from a backup. They go on from its end.",
 			map[string]any{"last": last, "cursors": len(clamped), "examples": clamped[:min(len(clamped), 20)]})

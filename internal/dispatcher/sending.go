@@ -7,6 +7,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/delivery"
+	"github.com/audatex-relay/relay/internal/notice"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sender"
 	"github.com/audatex-relay/relay/internal/store"
@@ -30,7 +31,7 @@ func (c *core) nextJob(cb *callback, j *job, hasPlace bool) *job {
 	if c.halted(cb) || !c.valid || c.now.Before(s.retryAt) || s.waiting || len(cb.storing.records) >= 2*window(*of) {
 		return nil
 	}
-	if s.place.RateWait(c.now) > 0 {
+	if s.place.Wait(c.now) > 0 || s.place.Full(cb.cur.InFlight()) {
 		return nil
 	}
 	if at, ok := cb.cur.NextDue(c.now); !ok || at.After(c.now) {
@@ -68,11 +69,11 @@ func (c *core) nextJob(cb *callback, j *job, hasPlace bool) *job {
 func (c *core) nextAttempt(cb *callback) time.Time {
 	s := &cb.sending
 	at, ok := cb.cur.NextDue(c.now)
-	if len(cb.storing.records) >= 2*window(cb.target.Callback) || s.waiting {
-		ok = false // the end of a round wakes it, or whoever gives a place back
+	if len(cb.storing.records) >= 2*window(cb.target.Callback) || s.waiting || s.place.Full(cb.cur.InFlight()) {
+		ok = false // the end of an attempt, the end of a round wakes it, or whoever gives a place back
 	}
 	if ok {
-		at = later(at, c.now.Add(s.place.RateWait(c.now)))
+		at = later(at, c.now.Add(s.place.Wait(c.now)))
 	}
 	if c.now.Before(s.retryAt) {
 		at, ok = later(at, s.retryAt), true
@@ -121,7 +122,7 @@ func (c *core) judge(j *job) {
 	}
 	for _, i := range j.Gone {
 		if seq := j.batch.Seqs[i]; c.settle(cb, j.batch.Order, seq) {
-			c.expire(cb, []cursor.Entry{{Seq: seq, Order: j.batch.Order}}, nil)
+			c.expire(cb, cursor.Entry{Seq: seq, Order: j.batch.Order})
 		}
 	}
 	for _, i := range j.Unmatched {
@@ -133,6 +134,7 @@ func (c *core) judge(j *job) {
 		return
 	}
 	ev, record := j.Events[j.Chosen], j.Record(j.batch.Attempt, j.batch.Probe)
+	j.Pace(cb.sending.place, c.now, j.batch.Probe)
 	switch j.Sent.Outcome {
 	case sender.Cancelled:
 		cb.cur.Release(j.batch)
@@ -171,9 +173,8 @@ func (c *core) succeeded(j *job, ev *delivery.Event, record relay.AttemptRecord)
 	for _, seq := range j.batch.Seqs {
 		c.drop(cb, seq)
 	}
-	if cb.sending.tripped && !cb.cur.Health().Open {
-		cb.sending.tripped = false
-		c.recovered(cb)
+	if cb.troubled {
+		c.answered(cb, ev)
 	}
 }
 
@@ -190,6 +191,7 @@ func (c *core) failed(j *job, ev *delivery.Event, record relay.AttemptRecord) {
 	case cursor.Exhausted:
 		if c.closeAll(j, &record, relay.DeliveryFailed) {
 			c.metrics.Ended(relay.DeliveryFailed, 1)
+			c.note(cb, func(n *notice.Notices) { n.FailedForGood(ev.ID, ev.Seq, c.now) })
 		}
 		if j.batch.Attempt > 1 { // its followers get one attempt each, and no line
 			cb.log.Warn("a delivery has failed for good; the order's next event gets its turn", "site", ev.Site, "order", ev.Order, "event", ev.ID,
@@ -199,12 +201,8 @@ func (c *core) failed(j *job, ev *delivery.Event, record relay.AttemptRecord) {
 	case cursor.Stale:
 	}
 	c.record(cb, record)
+	c.outage(j, ev)
 	h := cb.cur.Health()
-	if h.Open && !cb.sending.tripped {
-		cb.sending.tripped = true
-		cb.log.Warn("the receiver fails for several orders; it is probed until it answers", "failing_since", h.FailingSince.UTC(), "failures", h.Failures,
-			"reason", j.Reason(), "waiting", cb.cur.Unsettled(), "next_probe", h.NextProbe.UTC())
-	}
 	if !h.FailingSince.IsZero() && c.now.Sub(h.FailingSince) >= c.conf.DisableAfter {
 		c.beginDisabling(cb, "failing", "every attempt has failed since "+h.FailingSince.UTC().Format(time.RFC3339))
 	}

@@ -81,7 +81,8 @@ type simOwner struct {
 	round    *round
 	wakes    []message
 	retired  []*callback
-	other    int // facts and disablements under way
+	facts    []*fact // being published
+	other    int     // disablements under way
 	toLoad   *load
 	snapshot map[string]int
 	taken    []*callback // written under the owner's epoch, and not adopted yet
@@ -233,7 +234,8 @@ func (o *simOwner) do(m message) {
 			o.toLoad, o.snapshot, o.taken, o.partly = e.load, nil, nil, false
 		}
 		o.retired = append(o.retired, e.retired...)
-		o.other += len(e.facts) + len(e.disables)
+		o.facts = append(o.facts, e.facts...)
+		o.other += len(e.disables)
 	}
 }
 
@@ -297,6 +299,10 @@ func (o *simOwner) work() {
 		o.catchUp()
 	case n < 97 && len(o.retired) > 0:
 		o.retire()
+	case len(o.facts) > 0:
+		f := pick(o.t, &o.facts)
+		f.stored = o.quiet || o.chance(70)
+		o.do(done{published: f})
 	case o.other > 0:
 		o.other--
 		o.do(done{})
@@ -358,7 +364,7 @@ func (o *simOwner) retire() {
 		o.erase(cb.id, keep)
 	}
 	cb.sending.place.Leave()
-	o.do(done{cb})
+	o.do(done{retired: cb})
 }
 
 func (o *simOwner) erase(id, keep string) {

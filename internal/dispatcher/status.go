@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/backlog"
+	"github.com/audatex-relay/relay/internal/capacity"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
 )
@@ -16,11 +17,13 @@ type Status struct {
 	Estimated bool   // Backlog counts what is still to be read by the density of what was read
 	// LagSeconds is the age of the oldest event that waits, 0 if none does.
 	LagSeconds   float64
-	InFlight     int       // attempts under way
-	Lanes        int       // orders being retried
-	Behind       bool      // it reads by itself: it cannot keep up, or is catching up
-	FailingSince time.Time // zero unless the last attempts failed
-	NextAttempt  time.Time // of the next retry or probe; zero if none waits
+	InFlight     int              // attempts under way
+	Lanes        int              // orders being retried
+	Behind       bool             // it reads by itself: it cannot keep up, or is catching up
+	FailingSince time.Time        // zero unless the last attempts failed
+	NextAttempt  time.Time        // of the next retry or probe; zero if none waits
+	Expired      int              // deliveries that have expired since it was registered
+	Slowed       *capacity.Slowed // its receiver is overloaded; nil: it is sent to at full speed
 }
 
 // Status returns how a callback of this replica is doing; false if it has none of that id.
@@ -86,6 +89,10 @@ func (c *core) status(cb *callback) (Status, backlog.Question) {
 	s := Status{
 		Health: cb.cur.State().String(), Backlog: waiting.Events, Estimated: waiting.Estimated, InFlight: cb.cur.InFlight(),
 		Lanes: cb.cur.Lanes(), Behind: r.source != readsShared, FailingSince: h.FailingSince,
+		Expired: cb.cur.Carried().Notices.EverExpired, Slowed: cb.sending.place.Slowed(c.now),
+	}
+	if state := cb.cur.State(); s.Slowed != nil && state != cursor.Open {
+		s.Health = cursor.Congested.String()
 	}
 	if !waiting.Since.IsZero() {
 		s.LagSeconds = max(c.now.Sub(waiting.Since).Seconds(), 0)

@@ -9,6 +9,7 @@ import (
 	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/logreader"
+	"github.com/audatex-relay/relay/internal/notice"
 )
 
 // core is what a shard's callbacks have come to, and every decision about them: step takes a message and returns what
@@ -121,7 +122,10 @@ type (
 	// question is somebody's question or an operator's word; answer is called once.
 	question struct{ answer func(*core) }
 	// done reports that something else has ended that the core had asked for.
-	done struct{ retired *callback }
+	done struct {
+		retired   *callback
+		published *fact
+	}
 	// giveUp means that the shard must be given up.
 	giveUp struct{}
 )
@@ -137,7 +141,7 @@ type effects struct {
 	catchUp    []read     // to be caught up together
 	interest   []logreader.Interest
 	round      *round
-	facts      []fact
+	facts      []*fact
 	disables   []disablement
 	load       *load
 	cancel     []*callback // what is under way of it is broken off
@@ -239,7 +243,7 @@ func (c *core) followUp(cb *callback) {
 		c.refill(cb)
 		at = c.nextAttempt(cb)
 	}
-	c.wakeAt(cb, earlier(earlier(at, cb.expired.publishAt), cb.sending.testUntil))
+	c.wakeAt(cb, earlier(earlier(at, cb.noticeAt), cb.sending.test.Until))
 }
 
 // tick does what is due: callbacks, the watermark, and forgetting pages that nobody uses.
@@ -251,11 +255,11 @@ func (c *core) tick() {
 				c.wakeAt(cb, cb.wakeAt)
 				continue
 			}
-			if at := cb.expired.publishAt; !at.IsZero() && !at.After(c.now) {
-				c.publishExpired(cb)
+			if at := cb.noticeAt; !at.IsZero() && !at.After(c.now) {
+				c.publishNotices(cb)
 			}
-			if !c.now.Before(cb.sending.testUntil) {
-				endTest(cb)
+			if !c.now.Before(cb.sending.test.Until) {
+				cb.sending.test.End(cb.sending.place)
 			}
 			c.pump(cb)
 		}
@@ -301,9 +305,6 @@ func (c *core) retarget(cb *callback, t *delivery.Target) {
 
 // retire ends a callback that is registered no more. Once nothing of it is under way its cursor is erased.
 func (c *core) retire(cb *callback) {
-	if cb.expired.waiting() {
-		c.publishExpired(cb)
-	}
 	c.remove(cb, retiring)
 	c.retiring[cb.id] = cb
 	c.out.cancel = append(c.out.cancel, cb)
@@ -351,6 +352,10 @@ func (c *core) done(m done) {
 		delete(c.retiring, cb.id)
 		c.out.recheck = append(c.out.recheck, cb.id)
 	}
+	if f := m.published; f != nil {
+		c.note(f.cb, func(n *notice.Notices) { n.End(f.notice, f.stored, c.now) })
+		c.markChanged(f.cb)
+	}
 }
 
 // loadNext has what is missing loaded, one load at a time.
@@ -388,6 +393,7 @@ func (c *core) adopted(m *adopted) {
 		c.out.recheck = append(c.out.recheck, cb.id)
 		c.memory.Join(1)
 		c.setTarget(cb, cb.target)
+		c.note(cb, func(*notice.Notices) {})
 		c.expireBelow(cb, m.first)
 		if !cb.cur.Carried().Behind && !cb.target.Orphaned && !c.ending.begun {
 			cb.reading.source = readsCatchUp
@@ -421,9 +427,6 @@ func (c *core) loadEnded(m loadEnded) {
 func (c *core) giveUp() {
 	c.ending.begun = true
 	for _, cb := range c.callbacks {
-		if cb.expired.waiting() {
-			c.publishExpired(cb)
-		}
 		if r := &cb.reading; r.source == readsShared {
 			cb.cur.Advance(c.shared.pos) // it was offered everything up to here
 			if len(cb.storing.records) == 0 && !cb.cur.Dirty() {
@@ -443,6 +446,7 @@ func (e *effects) reset() {
 	clear(e.idle)
 	clear(e.ring)
 	clear(e.pages)
+	clear(e.facts)
 	*e = effects{
 		begin: e.begin[:0], next: e.next[:0], idle: e.idle[:0], ring: e.ring[:0], pages: e.pages[:0],
 		refills: e.refills[:0], catchUp: slices.Delete(e.catchUp, 0, len(e.catchUp)), interest: e.interest[:0], facts: e.facts[:0],

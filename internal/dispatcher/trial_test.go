@@ -54,7 +54,7 @@ func TestATestGoesByTheCallbacksLimits(t *testing.T) {
 	if held.Load() != 0 {
 		t.Error("a delivery takes the place that a test has")
 	}
-	d.EndTest(cb.ID, cb.Generation)
+	d.EndTest(cb.ID, cb.Generation, false)
 	until(t, "the delivery goes once the test has ended", func() bool { return held.Load() == 1 })
 	begin(cb, false) // the delivery has the only place
 	close(free)
@@ -68,13 +68,13 @@ func TestATestGoesByTheCallbacksLimits(t *testing.T) {
 	if replay.TryTake() {
 		t.Error("a replay takes the place that a test has")
 	}
-	d.EndTest(cb.ID, cb.Generation)
+	d.EndTest(cb.ID, cb.Generation, false)
 	if !replay.TryTake() {
 		t.Error("the place of a test is not given back")
 	}
 	replay.Release()
 
 	begin(slow, true)
-	d.EndTest(slow.ID, slow.Generation)
+	d.EndTest(slow.ID, slow.Generation, false)
 	begin(slow, false) // its rate is used up
 }

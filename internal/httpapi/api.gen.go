@@ -420,10 +420,12 @@ const (
 	TestCallbackTypeAudatexPartsOrderCreated        TestCallbackType = "audatex.parts.order.created"
 	TestCallbackTypeAudatexPartsOrderUpdated        TestCallbackType = "audatex.parts.order.updated"
 	TestCallbackTypeAudatexRelayCallbackDisabled    TestCallbackType = "audatex.relay.callback-disabled"
+	TestCallbackTypeAudatexRelayCallbackFailing     TestCallbackType = "audatex.relay.callback-failing"
 	TestCallbackTypeAudatexRelayCallbackRecovered   TestCallbackType = "audatex.relay.callback-recovered"
 	TestCallbackTypeAudatexRelayConsentRequired     TestCallbackType = "audatex.relay.consent-required"
 	TestCallbackTypeAudatexRelayConsentRestored     TestCallbackType = "audatex.relay.consent-restored"
 	TestCallbackTypeAudatexRelayDeliveriesExpired   TestCallbackType = "audatex.relay.deliveries-expired"
+	TestCallbackTypeAudatexRelayDeliveryFailed      TestCallbackType = "audatex.relay.delivery-failed"
 	TestCallbackTypeAudatexRelayGapSuspected        TestCallbackType = "audatex.relay.gap-suspected"
 	TestCallbackTypeAudatexRelayLogClamped          TestCallbackType = "audatex.relay.log-clamped"
 	TestCallbackTypeAudatexRelayOrderUnresolved     TestCallbackType = "audatex.relay.order-unresolved"
@@ -441,6 +443,8 @@ func (e TestCallbackType) Valid() bool {
 		return true
 	case TestCallbackTypeAudatexRelayCallbackDisabled:
 		return true
+	case TestCallbackTypeAudatexRelayCallbackFailing:
+		return true
 	case TestCallbackTypeAudatexRelayCallbackRecovered:
 		return true
 	case TestCallbackTypeAudatexRelayConsentRequired:
@@ -448,6 +452,8 @@ func (e TestCallbackType) Valid() bool {
 	case TestCallbackTypeAudatexRelayConsentRestored:
 		return true
 	case TestCallbackTypeAudatexRelayDeliveriesExpired:
+		return true
+	case TestCallbackTypeAudatexRelayDeliveryFailed:
 		return true
 	case TestCallbackTypeAudatexRelayGapSuspected:
 		return true
@@ -580,9 +586,12 @@ type Callback struct {
 
 	// DisabledReason `gone`: the receiver answered 410; `failing`: for five days.
 	DisabledReason CallbackDisabledReason `json:"disabledReason,omitempty,omitzero"`
-	HeaderNames    []string               `json:"headerNames"`
 
-	// Health `open`: only probes are sent. `congested`: too many orders are being retried, the others wait. Absent when this replica cannot tell.
+	// Expired Deliveries that ended as `expired` since the callback was made. Absent when this replica cannot tell.
+	Expired     *int     `json:"expired,omitempty"`
+	HeaderNames []string `json:"headerNames"`
+
+	// Health `open`: only probes are sent. `congested`: the receiver asked for less (429, 502, 503, 504), see `slowed`, or too many orders are being retried and the others wait. Absent when this replica cannot tell.
 	Health CallbackHealth `json:"health,omitempty,omitzero"`
 
 	// Id Of a site, connection, client or callback.
@@ -604,13 +613,16 @@ type Callback struct {
 	Secret WebhookSecret `json:"secret,omitempty,omitzero"`
 
 	// Secrets The secrets that sign, newest first.
-	Secrets        []SigningSecret `json:"secrets"`
-	Sites          []Name          `json:"sites,omitempty,omitzero"`
-	StartFrom      string          `json:"startFrom"`
-	State          CallbackState   `json:"state"`
-	TimeoutSeconds int             `json:"timeoutSeconds"`
-	Types          []string        `json:"types,omitempty,omitzero"`
-	UpdatedAt      time.Time       `json:"updatedAt"`
+	Secrets []SigningSecret `json:"secrets"`
+	Sites   []Name          `json:"sites,omitempty,omitzero"`
+
+	// Slowed What the callback gets while its receiver asks for less. It is halved by each such answer and raised again by successes, until the callback's own limits count again, as a rule some two minutes later.
+	Slowed         CallbackSlowed `json:"slowed,omitempty,omitzero"`
+	StartFrom      string         `json:"startFrom"`
+	State          CallbackState  `json:"state"`
+	TimeoutSeconds int            `json:"timeoutSeconds"`
+	Types          []string       `json:"types,omitempty,omitzero"`
+	UpdatedAt      time.Time      `json:"updatedAt"`
 
 	// Url The whole URL where a callback is made, read by itself or changed by a key of role `write` or the admin token. In lists, and to keys of role `read`, without its secrets: scheme, host, port, and of the path what is made of common words such as `hooks`, `orders` or `v1`; `[redacted]` stands for each other part of the path and for the query.
 	Url string `json:"url"`
@@ -670,7 +682,7 @@ type CallbackDelivery struct {
 	Status DeliveryStatus `json:"status"`
 }
 
-// CallbackHealth `open`: only probes are sent. `congested`: too many orders are being retried, the others wait. Absent when this replica cannot tell.
+// CallbackHealth `open`: only probes are sent. `congested`: the receiver asked for less (429, 502, 503, 504), see `slowed`, or too many orders are being retried and the others wait. Absent when this replica cannot tell.
 type CallbackHealth string
 
 // CallbackList defines model for CallbackList.
@@ -744,6 +756,16 @@ type CallbackSettings struct {
 
 // CallbackSettingsContentType defines model for CallbackSettings.ContentType.
 type CallbackSettingsContentType string
+
+// CallbackSlowed What the callback gets while its receiver asks for less. It is halved by each such answer and raised again by successes, until the callback's own limits count again, as a rule some two minutes later.
+type CallbackSlowed struct {
+	// AtOnce How many attempts are made at once, of `concurrency`.
+	AtOnce int `json:"atOnce"`
+
+	// PerSecond How many attempts are begun in a second.
+	PerSecond float64   `json:"perSecond"`
+	Since     time.Time `json:"since"`
+}
 
 // CallbackState defines model for CallbackState.
 type CallbackState string

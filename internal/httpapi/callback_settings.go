@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"reflect"
 	"slices"
 	"time"
 
@@ -65,8 +66,13 @@ func (a *API) replaceSettings(ctx context.Context, cb relay.Callback, s Callback
 	}
 	now := time.Now().UTC()
 	s, cleaned := cleanCallback(s)
+	before := cb.Secrets
 	if err := a.apply(&cb, owner, s, cleaned, now); err != nil {
 		return cb, err
+	}
+	if before.URL != cb.Secrets.URL || !maps.Equal(before.Headers, cb.Secrets.Headers) || !reflect.DeepEqual(before.Auth, cb.Secrets.Auth) ||
+		s.Secret != "" {
+		cb.Resumed++ // what failed may succeed now
 	}
 	cleaned.warn(ctx, a.c.Log, "callback", cb.ID)
 	if s.Secret != "" {

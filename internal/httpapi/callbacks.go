@@ -261,6 +261,7 @@ func (a *API) callbackViews(ctx context.Context, cbs []relay.Callback) []Callbac
 		views[i] = storedView(cb)
 		if status, ok := statuses[cb.ID]; ok {
 			views[i].Health, views[i].Backlog, views[i].LagSeconds = status.Health, &status.Backlog, new(status.LagSeconds)
+			views[i].Expired, views[i].Slowed = &status.Expired, status.Slowed
 		}
 	}
 	return views

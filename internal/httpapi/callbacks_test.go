@@ -72,7 +72,7 @@ func TestCallbackLife(t *testing.T) {
 	a.patch("/v1/callbacks/"+made.Id, map[string]any{"colour": nil}).want(422).problem("invalid-body", "/colour")
 	a.patch("/v1/callbacks/"+made.Id, map[string]any{"url": "ftp://x"}).want(422).problem("invalid-body", "/url")
 
-	// Resuming ends a disablement and counts.
+	// Resuming ends a disablement and counts. Both changes of headers and auth counted as well: what waited was made due.
 	_, _, err = change(t.Context(), f.store.Callbacks, made.Id, "", func(cb relay.Callback) (relay.Callback, error) {
 		cb.Disabled = &relay.Disabled{Reason: "gone", At: time.Now().UTC()}
 		return cb, nil
@@ -94,7 +94,7 @@ func TestCallbackLife(t *testing.T) {
 		*view.Backlog != 0 || *view.LagSeconds != 90 {
 		t.Errorf("resumed: %+v", view)
 	}
-	if stored, _, err = f.store.Callbacks.Get(t.Context(), made.Id); err != nil || stored.Resumed != 1 ||
+	if stored, _, err = f.store.Callbacks.Get(t.Context(), made.Id); err != nil || stored.Resumed != 3 ||
 		stored.Disabled != nil {
 		t.Errorf("resumed: %+v, %v", stored, err)
 	}

@@ -51,6 +51,8 @@ type Status struct {
 	Health     CallbackHealth
 	Backlog    int     // events that wait
 	LagSeconds float64 // age of the oldest of them
+	Expired    int     // deliveries that have expired
+	Slowed     CallbackSlowed
 }
 
 // Poller is what the API needs from the part that polls.

@@ -93,8 +93,8 @@ type Callback struct {
 	StartSeq       uint64    `json:"startSeq"`            // the resulting log position: later entries are delivered
 	Paused         bool      `json:"paused,omitempty"`
 	Disabled       *Disabled `json:"disabled,omitempty"`
-	// Resumed counts how often an operator has resumed the callback. When it rises, the owner
-	// retries everything at once.
+	// Resumed counts how often the callback was resumed, or where and how it is called was changed.
+	// When it rises, the owner makes everything due that waits.
 	Resumed    int       `json:"resumed,omitempty"`
 	Generation string    `json:"generation"` // random; a callback made again under the same id starts over
 	CreatedAt  time.Time `json:"createdAt"`

@@ -11,7 +11,9 @@ const (
 	KindConsentRestored     Kind = "consent-restored"
 	KindSubscriptionAdopted Kind = "subscription-adopted"
 	KindCallbackDisabled    Kind = "callback-disabled"
+	KindCallbackFailing     Kind = "callback-failing"
 	KindCallbackRecovered   Kind = "callback-recovered"
+	KindDeliveryFailed      Kind = "delivery-failed"
 	KindOrderUnresolved     Kind = "order-unresolved"
 	KindGapSuspected        Kind = "gap-suspected"
 	KindReconciled          Kind = "reconciled"
@@ -43,7 +45,9 @@ var kinds = []struct {
 	{KindConsentRestored, shared},
 	{KindSubscriptionAdopted, shared},
 	{KindCallbackDisabled, privateToOthers},
+	{KindCallbackFailing, privateToOthers},
 	{KindCallbackRecovered, privateToOthers},
+	{KindDeliveryFailed, privateToOthers},
 	{KindOrderUnresolved, shared},
 	{KindGapSuspected, shared},
 	{KindReconciled, shared},

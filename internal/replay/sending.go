@@ -92,6 +92,7 @@ func (w *runner) judge(a *attempt) {
 		return
 	}
 	record := a.Record(a.batch.Attempt, a.batch.Probe)
+	a.Pace(w.share.place, now, a.batch.Probe)
 	switch a.Sent.Outcome {
 	case sender.Cancelled:
 		w.cur.Release(a.batch)

@@ -90,14 +90,18 @@ func (sh *share) take(ctx context.Context) error {
 			return err
 		}
 		now := time.Now()
-		wait := sh.place.RateWait(now)
+		wait := sh.place.Wait(now)
 		if wait <= 0 && sh.place.UseRate(now) {
 			return nil
 		}
-		sh.release() // deliveries have used the rate up
-		backoff.Sleep(ctx, wait)
+		sh.release() // deliveries have used the rate up, or the receiver has asked for less
+		backoff.Sleep(ctx, min(wait, longestWait))
 	}
 }
+
+// longestWait is how long an attempt waits at most before it looks again whether it may begin: an
+// operator may have ended the wait.
+const longestWait = time.Second
 
 // wait waits for a place.
 func (sh *share) wait(ctx context.Context) error {

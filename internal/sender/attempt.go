@@ -69,6 +69,15 @@ func (o Outcome) String() string {
 	return "outcome_" + strconv.Itoa(int(o))
 }
 
+// Overloaded reports whether the receiver, or what stands before it, has said that it cannot take so much now.
+func (a *Attempt) Overloaded() bool {
+	switch a.Status {
+	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return a.Outcome == Throttled || a.Outcome == Refused
+	}
+	return false
+}
+
 // Attempt is the record of one attempt. It holds no secret: it is stored, and shown to the client.
 type Attempt struct {
 	At         time.Time // when it began; also the webhook-timestamp
