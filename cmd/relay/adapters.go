@@ -235,7 +235,7 @@ func answers(
 			s, ok := dispatching.Status(id)
 			status := httpapi.Status{Health: httpapi.CallbackHealth(s.Health), Backlog: s.Backlog, LagSeconds: s.LagSeconds, Expired: s.Expired}
 			if slow := s.Slowed; slow != nil {
-				status.Slowed = httpapi.CallbackSlowed{AtOnce: slow.AtOnce, PerSecond: slow.PerSecond, Since: slow.Since}
+				status.Slowed = httpapi.CallbackSlowed{PerSecond: slow.PerSecond, Since: slow.Since}
 			}
 			return status, ok
 		}),

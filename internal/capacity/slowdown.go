@@ -1,119 +1,187 @@
 package capacity
 
 import (
+	"math"
 	"sync"
 	"time"
 )
 
 const (
 	// slowest is the lowest rate to which a receiver's answers can slow a callback down, in attempts a second.
-	slowest = 0.1
+	slowest = 1
 	// longestHold bounds the wait that a receiver asks for as far as it concerns the whole callback. The order that it
 	// answered for waits as long as it asked.
 	longestHold = 5 * time.Minute
-	// raiseIn is how long it takes, without another such answer, until the rate has doubled; fullAt is the multiple of the
-	// rate at which there is no limit any more, and forgotten the time after which there is none in any case.
-	raiseIn   = 16 * time.Second
+	// windowAnswers and windowTime are what a share of refusals is worked out from, at least.
+	windowAnswers = 20
+	windowTime    = time.Second
+	// tolerated is the share of refusals that changes nothing; beside it stands a margin for chance, except where the
+	// receiver says that it means the rate.
+	tolerated = 0.05
+	// below is the part of what a receiver has accepted that it gets after a cut.
+	below = 0.9
+	// growth is the part by which the limit grows in a second in which it is used up. fullAt is the multiple of the
+	// limit after the last cut at which there is none any more, and forgotten the time after which there is none in any case.
+	growth    = 0.1
 	fullAt    = 8
 	forgotten = 15 * time.Minute
-	// longestStep bounds the time that one success can raise the rate for.
-	longestStep = 10 * time.Second
+	// trials is how many cuts in a row that change nothing show that refusals do not come from the rate; mostly is the share
+	// of refusals from which on the limit stays all the same.
+	trials = 2
+	mostly = 2.0 / 3
+	// burst is how far attempts may be behind their rate: at high rates they need not each be waited for.
+	burst = 50 * time.Millisecond
 )
 
-// Overload is an answer by which a receiver asked for less.
-type Overload struct {
-	Began      time.Time // the attempt
-	Took       time.Duration
+// Refusal is an answer by which a receiver, or what stands before it, refused an attempt for the time being.
+type Refusal struct {
+	Began      time.Time     // the attempt
+	Asked      bool          // it asks for less in so many words (429, Retry-After): it is no failure that happens at any rate
 	RetryAfter time.Duration // the wait it asked for; 0: none
 }
 
-// Slowed is how much of a callback's concurrency and rate an overloaded receiver gets for the time being.
+// Slowed is what an overloaded receiver gets for the time being.
 type Slowed struct {
-	AtOnce    int       `json:"atOnce"`    // attempts
 	PerSecond float64   `json:"perSecond"` // attempts
 	Since     time.Time `json:"since"`
 }
 
-// slowdown is the present limit of an overloaded receiver: it is halved by an answer that asks for less, and raised again by
-// successes, step by step. A callback that is well has none.
+// slowdown is the present limit of a receiver that refuses attempts. Of those made in a second or more it looks at the share
+// that was refused. If that is too large the receiver gets a little less than what it has accepted, and then more again as it
+// accepts it. So one that takes so many in a second is sent about as many. If the share stays as large although the
+// receiver gets less, it is not overloaded but fails now and then: the limit is taken back, and the share is put up with.
+// A callback whose receiver has not refused anything lately has none.
 type slowdown struct {
-	since time.Time
-	full  int // the callback's concurrency
-
 	mu        sync.Mutex
-	atOnce    float64
-	perSecond float64
-	base      float64   // the rate after the last cut, from which it is raised in equal steps
-	begun     int       // attempts since the last cut
-	cutAt     time.Time // attempts that began before tell nothing new
-	raisedAt  time.Time
+	limit     float64   // attempts a second; 0: none
+	base      float64   // the limit after the last cut
+	since     time.Time // when there began to be a limit
 	next      time.Time // no attempt begins before
+	refusedAt time.Time // the last one
+	cutAt     time.Time // attempts that began before the limit was changed tell nothing about it
+	usual     float64   // the share of refusals that does not depend on the rate
+	window    window
+	trial     trial
 }
 
-// Overloaded notes an answer by which the receiver asked for less: fewer attempts are made at once, and fewer in a second,
-// whoever reads the log for the callback.
-func (pl *Place) Overloaded(now time.Time, o Overload) {
-	pl.of.mu.Lock()
-	full, taken := max(pl.callback.concurrency, 1), max(pl.callback.taken, 1)
-	pl.of.mu.Unlock()
+// window counts answers.
+type window struct {
+	from                     time.Time // the first answer
+	accepted, refused, asked int       // asked: of those refused
+}
+
+func (w *window) share() float64 { return float64(w.refused) / float64(w.accepted+w.refused) }
+
+// trial is how the receiver does under a limit that is new.
+type trial struct {
+	cuts         int     // in a row, without effect; 0: there is no trial
+	limit, share float64 // before the first of them
+}
+
+// Refused notes an answer by which the receiver refused an attempt.
+func (pl *Place) Refused(now time.Time, r Refusal) {
 	s := pl.callback.slow.Load()
 	if s == nil {
-		rate := float64(taken) / max(o.Took, time.Millisecond).Seconds() // what it got until now, about
-		if limiter := pl.callback.limiter.Load(); limiter != nil {
-			rate = min(rate, float64(limiter.Limit()))
-		}
-		s = &slowdown{since: now, full: full, atOnce: float64(min(taken, full)), perSecond: rate}
+		s = &slowdown{refusedAt: now}
 		if !pl.callback.slow.CompareAndSwap(nil, s) {
-			s = pl.callback.slow.Load()
+			if s = pl.callback.slow.Load(); s == nil {
+				return
+			}
 		}
 	}
-	if s != nil {
-		s.cut(now, o)
-	}
+	s.refused(now, r)
 }
 
-// cut halves the limit.
-func (s *slowdown) cut(now time.Time, o Overload) {
+func (s *slowdown) refused(now time.Time, r Refusal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if hold := now.Add(min(o.RetryAfter, longestHold)); hold.After(s.next) {
+	if hold := now.Add(min(r.RetryAfter, longestHold)); hold.After(s.next) {
 		s.next = hold
 	}
-	if !s.cutAt.IsZero() && !o.Began.After(s.cutAt) {
+	s.refusedAt = now
+	if r.Began.Before(s.cutAt) {
 		return
 	}
-	if passed := now.Sub(s.cutAt); !s.cutAt.IsZero() && passed >= time.Second { // what was sent in fact
-		s.perSecond = min(s.perSecond, float64(max(s.begun, 1))/passed.Seconds())
+	s.window.refused++
+	if r.Asked {
+		s.window.asked++
 	}
-	s.atOnce = max(s.atOnce/2, 1)
-	s.perSecond = max(s.perSecond/2, slowest)
-	s.base, s.begun, s.cutAt, s.raisedAt = s.perSecond, 0, now, now
-	if next := now.Add(s.apart()); next.After(s.next) {
-		s.next = next
-	}
+	s.judge(now)
 }
 
-func (s *slowdown) apart() time.Duration { return time.Duration(float64(time.Second) / s.perSecond) }
-
-// Answered notes a success: an overloaded receiver gets a little more.
-func (pl *Place) Answered(now time.Time) {
-	if s := pl.callback.slow.Load(); s != nil && s.raise(now) {
+// Accepted notes a success of an attempt: the limit of a receiver that has refused others grows.
+func (pl *Place) Accepted(now, began time.Time) {
+	if s := pl.callback.slow.Load(); s != nil && s.accepted(now, began) {
 		pl.FullSpeed()
 	}
 }
 
-// raise raises the limit, and reports whether there is none any more.
-func (s *slowdown) raise(now time.Time) bool {
+// accepted reports whether there is nothing left to remember of refusals.
+func (s *slowdown) accepted(now, began time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	passed := min(max(now.Sub(s.raisedAt), 0), longestStep)
-	s.raisedAt = now
-	s.perSecond += s.base * passed.Seconds() / raiseIn.Seconds()
-	s.atOnce = min(s.atOnce+1/s.atOnce, float64(s.full))
-	return s.perSecond >= fullAt*s.base && s.atOnce >= float64(s.full) || s.over(now)
+	if s.over(now) {
+		return true
+	}
+	if began.Before(s.cutAt) {
+		return false
+	}
+	s.window.accepted++
+	if w := &s.window; s.limit > 0 && float64(w.refused) <= 1.5*s.usual*float64(w.accepted+w.refused) {
+		if s.limit += growth; s.limit >= fullAt*s.base { // as many of these in a second as the limit says
+			s.limit, s.since = 0, time.Time{}
+		}
+	}
+	s.judge(now)
+	return false
 }
 
-func (s *slowdown) over(now time.Time) bool { return now.Sub(s.cutAt).Abs() >= forgotten }
+// judge looks at the share of refusals once enough answers have come to know it.
+func (s *slowdown) judge(now time.Time) {
+	w := &s.window
+	if w.from.IsZero() {
+		w.from = now
+	}
+	passed, answers := now.Sub(w.from), w.accepted+w.refused
+	if answers < windowAnswers || passed < windowTime {
+		return
+	}
+	share, means := w.share(), 2*w.asked >= w.refused
+	margin := 1 / math.Sqrt(float64(answers)) // at least two standard deviations
+	if share < s.usual-margin {
+		s.usual = (s.usual + share) / 2
+	}
+	if means {
+		margin = 0
+	}
+	switch {
+	case s.trial.cuts == trials && share > s.trial.share/2 && share < mostly && !means:
+		s.setLimit(s.trial.limit, now)
+		s.usual, s.trial = share, trial{}
+	case share > s.usual+tolerated+margin:
+		if s.trial.cuts == 0 {
+			s.trial = trial{limit: s.limit, share: share}
+		}
+		s.trial.cuts = min(s.trial.cuts+1, trials)
+		s.setLimit(max(below*float64(w.accepted)/passed.Seconds(), slowest), now)
+		s.base = s.limit
+	default:
+		s.trial = trial{}
+	}
+	*w = window{}
+}
+
+func (s *slowdown) setLimit(limit float64, now time.Time) {
+	switch {
+	case limit == 0:
+		s.since = time.Time{}
+	case s.limit == 0:
+		s.since = now
+	}
+	s.limit, s.cutAt = limit, now
+}
+
+func (s *slowdown) over(now time.Time) bool { return now.Sub(s.refusedAt).Abs() >= forgotten }
 
 // FullSpeed ends a slow-down: the receiver gets what the callback's own limits allow.
 func (pl *Place) FullSpeed() { pl.callback.slow.Store(nil) }
@@ -131,27 +199,20 @@ func (pl *Place) Wait(now time.Time) time.Duration {
 func (s *slowdown) wait(now time.Time) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return min(max(s.next.Sub(now), 0), max(longestHold, s.apart())) // a clock that was set back must not make it longer
-}
-
-// Full reports whether a reader has as many attempts under way as an overloaded receiver gets at once.
-func (pl *Place) Full(underWay int) bool {
-	s := pl.callback.slow.Load()
-	return s != nil && s.isFull(underWay)
-}
-
-func (s *slowdown) isFull(underWay int) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return underWay >= int(s.atOnce)
+	return min(max(s.next.Sub(now), 0), longestHold) // a clock that was set back must not make it longer
 }
 
 // began notes that an attempt begins.
 func (s *slowdown) began(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.begun++
-	s.next = now.Add(s.apart())
+	if s.limit == 0 {
+		return
+	}
+	if earliest := now.Add(-burst); s.next.Before(earliest) {
+		s.next = earliest
+	}
+	s.next = s.next.Add(time.Duration(float64(time.Second) / s.limit))
 }
 
 // Slowed returns how far the callback is slowed down, nil if it is not.
@@ -162,8 +223,8 @@ func (pl *Place) Slowed(now time.Time) *Slowed {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over(now) {
+	if s.limit == 0 || s.over(now) {
 		return nil
 	}
-	return &Slowed{AtOnce: int(s.atOnce), PerSecond: s.perSecond, Since: s.since}
+	return &Slowed{PerSecond: s.limit, Since: s.since}
 }

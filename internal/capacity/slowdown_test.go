@@ -1,54 +1,121 @@
 package capacity
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
 )
 
-// A receiver that takes so many a second, and answers all others by 429, gets about that: few are refused, and once it takes
-// more the callback is at full speed again by itself.
-func TestASlowedCallbackFindsTheRateOfItsReceiver(t *testing.T) {
-	t.Parallel()
-	places := NewPlaces(100)
-	pl := places.Join("shop", "cb", func() {})
-	pl.Bound(4, 4, 0)
-	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	if pl.Wait(now) != 0 || pl.Full(4) || pl.Slowed(now) != nil {
-		t.Fatal("it is slow from the start")
-	}
-	const took, takes = 10 * time.Millisecond, 10 // a second
-	run := func(seconds int, limited bool) (sent, refused int) {
-		var second time.Time
-		taken := 0
-		for end := now.Add(time.Duration(seconds) * time.Second); now.Before(end); now = now.Add(took) {
-			if now.Sub(second) >= time.Second {
-				second, taken = now, 0
-			}
-			for under := 0; under < 4 && pl.Wait(now) == 0 && !pl.Full(under) && pl.Take(); under++ {
-				pl.UseRate(now)
-				sent++
-				if taken++; limited && taken > takes {
-					refused++
-					pl.Overloaded(now.Add(took), Overload{Began: now, Took: took})
-				} else {
-					pl.Answered(now.Add(took))
-				}
-				pl.Release()
+const (
+	simConcurrency = 8
+	simTook        = 20 * time.Millisecond // an attempt; so the callback gets 400 a second at most
+)
+
+// slowSim lets a callback that always has something to deliver send to a receiver, in a time of its own.
+type slowSim struct {
+	place    *Place
+	now      time.Time
+	receiver func(now time.Time) (refuses, asks bool)
+	underWay []time.Time // when each began
+
+	sent, refused int
+}
+
+func newSlowSim() *slowSim {
+	s := &slowSim{place: NewPlaces(100).Join("shop", "cb", func() {}), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	s.place.Bound(simConcurrency, simConcurrency, 0)
+	return s
+}
+
+func (s *slowSim) run(d time.Duration) {
+	s.sent, s.refused = 0, 0
+	for end := s.now.Add(d); s.now.Before(end); s.now = s.now.Add(time.Millisecond) {
+		for len(s.underWay) > 0 && s.now.Sub(s.underWay[0]) >= simTook {
+			began := s.underWay[0]
+			s.underWay = s.underWay[1:]
+			s.place.Release()
+			if refuses, asks := s.receiver(s.now); refuses {
+				s.refused++
+				s.place.Refused(s.now, Refusal{Began: began, Asked: asks})
+			} else {
+				s.place.Accepted(s.now, began)
 			}
 		}
-		return sent, refused
+		for s.place.Wait(s.now) == 0 && s.place.TryTake() {
+			s.place.UseRate(s.now)
+			s.underWay = append(s.underWay, s.now)
+			s.sent++
+		}
 	}
-	run(30, true)
-	sent, refused := run(300, true)
-	if sent < 300*takes/5 || refused > sent/10 {
-		t.Errorf("in five minutes %d were sent, and %d of them refused", sent, refused)
+}
+
+// takes returns a receiver that takes so many a second: each second's first ones, or spread over it.
+func takes(perSecond int, spread, asks bool) func(time.Time) (bool, bool) {
+	var second time.Time
+	taken := 0
+	each := time.Second
+	if spread {
+		each, perSecond = time.Second/time.Duration(perSecond), 1
 	}
-	if s := pl.Slowed(now); s == nil || s.PerSecond > 8*takes {
-		t.Errorf("it is slowed to %+v", s)
+	return func(now time.Time) (bool, bool) {
+		if at := now.Truncate(each); !at.Equal(second) {
+			second, taken = at, 0
+		}
+		taken++
+		return taken > perSecond, asks
 	}
-	run(180, false)
-	if s := pl.Slowed(now); s != nil {
-		t.Errorf("three minutes later it is still slowed to %+v", s)
+}
+
+// A receiver that takes so many a second, and refuses all others, is sent about as many. Once it takes more it gets all again.
+func TestAnOverloadedReceiverGetsWhatItTakes(t *testing.T) {
+	t.Parallel()
+	for _, perSecond := range []int{2, 50} {
+		for _, spread := range []bool{false, true} {
+			for _, asks := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%d/s, spread %t, asks %t", perSecond, spread, asks), func(t *testing.T) {
+					t.Parallel()
+					s := newSlowSim()
+					s.receiver = takes(perSecond, spread, asks)
+					s.run(time.Minute)
+					if storm := s.refused; storm > 1000 {
+						t.Errorf("%d were refused in the first minute", storm)
+					}
+					s.run(2 * time.Minute)
+					accepted, most := s.sent-s.refused, 120*perSecond
+					t.Logf("%d of %d accepted, %d refused", accepted, most, s.refused)
+					if accepted < most*7/10 || s.refused > s.sent*3/10 {
+						t.Errorf("in two minutes %d of %d were accepted, and %d refused", accepted, most, s.refused)
+					}
+					if slowed := s.place.Slowed(s.now); slowed == nil || slowed.PerSecond > float64(2*perSecond) {
+						t.Errorf("it is slowed to %+v", slowed)
+					}
+					s.receiver = func(time.Time) (bool, bool) { return false, false }
+					s.run(time.Minute)
+					s.run(10 * time.Second)
+					if slowed := s.place.Slowed(s.now); slowed != nil || s.sent < 3500 {
+						t.Errorf("a minute later it is slowed to %+v and gets %d in ten seconds", slowed, s.sent)
+					}
+				})
+			}
+		}
+	}
+}
+
+// A receiver that refuses a share whatever it is sent is not overloaded: it keeps most of its rate.
+func TestAReceiverThatFailsNowAndThenIsNotSlowedDown(t *testing.T) {
+	t.Parallel()
+	for _, share := range []float64{0.1, 0.3, 0.5} {
+		t.Run(fmt.Sprint(share), func(t *testing.T) {
+			t.Parallel()
+			s, dice := newSlowSim(), rand.New(rand.NewPCG(1, uint64(share*100)))
+			s.receiver = func(time.Time) (bool, bool) { return dice.Float64() < share, false }
+			s.run(2 * time.Minute)
+			t.Logf("%d of 48000 sent", s.sent)
+			if s.sent < 48_000*8/10 {
+				t.Errorf("in two minutes it was sent %d of 48000", s.sent)
+			}
+		})
 	}
 }
 
@@ -59,11 +126,11 @@ func TestRetryAfterHoldsACallback(t *testing.T) {
 	live, replay := places.Join("shop", "cb", func() {}), places.Join("shop", "cb", func() {})
 	live.Bound(4, 4, 0)
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	live.Overloaded(now, Overload{Began: now, Took: time.Millisecond, RetryAfter: time.Minute})
+	live.Refused(now, Refusal{Began: now, RetryAfter: time.Minute})
 	if live.Wait(now) != time.Minute || replay.Wait(now.Add(time.Second)) != 59*time.Second {
 		t.Errorf("it waits for %s and %s", live.Wait(now), replay.Wait(now.Add(time.Second)))
 	}
-	live.Overloaded(now, Overload{Began: now, Took: time.Millisecond, RetryAfter: 24 * time.Hour})
+	live.Refused(now, Refusal{Began: now, RetryAfter: 24 * time.Hour})
 	if live.Wait(now) != longestHold {
 		t.Errorf("it waits for %s", live.Wait(now))
 	}

@@ -102,10 +102,11 @@ func (d *Deliverer) read(ctx context.Context, a *Attempt, i int, room *capacity.
 // they are sent for is slow already.
 func (a *Attempt) Pace(place *capacity.Place, now time.Time, probe bool) {
 	switch {
+	case probe:
 	case a.Sent.Outcome == sender.Success:
-		place.Answered(now)
-	case a.Sent.Overloaded() && !probe:
-		place.Overloaded(now, capacity.Overload{Began: a.Sent.At, Took: a.Sent.Duration, RetryAfter: a.Sent.RetryAfter})
+		place.Accepted(now, a.Sent.At)
+	case a.Sent.Overloaded():
+		place.Refused(now, capacity.Refusal{Began: a.Sent.At, Asked: a.Sent.Outcome == sender.Throttled, RetryAfter: a.Sent.RetryAfter})
 	}
 }
 

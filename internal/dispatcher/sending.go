@@ -31,7 +31,7 @@ func (c *core) nextJob(cb *callback, j *job, hasPlace bool) *job {
 	if c.halted(cb) || !c.valid || c.now.Before(s.retryAt) || s.waiting || len(cb.storing.records) >= 2*window(*of) {
 		return nil
 	}
-	if s.place.Wait(c.now) > 0 || s.place.Full(cb.cur.InFlight()) {
+	if s.place.Wait(c.now) > 0 {
 		return nil
 	}
 	if at, ok := cb.cur.NextDue(c.now); !ok || at.After(c.now) {
@@ -69,7 +69,7 @@ func (c *core) nextJob(cb *callback, j *job, hasPlace bool) *job {
 func (c *core) nextAttempt(cb *callback) time.Time {
 	s := &cb.sending
 	at, ok := cb.cur.NextDue(c.now)
-	if len(cb.storing.records) >= 2*window(cb.target.Callback) || s.waiting || s.place.Full(cb.cur.InFlight()) {
+	if len(cb.storing.records) >= 2*window(cb.target.Callback) || s.waiting {
 		ok = false // the end of an attempt, the end of a round wakes it, or whoever gives a place back
 	}
 	if ok {

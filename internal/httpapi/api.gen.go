@@ -616,7 +616,7 @@ type Callback struct {
 	Secrets []SigningSecret `json:"secrets"`
 	Sites   []Name          `json:"sites,omitempty,omitzero"`
 
-	// Slowed What the callback gets while its receiver asks for less. It is halved by each such answer and raised again by successes, until the callback's own limits count again, as a rule some two minutes later.
+	// Slowed What the callback gets while its receiver asks for less: a little less than what that accepts, and more again as it accepts more, until the callback's own limits count again, as a rule half a minute later.
 	Slowed         CallbackSlowed `json:"slowed,omitempty,omitzero"`
 	StartFrom      string         `json:"startFrom"`
 	State          CallbackState  `json:"state"`
@@ -757,11 +757,8 @@ type CallbackSettings struct {
 // CallbackSettingsContentType defines model for CallbackSettings.ContentType.
 type CallbackSettingsContentType string
 
-// CallbackSlowed What the callback gets while its receiver asks for less. It is halved by each such answer and raised again by successes, until the callback's own limits count again, as a rule some two minutes later.
+// CallbackSlowed What the callback gets while its receiver asks for less: a little less than what that accepts, and more again as it accepts more, until the callback's own limits count again, as a rule half a minute later.
 type CallbackSlowed struct {
-	// AtOnce How many attempts are made at once, of `concurrency`.
-	AtOnce int `json:"atOnce"`
-
 	// PerSecond How many attempts are begun in a second.
 	PerSecond float64   `json:"perSecond"`
 	Since     time.Time `json:"since"`
