@@ -21,11 +21,11 @@ func (s *shown) failed(o sender.Outcome, now time.Time) {
 	s.excuse.Until(now)
 }
 
-// punctual counts whether an event was delivered in time. Where the callback's own rate holds it back, that is not the relay's
-// doing.
+// punctual counts whether an event was delivered in time. Where its own rate or its receiver holds a callback back, that is
+// not the relay's doing.
 func (c *core) punctual(cb *callback, ev *delivery.Event) {
 	s := &cb.sending
-	if s.place.RateWait(c.now) > 0 {
+	if s.place.Wait(c.now) > 0 {
 		s.shown.excuse.Until(c.now)
 	}
 	c.metrics.Punctual(&s.shown.excuse, ev, c.now)
