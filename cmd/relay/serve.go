@@ -145,7 +145,8 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	}
 	var apis *httpapi.API
 	admins := access.NewAdmins(c.Admins)
-	keys = access.New(access.Config{Clients: s.Clients, Log: log, Changed: func(client string) {
+	uses := access.NewUses(access.UsesConfig{Bucket: s.Uses, Clients: s.Clients, Log: log})
+	keys = access.New(access.Config{Clients: s.Clients, Uses: uses, Log: log, Changed: func(client string) {
 		bus.Recheck(client)
 		events.Changed()
 		apis.Recheck(client)
@@ -293,6 +294,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	}
 	running.Go(serving, "the encryption keys", always(resealing.Run))
 	running.Go(serving, "the API keys", always(keys.Run))
+	running.Go(serving, "the uses of API keys", always(func(ctx context.Context) { uses.Run(ctx, keys, publishing) }))
 	running.Go(serving, "the copy of the log", func(ctx context.Context) error { return runEvents(ctx, events, keys) })
 	running.Go(serving, "the consents", always(consents.Run))
 	running.Go(serving, "the API's feed", always(apis.Run))

@@ -21,7 +21,9 @@ import (
 // Config is what New needs.
 type Config struct {
 	Clients *store.Bucket[relay.Client]
-	Log     *slog.Logger
+	// Uses notes when keys are used; nil means that nobody does.
+	Uses *Uses
+	Log  *slog.Logger
 	// Changed is called with a client's id after the rights of its keys have changed. It may be
 	// nil, and must not block.
 	Changed func(client string)
@@ -106,6 +108,7 @@ func (k *Keys) Lookup(keyID, text string) (relay.Client, relay.Key, bool) {
 	}
 	for _, key := range client.Keys {
 		if key.ID == keyID && !key.Expired(time.Now()) && subtle.ConstantTimeCompare(key.Hash, hash(text)) == 1 {
+			k.c.Uses.note(client, keyID, time.Now())
 			return client, key, true
 		}
 	}
@@ -121,6 +124,11 @@ func (k *Keys) owner(keyID string) (relay.Client, bool) {
 		return relay.Client{}, false
 	}
 	return k.Client(id)
+}
+
+// LastUsed returns when a key of a client was last used, to the hour; false if that is not known.
+func (k *Keys) LastUsed(client relay.Client, keyID string) (time.Time, bool) {
+	return k.c.Uses.of(client, keyID).Last()
 }
 
 // Client returns a client as it is known now.

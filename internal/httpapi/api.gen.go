@@ -427,6 +427,7 @@ const (
 	TestCallbackTypeAudatexRelayDeliveriesExpired   TestCallbackType = "audatex.relay.deliveries-expired"
 	TestCallbackTypeAudatexRelayDeliveryFailed      TestCallbackType = "audatex.relay.delivery-failed"
 	TestCallbackTypeAudatexRelayGapSuspected        TestCallbackType = "audatex.relay.gap-suspected"
+	TestCallbackTypeAudatexRelayKeyExpiring         TestCallbackType = "audatex.relay.key-expiring"
 	TestCallbackTypeAudatexRelayLogClamped          TestCallbackType = "audatex.relay.log-clamped"
 	TestCallbackTypeAudatexRelayOrderUnresolved     TestCallbackType = "audatex.relay.order-unresolved"
 	TestCallbackTypeAudatexRelayReconciled          TestCallbackType = "audatex.relay.reconciled"
@@ -456,6 +457,8 @@ func (e TestCallbackType) Valid() bool {
 	case TestCallbackTypeAudatexRelayDeliveryFailed:
 		return true
 	case TestCallbackTypeAudatexRelayGapSuspected:
+		return true
+	case TestCallbackTypeAudatexRelayKeyExpiring:
 		return true
 	case TestCallbackTypeAudatexRelayLogClamped:
 		return true
@@ -1207,6 +1210,9 @@ type Key struct {
 	Description string    `json:"description,omitempty,omitzero"`
 	ExpiresAt   time.Time `json:"expiresAt,omitempty,omitzero"`
 	Id          KeyId     `json:"id"`
+
+	// LastUsedAt When it was last used, to the hour; absent if it never was. With NATS a login is a use. A crash of a replica may lose a minute.
+	LastUsedAt time.Time `json:"lastUsedAt,omitempty,omitzero"`
 
 	// MadeBy The key that made it; absent if an administrator did.
 	MadeBy KeyId `json:"madeBy,omitempty,omitzero"`

@@ -108,7 +108,7 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 	}
 	f.parts.sender = sender.New(sender.Config{AllowCIDRs: []netip.Prefix{loopback}, UserAgent: "audatex-relay/test"})
 	t.Cleanup(f.parts.sender.Close)
-	f.keys = access.New(access.Config{Clients: f.store.Clients, Log: log,
+	f.keys = access.New(access.Config{Clients: f.store.Clients, Uses: access.NewUses(access.UsesConfig{Bucket: f.store.Uses, Log: log}), Log: log,
 		Changed: func(client string) { f.api.Recheck(client) }})
 	c := Config{
 		Consents: newConsents(t, f.store, publicURL, log), Store: f.store, Keys: f.keys,

@@ -24,7 +24,7 @@ func (a *API) listKeys(ctx context.Context, c caller, id Id) (reply, error) {
 	}
 	list := KeyList{Items: make([]Key, 0, len(client.Keys))}
 	for _, k := range client.Keys {
-		list.Items = append(list.Items, keyView(k))
+		list.Items = append(list.Items, a.keyView(client, k))
 	}
 	return reply{body: list}, nil
 }
@@ -136,10 +136,11 @@ func (a *API) changeKeys(
 	})
 }
 
-func keyView(k relay.Key) Key {
+func (a *API) keyView(client relay.Client, k relay.Key) Key {
+	used, _ := a.c.Keys.LastUsed(client, k.ID) // the zero time is left out
 	return Key{
 		Id: k.ID, Role: KeyRole(k.Role), Description: k.Description, CreatedAt: k.CreatedAt,
-		ExpiresAt: timeOf(k.ExpiresAt), MadeBy: k.MadeBy,
+		ExpiresAt: timeOf(k.ExpiresAt), MadeBy: k.MadeBy, LastUsedAt: used,
 	}
 }
 

@@ -29,6 +29,9 @@ func TestMe(t *testing.T) {
 		me.Client.Id != "client-a" || fmt.Sprint(me.Client.Sites) != "[alpha beta]" || me.Name != "" {
 		t.Errorf("a key is told %+v", me)
 	}
+	if at := me.Key.LastUsedAt; at != at.Truncate(time.Hour) || time.Since(at) > 2*time.Hour {
+		t.Errorf("the key was last used at %s", at)
+	}
 	if got := f.admin().get("/v1/me").want(200).into(&me); me.Role != CallerRoleAdmin || me.Name != "admin" ||
 		strings.Contains(string(got.body), "client") {
 		t.Errorf("an administrator is told %s", got.body)
@@ -89,6 +92,9 @@ func TestAKeyManagesTheKeysOfItsClient(t *testing.T) {
 	var list KeyList
 	f.admin().get(keys).want(200).into(&list)
 	for _, k := range list.Items {
+		if used := !k.LastUsedAt.IsZero(); used != (k.Id == idOf(kept)) {
+			t.Errorf("key %s: used %t", k.Id, used)
+		}
 		if k.MadeBy == manager.Id {
 			t.Errorf("%s has outlived the key that made it", k.Id)
 		}

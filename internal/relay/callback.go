@@ -167,6 +167,11 @@ type Client struct {
 	UpdatedAt time.Time        `json:"updatedAt"`
 }
 
+// HasKey reports whether the client has a key.
+func (c Client) HasKey(id string) bool {
+	return slices.ContainsFunc(c.Keys, func(k Key) bool { return k.ID == id })
+}
+
 // MaySee reports whether the client may see the events of a site. Events without a site (NoSite)
 // are only for clients of all sites.
 func (c Client) MaySee(site string) bool { return c.AllSites || slices.Contains(c.Sites, site) }

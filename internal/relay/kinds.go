@@ -20,6 +20,7 @@ const (
 	KindSiteUnknown         Kind = "site-unknown"
 	KindDeliveriesExpired   Kind = "deliveries-expired"
 	KindLogClamped          Kind = "log-clamped"
+	KindKeyExpiring         Kind = "key-expiring"
 )
 
 // audience is who may see the events of a kind.
@@ -54,6 +55,7 @@ var kinds = []struct {
 	{KindSiteUnknown, shared},
 	{KindDeliveriesExpired, privateToOthers},
 	{KindLogClamped, shared},
+	{KindKeyExpiring, private},
 }
 
 // Kinds returns all kinds of operational events.

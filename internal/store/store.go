@@ -51,6 +51,7 @@ type Store struct {
 type Buckets struct {
 	Connections     *Bucket[relay.Connection]
 	Clients         *Bucket[relay.Client]
+	Uses            *Bucket[relay.KeyUses] // of the clients' keys, under the clients' ids
 	Callbacks       *Bucket[relay.Callback]
 	Sealed          *Bucket[SealedCallback] // the callbacks, without decrypting anything
 	Replays         *Bucket[relay.Replay]   // under ReplayKey
@@ -98,6 +99,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	for _, open := range []func(context.Context) error{
 		opens(s, &s.Connections, topology.Connections, jsonCodec[relay.Connection]{}),
 		opens(s, &s.Clients, topology.Clients, jsonCodec[relay.Client]{}),
+		opens(s, &s.Uses, topology.Uses, jsonCodec[relay.KeyUses]{}),
 		opens(s, &s.Callbacks, topology.Callbacks, callbackCodec{c.Sealer}),
 		opens(s, &s.Sealed, topology.Callbacks, jsonCodec[SealedCallback]{}),
 		opens(s, &s.Tokens.Bucket, topology.Tokens, tokenCodec{c.Sealer}),

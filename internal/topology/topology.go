@@ -63,6 +63,7 @@ type BucketName string
 const (
 	Connections BucketName = "connections"
 	Clients     BucketName = "clients"
+	Uses        BucketName = "uses"
 	Callbacks   BucketName = "callbacks"
 	Replays     BucketName = "replays"
 	Tokens      BucketName = "tokens"
@@ -79,7 +80,7 @@ const (
 )
 
 // Buckets lists every bucket.
-var Buckets = []BucketName{Connections, Clients, Callbacks, Replays, Tokens, Polls, Orders, Open, References, Cursors, Lanes, Unresolved, Requests, Consents, Owners}
+var Buckets = []BucketName{Connections, Clients, Uses, Callbacks, Replays, Tokens, Polls, Orders, Open, References, Cursors, Lanes, Unresolved, Requests, Consents, Owners}
 
 // Subjects.
 

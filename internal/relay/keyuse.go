@@ -1,0 +1,58 @@
+package relay
+
+import "time"
+
+// KeyUses is what is known of the keys of a client beside its document: it changes with every use,
+// where the document changes with the client.
+type KeyUses struct {
+	Generation string            `json:"generation"` // of the client
+	Keys       map[string]KeyUse `json:"keys"`       // by the keys' ids
+}
+
+// KeyUse is what is known of one key.
+type KeyUse struct {
+	// Hour is when the key was last used, in hours since 1970; 0 means never.
+	Hour int64 `json:"hour,omitempty"`
+	// Warned is for which of KeyWarnings an event was published last, 0 for none.
+	Warned int `json:"warned,omitempty"`
+}
+
+// KeyWarnings are how many days before its expiry a key is warned of.
+var KeyWarnings = []int{1, 7, 30}
+
+// Merge returns both together.
+func (u KeyUse) Merge(other KeyUse) KeyUse {
+	u.Hour = max(u.Hour, other.Hour)
+	if other.Warned > 0 && (u.Warned == 0 || other.Warned < u.Warned) {
+		u.Warned = other.Warned
+	}
+	return u
+}
+
+// Last returns when the key was last used, to the hour; false if it never was.
+func (u KeyUse) Last() (at time.Time, used bool) {
+	if u.Hour == 0 {
+		return time.Time{}, false
+	}
+	return time.Unix(u.Hour*3600, 0).UTC(), true
+}
+
+// HourOf returns a time in hours since 1970.
+func HourOf(at time.Time) int64 { return at.Unix() / 3600 }
+
+// Warning returns of which warning before its expiry it is time for a key, and since when; 0 if it is
+// time for none. A key that was made later than that has none of that.
+func (k Key) Warning(now time.Time) (days int, since time.Time) {
+	if k.ExpiresAt == nil || k.Expired(now) {
+		return 0, time.Time{}
+	}
+	for _, days := range KeyWarnings {
+		if since := k.ExpiresAt.AddDate(0, 0, -days); !now.Before(since) {
+			if k.CreatedAt.After(since) {
+				return 0, time.Time{}
+			}
+			return days, since
+		}
+	}
+	return 0, time.Time{}
+}
