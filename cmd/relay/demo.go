@@ -38,7 +38,9 @@ func (c *demoCommand) Run(p program) error {
 			if err != nil {
 				return err
 			}
-			return serve(ctx, config, newLogger(p, config.StoreConfig), func(at addresses) {
+			log := newLogger(p, config.StoreConfig)
+			defer log.Close()
+			return serve(ctx, config, log.Logger, func(at addresses) {
 				started(demo.Addresses{API: at.api, Metrics: at.metrics, NATS: at.nats})
 			})
 		},

@@ -29,6 +29,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/audatex-relay/relay/internal/logging"
 	"github.com/audatex-relay/relay/internal/settings"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -56,18 +57,14 @@ type commands struct {
 
 // program is what a command needs of the process it runs in.
 type program struct {
-	ctx            context.Context // ends with SIGTERM, an interrupt, or its terminal
+	ctx            context.Context // ends with SIGTERM, an interrupt, or (but for serve) its terminal
 	stdout, stderr io.Writer
 
 	unknown []settings.Unknown // set by run
 }
 
 func main() {
-	ending := []os.Signal{syscall.SIGTERM, os.Interrupt}
-	if !signal.Ignored(syscall.SIGHUP) { // under nohup
-		ending = append(ending, syscall.SIGHUP)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), ending...)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	os.Exit(run(program{ctx: ctx, stdout: os.Stdout, stderr: os.Stderr}, os.Args[1:]))
 }
@@ -93,6 +90,12 @@ func run(p program, args []string) int {
 		line := settings.HideAddresses(strings.ReplaceAll(err.Error(), "\n", " "), args, os.Environ())
 		fmt.Fprintf(p.stderr, "relay: %s (see %s --help)\n", line, helpFor(err))
 		return exitSetting
+	}
+	if c.Command() != "serve" && !signal.Ignored(syscall.SIGHUP) { // as under nohup
+		ctx, stop := signal.NotifyContext(p.ctx, syscall.SIGHUP)
+		defer stop()
+		context.AfterFunc(ctx, stop)
+		p.ctx = ctx
 	}
 	p.unknown = settings.UnknownVariables(os.Environ(), variables(parser.Model))
 	if err = c.Run(p); err == nil {
@@ -129,12 +132,8 @@ func variables(app *kong.Application) []string {
 }
 
 // newLogger returns the log that the settings ask for.
-func newLogger(p program, c settings.StoreConfig) *slog.Logger {
-	options := &slog.HandlerOptions{Level: c.Level}
-	if c.LogFormat == "text" {
-		return slog.New(slog.NewTextHandler(p.stderr, options))
-	}
-	return slog.New(slog.NewJSONHandler(p.stderr, options))
+func newLogger(p program, c settings.StoreConfig) *logging.Log {
+	return logging.New(p.stderr, c.Level, c.LogFormat == "text")
 }
 
 // warn logs what was changed in the settings, and which variables are not settings.

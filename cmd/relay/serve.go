@@ -280,12 +280,12 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	front.Open(consent.Beside(consents, apis.Handler()))
 	if c.AdminTokenFile != "" || c.AdminTokensFile != "" {
 		running.Go(serving, "the administrators' tokens", always(func(ctx context.Context) {
-			settings.Follow(ctx, log, "the administrators' tokens", c.ReadAdmins, func(read []access.Admin) { admins.Renew(read, log) })
+			settings.Follow(ctx, log, c.Rereads, "the administrators' tokens", c.ReadAdmins, func(read []access.Admin) { admins.Renew(read, log) })
 		}))
 	}
 	if c.CallbackCAFile != "" {
 		running.Go(serving, "the authorities of callbacks", always(func(ctx context.Context) {
-			settings.Follow(ctx, log, "the authorities of callbacks", c.ReadRoots, func(roots *x509.CertPool) {
+			settings.Follow(ctx, log, c.Rereads, "the authorities of callbacks", c.ReadRoots, func(roots *x509.CertPool) {
 				if sending.Trust(roots) {
 					log.Warn("the authorities of callbacks have changed")
 				}

@@ -32,13 +32,18 @@ func (serveCommand) Help() string {
 
 // Run serves until SIGTERM, then drains.
 func (c *serveCommand) Run(p program) error {
+	heard := hear()
+	defer heard.stop()
 	checked, err := c.Check()
 	if err != nil {
 		return err
 	}
 	log := newLogger(p, checked.StoreConfig)
-	slog.SetDefault(log) // what libraries write by the log package goes the same way
-	p.warn(checked.StoreConfig, log)
+	defer log.Close()
+	slog.SetDefault(log.Logger) // what libraries write by the log package goes the same way
+	p.warn(checked.StoreConfig, log.Logger)
+	checked.Rereads = &settings.Rereads{}
+	heard.follow(log, checked.Rereads)
 	if c.CPUProfile != "" {
 		stop, err := profile(c.CPUProfile)
 		if err != nil {
@@ -46,7 +51,7 @@ func (c *serveCommand) Run(p program) error {
 		}
 		defer stop()
 	}
-	err = serve(p.ctx, checked, log, func(addresses) {})
+	err = serve(p.ctx, checked, log.Logger, func(addresses) {})
 	if err != nil && p.ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		log.Info("stopped before it served")
 		return nil

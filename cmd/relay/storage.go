@@ -46,7 +46,7 @@ func openTool(p program, given settings.Tool, fresh bool) (*tool, error) {
 		}
 	}
 	t := &tool{
-		StoreConfig: c, log: newLogger(p, c),
+		StoreConfig: c, log: newLogger(p, c).Logger,
 		topo: topology.Topology{Prefix: c.NATSPrefix, Replicas: c.StreamReplicas, Retention: c.Retention.D()},
 	}
 	p.warn(c, t.log)

@@ -57,3 +57,6 @@ func inBase62(length int, b []byte) string {
 	}
 	return string(text)
 }
+
+// Resembles reports whether a text begins as an API key does, and should therefore not be shown.
+func Resembles(text string) bool { return strings.HasPrefix(text, keyPrefix) }

@@ -119,12 +119,17 @@ func (a *API) begin(next http.Handler) http.Handler {
 
 // log writes the access line. It includes what went wrong on our side; that is logged only here.
 func (a *API) log(r *http.Request, x *exchange, w middleware.WrapResponseWriter, took time.Duration) {
+	route := chi.RouteContext(r.Context()).RoutePattern()
+	if route == "" && w.Status() == http.StatusNotFound {
+		a.logUnknown(r, x)
+		return
+	}
 	level := slog.LevelInfo
 	if x.op.access == accessPublic {
 		level = slog.LevelDebug // probes come every few seconds
 	}
 	attrs := []slog.Attr{
-		slog.String("method", r.Method), slog.String("route", chi.RouteContext(r.Context()).RoutePattern()),
+		slog.String("method", r.Method), slog.String("route", route),
 		slog.Int("status", w.Status()), slog.Duration("duration", took.Round(time.Microsecond)),
 		slog.String("request_id", x.id), slog.String("remote", x.remoteName()),
 	}

@@ -161,6 +161,7 @@ type API struct {
 	tests    *limits // by client
 	failures failures
 	metrics  *metrics
+	unknown  *ingress.Guesses // bounds the log's lines about paths that do not exist
 	bodies   *turns
 	reads    *turns
 	clients  *turns        // for changes of a client's list of callbacks
@@ -204,7 +205,7 @@ func New(c Config) (*API, error) {
 	c.PublicURL = strings.TrimSuffix(c.PublicURL, "/")
 	a := &API{
 		c: c, contract: contract, limits: newLimits(c.RatePerSecond, c.Burst), waiting: newWaiting(c.Waiting),
-		tests: newLimits(c.TestsPerSecond, c.TestBurst), failures: newFailures(c.Ingress, c.Failures),
+		tests: newLimits(c.TestsPerSecond, c.TestBurst), failures: newFailures(c.Ingress, c.Failures), unknown: ingress.NewGuesses(0),
 		bodies: newTurns(bodiesOfKey), reads: newTurns(readsOfKey), clients: newTurns(1),
 		large: make(chan struct{}, largeBodies), checks: make(chan struct{}, checkedOnce),
 		counts: make(chan struct{}, countsAtOnce), counting: newTurns(countsOfClient),

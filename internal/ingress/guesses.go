@@ -25,7 +25,7 @@ const (
 	maxNetworks = 4096
 )
 
-// Guesses counts failed logins by network. Only failures are counted: a caller with a valid token
+// Guesses counts failed logins by network, or other guesses, such as of paths. Only failures are counted: a caller with a valid token
 // is never slowed down, no matter what others at the same address do.
 type Guesses struct {
 	burst int

@@ -36,6 +36,8 @@ type Config struct {
 	Proxies  ingress.Proxies
 	Proxy    *url.URL
 	Roots    *x509.CertPool // authorities of receivers' certificates; nil: the system's
+
+	Rereads *Rereads // has files read again at once; nil: only every few seconds
 }
 
 // StoreConfig is the checked settings of the store and of the log.

@@ -2,11 +2,16 @@ package settings
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/audatex-relay/relay/internal/access"
 )
@@ -67,4 +72,37 @@ func TestAdministratorsFilesAreReadAgain(t *testing.T) {
 	if !strings.Contains(log.String(), "added=[ops-2] removed=[night]") || strings.Contains(log.String(), "token-of") || strings.Contains(log.String(), "token-without") {
 		t.Errorf("log: %s", log.String())
 	}
+}
+
+// A file is read again at once when that is asked for, by everybody who follows one.
+func TestRereads(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var rereads Rereads
+		ctx, cancel := context.WithCancel(t.Context())
+		var following sync.WaitGroup
+		var reads [2]atomic.Int32
+		for i := range reads {
+			following.Go(func() {
+				Follow(ctx, slog.New(slog.DiscardHandler), &rereads, "a file", func() (int, error) { return 0, nil }, func(int) { reads[i].Add(1) })
+			})
+		}
+		synctest.Wait()
+		rereads.Now()
+		synctest.Wait()
+		read := func(times int32) {
+			t.Helper()
+			for i := range reads {
+				if n := reads[i].Load(); n != times {
+					t.Errorf("file %d was read %d times, want %d", i, n, times)
+				}
+			}
+		}
+		read(1)
+		time.Sleep(followEvery)
+		synctest.Wait()
+		read(2)
+		cancel()
+		following.Wait()
+	})
 }
