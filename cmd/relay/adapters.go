@@ -132,6 +132,15 @@ func (c callbacks) Status(ctx context.Context, ids []string) map[string]httpapi.
 	return owners.Gather[httpapi.Status](ctx, c.owners, askStatus, ids, relay.ShardOf)
 }
 
+// health returns the health of callbacks whose owners answer.
+func (c callbacks) health(ctx context.Context, ids []string) map[string]string {
+	all := map[string]string{}
+	for id, status := range c.Status(ctx, ids) {
+		all[id] = string(status.Health)
+	}
+	return all
+}
+
 // RetryDelivery has the owner make a delivery that waits due now.
 func (c callbacks) RetryDelivery(ctx context.Context, cb relay.Callback, seq uint64, order string) (w httpapi.Waiting, err error) {
 	err = c.owners.Ask(ctx, relay.ShardOf(cb.ID), askRetry, waiting{cb.ID, cb.Generation, seq, order}, &w)

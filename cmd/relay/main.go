@@ -5,6 +5,7 @@
 //	relay sandbox   the vendor's double, to develop against
 //	relay demo      both, with a receiver that verifies, and orders moving through
 //	relay keys      a fresh keyset for RELAY_ENCRYPTION_KEYS
+//	relay doctor    what is wrong with a relay, and how to mend it
 //	relay topology  the streams and buckets in NATS: check, apply
 //	relay backup    everything that is stored, into a directory
 //	relay restore   and back
@@ -47,6 +48,7 @@ type commands struct {
 	Demo    demoCommand    `cmd:"" help:"Watch orders move from the vendor's queue to a verified callback."`
 	Keys    keysCommand    `cmd:"" help:"Print a fresh keyset for RELAY_ENCRYPTION_KEYS."`
 
+	Doctor   doctorCommand   `cmd:"" help:"Say what is wrong with a relay, and how to mend it."`
 	Topology topologyCommand `cmd:"" help:"Look at the streams and buckets in NATS, or bring them up to date."`
 	Backup   backupCommand   `cmd:"" help:"Put everything that is stored into a directory."`
 	Restore  restoreCommand  `cmd:"" help:"Put a backup back into an empty store."`

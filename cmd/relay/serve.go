@@ -18,6 +18,7 @@ import (
 	"github.com/audatex-relay/relay/internal/consent"
 	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/dispatcher"
+	"github.com/audatex-relay/relay/internal/doctor"
 	"github.com/audatex-relay/relay/internal/group"
 	"github.com/audatex-relay/relay/internal/httpapi"
 	"github.com/audatex-relay/relay/internal/ingress"
@@ -234,10 +235,17 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	asking.Handle(answers(polling, reconciling, resolving, dispatching, tokens))
 
 	// What is served.
+	examining := doctor.New(doctor.Config{
+		Store: s, Conn: nc, Embedded: embedded, DataDir: c.DataDir, Sender: sending, Version: buildVersion(), Replica: replicaName(),
+		Started:     append(examineListen(c.Listen), examineLimits(parts)...),
+		VendorHosts: vendorHosts(c), Rate: c.AudatexRate, Interval: c.PollInterval.D(),
+		VendorTurn: func(ctx context.Context) error { return budget.Wait(ctx, audatex.PriorityPoll, "") },
+		Encryption: resealing.Status, Health: callbacks{dispatching, delivering, asking}.health,
+	})
 	apis, err = httpapi.New(httpapi.Config{
 		Store: s, Keys: keys, Admins: admins, PublicURL: c.PublicURL, SchemaURL: schemaBase(c, api.Addr()), CallbackNets: c.Allow,
 		Restored: mark.Restored, Encryption: resealing.Status, Proxies: c.Proxies, Waiting: parts.Waiting, Ingress: doors,
-		UserAgent:  userAgent,
+		UserAgent: userAgent, Doctor: examining,
 		Dispatcher: callbacks{dispatching, delivering, asking}, Replays: replaying, Poller: pollers{asking}, Reconciler: reconcilers{asking},
 		Resolver: notifications{resolving, vendor},
 		Vendor:   vendor, Consents: consents, Ready: front.Ready, Log: log, Metrics: registry,

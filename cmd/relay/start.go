@@ -77,7 +77,7 @@ func (s start) join(
 	}); err != nil {
 		return nil, nil, err
 	}
-	replica, _ := os.Hostname() // a name for people and for the share; a nonce distinguishes replicas
+	replica := replicaName()
 	err = s.step(ctx, "the other replicas cannot be joined", func() (err error) {
 		if member == nil {
 			member, err = shard.Join(ctx, shard.Config{
@@ -90,6 +90,12 @@ func (s start) join(
 		return err
 	})
 	return member, formats, err
+}
+
+// replicaName is a name for people and for the share; a nonce distinguishes replicas.
+func replicaName() string {
+	name, _ := os.Hostname()
+	return name
 }
 
 // live returns how many replicas there are, and what the vendor has asked of any of them.

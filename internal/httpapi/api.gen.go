@@ -781,6 +781,22 @@ type Certificate struct {
 	Subject   string    `json:"subject"`
 }
 
+// Check defines model for Check.
+type Check struct {
+	// Area `settings`, `relay`, `storage`, `nats`, `keys`, `replicas`, `vendor`, or `connections` and `callbacks`, which users and receivers mend.
+	Area    string `json:"area"`
+	Finding string `json:"finding"`
+
+	// Remedy What to do about trouble.
+	Remedy string `json:"remedy,omitempty,omitzero"`
+
+	// State `ok`, `trouble`, or `unchecked`: it could not be looked at, or was left out.
+	State string `json:"state"`
+
+	// Subject What it is about: an id, a stream, a host.
+	Subject string `json:"subject,omitempty,omitzero"`
+}
+
 // ClientInfo defines model for ClientInfo.
 type ClientInfo struct {
 	AllSites    bool      `json:"allSites"`
@@ -1159,6 +1175,20 @@ type EventPage struct {
 
 	// Next Pass it as `after` to go on. It is always there.
 	Next string `json:"next"`
+}
+
+// Examination defines model for Examination.
+type Examination struct {
+	At time.Time `json:"at"`
+
+	// Checks By area, trouble first; at most 101 of one area.
+	Checks []Check `json:"checks"`
+
+	// Replica The name of the replica that answers.
+	Replica string `json:"replica"`
+
+	// Version Of the relay that answers.
+	Version string `json:"version"`
 }
 
 // FieldError defines model for FieldError.
@@ -3005,6 +3035,12 @@ func (a *API) serveListAllDeliveries(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
+func (a *API) serveExamine(w http.ResponseWriter, r *http.Request) {
+	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
+		return a.examine(ctx, c)
+	})
+}
+
 func (a *API) serveGetEncryptionKeys(w http.ResponseWriter, r *http.Request) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
 		return a.getEncryptionKeys(ctx, c)
@@ -3293,6 +3329,7 @@ func (a *API) routes(r chi.Router) {
 	r.Get("/v1/unresolved/{unresolvedId}", a.serveGetUnresolved)
 	r.Post("/v1/unresolved/{unresolvedId}/retry", a.serveRetryUnresolved)
 	r.Get("/v1/encryption-keys", a.serveGetEncryptionKeys)
+	r.Get("/v1/doctor", a.serveExamine)
 	r.Get("/livez", a.serveLivez)
 	r.Get("/readyz", a.serveReadyz)
 	r.Get("/", a.serveStart)

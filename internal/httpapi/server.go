@@ -125,6 +125,7 @@ type Config struct {
 	Restored time.Time
 	// Encryption returns the keys that encrypt the secrets in the store.
 	Encryption func() store.KeyStatus
+	Doctor     Doctor
 	Dispatcher Dispatcher
 	Replays    Replays
 	Poller     Poller

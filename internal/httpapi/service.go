@@ -3,12 +3,14 @@ package httpapi
 import (
 	"bytes"
 	"context"
+	"errors"
 	"html/template"
 	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/apidocs"
+	"github.com/audatex-relay/relay/internal/doctor"
 )
 
 // readyTimeout limits the read of the store for readiness.
@@ -107,6 +109,23 @@ var problemPage = template.Must(template.New("problem").Parse(`<!doctype html>
 </body>
 </html>
 `))
+
+// Doctor examines the relay. Its error is doctor.ErrBusy, or that of ctx.
+type Doctor interface {
+	Examine(ctx context.Context) (doctor.Report, error)
+}
+
+// examine implements GET /v1/doctor.
+func (a *API) examine(ctx context.Context, _ caller) (reply, error) {
+	r, err := a.c.Doctor.Examine(ctx)
+	switch {
+	case errors.Is(err, doctor.ErrBusy):
+		return reply{}, &problem{kind: kindTooMany, detail: "Another examination is under way.", retryAfter: 10 * time.Second}
+	case err != nil:
+		return reply{}, err
+	}
+	return reply{body: r}, nil
+}
 
 // getEncryptionKeys implements GET /v1/encryption-keys.
 func (a *API) getEncryptionKeys(_ context.Context, _ caller) (reply, error) {

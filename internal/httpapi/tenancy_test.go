@@ -30,7 +30,7 @@ const (
 var expectations = map[string]expectation{
 	"livez": public, "readyz": public, "openapi": public, "openapiJson": public,
 	"asyncapi": public, "start": public, "docs": public, "docsEvent": public, "docsStyle": public, "schema": public, "problemPage": public,
-	"getEncryptionKeys": adminOnly, "listConnections": adminOnly, "getConnection": adminOnly, "putConnection": adminOnly,
+	"getEncryptionKeys": adminOnly, "examine": adminOnly, "listConnections": adminOnly, "getConnection": adminOnly, "putConnection": adminOnly,
 	"patchConnection": adminOnly, "deleteConnection": adminOnly,
 	"pollConnection": adminOnly, "reconcileConnection": adminOnly, "listClients": adminOnly, "getClient": adminOnly,
 	"putClient": adminOnly, "deleteClient": adminOnly, "listKeys": ownManage,

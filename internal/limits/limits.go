@@ -142,12 +142,15 @@ func divide(n Needs, descriptors int, memory int64) (Shares, error) {
 	return r, nil
 }
 
+// Few reports whether there are so few descriptors that receivers that hang slow down others.
+func (r Shares) Few() bool { return r.Descriptors < fewDescriptors }
+
 // Log logs what there is, and warns of a limit that is low.
 func (r Shares) Log(log *slog.Logger) {
 	log.Info("descriptors and memory are divided", "open_files_limit", r.Descriptors, "memory_limit_mib", r.Memory>>20,
 		"api_connections", r.API.Total, "attempts", r.Attempts, "receiver_connections", r.ReceiverConnections,
 		"subscriber_connections", r.Subscribers, "vendor_connections", r.Vendor)
-	if r.Descriptors < fewDescriptors {
+	if r.Few() {
 		log.Warn("the limit of open files is low: receivers that hang leave others few attempts. Raise it with `ulimit -n`, LimitNOFILE= of systemd, "+
 			"or the container's ulimits", "open_files_limit", r.Descriptors, "attempts", r.Attempts, "wanted", fewDescriptors)
 	}

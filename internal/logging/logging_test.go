@@ -52,7 +52,7 @@ func TestAFloodIsSampled(t *testing.T) {
 		}
 		loud.Error("the cursor cannot be used")
 		loud.Info("the receiver answers again")
-		time.Sleep(window + time.Second)
+		time.Sleep(window + time.Second) //nolint:forbidigo // virtual time
 		for i := range 100 {
 			loud.Warn("a delivery has failed for good", "order", fmt.Sprint("later-", i))
 		}
@@ -80,7 +80,7 @@ func TestAnOrderDoesNotUseUpItsOwnersLines(t *testing.T) {
 		for i := range 10 {
 			log.Warn("order cannot be read yet", "connection", "leeds", "site", "leeds", "order", fmt.Sprint("good-", i))
 		}
-		time.Sleep(window + time.Second)
+		time.Sleep(window + time.Second) //nolint:forbidigo // virtual time
 		all := entries(t, &out)
 		if written, events := total(all, "order", "bad"); written != linesOfOrder+1 || events != 500 {
 			t.Errorf("of the order %d lines stand for %d", written, events)
@@ -90,7 +90,7 @@ func TestAnOrderDoesNotUseUpItsOwnersLines(t *testing.T) {
 				t.Errorf("of order good-%d there are %d lines", i, written)
 			}
 		}
-		time.Sleep(3 * window)
+		time.Sleep(3 * window) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		if len(log.table.lines) != 0 {
 			t.Errorf("%d subjects are remembered though all is quiet", len(log.table.lines))

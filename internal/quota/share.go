@@ -122,7 +122,15 @@ func WarnOfDemand(ctx context.Context, s *store.Store, rate int, interval time.D
 	if err != nil {
 		return // the poller meets the same trouble and reports it
 	}
-	polls, refreshes := 0.0, 0.0
+	polls, refreshes := Demand(connections, interval)
+	if polls+refreshes > float64(rate) {
+		log.Warn("polling alone needs more requests than RELAY_AUDATEX_RATE allows; polls will come late. Agree on a higher rate with the vendor, or raise RELAY_POLL_INTERVAL",
+			"connections", len(connections), "polls_per_minute", polls, "refreshes_per_minute", refreshes, "rate", rate)
+	}
+}
+
+// Demand returns how many requests a minute ordinary polls of connections need, and the refreshes of their tokens.
+func Demand(connections []store.Entry[relay.Connection], interval time.Duration) (polls, refreshes float64) {
 	for _, e := range connections {
 		every := interval
 		if e.Value.PollIntervalSeconds > 0 {
@@ -133,10 +141,7 @@ func WarnOfDemand(ctx context.Context, s *store.Store, rate int, interval time.D
 			refreshes += float64(time.Minute) / float64(max(every, tokenRefresh))
 		}
 	}
-	if polls+refreshes > float64(rate) {
-		log.Warn("polling alone needs more requests than RELAY_AUDATEX_RATE allows; polls will come late. Agree on a higher rate with the vendor, or raise RELAY_POLL_INTERVAL",
-			"connections", len(connections), "polls_per_minute", polls, "refreshes_per_minute", refreshes, "rate", rate)
-	}
+	return polls, refreshes
 }
 
 // throttleAgain is the wait before what could not be stored is tried again.

@@ -99,7 +99,7 @@ func TestRereads(t *testing.T) {
 			}
 		}
 		read(1)
-		time.Sleep(followEvery)
+		time.Sleep(followEvery) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		read(2)
 		cancel()

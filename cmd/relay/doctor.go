@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/doctor"
+	"github.com/audatex-relay/relay/internal/limits"
+	"github.com/audatex-relay/relay/internal/settings"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+type doctorCommand struct {
+	settings.Serve
+	URL       string `name:"url" placeholder:"http://127.0.0.1:8080" help:"Where the running relay's API is; by default this machine, at the port of RELAY_HTTP_ADDR."`
+	JSON      bool   `name:"json" help:"Print the report as JSON."`
+	Operators bool   `help:"Exit with 0 if only users and receivers have something to mend: consents and callbacks."`
+}
+
+// Help describes how it examines.
+func (doctorCommand) Help() string {
+	return "Give it the settings of the relay. It asks the running relay by its API, with the administrator's token; if none answers, it " +
+		"says so and checks what can be seen from the settings. It changes nothing. Exit code 1 if anything is wrong."
+}
+
+// errSick reports that the report above it has something to mend.
+var errSick = errors.New("something must be mended, see above")
+
+// Run prints what is wrong with a relay, and how to mend it.
+func (c *doctorCommand) Run(p program) error {
+	r := doctor.Report{At: time.Now().UTC(), Version: buildVersion()}
+	for _, u := range p.unknown {
+		r.Add(doctor.Wrong(doctor.Settings, u.Name, "it is no setting of the relay and has no effect", "correct its name; near is "+u.Nearest))
+	}
+	checked, err := c.Check()
+	if err != nil {
+		r.Add(doctor.Wrong(doctor.Settings, "", err.Error(), "correct it: a relay does not start with it"))
+	} else {
+		r.Add(doctor.Fine(doctor.Settings, "", "they can be used"))
+	}
+	admins, tokenErr := c.ReadAdmins()
+	switch address, wrong := c.address(); {
+	case wrong != nil:
+		return wrong
+	case tokenErr != nil || len(admins) == 0:
+		r.Add(doctor.Unknown(doctor.Relay, address, "it is not asked, as there is no admin token in the settings"))
+	default:
+		asked, failed := doctor.Ask(p.ctx, address, admins[0].Token)
+		if why, ok := errors.AsType[*doctor.AskError](failed); ok {
+			r.Add(doctor.Wrong(doctor.Relay, "", why.Finding, why.Remedy))
+		} else {
+			r.At, r.Version, r.Replica = asked.At, asked.Version, asked.Replica
+			r.Add(asked.Checks...)
+			return c.report(p, r)
+		}
+	}
+	if err == nil {
+		c.alone(p, checked, &r)
+	}
+	r.Add(doctor.Unknown(doctor.Connections, "", "only a running relay knows"), doctor.Unknown(doctor.Callbacks, "", "only a running relay knows"))
+	return c.report(p, r)
+}
+
+func (c *doctorCommand) report(p program, r doctor.Report) error {
+	r.Finish()
+	write := r.Write
+	if c.JSON {
+		write = r.WriteJSON
+	}
+	if err := write(p.stdout); err != nil {
+		return err
+	}
+	if r.Sick(c.Operators) {
+		return errSick
+	}
+	return nil
+}
+
+// address returns where the relay's API is.
+func (c *doctorCommand) address() (string, error) {
+	if c.URL != "" {
+		u, err := url.Parse(c.URL)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Path != "" && u.Path != "/" {
+			return "", settings.Wrong("--url", "must be http:// or https:// with a host, and nothing behind it")
+		}
+		return u.Scheme + "://" + u.Host, nil
+	}
+	host, port, err := net.SplitHostPort(c.HTTPAddr)
+	if err != nil {
+		return "", settings.Wrong("RELAY_HTTP_ADDR", "is not host:port; give the relay's address with --url")
+	}
+	if addr, err := netip.ParseAddr(host); host == "" || err == nil && addr.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port), nil
+}
+
+// alone checks what can be seen without a running relay.
+func (c *doctorCommand) alone(p program, checked settings.Config, r *doctor.Report) {
+	r.Add(examineListen(checked.Listen)...)
+	parts, err := limits.Divide(limits.Needs{
+		Embedded: checked.NATSURL == "", Subscribers: checked.NATSListen != "", VendorRate: checked.AudatexRate,
+		VendorTimeout: checked.AudatexTimeout.D(), Proxies: checked.Proxies,
+	})
+	if err != nil {
+		r.Add(doctor.Wrong(doctor.Settings, "RLIMIT_NOFILE", err.Error(), "raise the limit"))
+	} else {
+		r.Add(examineLimits(parts)...)
+	}
+	if checked.NATSURL == "" {
+		r.Add(examineDirectory(checked)...)
+	} else {
+		r.Add(c.cluster(p)...)
+	}
+	for _, host := range vendorHosts(checked) {
+		r.Add(doctor.ReachVendor(p.ctx, host)...)
+	}
+}
+
+// cluster looks at the streams in the cluster of the settings.
+func (c *doctorCommand) cluster(p program) []doctor.Check {
+	ctx, cancel := context.WithTimeout(p.ctx, toolPatience)
+	defer cancel()
+	p.ctx = ctx
+	quiet := p
+	quiet.unknown = nil
+	given := settings.Tool{Store: c.Store, Log: c.Log}
+	given.LogLevel = "error" // the report says what is wrong
+	t, err := openTool(quiet, given, false)
+	if err != nil {
+		return []doctor.Check{doctor.Wrong(doctor.NATS, "", err.Error(), "look at the NATS servers, and at RELAY_NATS_URL and its login")}
+	}
+	defer t.close()
+	return doctor.Streams(ctx, t.topo, t.js)
+}
+
+// examineDirectory looks at the directory of the embedded store, without opening what is in it.
+func examineDirectory(c settings.Config) []doctor.Check {
+	info, err := os.Stat(c.DataDir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return []doctor.Check{doctor.Fine(doctor.Storage, "", fmt.Sprintf("%s does not exist yet; the first start makes it", c.DataDir))}
+	case err != nil || !info.IsDir():
+		return []doctor.Check{doctor.Wrong(doctor.Storage, "", c.DataDir+" is not a directory that can be read", "correct RELAY_DATA_DIR")}
+	}
+	checks := []doctor.Check{doctor.DiskRoom(c.DataDir)}
+	const write, execute = 2, 1 // of access(2)
+	if err := syscall.Access(c.DataDir, write|execute); err != nil {
+		checks = append(checks, doctor.Wrong(doctor.Storage, "", fmt.Sprintf("%s cannot be written: %v", c.DataDir, err), "give it to the user that the relay runs as"))
+	}
+	if lock, err := os.Open(filepath.Join(c.DataDir, "lock")); err == nil {
+		defer func() { _ = lock.Close() }()
+		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
+			checks = append(checks, doctor.Wrong(doctor.Storage, "", "a relay runs on "+c.DataDir+", and was not reached",
+				"give its address with --url; if it does not answer there either, look at its log"))
+		}
+	}
+	_, noKeys := os.Stat(filepath.Join(c.DataDir, store.KeyFile))
+	_, noStore := os.Stat(filepath.Join(c.DataDir, "nats"))
+	if noStore == nil && len(c.Keyset) == 0 && noKeys != nil {
+		checks = append(checks, doctor.Wrong(doctor.Keys, "", "there is a store, and no keys for it", "put the key file back, or set RELAY_ENCRYPTION_KEYS"))
+	}
+	return checks
+}
+
+// vendorHosts returns the addresses of the vendor that the relay calls, one of each host.
+func vendorHosts(c settings.Config) []string {
+	hosts := []string{c.AudatexBaseURL}
+	a, errA := url.Parse(c.AudatexBaseURL)
+	b, errB := url.Parse(c.AudatexTokenURL)
+	if errA == nil && errB == nil && (a.Host != b.Host || a.Scheme != b.Scheme) {
+		hosts = append(hosts, c.AudatexTokenURL)
+	}
+	return hosts
+}
+
+// examineListen looks for keys that would cross a network in the clear.
+func examineListen(c settings.Listen) []doctor.Check {
+	if !inTheClear(c) {
+		return nil
+	}
+	return []doctor.Check{doctor.Wrong(doctor.Settings, "RELAY_NATS_LISTEN", "subscribers from beyond this machine are served without TLS",
+		"set RELAY_NATS_LISTEN_CERT and RELAY_NATS_LISTEN_KEY, or listen on 127.0.0.1 behind something that does TLS")}
+}
+
+// examineLimits looks whether there are enough file descriptors.
+func examineLimits(parts limits.Shares) []doctor.Check {
+	if !parts.Few() {
+		return nil
+	}
+	return []doctor.Check{doctor.Wrong(doctor.Settings, "RLIMIT_NOFILE", fmt.Sprintf("the limit of open files is low (%d): receivers that hang leave others few attempts", parts.Descriptors),
+		"raise it with `ulimit -n`, LimitNOFILE= of systemd, or the container's ulimits")}
+}

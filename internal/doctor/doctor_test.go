@@ -1,0 +1,287 @@
+package doctor
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/natstest"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/sender"
+	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/internal/topology"
+)
+
+func TestMain(m *testing.M) {
+	natstest.Waiting(4)
+	os.Exit(m.Run())
+}
+
+// world is a store with what a healthy relay has in it, and everything around it.
+type world struct {
+	t      *testing.T
+	store  *store.Store
+	vendor *httptest.Server
+	roots  *x509.CertPool
+	date   func() string // what the vendor says
+	keys   store.KeyStatus
+	health map[string]string
+	config Config
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	raw, err := store.NewKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealer, err := store.NewSealer(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	nc := natstest.StartIn(t, dir)
+	s, err := store.Open(t.Context(), store.Config{
+		Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Sealer: sealer, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{
+		t: t, store: s, roots: x509.NewCertPool(), health: map[string]string{},
+		keys: store.KeyStatus{CheckedAt: time.Now(), Writing: 7, Keys: []store.KeyUse{{ID: 7, Given: true, Secrets: 3}}},
+		date: func() string { return time.Now().UTC().Format(http.TimeFormat) },
+	}
+	w.vendor = httptest.NewServer(http.HandlerFunc(func(a http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "" {
+			t.Error("the vendor's host was asked with a token")
+		}
+		a.Header().Set("Date", w.date())
+		a.WriteHeader(http.StatusNotFound)
+	}))
+	t.Cleanup(w.vendor.Close)
+	for n := range relay.Shards {
+		w.put(s.Owners.Set(t.Context(), store.LeaseKey(n), store.Owner{Lease: &store.Lease{Replica: "a", Nonce: "b", Epoch: 1}}))
+	}
+	w.put(s.Owners.Set(t.Context(), store.MemberKey("a", "b"), store.Owner{Member: &store.Member{Replica: "a", Nonce: "b"}}))
+	w.config = Config{
+		Store: s, Conn: nc, Embedded: true, DataDir: dir, VendorHosts: []string{w.vendor.URL}, Rate: 100, Interval: time.Minute,
+		VendorTurn: func(context.Context) error { return nil }, Encryption: func() store.KeyStatus { return w.keys },
+		Health: func(context.Context, []string) map[string]string { return w.health },
+	}
+	return w
+}
+
+func (w *world) put(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// connect makes a connection with a good token.
+func (w *world) connect(id string, change func(*relay.Connection, *relay.TokenRecord, *relay.Poll)) {
+	w.t.Helper()
+	c := relay.Connection{ID: id, Generation: "g", Site: id, Level: relay.LevelSite}
+	token := relay.TokenRecord{RefreshToken: relay.NewSecret("a-refresh-token"), Generation: "g"}
+	poll := relay.Poll{Generation: "g", Outcome: &relay.PollOutcome{At: time.Now()}}
+	change(&c, &token, &poll)
+	w.put(w.store.Connections.Set(w.t.Context(), id, c))
+	_, err := w.store.Tokens.SaveToken(w.t.Context(), id, token, 0)
+	w.put(err)
+	w.put(w.store.Polls.Set(w.t.Context(), id, poll))
+}
+
+// callback registers a callback.
+func (w *world) callback(id, address string, disabled *relay.Disabled) {
+	w.t.Helper()
+	cb := relay.Callback{ID: id, Client: "acme", Generation: "g", Disabled: disabled}
+	cb.SetURL(address)
+	w.put(w.store.Callbacks.Set(w.t.Context(), id, cb))
+}
+
+// receiver serves TLS with a certificate that ends at a time.
+func (w *world) receiver(ends time.Time) string {
+	w.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	w.put(err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: ends.Add(-365 * 24 * time.Hour), NotAfter: ends, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	w.put(err)
+	certificate, err := x509.ParseCertificate(der)
+	w.put(err)
+	w.roots.AddCert(certificate)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { w.t.Error("a request was sent") }))
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	server.StartTLS()
+	w.t.Cleanup(server.Close)
+	return server.URL
+}
+
+// examine returns the report's troubles, one on each line.
+func (w *world) examine() (troubles string, r Report) {
+	w.t.Helper()
+	w.config.Sender = sender.New(sender.Config{AllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, RootCAs: w.roots})
+	defer w.config.Sender.Close()
+	r, err := New(w.config).Examine(w.t.Context())
+	w.put(err)
+	var b strings.Builder
+	for _, c := range r.Checks {
+		if c.State == Trouble {
+			fmt.Fprintf(&b, "%s %s: %s\n", c.Area, c.Subject, c.Finding)
+			if c.Remedy == "" {
+				w.t.Errorf("no remedy: %+v", c)
+			}
+		}
+		for _, secret := range []string{"a-refresh-token", "s3cr3t"} {
+			if strings.Contains(fmt.Sprint(c), secret) {
+				w.t.Errorf("a secret is shown: %+v", c)
+			}
+		}
+	}
+	return b.String(), r
+}
+
+// TestAWellRelay has nothing to mend, and every area was looked at.
+func TestAWellRelay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.connect("leeds", func(*relay.Connection, *relay.TokenRecord, *relay.Poll) {})
+	w.callback("a", w.receiver(time.Now().Add(90*24*time.Hour))+"/hooks/s3cr3t", nil)
+	troubles, r := w.examine()
+	if troubles != "" {
+		t.Errorf("%s", troubles)
+	}
+	seen := map[Area]bool{}
+	for _, c := range r.Checks {
+		seen[c.Area] = true
+		if c.State == Unchecked {
+			t.Errorf("%+v", c)
+		}
+	}
+	for _, area := range areas[1:] {
+		if !seen[area] {
+			t.Errorf("%s was not looked at", area)
+		}
+	}
+}
+
+// TestEveryFaultIsFound does one thing after another to a relay. Each is found, and nothing else.
+func TestEveryFaultIsFound(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for name, row := range map[string]struct {
+		fault func(*world)
+		want  string
+	}{
+		"the vendor's clock": {func(w *world) {
+			w.date = func() string { return time.Now().Add(10 * time.Minute).UTC().Format(http.TimeFormat) }
+		}, "vendor clock: this machine's clock and that of"},
+		"the vendor is away": {func(w *world) { w.vendor.Close() }, "vendor 127.0.0.1:"},
+		"a key is missing":   {func(w *world) { w.keys.Keys = append(w.keys.Keys, store.KeyUse{ID: 9, Secrets: 2}) }, "keys key 9: 2 secrets are encrypted with a key that is not given"},
+		"a shard without an owner": {func(w *world) {
+			_, revision, err := w.store.Owners.Get(w.t.Context(), store.LeaseKey(3))
+			w.put(err)
+			w.put(w.store.Owners.Delete(w.t.Context(), store.LeaseKey(3), revision))
+		}, "replicas : 1 shard has no owner"},
+		"a stream was changed": {func(w *world) {
+			stream, err := w.store.JetStream().Stream(w.t.Context(), "relay_events")
+			w.put(err)
+			c := stream.CachedInfo().Config
+			c.Duplicates = time.Minute / 2
+			_, err = w.store.JetStream().UpdateStream(w.t.Context(), c)
+			w.put(err)
+		}, "nats relay_events: it is differs; duplicate_window is 30s"},
+		"a stream is full": {func(w *world) {
+			stream, err := w.store.JetStream().Stream(w.t.Context(), "relay_audit")
+			w.put(err)
+			c := stream.CachedInfo().Config
+			c.MaxBytes = 1000
+			_, err = w.store.JetStream().UpdateStream(w.t.Context(), c)
+			w.put(err)
+			_, err = w.store.JetStream().Publish(w.t.Context(), strings.ReplaceAll(strings.ReplaceAll(c.Subjects[0], "*", "x"), ">", "x"), make([]byte, 900))
+			w.put(err)
+		}, "storage relay_audit: "},
+		"no disk": {func(w *world) {
+			w.config.DataDir += "/gone"
+			w.config.Started = []Check{Wrong(Settings, "X", "bad", "mend")}
+		}, "settings X: bad"},
+		"the rate": {func(w *world) { w.config.Rate = 1 }, "settings RELAY_AUDATEX_RATE: polling alone needs 1 requests a minute, and it allows 1"},
+		"no consent": {func(w *world) {
+			w.connect("york", func(_ *relay.Connection, k *relay.TokenRecord, _ *relay.Poll) {
+				k.ConsentRequiredSince, k.Reason = &now, "invalid_grant"
+			})
+		}, "connections york: it needs a consent since"},
+		"no token": {func(w *world) {
+			w.connect("york", func(_ *relay.Connection, k *relay.TokenRecord, _ *relay.Poll) { k.Generation = "former" })
+		}, "connections york: nobody has consented yet"},
+		"polls fail": {func(w *world) {
+			w.connect("york", func(_ *relay.Connection, _ *relay.TokenRecord, p *relay.Poll) {
+				p.FailingSince, p.Outcome.Error = &now, "HTTP 500"
+			})
+		}, "connections york: its polls fail since"},
+		"disabled":                     {func(w *world) { w.callback("b", "https://gone.invalid/x", &relay.Disabled{Reason: "gone", At: now}) }, "callbacks b: it is disabled since"},
+		"failing":                      {func(w *world) { w.health["a"] = "failing" }, "callbacks a: its attempts fail"},
+		"no name":                      {func(w *world) { w.callback("b", "https://no-such-host.invalid/s3cr3t", nil) }, "callbacks https://no-such-host.invalid: the receiver of b cannot be reached"},
+		"no listener":                  {func(w *world) { w.callback("b", "http://127.0.0.1:1/s3cr3t", nil) }, "connection refused"},
+		"a forbidden address":          {func(w *world) { w.callback("b", "https://10.1.2.3/s3cr3t", nil) }, "callbacks may not reach a private address"},
+		"an expired certificate":       {func(w *world) { w.callback("b", w.receiver(now.Add(-time.Hour))+"/s3cr3t", nil) }, "the certificate has expired"},
+		"a certificate that ends soon": {func(w *world) { w.callback("b", w.receiver(now.Add(10*24*time.Hour))+"/s3cr3t", nil) }, "the certificate of the receiver of b ends at"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.connect("leeds", func(*relay.Connection, *relay.TokenRecord, *relay.Poll) {})
+			w.callback("a", w.receiver(now.Add(90*24*time.Hour))+"/hooks/s3cr3t", nil)
+			row.fault(w)
+			if troubles, _ := w.examine(); strings.Count(troubles, "\n") != 1 || !strings.Contains(troubles, row.want) {
+				t.Errorf("got %q, want one with %q", troubles, row.want)
+			}
+		})
+	}
+}
+
+// TestOneExaminationAtATime has a vendor that hangs: the second caller is refused, and the first gets a report without
+// the vendor when its caller's time ends.
+func TestOneExaminationAtATime(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	began := make(chan struct{})
+	w.config.VendorTurn = func(ctx context.Context) error { close(began); <-ctx.Done(); return ctx.Err() }
+	w.config.Sender = sender.New(sender.Config{})
+	t.Cleanup(w.config.Sender.Close)
+	d := New(w.config)
+	ctx, cancel := context.WithCancel(t.Context())
+	first := make(chan error, 1)
+	go func() {
+		_, err := d.Examine(ctx)
+		first <- err
+	}()
+	<-began
+	if _, err := d.Examine(t.Context()); !errors.Is(err, ErrBusy) {
+		t.Errorf("the second: %v", err)
+	}
+	cancel()
+	if err := <-first; !errors.Is(err, context.Canceled) {
+		t.Errorf("the first, whose caller has gone: %v", err)
+	}
+}

@@ -1,0 +1,199 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	"github.com/audatex-relay/relay/internal/quota"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/sender"
+	"github.com/audatex-relay/relay/internal/store"
+)
+
+// The limits of an examination.
+const (
+	together     = 8   // receivers that are reached, or tokens that are read, at once
+	mostHosts    = 200 // receivers that are reached
+	certificates = 30 * 24 * time.Hour
+)
+
+// connections looks for those that need a consent, or whose polls fail.
+func (d *Doctor) connections(ctx context.Context) []Check {
+	all, err := d.c.Store.Connections.All(ctx, "", func(string, error) {})
+	if err != nil {
+		return []Check{Unknown(Connections, "", "they cannot be read: %v", err)}
+	}
+	polls, err := d.c.Store.Polls.All(ctx, "", func(string, error) {})
+	if err != nil {
+		return []Check{Unknown(Connections, "", "their polls cannot be read: %v", err)}
+	}
+	var found []Check
+	if polls, refreshes := quota.Demand(all, d.c.Interval); polls+refreshes > float64(d.c.Rate) {
+		found = append(found, Wrong(Settings, "RELAY_AUDATEX_RATE", fmt.Sprintf("polling alone needs %.0f requests a minute, and it allows %d", polls+refreshes, d.c.Rate),
+			"agree on a higher rate with the vendor, or raise RELAY_POLL_INTERVAL"))
+	}
+	last := map[string]relay.Poll{}
+	for _, p := range polls {
+		last[p.Key] = p.Value
+	}
+	var mu sync.Mutex
+	bad := 0
+	left := each(ctx, together, all, func(e store.Entry[relay.Connection]) {
+		c := e.Value
+		token, _, err := d.c.Store.Tokens.Token(ctx, c.ID)
+		poll := last[c.ID]
+		if poll.Generation != c.Generation {
+			poll = relay.Poll{}
+		}
+		check, wrong := connection(c, token, err, poll)
+		mu.Lock()
+		defer mu.Unlock()
+		if wrong {
+			bad++
+			found = append(found, check)
+		}
+	})
+	if left > 0 {
+		found = append(found, Unknown(Connections, "", "%s not looked at: there was no time", plural(left, "was", "were")))
+	}
+	return append(found, ok(Connections, "", "%d of %d have a consent, and are polled or paused", len(all)-left-bad, len(all)))
+}
+
+// connection judges one connection.
+func connection(c relay.Connection, token relay.TokenRecord, err error, poll relay.Poll) (Check, bool) {
+	link := "send its user a link: POST /v1/connections/" + c.ID + "/consent-links"
+	switch {
+	case c.Paused:
+		return Check{}, false
+	case errors.Is(err, relay.ErrNoToken), err == nil && token.Generation != c.Generation:
+		return Wrong(Connections, c.ID, "nobody has consented yet", link), true
+	case err != nil:
+		return Unknown(Connections, c.ID, "its token cannot be read: %v", err), true
+	case token.ConsentRequiredSince != nil:
+		return Wrong(Connections, c.ID, fmt.Sprintf("it needs a consent since %s: %s", token.ConsentRequiredSince.UTC().Format(time.RFC3339),
+			printable(token.Reason)), link), true
+	case token.RefreshToken.Empty():
+		return Wrong(Connections, c.ID, "nobody has consented yet", link), true
+	case poll.FailingSince != nil && poll.Outcome != nil:
+		return Wrong(Connections, c.ID, fmt.Sprintf("its polls fail since %s: %s", poll.FailingSince.UTC().Format(time.RFC3339), printable(poll.Outcome.Error)),
+			"if the vendor's host can be reached, give the correlationId of lastError to the vendor's service desk"), true
+	}
+	return Check{}, false
+}
+
+// callbacks looks for those that fail or are disabled, and reaches every receiver.
+func (d *Doctor) callbacks(ctx context.Context) []Check {
+	all, err := d.c.Store.Sealed.All(ctx, "", func(string, error) {})
+	if err != nil {
+		return []Check{Unknown(Callbacks, "", "they cannot be read: %v", err)}
+	}
+	var found []Check
+	var ids []string
+	hosts := map[string][]string{} // callbacks by where they go
+	for _, e := range all {
+		cb := e.Value
+		switch {
+		case cb.Disabled != nil:
+			found = append(found, Wrong(Callbacks, cb.ID, fmt.Sprintf("it is disabled since %s: %s", cb.Disabled.At.UTC().Format(time.RFC3339), disabled[cb.Disabled.Reason]),
+				"talk to its operator, then POST /v1/callbacks/"+cb.ID+"/resume"))
+			continue
+		case cb.Paused:
+			continue
+		}
+		ids = append(ids, cb.ID)
+		if u, err := url.Parse(cb.ShownURL); err == nil && u.Host != "" {
+			hosts[u.Scheme+"://"+u.Host] = append(hosts[u.Scheme+"://"+u.Host], cb.ID)
+		}
+	}
+	for id, health := range d.c.Health(ctx, ids) {
+		if words, bad := healths[health]; bad {
+			found = append(found, Wrong(Callbacks, id, words, "GET /v1/callbacks/"+id+"/deliveries says what the receiver answers; tell its operator"))
+		}
+	}
+	found = append(found, d.receivers(ctx, hosts)...)
+	if len(found) == 0 {
+		found = append(found, ok(Callbacks, "", "%s, and every receiver can be reached", plural(len(all), "callback", "callbacks")))
+	}
+	return found
+}
+
+var disabled = map[string]string{"gone": "its receiver answered 410", "failing": "every attempt failed for five days"}
+
+var healths = map[string]string{
+	"failing": "its attempts fail, and are tried again", "open": "its receiver fails for several orders, and is only probed",
+	"congested": "more orders wait for it than have a place; nothing is lost",
+}
+
+// receivers connects to every receiver as deliveries do, by TLS where that is asked for, and sends nothing.
+func (d *Doctor) receivers(ctx context.Context, hosts map[string][]string) []Check {
+	addresses := make([]string, 0, len(hosts))
+	for address := range hosts {
+		addresses = append(addresses, address)
+	}
+	slices.Sort(addresses)
+	skipped := max(len(addresses)-mostHosts, 0)
+	var mu sync.Mutex
+	var found []Check
+	skipped += each(ctx, together, addresses[:len(addresses)-skipped], func(address string) {
+		check, wrong := receiver(address, hosts[address], d.c.Sender.Reach(ctx, address))
+		mu.Lock()
+		defer mu.Unlock()
+		if wrong {
+			found = append(found, check)
+		}
+	})
+	if skipped > 0 {
+		found = append(found, Unknown(Callbacks, "", "%s not reached: there are too many, or there was no time", plural(skipped, "receiver was", "receivers were")))
+	}
+	return found
+}
+
+// receiver judges one receiver.
+func receiver(address string, callbacks []string, r sender.Reached) (Check, bool) {
+	shown := callbacks[:min(len(callbacks), 5)]
+	who := strings.Join(shown, ", ")
+	if more := len(callbacks) - len(shown); more > 0 {
+		who += fmt.Sprintf(" and %d more", more)
+	}
+	host := printable(address)
+	switch {
+	case r.Outcome == sender.Cancelled:
+		return Unknown(Callbacks, host, "it was not reached: %s", r.Reason), true
+	case r.Outcome != sender.Success:
+		return Wrong(Callbacks, host, fmt.Sprintf("the receiver of %s cannot be reached: %s", who, r.Reason), reachRemedies[r.Outcome]), true
+	case len(r.Certificates) > 0 && time.Until(r.Certificates[0].NotAfter) < certificates:
+		return Wrong(Callbacks, host, fmt.Sprintf("the certificate of the receiver of %s ends at %s", who, r.Certificates[0].NotAfter.Format(time.RFC3339)),
+			"tell its operator to renew it"), true
+	}
+	return Check{}, false
+}
+
+var reachRemedies = map[sender.Outcome]string{
+	sender.ConnectFailed:  "check the name in DNS and the way there; else tell its operator",
+	sender.Timeout:        "check the way there; else tell its operator",
+	sender.TLSFailed:      "tell its operator; for a certificate of an authority of their own see RELAY_CALLBACK_CA_FILE",
+	sender.AddressRefused: "if callbacks may reach that network, add it to RELAY_CALLBACK_ALLOW_CIDRS; else the callback needs another URL",
+	sender.Invalid:        "give the callback another URL",
+}
+
+// printable takes away what a terminal would not print, and bounds the text: others have chosen some of it.
+func printable(s string) string {
+	const longest = 500
+	s = strings.Map(func(r rune) rune {
+		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	if runes := []rune(s); len(runes) > longest {
+		s = string(runes[:longest]) + "…"
+	}
+	return strings.TrimSpace(s)
+}
