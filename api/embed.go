@@ -28,5 +28,10 @@ var ServedOpenAPI []byte
 //go:embed served/asyncapi.yaml
 var ServedAsyncAPI []byte
 
+// SampleDetails are the details of the example of each type of operational event, by type, as JSON.
+//
+//go:embed served/details.json
+var SampleDetails []byte
+
 // PublicURL stands in served documents for the relay's public address.
 const PublicURL = "https://relay.example.com"

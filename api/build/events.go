@@ -44,27 +44,27 @@ func readEvents(dir string) (eventSchemas, error) {
 // typed returns the components that describe events by their types: Event is one of the others, and
 // its discriminator names the one for each type.
 func (e eventSchemas) typed(types []string) node {
-	components, mapping, choices := object(), object(), list()
-	operational := list()
+	components, mapping, choices, details := object(), object(), list(), object()
 	for _, t := range types {
-		name := operationalEvent
-		if kind, order := strings.CutPrefix(t, "audatex.parts."); order {
-			name = camel(kind) + "Event"
-			schema := e.variant(name, ref(orderData))
-			set(get(schema, "properties"), "type", object("type", "string", "enum", list(text(t))))
-			set(components, name, schema)
-			choices.Content = append(choices.Content, ref(name))
-		} else {
-			operational.Content = append(operational.Content, text(t))
+		kind, order := strings.CutPrefix(t, "audatex.parts.")
+		if !order {
+			kind = strings.TrimPrefix(t, "audatex.relay.")
 		}
+		name, data := camel(kind)+"Event", orderData
+		if !order {
+			data = camel(kind) + "Data"
+			set(details, data, e.operational(kind))
+		}
+		schema := e.variant(name, ref(data))
+		if !order {
+			set(schema, "description", text("A fact about the relay itself, with what to do about it. Only filters that name "+
+				"`audatex.relay.*` get these events."))
+		}
+		set(get(schema, "properties"), "type", object("type", "string", "enum", list(text(t))))
+		set(components, name, schema)
+		choices.Content = append(choices.Content, ref(name))
 		set(mapping, t, text("#/components/schemas/"+name))
 	}
-	schema := e.variant(operationalEvent, ref(operationalData))
-	set(schema, "description", text("A fact about the relay itself, with what to do about it. Only filters that name "+
-		"`audatex.relay.*` get these events."))
-	set(get(schema, "properties"), "type", object("type", "string", "enum", operational))
-	set(components, operationalEvent, schema)
-	choices.Content = append(choices.Content, ref(operationalEvent))
 
 	description := value(get(e[envelope], "description")) + " More types may come: skip those that you do not know."
 	event := object(
@@ -72,14 +72,23 @@ func (e eventSchemas) typed(types []string) node {
 		"oneOf", choices, "discriminator", object("propertyName", "type", "mapping", mapping))
 	all := object(envelope, event)
 	all.Content = append(all.Content, components.Content...)
-	for _, name := range []string{orderData, operationalData} {
-		hoist(all, name, clone(e[name]))
-	}
+	hoist(all, orderData, clone(e[orderData]))
+	members(details, func(name string, schema node) { hoist(all, name, schema) })
 	return all
 }
 
-// operationalEvent is the schema of all operational events, which differ in kind and details only.
-const operationalEvent = "OperationalEvent"
+// operational returns the schema of the data of operational events of a kind: what is the same of all,
+// and the details that $defs has for the kind.
+func (e eventSchemas) operational(kind string) node {
+	properties := clone(get(e[operationalData], "properties"))
+	set(properties, "kind", object("type", "string", "enum", list(text(kind))))
+	required := clone(get(e[operationalData], "required"))
+	if typed := get(e[operationalData], "$defs", camel(kind)+"Details"); typed != nil {
+		set(properties, "details", clone(typed))
+		required.Content = append(required.Content, text("details"))
+	}
+	return object("title", camel(kind)+"Data", "type", "object", "required", required, "properties", properties)
+}
 
 // variant returns the schema of the events whose data is as given.
 func (e eventSchemas) variant(name string, data node) node {
@@ -131,6 +140,11 @@ func (e eventSchemas) selfContained() node {
 	}) {
 		schema := clone(e[name])
 		localRefs(schema)
+		walk(schema, func(n node) {
+			if to := get(n, "$ref"); to != nil && strings.HasPrefix(to.Value, "#/$defs/") {
+				to.Value = "#/components/schemas/" + name + strings.TrimPrefix(to.Value, "#")
+			}
+		})
 		set(all, name, schema)
 	}
 	return all

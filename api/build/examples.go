@@ -8,8 +8,8 @@ import (
 )
 
 // examples are the files of api/examples: of events and problems by their types, and of operations by their ids. An
-// operation's example has its parameters by name under path and query, its request, its answer, and answers that differ
-// from that by their status. A member { $event: type } stands for the event of that type.
+// operation's example has its parameters by name under path and query, its request, others (more requests, by name, each
+// with summary and value), its answer, and answers that differ from that by their status. A member { $event: type } stands for the event of that type.
 type examples struct {
 	operations, events, problems node
 }
@@ -47,6 +47,21 @@ func readExamples(dir string) (examples, error) {
 		}
 	})
 	return all, err
+}
+
+// exampleDetails returns the details of the examples of operational events by their types.
+func exampleDetails(dir string) ([]byte, error) {
+	all, err := readExamples(dir)
+	if err != nil {
+		return nil, err
+	}
+	var lines []string
+	members(all.events, func(typ string, event node) {
+		if details := get(event, "data", "details"); details != nil {
+			lines = append(lines, fmt.Sprintf("  %q: %s", typ, compact(details)))
+		}
+	})
+	return []byte("{\n" + strings.Join(lines, ",\n") + "\n}\n"), nil
 }
 
 // addExamples adds to each operation the examples of its request and its answer, and the call as a
@@ -113,7 +128,14 @@ func request(doc, op, example node) {
 		set(op, "requestBody", in)
 	}
 	members(get(in, "content"), func(_ string, content node) {
-		if get(content, "examples") == nil {
+		others := get(example, "others")
+		switch {
+		case get(content, "examples") != nil:
+		case others != nil: // the first is the one of the command
+			all := object("usual", object("summary", "Usual", "value", clone(body)))
+			members(others, func(name string, of node) { set(all, name, clone(of)) })
+			set(content, "examples", all)
+		default:
 			set(content, "example", clone(body))
 		}
 	})

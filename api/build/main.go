@@ -1,7 +1,7 @@
 // Command build makes the documents that the relay serves: api/served/openapi.yaml from api/openapi.yaml, api/schemas and
-// api/examples, and api/served/asyncapi.yaml from api/asyncapi.yaml and api/schemas. A served document refers to nothing
-// outside itself and contains what a generator of clients must know, where the sources contain what the relay's own code
-// must know. Begin with openapi.go.
+// api/examples, api/served/asyncapi.yaml from api/asyncapi.yaml and api/schemas, and api/served/details.json from the examples
+// of operational events, for samples. A served document refers to nothing outside itself and contains what a generator of
+// clients must know, where the sources contain what the relay's own code must know. Begin with openapi.go.
 //
 //	go run ./build     in api/, by go generate
 //
@@ -36,6 +36,13 @@ func run(dir string) error {
 	asyncapi, err := buildAsyncAPI(dir, events)
 	if err != nil {
 		return fmt.Errorf("asyncapi.yaml: %w", err)
+	}
+	details, err := exampleDetails(dir)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "served", "details.json"), details, 0o644); err != nil { //nolint:gosec // a source file
+		return err
 	}
 	for name, doc := range map[string]node{"openapi.yaml": openapi, "asyncapi.yaml": asyncapi} {
 		var b bytes.Buffer

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/audatex-relay/relay/api/schematest"
 	"github.com/audatex-relay/relay/internal/access"
 	"github.com/audatex-relay/relay/internal/access/accesstest"
 	"github.com/audatex-relay/relay/internal/backoff"
@@ -179,6 +180,8 @@ func TestExpiringKeysAreWarnedOfOnce(t *testing.T) {
 	if got := warned(); !slices.Equal(got, want) {
 		t.Errorf("warned of %q, want %q", got, want)
 	}
+
+	schematest.Log(t, r.Store)
 
 	// A crash before it was noted: the log has it.
 	stop()

@@ -20,6 +20,7 @@ import (
 	reference "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"go.uber.org/goleak"
 
+	"github.com/audatex-relay/relay/api/schematest"
 	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/dispatcher"
 	"github.com/audatex-relay/relay/internal/natstest"
@@ -254,6 +255,7 @@ func (b *bench) publish(site string, n int) uint64 {
 func (b *bench) Operational(_ context.Context, _ string, kind relay.Kind, id, _ string, details map[string]any) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	schematest.Details(b.t, kind, details)
 	b.facts = append(b.facts, fact{string(kind), id, details})
 	return nil
 }

@@ -365,9 +365,13 @@ func (f *fixture) publish(site, order string) relay.Event {
 // operational stores an operational event, one about a callback as the dispatcher does.
 func (f *fixture) operational(site string, kind relay.Kind, about string) relay.Event {
 	f.t.Helper()
-	fact := relay.Operational{Kind: kind, Message: "Something happened."}
+	details, err := sampleDetails(string(kind))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	fact := relay.Operational{Kind: kind, Message: "Something happened.", Details: details}
 	if cb, _, err := f.store.Callbacks.Get(f.t.Context(), about); err == nil {
-		fact.Details = map[string]any{"callback": cb.ID, "client": cb.Client, "clientGeneration": cb.ClientGeneration}
+		details["callback"], details["client"], details["clientGeneration"] = cb.ID, cb.Client, cb.ClientGeneration
 	}
 	ev, err := relay.NewOperationalEvent(publicURL, site, about, time.Now(), fact)
 	if err != nil {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
+	"github.com/audatex-relay/relay/api"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sender"
 )
@@ -113,10 +115,28 @@ func (a *API) checkEvent(ev relay.Event) error {
 	return nil
 }
 
+// sampleDetails returns the details of the documents' example of a kind.
+func sampleDetails(kind string) (map[string]any, error) {
+	var all map[string]map[string]any
+	if err := json.Unmarshal(api.SampleDetails, &all); err != nil {
+		return nil, fmt.Errorf("read the details of samples: %w", err)
+	}
+	details := all[relay.OperationalPrefix+kind]
+	if details == nil {
+		details = map[string]any{}
+	}
+	details["sample"] = true
+	return details, nil
+}
+
 func (a *API) sampleOf(typ string, now time.Time) (relay.Event, error) {
 	if kind, operational := strings.CutPrefix(typ, relay.OperationalPrefix); operational {
+		details, err := sampleDetails(kind)
+		if err != nil {
+			return relay.Event{}, err
+		}
 		return relay.NewOperationalEvent(a.c.SchemaURL, sampleSite, sampleSite, now, relay.Operational{
-			Kind: relay.Kind(kind), Message: "This is a sample; nothing has happened.", Details: map[string]any{"sample": true},
+			Kind: relay.Kind(kind), Message: "This is a sample; nothing has happened.", Details: details,
 		})
 	}
 	const part = `{"OEPartNumber":"8K0 807 065","OrderedPartNumber":"8K0807065GRU","Quantity":1,"Status":"Confirmed",` +

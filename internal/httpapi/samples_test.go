@@ -55,8 +55,14 @@ func TestSampleWithChosenData(t *testing.T) {
 	if _, sent := test(map[string]any{"data": data}); sent.Subject != sampleOrder || !strings.Contains(string(sent.Data), `"Status":"Dispatched"`) {
 		t.Errorf("sent %s", sent.Data)
 	}
-	if _, sent := test(map[string]any{"type": "audatex.relay.reconciled", "data": map[string]any{"kind": "reconciled", "message": "Nothing."}}); sent.Type != "audatex.relay.reconciled" {
-		t.Errorf("sent %+v", sent)
+	_, sent := test(map[string]any{"type": "audatex.relay.site-unknown"})
+	var unknown relay.Operational
+	if err := json.Unmarshal(sent.Data, &unknown); err != nil || unknown.Details["vendorSite"] == "" {
+		t.Errorf("sent %s, %v", sent.Data, err)
+	}
+	unknown.Details["vendorSite"] = "17"
+	if _, sent := test(map[string]any{"type": "audatex.relay.site-unknown", "data": unknown}); !strings.Contains(string(sent.Data), `"vendorSite":"17"`) {
+		t.Errorf("sent %s", sent.Data)
 	}
 
 	delete(data, "readAt")
@@ -67,7 +73,8 @@ func TestSampleWithChosenData(t *testing.T) {
 	}{
 		{map[string]any{"data": data}, []string{"/data/readAt", "/data/revision"}},
 		{map[string]any{"data": map[string]any{}, "type": "audatex.relay.reconciled"}, []string{"/data/kind", "/data/message"}},
-		{map[string]any{"type": "audatex.relay.reconciled", "data": map[string]any{"kind": "log-clamped", "message": "x"}}, []string{"/data/kind"}},
+		{map[string]any{"type": "audatex.relay.reconciled", "data": map[string]any{"kind": "log-clamped", "message": "x", "details": map[string]any{}}}, []string{"/data/kind"}},
+		{map[string]any{"type": "audatex.relay.site-unknown", "data": map[string]any{"kind": "site-unknown", "message": "x"}}, []string{"/data/details"}},
 		{map[string]any{"data": "text"}, []string{"/data"}},
 		{map[string]any{"sequence": "9999999999999999"}, []string{"/sequence"}},
 		{map[string]any{"subject": orderA}, []string{"/subject"}},

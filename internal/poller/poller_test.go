@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"go.uber.org/goleak"
 
+	"github.com/audatex-relay/relay/api/schematest"
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/poller"
@@ -71,9 +72,10 @@ func (r *rig) logged(text string) int {
 	return strings.Count(r.log.String(), text)
 }
 
-func (r *rig) Operational(_ context.Context, _ string, kind relay.Kind, _, _ string, _ map[string]any) error {
+func (r *rig) Operational(_ context.Context, _ string, kind relay.Kind, _, _ string, details map[string]any) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	schematest.Details(r.t, kind, details)
 	if r.deaf {
 		return store.ErrUnavailable
 	}

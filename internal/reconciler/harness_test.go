@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"go.uber.org/goleak"
 
+	"github.com/audatex-relay/relay/api/schematest"
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/publisher"
@@ -159,6 +160,7 @@ func newWorld(t *testing.T) *world {
 		connections: &connections{all: map[string]relay.Connection{}}}
 	w.store = w.open(store.Gate{})
 	w.publisher = publisher.New(publisher.Config{Store: w.store, Log: slog.New(slog.DiscardHandler)})
+	t.Cleanup(func() { schematest.Log(t, w.store) })
 	return w
 }
 

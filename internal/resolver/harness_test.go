@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"go.uber.org/goleak"
 
+	"github.com/audatex-relay/relay/api/schematest"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/publisher"
@@ -134,6 +135,9 @@ func newRigOn(t *testing.T, replicas int, dial func() *nats.Conn) *rig {
 		t.Fatal(err)
 	}
 	r.store = r.open(store.Gate{})
+	if replicas == 1 {
+		t.Cleanup(func() { schematest.Log(t, r.store) })
+	}
 	return r
 }
 
