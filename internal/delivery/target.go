@@ -74,7 +74,7 @@ func (t *Target) Matches(ev *Event) bool {
 	if ev.private { // at no site
 		mine = ev.client == t.Callback.Client && ev.clientGeneration == t.Callback.ClientGeneration && ev.about != t.Callback.ID
 	}
-	return ev.Order != "" && mine && !t.Orphaned && t.Callback.Filter.MatchesSorted(ev.Site, ev.Type, ev.Order)
+	return ev.Order != "" && mine && !t.Orphaned && t.Callback.Filter.MatchesSorted(ev.Traits())
 }
 
 // Request is one attempt to send body.
@@ -138,8 +138,8 @@ func (t *Target) Subjects(order string) (filters []string, none bool) {
 	if order != "" {
 		orders = []string{order}
 	}
-	created := slices.ContainsFunc([]relay.Filter{{Types: f.Types}}, func(f relay.Filter) bool { return f.Matches("", relay.TypeOrderCreated, "") })
-	updated := slices.ContainsFunc([]relay.Filter{{Types: f.Types}}, func(f relay.Filter) bool { return f.Matches("", relay.TypeOrderUpdated, "") })
+	types := relay.Filter{Types: f.Types}
+	created, updated := types.Matches(relay.Traits{Type: relay.TypeOrderCreated}), types.Matches(relay.Traits{Type: relay.TypeOrderUpdated})
 	operational := t.wantsOperational()
 	action, kinds := "*", 0 // kinds is how many subjects there are for each site and order
 	switch {

@@ -579,6 +579,9 @@ type Callback struct {
 	// Backlog Events that wait; an estimate while the callback is far behind. Absent when this replica cannot tell.
 	Backlog *int `json:"backlog,omitempty"`
 
+	// ChangedOnly Absent where it is false.
+	ChangedOnly bool `json:"changedOnly,omitempty,omitzero"`
+
 	// Client Of a site, connection, client or callback.
 	Client      Name      `json:"client"`
 	Concurrency int       `json:"concurrency"`
@@ -608,6 +611,7 @@ type Callback struct {
 
 	// Note What else to know, in the answer to `resume`: that the callback is still paused.
 	Note          string    `json:"note,omitempty,omitzero"`
+	OrderStatuses []string  `json:"orderStatuses,omitempty,omitzero"`
 	Orders        []OrderId `json:"orders,omitempty,omitzero"`
 	Paused        bool      `json:"paused"`
 	RatePerSecond float64   `json:"ratePerSecond"`
@@ -702,11 +706,13 @@ type CallbackMode string
 // CallbackPatch defines model for CallbackPatch.
 type CallbackPatch struct {
 	Auth           map[string]*string `json:"auth,omitempty,omitzero"`
+	ChangedOnly    bool               `json:"changedOnly,omitempty,omitzero"`
 	Concurrency    int                `json:"concurrency,omitempty,omitzero"`
 	ContentType    string             `json:"contentType,omitempty,omitzero"`
 	Description    string             `json:"description,omitempty,omitzero"`
 	Headers        map[string]*string `json:"headers,omitempty,omitzero"`
 	Mode           string             `json:"mode,omitempty,omitzero"`
+	OrderStatuses  []string           `json:"orderStatuses,omitempty,omitzero"`
 	Orders         []string           `json:"orders,omitempty,omitzero"`
 	Paused         bool               `json:"paused,omitempty,omitzero"`
 	RatePerSecond  float64            `json:"ratePerSecond,omitempty,omitzero"`
@@ -724,6 +730,9 @@ type CallbackSettings struct {
 	// outcome `token_failed`, and are tried again as others are.
 	Auth CallbackAuth `json:"auth,omitempty,omitzero"`
 
+	// ChangedOnly Only events with which something has changed: `changes` is not empty, or the order was new. The vendor also notifies where nothing has. `audatex.relay.*` is not affected.
+	ChangedOnly bool `json:"changedOnly,omitempty,omitzero"`
+
 	// Concurrency Orders under way at once.
 	Concurrency int                         `json:"concurrency,omitempty,omitzero"`
 	ContentType CallbackSettingsContentType `json:"contentType,omitempty,omitzero"`
@@ -733,9 +742,12 @@ type CallbackSettings struct {
 	Headers map[string]string `json:"headers,omitempty,omitzero"`
 
 	// Mode `latest`: of the events of one order that wait, only the newest is delivered.
-	Mode   CallbackMode `json:"mode,omitempty,omitzero"`
-	Orders []OrderId    `json:"orders,omitempty,omitzero"`
-	Paused bool         `json:"paused,omitempty,omitzero"`
+	Mode CallbackMode `json:"mode,omitempty,omitzero"`
+
+	// OrderStatuses Only events after which the order had one of these statuses: New, Confirmed, Dispatched, Delivered, Cancelled, ReturnRequested, ReturnAccepted, ReturnRejected, or one that the vendor has added, in any case. Left out, all. `audatex.relay.*` is not affected.
+	OrderStatuses []string  `json:"orderStatuses,omitempty,omitzero"`
+	Orders        []OrderId `json:"orders,omitempty,omitzero"`
+	Paused        bool      `json:"paused,omitempty,omitzero"`
 
 	// RatePerSecond 0: no limit. Otherwise at least 0.001.
 	RatePerSecond float64 `json:"ratePerSecond,omitempty,omitzero"`
@@ -1438,7 +1450,10 @@ type RemovedConnection struct {
 // Replay defines model for Replay.
 type Replay struct {
 	// Callback Of a site, connection, client or callback.
-	Callback         Name               `json:"callback"`
+	Callback Name `json:"callback"`
+
+	// ChangedOnly Absent where it is false.
+	ChangedOnly      bool               `json:"changedOnly,omitempty,omitzero"`
 	CreatedAt        time.Time          `json:"createdAt"`
 	Delivered        int                `json:"delivered"`
 	DeliveryStatuses []ReplayableStatus `json:"deliveryStatuses,omitempty,omitzero"`
@@ -1450,8 +1465,9 @@ type Replay struct {
 	Id     ReplayId `json:"id"`
 
 	// Matched How many events it delivers in all. Absent until they are counted.
-	Matched *int     `json:"matched,omitempty"`
-	Orders  []string `json:"orders,omitempty,omitzero"`
+	Matched       *int     `json:"matched,omitempty"`
+	OrderStatuses []string `json:"orderStatuses,omitempty,omitzero"`
+	Orders        []string `json:"orders,omitempty,omitzero"`
 
 	// Reason Why it was cancelled.
 	Reason string    `json:"reason,omitempty,omitzero"`
@@ -1494,6 +1510,9 @@ type ReplayPlan struct {
 
 // ReplaySettings defines model for ReplaySettings.
 type ReplaySettings struct {
+	// ChangedOnly As in a callback.
+	ChangedOnly bool `json:"changedOnly,omitempty,omitzero"`
+
 	// DeliveryStatuses Only events whose delivery to the callback ended so, the last time.
 	DeliveryStatuses []ReplayableStatus `json:"deliveryStatuses,omitempty,omitzero"`
 
@@ -1501,8 +1520,11 @@ type ReplaySettings struct {
 	DryRun bool `json:"dryRun,omitempty,omitzero"`
 
 	// Events Only these events. One that is not there, or that its client may not see, is refused.
-	Events []string  `json:"events,omitempty,omitzero"`
-	Orders []OrderId `json:"orders,omitempty,omitzero"`
+	Events []string `json:"events,omitempty,omitzero"`
+
+	// OrderStatuses As in a callback.
+	OrderStatuses []string  `json:"orderStatuses,omitempty,omitzero"`
+	Orders        []OrderId `json:"orders,omitempty,omitzero"`
 
 	// Since Only events that were stored at or after this time. Left out, from the oldest that is kept.
 	Since time.Time `json:"since,omitempty,omitzero"`
@@ -1753,6 +1775,9 @@ type WebhookSecret = string
 // After defines model for After.
 type After = string
 
+// ChangedOnly defines model for ChangedOnly.
+type ChangedOnly = bool
+
 // ConsentLinkStates defines model for ConsentLinkStates.
 type ConsentLinkStates = []ConsentLinkState
 
@@ -1788,6 +1813,9 @@ type OrderIds = []OrderId
 
 // OrderPath defines model for OrderPath.
 type OrderPath = string
+
+// OrderStatuses defines model for OrderStatuses.
+type OrderStatuses = []string
 
 // Outcomes defines model for Outcomes.
 type Outcomes = []string
@@ -2111,6 +2139,12 @@ type ListEventsParams struct {
 
 	// Orders Only of these orders.
 	Orders OrderIds `form:"orders,omitempty" json:"orders,omitempty,omitzero"`
+
+	// OrderStatuses Only events after which the order had one of these statuses, as the vendor spells them, in any case. Compared with each event.
+	OrderStatuses OrderStatuses `form:"orderStatuses,omitempty" json:"orderStatuses,omitempty,omitzero"`
+
+	// ChangedOnly Only events about orders with which something has changed (`changes` is not empty, or the order was new). Compared with each event.
+	ChangedOnly ChangedOnly `form:"changedOnly,omitempty" json:"changedOnly,omitempty,omitzero"`
 
 	// WaitSeconds Wait so long for an event if none is there yet. The wait ends at once with 401 when the key is revoked or expires, and with what may still be seen when the client gets other sites. A key may have 32 waiting requests, a client half of those that the relay has room for; further ones are answered 429 instead of waiting.
 	WaitSeconds int `form:"waitSeconds,omitempty" json:"waitSeconds,omitempty,omitzero"`
@@ -3067,6 +3101,14 @@ func (a *API) serveListEvents(w http.ResponseWriter, r *http.Request) {
 	}
 	if err := runtime.BindQueryParameterWithOptions("form", false, false, "orders", r.URL.Query(), &params.Orders, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
 		a.unbound(w, r, "orders", err)
+		return
+	}
+	if err := runtime.BindQueryParameterWithOptions("form", false, false, "orderStatuses", r.URL.Query(), &params.OrderStatuses, runtime.BindQueryParameterOptions{Type: "array", Format: ""}); err != nil {
+		a.unbound(w, r, "orderStatuses", err)
+		return
+	}
+	if err := runtime.BindQueryParameterWithOptions("form", true, false, "changedOnly", r.URL.Query(), &params.ChangedOnly, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""}); err != nil {
+		a.unbound(w, r, "changedOnly", err)
 		return
 	}
 	if err := runtime.BindQueryParameterWithOptions("form", true, false, "waitSeconds", r.URL.Query(), &params.WaitSeconds, runtime.BindQueryParameterOptions{Type: "integer", Format: ""}); err != nil {

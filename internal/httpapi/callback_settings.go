@@ -87,7 +87,10 @@ func (a *API) apply(cb *relay.Callback, owner relay.Client, s CallbackSettings, 
 		return invalid(errs...)
 	}
 	cb.SetURL(s.Url)
-	cb.Description, cb.Filter = s.Description, relay.Filter{Sites: s.Sites, Types: s.Types, Orders: lowered(s.Orders)}
+	cb.Description = s.Description
+	cb.Filter = relay.Filter{
+		Sites: s.Sites, Types: s.Types, Orders: lowered(s.Orders), OrderStatuses: s.OrderStatuses, ChangedOnly: s.ChangedOnly,
+	}
 	cb.RatePerSecond, cb.Paused, cb.UpdatedAt = s.RatePerSecond, s.Paused, now
 	cb.Concurrency = cmp.Or(s.Concurrency, relay.DefaultConcurrency)
 	cb.TimeoutSeconds = cmp.Or(s.TimeoutSeconds, relay.DefaultTimeoutSeconds)
@@ -102,7 +105,7 @@ func (a *API) apply(cb *relay.Callback, owner relay.Client, s CallbackSettings, 
 func callbackSettings(cb relay.Callback) CallbackSettings {
 	s := CallbackSettings{
 		Url: cb.Secrets.URL, Description: cb.Description, Sites: cb.Filter.Sites, Types: cb.Filter.Types,
-		Orders: cb.Filter.Orders, Headers: cb.Secrets.Headers,
+		Orders: cb.Filter.Orders, OrderStatuses: cb.Filter.OrderStatuses, ChangedOnly: cb.Filter.ChangedOnly, Headers: cb.Secrets.Headers,
 		Concurrency: cb.Concurrency, RatePerSecond: cb.RatePerSecond, TimeoutSeconds: cb.TimeoutSeconds,
 		Mode:        CallbackMode(cb.Mode),
 		ContentType: CallbackSettingsContentType(cb.ContentType), Paused: cb.Paused,
@@ -127,11 +130,7 @@ func (a *API) checkCallback(owner relay.Client, s CallbackSettings, before relay
 			errs = append(errs, at(fmt.Sprintf("/sites/%d", i), "is not a site of this client"))
 		}
 	}
-	for i, typ := range s.Types {
-		if err := relay.CheckType(typ); err != nil {
-			errs = append(errs, at(fmt.Sprintf("/types/%d", i), "%s", err))
-		}
-	}
+	errs = append(errs, checkFilter(s.Types, s.OrderStatuses)...)
 	if wrong, ok := errors.AsType[sender.HeaderErrors](sender.CheckHeaders(s.Headers)); ok {
 		for _, e := range wrong {
 			errs = append(errs, at("/headers/"+jsonpointer.Escape(e.Name), "%s", e.Reason))
@@ -146,6 +145,21 @@ func (a *API) checkCallback(owner relay.Client, s CallbackSettings, before relay
 			if http.CanonicalHeaderKey(name) == "Authorization" {
 				errs = append(errs, at("/headers/"+jsonpointer.Escape(name), "is said by auth already"))
 			}
+		}
+	}
+	return errs
+}
+
+// checkFilter checks what the contract's schema cannot of a filter's types and statuses.
+func checkFilter(types, statuses []string) (errs []FieldError) {
+	for i, typ := range types {
+		if err := relay.CheckType(typ); err != nil {
+			errs = append(errs, at(fmt.Sprintf("/types/%d", i), "%s", err))
+		}
+	}
+	for i, status := range statuses {
+		if err := relay.CheckOrderStatus(status); err != nil {
+			errs = append(errs, at(fmt.Sprintf("/orderStatuses/%d", i), "%s", err))
 		}
 	}
 	return errs

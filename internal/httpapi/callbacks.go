@@ -272,7 +272,8 @@ func (a *API) callbackViews(ctx context.Context, cbs []relay.Callback) []Callbac
 func storedView(cb relay.Callback) Callback {
 	view := Callback{
 		Id: cb.ID, Client: cb.Client, Url: cb.ShownURL, Description: cb.Description, Sites: cb.Filter.Sites,
-		Types: cb.Filter.Types, Orders: cb.Filter.Orders, HeaderNames: cb.HeaderNames, AuthType: AuthScheme(cb.AuthType),
+		Types: cb.Filter.Types, Orders: cb.Filter.Orders, OrderStatuses: cb.Filter.OrderStatuses, ChangedOnly: cb.Filter.ChangedOnly,
+		HeaderNames: cb.HeaderNames, AuthType: AuthScheme(cb.AuthType),
 		Concurrency: cb.Concurrency, RatePerSecond: cb.RatePerSecond, TimeoutSeconds: cb.TimeoutSeconds,
 		Mode: CallbackMode(cb.Mode), ContentType: cb.ContentType, StartFrom: cb.StartFrom, Paused: cb.Paused,
 		State: CallbackStateActive, CreatedAt: cb.CreatedAt, UpdatedAt: cb.UpdatedAt,

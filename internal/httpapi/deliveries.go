@@ -61,7 +61,7 @@ func (a *API) getDelivery(ctx context.Context, c caller, id Id, eventID EventId,
 
 // delivers reports whether an event without a record should be delivered to the callback.
 func (a *API) delivers(ctx context.Context, cb relay.Callback, ev store.Stored) (bool, error) {
-	if ev.Seq <= cb.StartSeq || !cb.Filter.Matches(ev.Site, ev.Type, ev.Order) {
+	if ev.Seq <= cb.StartSeq || !cb.Filter.Matches(ev.Traits()) {
 		return false, nil
 	}
 	if kind, operational := relay.KindOf(ev.Type); operational && kind.NotToItself() && ev.Order == cb.ID {

@@ -203,7 +203,7 @@ func (s *deliverySearch) matches(rec relay.AttemptRecord) bool {
 	if len(s.filter.Types) == 0 {
 		typ = "" // here no types mean all
 	}
-	return s.filter.Matches(rec.Site, typ, rec.Order)
+	return s.filter.Matches(relay.Traits{Site: rec.Site, Type: typ, Order: rec.Order})
 }
 
 // lane returns how an order is being retried at a callback, nil if it is not.

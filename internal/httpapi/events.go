@@ -65,12 +65,20 @@ type query struct {
 
 func (a *API) newQuery(c caller, params ListEventsParams) (query, error) {
 	q := query{
-		filter: relay.Filter{Sites: params.Sites, Types: params.Types, Orders: lowered(params.Orders)},
-		since:  logTime(params.Since), limit: cmp.Or(params.Limit, defaultEvents),
+		filter: relay.Filter{
+			Sites: params.Sites, Types: params.Types, Orders: lowered(params.Orders), OrderStatuses: params.OrderStatuses,
+			ChangedOnly: params.ChangedOnly,
+		},
+		since: logTime(params.Since), limit: cmp.Or(params.Limit, defaultEvents),
 	}
 	err := c.mayChoose(params.Sites, params.Types)
 	if err != nil {
 		return q, err
+	}
+	for _, status := range params.OrderStatuses {
+		if err := relay.CheckOrderStatus(status); err != nil {
+			return q, badParameter("orderStatuses", "%s", err)
+		}
 	}
 	if params.After != "" {
 		if !params.Since.IsZero() {
@@ -158,7 +166,7 @@ func (a *API) look(ctx context.Context, c caller, q *query) ([]store.Stored, err
 		for i, ev := range events {
 			q.after, q.since = ev.Seq, time.Time{}
 			read.add(len(ev.Body))
-			if !q.filter.Matches(ev.Site, ev.Type, ev.Order) || !c.maySeeEvent(ev) {
+			if !q.filter.Matches(ev.Traits()) || !c.maySeeEvent(ev) {
 				continue
 			}
 			if list = append(list, ev); len(list) == q.limit {
@@ -193,10 +201,11 @@ func (a *API) wait(
 	end, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	sites := relay.Sorted(c.client.Sites) // every event is compared with them
+	wide := q.filter.Wide()
 	waiter, ok := a.feed.join(end, c.client.ID, func(site, typ, order string) bool {
 		kind, _ := relay.KindOf(typ)
 		seen := c.isAdmin() || c.client.AllSites || relay.Among(sites, site) || kind.Private()
-		return seen && q.filter.Matches(site, typ, order)
+		return seen && wide.Matches(relay.Traits{Site: site, Type: typ, Order: order})
 	})
 	if !ok {
 		return nil, ctx.Err()

@@ -185,12 +185,14 @@ func (a *API) plan(ctx context.Context, c caller, id string, cb relay.Callback, 
 	if err != nil {
 		return doc, err
 	}
-	doc.Filter = relay.ReplayFilter{Filter: relay.Filter{Sites: s.Sites, Types: s.Types, Orders: lowered(s.Orders)}, Events: s.Events, Since: s.Since}
+	doc.Filter = relay.ReplayFilter{Events: s.Events, Since: s.Since, Filter: relay.Filter{
+		Sites: s.Sites, Types: s.Types, Orders: lowered(s.Orders), OrderStatuses: s.OrderStatuses, ChangedOnly: s.ChangedOnly,
+	}}
 	for _, status := range s.DeliveryStatuses {
 		doc.Filter.Statuses = append(doc.Filter.Statuses, relay.DeliveryStatus(status))
 	}
-	if len(s.Events)+len(s.Orders)+len(s.Sites)+len(s.Types)+len(s.DeliveryStatuses) == 0 && s.Since.IsZero() {
-		return doc, invalid(at("", "selects everything: give events, orders, sites, types, deliveryStatuses or since"))
+	if len(s.Events)+len(s.Orders)+len(s.Sites)+len(s.Types)+len(s.OrderStatuses)+len(s.DeliveryStatuses) == 0 && s.Since.IsZero() {
+		return doc, invalid(at("", "selects everything: give events, orders, sites, types, orderStatuses, deliveryStatuses or since"))
 	}
 	var wrong []FieldError
 	for i, site := range s.Sites {
@@ -198,12 +200,7 @@ func (a *API) plan(ctx context.Context, c caller, id string, cb relay.Callback, 
 			wrong = append(wrong, at(fmt.Sprintf("/sites/%d", i), "%q is not a site of this client", site))
 		}
 	}
-	for i, typ := range s.Types {
-		if err := relay.CheckType(typ); err != nil {
-			wrong = append(wrong, at(fmt.Sprintf("/types/%d", i), "%s", err))
-		}
-	}
-	if len(wrong) > 0 {
+	if wrong = append(wrong, checkFilter(s.Types, s.OrderStatuses)...); len(wrong) > 0 {
 		return doc, invalid(wrong...)
 	}
 	if err := a.bounds(ctx, &doc, s.Until); err != nil {
@@ -421,6 +418,7 @@ func (a *API) replayView(doc relay.Replay) Replay {
 		Id: doc.ID, Callback: doc.Callback, State: ReplayState(doc.State), Reason: doc.Reason, Matched: doc.Matched,
 		Delivered: doc.Progress.Delivered, Failed: doc.Progress.Failed, Skipped: doc.Progress.Skipped,
 		Events: doc.Filter.Events, Orders: doc.Filter.Orders, Sites: doc.Filter.Sites, Types: doc.Filter.Types,
+		OrderStatuses: doc.Filter.OrderStatuses, ChangedOnly: doc.Filter.ChangedOnly,
 		Since: doc.Filter.Since, Until: a.replayUntil(doc), CreatedAt: doc.CreatedAt, EndedAt: doc.EndedAt,
 	}
 	for _, status := range doc.Filter.Statuses {

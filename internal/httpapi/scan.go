@@ -49,7 +49,7 @@ type form func(site, order string) string
 // formsOf returns the subjects of the events that a filter's types select.
 func formsOf(types []string) (forms []form) {
 	chosen := relay.Filter{Types: types}
-	created, updated := chosen.Matches("", relay.TypeOrderCreated, ""), chosen.Matches("", relay.TypeOrderUpdated, "")
+	created, updated := chosen.Matches(relay.Traits{Type: relay.TypeOrderCreated}), chosen.Matches(relay.Traits{Type: relay.TypeOrderUpdated})
 	switch {
 	case created && updated:
 		forms = append(forms, topology.OrderFilter)
@@ -110,7 +110,7 @@ func subjects(c caller, f relay.Filter) []string {
 	}
 	if len(f.Sites) == 0 && sites[0] != "*" { // private events have no site
 		for _, kind := range relay.PrivateKinds() {
-			if !(relay.Filter{Types: f.Types}).Matches("", relay.OperationalPrefix+string(kind), "") {
+			if !(relay.Filter{Types: f.Types}).Matches(relay.Traits{Type: relay.OperationalPrefix + string(kind)}) {
 				continue
 			}
 			for _, order := range orders {

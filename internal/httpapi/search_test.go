@@ -112,7 +112,7 @@ func TestSearchFindsWhatTheLogHas(t *testing.T) {
 			at, listed := recorded[e.callback+e.rec.Event]
 			if listed && slices.Contains(seen, e.callback) && has(sites, e.rec.Site) && has(orders, e.rec.Order) &&
 				has(statuses, string(e.rec.Closing)) && (len(outcomes) == 0 || e.rec.Number > 0 && has(outcomes, e.rec.Outcome)) &&
-				(len(types) == 0 || relay.Filter{Types: types}.Matches("", e.rec.Type, "")) &&
+				(len(types) == 0 || relay.Filter{Types: types}.Matches(relay.Traits{Type: e.rec.Type})) &&
 				(!since || !at.Before(middle)) && (!until || at.Before(middle)) {
 				want = append(want, e.callback+" "+e.rec.Event+" "+string(e.rec.Closing))
 			}

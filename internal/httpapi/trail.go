@@ -70,7 +70,7 @@ func (t *trail) matches(cb relay.Callback, ev store.Stored) bool {
 		return false
 	}
 	client, known := t.a.c.Keys.Client(cb.Client)
-	return known && cb.BelongsTo(client) && cb.Filter.Matches(ev.Site, ev.Type, ev.Order) && caller{client: client}.maySeeEvent(ev)
+	return known && cb.BelongsTo(client) && cb.Filter.Matches(ev.Traits()) && caller{client: client}.maySeeEvent(ev)
 }
 
 // read reads the log of attempts from a position on, or from the first event. It returns whether all

@@ -130,6 +130,7 @@ type appender struct {
 	status   string         // of the reading
 	number   string         // of the order at the shop, of the reading
 	changes  []relay.Change // for the next event
+	changed  bool           // there are some, or the order was never read before
 	position uint64         // of the last event
 }
 
@@ -141,7 +142,7 @@ func (p *Publisher) appender(pos relay.OrderPosition, reading relay.Snapshot) (*
 	status, reference := relay.StatusAndReference(reading.Order)
 	return &appender{
 		state: cloneState(pos.State), reading: reading, status: status, number: reference,
-		changes: changes, position: pos.Position,
+		changes: changes, changed: len(changes) > 0 || len(pos.State.Order) == 0, position: pos.Position,
 	}, nil
 }
 
@@ -174,6 +175,7 @@ func (p *Publisher) append(ctx context.Context, a *appender, n *relay.Received) 
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUnfit, err)
 	}
+	ev.Status, ev.Changed = a.status, a.changed
 	if n != nil {
 		ev.CreatedAt, ev.ReceivedAt = at, n.Info.ReceivedAt
 	}
@@ -181,7 +183,7 @@ func (p *Publisher) append(ctx context.Context, a *appender, n *relay.Received) 
 	if err != nil {
 		return err
 	}
-	a.position, a.changes = position, nil
+	a.position, a.changes, a.changed = position, nil, false
 	s.Order, s.ReadAt, s.Status, s.Reference = data.Order, data.ReadAt, a.status, a.number
 	s.Revision, s.Sequence, s.LogPosition, s.UpdatedAt = data.Revision, sequence, position, now.UTC()
 	if n != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -462,5 +463,27 @@ func TestOperational(t *testing.T) {
 	now = now.Add(11 * time.Minute)
 	if err := p.Operational(t.Context(), "", relay.KindGapSuspected, "c", "A gap.", nil); err != nil || count() != 2 {
 		t.Errorf("not said again after a while: %v", err)
+	}
+}
+
+// The log says of each event what filters look at, without its body: the status that was read, and whether something changed.
+func TestEventsCarryStatusAndChange(t *testing.T) {
+	t.Parallel()
+	s := open(t, natstest.Start(t), store.Gate{})
+	p := newPublisher(s)
+	for n, status := range []string{"New", "New", "On hold: 50 %\n待機", strings.Repeat("x", relay.MaxStatus+1)} {
+		if outcome := publish(t, p, status, received("grant", 2*n+1), received("grant", 2*n+2)); outcome != relay.Published {
+			t.Fatal(outcome)
+		}
+	}
+	var got []string
+	for _, e := range events(t, s) {
+		got = append(got, fmt.Sprintf("%s %t", e.Stored.Status, e.Stored.Changed))
+	}
+	want := []string{
+		"New true", "New false", "New false", "New false", "On hold: 50 %\n待機 true", "On hold: 50 %\n待機 false", " true", " false",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the log says %q, want %q", got, want)
 	}
 }

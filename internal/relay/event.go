@@ -52,6 +52,10 @@ type Event struct {
 	// for other events. They are in the message's headers, so that latencies can be measured
 	// without reading the body.
 	CreatedAt, ReceivedAt time.Time `json:"-"`
+	// Status and Changed are what filters look at (Traits), of an event about an order. They are in
+	// the headers as well.
+	Status  string `json:"-"`
+	Changed bool   `json:"-"`
 }
 
 // OrderData is the data of an event about a parts order.

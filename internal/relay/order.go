@@ -122,6 +122,12 @@ const (
 	statusReturnRejected = "ReturnRejected"
 )
 
+// orderStatuses are the statuses that the vendor documents.
+var orderStatuses = []string{
+	"New", "Confirmed", "Dispatched", statusDelivered, statusCancelled, "ReturnRequested", statusReturnAccepted,
+	statusReturnRejected,
+}
+
 // IsClosed reports whether an order with this status has ended.
 func IsClosed(status string) bool {
 	return strings.EqualFold(status, statusCancelled) || strings.EqualFold(status, statusReturnAccepted) ||

@@ -54,6 +54,10 @@ func (s *selection) of(callback *delivery.Target) *selection {
 func narrow(callback *delivery.Target, by relay.Filter) *delivery.Target {
 	of := callback.Callback
 	var none [2]bool
+	of.Filter.ChangedOnly = of.Filter.ChangedOnly || by.ChangedOnly
+	if len(by.OrderStatuses) > 0 { // the callback's own are asked as well
+		of.Filter.OrderStatuses = by.OrderStatuses
+	}
 	of.Filter.Sites, none[0] = intersection(of.Filter.Sites, by.Sites)
 	of.Filter.Orders, none[1] = intersection(of.Filter.Orders, by.Orders)
 	if len(by.Types) > 0 {

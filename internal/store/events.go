@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +25,12 @@ const (
 	// event, RFC 3339.
 	HeaderCreatedAt  = "Relay-Created-At"
 	HeaderReceivedAt = "Relay-Received-At"
+	// HeaderStatus is the order's status, escaped as a segment of a path is. It is not there if the
+	// order has none, or one that is longer than any filter may name.
+	HeaderStatus = "Relay-Status"
+	// HeaderChanged is there, and 1, where something has changed since the order's event before, or
+	// there was none.
+	HeaderChanged = "Relay-Changed"
 )
 
 // Events is the public log.
@@ -41,6 +48,14 @@ type Stored struct {
 	Action string // "created" or "updated"; empty for an operational event
 	// CreatedAt and ReceivedAt are those of the notification behind the event; zero without one.
 	CreatedAt, ReceivedAt time.Time
+	// Status and Changed are those of relay.Traits.
+	Status  string
+	Changed bool
+}
+
+// Traits returns what filters look at.
+func (s *Stored) Traits() relay.Traits {
+	return relay.Traits{Site: s.Site, Type: s.Type, Order: s.Order, Status: s.Status, Changed: s.Changed}
 }
 
 // InboxRef names one notification of one inbox page; the zero value is none.
@@ -89,6 +104,12 @@ func (e *Events) Publish(ctx context.Context, ev relay.Event, ref InboxRef, expe
 	if !ev.ReceivedAt.IsZero() {
 		m.Header.Set(HeaderCreatedAt, relay.FormatTime(ev.CreatedAt))
 		m.Header.Set(HeaderReceivedAt, relay.FormatTime(ev.ReceivedAt))
+	}
+	if n := len(ev.Status); n > 0 && n <= relay.MaxStatus {
+		m.Header.Set(HeaderStatus, url.PathEscape(ev.Status))
+	}
+	if ev.Changed {
+		m.Header.Set(HeaderChanged, "1")
 	}
 	condition := jetstream.WithExpectLastSequenceForSubject(expected, topology.OrderFilter(ev.Site, ev.Subject))
 	return e.s.write(ctx, request{msg: m, opts: []jetstream.PublishOpt{condition}})
@@ -229,6 +250,8 @@ func AsEvent(m Message) Stored {
 		ev.ReceivedAt, _ = time.Parse(time.RFC3339, at) // likewise
 		ev.CreatedAt, _ = time.Parse(time.RFC3339, m.Header.Get(HeaderCreatedAt))
 	}
+	ev.Status, _ = url.PathUnescape(m.Header.Get(HeaderStatus)) // likewise
+	ev.Changed = m.Header.Get(HeaderChanged) != ""
 	return ev
 }
 
