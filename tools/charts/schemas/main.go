@@ -28,6 +28,8 @@ const operatorVersion = "v0.85.0"
 var kinds = map[string]string{
 	"io.k8s.api.apps.v1.Deployment":            "deployment-apps-v1",
 	"io.k8s.api.apps.v1.StatefulSet":           "statefulset-apps-v1",
+	"io.k8s.api.core.v1.ConfigMap":             "configmap-v1",
+	"io.k8s.api.core.v1.Pod":                   "pod-v1",
 	"io.k8s.api.core.v1.Service":               "service-v1",
 	"io.k8s.api.core.v1.ServiceAccount":        "serviceaccount-v1",
 	"io.k8s.api.networking.v1.Ingress":         "ingress-networking-v1",
@@ -62,8 +64,14 @@ func run(dir string) error {
 	if err != nil {
 		return err
 	}
-	crd := filepath.Join(operator, "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml")
-	return serviceMonitor(crd, filepath.Join(dir, "prometheus-operator-"+operatorVersion), "github.com/prometheus-operator/prometheus-operator@"+operatorVersion)
+	for _, kind := range []string{"ServiceMonitor", "PrometheusRule"} {
+		crd := filepath.Join(operator, "example/prometheus-operator-crd/monitoring.coreos.com_"+strings.ToLower(kind)+"s.yaml")
+		source := "github.com/prometheus-operator/prometheus-operator@" + operatorVersion
+		if err := operators(kind, crd, filepath.Join(dir, "prometheus-operator-"+operatorVersion), source); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // module returns the directory of a module's source, which is loaded by the Go proxy if it is not here yet and checked against the
@@ -133,8 +141,8 @@ func identified(root, definition schema) error {
 	return nil
 }
 
-// serviceMonitor takes the schema out of the custom resource definition, which stands alone.
-func serviceMonitor(definition, dir, source string) error {
+// operators takes the schema of a kind out of its custom resource definition, which stands alone.
+func operators(kind, definition, dir, source string) error {
 	raw, err := os.ReadFile(definition)
 	if err != nil {
 		return err
@@ -156,7 +164,7 @@ func serviceMonitor(definition, dir, source string) error {
 	root := strict(crd.Spec.Versions[0].Schema.OpenAPIV3Schema)
 	properties := root["properties"].(schema)
 	properties["apiVersion"] = schema{"type": "string", "enum": []any{"monitoring.coreos.com/v1"}}
-	properties["kind"] = schema{"type": "string", "enum": []any{"ServiceMonitor"}}
+	properties["kind"] = schema{"type": "string", "enum": []any{kind}}
 	// A definition says nothing of the metadata; the API server checks these.
 	properties["metadata"] = schema{"type": "object", "additionalProperties": false, "required": []any{"name"}, "properties": schema{
 		"name": schema{"type": "string"}, "namespace": schema{"type": "string"},
@@ -164,7 +172,7 @@ func serviceMonitor(definition, dir, source string) error {
 		"annotations": schema{"type": "object", "additionalProperties": schema{"type": "string"}},
 	}}
 	root["required"] = []any{"apiVersion", "kind", "metadata", "spec"}
-	return write(filepath.Join(dir, "servicemonitor-monitoring-v1.json"), source, root, nil)
+	return write(filepath.Join(dir, strings.ToLower(kind)+"-monitoring-v1.json"), source, root, nil)
 }
 
 // strict returns a copy that a validator of JSON Schema draft 4 reads: references stand alone, descriptions and Kubernetes' own

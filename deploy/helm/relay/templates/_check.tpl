@@ -76,7 +76,7 @@
 {{- end -}}
 {{- end -}}
 {{- $labels := include "relay.labels" . | fromYaml -}}
-{{- range $value, $given := dict "podLabels" .Values.podLabels "serviceMonitor.labels" .Values.serviceMonitor.labels -}}
+{{- range $value, $given := dict "podLabels" .Values.podLabels "serviceMonitor.labels" .Values.serviceMonitor.labels "prometheusRule.labels" .Values.prometheusRule.labels "dashboards.labels" .Values.dashboards.labels -}}
 {{- range $name, $_ := $given -}}
 {{- if hasKey $labels $name -}}
 {{- fail (printf "%s: %s is set by the chart, which finds its pods by such labels" $value $name) -}}
