@@ -159,36 +159,42 @@ func (s *Sandbox) find(id string) *order {
 	return o
 }
 
-// Order returns the present state of an order. It returns ErrNoOrder if there is no such order.
-func (s *Sandbox) Order(id string) (Order, error) {
+// with does something to an existing order and returns the order as it is then. It returns
+// ErrNoOrder if there is no such order. Doing is for its errors.
+func (s *Sandbox) with(id, doing string, do func(*order) error) (Order, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o := s.find(id)
 	if o == nil {
-		return Order{}, fmt.Errorf("reading order %q: %w", id, ErrNoOrder)
+		return Order{}, fmt.Errorf("%s order %q: %w", doing, id, ErrNoOrder)
+	}
+	if err := do(o); err != nil {
+		return Order{}, fmt.Errorf("%s order %s: %w", doing, o.ID, err)
 	}
 	return o.view(), nil
+}
+
+// Order returns the present state of an order. It returns ErrNoOrder if there is no such order.
+func (s *Sandbox) Order(id string) (Order, error) {
+	return s.with(id, "reading", func(*order) error { return nil })
 }
 
 // AdvanceOrder moves an order to its next status, with its parts, dates and sometimes a price, and
 // queues PARTS.ORDER.UPDATED. It returns ErrNoOrder, ErrOrderEnded after the last status, or
 // ErrOrderRaw if the order came from SetOrder.
 func (s *Sandbox) AdvanceOrder(id string) (Order, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	o := s.find(id)
-	switch {
-	case o == nil:
-		return Order{}, fmt.Errorf("advancing order %q: %w", id, ErrNoOrder)
-	case o.made == nil:
-		return Order{}, fmt.Errorf("advancing order %s: %w", o.ID, ErrOrderRaw)
-	case len(o.ahead) == 0:
-		return Order{}, fmt.Errorf("advancing order %s from %s: %w", o.ID, o.Status, ErrOrderEnded)
-	}
-	o.Status, o.ahead = o.ahead[0], o.ahead[1:]
-	o.made.move(o.dice, o.Status, s.now())
-	s.changed(o, false)
-	return o.view(), nil
+	return s.with(id, "advancing", func(o *order) error {
+		switch {
+		case o.made == nil:
+			return ErrOrderRaw
+		case len(o.ahead) == 0:
+			return fmt.Errorf("it is %s: %w", o.Status, ErrOrderEnded)
+		}
+		o.Status, o.ahead = o.ahead[0], o.ahead[1:]
+		o.made.move(o.dice, o.Status, s.now())
+		s.changed(o, false)
+		return nil
+	})
 }
 
 // ChangeOrder changes an order as the caller wants and, unless the change is silent, queues
@@ -198,22 +204,19 @@ func (s *Sandbox) ChangeOrder(id string, c Change) (Order, error) {
 	if c.Status != "" && !slices.Contains(Statuses, c.Status) {
 		return Order{}, fmt.Errorf("changing order %q: status %q is none of %v", id, c.Status, Statuses)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	o := s.find(id)
-	switch {
-	case o == nil:
-		return Order{}, fmt.Errorf("changing order %q: %w", id, ErrNoOrder)
-	case o.made == nil:
-		return Order{}, fmt.Errorf("changing order %s: %w", o.ID, ErrOrderRaw)
-	case c.Status == "":
-		o.made.reprice(o.dice)
-	default:
-		o.Status, o.ahead = c.Status, s.course(o.dice, c.Status)
-		o.made.move(o.dice, o.Status, s.now())
-	}
-	s.changed(o, c.Silent)
-	return o.view(), nil
+	return s.with(id, "changing", func(o *order) error {
+		switch {
+		case o.made == nil:
+			return ErrOrderRaw
+		case c.Status == "":
+			o.made.reprice(o.dice)
+		default:
+			o.Status, o.ahead = c.Status, s.course(o.dice, c.Status)
+			o.made.move(o.dice, o.Status, s.now())
+		}
+		s.changed(o, c.Silent)
+		return nil
+	})
 }
 
 // changed must be called with mu held.
@@ -228,14 +231,11 @@ func (s *Sandbox) changed(o *order, silent bool) {
 // Touch queues PARTS.ORDER.UPDATED for an order that did not change. It returns ErrNoOrder if there
 // is no such order.
 func (s *Sandbox) Touch(id string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	o := s.find(id)
-	if o == nil {
-		return fmt.Errorf("touching order %q: %w", id, ErrNoOrder)
-	}
-	s.notify(o, TopicUpdated)
-	return nil
+	_, err := s.with(id, "touching", func(o *order) error {
+		s.notify(o, TopicUpdated)
+		return nil
+	})
+	return err
 }
 
 // SetOrder sets, byte for byte, what a reader of the order gets, and creates the order if needed.
@@ -278,14 +278,11 @@ func (s *Sandbox) SetOrder(site, id string, raw json.RawMessage) (Order, error) 
 // RemoveOrder makes an order unreadable (404). Notifications about it stay queued. It returns
 // ErrNoOrder if there is no such order.
 func (s *Sandbox) RemoveOrder(id string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	o := s.find(id)
-	if o == nil {
-		return fmt.Errorf("removing order %q: %w", id, ErrNoOrder)
-	}
-	o.removed = true
-	return nil
+	_, err := s.with(id, "removing", func(o *order) error {
+		o.removed = true
+		return nil
+	})
+	return err
 }
 
 // readOrder returns an array, as the vendor does.
