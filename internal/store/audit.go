@@ -41,12 +41,7 @@ func (a *Audit) Scan(ctx context.Context, from uint64, client string, most int) 
 // Since returns the position of the first record that the log took at a time or later; the one
 // after the last if there is none.
 func (a *Audit) Since(ctx context.Context, at time.Time) (uint64, error) {
-	messages, _, err := a.s.scan(ctx, a.s.topo.Audit(), 0, at, nil, 1)
-	if err != nil || len(messages) > 0 {
-		return first(messages), err
-	}
-	_, last, err := a.Bounds(ctx)
-	return last + 1, err
+	return a.s.positionAt(ctx, a.s.topo.Audit(), at)
 }
 
 // Bounds returns the first and last position of the log; first = last+1 when it is empty.
@@ -59,13 +54,6 @@ func (a *Audit) filters(client string) []string {
 		return nil
 	}
 	return []string{a.s.topo.AuditSubject(client)}
-}
-
-func first(messages []Message) uint64 {
-	if len(messages) == 0 {
-		return 0
-	}
-	return messages[0].Seq
 }
 
 func audited(messages []Message) []Audited {

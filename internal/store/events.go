@@ -186,16 +186,7 @@ func (e *Events) ScanHeads(ctx context.Context, from uint64, filters []string, m
 // At returns the position of the first event that the log took at or after a time; the position
 // behind its end if there is none.
 func (e *Events) At(ctx context.Context, at time.Time) (uint64, error) {
-	_, last, err := e.Bounds(ctx) // first: what comes meanwhile is behind it, and later than now
-	if err != nil {
-		return 0, err
-	}
-	var all uint64
-	found, _, err := e.s.scanCounted(ctx, e.s.topo.Events(), headersOnly, 0, at, nil, 1, &all)
-	if err != nil || len(found) == 0 {
-		return last + 1, err
-	}
-	return found[0].Seq, nil
+	return e.s.positionAt(ctx, e.s.topo.Events(), at)
 }
 
 func (e *Events) collect(messages []Message, more bool, err error) ([]Stored, bool, error) {

@@ -2,10 +2,11 @@ package store
 
 import (
 	"bytes"
-	"container/heap"
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/jsapi"
@@ -105,14 +106,11 @@ func (a *Attempts) merged(ctx context.Context, back *backwards, q AttemptsQuery,
 	if err != nil {
 		return classify(err)
 	}
-	next := make(newestFirst, 0, len(ends))
-	for _, seq := range ends {
-		next = append(next, seq)
-	}
-	for heap.Init(&next); len(next) > 0; {
-		m, err := back.get(ctx, next[0])
+	for next := slices.Sorted(maps.Values(ends)); len(next) > 0; { // at most MaxMerged positions, the newest at the end
+		newest := next[len(next)-1]
+		next = next[:len(next)-1]
+		m, err := back.get(ctx, newest)
 		if errors.Is(err, ErrNotFound) { // aged out
-			heap.Pop(&next)
 			continue
 		}
 		if err != nil {
@@ -122,31 +120,12 @@ func (a *Attempts) merged(ctx context.Context, back *backwards, q AttemptsQuery,
 		if !goes {
 			return nil
 		}
-		if previous == 0 || previous >= next[0] {
-			heap.Pop(&next)
-			continue
+		if previous > 0 && previous < newest {
+			at, _ := slices.BinarySearch(next, previous)
+			next = slices.Insert(next, at, previous)
 		}
-		next[0] = previous
-		heap.Fix(&next, 0)
 	}
 	return nil
-}
-
-// newestFirst is a heap of positions.
-type newestFirst []uint64
-
-func (h newestFirst) Len() int           { return len(h) }
-func (h newestFirst) Less(i, j int) bool { return h[i] > h[j] }
-func (h newestFirst) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-
-// Push is for heap.Interface.
-func (h *newestFirst) Push(x any) { *h = append(*h, x.(uint64)) }
-
-// Pop is for heap.Interface.
-func (h *newestFirst) Pop() any {
-	last := (*h)[len(*h)-1]
-	*h = (*h)[:len(*h)-1]
-	return last
 }
 
 // Hours calls each with the tallies of a callback's hours, newest first, until it returns false.

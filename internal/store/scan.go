@@ -167,6 +167,21 @@ func (s *Store) scanEach(
 	return more, nil
 }
 
+// positionAt returns the position of the first message that a log took at or after a time; the position
+// behind its end if there is none.
+func (s *Store) positionAt(ctx context.Context, stream string, at time.Time) (uint64, error) {
+	_, last, err := s.bounds(ctx, stream) // first: what comes meanwhile is behind it, and later than now
+	if err != nil {
+		return 0, err
+	}
+	var all uint64
+	found, _, err := s.scanCounted(ctx, stream, headersOnly, 0, at, nil, 1, &all)
+	if err != nil || len(found) == 0 {
+		return last + 1, err
+	}
+	return found[0].Seq, nil
+}
+
 // overwritten reports whether a stream is a bucket: of what is overwritten while it is counted a
 // server counts the old message as gone before it counts the new one as there, so that its count is
 // too low by as many, already when a reader is made.
