@@ -182,19 +182,10 @@ func (s *Service) dead(worker string) bool {
 	return s.c.Exclusive && !strings.HasPrefix(worker, s.nonce+".")
 }
 
-// errGone means that there is no such link.
-var errGone = errors.New("there is no such link")
-
-// load reads a link at the store's leader, so that it sees what another replica has just written.
+// load reads a link at the store's leader, so that it sees what another replica has just written. It
+// returns store.ErrNotFound if there is no such link.
 func (s *Service) load(ctx context.Context, id string) (relay.ConsentLink, uint64, error) {
-	there := s.c.Store.Consents.Current(ctx, []string{id})[0]
-	switch {
-	case there.Err != nil:
-		return relay.ConsentLink{}, 0, there.Err
-	case there.Deleted:
-		return relay.ConsentLink{}, 0, errGone
-	}
-	return there.Value, there.Revision, nil
+	return s.c.Store.Consents.GetAtLeader(ctx, id)
 }
 
 // put returns the write of a link. The document expires when it is no longer of interest.

@@ -161,7 +161,7 @@ func (s *Service) persist(l relay.ConsentLink, what string, do func(context.Cont
 		switch {
 		case err == nil:
 			return true
-		case errors.Is(err, errGone):
+		case errors.Is(err, store.ErrNotFound):
 			s.logOf(l).Error("could not " + what + ": the link is gone")
 			return false
 		}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
 )
 
 // The paths that browsers use. For consents nothing else must be reachable from outside.
@@ -190,7 +191,7 @@ func (s *Service) admitted(
 	defer cancel()
 	l, _, err := s.load(ctx, c.link)
 	switch {
-	case errors.Is(err, errGone), err == nil && c.token != "" && !matches(l.TokenHash, c.token),
+	case errors.Is(err, store.ErrNotFound), err == nil && c.token != "" && !matches(l.TokenHash, c.token),
 		err == nil && c.attempt != "" && find(&l, c.attempt) == nil:
 		return l, c, s.refuse(w, r, v, unknown)
 	case err != nil:

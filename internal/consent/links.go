@@ -139,11 +139,12 @@ func (s *Service) Withdraw(ctx context.Context, connection relay.Connection, id 
 		l.WithdrawnAt = &at
 		return true
 	})
-	if errors.Is(err, errGone) || err == nil && missing {
-		return fmt.Errorf("withdraw link %s: %w", id, store.ErrNotFound)
+	if err == nil && missing {
+		err = store.ErrNotFound
 	}
-	if err == nil {
-		s.c.Log.InfoContext(ctx, "a consent link was withdrawn", "connection", connection.ID, "link", id)
+	if err != nil {
+		return fmt.Errorf("withdraw link %s: %w", id, err)
 	}
-	return err
+	s.c.Log.InfoContext(ctx, "a consent link was withdrawn", "connection", connection.ID, "link", id)
+	return nil
 }

@@ -26,7 +26,7 @@ func (s *Service) putToUse(l relay.ConsentLink, a relay.ConsentAttempt, secrets 
 		result relay.ConsentResult
 	)
 	if !s.persist(l, "read the connection of a consent", func(ctx context.Context) (err error) {
-		if c, err = s.connection(ctx, l); errors.Is(err, store.ErrNotFound) {
+		if c, _, err = s.connection(ctx, l); errors.Is(err, store.ErrNotFound) {
 			result.Outcome, err = relay.ConsentGone, nil
 		}
 		if err == nil && result.Outcome == "" {
@@ -62,12 +62,12 @@ func (s *Service) putToUse(l relay.ConsentLink, a relay.ConsentAttempt, secrets 
 
 // connection reads the connection of a link. It returns store.ErrNotFound if the connection was
 // removed, even if there is a new one with the same id.
-func (s *Service) connection(ctx context.Context, l relay.ConsentLink) (relay.Connection, error) {
-	there := s.c.Store.Connections.Current(ctx, []string{l.Connection})[0]
-	if there.Err == nil && (there.Deleted || there.Value.Generation != l.Generation) {
-		there.Err = fmt.Errorf("read connection %s: %w", l.Connection, store.ErrNotFound)
+func (s *Service) connection(ctx context.Context, l relay.ConsentLink) (relay.Connection, uint64, error) {
+	c, revision, err := s.c.Store.Connections.GetAtLeader(ctx, l.Connection)
+	if err == nil && c.Generation != l.Generation {
+		err = fmt.Errorf("read connection %s: %w", l.Connection, store.ErrNotFound)
 	}
-	return there.Value, there.Err
+	return c, revision, err
 }
 
 // isPlaced reports whether a connection's tokens come from an attempt.
@@ -190,13 +190,9 @@ func (s *Service) place(
 // note records in the connection which consent its tokens come from.
 func (s *Service) note(ctx context.Context, l relay.ConsentLink, a relay.ConsentAttempt, r relay.ConsentResult) error {
 	for {
-		there := s.c.Store.Connections.Current(ctx, []string{l.Connection})[0]
-		if there.Err != nil {
-			return there.Err
-		}
-		c := there.Value
-		if there.Deleted || c.Generation != l.Generation {
-			return fmt.Errorf("note a consent of connection %s: %w", l.Connection, store.ErrNotFound)
+		c, revision, err := s.connection(ctx, l)
+		if err != nil {
+			return fmt.Errorf("note a consent: %w", err)
 		}
 		if c.Consent != nil && (c.Consent.ID == a.ID || c.Consent.At.After(a.GrantedAt)) {
 			return nil
@@ -204,7 +200,7 @@ func (s *Service) note(ctx context.Context, l relay.ConsentLink, a relay.Consent
 		c.Consent = &relay.Consent{
 			ID: a.ID, At: a.GrantedAt, Checked: r.Outcome == relay.ConsentConnected, ConsentFound: r.Found,
 		}
-		if _, err := s.c.Store.Connections.Update(ctx, c.ID, c, there.Revision); !errors.Is(err, store.ErrConflict) {
+		if _, err := s.c.Store.Connections.Update(ctx, c.ID, c, revision); !errors.Is(err, store.ErrConflict) {
 			return err
 		}
 	}

@@ -66,7 +66,7 @@ func (s *Service) usable(ctx context.Context, l relay.ConsentLink, now time.Time
 	}
 	ctx, cancel := context.WithTimeout(ctx, storePatience)
 	defer cancel()
-	c, err := s.connection(ctx, l)
+	c, _, err := s.connection(ctx, l)
 	if errors.Is(err, store.ErrNotFound) {
 		return c, s.pageOfClosedLink(l, relay.ConsentLinkWithdrawn), nil
 	}
@@ -263,7 +263,7 @@ func (s *Service) result(w http.ResponseWriter, r *http.Request, v *visit, state
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), storePatience)
 	defer cancel()
-	c, err := s.connection(ctx, l)
+	c, _, err := s.connection(ctx, l)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return s.trouble(v, err)
 	}
