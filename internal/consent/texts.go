@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -94,10 +95,9 @@ func scopeTexts(scopes []string) []string {
 
 // siteTexts returns the connection's sites as people know them.
 func siteTexts(c relay.Connection) string {
-	var texts []string
-	for _, id := range slices.Sorted(maps.Keys(c.Sites)) {
-		texts = append(texts, fmt.Sprintf("%s (Audatex site %s)", c.Sites[id], id))
-	}
+	texts := each.Of(slices.Sorted(maps.Keys(c.Sites)), func(id string) string {
+		return fmt.Sprintf("%s (Audatex site %s)", c.Sites[id], id)
+	})
 	if c.Site != "" && !slices.Contains(slices.Collect(maps.Values(c.Sites)), c.Site) {
 		texts = append([]string{c.Site}, texts...)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/backoff"
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
@@ -22,10 +23,7 @@ const demoID = "demo"
 type apiKey struct{ ID, Key string }
 
 func (d *demo) registerClient(ctx context.Context) (apiKey, error) {
-	var names []string
-	for _, s := range d.sites {
-		names = append(names, s.name)
-	}
+	names := each.Of(d.sites, func(s site) string { return s.name })
 	err := d.admin.do(ctx, http.MethodPut, "/v1/clients/"+demoID, map[string]any{"description": "The demo", "sites": names}, nil)
 	if err != nil {
 		return apiKey{}, err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audit"
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -92,10 +93,7 @@ func (a *API) listAudit(ctx context.Context, c caller, params ListAuditParams) (
 		return reply{}, err
 	}
 	a.limits.charge(c.key.ID, page.Scanned-len(page.Entries))
-	list := AuditList{Items: make([]AuditEntry, 0, len(page.Entries))}
-	for _, e := range page.Entries {
-		list.Items = append(list.Items, auditView(e))
-	}
+	list := AuditList{Items: each.Of(page.Entries, auditView)}
 	if page.Next > 0 {
 		list.Next = position('a', page.Next)
 	}

@@ -9,10 +9,12 @@ import (
 	"net/http"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-openapi/jsonpointer"
 
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sender"
 	"github.com/audatex-relay/relay/internal/store"
@@ -89,7 +91,7 @@ func (a *API) apply(cb *relay.Callback, owner relay.Client, s CallbackSettings, 
 	cb.SetURL(s.Url)
 	cb.Description = s.Description
 	cb.Filter = relay.Filter{
-		Sites: s.Sites, Types: s.Types, Orders: lowered(s.Orders), OrderStatuses: s.OrderStatuses, ChangedOnly: s.ChangedOnly,
+		Sites: s.Sites, Types: s.Types, Orders: each.Of(s.Orders, strings.ToLower), OrderStatuses: s.OrderStatuses, ChangedOnly: s.ChangedOnly,
 	}
 	cb.RatePerSecond, cb.Paused, cb.UpdatedAt = s.RatePerSecond, s.Paused, now
 	cb.Concurrency = cmp.Or(s.Concurrency, relay.DefaultConcurrency)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -251,11 +252,7 @@ func (a *API) callbackView(ctx context.Context, c caller, cb relay.Callback) Cal
 // callbackViews returns callbacks as lists show them. All owners are asked for their status at the
 // same time.
 func (a *API) callbackViews(ctx context.Context, cbs []relay.Callback) []Callback {
-	ids := make([]string, len(cbs))
-	for i, cb := range cbs {
-		ids[i] = cb.ID
-	}
-	statuses := a.c.Dispatcher.Status(ctx, ids)
+	statuses := a.c.Dispatcher.Status(ctx, each.Of(cbs, func(cb relay.Callback) string { return cb.ID }))
 	views := make([]Callback, len(cbs))
 	for i, cb := range cbs {
 		views[i] = storedView(cb)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -40,11 +41,7 @@ func (a *API) connectionView(ctx context.Context, c relay.Connection) (Connectio
 // connectionViews returns several connections as the API shows them. Their owners are asked at the
 // same time.
 func (a *API) connectionViews(ctx context.Context, connections []relay.Connection) ([]Connection, error) {
-	ids := make([]string, len(connections))
-	for i, c := range connections {
-		ids[i] = c.ID
-	}
-	doing := a.c.Resolver.Doing(ctx, ids)
+	doing := a.c.Resolver.Doing(ctx, each.Of(connections, func(c relay.Connection) string { return c.ID }))
 	views := make([]Connection, len(connections))
 	for i, c := range connections {
 		view, err := a.storedConnection(ctx, c)
@@ -118,10 +115,7 @@ func reconciling(doc relay.Reconciliation) *Reconciling {
 	if run == nil {
 		return nil
 	}
-	causes := make([]ReconcileCause, len(run.Causes))
-	for i, c := range run.Causes {
-		causes[i] = ReconcileCause(c)
-	}
+	causes := each.Of(run.Causes, func(c relay.ReconcileCause) ReconcileCause { return ReconcileCause(c) })
 	return &Reconciling{Causes: causes, Since: run.Since, StartedAt: run.StartedAt, Done: run.Done, Total: run.Total}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/consent"
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -75,11 +76,9 @@ func (a *API) makeLinks(
 	if err != nil {
 		return nil, err
 	}
-	views := make([]ConsentLinkCreated, len(made))
-	for i, m := range made {
-		views[i] = ConsentLinkCreated{Id: m.ID, Connection: m.Connection, Url: m.URL, ExpiresAt: m.ExpiresAt}
-	}
-	return views, nil
+	return each.Of(made, func(m consent.Made) ConsentLinkCreated {
+		return ConsentLinkCreated{Id: m.ID, Connection: m.Connection, Url: m.URL, ExpiresAt: m.ExpiresAt}
+	}), nil
 }
 
 // sentence returns an error's text with a capital letter.
@@ -121,10 +120,7 @@ func (a *API) consentLinks(
 	links, more := a.c.Consents.Page(connection, after, limit, func(l relay.ConsentLink) bool {
 		return pass(l) && (len(states) == 0 || slices.Contains(states, a.linkState(l, now)))
 	})
-	list := ConsentLinkList{Items: make([]ConsentLink, len(links))}
-	for i, l := range links {
-		list.Items[i] = a.linkView(l.Value, now)
-	}
+	list := ConsentLinkList{Items: views(links, func(l relay.ConsentLink) ConsentLink { return a.linkView(l, now) })}
 	if more {
 		list.Next = token('k', links[limit-1].Key)
 	}

@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -120,7 +122,7 @@ func (a *API) searchDeliveries(
 	s := deliverySearch{
 		a: a, c: c, ctx: ctx, of: of, params: params, limit: cmp.Or(params.Limit, defaultLimit), begun: time.Now(),
 		list: DeliveryList{Items: []DeliverySummary{}}, seen: map[deliveryOf]bool{}, lanes: map[string]*cursor.Lane{},
-		filter: relay.Filter{Sites: params.Sites, Types: params.Types, Orders: lowered(params.Orders)},
+		filter: relay.Filter{Sites: params.Sites, Types: params.Types, Orders: each.Of(params.Orders, strings.ToLower)},
 	}
 	if err := c.mayChoose(params.Sites, params.Types); err != nil {
 		return s.list, err

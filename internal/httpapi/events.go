@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -66,7 +67,7 @@ type query struct {
 func (a *API) newQuery(c caller, params ListEventsParams) (query, error) {
 	q := query{
 		filter: relay.Filter{
-			Sites: params.Sites, Types: params.Types, Orders: lowered(params.Orders), OrderStatuses: params.OrderStatuses,
+			Sites: params.Sites, Types: params.Types, Orders: each.Of(params.Orders, strings.ToLower), OrderStatuses: params.OrderStatuses,
 			ChangedOnly: params.ChangedOnly,
 		},
 		since: logTime(params.Since), limit: cmp.Or(params.Limit, defaultEvents),
@@ -114,14 +115,6 @@ func (a *API) readFeedPosition(cursor string) (uint64, error) {
 		return 0, &problem{kind: kindOutdated}
 	}
 	return at[0], nil
-}
-
-// lowered returns the ids of orders as they are stored.
-func lowered(orders []string) (ids []string) {
-	for _, order := range orders {
-		ids = append(ids, strings.ToLower(order))
-	}
-	return ids
 }
 
 // logTime limits a time to the range that the log supports: the store counts nanoseconds since

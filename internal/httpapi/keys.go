@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/access"
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -22,11 +23,8 @@ func (a *API) listKeys(ctx context.Context, c caller, id Id) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	list := KeyList{Items: make([]Key, 0, len(client.Keys))}
-	for _, k := range client.Keys {
-		list.Items = append(list.Items, a.keyView(client, k))
-	}
-	return reply{body: list}, nil
+	view := func(k relay.Key) Key { return a.keyView(client, k) }
+	return reply{body: KeyList{Items: each.Of(client.Keys, view)}}, nil
 }
 
 // createKey implements POST /v1/clients/{id}/keys.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -32,11 +33,7 @@ func readToken(kind byte, cursor string, fields int) ([]string, error) {
 
 // position returns a cursor of log positions; readPosition parses it. No cursor at all means zeros.
 func position(kind byte, numbers ...uint64) string {
-	fields := make([]string, len(numbers))
-	for i, n := range numbers {
-		fields[i] = strconv.FormatUint(n, 36)
-	}
-	return token(kind, fields...)
+	return token(kind, each.Of(numbers, func(n uint64) string { return strconv.FormatUint(n, 36) })...)
 }
 
 func readPosition(kind byte, cursor string, count int) ([]uint64, error) {
@@ -103,15 +100,6 @@ func starting() error {
 	return &problem{kind: kindBusy, detail: "The relay is starting.", retryAfter: time.Second}
 }
 
-// entryKeys returns the keys of entries.
-func entryKeys[T any](entries []store.Entry[T]) []string {
-	keys := make([]string, len(entries))
-	for i, e := range entries {
-		keys[i] = e.Key
-	}
-	return keys
-}
-
 // valuesOf returns the documents of entries.
 func valuesOf[T any](entries []store.Entry[T]) []T {
 	return views(entries, func(v T) T { return v })
@@ -119,9 +107,5 @@ func valuesOf[T any](entries []store.Entry[T]) []T {
 
 // views returns the documents of entries as the API shows them.
 func views[T, V any](entries []store.Entry[T], view func(T) V) []V {
-	all := make([]V, 0, len(entries))
-	for _, e := range entries {
-		all = append(all, view(e.Value))
-	}
-	return all
+	return each.Of(entries, func(e store.Entry[T]) V { return view(e.Value) })
 }

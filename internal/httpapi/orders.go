@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
@@ -205,10 +206,7 @@ func (a *API) order(ctx context.Context, c caller, id, site string) (relay.Order
 	case 1:
 		return entries[0].Value, nil
 	}
-	var sites []string
-	for _, e := range entries {
-		sites = append(sites, e.Value.Site)
-	}
+	sites := views(entries, func(o relay.OrderState) string { return o.Site })
 	slices.Sort(sites)
 	return relay.OrderState{}, kindAmbiguous.problem("The sites are: %s.", strings.Join(sites, ", "))
 }
@@ -219,11 +217,7 @@ func keysOf(sites []string) []string {
 		return nil
 	}
 	sites = slices.Compact(slices.Sorted(slices.Values(sites)))
-	keys := make([]string, len(sites))
-	for i, site := range sites {
-		keys[i] = site + ".>"
-	}
-	return keys
+	return each.Of(sites, func(site string) string { return site + ".>" })
 }
 
 func orderView(o relay.OrderState) Order {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -186,11 +187,11 @@ func (a *API) plan(ctx context.Context, c caller, id string, cb relay.Callback, 
 		return doc, err
 	}
 	doc.Filter = relay.ReplayFilter{Events: s.Events, Since: s.Since, Filter: relay.Filter{
-		Sites: s.Sites, Types: s.Types, Orders: lowered(s.Orders), OrderStatuses: s.OrderStatuses, ChangedOnly: s.ChangedOnly,
+		Sites: s.Sites, Types: s.Types, Orders: each.Of(s.Orders, strings.ToLower), OrderStatuses: s.OrderStatuses, ChangedOnly: s.ChangedOnly,
 	}}
-	for _, status := range s.DeliveryStatuses {
-		doc.Filter.Statuses = append(doc.Filter.Statuses, relay.DeliveryStatus(status))
-	}
+	doc.Filter.Statuses = each.Of(s.DeliveryStatuses, func(status ReplayableStatus) relay.DeliveryStatus {
+		return relay.DeliveryStatus(status)
+	})
 	if len(s.Events)+len(s.Orders)+len(s.Sites)+len(s.Types)+len(s.OrderStatuses)+len(s.DeliveryStatuses) == 0 && s.Since.IsZero() {
 		return doc, invalid(at("", "selects everything: give events, orders, sites, types, orderStatuses, deliveryStatuses or since"))
 	}

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/signature"
 )
@@ -99,11 +100,7 @@ func signingSecret(given string, m maker) (string, error) {
 
 // signingViews returns the secrets that sign, without their text.
 func signingViews(secrets relay.CallbackSecrets, now time.Time) []SigningSecret {
-	views := []SigningSecret{}
-	for _, s := range secrets.SigningAt(now) {
-		views = append(views, SigningSecret{
-			Fingerprint: s.Fingerprint(), CreatedAt: s.CreatedAt, ExpiresAt: timeOf(s.ExpiresAt),
-		})
-	}
-	return views
+	return each.Of(secrets.SigningAt(now), func(s relay.SigningSecret) SigningSecret {
+		return SigningSecret{Fingerprint: s.Fingerprint(), CreatedAt: s.CreatedAt, ExpiresAt: timeOf(s.ExpiresAt)}
+	})
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/audatex-relay/relay/internal/apidocs"
 	"github.com/audatex-relay/relay/internal/doctor"
+	"github.com/audatex-relay/relay/internal/each"
+	"github.com/audatex-relay/relay/internal/store"
 )
 
 // readyTimeout limits the read of the store for readiness.
@@ -136,9 +138,8 @@ func (a *API) getEncryptionKeys(_ context.Context, _ caller) (reply, error) {
 	}
 	id := func(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
 	body := EncryptionKeys{CheckedAt: s.CheckedAt, Writing: id(s.Writing), Through: s.Through(), Left: s.Left}
-	body.Keys = make([]EncryptionKey, len(s.Keys))
-	for i, k := range s.Keys {
-		body.Keys[i] = EncryptionKey{Id: id(k.ID), Secrets: k.Secrets, Use: s.Use(k)}
-	}
+	body.Keys = each.Of(s.Keys, func(k store.KeyUse) EncryptionKey {
+		return EncryptionKey{Id: id(k.ID), Secrets: k.Secrets, Use: s.Use(k)}
+	})
 	return reply{body: body}, nil
 }

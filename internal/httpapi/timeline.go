@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 	"github.com/audatex-relay/relay/internal/topology"
@@ -59,18 +60,17 @@ func (a *API) getTimeline(ctx context.Context, c caller, orderID OrderPath, para
 	if err != nil {
 		return reply{}, err
 	}
-	list := Timeline{Items: make([]TimelineItem, 0, len(events))}
 	if len(events) == 0 {
-		return reply{body: list}, nil
+		return reply{body: Timeline{Items: []TimelineItem{}}}, nil
 	}
 	t := a.trailOf(c, events, nil)
 	whole, err := t.read(ctx, attempts)
 	if err != nil {
 		return reply{}, err
 	}
-	for _, ev := range events {
-		list.Items = append(list.Items, timelineItem(ev, t.deliveries(ev, whole && attempts == 0)))
-	}
+	list := Timeline{Items: each.Of(events, func(ev store.Stored) TimelineItem {
+		return timelineItem(ev, t.deliveries(ev, whole && attempts == 0))
+	})}
 	switch {
 	case !whole:
 		list.Next = position('m', events[0].Seq, t.from)
@@ -131,10 +131,7 @@ func (a *API) getStats(ctx context.Context, c caller, id Id, params GetStatsPara
 		read++
 		return true
 	})
-	list.Items = make([]Hour, len(hours))
-	for i, t := range hours {
-		list.Items[i] = hourView(t)
-	}
+	list.Items = each.Of(hours, hourView)
 	return reply{body: list}, err
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -54,7 +55,8 @@ func (a *API) unresolved(
 	ctx context.Context, entries []store.Entry[store.Aside],
 ) ([]store.Entry[relay.Unresolved], error) {
 	var found []store.Entry[relay.Unresolved]
-	for _, there := range a.c.Store.Unresolved.Current(ctx, entryKeys(entries)) {
+	keys := each.Of(entries, func(e store.Entry[store.Aside]) string { return e.Key })
+	for _, there := range a.c.Store.Unresolved.Current(ctx, keys) {
 		switch {
 		case there.Err != nil:
 			return nil, there.Err

@@ -12,6 +12,8 @@ import (
 	"github.com/go-openapi/jsonpointer"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/santhosh-tekuri/jsonschema/v6/kind"
+
+	"github.com/audatex-relay/relay/internal/each"
 )
 
 // The limits of a problem, so that a response cannot be much larger than its request.
@@ -61,16 +63,9 @@ func (c *contract) collect(v *jsonschema.ValidationError, errs *[]FieldError) {
 func (c *contract) describe(k jsonschema.ErrorKind) string {
 	switch k := k.(type) {
 	case *kind.Type:
-		wants := make([]string, len(k.Want))
-		for i, want := range k.Want {
-			wants[i] = article(want)
-		}
-		return "must be " + strings.Join(wants, " or ")
+		return "must be " + strings.Join(each.Of(k.Want, article), " or ")
 	case *kind.Enum:
-		wants := make([]string, len(k.Want))
-		for i, want := range k.Want {
-			wants[i] = fmt.Sprint(want)
-		}
+		wants := each.Of(k.Want, func(want any) string { return fmt.Sprint(want) })
 		return "must be one of " + strings.Join(wants, ", ")
 	case *kind.Pattern:
 		return "must be " + c.patterns[k.Want]

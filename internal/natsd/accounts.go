@@ -6,6 +6,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/topology"
 )
@@ -211,10 +212,7 @@ func (a *accounts) reader(key string) (*server.Account, error) {
 // which does not know whose a callback is: their client gets them by the API and by callbacks. The copy of the log must
 // list the others, because it cannot list what it leaves out.
 func operational(kinds []relay.Kind) []string {
-	subjects := make([]string, len(kinds))
-	for i, kind := range kinds {
-		subjects[i] = topology.OperationalSubject("*", string(kind), "*")
-	}
+	subjects := each.Of(kinds, func(kind relay.Kind) string { return topology.OperationalSubject("*", string(kind), "*") })
 	return subjects
 }
 

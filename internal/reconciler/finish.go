@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -61,9 +62,6 @@ func list(causes []relay.ReconcileCause) string {
 		relay.CauseGap: "a suspected gap", relay.CauseSubscription: "a new subscription",
 		relay.CauseAsked: "a request", relay.CauseNightly: "the nightly run",
 	}
-	texts := make([]string, len(causes))
-	for i, c := range causes {
-		texts[i] = words[c]
-	}
+	texts := each.Of(causes, func(c relay.ReconcileCause) string { return words[c] })
 	return strings.Join(texts, ", ")
 }

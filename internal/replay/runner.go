@@ -11,6 +11,7 @@ import (
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/delivery"
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/store"
@@ -219,10 +220,7 @@ func (w *runner) refill(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		seqs := make([]uint64, len(p.entries))
-		for i, e := range p.entries {
-			seqs[i] = e.Seq
-		}
+		seqs := each.Of(p.entries, func(e cursor.Entry) uint64 { return e.Seq })
 		if p.through >= w.doc.Through { // nothing of the log behind the replay's end is its own
 			p.through = max(p.through, of.Through)
 		}

@@ -121,13 +121,7 @@ func (r *Resolver) put(ctx context.Context, doc *relay.Unresolved, revision uint
 	const besides = 8 << 10 // of a document: all but the bytes themselves
 	doc.Raw = doc.Raw[:min(len(doc.Raw), max(0, (r.store.MaxDocument()-besides)/4*3))]
 	for {
-		var err error
-		var at uint64
-		if revision == 0 {
-			at, err = r.store.Unresolved.Create(ctx, doc.ID, *doc)
-		} else {
-			at, err = r.store.Unresolved.Update(ctx, doc.ID, *doc, revision)
-		}
+		at, err := r.store.Unresolved.Save(ctx, doc.ID, *doc, revision)
 		if !errors.Is(err, store.ErrTooLarge) || len(doc.Raw) == 0 {
 			return at, err
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursorstore"
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
 )
@@ -96,10 +97,7 @@ func (l *loader) batch(ctx context.Context, batch []*arrival) {
 			a.runner.wake()
 		}
 	}()
-	connections := make([]string, len(batch))
-	for i, a := range batch {
-		connections[i] = a.runner.connection
-	}
+	connections := each.Of(batch, func(a *arrival) string { return a.runner.connection })
 	found, err := l.cursors(ctx, batch, connections)
 	var heads map[string]uint64
 	if err == nil {
@@ -151,10 +149,7 @@ func (l *loader) cursors(ctx context.Context, batch []*arrival, connections []st
 
 // adopt writes cursors under the epoch of their lease.
 func (l *loader) adopt(ctx context.Context, lease *shard.Lease, arrivals []*arrival) {
-	saves := make([]cursorstore.Save, len(arrivals))
-	for i, a := range arrivals {
-		saves[i] = a.loaded.cursor.save()
-	}
+	saves := each.Of(arrivals, func(a *arrival) cursorstore.Save { return a.loaded.cursor.save() })
 	for i, r := range l.r.cursors.Adopt(ctx, lease.Epoch(), saves) {
 		a := arrivals[i]
 		if err := a.loaded.cursor.took(saves[i], r); err != nil && (!r.Fenced || errors.Is(err, errSuperseded)) {

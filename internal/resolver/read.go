@@ -9,6 +9,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -263,11 +264,7 @@ func (r *reader) keep(lane string, it *item) {
 
 // hold returns the notifications of a batch that are at hand, and nil for each that has to be read again.
 func (r *reader) hold(b cursor.Batch) []*item {
-	items := make([]*item, len(b.Seqs))
-	for i, entry := range b.Seqs {
-		items[i] = r.atHand[b.Order][entry]
-	}
-	return items
+	return each.Of(b.Seqs, func(entry uint64) *item { return r.atHand[b.Order][entry] })
 }
 
 func (r *reader) forget(lane string, entries []uint64) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -96,13 +97,7 @@ func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item, ask
 	if err != nil {
 		return result{outcome: batchStoreFailed, err: err}
 	}
-	received := make([]relay.Received, 0, len(prior)+len(waiting))
-	for _, s := range prior {
-		received = append(received, s.item.received())
-	}
-	for _, it := range waiting {
-		received = append(received, it.received())
-	}
+	received := slices.Concat(each.Of(prior, func(s shelved) relay.Received { return s.item.received() }), each.Of(waiting, (*item).received))
 	if len(prior) > 0 {
 		slices.SortFunc(received, func(a, b relay.Received) int { return cmp.Compare(a.Entry(), b.Entry()) })
 	}

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/store"
@@ -240,10 +241,7 @@ func (r *Roster[R]) Connection(id string) (relay.Connection, bool) {
 // Connections returns every connection of a shard that is known.
 func (r *Roster[R]) Connections(shard int) []relay.Connection {
 	page, _ := r.known.Page(group(shard), "", math.MaxInt, nil)
-	list := make([]relay.Connection, len(page))
-	for i, e := range page {
-		list[i] = e.Value
-	}
+	list := each.Of(page, func(e store.Entry[relay.Connection]) relay.Connection { return e.Value })
 	return list
 }
 

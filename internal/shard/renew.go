@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -71,19 +72,11 @@ func (m *Member) put(ctx context.Context, puts []store.Put[store.Owner]) []store
 func (m *Member) current(ctx context.Context, shards []int) []store.Present[store.Owner] {
 	ctx, cancel := context.WithTimeout(ctx, m.callTimeout())
 	defer cancel()
-	keys := make([]string, len(shards))
-	for i, n := range shards {
-		keys[i] = store.LeaseKey(n)
-	}
-	return m.conf.Store.Owners.Current(ctx, keys)
+	return m.conf.Store.Owners.Current(ctx, each.Of(shards, store.LeaseKey))
 }
 
 func shardsOf(hs []*ownedShard) []int {
-	shards := make([]int, len(hs))
-	for i, h := range hs {
-		shards[i] = h.lease.shard
-	}
-	return shards
+	return each.Of(hs, func(h *ownedShard) int { return h.lease.shard })
 }
 
 // readBack finds out what became of renewals that were refused or got no response. One that timed

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/backoff"
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -57,10 +58,7 @@ func (m *Member) follow(ctx context.Context) {
 // away may still list members, and leases, that expired meanwhile, and never show their end. Their
 // shares would belong to nobody until they are forgotten.
 func (m *Member) confirmed(ctx context.Context, listed []store.Entry[store.Owner]) []store.Entry[store.Owner] {
-	keys := make([]string, len(listed))
-	for i, e := range listed {
-		keys[i] = e.Key
-	}
+	keys := each.Of(listed, func(e store.Entry[store.Owner]) string { return e.Key })
 	var there []store.Entry[store.Owner]
 	for i, now := range m.conf.Store.Owners.Current(ctx, keys) {
 		switch {

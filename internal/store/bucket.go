@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/jsapi"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/topology"
@@ -253,11 +254,7 @@ func (b *Bucket[T]) Withdraw(ctx context.Context, key string, revision uint64) e
 // but does not last: when the server is killed, what a purged key held before its last change may
 // come back.
 func (b *Bucket[T]) Remove(ctx context.Context, removals []Removal) []Result {
-	requests := make([]request, len(removals))
-	for i, r := range removals {
-		requests[i] = b.removal(r, topology.MarkerTTL)
-	}
-	return b.s.writeAll(ctx, requests)
+	return b.s.writeAll(ctx, each.Of(removals, func(r Removal) request { return b.removal(r, topology.MarkerTTL) }))
 }
 
 // removal is a removal whose marker goes after a time, or stays if that is 0.

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/topology"
 )
@@ -193,11 +194,7 @@ func (e *Events) collect(messages []Message, more bool, err error) ([]Stored, bo
 	if err != nil {
 		return nil, false, err
 	}
-	events := make([]Stored, 0, len(messages))
-	for _, m := range messages {
-		events = append(events, AsEvent(m))
-	}
-	return events, more, nil
+	return each.Of(messages, AsEvent), more, nil
 }
 
 // Waiting returns how many events the filters select from a sequence on, and when the log took the

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
@@ -136,11 +137,7 @@ func (i *Inbox) Scan(ctx context.Context, connection string, from uint64, max in
 	if err != nil {
 		return nil, false, err
 	}
-	pages := make([]Page, 0, len(messages))
-	for _, m := range messages {
-		pages = append(pages, i.page(m))
-	}
-	return pages, more, nil
+	return each.Of(messages, i.page), more, nil
 }
 
 // Page returns the page at a sequence; ErrNotFound if there is none.

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/each"
 )
 
 // listChunk is how many documents a listing reads at a time.
@@ -26,10 +28,7 @@ func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string,
 // AllOf is All of several prefixes, which are few: each costs the server something for every key.
 // None means every key.
 func (b *Bucket[T]) AllOf(ctx context.Context, prefixes []string, bad func(key string, err error)) ([]Entry[T], error) {
-	keys := make([]string, len(prefixes))
-	for i, prefix := range prefixes {
-		keys[i] = prefix + ".>"
-	}
+	keys := each.Of(prefixes, func(prefix string) string { return prefix + ".>" })
 	var all []Entry[T]
 	at := map[string]int{}
 	read, news := reading(b.s.scan), false
@@ -97,10 +96,7 @@ type reading func(ctx context.Context, stream string, from uint64, since time.Ti
 func (b *Bucket[T]) changed(
 	ctx context.Context, read reading, from uint64, keys []string, pass func(key string) bool, limit int, bad func(key string, err error),
 ) (entries []Entry[T], last uint64, more bool, err error) {
-	filters := make([]string, len(keys))
-	for i, key := range keys {
-		filters[i] = b.subject(key)
-	}
+	filters := each.Of(keys, b.subject)
 	from = max(from, 1)
 	last = from - 1
 	for len(entries) < limit {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/jsapi"
 	"github.com/audatex-relay/relay/internal/relay"
 )
@@ -157,10 +158,7 @@ type Stretch struct {
 // it returns those that have records of an order, and keeps no others. Callbacks are those whose
 // batches are read, at most a few dozen; none means all.
 func (a *Attempts) Onwards(ctx context.Context, from uint64, since time.Time, callbacks []string, order string, most int) (Stretch, error) {
-	subjects := make([]string, len(callbacks))
-	for i, callback := range callbacks {
-		subjects[i] = a.s.topo.AttemptsSubject(callback)
-	}
+	subjects := each.Of(callbacks, a.s.topo.AttemptsSubject)
 	mention := []byte(`"` + order + `"`)
 	var s Stretch
 	var all uint64

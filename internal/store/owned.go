@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -117,10 +118,7 @@ func RemoveOwned[T Owned](ctx context.Context, b *Bucket[T], removals []OwnedRem
 			send = append(send, i)
 		}
 	}
-	sent := make([]Removal, len(send))
-	for n, i := range send {
-		sent[n] = removals[i].Removal
-	}
+	sent := each.Of(send, func(i int) Removal { return removals[i].Removal })
 	for n, r := range b.Remove(ctx, sent) {
 		i := send[n]
 		if results[i].take(r); results[i].Outcome == Changed {
@@ -170,10 +168,7 @@ const readBackMost = 64
 // for: after an outage there may be thousands.
 func readBack[T Owned](ctx context.Context, b *Bucket[T], which []int, key func(int) string) []Present[T] {
 	found := make([]Present[T], 0, len(which))
-	keys := make([]string, len(which))
-	for n, i := range which {
-		keys[n] = key(i)
-	}
+	keys := each.Of(which, key)
 	for len(found) < len(keys) {
 		found = append(found, b.Current(ctx, keys[len(found):min(len(found)+readBackMost, len(keys))])...)
 		last := found[len(found)-1].Err

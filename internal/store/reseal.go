@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/audatex-relay/relay/internal/backoff"
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/topology"
 )
@@ -341,10 +342,7 @@ func (r *Resealer) reseal(ctx context.Context, of sealedBucket, e Entry[json.Raw
 		return next, keys, false
 	}
 	if of.name == topology.Consents {
-		parts := make([]map[string]json.RawMessage, len(holders))
-		for i, h := range holders {
-			parts[i] = h.part
-		}
+		parts := each.Of(holders, func(h sealedHolder) map[string]json.RawMessage { return h.part })
 		if next.doc["attempts"], err = relay.Encode(parts); err != nil {
 			return bad(err)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
@@ -269,10 +270,7 @@ func (f Finding) Refuse() error {
 		return refused("stream %s cannot be made: its subjects %v belong to stream %s, which %w and is left alone. Delete that one if nobody needs it, or choose another RELAY_NATS_PREFIX",
 			f.Stream, f.wanted.Subjects, f.Holder, ErrForeign)
 	}
-	differences := make([]string, len(f.Differences))
-	for i, d := range f.Differences {
-		differences[i] = d.String()
-	}
+	differences := each.Of(f.Differences, Difference.String)
 	if f.State == StateChanged { // what it holds is the relay's: the error must not suggest deleting it
 		return refused("stream %s is the relay's but was changed in a way that the relay does not mend by itself: %s. Set it back and keep it: it holds what the relay has stored",
 			f.Stream, strings.Join(differences, "; "))
