@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"time"
 )
@@ -50,9 +51,7 @@ func (b *bench) isolationOfTwo() {
 	beside := phase("beside")
 	sayLatency("healthy_alone", alone)
 	sayLatency("healthy_beside_dead_failing_slow", beside)
-	allowed := max(alone.P99*0.1, 5)
-	say("isolation_p99_difference_ms", "%.2f (at most %.2f: %s)", beside.P99-alone.P99, allowed,
-		verdict(beside.P99-alone.P99 <= allowed))
+	sayDifference("isolation", alone, beside)
 }
 
 // isolationOfFifty delivers a log to fifty healthy callbacks, as fast as it goes, and then what
@@ -79,9 +78,7 @@ func (b *bench) isolationOfFifty() {
 	say("isolation_50_rate_lost_percent", "%.1f (at most 10: %s)", 100*(1-beside.rate/alone.rate), verdict(beside.rate >= 0.9*alone.rate))
 	sayLatency("isolation_50_alone", alone.latency)
 	sayLatency("isolation_50_beside_50_dead", beside.latency)
-	allowed := max(alone.latency.P99*0.1, 5)
-	say("isolation_50_p99_difference_ms", "%.2f (at most %.2f: %s)", beside.latency.P99-alone.latency.P99, allowed,
-		verdict(beside.latency.P99-alone.latency.P99 <= allowed))
+	sayDifference("isolation_50", alone.latency, beside.latency)
 	cpu, peak := relay.usage()
 	say("isolation_50_cpu_seconds", "%.1f", cpu)
 	say("isolation_50_peak_memory_mib", "%.0f", peak)
@@ -107,7 +104,7 @@ func (b *bench) healthy(f *fleet, relay *program, name string) (all isolated) {
 	}
 	remove := func(kind string) {
 		for i := range healthyCallbacks {
-			must(relay.remove(fmt.Sprintf("/v1/callbacks/%s-%s-%d", name, kind, i)))
+			_ = get(relay.call(http.MethodDelete, fmt.Sprintf("/v1/callbacks/%s-%s-%d", name, kind, i), nil))
 		}
 	}
 	log := register("log", "earliest")

