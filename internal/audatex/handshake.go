@@ -195,12 +195,11 @@ var alertFaults = map[uint8]HandshakeFault{
 // alertOf returns the alert that the server sent. crypto/tls returns its exported type only for
 // QUIC; otherwise it is an unexported type within a net.OpError.
 func alertOf(err error) (uint8, bool) {
-	var alert tls.AlertError
-	if errors.As(err, &alert) {
+	if alert, ok := errors.AsType[tls.AlertError](err); ok {
 		return uint8(alert), true
 	}
-	var op *net.OpError
-	if !errors.As(err, &op) || op.Err == nil {
+	op, ok := errors.AsType[*net.OpError](err)
+	if !ok || op.Err == nil {
 		return 0, false
 	}
 	v := reflect.ValueOf(op.Err)

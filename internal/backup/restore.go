@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/audatex-relay/relay/internal/backoff"
+	"github.com/audatex-relay/relay/internal/jsapi"
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
@@ -273,8 +274,7 @@ func (c Config) clear(ctx context.Context, js jetstream.JetStream, name string, 
 }
 
 func nameInUse(err error) bool {
-	var api *jetstream.APIError
-	return errors.As(err, &api) && api.ErrorCode == codeNameInUse
+	return jsapi.Code(err) == codeNameInUse
 }
 
 // finish sets where the numbers of events continue, and opens the store to relays. It returns how

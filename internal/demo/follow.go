@@ -217,8 +217,7 @@ func (f *follower) explain(ctx context.Context, v *verdict) error {
 		}
 		var d struct{ Status string }
 		err := f.get(ctx, "/v1/callbacks/"+demoID+"/deliveries/"+id, &d)
-		var p *problem
-		if errors.As(err, &p) && p.Status == http.StatusNotFound {
+		if p, ok := errors.AsType[*problem](err); ok && p.Status == http.StatusNotFound {
 			continue // the relay knows of no such delivery: it is lost
 		}
 		if err != nil {

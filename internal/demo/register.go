@@ -37,8 +37,7 @@ func (d *demo) registerClient(ctx context.Context) (apiKey, error) {
 func (d *demo) registerCallback(ctx context.Context, target string) (string, error) {
 	var created struct{ Secret string }
 	err := d.client.do(ctx, http.MethodPut, "/v1/callbacks/"+demoID, map[string]any{"url": target}, &created)
-	var p *problem
-	if errors.As(err, &p) && p.Status < 500 && d.config.Callback != "" {
+	if p, ok := errors.AsType[*problem](err); ok && p.Status < 500 && d.config.Callback != "" {
 		return "", &CallbackError{p.fields()}
 	}
 	return created.Secret, err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/santhosh-tekuri/jsonschema/v6"
+	"go.yaml.in/yaml/v4"
 )
 
 // answerSchemas are the schemas of the responses' bodies, each compiled once: kin-openapi compiles
@@ -123,4 +124,12 @@ func TestAnswersThatDoNotFitTheContractAreNoticed(t *testing.T) {
 	if err := fitsContract(callback, "application/json", []byte(`{"id":1}`)); err == nil {
 		t.Error("a callback whose id is a number fits")
 	}
+}
+
+func toJSON(document []byte) ([]byte, error) {
+	var v any
+	if err := yaml.Unmarshal(document, &v); err != nil {
+		return nil, err
+	}
+	return json.Marshal(v)
 }

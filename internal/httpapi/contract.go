@@ -82,7 +82,12 @@ var embedded = sync.OnceValues(readContract)
 
 // readContract compiles the embedded contract. An error is a bug.
 func readContract() (*contract, error) {
-	raw, err := toJSON(api.OpenAPI)
+	var tree any
+	err := yaml.Unmarshal(api.OpenAPI, &tree)
+	if err != nil {
+		return nil, fmt.Errorf("read the OpenAPI document: %w", err)
+	}
+	raw, err := json.Marshal(tree)
 	if err != nil {
 		return nil, fmt.Errorf("read the OpenAPI document: %w", err)
 	}
@@ -111,10 +116,6 @@ func readContract() (*contract, error) {
 	}
 	var doc document
 	if err := json.Unmarshal(raw, &doc); err != nil {
-		return nil, fmt.Errorf("read the OpenAPI document: %w", err)
-	}
-	var tree any
-	if err := json.Unmarshal(raw, &tree); err != nil {
 		return nil, fmt.Errorf("read the OpenAPI document: %w", err)
 	}
 	if err := c.word(tree); err != nil {
@@ -297,14 +298,6 @@ func lookUp(tree any, pointer string) any {
 	}
 	there, _, _ := p.Get(tree) // an error means that there is nothing
 	return there
-}
-
-func toJSON(document []byte) ([]byte, error) {
-	var v any
-	if err := yaml.Unmarshal(document, &v); err != nil {
-		return nil, err
-	}
-	return json.Marshal(v)
 }
 
 // schemaNamed returns an event schema, or nil if there is none with that name.

@@ -241,8 +241,7 @@ func (r *Roster[R]) Connection(id string) (relay.Connection, bool) {
 // Connections returns every connection of a shard that is known.
 func (r *Roster[R]) Connections(shard int) []relay.Connection {
 	page, _ := r.known.Page(group(shard), "", math.MaxInt, nil)
-	list := each.Of(page, func(e store.Entry[relay.Connection]) relay.Connection { return e.Value })
-	return list
+	return each.Of(page, func(e store.Entry[relay.Connection]) relay.Connection { return e.Value })
 }
 
 // Count returns how many connections of each shard there are, here and elsewhere.

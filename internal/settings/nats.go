@@ -99,9 +99,9 @@ func checkCreds(file string) error {
 
 func (c *StoreConfig) checkTLS() error {
 	if c.NATSCA != "" {
-		pem, err := os.ReadFile(c.NATSCA)
+		pem, err := readFile("RELAY_NATS_CA", c.NATSCA, maxRoots)
 		if err != nil {
-			return Wrong("RELAY_NATS_CA", "the file cannot be read: %w", withoutPath(err))
+			return err
 		}
 		if !x509.NewCertPool().AppendCertsFromPEM(pem) {
 			return Wrong("RELAY_NATS_CA", "%s holds no certificate in PEM", c.NATSCA)

@@ -6,8 +6,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 )
 
 // maxRoots bounds a file of authorities, in bytes. All that a system trusts take about 250 KiB.
@@ -21,17 +19,9 @@ func (c Callbacks) ReadRoots() (*x509.CertPool, error) {
 		return nil, nil
 	}
 	const name = "RELAY_CALLBACK_CA_FILE"
-	f, err := os.Open(c.CallbackCAFile)
+	content, err := readFile(name, c.CallbackCAFile, maxRoots)
 	if err != nil {
-		return nil, Wrong(name, "the file cannot be read: %w", withoutPath(err))
-	}
-	defer f.Close()
-	content, err := io.ReadAll(io.LimitReader(f, maxRoots+1))
-	switch {
-	case err != nil:
-		return nil, Wrong(name, "the file cannot be read: %w", withoutPath(err))
-	case len(content) > maxRoots:
-		return nil, Wrong(name, "the file is larger than %d bytes", maxRoots)
+		return nil, err
 	}
 	pool, err := x509.SystemCertPool()
 	if err != nil {

@@ -75,17 +75,9 @@ func (t *texts) secret(name string, value *string, file string, kind pasted.Kind
 		return Wrong(name, "is given, and so is %s_FILE: give one of them", name)
 	}
 	name += "_FILE"
-	f, err := os.Open(file)
+	b, err := readFile(name, file, maxSecretFile)
 	if err != nil {
-		return Wrong(name, "the file cannot be read: %w", withoutPath(err))
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
-	switch {
-	case err != nil:
-		return Wrong(name, "the file cannot be read: %w", withoutPath(err))
-	case len(b) > maxSecretFile:
-		return Wrong(name, "the file is larger than %d bytes", maxSecretFile)
+		return err
 	}
 	content := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
 	if err := t.clean(name, &content, kind); err != nil {
@@ -96,6 +88,23 @@ func (t *texts) secret(name string, value *string, file string, kind pasted.Kind
 	}
 	*value = content
 	return nil
+}
+
+// readFile reads a setting's file, of at most most bytes.
+func readFile(name, file string, most int64) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, Wrong(name, "the file cannot be read: %w", withoutPath(err))
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, most+1))
+	switch {
+	case err != nil:
+		return nil, Wrong(name, "the file cannot be read: %w", withoutPath(err))
+	case int64(len(b)) > most:
+		return nil, Wrong(name, "the file is larger than %d bytes", most)
+	}
+	return b, nil
 }
 
 // required is secret for one that must be given. What describes where it comes from.

@@ -72,8 +72,7 @@ func judge(err error) (why Reason, kind error) {
 	if room := (*noRoom)(nil); errors.As(err, &room) {
 		return Full, ErrUnavailable
 	}
-	var api *jetstream.APIError
-	if errors.As(err, &api) {
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
 		return judgeCode(api.ErrorCode)
 	}
 	switch {

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/audatex-relay/relay/internal/backoff"
+	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
 // writeTimeout bounds one write. A cluster's change of leader takes 4 to 9 s; a write that waits
@@ -32,8 +32,7 @@ const (
 // inFlight reports whether a write was refused, and not stored, as another of its subject was under
 // way.
 func inFlight(err error) bool {
-	api := (*jetstream.APIError)(nil)
-	return errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant
+	return jsapi.Code(err) == jetstream.JSErrCodeStreamWrongLastSequenceConstant
 }
 
 // turns are those that a write in others' way has.
