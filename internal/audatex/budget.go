@@ -251,7 +251,7 @@ func (b *Budget) Observe(status int, header http.Header) time.Duration {
 	return stop
 }
 
-// refused applies a stop. It returns what the other replicas must be told and a function for that,
+// refused applies a stop. It returns what the other replicas must know and a function for that,
 // nil if nothing is new.
 func (b *Budget) refused(now time.Time, stop time.Duration, slower bool) (relay.Throttle, func(relay.Throttle)) {
 	b.mu.Lock()

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// defaultLife is the documented life of an access token, for an answer that does not say.
+	// defaultLife is the documented life of an access token, for an answer without one.
 	defaultLife = 1800 * time.Second
 	// longestLife bounds the life that is believed; a token that ends earlier is found out by a
 	// 401.
@@ -25,7 +25,7 @@ const (
 	maxAccessToken = 32 << 10
 	// maxRefreshToken bounds a refresh token: what is longer is none, and could not be stored.
 	maxRefreshToken = 64 << 10
-	// maxTokenDepth bounds how deep the tokens may lie within other values.
+	// maxTokenDepth bounds how deep the tokens may be nested in other values.
 	maxTokenDepth = 4
 )
 

@@ -338,7 +338,7 @@ func (t *Tokens) fly(connection string, f *flight) {
 	switch {
 	case f.err == nil:
 		s.rejected, s.failures, s.notBefore, s.lastErr = relay.Secret{}, 0, time.Time{}, nil
-	// These errors say nothing about the vendor.
+	// These errors have nothing to do with the vendor.
 	case !errors.Is(f.err, errSuperseded) && !errors.Is(f.err, errNotOwned) && !NotAsked(f.err):
 		s.failures++
 		s.lastErr = f.err

@@ -102,7 +102,7 @@ func (a *audit) judge(l sandbox.Ledger) verdict {
 	return v
 }
 
-// spread is how a set of durations lies.
+// spread is the median and the 99th percentile of a set of durations.
 type spread struct{ p50, p99 time.Duration }
 
 func newSpread(d []time.Duration) spread {

@@ -236,7 +236,7 @@ func (j *journey) judgement(v verdict) string {
 	return j.paint.good(text)
 }
 
-// brief writes a duration as people say it.
+// brief writes a duration with three or fewer digits.
 func brief(d time.Duration) string {
 	switch {
 	case d < 10*time.Millisecond:

@@ -44,8 +44,8 @@ type authenticator struct {
 
 // login is a subscriber's login, where it came from, and what the subscriber may hear since.
 type login struct {
-	keyID, key, hears string
-	network           netip.Prefix
+	keyID, key, subscribes string
+	network                netip.Prefix
 }
 
 func newAuthenticator(prefix, password string, c Config, m *mistakes) *authenticator {
@@ -105,7 +105,7 @@ func (a *authenticator) Check(c server.ClientAuthentication) bool {
 		user.ConnectionDeadline = *key.ExpiresAt
 	}
 	c.RegisterUser(user)
-	a.clients[c.GetID()] = login{o.Username, o.Password, hears(client), network}
+	a.clients[c.GetID()] = login{o.Username, o.Password, subscribes(client), network}
 	return true
 }
 
@@ -191,7 +191,7 @@ func (s *Server) Recheck(string) {
 			delete(a.clients, id)
 			continue
 		}
-		if client, _, ok := a.keys.Lookup(l.keyID, l.key); ok && hears(client) == l.hears {
+		if client, _, ok := a.keys.Lookup(l.keyID, l.key); ok && subscribes(client) == l.subscribes {
 			continue
 		}
 		delete(a.clients, id)
@@ -219,8 +219,8 @@ func splitListen(listen string) (string, int, error) {
 	return host, port, nil
 }
 
-// hears describes what a client's subscribers may hear.
-func hears(c relay.Client) string {
+// subscribes describes what a client's subscribers may receive.
+func subscribes(c relay.Client) string {
 	if c.AllSites {
 		return "*"
 	}

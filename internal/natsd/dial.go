@@ -200,7 +200,7 @@ func (l *link) back(server string) {
 	l.since = time.Time{}
 }
 
-// redact removes a login from an address: also what stands in a user's place may be a secret, as NATS's tokens do.
+// redact removes a login from an address: also what is in a user's place may be a secret, as NATS's tokens do.
 func redact(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil {

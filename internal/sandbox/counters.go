@@ -36,7 +36,7 @@ var operations = []Operation{OpWhoami, OpTopics, OpListSubscriptions, OpSubscrib
 type Counters struct {
 	// Requests per operation, including refused and cut ones.
 	Requests map[Operation]int64 `json:"requests"`
-	// Statuses per HTTP status sent; 0 stands for responses that were cut.
+	// Statuses per HTTP status sent; 0 is for responses that were cut.
 	Statuses map[int]int64 `json:"statuses"`
 	// Faults per kind drawn: 500, 429, 503, cut, cutAfterRead, latency.
 	Faults map[string]int64 `json:"faults"`

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// TrapURL stands for the trap in messages. Wherever it occurs in a notification (including
+// TrapURL is the placeholder of the trap in messages. Wherever it occurs in a notification (including
 // QueueRaw's), the poll that hands it out replaces it by a URL of this sandbox under another host
 // name, and Counters.TrapCalls counts the calls to it.
 const TrapURL = "http://trap.sandbox.invalid"

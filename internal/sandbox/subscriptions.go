@@ -86,7 +86,7 @@ type wireSubscription struct {
 	Topic          *wireTopic
 	CreatedAt      string
 	Push           json.RawMessage
-	// Region stands for fields that the vendor may add later.
+	// Region is an example of fields that the vendor may add later.
 	Region *string `json:",omitempty"`
 }
 

@@ -57,7 +57,7 @@ func (a *Attempts) End(ctx context.Context, callback string) (relay.AttemptsEnd,
 		return relay.AttemptsEnd{}, err
 	}
 	var b relay.AttemptBatch
-	if json.Unmarshal(m.Data, &b) != nil { // what follows begins anew
+	if json.Unmarshal(m.Data, &b) != nil { // what follows begins a new chain
 		return relay.AttemptsEnd{Position: m.Seq}, nil //nolint:nilerr // see above
 	}
 	return b.End(m.Seq), nil

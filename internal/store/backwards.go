@@ -12,14 +12,14 @@ const (
 	// windowMost and windowBytes bound what backwards reads at once.
 	windowMost  = 256
 	windowBytes = 4 << 20
-	// Where windowAfter messages that were wanted lie within windowSpread times as many, reading
+	// Where windowAfter messages that were wanted are within windowSpread times as many, reading
 	// all of a stretch costs less than asking for each.
 	windowAfter  = 8
 	windowSpread = 4
 )
 
 // backwards reads messages of a stream at falling sequences. JetStream reads forwards only: it asks
-// for one message after the other, and where they lie close together it reads a whole stretch.
+// for one message after the other, and where they are close together it reads a whole stretch.
 type backwards struct {
 	s      *Store
 	stream string

@@ -75,8 +75,8 @@ func ParseCursorKey(key string) (kind CursorKind, id, order string, ok bool) {
 	return kind, id, order, ok
 }
 
-// Watermark: every quiet callback of a shard has nothing unsettled at or below Position. It lies
-// in relay_cursors under WatermarkKey.
+// Watermark: every quiet callback of a shard has nothing unsettled at or below Position. It is
+// stored in relay_cursors under WatermarkKey.
 type Watermark struct {
 	Epoch    uint64 `json:"epoch"`
 	Position uint64 `json:"position"`
@@ -85,7 +85,7 @@ type Watermark struct {
 // OwnerEpoch is the epoch of the owner who wrote it.
 func (w Watermark) OwnerEpoch() uint64 { return w.Epoch }
 
-// watermarks is the part of a watermark's key that stands in the place of a kind.
+// watermarks is the part of a watermark's key where other keys have a kind.
 const watermarks = CursorKind("watermark")
 
 // AllWatermarks are the watermarks of all shards, as a listing takes them.

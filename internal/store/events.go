@@ -37,7 +37,7 @@ const (
 // Events is the public log.
 type Events struct{ s *Store }
 
-// Stored is an event as it stands in the log: the bytes are what every reader gets.
+// Stored is an event as it is in the log: the bytes are what every reader gets.
 type Stored struct {
 	Seq    uint64
 	Site   string

@@ -43,7 +43,7 @@ func (b *Bucket[T]) announce(key string, revision uint64) {
 // everything that the bucket's leader has. A removal may come without its marker, at the revision
 // of the document. Then nothing above that revision was reported before.
 func (b *Bucket[T]) Watch(ctx context.Context, each func(Entry[T]), ready func(), bad func(key string, err error)) error {
-	f := follower[T]{b: b, each: each, bad: bad, late: map[string]uint64{}, told: map[string]told{}, timer: time.NewTimer(lateAgain)}
+	f := follower[T]{b: b, each: each, bad: bad, late: map[string]uint64{}, reported: map[string]reported{}, timer: time.NewTimer(lateAgain)}
 	f.timer.Stop()
 	defer f.timer.Stop()
 	said := make(chan *nats.Msg, maxSaid)
@@ -110,40 +110,40 @@ type follower[T any] struct {
 	each func(Entry[T])
 	bad  func(key string, err error)
 
-	upTo   uint64            // the highest revision that the watch has shown, in their order
-	late   map[string]uint64 // announced as written at these revisions, and not shown yet
-	told   map[string]told   // the documents, and removals that the watch has yet to show
-	list   int               // how often everything was listed before
-	before uint64            // upTo when it was listed last: markers up to there were reported
-	timer  *time.Timer       // when what is late is read
+	upTo     uint64              // the highest revision that the watch has shown, in their order
+	late     map[string]uint64   // announced as written at these revisions, and not shown yet
+	reported map[string]reported // the documents, and removals that the watch has yet to show
+	list     int                 // how often everything was listed before
+	before   uint64              // upTo when it was listed last: markers up to there were reported
+	timer    *time.Timer         // when what is late is read
 }
 
-// told is what was last reported of a key.
-type told struct {
+// reported is what was last reported of a key.
+type reported struct {
 	revision uint64
 	removed  bool
 	list     int // the list in which it was, or after which it was reported
 }
 
-// tell reports an entry unless that, or something later, was reported already.
-func (f *follower[T]) tell(e Entry[T], decode func() (T, error)) {
-	before, known := f.told[e.Key]
+// report reports an entry unless that, or something later, was reported already.
+func (f *follower[T]) report(e Entry[T], decode func() (T, error)) {
+	before, known := f.reported[e.Key]
 	if known && e.Revision <= before.revision {
 		if before.removed && !e.early && e.Revision == before.revision {
-			delete(f.told, e.Key)
+			delete(f.reported, e.Key)
 		} else {
 			before.list = f.list
-			f.told[e.Key] = before
+			f.reported[e.Key] = before
 		}
 		return
 	}
 	if e.Deleted && !e.early {
-		delete(f.told, e.Key)
+		delete(f.reported, e.Key)
 		if !known && e.Revision <= f.before {
 			return
 		}
 	} else {
-		f.told[e.Key] = told{e.Revision, e.Deleted, f.list}
+		f.reported[e.Key] = reported{e.Revision, e.Deleted, f.list}
 	}
 	if !e.Deleted {
 		var err error
@@ -167,7 +167,7 @@ func (f *follower[T]) complete(ctx context.Context) error {
 		for _, m := range late {
 			from = m.Seq + 1
 			key := m.Subject[len(f.b.subject("")):]
-			f.tell(Entry[T]{Key: key, Revision: m.Seq, Deleted: isMarker(m.Header), Expired: isExpired(m.Header), early: true},
+			f.report(Entry[T]{Key: key, Revision: m.Seq, Deleted: isMarker(m.Header), Expired: isExpired(m.Header), early: true},
 				func() (T, error) { return f.b.codec.decode(key, m.Data) })
 		}
 	}
@@ -177,13 +177,13 @@ func (f *follower[T]) complete(ctx context.Context) error {
 // forget reports the removal of what is no longer among what was listed: its marker was never
 // shown, and has expired.
 func (f *follower[T]) forget() {
-	for key, t := range f.told {
+	for key, t := range f.reported {
 		switch {
 		case t.list == f.list:
 		case t.removed:
-			delete(f.told, key)
+			delete(f.reported, key)
 		default:
-			delete(f.told, key)
+			delete(f.reported, key)
 			f.each(Entry[T]{Key: key, Revision: t.revision, Deleted: true, Expired: true, early: true})
 		}
 	}
@@ -204,7 +204,7 @@ func (f *follower[T]) announced(m *nats.Msg) {
 
 // knows reports whether a revision of a key, or a later one, was shown or reported already.
 func (f *follower[T]) knows(key string, revision uint64) bool {
-	return revision <= f.upTo || revision <= f.told[key].revision
+	return revision <= f.upTo || revision <= f.reported[key].revision
 }
 
 // catchUp reads what is late at the bucket's leader.
@@ -226,7 +226,7 @@ func (f *follower[T]) catchUp(ctx context.Context) {
 		}
 		delete(f.late, key)
 		e.Revision, e.early = max(e.Revision, revision), true // nothing at all is there: it was deleted then
-		f.tell(e, func() (T, error) { return e.Value, nil })
+		f.report(e, func() (T, error) { return e.Value, nil })
 	}
 	if len(f.late) > 0 {
 		f.timer.Reset(lateAgain)
@@ -236,7 +236,7 @@ func (f *follower[T]) catchUp(ctx context.Context) {
 // shown takes what the watch shows.
 func (f *follower[T]) shown(e jetstream.KeyValueEntry) {
 	f.upTo = max(f.upTo, e.Revision())
-	f.tell(Entry[T]{
+	f.report(Entry[T]{
 		Key: e.Key(), Revision: e.Revision(), Deleted: e.Operation() != jetstream.KeyValuePut, Expired: e.Operation() == jetstream.KeyValuePurge,
 	}, func() (T, error) { return f.b.codec.decode(e.Key(), e.Value()) })
 }

@@ -61,8 +61,8 @@ type Page struct {
 	// More means that this is not the last one.
 	Part int
 	More bool
-	// Size, if not 0, is how many bytes of the response did not fit in any message. Body stands for
-	// them. Foreign means that they hold no notification.
+	// Size, if not 0, is how many bytes of the response did not fit in any message. Body has the first
+	// of them. Foreign means that they hold no notification.
 	Size    int
 	Foreign bool
 }

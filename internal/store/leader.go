@@ -95,7 +95,7 @@ func (s *Store) rest(ctx context.Context, stream string, from uint64, since time
 // restMost is up to how many messages behind asks for one by one; for more, a reader costs less.
 const restMost = 64
 
-// behind is scan for what lies behind an end that was seen: as a rule little, or nothing.
+// behind is scan for what comes after an end that was seen: as a rule little, or nothing.
 func (s *Store) behind(ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int) ([]Message, bool, error) {
 	messages, more, err := s.rest(ctx, stream, from, since, filters, min(most, restMost))
 	if err != nil || !more || most <= restMost {

@@ -20,7 +20,7 @@ type Owner struct {
 	Throttle *relay.Throttle
 }
 
-// Lease records who owns a shard. It lies under LeaseKey and expires when it is not renewed.
+// Lease records who owns a shard. It is stored under LeaseKey and expires when it is not renewed.
 //
 // Its writes do not follow the rule of PutOwned, as epochs are made from them. Only the nonce shows
 // whose lease it is.
@@ -32,7 +32,7 @@ type Lease struct {
 	Epoch uint64 `json:"epoch"`
 }
 
-// Member records that a replica is there. It lies under MemberKey and expires when it is not
+// Member records that a replica is there. It is stored under MemberKey and expires when it is not
 // renewed.
 type Member struct {
 	Replica string `json:"replica"`

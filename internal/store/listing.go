@@ -52,7 +52,7 @@ func (b *Bucket[T]) AllOf(ctx context.Context, prefixes []string, bad func(key s
 		if !news {
 			return all, nil
 		}
-		read, news = b.s.behind, false // what was overwritten before we came to it stands behind the end that was seen
+		read, news = b.s.behind, false // what was overwritten before it was read comes after the end that was seen
 	}
 }
 

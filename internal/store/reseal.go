@@ -118,12 +118,12 @@ func (s KeyStatus) Through() bool { return !s.CheckedAt.IsZero() && s.Left == 0 
 // may do so at once: each write is conditional on what was read, and changes only the ciphertext. A
 // resealer that was interrupted finds the rest by looking again.
 type Resealer struct {
-	s           *Store
-	log         *slog.Logger
-	status      atomic.Pointer[KeyStatus]
-	toldThrough bool
-	many        *prometheus.Desc
-	left        *prometheus.Desc
+	s             *Store
+	log           *slog.Logger
+	status        atomic.Pointer[KeyStatus]
+	loggedThrough bool
+	many          *prometheus.Desc
+	left          *prometheus.Desc
 }
 
 // NewResealer makes a Resealer, whose metrics metrics takes.
@@ -187,7 +187,7 @@ func (r *Resealer) Run(ctx context.Context) {
 			continue
 		}
 		r.status.Store(&status)
-		r.tell(ctx, status)
+		r.logStatus(ctx, status)
 		switch wait = recountOne; {
 		case slices.ContainsFunc(status.Keys, func(k KeyUse) bool { return k.Given && k.ID != status.Writing && k.Secrets > 0 }):
 			wait = recountLeft
@@ -198,8 +198,8 @@ func (r *Resealer) Run(ctx context.Context) {
 	}
 }
 
-// tell logs what an operator must know before a key is taken away.
-func (r *Resealer) tell(ctx context.Context, s KeyStatus) {
+// logStatus logs what an operator must know before a key is taken away.
+func (r *Resealer) logStatus(ctx context.Context, s KeyStatus) {
 	for _, k := range s.Keys {
 		if !k.Given && k.Secrets > 0 {
 			r.log.ErrorContext(ctx, "secrets in the store are encrypted with a key that is not given; add it to RELAY_ENCRYPTION_KEYS", "key", k.ID, "secrets", k.Secrets)
@@ -207,10 +207,10 @@ func (r *Resealer) tell(ctx context.Context, s KeyStatus) {
 	}
 	switch {
 	case s.Left > 0:
-		r.toldThrough = false
+		r.loggedThrough = false
 		r.log.InfoContext(ctx, "secrets are being encrypted again with the first key", "key", s.Writing, "left", s.Left)
-	case len(s.Keys) > 1 && !r.toldThrough:
-		r.toldThrough = true
+	case len(s.Keys) > 1 && !r.loggedThrough:
+		r.loggedThrough = true
 		r.log.InfoContext(ctx, "all secrets are encrypted with the first key; the others are needed no more, once no replica runs with another first key", "key", s.Writing)
 	}
 }

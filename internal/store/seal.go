@@ -27,8 +27,8 @@ const KeyFile = "encryption-keys.json"
 // ErrSealed reports that secrets were encrypted with a key that this process does not have.
 var ErrSealed = errors.New("none of the encryption keys fits (RELAY_ENCRYPTION_KEYS)")
 
-// Sealer encrypts what must not lie on the disk in the clear. Every ciphertext is bound to the
-// place it lies in.
+// Sealer encrypts what must not be on the disk in the clear. Every ciphertext is bound to the
+// place where it is stored.
 type Sealer struct {
 	aead     tink.AEAD
 	primary  uint32   // the id of the key that encrypts
@@ -218,7 +218,7 @@ func (s *Sealer) CheckProof(place string, proof []byte) error {
 // ReadKeyFile reads the key file in dir; unlike KeysFromFile it makes none.
 func ReadKeyFile(dir string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, KeyFile)) }
 
-// SealConsent encrypts the secrets of a consent, bound to the place they lie in: the attempt of a
+// SealConsent encrypts the secrets of a consent, bound to where they are stored: the attempt of a
 // link.
 func (s *Store) SealConsent(link, attempt string, secrets relay.ConsentSecrets) ([]byte, error) {
 	return s.sealer.seal("consent "+link+" "+attempt, secrets)

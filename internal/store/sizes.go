@@ -56,7 +56,7 @@ func (z *Sizes) Run(ctx context.Context) {
 	tick := time.NewTicker(measureEvery)
 	defer tick.Stop()
 	for {
-		if m, err := z.store.measure(ctx); err == nil { // else what was measured before stays; the store's health says more
+		if m, err := z.store.measure(ctx); err == nil { // else what was measured before stays; the store's health has the reason
 			z.take(m)
 		}
 		select {
@@ -148,5 +148,5 @@ func (z *Sizes) fullIn() (time.Duration, bool) {
 	return max(soonest, 0), grows
 }
 
-// maxFullIn bounds what is told: nobody needs to know what will be in ten years.
+// maxFullIn bounds what is reported: nobody needs to know what will be in ten years.
 const maxFullIn = 10 * 365 * 24 * time.Hour

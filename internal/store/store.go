@@ -140,7 +140,7 @@ func opens[T any](s *Store, b **Bucket[T], name topology.BucketName, c codec[T])
 // Health returns the health of the store: whether it takes writes and serves reads.
 func (s *Store) Health() *Health { return s.health }
 
-// Topology returns the names the store stands on.
+// Topology returns the names the store uses.
 func (s *Store) Topology() topology.Topology { return s.topo }
 
 // JetStream is the server's interface as it is, for what looks after the streams themselves.

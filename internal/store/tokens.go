@@ -38,7 +38,7 @@ func (t *Tokens) SaveToken(ctx context.Context, connection string, rec relay.Tok
 
 type tokenCodec struct{ sealer *Sealer }
 
-// storedToken is a token record as it lies on the disk: what is no secret stands in the clear, for
+// storedToken is a token record as it is on the disk: what is no secret is in the clear, for
 // operators.
 type storedToken struct {
 	relay.TokenRecord
@@ -107,7 +107,7 @@ type StoredAnswer struct {
 // RequestSize is what is counted of an IdempotentRequest, without decrypting anything.
 type RequestSize struct {
 	Caller string
-	Bytes  int // of what lies sealed
+	Bytes  int // of what is sealed
 }
 
 type storedRequest struct {
