@@ -20,6 +20,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/access"
 	"github.com/audatex-relay/relay/internal/consent"
+	"github.com/audatex-relay/relay/internal/doctor"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sender"
@@ -114,6 +115,10 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 		Consents: newConsents(t, f.store, publicURL, log), Store: f.store, Keys: f.keys,
 		Admins: access.NewAdmins([]access.Admin{{Name: "admin", Token: adminToken}}), PublicURL: publicURL + "/",
 		CallbackNets: []netip.Prefix{loopback}, UserAgent: "audatex-relay/test",
+		Doctor: doctor.New(doctor.Config{
+			Store: f.store, Conn: f.conn, Sender: f.parts.sender, Encryption: counted, Replica: "replica", Version: "test",
+			Health: func(context.Context, []string) map[string]string { return nil },
+		}),
 		Dispatcher: f.parts, Replays: f.parts, Poller: f.parts, Reconciler: f.parts, Resolver: f.parts, Vendor: f.parts, Encryption: counted,
 		RatePerSecond: 10_000, Burst: 10_000, TestsPerSecond: 10_000, TestBurst: 10_000, Failures: 1_000_000, Log: log,
 	}
