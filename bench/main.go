@@ -73,7 +73,7 @@ func main() {
 
 func run() {
 	small := flag.Bool("quick", false, "small numbers")
-	only := flag.String("only", "", "measurements to make, by commas: ceiling, throughput, restart, endtoend, latency, isolation, replay, descriptors, lanes, orders, search, replicas, clusterlatency, units, idle, connections")
+	only := flag.String("only", "", "measurements to make, by commas: ceiling, throughput, restart, endtoend, latency, isolation, replay, descriptors, lanes, orders, search, replicas, clusterlatency, units, idle, connections, scrape")
 	binary := flag.String("relay", "", "measure the relay built at `PATH`, for instance an older one, in place of this tree's")
 	profile := flag.String("cpuprofile", "", "write CPU profiles of the relay to `DIR`")
 	flag.Parse()
@@ -104,7 +104,7 @@ func run() {
 		{"descriptors", (*bench).measureDescriptors}, {"lanes", (*bench).measureLanes}, {"orders", (*bench).measureOrders},
 		{"search", (*bench).measureSearch},
 		{"replicas", (*bench).measureReplicas}, {"clusterlatency", (*bench).measureClusterLatency}, {"units", (*bench).measureUnits}, {"idle", (*bench).measureIdle},
-		{"connections", (*bench).measureConnections},
+		{"connections", (*bench).measureConnections}, {"scrape", (*bench).measureScrape},
 	} {
 		if *only != "" && !slices.Contains(wanted, m.name) {
 			continue

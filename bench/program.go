@@ -29,6 +29,7 @@ const ticks = 100
 type program struct {
 	cmd    *exec.Cmd
 	api    harness.Caller
+	at     string // where its metrics are
 	ready  time.Duration // from its start to "the relay serves"
 	output sync.WaitGroup
 }
@@ -60,12 +61,13 @@ func (b *bench) startUnder(descriptors int, data string, env ...string) *program
 	p.output.Go(func() {
 		lines := bufio.NewScanner(stderr)
 		for lines.Scan() {
-			var line struct{ Level, Msg, API string }
+			var line struct{ Level, Msg, API, Metrics string }
 			if json.Unmarshal(lines.Bytes(), &line) != nil || line.Level == "ERROR" {
 				fmt.Fprintln(os.Stderr, "relay:", lines.Text())
 			}
 			if line.Msg == "the relay serves" {
 				p.ready = time.Since(began)
+				p.at = "http://" + line.Metrics + "/metrics"
 				p.api = harness.Caller{Base: "http://" + line.API, Token: adminToken, Client: harness.NewClient()}
 				serves <- true
 			}
