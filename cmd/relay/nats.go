@@ -7,6 +7,7 @@ import (
 	"log/slog"
 
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/audatex-relay/relay/internal/access"
 	"github.com/audatex-relay/relay/internal/ingress"
@@ -22,6 +23,17 @@ type bus interface {
 	Recheck(client string)
 	Addr() string
 	Stop()
+}
+
+// showClients registers how many clients are connected to the embedded server's listener, if there is one.
+func showClients(registry *prometheus.Registry, b bus) {
+	server, embedded := b.(*natsd.Server)
+	if !embedded || server.Addr() == "" {
+		return
+	}
+	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "audatex_relay_nats_clients", Help: "Subscribers that are logged in at RELAY_NATS_LISTEN; absent without it.",
+	}, func() float64 { return float64(server.LoggedIn()) }))
 }
 
 // external is a NATS cluster that others run: subscribers log in there.

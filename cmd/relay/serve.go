@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/audatex-relay/relay/internal/access"
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/consent"
@@ -39,9 +41,10 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// addresses are where a started relay listens.
+// addresses are where a started relay listens, and what it counts.
 type addresses struct {
 	api, metrics, nats string
+	registry           *prometheus.Registry
 }
 
 // startPatience is how long the start waits for the callbacks to be loaded before it says that it serves.
@@ -95,7 +98,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 		return ingress.Serve(ctx, httpapi.NewServer(front, log), api)
 	})
 	running.Go(serving, "the metrics", func(ctx context.Context) error {
-		return ingress.Serve(ctx, metricsServer(registry), metrics)
+		return ingress.Serve(ctx, metricsServer(registry, relay.NewSecret(c.MetricsToken), doors, log), metrics)
 	})
 
 	// The store.
@@ -153,6 +156,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 		apis.Recheck(client)
 	}})
 	bus.Admit(keys)
+	showClients(registry, bus)
 
 	// The vendor.
 	budget := audatex.NewBudget(c.AudatexRate)
@@ -248,11 +252,12 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 		UserAgent: userAgent, Doctor: examining,
 		Dispatcher: callbacks{dispatching, delivering, asking}, Replays: replaying, Poller: pollers{asking}, Reconciler: reconcilers{asking},
 		Resolver: notifications{resolving, vendor},
-		Vendor:   vendor, Consents: consents, Ready: front.Ready, Log: log, Metrics: registry,
+		Vendor:   vendor, Consents: consents, Ready: front.Ready, Log: log, Metrics: registry, Owns: owned.Owns,
 	})
 	if err != nil {
 		return err
 	}
+	registry.MustRegister(keys.Expiring(owned.Owns))
 
 	// Before anything is written, every cursor is compared with its log; then this replica becomes known to the others.
 	if err := start.step(ctx, "the cursors cannot be compared with the inbox", func() error {
@@ -341,7 +346,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	}
 	if ctx.Err() == nil {
 		front.Started()
-		at := addresses{api: api.Addr().String(), metrics: metrics.Addr().String(), nats: bus.Addr()}
+		at := addresses{api: api.Addr().String(), metrics: metrics.Addr().String(), nats: bus.Addr(), registry: registry}
 		log.Info("the relay serves", "version", buildVersion(), "api", at.api, "metrics", at.metrics, "nats", at.nats,
 			"ready_after", time.Since(began).Round(time.Millisecond).String())
 		started(at)

@@ -24,6 +24,7 @@ type Condition struct {
 	Failure          sender.Outcome // of the last attempt that failed; 0: it was another replica's
 	Open             bool           // its circuit is open
 	Congested        bool
+	CertificateEnds  time.Time // of its receiver; zero unless that is soon, or over
 }
 
 // Gauges are the metrics of each callback, made when they are asked for. This is the one place where they are made.
@@ -33,24 +34,26 @@ type Gauges struct {
 }
 
 var (
-	eventsDesc = desc("backlog", "Events that wait for a callback; estimated while it is behind the shared reader.")
-	oldestDesc = desc("oldest_waiting_seconds", "Age of the oldest event that waits for a callback, 0 if none does.")
-	pausedDesc = desc("paused", "1 while a callback is paused; absent otherwise.")
+	eventsDesc = desc("audatex_relay_callback_backlog", "Events that wait for a callback; estimated while it is behind the shared reader.")
+	oldestDesc = desc("audatex_relay_callback_oldest_waiting_seconds", "Age of the oldest event that waits for a callback, 0 if none does.")
+	pausedDesc = desc("audatex_relay_callback_paused", "1 while a callback is paused; absent otherwise.")
 
-	disabledDesc = desc("disabled_seconds", "For how long a callback has been disabled, because its receiver has failed for days (failing) or answered 410 (gone); absent otherwise.", "reason")
-	failingDesc  = desc("failing_seconds", "For how long every attempt at a callback has failed, and how the last one ended; absent otherwise.", "outcome")
-	openDesc     = desc("circuit_open", "1 while a callback's receiver fails for several orders and is only probed; absent otherwise.")
+	disabledDesc = desc("audatex_relay_callback_disabled_seconds", "For how long a callback has been disabled, because its receiver has failed for days (failing) or answered 410 (gone); absent otherwise.", "reason")
+	failingDesc  = desc("audatex_relay_callback_failing_seconds", "For how long every attempt at a callback has failed, and how the last one ended; absent otherwise.", "outcome")
+	openDesc     = desc("audatex_relay_callback_circuit_open", "1 while a callback's receiver fails for several orders and is only probed; absent otherwise.")
 
-	congestedDesc = desc("congested", "1 while a callback is slowed down because its receiver asks for less, or has as many orders in retry as it may; absent otherwise.")
+	congestedDesc = desc("audatex_relay_callback_congested", "1 while a callback is slowed down because its receiver asks for less, or has as many orders in retry as it may; absent otherwise.")
+
+	certificateDesc = desc("audatex_relay_callback_certificate_expires_seconds", "Time until the certificate of a callback's receiver ends, from 30 days before, as its last connection showed; negative once it has ended; absent otherwise.")
 )
 
 func desc(name, help string, more ...string) *prometheus.Desc {
-	return prometheus.NewDesc("audatex_relay_callback_"+name, help, append([]string{"callback", "client"}, more...), nil)
+	return prometheus.NewDesc(name, help, append([]string{"callback", "client"}, more...), nil)
 }
 
 // Describe implements prometheus.Collector.
 func (g Gauges) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{eventsDesc, oldestDesc, pausedDesc, disabledDesc, failingDesc, openDesc, congestedDesc} {
+	for _, d := range []*prometheus.Desc{eventsDesc, oldestDesc, pausedDesc, disabledDesc, failingDesc, openDesc, congestedDesc, certificateDesc} {
 		ch <- d
 	}
 }
@@ -87,5 +90,8 @@ func (c *Condition) collect(ch chan<- prometheus.Metric, now time.Time) {
 	}
 	if c.Congested {
 		gauge(congestedDesc, 1)
+	}
+	if !c.CertificateEnds.IsZero() {
+		gauge(certificateDesc, c.CertificateEnds.Sub(now).Seconds())
 	}
 }

@@ -24,7 +24,7 @@ func TestGauges(t *testing.T) {
 		each(Condition{Callback: "down", Client: "acme", Events: 40, OldestSeconds: 3600, FailingSince: hour, Failure: sender.Refused, Open: true})
 		each(Condition{Callback: "taken", Client: "", FailingSince: hour})
 		each(Condition{Callback: "off", Client: "bond", Disabled: &relay.Disabled{Reason: "gone", At: hour}})
-		each(Condition{Callback: "rests", Client: "bond", Paused: true, Congested: true})
+		each(Condition{Callback: "rests", Client: "bond", Paused: true, Congested: true, CertificateEnds: hour})
 	}}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(g)
@@ -44,15 +44,37 @@ func TestGauges(t *testing.T) {
 		`circuit_open{callback="down",client="acme"} 1`, `failing_seconds{callback="taken",client="",outcome="unknown"} 36`,
 		`disabled_seconds{callback="off",client="bond",reason="gone"} 36`, `backlog{callback="off",client="bond"} 0`,
 		`paused{callback="rests",client="bond"} 1`, `congested{callback="rests",client="bond"} 1`,
+		`certificate_expires_seconds{callback="rests",client="bond"} -36`,
 	} {
 		if !strings.Contains(got.String(), fmt.Sprintf("audatex_relay_callback_%s", want)) {
 			t.Errorf("%s is missing in:\n%s", want, got.String())
 		}
 	}
-	if n := testutil.CollectAndCount(g); n != 2*5+6 {
+	if n := testutil.CollectAndCount(g); n != 2*5+7 {
 		t.Errorf("%d series", n)
 	}
 	if problems, err := testutil.CollectAndLint(g); err != nil || len(problems) > 0 {
 		t.Error(problems, err)
+	}
+}
+
+// A thousand callbacks have two series each, and at most six where each is in trouble.
+func TestSeriesOfManyCallbacks(t *testing.T) {
+	t.Parallel()
+	const many = 1000
+	series := func(of Condition) int {
+		return testutil.CollectAndCount(Gauges{Each: func(_ context.Context, each func(Condition)) {
+			for i := range many {
+				of.Callback = fmt.Sprint("callback-", i)
+				each(of)
+			}
+		}})
+	}
+	if n := series(Condition{}); n != 2*many {
+		t.Errorf("%d series while all are well", n)
+	}
+	now := time.Now()
+	if n := series(Condition{FailingSince: now, Open: true, Congested: true, CertificateEnds: now}); n > 6*many {
+		t.Errorf("%d series while all are in trouble", n)
 	}
 }

@@ -102,5 +102,10 @@ func (d *Deliverer) Test(
 	return d.sender.Send(ctx, request), nil
 }
 
+// CertificateEnds returns when the certificate of a callback's receiver ends, if that is within 30 days or over.
+func (d *Deliverer) CertificateEnds(t *Target) (time.Time, bool) {
+	return d.sender.CertificateEnds(t.Key)
+}
+
 // ErrBusy reports that the client has as many attempts under way as it may have.
 var ErrBusy = errors.New("as many attempts are under way as there may be")

@@ -37,6 +37,7 @@ func (c *core) condition(cb *callback, s Status) backlog.Condition {
 	v := backlog.Condition{
 		Callback: cb.id, Client: of.Client, Events: s.Backlog, OldestSeconds: s.LagSeconds, Paused: of.Paused, Disabled: of.Disabled,
 	}
+	v.CertificateEnds, _ = c.conf.Deliverer.CertificateEnds(cb.target)
 	if !c.halted(cb) { // nothing is sent otherwise
 		h := cb.cur.Health()
 		v.FailingSince, v.Failure = h.FailingSince, cb.sending.shown.failure

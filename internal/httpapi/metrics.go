@@ -8,6 +8,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/audatex-relay/relay/internal/store"
 )
 
 // metrics counts the requests.
@@ -69,4 +71,51 @@ func (m *metrics) waits(ctx context.Context) (done func()) {
 	}
 	m.polls.Add(1)
 	return func() { m.polls.Add(-1) }
+}
+
+var (
+	unresolvedDesc = prometheus.NewDesc("audatex_relay_unresolved_entries",
+		"Notifications that are set aside now, by reason.", []string{"reason"}, nil)
+	unresolvedAgeDesc = prometheus.NewDesc("audatex_relay_unresolved_oldest_age_seconds",
+		"For how long the oldest of them has been set aside, by reason.", []string{"reason"}, nil)
+)
+
+// asides shows the notifications that are set aside, of those connections that this replica owns.
+type asides struct {
+	there *store.Mirror[store.Aside]
+	owns  func(connection string) bool
+}
+
+// Describe implements prometheus.Collector.
+func (asides) Describe(ch chan<- *prometheus.Desc) {
+	ch <- unresolvedDesc
+	ch <- unresolvedAgeDesc
+}
+
+// Collect implements prometheus.Collector.
+func (s asides) Collect(ch chan<- prometheus.Metric) {
+	type tally struct {
+		entries int
+		oldest  time.Time
+	}
+	now, reasons, owned := time.Now(), map[string]tally{}, map[string]bool{}
+	s.there.Each(func(e store.Entry[store.Aside]) {
+		owns, asked := owned[e.Value.Connection]
+		if !asked {
+			owns = s.owns(e.Value.Connection)
+			owned[e.Value.Connection] = owns
+		}
+		if !owns {
+			return
+		}
+		t, at := reasons[e.Value.Reason], e.Value.UnresolvedAt
+		if t.entries++; t.oldest.IsZero() || at.Before(t.oldest) {
+			t.oldest = at
+		}
+		reasons[e.Value.Reason] = t
+	})
+	for reason, t := range reasons {
+		ch <- prometheus.MustNewConstMetric(unresolvedDesc, prometheus.GaugeValue, float64(t.entries), reason)
+		ch <- prometheus.MustNewConstMetric(unresolvedAgeDesc, prometheus.GaugeValue, max(now.Sub(t.oldest).Seconds(), 0), reason)
+	}
 }

@@ -151,6 +151,8 @@ type Config struct {
 	ReadTimeout time.Duration
 	Log         *slog.Logger
 	Metrics     prometheus.Registerer // nil: metrics are kept and shown to nobody
+	// Owns reports whether this replica works on a connection: it shows what is set aside of it. Nil: it works on all.
+	Owns func(connection string) bool
 }
 
 // API serves the HTTP API. Lists wait for Run, and long polls are woken by it.
@@ -228,6 +230,12 @@ func New(c Config) (*API, error) {
 	a.asides = store.NewMirror(store.MirrorConfig[store.Aside]{
 		Bucket: c.Store.Asides, Log: c.Log, What: "unresolved", Group: func(u store.Aside) string { return u.Connection },
 	})
+	if c.Owns == nil {
+		c.Owns = func(string) bool { return true }
+	}
+	if c.Metrics != nil {
+		c.Metrics.MustRegister(asides{a.asides, c.Owns})
+	}
 	a.requests = store.NewMirror(store.MirrorConfig[store.RequestSize]{
 		Bucket: c.Store.RequestSizes, Log: c.Log, What: "request", OnChange: a.remembered.changed,
 	})

@@ -133,6 +133,18 @@ func (a *authenticator) refused(c server.ClientAuthentication, o *server.ClientO
 		"more_since_last_line", f.More, "more_of_others", f.Others)
 }
 
+// LoggedIn returns how many subscribers are logged in.
+func (s *Server) LoggedIn() (n int) {
+	s.auth.mu.Lock()
+	defer s.auth.mu.Unlock()
+	for id := range s.auth.clients {
+		if s.auth.accounts.server.GetClient(id) != nil {
+			n++
+		}
+	}
+	return n
+}
+
 // recount is how often connections that are gone are removed. The server does not report them.
 const recount = 50 * time.Millisecond
 

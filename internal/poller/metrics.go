@@ -94,12 +94,16 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	if p == nil {
 		return
 	}
+	m.collect(ch, time.Now(), p.roster.Each)
+}
+
+// collect sends the metrics of all connections.
+func (m *Metrics) collect(ch chan<- prometheus.Metric, now time.Time, each func(func(id string, r *runner))) {
 	counts := map[State]int{}
-	now := time.Now()
 	consents, oldest := 0, now
-	p.roster.Each(func(id string, r *runner) {
+	each(func(id string, r *runner) {
 		r.mu.Lock()
-		s, c := r.seen, connectionAt{id, r.connection.CreatedAt, p.intervalOf(r.connection), r.connection.Paused}
+		s, c := r.seen, connectionAt{id, r.connection.CreatedAt, r.p.intervalOf(r.connection), r.connection.Paused}
 		r.mu.Unlock()
 		counts[s.state]++
 		if !s.consentSince.IsZero() {

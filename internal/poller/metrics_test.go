@@ -1,11 +1,14 @@
 package poller
 
 import (
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // What is shown of a connection tells which one needs a consent and since when, and whether its polls are late for its own
@@ -62,6 +65,32 @@ func TestMetricsOfAConnection(t *testing.T) {
 			if got[desc] != want {
 				t.Errorf("%s: %v is %v, want %v", name, desc, got[desc], want)
 			}
+		}
+	}
+}
+
+// Ten thousand connections have a series each, and about two where each is in trouble.
+func TestSeriesOfManyConnections(t *testing.T) {
+	t.Parallel()
+	const many, ofAll = 10_000, 7 // those of all together: five states, and how many have no consent since when
+	now := time.Date(2026, 1, 15, 9, 0, 0, 0, time.UTC)
+	p := &Poller{Config: Config{Interval: 5 * time.Minute}}
+	for what, c := range map[string]struct {
+		seen seen
+		most int
+	}{
+		"all are well":     {seen{known: true, polledAt: now.Add(-time.Minute)}, many + ofAll},
+		"all are late":     {seen{known: true, polledAt: now.Add(-time.Hour)}, 2*many + ofAll},
+		"none has consent": {seen{known: true, polledAt: now.Add(-time.Hour), consentSince: now.Add(-time.Hour)}, 2*many + ofAll},
+	} {
+		ch := make(chan prometheus.Metric, 3*many)
+		NewMetrics(nil).collect(ch, now, func(f func(string, *runner)) {
+			for i := range many {
+				f(strconv.Itoa(i), &runner{p: p, seen: c.seen, connection: relay.Connection{CreatedAt: now.Add(-time.Hour)}})
+			}
+		})
+		if n := len(ch); n > c.most {
+			t.Errorf("%s: %d series, want at most %d", what, n, c.most)
 		}
 	}
 }

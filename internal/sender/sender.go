@@ -92,6 +92,8 @@ type Sender struct {
 	userAgent string
 	closed    atomic.Bool
 
+	certificates certificates
+
 	proxyAuthorization string // sent to the proxy with requests by plain http
 }
 
@@ -106,9 +108,10 @@ func New(c Config) *Sender {
 		connections = DefaultMaxConnections
 	}
 	s := &Sender{
-		dialer:    newDialer(newPolicy(c.AllowCIDRs), resolver, c.Proxy, tlsConfig(c.RootCAs)),
-		pool:      newPool(connections),
-		userAgent: c.UserAgent, proxyAuthorization: proxyAuthorization(c.Proxy),
+		dialer:       newDialer(newPolicy(c.AllowCIDRs), resolver, c.Proxy, tlsConfig(c.RootCAs)),
+		pool:         newPool(connections),
+		certificates: newCertificates(),
+		userAgent:    c.UserAgent, proxyAuthorization: proxyAuthorization(c.Proxy),
 	}
 	s.tokens = newTokens(s.fetchToken)
 	return s
@@ -207,12 +210,14 @@ func (s *Sender) send(ctx context.Context, r *Request, a *Attempt) {
 	for {
 		if c == nil {
 			if c, err = s.connect(ctx, target, k, x.deadline, &a.Phases); err != nil {
+				s.certificates.refused(r.Callback, err)
 				if r.Inspect != nil {
 					r.Inspect.refused(err)
 				}
 				s.classify(ctx, connecting, err, timeout, a)
 				return
 			}
+			s.certificates.connected(r.Callback, c)
 		}
 		a.RemoteAddr = c.remote
 		if r.Inspect != nil {

@@ -64,6 +64,9 @@ func (s Serve) Check() (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
+	if err := s.readMetricsToken(&t, admins); err != nil {
+		return Config{}, err
+	}
 	if err := t.required("RELAY_AUDATEX_CLIENT_SECRET", &s.AudatexClientSecret, s.AudatexClientSecretFile, pasted.Secret,
 		"the vendor gives it together with the client id"); err != nil {
 		return Config{}, err

@@ -188,3 +188,20 @@ func (s Serving) readAdmins(t *texts) ([]access.Admin, error) {
 	}
 	return admins, nil
 }
+
+// readMetricsToken reads the token that /metrics asks for, if there is one. Whoever scrapes must not be able to administer.
+func (s *Serving) readMetricsToken(t *texts, admins []access.Admin) error {
+	const name = "RELAY_METRICS_TOKEN"
+	if err := t.secret(name, &s.MetricsToken, s.MetricsTokenFile, pasted.Secret); err != nil || s.MetricsToken == "" {
+		return err
+	}
+	if err := access.CheckAdminToken(s.MetricsToken); err != nil {
+		return Wrong(name, "%w", err)
+	}
+	for _, a := range admins {
+		if a.Token == s.MetricsToken {
+			return Wrong(name, "is the token of an administrator as well: choose another")
+		}
+	}
+	return nil
+}

@@ -45,6 +45,9 @@ type Serving struct {
 	AdminTokens     string `pasted:"document" env:"RELAY_ADMIN_TOKENS" help:"Bearer tokens of several administrators, beside RELAY_ADMIN_TOKEN: name:token,name:token. The log has their names."`
 	AdminTokensFile string `pasted:"secret" env:"RELAY_ADMIN_TOKENS_FILE" help:"File that holds them, one on each line or by commas; read again when it changes."`
 
+	MetricsToken     string `pasted:"secret" env:"RELAY_METRICS_TOKEN" help:"Bearer token that /metrics asks for, at least 16 characters; without one anybody who reaches it may read it."`
+	MetricsTokenFile string `pasted:"secret" env:"RELAY_METRICS_TOKEN_FILE" help:"File that holds it."`
+
 	ShutdownGrace Duration `env:"RELAY_SHUTDOWN_GRACE" default:"25s" help:"How long attempts under way may take to end after SIGTERM."`
 }
 

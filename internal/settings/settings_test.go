@@ -255,6 +255,26 @@ func TestSecretsComeFromFiles(t *testing.T) {
 	}
 }
 
+// The token of /metrics comes from either place, is long enough, and gives nobody the rights of an administrator.
+func TestMetricsToken(t *testing.T) {
+	t.Parallel()
+	s := given(t)
+	s.MetricsTokenFile = secretFile(t, "a-token-for-the-scraper\n")
+	if c, err := s.Check(); err != nil || c.MetricsToken != "a-token-for-the-scraper" {
+		t.Errorf("from a file: %q, %v", c.MetricsToken, err)
+	}
+	s.MetricsToken = "a-token-for-the-scraper"
+	if _, err := s.Check(); err == nil || !strings.HasPrefix(err.Error(), "RELAY_METRICS_TOKEN: ") {
+		t.Errorf("from both: %v", err)
+	}
+	for _, wrong := range []string{"short", testAdminToken, strings.Repeat("a", 15)} {
+		s.MetricsToken, s.MetricsTokenFile = wrong, ""
+		if _, err := s.Check(); err == nil || !strings.HasPrefix(err.Error(), "RELAY_METRICS_TOKEN: ") || strings.Contains(err.Error(), wrong) {
+			t.Errorf("%q: %v", wrong, err)
+		}
+	}
+}
+
 func TestEncryptionKeysInBase64(t *testing.T) {
 	t.Parallel()
 	keys, err := store.NewKeys()

@@ -70,6 +70,12 @@ func (o *Owned) Lease(connection string) (*Lease, bool) {
 	return lease, lease != nil
 }
 
+// Owns reports whether this replica works on the shard of a thing.
+func (o *Owned) Owns(id string) bool {
+	lease, owned := o.Lease(id)
+	return owned && lease.Valid()
+}
+
 // Count returns how many of the shards' things belong to shards that this replica owns, and how
 // many there are. A shard that was lost counts as its next owner's, although what is under way here
 // may take long to end.

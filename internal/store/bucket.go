@@ -353,6 +353,8 @@ type Aside struct {
 	Reason     string `json:"reason"`
 	InboxEntry uint64 `json:"inboxEntry"`
 	Bytes      int    `json:"-"` // of the whole document
+
+	UnresolvedAt time.Time `json:"unresolvedAt"`
 }
 
 // asideCodec reads unresolved notifications without their bytes.

@@ -238,6 +238,15 @@ func (m *Mirror[T]) Get(key string) (Entry[T], bool) {
 	return d.Entry, there
 }
 
+// Each calls f with every document, in no order. F must not use the mirror.
+func (m *Mirror[T]) Each(f func(Entry[T])) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for _, d := range m.docs {
+		f(d.Entry)
+	}
+}
+
 // Count returns how many documents there are in a group.
 func (m *Mirror[T]) Count(group string) int {
 	m.mu.RLock()

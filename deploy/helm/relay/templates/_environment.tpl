@@ -16,6 +16,7 @@
   (list "RELAY_CONSENT_RETURN_ORIGINS" (join "," .Values.consent.returnOrigins))
   (list "RELAY_ADMIN_TOKEN_FILE" (ternary (printf "%s/admin-token" $secrets) "" (ne .Values.secrets.adminToken.secretName "")))
   (list "RELAY_ADMIN_TOKENS_FILE" (ternary (printf "%s/admin-tokens" $secrets) "" (ne .Values.secrets.adminTokens.secretName "")))
+  (list "RELAY_METRICS_TOKEN_FILE" (ternary (printf "%s/metrics-token" $secrets) "" (ne .Values.secrets.metricsToken.secretName "")))
   (list "RELAY_LOG_LEVEL" .Values.log.level)
   (list "RELAY_LOG_FORMAT" .Values.log.format)
   (list "RELAY_SHUTDOWN_GRACE" .Values.shutdownGrace)
@@ -85,6 +86,7 @@
 {{- range $source := list
   (list .Values.secrets.adminToken.secretName .Values.secrets.adminToken.key "admin-token")
   (list .Values.secrets.adminTokens.secretName .Values.secrets.adminTokens.key "admin-tokens")
+  (list .Values.secrets.metricsToken.secretName .Values.secrets.metricsToken.key "metrics-token")
   (list .Values.secrets.audatexClientSecret.secretName .Values.secrets.audatexClientSecret.key "client-secret")
   (list .Values.secrets.encryptionKeys.secretName .Values.secrets.encryptionKeys.key "keyset.json")
   (list .Values.nats.auth.secretName .Values.nats.auth.credsKey "nats.creds")
