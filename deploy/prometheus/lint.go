@@ -51,30 +51,39 @@ func lintFiles(scrapes []string, out io.Writer) error {
 // lint returns what is wrong with the rules: an alert that fires without a comparison or at once, a metric or a label
 // that no relay has, a rate of what is no counter, a text that names a label which the alert does not have.
 func lint(rules []rule, known families) []string {
+	for _, r := range rules { // an expression may use what is recorded in another file
+		if r.Record != "" {
+			known.recorded(r.Record, labelsOf(r, known))
+		}
+	}
 	var problems []string
-	records := map[string]bool{}
+	alerts := map[string]bool{}
 	for _, r := range rules {
 		report := func(format string, args ...any) {
 			problems = append(problems, fmt.Sprintf("%s: %s: %s", r.File, r.name(), fmt.Sprintf(format, args...)))
 		}
 		checkMetrics(r.Tree, known, report)
-		labels := resultLabels(r.Tree, known)
-		for label := range r.Labels {
-			labels[label] = true
-		}
-		if r.Record != "" {
-			if known.recorded(r.Record, labels); strings.Count(r.Record, ":") != 2 {
-				report("a record is called level:metric:operation")
-			}
-			continue
-		}
-		if records[r.Alert] {
+		switch {
+		case r.Record != "" && strings.Count(r.Record, ":") != 2:
+			report("a record is called level:metric:operation")
+		case r.Record != "":
+		case alerts[r.Alert]:
 			report("two alerts have this name")
+		default:
+			alerts[r.Alert] = true
+			checkAlert(r, labelsOf(r, known), report)
 		}
-		records[r.Alert] = true
-		checkAlert(r, labels, report)
 	}
 	return problems
+}
+
+// labelsOf returns the labels of what a rule makes.
+func labelsOf(r rule, known families) map[string]bool {
+	labels := resultLabels(r.Tree, known)
+	for label := range r.Labels {
+		labels[label] = true
+	}
+	return labels
 }
 
 // recorded adds the result of a recording rule, which is a gauge. Rules further down use it.

@@ -16,6 +16,9 @@ import (
 // notAges are the ends of metrics in seconds that tell how far away something is, not how long it has lasted.
 var notAges = []string{"_expires_seconds", "_full_in_seconds", "_skew_seconds"}
 
+// leastFor is the least time that an alert waits. Elections and takeovers are no shorter in a test, and must not alert.
+const leastFor = 5 * time.Second
+
 // scaleFiles writes all rules into a directory with every time divided by a factor: for, windows, and the ages that
 // expressions compare with. Nothing else differs, so what these rules show holds for the rules that ship.
 func scaleFiles(factor float64, dir string) error {
@@ -27,7 +30,9 @@ func scaleFiles(factor float64, dir string) error {
 	for _, r := range rules {
 		scaleTree(r.Tree, factor)
 		r.Expr = r.Tree.String()
-		r.For = model.Duration(shorter(time.Duration(r.For), factor))
+		if r.Alert != "" {
+			r.For = model.Duration(max(shorter(time.Duration(r.For), factor), leastFor))
+		}
 		groups[r.File] = append(groups[r.File], r.Rule)
 	}
 	for file, rules := range groups {
