@@ -1,6 +1,10 @@
 package main
 
-import "path/filepath"
+import (
+	"path/filepath"
+
+	"github.com/audatex-relay/relay/internal/yamljson"
+)
 
 // buildAsyncAPI returns the AsyncAPI document with the schemas of events inside.
 func buildAsyncAPI(dir string, events eventSchemas) (node, error) {
@@ -9,6 +13,6 @@ func buildAsyncAPI(dir string, events eventSchemas) (node, error) {
 		return nil, err
 	}
 	localRefs(doc)
-	set(get(doc, "components"), "schemas", events.selfContained())
+	set(yamljson.Get(doc, "components"), "schemas", events.selfContained())
 	return doc, nil
 }

@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/audatex-relay/relay/internal/yamljson"
 )
 
 // The schemas of events, under the names that they have in the documents.
@@ -32,7 +34,7 @@ func readEvents(dir string) (eventSchemas, error) {
 		if err != nil {
 			return nil, err
 		}
-		if got := value(get(schema, "title")); got != title {
+		if got := yamljson.Text(yamljson.Get(schema, "title")); got != title {
 			return nil, fmt.Errorf("schemas/%s has the title %q, not %q", file, got, title)
 		}
 		remove(schema, "$schema")
@@ -60,13 +62,13 @@ func (e eventSchemas) typed(types []string) node {
 			set(schema, "description", text("A fact about the relay itself, with what to do about it. Only filters that name "+
 				"`audatex.relay.*` get these events."))
 		}
-		set(get(schema, "properties"), "type", object("type", "string", "enum", list(text(t))))
+		set(yamljson.Get(schema, "properties"), "type", object("type", "string", "enum", list(text(t))))
 		set(components, name, schema)
 		choices.Content = append(choices.Content, ref(name))
 		set(mapping, t, text("#/components/schemas/"+name))
 	}
 
-	description := value(get(e[envelope], "description")) + " More types may come: skip those that you do not know."
+	description := yamljson.Text(yamljson.Get(e[envelope], "description")) + " More types may come: skip those that you do not know."
 	event := object(
 		"title", envelope, "description", description,
 		"oneOf", choices, "discriminator", object("propertyName", "type", "mapping", mapping))
@@ -80,10 +82,10 @@ func (e eventSchemas) typed(types []string) node {
 // operational returns the schema of the data of operational events of a kind: what is the same of all,
 // and the details that $defs has for the kind.
 func (e eventSchemas) operational(kind string) node {
-	properties := clone(get(e[operationalData], "properties"))
+	properties := clone(yamljson.Get(e[operationalData], "properties"))
 	set(properties, "kind", object("type", "string", "enum", list(text(kind))))
-	required := clone(get(e[operationalData], "required"))
-	if typed := get(e[operationalData], "$defs", camel(kind)+"Details"); typed != nil {
+	required := clone(yamljson.Get(e[operationalData], "required"))
+	if typed := yamljson.Get(e[operationalData], "$defs", camel(kind)+"Details"); typed != nil {
 		set(properties, "details", clone(typed))
 		required.Content = append(required.Content, text("details"))
 	}
@@ -92,7 +94,7 @@ func (e eventSchemas) operational(kind string) node {
 
 // variant returns the schema of the events whose data is as given.
 func (e eventSchemas) variant(name string, data node) node {
-	required, properties := clone(get(e[envelope], "required")), clone(get(e[envelope], "properties"))
+	required, properties := clone(yamljson.Get(e[envelope], "required")), clone(yamljson.Get(e[envelope], "properties"))
 	set(properties, "data", data)
 	return object("title", name, "type", "object", "required", required, "properties", properties)
 }
@@ -104,12 +106,12 @@ func hoist(components node, name string, schema node) {
 	var inside func(n node)
 	inside = func(n node) {
 		for i, child := range n.Content {
-			title := value(get(child, "title"))
+			title := yamljson.Text(yamljson.Get(child, "title"))
 			if n.Kind != yaml.MappingNode && n.Kind != yaml.SequenceNode || title == "" || child.Kind != yaml.MappingNode {
 				inside(child)
 				continue
 			}
-			types := get(child, "type")
+			types := yamljson.Get(child, "type")
 			nullable := types != nil && types.Kind == yaml.SequenceNode
 			if nullable {
 				set(child, "type", text("object"))
@@ -118,7 +120,7 @@ func hoist(components node, name string, schema node) {
 			if nullable {
 				n.Content[i] = object("oneOf", list(ref(title), object("type", "null")))
 			}
-			if get(components, title) == nil {
+			if yamljson.Get(components, title) == nil {
 				hoist(components, title, child)
 			}
 		}
@@ -141,7 +143,7 @@ func (e eventSchemas) selfContained() node {
 		schema := clone(e[name])
 		localRefs(schema)
 		walk(schema, func(n node) {
-			if to := get(n, "$ref"); to != nil && strings.HasPrefix(to.Value, "#/$defs/") {
+			if to := yamljson.Get(n, "$ref"); to != nil && strings.HasPrefix(to.Value, "#/$defs/") {
 				to.Value = "#/components/schemas/" + name + strings.TrimPrefix(to.Value, "#")
 			}
 		})
@@ -153,7 +155,7 @@ func (e eventSchemas) selfContained() node {
 // localRefs makes references to the files of api/schemas local ones.
 func localRefs(n node) {
 	walk(n, func(n node) {
-		to := get(n, "$ref")
+		to := yamljson.Get(n, "$ref")
 		if to == nil {
 			return
 		}

@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+
+	"github.com/audatex-relay/relay/internal/yamljson"
 )
 
 // examples are the files of api/examples: of events and problems by their types, and of operations by their ids. An
@@ -36,8 +38,8 @@ func readExamples(dir string) (examples, error) {
 	}
 	walk(all.operations, func(n node) {
 		for i, child := range n.Content {
-			if typ := get(child, "$event"); typ != nil {
-				event := get(all.events, typ.Value)
+			if typ := yamljson.Get(child, "$event"); typ != nil {
+				event := yamljson.Get(all.events, typ.Value)
 				if event == nil {
 					err = fmt.Errorf("there is no example of an event of the type %s", typ.Value)
 					return
@@ -57,7 +59,7 @@ func exampleDetails(dir string) ([]byte, error) {
 	}
 	var lines []string
 	members(all.events, func(typ string, event node) {
-		if details := get(event, "data", "details"); details != nil {
+		if details := yamljson.Get(event, "data", "details"); details != nil {
 			lines = append(lines, fmt.Sprintf("  %q: %s", typ, compact(details)))
 		}
 	})
@@ -68,14 +70,14 @@ func exampleDetails(dir string) ([]byte, error) {
 // command; to the answer for problems one example for each type of problem; to what a callback
 // receives one for each type of event.
 func addExamples(doc node, all examples) {
-	members(get(doc, "paths"), func(path string, item node) {
+	members(yamljson.Get(doc, "paths"), func(path string, item node) {
 		members(item, func(method string, op node) {
-			if id := get(op, "operationId"); id != nil {
-				example := get(all.operations, id.Value)
+			if id := yamljson.Get(op, "operationId"); id != nil {
+				example := yamljson.Get(all.operations, id.Value)
 				if example == nil {
 					example = object()
 				}
-				if get(example, "request") == nil {
+				if yamljson.Get(example, "request") == nil {
 					if sent := sent(doc, op); sent != nil {
 						example = clone(example)
 						set(example, "request", sent)
@@ -90,47 +92,47 @@ func addExamples(doc node, all examples) {
 	})
 	events := object()
 	members(all.events, func(typ string, event node) { set(events, typ, object("value", event)) })
-	members(get(doc, "webhooks"), func(_ string, item node) {
-		members(get(item, "post", "requestBody", "content"), func(_ string, content node) {
+	members(yamljson.Get(doc, "webhooks"), func(_ string, item node) {
+		members(yamljson.Get(item, "post", "requestBody", "content"), func(_ string, content node) {
 			set(content, "examples", clone(events))
 		})
 	})
 	problems := object()
 	members(all.problems, func(slug string, problem node) { set(problems, slug, object("value", problem)) })
-	members(get(doc, "components", "responses", "AnyProblem", "content"), func(_ string, content node) {
+	members(yamljson.Get(doc, "components", "responses", "AnyProblem", "content"), func(_ string, content node) {
 		set(content, "examples", problems)
 	})
 }
 
 // sent returns the first example of a request that the source itself has, or nil.
 func sent(doc, op node) (example node) {
-	members(get(resolve(doc, get(op, "requestBody")), "content"), func(_ string, content node) {
-		members(get(content, "examples"), func(_ string, of node) {
+	members(yamljson.Get(resolve(doc, yamljson.Get(op, "requestBody")), "content"), func(_ string, content node) {
+		members(yamljson.Get(content, "examples"), func(_ string, of node) {
 			if example == nil {
-				example = get(of, "value")
+				example = yamljson.Get(of, "value")
 			}
 		})
 		if example == nil {
-			example = get(content, "example")
+			example = yamljson.Get(content, "example")
 		}
 	})
 	return example
 }
 
 func request(doc, op, example node) {
-	body := get(example, "request")
+	body := yamljson.Get(example, "request")
 	if body == nil {
 		return
 	}
-	in := get(op, "requestBody")
-	if get(in, "$ref") != nil { // shared by operations whose examples differ
+	in := yamljson.Get(op, "requestBody")
+	if yamljson.Get(in, "$ref") != nil { // shared by operations whose examples differ
 		in = clone(resolve(doc, in))
 		set(op, "requestBody", in)
 	}
-	members(get(in, "content"), func(_ string, content node) {
-		others := get(example, "others")
+	members(yamljson.Get(in, "content"), func(_ string, content node) {
+		others := yamljson.Get(example, "others")
 		switch {
-		case get(content, "examples") != nil:
+		case yamljson.Get(content, "examples") != nil:
 		case others != nil: // the first is the one of the command
 			all := object("usual", object("summary", "Usual", "value", clone(body)))
 			members(others, func(name string, of node) { set(all, name, clone(of)) })
@@ -143,28 +145,28 @@ func request(doc, op, example node) {
 
 // answer adds the example of the answer to each success that has a body.
 func answer(doc, op, example node) {
-	body := get(example, "answer")
+	body := yamljson.Get(example, "answer")
 	if body == nil {
 		return
 	}
-	responses := get(op, "responses")
+	responses := yamljson.Get(op, "responses")
 	members(responses, func(status string, response node) {
-		if !strings.HasPrefix(status, "2") && get(example, status) == nil {
+		if !strings.HasPrefix(status, "2") && yamljson.Get(example, status) == nil {
 			return
 		}
-		if get(response, "$ref") != nil {
+		if yamljson.Get(response, "$ref") != nil {
 			response = clone(resolve(doc, response))
 			set(responses, status, response)
 		}
-		members(get(response, "content"), func(mediaType string, content node) {
+		members(yamljson.Get(response, "content"), func(mediaType string, content node) {
 			value := body
-			if special := get(example, status); special != nil {
+			if special := yamljson.Get(example, status); special != nil {
 				value = special
 			}
 			if strings.HasPrefix(mediaType, "text/html") {
 				value = text("<!doctype html>…")
 			}
-			if get(content, "examples") == nil {
+			if yamljson.Get(content, "examples") == nil {
 				set(content, "example", clone(value))
 			}
 		})
@@ -173,34 +175,34 @@ func answer(doc, op, example node) {
 
 // command returns the call of an operation as a command for a shell.
 func command(doc node, path, method string, item, op, example node) string {
-	members(get(example, "path"), func(name string, v node) {
+	members(yamljson.Get(example, "path"), func(name string, v node) {
 		path = strings.ReplaceAll(path, "{"+name+"}", url.PathEscape(v.Value))
 	})
 	var query []string
-	members(get(example, "query"), func(name string, v node) {
+	members(yamljson.Get(example, "query"), func(name string, v node) {
 		query = append(query, name+"="+strings.ReplaceAll(url.QueryEscape(v.Value), "%2C", ","))
 	})
 	if len(query) > 0 {
 		path += "?" + strings.Join(query, "&")
 	}
 	lines := []string{"curl " + shell(publicURL+path)}
-	if method != "get" && (method != "post" || get(example, "request") == nil) {
+	if method != "get" && (method != "post" || yamljson.Get(example, "request") == nil) {
 		lines[0] = "curl -X " + strings.ToUpper(method) + " " + shell(publicURL+path)
 	}
 	if token := token(doc, op); token != "" {
 		lines = append(lines, `-H "Authorization: Bearer $`+token+`"`)
 	}
-	for _, list := range []node{get(item, "parameters"), get(op, "parameters")} {
+	for _, list := range []node{yamljson.Get(item, "parameters"), yamljson.Get(op, "parameters")} {
 		if list == nil {
 			continue
 		}
 		for _, parameter := range list.Content {
-			if value(get(resolve(doc, parameter), "name")) == "Idempotency-Key" {
+			if yamljson.Text(yamljson.Get(resolve(doc, parameter), "name")) == "Idempotency-Key" {
 				lines = append(lines, `-H "Idempotency-Key: $(uuidgen)"`)
 			}
 		}
 	}
-	if body := get(example, "request"); body != nil {
+	if body := yamljson.Get(example, "request"); body != nil {
 		mediaType := "application/json"
 		if method == "patch" {
 			mediaType = "application/merge-patch+json"
@@ -212,9 +214,9 @@ func command(doc node, path, method string, item, op, example node) string {
 
 // token returns the name of the variable with what the operation wants in Authorization.
 func token(doc, op node) string {
-	security := get(op, "security")
+	security := yamljson.Get(op, "security")
 	if security == nil {
-		security = get(doc, "security")
+		security = yamljson.Get(doc, "security")
 	}
 	switch {
 	case security == nil || len(security.Content) == 0:

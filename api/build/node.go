@@ -53,26 +53,14 @@ func walk(n node, visit func(node)) {
 	}
 }
 
-// get returns a member of a mapping, or what lies deeper; nil if it is not there.
-func get(n node, names ...string) node {
-	for _, name := range names {
-		at := index(n, name)
-		if at < 0 {
-			return nil
-		}
-		n = n.Content[at+1]
-	}
-	return n
-}
-
+// index returns where a mapping has a member's name; the value follows it.
 func index(n node, name string) int {
-	if n == nil || n.Kind != yaml.MappingNode {
-		return -1
-	}
-	for i := 0; i < len(n.Content); i += 2 {
-		if n.Content[i].Value == name {
-			return i
+	at := 0
+	for there := range yamljson.Members(n) {
+		if there == name {
+			return at
 		}
+		at += 2
 	}
 	return -1
 }
@@ -106,11 +94,8 @@ func remove(n node, name string) {
 
 // members calls visit for each member of a mapping in order.
 func members(n node, visit func(name string, value node)) {
-	if n == nil || n.Kind != yaml.MappingNode {
-		return
-	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		visit(n.Content[i].Value, n.Content[i+1])
+	for name, value := range yamljson.Members(n) {
+		visit(name, value)
 	}
 }
 
@@ -136,13 +121,13 @@ func ref(schema string) node { return object("$ref", "#/components/schemas/"+sch
 // resolve follows references within a document.
 func resolve(doc, n node) node {
 	for {
-		to := get(n, "$ref")
+		to := yamljson.Get(n, "$ref")
 		if to == nil {
 			return n
 		}
 		target := doc
 		for _, name := range pointer(to.Value) {
-			target = get(target, name)
+			target = yamljson.Get(target, name)
 		}
 		if target == nil {
 			return n
@@ -153,10 +138,3 @@ func resolve(doc, n node) node {
 
 // compact returns a node as JSON on one line.
 func compact(n node) string { return string(yamljson.Compact(n)) }
-
-func value(n node) string {
-	if n == nil {
-		return ""
-	}
-	return n.Value
-}

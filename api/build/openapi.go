@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+
+	"github.com/audatex-relay/relay/internal/yamljson"
 )
 
 // publicURL stands in the documents for the relay's own address, which the relay puts in its place.
@@ -20,8 +22,8 @@ func buildOpenAPI(dir string, events eventSchemas) (node, error) {
 		return nil, err
 	}
 	setAfter(doc, "info", "servers", list(object("url", publicURL, "description", "This relay.")))
-	schemas := get(doc, "components", "schemas")
-	kinds := get(schemas, "TestCallback", "properties", "type", "enum")
+	schemas := yamljson.Get(doc, "components", "schemas")
+	kinds := yamljson.Get(schemas, "TestCallback", "properties", "type", "enum")
 	if kinds == nil {
 		return nil, fmt.Errorf("the schema TestCallback lists no types of events")
 	}
@@ -40,9 +42,9 @@ func buildOpenAPI(dir string, events eventSchemas) (node, error) {
 // withoutUnused removes the shared requests and answers that stand nowhere any more, as each place has its own example.
 func withoutUnused(doc node) {
 	used := map[string]bool{}
-	walk(doc, func(n node) { used[value(get(n, "$ref"))] = true })
+	walk(doc, func(n node) { used[yamljson.Text(yamljson.Get(n, "$ref"))] = true })
 	for _, kind := range []string{"requestBodies", "responses"} {
-		shared := get(doc, "components", kind)
+		shared := yamljson.Get(doc, "components", kind)
 		var unused []string
 		members(shared, func(name string, _ node) {
 			if !used["#/components/"+kind+"/"+name] {
@@ -53,7 +55,7 @@ func withoutUnused(doc node) {
 			remove(shared, name)
 		}
 		if shared != nil && len(shared.Content) == 0 {
-			remove(get(doc, "components"), kind)
+			remove(yamljson.Get(doc, "components"), kind)
 		}
 	}
 }
@@ -62,12 +64,12 @@ func withoutUnused(doc node) {
 // think that a member with a default is always there. What the default is, the description says.
 func optional(schema node) {
 	walk(schema, func(n node) {
-		members(get(n, "properties"), func(_ string, property node) {
-			standard := get(property, "default")
+		members(yamljson.Get(n, "properties"), func(_ string, property node) {
+			standard := yamljson.Get(property, "default")
 			if standard == nil {
 				return
 			}
-			says := strings.TrimSpace(value(get(property, "description")) + " Left out: `" + standard.Value + "`.")
+			says := strings.TrimSpace(yamljson.Text(yamljson.Get(property, "description")) + " Left out: `" + standard.Value + "`.")
 			remove(property, "default")
 			set(property, "description", text(says))
 		})

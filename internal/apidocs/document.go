@@ -25,37 +25,6 @@ func parse(raw []byte) (document, error) {
 	return document{root: n.Content[0]}, nil
 }
 
-// get returns a member of a mapping, or what lies deeper; nil if it is not there.
-func get(n *yaml.Node, names ...string) *yaml.Node {
-	for _, name := range names {
-		var found *yaml.Node
-		for key, value := range members(n) {
-			if key == name {
-				found = value
-				break
-			}
-		}
-		if n = found; n == nil {
-			return nil
-		}
-	}
-	return n
-}
-
-// members iterates over a mapping in its order.
-func members(n *yaml.Node) func(yield func(string, *yaml.Node) bool) {
-	return func(yield func(string, *yaml.Node) bool) {
-		if n == nil || n.Kind != yaml.MappingNode {
-			return
-		}
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			if !yield(n.Content[i].Value, n.Content[i+1]) {
-				return
-			}
-		}
-	}
-}
-
 func items(n *yaml.Node) []*yaml.Node {
 	if n == nil || n.Kind != yaml.SequenceNode {
 		return nil
@@ -63,23 +32,16 @@ func items(n *yaml.Node) []*yaml.Node {
 	return n.Content
 }
 
-func textOf(n *yaml.Node) string {
-	if n == nil {
-		return ""
-	}
-	return n.Value
-}
-
 // resolve follows references; name is the name of the last one's target, or "".
 func (d document) resolve(n *yaml.Node) (target *yaml.Node, name string) {
 	for {
-		ref := get(n, "$ref")
+		ref := yamljson.Get(n, "$ref")
 		if ref == nil {
 			return n, name
 		}
 		path := strings.Split(strings.TrimPrefix(ref.Value, "#/"), "/")
 		name = path[len(path)-1]
-		if n = get(d.root, path...); n == nil {
+		if n = yamljson.Get(d.root, path...); n == nil {
 			return nil, name
 		}
 	}

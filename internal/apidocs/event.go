@@ -1,6 +1,10 @@
 package apidocs
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/audatex-relay/relay/internal/yamljson"
+)
 
 // event is one type of event as its page shows it.
 type event struct {
@@ -13,19 +17,19 @@ type event struct {
 
 // event returns a type of event with all its fields.
 func (d document) event(typ string) event {
-	ref := textOf(get(d.eventTypes(), typ))
-	target := get(d.root, strings.Split(strings.TrimPrefix(ref, "#/"), "/")...)
+	ref := yamljson.Text(yamljson.Get(d.eventTypes(), typ))
+	target := yamljson.Get(d.root, strings.Split(strings.TrimPrefix(ref, "#/"), "/")...)
 	e := event{Type: typ, Schema: d.describe(target, true, 0), Order: strings.HasPrefix(typ, "audatex.parts.")}
 	for i, f := range e.Schema.Fields {
 		if f.Name == "type" {
 			e.Schema.Fields[i].Limits = []string{"`" + typ + "`"}
 		}
 	}
-	for _, content := range members(get(d.root, "webhooks", "event", "post", "requestBody", "content")) {
-		if value := get(content, "examples", typ, "value"); value != nil {
+	for _, content := range yamljson.Members(yamljson.Get(d.root, "webhooks", "event", "post", "requestBody", "content")) {
+		if value := yamljson.Get(content, "examples", typ, "value"); value != nil {
 			e.Example = indentedJSON(value)
-			e.Text = textOf(get(value, "data", "message"))
-			file := textOf(get(value, "dataschema"))
+			e.Text = yamljson.Text(yamljson.Get(value, "data", "message"))
+			file := yamljson.Text(yamljson.Get(value, "dataschema"))
 			e.SchemaFile = file[strings.LastIndexByte(file, '/')+1:]
 			break
 		}

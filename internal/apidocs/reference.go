@@ -4,6 +4,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/audatex-relay/relay/internal/yamljson"
 )
 
 // reference is the document as it is shown.
@@ -57,32 +59,32 @@ var methods = map[string]bool{"get": true, "put": true, "post": true, "patch": t
 
 // reference returns the whole document.
 func (d document) reference() reference {
-	r := reference{Title: textOf(get(d.root, "info", "title")), Text: textOf(get(d.root, "info", "description"))}
+	r := reference{Title: yamljson.Text(yamljson.Get(d.root, "info", "title")), Text: yamljson.Text(yamljson.Get(d.root, "info", "description"))}
 	byTag := map[string][]operation{}
-	for path, item := range members(get(d.root, "paths")) {
-		for method, op := range members(item) {
+	for path, item := range yamljson.Members(yamljson.Get(d.root, "paths")) {
+		for method, op := range yamljson.Members(item) {
 			if methods[method] {
-				tag := textOf(items(get(op, "tags"))[0])
+				tag := yamljson.Text(items(yamljson.Get(op, "tags"))[0])
 				byTag[tag] = append(byTag[tag], d.operation(path, method, item, op))
 			}
 		}
 	}
-	for _, tag := range items(get(d.root, "tags")) {
-		name := textOf(get(tag, "name"))
-		r.Groups = append(r.Groups, group{name, textOf(get(tag, "description")), byTag[name]})
+	for _, tag := range items(yamljson.Get(d.root, "tags")) {
+		name := yamljson.Text(yamljson.Get(tag, "name"))
+		r.Groups = append(r.Groups, group{name, yamljson.Text(yamljson.Get(tag, "description")), byTag[name]})
 	}
-	event := get(d.root, "webhooks", "event")
-	r.Webhook = d.operation("the callback's URL", "post", event, get(event, "post"))
-	for typ := range members(d.eventTypes()) {
+	event := yamljson.Get(d.root, "webhooks", "event")
+	r.Webhook = d.operation("the callback's URL", "post", event, yamljson.Get(event, "post"))
+	for typ := range yamljson.Members(d.eventTypes()) {
 		r.Events = append(r.Events, typ)
 	}
-	for _, content := range members(get(d.root, "components", "responses", "AnyProblem", "content")) {
-		for slug, example := range members(get(content, "examples")) {
-			status, title := textOf(get(example, "value", "status")), textOf(get(example, "value", "title"))
+	for _, content := range yamljson.Members(yamljson.Get(d.root, "components", "responses", "AnyProblem", "content")) {
+		for slug, example := range yamljson.Members(yamljson.Get(content, "examples")) {
+			status, title := yamljson.Text(yamljson.Get(example, "value", "status")), yamljson.Text(yamljson.Get(example, "value", "title"))
 			r.Problems = append(r.Problems, problemLink{slug, status, title})
 		}
 	}
-	for name, n := range members(get(d.root, "components", "schemas")) {
+	for name, n := range yamljson.Members(yamljson.Get(d.root, "components", "schemas")) {
 		s := d.describe(n, false, 0)
 		s.Name = name
 		r.Schemas = append(r.Schemas, s)
@@ -91,35 +93,35 @@ func (d document) reference() reference {
 }
 
 func (d document) eventTypes() *yaml.Node {
-	return get(d.root, "components", "schemas", "Event", "discriminator", "mapping")
+	return yamljson.Get(d.root, "components", "schemas", "Event", "discriminator", "mapping")
 }
 
 func (d document) operation(path, method string, item, n *yaml.Node) operation {
 	op := operation{
-		ID: textOf(get(n, "operationId")), Method: strings.ToUpper(method), Path: path,
-		Summary: textOf(get(n, "summary")), Text: textOf(get(n, "description")), Access: d.access(n),
+		ID: yamljson.Text(yamljson.Get(n, "operationId")), Method: strings.ToUpper(method), Path: path,
+		Summary: yamljson.Text(yamljson.Get(n, "summary")), Text: yamljson.Text(yamljson.Get(n, "description")), Access: d.access(n),
 	}
-	for _, sample := range items(get(n, "x-codeSamples")) {
-		op.Command = textOf(get(sample, "source"))
+	for _, sample := range items(yamljson.Get(n, "x-codeSamples")) {
+		op.Command = yamljson.Text(yamljson.Get(sample, "source"))
 	}
-	for _, list := range []*yaml.Node{get(item, "parameters"), get(n, "parameters")} {
+	for _, list := range []*yaml.Node{yamljson.Get(item, "parameters"), yamljson.Get(n, "parameters")} {
 		for _, p := range items(list) {
 			p, _ = d.resolve(p)
-			shown := parameter{textOf(get(p, "name")), textOf(get(p, "in")), textOf(get(p, "required")) == "true",
-				d.describe(get(p, "schema"), false, 0)}
-			if text := get(p, "description"); text != nil {
+			shown := parameter{yamljson.Text(yamljson.Get(p, "name")), yamljson.Text(yamljson.Get(p, "in")), yamljson.Text(yamljson.Get(p, "required")) == "true",
+				d.describe(yamljson.Get(p, "schema"), false, 0)}
+			if text := yamljson.Get(p, "description"); text != nil {
 				shown.Text = text.Value
 			}
 			shown.Fields = nil
 			op.Parameters = append(op.Parameters, shown)
 		}
 	}
-	if request, _ := d.resolve(get(n, "requestBody")); request != nil {
+	if request, _ := d.resolve(yamljson.Get(n, "requestBody")); request != nil {
 		op.Request = d.body(request)
 	}
-	for status, r := range members(get(n, "responses")) {
+	for status, r := range yamljson.Members(yamljson.Get(n, "responses")) {
 		r, _ = d.resolve(r)
-		shown := response{Status: status, Text: textOf(get(r, "description"))}
+		shown := response{Status: status, Text: yamljson.Text(yamljson.Get(r, "description"))}
 		if status != "default" {
 			shown.Body = d.body(r)
 		}
@@ -131,12 +133,12 @@ func (d document) operation(path, method string, item, n *yaml.Node) operation {
 // body returns the content of a request or a response, or nil. All media types have the same schema, but for pages.
 func (d document) body(n *yaml.Node) *body {
 	var b *body
-	for mediaType, content := range members(get(n, "content")) {
+	for mediaType, content := range yamljson.Members(yamljson.Get(n, "content")) {
 		if b == nil {
-			b = &body{Schema: d.describe(get(content, "schema"), false, 0)}
-			example := get(content, "example")
-			for _, first := range members(get(content, "examples")) {
-				if example = get(first, "value"); example != nil {
+			b = &body{Schema: d.describe(yamljson.Get(content, "schema"), false, 0)}
+			example := yamljson.Get(content, "example")
+			for _, first := range yamljson.Members(yamljson.Get(content, "examples")) {
+				if example = yamljson.Get(first, "value"); example != nil {
 					break
 				}
 			}
@@ -151,14 +153,14 @@ func (d document) body(n *yaml.Node) *body {
 
 // access returns who may call an operation.
 func (d document) access(n *yaml.Node) string {
-	security := get(n, "security")
+	security := yamljson.Get(n, "security")
 	if security == nil {
-		security = get(d.root, "security")
+		security = yamljson.Get(d.root, "security")
 	}
 	switch {
 	case len(items(security)) == 0:
 		return "everybody"
-	case get(items(security)[0], "admin") != nil:
+	case yamljson.Get(items(security)[0], "admin") != nil:
 		return "the admin token"
 	}
 	return "API keys and the admin token"

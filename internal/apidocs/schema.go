@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/audatex-relay/relay/internal/yamljson"
 )
 
 // schema is a schema as it is shown.
@@ -34,20 +36,20 @@ const deepest = 8
 // describe returns a schema. Whole means that components inside are shown with their fields, and not by name only.
 func (d document) describe(n *yaml.Node, whole bool, depth int) schema {
 	target, name := d.resolve(n)
-	s := schema{Name: name, Type: d.typeOf(target), Text: textOf(get(target, "description"))}
-	if own := get(n, "description"); own != nil {
+	s := schema{Name: name, Type: d.typeOf(target), Text: yamljson.Text(yamljson.Get(target, "description"))}
+	if own := yamljson.Get(n, "description"); own != nil {
 		s.Text = own.Value
 	}
 	s.Limits = limits(target)
 	if depth >= deepest || depth > 0 && name != "" && !whole {
 		return s
 	}
-	for value, to := range members(get(target, "discriminator", "mapping")) {
+	for value, to := range yamljson.Members(yamljson.Get(target, "discriminator", "mapping")) {
 		s.Kinds = append(s.Kinds, kind{value, strings.TrimPrefix(to.Value, "#/components/schemas/")})
 	}
 	s.Fields = d.fields(target, whole, depth)
 	if len(s.Fields) == 0 {
-		inner := get(target, "items")
+		inner := yamljson.Get(target, "items")
 		if inner == nil {
 			inner = d.notNull(target)
 		}
@@ -65,11 +67,11 @@ func (d document) describe(n *yaml.Node, whole bool, depth int) schema {
 
 func (d document) fields(n *yaml.Node, whole bool, depth int) []field {
 	var required []string
-	for _, name := range items(get(n, "required")) {
+	for _, name := range items(yamljson.Get(n, "required")) {
 		required = append(required, name.Value)
 	}
 	var fields []field
-	for name, property := range members(get(n, "properties")) {
+	for name, property := range yamljson.Members(yamljson.Get(n, "properties")) {
 		fields = append(fields, field{name, slices.Contains(required, name), d.describe(property, whole, depth+1)})
 	}
 	return fields
@@ -77,7 +79,7 @@ func (d document) fields(n *yaml.Node, whole bool, depth int) []field {
 
 // notNull returns the schema of a value that may also be null, or nil.
 func (d document) notNull(n *yaml.Node) *yaml.Node {
-	if choices := items(get(n, "oneOf")); len(choices) == 2 && textOf(get(choices[1], "type")) == "null" {
+	if choices := items(yamljson.Get(n, "oneOf")); len(choices) == 2 && yamljson.Text(yamljson.Get(choices[1], "type")) == "null" {
 		return choices[0]
 	}
 	return nil
@@ -89,9 +91,9 @@ func (d document) typeOf(n *yaml.Node) string {
 		target, _ := d.resolve(inner)
 		return d.typeOf(target) + " or null"
 	}
-	typ := get(n, "type")
+	typ := yamljson.Get(n, "type")
 	switch {
-	case typ == nil && get(n, "oneOf") != nil:
+	case typ == nil && yamljson.Get(n, "oneOf") != nil:
 		return "object"
 	case typ == nil:
 		return "any value"
@@ -102,9 +104,9 @@ func (d document) typeOf(n *yaml.Node) string {
 		}
 		return strings.Join(types, " or ")
 	case typ.Value == "array":
-		inner, _ := d.resolve(get(n, "items"))
+		inner, _ := d.resolve(yamljson.Get(n, "items"))
 		return "array of " + strings.TrimSuffix(d.typeOf(inner), "s") + "s"
-	case textOf(get(n, "format")) == "date-time":
+	case yamljson.Text(yamljson.Get(n, "format")) == "date-time":
 		return "date-time"
 	}
 	return typ.Value
@@ -114,18 +116,18 @@ func (d document) typeOf(n *yaml.Node) string {
 func limits(n *yaml.Node) []string {
 	var all []string
 	add := func(name, format string) {
-		if v := get(n, name); v != nil {
+		if v := yamljson.Get(n, name); v != nil {
 			all = append(all, fmt.Sprintf(format, v.Value))
 		}
 	}
-	if values := items(get(n, "enum")); values != nil {
+	if values := items(yamljson.Get(n, "enum")); values != nil {
 		var texts []string
 		for _, v := range values {
 			texts = append(texts, "`"+v.Value+"`")
 		}
 		all = append(all, "one of "+strings.Join(texts, ", "))
 	}
-	if words := get(n, "x-words"); words != nil {
+	if words := yamljson.Get(n, "x-words"); words != nil {
 		all = append(all, words.Value)
 	} else {
 		add("pattern", "matches `%s`")
