@@ -11,12 +11,15 @@ import (
 )
 
 func (a *API) connectionReply(ctx context.Context, c relay.Connection, revision uint64, created bool) (reply, error) {
-	view, err := a.connectionView(ctx, c)
-	answer := reply{revision: revision, body: view}
+	views, err := a.connectionViews(ctx, []relay.Connection{c})
+	if err != nil {
+		return reply{}, err
+	}
+	answer := reply{revision: revision, body: views[0]}
 	if created {
 		answer.status, answer.location = http.StatusCreated, "/v1/connections/"+c.ID
 	}
-	return answer, err
+	return answer, nil
 }
 
 // poll returns the connection's poll document, an empty one if it belongs to an earlier connection
@@ -27,15 +30,6 @@ func (a *API) poll(ctx context.Context, c relay.Connection) (relay.Poll, error) 
 		return relay.Poll{}, nil
 	}
 	return p, err
-}
-
-// connectionView returns a connection as the API shows it.
-func (a *API) connectionView(ctx context.Context, c relay.Connection) (Connection, error) {
-	views, err := a.connectionViews(ctx, []relay.Connection{c})
-	if err != nil {
-		return Connection{}, err
-	}
-	return views[0], nil
 }
 
 // connectionViews returns several connections as the API shows them. Their owners are asked at the
