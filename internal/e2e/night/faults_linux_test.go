@@ -21,6 +21,7 @@ func TestTheNightOfFaults(t *testing.T) {
 	}
 	disk := smallDisk(t)
 	single := newHouse(t, 1, embedded(filepath.Join(t.TempDir(), "data")))
+	single.sites = append(single.sites, "ripon", "whitby") // failures of three connections open the vendor's circuit
 	single.start()
 	single.furnish(365 * 24 * time.Hour)
 	for _, id := range []string{"orders", "stock"} {
