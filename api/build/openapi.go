@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/yamljson"
 )
 
@@ -27,11 +28,7 @@ func buildOpenAPI(dir string, events eventSchemas) (node, error) {
 	if kinds == nil {
 		return nil, fmt.Errorf("the schema TestCallback lists no types of events")
 	}
-	var types []string
-	for _, kind := range kinds.Content {
-		types = append(types, kind.Value)
-	}
-	members(events.typed(types), func(name string, schema node) { set(schemas, name, schema) })
+	members(events.typed(each.Of(kinds.Content, yamljson.Text)), func(name string, schema node) { set(schemas, name, schema) })
 	members(schemas, func(_ string, schema node) { optional(schema) })
 	walk(doc, withoutOwn)
 	addExamples(doc, examples)

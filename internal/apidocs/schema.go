@@ -7,6 +7,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/yamljson"
 )
 
@@ -66,10 +67,7 @@ func (d document) describe(n *yaml.Node, whole bool, depth int) schema {
 }
 
 func (d document) fields(n *yaml.Node, whole bool, depth int) []field {
-	var required []string
-	for _, name := range items(yamljson.Get(n, "required")) {
-		required = append(required, name.Value)
-	}
+	required := each.Of(items(yamljson.Get(n, "required")), yamljson.Text)
 	var fields []field
 	for name, property := range yamljson.Members(yamljson.Get(n, "properties")) {
 		fields = append(fields, field{name, slices.Contains(required, name), d.describe(property, whole, depth+1)})
@@ -98,11 +96,7 @@ func (d document) typeOf(n *yaml.Node) string {
 	case typ == nil:
 		return "any value"
 	case typ.Kind == yaml.SequenceNode:
-		var types []string
-		for _, t := range typ.Content {
-			types = append(types, t.Value)
-		}
-		return strings.Join(types, " or ")
+		return strings.Join(each.Of(typ.Content, yamljson.Text), " or ")
 	case typ.Value == "array":
 		inner, _ := d.resolve(yamljson.Get(n, "items"))
 		return "array of " + strings.TrimSuffix(d.typeOf(inner), "s") + "s"
@@ -121,10 +115,7 @@ func limits(n *yaml.Node) []string {
 		}
 	}
 	if values := items(yamljson.Get(n, "enum")); values != nil {
-		var texts []string
-		for _, v := range values {
-			texts = append(texts, "`"+v.Value+"`")
-		}
+		texts := each.Of(values, func(v *yaml.Node) string { return "`" + v.Value + "`" })
 		all = append(all, "one of "+strings.Join(texts, ", "))
 	}
 	if words := yamljson.Get(n, "x-words"); words != nil {
