@@ -17,18 +17,26 @@ const (
 	mostSubjects  = 16 << 10 // subjects that are counted at once; beyond that, lines are written as they come
 	leftOut       = "left_out"
 	orderKey      = "order"
-	longestSample = 128 // bytes of a value that tells subjects apart
+	requestKey    = "request_id" // a line of a request is never left out: it is the record of it, and callers have limits
+	longestSample = 128          // bytes of a value that tells subjects apart
 )
 
 // owners are the attributes that say whose line it is; the first that a line has decides.
 var owners = []string{"callback", "connection", "client", "site", "shard", "key", "remote"}
 
 // subject is what a line is about.
-type subject struct{ owner, order string }
+type subject struct {
+	owner, order string
+	request      bool
+}
 
 // with adds what an attribute says.
 func (s subject) with(a slog.Attr, rank *int) subject {
-	if a.Key == orderKey {
+	switch a.Key {
+	case requestKey:
+		s.request = true
+		return s
+	case orderKey:
 		s.order = text(a.Value)
 		return s
 	}
@@ -130,7 +138,7 @@ func newTable() *table { return &table{lines: map[line]*count{}} }
 // admit reports whether a line is written now, and how many before it were left out. A line that its order has no room
 // for does not count against the owner.
 func (t *table) admit(to slog.Handler, r slog.Record, about subject) (left int, write bool) {
-	if about == (subject{}) {
+	if about == (subject{}) || about.request {
 		return 0, true
 	}
 	t.mu.Lock()
