@@ -156,3 +156,35 @@ func render(text string, values map[string]string) string {
 	}
 	return text
 }
+
+// TestDashboardsAskForMetricsThatExist compares names, as a panel of trouble is not empty where its metric does not
+// exist.
+func TestDashboardsAskForMetricsThatExist(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "metrics.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{"audatex_relay_build_info": true, "up": true}
+	for _, name := range regexp.MustCompile("`(audatex_relay_[a-z_]+)`").FindAllStringSubmatch(string(raw), -1) {
+		known[name[1]] = true
+	}
+	for file, d := range dashboards(t) {
+		var asked []string
+		for _, v := range d.Templating.List {
+			asked = append(asked, v.Definition)
+		}
+		for _, p := range d.Panels {
+			for _, target := range p.Targets {
+				asked = append(asked, target.Expr)
+			}
+		}
+		for _, expression := range asked {
+			for _, m := range selector.FindAllStringSubmatch(expression, -1) {
+				if name := strings.TrimSuffix(m[1], "_bucket"); !known[name] {
+					t.Errorf("%s: there is no metric %s", file, name)
+				}
+			}
+		}
+	}
+}
