@@ -7,11 +7,12 @@ import (
 	"testing"
 )
 
-// smallDisk mounts a disk of its own for a data directory. It skips the test where that is not allowed.
+// smallDisk mounts a disk of its own for a data directory, on which the reserve of the store is less than a tenth. It
+// skips the test where that is not allowed.
 func smallDisk(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=192m"); err != nil {
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1g"); err != nil {
 		t.Skipf("a disk that can be filled needs the right to mount one: %v", err)
 	}
 	t.Cleanup(func() {

@@ -215,10 +215,10 @@ func (h *house) receiverFaults() []fault {
 
 func (h *house) diskFaults(disk string) []fault {
 	return []fault{
-		{name: "the disk is nearly full", inject: func() func() { return fill(h.t.(*testing.T), disk, 6) }, fires: []string{"RelayDiskNearlyFull"}},
+		{name: "the disk is nearly full", inject: func() func() { return fill(h.t.(*testing.T), disk, 8) }, fires: []string{"RelayDiskNearlyFull"}},
 		{
 			name: "the disk is full", inject: func() func() { return fill(h.t.(*testing.T), disk, 0) },
-			fires: []string{"RelayDiskNearlyFull", "RelayStoreFailing"}, late: true, may: []string{"RelayPollsLate", "RelayConnectionPollsLate"},
+			fires: []string{"RelayDiskNearlyFull", "RelayStoreFailing"}, late: true, may: []string{"RelayShardWithoutOwner", "RelayPollsLate", "RelayConnectionPollsLate"},
 		},
 	}
 }
