@@ -29,7 +29,7 @@ const ticks = 100
 type program struct {
 	cmd    *exec.Cmd
 	api    harness.Caller
-	at     string // where its metrics are
+	at     string        // where its metrics are
 	ready  time.Duration // from its start to "the relay serves"
 	output sync.WaitGroup
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -45,7 +46,7 @@ func (b *bench) measureScrape() {
 	defer end(func() error { return p.stop(syscall.SIGTERM) })
 	b.pass(time.Minute) // each connection gets its first turn within half of it
 	began := time.Now()
-	body := p.scrape()
+	body := p.scrape(b.ctx)
 	took := time.Since(began)
 	series := 0
 	for line := range bytes.Lines(body) {
@@ -66,9 +67,11 @@ func (b *bench) measureScrape() {
 }
 
 // scrape reads the metrics.
-func (p *program) scrape() []byte {
-	res := get(http.Get(p.at))
-	defer end(res.Body.Close)
+func (p *program) scrape(ctx context.Context) []byte {
+	req := get(http.NewRequestWithContext(ctx, http.MethodGet, p.at, nil))
+	res, err := http.DefaultClient.Do(req)
+	must(err)
+	defer func() { _ = res.Body.Close() }() // it was read, or its status was wrong
 	if res.StatusCode != http.StatusOK {
 		must(fmt.Errorf("GET /metrics: %s", res.Status))
 	}
