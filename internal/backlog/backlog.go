@@ -43,12 +43,12 @@ func (e *Estimate) Passed(positions, own uint64) {
 type State struct {
 	Target  *delivery.Target
 	Cursor  *cursor.Cursor
-	Offered uint64                     // the last position that was offered to it, if it is behind
-	Log     uint64                     // up to where the log has been read for those that are not behind
-	Behind  bool                       // it does not read with those
-	Idle    bool                       // it is behind, and nothing is being read for it
-	Halted  bool                       // nothing may be read for it
-	Held    map[uint64]*delivery.Event // events at hand
+	Offered uint64 // the last position that was offered to it, if it is behind
+	Log     uint64 // up to where the log has been read for those that are not behind
+	Behind  bool   // it does not read with those
+	Idle    bool   // it is behind, and nothing is being read for it
+	Halted  bool   // nothing may be read for it
+	Held    *delivery.AtHand
 }
 
 // Waiting is what waits for a callback.
@@ -80,7 +80,7 @@ func (e *Estimate) Waiting(s State, now time.Time) (Waiting, Question) {
 		}
 	}
 	if waits {
-		switch ev := s.Held[oldest]; {
+		switch ev := s.Held.Get(oldest); {
 		case ev != nil:
 			w.Since = ev.Time
 		case e.oldest == oldest:

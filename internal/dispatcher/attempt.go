@@ -23,7 +23,7 @@ func (j *job) set(b cursor.Batch, cb *callback) {
 		j.Events = make([]*delivery.Event, len(b.Seqs))
 	}
 	for i, seq := range b.Seqs {
-		j.Events[i] = cb.reading.atHand[seq]
+		j.Events[i] = cb.reading.atHand.Get(seq)
 	}
 }
 

@@ -12,9 +12,6 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// maxHeldBytes bounds the bodies that one callback keeps at hand; one event is always let in.
-const maxHeldBytes = 8 << 20
-
 // phase is how far a callback's life on this replica has come.
 type phase int
 
@@ -63,8 +60,7 @@ type reading struct {
 	indexed *delivery.Target // under which it is in the index of its group
 	version uint64           // of the target: a page that was asked for under an earlier one is thrown away
 
-	atHand      map[uint64]*delivery.Event // events the cursor has accepted and that no lane has swallowed
-	atHandBytes int
+	atHand delivery.AtHand // events the cursor has accepted and that no lane has swallowed
 
 	page        []*delivery.Event // read ahead, not offered yet
 	pageThrough uint64            // once the page is offered, everything up to here has been
@@ -156,7 +152,7 @@ func (c *core) setTarget(cb *callback, t *delivery.Target) {
 		c.resumeAll(cb)
 	}
 	if c.halted(cb) {
-		c.dropAll(cb) // their turn may come in days; they are read again then
+		r.atHand.DropAll() // their turn may come in days; they are read again then
 	}
 }
 
@@ -168,38 +164,4 @@ func (c *core) resumeAll(cb *callback) {
 	cb.cur.SetCarried(carried)
 	cb.sending.retryAt = time.Time{}
 	cb.sending.place.FullSpeed()
-}
-
-// hold and drop count the bodies that a callback keeps at hand.
-func (c *core) hold(cb *callback, ev *delivery.Event) {
-	if cb.reading.atHand == nil {
-		cb.reading.atHand = map[uint64]*delivery.Event{}
-	}
-	cb.reading.atHand[ev.Seq] = ev
-	cb.reading.atHandBytes += len(ev.Body)
-	c.memory.Add(len(ev.Body))
-}
-
-// drop forgets the body of an event; who needs it reads it from the log.
-func (c *core) drop(cb *callback, seq uint64) {
-	if ev := cb.reading.atHand[seq]; ev != nil {
-		delete(cb.reading.atHand, seq)
-		cb.reading.atHandBytes -= len(ev.Body)
-		c.memory.Add(-len(ev.Body))
-	}
-}
-
-func (c *core) dropAll(cb *callback) {
-	for seq := range cb.reading.atHand {
-		c.drop(cb, seq)
-	}
-}
-
-// dropOrder forgets the bodies of an order's events.
-func (c *core) dropOrder(cb *callback, order string) {
-	for seq, ev := range cb.reading.atHand {
-		if ev.Order == order {
-			c.drop(cb, seq)
-		}
-	}
 }

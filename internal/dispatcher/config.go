@@ -1,6 +1,7 @@
 package dispatcher
 
 import (
+	"cmp"
 	"log/slog"
 	"math/rand/v2"
 	"time"
@@ -52,17 +53,8 @@ func (c Config) withDefaults() Config {
 	if c.Jitter == nil {
 		c.Jitter = func(d time.Duration) time.Duration { return d + rand.N(d/10+1) }
 	}
-	if c.CircuitFailures == 0 {
-		c.CircuitFailures = DefaultCircuitFailures
-	}
-	if c.DisableAfter == 0 {
-		c.DisableAfter = DefaultDisableAfter
-	}
-	if c.Grace == 0 {
-		c.Grace = DefaultGrace
-	}
-	if c.Lookback == 0 {
-		c.Lookback = DefaultLookback
-	}
+	c.CircuitFailures = cmp.Or(c.CircuitFailures, DefaultCircuitFailures)
+	c.DisableAfter, c.Grace = cmp.Or(c.DisableAfter, DefaultDisableAfter), cmp.Or(c.Grace, DefaultGrace)
+	c.Lookback = cmp.Or(c.Lookback, DefaultLookback)
 	return c
 }

@@ -25,7 +25,7 @@ func (c *core) beginDisabling(cb *callback, why, detail string) {
 		return
 	}
 	cb.phase, cb.endedAt = disabling, cb.target.Callback.Resumed
-	c.dropAll(cb)
+	cb.reading.atHand.DropAll()
 	cb.reading.page, cb.reading.pageThrough = nil, 0
 	cb.log.Warn("the callback is disabled", "reason", why, "detail", detail)
 	c.underWay++

@@ -89,7 +89,7 @@ func (c *core) expireBelow(cb *callback, first uint64) {
 	ex := cb.cur.ExpireBelow(first)
 	for _, e := range ex.Entries {
 		c.expire(cb, e)
-		c.drop(cb, e.Seq)
+		cb.reading.atHand.Drop(e.Seq)
 	}
 	for _, s := range ex.Stretches {
 		cb.log.Warn("events left the log before they were read", "from", s.From, "through", s.To)
@@ -100,7 +100,7 @@ func (c *core) expireBelow(cb *callback, first uint64) {
 // expire records that a delivery has ended because its event left the log.
 func (c *core) expire(cb *callback, e cursor.Entry) {
 	id := "" // what is not at hand any more is known by its position only
-	if ev := cb.reading.atHand[e.Seq]; ev != nil {
+	if ev := cb.reading.atHand.Get(e.Seq); ev != nil {
 		id = ev.ID
 	}
 	c.record(cb, relay.AttemptRecord{

@@ -49,14 +49,14 @@ func (c *core) push(cb *callback, ev *delivery.Event) {
 // offer hands an event to a callback's cursor; false means that there is no room for it now.
 func (c *core) offer(cb *callback, ev *delivery.Event) bool {
 	r := &cb.reading
-	if len(r.atHand) > 0 && (r.atHandBytes+len(ev.Body) > maxHeldBytes || !c.memory.Admits(r.atHandBytes, len(ev.Body))) {
+	if !r.atHand.Admits(ev) {
 		return false
 	}
 	switch cb.cur.Offer(cursor.Entry{Seq: ev.Seq, Order: ev.Order}) {
 	case cursor.Full:
 		return false
 	case cursor.Accepted:
-		c.hold(cb, ev)
+		r.atHand.Hold(ev)
 	case cursor.Laned, cursor.Ignored:
 	}
 	r.estimate.Read(ev.Time)

@@ -278,6 +278,9 @@ func TestExpired(t *testing.T) {
 		}
 		return expired >= 5
 	})
+	if s, _ := d.Status("bms"); s.Expired < 5 {
+		t.Errorf("its status counts %d deliveries that have expired", s.Expired)
+	}
 }
 
 // In mode latest only the newest of an order's waiting events is sent; the others end skipped.

@@ -13,16 +13,25 @@ import (
 // Retry makes the delivery of an event that waits in its order's lane due now; with an open circuit it is the next probe.
 // If it waits for an earlier event, that one's position is returned as well. The error is ErrUnknown.
 func (d *Dispatcher) Retry(id, generation string, seq uint64, order string) (w delivery.Waiting, earlier uint64, err error) {
+	w = delivery.Ended
+	err = d.command(id, generation, func(c *core, cb *callback) {
+		w, earlier = c.retry(cb, cursor.Entry{Seq: seq, Order: order})
+	})
+	return w, earlier, err
+}
+
+// command has the owner of a callback do something. The error is ErrUnknown.
+func (d *Dispatcher) command(id, generation string, do func(c *core, cb *callback)) error {
 	mine := false
 	d.ask(id, func(c *core, cb *callback) {
 		if mine = cb.gen == generation && c.valid; mine {
-			w, earlier = c.retry(cb, cursor.Entry{Seq: seq, Order: order})
+			do(c, cb)
 		}
 	})
 	if !mine {
-		return delivery.Ended, 0, ErrUnknown
+		return ErrUnknown
 	}
-	return w, earlier, nil
+	return nil
 }
 
 func (c *core) retry(cb *callback, e cursor.Entry) (w delivery.Waiting, earlier uint64) {
@@ -60,12 +69,9 @@ func (d *Dispatcher) Skip(ctx context.Context, id, generation string, seq uint64
 	if err != nil {
 		return delivery.Ended, err
 	}
-	ev, mine := delivery.EventOf(s), false
+	ev := delivery.EventOf(s)
 	w = delivery.Ended
-	d.ask(id, func(c *core, cb *callback) {
-		if mine = cb.gen == generation && c.valid; !mine {
-			return
-		}
+	err = d.command(id, generation, func(c *core, cb *callback) {
 		if !c.settle(cb, ev.Order, seq) {
 			if c.where(cb, cursor.Entry{Seq: seq, Order: ev.Order}) != cursor.Settled {
 				w = delivery.Unread // or one of so many of its order that not even more can be noted as skipped
@@ -77,19 +83,12 @@ func (d *Dispatcher) Skip(ctx context.Context, id, generation string, seq uint64
 		c.closeDelivery(cb, &ev, relay.DeliverySkipped, "skipped by an operator")
 		c.pump(cb)
 	})
-	if !mine {
-		return delivery.Ended, ErrUnknown
-	}
-	return w, nil
+	return w, err
 }
 
 // Gone disables a callback whose receiver has answered 410 to somebody else than the dispatcher, such as a replay.
 func (d *Dispatcher) Gone(id, generation string) {
-	d.ask(id, func(c *core, cb *callback) {
-		if cb.gen == generation && c.valid {
-			c.beginDisabling(cb, "gone", "the receiver answered 410")
-		}
-	})
+	_ = d.command(id, generation, func(c *core, cb *callback) { c.beginDisabling(cb, "gone", "the receiver answered 410") })
 }
 
 // BeginTest takes a place of a callback's concurrency and a request of its rate for one attempt that is not a

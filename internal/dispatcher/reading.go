@@ -2,7 +2,6 @@ package dispatcher
 
 import (
 	"log/slog"
-	"maps"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
@@ -224,11 +223,10 @@ func (c *core) catchUpBegins(m *catchUpBegins) {
 // catchUpEnds means that the reader has come to the ring of the shared reader, or cannot go on: each reads on by itself,
 // which in the first case is joining.
 func (c *core) catchUpEnds() {
-	members := map[*callback]struct{}{}
-	for _, of := range c.catchUpGroup.bySite {
-		maps.Copy(members, of)
-	}
-	for cb := range members {
+	for _, cb := range c.callbacks {
+		if cb.reading.source != readsCatchUp || cb.reading.indexed == nil { // it is no member, or not yet
+			continue
+		}
 		cb.cur.Advance(c.catchUpGroup.pos)
 		c.leave(cb)
 		if c.readRing(cb); cb.target.Orphaned {

@@ -170,9 +170,7 @@ func (c *core) succeeded(j *job, ev *delivery.Event, record relay.AttemptRecord)
 	}
 	cb.cur.Succeed(j.batch, c.now)
 	c.record(cb, record)
-	for _, seq := range j.batch.Seqs {
-		c.drop(cb, seq)
-	}
+	cb.reading.atHand.Drop(j.batch.Seqs...)
 	if cb.troubled {
 		c.answered(cb, ev)
 	}
@@ -187,7 +185,7 @@ func (c *core) failed(j *job, ev *delivery.Event, record relay.AttemptRecord) {
 	case cursor.Retrying:
 		record.NextAttemptAt = &r.Next
 		c.complainOfRetries(j, ev, r.Next)
-		c.dropOrder(cb, ev.Order) // the lane may wait for hours
+		cb.reading.atHand.DropOrder(ev.Order) // the lane may wait for hours
 	case cursor.Exhausted:
 		if c.closeAll(j, &record, relay.DeliveryFailed) {
 			c.metrics.Ended(relay.DeliveryFailed, 1)
@@ -236,9 +234,7 @@ func (c *core) closeAll(j *job, record *relay.AttemptRecord, status relay.Delive
 
 // settle ends the wait for events of an order without a success; false means that nothing of them was waiting.
 func (c *core) settle(cb *callback, order string, seqs ...uint64) bool {
-	for _, seq := range seqs {
-		c.drop(cb, seq)
-	}
+	cb.reading.atHand.Drop(seqs...)
 	return cb.cur.Settle(order, seqs...) > 0
 }
 

@@ -7,7 +7,6 @@ import (
 	"github.com/audatex-relay/relay/internal/backlog"
 	"github.com/audatex-relay/relay/internal/capacity"
 	"github.com/audatex-relay/relay/internal/cursor"
-	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // Status is how a callback is doing.
@@ -83,7 +82,7 @@ func (d *Dispatcher) complete(ctx context.Context, id string, s Status, q *backl
 func (c *core) status(cb *callback) (Status, backlog.Question) {
 	r, h := &cb.reading, cb.cur.Health()
 	waiting, question := r.estimate.Waiting(backlog.State{
-		Target: cb.target, Cursor: cb.cur, Offered: offered(cb), Log: c.shared.pos, Held: r.atHand, Halted: c.halted(cb),
+		Target: cb.target, Cursor: cb.cur, Offered: offered(cb), Log: c.shared.pos, Held: &r.atHand, Halted: c.halted(cb),
 		Behind: r.source != readsShared, Idle: r.source == readsItself && !r.fetching,
 	}, c.now)
 	s := Status{
@@ -109,40 +108,4 @@ func offered(cb *callback) uint64 {
 		return page[0].Seq - 1
 	}
 	return cb.cur.ReadFrom() - 1
-}
-
-// Delivery is where one event stands at one callback before its delivery has ended; how it ended is in the log of
-// attempts.
-type Delivery struct {
-	Status      relay.DeliveryStatus // pending or retrying; empty if the callback is through with the event
-	UnderWay    bool                 // an attempt is being made
-	Attempts    int                  // failed so far, of the order's oldest event
-	NextAttempt time.Time
-	Reason      string // of the last failure
-}
-
-// Delivery returns where the event at seq, of the order given, stands; false if this replica does not know the
-// callback.
-func (d *Dispatcher) Delivery(id string, seq uint64, order string) (v Delivery, known bool) {
-	known = d.ask(id, func(c *core, cb *callback) { v = c.delivery(cb, seq, order) })
-	return v, known
-}
-
-func (c *core) delivery(cb *callback, seq uint64, order string) (v Delivery) {
-	place := c.where(cb, cursor.Entry{Seq: seq, Order: order})
-	lane, laned := cb.cur.Lane(order)
-	switch place {
-	case cursor.Unread, cursor.Waiting:
-		v.Status = relay.DeliveryPending
-	case cursor.InLane, cursor.Flying:
-		v.Status, v.UnderWay = relay.DeliveryPending, place == cursor.Flying
-		if laned {
-			v.NextAttempt, v.Reason = lane.Next, lane.Reason
-			if len(lane.Entries) > 0 && lane.Entries[0] == seq && lane.Attempts > 0 {
-				v.Status, v.Attempts = relay.DeliveryRetrying, lane.Attempts
-			}
-		}
-	case cursor.Settled:
-	}
-	return v
 }

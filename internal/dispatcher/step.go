@@ -237,7 +237,7 @@ func (c *core) followUp(cb *callback) {
 	c.markChanged(cb)
 	var at time.Time
 	if !c.halted(cb) {
-		if r := &cb.reading; r.source == readsItself && !r.fetching && len(r.atHand) <= window(cb.target.Callback)/2 {
+		if r := &cb.reading; r.source == readsItself && !r.fetching && r.atHand.Len() <= window(cb.target.Callback)/2 {
 			c.readOn(cb)
 		}
 		c.refill(cb)
@@ -319,7 +319,7 @@ func (c *core) remove(cb *callback, why phase) {
 		c.leave(cb)
 	}
 	cb.reading.page = nil
-	c.dropAll(cb)
+	cb.reading.atHand.DropAll()
 	c.wakeAt(cb, time.Time{})
 	delete(c.toStore.unstored, cb)
 	delete(c.toStore.urgent, cb)
@@ -328,7 +328,7 @@ func (c *core) remove(cb *callback, why phase) {
 // settleRetired hands a callback over whose last attempt, read or round has ended.
 func (c *core) settleRetired(cb *callback) {
 	if cb.outstanding == 0 && cb.phase >= retiring {
-		c.dropAll(cb)
+		cb.reading.atHand.DropAll()
 		c.underWay++
 		c.out.retired = append(c.out.retired, cb)
 	}
@@ -391,7 +391,7 @@ func (c *core) adopted(m *adopted) {
 		delete(c.arriving.missing, cb.id)
 		c.callbacks[cb.id] = cb
 		c.out.recheck = append(c.out.recheck, cb.id)
-		c.memory.Join(1)
+		cb.reading.atHand.Join(c.memory)
 		c.setTarget(cb, cb.target)
 		c.note(cb, func(*notice.Notices) {})
 		c.expireBelow(cb, m.first)
@@ -434,7 +434,7 @@ func (c *core) giveUp() {
 			}
 		}
 		cb.reading.page = nil
-		c.dropAll(cb)
+		cb.reading.atHand.DropAll()
 		c.wakeAt(cb, time.Time{})
 	}
 }
