@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -17,6 +18,22 @@ import (
 type Taken struct {
 	ID, Key string
 	cursor.Clamped
+}
+
+// boundsAgain is how long Bounds waits before it believes that a log ends before a cursor.
+const boundsAgain = 500 * time.Millisecond
+
+// Bounds returns a log's first and last position. If it ends before the highest position that a cursor names, it is
+// read twice: a node of the store that has just become the log's leader may have yet to apply the last of what its
+// predecessor acknowledged.
+func Bounds(
+	ctx context.Context, highest uint64, read func(context.Context) (first, last uint64, err error),
+) (first, last uint64, err error) {
+	if first, last, err = read(ctx); err != nil || highest <= last {
+		return first, last, err
+	}
+	backoff.Sleep(ctx, boundsAgain)
+	return read(ctx)
 }
 
 // Tell is called once, with every cursor that is to be taken back to the end of its log, at last, before any of that is

@@ -2,10 +2,9 @@ package logreader
 
 import (
 	"context"
-	"time"
 
-	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -89,17 +88,7 @@ func (p *Pages) Lane(ctx context.Context, t *delivery.Target, of cursor.Refill) 
 	return seqs, through, nil
 }
 
-// boundsAgain is how long one waits before the log is believed to end before a cursor.
-const boundsAgain = 500 * time.Millisecond
-
-// Bounds returns the log's first and last position. If it ends before the highest position that a cursor names it is
-// looked at twice: a node of the store that has just become the log's leader may have yet to apply the last of what its
-// predecessor acknowledged.
+// Bounds returns the log's first and last position; highest is the highest position that a cursor names.
 func (p *Pages) Bounds(ctx context.Context, highest uint64) (first, last uint64, err error) {
-	first, last, err = p.Events.Bounds(ctx)
-	if err != nil || highest <= last {
-		return first, last, err
-	}
-	backoff.Sleep(ctx, boundsAgain)
-	return p.Events.Bounds(ctx)
+	return cursorstore.Bounds(ctx, highest, p.Events.Bounds)
 }

@@ -14,8 +14,9 @@ func (r *Resolver) Prepare(ctx context.Context) error {
 	if r.prepared {
 		return nil
 	}
-	err := r.cursors.Clamp(ctx, r.cfg.Now(), func(ctx context.Context, _ uint64) (uint64, error) {
-		_, last, err := r.store.Inbox.Bounds(ctx)
+	err := r.cursors.Clamp(ctx, r.cfg.Now(), func(ctx context.Context, highest uint64) (uint64, error) {
+		seq, _ := relay.UnpackEntry(highest)
+		_, last, err := cursorstore.Bounds(ctx, seq, r.store.Inbox.Bounds)
 		return relay.PackEntry(last, relay.LastIndex), err
 	}, r.clamped)
 	r.prepared = err == nil
