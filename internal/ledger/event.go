@@ -102,6 +102,21 @@ func (e Event) NotificationID() string {
 	return strings.ToLower(*e.Order.Notification.ID)
 }
 
+// StateOf returns which of an order's states, from the given one on, an event has; -1 if it has
+// none of them.
+func StateOf(rec sandbox.OrderRecord, from int, e Event) (int, error) {
+	for i := from; i < len(rec.States); i++ {
+		state, err := tokens(rec.States[i].JSON)
+		if err != nil {
+			return 0, fmt.Errorf("state %d in the ledger: %w", i, err)
+		}
+		if state == e.tokens {
+			return i, nil
+		}
+	}
+	return -1, nil
+}
+
 // tokens writes JSON as the sequence of its tokens, every number with the digits it has: only white
 // space and the spelling of strings are lost.
 func tokens(raw []byte) (string, error) {
