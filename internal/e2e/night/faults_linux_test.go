@@ -218,7 +218,7 @@ func (h *house) diskFaults(disk string) []fault {
 		{name: "the disk is nearly full", inject: func() func() { return fill(h.t.(*testing.T), disk, 8) }, fires: []string{"RelayDiskNearlyFull"}},
 		{
 			name: "the disk is full", inject: func() func() { return fill(h.t.(*testing.T), disk, 0) },
-			fires: []string{"RelayStoreFailing"}, late: true, may: []string{"RelayDiskNearlyFull", "RelayShardWithoutOwner", "RelayPollsLate", "RelayConnectionPollsLate"},
+			fires: []string{"RelayDiskNearlyFull", "RelayStoreFailing"}, late: true, may: []string{"RelayShardWithoutOwner", "RelayPollsLate", "RelayConnectionPollsLate"},
 		},
 	}
 }
