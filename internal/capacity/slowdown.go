@@ -186,6 +186,15 @@ func (s *slowdown) over(now time.Time) bool { return now.Sub(s.refusedAt).Abs() 
 // FullSpeed ends a slow-down: the receiver gets what the callback's own limits allow.
 func (pl *Place) FullSpeed() { pl.callback.slow.Store(nil) }
 
+// EndHold ends the wait that a receiver has asked for: it has answered meanwhile.
+func (pl *Place) EndHold(now time.Time) {
+	if s := pl.callback.slow.Load(); s != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.next = now
+	}
+}
+
 // Wait returns how long the callback's rate, and its receiver if that is overloaded, ask to wait before the next attempt
 // begins.
 func (pl *Place) Wait(now time.Time) time.Duration {

@@ -59,7 +59,7 @@ func (c *Cursor) ExpireBelow(first uint64) Expired {
 		}
 		if l != nil {
 			if q.taken == 0 && n > 0 {
-				l.attempts, l.next, l.wait = 0, time.Time{}, 0
+				l.attempts, l.next, l.wait, l.early = 0, time.Time{}, 0, false
 			}
 			c.touchLane(q)
 		}
@@ -118,7 +118,7 @@ func (c *Cursor) Clamp(last uint64) (Clamped, bool) {
 		q.items = q.items[:keep:keep]
 		if l != nil {
 			if keep == 0 {
-				l.attempts, l.next, l.wait = 0, time.Time{}, 0
+				l.attempts, l.next, l.wait, l.early = 0, time.Time{}, 0, false
 			}
 			c.touchLane(q)
 		}

@@ -73,10 +73,9 @@ func (c *Cursor) loadLane(s *Lane, end uint64, now time.Time) error {
 		l.known = l.openFrom - 1
 		l.openLast = max(l.openFrom, end)
 	}
-	if l.next.Add(-l.wait).Before(c.resumed) {
-		l.next, l.wait = time.Time{}, 0
+	if l.clamp(now); s.Early || l.next.Add(-l.wait).Before(c.resumed) {
+		l.hurry(now)
 	}
-	l.clamp(now)
 	q := c.newQueue(s.Order)
 	q.lane = l
 	c.admitted++
@@ -212,7 +211,7 @@ func (c *Cursor) snapshot(q *queue) Lane {
 	return Lane{
 		V: version, Order: q.order, Entries: seqs(q.items), OpenFrom: l.openFrom,
 		Attempts: l.attempts, Spent: l.spent, FailingSince: stamp(l.failingSince),
-		Reason: l.reason, ReasonSince: stamp(l.reasonSince), Next: stamp(l.next), WaitMillis: l.wait.Milliseconds(),
+		Reason: l.reason, ReasonSince: stamp(l.reasonSince), Next: stamp(l.next), WaitMillis: l.wait.Milliseconds(), Early: l.early,
 		Epoch: c.carried.Epoch, Generation: c.carried.Generation,
 	}
 }

@@ -43,7 +43,7 @@ func (c *Cursor) answered(now time.Time) {
 		c.resume(now)
 		return
 	}
-	if c.health.Failures > 0 {
+	if !c.health.FailingSince.IsZero() {
 		c.heal()
 	}
 	if c.pace > 0 {
@@ -65,7 +65,7 @@ func (c *Cursor) resume(now time.Time) {
 	c.resumed = now
 	for _, q := range c.queues {
 		if q.lane != nil {
-			q.lane.next, q.lane.wait = time.Time{}, 0
+			q.lane.hurry(now)
 		}
 	}
 	heap.Init(&c.dueLanes)

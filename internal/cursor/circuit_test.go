@@ -244,3 +244,52 @@ func TestLittleIsHeldWhileOpen(t *testing.T) {
 	}
 	wantEqual(t, "room", c.Room(), false)
 }
+
+// Attempts that are made before their time (after a resume, a test, a retry, when the circuit closes) do not use up those of
+// the schedule, and leave them when they are due, also after a crash.
+func TestAnEarlyAttemptIsNotCounted(t *testing.T) {
+	t.Parallel()
+	p := Policy{Concurrency: 4, Schedule: []time.Duration{time.Hour, time.Hour}}
+	for name, hurry := range map[string]func(*Cursor, time.Time){
+		"resume": (*Cursor).ResumeAll,
+		"test":   (*Cursor).Answers,
+		"retry":  func(c *Cursor, now time.Time) { c.Retry("a", now) },
+		"success of a probe": func(c *Cursor, now time.Time) {
+			c.health.Open = true
+			c.answered(now)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c, now := New(p), t0
+			offer(t, c, "a1")
+			for counted := range 3 {
+				r := c.Fail(take(t, c, now, 1, "a", 1), now, Failure{})
+				if counted == 2 {
+					wantEqual(t, "outcome of the last", r.Outcome, Exhausted)
+					return
+				}
+				failing, due := c.Health().FailingSince, r.Next
+				for range 10 {
+					now = now.Add(5 * time.Minute)
+					hurry(c, now)
+					c = reload(t, c, p, now)
+					b := take(t, c, now, 1, "a", 1)
+					wantEqual(t, "last try", b.LastTry, false)
+					r := c.Fail(b, now, Failure{})
+					wantEqual(t, "outcome", r, Result{Retrying, due})
+					c = reload(t, c, p, now)
+					takeNone(t, c, now)
+					wantDue(t, c, now, due)
+				}
+				if name == "test" {
+					wantEqual(t, "failing since", c.Health().FailingSince, failing)
+				}
+				lane, _ := c.Lane("a")
+				wantEqual(t, "attempts", lane.Attempts, counted+1)
+				hurry(c, now)
+				now = due // what is made at its time is counted, also if it was due before
+			}
+		})
+	}
+}

@@ -99,6 +99,7 @@ type Lane struct {
 	// from.
 	Next       time.Time `json:"next,omitzero"`
 	WaitMillis int64     `json:"waitMillis,omitempty"`
+	Early      bool      `json:"early,omitempty"` // it is due now, before Next; a failure until then is not counted
 	Epoch      uint64    `json:"epoch,omitempty"`
 	Generation string    `json:"generation,omitempty"`
 }

@@ -2,7 +2,7 @@ package cursor
 
 import "time"
 
-// Retry makes an order's lane due now. If the circuit is open, the order is probed next, and the
+// Retry makes an order's lane due now. A failure before it is due by the schedule is not counted as one of its attempts. If the circuit is open, the order is probed next, and the
 // probe is due now. It returns false if the order has no lane, or an attempt of it is under way.
 func (c *Cursor) Retry(order string, now time.Time) bool {
 	q := c.queues[order]
@@ -10,7 +10,7 @@ func (c *Cursor) Retry(order string, now time.Time) bool {
 		return false
 	}
 	c.look(now)
-	q.lane.next, q.lane.wait = time.Time{}, 0
+	q.lane.hurry(now)
 	c.touchLane(q)
 	if c.health.Open {
 		c.wanted = order
@@ -21,8 +21,23 @@ func (c *Cursor) Retry(order string, now time.Time) bool {
 	return true
 }
 
-// ResumeAll makes everything due now, closes the circuit, clears the failures, and starts slowly.
+// ResumeAll makes everything due now, closes the circuit, clears the failures, and starts slowly. As with Retry, failures
+// before their time are not counted.
 func (c *Cursor) ResumeAll(now time.Time) {
 	c.look(now)
 	c.resume(now)
+}
+
+// Answers makes everything due now, as a test has shown that the receiver answers. If it was failing, the circuit closes
+// and everything starts slowly. A test is no entry: the receiver goes on failing until it accepts one.
+func (c *Cursor) Answers(now time.Time) {
+	if c.State() == OK {
+		return
+	}
+	c.look(now)
+	failing, pace := c.health, c.pace
+	c.resume(now)
+	if c.health.FailingSince = failing.FailingSince; failing.Failures == 0 {
+		c.pace = pace
+	}
 }

@@ -31,6 +31,7 @@ type queue struct {
 	taken int
 	batch uint64 // identifies the batch in flight; 0: none
 	probe bool   // the batch in flight is a probe
+	early bool   // the batch in flight was taken before it was due by the schedule
 	held  bool   // the batch in flight is exhausted, and the caller has yet to settle what failed for good
 	lane  *lane
 
@@ -53,8 +54,9 @@ type lane struct {
 	failingSince time.Time
 	reason       string
 	reasonSince  time.Time
-	next         time.Time
+	next         time.Time // by the schedule
 	wait         time.Duration
+	early        bool // it is due before: a failure until then is not counted
 
 	version, stored uint64 // of its content; dirty if stored < version
 	listed          bool   // in Cursor.dirty
@@ -84,7 +86,22 @@ func (q *queue) find(seq uint64) (int, bool) {
 
 // due reports whether the lane's next attempt may be made.
 func (l *lane) due(now time.Time) bool {
-	return !l.next.After(now)
+	return l.early || !l.next.After(now)
+}
+
+// hurry makes the lane due now.
+func (l *lane) hurry(now time.Time) {
+	if l.early = l.next.After(now); !l.early {
+		l.next, l.wait = time.Time{}, 0
+	}
+}
+
+// key is what lanes are sorted by: those that are early are due in the order of their heads.
+func (l *lane) key() time.Time {
+	if l.early {
+		return time.Time{}
+	}
+	return l.next
 }
 
 // clamp limits the time to the next attempt to the lane's wait: a clock that was set back would
@@ -106,7 +123,7 @@ func (h *queueHeap) Len() int { return len(h.qs) }
 func (h *queueHeap) Less(i, j int) bool {
 	a, b := h.qs[i], h.qs[j]
 	if h.byTime {
-		if c := a.lane.next.Compare(b.lane.next); c != 0 {
+		if c := a.lane.key().Compare(b.lane.key()); c != 0 {
 			return c < 0
 		}
 	}

@@ -25,7 +25,7 @@ func (c *Cursor) State() State {
 		return Open
 	case c.Congested():
 		return Congested
-	case c.health.Failures > 0 || c.Lanes() > 0:
+	case !c.health.FailingSince.IsZero() || c.Lanes() > 0:
 		return Failing
 	}
 	return OK

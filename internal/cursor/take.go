@@ -12,7 +12,8 @@ type Batch struct {
 	// Seqs are the entries, ascending. All of them belong to Order, and none of the order's entries
 	// between them is left out.
 	Seqs []uint64
-	// Attempt counts the head's attempts, including this one. A probe is not counted.
+	// Attempt counts the head's attempts, including this one. A probe is not counted, nor is a failure before the attempt
+	// was due by the schedule.
 	Attempt int
 	// Probe is set if the circuit is open and this attempt tests whether the receiver is back.
 	Probe bool
@@ -87,9 +88,10 @@ func (c *Cursor) Take(now time.Time, most int) (Batch, bool) {
 	c.inFlight++
 	if l := q.lane; l != nil {
 		b.Attempt = l.attempts + 1
+		q.early = l.early && l.next.After(now)
 		b.FailingSince, b.Reason, b.ReasonSince = l.failingSince, l.reason, l.reasonSince
 	}
-	b.LastTry = !b.Probe && c.lastTry(q.lane)
+	b.LastTry = !b.Probe && !q.early && c.lastTry(q.lane)
 	c.place(q)
 	return b, true
 }
@@ -223,7 +225,7 @@ func (c *Cursor) Settle(order string, seqs ...uint64) int {
 	}
 	if l := q.lane; l != nil {
 		if headGone {
-			l.attempts, l.next, l.wait = 0, time.Time{}, 0
+			l.attempts, l.next, l.wait, l.early = 0, time.Time{}, 0, false
 		}
 		c.touchLane(q)
 	}
@@ -236,7 +238,8 @@ func (c *Cursor) Settle(order string, seqs ...uint64) int {
 }
 
 // Fail ends the batch's attempt as failed. Its order waits in a lane for the next attempt, or the
-// batch is Exhausted. A failed probe does not count as an attempt: it affects the receiver's
+// batch is Exhausted. An attempt that was made before it was due by the schedule does not count, and leaves the order due
+// as it was. A failed probe does not count as an attempt: it affects the receiver's
 // health, and its order stays where it was.
 func (c *Cursor) Fail(b Batch, now time.Time, f Failure) Result {
 	q := c.flying(b)
@@ -258,6 +261,15 @@ func (c *Cursor) Fail(b Batch, now time.Time, f Failure) Result {
 	}
 	c.note(q, now, f.Reason)
 	l := q.lane
+	l.early = false
+	if q.early && (last || l.next.After(now)) {
+		if asked := now.Add(min(f.RetryAfter, MaxRetryAfter)); asked.After(l.next) {
+			l.next = asked
+		}
+		l.wait = l.next.Sub(now)
+		c.land(q)
+		return Result{Retrying, l.next}
+	}
 	l.attempts++
 	if last {
 		l.spent, l.next, l.wait = true, time.Time{}, 0
@@ -314,7 +326,7 @@ func (c *Cursor) land(q *queue) {
 	if c.probing == q {
 		c.probing = nil
 	}
-	q.batch, q.taken, q.probe, q.held = 0, 0, false, false
+	q.batch, q.taken, q.probe, q.early, q.held = 0, 0, false, false, false
 	c.inFlight--
 	c.place(q)
 }

@@ -109,8 +109,9 @@ func (d *Dispatcher) EndTest(id, generation string, delivered bool) {
 	d.ask(id, func(c *core, cb *callback) {
 		if cb.gen == generation {
 			cb.sending.test.End(cb.sending.place)
-			if delivered && c.valid && cb.cur.State() != cursor.OK {
-				c.resumeAll(cb)
+			if delivered && c.valid {
+				cb.cur.Answers(c.now)
+				cb.sending.place.EndHold(c.now)
 			}
 			c.pump(cb)
 		}

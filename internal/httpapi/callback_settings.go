@@ -72,13 +72,14 @@ func (a *API) replaceSettings(ctx context.Context, cb relay.Callback, s Callback
 	if err := a.apply(&cb, owner, s, cleaned, now); err != nil {
 		return cb, err
 	}
-	if before.URL != cb.Secrets.URL || !maps.Equal(before.Headers, cb.Secrets.Headers) || !reflect.DeepEqual(before.Auth, cb.Secrets.Auth) ||
-		s.Secret != "" {
-		cb.Resumed++ // what failed may succeed now
-	}
 	cleaned.warn(ctx, a.c.Log, "callback", cb.ID)
 	if s.Secret != "" {
 		_, err = rotate(&cb, s.Secret, relay.DefaultSecretOverlap, maker{}, now)
+	}
+	after := cb.Secrets
+	if before.URL != after.URL || before.Present() != after.Present() || !maps.Equal(before.Headers, after.Headers) ||
+		!reflect.DeepEqual(before.Auth, after.Auth) {
+		cb.Resumed++ // what failed may succeed now
 	}
 	return cb, err
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/signature"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -72,6 +73,28 @@ func TestCallbackLife(t *testing.T) {
 	a.patch("/v1/callbacks/"+made.Id, map[string]any{"colour": nil}).want(422).problem("invalid-body", "/colour")
 	a.patch("/v1/callbacks/"+made.Id, map[string]any{"url": "ftp://x"}).want(422).problem("invalid-body", "/url")
 
+	// A PUT of everything as it was, such as a receiver makes at each start, makes nothing due. A new secret does.
+	count := func() int {
+		cb, _, err := f.store.Callbacks.Get(t.Context(), made.Id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cb.Resumed
+	}
+	full := map[string]any{
+		"url": stored.Secrets.URL, "headers": map[string]any{"X-Api-Key": "header-value-secret"}, "concurrency": 2, "secret": stored.Secrets.Present(),
+	}
+	before := count()
+	a.put("/v1/callbacks/"+made.Id, full).want(200)
+	full["secret"] = signature.SecretOf([]byte(strings.Repeat("k", signature.NewSecretBytes))).Reveal()
+	if same := count(); same != before {
+		t.Errorf("a PUT that changes nothing counts: %d after %d", same, before)
+	}
+	a.put("/v1/callbacks/"+made.Id, full).want(200)
+	if after := count(); after != before+1 {
+		t.Errorf("a new secret does not count: %d after %d", after, before)
+	}
+
 	// Resuming ends a disablement and counts. Both changes of headers and auth counted as well: what waited was made due.
 	_, _, err = change(t.Context(), f.store.Callbacks, made.Id, "", func(cb relay.Callback) (relay.Callback, error) {
 		cb.Disabled = &relay.Disabled{Reason: "gone", At: time.Now().UTC()}
@@ -94,7 +117,7 @@ func TestCallbackLife(t *testing.T) {
 		*view.Backlog != 0 || *view.LagSeconds != 90 {
 		t.Errorf("resumed: %+v", view)
 	}
-	if stored, _, err = f.store.Callbacks.Get(t.Context(), made.Id); err != nil || stored.Resumed != 3 ||
+	if stored, _, err = f.store.Callbacks.Get(t.Context(), made.Id); err != nil || stored.Resumed != 4 ||
 		stored.Disabled != nil {
 		t.Errorf("resumed: %+v, %v", stored, err)
 	}

@@ -40,6 +40,14 @@ func (s SigningSecret) Fingerprint() string {
 	return hex.EncodeToString(sum[:8])
 }
 
+// Present returns the present secret, empty if there is none.
+func (c CallbackSecrets) Present() string {
+	if len(c.Signing) == 0 {
+		return ""
+	}
+	return c.Signing[0].Secret
+}
+
 // SigningAt returns the secrets that sign at a time, newest first.
 func (c CallbackSecrets) SigningAt(now time.Time) []SigningSecret {
 	var active []SigningSecret
@@ -54,7 +62,7 @@ func (c CallbackSecrets) SigningAt(now time.Time) []SigningSecret {
 // Rotate makes a secret the present one. The one before signs until overlap has passed, and older
 // ones as long as they would have. If the secret is the present one, nothing changes.
 func (c *CallbackSecrets) Rotate(secret string, overlap time.Duration, now time.Time) error {
-	if len(c.Signing) > 0 && c.Signing[0].Secret == secret {
+	if c.Present() == secret {
 		return nil
 	}
 	signing := []SigningSecret{{Secret: secret, CreatedAt: now}}
