@@ -37,10 +37,9 @@ func NotAsked(err error) bool { return errors.Is(err, errHeld) }
 // that is not 5xx: a host that refuses a token is well. The code of a consent is always exchanged,
 // because it would expire before the next probe.
 type circuit struct {
-	host    string
-	budget  *Budget
-	metrics *Metrics
-	log     *slog.Logger
+	host   string
+	budget *Budget
+	log    *slog.Logger
 
 	mu       sync.Mutex
 	state    circuitState
@@ -51,6 +50,7 @@ type circuit struct {
 	next     time.Time     // when the next probe may go
 	wait     time.Duration // the wait before next
 	probes   int
+	asked    time.Time // when a request last wanted to go
 }
 
 type circuitState int
@@ -94,10 +94,12 @@ func held(op Operation) *Error { return &Error{Operation: op, Outcome: Unavailab
 func (c *circuit) admits(p Priority, e *entry) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	now := time.Now()
+	c.asked = now
 	switch {
 	case c.state == circuitClosed, p == PriorityExchange:
 		return true
-	case c.state == circuitProbing, time.Now().Before(c.next):
+	case c.state == circuitProbing, now.Before(c.next):
 		return false
 	}
 	if e != nil {
@@ -179,9 +181,17 @@ func (c *circuit) open(now time.Time, err error) {
 	}
 	c.state, c.opened, c.probes = circuitOpen, now, 0
 	c.probeAfter(now)
-	c.metrics.circuit(c.host, true)
 	c.log.Error("the vendor's host does not answer: requests are held, and it is probed until it does",
 		slog.String("host", c.host), slog.Int("failures", c.failures), slog.Any("error", err))
+}
+
+// shown returns whether the metrics show the circuit as open. What is known of a host that was asked nothing for a while
+// is out of date, unless it was well.
+func (c *circuit) shown(now time.Time) (open, known bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	open = c.state != circuitClosed
+	return open, !open || now.Sub(c.asked) < shownFor
 }
 
 func (c *circuit) probeAfter(now time.Time) {
@@ -191,20 +201,19 @@ func (c *circuit) probeAfter(now time.Time) {
 // close lets requests go again. The caller must hold mu.
 func (c *circuit) close(now time.Time) {
 	c.state, c.closed = circuitClosed, now
-	c.metrics.circuit(c.host, false)
 	c.log.Info("the vendor's host answers again", slog.String("host", c.host),
 		slog.String("after", now.Sub(c.opened).Round(time.Millisecond).String()), slog.Int("probes", c.probes))
 }
 
-// circuit returns the circuit of a host. Its metrics and log are those of the first caller.
+// circuit returns the circuit of a host. The metrics that show it and its log are those of the first caller.
 func (b *Budget) circuit(host string, m *Metrics, log *slog.Logger) *circuit {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c := b.circuits[host]
 	if c == nil {
-		c = &circuit{host: host, budget: b, metrics: m, log: log, failing: map[string]bool{}}
+		c = &circuit{host: host, budget: b, log: log, failing: map[string]bool{}}
 		b.circuits[host] = c
-		m.circuit(host, false)
+		m.circuits.Store(c, true)
 	}
 	return c
 }

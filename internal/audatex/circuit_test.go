@@ -80,7 +80,7 @@ func TestAHostThatAnswersNobodyIsProbed(t *testing.T) {
 		var lines logBuffer
 		metrics := NewMetrics(prometheus.NewPedanticRegistry())
 		client := moodyClient(t, m, Config{Metrics: metrics, Logger: lines.logger()})
-		open := func() float64 { return testutil.ToFloat64(metrics.circuits.WithLabelValues("vendor.test")) }
+		open := func() float64 { return testutil.ToFloat64(circuitCollector{metrics}) }
 		for i := range openFailures {
 			if NotAsked(order(t, client(i))) {
 				t.Fatalf("refused after %d failures", i)
@@ -88,6 +88,10 @@ func TestAHostThatAnswersNobodyIsProbed(t *testing.T) {
 		}
 		if open() != 1 {
 			t.Fatal("the circuit is closed")
+		}
+		pass(shownFor) // nobody asks here any more
+		if n := testutil.CollectAndCount(circuitCollector{metrics}) + testutil.CollectAndCount(skewCollector{metrics}); n != 0 {
+			t.Error("what was known of the vendor is still shown")
 		}
 		probed := m.count()
 		for began := time.Now(); time.Since(began) < 30*time.Minute; pass(time.Second) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,14 +17,28 @@ type Metrics struct {
 	requests  *prometheus.CounterVec
 	duration  *prometheus.HistogramVec
 	refreshes *prometheus.CounterVec
-	circuits  *prometheus.GaugeVec
+	circuits  sync.Map // of each *circuit: true
 	throttled prometheus.Counter
 	budget    atomic.Pointer[Budget]
-	skew      atomic.Pointer[time.Duration] // of the vendor's clock; nil: no answer has come yet
+	skew      atomic.Pointer[skew] // of the newest answer; nil: none has come yet
 }
 
-var skewDesc = prometheus.NewDesc("audatex_relay_vendor_clock_skew_seconds",
-	"The vendor's clock, by the Date of its newest answer, less the relay's own; it is exact to about a second, and absent until there is an answer.", nil, nil)
+// skew is by how much the vendor's clock was ahead of ours.
+type skew struct {
+	by time.Duration
+	at time.Time
+}
+
+// shownFor is for how long after the last request what was known of the vendor is shown. A replica that asks no more,
+// as its connections went elsewhere, does not find out when that changes.
+const shownFor = 5 * time.Minute
+
+var (
+	skewDesc = prometheus.NewDesc("audatex_relay_vendor_clock_skew_seconds",
+		"The vendor's clock, by the Date of an answer of the last five minutes, less the relay's own; it is exact to about a second.", nil, nil)
+	circuitDesc = prometheus.NewDesc("audatex_relay_vendor_circuit_open",
+		"1 while a host of the vendor does not answer anybody and is only probed; absent where it was asked nothing for five minutes.", []string{"host"}, nil)
+)
 
 // NewMetrics registers the metrics of this package with reg.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
@@ -49,10 +64,6 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		throttled: f.NewCounter(prometheus.CounterOpts{
 			Name: "audatex_relay_vendor_throttled_total", Help: "Answers of the vendor with status 429.",
 		}),
-		circuits: f.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "audatex_relay_vendor_circuit_open",
-			Help: "1 while a host of the vendor does not answer anybody and is only probed.",
-		}, []string{"host"}),
 	}
 	for p := range Priority(priorities) {
 		f.NewGaugeFunc(prometheus.GaugeOpts{
@@ -70,12 +81,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}, func() float64 { return m.budget.Load().usedPart() })
 	m.budget.Store(NewBudget(0)) // until there is one
 	if reg != nil {
-		reg.MustRegister(skewCollector{m})
+		reg.MustRegister(skewCollector{m}, circuitCollector{m})
 	}
 	return m
 }
 
-// skewCollector shows the vendor's clock once it is known.
+// skewCollector shows the vendor's clock while it is known.
 type skewCollector struct{ m *Metrics }
 
 // Describe implements prometheus.Collector.
@@ -83,8 +94,30 @@ func (skewCollector) Describe(ch chan<- *prometheus.Desc) { ch <- skewDesc }
 
 // Collect implements prometheus.Collector.
 func (c skewCollector) Collect(ch chan<- prometheus.Metric) {
-	if skew := c.m.skew.Load(); skew != nil {
-		ch <- prometheus.MustNewConstMetric(skewDesc, prometheus.GaugeValue, skew.Seconds())
+	if skew := c.m.skew.Load(); skew != nil && time.Since(skew.at) < shownFor {
+		ch <- prometheus.MustNewConstMetric(skewDesc, prometheus.GaugeValue, skew.by.Seconds())
+	}
+}
+
+// circuitCollector shows which of the vendor's hosts do not answer.
+type circuitCollector struct{ m *Metrics }
+
+// Describe implements prometheus.Collector.
+func (circuitCollector) Describe(ch chan<- *prometheus.Desc) { ch <- circuitDesc }
+
+// Collect implements prometheus.Collector. A host may have several circuits, one of each budget.
+func (c circuitCollector) Collect(ch chan<- prometheus.Metric) {
+	hosts := map[string]float64{}
+	for of := range c.m.circuits.Range {
+		of := of.(*circuit)
+		if open, known := of.shown(time.Now()); known && open {
+			hosts[of.host] = 1
+		} else if known {
+			hosts[of.host] = max(hosts[of.host], 0)
+		}
+	}
+	for host, open := range hosts {
+		ch <- prometheus.MustNewConstMetric(circuitDesc, prometheus.GaugeValue, open, host)
 	}
 }
 
@@ -94,17 +127,8 @@ func (m *Metrics) answered(res *http.Response, now time.Time) {
 		m.throttled.Inc()
 	}
 	if date, err := http.ParseTime(res.Header.Get("Date")); err == nil {
-		skew := date.Add(time.Second / 2).Sub(now) // a Date has whole seconds
-		m.skew.Store(&skew)
+		m.skew.Store(&skew{date.Add(time.Second / 2).Sub(now), now}) // a Date has whole seconds
 	}
-}
-
-func (m *Metrics) circuit(host string, open bool) {
-	value := 0.
-	if open {
-		value = 1
-	}
-	m.circuits.WithLabelValues(host).Set(value)
 }
 
 // called counts and logs a call that began at start.
