@@ -2,12 +2,15 @@ package shard
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
@@ -47,6 +50,37 @@ func TestReplicasShareTheShards(t *testing.T) {
 	if n := vanished(); n > 0 {
 		t.Errorf("%v shards were not given up on a goodbye", n)
 	}
+}
+
+// Whoever has not seen the leases shows nothing of shards without an owner, rather than that there are none.
+func TestAReplicaThatSeesNoLeasesDoesNotCountThem(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.open("a", store.Gate{})
+	const name = "audatex_relay_shards_without_owner"
+	reg := prometheus.NewRegistry()
+	m, err := Join(t.Context(), Config{
+		Store: r.store, Replica: "a", TTL: testTTL, Renew: testRenew, Metrics: reg, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := testutil.GatherAndCount(reg, name); err != nil || n != 0 {
+		t.Errorf("%d series before the leases are seen: %v", n, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = m.Run(ctx, func(ctx context.Context, _ *Lease) { <-ctx.Done() })
+	}()
+	t.Cleanup(func() { cancel(); <-ended })
+	w.await("all shards to have an owner", func() string {
+		if n, err := testutil.GatherAndCount(reg, name); err != nil || n != 1 || counted(t, reg, name) != 0 {
+			return fmt.Sprintf("%d series, %v without: %v", n, counted(t, reg, name), err)
+		}
+		return ""
+	})
 }
 
 func TestADeadReplicasShardsAreTakenOver(t *testing.T) {

@@ -97,23 +97,20 @@ func (m *Member) Held() int {
 }
 
 // WithoutOwner returns how many shards nobody owns, as far as this replica sees: free ones, and those whose lease has not
-// been renewed in time. Until it has seen the leases it knows of none.
-func (m *Member) WithoutOwner() (n int) {
+// been renewed in time. It reports false until it has seen the leases: nothing is known before.
+func (m *Member) WithoutOwner() (n int, known bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.seeing {
-		return 0
-	}
 	now := time.Now()
 	for i := range m.shards {
-		h, seen := m.held[i], &m.shards[i].seen
-		switch {
-		case h != nil && h.lease.Valid():
-		case h != nil, seen.gone, now.Sub(seen.at) > m.vanished():
-			n++
+		if h := m.held[i]; h != nil && h.lease.Valid() {
+			continue
+		}
+		if seen := &m.shards[i].seen; seen.gone || now.Sub(seen.at) > m.vanished() {
+			n++ // also one that was lost and is still being worked on here, unless another has it
 		}
 	}
-	return n
+	return n, m.seeing
 }
 
 type metrics struct {
@@ -150,8 +147,23 @@ func (x *metrics) show(reg prometheus.Registerer, m *Member) {
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 				Name: "audatex_relay_members", Help: "Live replicas that this one sees, itself included.",
 			}, func() float64 { peers, _ := m.Members(); return float64(len(peers)) }),
-			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-				Name: "audatex_relay_shards_without_owner", Help: "Shards that nobody owns, as far as this replica sees, of 64 in all.",
-			}, func() float64 { return float64(m.WithoutOwner()) }))
+			ownerless{m})
+	}
+}
+
+// ownerless shows how many shards nobody owns. It shows nothing while that is not known: rules take the least of all
+// replicas, and a 0 would hide what the others see.
+type ownerless struct{ m *Member }
+
+var ownerlessDesc = prometheus.NewDesc("audatex_relay_shards_without_owner",
+	"Shards that nobody owns, as far as this replica sees, of 64 in all; absent until it has seen the leases.", nil, nil)
+
+// Describe implements prometheus.Collector.
+func (ownerless) Describe(ch chan<- *prometheus.Desc) { ch <- ownerlessDesc }
+
+// Collect implements prometheus.Collector.
+func (o ownerless) Collect(ch chan<- prometheus.Metric) {
+	if n, known := o.m.WithoutOwner(); known {
+		ch <- prometheus.MustNewConstMetric(ownerlessDesc, prometheus.GaugeValue, float64(n))
 	}
 }
