@@ -70,12 +70,13 @@ func (n *notice) at(wait, apart time.Duration, now time.Time) time.Time {
 	if n.sending || n.empty() {
 		return time.Time{}
 	}
-	at := n.Since.Add(wait)
-	if next := n.Published.Add(apart); next.After(at) && !n.Published.IsZero() {
-		at = next
+	at := n.Since
+	if at.After(now) { // the clock was set back
+		at = now.Add(-wait)
 	}
-	if latest := now.Add(apart); at.After(latest) { // the clock was set back
-		at = latest
+	at = at.Add(wait)
+	if next := n.Published.Add(apart); next.After(at) && !n.Published.After(now) {
+		at = next
 	}
 	return at
 }

@@ -65,7 +65,7 @@ func (n *Notices) AttemptFailed(event string, seq uint64, down bool, now time.Ti
 func (n *Notices) Answered(event string, seq uint64, now time.Time) (ended bool) {
 	if ended = n.Down; ended && !n.Owed {
 		n.Recovered.add(one(event, seq, now))
-	} else if ended {
+	} else if ended && n.answered.empty() {
 		n.answered = one(event, seq, now)
 	}
 	if n.Down = false; !n.Owed {
@@ -115,7 +115,7 @@ func (n *Notices) Begin(now time.Time) (Kind, Gathered, bool) {
 		if at := n.due(k, now); !at.IsZero() && !at.After(now) {
 			n.of(k).sending = true
 			if k == Failing {
-				n.saidDown, n.again = n.Down, false
+				n.saidDown, n.again, n.answered = n.Down, false, Gathered{}
 			}
 			return k, n.of(k).Gathered, true
 		}
@@ -134,11 +134,11 @@ func (n *Notices) End(k Kind, published bool, now time.Time) {
 	if k != Failing || !published {
 		return
 	}
-	if n.Owed = n.again; n.Owed {
-		return
-	}
-	n.Failing.Gathered = Gathered{}
-	if n.saidDown && !n.Down {
+	if n.saidDown && !n.answered.empty() { // it ended meanwhile
 		n.Recovered.add(n.answered)
+	}
+	n.answered = Gathered{}
+	if n.Owed = n.again; !n.Owed {
+		n.Failing.Gathered = Gathered{}
 	}
 }

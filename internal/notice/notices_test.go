@@ -166,3 +166,49 @@ func TestAShortOutageIsNotForgotten(t *testing.T) {
 		t.Fatalf("the second: %+v", n)
 	}
 }
+
+// A clock that was ahead, and was set back, holds nothing up for longer than the time between two events.
+func TestAClockThatWasAheadSilencesNothing(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	ahead := now.Add(24 * time.Hour)
+	var n Notices
+	n.FailedForGood("a", 1, ahead)
+	k, _, due := n.Begin(ahead.Add(settle))
+	if !due {
+		t.Fatal("nothing is due")
+	}
+	n.End(k, true, ahead.Add(settle))
+	n.FailedForGood("b", 2, now)
+	if _, _, due := n.Begin(now.Add(settle)); !due {
+		t.Errorf("with the clock set back it is due at %s", n.At(now))
+	}
+	n = Notices{}
+	n.FailedForGood("a", 1, ahead)
+	if _, _, due := n.Begin(now); !due {
+		t.Errorf("what was gathered by the clock that was ahead is due at %s", n.At(now))
+	}
+}
+
+// An outage that ends, and another that begins, while the first is being published: its end is published as well.
+func TestAnOutageThatEndsWhileItIsPublishedHasAnEnd(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	var n Notices
+	n.AttemptFailed("a", 1, true, now)
+	k, _, due := n.Begin(now)
+	if !due || k != Failing {
+		t.Fatalf("due: %d, %t", k, due)
+	}
+	n.Answered("b", 2, now)
+	n.AttemptFailed("c", 3, true, now)
+	n.End(k, true, now)
+	k, g, due := n.Begin(now)
+	if !due || k != Recovered || g.First != "b" {
+		t.Errorf("its end: %d, %+v, %t", k, g, due)
+	}
+	n.End(k, true, now)
+	if k, _, due = n.Begin(now.Add(every)); !due || k != Failing || !n.Down {
+		t.Errorf("the second outage: %d, %t", k, due)
+	}
+}
