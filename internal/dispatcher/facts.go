@@ -99,15 +99,15 @@ func (c *core) expireBelow(cb *callback, first uint64) {
 
 // expire records that a delivery has ended because its event left the log.
 func (c *core) expire(cb *callback, e cursor.Entry) {
-	id := "" // what is not at hand any more is known by its position only
-	if ev := cb.reading.atHand.Get(e.Seq); ev != nil {
-		id = ev.ID
+	record := relay.AttemptRecord{
+		Seq: e.Seq, Order: e.Order, At: c.now.UTC(), Closing: relay.DeliveryExpired, Reason: "the event left the log before it could be delivered",
 	}
-	c.record(cb, relay.AttemptRecord{
-		Event: id, Seq: e.Seq, Order: e.Order, At: c.now.UTC(), Closing: relay.DeliveryExpired, Reason: "the event left the log before it could be delivered",
-	})
+	if ev := cb.reading.atHand.Get(e.Seq); ev != nil { // what is not at hand any more is known by its position only
+		record = ev.Recorded(record)
+	}
+	c.record(cb, record)
 	c.metrics.Ended(relay.DeliveryExpired, 1)
-	c.note(cb, func(n *notice.Notices) { n.Expire(id, e.Seq, e.Seq, false, c.now) })
+	c.note(cb, func(n *notice.Notices) { n.Expire(record.Event, e.Seq, e.Seq, false, c.now) })
 }
 
 // publish publishes a fact; it reports whether it is stored.
