@@ -12,9 +12,14 @@ const (
 	// longestHold bounds the wait that a receiver asks for as far as it concerns the whole callback. The order that it
 	// answered for waits as long as it asked.
 	longestHold = 5 * time.Minute
+	// firstHold bounds it for the first answer of several, unless it is about the rate (429): one of many servers may be in
+	// trouble. If the next attempts are refused as well, all of them wait as long as they are asked to.
+	firstHold = 5 * time.Second
 	// windowAnswers and windowTime are what a share of refusals is worked out from, at least.
 	windowAnswers = 20
 	windowTime    = time.Second
+	// windowGap is how long nothing may be sent within a window.
+	windowGap = 5 * time.Second
 	// tolerated is the share of refusals that changes nothing; beside it stands a margin for chance, except where the
 	// receiver says that it means the rate.
 	tolerated = 0.05
@@ -37,12 +42,13 @@ const (
 type Refusal struct {
 	Began      time.Time     // the attempt
 	Asked      bool          // it asks for less in so many words (429, Retry-After): it is no failure that happens at any rate
+	Whole      bool          // it is about the rate of all attempts (429)
 	RetryAfter time.Duration // the wait it asked for; 0: none
 }
 
 // Slowed is what an overloaded receiver gets for the time being.
 type Slowed struct {
-	PerSecond float64   `json:"perSecond"` // attempts
+	PerSecond float64   `json:"perSecond"` // attempts; 0: none for as long as the receiver asked for by Retry-After
 	Since     time.Time `json:"since"`
 }
 
@@ -58,6 +64,9 @@ type slowdown struct {
 	since     time.Time // when there began to be a limit
 	next      time.Time // no attempt begins before
 	refusedAt time.Time // the last one
+	failing   time.Time // the first one since an attempt was accepted that began later; zero: one was
+	heldAt    time.Time // when a wait began that the receiver asked for
+	heldUntil time.Time // the end of the last of these
 	cutAt     time.Time // attempts that began before the limit was changed tell nothing about it
 	usual     float64   // the share of refusals that does not depend on the rate
 	window    window
@@ -66,7 +75,8 @@ type slowdown struct {
 
 // window counts answers.
 type window struct {
-	from                     time.Time // the first answer
+	from                     time.Time // the first answer; later by the waits that the receiver has asked for
+	last                     time.Time // the last answer
 	accepted, refused, asked int       // asked: of those refused
 }
 
@@ -95,18 +105,34 @@ func (pl *Place) Refused(now time.Time, r Refusal) {
 func (s *slowdown) refused(now time.Time, r Refusal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if hold := now.Add(min(r.RetryAfter, longestHold)); hold.After(s.next) {
-		s.next = hold
-	}
+	s.hold(now, r)
 	s.refusedAt = now
 	if r.Began.Before(s.cutAt) {
 		return
 	}
+	s.count(now, r.Began)
 	s.window.refused++
 	if r.Asked {
 		s.window.asked++
 	}
 	s.judge(now)
+}
+
+// hold has all attempts wait as the receiver asks.
+func (s *slowdown) hold(now time.Time, r Refusal) {
+	if s.failing.IsZero() {
+		s.failing = now
+	}
+	wait := min(r.RetryAfter, longestHold)
+	if first := r.Began.Before(s.failing) || s.failing.Equal(now); first && !r.Whole {
+		wait = min(wait, firstHold)
+	}
+	if until := now.Add(wait); wait > 0 && until.After(s.next) {
+		if !s.heldUntil.After(now) {
+			s.heldAt = now
+		}
+		s.next, s.heldUntil = until, until
+	}
 }
 
 // Accepted notes a success of an attempt: the limit of a receiver that has refused others grows.
@@ -123,9 +149,13 @@ func (s *slowdown) accepted(now, began time.Time) bool {
 	if s.over(now) {
 		return true
 	}
+	if began.After(s.failing) {
+		s.failing = time.Time{}
+	}
 	if began.Before(s.cutAt) {
 		return false
 	}
+	s.count(now, began)
 	s.window.accepted++
 	if w := &s.window; s.limit > 0 && float64(w.refused) <= 1.5*s.usual*float64(w.accepted+w.refused) {
 		if s.limit += growth; s.limit >= fullAt*s.base { // as many of these in a second as the limit says
@@ -136,12 +166,25 @@ func (s *slowdown) accepted(now, began time.Time) bool {
 	return false
 }
 
+// count counts the time of an answer to the window. The time in which the receiver had nothing to answer, because it had
+// asked for a wait or nothing was sent for long, does not say how much it accepts.
+func (s *slowdown) count(now, began time.Time) {
+	w, idle := &s.window, s.window.last
+	if s.heldUntil.After(idle) {
+		idle = s.heldUntil
+	}
+	switch {
+	case w.from.IsZero() || began.Sub(idle) > windowGap:
+		*w = window{from: now}
+	case !began.Before(idle):
+		w.from = w.from.Add(idle.Sub(w.last)) // by the wait
+	}
+	w.last = now
+}
+
 // judge looks at the share of refusals once enough answers have come to know it.
 func (s *slowdown) judge(now time.Time) {
 	w := &s.window
-	if w.from.IsZero() {
-		w.from = now
-	}
 	passed, answers := now.Sub(w.from), w.accepted+w.refused
 	if answers < windowAnswers || passed < windowTime {
 		return
@@ -191,8 +234,22 @@ func (pl *Place) EndHold(now time.Time) {
 	if s := pl.callback.slow.Load(); s != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.next = now
+		s.next, s.heldUntil = now, now
 	}
+}
+
+// Held returns until when the receiver has held attempts back; zero if it has not lately.
+func (pl *Place) Held(now time.Time) time.Time {
+	s := pl.callback.slow.Load()
+	if s == nil {
+		return time.Time{}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.limit > 0 || s.heldUntil.After(now) {
+		return now
+	}
+	return s.heldUntil
 }
 
 // Wait returns how long the callback's rate, and its receiver if that is overloaded, ask to wait before the next attempt
@@ -232,7 +289,10 @@ func (pl *Place) Slowed(now time.Time) *Slowed {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.limit == 0 || s.over(now) {
+	switch {
+	case s.heldUntil.After(now) && s.next.After(now):
+		return &Slowed{Since: s.heldAt}
+	case s.limit == 0 || s.over(now):
 		return nil
 	}
 	return &Slowed{PerSecond: s.limit, Since: s.since}

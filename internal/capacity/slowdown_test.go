@@ -17,7 +17,8 @@ type slowSim struct {
 	place    *Place
 	now      time.Time
 	receiver func(now time.Time) (refuses, asks bool)
-	underWay []time.Time // when each began
+	after    time.Duration // the Retry-After of refusals
+	underWay []time.Time   // when each began
 
 	sent, refused int
 }
@@ -37,7 +38,7 @@ func (s *slowSim) run(d time.Duration) {
 			s.place.Release()
 			if refuses, asks := s.receiver(s.now); refuses {
 				s.refused++
-				s.place.Refused(s.now, Refusal{Began: began, Asked: asks})
+				s.place.Refused(s.now, Refusal{Began: began, Asked: asks, Whole: asks, RetryAfter: s.after})
 			} else {
 				s.place.Accepted(s.now, began)
 			}
@@ -126,11 +127,14 @@ func TestRetryAfterHoldsACallback(t *testing.T) {
 	live, replay := places.Join("shop", "cb", func() {}), places.Join("shop", "cb", func() {})
 	live.Bound(4, 4, 0)
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	live.Refused(now, Refusal{Began: now, RetryAfter: time.Minute})
+	live.Refused(now, Refusal{Began: now, Whole: true, RetryAfter: time.Minute})
 	if live.Wait(now) != time.Minute || replay.Wait(now.Add(time.Second)) != 59*time.Second {
 		t.Errorf("it waits for %s and %s", live.Wait(now), replay.Wait(now.Add(time.Second)))
 	}
-	live.Refused(now, Refusal{Began: now, RetryAfter: 24 * time.Hour})
+	live.Refused(now, Refusal{Began: now, Whole: true, RetryAfter: 24 * time.Hour})
+	if slowed := live.Slowed(now); slowed == nil || slowed.PerSecond != 0 || !live.Held(now).Equal(now) || !live.Held(now.Add(time.Hour)).After(now) {
+		t.Errorf("it is shown as %+v", slowed)
+	}
 	if live.Wait(now) != longestHold {
 		t.Errorf("it waits for %s", live.Wait(now))
 	}
@@ -140,4 +144,59 @@ func TestRetryAfterHoldsACallback(t *testing.T) {
 	if live.FullSpeed(); live.Wait(now) != 0 {
 		t.Error("it waits although it was resumed")
 	}
+}
+
+// One refusal of 503 among many successes may be that of one server of many: it holds the callback for seconds only. If what
+// follows is refused as well, all of it waits.
+func TestOneRefusalDoesNotHoldACallbackForLong(t *testing.T) {
+	t.Parallel()
+	live := NewPlaces(10).Join("shop", "cb", func() {})
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	refuse := func() {
+		live.Refused(now, Refusal{Began: now.Add(-time.Millisecond), Asked: true, RetryAfter: time.Minute})
+	}
+	for range 3 {
+		refuse()
+		refuse() // it was under way
+		if wait := live.Wait(now); wait != firstHold {
+			t.Fatalf("it waits for %s", wait)
+		}
+		now = now.Add(firstHold + time.Second)
+		live.Accepted(now, now.Add(-time.Millisecond))
+	}
+	refuse()
+	now = now.Add(firstHold + time.Second)
+	if refuse(); live.Wait(now) != time.Minute {
+		t.Errorf("refused again it waits for %s", live.Wait(now))
+	}
+}
+
+// The time in which nothing was sent, because nothing waited or the receiver had asked for that, does not say how much it takes.
+func TestATimeWithoutAttemptsSlowsNobodyDown(t *testing.T) {
+	t.Parallel()
+	t.Run("Retry-After", func(t *testing.T) {
+		t.Parallel()
+		s := newSlowSim()
+		s.after, s.receiver = time.Minute, func(now time.Time) (bool, bool) { return now.Second() == 0 && now.Minute() == 0, true }
+		s.run(time.Minute + time.Second)
+		s.run(10 * time.Second)
+		if s.sent < 3000 {
+			t.Errorf("after a wait of a minute it is sent %d of 4000 in ten seconds, slowed to %+v", s.sent, s.place.Slowed(s.now))
+		}
+	})
+	t.Run("idle", func(t *testing.T) {
+		t.Parallel()
+		s := newSlowSim()
+		s.place.Refused(s.now, Refusal{Began: s.now, Asked: true})
+		for range 17 {
+			s.now = s.now.Add(40 * time.Second)
+			s.place.Accepted(s.now, s.now.Add(-simTook))
+		}
+		first := true
+		s.receiver = func(time.Time) (bool, bool) { refuses := first; first = false; return refuses, true }
+		s.run(10 * time.Second)
+		if s.sent < 3000 {
+			t.Errorf("after a quiet time it is sent %d of 4000 in ten seconds, slowed to %+v", s.sent, s.place.Slowed(s.now))
+		}
+	})
 }

@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"errors"
+	"net/http"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/capacity"
@@ -106,8 +107,16 @@ func (a *Attempt) Pace(place *capacity.Place, now time.Time, probe bool) {
 	case a.Sent.Outcome == sender.Success:
 		place.Accepted(now, a.Sent.At)
 	case a.Sent.Overloaded():
-		place.Refused(now, capacity.Refusal{Began: a.Sent.At, Asked: a.Sent.Outcome == sender.Throttled, RetryAfter: a.Sent.RetryAfter})
+		place.Refused(now, capacity.Refusal{Began: a.Sent.At, Asked: a.Sent.Outcome == sender.Throttled, Whole: a.Sent.Status == http.StatusTooManyRequests,
+			RetryAfter: a.Sent.RetryAfter})
 	}
+}
+
+// Outdated reports whether an attempt has failed that was made before the callback was resumed, or sent elsewhere: that says
+// nothing about the receiver as it is now.
+func (a *Attempt) Outdated(now *Target) bool {
+	failed := a.Sent.Outcome != sender.Success && a.Sent.Outcome != sender.Cancelled
+	return failed && a.Target.Callback.Resumed < now.Callback.Resumed
 }
 
 // Record returns the record of an attempt that was made.

@@ -56,6 +56,38 @@ func TestGoneDisablesUntilResumed(t *testing.T) {
 	}
 }
 
+// What is answered where a callback was before it was moved neither disables nor fails it.
+func TestAnswersFromBeforeAMoveDoNotEndIt(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	arrived, release := make(chan struct{}, 10), make(chan struct{})
+	before := newReceiver(t, func(relay.Event, int) int { arrived <- struct{}{}; <-release; return 410 })
+	after := newReceiver(t, nil)
+	cb := callback("bms", before.URL)
+	cb.Concurrency = 3
+	b.register(cb)
+	b.start()
+	b.publish("leeds", 1)
+	b.publish("leeds", 2)
+	<-arrived
+	<-arrived
+	b.change("bms", func(cb *relay.Callback) { cb.SetURL(after.URL); cb.Resumed++ })
+	n := 0
+	until(t, "it is moved", func() bool {
+		if after.distinct() > 0 {
+			return true
+		}
+		n++
+		b.publish("leeds", 2+n)
+		return false
+	})
+	close(release)
+	until(t, "all arrive where it is now", func() bool { return after.distinct() >= 3 })
+	if stored, _, err := b.store.Callbacks.Get(context.Background(), "bms"); err != nil || stored.Disabled != nil {
+		t.Errorf("it is %+v, %v", stored.Disabled, err)
+	}
+}
+
 func TestCircuitOpensAndRecovers(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

@@ -86,9 +86,14 @@ func (d *Dispatcher) Skip(ctx context.Context, id, generation string, seq uint64
 	return w, err
 }
 
-// Gone disables a callback whose receiver has answered 410 to somebody else than the dispatcher, such as a replay.
-func (d *Dispatcher) Gone(id, generation string) {
-	_ = d.command(id, generation, func(c *core, cb *callback) { c.beginDisabling(cb, "gone", "the receiver answered 410") })
+// Gone disables a callback whose receiver has answered 410 to somebody else than the dispatcher, such as a replay. Resumed
+// is how often the callback had been resumed when that sent.
+func (d *Dispatcher) Gone(id, generation string, resumed int) {
+	_ = d.command(id, generation, func(c *core, cb *callback) {
+		if cb.target.Callback.Resumed <= resumed {
+			c.beginDisabling(cb, "gone", "the receiver answered 410")
+		}
+	})
 }
 
 // BeginTest takes a place of a callback's concurrency and a request of its rate for one attempt that is not a

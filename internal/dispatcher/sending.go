@@ -134,6 +134,11 @@ func (c *core) judge(j *job) {
 		return
 	}
 	ev, record := j.Events[j.Chosen], j.Record(j.batch.Attempt, j.batch.Probe)
+	if j.Outdated(cb.target) {
+		cb.cur.Release(j.batch)
+		c.record(cb, record)
+		return
+	}
 	j.Pace(cb.sending.place, c.now, j.batch.Probe)
 	switch j.Sent.Outcome {
 	case sender.Cancelled:

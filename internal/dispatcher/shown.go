@@ -25,7 +25,8 @@ func (s *shown) failed(o sender.Outcome, now time.Time) {
 // not the relay's doing.
 func (c *core) punctual(cb *callback, ev *delivery.Event) {
 	s := &cb.sending
-	if s.place.Wait(c.now) > 0 {
+	s.shown.excuse.Until(s.place.Held(c.now))
+	if others := cb.cur.Unsettled() > cb.cur.InFlight(); others && s.place.RateWait(c.now) > 0 {
 		s.shown.excuse.Until(c.now)
 	}
 	c.metrics.Punctual(&s.shown.excuse, ev, c.now)

@@ -23,8 +23,8 @@ import (
 
 // Callbacks is what the Replayer needs of the part that delivers to the same callbacks.
 type Callbacks interface {
-	// Gone disables a callback whose receiver has answered 410.
-	Gone(callback, generation string)
+	// Gone disables a callback whose receiver has answered 410, unless it has been resumed more often than that.
+	Gone(callback, generation string, resumed int)
 }
 
 // DefaultSchedule is when a failed attempt of a replay is tried again: a replay is watched by

@@ -172,7 +172,7 @@ type replica struct {
 }
 
 // Gone implements replay.Callbacks.
-func (r *replica) Gone(callback, _ string) { r.gone <- callback }
+func (r *replica) Gone(callback, _ string, _ int) { r.gone <- callback }
 
 // own starts a replica, under a new epoch. Before it owns the shard, first is called.
 func (w *world) own(first ...func(*replica)) *replica {

@@ -180,7 +180,9 @@ func (w *runner) retarget() bool {
 		if w.share != nil {
 			w.share.bound(target)
 		}
-		if was != nil && target.Callback.Resumed > was.Callback.Resumed {
+		if carried := w.cur.Carried(); target.Callback.Resumed > carried.Resumed {
+			carried.Resumed = target.Callback.Resumed
+			w.cur.SetCarried(carried)
 			w.cur.ResumeAll(time.Now())
 		}
 	}

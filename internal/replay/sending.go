@@ -92,6 +92,11 @@ func (w *runner) judge(a *attempt) {
 		return
 	}
 	record := a.Record(a.batch.Attempt, a.batch.Probe)
+	if a.Outdated(w.sel.callback) {
+		w.cur.Release(a.batch)
+		w.keep(record)
+		return
+	}
 	a.Pace(w.share.place, now, a.batch.Probe)
 	switch a.Sent.Outcome {
 	case sender.Cancelled:
@@ -99,7 +104,7 @@ func (w *runner) judge(a *attempt) {
 	case sender.Gone: // the replay waits until the callback is resumed
 		w.cur.Release(a.batch)
 		w.keep(record)
-		w.r.c.Callbacks.Gone(w.doc.Callback, w.doc.CallbackGeneration)
+		w.r.c.Callbacks.Gone(w.doc.Callback, w.doc.CallbackGeneration, a.Target.Callback.Resumed)
 		w.retryAt = now.Add(goneAgain)
 	case sender.Success:
 		record.Closing = relay.DeliveryDelivered

@@ -5,8 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/capacity"
 	"github.com/audatex-relay/relay/internal/delivery"
@@ -31,10 +29,12 @@ type share struct {
 	key     string
 	members int // of: guarded by shares.mu
 
-	pace *rate.Limiter // a quarter of the callback's rate
+	turn  chan struct{} // has room for the one attempt that may begin next
+	next  time.Time     // it does not begin before; of whoever has the turn
+	place *capacity.Place
 
 	mu      sync.Mutex
-	place   *capacity.Place
+	rate    float64         // the callback's own; 0: none
 	waiting []chan struct{} // attempts that wait for a place, the first one first; closed when it has one
 }
 
@@ -48,7 +48,7 @@ func (s *shares) join(of *delivery.Target) *share {
 	defer s.mu.Unlock()
 	sh := s.all[of.Key]
 	if sh == nil {
-		sh = &share{of: s, key: of.Key, pace: rate.NewLimiter(rate.Inf, 1)}
+		sh = &share{of: s, key: of.Key, turn: make(chan struct{}, 1)}
 		sh.place = s.places.Join(of.Callback.Client, of.Key, func() { go sh.handOver() })
 		s.all[of.Key] = sh
 	}
@@ -71,33 +71,65 @@ func (sh *share) leave() {
 func (sh *share) bound(of *delivery.Target) {
 	cb := &of.Callback
 	sh.place.Bound(delivery.Concurrency(*cb), shareOf(*cb), cb.RatePerSecond)
-	limit := rate.Inf
-	if cb.RatePerSecond > 0 {
-		limit = rate.Limit(cb.RatePerSecond / 4)
-	}
-	if sh.pace.Limit() != limit {
-		sh.pace.SetLimit(limit)
-	}
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.rate = cb.RatePerSecond
 }
 
-// take waits until an attempt may begin. Release must be called when it has ended.
+// perSecond returns how many attempts may begin in a second: a quarter of what the callback's rate and its receiver allow;
+// 0: any number.
+func (sh *share) perSecond(now time.Time) float64 {
+	sh.mu.Lock()
+	rate := sh.rate
+	sh.mu.Unlock()
+	if s := sh.place.Slowed(now); s != nil && s.PerSecond > 0 && (rate == 0 || s.PerSecond < rate) {
+		rate = s.PerSecond
+	}
+	return rate / 4
+}
+
+// take waits until an attempt may begin. One waits at a time, so that deliveries have one rival for what the rate allows,
+// however many replays there are. Release must be called when the attempt has ended.
 func (sh *share) take(ctx context.Context) error {
-	if err := sh.pace.Wait(ctx); err != nil {
-		return err
+	select {
+	case sh.turn <- struct{}{}:
+		defer func() { <-sh.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	for {
+		for wait := time.Until(sh.next); wait > 0 && sh.perSecond(time.Now()) > 0 && ctx.Err() == nil; wait = time.Until(sh.next) {
+			backoff.Sleep(ctx, min(wait, longestWait))
+		}
 		if err := sh.wait(ctx); err != nil {
 			return err
 		}
 		now := time.Now()
 		wait := sh.place.Wait(now)
 		if wait <= 0 && sh.place.UseRate(now) {
+			sh.began(now)
 			return nil
 		}
 		sh.release() // deliveries have used the rate up, or the receiver has asked for less
 		backoff.Sleep(ctx, min(wait, longestWait))
 	}
 }
+
+// began notes that an attempt begins.
+func (sh *share) began(now time.Time) {
+	each := sh.perSecond(now)
+	if each <= 0 {
+		sh.next = time.Time{}
+		return
+	}
+	if earliest := now.Add(-behind); sh.next.Before(earliest) {
+		sh.next = earliest
+	}
+	sh.next = sh.next.Add(time.Duration(float64(time.Second) / each))
+}
+
+// behind is how far attempts may be behind their rate: at high rates they need not each be waited for.
+const behind = 50 * time.Millisecond
 
 // longestWait is how long an attempt waits at most before it looks again whether it may begin: an
 // operator may have ended the wait.

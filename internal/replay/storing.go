@@ -200,6 +200,11 @@ func (w *runner) adopt(ctx context.Context) error {
 	}
 	if cur == nil {
 		cur = stored.Begin(policy, w.doc.ID, w.doc.From-1, now)
+		if target := w.r.c.Deliverer.Targets.Of(w.doc.Callback); target != nil {
+			carried := cur.Carried()
+			carried.Resumed = target.Callback.Resumed
+			cur.SetCarried(carried)
+		}
 	}
 	cur.Adopt(w.lease.Epoch())
 	if !w.lease.Valid() {

@@ -1,0 +1,70 @@
+package replay
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/capacity"
+	"github.com/audatex-relay/relay/internal/delivery"
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+// However many attempts of replays wait, deliveries get three quarters of what an overloaded receiver takes.
+func TestReplaysTakeAQuarterOfASlowedReceiver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		places := capacity.NewPlaces(1000)
+		target := &delivery.Target{Key: "bms", Callback: relay.Callback{Client: "shop", Concurrency: 64}}
+		live := places.Join("shop", "bms", func() {})
+		defer live.Leave()
+		live.Bound(64, 64, 0)
+		sh := newShares(places).join(target)
+		defer sh.leave()
+		for i := range 40 { // refusals and successes at 4 a second
+			if now := time.Now(); i%2 == 0 {
+				live.Refused(now, capacity.Refusal{Began: now, Asked: true})
+			} else {
+				live.Accepted(now, now)
+			}
+			time.Sleep(125 * time.Millisecond)
+		}
+		if slowed := live.Slowed(time.Now()); slowed == nil {
+			t.Fatal("it is not slowed down")
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		delivered, replayed := 0, 0
+		all.Go(func() {
+			for ctx.Err() == nil {
+				now := time.Now()
+				if wait := live.Wait(now); wait > 0 {
+					time.Sleep(wait)
+					continue
+				}
+				if live.UseRate(now) {
+					delivered++
+				}
+			}
+		})
+		for range 160 {
+			all.Go(func() {
+				for sh.take(ctx) == nil {
+					sh.release()
+					mu.Lock()
+					replayed++
+					mu.Unlock()
+				}
+			})
+		}
+		all.Wait()
+		t.Logf("%d delivered, %d replayed", delivered, replayed)
+		if sum := delivered + replayed; replayed == 0 || replayed*100 > sum*28 {
+			t.Errorf("%d of %d attempts were those of replays", replayed, sum)
+		}
+	})
+}
