@@ -42,12 +42,8 @@ func (c *doctorCommand) Run(p program) error {
 		r.Add(doctor.Wrong(doctor.Settings, u.Name, "it is no setting of the relay and has no effect", "correct its name; near is "+u.Nearest))
 	}
 	checked, err := c.Check()
-	if err != nil {
-		r.Add(doctor.Wrong(doctor.Settings, "", err.Error(), "correct it: a relay does not start with it"))
-	} else {
-		r.Add(doctor.Fine(doctor.Settings, "", "they can be used"))
-	}
 	admins, tokenErr := c.ReadAdmins()
+	reached := false
 	switch address, wrong := c.address(); {
 	case wrong != nil:
 		return wrong
@@ -56,18 +52,33 @@ func (c *doctorCommand) Run(p program) error {
 	default:
 		asked, failed := doctor.Ask(p.ctx, address, admins[0].Token)
 		if why, ok := errors.AsType[*doctor.AskError](failed); ok {
+			reached = why.Running
 			r.Add(doctor.Wrong(doctor.Relay, "", why.Finding, why.Remedy))
 		} else {
 			r.At, r.Version, r.Replica = asked.At, asked.Version, asked.Replica
+			r.Add(c.settings(err, true))
 			r.Add(asked.Checks...)
 			return c.report(p, r)
 		}
 	}
+	r.Add(c.settings(err, false))
 	if err == nil {
-		c.alone(p, checked, &r)
+		c.alone(p, checked, reached, &r)
 	}
 	r.Add(doctor.Unknown(doctor.Connections, "", "only a running relay knows"), doctor.Unknown(doctor.Callbacks, "", "only a running relay knows"))
 	return c.report(p, r)
+}
+
+// settings judges the settings of this command by the error that they give. They need not be those of a relay that was
+// named by its address, and has given a report.
+func (c *doctorCommand) settings(err error, reported bool) doctor.Check {
+	switch {
+	case err == nil:
+		return doctor.Fine(doctor.Settings, "", "they can be used")
+	case reported && c.URL != "":
+		return doctor.Unknown(doctor.Settings, "", "of the relay they are not known; a relay would not start with those of this command: %v", err)
+	}
+	return doctor.Wrong(doctor.Settings, "", err.Error(), "correct it: a relay does not start with it")
 }
 
 func (c *doctorCommand) report(p program, r doctor.Report) error {
@@ -104,8 +115,9 @@ func (c *doctorCommand) address() (string, error) {
 	return "http://" + net.JoinHostPort(host, port), nil
 }
 
-// alone checks what can be seen without a running relay.
-func (c *doctorCommand) alone(p program, checked settings.Config, r *doctor.Report) {
+// alone checks what can be seen without a report of a running relay; reached means that something listens where it is
+// expected.
+func (c *doctorCommand) alone(p program, checked settings.Config, reached bool, r *doctor.Report) {
 	r.Add(examineListen(checked.Listen)...)
 	parts, err := limits.Divide(limits.Needs{
 		Embedded: checked.NATSURL == "", Subscribers: checked.NATSListen != "", VendorRate: checked.AudatexRate,
@@ -117,7 +129,7 @@ func (c *doctorCommand) alone(p program, checked settings.Config, r *doctor.Repo
 		r.Add(examineLimits(parts)...)
 	}
 	if checked.NATSURL == "" {
-		r.Add(examineDirectory(checked)...)
+		r.Add(examineDirectory(checked, reached)...)
 	} else {
 		r.Add(c.cluster(p)...)
 	}
@@ -144,7 +156,7 @@ func (c *doctorCommand) cluster(p program) []doctor.Check {
 }
 
 // examineDirectory looks at the directory of the embedded store, without opening what is in it.
-func examineDirectory(c settings.Config) []doctor.Check {
+func examineDirectory(c settings.Config, reached bool) []doctor.Check {
 	info, err := os.Stat(c.DataDir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -157,12 +169,9 @@ func examineDirectory(c settings.Config) []doctor.Check {
 	if err := syscall.Access(c.DataDir, write|execute); err != nil {
 		checks = append(checks, doctor.Wrong(doctor.Storage, "", fmt.Sprintf("%s cannot be written: %v", c.DataDir, err), "give it to the user that the relay runs as"))
 	}
-	if lock, err := os.Open(filepath.Join(c.DataDir, "lock")); err == nil {
-		defer func() { _ = lock.Close() }()
-		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
-			checks = append(checks, doctor.Wrong(doctor.Storage, "", "a relay runs on "+c.DataDir+", and was not reached",
-				"give its address with --url; if it does not answer there either, look at its log"))
-		}
+	if !reached && locked(c.DataDir) {
+		checks = append(checks, doctor.Wrong(doctor.Storage, "", "a relay runs on "+c.DataDir+", and was not reached",
+			"give its address with --url; if it does not answer there either, look at its log"))
 	}
 	_, noKeys := os.Stat(filepath.Join(c.DataDir, store.KeyFile))
 	_, noStore := os.Stat(filepath.Join(c.DataDir, "nats"))
@@ -170,6 +179,18 @@ func examineDirectory(c settings.Config) []doctor.Check {
 		checks = append(checks, doctor.Wrong(doctor.Keys, "", "there is a store, and no keys for it", "put the key file back, or set RELAY_ENCRYPTION_KEYS"))
 	}
 	return checks
+}
+
+// locked reports whether a relay has locked the directory. It tries for no longer than it must: a relay that starts in
+// that moment does not get the lock.
+func locked(dir string) bool {
+	lock, err := os.Open(filepath.Join(dir, "lock"))
+	if err != nil {
+		return false
+	}
+	err = syscall.Flock(int(lock.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
+	_ = lock.Close() // releases the lock
+	return errors.Is(err, syscall.EWOULDBLOCK)
 }
 
 // vendorHosts returns the addresses of the vendor that the relay calls, one of each host.

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -94,7 +96,9 @@ func read(address string, body []byte) (Report, error) {
 	r.Version, r.Replica = printable(r.Version), printable(r.Replica)
 	for i, c := range r.Checks {
 		c.Subject, c.Finding, c.Remedy = printable(c.Subject), printable(c.Finding), printable(c.Remedy)
-		c.Area = Area(printable(string(c.Area)))
+		if !slices.Contains(areas, c.Area) { // of a newer relay
+			c.Area, c.Subject = Relay, strings.TrimSpace(printable(string(c.Area))+" "+c.Subject)
+		}
 		if c.State != OK && c.State != Unchecked {
 			c.State = Trouble
 		}

@@ -19,9 +19,9 @@ import (
 
 // The limits of an examination.
 const (
-	together     = 8   // receivers that are reached, or tokens that are read, at once
-	mostHosts    = 200 // receivers that are reached
-	certificates = 30 * 24 * time.Hour
+	together     = 8                   // receivers that are reached, or tokens that are read, at once
+	mostHosts    = 200                 // receivers that are reached
+	certificates = 14 * 24 * time.Hour // as for the alert: many are renewed 30 days before they end
 )
 
 // connections looks for those that need a consent, or whose polls fail.

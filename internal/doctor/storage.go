@@ -32,12 +32,12 @@ func (d *Doctor) storage(ctx context.Context) []Check {
 	if d.c.Embedded {
 		found = append(found, DiskRoom(d.c.DataDir))
 	}
-	account, err := d.c.Store.JetStream().AccountInfo(ctx)
+	used, most, err := d.c.Store.AccountSize(ctx)
 	switch {
 	case err != nil:
 		found = append(found, Unknown(Storage, "account", "JetStream does not say how full the account is: %v", err))
-	case account.Limits.MaxStore > 0:
-		found = append(found, full(Storage, "account", account.Store, uint64(account.Limits.MaxStore), "raise the account's storage limit in NATS, or shorten RELAY_RETENTION"))
+	case most > 0:
+		found = append(found, full(Storage, "account", used, most, "raise the account's storage limit in NATS, or shorten RELAY_RETENTION"))
 	}
 	return found
 }

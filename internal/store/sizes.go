@@ -104,6 +104,18 @@ func (s *Store) measure(ctx context.Context) (measured, error) {
 	return m, nil
 }
 
+// AccountSize returns how much the NATS account stores, and how much it may; 0 if that has no limit.
+func (s *Store) AccountSize(ctx context.Context) (used, limit uint64, err error) {
+	account, err := s.js.AccountInfo(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	if d := accountSize(account, s.topo.Replicas); d != nil {
+		return d.total - d.free, d.total, nil
+	}
+	return 0, 0, nil
+}
+
 // accountSize returns what an account may store, nil if that has no limit. An account may have limits by replicas.
 func accountSize(a *jetstream.AccountInfo, replicas int) *diskSize {
 	tier, tiered := a.Tiers[fmt.Sprintf("R%d", replicas)]
