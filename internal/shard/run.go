@@ -96,8 +96,8 @@ func (m *Member) Held() int {
 	return len(m.held)
 }
 
-// WithoutOwner returns how many shards nobody owns, as far as this replica sees: free ones, and those whose lease has not
-// been renewed in time. It reports false until it has seen the leases: nothing is known before.
+// WithoutOwner returns how many shards nobody owns, as far as this replica sees: free ones, and those whose lease has
+// not been renewed in time. It reports false until it has seen the leases: nothing is known before.
 func (m *Member) WithoutOwner() (n int, known bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

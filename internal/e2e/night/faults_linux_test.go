@@ -145,7 +145,7 @@ func (h *house) vendorFaults() []fault {
 				h.vendor.close()
 				return h.vendor.open
 			},
-			fires: []string{"RelayVendorCircuitOpen", "RelayPollsLate"}, late: true, may: []string{"RelayConnectionPollsLate", "RelayGapSuspected"},
+			fires: []string{"RelayVendorCircuitOpen", "RelayPollsLate"}, late: true, may: []string{"RelayReplicaPollsLate", "RelayConnectionPollsLate", "RelayGapSuspected"},
 		},
 	}
 }
@@ -240,7 +240,7 @@ func (h *house) clusterFaults(cluster *natstest.Cluster) []fault {
 		{name: "one of three NATS servers is lost", inject: lose(0)},
 		{
 			name: "two of three NATS servers are lost", inject: lose(0, 1), fires: []string{"RelayStoreFailing"}, late: true,
-			may: []string{"RelayShardWithoutOwner", "RelayPollsLate", "RelayConnectionPollsLate", "RelayReplicasMissing", "RelayDeliverySlow", "RelayGapSuspected"},
+			may: []string{"RelayShardWithoutOwner", "RelayPollsLate", "RelayReplicaPollsLate", "RelayConnectionPollsLate", "RelayReplicasMissing", "RelayDeliverySlow", "RelayGapSuspected"},
 		},
 		{
 			name: "one of three replicas is killed",
