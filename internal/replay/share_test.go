@@ -29,7 +29,7 @@ func TestReplaysTakeAQuarterOfASlowedReceiver(t *testing.T) {
 			} else {
 				live.Accepted(now, now)
 			}
-			time.Sleep(125 * time.Millisecond)
+			time.Sleep(125 * time.Millisecond) //nolint:forbidigo // virtual time
 		}
 		if slowed := live.Slowed(time.Now()); slowed == nil {
 			t.Fatal("it is not slowed down")
@@ -43,7 +43,7 @@ func TestReplaysTakeAQuarterOfASlowedReceiver(t *testing.T) {
 			for ctx.Err() == nil {
 				now := time.Now()
 				if wait := live.Wait(now); wait > 0 {
-					time.Sleep(wait)
+					time.Sleep(wait) //nolint:forbidigo // virtual time
 					continue
 				}
 				if live.UseRate(now) {
