@@ -137,6 +137,9 @@ func (c callbacks) health(ctx context.Context, ids []string) map[string]string {
 	all := map[string]string{}
 	for id, status := range c.Status(ctx, ids) {
 		all[id] = string(status.Health)
+		if status.Health == httpapi.CallbackHealthCongested && status.Slowed.PerSecond > 0 {
+			all[id] = "slowed" // it gets what it asks for: no trouble
+		}
 	}
 	return all
 }

@@ -31,7 +31,8 @@ type Config struct {
 	VendorTurn func(ctx context.Context) error
 
 	Encryption func() store.KeyStatus
-	// Health returns the health of callbacks whose owners answer: ok, failing, open, congested.
+	// Health returns the health of callbacks whose owners answer: ok, failing, open, congested; or slowed, of one
+	// whose receiver asks for less.
 	Health func(ctx context.Context, callbacks []string) map[string]string
 }
 
@@ -106,7 +107,8 @@ func each[T any](ctx context.Context, together int, things []T, do func(T)) (lef
 
 // replicas looks at the members and at the owners of the shards.
 func (d *Doctor) replicas(ctx context.Context) []Check {
-	there, err := d.c.Store.Owners.All(ctx, "", func(string, error) {})
+	var bad unreadable
+	there, err := d.c.Store.Owners.All(ctx, "", bad.add)
 	if err != nil {
 		return []Check{Unknown(Replicas, "", "who owns the shards cannot be read: %v", err)}
 	}
@@ -119,11 +121,12 @@ func (d *Doctor) replicas(ctx context.Context) []Check {
 			owned[n] = true
 		}
 	}
+	found := bad.found("leases")
 	if n := relay.Shards - len(owned); n > 0 {
-		return []Check{Wrong(Replicas, "", plural(n, "shard has", "shards have")+" no owner: their connections are not polled, their callbacks get nothing",
-			"wait for half a minute after a replica has gone; if it stays so, look in the logs of all replicas for lines about the store, and restart them one by one")}
+		return append(found, Wrong(Replicas, "", plural(n, "shard has", "shards have")+" no owner: their connections are not polled, their callbacks get nothing",
+			"wait for half a minute after a replica has gone; if it stays so, look in the logs of all replicas for lines about the store, and restart them one by one"))
 	}
-	return []Check{ok(Replicas, "", "%s, and every shard has an owner", plural(members, "replica", "replicas"))}
+	return append(found, ok(Replicas, "", "%s, and every shard has an owner", plural(members, "replica", "replicas")))
 }
 
 // keys looks at the keys that encrypt.

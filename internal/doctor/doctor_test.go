@@ -82,7 +82,15 @@ func newWorld(t *testing.T) *world {
 	w.config = Config{
 		Store: s, Conn: nc, Embedded: true, DataDir: dir, VendorHosts: []string{w.vendor.URL}, Rate: 100, Interval: time.Minute,
 		VendorTurn: func(context.Context) error { return nil }, Encryption: func() store.KeyStatus { return w.keys },
-		Health: func(context.Context, []string) map[string]string { return w.health },
+		Health: func(_ context.Context, ids []string) map[string]string {
+			all := map[string]string{}
+			for _, id := range ids {
+				if all[id] = w.health[id]; w.health[id] == "silent" {
+					delete(all, id)
+				}
+			}
+			return all
+		},
 	}
 	return w
 }
@@ -97,7 +105,7 @@ func (w *world) put(err error) {
 // connect makes a connection with a good token.
 func (w *world) connect(id string, change func(*relay.Connection, *relay.TokenRecord, *relay.Poll)) {
 	w.t.Helper()
-	c := relay.Connection{ID: id, Generation: "g", Site: id, Level: relay.LevelSite}
+	c := relay.Connection{ID: id, Generation: "g", Site: id, Level: relay.LevelSite, CreatedAt: time.Now()}
 	token := relay.TokenRecord{RefreshToken: relay.NewSecret("a-refresh-token"), Generation: "g"}
 	poll := relay.Poll{Generation: "g", Outcome: &relay.PollOutcome{At: time.Now()}}
 	change(&c, &token, &poll)
@@ -239,6 +247,15 @@ func TestEveryFaultIsFound(t *testing.T) {
 				p.FailingSince, p.Outcome.Error = &now, "HTTP 500"
 			})
 		}, "connections york: its polls fail since"},
+		"no polls": {func(w *world) {
+			w.connect("york", func(c *relay.Connection, _ *relay.TokenRecord, p *relay.Poll) {
+				c.CreatedAt, p.PolledAt = now.Add(-48*time.Hour), now.Add(-13*time.Minute)
+			})
+		}, "connections york: it should have been polled at"},
+		"a document that cannot be read": {func(w *world) {
+			_, err := w.store.JetStream().Publish(w.t.Context(), "$KV.relay_connections.york", []byte("{"))
+			w.put(err)
+		}, "storage connections: 1 document cannot be read"},
 		"disabled":                     {func(w *world) { w.callback("b", "https://gone.invalid/x", &relay.Disabled{Reason: "gone", At: now}) }, "callbacks b: it is disabled since"},
 		"failing":                      {func(w *world) { w.health["a"] = "failing" }, "callbacks a: its attempts fail"},
 		"no name":                      {func(w *world) { w.callback("b", "https://no-such-host.invalid/s3cr3t", nil) }, "callbacks https://no-such-host.invalid: the receiver of b cannot be reached"},
@@ -283,5 +300,22 @@ func TestOneExaminationAtATime(t *testing.T) {
 	cancel()
 	if err := <-first; !errors.Is(err, context.Canceled) {
 		t.Errorf("the first, whose caller has gone: %v", err)
+	}
+}
+
+// TestAnOwnerThatIsSilent has the owner of a callback not answer, while a receiver asks for less.
+func TestAnOwnerThatIsSilent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.callback("a", w.receiver(time.Now().Add(90*24*time.Hour))+"/hooks/s3cr3t", nil)
+	w.callback("b", w.receiver(time.Now().Add(90*24*time.Hour))+"/hooks/s3cr3t", nil)
+	w.health["a"], w.health["b"] = "silent", "slowed"
+	troubles, r := w.examine()
+	if troubles != "" {
+		t.Error(troubles)
+	}
+	unknown := func(c Check) bool { return c == Unknown(Callbacks, "", "the owners of 1 callback did not answer") }
+	if last := r.Checks[len(r.Checks)-1]; !unknown(last) {
+		t.Errorf("%+v", last)
 	}
 }

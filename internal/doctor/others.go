@@ -17,6 +17,9 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
+// notPolledFor is how late a poll may be, as for the alert.
+const notPolledFor = 11 * time.Minute
+
 // The limits of an examination.
 const (
 	together     = 8                   // receivers that are reached, or tokens that are read, at once
@@ -26,15 +29,16 @@ const (
 
 // connections looks for those that need a consent, or whose polls fail.
 func (d *Doctor) connections(ctx context.Context) []Check {
-	all, err := d.c.Store.Connections.All(ctx, "", func(string, error) {})
+	var bad unreadable
+	all, err := d.c.Store.Connections.All(ctx, "", bad.add)
 	if err != nil {
 		return []Check{Unknown(Connections, "", "they cannot be read: %v", err)}
 	}
-	polls, err := d.c.Store.Polls.All(ctx, "", func(string, error) {})
+	polls, err := d.c.Store.Polls.All(ctx, "", bad.add)
 	if err != nil {
 		return []Check{Unknown(Connections, "", "their polls cannot be read: %v", err)}
 	}
-	var found []Check
+	found := bad.found("connections")
 	if polls, refreshes := quota.Demand(all, d.c.Interval); polls+refreshes > float64(d.c.Rate) {
 		found = append(found, Wrong(Settings, "RELAY_AUDATEX_RATE", fmt.Sprintf("polling alone needs %.0f requests a minute, and it allows %d", polls+refreshes, d.c.Rate),
 			"agree on a higher rate with the vendor, or raise RELAY_POLL_INTERVAL"))
@@ -44,7 +48,7 @@ func (d *Doctor) connections(ctx context.Context) []Check {
 		last[p.Key] = p.Value
 	}
 	var mu sync.Mutex
-	bad := 0
+	wrong, late, well := 0, 0, 0
 	left := each(ctx, together, all, func(e store.Entry[relay.Connection]) {
 		c := e.Value
 		token, _, err := d.c.Store.Tokens.Token(ctx, c.ID)
@@ -52,18 +56,57 @@ func (d *Doctor) connections(ctx context.Context) []Check {
 		if poll.Generation != c.Generation {
 			poll = relay.Poll{}
 		}
-		check, wrong := connection(c, token, err, poll)
+		check, is := connection(c, token, err, poll)
+		since := waitsSince(c, token, poll, d.c.Interval)
 		mu.Lock()
 		defer mu.Unlock()
-		if wrong {
-			bad++
+		switch {
+		case is:
+			wrong++
 			found = append(found, check)
+		case !c.Paused && time.Since(since) > notPolledFor:
+			late++
+			found = append(found, Wrong(Connections, c.ID, "it should have been polled at "+since.UTC().Format(time.RFC3339),
+				"after a start wait for a minute; else look at the vendor, the request budget, and the replica that owns it"))
+		case !c.Paused:
+			well++
 		}
 	})
+	if late > well {
+		found = append(found, Wrong(Relay, "polls", plural(late, "connection that could be polled is", "connections that could be polled are")+" not polled",
+			"after a start wait for a minute; else raise RELAY_AUDATEX_RATE or RELAY_POLL_INTERVAL if the budget is used up, and restart a replica that alone is late"))
+	}
 	if left > 0 {
 		found = append(found, Unknown(Connections, "", "%s not looked at: there was no time", plural(left, "was", "were")))
 	}
-	return append(found, ok(Connections, "", "%d of %d have a consent, and are polled or paused", len(all)-left-bad, len(all)))
+	return append(found, ok(Connections, "", "%d of %d have a consent, and are polled or paused", len(all)-left-wrong-late, len(all)))
+}
+
+// waitsSince returns when the next poll of a connection was or is due.
+func waitsSince(c relay.Connection, token relay.TokenRecord, poll relay.Poll, interval time.Duration) time.Time {
+	if s := c.PollIntervalSeconds; s > 0 {
+		interval = time.Duration(s * float64(time.Second))
+	}
+	since := c.CreatedAt
+	for _, at := range []time.Time{poll.PolledAt, token.ConsentAt} {
+		if at.After(since) {
+			since = at
+		}
+	}
+	return since.Add(interval)
+}
+
+// unreadable counts documents that cannot be decoded: the relay works as if they were not there, or as they were before.
+type unreadable int
+
+func (n *unreadable) add(string, error) { *n++ }
+
+func (n unreadable) found(what string) []Check {
+	if n == 0 {
+		return nil
+	}
+	return []Check{Wrong(Storage, what, plural(int(n), "document cannot be read", "documents cannot be read"),
+		"look in the log for the names at ERROR; register what they are about again, or restore a backup")}
 }
 
 // connection judges one connection.
@@ -90,11 +133,12 @@ func connection(c relay.Connection, token relay.TokenRecord, err error, poll rel
 
 // callbacks looks for those that fail or are disabled, and reaches every receiver.
 func (d *Doctor) callbacks(ctx context.Context) []Check {
-	all, err := d.c.Store.Sealed.All(ctx, "", func(string, error) {})
+	var bad unreadable
+	all, err := d.c.Store.Sealed.All(ctx, "", bad.add)
 	if err != nil {
 		return []Check{Unknown(Callbacks, "", "they cannot be read: %v", err)}
 	}
-	var found []Check
+	found := bad.found("callbacks")
 	var ids []string
 	hosts := map[string][]string{} // callbacks by where they go
 	for _, e := range all {
@@ -112,10 +156,19 @@ func (d *Doctor) callbacks(ctx context.Context) []Check {
 			hosts[u.Scheme+"://"+u.Host] = append(hosts[u.Scheme+"://"+u.Host], cb.ID)
 		}
 	}
-	for id, health := range d.c.Health(ctx, ids) {
+	known := d.c.Health(ctx, ids)
+	silent := 0
+	for _, id := range ids {
+		health, answered := known[id]
+		if !answered {
+			silent++
+		}
 		if words, bad := healths[health]; bad {
 			found = append(found, Wrong(Callbacks, id, words, "GET /v1/callbacks/"+id+"/deliveries says what the receiver answers; tell its operator"))
 		}
+	}
+	if silent > 0 {
+		found = append(found, Unknown(Callbacks, "", "the owners of %s did not answer", plural(silent, "callback", "callbacks")))
 	}
 	found = append(found, d.receivers(ctx, hosts)...)
 	if len(found) == 0 {
