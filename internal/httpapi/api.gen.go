@@ -491,6 +491,8 @@ type Attempt struct {
 
 	// Excerpt The start of the receiver's answer, if that was no success; or a note in square brackets that it is withheld, as it repeats a secret of the callback or is not text.
 	Excerpt string `json:"excerpt,omitempty,omitzero"`
+
+	// Number Counts the attempts that the schedule counts: a probe, or one made early (by a resume, a test or a retry), has the number of the next.
 	Number  int    `json:"number"`
 	Outcome string `json:"outcome"`
 
@@ -774,7 +776,7 @@ type CallbackSettingsContentType string
 
 // CallbackSlowed What the callback gets while its receiver asks for less: a little less than what that accepts, and more again as it accepts more, until the callback's own limits count again, as a rule half a minute later.
 type CallbackSlowed struct {
-	// PerSecond How many attempts are begun in a second.
+	// PerSecond How many attempts are begun in a second; 0 while the callback waits as the receiver's `Retry-After` says.
 	PerSecond float64   `json:"perSecond"`
 	Since     time.Time `json:"since"`
 }

@@ -306,7 +306,7 @@ func (a *API) count(
 	counting, cancel := store.Within(ctx, within)
 	defer cancel()
 	defer func() {
-		if err != nil && ctx.Err() == nil && counting.Err() != nil {
+		if err != nil && ctx.Err() == nil && counting.Err() != nil && !errors.Is(err, store.ErrUnavailable) {
 			err = errCounting
 		}
 	}()
