@@ -100,6 +100,24 @@ func TestAnOrderDoesNotUseUpItsOwnersLines(t *testing.T) {
 	})
 }
 
+// TestManyOrdersThatFloodAreOneOwners has each of a connection's orders log more than it may.
+func TestManyOrdersThatFloodAreOneOwners(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		log := New(&out, slog.LevelInfo, false)
+		for i := range 5000 {
+			log.Warn("a notification is set aside", "connection", "leeds", "order", fmt.Sprint(i%1000))
+		}
+		time.Sleep(2*window + time.Second) //nolint:forbidigo // virtual time
+		synctest.Wait()
+		log.Close()
+		if written, events := total(entries(t, &out), "connection", "leeds"); written > 3*linesOfOwner || events != 5000 {
+			t.Errorf("%d lines stand for %d", written, events)
+		}
+	})
+}
+
 // TestLinesOfNobodyPass has lines without a subject, and more subjects than are counted.
 func TestLinesOfNobodyPass(t *testing.T) {
 	t.Parallel()

@@ -197,17 +197,35 @@ func (c *count) takeLeft() int {
 // end is called when a window ends. If lines were left out, the latest of them is written, with the number of the
 // others, and a window begins in which no other is; so a flood that goes on is one line a minute.
 func (t *table) end(of line) {
+	if last := t.last(of); last != nil {
+		last.flush()
+	}
+}
+
+// last returns what must be written when a window ends, nil if nothing must. The line of an order counts as one of its
+// owner's, who may have no room for it.
+func (t *table) last(of line) *count {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c := t.lines[of]
 	switch {
 	case t.ended || c == nil:
+		return nil
 	case c.left == 0:
 		delete(t.lines, of)
-	default:
-		c.flush()
-		c.next.Reset(window)
+		return nil
 	}
+	if of.order != "" && of.owner != "" {
+		owner := t.count(line{of.message, subject{owner: of.owner}})
+		if owner != nil && !owner.admit(linesOfOwner, c.to, c.latest) {
+			owner.left += c.left - 1 // with the one that was not admitted
+			delete(t.lines, of)
+			return nil
+		}
+	}
+	last := &count{left: c.takeLeft(), latest: c.latest, to: c.to}
+	c.next.Reset(window)
+	return last
 }
 
 // flush writes the latest of the lines that were left out. Its error is nobody's: that of a log has nowhere to go.
