@@ -141,6 +141,18 @@ func (h *house) kill(i int) {
 	h.client.CloseIdleConnections()
 }
 
+// supervise starts the first replica again once it has ended, as whoever supervises it does: a NATS server that was short
+// of room while it wrote does not go on by itself.
+func (h *house) supervise() {
+	h.t.Helper()
+	select {
+	case <-h.replicas[0].process.Exited:
+		h.run(0)
+	case <-time.After(patience):
+		h.t.Error("the relay neither works again nor ends")
+	}
+}
+
 // targets are where the replicas serve their metrics.
 func (h *house) targets() []string {
 	var all []string
