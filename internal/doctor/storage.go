@@ -70,7 +70,7 @@ func DiskRoom(dir string) Check {
 func (d *Doctor) streams(ctx context.Context) []Check {
 	found := Streams(ctx, d.c.Store.Topology(), d.c.Store.JetStream())
 	if err := d.c.Conn.LastError(); errors.Is(err, nats.ErrPermissionViolation) {
-		found = append(found, Wrong(NATS, "permissions", "NATS has refused something since the start: "+printable(err.Error()),
+		found = append(found, Wrong(NATS, "permissions", "the last error of NATS is a refusal: "+printable(err.Error()),
 			"compare the relay's permissions with deploy/nats/relay-permissions.conf, then restart the relay"))
 	}
 	return found

@@ -7,7 +7,7 @@ import (
 
 // Reached is how far a connection to a receiver gets.
 type Reached struct {
-	Outcome      Outcome // Success: a request could be sent now
+	Outcome      Outcome // Success: a request could be sent now; Cancelled: nobody knows
 	Reason       string  // in our own words, "" with Success
 	Certificates []Certificate
 }
@@ -32,5 +32,8 @@ func (s *Sender) Reach(ctx context.Context, raw string) Reached {
 	seen.connected(c)
 	c.close()
 	s.pool.release()
+	if s.dialer.proxy != nil && target.Scheme == "http" { // it connects to the receiver when a request comes
+		return Reached{Outcome: Cancelled, Reason: "the proxy was, and it connects to a receiver without TLS for a request only"}
+	}
 	return Reached{Outcome: Success, Certificates: seen.Certificates}
 }
