@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,7 +19,6 @@ import (
 	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/logreader"
 	"github.com/audatex-relay/relay/internal/relay"
-	"github.com/audatex-relay/relay/internal/sender"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -26,10 +26,14 @@ import (
 // whatever the store loses of its answers, whoever takes over and whenever a replica dies,
 //
 //   - the events of an order are delivered in their order, and none is passed over,
+//   - an event does not arrive for the first time after a newer one of its order has, see receive,
+//   - what matched ends delivered, failed, skipped, superseded or expired, and a receiver that follows the rule of the sequence
+//     ends with the newest state of every order,
 //   - what is stored as settled has its attempt recorded,
 //   - the watermark is never above what a callback it speaks for has settled,
-//   - all that matched when it was published is delivered in the end, also to those that leave the shared reader, read by themselves or with
-//     others and join again, and whatever is changed, deleted and made again meanwhile.
+//   - all that has matched since it was published, and that nobody skips, is delivered in the end or has failed for good, also to
+//     those that leave the shared reader, read by themselves or with others and join again, and whatever is changed, deleted and
+//     made again meanwhile.
 func TestSimulation(t *testing.T) {
 	t.Parallel()
 	for range 3 { // a try is much cheaper here than in the tests that TestMain sets their number for
@@ -60,7 +64,9 @@ type simWorld struct {
 	writes    map[string]int // how often something of a callback was written
 	closed    map[string]map[uint64]bool
 	mark      store.Watermark
-	delivered map[string]map[uint64]bool
+	receivers map[string]*simReceiver // as due
+	first     uint64                  // of the log: what is below has aged out
+	schedule  []time.Duration
 	epoch     uint64
 	owners    []*simOwner // those that live; the last is the owner
 	quiet     bool        // nothing goes wrong any more
@@ -81,8 +87,8 @@ type simOwner struct {
 	round    *round
 	wakes    []message
 	retired  []*callback
-	facts    []*fact // being published
-	other    int     // disablements under way
+	facts    []*fact       // being published
+	disables []disablement // under way
 	toLoad   *load
 	snapshot map[string]int
 	taken    []*callback // written under the owner's epoch, and not adopted yet
@@ -94,26 +100,30 @@ type simOwner struct {
 func newSimWorld(t *rapid.T) *simWorld {
 	w := &simWorld{
 		t: t, now: time.Now(), targets: map[string]*delivery.Target{}, docs: map[string]cursor.Document{}, lanes: map[string]map[string]cursor.Lane{},
-		writes: map[string]int{}, due: map[string]map[uint64]bool{}, closed: map[string]map[uint64]bool{}, delivered: map[string]map[uint64]bool{},
+		writes: map[string]int{}, due: map[string]map[uint64]bool{}, closed: map[string]map[uint64]bool{}, receivers: map[string]*simReceiver{},
+		first: 1, schedule: []time.Duration{time.Second, time.Minute},
+	}
+	if rapid.Bool().Draw(t, "patient") {
+		w.schedule = slices.Repeat(w.schedule, 100)
 	}
 	for i := range simCallbacks {
 		id := fmt.Sprint("cb", i)
 		w.lanes[id] = map[string]cursor.Lane{}
-		w.register(id, simSites[:i])
+		w.register(id, relay.Filter{Sites: simSites[:i]})
 	}
 	w.takeOver()
 	return w
 }
 
-// register makes a callback, of no sites for every site.
-func (w *simWorld) register(id string, sites []string) {
+// register makes a callback.
+func (w *simWorld) register(id string, filter relay.Filter) {
 	cb := relay.Callback{
 		ID: id, Client: "shop", Generation: fmt.Sprint(w.revision), Concurrency: rapid.IntRange(1, 3).Draw(w.t, "concurrency"), TimeoutSeconds: 5,
-		Mode: relay.ModeEvery, StartSeq: w.last(), Filter: relay.Filter{Sites: sites},
+		Mode: rapid.SampledFrom(simModes).Draw(w.t, "mode"), StartSeq: w.last(), Filter: filter,
 	}
-	w.configure(cb)
 	key := keyOf(cb)
-	w.due[key], w.closed[key], w.delivered[key] = map[uint64]bool{}, map[uint64]bool{}, map[uint64]bool{}
+	w.due[key], w.closed[key], w.receivers[key] = map[uint64]bool{}, map[uint64]bool{}, newSimReceiver()
+	w.configure(cb)
 }
 
 func keyOf(cb relay.Callback) string { return cb.ID + "/" + cb.Generation }
@@ -124,28 +134,47 @@ func (w *simWorld) configure(cb relay.Callback) {
 	t := delivery.NewTarget(cb, relay.Client{ID: "shop", AllSites: true})
 	t.Revisions[0] = w.revision
 	w.targets[cb.ID] = t
+	w.undue(t)
 }
 
-// reconfigure deletes a callback, makes it again, has it want more sites, or pauses it or lets it go on. All owners hear of that.
+// reconfigure deletes a callback, makes it again, has it want more, less or something else, in the other mode, pauses it, or resumes it
+// or lets it go on. All owners hear of that.
 func (w *simWorld) reconfigure() {
 	id := fmt.Sprint("cb", rapid.IntRange(0, simCallbacks-1).Draw(w.t, "callback"))
 	t := w.targets[id]
-	switch n := rapid.IntRange(0, 4).Draw(w.t, "change"); {
-	case t == nil:
-		w.register(id, simSites[:n%3])
+	if t == nil {
+		w.register(id, w.filter())
+		w.announce(id)
+		return
+	}
+	cb := t.Callback
+	switch n := rapid.IntRange(0, 9).Draw(w.t, "change"); {
 	case n == 0:
 		delete(w.targets, id)
 	case n == 1:
-		w.register(id, simSites[:rapid.IntRange(0, 2).Draw(w.t, "sites")])
-	case n == 2 && len(t.Callback.Filter.Sites) > 0:
-		cb := t.Callback
-		cb.Filter.Sites = simSites
+		w.register(id, w.filter())
+	case n < 4:
+		cb.Filter = relay.Filter{}
+		w.configure(cb)
+	case n < 6:
+		cb.Filter = w.filter()
+		w.configure(cb)
+	case n == 6:
+		cb.Mode = rapid.SampledFrom(simModes).Draw(w.t, "mode")
+		w.configure(cb)
+	case n == 7 || cb.Disabled != nil:
+		cb.Disabled = nil
+		cb.Resumed++
 		w.configure(cb)
 	default:
-		cb := t.Callback
 		cb.Paused = !cb.Paused
 		w.configure(cb)
 	}
+	w.announce(id)
+}
+
+// announce has all owners hear of a callback's configuration.
+func (w *simWorld) announce(id string) {
 	for _, o := range w.owners {
 		o.do(w.present(id))
 	}
@@ -167,14 +196,16 @@ func (w *simWorld) last() uint64 {
 func (w *simWorld) publish() {
 	n := rapid.IntRange(0, 17).Draw(w.t, "order")
 	ev := &delivery.Event{Stored: store.Stored{
-		Seq: w.last() + 1 + uint64(rapid.IntRange(0, 1).Draw(w.t, "gap")), Site: simSites[n%3], Order: fmt.Sprint("order", n), Type: relay.TypeOrderUpdated, Time: w.now,
-		Body: []byte("{}"),
+		Seq: w.last() + 1 + uint64(rapid.IntRange(0, 1).Draw(w.t, "gap")), Site: simSites[n%3], Order: fmt.Sprint("order", n), Type: rapid.SampledFrom(simTypes).Draw(w.t, "type"),
+		Status: rapid.SampledFrom(simStatuses).Draw(w.t, "status"), Changed: rapid.Bool().Draw(w.t, "changed"), Time: w.now, Body: []byte("{}"),
 	}}
 	ev.ID = fmt.Sprint(ev.Seq)
 	w.log = append(w.log, ev)
 	for _, t := range w.targets {
-		if t.Matches(ev) {
-			w.due[keyOf(t.Callback)][ev.Seq] = true
+		if key := keyOf(t.Callback); t.Matches(ev) {
+			w.due[key][ev.Seq] = true
+		} else {
+			w.receivers[key].passed[ev.Seq] = true
 		}
 	}
 	for _, o := range w.owners {
@@ -198,7 +229,7 @@ func (w *simWorld) readLog(f *logreader.Shared) {
 func (w *simWorld) takeOver() {
 	w.epoch++
 	conf := Config{
-		Schedule: slices.Repeat([]time.Duration{time.Second, time.Minute}, 100), Jitter: func(d time.Duration) time.Duration { return d }, CircuitFailures: 6, Lookback: 1000,
+		Schedule: w.schedule, Jitter: func(d time.Duration) time.Duration { return d }, CircuitFailures: 6, Lookback: 1000, DisableAfter: 30 * time.Minute,
 		MaxLanes: 4, Log: slog.New(slog.DiscardHandler),
 	}.withDefaults()
 	o := &simOwner{simWorld: w, epoch: w.epoch, places: capacity.NewPlaces(rapid.IntRange(1, 4).Draw(w.t, "places")), valid: true}
@@ -217,6 +248,7 @@ func (o *simOwner) do(m message) {
 		o.next = o.next[1:]
 		e := o.core.step(m, o.now, o.valid)
 		o.feed.Want(0, e.interest)
+		slices.SortStableFunc(e.begin, func(a, b *job) int { return strings.Compare(a.cb.id, b.cb.id) })
 		o.attempts = append(append(o.attempts, e.begin...), e.next...)
 		for _, id := range e.recheck {
 			o.next = append(o.next, o.present(id))
@@ -235,7 +267,8 @@ func (o *simOwner) do(m message) {
 		}
 		o.retired = append(o.retired, e.retired...)
 		o.facts = append(o.facts, e.facts...)
-		o.other += len(e.disables)
+		o.disables = append(o.disables, e.disables...)
+		o.noteEnds()
 	}
 }
 
@@ -270,6 +303,10 @@ func (w *simWorld) step() {
 		o.do(giveUp{})
 	case n < 36:
 		w.reconfigure()
+	case n < 38:
+		o.operate()
+	case n < 39 && o.chance(20):
+		w.ageOut()
 	default:
 		o.work()
 	}
@@ -303,54 +340,11 @@ func (o *simOwner) work() {
 		f := pick(o.t, &o.facts)
 		f.stored = o.quiet || o.chance(70)
 		o.do(done{published: f})
-	case o.other > 0:
-		o.other--
-		o.do(done{})
+	case len(o.disables) > 0:
+		o.disable()
 	default:
 		o.do(tick{})
 	}
-}
-
-// attempt ends one of the attempts under way.
-func (o *simOwner) attempt() {
-	j := pick(o.t, &o.attempts)
-	for i, seq := range j.batch.Seqs {
-		if j.Events[i] == nil {
-			at := slices.IndexFunc(o.log, func(ev *delivery.Event) bool { return ev.Seq == seq })
-			j.Events[i] = o.log[at]
-		}
-		if !j.Target.Matches(j.Events[i]) {
-			o.t.Fatalf("event %d is delivered to a callback that it is not for", seq)
-		}
-	}
-	j.Chosen = len(j.Events) - 1
-	switch n := rapid.IntRange(0, 99).Draw(o.t, "outcome"); {
-	case o.quiet || n < 60:
-		o.receive(j)
-		j.Sent = sender.Attempt{At: o.now, Outcome: sender.Success}
-	case n < 70: // it arrived, and nobody knows
-		o.receive(j)
-		j.Sent = sender.Attempt{At: o.now, Outcome: sender.Timeout, Error: "timeout"}
-	case n < 90:
-		j.Sent = sender.Attempt{At: o.now, Outcome: sender.Refused, Error: "answered 500"}
-	case n < 95:
-		j.Sent = sender.Attempt{At: o.now, Outcome: sender.Cancelled}
-	default:
-		j.Chosen, j.Err = -1, delivery.ErrLease
-	}
-	o.do(attemptEnded{j})
-}
-
-// receive is a receiver that takes an event: everything of its order before must have come to it.
-func (o *simOwner) receive(j *job) {
-	ev := j.Events[j.Chosen]
-	key := keyOf(j.cb.target.Callback)
-	for _, before := range o.log {
-		if before.Seq < ev.Seq && before.Order == ev.Order && o.due[key][before.Seq] && !o.delivered[key][before.Seq] {
-			o.t.Fatalf("%s gets %d before %d of the same order", key, ev.Seq, before.Seq)
-		}
-	}
-	o.delivered[key][ev.Seq] = true
 }
 
 // retire erases what is stored of a callback that is not registered any more.
@@ -382,12 +376,12 @@ func (o *simOwner) erase(id, keep string) {
 
 func (o *simOwner) readPage() {
 	r := pick(o.t, &o.reads)
-	page := &logPage{read: r, Page: logreader.Page{Size: 4, First: 1, Through: max(o.last(), r.pos)}}
+	page := &logPage{read: r, Page: logreader.Page{Size: 4, First: o.first, Through: max(o.last(), r.pos)}}
 	if !o.quiet && o.chance(10) {
 		page.err = store.ErrUnavailable
 	}
 	for _, ev := range o.log {
-		if ev.Seq > r.pos && r.target.Matches(ev) && page.err == nil {
+		if ev.Seq > r.pos && ev.Seq >= o.first && r.target.Matches(ev) && page.err == nil {
 			if len(page.Events) == 4 {
 				page.Through = page.Events[3].Seq
 				break
@@ -403,7 +397,7 @@ func (o *simOwner) readLanes() {
 	for i, r := range lanes {
 		found := &refilled{refill: r, through: r.of.Through, more: i < len(lanes)-1}
 		for _, ev := range o.log {
-			if ev.Order == r.of.Order && ev.Seq >= r.of.From && ev.Seq <= r.of.Through && r.target.Matches(ev) {
+			if ev.Order == r.of.Order && ev.Seq >= max(r.of.From, o.first) && ev.Seq <= r.of.Through && r.target.Matches(ev) {
 				found.seqs = append(found.seqs, ev.Seq)
 			}
 		}
@@ -418,7 +412,7 @@ func (o *simOwner) catchUp() {
 	}
 	if f := o.together; f != nil {
 		for _, ev := range o.log {
-			if ev.Seq > f.Position() && f.Position() < o.feed.Reach() {
+			if ev.Seq > f.Position() && ev.Seq >= o.first && f.Position() < o.feed.Reach() {
 				f.Add(*ev)
 				break
 			}
@@ -465,14 +459,14 @@ func (o *simOwner) load() {
 		}
 	case o.taken == nil:
 		o.taken = []*callback{}
-		f := &found{first: 1, last: o.last()}
+		f := &found{first: o.first, last: o.last()}
 		for i := range simCallbacks {
 			if id := fmt.Sprint("cb", i); !what.except[id] && (what.whole || slices.Contains(what.ids, id)) {
 				o.adopt(id, f)
 			}
 		}
 	default: // the callbacks may have changed again
-		o.do(&adopted{callbacks: o.taken, mark: what.mark, first: 1})
+		o.do(&adopted{callbacks: o.taken, mark: what.mark, first: o.first})
 		o.toLoad = nil
 		o.do(loadEnded{what, o.partly})
 	}
@@ -553,7 +547,7 @@ func (o *simOwner) store() {
 		}
 		for _, record := range work.records {
 			if record.Closing != "" {
-				o.closed[keyOf(work.cb.target.Callback)][record.Seq] = true
+				o.close(keyOf(work.cb.target.Callback), record)
 			}
 		}
 		if o.quiet || !o.chance(10) { // else the answer is lost: they are stored again
@@ -640,13 +634,7 @@ func (w *simWorld) calm() {
 		w.takeOver()
 	}
 	w.owners[0].valid = true
-	for id, t := range w.targets {
-		if cb := t.Callback; cb.Paused {
-			cb.Paused = false
-			w.configure(cb)
-			w.owners[0].do(w.present(id))
-		}
-	}
+	w.goOn()
 	for range 20_000 {
 		o := w.owners[0]
 		w.now = w.now.Add(time.Second)
@@ -674,13 +662,15 @@ func (w *simWorld) calm() {
 		for len(o.retired) > 0 {
 			o.retire()
 		}
-		for ; o.other > 0; o.other-- {
-			o.do(done{})
+		for len(o.disables) > 0 {
+			o.disable()
 		}
+		w.goOn()
 		o.catchUp()
 		o.do(tick{})
 		w.check()
 		if w.complete(o) {
+			w.checkEnds()
 			return
 		}
 	}
@@ -710,7 +700,7 @@ func (w *simWorld) missing() (list []string) {
 	for id, t := range w.targets {
 		key := keyOf(t.Callback)
 		for _, ev := range w.log {
-			if w.due[key][ev.Seq] && (!w.delivered[key][ev.Seq] || !w.closed[key][ev.Seq]) {
+			if w.due[key][ev.Seq] && !w.closed[key][ev.Seq] {
 				list = append(list, fmt.Sprint(id, " ", ev.Seq))
 			}
 		}
