@@ -54,6 +54,9 @@ const (
 	storyEvents = 2 * storyOrders
 )
 
+// retries are the waits between attempts.
+var retries = []string{"1h", "1h"}
+
 func always(status int) func(int, string) int { return func(int, string) int { return status } }
 
 func firstOrder(order int, _ string) int {
@@ -120,7 +123,7 @@ func TestTheCallThatPutsDeliveriesRight(t *testing.T) {
 	w := &stories{
 		world: newWorld(t, 1, sandbox.Config{Seed: 5}, nil), healthy: map[string]bool{}, secrets: map[string]string{}, hurried: map[string]bool{}, all: storyTable(),
 	}
-	w.env["RELAY_RETRY_SCHEDULE"] = "1h,1h"
+	w.env["RELAY_RETRY_SCHEDULE"] = strings.Join(retries, ",")
 	w.address = "http://" + harness.ServeTracked(t, harness.Listen(t), http.HandlerFunc(w.receive)).Addr
 	w.start()
 	w.connect()
@@ -139,7 +142,7 @@ func TestTheCallThatPutsDeliveriesRight(t *testing.T) {
 		return ""
 	})
 	w.end(syscall.SIGTERM)
-	w.pass("days")
+	w.pass("days", "failed")
 	w.start()
 	for _, s := range append(w.all[1:], w.all[0]) { // by then the five days are over
 		documented, there := rows[s.what]
@@ -290,6 +293,7 @@ func (w *stories) disabled(s *story) string {
 }
 
 // hurry has the first that waits be tried again now, once after each attempt: a delivery that has ended would be replayed.
+// Such an attempt is not counted.
 func (w *stories) hurry(s *story) {
 	w.t.Helper()
 	items, err := harness.Items[struct {
@@ -312,10 +316,9 @@ func (w *stories) hurry(s *story) {
 	}
 }
 
-// failed has the last attempts be made now, and is what one sees then.
+// failed is what one sees after the last attempts.
 func (w *stories) failed(s *story) string {
 	w.t.Helper()
-	w.hurry(s)
 	if failed := len(w.deliveriesOf(s, "failed")); failed != 2 {
 		return fmt.Sprintf("%d have failed for good", failed)
 	}
@@ -339,8 +342,9 @@ const (
 	almostOver = 30 * time.Second
 )
 
-// pass has almost five days pass for a receiver that fails, while the relay does not run.
-func (w *stories) pass(callback string) {
+// pass has time pass while the relay does not run: almost five days for one callback, whose receiver fails, and all but the
+// last attempt for the first order of the other.
+func (w *stories) pass(callback, exhausted string) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), harness.Patience)
 	defer cancel()
@@ -376,6 +380,15 @@ func (w *stories) pass(callback string) {
 	w.over = time.Now().Add(almostOver).UTC()
 	doc.Health.FailingSince = w.over.Add(-outage)
 	if _, err := s.Cursors.Update(ctx, store.CallbackCursor(callback), doc, revision); err != nil {
+		w.t.Fatal(err)
+	}
+	key := store.LaneKey(store.CallbackCursor(exhausted), w.orders[0])
+	lane, revision, err := s.Lanes.Get(ctx, key)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	lane.Attempts, lane.Next = len(retries), time.Time{}
+	if _, err := s.Lanes.Update(ctx, key, lane, revision); err != nil {
 		w.t.Fatal(err)
 	}
 }
