@@ -23,6 +23,7 @@ type Condition struct {
 	FailingSince     time.Time      // zero unless every attempt has failed since
 	Failure          sender.Outcome // of the last attempt that failed; 0: it was another replica's
 	Open             bool           // its circuit is open
+	Retrying         int            // orders in retry
 	Congested        bool
 	CertificateEnds  time.Time // of its receiver; zero unless that is soon, or over
 }
@@ -42,6 +43,8 @@ var (
 	failingDesc  = desc("audatex_relay_callback_failing_seconds", "For how long every attempt at a callback has failed, and how the last one ended; absent otherwise.", "outcome")
 	openDesc     = desc("audatex_relay_callback_circuit_open", "1 while a callback's receiver fails for several orders and is only probed; absent otherwise.")
 
+	retryingDesc = desc("audatex_relay_callback_retrying_orders", "Orders of a callback whose oldest event was refused and is tried again; absent while there is none.")
+
 	congestedDesc = desc("audatex_relay_callback_congested", "1 while a callback is slowed down because its receiver asks for less, or has as many orders in retry as it may; absent otherwise.")
 
 	certificateDesc = desc("audatex_relay_callback_certificate_expires_seconds", "Time until the certificate of a callback's receiver ends, from 30 days before, as its last connection showed; negative once it has ended; absent otherwise.")
@@ -53,7 +56,7 @@ func desc(name, help string, more ...string) *prometheus.Desc {
 
 // Describe implements prometheus.Collector.
 func (g Gauges) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{eventsDesc, oldestDesc, pausedDesc, disabledDesc, failingDesc, openDesc, congestedDesc, certificateDesc} {
+	for _, d := range []*prometheus.Desc{eventsDesc, oldestDesc, pausedDesc, disabledDesc, failingDesc, openDesc, retryingDesc, congestedDesc, certificateDesc} {
 		ch <- d
 	}
 }
@@ -87,6 +90,9 @@ func (c *Condition) collect(ch chan<- prometheus.Metric, now time.Time) {
 	}
 	if c.Open {
 		gauge(openDesc, 1)
+	}
+	if c.Retrying > 0 {
+		gauge(retryingDesc, float64(c.Retrying))
 	}
 	if c.Congested {
 		gauge(congestedDesc, 1)
