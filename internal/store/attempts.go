@@ -25,7 +25,7 @@ type Attempts struct{ s *Store }
 func (a *Attempts) AppendAll(ctx context.Context, batches []relay.AttemptBatch) []Result {
 	requests := make([]request, len(batches))
 	for i, b := range batches {
-		body, err := relay.Encode(b)
+		body, err := b.Encode()
 		if err != nil {
 			err = fmt.Errorf("encode attempts of callback %s: %w", b.Callback, err)
 			return slices.Repeat([]Result{{Err: err}}, len(batches))
