@@ -30,8 +30,6 @@ type Carried struct {
 	Generation string `json:"generation,omitempty"`
 	// Behind is set if the reader has left the shared reader and reads pages by itself.
 	Behind bool `json:"behind,omitempty"`
-	// FilterFrom is the position from which the present filter applies.
-	FilterFrom uint64 `json:"filterFrom,omitempty"`
 	// Resumed is the callback's count of that name up to which everything has been made due.
 	Resumed int `json:"resumedCount,omitempty"`
 	// Notices are what is to be published about the callback.

@@ -129,7 +129,7 @@ func order(n int) string { return fmt.Sprintf("leeds.order-%d", n) }
 func (r *reader) moveTo(at uint64) {
 	r.Advance(at)
 	carried := r.Carried()
-	carried.FilterFrom++
+	carried.Resumed++
 	r.SetCarried(carried)
 }
 
