@@ -1,75 +1,26 @@
 package prom
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
 
-// dashboard is what the tests read of a dashboard of Grafana's.
-type dashboard struct {
-	UID, Title, Description string
-	Editable                bool
-	Templating              struct{ List []variable }
-	Panels                  []panel
-}
-
-type variable struct {
-	Type, Name string
-	Refresh    int
-	Datasource source
-	Definition string
-}
-
-type source struct{ Type, UID string }
-
-type panel struct {
-	ID                       int
-	Type, Title, Description string
-	Datasource               source
-	GridPos                  struct{ H, W, X, Y int }
-	Targets                  []struct {
-		Datasource source
-		Expr       string
-		RefID      string
-	}
-	FieldConfig struct {
-		Defaults  struct{ Unit string }
-		Overrides []struct{ Properties []struct{ ID string } }
-	}
-}
-
 // fromVariable is how a dashboard names its data source.
 const fromVariable = "${datasource}"
 
-// dashboards reads deploy/grafana by name.
-func dashboards(t *testing.T) map[string]dashboard {
-	t.Helper()
-	files, err := filepath.Glob(filepath.Join("..", "..", "..", "deploy", "grafana", "*.json"))
-	if err != nil || len(files) < 3 {
-		t.Fatalf("%v: %v", files, err)
-	}
-	all := map[string]dashboard{}
-	for _, file := range files {
-		raw, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var d dashboard
-		if err := json.Unmarshal(raw, &d); err != nil {
-			t.Fatalf("%s: %v", file, err)
-		}
-		all[filepath.Base(file)] = d
-	}
-	return all
-}
+// root is the directory of the project.
+var root = filepath.Join("..", "..", "..")
 
 var (
-	selector = regexp.MustCompile(`(audatex_relay_[a-z_]+|\bup)(\{[^}]*\})?(\[[^\]]*\])?`)
+	selector = regexp.MustCompile(`(audatex_relay_[a-z_]+|\bup|[ (])(\{[^}]*\})(\[[^\]]*\])?`)
+	bare     = regexp.MustCompile(`(audatex_relay_[a-z_]+|\bup)\b([^{a-z_("]|$)`)
+	quoted   = regexp.MustCompile(`"[^"]*"`)
+	metric   = regexp.MustCompile(`audatex_relay_[a-z_]+|\bup\b`)
 	counter  = regexp.MustCompile(`(rate|increase)\($`)
 )
 
@@ -77,10 +28,14 @@ var (
 // relay are variables, every panel has a title, a description and a unit, rates are over $__rate_interval and only of
 // counters, and everything is of the chosen relay. Its rule of a variable for instances is not kept: what a series is
 // about moves from one replica to another.
+//
+// Beyond the linter: one relay is chosen, as two may have callbacks of one name; a number and a table are of now, as the
+// last value of a range is still there when the relay is not; nothing stands for what is missing but beside a relay that
+// is scraped; and a rate has enough samples where Prometheus scrapes once a minute.
 func TestDashboardsKeepTheRules(t *testing.T) {
 	t.Parallel()
 	uids := map[string]string{}
-	for name, d := range dashboards(t) {
+	for name, d := range Dashboards(t, root) {
 		wrong := func(format string, v ...any) { t.Errorf("%s: "+format, append([]any{name}, v...)...) }
 		if d.UID == "" || d.Title == "" || d.Description == "" || d.Editable || uids[d.UID] != "" {
 			wrong("it has no uid of its own, no title, no description, or can be edited")
@@ -91,6 +46,9 @@ func TestDashboardsKeepTheRules(t *testing.T) {
 			wrong("its first variables are not datasource and job")
 		}
 		for _, v := range list[1:] {
+			if v.Multi {
+				wrong("variable %s takes several values", v.Name)
+			}
 			if v.Refresh != 2 || v.Datasource.UID != fromVariable || v.Definition == "" {
 				wrong("variable %s is not read again when the time changes, or not from the data source", v.Name)
 			}
@@ -117,7 +75,7 @@ func TestDashboardsKeepTheRules(t *testing.T) {
 	}
 }
 
-func checkPanel(p panel, wrong func(string, ...any)) {
+func checkPanel(p Panel, wrong func(string, ...any)) {
 	units := p.FieldConfig.Defaults.Unit != ""
 	for _, o := range p.FieldConfig.Overrides {
 		units = units || len(o.Properties) > 0 && o.Properties[0].ID == "unit"
@@ -129,39 +87,53 @@ func checkPanel(p panel, wrong func(string, ...any)) {
 		if target.Datasource.UID != fromVariable || target.RefID == "" {
 			wrong("panel %q has a query of another data source", p.Title)
 		}
+		if target.Instant != (p.Type != "timeseries") {
+			wrong("panel %q: a number or a table is of now, and a line is not", p.Title)
+		}
+		if strings.Contains(target.Expr, "vector(") || strings.Contains(target.Expr, "absent(") {
+			wrong("panel %q shows something while no relay is scraped", p.Title)
+		}
+		if strings.Contains(target.Expr, "$__rate_interval") != (target.Interval == "1m") {
+			wrong("panel %q: a rate has a least interval, for a Prometheus that scrapes once a minute", p.Title)
+		}
+		if m := bare.FindString(quoted.ReplaceAllString(target.Expr, `""`)); m != "" {
+			wrong("panel %q: %s is of every relay", p.Title, m)
+		}
 		for _, at := range selector.FindAllStringSubmatchIndex(target.Expr, -1) {
-			part := func(i int) string {
-				if at[i] < 0 {
-					return ""
-				}
-				return target.Expr[at[i]:at[i+1]]
-			}
-			name, matchers, window := part(2), part(4), part(6)
-			if !strings.Contains(matchers, `job=~"$job"`) {
-				wrong("panel %q: %s is of every relay", p.Title, name)
-			}
-			counts := strings.HasSuffix(name, "_total") || strings.HasSuffix(name, "_bucket") || strings.HasSuffix(name, "_count") || strings.HasSuffix(name, "_sum")
-			rated := counter.MatchString(target.Expr[:at[0]])
-			if counts != rated || rated != (window == "[$__rate_interval]") {
-				wrong("panel %q: %s: a rate is over $__rate_interval, of counters, and of nothing else", p.Title, name)
-			}
+			checkSelector(p, target.Expr, at, wrong)
 		}
 	}
 }
 
-// render puts values in the place of a dashboard's variables, as Grafana does.
-func render(text string, values map[string]string) string {
-	for name, value := range values {
-		text = strings.ReplaceAll(text, "$"+name, value)
+// checkSelector looks at one selector of an expression, whose parts are where at says.
+func checkSelector(p Panel, expression string, at []int, wrong func(string, ...any)) {
+	part := func(i int) string {
+		if at[i] < 0 {
+			return ""
+		}
+		return expression[at[i]:at[i+1]]
 	}
-	return text
+	name, matchers, window := part(2), part(4), part(6)
+	if !strings.Contains(matchers, `job=~"$job"`) {
+		wrong("panel %q: %s is of every relay", p.Title, name)
+	}
+	counts := strings.HasSuffix(name, "_total") || strings.HasSuffix(name, "_bucket") || strings.HasSuffix(name, "_count") || strings.HasSuffix(name, "_sum")
+	rated := counter.MatchString(expression[:at[0]])
+	windows := []string{"[$__rate_interval]"}
+	if p.Type != "timeseries" {
+		windows = []string{"[1h]", "[1d]"} // of now, and of a time that the description names
+	}
+	young := strings.HasPrefix(expression[at[1]:], " and on (job, instance) time() - process_start_time_seconds")
+	if counts != rated && !young || rated != slices.Contains(windows, window) {
+		wrong("panel %q: %s: a rate is over %q, of counters, and of nothing else", p.Title, name, windows)
+	}
 }
 
 // TestDashboardsAskForMetricsThatExist compares names, as a panel of trouble is not empty where its metric does not
 // exist.
 func TestDashboardsAskForMetricsThatExist(t *testing.T) {
 	t.Parallel()
-	raw, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "metrics.md"))
+	raw, err := os.ReadFile(filepath.Join(root, "docs", "metrics.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +141,7 @@ func TestDashboardsAskForMetricsThatExist(t *testing.T) {
 	for _, name := range regexp.MustCompile("`(audatex_relay_[a-z_]+)`").FindAllStringSubmatch(string(raw), -1) {
 		known[name[1]] = true
 	}
-	for file, d := range dashboards(t) {
+	for file, d := range Dashboards(t, root) {
 		var asked []string
 		for _, v := range d.Templating.List {
 			asked = append(asked, v.Definition)
@@ -180,8 +152,8 @@ func TestDashboardsAskForMetricsThatExist(t *testing.T) {
 			}
 		}
 		for _, expression := range asked {
-			for _, m := range selector.FindAllStringSubmatch(expression, -1) {
-				if name := strings.TrimSuffix(m[1], "_bucket"); !known[name] {
+			for _, m := range metric.FindAllString(quoted.ReplaceAllString(expression, `""`), -1) {
+				if name := strings.TrimSuffix(m, "_bucket"); !known[name] {
 					t.Errorf("%s: there is no metric %s", file, name)
 				}
 			}

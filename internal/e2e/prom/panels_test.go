@@ -1,15 +1,20 @@
 package prom
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/audatex-relay/relay/internal/e2e/harness"
+	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/sandbox"
 	"github.com/audatex-relay/relay/relaytest"
 )
@@ -21,41 +26,80 @@ const (
 
 // observed is a relay with a vendor before it and receivers behind it.
 type observed struct {
-	api     harness.Caller
-	sandbox *sandbox.Sandbox
-	metrics string
+	api      harness.Caller // of the first replica
+	sandbox  *sandbox.Sandbox
+	env      []string
+	replicas []*harness.Process
 }
 
-// startRelay starts one that has a connection.
-func startRelay(t *testing.T, program string) *observed {
+// startRelay starts one that has a connection, with a store of its own unless env names another.
+func startRelay(t *testing.T, program string, env ...string) *observed {
 	t.Helper()
 	o := &observed{sandbox: sandbox.New(sandbox.Config{ClientID: "dashboards", ClientSecret: "a-client-secret", Tame: true})}
 	vendor := harness.ServeTracked(t, harness.Listen(t), o.sandbox.Handler())
-	book := &harness.Logbook{}
-	p := harness.StartProcess(t, program, []string{"serve"}, []string{
-		"PATH=" + os.Getenv("PATH"), "RELAY_HTTP_ADDR=127.0.0.1:0", "RELAY_METRICS_ADDR=127.0.0.1:0", "RELAY_DATA_DIR=" + filepath.Join(t.TempDir(), "data"),
-		"RELAY_ADMIN_TOKEN=" + admin, "RELAY_METRICS_TOKEN=" + metricsToken,
+	if len(env) == 0 {
+		env = []string{"RELAY_DATA_DIR=" + filepath.Join(t.TempDir(), "data")}
+	}
+	o.env = append(env,
+		"PATH="+os.Getenv("PATH"), "RELAY_HTTP_ADDR=127.0.0.1:0", "RELAY_METRICS_ADDR=127.0.0.1:0",
+		"RELAY_ADMIN_TOKEN="+admin, "RELAY_METRICS_TOKEN="+metricsToken,
 		"RELAY_AUDATEX_CLIENT_ID=dashboards", "RELAY_AUDATEX_CLIENT_SECRET=a-client-secret",
-		"RELAY_AUDATEX_BASE_URL=http://" + vendor.Addr + sandbox.APIPath, "RELAY_AUDATEX_AUTH_URL=http://" + vendor.Addr + sandbox.AuthorizePath,
-		"RELAY_AUDATEX_TOKEN_URL=http://" + vendor.Addr + sandbox.TokenPath, "RELAY_AUDATEX_RATE=100000", "RELAY_POLL_INTERVAL=200ms",
-		"RELAY_RETRY_SCHEDULE=200ms,1h", "RELAY_CALLBACK_ALLOW_CIDRS=127.0.0.0/8",
-	}, book)
+		"RELAY_AUDATEX_BASE_URL=http://"+vendor.Addr+sandbox.APIPath, "RELAY_AUDATEX_AUTH_URL=http://"+vendor.Addr+sandbox.AuthorizePath,
+		"RELAY_AUDATEX_TOKEN_URL=http://"+vendor.Addr+sandbox.TokenPath, "RELAY_AUDATEX_RATE=100000", "RELAY_POLL_INTERVAL=200ms",
+		"RELAY_RETRY_SCHEDULE=200ms,1h", "RELAY_CALLBACK_ALLOW_CIDRS=127.0.0.0/8")
+	client := harness.NewClient()
+	t.Cleanup(client.CloseIdleConnections)
+	p := o.replica(t, program)
+	o.api = harness.Caller{Base: "http://" + p.At.API, Token: admin, Client: client}
+	o.consent(t, "leeds")
+	o.receive(t, "well", relaytest.Healthy)
+	return o
+}
+
+// replica starts one more.
+func (o *observed) replica(t *testing.T, program string) *harness.Process {
+	t.Helper()
+	book := &harness.Logbook{}
+	p := harness.StartProcess(t, program, []string{"serve"}, o.env, book)
 	select {
 	case <-p.Serves:
 	case <-p.Exited:
 		t.Fatalf("the relay ended instead of serving: %v\n%s", p.Err, book.Tail(40))
 	}
-	client := harness.NewClient()
-	t.Cleanup(client.CloseIdleConnections)
-	o.api, o.metrics = harness.Caller{Base: "http://" + p.At.API, Token: admin, Client: client}, p.At.Metrics
-	grant, err := o.sandbox.Grant(sandbox.Consent{Sites: []string{"4711"}})
+	o.replicas = append(o.replicas, p)
+	return p
+}
+
+// job is what Prometheus scrapes of it.
+func (o *observed) job(name string) Job {
+	j := Job{Name: name, Token: metricsToken}
+	for _, p := range o.replicas {
+		j.Targets = append(j.Targets, p.At.Metrics)
+	}
+	return j
+}
+
+// kill ends a replica as a power cut would.
+func (o *observed) kill(t *testing.T, i int) {
+	t.Helper()
+	if err := o.replicas[i].Cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-o.replicas[i].Exited
+}
+
+// consent connects a site with the consent of its user.
+func (o *observed) consent(t *testing.T, id string) {
+	t.Helper()
+	grant, err := o.sandbox.Grant(sandbox.Consent{Sites: []string{vendorSite(id)}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.connect(t, "leeds", grant.RefreshToken)
-	o.receive(t, "well", relaytest.Healthy)
-	return o
+	o.connect(t, id, grant.RefreshToken)
 }
+
+// vendorSite is the vendor's own id of a site.
+func vendorSite(id string) string { return "V-" + id }
 
 func (o *observed) connect(t *testing.T, id, token string) {
 	t.Helper()
@@ -81,6 +125,10 @@ func always(status int) relaytest.Behaviour { return func(int, *http.Request) in
 func (o *observed) trouble(t *testing.T) {
 	t.Helper()
 	o.connect(t, "york", "a-token-that-nobody-gave")
+	o.consent(t, "ripon")
+	o.api.Must(t, http.MethodPatch, "/v1/connections/ripon", map[string]any{"paused": true}, nil)
+	o.receive(t, "held", relaytest.Healthy)
+	o.api.Must(t, http.MethodPatch, "/v1/callbacks/held", map[string]any{"paused": true}, nil)
 	o.receive(t, "fails", always(http.StatusServiceUnavailable))
 	o.receive(t, "gone", always(http.StatusGone))
 	harness.Eventually(t, "the vendor queues for the connection", func() string {
@@ -90,7 +138,7 @@ func (o *observed) trouble(t *testing.T) {
 		return ""
 	})
 	for range 4 {
-		if _, err := o.sandbox.CreateOrder("4711", sandbox.OrderOptions{}); err != nil {
+		if _, err := o.sandbox.CreateOrder(vendorSite("leeds"), sandbox.OrderOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -106,31 +154,31 @@ func (o *observed) trouble(t *testing.T) {
 
 var labelValues = regexp.MustCompile(`^label_values\((.*), (\w+)\)$`)
 
-// TestEveryPanelHasData has a Prometheus scrape two relays, one quiet and one in trouble, and asks it every query of
-// every dashboard for each of them: none fails, none is empty, and what is in trouble is shown.
+// TestEveryPanelHasData has a Prometheus scrape four relays, and asks it every query of every dashboard: of a quiet one
+// and of one in trouble none fails and none is empty, and what is in trouble is shown; of one with two replicas what
+// each owns is added up; and of one that is dead nothing looks well.
 func TestEveryPanelHasData(t *testing.T) {
 	t.Parallel()
 	Program(t, "prometheus")
 	program := filepath.Join(t.TempDir(), "relay")
-	if err := harness.Build(t.Context(), filepath.Join("..", "..", ".."), "./cmd/relay", program); err != nil {
+	if err := harness.Build(t.Context(), root, "./cmd/relay", program); err != nil {
 		t.Fatal(err)
 	}
-	quiet, troubled := startRelay(t, program), startRelay(t, program)
+	quiet, troubled, dead, pair := startRelay(t, program), startRelay(t, program), startRelay(t, program), startPair(t, program)
 	troubled.trouble(t)
-	s := Start(t, Config{Jobs: []Job{
-		{Name: "quiet", Targets: []string{quiet.metrics}, Token: metricsToken},
-		{Name: "troubled", Targets: []string{troubled.metrics}, Token: metricsToken},
-	}})
-	s.AwaitUp(t, "quiet", 1)
-	s.AwaitUp(t, "troubled", 1)
+	s := Start(t, Config{Jobs: []Job{quiet.job("quiet"), troubled.job("troubled"), dead.job("dead"), pair.job("pair")}})
+	for job, replicas := range map[string]int{"quiet": 1, "troubled": 1, "dead": 1, "pair": 2} {
+		s.AwaitUp(t, job, replicas)
+	}
+	dead.kill(t, 0)
 
 	for job, subjects := range map[string]map[string]string{
-		"quiet": {"callback": "well", "connection": "leeds"}, "troubled": {"callback": "fails", "connection": "york"},
+		"quiet": {"callback": "well", "connection": "leeds"}, "troubled": {"callback": "fails", "connection": "york"}, "pair": {"callback": "well", "connection": "c1"},
 	} {
 		values := map[string]string{"job": job, "__rate_interval": "1m", "callback": subjects["callback"], "connection": subjects["connection"]}
-		for name, d := range dashboards(t) {
+		for name, d := range Dashboards(t, root) {
 			for _, v := range d.Templating.List[1:] {
-				m := labelValues.FindStringSubmatch(render(v.Definition, values))
+				m := labelValues.FindStringSubmatch(Render(v.Definition, values))
 				if m == nil {
 					t.Fatalf("%s: variable %s asks %q", name, v.Name, v.Definition)
 				}
@@ -140,20 +188,124 @@ func TestEveryPanelHasData(t *testing.T) {
 			}
 			for _, p := range d.Panels {
 				for _, target := range p.Targets {
-					harness.Eventually(t, fmt.Sprintf("%s, %s, panel %q has data", job, name, p.Title), func() string { return s.missing(t, render(target.Expr, values)) })
+					harness.Eventually(t, fmt.Sprintf("%s, %s, panel %q has data", job, name, p.Title), func() string { return s.missing(t, Render(target.Expr, values)) })
 				}
 			}
 		}
 	}
-	for what, expression := range map[string]string{
-		"a consent":         `max by (connection, reason) (audatex_relay_connection_consent_required_seconds{job="troubled"})`,
-		"a failing one":     `audatex_relay_callback_failing_seconds{job="troubled", callback="fails"}`,
-		"a disabled one":    `audatex_relay_callback_disabled_seconds{job="troubled", callback="gone", reason="gone"}`,
-		"what waits":        `audatex_relay_callback_backlog{job="troubled", callback="fails"} > 0`,
-		"deliveries":        `audatex_relay_deliveries_total{job="troubled", status="delivered"} >= 4`,
-		"none of the quiet": `absent(audatex_relay_callback_failing_seconds{job="quiet"})`,
-	} {
-		harness.Eventually(t, what+" is shown", func() string { return s.missing(t, expression) })
+	s.shows(t, "troubled", map[string]string{
+		"4. Which connections need a consent, why, and since when?":       `york refused: [0-9.]+`,
+		"9. Which callbacks are in trouble, whose, and what waits there?": `fails default backlog: [1-9]`,
+		"Failing":            `fails default [a-z-]+: `,
+		"Disabled":           `gone default gone: `,
+		"Paused callbacks":   `held default: 1`,
+		"Paused connections": `ripon: 1`,
+		"Scraped":            `value: 1`,
+	})
+	s.shows(t, "quiet", map[string]string{
+		"Failing": `none: 0`, "Paused callbacks": `none: 0`, "Full in": `value: [1-9]`, "Free": `value: 0`, "Scraped": `value: 1`,
+		"1. Has every shard an owner?": `value: 0`, "7. Are events delivered in time?": `value: -1`,
+	})
+	pair.split(t, s)
+	s.showsNothing(t, "dead")
+}
+
+// startPair starts two replicas on a NATS server that nobody has limited, and gives each of its connections something to
+// set aside.
+func startPair(t *testing.T, program string) *observed {
+	t.Helper()
+	keys, err := exec.CommandContext(t.Context(), program, "keys").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := startRelay(t, program, "RELAY_NATS_URL="+natstest.StartLimited(t, 8<<20).URL(), "RELAY_STREAM_REPLICAS=1", "RELAY_ENCRYPTION_KEYS="+strings.TrimSpace(string(keys)))
+	o.replica(t, program)
+	for i := 1; i < ofPair; i++ {
+		o.consent(t, fmt.Sprint("c", i))
+	}
+	harness.Eventually(t, "all subscribe", func() string {
+		if n := len(o.sandbox.Subscriptions()); n < ofPair {
+			return fmt.Sprint(n)
+		}
+		return ""
+	})
+	for _, subscription := range o.sandbox.Subscriptions() {
+		if n := o.sandbox.QueueRaw(subscription.Owner, json.RawMessage(`{"Maintenance":"tonight"}`)); n != 1 {
+			t.Fatalf("%d queues of %s have it", n, subscription.Owner)
+		}
+	}
+	return o
+}
+
+// ofPair is how many connections two replicas share: that one owns them all is out of the question.
+const ofPair = 16
+
+// split looks at what two replicas share, and then at what is left when one has ended.
+func (o *observed) split(t *testing.T, s *Server) {
+	t.Helper()
+	harness.Eventually(t, "both have connections", func() string {
+		return s.missing(t, `count(count by (instance) (audatex_relay_connection_last_poll_age_seconds{job="pair"})) == 2`)
+	})
+	s.shows(t, "pair", map[string]string{
+		"Replicas": `value: 2`, "Scraped": `value: 1`, "Free": `value: -1`, "Full in": `value: -1`, "Connections by state": fmt.Sprintf(`active: %d`, ofPair),
+		"2. How full is the store, and for how long will it do?": `store_bytes: `,
+		"6. What is set aside, why, and since when?":             fmt.Sprintf(`malformed entries: %d`, ofPair),
+	})
+	o.kill(t, 1)
+	s.shows(t, "pair", map[string]string{"Scraped": `value: 0.5`})
+}
+
+// shows waits until panels of the overview show a relay as the expressions want them. Each is one line of the panel.
+func (s *Server) shows(t *testing.T, job string, wanted map[string]string) {
+	t.Helper()
+	found := 0
+	for _, p := range Dashboards(t, root)["overview.json"].Panels {
+		want, asked := wanted[p.Title]
+		if !asked || len(p.Targets) == 0 {
+			continue
+		}
+		found++
+		query, line := Render(p.Targets[0].Expr, map[string]string{"job": job, "__rate_interval": "1m"}), regexp.MustCompile("^("+want+")")
+		harness.Eventually(t, fmt.Sprintf("%s, panel %q shows %s", job, p.Title, want), func() string {
+			samples, err := s.Query(t.Context(), query)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if slices.ContainsFunc(samples, func(sample Sample) bool { return line.MatchString(Line(sample.Name(), sample.Value)) }) {
+				return ""
+			}
+			return fmt.Sprint(samples)
+		})
+	}
+	if found != len(wanted) {
+		t.Errorf("%d panels of %d are there", found, len(wanted))
+	}
+}
+
+// showsNothing waits until no panel shows anything of a relay of which nothing is scraped any more, but for that, and
+// what its tables have counted until then.
+func (s *Server) showsNothing(t *testing.T, job string) {
+	t.Helper()
+	s.shows(t, job, map[string]string{"Scraped": `value: 0`})
+	values := map[string]string{"job": job, "__rate_interval": "5s", "callback": "well", "connection": "leeds"}
+	for name, d := range Dashboards(t, root) {
+		for _, p := range d.Panels {
+			for _, target := range p.Targets {
+				if p.Title == "Scraped" || p.Type == "table" && strings.Contains(target.Expr, "increase(") {
+					continue
+				}
+				harness.Eventually(t, fmt.Sprintf("%s, %s, panel %q shows nothing", job, name, p.Title), func() string {
+					samples, err := s.Query(t.Context(), Render(target.Expr, values))
+					if err != nil {
+						t.Fatal(err)
+					}
+					if len(samples) > 0 {
+						return fmt.Sprint(samples)
+					}
+					return ""
+				})
+			}
+		}
 	}
 }
 
