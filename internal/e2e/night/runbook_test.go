@@ -114,6 +114,11 @@ var callbacksOfPages = map[string]string{
 	"RelayAttemptsExhausted": "paused", "RelayReceiverCertificateExpires": "ending",
 }
 
+// printedByPages is what the commands of a page must print, in their order in all that it prints.
+var printedByPages = map[string]*regexp.Regexp{
+	"RelayAPIKeyExpires": regexp.MustCompile(`(?s)"role":"write".*"key": "\S+".*"role": "write"`), // the role of the old one
+}
+
 // tryRunbook tries every query and every command of the runbook.
 func (h *house) tryRunbook(t *testing.T, s *prom.Server, began time.Time) {
 	t.Helper()
@@ -133,6 +138,7 @@ func (h *house) tryRunbook(t *testing.T, s *prom.Server, began time.Time) {
 	prologue := strings.NewReplacer("http://127.0.0.1:8080", h.api().Base, "http://127.0.0.1:9464", "http://"+h.targets()[0]).Replace(beginning.shell[0])
 	commands := 0
 	for _, p := range append([]page{beginning}, pages...) {
+		var printed strings.Builder
 		chosen := "CALLBACK=" + cmp.Or(callbacksOfPages[p.title], "orders") + "\n"
 		for _, command := range p.shell {
 			commands++
@@ -140,12 +146,16 @@ func (h *house) tryRunbook(t *testing.T, s *prom.Server, began time.Time) {
 			cmd.Dir = t.TempDir()
 			cmd.Env = append(h.replicas[0].environment(), "PATH="+filepath.Dir(relayBinary(t))+":"+os.Getenv("PATH"))
 			out, err := cmd.CombinedOutput()
+			printed.Write(out)
 			if strings.HasPrefix(command, "relay doctor") && cmd.ProcessState.ExitCode() == 1 && strings.Contains(string(out), "to mend") {
 				continue // it has found what is wrong
 			}
 			if err != nil || len(strings.TrimSpace(string(out))) == 0 && command != beginning.shell[0] {
 				t.Errorf("%s: this prints nothing or fails (%v):\n%s\n%s", p.title, err, command, out)
 			}
+		}
+		if want := printedByPages[p.title]; want != nil && !want.MatchString(printed.String()) {
+			t.Errorf("%s: its commands do not print %s:\n%s", p.title, want, printed.String())
 		}
 	}
 	if queries < 50 || commands < 30 {
