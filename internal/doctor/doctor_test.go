@@ -155,7 +155,7 @@ func (w *world) examine() (troubles string, r Report) {
 	var b strings.Builder
 	for _, c := range r.Checks {
 		if c.State == Trouble {
-			fmt.Fprintf(&b, "%s %s: %s\n", c.Area, c.Subject, c.Finding)
+			fmt.Fprintf(&b, "%s %s: %s → %s\n", c.Area, c.Subject, c.Finding, c.Remedy)
 			if c.Remedy == "" {
 				w.t.Errorf("no remedy: %+v", c)
 			}
@@ -247,6 +247,11 @@ func TestEveryFaultIsFound(t *testing.T) {
 				p.FailingSince, p.Outcome.Error = &now, "HTTP 500"
 			})
 		}, "connections york: its polls fail since"},
+		"the relay's own client is refused": {func(w *world) {
+			w.connect("york", func(_ *relay.Connection, _ *relay.TokenRecord, p *relay.Poll) {
+				p.FailingSince, p.Outcome.Result, p.Outcome.Error = &now, "forbidden", "the vendor refuses the relay's own client: invalid_client"
+			})
+		}, "correct RELAY_AUDATEX_CLIENT_ID or the client secret"},
 		"no polls": {func(w *world) {
 			w.connect("york", func(c *relay.Connection, _ *relay.TokenRecord, p *relay.Poll) {
 				c.CreatedAt, p.PolledAt = now.Add(-48*time.Hour), now.Add(-13*time.Minute)

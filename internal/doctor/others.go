@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/quota"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sender"
@@ -125,8 +126,11 @@ func connection(c relay.Connection, token relay.TokenRecord, err error, poll rel
 	case token.RefreshToken.Empty():
 		return Wrong(Connections, c.ID, "nobody has consented yet", link), true
 	case poll.FailingSince != nil && poll.Outcome != nil:
-		return Wrong(Connections, c.ID, fmt.Sprintf("its polls fail since %s: %s", poll.FailingSince.UTC().Format(time.RFC3339), printable(poll.Outcome.Error)),
-			"if the vendor's host can be reached, give the correlationId of lastError to the vendor's service desk"), true
+		remedy := "if the vendor's host can be reached, give the correlationId of lastError to the vendor's service desk"
+		if poll.Outcome.Result == audatex.Forbidden.String() {
+			remedy = "if it is the relay's own client that is refused, correct RELAY_AUDATEX_CLIENT_ID or the client secret and restart; else " + remedy
+		}
+		return Wrong(Connections, c.ID, fmt.Sprintf("its polls fail since %s: %s", poll.FailingSince.UTC().Format(time.RFC3339), printable(poll.Outcome.Error)), remedy), true
 	}
 	return Check{}, false
 }
