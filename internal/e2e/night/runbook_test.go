@@ -2,6 +2,9 @@ package night
 
 import (
 	"cmp"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -105,6 +108,43 @@ func TestEveryAlertHasItsPage(t *testing.T) {
 	slices.Sort(titles)
 	if !slices.Equal(named, titles) || len(named) < 25 {
 		t.Errorf("the alerts are\n%v\nand the pages\n%v", named, titles)
+	}
+}
+
+// TestTheRunbookReadsEveryPage: its function all prints the items of all pages of a list, also after an empty one, and
+// fails if one cannot be read.
+func TestTheRunbookReadsEveryPage(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"bash", "curl", "jq"} {
+		if _, err := exec.LookPath(name); err != nil {
+			t.Skipf("the commands need %s: %v", name, err)
+		}
+	}
+	pages := map[string]string{
+		"": `{"items":[{"id":"a"},{"id":"b"}],"next":"p2"}`, "p2": `{"items":[],"next":"p3"}`, "p3": `{"items":[{"id":"c"}]}`,
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		page, there := pages[q.Get("after")]
+		if !there || q.Get("state") != "failing" || q.Get("limit") != "500" || r.URL.Path != "/v1/connections" {
+			http.Error(w, r.URL.String(), http.StatusNotFound)
+			return
+		}
+		_, _ = io.WriteString(w, page) // the caller sees what is missing
+	}))
+	defer server.Close()
+	beginning, _ := runbook(t)
+	prologue := strings.Replace(beginning.shell[0], "http://127.0.0.1:8080", server.URL, 1)
+	run := func(list string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", "RELAY_ADMIN_TOKEN=t\n"+prologue+"all '"+list+"'")
+		out, err := cmd.Output()
+		return string(out), err
+	}
+	if out, err := run("/v1/connections?state=failing"); err != nil || out != `{"id":"a"}`+"\n"+`{"id":"b"}`+"\n"+`{"id":"c"}`+"\n" {
+		t.Errorf("all prints %q: %v", out, err)
+	}
+	if out, err := run("/v1/elsewhere"); err == nil {
+		t.Errorf("all prints %q of a list that is not there", out)
 	}
 }
 
