@@ -16,6 +16,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -279,6 +280,19 @@ func TestEveryFaultIsFound(t *testing.T) {
 				t.Errorf("got %q, want one with %q", troubles, row.want)
 			}
 		})
+	}
+}
+
+// TestAnAccountWithoutALimit: on a cluster nothing can warn before it is full then, and the report says so.
+func TestAnAccountWithoutALimit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.config.Embedded = false
+	_, r := w.examine()
+	if !slices.ContainsFunc(r.Checks, func(c Check) bool {
+		return c.Area == Storage && c.Subject == "account" && c.State == Unchecked && strings.Contains(c.Finding, "nothing can warn")
+	}) {
+		t.Errorf("%+v", r.Checks)
 	}
 }
 

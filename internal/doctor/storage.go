@@ -36,6 +36,9 @@ func (d *Doctor) storage(ctx context.Context) []Check {
 	switch {
 	case err != nil:
 		found = append(found, Unknown(Storage, "account", "JetStream does not say how full the account is: %v", err))
+	case most == 0 && !d.c.Embedded:
+		found = append(found, Unknown(Storage, "account", "it has no storage limit in NATS, so nothing can warn before the servers' disks are full: "+
+			"set one (docs/nats.md, Room)"))
 	case most > 0:
 		found = append(found, full(Storage, "account", used, most, "raise the account's storage limit in NATS, or shorten RELAY_RETENTION"))
 	}

@@ -259,6 +259,7 @@ func TestTheDeployedConfiguration(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
 	c.events()
+	c.hasALimit()
 	g := &target{t: t, conn: c.conn, store: c.store, limited: "bms-leeds", reader: "erp", other: "warehouse", bare: bare,
 		login: func(user string, more ...nats.Option) *nats.Conn {
 			return c.login(user, secrets[strings.TrimSuffix(user, bare[len("erp"):])], more...)
@@ -267,6 +268,15 @@ func TestTheDeployedConfiguration(t *testing.T) {
 	c.works()
 	c.keepsOff()
 	c.catchesUp()
+}
+
+// hasALimit: the relay knows how much it may store, which is below what the three servers have.
+func (c *cluster) hasALimit() {
+	c.t.Helper()
+	_, limit, err := c.store.AccountSize(c.t.Context())
+	if most := uint64(nodes * c.options[0].JetStreamMaxStore); err != nil || limit == 0 || limit >= most {
+		c.t.Errorf("the relay's account may store %d bytes of %d: %v", limit, most, err)
+	}
 }
 
 // events keeps the copy, as the relay does.
