@@ -75,15 +75,31 @@ func (m *metrics) waits(ctx context.Context) (done func()) {
 
 var (
 	unresolvedDesc = prometheus.NewDesc("audatex_relay_unresolved_entries",
-		"Notifications that are set aside now, by reason.", []string{"reason"}, nil)
+		"Notifications that are set aside now, by reason; connection-gone of connections that have been deleted.", []string{"reason"}, nil)
 	unresolvedAgeDesc = prometheus.NewDesc("audatex_relay_unresolved_oldest_age_seconds",
-		"For how long the oldest of them has been set aside, by reason.", []string{"reason"}, nil)
+		"For how long the oldest of them has been set aside, by reason; not of connections that have been deleted.", []string{"reason"}, nil)
 )
+
+// reasonGone is the reason for which notifications of a connection that has been deleted are counted. Nothing reads them
+// again, so how old they are is not shown: it would be an alert that ends only when somebody deletes them.
+const reasonGone = "connection-gone"
 
 // asides shows the notifications that are set aside, of those connections that this replica owns.
 type asides struct {
 	there *store.Mirror[store.Aside]
 	owns  func(connection string) bool
+	gone  func(connection string) bool
+}
+
+// gone reports whether a connection is not there any more. While that is not known it is.
+func (a *API) gone(connection string) bool {
+	select {
+	case <-a.connections.Ready():
+		_, there := a.connections.Get(connection)
+		return !there
+	default:
+		return false
+	}
 }
 
 // Describe implements prometheus.Collector.
@@ -98,24 +114,32 @@ func (s asides) Collect(ch chan<- prometheus.Metric) {
 		entries int
 		oldest  time.Time
 	}
-	now, reasons, owned := time.Now(), map[string]tally{}, map[string]bool{}
+	type connection struct{ owned, gone bool }
+	now, reasons, known := time.Now(), map[string]tally{}, map[string]connection{}
 	s.there.Each(func(e store.Entry[store.Aside]) {
-		owns, asked := owned[e.Value.Connection]
+		c, asked := known[e.Value.Connection]
 		if !asked {
-			owns = s.owns(e.Value.Connection)
-			owned[e.Value.Connection] = owns
+			c = connection{s.owns(e.Value.Connection), s.gone(e.Value.Connection)}
+			known[e.Value.Connection] = c
 		}
-		if !owns {
+		if !c.owned {
 			return
 		}
-		t, at := reasons[e.Value.Reason], e.Value.UnresolvedAt
+		reason := e.Value.Reason
+		if c.gone {
+			reason = reasonGone
+		}
+		t, at := reasons[reason], e.Value.UnresolvedAt
 		if t.entries++; t.oldest.IsZero() || at.Before(t.oldest) {
 			t.oldest = at
 		}
-		reasons[e.Value.Reason] = t
+		reasons[reason] = t
 	})
 	for reason, t := range reasons {
 		ch <- prometheus.MustNewConstMetric(unresolvedDesc, prometheus.GaugeValue, float64(t.entries), reason)
+		if reason == reasonGone {
+			continue
+		}
 		ch <- prometheus.MustNewConstMetric(unresolvedAgeDesc, prometheus.GaugeValue, max(now.Sub(t.oldest).Seconds(), 0), reason)
 	}
 }

@@ -24,7 +24,9 @@ func TestMetricsOfWhatIsSetAside(t *testing.T) {
 	there.Put("b", store.Aside{Connection: "leeds", Reason: "forbidden", UnresolvedAt: hour}, 2)
 	there.Put("c", store.Aside{Connection: "york", Reason: "site-unknown", UnresolvedAt: minute}, 3)
 	there.Put("d", store.Aside{Connection: "elsewhere", Reason: "malformed", UnresolvedAt: hour}, 4)
-	shown := asides{there, func(connection string) bool { return connection != "elsewhere" }}
+	there.Put("e", store.Aside{Connection: "deleted", Reason: "not-found", UnresolvedAt: hour}, 5)
+	there.Put("f", store.Aside{Connection: "deleted", Reason: "forbidden", UnresolvedAt: hour}, 6)
+	shown := asides{there, func(connection string) bool { return connection != "elsewhere" }, func(connection string) bool { return connection == "deleted" }}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(shown)
 	families, err := reg.Gather()
@@ -39,13 +41,19 @@ func TestMetricsOfWhatIsSetAside(t *testing.T) {
 	}
 	for _, want := range []string{
 		`unresolved_entries{reason="forbidden"} 2`, `unresolved_entries{reason="site-unknown"} 1`,
+		`unresolved_entries{reason="connection-gone"} 2`,
 		`unresolved_oldest_age_seconds{reason="forbidden"} 36`, `unresolved_oldest_age_seconds{reason="site-unknown"} 6`,
 	} {
 		if !strings.Contains(got.String(), want) {
 			t.Errorf("%s is missing in:\n%s", want, got.String())
 		}
 	}
-	for _, id := range []string{"a", "b", "c"} {
+	for _, not := range []string{`age_seconds{reason="connection-gone"}`, `"not-found"`} {
+		if strings.Contains(got.String(), not) {
+			t.Errorf("%s is of a connection that is not there:\n%s", not, got.String())
+		}
+	}
+	for _, id := range []string{"a", "b", "c", "e", "f"} {
 		there.Removed(id, 9)
 	}
 	if n := testutil.CollectAndCount(shown); n != 0 {

@@ -234,7 +234,7 @@ func New(c Config) (*API, error) {
 		c.Owns = func(string) bool { return true }
 	}
 	if c.Metrics != nil {
-		c.Metrics.MustRegister(asides{a.asides, c.Owns})
+		c.Metrics.MustRegister(asides{a.asides, c.Owns, a.gone})
 	}
 	a.requests = store.NewMirror(store.MirrorConfig[store.RequestSize]{
 		Bucket: c.Store.RequestSizes, Log: c.Log, What: "request", OnChange: a.remembered.changed,
