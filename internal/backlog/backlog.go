@@ -53,9 +53,8 @@ type State struct {
 
 // Waiting is what waits for a callback.
 type Waiting struct {
-	Events    int
-	Estimated bool
-	Since     time.Time // log time of the oldest; zero if nothing waits, or it is not known
+	Events int
+	Since  time.Time // log time of the oldest; zero if nothing waits, or it is not known
 }
 
 // Waiting returns what waits, as far as is known, and what the log must be asked for to know more.
@@ -63,12 +62,11 @@ func (e *Estimate) Waiting(s State, now time.Time) (Waiting, Question) {
 	q := e.ask(s, now)
 	w := Waiting{Events: s.Cursor.Unsettled()}
 	if n := e.unlisted; n > 0 && manyListed(s) && len(s.Cursor.Unlisted()) > 0 {
-		w.Events, w.Estimated = w.Events+n, true
+		w.Events += n
 	}
 	oldest, waits := s.Cursor.Oldest()
 	if s.Behind && s.Log > s.Cursor.Position() {
 		if unread := s.Log - min(s.Log, s.Offered); unread > 0 {
-			w.Estimated = true
 			n := math.Round(float64(unread) * e.density)
 			if s.Halted { // it left the shared reader at an event that was its own
 				n = max(n, 1)

@@ -13,7 +13,7 @@ func TestDecodeDocument(t *testing.T) {
 	for in, want := range map[string]string{
 		`{"v":1,"position":3}`: "",
 		`{"v":1,"position":3,"done":[[4,4],[5,9]],"unknown":{"a":1},"epoch":7,"generation":"g","behind":true,"resumedCount":2}`: "",
-		`{"v":1,"position":3,"health":{"failures":4,"several":true,"open":true,"failingSince":"2026-01-15T09:00:00+01:00"}}`:  "",
+		`{"v":1,"position":3,"health":{"failures":4,"several":true,"open":true,"failingSince":"2026-01-15T09:00:00+01:00"}}`:    "",
 		``:                                           "unexpected end",
 		`{"v":2,"position":3}`:                       "version 2 is not 1",
 		`{"position":3}`:                             "version 0 is not 1",

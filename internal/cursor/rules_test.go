@@ -93,15 +93,12 @@ func TestOrderAndConcurrency(t *testing.T) {
 	wantEqual(t, "in flight", c.InFlight(), 2)
 }
 
-func TestExtendReleaseAndPartOfABatch(t *testing.T) {
+func TestReleaseAndPartOfABatch(t *testing.T) {
 	t.Parallel()
 	c := New(Policy{Schedule: []time.Duration{time.Second}})
 	offer(t, c, "a1", "a2")
 	b := take(t, c, t0, 2, "a", 1, 2)
 	offer(t, c, "a3", "a4")
-	if b = c.Extend(b, 3); !slices.Equal(b.Seqs, []uint64{1, 2, 3}) {
-		t.Fatalf("extended to %v", b.Seqs)
-	}
 	wantEqual(t, "settled", c.Settle("a", 1), 1) // the first is through, the next fails
 	wantEqual(t, "outcome", c.Fail(b, t0, Failure{Reason: "503"}).Outcome, Retrying)
 	l, _ := c.Lane("a")

@@ -19,10 +19,6 @@ func (s *sim) finish() {
 		}
 		return
 	}
-	if s.chance(10) {
-		b = s.c.Extend(b, 1+s.draw(50))
-		s.checkBatch(b)
-	}
 	now := seqs(q.items[:q.taken]) // without what was skipped meanwhile
 	for _, seq := range now {
 		if !slices.Contains(b.Seqs, seq) {

@@ -148,19 +148,6 @@ func (c *Cursor) limit() int {
 	return c.policy.Concurrency
 }
 
-// Extend adds the entries of the same order that were offered in the meantime to a batch in flight,
-// up to most in all. It is for a caller that can still handle them with the same attempt. Probes
-// are not extended.
-func (c *Cursor) Extend(b Batch, most int) Batch {
-	q := c.flying(b)
-	if q == nil || q.probe || q.held {
-		return b
-	}
-	q.taken = max(q.taken, min(most, len(q.items), LaneEntries))
-	b.Seqs = seqs(q.items[:q.taken])
-	return b
-}
-
 // Succeed settles the batch: the receiver has accepted it. The attempts of its order are counted
 // from zero again, the receiver counts as well, and an open circuit closes. It returns how many
 // entries were settled; 0 for a stale batch.

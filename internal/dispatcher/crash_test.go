@@ -91,7 +91,7 @@ func TestStoreOutage(t *testing.T) {
 	for i := range 3 * limit {
 		b.publish("leeds", i)
 	}
-	until(t, "it has stopped", func() bool { s, _ := d.Status("bms"); return r.distinct() >= limit-10 && s.InFlight == 0 })
+	until(t, "it has stopped", func() bool { s, _ := d.Details("bms"); return r.distinct() >= limit-10 && s.InFlight == 0 })
 	if n := r.distinct(); n > limit {
 		t.Errorf("%d were delivered while nothing could be stored, at most %d may be", n, limit)
 	}

@@ -1,11 +1,35 @@
 package dispatcher
 
 import (
+	"context"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backlog"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
 )
+
+// Details are what tests wait for at a callback, beside its status.
+type Details struct {
+	Status
+
+	InFlight     int       // attempts under way
+	Lanes        int       // orders being retried
+	Behind       bool      // it reads by itself: it cannot keep up, or is catching up
+	FailingSince time.Time // zero unless the last attempts failed
+}
+
+// Details returns how a callback of this replica is doing; false if it has none of that id.
+func (d *Dispatcher) Details(id string) (v Details, known bool) {
+	var q backlog.Question
+	known = d.ask(id, func(c *core, cb *callback) {
+		v.Status, q = c.status(cb)
+		v.InFlight, v.Lanes, v.Behind = cb.cur.InFlight(), cb.cur.Lanes(), cb.reading.source != readsShared
+		v.FailingSince = cb.cur.Health().FailingSince
+	})
+	v.Status = d.complete(context.Background(), id, v.Status, &q)
+	return v, known
+}
 
 // Delivery is where one event stands at one callback before its delivery has ended; how it ended is in the log of
 // attempts.

@@ -44,10 +44,10 @@ func TestBadReceiversHoldUpNobody(t *testing.T) {
 	until(t, "everything reaches the healthy one", func() bool { return healthy.distinct() == 1000 })
 	healthy.inOrder(t)
 	until(t, "the others are behind or failing", func() bool {
-		h, _ := d.Status("hanging")
+		h, _ := d.Details("hanging")
 		r, _ := d.Status("refusing")
 		g, _ := d.Status("gone")
-		l, _ := d.Status("limited")
+		l, _ := d.Details("limited")
 		return h.InFlight == 4 && h.Behind && h.Backlog > 0 && h.LagSeconds > 0 && r.Health == "open" && g.Health == "open" && l.Behind
 	})
 }
@@ -82,8 +82,8 @@ func TestHeldWritesAndHangingReceiversHoldUpNobody(t *testing.T) {
 	until(t, "everything reaches the one in another shard", func() bool { return healthy.distinct() == 1000 })
 	until(t, "it is stored", func() bool { return len(b.closings(well.ID, well.Generation)) == 1000 })
 	until(t, "the others stand still and say so", func() bool {
-		h, known := d.Status(hangs.ID)
-		w, alsoKnown := d.Status(writes.ID)
+		h, known := d.Details(hangs.ID)
+		w, alsoKnown := d.Details(writes.ID)
 		return known && alsoKnown && h.InFlight == 4 && h.Behind && h.Backlog > 0 && w.InFlight == 0 && w.Behind && w.Backlog > 0
 	})
 	if n, most := stored.distinct(), 2*(4*4+32)+4; n > most {
@@ -160,7 +160,7 @@ func TestBehindAndBack(t *testing.T) {
 			tokens <- struct{}{}
 		}
 		until(t, "all arrive", func() bool { return r.distinct() == published })
-		until(t, "it has joined again", func() bool { s, _ := d.Status(cb.ID); return !s.Behind && s.Backlog == 0 })
+		until(t, "it has joined again", func() bool { s, _ := d.Details(cb.ID); return !s.Behind && s.Backlog == 0 })
 		b.publish(site, 0)
 		tokens <- struct{}{}
 		until(t, "one more arrives", func() bool { return r.distinct() == published+1 })

@@ -108,10 +108,10 @@ func TestCircuitOpensAndRecovers(t *testing.T) {
 		b.publish("leeds", i%30)
 	}
 	until(t, "the circuit is open", func() bool {
-		s, _ := d.Status("bms")
+		s, _ := d.Details("bms")
 		return s.Health == "open" && s.InFlight == 0 && s.Lanes > 0 && s.Backlog > 0
 	})
-	s, _ := d.Status("bms")
+	s, _ := d.Details("bms")
 	if s.FailingSince.IsZero() || s.Lanes > 30 {
 		t.Errorf("status %+v", s)
 	}
@@ -243,7 +243,7 @@ func TestChangesHoldForWhatWaits(t *testing.T) {
 				b.publish("york", 100+i)
 			}
 			// None in flight: one that is refused only after the change would wait for the schedule's hour.
-			until(t, "the receiver is found failing", func() bool { s, _ := d.Status("bms"); return s.Health == "open" && s.InFlight == 0 })
+			until(t, "the receiver is found failing", func() bool { s, _ := d.Details("bms"); return s.Health == "open" && s.InFlight == 0 })
 			back.Store(true)
 			change(b)
 			until(t, "everything is closed", func() bool { return len(b.closings("bms", cb.Generation)) >= 20 && r.distinct() == 20 })
@@ -285,7 +285,7 @@ func TestExpired(t *testing.T) {
 	for i := range 100 {
 		b.publish("leeds", i)
 	}
-	until(t, "the circuit is open", func() bool { s, _ := d.Status("bms"); return s.Health == "open" && s.InFlight == 0 && s.Behind })
+	until(t, "the circuit is open", func() bool { s, _ := d.Details("bms"); return s.Health == "open" && s.InFlight == 0 && s.Behind })
 	js, err := jetstream.New(b.conn)
 	if err != nil {
 		t.Fatal(err)

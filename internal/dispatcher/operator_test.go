@@ -85,7 +85,7 @@ func TestAnEventThatWasNotReachedHasNotEnded(t *testing.T) {
 	until(t, "it is left unread", func() bool {
 		last = b.publish("leeds", 2)
 		v, known := d.Delivery("bms", last, order(2))
-		s, _ := d.Status("bms")
+		s, _ := d.Details("bms")
 		return known && v.Status == relay.DeliveryPending && s.Behind
 	})
 	if w, err := d.Skip(context.Background(), "bms", cb.Generation, last); w != delivery.Unread || err != nil {

@@ -201,7 +201,7 @@ func TestStaleOwnerWritesNothing(t *testing.T) {
 
 			second.take(n)
 			until(t, "the second has stored everything", func() bool {
-				s, _ := second.Status("busy")
+				s, _ := second.Details("busy")
 				doc, _, err := b.store.Cursors.Get(context.Background(), store.CallbackCursor("busy"))
 				mark, _, failed := b.store.Watermarks.Get(context.Background(), store.WatermarkKey(n, "events"))
 				return err == nil && failed == nil && doc.Epoch == 2 && doc.Position == 15 && s.Lanes == 5 && mark.Epoch == 2 && mark.Position == 15
@@ -222,7 +222,7 @@ func TestStaleOwnerWritesNothing(t *testing.T) {
 			second.give(n)
 			well.Store(true)
 			second.take(n)
-			until(t, "it is loaded", func() bool { s, ok := second.Status("busy"); return ok && s.Lanes == 5 })
+			until(t, "it is loaded", func() bool { s, ok := second.Details("busy"); return ok && s.Lanes == 5 })
 			b.change("busy", func(cb *relay.Callback) { cb.Resumed++ })
 			until(t, "all arrive", func() bool { return r.distinct() == 15 })
 			r.inOrder(t)
@@ -291,7 +291,7 @@ func TestCrashPointsOfAdoption(t *testing.T) {
 		b.publish("leeds", i%10)
 	}
 	until(t, "three orders are in lanes", func() bool {
-		s, _ := d.Status("busy")
+		s, _ := d.Details("busy")
 		doc, _, err := b.store.Cursors.Get(context.Background(), store.CallbackCursor("busy"))
 		return err == nil && s.Lanes == 3 && doc.Position == 21 && s.Backlog == 6
 	})
@@ -328,7 +328,7 @@ func TestCrashPointsOfAdoption(t *testing.T) {
 	}
 	d = b.join(patient)
 	d.take(n)
-	until(t, "it is loaded", func() bool { s, ok := d.Status("busy"); return ok && s.Lanes == 3 && s.Backlog == 6 })
+	until(t, "it is loaded", func() bool { s, ok := d.Details("busy"); return ok && s.Lanes == 3 && s.Backlog == 6 })
 	for i := range 3 {
 		if v, ok := d.Delivery("busy", b.last["leeds"+order(i)]-10, order(i)); !ok || v.Attempts != 1 {
 			t.Errorf("order %d stands at %+v", i, v)
@@ -402,7 +402,7 @@ func TestComersAreReadForTogether(t *testing.T) {
 	b.publish("york", 1)
 	until(t, "all arrive", func() bool { return r.distinct() == 103 && len(quiet.events()) == 2*callbacks })
 	until(t, "all follow the log again", func() bool {
-		s, ok := second.Status("quiet-7")
+		s, ok := second.Details("quiet-7")
 		return ok && !s.Behind
 	})
 	quiet.inOrder(t)
@@ -502,14 +502,14 @@ func TestInvalidLeaseStartsNothing(t *testing.T) {
 	for i := range 20 {
 		b.publish("leeds", i)
 	}
-	until(t, "four are under way", func() bool { s, _ := d.Status("bms"); return s.InFlight == 4 })
+	until(t, "four are under way", func() bool { s, _ := d.Details("bms"); return s.InFlight == 4 })
 	before, rev, err := b.store.Cursors.Get(context.Background(), store.CallbackCursor("bms"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	d.lease("bms").Expire()
 	close(hang)
-	until(t, "they end", func() bool { s, _ := d.Status("bms"); return s.InFlight == 0 })
+	until(t, "they end", func() bool { s, _ := d.Details("bms"); return s.InFlight == 0 })
 	<-time.After(3 * 200 * time.Millisecond) // three rounds of the flusher
 	if doc, now, err := b.store.Cursors.Get(context.Background(), store.CallbackCursor("bms")); err != nil || now != rev {
 		t.Errorf("the document was %+v and is %+v, %v", before, doc, err)

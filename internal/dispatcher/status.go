@@ -11,18 +11,11 @@ import (
 
 // Status is how a callback is doing.
 type Status struct {
-	Health    string // ok, failing, open or congested
-	Backlog   int    // events that wait or are under way
-	Estimated bool   // Backlog counts what is still to be read by the density of what was read
-	// LagSeconds is the age of the oldest event that waits, 0 if none does.
-	LagSeconds   float64
-	InFlight     int              // attempts under way
-	Lanes        int              // orders being retried
-	Behind       bool             // it reads by itself: it cannot keep up, or is catching up
-	FailingSince time.Time        // zero unless the last attempts failed
-	NextAttempt  time.Time        // of the next retry or probe; zero if none waits
-	Expired      int              // deliveries that have expired since it was registered
-	Slowed       *capacity.Slowed // its receiver is overloaded; nil: it is sent to at full speed
+	Health     string           // ok, failing, open or congested
+	Backlog    int              // events that wait or are under way, as estimated where they are still to be read
+	LagSeconds float64          // the age of the oldest event that waits, 0 if none does
+	Expired    int              // deliveries that have expired since it was registered
+	Slowed     *capacity.Slowed // its receiver is overloaded; nil: it is sent to at full speed
 }
 
 // Status returns how a callback of this replica is doing; false if it has none of that id.
@@ -80,24 +73,20 @@ func (d *Dispatcher) complete(ctx context.Context, id string, s Status, q *backl
 
 // status returns how a callback is doing, as far as is known, and what is not.
 func (c *core) status(cb *callback) (Status, backlog.Question) {
-	r, h := &cb.reading, cb.cur.Health()
+	r := &cb.reading
 	waiting, question := r.estimate.Waiting(backlog.State{
 		Target: cb.target, Cursor: cb.cur, Offered: offered(cb), Log: c.shared.pos, Held: &r.atHand, Halted: c.halted(cb),
 		Behind: r.source != readsShared, Idle: r.source == readsItself && !r.fetching,
 	}, c.now)
 	s := Status{
-		Health: cb.cur.State().String(), Backlog: waiting.Events, Estimated: waiting.Estimated, InFlight: cb.cur.InFlight(),
-		Lanes: cb.cur.Lanes(), Behind: r.source != readsShared, FailingSince: h.FailingSince,
-		Expired: cb.cur.Carried().Notices.EverExpired, Slowed: cb.sending.place.Slowed(c.now),
+		Health: cb.cur.State().String(), Backlog: waiting.Events, Expired: cb.cur.Carried().Notices.EverExpired,
+		Slowed: cb.sending.place.Slowed(c.now),
 	}
 	if state := cb.cur.State(); s.Slowed != nil && state != cursor.Open {
 		s.Health = cursor.Congested.String()
 	}
 	if !waiting.Since.IsZero() {
 		s.LagSeconds = max(c.now.Sub(waiting.Since).Seconds(), 0)
-	}
-	if at, ok := cb.cur.NextDue(c.now); ok && at.After(c.now) {
-		s.NextAttempt = at
 	}
 	return s, question
 }

@@ -45,7 +45,7 @@ func TestCallbackLife(t *testing.T) {
 	}
 	if stored.StartSeq != 1 || stored.Filter.Orders[0] != orderA ||
 		stored.Secrets.Headers["X-Api-Key"] != "header-value-secret" || stored.Secrets.Auth.Token != "bearer-token-secret" ||
-		stored.SigningSecrets(time.Now())[0] != made.Secret {
+		signingAt(stored, time.Now())[0] != made.Secret {
 		t.Errorf("stored: %+v", stored)
 	}
 

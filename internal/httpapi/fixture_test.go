@@ -229,7 +229,7 @@ func (p *parts) Test(
 		return relay.AttemptRecord{}, err
 	}
 	var secrets []signature.Secret
-	for _, text := range cb.SigningSecrets(time.Now()) {
+	for _, text := range signingAt(cb, time.Now()) {
 		secret, err := signature.ParseSecret(text)
 		if err != nil {
 			return relay.AttemptRecord{}, err

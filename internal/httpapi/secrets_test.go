@@ -17,7 +17,16 @@ func (f *fixture) signingOf(id string, at time.Time) []string {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	return cb.SigningSecrets(at)
+	return signingAt(cb, at)
+}
+
+// signingAt returns the texts of a callback's secrets that sign at a time.
+func signingAt(cb relay.Callback, at time.Time) []string {
+	var texts []string
+	for _, s := range cb.Secrets.SigningAt(at) {
+		texts = append(texts, s.Secret)
+	}
+	return texts
 }
 
 func TestSecretsOfSeveralRotationsSign(t *testing.T) {

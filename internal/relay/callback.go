@@ -20,8 +20,6 @@ const (
 	DefaultConcurrency    = 4
 	MaxConcurrency        = 64
 	DefaultTimeoutSeconds = 15
-	MaxTimeoutSeconds     = 60
-	MaxRatePerSecond      = 1000
 )
 
 // The types of Auth.
@@ -107,15 +105,6 @@ type Callback struct {
 // same id.
 func (c Callback) BelongsTo(client Client) bool {
 	return c.Client == client.ID && c.ClientGeneration == client.Generation
-}
-
-// SigningSecrets returns the secrets that sign at now, newest first.
-func (c Callback) SigningSecrets(now time.Time) []string {
-	var secrets []string
-	for _, s := range c.Secrets.SigningAt(now) {
-		secrets = append(secrets, s.Secret)
-	}
-	return secrets
 }
 
 // DefaultClient is the client that the admin token acts for when it names none.

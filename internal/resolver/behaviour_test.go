@@ -203,7 +203,7 @@ func TestOutage(t *testing.T) {
 		last = r.page("leeds", "leeds", page...)
 	}
 	eventually(t, "an open circuit", func() bool {
-		d, _, err := r.store.Cursors.Get(t.Context(), store.InboxCursor("leeds"))
+		d, _, err := r.store.Cursors.Get(t.Context(), store.InboxCursors.Key("leeds"))
 		return err == nil && d.Health.Open
 	})
 	stop() // and a restart in the middle of it
@@ -418,7 +418,7 @@ func TestGracefulStop(t *testing.T) {
 	if n := len(r.events("leeds", order)); n != 1 {
 		t.Errorf("%d events, want 1", n)
 	}
-	d, _, err := r.store.Cursors.Get(t.Context(), store.InboxCursor("leeds"))
+	d, _, err := r.store.Cursors.Get(t.Context(), store.InboxCursors.Key("leeds"))
 	if err != nil || d.Position != relay.PackEntry(seq, relay.LastIndex) {
 		t.Errorf("cursor %+v, %v", d, err)
 	}
@@ -485,7 +485,7 @@ func TestConnectionMadeAnew(t *testing.T) {
 	if a, b, c := len(r.events("leeds", orderID(1))), len(r.events("york", orderID(1))), len(r.events("york", orderID(2))); a != 1 || b != 0 || c != 1 {
 		t.Errorf("%d, %d and %d events, want 1, 0 and 1", a, b, c)
 	}
-	d, _, err := r.store.Cursors.Get(t.Context(), store.InboxCursor("leeds"))
+	d, _, err := r.store.Cursors.Get(t.Context(), store.InboxCursors.Key("leeds"))
 	if err != nil || d.Generation != "another" {
 		t.Errorf("cursor %+v, %v", d, err)
 	}
@@ -498,7 +498,7 @@ func TestCursorBeyondTheInbox(t *testing.T) {
 	r.connect("leeds", "leeds")
 	d := cursor.New(cursor.Policy{}).Document()
 	d.Position, d.Generation, d.Epoch = relay.PackEntry(500, relay.LastIndex), "g-leeds", 1
-	if _, err := r.store.Cursors.Create(t.Context(), store.InboxCursor("leeds"), d); err != nil {
+	if _, err := r.store.Cursors.Create(t.Context(), store.InboxCursors.Key("leeds"), d); err != nil {
 		t.Fatal(err)
 	}
 	res := resolver.New(r.config(r.store))
@@ -523,7 +523,7 @@ func TestSuperseded(t *testing.T) {
 	r.connect("york", "york")
 	d := cursor.New(cursor.Policy{}).Document()
 	d.Generation, d.Epoch = "g-leeds", 2
-	if _, err := r.store.Cursors.Create(t.Context(), store.InboxCursor("leeds"), d); err != nil {
+	if _, err := r.store.Cursors.Create(t.Context(), store.InboxCursors.Key("leeds"), d); err != nil {
 		t.Fatal(err)
 	}
 	r.vendor.set(orderID(1), "New")

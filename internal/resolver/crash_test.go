@@ -216,7 +216,7 @@ func (r *rig) passed(connection string, page uint64, cut <-chan struct{}) {
 			return
 		case <-time.After(2 * time.Millisecond):
 		}
-		d, _, err := r.store.Cursors.Get(r.t.Context(), store.InboxCursor(connection))
+		d, _, err := r.store.Cursors.Get(r.t.Context(), store.InboxCursors.Key(connection))
 		if err != nil || d.Position < relay.PackEntry(page, relay.LastIndex) {
 			continue
 		}

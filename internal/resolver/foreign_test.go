@@ -169,7 +169,7 @@ func TestTheCountSurvivesCrashes(t *testing.T) {
 			break
 		}
 		eventually(t, "a write fails, or none is left to be made", func() bool {
-			d, _, err := r.store.Cursors.Get(t.Context(), store.InboxCursor("leeds"))
+			d, _, err := r.store.Cursors.Get(t.Context(), store.InboxCursors.Key("leeds"))
 			return int(writes.Load()) >= crash || err == nil && d.Position >= relay.PackEntry(last, 0)
 		})
 		stop()

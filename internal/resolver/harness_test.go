@@ -290,7 +290,7 @@ func eventually(t *testing.T, what string, holds func() bool) {
 func (r *rig) settled(connection string, page uint64) {
 	r.t.Helper()
 	eventually(r.t, fmt.Sprintf("cursor of %s past page %d", connection, page), func() bool {
-		d, _, err := r.store.Cursors.Get(r.t.Context(), store.InboxCursor(connection))
+		d, _, err := r.store.Cursors.Get(r.t.Context(), store.InboxCursors.Key(connection))
 		if err != nil {
 			return false
 		}
@@ -321,5 +321,5 @@ func kindOf(subject string) string {
 func (r *rig) lanes(connection string) ([]store.Entry[cursor.Lane], error) {
 	ctx, cancel := context.WithTimeout(r.t.Context(), time.Second)
 	defer cancel()
-	return r.store.Lanes.All(ctx, store.InboxCursor(connection), func(string, error) {})
+	return r.store.Lanes.All(ctx, store.InboxCursors.Key(connection), func(string, error) {})
 }

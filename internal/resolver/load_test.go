@@ -25,7 +25,7 @@ func TestNoBatchLoadsACursorForARunnerThatHasEnded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := store.InboxCursor("leeds")
+	key := store.InboxCursors.Key("leeds")
 	if _, err := s.Cursors.Create(t.Context(), key, cursor.Document{V: 1, Position: 7, Carried: cursor.Carried{Generation: "g", Epoch: 3}}); err != nil {
 		t.Fatal(err)
 	}

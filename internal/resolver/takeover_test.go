@@ -64,7 +64,7 @@ func (p *replica) own(connection string, epoch uint64) (lease *shardtest.Manual,
 
 // document answers a connection's stored cursor.
 func (r *rig) document(connection string) cursor.Document {
-	d, _, err := r.store.Cursors.Get(r.t.Context(), store.InboxCursor(connection))
+	d, _, err := r.store.Cursors.Get(r.t.Context(), store.InboxCursors.Key(connection))
 	if err != nil {
 		return cursor.Document{}
 	}
@@ -243,7 +243,7 @@ func (r *rig) waiting(epoch uint64) (page uint64) {
 	}
 	d := cursor.New(cursor.Policy{}).Document()
 	d.Position, d.Generation, d.Epoch, d.Adopted = relay.PackEntry(page, relay.LastIndex), "g-leeds", epoch, epoch
-	if _, err := r.store.Cursors.Create(r.t.Context(), store.InboxCursor("leeds"), d); err != nil {
+	if _, err := r.store.Cursors.Create(r.t.Context(), store.InboxCursors.Key("leeds"), d); err != nil {
 		r.t.Fatal(err)
 	}
 	return page
@@ -252,7 +252,7 @@ func (r *rig) waiting(epoch uint64) (page uint64) {
 func (r *rig) lane(order string, epoch, entry uint64) {
 	r.t.Helper()
 	l := cursor.Lane{V: 1, Epoch: epoch, Generation: "g-leeds", Order: order, Entries: []uint64{entry}, Attempts: 1, FailingSince: time.Now(), Reason: "unavailable", ReasonSince: time.Now()}
-	if _, err := r.store.Lanes.Create(r.t.Context(), store.InboxCursor("leeds")+"."+order, l); err != nil {
+	if _, err := r.store.Lanes.Create(r.t.Context(), store.InboxCursors.Key("leeds")+"."+order, l); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -324,10 +324,10 @@ func TestACursorThatMovesWhileItIsTakenOver(t *testing.T) {
 	g := store.Gate{Before: func(w store.Write) error {
 		if kindOf(w.Subject) == "cursor" {
 			once.Do(func() { // the last write of the one before
-				d, revision, err := r.store.Cursors.Get(t.Context(), store.InboxCursor("leeds"))
+				d, revision, err := r.store.Cursors.Get(t.Context(), store.InboxCursors.Key("leeds"))
 				if err == nil {
 					d.Health.Failures = 2
-					_, err = r.store.Cursors.Update(t.Context(), store.InboxCursor("leeds"), d, revision)
+					_, err = r.store.Cursors.Update(t.Context(), store.InboxCursors.Key("leeds"), d, revision)
 				}
 				if err != nil {
 					t.Error(err)
@@ -371,7 +371,7 @@ func TestManyConnectionsAreTakenOnTogether(t *testing.T) {
 		if n%2 == 0 {
 			d := cursor.New(cursor.Policy{}).Document()
 			d.Position, d.Generation, d.Epoch = relay.PackEntry(1, relay.LastIndex), "g-"+id, 1
-			cursors = append(cursors, store.Put[cursor.Document]{Key: store.InboxCursor(id), Value: d})
+			cursors = append(cursors, store.Put[cursor.Document]{Key: store.InboxCursors.Key(id), Value: d})
 		}
 	}
 	r.vendor.set(orderID(1), "New")

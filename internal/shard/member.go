@@ -79,12 +79,6 @@ type peer struct {
 	at time.Time
 }
 
-// Peer is a live member.
-type Peer struct {
-	store.Member
-	Self bool
-}
-
 // Join makes this replica known to the others. It takes no shards before Run, and its record
 // expires if Run does not follow within TTL. Ctx is for the joining alone.
 func Join(ctx context.Context, c Config) (*Member, error) {
@@ -130,14 +124,14 @@ func keyPart(name string) string {
 
 // Members returns the live members, this replica among them, and a channel that is closed once that
 // has changed: a member came or went, or its record changed.
-func (m *Member) Members() ([]Peer, <-chan struct{}) {
+func (m *Member) Members() ([]store.Member, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	peers := []Peer{{m.record, true}}
+	peers := []store.Member{m.record}
 	for _, p := range m.peers {
-		peers = append(peers, Peer{p.Member, false})
+		peers = append(peers, p.Member)
 	}
-	slices.SortFunc(peers, func(a, b Peer) int {
+	slices.SortFunc(peers, func(a, b store.Member) int {
 		return cmp.Or(strings.Compare(a.Replica, b.Replica), strings.Compare(a.Nonce, b.Nonce))
 	})
 	return peers, m.changed

@@ -194,7 +194,7 @@ func TestMembersKnowWhatTheyTellOneAnother(t *testing.T) {
 		return ""
 	})
 	peers, changed := b.Members()
-	if len(peers) != 2 || peers[0].Replica != "b" || !peers[0].Self || peers[0].Version != 1 || peers[1].Replica != "pod-a-1" || peers[1].Self ||
+	if len(peers) != 2 || peers[0].Replica != "b" || peers[0].Version != 1 || peers[1].Replica != "pod-a-1" ||
 		peers[1].Version != 2 || peers[1].Started.IsZero() || !peers[1].Throttle.Until.IsZero() {
 		t.Fatalf("%+v", peers)
 	}

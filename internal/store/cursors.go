@@ -52,9 +52,6 @@ func (k CursorKind) OfShard(shard int) string { return strconv.Itoa(shard) + "."
 // Everywhere is OfShard for all shards, as a listing takes it.
 func (k CursorKind) Everywhere() string { return "*." + string(k) }
 
-// InboxCursor is the key of a connection's reader of the inbox.
-func InboxCursor(connection string) string { return InboxCursors.Key(connection) }
-
 // CallbackCursor is the key of a callback's reader of the events.
 func CallbackCursor(callback string) string { return CallbackCursors.Key(callback) }
 

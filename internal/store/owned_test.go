@@ -312,7 +312,7 @@ func TestCursorKeys(t *testing.T) {
 			}
 		}
 	}
-	for _, key := range []string{"", "5", "5.inbox", "5.inbox.", "inbox.a", "5.watermark.events", "x.inbox.a", store.InboxCursor("a") + "."} {
+	for _, key := range []string{"", "5", "5.inbox", "5.inbox.", "inbox.a", "5.watermark.events", "x.inbox.a", store.InboxCursors.Key("a") + "."} {
 		if _, _, _, ok := store.ParseCursorKey(key); ok {
 			t.Errorf("%q was taken for a cursor's key", key)
 		}

@@ -18,7 +18,6 @@ import (
 // The ids in the recorded responses.
 const (
 	Order         = "5f0c2a34-9d1e-4c6b-8a7f-0123456789ab"
-	OtherOrder    = "6f9619ff-8b86-d011-b42d-00cf4fc964ff"
 	CorrelationID = "0d9c61f8-4f86-4b6e-9f4e-6b0f0c7c1a11"
 )
 
