@@ -267,11 +267,11 @@ func answers(
 		}),
 		askRetry: owners.Answer(func(_ context.Context, of waiting) (any, error) {
 			w, earlier, err := dispatching.Retry(of.Callback, of.Generation, of.Seq, of.Order)
-			return httpapi.Waiting{State: waitingStates[w], Earlier: earlier}, err
+			return httpapi.Waiting{State: w, Earlier: earlier}, err
 		}),
 		askSkip: owners.Answer(func(ctx context.Context, of waiting) (any, error) {
 			w, err := dispatching.Skip(ctx, of.Callback, of.Generation, of.Seq)
-			return httpapi.Waiting{State: waitingStates[w]}, err
+			return httpapi.Waiting{State: w}, err
 		}),
 		askTested: owners.Answer(func(_ context.Context, of tested) (any, error) {
 			dispatching.EndTest(of.Callback, of.Generation, of.Delivered)
@@ -286,12 +286,6 @@ type waiting struct {
 	Generation string `json:"generation"`
 	Seq        uint64 `json:"seq"`
 	Order      string `json:"order"`
-}
-
-// waitingStates are the dispatcher's as the API names them.
-var waitingStates = map[delivery.Waiting]httpapi.WaitingState{
-	delivery.Due: httpapi.WaitingDue, delivery.Earlier: httpapi.WaitingEarlier, delivery.Skipped: httpapi.WaitingSkipped,
-	delivery.Unread: httpapi.WaitingUnread, delivery.Ended: httpapi.WaitingEnded,
 }
 
 // tested names the callback of a test.

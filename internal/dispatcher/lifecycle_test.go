@@ -10,7 +10,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/audatex-relay/relay/internal/cursor"
-	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/dispatcher"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sender"
@@ -375,21 +374,21 @@ func TestOperatorsHand(t *testing.T) {
 	if v, _ := d.Delivery("bms", second, order(1)); v.Status != relay.DeliveryPending {
 		t.Errorf("the second stands at %+v", v)
 	}
-	if w, earlier, err := d.Retry("bms", cb.Generation, second, order(1)); w != delivery.Earlier || earlier != first || err != nil {
-		t.Fatalf("a retry of the second: %d, %d, %v", w, earlier, err)
+	if w, earlier, err := d.Retry("bms", cb.Generation, second, order(1)); w != relay.PositionEarlier || earlier != first || err != nil {
+		t.Fatalf("a retry of the second: %v, %d, %v", w, earlier, err)
 	}
-	if w, _, err := d.Retry("bms", cb.Generation, first, order(1)); w != delivery.Due || err != nil {
-		t.Fatalf("a retry of what waits: %d, %v", w, err)
+	if w, _, err := d.Retry("bms", cb.Generation, first, order(1)); w != relay.PositionDue || err != nil {
+		t.Fatalf("a retry of what waits: %v, %v", w, err)
 	}
 	until(t, "it was tried again, which is not counted", func() bool {
 		v, _ := d.Delivery("bms", first, order(1))
 		return refused.Load() == 2 && !v.UnderWay && v.Attempts == 1
 	})
-	if w, err := d.Skip(context.Background(), "bms", cb.Generation, first); w != delivery.Skipped || err != nil {
-		t.Fatalf("skip: %d, %v", w, err)
+	if w, err := d.Skip(context.Background(), "bms", cb.Generation, first); w != relay.PositionSkipped || err != nil {
+		t.Fatalf("skip: %v, %v", w, err)
 	}
-	if w, _, err := d.Retry("bms", cb.Generation, first, order(1)); w != delivery.Ended || err != nil {
-		t.Fatalf("a retry of what has ended: %d, %v", w, err)
+	if w, _, err := d.Retry("bms", cb.Generation, first, order(1)); w != relay.PositionEnded || err != nil {
+		t.Fatalf("a retry of what has ended: %v, %v", w, err)
 	}
 	until(t, "the second arrives", func() bool { return r.distinct() == 1 })
 	if v, ok := d.Delivery("bms", first, order(1)); !ok || v.Status != "" {

@@ -12,8 +12,8 @@ import (
 
 // Retry makes the delivery of an event that waits in its order's lane due now; with an open circuit it is the next probe.
 // If it waits for an earlier event, that one's position is returned as well. The error is ErrUnknown.
-func (d *Dispatcher) Retry(id, generation string, seq uint64, order string) (w delivery.Waiting, earlier uint64, err error) {
-	w = delivery.Ended
+func (d *Dispatcher) Retry(id, generation string, seq uint64, order string) (w relay.DeliveryPosition, earlier uint64, err error) {
+	w = relay.PositionEnded
 	err = d.command(id, generation, func(c *core, cb *callback) {
 		w, earlier = c.retry(cb, cursor.Entry{Seq: seq, Order: order})
 	})
@@ -34,21 +34,21 @@ func (d *Dispatcher) command(id, generation string, do func(c *core, cb *callbac
 	return nil
 }
 
-func (c *core) retry(cb *callback, e cursor.Entry) (w delivery.Waiting, earlier uint64) {
+func (c *core) retry(cb *callback, e cursor.Entry) (w relay.DeliveryPosition, earlier uint64) {
 	place := c.where(cb, e)
 	first, holds := cb.cur.First(e.Order)
 	switch {
 	case place == cursor.Settled:
-		return delivery.Ended, 0
+		return relay.PositionEnded, 0
 	case place != cursor.Flying && holds && first < e.Seq:
-		return delivery.Earlier, first
+		return relay.PositionEarlier, first
 	case place == cursor.Unread:
-		return delivery.Unread, 0
+		return relay.PositionUnread, 0
 	case place == cursor.InLane:
 		cb.cur.Retry(e.Order, c.now)
 		c.pump(cb)
 	}
-	return delivery.Due, 0
+	return relay.PositionDue, 0
 }
 
 // where returns the state of an entry, given that it is one of the callback's.
@@ -61,24 +61,24 @@ func (c *core) where(cb *callback, e cursor.Entry) cursor.Place {
 
 // Skip ends the delivery of the event at seq without a success, if it waits; what follows of its order goes on. The error
 // is ErrUnknown, or that the event could not be read.
-func (d *Dispatcher) Skip(ctx context.Context, id, generation string, seq uint64) (w delivery.Waiting, err error) {
+func (d *Dispatcher) Skip(ctx context.Context, id, generation string, seq uint64) (w relay.DeliveryPosition, err error) {
 	if !d.ask(id, func(*core, *callback) {}) {
-		return delivery.Ended, ErrUnknown
+		return relay.PositionEnded, ErrUnknown
 	}
 	s, err := d.conf.Store.Events.Get(ctx, seq)
 	if err != nil {
-		return delivery.Ended, err
+		return relay.PositionEnded, err
 	}
 	ev := delivery.EventOf(s)
-	w = delivery.Ended
+	w = relay.PositionEnded
 	err = d.command(id, generation, func(c *core, cb *callback) {
 		if !c.settle(cb, ev.Order, seq) {
 			if c.where(cb, cursor.Entry{Seq: seq, Order: ev.Order}) != cursor.Settled {
-				w = delivery.Unread // or one of so many of its order that not even more can be noted as skipped
+				w = relay.PositionUnread // or one of so many of its order that not even more can be noted as skipped
 			}
 			return
 		}
-		w = delivery.Skipped
+		w = relay.PositionSkipped
 		cb.reading.blocked = false
 		c.closeDelivery(cb, &ev, relay.DeliverySkipped, "skipped by an operator")
 		c.pump(cb)

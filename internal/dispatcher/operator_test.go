@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -35,8 +34,8 @@ func TestASkipInABatchUnderWayEndsItOnce(t *testing.T) {
 			until(t, "all wait", func() bool { s, _ := d.Status("bms"); return s.Backlog == 4 })
 			release <- struct{}{}
 			<-arrived // the newest of the other three
-			if w, err := d.Skip(context.Background(), "bms", cb.Generation, events[skipped]); w != delivery.Skipped || err != nil {
-				t.Fatalf("skip: %d, %v", w, err)
+			if w, err := d.Skip(context.Background(), "bms", cb.Generation, events[skipped]); w != relay.PositionSkipped || err != nil {
+				t.Fatalf("skip: %v, %v", w, err)
 			}
 			free()
 			ends := func() map[uint64][]relay.DeliveryStatus { return b.allClosings("bms", cb.Generation) }
@@ -72,11 +71,11 @@ func TestAnEventThatWasNotReachedHasNotEnded(t *testing.T) {
 	<-arrived
 	second := b.publish("leeds", 1)
 	until(t, "both wait", func() bool { s, _ := d.Status("bms"); return s.Backlog == 2 })
-	if w, earlier, err := d.Retry("bms", cb.Generation, second, order(1)); w != delivery.Earlier || earlier != first || err != nil {
-		t.Errorf("a retry behind the first attempt: %d, %d, %v", w, earlier, err)
+	if w, earlier, err := d.Retry("bms", cb.Generation, second, order(1)); w != relay.PositionEarlier || earlier != first || err != nil {
+		t.Errorf("a retry behind the first attempt: %v, %d, %v", w, earlier, err)
 	}
-	if w, _, err := d.Retry("bms", cb.Generation, first, order(1)); w != delivery.Due || err != nil {
-		t.Errorf("a retry of what is under way: %d, %v", w, err)
+	if w, _, err := d.Retry("bms", cb.Generation, first, order(1)); w != relay.PositionDue || err != nil {
+		t.Errorf("a retry of what is under way: %v, %v", w, err)
 	}
 	free()
 	until(t, "both have ended", func() bool { return len(b.closings("bms", cb.Generation)) == 2 })
@@ -88,14 +87,14 @@ func TestAnEventThatWasNotReachedHasNotEnded(t *testing.T) {
 		s, _ := d.Details("bms")
 		return known && v.Status == relay.DeliveryPending && s.Behind
 	})
-	if w, err := d.Skip(context.Background(), "bms", cb.Generation, last); w != delivery.Unread || err != nil {
-		t.Errorf("a skip of what was not read: %d, %v", w, err)
+	if w, err := d.Skip(context.Background(), "bms", cb.Generation, last); w != relay.PositionUnread || err != nil {
+		t.Errorf("a skip of what was not read: %v, %v", w, err)
 	}
-	if w, _, err := d.Retry("bms", cb.Generation, last, order(2)); w != delivery.Unread && w != delivery.Earlier || err != nil {
-		t.Errorf("a retry of what was not read: %d, %v", w, err)
+	if w, _, err := d.Retry("bms", cb.Generation, last, order(2)); w != relay.PositionUnread && w != relay.PositionEarlier || err != nil {
+		t.Errorf("a retry of what was not read: %v, %v", w, err)
 	}
-	if w, err := d.Skip(context.Background(), "bms", cb.Generation, first); w != delivery.Ended || err != nil {
-		t.Errorf("a skip of what has ended: %d, %v", w, err)
+	if w, err := d.Skip(context.Background(), "bms", cb.Generation, first); w != relay.PositionEnded || err != nil {
+		t.Errorf("a skip of what has ended: %v, %v", w, err)
 	}
 }
 

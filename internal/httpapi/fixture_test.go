@@ -251,7 +251,7 @@ func (p *parts) RetryDelivery(context.Context, relay.Callback, uint64, string) (
 }
 
 func (p *parts) SkipDelivery(context.Context, relay.Callback, uint64, string) (Waiting, error) {
-	return Waiting{State: WaitingSkipped}, nil
+	return Waiting{State: relay.PositionSkipped}, nil
 }
 
 func (p *parts) Count(_ context.Context, of relay.Replay, _ relay.Callback, _ relay.Client) (int, error) {

@@ -11,22 +11,10 @@ import (
 
 // Waiting is what the owner of a callback has made of a delivery that was to be retried or skipped.
 type Waiting struct {
-	State WaitingState `json:"state"`
+	State relay.DeliveryPosition `json:"state"`
 	// Earlier is the position of the earlier event of the order for which it waits.
 	Earlier uint64 `json:"earlier,omitempty"`
 }
-
-// WaitingState is what has become of the delivery.
-type WaitingState string
-
-// The states.
-const (
-	WaitingDue     WaitingState = "due"     // it is due, or under way
-	WaitingEarlier WaitingState = "earlier" // it waits for an earlier event of its order
-	WaitingUnread  WaitingState = "unread"  // the callback has not reached it yet
-	WaitingSkipped WaitingState = "skipped" // it has ended by this
-	WaitingEnded   WaitingState = "ended"   // it does not wait: it has ended before, or there was none
-)
 
 // retryDelivery implements POST /v1/callbacks/{id}/deliveries/{eventId}/retry.
 func (a *API) retryDelivery(ctx context.Context, c caller, id Id, eventID EventId, _ RetryDeliveryParams) (reply, error) {
@@ -44,13 +32,13 @@ func (a *API) retryDelivery(ctx context.Context, c caller, id Id, eventID EventI
 	if err != nil {
 		return reply{}, refuse("The owner of the callback does not answer.", err)
 	}
-	answer := DeliveryRetried{Event: eventID, Due: waiting.State == WaitingDue}
+	answer := DeliveryRetried{Event: eventID, Due: waiting.State == relay.PositionDue}
 	switch waiting.State {
-	case WaitingEarlier:
+	case relay.PositionEarlier:
 		return reply{}, a.earlier(ctx, waiting.Earlier)
-	case WaitingUnread:
+	case relay.PositionUnread:
 		return reply{}, kindConflict.problem("The callback has not reached the event yet: it is delivered in its turn.")
-	case WaitingDue:
+	case relay.PositionDue:
 	default:
 		doc, err := a.replayOne(ctx, exchangeOf(ctx).maker.id("replay"), cb, eventID, ev)
 		if err != nil {
@@ -72,9 +60,9 @@ func (a *API) skipDelivery(ctx context.Context, c caller, id Id, eventID EventId
 		return reply{}, refuse("The owner of the callback does not answer.", err)
 	}
 	switch waiting.State {
-	case WaitingSkipped:
+	case relay.PositionSkipped:
 		return reply{status: http.StatusNoContent}, nil
-	case WaitingUnread:
+	case relay.PositionUnread:
 		return reply{}, kindConflict.problem("The callback has not reached the event yet: it can be skipped once it waits for its turn.")
 	default:
 		return reply{}, kindConflict.problem("The delivery does not wait: it has ended.")

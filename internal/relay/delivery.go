@@ -18,6 +18,19 @@ const (
 	DeliveryExpired   DeliveryStatus = "expired"   // left the log before it could be delivered
 )
 
+// DeliveryPosition is where a delivery was that an operator wanted to be retried or skipped. Replicas of several
+// versions send it to each other.
+type DeliveryPosition string
+
+// The positions.
+const (
+	PositionDue     DeliveryPosition = "due"     // it is due now, or under way
+	PositionEarlier DeliveryPosition = "earlier" // it waits for an earlier event of its order
+	PositionUnread  DeliveryPosition = "unread"  // the callback has not reached it yet
+	PositionSkipped DeliveryPosition = "skipped" // it was skipped by this
+	PositionEnded   DeliveryPosition = "ended"   // it does not wait: it has ended, or was not for the callback
+)
+
 // AttemptRecord is one attempt or, with Closing set, also the end of its delivery. One message of
 // relay_attempts holds many.
 type AttemptRecord struct {
