@@ -3,20 +3,14 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"net/url"
-	"os"
-	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/doctor"
 	"github.com/audatex-relay/relay/internal/limits"
 	"github.com/audatex-relay/relay/internal/settings"
-	"github.com/audatex-relay/relay/internal/store"
 )
 
 type doctorCommand struct {
@@ -118,7 +112,7 @@ func (c *doctorCommand) address() (string, error) {
 // alone checks what can be seen without a report of a running relay; reached means that something listens where it is
 // expected.
 func (c *doctorCommand) alone(p program, checked settings.Config, reached bool, r *doctor.Report) {
-	r.Add(examineListen(checked.Listen)...)
+	r.Add(doctor.InTheClear(checked.InTheClear())...)
 	parts, err := limits.Divide(limits.Needs{
 		Embedded: checked.NATSURL == "", Subscribers: checked.NATSListen != "", VendorRate: checked.AudatexRate,
 		VendorTimeout: checked.AudatexTimeout.D(), Proxies: checked.Proxies,
@@ -126,14 +120,14 @@ func (c *doctorCommand) alone(p program, checked settings.Config, reached bool, 
 	if err != nil {
 		r.Add(doctor.Wrong(doctor.Settings, "RLIMIT_NOFILE", err.Error(), "raise the limit"))
 	} else {
-		r.Add(examineLimits(parts)...)
+		r.Add(doctor.Descriptors(parts)...)
 	}
 	if checked.NATSURL == "" {
-		r.Add(examineDirectory(checked, reached)...)
+		r.Add(doctor.Directory(checked.DataDir, len(checked.Keyset) > 0, reached)...)
 	} else {
 		r.Add(c.cluster(p)...)
 	}
-	for _, host := range vendorHosts(checked) {
+	for _, host := range doctor.VendorHosts(checked.AudatexBaseURL, checked.AudatexTokenURL) {
 		r.Add(doctor.ReachVendor(p.ctx, host)...)
 	}
 }
@@ -153,71 +147,4 @@ func (c *doctorCommand) cluster(p program) []doctor.Check {
 	}
 	defer t.close()
 	return doctor.Streams(ctx, t.topo, t.js)
-}
-
-// examineDirectory looks at the directory of the embedded store, without opening what is in it.
-func examineDirectory(c settings.Config, reached bool) []doctor.Check {
-	info, err := os.Stat(c.DataDir)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return []doctor.Check{doctor.Fine(doctor.Storage, "", fmt.Sprintf("%s does not exist yet; the first start makes it", c.DataDir))}
-	case err != nil || !info.IsDir():
-		return []doctor.Check{doctor.Wrong(doctor.Storage, "", c.DataDir+" is not a directory that can be read", "correct RELAY_DATA_DIR")}
-	}
-	checks := []doctor.Check{doctor.DiskRoom(c.DataDir)}
-	const write, execute = 2, 1 // of access(2)
-	if err := syscall.Access(c.DataDir, write|execute); err != nil {
-		checks = append(checks, doctor.Wrong(doctor.Storage, "", fmt.Sprintf("%s cannot be written: %v", c.DataDir, err), "give it to the user that the relay runs as"))
-	}
-	if !reached && locked(c.DataDir) {
-		checks = append(checks, doctor.Wrong(doctor.Storage, "", "a relay runs on "+c.DataDir+", and was not reached",
-			"give its address with --url; if it does not answer there either, look at its log"))
-	}
-	_, noKeys := os.Stat(filepath.Join(c.DataDir, store.KeyFile))
-	_, noStore := os.Stat(filepath.Join(c.DataDir, "nats"))
-	if noStore == nil && len(c.Keyset) == 0 && noKeys != nil {
-		checks = append(checks, doctor.Wrong(doctor.Keys, "", "there is a store, and no keys for it", "put the key file back, or set RELAY_ENCRYPTION_KEYS"))
-	}
-	return checks
-}
-
-// locked reports whether a relay has locked the directory. It tries for no longer than it must: a relay that starts in
-// that moment does not get the lock.
-func locked(dir string) bool {
-	lock, err := os.Open(filepath.Join(dir, "lock"))
-	if err != nil {
-		return false
-	}
-	err = syscall.Flock(int(lock.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
-	_ = lock.Close() // releases the lock
-	return errors.Is(err, syscall.EWOULDBLOCK)
-}
-
-// vendorHosts returns the addresses of the vendor that the relay calls, one of each host.
-func vendorHosts(c settings.Config) []string {
-	hosts := []string{c.AudatexBaseURL}
-	a, errA := url.Parse(c.AudatexBaseURL)
-	b, errB := url.Parse(c.AudatexTokenURL)
-	if errA == nil && errB == nil && (a.Host != b.Host || a.Scheme != b.Scheme) {
-		hosts = append(hosts, c.AudatexTokenURL)
-	}
-	return hosts
-}
-
-// examineListen looks for keys that would cross a network in the clear.
-func examineListen(c settings.Listen) []doctor.Check {
-	if !inTheClear(c) {
-		return nil
-	}
-	return []doctor.Check{doctor.Wrong(doctor.Settings, "RELAY_NATS_LISTEN", "subscribers from beyond this machine are served without TLS",
-		"set RELAY_NATS_LISTEN_CERT and RELAY_NATS_LISTEN_KEY, or listen on 127.0.0.1 behind something that does TLS")}
-}
-
-// examineLimits looks whether there are enough file descriptors.
-func examineLimits(parts limits.Shares) []doctor.Check {
-	if !parts.Few() {
-		return nil
-	}
-	return []doctor.Check{doctor.Wrong(doctor.Settings, "RLIMIT_NOFILE", fmt.Sprintf("the limit of open files is low (%d): receivers that hang leave others few attempts", parts.Descriptors),
-		"raise it with `ulimit -n`, LimitNOFILE= of systemd, or the container's ulimits")}
 }

@@ -241,8 +241,8 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	// What is served.
 	examining := doctor.New(doctor.Config{
 		Store: s, Conn: nc, Embedded: embedded, DataDir: c.DataDir, Sender: sending, Version: buildVersion(), Replica: replicaName(),
-		Started:     append(examineListen(c.Listen), examineLimits(parts)...),
-		VendorHosts: vendorHosts(c), Rate: c.AudatexRate, Interval: c.PollInterval.D(),
+		Started:     append(doctor.InTheClear(c.InTheClear()), doctor.Descriptors(parts)...),
+		VendorHosts: doctor.VendorHosts(c.AudatexBaseURL, c.AudatexTokenURL), Rate: c.AudatexRate, Interval: c.PollInterval.D(),
 		VendorTurn: func(ctx context.Context) error { return budget.Wait(ctx, audatex.PriorityPoll, "") },
 		Encryption: resealing.Status, Health: callbacks{dispatching, delivering, asking}.health,
 	})

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"runtime/pprof"
 
@@ -95,21 +94,11 @@ func listen(
 
 // warnOfListen warns when keys would cross a network in the clear.
 func warnOfListen(c settings.Listen, log *slog.Logger) {
-	if !inTheClear(c) {
+	if !c.InTheClear() {
 		return
 	}
 	log.Warn("RELAY_NATS_LISTEN takes subscribers from beyond this machine without TLS: their keys and events cross the network in the clear. "+
 		"Set RELAY_NATS_LISTEN_CERT and RELAY_NATS_LISTEN_KEY, or listen on 127.0.0.1 behind something that does TLS", "listen", c.NATSListen)
-}
-
-// inTheClear reports whether subscribers from beyond this machine are served without TLS.
-func inTheClear(c settings.Listen) bool {
-	if c.NATSListen == "" || c.NATSListenCert != "" {
-		return false
-	}
-	host, _, _ := net.SplitHostPort(c.NATSListen) // it has been checked
-	addr, err := netip.ParseAddr(host)
-	return host != "localhost" && (err != nil || !addr.Unmap().IsLoopback())
 }
 
 // schemaBase is where events claim that their schemas are served. CloudEvents requires an absolute

@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"strings"
 
@@ -122,4 +124,14 @@ func (c *StoreConfig) checkTLS() error {
 		return Wrong("RELAY_NATS_CERT", "the certificate cannot be used: %w", withoutPath(err))
 	}
 	return nil
+}
+
+// InTheClear reports whether subscribers from beyond this machine are served without TLS.
+func (l Listen) InTheClear() bool {
+	if l.NATSListen == "" || l.NATSListenCert != "" {
+		return false
+	}
+	host, _, _ := net.SplitHostPort(l.NATSListen) // it has been checked
+	addr, err := netip.ParseAddr(host)
+	return host != "localhost" && (err != nil || !addr.Unmap().IsLoopback())
 }

@@ -46,15 +46,15 @@ type Store struct {
 	Buckets
 }
 
-// Buckets are the buckets as typed stores. Three are there twice: to be read without decrypting or
-// decoding all of a document.
+// Buckets are the buckets as typed stores.
 type Buckets struct {
+	Views
+
 	Connections     *Bucket[relay.Connection]
 	Clients         *Bucket[relay.Client]
 	Uses            *Bucket[relay.KeyUses] // of the clients' keys, under the clients' ids
 	Callbacks       *Bucket[relay.Callback]
-	Sealed          *Bucket[SealedCallback] // the callbacks, without decrypting anything
-	Replays         *Bucket[relay.Replay]   // under ReplayKey
+	Replays         *Bucket[relay.Replay] // under ReplayKey
 	Tokens          *Tokens
 	Polls           *Bucket[relay.Poll]
 	Reconciliations *Bucket[relay.Reconciliation] // in relay_polls, too, under ReconcileKey
@@ -64,12 +64,17 @@ type Buckets struct {
 	Watermarks      *Bucket[Watermark] // in relay_cursors, under WatermarkKey
 	Lanes           *Bucket[cursor.Lane]
 	Unresolved      *Bucket[relay.Unresolved]
-	Asides          *Bucket[Aside] // the unresolved notifications, without their bytes
 	Requests        *Bucket[IdempotentRequest]
-	RequestSizes    *Bucket[RequestSize] // the requests, without decrypting anything
 	References      *Bucket[relay.Referenced]
 	Consents        *Bucket[relay.ConsentLink]
 	Owners          *Bucket[Owner]
+}
+
+// Views are buckets of documents that are read without decrypting or decoding all of them.
+type Views struct {
+	Sealed       *Bucket[SealedCallback] // the callbacks, without decrypting anything
+	Asides       *Bucket[Aside]          // the unresolved notifications, without their bytes
+	RequestSizes *Bucket[RequestSize]    // the requests, without decrypting anything
 }
 
 // ReconcileKey is the key in relay_polls of how far a connection is reconciled.
