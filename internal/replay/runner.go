@@ -11,7 +11,6 @@ import (
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/delivery"
-	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/store"
@@ -37,11 +36,12 @@ type runner struct {
 	key   string
 	log   *slog.Logger
 
-	callback, client string // whose replay it is; others may read these
+	callback, generation, client string // whose replay it is; others may read these
 
 	doc      relay.Replay
 	revision uint64
 	sel      *selection
+	target   current // the callback as it is configured now, for attempts that have waited
 	cur      *cursor.Cursor
 	handle   *cursorstore.Handle
 	// recorded are events that have ended, as an earlier owner has recorded without having come to
@@ -63,14 +63,15 @@ type runner struct {
 func newRunner(r *Replayer, lease *shard.Lease, entry store.Entry[relay.Replay]) *runner {
 	doc := entry.Value
 	return &runner{
-		r: r, lease: lease, key: entry.Key, callback: doc.Callback, client: doc.Client, doc: doc, revision: entry.Revision,
+		r: r, lease: lease, key: entry.Key, callback: doc.Callback, generation: doc.CallbackGeneration, client: doc.Client, doc: doc, revision: entry.Revision,
 		log:     r.c.Log.With("callback", doc.Callback, "replay", doc.ID),
 		results: make(chan *attempt), changed: make(chan struct{}, 1), recorder: r.c.Deliverer.Recorder(doc.Callback, doc.CallbackGeneration),
 	}
 }
 
-// wake has the runner look whether its document has changed.
+// wake has the runner look whether its document or its callback has changed.
 func (w *runner) wake() {
+	w.target.changes.Add(1)
 	select {
 	case w.changed <- struct{}{}:
 	default:
@@ -164,71 +165,6 @@ func (w *runner) proceed(ctx, turns, life context.Context) {
 		return
 	}
 	w.begin(turns, life, now)
-}
-
-// retarget takes the present configuration of the callback. It returns false if that is not
-// registered any more.
-func (w *runner) retarget() bool {
-	target := w.r.c.Deliverer.Targets.Of(w.doc.Callback)
-	if target == nil || target.Callback.Generation != w.doc.CallbackGeneration {
-		return false
-	}
-	if was := w.sel.callback; was == nil || !target.SameAs(was) {
-		w.sel = w.sel.of(target)
-		w.cur.SetPolicy(w.r.policy(shareOf(target.Callback)))
-		w.page = page{} // it was selected by the one before
-		if w.share != nil {
-			w.share.bound(target)
-		}
-		if carried := w.cur.Carried(); target.Callback.Resumed > carried.Resumed {
-			carried.Resumed = target.Callback.Resumed
-			w.cur.SetCarried(carried)
-			w.cur.ResumeAll(time.Now())
-		}
-	}
-	return true
-}
-
-// read offers what the replay selects to the cursor, until that has no room or there is no more.
-func (w *runner) read(ctx context.Context) error {
-	for w.cur.Room() {
-		if w.page.through == 0 {
-			at := w.cur.ReadFrom() - 1
-			if at >= w.doc.Through {
-				return nil
-			}
-			p, err := w.sel.page(ctx, at, pageEvents)
-			if err != nil {
-				return err
-			}
-			w.page = p
-		}
-		for len(w.page.entries) > 0 {
-			if w.cur.Offer(w.page.entries[0]) == cursor.Full {
-				return nil
-			}
-			w.page.entries = w.page.entries[1:]
-		}
-		w.cur.Advance(w.page.through)
-		w.page = page{}
-	}
-	return nil
-}
-
-// refill reads what lanes have waiting beyond what they list.
-func (w *runner) refill(ctx context.Context) error {
-	for _, of := range w.cur.Refills() {
-		p, err := w.sel.order(ctx, of.Order, of.From, of.Through)
-		if err != nil {
-			return err
-		}
-		seqs := each.Of(p.entries, func(e cursor.Entry) uint64 { return e.Seq })
-		if p.through >= w.doc.Through { // nothing of the log behind the replay's end is its own
-			p.through = max(p.through, of.Through)
-		}
-		w.cur.Refill(of, seqs, p.through)
-	}
-	return nil
 }
 
 // nextLook is when the runner must act although nothing else happens.

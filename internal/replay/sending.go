@@ -45,15 +45,27 @@ func (w *runner) begin(turns, life context.Context, now time.Time) {
 		}
 		w.flying++
 		a := &attempt{batch: b}
-		a.Attempt = delivery.Attempt{Target: w.sel.callback, Seqs: b.Seqs, Events: a.one[:], Replay: w.doc.ID}
+		a.Attempt = delivery.Attempt{Seqs: b.Seqs, Events: a.one[:], Replay: w.doc.ID}
 		go func() {
 			if a.Err = w.share.take(turns); a.Err == nil {
-				w.r.c.Deliverer.Make(life, w.lease, &a.Attempt)
+				w.make(life, a)
 				w.share.release()
 			}
 			w.results <- a
 		}()
 	}
+}
+
+// errHalted reports that nothing may be sent to the callback any more since an attempt was taken.
+var errHalted = errors.New("nothing is sent to the callback now")
+
+// make makes an attempt whose turn has come, by the configuration of that moment.
+func (w *runner) make(ctx context.Context, a *attempt) {
+	if a.Target = w.present(); a.Target == nil || halted(a.Target) {
+		a.Err = errHalted
+		return
+	}
+	w.r.c.Deliverer.Make(ctx, w.lease, &a.Attempt)
 }
 
 // mayTake reports whether anything may be taken of the cursor, as far as that is not the lease's affair.
@@ -122,6 +134,8 @@ const goneAgain = time.Second
 func (w *runner) notMade(a *attempt, now time.Time) {
 	w.cur.Release(a.batch)
 	switch {
+	case errors.Is(a.Err, errHalted):
+		return
 	case errors.Is(a.Err, delivery.ErrBodies):
 		w.retryAt = now.Add(bodiesAgain)
 		return

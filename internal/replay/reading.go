@@ -1,0 +1,103 @@
+package replay
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/delivery"
+	"github.com/audatex-relay/relay/internal/each"
+)
+
+// current is the callback of a replay as it is configured now. It is safe for concurrent use.
+type current struct {
+	changes atomic.Uint64 // how often the callback or its client may have changed
+	known   atomic.Pointer[known]
+}
+
+// known is a configuration that was read after so many changes.
+type known struct {
+	target  *delivery.Target
+	changes uint64
+}
+
+// present returns the callback as it is configured now, nil if it is not registered any more. An attempt that has waited
+// asks here again: its turn may come long after it was taken.
+func (w *runner) present() *delivery.Target {
+	changes := w.target.changes.Load()
+	if k := w.target.known.Load(); k != nil && k.changes == changes {
+		return k.target
+	}
+	target := w.r.c.Deliverer.Targets.Of(w.callback)
+	if target != nil && target.Callback.Generation != w.generation {
+		target = nil
+	}
+	w.target.known.Store(&known{target, changes})
+	return target
+}
+
+// retarget takes the present configuration of the callback. It returns false if that is not
+// registered any more.
+func (w *runner) retarget() bool {
+	target := w.present()
+	if target == nil {
+		return false
+	}
+	if was := w.sel.callback; was == nil || !target.SameAs(was) {
+		w.sel = w.sel.of(target)
+		w.cur.SetPolicy(w.r.policy(shareOf(target.Callback)))
+		w.page = page{} // it was selected by the one before
+		if w.share != nil {
+			w.share.bound(target)
+		}
+		if carried := w.cur.Carried(); target.Callback.Resumed > carried.Resumed {
+			carried.Resumed = target.Callback.Resumed
+			w.cur.SetCarried(carried)
+			w.cur.ResumeAll(time.Now())
+		}
+	}
+	return true
+}
+
+// read offers what the replay selects to the cursor, until that has no room or there is no more.
+func (w *runner) read(ctx context.Context) error {
+	for w.cur.Room() {
+		if w.page.through == 0 {
+			at := w.cur.ReadFrom() - 1
+			if at >= w.doc.Through {
+				return nil
+			}
+			p, err := w.sel.page(ctx, at, pageEvents)
+			if err != nil {
+				return err
+			}
+			w.page = p
+		}
+		for len(w.page.entries) > 0 {
+			if w.cur.Offer(w.page.entries[0]) == cursor.Full {
+				return nil
+			}
+			w.page.entries = w.page.entries[1:]
+		}
+		w.cur.Advance(w.page.through)
+		w.page = page{}
+	}
+	return nil
+}
+
+// refill reads what lanes have waiting beyond what they list.
+func (w *runner) refill(ctx context.Context) error {
+	for _, of := range w.cur.Refills() {
+		p, err := w.sel.order(ctx, of.Order, of.From, of.Through)
+		if err != nil {
+			return err
+		}
+		seqs := each.Of(p.entries, func(e cursor.Entry) uint64 { return e.Seq })
+		if p.through >= w.doc.Through { // nothing of the log behind the replay's end is its own
+			p.through = max(p.through, of.Through)
+		}
+		w.cur.Refill(of, seqs, p.through)
+	}
+	return nil
+}
