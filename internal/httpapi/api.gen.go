@@ -1466,7 +1466,7 @@ type Replay struct {
 	Failed int      `json:"failed"`
 	Id     ReplayId `json:"id"`
 
-	// Matched How many events it delivers in all. Absent until they are counted.
+	// Matched How many events it selects, as counted when it began. Absent until then. `delivered`, `failed` and `skipped` come to as many in the end, or to more if the callback has come to be entitled to more meanwhile.
 	Matched       *int     `json:"matched,omitempty"`
 	OrderStatuses []string `json:"orderStatuses,omitempty,omitzero"`
 	Orders        []string `json:"orders,omitempty,omitzero"`
@@ -1476,7 +1476,7 @@ type Replay struct {
 	Since  time.Time `json:"since,omitempty,omitzero"`
 	Sites  []Name    `json:"sites,omitempty,omitzero"`
 
-	// Skipped Left the log before their turn, or no longer for the callback.
+	// Skipped Left the log before their turn, or no longer for the callback. Some are counted only at the end.
 	Skipped int `json:"skipped"`
 
 	// State `cancelled`: by a caller, or as the receiver has failed for five days; `reason` says which.

@@ -18,3 +18,15 @@ func (r *Replayer) Working() int {
 	defer r.mu.Unlock()
 	return len(r.working)
 }
+
+// Unready returns how many replays at work wait for their callback or its client to be known.
+func (r *Replayer) Unready() (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for w := range r.working {
+		if k := w.target.known.Load(); k != nil && (k.target == nil || k.target.Orphaned) {
+			n++
+		}
+	}
+	return n
+}

@@ -367,3 +367,50 @@ func TestAReplayEndsInAnOutage(t *testing.T) {
 		t.Errorf("%d requests for %d events", n, events)
 	}
 }
+
+// A replay waits until the client of its callback is known where it is worked: it may have been made a moment before.
+func TestAReplayWaitsForItsClient(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil, nil)
+	w.publish(10, 10)
+	id := w.replay(nil)
+	client, _, err := w.store.Clients.Get(t.Context(), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.store.Clients.Delete(t.Context(), "shop", 0); err != nil {
+		t.Fatal(err)
+	}
+	r := w.own()
+	w.until("it is looked at", func() bool { return r.Unready() > 0 || !w.get(id).Running() })
+	if _, err := w.store.Clients.Create(t.Context(), "shop", client); err != nil {
+		t.Fatal(err)
+	}
+	if doc := w.ended(id); doc.Progress.Delivered != 10 || doc.Matched == nil || *doc.Matched != 10 {
+		t.Errorf("it ended %+v", doc)
+	}
+}
+
+// What a replay has selected and its callback is no longer to get when its turn comes is skipped, also what was not read
+// by then.
+func TestANarrowedReplayCountsWhatItSkips(t *testing.T) {
+	t.Parallel()
+	const events = 200
+	w := newWorld(t, relaytest.Slow(2*time.Millisecond), func(cb *relay.Callback) { cb.Concurrency = 4 })
+	w.publish(events, 20)
+	id := w.replay(nil)
+	w.own()
+	w.until("some events have come", func() bool { return w.receiver.AcceptedEvents() >= 10 })
+	cb, revision, err := w.store.Callbacks.Get(t.Context(), "bms")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cb.Filter.Sites = []string{"york"}
+	if _, err := w.store.Callbacks.Update(t.Context(), "bms", cb, revision); err != nil {
+		t.Fatal(err)
+	}
+	doc := w.ended(id)
+	if doc.State != relay.ReplayDone || doc.Progress.Ended() != events || doc.Progress.Delivered != w.receiver.AcceptedEvents() {
+		t.Errorf("it ended %+v", doc)
+	}
+}

@@ -91,7 +91,7 @@ func (w *runner) run(ctx context.Context) {
 		switch {
 		case err == nil, ctx.Err() != nil, errors.Is(err, errFenced):
 			return
-		case errors.Is(err, errUnregistered): // it is not known here yet, or the replay is about to be removed
+		case errors.Is(err, errUnknown): // it is not known here yet, or the replay is about to be removed
 		default:
 			w.log.Log(ctx, store.Level(err, slog.LevelWarn), "a replay cannot go on now; it is tried again", "error", err)
 		}
@@ -156,7 +156,7 @@ func (w *runner) work(ctx context.Context) error {
 // proceed reads on and begins every attempt that may be made now.
 func (w *runner) proceed(ctx, turns, life context.Context) {
 	now := time.Now()
-	if now.Before(w.retryAt) {
+	if now.Before(w.retryAt) || w.sel.callback.Orphaned { // without its client nobody knows what is selected
 		return
 	}
 	if err := errors.Join(w.read(ctx), w.refill(ctx)); err != nil && ctx.Err() == nil {
@@ -219,7 +219,9 @@ func (w *runner) look(ctx context.Context) error {
 // take takes a document that others have written. What the owner writes stays the owner's.
 func (w *runner) take(there relay.Replay, revision uint64) {
 	w.revision = revision
-	w.doc.State, w.doc.Reason, w.doc.EndedAt = there.State, there.Reason, there.EndedAt
+	if !there.Running() { // else it is an earlier write of an owner
+		w.doc.State, w.doc.Reason, w.doc.EndedAt = there.State, there.Reason, there.EndedAt
+	}
 }
 
 // finish stores what is to be stored once nothing is under way. While ctx lasts, it tries again until
@@ -252,13 +254,26 @@ func (w *runner) conclude(ctx context.Context) error {
 	if err := w.store(ctx); err != nil {
 		return err
 	}
-	if w.complete() {
+	if w.complete() && w.doc.Running() {
+		w.countUnread()
 		w.doc.End(relay.ReplayDone, "", time.Now())
 	}
 	if w.doc.Running() {
 		return nil // the next owner goes on
 	}
 	return w.end(ctx)
+}
+
+// countUnread counts as skipped what was selected when the replay began and was no longer when it was to be read: the
+// callback has become narrower meanwhile, or the events have left the log. There are no records of these.
+func (w *runner) countUnread() {
+	if w.doc.Matched == nil {
+		return
+	}
+	for range *w.doc.Matched - w.doc.Progress.Ended() {
+		w.doc.Progress.Add(relay.DeliverySkipped)
+		w.r.metrics.ended(relay.DeliverySkipped)
+	}
 }
 
 // end stores that the replay has ended, and removes its cursor.

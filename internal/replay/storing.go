@@ -13,8 +13,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// errUnregistered reports that the callback of a replay is not registered, as far as is known here.
-var errUnregistered = errors.New("its callback is not registered")
+// errUnknown reports that the callback of a replay, or its client, is not registered, as far as is known here.
+var errUnknown = errors.New("its callback or its client is not known")
 
 const (
 	// storeEvery is how often what has ended is stored.
@@ -155,6 +155,9 @@ func (w *runner) storeDocument(ctx context.Context) error {
 // cursor and its document under the lease's epoch. It is not ready if it has ended meanwhile: then
 // only that is to be stored.
 func (w *runner) load(ctx context.Context) (ready bool, err error) {
+	if w.doc.Running() && !w.clientKnown() {
+		return false, errUnknown
+	}
 	loaded, err := w.r.loads.take(ctx, w.client)
 	if err != nil {
 		return false, err
@@ -172,13 +175,19 @@ func (w *runner) load(ctx context.Context) (ready bool, err error) {
 		return false, fmt.Errorf("select by how deliveries ended: %w", err)
 	}
 	w.sel = &selection{events: w.r.c.Store.Events, doc: &w.doc, only: only}
-	if !w.retarget() {
-		return false, errUnregistered
+	if !w.retarget() || w.sel.callback.Orphaned {
+		return false, errUnknown
 	}
 	if err := w.recount(ctx); err != nil {
 		return false, fmt.Errorf("count what has ended: %w", err)
 	}
 	return true, w.countMatched(ctx)
+}
+
+// clientKnown reports whether the callback and its client are registered, as far as is known here.
+func (w *runner) clientKnown() bool {
+	target := w.present()
+	return target != nil && !target.Orphaned
 }
 
 // adopt loads the cursor and writes it under the lease's epoch.
