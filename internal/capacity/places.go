@@ -54,6 +54,7 @@ type callbackPlaces struct {
 	readers, taken, concurrency int
 	limiter                     atomic.Pointer[rate.Limiter] // nil: no limit
 	slow                        atomic.Pointer[slowdown]     // nil: the receiver is not overloaded
+	accepted                    atomic.Int64                 // when the receiver accepted an attempt last, in nanoseconds
 }
 
 // Place is what one reader of a callback has: its deliveries, a replay.

@@ -137,10 +137,14 @@ func (s *slowdown) hold(now time.Time, r Refusal) {
 
 // Accepted notes a success of an attempt: the limit of a receiver that has refused others grows.
 func (pl *Place) Accepted(now, began time.Time) {
+	pl.callback.accepted.Store(now.UnixNano())
 	if s := pl.callback.slow.Load(); s != nil && s.accepted(now, began) {
 		pl.FullSpeed()
 	}
 }
+
+// AcceptedSince reports whether the receiver has accepted an attempt of any reader after a time.
+func (pl *Place) AcceptedSince(t time.Time) bool { return pl.callback.accepted.Load() > t.UnixNano() }
 
 // accepted reports whether there is nothing left to remember of refusals.
 func (s *slowdown) accepted(now, began time.Time) bool {

@@ -29,7 +29,7 @@ func (w *runner) present() *delivery.Target {
 	if k := w.target.known.Load(); k != nil && k.changes == changes {
 		return k.target
 	}
-	target := w.r.c.Deliverer.Targets.Of(w.callback)
+	target := w.r.target(w.callback)
 	if target != nil && target.Callback.Generation != w.generation {
 		target = nil
 	}

@@ -65,6 +65,8 @@ type Replayer struct {
 	metrics *metrics
 	loads   *loads
 	owned   [relay.Shards]atomic.Pointer[owned]
+	target  func(callback string) *delivery.Target                   // as it is configured now, nil: not registered
+	make    func(context.Context, delivery.Lease, *delivery.Attempt) // an attempt
 
 	complained atomic.Int64 // when something was last complained of, in nanoseconds
 
@@ -93,7 +95,7 @@ func New(c Config) *Replayer {
 	}
 	r := &Replayer{
 		c: c, cursors: cursorstore.New(c.Store, store.ReplayCursors, c.Log), shares: newShares(c.Deliverer.Places),
-		loads: newLoads(), working: map[*runner]struct{}{},
+		loads: newLoads(), target: c.Deliverer.Targets.Of, make: c.Deliverer.Make, working: map[*runner]struct{}{},
 	}
 	r.replays = store.NewMirror(store.MirrorConfig[relay.Replay]{
 		Bucket: c.Store.Replays, Log: c.Log, What: "replay", OnChange: r.onChange,

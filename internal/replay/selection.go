@@ -31,12 +31,18 @@ const (
 
 // selection is what a replay selects of the log, under the present configuration of its callback.
 type selection struct {
-	events *store.Events
+	events events
 	doc    *relay.Replay
 	only   *positions // nil: every position from doc.From through doc.Through
 
 	callback *delivery.Target // as it is configured
 	narrowed *delivery.Target // the same with the replay's filter; nil if that leaves nothing
+}
+
+// events is what is read of the log of events.
+type events interface {
+	Get(ctx context.Context, seq uint64) (store.Stored, error)
+	ScanHeads(ctx context.Context, from uint64, filters []string, most int) ([]store.Stored, bool, error)
 }
 
 // of returns the selection under another configuration of the callback.

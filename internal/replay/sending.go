@@ -65,7 +65,7 @@ func (w *runner) make(ctx context.Context, a *attempt) {
 		a.Err = errHalted
 		return
 	}
-	w.r.c.Deliverer.Make(ctx, w.lease, &a.Attempt)
+	w.r.make(ctx, w.lease, &a.Attempt)
 }
 
 // mayTake reports whether anything may be taken of the cursor, as far as that is not the lease's affair.
@@ -158,7 +158,8 @@ func (w *runner) skipped(a *attempt, now time.Time, why string) {
 }
 
 func (w *runner) failed(a *attempt, record relay.AttemptRecord, now time.Time) {
-	switch r := w.cur.Fail(a.batch, now, cursor.Failure{Reason: a.Reason(), RetryAfter: a.Sent.RetryAfter}); r.Outcome {
+	failure := cursor.Failure{Reason: a.Reason(), RetryAfter: a.Sent.RetryAfter, Local: w.refusesThis(a)}
+	switch r := w.cur.Fail(a.batch, now, failure); r.Outcome {
 	case cursor.Retrying:
 		record.NextAttemptAt = &r.Next
 		w.keep(record)
@@ -171,6 +172,15 @@ func (w *runner) failed(a *attempt, record relay.AttemptRecord, now time.Time) {
 	if since := w.cur.Health().FailingSince; !since.IsZero() && now.Sub(since) >= w.r.c.GiveUpAfter {
 		w.doc.End(relay.ReplayCancelled, "Every attempt has failed since "+since.UTC().Format(time.RFC3339)+".", now)
 	}
+}
+
+// refusesThis reports whether the receiver is well and refuses only what it was sent: since the replay's attempts began to
+// fail it has accepted something else, such as a new delivery. A replay may select just what is refused; it is not to wait
+// for a receiver that does not fail.
+func (w *runner) refusesThis(a *attempt) bool {
+	since := w.cur.Health().FailingSince
+	judged := a.Sent.Outcome == sender.Refused || a.Sent.Outcome == sender.Timeout
+	return judged && !since.IsZero() && w.share.place.AcceptedSince(since)
 }
 
 // ended keeps the record with which an event ends in the replay.

@@ -240,29 +240,32 @@ func (w *runner) recount(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var progress relay.Progress
-	counted := newPositions()
-	w.recorded = map[uint64]relay.DeliveryStatus{}
+	before, counted := w.doc.Progress, newPositions()
+	w.doc.Progress, w.recorded = relay.Progress{}, map[uint64]relay.DeliveryStatus{}
 	since := w.doc.CreatedAt.Add(-clockSlack)
 	err = w.r.c.Store.Attempts.Scan(ctx, w.doc.Callback, w.doc.CallbackGeneration, since, last, func(b relay.AttemptBatch) bool {
-		for i := range b.Records {
-			rec := &b.Records[i]
-			if rec.Replay != w.doc.ID || rec.Replayed == "" || counted.has(rec.Seq) {
-				continue
-			}
-			counted.set(rec.Seq, true)
-			progress.Add(rec.Replayed)
-			if w.cur.Where(cursor.Entry{Seq: rec.Seq, Order: rec.Order}) != cursor.Settled {
-				w.recorded[rec.Seq] = rec.Replayed
-			}
-		}
+		w.count(counted, b.Records)
 		return ctx.Err() == nil
 	})
 	if err = errors.Join(err, ctx.Err()); err != nil {
-		return err
+		w.doc.Progress = before
 	}
-	w.doc.Progress = progress
-	return nil
+	return err
+}
+
+// count counts what has ended by records, each event once.
+func (w *runner) count(counted *positions, records []relay.AttemptRecord) {
+	for i := range records {
+		rec := &records[i]
+		if rec.Replay != w.doc.ID || rec.Replayed == "" || counted.has(rec.Seq) {
+			continue
+		}
+		counted.set(rec.Seq, true)
+		w.doc.Progress.Add(rec.Replayed)
+		if w.cur.Where(cursor.Entry{Seq: rec.Seq, Order: rec.Order}) != cursor.Settled {
+			w.recorded[rec.Seq] = rec.Replayed
+		}
+	}
 }
 
 // clockSlack is how far the clocks of two servers may be apart.
