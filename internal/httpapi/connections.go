@@ -141,8 +141,8 @@ func (a *API) patchConnection(ctx context.Context, _ caller, id Id, params Patch
 }
 
 // deleteConnection implements DELETE /v1/connections/{id}. The document is removed first, because
-// the owner works by it. Its tokens and its poll follow. If that fails, a repetition finds nothing;
-// what is left is overwritten when the id is used again.
+// the owner works by it, and removes where it is in the inbox. Its tokens and its poll follow. If
+// that fails, a repetition finds nothing; what is left is overwritten when the id is used again.
 func (a *API) deleteConnection(ctx context.Context, _ caller, id Id, params DeleteConnectionParams) (reply, error) {
 	if params.Unsubscribe {
 		if err := a.unsubscribe(ctx, id, params.IfMatch); err != nil {

@@ -21,6 +21,7 @@ const lookAgain = time.Second
 var (
 	errSuperseded = errors.New("another replica has taken the connection over")
 	errContested  = errors.New("an earlier owner has written the document meanwhile")
+	errDeleted    = errors.New("the connection was deleted meanwhile")
 )
 
 // adopt takes the connection over: it waits for the end of a poll that another process has
@@ -258,6 +259,10 @@ func (r *runner) save(ctx context.Context) error {
 		case store.Unclear, store.NotStored:
 			return result.Err
 		case store.Changed:
+			if there.Deleted && r.deleted(ctx) {
+				r.lost = true
+				return errDeleted
+			}
 			if r.revision = there.Revision; !there.Deleted && there.Value.Epoch < r.doc.Epoch {
 				r.adopted = false
 				return fmt.Errorf("%w: %w", errContested, result.Err)
@@ -265,6 +270,12 @@ func (r *runner) save(ctx context.Context) error {
 		}
 	}
 	return result.Err
+}
+
+// deleted reports whether the connection is registered no more: whoever deletes one removes its document after it.
+func (r *runner) deleted(ctx context.Context) bool {
+	c := r.p.Store.Connections.Current(ctx, []string{r.config().ID})[0]
+	return c.Err == nil && (c.Deleted || c.Value.Generation != r.generation)
 }
 
 // superseded reports whether an epoch found in the document is a later owner's, and passes it to the lease.

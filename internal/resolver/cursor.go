@@ -3,6 +3,7 @@ package resolver
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -90,6 +91,18 @@ func (s *storedCursor) took(save cursorstore.Save, r cursorstore.Result) error {
 	case store.Unclear, store.NotStored:
 	}
 	return r.Err
+}
+
+// erase removes what is stored of a connection's cursor, but for what is of the generation to keep; "" keeps nothing.
+// What cannot be removed now is removed when its shard is loaded again.
+func (r *Resolver) erase(ctx context.Context, lease *shard.Lease, stored *cursorstore.Stored, keep string) {
+	if stored.Empty() || !lease.Valid() {
+		return
+	}
+	if err := r.cursors.Erase(ctx, lease.Epoch(), stored, keep); err != nil {
+		r.log.Log(ctx, store.Level(err, slog.LevelWarn), "where the inbox of a deleted connection was read to could not be removed",
+			"connection", stored.ID, "error", err)
+	}
 }
 
 // jitter spreads a wait over 90 to 110 % of it, so that connections that failed together do not

@@ -137,8 +137,8 @@ func (r *runner) takeEvents(ctx context.Context) {
 	}
 }
 
-// end waits for what is under way until the grace time is over, and stores the cursor a last time. err is
-// what has ended the runner.
+// end waits for what is under way until the grace time is over, and stores the cursor a last time. If the connection
+// was deleted, it removes the cursor instead: nobody reads on there. err is what has ended the runner.
 func (r *runner) end(ctx context.Context, err error) error {
 	if r.underWay.giveUp != nil {
 		defer r.underWay.giveUp()
@@ -151,6 +151,13 @@ func (r *runner) end(ctx context.Context, err error) error {
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastFlush)
 	defer cancel()
+	if c, there := r.roster.Connection(r.connection); !there || c.Generation != r.generation {
+		stored, err := r.cursors.LoadSome(last, []string{r.connection})
+		if err == nil {
+			r.erase(last, r.lease, stored[r.connection], c.Generation)
+		}
+		return err
+	}
 	return r.cursor.flush(last)
 }
 
