@@ -37,7 +37,7 @@ func TestAStopDuringTheStartIsNoStart(t *testing.T) {
 	var serves, stopped atomic.Bool
 	log := slog.New(hears(func(message string) {
 		switch message {
-		case "the shards are shared out anew": // none is taken yet, so no callback can be loaded
+		case "the shards are divided again": // none is taken yet, so no callback can be loaded
 			stop()
 		case "the relay serves":
 			serves.Store(true)

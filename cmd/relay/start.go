@@ -57,7 +57,7 @@ func (s start) repeat(ctx context.Context, trouble string, passing func(error) b
 		}
 		if now.Sub(logged) >= natsd.StillAway {
 			logged = now
-			s.log.Warn(trouble+"; trying on", "error", err, "for", now.Sub(since).Round(time.Second).String())
+			s.log.Warn(trouble+"; trying again", "error", err, "for", now.Sub(since).Round(time.Second).String())
 		}
 		s.waiting(trouble)
 		if !backoff.Sleep(ctx, natsd.ReconnectDelay(n)) {

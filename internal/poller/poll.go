@@ -183,7 +183,7 @@ func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutc
 	r.doc.Intent, r.doc.Outcome = nil, &outcome
 
 	if gone { // the subscription is gone, and with it whatever waited in it
-		r.log.Warn("the vendor no longer knows the subscription; subscribing anew", "subscription", r.doc.SubscriptionID, "correlation_id", outcome.CorrelationID)
+		r.log.Warn("the vendor no longer knows the subscription; subscribing again", "subscription", r.doc.SubscriptionID, "correlation_id", outcome.CorrelationID)
 		r.doc.SubscriptionID, r.doc.SubscriptionLost = "", true
 		again := r.pause(r.doc.Failures)
 		if r.doc.Failures == 0 {

@@ -101,6 +101,6 @@ func (r *runner) logOtherTopic() {
 	}
 	r.topicLogged = true
 	r.log.Warn("the connection keeps its subscription, which is to another topic than RELAY_AUDATEX_TOPIC; "+
-		"to change it, remove the connection with ?unsubscribe=true, which loses what waits at the vendor, and make it anew",
+		"to change it, remove the connection with ?unsubscribe=true, which loses what waits at the vendor, and create it again",
 		"subscribed_to", r.doc.Topic, "setting", r.p.Topic)
 }

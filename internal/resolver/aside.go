@@ -49,7 +49,7 @@ func (r *runner) setAside(ctx context.Context, it *item, why reason, detail stri
 			map[string]any{"unresolved": doc.ID, "connection": it.connection, "reason": doc.Reason, "detail": doc.Detail})
 	}
 	if err != nil {
-		return fmt.Errorf("tell of notification %s: %w", n, err)
+		return fmt.Errorf("publish an event about notification %s: %w", n, err)
 	}
 	r.isAside(ctx, it, doc)
 	return nil
@@ -80,7 +80,7 @@ func (r *runner) publishUnknownSite(ctx context.Context, doc relay.Unresolved, r
 	if many >= unknownSitesMost {
 		vendorSite = "others"
 		message = fmt.Sprintf("Notifications of connection %s came for more than %d different sites of the vendor that are mapped to no site; "+
-			"further ones are not told one by one. They are among the unresolved notifications.", doc.Connection, unknownSitesMost)
+			"further ones get no event each. They are among the unresolved notifications.", doc.Connection, unknownSitesMost)
 	}
 	if since.IsZero() || doc.UnresolvedAt.Before(since) {
 		since = doc.UnresolvedAt

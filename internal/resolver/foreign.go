@@ -50,14 +50,14 @@ func (r *Resolver) setForeignAside(ctx context.Context, it *item, why reason, de
 			return nil
 		}
 		message := fmt.Sprintf("Something else was sent in the place of connection %s's queue, and holds no notification. It is kept among the unresolved notifications as %s; "+
-			"the same bytes are counted there and not told again.", it.connection, doc.ID)
+			"the same bytes are counted there and not reported again.", it.connection, doc.ID)
 		if doc.ID == foreignID(it.connection, foreignOthers) {
 			message = fmt.Sprintf("More than %d different things were sent in the place of connection %s's queue. All further ones are counted in the unresolved entry %s, which has the bytes of the first; "+
 				"the others are in the inbox only.", foreignMost, it.connection, doc.ID)
 		}
 		if err := r.cfg.Publisher.Operational(ctx, relay.NoSite, relay.KindOrderUnresolved, it.connection, message,
 			map[string]any{"unresolved": doc.ID, "connection": it.connection, "reason": doc.Reason, "detail": doc.Detail}); err != nil {
-			return fmt.Errorf("tell of what came on connection %s: %w", it.connection, err)
+			return fmt.Errorf("publish an event about what came on connection %s: %w", it.connection, err)
 		}
 		doc.Told = true
 		if _, err := r.put(ctx, &doc, revision); err == nil || !contested(err) {

@@ -41,7 +41,7 @@ func (m *Member) listen() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.seeing && m.seenRevision != m.written {
-		m.conf.Log.Warn("what is written of the owners is not seen; watching anew")
+		m.conf.Log.Warn("what is written of the owners is not seen; starting the watch again")
 		m.rewatch()
 	}
 }

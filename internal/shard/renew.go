@@ -172,7 +172,7 @@ func (m *Member) answer(ctx context.Context, next *deadline) {
 	for i, h := range doubted {
 		switch m.judge(h, found[i]) {
 		case stillOurs:
-			m.conf.Log.Warn("a later owner has written under a lease that is still ours; the shard is taken anew above it",
+			m.conf.Log.Warn("a later owner has written under a lease that is still ours; the shard is taken again under a higher epoch",
 				"shard", h.lease.shard, "epoch", h.lease.epoch, "found", h.doubted)
 			h.anew = true
 			h.drain()

@@ -48,7 +48,7 @@ func (m *Member) follow(ctx context.Context) {
 			return
 		}
 		if !errors.Is(err, context.Canceled) {
-			m.conf.Log.Log(ctx, store.Level(err, slog.LevelWarn), "the watch of the owners ended; watching anew", "error", err)
+			m.conf.Log.Log(ctx, store.Level(err, slog.LevelWarn), "the watch of the owners ended; starting the watch again", "error", err)
 		}
 		backoff.Sleep(ctx, m.retry())
 	}
@@ -167,7 +167,7 @@ func (m *Member) membersChanged() {
 		}
 	}
 	if moved > 0 {
-		m.conf.Log.Info("the shards are shared out anew", "members", len(members), "ours", ours)
+		m.conf.Log.Info("the shards are divided again", "members", len(members), "ours", ours)
 		m.wake.Set()
 	}
 }

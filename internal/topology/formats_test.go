@@ -386,7 +386,7 @@ func TestARelayEndsWhenABackupWasRestoredBehindItsBack(t *testing.T) {
 	if _, err := table.WriteMark(t.Context(), js, m); err != nil {
 		t.Fatal(err)
 	}
-	if err := v.Run(t.Context()); !errors.Is(err, topology.ErrRefused) || !strings.Contains(err.Error(), "start it anew") {
+	if err := v.Run(t.Context()); !errors.Is(err, topology.ErrRefused) || !strings.Contains(err.Error(), "restart it") {
 		t.Errorf("it runs on and ends with %v", err)
 	}
 }

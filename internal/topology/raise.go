@@ -208,7 +208,7 @@ func (v *Versions) adopt(m Mark) error {
 		return err
 	}
 	if !m.Restored.Equal(v.restored) { // the restore did not see this relay, which was cut off or suspended
-		return refused("a backup was restored at %s, after this relay had started: start it anew, as it has to learn from where the numbers of events go on",
+		return refused("a backup was restored at %s, after this relay had started: restart it: it must read from which number events continue",
 			m.Restored.UTC().Format(time.RFC3339))
 	}
 	v.current.Store(int64(m.Formats))
