@@ -1,6 +1,6 @@
 // Package cursorstore stores cursors (package cursor) for every reader of a log: the resolver's over the inbox, the
-// dispatcher's over the events, and each replay's over the same. It reads what the readers of a shard have stored, writes it under a new owner's
-// epoch, stores what changes, and takes back what a log no longer has. Every write follows the one rule of
+// dispatcher's and each replay's over the events. It reads what the readers of a shard have stored, writes it under a
+// new owner's epoch, stores what changes, and takes back what a log no longer has. Every write follows the one rule of
 // store.PutOwned, so nothing that a later owner has written is ever lost.
 //
 // Begin reading at Store. A reader uses it like this:

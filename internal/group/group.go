@@ -1,7 +1,8 @@
 // Package group runs the parts of a program that end together.
 //
 // A part that ends before its context has is a failure of the whole: the program must stop then and
-// not go on without it. Begin reading at Group.
+// not go on without it. Wait returns after all parts have ended, with their joined errors. Begin reading
+// at Group.
 package group
 
 import (

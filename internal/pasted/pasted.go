@@ -1,6 +1,6 @@
-// Package pasted is the one rule for secrets, names and addresses that people copy from somewhere: out of a portal
-// into a setting, a file or a request. What comes along by accident is taken away where it cannot be meant, and
-// refused where nobody can tell. Without that it is found out far away, as a refused login.
+// Package pasted cleans secrets, names and addresses that people copy into settings, files and requests. It removes
+// quotes, spaces and invisible characters that cannot be meant, and refuses what is ambiguous; it never changes what may
+// be meant. Without it a slip would show only later, as a refused login. Begin reading at Clean.
 package pasted
 
 import (

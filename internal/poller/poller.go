@@ -1,5 +1,6 @@
 // Package poller empties the vendor's queue of every connection into the inbox: the first step of a
-// notification's way.
+// notification's way. It promises that what the vendor has handed out is stored, or that the gap is
+// published. Begin reading at runner.go: Turn is what a connection's runner does again and again.
 //
 // A vendor poll is destructive: what an answer carried is gone there the moment it was sent. So
 // each poll is
@@ -16,9 +17,8 @@
 // into the document, so that nothing the process before writes there counts any more, and only then
 // polls.
 //
-// Begin reading at runner.go: Turn is what a connection's runner does again and again. schedule.go
-// decides when it polls, poll.go makes a poll, unstored.go and leftpages.go store what it brought,
-// adopt.go takes a connection over. The goroutines:
+// schedule.go decides when a runner polls, poll.go makes a poll, unstored.go and leftpages.go store
+// what it brought, adopt.go takes a connection over. The goroutines:
 //
 //   - Run follows the connections, and stores the pages whose shard was given up (leftpages.go);
 //   - Own waits for the end of a shard's work;

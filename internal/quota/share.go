@@ -1,5 +1,5 @@
-// Package quota keeps this replica to its part of the vendor's allowance, which all replicas share
-// without a message.
+// Package quota divides the vendor's allowance of requests among the replicas: each computes its own
+// part from the records of the live ones, and they send one another no messages.
 //
 // In any 60 seconds all replicas together send at most the rate, also while replicas come and go;
 // what the vendor asks by a 429 to one of them holds for all, also over restarts. Begin reading at

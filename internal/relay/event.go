@@ -91,7 +91,7 @@ func NextSequence(now time.Time, last uint64) uint64 {
 	return max(uint64(now.UnixMicro()), last+1)
 }
 
-// NewOrderEvent returns the event for one notification (or reconciliation) of an order. SchemaBase
+// NewOrderEvent returns the event for one notification (or reconciliation) of an order. schemaBase
 // is the relay's public address without a trailing slash.
 func NewOrderEvent(schemaBase, site, order, typ string, sequence uint64, at time.Time, data OrderData) (Event, error) {
 	if data.Changes == nil {

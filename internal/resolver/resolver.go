@@ -1,16 +1,16 @@
 // Package resolver makes readings of orders out of notifications: the second step of a
 // notification's way. It reads the inbox by a cursor per connection, takes from each notification
 // which order it is about and nothing else, reads that order from the vendor, and has the publisher
-// make the events.
+// make the events. It promises that a notification is settled only when its event is in the log, or the
+// notification itself lies in relay_unresolved. Begin reading at runner.go: Turn is what a connection's
+// runner does again and again.
 //
-// It promises that a notification is settled only when its event is in the log, or the notification itself
-// lies in relay_unresolved. Notifications of one order that wait together share one reading, which begins
-// after the last of them has arrived. While the vendor is in trouble they wait; an order that the vendor
-// keeps refusing is set aside after an hour, and anything after ten days.
+// Notifications of one order that wait together share one reading, which begins after the last of them has
+// arrived. While the vendor is in trouble they wait; an order that the vendor keeps refusing is set aside
+// after an hour, and anything after ten days.
 //
-// Begin reading at runner.go: Turn is what a connection's runner does again and again. read.go offers the
-// notifications to the cursor, work.go resolves a batch of them, aside.go and foreign.go set aside what
-// cannot be resolved, retry.go and selfretry.go try that again. load.go and cursor.go adopt and store the
+// read.go offers the notifications to the cursor, work.go resolves a batch of them, aside.go and foreign.go
+// set aside what cannot be resolved, retry.go and selfretry.go try that again. load.go and cursor.go adopt and store the
 // cursors when shards come and go: from then on nothing that a former owner writes there succeeds. What it
 // had published already is found in the log. The goroutines:
 //

@@ -1,11 +1,11 @@
-// Package roster keeps one runner at work for every connection of the shards that this replica holds. The two
-// stages that work by connection, the poller and the resolver, stand on it: what differs between them is the
-// runner.
+// Package roster runs one runner for every connection of the shards that this replica holds. The two stages that
+// work by connection, the poller and the resolver, use it: what differs between them is the runner.
 //
 // Two things come and go at any time and in any order: connections, which a store.Mirror knows, and shards,
 // which Own is called for. A runner works while its connection is there and its shard is held. No two runners
 // of one connection ever work at the same time in one process: the next one begins when the one before has
-// stored all it had under way. Begin with Own and Roster.changed.
+// stored all it had under way. Begin reading at
+// Runner, then at Own.
 package roster
 
 import (

@@ -1,5 +1,5 @@
-// Package signal tells a goroutine that it has something to do. A Signal never blocks who sets it,
-// and one that is set several times before it is received counts once. Begin at Signal.
+// Package signal wakes a goroutine. Setting a Signal never blocks, and one that is set several times
+// before it is received counts once. Begin reading at Signal.
 package signal
 
 // Signal is received by one goroutine. It must be made by New.

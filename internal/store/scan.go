@@ -34,7 +34,7 @@ func Within(ctx context.Context, d time.Duration) (context.Context, context.Canc
 	}
 }
 
-// Bounds returns the first and the last sequence of a stream. An empty stream has first = last+1.
+// bounds returns the first and the last sequence of a stream. An empty stream has first = last+1.
 func (s *Store) bounds(ctx context.Context, stream string) (first, last uint64, err error) {
 	if err := s.health.reachable(); err != nil {
 		return 0, 0, fmt.Errorf("read the state of %s: %w", stream, err)

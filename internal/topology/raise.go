@@ -38,7 +38,7 @@ const raiseEvery = 5 * time.Second
 // memberPrefix starts the keys of the live relays' records in relay_owners.
 const memberPrefix = "member."
 
-// FormatsConfig is what NewFormats needs.
+// FormatsConfig is what OpenFormats needs.
 type FormatsConfig struct {
 	JS       jetstream.JetStream
 	Topology Topology

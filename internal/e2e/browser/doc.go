@@ -1,5 +1,6 @@
-// Package browser drives a real Chromium through what the vendor's users see: from a consent link over the vendor's portal to the result. The
-// relays, three behind a round robin, and the vendor's double run as their users run them.
+// Package browser drives a real Chromium through what the vendor's users see: from a consent link over the vendor's
+// portal to the result. The relays, three behind a round robin, and the vendor's double run as their users run them.
+// Begin reading at consent_test.go.
 //
 // Without Chromium its tests are skipped. These variables change what they do:
 //
