@@ -209,7 +209,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	})
 	known := &knownConnections{}
 	reconciling := reconciler.New(reconciler.Config{
-		Store: s, Orders: unhurried{vendor}, Publisher: publishing, Connections: known, Night: c.Night, Grace: c.ShutdownGrace.D(),
+		Store: s, Orders: unhurried{vendor}, Publisher: publishing, Connections: known, Night: reconciler.Night(c.Night), Grace: c.ShutdownGrace.D(),
 		Metrics: reconciler.NewMetrics(registry), Log: log,
 	})
 	polling := poller.New(poller.Config{

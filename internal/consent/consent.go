@@ -80,7 +80,7 @@ func New(c Config) (*Service, error) {
 	if err != nil {
 		return nil, errors.New("the address of the vendor's consent page is no URL")
 	}
-	s.vendor = OriginOf(vendor)
+	s.vendor = ingress.OriginOf(vendor)
 	s.links = store.NewMirror(store.MirrorConfig[relay.ConsentLink]{
 		Bucket: c.Store.Consents, Log: c.Log, What: "consent link",
 		Group: func(l relay.ConsentLink) string { return l.Connection },
@@ -99,18 +99,6 @@ func (s *Service) setPublicURL() error {
 	}
 	s.public = public
 	return nil
-}
-
-// OriginOf returns an address's origin as browsers write it (RFC 6454): in lower case, without the
-// scheme's default port.
-func OriginOf(u *url.URL) string {
-	host := strings.ToLower(u.Host)
-	for scheme, port := range map[string]string{"https": ":443", "http": ":80"} {
-		if u.Scheme == scheme {
-			host = strings.TrimSuffix(host, port)
-		}
-	}
-	return u.Scheme + "://" + host
 }
 
 // Ready is closed once all links have been read.

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/ingress"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -248,7 +249,7 @@ func (s *Service) fromOurPage(r *http.Request) bool {
 		return len(site) == 1 && site[0] == "same-origin"
 	}
 	for _, origin := range r.Header.Values("Origin") {
-		if origin != "null" && (s.public == nil || origin != OriginOf(s.public)) {
+		if origin != "null" && (s.public == nil || origin != ingress.OriginOf(s.public)) {
 			return false
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/ingress"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -49,7 +50,7 @@ func (s *Service) CheckReturnURL(text string) error {
 	}
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil ||
-		!slices.Contains(s.c.ReturnOrigins, OriginOf(u)) {
+		!slices.Contains(s.c.ReturnOrigins, ingress.OriginOf(u)) {
 		return ErrReturnURL
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 )
 
@@ -102,4 +103,16 @@ func parseHop(s string) netip.Addr {
 		}
 	}
 	return netip.Addr{}
+}
+
+// OriginOf returns an address's origin as browsers write it (RFC 6454): in lower case, without the
+// scheme's default port.
+func OriginOf(u *url.URL) string {
+	host := strings.ToLower(u.Host)
+	for scheme, port := range map[string]string{"https": ":443", "http": ":80"} {
+		if u.Scheme == scheme {
+			host = strings.TrimSuffix(host, port)
+		}
+	}
+	return u.Scheme + "://" + host
 }

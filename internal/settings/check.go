@@ -14,7 +14,6 @@ import (
 	"github.com/audatex-relay/relay/internal/access"
 	"github.com/audatex-relay/relay/internal/ingress"
 	"github.com/audatex-relay/relay/internal/pasted"
-	"github.com/audatex-relay/relay/internal/reconciler"
 )
 
 // Config is the checked settings of a relay that serves: the texts are clean, the secrets are read
@@ -31,13 +30,20 @@ type Config struct {
 	Admins   []access.Admin
 	Location *time.Location
 	Schedule []time.Duration
-	Night    reconciler.Night
+	Night    Night
 	Allow    []netip.Prefix
 	Proxies  ingress.Proxies
 	Proxy    *url.URL
 	Roots    *x509.CertPool // authorities of receivers' certificates; nil: the system's
 
 	Rereads *Rereads // has files read again at once; nil: only every few seconds
+}
+
+// Night is the part of each day in which open orders are read again, from a time of day on. The zero value means never.
+type Night struct {
+	From     time.Duration // after midnight
+	Length   time.Duration
+	Location *time.Location
 }
 
 // StoreConfig is the checked settings of the store and of the log.
@@ -273,7 +279,7 @@ func (c *Config) checkNight() error {
 		return Wrong("RELAY_NIGHTLY_RECONCILE", "%s is neither two times of day such as 01:00-05:00 nor '%s'", shownWord(c.NightlyReconcile), off)
 	}
 	midnight := time.Date(begin.Year(), begin.Month(), begin.Day(), 0, 0, 0, 0, begin.Location())
-	c.Night = reconciler.Night{From: begin.Sub(midnight), Length: end.Sub(begin), Location: c.Location}
+	c.Night = Night{From: begin.Sub(midnight), Length: end.Sub(begin), Location: c.Location}
 	if c.Night.Length <= 0 { // past midnight
 		c.Night.Length += 24 * time.Hour
 	}

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"unicode"
 
-	"github.com/audatex-relay/relay/internal/consent"
+	"github.com/audatex-relay/relay/internal/ingress"
 )
 
 // No error of this file quotes an address: one that did not parse as it was meant may hold a
@@ -114,7 +114,7 @@ func (c *Config) checkURLs() error {
 		if parsed.User != nil || strings.Trim(parsed.Path, "/") != "" || parsed.RawQuery != "" || parsed.ForceQuery || strings.Contains(origin, "#") {
 			return Wrong("RELAY_CONSENT_RETURN_ORIGINS", "an entry has more than an origin: it is written as https://bms.example, with a port if it needs one")
 		}
-		c.ConsentReturnOrigins[i] = consent.OriginOf(parsed)
+		c.ConsentReturnOrigins[i] = ingress.OriginOf(parsed)
 	}
 	return nil
 }
