@@ -281,7 +281,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	}
 	quota.WarnOfDemand(ctx, s, c.AudatexRate, c.PollInterval.D(), log)
 	throttles := quota.NewThrottles(s, member.SetThrottle, log)
-	throttles.Heed(ctx, budget)
+	throttles.Restore(ctx, budget)
 	budget.OnBacklog(resolving.Behind)
 	share := quota.Share{
 		Rate: c.AudatexRate, Budget: budget, Connections: func() (own, all int) { return owned.Count(polling.Count()) },

@@ -99,7 +99,7 @@ func newSealer(keys []byte, dir string) (*store.Sealer, error) {
 // accepted; each secret that they do not open is reported when it is read. A key file that this
 // start has made is removed again, as nothing is encrypted with it.
 func checkKeys(ctx context.Context, s *store.Store, c settings.Config, made bool) error {
-	opened, sealed, err := s.Opens(ctx)
+	opened, sealed, err := s.CanDecrypt(ctx)
 	switch {
 	case err != nil, opened, sealed == 0:
 		return err

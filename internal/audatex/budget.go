@@ -99,8 +99,8 @@ func (b *Budget) OnThrottled(f func(relay.Throttle)) {
 	b.throttled = f
 }
 
-// Heed complies with what the vendor required from another replica.
-func (b *Budget) Heed(t relay.Throttle) {
+// ApplyThrottle complies with what the vendor required from another replica.
+func (b *Budget) ApplyThrottle(t relay.Throttle) {
 	now := time.Now()
 	if most := now.Add(maxStop); t.Until.After(most) { // clocks differ
 		t.Until = most

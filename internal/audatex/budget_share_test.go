@@ -115,7 +115,7 @@ func TestAStopIsToldAndTakenOver(t *testing.T) {
 		told := 0
 		asked.OnThrottled(func(t relay.Throttle) {
 			told++
-			other.Heed(t)
+			other.ApplyThrottle(t)
 		})
 		asked.Observe(http.StatusTooManyRequests, http.Header{"Retry-After": {"40"}})
 		asked.Observe(http.StatusTooManyRequests, http.Header{"Retry-After": {"10"}}) // says nothing new
@@ -126,7 +126,7 @@ func TestAStopIsToldAndTakenOver(t *testing.T) {
 		if err := other.Wait(t.Context(), PriorityPoll, ""); err != nil || time.Since(start) != 40*time.Second {
 			t.Errorf("the other replica waited %s, %v", time.Since(start), err)
 		}
-		other.Heed(relay.Throttle{Until: time.Now().Add(100 * 24 * time.Hour)}) // another's clock
+		other.ApplyThrottle(relay.Throttle{Until: time.Now().Add(100 * 24 * time.Hour)}) // another's clock
 		if left := time.Until(other.BlockedUntil()); left != time.Hour {
 			t.Errorf("stopped for %s", left)
 		}

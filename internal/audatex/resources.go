@@ -15,15 +15,15 @@ type resource struct {
 	value string
 }
 
-// likeness is how clearly a resource is the parts order. The vendor's exact ResourceType is
+// matchQuality is how clearly a resource is the parts order. The vendor's exact ResourceType is
 // unknown.
-type likeness int
+type matchQuality int
 
 const (
-	notAnOrder  likeness = iota
-	someOrder            // mentions an order: WorkOrder, OrderLine
-	partsOrder           // mentions a parts order: PartsOrderDetail
-	exactlyThat          // PartsOrder, parts-order, PARTS.ORDERS
+	notAnOrder  matchQuality = iota
+	someOrder                // mentions an order: WorkOrder, OrderLine
+	partsOrder               // mentions a parts order: PartsOrderDetail
+	exactlyThat              // PartsOrder, parts-order, PARTS.ORDERS
 )
 
 // orderOf returns the order's uuid from the resources of a notification: from the entry that is
@@ -80,14 +80,14 @@ func pickOrder(list []resource) (string, error) {
 	}
 	best := notAnOrder
 	for _, r := range list {
-		best = max(best, r.likeness())
+		best = max(best, r.matchQuality())
 	}
 	if best == notAnOrder && len(list) > 1 {
 		return "", fmt.Errorf("none of %d resources is an order", len(list))
 	}
 	var found, bad string
 	for _, r := range list {
-		if r.likeness() != best {
+		if r.matchQuality() != best {
 			continue
 		}
 		id, ok := lastUUID(r.value)
@@ -106,8 +106,8 @@ func pickOrder(list []resource) (string, error) {
 	return found, nil
 }
 
-func (r resource) likeness() likeness {
-	if l := orderLikeness(r.kind); l != notAnOrder {
+func (r resource) matchQuality() matchQuality {
+	if l := orderMatchQuality(r.kind); l != notAnOrder {
 		return l
 	}
 	// An older entry may show it only in its address: …/partsorders/<uuid>.
@@ -115,10 +115,10 @@ func (r resource) likeness() likeness {
 	if len(segments) < 2 {
 		return notAnOrder
 	}
-	return orderLikeness(segments[len(segments)-2])
+	return orderMatchQuality(segments[len(segments)-2])
 }
 
-func orderLikeness(kind string) likeness {
+func orderMatchQuality(kind string) matchQuality {
 	letters := strings.Map(func(r rune) rune {
 		if r < 'a' || r > 'z' {
 			return -1

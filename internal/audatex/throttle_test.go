@@ -46,7 +46,7 @@ func TestA429LowersTheRateWhichRecovers(t *testing.T) {
 		asked.Observe(http.StatusTooManyRequests, http.Header{"Retry-After": {"5"}}) // of a request that was under way
 		pass(5 * time.Second)
 		between("after a 429", perMinute(asked), 45, 56)
-		other.Heed(heard)
+		other.ApplyThrottle(heard)
 		between("another replica", perMinute(other), 50, 61)
 		pass(2 * time.Minute)
 		between("some minutes later", perMinute(asked), 62, 80)

@@ -28,31 +28,31 @@ const (
 	handshakeTimeout = 10 * time.Second
 )
 
-// tidied is a connection for one request that normalises the response's header before net/http
+// normalizedConn is a connection for one request that normalises the response's header before net/http
 // parses it. Because of a line without a colon, an empty Content-Length or a header of 64 KiB,
 // net/http would reject the whole response, and with it what exists nowhere else: a rotated refresh
 // token, or a page of notifications.
-type tidied struct {
+type normalizedConn struct {
 	net.Conn
 	src     *bufio.Reader
 	head    []byte // what was read of it and not yet passed on
 	started bool
 }
 
-// tidy returns a dialer whose connections are tidied.
-func tidy(dial dialFunc) dialFunc {
+// normalizing returns a dialer whose connections are such.
+func normalizing(dial dialFunc) dialFunc {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := dial(ctx, network, addr)
 		if err != nil {
 			return nil, err
 		}
-		return &tidied{Conn: conn, src: bufio.NewReaderSize(conn, onceBuffer)}, nil
+		return &normalizedConn{Conn: conn, src: bufio.NewReaderSize(conn, onceBuffer)}, nil
 	}
 }
 
-// tidyTLS is tidy for https: the header can only be seen above TLS.
-func tidyTLS(dial dialFunc, config *tls.Config) dialFunc {
-	return tidy(func(ctx context.Context, network, addr string) (net.Conn, error) {
+// normalizingTLS is normalizing for https: the header can only be seen above TLS.
+func normalizingTLS(dial dialFunc, config *tls.Config) dialFunc {
+	return normalizing(func(ctx context.Context, network, addr string) (net.Conn, error) {
 		host, _, err := net.SplitHostPort(addr)
 		if err != nil {
 			return nil, err
@@ -75,7 +75,7 @@ func tidyTLS(dial dialFunc, config *tls.Config) dialFunc {
 }
 
 // Read returns the normalised header, and then what follows it.
-func (t *tidied) Read(p []byte) (int, error) {
+func (t *normalizedConn) Read(p []byte) (int, error) {
 	if !t.started {
 		t.started = true
 		t.readHeads()
@@ -90,7 +90,7 @@ func (t *tidied) Read(p []byte) (int, error) {
 
 // readHeads reads the header of the response, and those of interim responses before it. What is not
 // HTTP, such as data of a SOCKS proxy, is not changed.
-func (t *tidied) readHeads() {
+func (t *normalizedConn) readHeads() {
 	for range maxHeads {
 		for range 8 { // empty lines before a response
 			if next, err := t.src.Peek(1); err == nil && (next[0] == '\r' || next[0] == '\n') {
@@ -115,7 +115,7 @@ func (t *tidied) readHeads() {
 
 // readLines reads up to the empty line that ends a header, or as much as there is. The lines keep
 // their line ends.
-func (t *tidied) readLines() (lines [][]byte, whole bool) {
+func (t *normalizedConn) readLines() (lines [][]byte, whole bool) {
 	for size := 0; size < maxHead; {
 		line, err := t.readLine()
 		size += len(line)
@@ -130,7 +130,7 @@ func (t *tidied) readLines() (lines [][]byte, whole bool) {
 	return lines, false
 }
 
-func (t *tidied) readLine() ([]byte, error) {
+func (t *normalizedConn) readLine() ([]byte, error) {
 	var line []byte
 	for {
 		part, err := t.src.ReadSlice('\n')

@@ -81,7 +81,7 @@ func TestAnAnswerByTLSIsTidied(t *testing.T) {
 	roots := x509.NewCertPool()
 	roots.AddCert(server.Certificate())
 	get := func(config *tls.Config) (*http.Response, error) {
-		dial := tidyTLS((&net.Dialer{}).DialContext, config)
+		dial := normalizingTLS((&net.Dialer{}).DialContext, config)
 		client := &http.Client{Transport: &http.Transport{DialTLSContext: dial, DisableKeepAlives: true}}
 		req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, nil)
 		return client.Do(req)
@@ -120,7 +120,7 @@ func TestOtherProtocolsAreNotTidied(t *testing.T) {
 			_, _ = io.WriteString(far, sent)
 			_ = far.Close()
 		}()
-		conn, _ := tidy(func(context.Context, string, string) (net.Conn, error) { return near, nil })(t.Context(), "", "")
+		conn, _ := normalizing(func(context.Context, string, string) (net.Conn, error) { return near, nil })(t.Context(), "", "")
 		if got, err := io.ReadAll(conn); err != nil || string(got) != want {
 			t.Errorf("%q came as %q, %v", sent, got, err)
 		}

@@ -46,7 +46,7 @@ func checkProxy(proxy func(*http.Request) (*url.URL, error), to *url.URL) error 
 // (polls and token refreshes): net/http repeats a GET without notice if a kept connection dies
 // before the response, which would lose the first response's notifications unnoticed; and if the
 // server has just closed a kept connection, a harmless failure becomes ambiguous. HTTP/2 is off
-// there for the same reason. The header of the response is normalised first; see tidied.
+// there for the same reason. The header of the response is normalised first; see normalizedConn.
 //
 // Compression is off, so that a cut response still yields every byte that arrived. The vendor is
 // told so (see identity), because a request that does not mention encodings allows any (RFC 9110,
@@ -70,7 +70,7 @@ func newTransport(dial dialFunc, keepAlive bool) *http.Transport {
 		ForceAttemptHTTP2:      keepAlive,
 	}
 	if !keepAlive {
-		t.DialContext, t.DialTLSContext = tidy(dial), tidyTLS(dial, t.TLSClientConfig)
+		t.DialContext, t.DialTLSContext = normalizing(dial), normalizingTLS(dial, t.TLSClientConfig)
 		t.ReadBufferSize, t.WriteBufferSize = onceBuffer, onceBuffer
 		t.Protocols = new(http.Protocols)
 		t.Protocols.SetHTTP1(true)

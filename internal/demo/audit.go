@@ -16,8 +16,8 @@ func published(e ledger.Event) time.Time {
 	return time.UnixMicro(micros)
 }
 
-// audit keeps what has arrived, and compares it with the vendor's ledger.
-type audit struct {
+// receivedEvents keeps what has arrived, and compares it with the vendor's ledger.
+type receivedEvents struct {
 	mu          sync.Mutex
 	known       map[string]bool // events, by id
 	events      []ledger.Event  // in the order of their arrival
@@ -29,10 +29,10 @@ type audit struct {
 	sinceEvent  []time.Duration // of it, from the event on
 }
 
-func newAudit() *audit { return &audit{known: map[string]bool{}} }
+func newReceivedEvents() *receivedEvents { return &receivedEvents{known: map[string]bool{}} }
 
 // arrived records a delivery and reports whether it brought something new.
-func (a *audit) arrived(e ledger.Event, at time.Time) (first bool) {
+func (a *receivedEvents) arrived(e ledger.Event, at time.Time) (first bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.deliveries++
@@ -49,21 +49,21 @@ func (a *audit) arrived(e ledger.Event, at time.Time) (first bool) {
 }
 
 // refused records a delivery that is not valid.
-func (a *audit) refused() {
+func (a *receivedEvents) refused() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.unverified++
 }
 
 // progress returns how many events have arrived and when the last one did.
-func (a *audit) progress() (events int64, last time.Time) {
+func (a *receivedEvents) progress() (events int64, last time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return int64(len(a.events)), a.lastArrival
 }
 
 // has reports whether an event has arrived.
-func (a *audit) has(event string) bool {
+func (a *receivedEvents) has(event string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.known[event]
@@ -84,11 +84,11 @@ func (v verdict) broken() bool { return v.Lost+v.Misordered+v.Doubled+v.Altered+
 
 // judge compares what arrived with the vendor's ledger. What is still in the vendor's queue is lost
 // as well: it was not fetched in time.
-func (a *audit) judge(l sandbox.Ledger) verdict {
+func (a *receivedEvents) judge(l sandbox.Ledger) verdict {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	v := verdict{
-		Verdict: ledger.Check(l, a.events, ledger.None), unverified: a.unverified,
+		Verdict: ledger.Check(l, a.events, ledger.NoExceptions), unverified: a.unverified,
 		events: len(a.events), deliveries: a.deliveries, repeats: a.repeats,
 		toCallback: newSpread(a.toCallback), sinceEvent: newSpread(a.sinceEvent),
 	}

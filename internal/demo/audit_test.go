@@ -11,7 +11,7 @@ import (
 
 func TestAuditCountsRepeats(t *testing.T) {
 	t.Parallel()
-	a := newAudit()
+	a := newReceivedEvents()
 	for i := range 3 {
 		e := ledger.Event{ID: fmt.Sprint("event-", i%2), Type: "audatex.relay.test"}
 		if first := a.arrived(e, time.Now()); first != (i < 2) {
@@ -28,14 +28,14 @@ func TestWhatIsStillAtTheVendorsIsLost(t *testing.T) {
 	t.Parallel()
 	notes := []sandbox.NotificationRecord{{ID: "waits"}, {ID: "dropped", Dropped: true}}
 	l := sandbox.Ledger{Orders: []sandbox.OrderRecord{{ID: "o", Notifications: notes}}}
-	if v := newAudit().judge(l); v.Lost != 1 || !v.broken() {
+	if v := newReceivedEvents().judge(l); v.Lost != 1 || !v.broken() {
 		t.Errorf("judged %+v", v)
 	}
 }
 
 func TestAnUnverifiedDeliveryIsAFault(t *testing.T) {
 	t.Parallel()
-	a := newAudit()
+	a := newReceivedEvents()
 	a.refused()
 	if v := a.judge(sandbox.Ledger{}); v.unverified != 1 || !v.broken() {
 		t.Errorf("judged %+v", v)

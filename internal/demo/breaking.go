@@ -18,7 +18,7 @@ const (
 // delivery.
 type breaking struct {
 	http.Handler
-	journey *journey
+	journey *printer
 	until   atomic.Pointer[time.Time]
 }
 

@@ -20,17 +20,17 @@ import (
 // events and the deliveries.
 type follower struct {
 	api     api
-	audit   *audit
-	journey *journey
+	audit   *receivedEvents
+	journey *printer
 
 	after  string                  // where the feed goes on
 	events map[string]ledger.Event // published and not delivered yet
-	seen   map[string]sighting     // the deliveries' last state
+	seen   map[string]seenDelivery // the deliveries' last state
 	health string
 }
 
-// sighting is a state of a delivery that has been printed.
-type sighting struct {
+// seenDelivery is a state of a delivery that has been printed.
+type seenDelivery struct {
 	status   string
 	attempts int
 }
@@ -47,8 +47,8 @@ type delivery struct {
 	}
 }
 
-func newFollower(a api, au *audit, j *journey) *follower {
-	return &follower{api: a, audit: au, journey: j, events: map[string]ledger.Event{}, seen: map[string]sighting{}}
+func newFollower(a api, au *receivedEvents, j *printer) *follower {
+	return &follower{api: a, audit: au, journey: j, events: map[string]ledger.Event{}, seen: map[string]seenDelivery{}}
 }
 
 // run reads twice a second until ctx ends.
@@ -80,7 +80,7 @@ func (f *follower) read(ctx context.Context) error {
 		return err
 	}
 	for _, d := range fresh {
-		f.seen[d.Event] = sighting{d.Status, d.Attempts}
+		f.seen[d.Event] = seenDelivery{d.Status, d.Attempts}
 		e, known := f.events[d.Event]
 		if !known {
 			continue
@@ -125,7 +125,7 @@ func (f *follower) freshDeliveries(ctx context.Context) ([]delivery, error) {
 		}
 		known := false
 		for _, d := range page.Items {
-			if f.seen[d.Event] == (sighting{d.Status, d.Attempts}) {
+			if f.seen[d.Event] == (seenDelivery{d.Status, d.Attempts}) {
 				known = true
 				continue
 			}

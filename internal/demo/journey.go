@@ -15,9 +15,9 @@ import (
 // widest is how many columns a line has at most: less on a narrower terminal.
 const widest = 100
 
-// journey prints what happens: what to try, a table with one row for each event, and a summary.
-type journey struct {
-	audit *audit
+// printer prints what happens: what to try, a table with one row for each event, and a summary.
+type printer struct {
+	audit *receivedEvents
 
 	mu       sync.Mutex
 	over     bool // the summary is printed, and nothing more is
@@ -30,12 +30,12 @@ type journey struct {
 	firstSite string
 }
 
-func newJourney(out io.Writer, sites []site, a *audit) *journey {
+func newPrinter(out io.Writer, sites []site, a *receivedEvents) *printer {
 	width, terminal := terminalWidth(out)
 	if width <= 0 || width > widest {
 		width = widest
 	}
-	j := &journey{
+	j := &printer{
 		audit: a, out: out, paint: newPalette(terminal), width: width, siteSpan: len("site"), refusals: map[string]int{}, firstSite: sites[0].name,
 	}
 	for _, s := range sites {
@@ -46,7 +46,7 @@ func newJourney(out io.Writer, sites []site, a *audit) *journey {
 
 // welcome prints what runs and what to try in another terminal, ready to be pasted. The secret is
 // shown for a receiver of the user's.
-func (j *journey) welcome(at Addresses, key apiKey, target, secret string, own bool) {
+func (j *printer) welcome(at Addresses, key apiKey, target, secret string, own bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	whose := "a receiver that verifies signatures"
@@ -75,7 +75,7 @@ func (j *journey) welcome(at Addresses, key apiKey, target, secret string, own b
 }
 
 // header explains and names the columns.
-func (j *journey) header() {
+func (j *printer) header() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, line := range []string{
@@ -91,13 +91,13 @@ func (j *journey) header() {
 const mostSite = 12
 
 // row lays the columns out, up to the one for what changed; all widths are in characters.
-func (j *journey) row(at, site, order, toRelay, toReceiver, status string) string {
+func (j *printer) row(at, site, order, toRelay, toReceiver, status string) string {
 	return fmt.Sprintf("%-8s  %-*s  %-7s  %8s  %11s  %-6s  ", at, j.siteSpan, clip(site, mostSite), clip(order, 16), toRelay, toReceiver, status)
 }
 
 // delivered counts a delivery and prints it, with the lock held: a reader who sees the count and
 // then takes the lock finds it printed.
-func (j *journey) delivered(e ledger.Event, at time.Time, status string) {
+func (j *printer) delivered(e ledger.Event, at time.Time, status string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if !j.audit.arrived(e, at) {
@@ -107,7 +107,7 @@ func (j *journey) delivered(e ledger.Event, at time.Time, status string) {
 }
 
 // afterRefusals returns the status of an event's first success, with how many attempts it took.
-func (j *journey) afterRefusals(e ledger.Event, status string) string {
+func (j *printer) afterRefusals(e ledger.Event, status string) string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if n := j.refusals[e.ID]; n > 0 {
@@ -117,7 +117,7 @@ func (j *journey) afterRefusals(e ledger.Event, status string) string {
 }
 
 // attempted prints an attempt that did not succeed.
-func (j *journey) attempted(e ledger.Event, at time.Time, status string) {
+func (j *printer) attempted(e ledger.Event, at time.Time, status string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.refusals[e.ID]++
@@ -125,7 +125,7 @@ func (j *journey) attempted(e ledger.Event, at time.Time, status string) {
 }
 
 // refusedLast reports whether an event was refused and has not been delivered since.
-func (j *journey) refusedLast() bool {
+func (j *printer) refusedLast() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for id := range j.refusals {
@@ -137,7 +137,7 @@ func (j *journey) refusedLast() bool {
 }
 
 // print prints one attempt; the caller holds the lock.
-func (j *journey) print(e ledger.Event, at time.Time, status string, paint palette) {
+func (j *printer) print(e ledger.Event, at time.Time, status string, paint palette) {
 	if j.over {
 		return
 	}
@@ -181,7 +181,7 @@ func clipPainted(text, plain string, n int) (string, int) {
 }
 
 // note prints something that is about no single event.
-func (j *journey) note(text string) {
+func (j *printer) note(text string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.over {
@@ -191,7 +191,7 @@ func (j *journey) note(text string) {
 }
 
 // summary prints what went in, what came out, what it took, and what to try next.
-func (j *journey) summary(c sandbox.Counters, v verdict) {
+func (j *printer) summary(c sandbox.Counters, v verdict) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	fmt.Fprintf(j.out, "\n%s, %s, %s, %s, %s\n", plural(int(c.OrdersCreated), "order"), plural(int(c.NotificationsHandedOut), "notification"),
@@ -217,7 +217,7 @@ func (j *journey) summary(c sandbox.Counters, v verdict) {
 
 // judgement returns what was kept of the relay's promises: red if one was broken or nothing was
 // delivered, else green.
-func (j *journey) judgement(v verdict) string {
+func (j *printer) judgement(v verdict) string {
 	text := fmt.Sprintf("lost %d, misordered %d", v.Lost, v.Misordered)
 	for _, bad := range []struct {
 		n    int

@@ -64,7 +64,7 @@ func TestRowsAreAsWideAsTheTerminal(t *testing.T) {
 	}
 	lines := func(width int, status string) []string {
 		var out bytes.Buffer
-		j := newJourney(&out, []site{{name: "leeds"}}, newAudit())
+		j := newPrinter(&out, []site{{name: "leeds"}}, newReceivedEvents())
 		j.width = width
 		j.delivered(e, published(e).Add(3*time.Millisecond), status)
 		return strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
@@ -92,7 +92,7 @@ func TestTheReadmeShowsTheTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	newJourney(&out, []site{{name: "leeds"}}, newAudit()).header()
+	newPrinter(&out, []site{{name: "leeds"}}, newReceivedEvents()).header()
 	if !strings.Contains(string(page), "```text\n"+out.String()) {
 		t.Errorf("README.md does not show\n%s", out.String())
 	}
@@ -107,8 +107,8 @@ func TestNothingIsGreenWhenNothingWasDelivered(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	seen := newAudit()
-	j := newJourney(&out, []site{{name: "leeds"}}, seen)
+	seen := newReceivedEvents()
+	j := newPrinter(&out, []site{{name: "leeds"}}, seen)
 	j.paint = palette{on: true}
 	j.attempted(e, time.Now(), "503")
 	j.summary(sandbox.Counters{}, seen.judge(sandbox.Ledger{}))
@@ -127,8 +127,8 @@ func TestNothingIsGreenWhenNothingWasDelivered(t *testing.T) {
 func TestNothingIsToldBehindTheSummary(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
-	seen := newAudit()
-	j := newJourney(&out, []site{{name: "leeds"}}, seen)
+	seen := newReceivedEvents()
+	j := newPrinter(&out, []site{{name: "leeds"}}, seen)
 	j.delivered(ledger.Event{ID: "a"}, time.Now(), "200")
 	j.summary(sandbox.Counters{}, seen.judge(sandbox.Ledger{}))
 	told := out.String()

@@ -11,7 +11,7 @@ import (
 // newReceiver returns a receiver like that of a business system: it verifies and responds 200. It
 // passes what it accepts to the audit and the journey. With drop it loses the first delivery after
 // responding to it.
-func newReceiver(a *audit, j *journey, drop bool) *relaytest.Receiver {
+func newReceiver(a *receivedEvents, j *printer, drop bool) *relaytest.Receiver {
 	var lose atomic.Bool
 	lose.Store(drop)
 	refused := func(problem string) {

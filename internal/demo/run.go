@@ -22,8 +22,8 @@ type demo struct {
 	config  Config
 	sites   []site
 	vendor  *sandbox.Sandbox
-	audit   *audit
-	journey *journey
+	audit   *receivedEvents
+	journey *printer
 
 	calls         *http.Client
 	admin, client api
@@ -35,9 +35,9 @@ func newDemo(c Config, vendor *sandbox.Sandbox) *demo {
 	for i, name := range c.Sites {
 		sites = append(sites, site{name: name, vendor: fmt.Sprint(firstSite + i)})
 	}
-	seen := newAudit()
+	seen := newReceivedEvents()
 	return &demo{
-		config: c, sites: sites, vendor: vendor, audit: seen, journey: newJourney(c.Out, sites, seen),
+		config: c, sites: sites, vendor: vendor, audit: seen, journey: newPrinter(c.Out, sites, seen),
 		calls: &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second},
 	}
 }

@@ -86,7 +86,7 @@ func TestFlow(t *testing.T) {
 
 	records := w.sandbox.Ledger()
 	forms := map[sandbox.Form]int{}
-	for _, list := range ledger.HandedOut(records, ledger.None) {
+	for _, list := range ledger.HandedOut(records, ledger.NoExceptions) {
 		for _, n := range list {
 			forms[n.Form]++
 		}
@@ -104,7 +104,7 @@ func TestFlow(t *testing.T) {
 			}
 		}
 	}
-	first.CheckLedger(t, records, ledger.None)
+	first.CheckLedger(t, records, ledger.NoExceptions)
 	checkSchemas(t, first)
 	everywhere.check(t, first, w.sites)
 	somewhere.check(t, first, w.sites[:3])

@@ -82,7 +82,7 @@ func TestSiteAndCompanyTellOfTheSameOrders(t *testing.T) {
 	healthy.CheckClean(t)
 
 	seen := map[string]bool{}
-	given := ledger.HandedOut(w.sandbox.Ledger(), ledger.None)
+	given := ledger.HandedOut(w.sandbox.Ledger(), ledger.NoExceptions)
 	events := healthy.Events(t)
 	for _, rec := range w.sandbox.Ledger().Orders {
 		checkPairs(t, rec, given[rec.ID], events[rec.ID], seen)

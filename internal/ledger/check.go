@@ -36,8 +36,8 @@ func HandedOut(l sandbox.Ledger, except func(sandbox.NotificationRecord) bool) m
 	return by
 }
 
-// None excepts nothing.
-func None(sandbox.NotificationRecord) bool { return false }
+// NoExceptions excepts nothing.
+func NoExceptions(sandbox.NotificationRecord) bool { return false }
 
 // Check compares events, each once and in the order in which they came, with what the vendor did.
 // It ignores events of the relay itself. Notifications that a client could not have kept (except)

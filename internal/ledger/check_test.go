@@ -94,7 +94,7 @@ func TestCheckCounts(t *testing.T) {
 			if c.ledger != nil {
 				c.ledger(&l)
 			}
-			got := Check(l, append([]Event{}, c.events...), None)
+			got := Check(l, append([]Event{}, c.events...), NoExceptions)
 			problems := got.Problems
 			got.Problems = nil
 			if fmt.Sprint(got) != fmt.Sprint(c.want) || (len(problems) > 0) != (got.Lost+got.Doubled+got.Misordered+got.Altered > 0) {

@@ -54,7 +54,7 @@ func (r *runner) adopt(ctx context.Context) bool {
 		case err == nil:
 			r.adopted, r.storeFailures = true, 0
 			if r.revision > 0 { // else what is not stored yet may still be
-				r.p.unsent.Delete(r.config().ID)
+				r.p.unsentPolls.Delete(r.config().ID)
 			}
 			return true
 		case r.lost:
@@ -104,7 +104,7 @@ func (r *runner) takeOver(ctx context.Context) error {
 		return nil
 	}
 	intent := *r.doc.Intent
-	unsent, _ := r.p.unsent.Load(r.config().ID)
+	unsent, _ := r.p.unsentPolls.Load(r.config().ID)
 	page, err := r.find(ctx, intent)
 	r.doc.InboxSeq = max(page.Seq, r.doc.InboxSeq)
 	switch {
@@ -187,10 +187,10 @@ func (r *runner) suspect(ctx context.Context, at time.Time, why string) error {
 	r.doc.GapSuspectedAt = &at
 	r.readAgain(relay.CauseGap, at)
 	r.p.Metrics.gaps.Inc()
-	return r.publishGap(ctx, relay.UntoldGap{Since: at, Why: why})
+	return r.publishGap(ctx, relay.UnpublishedGap{Since: at, Why: why})
 }
 
-func (r *runner) publishGap(ctx context.Context, gap relay.UntoldGap) error {
+func (r *runner) publishGap(ctx context.Context, gap relay.UnpublishedGap) error {
 	c := r.config()
 	since := relay.FormatTime(gap.Since)
 	message := gap.Why + " Notifications may have been lost at " + since + "; the orders of this connection that are known to be open are read again."
@@ -208,17 +208,17 @@ const maxUnpublishedGaps = 100
 // publishUnpublishedGaps publishes the gaps whose events could not be stored when they were
 // suspected. If that fails again, polling goes on, and the next turn tries it again.
 func (r *runner) publishUnpublishedGaps(ctx context.Context) {
-	if len(r.doc.GapsUntold) == 0 || !r.lease.Valid() {
+	if len(r.doc.UnpublishedGaps) == 0 || !r.lease.Valid() {
 		return
 	}
-	for len(r.doc.GapsUntold) > 0 {
-		if err := r.publishGap(ctx, r.doc.GapsUntold[0]); err != nil {
+	for len(r.doc.UnpublishedGaps) > 0 {
+		if err := r.publishGap(ctx, r.doc.UnpublishedGaps[0]); err != nil {
 			r.log.Log(ctx, store.Level(err, slog.LevelError), "the operational event of a suspected gap could not be stored yet", "error", err)
 			return
 		}
-		r.doc.GapsUntold = r.doc.GapsUntold[1:]
+		r.doc.UnpublishedGaps = r.doc.UnpublishedGaps[1:]
 	}
-	r.doc.GapsUntold = nil
+	r.doc.UnpublishedGaps = nil
 	r.write(ctx)
 }
 

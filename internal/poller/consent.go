@@ -26,7 +26,7 @@ func (r *runner) needsConsent(ctx context.Context, consent *audatex.ConsentRequi
 		state = StatePaused
 	}
 	r.seenAfter(ctx, state)
-	if r.doc.ConsentToldFor != nil && r.doc.ConsentToldFor.Equal(consent.Since) {
+	if r.doc.ConsentPublishedFor != nil && r.doc.ConsentPublishedFor.Equal(consent.Since) {
 		return r.pause(0)
 	}
 	if !r.lease.Valid() {
@@ -37,7 +37,7 @@ func (r *runner) needsConsent(ctx context.Context, consent *audatex.ConsentRequi
 		"The vendor refused the connection's refresh token. A user of the site must consent again: by a consent link, or put a new refresh token on the connection.",
 		map[string]any{"connection": c.ID, "since": relay.FormatTime(consent.Since), "reason": consent.Reason}, consent.Since.Add(-clocksDiffer), "since")
 	if err == nil {
-		r.doc.ConsentToldFor = &consent.Since
+		r.doc.ConsentPublishedFor = &consent.Since
 		r.write(ctx)
 	}
 	return r.pause(0)
@@ -49,7 +49,7 @@ const clocksDiffer = time.Minute
 // consentRestored publishes once that a consent works again whose end was published: the record has
 // tokens that the vendor gave since then.
 func (r *runner) consentRestored(ctx context.Context, token relay.TokenRecord) {
-	since := r.doc.ConsentToldFor
+	since := r.doc.ConsentPublishedFor
 	if since == nil || token.ConsentRequiredSince != nil || token.AccessToken.Empty() || token.Generation != r.generation || !r.lease.Valid() {
 		return
 	}
@@ -62,7 +62,7 @@ func (r *runner) consentRestored(ctx context.Context, token relay.TokenRecord) {
 		r.log.Error("the operational event of a restored consent could not be stored yet", "error", err)
 		return
 	}
-	r.doc.ConsentToldFor = nil
+	r.doc.ConsentPublishedFor = nil
 	if o := r.doc.Outcome; o != nil && token.RefreshedAt.After(o.At) { // of a paused connection, which is not polled
 		o.Error = ""
 	}
@@ -90,7 +90,7 @@ func (r *runner) keepToken(ctx context.Context) time.Duration {
 	}
 	r.seenAfter(ctx, StatePaused)
 	due := r.renewalOf(c, token)
-	if r.doc.ConsentToldFor != nil && token.AccessToken.Empty() { // a new refresh token: does it work?
+	if r.doc.ConsentPublishedFor != nil && token.AccessToken.Empty() { // a new refresh token: does it work?
 		due = time.Now()
 	} else if late := time.Since(due); late > 0 && r.renewal.IsZero() {
 		due = time.Now().Add(rand.N(r.p.Renewal/24 + 1))

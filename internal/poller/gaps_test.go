@@ -129,7 +129,7 @@ func TestAGapIsToldOnceTheLogTakesEvents(t *testing.T) {
 	}
 	eventually(t, "a gap that is not told", func() bool {
 		doc, _, err := r.store.Polls.Get(t.Context(), "a")
-		return err == nil && len(doc.GapsUntold) > 0
+		return err == nil && len(doc.UnpublishedGaps) > 0
 	})
 	r.refuseEvents(false)
 	if err := r.sandbox.SetFaults(); err != nil {
@@ -137,7 +137,7 @@ func TestAGapIsToldOnceTheLogTakesEvents(t *testing.T) {
 	}
 	eventually(t, "that every gap is told", func() bool {
 		doc, _, err := r.store.Polls.Get(t.Context(), "a")
-		return err == nil && len(doc.GapsUntold) == 0 && doc.Gaps > 1 && r.told(relay.KindGapSuspected) == int(doc.Gaps)-1 // one is the subscription's
+		return err == nil && len(doc.UnpublishedGaps) == 0 && doc.Gaps > 1 && r.told(relay.KindGapSuspected) == int(doc.Gaps)-1 // one is the subscription's
 	})
 	r.halt()
 }

@@ -156,7 +156,7 @@ func TestAPollThatWasNotSentIsForgotten(t *testing.T) {
 	p := New(Config{Store: s, Session: strangers(t, s), Log: slog.New(slog.DiscardHandler), Operations: told, Reconciler: told, PollBound: time.Minute})
 	unsent := func(when string, want bool) {
 		t.Helper()
-		if _, remembered := p.unsent.Load("leeds"); remembered != want {
+		if _, remembered := p.unsentPolls.Load("leeds"); remembered != want {
 			t.Errorf("%s: remembered: %v", when, remembered)
 		}
 	}

@@ -53,7 +53,7 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 		return err
 	})
 	if !announced { // nothing was sent: no token, no budget in time, or a store that takes no writes
-		return r.unsent(ctx, err)
+		return r.handleUnsent(ctx, err)
 	}
 	outcome := relay.PollOutcome{PollID: page.PollID, At: time.Now(), Result: audatex.OutcomeOf(err).String(), CorrelationID: answer.CorrelationID}
 	if err != nil {
@@ -112,7 +112,7 @@ func (r *runner) announce(storing context.Context, pollID string) error {
 	if err != nil {
 		r.doc.Intent = nil
 		r.unsaved = true // an unclear write may stand in the store
-		r.p.unsent.Store(r.config().ID, pollID)
+		r.p.unsentPolls.Store(r.config().ID, pollID)
 	}
 	return err
 }
@@ -218,8 +218,8 @@ func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutc
 	if err != nil {
 		return r.failed(ctx, err)
 	}
-	if r.anew || outcome.Notifications > 0 {
-		r.anew = false
+	if r.awaitsFirstPoll || outcome.Notifications > 0 {
+		r.awaitsFirstPoll = false
 		r.polledSooner()
 	}
 	if since := r.doc.FailingSince; since != nil && r.doc.Failures > 0 {
@@ -245,13 +245,13 @@ func (r *runner) suspectAnyway(ctx context.Context, since time.Time, why string)
 		return
 	}
 	r.log.Log(ctx, store.Level(err, slog.LevelError), "the operational event of a suspected gap could not be stored yet", "error", err)
-	if len(r.doc.GapsUntold) < maxUnpublishedGaps {
-		r.doc.GapsUntold = append(slices.Clip(r.doc.GapsUntold), relay.UntoldGap{Since: since, Why: why})
+	if len(r.doc.UnpublishedGaps) < maxUnpublishedGaps {
+		r.doc.UnpublishedGaps = append(slices.Clip(r.doc.UnpublishedGaps), relay.UnpublishedGap{Since: since, Why: why})
 	}
 }
 
-// unsent is failed for a poll that took nothing out of the queue: there was no call.
-func (r *runner) unsent(ctx context.Context, err error) time.Duration {
+// handleUnsent is failed for a poll that took nothing out of the queue: there was no call.
+func (r *runner) handleUnsent(ctx context.Context, err error) time.Duration {
 	if ctx.Err() != nil || r.lost || !r.adopted {
 		return storeLeast
 	}
@@ -289,10 +289,10 @@ func (r *runner) failed(ctx context.Context, err error) time.Duration {
 	consent, ended := errors.AsType[*audatex.ConsentRequiredError](err)
 	switch {
 	case ended:
-		r.anew = true
+		r.awaitsFirstPoll = true
 		return r.needsConsent(ctx, consent)
 	case errors.Is(err, relay.ErrNoToken):
-		r.anew = true
+		r.awaitsFirstPoll = true
 		r.seenAfter(ctx, StateNew)
 		r.set(func(s *seen) { s.consentSince, s.noToken = time.Time{}, true })
 		return r.pause(0)
@@ -322,7 +322,7 @@ func (r *runner) write(ctx context.Context) {
 func (r *runner) saveLate(ctx context.Context) error {
 	err := r.save(ctx)
 	if err == nil && r.unsaved { // an intent that was not stored by now never is
-		r.p.unsent.Delete(r.config().ID)
+		r.p.unsentPolls.Delete(r.config().ID)
 	}
 	r.unsaved = err != nil
 	return err
@@ -331,7 +331,7 @@ func (r *runner) saveLate(ctx context.Context) error {
 // seenAfter notes for the metrics how the last poll left the connection.
 func (r *runner) seenAfter(ctx context.Context, state State) {
 	_, good := r.p.Session(r.config()).TokenRefreshedAt()
-	if state == StateActive && good && r.doc.ConsentToldFor == nil { // its record says nothing else
+	if state == StateActive && good && r.doc.ConsentPublishedFor == nil { // its record says nothing else
 		r.set(func(s *seen) {
 			s.state, s.polledAt, s.consentSince, s.noToken = state, time.Now(), time.Time{}, false
 		})

@@ -84,11 +84,11 @@ type Config struct {
 // Poller polls the vendor for every connection of the shards that this replica holds.
 type Poller struct {
 	Config
-	nonce     string // of this process, in its intents
-	roster    *roster.Roster[*runner]
-	leftPages leftPages
-	pace      pace
-	unsent    sync.Map // connection to the poll announced last of which nothing was sent; its intent may be stored nevertheless, and late
+	nonce       string // of this process, in its intents
+	roster      *roster.Roster[*runner]
+	leftPages   leftPages
+	pace        pace
+	unsentPolls sync.Map // connection to the poll announced last of which nothing was sent; its intent may be stored nevertheless, and late
 }
 
 // ErrNotOwned means that no connection of this id is polled here.

@@ -38,10 +38,10 @@ type runner struct {
 	changed    atomic.Bool // the connection's document has changed: a poll is wanted soon
 	log        *slog.Logger
 
-	plan   schedule
-	last   attempt // what became of the poll that was due last
-	anew   bool    // the next poll that succeeds is the first, or the first after a consent
-	weight float64 // ordinary polls a second, as the pace knows of them
+	plan            schedule
+	last            attempt // what became of the poll that was due last
+	awaitsFirstPoll bool    // the next poll that succeeds is the first, or the first after a consent
+	weight          float64 // ordinary polls a second, as the pace knows of them
 
 	doc           relay.Poll // as stored, at revision
 	revision      uint64
@@ -117,17 +117,17 @@ func (r *runner) Turn(ctx context.Context) (time.Duration, bool) {
 			return wait, true
 		}
 	}
-	r.weigh(0)
+	r.updatePace(0)
 	c := r.config()
 	r.p.Session(c).Forget()
 	if _, there := r.p.Connection(c.ID); !there {
-		r.p.unsent.Delete(c.ID)
+		r.p.unsentPolls.Delete(c.ID)
 	}
 	return 0, false
 }
 
 func (r *runner) turn(ctx context.Context) (time.Duration, bool) {
-	r.follow()
+	r.applySettings()
 	wanted, begun := r.now.Swap(false), r.begun
 	r.begun = true
 	if r.changed.Swap(false) {
@@ -182,23 +182,23 @@ func (r *runner) pollOnce(ctx context.Context) time.Duration {
 	return r.poll(ctx, storing)
 }
 
-// follow keeps the schedule at what the connection's document says.
-func (r *runner) follow() {
+// applySettings keeps the schedule at what the connection's document says.
+func (r *runner) applySettings() {
 	r.plan.interval = r.interval()
 	r.plan.sooner = min(r.p.Sooner, r.plan.interval)
 	r.mu.Lock()
 	paused, consented := r.connection.Paused, r.consented
 	r.consented = false
 	r.mu.Unlock()
-	r.anew = r.anew || consented
+	r.awaitsFirstPoll = r.awaitsFirstPoll || consented
 	if paused {
-		r.weigh(0)
+		r.updatePace(0)
 		return
 	}
-	r.weigh(1 / r.plan.interval.Seconds())
+	r.updatePace(1 / r.plan.interval.Seconds())
 }
 
-func (r *runner) weigh(perSecond float64) {
+func (r *runner) updatePace(perSecond float64) {
 	if perSecond != r.weight {
 		r.p.pace.add(perSecond - r.weight)
 		r.weight = perSecond
@@ -212,11 +212,11 @@ func (r *runner) resume() {
 	o := r.doc.Outcome
 	r.set(func(s *seen) {
 		s.known, s.polledAt = true, r.doc.PolledAt
-		if since := r.doc.ConsentToldFor; since != nil {
+		if since := r.doc.ConsentPublishedFor; since != nil {
 			s.consentSince = *since
 		}
 	})
-	r.anew = r.anew || o == nil
+	r.awaitsFirstPoll = r.awaitsFirstPoll || o == nil
 	if o == nil || o.Result != audatex.Done.String() || o.Full || r.doc.SubscriptionID == "" || r.unsaved {
 		r.plan.hurry(now)
 		return

@@ -28,7 +28,7 @@ func (r *runner) subscribe(ctx context.Context, c relay.Connection) (time.Durati
 		now := time.Now().UTC()
 		r.doc.SubscribingSince = &now
 		if err := r.save(ctx); err != nil {
-			return r.unsent(ctx, err), false
+			return r.handleUnsent(ctx, err), false
 		}
 	}
 	sub, existed, err := r.p.Session(c).EnsureSubscription(ctx, r.p.Topic)
@@ -36,20 +36,20 @@ func (r *runner) subscribe(ctx context.Context, c relay.Connection) (time.Durati
 		if unclear == nil && !mayHaveSubscribed(err) {
 			r.doc.SubscribingSince = nil
 		}
-		return r.unsent(ctx, err), false
+		return r.handleUnsent(ctx, err), false
 	}
 	adopted := existed
 	if at, ok := audatex.ParseTime(sub.CreatedAt, nil); existed && unclear != nil && ok && at.After(unclear.Add(-subscribedSlack)) {
 		adopted = false
 	}
-	r.doc.SubscriptionID, r.doc.SubscriptionAdopted, r.doc.AdoptionTold, r.doc.SubscribingSince = sub.SubscriptionID, adopted, false, nil
+	r.doc.SubscriptionID, r.doc.SubscriptionAdopted, r.doc.AdoptionPublished, r.doc.SubscribingSince = sub.SubscriptionID, adopted, false, nil
 	r.doc.Topic = r.p.Topic
 	if r.doc.SubscriptionLost || !existed { // what happened before was queued for nobody
 		r.readAgain(relay.CauseSubscription, r.unsubscribedSince())
 	}
 	r.doc.SubscriptionLost = false
 	if err := r.save(ctx); err != nil {
-		return r.unsent(ctx, err), false
+		return r.handleUnsent(ctx, err), false
 	}
 	r.log.Info("subscribed to "+r.p.Topic, "subscription", sub.SubscriptionID, "adopted", adopted)
 	return 0, true
@@ -74,7 +74,7 @@ func mayHaveSubscribed(err error) bool {
 // making. What keeps that from being stored keeps nothing from being polled: it is tried again
 // before the next poll.
 func (r *runner) publishAdopted(ctx context.Context) {
-	if !r.doc.SubscriptionAdopted || r.doc.AdoptionTold || !r.lease.Valid() {
+	if !r.doc.SubscriptionAdopted || r.doc.AdoptionPublished || !r.lease.Valid() {
 		return
 	}
 	c := r.config()
@@ -88,7 +88,7 @@ func (r *runner) publishAdopted(ctx context.Context) {
 		r.log.Error("the operational event of an adopted subscription could not be stored yet", "error", err)
 		return
 	}
-	r.doc.AdoptionTold = true
+	r.doc.AdoptionPublished = true
 	r.write(ctx)
 }
 

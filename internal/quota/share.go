@@ -51,7 +51,7 @@ func (s Share) Run(ctx context.Context) error {
 	for {
 		own, all := s.Connections()
 		live, asked := s.Members()
-		s.Budget.Heed(asked)
+		s.Budget.ApplyThrottle(asked)
 		share := shares.next(quotaShare(rate, own, all, live), time.Now().Add(growthDelay(rate, live)))
 		s.Budget.Allow(share, burst(rate, share, live))
 		select {
@@ -164,15 +164,15 @@ func NewThrottles(s *store.Store, share func(relay.Throttle), log *slog.Logger) 
 	return &Throttles{store: s, share: share, log: log, wake: signal.New()}
 }
 
-// Heed makes a budget keep what was asked before this start, and keeps what is asked from now on.
-func (t *Throttles) Heed(ctx context.Context, budget *audatex.Budget) {
+// Restore makes a budget keep what was asked before this start, and keeps what is asked from now on.
+func (t *Throttles) Restore(ctx context.Context, budget *audatex.Budget) {
 	defer budget.OnThrottled(t.asked)
 	asked, err := t.store.Throttle(ctx)
 	if err != nil {
 		t.log.WarnContext(ctx, "what the vendor asked before this start is not known", "error", err)
 		return
 	}
-	budget.Heed(asked)
+	budget.ApplyThrottle(asked)
 	if left := time.Until(asked.Until); left > 0 {
 		t.log.InfoContext(ctx, "the vendor has asked for silence before this start; it is kept", "until", asked.Until, "left", left.Round(time.Second).String())
 	}

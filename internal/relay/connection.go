@@ -102,8 +102,8 @@ type PollOutcome struct {
 	CorrelationID string    `json:"correlationId,omitempty"`
 }
 
-// UntoldGap is a suspected gap: since when, and why in words that begin its event.
-type UntoldGap struct {
+// UnpublishedGap is a suspected gap: since when, and why in words that begin its event.
+type UnpublishedGap struct {
 	Since time.Time `json:"since"`
 	Why   string    `json:"why"`
 }
@@ -126,9 +126,9 @@ type Poll struct {
 	// known yet.
 	SubscribingSince *time.Time `json:"subscribingSince,omitempty"`
 	// SubscriptionAdopted is set if the vendor already had the subscription and this relay has no
-	// record of making it. AdoptionTold is set once the event about it is in the log.
+	// record of making it. AdoptionPublished is set once the event about it is in the log.
 	SubscriptionAdopted bool `json:"subscriptionAdopted,omitempty"`
-	AdoptionTold        bool `json:"adoptionTold,omitempty"`
+	AdoptionPublished   bool `json:"adoptionTold,omitempty"`
 	// SubscriptionLost is set if the vendor no longer knows the subscription. Until there is a new
 	// one nothing is queued.
 	SubscriptionLost bool       `json:"subscriptionLost,omitempty"`
@@ -139,8 +139,8 @@ type Poll struct {
 	Gaps     uint64         `json:"gaps,omitempty"`
 	GapCause ReconcileCause `json:"gapCause,omitempty"`
 	GapSince *time.Time     `json:"gapSince,omitempty"`
-	// GapsUntold are suspected gaps whose operational event could not be stored yet.
-	GapsUntold []UntoldGap `json:"gapsUntold,omitempty"`
+	// UnpublishedGaps are suspected gaps whose operational event could not be stored yet.
+	UnpublishedGaps []UnpublishedGap `json:"gapsUntold,omitempty"`
 	// ForeignSince is since when polls have returned something other than the queue's contents; nil
 	// if they do not.
 	ForeignSince *time.Time `json:"foreignSince,omitempty"`
@@ -149,8 +149,8 @@ type Poll struct {
 	// SoonerUntil is until when polls come more often than the interval, because something arrived
 	// or a user consented.
 	SoonerUntil *time.Time `json:"soonerUntil,omitempty"`
-	// ConsentToldFor is the end of consent for which an operational event was published.
-	ConsentToldFor *time.Time `json:"consentToldFor,omitempty"`
+	// ConsentPublishedFor is the end of consent for which an operational event was published.
+	ConsentPublishedFor *time.Time `json:"consentToldFor,omitempty"`
 }
 
 // OwnerEpoch is the epoch of the owner who wrote the document.

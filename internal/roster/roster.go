@@ -51,15 +51,15 @@ type Roster[R Runner] struct {
 	owning [relay.Shards]chan struct{}     // full while a shard is held
 
 	mu      sync.Mutex
-	held    map[int]*holding
+	owned   map[int]*ownedShard
 	running map[string]*entry[R]
 	last    map[string]*entry[R] // the connection's newest runner that has not ended
 
 	turns turns
 }
 
-// holding is one call of Own.
-type holding struct {
+// ownedShard is one call of Own.
+type ownedShard struct {
 	ctx     context.Context
 	lease   *shard.Lease
 	runners sync.WaitGroup
@@ -77,7 +77,7 @@ type entry[R Runner] struct {
 
 // New makes a roster that knows of nothing.
 func New[R Runner](c Config[R]) *Roster[R] {
-	r := &Roster[R]{Config: c, held: map[int]*holding{}, running: map[string]*entry[R]{}, last: map[string]*entry[R]{}}
+	r := &Roster[R]{Config: c, owned: map[int]*ownedShard{}, running: map[string]*entry[R]{}, last: map[string]*entry[R]{}}
 	for n := range r.owning {
 		r.owning[n] = make(chan struct{}, 1)
 	}
@@ -110,7 +110,7 @@ func (r *Roster[R]) changed(before, now *store.Entry[relay.Connection]) {
 	case running != nil: // made again under an old name
 		r.end(c.ID)
 	}
-	if h := r.held[relay.ShardOf(c.ID)]; h != nil {
+	if h := r.owned[relay.ShardOf(c.ID)]; h != nil {
 		r.start(h, c, r.listed())
 	}
 }
@@ -128,7 +128,7 @@ func (r *Roster[R]) listed() bool {
 // Own works on the lease's shard until ctx ends: a runner for every connection of the shard, also for those
 // that come meanwhile. It returns when all of them have ended, and with them what was under way.
 func (r *Roster[R]) Own(ctx context.Context, lease *shard.Lease) error {
-	h := &holding{ctx: ctx, lease: lease}
+	h := &ownedShard{ctx: ctx, lease: lease}
 	owning := r.owning[lease.Shard()]
 	select {
 	case owning <- struct{}{}: // whoever held the shard before in this process has given it up
@@ -144,29 +144,29 @@ func (r *Roster[R]) Own(ctx context.Context, lease *shard.Lease) error {
 }
 
 // take begins to hold a shard.
-func (r *Roster[R]) take(h *holding) {
+func (r *Roster[R]) take(h *ownedShard) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := h.lease.Shard()
-	r.held[n] = h
+	r.owned[n] = h
 	for _, c := range r.Connections(n) {
 		r.start(h, c, false)
 	}
 }
 
 // release stops holding a shard: nothing more is started for it, and its runners end.
-func (r *Roster[R]) release(h *holding) {
+func (r *Roster[R]) release(h *ownedShard) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := h.lease.Shard()
-	delete(r.held, n)
+	delete(r.owned, n)
 	for _, id := range r.known.Keys(group(n)) {
 		r.end(id)
 	}
 }
 
 // start has a new runner work on a connection once the one before has ended; mu is held.
-func (r *Roster[R]) start(h *holding, c relay.Connection, fresh bool) {
+func (r *Roster[R]) start(h *ownedShard, c relay.Connection, fresh bool) {
 	id := c.ID
 	ctx, cancel := context.WithCancel(h.ctx) //nolint:gosec // its last turn calls it
 	e := &entry[R]{generation: c.Generation, ctx: ctx, cancel: cancel}
@@ -183,7 +183,7 @@ func (r *Roster[R]) start(h *holding, c relay.Connection, fresh bool) {
 }
 
 // turn is one turn of a connection's runner.
-func (r *Roster[R]) turn(h *holding, id string, e *entry[R]) (time.Duration, bool) {
+func (r *Roster[R]) turn(h *ownedShard, id string, e *entry[R]) (time.Duration, bool) {
 	if wait, more := e.runner.Turn(e.ctx); more {
 		return wait, true
 	}

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// goods are the contents of a generated order. Strings and numbers that come from one of the lists
+// orderContents are the contents of a generated order. Strings and numbers that come from one of the lists
 // below are JSON literals, so that readers get their spelling.
-type goods struct {
+type orderContents struct {
 	tame     bool
 	supplier string
 	delivery string // JSON literal of the date, "" if there is none
@@ -45,11 +45,11 @@ var (
 	nothingYetDate = []string{"null", "", `"0001-01-01T00:00:00"`} // "" leaves the field out
 )
 
-func newGoods(d dice, n int, tame bool) *goods {
+func newOrderContents(d dice, n int, tame bool) *orderContents {
 	if n == 0 {
 		n = 1 + d.IntN(5)
 	}
-	g := &goods{tame: tame, supplier: `"Leeds Motor Factors"`, zone: true}
+	g := &orderContents{tame: tame, supplier: `"Leeds Motor Factors"`, zone: true}
 	if !tame {
 		g.supplier = pick(d, hostileSuppliers)
 		g.extra, g.indent, g.zone, g.shuffles = d.oneIn(2), d.oneIn(8), !d.oneIn(3), d.oneIn(5)
@@ -72,7 +72,7 @@ func newGoods(d dice, n int, tame bool) *goods {
 	return g
 }
 
-func (g *goods) price(d dice) string {
+func (g *orderContents) price(d dice) string {
 	if g.tame || d.oneIn(2) {
 		return fmt.Sprintf("%d.%02d", 1+d.IntN(900), 1+d.IntN(99))
 	}
@@ -80,7 +80,7 @@ func (g *goods) price(d dice) string {
 }
 
 // move changes the contents for a status of the order.
-func (g *goods) move(d dice, status string, now time.Time) {
+func (g *orderContents) move(d dice, status string, now time.Time) {
 	if status == "Confirmed" || (g.delivery == "" && status != "New") {
 		g.delivery = strconv.Quote(vendorTime(now.Add(time.Duration(24+d.IntN(96))*time.Hour), g.zone))
 	}
@@ -106,7 +106,7 @@ func (g *goods) move(d dice, status string, now time.Time) {
 }
 
 // reprice replaces one price by a different number, not only by a different spelling.
-func (g *goods) reprice(d dice) {
+func (g *orderContents) reprice(d dice) {
 	p := &g.parts[d.IntN(len(g.parts))]
 	old, _ := strconv.ParseFloat(p.repairer, 64) // our own literal
 	for {
@@ -120,7 +120,7 @@ func (g *goods) reprice(d dice) {
 
 // render returns the order as it is served. The spelling of a missing date is chosen each time:
 // null, absent and year one mean the same.
-func (g *goods) render(d dice, o *order) json.RawMessage {
+func (g *orderContents) render(d dice, o *order) json.RawMessage {
 	f := fields(nil).str("AssessmentId", o.AssessmentID).raw("SupplierName", g.supplier).
 		str("PartsOrderId", o.ID).str("OrderReference", o.reference).str("Status", o.Status)
 	f = g.date(d, f, g.delivery)
@@ -149,7 +149,7 @@ func (g *goods) render(d dice, o *order) json.RawMessage {
 	return body
 }
 
-func (g *goods) date(d dice, f fields, literal string) fields {
+func (g *orderContents) date(d dice, f fields, literal string) fields {
 	if literal == "" {
 		literal = "null"
 		if !g.tame {

@@ -59,8 +59,8 @@ type Order struct {
 type order struct {
 	Order     // but for what view adds
 	reference string
-	ahead     []string // statuses still to come
-	made      *goods   // nil if the order was set as raw JSON
+	ahead     []string       // statuses still to come
+	made      *orderContents // nil if the order was set as raw JSON
 	dice      dice
 	states    []OrderState
 	notes     []*notification
@@ -101,8 +101,8 @@ func (s *Sandbox) CreateOrder(site string, opts OrderOptions) (Order, error) {
 	if s.orders[o.ID] != nil {
 		return Order{}, fmt.Errorf("creating an order: %s exists", o.ID)
 	}
-	o.ahead = s.course(d, o.Status)
-	o.made = newGoods(d, opts.Parts, s.cfg.Tame)
+	o.ahead = s.remainingStatuses(d, o.Status)
+	o.made = newOrderContents(d, opts.Parts, s.cfg.Tame)
 	o.made.move(d, o.Status, s.now())
 	s.assessments[assessmentKey{o.Originator, o.AssessmentNumber}] = o.AssessmentID
 	s.insert(o)
@@ -126,9 +126,9 @@ func (s *Sandbox) record(o *order, raw json.RawMessage) {
 	o.states = append(o.states, OrderState{Status: o.Status, At: s.now(), JSON: raw})
 }
 
-// course returns the statuses of an order after a given one. Most orders end as delivered; a
+// remainingStatuses returns the statuses of an order after a given one. Most orders end as delivered; a
 // hostile vendor has some that are cancelled and some that are returned.
-func (s *Sandbox) course(d dice, status string) []string {
+func (s *Sandbox) remainingStatuses(d dice, status string) []string {
 	whole := []string{"New", "Confirmed", "Dispatched", "Delivered"}
 	if !s.cfg.Tame {
 		switch d.IntN(10) {
@@ -211,7 +211,7 @@ func (s *Sandbox) ChangeOrder(id string, c Change) (Order, error) {
 		case c.Status == "":
 			o.made.reprice(o.dice)
 		default:
-			o.Status, o.ahead = c.Status, s.course(o.dice, c.Status)
+			o.Status, o.ahead = c.Status, s.remainingStatuses(o.dice, c.Status)
 			o.made.move(o.dice, o.Status, s.now())
 		}
 		s.changed(o, c.Silent)

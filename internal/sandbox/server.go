@@ -73,7 +73,7 @@ func (s *Sandbox) routes() http.Handler {
 	mux.Handle("GET "+base+"/partsorders/{id}", s.api(OpReadOrder, s.cfg.OrdersScope, s.readOrder))
 	mux.Handle("GET "+base+"/assessments/originator/{originator}/assessments/{number}",
 		s.api(OpReadAssessment, ScopeBasic, s.readAssessment))
-	mux.Handle("GET "+UsersMePath, s.sister(OpUsersMe, ScopeCompany, s.usersMe))
+	mux.Handle("GET "+UsersMePath, s.usersAPI(OpUsersMe, ScopeCompany, s.usersMe))
 	mux.Handle("GET "+AuthorizePath, s.vendor(OpAuthorize, nil, s.authorize))
 	mux.Handle("POST "+AuthorizePath, s.vendor(OpAuthorize, nil, s.consent))
 	mux.Handle("POST "+SignInPath, s.vendor(OpSignIn, nil, s.signInForm))

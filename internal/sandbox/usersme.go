@@ -11,8 +11,8 @@ func message(status int, text string) answer {
 	return jsonValue(status, map[string]string{"Message": text})
 }
 
-// sister handles a call of the sister API. It is like api, but its refusals are JSON.
-func (s *Sandbox) sister(op Operation, scope string, run func(call) answer) http.Handler {
+// usersAPI handles a call of the sister API. It is like api, but its refusals are JSON.
+func (s *Sandbox) usersAPI(op Operation, scope string, run func(call) answer) http.Handler {
 	return s.vendor(op, s.bearing, func(c call) answer {
 		no := refusals{message, "Authorization has been denied for this request.", "The scope " + scope + " is required."}
 		return s.admit(c, scope, no, func(c call) answer {

@@ -19,7 +19,7 @@ func (m *Member) stayAnnounced(ctx context.Context) {
 		case <-ctx.Done():
 			m.withdraw(ctx)
 			return
-		case <-m.tell:
+		case <-m.announceNow:
 		case <-timer.C:
 			if written {
 				m.listen()

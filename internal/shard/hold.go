@@ -10,17 +10,17 @@ import (
 // ownedShard is a shard this replica has taken, until its work has returned and its lease is
 // released. All but lease is under the member's lock.
 type ownedShard struct {
-	lease    *Lease
-	cancel   context.CancelFunc
-	revision uint64
-	sent     time.Time // the last renewal that the store took was sent then
-	unclear  time.Time // the first one since then whose end is not known; zero: there is none
-	due      time.Time // of the next renewal
-	draining bool      // work must return
-	finished bool      // work has returned
-	lost     bool
-	doubted  uint64 // a document carries this epoch, above ours
-	anew     bool   // must be taken again under a higher epoch
+	lease      *Lease
+	cancel     context.CancelFunc
+	revision   uint64
+	sent       time.Time // the last renewal that the store took was sent then
+	unclear    time.Time // the first one since then whose end is not known; zero: there is none
+	due        time.Time // of the next renewal
+	draining   bool      // work must return
+	finished   bool      // work has returned
+	lost       bool
+	laterEpoch uint64 // a document carries this epoch, above ours
+	retake     bool   // must be taken again under a higher epoch
 }
 
 // lossReason is why a lease was lost; it is a label of a metric.
@@ -95,7 +95,7 @@ func (m *Member) superseded(l *Lease, epoch uint64) {
 	if epoch <= l.epoch || h == nil || h.lease != l || h.leaving() {
 		return
 	}
-	h.doubted = max(h.doubted, epoch)
+	h.laterEpoch = max(h.laterEpoch, epoch)
 	m.wake.Set()
 }
 

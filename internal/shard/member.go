@@ -41,12 +41,12 @@ type Config struct {
 
 // Member is this replica among those that share the work.
 type Member struct {
-	conf    Config
-	me      identity
-	key     string
-	metrics *metrics
-	wake    signal.Signal // the keeper has something to do
-	tell    signal.Signal // the member record must be written now
+	conf        Config
+	me          identity
+	key         string
+	metrics     *metrics
+	wake        signal.Signal // the keeper has something to do
+	announceNow signal.Signal // the member record must be written now
 
 	mu           sync.Mutex
 	record       store.Member // ours, as it should be in the store
@@ -89,7 +89,7 @@ func Join(ctx context.Context, c Config) (*Member, error) {
 	}
 	m := &Member{
 		conf: c, me: identity{keyPart(c.Replica), relay.NewID()},
-		wake: signal.New(), tell: signal.New(), changed: make(chan struct{}),
+		wake: signal.New(), announceNow: signal.New(), changed: make(chan struct{}),
 		peers: map[string]peer{}, held: map[int]*ownedShard{}, rewatch: func() {},
 	}
 	m.key = store.MemberKey(m.me.replica, m.me.nonce)
@@ -147,7 +147,7 @@ func (m *Member) SetThrottle(t relay.Throttle) {
 	}
 	m.record.Throttle = t
 	m.membersChanged()
-	m.tell.Set()
+	m.announceNow.Set()
 }
 
 // callTimeout bounds one call to the store. It is short: a call without a response is read back and

@@ -16,7 +16,7 @@ func (m *Member) release(ctx context.Context, next *deadline) {
 	for n, h := range m.held {
 		switch {
 		case !h.finished:
-		case h.lost, h.anew && m.wants(n) && !m.stopping: // nothing to release, or it is taken over our own lease
+		case h.lost, h.retake && m.wants(n) && !m.stopping: // nothing to release, or it is taken over our own lease
 			delete(m.held, n)
 		default:
 			released = append(released, h)

@@ -111,17 +111,17 @@ func (m *Member) readBack(ctx context.Context, hs []*ownedShard, next *deadline)
 	}
 }
 
-// verdict is the result of reading a lease back.
-type verdict int
+// readBackResult is the result of reading a lease back.
+type readBackResult int
 
 const (
-	unknown verdict = iota
+	unknown readBackResult = iota
 	stillOurs
 	notOurs
 )
 
 // judge decides from what was read whose a lease is, and ends it if it is not ours.
-func (m *Member) judge(h *ownedShard, p store.Present[store.Owner]) verdict {
+func (m *Member) judge(h *ownedShard, p store.Present[store.Owner]) readBackResult {
 	switch {
 	case p.Err != nil:
 		return unknown
@@ -151,30 +151,30 @@ func (m *Member) look(n int, p store.Present[store.Owner]) {
 	m.shards[n].seen = s
 }
 
-// answer handles leases under which a document of a higher epoch was found. If the lease is still
+// checkLaterEpochs handles leases under which a document of a higher epoch was found. If the lease is still
 // ours, the store has given epochs out twice: it lost its last writes in a power cut. The shard is
 // then taken again.
-func (m *Member) answer(ctx context.Context, next *deadline) {
+func (m *Member) checkLaterEpochs(ctx context.Context, next *deadline) {
 	m.mu.Lock()
-	var doubted []*ownedShard
+	var later []*ownedShard
 	for _, h := range m.held {
-		if h.doubted > 0 && !h.anew && !h.leaving() {
-			doubted = append(doubted, h)
+		if h.laterEpoch > 0 && !h.retake && !h.leaving() {
+			later = append(later, h)
 		}
 	}
 	m.mu.Unlock()
-	if len(doubted) == 0 {
+	if len(later) == 0 {
 		return
 	}
-	found := m.current(ctx, shardsOf(doubted))
+	found := m.current(ctx, shardsOf(later))
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for i, h := range doubted {
+	for i, h := range later {
 		switch m.judge(h, found[i]) {
 		case stillOurs:
 			m.conf.Log.Warn("a later owner has written under a lease that is still ours; the shard is taken again under a higher epoch",
-				"shard", h.lease.shard, "epoch", h.lease.epoch, "found", h.doubted)
-			h.anew = true
+				"shard", h.lease.shard, "epoch", h.lease.epoch, "found", h.laterEpoch)
+			h.retake = true
 			h.drain()
 		case unknown:
 			next.by(time.Now().Add(m.retry()))

@@ -57,7 +57,7 @@ func (m *Member) keep(ctx context.Context, withdrawn <-chan struct{}, start func
 		next := &deadline{time.Now().Add(m.conf.Renew)}
 		m.lapse(next)
 		m.renew(ctx, next)
-		m.answer(ctx, next)
+		m.checkLaterEpochs(ctx, next)
 		m.release(ctx, next)
 		m.handOver(next)
 		m.acquire(ctx, next, start)

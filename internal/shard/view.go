@@ -93,7 +93,7 @@ func (m *Member) see(there []store.Entry[store.Owner]) {
 	if !m.seeing {
 		m.seeing = true
 		m.record.Started = now.UTC() // from now on a share is ours
-		m.tell.Set()
+		m.announceNow.Set()
 	}
 	m.membersChanged()
 	m.wake.Set()
@@ -113,7 +113,7 @@ func (m *Member) memberChanged(e store.Entry[store.Owner]) {
 	if e.Key == m.key {
 		m.seenRevision = e.Revision
 		if e.Deleted && !m.stopping {
-			m.tell.Set() // lost while we live: it is written again
+			m.announceNow.Set() // lost while we live: it is written again
 		}
 		return
 	}

@@ -180,9 +180,9 @@ func (s *Store) OpenCallback(cb SealedCallback) (relay.Callback, error) {
 	return cb.Callback, err
 }
 
-// Opens reports whether the keys of the Sealer open any of the secrets that are stored, and how
+// CanDecrypt reports whether the keys of the Sealer open any of the secrets that are stored, and how
 // many they do not open, as far as it looked: it stops at the first one that they open.
-func (s *Store) Opens(ctx context.Context) (opened bool, sealed int, err error) {
+func (s *Store) CanDecrypt(ctx context.Context) (opened bool, sealed int, err error) {
 	opens := func(err error) bool {
 		if errors.Is(err, ErrSealed) {
 			sealed++

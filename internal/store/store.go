@@ -102,27 +102,27 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	s.Inbox, s.Events, s.Attempts, s.Audit = &Inbox{s}, &Events{s}, &Attempts{s}, &Audit{s}
 	s.Tokens = &Tokens{}
 	for _, open := range []func(context.Context) error{
-		opens(s, &s.Connections, topology.Connections, jsonCodec[relay.Connection]{}),
-		opens(s, &s.Clients, topology.Clients, jsonCodec[relay.Client]{}),
-		opens(s, &s.Uses, topology.Uses, jsonCodec[relay.KeyUses]{}),
-		opens(s, &s.Callbacks, topology.Callbacks, callbackCodec{c.Sealer}),
-		opens(s, &s.Sealed, topology.Callbacks, jsonCodec[SealedCallback]{}),
-		opens(s, &s.Tokens.Bucket, topology.Tokens, tokenCodec{c.Sealer}),
-		opens(s, &s.Replays, topology.Replays, jsonCodec[relay.Replay]{}),
-		opens(s, &s.Polls, topology.Polls, jsonCodec[relay.Poll]{}),
-		opens(s, &s.Reconciliations, topology.Polls, jsonCodec[relay.Reconciliation]{}),
-		opens(s, &s.Orders, topology.Orders, jsonCodec[relay.OrderState]{}),
-		opens(s, &s.Open, topology.Open, jsonCodec[relay.OpenOrder]{}),
-		opens(s, &s.Cursors, topology.Cursors, cursorCodec{}),
-		opens(s, &s.Watermarks, topology.Cursors, jsonCodec[Watermark]{}),
-		opens(s, &s.Lanes, topology.Lanes, laneCodec{}),
-		opens(s, &s.Unresolved, topology.Unresolved, jsonCodec[relay.Unresolved]{}),
-		opens(s, &s.Asides, topology.Unresolved, asideCodec{}),
-		opens(s, &s.Requests, topology.Requests, requestCodec{c.Sealer}),
-		opens(s, &s.RequestSizes, topology.Requests, requestSizeCodec{}),
-		opens(s, &s.References, topology.References, jsonCodec[relay.Referenced]{}),
-		opens(s, &s.Consents, topology.Consents, jsonCodec[relay.ConsentLink]{}),
-		opens(s, &s.Owners, topology.Owners, ownerCodec{}),
+		openInto(s, &s.Connections, topology.Connections, jsonCodec[relay.Connection]{}),
+		openInto(s, &s.Clients, topology.Clients, jsonCodec[relay.Client]{}),
+		openInto(s, &s.Uses, topology.Uses, jsonCodec[relay.KeyUses]{}),
+		openInto(s, &s.Callbacks, topology.Callbacks, callbackCodec{c.Sealer}),
+		openInto(s, &s.Sealed, topology.Callbacks, jsonCodec[SealedCallback]{}),
+		openInto(s, &s.Tokens.Bucket, topology.Tokens, tokenCodec{c.Sealer}),
+		openInto(s, &s.Replays, topology.Replays, jsonCodec[relay.Replay]{}),
+		openInto(s, &s.Polls, topology.Polls, jsonCodec[relay.Poll]{}),
+		openInto(s, &s.Reconciliations, topology.Polls, jsonCodec[relay.Reconciliation]{}),
+		openInto(s, &s.Orders, topology.Orders, jsonCodec[relay.OrderState]{}),
+		openInto(s, &s.Open, topology.Open, jsonCodec[relay.OpenOrder]{}),
+		openInto(s, &s.Cursors, topology.Cursors, cursorCodec{}),
+		openInto(s, &s.Watermarks, topology.Cursors, jsonCodec[Watermark]{}),
+		openInto(s, &s.Lanes, topology.Lanes, laneCodec{}),
+		openInto(s, &s.Unresolved, topology.Unresolved, jsonCodec[relay.Unresolved]{}),
+		openInto(s, &s.Asides, topology.Unresolved, asideCodec{}),
+		openInto(s, &s.Requests, topology.Requests, requestCodec{c.Sealer}),
+		openInto(s, &s.RequestSizes, topology.Requests, requestSizeCodec{}),
+		openInto(s, &s.References, topology.References, jsonCodec[relay.Referenced]{}),
+		openInto(s, &s.Consents, topology.Consents, jsonCodec[relay.ConsentLink]{}),
+		openInto(s, &s.Owners, topology.Owners, ownerCodec{}),
 	} {
 		if err := open(ctx); err != nil {
 			return nil, err
@@ -134,8 +134,8 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	return s, nil
 }
 
-// opens returns what opens one bucket.
-func opens[T any](s *Store, b **Bucket[T], name topology.BucketName, c codec[T]) func(context.Context) error {
+// openInto returns what opens one bucket.
+func openInto[T any](s *Store, b **Bucket[T], name topology.BucketName, c codec[T]) func(context.Context) error {
 	return func(ctx context.Context) (err error) {
 		*b, err = openBucket(ctx, s, name, c)
 		return err

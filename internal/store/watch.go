@@ -13,7 +13,7 @@ import (
 
 const (
 	// lookEvery is how often the store is looked at while something fails, lookTimeout how long one
-	// look may take.
+	// probe may take.
 	lookEvery   = time.Second
 	lookTimeout = 2 * time.Second
 	// trialMost bounds the size of the write that tries whether there is room again.
@@ -22,10 +22,10 @@ const (
 	// log was full, or an eighth of its limit if that is less: a full page of a hundred
 	// notifications has about as much.
 	startRoom = 64 << 10
-	// trialKey is the key of the trial in relay_lanes, which takes what expires by itself; trialTTL
+	// probeKey is the key of the trial in relay_lanes, which takes what expires by itself; probeTTL
 	// is when.
-	trialKey = "trial"
-	trialTTL = time.Minute
+	probeKey = "trial"
+	probeTTL = time.Minute
 )
 
 // ErrDead reports that the embedded server has given a stream up: a write has failed once, nothing
@@ -52,10 +52,10 @@ func (s *Store) Run(ctx context.Context) error {
 				s.health.connection(false)
 				continue
 			}
-			s.look(ctx)
+			s.probe(ctx)
 		case <-tick.C:
 			s.health.settle()
-			s.look(ctx)
+			s.probe(ctx)
 			if stream := s.health.unresponsive(); stream != "" && s.room != nil && s.room.check(false) == nil {
 				return fmt.Errorf("%w: %s", ErrDead, stream)
 			}
@@ -63,7 +63,7 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 }
 
-func (s *Store) look(ctx context.Context) {
+func (s *Store) probe(ctx context.Context) {
 	there := s.conn.IsConnected()
 	if s.health.connection(there); !there {
 		return
@@ -88,21 +88,21 @@ func (s *Store) look(ctx context.Context) {
 			continue
 		}
 		if !tried {
-			tried, takes = true, s.takes(ctx, min(size, trialMost))
+			tried, takes = true, s.acceptsWrite(ctx, min(size, trialMost))
 		}
-		if takes && s.led(ctx, at.stream, refused) {
+		if takes && s.hasLeaderAndSpace(ctx, at.stream, refused) {
 			s.health.probed(at)
 		}
 	}
 }
 
-// takes reports whether the store takes a write of a size: a removal of what is not there, which
+// acceptsWrite reports whether the store takes a write of a size: a removal of what is not there, which
 // nobody reads and which expires.
-func (s *Store) takes(ctx context.Context, size int) bool {
-	m := nats.NewMsg(s.Lanes.subject(trialKey))
+func (s *Store) acceptsWrite(ctx context.Context, size int) bool {
+	m := nats.NewMsg(s.Lanes.subject(probeKey))
 	m.Header.Set(headerOperation, "PURGE")
 	m.Data = make([]byte, size)
-	_, err := s.write(ctx, request{msg: m, opts: []jetstream.PublishOpt{jetstream.WithMsgTTL(trialTTL)}})
+	_, err := s.write(ctx, request{msg: m, opts: []jetstream.PublishOpt{jetstream.WithMsgTTL(probeTTL)}})
 	return err == nil
 }
 
@@ -123,8 +123,8 @@ func (s *Store) fullLogs(ctx context.Context) error {
 	return nil
 }
 
-// led reports whether a stream has a leader, and room within its own limit for what was refused.
-func (s *Store) led(ctx context.Context, stream string, refused failure) bool {
+// hasLeaderAndSpace reports whether a stream has a leader, and room within its own limit for what was refused.
+func (s *Store) hasLeaderAndSpace(ctx context.Context, stream string, refused failure) bool {
 	st, err := s.js.Stream(ctx, stream)
 	if err != nil {
 		return false
