@@ -1,12 +1,15 @@
 package night
 
 import (
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/e2e/prom"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
@@ -38,33 +41,24 @@ func TestTheNightOfFaults(t *testing.T) {
 	three.keepBusy(time.Second)
 
 	small := newHouse(t, 1, embedded(filepath.Join(disk, "data")))
+	small.replicas[0].env["RELAY_RETRY_SCHEDULE"] = "1s,1s" // what it cannot deliver fails for good, soon
 	small.sites = small.sites[:1]
 	small.start()
 	small.furnish(365 * 24 * time.Hour)
+	small.callback("orders", newReceiver(t, nil))
+	small.keepBusy(time.Second)
 
 	w := newWatch(t, map[string]*house{"relay": single, "relay-cluster": three, "relay-small": small})
-	faults := append(single.vendorFaults(), single.receiverFaults()...)
-	faults = append(faults, small.diskFaults(disk)...)
-	faults = append(faults, three.clusterFaults(cluster)...)
-	faults = append(faults, fault{
-		name: "all relays are killed",
-		inject: func() func() {
-			for _, h := range []*house{single, three, small} {
-				for i := range h.replicas {
-					h.kill(i)
-				}
-			}
-			return func() {
-				for _, h := range []*house{single, three, small} {
-					h.start()
-				}
-			}
-		},
-		fires: []string{"RelayAbsent"},
-	})
+	faults := slices.Concat(
+		single.does(single.vendorFaults(), single.receiverFaults(), single.clientFaults(), single.ownFaults()),
+		small.does(small.lastingFaults(), small.diskFaults(disk)),
+		three.does(three.clusterFaults(cluster), three.startFaults(newSilence(t))),
+		single.does([]fault{allDead(single, three, small)}),
+	)
+	everyQuestionIsAsked(t, faults)
 	var all []seen
 	defer func() { // also if the night ends early
-		text := table(all)
+		text := table(all) + pictures(t, all)
 		t.Logf("times are shorter by a factor of %d\n%s", factor, text)
 		if wanted != "1" {
 			if err := os.WriteFile(wanted, []byte(text), 0o600); err != nil {
@@ -74,6 +68,55 @@ func TestTheNightOfFaults(t *testing.T) {
 	}()
 	for _, f := range faults {
 		t.Run(f.name, func(t *testing.T) { all = append(all, w.try(t, f)) })
+	}
+}
+
+// does says of faults that they are done to this relay.
+func (h *house) does(lists ...[]fault) []fault {
+	all := slices.Concat(lists...)
+	for i := range all {
+		all[i].of = h
+	}
+	return all
+}
+
+// everyQuestionIsAsked fails unless each question of a night has a fault that its panel shows, and each alert that must
+// fire something that its page leads to.
+func everyQuestionIsAsked(t *testing.T, faults []fault) {
+	t.Helper()
+	asked := map[int]bool{}
+	for _, f := range faults {
+		for n := range f.shows {
+			asked[n] = true
+		}
+		for _, name := range f.fires {
+			if f.leads[name] == "" {
+				t.Errorf("%s: where does the page of %s lead to?", f.name, name)
+			}
+		}
+	}
+	if len(asked) != len(prom.Questions(t, root)) {
+		t.Errorf("only these questions are asked: %v", slices.Sorted(maps.Keys(asked)))
+	}
+}
+
+// allDead kills every replica there is.
+func allDead(houses ...*house) fault {
+	return fault{
+		name: "all relays are killed",
+		inject: func() func() {
+			for _, h := range houses {
+				for i := range h.replicas {
+					h.kill(i)
+				}
+			}
+			return func() {
+				for _, h := range houses {
+					h.start()
+				}
+			}
+		},
+		fires: []string{"RelayAbsent"}, leads: map[string]string{"RelayAbsent": `curl: \(7\).*`},
 	}
 }
 
@@ -110,8 +153,12 @@ func (h *house) vendorFaults() []fault {
 				return func() { _ = h.sandbox.SetBehaviour(sandbox.Behaviour{}) }
 			},
 			fires: []string{"RelayClockOff"},
+			leads: map[string]string{"RelayClockOff": `audatex_relay_vendor_clock_skew_seconds\{.*\} (59|60)\d`},
 		},
-		{name: "the vendor throttles a third", inject: h.setFaults(sandbox.Faults{Share429: 0.34, RetryAfter: time.Second}), fires: []string{"RelayVendorThrottles"}, late: true},
+		{
+			name: "the vendor throttles a third", inject: h.setFaults(sandbox.Faults{Share429: 0.34, RetryAfter: time.Second}), late: true,
+			fires: []string{"RelayVendorThrottles"}, leads: map[string]string{"RelayVendorThrottles": `\{(job=relay)?\} 0\.\d+`},
+		},
 		{
 			name: "a consent is withdrawn",
 			inject: func() func() {
@@ -120,7 +167,8 @@ func (h *house) vendorFaults() []fault {
 				}
 				return func() { h.consent("york") }
 			},
-			fires: []string{"RelayConsentRequired"},
+			fires: []string{"RelayConsentRequired"}, shows: map[int]string{4: `york refused: [1-9]`},
+			leads: map[string]string{"RelayConsentRequired": `"consentRequiredReason": ?"refused"`},
 		},
 		{
 			name: "the vendor sends what is no notification",
@@ -128,7 +176,8 @@ func (h *house) vendorFaults() []fault {
 				h.foreign()
 				return h.dropUnresolved
 			},
-			fires: []string{"RelayOrdersUnresolved"},
+			fires: []string{"RelayOrdersUnresolved"}, shows: map[int]string{6: `malformed entries: [1-9]`},
+			leads: map[string]string{"RelayOrdersUnresolved": `"reason":"malformed"`},
 		},
 		{
 			name: "answers of polls are lost",
@@ -139,7 +188,8 @@ func (h *house) vendorFaults() []fault {
 					h.dropUnresolved() // what was cut in the middle is kept
 				}
 			},
-			fires: []string{"RelayGapSuspected"}, may: []string{"RelayOrdersUnresolved"},
+			fires: []string{"RelayGapSuspected"}, may: []string{"RelayOrdersUnresolved"}, shows: map[int]string{5: `gaps suspected: \d*\.?\d*[1-9]`},
+			leads: map[string]string{"RelayGapSuspected": `(leeds|york|ripon|whitby)",[^{}]*"gapSuspectedAt":"[^"]*"`},
 		},
 		{
 			name: "the vendor is down",
@@ -148,6 +198,22 @@ func (h *house) vendorFaults() []fault {
 				return h.vendor.open
 			},
 			fires: []string{"RelayVendorCircuitOpen", "RelayPollsLate"}, late: true, may: []string{"RelayReplicaPollsLate", "RelayConnectionPollsLate", "RelayGapSuspected"},
+			shows: map[int]string{3: `(leeds|york|ripon|whitby): [1-9]`},
+			leads: map[string]string{"RelayVendorCircuitOpen": `audatex_relay_vendor_circuit_open\{.*\} 1`, "RelayPollsLate": `"lastError":"[^"]+"`},
+		},
+		{
+			name: "the vendor has another secret for the relay",
+			inject: func() func() {
+				h.rotated.Store(true)
+				for _, grant := range h.grants {
+					if err := h.sandbox.ExpireAccessTokens(grant); err != nil {
+						h.t.Fatal(err)
+					}
+				}
+				return func() { h.rotated.Store(false) }
+			},
+			fires: []string{"RelayPollsLate"}, late: true, may: []string{"RelayReplicaPollsLate", "RelayConnectionPollsLate"},
+			leads: map[string]string{"RelayPollsLate": `the vendor refuses the relay's own client[^"]*`},
 		},
 	}
 }
@@ -175,9 +241,14 @@ func (h *house) receiverFaults() []fault {
 			}
 		}
 	}
+	const opened = `audatex_relay_callback_circuit_open\{.*callback=orders.*\} 1`
 	following := []string{"RelayReceiverCircuitOpen", "RelayBacklogOld"}
 	return []fault{
-		{name: "a receiver answers 503", inject: h.answers("orders", http.StatusServiceUnavailable), fires: []string{"RelayReceiverFailing", "RelayReceiverCircuitOpen"}, may: following},
+		{
+			name: "a receiver answers 503", inject: h.answers("orders", http.StatusServiceUnavailable),
+			fires: []string{"RelayReceiverFailing", "RelayReceiverCircuitOpen"}, may: following, shows: map[int]string{9: `orders acme .*failing_seconds: [1-9]`},
+			leads: map[string]string{"RelayReceiverFailing": `"[a-zA-Z]*":503`, "RelayReceiverCircuitOpen": opened},
+		},
 		{
 			name: "a receiver is dead",
 			inject: func() func() {
@@ -185,11 +256,16 @@ func (h *house) receiverFaults() []fault {
 				return h.receivers["orders"].open
 			},
 			fires: []string{"RelayReceiverFailing", "RelayReceiverCircuitOpen"}, may: following,
+			leads: map[string]string{"RelayReceiverFailing": `connect[a-z]*[ :-][^"]*refused|connection-refused|refused`, "RelayReceiverCircuitOpen": opened},
 		},
-		{name: "a receiver's certificate ends in ten days", inject: secure(10 * 24 * time.Hour), fires: []string{"RelayReceiverCertificateExpires"}},
+		{
+			name: "a receiver's certificate ends in ten days", inject: secure(10 * 24 * time.Hour), fires: []string{"RelayReceiverCertificateExpires"},
+			leads: map[string]string{"RelayReceiverCertificateExpires": `\{.*callback=secure.*\} 9\.\d+`},
+		},
 		{
 			name: "a receiver's certificate has expired", inject: secure(-time.Hour),
 			fires: []string{"RelayReceiverFailing"}, may: append(following, "RelayReceiverCertificateExpires"),
+			leads: map[string]string{"RelayReceiverFailing": `certificate[^"]*expired`},
 		},
 		{
 			name: "a receiver answers 410",
@@ -201,6 +277,7 @@ func (h *house) receiverFaults() []fault {
 				}
 			},
 			fires: []string{"RelayCallbackDisabled"}, may: []string{"RelayBacklogOld"},
+			leads: map[string]string{"RelayCallbackDisabled": `"disabledReason": ?"gone"`},
 		},
 		{
 			name: "a key ends in five days",
@@ -210,14 +287,17 @@ func (h *house) receiverFaults() []fault {
 					map[string]any{"expiresAt": time.Now().Add(5 * 24 * time.Hour).UTC().Format(time.RFC3339)}, &key)
 				return func() { h.api().Must(h.t, http.MethodDelete, "/v1/clients/"+clientID+"/keys/"+key.ID, nil, nil) }
 			},
-			fires: []string{"RelayAPIKeyExpires"},
+			fires: []string{"RelayAPIKeyExpires"}, leads: map[string]string{"RelayAPIKeyExpires": `\{.*key=.*\} 4\.9\d*`},
 		},
 	}
 }
 
 func (h *house) diskFaults(disk string) []fault {
 	return []fault{
-		{name: "the disk is nearly full", inject: func() func() { return fill(h.t.(*testing.T), disk, 8) }, fires: []string{"RelayDiskNearlyFull"}},
+		{
+			name: "the disk is nearly full", inject: func() func() { return fill(h.t.(*testing.T), disk, 8) }, shows: map[int]string{2: `disk_free_bytes: [0-9.]+e\+07`},
+			fires: []string{"RelayDiskNearlyFull"}, leads: map[string]string{"RelayDiskNearlyFull": `\{.*job=relay-small.*\} 0\.0\d+`},
+		},
 		{
 			name: "the disk is full",
 			inject: func() func() {
@@ -228,7 +308,8 @@ func (h *house) diskFaults(disk string) []fault {
 				}
 			},
 			fires: []string{"RelayDiskNearlyFull", "RelayStoreFailing"}, late: true,
-			may: []string{"RelayReplicasMissing", "RelayShardWithoutOwner", "RelayPollsLate", "RelayConnectionPollsLate"},
+			leads: map[string]string{"RelayDiskNearlyFull": `\{.*job=relay-small.*\} 0(\.0\d+)?\b`, "RelayStoreFailing": `[^\n]*\bfull\b[^\n]*|audatex_relay_store_failing\{.*job=relay-small.*\} 1`},
+			may:   []string{"RelayReplicasMissing", "RelayShardWithoutOwner", "RelayPollsLate", "RelayConnectionPollsLate"},
 		},
 	}
 }
@@ -250,7 +331,9 @@ func (h *house) clusterFaults(cluster *natstest.Cluster) []fault {
 		{name: "one of three NATS servers is lost", inject: lose(0)},
 		{
 			name: "two of three NATS servers are lost", inject: lose(0, 1), fires: []string{"RelayStoreFailing"}, late: true,
-			may: []string{"RelayShardWithoutOwner", "RelayPollsLate", "RelayReplicaPollsLate", "RelayConnectionPollsLate", "RelayReplicasMissing", "RelayDeliverySlow", "RelayGapSuspected"},
+			holds: 45 * time.Second, shows: map[int]string{1: `value: [1-9]`}, // until the leases have ended
+			leads: map[string]string{"RelayStoreFailing": `audatex_relay_store_failing\{.*job=relay-cluster.*\} 1`},
+			may:   []string{"RelayShardWithoutOwner", "RelayPollsLate", "RelayReplicaPollsLate", "RelayConnectionPollsLate", "RelayReplicasMissing", "RelayDeliverySlow", "RelayGapSuspected"},
 		},
 		{
 			name: "one of three replicas is killed",
@@ -259,6 +342,7 @@ func (h *house) clusterFaults(cluster *natstest.Cluster) []fault {
 				return func() { h.run(2) }
 			},
 			fires: []string{"RelayNotScraped", "RelayReplicasMissing"}, late: true,
+			leads: map[string]string{"RelayNotScraped": `up\{.*job=relay-cluster.*\} 0`, "RelayReplicasMissing": `audatex_relay_members\{.*job=relay-cluster.*\} 2`},
 		},
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -25,11 +26,13 @@ import (
 // house is a relay of one or more replicas with a vendor, receivers and traffic.
 type house struct {
 	t       testing.TB
+	job     string // of Prometheus
 	admin   string
 	token   string // of /metrics
 	client  *http.Client
 	sandbox *sandbox.Sandbox
 	vendor  *front
+	rotated atomic.Bool // the vendor has another secret for the relay's client
 	by      *authority
 	sites   []string
 	grants  map[string]string // of a site's connection
@@ -60,7 +63,7 @@ func newHouse(t testing.TB, replicas int, env map[string]string) *house {
 	t.Cleanup(h.client.CloseIdleConnections)
 	secret := "secret-" + random()
 	h.sandbox = sandbox.New(sandbox.Config{ClientID: "night", ClientSecret: secret})
-	h.vendor = newFront(t, h.sandbox.Handler(), nil)
+	h.vendor = newFront(t, h.rotating(h.sandbox.Handler()), nil)
 	for range replicas {
 		r := &replica{env: map[string]string{
 			"PATH": os.Getenv("PATH"), "TMPDIR": t.TempDir(),
@@ -97,14 +100,56 @@ func (h *house) start() {
 // run starts one replica, at the addresses that it had before if it had any.
 func (h *house) run(i int) {
 	h.t.Helper()
+	h.begin(i)
 	r := h.replicas[i]
-	r.process = harness.StartProcess(h.t, relayBinary(h.t), []string{"serve"}, r.environment(), &r.book)
 	select {
 	case <-r.process.Serves:
 	case <-r.process.Exited:
 		h.t.Fatalf("replica %d ended instead of serving: %v\n%s", i, r.process.Err, r.book.Tail(20))
 	}
 	r.env["RELAY_HTTP_ADDR"], r.env["RELAY_METRICS_ADDR"] = r.process.At.API, r.process.At.Metrics
+}
+
+// begin starts one replica and does not wait for it.
+func (h *house) begin(i int) {
+	h.t.Helper()
+	r := h.replicas[i]
+	r.process = harness.StartProcess(h.t, relayBinary(h.t), []string{"serve"}, r.environment(), &r.book)
+}
+
+// set changes a setting of a replica, which is read at its next start, and returns what changes it back.
+func (r *replica) set(name, value string) (restore func()) {
+	had, there := r.env[name]
+	r.env[name] = value
+	return func() {
+		if r.env[name] = had; !there {
+			delete(r.env, name)
+		}
+	}
+}
+
+// restart ends a replica as an upgrade does, and starts it again.
+func (h *house) restart(i int) {
+	h.t.Helper()
+	if err := h.replicas[i].process.Cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		h.t.Fatal(err)
+	}
+	<-h.replicas[i].process.Exited
+	h.client.CloseIdleConnections()
+	h.run(i)
+}
+
+// rotating refuses the relay's client while the vendor has another secret for it.
+func (h *house) rotating(vendor http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if h.rotated.Load() && r.URL.Path == sandbox.TokenPath {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusUnauthorized)
+			_, _ = io.WriteString(w, `{"error":"invalid_client"}`)
+			return
+		}
+		vendor.ServeHTTP(w, r)
+	})
 }
 
 // environment is what the replica is started with.

@@ -42,6 +42,11 @@ type fault struct {
 	fires  []string // must
 	may    []string // what follows from it, and may fire as well
 	late   bool     // it delays events that the relay has received
+
+	of    *house            // the relay that it is done to
+	holds time.Duration     // at least
+	leads map[string]string // by alert of fires: what its page must lead to, as a regular expression
+	shows map[int]string    // by question of the night: a line that its panel must show, likewise
 }
 
 // delays reports whether an alert is on the burn rate of the objective, and the fault delays events on their way.
@@ -49,8 +54,11 @@ func (f fault) delays(alert string) bool { return f.late && lingers(alert) }
 
 // watch is a Prometheus and an Alertmanager beside the relays.
 type watch struct {
-	prom  *prom.Server
-	inbox *inbox
+	prom   *prom.Server
+	inbox  *inbox
+	houses map[string]*house // by job
+
+	questions []prom.Panel // of the overview
 }
 
 // seen is what a fault led to.
@@ -60,6 +68,9 @@ type seen struct {
 	told   map[string]string        // by which receiver the Alertmanager sent it
 	quiet  time.Duration            // from the mending until no alert of the fault was left
 	detail map[string]string        // the alerts' descriptions
+	led    map[string]string        // by alert: what its page has led to
+
+	before, under map[int]map[string]float64 // what the panels of the questions showed
 }
 
 // newWatch starts both, with the rules and the configuration that ship, in shorter times.
@@ -69,10 +80,11 @@ func newWatch(t *testing.T, houses map[string]*house) *watch {
 	if out, err := rulesProgram(t)("scale", "-factor", fmt.Sprint(factor), "-out", scaled); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	w := &watch{inbox: &inbox{told: map[string]string{}}}
+	w := &watch{inbox: &inbox{told: map[string]string{}}, houses: houses, questions: prom.Questions(t, root)}
 	manager := startAlertmanager(t, newFront(t, w.inbox, nil).addr)
 	var jobs []prom.Job
 	for _, name := range slices.Sorted(maps.Keys(houses)) {
+		houses[name].job = name
 		jobs = append(jobs, prom.Job{Name: name, Targets: houses[name].targets(), Token: houses[name].token})
 	}
 	w.prom = prom.Start(t, prom.Config{Jobs: jobs, Rules: []string{filepath.Join(scaled, "*.yaml")}, Alertmanager: manager})
@@ -190,17 +202,17 @@ func (i *inbox) empty() map[string]string {
 	return told
 }
 
-// firing returns the alerts that fire now, by name, each with its description.
-func (w *watch) firing(t *testing.T) map[string]string {
+// firing returns the alerts that fire now, by name.
+func (w *watch) firing(t *testing.T) map[string]prom.Alert {
 	t.Helper()
 	alerts, err := w.prom.Alerts(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	now := map[string]string{}
+	now := map[string]prom.Alert{}
 	for _, a := range alerts {
 		if a.State == "firing" && !elsewhere(a.Labels) {
-			now[a.Labels["alertname"]] = a.Annotations["description"]
+			now[a.Labels["alertname"]] = a
 		}
 	}
 	return now
@@ -215,7 +227,7 @@ func (w *watch) awaitQuiet(t *testing.T) time.Duration {
 	began := time.Now()
 	for since := (time.Time{}); ; pass(look) {
 		now := w.firing(t)
-		maps.DeleteFunc(now, func(name, _ string) bool { return lingers(name) })
+		maps.DeleteFunc(now, func(name string, _ prom.Alert) bool { return lingers(name) })
 		switch {
 		case len(now) > 0:
 			since = time.Time{}
@@ -247,26 +259,35 @@ func (w *watch) try(t *testing.T, f fault) seen {
 	t.Helper()
 	w.awaitQuiet(t)
 	w.inbox.empty()
-	s := seen{fault: f, after: map[string]time.Duration{}, detail: map[string]string{}}
+	s := seen{fault: f, after: map[string]time.Duration{}, detail: map[string]string{}, led: map[string]string{}, before: w.answers(t, f.of.job)}
 	before := w.firing(t) // lingers
 	began := time.Now()
 	mend := f.inject()
+	s.under = w.answers(t, f.of.job)
 	missing := slices.Clone(f.fires)
-	for last := began; ; pass(look) {
-		for name, description := range w.firing(t) {
+	for last, asked := began, began; ; pass(look) {
+		for name, alert := range w.firing(t) {
 			_, known := s.after[name]
 			if _, lingered := before[name]; !known && !lingered {
-				s.after[name], s.detail[name], last = time.Since(began), description, time.Now()
+				s.after[name], s.detail[name], last = time.Since(began), alert.Annotations["description"], time.Now()
 			}
 			missing = slices.DeleteFunc(missing, func(n string) bool { return n == name })
 		}
-		if time.Since(began) > patience || len(missing) == 0 && time.Since(last) > settles {
+		if time.Since(asked) > time.Second {
+			worse(s.under, w.answers(t, f.of.job))
+			asked = time.Now()
+		}
+		if time.Since(began) > patience || len(missing) == 0 && time.Since(last) > settles && time.Since(began) > f.holds {
 			break
 		}
 	}
+	w.open(t, f, s.led)
 	s.told = w.inbox.empty()
 	mend()
 	s.quiet = w.awaitQuiet(t)
+	for began := time.Now(); len(s.hidden()) > 0 && time.Since(began) < patience; pass(look) {
+		worse(s.under, w.answers(t, f.of.job)) // what is late is delivered after the mending
+	}
 	for _, name := range missing {
 		t.Errorf("%s: %s does not fire", f.name, name)
 	}
@@ -275,25 +296,53 @@ func (w *watch) try(t *testing.T, f fault) seen {
 			t.Errorf("%s: %s fires after %s: %s", f.name, name, after.Round(time.Second), s.detail[name])
 		}
 	}
+	for n, want := range s.hidden() {
+		t.Errorf("%s: the panel of question %d does not show %s:\n%q", f.name, n, want, picture(s.under[n]))
+	}
 	return s
+}
+
+// hidden returns what panels should have shown by now, by question.
+func (s seen) hidden() map[int]string {
+	hidden := maps.Clone(s.fault.shows)
+	maps.DeleteFunc(hidden, func(n int, want string) bool {
+		return slices.ContainsFunc(picture(s.under[n]), regexp.MustCompile("^("+want+")").MatchString)
+	})
+	return hidden
+}
+
+// open does what the pages of a fault's alerts say while it holds, and notes what that leads to.
+func (w *watch) open(t *testing.T, f fault, led map[string]string) {
+	t.Helper()
+	now := w.firing(t)
+	for _, name := range f.fires {
+		alert, fires := now[name]
+		if !fires {
+			continue // that is said elsewhere
+		}
+		appeared := w.walk(t, alert.Labels)
+		if led[name] = found(appeared, f.leads[name]); led[name] == "" {
+			t.Errorf("%s: the page of %s does not lead to %s:\n%s", f.name, name, f.leads[name], appeared)
+		}
+	}
 }
 
 // table returns what all faults led to, as a table in Markdown.
 func table(all []seen) string {
 	var b strings.Builder
-	b.WriteString("| fault | alert | after | sent to | it says | quiet after mending |\n| --- | --- | --- | --- | --- | --- |\n")
+	b.WriteString("| fault | alert | after | sent to | it says | its page led to | quiet after mending |\n| --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, s := range all {
 		names := slices.SortedFunc(maps.Keys(s.after), func(a, b string) int { return int(s.after[a] - s.after[b]) })
 		if len(names) == 0 {
-			fmt.Fprintf(&b, "| %s | none | | | | |\n", s.fault.name)
+			fmt.Fprintf(&b, "| %s | none | | | | | |\n", s.fault.name)
 		}
 		for _, name := range names {
 			told := s.told[name]
 			if told == "" {
 				told = "nobody (inhibited)"
 			}
-			fmt.Fprintf(&b, "| %s | %s | %.0f s | %s | %s | %.0f s |\n",
-				s.fault.name, name, s.after[name].Seconds(), told, s.detail[name], s.quiet.Seconds())
+			fmt.Fprintf(&b, "| %s | %s | %.0f s | %s | %s | %s | %.0f s |\n",
+				s.fault.name, name, s.after[name].Seconds(), told, s.detail[name], s.led[name], s.quiet.Seconds())
 		}
 	}
 	return b.String()

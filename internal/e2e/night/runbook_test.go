@@ -175,16 +175,13 @@ func (h *house) tryRunbook(t *testing.T, s *prom.Server, began time.Time) {
 			h.tryQuery(t, s, p.title, query, began)
 		}
 	}
-	prologue := strings.NewReplacer("http://127.0.0.1:8080", h.api().Base, "http://127.0.0.1:9464", "http://"+h.targets()[0]).Replace(beginning.shell[0])
 	commands := 0
 	for _, p := range append([]page{beginning}, pages...) {
 		var printed strings.Builder
-		chosen := "CALLBACK=" + cmp.Or(callbacksOfPages[p.title], "orders") + "\n"
+		chosen := map[string]string{"CALLBACK": cmp.Or(callbacksOfPages[p.title], "orders")}
 		for _, command := range p.shell {
 			commands++
-			cmd := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", prologue+chosen+command)
-			cmd.Dir = t.TempDir()
-			cmd.Env = append(h.replicas[0].environment(), "PATH="+filepath.Dir(relayBinary(t))+":"+os.Getenv("PATH"))
+			cmd := h.command(t, beginning, 0, chosen, command)
 			out, err := cmd.CombinedOutput()
 			printed.Write(out)
 			if strings.HasPrefix(command, "relay doctor") && cmd.ProcessState.ExitCode() == 1 && strings.Contains(string(out), "to mend") {
