@@ -57,7 +57,7 @@ func (t *tool) reportTopology(ctx context.Context, out io.Writer) error {
 		if mark, err = t.topo.ReadMark(ctx, t.js); err == nil {
 			findings, err = t.topo.Check(ctx, t.js)
 		}
-		mark = t.topo.Settle(mark, findings)
+		mark = t.topo.EffectiveMark(mark, findings)
 		return err
 	}); err != nil {
 		return err

@@ -161,7 +161,7 @@ func (a *Admins) Lookup(token string) (name string, ok bool) {
 	return name, ok
 }
 
-// Know reports whether there is an administrator of this name.
-func (a *Admins) Know(name string) bool {
+// Has reports whether there is an administrator of this name.
+func (a *Admins) Has(name string) bool {
 	return slices.ContainsFunc(*a.known.Load(), func(k knownAdmin) bool { return k.name == name })
 }

@@ -80,7 +80,7 @@ func TestATokenIsReplacedWithoutDowntime(t *testing.T) {
 	}
 	known(old.Token, "")
 	known(next.Token, "ops-2")
-	if a.Know("ops") || !a.Know("ops-2") {
+	if a.Has("ops") || !a.Has("ops-2") {
 		t.Error("ops is still known, or ops-2 is not")
 	}
 }

@@ -74,7 +74,7 @@ func wholeTar(t *tar.Reader) error {
 }
 
 // describe reads what the manifest records of the documents, and whether the keys open them.
-func (a *aside) describe(ctx context.Context, c Config, m *Manifest) error {
+func (a *scratchServer) describe(ctx context.Context, c Config, m *Manifest) error {
 	table := c.Topology
 	table.Replicas = 1
 	mark, err := table.ReadMark(ctx, a.js)

@@ -102,7 +102,7 @@ func save(ctx context.Context, c Config, dir string) (Manifest, error) {
 	}
 	m := Manifest{Version: manifestVersion, Release: c.Release, Prefix: c.Topology.Prefix, Began: c.now(), Keys: c.Fingerprint}
 
-	aside, err := startAside(filepath.Join(dir, "aside"), c.now)
+	aside, err := startScratch(filepath.Join(dir, "aside"), c.now)
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -151,9 +151,9 @@ func (c *counter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// aside is a server of our own, into which every bucket is restored as soon as it is taken: what
+// scratchServer is a server of our own, into which every bucket is restored as soon as it is taken: what
 // cannot be restored is no backup.
-type aside struct {
+type scratchServer struct {
 	dir    string
 	server *natsd.Server
 	nc     *nats.Conn
@@ -161,12 +161,12 @@ type aside struct {
 	now    func() time.Time
 }
 
-func startAside(dir string, now func() time.Time) (*aside, error) {
+func startScratch(dir string, now func() time.Time) (*scratchServer, error) {
 	server, err := natsd.Start(natsd.Config{Dir: dir, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, fmt.Errorf("start the server that checks the backup: %w", err)
 	}
-	a := &aside{dir: dir, server: server, now: now}
+	a := &scratchServer{dir: dir, server: server, now: now}
 	if a.nc, err = server.Connect(); err == nil {
 		a.js, err = jetstream.New(a.nc)
 	}
@@ -177,7 +177,7 @@ func startAside(dir string, now func() time.Time) (*aside, error) {
 	return a, nil
 }
 
-func (a *aside) stop() {
+func (a *scratchServer) stop() {
 	if a.nc != nil {
 		a.nc.Close()
 	}
@@ -187,7 +187,7 @@ func (a *aside) stop() {
 	a.nc, a.server = nil, nil
 }
 
-func (a *aside) remove() error {
+func (a *scratchServer) remove() error {
 	a.stop()
 	if err := os.RemoveAll(a.dir); err != nil {
 		return fmt.Errorf("remove what the backup was checked with: %w", err)
@@ -197,7 +197,7 @@ func (a *aside) remove() error {
 
 // takeBucket takes a bucket so that no key is missing: each as it was when the snapshot began, or
 // later.
-func (a *aside) takeBucket(ctx context.Context, js jetstream.JetStream, dir, name string) (Stream, error) {
+func (a *scratchServer) takeBucket(ctx context.Context, js jetstream.JetStream, dir, name string) (Stream, error) {
 	s, err := take(ctx, js, dir, name)
 	if err != nil {
 		return Stream{}, err

@@ -64,9 +64,9 @@ func (s *Service) closing() bool {
 	return s.closed
 }
 
-// spend uses up an attempt's state and exchanges the code in the background, even if the request
+// exchangeOnce uses up an attempt's state and exchanges the code in the background, even if the request
 // ends.
-func (s *Service) spend(ctx context.Context, attempt, link, code string) (claimed, error) {
+func (s *Service) exchangeOnce(ctx context.Context, attempt, link, code string) (claimed, error) {
 	if s.closing() {
 		return 0, errClosing
 	}

@@ -49,7 +49,7 @@ func (s *Service) putToUse(l relay.ConsentLink, a relay.ConsentAttempt, secrets 
 		}
 	}
 	if result.Outcome.Succeeded() && !s.persist(l, "put the tokens of a consent to use", func(ctx context.Context) error {
-		outcome, err := s.place(ctx, l, a, secrets, result)
+		outcome, err := s.replaceTokens(ctx, l, a, secrets, result)
 		if err == nil {
 			result.Outcome = outcome
 		}
@@ -143,10 +143,10 @@ func shorten(text string, most int) string {
 	return strings.TrimSpace(text)
 }
 
-// place replaces the connection's tokens by those of an attempt, no matter what the old ones are
+// replaceTokens replaces the connection's tokens by those of an attempt, no matter what the old ones are
 // being used for, and records the consent in the connection, which wakes its owner. It does not
 // replace the tokens of a later consent.
-func (s *Service) place(
+func (s *Service) replaceTokens(
 	ctx context.Context, l relay.ConsentLink, a relay.ConsentAttempt, secrets relay.ConsentSecrets, r relay.ConsentResult,
 ) (relay.ConsentOutcome, error) {
 	var revision uint64

@@ -222,7 +222,7 @@ func (s *Service) spendInTurn(ctx context.Context, link, attempt, code string) (
 	ctx, cancel := s.whileServing(ctx)
 	defer cancel()
 	for wait := (backoff.Backoff{Least: lookFirst, Most: lookMost}); ; {
-		outcome, err := s.spend(ctx, attempt, link, code)
+		outcome, err := s.exchangeOnce(ctx, attempt, link, code)
 		if err != nil || outcome != claimBusy {
 			return outcome, err
 		}

@@ -43,7 +43,7 @@ func (a *API) logOf(c caller) *slog.Logger { return slog.New(a.c.Log.Handler().W
 // present returns the caller's present state. Since it was authenticated, its token may have been
 // replaced, its key revoked or expired, its client removed or given other sites.
 func (a *API) present(c caller) (caller, error) {
-	if c.isAdmin() && !a.c.Admins.Know(c.admin) {
+	if c.isAdmin() && !a.c.Admins.Has(c.admin) {
 		return caller{}, kindUnauthorized.problem("The token was replaced meanwhile.")
 	}
 	if c.isAdmin() || c.key.ID == "" {

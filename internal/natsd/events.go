@@ -115,7 +115,7 @@ func (e *Events) Run(ctx context.Context) error {
 
 // open makes the copy. It tries until it succeeds or ctx ends.
 func (e *Events) open(ctx context.Context) bool {
-	for told := ""; ; {
+	for lastLogged := ""; ; {
 		err := e.Apply(ctx)
 		if err == nil {
 			return true
@@ -124,10 +124,10 @@ func (e *Events) open(ctx context.Context) bool {
 		if errors.Is(err, ErrNoEvents) { // a cluster may do without
 			turn, level = absentTurn, slog.LevelInfo
 		}
-		if told != err.Error() && ctx.Err() == nil {
+		if lastLogged != err.Error() && ctx.Err() == nil {
 			e.c.Log.Log(ctx, level, "there is no copy of the log for services that read it by consumers; it is tried again",
 				"again_after", turn.String(), "error", err)
-			told = err.Error()
+			lastLogged = err.Error()
 		}
 		if !backoff.Sleep(ctx, turn) {
 			return false

@@ -137,12 +137,12 @@ func (t Topology) Apply(ctx context.Context, js jetstream.JetStream) error {
 			return err
 		}
 	}
-	mark = t.Settle(mark, findings)
+	mark = t.EffectiveMark(mark, findings)
 	if err := mark.Refuse(t.Version()); err != nil {
 		return err
 	}
 	for _, f := range findings {
-		if err := t.bring(ctx, js, f); err != nil {
+		if err := t.applyOne(ctx, js, f); err != nil {
 			return err
 		}
 	}
@@ -156,8 +156,8 @@ func (t Topology) Apply(ctx context.Context, js jetstream.JetStream) error {
 	return nil
 }
 
-// bring makes one stream match the table.
-func (t Topology) bring(ctx context.Context, js jetstream.JetStream, f Finding) error {
+// applyOne makes one stream match the table.
+func (t Topology) applyOne(ctx context.Context, js jetstream.JetStream, f Finding) error {
 	for range applyTurns {
 		var set func() error
 		switch f.State {

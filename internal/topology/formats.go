@@ -102,8 +102,8 @@ func (m Mark) fresh(findings []Finding) bool {
 	return m.revision == 0 && !slices.ContainsFunc(findings, func(f Finding) bool { return f.Messages > 0 })
 }
 
-// Settle returns the mark as it counts for this relay: a new store begins with its version.
-func (t Topology) Settle(m Mark, findings []Finding) Mark {
+// EffectiveMark returns the mark as it counts for this relay: a new store begins with its version.
+func (t Topology) EffectiveMark(m Mark, findings []Finding) Mark {
 	if m.fresh(findings) {
 		m.Formats = t.Version()
 	}
