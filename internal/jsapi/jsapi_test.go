@@ -2,6 +2,7 @@ package jsapi_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"testing"
@@ -99,5 +100,29 @@ func TestLastOfFindsAllOfWhatIsLarge(t *testing.T) {
 	got, err := jsapi.LastOf(ctx, js, "s", []string{"s.>"}, 0)
 	if err != nil || !maps.Equal(got, want) {
 		t.Errorf("%v, %v, want %v", got, err, want)
+	}
+}
+
+func TestLastOfReportsWhatItCannotFindInOne(t *testing.T) {
+	t.Parallel()
+	js, err := jetstream.New(natstest.Start(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "s", Subjects: []string{"s.*"}, AllowDirect: true}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range jsapi.MaxLastOf + 1 {
+		if i == jsapi.MaxLastOf {
+			if found, err := jsapi.LastOf(t.Context(), js, "s", []string{"s.>"}, 0); err != nil || len(found) != i {
+				t.Errorf("found %d of %d: %v", len(found), i, err)
+			}
+		}
+		if _, err := js.Publish(t.Context(), fmt.Sprint("s.", i), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := jsapi.LastOf(t.Context(), js, "s", []string{"s.>"}, 0); !errors.Is(err, jsapi.ErrTooMany) {
+		t.Errorf("one more than may be found: %v", err)
 	}
 }

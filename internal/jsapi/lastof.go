@@ -14,6 +14,9 @@ import (
 // MaxLastOf is up to how many subjects LastOf may find.
 const MaxLastOf = 1024
 
+// ErrTooMany is returned by LastOf if it would find more than MaxLastOf subjects.
+var ErrTooMany = errors.New("too many subjects")
+
 // lastOfBytes bounds one answer: the server sends whole messages, and more wait in the client than
 // are read. It ends behind the message that exceeds it.
 const lastOfBytes = 4 << 20
@@ -28,7 +31,8 @@ type lastOf struct {
 
 // LastOf returns the sequence of the last message of each subject that is not above upTo (0: the
 // end of the stream); subjects without one are left out. Any copy of the stream may answer, which
-// must allow direct reads. The subjects may have wildcards, but no more than MaxLastOf may be found.
+// must allow direct reads. The subjects may have wildcards, but no more than MaxLastOf may be found
+// (ErrTooMany).
 func LastOf(ctx context.Context, js jetstream.JetStream, stream string, subjects []string, upTo uint64) (map[string]uint64, error) {
 	found := make(map[string]uint64, len(subjects))
 	request := lastOf{Subjects: subjects, UpTo: upTo, MaxBytes: lastOfBytes}
@@ -78,6 +82,8 @@ func (r *lastOf) send(ctx context.Context, js jetstream.JetStream, stream string
 				return false, nil
 			}
 			return false, jetstream.ErrMsgNotFound // one has gone while it was read
+		case "413":
+			return false, ErrTooMany
 		case "503":
 			return false, nats.ErrNoResponders
 		default:

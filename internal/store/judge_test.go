@@ -8,6 +8,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
 // What each error of the client library and of JetStream is mapped to. outage_test.go has the real
@@ -28,6 +30,7 @@ func TestWhatAnErrorComesTo(t *testing.T) {
 		{"a removed key", jetstream.ErrKeyDeleted, ErrNotFound, ""},
 		{"too large for the server", nats.ErrMaxPayload, ErrTooLarge, ""},
 		{"too large for the stream", code(10054), ErrTooLarge, ""},
+		{"more subjects than one request finds", jsapi.ErrTooMany, ErrTooLarge, ""},
 		{"given up", context.Canceled, ErrUnclear, ""},
 		{"the account is full", code(10002), ErrUnavailable, Full},
 		{"the server is full", code(10023), ErrUnavailable, Full},

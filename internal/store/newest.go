@@ -14,13 +14,10 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// MaxMerged is up to how many callbacks Newest follows one by one.
-const MaxMerged = jsapi.MaxLastOf - 1
-
 // AttemptsQuery selects batches of attempts.
 type AttemptsQuery struct {
-	// Callbacks are those whose batches are wanted, with their generations, at most MaxMerged: only
-	// theirs are read. Nil means all there are; then all of the log is read.
+	// Callbacks are those whose batches are wanted, with their generations: only theirs are read. Nil
+	// means all there are; then all of the log is read.
 	Callbacks map[string]string
 	// From is the position of the first batch that may be read, 0 for the newest.
 	From uint64
@@ -95,19 +92,11 @@ func (a *Attempts) merged(ctx context.Context, back *backwards, q AttemptsQuery,
 	if len(q.Callbacks) == 0 {
 		return nil
 	}
-	subjects := make([]string, 0, len(q.Callbacks))
-	for callback := range q.Callbacks {
-		subjects = append(subjects, a.s.topo.AttemptsSubject(callback))
-	}
-	sent := time.Now()
-	asking, cancel := context.WithTimeout(ctx, leaderTimeout)
-	ends, err := jsapi.LastOf(asking, a.s.js, back.stream, subjects, q.From)
-	cancel()
-	a.s.health.read(back.stream, sent, err)
+	next, err := a.ends(ctx, back.stream, q)
 	if err != nil {
-		return classify(err)
+		return err
 	}
-	for next := slices.Sorted(maps.Values(ends)); len(next) > 0; { // at most MaxMerged positions, the newest at the end
+	for len(next) > 0 { // positions of one batch of each callback, the newest at the end
 		newest := next[len(next)-1]
 		next = next[:len(next)-1]
 		m, err := back.get(ctx, newest)
@@ -127,6 +116,33 @@ func (a *Attempts) merged(ctx context.Context, back *backwards, q AttemptsQuery,
 		}
 	}
 	return nil
+}
+
+// ends returns the positions of the newest batches of a query's callbacks, the newest at the end.
+func (a *Attempts) ends(ctx context.Context, stream string, q AttemptsQuery) (positions []uint64, err error) {
+	subjects := make([]string, 0, len(q.Callbacks))
+	for callback := range q.Callbacks {
+		subjects = append(subjects, a.s.topo.AttemptsSubject(callback))
+	}
+	upTo := q.From
+	if upTo == 0 && len(subjects) > jsapi.MaxLastOf { // one end of the log for all requests
+		if _, upTo, err = a.s.bounds(ctx, stream); err != nil || upTo == 0 {
+			return nil, err
+		}
+	}
+	for some := range slices.Chunk(subjects, jsapi.MaxLastOf) {
+		sent := time.Now()
+		asking, cancel := context.WithTimeout(ctx, leaderTimeout)
+		ends, err := jsapi.LastOf(asking, a.s.js, stream, some, upTo)
+		cancel()
+		a.s.health.read(stream, sent, err)
+		if err != nil {
+			return nil, classify(err)
+		}
+		positions = slices.AppendSeq(positions, maps.Values(ends))
+	}
+	slices.Sort(positions)
+	return positions, nil
 }
 
 // Hours calls each with the tallies of a callback's hours, newest first, until it returns false.

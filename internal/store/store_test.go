@@ -2,16 +2,19 @@ package store_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/jsapi"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
@@ -275,6 +278,34 @@ func TestAttemptsWalkNewestFirst(t *testing.T) {
 	})
 	if err != nil || fmt.Sprint(numbers) != "[4 3 2 1]" {
 		t.Fatalf("walked %v, %v", numbers, err)
+	}
+}
+
+// The newest attempts are found of more callbacks than the server finds the last messages of in one
+// request.
+func TestAttemptsOfManyCallbacksAreMerged(t *testing.T) {
+	t.Parallel()
+	s, ctx := open(t, t.TempDir()), t.Context()
+	const callbacks = jsapi.MaxLastOf + 1
+	of, batches := map[string]string{}, []relay.AttemptBatch{}
+	for i := range callbacks {
+		id := fmt.Sprintf("c%d", i)
+		of[id] = "g"
+		batches = append(batches, relay.AttemptBatch{Callback: id, Generation: "g", Records: []relay.AttemptRecord{{Number: i}}})
+	}
+	for _, r := range s.Attempts.AppendAll(ctx, batches) {
+		if r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	var found []uint64
+	err := s.Attempts.Newest(ctx, store.AttemptsQuery{Callbacks: of}, func(seq uint64, _ time.Time, _ relay.AttemptBatch) bool {
+		found = append(found, seq)
+		return true
+	})
+	if err != nil || len(found) != callbacks || found[0] != callbacks ||
+		!slices.IsSortedFunc(found, func(a, b uint64) int { return cmp.Compare(b, a) }) {
+		t.Errorf("found %d of %d: %v", len(found), callbacks, err)
 	}
 }
 
