@@ -68,9 +68,12 @@ func (a *API) replaceSettings(ctx context.Context, cb relay.Callback, s Callback
 	}
 	now := time.Now().UTC()
 	s, cleaned := cleanCallback(s)
-	before := cb.Secrets
+	before, filter := cb.Secrets, cb.Filter
 	if err := a.apply(&cb, owner, s, cleaned, now); err != nil {
 		return cb, err
+	}
+	if !filter.Equal(cb.Filter) {
+		cb.FilterChangedAt = now
 	}
 	cleaned.warn(ctx, a.c.Log, "callback", cb.ID)
 	if s.Secret != "" {

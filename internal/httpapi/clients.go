@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/relay"
@@ -47,6 +48,9 @@ func (a *API) putClient(ctx context.Context, _ caller, id Id, params PutClientPa
 
 // apply returns the client with these settings.
 func (s ClientSettings) apply(c relay.Client, now time.Time) relay.Client {
+	if sites := relay.Sorted(s.Sites); !c.UpdatedAt.IsZero() && (c.AllSites != s.AllSites || !slices.Equal(relay.Sorted(c.Sites), sites)) {
+		c.SitesChangedAt = now
+	}
 	c.Description, c.Sites, c.AllSites, c.UpdatedAt = s.Description, s.Sites, s.AllSites, now
 	c.Limits = relay.Limits(s.Limits)
 	return c

@@ -30,15 +30,15 @@ func (a *API) getDelivery(ctx context.Context, c caller, id Id, eventID EventId,
 	if err != nil {
 		return reply{}, err
 	}
-	at, err := readPosition('g', params.After, 2)
+	at, err := readPosition('g', params.After, 3)
 	if err != nil {
 		return reply{}, err
 	}
-	if at[1] >= uint64(len(statuses)) {
+	if at[2] >= uint64(len(statuses)) {
 		return reply{}, badParameter("after", "is not a cursor of this list")
 	}
 	t := a.trailOf(c, []store.Stored{ev}, &cb)
-	whole, err := t.readOne(ctx, at[0])
+	whole, err := t.search(ctx, trailPosition{at[0], at[1]})
 	if err != nil {
 		return reply{}, err
 	}
@@ -52,9 +52,9 @@ func (a *API) getDelivery(ctx context.Context, c caller, id Id, eventID EventId,
 			return reply{}, notFound()
 		}
 	}
-	view := a.delivery(cb, eventID, ev.Order, statuses[at[1]], records)
+	view := a.delivery(cb, eventID, ev.Order, statuses[at[2]], records)
 	if !whole {
-		view.Next = position('g', t.from, uint64(slices.Index(statuses, view.Status)))
+		view.Next = position('g', t.at.from, t.at.below, uint64(slices.Index(statuses, view.Status)))
 	}
 	return reply{body: view}, nil
 }

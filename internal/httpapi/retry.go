@@ -87,7 +87,7 @@ func (a *API) deliverable(
 	}
 	defer done()
 	t := a.trailOf(c, []store.Stored{ev}, &cb)
-	if _, err = t.read(ctx, 0); err == nil && len(t.found) == 0 {
+	if _, err = t.search(ctx, trailPosition{}); err == nil && len(t.found) == 0 {
 		err = notFound()
 	}
 	return cb, client, ev, err

@@ -380,9 +380,9 @@ func TestATimelineShowsEachAttemptOnce(t *testing.T) {
 	// On a page behind its end a delivery still stands as it did on the page before.
 	of := "/v1/callbacks/mine/deliveries/" + line.Items[0].Event
 	var d Delivery
-	a.get(of + "?after=" + position('g', 2, uint64(slices.Index(statuses, DeliveryStatusDelivered)))).want(200).into(&d)
+	a.get(of + "?after=" + position('g', 2, 0, uint64(slices.Index(statuses, DeliveryStatusDelivered)))).want(200).into(&d)
 	if d.Status != DeliveryStatusDelivered || len(d.Attempts) != 0 || d.Next != "" {
 		t.Errorf("a page behind the end: %+v", d)
 	}
-	a.get(of+"?after="+position('g', 2, 6)).want(400).problem("invalid-parameter", "after")
+	a.get(of+"?after="+position('g', 2, 0, 6)).want(400).problem("invalid-parameter", "after")
 }

@@ -24,12 +24,12 @@ func (a *API) listEventDeliveries(ctx context.Context, c caller, eventID EventId
 	if err != nil {
 		return reply{}, err
 	}
-	at, err := readPosition('t', params.After, 1)
+	at, err := readPosition('t', params.After, 2)
 	if err != nil {
 		return reply{}, err
 	}
 	t := a.trailOf(c, []store.Stored{ev}, nil)
-	whole, err := t.read(ctx, at[0])
+	whole, err := t.search(ctx, trailPosition{at[0], at[1]})
 	if err != nil {
 		return reply{}, err
 	}
@@ -37,7 +37,7 @@ func (a *API) listEventDeliveries(ctx context.Context, c caller, eventID EventId
 	// seen all.
 	list := EventDeliveries{Items: t.deliveries(ev, whole && params.After == "")}
 	if !whole {
-		list.Next = position('t', t.from)
+		list.Next = position('t', t.at.from, t.at.below)
 	}
 	return reply{body: list}, nil
 }
@@ -51,11 +51,11 @@ func (a *API) getTimeline(ctx context.Context, c caller, orderID OrderPath, para
 	if err != nil {
 		return reply{}, err
 	}
-	at, err := readPosition('m', params.After, 2)
+	at, err := readPosition('m', params.After, 3)
 	if err != nil {
 		return reply{}, err
 	}
-	from, attempts := at[0], at[1] // positions in the log of events and, if the page before did not come to an end, of attempts
+	from, attempts := at[0], trailPosition{at[1], at[2]} // of events and, if the page before did not come to an end, of attempts
 	events, more, err := a.c.Store.Events.Scan(ctx, from, []string{topology.OrderFilter(o.Site, o.ID)}, maxTimeline)
 	if err != nil {
 		return reply{}, err
@@ -64,18 +64,18 @@ func (a *API) getTimeline(ctx context.Context, c caller, orderID OrderPath, para
 		return reply{body: Timeline{Items: []TimelineItem{}}}, nil
 	}
 	t := a.trailOf(c, events, nil)
-	whole, err := t.read(ctx, attempts)
+	whole, err := t.search(ctx, attempts)
 	if err != nil {
 		return reply{}, err
 	}
 	list := Timeline{Items: each.Of(events, func(ev store.Stored) TimelineItem {
-		return timelineItem(ev, t.deliveries(ev, whole && attempts == 0))
+		return timelineItem(ev, t.deliveries(ev, whole && attempts == trailPosition{}))
 	})}
 	switch {
 	case !whole:
-		list.Next = position('m', events[0].Seq, t.from)
+		list.Next = position('m', events[0].Seq, t.at.from, t.at.below)
 	case more:
-		list.Next = position('m', events[len(events)-1].Seq+1, 0)
+		list.Next = position('m', events[len(events)-1].Seq+1, 0, 0)
 	}
 	return reply{body: list}, nil
 }

@@ -22,7 +22,8 @@ const (
 
 // trail finds the attempts to deliver events of one order, or about one thing. Attempts come after
 // their event, and mostly soon. So the log of attempts is read from each event on until its
-// deliveries have ended.
+// deliveries have ended. Replays come at any time after that, and are found by the chain of their
+// batches.
 type trail struct {
 	a      *API
 	c      caller
@@ -32,10 +33,18 @@ type trail struct {
 
 	found map[deliveryOf][]relay.AttemptRecord
 	ended map[deliveryOf]bool
-	from  uint64 // position up to which the log of attempts has been read
+	at    trailPosition
 
-	batches, bytes int // what was read
-	kept           int // bytes of the records found
+	begun          time.Time
+	reached        time.Time // when the log took the last batch that was read forwards
+	batches, bytes int       // what was read
+	kept           int       // bytes of the records found
+}
+
+// trailPosition is where a search for attempts goes on. The zero value is the beginning.
+type trailPosition struct {
+	from  uint64 // up to here the log of attempts has been read forwards
+	below uint64 // if set, that has ended, and replays are looked for from here on downwards, as far as from
 }
 
 // trailOf returns the trail of events for one callback or, if that is nil, for all that the caller
@@ -54,14 +63,30 @@ func (a *API) trailOf(c caller, events []store.Stored, only *relay.Callback) *tr
 	return t
 }
 
-// expected returns the callbacks that should have the delivery of an event.
-func (t *trail) expected(ev store.Stored) (ids []string) {
+// expected returns the callbacks that may have had the delivery of an event, each with the time up to
+// which the log is read for it while it has no attempt; zero: up to the end. That is one whose filter
+// or client has changed since: the event may have matched before.
+func (t *trail) expected(ev store.Stored) map[string]time.Time {
+	until := map[string]time.Time{}
 	for id, cb := range t.of {
-		if ev.Seq > cb.StartSeq && (len(t.of) == 1 || t.matches(cb, ev)) {
-			ids = append(ids, id)
+		client, _ := t.a.c.Keys.Client(cb.Client)
+		changed := latest(cb.FilterChangedAt, client.SitesChangedAt)
+		switch {
+		case ev.Seq <= cb.StartSeq:
+		case len(t.of) == 1 || t.matches(cb, ev):
+			until[id] = time.Time{}
+		case !changed.Add(clockSlack).Before(ev.Time):
+			until[id] = changed.Add(clockSlack)
 		}
 	}
-	return ids
+	return until
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
 }
 
 // matches reports whether an event is for a callback as that is configured now.
@@ -73,46 +98,58 @@ func (t *trail) matches(cb relay.Callback, ev store.Stored) bool {
 	return known && cb.BelongsTo(client) && cb.Filter.Matches(ev.Traits()) && caller{client: client}.maySeeEvent(ev)
 }
 
-// read reads the log of attempts from a position on, or from the first event. It returns whether all
-// deliveries have ended, or the log has. If not, the next request must go on from t.from.
-func (t *trail) read(ctx context.Context, from uint64) (whole bool, err error) {
+// search looks for the attempts from a position on. It returns whether that has found all that are
+// left. If not, the next request must go on from t.at.
+func (t *trail) search(ctx context.Context, at trailPosition) (whole bool, err error) {
+	t.at, t.begun = at, time.Now()
 	if len(t.of) == 0 || len(t.events) == 0 {
 		return true, nil
 	}
-	t.from = from
-	begun := time.Now()
 	defer func() { t.a.limits.charge(t.c.key.ID, t.batches) }()
-	var reached time.Time
-	for _, ev := range t.events {
-		open := map[string]bool{}
-		for _, id := range t.expected(ev) {
-			open[id] = !t.ended[deliveryOf{id, ev.Seq}]
+	if at.below == 0 {
+		whole, last, err := t.read(ctx)
+		if err != nil || !whole || last {
+			return whole, err
 		}
+	}
+	return t.replays(ctx)
+}
+
+// read reads the log of attempts from a position on, or from the first event. It returns whether all
+// deliveries have ended, or the log has, which is last.
+func (t *trail) read(ctx context.Context) (whole, last bool, err error) {
+	for _, ev := range t.events {
+		open := t.expected(ev)
 		since := ev.Time.Add(-clockSlack)
-		if t.from > 0 && (reached.IsZero() || !since.After(reached)) { // what follows has not been read yet
+		if t.at.from > 0 && (t.reached.IsZero() || !since.After(t.reached)) { // what follows has not been read yet
 			since = time.Time{}
 		}
 		for most := t.most(firstBatches); t.opened(open, ev); most = t.most(4 * most) {
-			if t.batches >= maxBatches || t.kept >= maxScannedBytes || time.Since(begun) > maxSearched {
-				return false, nil
+			if t.spent() {
+				return false, false, nil
 			}
-			s, err := t.a.c.Store.Attempts.Onwards(ctx, t.from, since, t.named(), ev.Order, most)
+			s, err := t.a.c.Store.Attempts.Onwards(ctx, t.at.from, since, t.named(), ev.Order, most)
 			if err != nil {
-				return false, err
+				return false, false, err
 			}
 			t.batches, t.bytes = t.batches+s.Read, t.bytes+s.Bytes
 			for _, b := range s.Batches {
 				t.note(b)
 			}
 			if s.Read > 0 {
-				t.from, since, reached = max(t.from, s.Last+1), time.Time{}, s.At
+				t.at.from, since, t.reached = max(t.at.from, s.Last+1), time.Time{}, s.At
 			}
 			if !s.More {
-				return true, nil
+				return true, true, nil
 			}
 		}
 	}
-	return true, nil
+	return true, false, nil
+}
+
+// spent reports whether one request has read as much as it may.
+func (t *trail) spent() bool {
+	return t.batches >= maxBatches || t.kept >= maxScannedBytes || time.Since(t.begun) > maxSearched
 }
 
 // most returns how many batches to read next, of those wanted.
@@ -123,46 +160,49 @@ func (t *trail) most(wanted int) int {
 	return wanted
 }
 
-// latestBatches is how many of the newest batches are looked through for replays of a delivery that
-// has ended.
-const latestBatches = 1_000
-
-// readOne is read for one delivery. Replays may have delivered the event again since: the newest
-// attempts are looked at as well. What lies between is from t.from on.
-func (t *trail) readOne(ctx context.Context, from uint64) (whole bool, err error) {
-	if whole, err = t.read(ctx, from); err != nil || !whole {
-		return false, err
+// replays looks for attempts of replays behind what was read forwards, newest first, and returns
+// whether it has come down to there.
+func (t *trail) replays(ctx context.Context) (whole bool, err error) {
+	q := store.AttemptsQuery{
+		Callbacks: map[string]string{}, From: t.at.below, Since: t.events[0].Time.Add(-clockSlack), Replayed: true,
 	}
-	q := store.AttemptsQuery{Callbacks: map[string]string{}, Since: t.events[0].Time.Add(-clockSlack)}
 	for id, cb := range t.of {
-		q.Callbacks[id] = cb.Generation
+		client, known := t.a.c.Keys.Client(cb.Client)
+		if !t.all || known && slices.ContainsFunc(t.events, caller{client: client}.maySeeEvent) {
+			q.Callbacks[id] = cb.Generation
+		}
 	}
-	var later []relay.AttemptBatch
+	var newest []relay.AttemptBatch
 	read := 0
+	whole = true
 	err = t.a.c.Store.Attempts.Newest(ctx, q, func(seq uint64, _ time.Time, b relay.AttemptBatch) bool {
-		if seq < t.from {
+		if seq < t.at.from {
 			return false
 		}
-		if read++; read > latestBatches {
-			whole = false
+		if read > 0 && t.spent() { // but each request comes further down
+			whole, t.at.below = false, seq
 			return false
 		}
-		b.Records = b.Of(func(rec relay.AttemptRecord) bool { return rec.Seq == t.events[0].Seq })
+		read, t.batches = read+1, t.batches+1
+		b.Records = b.Of(func(rec relay.AttemptRecord) bool {
+			return slices.ContainsFunc(t.events, func(ev store.Stored) bool { return ev.Seq == rec.Seq })
+		})
 		if len(b.Records) > 0 {
-			later = append(later, b)
+			newest = append(newest, b)
 		}
 		return true
 	})
-	for _, b := range slices.Backward(later) {
+	for _, b := range slices.Backward(newest) {
 		t.note(b)
 	}
 	return whole, err
 }
 
 // opened reports whether deliveries of an event may have more attempts.
-func (t *trail) opened(open map[string]bool, ev store.Stored) bool {
-	for id, is := range open {
-		if is && !t.ended[deliveryOf{id, ev.Seq}] {
+func (t *trail) opened(expected map[string]time.Time, ev store.Stored) bool {
+	for id, until := range expected {
+		of := deliveryOf{id, ev.Seq}
+		if !t.ended[of] && (until.IsZero() || len(t.found[of]) > 0 || t.reached.Before(until)) {
 			return true
 		}
 	}

@@ -97,6 +97,8 @@ type Callback struct {
 	Generation string    `json:"generation"` // random; a callback made again under the same id starts over
 	CreatedAt  time.Time `json:"createdAt"`
 	UpdatedAt  time.Time `json:"updatedAt"`
+	// FilterChangedAt is when Filter was last changed. What was published before may have matched.
+	FilterChangedAt time.Time `json:"filterChangedAt,omitzero"`
 
 	Secrets CallbackSecrets `json:"-"` // the store encrypts them separately
 }
@@ -154,6 +156,8 @@ type Client struct {
 	Callbacks map[string]int64 `json:"callbacks,omitempty"`
 	CreatedAt time.Time        `json:"createdAt"`
 	UpdatedAt time.Time        `json:"updatedAt"`
+	// SitesChangedAt is when Sites or AllSites were last changed.
+	SitesChangedAt time.Time `json:"sitesChangedAt,omitzero"`
 }
 
 // HasKey reports whether the client has a key.

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -71,18 +72,29 @@ type Phases struct {
 
 // AttemptBatch is one message of relay_attempts. Previous is the stream sequence of the callback's
 // batch before it, 0 for none, so that "newest first" follows sequence numbers instead of
-// searching.
+// searching. Replayed likewise is the last batch before it that has attempts of a replay, of the
+// same generation.
 type AttemptBatch struct {
 	Callback   string          `json:"callback"`
 	Generation string          `json:"generation"`
 	Previous   uint64          `json:"previous"`
+	Replayed   uint64          `json:"replayed,omitempty"`
 	Tally      Tally           `json:"tally"` // of its hour, up to and including it
 	Records    []AttemptRecord `json:"records"`
 }
 
 // End returns where the attempts end with the batch, if it is stored at a position.
 func (b AttemptBatch) End(position uint64) AttemptsEnd {
-	return AttemptsEnd{position, b.Generation, b.Tally}
+	end := AttemptsEnd{Position: position, Generation: b.Generation, Tally: b.Tally, Replayed: b.Replayed}
+	if b.OfReplay() {
+		end.Replayed = position
+	}
+	return end
+}
+
+// OfReplay reports whether the batch has attempts of a replay.
+func (b AttemptBatch) OfReplay() bool {
+	return slices.ContainsFunc(b.Records, func(r AttemptRecord) bool { return r.Replay != "" })
 }
 
 // Of returns the records that are wanted. It keeps no others in memory.
@@ -101,14 +113,15 @@ type AttemptsEnd struct {
 	Position   uint64 // of its last batch
 	Generation string // of that batch: what another one of the same id does not continue
 	Tally      Tally
+	Replayed   uint64 // of the last batch that has attempts of a replay
 }
 
 // Batch returns the next batch.
 func (e AttemptsEnd) Batch(callback, generation string, now time.Time, records []AttemptRecord) AttemptBatch {
 	b := AttemptBatch{Callback: callback, Generation: generation, Previous: e.Position, Records: records}
 	before := e.Position
-	if e.Generation != generation {
-		before = 0
+	if b.Replayed = e.Replayed; e.Generation != generation {
+		before, b.Replayed = 0, 0
 	}
 	b.Tally = e.Tally.After(before, now, records)
 	return b

@@ -46,6 +46,12 @@ func (f Filter) matchesOrder(of Traits) bool {
 
 func (t Traits) is(status string) bool { return strings.EqualFold(t.Status, status) }
 
+// Equal reports whether another filter selects in the same way.
+func (f Filter) Equal(other Filter) bool {
+	return slices.Equal(f.Sites, other.Sites) && slices.Equal(f.Types, other.Types) && slices.Equal(f.Orders, other.Orders) &&
+		slices.Equal(f.OrderStatuses, other.OrderStatuses) && f.ChangedOnly == other.ChangedOnly
+}
+
 // Wide returns the filter without what only the event itself tells: it matches at least as much.
 func (f Filter) Wide() Filter { return Filter{Sites: f.Sites, Types: f.Types, Orders: f.Orders} }
 

@@ -24,6 +24,9 @@ type AttemptsQuery struct {
 	// Since and Until limit when the log took the batches; Until itself is excluded. Zero means no
 	// limit.
 	Since, Until time.Time
+	// Replayed means that only those with attempts of replays are wanted, of Callbacks. They have a
+	// chain of their own, so that no others are read but the last one of each callback.
+	Replayed bool
 }
 
 // Newest calls each with the batches that a query selects, newest first, until each returns false.
@@ -54,7 +57,13 @@ func (a *Attempts) Newest(ctx context.Context, q AttemptsQuery, each func(seq ui
 		if generation, chosen := q.Callbacks[b.Callback]; chosen && generation != b.Generation {
 			return true, 0
 		}
-		return each(m.Seq, m.Time, b), b.Previous
+		switch {
+		case !q.Replayed:
+			return each(m.Seq, m.Time, b), b.Previous
+		case !b.OfReplay():
+			return true, b.Replayed
+		}
+		return each(m.Seq, m.Time, b), b.Replayed
 	}
 	back := &backwards{s: a.s, stream: a.s.topo.Attempts()}
 	if q.Callbacks == nil {

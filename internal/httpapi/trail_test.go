@@ -1,0 +1,133 @@
+package httpapi
+
+import (
+	"testing"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/relay"
+)
+
+// recordOf returns the record of an attempt to deliver an event of orderA.
+func recordOf(ev relay.Event, seq uint64, outcome string, closing relay.DeliveryStatus) relay.AttemptRecord {
+	return relay.AttemptRecord{
+		Event: ev.ID, Seq: seq, Order: orderA, Site: "alpha", Type: ev.Type, Number: 1, At: time.Now().UTC(), Outcome: outcome, Closing: closing,
+	}
+}
+
+// others stores batches about another order.
+func (l *ledger) others(callback string, n int) {
+	for range n {
+		l.append(callback, time.Now().UTC(), relay.AttemptRecord{Order: orderB, Seq: 1_000, Number: 1, Outcome: "refused"})
+	}
+}
+
+// What a replay has delivered is delivered wherever one looks, however much was delivered before and
+// after it, and a delivery that has ended has no further page.
+func TestReplayedDeliveriesAreFoundEverywhere(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	a := f.client("client-a", relay.RoleWrite, "alpha")
+	for _, id := range []string{"mine", "idle"} {
+		a.put("/v1/callbacks/"+id, map[string]any{"url": "https://bms.example/", "startFrom": "earliest"}).want(201)
+	}
+	f.order("alpha", orderA)
+	ev := f.publish("alpha", orderA)
+	l := &ledger{f: f, ends: map[string]relay.AttemptsEnd{}}
+	l.append("idle", time.Now().UTC(), recordOf(ev, 1, "success", relay.DeliveryDelivered))
+	l.append("mine", time.Now().UTC(), recordOf(ev, 1, "refused", relay.DeliveryFailed))
+	l.others("mine", 5*firstBatches)
+	again := recordOf(ev, 1, "timeout", "")
+	again.Replay = "r1"
+	l.append("mine", time.Now().UTC(), again)
+	l.others("mine", 3)
+	other := recordOf(ev, 2, "success", relay.DeliveryDelivered) // of another event
+	other.Replay = "r1"
+	l.append("mine", time.Now().UTC(), other)
+	again.Outcome, again.Closing, again.Replayed = "success", relay.DeliveryDelivered, relay.DeliveryDelivered
+	l.append("mine", time.Now().UTC(), again)
+	l.others("mine", 1_001)
+
+	check := func(where string, status DeliveryStatus, attempts []Attempt, next string) {
+		t.Helper()
+		if status != DeliveryStatusDelivered || next != "" || len(attempts) != 3 || attempts[0].Replay != "" ||
+			attempts[1].Outcome != "timeout" || attempts[2].Outcome != "success" || attempts[2].Replay != "r1" {
+			t.Errorf("%s: %s, next %q, %+v", where, status, next, attempts)
+		}
+	}
+	var of EventDeliveries
+	a.get("/v1/events/" + ev.ID + "/deliveries").want(200).into(&of)
+	if len(of.Items) != 2 {
+		t.Fatalf("of the event: %+v", of)
+	}
+	check("of the event", of.Items[1].Status, of.Items[1].Attempts, of.Next)
+	var line Timeline
+	a.get("/v1/orders/" + orderA + "/timeline").want(200).into(&line)
+	if len(line.Items) != 1 || len(line.Items[0].Deliveries) != 2 {
+		t.Fatalf("timeline: %+v", line)
+	}
+	check("timeline", line.Items[0].Deliveries[1].Status, line.Items[0].Deliveries[1].Attempts, line.Next)
+	var d Delivery
+	a.get("/v1/callbacks/mine/deliveries/" + ev.ID).want(200).into(&d)
+	check("the delivery", d.Status, d.Attempts, d.Next)
+
+	// From a page on that has seen all but the first attempt of the replay:
+	last := l.ends["mine"].Replayed
+	d = Delivery{}
+	a.get("/v1/callbacks/mine/deliveries/" + ev.ID + "?after=" + position('g', 3, last-1, 3)).want(200).into(&d)
+	if d.Status != DeliveryStatusFailed || d.Next != "" || len(d.Attempts) != 1 || d.Attempts[0].Outcome != "timeout" {
+		t.Errorf("below what has delivered: %+v", d)
+	}
+}
+
+// An event from before a callback was made is unknown there, however much was delivered since,
+// unless a replay has delivered it.
+func TestAnEventFromBeforeTheCallback(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	a := f.client("client-a", relay.RoleWrite, "alpha")
+	f.order("alpha", orderA)
+	ev := f.publish("alpha", orderA)
+	a.put("/v1/callbacks/mine", map[string]any{"url": "https://bms.example/"}).want(201)
+	l := &ledger{f: f, ends: map[string]relay.AttemptsEnd{}}
+	l.others("mine", 1_001)
+	of := "/v1/callbacks/mine/deliveries/" + ev.ID
+	a.get(of).want(404)
+	rec := recordOf(ev, 1, "success", relay.DeliveryDelivered)
+	rec.Replay, rec.Replayed = "r1", relay.DeliveryDelivered
+	l.append("mine", time.Now().UTC(), rec)
+	l.others("mine", 1)
+	var d Delivery
+	if a.get(of).want(200).into(&d); d.Status != DeliveryStatusDelivered || len(d.Attempts) != 1 || d.Next != "" {
+		t.Errorf("replayed: %+v", d)
+	}
+}
+
+// What was delivered before a filter or the client's sites were changed is still shown.
+func TestDeliveriesFromBeforeTheFilterWasChanged(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	a := f.client("client-a", relay.RoleWrite, "alpha", "beta")
+	for _, id := range []string{"mine", "other"} {
+		a.put("/v1/callbacks/"+id, map[string]any{"url": "https://bms.example/", "startFrom": "earliest"}).want(201)
+	}
+	a.patch("/v1/callbacks/other", map[string]any{"sites": []string{"beta"}}).want(200)
+	f.order("alpha", orderA)
+	ev := f.publish("alpha", orderA)
+	l := &ledger{f: f, ends: map[string]relay.AttemptsEnd{}}
+	l.append("mine", time.Now().UTC(), recordOf(ev, 1, "success", relay.DeliveryDelivered))
+
+	delivered := func(s session, when string, want int) {
+		t.Helper()
+		var of EventDeliveries
+		s.get("/v1/events/" + ev.ID + "/deliveries").want(200).into(&of)
+		if len(of.Items) != want || of.Next != "" || want > 0 && (of.Items[0].Callback != "mine" || of.Items[0].Status != DeliveryStatusDelivered) {
+			t.Errorf("%s: %+v", when, of)
+		}
+	}
+	delivered(a, "as it was", 1)
+	a.patch("/v1/callbacks/mine", map[string]any{"sites": []string{"beta"}}).want(200)
+	delivered(a, "with another filter", 1)
+	f.admin().put("/v1/clients/client-a", map[string]any{"sites": []string{"beta"}}).want(200)
+	delivered(f.admin(), "of a client with other sites", 1)
+	a.get("/v1/events/" + ev.ID + "/deliveries").want(404)
+}
