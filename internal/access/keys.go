@@ -97,8 +97,17 @@ func sameAccess(a, b relay.Client) bool {
 }
 
 // Lookup returns whose key it is, if the key with this id is the one whose text is given and has
-// not expired.
+// not expired. That is a use of the key.
 func (k *Keys) Lookup(keyID, text string) (relay.Client, relay.Key, bool) {
+	client, key, ok := k.Recheck(keyID, text)
+	if ok {
+		k.c.Uses.note(client, keyID)
+	}
+	return client, key, ok
+}
+
+// Recheck is Lookup for a key that was looked up before, and is not used again.
+func (k *Keys) Recheck(keyID, text string) (relay.Client, relay.Key, bool) {
 	if len(text) > maxKeyLength {
 		return relay.Client{}, relay.Key{}, false
 	}
@@ -108,7 +117,6 @@ func (k *Keys) Lookup(keyID, text string) (relay.Client, relay.Key, bool) {
 	}
 	for _, key := range client.Keys {
 		if key.ID == keyID && !key.Expired(time.Now()) && subtle.ConstantTimeCompare(key.Hash, hash(text)) == 1 {
-			k.c.Uses.note(client, keyID, time.Now())
 			return client, key, true
 		}
 	}
@@ -128,7 +136,12 @@ func (k *Keys) owner(keyID string) (relay.Client, bool) {
 
 // LastUsed returns when a key of a client was last used, to the hour; false if that is not known.
 func (k *Keys) LastUsed(client relay.Client, keyID string) (time.Time, bool) {
-	return k.c.Uses.of(client, keyID).Last()
+	for _, key := range client.Keys {
+		if key.ID == keyID {
+			return k.c.Uses.of(client, key).Last()
+		}
+	}
+	return time.Time{}, false
 }
 
 // Client returns a client as it is known now.

@@ -27,8 +27,6 @@ const (
 	warningsAtOnce = 100
 	// lastUses is how long storing may take when the process stops.
 	lastUses = 2 * time.Second
-	// clocksDiffer is by how much the clocks of replicas may differ.
-	clocksDiffer = time.Minute
 )
 
 // Events publishes events that must be in the log once (publisher.Once).
@@ -44,7 +42,8 @@ type UsesConfig struct {
 	Bucket *store.Bucket[relay.KeyUses]
 	// Clients are read where the copy that Run gets may lag.
 	Clients *store.Bucket[relay.Client]
-	Every   time.Duration // between two rounds; a minute if zero
+	Every   time.Duration    // between two rounds; a minute if zero
+	Now     func() time.Time // time.Now if nil
 	Log     *slog.Logger
 }
 
@@ -67,21 +66,24 @@ type noted struct {
 // NewUses returns Uses that know nothing until Run has read the bucket.
 func NewUses(c UsesConfig) *Uses {
 	c.Every = cmp.Or(c.Every, usesEvery)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	u := &Uses{c: c, noted: map[string]noted{}}
 	u.docs = store.NewMirror(store.MirrorConfig[relay.KeyUses]{Bucket: c.Bucket, Log: c.Log, What: "client"})
 	return u
 }
 
 // note notes that a key was used.
-func (u *Uses) note(client relay.Client, key string, now time.Time) {
+func (u *Uses) note(client relay.Client, key string) {
 	if u == nil {
 		return
 	}
-	hour := relay.HourOf(now)
+	hour := relay.HourOf(u.c.Now())
 	u.mu.RLock()
 	last := u.noted[key]
 	u.mu.RUnlock()
-	if last.hour >= hour && last.generation == client.Generation {
+	if last.hour >= hour && last.hour <= hour+1 && last.generation == client.Generation {
 		return
 	}
 	u.mu.Lock()
@@ -90,17 +92,18 @@ func (u *Uses) note(client relay.Client, key string, now time.Time) {
 }
 
 // of returns what is known of a client's key.
-func (u *Uses) of(client relay.Client, key string) (use relay.KeyUse) {
+func (u *Uses) of(client relay.Client, key relay.Key) (use relay.KeyUse) {
 	if u == nil {
 		return use
 	}
+	now := u.c.Now()
 	if e, there := u.docs.Get(client.ID); there && e.Value.Generation == client.Generation {
-		use = e.Value.Keys[key]
+		use = e.Value.Keys[key.ID].At(now, key)
 	}
 	u.mu.RLock()
 	defer u.mu.RUnlock()
-	if n, there := u.noted[key]; there && n.generation == client.Generation {
-		use = use.Merge(relay.KeyUse{Hour: n.hour})
+	if n, there := u.noted[key.ID]; there && n.generation == client.Generation {
+		use = use.Merge(relay.KeyUse{Hour: n.hour}.At(now, key))
 	}
 	return use
 }
@@ -173,7 +176,7 @@ func (u *Uses) merge(ctx context.Context, keys *Keys, changes map[string]map[str
 			for _, id := range some {
 				client, known := keys.Client(id)
 				e, there := u.docs.Get(id)
-				doc, changed := merged(client, e.Value, changes[id])
+				doc, changed := merged(client, e.Value, changes[id], u.c.Now())
 				switch {
 				case !known || there && !changed:
 					stored = append(stored, id)
@@ -205,24 +208,26 @@ func (u *Uses) merge(ctx context.Context, keys *Keys, changes map[string]map[str
 	return stored, failed
 }
 
-// merged returns the document of a client with changes, without keys that are gone, and whether that
-// is another one.
-func merged(client relay.Client, doc relay.KeyUses, changes map[string]relay.KeyUse) (next relay.KeyUses, changed bool) {
+// merged returns the document of a client with changes, and whether that is another one. Keys that
+// the client does not have stay: this copy of it may lag behind the replica that has noted them.
+func merged(
+	client relay.Client, doc relay.KeyUses, changes map[string]relay.KeyUse, now time.Time,
+) (next relay.KeyUses, changed bool) {
 	next = relay.KeyUses{Generation: client.Generation, Keys: map[string]relay.KeyUse{}}
+	if doc.Generation == client.Generation {
+		maps.Copy(next.Keys, doc.Keys)
+	}
 	for _, key := range client.Keys {
-		var use relay.KeyUse
-		if doc.Generation == client.Generation {
-			use = doc.Keys[key.ID]
-		}
-		if use = use.Merge(changes[key.ID]); use != (relay.KeyUse{}) {
-			next.Keys[key.ID] = use
+		use := next.Keys[key.ID].At(now, key).Merge(changes[key.ID])
+		if next.Keys[key.ID] = use; use == (relay.KeyUse{}) {
+			delete(next.Keys, key.ID)
 		}
 	}
 	return next, doc.Generation != next.Generation || !maps.Equal(doc.Keys, next.Keys)
 }
 
-// warn publishes which keys expire soon. An event is stored before it is noted that it was: a crash
-// in between is found in the log.
+// warn publishes which keys expire soon, if it is time for that by the clock of the store, too. An
+// event is stored before it is noted that it was: a crash in between is found in the log.
 func (u *Uses) warn(ctx context.Context, keys *Keys, events Events) error {
 	changes, published := map[string]map[string]relay.KeyUse{}, 0
 	var failed error
@@ -232,15 +237,22 @@ func (u *Uses) warn(ctx context.Context, keys *Keys, events Events) error {
 			continue
 		}
 		for _, key := range client.Keys {
-			days, since := key.Warning(time.Now())
-			if use := u.of(client, key.ID); days == 0 || use.Warned > 0 && use.Warned <= days {
+			now := u.c.Now()
+			days, since := key.Warning(now)
+			if use := u.of(client, key); days == 0 || use.Warned > 0 && use.Warned <= days {
 				continue
 			}
 			if published++; published > warningsAtOnce {
 				break
 			}
-			if err := publish(ctx, events, client, key, days, since); err != nil {
+			due, err := u.reached(ctx, client, since)
+			if err == nil && due {
+				err = publish(ctx, events, client, key, days, since)
+			}
+			if err != nil {
 				failed = err
+			}
+			if err != nil || !due {
 				continue
 			}
 			if changes[id] == nil {
@@ -251,6 +263,24 @@ func (u *Uses) warn(ctx context.Context, keys *Keys, events Events) error {
 	}
 	_, err := u.merge(ctx, keys, changes)
 	return errors.Join(failed, err)
+}
+
+// reached reports whether the store's clock, too, has come to a time. This replica's may be ahead. The
+// client's document is written again for that, as the store notes when it takes one.
+func (u *Uses) reached(ctx context.Context, client relay.Client, at time.Time) (bool, error) {
+	e, _ := u.docs.Get(client.ID)
+	doc, _ := merged(client, e.Value, nil, u.c.Now())
+	revision, err := u.c.Bucket.Save(ctx, client.ID, doc, e.Revision)
+	if errors.Is(err, store.ErrConflict) { // another replica has written it; the next round sees that
+		_, _, err = u.docs.Read(ctx, client.ID)
+		return false, err
+	}
+	if err != nil {
+		return false, fmt.Errorf("ask the store for the time: %w", err)
+	}
+	u.docs.Put(client.ID, doc, revision)
+	first, err := u.c.Bucket.Since(ctx, at.Add(-relay.ClocksDiffer))
+	return err == nil && first <= revision, err
 }
 
 func publish(ctx context.Context, events Events, client relay.Client, key relay.Key, days int, since time.Time) error {
@@ -264,32 +294,52 @@ func publish(ctx context.Context, events Events, client relay.Client, key relay.
 		"client": client.ID, "clientGeneration": client.Generation, "key": key.ID, "role": string(key.Role),
 		"expiresAt": expires, "days": days,
 	}
-	err := events.Once(ctx, relay.NoSite, relay.KindKeyExpiring, client.ID, message, details, since.Add(-clocksDiffer), "clientGeneration", "key", "days")
+	err := events.Once(ctx, relay.NoSite, relay.KindKeyExpiring, client.ID, message, details, since.Add(-relay.ClocksDiffer), "clientGeneration", "key", "days")
 	if err != nil {
 		return fmt.Errorf("warn of key %s of client %s: %w", key.ID, client.ID, err)
 	}
 	return nil
 }
 
-// sweep removes the documents of clients that are gone.
+// sweep removes the documents of clients that are gone, and what is noted of keys that are.
 func (u *Uses) sweep(ctx context.Context, keys *Keys) error {
 	for _, id := range u.docs.Keys("") {
 		e, there := u.docs.Get(id)
-		if client, known := keys.Client(id); !there || known && client.Generation == e.Value.Generation {
+		if client, known := keys.Client(id); !there || known && client.Generation == e.Value.Generation &&
+			len(without(e.Value, client).Keys) == len(e.Value.Keys) {
 			continue
 		}
-		switch client, _, err := u.c.Clients.GetAtLeader(ctx, id); { // the copy may lag
-		case err == nil && client.Generation == e.Value.Generation:
-			continue
-		case err != nil && !errors.Is(err, store.ErrNotFound):
+		client, _, err := u.c.Clients.GetAtLeader(ctx, id) // the copy may lag
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return fmt.Errorf("look for client %s, whose keys were used: %w", id, err)
 		}
-		switch err := u.c.Bucket.Delete(ctx, id, e.Revision); {
-		case err == nil:
+		if err == nil && client.Generation == e.Value.Generation {
+			left, revision := without(e.Value, client), e.Revision
+			if len(left.Keys) < len(e.Value.Keys) {
+				revision, err = u.c.Bucket.Update(ctx, id, left, e.Revision)
+			}
+			if err == nil {
+				u.docs.Put(id, left, revision)
+			}
+		} else if err = u.c.Bucket.Delete(ctx, id, e.Revision); err == nil {
 			u.docs.Removed(id, e.Revision)
-		case !errors.Is(err, store.ErrConflict): // another replica has removed or written it
+		}
+		if err != nil && !errors.Is(err, store.ErrConflict) { // another replica has removed or written it
 			return fmt.Errorf("remove the uses of the keys of client %s: %w", id, err)
 		}
 	}
 	return nil
+}
+
+// without returns a document without keys that a client does not have.
+func without(doc relay.KeyUses, client relay.Client) relay.KeyUses {
+	left := relay.KeyUses{Generation: client.Generation, Keys: map[string]relay.KeyUse{}}
+	if doc.Generation == client.Generation {
+		for id, use := range doc.Keys {
+			if client.HasKey(id) {
+				left.Keys[id] = use
+			}
+		}
+	}
+	return left
 }

@@ -52,8 +52,15 @@ func openReplicas(t *testing.T) replicas {
 // start starts one more replica. Stop ends it as a process that is told to does.
 func (r replicas) start(t *testing.T) (keys *access.Keys, stop func()) {
 	t.Helper()
+	return r.startAhead(t, 0)
+}
+
+// startAhead starts one whose clock is ahead.
+func (r replicas) startAhead(t *testing.T, ahead time.Duration) (keys *access.Keys, stop func()) {
+	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	uses := access.NewUses(access.UsesConfig{Bucket: r.Uses, Clients: r.Clients, Every: usesEvery, Log: log})
+	uses := access.NewUses(access.UsesConfig{Bucket: r.Uses, Clients: r.Clients, Every: usesEvery, Log: log,
+		Now: func() time.Time { return time.Now().Add(ahead) }})
 	keys = access.New(access.Config{Clients: r.Clients, Uses: uses, Log: log})
 	publishing := publisher.New(publisher.Config{Store: r.Store, Location: time.UTC, Metrics: publisher.NewMetrics(nil), Log: log})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -158,18 +165,7 @@ func TestExpiringKeysAreWarnedOfOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{"acme g1 day 1", "acme g1 month 30", "acme g1 week 7"}
-	warned := func() (list []string) {
-		events, _, err := r.Events.Scan(t.Context(), 1, []string{topology.OperationalSubject(relay.NoSite, string(relay.KindKeyExpiring), "*")}, 100)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, ev := range events {
-			d := detailsOf(t, ev.Body)
-			list = append(list, fmt.Sprint(d["client"], " ", d["clientGeneration"], " ", d["key"], " ", d["days"]))
-		}
-		slices.Sort(list)
-		return list
-	}
+	warned := func() []string { return r.warned(t) }
 	stored := func() bool {
 		doc, _, err := r.Uses.Get(t.Context(), client.ID)
 		return err == nil && doc.Keys["week"].Warned == 7 && doc.Keys["day"].Warned == 1 && doc.Keys["month"].Warned == 30
@@ -192,5 +188,88 @@ func TestExpiringKeysAreWarnedOfOnce(t *testing.T) {
 	eventually(t, "all warnings are noted again", stored)
 	if got := warned(); !slices.Equal(got, want) {
 		t.Errorf("after a crash warned of %q, want %q", got, want)
+	}
+}
+
+// warned returns of which keys was warned, in alphabetical order.
+func (r replicas) warned(t *testing.T) (list []string) {
+	t.Helper()
+	events, _, err := r.Events.Scan(t.Context(), 1, []string{topology.OperationalSubject(relay.NoSite, string(relay.KindKeyExpiring), "*")}, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ev := range events {
+		d := detailsOf(t, ev.Body)
+		list = append(list, fmt.Sprint(d["client"], " ", d["clientGeneration"], " ", d["key"], " ", d["days"]))
+	}
+	slices.Sort(list)
+	return list
+}
+
+// A replica whose clock is ahead warns of nothing whose time has not come, and what one has noted
+// keeps no warning or use back.
+func TestAClockThatIsAheadWarnsOfNothing(t *testing.T) {
+	t.Parallel()
+	r := openReplicas(t)
+	now, day := time.Now(), 24*time.Hour
+	month, later := now.Add(29*day), now.Add(40*day)
+	text, used := accesstest.NewKey(relay.RoleRead, "", now, nil)
+	client := relay.Client{ID: "acme", Generation: "g1", Keys: []relay.Key{
+		{ID: "month", CreatedAt: now.Add(-day * 2), ExpiresAt: &month}, {ID: "later", CreatedAt: now.Add(-day), ExpiresAt: &later}, used,
+	}}
+	if _, err := r.Clients.Create(t.Context(), client.ID, client); err != nil {
+		t.Fatal(err)
+	}
+	early := relay.HourOf(now) + 500
+	err := r.Uses.Set(t.Context(), client.ID, relay.KeyUses{Generation: "g1", Keys: map[string]relay.KeyUse{
+		"month": {Warned: 7}, "later": {Warned: 30}, used.ID: {Hour: early}, "gone": {Hour: 1},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.startAhead(t, 20*day)
+	keys, _ := r.start(t)
+	if _, there := keys.LastUsed(client, used.ID); there {
+		t.Error("a key was used in the future")
+	}
+	if _, _, ok := keys.Recheck(used.ID, text); !ok {
+		t.Error("a key is refused")
+	}
+	for range 5 { // each time, rounds of the replica with the right clock are over
+		eventually(t, "the warning whose time has come is noted", func() bool {
+			doc, _, err := r.Uses.Get(t.Context(), client.ID)
+			return err == nil && doc.Keys["month"].Warned == 30 && doc.Keys["later"].Warned == 0
+		})
+		backoff.Sleep(t.Context(), 2*usesEvery)
+	}
+	if got := r.warned(t); !slices.Equal(got, []string{"acme g1 month 30"}) {
+		t.Errorf("warned of %q", got)
+	}
+	if _, there := keys.LastUsed(client, used.ID); there {
+		t.Error("a second look at a key is a use of it")
+	}
+	if _, _, ok := keys.Lookup(used.ID, text); !ok {
+		t.Error("a key is refused")
+	}
+	eventually(t, "the use is stored, and what was noted of a key that is gone is removed", func() bool {
+		doc, _, err := r.Uses.Get(t.Context(), client.ID)
+		_, there := doc.Keys["gone"]
+		hour := doc.Keys[used.ID].Hour
+		return err == nil && !there && hour > 0 && hour < early
+	})
+}
+
+// A copy of the client that lags does not know a key that another replica has noted.
+func TestWhatACopyDoesNotKnowIsKept(t *testing.T) {
+	t.Parallel()
+	lagging := relay.Client{ID: "acme", Generation: "g1", Keys: []relay.Key{{ID: "old"}}}
+	doc := relay.KeyUses{Generation: "g1", Keys: map[string]relay.KeyUse{"old": {Hour: 1}, "new": {Hour: 2}}}
+	next, changed := access.Merged(lagging, doc, map[string]relay.KeyUse{"old": {Hour: 3}}, time.Now())
+	if !changed || next.Keys["old"].Hour != 3 || next.Keys["new"].Hour != 2 {
+		t.Errorf("%+v", next)
+	}
+	lagging.Generation = "g2"
+	if next, _ := access.Merged(lagging, doc, nil, time.Now()); len(next.Keys) != 0 {
+		t.Errorf("of another generation: %+v", next)
 	}
 }

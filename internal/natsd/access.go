@@ -22,6 +22,8 @@ import (
 // Subscribers checks a subscriber's login: the user is a key's id, the password the key.
 type Subscribers interface {
 	Lookup(keyID, key string) (relay.Client, relay.Key, bool)
+	// Recheck is Lookup for a login that there is; it is no use of the key.
+	Recheck(keyID, key string) (relay.Client, relay.Key, bool)
 }
 
 // authenticator admits the relay itself with a password made at the start, and subscribers with
@@ -203,7 +205,7 @@ func (s *Server) Recheck(string) {
 			delete(a.clients, id)
 			continue
 		}
-		if client, _, ok := a.keys.Lookup(l.keyID, l.key); ok && subscribes(client) == l.subscribes {
+		if client, _, ok := a.keys.Recheck(l.keyID, l.key); ok && subscribes(client) == l.subscribes {
 			continue
 		}
 		delete(a.clients, id)

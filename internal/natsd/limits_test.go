@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -305,5 +306,33 @@ func TestSubscribersGoWithTheirKeys(t *testing.T) {
 	soon(t, "an expired key", expiring.IsClosed)
 	if time.Now().Before(ends) {
 		t.Error("a connection ends before its key does")
+	}
+}
+
+// counted counts the uses of keys.
+type counted struct {
+	*access.Keys
+
+	uses atomic.Int32
+}
+
+func (c *counted) Lookup(keyID, key string) (relay.Client, relay.Key, bool) {
+	c.uses.Add(1)
+	return c.Keys.Lookup(keyID, key)
+}
+
+// A login is a use of a key; looking at it again because some client has changed is none.
+func TestARecheckIsNoUseOfAKey(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t, Limits{})
+	keys := &counted{Keys: d.known}
+	d.Admit(keys)
+	nc, err := d.login(nats.UserInfo(d.ids[0], d.keys[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Recheck("another")
+	if err := nc.Flush(); err != nil || keys.uses.Load() != 1 {
+		t.Errorf("%d uses: %v", keys.uses.Load(), err)
 	}
 }

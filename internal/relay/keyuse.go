@@ -29,6 +29,22 @@ func (u KeyUse) Merge(other KeyUse) KeyUse {
 	return u
 }
 
+// ClocksDiffer is by how much the clocks of replicas may differ.
+const ClocksDiffer = time.Minute
+
+// At returns what of it can be true now. A clock that was ahead may have noted a use in a later hour,
+// or a warning whose time has not come: that one is still to be given.
+func (u KeyUse) At(now time.Time, key Key) KeyUse {
+	if u.Hour > HourOf(now)+1 {
+		u.Hour = 0
+	}
+	latest := now.Add(ClocksDiffer)
+	if days, _ := key.Warning(latest); !key.Expired(latest) && (days == 0 || u.Warned < days) {
+		u.Warned = 0
+	}
+	return u
+}
+
 // Last returns when the key was last used, to the hour; false if it never was.
 func (u KeyUse) Last() (at time.Time, used bool) {
 	if u.Hour == 0 {

@@ -1,0 +1,4 @@
+package access
+
+// Merged is merged.
+var Merged = merged
