@@ -121,8 +121,11 @@ func (c caller) maySeeEvent(ev store.Stored) bool {
 	if c.isAdmin() {
 		return true
 	}
-	if kind, _ := relay.KindOf(ev.Type); !kind.Private() {
+	switch kind, _ := relay.KindOf(ev.Type); {
+	case !kind.Private():
 		return c.client.MaySee(ev.Site)
+	case kind.NotToReaders() && c.key.Role == relay.RoleRead:
+		return false
 	}
 	var body struct {
 		Data struct {

@@ -329,6 +329,26 @@ func TestOperationalEventsBelongToAClientsGeneration(t *testing.T) {
 	key.get("/v1/events").want(401)
 }
 
+// A key of role read does not hear of other keys.
+func TestAnExpiringKeyIsNotShownToReaders(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	write := f.client("client-a", relay.RoleWrite, "alpha")
+	write.put("/v1/callbacks/cb", ordinary).want(201)
+	ev := f.operational(relay.NoSite, relay.KindKeyExpiring, "cb") // of the callback's client
+	for _, c := range []struct {
+		who    session
+		listed int
+		status int
+	}{{write, 1, 200}, {f.key("client-a", relay.RoleManage), 1, 200}, {f.key("client-a", relay.RoleRead), 0, 404}, {f.admin(), 1, 200}} {
+		var page EventPage
+		if c.who.get("/v1/events?types=" + ev.Type).want(200).into(&page); len(page.Items) != c.listed {
+			t.Errorf("the feed shows %+v, want %d events", page.Items, c.listed)
+		}
+		c.who.get("/v1/events/" + ev.ID).want(c.status)
+	}
+}
+
 // Lists and creations read nothing of other clients' callbacks, and those that were made and
 // removed cost nothing afterwards: what they take of the store is counted in messages.
 func TestACreationCostsTheSameWhateverOthersHave(t *testing.T) {

@@ -34,6 +34,8 @@ const (
 	private
 	// privateToOthers: as private, but never delivered to the callback that it is about.
 	privateToOthers
+	// privateNotToReaders: as private, but not in what keys of role read see.
+	privateNotToReaders
 )
 
 // kinds is the one table of operational events. Filters, the feed, callbacks, the permissions and the copy on NATS, and
@@ -55,14 +57,14 @@ var kinds = []struct {
 	{KindSiteUnknown, shared},
 	{KindDeliveriesExpired, privateToOthers},
 	{KindLogClamped, shared},
-	{KindKeyExpiring, private},
+	{KindKeyExpiring, privateNotToReaders}, // it names a key, and only other roles have to do with keys
 }
 
 // Kinds returns all kinds of operational events.
-func Kinds() []Kind { return kindsOf(shared, private, privateToOthers) }
+func Kinds() []Kind { return kindsOf(shared, private, privateToOthers, privateNotToReaders) }
 
 // PrivateKinds returns those that only one client may see.
-func PrivateKinds() []Kind { return kindsOf(private, privateToOthers) }
+func PrivateKinds() []Kind { return kindsOf(private, privateToOthers, privateNotToReaders) }
 
 // SharedKinds returns those that everybody may see who may see the event's site.
 func SharedKinds() []Kind { return kindsOf(shared) }
@@ -89,6 +91,9 @@ func (k Kind) Private() bool { return k.audience() != shared }
 
 // NotToItself reports whether events of this kind are about a callback, to which they are never delivered.
 func (k Kind) NotToItself() bool { return k.audience() == privateToOthers }
+
+// NotToReaders reports whether keys of role read do not see events of this kind.
+func (k Kind) NotToReaders() bool { return k.audience() == privateNotToReaders }
 
 func (k Kind) audience() audience {
 	for i := range kinds {
