@@ -274,6 +274,33 @@ func (e KeyRole) Valid() bool {
 	}
 }
 
+// Defines values for ListedStatus.
+const (
+	ListedStatusDelivered ListedStatus = "delivered"
+	ListedStatusExpired   ListedStatus = "expired"
+	ListedStatusFailed    ListedStatus = "failed"
+	ListedStatusRetrying  ListedStatus = "retrying"
+	ListedStatusSkipped   ListedStatus = "skipped"
+)
+
+// Valid indicates whether the value is a known member of the ListedStatus enum.
+func (e ListedStatus) Valid() bool {
+	switch e {
+	case ListedStatusDelivered:
+		return true
+	case ListedStatusExpired:
+		return true
+	case ListedStatusFailed:
+		return true
+	case ListedStatusRetrying:
+		return true
+	case ListedStatusSkipped:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for LivenessStatus.
 const (
 	LivenessStatusOk LivenessStatus = "ok"
@@ -508,7 +535,7 @@ type Attempt struct {
 	// Replay The replay that made it.
 	Replay string `json:"replay,omitempty,omitzero"`
 
-	// RequestHeaders The request's headers, names in lower case, rebuilt when they are read: what depends on the callback's settings is what they are now. Secrets, and the values of the callback's own headers, are redacted.
+	// RequestHeaders The request's headers, names in lower case, rebuilt when they are read: what depends on the callback's settings is what they are now. Secrets, and the values of the callback's own headers, are redacted. Absent if nothing was sent, as there was no connection or no token.
 	RequestHeaders map[string]string `json:"requestHeaders,omitempty,omitzero"`
 
 	// ResponseHeaders Headers of the response, names in lower case: what it is (`content-type`, `server`, `via`, `date`, `retry-after`) and how the receiver names the request (`x-request-id`, `traceparent` and the like), after a failure also `location`, `www-authenticate` and `allow`. At most 12, of 128 bytes each. Values that may repeat a secret of the callback are withheld.
@@ -1117,12 +1144,14 @@ type DeliverySummary struct {
 	// At Of the last attempt, or of the end.
 	At time.Time `json:"at"`
 
-	// Attempts How many there were.
+	// Attempts The `number` of the last attempt, if the delivery stands so by one; 0 if it has ended without one more, as it was skipped, no longer matched or expired. `GET /v1/callbacks/{id}/deliveries/{eventId}` has all attempts.
 	Attempts int `json:"attempts"`
 
 	// Callback Of a site, connection, client or callback.
-	Callback      Name      `json:"callback"`
-	Event         string    `json:"event"`
+	Callback Name   `json:"callback"`
+	Event    string `json:"event"`
+
+	// LastAttempt The attempt by which the delivery stands so. Absent if it has ended without one.
 	LastAttempt   Attempt   `json:"lastAttempt,omitempty,omitzero"`
 	NextAttemptAt time.Time `json:"nextAttemptAt,omitempty,omitzero"`
 	Order         string    `json:"order"`
@@ -1299,6 +1328,9 @@ type KeySettings struct {
 	// Role `read` looks, `write` also changes callbacks, `manage` also makes and removes keys of the other two roles for its client.
 	Role KeyRole `json:"role,omitempty,omitzero"`
 }
+
+// ListedStatus defines model for ListedStatus.
+type ListedStatus string
 
 // Liveness defines model for Liveness.
 type Liveness struct {
@@ -1787,7 +1819,7 @@ type ConsentLinkStates = []ConsentLinkState
 type DeliveryOrders = []string
 
 // DeliveryStatuses defines model for DeliveryStatuses.
-type DeliveryStatuses = []DeliveryStatus
+type DeliveryStatuses = []ListedStatus
 
 // DeliveryTypes defines model for DeliveryTypes.
 type DeliveryTypes = []string
@@ -1928,13 +1960,13 @@ type ListDeliveriesParams struct {
 	// Orders Only of events about these orders, or of operational events about these things.
 	Orders DeliveryOrders `form:"orders,omitempty" json:"orders,omitempty,omitzero"`
 
-	// Status Only deliveries that stand so.
+	// Status Only deliveries that stand so, of those that a page lists. `retrying` is the event of an order that is tried again; those behind it are not listed, nor is what was not attempted yet.
 	Status DeliveryStatuses `form:"status,omitempty" json:"status,omitempty,omitzero"`
 
 	// Types Only of events of these types; `*` may be the last segment. Left out, all.
 	Types DeliveryTypes `form:"types,omitempty" json:"types,omitempty,omitzero"`
 
-	// Outcome Only deliveries whose last attempt came to this, like `timeout` or `refused`.
+	// Outcome Only deliveries with a `lastAttempt` that came to this, like `timeout` or `refused`.
 	Outcome Outcomes `form:"outcome,omitempty" json:"outcome,omitempty,omitzero"`
 
 	// Since Only what the log took at or after this time.
@@ -2105,13 +2137,13 @@ type ListAllDeliveriesParams struct {
 	// Orders Only of events about these orders, or of operational events about these things.
 	Orders DeliveryOrders `form:"orders,omitempty" json:"orders,omitempty,omitzero"`
 
-	// Status Only deliveries that stand so.
+	// Status Only deliveries that stand so, of those that a page lists. `retrying` is the event of an order that is tried again; those behind it are not listed, nor is what was not attempted yet.
 	Status DeliveryStatuses `form:"status,omitempty" json:"status,omitempty,omitzero"`
 
 	// Types Only of events of these types; `*` may be the last segment. Left out, all.
 	Types DeliveryTypes `form:"types,omitempty" json:"types,omitempty,omitzero"`
 
-	// Outcome Only deliveries whose last attempt came to this, like `timeout` or `refused`.
+	// Outcome Only deliveries with a `lastAttempt` that came to this, like `timeout` or `refused`.
 	Outcome Outcomes `form:"outcome,omitempty" json:"outcome,omitempty,omitzero"`
 
 	// Since Only what the log took at or after this time.

@@ -17,10 +17,10 @@ func (a *API) attempt(cb relay.Callback, rec relay.AttemptRecord) Attempt {
 	view := Attempt{
 		Number: rec.Number, At: rec.At, DurationMillis: rec.DurationMillis, Outcome: rec.Outcome,
 		Status: rec.Status, Error: rec.Error, Excerpt: rec.Excerpt, Probe: rec.Probe, Replay: rec.Replay,
-		RequestHeaders: a.requestHeaders(cb, rec), ResponseHeaders: responseHeaders(rec.Headers), Phases: phases(rec.Phases),
+		ResponseHeaders: responseHeaders(rec.Headers), Phases: phases(rec.Phases),
 	}
-	if rec.Remote.IsValid() {
-		view.RemoteAddress = rec.Remote.String()
+	if rec.Remote.IsValid() { // else there was no connection, and nothing was sent
+		view.RemoteAddress, view.RequestHeaders = rec.Remote.String(), a.requestHeaders(cb, rec)
 	}
 	return view
 }

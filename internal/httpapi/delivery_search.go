@@ -178,7 +178,7 @@ func (s *deliverySearch) callback(b relay.AttemptBatch) (relay.Callback, bool) {
 // look lists a delivery if it is listed at this record, and wanted.
 func (s *deliverySearch) look(cb relay.Callback, rec relay.AttemptRecord, at time.Time) {
 	of, p := deliveryOf{cb.ID, rec.Seq}, &s.params
-	if s.seen[of] || rec.Closing == "" && len(p.Status) > 0 && !slices.Contains(p.Status, DeliveryStatusRetrying) {
+	if s.seen[of] || rec.Closing == "" && len(p.Status) > 0 && !slices.Contains(p.Status, ListedStatusRetrying) {
 		return
 	}
 	var lane *cursor.Lane
@@ -190,7 +190,7 @@ func (s *deliverySearch) look(cb relay.Callback, rec relay.AttemptRecord, at tim
 		return
 	}
 	s.seen[of] = true // what is older stands for nothing: a replay has delivered it since
-	if !s.matches(rec) || len(p.Status) > 0 && !slices.Contains(p.Status, status) {
+	if !s.matches(rec) || len(p.Status) > 0 && !slices.Contains(p.Status, ListedStatus(status)) {
 		return
 	}
 	s.list.Items = append(s.list.Items, s.a.summary(cb, rec, at, status))
