@@ -196,8 +196,12 @@ func (s *deliverySearch) look(cb relay.Callback, rec relay.AttemptRecord, at tim
 	s.list.Items = append(s.list.Items, s.a.summary(cb, rec, at, status))
 }
 
-// matches reports whether a record is of an event that is wanted.
+// matches reports whether a record is of an event that is wanted. The callback's client may have lost
+// the event's site since.
 func (s *deliverySearch) matches(rec relay.AttemptRecord) bool {
+	if rec.Site != "" && rec.Site != relay.NoSite && !s.c.maySeeSite(rec.Site) {
+		return false
+	}
 	if len(s.params.Outcome) > 0 && (rec.Number == 0 || !slices.Contains(s.params.Outcome, rec.Outcome)) {
 		return false
 	}

@@ -265,6 +265,34 @@ func TestTimeline(t *testing.T) {
 	f.client("client-c", relay.RoleRead, "beta").get("/v1/orders/" + orderA + "/timeline").want(404)
 }
 
+// What was delivered of a site that the client has lost since is not listed, as the event itself is
+// not shown. There is no status for what was not attempted.
+func TestDeliveriesOfALostSiteAreNotListed(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	a := f.client("client-a", relay.RoleWrite, "alpha", "beta")
+	a.put("/v1/callbacks/mine", map[string]any{"url": "https://bms.example/", "startFrom": "earliest"}).want(201)
+	l := &ledger{f: f, ends: map[string]relay.AttemptsEnd{}}
+	for i, site := range []string{"alpha", "beta", relay.NoSite, ""} {
+		l.append("mine", time.Now().UTC(), relay.AttemptRecord{
+			Event: "e" + site, Seq: uint64(i + 1), Order: orderA, Site: site, Number: 1, Outcome: "success", Closing: relay.DeliveryDelivered,
+		})
+	}
+	f.admin().put("/v1/clients/client-a", map[string]any{"sites": []string{"alpha"}}).want(200)
+	for who, want := range map[session]string{a: "[e e_ ealpha]", f.admin(): "[e e_ ebeta ealpha]"} {
+		for _, path := range []string{"/v1/deliveries", "/v1/callbacks/mine/deliveries"} {
+			var events []string
+			for _, d := range who.deliveries(path, url.Values{}) {
+				events = append(events, d.Event)
+			}
+			if fmt.Sprint(events) != want {
+				t.Errorf("%s: %v, want %s", path, events, want)
+			}
+			who.get(path + "?status=pending").want(400)
+		}
+	}
+}
+
 // Orders are found by the reference that a shop knows, by status, and by when they changed.
 func TestOrdersAreFound(t *testing.T) {
 	t.Parallel()
