@@ -38,6 +38,9 @@ func Load(p Policy, d Document, lanes []Lane, now time.Time) (*Cursor, error) {
 			return nil, fmt.Errorf("loading lane of order %q: %w", lanes[i].Order, err)
 		}
 	}
+	if len(c.queues) == 0 { // what waits, if anything does, has not failed yet
+		c.health.FailingSince = time.Time{}
+	}
 	for order := range c.skipped.of {
 		if c.queues[order] == nil { // no lane can read the log again
 			c.skipped.drop(order, 0, d.Position)

@@ -43,13 +43,23 @@ func (c *Cursor) answered(now time.Time) {
 		c.resume(now)
 		return
 	}
-	if !c.health.FailingSince.IsZero() {
+	if c.health != (Health{}) {
 		c.heal()
 	}
 	if c.pace > 0 {
 		if c.pace *= 2; c.pace >= c.policy.Concurrency {
 			c.pace = 0
 		}
+	}
+}
+
+// ForgetFailingSince has the time for which the receiver has failed begin with its next failure. A caller uses it after a
+// time in which nothing could be sent, for example because a callback was paused. What else is known of the receiver, such
+// as an open circuit, stays.
+func (c *Cursor) ForgetFailingSince() {
+	if !c.health.FailingSince.IsZero() {
+		c.health.FailingSince = time.Time{}
+		c.touchDocument()
 	}
 }
 

@@ -293,3 +293,54 @@ func TestAnEarlyAttemptIsNotCounted(t *testing.T) {
 		})
 	}
 }
+
+// A failure that has ended without a success, as its event failed for good or was skipped, does not add to one that comes a
+// week later; nor does time in which nothing could be sent.
+func TestFailingSinceHasOnlyTimeInWhichSomethingWaits(t *testing.T) {
+	t.Parallel()
+	week := t0.Add(7 * 24 * time.Hour)
+	fails := func(t *testing.T, c *Cursor, seq uint64, order string, now time.Time) {
+		t.Helper()
+		c.Fail(take(t, c, now, 1, order, seq), now, Failure{})
+	}
+	for name, end := range map[string]func(c *Cursor){
+		"skipped":       func(c *Cursor) { c.Settle("a", 1) },
+		"expired":       func(c *Cursor) { c.ExpireBelow(2) },
+		"taken back":    func(c *Cursor) { c.Clamp(0) },
+		"after a pause": (*Cursor).ForgetFailingSince,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := New(probing)
+			offer(t, c, "a1")
+			fails(t, c, 1, "a", t0)
+			wantEqual(t, "failing since", c.Health().FailingSince, t0)
+			end(c)
+			wantEqual(t, "failing since when it is over", c.Health().FailingSince, time.Time{})
+			c = reload(t, c, probing, week)
+			if name == "after a pause" {
+				fails(t, c, 1, "a", week)
+			} else {
+				offer(t, c, "b2")
+				fails(t, c, 2, "b", week)
+			}
+			wantEqual(t, "failing since after the next failure", c.Health().FailingSince, week)
+			wantEqual(t, "failures in a row", c.Health().Failures, 2)
+		})
+	}
+}
+
+// A circuit that is open when the last event that waits is skipped stays open, and is closed by the next success.
+func TestAnOpenCircuitOutlivesWhatWaited(t *testing.T) {
+	t.Parallel()
+	c := opened(t)
+	c.Settle("a", 1)
+	c.Settle("b", 2)
+	c.Settle("c", 3)
+	wantEqual(t, "health", c.Health().Open && c.Health().FailingSince.IsZero(), true)
+	offer(t, c, "e5")
+	b := take(t, c, t0.Add(5*time.Second), 1, "e", 5)
+	wantEqual(t, "probe", b.Probe, true)
+	c.Succeed(b, t0.Add(5*time.Second))
+	wantEqual(t, "health", c.Health(), Health{})
+}

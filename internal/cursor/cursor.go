@@ -315,6 +315,9 @@ func (c *Cursor) newQueue(order string) *queue {
 // drop removes the queue of an order that has nothing waiting.
 func (c *Cursor) drop(q *queue) {
 	delete(c.queues, q.order)
+	if len(c.queues) == 0 {
+		c.ForgetFailingSince()
+	}
 	if len(c.queues) == 0 && c.mostQueue > 16 {
 		// Maps and heaps never shrink, and ten thousand quiet cursors must not keep their largest
 		// size.

@@ -28,6 +28,8 @@
 //     only probes are sent. A probe is one entry and does not count as an attempt. The first
 //     success closes the circuit. Then everything is due, and the concurrency rises slowly (1, 2,
 //     4, …).
+//   - The receiver has been failing since its first failure after its last success, but not for longer than something
+//     has waited: a failure that is over and done with does not add to one that comes a week later.
 //   - With MaxLanes lanes the cursor is *congested*: no fresh entry is taken, lanes that are due go
 //     on, and the position does not move.
 //

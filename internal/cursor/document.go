@@ -45,7 +45,8 @@ type Health struct {
 	Failures int `json:"failures,omitempty"`
 	// Several is set if those failures were of more than one order.
 	Several bool `json:"several,omitempty"`
-	// FailingSince is when the first of those failures happened.
+	// FailingSince is when the first of those failures happened, after the last time in which nothing waited or nothing
+	// could be sent (ForgetFailingSince). Zero if there was none since.
 	FailingSince time.Time `json:"failingSince,omitzero"`
 	// Open is set if the circuit is open: only probes are sent.
 	Open bool `json:"open,omitempty"`

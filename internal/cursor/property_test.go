@@ -46,7 +46,7 @@ func TestSimulationLong(t *testing.T) {
 	t.Parallel()
 	const most = 60
 	rare := []string{"full", "probe", "congested", "repeat", "exhausted", "skip", "skip unlisted", "expired",
-		"expired unlisted", "refill",
+		"expired unlisted", "refill", "failing",
 		"crash in store", "failed store", "lanes", "over", "open lane", "clock back"}
 	seen := map[string]int{}
 	unmet := func(k string) bool { return seen[k] < 5 }

@@ -31,6 +31,7 @@ type sim struct {
 
 	settled  map[uint64]int  // ever
 	thisLife map[uint64]int  // since the last load
+	idle     time.Time       // when nothing waited last, or nothing could be sent
 	since    map[uint64]int  // since the last complete store, as which settlement
 	allowed  map[uint64]bool // may be settled again, because of a crash
 	crashes  int

@@ -77,9 +77,12 @@ func (s *sim) failed(b Batch, now []uint64) {
 }
 
 func (s *sim) operate() {
-	switch s.draw(4) {
+	switch s.draw(5) {
 	case 0:
 		s.c.ResumeAll(s.now)
+	case 4: // after a pause
+		s.c.ForgetFailingSince()
+		s.idle = s.now
 	case 1:
 		s.c.Retry(s.order(), s.now)
 	default: // skip one that is listed

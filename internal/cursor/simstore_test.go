@@ -157,8 +157,27 @@ func (s *sim) crash() {
 	s.c, s.thisLife, s.flying, s.pending, s.pendingSince = c, map[uint64]int{}, nil, nil, nil
 	s.staleRefill = nil
 	s.crashes++
+	s.idle = time.Time{} // what was not stored has not happened
 	s.expireBelowFirst()
 	s.read = c.ReadFrom()
+}
+
+// checkFailing checks that the time for which the receiver has failed has nothing in it in which nothing waited, or in
+// which nothing could be sent.
+func (s *sim) checkFailing() {
+	since, waits := s.c.Health().FailingSince, s.c.Unsettled() > 0 || s.c.Lanes() > 0
+	if !waits || s.now.Before(s.idle) { // or the clock was set back
+		s.idle = s.now
+	}
+	switch {
+	case since.IsZero():
+	case !waits:
+		s.fail("failing", "since %s, though nothing waits", since)
+	case since.Before(s.idle):
+		s.fail("failing", "since %s, but nothing was waiting, or could be sent, at %s", since, s.idle)
+	default:
+		s.seen["failing"]++
+	}
 }
 
 // check is what holds after every move.
@@ -167,6 +186,7 @@ func (s *sim) check() {
 	if c.Lanes() > 0 {
 		s.seen["lanes"]++
 	}
+	s.checkFailing()
 	if c.admitted+len(c.gone) > s.policy.MaxLanes {
 		s.fail("bounds", "%d lanes and %d to be removed", c.admitted, len(c.gone))
 	}

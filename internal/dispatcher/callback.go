@@ -133,7 +133,8 @@ func later(a, b time.Time) time.Time {
 
 // setTarget takes a changed configuration.
 func (c *core) setTarget(cb *callback, t *delivery.Target) {
-	if c.halted(cb) { // until now
+	halted := c.halted(cb) // until now
+	if halted {
 		cb.sending.shown.excuse.Until(c.now)
 	}
 	resumed := cb.target != nil && t.Callback.Resumed > cb.target.Callback.Resumed
@@ -153,6 +154,8 @@ func (c *core) setTarget(cb *callback, t *delivery.Target) {
 	}
 	if c.halted(cb) {
 		r.atHand.DropAll() // their turn may come in days; they are read again then
+	} else if halted {
+		cb.cur.ForgetFailingSince() // nothing could be sent
 	}
 }
 

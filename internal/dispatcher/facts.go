@@ -61,8 +61,8 @@ func (c *core) publishNotices(cb *callback) {
 
 // outage notes a failed attempt, and whether the receiver is in an outage by now: its circuit is open, or every attempt
 // has failed for a while.
-func (c *core) outage(j *job, ev *delivery.Event) {
-	cb, h, began := j.cb, j.cb.cur.Health(), false
+func (c *core) outage(j *job, ev *delivery.Event, h cursor.Health) {
+	cb, began := j.cb, false
 	c.note(cb, func(n *notice.Notices) {
 		began = n.AttemptFailed(ev.ID, ev.Seq, h.Open || notice.Long(h.FailingSince, c.now), c.now)
 	})

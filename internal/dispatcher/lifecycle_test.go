@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/dispatcher"
@@ -137,6 +138,57 @@ func TestFailingTooLongDisables(t *testing.T) {
 		stored, _, err := b.store.Callbacks.Get(context.Background(), "bms")
 		return err == nil && stored.Disabled != nil && stored.Disabled.Reason == "failing"
 	})
+}
+
+// Time in which a callback is paused, or in which nothing waits for it, is no time of failing: it is not disabled for that.
+func TestOnlyFailingDisables(t *testing.T) {
+	t.Parallel()
+	const tooLong, failing, retrying = time.Second, "audatex_relay_callback_failing_seconds", "audatex_relay_callback_retrying_orders"
+	for name, quiet := range map[string]func(b *bench, d *running, reg *prometheus.Registry, cb relay.Callback, first uint64, passes func()){
+		"paused": func(b *bench, d *running, reg *prometheus.Registry, cb relay.Callback, first uint64, passes func()) {
+			b.change("bms", func(cb *relay.Callback) { cb.Paused = true })
+			passes()
+			b.change("bms", func(cb *relay.Callback) { cb.Paused = false })
+			until(b.t, "it is not paused any more", func() bool { return gathered(b.t, reg, retrying, "bms") == 1 })
+			if w, _, err := d.Retry("bms", cb.Generation, first, order(1)); w != relay.PositionDue || err != nil {
+				b.t.Fatalf("retry: %v, %v", w, err)
+			}
+		},
+		"nothing waits": func(b *bench, d *running, _ *prometheus.Registry, cb relay.Callback, first uint64, passes func()) {
+			if w, err := d.Skip(context.Background(), "bms", cb.Generation, first); w != relay.PositionSkipped || err != nil {
+				b.t.Fatalf("skip: %v, %v", w, err)
+			}
+			passes()
+			b.publish("leeds", 2)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			var tries atomic.Int32
+			cb := callback("bms", newReceiver(t, func(relay.Event, int) int { tries.Add(1); return 500 }).URL)
+			b.register(cb)
+			reg := prometheus.NewRegistry()
+			d := b.start(func(c *dispatcher.Config) {
+				c.Metrics, c.DisableAfter, c.Schedule = reg, tooLong, []time.Duration{time.Hour, time.Hour, time.Hour}
+			})
+			began := time.Now()
+			first := b.publish("leeds", 1)
+			until(t, "it fails", func() bool { return gathered(t, reg, failing, "bms") >= 0 })
+			var passed time.Time
+			quiet(b, d, reg, cb, first, func() {
+				until(t, "it does not fail any more", func() bool { return gathered(t, reg, failing, "bms") < 0 && time.Since(began) > tooLong })
+				passed = time.Now()
+			})
+			until(t, "it has failed again, and only since then", func() bool {
+				seconds := gathered(t, reg, failing, "bms")
+				return tries.Load() > 1 && seconds >= 0 && seconds <= time.Since(passed).Seconds()
+			})
+			if stored, _, err := b.store.Callbacks.Get(context.Background(), "bms"); err != nil || stored.Disabled != nil {
+				t.Errorf("it is %+v, %v", stored.Disabled, err)
+			}
+		})
+	}
 }
 
 // After the last attempt a delivery has failed, and the order's next event gets its turn.

@@ -55,7 +55,7 @@ func TestMetrics(t *testing.T) {
 }
 
 // gathered returns the value of a metric with a first label, -1 if there is none.
-func gathered(t *testing.T, reg *prometheus.Registry, name, label string) float64 {
+func gathered(t testing.TB, reg *prometheus.Registry, name, label string) float64 {
 	t.Helper()
 	families, err := reg.Gather()
 	if err != nil {

@@ -186,6 +186,7 @@ func (c *core) failed(j *job, ev *delivery.Event, record relay.AttemptRecord) {
 	cb := j.cb
 	cb.sending.shown.failed(j.Sent.Outcome, c.now)
 	r := cb.cur.Fail(j.batch, c.now, cursor.Failure{Reason: j.Reason(), RetryAfter: j.Sent.RetryAfter})
+	h := cb.cur.Health() // with this failure, also if nothing waits after it
 	switch r.Outcome {
 	case cursor.Retrying:
 		record.NextAttemptAt = &r.Next
@@ -204,8 +205,7 @@ func (c *core) failed(j *job, ev *delivery.Event, record relay.AttemptRecord) {
 	case cursor.Stale:
 	}
 	c.record(cb, record)
-	c.outage(j, ev)
-	h := cb.cur.Health()
+	c.outage(j, ev, h)
 	if !h.FailingSince.IsZero() && c.now.Sub(h.FailingSince) >= c.conf.DisableAfter {
 		c.beginDisabling(cb, "failing", "every attempt has failed since "+h.FailingSince.UTC().Format(time.RFC3339))
 	}

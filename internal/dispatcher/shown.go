@@ -42,7 +42,7 @@ func (c *core) condition(cb *callback, s Status) backlog.Condition {
 	if !c.halted(cb) { // nothing is sent otherwise
 		h := cb.cur.Health()
 		v.FailingSince, v.Failure = h.FailingSince, cb.sending.shown.failure
-		v.Open, v.Retrying, v.Congested = h.Open, cb.cur.Lanes(), s.Health == cursor.Congested.String()
+		v.Open, v.Retrying, v.Congested = h.Open && !h.FailingSince.IsZero(), cb.cur.Lanes(), s.Health == cursor.Congested.String()
 	}
 	return v
 }

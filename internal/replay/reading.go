@@ -51,6 +51,9 @@ func (w *runner) retarget() bool {
 		if w.share != nil {
 			w.share.bound(target)
 		}
+		if was != nil && halted(was) && !halted(target) {
+			w.cur.ForgetFailingSince() // nothing could be sent
+		}
 		if carried := w.cur.Carried(); target.Callback.Resumed > carried.Resumed {
 			carried.Resumed = target.Callback.Resumed
 			w.cur.SetCarried(carried)

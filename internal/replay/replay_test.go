@@ -414,3 +414,72 @@ func TestANarrowedReplayCountsWhatItSkips(t *testing.T) {
 		t.Errorf("it ended %+v", doc)
 	}
 }
+
+// A replay is not cancelled for time in which nothing was sent: as its callback was paused, or as nobody owned its shard.
+func TestOnlyFailingCancelsAReplay(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		paused  bool
+		failing time.Duration
+	}{
+		"paused":        {true, replay.DefaultGiveUpAfter - time.Second},
+		"without owner": {false, replay.DefaultGiveUpAfter + time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var requests, failsUntil atomic.Int32
+			failsUntil.Store(1e6)
+			w := newWorld(t, func(int, *http.Request) int {
+				if requests.Add(1) <= failsUntil.Load() {
+					return http.StatusInternalServerError
+				}
+				return http.StatusNoContent
+			}, nil)
+			w.publish(20, 20)
+			id := w.replay(nil)
+			r, ctx := w.own(), t.Context()
+			key := store.ReplayCursors.Key(store.ReplayCursor("bms", id))
+			w.until("its receiver fails for several orders", func() bool {
+				doc, _, err := w.store.Cursors.Get(ctx, key)
+				return err == nil && doc.Health.Open
+			})
+			r.stop()
+			doc, revision, err := w.store.Cursors.Get(ctx, key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			doc.Health.FailingSince = time.Now().Add(-tc.failing).UTC()
+			since := doc.Health.FailingSince
+			if _, err := w.store.Cursors.Update(ctx, key, doc, revision); err != nil {
+				t.Fatal(err)
+			}
+			change := func(change func(cb *relay.Callback)) {
+				cb, revision, err := w.store.Callbacks.Get(ctx, "bms")
+				if err == nil {
+					change(&cb)
+					_, err = w.store.Callbacks.Update(ctx, "bms", cb, revision)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			change(func(cb *relay.Callback) { cb.Paused = tc.paused })
+			failsUntil.Store(requests.Load() + 1) // the next one fails as well
+			r = w.own()
+			if tc.paused {
+				w.until("it is at work, and has failed for too long by the clock", func() bool {
+					return r.Working() == 1 && time.Since(since) > replay.DefaultGiveUpAfter
+				})
+				change(func(cb *relay.Callback) { cb.Paused = false })
+			}
+			w.until("it has failed once more", func() bool {
+				doc, _, err := w.store.Cursors.Get(ctx, key)
+				return err == nil && time.Since(doc.Health.FailingSince) < time.Hour || !w.get(id).Running()
+			})
+			change(func(cb *relay.Callback) { cb.Resumed++ })
+			if doc := w.ended(id); doc.State != relay.ReplayDone || doc.Progress.Ended() != 20 {
+				t.Errorf("it ended %+v", doc)
+			}
+		})
+	}
+}

@@ -215,6 +215,9 @@ func (w *runner) adopt(ctx context.Context) error {
 			cur.SetCarried(carried)
 		}
 	}
+	if since := cur.Health().FailingSince; !since.IsZero() && now.Sub(since) >= w.r.c.GiveUpAfter {
+		cur.ForgetFailingSince() // nobody delivered for days: it gets its chance
+	}
 	cur.Adopt(w.lease.Epoch())
 	if !w.lease.Valid() {
 		return fmt.Errorf("%w: the lease is not valid", store.ErrUnavailable)
