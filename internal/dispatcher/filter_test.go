@@ -104,3 +104,18 @@ func TestAChangeWhileWaitingToCatchUp(t *testing.T) {
 		t.Errorf("it reads %+v", w.pages)
 	}
 }
+
+// A callback that is being retired is left alone when a place comes that it waited for: another goroutine gives back what
+// it has.
+func TestAPlaceForARetiredCallback(t *testing.T) {
+	t.Parallel()
+	w := newOneCallback("leeds")
+	w.do(&adopted{callbacks: []*callback{w.cb}, first: 1})
+	w.cb.sending.test.Begin(time.Now(), w.cb.sending.place, time.Minute)
+	w.cb.cancel = func() {}
+	w.do(configured{"bms", nil})
+	w.do(placed{w.cb})
+	if !w.cb.wakeAt.IsZero() {
+		t.Error("it was looked at again")
+	}
+}

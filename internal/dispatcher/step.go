@@ -172,8 +172,9 @@ func (c *core) step(m message, now time.Time, leaseValid bool) *effects {
 	case *refilled:
 		c.refilled(m)
 	case placed:
-		m.cb.sending.waiting = false
-		c.pump(m.cb)
+		if m.cb.sending.waiting = false; m.cb.phase < retiring {
+			c.pump(m.cb)
+		}
 		m.cb.sending.place.Decline() // one that cannot be used now goes on to the next
 	case attemptEnded:
 		c.attemptEnded(m.job)
