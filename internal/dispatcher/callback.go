@@ -87,10 +87,11 @@ type sending struct {
 // storing is what of a callback has to be stored, and what is known to be.
 type storing struct {
 	records []relay.AttemptRecord
-	durable uint64      // everything up to here is settled or in a lane, and stored as such
-	covered bool        // the stored document may leave it to the watermark where this callback is
-	tooFar  bool        // its oldest entry holds the watermark up for too long: its document must say behind
-	stored  storedState // what the store has of it
+	durable uint64          // everything up to here is settled or in a lane, and stored as such
+	covered bool            // the stored document may leave it to the watermark where this callback is
+	tooFar  bool            // its oldest entry holds the watermark up for too long: its document must say behind
+	stored  storedState     // what the store has of it
+	awaited []chan struct{} // closed once what there is to store now is stored
 }
 
 // halted reports whether nothing may be taken or read for a callback: paused, disabled or about to be, or without its

@@ -2,12 +2,14 @@ package dispatcher
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/capacity"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
 )
 
 // Retry makes the delivery of an event that waits in its order's lane due now; with an open circuit it is the next probe.
@@ -59,8 +61,8 @@ func (c *core) where(cb *callback, e cursor.Entry) cursor.Place {
 	return cb.cur.Where(e)
 }
 
-// Skip ends the delivery of the event at seq without a success, if it waits; what follows of its order goes on. The error
-// is ErrUnknown, or that the event could not be read.
+// Skip ends the delivery of the event at seq without a success, if it waits; what follows of its order goes on. It returns
+// once that is stored. The error is ErrUnknown, that the event could not be read, or that ctx ended before that was stored.
 func (d *Dispatcher) Skip(ctx context.Context, id, generation string, seq uint64) (w relay.DeliveryPosition, err error) {
 	if !d.ask(id, func(*core, *callback) {}) {
 		return relay.PositionEnded, ErrUnknown
@@ -70,20 +72,40 @@ func (d *Dispatcher) Skip(ctx context.Context, id, generation string, seq uint64
 		return relay.PositionEnded, err
 	}
 	ev := delivery.EventOf(s)
+	var stored chan struct{}
+	var life context.Context
 	w = relay.PositionEnded
 	err = d.command(id, generation, func(c *core, cb *callback) {
-		if !c.settle(cb, ev.Order, seq) {
-			if c.where(cb, cursor.Entry{Seq: seq, Order: ev.Order}) != cursor.Settled {
-				w = relay.PositionUnread // or one of so many of its order that not even more can be noted as skipped
-			}
-			return
+		stored, life = c.skip(cb, &ev), cb.ctx
+		if stored == nil && c.where(cb, cursor.Entry{Seq: seq, Order: ev.Order}) != cursor.Settled {
+			w = relay.PositionUnread // or one of so many of its order that not even more can be noted as skipped
 		}
-		w = relay.PositionSkipped
-		cb.reading.blocked = false
-		c.closeDelivery(cb, &ev, relay.DeliverySkipped, "skipped by an operator")
-		c.pump(cb)
 	})
-	return w, err
+	if stored == nil {
+		return w, err
+	}
+	select {
+	case <-stored:
+		return relay.PositionSkipped, nil
+	case <-life.Done():
+	case <-ctx.Done():
+	}
+	return relay.PositionSkipped, fmt.Errorf("%w: whether the end of the delivery of event %s is stored", store.ErrUnclear, ev.ID)
+}
+
+// skip ends the delivery of an event without a success and returns what is closed once that is stored; nil if the event
+// does not wait.
+func (c *core) skip(cb *callback, ev *delivery.Event) (stored chan struct{}) {
+	if !c.settle(cb, ev.Order, ev.Seq) {
+		return nil
+	}
+	stored = make(chan struct{})
+	cb.storing.awaited = append(cb.storing.awaited, stored)
+	c.toStore.urgent[cb] = struct{}{}
+	cb.reading.blocked = false
+	c.closeDelivery(cb, ev, relay.DeliverySkipped, "skipped by an operator")
+	c.pump(cb)
+	return stored
 }
 
 // Gone disables a callback whose receiver has answered 410 to somebody else than the dispatcher, such as a replay. Resumed

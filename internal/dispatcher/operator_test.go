@@ -2,11 +2,15 @@ package dispatcher_test
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/dispatcher"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
 )
 
 // An event of a batch of mode latest that an operator skips while the batch is under way ends once, whichever it is.
@@ -114,4 +118,49 @@ func (b *bench) allClosings(id, generation string) map[uint64][]relay.DeliverySt
 		b.t.Fatal(err)
 	}
 	return ends
+}
+
+// A skip returns once it is stored: a crash after that does not bring the delivery back.
+func TestASkipIsStoredWhenItReturns(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	var well atomic.Bool
+	r := newReceiver(t, func(relay.Event, int) int { return map[bool]int{true: 200, false: 500}[well.Load()] })
+	cb := callback("bms", r.URL)
+	b.register(cb)
+	d := b.start(func(c *dispatcher.Config) { c.Schedule = []time.Duration{time.Hour} })
+	first := b.publish("leeds", 1)
+	until(t, "it waits", func() bool { s, _ := d.Status("bms"); return s.Health == "failing" })
+	release := d.gate.keep(func(store.Write) bool { return true })
+	ctx, cancel := context.WithCancel(context.Background())
+	unclear := make(chan error, 1)
+	go func() {
+		_, err := d.Skip(ctx, "bms", cb.Generation, first)
+		unclear <- err
+	}()
+	until(t, "it is being stored", func() bool {
+		v, known := d.Delivery("bms", first, order(1))
+		return known && v.Status == "" && d.gate.keeps()
+	})
+	cancel()
+	if err := <-unclear; !errors.Is(err, store.ErrUnclear) {
+		t.Errorf("a skip that is not stored yet: %v", err)
+	}
+	release()
+	second := b.publish("leeds", 2)
+	until(t, "the second one waits", func() bool { v, _ := d.Delivery("bms", second, order(2)); return v.Attempts == 1 })
+	if w, err := d.Skip(context.Background(), "bms", cb.Generation, second); w != relay.PositionSkipped || err != nil {
+		t.Fatalf("skip: %v, %v", w, err)
+	}
+	d.crash()
+	if ends := b.closings("bms", cb.Generation); ends[first] != relay.DeliverySkipped || ends[second] != relay.DeliverySkipped {
+		t.Errorf("they ended %v", ends)
+	}
+	well.Store(true)
+	b.start()
+	b.publish("leeds", 3)
+	until(t, "the next one arrives", func() bool { return r.distinct() > 0 })
+	if n := r.distinct(); n != 1 {
+		t.Errorf("%d events arrived", n)
+	}
 }

@@ -190,11 +190,7 @@ func (o *simOwner) operate() {
 				c.retry(cb, cursor.Entry{Seq: ev.Seq, Order: ev.Order})
 				return
 			}
-			if c.settle(cb, ev.Order, ev.Seq) {
-				cb.reading.blocked = false
-				c.record(cb, ev.Recorded(relay.AttemptRecord{At: c.now.UTC(), Closing: relay.DeliverySkipped, Reason: "skipped by an operator"}))
-				c.pump(cb)
-			}
+			c.skip(cb, ev)
 		}})
 	}
 }

@@ -43,6 +43,7 @@ type work struct {
 	stored  *storedState
 	records []relay.AttemptRecord
 	changes cursor.Changes
+	awaited []chan struct{} // closed once it is stored
 
 	recorded int    // how many of the records are stored
 	failed   bool   // the rest comes with the next round
@@ -157,7 +158,7 @@ func (c *core) capture(cb *callback) *work {
 	w := &work{cb: cb, stored: &s.stored, records: s.records[:n:n]}
 	c.carry(cb)
 	if n == len(s.records) {
-		w.changes = cb.cur.Changes()
+		w.changes, w.awaited, s.awaited = cb.cur.Changes(), s.awaited, nil
 	}
 	if n == 0 && w.changes.Empty() {
 		return nil
@@ -220,8 +221,12 @@ func (c *core) workEnded(w *work) {
 		c.laterOwner(w.fenced)
 		return
 	case w.failed:
+		s.awaited = append(s.awaited, w.awaited...)
 		c.markUnstored(cb)
 		return
+	}
+	for _, stored := range w.awaited {
+		close(stored)
 	}
 	cb.cur.Stored(w.changes)
 	if d := w.changes.Document; d != nil {
