@@ -9,6 +9,7 @@ import (
 	"github.com/audatex-relay/relay/internal/capacity"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/delivery"
+	"github.com/audatex-relay/relay/internal/notice"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -152,6 +153,9 @@ func (c *core) setTarget(cb *callback, t *delivery.Target) {
 	}
 	if resumed {
 		c.resumeAll(cb)
+	}
+	if d := t.Callback.Disabled; d != nil {
+		c.note(cb, func(n *notice.Notices) { n.Disable(d.At, d.Reason, cb.cur.Health().FailingSince) })
 	}
 	if c.halted(cb) {
 		r.atHand.DropAll() // their turn may come in days; they are read again then

@@ -2,21 +2,18 @@ package dispatcher
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"time"
 
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// disablement is that a callback ends until an operator resumes it: it must be stored, and then published.
+// disablement is that a callback ends until an operator resumes it: it must be stored. Whoever owns the callback when that
+// is seen publishes it (setTarget).
 type disablement struct {
 	cb      *callback
-	why     string
-	at      time.Time
+	why     relay.Disabled
 	resumed int // how often it had been resumed
-	fact    fact
 }
 
 // beginDisabling ends a callback until an operator resumes it. Nothing is taken from now on.
@@ -29,25 +26,18 @@ func (c *core) beginDisabling(cb *callback, why, detail string) {
 	cb.reading.page, cb.reading.pageThrough = nil, 0
 	cb.log.Warn("the callback is disabled", "reason", why, "detail", detail)
 	c.underWay++
-	c.out.disables = append(c.out.disables, disablement{cb: cb, why: why, at: c.now, resumed: cb.endedAt, fact: c.fact(cb, relay.KindCallbackDisabled,
-		fmt.Sprintf("Callback %s is disabled: %s. Nothing is lost: resume it to go on.", cb.id, detail), map[string]any{"reason": why})})
+	c.out.disables = append(c.out.disables, disablement{cb, relay.Disabled{Reason: why, At: c.now.UTC()}, cb.endedAt})
 }
 
-// storeDisabling stores that a callback is disabled and publishes it; false: it has to be tried again. What is not stored when
-// the shard must be given up is left to the next owner, who will find the same.
-func (l *loop) storeDisabling(ctx context.Context, what *disablement, stored *bool) bool {
-	if !*stored {
-		if !l.lease.Valid() {
-			return l.run.Err() != nil
-		}
-		switch done, err := l.d.conf.Deliverer.Targets.Disable(ctx, what.cb.id, what.cb.gen, what.resumed, relay.Disabled{Reason: what.why, At: what.at.UTC()}); {
-		case err != nil:
-			what.cb.log.Log(ctx, store.Level(err, slog.LevelWarn), "that the callback is disabled could not be stored", "error", err)
-			return false
-		case !done:
-			return true // deleted, made again or resumed meanwhile
-		}
-		*stored = true
+// storeDisabling stores that a callback is disabled, unless it was deleted, made again or resumed meanwhile; false: it has
+// to be tried again. What is not stored when the shard must be given up is left to the next owner, who will find the same.
+func (l *loop) storeDisabling(ctx context.Context, what *disablement) bool {
+	if !l.lease.Valid() {
+		return l.run.Err() != nil
 	}
-	return l.d.publish(ctx, &what.fact)
+	_, err := l.d.conf.Deliverer.Targets.Disable(ctx, what.cb.id, what.cb.gen, what.resumed, what.why)
+	if err != nil {
+		what.cb.log.Log(ctx, store.Level(err, slog.LevelWarn), "that the callback is disabled could not be stored", "error", err)
+	}
+	return err == nil
 }

@@ -26,7 +26,31 @@ func (u *unpublished) Operational(ctx context.Context, site string, kind relay.K
 	return u.bench.Operational(ctx, site, kind, id, message, details)
 }
 
-// That a callback is disabled is published although the shard is given up before that succeeds: nobody else would do so later.
+// That a callback is disabled is published although its owner dies between storing and publishing that: by the next one.
+func TestADisablingOutlivesACrash(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.register(callback("bms", newReceiver(t, func(relay.Event, int) int { return 410 }).URL))
+	u := &unpublished{bench: b}
+	u.left.Store(math.MaxInt64)
+	d := b.start(func(c *dispatcher.Config) { c.Operational = u })
+	b.publish("leeds", 1)
+	until(t, "it is disabled, and that cannot be published", func() bool {
+		cb, _, err := b.store.Callbacks.Get(context.Background(), "bms")
+		return err == nil && cb.Disabled != nil && u.refused.Load() > 0
+	})
+	d.crash()
+	for range 2 { // the second finds it published
+		d = b.start()
+		until(t, "it is published", func() bool { return len(b.told(relay.KindCallbackDisabled)) > 0 })
+		d.stop()
+	}
+	if told := b.told(relay.KindCallbackDisabled); len(told) != 1 || told[0].details["reason"] != "gone" {
+		t.Errorf("published: %+v", told)
+	}
+}
+
+// That a callback is disabled is published although the shard is given up before that succeeds.
 func TestAFactIsPublishedWhileTheShardIsGivenUp(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

@@ -240,8 +240,7 @@ func (l *loop) applySeldom(e *effects) {
 		l.chore(f, func(ctx context.Context) bool { return l.d.publish(ctx, f) })
 	}
 	for _, what := range e.disables {
-		stored := false
-		l.chore(nil, func(ctx context.Context) bool { return l.storeDisabling(ctx, &what, &stored) })
+		l.chore(nil, func(ctx context.Context) bool { return l.storeDisabling(ctx, &what) })
 	}
 	for _, cb := range e.cancel {
 		cb.cancel()
@@ -263,8 +262,8 @@ func (l *loop) applySeldom(e *effects) {
 	}
 }
 
-// chore publishes a fact, or disables a callback and publishes that: until try reports success or, once the shard must
-// be given up, it has failed a few times more. A notice that was not published then is the next owner's to publish.
+// chore publishes a fact, or disables a callback: until try reports success or, once the shard must be given up, it has
+// failed a few times more. A notice that was not published then is the next owner's to publish.
 func (l *loop) chore(f *fact, try func(ctx context.Context) bool) {
 	l.goroutines.Go(func() {
 		defer l.send(done{published: f})

@@ -203,7 +203,7 @@ func (o *simOwner) disable() {
 	d := pick(o.t, &o.disables)
 	if t := o.targets[d.cb.id]; t != nil && t.Callback.Generation == d.cb.gen && t.Callback.Resumed == d.resumed && t.Callback.Disabled == nil {
 		cb := t.Callback
-		cb.Disabled = &relay.Disabled{Reason: d.why, At: d.at}
+		cb.Disabled = &d.why
 		o.configure(cb)
 		o.announce(cb.ID)
 	}

@@ -25,6 +25,7 @@ type Gathered struct {
 	First   string    `json:"first,omitempty"` // the id of the first event that it happened to, if that is known
 	Last    string    `json:"last,omitempty"`
 	Since   time.Time `json:"since,omitzero"` // of the first
+	Reason  string    `json:"reason,omitempty"`
 	From    uint64    `json:"from,omitempty"` // the lowest position in the log
 	Through uint64    `json:"through,omitempty"`
 	Unread  uint64    `json:"unread,omitempty"` // positions that were never read: some of them may have been for the callback
@@ -45,6 +46,9 @@ func (g *Gathered) add(m Gathered) {
 	}
 	if m.Last != "" {
 		g.Last = m.Last
+	}
+	if m.Reason != "" {
+		g.Reason = m.Reason
 	}
 }
 

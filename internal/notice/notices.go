@@ -11,10 +11,11 @@ const (
 	Failing                    // attempts of an outage
 	Recovered                  // the end of an outage that was published
 	Expired                    // a delivery whose event left the log
+	Disabled                   // the callback was disabled
 )
 
 // kinds is how many there are.
-const kinds = int(Expired) + 1
+const kinds = int(Disabled) + 1
 
 // Notices are those of one callback. The zero value is that of a callback that is well.
 type Notices struct {
@@ -22,6 +23,9 @@ type Notices struct {
 	Failing   notice `json:"failing,omitzero"`
 	Recovered notice `json:"recovered,omitzero"`
 	Expired   notice `json:"expired,omitzero"`
+	Disabled  notice `json:"disabled,omitzero"`
+	// DisabledAt is when the callback was disabled last, of what is in Disabled or was published.
+	DisabledAt time.Time `json:"disabledAt,omitzero"`
 	// Down: the receiver is in an outage. Owed: one has begun that has not been published.
 	Down bool `json:"down,omitempty"`
 	Owed bool `json:"owed,omitempty"`
@@ -35,7 +39,7 @@ type Notices struct {
 }
 
 func (n *Notices) of(k Kind) *notice {
-	return [kinds]*notice{DeliveryFailed: &n.Failed, Failing: &n.Failing, Recovered: &n.Recovered, Expired: &n.Expired}[k]
+	return [kinds]*notice{DeliveryFailed: &n.Failed, Failing: &n.Failing, Recovered: &n.Recovered, Expired: &n.Expired, Disabled: &n.Disabled}[k]
 }
 
 // one is that something has happened to one event.
@@ -87,6 +91,19 @@ func (n *Notices) Expire(event string, from, through uint64, unread bool, now ti
 	n.Expired.add(g)
 }
 
+// Disable adds that the callback was disabled at a time, which tells one time from the next, and since when its receiver has
+// failed. Time and time again it is added once.
+func (n *Notices) Disable(at time.Time, reason string, since time.Time) {
+	if at.Equal(n.DisabledAt) {
+		return
+	}
+	if since.IsZero() {
+		since = at
+	}
+	n.DisabledAt = at.Round(0).UTC()
+	n.Disabled.add(Gathered{Count: 1, Reason: reason, Since: since.Round(0).UTC()})
+}
+
 // At returns when the next of them must be published, zero if there is none.
 func (n *Notices) At(now time.Time) (at time.Time) {
 	for k := range Kind(kinds) {
@@ -99,8 +116,8 @@ func (n *Notices) At(now time.Time) (at time.Time) {
 
 func (n *Notices) due(k Kind, now time.Time) time.Time {
 	switch {
-	case k == Recovered: // as rare as the outages that are published
-		return n.Recovered.at(0, 0, now)
+	case k == Recovered || k == Disabled: // as rare as the outages that are published, or as somebody resumes it
+		return n.of(k).at(0, 0, now)
 	case k == Failing && n.Owed:
 		return n.Failing.at(0, every, now)
 	case k == Failing:

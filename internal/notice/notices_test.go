@@ -16,6 +16,12 @@ func TestEverythingIsPublishedAndNotTooOften(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 		var n Notices
+		disabled, missing := now, map[time.Time]bool{} // times at which it was disabled: whether that is not published yet
+		toldDisabled := func() {
+			for at := range missing {
+				missing[at] = false
+			}
+		}
 		stored, crashes, failed, told, twice := n, 0, 0, 0, 0
 		published := map[Kind][]time.Time{}
 		publish := func() {
@@ -31,8 +37,11 @@ func TestEverythingIsPublishedAndNotTooOften(t *testing.T) {
 			ok := rapid.IntRange(0, 3).Draw(rt, "published") > 0
 			if ok {
 				published[k] = append(published[k], now)
-				if k == DeliveryFailed {
+				switch k {
+				case DeliveryFailed:
 					told += g.Count
+				case Disabled:
+					toldDisabled()
 				}
 			}
 			if ok && rapid.IntRange(0, 9).Draw(rt, "crash") == 0 { // before that is stored
@@ -61,7 +70,15 @@ func TestEverythingIsPublishedAndNotTooOften(t *testing.T) {
 			stored.saidDown, stored.again, stored.answered = false, false, Gathered{}
 		}
 		for range rapid.IntRange(1, 200).Draw(rt, "steps") {
-			switch rapid.IntRange(0, 4).Draw(rt, "what") {
+			switch rapid.IntRange(0, 5).Draw(rt, "what") {
+			case 5:
+				if rapid.Bool().Draw(rt, "disabled again") {
+					disabled = now
+				}
+				n.Disable(disabled, "gone", time.Time{}) // also of what it knows
+				if _, known := missing[disabled]; !known {
+					missing[disabled] = true
+				}
 			case 0:
 				failed++
 				n.FailedForGood(fmt.Sprint(failed), uint64(failed), now)
@@ -90,10 +107,18 @@ func TestEverythingIsPublishedAndNotTooOften(t *testing.T) {
 				rt.Fatalf("nothing is due at %s", at)
 			}
 			published[k] = append(published[k], now)
-			if k == DeliveryFailed {
+			switch k {
+			case DeliveryFailed:
 				told += g.Count
+			case Disabled:
+				toldDisabled()
 			}
 			n.End(k, true, now)
+		}
+		for at, is := range missing {
+			if is {
+				rt.Fatalf("that it was disabled at %s was not published", at)
+			}
 		}
 		if told-twice != failed {
 			rt.Fatalf("%d have failed for good, %d were published", failed, told-twice)

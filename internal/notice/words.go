@@ -11,6 +11,7 @@ import (
 func (k Kind) Event() relay.Kind {
 	return [kinds]relay.Kind{
 		DeliveryFailed: relay.KindDeliveryFailed, Failing: relay.KindCallbackFailing, Recovered: relay.KindCallbackRecovered, Expired: relay.KindDeliveriesExpired,
+		Disabled: relay.KindCallbackDisabled,
 	}[k]
 }
 
@@ -27,12 +28,19 @@ func (k Kind) Message(callback string, g Gathered, down bool) string {
 		return fmt.Sprintf("The receiver of callback %s failed: %d attempts since %s. It has answered again.", callback, g.Count, since)
 	case k == Recovered:
 		return fmt.Sprintf("The receiver of callback %s answers again since %s; what waited is being delivered.", callback, since)
+	case k == Disabled && g.Reason == "gone":
+		return fmt.Sprintf("Callback %s is disabled: the receiver answered 410. Nothing is lost: resume it to go on.", callback)
+	case k == Disabled:
+		return fmt.Sprintf("Callback %s is disabled: every attempt has failed since %s. Nothing is lost: resume it to go on.", callback, since)
 	}
 	return fmt.Sprintf("Events for callback %s left the log before they could be delivered. They are lost to it; read the orders again if they matter.", callback)
 }
 
 // Details are the details of the event. Waiting is how many events wait for the callback, as far as they have been read.
 func (k Kind) Details(g Gathered, down bool, waiting int) map[string]any {
+	if k == Disabled {
+		return map[string]any{"reason": g.Reason}
+	}
 	details := map[string]any{"since": g.Since.Format(time.RFC3339), "from": g.From, "through": g.Through}
 	if g.First != "" {
 		details["firstEvent"], details["lastEvent"] = g.First, g.Last
