@@ -29,6 +29,47 @@ type Estimate struct {
 	unlistedAt time.Time
 	oldest     uint64 // the oldest event that waits, of which oldestAt is known
 	oldestAt   time.Time
+	gone       gone // what left the log unread
+	goneLanes  gone // what left the log of what lanes do not list
+}
+
+// gone is the last stretch of the log that was lost to a callback.
+type gone struct {
+	from, through uint64
+	counted       int // events of it, by estimate
+}
+
+// add adds a stretch and returns how many more events are lost by that. A stretch has at least one. One that goes on
+// where the last has ended is a part of that.
+func (g *gone) add(from, through uint64, density float64) (more int) {
+	if from != g.through+1 || g.through == 0 {
+		*g = gone{from: from}
+	}
+	g.through = max(g.through, through)
+	n := max(int(math.Round(float64(g.through-g.from+1)*density)), 1)
+	more = max(n-g.counted, 0)
+	g.counted += more
+	return more
+}
+
+// Gone returns how many events of the callback have left the log with these stretches before they were read: of what
+// was never read by the density of what was, of what lanes do not list at least one.
+func (e *Estimate) Gone(stretches []cursor.Stretch) (events int) {
+	var lanes cursor.Stretch
+	for _, s := range stretches {
+		switch {
+		case s.Order == "":
+			events += e.gone.add(s.From, s.To, e.density)
+		case lanes.To == 0:
+			lanes = s
+		default:
+			lanes.From, lanes.To = min(lanes.From, s.From), max(lanes.To, s.To)
+		}
+	}
+	if lanes.To > 0 {
+		events += e.goneLanes.add(lanes.From, lanes.To, 0)
+	}
+	return events
 }
 
 // Read notes the log time of an event that was offered to the callback.

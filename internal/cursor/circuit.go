@@ -53,9 +53,9 @@ func (c *Cursor) answered(now time.Time) {
 	}
 }
 
-// ForgetFailingSince has the time for which the receiver has failed begin with its next failure. A caller uses it after a
-// time in which nothing could be sent, for example because a callback was paused. What else is known of the receiver, such
-// as an open circuit, stays.
+// ForgetFailingSince has the time for which the receiver has failed begin with its next failure. A caller uses it after
+// a time in which nothing could be sent, for example because a callback was paused. What else is known of the receiver,
+// such as an open circuit, stays.
 func (c *Cursor) ForgetFailingSince() {
 	if !c.health.FailingSince.IsZero() {
 		c.health.FailingSince = time.Time{}

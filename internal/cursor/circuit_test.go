@@ -294,8 +294,8 @@ func TestAnEarlyAttemptIsNotCounted(t *testing.T) {
 	}
 }
 
-// A failure that has ended without a success, as its event failed for good or was skipped, does not add to one that comes a
-// week later; nor does time in which nothing could be sent.
+// A failure that has ended without a success, as its event failed for good or was skipped, does not add to one that
+// comes a week later; nor does time in which nothing could be sent.
 func TestFailingSinceHasOnlyTimeInWhichSomethingWaits(t *testing.T) {
 	t.Parallel()
 	week := t0.Add(7 * 24 * time.Hour)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -160,4 +161,32 @@ func failed(o store.Outcome, err error) error {
 		return err
 	}
 	return nil
+}
+
+// Operational publishes an operational event.
+type Operational interface {
+	Operational(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any) error
+}
+
+// reportAgain is how long ReportClamped waits after it could not publish, longer each time.
+const reportAgain = time.Second
+
+// ReportClamped logs that callbacks' cursors stand beyond the end of the log of events, if any do, and publishes it. It
+// comes before they are taken back: should this replica die in between, whoever finds them next does so again.
+func (s *Store) ReportClamped(ctx context.Context, to Operational, clamped []string, last uint64) {
+	if len(clamped) == 0 {
+		return
+	}
+	slices.Sort(clamped)
+	s.log.Error("the log of events ends earlier than cursors say: it was cut off or restored; they are taken back to its end", "last", last, "cursors", len(clamped))
+	for try := range 3 {
+		backoff.Sleep(ctx, time.Duration(try)*reportAgain)
+		err := to.Operational(ctx, relay.NoSite, relay.KindLogClamped, "events",
+			"The log of events ends earlier than callbacks had read: it was cut off or restored from a backup. They go on from its end.",
+			map[string]any{"last": last, "cursors": len(clamped), "examples": clamped[:min(len(clamped), 20)]})
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		s.log.Warn("an operational event could not be published", "kind", relay.KindLogClamped, "error", err)
+	}
 }

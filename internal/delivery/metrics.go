@@ -20,6 +20,7 @@ type Metrics struct {
 	received   prometheus.Histogram
 
 	inTime, late prometheus.Counter
+	unread       prometheus.Counter
 }
 
 // NewMetrics registers them; nil: they are kept and shown to nobody.
@@ -38,6 +39,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		Help: "Events delivered to receivers that did not fail meanwhile, by whether that was within 60 seconds of receipt.",
 	}, []string{"in_time"})
 	m := &Metrics{
+		unread: f.NewCounter(prometheus.CounterOpts{
+			Name: "audatex_relay_expired_unread_total",
+			Help: "Events that left the log before they were read for a callback, by estimate: at least one of each stretch.",
+		}),
 		inTime: punctual.WithLabelValues("true"), late: punctual.WithLabelValues("false"),
 		attempts: map[sender.Outcome]prometheus.Counter{}, deliveries: map[relay.DeliveryStatus]prometheus.Counter{},
 		took: histogram("audatex_relay_attempt_duration_seconds", "Time from the beginning of an attempt until its answer was read or given up.",
@@ -67,6 +72,9 @@ func (m *Metrics) attempt(a sender.Attempt) {
 
 // Ended counts deliveries that have ended.
 func (m *Metrics) Ended(s relay.DeliveryStatus, n int) { m.deliveries[s].Add(float64(n)) }
+
+// ExpiredUnread counts events that left the log before they were read for a callback.
+func (m *Metrics) ExpiredUnread(n int) { m.unread.Add(float64(n)) }
 
 // Delivered counts the delivery of an event, and observes how long it took.
 func (m *Metrics) Delivered(ev *Event, now time.Time) {

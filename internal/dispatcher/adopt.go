@@ -115,7 +115,7 @@ func (l *loop) loadOnce(ctx context.Context, what *load, ids []string, whole boo
 			made = append(made, l.d.newCallback(t, s, l.lease.Epoch(), what.mark, f))
 		}
 	}
-	l.d.reportClamped(ctx, f.clamped, f.last)
+	l.d.cursors.ReportClamped(ctx, l.d.conf.Operational, f.clamped, f.last)
 	f.clamped = nil
 	for chunk := range slices.Chunk(made, adoptChunk) {
 		more, failed := l.adopt(ctx, chunk, what.mark, f.first)
@@ -149,7 +149,7 @@ func (l *loop) adoptWatermark(ctx context.Context, mark *cursorstore.Watermark) 
 	w, later, err := l.d.cursors.AdoptWatermark(ctx, l.shard, l.lease.Epoch(), func(ctx context.Context, at uint64) (last uint64, err error) {
 		if _, last, err = l.d.pages.Bounds(ctx, at); err == nil && at > last && !reported {
 			reported = true
-			l.d.reportClamped(ctx, []string{store.WatermarkKey(l.shard, "events")}, last)
+			l.d.cursors.ReportClamped(ctx, l.d.conf.Operational, []string{store.WatermarkKey(l.shard, "events")}, last)
 		}
 		return last, err
 	})
@@ -201,8 +201,7 @@ func (d *Dispatcher) newCallback(t *delivery.Target, s *cursorstore.Stored, epoc
 	return c
 }
 
-// adopt writes callbacks under the lease's epoch and hands them to the loop. Again are those that somebody else wrote
-// meanwhile.
+// adopt writes callbacks under the lease's epoch and hands them to the loop. Again are those that others wrote since.
 func (l *loop) adopt(ctx context.Context, list []*callback, mark cursorstore.Watermark, first uint64) (again []string, err error) {
 	saves := make([]cursorstore.Save, len(list))
 	for i, cb := range list {
@@ -238,8 +237,7 @@ func (l *loop) adopt(ctx context.Context, list []*callback, mark cursorstore.Wat
 	return again, err
 }
 
-// eraseCursor removes what is stored of a retired callback's cursor, but for what is of the generation that is
-// registered now.
+// eraseCursor removes what is stored of a retired callback's cursor, but not of the generation that is registered now.
 func (l *loop) eraseCursor(id string) {
 	stored, err := l.d.cursors.LoadSome(l.life, []string{id})
 	if err != nil {

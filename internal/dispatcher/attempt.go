@@ -5,8 +5,7 @@ import (
 	"github.com/audatex-relay/relay/internal/delivery"
 )
 
-// job is what was taken of a callback's cursor for one attempt: one event, or in mode latest all that wait of one
-// order.
+// job is what was taken of a cursor for one attempt: one event, or in mode latest all that wait of one order.
 type job struct {
 	delivery.Attempt
 	cb    *callback
@@ -27,8 +26,7 @@ func (j *job) set(b cursor.Batch, cb *callback) {
 	}
 }
 
-// attempts makes attempts of a callback for as long as there is one to be made: it hands over what came of each, and
-// gets the next.
+// attempts makes attempts of a callback while there are any to make: it hands over what came of each and gets the next.
 func (l *loop) attempts(j *job) {
 	j.more = make(chan bool, 1)
 	for more := true; more; more = <-j.more { // the job is the loop's until then

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/backlog"
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/capacity"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/delivery"
@@ -32,9 +33,8 @@ const (
 	readsCatchUp               // the reader for those that came to this replica a little behind, see catchup.go
 )
 
-// callback is one callback of a shard. The shard's core decides everything about it, and the shard's loop is the one
-// goroutine that touches it. It has one reader of the log, cur with reading and storing; sending is what all readers
-// of a callback share.
+// callback is one callback of a shard. The shard's core decides everything about it, and only the loop touches it.
+// It has one reader of the log, cur with reading and storing; sending is what all readers of a callback share.
 type callback struct {
 	id, gen     string
 	log         *slog.Logger
@@ -95,8 +95,7 @@ type storing struct {
 	awaited []chan struct{} // closed once what there is to store now is stored
 }
 
-// halted reports whether nothing may be taken or read for a callback: paused, disabled or about to be, or without its
-// client.
+// halted reports whether nothing may be taken or read for a callback: paused, disabled or about to be, or orphaned.
 func (c *core) halted(cb *callback) bool {
 	of := &cb.target.Callback
 	return cb.phase != live || c.ending.begun || cb.target.Orphaned || of.Paused || of.Disabled != nil
@@ -115,22 +114,7 @@ func (c *Config) policyOf(cb relay.Callback) cursor.Policy {
 
 // wakeAt has a callback looked at again at a time, zero for never.
 func (c *core) wakeAt(cb *callback, at time.Time) {
-	cb.wakeAt, c.alarm = at, earlier(c.alarm, at)
-}
-
-// earlier returns the earlier of two times, of which zero is none.
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
-}
-
-func later(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
-	}
-	return a
+	cb.wakeAt, c.alarm = at, backoff.Earlier(c.alarm, at)
 }
 
 // setTarget takes a changed configuration.

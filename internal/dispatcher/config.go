@@ -9,14 +9,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
 // Defaults of Config.
 const (
-	// DefaultProbeEvery is the wait before each probe of a receiver whose circuit is open, once the schedule's
-	// shorter waits are through.
+	// DefaultProbeEvery is the wait before each probe of an open circuit, after the schedule's shorter waits.
 	DefaultProbeEvery      = 5 * time.Minute
 	DefaultCircuitFailures = 5
 	DefaultDisableAfter    = 5 * 24 * time.Hour
@@ -28,7 +28,7 @@ const (
 type Config struct {
 	Store       *store.Store
 	Deliverer   *delivery.Deliverer
-	Operational Operational
+	Operational cursorstore.Operational // id names what an event is about: a callback's id, here
 	Log         *slog.Logger
 	Metrics     prometheus.Registerer // nil: metrics are kept and shown to nobody
 
@@ -39,8 +39,8 @@ type Config struct {
 	MaxLanes        int                               // orders being retried at which a callback is congested; 0: the cursor's default
 	DisableAfter    time.Duration                     // of failing without a success
 	Grace           time.Duration                     // for attempts under way when a shard must be given up
-	// Lookback is how many positions are read at most for all the callbacks of shards that arrive; those further back
-	// read by themselves.
+	ExpireEvery     time.Duration                     // how often one looks where the log begins; 0: a minute
+	// Lookback is how many positions are read at most for all callbacks of shards that arrive.
 	Lookback uint64
 	// Ring and RingBytes are how many events, and bytes of them, the shared reader keeps at hand (0: 8,192 and 32 MiB).
 	Ring, RingBytes int
@@ -55,6 +55,6 @@ func (c Config) withDefaults() Config {
 	}
 	c.CircuitFailures = cmp.Or(c.CircuitFailures, DefaultCircuitFailures)
 	c.DisableAfter, c.Grace = cmp.Or(c.DisableAfter, DefaultDisableAfter), cmp.Or(c.Grace, DefaultGrace)
-	c.Lookback = cmp.Or(c.Lookback, DefaultLookback)
+	c.Lookback, c.ExpireEvery = cmp.Or(c.Lookback, DefaultLookback), cmp.Or(c.ExpireEvery, time.Minute)
 	return c
 }

@@ -8,8 +8,7 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// disablement is that a callback ends until an operator resumes it: it must be stored. Whoever owns the callback when that
-// is seen publishes it (setTarget).
+// disablement is that a callback ends until an operator resumes it: it must be stored. Its owner then publishes it.
 type disablement struct {
 	cb      *callback
 	why     relay.Disabled
@@ -29,8 +28,8 @@ func (c *core) beginDisabling(cb *callback, why, detail string) {
 	c.out.disables = append(c.out.disables, disablement{cb, relay.Disabled{Reason: why, At: c.now.UTC()}, cb.endedAt})
 }
 
-// storeDisabling stores that a callback is disabled, unless it was deleted, made again or resumed meanwhile; false: it has
-// to be tried again. What is not stored when the shard must be given up is left to the next owner, who will find the same.
+// storeDisabling stores that a callback is disabled, unless it was deleted, made again or resumed meanwhile; false: it
+// must be tried again. What is not stored when the shard is given up is left to the next owner, who finds the same.
 func (l *loop) storeDisabling(ctx context.Context, what *disablement) bool {
 	if !l.lease.Valid() {
 		return l.run.Err() != nil

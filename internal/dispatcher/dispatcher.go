@@ -63,8 +63,7 @@ func New(c Config) *Dispatcher {
 // have been loaded. A replica that is given none is ready as well.
 func (d *Dispatcher) Ready() <-chan struct{} { return d.ready }
 
-// Run follows the log until ctx ends and every Own has returned; those end with it. It returns nil,
-// and can be called once.
+// Run follows the log until ctx ends and every Own has returned; those end with it. It returns nil. It is called once.
 func (d *Dispatcher) Run(ctx context.Context) error {
 	run, stop := context.WithCancel(ctx)
 	defer stop()
@@ -75,6 +74,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		if d.begin(run) {
 			parts.Go(func() { d.awaitReady(run) })
 			parts.Go(func() { d.runCatchUps(run) })
+			parts.Go(func() { d.followBeginning(run) })
 			d.feed.Run(run, d.conf.Store.Events, func(err error) {
 				d.conf.Log.Log(run, store.Level(err, slog.LevelWarn), "the log of events cannot be followed; trying again", "error", err)
 			})
@@ -86,6 +86,18 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	}
 	parts.Wait()
 	return nil
+}
+
+// followBeginning tells the loops where the log begins: what leaves it while a callback is halted is reported then.
+func (d *Dispatcher) followBeginning(ctx context.Context) {
+	for backoff.Sleep(ctx, d.conf.ExpireEvery) {
+		first, _, err := d.conf.Store.Events.Bounds(ctx)
+		for i := range d.loops {
+			if l := d.loops[i].Load(); l != nil && err == nil {
+				l.send(logBegins{first})
+			}
+		}
+	}
 }
 
 // begin waits until the settings are known and sets from where the log is followed: its end. What callbacks have not
@@ -162,8 +174,7 @@ func (d *Dispatcher) Own(ctx context.Context, lease *shard.Lease) error {
 	return nil
 }
 
-// complain logs that something could not be stored, at most once every ten seconds: while the store is away nothing
-// can be.
+// complain logs that something could not be stored, at most once in ten seconds: while the store is away nothing can.
 func (d *Dispatcher) complain(what string, err error) {
 	now := time.Now()
 	last := d.complaint.Load()

@@ -4,17 +4,13 @@ import (
 	"context"
 	"log/slog"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/notice"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
-
-// Operational publishes an operational event. Id names what it is about: a callback's id, here.
-type Operational interface {
-	Operational(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any) error
-}
 
 // fact is an operational event about a callback, to be published.
 type fact struct {
@@ -39,7 +35,7 @@ func (c *core) note(cb *callback, change func(n *notice.Notices)) {
 	cb.cur.SetCarried(carried)
 	cb.troubled = carried.Notices.Troubled()
 	if cb.noticeAt = carried.Notices.At(c.now); !cb.noticeAt.IsZero() && cb.phase < retiring {
-		c.wakeAt(cb, earlier(cb.wakeAt, cb.noticeAt))
+		c.wakeAt(cb, backoff.Earlier(cb.wakeAt, cb.noticeAt))
 	}
 }
 
@@ -59,8 +55,7 @@ func (c *core) publishNotices(cb *callback) {
 	})
 }
 
-// outage notes a failed attempt, and whether the receiver is in an outage by now: its circuit is open, or every attempt
-// has failed for a while.
+// outage notes a failed attempt, and whether that is an outage: the circuit is open, or all have failed for a while.
 func (c *core) outage(j *job, ev *delivery.Event, h cursor.Health) {
 	cb, began := j.cb, false
 	c.note(cb, func(n *notice.Notices) {
@@ -91,9 +86,27 @@ func (c *core) expireBelow(cb *callback, first uint64) {
 		c.expire(cb, e)
 		cb.reading.atHand.Drop(e.Seq)
 	}
+	events := cb.reading.estimate.Gone(ex.Stretches)
+	if c.metrics.ExpiredUnread(events); events > 0 {
+		cb.log.Warn("events left the log before they were read", "events", events, "from", ex.Stretches[0].From, "before", first)
+	}
 	for _, s := range ex.Stretches {
-		cb.log.Warn("events left the log before they were read", "from", s.From, "through", s.To)
-		c.note(cb, func(n *notice.Notices) { n.Expire("", s.From, s.To, true, c.now) })
+		c.note(cb, func(n *notice.Notices) { n.ExpireUnread(events, s.From, s.To, c.now) })
+		events = 0 // they are counted once
+	}
+}
+
+// logBegins settles what has left the log, also of callbacks that nothing may be read for.
+func (c *core) logBegins(first uint64) {
+	for _, cb := range c.callbacks {
+		c.advance(cb)
+		oldest, waits := cb.cur.Oldest()
+		if c.ending.begun || cb.cur.Position()+1 >= first && (!waits || oldest >= first) {
+			continue
+		}
+		c.expireBelow(cb, first)
+		cb.reading.blocked = false
+		c.pump(cb)
 	}
 }
 
@@ -107,7 +120,7 @@ func (c *core) expire(cb *callback, e cursor.Entry) {
 	}
 	c.record(cb, record)
 	c.metrics.Ended(relay.DeliveryExpired, 1)
-	c.note(cb, func(n *notice.Notices) { n.Expire(record.Event, e.Seq, e.Seq, false, c.now) })
+	c.note(cb, func(n *notice.Notices) { n.Expire(record.Event, e.Seq, c.now) })
 }
 
 // publish publishes a fact; it reports whether it is stored.

@@ -26,7 +26,7 @@ func (u *unpublished) Operational(ctx context.Context, site string, kind relay.K
 	return u.bench.Operational(ctx, site, kind, id, message, details)
 }
 
-// That a callback is disabled is published although its owner dies between storing and publishing that: by the next one.
+// That a callback is disabled is published although its owner dies after storing it: by the next one.
 func TestADisablingOutlivesACrash(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

@@ -3,8 +3,12 @@ package dispatcher
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/audatex-relay/relay/internal/capacity"
 	"github.com/audatex-relay/relay/internal/cursor"
@@ -105,8 +109,8 @@ func TestAChangeWhileWaitingToCatchUp(t *testing.T) {
 	}
 }
 
-// A callback that is being retired is left alone when a place comes that it waited for: another goroutine gives back what
-// it has.
+// A callback that is being retired is left alone when a place comes that it waited for: another goroutine gives back
+// what it has.
 func TestAPlaceForARetiredCallback(t *testing.T) {
 	t.Parallel()
 	w := newOneCallback("leeds")
@@ -117,5 +121,40 @@ func TestAPlaceForARetiredCallback(t *testing.T) {
 	w.do(placed{w.cb})
 	if !w.cb.wakeAt.IsZero() {
 		t.Error("it was looked at again")
+	}
+}
+
+// What leaves the log unread is counted as far as is known: at least one of each stretch; one that goes on is the same.
+func TestWhatLeavesTheLogUnreadIsCounted(t *testing.T) {
+	t.Parallel()
+	w, reg := newOneCallback("leeds"), prometheus.NewRegistry()
+	w.core.metrics = delivery.NewMetrics(reg)
+	w.of.Paused = true
+	w.cb.target = w.target(1)
+	w.do(&adopted{callbacks: []*callback{w.cb}, first: 1})
+	for seq := range uint64(30) {
+		w.read(seq+1, "leeds")
+	}
+	w.offer()
+	for _, tc := range []struct {
+		first   uint64
+		density uint64 // in tenths
+		want    int
+	}{{1, 0, 0}, {8, 0, 1}, {10, 0, 1}, {11, 5, 5}, {21, 5, 10}} {
+		if tc.density > 0 {
+			w.cb.reading.estimate.Passed(10, tc.density)
+		}
+		w.do(logBegins{tc.first})
+		counted, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(counted, func(f *dto.MetricFamily) bool { return f.GetName() == "audatex_relay_expired_unread_total" })
+		if n := w.cb.cur.Carried().Notices.EverExpired; n != tc.want || counted[i].GetMetric()[0].GetCounter().GetValue() != float64(tc.want) {
+			t.Errorf("the log begins at %d: %d have expired, the metric counts %v, want %d", tc.first, n, counted[i], tc.want)
+		}
+	}
+	if s, _ := w.core.status(w.cb); s.Backlog != 5 {
+		t.Errorf("%d of 10 wait", s.Backlog)
 	}
 }

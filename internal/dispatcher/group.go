@@ -63,8 +63,7 @@ func (c *core) offer(cb *callback, ev *delivery.Event) bool {
 	return true
 }
 
-// enter makes a callback a member of a group. Everything the group's reader has read was offered to it, or is not for
-// it.
+// enter makes a callback a member of a group. All that the group's reader has read was offered to it, or is not for it.
 func (c *core) enter(g *group, cb *callback) {
 	r := &cb.reading
 	r.source, r.indexed, r.fetching = g.source, cb.target, false
@@ -75,6 +74,16 @@ func (c *core) enter(g *group, cb *callback) {
 			c.want(g, logreader.Interest{Site: s, Wanted: true})
 		}
 		g.bySite[s][cb] = struct{}{}
+	}
+}
+
+// advance has a callback pass what its group's reader has read: what came and was not offered is not for it.
+func (c *core) advance(cb *callback) {
+	switch r := &cb.reading; {
+	case r.source == readsShared:
+		cb.cur.Advance(c.shared.pos)
+	case r.source == readsCatchUp && r.indexed != nil:
+		cb.cur.Advance(c.catchUpGroup.pos)
 	}
 }
 

@@ -251,7 +251,7 @@ func (b *bench) publish(site string, n int) uint64 {
 	return at
 }
 
-// Operational implements dispatcher.Operational.
+// Operational implements cursorstore.Operational.
 func (b *bench) Operational(_ context.Context, _ string, kind relay.Kind, id, _ string, details map[string]any) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

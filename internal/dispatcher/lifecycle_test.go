@@ -140,7 +140,7 @@ func TestFailingTooLongDisables(t *testing.T) {
 	})
 }
 
-// Time in which a callback is paused, or in which nothing waits for it, is no time of failing: it is not disabled for that.
+// Time in which a callback is paused, or in which nothing waits for it, is no time of failing: it disables nobody.
 func TestOnlyFailingDisables(t *testing.T) {
 	t.Parallel()
 	const tooLong, failing, retrying = time.Second, "audatex_relay_callback_failing_seconds", "audatex_relay_callback_retrying_orders"
@@ -363,6 +363,41 @@ func TestExpired(t *testing.T) {
 	})
 	if s, _ := d.Status("bms"); s.Expired < 5 {
 		t.Errorf("its status counts %d deliveries that have expired", s.Expired)
+	}
+}
+
+// What leaves the log while a callback is paused is counted and reported then, once, and does not wait any more.
+func TestExpiredWhilePaused(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	r := newReceiver(t, nil)
+	cb := callback("bms", r.URL)
+	cb.Paused = true
+	b.register(cb)
+	d := b.start(func(c *dispatcher.Config) { c.ExpireEvery = 20 * time.Millisecond })
+	for i := range 100 {
+		b.publish("leeds", i)
+	}
+	until(t, "all wait", func() bool { s, _ := d.Status("bms"); return s.Backlog == 100 })
+	js, err := jetstream.New(b.conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), b.topo.Events())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, first := range []uint64{51, 91} {
+		if err := stream.Purge(t.Context(), jetstream.WithPurgeSequence(first)); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "they are counted", func() bool { s, _ := d.Status("bms"); return s.Expired == int(first)-1 && s.Backlog == 101-int(first) })
+	}
+	until(t, "it is told", func() bool { return len(b.told(relay.KindDeliveriesExpired)) > 0 })
+	b.change("bms", func(cb *relay.Callback) { cb.Paused = false })
+	until(t, "what is left arrives", func() bool { return r.distinct() == 10 })
+	if s, _ := d.Status("bms"); s.Expired != 90 {
+		t.Errorf("%d have expired", s.Expired)
 	}
 }
 

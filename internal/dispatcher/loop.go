@@ -310,8 +310,7 @@ func (l *loop) ask(what func(c *core)) bool {
 	}
 }
 
-// ask has a shard's loop answer a question about a callback; false if this replica does not deliver to it, or is
-// about to stop.
+// ask has a shard's loop answer a question about a callback; false if this replica does not deliver to it, or stops.
 func (d *Dispatcher) ask(id string, answer func(c *core, cb *callback)) (known bool) {
 	l := d.loops[relay.ShardOf(id)].Load()
 	return l != nil && l.ask(func(c *core) {

@@ -55,14 +55,12 @@ func (c *core) retry(cb *callback, e cursor.Entry) (w relay.DeliveryPosition, ea
 
 // where returns the state of an entry, given that it is one of the callback's.
 func (c *core) where(cb *callback, e cursor.Entry) cursor.Place {
-	if cb.reading.source == readsShared {
-		cb.cur.Advance(c.shared.pos) // what came and was not offered is not for it
-	}
+	c.advance(cb)
 	return cb.cur.Where(e)
 }
 
-// Skip ends the delivery of the event at seq without a success, if it waits; what follows of its order goes on. It returns
-// once that is stored. The error is ErrUnknown, that the event could not be read, or that ctx ended before that was stored.
+// Skip ends the delivery of the event at seq without a success, if it waits; what follows of its order goes on. It
+// returns once that is stored. The error is ErrUnknown, that the event could not be read, or that ctx ended before.
 func (d *Dispatcher) Skip(ctx context.Context, id, generation string, seq uint64) (w relay.DeliveryPosition, err error) {
 	if !d.ask(id, func(*core, *callback) {}) {
 		return relay.PositionEnded, ErrUnknown
@@ -93,8 +91,7 @@ func (d *Dispatcher) Skip(ctx context.Context, id, generation string, seq uint64
 	return relay.PositionSkipped, fmt.Errorf("%w: whether the end of the delivery of event %s is stored", store.ErrUnclear, ev.ID)
 }
 
-// skip ends the delivery of an event without a success and returns what is closed once that is stored; nil if the event
-// does not wait.
+// skip ends the delivery of an event and returns what is closed once that is stored; nil if the event does not wait.
 func (c *core) skip(cb *callback, ev *delivery.Event) (stored chan struct{}) {
 	if !c.settle(cb, ev.Order, ev.Seq) {
 		return nil

@@ -70,8 +70,7 @@ func (c *core) readRing(cb *callback) {
 	c.out.ring = append(c.out.ring, read{cb, cb.cur.ReadFrom() - 1, cb.target, r.version, r.pageSize})
 }
 
-// tookFromRing takes what the ring has. If that is all there is, the callback joins the shared reader: what comes
-// from here on is among newEvents.
+// tookFromRing takes what the ring has. If that is all, the callback joins the shared reader for what follows.
 func (c *core) tookFromRing(m *ringPage) {
 	cb, r := m.read.cb, &m.read.cb.reading
 	catchesUp := r.source == readsCatchUp

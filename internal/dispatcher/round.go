@@ -41,8 +41,7 @@ func (l *loop) storeRound(ctx context.Context, r *round) {
 	}
 }
 
-// storeAttempts stores the records of a round: the first thing of each callback, as a cursor must not count what is
-// not recorded.
+// storeAttempts stores the records of a round, before the cursors: those must not count what is not recorded.
 func (l *loop) storeAttempts(ctx context.Context, works []*work) {
 	var records []delivery.Records
 	var of []*work

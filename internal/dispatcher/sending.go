@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/notice"
@@ -14,8 +15,7 @@ import (
 )
 
 const (
-	// leaseAgain is how long nothing is started or stored when a lease is found invalid, before it is looked at
-	// again: a renewal may be unclear.
+	// leaseAgain is how long nothing is started or stored when a lease is found invalid: a renewal may be unclear.
 	leaseAgain = 500 * time.Millisecond
 	// bodiesRetry is how long a callback waits after there was no room for a body.
 	bodiesRetry = 200 * time.Millisecond
@@ -64,8 +64,7 @@ func (c *core) nextJob(cb *callback, j *job, hasPlace bool) *job {
 	return j
 }
 
-// nextAttempt is when a callback that is not halted may make its next attempt; zero if something else has to happen
-// first.
+// nextAttempt is when a callback that is not halted may make its next attempt; zero if something must happen first.
 func (c *core) nextAttempt(cb *callback) time.Time {
 	s := &cb.sending
 	at, ok := cb.cur.NextDue(c.now)
@@ -73,16 +72,16 @@ func (c *core) nextAttempt(cb *callback) time.Time {
 		ok = false // the end of an attempt, the end of a round wakes it, or whoever gives a place back
 	}
 	if ok {
-		at = later(at, c.now.Add(s.place.Wait(c.now)))
+		at = backoff.Later(at, c.now.Add(s.place.Wait(c.now)))
 	}
 	if c.now.Before(s.retryAt) {
-		at, ok = later(at, s.retryAt), true
+		at, ok = backoff.Later(at, s.retryAt), true
 	}
 	switch {
 	case !ok:
 		return time.Time{}
 	case !c.valid:
-		return later(at, c.now.Add(leaseAgain))
+		return backoff.Later(at, c.now.Add(leaseAgain))
 	}
 	return at
 }

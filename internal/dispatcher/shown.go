@@ -21,8 +21,7 @@ func (s *shown) failed(o sender.Outcome, now time.Time) {
 	s.excuse.Until(now)
 }
 
-// punctual counts whether an event was delivered in time. Where its own rate or its receiver holds a callback back, that is
-// not the relay's doing.
+// punctual counts whether an event was delivered in time. A hold by the callback's rate or its receiver does not count.
 func (c *core) punctual(cb *callback, ev *delivery.Event) {
 	s := &cb.sending
 	s.shown.excuse.Until(s.place.Held(c.now))

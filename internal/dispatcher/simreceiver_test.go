@@ -241,6 +241,11 @@ func (w *simWorld) ageOut() {
 			}
 		}
 	}
+	for _, o := range w.owners {
+		if o.chance(50) {
+			o.do(logBegins{w.first})
+		}
+	}
 }
 
 // checkEnds looks at how all deliveries have ended: what was wanted has neither expired in the log nor ceased to match, what was delivered has arrived, what was superseded has a newer event of

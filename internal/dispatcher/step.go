@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/capacity"
 	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/delivery"
@@ -92,6 +93,8 @@ type (
 	attemptEnded struct{ job *job }
 	// roundEnded is a round of storing that has ended.
 	roundEnded struct{ round *round }
+	// logBegins reports the log's first position.
+	logBegins struct{ first uint64 }
 	// tick reports that time has passed.
 	tick struct{}
 	// configured is a callback's present configuration; nil if it is not registered.
@@ -180,6 +183,8 @@ func (c *core) step(m message, now time.Time, leaseValid bool) *effects {
 		c.attemptEnded(m.job)
 	case roundEnded:
 		c.roundEnded(m.round)
+	case logBegins:
+		c.logBegins(m.first)
 	case tick:
 		c.tick()
 	case configured:
@@ -214,9 +219,9 @@ func (c *core) wake() time.Time {
 	if c.ending.begun {
 		return time.Time{}
 	}
-	at := earlier(earlier(c.alarm, c.toStore.sweepAt), c.arriving.again)
+	at := backoff.Earlier(backoff.Earlier(c.alarm, c.toStore.sweepAt), c.arriving.again)
 	if !c.toStore.storing {
-		at = earlier(at, c.toStore.flushAt)
+		at = backoff.Earlier(at, c.toStore.flushAt)
 	}
 	return at
 }
@@ -244,7 +249,7 @@ func (c *core) followUp(cb *callback) {
 		c.refill(cb)
 		at = c.nextAttempt(cb)
 	}
-	c.wakeAt(cb, earlier(earlier(at, cb.noticeAt), cb.sending.test.Until))
+	c.wakeAt(cb, backoff.Earlier(backoff.Earlier(at, cb.noticeAt), cb.sending.test.Until))
 }
 
 // tick does what is due: callbacks, the watermark, and forgetting pages that nobody uses.
@@ -291,9 +296,7 @@ func (c *core) configured(m configured) {
 func (c *core) retarget(cb *callback, t *delivery.Target) {
 	r := &cb.reading
 	joins := r.source == readsShared && !t.Orphaned // an orphaned one has to read what comes once its client is known
-	if r.source == readsShared {
-		cb.cur.Advance(c.shared.pos)
-	}
+	c.advance(cb)
 	if r.indexed != nil {
 		c.leave(cb)
 		c.markUnstored(cb)

@@ -77,8 +77,7 @@ func (c *core) markChanged(cb *callback) {
 	}
 }
 
-// storeNext begins the next round if it is time and none is under way. Of a shard that is given up the last rounds
-// begin once nothing is under way.
+// storeNext begins the next round if it is time and none is under way. The last ones begin once nothing is under way.
 func (c *core) storeNext() {
 	k := &c.toStore
 	switch {
@@ -101,8 +100,7 @@ func (c *core) storeNext() {
 	}
 }
 
-// storeLast stores what the last attempts came to, in a few rounds at most, and then the watermark: the next owner
-// finds nothing to repeat.
+// storeLast stores what the last attempts came to, in a few rounds, and then the watermark: nothing is left to repeat.
 func (c *core) storeLast() {
 	for c.ending.rounds < lastRounds && !c.toStore.storing {
 		c.ending.rounds++

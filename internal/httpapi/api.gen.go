@@ -622,7 +622,7 @@ type Callback struct {
 	// DisabledReason `gone`: the receiver answered 410; `failing`: for five days.
 	DisabledReason CallbackDisabledReason `json:"disabledReason,omitempty,omitzero"`
 
-	// Expired Deliveries that ended as `expired` since the callback was made. Absent when this replica cannot tell.
+	// Expired Deliveries that ended as `expired` since the callback was made; of what left the log before it was read an estimate. Absent when this replica cannot tell.
 	Expired     *int     `json:"expired,omitempty"`
 	HeaderNames []string `json:"headerNames"`
 

@@ -29,7 +29,7 @@ type Notices struct {
 	// Down: the receiver is in an outage. Owed: one has begun that has not been published.
 	Down bool `json:"down,omitempty"`
 	Owed bool `json:"owed,omitempty"`
-	// EverExpired counts the deliveries that have expired.
+	// EverExpired counts the deliveries that have expired, of what was never read by estimate.
 	EverExpired int `json:"everExpired,omitempty"`
 
 	// While the outage is being published: whether it went on when that began, whether another has begun since, and the
@@ -81,18 +81,22 @@ func (n *Notices) Answered(event string, seq uint64, now time.Time) (ended bool)
 // Troubled reports whether a success changes something.
 func (n *Notices) Troubled() bool { return n.Down || !n.Owed && !n.Failing.empty() }
 
-// Expire adds deliveries whose event left the log: one with its id, if that is known, or a stretch that was never read.
-func (n *Notices) Expire(event string, from, through uint64, unread bool, now time.Time) {
-	g := one(event, from, now)
-	if g.Through = through; unread {
-		g.Count, g.Unread = 0, through-from+1
-	}
-	n.EverExpired += g.Count
+// Expire adds a delivery whose event left the log, with its id, if that is known.
+func (n *Notices) Expire(event string, seq uint64, now time.Time) {
+	n.EverExpired++
+	n.Expired.add(one(event, seq, now))
+}
+
+// ExpireUnread adds a stretch of the log that left it unread, with so many events of the callback by estimate.
+func (n *Notices) ExpireUnread(events int, from, through uint64, now time.Time) {
+	g := one("", from, now)
+	g.Count, g.Through, g.Unread = events, through, through-from+1
+	n.EverExpired += events
 	n.Expired.add(g)
 }
 
-// Disable adds that the callback was disabled at a time, which tells one time from the next, and since when its receiver has
-// failed. Time and time again it is added once.
+// Disable adds that the callback was disabled at a time, and since when its receiver has failed. What is known already,
+// by its time, is not added again.
 func (n *Notices) Disable(at time.Time, reason string, since time.Time) {
 	if at.Equal(n.DisabledAt) {
 		return

@@ -16,7 +16,7 @@ func TestEverythingIsPublishedAndNotTooOften(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 		var n Notices
-		disabled, missing := now, map[time.Time]bool{} // times at which it was disabled: whether that is not published yet
+		disabled, missing := now, map[time.Time]bool{} // when it was disabled: not published yet
 		toldDisabled := func() {
 			for at := range missing {
 				missing[at] = false

@@ -415,7 +415,7 @@ func TestANarrowedReplayCountsWhatItSkips(t *testing.T) {
 	}
 }
 
-// A replay is not cancelled for time in which nothing was sent: as its callback was paused, or as nobody owned its shard.
+// A replay is not cancelled for time in which nothing was sent: its callback was paused, or nobody owned its shard.
 func TestOnlyFailingCancelsAReplay(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
