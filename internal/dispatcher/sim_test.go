@@ -67,6 +67,7 @@ type simWorld struct {
 	receivers map[string]*simReceiver // as due
 	first     uint64                  // of the log: what is below has aged out
 	schedule  []time.Duration
+	orders    int // how many there are
 	epoch     uint64
 	owners    []*simOwner // those that live; the last is the owner
 	quiet     bool        // nothing goes wrong any more
@@ -102,6 +103,7 @@ func newSimWorld(t *rapid.T) *simWorld {
 		t: t, now: time.Now(), targets: map[string]*delivery.Target{}, docs: map[string]cursor.Document{}, lanes: map[string]map[string]cursor.Lane{},
 		writes: map[string]int{}, due: map[string]map[uint64]bool{}, closed: map[string]map[uint64]bool{}, receivers: map[string]*simReceiver{},
 		first: 1, schedule: []time.Duration{time.Second, time.Minute},
+		orders: rapid.SampledFrom([]int{4, 4, 4, 18}).Draw(t, "orders"), // few of them meet one another more often
 	}
 	if rapid.Bool().Draw(t, "patient") {
 		w.schedule = slices.Repeat(w.schedule, 100)
@@ -194,7 +196,7 @@ func (w *simWorld) last() uint64 {
 }
 
 func (w *simWorld) publish() {
-	n := rapid.IntRange(0, 17).Draw(w.t, "order")
+	n := rapid.IntRange(0, w.orders-1).Draw(w.t, "order")
 	ev := &delivery.Event{Stored: store.Stored{
 		Seq: w.last() + 1 + uint64(rapid.IntRange(0, 1).Draw(w.t, "gap")), Site: simSites[n%3], Order: fmt.Sprint("order", n), Type: rapid.SampledFrom(simTypes).Draw(w.t, "type"),
 		Status: rapid.SampledFrom(simStatuses).Draw(w.t, "status"), Changed: rapid.Bool().Draw(w.t, "changed"), Time: w.now, Body: []byte("{}"),
