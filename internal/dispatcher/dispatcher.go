@@ -174,6 +174,9 @@ func (d *Dispatcher) Own(ctx context.Context, lease *shard.Lease) error {
 	return nil
 }
 
+// levelOf is store.Level for the core, which knows no store.
+func levelOf(err error, level slog.Level) slog.Level { return store.Level(err, level) }
+
 // complain logs that something could not be stored, at most once in ten seconds: while the store is away nothing can.
 func (d *Dispatcher) complain(what string, err error) {
 	now := time.Now()

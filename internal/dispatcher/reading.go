@@ -6,7 +6,6 @@ import (
 
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/delivery"
-	"github.com/audatex-relay/relay/internal/store"
 )
 
 const (
@@ -162,7 +161,7 @@ func (c *core) tookFromLog(m *logPage) {
 
 // unread notes that the log could not be read for a callback.
 func (c *core) unread(cb *callback, err error, what string) {
-	cb.log.Log(cb.ctx, store.Level(err, slog.LevelWarn), what, "error", err)
+	cb.log.Log(cb.ctx, levelOf(err, slog.LevelWarn), what, "error", err)
 	cb.sending.retryAt = c.now.Add(storeRetry)
 	c.pump(cb)
 }

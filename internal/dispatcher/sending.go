@@ -11,7 +11,6 @@ import (
 	"github.com/audatex-relay/relay/internal/notice"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sender"
-	"github.com/audatex-relay/relay/internal/store"
 )
 
 const (
@@ -157,7 +156,7 @@ func (c *core) judge(j *job) {
 func (c *core) notMade(j *job) {
 	cb := j.cb
 	if cb.ctx.Err() == nil && !errors.Is(j.Err, delivery.ErrLease) && !errors.Is(j.Err, delivery.ErrBodies) {
-		cb.log.Log(cb.ctx, store.Level(j.Err, slog.LevelWarn), "an event could not be read for its attempt", "order", j.batch.Order, "error", j.Err)
+		cb.log.Log(cb.ctx, levelOf(j.Err, slog.LevelWarn), "an event could not be read for its attempt", "order", j.batch.Order, "error", j.Err)
 	}
 	cb.cur.Release(j.batch)
 	cb.sending.retryAt = c.now.Add(storeRetry)
