@@ -18,6 +18,7 @@ type doctorCommand struct {
 	URL       string `name:"url" placeholder:"http://127.0.0.1:8080" help:"Where the running relay's API is; by default this machine, at the port of RELAY_HTTP_ADDR."`
 	JSON      bool   `name:"json" help:"Print the report as JSON."`
 	Operators bool   `help:"Exit with 0 if only users and receivers have something to mend: consents and callbacks."`
+	Complete  bool   `help:"Exit with 1 also if something could not be looked at."`
 }
 
 // Help describes how it examines.
@@ -26,8 +27,11 @@ func (doctorCommand) Help() string {
 		"says so and checks what can be seen from the settings. It changes nothing. Exit code 1 if anything is wrong."
 }
 
-// errSick reports that the report above it has something to mend.
-var errSick = errors.New("something must be mended, see above")
+// What the report above has: something to mend, or only something that could not be looked at.
+var (
+	errSick     = errors.New("something must be mended, see above")
+	errUnlooked = errors.New("something could not be looked at, see above")
+)
 
 // Run prints what is wrong with a relay, and how to mend it.
 func (c *doctorCommand) Run(p program) error {
@@ -84,8 +88,11 @@ func (c *doctorCommand) report(p program, r doctor.Report) error {
 	if err := write(p.stdout); err != nil {
 		return err
 	}
-	if r.Sick(c.Operators) {
+	switch {
+	case r.Sick(c.Operators):
 		return errSick
+	case c.Complete && r.Unlooked(c.Operators):
+		return errUnlooked
 	}
 	return nil
 }

@@ -44,12 +44,17 @@ const (
 
 // Doctor examines a running relay.
 type Doctor struct {
-	c    Config
-	busy sync.Mutex
+	c       Config
+	busy    sync.Mutex
+	refused refusals
 }
 
-// New returns a Doctor.
-func New(c Config) *Doctor { return &Doctor{c: c} }
+// New returns a Doctor. It hears from now on what NATS refuses on the connection.
+func New(c Config) *Doctor {
+	d := &Doctor{c: c}
+	d.refused.listen(c.Conn)
+	return d
+}
 
 // ErrBusy means that another examination is under way.
 var ErrBusy = errors.New("another examination is under way")

@@ -21,6 +21,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sender"
@@ -262,9 +264,15 @@ func TestEveryFaultIsFound(t *testing.T) {
 			_, err := w.store.JetStream().Publish(w.t.Context(), "$KV.relay_connections.york", []byte("{"))
 			w.put(err)
 		}, "storage connections: 1 document cannot be read"},
-		"disabled":                     {func(w *world) { w.callback("b", "https://gone.invalid/x", &relay.Disabled{Reason: "gone", At: now}) }, "callbacks b: it is disabled since"},
-		"failing":                      {func(w *world) { w.health["a"] = "failing" }, "callbacks a: its attempts fail"},
-		"no name":                      {func(w *world) { w.callback("b", "https://no-such-host.invalid/s3cr3t", nil) }, "callbacks https://no-such-host.invalid: the receiver of b cannot be reached"},
+		"disabled": {func(w *world) { w.callback("b", "https://gone.invalid/x", &relay.Disabled{Reason: "gone", At: now}) }, "callbacks b: it is disabled since"},
+		"failing":  {func(w *world) { w.health["a"] = "failing" }, "callbacks a: its attempts fail"},
+		"no name":  {func(w *world) { w.callback("b", "https://no-such-host.invalid/s3cr3t", nil) }, "callbacks https://no-such-host.invalid: the receiver of b cannot be reached"},
+		"no name of the access tokens' server": {func(w *world) {
+			cb := relay.Callback{ID: "b", Client: "acme", Generation: "g"}
+			cb.SetURL(w.receiver(now.Add(90*24*time.Hour)) + "/s3cr3t")
+			cb.Secrets.Auth = &relay.Auth{Type: relay.AuthOAuth2, TokenURL: "https://no-such-host.invalid/s3cr3t"}
+			w.put(w.store.Callbacks.Set(w.t.Context(), "b", cb))
+		}, "callbacks https://no-such-host.invalid: the receiver of b (its access tokens) cannot be reached"},
 		"no listener":                  {func(w *world) { w.callback("b", "http://127.0.0.1:1/s3cr3t", nil) }, "connection refused"},
 		"a forbidden address":          {func(w *world) { w.callback("b", "https://10.1.2.3/s3cr3t", nil) }, "callbacks may not reach a private address"},
 		"an expired certificate":       {func(w *world) { w.callback("b", w.receiver(now.Add(-time.Hour))+"/s3cr3t", nil) }, "the certificate has expired"},
@@ -280,6 +288,33 @@ func TestEveryFaultIsFound(t *testing.T) {
 				t.Errorf("got %q, want one with %q", troubles, row.want)
 			}
 		})
+	}
+}
+
+// TestEveryRefusalIsKnown: what NATS has refused stays known when something else goes wrong after it, with its number,
+// and who heard of errors before still does.
+func TestEveryRefusalIsKnown(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	heard := 0
+	w.config.Conn.SetErrorHandler(func(*nats.Conn, *nats.Subscription, error) { heard++ })
+	d := New(w.config)
+	refuse := func(subject string) {
+		w.config.Conn.ErrorHandler()(w.config.Conn, nil, fmt.Errorf("%w: Publish to %q", nats.ErrPermissionViolation, subject))
+	}
+	refuse("relay.a")
+	refuse("relay.b")
+	refuse("relay.a")
+	w.config.Conn.ErrorHandler()(w.config.Conn, nil, nats.ErrSlowConsumer)
+	found := d.refused.found()
+	if len(found) != 2 || !strings.Contains(found[0].Finding, "relay.b") || !strings.Contains(found[1].Finding, `2 times since its start: nats: permissions violation: Publish to "relay.a"`) {
+		t.Errorf("%+v", found)
+	}
+	for i := range 2 * refusalsKept {
+		refuse(fmt.Sprintf("relay.%d", i))
+	}
+	if n := len(d.refused.found()); n != refusalsKept || heard != 4+2*refusalsKept {
+		t.Errorf("%d are kept, and %d errors were handed on", n, heard)
 	}
 }
 
@@ -336,5 +371,8 @@ func TestAnOwnerThatIsSilent(t *testing.T) {
 	unknown := func(c Check) bool { return c == Unknown(Callbacks, "", "the owners of 1 callback did not answer") }
 	if last := r.Checks[len(r.Checks)-1]; !unknown(last) {
 		t.Errorf("%+v", last)
+	}
+	if !r.Unlooked(false) || r.Unlooked(true) {
+		t.Error("a callback was not looked at, and nothing of the operator's")
 	}
 }

@@ -156,8 +156,17 @@ func (d *Doctor) callbacks(ctx context.Context) []Check {
 			continue
 		}
 		ids = append(ids, cb.ID)
-		if u, err := url.Parse(cb.ShownURL); err == nil && u.Host != "" {
-			hosts[u.Scheme+"://"+u.Host] = append(hosts[u.Scheme+"://"+u.Host], cb.ID)
+		goes := func(address, who string) {
+			if u, err := url.Parse(address); err == nil && u.Host != "" {
+				hosts[u.Scheme+"://"+u.Host] = append(hosts[u.Scheme+"://"+u.Host], who)
+			}
+		}
+		goes(cb.ShownURL, cb.ID)
+		switch opened, err := d.c.Store.OpenCallback(cb); {
+		case err != nil:
+			found = append(found, Unknown(Callbacks, cb.ID, "its secrets cannot be opened, so where it gets access tokens is not known"))
+		case opened.Secrets.Auth != nil && opened.Secrets.Auth.TokenURL != "":
+			goes(opened.Secrets.Auth.TokenURL, cb.ID+" (its access tokens)")
 		}
 	}
 	known := d.c.Health(ctx, ids)
@@ -176,7 +185,7 @@ func (d *Doctor) callbacks(ctx context.Context) []Check {
 	}
 	found = append(found, d.receivers(ctx, hosts)...)
 	if len(found) == 0 {
-		found = append(found, ok(Callbacks, "", "%s, and every receiver can be reached", plural(len(all), "callback", "callbacks")))
+		found = append(found, ok(Callbacks, "", "%s, and every receiver can be reached, also for access tokens", plural(len(all), "callback", "callbacks")))
 	}
 	return found
 }

@@ -92,6 +92,11 @@ func (r Report) Sick(operators bool) bool {
 	return slices.ContainsFunc(r.Checks, func(c Check) bool { return c.State == Trouble && (!operators || !c.Area.OfOthers()) })
 }
 
+// Unlooked reports whether there is something that could not be looked at; with others left out, of the operator's.
+func (r Report) Unlooked(operators bool) bool {
+	return slices.ContainsFunc(r.Checks, func(c Check) bool { return c.State == Unchecked && (!operators || !c.Area.OfOthers()) })
+}
+
 func ok(area Area, subject, format string, v ...any) Check {
 	return Check{Area: area, Subject: subject, State: OK, Finding: fmt.Sprintf(format, v...)}
 }

@@ -2,12 +2,10 @@ package doctor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"syscall"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/audatex-relay/relay/internal/topology"
@@ -72,11 +70,7 @@ func DiskRoom(dir string) Check {
 // streams compares the streams and buckets with what the relay needs, which also shows permissions that are missing.
 func (d *Doctor) streams(ctx context.Context) []Check {
 	found := Streams(ctx, d.c.Store.Topology(), d.c.Store.JetStream())
-	if err := d.c.Conn.LastError(); errors.Is(err, nats.ErrPermissionViolation) {
-		found = append(found, Wrong(NATS, "permissions", "the last error of NATS is a refusal: "+printable(err.Error()),
-			"compare the relay's permissions with deploy/nats/relay-permissions.conf, then restart the relay"))
-	}
-	return found
+	return append(found, d.refused.found()...)
 }
 
 // Streams compares the streams and buckets with the table, and says how full those with a limit are.
