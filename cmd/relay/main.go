@@ -6,6 +6,7 @@
 //	relay demo      both, with a receiver that verifies, and orders moving through
 //	relay keys      a fresh keyset for RELAY_ENCRYPTION_KEYS
 //	relay doctor    what is wrong with a relay, and how to mend it
+//	relay debug     switches the debug lines of a relay in its container on and off
 //	relay topology  the streams and buckets in NATS: check, apply
 //	relay backup    everything that is stored, into a directory
 //	relay restore   and back
@@ -49,6 +50,7 @@ type commands struct {
 	Keys    keysCommand    `cmd:"" help:"Print a fresh keyset for RELAY_ENCRYPTION_KEYS."`
 
 	Doctor   doctorCommand   `cmd:"" help:"Say what is wrong with a relay, and how to mend it."`
+	Debug    debugCommand    `cmd:"" help:"Have a relay in the same container log debug lines, or no more."`
 	Topology topologyCommand `cmd:"" help:"Look at the streams and buckets in NATS, or bring them up to date."`
 	Backup   backupCommand   `cmd:"" help:"Put everything that is stored into a directory."`
 	Restore  restoreCommand  `cmd:"" help:"Put a backup back into an empty store."`
