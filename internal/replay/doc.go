@@ -8,7 +8,8 @@
 // the callback, and its owner writes them under the epoch of its lease.
 //
 //	selection.go  what a replay selects: its own filter, within what the callback is entitled to
-//	runner.go     one replay at work: reads pages of the log, offers them to the cursor, ends
+//	runner.go     one replay at work, until it ends
+//	reading.go    reads pages of the log and offers them to the cursor, by the present configuration of the callback
 //	share.go      what the replays of one callback may do beside its deliveries
 //	sending.go    an attempt, and what its outcome means
 //	storing.go    records, cursor and document, in this order; how a replay is taken on

@@ -22,8 +22,8 @@ type known struct {
 	changes uint64
 }
 
-// present returns the callback as it is configured now, nil if it is not registered any more. An attempt that has waited
-// asks here again: its turn may come long after it was taken.
+// present returns the callback as it is configured now, nil if it is not registered any more. An attempt that has
+// waited asks here again: its turn may come long after it was taken.
 func (w *runner) present() *delivery.Target {
 	changes := w.target.changes.Load()
 	if k := w.target.known.Load(); k != nil && k.changes == changes {
@@ -47,7 +47,10 @@ func (w *runner) retarget() bool {
 	if was := w.sel.callback; was == nil || !target.SameAs(was) {
 		w.sel = w.sel.of(target)
 		w.cur.SetPolicy(w.r.policy(shareOf(target.Callback)))
-		w.page = page{} // it was selected by the one before
+		w.dropPage() // it was selected by the one before
+		if halted(target) {
+			w.atHand.DropAll() // it may wait for days
+		}
 		if w.share != nil {
 			w.share.bound(target)
 		}
@@ -71,15 +74,17 @@ func (w *runner) read(ctx context.Context) error {
 			if at >= w.doc.Through {
 				return nil
 			}
-			p, err := w.sel.page(ctx, at, pageEvents)
-			if err != nil {
+			if err := w.readPage(ctx, at); err != nil {
 				return err
 			}
-			w.page = p
 		}
 		for len(w.page.entries) > 0 {
-			if w.cur.Offer(w.page.entries[0]) == cursor.Full {
+			switch e := w.page.entries[0]; w.cur.Offer(e) {
+			case cursor.Full:
 				return nil
+			case cursor.Ignored, cursor.Laned: // it has ended, or waits for long
+				w.atHand.Drop(e.Seq)
+			case cursor.Accepted:
 			}
 			w.page.entries = w.page.entries[1:]
 		}
@@ -87,6 +92,35 @@ func (w *runner) read(ctx context.Context) error {
 		w.page = page{}
 	}
 	return nil
+}
+
+// readPage reads the next page. Where most of the log is selected it reads the events whole, as one read for many costs
+// far less than one for each, and keeps as many at hand as there is room for; the others are read when they are sent.
+func (w *runner) readPage(ctx context.Context, at uint64) (err error) {
+	most, whole := pageEvents, !w.sparse
+	if whole {
+		most = w.r.bodies.Fit(pageBytes, pageEvents)
+	}
+	if w.page, err = w.sel.page(ctx, at, most, whole); err != nil {
+		return err
+	}
+	w.sparse = w.page.read > 0 && float64(len(w.page.entries)) < selected*float64(w.page.read)
+	for _, ev := range w.page.events {
+		w.r.bodies.Saw(len(ev.Body))
+		if w.atHand.Admits(ev) {
+			w.atHand.Hold(ev)
+		}
+	}
+	w.page.events = nil
+	return nil
+}
+
+// dropPage forgets a page of which not everything was offered.
+func (w *runner) dropPage() {
+	for _, e := range w.page.entries {
+		w.atHand.Drop(e.Seq)
+	}
+	w.page = page{}
 }
 
 // refill reads what lanes have waiting beyond what they list.

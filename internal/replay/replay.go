@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/audatex-relay/relay/internal/capacity"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/delivery"
@@ -65,6 +66,8 @@ type Replayer struct {
 	metrics *metrics
 	loads   *loads
 	owned   [relay.Shards]atomic.Pointer[owned]
+	bodies  *capacity.Bodies
+	memory  *capacity.Memory
 	target  func(callback string) *delivery.Target                   // as it is configured now, nil: not registered
 	make    func(context.Context, delivery.Lease, *delivery.Attempt) // an attempt
 
@@ -95,7 +98,8 @@ func New(c Config) *Replayer {
 	}
 	r := &Replayer{
 		c: c, cursors: cursorstore.New(c.Store, store.ReplayCursors, c.Log), shares: newShares(c.Deliverer.Places),
-		loads: newLoads(), target: c.Deliverer.Targets.Of, make: c.Deliverer.Make, working: map[*runner]struct{}{},
+		loads: newLoads(), target: c.Deliverer.Targets.Of, make: c.Deliverer.Make,
+		bodies: c.Deliverer.Bodies, memory: c.Deliverer.Memory, working: map[*runner]struct{}{},
 	}
 	r.replays = store.NewMirror(store.MirrorConfig[relay.Replay]{
 		Bucket: c.Store.Replays, Log: c.Log, What: "replay", OnChange: r.onChange,

@@ -50,6 +50,8 @@ type runner struct {
 
 	share   *share
 	page    page // read and not offered yet
+	atHand  delivery.AtHand
+	sparse  bool // little of what was read last is selected
 	results chan *attempt
 	flying  int
 	changed chan struct{} // the document may have changed
@@ -124,6 +126,8 @@ func (w *runner) work(ctx context.Context) error {
 	defer timer.Stop()
 	w.share = w.r.shares.join(w.sel.callback)
 	defer w.share.leave()
+	w.atHand.Join(w.r.memory)
+	defer func() { w.atHand.DropAll(); w.r.memory.Join(-1) }()
 	var err error
 	for ctx.Err() == nil && w.doc.Running() && err == nil {
 		w.proceed(ctx, turns, life)

@@ -15,10 +15,13 @@ import (
 )
 
 const (
-	// pageEvents is how many events of the log a running replay reads at a time, countEvents how
-	// many are read for counting.
+	// pageEvents is how many events of the log a running replay reads at a time, of about pageBytes if it reads them
+	// whole. countEvents is how many are read for counting.
 	pageEvents  = 512
+	pageBytes   = 1 << 20
 	countEvents = 4096
+	// selected is the part of a page that must be selected for the next one to be read whole.
+	selected = 1.0 / 2
 	// getMost is how many single events are read at a time, getAtOnce how many of them at once: so
 	// many bodies are in memory.
 	getMost   = 64
@@ -42,6 +45,7 @@ type selection struct {
 // events is what is read of the log of events.
 type events interface {
 	Get(ctx context.Context, seq uint64) (store.Stored, error)
+	Scan(ctx context.Context, from uint64, filters []string, most int) ([]store.Stored, bool, error)
 	ScanHeads(ctx context.Context, from uint64, filters []string, most int) ([]store.Stored, bool, error)
 }
 
@@ -101,11 +105,20 @@ func (s *selection) matches(ev *delivery.Event) bool {
 // page is a part of what a selection has.
 type page struct {
 	entries []cursor.Entry
-	through uint64 // nothing else up to here is selected
+	events  []*delivery.Event // the entries' own, if they were read whole
+	through uint64            // nothing else up to here is selected
+	read    int               // events of the log that were read for it
 }
 
-// page reads what follows a position, at most so many events of the log.
-func (s *selection) page(ctx context.Context, after uint64, most int) (page, error) {
+func (p *page) add(ev *delivery.Event, whole bool) {
+	p.entries = append(p.entries, cursor.Entry{Seq: ev.Seq, Order: ev.Order})
+	if whole {
+		p.events = append(p.events, ev)
+	}
+}
+
+// page reads what follows a position, at most so many events of the log: whole, or what it takes to select them.
+func (s *selection) page(ctx context.Context, after uint64, most int, whole bool) (page, error) {
 	after = max(after, s.doc.From-1)
 	if s.narrowed == nil || after >= s.doc.Through {
 		return page{through: s.doc.Through}, nil
@@ -118,16 +131,18 @@ func (s *selection) page(ctx context.Context, after uint64, most int) (page, err
 		}
 		stretch := dense(wanted)
 		if len(stretch) == 0 {
-			return s.single(ctx, wanted[:min(len(wanted), getMost)])
+			return s.single(ctx, wanted[:min(len(wanted), getMost)], whole)
 		}
 		from, through = stretch[0], stretch[len(stretch)-1]
-		most = int(through - from + 1)
+		if stretched := int(through - from + 1); !whole || stretched < most {
+			most = stretched
+		}
 	}
 	filters, none := s.narrowed.Subjects("")
 	if none {
 		return page{through: s.doc.Through}, nil
 	}
-	return s.scan(ctx, from, through, filters, most)
+	return s.scan(ctx, from, through, filters, most, whole)
 }
 
 // dense returns the longest beginning of some positions that costs less to read in one go than one by
@@ -151,22 +166,28 @@ func (s *selection) order(ctx context.Context, order string, from, through uint6
 	if none {
 		return page{through: through}, nil
 	}
-	return s.scan(ctx, from, through, filters, 2*cursor.LaneEntries)
+	return s.scan(ctx, from, through, filters, 2*cursor.LaneEntries, false)
 }
 
-// scan reads the heads of events of the log.
-func (s *selection) scan(ctx context.Context, from, through uint64, filters []string, most int) (page, error) {
-	heads, more, err := s.events.ScanHeads(ctx, from, filters, most)
+// scan reads events of the log: whole, or their heads.
+func (s *selection) scan(ctx context.Context, from, through uint64, filters []string, most int, whole bool) (page, error) {
+	scan := s.events.ScanHeads
+	if whole {
+		scan = s.events.Scan
+	}
+	heads, more, err := scan(ctx, from, filters, most)
 	if err != nil {
 		return page{}, err
 	}
-	p := page{through: through}
+	p := page{through: through, read: len(heads)}
 	for _, head := range heads {
 		if head.Seq > through {
 			return p, nil
 		}
 		ev := delivery.Event{Stored: head}
-		if strings.HasPrefix(head.Type, relay.OperationalPrefix) { // its body may say whose it is
+		if whole {
+			ev = delivery.EventOf(head)
+		} else if strings.HasPrefix(head.Type, relay.OperationalPrefix) { // its body may say whose it is
 			whole, err := s.events.Get(ctx, head.Seq)
 			switch {
 			case errors.Is(err, store.ErrNotFound):
@@ -177,7 +198,7 @@ func (s *selection) scan(ctx context.Context, from, through uint64, filters []st
 			ev = delivery.EventOf(whole)
 		}
 		if s.matches(&ev) {
-			p.entries = append(p.entries, cursor.Entry{Seq: ev.Seq, Order: ev.Order})
+			p.add(&ev, whole)
 		}
 	}
 	switch {
@@ -190,9 +211,9 @@ func (s *selection) scan(ctx context.Context, from, through uint64, filters []st
 }
 
 // single reads events one by one.
-func (s *selection) single(ctx context.Context, wanted []uint64) (page, error) {
+func (s *selection) single(ctx context.Context, wanted []uint64, whole bool) (page, error) {
 	type found struct {
-		entry cursor.Entry
+		event *delivery.Event
 		err   error
 	}
 	all := make([]found, len(wanted))
@@ -205,20 +226,22 @@ func (s *selection) single(ctx context.Context, wanted []uint64) (page, error) {
 					continue
 				}
 				if ev := delivery.EventOf(stored); s.matches(&ev) {
-					all[i].entry = cursor.Entry{Seq: ev.Seq, Order: ev.Order}
+					if all[i].event = &ev; !whole {
+						ev.Body = nil
+					}
 				}
 			}
 		})
 	}
 	reading.Wait()
-	p := page{through: wanted[len(wanted)-1]}
+	p := page{through: wanted[len(wanted)-1], read: len(wanted)}
 	for _, f := range all {
 		switch {
 		case errors.Is(f.err, store.ErrNotFound): // it has left the log
 		case f.err != nil:
 			return page{}, f.err
-		case f.entry.Seq > 0:
-			p.entries = append(p.entries, f.entry)
+		case f.event != nil:
+			p.add(f.event, whole)
 		}
 	}
 	return p, nil
@@ -227,7 +250,7 @@ func (s *selection) single(ctx context.Context, wanted []uint64) (page, error) {
 // count returns how many events are selected.
 func (s *selection) count(ctx context.Context) (n int, err error) {
 	for at := s.doc.From - 1; at < s.doc.Through; {
-		p, err := s.page(ctx, at, countEvents)
+		p, err := s.page(ctx, at, countEvents, false)
 		if err != nil {
 			return 0, err
 		}

@@ -44,7 +44,7 @@ func (w *runner) begin(turns, life context.Context, now time.Time) {
 			continue
 		}
 		w.flying++
-		a := &attempt{batch: b}
+		a := &attempt{batch: b, one: [1]*delivery.Event{w.atHand.Get(b.Seqs[0])}}
 		a.Attempt = delivery.Attempt{Seqs: b.Seqs, Events: a.one[:], Replay: w.doc.ID}
 		go func() {
 			if a.Err = w.share.take(turns); a.Err == nil {
@@ -85,6 +85,7 @@ func (w *runner) settle(b cursor.Batch, how relay.DeliveryStatus, now time.Time)
 	} else {
 		w.cur.Settle(b.Order, b.Seqs...)
 	}
+	w.atHand.Drop(b.Seqs...)
 	w.storing.soon(now)
 }
 
@@ -163,6 +164,7 @@ func (w *runner) failed(a *attempt, record relay.AttemptRecord, now time.Time) {
 	case cursor.Retrying:
 		record.NextAttemptAt = &r.Next
 		w.keep(record)
+		w.atHand.DropOrder(a.batch.Order) // the lane may wait for minutes
 	case cursor.Exhausted:
 		w.ended(record, relay.DeliveryFailed)
 		w.cur.Settle(a.batch.Order, a.batch.Seqs...)
@@ -174,9 +176,9 @@ func (w *runner) failed(a *attempt, record relay.AttemptRecord, now time.Time) {
 	}
 }
 
-// refusesThis reports whether the receiver is well and refuses only what it was sent: since the replay's attempts began to
-// fail it has accepted something else, such as a new delivery. A replay may select just what is refused; it is not to wait
-// for a receiver that does not fail.
+// refusesThis reports whether the receiver is well and refuses only what it was sent: since the replay's attempts
+// began to fail it has accepted something else, such as a new delivery. A replay may select just what is refused; it
+// is not to wait for a receiver that does not fail.
 func (w *runner) refusesThis(a *attempt) bool {
 	since := w.cur.Health().FailingSince
 	judged := a.Sent.Outcome == sender.Refused || a.Sent.Outcome == sender.Timeout
@@ -186,6 +188,7 @@ func (w *runner) refusesThis(a *attempt) bool {
 // ended keeps the record with which an event ends in the replay.
 func (w *runner) ended(record relay.AttemptRecord, how relay.DeliveryStatus) {
 	record.Replayed = how
+	w.atHand.Drop(record.Seq)
 	w.doc.Progress.Add(how)
 	w.r.metrics.ended(how)
 	w.keep(record)

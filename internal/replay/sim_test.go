@@ -22,8 +22,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// simWorld is a replay at work on a log, a callback, a receiver and a store that a test has made up, in virtual time. Its
-// goroutine is the runner's; attempts have goroutines of their own.
+// simWorld is a replay at work on a log, a callback, a receiver and a store that a test has made up, in virtual time.
+// Its goroutine is the runner's; attempts have goroutines of their own.
 type simWorld struct {
 	t      *rapid.T
 	r      *Replayer
@@ -70,7 +70,16 @@ func (l simLog) Get(_ context.Context, seq uint64) (store.Stored, error) {
 	return l.events[seq-1], nil
 }
 
-func (l simLog) ScanHeads(_ context.Context, from uint64, _ []string, most int) ([]store.Stored, bool, error) {
+func (l simLog) ScanHeads(ctx context.Context, from uint64, filters []string, most int) ([]store.Stored, bool, error) {
+	found, more, err := l.Scan(ctx, from, filters, most)
+	heads := slices.Clone(found)
+	for i := range heads {
+		heads[i].Body = nil
+	}
+	return heads, more, err
+}
+
+func (l simLog) Scan(_ context.Context, from uint64, _ []string, most int) ([]store.Stored, bool, error) {
 	from = max(from, l.first.Load())
 	if from > uint64(len(l.events)) {
 		return nil, false, nil
@@ -105,7 +114,8 @@ func newSimWorld(t *rapid.T) *simWorld {
 	s.doc = relay.Replay{ID: "again", Callback: "bms", CallbackGeneration: "one", Client: "shop", From: 1, Through: uint64(len(s.log.events)), State: relay.ReplayRunning}
 	s.r = &Replayer{
 		c:      Config{Log: slog.New(slog.DiscardHandler), Schedule: DefaultSchedule, CircuitFailures: DefaultCircuitFailures, GiveUpAfter: DefaultGiveUpAfter, Callbacks: s},
-		target: func(string) *delivery.Target { return s.target.Load() }, make: s.make,
+		target: func(string) *delivery.Target { return s.target.Load() }, make: s.make, bodies: capacity.NewBodies(1 << 20),
+		memory: capacity.NewMemory(int64(rapid.SampledFrom([]int{1, 1 << 20}).Draw(t, "memory"))),
 	}
 	s.r.metrics = newMetrics(nil, s.r)
 	return s
@@ -145,14 +155,20 @@ func (s *simWorld) make(ctx context.Context, _ delivery.Lease, a *delivery.Attem
 	}
 	seq := a.Seqs[0]
 	a.Chosen = -1
-	stored, err := s.log.Get(ctx, seq)
-	if err != nil {
-		a.Gone = []int{0}
-		return
+	if a.Events[0] == nil {
+		stored, err := s.log.Get(ctx, seq)
+		if err != nil {
+			a.Gone = []int{0}
+			return
+		}
+		ev := delivery.EventOf(stored)
+		a.Events[0] = &ev
 	}
-	ev := delivery.EventOf(stored)
-	a.Events[0] = &ev
-	if !a.Target.Matches(&ev) {
+	ev := a.Events[0]
+	if ev.Seq != seq || ev.ID != fmt.Sprintf("e%d", seq) {
+		s.problem("event %d was taken for %d", ev.Seq, seq)
+	}
+	if !a.Target.Matches(ev) {
 		a.Unmatched = []int{0}
 		return
 	}
@@ -168,7 +184,7 @@ func (s *simWorld) make(ctx context.Context, _ delivery.Lease, a *delivery.Attem
 	a.Sent.Outcome = sender.Cancelled
 	select {
 	case <-time.After(time.Duration(1+s.random(900, "takes", seq, try)) * time.Millisecond):
-		s.answer(a, &ev, s.random(100, "answer", seq, try))
+		s.answer(a, ev, s.random(100, "answer", seq, try), try)
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
@@ -177,9 +193,9 @@ func (s *simWorld) make(ctx context.Context, _ delivery.Lease, a *delivery.Attem
 }
 
 // answer is the receiver's.
-func (s *simWorld) answer(a *delivery.Attempt, ev *delivery.Event, n int) {
+func (s *simWorld) answer(a *delivery.Attempt, ev *delivery.Event, n, try int) {
 	switch {
-	case n < 3:
+	case n < 3 && try == 1: // else an operator would resume the callback all the time
 		a.Sent.Outcome = sender.Gone
 	case n < 8:
 		a.Sent.Outcome, a.Sent.Status, a.Sent.RetryAfter = sender.Throttled, 429, 20*time.Second
@@ -225,6 +241,7 @@ func (s *simWorld) load() {
 			s.t.Fatal(err)
 		}
 	}
+	w.atHand.Join(s.r.memory)
 	w.sel = &selection{events: s.log, doc: &w.doc}
 	w.retarget()
 	w.doc.Progress, w.recorded = relay.Progress{}, map[uint64]relay.DeliveryStatus{}
@@ -299,6 +316,7 @@ func (s *simWorld) leave(crash bool) {
 		s.store(true)
 	}
 	s.stopLife()
+	s.w.atHand.DropAll()
 	s.w.share.leave()
 	s.noLive()
 	s.crashed = s.crashed || crash
