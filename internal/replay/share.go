@@ -30,7 +30,7 @@ type share struct {
 	members int // of: guarded by shares.mu
 
 	turn  chan struct{} // has room for the one attempt that may begin next
-	next  time.Time     // it does not begin before; of whoever has the turn
+	since time.Time     // from when on it waits as long as the rate says; of whoever has the turn
 	place *capacity.Place
 
 	mu      sync.Mutex
@@ -98,7 +98,7 @@ func (sh *share) take(ctx context.Context) error {
 		return ctx.Err()
 	}
 	for {
-		for wait := time.Until(sh.next); wait > 0 && sh.perSecond(time.Now()) > 0 && ctx.Err() == nil; wait = time.Until(sh.next) {
+		for wait := sh.untilDue(); wait > 0 && ctx.Err() == nil; wait = sh.untilDue() {
 			backoff.Sleep(ctx, min(wait, longestWait))
 		}
 		if err := sh.wait(ctx); err != nil {
@@ -115,17 +115,27 @@ func (sh *share) take(ctx context.Context) error {
 	}
 }
 
-// began notes that an attempt begins.
-func (sh *share) began(now time.Time) {
+// untilDue returns how long the next attempt waits by the present rate.
+func (sh *share) untilDue() time.Duration {
+	now := time.Now()
+	return sh.due(now).Sub(now)
+}
+
+// due returns when the next attempt may begin by the present rate.
+func (sh *share) due(now time.Time) time.Time {
 	each := sh.perSecond(now)
 	if each <= 0 {
-		sh.next = time.Time{}
-		return
+		return now
 	}
-	if earliest := now.Add(-behind); sh.next.Before(earliest) {
-		sh.next = earliest
+	return sh.since.Add(time.Duration(float64(time.Second) / each))
+}
+
+// began notes that an attempt begins.
+func (sh *share) began(now time.Time) {
+	sh.since = sh.due(now)
+	if earliest := now.Add(-behind); sh.since.Before(earliest) {
+		sh.since = earliest
 	}
-	sh.next = sh.next.Add(time.Duration(float64(time.Second) / each))
 }
 
 // behind is how far attempts may be behind their rate: at high rates they need not each be waited for.

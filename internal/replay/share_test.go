@@ -68,3 +68,31 @@ func TestReplaysTakeAQuarterOfASlowedReceiver(t *testing.T) {
 		}
 	})
 }
+
+// A replay that waits for a low rate goes on soon after that was raised.
+func TestARaisedRateHoldsForWhatWaits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		target := &delivery.Target{Key: "bms", Callback: relay.Callback{Client: "shop", Concurrency: 16, RatePerSecond: 0.001}}
+		sh := newShares(capacity.NewPlaces(100)).join(target)
+		defer sh.leave()
+		began := time.Now()
+		var second sync.WaitGroup
+		for i := range 2 {
+			second.Go(func() {
+				if err := sh.take(t.Context()); err != nil {
+					t.Error(i, err)
+				}
+				sh.release()
+			})
+		}
+		synctest.Wait()
+		raised := *target
+		raised.Callback.RatePerSecond = 40
+		sh.bound(&raised)
+		second.Wait()
+		if waited := time.Since(began); waited > 2*longestWait {
+			t.Errorf("the second attempt began after %s", waited)
+		}
+	})
+}
