@@ -17,6 +17,7 @@ import (
 	"github.com/audatex-relay/relay/internal/poller"
 	"github.com/audatex-relay/relay/internal/reconciler"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/replay"
 	"github.com/audatex-relay/relay/internal/resolver"
 	"github.com/audatex-relay/relay/internal/sender"
 	"github.com/audatex-relay/relay/internal/store"
@@ -230,7 +231,7 @@ const (
 // owns.
 func answers(
 	polling *poller.Poller, reconciling *reconciler.Reconciler, resolving *resolver.Resolver, dispatching *dispatcher.Dispatcher,
-	tokens *audatex.Tokens,
+	replaying *replay.Replayer, tokens *audatex.Tokens,
 ) map[string]owners.Handler {
 	return map[string]owners.Handler{
 		askPoll: owners.Answer(func(ctx context.Context, connection string) (any, error) {
@@ -275,6 +276,9 @@ func answers(
 		}),
 		askTested: owners.Answer(func(_ context.Context, of tested) (any, error) {
 			dispatching.EndTest(of.Callback, of.Generation, of.Delivered)
+			if of.Delivered {
+				replaying.Answers(of.Callback, of.Generation)
+			}
 			return nil, nil
 		}),
 	}

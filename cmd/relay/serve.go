@@ -236,7 +236,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	replaying := replay.New(replay.Config{
 		Store: s, Deliverer: delivering, Callbacks: dispatching, Grace: c.ShutdownGrace.D(), Metrics: registry, Log: log,
 	})
-	asking.Handle(answers(polling, reconciling, resolving, dispatching, tokens))
+	asking.Handle(answers(polling, reconciling, resolving, dispatching, replaying, tokens))
 
 	// What is served.
 	examining := doctor.New(doctor.Config{

@@ -42,7 +42,7 @@ func TestAReplayKeepsItsPromises(t *testing.T) {
 	})
 }
 
-var simMoves = []string{"pause", "pause", "resume", "resume", "url", "narrow", "wide", "site", "client", "crash", "crash", "die", "move", "expire"}
+var simMoves = []string{"pause", "pause", "resume", "resume", "url", "narrow", "wide", "site", "client", "crash", "die", "die", "move", "expire", "test"}
 
 // move makes one of the things happen that happen to a replay.
 func (s *simWorld) move(what string) {
@@ -68,6 +68,8 @@ func (s *simWorld) move(what string) {
 		s.change(func(cb *relay.Callback, client *relay.Client) { cb.Filter.Sites, client.AllSites = nil, true })
 	case "client": // it is not known for a while
 		s.change(func(_ *relay.Callback, client *relay.Client) { client.ID = "" })
+	case "test": // a successful one
+		s.r.Answers("bms", "one")
 	case "expire":
 		s.narrowed = true
 		s.log.first.Add(uint64(len(s.log.events) / 8))

@@ -148,6 +148,17 @@ func (r *Replayer) wake(pass func(w *runner) bool) {
 	}
 }
 
+// Answers makes everything due that the replays of a callback have waiting: a test has shown that its receiver answers.
+func (r *Replayer) Answers(callback, generation string) {
+	r.wake(func(w *runner) bool {
+		mine := w.callback == callback && w.generation == generation
+		if mine {
+			w.answers.Store(true)
+		}
+		return mine
+	})
+}
+
 // work runs a replay until it has ended or ctx has.
 func (r *Replayer) work(ctx context.Context, w *runner) {
 	r.mu.Lock()

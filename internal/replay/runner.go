@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/backoff"
@@ -55,6 +56,7 @@ type runner struct {
 	results chan *attempt
 	flying  int
 	changed chan struct{} // the document may have changed
+	answers atomic.Bool   // a test has shown that the receiver answers
 	retryAt time.Time     // nothing is read or taken before
 
 	recorder *delivery.Recorder
@@ -140,6 +142,7 @@ func (w *runner) work(ctx context.Context) error {
 			w.judge(a)
 		case <-timer.C:
 		case <-w.changed:
+			w.hurry()
 			err = w.look(ctx)
 		case <-ctx.Done():
 		}
@@ -195,6 +198,13 @@ func (w *runner) nextLook() time.Time {
 // complete reports whether everything that the replay selects has ended.
 func (w *runner) complete() bool {
 	return w.cur.ReadFrom() > w.doc.Through && w.page.through == 0 && w.flying == 0 && w.cur.Unsettled() == 0 && w.cur.Lanes() == 0
+}
+
+// hurry makes everything due if a test has shown that the receiver answers.
+func (w *runner) hurry() {
+	if w.answers.Swap(false) {
+		w.cur.Answers(time.Now())
+	}
 }
 
 // look takes in what others have written in the document, and a change of the callback.

@@ -34,3 +34,30 @@ func TestAHaltedReplayRests(t *testing.T) {
 		}
 	}
 }
+
+// What waits to be sent again is due once a test has shown that the receiver answers.
+func TestASuccessfulTestHurriesAReplay(t *testing.T) {
+	t.Parallel()
+	r := &Replayer{c: Config{Schedule: []time.Duration{time.Hour}}, working: map[*runner]struct{}{}}
+	now := time.Now()
+	waits := func(callback string) *runner {
+		w := &runner{callback: callback, generation: "one", cur: cursor.New(r.policy(4)), changed: make(chan struct{}, 1)}
+		w.cur.Offer(cursor.Entry{Seq: 1, Order: "a"})
+		b, _ := w.cur.Take(now, 1)
+		w.cur.Fail(b, now, cursor.Failure{Reason: "it fails"})
+		r.working[w] = struct{}{}
+		return w
+	}
+	bms, other := waits("bms"), waits("other")
+	r.Answers("bms", "one")
+	r.Answers("other", "two")
+	for w, due := range map[*runner]bool{bms: true, other: false} {
+		if woken := len(w.changed) == 1; woken != due {
+			t.Errorf("%s was woken: %t", w.callback, woken)
+		}
+		w.hurry()
+		if _, ok := w.cur.Take(time.Now(), 1); ok != due {
+			t.Errorf("of %s something is due: %t", w.callback, ok)
+		}
+	}
+}

@@ -254,7 +254,7 @@ func (s *simWorld) load() {
 		}
 		w.doc.Matched = &n
 	}
-	s.w = w
+	s.w, s.r.working = w, map[*runner]struct{}{w: {}}
 	s.turns, s.stopTurns = context.WithCancel(context.Background())
 	s.life, s.stopLife = context.WithCancel(context.Background())
 	live := places.Join("shop", simKey, func() {})
@@ -337,6 +337,7 @@ func (s *simWorld) run(most time.Duration) {
 			w.judge(a)
 		case <-timer.C:
 		case <-w.changed:
+			w.hurry()
 			w.retarget()
 		case <-s.gone:
 			s.change(func(cb *relay.Callback, _ *relay.Client) { cb.Disabled = &relay.Disabled{} })
