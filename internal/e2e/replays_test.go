@@ -358,7 +358,7 @@ func (w *replays) attribute(of func(loggedEvent) string) (values []string) {
 	return values
 }
 
-// refusals checks what is no replay, and says so.
+// refusals checks what is no replay, and says so, and what is just one.
 func (w *replays) refusals() {
 	w.t.Helper()
 	for _, c := range []struct {
@@ -367,7 +367,8 @@ func (w *replays) refusals() {
 		says   string
 	}{
 		{map[string]any{}, 422, "selects everything"},
-		{map[string]any{"until": "2030-01-01T00:00:00Z"}, 422, "selects everything"},
+		{map[string]any{"changedOnly": true, "dryRun": true}, 200, "matched"},
+		{map[string]any{"dryRun": true}, 200, "matched"},
 		{map[string]any{"types": []string{"audatex.nothing"}}, 422, "/types/0"},
 		{map[string]any{"events": []string{"site-01-gone-1"}}, 422, "/events/0"},
 		{map[string]any{"since": "2020-01-01T00:00:00Z", "until": "soon"}, 422, "/until"},
