@@ -14,13 +14,7 @@ const (
 	chunkWords = 1 << chunkBits / 64
 )
 
-func newPositions(seqs ...uint64) *positions {
-	p := &positions{chunks: map[uint64]*[chunkWords]uint64{}}
-	for _, seq := range seqs {
-		p.set(seq, true)
-	}
-	return p
-}
+func newPositions() *positions { return &positions{chunks: map[uint64]*[chunkWords]uint64{}} }
 
 // set has a position be a member or not.
 func (p *positions) set(seq uint64, member bool) {

@@ -235,11 +235,13 @@ func (s *simWorld) load() {
 	for _, lane := range s.lanes {
 		lanes = append(lanes, lane)
 	}
-	policy, err := s.r.policy(1), error(nil)
+	policy := s.r.policy(1)
 	if w.cur = cursor.New(policy); s.document != nil {
-		if w.cur, err = cursor.Load(policy, *s.document, lanes, time.Now()); err != nil {
+		cur, err := cursor.Load(policy, *s.document, lanes, time.Now())
+		if err != nil {
 			s.t.Fatal(err)
 		}
+		w.cur = cur
 	}
 	w.atHand.Join(s.r.memory)
 	w.sel = &selection{events: s.log, doc: &w.doc}
