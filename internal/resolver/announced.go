@@ -1,8 +1,12 @@
 package resolver
 
 import (
+	"cmp"
 	"slices"
 	"sync"
+	"time"
+
+	"github.com/audatex-relay/relay/internal/each"
 )
 
 // maxAnnounced bounds how many pages of one connection are remembered by their sequences; a page holds up
@@ -12,22 +16,28 @@ const maxAnnounced = 64
 // announced holds the pages of a connection that the inbox's tail has delivered. The tail misses none, so
 // there is no other page between two that are listed here.
 type announced struct {
-	mu   sync.Mutex
-	top  uint64
-	seqs []uint64 // rising
-	lost uint64   // pages at or below it may have been forgotten
+	mu    sync.Mutex
+	top   uint64
+	pages []announcedPage // rising
+	lost  uint64          // pages at or below it may have been forgotten
+}
+
+// announcedPage is a page's sequence and when it was announced.
+type announcedPage struct {
+	seq uint64
+	at  time.Time
 }
 
 // add records a page. One that is not above all others is known already.
-func (a *announced) add(seq uint64) {
+func (a *announced) add(seq uint64, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if seq <= a.top {
 		return
 	}
 	a.top = seq
-	if a.seqs = append(a.seqs, seq); len(a.seqs) > maxAnnounced {
-		a.lost, a.seqs = a.seqs[0], slices.Delete(a.seqs, 0, 1)
+	if a.pages = append(a.pages, announcedPage{seq, now}); len(a.pages) > maxAnnounced {
+		a.lost, a.pages = a.pages[0].seq, slices.Delete(a.pages, 0, 1)
 	}
 }
 
@@ -43,10 +53,26 @@ func (a *announced) highest() uint64 {
 func (a *announced) after(read uint64) (seqs []uint64, complete bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	n, found := slices.BinarySearch(a.seqs, read)
+	a.pages = slices.Delete(a.pages, 0, a.through(read))
+	return each.Of(a.pages, func(p announcedPage) uint64 { return p.seq }), read >= a.lost
+}
+
+// unread returns how many pages above the given one are known, and when the first of them was announced.
+func (a *announced) unread(read uint64) (n int, since time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	above := a.pages[a.through(read):]
+	if len(above) == 0 {
+		return 0, time.Time{}
+	}
+	return len(above), above[0].at
+}
+
+// through returns how many pages are at or below the given one; mu is held.
+func (a *announced) through(read uint64) int {
+	n, found := slices.BinarySearchFunc(a.pages, read, func(p announcedPage, seq uint64) int { return cmp.Compare(p.seq, seq) })
 	if found {
 		n++
 	}
-	a.seqs = slices.Delete(a.seqs, 0, n)
-	return slices.Clone(a.seqs), read >= a.lost
+	return n
 }

@@ -3,6 +3,7 @@ package resolver
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -28,7 +29,7 @@ func TestAnnouncedPagesAreAllThereAre(t *testing.T) {
 					told = there[:len(told)+1]
 				}
 				if len(told) > 0 {
-					a.add(told[len(told)-1])
+					a.add(told[len(told)-1], time.Time{})
 				}
 			case "read":
 				seqs, complete := a.after(read)

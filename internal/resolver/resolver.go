@@ -121,6 +121,7 @@ func New(c Config) *Resolver {
 	r.cursors = cursorstore.New(c.Store, store.InboxCursors, c.Log)
 	r.loader = loader{r: r, turn: make(chan struct{}, 1)}
 	r.roster = roster.New(roster.Config[*runner]{Connections: c.Store.Connections, Make: r.newRunner, Log: c.Log})
+	c.Metrics.resolver.Store(r)
 	return r
 }
 

@@ -50,6 +50,7 @@ type runner struct {
 	publishingSite sync.Mutex // serializes publishUnknownSite
 	self           selfRetry
 	unlisted       unlistedCount
+	shown          shown
 
 	arrival  *arrival      // nil unless the cursor is being loaded
 	cursor   *storedCursor // nil until it is loaded
@@ -84,7 +85,7 @@ func (r *Resolver) newRunner(lease *shard.Lease, c relay.Connection, _ bool, wak
 
 // stored records that a page is there. It may be called from any goroutine.
 func (r *runner) stored(seq uint64) {
-	r.announced.add(seq)
+	r.announced.add(seq, r.cfg.Now())
 	r.wake()
 }
 
@@ -111,7 +112,7 @@ func (r *runner) Turn(ctx context.Context) (time.Duration, bool) {
 	r.takeEvents(ctx)
 	wait, err := r.step(ctx)
 	if err == nil {
-		return wait, true
+		return min(wait, r.show(ctx)), true
 	}
 	r.logEnd(ctx, r.end(ctx, err))
 	return 0, false

@@ -197,7 +197,10 @@ func (h *house) vendorFaults() []fault {
 				h.vendor.close()
 				return h.vendor.open
 			},
-			fires: []string{"RelayVendorCircuitOpen", "RelayPollsLate"}, late: true, may: []string{"RelayReplicaPollsLate", "RelayConnectionPollsLate", "RelayGapSuspected"},
+			fires: []string{"RelayVendorCircuitOpen", "RelayPollsLate"}, late: true, may: []string{
+				"RelayReplicaPollsLate", "RelayConnectionPollsLate", "RelayGapSuspected", "RelayNotificationsWaiting",
+				"RelayConnectionNotificationsWaiting",
+			},
 			shows: map[int]string{3: `(leeds|york|ripon|whitby): [1-9]`},
 			leads: map[string]string{"RelayVendorCircuitOpen": `audatex_relay_vendor_circuit_open\{.*\} 1`, "RelayPollsLate": `"lastError":"[^"]+"`},
 		},
@@ -309,7 +312,10 @@ func (h *house) diskFaults(disk string) []fault {
 			},
 			fires: []string{"RelayDiskNearlyFull", "RelayStoreFailing"}, late: true,
 			leads: map[string]string{"RelayDiskNearlyFull": `\{.*job=relay-small.*\} 0(\.0\d+)?\b`, "RelayStoreFailing": `[^\n]*\bfull\b[^\n]*|audatex_relay_store_failing\{.*job=relay-small.*\} 1`},
-			may:   []string{"RelayReplicasMissing", "RelayShardWithoutOwner", "RelayPollsLate", "RelayConnectionPollsLate"},
+			may: []string{
+				"RelayReplicasMissing", "RelayShardWithoutOwner", "RelayPollsLate", "RelayConnectionPollsLate",
+				"RelayNotificationsWaiting", "RelayConnectionNotificationsWaiting",
+			},
 		},
 	}
 }
@@ -333,7 +339,11 @@ func (h *house) clusterFaults(cluster *natstest.Cluster) []fault {
 			name: "two of three NATS servers are lost", inject: lose(0, 1), fires: []string{"RelayStoreFailing"}, late: true,
 			holds: 45 * time.Second, shows: map[int]string{1: `value: [1-9]`}, // until the leases have ended
 			leads: map[string]string{"RelayStoreFailing": `audatex_relay_store_failing\{.*job=relay-cluster.*\} 1`},
-			may:   []string{"RelayShardWithoutOwner", "RelayPollsLate", "RelayReplicaPollsLate", "RelayConnectionPollsLate", "RelayReplicasMissing", "RelayDeliverySlow", "RelayGapSuspected"},
+			may: []string{
+				"RelayShardWithoutOwner", "RelayPollsLate", "RelayReplicaPollsLate", "RelayConnectionPollsLate",
+				"RelayReplicasMissing", "RelayDeliverySlow", "RelayGapSuspected", "RelayDeliveryStopped",
+				"RelayNotificationsWaiting", "RelayConnectionNotificationsWaiting",
+			},
 		},
 		{
 			name: "one of three replicas is killed",

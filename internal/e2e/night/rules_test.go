@@ -66,12 +66,12 @@ func troubled(t testing.TB, env map[string]string) *house {
 		t.Fatal(err)
 	}
 	h.foreign()
-	h.refusePolls("filey")
+	h.refuse("filey")
 	return h
 }
 
-// refusePolls has the vendor answer 503 to every poll of a site's connection.
-func (h *house) refusePolls(site string) {
+// refuse has the vendor answer 503 to every poll of a site's connection, and to every reading of an order of another site.
+func (h *house) refuse(site string) {
 	h.t.Helper()
 	path := sandbox.APIPath + "/v1/bmsapi/site/subscriptions/"
 	for _, subscription := range h.sandbox.Subscriptions() {
@@ -79,7 +79,14 @@ func (h *house) refusePolls(site string) {
 			path += subscription.ID + "/"
 		}
 	}
-	if err := h.sandbox.SetFaults(sandbox.Faults{Share503: 1, Paths: []string{path}}); err != nil {
+	const order = "5f0c0000-0000-4000-8000-000000000001"
+	if err := h.sandbox.SetFaults(
+		sandbox.Faults{Share503: 1, Paths: []string{path}},
+		sandbox.Faults{Share503: 1, Paths: []string{sandbox.APIPath + "/v1/bmsapi/partsorders/" + order}},
+	); err != nil {
+		h.t.Fatal(err)
+	}
+	if _, err := h.sandbox.CreateOrder(vendorSite("leeds"), sandbox.OrderOptions{ID: order}); err != nil {
 		h.t.Fatal(err)
 	}
 }
