@@ -150,6 +150,7 @@ func TestScalingShortensTimesAndNothingElse(t *testing.T) {
 		`min by (job) (audatex_relay_age_seconds) > 900`:        `min by (job) (audatex_relay_age_seconds) > 15`,
 		`audatex_relay_store_full_in_seconds < 3600`:            `audatex_relay_store_full_in_seconds < 3600`,
 		`count(audatex_relay_age_seconds > 120) / count(a) > 2`: `count(audatex_relay_age_seconds > 2) / count(a) > 2`,
+		`changes(audatex_relay_start_seconds[1h]) > 3`:          `changes(audatex_relay_start_seconds[1m]) > 3`,
 		`rate(a[10s] offset 1h) > 0.5`:                          `rate(a[1s] offset 1m) > 0.5`,
 	} {
 		tree, err := language.ParseExpr(from)

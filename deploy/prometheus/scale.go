@@ -82,6 +82,10 @@ func comparesAge(e parser.Expr) bool {
 			if node.Op == parser.COUNT {
 				return fmt.Errorf("a count is no age") // ends the search below it
 			}
+		case *parser.Call:
+			if node.Func.Name == "changes" {
+				return fmt.Errorf("a number of changes is no age")
+			}
 		}
 		return nil
 	})
