@@ -11,8 +11,15 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// fullAt is the share of a limit, or of a disk, from which on it is trouble.
-const fullAt = 0.9
+// fullAt is the share of a stream's limit from which on it is trouble, as for the alert.
+const fullAt = 0.85
+
+// scarce reports whether so little room is free that it is trouble, as for the alert: a tenth of a large disk is enough,
+// and a small one may be half full for ever.
+func scarce(free, total uint64) bool {
+	share := float64(free) / float64(total)
+	return share < 0.1 && free < 10<<30 || share < 0.25 && free < 1<<30
+}
 
 // storage looks at whether the store takes writes, and for how long it has room.
 func (d *Doctor) storage(ctx context.Context) []Check {
@@ -38,9 +45,18 @@ func (d *Doctor) storage(ctx context.Context) []Check {
 		found = append(found, Unknown(Storage, "account", "it has no storage limit in NATS, so nothing can warn before the servers' disks are full: "+
 			"set one (docs/nats.md, Room)"))
 	case most > 0:
-		found = append(found, full(Storage, "account", used, most, "raise the account's storage limit in NATS, or shorten RELAY_RETENTION"))
+		found = append(found, accountRoom(used, most))
 	}
 	return found
+}
+
+// accountRoom judges the room that the account has left.
+func accountRoom(used, most uint64) Check {
+	finding := fmt.Sprintf("%s of %s are used", bytesOf(used), bytesOf(most))
+	if scarce(most-min(used, most), most) {
+		return Wrong(Storage, "account", finding, "raise the account's storage limit in NATS, or shorten RELAY_RETENTION")
+	}
+	return Fine(Storage, "account", finding)
 }
 
 // full judges how much of a limit is used.
@@ -61,7 +77,7 @@ func DiskRoom(dir string) Check {
 	size := uint64(disk.Bsize)
 	free, total := disk.Bavail*size, disk.Blocks*size
 	finding := fmt.Sprintf("%s of %s are free on the disk of the data directory", bytesOf(free), bytesOf(total))
-	if float64(free) < (1-fullAt)*float64(total) && free < 10<<30 || free < 1<<30 {
+	if scarce(free, total) {
 		return Wrong(Storage, "disk", finding, "make room, use a larger volume, or shorten RELAY_RETENTION: below 64 MiB the relay reads nothing from the vendor")
 	}
 	return Fine(Storage, "disk", finding)
