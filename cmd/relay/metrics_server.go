@@ -19,17 +19,19 @@ const (
 	scrapeTimeout = 10 * time.Second
 )
 
-// metricsServer serves /metrics, to those who show the token if there is one.
-func metricsServer(registry *prometheus.Registry, token relay.Secret, doors *ingress.Metrics, log *slog.Logger) *http.Server {
+// metricsServer serves /metrics, to those who show the token if there is one; then the Guard asks for it.
+func metricsServer(registry *prometheus.Registry, token relay.Secret, doors *ingress.Metrics, log *slog.Logger) (*http.Server, *ingress.Guard) {
+	var guard *ingress.Guard
 	var scrapes http.Handler = promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		Registry: registry, EnableOpenMetrics: true, MaxRequestsInFlight: scrapesAtOnce, Timeout: scrapeTimeout,
 	})
 	if !token.Empty() {
-		scrapes = ingress.NewGuard(token.Reveal(), scrapes, doors, log)
+		guard = ingress.NewGuard(token.Reveal(), scrapes, doors, log)
+		scrapes = guard
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", scrapes)
 	return &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
-	}
+	}, guard
 }

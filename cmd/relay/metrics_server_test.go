@@ -32,10 +32,12 @@ func TestMetricsToken(t *testing.T) {
 		body, _ := io.ReadAll(w.Body)
 		return w.Code, string(body), w.Header()
 	}
-	if code, body, _ := read(metricsServer(prometheus.NewRegistry(), relay.Secret{}, doors, log).Handler, ""); code != http.StatusOK {
+	open, _ := metricsServer(prometheus.NewRegistry(), relay.Secret{}, doors, log)
+	if code, body, _ := read(open.Handler, ""); code != http.StatusOK {
 		t.Errorf("without a token: %d %s", code, body)
 	}
-	guarded := metricsServer(registry, relay.NewSecret(token), doors, log).Handler
+	server, guard := metricsServer(registry, relay.NewSecret(token), doors, log)
+	guarded := server.Handler
 	for authorization, says := range map[string]string{
 		"": "RELAY_METRICS_TOKEN", "Bearer": "RELAY_METRICS_TOKEN", "Basic " + token: "RELAY_METRICS_TOKEN",
 		"Bearer " + token + "x": "not that of", "Bearer a": "not that of",
@@ -57,5 +59,16 @@ func TestMetricsToken(t *testing.T) {
 	code, body, _ := read(guarded, "bearer "+token)
 	if code != http.StatusOK || !strings.Contains(body, "audatex_relay_build_info") {
 		t.Errorf("with the token: %d %s", code, body)
+	}
+
+	const next = "the-next-token-for-the-scraper"
+	if guard.Renew(token) || !guard.Renew(next) {
+		t.Error("the same token is another, or another the same")
+	}
+	if code, _, _ := read(guarded, "Bearer "+next); code != http.StatusOK {
+		t.Errorf("with the next token: %d", code)
+	}
+	if code, _, _ := read(guarded, "Bearer "+token); code == http.StatusOK {
+		t.Error("the token before is still taken")
 	}
 }

@@ -97,8 +97,9 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	running.Go(serving, "the HTTP API", func(ctx context.Context) error {
 		return ingress.Serve(ctx, httpapi.NewServer(front, log), api)
 	})
+	scraped, guard := metricsServer(registry, relay.NewSecret(c.MetricsToken), doors, log)
 	running.Go(serving, "the metrics", func(ctx context.Context) error {
-		return ingress.Serve(ctx, metricsServer(registry, relay.NewSecret(c.MetricsToken), doors, log), metrics)
+		return ingress.Serve(ctx, scraped, metrics)
 	})
 
 	// The store.
@@ -294,6 +295,15 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	if c.AdminTokenFile != "" || c.AdminTokensFile != "" {
 		running.Go(serving, "the administrators' tokens", always(func(ctx context.Context) {
 			settings.Follow(ctx, log, c.Rereads, "the administrators' tokens", c.ReadAdmins, func(read []access.Admin) { admins.Renew(read, log) })
+		}))
+	}
+	if c.MetricsTokenFile != "" {
+		running.Go(serving, "the token of /metrics", always(func(ctx context.Context) {
+			settings.Follow(ctx, log, c.Rereads, "the token of /metrics", c.ReadMetricsToken, func(token string) {
+				if guard.Renew(token) {
+					log.Warn("the token of /metrics has changed")
+				}
+			})
 		}))
 	}
 	if c.CallbackCAFile != "" {

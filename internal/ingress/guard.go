@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,7 +16,7 @@ import (
 
 // Guard serves /metrics only to callers that show its token. It slows down those that guess.
 type Guard struct {
-	token   [sha256.Size]byte // its hash, so that comparing takes the same time for every length
+	token   atomic.Pointer[[sha256.Size]byte] // its hash, so that comparing takes the same time for every length
 	inner   http.Handler
 	log     *slog.Logger
 	guesses *Guesses
@@ -25,10 +26,19 @@ type Guard struct {
 
 // NewGuard returns a Guard of inner, which counts refused requests with metrics.
 func NewGuard(token string, inner http.Handler, metrics *Metrics, log *slog.Logger) *Guard {
-	return &Guard{
-		token: sha256.Sum256([]byte(token)), inner: inner, log: log, guesses: NewGuesses(0),
+	g := &Guard{
+		inner: inner, log: log, guesses: NewGuesses(0),
 		missing: metrics.FailureCounter("metrics", "missing"), wrong: metrics.FailureCounter("metrics", "token"),
 	}
+	g.Renew(token)
+	return g
+}
+
+// Renew has the Guard ask for another token from now on. It returns whether it is another.
+func (g *Guard) Renew(token string) bool {
+	hash := sha256.Sum256([]byte(token))
+	before := g.token.Swap(&hash)
+	return before == nil || *before != hash
 }
 
 // ServeHTTP implements http.Handler.
@@ -40,7 +50,7 @@ func (g *Guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	hash := sha256.Sum256([]byte(shown))
-	if subtle.ConstantTimeCompare(hash[:], g.token[:]) == 1 {
+	if subtle.ConstantTimeCompare(hash[:], g.token.Load()[:]) == 1 {
 		g.inner.ServeHTTP(w, r)
 		return
 	}

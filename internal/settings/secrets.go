@@ -189,6 +189,17 @@ func (s Serving) readAdmins(t *texts) ([]access.Admin, error) {
 	return admins, nil
 }
 
+// ReadMetricsToken reads the token of /metrics from its file. It may be called more than once.
+func (s Serving) ReadMetricsToken() (string, error) {
+	admins, err := s.ReadAdmins()
+	if err != nil {
+		return "", err
+	}
+	s.MetricsToken = "" // as it was read before
+	err = s.readMetricsToken(&texts{}, admins)
+	return s.MetricsToken, err
+}
+
 // readMetricsToken reads the token that /metrics asks for, if there is one. Whoever scrapes must not be able to administer.
 func (s *Serving) readMetricsToken(t *texts, admins []access.Admin) error {
 	const name = "RELAY_METRICS_TOKEN"

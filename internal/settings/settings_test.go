@@ -263,6 +263,18 @@ func TestMetricsToken(t *testing.T) {
 	if c, err := s.Check(); err != nil || c.MetricsToken != "a-token-for-the-scraper" {
 		t.Errorf("from a file: %q, %v", c.MetricsToken, err)
 	}
+	checked, err := s.Check()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for content, want := range map[string]string{"the-next-token-for-the-scraper\n": "the-next-token-for-the-scraper", "short": "", testAdminToken: "", "": ""} {
+		if err := os.WriteFile(s.MetricsTokenFile, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := checked.ReadMetricsToken(); want != "" && got != want || (want == "") != (err != nil) {
+			t.Errorf("%q is read again as %q, %v", content, got, err)
+		}
+	}
 	s.MetricsToken = "a-token-for-the-scraper"
 	if _, err := s.Check(); err == nil || !strings.HasPrefix(err.Error(), "RELAY_METRICS_TOKEN: ") {
 		t.Errorf("from both: %v", err)
