@@ -71,9 +71,15 @@ func (o Outcome) String() string {
 
 // Overloaded reports whether the receiver, or what stands before it, has said that it cannot take so much now.
 func (a *Attempt) Overloaded() bool {
-	switch a.Status {
+	return asksToWait(a.Status) && (a.Outcome == Throttled || a.Outcome == Refused)
+}
+
+// asksToWait reports whether a status means that a server, or what stands before it, cannot answer for now. Its Retry-After
+// is honoured.
+func asksToWait(status int) bool {
+	switch status {
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return a.Outcome == Throttled || a.Outcome == Refused
+		return true
 	}
 	return false
 }
@@ -84,7 +90,7 @@ type Attempt struct {
 	Outcome    Outcome
 	Status     int            // of the response; 0 if there was none
 	Duration   time.Duration  // from At until the response was read or given up
-	RetryAfter time.Duration  // with Throttled and TokenFailed: the requested wait, up to MaxRetryAfter; 0 if there is none
+	RetryAfter time.Duration  // with 429, 502, 503, 504 and TokenFailed: the requested wait, up to MaxRetryAfter; 0 if there is none
 	Error      string         // what went wrong, in the relay's words; empty on Success
 	Excerpt    string         // the beginning of the body of a response that is not 2xx, printable, at most 256 bytes
 	RemoteAddr netip.AddrPort // the receiver or the proxy; zero if never connected
@@ -120,14 +126,14 @@ func (a *Attempt) answered(h *head) {
 	switch code := a.Status; {
 	case code == http.StatusGone:
 		a.fail(Gone, status+": the receiver wants no more events")
-	case code == http.StatusTooManyRequests || code == http.StatusServiceUnavailable:
+	case asksToWait(code):
 		wait, ok := retryAfter(h.retryAfter, h.date, a.At)
-		if !ok && code == http.StatusServiceUnavailable {
-			a.fail(Refused, status)
-			return
-		}
 		a.RetryAfter = wait
-		a.fail(Throttled, status)
+		if code == http.StatusTooManyRequests || ok && code == http.StatusServiceUnavailable {
+			a.fail(Throttled, status)
+		} else { // a gateway that fails, whatever it says about when to come back
+			a.fail(Refused, status)
+		}
 	case code >= 300 && code <= 399:
 		a.fail(Refused, status+": redirects are not followed")
 	default:

@@ -228,7 +228,7 @@ func (h *head) field(line []byte, long bool) {
 		h.connection(value)
 	case is(name, "Content-Encoding"):
 		h.compressed = h.compressed || len(value) > 0 && !is(value, "identity")
-	case h.status != 429 && h.status != 503:
+	case !asksToWait(h.status):
 		return
 	case is(name, "Retry-After") && h.retryAfter == "":
 		h.retryAfter = short(value)

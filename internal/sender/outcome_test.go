@@ -45,6 +45,11 @@ func TestOutcomesOfAnswers(t *testing.T) {
 		{503, "0", sender.Throttled, 0},
 		{503, "7200", sender.Throttled, 2 * time.Hour},
 		{503, "9999999", sender.Throttled, sender.MaxRetryAfter},
+		{502, "", sender.Refused, 0},
+		{502, "60", sender.Refused, time.Minute},
+		{504, "60", sender.Refused, time.Minute},
+		{504, "nonsense", sender.Refused, 0},
+		{500, "60", sender.Refused, 0},
 		{599, "", sender.Refused, 0},
 	}
 	s := newSender(t, nil)

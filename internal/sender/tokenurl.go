@@ -108,7 +108,7 @@ func refusal(e *oauth2.RetrieveError) error {
 		failure.reason += ": redirects are not followed"
 	}
 	h := e.Response.Header
-	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
+	if asksToWait(status) {
 		failure.retryAfter, _ = retryAfter(h.Get("Retry-After"), h.Get("Date"), time.Now())
 	}
 	return failure
