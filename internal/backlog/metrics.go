@@ -47,7 +47,7 @@ var (
 
 	congestedDesc = desc("audatex_relay_callback_congested", "1 while a callback is slowed down because its receiver asks for less, or has as many orders in retry as it may; absent otherwise.")
 
-	certificateDesc = desc("audatex_relay_callback_certificate_expires_seconds", "Time until the certificate of a callback's receiver ends, from 30 days before, as its last connection showed; negative once it has ended; absent otherwise.")
+	certificateDesc = desc("audatex_relay_callback_certificate_expires_seconds", "Time until the certificate of a callback's receiver ends, from 30 days or the last quarter of its life before, as its last connection showed; negative once it has ended; absent otherwise.")
 )
 
 func desc(name, help string, more ...string) *prometheus.Desc {

@@ -102,9 +102,15 @@ func (d *Deliverer) Test(
 	return d.sender.Send(ctx, request), nil
 }
 
-// CertificateEnds returns when the certificate of a callback's receiver ends, if that is within 30 days or over.
+// CertificateEnds returns when the certificate of a callback's receiver ends, if that is soon or over.
 func (d *Deliverer) CertificateEnds(t *Target) (time.Time, bool) {
-	return d.sender.CertificateEnds(t.Key)
+	return d.sender.CertificateEnds(t.Key, time.Now())
+}
+
+// Release forgets what is remembered of a callback for which nothing more is sent from here.
+func (d *Deliverer) Release(t *Target) {
+	d.Forget(t.Callback.ID)
+	d.sender.Forget(t.Key)
 }
 
 // ErrBusy reports that the client has as many attempts under way as it may have.

@@ -286,7 +286,7 @@ func (d *Dispatcher) release(cb *callback) {
 	cb.cancel()
 	cb.sending.test.End(cb.sending.place)
 	cb.sending.place.Leave()
-	d.conf.Deliverer.Forget(cb.id)
+	d.conf.Deliverer.Release(cb.target)
 	d.conf.Deliverer.Memory.Join(-1)
 }
 

@@ -22,7 +22,9 @@ type conn struct {
 	under  []*records
 	remote netip.AddrPort
 	trust  *tls.Config // that the receiver's certificate was judged by; nil without TLS
-	peeked [len("HTTP/1.1 408")]byte
+	// receiver is TLS with the receiver; nil without it, also where there is TLS with the proxy.
+	receiver *tls.Conn
+	peeked   [len("HTTP/1.1 408")]byte
 	// searched are the values of steady headers in which no secret was found (shown.go).
 	searched [3]string
 

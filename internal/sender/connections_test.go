@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
@@ -590,5 +591,28 @@ func TestProxyByTLS(t *testing.T) {
 	}
 	if conns.Load() != 1 || connects.Load() != 1 || forwards.Load() != 3 {
 		t.Errorf("%d connections, %d tunnels, %d forwarded", conns.Load(), connects.Load(), forwards.Load())
+	}
+
+	// The proxy's certificate is not the receiver's: not where there is no other, nor where it is refused itself.
+	late := time.Now().AddDate(100, 0, 0)
+	test := func(address string) (a sender.Attempt, certificates int) {
+		var seen sender.Inspection
+		r := request(address)
+		r.Callback, r.Inspect = address, &seen
+		a = s.Send(t.Context(), r)
+		if _, known := s.CertificateEnds(address, late); known != (len(seen.Certificates) > 0) {
+			t.Errorf("%s: %d certificates are shown, and the end of one is known: %t", address, len(seen.Certificates), known)
+		}
+		return a, len(seen.Certificates)
+	}
+	if a, n := test("https://example.com/"); a.Status != 204 || n == 0 {
+		t.Errorf("by TLS: %+v, %d certificates", a, n)
+	}
+	if a, n := test("http://lan.example/"); a.Status != 202 || n != 0 {
+		t.Errorf("without TLS: %+v, %d certificates", a, n)
+	}
+	s.Trust(x509.NewCertPool())
+	if a, n := test("https://example.com/another"); a.Outcome != sender.ConnectFailed || n != 0 {
+		t.Errorf("with a proxy that is not trusted: %+v, %d certificates", a, n)
 	}
 }

@@ -110,7 +110,7 @@ func (d *dialer) reach(ctx context.Context, target *url.URL, k key, p *Phases) (
 			if plain {
 				return nil
 			}
-			return d.handshake(c, target.Hostname(), p)
+			return d.handshakeReceiver(c, target.Hostname(), p)
 		})
 	}
 
@@ -137,7 +137,7 @@ func (d *dialer) reach(ctx context.Context, target *url.URL, k key, p *Phases) (
 		if err := d.tunnel(c, hostPort(target)); err != nil {
 			return err
 		}
-		return d.handshake(c, target.Hostname(), p)
+		return d.handshakeReceiver(c, target.Hostname(), p)
 	})
 }
 
@@ -189,6 +189,15 @@ func (d *dialer) prepare(ctx context.Context, c *conn, do func() error) (*conn, 
 		return nil, err
 	}
 	return c, nil
+}
+
+// handshakeReceiver is the handshake with the receiver, after that with the proxy if there is one.
+func (d *dialer) handshakeReceiver(c *conn, host string, p *Phases) error {
+	err := d.handshake(c, host, p)
+	if err == nil {
+		c.receiver = c.rw.(*tls.Conn)
+	}
+	return err
 }
 
 // handshake puts TLS on top of a connection. It has a time limit of its own.

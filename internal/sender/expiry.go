@@ -2,59 +2,72 @@ package sender
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 )
 
-// Certificates that end within endsSoon are remembered, of this many callbacks. A forgotten one is noted again with the
-// next connection.
-const (
-	endsSoon    = 30 * 24 * time.Hour
-	maxExpiring = 16 << 10
-)
+// maxCallbacks bounds of how many callbacks something is remembered that is found again when it was forgotten: their
+// receivers' certificates, and their tokens.
+const maxCallbacks = 16 << 10
 
-// certificates remembers the certificates of receivers that end soon, or have ended, by callback.
-type certificates struct{ ends *lru.Cache[string, time.Time] }
+// longestLead is how long before its end a certificate is shown. One whose whole life is short is shown for the last
+// quarter of it: it is replaced more often than others.
+const longestLead = 30 * 24 * time.Hour
+
+// certificates remembers the lives of the receivers' certificates, by callback.
+type certificates struct{ lives *lru.Cache[string, life] }
+
+type life struct{ begins, ends time.Time }
 
 func newCertificates() certificates {
-	ends, _ := lru.New[string, time.Time](maxExpiring) // it fails only without a size
-	return certificates{ends}
+	lives, _ := lru.New[string, life](maxCallbacks) // it fails only without a size
+	return certificates{lives}
 }
 
 // connected notes a new connection of a callback, and refused one that failed because of the receiver's certificate.
 func (s certificates) connected(callback string, c *conn) {
-	secured, ok := c.rw.(*tls.Conn)
-	if !ok {
-		s.ends.Remove(callback)
+	if c.receiver == nil {
+		s.lives.Remove(callback)
 		return
 	}
-	s.note(callback, secured.ConnectionState())
+	s.note(callback, c.receiver.ConnectionState().PeerCertificates)
 }
 
 func (s certificates) refused(callback string, err error) {
-	if _, proxy := errors.AsType[*tunnelError](err); proxy {
-		return
-	}
-	if failed, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		s.note(callback, tls.ConnectionState{PeerCertificates: failed.UnverifiedCertificates})
+	s.note(callback, refusedCertificates(err))
+}
+
+func (s certificates) note(callback string, presented []*x509.Certificate) {
+	if len(presented) > 0 {
+		s.lives.Add(callback, life{presented[0].NotBefore, presented[0].NotAfter})
 	}
 }
 
-func (s certificates) note(callback string, shown tls.ConnectionState) {
-	if len(shown.PeerCertificates) == 0 {
-		return
+// refusedCertificates returns the receiver's certificates that a connection has failed for. Those of the proxy are none.
+func refusedCertificates(err error) []*x509.Certificate {
+	if _, proxy := errors.AsType[*tunnelError](err); proxy {
+		return nil
 	}
-	if ends := shown.PeerCertificates[0].NotAfter; time.Until(ends) < endsSoon {
-		s.ends.Add(callback, ends)
-	} else {
-		s.ends.Remove(callback)
+	if failed, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return failed.UnverifiedCertificates
 	}
+	return nil
 }
 
 // CertificateEnds returns when the certificate of a callback's receiver ends, as its last connection showed, if that is
-// within 30 days or over. Callback is the Request's.
-func (s *Sender) CertificateEnds(callback string) (time.Time, bool) {
-	return s.certificates.ends.Peek(callback)
+// soon or over. Callback is the Request's.
+func (s *Sender) CertificateEnds(callback string, now time.Time) (time.Time, bool) {
+	of, known := s.certificates.lives.Peek(callback)
+	soon := min(of.ends.Sub(of.begins)/4, longestLead)
+	return of.ends, known && of.ends.Sub(now) < soon
+}
+
+// Forget forgets what is known of a callback: its receiver's certificate, and its token with the credentials for it. Callback is
+// the Request's.
+func (s *Sender) Forget(callback string) {
+	s.certificates.lives.Remove(callback)
+	s.tokens.forget(callback)
 }

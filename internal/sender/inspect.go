@@ -2,9 +2,7 @@ package sender
 
 import (
 	"bytes"
-	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -65,15 +63,15 @@ func (i *Inspection) sending(r *Request, head []byte) {
 
 // connected notes the certificates of a connection.
 func (i *Inspection) connected(c *conn) {
-	if secured, ok := c.rw.(*tls.Conn); ok {
-		i.note(secured.ConnectionState().PeerCertificates)
+	if c.receiver != nil {
+		i.note(c.receiver.ConnectionState().PeerCertificates)
 	}
 }
 
-// refused notes the certificates that a connection failed for.
+// refused notes the receiver's certificates that a connection failed for.
 func (i *Inspection) refused(err error) {
-	if failed, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		i.note(failed.UnverifiedCertificates)
+	if refused := refusedCertificates(err); len(refused) > 0 {
+		i.note(refused)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
 )
 
 const (
@@ -22,8 +24,7 @@ const (
 	maxRenewAhead = time.Minute
 	maxTokenSkew  = 5 * time.Second
 
-	maxTokens   = 16 << 10 // callbacks with a token; a forgotten one is got again
-	maxRenewals = 16       // in the background at the same time, beside what attempts wait for
+	maxRenewals = 16 // in the background at the same time, beside what attempts wait for
 )
 
 // tokens has the access tokens of callbacks. A callback has one token, which its attempts share. At
@@ -37,8 +38,8 @@ type tokens struct {
 
 	mu       sync.Mutex
 	closed   bool
-	of       map[string]*tokenOf // by Request.Callback
-	renewals int                 // under way in the background
+	of       *lru.Cache[string, *tokenOf] // by Request.Callback
+	renewals int                          // under way in the background
 }
 
 // tokenOf is what is known of one callback's token.
@@ -75,7 +76,8 @@ type tokenError struct {
 func (e *tokenError) Error() string { return e.reason }
 
 func newTokens(get func(context.Context, string, *ClientCredentials) (*accessToken, error)) *tokens {
-	t := &tokens{get: get, of: map[string]*tokenOf{}}
+	of, _ := lru.New[string, *tokenOf](maxCallbacks) // it fails only without a size
+	t := &tokens{get: get, of: of}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	return t
 }
@@ -141,20 +143,16 @@ func (t *tokens) refused(callback string, c *ClientCredentials, token *accessTok
 
 // about returns what is known of a callback's token. Other credentials start without a token.
 func (t *tokens) about(callback string, c *ClientCredentials) *tokenOf {
-	of := t.of[callback]
-	if of != nil && of.credentials == *c {
+	if of, known := t.of.Get(callback); known && of.credentials == *c {
 		return of
 	}
-	if of == nil && len(t.of) >= maxTokens {
-		for other := range t.of {
-			delete(t.of, other)
-			break
-		}
-	}
-	of = &tokenOf{credentials: *c}
-	t.of[callback] = of
+	of := &tokenOf{credentials: *c}
+	t.of.Add(callback, of)
 	return of
 }
+
+// forget forgets a callback's token and credentials. A request for a token that is under way ends in vain.
+func (t *tokens) forget(callback string) { t.of.Remove(callback) }
 
 // renewLocked begins to get another token while the present one is in use.
 func (t *tokens) renewLocked(callback string, of *tokenOf, now time.Time) {
@@ -214,8 +212,13 @@ func (s *Sender) sendWithToken(ctx context.Context, r *Request, a *Attempt) {
 	s.send(ctx, r, a)
 }
 
-// failToken sets the outcome of an attempt for which there is no token.
+// failToken sets the outcome of an attempt for which there is no token. If the receiver has refused the one that was kept,
+// what it answered stays: its status is 401.
 func (s *Sender) failToken(ctx context.Context, r *Request, err error, a *Attempt) {
+	why := "the token URL: "
+	if a.Status == http.StatusUnauthorized {
+		why = "the receiver refused the token, and for another one " + why
+	}
 	a.Excerpt = ""
 	switch failed, ok := err.(*tokenError); { //nolint:errorlint // nobody wraps it
 	case ctx.Err() != nil:
@@ -224,8 +227,8 @@ func (s *Sender) failToken(ctx context.Context, r *Request, err error, a *Attemp
 		a.fail(Cancelled, "the relay is stopping")
 	case ok:
 		a.RetryAfter = failed.retryAfter
-		a.fail(TokenFailed, "the token URL: "+failed.reason)
+		a.fail(TokenFailed, why+failed.reason)
 	default:
-		a.fail(TokenFailed, "the token URL: no answer within "+r.timeout().String())
+		a.fail(TokenFailed, why+"no answer within "+r.timeout().String())
 	}
 }

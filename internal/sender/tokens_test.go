@@ -184,7 +184,7 @@ func TestRefusedTokenIsReplacedOnce(t *testing.T) {
 		Auth: WithToken(ClientCredentials{TokenURL: auth.URL, ID: "relay", Secret: "client-secret"}),
 	}
 	send := func() Attempt {
-		if of := s.tokens.of["cb"]; of != nil {
+		if of, known := s.tokens.of.Peek("cb"); known {
 			of.token.got = time.Time{} // one that was got a moment ago would not be replaced
 		}
 		return s.Send(t.Context(), r)
@@ -203,5 +203,17 @@ func TestRefusedTokenIsReplacedOnce(t *testing.T) {
 	}
 	if strings.Contains(a.Excerpt, "access-token") {
 		t.Errorf("the excerpt tells the token: %s", a.Excerpt)
+	}
+	// If another one cannot be got, the attempt says both: what the receiver answered, and what the token URL did.
+	auth.Close()
+	a = send()
+	if a.Outcome != TokenFailed || a.Status != http.StatusUnauthorized || attempts.Load() != 6 ||
+		!strings.HasPrefix(a.Error, "the receiver refused the token, and for another one the token URL: ") {
+		t.Errorf("%+v after %d requests", a, attempts.Load())
+	}
+	// Nothing of a callback that is gone stays.
+	s.Forget("cb")
+	if s.tokens.of.Len() != 0 {
+		t.Error("a forgotten callback has a token")
 	}
 }
