@@ -18,6 +18,8 @@ const (
 	countEvery = 10 * time.Second
 	// maxCounted bounds how many orders with more waiting than their lanes list are counted for one callback.
 	maxCounted = 16
+	// maxSampled is how many events are looked at for a filter that subjects cannot express.
+	maxSampled = 1000
 )
 
 // Estimate is what is known of the events that wait unread for one callback.
@@ -25,6 +27,7 @@ type Estimate struct {
 	density    float64   // share of the log's entries that are the callback's own, as seen while reading, or counted
 	lastRead   time.Time // log time of the last event offered
 	counted    time.Time // when what waits unread was last counted
+	none       bool      // nothing was found then
 	unlisted   int       // events behind what lanes list, as counted at unlistedAt
 	unlistedAt time.Time
 	oldest     uint64 // the oldest event that waits, of which oldestAt is known
@@ -77,7 +80,7 @@ func (e *Estimate) Read(at time.Time) { e.lastRead = at }
 
 // Passed notes that so many of the log's positions were passed, and how many of them were the callback's own.
 func (e *Estimate) Passed(positions, own uint64) {
-	e.density = min(float64(own)/float64(positions), 1)
+	e.density, e.none = min(float64(own)/float64(positions), 1), false
 }
 
 // State is where a callback is.
@@ -109,7 +112,7 @@ func (e *Estimate) Waiting(s State, now time.Time) (Waiting, Question) {
 	if s.Behind && s.Log > s.Cursor.Position() {
 		if unread := s.Log - min(s.Log, s.Offered); unread > 0 {
 			n := math.Round(float64(unread) * e.density)
-			if s.Halted { // it left the shared reader at an event that was its own
+			if s.Halted && !e.none { // it left the shared reader at an event that was its own
 				n = max(n, 1)
 			}
 			w.Events += int(n)
@@ -159,6 +162,7 @@ type Question struct {
 	unlisted      []cursor.Refill // lanes whose unlisted events must be counted
 	oldest        uint64          // 0, or the event whose age must be known
 
+	counted        bool
 	waiting        uint64
 	waitingSince   time.Time
 	unlistedEvents int
@@ -174,9 +178,8 @@ func (q *Question) Generation() string { return q.target.Callback.Generation }
 // Ask asks the log. What it cannot tell now stays as it was.
 func (q *Question) Ask(ctx context.Context, events *store.Events) {
 	if filters, none := q.target.Subjects(""); q.from > 0 && !none {
-		n, since, err := events.Waiting(ctx, q.from, filters)
-		if q.waiting, q.waitingSince = n, since; err != nil {
-			q.waiting = 0
+		if n, since, err := q.count(ctx, events, q.from, filters); err == nil {
+			q.counted, q.waiting, q.waitingSince = true, n, since
 		}
 	}
 	for _, lane := range q.unlisted {
@@ -184,7 +187,7 @@ func (q *Question) Ask(ctx context.Context, events *store.Events) {
 		if none {
 			continue
 		}
-		n, _, err := events.Waiting(ctx, lane.From, filters)
+		n, _, err := q.count(ctx, events, lane.From, filters)
 		if err != nil {
 			q.unlisted = nil // what was counted before holds
 			break
@@ -198,8 +201,36 @@ func (q *Question) Ask(ctx context.Context, events *store.Events) {
 	}
 }
 
+// count counts the callback's events from a position on, of which filters select at least all, and returns when the log took the
+// first of them. Status and change are no part of a subject: where the callback's filter asks for them the first events are
+// looked at, and as many of the others are taken to be the callback's own.
+func (q *Question) count(ctx context.Context, events *store.Events, from uint64, filters []string) (uint64, time.Time, error) {
+	if f := &q.target.Callback.Filter; len(f.OrderStatuses) == 0 && !f.ChangedOnly {
+		return events.Waiting(ctx, from, filters)
+	}
+	heads, more, err := events.ScanHeads(ctx, from, filters, maxSampled)
+	if err != nil {
+		return 0, time.Time{}, err
+	}
+	var own uint64
+	var since time.Time
+	for _, head := range heads {
+		if ev := delivery.EventOf(head); q.target.Matches(&ev) {
+			if own++; own == 1 {
+				since = head.Time
+			}
+		}
+	}
+	if !more || own == 0 {
+		return own, since, nil
+	}
+	all, _, err := events.Waiting(ctx, from, filters)
+	return max(all*own/uint64(len(heads)), own), since, err
+}
+
 // Learn notes what the log has answered.
 func (e *Estimate) Learn(q *Question, now time.Time) {
+	e.none = q.counted && q.waiting == 0 || !q.counted && e.none
 	if q.waiting > 0 {
 		e.Passed(q.through-q.from+1, q.waiting)
 		if e.lastRead.IsZero() {
