@@ -68,8 +68,8 @@ const (
 // notification records that it was published. If a crash prevents that, the event is found in the
 // log.
 func (r *runner) publishUnknownSite(ctx context.Context, doc relay.Unresolved, revision uint64) error {
-	r.publishingSite.Lock()
-	defer r.publishingSite.Unlock()
+	r.asides.publishing.Lock()
+	defer r.asides.publishing.Unlock()
 	since, published, many := r.asides.unknownSite(doc.VendorSite)
 	if published {
 		return nil

@@ -34,7 +34,8 @@ func (r reason) endsWithConsent() bool { return r == reasonForbidden || r == rea
 // all that come later, as it is the one that sets notifications aside. What operators remove is noticed
 // when it is retried.
 type asides struct {
-	mu             sync.Mutex
+	publishing     sync.Mutex // serializes publishUnknownSite
+	mu             sync.Mutex // of all below
 	byID           map[string]*aside
 	byOrder        map[string]map[string]*aside
 	unknown        map[string]*unknownSite // by the vendor's id

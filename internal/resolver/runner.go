@@ -46,11 +46,10 @@ type runner struct {
 	asked     chan chan progress // requests for the progress; answered once the cursor is loaded
 	ended     chan struct{}      // closed when the runner has ended
 
-	asides         asides
-	publishingSite sync.Mutex // serializes publishUnknownSite
-	self           selfRetry
-	unlisted       unlistedCount
-	shown          shown
+	asides   asides
+	self     selfRetry
+	unlisted unlistedCount
+	shown    shown
 
 	arrival  *arrival      // nil unless the cursor is being loaded
 	cursor   *storedCursor // nil until it is loaded

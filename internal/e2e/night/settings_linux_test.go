@@ -60,6 +60,11 @@ func (h *house) startFaults(s *silence) []fault {
 func (h *house) lastingFaults() []fault {
 	return []fault{{
 		name: "orders cannot be read", inject: h.setFaults(sandbox.Faults{Share503: 1, Operations: []sandbox.Operation{sandbox.OpReadOrder}}),
+		fires: []string{"RelayNotificationsWaiting", "RelayConnectionNotificationsWaiting"},
+		leads: map[string]string{
+			"RelayNotificationsWaiting":           `audatex_relay_notifications_oldest_waiting_seconds\{.*\} [1-9]`,
+			"RelayConnectionNotificationsWaiting": `audatex_relay_notifications_oldest_waiting_seconds\{.*\} [1-9]`,
+		},
 		late: true, holds: 75 * time.Second, shows: map[int]string{7: `value: 0\.\d`},
 	}, {
 		name: "a receiver answers 503 until no attempt is left",
