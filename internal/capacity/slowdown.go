@@ -242,20 +242,6 @@ func (pl *Place) EndHold(now time.Time) {
 	}
 }
 
-// Held returns until when the receiver has held attempts back; zero if it has not lately.
-func (pl *Place) Held(now time.Time) time.Time {
-	s := pl.callback.slow.Load()
-	if s == nil {
-		return time.Time{}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.limit > 0 || s.heldUntil.After(now) {
-		return now
-	}
-	return s.heldUntil
-}
-
 // Wait returns how long the callback's rate, and its receiver if that is overloaded, ask to wait before the next attempt
 // begins.
 func (pl *Place) Wait(now time.Time) time.Duration {

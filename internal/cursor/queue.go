@@ -52,6 +52,7 @@ type lane struct {
 	attempts     int
 	spent        bool
 	failingSince time.Time
+	healed       time.Time // when its head was last accepted after a failure; not stored
 	reason       string
 	reasonSince  time.Time
 	next         time.Time // by the schedule

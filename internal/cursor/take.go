@@ -24,6 +24,9 @@ type Batch struct {
 	FailingSince time.Time
 	Reason       string
 	ReasonSince  time.Time
+	// Healed is when an earlier entry of the lane was accepted after failures, if nothing has failed since: until then
+	// this one had to wait. It is zero if that was not seen by this Cursor.
+	Healed time.Time
 
 	id uint64
 }
@@ -89,7 +92,7 @@ func (c *Cursor) Take(now time.Time, most int) (Batch, bool) {
 	if l := q.lane; l != nil {
 		b.Attempt = l.attempts + 1
 		q.early = l.early && l.next.After(now)
-		b.FailingSince, b.Reason, b.ReasonSince = l.failingSince, l.reason, l.reasonSince
+		b.FailingSince, b.Reason, b.ReasonSince, b.Healed = l.failingSince, l.reason, l.reasonSince, l.healed
 	}
 	b.LastTry = !b.Probe && !q.early && c.lastTry(q.lane)
 	c.place(q)
@@ -163,7 +166,10 @@ func (c *Cursor) Succeed(b Batch, now time.Time) int {
 	}
 	q.items = q.items[n:]
 	if l := q.lane; l != nil {
-		*l = lane{admitted: l.admitted, openFrom: l.openFrom, openLast: l.openLast,
+		if !l.failingSince.IsZero() {
+			l.healed = now
+		}
+		*l = lane{admitted: l.admitted, openFrom: l.openFrom, openLast: l.openLast, healed: l.healed,
 			known: l.known, version: l.version, stored: l.stored, listed: l.listed, handed: l.handed}
 		c.touchLane(q)
 	}

@@ -21,7 +21,14 @@ type Metrics struct {
 
 	inTime, late prometheus.Counter
 	unread       prometheus.Counter
+	leftOut      [2]prometheus.Counter // byReceiver, byVendor
 }
+
+// Why events are left out where deliveries in time are counted.
+const (
+	byReceiver = iota
+	byVendor
+)
 
 // NewMetrics registers them; nil: they are kept and shown to nobody.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
@@ -36,14 +43,19 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	deliveries := f.NewCounterVec(prometheus.CounterOpts{Name: "audatex_relay_deliveries_total", Help: "Deliveries that ended, by how."}, []string{"status"})
 	punctual := f.NewCounterVec(prometheus.CounterOpts{
 		Name: "audatex_relay_slo_events_total",
-		Help: "Events delivered to receivers that did not fail meanwhile, by whether that was within 60 seconds of receipt.",
+		Help: "Events delivered to receivers that did not fail meanwhile, by whether that was within 60 seconds of receipt. Late is what the relay itself has delayed by more.",
 	}, []string{"in_time"})
+	leftOut := f.NewCounterVec(prometheus.CounterOpts{
+		Name: "audatex_relay_slo_left_out_events_total",
+		Help: "Delivered events that audatex_relay_slo_events_total leaves out, by who held them back: the receiver (or its callback's owner), or the vendor.",
+	}, []string{"by"})
 	m := &Metrics{
 		unread: f.NewCounter(prometheus.CounterOpts{
 			Name: "audatex_relay_expired_unread_total",
 			Help: "Events that left the log before they were read for a callback, by estimate: at least one of each stretch.",
 		}),
 		inTime: punctual.WithLabelValues("true"), late: punctual.WithLabelValues("false"),
+		leftOut:  [...]prometheus.Counter{byReceiver: leftOut.WithLabelValues("receiver"), byVendor: leftOut.WithLabelValues("vendor")},
 		attempts: map[sender.Outcome]prometheus.Counter{}, deliveries: map[relay.DeliveryStatus]prometheus.Counter{},
 		took: histogram("audatex_relay_attempt_duration_seconds", "Time from the beginning of an attempt until its answer was read or given up.",
 			[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}),

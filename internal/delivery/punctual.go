@@ -1,36 +1,51 @@
 package delivery
 
-import "time"
+import (
+	"time"
+
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/trouble"
+)
 
 // InTime is how long after the relay has received it an event must have been delivered to a receiver that does not fail.
 const InTime = time.Minute
 
-// Excuse is until when the events of one callback were received that may be delivered late for a reason that is the
-// receiver's or its owner's: an attempt failed, it was paused or disabled, it was registered later. It belongs to the
-// goroutine that delivers.
-type Excuse struct{ until time.Time }
-
-// Until excuses all events that were received until then.
-func (e *Excuse) Until(t time.Time) {
-	if t.After(e.until) {
-		e.until = t
-	}
-}
-
-// Punctual counts whether an event that was delivered now was delivered in time, unless there is an excuse for it. While
-// a receiver catches up with excused events, those that wait behind them are excused as well.
-func (m *Metrics) Punctual(e *Excuse, ev *Event, now time.Time) {
+// Punctual counts whether an event that was delivered now, by the batch, was delivered in time. Late is what the relay
+// itself has delayed for longer than InTime. What was delayed by others, or came while its receiver failed, is left
+// out: they are the vendor until the event was in the log, and since then the receiver or the callback's owner, whose
+// troubles are given.
+func (m *Metrics) Punctual(ev *Event, b *cursor.Batch, troubles *trouble.Times, now time.Time) {
 	received := ev.ReceivedAt
 	if received.IsZero() { // of an event without a notification
 		received = ev.Time
 	}
-	inTime := now.Sub(received) <= InTime
+	took, held := now.Sub(received), heldBack(ev.Time, b, troubles, now)
 	switch {
-	case received.After(e.until) && inTime:
-		m.inTime.Inc()
-	case received.After(e.until):
+	case took-ev.Held-held > InTime:
 		m.late.Inc()
-	case !inTime:
-		e.Until(now)
+	case held > 0:
+		m.leftOut[byReceiver].Inc()
+	case took > InTime:
+		m.leftOut[byVendor].Inc()
+	default:
+		m.inTime.Inc()
 	}
+}
+
+// heldBack returns for how long an event that came to the log at a time was held back by its receiver or its callback's
+// owner: by what they did to all events, or to its own order.
+func heldBack(came time.Time, b *cursor.Batch, troubles *trouble.Times, now time.Time) time.Duration {
+	var held time.Duration
+	if !troubles.None() {
+		held = troubles.Within(came, now)
+	}
+	if since := b.FailingSince; !since.IsZero() {
+		if came.After(since) {
+			since = came
+		}
+		held = max(held, now.Sub(since))
+	} else if !b.Healed.IsZero() {
+		held = max(held, b.Healed.Sub(came))
+	}
+	return held
 }

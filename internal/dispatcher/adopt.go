@@ -13,6 +13,7 @@ import (
 	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/internal/trouble"
 )
 
 const (
@@ -166,7 +167,11 @@ func (l *loop) adoptWatermark(ctx context.Context, mark *cursorstore.Watermark) 
 func (d *Dispatcher) newCallback(t *delivery.Target, s *cursorstore.Stored, epoch uint64, mark cursorstore.Watermark, f *found) *callback {
 	now, cb := time.Now(), &t.Callback
 	c := &callback{id: cb.ID, gen: cb.Generation, log: d.conf.Log.With("callback", cb.ID), target: t}
-	c.sending.shown.excuse.Until(cb.CreatedAt)
+	troubles := &c.sending.shown.troubles
+	troubles.Wait(trouble.Ever, cb.CreatedAt)
+	if cb.Paused || cb.Disabled != nil || t.Orphaned {
+		troubles.Began(trouble.Ever)
+	}
 	c.storing.stored = storedState{s.Handle, d.conf.Deliverer.Recorder(cb.ID, cb.Generation)}
 	policy := d.conf.policyOf(*cb)
 	cur, err := s.Restore(policy, cb.Generation, now)
@@ -181,7 +186,9 @@ func (d *Dispatcher) newCallback(t *delivery.Target, s *cursorstore.Stored, epoc
 		f.clamped = append(f.clamped, store.CallbackCursor(cb.ID))
 	}
 	carried := cur.Carried()
-	if !carried.Behind {
+	if carried.Behind { // it was so before, and what kept it is not known
+		troubles.Wait(trouble.Ever, now)
+	} else {
 		cur.Advance(mark.Base)
 		carried.Behind = cur.Position() < mark.Highest // loaded after the watermark has moved: that does not cover this one
 	}
@@ -192,9 +199,6 @@ func (d *Dispatcher) newCallback(t *delivery.Target, s *cursorstore.Stored, epoc
 	c.cur = cur
 	c.storing.covered, c.storing.durable = !carried.Behind, cur.Position()
 	since := cur.Health().FailingSince
-	if !since.IsZero() {
-		c.sending.shown.excuse.Until(now)
-	}
 	if tooLong := !since.IsZero() && now.Sub(since) >= d.conf.DisableAfter; resumed || tooLong && cb.Disabled == nil {
 		cur.ResumeAll(now) // resumed while nobody delivered, or nobody delivered for days: it gets its chance
 	}

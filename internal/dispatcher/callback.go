@@ -120,9 +120,6 @@ func (c *core) wakeAt(cb *callback, at time.Time) {
 // setTarget takes a changed configuration.
 func (c *core) setTarget(cb *callback, t *delivery.Target) {
 	halted := c.halted(cb) // until now
-	if halted {
-		cb.sending.shown.excuse.Until(c.now)
-	}
 	resumed := cb.target != nil && t.Callback.Resumed > cb.target.Callback.Resumed
 	cb.target = t
 	cb.cur.SetPolicy(c.conf.policyOf(t.Callback))
@@ -146,6 +143,7 @@ func (c *core) setTarget(cb *callback, t *delivery.Target) {
 	} else if halted {
 		cb.cur.ForgetFailingSince() // nothing could be sent
 	}
+	c.noteTrouble(cb)
 }
 
 // resumeAll makes all that waits of a callback due, slowly at first.

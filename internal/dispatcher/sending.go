@@ -30,10 +30,11 @@ func (c *core) nextJob(cb *callback, j *job, hasPlace bool) *job {
 	if c.halted(cb) || !c.valid || c.now.Before(s.retryAt) || s.waiting || len(cb.storing.records) >= 2*window(*of) {
 		return nil
 	}
-	if s.place.Wait(c.now) > 0 {
+	if at, ok := cb.cur.NextDue(c.now); !ok || at.After(c.now) {
 		return nil
 	}
-	if at, ok := cb.cur.NextDue(c.now); !ok || at.After(c.now) {
+	if wait := s.place.Wait(c.now); wait > 0 {
+		s.shown.troubles.Wait(c.now, c.now.Add(wait))
 		return nil
 	}
 	if !hasPlace && !s.place.Take() {
@@ -150,6 +151,9 @@ func (c *core) judge(j *job) {
 	default: // all the others are failures, and the schedule's affair
 		c.failed(j, ev, record)
 	}
+	if j.Sent.Outcome != sender.Success || !cb.sending.shown.troubles.None() {
+		c.noteTrouble(cb)
+	}
 }
 
 // notMade puts back what was taken for an attempt that was not made.
@@ -169,7 +173,7 @@ func (c *core) succeeded(j *job, ev *delivery.Event, record relay.AttemptRecord)
 	cb := j.cb
 	if c.closeAll(j, &record, relay.DeliveryDelivered) {
 		c.metrics.Delivered(ev, c.now)
-		c.punctual(cb, ev)
+		c.metrics.Punctual(ev, &j.batch, &cb.sending.shown.troubles, c.now)
 	}
 	cb.cur.Succeed(j.batch, c.now)
 	c.record(cb, record)
@@ -182,7 +186,7 @@ func (c *core) succeeded(j *job, ev *delivery.Event, record relay.AttemptRecord)
 // failed lets the cursor decide by the retry schedule (internal/cursor) when there is another attempt, if there is one.
 func (c *core) failed(j *job, ev *delivery.Event, record relay.AttemptRecord) {
 	cb := j.cb
-	cb.sending.shown.failed(j.Sent.Outcome, c.now)
+	cb.sending.shown.failure = j.Sent.Outcome
 	r := cb.cur.Fail(j.batch, c.now, cursor.Failure{Reason: j.Reason(), RetryAfter: j.Sent.RetryAfter})
 	h := cb.cur.Health() // with this failure, also if nothing waits after it
 	switch r.Outcome {

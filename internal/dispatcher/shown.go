@@ -1,34 +1,26 @@
 package dispatcher
 
 import (
-	"time"
-
 	"github.com/audatex-relay/relay/internal/backlog"
 	"github.com/audatex-relay/relay/internal/cursor"
-	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/sender"
+	"github.com/audatex-relay/relay/internal/trouble"
 )
 
 // shown is what is remembered of a callback for the metrics alone.
 type shown struct {
-	failure sender.Outcome  // of the last attempt that failed; 0: none has here
-	excuse  delivery.Excuse // for deliveries that are late
+	failure  sender.Outcome // of the last attempt that failed; 0: none has here
+	troubles trouble.Times  // in which the relay is not to blame for what is late
 }
 
-// failed notes a failed attempt.
-func (s *shown) failed(o sender.Outcome, now time.Time) {
-	s.failure = o
-	s.excuse.Until(now)
-}
-
-// punctual counts whether an event was delivered in time. A hold by the callback's rate or its receiver does not count.
-func (c *core) punctual(cb *callback, ev *delivery.Event) {
-	s := &cb.sending
-	s.shown.excuse.Until(s.place.Held(c.now))
-	if others := cb.cur.Unsettled() > cb.cur.InFlight(); others && s.place.RateWait(c.now) > 0 {
-		s.shown.excuse.Until(c.now)
+// noteTrouble notes whether what waits for a callback is delayed by its receiver or its owner. A rate, or a wait that the
+// receiver asks for, is noted where it is met (nextJob).
+func (c *core) noteTrouble(cb *callback) {
+	since := cb.cur.Health().FailingSince
+	if since.IsZero() && (c.halted(cb) || cb.cur.Congested()) {
+		since = c.now
 	}
-	c.metrics.Punctual(&s.shown.excuse, ev, c.now)
+	cb.sending.shown.troubles.Note(since, c.now, cb.reading.source == readsShared && cb.cur.Unsettled() == 0)
 }
 
 // condition returns what the metrics show of a callback.

@@ -177,7 +177,7 @@ func (p *Publisher) append(ctx context.Context, a *appender, n *relay.Received) 
 	}
 	ev.Status, ev.Changed = a.status, a.changed
 	if n != nil {
-		ev.CreatedAt, ev.ReceivedAt = at, n.Info.ReceivedAt
+		ev.CreatedAt, ev.ReceivedAt, ev.Held = at, n.Info.ReceivedAt, n.Held
 	}
 	position, err := p.c.Store.Events.Publish(ctx, ev, ref, a.position)
 	if err != nil {

@@ -52,6 +52,8 @@ type Event struct {
 	// for other events. They are in the message's headers, so that latencies can be measured
 	// without reading the body.
 	CreatedAt, ReceivedAt time.Time `json:"-"`
+	// Held is how much of the time since ReceivedAt the vendor could not be asked about the order, or refused it.
+	Held time.Duration `json:"-"`
 	// Status and Changed are what filters look at (Traits), of an event about an order. They are in
 	// the headers as well.
 	Status  string `json:"-"`

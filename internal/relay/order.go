@@ -145,6 +145,7 @@ type Received struct {
 	Seq        uint64 // of the page in the inbox
 	Index      int    // of the notification in the page
 	Info       NotificationInfo
+	Held       time.Duration // how much of the time since it was received it has waited for the vendor
 }
 
 // Entry returns the notification's place in its connection's inbox as one rising number.

@@ -110,10 +110,7 @@ func (r *Resolver) retryOrder(ctx context.Context, c relay.Connection, ids []str
 	if len(retried) == 0 {
 		return
 	}
-	received := make([]relay.Received, len(retried))
-	for i, s := range retried {
-		received[i] = s.item.received()
-	}
+	received := r.receivedAside(retried)
 	first := retried[0].item
 	outcome, err := r.read(ctx, first.site, first.order, received, ask)
 	for _, s := range retried {

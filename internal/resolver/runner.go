@@ -15,6 +15,7 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/internal/trouble"
 )
 
 const (
@@ -56,7 +57,7 @@ type runner struct {
 	inbox    reader
 	underWay underWay
 	flushed  time.Time // when the cursor was stored last
-	trouble  storeTrouble
+	trouble  troubles
 }
 
 // underWay is what a runner has begun and not ended.
@@ -65,6 +66,12 @@ type underWay struct {
 	giveUp  context.CancelFunc
 	workers sync.WaitGroup
 	results chan *result // made when the first batch begins
+}
+
+// troubles are those of the store and of the vendor.
+type troubles struct {
+	storeTrouble
+	vendor trouble.Times // when the vendor kept what waits from being resolved
 }
 
 // storeTrouble keeps a runner from hammering a store in trouble.
@@ -78,7 +85,7 @@ func (r *Resolver) newRunner(lease *shard.Lease, c relay.Connection, _ bool, wak
 	return &runner{
 		Resolver: r, lease: lease, connection: c.ID, generation: c.Generation, log: r.log.With("connection", c.ID, "shard", lease.Shard()),
 		wake: wake, asked: make(chan chan progress, 1), ended: make(chan struct{}),
-		trouble: storeTrouble{Backoff: backoff.Backoff{Least: 100 * time.Millisecond, Most: 5 * time.Second}},
+		trouble: troubles{storeTrouble: storeTrouble{Backoff: backoff.Backoff{Least: 100 * time.Millisecond, Most: 5 * time.Second}}},
 	}
 }
 
@@ -198,6 +205,7 @@ func (r *runner) load(ctx context.Context) (time.Duration, error) {
 	}
 	r.trouble.Reset()
 	r.cursor = found.cursor
+	r.noteVendor(r.cfg.Now())
 	r.inbox = reader{store: r.store, connection: r.connection, generation: r.generation, cursor: r.cursor, head: found.head, asides: &r.asides}
 	for _, a := range found.asides {
 		r.asides.put(a)
@@ -240,12 +248,12 @@ func (r *runner) turn(ctx context.Context, now time.Time) error {
 		if !ok {
 			break
 		}
-		items := r.inbox.hold(b)
+		items, held := r.inbox.hold(b), r.heldBack(b, now)
 		if r.underWay.results == nil {
 			r.underWay.results = make(chan *result, r.cfg.Concurrency)
 		}
 		r.start(ctx, func() {
-			res := r.resolveBatch(ctx, b, items)
+			res := r.resolveBatch(ctx, b, items, held)
 			r.underWay.results <- &res
 		})
 	}
@@ -330,6 +338,7 @@ func (r *runner) finish(ctx context.Context, res *result) {
 	case batchStopped:
 		r.cursor.Release(b)
 	}
+	r.noteVendor(now)
 }
 
 // pause keeps the runner from hammering a store in trouble.
@@ -376,7 +385,7 @@ func cutLane(lane string) (site, order string) {
 	return site, order
 }
 
-// received is a notification as the publisher takes it.
+// received is a notification as the publisher takes it, not held back so far.
 func (i *item) received() relay.Received {
 	return relay.Received{Connection: i.connection, Seq: i.page, Index: i.index, Info: i.info}
 }

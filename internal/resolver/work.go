@@ -10,7 +10,6 @@ import (
 
 	"github.com/audatex-relay/relay/internal/audatex"
 	"github.com/audatex-relay/relay/internal/cursor"
-	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
@@ -49,7 +48,7 @@ var errLapsed = errors.New("the lease on the shard is not valid")
 
 // resolveBatch resolves the notifications of one order. Waiting for a slot and for the vendor's turn ends
 // with ctx, what has begun with the runner's work.
-func (r *runner) resolveBatch(ctx context.Context, b cursor.Batch, items []*item) result {
+func (r *runner) resolveBatch(ctx context.Context, b cursor.Batch, items []*item, held heldBack) result {
 	select {
 	case r.slots <- struct{}{}:
 		defer func() { <-r.slots }()
@@ -59,7 +58,7 @@ func (r *runner) resolveBatch(ctx context.Context, b cursor.Batch, items []*item
 	if !r.lease.Await(ctx) { // the slot took its time
 		return result{batch: b, outcome: batchStopped}
 	}
-	res := r.resolve(r.underWay.ctx, b, items, r.askFor(ctx))
+	res := r.resolve(r.underWay.ctx, b, items, held, r.askFor(ctx))
 	if r.underWay.ctx.Err() != nil && res.outcome != batchResolved && res.outcome != batchHandled {
 		res = result{outcome: batchStopped} // what failed, failed because of that
 	}
@@ -67,7 +66,7 @@ func (r *runner) resolveBatch(ctx context.Context, b cursor.Batch, items []*item
 	return res
 }
 
-func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item, ask fetchOrder) result {
+func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item, held heldBack, ask fetchOrder) result {
 	if err := fetch(ctx, r.store, r.connection, r.generation, b.Seqs, items); err != nil {
 		return result{outcome: batchStoreFailed, err: err}
 	}
@@ -97,7 +96,7 @@ func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item, ask
 	if err != nil {
 		return result{outcome: batchStoreFailed, err: err}
 	}
-	received := slices.Concat(each.Of(prior, func(s shelved) relay.Received { return s.item.received() }), each.Of(waiting, (*item).received))
+	received := slices.Concat(r.receivedAside(prior), receivedOf(waiting, held))
 	if len(prior) > 0 {
 		slices.SortFunc(received, func(a, b relay.Received) int { return cmp.Compare(a.Entry(), b.Entry()) })
 	}
@@ -170,7 +169,7 @@ func (r *Resolver) read(ctx context.Context, site, order string, received []rela
 		if len(received) == 0 {
 			return readUnnecessary, nil
 		}
-		answer, err := ask(order)
+		answer, err := r.asked(ask, order, pos.Waiting)
 		outcome := audatex.OutcomeOf(err)
 		r.cfg.Metrics.resolves.WithLabelValues(outcome.String()).Inc()
 		switch {

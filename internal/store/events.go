@@ -26,6 +26,9 @@ const (
 	// event, RFC 3339.
 	HeaderCreatedAt  = "Relay-Created-At"
 	HeaderReceivedAt = "Relay-Received-At"
+	// HeaderHeld is for how many seconds the notification behind an event was held because the vendor could not be
+	// asked about the order, or refused it. It is not there if that was less than a second.
+	HeaderHeld = "Relay-Held"
 	// HeaderStatus is the order's status, escaped as a segment of a path is. It is not there if the
 	// order has none, or one that is longer than any filter may name.
 	HeaderStatus = "Relay-Status"
@@ -49,6 +52,7 @@ type Stored struct {
 	Action string // "created" or "updated"; empty for an operational event
 	// CreatedAt and ReceivedAt are those of the notification behind the event; zero without one.
 	CreatedAt, ReceivedAt time.Time
+	Held                  time.Duration // of the time since it was received: waiting for the vendor
 	// Status and Changed are those of relay.Traits.
 	Status  string
 	Changed bool
@@ -105,6 +109,9 @@ func (e *Events) Publish(ctx context.Context, ev relay.Event, ref InboxRef, expe
 	if !ev.ReceivedAt.IsZero() {
 		m.Header.Set(HeaderCreatedAt, relay.FormatTime(ev.CreatedAt))
 		m.Header.Set(HeaderReceivedAt, relay.FormatTime(ev.ReceivedAt))
+		if ev.Held >= time.Second {
+			m.Header.Set(HeaderHeld, strconv.FormatInt(int64(ev.Held/time.Second), 10))
+		}
 	}
 	if n := len(ev.Status); n > 0 && n <= relay.MaxStatus {
 		m.Header.Set(HeaderStatus, url.PathEscape(ev.Status))
@@ -237,6 +244,10 @@ func AsEvent(m Message) Stored {
 	if at := m.Header.Get(HeaderReceivedAt); at != "" {
 		ev.ReceivedAt, _ = time.Parse(time.RFC3339, at) // likewise
 		ev.CreatedAt, _ = time.Parse(time.RFC3339, m.Header.Get(HeaderCreatedAt))
+		if held := m.Header.Get(HeaderHeld); held != "" {
+			seconds, _ := strconv.ParseUint(held, 10, 31) // likewise
+			ev.Held = time.Duration(seconds) * time.Second
+		}
 	}
 	ev.Status, _ = url.PathUnescape(m.Header.Get(HeaderStatus)) // likewise
 	ev.Changed = m.Header.Get(HeaderChanged) != ""
