@@ -168,7 +168,7 @@ func TestDemoSendsToTheDevelopersReceiver(t *testing.T) {
 		w.WriteHeader(http.StatusNoContent)
 	}))
 	defer yours.Close()
-	d := startDemo(t, "--for", "3s", "--sites", "leeds", "--callback", yours.URL+"/hook")
+	d := startDemo(t, "--sites", "leeds", "--callback", yours.URL+"/hook")
 	d.until(`^  receiver +` + regexp.QuoteMeta(yours.URL) + `/hook$`)
 	h, err := standardwebhooks.NewWebhook(d.until(`^  secret +(whsec_\S+)$`)[1])
 	if err != nil {
@@ -177,7 +177,8 @@ func TestDemoSendsToTheDevelopersReceiver(t *testing.T) {
 	hook.Store(h)
 	d.until(` 418, again at \d\d:\d\d:\d\d( |$)`)
 	d.until(` 204 at attempt 2( |$)`)
-	summary := d.until(`^1 order|^\d+ orders, \d+ notifications, (\d+) events, (\d+) deliver(?:y|ies), 0 repeats$`)
+	d.interrupt()
+	summary := d.until(`^\d+ orders?, \d+ notifications?, (\d+) events?, (\d+) deliver(?:y|ies), 0 repeats$`)
 	d.until(`^lost 0, misordered 0$`)
 	if code := d.end(); code != exitOK {
 		t.Errorf("exit code %d; stderr:\n%s", code, d.stderr)

@@ -38,9 +38,6 @@ func (k Kind) Message(callback string, g Gathered, down bool) string {
 
 // Details are the details of the event. Waiting is how many events wait for the callback, as far as they have been read.
 func (k Kind) Details(g Gathered, down bool, waiting int) map[string]any {
-	if k == Disabled {
-		return map[string]any{"reason": g.Reason}
-	}
 	details := map[string]any{"since": g.Since.Format(time.RFC3339), "from": g.From, "through": g.Through}
 	if g.First != "" {
 		details["firstEvent"], details["lastEvent"] = g.First, g.Last
@@ -54,6 +51,8 @@ func (k Kind) Details(g Gathered, down bool, waiting int) map[string]any {
 		details["waiting"] = waiting
 	case Expired:
 		details["count"], details["unreadPositions"] = g.Count, g.Unread
+	case Disabled:
+		return map[string]any{"reason": g.Reason}
 	}
 	return details
 }

@@ -35,7 +35,7 @@ func (b AttemptBatch) Encode() ([]byte, error) {
 func (r *AttemptRecord) appendTo(out []byte) ([]byte, error) {
 	o := objectWriter{out: append(out, '{')}
 	o.text("event", r.Event)
-	o.whole("seq", int64(r.Seq)) //nolint:gosec // positions are below 2^63
+	o.whole("seq", int64(r.Seq)) // positions are below 2^63
 	o.text("order", r.Order)
 	o.textIfAny("site", r.Site)
 	o.textIfAny("type", r.Type)
@@ -53,7 +53,8 @@ func (r *AttemptRecord) appendTo(out []byte) ([]byte, error) {
 		phases.numberIfAny("connect", r.Phases.Connect)
 		phases.numberIfAny("tls", r.Phases.TLS)
 		phases.numberIfAny("firstByte", r.Phases.FirstByte)
-		o.out, o.err = append(phases.out, '}'), phases.err
+		phases.out = append(phases.out, '}')
+		o.out, o.err = phases.out, phases.err
 	}
 	if r.Remote.IsValid() {
 		o.name("remote")
