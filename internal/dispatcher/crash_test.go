@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/dispatcher"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
@@ -224,8 +225,9 @@ func TestLogCutOff(t *testing.T) {
 func TestStuckCallbackLetsTheWatermarkPass(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	release := make(chan struct{})
-	stuck := newReceiver(t, func(relay.Event, int) int { <-release; return 200 })
+	answer, stopped := context.WithCancel(context.Background())
+	stuck := newReceiver(t, func(relay.Event, int) int { <-answer.Done(); return 200 })
+	t.Cleanup(stopped) // before the receiver is closed, which waits for its answers
 	cb := callback("stuck", stuck.URL)
 	cb.Filter.Sites = []string{"york"}
 	b.register(cb)
@@ -243,12 +245,17 @@ func TestStuckCallbackLetsTheWatermarkPass(t *testing.T) {
 		w, _, err := b.store.Watermarks.Get(context.Background(), mark)
 		return err == nil && w.Position > held+100
 	})
-	doc, _, err := b.store.Cursors.Get(context.Background(), store.CallbackCursor("stuck"))
-	if err != nil || !doc.Behind || doc.Position >= held {
-		t.Fatalf("its document is %+v, %v", doc, err)
+	var doc cursor.Document
+	until(t, "its document is read", func() bool {
+		var err error
+		doc, _, err = b.store.Cursors.Get(context.Background(), store.CallbackCursor("stuck"))
+		return err == nil
+	})
+	if !doc.Behind || doc.Position >= held {
+		t.Fatalf("its document is %+v", doc)
 	}
 	d.crash()
 	b.start()
-	close(release)
+	stopped()
 	until(t, "it arrives after the restart", func() bool { return stuck.distinct() == 1 })
 }
