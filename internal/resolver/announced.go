@@ -18,14 +18,26 @@ const maxAnnounced = 64
 type announced struct {
 	mu    sync.Mutex
 	top   uint64
-	pages []announcedPage // rising
-	lost  uint64          // pages at or below it may have been forgotten
+	pages announcedPages
+	lost  uint64 // pages at or below it may have been forgotten
 }
 
 // announcedPage is a page's sequence and when it was announced.
 type announcedPage struct {
 	seq uint64
 	at  time.Time
+}
+
+// announcedPages are pages by rising sequence.
+type announcedPages []announcedPage
+
+// through returns how many of them are at or below a sequence.
+func (p announcedPages) through(seq uint64) int {
+	n, found := slices.BinarySearchFunc(p, seq, func(p announcedPage, seq uint64) int { return cmp.Compare(p.seq, seq) })
+	if found {
+		n++
+	}
+	return n
 }
 
 // add records a page. One that is not above all others is known already.
@@ -53,7 +65,7 @@ func (a *announced) highest() uint64 {
 func (a *announced) after(read uint64) (seqs []uint64, complete bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.pages = slices.Delete(a.pages, 0, a.through(read))
+	a.pages = slices.Delete(a.pages, 0, a.pages.through(read))
 	return each.Of(a.pages, func(p announcedPage) uint64 { return p.seq }), read >= a.lost
 }
 
@@ -61,18 +73,9 @@ func (a *announced) after(read uint64) (seqs []uint64, complete bool) {
 func (a *announced) unread(read uint64) (n int, since time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	above := a.pages[a.through(read):]
+	above := a.pages[a.pages.through(read):]
 	if len(above) == 0 {
 		return 0, time.Time{}
 	}
 	return len(above), above[0].at
-}
-
-// through returns how many pages are at or below the given one; mu is held.
-func (a *announced) through(read uint64) int {
-	n, found := slices.BinarySearchFunc(a.pages, read, func(p announcedPage, seq uint64) int { return cmp.Compare(p.seq, seq) })
-	if found {
-		n++
-	}
-	return n
 }

@@ -50,34 +50,17 @@ type Roster[R Runner] struct {
 	known  *store.Mirror[relay.Connection] // grouped by shard
 	owning [relay.Shards]chan struct{}     // full while a shard is held
 
-	mu      sync.Mutex
-	owned   map[int]*ownedShard
-	running map[string]*entry[R]
-	last    map[string]*entry[R] // the connection's newest runner that has not ended
-
-	turns turns
-}
-
-// ownedShard is one call of Own.
-type ownedShard struct {
-	ctx     context.Context
-	lease   *shard.Lease
-	runners sync.WaitGroup
-}
-
-// entry is a runner and its turns.
-type entry[R Runner] struct {
-	task
-	runner     R
-	generation string
-	ctx        context.Context
-	cancel     context.CancelFunc
-	next       *entry[R] // begins when this one has ended
+	mu   sync.Mutex
+	crew crew[R]
 }
 
 // New makes a roster that knows of nothing.
 func New[R Runner](c Config[R]) *Roster[R] {
-	r := &Roster[R]{Config: c, owned: map[int]*ownedShard{}, running: map[string]*entry[R]{}, last: map[string]*entry[R]{}}
+	r := &Roster[R]{Config: c}
+	r.crew = crew[R]{
+		newRunner: c.Make, ended: r.ended, turns: &turns{},
+		owned: map[int]*ownedShard{}, running: map[string]*entry[R]{}, last: map[string]*entry[R]{},
+	}
 	for n := range r.owning {
 		r.owning[n] = make(chan struct{}, 1)
 	}
@@ -99,20 +82,10 @@ func (r *Roster[R]) changed(before, now *store.Entry[relay.Connection]) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if now == nil {
-		r.end(before.Key)
+		r.crew.end(before.Key)
 		return
 	}
-	c := now.Value
-	switch running := r.running[c.ID]; {
-	case running != nil && running.generation == c.Generation:
-		running.runner.Change(c)
-		return
-	case running != nil: // made again under an old name
-		r.end(c.ID)
-	}
-	if h := r.owned[relay.ShardOf(c.ID)]; h != nil {
-		r.start(h, c, r.listed())
-	}
+	r.crew.change(now.Value, r.listed())
 }
 
 // listed reports whether all connections are known: whichever comes now was made just now.
@@ -128,94 +101,54 @@ func (r *Roster[R]) listed() bool {
 // Own works on the lease's shard until ctx ends: a runner for every connection of the shard, also for those
 // that come meanwhile. It returns when all of them have ended, and with them what was under way.
 func (r *Roster[R]) Own(ctx context.Context, lease *shard.Lease) error {
-	h := &ownedShard{ctx: ctx, lease: lease}
+	s := &ownedShard{ctx: ctx, lease: lease}
 	owning := r.owning[lease.Shard()]
 	select {
 	case owning <- struct{}{}: // whoever held the shard before in this process has given it up
 	case <-ctx.Done():
 		return nil
 	}
-	r.take(h)
+	r.take(s)
 	<-ctx.Done()
-	r.release(h)
+	r.release(s)
 	<-owning
-	h.runners.Wait()
+	s.runners.Wait()
 	return nil
 }
 
 // take begins to hold a shard.
-func (r *Roster[R]) take(h *ownedShard) {
+func (r *Roster[R]) take(s *ownedShard) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := h.lease.Shard()
-	r.owned[n] = h
+	n := s.lease.Shard()
+	r.crew.owned[n] = s
 	for _, c := range r.Connections(n) {
-		r.start(h, c, false)
+		r.crew.start(s, c, false)
 	}
 }
 
 // release stops holding a shard: nothing more is started for it, and its runners end.
-func (r *Roster[R]) release(h *ownedShard) {
+func (r *Roster[R]) release(s *ownedShard) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := h.lease.Shard()
-	delete(r.owned, n)
+	n := s.lease.Shard()
+	delete(r.crew.owned, n)
 	for _, id := range r.known.Keys(group(n)) {
-		r.end(id)
+		r.crew.end(id)
 	}
 }
 
-// start has a new runner work on a connection once the one before has ended; mu is held.
-func (r *Roster[R]) start(h *ownedShard, c relay.Connection, fresh bool) {
-	id := c.ID
-	ctx, cancel := context.WithCancel(h.ctx) //nolint:gosec // its last turn calls it
-	e := &entry[R]{generation: c.Generation, ctx: ctx, cancel: cancel}
-	e.runner = r.Make(h.lease, c, fresh, func() { r.turns.wake(&e.task) })
-	e.turn = func() (time.Duration, bool) { return r.turn(h, id, e) }
-	h.runners.Add(1)
-	before := r.last[id]
-	r.running[id], r.last[id] = e, e
-	if before != nil { // its last writes come before this one's first read
-		before.next = e
-		return
-	}
-	r.turns.begin(&e.task)
-}
-
-// turn is one turn of a connection's runner.
-func (r *Roster[R]) turn(h *ownedShard, id string, e *entry[R]) (time.Duration, bool) {
-	if wait, more := e.runner.Turn(e.ctx); more {
-		return wait, true
-	}
-	e.cancel()
+func (r *Roster[R]) ended(e *entry[R]) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.running[id] == e {
-		delete(r.running, id)
-	}
-	if e.next != nil {
-		r.turns.begin(&e.next.task)
-	} else {
-		delete(r.last, id)
-	}
-	h.runners.Done()
-	return 0, false
-}
-
-// end stops a connection's runner without waiting for its end; mu is held.
-func (r *Roster[R]) end(id string) {
-	if e := r.running[id]; e != nil {
-		e.cancel()
-		r.turns.wake(&e.task)
-		delete(r.running, id)
-	}
+	r.crew.remove(e)
 }
 
 // Runner returns who works on a connection here; false if nobody does.
 func (r *Roster[R]) Runner(connection string) (R, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e := r.running[connection]
+	e := r.crew.running[connection]
 	if e == nil {
 		var none R
 		return none, false
@@ -227,7 +160,7 @@ func (r *Roster[R]) Runner(connection string) (R, bool) {
 func (r *Roster[R]) Each(f func(connection string, runner R)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for id, e := range r.running {
+	for id, e := range r.crew.running {
 		f(id, e.runner)
 	}
 }

@@ -20,13 +20,8 @@ const (
 // task that waits costs no goroutine, and a turn no growing of a stack. A turn may take as long as it likes,
 // others do not wait for it.
 type turns struct {
-	mu    sync.Mutex
-	tasks int // that have not ended
-	due   agenda
-	timer *time.Timer
-	fires time.Time    // when timer does; zero: it does not
-	idle  []chan *task // workers that wait, the one used last at the end
-	since time.Time    // what late turns are rounded from
+	mu       sync.Mutex
+	schedule schedule
 }
 
 // task is one that takes turns.
@@ -52,10 +47,10 @@ const (
 func (t *turns) begin(k *task) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.tasks++; t.since.IsZero() {
-		t.since = time.Now()
+	if t.schedule.work == nil {
+		t.schedule = schedule{work: t.work, fire: t.fire, since: time.Now()}
 	}
-	t.hand(k)
+	t.schedule.begin(k)
 }
 
 // wake gives a task a turn at once, or another one after that under way. It does nothing before begin and
@@ -63,25 +58,7 @@ func (t *turns) begin(k *task) {
 func (t *turns) wake(k *task) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	switch k.phase {
-	case waiting:
-		heap.Remove(&t.due, k.index)
-		t.hand(k)
-	case atTurn:
-		k.phase = again
-	case apart, again:
-	}
-}
-
-// hand gives a task's turn to a worker; mu is held.
-func (t *turns) hand(k *task) {
-	k.phase = atTurn
-	if n := len(t.idle); n > 0 {
-		t.idle[n-1] <- k
-		t.idle = t.idle[:n-1]
-		return
-	}
-	go t.work(k)
+	t.schedule.wake(k)
 }
 
 // work takes turns until there is nothing to keep the goroutine for.
@@ -95,16 +72,67 @@ func (t *turns) work(k *task) {
 	}
 }
 
-// took notes a task's turn, and reports whether its worker will be given another: through given, which is
-// closed with the last task.
 func (t *turns) took(k *task, wait time.Duration, more bool, given chan *task) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.schedule.took(k, wait, more, given)
+}
+
+// fire gives their turns to all that are due.
+func (t *turns) fire() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.schedule.giveDue()
+}
+
+// schedule decides whose turn it is. It is used by one goroutine at a time.
+type schedule struct {
+	work func(*task) // a new worker, beginning with this task
+	fire func()      // what the timer calls
+
+	tasks int // that have not ended
+	due   agenda
+	timer *time.Timer
+	fires time.Time    // when timer does; zero: it does not
+	idle  []chan *task // workers that wait, the one used last at the end
+	since time.Time    // what late turns are rounded from
+}
+
+func (s *schedule) begin(k *task) {
+	s.tasks++
+	s.give(k)
+}
+
+func (s *schedule) wake(k *task) {
+	switch k.phase {
+	case waiting:
+		heap.Remove(&s.due, k.index)
+		s.give(k)
+	case atTurn:
+		k.phase = again
+	case apart, again:
+	}
+}
+
+// give gives a task's turn to a worker.
+func (s *schedule) give(k *task) {
+	k.phase = atTurn
+	if n := len(s.idle); n > 0 {
+		s.idle[n-1] <- k
+		s.idle = s.idle[:n-1]
+		return
+	}
+	go s.work(k)
+}
+
+// took notes a task's turn, and reports whether its worker will be given another: through given, which is
+// closed with the last task.
+func (s *schedule) took(k *task, wait time.Duration, more bool, given chan *task) bool {
 	switch {
 	case !more:
 		k.phase = apart
-		if t.tasks--; t.tasks == 0 {
-			t.rest()
+		if s.tasks--; s.tasks == 0 {
+			s.endWorkers()
 			return false
 		}
 	case k.phase == again:
@@ -112,66 +140,64 @@ func (t *turns) took(k *task, wait time.Duration, more bool, given chan *task) b
 		given <- k
 		return true
 	default:
-		k.phase, k.at = waiting, t.dueIn(wait)
-		heap.Push(&t.due, k)
-		t.arm()
+		k.phase, k.at = waiting, s.dueIn(wait)
+		heap.Push(&s.due, k)
+		s.setTimer()
 	}
-	if len(t.idle) == keptWorkers {
+	if len(s.idle) == keptWorkers {
 		return false
 	}
-	t.idle = append(t.idle, given)
+	s.idle = append(s.idle, given)
 	return true
 }
 
-// rest lets all workers end, as there is no task left; mu is held.
-func (t *turns) rest() {
-	for _, w := range t.idle {
+// endWorkers lets all workers end, as there is no task left.
+func (s *schedule) endWorkers() {
+	for _, w := range s.idle {
 		close(w)
 	}
-	t.idle = nil
-	if t.timer != nil {
-		t.timer.Stop()
-		t.fires = time.Time{}
+	s.idle = nil
+	if s.timer != nil {
+		s.timer.Stop()
+		s.fires = time.Time{}
 	}
 }
 
-// dueIn returns when a turn is taken that is due in a while; mu is held.
-func (t *turns) dueIn(wait time.Duration) time.Time {
+// dueIn returns when a turn is taken that is due in a while.
+func (s *schedule) dueIn(wait time.Duration) time.Time {
 	now := time.Now()
 	if late := min(wait/latePart, lateMost); late > 0 {
 		grid := time.Duration(1) << (bits.Len64(uint64(late)) - 1)
-		at := now.Sub(t.since) + wait
+		at := now.Sub(s.since) + wait
 		wait += (at + grid - 1).Truncate(grid) - at
 	}
 	return now.Add(wait)
 }
 
-// arm sets the timer to the next turn that is due; mu is held.
-func (t *turns) arm() {
-	if len(t.due) == 0 {
+// setTimer sets the timer to the next turn that is due.
+func (s *schedule) setTimer() {
+	if len(s.due) == 0 {
 		return
 	}
-	next := t.due[0].at
-	if !t.fires.IsZero() && !next.Before(t.fires) {
+	next := s.due[0].at
+	if !s.fires.IsZero() && !next.Before(s.fires) {
 		return
 	}
-	t.fires = next
-	if t.timer == nil {
-		t.timer = time.AfterFunc(time.Until(next), t.fire)
+	s.fires = next
+	if s.timer == nil {
+		s.timer = time.AfterFunc(time.Until(next), s.fire)
 		return
 	}
-	t.timer.Reset(time.Until(next))
+	s.timer.Reset(time.Until(next))
 }
 
-// fire gives their turns to all that are due.
-func (t *turns) fire() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.fires = time.Time{}
-	for now := time.Now(); len(t.due) > 0 && !t.due[0].at.After(now); {
-		t.hand(heap.Pop(&t.due).(*task))
+// giveDue gives their turns to all that are due.
+func (s *schedule) giveDue() {
+	s.fires = time.Time{}
+	for now := time.Now(); len(s.due) > 0 && !s.due[0].at.After(now); {
+		s.give(heap.Pop(&s.due).(*task))
 	}
-	t.arm()
+	s.setTimer()
 }
 
 // agenda is a heap of tasks by the time of their turns.

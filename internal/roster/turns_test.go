@@ -123,8 +123,8 @@ func TestTurnsDoNotWaitForOneAnother(t *testing.T) {
 		}
 		pass(time.Hour)
 		synctest.Wait()
-		if all.tasks != 0 || len(all.idle) != 0 || len(all.due) != 0 {
-			t.Errorf("%d tasks, %d workers, %d due after the end", all.tasks, len(all.idle), len(all.due))
+		if all.schedule.tasks != 0 || len(all.schedule.idle) != 0 || len(all.schedule.due) != 0 {
+			t.Errorf("%d tasks, %d workers, %d due after the end", all.schedule.tasks, len(all.schedule.idle), len(all.schedule.due))
 		}
 	})
 }
@@ -213,8 +213,8 @@ func TestTurnsInvariants(t *testing.T) {
 					rt.Fatalf("%d turns of one task at once", s.most.Load())
 				}
 			}
-			if all.tasks != 0 || len(all.idle) != 0 || len(all.due) != 0 {
-				rt.Fatalf("%d tasks, %d workers, %d due after the end", all.tasks, len(all.idle), len(all.due))
+			if all.schedule.tasks != 0 || len(all.schedule.idle) != 0 || len(all.schedule.due) != 0 {
+				rt.Fatalf("%d tasks, %d workers, %d due after the end", all.schedule.tasks, len(all.schedule.idle), len(all.schedule.due))
 			}
 		})
 	})
