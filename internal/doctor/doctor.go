@@ -110,6 +110,20 @@ func each[T any](ctx context.Context, together int, things []T, do func(T)) (lef
 	return 0
 }
 
+// findings examines many things, a few at a time, and returns what is found of them and how many were left.
+func findings[T any](ctx context.Context, things []T, examine func(T) (Check, bool)) (found []Check, left int) {
+	var mu sync.Mutex
+	left = each(ctx, together, things, func(thing T) {
+		check, is := examine(thing)
+		mu.Lock()
+		defer mu.Unlock()
+		if is {
+			found = append(found, check)
+		}
+	})
+	return found, left
+}
+
 // replicas looks at the members and at the owners of the shards.
 func (d *Doctor) replicas(ctx context.Context) []Check {
 	var bad unreadable

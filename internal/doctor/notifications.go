@@ -3,7 +3,6 @@ package doctor
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
@@ -61,16 +60,8 @@ func (d *Doctor) notifications(ctx context.Context) []Check {
 			w.add(e.Value)
 		}
 	}
-	found := bad.found("cursors")
-	var mu sync.Mutex
-	left := each(ctx, together, things, func(w *waits) {
-		check, wrong := d.waiting(ctx, w, heads[w.connection.ID])
-		mu.Lock()
-		defer mu.Unlock()
-		if wrong {
-			found = append(found, check)
-		}
-	})
+	waiting, left := findings(ctx, things, func(w *waits) (Check, bool) { return d.waiting(ctx, w, heads[w.connection.ID]) })
+	found := append(bad.found("cursors"), waiting...)
 	if left > 0 {
 		found = append(found, Unknown(Connections, "", "the notifications of %s not looked at: there was no time", plural(left, "was", "were")))
 	}

@@ -205,17 +205,10 @@ func (d *Doctor) receivers(ctx context.Context, hosts map[string][]string) []Che
 	}
 	slices.Sort(addresses)
 	skipped := max(len(addresses)-mostHosts, 0)
-	var mu sync.Mutex
-	var found []Check
-	skipped += each(ctx, together, addresses[:len(addresses)-skipped], func(address string) {
-		check, wrong := receiver(address, hosts[address], d.c.Sender.Reach(ctx, address))
-		mu.Lock()
-		defer mu.Unlock()
-		if wrong {
-			found = append(found, check)
-		}
+	found, left := findings(ctx, addresses[:len(addresses)-skipped], func(address string) (Check, bool) {
+		return receiver(address, hosts[address], d.c.Sender.Reach(ctx, address))
 	})
-	if skipped > 0 {
+	if skipped += left; skipped > 0 {
 		found = append(found, Unknown(Callbacks, "", "%s not reached: there are too many, or there was no time", plural(skipped, "receiver was", "receivers were")))
 	}
 	return found
