@@ -55,7 +55,7 @@ func (w *crew[R]) change(c relay.Connection, fresh bool) {
 
 // start has a new runner work on a connection once the one before has ended.
 func (w *crew[R]) start(s *ownedShard, c relay.Connection, fresh bool) {
-	ctx, cancel := context.WithCancel(s.ctx) //nolint:gosec // its last turn calls it
+	ctx, cancel := context.WithCancel(s.ctx) // its last turn calls it
 	e := &entry[R]{connection: c.ID, generation: c.Generation, shard: s, ctx: ctx, cancel: cancel}
 	e.runner = w.newRunner(s.lease, c, fresh, func() { w.turns.wake(&e.task) })
 	e.turn = func() (time.Duration, bool) {
