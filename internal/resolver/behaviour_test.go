@@ -239,6 +239,18 @@ func TestOutage(t *testing.T) {
 	}
 }
 
+// An outage of the vendor's is not made much longer by our waits.
+func TestWaitsForTheVendorGrowWithItsOutage(t *testing.T) {
+	t.Parallel()
+	away := time.Duration(0)
+	for i, wait := range resolver.DefaultSchedule {
+		if wait > 5*time.Minute || i > 0 && wait > 2*away {
+			t.Errorf("wait %d is %s, after %s without an answer", i+1, wait, away)
+		}
+		away += wait
+	}
+}
+
 // More of one order than a lane lists: the rest is read from the inbox again.
 func TestLongLane(t *testing.T) {
 	t.Parallel()
