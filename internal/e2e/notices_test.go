@@ -45,11 +45,16 @@ func (w *world) about() (events []operational) {
 func TestReceiversThatFailMakeFewEvents(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 1, sandbox.Config{Seed: 23}, nil)
-	w.env["RELAY_RETRY_SCHEDULE"] = "5ms,5ms"
+	w.env["RELAY_RETRY_SCHEDULE"] = "500ms,500ms"
 	var well atomic.Bool
 	var poisoned atomic.Pointer[string]
 	everything := []string{"*", "audatex.relay.*"}
-	down := w.newReceiver("down", func(int, *http.Request) int {
+	several := make(chan struct{}) // closed once several orders are under way: what fails for one alone is that order's fault
+	down := w.newReceiver("down", func(_ int, r *http.Request) int {
+		select {
+		case <-several:
+		case <-r.Context().Done():
+		}
 		if well.Load() {
 			return http.StatusNoContent
 		}
@@ -75,6 +80,8 @@ func TestReceiversThatFailMakeFewEvents(t *testing.T) {
 	}
 	poisoned.Store(&orders[0])
 	w.register()
+	harness.AwaitAccepted(t, len(orders), all)
+	close(several)
 	for range 4 {
 		for _, id := range orders {
 			if err := w.moveOn(id, false); err != nil {
