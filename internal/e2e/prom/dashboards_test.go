@@ -160,3 +160,49 @@ func TestDashboardsAskForMetricsThatExist(t *testing.T) {
 		}
 	}
 }
+
+var (
+	onlyInTrouble = regexp.MustCompile("(?m)^\\| `(audatex_relay_[a-z_]+)` \\|[^|]*\\| while \\|")
+	ofARule       = regexp.MustCompile(`\b(?:[a-z_]+:)?audatex_relay_[a-z_]+`)
+)
+
+// TestWhatIsWrongHasAPanel: whoever was called looks at the dashboards. They show every metric that exists only while
+// there is trouble, and every one that an alert is made of.
+func TestWhatIsWrongHasAPanel(t *testing.T) {
+	t.Parallel()
+	metrics, err := os.ReadFile(filepath.Join(root, "docs", "metrics.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wanted := map[string]bool{}
+	for _, m := range onlyInTrouble.FindAllSubmatch(metrics, -1) {
+		wanted[string(m[1])] = true
+	}
+	files, err := filepath.Glob(filepath.Join(root, "deploy", "prometheus", "rules", "*.yaml"))
+	if err != nil || len(files) == 0 || len(wanted) < 10 {
+		t.Fatalf("%d files of rules (%v), %d metrics of trouble", len(files), err, len(wanted))
+	}
+	for _, file := range files {
+		rules, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range ofARule.FindAllString(string(rules), -1) {
+			if !strings.Contains(name, ":") { // else it is recorded, of others
+				wanted[name] = true
+			}
+		}
+	}
+	for _, d := range Dashboards(t, root) {
+		for _, p := range d.Panels {
+			for _, target := range p.Targets {
+				for _, name := range metric.FindAllString(target.Expr, -1) {
+					delete(wanted, name)
+				}
+			}
+		}
+	}
+	for name := range wanted {
+		t.Errorf("no panel shows %s", name)
+	}
+}
