@@ -250,7 +250,8 @@ func (r *runner) suspectAnyway(ctx context.Context, since time.Time, why string)
 	}
 }
 
-// handleUnsent is failed for a poll that took nothing out of the queue: there was no call.
+// handleUnsent notes a poll for which nothing was sent, so that nothing was taken out of the queue, and returns how
+// long to wait before the next try.
 func (r *runner) handleUnsent(ctx context.Context, err error) time.Duration {
 	if ctx.Err() != nil || r.lost || !r.adopted {
 		return storeLeast
@@ -266,7 +267,7 @@ func (r *runner) handleUnsent(ctx context.Context, err error) time.Duration {
 	return r.failed(ctx, err)
 }
 
-// notAsked is unsent while the vendor's host responds to nobody. That is no failure of the
+// notAsked notes a poll for which nothing was sent because the vendor's host responds to nobody. That is no failure of the
 // connection's, and is written once: the poll is made up for when the host responds again, in its
 // place.
 func (r *runner) notAsked(ctx context.Context, err error) time.Duration {

@@ -18,7 +18,8 @@
 // polls.
 //
 // schedule.go decides when a runner polls, poll.go makes a poll, unstored.go and leftpages.go store
-// what it brought, adopt.go takes a connection over. The goroutines:
+// what it brought, adopt.go takes a connection over, gaps.go tells of what may be lost, document.go
+// stores what is known of the connection. The goroutines:
 //
 //   - Run follows the connections, and stores the pages whose shard was given up (leftpages.go);
 //   - Own waits for the end of a shard's work;
