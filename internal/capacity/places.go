@@ -1,7 +1,7 @@
 // Package capacity divides what all callbacks of a replica share, so that receivers that hang take nothing that others
 // need: attempts under way (Places), bodies that attempts have read for themselves (Bodies), and bodies that callbacks
-// keep at hand (Memory). Nothing here waits: who gets nothing now is told so, and whoever waits for a place is woken.
-// Begin reading at Places.
+// keep at hand (Memory); and how much a receiver gets that asks for less (Place.Wait, slowdown.go). Nothing here waits:
+// who gets nothing now is told so, and whoever waits for a place is woken. Begin reading at Places.
 package capacity
 
 import (

@@ -2,8 +2,8 @@
 // may do next: which entries are settled, which orders are being retried, whether the receiver's
 // circuit is open. No entry is lost, and no entry is attempted before an earlier unsettled one of
 // its order, whenever the process dies. It is pure data and rules, with no goroutine, lock, clock
-// or I/O of its own, and is used both by the dispatcher (events to a callback) and by the resolver
-// (inbox to orders). Begin with the life of an entry below, then cursor.go and take.go.
+// or I/O of its own. The resolver has one for each inbox (to orders), the dispatcher one for each callback (to it),
+// and each replay one of its own. Begin with the life of an entry below, then cursor.go and take.go.
 //
 // One goroutine owns a Cursor, or a mutex guards it.
 //

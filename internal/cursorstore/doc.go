@@ -23,9 +23,11 @@
 //	save := cursorstore.Save{Handle: f.Handle, Changes: c.Changes()}
 //	r := cursors.Adopt(ctx, lease.Epoch(), []cursorstore.Save{save, …})[0]
 //	switch {
+//	case r.Outcome == store.Written: c.Stored(save.Changes)
 //	case r.Outcome == store.Superseded: lease.Superseded(r.Epoch); return
-//	case r.Outcome == store.Changed && !r.Fenced:     // a former owner has written meanwhile: load it again
-//	case !r.Fenced:                                   // the store is in trouble (r.Err): load it again, later
+//	case r.Fenced:                                    // nobody else writes it now; the rest comes with the next Changes
+//	case r.Outcome == store.Changed:                  // a former owner has written meanwhile: load it again
+//	default:                                          // the store is in trouble (r.Err): load it again, later
 //	}
 //
 //	// While it works: one round at a time of each cursor.

@@ -6,13 +6,18 @@
 // Begin reading at Deliverer. A reader takes a place, makes an attempt, records it, and gives the place back:
 //
 //	place := deliverer.Places.Join(target.Callback.Client, target.Key, wake)
-//	place.Bound(concurrency, most, target.Callback.RatePerSecond)       // again whenever the target has changed
-//	if place.RateWait(now) == 0 && place.Take() {                       // else wake is called once there is a place
-//		if !place.UseRate(now) { … }                                // another reader was faster: place.Release()
+//	place.Bound(concurrency, most, target.Callback.RatePerSecond)       // again whenever the target has changed; most: of
+//	                                                                    // this reader alone, 0: as many as the callback
+//	if place.Wait(now) == 0 && place.Take() {                           // the rate, and what the receiver has asked for;
+//		                                                            // refused a place: wake is called once there is one
+//		if !place.UseRate(now) { place.Release(); return }          // another reader was faster
 //		a := delivery.Attempt{Target: target, Seqs: []uint64{seq}, Events: make([]*delivery.Event, 1)}
 //		deliverer.Make(ctx, lease, &a)
 //		place.Release()
-//		a.Record(number, false)
+//		if a.Err == nil && a.Chosen >= 0 {
+//			records = append(records, a.Record(number, probe))
+//			if !a.Outdated(present) { a.Pace(place, now, probe) }   // an outdated one says nothing of the receiver
+//		}
 //	}
 //	recorder := deliverer.Recorder(id, generation)                      // one for each reader of a callback
 //	results := deliverer.Append(ctx, []delivery.Records{{Recorder: recorder, Records: records}})

@@ -1,6 +1,6 @@
 // Package each makes lists of what a function returns for each item of another list: the keys of some
 // documents, or a client's callbacks as the API shows them. Such a list is never nil, and keeps the
-// order. Of is all of it.
+// order. Begin reading at Of.
 package each
 
 // Of returns what f returns for each item of a list.

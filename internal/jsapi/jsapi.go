@@ -1,7 +1,7 @@
 // Package jsapi sends those requests of JetStream's API that the client library has no function for, or sends
 // to any server although only the leader's answer counts. It honours the prefix with which the caller's
 // JetStream was made, and returns what the server refuses as the client library does, as a
-// *jetstream.APIError. Call is the whole of it; Get reads one message from a stream's leader.
+// *jetstream.APIError. Begin reading at Call.
 package jsapi
 
 import (

@@ -1,5 +1,6 @@
 // Package accesstest makes API keys for tests. The program makes them from the seed of a request
 // (access.KeyOf), so that a request that is repeated gives the same key; NewKey draws the seed.
+// Begin reading at NewKey.
 package accesstest
 
 import (

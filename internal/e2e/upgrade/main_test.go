@@ -1,4 +1,5 @@
-// Package upgrade changes releases under the feet of what they have stored: two builds of the program after one another under load.
+// Package upgrade replaces one release of the relay by another, under load and on the same store. It holds no code of
+// the program, only tests of what the store holds afterwards. Begin reading at roll_test.go.
 package upgrade
 
 import (

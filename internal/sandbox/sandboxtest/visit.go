@@ -1,5 +1,6 @@
 // Package sandboxtest goes through the sandbox's portal for tests, like a user of a browser without
 // scripts. Visitor.Consent opens a consent URL, signs in and decides.
+// Begin reading at Visitor.
 package sandboxtest
 
 import (
