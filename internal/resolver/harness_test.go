@@ -49,8 +49,11 @@ type get struct {
 func newVendor() *vendor { return &vendor{orders: map[string]string{}} }
 
 func (v *vendor) Order(ctx context.Context, connection, order string, begin func() (context.Context, error)) (json.RawMessage, error) {
-	if v.turn != nil {
-		if err := v.turn(ctx); err != nil {
+	v.mu.Lock()
+	turn := v.turn
+	v.mu.Unlock()
+	if turn != nil {
+		if err := turn(ctx); err != nil {
 			return nil, err
 		}
 	}

@@ -57,13 +57,16 @@ func (r *Resolver) receivedAside(of []shelved) []relay.Received {
 	return receivedOf(items, now.Sub)
 }
 
-// asked asks the vendor for an order. The notifications have waited for the answer.
+// asked asks the vendor for an order. The vendor has held the notifications back until its answer came, but not while the
+// request waited for its turn within the relay's own rate.
 func (r *Resolver) asked(ask fetchOrder, order string, waiting []relay.Received) (json.RawMessage, error) {
-	began := r.cfg.Now()
-	answer, err := ask(order)
-	took := r.cfg.Now().Sub(began)
-	for i := range waiting {
-		waiting[i].Held += took
+	var began time.Time
+	answer, err := ask(order, func() { began = r.cfg.Now() })
+	if !began.IsZero() {
+		took := r.cfg.Now().Sub(began)
+		for i := range waiting {
+			waiting[i].Held += took
+		}
 	}
 	return answer, err
 }

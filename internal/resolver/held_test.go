@@ -1,6 +1,7 @@
 package resolver_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -62,5 +63,13 @@ func TestHeldByTheVendor(t *testing.T) {
 	r.vendor.mu.Unlock()
 	if d := held(orderID(5)); d < 7*time.Second || d > time.Minute {
 		t.Errorf("an event whose order was read for seven seconds was held for %s", d)
+	}
+
+	r.vendor.mu.Lock()
+	r.vendor.during = nil
+	r.vendor.turn = func(context.Context) error { clk.forward(10 * time.Minute); return nil }
+	r.vendor.mu.Unlock()
+	if d := held(orderID(6)); d > time.Minute {
+		t.Errorf("an event whose order waited for the relay's own rate was held by the vendor for %s", d)
 	}
 }

@@ -71,8 +71,11 @@ func (r *Resolver) retryOf(ctx context.Context, docs []relay.Unresolved, each fu
 		groups[key] = append(groups[key], d.ID)
 	}
 	for _, key := range order {
-		r.retryOrder(ctx, connection, groups[key], func(id string) (json.RawMessage, error) {
-			return r.cfg.Orders.Order(ctx, connection.ID, id, func() (context.Context, error) { return ctx, nil })
+		r.retryOrder(ctx, connection, groups[key], func(id string, begun func()) (json.RawMessage, error) {
+			return r.cfg.Orders.Order(ctx, connection.ID, id, func() (context.Context, error) {
+				begun()
+				return ctx, nil
+			})
 		}, each)
 	}
 }

@@ -209,11 +209,12 @@ func (r *runner) retryGroup(ctx context.Context, g retryGroup) selfDone {
 // askFor asks the vendor for orders on behalf of the runner: waiting for the vendor's turn ends with ctx,
 // what has begun with the runner's work.
 func (r *runner) askFor(ctx context.Context) fetchOrder {
-	return func(order string) (json.RawMessage, error) {
+	return func(order string, begun func()) (json.RawMessage, error) {
 		return r.cfg.Orders.Order(ctx, r.connection, order, func() (context.Context, error) {
 			if !r.lease.Valid() { // the vendor's turn took its time
 				return nil, errLapsed
 			}
+			begun()
 			return r.underWay.ctx, nil
 		})
 	}

@@ -152,8 +152,8 @@ const (
 	readStoreFailed                // the store is in trouble
 )
 
-// fetchOrder reads an order from the vendor.
-type fetchOrder func(order string) (json.RawMessage, error)
+// fetchOrder reads an order from the vendor. It calls begun when the vendor's turn has come, right before the request.
+type fetchOrder func(order string, begun func()) (json.RawMessage, error)
 
 // read takes the order's position in the log, reads the order from the vendor and publishes it,
 // until the log agrees.
