@@ -81,6 +81,60 @@ func TestEveryAlertHasBothCases(t *testing.T) {
 	}
 }
 
+// TestWhatFollowsIsNotSent: the Alertmanager sends no ticket for each connection or callback while a page tells of all of
+// them, and no page about what a store that fails leads to. What it is told not to send are alerts that there are.
+func TestWhatFollowsIsNotSent(t *testing.T) {
+	t.Parallel()
+	rules, err := readRules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	for _, r := range rules {
+		known[r.Alert] = true
+	}
+	text, err := os.ReadFile("alertmanager.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var config struct {
+		Inhibit []struct {
+			Source []string `yaml:"source_matchers"`
+			Target []string `yaml:"target_matchers"`
+		} `yaml:"inhibit_rules"`
+	}
+	if err := yaml.Unmarshal(text, &config); err != nil {
+		t.Fatal(err)
+	}
+	alerts := func(matchers []string) []string {
+		_, names, _ := strings.Cut(strings.Join(matchers, ","), `"`)
+		all := strings.Split(strings.TrimSuffix(names, `"`), "|")
+		for _, name := range all {
+			if !known[name] {
+				t.Errorf("alertmanager.yml names %s, which is no alert", name)
+			}
+		}
+		return all
+	}
+	inhibited := map[[2]string]bool{}
+	for _, rule := range config.Inhibit {
+		for _, page := range alerts(rule.Source) {
+			for _, other := range alerts(rule.Target) {
+				inhibited[[2]string{page, other}] = true
+			}
+		}
+	}
+	for _, pair := range [][2]string{
+		{"RelayPollsLate", "RelayConnectionPollsLate"}, {"RelayNotificationsWaiting", "RelayConnectionNotificationsWaiting"},
+		{"RelayMostReceiversFail", "RelayReceiverFailing"}, {"RelayMostReceiversFail", "RelayReceiverCircuitOpen"},
+		{"RelayStoreFailing", "RelayPollsLate"}, {"RelayStoreFailing", "RelayShardWithoutOwner"}, {"RelayStoreFailing", "RelayReplicasMissing"},
+	} {
+		if !inhibited[pair] {
+			t.Errorf("%s is sent beside %s", pair[1], pair[0])
+		}
+	}
+}
+
 const oneScrape = `# TYPE audatex_relay_polls_total counter
 audatex_relay_polls_total{outcome="ok"} 1
 # TYPE audatex_relay_callback_backlog gauge
