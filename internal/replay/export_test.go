@@ -30,3 +30,9 @@ func (r *Replayer) Unready() (n int) {
 	}
 	return n
 }
+
+// Overlook has the owner of a shard learn of no further change, as if each had been made in a moment when nobody looks.
+func (r *Replayer) Overlook(shard int) { r.owned[shard].Store(nil) }
+
+// Owns reports whether a shard is owned.
+func (r *Replayer) Owns(shard int) bool { return r.owned[shard].Load() != nil }

@@ -53,7 +53,7 @@ type Config struct {
 	CircuitFailures int                               // failures in a row, over more than one order, after which the receiver is only probed
 	GiveUpAfter     time.Duration                     // of failing without a success: the replay is cancelled
 	Grace           time.Duration                     // for attempts under way when a shard must be given up
-	SweepEvery      time.Duration                     // how often replays of removed callbacks are looked for; 30 s if zero
+	SweepEvery      time.Duration                     // how often all replays of a shard are looked at again; 30 s if zero
 }
 
 // Replayer works the replays of the shards that this replica owns. Make it with New; Run follows
@@ -101,10 +101,7 @@ func New(c Config) *Replayer {
 		loads: newLoads(), target: c.Deliverer.Targets.Of, make: c.Deliverer.Make,
 		bodies: c.Deliverer.Bodies, memory: c.Deliverer.Memory, working: map[*runner]struct{}{},
 	}
-	r.replays = store.NewMirror(store.MirrorConfig[relay.Replay]{
-		Bucket: c.Store.Replays, Log: c.Log, What: "replay", OnChange: r.onChange,
-		Group: func(doc relay.Replay) string { return strconv.Itoa(relay.ShardOf(doc.Callback)) },
-	})
+	r.follow(c.Store.Replays)
 	c.Deliverer.Targets.OnChange(
 		func(id string) { r.wake(func(w *runner) bool { return w.callback == id }) },
 		func(id string) { r.wake(func(w *runner) bool { return w.client == id }) },
@@ -112,6 +109,17 @@ func New(c Config) *Replayer {
 	r.metrics = newMetrics(c.Metrics, r)
 	return r
 }
+
+// follow makes the copy of all replays.
+func (r *Replayer) follow(bucket store.Mirrored[relay.Replay]) {
+	r.replays = store.NewMirror(store.MirrorConfig[relay.Replay]{
+		Bucket: bucket, Log: r.c.Log, What: "replay", OnChange: r.onChange,
+		Group: func(doc relay.Replay) string { return group(relay.ShardOf(doc.Callback)) },
+	})
+}
+
+// group is the group of the mirror in which the replays of a shard are.
+func group(shard int) string { return strconv.Itoa(shard) }
 
 // policy returns the rules of the cursor of a replay that may have so many attempts under way.
 func (r *Replayer) policy(concurrency int) cursor.Policy {
@@ -180,19 +188,35 @@ type owned struct {
 	keys map[string]struct{} // of the replays that have changed
 }
 
+// hold begins to own a shard. Changes are noted first, and then all replays there are: one that is made meanwhile may be
+// noted twice, but none is missed.
+func (r *Replayer) hold(shard int) *owned {
+	o := &owned{changed: make(chan struct{}, 1), keys: map[string]struct{}{}}
+	r.owned[shard].Store(o)
+	o.add(r.replays.Keys(group(shard))...)
+	return o
+}
+
 // onChange has the owner of a replay look at it.
 func (r *Replayer) onChange(before, now *store.Entry[relay.Replay]) {
 	if now == nil {
 		now = before
 	}
 	if o := r.owned[relay.ShardOf(now.Value.Callback)].Load(); o != nil {
-		o.mu.Lock()
-		o.keys[now.Key] = struct{}{}
-		o.mu.Unlock()
-		select {
-		case o.changed <- struct{}{}:
-		default:
-		}
+		o.add(now.Key)
+	}
+}
+
+// add has the owner look at replays.
+func (o *owned) add(keys ...string) {
+	o.mu.Lock()
+	for _, key := range keys {
+		o.keys[key] = struct{}{}
+	}
+	o.mu.Unlock()
+	select {
+	case o.changed <- struct{}{}:
+	default:
 	}
 }
 
@@ -216,13 +240,8 @@ func (r *Replayer) Own(ctx context.Context, lease *shard.Lease) error {
 	if !r.c.Deliverer.Targets.Ready(ctx) {
 		return nil
 	}
-	o := &owned{changed: make(chan struct{}, 1), keys: map[string]struct{}{}}
-	for _, key := range r.replays.Keys(strconv.Itoa(lease.Shard())) {
-		o.keys[key] = struct{}{}
-	}
-	r.owned[lease.Shard()].Store(o)
+	o := r.hold(lease.Shard())
 	defer r.owned[lease.Shard()].Store(nil)
-	o.changed <- struct{}{}
 	working, ended := map[string]*runner{}, make(chan string)
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -252,6 +271,11 @@ func (r *Replayer) Own(ctx context.Context, lease *shard.Lease) error {
 		case key := <-ended:
 			delete(working, key)
 		case <-sweep.C:
+			for _, key := range r.replays.Keys(group(lease.Shard())) {
+				if working[key] == nil { // should it ever be missed, it begins late
+					o.add(key)
+				}
+			}
 			all.Go(func() { r.sweep(ctx, lease) })
 		case <-ctx.Done():
 			return nil
@@ -261,7 +285,7 @@ func (r *Replayer) Own(ctx context.Context, lease *shard.Lease) error {
 
 // sweep removes the replays of callbacks that are not registered any more.
 func (r *Replayer) sweep(ctx context.Context, lease *shard.Lease) {
-	for _, key := range r.replays.Keys(strconv.Itoa(lease.Shard())) {
+	for _, key := range r.replays.Keys(group(lease.Shard())) {
 		entry, there := r.replays.Get(key)
 		doc := entry.Value
 		if !there || r.registered(doc) {

@@ -300,6 +300,19 @@ func TestAReplayWaitsForItsCallback(t *testing.T) {
 	})
 }
 
+// Should the owner of its shard ever miss that a replay was made, it begins late, but it does.
+func TestAReplayThatWasMissedBeginsAllTheSame(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil, nil)
+	w.publish(10, 10)
+	r, shard := w.own(), relay.ShardOf("bms")
+	w.until("the shard is owned", func() bool { return r.Owns(shard) })
+	r.Overlook(shard)
+	if doc := w.ended(w.replay(nil)); doc.State != relay.ReplayDone || doc.Progress.Delivered != 10 {
+		t.Errorf("it ended %+v", doc)
+	}
+}
+
 // A replay that is cancelled or removed while it waits to be loaded ends, and the replica goes on.
 func TestAReplayEndsBeforeItIsLoaded(t *testing.T) {
 	t.Parallel()
