@@ -296,6 +296,11 @@ func (w *watch) try(t *testing.T, f fault) seen {
 			t.Errorf("%s: %s fires after %s: %s", f.name, name, after.Round(time.Second), s.detail[name])
 		}
 	}
+	for n := range f.shows {
+		if slices.Equal(picture(s.before[n]), picture(s.under[n])) {
+			t.Errorf("%s: the panel of question %d shows the same while it is quiet:\n%q", f.name, n, picture(s.under[n]))
+		}
+	}
 	for n, want := range s.hidden() {
 		t.Errorf("%s: the panel of question %d does not show %s:\n%q", f.name, n, want, picture(s.under[n]))
 	}

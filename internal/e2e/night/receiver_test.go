@@ -27,6 +27,7 @@ type receiver struct {
 	busy   atomic.Bool  // it answers 429 to every second request: it asks for less, and does not fail
 	came   atomic.Int64 // while it was busy
 	shows  atomic.Pointer[tls.Certificate]
+	takes  atomic.Int64 // for each request so long, a time.Duration
 }
 
 // newReceiver takes everything that comes. With an authority it speaks TLS.
@@ -48,6 +49,7 @@ func newReceiver(t testing.TB, by *authority) *receiver {
 // ServeHTTP implements http.Handler.
 func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	_, _ = io.Copy(io.Discard, req.Body)
+	pass(time.Duration(r.takes.Load()))
 	if r.busy.Load() && r.came.Add(1)%2 == 0 {
 		w.WriteHeader(http.StatusTooManyRequests)
 		return
