@@ -139,21 +139,21 @@ func (c callbacks) health(ctx context.Context, ids []string) map[string]string {
 	for id, status := range c.Status(ctx, ids) {
 		all[id] = string(status.Health)
 		if status.Health == httpapi.CallbackHealthCongested && status.Slowed.PerSecond > 0 {
-			all[id] = "slowed" // it gets what it asks for: no trouble
+			all[id] = "slowed" // the receiver gets as much as it asks for: that is no trouble
 		}
 	}
 	return all
 }
 
-// RetryDelivery has the owner make a delivery that waits due now.
+// RetryDelivery asks the owner to make a delivery that waits due now.
 func (c callbacks) RetryDelivery(ctx context.Context, cb relay.Callback, seq uint64, order string) (w httpapi.Waiting, err error) {
-	err = c.owners.Ask(ctx, relay.ShardOf(cb.ID), askRetry, waiting{cb.ID, cb.Generation, seq, order}, &w)
+	err = c.owners.Ask(ctx, relay.ShardOf(cb.ID), askRetry, deliveryRef{cb.ID, cb.Generation, seq, order}, &w)
 	return w, err
 }
 
-// SkipDelivery has the owner end a delivery that waits.
+// SkipDelivery asks the owner to end a delivery that waits.
 func (c callbacks) SkipDelivery(ctx context.Context, cb relay.Callback, seq uint64, order string) (w httpapi.Waiting, err error) {
-	err = c.owners.Ask(ctx, relay.ShardOf(cb.ID), askSkip, waiting{cb.ID, cb.Generation, seq, order}, &w)
+	err = c.owners.Ask(ctx, relay.ShardOf(cb.ID), askSkip, deliveryRef{cb.ID, cb.Generation, seq, order}, &w)
 	return w, err
 }
 
@@ -164,12 +164,12 @@ const (
 	loadAgain    = 50 * time.Millisecond
 )
 
-// begin asks the callback's owner for leave to test it.
-func (c callbacks) begin(ctx context.Context, of tested) error {
+// beginTest asks the callback's owner to permit a test.
+func (c callbacks) beginTest(ctx context.Context, of testedCallback) error {
 	ctx, cancel := context.WithTimeout(ctx, loadPatience)
 	defer cancel()
 	for {
-		var answer trial
+		var answer testAnswer
 		switch err := c.owners.Ask(ctx, relay.ShardOf(of.Callback), askTest, of, &answer); {
 		case err != nil:
 			return err
@@ -184,8 +184,8 @@ func (c callbacks) begin(ctx context.Context, of tested) error {
 	}
 }
 
-// Test sends one event to a callback over the path that deliveries take, if its owner gives leave:
-// a test counts against the callback's concurrency and rate, no matter which replica sends it.
+// Test sends one event to a callback exactly as deliveries are sent, if the callback's owner permits
+// it: a test counts against the concurrency and rate of the callback, whichever replica sends it.
 func (c callbacks) Test(
 	ctx context.Context, cb relay.Callback, ev relay.Event, inspect *sender.Inspection,
 ) (relay.AttemptRecord, error) {
@@ -193,11 +193,11 @@ func (c callbacks) Test(
 	if err != nil {
 		return relay.AttemptRecord{}, fmt.Errorf("encode the sample event: %w", err)
 	}
-	of := tested{Callback: cb.ID, Generation: cb.Generation}
-	if err := c.begin(ctx, of); err != nil {
+	of := testedCallback{Callback: cb.ID, Generation: cb.Generation}
+	if err := c.beginTest(ctx, of); err != nil {
 		return relay.AttemptRecord{}, err
 	}
-	defer func() { // if this is lost, the owner frees the place itself
+	defer func() { // if this is lost, the owner ends the test itself
 		_ = c.owners.Ask(context.WithoutCancel(ctx), relay.ShardOf(cb.ID), askTested, of, nil)
 	}()
 	a, err := c.deliverer.Test(ctx, cb, body, ev.ID, inspect)
@@ -216,15 +216,15 @@ func (c callbacks) Test(
 // What replicas ask the owner of a shard: the last token of the request's subject. They are part of
 // what runs between versions.
 const (
-	askPoll   = "poll"   // a connection id: poll it now
-	askAgain  = "again"  // a connection: read its open orders again
-	askAccess = "access" // a connection id: make sure that its stored access token is good
-	askStatus = "status" // callback ids: how they are doing
-	askDoing  = "doing"  // connection ids: what only their owner knows of them
-	askTest   = "test"   // a callback: whether a test may be sent to it now
-	askTested = "tested" // a callback: its test has ended
-	askRetry  = "retry"  // a delivery: make it due now
-	askSkip   = "skip"   // a delivery: end it
+	askPoll      = "poll"   // a connection id: poll it now
+	askReconcile = "again"  // a connection: read its open orders again
+	askAccess    = "access" // a connection id: make sure that its stored access token is good
+	askStatus    = "status" // callback ids: how they are doing
+	askDoing     = "doing"  // connection ids: what only their owner knows of them
+	askTest      = "test"   // a callback: whether a test may be sent to it now
+	askTested    = "tested" // a callback: its test has ended
+	askRetry     = "retry"  // a delivery: make it due now
+	askSkip      = "skip"   // a delivery: end it
 )
 
 // answers returns the functions by which this replica handles requests about the shards that it
@@ -237,7 +237,7 @@ func answers(
 		askPoll: owners.Answer(func(ctx context.Context, connection string) (any, error) {
 			return nil, polling.PollNow(ctx, connection)
 		}),
-		askAgain: owners.Answer(func(ctx context.Context, of again) (any, error) {
+		askReconcile: owners.Answer(func(ctx context.Context, of reconcileRequest) (any, error) {
 			return reconciling.Reconcile(ctx, of.Connection, of.Delivered)
 		}),
 		askAccess: owners.Answer(func(ctx context.Context, connection string) (any, error) {
@@ -262,19 +262,19 @@ func answers(
 			}
 			return d, polled || err == nil
 		}),
-		askTest: owners.Answer(func(_ context.Context, of tested) (any, error) {
-			leave, known := dispatching.BeginTest(of.Callback, of.Generation)
-			return trial{leave, known}, nil
+		askTest: owners.Answer(func(_ context.Context, of testedCallback) (any, error) {
+			permission, known := dispatching.BeginTest(of.Callback, of.Generation)
+			return testAnswer{permission, known}, nil
 		}),
-		askRetry: owners.Answer(func(_ context.Context, of waiting) (any, error) {
+		askRetry: owners.Answer(func(_ context.Context, of deliveryRef) (any, error) {
 			w, earlier, err := dispatching.Retry(of.Callback, of.Generation, of.Seq, of.Order)
 			return httpapi.Waiting{State: w, Earlier: earlier}, err
 		}),
-		askSkip: owners.Answer(func(ctx context.Context, of waiting) (any, error) {
+		askSkip: owners.Answer(func(ctx context.Context, of deliveryRef) (any, error) {
 			w, err := dispatching.Skip(ctx, of.Callback, of.Generation, of.Seq)
 			return httpapi.Waiting{State: w}, err
 		}),
-		askTested: owners.Answer(func(_ context.Context, of tested) (any, error) {
+		askTested: owners.Answer(func(_ context.Context, of testedCallback) (any, error) {
 			dispatching.EndTest(of.Callback, of.Generation, of.Delivered)
 			if of.Delivered {
 				replaying.Answers(of.Callback, of.Generation)
@@ -284,30 +284,30 @@ func answers(
 	}
 }
 
-// waiting names a delivery that may wait.
-type waiting struct {
+// deliveryRef names a delivery.
+type deliveryRef struct {
 	Callback   string `json:"callback"`
 	Generation string `json:"generation"`
 	Seq        uint64 `json:"seq"`
 	Order      string `json:"order"`
 }
 
-// tested names the callback of a test.
-type tested struct {
+// testedCallback names the callback of a test.
+type testedCallback struct {
 	Callback   string `json:"callback"`
 	Generation string `json:"generation"`
 	Delivered  bool   `json:"delivered,omitempty"` // the test was successful
 }
 
-// trial is the owner's response to a test. Known is false while it has not loaded the callback.
-type trial struct {
-	capacity.Trial
+// testAnswer is the owner's response to askTest. Known is false while it has not loaded the callback.
+type testAnswer struct {
+	capacity.TestPermission
 
 	Known bool `json:"known"`
 }
 
-// again names the connection whose open orders must be read again.
-type again struct {
+// reconcileRequest names the connection whose open orders must be read again.
+type reconcileRequest struct {
 	Connection string `json:"connection"`
 	Delivered  bool   `json:"delivered"`
 }
@@ -318,7 +318,7 @@ type reconcilers struct{ owners *owners.Owners }
 // Reconcile asks the owner to have a connection's open orders read again. It returns when that is
 // stored.
 func (r reconcilers) Reconcile(ctx context.Context, connection string, delivered bool) (doc relay.Reconciliation, err error) {
-	err = r.owners.Ask(ctx, relay.ShardOf(connection), askAgain, again{connection, delivered}, &doc)
+	err = r.owners.Ask(ctx, relay.ShardOf(connection), askReconcile, reconcileRequest{connection, delivered}, &doc)
 	return doc, err
 }
 

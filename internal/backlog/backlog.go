@@ -1,6 +1,6 @@
-// Package backlog says how much waits for a callback and since when: exactly where the events are at hand, and by an
-// estimate where they are still to be read. The log itself is asked only for what cannot be known otherwise, at most every
-// ten seconds, and never by who decides about deliveries. Begin reading at Estimate.Waiting.
+// Package backlog calculates how much waits for a callback, and since when: exactly for events that were read, and by
+// an estimate for those that were not. What cannot be known otherwise is asked of the log, at most every ten seconds,
+// and never by the goroutine that decides about deliveries. Begin reading at Estimate.Waiting.
 package backlog
 
 import (
@@ -14,36 +14,37 @@ import (
 )
 
 const (
-	// countEvery bounds how often the log is asked what waits for a callback that reads nothing and has never read.
+	// countEvery is how often the log is asked at most about a callback that reads nothing and has never read anything.
 	countEvery = 10 * time.Second
-	// maxCounted bounds how many orders with more waiting than their lanes list are counted for one callback.
+	// maxCounted is the largest number of orders of one callback for which the events that lanes do not list are
+	// counted.
 	maxCounted = 16
-	// maxSampled is how many events are looked at for a filter that subjects cannot express.
+	// maxSampled is how many events are read to estimate how many match a filter that subjects cannot express.
 	maxSampled = 1000
 )
 
 // Estimate is what is known of the events that wait unread for one callback.
 type Estimate struct {
-	density    float64   // share of the log's entries that are the callback's own, as seen while reading, or counted
+	density    float64   // the callback's own part of the log's events, by what was read or counted
 	lastRead   time.Time // log time of the last event offered
-	counted    time.Time // when what waits unread was last counted
-	none       bool      // nothing was found then
-	unlisted   int       // events behind what lanes list, as counted at unlistedAt
+	counted    time.Time // when unread events were last counted
+	none       bool      // that count was 0
+	unlisted   int       // waiting events that lanes do not list, as counted at unlistedAt
 	unlistedAt time.Time
-	oldest     uint64 // the oldest event that waits, of which oldestAt is known
+	oldest     uint64 // the event whose log time oldestAt is
 	oldestAt   time.Time
-	gone       gone // what left the log unread
-	goneLanes  gone // what left the log of what lanes do not list
+	gone       gone // unread events that have left the log
+	goneLanes  gone // waiting events that lanes do not list and that have left the log
 }
 
-// gone is the last stretch of the log that was lost to a callback.
+// gone is the last stretch of positions that have left the log before a callback got their events.
 type gone struct {
 	from, through uint64
-	counted       int // events of it, by estimate
+	counted       int // its events, by estimate
 }
 
-// add adds a stretch and returns how many more events are lost by that. A stretch has at least one. One that goes on
-// where the last has ended is a part of that.
+// add adds a stretch, and returns how many more events have left the log. A stretch has at least one event. A stretch
+// that begins where the last one has ended is counted as one with it.
 func (g *gone) add(from, through uint64, density float64) (more int) {
 	if from != g.through+1 || g.through == 0 {
 		*g = gone{from: from}
@@ -55,8 +56,8 @@ func (g *gone) add(from, through uint64, density float64) (more int) {
 	return more
 }
 
-// Gone returns how many events of the callback have left the log with these stretches before they were read: of what
-// was never read by the density of what was, of what lanes do not list at least one.
+// Gone returns how many events of the callback have left the log unread with these stretches. It is estimated by
+// density for stretches that were never read; of events that lanes do not list it is at least one.
 func (e *Estimate) Gone(stretches []cursor.Stretch) (events int) {
 	var lanes cursor.Stretch
 	for _, s := range stretches {
@@ -78,18 +79,18 @@ func (e *Estimate) Gone(stretches []cursor.Stretch) (events int) {
 // Read notes the log time of an event that was offered to the callback.
 func (e *Estimate) Read(at time.Time) { e.lastRead = at }
 
-// Passed notes that so many of the log's positions were passed, and how many of them were the callback's own.
+// Passed notes how many positions of the log were read, and how many of their events were the callback's own.
 func (e *Estimate) Passed(positions, own uint64) {
 	e.density, e.none = min(float64(own)/float64(positions), 1), false
 }
 
-// State is where a callback is.
+// State is the present state of a callback.
 type State struct {
 	Target  *delivery.Target
 	Cursor  *cursor.Cursor
 	Offered uint64 // the last position that was offered to it, if it is behind
-	Log     uint64 // up to where the log has been read for those that are not behind
-	Behind  bool   // it does not read with those
+	Log     uint64 // the position up to which the shared reader has read
+	Behind  bool   // it does not read with the shared reader
 	Idle    bool   // it is behind, and nothing is being read for it
 	Halted  bool   // nothing may be read for it
 	Held    *delivery.AtHand
@@ -98,10 +99,10 @@ type State struct {
 // Waiting is what waits for a callback.
 type Waiting struct {
 	Events int
-	Since  time.Time // log time of the oldest; zero if nothing waits, or it is not known
+	Since  time.Time // log time of the oldest event; zero if none waits, or this is not known
 }
 
-// Waiting returns what waits, as far as is known, and what the log must be asked for to know more.
+// Waiting returns what waits, as far as that is known, and a question for the log about the rest.
 func (e *Estimate) Waiting(s State, now time.Time) (Waiting, Question) {
 	q := e.ask(s, now)
 	w := Waiting{Events: s.Cursor.Unsettled()}
@@ -112,7 +113,7 @@ func (e *Estimate) Waiting(s State, now time.Time) (Waiting, Question) {
 	if s.Behind && s.Log > s.Cursor.Position() {
 		if unread := s.Log - min(s.Log, s.Offered); unread > 0 {
 			n := math.Round(float64(unread) * e.density)
-			if s.Halted && !e.none { // it left the shared reader at an event that was its own
+			if s.Halted && !e.none { // it has left the shared reader because of an event of its own
 				n = max(n, 1)
 			}
 			w.Events += int(n)
@@ -134,9 +135,9 @@ func (e *Estimate) Waiting(s State, now time.Time) (Waiting, Question) {
 	return w, q
 }
 
-// ask returns what the log must be asked for: what waits for a callback that makes no progress where nothing that it has
-// read shows it (one that was registered paused, or was paused when this process started), and what waits behind what
-// lanes list.
+// ask returns what the log must be asked: how many events wait for a callback that reads nothing and has never read
+// anything (it is paused since it was registered, or since this process started), and how many wait that lanes do not
+// list.
 func (e *Estimate) ask(s State, now time.Time) Question {
 	q := Question{target: s.Target}
 	if from := s.Offered + 1; s.Idle && e.density == 0 && s.Log >= from && now.Sub(e.counted).Abs() >= countEvery {
@@ -150,17 +151,18 @@ func (e *Estimate) ask(s State, now time.Time) Question {
 	return q
 }
 
-// manyListed reports whether a lane may list all that it can.
+// manyListed reports whether a lane may be full, so that more events wait than it lists.
 func manyListed(s State) bool {
 	return s.Cursor.Lanes() > 0 && s.Cursor.Unsettled() >= cursor.LaneEntries
 }
 
-// Question is what the log must be asked for. Who asks for a callback's status reads it.
+// Question is what the log must be asked about a callback, and its answer. The goroutine that wants the callback's
+// status asks it.
 type Question struct {
 	target        *delivery.Target
-	from, through uint64          // 0, or from where what waits must be counted, and up to where it counts
+	from, through uint64          // the positions between which unread events must be counted; 0: none
 	unlisted      []cursor.Refill // lanes whose unlisted events must be counted
-	oldest        uint64          // 0, or the event whose age must be known
+	oldest        uint64          // the event whose log time must be known; 0: none
 
 	counted        bool
 	waiting        uint64
@@ -175,7 +177,7 @@ func (q *Question) Empty() bool { return q.from == 0 && len(q.unlisted) == 0 && 
 // Generation returns the generation of the callback that the question is about.
 func (q *Question) Generation() string { return q.target.Callback.Generation }
 
-// Ask asks the log. What it cannot tell now stays as it was.
+// Ask asks the log. What cannot be read now stays as it was.
 func (q *Question) Ask(ctx context.Context, events *store.Events) {
 	if filters, none := q.target.Subjects(""); q.from > 0 && !none {
 		if n, since, err := q.count(ctx, events, q.from, filters); err == nil {
@@ -189,7 +191,7 @@ func (q *Question) Ask(ctx context.Context, events *store.Events) {
 		}
 		n, _, err := q.count(ctx, events, lane.From, filters)
 		if err != nil {
-			q.unlisted = nil // what was counted before holds
+			q.unlisted = nil // the count before stays
 			break
 		}
 		q.unlistedEvents += int(n)
@@ -201,9 +203,9 @@ func (q *Question) Ask(ctx context.Context, events *store.Events) {
 	}
 }
 
-// count counts the callback's events from a position on, of which filters select at least all, and returns when the log took the
-// first of them. Status and change are no part of a subject: where the callback's filter asks for them the first events are
-// looked at, and as many of the others are taken to be the callback's own.
+// count returns how many of the callback's events there are from a position on, and the log time of the first. Filters
+// must select at least all of them. Status and change are no part of a subject: if the callback's filter asks for them,
+// count reads the first events and estimates how many of the others match.
 func (q *Question) count(ctx context.Context, events *store.Events, from uint64, filters []string) (uint64, time.Time, error) {
 	if f := &q.target.Callback.Filter; len(f.OrderStatuses) == 0 && !f.ChangedOnly {
 		return events.Waiting(ctx, from, filters)
@@ -228,7 +230,7 @@ func (q *Question) count(ctx context.Context, events *store.Events, from uint64,
 	return max(all*own/uint64(len(heads)), own), since, err
 }
 
-// Learn notes what the log has answered.
+// Learn takes the answers of a question.
 func (e *Estimate) Learn(q *Question, now time.Time) {
 	e.none = q.counted && q.waiting == 0 || !q.counted && e.none
 	if q.waiting > 0 {

@@ -21,16 +21,16 @@ type Condition struct {
 	Paused           bool
 	Disabled         *relay.Disabled
 	FailingSince     time.Time      // zero unless every attempt has failed since
-	Failure          sender.Outcome // of the last attempt that failed; 0: it was another replica's
+	Failure          sender.Outcome // of the last attempt that failed; 0: another replica made it
 	Open             bool           // its circuit is open
 	Retrying         int            // orders in retry
 	Congested        bool
 	CertificateEnds  time.Time // of its receiver; zero unless that is soon, or over
 }
 
-// Gauges are the metrics of each callback, made when they are asked for. This is the one place where they are made.
+// Gauges are the metrics of each callback, made when they are scraped. All metrics of single callbacks are made here.
 type Gauges struct {
-	// Each calls a function with how each callback of this replica is doing.
+	// Each calls a function with the condition of each callback of this replica.
 	Each func(ctx context.Context, each func(Condition))
 }
 
@@ -39,15 +39,20 @@ var (
 	oldestDesc = desc("audatex_relay_callback_oldest_waiting_seconds", "Age of the oldest event that waits for a callback, 0 if none does.")
 	pausedDesc = desc("audatex_relay_callback_paused", "1 while a callback is paused; absent otherwise.")
 
-	disabledDesc = desc("audatex_relay_callback_disabled_seconds", "For how long a callback has been disabled, because its receiver has failed for days (failing) or answered 410 (gone); absent otherwise.", "reason")
-	failingDesc  = desc("audatex_relay_callback_failing_seconds", "For how long every attempt at a callback has failed, and how the last one ended; absent otherwise.", "outcome")
-	openDesc     = desc("audatex_relay_callback_circuit_open", "1 while a callback's receiver fails for several orders and is only probed; absent otherwise.")
-
-	retryingDesc = desc("audatex_relay_callback_retrying_orders", "Orders of a callback whose oldest event was refused and is tried again; absent while there is none.")
-
-	congestedDesc = desc("audatex_relay_callback_congested", "1 while a callback is slowed down because its receiver asks for less, or has as many orders in retry as it may; absent otherwise.")
-
-	certificateDesc = desc("audatex_relay_callback_certificate_expires_seconds", "Time until the certificate of a callback's receiver ends, from 30 days or the last quarter of its life before, as its last connection showed; negative once it has ended; absent otherwise.")
+	disabledDesc = desc("audatex_relay_callback_disabled_seconds",
+		"For how long a callback has been disabled, because its receiver has failed for days (failing) or answered 410 (gone); absent otherwise.",
+		"reason")
+	failingDesc = desc("audatex_relay_callback_failing_seconds",
+		"For how long every attempt at a callback has failed, and how the last one ended; absent otherwise.", "outcome")
+	openDesc = desc("audatex_relay_callback_circuit_open",
+		"1 while a callback's receiver fails for several orders and is only probed; absent otherwise.")
+	retryingDesc = desc("audatex_relay_callback_retrying_orders",
+		"Orders of a callback whose oldest event was refused and is tried again; absent while there is none.")
+	congestedDesc = desc("audatex_relay_callback_congested", "1 while a callback is slowed down because its receiver asks for less, "+
+		"or has as many orders in retry as it may; absent otherwise.")
+	certificateDesc = desc("audatex_relay_callback_certificate_expires_seconds",
+		"Time until the certificate of a callback's receiver ends, from 30 days or the last quarter of its life before, "+
+			"as its last connection showed; negative once it has ended; absent otherwise.")
 )
 
 func desc(name, help string, more ...string) *prometheus.Desc {
@@ -56,7 +61,9 @@ func desc(name, help string, more ...string) *prometheus.Desc {
 
 // Describe implements prometheus.Collector.
 func (g Gauges) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{eventsDesc, oldestDesc, pausedDesc, disabledDesc, failingDesc, openDesc, retryingDesc, congestedDesc, certificateDesc} {
+	for _, d := range []*prometheus.Desc{
+		eventsDesc, oldestDesc, pausedDesc, disabledDesc, failingDesc, openDesc, retryingDesc, congestedDesc, certificateDesc,
+	} {
 		ch <- d
 	}
 }

@@ -5,60 +5,62 @@ import (
 	"sync/atomic"
 )
 
-// unknownEvents is how many events are read at once while none has been seen.
+// unknownEvents is how many events are read at once while the size of none is known.
 const unknownEvents = 4
 
-// Bodies bounds the bodies that attempts have read from the log for themselves: those are shared with nobody, and are
-// kept for as long as the receiver takes. A client takes no more than it leaves free, but always one body, so that
-// receivers that hang do not take what others need. Bodies is safe for concurrent use.
+// Bodies bounds the bodies that attempts have read from the log for themselves. An attempt shares its bodies with no
+// other, and keeps them until the receiver has answered. A client gets no more bytes than it leaves free for others,
+// but always one body; so receivers that hang do not take what others need. Bodies is safe for concurrent use.
 type Bodies struct {
-	bound int64
-	usual atomic.Int64 // what a body is expected to weigh before it is read: the largest of late
+	bound    int64
+	expected atomic.Int64 // the size that a body is expected to have before it is read: the largest of the last ones
 
 	mu      sync.Mutex
 	used    int64
 	clients map[string]int64
 }
 
-// NewBodies returns room for so many bytes.
+// NewBodies returns a Bodies that admits so many bytes.
 func NewBodies(bound int64) *Bodies { return &Bodies{bound: bound, clients: map[string]int64{}} }
 
-// Saw notes the size of an event of the log.
-func (b *Bodies) Saw(size int) {
+// NoteSize takes the size of an event that was read from the log into account.
+func (b *Bodies) NoteSize(size int) {
 	for {
-		usual := b.usual.Load()
-		if b.usual.CompareAndSwap(usual, max(int64(size), usual-usual/64)) {
+		expected := b.expected.Load()
+		if b.expected.CompareAndSwap(expected, max(int64(size), expected-expected/64)) {
 			return
 		}
 	}
 }
 
-// Fit returns how many events of the log may be read at once, at most, to have about so many bytes.
-func (b *Bodies) Fit(bytes int64, most int) int {
-	usual := b.usual.Load()
-	if usual == 0 { // nothing is known yet
+// EventsIn returns how many events of the log have about so many bytes together: at least one, at most most.
+func (b *Bodies) EventsIn(bytes int64, most int) int {
+	expected := b.expected.Load()
+	if expected == 0 { // nothing is known yet
 		return min(unknownEvents, most)
 	}
-	return int(min(max(bytes/usual, 1), int64(most)))
+	return int(min(max(bytes/expected, 1), int64(most)))
 }
 
-// Room is what one attempt has taken. The zero Room of a Bodies is empty.
-type Room struct {
+// Reservation is what one attempt has reserved for the bodies that it reads.
+type Reservation struct {
 	bodies *Bodies
 	client string
 	bytes  int64
 	last   int64 // of bytes, what Reserve took for the body that is being read
 }
 
-// Room returns an empty Room for an attempt of a client. It must be freed.
-func (b *Bodies) Room(client string) Room { return Room{bodies: b, client: client} }
+// NewReservation returns an empty Reservation for an attempt of a client. It must be freed.
+func (b *Bodies) NewReservation(client string) Reservation {
+	return Reservation{bodies: b, client: client}
+}
 
-// Reserve takes what one more body is expected to weigh. False means that there is no room for it now.
-func (r *Room) Reserve() bool {
+// Reserve reserves the expected size of one more body. It returns false if there is not so much free now.
+func (r *Reservation) Reserve() bool {
 	b := r.bodies
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	own, n := b.clients[r.client], max(b.usual.Load(), 1)
+	own, n := b.clients[r.client], max(b.expected.Load(), 1)
 	if own > 0 && own+n > b.bound-b.used-n {
 		return false
 	}
@@ -67,8 +69,8 @@ func (r *Room) Reserve() bool {
 	return true
 }
 
-// Settle corrects what the last Reserve took to what the body weighs; 0 if it is not kept.
-func (r *Room) Settle(size int) {
+// Correct replaces what the last Reserve took by the size that the body has; 0 if it is not kept.
+func (r *Reservation) Correct(size int) {
 	r.bodies.mu.Lock()
 	defer r.bodies.mu.Unlock()
 	r.add(int64(size) - r.last)
@@ -76,7 +78,7 @@ func (r *Room) Settle(size int) {
 }
 
 // Free gives everything back.
-func (r *Room) Free() {
+func (r *Reservation) Free() {
 	if r.bytes == 0 {
 		return
 	}
@@ -85,8 +87,8 @@ func (r *Room) Free() {
 	r.add(-r.bytes)
 }
 
-// add counts, with mu locked.
-func (r *Room) add(n int64) {
+// add adds n bytes. The caller must hold mu.
+func (r *Reservation) add(n int64) {
 	b := r.bodies
 	r.bytes += n
 	b.used += n

@@ -12,7 +12,7 @@ func TestBodiesOfAttemptsAreBounded(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		b := NewBodies(1000)
-		var all []Room
+		var all []Reservation
 		count := map[string]int{}
 		for range rapid.IntRange(1, 200).Draw(t, "steps") {
 			if len(all) > 0 && rapid.IntRange(0, 2).Draw(t, "op") == 0 {
@@ -23,15 +23,15 @@ func TestBodiesOfAttemptsAreBounded(t *testing.T) {
 				continue
 			}
 			client := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "client")
-			b.Saw(100)
-			room := b.Room(client)
+			b.NoteSize(100)
+			room := b.NewReservation(client)
 			if !room.Reserve() {
 				if count[client] == 0 {
 					t.Fatal("a client has no body at all")
 				}
 				continue
 			}
-			room.Settle(100)
+			room.Correct(100)
 			all = append(all, room)
 			count[client]++
 		}
@@ -51,11 +51,11 @@ func TestBodiesOfAttemptsAreBounded(t *testing.T) {
 func TestBodiesOfOneClientLeaveRoom(t *testing.T) {
 	t.Parallel()
 	b := NewBodies(64 << 20)
-	b.Saw(1 << 20)
+	b.NoteSize(1 << 20)
 	for c, want := range []int{32, 16, 8} {
 		got := 0
 		for range 100 {
-			if room := b.Room(fmt.Sprint(c)); room.Reserve() {
+			if room := b.NewReservation(fmt.Sprint(c)); room.Reserve() {
 				got++
 			}
 		}
@@ -68,17 +68,17 @@ func TestBodiesOfOneClientLeaveRoom(t *testing.T) {
 func TestPagesOfLargeEventsAreSmall(t *testing.T) {
 	t.Parallel()
 	b := NewBodies(64 << 20)
-	if n := b.Fit(1<<20, 32); n != unknownEvents {
+	if n := b.EventsIn(1<<20, 32); n != unknownEvents {
 		t.Errorf("%d events at once before one was seen", n)
 	}
-	b.Saw(1 << 20)
-	if n := b.Fit(1<<20, 32); n != 1 {
+	b.NoteSize(1 << 20)
+	if n := b.EventsIn(1<<20, 32); n != 1 {
 		t.Errorf("%d events of 1 MiB at once", n)
 	}
 	for range 1000 {
-		b.Saw(2000)
+		b.NoteSize(2000)
 	}
-	if n := b.Fit(1<<20, 32); n != 32 {
+	if n := b.EventsIn(1<<20, 32); n != 32 {
 		t.Errorf("%d small events at once", n)
 	}
 }

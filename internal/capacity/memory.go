@@ -2,7 +2,7 @@ package capacity
 
 import "sync/atomic"
 
-// minPart is what every callback may keep, however many there are: the events that are under way mostly fit.
+// minPart is what every callback may keep, however many callbacks there are: mostly enough for the events under way.
 const minPart = 32 << 10
 
 // Memory bounds the bodies of events that all callbacks keep at hand. Each callback has an equal part of the bound,
@@ -26,7 +26,7 @@ func (m *Memory) Add(bytes int) { m.used.Add(int64(bytes)) }
 // Used returns how many bytes are kept.
 func (m *Memory) Used() int64 { return m.used.Load() }
 
-// Part returns how many bytes a callback may keep in any case.
+// Part returns how many bytes each callback may keep, however much the others keep.
 func (m *Memory) Part() int {
 	return max(int(m.bound/max(m.callbacks.Load(), 1)), minPart)
 }

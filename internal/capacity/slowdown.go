@@ -9,92 +9,98 @@ import (
 const (
 	// slowest is the lowest rate to which a receiver's answers can slow a callback down, in attempts a second.
 	slowest = 1
-	// longestHold bounds the wait that a receiver asks for as far as it concerns the whole callback. The order that it
-	// answered for waits as long as it asked.
+	// longestHold is the longest time for which a receiver can hold up the whole callback by a Retry-After. The order
+	// for which it gave that answer waits as long as the receiver asked.
 	longestHold = 5 * time.Minute
-	// firstHold bounds it for the first answer of several, unless it is about the rate (429): one of many servers may be in
-	// trouble. If the next attempts are refused as well, all of them wait as long as they are asked to.
+	// firstHold is the same for the first refusal of several, unless it is about the rate (429): perhaps only one of
+	// many servers is in trouble. If the next attempts are refused as well, longestHold counts.
 	firstHold = 5 * time.Second
-	// windowAnswers and windowTime are what a share of refusals is worked out from, at least.
+	// windowAnswers and windowTime are the least number of answers, and the least time, from which a share of refusals
+	// is calculated.
 	windowAnswers = 20
 	windowTime    = time.Second
-	// windowGap is how long nothing may be sent within a window.
+	// windowGap is the longest time within a window in which nothing is sent.
 	windowGap = 5 * time.Second
-	// tolerated is the share of refusals that changes nothing; beside it stands a margin for chance, except where the
-	// receiver says that it means the rate.
+	// tolerated is the share of refusals that changes nothing. A margin for chance is added to it, unless the
+	// receiver's answers say that they are about the rate.
 	tolerated = 0.05
-	// below is the part of what a receiver has accepted that it gets after a cut.
-	below = 0.9
-	// growth is the part by which the limit grows in a second in which it is used up. fullAt is the multiple of the
-	// limit after the last cut at which there is none any more, and forgotten the time after which there is none in any case.
-	growth    = 0.1
-	fullAt    = 8
-	forgotten = 15 * time.Minute
-	// trials is how many cuts in a row that change nothing show that refusals do not come from the rate; mostly is the share
-	// of refusals from which on the limit stays all the same.
-	trials = 2
-	mostly = 2.0 / 3
+	// cutTo is the new limit after a cut, as a part of what the receiver has accepted.
+	cutTo = 0.9
+	// growth is the part by which the limit grows in a second in which it is used up. At removeAt times the limit after
+	// the last cut it is removed, and forgetAfter the last refusal in any case.
+	growth      = 0.1
+	removeAt    = 8
+	forgetAfter = 15 * time.Minute
+	// vainCuts is the number of cuts without effect that shows that the rate is not the cause of the refusals. From a
+	// share of mostRefused on the limit stays nevertheless.
+	vainCuts    = 2
+	mostRefused = 2.0 / 3
 	// burst is how far attempts may be behind their rate: at high rates they need not each be waited for.
 	burst = 50 * time.Millisecond
 )
 
-// Refusal is an answer by which a receiver, or what stands before it, refused an attempt for the time being.
+// Refusal is an answer by which a receiver, or a proxy before it, refused an attempt for the time being.
 type Refusal struct {
-	Began      time.Time     // the attempt
-	Asked      bool          // it asks for less in so many words (429, Retry-After): it is no failure that happens at any rate
-	Whole      bool          // it is about the rate of all attempts (429)
-	RetryAfter time.Duration // the wait it asked for; 0: none
+	Began      time.Time     // when the attempt began
+	Asked      bool          // the receiver asks for fewer attempts (429, Retry-After): it does not merely fail
+	Whole      bool          // the answer is about the rate of all attempts (429)
+	RetryAfter time.Duration // the wait that the receiver asked for; 0: none
 }
 
-// Slowed is what an overloaded receiver gets for the time being.
+// Slowed is the limit that an overloaded receiver has now.
 type Slowed struct {
-	PerSecond float64   `json:"perSecond"` // attempts; 0: none for as long as the receiver asked for by Retry-After
+	PerSecond float64   `json:"perSecond"` // attempts; 0: none until the end of the receiver's Retry-After
 	Since     time.Time `json:"since"`
 }
 
-// slowdown is the present limit of a receiver that refuses attempts. Of those made in a second or more it looks at the share
-// that was refused. If that is too large the receiver gets a little less than what it has accepted, and then more again as it
-// accepts it. So one that takes so many in a second is sent about as many. If the share stays as large although the
-// receiver gets less, it is not overloaded but fails now and then: the limit is taken back, and the share is put up with.
-// A callback whose receiver has not refused anything lately has none.
+// slowdown limits the attempts at a receiver that refuses some of them. It looks at the share of refusals in a window
+// of a second or more:
+//
+//   - If the share is too large, the limit is cut to a little less than what the receiver has accepted. While the
+//     receiver accepts what it gets, the limit grows again. So a receiver that takes a certain rate is sent about that
+//     rate.
+//   - If the share stays as large after several cuts, the receiver is not overloaded but fails now and then. Then the
+//     cuts are undone, and the share is tolerated from then on.
+//
+// A callback whose receiver has not refused anything lately has no slowdown.
 type slowdown struct {
 	mu        sync.Mutex
 	limit     float64   // attempts a second; 0: none
 	base      float64   // the limit after the last cut
-	since     time.Time // when there began to be a limit
-	next      time.Time // no attempt begins before
-	refusedAt time.Time // the last one
-	failing   time.Time // the first one since an attempt was accepted that began later; zero: one was
-	heldAt    time.Time // when a wait began that the receiver asked for
-	heldUntil time.Time // the end of the last of these
-	cutAt     time.Time // attempts that began before the limit was changed tell nothing about it
+	since     time.Time // since when there has been a limit
+	next      time.Time // no attempt may begin before
+	refusedAt time.Time // the last refusal
+	failing   time.Time // the first refusal since an attempt that began later was accepted; zero: there is none
+	heldAt    time.Time // when the wait for the receiver's Retry-After began
+	heldUntil time.Time // when it ends
+	changedAt time.Time // when the limit was changed: attempts that began before say nothing about it
 	usual     float64   // the share of refusals that does not depend on the rate
 	window    window
-	trial     trial
+	cuts      cuts
 }
 
 // window counts answers.
 type window struct {
 	from                     time.Time // the first answer; later by the waits that the receiver has asked for
 	last                     time.Time // the last answer
-	accepted, refused, asked int       // asked: of those refused
+	accepted, refused, asked int       // asked is the number of refusals with Asked
 }
 
 func (w *window) share() float64 { return float64(w.refused) / float64(w.accepted+w.refused) }
 
-// trial is how the receiver does under a limit that is new.
-type trial struct {
-	cuts         int     // in a row, without effect; 0: there is no trial
-	limit, share float64 // before the first of them
+// cuts are cuts of the limit in a row, of which it is not known yet whether they help.
+type cuts struct {
+	count                    int
+	limitBefore, shareBefore float64 // before the first of them
 }
 
-// Refused notes an answer by which the receiver refused an attempt.
-func (pl *Place) Refused(now time.Time, r Refusal) {
-	s := pl.callback.slow.Load()
+// Refused counts an attempt that the receiver refused.
+func (a *Allowance) Refused(now time.Time, r Refusal) {
+	s := a.callback.slow.Load()
 	if s == nil {
 		s = &slowdown{refusedAt: now}
-		if !pl.callback.slow.CompareAndSwap(nil, s) {
-			if s = pl.callback.slow.Load(); s == nil {
+		if !a.callback.slow.CompareAndSwap(nil, s) {
+			if s = a.callback.slow.Load(); s == nil {
 				return
 			}
 		}
@@ -107,7 +113,7 @@ func (s *slowdown) refused(now time.Time, r Refusal) {
 	defer s.mu.Unlock()
 	s.hold(now, r)
 	s.refusedAt = now
-	if r.Began.Before(s.cutAt) {
+	if r.Began.Before(s.changedAt) {
 		return
 	}
 	s.count(now, r.Began)
@@ -118,7 +124,7 @@ func (s *slowdown) refused(now time.Time, r Refusal) {
 	s.judge(now)
 }
 
-// hold has all attempts wait as the receiver asks.
+// hold makes all attempts wait for as long as the receiver asks.
 func (s *slowdown) hold(now time.Time, r Refusal) {
 	if s.failing.IsZero() {
 		s.failing = now
@@ -135,18 +141,18 @@ func (s *slowdown) hold(now time.Time, r Refusal) {
 	}
 }
 
-// Accepted notes a success of an attempt: the limit of a receiver that has refused others grows.
-func (pl *Place) Accepted(now, began time.Time) {
-	pl.callback.accepted.Store(now.UnixNano())
-	if s := pl.callback.slow.Load(); s != nil && s.accepted(now, began) {
-		pl.FullSpeed()
+// Accepted counts an attempt that the receiver accepted: if it has refused others, its limit grows.
+func (a *Allowance) Accepted(now, began time.Time) {
+	a.callback.accepted.Store(now.UnixNano())
+	if s := a.callback.slow.Load(); s != nil && s.accepted(now, began) {
+		a.FullSpeed()
 	}
 }
 
-// AcceptedSince reports whether the receiver has accepted an attempt of any reader after a time.
-func (pl *Place) AcceptedSince(t time.Time) bool { return pl.callback.accepted.Load() > t.UnixNano() }
+// AcceptedSince reports whether the receiver has accepted an attempt of any of the callback's readers since t.
+func (a *Allowance) AcceptedSince(t time.Time) bool { return a.callback.accepted.Load() > t.UnixNano() }
 
-// accepted reports whether there is nothing left to remember of refusals.
+// accepted reports whether the refusals are so long ago that the slowdown can be removed.
 func (s *slowdown) accepted(now, began time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -156,13 +162,13 @@ func (s *slowdown) accepted(now, began time.Time) bool {
 	if began.After(s.failing) {
 		s.failing = time.Time{}
 	}
-	if began.Before(s.cutAt) {
+	if began.Before(s.changedAt) {
 		return false
 	}
 	s.count(now, began)
 	s.window.accepted++
 	if w := &s.window; s.limit > 0 && float64(w.refused) <= 1.5*s.usual*float64(w.accepted+w.refused) {
-		if s.limit += growth; s.limit >= fullAt*s.base { // as many of these in a second as the limit says
+		if s.limit += growth; s.limit >= removeAt*s.base { // in a second as many of these as the limit allows
 			s.limit, s.since = 0, time.Time{}
 		}
 	}
@@ -170,8 +176,8 @@ func (s *slowdown) accepted(now, began time.Time) bool {
 	return false
 }
 
-// count counts the time of an answer to the window. The time in which the receiver had nothing to answer, because it had
-// asked for a wait or nothing was sent for long, does not say how much it accepts.
+// count adds the time of an answer to the window, but without the time in which the receiver had nothing to answer
+// because it had asked for a wait or nothing was sent: that says nothing about the rate that it accepts.
 func (s *slowdown) count(now, began time.Time) {
 	w, idle := &s.window, s.window.last
 	if s.heldUntil.After(idle) {
@@ -181,39 +187,39 @@ func (s *slowdown) count(now, began time.Time) {
 	case w.from.IsZero() || began.Sub(idle) > windowGap:
 		*w = window{from: now}
 	case !began.Before(idle):
-		w.from = w.from.Add(idle.Sub(w.last)) // by the wait
+		w.from = w.from.Add(idle.Sub(w.last)) // without the wait
 	}
 	w.last = now
 }
 
-// judge looks at the share of refusals once enough answers have come to know it.
+// judge cuts the limit, or undoes cuts, by the share of refusals, once there are enough answers to calculate it.
 func (s *slowdown) judge(now time.Time) {
 	w := &s.window
 	passed, answers := now.Sub(w.from), w.accepted+w.refused
 	if answers < windowAnswers || passed < windowTime {
 		return
 	}
-	share, means := w.share(), 2*w.asked >= w.refused
+	share, rateMeant := w.share(), 2*w.asked >= w.refused
 	margin := 1 / math.Sqrt(float64(answers)) // at least two standard deviations
 	if share < s.usual-margin {
 		s.usual = (s.usual + share) / 2
 	}
-	if means {
+	if rateMeant {
 		margin = 0
 	}
 	switch {
-	case s.trial.cuts == trials && share > s.trial.share/2 && share < mostly && !means:
-		s.setLimit(s.trial.limit, now)
-		s.usual, s.trial = share, trial{}
+	case s.cuts.count == vainCuts && share > s.cuts.shareBefore/2 && share < mostRefused && !rateMeant:
+		s.setLimit(s.cuts.limitBefore, now)
+		s.usual, s.cuts = share, cuts{}
 	case share > s.usual+tolerated+margin:
-		if s.trial.cuts == 0 {
-			s.trial = trial{limit: s.limit, share: share}
+		if s.cuts.count == 0 {
+			s.cuts = cuts{limitBefore: s.limit, shareBefore: share}
 		}
-		s.trial.cuts = min(s.trial.cuts+1, trials)
-		s.setLimit(max(below*float64(w.accepted)/passed.Seconds(), slowest), now)
+		s.cuts.count = min(s.cuts.count+1, vainCuts)
+		s.setLimit(max(cutTo*float64(w.accepted)/passed.Seconds(), slowest), now)
 		s.base = s.limit
 	default:
-		s.trial = trial{}
+		s.cuts = cuts{}
 	}
 	*w = window{}
 }
@@ -225,28 +231,28 @@ func (s *slowdown) setLimit(limit float64, now time.Time) {
 	case s.limit == 0:
 		s.since = now
 	}
-	s.limit, s.cutAt = limit, now
+	s.limit, s.changedAt = limit, now
 }
 
-func (s *slowdown) over(now time.Time) bool { return now.Sub(s.refusedAt).Abs() >= forgotten }
+func (s *slowdown) over(now time.Time) bool { return now.Sub(s.refusedAt).Abs() >= forgetAfter }
 
-// FullSpeed ends a slow-down: the receiver gets what the callback's own limits allow.
-func (pl *Place) FullSpeed() { pl.callback.slow.Store(nil) }
+// FullSpeed removes the slowdown: the receiver gets what the callback's own limits allow.
+func (a *Allowance) FullSpeed() { a.callback.slow.Store(nil) }
 
-// EndHold ends the wait that a receiver has asked for: it has answered meanwhile.
-func (pl *Place) EndHold(now time.Time) {
-	if s := pl.callback.slow.Load(); s != nil {
+// EndHold ends the wait that a receiver has asked for: it has accepted an attempt meanwhile.
+func (a *Allowance) EndHold(now time.Time) {
+	if s := a.callback.slow.Load(); s != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.next, s.heldUntil = now, now
 	}
 }
 
-// Wait returns how long the callback's rate, and its receiver if that is overloaded, ask to wait before the next attempt
-// begins.
-func (pl *Place) Wait(now time.Time) time.Duration {
-	wait := pl.RateWait(now)
-	if s := pl.callback.slow.Load(); s != nil {
+// Wait returns how long the next attempt must wait because of the callback's rate, or because its receiver is
+// overloaded.
+func (a *Allowance) Wait(now time.Time) time.Duration {
+	wait := a.RateWait(now)
+	if s := a.callback.slow.Load(); s != nil {
 		wait = max(wait, s.wait(now))
 	}
 	return wait
@@ -258,7 +264,7 @@ func (s *slowdown) wait(now time.Time) time.Duration {
 	return min(max(s.next.Sub(now), 0), longestHold) // a clock that was set back must not make it longer
 }
 
-// began notes that an attempt begins.
+// began counts an attempt that begins.
 func (s *slowdown) began(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -271,9 +277,9 @@ func (s *slowdown) began(now time.Time) {
 	s.next = s.next.Add(time.Duration(float64(time.Second) / s.limit))
 }
 
-// Slowed returns how far the callback is slowed down, nil if it is not.
-func (pl *Place) Slowed(now time.Time) *Slowed {
-	s := pl.callback.slow.Load()
+// Slowed returns the limit that the receiver has now, nil if it has none.
+func (a *Allowance) Slowed(now time.Time) *Slowed {
+	s := a.callback.slow.Load()
 	if s == nil {
 		return nil
 	}

@@ -14,18 +14,18 @@ const (
 
 // slowSim lets a callback that always has something to deliver send to a receiver, in a time of its own.
 type slowSim struct {
-	place    *Place
-	now      time.Time
-	receiver func(now time.Time) (refuses, asks bool)
-	after    time.Duration // the Retry-After of refusals
-	underWay []time.Time   // when each began
+	allowance *Allowance
+	now       time.Time
+	receiver  func(now time.Time) (refuses, asks bool)
+	after     time.Duration // the Retry-After of refusals
+	underWay  []time.Time   // when each began
 
 	sent, refused int
 }
 
 func newSlowSim() *slowSim {
-	s := &slowSim{place: NewPlaces(100).Join("shop", "cb", func() {}), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
-	s.place.Bound(simConcurrency, simConcurrency, 0)
+	s := &slowSim{allowance: NewSlots(100).Join("shop", "cb", func() {}), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	s.allowance.SetLimits(simConcurrency, simConcurrency, 0)
 	return s
 }
 
@@ -35,16 +35,16 @@ func (s *slowSim) run(d time.Duration) {
 		for len(s.underWay) > 0 && s.now.Sub(s.underWay[0]) >= simTook {
 			began := s.underWay[0]
 			s.underWay = s.underWay[1:]
-			s.place.Release()
+			s.allowance.Release()
 			if refuses, asks := s.receiver(s.now); refuses {
 				s.refused++
-				s.place.Refused(s.now, Refusal{Began: began, Asked: asks, Whole: asks, RetryAfter: s.after})
+				s.allowance.Refused(s.now, Refusal{Began: began, Asked: asks, Whole: asks, RetryAfter: s.after})
 			} else {
-				s.place.Accepted(s.now, began)
+				s.allowance.Accepted(s.now, began)
 			}
 		}
-		for s.place.Wait(s.now) == 0 && s.place.TryTake() {
-			s.place.UseRate(s.now)
+		for s.allowance.Wait(s.now) == 0 && s.allowance.TryTake() {
+			s.allowance.UseRate(s.now)
 			s.underWay = append(s.underWay, s.now)
 			s.sent++
 		}
@@ -88,13 +88,13 @@ func TestAnOverloadedReceiverGetsWhatItTakes(t *testing.T) {
 					if accepted < most*7/10 || s.refused > s.sent*3/10 {
 						t.Errorf("in two minutes %d of %d were accepted, and %d refused", accepted, most, s.refused)
 					}
-					if slowed := s.place.Slowed(s.now); slowed == nil || slowed.PerSecond > float64(2*perSecond) {
+					if slowed := s.allowance.Slowed(s.now); slowed == nil || slowed.PerSecond > float64(2*perSecond) {
 						t.Errorf("it is slowed to %+v", slowed)
 					}
 					s.receiver = func(time.Time) (bool, bool) { return false, false }
 					s.run(time.Minute)
 					s.run(10 * time.Second)
-					if slowed := s.place.Slowed(s.now); slowed != nil || s.sent < 3500 {
+					if slowed := s.allowance.Slowed(s.now); slowed != nil || s.sent < 3500 {
 						t.Errorf("a minute later it is slowed to %+v and gets %d in ten seconds", slowed, s.sent)
 					}
 				})
@@ -123,9 +123,9 @@ func TestAReceiverThatFailsNowAndThenIsNotSlowedDown(t *testing.T) {
 // What a receiver asks for is kept by the whole callback, and not for ever: one answer must not stop it for a day.
 func TestRetryAfterHoldsACallback(t *testing.T) {
 	t.Parallel()
-	places := NewPlaces(10)
-	live, replay := places.Join("shop", "cb", func() {}), places.Join("shop", "cb", func() {})
-	live.Bound(4, 4, 0)
+	slots := NewSlots(10)
+	live, replay := slots.Join("shop", "cb", func() {}), slots.Join("shop", "cb", func() {})
+	live.SetLimits(4, 4, 0)
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	live.Refused(now, Refusal{Began: now, Whole: true, RetryAfter: time.Minute})
 	if live.Wait(now) != time.Minute || replay.Wait(now.Add(time.Second)) != 59*time.Second {
@@ -150,7 +150,7 @@ func TestRetryAfterHoldsACallback(t *testing.T) {
 // follows is refused as well, all of it waits.
 func TestOneRefusalDoesNotHoldACallbackForLong(t *testing.T) {
 	t.Parallel()
-	live := NewPlaces(10).Join("shop", "cb", func() {})
+	live := NewSlots(10).Join("shop", "cb", func() {})
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	refuse := func() {
 		live.Refused(now, Refusal{Began: now.Add(-time.Millisecond), Asked: true, RetryAfter: time.Minute})
@@ -181,22 +181,22 @@ func TestATimeWithoutAttemptsSlowsNobodyDown(t *testing.T) {
 		s.run(time.Minute + time.Second)
 		s.run(10 * time.Second)
 		if s.sent < 3000 {
-			t.Errorf("after a wait of a minute it is sent %d of 4000 in ten seconds, slowed to %+v", s.sent, s.place.Slowed(s.now))
+			t.Errorf("after a wait of a minute it is sent %d of 4000 in ten seconds, slowed to %+v", s.sent, s.allowance.Slowed(s.now))
 		}
 	})
 	t.Run("idle", func(t *testing.T) {
 		t.Parallel()
 		s := newSlowSim()
-		s.place.Refused(s.now, Refusal{Began: s.now, Asked: true})
+		s.allowance.Refused(s.now, Refusal{Began: s.now, Asked: true})
 		for range 17 {
 			s.now = s.now.Add(40 * time.Second)
-			s.place.Accepted(s.now, s.now.Add(-simTook))
+			s.allowance.Accepted(s.now, s.now.Add(-simTook))
 		}
 		first := true
 		s.receiver = func(time.Time) (bool, bool) { refuses := first; first = false; return refuses, true }
 		s.run(10 * time.Second)
 		if s.sent < 3000 {
-			t.Errorf("after a quiet time it is sent %d of 4000 in ten seconds, slowed to %+v", s.sent, s.place.Slowed(s.now))
+			t.Errorf("after a quiet time it is sent %d of 4000 in ten seconds, slowed to %+v", s.sent, s.allowance.Slowed(s.now))
 		}
 	})
 }

@@ -2,24 +2,24 @@ package delivery
 
 import "github.com/audatex-relay/relay/internal/capacity"
 
-// maxAtHand bounds the bodies that one callback keeps at hand; one event is always let in.
+// maxAtHand is how many bytes of bodies one callback keeps at hand at most; one event is always admitted.
 const maxAtHand = 8 << 20
 
-// AtHand are the events whose bodies a callback keeps until it is done with them. Who needs another one reads it from the
-// log. It belongs to one goroutine.
+// AtHand has the events whose bodies a callback keeps in memory until they are settled. Other events must be read from
+// the log when they are sent. AtHand belongs to one goroutine.
 type AtHand struct {
 	memory *capacity.Memory // of all callbacks
 	events map[uint64]*Event
 	bytes  int
 }
 
-// Join begins to count among the callbacks that share the memory. Nothing is held before.
+// Join makes the callback one of those that share the memory. It must be called before Hold.
 func (h *AtHand) Join(memory *capacity.Memory) {
 	h.memory = memory
 	memory.Join(1)
 }
 
-// Len returns how many there are.
+// Len returns how many events there are.
 func (h *AtHand) Len() int { return len(h.events) }
 
 // Get returns the event at a position, nil if it is not at hand.

@@ -1,22 +1,22 @@
-// Package delivery is the way that every attempt at a callback takes, whoever reads the log for it: the dispatcher, a
-// replay, a test. It knows what each callback is configured to (Targets), makes attempts within what the replica and the
-// callback may have under way (Places, Bodies), and records them in the one chain of records that each callback has
-// (Recorder). It decides nothing about an outcome: when an event is sent again is its reader's to know.
+// Package delivery makes and records every attempt at a callback, whoever reads the log for it: the dispatcher, a
+// replay, a test. It knows how each callback is configured (Targets), makes attempts within what the replica and the
+// callback may have under way (Slots, Bodies), and records them in the chain of records that each callback has
+// (Recorder). It decides nothing about an outcome: when an event is sent again, its reader decides.
 //
-// Begin reading at Deliverer. A reader takes a place, makes an attempt, records it, and gives the place back:
+// Begin reading at Deliverer. A reader takes a slot, makes an attempt, records it, and gives the slot back:
 //
-//	place := deliverer.Places.Join(target.Callback.Client, target.Key, wake)
-//	place.Bound(concurrency, most, target.Callback.RatePerSecond)       // again whenever the target has changed; most: of
-//	                                                                    // this reader alone, 0: as many as the callback
-//	if place.Wait(now) == 0 && place.Take() {                           // the rate, and what the receiver has asked for;
-//		                                                            // refused a place: wake is called once there is one
-//		if !place.UseRate(now) { place.Release(); return }          // another reader was faster
+//	allowance := deliverer.Slots.Join(target.Callback.Client, target.Key, wake)
+//	allowance.SetLimits(concurrency, most, target.Callback.RatePerSecond) // again whenever the target has changed; most
+//	                                                                      // is for this reader alone, 0: as the callback
+//	if allowance.Wait(now) == 0 && allowance.Take() {                     // the rate, and what the receiver asks for;
+//		                                                              // else wake is called once there is a slot
+//		if !allowance.UseRate(now) { allowance.Release(); return }    // another reader was faster
 //		a := delivery.Attempt{Target: target, Seqs: []uint64{seq}, Events: make([]*delivery.Event, 1)}
 //		deliverer.Make(ctx, lease, &a)
-//		place.Release()
+//		allowance.Release()
 //		if a.Err == nil && a.Chosen >= 0 {
 //			records = append(records, a.Record(number, probe))
-//			if !a.Outdated(present) { a.Pace(place, now, probe) }   // an outdated one says nothing of the receiver
+//			if !a.Outdated(present) { a.AdjustRate(allowance, now, probe) }
 //		}
 //	}
 //	recorder := deliverer.Recorder(id, generation)                      // one for each reader of a callback
@@ -56,10 +56,10 @@ type Config struct {
 	HeldBytes int64
 }
 
-// Deliverer is what all readers of this replica's callbacks share. It is safe for concurrent use.
+// Deliverer is shared by all readers of this replica's callbacks. It is safe for concurrent use.
 type Deliverer struct {
 	Targets *Targets
-	Places  *capacity.Places
+	Slots   *capacity.Slots
 	Bodies  *capacity.Bodies
 	Memory  *capacity.Memory
 	Metrics *Metrics
@@ -78,8 +78,9 @@ func New(c Config) *Deliverer {
 		c.HeldBytes = DefaultHeldBytes
 	}
 	d := &Deliverer{
-		Targets: newTargets(c.Store, c.Log), Places: capacity.NewPlaces(c.MaxAttempts), Bodies: capacity.NewBodies(c.HeldBytes),
-		Memory: capacity.NewMemory(c.HeldBytes), Metrics: NewMetrics(c.Metrics), store: c.Store, sender: c.Sender, chains: chains{last: map[string]relay.AttemptsEnd{}},
+		Targets: newTargets(c.Store, c.Log), Slots: capacity.NewSlots(c.MaxAttempts), Bodies: capacity.NewBodies(c.HeldBytes),
+		Memory: capacity.NewMemory(c.HeldBytes), Metrics: NewMetrics(c.Metrics),
+		store: c.Store, sender: c.Sender, chains: chains{last: map[string]relay.AttemptsEnd{}},
 	}
 	d.register(c.Metrics, c.MaxAttempts)
 	return d
@@ -91,17 +92,17 @@ func (d *Deliverer) Run(ctx context.Context) error {
 	return nil
 }
 
-// Test makes one attempt for a callback in the very way that deliveries are made, and records nothing. Id is the
-// webhook-id; inspect is filled in. It takes one of the places that attempts have, or returns ErrBusy.
+// Test makes one attempt for a callback exactly as deliveries are made, and records nothing. Id is the webhook-id;
+// inspect is filled in. It takes one of the replica's slots, or returns ErrBusy if there is none.
 func (d *Deliverer) Test(
 	ctx context.Context, cb relay.Callback, body []byte, id string, inspect *sender.Inspection,
 ) (sender.Attempt, error) {
-	place := d.Places.Join(cb.Client, "", func() {}) // its owner has counted it against the concurrency
-	defer place.Leave()
-	if !place.TryTake() {
+	allowance := d.Slots.Join(cb.Client, "", func() {}) // the callback's owner has counted it against the concurrency
+	defer allowance.Leave()
+	if !allowance.TryTake() {
 		return sender.Attempt{}, ErrBusy
 	}
-	defer place.Release()
+	defer allowance.Release()
 	request := NewTarget(cb, relay.Client{}).Request(id, body, time.Now())
 	request.Inspect = inspect
 	return d.sender.Send(ctx, request), nil
@@ -112,7 +113,7 @@ func (d *Deliverer) CertificateEnds(t *Target) (time.Time, bool) {
 	return d.sender.CertificateEnds(t.Key, time.Now())
 }
 
-// Release forgets what is remembered of a callback for which nothing more is sent from here.
+// Release drops what is known of a callback to which this replica sends nothing more.
 func (d *Deliverer) Release(t *Target) {
 	d.Forget(t.Callback.ID)
 	d.sender.Forget(t.Key)

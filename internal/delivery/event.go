@@ -8,11 +8,11 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Event is one event of the log. It is never changed, so all who have it at hand share it.
+// Event is one event of the log. It is never changed, so callbacks can share it.
 type Event struct {
 	store.Stored
 	ID string // the CloudEvent's id: webhook-id
-	// private: it is for this client, of this generation, and for nobody else. about is the callback that never gets it.
+	// A private event is for client, of clientGeneration, and for nobody else. The callback about never gets it.
 	private                         bool
 	client, clientGeneration, about string
 }
@@ -54,6 +54,6 @@ func eventID(body []byte) string {
 	var e struct {
 		ID string `json:"id"`
 	}
-	_ = json.Unmarshal(body, &e) // an event without a readable id cannot be signed for: its attempt reports it
+	_ = json.Unmarshal(body, &e) // without a readable id it cannot be signed, and its attempt reports that
 	return e.ID
 }

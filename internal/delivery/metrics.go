@@ -10,7 +10,7 @@ import (
 	"github.com/audatex-relay/relay/internal/sender"
 )
 
-// Metrics are those of attempts and deliveries, whoever makes them.
+// Metrics are the metrics of attempts and deliveries, of all readers.
 type Metrics struct {
 	attempts   map[sender.Outcome]prometheus.Counter
 	deliveries map[relay.DeliveryStatus]prometheus.Counter
@@ -30,7 +30,7 @@ const (
 	byVendor
 )
 
-// NewMetrics registers them; nil: they are kept and shown to nobody.
+// NewMetrics registers the metrics, unless reg is nil.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	f := promauto.With(reg)
 	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
@@ -43,7 +43,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	deliveries := f.NewCounterVec(prometheus.CounterOpts{Name: "audatex_relay_deliveries_total", Help: "Deliveries that ended, by how."}, []string{"status"})
 	punctual := f.NewCounterVec(prometheus.CounterOpts{
 		Name: "audatex_relay_slo_events_total",
-		Help: "Events delivered to receivers that did not fail meanwhile, by whether that was within 60 seconds of receipt. Late is what the relay itself has delayed by more.",
+		Help: "Events delivered to receivers that did not fail meanwhile, by whether that was within 60 seconds of receipt. " +
+			"Late is what the relay itself has delayed by more.",
 	}, []string{"in_time"})
 	leftOut := f.NewCounterVec(prometheus.CounterOpts{
 		Name: "audatex_relay_slo_left_out_events_total",
@@ -61,9 +62,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}),
 		latency: histogram("audatex_relay_event_to_delivery_seconds", "Time from an event's arrival in the log until a receiver had taken it.",
 			[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 5, 30, 300, 3600, 86400}),
-		created: histogram("audatex_relay_created_to_delivery_seconds", "Time from the vendor's CreatedAt of a notification until a receiver had taken its event.",
+		created: histogram("audatex_relay_created_to_delivery_seconds",
+			"Time from the vendor's CreatedAt of a notification until a receiver had taken its event.",
 			[]float64{.1, .5, 1, 5, 30, 60, 150, 300, 600, 1800, 3600, 21600, 86400, 259200}),
-		received: histogram("audatex_relay_received_to_delivery_seconds", "Time from a notification's arrival at the relay until a receiver had taken its event.",
+		received: histogram("audatex_relay_received_to_delivery_seconds",
+			"Time from a notification's arrival at the relay until a receiver had taken its event.",
 			[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 5, 30, 300, 3600, 86400}),
 	}
 	for _, o := range sender.Outcomes() {
@@ -98,7 +101,7 @@ func (m *Metrics) Delivered(ev *Event, now time.Time) {
 	}
 }
 
-// register registers how much is under way and at hand.
+// register registers the metrics of what is under way and in memory.
 func (d *Deliverer) register(reg prometheus.Registerer, limit int) {
 	f := promauto.With(reg)
 	gauge := func(name, help string, value func() float64) {
@@ -106,9 +109,11 @@ func (d *Deliverer) register(reg prometheus.Registerer, limit int) {
 	}
 	gauge("audatex_relay_attempts_limit", "How many attempts may be under way at once.", func() float64 { return float64(limit) })
 	gauge("audatex_relay_attempts_under_way", "Attempts of deliveries that are under way.",
-		func() float64 { return float64(d.Places.Taken()) })
-	gauge("audatex_relay_callbacks_waiting_for_attempts", "Callbacks, and replays of them, that could send and wait until an attempt of others ends; those at their own bounds do not count.",
-		func() float64 { return float64(d.Places.Short()) })
+		func() float64 { return float64(d.Slots.Taken()) })
+	gauge("audatex_relay_callbacks_waiting_for_attempts",
+		"Callbacks, and replays of them, that could send and wait until an attempt of others ends; "+
+			"those at their own bounds do not count.",
+		func() float64 { return float64(d.Slots.Starved()) })
 	gauge("audatex_relay_held_event_bytes", "Bytes of events that callbacks keep in memory until they are sent.",
 		func() float64 { return float64(d.Memory.Used()) })
 }

@@ -7,13 +7,13 @@ import (
 	"github.com/audatex-relay/relay/internal/trouble"
 )
 
-// InTime is how long after the relay has received it an event must have been delivered to a receiver that does not fail.
+// InTime is how long after the relay has received it an event must have been delivered to a receiver that does not
+// fail.
 const InTime = time.Minute
 
-// Punctual counts whether an event that was delivered now, by the batch, was delivered in time. Late is what the relay
-// itself has delayed for longer than InTime. What was delayed by others, or came while its receiver failed, is left
-// out: they are the vendor until the event was in the log, and since then the receiver or the callback's owner, whose
-// troubles are given.
+// Punctual counts for the objective whether an event that was delivered now, as a part of b, was delivered in time. It
+// is late if the relay itself has delayed it for longer than InTime. Events that others have delayed are left out: the
+// vendor until the event was in the log, and then the receiver or the callback's owner, at the times in troubles.
 func (m *Metrics) Punctual(ev *Event, b *cursor.Batch, troubles *trouble.Times, now time.Time) {
 	received := ev.ReceivedAt
 	if received.IsZero() { // of an event without a notification
@@ -32,8 +32,8 @@ func (m *Metrics) Punctual(ev *Event, b *cursor.Batch, troubles *trouble.Times, 
 	}
 }
 
-// heldBack returns for how long an event that came to the log at a time was held back by its receiver or its callback's
-// owner: by what they did to all events, or to its own order.
+// heldBack returns for how long the receiver or the callback's owner has held back an event that came to the log at
+// came: together with all events, or with those of its order.
 func heldBack(came time.Time, b *cursor.Batch, troubles *trouble.Times, now time.Time) time.Duration {
 	var held time.Duration
 	if !troubles.None() {

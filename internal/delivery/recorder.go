@@ -11,30 +11,30 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Recorder records the attempts of one reader of a callback. All readers of a callback append to one chain, in which each
-// batch names the one before it. A Recorder is used by one goroutine at a time.
+// Recorder records the attempts of one reader of a callback. All readers of a callback append to the same chain, in
+// which each batch has the position of the batch before it. A Recorder is used by one goroutine at a time.
 type Recorder struct {
 	callback, generation string
-	// unclear: the last batch may have been stored although it was answered by an error: it would be above from.
+	// unclear is set if the last batch may be stored although an error was returned for it. It is above from then.
 	unclear bool
 	from    uint64
 }
 
-// Records are what has to be recorded by one Recorder.
+// Records are records to append by one Recorder.
 type Records struct {
 	Recorder *Recorder
 	Records  []relay.AttemptRecord
 }
 
-// Appended is what came of Records: how many of them are stored, the first ones. Unless it is all of them the others must
-// be appended again, with the same ones first; Err is nil if there is nothing to complain of.
+// Appended is the result for Records. The first Stored of them are stored. If these are not all, the others must be
+// appended again, in the same order.
 type Appended struct {
 	Stored int
-	Err    error
+	Err    error // nil, even if not all are stored, if another reader of the callback was merely faster
 }
 
-// chains has where each callback's attempts end, as far as it is known. It may be out of date: every batch is stored under
-// the condition that it is not.
+// chains has the end of each callback's chain of attempts, as far as it is known. It may be out of date: then a batch
+// that is appended to it is refused.
 type chains struct {
 	mu   sync.Mutex
 	last map[string]relay.AttemptsEnd
@@ -60,15 +60,15 @@ func (d *Deliverer) Recorder(callback, generation string) *Recorder {
 	return &Recorder{callback: callback, generation: generation}
 }
 
-// Forget forgets where the chain of a callback ends, as nobody here records for it any more.
+// Forget drops the known end of a callback's chain.
 func (d *Deliverer) Forget(callback string) {
 	d.chains.mu.Lock()
 	defer d.chains.mu.Unlock()
 	delete(d.chains.last, callback)
 }
 
-// Append appends the records of several Recorders, each of another callback, in one go. A record that is stored is stored
-// once, also where the store's first answer was unclear or another reader of the callback has recorded meanwhile.
+// Append appends the records of several Recorders, each of another callback, in one go. No record is stored twice, even
+// if the store's first answer was unclear or another reader of the callback has recorded meanwhile.
 func (d *Deliverer) Append(ctx context.Context, all []Records) []Appended {
 	results := make([]Appended, len(all))
 	batches := make([]relay.AttemptBatch, 0, len(all))
@@ -90,30 +90,31 @@ func (d *Deliverer) Append(ctx context.Context, all []Records) []Appended {
 		case stored.Err == nil:
 			d.chains.set(r.callback, batches[n].End(stored.Seq))
 			results[i].Stored, r.unclear = len(all[i].Records), false
-		case errors.Is(stored.Err, store.ErrConflict): // it may be an earlier try that was answered unclearly, or another reader's batch
-			r.doubt(batches[n].Previous)
+		case errors.Is(stored.Err, store.ErrConflict): // with an earlier try of this batch, or another reader's batch
+			r.markUnclear(batches[n].Previous)
 			d.Forget(r.callback)
 			_, results[i] = d.prepare(ctx, all[i])
 		default:
-			r.doubt(batches[n].Previous)
+			r.markUnclear(batches[n].Previous)
 			results[i].Err = stored.Err
 		}
 	}
 	return results
 }
 
-func (r *Recorder) doubt(previous uint64) {
+// markUnclear notes that a batch after previous may be stored.
+func (r *Recorder) markUnclear(previous uint64) {
 	if !r.unclear {
 		r.unclear, r.from = true, previous
 	}
 }
 
-// prepare returns where the chain ends, which another reader's conflict may have forgotten a moment later. If the last
-// try was unclear and the chain has grown since it looks whether that try is stored.
+// prepare returns the end of a callback's chain. If the last try was unclear and the chain has grown since, it finds
+// out whether that try is stored; the result is not empty then.
 func (d *Deliverer) prepare(ctx context.Context, all Records) (last relay.AttemptsEnd, result Appended) {
 	r, attempts := all.Recorder, d.store.Attempts
-	if last, known := d.chains.get(r.callback); known && (!r.unclear || last.Position == r.from) { // else its condition shows it
-		return last, Appended{}
+	if last, known := d.chains.get(r.callback); known && (!r.unclear || last.Position == r.from) {
+		return last, Appended{} // if it is out of date, the batch is refused
 	}
 	last, err := attempts.End(ctx, r.callback)
 	if err != nil {
@@ -136,7 +137,7 @@ func (d *Deliverer) prepare(ctx context.Context, all Records) (last relay.Attemp
 	return last, Appended{Stored: stored}
 }
 
-// sameRecords returns how many records there are, if they are the first of those to be stored; else 0.
+// sameRecords returns how many records are stored if they are the first of the given ones, else 0.
 func sameRecords(there, records []relay.AttemptRecord) int {
 	if len(there) > len(records) {
 		return 0
@@ -157,9 +158,9 @@ func sameRecords(there, records []relay.AttemptRecord) int {
 // maxBatch bounds the records of one batch, which is one message.
 const maxBatch = 4096
 
-// Batch returns how many of the records go into one message of at most most bytes: at least one.
+// Batch returns how many of the records fit in one message of at most most bytes: at least one.
 func Batch(records []relay.AttemptRecord, most int) int {
-	const envelope, besides = 4 << 10, 640 // of a batch, and of a record: names, numbers and times
+	const envelope, besides = 4 << 10, 640 // names, numbers and times of a batch, and of a record
 	n, size := 0, envelope
 	for ; n < min(len(records), maxBatch); n++ {
 		r := &records[n]

@@ -11,19 +11,19 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// maxFilterSubjects bounds the subject filters of one read of the log; a read with more takes every site and matches
-// here.
+// maxFilterSubjects is the largest number of subject filters for one read of the log. A read that needs more reads all
+// sites, and what does not match is dropped here.
 const maxFilterSubjects = 64
 
-// Target is a callback as configured at one moment, with its client: whom an event is for, and how it is sent. It is
-// never changed; a change of either makes a new one, which the next attempt takes.
+// Target is a callback with its client, as configured at one moment: which events it gets, and how they are sent. A
+// Target is never changed. When the configuration changes there is a new one, and the next attempt is made by that.
 type Target struct {
 	Callback relay.Callback
 	Client   relay.Client
-	// Orphaned: the client is not known, or is another one under the same id. The callback gets nothing, and keeps
-	// its place until its client is known or it is removed.
+	// Orphaned is set if the client is not known, or is another one under the same id. The callback gets nothing then,
+	// and keeps its position in the log until its client is known or it is removed.
 	Orphaned bool
-	// Key names the callback to the sender and among capacity.Places: one made again under an old id is another.
+	// Key is the callback's name at the sender and capacity.Slots. A callback made again under its id has another.
 	Key       string
 	Revisions [2]uint64 // at which callback and client are stored
 
@@ -38,12 +38,12 @@ type signingSecret struct {
 
 // NewTarget returns the target that a callback and its client are.
 func NewTarget(cb relay.Callback, client relay.Client) *Target {
-	// Sorted, as every event is held against them: 1,000 callbacks of 1,000 orders each must not hold the reader up.
+	// Sorted, as every event is compared with them: 1,000 callbacks of 1,000 orders each must not hold the reader up.
 	client.Sites, cb.Filter.Sites, cb.Filter.Orders = relay.Sorted(client.Sites), relay.Sorted(cb.Filter.Sites), relay.Sorted(cb.Filter.Orders)
 	t := &Target{Callback: cb, Client: client, Key: cb.ID + " " + cb.Generation}
 	for _, s := range cb.Secrets.Signing {
 		secret, err := signature.ParseSecret(s.Secret)
-		if err == nil { // without any the attempt ends as Invalid and says so
+		if err == nil { // without any secret the attempt ends as Invalid
 			t.secrets = append(t.secrets, signingSecret{secret, s.ExpiresAt})
 		}
 	}
@@ -68,7 +68,7 @@ func Concurrency(cb relay.Callback) int { return min(max(cb.Concurrency, 1), rel
 // SameAs reports whether nothing has changed since other.
 func (t *Target) SameAs(other *Target) bool { return t.Revisions == other.Revisions }
 
-// Matches reports whether the event is for this callback: its client may see it and its site, and its filter passes it.
+// Matches reports whether the event is for this callback: its client may see the event, and its filter matches it.
 func (t *Target) Matches(ev *Event) bool {
 	mine := t.Client.AllSites || relay.Among(t.Client.Sites, ev.Site)
 	if ev.private { // at no site
@@ -92,7 +92,7 @@ func (t *Target) Request(id string, body []byte, now time.Time) sender.Request {
 	return r
 }
 
-// EverySite stands for all sites where callbacks are found by the sites that they want: no site is called so.
+// EverySite means all sites where callbacks are indexed by the sites that they want. No site has this name.
 const EverySite = ""
 
 // Sites returns the sites whose events may match: EverySite alone if any may.
@@ -110,7 +110,7 @@ func (t *Target) sites() (sites []string, all bool) {
 		return nil, true
 	case len(filter) == 0:
 		sites = slices.Clone(t.Client.Sites)
-		if t.wantsOperational() { // what happens to the client's own callbacks happens at no site
+		if t.wantsOperational() { // events about the client's own callbacks are at no site
 			sites = append(sites, relay.NoSite)
 		}
 		return sites, false
@@ -129,8 +129,8 @@ func (t *Target) wantsOperational() bool {
 	return slices.ContainsFunc(t.Callback.Filter.Types, func(s string) bool { return strings.HasPrefix(s, relay.OperationalPrefix) })
 }
 
-// Subjects returns filters that select at least everything of the log that matches; none means that nothing can match.
-// If order is not empty, only its events are wanted.
+// Subjects returns filters that select at least all events of the log that match. If order is not empty, only events of
+// that order are wanted. None is true if nothing can match.
 func (t *Target) Subjects(order string) (filters []string, none bool) {
 	sites, all := t.sites()
 	f := t.Callback.Filter
@@ -155,7 +155,7 @@ func (t *Target) Subjects(order string) (filters []string, none bool) {
 		kinds++
 	}
 	if all && len(orders) == 0 && created && updated {
-		return []string{topology.AllEvents}, false // little of the log is for nobody
+		return []string{topology.AllEvents}, false // and little else: one filter is enough
 	}
 	if all {
 		sites = []string{"*"}
@@ -163,7 +163,7 @@ func (t *Target) Subjects(order string) (filters []string, none bool) {
 	if len(orders) == 0 {
 		orders = []string{"*"}
 	}
-	// Counted before they are made: 1,000 sites and 1,000 orders would be a million.
+	// They are counted before they are made: 1,000 sites and 1,000 orders would be a million.
 	if len(sites)*len(orders)*kinds > maxFilterSubjects {
 		if sites = []string{"*"}; len(orders) > maxFilterSubjects/2 {
 			orders = []string{"*"}

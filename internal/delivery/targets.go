@@ -12,8 +12,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Targets has the present target of every callback, whoever delivers to it. Run keeps it up to date. It shows what other
-// replicas have changed a moment later.
+// Targets has the present target of every callback, whichever replica delivers to it. Run keeps it up to date: changes
+// made through other replicas show a moment later.
 type Targets struct {
 	clients   *store.Mirror[relay.Client]
 	callbacks *store.Mirror[relay.Callback] // in groups by shard
@@ -35,8 +35,8 @@ func newTargets(s *store.Store, log *slog.Logger) *Targets {
 
 func shardGroup(shard int) string { return strconv.Itoa(shard) }
 
-// OnChange has functions called with the id of a callback that has changed, and with that of a client whose callbacks
-// have changed with it. They read what holds then, and must not block. It must be called before Run.
+// OnChange registers functions that are called with the id of a callback that has changed, and with that of a client
+// whose change concerns its callbacks. They must not block. OnChange must be called before Run.
 func (t *Targets) OnChange(callback, client func(id string)) {
 	t.callbackChanged, t.clientChanged = append(t.callbackChanged, callback), append(t.clientChanged, client)
 }
@@ -80,9 +80,9 @@ func (t *Targets) Of(id string) *Target {
 	return of
 }
 
-// Confirm asks the store about a callback of which a document of a generation was found ("" if none was), if that does not
-// belong to what is known here: this may be some milliseconds old, and a former owner may have known more. A callback may
-// also become known before its client. It reports whether the callback is registered.
+// Confirm reports whether a callback is registered, of which a stored cursor of a generation was found ("" if none
+// was). If the callback is not known here in that generation, it asks the store, as what is known here may be some
+// milliseconds old. It also makes sure that the callback's client is known.
 func (t *Targets) Confirm(ctx context.Context, id, generation string) (registered bool, err error) {
 	if cb, known := t.callbacks.Get(id); known && generation != "" && cb.Value.Generation == generation {
 		return true, nil
@@ -92,7 +92,7 @@ func (t *Targets) Confirm(ctx context.Context, id, generation string) (registere
 	case store.InTrouble(err):
 		return false, err
 	case err != nil:
-		return true, nil //nolint:nilerr // what was known before stays in force
+		return true, nil //nolint:nilerr // what was known before still counts
 	case !registered:
 		return false, nil
 	}
@@ -103,8 +103,8 @@ func (t *Targets) Confirm(ctx context.Context, id, generation string) (registere
 	return true, err
 }
 
-// Disable stores that a callback is disabled. False: it is not registered in this generation any more, or has been resumed
-// more often than given.
+// Disable stores that a callback is disabled. It returns false if the callback is not registered in this generation any
+// more, or has been resumed more often than given.
 func (t *Targets) Disable(ctx context.Context, id, generation string, resumed int, why relay.Disabled) (bool, error) {
 	cb, revision, err := t.stored.Get(ctx, id)
 	switch {
@@ -114,7 +114,7 @@ func (t *Targets) Disable(ctx context.Context, id, generation string, resumed in
 		return false, err
 	case cb.Generation != generation || cb.Resumed > resumed:
 		return false, nil
-	case cb.Disabled != nil: // by an earlier call that was answered unclearly
+	case cb.Disabled != nil: // by an earlier call whose outcome was unclear
 		return true, nil
 	}
 	cb.Disabled, cb.UpdatedAt = &why, why.At

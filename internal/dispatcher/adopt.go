@@ -19,36 +19,57 @@ import (
 const (
 	// adoptChunk is how many callbacks are written under a new epoch in one go.
 	adoptChunk = 1024
-	// adoptTries is how often a callback that a former owner is still writing is loaded again at once.
+	// adoptTries is how often a callback is loaded again at once if a former owner has written it meanwhile.
 	adoptTries = 5
 	// loadAtOnce is how many shards are loaded at the same time.
 	loadAtOnce = 8
-	// loadAgain is how long one waits before what could not be loaded is tried again.
+	// loadAgain is the wait before callbacks that could not be loaded are loaded again.
 	loadAgain = time.Second
 )
 
-// load is what must be loaded of a shard: all of it, or some callbacks.
-type load struct {
+// Prepare sets every cursor and every watermark that is beyond the end of the log back to that end. After a power cut
+// or a restore the log may end earlier than they say, and the positions above its end will be given to other events.
+// Prepare is called before this replica takes any shard; see cursorstore.Store.Clamp.
+func (d *Dispatcher) Prepare(ctx context.Context) error {
+	err := d.cursors.Clamp(ctx, time.Now(), func(ctx context.Context, highest uint64) (uint64, error) {
+		_, last, err := d.pages.Bounds(ctx, highest)
+		return last, err
+	}, func(ctx context.Context, taken []cursorstore.Taken, last uint64) error {
+		var keys []string
+		for _, c := range taken {
+			keys = append(keys, c.Key)
+		}
+		d.cursors.ReportClamped(ctx, d.conf.Operational, keys, last)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("prepare the callbacks' cursors: %w", err)
+	}
+	return nil
+}
+
+// loadRequest says what must be loaded of a shard: the whole of it, or some callbacks.
+type loadRequest struct {
 	whole  bool
 	ids    []string
-	except map[string]bool // of the whole: these work already, or are being retired
+	except map[string]bool // callbacks of the whole that are loaded already, or are being retired
 	mark   cursorstore.Watermark
 }
 
-// found is what a load has read.
-type found struct {
+// loadedState is what a load has read.
+type loadedState struct {
 	cursors     map[string]*cursorstore.Stored
 	gone        map[string]bool // no longer registered
 	first, last uint64          // of the log
-	clamped     []string        // keys of what stands beyond the log, and has not been published as that
+	clamped     []string        // keys of cursors that were beyond the end of the log; this must still be published
 }
 
-// load takes on callbacks of the shard, and hands them to the loop. Whoever else may still be writing for them is
-// fenced off first: what is read here is written again under the lease's epoch, at the revision that was read, before
-// anything is started. The order matters: documents, then their lanes, then the watermark, then the bounds of the log
-// are read; the watermark is written before the documents, the lanes before theirs. Whatever a former owner writes in
-// between shows as a conflict, and that callback is loaded again.
-func (l *loop) load(what *load) {
+// load loads callbacks of the shard, and hands them to the loop. Before anything is started for a callback, what was
+// read of it is written again under the lease's epoch: from then on the writes of former owners are refused. If one of
+// them has written in between, the write here is refused, and the callback is loaded again. Hence the order: documents
+// are read before their lanes, then the watermark and the bounds of the log; the watermark is written before the
+// lanes, and these before their documents.
+func (l *loop) load(what *loadRequest) {
 	d := l.d
 	select {
 	case d.loads <- struct{}{}:
@@ -61,7 +82,7 @@ func (l *loop) load(what *load) {
 	if what.whole {
 		ids = d.conf.Deliverer.Targets.OfShard(l.shard)
 	}
-	f, again := &found{}, true
+	f, again := &loadedState{}, true
 	var err error
 	for try := 0; again && err == nil && try <= adoptTries && l.run.Err() == nil; try++ {
 		backoff.Sleep(l.run, time.Duration(try)*10*time.Millisecond)
@@ -69,13 +90,14 @@ func (l *loop) load(what *load) {
 		again = len(ids) > 0
 	}
 	if err != nil && l.run.Err() == nil {
-		d.conf.Log.Log(l.run, store.Level(err, slog.LevelWarn), "callbacks could not be loaded; trying again", "shard", l.shard, "callbacks", len(ids), "error", err)
+		d.conf.Log.Log(l.run, store.Level(err, slog.LevelWarn), "callbacks could not be loaded; trying again",
+			"shard", l.shard, "callbacks", len(ids), "error", err)
 	}
 	l.send(loadEnded{what, err != nil || again || l.run.Err() != nil})
 }
 
-// loadOnce loads what it can. Again are callbacks that somebody else wrote meanwhile.
-func (l *loop) loadOnce(ctx context.Context, what *load, ids []string, whole bool, f *found) (again []string, err error) {
+// loadOnce loads what it can. It returns the callbacks that others have written meanwhile: they must be loaded again.
+func (l *loop) loadOnce(ctx context.Context, what *loadRequest, ids []string, whole bool, f *loadedState) (again []string, err error) {
 	if f.cursors, err = l.d.cursors.Load(ctx, l.shard, ids); err != nil {
 		return nil, err
 	}
@@ -103,7 +125,7 @@ func (l *loop) loadOnce(ctx context.Context, what *load, ids []string, whole boo
 		switch t := l.d.conf.Deliverer.Targets.Of(id); {
 		case f.gone[id]:
 			l.erase(ctx, s, "")
-			if t != nil { // about to become known as deleted, or a node of the store that lags
+			if t != nil { // its deletion is about to become known here, or the node of the store that was asked lags
 				again = append(again, id)
 			}
 		case s.Epoch() > l.lease.Epoch():
@@ -127,8 +149,8 @@ func (l *loop) loadOnce(ctx context.Context, what *load, ids []string, whole boo
 	return again, nil
 }
 
-// confirm notes which of the callbacks are no longer registered, and reports whether any is.
-func (l *loop) confirm(ctx context.Context, f *found) (any bool, err error) {
+// confirm finds out which of the callbacks are no longer registered, and reports whether any of them is registered.
+func (l *loop) confirm(ctx context.Context, f *loadedState) (any bool, err error) {
 	f.gone = map[string]bool{}
 	for id, s := range f.cursors {
 		generation := ""
@@ -144,7 +166,7 @@ func (l *loop) confirm(ctx context.Context, f *found) (any bool, err error) {
 	return any, nil
 }
 
-// adoptWatermark writes the shard's watermark under the lease's epoch, and notes where it is.
+// adoptWatermark writes the shard's watermark under the lease's epoch, and sets mark to it.
 func (l *loop) adoptWatermark(ctx context.Context, mark *cursorstore.Watermark) error {
 	reported := false
 	w, later, err := l.d.cursors.AdoptWatermark(ctx, l.shard, l.lease.Epoch(), func(ctx context.Context, at uint64) (last uint64, err error) {
@@ -163,8 +185,8 @@ func (l *loop) adoptWatermark(ctx context.Context, mark *cursorstore.Watermark) 
 	return err
 }
 
-// newCallback makes a callback of its stored cursor, or of none, and takes that on under the lease's epoch.
-func (d *Dispatcher) newCallback(t *delivery.Target, s *cursorstore.Stored, epoch uint64, mark cursorstore.Watermark, f *found) *callback {
+// newCallback makes a callback with its stored cursor, or a new one, and sets the lease's epoch in that.
+func (d *Dispatcher) newCallback(t *delivery.Target, s *cursorstore.Stored, epoch uint64, mark cursorstore.Watermark, f *loadedState) *callback {
 	now, cb := time.Now(), &t.Callback
 	c := &callback{id: cb.ID, gen: cb.Generation, log: d.conf.Log.With("callback", cb.ID), target: t}
 	troubles := &c.sending.shown.troubles
@@ -186,26 +208,26 @@ func (d *Dispatcher) newCallback(t *delivery.Target, s *cursorstore.Stored, epoc
 		f.clamped = append(f.clamped, store.CallbackCursor(cb.ID))
 	}
 	carried := cur.Carried()
-	if carried.Behind { // it was so before, and what kept it is not known
+	if carried.Behind { // the former owner left it behind; for which reason is not known
 		troubles.Wait(trouble.Ever, now)
 	} else {
 		cur.Advance(mark.Base)
-		carried.Behind = cur.Position() < mark.Highest // loaded after the watermark has moved: that does not cover this one
+		carried.Behind = cur.Position() < mark.Highest // the watermark has moved before this one was loaded: it does not cover it
 	}
 	resumed := carried.Resumed < cb.Resumed
 	carried.Resumed = cb.Resumed
 	cur.SetCarried(carried)
 	cur.Adopt(epoch)
 	c.cur = cur
-	c.storing.covered, c.storing.durable = !carried.Behind, cur.Position()
+	c.storing.covered, c.storing.storedThrough = !carried.Behind, cur.Position()
 	since := cur.Health().FailingSince
 	if tooLong := !since.IsZero() && now.Sub(since) >= d.conf.DisableAfter; resumed || tooLong && cb.Disabled == nil {
-		cur.ResumeAll(now) // resumed while nobody delivered, or nobody delivered for days: it gets its chance
+		cur.ResumeAll(now) // it was resumed while nobody delivered, or nobody has delivered for days: everything is tried at once
 	}
 	return c
 }
 
-// adopt writes callbacks under the lease's epoch and hands them to the loop. Again are those that others wrote since.
+// adopt writes callbacks under the lease's epoch and hands them to the loop. It returns those to load again.
 func (l *loop) adopt(ctx context.Context, list []*callback, mark cursorstore.Watermark, first uint64) (again []string, err error) {
 	saves := make([]cursorstore.Save, len(list))
 	for i, cb := range list {
@@ -222,9 +244,10 @@ func (l *loop) adopt(ctx context.Context, list []*callback, mark cursorstore.Wat
 		case r.Outcome == store.Written:
 			cb.cur.Stored(saves[i].Changes)
 			fallthrough
-		case r.Fenced: // what remains comes with the next round
+		case r.Fenced: // the rest is written by the next round
 			cb.ctx, cb.cancel = context.WithCancel(l.life)
-			cb.sending.place = l.d.conf.Deliverer.Places.Join(cb.target.Callback.Client, cb.target.Key, func() { go l.send(placed{cb}) })
+			wake := func() { go l.send(slotGranted{cb}) }
+			cb.sending.allowance = l.d.conf.Deliverer.Slots.Join(cb.target.Callback.Client, cb.target.Key, wake)
 			written.callbacks = append(written.callbacks, cb)
 		case r.Outcome == store.Superseded:
 			l.send(laterOwner{r.Epoch})
@@ -255,8 +278,8 @@ func (l *loop) eraseCursor(id string) {
 	l.erase(l.life, stored[id], keep)
 }
 
-// erase removes what is stored of a cursor. What cannot be removed now is of a generation that nobody loads, and is
-// removed when the shard is next taken on.
+// erase removes what is stored of a cursor, except what belongs to the generation keep. What cannot be removed now does
+// no harm, as nobody loads that generation; it is removed when the shard is loaded next.
 func (l *loop) erase(ctx context.Context, s *cursorstore.Stored, keep string) {
 	if !l.lease.Valid() {
 		return

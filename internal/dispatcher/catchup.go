@@ -10,23 +10,22 @@ import (
 )
 
 const (
-	// gatherFor is how often one looks whether shards are still being loaded, gatherMost how long one waits for the
-	// next of them at most before the log is read for those that have come.
+	// gatherFor is how often runCatchUps looks whether shards are still being loaded, gatherMost the longest time that
+	// it waits for the next of them before it reads for the callbacks that have come.
 	gatherFor  = 10 * time.Millisecond
 	gatherMost = 10 * time.Second
-	// catchUpIdle is how long the reader for those that came waits for the log before each reads by itself.
+	// catchUpIdle is how long readTogether waits for the next event of the log before it gives up.
 	catchUpIdle = 10 * time.Second
 )
 
-// catchUpRead is a callback that came to this replica a little before where the ring of the shared reader begins.
+// catchUpRead is a callback that has just come to this replica, and is a little behind the shared reader's ring.
 type catchUpRead struct {
 	loop *loop
 	read read
 }
 
-// runCatchUps reads the log once for all callbacks that come at the same time, whatever their shards: a second
-// instance of the shared reader, until it has come to the ring of the first. Ten thousand callbacks do not read ten
-// thousand times. Who comes while it reads is among the next.
+// runCatchUps gathers the callbacks of all shards that come to this replica at about the same time, and reads the log
+// once for all of them: ten thousand callbacks must not read it ten thousand times.
 func (d *Dispatcher) runCatchUps(ctx context.Context) {
 	for {
 		coming := map[*loop][]read{}
@@ -52,11 +51,13 @@ func (d *Dispatcher) runCatchUps(ctx context.Context) {
 				break
 			}
 		}
-		d.catchUpGroup(ctx, coming)
+		d.readTogether(ctx, coming)
 	}
 }
 
-func (d *Dispatcher) catchUpGroup(ctx context.Context, coming map[*loop][]read) {
+// readTogether reads the log for callbacks that catch up together, with a second instance of the shared reader, from
+// the first position that any of them needs to the beginning of the shared reader's ring.
+func (d *Dispatcher) readTogether(ctx context.Context, coming map[*loop][]read) {
 	from, callbacks := uint64(math.MaxUint64), 0
 	for _, reads := range coming {
 		callbacks += len(reads)
@@ -64,7 +65,7 @@ func (d *Dispatcher) catchUpGroup(ctx context.Context, coming map[*loop][]read) 
 			from = min(from, r.pos)
 		}
 	}
-	f := logreader.NewShared(d.conf.Ring, d.conf.RingBytes, d.conf.Deliverer.Bodies.Saw)
+	f := logreader.NewShared(d.conf.Ring, d.conf.RingBytes, d.conf.Deliverer.Bodies.NoteSize)
 	f.Start(from)
 	var watching sync.WaitGroup
 	over := make(chan struct{})
@@ -75,17 +76,18 @@ func (d *Dispatcher) catchUpGroup(ctx context.Context, coming map[*loop][]read) 
 		l.send(&catchUpBegins{members: reads, from: from, feed: f})
 		watching.Go(func() {
 			select {
-			case <-l.closed: // the reader must not wait for it
+			case <-l.closed: // it takes no more events, and the reader must not wait for that
 				f.Leave(l.shard)
 			case <-over:
 			}
 		})
 	}
-	err := f.Follow(ctx, d.conf.Store.Events, catchUpIdle, func(pos uint64) bool { return pos >= d.feed.Reach() })
+	err := f.Follow(ctx, d.conf.Store.Events, catchUpIdle, func(pos uint64) bool { return pos >= d.feed.RingFrom() })
 	f.Finish()
 	close(over)
 	watching.Wait()
 	if err != nil && ctx.Err() == nil {
-		d.conf.Log.Warn("the log could not be read for the callbacks of shards that came; they read by themselves", "callbacks", callbacks, "error", err)
+		d.conf.Log.Warn("the log could not be read for the callbacks of shards that came; they read by themselves",
+			"callbacks", callbacks, "error", err)
 	}
 }

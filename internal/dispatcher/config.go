@@ -33,14 +33,15 @@ type Config struct {
 	Metrics     prometheus.Registerer // nil: metrics are kept and shown to nobody
 
 	Schedule        []time.Duration                   // the waits after the first, second, … failed attempt
-	ProbeSchedule   []time.Duration                   // the waits before probes, the last repeated; nil: Schedule's below DefaultProbeEvery, then that
+	ProbeSchedule   []time.Duration                   // the waits before probes, the last repeated; nil: see cursor.Probes
 	Jitter          func(time.Duration) time.Duration // of every wait; nil: up to a tenth more
 	CircuitFailures int                               // failures in a row, over more than one order, that open the circuit
-	MaxLanes        int                               // orders being retried at which a callback is congested; 0: the cursor's default
+	MaxLanes        int                               // orders in retry at which a callback is congested; 0: the cursor's default
 	DisableAfter    time.Duration                     // of failing without a success
 	Grace           time.Duration                     // for attempts under way when a shard must be given up
-	ExpireEvery     time.Duration                     // how often one looks where the log begins; 0: a minute
-	// Lookback is how many positions are read at most for all callbacks of shards that arrive.
+	ExpireEvery     time.Duration                     // how often the log's first position is asked for; 0: a minute
+	// Lookback is how far behind the end of the log a callback may be that is read for together with others when its
+	// shard comes to this replica. One that is further behind reads by itself.
 	Lookback uint64
 	// Ring and RingBytes are how many events, and bytes of them, the shared reader keeps at hand (0: 8,192 and 32 MiB).
 	Ring, RingBytes int

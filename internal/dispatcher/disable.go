@@ -8,14 +8,14 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// disablement is that a callback ends until an operator resumes it: it must be stored. Its owner then publishes it.
+// disablement must be stored: a callback is disabled. It is published once the owner finds it in the configuration.
 type disablement struct {
 	cb      *callback
 	why     relay.Disabled
-	resumed int // how often it had been resumed
+	resumed int // how often the callback had been resumed when this was decided
 }
 
-// beginDisabling ends a callback until an operator resumes it. Nothing is taken from now on.
+// beginDisabling disables a callback until an operator resumes it. Nothing is sent to it from now on.
 func (c *core) beginDisabling(cb *callback, why, detail string) {
 	if cb.phase != live || cb.target.Callback.Disabled != nil {
 		return
@@ -28,8 +28,8 @@ func (c *core) beginDisabling(cb *callback, why, detail string) {
 	c.out.disables = append(c.out.disables, disablement{cb, relay.Disabled{Reason: why, At: c.now.UTC()}, cb.endedAt})
 }
 
-// storeDisabling stores that a callback is disabled, unless it was deleted, made again or resumed meanwhile; false: it
-// must be tried again. What is not stored when the shard is given up is left to the next owner, who finds the same.
+// storeDisabling stores that a callback is disabled, unless it was deleted, made again or resumed meanwhile. It returns
+// false if it must be called again. If this is not stored when the shard is given up, the next owner decides the same.
 func (l *loop) storeDisabling(ctx context.Context, what *disablement) bool {
 	if !l.lease.Valid() {
 		return l.run.Err() != nil

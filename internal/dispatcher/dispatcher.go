@@ -17,7 +17,7 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Dispatcher delivers events to callbacks. Make it with New; Run does what is done once, Own the work on a shard.
+// Dispatcher delivers events to callbacks. Make it with New. Run does the replica's work, Own the work on one shard.
 type Dispatcher struct {
 	conf     Config
 	shared   environment // of all cores
@@ -26,17 +26,17 @@ type Dispatcher struct {
 	pages    logreader.Pages
 	catchUps chan catchUpRead
 
-	started         chan struct{}   // closed once Run is at work
-	run             context.Context // ends when Run is to end
+	started         chan struct{}   // closed when Run has begun
+	run             context.Context // ends when Run must end
 	following       chan struct{}   // closed once the settings are known and the shared reader has a position
 	ready           chan struct{}
-	shards          [relay.Shards]chan struct{} // one entry: the shard is being worked
+	shards          [relay.Shards]chan struct{} // full while an Own of the shard runs
 	loops           [relay.Shards]atomic.Pointer[loop]
-	loads           chan struct{} // as many as are loaded at once
-	anyShard        atomic.Bool   // a shard has come
-	loading         atomic.Int64  // shards that have come and are not loaded yet
-	pendingCatchUps atomic.Int64  // callbacks on their way to catchUps
-	complaint       atomic.Int64  // when something was last complained of, in nanoseconds
+	loads           chan struct{} // has one entry for each shard that is being loaded
+	anyShard        atomic.Bool   // this replica has been given a shard
+	loading         atomic.Int64  // shards of this replica that are not loaded yet
+	pendingCatchUps atomic.Int64  // callbacks that are being sent to catchUps
+	complaint       atomic.Int64  // when complain last logged, in nanoseconds
 }
 
 // New makes a Dispatcher and registers its metrics.
@@ -45,25 +45,27 @@ func New(c Config) *Dispatcher {
 		conf: c.withDefaults(), started: make(chan struct{}), following: make(chan struct{}), ready: make(chan struct{}),
 		catchUps: make(chan catchUpRead), loads: make(chan struct{}, loadAtOnce),
 	}
-	d.feed = logreader.NewShared(d.conf.Ring, d.conf.RingBytes, c.Deliverer.Bodies.Saw)
+	d.feed = logreader.NewShared(d.conf.Ring, d.conf.RingBytes, c.Deliverer.Bodies.NoteSize)
 	d.pages = logreader.Pages{Events: c.Store.Events, Deliverer: c.Deliverer}
 	d.cursors = cursorstore.New(d.conf.Store, store.CallbackCursors, d.conf.Log)
 	c.Deliverer.Targets.OnChange(d.callbackChanged, d.clientChanged)
 	if c.Metrics != nil {
 		c.Metrics.MustRegister(backlog.Gauges{Each: d.eachCallback})
 	}
-	d.shared = environment{conf: &d.conf, metrics: c.Deliverer.Metrics, memory: c.Deliverer.Memory, places: c.Deliverer.Places, pacer: &cursorstore.Pacer{}, batch: d.conf.Store.MaxDocument()}
+	d.shared = environment{
+		conf: &d.conf, metrics: c.Deliverer.Metrics, memory: c.Deliverer.Memory, slots: c.Deliverer.Slots,
+		pacer: &cursorstore.Pacer{}, maxBatch: d.conf.Store.MaxDocument(),
+	}
 	for i := range d.shards {
 		d.shards[i] = make(chan struct{}, 1)
 	}
 	return d
 }
 
-// Ready is closed once the log is being followed and the callbacks of the shards that this replica was given first
-// have been loaded. A replica that is given none is ready as well.
+// Ready is closed once the log is followed and the callbacks of this replica's first shards, if it has any, are loaded.
 func (d *Dispatcher) Ready() <-chan struct{} { return d.ready }
 
-// Run follows the log until ctx ends and every Own has returned; those end with it. It returns nil. It is called once.
+// Run follows the log until ctx ends, and with it every Own; it returns nil once they have returned. It is called once.
 func (d *Dispatcher) Run(ctx context.Context) error {
 	run, stop := context.WithCancel(ctx)
 	defer stop()
@@ -81,14 +83,14 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		}
 	})
 	<-ctx.Done()
-	for _, worked := range d.shards { // every Own has returned, and no other will work the shard
-		worked <- struct{}{}
+	for _, owned := range d.shards { // waits until every Own has returned, and keeps others from beginning
+		owned <- struct{}{}
 	}
 	parts.Wait()
 	return nil
 }
 
-// followBeginning tells the loops where the log begins: what leaves it while a callback is halted is reported then.
+// followBeginning sends the loops the log's first position, so that also halted callbacks settle what has left the log.
 func (d *Dispatcher) followBeginning(ctx context.Context) {
 	for backoff.Sleep(ctx, d.conf.ExpireEvery) {
 		first, _, err := d.conf.Store.Events.Bounds(ctx)
@@ -100,8 +102,8 @@ func (d *Dispatcher) followBeginning(ctx context.Context) {
 	}
 }
 
-// begin waits until the settings are known and sets from where the log is followed: its end. What callbacks have not
-// read before that is read when they are loaded. False: ctx has ended.
+// begin waits until the settings are known, and has the log followed from its end. Callbacks that have not read so far
+// read the rest when they are loaded. It returns false if ctx has ended.
 func (d *Dispatcher) begin(ctx context.Context) bool {
 	if !d.conf.Deliverer.Targets.Ready(ctx) {
 		return false
@@ -121,7 +123,7 @@ func (d *Dispatcher) begin(ctx context.Context) bool {
 	}
 }
 
-// firstShards is how long a replica waits for its first shards before it is ready without any.
+// firstShards is how long a replica waits for its first shard before it is ready without any.
 const firstShards = time.Second
 
 // awaitReady waits until the first shards have been loaded.
@@ -135,25 +137,24 @@ func (d *Dispatcher) awaitReady(ctx context.Context) {
 	}
 }
 
-// Own delivers for a shard under its lease until ctx ends (or Run's does): it loads the shard's callbacks and works
-// them. Then nothing is started any more, attempts under way end (at most Config.Grace), where everything stands is
-// stored, the callbacks leave memory, and Own returns nil. While the lease is not valid nothing is started or stored,
-// and what has not been stored when ctx ends then is dropped: the next owner repeats it.
+// Own loads the callbacks of a shard and delivers to them under its lease until ctx, or that of Run, ends. Then it
+// starts nothing more, waits for attempts under way (at most Config.Grace), stores the cursors, and returns nil. While
+// the lease is not valid, nothing is started or stored; what is unstored when ctx ends then, the next owner repeats.
 func (d *Dispatcher) Own(ctx context.Context, lease *shard.Lease) error {
 	select {
 	case <-d.started:
 	case <-ctx.Done():
 		return nil
 	}
-	worked := d.shards[lease.Shard()]
+	owned := d.shards[lease.Shard()]
 	select {
-	case worked <- struct{}{}: // an earlier Own of the shard has returned
+	case owned <- struct{}{}: // an earlier Own of the shard has returned
 	case <-ctx.Done():
 		return nil
 	case <-d.run.Done():
 		return nil
 	}
-	defer func() { <-worked }()
+	defer func() { <-owned }()
 	run, stopRun := context.WithCancel(ctx)
 	defer stopRun()
 	defer context.AfterFunc(d.run, stopRun)()
@@ -174,22 +175,23 @@ func (d *Dispatcher) Own(ctx context.Context, lease *shard.Lease) error {
 	return nil
 }
 
-// levelOf is store.Level for the core, which knows no store.
+// levelOf is store.Level for the core, which must not import store.
 func levelOf(err error, level slog.Level) slog.Level { return store.Level(err, level) }
 
-// complain logs that something could not be stored, at most once in ten seconds: while the store is away nothing can.
+// complain logs that something could not be stored, at most once in ten seconds: in an outage every write fails.
 func (d *Dispatcher) complain(what string, err error) {
 	now := time.Now()
 	last := d.complaint.Load()
 	if now.Sub(time.Unix(0, last)) >= 10*time.Second && d.complaint.CompareAndSwap(last, now.UnixNano()) {
-		d.conf.Log.Log(context.Background(), store.Level(err, slog.LevelWarn), "deliveries could not be stored; they are kept and tried again", "what", what, "error", err)
+		d.conf.Log.Log(context.Background(), store.Level(err, slog.LevelWarn), "deliveries could not be stored; they are kept and tried again",
+			"what", what, "error", err)
 	}
 }
 
 // ErrUnknown reports that this replica does not deliver to the callback.
 var ErrUnknown = errors.New("this replica does not deliver to the callback")
 
-// clientChanged has the callbacks of a changed client take what it means for them.
+// clientChanged sends the loops word of a changed client: their callbacks of that client must be configured again.
 func (d *Dispatcher) clientChanged(id string) {
 	for i := range d.loops {
 		if l := d.loops[i].Load(); l != nil {
@@ -198,12 +200,12 @@ func (d *Dispatcher) clientChanged(id string) {
 	}
 }
 
-// callbackChanged has a changed callback's loop look at it.
+// callbackChanged sends a changed callback's loop word of it: the callback must be configured again.
 func (d *Dispatcher) callbackChanged(id string) {
 	if l := d.loops[relay.ShardOf(id)].Load(); l != nil {
-		l.send(changed{id})
+		l.send(callbackChanged{id})
 	}
 }
 
-// ReadFrom returns the position from which the shared reader goes on: everything before has been read.
+// ReadFrom returns the position at which the shared reader goes on.
 func (d *Dispatcher) ReadFrom() uint64 { return d.feed.Position() + 1 }

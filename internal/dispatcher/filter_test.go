@@ -32,16 +32,16 @@ type oneCallback struct {
 
 func newOneCallback(sites ...string) *oneCallback {
 	conf := Config{Log: slog.New(slog.DiscardHandler)}.withDefaults()
-	places := capacity.NewPlaces(8)
+	slots := capacity.NewSlots(8)
 	w := &oneCallback{
 		core: newCore(&environment{
-			conf: &conf, metrics: delivery.NewMetrics(nil), memory: capacity.NewMemory(1 << 20), places: places, pacer: &cursorstore.Pacer{}, batch: 1 << 20,
+			conf: &conf, metrics: delivery.NewMetrics(nil), memory: capacity.NewMemory(1 << 20), slots: slots, pacer: &cursorstore.Pacer{}, maxBatch: 1 << 20,
 		}),
 		feed: logreader.NewShared(100, 1<<20, func(int) {}),
 		of:   relay.Callback{ID: "bms", Client: "shop", Generation: "g", Concurrency: 8, TimeoutSeconds: 5, Mode: relay.ModeEvery, Filter: relay.Filter{Sites: sites}},
 	}
 	w.cb = &callback{id: "bms", gen: "g", log: conf.Log, target: w.target(1), cur: cursor.New(conf.policyOf(w.of))}
-	w.cb.sending.place = places.Join("shop", "", func() {})
+	w.cb.sending.allowance = slots.Join("shop", "", func() {})
 	return w
 }
 
@@ -115,10 +115,10 @@ func TestAPlaceForARetiredCallback(t *testing.T) {
 	t.Parallel()
 	w := newOneCallback("leeds")
 	w.do(&adopted{callbacks: []*callback{w.cb}, first: 1})
-	w.cb.sending.test.Begin(time.Now(), w.cb.sending.place, time.Minute)
+	w.cb.sending.test.Begin(time.Now(), w.cb.sending.allowance, time.Minute)
 	w.cb.cancel = func() {}
 	w.do(configured{"bms", nil})
-	w.do(placed{w.cb})
+	w.do(slotGranted{w.cb})
 	if !w.cb.wakeAt.IsZero() {
 		t.Error("it was looked at again")
 	}

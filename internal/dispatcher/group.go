@@ -6,18 +6,18 @@ import (
 	"github.com/audatex-relay/relay/internal/logreader"
 )
 
-// group is those callbacks of a shard that read with one reader of the log, by the sites whose events they may want.
+// group is the callbacks of a shard that get their events from the same reader of the log.
 type group struct {
 	source source
-	pos    uint64                            // everything at or below has been offered to its members
-	bySite map[string]map[*callback]struct{} // under delivery.EverySite: those that may want any
+	pos    uint64                            // everything up to here has been offered to its members
+	bySite map[string]map[*callback]struct{} // by the sites whose events they may want, delivery.EverySite for any
 }
 
 func newGroup(s source) group {
 	return group{source: s, bySite: map[string]map[*callback]struct{}{}}
 }
 
-// offerAll offers what a reader has read to the callbacks that read with it.
+// offerAll offers events to the members of the group whose reader has read them.
 func (c *core) offerAll(m *newEvents) {
 	for _, ev := range m.events {
 		for cb := range m.of.bySite[ev.Site] {
@@ -30,23 +30,23 @@ func (c *core) offerAll(m *newEvents) {
 	m.of.pos = max(m.of.pos, m.through)
 }
 
-// push offers one event to a member of a group. One that has no room for it leaves: from here on it reads by itself.
+// push offers one event to a member of a group. If there is no room for it, the callback reads by itself from there on.
 func (c *core) push(cb *callback, ev *delivery.Event) {
-	if ev.Seq < cb.cur.ReadFrom() || !cb.target.Matches(ev) { // it had the first when it joined
+	if ev.Seq < cb.cur.ReadFrom() || !cb.target.Matches(ev) { // it may have got this event from the ring when it joined
 		return
 	}
 	cb.reading.matched++
 	if c.halted(cb) || !c.offer(cb, ev) {
 		cb.cur.Advance(ev.Seq - 1)
-		c.leave(cb)
+		c.leaveGroup(cb)
 		c.markUnstored(cb)
 		c.followUp(cb)
 		return
 	}
-	c.pump(cb)
+	c.startAttempts(cb)
 }
 
-// offer hands an event to a callback's cursor; false means that there is no room for it now.
+// offer offers an event to a callback's cursor. It returns false if there is no room for it now.
 func (c *core) offer(cb *callback, ev *delivery.Event) bool {
 	r := &cb.reading
 	if !r.atHand.Admits(ev) {
@@ -63,10 +63,10 @@ func (c *core) offer(cb *callback, ev *delivery.Event) bool {
 	return true
 }
 
-// enter makes a callback a member of a group. All that the group's reader has read was offered to it, or is not for it.
-func (c *core) enter(g *group, cb *callback) {
+// joinGroup makes a callback a member of a group. It must have been offered all that the group's reader has for it.
+func (c *core) joinGroup(g *group, cb *callback) {
 	r := &cb.reading
-	r.source, r.indexed, r.fetching = g.source, cb.target, false
+	r.source, r.memberTarget, r.fetching = g.source, cb.target, false
 	r.joinedAt, r.matched = g.pos, 0
 	for _, s := range cb.target.Sites() {
 		if g.bySite[s] == nil {
@@ -77,31 +77,31 @@ func (c *core) enter(g *group, cb *callback) {
 	}
 }
 
-// advance has a callback pass what its group's reader has read: what came and was not offered is not for it.
+// advance moves a callback's cursor to where its group is: the events between that were not offered are not for it.
 func (c *core) advance(cb *callback) {
 	switch r := &cb.reading; {
 	case r.source == readsShared:
 		cb.cur.Advance(c.shared.pos)
-	case r.source == readsCatchUp && r.indexed != nil:
-		cb.cur.Advance(c.catchUpGroup.pos)
+	case r.source == readsCatchUp && r.memberTarget != nil:
+		cb.cur.Advance(c.catchingUp.pos)
 	}
 }
 
-// leave makes a callback read by itself.
-func (c *core) leave(cb *callback) {
+// leaveGroup takes a callback out of its group. It reads by itself from now on.
+func (c *core) leaveGroup(cb *callback) {
 	r, g := &cb.reading, &c.shared
 	if r.source == readsCatchUp {
-		g = &c.catchUpGroup
+		g = &c.catchingUp
 	}
 	if passed := g.pos - min(g.pos, r.joinedAt); passed > 0 && r.matched > 0 {
 		r.estimate.Passed(passed, r.matched)
 	}
 	r.source = readsItself
-	if r.indexed == nil { // it was about to catch up with others
+	if r.memberTarget == nil { // it was only about to catch up with others
 		return
 	}
-	sites := r.indexed.Sites()
-	r.indexed = nil
+	sites := r.memberTarget.Sites()
+	r.memberTarget = nil
 	for _, s := range sites {
 		if delete(g.bySite[s], cb); len(g.bySite[s]) == 0 {
 			delete(g.bySite, s)
@@ -110,7 +110,7 @@ func (c *core) leave(cb *callback) {
 	c.unwant(g, sites)
 }
 
-// unwant ends the interest in those of the sites that no member of the group wants.
+// unwant ends the shard's interest in those sites that no member of the group wants any more.
 func (c *core) unwant(g *group, sites []string) {
 	for _, s := range sites {
 		if g.bySite[s] == nil {
@@ -120,7 +120,7 @@ func (c *core) unwant(g *group, sites []string) {
 }
 
 func (c *core) want(g *group, i logreader.Interest) {
-	if g.source == readsShared { // those that catch up together name their sites once, when they begin
+	if g.source == readsShared { // the reader for those that catch up together knows their sites from the beginning
 		c.out.interest = append(c.out.interest, i)
 	}
 }

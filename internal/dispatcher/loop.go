@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// takeMost is how many events a loop takes from a reader before it looks at what else has come.
+	// takeMost is how many events a loop takes from a reader before it handles other messages.
 	takeMost = 256
 	// messagesWaiting is how many messages to a loop may wait before their senders do.
 	messagesWaiting = 64
@@ -20,9 +20,9 @@ const (
 	lastFlush = 10 * time.Second
 )
 
-// loop drives a shard for as long as this replica holds it under one lease. Its goroutine owns the core and all the
-// shard's callbacks; everything reaches it as a message. It does no input or output and waits for nothing but the
-// next message: what takes time runs in goroutines that hand back what came of it.
+// loop runs a shard for as long as this replica holds it under one lease. Its goroutine owns the core and all callbacks
+// of the shard; everything else reaches it as a message. It does no input or output and waits for nothing but the next
+// message. What takes time is done in other goroutines, which send the result back as a message.
 type loop struct {
 	d     *Dispatcher
 	lease *shard.Lease
@@ -30,32 +30,33 @@ type loop struct {
 	core  *core
 
 	messages      chan message
-	next          []message         // of this turn: what the effects of a step came to at once
-	pulled        newEvents         // for reuse
+	next          []message         // messages that the effects of the present step have led to at once
+	pulled        newEvents         // reused for every pull
 	catchUpReader *logreader.Shared // the reader for those that catch up together; nil: there is none
 
 	run              context.Context // ends when the shard must be given up
-	life             context.Context // of attempts, reads and facts: ends with the grace
-	storeCtx         context.Context // of storing: ends some time after that
-	goroutines       sync.WaitGroup  // its goroutines
+	life             context.Context // of attempts, reads and operational events: ends with the grace
+	storeCtx         context.Context // of rounds: ends lastFlush after the grace
+	goroutines       sync.WaitGroup  // those that the loop has started
 	closed           chan struct{}   // closed when no message is taken any more
-	loggedSuperseded bool            // that a successor was found has been logged
+	loggedSuperseded bool            // superseded has logged
 }
 
-// changed and clientChanged say that the settings of a callback or a client may have changed: the loop reads them.
+// callbackChanged and clientChanged report that the settings of a callback or a client may have changed.
 type (
-	changed       struct{ id string }
-	clientChanged struct{ id string }
+	callbackChanged struct{ id string }
+	clientChanged   struct{ id string }
 )
 
 func newLoop(run, life context.Context, d *Dispatcher, lease *shard.Lease) *loop {
 	return &loop{
 		d: d, lease: lease, shard: lease.Shard(), core: newCore(&d.shared),
-		messages: make(chan message, messagesWaiting), run: run, life: life, storeCtx: context.WithoutCancel(run), closed: make(chan struct{}),
+		messages: make(chan message, messagesWaiting), closed: make(chan struct{}),
+		run: run, life: life, storeCtx: context.WithoutCancel(run),
 	}
 }
 
-// send hands a message over; false if the loop has ended.
+// send sends the loop a message. It returns false if the loop has ended.
 func (l *loop) send(m message) bool {
 	select {
 	case l.messages <- m:
@@ -65,32 +66,32 @@ func (l *loop) send(m message) bool {
 	}
 }
 
-// work works the shard until it is given up and nothing of it is under way. stopLife ends what is under way.
+// work handles messages until the shard is given up and nothing of it is under way. stopLife ends what is under way.
 func (l *loop) work(stopLife context.CancelFunc) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var rings time.Time // when the timer does
+	var firesAt time.Time // of the timer
 	stop := l.run.Done()
 	l.do(tick{})
 	for !l.core.finished() {
-		if at := l.core.wake(); !at.IsZero() && !at.Equal(rings) {
-			rings = at
+		if at := l.core.wake(); !at.IsZero() && !at.Equal(firesAt) {
+			firesAt = at
 			timer.Reset(max(time.Until(at), time.Millisecond)) // a clock that stands still must not make this spin
 		}
-		var together <-chan struct{}
+		var catchUpWoken <-chan struct{}
 		if l.catchUpReader != nil {
-			together = l.catchUpReader.Woken(l.shard)
+			catchUpWoken = l.catchUpReader.Woken(l.shard)
 		}
 		select {
 		case m := <-l.messages:
 			l.handle(m)
 		case <-l.d.feed.Woken(l.shard):
 			l.pull()
-		case <-together:
+		case <-catchUpWoken:
 			l.pullCatchUp()
 		case <-timer.C:
-			rings = time.Time{}
-			l.pull() // also where nothing is wanted: how far the reader has come
+			firesAt = time.Time{}
+			l.pull() // even if nothing in the log is for this shard, it shows how far the reader is
 			l.do(tick{})
 		case <-stop:
 			stop = nil
@@ -105,45 +106,45 @@ func (l *loop) work(stopLife context.CancelFunc) {
 	l.end()
 }
 
-// end lets go of everything.
+// end releases everything that the loop holds, and waits for its goroutines.
 func (l *loop) end() {
 	close(l.closed)
 	l.d.feed.Leave(l.shard)
 	for _, cb := range l.core.callbacks {
 		l.d.release(cb)
 	}
-	if !l.core.arriving.listed {
+	if !l.core.toLoad.listed {
 		l.d.loading.Add(-1)
 	}
 	l.goroutines.Wait()
 }
 
-// handle does what a message means that concerns the driver as well as the core.
+// handle handles a message: first what concerns the loop itself, then the core's part.
 func (l *loop) handle(m message) {
 	switch m := m.(type) {
-	case changed:
-		l.do(l.present(m.id))
+	case callbackChanged:
+		l.do(l.currentConfig(m.id))
 		return
 	case clientChanged:
 		for id, cb := range l.core.callbacks {
 			if cb.target.Callback.Client == m.id {
-				l.do(l.present(id))
+				l.do(l.currentConfig(id))
 			}
 		}
 		return
 	case *catchUpBegins:
-		for l.catchUpReader != nil { // the one before has ended: what it had comes first
+		for l.catchUpReader != nil { // the reader before has ended; what it has read comes first
 			l.pullCatchUp()
 		}
 		l.catchUpReader = m.feed
 	}
-	listed := l.core.arriving.listed
-	if l.do(m); listed != l.core.arriving.listed {
+	listed := l.core.toLoad.listed
+	if l.do(m); listed != l.core.toLoad.listed {
 		l.d.loading.Add(-1)
 	}
 }
 
-// pull takes what the shared reader has for the shard.
+// pull takes what the shared reader has for the shard, and has the core offer it.
 func (l *loop) pull() {
 	l.pulled.events, l.pulled.through, _ = l.d.feed.Take(l.shard, l.pulled.events[:0], takeMost)
 	l.pulled.of = &l.core.shared
@@ -151,17 +152,17 @@ func (l *loop) pull() {
 	clear(l.pulled.events)
 }
 
-// pullCatchUp takes what the reader for those that catch up together has.
+// pullCatchUp does the same with the reader for callbacks that catch up together.
 func (l *loop) pullCatchUp() {
 	events, through, over := l.catchUpReader.Take(l.shard, nil, takeMost)
-	l.do(&newEvents{&l.core.catchUpGroup, events, through})
+	l.do(&newEvents{&l.core.catchingUp, events, through})
 	if over {
 		l.catchUpReader = nil
 		l.do(catchUpEnds{})
 	}
 }
 
-// do has the core take a message, and does what follows from it.
+// do has the core handle a message, and does what it decides.
 func (l *loop) do(m message) {
 	l.next = append(l.next, m)
 	for i := 0; i < len(l.next); i++ {
@@ -171,8 +172,8 @@ func (l *loop) do(m message) {
 	l.next = l.next[:0]
 }
 
-// present returns what holds of a callback now.
-func (l *loop) present(id string) configured {
+// currentConfig returns the present configuration of a callback.
+func (l *loop) currentConfig(id string) configured {
 	return configured{id, l.d.conf.Deliverer.Targets.Of(id)}
 }
 
@@ -190,8 +191,8 @@ func (l *loop) apply(e *effects) {
 	for _, j := range e.idle {
 		j.more <- false
 	}
-	for _, id := range e.recheck { // before the ring is looked into, which is for who joins under its present filter
-		l.next = append(l.next, l.present(id))
+	for _, id := range e.recheck { // before the ring is read, which must be done by the present filter
+		l.next = append(l.next, l.currentConfig(id))
 	}
 	for _, r := range e.ring {
 		l.next = append(l.next, &ringPage{r, l.d.feed.Join(l.shard, r.target.Sites(), r.pos, logreader.PageEvents)})
@@ -208,7 +209,7 @@ func (l *loop) apply(e *effects) {
 	l.applySeldom(e)
 }
 
-// applySeldom does what is not part of every delivery.
+// applySeldom does what is not a part of every delivery.
 func (l *loop) applySeldom(e *effects) {
 	for _, r := range e.pages {
 		l.goroutines.Go(func() {
@@ -236,11 +237,11 @@ func (l *loop) applySeldom(e *effects) {
 			}
 		})
 	}
-	for _, f := range e.facts {
-		l.chore(f, func(ctx context.Context) bool { return l.d.publish(ctx, f) })
+	for _, ev := range e.publish {
+		l.persist(ev, func(ctx context.Context) bool { return l.d.publish(ctx, ev) })
 	}
 	for _, what := range e.disables {
-		l.chore(nil, func(ctx context.Context) bool { return l.storeDisabling(ctx, &what) })
+		l.persist(nil, func(ctx context.Context) bool { return l.storeDisabling(ctx, &what) })
 	}
 	for _, cb := range e.cancel {
 		cb.cancel()
@@ -262,16 +263,16 @@ func (l *loop) applySeldom(e *effects) {
 	}
 }
 
-// chore publishes a fact, or disables a callback: until try reports success or, once the shard must be given up, it has
-// failed a few times more. A notice that was not published then is the next owner's to publish.
-func (l *loop) chore(f *fact, try func(ctx context.Context) bool) {
+// persist calls try until it succeeds or, once the shard must be given up, has failed a few times more. It is for
+// publishing an operational event, which is left to the next owner then, and for disabling a callback (ev is nil).
+func (l *loop) persist(ev *operationalEvent, try func(ctx context.Context) bool) {
 	l.goroutines.Go(func() {
-		defer l.send(done{published: f})
+		defer l.send(done{published: ev})
 		backoff.Persist(l.run, l.life, try)
 	})
 }
 
-// superseded logs and reports to the lease that a document was found which an owner of a higher epoch has written.
+// superseded reports to the lease that an owner with a higher epoch has written a document. It logs that once.
 func (l *loop) superseded(epoch uint64) {
 	if !l.loggedSuperseded {
 		l.loggedSuperseded = true
@@ -281,36 +282,36 @@ func (l *loop) superseded(epoch uint64) {
 	l.lease.Superseded(epoch)
 }
 
-// release gives back what a callback has of what all callbacks share.
+// release gives back what a callback holds of what all callbacks share.
 func (d *Dispatcher) release(cb *callback) {
 	cb.cancel()
-	cb.sending.test.End(cb.sending.place)
-	cb.sending.place.Leave()
+	cb.sending.test.End(cb.sending.allowance)
+	cb.sending.allowance.Leave()
 	d.conf.Deliverer.Release(cb.target)
 	d.conf.Deliverer.Memory.Join(-1)
 }
 
-// ask has the loop's goroutine ask the core; false if it has ended, or is about to.
-func (l *loop) ask(what func(c *core)) bool {
-	answers, answered := false, make(chan struct{})
-	asked := l.send(question{func(c *core) {
-		defer close(answered)
-		if answers = !c.ending.begun; answers {
-			what(c)
+// ask calls a function with the core in the loop's goroutine. It returns false if the loop is ending or has ended.
+func (l *loop) ask(answer func(c *core)) bool {
+	answered, handled := false, make(chan struct{})
+	sent := l.send(question{func(c *core) {
+		defer close(handled)
+		if answered = !c.ending.begun; answered {
+			answer(c)
 		}
 	}})
-	if !asked {
+	if !sent {
 		return false
 	}
 	select {
-	case <-answered:
-		return answers
+	case <-handled:
+		return answered
 	case <-l.closed:
 		return false
 	}
 }
 
-// ask has a shard's loop answer a question about a callback; false if this replica does not deliver to it, or stops.
+// ask calls a function with a callback in the goroutine of its shard's loop; false if there is none on this replica.
 func (d *Dispatcher) ask(id string, answer func(c *core, cb *callback)) (known bool) {
 	l := d.loops[relay.ShardOf(id)].Load()
 	return l != nil && l.ask(func(c *core) {

@@ -12,8 +12,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Retry makes the delivery of an event that waits in its order's lane due now; with an open circuit it is the next probe.
-// If it waits for an earlier event, that one's position is returned as well. The error is ErrUnknown.
+// Retry makes the delivery of an event that waits in its order's lane due now; with an open circuit it is the next
+// probe. If it waits for an earlier event, that one's position is returned as well. The error is ErrUnknown.
 func (d *Dispatcher) Retry(id, generation string, seq uint64, order string) (w relay.DeliveryPosition, earlier uint64, err error) {
 	w = relay.PositionEnded
 	err = d.command(id, generation, func(c *core, cb *callback) {
@@ -22,7 +22,7 @@ func (d *Dispatcher) Retry(id, generation string, seq uint64, order string) (w r
 	return w, earlier, err
 }
 
-// command has the owner of a callback do something. The error is ErrUnknown.
+// command calls a function with a callback in the goroutine of its shard's loop. The error is ErrUnknown.
 func (d *Dispatcher) command(id, generation string, do func(c *core, cb *callback)) error {
 	mine := false
 	d.ask(id, func(c *core, cb *callback) {
@@ -48,19 +48,19 @@ func (c *core) retry(cb *callback, e cursor.Entry) (w relay.DeliveryPosition, ea
 		return relay.PositionUnread, 0
 	case place == cursor.InLane:
 		cb.cur.Retry(e.Order, c.now)
-		c.pump(cb)
+		c.startAttempts(cb)
 	}
 	return relay.PositionDue, 0
 }
 
-// where returns the state of an entry, given that it is one of the callback's.
+// where returns the state of an entry that must be one of the callback's.
 func (c *core) where(cb *callback, e cursor.Entry) cursor.Place {
 	c.advance(cb)
 	return cb.cur.Where(e)
 }
 
-// Skip ends the delivery of the event at seq without a success, if it waits; what follows of its order goes on. It
-// returns once that is stored. The error is ErrUnknown, that the event could not be read, or that ctx ended before.
+// Skip ends the delivery of the event at seq without a success, if it waits, and returns once that is stored. The error
+// is ErrUnknown, that the event could not be read, or that ctx ended before.
 func (d *Dispatcher) Skip(ctx context.Context, id, generation string, seq uint64) (w relay.DeliveryPosition, err error) {
 	if !d.ask(id, func(*core, *callback) {}) {
 		return relay.PositionEnded, ErrUnknown
@@ -76,7 +76,7 @@ func (d *Dispatcher) Skip(ctx context.Context, id, generation string, seq uint64
 	err = d.command(id, generation, func(c *core, cb *callback) {
 		stored, life = c.skip(cb, &ev), cb.ctx
 		if stored == nil && c.where(cb, cursor.Entry{Seq: seq, Order: ev.Order}) != cursor.Settled {
-			w = relay.PositionUnread // or one of so many of its order that not even more can be noted as skipped
+			w = relay.PositionUnread // or too many of its order have been skipped out of their turn for one more
 		}
 	})
 	if stored == nil {
@@ -91,22 +91,22 @@ func (d *Dispatcher) Skip(ctx context.Context, id, generation string, seq uint64
 	return relay.PositionSkipped, fmt.Errorf("%w: whether the end of the delivery of event %s is stored", store.ErrUnclear, ev.ID)
 }
 
-// skip ends the delivery of an event and returns what is closed once that is stored; nil if the event does not wait.
+// skip ends the delivery of an event. The channel is closed once that is stored, and nil if the event does not wait.
 func (c *core) skip(cb *callback, ev *delivery.Event) (stored chan struct{}) {
 	if !c.settle(cb, ev.Order, ev.Seq) {
 		return nil
 	}
 	stored = make(chan struct{})
-	cb.storing.awaited = append(cb.storing.awaited, stored)
+	cb.storing.waiters = append(cb.storing.waiters, stored)
 	c.toStore.urgent[cb] = struct{}{}
 	cb.reading.blocked = false
 	c.closeDelivery(cb, ev, relay.DeliverySkipped, "skipped by an operator")
-	c.pump(cb)
+	c.startAttempts(cb)
 	return stored
 }
 
-// Gone disables a callback whose receiver has answered 410 to somebody else than the dispatcher, such as a replay. Resumed
-// is how often the callback had been resumed when that sent.
+// Gone disables a callback whose receiver has answered 410 to another reader, such as a replay. Resumed is how often
+// the callback had been resumed when the attempt was made.
 func (d *Dispatcher) Gone(id, generation string, resumed int) {
 	_ = d.command(id, generation, func(c *core, cb *callback) {
 		if cb.target.Callback.Resumed <= resumed {
@@ -115,29 +115,30 @@ func (d *Dispatcher) Gone(id, generation string, resumed int) {
 	})
 }
 
-// BeginTest takes a place of a callback's concurrency and a request of its rate for one attempt that is not a
-// delivery. There is one test at a time. Whoever gets leave calls EndTest; should it die, the place is free again
-// after the time that an attempt may take. False means that this replica does not deliver to the callback.
-func (d *Dispatcher) BeginTest(id, generation string) (t capacity.Trial, known bool) {
+// BeginTest permits one attempt that is not a delivery, and counts it against the callback's concurrency and rate.
+// There is one test at a time. The caller must call EndTest if it is permitted; if the caller dies, the test ends after
+// the time that an attempt may take. BeginTest returns false if this replica does not deliver to the callback.
+func (d *Dispatcher) BeginTest(id, generation string) (t capacity.TestPermission, known bool) {
 	d.ask(id, func(c *core, cb *callback) {
 		if known = cb.gen == generation && c.valid && !cb.target.Orphaned; known {
-			t = cb.sending.test.Begin(c.now, cb.sending.place, time.Duration(cb.target.Callback.TimeoutSeconds)*time.Second)
+			atMost := time.Duration(cb.target.Callback.TimeoutSeconds) * time.Second
+			t = cb.sending.test.Begin(c.now, cb.sending.allowance, atMost)
 			c.followUp(cb)
 		}
 	})
 	return t, known
 }
 
-// EndTest gives the place of a callback's test back. After a successful one everything that waits is due.
+// EndTest ends the test of a callback. After a successful one everything that waits for the callback is due.
 func (d *Dispatcher) EndTest(id, generation string, delivered bool) {
 	d.ask(id, func(c *core, cb *callback) {
 		if cb.gen == generation {
-			cb.sending.test.End(cb.sending.place)
+			cb.sending.test.End(cb.sending.allowance)
 			if delivered && c.valid {
 				cb.cur.Answers(c.now)
-				cb.sending.place.EndHold(c.now)
+				cb.sending.allowance.EndHold(c.now)
 			}
-			c.pump(cb)
+			c.startAttempts(cb)
 		}
 	})
 }

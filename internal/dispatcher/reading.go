@@ -9,13 +9,13 @@ import (
 )
 
 const (
-	// pageIdle is how long a page that is not used up is kept: a receiver that hangs must not hold what nobody needs.
+	// pageIdle is how long the rest of a page is kept: if the receiver hangs, nobody needs it for a while.
 	pageIdle = 2 * time.Second
 	// storeRetry is how long a callback waits after the log could not be read.
 	storeRetry = time.Second
 )
 
-// read is a page of the log that a callback asks for: what follows pos, as far as it may be for the target.
+// read is a callback's request for a page: the events after pos that may be for the target.
 type read struct {
 	cb      *callback
 	pos     uint64
@@ -24,26 +24,26 @@ type read struct {
 	size    int    // how many events of the log; 0: not known yet
 }
 
-// refill is what a lane has waiting beyond what it lists.
+// refill is a callback's request for positions of an order that wait and are not listed in its lane.
 type refill struct {
 	cb     *callback
 	target *delivery.Target
 	of     cursor.Refill
 }
 
-// readOn offers what was read ahead and asks for the next page, if there is room for one.
+// readOn offers what was read ahead, and requests the next page if there is room for it.
 func (c *core) readOn(cb *callback) {
 	r := &cb.reading
 	if r.source != readsItself || r.fetching || r.blocked || c.halted(cb) || c.now.Before(cb.sending.retryAt) || !cb.cur.Room() {
 		return
 	}
-	if c.drain(cb) && cb.cur.Room() {
+	if c.offerPage(cb) && cb.cur.Room() {
 		c.readRing(cb)
 	}
 }
 
-// drain offers what was read ahead; false means that something is left.
-func (c *core) drain(cb *callback) bool {
+// offerPage offers what was read ahead. It returns false if some of that is left.
+func (c *core) offerPage(cb *callback) bool {
 	r := &cb.reading
 	if c.halted(cb) {
 		return false
@@ -62,14 +62,15 @@ func (c *core) drain(cb *callback) bool {
 	return true
 }
 
-// readRing asks for what follows the callback's position: the ring of the shared reader is looked into first.
+// readRing requests what follows the callback's position from the ring of the shared reader.
 func (c *core) readRing(cb *callback) {
 	r := &cb.reading
 	r.fetching = true
 	c.out.ring = append(c.out.ring, read{cb, cb.cur.ReadFrom() - 1, cb.target, r.version, r.pageSize})
 }
 
-// tookFromRing takes what the ring has. If that is all, the callback joins the shared reader for what follows.
+// tookFromRing takes what the ring has after a callback's position. If that is everything, the callback joins the
+// shared reader. If the ring does not reach back so far, the log is read: with others if the callback has just come.
 func (c *core) tookFromRing(m *ringPage) {
 	cb, r := m.read.cb, &m.read.cb.reading
 	catchesUp := r.source == readsCatchUp
@@ -88,14 +89,14 @@ func (c *core) tookFromRing(m *ringPage) {
 		}
 		if !c.halted(cb) {
 			r.fetching = true
-			c.began(cb)
+			c.taskBegan(cb)
 			c.out.pages = append(c.out.pages, m.read)
 			return
 		}
-	case c.takes(cb, m):
-		c.enter(&c.shared, cb)
-		c.markUnstored(cb) // the document must say so
-		c.pump(cb)
+	case c.offerRing(cb, m):
+		c.joinGroup(&c.shared, cb)
+		c.markUnstored(cb) // its document must say that it is not behind any more
+		c.startAttempts(cb)
 		return
 	default:
 		if r.source = readsItself; catchesUp {
@@ -107,12 +108,12 @@ func (c *core) tookFromRing(m *ringPage) {
 	}
 	if cb.phase < retiring {
 		c.readOn(cb)
-		c.pump(cb)
+		c.startAttempts(cb)
 	}
 }
 
-// takes offers the events of the ring to a callback, and reports whether nothing is left that it has to read by itself.
-func (c *core) takes(cb *callback, m *ringPage) bool {
+// offerRing offers the events of the ring to a callback. It reports whether the callback has got all that the ring has.
+func (c *core) offerRing(cb *callback, m *ringPage) bool {
 	r := &cb.reading
 	if c.halted(cb) {
 		if cb.target.Orphaned || !m.All {
@@ -128,19 +129,19 @@ func (c *core) takes(cb *callback, m *ringPage) bool {
 	if n := len(m.Events); n > 0 {
 		r.page, r.pageThrough, r.pageAt = m.Events, m.Events[n-1].Seq, c.now
 	}
-	return c.drain(cb) && m.All
+	return c.offerPage(cb) && m.All
 }
 
 // tookFromLog takes a page of the log.
 func (c *core) tookFromLog(m *logPage) {
 	cb, r := m.read.cb, &m.read.cb.reading
 	r.fetching = false
-	defer c.over(cb)
+	defer c.taskEnded(cb)
 	if cb.phase >= retiring || c.ending.begun {
 		return
 	}
 	if m.err != nil {
-		c.unread(cb, m.err, "a page of the log could not be read")
+		c.readFailed(cb, m.err, "a page of the log could not be read")
 		return
 	}
 	r.pageSize = m.Size
@@ -153,20 +154,20 @@ func (c *core) tookFromLog(m *logPage) {
 	if r.version == m.read.version {
 		r.page, r.pageThrough, r.pageAt = m.Events, m.Through, c.now
 	}
-	if c.drain(cb) && cb.cur.Room() && !c.now.Before(cb.sending.retryAt) {
+	if c.offerPage(cb) && cb.cur.Room() && !c.now.Before(cb.sending.retryAt) {
 		c.readRing(cb)
 	}
-	c.pump(cb)
+	c.startAttempts(cb)
 }
 
-// unread notes that the log could not be read for a callback.
-func (c *core) unread(cb *callback, err error, what string) {
+// readFailed logs that the log could not be read for a callback, and has it wait.
+func (c *core) readFailed(cb *callback, err error, what string) {
 	cb.log.Log(cb.ctx, levelOf(err, slog.LevelWarn), what, "error", err)
 	cb.sending.retryAt = c.now.Add(storeRetry)
-	c.pump(cb)
+	c.startAttempts(cb)
 }
 
-// refill asks for what lanes have waiting beyond what they list.
+// refill requests the positions that wait behind those that lanes list.
 func (c *core) refill(cb *callback) {
 	if cb.reading.refilling || c.now.Before(cb.sending.retryAt) {
 		return
@@ -180,53 +181,53 @@ func (c *core) refill(cb *callback) {
 		all[i] = refill{cb, cb.target, of}
 	}
 	cb.reading.refilling = true
-	c.began(cb)
+	c.taskBegan(cb)
 	c.out.refills = append(c.out.refills, all)
 }
 
+// refilled takes the positions that a refill has found.
 func (c *core) refilled(m *refilled) {
 	cb := m.refill.cb
 	if !m.more {
 		cb.reading.refilling = false
-		defer c.over(cb)
+		defer c.taskEnded(cb)
 	}
 	switch {
 	case cb.phase >= retiring || c.ending.begun:
 	case m.err != nil:
-		c.unread(cb, m.err, "the waiting events of an order could not be read")
+		c.readFailed(cb, m.err, "the waiting events of an order could not be read")
 	default:
 		cb.cur.Refill(m.refill.of, m.seqs, m.through)
-		c.pump(cb)
+		c.startAttempts(cb)
 	}
 }
 
-// catchUpBegins means that a reader has begun to read for callbacks that catch up together, at or before each one's
-// position. One whose target has changed since it asked reads by itself.
+// catchUpBegins has callbacks catch up together: their reader begins at the first of their positions. A callback whose
+// target has changed since its request reads by itself.
 func (c *core) catchUpBegins(m *catchUpBegins) {
-	c.catchUpGroup.pos = m.from
+	c.catchingUp.pos = m.from
 	for _, read := range m.members {
 		cb, r := read.cb, &read.cb.reading
 		switch {
 		case cb.phase >= retiring:
 		case r.version == read.version:
-			c.enter(&c.catchUpGroup, cb)
+			c.joinGroup(&c.catchingUp, cb)
 		default:
 			r.source, r.fetching = readsItself, false
 			c.markUnstored(cb)
-			c.pump(cb)
+			c.startAttempts(cb)
 		}
 	}
 }
 
-// catchUpEnds means that the reader has come to the ring of the shared reader, or cannot go on: each reads on by itself,
-// which in the first case is joining.
+// catchUpEnds has callbacks that caught up together read on by themselves. Mostly they can join the shared reader then.
 func (c *core) catchUpEnds() {
 	for _, cb := range c.callbacks {
-		if cb.reading.source != readsCatchUp || cb.reading.indexed == nil { // it is no member, or not yet
+		if cb.reading.source != readsCatchUp || cb.reading.memberTarget == nil { // it is not a member, or not yet
 			continue
 		}
-		cb.cur.Advance(c.catchUpGroup.pos)
-		c.leave(cb)
+		cb.cur.Advance(c.catchingUp.pos)
+		c.leaveGroup(cb)
 		if c.readRing(cb); cb.target.Orphaned {
 			c.markUnstored(cb)
 		}

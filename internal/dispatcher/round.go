@@ -8,13 +8,13 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// storeRound makes a round: attempts, then lanes, documents and removals of those callbacks whose attempts are stored,
-// then the watermark. The lease is asked for before each of them, as each may take long.
+// storeRound stores a round: the records of attempts, then the cursors of those callbacks whose records are all stored,
+// then the watermark. The lease must be valid before each of these, as each may take long.
 func (l *loop) storeRound(ctx context.Context, r *round) {
-	l.storeAttempts(ctx, r.works)
+	l.storeAttempts(ctx, r.writes)
 	var saves []cursorstore.Save
-	var of []*work
-	for _, w := range r.works {
+	var of []*callbackWrite
+	for _, w := range r.writes {
 		if w.failed = w.failed || !l.lease.Valid(); !w.failed && !w.changes.Empty() {
 			saves, of = append(saves, cursorstore.Save{Handle: w.stored.cursor, Changes: w.changes}), append(of, w)
 		}
@@ -25,7 +25,7 @@ func (l *loop) storeRound(ctx context.Context, r *round) {
 			case store.Written:
 			case store.Superseded:
 				of[i].failed, of[i].fenced = true, result.Epoch
-			case store.Changed: // the revision is known now
+			case store.Changed: // the revision is known now, so the next round can succeed
 				of[i].failed = true
 			case store.Unclear, store.NotStored:
 				of[i].failed = true
@@ -33,20 +33,20 @@ func (l *loop) storeRound(ctx context.Context, r *round) {
 			}
 		}
 	}
-	if r.raise > 0 && l.lease.Valid() {
+	if r.raiseTo > 0 && l.lease.Valid() {
 		var err error
-		if r.laterEpoch, err = l.d.cursors.StoreWatermark(ctx, &r.mark, r.raise); err != nil {
+		if r.laterEpoch, err = l.d.cursors.StoreWatermark(ctx, &r.mark, r.raiseTo); err != nil {
 			l.d.complain("a watermark", err)
 		}
 	}
 }
 
-// storeAttempts stores the records of a round, before the cursors: those must not count what is not recorded.
-func (l *loop) storeAttempts(ctx context.Context, works []*work) {
+// storeAttempts stores the records of a round.
+func (l *loop) storeAttempts(ctx context.Context, writes []*callbackWrite) {
 	var records []delivery.Records
-	var of []*work
+	var of []*callbackWrite
 	valid := l.lease.Valid()
-	for _, w := range works {
+	for _, w := range writes {
 		if w.failed = !valid; valid && len(w.records) > 0 {
 			records, of = append(records, delivery.Records{Recorder: w.stored.recorder, Records: w.records}), append(of, w)
 		}

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// leaseAgain is how long nothing is started or stored when a lease is found invalid: a renewal may be unclear.
+	// leaseAgain is how long nothing is started after the lease was found invalid: a renewal may be under way.
 	leaseAgain = 500 * time.Millisecond
 	// bodiesRetry is how long a callback waits after there was no room for a body.
 	bodiesRetry = 200 * time.Millisecond
@@ -22,23 +22,23 @@ const (
 	retriesEvery = time.Minute
 )
 
-// nextJob returns the next attempt of a callback, nil if none may be made now. It is the job given, or a new one if that
-// is nil. HasPlace means that the callback has a place to make it with; it keeps that if there is a next attempt.
-func (c *core) nextJob(cb *callback, j *job, hasPlace bool) *job {
+// nextJob returns the next attempt of a callback, nil if none may be made now. It reuses j unless that is nil. With
+// hasSlot the callback still has the slot of its last attempt, and keeps it if there is a next one.
+func (c *core) nextJob(cb *callback, j *job, hasSlot bool) *job {
 	s := &cb.sending
 	of := &cb.target.Callback
-	if c.halted(cb) || !c.valid || c.now.Before(s.retryAt) || s.waiting || len(cb.storing.records) >= 2*window(*of) {
+	if c.halted(cb) || !c.valid || c.now.Before(s.retryAt) || s.awaitsSlot || len(cb.storing.records) >= 2*window(*of) {
 		return nil
 	}
 	if at, ok := cb.cur.NextDue(c.now); !ok || at.After(c.now) {
 		return nil
 	}
-	if wait := s.place.Wait(c.now); wait > 0 {
+	if wait := s.allowance.Wait(c.now); wait > 0 {
 		s.shown.troubles.Wait(c.now, c.now.Add(wait))
 		return nil
 	}
-	if !hasPlace && !s.place.Take() {
-		s.waiting = true
+	if !hasSlot && !s.allowance.Take() {
+		s.awaitsSlot = true
 		return nil
 	}
 	most := 1
@@ -46,13 +46,13 @@ func (c *core) nextJob(cb *callback, j *job, hasPlace bool) *job {
 		most = cursor.LaneEntries
 	}
 	b, ok := cb.cur.Take(c.now, most)
-	if ok && !s.place.UseRate(c.now) { // a replay was faster
+	if ok && !s.allowance.UseRate(c.now) { // a replay has used the rate up
 		cb.cur.Release(b)
 		ok = false
 	}
 	if !ok {
-		if !hasPlace {
-			s.place.Release()
+		if !hasSlot {
+			s.allowance.Release()
 		}
 		return nil
 	}
@@ -60,19 +60,19 @@ func (c *core) nextJob(cb *callback, j *job, hasPlace bool) *job {
 		j = &job{cb: cb}
 	}
 	j.set(b, cb)
-	c.began(cb)
+	c.taskBegan(cb)
 	return j
 }
 
-// nextAttempt is when a callback that is not halted may make its next attempt; zero if something must happen first.
+// nextAttempt returns when a callback that is not halted may make its next attempt; zero: something must happen first.
 func (c *core) nextAttempt(cb *callback) time.Time {
 	s := &cb.sending
 	at, ok := cb.cur.NextDue(c.now)
-	if len(cb.storing.records) >= 2*window(cb.target.Callback) || s.waiting {
-		ok = false // the end of an attempt, the end of a round wakes it, or whoever gives a place back
+	if len(cb.storing.records) >= 2*window(cb.target.Callback) || s.awaitsSlot {
+		ok = false // until a round has ended, or a slot is granted
 	}
 	if ok {
-		at = backoff.Later(at, c.now.Add(s.place.Wait(c.now)))
+		at = backoff.Later(at, c.now.Add(s.allowance.Wait(c.now)))
 	}
 	if c.now.Before(s.retryAt) {
 		at, ok = backoff.Later(at, s.retryAt), true
@@ -86,17 +86,18 @@ func (c *core) nextAttempt(cb *callback) time.Time {
 	return at
 }
 
-// attemptEnded takes an attempt that has ended: it is judged, and its worker makes the next one if there is one to be made.
+// attemptEnded judges an attempt that has ended, and gives its worker the next attempt of the callback if there is one.
 func (c *core) attemptEnded(j *job) {
 	cb := j.cb
 	c.judge(j)
-	next, keeps := (*job)(nil), c.places.Waiting() == 0 // whoever gives a place back while others wait does not get it again before them
-	if keeps {
+	var next *job
+	keepsSlot := c.slots.Waiting() == 0 // else those that wait for a slot get it first
+	if keepsSlot {
 		next = c.nextJob(cb, j, true)
 	}
 	if next == nil {
-		cb.sending.place.Release()
-		if !keeps {
+		cb.sending.allowance.Release()
+		if !keepsSlot {
 			next = c.nextJob(cb, j, false)
 		}
 	}
@@ -106,12 +107,12 @@ func (c *core) attemptEnded(j *job) {
 		c.out.idle = append(c.out.idle, j)
 	}
 	if cb.phase < retiring {
-		c.pump(cb)
+		c.startAttempts(cb)
 	}
-	c.over(cb)
+	c.taskEnded(cb)
 }
 
-// judge settles what a job came to: records, cursor, health. It is the one place where an outcome is judged.
+// judge does what the outcome of an attempt requires: records, cursor, notices. Nothing else judges outcomes.
 func (c *core) judge(j *job) {
 	cb := j.cb
 	cb.reading.blocked = false
@@ -138,7 +139,7 @@ func (c *core) judge(j *job) {
 		c.record(cb, record)
 		return
 	}
-	j.Pace(cb.sending.place, c.now, j.batch.Probe)
+	j.AdjustRate(cb.sending.allowance, c.now, j.batch.Probe)
 	switch j.Sent.Outcome {
 	case sender.Cancelled:
 		cb.cur.Release(j.batch)
@@ -148,7 +149,7 @@ func (c *core) judge(j *job) {
 		c.beginDisabling(cb, "gone", "the receiver answered 410")
 	case sender.Success:
 		c.succeeded(j, ev, record)
-	default: // all the others are failures, and the schedule's affair
+	default: // all the others are failures: there is another attempt by the schedule
 		c.failed(j, ev, record)
 	}
 	if j.Sent.Outcome != sender.Success || !cb.sending.shown.troubles.None() {
@@ -156,7 +157,7 @@ func (c *core) judge(j *job) {
 	}
 }
 
-// notMade puts back what was taken for an attempt that was not made.
+// notMade gives the cursor back what it had given out for an attempt that was not made.
 func (c *core) notMade(j *job) {
 	cb := j.cb
 	if cb.ctx.Err() == nil && !errors.Is(j.Err, delivery.ErrLease) && !errors.Is(j.Err, delivery.ErrBodies) {
@@ -179,16 +180,16 @@ func (c *core) succeeded(j *job, ev *delivery.Event, record relay.AttemptRecord)
 	c.record(cb, record)
 	cb.reading.atHand.Drop(j.batch.Seqs...)
 	if cb.troubled {
-		c.answered(cb, ev)
+		c.answersAgain(cb, ev)
 	}
 }
 
-// failed lets the cursor decide by the retry schedule (internal/cursor) when there is another attempt, if there is one.
+// failed has the cursor decide by the retry schedule (internal/cursor) whether and when there is another attempt.
 func (c *core) failed(j *job, ev *delivery.Event, record relay.AttemptRecord) {
 	cb := j.cb
 	cb.sending.shown.failure = j.Sent.Outcome
 	r := cb.cur.Fail(j.batch, c.now, cursor.Failure{Reason: j.Reason(), RetryAfter: j.Sent.RetryAfter})
-	h := cb.cur.Health() // with this failure, also if nothing waits after it
+	h := cb.cur.Health() // before anything is settled, which may change it
 	switch r.Outcome {
 	case cursor.Retrying:
 		record.NextAttemptAt = &r.Next
@@ -199,34 +200,34 @@ func (c *core) failed(j *job, ev *delivery.Event, record relay.AttemptRecord) {
 			c.metrics.Ended(relay.DeliveryFailed, 1)
 			c.note(cb, func(n *notice.Notices) { n.FailedForGood(ev.ID, ev.Seq, c.now) })
 		}
-		if j.batch.Attempt > 1 { // its followers get one attempt each, and no line
-			cb.log.Warn("a delivery has failed for good; the order's next event gets its turn", "site", ev.Site, "order", ev.Order, "event", ev.ID,
-				"attempts", j.batch.Attempt, "reason", j.Reason())
+		if j.batch.Attempt > 1 { // the next events of the order get one attempt each, and no line
+			cb.log.Warn("a delivery has failed for good; the order's next event gets its turn",
+				"site", ev.Site, "order", ev.Order, "event", ev.ID, "attempts", j.batch.Attempt, "reason", j.Reason())
 		}
 		c.settle(cb, j.batch.Order, j.batch.Seqs...)
 	case cursor.Stale:
 	}
 	c.record(cb, record)
-	c.outage(j, ev, h)
+	c.noteFailure(j, ev, h)
 	if !h.FailingSince.IsZero() && c.now.Sub(h.FailingSince) >= c.conf.DisableAfter {
 		c.beginDisabling(cb, "failing", "every attempt has failed since "+h.FailingSince.UTC().Format(time.RFC3339))
 	}
 }
 
-// complainOfRetries logs that an event was refused again.
+// complainOfRetries logs that an event was refused again, at most once a minute for a callback.
 func (c *core) complainOfRetries(j *job, ev *delivery.Event, next time.Time) {
 	s := &j.cb.sending
 	if j.batch.Probe || j.batch.Attempt < 2 || c.now.Sub(s.warned).Abs() < retriesEvery {
 		return
 	}
 	s.warned = c.now
-	j.cb.log.Warn("a delivery has failed again; it is retried", "site", ev.Site, "order", ev.Order, "event", ev.ID, "attempts", j.batch.Attempt,
-		"reason", j.Reason(), "next_attempt", next.UTC())
+	j.cb.log.Warn("a delivery has failed again; it is retried", "site", ev.Site, "order", ev.Order, "event", ev.ID,
+		"attempts", j.batch.Attempt, "reason", j.Reason(), "next_attempt", next.UTC())
 }
 
-// closeAll closes the deliveries that end with a job, before the cursor settles them: that of the event that was sent
-// with the attempt's record, the older ones of mode latest with records of their own. What an operator has skipped
-// meanwhile is closed already. It reports whether the record closes its delivery.
+// closeAll closes the deliveries that end with an attempt, before the cursor settles them: that of the event that was
+// sent by the attempt's record, and those of older events (mode latest) by records of their own. What an operator has
+// skipped meanwhile is closed already. closeAll reports whether the attempt's record closes a delivery.
 func (c *core) closeAll(j *job, record *relay.AttemptRecord, status relay.DeliveryStatus) bool {
 	for i, seq := range j.batch.Seqs {
 		switch open := j.cb.cur.Where(cursor.Entry{Seq: seq, Order: j.batch.Order}) == cursor.Flying; {
@@ -239,7 +240,7 @@ func (c *core) closeAll(j *job, record *relay.AttemptRecord, status relay.Delive
 	return record.Closing != ""
 }
 
-// settle ends the wait for events of an order without a success; false means that nothing of them was waiting.
+// settle settles events of an order without a success. It returns false if none of them was waiting.
 func (c *core) settle(cb *callback, order string, seqs ...uint64) bool {
 	cb.reading.atHand.Drop(seqs...)
 	return cb.cur.Settle(order, seqs...) > 0

@@ -28,16 +28,16 @@ type simOwner struct {
 	feed     *logreader.Shared
 	together *logreader.Shared
 	members  []read // that wait for together
-	places   *capacity.Places
+	slots    *capacity.Slots
 	attempts []*job
 	reads    []read
 	lanesOf  [][]refill
 	round    *round
 	wakes    []message
 	retired  []*callback
-	facts    []*fact       // being published
-	disables []disablement // under way
-	toLoad   *load
+	facts    []*operationalEvent // being published
+	disables []disablement       // under way
+	toLoad   *loadRequest
 	snapshot map[string]int
 	taken    []*callback // written under the owner's epoch, and not adopted yet
 	partly   bool        // not all that was to be loaded
@@ -52,9 +52,9 @@ func (w *simWorld) takeOver() {
 		Schedule: w.schedule, Jitter: func(d time.Duration) time.Duration { return d }, CircuitFailures: 6, Lookback: 1000, DisableAfter: 30 * time.Minute,
 		MaxLanes: 4, Log: slog.New(slog.DiscardHandler),
 	}.withDefaults()
-	o := &simOwner{simWorld: w, epoch: w.epoch, places: capacity.NewPlaces(rapid.IntRange(1, 4).Draw(w.t, "places")), valid: true}
+	o := &simOwner{simWorld: w, epoch: w.epoch, slots: capacity.NewSlots(rapid.IntRange(1, 4).Draw(w.t, "places")), valid: true}
 	memory := capacity.NewMemory(1 << 20)
-	o.core = newCore(&environment{conf: &conf, metrics: delivery.NewMetrics(nil), memory: memory, places: o.places, pacer: &cursorstore.Pacer{}, batch: 1 << 20})
+	o.core = newCore(&environment{conf: &conf, metrics: delivery.NewMetrics(nil), memory: memory, slots: o.slots, pacer: &cursorstore.Pacer{}, maxBatch: 1 << 20})
 	o.feed = logreader.NewShared(8, 1<<20, func(int) {})
 	o.feed.Start(w.last())
 	w.owners = append(w.owners, o)
@@ -86,7 +86,7 @@ func (o *simOwner) do(m message) {
 			o.toLoad, o.snapshot, o.taken, o.partly = e.load, nil, nil, false
 		}
 		o.retired = append(o.retired, e.retired...)
-		o.facts = append(o.facts, e.facts...)
+		o.facts = append(o.facts, e.publish...)
 		o.disables = append(o.disables, e.disables...)
 		o.noteEnds()
 	}
@@ -144,7 +144,7 @@ func (o *simOwner) retire() {
 		}
 		o.erase(cb.id, keep)
 	}
-	cb.sending.place.Leave()
+	cb.sending.allowance.Leave()
 	o.do(done{retired: cb})
 }
 
@@ -199,16 +199,16 @@ func (o *simOwner) catchUp() {
 	}
 	if f := o.together; f != nil {
 		for _, ev := range o.log {
-			if ev.Seq > f.Position() && ev.Seq >= o.first && f.Position() < o.feed.Reach() {
+			if ev.Seq > f.Position() && ev.Seq >= o.first && f.Position() < o.feed.RingFrom() {
 				f.Add(*ev)
 				break
 			}
 		}
-		if f.Position() >= o.feed.Reach() || !o.quiet && o.chance(10) {
+		if f.Position() >= o.feed.RingFrom() || !o.quiet && o.chance(10) {
 			f.Finish()
 		}
 		events, through, over := f.Take(0, nil, 3)
-		if o.do(&newEvents{&o.core.catchUpGroup, events, through}); over {
+		if o.do(&newEvents{&o.core.catchingUp, events, through}); over {
 			o.together = nil
 			o.do(catchUpEnds{})
 		}
@@ -246,7 +246,7 @@ func (o *simOwner) load() {
 		}
 	case o.taken == nil:
 		o.taken = []*callback{}
-		f := &found{first: o.first, last: o.last()}
+		f := &loadedState{first: o.first, last: o.last()}
 		for i := range simCallbacks {
 			if id := fmt.Sprint("cb", i); !what.except[id] && (what.whole || slices.Contains(what.ids, id)) {
 				o.adopt(id, f)
@@ -260,7 +260,7 @@ func (o *simOwner) load() {
 }
 
 // adopt writes what is stored of a callback under the owner's epoch, or notes that the load fails in part.
-func (o *simOwner) adopt(id string, f *found) {
+func (o *simOwner) adopt(id string, f *loadedState) {
 	s := &cursorstore.Stored{ID: id, Handle: &cursorstore.Handle{}}
 	if doc, there := o.docs[id]; there {
 		s.Document = &doc
@@ -286,7 +286,7 @@ func (o *simOwner) adopt(id string, f *found) {
 	ch := cb.cur.Changes()
 	o.put(id, ch)
 	cb.cur.Stored(ch)
-	cb.sending.place = o.places.Join("shop", cb.target.Key, func() { o.wakes = append(o.wakes, placed{cb}) })
+	cb.sending.allowance = o.slots.Join("shop", cb.target.Key, func() { o.wakes = append(o.wakes, slotGranted{cb}) })
 	o.taken = append(o.taken, cb)
 }
 
@@ -326,7 +326,7 @@ func stored[T any](t *rapid.T, v T) (read T) {
 func (o *simOwner) store() {
 	r := o.round
 	o.round = nil
-	for _, work := range r.works {
+	for _, work := range r.writes {
 		id := work.cb.id
 		if !o.quiet && o.chance(10) { // nothing is stored
 			work.failed = true
@@ -360,13 +360,13 @@ func (o *simOwner) store() {
 		o.put(id, some)
 	}
 	switch {
-	case r.raise == 0 || !o.quiet && o.chance(10):
+	case r.raiseTo == 0 || !o.quiet && o.chance(10):
 	case o.mark.Epoch > o.epoch:
 		r.laterEpoch = o.mark.Epoch
 	default:
-		o.mark = store.Watermark{Epoch: o.epoch, Position: r.raise}
+		o.mark = store.Watermark{Epoch: o.epoch, Position: r.raiseTo}
 		if o.quiet || !o.chance(10) {
-			r.mark.Stored = r.raise
+			r.mark.Stored = r.raiseTo
 		}
 	}
 	o.do(roundEnded{r})

@@ -13,62 +13,62 @@ import (
 	"github.com/audatex-relay/relay/internal/notice"
 )
 
-// core is what a shard's callbacks have come to, and every decision about them: step takes a message and returns what
-// must be done. It has no channel, no clock and no store; a loop owns it (loop.go).
+// core holds the state of a shard's callbacks and makes every decision about them: step takes a message and returns
+// what must be done. It has no channel, clock or store. A loop owns it (loop.go).
 type core struct {
 	*environment
 	now   time.Time // of the present step
-	valid bool      // whether the lease was, at its beginning
+	valid bool      // the lease was valid when the present step began
 
-	callbacks    map[string]*callback
-	retiring     map[string]*callback // deleted, made again or fenced: they are not loaded
-	arriving     arriving
-	shared       group     // callbacks that read with the replica's shared reader
-	catchUpGroup group     // callbacks that catch up together
-	alarm        time.Time // the earliest time at which a callback must be looked at, or before it; zero if there is none
-	toStore      toStore
-	underWay     int // attempts, reads, rounds and whatever else the loop has begun for this core and not answered
-	ending       ending
-	out          effects
+	callbacks  map[string]*callback
+	retiring   map[string]*callback // deleted, made again or fenced: they are not loaded
+	toLoad     toLoad
+	shared     group     // callbacks that read with the replica's shared reader
+	catchingUp group     // callbacks that catch up together
+	alarm      time.Time // no callback has anything to do before this time; zero: none has anything to do at a certain time
+	toStore    toStore
+	underWay   int // tasks that the loop has begun for this core: attempts, reads, rounds and others
+	ending     ending
+	out        effects
 }
 
-// arriving is what is still to be loaded.
-type arriving struct {
+// toLoad says what must still be loaded.
+type toLoad struct {
 	missing map[string]bool // registered callbacks that are not loaded yet
-	listed  bool            // the shard has been loaded once
+	listed  bool            // the whole shard has been loaded once
 	loading bool
 	again   time.Time // nothing is loaded before
 }
 
-// environment is what the cores of a replica share. It is safe for concurrent use.
+// environment is shared by the cores of a replica. It is safe for concurrent use.
 type environment struct {
-	conf    *Config
-	metrics *delivery.Metrics
-	memory  *capacity.Memory
-	places  *capacity.Places
-	pacer   *cursorstore.Pacer
-	batch   int // bytes that a batch of attempts may have
+	conf     *Config
+	metrics  *delivery.Metrics
+	memory   *capacity.Memory
+	slots    *capacity.Slots
+	pacer    *cursorstore.Pacer
+	maxBatch int // bytes that a batch of attempts may have
 }
 
-// ending is how far a shard that is given up has come.
+// ending is the state of a shard that is given up.
 type ending struct {
 	begun  bool
-	rounds int  // of storing, since nothing has been under way
-	marked bool // the last watermark has been stored, or does not have to be
+	rounds int  // of storing, since nothing else is under way
+	marked bool // the last watermark is stored, or need not be
 }
 
 // message is something that has happened. The messages are, in the order of a delivery's life:
 type message any
 
 type (
-	// newEvents are events that one of the two readers has read for this shard; everything up to through has been.
+	// newEvents are events that one of the two readers has read for this shard. It has read everything up to through.
 	newEvents struct {
 		of      *group
 		events  []*delivery.Event
 		through uint64
 	}
-	// ringPage is what the ring of the shared reader has for a callback that reads by itself. If it has all of it the
-	// callback may join: the events that follow will be among newEvents.
+	// ringPage is what the ring of the shared reader has after the position of a callback that reads by itself. If that
+	// is everything, the callback may join the shared reader: the events that follow will come as newEvents.
 	ringPage struct {
 		read read
 		logreader.RingPage
@@ -79,89 +79,83 @@ type (
 		logreader.Page
 		err error
 	}
-	// refilled is what waits behind a lane's entries.
+	// refilled has positions of an order that wait and are not listed in its lane.
 	refilled struct {
 		refill  refill
 		seqs    []uint64
 		through uint64
 		err     error
-		more    bool // others of the same callback follow
+		more    bool // other lanes of the same callback follow
 	}
-	// placed reports that a place was handed to a callback that waited for one.
-	placed struct{ cb *callback }
-	// attemptEnded is an attempt that has ended.
+	slotGranted  struct{ cb *callback } // it has waited for a slot, and was given one
 	attemptEnded struct{ job *job }
-	// roundEnded is a round of storing that has ended.
-	roundEnded struct{ round *round }
-	// logBegins reports the log's first position.
-	logBegins struct{ first uint64 }
-	// tick reports that time has passed.
-	tick struct{}
-	// configured is a callback's present configuration; nil if it is not registered.
+	roundEnded   struct{ round *round } // of storing
+	logBegins    struct{ first uint64 } // the log's first position
+	tick         struct{}               // time has passed
+	// configured has a callback's present configuration.
 	configured struct {
 		id     string
-		target *delivery.Target
+		target *delivery.Target // nil: it is not registered
 	}
-	// adopted are callbacks that were loaded and are this owner's; first is the log's first position.
+	// adopted has callbacks that were loaded, and written under this owner's epoch. First is the log's first position.
 	adopted struct {
 		callbacks []*callback
 		mark      cursorstore.Watermark
 		first     uint64
 	}
-	// loadEnded reports that a load has ended: all of it is adopted or not registered any more, or it failed.
+	// loadEnded reports that a load has ended. Unless it failed, its callbacks are adopted, or no longer registered.
 	loadEnded struct {
-		*load
+		*loadRequest
 		failed bool
 	}
-	// catchUpBegins and catchUpEnds enclose the newEvents for those that catch up together.
+	// catchUpBegins and catchUpEnds come before and after the newEvents for the callbacks that catch up together.
 	catchUpBegins struct {
 		members []read
 		from    uint64
-		feed    *logreader.Shared // the loop's, to take them from
+		feed    *logreader.Shared // from which the loop takes the events
 	}
 	catchUpEnds struct{}
-	// laterOwner reports that a document of a higher epoch was found.
-	laterOwner struct{ epoch uint64 }
-	// question is somebody's question or an operator's word; answer is called once.
+	laterOwner  struct{ epoch uint64 } // a document was found that an owner with this higher epoch has written
+	// question is a question about callbacks, or a command of an operator. Answer is called once.
 	question struct{ answer func(*core) }
-	// done reports that something else has ended that the core had asked for.
+	// done reports that something else that the core had asked for has ended: one of these, or a disablement.
 	done struct {
 		retired   *callback
-		published *fact
+		published *operationalEvent
 	}
-	// giveUp means that the shard must be given up.
-	giveUp struct{}
+	giveUp struct{} // the shard must be given up
 )
 
-// effects are what must be done after a step. They are valid until the next one.
+// effects are what must be done after a step. They are valid until the next step.
 type effects struct {
-	begin      []*job     // attempts to be made, each by a worker of its own
-	next       []*job     // attempts to be made by the worker that has just ended one
-	idle       []*job     // workers that have no more to do
-	ring       []read     // to be looked for in the ring
-	pages      []read     // to be read from the log
-	refills    [][]refill // of one callback each
-	catchUp    []read     // to be caught up together
-	interest   []logreader.Interest
-	round      *round
-	facts      []*fact
+	begin      []*job               // attempts to make, each by a new worker
+	next       []*job               // attempts to make by the worker whose attempt has ended
+	idle       []*job               // workers that must end
+	ring       []read               // pages to read from the ring of the shared reader
+	pages      []read               // pages to read from the log
+	refills    [][]refill           // lanes to refill, of one callback each
+	catchUp    []read               // callbacks to catch up together
+	interest   []logreader.Interest // changes of what the shard wants from the shared reader
+	round      *round               // to store
+	publish    []*operationalEvent
 	disables   []disablement
-	load       *load
-	cancel     []*callback // what is under way of it is broken off
-	retired    []*callback // nothing of it is under way any more
-	recheck    []string    // callbacks whose settings may have changed meanwhile: each must be configured
-	laterEpoch uint64      // 0, or a later owner's epoch
+	load       *loadRequest
+	cancel     []*callback // callbacks whose attempts and reads must be cancelled
+	retired    []*callback // callbacks of which nothing is under way any more: to erase or release
+	recheck    []string    // callbacks that must be configured, as their settings may have changed meanwhile
+	laterEpoch uint64      // the epoch of a later owner; 0: none was found
 }
 
 func newCore(e *environment) *core {
 	return &core{
-		environment: e, callbacks: map[string]*callback{}, retiring: map[string]*callback{}, arriving: arriving{missing: map[string]bool{}},
-		shared: newGroup(readsShared), catchUpGroup: newGroup(readsCatchUp),
+		environment: e, callbacks: map[string]*callback{}, retiring: map[string]*callback{},
+		toLoad: toLoad{missing: map[string]bool{}},
+		shared: newGroup(readsShared), catchingUp: newGroup(readsCatchUp),
 		toStore: toStore{unstored: map[*callback]struct{}{}, urgent: map[*callback]struct{}{}},
 	}
 }
 
-// step does what a message means for the shard.
+// step handles a message. What it returns must be done.
 func (c *core) step(m message, now time.Time, leaseValid bool) *effects {
 	c.now, c.valid = now, leaseValid
 	c.out.reset()
@@ -174,11 +168,11 @@ func (c *core) step(m message, now time.Time, leaseValid bool) *effects {
 		c.tookFromLog(m)
 	case *refilled:
 		c.refilled(m)
-	case placed:
-		if m.cb.sending.waiting = false; m.cb.phase < retiring {
-			c.pump(m.cb)
+	case slotGranted:
+		if m.cb.sending.awaitsSlot = false; m.cb.phase < retiring {
+			c.startAttempts(m.cb)
 		}
-		m.cb.sending.place.Decline() // one that cannot be used now goes on to the next
+		m.cb.sending.allowance.Decline() // if it was not used, the next one that waits gets it
 	case attemptEnded:
 		c.attemptEnded(m.job)
 	case roundEnded:
@@ -214,20 +208,20 @@ func (c *core) step(m message, now time.Time, leaseValid bool) *effects {
 // finished reports whether the shard has been given up and nothing is under way.
 func (c *core) finished() bool { return c.ending.marked && c.underWay == 0 }
 
-// wake is when the next tick is needed, zero if none is.
+// wake returns when the next tick is needed, zero if none is.
 func (c *core) wake() time.Time {
 	if c.ending.begun {
 		return time.Time{}
 	}
-	at := backoff.Earlier(backoff.Earlier(c.alarm, c.toStore.sweepAt), c.arriving.again)
+	at := backoff.Earlier(backoff.Earlier(c.alarm, c.toStore.sweepAt), c.toLoad.again)
 	if !c.toStore.storing {
 		at = backoff.Earlier(at, c.toStore.flushAt)
 	}
 	return at
 }
 
-// pump starts every attempt of a callback that may be made now and sees to what follows.
-func (c *core) pump(cb *callback) {
+// startAttempts starts every attempt of a callback that may be made now, and then does what followUp does.
+func (c *core) startAttempts(cb *callback) {
 	for {
 		j := c.nextJob(cb, nil, false)
 		if j == nil {
@@ -238,7 +232,7 @@ func (c *core) pump(cb *callback) {
 	c.followUp(cb)
 }
 
-// followUp sees to everything but attempts after something has changed: storing it, reading on, and when to look again.
+// followUp does what a change of a callback requires beside attempts: storing it, reading on, and setting wakeAt.
 func (c *core) followUp(cb *callback) {
 	c.markChanged(cb)
 	var at time.Time
@@ -252,7 +246,7 @@ func (c *core) followUp(cb *callback) {
 	c.wakeAt(cb, backoff.Earlier(backoff.Earlier(at, cb.noticeAt), cb.sending.test.Until))
 }
 
-// tick does what is due: callbacks, the watermark, and forgetting pages that nobody uses.
+// tick does what is due: for callbacks, and once a second for the watermark.
 func (c *core) tick() {
 	if !c.alarm.IsZero() && !c.alarm.After(c.now) {
 		c.alarm = time.Time{}
@@ -265,9 +259,9 @@ func (c *core) tick() {
 				c.publishNotices(cb)
 			}
 			if !c.now.Before(cb.sending.test.Until) {
-				cb.sending.test.End(cb.sending.place)
+				cb.sending.test.End(cb.sending.allowance)
 			}
-			c.pump(cb)
+			c.startAttempts(cb)
 		}
 	}
 	if !c.toStore.sweepAt.After(c.now) {
@@ -276,7 +270,7 @@ func (c *core) tick() {
 	}
 }
 
-// configured takes the present configuration of a callback: it takes effect with the next attempt.
+// configured takes the present configuration of a callback. The next attempt is made by it.
 func (c *core) configured(m configured) {
 	cb := c.callbacks[m.id]
 	switch {
@@ -287,27 +281,27 @@ func (c *core) configured(m configured) {
 	case cb != nil: // deleted, or made again under the same id
 		c.retire(cb)
 	case m.target == nil:
-		delete(c.arriving.missing, m.id)
+		delete(c.toLoad.missing, m.id)
 	case c.retiring[m.id] == nil:
-		c.arriving.missing[m.id] = true
+		c.toLoad.missing[m.id] = true
 	}
 }
 
 func (c *core) retarget(cb *callback, t *delivery.Target) {
 	r := &cb.reading
-	joins := r.source == readsShared && !t.Orphaned // an orphaned one has to read what comes once its client is known
+	rejoins := r.source == readsShared && !t.Orphaned // an orphaned one reads by itself, once its client is known
 	c.advance(cb)
-	if r.indexed != nil {
-		c.leave(cb)
+	if r.memberTarget != nil {
+		c.leaveGroup(cb)
 		c.markUnstored(cb)
 	}
-	if c.setTarget(cb, t); joins { // what it wants now may have been read, and not been for this shard: the ring has it
+	if c.setTarget(cb, t); rejoins { // by way of the ring: it has events that the shard did not want before
 		c.readRing(cb)
 	}
-	c.pump(cb)
+	c.startAttempts(cb)
 }
 
-// retire ends a callback that is registered no more. Once nothing of it is under way its cursor is erased.
+// retire ends a callback that is not registered any more. Its cursor is erased once nothing of it is under way.
 func (c *core) retire(cb *callback) {
 	c.remove(cb, retiring)
 	c.retiring[cb.id] = cb
@@ -315,12 +309,12 @@ func (c *core) retire(cb *callback) {
 	c.settleRetired(cb)
 }
 
-// remove takes a callback out of everything that would start or store something of it.
+// remove takes a callback out of everything by which something of it would be started or stored.
 func (c *core) remove(cb *callback, why phase) {
 	cb.phase = why
 	delete(c.callbacks, cb.id)
 	if cb.reading.source != readsItself {
-		c.leave(cb)
+		c.leaveGroup(cb)
 	}
 	cb.reading.page = nil
 	cb.reading.atHand.DropAll()
@@ -329,7 +323,7 @@ func (c *core) remove(cb *callback, why phase) {
 	delete(c.toStore.urgent, cb)
 }
 
-// settleRetired hands a callback over whose last attempt, read or round has ended.
+// settleRetired hands a retired callback to the loop once nothing of it is under way.
 func (c *core) settleRetired(cb *callback) {
 	if cb.outstanding == 0 && cb.phase >= retiring {
 		cb.reading.atHand.DropAll()
@@ -338,13 +332,13 @@ func (c *core) settleRetired(cb *callback) {
 	}
 }
 
-// began and over count what is under way for a callback.
-func (c *core) began(cb *callback) {
+// taskBegan and taskEnded count the attempts, reads and rounds that are under way for a callback.
+func (c *core) taskBegan(cb *callback) {
 	cb.outstanding++
 	c.underWay++
 }
 
-func (c *core) over(cb *callback) {
+func (c *core) taskEnded(cb *callback) {
 	cb.outstanding--
 	c.underWay--
 	c.settleRetired(cb)
@@ -356,15 +350,15 @@ func (c *core) done(m done) {
 		delete(c.retiring, cb.id)
 		c.out.recheck = append(c.out.recheck, cb.id)
 	}
-	if f := m.published; f != nil {
-		c.note(f.cb, func(n *notice.Notices) { n.End(f.notice, f.stored, c.now) })
-		c.markChanged(f.cb)
+	if ev := m.published; ev != nil {
+		c.note(ev.cb, func(n *notice.Notices) { n.End(ev.notice, ev.stored, c.now) })
+		c.markChanged(ev.cb)
 	}
 }
 
-// loadNext has what is missing loaded, one load at a time.
+// loadNext begins to load what is missing, unless a load is under way.
 func (c *core) loadNext() {
-	a := &c.arriving
+	a := &c.toLoad
 	if a.loading || c.ending.begun || c.now.Before(a.again) {
 		return
 	}
@@ -373,8 +367,8 @@ func (c *core) loadNext() {
 	}
 	a.loading = true
 	c.underWay++
-	what := &load{whole: !a.listed, ids: slices.Collect(maps.Keys(a.missing)), mark: c.toStore.mark}
-	if what.whole { // it may have been loaded in part
+	what := &loadRequest{whole: !a.listed, ids: slices.Collect(maps.Keys(a.missing)), mark: c.toStore.mark}
+	if what.whole { // a part may be loaded already
 		what.except = make(map[string]bool, len(c.callbacks)+len(c.retiring))
 		for _, of := range []map[string]*callback{c.callbacks, c.retiring} {
 			for id := range of {
@@ -385,14 +379,14 @@ func (c *core) loadNext() {
 	c.out.load = what
 }
 
-// adopted lets loaded callbacks work: with the shared reader, if its ring has what follows, else together with others
-// that come a little behind, or each by itself.
+// adopted begins to deliver to callbacks that were loaded. A callback reads with the shared reader if the ring has all
+// that it has not read; else it catches up with others, or reads by itself if it is far behind.
 func (c *core) adopted(m *adopted) {
 	if !c.toStore.mark.Adopted {
 		c.toStore.mark = m.mark
 	}
 	for _, cb := range m.callbacks {
-		delete(c.arriving.missing, cb.id)
+		delete(c.toLoad.missing, cb.id)
 		c.callbacks[cb.id] = cb
 		c.out.recheck = append(c.out.recheck, cb.id)
 		cb.reading.atHand.Join(c.memory)
@@ -405,12 +399,12 @@ func (c *core) adopted(m *adopted) {
 		} else {
 			c.markUnstored(cb)
 		}
-		c.pump(cb)
+		c.startAttempts(cb)
 	}
 }
 
 func (c *core) loadEnded(m loadEnded) {
-	a := &c.arriving
+	a := &c.toLoad
 	a.loading = false
 	c.underWay--
 	if m.failed {
@@ -421,20 +415,20 @@ func (c *core) loadEnded(m loadEnded) {
 		c.toStore.mark = m.mark
 	}
 	a.listed = a.listed || m.whole
-	for _, id := range m.ids { // those that were not adopted were not registered
+	for _, id := range m.ids { // those that are still missing were not registered
 		delete(a.missing, id)
 	}
 	c.out.recheck = append(c.out.recheck, m.ids...)
 }
 
-// giveUp begins to give the shard up: nothing new is started.
+// giveUp begins to give the shard up. Nothing new is started from now on.
 func (c *core) giveUp() {
 	c.ending.begun = true
 	for _, cb := range c.callbacks {
 		if r := &cb.reading; r.source == readsShared {
-			cb.cur.Advance(c.shared.pos) // it was offered everything up to here
+			cb.cur.Advance(c.shared.pos) // it has been offered everything up to there
 			if len(cb.storing.records) == 0 && !cb.cur.Dirty() {
-				cb.storing.durable = max(cb.storing.durable, cb.cur.Position())
+				cb.storing.storedThrough = max(cb.storing.storedThrough, cb.cur.Position())
 			}
 		}
 		cb.reading.page = nil
@@ -443,22 +437,23 @@ func (c *core) giveUp() {
 	}
 }
 
-// reset empties the effects and keeps their room.
+// reset empties the effects, and keeps their memory for the next step.
 func (e *effects) reset() {
 	clear(e.begin)
 	clear(e.next)
 	clear(e.idle)
 	clear(e.ring)
 	clear(e.pages)
-	clear(e.facts)
+	clear(e.publish)
 	*e = effects{
 		begin: e.begin[:0], next: e.next[:0], idle: e.idle[:0], ring: e.ring[:0], pages: e.pages[:0],
-		refills: e.refills[:0], catchUp: slices.Delete(e.catchUp, 0, len(e.catchUp)), interest: e.interest[:0], facts: e.facts[:0],
-		disables: e.disables[:0], cancel: e.cancel[:0], retired: e.retired[:0], recheck: e.recheck[:0],
+		refills: e.refills[:0], catchUp: slices.Delete(e.catchUp, 0, len(e.catchUp)), interest: e.interest[:0],
+		publish: e.publish[:0], disables: e.disables[:0], cancel: e.cancel[:0], retired: e.retired[:0], recheck: e.recheck[:0],
 	}
 }
 
-// common reports whether the effects are those of a delivery alone.
+// common reports whether all effects are of the kinds that every delivery has.
 func (e *effects) common() bool {
-	return len(e.pages)+len(e.refills)+len(e.catchUp)+len(e.facts)+len(e.disables)+len(e.cancel)+len(e.retired) == 0 && e.load == nil && e.laterEpoch == 0
+	lists := len(e.pages) + len(e.refills) + len(e.catchUp) + len(e.publish) + len(e.disables) + len(e.cancel) + len(e.retired)
+	return lists == 0 && e.load == nil && e.laterEpoch == 0
 }

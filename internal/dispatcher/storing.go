@@ -10,53 +10,53 @@ import (
 )
 
 const (
-	// sweepEvery is how often the watermark is moved.
+	// sweepEvery is how often the watermark is moved: the position stored for all callbacks that are not behind.
 	sweepEvery = time.Second
-	// lastRounds is how many rounds are made at most when a shard is given up.
+	// lastRounds is the largest number of rounds when a shard is given up.
 	lastRounds = 3
 )
 
-// toStore is what of a shard has to be stored, and when.
+// toStore says what must be stored of a shard, and when.
 type toStore struct {
-	unstored   map[*callback]struct{} // something has changed
-	urgent     map[*callback]struct{} // so much that it should not wait for the next round
-	flushAt    time.Time              // of the next round; zero if nothing is unstored
-	sweepAt    time.Time
+	unstored   map[*callback]struct{} // callbacks that have changed
+	urgent     map[*callback]struct{} // callbacks that should not wait for flushAt
+	flushAt    time.Time              // when the next round begins; zero if nothing is unstored
+	sweepAt    time.Time              // when the watermark is due
 	mark       cursorstore.Watermark
-	markDue    bool // it is time to move the watermark
-	storing    bool // a round is under way: there is one at a time
-	superseded bool // a later owner's document was found
+	markDue    bool // the next round must move the watermark
+	storing    bool // a round is under way; there is one at a time
+	superseded bool // a document of a later owner was found
 }
 
-// round is what is stored together. It belongs to the loop's goroutine for storing until that hands it back.
+// round is what is stored together. While it is under way, it belongs to the goroutine that stores it.
 type round struct {
-	works      []*work
+	writes     []*callbackWrite
 	mark       cursorstore.Watermark
-	raise      uint64 // where the watermark must be stored; 0: it has not moved
-	laterEpoch uint64 // 0, or the epoch of a later owner who has written
+	raiseTo    uint64 // the new position of the watermark; 0: it stays
+	laterEpoch uint64 // the epoch of a later owner, who has written the watermark; 0: none was found
 }
 
-// work is what a round stores of one callback. Records and changes are taken in one step: an attempt's record is
-// stored before the cursor that counts it.
-type work struct {
+// callbackWrite is what a round stores of one callback. Its records and changes are of the same moment, and the records
+// are stored first: so a stored cursor counts no attempt that is not recorded.
+type callbackWrite struct {
 	cb      *callback
 	stored  *storedState
 	records []relay.AttemptRecord
 	changes cursor.Changes
-	awaited []chan struct{} // closed once it is stored
+	waiters []chan struct{} // closed once this is stored
 
 	recorded int    // how many of the records are stored
-	failed   bool   // the rest comes with the next round
-	fenced   uint64 // 0, or the epoch of a later owner who has written: this one must not
+	failed   bool   // what was not stored comes with the next round
+	fenced   uint64 // the epoch of a later owner, who has written the cursor; 0: none was found
 }
 
-// storedState is what the store has of one callback. The round under way uses it, and nobody else.
+// storedState is what the store has of one callback. Only the round under way uses it.
 type storedState struct {
 	cursor   *cursorstore.Handle
 	recorder *delivery.Recorder
 }
 
-// markUnstored notes that there is something of a callback to store.
+// markUnstored has a callback stored by the next round.
 func (c *core) markUnstored(cb *callback) {
 	if cb.phase >= retiring {
 		return
@@ -68,6 +68,7 @@ func (c *core) markUnstored(cb *callback) {
 	}
 }
 
+// markChanged has a callback stored if it has changed, and soon if many of its records wait.
 func (c *core) markChanged(cb *callback) {
 	if n := len(cb.storing.records); n > 0 || cb.cur.Dirty() {
 		c.markUnstored(cb)
@@ -77,7 +78,7 @@ func (c *core) markChanged(cb *callback) {
 	}
 }
 
-// storeNext begins the next round if it is time and none is under way. The last ones begin once nothing is under way.
+// storeNext begins the next round if it is due; when the shard is given up, once nothing else is under way.
 func (c *core) storeNext() {
 	k := &c.toStore
 	switch {
@@ -100,7 +101,7 @@ func (c *core) storeNext() {
 	}
 }
 
-// storeLast stores what the last attempts came to, in a few rounds, and then the watermark: nothing is left to repeat.
+// storeLast stores the outcomes of the last attempts, in a few rounds, and then the watermark.
 func (c *core) storeLast() {
 	for c.ending.rounds < lastRounds && !c.toStore.storing {
 		c.ending.rounds++
@@ -118,45 +119,45 @@ func (c *core) storeLast() {
 	}
 }
 
-// beginRound begins a round with what there is to store of callbacks, and the watermark if that is due and has moved.
+// beginRound begins a round with the changes of callbacks, and with the watermark if that is wanted and has moved.
 func (c *core) beginRound(list map[*callback]struct{}, mark bool) {
 	r := &round{}
 	for cb := range list {
 		if w := c.capture(cb); w != nil {
-			r.works = append(r.works, w)
-			c.began(cb)
+			r.writes = append(r.writes, w)
+			c.taskBegan(cb)
 		}
 	}
 	if mark {
 		c.toStore.markDue = false
-		r.raise = c.raise()
+		r.raiseTo = c.watermarkTarget()
 	}
-	if len(r.works) == 0 && r.raise == 0 {
+	if len(r.writes) == 0 && r.raiseTo == 0 {
 		return
 	}
-	c.pacer.Stored(len(r.works), c.now)
+	c.pacer.Stored(len(r.writes), c.now)
 	c.toStore.storing = true
 	c.underWay++
 	r.mark = c.toStore.mark
 	c.out.round = r
 }
 
-// capture takes what must be stored of a callback now, nil if there is nothing.
-func (c *core) capture(cb *callback) *work {
+// capture returns what must be stored of a callback now, nil if there is nothing.
+func (c *core) capture(cb *callback) *callbackWrite {
 	delete(c.toStore.unstored, cb)
 	if cb.phase >= retiring {
 		return nil
 	}
-	if !c.valid { // what must be stored is kept until the lease is clear, or lost
+	if !c.valid { // it is kept until the lease is valid again, or lost
 		c.markUnstored(cb)
 		return nil
 	}
 	s := &cb.storing
-	n := delivery.Batch(s.records, c.batch)
-	w := &work{cb: cb, stored: &s.stored, records: s.records[:n:n]}
-	c.carry(cb)
+	n := delivery.Batch(s.records, c.maxBatch)
+	w := &callbackWrite{cb: cb, stored: &s.stored, records: s.records[:n:n]}
+	c.updateBehind(cb)
 	if n == len(s.records) {
-		w.changes, w.awaited, s.awaited = cb.cur.Changes(), s.awaited, nil
+		w.changes, w.waiters, s.waiters = cb.cur.Changes(), s.waiters, nil
 	}
 	if n == 0 && w.changes.Empty() {
 		return nil
@@ -164,18 +165,17 @@ func (c *core) capture(cb *callback) *work {
 	return w
 }
 
-// carry sets what the document says beside where the cursor stands: whether the watermark counts for the callback.
-func (c *core) carry(cb *callback) {
+// updateBehind sets in a callback's document whether the callback is behind. If not, the watermark counts for it.
+func (c *core) updateBehind(cb *callback) {
 	s, carried := &cb.storing, cb.cur.Carried()
-	behind := cb.reading.source == readsItself || s.tooFar
+	behind := cb.reading.source == readsItself || s.holdsBack
 	if carried.Behind && cb.reading.source == readsShared {
-		// The document may leave the watermark's exceptions only once its own position is beyond it: until then the
-		// watermark does not cover what lies between.
+		// The watermark may count for it again once it is no further than the callback: else events would be lost.
 		cb.cur.Advance(c.shared.pos)
 		at := cb.cur.Position()
-		behind = at < c.toStore.mark.Highest || s.tooFar && at+c.maxLag()/2 < c.shared.pos
-		if s.tooFar = s.tooFar && behind; behind {
-			c.markUnstored(cb) // look again in the next round
+		behind = at < c.toStore.mark.Highest || s.holdsBack && at+c.maxLag()/2 < c.shared.pos
+		if s.holdsBack = s.holdsBack && behind; behind {
+			c.markUnstored(cb) // the next round checks it again
 		}
 	}
 	if carried.Behind == behind && !cb.cur.Dirty() {
@@ -184,27 +184,28 @@ func (c *core) carry(cb *callback) {
 	carried.Behind = behind
 	cb.cur.SetCarried(carried)
 	if !behind {
-		s.covered = true // from the moment this may be stored
+		s.covered = true // already now, as nobody knows when the document is stored
 	}
 }
 
-// roundEnded takes what a round has come to.
+// roundEnded takes the results of a round.
 func (c *core) roundEnded(r *round) {
 	c.toStore.storing = false
 	c.underWay--
-	if r.raise > 0 {
+	if r.raiseTo > 0 {
 		c.toStore.mark = r.mark
 	}
 	if r.laterEpoch > 0 {
 		c.laterOwner(r.laterEpoch)
 	}
-	for _, w := range r.works {
-		c.workEnded(w)
-		c.over(w.cb)
+	for _, w := range r.writes {
+		c.writeEnded(w)
+		c.taskEnded(w.cb)
 	}
 }
 
-func (c *core) workEnded(w *work) {
+// writeEnded takes the result for one callback.
+func (c *core) writeEnded(w *callbackWrite) {
 	cb := w.cb
 	s := &cb.storing
 	if s.records = s.records[w.recorded:]; len(s.records) == 0 {
@@ -219,25 +220,25 @@ func (c *core) workEnded(w *work) {
 		c.laterOwner(w.fenced)
 		return
 	case w.failed:
-		s.awaited = append(s.awaited, w.awaited...)
+		s.waiters = append(s.waiters, w.waiters...)
 		c.markUnstored(cb)
 		return
 	}
-	for _, stored := range w.awaited {
+	for _, stored := range w.waiters {
 		close(stored)
 	}
 	cb.cur.Stored(w.changes)
 	if d := w.changes.Document; d != nil {
-		s.durable = max(s.durable, d.Position)
+		s.storedThrough = max(s.storedThrough, d.Position)
 		if s.covered = !d.Behind; d.Behind && cb.reading.source == readsShared {
-			c.markUnstored(cb) // the next round looks whether the watermark may cover it again
+			c.markUnstored(cb) // the next round checks whether the watermark may cover it again
 		}
 	}
 	cb.reading.blocked = false
-	c.pump(cb) // it may have waited for room in its records or lanes
+	c.startAttempts(cb) // they may have waited for room in its records or lanes
 }
 
-// laterOwner notes that a document was found which an owner of a higher epoch has written.
+// laterOwner reports to the loop that a document was found that an owner with a higher epoch has written.
 func (c *core) laterOwner(epoch uint64) {
 	c.toStore.superseded = true
 	c.out.laterEpoch = epoch

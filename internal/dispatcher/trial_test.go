@@ -59,7 +59,7 @@ func TestATestGoesByTheCallbacksLimits(t *testing.T) {
 	begin(cb, false) // the delivery has the only place
 	close(free)
 	until(t, "the delivery has ended", func() bool { return len(b.closings("bms", cb.Generation)) == 1 })
-	replay := d.deliverer.Places.Join(cb.Client, delivery.NewTarget(cb, relay.Client{}).Key, func() {})
+	replay := d.deliverer.Slots.Join(cb.Client, delivery.NewTarget(cb, relay.Client{}).Key, func() {})
 	defer replay.Leave()
 	until(t, "a replay has the only place", replay.TryTake)
 	begin(cb, false)

@@ -1,14 +1,15 @@
 package dispatcher
 
-// maxLag is how far one callback may keep its shard's watermark back before its document says that the watermark does
-// not cover it: a tenth of what is read at most for the callbacks of a shard that arrives.
+// maxLag is how far one callback may keep its shard's watermark back. Then its document must say that it is behind. It
+// is a tenth of Lookback, so that what is above the watermark can be read together.
 func (c *core) maxLag() uint64 { return c.conf.Lookback / 10 }
 
-// raise returns where the watermark must be stored, 0 if it has not moved or something keeps it where it is:
-// callbacks that are being loaded, above all.
-func (c *core) raise() uint64 {
+// watermarkTarget returns the new position of the watermark. It returns 0 if the watermark must stay where it is: it
+// has not moved, callbacks must still be loaded, or another replica may own the shard.
+func (c *core) watermarkTarget() uint64 {
 	mark := &c.toStore.mark
-	if !mark.Adopted || !c.arriving.listed || c.arriving.loading || len(c.arriving.missing) > 0 || len(c.callbacks) == 0 || c.toStore.superseded || !c.valid {
+	loaded := c.toLoad.listed && !c.toLoad.loading && len(c.toLoad.missing) == 0 && len(c.callbacks) > 0
+	if !mark.Adopted || !loaded || c.toStore.superseded || !c.valid {
 		return 0
 	}
 	at := c.lowestCovered(c.shared.pos)
@@ -19,7 +20,7 @@ func (c *core) raise() uint64 {
 	return at
 }
 
-// sweep has the watermark moved, and forgets pages that nobody has used for a while.
+// sweep has the next round move the watermark, and drops pages that have not been used for a while.
 func (c *core) sweep() {
 	c.toStore.markDue = true
 	for _, cb := range c.callbacks {
@@ -29,8 +30,8 @@ func (c *core) sweep() {
 	}
 }
 
-// lowestCovered is up to where everything of the callbacks that the watermark covers is settled or in a lane, and
-// stored as such; at most read, up to where the shared reader's events have been offered.
+// lowestCovered returns the lowest storedThrough of the callbacks that the watermark covers. It is at most read, the
+// position up to which the shared reader's events have been offered.
 func (c *core) lowestCovered(read uint64) uint64 {
 	lowest := read
 	for _, cb := range c.callbacks {
@@ -40,13 +41,13 @@ func (c *core) lowestCovered(read uint64) uint64 {
 		}
 		if cb.reading.source == readsShared && len(s.records) == 0 && !cb.cur.Dirty() {
 			cb.cur.Advance(read)
-			s.durable = max(s.durable, cb.cur.Position())
+			s.storedThrough = max(s.storedThrough, cb.cur.Position())
 		}
-		if read > s.durable+c.maxLag() && !s.tooFar && cb.reading.source != readsCatchUp {
-			s.tooFar = true
+		if read > s.storedThrough+c.maxLag() && !s.holdsBack && cb.reading.source != readsCatchUp {
+			s.holdsBack = true
 			c.markUnstored(cb)
 		}
-		lowest = min(lowest, s.durable)
+		lowest = min(lowest, s.storedThrough)
 	}
 	return lowest
 }

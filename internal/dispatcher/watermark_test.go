@@ -31,13 +31,13 @@ func TestAQuietShardWritesNothing(t *testing.T) {
 	w.cb.cur.SetCarried(cursor.Carried{Generation: "g"})
 	w.cb.cur.Stored(w.cb.cur.Changes())
 	w.cb.storing.covered = true
-	w.core.arriving.listed = true
+	w.core.toLoad.listed = true
 	w.do(&adopted{callbacks: []*callback{w.cb}, mark: mark, first: 1})
 	now := time.Now()
 	sweep := func() (position, revision uint64) {
 		now = now.Add(sweepEvery)
 		if r := w.core.step(tick{}, now, true).round; r != nil {
-			if _, err := cursors.StoreWatermark(t.Context(), &r.mark, r.raise); err != nil {
+			if _, err := cursors.StoreWatermark(t.Context(), &r.mark, r.raiseTo); err != nil {
 				t.Fatal(err)
 			}
 			w.core.step(roundEnded{r}, now, true)
@@ -60,11 +60,11 @@ func TestAQuietShardWritesNothing(t *testing.T) {
 				t.Fatalf("a quiet sweep has written: the revision was %d and is %d", written, revision)
 			}
 		}
-		durable := w.cb.storing.durable
-		w.cb.storing.durable, w.cb.reading.source = seq-1, readsCatchUp // one that comes later may be further back
+		storedThrough := w.cb.storing.storedThrough
+		w.cb.storing.storedThrough, w.cb.reading.source = seq-1, readsCatchUp // one that comes later may be further back
 		if back, revision := sweep(); back != position || revision != written {
 			t.Fatalf("the watermark was %d and is %d", position, back)
 		}
-		w.cb.storing.durable, w.cb.reading.source = durable, readsShared
+		w.cb.storing.storedThrough, w.cb.reading.source = storedThrough, readsShared
 	}
 }

@@ -13,10 +13,10 @@ import (
 const (
 	PageEvents  = 512
 	pageBytes   = 1 << 20
-	firstEvents = 32 // of the first page: it grows with what the events turn out to weigh
+	firstEvents = 32 // of the first page; the sizes of its events decide how many the next page has
 )
 
-// Pages reads what may be for one callback, from wherever it is in the log.
+// Pages reads the events that may be for one callback, from any position.
 type Pages struct {
 	Events    *store.Events
 	Deliverer *delivery.Deliverer
@@ -25,15 +25,15 @@ type Pages struct {
 // Page is a page of the log.
 type Page struct {
 	Events  []*delivery.Event
-	Through uint64 // nothing else up to here is for the callback
-	First   uint64 // of the log
+	Through uint64 // up to here nothing else is for the callback
+	First   uint64 // position of the log
 	Size    int    // how many events the next page may have
 }
 
 // Read reads the page that follows pos. Size is the Size of the page before, 0 for the first.
 func (p *Pages) Read(ctx context.Context, t *delivery.Target, pos uint64, size int) (Page, error) {
-	if size == 0 { // small from the start where bodies have been large of late
-		size = p.Deliverer.Bodies.Fit(pageBytes, firstEvents)
+	if size == 0 { // fewer if the last bodies were large
+		size = p.Deliverer.Bodies.EventsIn(pageBytes, firstEvents)
 	}
 	first, last, err := p.Events.Bounds(ctx)
 	if err != nil {
@@ -53,11 +53,11 @@ func (p *Pages) Read(ctx context.Context, t *delivery.Target, pos uint64, size i
 		ev := delivery.EventOf(s)
 		page.Events = append(page.Events, &ev)
 		bytes += len(s.Body)
-		p.Deliverer.Bodies.Saw(len(s.Body))
+		p.Deliverer.Bodies.NoteSize(len(s.Body))
 	}
 	switch n := len(events); {
 	case n == 0 && more:
-		page.Through = pos // all that was counted has aged out meanwhile: look again
+		page.Through = pos // all of them have left the log meanwhile: read again
 	case n > 0:
 		page.Size = min(max(min(pageBytes, p.Deliverer.Memory.Part())/max(bytes/n, 1), 1), PageEvents)
 		if page.Through = max(page.Through, events[n-1].Seq); more {
@@ -67,13 +67,14 @@ func (p *Pages) Read(ctx context.Context, t *delivery.Target, pos uint64, size i
 	return page, nil
 }
 
-// Lane reads the positions of an order's events that wait behind a lane, and returns how far it has looked.
+// Lane reads the positions of an order's events that wait and are not listed in its lane, and returns how far it has
+// read.
 func (p *Pages) Lane(ctx context.Context, t *delivery.Target, of cursor.Refill) (seqs []uint64, through uint64, err error) {
 	filters, none := t.Subjects(of.Order)
 	if none {
 		return nil, of.Through, nil
 	}
-	events, more, err := p.Events.Scan(ctx, of.From, filters, p.Deliverer.Bodies.Fit(8*pageBytes, cursor.LaneEntries+1))
+	events, more, err := p.Events.Scan(ctx, of.From, filters, p.Deliverer.Bodies.EventsIn(8*pageBytes, cursor.LaneEntries+1))
 	if err != nil {
 		return nil, 0, err
 	}
@@ -88,7 +89,7 @@ func (p *Pages) Lane(ctx context.Context, t *delivery.Target, of cursor.Refill) 
 	return seqs, through, nil
 }
 
-// Bounds returns the log's first and last position; highest is the highest position that a cursor names.
+// Bounds returns the log's first and last position. Highest is the highest position that any cursor has.
 func (p *Pages) Bounds(ctx context.Context, highest uint64) (first, last uint64, err error) {
 	return cursorstore.Bounds(ctx, highest, p.Events.Bounds)
 }

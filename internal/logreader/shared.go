@@ -1,6 +1,6 @@
-// Package logreader reads the log of events for callbacks: once for all callbacks of a replica that keep up (Shared), and in
-// filtered pages for one that is behind (Pages). Every event is read and parsed once however many callbacks want it; what
-// is kept in memory is bounded. Begin reading at Shared.
+// Package logreader reads the log of events for callbacks: once for all callbacks of a replica that keep up (Shared),
+// and in filtered pages for a callback that is behind (Pages). Shared reads and parses an event once, however many
+// callbacks want it. What is kept in memory is bounded. Begin reading at Shared.
 package logreader
 
 import (
@@ -16,19 +16,19 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// The ring's bounds: whichever is reached first.
+// The bounds of the ring: the first that is reached counts.
 const (
 	ringEvents = 8192
 	ringBytes  = 32 << 20
 )
 
-// Shared is a reader of the log that the shards of a replica share: a ring of its newest events, and for each shard the
-// events of the ring that it wants and has not taken. A shard takes them when it is woken. The reader waits for the
-// slowest: what a shard has not taken stays in the ring. That is no danger to the others, as a shard's loop does no
-// input or output and waits for nobody. Shared is safe for concurrent use.
+// Shared is a reader of the log that the shards of a replica share. It has a ring of the newest events, and for each
+// shard the events of the ring that the shard wants and has not taken. A shard takes them when it is woken. What a
+// shard has not taken stays in the ring, so the reader waits for the slowest shard. That does not hurt the others, as a
+// shard's loop does no input or output and waits for nothing else. Shared is safe for concurrent use.
 type Shared struct {
-	limit, most int       // events and bytes of the ring
-	saw         func(int) // is given the size of every event
+	maxEvents, maxBytes int       // of the ring
+	noteSize            func(int) // is called with the size of every event
 
 	mu     sync.Mutex   // nothing is called while it is locked
 	ring   []*ringEvent // ascending; ring[head:] is live
@@ -38,51 +38,51 @@ type Shared struct {
 	pos    uint64            // the last event read
 	bySite map[string]uint64 // which shards want a site's events, a bit for each
 	shards [relay.Shards]subscription
-	room   chan struct{} // a shard has taken what it had not
-	over   bool          // nothing comes any more
+	room   chan struct{} // is signalled when a shard has taken events
+	over   bool          // nothing more will come
 }
 
-// Interest is a site whose events a shard begins or ceases to want.
+// Interest is a change of what a shard wants: the events of a site, or no longer.
 type Interest struct {
 	Site   string
 	Wanted bool
 }
 
-// subscription is what one shard has to take.
+// subscription has the events that one shard must take.
 type subscription struct {
 	events []*ringEvent
 	woken  chan struct{}
 }
 
-// ringEvent is an event of the ring, and how many shards want it and have not taken it.
+// ringEvent is an event of the ring.
 type ringEvent struct {
 	delivery.Event
-	untaken int
+	untaken int // how many shards want it and have not taken it
 }
 
 // NewShared returns a reader with a ring of at most so many events and bytes (0: 8,192 and 32 MiB).
-func NewShared(limit, bytes int, saw func(int)) *Shared {
-	if limit <= 0 {
-		limit = ringEvents
+func NewShared(events, bytes int, noteSize func(int)) *Shared {
+	if events <= 0 {
+		events = ringEvents
 	}
 	if bytes <= 0 {
 		bytes = ringBytes
 	}
-	f := &Shared{limit: limit, most: bytes, saw: saw, bySite: map[string]uint64{}, room: make(chan struct{}, 1)}
+	f := &Shared{maxEvents: events, maxBytes: bytes, noteSize: noteSize, bySite: map[string]uint64{}, room: make(chan struct{}, 1)}
 	for i := range f.shards {
 		f.shards[i].woken = make(chan struct{}, 1)
 	}
 	return f
 }
 
-// Start sets where reading begins: at the event after pos.
+// Start sets the position after which reading begins.
 func (f *Shared) Start(pos uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.from, f.pos = pos, pos
 }
 
-// Run follows the log until ctx ends. A reader that breaks is replaced where it broke.
+// Run follows the log until ctx ends. After trouble with the store it goes on where it was.
 func (f *Shared) Run(ctx context.Context, events *store.Events, trouble func(error)) {
 	for ctx.Err() == nil {
 		if err := f.Follow(ctx, events, 0, nil); err != nil && ctx.Err() == nil {
@@ -92,8 +92,8 @@ func (f *Shared) Run(ctx context.Context, events *store.Events, trouble func(err
 	}
 }
 
-// Follow reads the log until the store is in trouble, or enough reports after an event that it has come far enough. With
-// patience, the log must give the next event within that time.
+// Follow reads the log until the store is in trouble, or until enough returns true for the position that it has
+// reached. If patience is not 0, Follow fails if it waits for the next event for longer.
 func (f *Shared) Follow(ctx context.Context, events *store.Events, patience time.Duration, enough func(pos uint64) bool) error {
 	tail, err := events.Tail(ctx, f.Position()+1)
 	if err != nil {
@@ -111,7 +111,7 @@ func (f *Shared) Follow(ctx context.Context, events *store.Events, patience time
 			return err
 		}
 		if m.Seq > f.Position() {
-			f.saw(len(m.Data))
+			f.noteSize(len(m.Data))
 			f.offer(ctx, delivery.EventOf(store.AsEvent(m)))
 		}
 	}
@@ -129,11 +129,12 @@ func (f *Shared) offer(ctx context.Context, ev delivery.Event) {
 	}
 }
 
-// Add puts the next event of the log into the ring and wakes the shards that want it; false if there is no room.
+// Add puts the next event of the log into the ring and wakes the shards that want it. It returns false if there is no
+// room.
 func (f *Shared) Add(ev delivery.Event) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for live := len(f.ring) - f.head; live >= f.limit || live > 0 && f.bytes+len(ev.Body) > f.most; live-- {
+	for live := len(f.ring) - f.head; live >= f.maxEvents || live > 0 && f.bytes+len(ev.Body) > f.maxBytes; live-- {
 		old := f.ring[f.head]
 		if old.untaken > 0 {
 			return false
@@ -142,7 +143,7 @@ func (f *Shared) Add(ev delivery.Event) bool {
 		f.ring[f.head] = nil
 		f.head++
 	}
-	if f.head > f.limit {
+	if f.head > f.maxEvents {
 		f.ring = append(f.ring[:0:0], f.ring[f.head:]...)
 		f.head = 0
 	}
@@ -160,8 +161,8 @@ func (f *Shared) Add(ev delivery.Event) bool {
 	return true
 }
 
-// Take appends to buf what a shard wants and has not taken, at most so many events. Through is up to where that is
-// everything; over means that nothing more will come.
+// Take appends to buf the events that a shard wants and has not taken, at most so many. Up to the position through
+// these are all. If over is true nothing more will come.
 func (f *Shared) Take(shard int, buf []*delivery.Event, most int) (events []*delivery.Event, through uint64, over bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -186,7 +187,7 @@ func (f *Shared) Take(shard int, buf []*delivery.Event, most int) (events []*del
 	return buf, f.pos, f.over
 }
 
-// Want sets which sites' events a shard wants from now on, or wants no more.
+// Want changes what a shard wants from now on.
 func (f *Shared) Want(shard int, changes []Interest) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -195,16 +196,16 @@ func (f *Shared) Want(shard int, changes []Interest) {
 	}
 }
 
-// RingPage is what the ring has above a position. All means that there is no more, and that the events after these are
-// among those to be taken; Missing that the ring does not reach back so far.
+// RingPage is what the ring has above a position.
 type RingPage struct {
-	Events       []*delivery.Event
-	All, Missing bool
-	Last         uint64 // where the reader is
+	Events  []*delivery.Event
+	All     bool   // there are no more, and the shard will have those that follow to take
+	Missing bool   // the ring does not reach back so far
+	Last    uint64 // the position of the reader
 }
 
-// Join has a shard want the events of sites, if the ring has everything above pos and that is at most so many events, and
-// returns those. Else it returns the first of them, or that the ring does not reach back so far.
+// Join returns the events of the ring above pos, at most so many. If these are all, the shard wants the events of the
+// sites from now on. If the ring does not reach back to pos, Join returns none.
 func (f *Shared) Join(shard int, sites []string, pos uint64, most int) (page RingPage) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -228,7 +229,7 @@ func (f *Shared) Join(shard int, sites []string, pos uint64, most int) (page Rin
 	return page
 }
 
-// set changes one interest, with mu locked.
+// set changes one interest. The caller must hold mu.
 func (f *Shared) set(shard int, i Interest) {
 	bit := uint64(1) << shard
 	switch was := f.bySite[i.Site]; {
@@ -241,7 +242,7 @@ func (f *Shared) set(shard int, i Interest) {
 	}
 }
 
-// Leave ends a shard's part: it wants and takes nothing any more.
+// Leave ends the part of a shard: it wants nothing more, and need not take anything.
 func (f *Shared) Leave(shard int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -255,7 +256,7 @@ func (f *Shared) Leave(shard int) {
 	}
 }
 
-// Finish means that nothing more will come.
+// Finish tells the shards that nothing more will come.
 func (f *Shared) Finish() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -275,8 +276,8 @@ func (f *Shared) Position() uint64 {
 	return f.pos
 }
 
-// Reach returns above which position the ring has everything.
-func (f *Shared) Reach() uint64 {
+// RingFrom returns the position above which the ring has every event.
+func (f *Shared) RingFrom() uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.from

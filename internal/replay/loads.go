@@ -12,7 +12,7 @@ const (
 	loadsOfClient = 2
 )
 
-// loads are the places for replays that are being loaded.
+// loads are the slots for replays that are being loaded.
 type loads struct {
 	all chan struct{}
 
@@ -22,8 +22,8 @@ type loads struct {
 
 // clientLoads are those of a client. They are removed with the last user.
 type clientLoads struct {
-	places chan struct{}
-	users  int // with a place, or waiting for one
+	slots chan struct{}
+	users int // with a slot, or waiting for one
 }
 
 func newLoads() *loads {
@@ -34,12 +34,12 @@ func newLoads() *loads {
 func (l *loads) take(ctx context.Context, client string) (done func(), err error) {
 	of := l.join(client)
 	select {
-	case of.places <- struct{}{}:
+	case of.slots <- struct{}{}:
 	case <-ctx.Done():
 		l.leave(client, of)
 		return nil, ctx.Err()
 	}
-	giveBack := func() { <-of.places; l.leave(client, of) }
+	giveBack := func() { <-of.slots; l.leave(client, of) }
 	select {
 	case l.all <- struct{}{}:
 		return func() { <-l.all; giveBack() }, nil
@@ -54,7 +54,7 @@ func (l *loads) join(client string) *clientLoads {
 	defer l.mu.Unlock()
 	of := l.clients[client]
 	if of == nil {
-		of = &clientLoads{places: make(chan struct{}, loadsOfClient)}
+		of = &clientLoads{slots: make(chan struct{}, loadsOfClient)}
 		l.clients[client] = of
 	}
 	of.users++

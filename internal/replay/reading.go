@@ -99,14 +99,14 @@ func (w *runner) read(ctx context.Context) error {
 func (w *runner) readPage(ctx context.Context, at uint64) (err error) {
 	most, whole := pageEvents, !w.sparse
 	if whole {
-		most = w.r.bodies.Fit(pageBytes, pageEvents)
+		most = w.r.bodies.EventsIn(pageBytes, pageEvents)
 	}
 	if w.page, err = w.sel.page(ctx, at, most, whole); err != nil {
 		return err
 	}
 	w.sparse = w.page.read > 0 && float64(len(w.page.entries)) < selected*float64(w.page.read)
 	for _, ev := range w.page.events {
-		w.r.bodies.Saw(len(ev.Body))
+		w.r.bodies.NoteSize(len(ev.Body))
 		if w.atHand.Admits(ev) {
 			w.atHand.Hold(ev)
 		}

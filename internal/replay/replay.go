@@ -97,7 +97,7 @@ func New(c Config) *Replayer {
 		c.CircuitFailures = DefaultCircuitFailures
 	}
 	r := &Replayer{
-		c: c, cursors: cursorstore.New(c.Store, store.ReplayCursors, c.Log), shares: newShares(c.Deliverer.Places),
+		c: c, cursors: cursorstore.New(c.Store, store.ReplayCursors, c.Log), shares: newShares(c.Deliverer.Slots),
 		loads: newLoads(), target: c.Deliverer.Targets.Of, make: c.Deliverer.Make,
 		bodies: c.Deliverer.Bodies, memory: c.Deliverer.Memory, working: map[*runner]struct{}{},
 	}

@@ -110,7 +110,7 @@ func (w *runner) judge(a *attempt) {
 		w.keep(record)
 		return
 	}
-	a.Pace(w.share.place, now, a.batch.Probe)
+	a.AdjustRate(w.share.allowance, now, a.batch.Probe)
 	switch a.Sent.Outcome {
 	case sender.Cancelled:
 		w.cur.Release(a.batch)
@@ -182,7 +182,7 @@ func (w *runner) failed(a *attempt, record relay.AttemptRecord, now time.Time) {
 func (w *runner) refusesThis(a *attempt) bool {
 	since := w.cur.Health().FailingSince
 	judged := a.Sent.Outcome == sender.Refused || a.Sent.Outcome == sender.Timeout
-	return judged && !since.IsZero() && w.share.place.AcceptedSince(since)
+	return judged && !since.IsZero() && w.share.allowance.AcceptedSince(since)
 }
 
 // ended keeps the record with which an event ends in the replay.

@@ -17,7 +17,7 @@ func shareOf(cb relay.Callback) int { return max(cb.Concurrency/4, 1) }
 
 // shares has what the replays of each callback may do together, beside its deliveries.
 type shares struct {
-	places *capacity.Places
+	slots *capacity.Slots
 
 	mu  sync.Mutex
 	all map[string]*share // by delivery.Target.Key
@@ -29,17 +29,17 @@ type share struct {
 	key     string
 	members int // of: guarded by shares.mu
 
-	turn  chan struct{} // has room for the one attempt that may begin next
-	since time.Time     // from when on it waits as long as the rate says; of whoever has the turn
-	place *capacity.Place
+	turn      chan struct{} // has room for the one attempt that may begin next
+	since     time.Time     // from when on it waits as long as the rate says; of whoever has the turn
+	allowance *capacity.Allowance
 
 	mu      sync.Mutex
 	rate    float64         // the callback's own; 0: none
-	waiting []chan struct{} // attempts that wait for a place, the first one first; closed when it has one
+	waiting []chan struct{} // attempts that wait for a slot, the first one first; closed when it has one
 }
 
-func newShares(places *capacity.Places) *shares {
-	return &shares{places: places, all: map[string]*share{}}
+func newShares(slots *capacity.Slots) *shares {
+	return &shares{slots: slots, all: map[string]*share{}}
 }
 
 // join adds a replay of a callback.
@@ -49,7 +49,7 @@ func (s *shares) join(of *delivery.Target) *share {
 	sh := s.all[of.Key]
 	if sh == nil {
 		sh = &share{of: s, key: of.Key, turn: make(chan struct{}, 1)}
-		sh.place = s.places.Join(of.Callback.Client, of.Key, func() { go sh.handOver() })
+		sh.allowance = s.slots.Join(of.Callback.Client, of.Key, func() { go sh.handOver() })
 		s.all[of.Key] = sh
 	}
 	sh.members++
@@ -63,33 +63,33 @@ func (sh *share) leave() {
 	defer sh.of.mu.Unlock()
 	if sh.members--; sh.members == 0 {
 		delete(sh.of.all, sh.key)
-		sh.place.Leave()
+		sh.allowance.Leave()
 	}
 }
 
 // bound takes the present configuration of the callback.
 func (sh *share) bound(of *delivery.Target) {
 	cb := &of.Callback
-	sh.place.Bound(delivery.Concurrency(*cb), shareOf(*cb), cb.RatePerSecond)
+	sh.allowance.SetLimits(delivery.Concurrency(*cb), shareOf(*cb), cb.RatePerSecond)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	sh.rate = cb.RatePerSecond
 }
 
-// perSecond returns how many attempts may begin in a second: a quarter of what the callback's rate and its receiver allow;
-// 0: any number.
+// perSecond returns how many attempts may begin in a second: a quarter of what the callback's rate and its receiver
+// allow; 0: any number.
 func (sh *share) perSecond(now time.Time) float64 {
 	sh.mu.Lock()
 	rate := sh.rate
 	sh.mu.Unlock()
-	if s := sh.place.Slowed(now); s != nil && s.PerSecond > 0 && (rate == 0 || s.PerSecond < rate) {
+	if s := sh.allowance.Slowed(now); s != nil && s.PerSecond > 0 && (rate == 0 || s.PerSecond < rate) {
 		rate = s.PerSecond
 	}
 	return rate / 4
 }
 
-// take waits until an attempt may begin. One waits at a time, so that deliveries have one rival for what the rate allows,
-// however many replays there are. Release must be called when the attempt has ended.
+// take waits until an attempt may begin. One waits at a time, so that deliveries have one rival for what the rate
+// allows, however many replays there are. Release must be called when the attempt has ended.
 func (sh *share) take(ctx context.Context) error {
 	select {
 	case sh.turn <- struct{}{}:
@@ -105,8 +105,8 @@ func (sh *share) take(ctx context.Context) error {
 			return err
 		}
 		now := time.Now()
-		wait := sh.place.Wait(now)
-		if wait <= 0 && sh.place.UseRate(now) {
+		wait := sh.allowance.Wait(now)
+		if wait <= 0 && sh.allowance.UseRate(now) {
 			sh.began(now)
 			return nil
 		}
@@ -145,13 +145,13 @@ const behind = 50 * time.Millisecond
 // operator may have ended the wait.
 const longestWait = time.Second
 
-// wait waits for a place.
+// wait waits for a slot.
 func (sh *share) wait(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	sh.mu.Lock()
-	if len(sh.waiting) == 0 && sh.place.Take() {
+	if len(sh.waiting) == 0 && sh.allowance.Take() {
 		sh.mu.Unlock()
 		return nil
 	}
@@ -176,22 +176,22 @@ func (sh *share) wait(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// release gives a place back.
+// release gives a slot back.
 func (sh *share) release() {
-	sh.place.Release()
+	sh.allowance.Release()
 	sh.handOver()
 }
 
-// handOver gives places to those who wait, as far as there are some.
+// handOver gives slots to the attempts that wait, as long as there are any.
 func (sh *share) handOver() {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	for len(sh.waiting) > 0 {
-		if !sh.place.Take() {
+		if !sh.allowance.Take() {
 			return // it is called again when there is one
 		}
 		close(sh.waiting[0])
 		sh.waiting = sh.waiting[1:]
 	}
-	sh.place.Decline()
+	sh.allowance.Decline()
 }

@@ -16,12 +16,12 @@ import (
 func TestReplaysTakeAQuarterOfASlowedReceiver(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		places := capacity.NewPlaces(1000)
+		slots := capacity.NewSlots(1000)
 		target := &delivery.Target{Key: "bms", Callback: relay.Callback{Client: "shop", Concurrency: 64}}
-		live := places.Join("shop", "bms", func() {})
+		live := slots.Join("shop", "bms", func() {})
 		defer live.Leave()
-		live.Bound(64, 64, 0)
-		sh := newShares(places).join(target)
+		live.SetLimits(64, 64, 0)
+		sh := newShares(slots).join(target)
 		defer sh.leave()
 		for i := range 40 { // refusals and successes at 4 a second
 			if now := time.Now(); i%2 == 0 {
@@ -74,7 +74,7 @@ func TestARaisedRateHoldsForWhatWaits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		target := &delivery.Target{Key: "bms", Callback: relay.Callback{Client: "shop", Concurrency: 16, RatePerSecond: 0.001}}
-		sh := newShares(capacity.NewPlaces(100)).join(target)
+		sh := newShares(capacity.NewSlots(100)).join(target)
 		defer sh.leave()
 		began := time.Now()
 		var second sync.WaitGroup

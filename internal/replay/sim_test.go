@@ -228,8 +228,8 @@ func (s *simWorld) accept(ev *delivery.Event) {
 
 // load has another replica take the replay on.
 func (s *simWorld) load() {
-	places := capacity.NewPlaces(100)
-	s.r.shares = newShares(places)
+	slots := capacity.NewSlots(100)
+	s.r.shares = newShares(slots)
 	w := newRunner(s.r, shardtest.Fixed(0, 1), store.Entry[relay.Replay]{Value: s.doc})
 	lanes := make([]cursor.Lane, 0, len(s.lanes))
 	for _, lane := range s.lanes {
@@ -259,7 +259,7 @@ func (s *simWorld) load() {
 	s.w, s.r.working = w, map[*runner]struct{}{w: {}}
 	s.turns, s.stopTurns = context.WithCancel(context.Background())
 	s.life, s.stopLife = context.WithCancel(context.Background())
-	live := places.Join("shop", simKey, func() {})
+	live := slots.Join("shop", simKey, func() {})
 	ctx, stop := context.WithCancel(context.Background())
 	var delivering sync.WaitGroup
 	delivering.Go(func() { // new events come and are accepted

@@ -12,23 +12,24 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// fact is an operational event about a callback, to be published.
-type fact struct {
+// operationalEvent is an operational event about a callback, to be published.
+type operationalEvent struct {
 	cb      *callback
 	kind    relay.Kind
 	message string
 	details map[string]any
-	notice  notice.Kind // that it publishes
+	notice  notice.Kind // the kind of notice that it publishes
 	stored  bool        // it has been published
 }
 
-func (c *core) fact(cb *callback, kind relay.Kind, message string, details map[string]any) fact {
+func (c *core) operationalEvent(cb *callback, kind relay.Kind, message string, details map[string]any) operationalEvent {
 	of := &cb.target.Callback
 	details["callback"], details["client"], details["clientGeneration"] = cb.id, of.Client, of.ClientGeneration
-	return fact{cb: cb, kind: kind, message: message, details: details}
+	return operationalEvent{cb: cb, kind: kind, message: message, details: details}
 }
 
-// note changes what is gathered about a callback. It is stored with the cursor, and published when it is time.
+// note changes a callback's notices: what happens again and again is gathered there, stored with the cursor, and
+// published at most once an hour (internal/notice).
 func (c *core) note(cb *callback, change func(n *notice.Notices)) {
 	carried := cb.cur.Carried()
 	change(&carried.Notices)
@@ -39,7 +40,7 @@ func (c *core) note(cb *callback, change func(n *notice.Notices)) {
 	}
 }
 
-// publishNotices has what is due published. An owner without a valid lease leaves it to the next.
+// publishNotices begins to publish the notices that are due. An owner without a valid lease leaves them to the next.
 func (c *core) publishNotices(cb *callback) {
 	if !c.valid {
 		cb.noticeAt = c.now.Add(leaseAgain)
@@ -47,16 +48,16 @@ func (c *core) publishNotices(cb *callback) {
 	}
 	c.note(cb, func(n *notice.Notices) {
 		for kind, g, due := n.Begin(c.now); due; kind, g, due = n.Begin(c.now) {
-			f := c.fact(cb, kind.Event(), kind.Message(cb.id, g, n.Down), kind.Details(g, n.Down, cb.cur.Unsettled()))
-			f.notice = kind
-			c.out.facts = append(c.out.facts, &f)
+			ev := c.operationalEvent(cb, kind.Event(), kind.Message(cb.id, g, n.Down), kind.Details(g, n.Down, cb.cur.Unsettled()))
+			ev.notice = kind
+			c.out.publish = append(c.out.publish, &ev)
 			c.underWay++
 		}
 	})
 }
 
-// outage notes a failed attempt, and whether that is an outage: the circuit is open, or all have failed for a while.
-func (c *core) outage(j *job, ev *delivery.Event, h cursor.Health) {
+// noteFailure adds a failed attempt to the notices. It is an outage if the circuit is open, or all fail for a while.
+func (c *core) noteFailure(j *job, ev *delivery.Event, h cursor.Health) {
 	cb, began := j.cb, false
 	c.note(cb, func(n *notice.Notices) {
 		began = n.AttemptFailed(ev.ID, ev.Seq, h.Open || notice.Long(h.FailingSince, c.now), c.now)
@@ -70,8 +71,8 @@ func (c *core) outage(j *job, ev *delivery.Event, h cursor.Health) {
 	}
 }
 
-// answered notes a success after failures.
-func (c *core) answered(cb *callback, ev *delivery.Event) {
+// answersAgain adds a success after failures to the notices.
+func (c *core) answersAgain(cb *callback, ev *delivery.Event) {
 	c.note(cb, func(n *notice.Notices) {
 		if n.Answered(ev.ID, ev.Seq, c.now) {
 			cb.log.Info("the receiver answers again", "waiting", cb.cur.Unsettled())
@@ -79,7 +80,7 @@ func (c *core) answered(cb *callback, ev *delivery.Event) {
 	})
 }
 
-// expireBelow settles what can no longer be read because the log now begins at first.
+// expireBelow settles what a callback cannot get any more, as the log begins at first now.
 func (c *core) expireBelow(cb *callback, first uint64) {
 	ex := cb.cur.ExpireBelow(first)
 	for _, e := range ex.Entries {
@@ -92,11 +93,11 @@ func (c *core) expireBelow(cb *callback, first uint64) {
 	}
 	for _, s := range ex.Stretches {
 		c.note(cb, func(n *notice.Notices) { n.ExpireUnread(events, s.From, s.To, c.now) })
-		events = 0 // they are counted once
+		events = 0 // all of them are counted with the first stretch
 	}
 }
 
-// logBegins settles what has left the log, also of callbacks that nothing may be read for.
+// logBegins settles what has left the log, also for callbacks that are halted.
 func (c *core) logBegins(first uint64) {
 	for _, cb := range c.callbacks {
 		c.advance(cb)
@@ -106,16 +107,17 @@ func (c *core) logBegins(first uint64) {
 		}
 		c.expireBelow(cb, first)
 		cb.reading.blocked = false
-		c.pump(cb)
+		c.startAttempts(cb)
 	}
 }
 
 // expire records that a delivery has ended because its event left the log.
 func (c *core) expire(cb *callback, e cursor.Entry) {
 	record := relay.AttemptRecord{
-		Seq: e.Seq, Order: e.Order, At: c.now.UTC(), Closing: relay.DeliveryExpired, Reason: "the event left the log before it could be delivered",
+		Seq: e.Seq, Order: e.Order, At: c.now.UTC(), Closing: relay.DeliveryExpired,
+		Reason: "the event left the log before it could be delivered",
 	}
-	if ev := cb.reading.atHand.Get(e.Seq); ev != nil { // what is not at hand any more is known by its position only
+	if ev := cb.reading.atHand.Get(e.Seq); ev != nil { // of other events nothing but the position is known
 		record = ev.Recorded(record)
 	}
 	c.record(cb, record)
@@ -123,12 +125,12 @@ func (c *core) expire(cb *callback, e cursor.Entry) {
 	c.note(cb, func(n *notice.Notices) { n.Expire(record.Event, e.Seq, c.now) })
 }
 
-// publish publishes a fact; it reports whether it is stored.
-func (d *Dispatcher) publish(ctx context.Context, f *fact) bool {
-	if err := d.conf.Operational.Operational(ctx, relay.NoSite, f.kind, f.cb.id, f.message, f.details); err != nil {
-		f.cb.log.Log(ctx, store.Level(err, slog.LevelWarn), "an operational event could not be published", "kind", f.kind, "error", err)
+// publish publishes an operational event, and reports whether it is stored.
+func (d *Dispatcher) publish(ctx context.Context, ev *operationalEvent) bool {
+	if err := d.conf.Operational.Operational(ctx, relay.NoSite, ev.kind, ev.cb.id, ev.message, ev.details); err != nil {
+		ev.cb.log.Log(ctx, store.Level(err, slog.LevelWarn), "an operational event could not be published", "kind", ev.kind, "error", err)
 		return false
 	}
-	f.stored = true
+	ev.stored = true
 	return true
 }
