@@ -52,7 +52,7 @@ func (f Filter) Equal(other Filter) bool {
 		slices.Equal(f.OrderStatuses, other.OrderStatuses) && f.ChangedOnly == other.ChangedOnly
 }
 
-// Wide returns the filter without what only the event itself tells: it matches at least as much.
+// Wide returns the filter without the parts that need the content of the event: it matches at least as much.
 func (f Filter) Wide() Filter { return Filter{Sites: f.Sites, Types: f.Types, Orders: f.Orders} }
 
 // Sorted returns the list itself if it is sorted, otherwise a sorted copy.

@@ -79,10 +79,10 @@ type Unresolved struct {
 	Count          int       `json:"count"`
 	LastEntry      uint64    `json:"lastEntry"`
 	LastReceivedAt time.Time `json:"lastReceivedAt"`
-	// Told is set once the operational event about it is in the log. It is used for entries that
+	// Published is set once the operational event about it is in the log. It is used for entries that
 	// are not notifications, and for the notification of an unknown site whose event covers all of
 	// that site.
-	Told bool `json:"told,omitempty"`
+	Published bool `json:"told,omitempty"`
 }
 
 // RetryOutcome is how a retry of an unresolved notification ended.

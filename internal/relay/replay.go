@@ -2,7 +2,7 @@ package relay
 
 import "time"
 
-// ReplayState is how far a replay has come.
+// ReplayState says whether a replay is under way, or how it has ended.
 type ReplayState string
 
 // The states of a replay.
@@ -75,7 +75,7 @@ func (p *Progress) Add(how DeliveryStatus) {
 // OwnerEpoch is the epoch of the owner who wrote it last.
 func (r Replay) OwnerEpoch() uint64 { return r.Epoch }
 
-// Running reports whether it is to be continued.
+// Running reports whether the replay goes on.
 func (r Replay) Running() bool { return r.State == ReplayRunning }
 
 // End ends a running replay.

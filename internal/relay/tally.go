@@ -20,7 +20,7 @@ import (
 type Tally struct {
 	Hour   time.Time `json:"hour"`             // when it began
 	Before uint64    `json:"before,omitempty"` // position of the callback's last batch before it, 0 if there is none
-	// Ends counts ended deliveries by how they ended, Outcomes attempts by what came of them.
+	// Ends counts ended deliveries by how they ended, Outcomes attempts by their outcome.
 	Ends      map[DeliveryStatus]int `json:"ends,omitempty"`
 	Outcomes  map[string]int         `json:"outcomes,omitempty"`
 	Durations Durations              `json:"durations,omitzero"` // of the attempts

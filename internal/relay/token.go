@@ -50,14 +50,14 @@ type RefreshIntent struct {
 	Deadline time.Time
 }
 
-// Redacted stands in the place of a secret.
+// Redacted is printed instead of a secret.
 const Redacted = "[redacted]"
 
 // Secret holds a token or client secret so that it cannot slip into a log line, an error or a JSON
 // document: every way of printing it yields "[redacted]", and only Reveal gives the text. The zero
 // value is the empty secret.
 //
-// The text stands behind a pointer because fmt prints the unexported fields of enclosing structs
+// The text is behind a pointer because fmt prints the unexported fields of enclosing structs
 // without asking their methods; a pointer prints as an address there.
 type Secret struct{ text *string }
 

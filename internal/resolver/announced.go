@@ -9,17 +9,17 @@ import (
 	"github.com/audatex-relay/relay/internal/each"
 )
 
-// maxAnnounced bounds how many pages of one connection are remembered by their sequences; a page holds up
-// to a hundred notifications.
+// maxAnnounced is how many pages of one connection are remembered at most; a page has up to a hundred
+// notifications.
 const maxAnnounced = 64
 
-// announced holds the pages of a connection that the inbox's tail has delivered. The tail misses none, so
-// there is no other page between two that are listed here.
+// announced has the last pages of a connection that have arrived in the inbox. None is missing between two
+// of them.
 type announced struct {
 	mu    sync.Mutex
 	top   uint64
 	pages announcedPages
-	lost  uint64 // pages at or below it may have been forgotten
+	lost  uint64 // pages up to this one may have been dropped
 }
 
 // announcedPage is a page's sequence and when it was announced.
@@ -31,7 +31,7 @@ type announcedPage struct {
 // announcedPages are pages by rising sequence.
 type announcedPages []announcedPage
 
-// through returns how many of them are at or below a sequence.
+// through returns how many of the pages are at or below a sequence.
 func (p announcedPages) through(seq uint64) int {
 	n, found := slices.BinarySearchFunc(p, seq, func(p announcedPage, seq uint64) int { return cmp.Compare(p.seq, seq) })
 	if found {
@@ -40,7 +40,7 @@ func (p announcedPages) through(seq uint64) int {
 	return n
 }
 
-// add records a page. One that is not above all others is known already.
+// add adds a page. If it is not above all others, it is known already.
 func (a *announced) add(seq uint64, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -60,8 +60,8 @@ func (a *announced) highest() uint64 {
 	return a.top
 }
 
-// after returns the pages above the given one, and whether it has all of them. It forgets those at
-// or below.
+// after returns the known pages above the given one, and whether these are all. It drops the pages up to
+// the given one.
 func (a *announced) after(read uint64) (seqs []uint64, complete bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

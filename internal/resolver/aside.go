@@ -13,7 +13,7 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// reason is why a notification lies in relay_unresolved: one of those below, or the outcome of reading the
+// reason is why a notification is in relay_unresolved: one of those below, or the outcome of reading the
 // order (not-found, forbidden, malformed, too-large).
 type reason string
 
@@ -44,29 +44,29 @@ func (r *runner) setAside(ctx context.Context, it *item, why reason, detail stri
 	if why == reasonSiteUnknown {
 		err = r.publishUnknownSite(ctx, doc, revision)
 	} else {
-		message := fmt.Sprintf("Notification %s could not be resolved (%s); it is kept among the unresolved notifications and can be retried.", doc.ID, why)
+		message := fmt.Sprintf("Notification %s could not be resolved (%s); it is kept among the unresolved notifications and can be retried.",
+			doc.ID, why)
 		err = r.cfg.Publisher.Operational(ctx, cmp.Or(it.site, relay.NoSite), relay.KindOrderUnresolved, cmp.Or(it.order, it.connection), message,
 			map[string]any{"unresolved": doc.ID, "connection": it.connection, "reason": doc.Reason, "detail": doc.Detail})
 	}
 	if err != nil {
 		return fmt.Errorf("publish an event about notification %s: %w", n, err)
 	}
-	r.isAside(ctx, it, doc)
+	r.noteAside(ctx, it, doc)
 	return nil
 }
 
 const (
-	// unknownSitesMost is how many unknown vendor sites of one connection get an event each. The vendor
-	// chooses their ids.
+	// unknownSitesMost is the largest number of unknown vendor sites of one connection that get an event
+	// each. It must be bounded, as the vendor chooses the ids.
 	unknownSitesMost = 100
-	// clocksDiffer is how far apart the clocks of those who write the store may be.
+	// clocksDiffer is by how much the clocks of replicas may differ.
 	clocksDiffer = time.Minute
 )
 
-// publishUnknownSite publishes that a vendor site is mapped to no site, once for as long as
-// notifications of it lie aside, whoever owns the connection meanwhile. The document of the
-// notification records that it was published. If a crash prevents that, the event is found in the
-// log.
+// publishUnknownSite publishes that a vendor site is mapped to no site: once, until no notification
+// of it is set aside any more, whichever replica owns the connection. The notification's document
+// records that it was published. If a crash prevents that, the event is found in the log.
 func (r *runner) publishUnknownSite(ctx context.Context, doc relay.Unresolved, revision uint64) error {
 	r.asides.publishing.Lock()
 	defer r.asides.publishing.Unlock()
@@ -90,7 +90,7 @@ func (r *runner) publishUnknownSite(ctx context.Context, doc relay.Unresolved, r
 		return err
 	}
 	r.asides.markPublished(doc.VendorSite)
-	doc.Told = true
+	doc.Published = true
 	_, err := r.put(ctx, &doc, revision)
 	if contested(err) || errors.Is(err, store.ErrNotFound) { // removed or changed meanwhile; the event is in the log
 		return nil
@@ -98,25 +98,27 @@ func (r *runner) publishUnknownSite(ctx context.Context, doc relay.Unresolved, r
 	return err
 }
 
-// unresolved makes a document of what is set aside.
+// unresolved returns the document of something that is set aside.
 func (r *Resolver) unresolved(it *item, id string, why reason, detail string) relay.Unresolved {
 	doc := relay.Unresolved{
-		ID: id, Connection: it.connection, Site: it.site, VendorSite: bounded(it.info.SiteID), Order: it.order, Reason: string(why), Detail: bounded(detail), Raw: it.raw, Size: max(it.size, len(it.raw)),
+		ID: id, Connection: it.connection, Site: it.site, VendorSite: bounded(it.info.SiteID), Order: it.order,
+		Reason: string(why), Detail: bounded(detail), Raw: it.raw, Size: max(it.size, len(it.raw)),
 		InboxEntry: it.entry(), ReceivedAt: it.info.ReceivedAt.UTC(), UnresolvedAt: r.cfg.Now().UTC(), Count: 1, LastEntry: it.entry(),
 	}
 	doc.LastReceivedAt = doc.ReceivedAt
 	return doc
 }
 
-func (r *Resolver) isAside(ctx context.Context, it *item, doc relay.Unresolved) {
+// noteAside counts and logs that something was set aside.
+func (r *Resolver) noteAside(ctx context.Context, it *item, doc relay.Unresolved) {
 	r.cfg.Metrics.unresolved.WithLabelValues(doc.Reason).Inc()
 	r.cfg.Metrics.settled(it, "unresolved")
 	r.log.WarnContext(ctx, "notification set aside", "connection", it.connection, "site", it.site, "order", it.order, "unresolved", doc.ID,
 		"reason", doc.Reason, "detail", doc.Detail, "count", doc.Count)
 }
 
-// put stores a document over a revision, 0 for one that is not there yet. Of bytes that do not fit in it
-// the first are kept; the inbox has the rest until it ages.
+// put stores a document over a revision; 0: there must be none yet. If not all bytes fit in it, the first
+// are kept; the inbox has the others for a while.
 func (r *Resolver) put(ctx context.Context, doc *relay.Unresolved, revision uint64) (uint64, error) {
 	const besides = 8 << 10 // of a document: all but the bytes themselves
 	doc.Raw = doc.Raw[:min(len(doc.Raw), max(0, (r.store.MaxDocument()-besides)/4*3))]
@@ -151,7 +153,7 @@ func (r *Resolver) keep(ctx context.Context, doc relay.Unresolved) (relay.Unreso
 	return doc, revision, err
 }
 
-// lostItem is what is still known of a notification whose page has left the inbox.
+// lostItem returns what is still known of a notification whose page has left the inbox.
 func (r *runner) lostItem(lane string, entry uint64) *item {
 	site, order := cutLane(lane)
 	it := &item{connection: r.connection}
@@ -162,7 +164,7 @@ func (r *runner) lostItem(lane string, entry uint64) *item {
 	return it
 }
 
-// bounded keeps foreign text in documents short.
+// bounded returns the beginning of a text that others have chosen, for a document.
 func bounded(s string) string {
 	const most = 500
 	if len(s) > most {
@@ -171,8 +173,8 @@ func bounded(s string) string {
 	return s
 }
 
-// contested reports whether a document may be another than the one expected: the write was refused,
-// or got no response.
+// contested reports whether the stored document may be another than the one expected: the write was
+// refused, or got no response.
 func contested(err error) bool {
 	return errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrUnclear)
 }

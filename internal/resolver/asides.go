@@ -9,8 +9,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// aside is what a runner knows of a notification of its connection that lies in relay_unresolved and may be
-// retried by itself. The notification's bytes stay in the store.
+// aside is what a runner knows of a notification of its connection that is in relay_unresolved and may be
+// retried by itself. The bytes of the notification stay in the store.
 type aside struct {
 	id         string
 	entry      uint64
@@ -18,21 +18,20 @@ type aside struct {
 	vendorSite string
 	order      string
 	reason     reason
-	judged     time.Time // when it was set aside, or retried last and stayed
+	judged     time.Time // when it was set aside, or last retried in vain
 	published  bool      // the event about its vendor site is in the log
-	unread     *item     // it is not in the store yet: the inbox was read so far, but its turn has not come
+	unread     *item     // not nil: it was read from the inbox and will be set aside, but is not in the store yet
 }
 
-// retriedByItself reports whether a reason may end without anybody touching the notification: its vendor
-// site is mapped, or a user consents again.
+// retriedByItself reports whether a reason may end without a request for a retry: because its vendor site
+// is mapped, or a user consents again.
 func (r reason) retriedByItself() bool { return r == reasonSiteUnknown || r.endsWithConsent() }
 
 // endsWithConsent reports whether a new consent may make an order readable that was not.
 func (r reason) endsWithConsent() bool { return r == reasonForbidden || r == reasonHeldTooLong }
 
-// asides are those of one connection. The runner loads them when it takes the connection over and learns of
-// all that come later, as it is the one that sets notifications aside. What operators remove is noticed
-// when it is retried.
+// asides has the asides of one connection. The runner loads them when it takes the connection over, and adds
+// each notification that it sets aside. If an operator removes one, this is noticed when it is retried.
 type asides struct {
 	publishing     sync.Mutex // serializes publishUnknownSite
 	mu             sync.Mutex // of all below
@@ -42,7 +41,7 @@ type asides struct {
 	publishedSites int                     // of unknown, those that were published
 }
 
-// unknownSite is a vendor site that notifications lie aside of because it is mapped to no site.
+// unknownSite is a vendor site that is mapped to no site, so that its notifications are set aside.
 type unknownSite struct {
 	many      int
 	since     time.Time
@@ -52,7 +51,7 @@ type unknownSite struct {
 func asideOf(doc relay.Unresolved) *aside {
 	a := &aside{
 		id: doc.ID, entry: doc.InboxEntry, site: doc.Site, vendorSite: doc.VendorSite, order: doc.Order, reason: reason(doc.Reason),
-		judged: doc.UnresolvedAt, published: doc.Told,
+		judged: doc.UnresolvedAt, published: doc.Published,
 	}
 	if doc.RetriedAt != nil {
 		a.judged = *doc.RetriedAt
@@ -60,14 +59,14 @@ func asideOf(doc relay.Unresolved) *aside {
 	return a
 }
 
-// unreadAside returns the aside of a notification that will be set aside when its turn comes.
+// unreadAside returns the aside of a notification that was read and will be set aside.
 func unreadAside(it *item) *aside {
 	return &aside{
 		id: it.received().UnresolvedID(), entry: it.entry(), vendorSite: bounded(it.info.SiteID), order: it.order, reason: it.reason, unread: it,
 	}
 }
 
-// put takes a notification as it is now; one that is not retried by itself is forgotten.
+// put adds or replaces a notification; one that is not retried by itself is removed.
 func (s *asides) put(a *aside) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,7 +109,7 @@ func (s *asides) setPublished(u *unknownSite) {
 	}
 }
 
-// drop forgets what is in the store no more.
+// drop removes a notification that is no longer in the store.
 func (s *asides) drop(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -138,14 +137,14 @@ func (s *asides) remove(id string) {
 	}
 }
 
-// ofOrder returns those of an order, in the order of their inbox entries.
+// ofOrder returns the notifications of an order, sorted by their inbox entries.
 func (s *asides) ofOrder(order string) []aside {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return inOrder(s.byOrder[order])
 }
 
-// all returns those that are in the store, in the order of their inbox entries.
+// all returns the notifications that are in the store, sorted by their inbox entries.
 func (s *asides) all() []aside {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -164,15 +163,15 @@ func inOrder(of map[string]*aside) []aside {
 	return sorted
 }
 
-// empty reports whether there is nothing that could be retried by itself.
+// empty reports whether there is no notification that could be retried by itself.
 func (s *asides) empty() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.byID) == 0
 }
 
-// unknownSite returns since when notifications of a vendor site lie aside because it is mapped to no site,
-// whether that was published, and for how many sites it was.
+// unknownSite returns since when notifications of an unknown vendor site are set aside, whether that was
+// published, and for how many sites it was.
 func (s *asides) unknownSite(vendorSite string) (since time.Time, published bool, publishedSites int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

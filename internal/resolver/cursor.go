@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	// errSuperseded: a later owner writes this cursor under a higher epoch, and this one must stop.
+	// errSuperseded: a later owner has written this cursor under a higher epoch, and this one must stop.
 	errSuperseded = errors.New("another replica has taken the connection over")
 	// errContested: the cursor was written while it was being adopted, and must be loaded again.
 	errContested = errors.New("somebody else has written the cursor meanwhile")
@@ -28,7 +28,7 @@ type storedCursor struct {
 	lease   *shard.Lease
 }
 
-// policy of every connection's cursor: held for ever, the vendor being probed while it fails.
+// policy is that of every connection's cursor: nothing is given up, and while the vendor fails it is only probed.
 func (r *Resolver) policy() cursor.Policy {
 	return cursor.Policy{
 		Concurrency: r.cfg.Concurrency, Window: window, Schedule: r.cfg.Schedule, Forever: true, Jitter: jitter,
@@ -36,8 +36,8 @@ func (r *Resolver) policy() cursor.Policy {
 	}
 }
 
-// newStoredCursor builds a connection's cursor from what is stored. Under another generation it begins at
-// the start of the inbox: pages of earlier ones are passed over.
+// newStoredCursor makes a connection's cursor from what is stored. If that is of another generation, the cursor
+// begins at the start of the inbox, where pages of other generations are passed over.
 func (r *Resolver) newStoredCursor(lease *shard.Lease, generation string, found *cursorstore.Stored) (*storedCursor, error) {
 	if epoch := found.Epoch(); epoch > lease.Epoch() {
 		lease.Superseded(epoch)
@@ -52,7 +52,7 @@ func (r *Resolver) newStoredCursor(lease *shard.Lease, generation string, found 
 	}
 	c.Adopt(lease.Epoch())
 	s := &storedCursor{Cursor: c, handle: found.Handle, cursors: r.cursors, lease: lease}
-	if found.Empty() { // there is nobody to fence off: a second owner's first document is refused
+	if found.Empty() { // there is no former owner to keep from writing: of two first documents the second is refused
 		s.Stored(s.Changes())
 	}
 	return s, nil
@@ -66,7 +66,7 @@ const flushAtOnce = 3
 func (s *storedCursor) flush(ctx context.Context) (err error) {
 	for range flushAtOnce {
 		save := s.save()
-		if err = s.took(save, s.cursors.Flush(ctx, s.lease.Epoch(), []cursorstore.Save{save})[0]); !errors.Is(err, errContested) {
+		if err = s.saved(save, s.cursors.Flush(ctx, s.lease.Epoch(), []cursorstore.Save{save})[0]); !errors.Is(err, errContested) {
 			break
 		}
 	}
@@ -77,8 +77,8 @@ func (s *storedCursor) save() cursorstore.Save {
 	return cursorstore.Save{Handle: s.handle, Changes: s.Changes()}
 }
 
-// took notes how its Save ended.
-func (s *storedCursor) took(save cursorstore.Save, r cursorstore.Result) error {
+// saved notes how its Save ended.
+func (s *storedCursor) saved(save cursorstore.Save, r cursorstore.Result) error {
 	switch r.Outcome {
 	case store.Written:
 		s.Stored(save.Changes)

@@ -13,16 +13,17 @@ import (
 )
 
 const (
-	// foreignMost is how many different things that are no notifications are kept of one
-	// connection; more are counted together: a maintenance page may bear the time of each answer.
+	// foreignMost is how many different things that are no notifications are kept of one connection.
+	// More are counted together: a maintenance page may contain the present time, so that each is
+	// different.
 	foreignMost = 8
-	// foreignTries bounds how often an entry is written again that others change at the same moment.
+	// foreignTries is how often an entry is written at most if others change it at the same time.
 	foreignTries = 10
 )
 
-// setForeignAside keeps what was sent in the place of a notification. Equal bytes are one entry,
-// which counts how often they came, and are published once. Notifications are never put together
-// like that: two equal ones may both be genuine.
+// setForeignAside sets something aside that was sent instead of a notification. Equal bytes have one
+// entry, which counts how often they came, and are published once. Equal notifications have one entry
+// each, as both may be genuine.
 func (r *Resolver) setForeignAside(ctx context.Context, it *item, why reason, detail string) error {
 	for range foreignTries {
 		doc, revision, err := r.foreignEntry(ctx, it, why, detail)
@@ -44,22 +45,23 @@ func (r *Resolver) setForeignAside(ctx context.Context, it *item, why reason, de
 			return fmt.Errorf("set aside what came on connection %s: %w", it.connection, err)
 		}
 		if !counted {
-			r.isAside(ctx, it, doc)
+			r.noteAside(ctx, it, doc)
 		}
-		if doc.Told {
+		if doc.Published {
 			return nil
 		}
-		message := fmt.Sprintf("Something else was sent in the place of connection %s's queue, and holds no notification. It is kept among the unresolved notifications as %s; "+
-			"the same bytes are counted there and not reported again.", it.connection, doc.ID)
+		message := fmt.Sprintf("Something else was sent in the place of connection %s's queue, and holds no notification. "+
+			"It is kept among the unresolved notifications as %s; the same bytes are counted there and not reported again.", it.connection, doc.ID)
 		if doc.ID == foreignID(it.connection, foreignOthers) {
-			message = fmt.Sprintf("More than %d different things were sent in the place of connection %s's queue. All further ones are counted in the unresolved entry %s, which has the bytes of the first; "+
-				"the others are in the inbox only.", foreignMost, it.connection, doc.ID)
+			message = fmt.Sprintf("More than %d different things were sent in the place of connection %s's queue. "+
+				"All further ones are counted in the unresolved entry %s, which has the bytes of the first; the others are in the inbox only.",
+				foreignMost, it.connection, doc.ID)
 		}
 		if err := r.cfg.Publisher.Operational(ctx, relay.NoSite, relay.KindOrderUnresolved, it.connection, message,
 			map[string]any{"unresolved": doc.ID, "connection": it.connection, "reason": doc.Reason, "detail": doc.Detail}); err != nil {
 			return fmt.Errorf("publish an event about what came on connection %s: %w", it.connection, err)
 		}
-		doc.Told = true
+		doc.Published = true
 		if _, err := r.put(ctx, &doc, revision); err == nil || !contested(err) {
 			return err
 		}
@@ -67,17 +69,16 @@ func (r *Resolver) setForeignAside(ctx context.Context, it *item, why reason, de
 	return fmt.Errorf("%w: the entry of what came on connection %s changes all the time", store.ErrUnavailable, it.connection)
 }
 
-// foreignOthers is the last part of the id under which everything is counted for which there is no
-// entry of its own.
+// foreignOthers is the last part of the id of the entry that counts everything beyond foreignMost.
 const foreignOthers = "others"
 
 func foreignID(connection, what string) string { return foreignPrefix(connection) + "." + what }
 
-// foreignPrefix is what the ids of a connection's entries begin with: no notification's has a dot.
+// foreignPrefix is how the ids of a connection's entries begin. No notification has such an id.
 func foreignPrefix(connection string) string { return connection + ".foreign" }
 
-// foreignEntry returns the entry that something belongs to, as it is stored at a revision, or a new
-// one with revision 0.
+// foreignEntry returns the stored entry that counts something and its revision, or a new entry with
+// revision 0.
 func (r *Resolver) foreignEntry(ctx context.Context, it *item, why reason, detail string) (relay.Unresolved, uint64, error) {
 	sum := sha256.New()
 	sum.Write([]byte(strconv.Itoa(max(it.size, len(it.raw))) + " "))

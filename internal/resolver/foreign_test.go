@@ -177,7 +177,7 @@ func TestTheCountSurvivesCrashes(t *testing.T) {
 	counts := map[string]int{}
 	for _, d := range r.unresolved() {
 		counts[string(d.Raw)] = d.Count
-		if !d.Told {
+		if !d.Published {
 			t.Errorf("%s was not told", d.ID)
 		}
 	}

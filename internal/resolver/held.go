@@ -9,7 +9,7 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// noteVendor notes whether the vendor keeps what waits from being resolved.
+// noteVendor notes whether the vendor holds up what waits now.
 func (r *runner) noteVendor(now time.Time) {
 	since := r.cursor.Health().FailingSince
 	if since.IsZero() && r.trouble.vendor.None() {
@@ -19,12 +19,12 @@ func (r *runner) noteVendor(now time.Time) {
 	r.trouble.vendor.Note(since, now, p.held == 0 && p.known <= p.read && r.cursor.Lanes() == 0)
 }
 
-// heldBack returns for how long the vendor has held back a notification that was received at a time. It may be called from
-// any goroutine.
-type heldBack func(received time.Time) time.Duration
+// holdTime returns for how long the vendor has held back a notification that was received at a time. It may be called
+// from any goroutine.
+type holdTime func(received time.Time) time.Duration
 
 // heldBack returns that for the notifications of a batch that is taken now.
-func (r *runner) heldBack(b cursor.Batch, now time.Time) heldBack {
+func (r *runner) heldBack(b cursor.Batch, now time.Time) holdTime {
 	if r.trouble.vendor.None() && b.FailingSince.IsZero() {
 		return func(time.Time) time.Duration { return 0 }
 	}
@@ -41,8 +41,8 @@ func (r *runner) heldBack(b cursor.Batch, now time.Time) heldBack {
 	}
 }
 
-// receivedOf returns notifications as the publisher takes them.
-func receivedOf(items []*item, held heldBack) []relay.Received {
+// receivedOf returns notifications in the form that the publisher takes.
+func receivedOf(items []*item, held holdTime) []relay.Received {
 	return each.Of(items, func(it *item) relay.Received {
 		n := it.received()
 		n.Held = held(n.Info.ReceivedAt)
@@ -50,16 +50,16 @@ func receivedOf(items []*item, held heldBack) []relay.Received {
 	})
 }
 
-// receivedAside is that for notifications that were set aside: they have waited for nothing else.
-func (r *Resolver) receivedAside(of []shelved) []relay.Received {
+// receivedAside does the same for notifications that were set aside: the vendor has held them up all the time.
+func (r *Resolver) receivedAside(of []storedAside) []relay.Received {
 	now := r.cfg.Now()
-	items := each.Of(of, func(s shelved) *item { return s.item })
+	items := each.Of(of, func(s storedAside) *item { return s.item })
 	return receivedOf(items, now.Sub)
 }
 
-// asked asks the vendor for an order. The vendor has held the notifications back until its answer came, but not while the
-// request waited for its turn within the relay's own rate.
-func (r *Resolver) asked(ask fetchOrder, order string, waiting []relay.Received) (json.RawMessage, error) {
+// fetchTimed reads an order from the vendor, and adds the time that its answer took to what the notifications have
+// waited for the vendor. The time in which the request waited for its turn within the relay's own rate does not count.
+func (r *Resolver) fetchTimed(ask fetchOrder, order string, waiting []relay.Received) (json.RawMessage, error) {
 	var began time.Time
 	answer, err := ask(order, func() { began = r.cfg.Now() })
 	if !began.IsZero() {

@@ -17,15 +17,17 @@ import (
 const (
 	// gather is how long the first of many runners that begin together waits for the others.
 	gather = 5 * time.Millisecond
-	// loadOneByOne is up to how many cursors are read by name; more are cheaper had by reading all
-	// there are.
+	// loadOneByOne is the largest number of cursors that are read by their names. For more it is
+	// cheaper to read all that are stored.
 	loadOneByOne = 32
 	// loadBound bounds the loading of a batch.
 	loadBound = 20 * time.Second
 )
 
-// loader reads and adopts the cursors of many connections together. A shard arrives with hundreds of them,
-// and a start with all. A reader of the store costs its server more than most connections have stored.
+// loader reads and adopts the cursors of many connections together. Each connection has a runner of its
+// own, and a shard brings hundreds of them, a start all. If each runner read for itself, every one would
+// need its own reader of the store, which costs the server more than what most connections have stored.
+// The dispatcher needs no loader: its loop is one for each shard, and lists that shard itself.
 type loader struct {
 	r    *Resolver
 	turn chan struct{} // one batch at a time
@@ -34,7 +36,7 @@ type loader struct {
 	waiting []*arrival
 }
 
-// arrival is a runner that waits for its cursor.
+// arrival is a runner that waits for its cursor to be loaded.
 type arrival struct {
 	ctx    context.Context // the runner's
 	runner *runner
@@ -51,7 +53,7 @@ type loaded struct {
 }
 
 // arrive has a runner's cursor loaded and stored under its lease's epoch, and wakes the runner when
-// that is done. The first caller loads for all who call meanwhile.
+// that is done. The first caller loads the cursors for all that call while it waits for its turn.
 func (l *loader) arrive(ctx context.Context, run *runner) *arrival {
 	a := &arrival{ctx: ctx, runner: run, done: make(chan struct{})}
 	l.mu.Lock()
@@ -65,9 +67,9 @@ func (l *loader) arrive(ctx context.Context, run *runner) *arrival {
 		batch := l.waiting
 		l.waiting = nil
 		l.mu.Unlock()
-		// The runner that follows one that has ended may be waiting too: no batch may have both.
+		// Without the runners that have ended: a batch must not have a runner and its successor.
 		batch = slices.DeleteFunc(batch, func(a *arrival) bool { return a.ctx.Err() != nil })
-		// What others wait for does not end with this one.
+		// The others need their cursors even if this runner ends.
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadBound)
 		l.batch(bounded, batch)
 		cancel()
@@ -86,7 +88,7 @@ func (a *arrival) ready() bool {
 	}
 }
 
-// batch loads and adopts.
+// batch loads and adopts the cursors of runners.
 func (l *loader) batch(ctx context.Context, batch []*arrival) {
 	if len(batch) == 0 {
 		return
@@ -104,7 +106,7 @@ func (l *loader) batch(ctx context.Context, batch []*arrival) {
 		heads, err = l.r.store.Inbox.Heads(ctx, connections)
 	}
 	var aside map[string][]*aside
-	if err == nil { // before the cursors are adopted: what is set aside later, a former owner has not settled
+	if err == nil { // before the cursors are adopted: a former owner cannot settle what it sets aside later
 		aside, err = l.asides(ctx, batch)
 	}
 	if err != nil {
@@ -133,7 +135,7 @@ func (l *loader) batch(ctx context.Context, batch []*arrival) {
 	l.eraseDeleted(ctx, batch, found)
 }
 
-// eraseDeleted removes what was found of connections that were deleted while nobody worked on them here.
+// eraseDeleted removes the cursors of connections that were deleted while no runner worked on them.
 func (l *loader) eraseDeleted(ctx context.Context, batch []*arrival, found map[string]*cursorstore.Stored) {
 	leases := map[int]*shard.Lease{}
 	for _, a := range batch {
@@ -150,7 +152,7 @@ func (l *loader) eraseDeleted(ctx context.Context, batch []*arrival, found map[s
 	}
 }
 
-// cursors reads what is stored of the cursors of a batch.
+// cursors reads the stored cursors of a batch.
 func (l *loader) cursors(ctx context.Context, batch []*arrival, connections []string) (map[string]*cursorstore.Stored, error) {
 	if len(batch) <= loadOneByOne {
 		return l.r.cursors.LoadSome(ctx, connections)
@@ -170,16 +172,16 @@ func (l *loader) adopt(ctx context.Context, lease *shard.Lease, arrivals []*arri
 	saves := each.Of(arrivals, func(a *arrival) cursorstore.Save { return a.loaded.cursor.save() })
 	for i, r := range l.r.cursors.Adopt(ctx, lease.Epoch(), saves) {
 		a := arrivals[i]
-		if err := a.loaded.cursor.took(saves[i], r); err != nil && (!r.Fenced || errors.Is(err, errSuperseded)) {
+		if err := a.loaded.cursor.saved(saves[i], r); err != nil && (!r.Fenced || errors.Is(err, errSuperseded)) {
 			a.err = fmt.Errorf("adopt the cursor: %w", err)
-		} // else a removal has failed, which comes again with the next flush
+		} // else a removal has failed, which the next flush repeats
 	}
 }
 
 // asidesAtOnce is how many unresolved notifications are read at a time: each comes with its bytes.
 const asidesAtOnce = 64
 
-// asides returns what lies in relay_unresolved of each connection and may be retried without being asked.
+// asides returns the notifications in relay_unresolved of each connection that may be retried by themselves.
 func (l *loader) asides(ctx context.Context, batch []*arrival) (map[string][]*aside, error) {
 	var keys []string
 	if len(batch) <= loadOneByOne {

@@ -21,7 +21,8 @@ const shownAfter = time.Minute
 
 var (
 	waitingDesc = prometheus.NewDesc("audatex_relay_notifications_waiting",
-		"Notifications of the connection that were received and are not resolved, as far as they were read from the inbox; a page that was not read counts as one. Absent while the oldest has waited for less than a minute.",
+		"Notifications of the connection that were received and are not resolved, as far as they were read from the inbox; "+
+			"a page that was not read counts as one. Absent while the oldest has waited for less than a minute.",
 		[]string{"connection"}, nil)
 	oldestWaitingDesc = prometheus.NewDesc("audatex_relay_notifications_oldest_waiting_seconds",
 		"Time since the oldest of the connection's notifications that are not resolved was received; absent while it is less than a minute.",

@@ -17,7 +17,7 @@ import (
 const (
 	// pagesAtOnce is how many pages are read in one go. Most are small; the largest has 8 MiB.
 	pagesAtOnce = 8
-	// A page that was announced but not found is looked for again this often: on a cluster a reader
+	// A page that was announced but not found is looked for again so many times: on a cluster a reader
 	// may lag.
 	rescanAfter = 100 * time.Millisecond
 	maxRescans  = 50
@@ -34,15 +34,15 @@ type item struct {
 	detail     string
 	info       relay.NotificationInfo
 	raw        []byte
-	size       int  // of what came, if raw stands for something larger; else 0
+	size       int  // of what came, if raw is only a part of it; else 0
 	foreign    bool // it is no notification
-	encoded    bool // it cannot be read for its Content-Encoding, so what it is nobody knows
+	encoded    bool // it has a Content-Encoding that cannot be read, so nobody knows what it is
 }
 
 func (i *item) entry() uint64 { return relay.PackEntry(i.page, i.index) }
 
-// lane returns the key of what the notification has to wait for. One that cannot be resolved waits for
-// nothing; what is no notification is counted one after the other.
+// lane returns the key of the lane in which the notification waits: that of its order. A notification that cannot
+// be resolved has a lane of its own. Everything that is no notification has the same, as it is counted in order.
 func (i *item) lane() string {
 	switch {
 	case i.foreign:
@@ -73,12 +73,14 @@ func itemsOf(p store.Page) []*item {
 	tooLarge := p.Size > 0 && (len(notifications) != 1 || notifications[0].Order == "")
 	if contents.Foreign || tooLarge { // one entry: of something else in the queue's place, or of what is known only in part
 		it := &item{
-			connection: p.Connection, page: p.Seq, raw: p.Body, size: p.Size, foreign: contents.Foreign && !tooLarge || p.Foreign, encoded: p.Encoding != "",
+			connection: p.Connection, page: p.Seq, raw: p.Body, size: p.Size,
+			foreign: contents.Foreign && !tooLarge || p.Foreign, encoded: p.Encoding != "",
 			reason: reasonMalformed, detail: contents.Reason(),
 			info: relay.NotificationInfo{ReceivedAt: p.ReceivedAt},
 		}
 		if tooLarge {
-			it.reason, it.detail = reasonTooLarge, fmt.Sprintf("of its %d bytes only the first could be stored, as NATS takes no message that large (max_payload)", p.Size)
+			it.reason = reasonTooLarge
+			it.detail = fmt.Sprintf("of its %d bytes only the first could be stored, as NATS takes no message that large (max_payload)", p.Size)
 		}
 		return []*item{it}
 	}
@@ -110,8 +112,8 @@ func itemsOf(p store.Page) []*item {
 	return items
 }
 
-// reader offers a connection's notifications to its cursor, and keeps at hand those that wait
-// outside lanes.
+// reader offers a connection's notifications to its cursor, and keeps in memory those that wait
+// and are in no lane.
 type reader struct {
 	store      *store.Store
 	connection string
@@ -123,11 +125,14 @@ type reader struct {
 	started bool
 	read    uint64  // the last page read
 	more    bool    // there were more when it was read
-	whole   bool    // every page above read is announced: the inbox was read to its end since announcements came
 	pages   []*page // read and not wholly offered
 	atHand  map[string]map[uint64]*item
 	rescan  time.Time
 	rescans int
+
+	// allAnnounced is set if every page above read is announced: the inbox was read to its end since
+	// pages are announced.
+	allAnnounced bool
 }
 
 type page struct {
@@ -136,15 +141,15 @@ type page struct {
 	next  int // of items, to be offered
 }
 
-// fill offers what is there as long as the cursor has room.
+// fill reads pages and offers their notifications as long as the cursor has room.
 func (r *reader) fill(ctx context.Context, known *announced, now time.Time) error {
 	wanted := known.highest()
 	if !r.started {
 		first, _ := relay.UnpackEntry(r.cursor.ReadFrom())
 		r.read, r.started = max(first, 1)-1, true
 		if r.head <= r.read {
-			// Nothing waits, and reading that would cost a reader for each of ten thousand
-			// connections at a start.
+			// Nothing waits. To read nothing would need a reader of the inbox for each of ten
+			// thousand connections at a start.
 		} else if err := r.scan(ctx, now, wanted, true); err != nil {
 			r.started = false
 			return err
@@ -154,7 +159,7 @@ func (r *reader) fill(ctx context.Context, known *announced, now time.Time) erro
 		if !r.more && (r.read >= wanted || r.rescan.After(now)) {
 			return nil
 		}
-		if taken, err := r.take(ctx, known); err != nil {
+		if taken, err := r.readAnnounced(ctx, known); err != nil {
 			return err
 		} else if taken {
 			continue
@@ -166,18 +171,17 @@ func (r *reader) fill(ctx context.Context, known *announced, now time.Time) erro
 	return nil
 }
 
-// take reads the next pages by their sequence numbers, if they are known. That costs a fraction of a reader
-// of the inbox, which a cluster has to agree on first. It returns false if only the inbox itself can tell
-// what comes next.
-func (r *reader) take(ctx context.Context, known *announced) (bool, error) {
+// readAnnounced reads the next pages by their sequence numbers, if all of these are known. That is much cheaper
+// than a reader of the inbox, on which a cluster has to agree first. It returns false if such a reader is needed.
+func (r *reader) readAnnounced(ctx context.Context, known *announced) (bool, error) {
 	seqs, complete := known.after(r.read)
-	if r.whole = r.whole && complete; !r.whole || len(seqs) == 0 || r.more {
+	if r.allAnnounced = r.allAnnounced && complete; !r.allAnnounced || len(seqs) == 0 || r.more {
 		return false, nil
 	}
 	for i, seq := range seqs[:min(len(seqs), pagesAtOnce)] {
 		p, err := r.store.Inbox.Page(ctx, seq)
 		if errors.Is(err, store.ErrNotFound) { // it has aged out, or the node that was asked lags
-			r.whole = i > 0
+			r.allAnnounced = i > 0
 			return i > 0, nil
 		}
 		if err != nil {
@@ -188,8 +192,8 @@ func (r *reader) take(ctx context.Context, known *announced) (bool, error) {
 	return true, nil
 }
 
-// accept takes a page that was read. One of another generation is of a connection that was removed, under
-// whose id this one was made.
+// accept takes a page that was read. Pages of another generation belong to an earlier connection of the
+// same id; their notifications are passed over.
 func (r *reader) accept(p store.Page) {
 	r.read = p.Seq
 	held := &page{seq: p.Seq}
@@ -199,7 +203,7 @@ func (r *reader) accept(p store.Page) {
 	r.pages = append(r.pages, held)
 }
 
-// scan reads the next pages. With first it is no matter if there are none.
+// scan reads the next pages. With first it is all right if there are none.
 func (r *reader) scan(ctx context.Context, now time.Time, wanted uint64, first bool) error {
 	pages, more, err := r.store.Inbox.Scan(ctx, r.connection, r.read+1, pagesAtOnce)
 	if err != nil {
@@ -209,7 +213,7 @@ func (r *reader) scan(ctx context.Context, now time.Time, wanted uint64, first b
 		r.accept(p)
 	}
 	r.more = more
-	r.whole = !more
+	r.allAnnounced = !more
 	switch {
 	case len(pages) > 0 || first:
 		r.rescan, r.rescans = time.Time{}, 0
@@ -222,7 +226,7 @@ func (r *reader) scan(ctx context.Context, now time.Time, wanted uint64, first b
 	return nil
 }
 
-// offer hands over what was read; false if the cursor has no room for all of it.
+// offer offers what was read. It returns false if the cursor has no room for all of it.
 func (r *reader) offer() bool {
 	for len(r.pages) > 0 {
 		p := r.pages[0]
@@ -248,8 +252,8 @@ func (r *reader) offer() bool {
 	return true
 }
 
-// due returns when to look again for a page that was announced but not found. While what was read has no
-// room, there is no such time.
+// due returns when to look again for a page that was announced but not found; false if there is none, or
+// if there is no room for what was read.
 func (r *reader) due() (time.Time, bool) { return r.rescan, !r.rescan.IsZero() && len(r.pages) == 0 }
 
 func (r *reader) keep(lane string, it *item) {
@@ -262,8 +266,8 @@ func (r *reader) keep(lane string, it *item) {
 	r.atHand[lane][it.entry()] = it
 }
 
-// hold returns the notifications of a batch that are at hand, and nil for each that has to be read again.
-func (r *reader) hold(b cursor.Batch) []*item {
+// atHandOf returns the notifications of a batch, with nil for each that must be read again.
+func (r *reader) atHandOf(b cursor.Batch) []*item {
 	return each.Of(b.Seqs, func(entry uint64) *item { return r.atHand[b.Order][entry] })
 }
 
@@ -278,7 +282,7 @@ func (r *reader) forget(lane string, entries []uint64) {
 
 func (r *reader) forgetOrder(lane string) { delete(r.atHand, lane) }
 
-// refill finds the entries of lanes that have used up those they list.
+// refill finds more entries for lanes that have used up the ones they list.
 func (r *reader) refill(ctx context.Context) error {
 	for _, need := range r.cursor.Refills() {
 		first, _ := relay.UnpackEntry(need.From)
@@ -297,7 +301,7 @@ func (r *reader) refill(ctx context.Context) error {
 	return nil
 }
 
-// scan reads a connection's notifications from a page on. They are all up to the entry through.
+// scan reads a connection's notifications from a page on. It returns all of them up to the entry through.
 func scan(ctx context.Context, s *store.Store, connection, generation string, seq uint64) (items []*item, through uint64, err error) {
 	pages, more, err := s.Inbox.Scan(ctx, connection, seq, pagesAtOnce)
 	for _, p := range pages {
@@ -311,8 +315,8 @@ func scan(ctx context.Context, s *store.Store, connection, generation string, se
 	return items, relay.PackEntry(pages[len(pages)-1].Seq, relay.LastIndex), err
 }
 
-// fetch reads the notifications of a batch that were not at hand. Those whose page has left the inbox stay
-// nil. It is called by workers.
+// fetch reads the notifications of a batch that are nil in items. Those whose page has left the inbox stay
+// nil. Workers call it.
 func fetch(ctx context.Context, s *store.Store, connection, generation string, entries []uint64, items []*item) error {
 	var have map[uint64]*item // of the pages read last
 	var through uint64

@@ -1,23 +1,31 @@
-// Package resolver makes readings of orders out of notifications: the second step of a
-// notification's way. It reads the inbox by a cursor per connection, takes from each notification
-// which order it is about and nothing else, reads that order from the vendor, and has the publisher
-// make the events. It promises that a notification is settled only when its event is in the log, or the
-// notification itself lies in relay_unresolved. Begin reading at runner.go: Turn is what a connection's
-// runner does again and again.
+// Package resolver resolves notifications: the second step of a notification's way. It reads the inbox
+// by a cursor per connection, takes from each notification which order it is about and nothing else,
+// reads that order from the vendor, and has the publisher make the events. A notification is settled
+// only when its event is in the log, or the notification itself is in relay_unresolved. Begin reading at
+// runner.go: Turn is what a connection's runner does again and again.
 //
-// Notifications of one order that wait together share one reading, which begins after the last of them has
-// arrived. While the vendor is in trouble they wait; an order that the vendor keeps refusing is set aside
-// after an hour, and anything after ten days.
+// Notifications of one order that wait together share one reading, which begins after the last of them
+// has arrived. While the vendor is in trouble they wait. An order that the vendor keeps refusing is set
+// aside after an hour, and anything after ten days.
 //
-// read.go offers the notifications to the cursor, work.go resolves a batch of them, aside.go and foreign.go
-// set aside what cannot be resolved, retry.go and selfretry.go try that again. load.go and cursor.go adopt and store the
-// cursors when shards come and go: from then on nothing that a former owner writes there succeeds. What it
-// had published already is found in the log. The goroutines:
+// The files, in the order in which a notification goes through them:
 //
-//   - Run follows the inbox and the connections, Own waits for the end of a shard's work;
-//   - a runner has one during its turns only, which roster gives it. The first of many that need their cursors loads
-//     them all within its turn;
-//   - each batch, look and retry under way has one (runner.start). The runner's next turn takes what came of it.
+//	load.go       adopts the cursors of connections when a shard comes; cursor.go stores them
+//	runner.go     the turns of a connection's runner; announced.go has the pages that have arrived
+//	read.go       reads pages of the inbox and offers their notifications to the cursor
+//	work.go       resolves the notifications of one order; held.go has for how long the vendor held them up
+//	aside.go      sets aside what cannot be resolved; foreign.go what is no notification
+//	asides.go     what a runner knows of its notifications that were set aside
+//	selfretry.go  retries these when there is a reason to; retry.go on request
+//	waiting.go    how many notifications wait; shown.go the same for the metrics
+//	prepare.go    before a replica takes any shard: cursors that are beyond the end of the inbox
+//
+// The goroutines:
+//
+//   - Run follows the inbox and the connections. Own waits for the end of a shard's work.
+//   - A runner has one during its turns only, which roster gives it. The first of many runners that need
+//     their cursors loads all of them within its turn.
+//   - Each batch, look and retry under way has one (runner.start). The runner's next turn takes the result.
 package resolver
 
 import (
@@ -186,7 +194,7 @@ func (r *Resolver) follow(ctx context.Context, from uint64) {
 	}
 }
 
-// Behind reports whether as many orders are being read as may be at once, so that others wait.
+// Behind reports whether as many orders are being read as may be at once: others have to wait.
 func (r *Resolver) Behind() bool { return len(r.slots) == cap(r.slots) }
 
 func (r *Resolver) wake(connection string, seq uint64) {

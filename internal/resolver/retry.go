@@ -13,8 +13,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Retry resolves one notification of relay_unresolved now. It needs no ownership: the log's condition is
-// the referee. Of the site, the connection's present mapping counts if the notification's own was unknown.
+// Retry resolves one notification of relay_unresolved now. Any replica may do so: if several do, the log's
+// condition decides. If the site of the notification was unknown, the connection's present mapping counts.
 func (r *Resolver) Retry(ctx context.Context, id string) (outcome relay.RetryOutcome, err error) {
 	doc, _, err := r.store.Unresolved.Get(ctx, id)
 	if errors.Is(err, store.ErrNotFound) {
@@ -61,7 +61,7 @@ func (r *Resolver) retryOf(ctx context.Context, docs []relay.Unresolved, each fu
 	}
 	groups, order := map[string][]string{}, []string(nil)
 	for _, d := range docs {
-		key := d.ID // what no order can be taken from is on its own
+		key := d.ID // without an order it is alone
 		if d.Order != "" {
 			key = laneOf(cmp.Or(d.Site, connection.SiteOf(d.VendorSite)), d.Order)
 		}
@@ -80,16 +80,18 @@ func (r *Resolver) retryOf(ctx context.Context, docs []relay.Unresolved, each fu
 	}
 }
 
-// shelved is an unresolved notification as it is stored, read again.
-type shelved struct {
+// storedAside is a notification as it is stored in relay_unresolved.
+type storedAside struct {
 	doc      relay.Unresolved
 	revision uint64
 	item     *item
 }
 
 // retryOrder resolves unresolved notifications of one connection and order.
-func (r *Resolver) retryOrder(ctx context.Context, c relay.Connection, ids []string, ask fetchOrder, each func(id string, outcome relay.RetryOutcome, err error)) {
-	var retried []shelved
+func (r *Resolver) retryOrder(
+	ctx context.Context, c relay.Connection, ids []string, ask fetchOrder, each func(id string, outcome relay.RetryOutcome, err error),
+) {
+	var retried []storedAside
 	for _, id := range ids {
 		doc, revision, err := r.store.Unresolved.Get(ctx, id)
 		switch {
@@ -107,7 +109,7 @@ func (r *Resolver) retryOrder(ctx context.Context, c relay.Connection, ids []str
 		case len(retried) > 0 && it.lane() != retried[0].item.lane():
 			each(id, relay.RetryUnavailable, fmt.Errorf("retry %s: its connection was changed meanwhile", id))
 		default:
-			retried = append(retried, shelved{doc, revision, it})
+			retried = append(retried, storedAside{doc, revision, it})
 		}
 	}
 	if len(retried) == 0 {
@@ -120,14 +122,14 @@ func (r *Resolver) retryOrder(ctx context.Context, c relay.Connection, ids []str
 		result, err := relay.RetryUnavailable, err // readUnavailable, readContested, readStoreFailed
 		switch outcome {
 		case readPublished, readUnnecessary:
-			// A crash before this leaves a document whose notification has its event; the next
-			// retry finds that.
+			// A crash before this leaves a document although the notification has its event. The
+			// next retry finds that out.
 			if err = r.takeFromAside(ctx, s); err == nil {
 				result = relay.RetryResolved
 			}
 		case readRefused, readUnfit, readTooLarge:
 			result = relay.RetryRefused
-			r.stays(ctx, s, outcome, err)
+			r.noteStillUnresolved(ctx, s, outcome, err)
 		case readUnavailable, readContested, readStoreFailed:
 		}
 		if err != nil {
@@ -137,9 +139,9 @@ func (r *Resolver) retryOrder(ctx context.Context, c relay.Connection, ids []str
 	}
 }
 
-// takeFromAside removes a notification that has its event. One that was changed meanwhile is left to
-// whoever changed it.
-func (r *Resolver) takeFromAside(ctx context.Context, s shelved) error {
+// takeFromAside removes the document of a notification that has its event. If it was changed meanwhile,
+// it stays: another replica is working on it.
+func (r *Resolver) takeFromAside(ctx context.Context, s storedAside) error {
 	err := r.store.Unresolved.Delete(ctx, s.doc.ID, s.revision)
 	if err != nil && !errors.Is(err, store.ErrConflict) {
 		return fmt.Errorf("remove the unresolved notification %s: %w", s.doc.ID, err)
@@ -147,9 +149,9 @@ func (r *Resolver) takeFromAside(ctx context.Context, s shelved) error {
 	return nil
 }
 
-// stays notes why a notification that was retried is still unresolved. Where that cannot be stored, the
-// reason before stays.
-func (r *Resolver) stays(ctx context.Context, s shelved, outcome reading, cause error) {
+// noteStillUnresolved stores why a notification is still unresolved after a retry. If that cannot be stored,
+// the document keeps its former reason.
+func (r *Resolver) noteStillUnresolved(ctx context.Context, s storedAside, outcome reading, cause error) {
 	now, detail := r.cfg.Now().UTC(), cause.Error()
 	if outcome == readTooLarge {
 		detail = r.tooLarge(cause)
@@ -161,7 +163,7 @@ func (r *Resolver) stays(ctx context.Context, s shelved, outcome reading, cause 
 	}
 }
 
-// refusal names why an order cannot become an event although the vendor could be asked.
+// refusal returns why an order cannot become an event although the vendor could be asked.
 func refusal(outcome reading, cause error) reason {
 	switch outcome {
 	case readUnfit:
@@ -173,15 +175,16 @@ func refusal(outcome reading, cause error) reason {
 	return reason(audatex.OutcomeOf(cause).String())
 }
 
-// itemOfUnresolved reads a kept notification again.
+// itemOfUnresolved returns the notification of a document.
 func itemOfUnresolved(doc relay.Unresolved, c relay.Connection) *item {
 	seq, index := relay.UnpackEntry(doc.InboxEntry)
 	it := &item{detail: "nothing of it is kept"}
-	if items := itemsOf(store.Page{Seq: seq, Connection: doc.Connection, ReceivedAt: doc.ReceivedAt, Site: c.Site, Sites: c.Sites, Body: doc.Raw}); len(items) > 0 {
+	page := store.Page{Seq: seq, Connection: doc.Connection, ReceivedAt: doc.ReceivedAt, Site: c.Site, Sites: c.Sites, Body: doc.Raw}
+	if items := itemsOf(page); len(items) > 0 {
 		it = items[0]
 	}
 	it.connection, it.page, it.index = doc.Connection, seq, index
-	if it.info.ReceivedAt.IsZero() { // aged out: only the order was still known
+	if it.info.ReceivedAt.IsZero() { // its page had left the inbox: only the order was still known
 		it.info.ReceivedAt = doc.UnresolvedAt
 	}
 	if doc.Site != "" {

@@ -32,8 +32,8 @@ const (
 	leaseAgain = 500 * time.Millisecond
 )
 
-// runner resolves the notifications of one connection under one lease. Its turns own its fields
-// from cursor on.
+// runner resolves the notifications of one connection under one lease. Its turns own selfRetry, and
+// the fields from arrival on.
 type runner struct {
 	*Resolver
 	lease      *shard.Lease
@@ -41,11 +41,12 @@ type runner struct {
 	generation string
 	log        *slog.Logger
 
-	wake      func()             // asks for another turn
-	announced announced          // pages known to be there
-	again     atomic.Bool        // what waits for the vendor may be tried at once
-	asked     chan chan progress // requests for the progress; answered once the cursor is loaded
-	ended     chan struct{}      // closed when the runner has ended
+	wake      func()        // asks for another turn
+	announced announced     // pages known to be in the inbox
+	retryNow  atomic.Bool   // what waits for the vendor may be tried at once
+	ended     chan struct{} // closed when the runner has ended
+
+	progressRequests chan chan progress // answered once the cursor is loaded
 
 	asides   asides
 	self     selfRetry
@@ -68,13 +69,13 @@ type underWay struct {
 	results chan *result // made when the first batch begins
 }
 
-// troubles are those of the store and of the vendor.
+// troubles are what keeps a runner from working: the store and the vendor.
 type troubles struct {
 	storeTrouble
-	vendor trouble.Times // when the vendor kept what waits from being resolved
+	vendor trouble.Times // when the vendor held up what waits
 }
 
-// storeTrouble keeps a runner from hammering a store in trouble.
+// storeTrouble makes a runner wait longer and longer while the store is in trouble.
 type storeTrouble struct {
 	backoff.Backoff
 	until  time.Time // nothing is taken or stored before
@@ -84,7 +85,7 @@ type storeTrouble struct {
 func (r *Resolver) newRunner(lease *shard.Lease, c relay.Connection, _ bool, wake func()) *runner {
 	return &runner{
 		Resolver: r, lease: lease, connection: c.ID, generation: c.Generation, log: r.log.With("connection", c.ID, "shard", lease.Shard()),
-		wake: wake, asked: make(chan chan progress, 1), ended: make(chan struct{}),
+		wake: wake, progressRequests: make(chan chan progress, 1), ended: make(chan struct{}),
 		trouble: troubles{storeTrouble: storeTrouble{Backoff: backoff.Backoff{Least: 100 * time.Millisecond, Most: 5 * time.Second}}},
 	}
 }
@@ -95,10 +96,10 @@ func (r *runner) stored(seq uint64) {
 	r.wake()
 }
 
-// Change is called when the connection was changed, perhaps by a new consent: what waits for the vendor, or
-// was set aside for lack of a consent, is tried at once. It may be called from any goroutine.
+// Change is called when the connection was changed, perhaps by a new consent. What waits for the vendor, or
+// was set aside for lack of a consent, is tried at once. Change may be called from any goroutine.
 func (r *runner) Change(relay.Connection) {
-	r.again.Store(true)
+	r.retryNow.Store(true)
 	r.wake()
 }
 
@@ -124,9 +125,9 @@ func (r *runner) Turn(ctx context.Context) (time.Duration, bool) {
 	return 0, false
 }
 
-// takeEvents takes what has happened since the last turn. What has ended together is stored together.
+// takeEvents handles what has happened since the last turn, all of it before anything is stored.
 func (r *runner) takeEvents(ctx context.Context) {
-	if r.again.Swap(false) {
+	if r.retryNow.Swap(false) {
 		r.cursor.ResumeAll(r.cfg.Now())
 		r.self.want(r.cfg.Now())
 	}
@@ -134,7 +135,7 @@ func (r *runner) takeEvents(ctx context.Context) {
 		select {
 		case res := <-r.underWay.results:
 			r.finish(ctx, res)
-		case answer := <-r.asked:
+		case answer := <-r.progressRequests:
 			answer <- r.progress()
 		case done := <-r.self.done:
 			r.retried(ctx, done)
@@ -145,7 +146,7 @@ func (r *runner) takeEvents(ctx context.Context) {
 }
 
 // end waits for what is under way until the grace time is over, and stores the cursor a last time. If the connection
-// was deleted, it removes the cursor instead: nobody reads on there. err is what has ended the runner.
+// was deleted, it removes the cursor instead. err is the reason for which the runner ends.
 func (r *runner) end(ctx context.Context, err error) error {
 	if r.underWay.giveUp != nil {
 		defer r.underWay.giveUp()
@@ -174,7 +175,8 @@ func (r *runner) logEnd(ctx context.Context, err error) {
 	case errors.Is(err, errSuperseded):
 		r.log.InfoContext(ctx, "another replica has taken the connection over; stepping back", "epoch", r.lease.Epoch())
 	case err != nil && !errors.Is(err, context.Canceled):
-		r.log.ErrorContext(ctx, "resolving of the connection has ended with its cursor not stored; what was resolved since is recognised by the log", "error", err)
+		r.log.ErrorContext(ctx, "resolving of the connection has ended with its cursor not stored; what was resolved since is recognised by the log",
+			"error", err)
 	}
 }
 
@@ -182,7 +184,7 @@ func (r *runner) logEnd(ctx context.Context, err error) {
 // must be called again.
 func (r *runner) load(ctx context.Context) (time.Duration, error) {
 	switch {
-	case ctx.Err() != nil: // what is adopted for it in vain, its next owner adopts again
+	case ctx.Err() != nil: // if its cursor is adopted nevertheless, the next owner adopts it again
 		return 0, ctx.Err()
 	case !r.lease.Valid():
 		return leaseAgain, nil
@@ -222,11 +224,11 @@ func (r *runner) step(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	now := r.cfg.Now()
-	if !r.lease.Valid() { // nothing is begun and nothing stored: a renewal may be under way, or we are not the owner any more
+	if !r.lease.Valid() { // nothing is begun or stored: a renewal may be under way, or there is another owner
 		return leaseAgain, nil
 	}
 	if !r.trouble.until.After(now) {
-		if err := r.turn(ctx, now); err != nil {
+		if err := r.work(ctx, now); err != nil {
 			if ctx.Err() != nil || errors.Is(err, errSuperseded) {
 				return 0, err
 			}
@@ -236,9 +238,9 @@ func (r *runner) step(ctx context.Context) (time.Duration, error) {
 	return r.next(now), nil
 }
 
-// turn reads what is there, begins what may begin, and stores what is due. A failure of one of
-// these does not keep the others from being done.
-func (r *runner) turn(ctx context.Context, now time.Time) error {
+// work reads what has arrived, begins what may begin, and stores what is due. If one of these fails,
+// it still does the others.
+func (r *runner) work(ctx context.Context, now time.Time) error {
 	read := r.inbox.fill(ctx, &r.announced, now)
 	if read == nil {
 		read = r.inbox.refill(ctx)
@@ -248,7 +250,7 @@ func (r *runner) turn(ctx context.Context, now time.Time) error {
 		if !ok {
 			break
 		}
-		items, held := r.inbox.hold(b), r.heldBack(b, now)
+		items, held := r.inbox.atHandOf(b), r.heldBack(b, now)
 		if r.underWay.results == nil {
 			r.underWay.results = make(chan *result, r.cfg.Concurrency)
 		}
@@ -268,7 +270,7 @@ func (r *runner) turn(ctx context.Context, now time.Time) error {
 	return read
 }
 
-// start runs do beside the turns. The next turn comes when it has returned.
+// start calls do in a goroutine, and asks for another turn when that has returned.
 func (r *runner) start(ctx context.Context, do func()) {
 	if r.underWay.ctx == nil {
 		r.underWay.ctx, r.underWay.giveUp = context.WithCancel(context.WithoutCancel(ctx))
@@ -279,7 +281,7 @@ func (r *runner) start(ctx context.Context, do func()) {
 	})
 }
 
-// next returns how long the runner has only to wait for a result or a page.
+// next returns how long the runner has nothing to do unless a result or a page comes.
 func (r *runner) next(now time.Time) time.Duration {
 	wait := idle
 	consider := func(at time.Time) {
@@ -325,7 +327,7 @@ func (r *runner) finish(ctx context.Context, res *result) {
 		if r.cursor.Settle(b.Order, res.aside...); len(res.aside) > 0 {
 			r.self.soon(now)
 		}
-		r.inbox.forgetOrder(b.Order) // read again when its time has come; that may be long
+		r.inbox.forgetOrder(b.Order) // it may wait for long, and is read again then
 		if b.Attempt == 1 || b.Probe {
 			site, order := cutLane(b.Order)
 			r.log.Log(ctx, store.Level(res.err, slog.LevelWarn), "order cannot be read yet; its notifications are held", "site", site, "order", order,
@@ -341,13 +343,13 @@ func (r *runner) finish(ctx context.Context, res *result) {
 	r.noteVendor(now)
 }
 
-// pause keeps the runner from hammering a store in trouble.
+// pause has the runner wait, as the store is in trouble.
 func (r *runner) pause(ctx context.Context, now time.Time, err error) {
 	if !r.trouble.logged {
 		r.log.Log(ctx, store.Level(err, slog.LevelError), "resolving has failed; it is tried again", "error", err)
 	}
 	r.trouble.logged = true
-	if !r.trouble.until.After(now) { // several results may have met the same trouble
+	if !r.trouble.until.After(now) { // several results may have failed by the same trouble
 		r.trouble.until = now.Add(r.trouble.Next())
 	}
 }
@@ -376,16 +378,16 @@ func (r *runner) drain() {
 	}
 }
 
-// laneOf returns the key of a lane. It contains the site, as one connection may carry several.
+// laneOf returns the key of a lane. It contains the site, as a connection may have several.
 func laneOf(site, order string) string { return site + "." + order }
 
-// cutLane is the way back from laneOf.
+// cutLane is the inverse of laneOf.
 func cutLane(lane string) (site, order string) {
 	site, order, _ = strings.Cut(lane, ".")
 	return site, order
 }
 
-// received is a notification as the publisher takes it, not held back so far.
+// received returns the notification in the form that the publisher takes, without the time that it was held up.
 func (i *item) received() relay.Received {
 	return relay.Received{Connection: i.connection, Seq: i.page, Index: i.index, Info: i.info}
 }

@@ -15,26 +15,26 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Notifications in relay_unresolved are retried by themselves when what kept them from being
-// resolved has ended: their vendor site is mapped now, or a user has consented since they were set
-// aside. Which those are is decided by what is stored, so a crash in the middle loses nothing and repeats at
-// most a reading. They go one order after the other, in the order of their inbox entries. What
-// comes later for the same order takes along what lies aside of it (see prior), so that no event of
-// it passes an earlier one.
+// Notifications in relay_unresolved are retried by themselves when the reason for which they were set
+// aside has ended: their vendor site is mapped now, or a user has consented since. This is decided by
+// what is stored, so a crash in the middle loses nothing, and repeats one reading at most. One order is
+// retried after the other, sorted by inbox entries. If a later notification of the same order comes
+// first, those that were set aside are resolved together with it (see priorAsides), so that the events
+// of an order stay in order.
 
-// lookAgainAfter is how often a runner that has notifications aside looks whether they can be retried,
-// besides being notified of changes.
 const (
+	// lookAgainAfter is how often a runner looks whether its notifications that were set aside can be retried,
+	// beside the times when something has changed.
 	lookAgainAfter = time.Minute
-	// lookSoon is the same after something was set aside, which may be retried already: its page was stored
-	// before a change.
+	// lookSoon is the same after something was set aside. It may be possible to retry it at once, as its page
+	// may have been stored before a change.
 	lookSoon = time.Second
 )
 
-// selfRetry is what a runner does about its notifications aside. The runner's turns own it.
+// selfRetry is the state of a runner's retries of notifications that were set aside. Its turns own it.
 type selfRetry struct {
 	due      time.Time // when to look next, or to go on with the plan; zero: never
-	wanted   bool      // a look is wanted, whatever the one before came to
+	wanted   bool      // there must be another look, whatever the present plan is
 	busy     bool      // one look or one retry is under way
 	plan     []retryGroup
 	failures int           // retries in a row for which the vendor or the store could not be asked
@@ -48,7 +48,7 @@ type retryGroup struct {
 	ids        []string
 }
 
-// selfDone is what a look or a retry came to.
+// selfDone is the result of a look or a retry.
 type selfDone struct {
 	plan []retryGroup
 	err  error // the vendor or the store could not be asked
@@ -64,7 +64,7 @@ func (s *selfRetry) soon(now time.Time) {
 	}
 }
 
-// next is when there is something to do, false if that is not known.
+// next returns when there is something to do, false if that is not known.
 func (s *selfRetry) next() (time.Time, bool) { return s.due, !s.due.IsZero() && !s.busy }
 
 // retryAsides begins what is due: a look at what can be retried, or the next retry.
@@ -77,7 +77,7 @@ func (r *runner) retryAsides(ctx context.Context, now time.Time) {
 	for len(s.plan) > 0 {
 		group := s.plan[0]
 		s.plan = s.plan[1:]
-		if r.cursor.Holds(group.lane) { // the reading for what waits includes this
+		if r.cursor.Holds(group.lane) { // it is resolved together with what waits
 			continue
 		}
 		r.retryAside(ctx, func() selfDone { return r.retryGroup(ctx, group) })
@@ -104,7 +104,7 @@ func (r *runner) retryAside(ctx context.Context, do func() selfDone) {
 	r.start(ctx, func() { s.done <- do() })
 }
 
-// retried takes what a look or a retry came to.
+// retried handles the result of a look or a retry.
 func (r *runner) retried(ctx context.Context, d selfDone) {
 	s, now := &r.self, r.cfg.Now()
 	s.busy = false
@@ -116,7 +116,7 @@ func (r *runner) retried(ctx context.Context, d selfDone) {
 		schedule := r.cfg.Schedule
 		s.due = now.Add(max(jitter(schedule[min(s.failures, len(schedule)-1)]), audatex.RetryAfterOf(d.err)))
 		s.failures++
-		s.plan = nil // what is stored then decides what is retried
+		s.plan = nil // the next look makes a new one
 	case len(d.plan) > 0:
 		s.plan, s.due = d.plan, now
 	case len(s.plan) > 0 || s.wanted:
@@ -206,12 +206,12 @@ func (r *runner) retryGroup(ctx context.Context, g retryGroup) selfDone {
 	return selfDone{err: failed}
 }
 
-// askFor asks the vendor for orders on behalf of the runner: waiting for the vendor's turn ends with ctx,
-// what has begun with the runner's work.
+// askFor returns a function that reads orders from the vendor for the runner. The wait for the vendor's turn
+// ends with ctx; a request that has begun then ends with the runner's work.
 func (r *runner) askFor(ctx context.Context) fetchOrder {
 	return func(order string, begun func()) (json.RawMessage, error) {
 		return r.cfg.Orders.Order(ctx, r.connection, order, func() (context.Context, error) {
-			if !r.lease.Valid() { // the vendor's turn took its time
+			if !r.lease.Valid() { // the wait for the turn may have been long
 				return nil, errLapsed
 			}
 			begun()
@@ -220,10 +220,10 @@ func (r *runner) askFor(ctx context.Context) fetchOrder {
 	}
 }
 
-// prior returns what lies aside of the order that notifications wait for: it shares their reading, and its
-// events come at its own place among theirs. A vendor site that is mapped for one that waits is mapped for
-// all.
-func (r *runner) prior(ctx context.Context, waiting []*item) ([]shelved, error) {
+// priorAsides returns the notifications of an order that were set aside, when other notifications of the
+// order are resolved: they are resolved together, and their events are in the order of all. A vendor site
+// that is mapped for one of those that wait counts as mapped for all.
+func (r *runner) priorAsides(ctx context.Context, waiting []*item) ([]storedAside, error) {
 	site, order := waiting[0].site, waiting[0].order
 	candidates := r.asides.ofOrder(order)
 	if len(candidates) == 0 {
@@ -233,7 +233,7 @@ func (r *runner) prior(ctx context.Context, waiting []*item) ([]shelved, error) 
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
-	var found []shelved
+	var found []storedAside
 	for _, a := range candidates {
 		at := a.site
 		if a.reason == reasonSiteUnknown {
@@ -245,7 +245,7 @@ func (r *runner) prior(ctx context.Context, waiting []*item) ([]shelved, error) 
 		if at != site {
 			continue
 		}
-		if a.unread != nil { // its own turn comes later, and finds nothing to do
+		if a.unread != nil { // when it is offered later there is nothing left to do
 			if err := r.setAside(ctx, a.unread, a.unread.reason, a.unread.detail); err != nil {
 				return nil, err
 			}
@@ -260,19 +260,20 @@ func (r *runner) prior(ctx context.Context, waiting []*item) ([]shelved, error) 
 		}
 		it := itemOfUnresolved(doc, c)
 		it.site = site
-		found = append(found, shelved{doc, revision, it})
+		found = append(found, storedAside{doc, revision, it})
 	}
 	return found, nil
 }
 
-// takeAllFromAside removes what had lain aside of an order and has its event now.
-func (r *runner) takeAllFromAside(ctx context.Context, prior []shelved) error {
+// takeAllFromAside removes the documents of notifications that have their events now.
+func (r *runner) takeAllFromAside(ctx context.Context, prior []storedAside) error {
 	for _, s := range prior {
 		if err := r.takeFromAside(ctx, s); err != nil {
 			return err
 		}
 		r.asides.drop(s.doc.ID)
-		r.log.InfoContext(ctx, "an unresolved notification was resolved together with a later one", "unresolved", s.doc.ID, "site", s.item.site, "order", s.item.order)
+		r.log.InfoContext(ctx, "an unresolved notification was resolved together with a later one",
+			"unresolved", s.doc.ID, "site", s.item.site, "order", s.item.order)
 	}
 	return nil
 }

@@ -8,26 +8,27 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// measureAgain is the least time between two searches for the oldest notification that waits. While many are resolved it
-// changes with each of them, and nobody looks.
+// measureAgain is the least time between two searches for the oldest notification that waits: while many are resolved,
+// it changes with each of them.
 const measureAgain = 5 * time.Second
 
-// shown is what the metrics show of a connection: a runner's turns write it, and a scrape reads it, also while a turn hangs.
+// shown is what the metrics show of a connection. A runner's turns write it, and scrapes read it, even while a turn
+// hangs.
 type shown struct {
-	held atomic.Pointer[held] // nil if nothing that was read waits
-	read atomic.Uint64        // the last page that was read
+	held atomic.Pointer[heldItems] // nil if nothing that was read waits
+	read atomic.Uint64             // the last page that was read
 
-	measured time.Time // when the oldest was searched for last; it is the turns' own
+	measured time.Time // when the oldest was searched for last; only turns use it
 }
 
-// held is what a connection's runner holds and has not resolved.
-type held struct {
+// heldItems are the notifications that a connection's runner has read and not resolved.
+type heldItems struct {
 	n     int
-	page  uint64    // with the oldest of them; 0 if it could not be read
+	page  uint64    // of the oldest of them; 0 if it could not be read
 	since time.Time // when that page was received
 }
 
-// waiting returns how many notifications are known to wait, and since when the oldest of them has.
+// waiting returns how many notifications are known to wait, and since when the oldest of them has waited.
 func (s *shown) waiting(known *announced) (n int, since time.Time) {
 	if h := s.held.Load(); h != nil {
 		n, since = h.n, h.since
@@ -39,7 +40,7 @@ func (s *shown) waiting(known *announced) (n int, since time.Time) {
 	return n + pages, since
 }
 
-// show notes for the metrics what waits. It returns how long until it must be called again if nothing else happens.
+// show updates what the metrics show. It returns how long until it must be called again if nothing else happens.
 func (r *runner) show(ctx context.Context) time.Duration {
 	r.shown.read.Store(r.inbox.read)
 	n, page := r.cursor.Unsettled(), uint64(0)
@@ -60,12 +61,12 @@ func (r *runner) show(ctx context.Context) time.Duration {
 		}
 		return idle
 	case was == nil:
-		was = &held{since: now}
+		was = &heldItems{since: now}
 	case was.page == page:
 	case next.After(now):
 		page, wait = was.page, next.Sub(now)
 	}
-	h := held{n: n, page: page, since: was.since}
+	h := heldItems{n: n, page: page, since: was.since}
 	if page != was.page {
 		r.shown.measured = now
 		if received, ok := r.receivedAt(ctx, page, now); ok {
@@ -80,8 +81,8 @@ func (r *runner) show(ctx context.Context) time.Duration {
 	return wait
 }
 
-// receivedAt returns when a page was received; false if the store does not return it now. A page whose notifications are
-// not at hand, as its orders are being retried, is read.
+// receivedAt returns when a page was received. A page whose notifications are not in memory, as its orders are being
+// retried, is read from the store; false if that is not possible now.
 func (r *runner) receivedAt(ctx context.Context, page uint64, now time.Time) (time.Time, bool) {
 	for _, items := range r.inbox.atHand {
 		for _, it := range items {

@@ -13,19 +13,19 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// countEvery is how long a count of what no reader holds is believed while more of it may come.
+// countEvery is how long a count of notifications that lanes do not list is used again.
 const countEvery = time.Second
 
 // progress is what a runner knows of its notifications at one moment.
 type progress struct {
-	held     int             // read and not settled
-	unlisted []cursor.Refill // stretches in which lanes have more than they list
+	held     int             // notifications that were read and are not settled
+	unlisted []cursor.Refill // stretches of the inbox with notifications that lanes do not list
 	read     uint64          // the last page read; 0 if none was
-	known    uint64          // the last page known to be there
-	ahead    []cursor.Range  // of what was not read: settled, or in a lane
+	known    uint64          // the last page known to be in the inbox
+	ahead    []cursor.Range  // entries beyond what was read that are settled or in a lane
 }
 
-// isAhead reports whether an entry that was not read is settled, or in a lane.
+// isAhead reports whether an entry beyond what was read is settled or in a lane.
 func (p progress) isAhead(entry uint64) bool {
 	i := sort.Search(len(p.ahead), func(i int) bool { return p.ahead[i][1] >= entry })
 	return i < len(p.ahead) && p.ahead[i][0] <= entry
@@ -38,7 +38,7 @@ func (r *Resolver) Waiting(ctx context.Context, connection string) (int, error) 
 	if !ok {
 		return 0, fmt.Errorf("connection %s is not resolved by this replica", connection)
 	}
-	p, err := run.ask(ctx)
+	p, err := run.askProgress(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -58,10 +58,10 @@ func (r *Resolver) Waiting(ctx context.Context, connection string) (int, error) 
 	return n + unlisted, err
 }
 
-// ask asks the runner for its progress.
-func (r *runner) ask(ctx context.Context) (progress, error) {
+// askProgress asks the runner for its progress.
+func (r *runner) askProgress(ctx context.Context) (progress, error) {
 	answer := make(chan progress, 1)
-	asked := r.asked
+	asked := r.progressRequests
 	for {
 		select {
 		case asked <- answer:
@@ -104,8 +104,8 @@ type unlistedCount struct {
 	at time.Time
 }
 
-// countUnlisted returns how many notifications wait behind what lanes list. To tell them apart their pages
-// are read; the count is kept for a moment.
+// countUnlisted returns how many notifications wait that lanes do not list. It has to read their pages, so it uses
+// the last count again for a moment.
 func (r *runner) countUnlisted(ctx context.Context, p progress) (int, error) {
 	stretches := p.unlisted
 	if len(stretches) == 0 {

@@ -17,12 +17,12 @@ import (
 type batchOutcome int
 
 const (
-	// batchResolved: the vendor has answered. Every notification has its event, or lies in relay_unresolved
+	// batchResolved: the vendor has answered. Every notification has its event, or is in relay_unresolved
 	// because the event is too large.
 	batchResolved batchOutcome = iota
-	// batchHandled: every notification has its event or lies in relay_unresolved. The vendor was not asked.
+	// batchHandled: every notification has its event or is in relay_unresolved. The vendor was not asked.
 	batchHandled
-	// batchWaits: the vendor returned no order. What result.aside lists lies in relay_unresolved,
+	// batchWaits: the vendor returned no order. What result.aside lists is in relay_unresolved,
 	// the rest waits.
 	batchWaits
 	// batchStoreFailed: the store is in trouble. Nothing is settled.
@@ -43,37 +43,37 @@ type result struct {
 // maxReadings bounds how often an order is read in a row because the log had moved on meanwhile.
 const maxReadings = 5
 
-// errLapsed means that the lease on the shard was not valid any more when the order was about to be read.
+// errLapsed reports that the lease on the shard was no longer valid when the order was about to be read.
 var errLapsed = errors.New("the lease on the shard is not valid")
 
-// resolveBatch resolves the notifications of one order. Waiting for a slot and for the vendor's turn ends
-// with ctx, what has begun with the runner's work.
-func (r *runner) resolveBatch(ctx context.Context, b cursor.Batch, items []*item, held heldBack) result {
+// resolveBatch resolves the notifications of one order. The wait for a slot and for the vendor's turn ends
+// with ctx; what has begun then ends with the runner's work.
+func (r *runner) resolveBatch(ctx context.Context, b cursor.Batch, items []*item, held holdTime) result {
 	select {
 	case r.slots <- struct{}{}:
 		defer func() { <-r.slots }()
 	case <-ctx.Done():
 		return result{batch: b, outcome: batchStopped}
 	}
-	if !r.lease.Await(ctx) { // the slot took its time
+	if !r.lease.Await(ctx) { // the wait for the slot may have been long
 		return result{batch: b, outcome: batchStopped}
 	}
 	res := r.resolve(r.underWay.ctx, b, items, held, r.askFor(ctx))
 	if r.underWay.ctx.Err() != nil && res.outcome != batchResolved && res.outcome != batchHandled {
-		res = result{outcome: batchStopped} // what failed, failed because of that
+		res = result{outcome: batchStopped} // it failed because the runner's work has ended
 	}
 	res.batch = b
 	return res
 }
 
-func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item, held heldBack, ask fetchOrder) result {
+func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item, held holdTime, ask fetchOrder) result {
 	if err := fetch(ctx, r.store, r.connection, r.generation, b.Seqs, items); err != nil {
 		return result{outcome: batchStoreFailed, err: err}
 	}
 	if res, missing := r.missing(ctx, b, items); missing {
 		return res
 	}
-	// What can never be resolved is set aside at once.
+	// Notifications that can never be resolved are set aside at once.
 	var waiting []*item
 	for i, it := range items {
 		switch {
@@ -92,7 +92,7 @@ func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item, hel
 	if len(waiting) == 0 {
 		return result{outcome: batchHandled}
 	}
-	prior, err := r.prior(ctx, waiting)
+	prior, err := r.priorAsides(ctx, waiting)
 	if err != nil {
 		return result{outcome: batchStoreFailed, err: err}
 	}
@@ -112,9 +112,9 @@ func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item, hel
 	return r.judge(ctx, b, waiting, outcome, err)
 }
 
-// missing reports whether a page of the batch was not found though the inbox still begins before
-// it: on a cluster a reader may lag. That says nothing about the notification, which waits; a
-// page that stays away for as long as an order may be refused is gone.
+// missing reports whether a page of the batch was not found although the inbox still begins before
+// it. On a cluster a reader may lag, so the notification waits. A page that is not found for as long
+// as an order may be refused has left the inbox.
 func (r *runner) missing(ctx context.Context, b cursor.Batch, items []*item) (result, bool) {
 	i := slices.Index(items, nil)
 	if i < 0 {
@@ -138,7 +138,7 @@ func (r *runner) missing(ctx context.Context, b cursor.Batch, items []*item) (re
 	return result{}, false
 }
 
-// reading is what reading and publishing an order came to.
+// reading is the outcome of reading and publishing an order.
 type reading int
 
 const (
@@ -169,7 +169,7 @@ func (r *Resolver) read(ctx context.Context, site, order string, received []rela
 		if len(received) == 0 {
 			return readUnnecessary, nil
 		}
-		answer, err := r.asked(ask, order, pos.Waiting)
+		answer, err := r.fetchTimed(ask, order, pos.Waiting)
 		outcome := audatex.OutcomeOf(err)
 		r.cfg.Metrics.resolves.WithLabelValues(outcome.String()).Inc()
 		switch {
@@ -200,8 +200,8 @@ func (r *Resolver) read(ctx context.Context, site, order string, received []rela
 	return readContested, fmt.Errorf("order %s was read %d times and the log had moved on each time", order, maxReadings)
 }
 
-// judge turns what reading came to into what becomes of the batch, and sets aside what has waited
-// long enough.
+// judge decides by the outcome of the reading what becomes of the batch, and sets aside what has
+// waited for long enough.
 func (r *runner) judge(ctx context.Context, b cursor.Batch, waiting []*item, outcome reading, cause error) result {
 	res := result{outcome: batchWaits, err: cause}
 	refused := false
@@ -248,7 +248,7 @@ func (r *runner) judge(ctx context.Context, b cursor.Batch, waiting []*item, out
 	return res
 }
 
-// count counts in the metric the notifications that no longer wait.
+// count counts in the metric the notifications that are in before and not in after.
 func (r *Resolver) count(before, after []relay.Received, result string) {
 	if len(before) == len(after) {
 		return
@@ -265,7 +265,7 @@ func (r *Resolver) count(before, after []relay.Received, result string) {
 	}
 }
 
-// tooLarge returns why an order is too large, and which limit decides that.
+// tooLarge returns why an order is too large, with the limit that decides.
 func (r *Resolver) tooLarge(cause error) string {
 	return fmt.Sprintf("%s (NATS takes %d bytes in one message, see max_payload)", cause, r.store.MaxMessage())
 }
