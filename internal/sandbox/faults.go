@@ -41,7 +41,7 @@ type Faults struct {
 
 // share is how often one kind of fault happens.
 type share struct {
-	kind  fateKind
+	kind  faultKind
 	name  string
 	value float64
 }
@@ -56,8 +56,8 @@ func (s share) validate() error {
 // exclusive returns the shares that exclude each other.
 func (f Faults) exclusive() []share {
 	return []share{
-		{fate500, "share500", f.Share500}, {fate429, "share429", f.Share429}, {fate503, "share503", f.Share503},
-		{fateCut, "shareCut", f.ShareCut}, {fateCutAfter, "shareCutAfterRead", f.ShareCutAfterRead},
+		{fault500, "share500", f.Share500}, {fault429, "share429", f.Share429}, {fault503, "share503", f.Share503},
+		{faultCut, "shareCut", f.ShareCut}, {faultCutAfter, "shareCutAfterRead", f.ShareCutAfterRead},
 	}
 }
 
@@ -72,7 +72,7 @@ func (f Faults) validate() error {
 	if sum > 1.000001 { // ten times 0.1 must count as 1
 		return fmt.Errorf("the shares of 500, 429, 503, cut and cut after read add up to %v: at most 1", sum)
 	}
-	if err := (share{fateLatency, "shareLatency", f.ShareLatency}).validate(); err != nil {
+	if err := (share{faultLatency, "shareLatency", f.ShareLatency}).validate(); err != nil {
 		return err
 	}
 	if f.Latency < 0 || f.RetryAfter < 0 {
@@ -117,35 +117,35 @@ func (s *Sandbox) SetFaults(faults ...Faults) error {
 // Faults returns the present faults.
 func (s *Sandbox) Faults() []Faults { return slices.Clone(*s.faults.Load()) }
 
-// fate is the result of the draw for one request.
-type fate struct {
-	kind       fateKind
+// drawnFault is the result of the draw for one request.
+type drawnFault struct {
+	kind       faultKind
 	wait       time.Duration
 	retryAfter string // header value, "" for none
 	middle     bool   // a cut response ends in the middle of its body
 }
 
-type fateKind string
+type faultKind string
 
 const (
-	fateNone     fateKind = ""
-	fate500      fateKind = "500"
-	fate429      fateKind = "429"
-	fate503      fateKind = "503"
-	fateCut      fateKind = "cut"
-	fateCutAfter fateKind = "cutAfterRead"
-	fateLatency  fateKind = "latency" // only counted, in addition to any other
+	faultNone     faultKind = ""
+	fault500      faultKind = "500"
+	fault429      faultKind = "429"
+	fault503      faultKind = "503"
+	faultCut      faultKind = "cut"
+	faultCutAfter faultKind = "cutAfterRead"
+	faultLatency  faultKind = "latency" // only counted, in addition to any other
 )
 
-func (s *Sandbox) draw(op Operation, path string) fate {
+func (s *Sandbox) drawFault(op Operation, path string) drawnFault {
 	faults := *s.faults.Load()
 	i := slices.IndexFunc(faults, func(f Faults) bool { return f.hits(op, path) })
 	if i < 0 {
-		return fate{}
+		return drawnFault{}
 	}
-	f, d := faults[i], s.dice("fate", s.fates.Add(1))
+	f, d := faults[i], s.dice("fate", s.faultDraws.Add(1)) // the name is a part of the seed
 	late, which := d.Float64(), d.Float64()
-	out := fate{middle: d.oneIn(2)}
+	out := drawnFault{middle: d.oneIn(2)}
 	if late < f.ShareLatency {
 		out.wait = f.Latency
 	}
@@ -156,7 +156,7 @@ func (s *Sandbox) draw(op Operation, path string) fate {
 		}
 		which -= share.value
 	}
-	if f.RetryAfter > 0 && (out.kind == fate429 || out.kind == fate503) {
+	if f.RetryAfter > 0 && (out.kind == fault429 || out.kind == fault503) {
 		out.retryAfter = s.retryAfter(f.RetryAfter, !s.cfg.Tame && d.oneIn(4))
 	}
 	return out
@@ -172,7 +172,7 @@ func (s *Sandbox) retryAfter(wait time.Duration, asDate bool) string {
 
 // sleep waits for the drawn latency, or until the caller has gone. In that case the request is
 // executed at once, because the vendor does not notice either.
-func (f fate) sleep(ctx context.Context) {
+func (f drawnFault) sleep(ctx context.Context) {
 	if f.wait <= 0 {
 		return
 	}

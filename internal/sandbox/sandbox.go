@@ -132,8 +132,8 @@ type Sandbox struct {
 	faults    atomic.Pointer[[]Faults]
 	behaviour atomic.Pointer[Behaviour]
 
-	answers atomic.Uint64 // numbers the responses, for their correlation ids
-	fates   atomic.Uint64 // numbers the draws of faults
+	answers    atomic.Uint64 // numbers the responses, for their correlation ids
+	faultDraws atomic.Uint64 // numbers the draws of faults
 
 	mu sync.Mutex // guards everything below; held for microseconds only
 	world

@@ -158,22 +158,22 @@ func (s *Sandbox) vendor(op Operation, subject func(*http.Request) *grant, run f
 		c := call{Request: r, correlationID: s.dice("correlation", s.answers.Add(1)).uuid()}
 		w.Header().Set("Correlation-Id", c.correlationID)
 		s.Behaviour().date(w.Header(), s.now())
-		fate := s.draw(op, r.URL.Path)
-		leave := s.enter(op, fate, subject, r)
-		fate.sleep(r.Context())
+		fault := s.drawFault(op, r.URL.Path)
+		leave := s.enter(op, fault, subject, r)
+		fault.sleep(r.Context())
 
 		var a answer
-		switch fate.kind {
-		case fateCut:
+		switch fault.kind {
+		case faultCut:
 			leave()
 			s.cut(r.Context(), op, c.correlationID)
-		case fate500:
+		case fault500:
 			a = plain(http.StatusInternalServerError, textBroken)
-		case fate429:
+		case fault429:
 			a = plain(http.StatusTooManyRequests, textThrottled)
-		case fate503:
+		case fault503:
 			a = plain(http.StatusServiceUnavailable, textUnavailable)
-		case fateNone, fateCutAfter, fateLatency:
+		case faultNone, faultCutAfter, faultLatency:
 			a = run(c)
 		}
 		// Before the response is sent: the client may call again as soon as it has it.
@@ -181,14 +181,14 @@ func (s *Sandbox) vendor(op Operation, subject func(*http.Request) *grant, run f
 		for name, value := range a.header {
 			w.Header().Set(name, value)
 		}
-		if fate.retryAfter != "" {
-			w.Header().Set("Retry-After", fate.retryAfter)
+		if fault.retryAfter != "" {
+			w.Header().Set("Retry-After", fault.retryAfter)
 		}
-		if fate.kind == fateCutAfter {
+		if fault.kind == faultCutAfter {
 			if a.lost != nil {
 				a.lost()
 			}
-			if fate.middle && len(a.body) > 1 {
+			if fault.middle && len(a.body) > 1 {
 				// The loss is recorded before the client can notice.
 				_ = write(w, a, len(a.body)/2) // it is cut anyway
 			}
@@ -199,18 +199,18 @@ func (s *Sandbox) vendor(op Operation, subject func(*http.Request) *grant, run f
 }
 
 // enter counts a request and returns a function that ends it.
-func (s *Sandbox) enter(op Operation, f fate, subject func(*http.Request) *grant, r *http.Request) func() {
+func (s *Sandbox) enter(op Operation, f drawnFault, subject func(*http.Request) *grant, r *http.Request) func() {
 	if op == OpToken {
 		_ = r.ParseForm() // outside the lock, because it reads the body; token notices what is missing
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tally.Requests[op]++
-	if f.kind != fateNone {
+	if f.kind != faultNone {
 		s.tally.Faults[string(f.kind)]++
 	}
 	if f.wait > 0 {
-		s.tally.Faults[string(fateLatency)]++
+		s.tally.Faults[string(faultLatency)]++
 	}
 	var g *grant
 	if subject != nil {
