@@ -124,32 +124,11 @@ func (w *runner) work(ctx context.Context) error {
 	life, stopLife := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLife()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(w.r.c.Grace, stopLife) })()
-	timer := time.NewTimer(0)
-	defer timer.Stop()
 	w.share = w.r.shares.join(w.sel.callback)
 	defer w.share.leave()
 	w.atHand.Join(w.r.memory)
 	defer func() { w.atHand.DropAll(); w.r.memory.Join(-1) }()
-	var err error
-	for ctx.Err() == nil && w.doc.Running() && err == nil {
-		w.proceed(ctx, turns, life)
-		if w.complete() {
-			break
-		}
-		timer.Reset(max(time.Until(w.nextLook()), time.Millisecond))
-		select {
-		case a := <-w.results:
-			w.judge(a)
-		case <-timer.C:
-		case <-w.changed:
-			w.hurry()
-			err = w.look(ctx)
-		case <-ctx.Done():
-		}
-		if err == nil {
-			err = w.storeIfDue(ctx)
-		}
-	}
+	err := w.loop(ctx, turns, life, w.look, w.store)
 	stopTurns()
 	for w.flying > 0 {
 		w.judge(<-w.results)
@@ -158,6 +137,34 @@ func (w *runner) work(ctx context.Context) error {
 		return err
 	}
 	return w.finish(ctx)
+}
+
+// loop reads, sends, judges and stores until everything that the replay selects has ended, the replay or
+// ctx has ended, or look or write fails. Attempts wait for their turn until turns ends, and are cut off
+// when life ends. Look is called when something has changed, write when it is time to store.
+func (w *runner) loop(ctx, turns, life context.Context, look, write func(context.Context) error) (err error) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for ctx.Err() == nil && w.doc.Running() && err == nil {
+		w.proceed(ctx, turns, life)
+		if w.complete() {
+			return nil
+		}
+		timer.Reset(max(time.Until(w.nextLook()), time.Millisecond))
+		select {
+		case a := <-w.results:
+			w.judge(a)
+		case <-timer.C:
+		case <-w.changed:
+			w.hurry()
+			err = look(ctx)
+		case <-ctx.Done():
+		}
+		if err == nil {
+			err = w.storeIfDue(ctx, write)
+		}
+	}
+	return err
 }
 
 // proceed reads on and begins every attempt that may be made now.

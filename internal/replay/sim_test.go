@@ -23,7 +23,7 @@ import (
 )
 
 // simWorld is a replay at work on a log, a callback, a receiver and a store that a test has made up, in virtual time.
-// Its goroutine is the runner's; attempts have goroutines of their own.
+// The loop is the runner's own, in the goroutine of the test; attempts have goroutines of their own.
 type simWorld struct {
 	t      *rapid.T
 	r      *Replayer
@@ -142,8 +142,11 @@ func (s *simWorld) problem(format string, args ...any) {
 	s.problems = append(s.problems, fmt.Sprintf(format, args...))
 }
 
-// Gone implements Callbacks.
-func (s *simWorld) Gone(string, string, int) { s.gone <- struct{}{} }
+// Gone implements Callbacks: the callback is disabled a moment later.
+func (s *simWorld) Gone(string, string, int) {
+	s.gone <- struct{}{}
+	s.w.wake()
+}
 
 // make is an attempt, as delivery.Deliverer makes it.
 func (s *simWorld) make(ctx context.Context, _ delivery.Lease, a *delivery.Attempt) {
@@ -326,32 +329,23 @@ func (s *simWorld) leave(crash bool) {
 
 // run works the replay for some time, or until it has ended.
 func (s *simWorld) run(most time.Duration) {
-	w, end, timer := s.w, time.After(most), time.NewTimer(0)
-	defer timer.Stop()
-	for w.doc.Running() {
-		w.proceed(context.Background(), s.turns, s.life)
-		if w.complete() {
-			return
-		}
-		timer.Reset(max(time.Until(w.nextLook()), time.Millisecond))
-		select {
-		case a := <-w.results:
-			w.judge(a)
-		case <-timer.C:
-		case <-w.changed:
-			w.hurry()
-			w.retarget()
-		case <-s.gone:
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	defer time.AfterFunc(most, cancel).Stop()
+	if len(s.gone) > 0 { // a replica that has died did not come to see it
+		s.w.wake()
+	}
+	look := func(context.Context) error {
+		for len(s.gone) > 0 {
+			<-s.gone
 			s.change(func(cb *relay.Callback, _ *relay.Client) { cb.Disabled = &relay.Disabled{} })
-		case <-end:
-			return
 		}
-		if w.cur.Dirty() {
-			w.storing.soon(time.Now())
-		}
-		if due := w.storing.due; !due.IsZero() && !time.Now().Before(due) {
-			s.store(true)
-		}
+		s.w.retarget()
+		return nil
+	}
+	write := func(context.Context) error { s.store(true); return nil }
+	if err := s.w.loop(ctx, s.turns, s.life, look, write); err != nil {
+		s.t.Fatal(err)
 	}
 }
 

@@ -38,15 +38,15 @@ func (s *storing) soon(now time.Time) {
 	}
 }
 
-// storeIfDue makes a round if it is time. What fails is tried again.
-func (w *runner) storeIfDue(ctx context.Context) error {
+// storeIfDue calls write if it is time to store. What fails is tried again.
+func (w *runner) storeIfDue(ctx context.Context, write func(context.Context) error) error {
 	if w.cur.Dirty() {
 		w.storing.soon(time.Now())
 	}
 	if due := w.storing.due; due.IsZero() || time.Now().Before(due) {
 		return nil
 	}
-	err := w.store(ctx)
+	err := write(ctx)
 	if err != nil && !errors.Is(err, errFenced) {
 		w.r.complain(err)
 		w.storing.due = time.Now().Add(storeAgain)
