@@ -42,7 +42,8 @@ func (c *backupCommand) Run(p program) error {
 	for _, s := range m.Streams {
 		messages += s.Messages
 	}
-	_, err = fmt.Fprintf(p.stdout, "%s: %d messages of %d streams, formats %d, taken in %s\nThe encryption keys are not in it. Keep them elsewhere; their fingerprint is %s.\n",
+	_, err = fmt.Fprintf(p.stdout, "%s: %d messages of %d streams, formats %d, taken in %s\n"+
+		"The encryption keys are not in it. Keep them elsewhere; their fingerprint is %s.\n",
 		c.Dir, messages, len(m.Streams), m.Formats, m.Ended.Sub(m.Began).Round(time.Millisecond), m.Keys)
 	return err
 }
@@ -64,12 +65,14 @@ func (c *restoreCommand) Run(p program) error {
 	if err != nil {
 		return whichKeys(err)
 	}
-	fmt.Fprintf(p.stdout, "Restored what there was at %s. What came after that is not in it.\nNumbers of events run %s ahead of the clock from now on (--ahead for another restore, should this store be lost).\n",
+	fmt.Fprintf(p.stdout, "Restored what there was at %s. What came after that is not in it.\n"+
+		"Numbers of events run %s ahead of the clock from now on (--ahead for another restore, should this store be lost).\n",
 		m.Ended.Format(time.RFC3339), m.Ahead)
 	if len(m.Consents) == 0 {
 		return nil
 	}
-	fmt.Fprintln(p.stdout, "\nA refresh token is good for one use. A connection whose token was refreshed after the time below needs consent again:\nthe relay says so (consent-required) as soon as the vendor refuses it.")
+	fmt.Fprintln(p.stdout, "\nA refresh token is good for one use. A connection whose token was refreshed after the time below needs consent again:\n"+
+		"the relay says so (consent-required) as soon as the vendor refuses it.")
 	table := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "CONNECTION\tLAST REFRESH IN THE BACKUP")
 	for _, consent := range m.Consents {

@@ -29,8 +29,8 @@ func (doctorCommand) Help() string {
 
 // What the report above has: something to mend, or only something that could not be looked at.
 var (
-	errSick     = errors.New("something must be mended, see above")
-	errUnlooked = errors.New("something could not be looked at, see above")
+	errMustMend    = errors.New("something must be mended, see above")
+	errNotExamined = errors.New("something could not be looked at, see above")
 )
 
 // Run prints what is wrong with a relay, and how to mend it.
@@ -61,7 +61,7 @@ func (c *doctorCommand) Run(p program) error {
 	}
 	r.Add(c.settings(err, false))
 	if err == nil {
-		c.alone(p, checked, reached, &r)
+		c.checkWithoutRelay(p, checked, reached, &r)
 	}
 	r.Add(doctor.Unknown(doctor.Connections, "", "only a running relay knows"), doctor.Unknown(doctor.Callbacks, "", "only a running relay knows"))
 	return c.report(p, r)
@@ -90,9 +90,9 @@ func (c *doctorCommand) report(p program, r doctor.Report) error {
 	}
 	switch {
 	case r.Sick(c.Operators):
-		return errSick
+		return errMustMend
 	case c.Complete && r.Unlooked(c.Operators):
-		return errUnlooked
+		return errNotExamined
 	}
 	return nil
 }
@@ -116,9 +116,9 @@ func (c *doctorCommand) address() (string, error) {
 	return "http://" + net.JoinHostPort(host, port), nil
 }
 
-// alone checks what can be seen without a report of a running relay; reached means that something listens where it is
-// expected.
-func (c *doctorCommand) alone(p program, checked settings.Config, reached bool, r *doctor.Report) {
+// checkWithoutRelay checks what can be seen without a report of a running relay; reached means that something listens
+// where it is expected.
+func (c *doctorCommand) checkWithoutRelay(p program, checked settings.Config, reached bool, r *doctor.Report) {
 	r.Add(doctor.InTheClear(checked.InTheClear())...)
 	parts, err := limits.Divide(limits.Needs{
 		Embedded: checked.NATSURL == "", Subscribers: checked.NATSListen != "", VendorRate: checked.AudatexRate,

@@ -76,7 +76,8 @@ func main() {
 func run(p program, args []string) int {
 	exited := -1
 	parser, err := kong.New(&commands{}, kong.Name("relay"),
-		kong.Description("Hands on what happens to parts orders in Audatex's Inpart: from the vendor's polled queue to NATS subjects and signed HTTP callbacks."),
+		kong.Description("Hands on what happens to parts orders in Audatex's Inpart: "+
+			"from the vendor's polled queue to NATS subjects and signed HTTP callbacks."),
 		kong.Vars{"version": buildVersion()}, kong.Writers(p.stdout, p.stderr),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 120}),
 		kong.Exit(func(code int) { exited = code }),

@@ -20,7 +20,7 @@ func TestMetricsToken(t *testing.T) {
 	t.Parallel()
 	const token = "a-token-for-the-scraper"
 	registry := newRegistry()
-	doors := ingress.NewMetrics(registry)
+	ingressMetrics := ingress.NewMetrics(registry)
 	log := slog.New(slog.DiscardHandler)
 	read := func(h http.Handler, authorization string) (int, string, http.Header) {
 		r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
@@ -32,11 +32,11 @@ func TestMetricsToken(t *testing.T) {
 		body, _ := io.ReadAll(w.Body)
 		return w.Code, string(body), w.Header()
 	}
-	open, _ := metricsServer(prometheus.NewRegistry(), relay.Secret{}, doors, log)
+	open, _ := metricsServer(prometheus.NewRegistry(), relay.Secret{}, ingressMetrics, log)
 	if code, body, _ := read(open.Handler, ""); code != http.StatusOK {
 		t.Errorf("without a token: %d %s", code, body)
 	}
-	server, guard := metricsServer(registry, relay.NewSecret(token), doors, log)
+	server, guard := metricsServer(registry, relay.NewSecret(token), ingressMetrics, log)
 	guarded := server.Handler
 	for authorization, says := range map[string]string{
 		"": "RELAY_METRICS_TOKEN", "Bearer": "RELAY_METRICS_TOKEN", "Basic " + token: "RELAY_METRICS_TOKEN",
@@ -47,7 +47,7 @@ func TestMetricsToken(t *testing.T) {
 			t.Errorf("%q: %d %s", authorization, code, body)
 		}
 	}
-	if a, b := testutil.ToFloat64(doors.FailureCounter("metrics", "missing")), testutil.ToFloat64(doors.FailureCounter("metrics", "token")); a != 3 || b != 2 {
+	if a, b := testutil.ToFloat64(ingressMetrics.FailureCounter("metrics", "missing")), testutil.ToFloat64(ingressMetrics.FailureCounter("metrics", "token")); a != 3 || b != 2 {
 		t.Errorf("%v without a token and %v with a wrong one are counted", a, b)
 	}
 	for range ingress.DefaultFailures {

@@ -46,7 +46,7 @@ func (external) Stop()                   {}
 
 // connect connects to the external cluster, or starts the embedded server.
 func (s start) connect(
-	ctx context.Context, c settings.StoreConfig, listen settings.Listen, limits natsd.Limits, doors *ingress.Metrics,
+	ctx context.Context, c settings.StoreConfig, listen settings.Listen, limits natsd.Limits, ingressMetrics *ingress.Metrics,
 ) (bus, *nats.Conn, error) {
 	if c.NATSURL != "" {
 		nc, err := s.dial(ctx, c)
@@ -56,7 +56,7 @@ func (s start) connect(
 	server, err := natsd.Start(natsd.Config{
 		Dir: c.DataDir, SyncInterval: c.SyncEvery, SyncAlways: c.SyncAlways,
 		Listen: listen.NATSListen, ListenCert: listen.NATSListenCert, ListenKey: listen.NATSListenKey,
-		Prefix: c.NATSPrefix, Subscribers: limits, Ingress: doors, Log: s.log,
+		Prefix: c.NATSPrefix, Subscribers: limits, Ingress: ingressMetrics, Log: s.log,
 	})
 	switch {
 	case errors.Is(err, natsd.ErrListen):

@@ -75,7 +75,8 @@ func (c *sandboxCommand) Run(p program) error {
 		return settings.Wrong("--addr", "%w", err)
 	}
 	base := "http://" + listener.Addr().String()
-	fmt.Fprintf(p.stdout, "RELAY_AUDATEX_BASE_URL=%s\nRELAY_AUDATEX_AUTH_URL=%s\nRELAY_AUDATEX_TOKEN_URL=%s\nRELAY_AUDATEX_CLIENT_ID=%s\nRELAY_AUDATEX_CLIENT_SECRET=%s\n",
+	fmt.Fprintf(p.stdout, "RELAY_AUDATEX_BASE_URL=%s\nRELAY_AUDATEX_AUTH_URL=%s\nRELAY_AUDATEX_TOKEN_URL=%s\n"+
+		"RELAY_AUDATEX_CLIENT_ID=%s\nRELAY_AUDATEX_CLIENT_SECRET=%s\n",
 		base+sandbox.APIPath, base+sandbox.AuthorizePath, base+sandbox.TokenPath, c.ClientID, c.Secret)
 	fmt.Fprintf(p.stderr, "the sandbox listens; its control API is %s (docs/sandbox.md)\n", base+sandbox.ControlPath)
 	return ingress.Serve(p.ctx, &http.Server{Handler: s.Handler(), ReadHeaderTimeout: 10 * time.Second}, listener)

@@ -65,15 +65,15 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	if err != nil {
 		return settings.Wrong("RLIMIT_NOFILE", "%w", err)
 	}
-	doors := ingress.NewMetrics(registry)
+	ingressMetrics := ingress.NewMetrics(registry)
 
 	// Listening comes first: a wrong address is a setting's error, and nobody gets an answer before there is one.
-	api, err := listen("RELAY_HTTP_ADDR", c.HTTPAddr, "api", parts.API, doors, log)
+	api, err := listen("RELAY_HTTP_ADDR", c.HTTPAddr, "api", parts.API, ingressMetrics, log)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = api.Close() }()
-	metrics, err := listen("RELAY_METRICS_ADDR", c.MetricsAddr, "metrics", parts.Metrics, doors, log)
+	metrics, err := listen("RELAY_METRICS_ADDR", c.MetricsAddr, "metrics", parts.Metrics, ingressMetrics, log)
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	front.Open(consent.Beside(consent.Starting(c.PublicURL), httpapi.Starting(c.PublicURL, front.Ready)))
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	running := group.Group{OnFailure: fail}
-	var used closers // by what runs
+	var toClose closers // used by what runs
 	defer func() {
 		stopServing()
 		ended := running.Wait()
@@ -92,12 +92,12 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 		if failed = errors.Join(failed, ended); failed == nil {
 			log.Info("stopped")
 		}
-		used.close()
+		toClose.close()
 	}()
 	running.Go(serving, "the HTTP API", func(ctx context.Context) error {
 		return ingress.Serve(ctx, httpapi.NewServer(front, log), api)
 	})
-	scraped, guard := metricsServer(registry, relay.NewSecret(c.MetricsToken), doors, log)
+	scraped, guard := metricsServer(registry, relay.NewSecret(c.MetricsToken), ingressMetrics, log)
 	running.Go(serving, "the metrics", func(ctx context.Context) error {
 		return ingress.Serve(ctx, scraped, metrics)
 	})
@@ -106,25 +106,25 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	start := start{log: log, waiting: front.Waiting}
 	bus, nc, err := start.connect(ctx, c.StoreConfig, c.Listen, natsd.Limits{
 		Connections: parts.Subscribers, Pending: parts.SubscriberPending, Together: parts.SubscribersPending,
-	}, doors)
+	}, ingressMetrics)
 	if err != nil {
 		return err
 	}
-	used.add(bus.Stop, nc.Close)
+	toClose.add(bus.Stop, nc.Close)
 	parts.Log(log)
 	_, keyless := os.Stat(filepath.Join(c.DataDir, store.KeyFile))
 	sealer, err := newSealer(c.Keyset, c.DataDir)
 	if err != nil {
 		return err
 	}
-	var room *store.Room
+	var diskRoom *store.Room
 	if embedded {
-		room = store.NewRoom(c.DataDir)
+		diskRoom = store.NewRoom(c.DataDir)
 	}
 	var s *store.Store
 	if err := start.step(ctx, "the store cannot be opened", func() (err error) {
 		s, err = store.Open(ctx, store.Config{
-			Conn: nc, Sealer: sealer, Room: room, Log: log,
+			Conn: nc, Sealer: sealer, Room: diskRoom, Log: log,
 			Topology: topology.Topology{Prefix: c.NATSPrefix, Replicas: c.StreamReplicas, Retention: c.Retention.D()},
 		})
 		return err
@@ -134,7 +134,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	sizes := store.NewSizes(s)
 	registry.MustRegister(s.Health().Collector(), sizes)
 	running.Go(serving, "the store's health", s.Run)
-	running.Go(serving, "the store's size", always(sizes.Run))
+	running.Go(serving, "the store's size", neverFails(sizes.Run))
 	if err := start.step(ctx, "what the keys must open cannot be read", func() error {
 		return checkKeys(ctx, s, c, errors.Is(keyless, fs.ErrNotExist))
 	}); err != nil {
@@ -173,7 +173,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	if err != nil {
 		return settings.Wrong("RELAY_AUDATEX_BASE_URL", "%w", err)
 	}
-	used.add(client.Close)
+	toClose.add(client.Close)
 	owned := shard.NewOwned(log)
 	tokens, err := audatex.NewTokens(audatex.TokensConfig{
 		AuthURL: c.AudatexAuthURL, TokenURL: c.AudatexTokenURL, ClientID: c.AudatexClientID,
@@ -226,7 +226,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 		AllowCIDRs: c.Allow, Proxy: c.Proxy, MaxConnections: parts.ReceiverConnections, UserAgent: userAgent,
 		RootCAs: c.Roots,
 	})
-	used.add(sending.Close)
+	toClose.add(sending.Close)
 	delivering := delivery.New(delivery.Config{
 		Store: s, Sender: sending, MaxAttempts: parts.Attempts, HeldBytes: parts.HeldBytes, Metrics: registry, Log: log,
 	})
@@ -249,7 +249,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	})
 	apis, err = httpapi.New(httpapi.Config{
 		Store: s, Keys: keys, Admins: admins, PublicURL: c.PublicURL, SchemaURL: schemaBase(c, api.Addr()), CallbackNets: c.Allow,
-		Restored: mark.Restored, Encryption: resealing.Status, Proxies: c.Proxies, Waiting: parts.Waiting, Ingress: doors,
+		Restored: mark.Restored, Encryption: resealing.Status, Proxies: c.Proxies, Waiting: parts.Waiting, Ingress: ingressMetrics,
 		UserAgent: userAgent, Doctor: examining,
 		Dispatcher: callbacks{dispatching, delivering, asking}, Replays: replaying, Poller: pollers{asking}, Reconciler: reconcilers{asking},
 		Resolver: notifications{resolving, vendor},
@@ -286,19 +286,19 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	budget.OnBacklog(resolving.Behind)
 	share := quota.Share{
 		Rate: c.AudatexRate, Budget: budget, Connections: func() (own, all int) { return owned.Count(polling.Count()) },
-		Members: func() (int, relay.Throttle) { return live(member) },
+		Members: func() (int, relay.Throttle) { return liveReplicas(member) },
 	}
 
 	// Everything runs. Sharing stops first and with it the work on every shard, then the stages; what serves goes on
 	// until they have drained.
 	front.Open(consent.Beside(consents, apis.Handler()))
 	if c.AdminTokenFile != "" || c.AdminTokensFile != "" {
-		running.Go(serving, "the administrators' tokens", always(func(ctx context.Context) {
+		running.Go(serving, "the administrators' tokens", neverFails(func(ctx context.Context) {
 			settings.Follow(ctx, log, c.Rereads, "the administrators' tokens", c.ReadAdmins, func(read []access.Admin) { admins.Renew(read, log) })
 		}))
 	}
 	if c.MetricsTokenFile != "" {
-		running.Go(serving, "the token of /metrics", always(func(ctx context.Context) {
+		running.Go(serving, "the token of /metrics", neverFails(func(ctx context.Context) {
 			settings.Follow(ctx, log, c.Rereads, "the token of /metrics", c.ReadMetricsToken, func(token string) {
 				if guard.Renew(token) {
 					log.Warn("the token of /metrics has changed")
@@ -307,7 +307,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 		}))
 	}
 	if c.CallbackCAFile != "" {
-		running.Go(serving, "the authorities of callbacks", always(func(ctx context.Context) {
+		running.Go(serving, "the authorities of callbacks", neverFails(func(ctx context.Context) {
 			settings.Follow(ctx, log, c.Rereads, "the authorities of callbacks", c.ReadRoots, func(roots *x509.CertPool) {
 				if sending.Trust(roots) {
 					log.Warn("the authorities of callbacks have changed")
@@ -315,12 +315,12 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 			})
 		}))
 	}
-	running.Go(serving, "the encryption keys", always(resealing.Run))
-	running.Go(serving, "the API keys", always(keys.Run))
-	running.Go(serving, "the uses of API keys", always(func(ctx context.Context) { uses.Run(ctx, keys, publishing) }))
+	running.Go(serving, "the encryption keys", neverFails(resealing.Run))
+	running.Go(serving, "the API keys", neverFails(keys.Run))
+	running.Go(serving, "the uses of API keys", neverFails(func(ctx context.Context) { uses.Run(ctx, keys, publishing) }))
 	running.Go(serving, "the copy of the log", func(ctx context.Context) error { return runEvents(ctx, events, keys) })
-	running.Go(serving, "the consents", always(consents.Run))
-	running.Go(serving, "the API's feed", always(apis.Run))
+	running.Go(serving, "the consents", neverFails(consents.Run))
+	running.Go(serving, "the API's feed", neverFails(apis.Run))
 	if !embedded { // the only replica there can be has the whole of it
 		running.Go(serving, "the share of the vendor's budget", share.Run)
 	}
@@ -399,13 +399,13 @@ func (c *closers) close() {
 	}
 }
 
-// always makes a part of one that cannot fail.
-func always(run func(context.Context)) func(context.Context) error {
+// neverFails makes a part of a group of a function that returns no error.
+func neverFails(run func(context.Context)) func(context.Context) error {
 	return func(ctx context.Context) error { run(ctx); return nil }
 }
 
 // lastRefresh is what token refreshes under way get at least when everything else has ended, as an answer that is
-// cut off may cost a consent: little, as whoever stops the relay kills it five seconds after the grace.
+// cut off may cost a consent. It is little, as a process manager kills the relay five seconds after the grace.
 const lastRefresh = 2 * time.Second
 
 // refreshesEnd is until when token refreshes may go on: to the end of the same grace that the attempts had.

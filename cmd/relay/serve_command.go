@@ -28,8 +28,8 @@ func (serveCommand) Help() string {
 
 // Run serves until SIGTERM, then drains.
 func (c *serveCommand) Run(p program) error {
-	heard := hear()
-	defer heard.stop()
+	signals := takeSignals()
+	defer signals.stop()
 	checked, err := c.Check()
 	if err != nil {
 		return err
@@ -39,7 +39,7 @@ func (c *serveCommand) Run(p program) error {
 	slog.SetDefault(log.Logger) // what libraries write by the log package goes the same way
 	p.warn(checked.StoreConfig, log.Logger)
 	checked.Rereads = &settings.Rereads{}
-	heard.follow(log, checked.Rereads)
+	signals.follow(log, checked.Rereads)
 	if c.CPUProfile != "" {
 		stop, err := profile(c.CPUProfile)
 		if err != nil {
@@ -83,13 +83,13 @@ func newRegistry() *prometheus.Registry {
 
 // listen listens on a setting's address, within bounds.
 func listen(
-	setting, address, name string, bounds ingress.Bounds, doors *ingress.Metrics, log *slog.Logger,
+	setting, address, name string, bounds ingress.Bounds, ingressMetrics *ingress.Metrics, log *slog.Logger,
 ) (*ingress.Listener, error) {
 	inner, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, settings.Wrong(setting, "%w", err)
 	}
-	return ingress.NewListener(inner, name, bounds, doors, log), nil
+	return ingress.NewListener(inner, name, bounds, ingressMetrics, log), nil
 }
 
 // warnOfListen warns when keys would cross a network in the clear.

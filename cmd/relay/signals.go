@@ -17,8 +17,8 @@ type signals struct {
 	done  sync.WaitGroup
 }
 
-// hear begins to take signals.
-func hear() *signals {
+// takeSignals begins to take signals.
+func takeSignals() *signals {
 	s := &signals{came: make(chan os.Signal, 4), ended: make(chan struct{})}
 	signal.Notify(s.came, syscall.SIGUSR1, syscall.SIGHUP)
 	return s
@@ -37,7 +37,8 @@ func (s *signals) follow(log *logging.Log, rereads *settings.Rereads) {
 					log.ToggleDebug()
 					continue
 				}
-				log.Info("SIGHUP: the files of administrators' tokens, of the token of /metrics and of callbacks' authorities are read again; other settings need a restart")
+				log.Info("SIGHUP: the files of administrators' tokens, of the token of /metrics and of callbacks' authorities are read again; " +
+					"other settings need a restart")
 				rereads.Now()
 			}
 		}

@@ -98,8 +98,8 @@ func replicaName() string {
 	return name
 }
 
-// live returns how many replicas there are, and what the vendor has asked of any of them.
-func live(m *shard.Member) (int, relay.Throttle) {
+// liveReplicas returns how many replicas there are, and what the vendor has asked of any of them.
+func liveReplicas(m *shard.Member) (int, relay.Throttle) {
 	var asked relay.Throttle
 	peers, _ := m.Members()
 	for _, p := range peers {

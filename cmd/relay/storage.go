@@ -110,5 +110,6 @@ func checkKeys(ctx context.Context, s *store.Store, c settings.Config, made bool
 	if made {
 		_ = os.Remove(file)
 	}
-	return settings.Wrong("RELAY_ENCRYPTION_KEYS", "%s opens none of the %d secrets in the store: put the file back that was made on first start, or set the keyset that they were encrypted with", file, sealed)
+	return settings.Wrong("RELAY_ENCRYPTION_KEYS", "%s opens none of the %d secrets in the store: put the file back that was made on first start, "+
+		"or set the keyset that they were encrypted with", file, sealed)
 }
