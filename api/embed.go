@@ -1,6 +1,7 @@
-// Package api holds the relay's contracts: the OpenAPI document of the HTTP API and the JSON Schemas of its events, as the
-// program enforces them, and the documents that it serves. The documents are the truth; internal/httpapi is generated from
-// them and tested against them. Begin with openapi.yaml; build/ makes the served ones from it and from examples/.
+// Package api holds the relay's contracts: the OpenAPI document of the HTTP API and the JSON Schemas of its events, as
+// the program enforces them, and the documents that it serves. The documents are the truth; internal/httpapi is
+// generated from them and tested against them. Begin with openapi.yaml; build/ makes the served ones from it and from
+// examples/.
 package api
 
 import "embed"

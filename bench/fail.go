@@ -47,8 +47,8 @@ func end(closing func() error) {
 	must(err)
 }
 
-// spread calls do for each of n things, with several workers side by side, and returns an error that one of them returned.
-// Things that are a multiple of workers apart are done by one worker, one after the other.
+// spread calls do for each of n things, with several workers side by side, and returns an error that one of them
+// returned. Things that are a multiple of workers apart are done by one worker, one after the other.
 func spread(workers, n int, do func(worker, i int) error) error {
 	var working errgroup.Group
 	for w := range workers {

@@ -99,8 +99,8 @@ func (f *fleet) cpu() (all float64) {
 	return all
 }
 
-// put makes many PUT requests, some at a time, spread over the relays. A busy machine responds 503, so each is tried three
-// times.
+// put makes many PUT requests, some at a time, spread over the relays. A busy machine responds 503, so each is tried
+// three times.
 func (f *fleet) put(n int, request func(i int) (path string, body any, err error)) {
 	must(spread(16, n, func(_, i int) error {
 		path, body, err := request(i)

@@ -59,8 +59,8 @@ func sayLatency(name string, s seen) {
 	say(name+"_max_ms", "%.2f", s.Max)
 }
 
-// sayDifference prints by how much the 99th percentile is larger beside something else than alone: it may be by a tenth,
-// or 5 ms.
+// sayDifference prints by how much the 99th percentile is larger beside something else than alone: it may be by a
+// tenth, or 5 ms.
 func sayDifference(name string, alone, beside seen) {
 	difference, allowed := beside.P99-alone.P99, max(alone.P99*0.1, 5)
 	say(name+"_p99_difference_ms", "%.2f (at most %.2f: %s)", difference, allowed, verdict(difference <= allowed))

@@ -20,8 +20,8 @@ const (
 	mostScraped = 2.5
 )
 
-// measureScrape counts the series and bytes of a scrape with ten thousand connections, all of them without a token and so in
-// trouble, and a thousand callbacks.
+// measureScrape counts the series and bytes of a scrape with ten thousand connections, all of them without a token and
+// so in trouble, and a thousand callbacks.
 func (b *bench) measureScrape() {
 	dir := filepath.Join(b.dir, "scrape")
 	nowhere := []string{

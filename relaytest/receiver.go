@@ -155,7 +155,9 @@ func (r *Receiver) verify(req *http.Request, body []byte, at time.Time) (d *Deli
 	if got := req.Header.Get("Content-Type"); req.Method != http.MethodPost || got != "application/json" {
 		return nil, fmt.Sprintf("event %s came as %s of %q", event.ID, req.Method, got), http.StatusBadRequest
 	}
-	return &Delivery{Event: event.ID, Subject: event.Subject, Sequence: event.Sequence, At: at, Sender: req.UserAgent(), Replay: req.Header.Get("webhook-replay")}, "", http.StatusBadRequest
+	return &Delivery{
+		Event: event.ID, Subject: event.Subject, Sequence: event.Sequence, At: at, Sender: req.UserAgent(), Replay: req.Header.Get("webhook-replay"),
+	}, "", http.StatusBadRequest
 }
 
 // keep keeps a delivery, unless its event came with another body before. The caller holds the lock.

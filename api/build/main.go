@@ -1,7 +1,8 @@
-// Command build makes the documents that the relay serves: api/served/openapi.yaml from api/openapi.yaml, api/schemas and
-// api/examples, api/served/asyncapi.yaml from api/asyncapi.yaml and api/schemas, and api/served/details.json from the examples
-// of operational events, for samples. A served document refers to nothing outside itself and contains what a generator of
-// clients must know, where the sources contain what the relay's own code must know. Begin with openapi.go.
+// Command build makes the documents that the relay serves: api/served/openapi.yaml from api/openapi.yaml, api/schemas
+// and api/examples, api/served/asyncapi.yaml from api/asyncapi.yaml and api/schemas, and api/served/details.json from
+// the examples of operational events, for samples. A served document refers to nothing outside itself and contains what
+// a generator of clients must know, where the sources contain what the relay's own code must know. Begin with
+// openapi.go.
 //
 //	go run ./build     in api/, by go generate
 //

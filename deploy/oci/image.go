@@ -32,8 +32,8 @@ const (
 	metrics    = "9464/tcp"
 )
 
-// roots are Mozilla's certificate authorities. Those that are trusted for certificates up to some date only are left out: a bundle of
-// certificates cannot say so, and whoever reads it would trust them altogether.
+// roots are Mozilla's certificate authorities. Those that are trusted for certificates up to some date only are left
+// out: a bundle of certificates cannot say so, and whoever reads it would trust them altogether.
 func roots() []byte {
 	var b bytes.Buffer
 	for root := range bundle.Roots() {
@@ -70,7 +70,8 @@ func assemble(binaries map[string][]byte, build origin) (v1.ImageIndex, error) {
 			return nil, fmt.Errorf("make the image for %s: %w", platform, err)
 		}
 		system, arch, _ := strings.Cut(platform, "/")
-		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: image, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: system, Architecture: arch}}})
+		described := v1.Descriptor{Platform: &v1.Platform{OS: system, Architecture: arch}}
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: image, Descriptor: described})
 	}
 	return index, nil
 }
@@ -127,7 +128,10 @@ func tarOf(files []file, build origin) ([]byte, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, f := range files {
-		header := &tar.Header{Name: f.name, Mode: f.mode, Uid: f.owner, Gid: f.owner, Size: int64(len(f.data)), ModTime: build.time, Format: tar.FormatUSTAR, Typeflag: tar.TypeReg}
+		header := &tar.Header{
+			Name: f.name, Mode: f.mode, Uid: f.owner, Gid: f.owner, Size: int64(len(f.data)), ModTime: build.time,
+			Format: tar.FormatUSTAR, Typeflag: tar.TypeReg,
+		}
 		if strings.HasSuffix(f.name, "/") {
 			header.Typeflag = tar.TypeDir
 		}

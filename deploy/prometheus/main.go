@@ -1,6 +1,7 @@
 // Command prometheus keeps the relay's rules for Prometheus. It makes the rules of the service level objective (slo),
 // holds all rules to what they must be (lint), and makes copies whose times are shorter, for a test that injects faults
-// (scale). It is a module of its own, so that Prometheus' parser does not get into the relay's. Begin reading at lint.go.
+// (scale). It is a module of its own, so that Prometheus' parser does not get into the relay's. Begin reading at
+// lint.go.
 package main
 
 import (

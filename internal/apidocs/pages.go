@@ -1,7 +1,7 @@
-// Package apidocs makes the documents and pages that describe the API: the OpenAPI document in YAML and JSON, the AsyncAPI
-// document, a reference for people and one page for each type of event. All of them are made once, from the documents in
-// api/, with the relay's public address in them; they hold nothing else of the relay. Pages have no scripts and one style
-// sheet, so that a strict content security policy fits them. Begin with New.
+// Package apidocs makes the documents and pages that describe the API: the OpenAPI document in YAML and JSON, the
+// AsyncAPI document, a reference for people and one page for each type of event. All of them are made once, from the
+// documents in api/, with the relay's public address in them; they hold nothing else of the relay. Pages have no
+// scripts and one style sheet, so that a strict content security policy fits them. Begin with New.
 package apidocs
 
 import (
@@ -133,8 +133,8 @@ func newPage(contentType string, body []byte) (Page, error) {
 	return Page{contentType, bytes.Clone(body), bytes.Clone(compressed.Bytes()), tag}, nil
 }
 
-// addressed returns a document with the relay's address in the place of the example's, and without its first line, which
-// says that it is made and not written.
+// addressed returns a document with the relay's address in the place of the example's, and without its first line,
+// which says that it is made and not written.
 func addressed(document []byte, publicURL string) []byte {
 	_, document, _ = bytes.Cut(document, []byte("\n"))
 	if publicURL == "" {

@@ -107,8 +107,10 @@ func (d document) operation(path, method string, item, n *yaml.Node) operation {
 	for _, list := range []*yaml.Node{yamljson.Get(item, "parameters"), yamljson.Get(n, "parameters")} {
 		for _, p := range items(list) {
 			p, _ = d.resolve(p)
-			shown := parameter{yamljson.Text(yamljson.Get(p, "name")), yamljson.Text(yamljson.Get(p, "in")), yamljson.Text(yamljson.Get(p, "required")) == "true",
-				d.describe(yamljson.Get(p, "schema"), false, 0)}
+			shown := parameter{
+				yamljson.Text(yamljson.Get(p, "name")), yamljson.Text(yamljson.Get(p, "in")),
+				yamljson.Text(yamljson.Get(p, "required")) == "true", d.describe(yamljson.Get(p, "schema"), false, 0),
+			}
 			if text := yamljson.Get(p, "description"); text != nil {
 				shown.Text = text.Value
 			}

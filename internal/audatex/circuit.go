@@ -185,8 +185,8 @@ func (c *circuit) open(now time.Time, err error) {
 		slog.String("host", c.host), slog.Int("failures", c.failures), slog.Any("error", err))
 }
 
-// shown returns whether the metrics show the circuit as open. What is known of a host that was asked nothing for a while
-// is out of date, unless it was well.
+// shown returns whether the metrics show the circuit as open. What is known of a host that was asked nothing for a
+// while is out of date, unless it was well.
 func (c *circuit) shown(now time.Time) (open, known bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,5 +1,5 @@
-// Package backoff waits between tries: longer each time, with jitter, so that many that failed together do not come back
-// together. It never waits beyond its context, and keeps no goroutine. Begin reading at Backoff.
+// Package backoff waits between tries: longer each time, with jitter, so that many that failed together do not come
+// back together. It never waits beyond its context, and keeps no goroutine. Begin reading at Backoff.
 package backoff
 
 import (

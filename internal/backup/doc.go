@@ -23,8 +23,9 @@
 //	inbox
 //	audit         nobody relies on it
 //	consents      a consent that has ended claims its connection's tokens
-//	callbacks, clients, connections, tokens     nobody relies on them but by name; a token is worth the more the younger it is.
-//	                                            A callback that its client's document does not list is entered there (httpapi/sweep.go)
+//	callbacks, clients, connections, tokens     others refer to them by name only; the younger a token is, the better.
+//	                                            A callback that its client's document does not list is added to it
+//	                                            (httpapi/sweep.go)
 //	owners        last: its sequence is where epochs come from, so none of the documents above has a higher one
 //
 // # One bucket

@@ -96,7 +96,8 @@ func Restore(ctx context.Context, c Config, dir string, replace bool) (Manifest,
 	case undo != nil:
 		return m, fmt.Errorf("%w; and what was restored could not be removed again (%w): no relay starts on it, run restore again with --replace", err, undo)
 	case replaced: // a relay on an empty store would give out numbers of events a second time
-		return m, fmt.Errorf("%w; what was restored has been removed again, and what was there before is deleted: no relay starts until a restore ends well, run it again with --replace", err)
+		return m, fmt.Errorf("%w; what was restored has been removed again, and what was there before is deleted: "+
+			"no relay starts until a restore ends well, run it again with --replace", err)
 	}
 	return m, fmt.Errorf("%w; what was restored has been removed again", err)
 }
@@ -123,7 +124,8 @@ func (c Config) suits(m Manifest) error {
 		if m.Keys == c.Fingerprint {
 			return fmt.Errorf("%s or %s of the backup is damaged: they do not belong together: %w", manifestFile, proofFile, err)
 		}
-		return fmt.Errorf("%w: the backup needs the keys with fingerprint %s, those given have %s. Set RELAY_ENCRYPTION_KEYS, or put the key file beside the data: %w",
+		return fmt.Errorf("%w: the backup needs the keys with fingerprint %s, those given have %s. "+
+			"Set RELAY_ENCRYPTION_KEYS, or put the key file beside the data: %w",
 			ErrKeys, m.Keys, c.Fingerprint, err)
 	}
 	if err := (topology.Mark{Formats: m.Formats, Ahead: c.aheadOf(m)}).Refuse(c.Topology.Version()); err != nil {
@@ -205,7 +207,8 @@ func (c Config) look(ctx context.Context, js jetstream.JetStream, replace bool) 
 		}
 	}
 	if there.messages > 0 && !replace {
-		return there, fmt.Errorf("%w: it holds %d messages. Restore into an empty one, or say --replace to delete what is there (take a backup of it first)", ErrNotEmpty, there.messages)
+		return there, fmt.Errorf("%w: it holds %d messages. Restore into an empty one, or say --replace to delete what is there (take a backup of it first)",
+			ErrNotEmpty, there.messages)
 	}
 	return there, nil
 }
@@ -230,7 +233,8 @@ func (c Config) putAll(ctx context.Context, js jetstream.JetStream, dir string, 
 		}
 		// What is older than the retention goes at once; nothing else may be missing.
 		if state.LastSeq < s.LastSeq || state.Messages < s.Messages && state.FirstSeq <= s.FirstSeq && config.MaxAge == 0 && !config.AllowMsgTTL {
-			return made, fmt.Errorf("stream %s holds %d messages up to %d after the restore, not %d up to %d", s.Name, state.Messages, state.LastSeq, s.Messages, s.LastSeq)
+			return made, fmt.Errorf("stream %s holds %d messages up to %d after the restore, not %d up to %d",
+				s.Name, state.Messages, state.LastSeq, s.Messages, s.LastSeq)
 		}
 		if err := putTail(ctx, js, dir, s.Tail, c.now()); err != nil {
 			return made, err
@@ -241,7 +245,9 @@ func (c Config) putAll(ctx context.Context, js jetstream.JetStream, dir string, 
 
 // put restores one stream. Servers that were restoring it when that was cut off still have its name
 // for some seconds, and may then make an empty stream of it, or one of half its messages.
-func (c Config) put(ctx context.Context, js jetstream.JetStream, dir string, s Stream, config jetstream.StreamConfig, sign *topology.Restoring) (streamState, error) {
+func (c Config) put(
+	ctx context.Context, js jetstream.JetStream, dir string, s Stream, config jetstream.StreamConfig, sign *topology.Restoring,
+) (streamState, error) {
 	state, err := put(ctx, js, dir, s, config)
 	for began := time.Now(); nameInUse(err) && time.Since(began) < nameFreeAfter; {
 		if !backoff.Sleep(ctx, nameAgain) {

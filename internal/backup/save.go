@@ -55,7 +55,8 @@ func order(t topology.Topology) []string {
 		bucket(topology.Cursors), bucket(topology.Lanes), bucket(topology.Replays), bucket(topology.Orders), bucket(topology.Open),
 		bucket(topology.Unresolved),
 		bucket(topology.Polls), t.Attempts(), t.Events(), t.Inbox(), t.Audit(),
-		bucket(topology.Callbacks), bucket(topology.Uses), bucket(topology.Clients), bucket(topology.Consents), bucket(topology.Connections), bucket(topology.Tokens),
+		bucket(topology.Callbacks), bucket(topology.Uses), bucket(topology.Clients), bucket(topology.Consents),
+		bucket(topology.Connections), bucket(topology.Tokens),
 	}
 	for _, b := range topology.Buckets { // what is added to the table is not left out
 		if b != topology.Owners && !slices.Contains(names, bucket(b)) {

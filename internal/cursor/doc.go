@@ -37,7 +37,7 @@
 //
 //	c, err := cursor.Load(policy, document, lanes, now)  // or cursor.New(policy) and c.Advance(startFrom-1)
 //	c.Adopt(epoch)               // fences off the former owner; store the changes before anything else
-//	c.Clamp(log.LastSeq)         // the log may end before the cursor's position; store the changes before the log grows
+//	c.Clamp(log.LastSeq)         // the log may end before the cursor's position; store this before the log grows
 //	c.ExpireBelow(log.FirstSeq)  // the log may begin later; again whenever FirstSeq has changed
 //
 //	// reading: from c.ReadFrom() on, ascending

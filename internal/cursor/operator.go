@@ -2,8 +2,9 @@ package cursor
 
 import "time"
 
-// Retry makes an order's lane due now. A failure before it is due by the schedule is not counted as one of its attempts. If the circuit is open, the order is probed next, and the
-// probe is due now. It returns false if the order has no lane, or an attempt of it is under way.
+// Retry makes an order's lane due now. A failure before it is due by the schedule is not counted as one of its
+// attempts. If the circuit is open, the order is probed next, and the probe is due now. It returns false if the order
+// has no lane, or an attempt of it is under way.
 func (c *Cursor) Retry(order string, now time.Time) bool {
 	q := c.queues[order]
 	if q == nil || q.lane == nil || q.batch != 0 {
@@ -21,15 +22,15 @@ func (c *Cursor) Retry(order string, now time.Time) bool {
 	return true
 }
 
-// ResumeAll makes everything due now, closes the circuit, clears the failures, and starts slowly. As with Retry, failures
-// before their time are not counted.
+// ResumeAll makes everything due now, closes the circuit, clears the failures, and starts slowly. As with Retry,
+// failures before their time are not counted.
 func (c *Cursor) ResumeAll(now time.Time) {
 	c.look(now)
 	c.resume(now)
 }
 
-// Answers makes everything due now, as a test has shown that the receiver answers. If it was failing, the circuit closes
-// and everything starts slowly. A test is no entry: the receiver goes on failing until it accepts one.
+// Answers makes everything due now, as a test has shown that the receiver answers. If it was failing, the circuit
+// closes and everything starts slowly. A test is no entry: the receiver goes on failing until it accepts one.
 func (c *Cursor) Answers(now time.Time) {
 	if c.State() == OK {
 		return

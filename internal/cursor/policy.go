@@ -108,8 +108,8 @@ func (p *Policy) jittered(w, retryAfter time.Duration) time.Duration {
 	return max(w, min(retryAfter, MaxRetryAfter), 0)
 }
 
-// Probes returns the waits before probes that go with a schedule of retries: its first ones, as long as they are shorter
-// than every, and then every.
+// Probes returns the waits before probes that go with a schedule of retries: its first ones, as long as they are
+// shorter than every, and then every.
 func Probes(retries []time.Duration, every time.Duration) []time.Duration {
 	n := slices.IndexFunc(retries, func(d time.Duration) bool { return d >= every })
 	if n < 0 {

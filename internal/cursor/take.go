@@ -12,8 +12,8 @@ type Batch struct {
 	// Seqs are the entries, ascending. All of them belong to Order, and none of the order's entries
 	// between them is left out.
 	Seqs []uint64
-	// Attempt counts the head's attempts, including this one. A probe is not counted, nor is a failure before the attempt
-	// was due by the schedule.
+	// Attempt counts the head's attempts, including this one. A probe is not counted, nor is a failure before the
+	// attempt was due by the schedule.
 	Attempt int
 	// Probe is set if the circuit is open and this attempt tests whether the receiver is back.
 	Probe bool
@@ -230,10 +230,9 @@ func (c *Cursor) Settle(order string, seqs ...uint64) int {
 	return n
 }
 
-// Fail ends the batch's attempt as failed. Its order waits in a lane for the next attempt, or the
-// batch is Exhausted. An attempt that was made before it was due by the schedule does not count, and leaves the order due
-// as it was. A failed probe does not count as an attempt: it affects the receiver's
-// health, and its order stays where it was.
+// Fail ends the batch's attempt as failed. Its order waits in a lane for the next attempt, or the batch is Exhausted.
+// An attempt that was made before it was due by the schedule does not count, and leaves the order due as it was. A
+// failed probe does not count as an attempt: it affects the receiver's health, and its order stays where it was.
 func (c *Cursor) Fail(b Batch, now time.Time, f Failure) Result {
 	q := c.flying(b)
 	if q == nil || q.held {

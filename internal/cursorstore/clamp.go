@@ -41,11 +41,12 @@ func Bounds(
 // stored: it is called again if this replica dies in between.
 type Tell func(ctx context.Context, taken []Taken, last uint64) error
 
-// Clamp takes every cursor and watermark of the kind that stands beyond the end of its log back to it: after a power cut or a
-// restore the log may end earlier than a cursor says, and positions above the end will be given to other entries. It
-// is for the start, before this replica takes any shard. Other replicas may be at work: the cursors are read before
-// the log's end is, so none that they move meanwhile is taken for too far, and one that was written since is left to
-// its owner, who knows. End returns the log's last position; highest is the highest that any cursor speaks of.
+// Clamp takes every cursor and watermark of the kind that stands beyond the end of its log back to it: after a power
+// cut or a restore the log may end earlier than a cursor says, and positions above the end will be given to other
+// entries. It is for the start, before this replica takes any shard. Other replicas may be at work: the cursors are
+// read before the log's end is, so none that they move meanwhile is taken for too far, and one that was written since
+// is left to its owner, who knows. End returns the log's last position; highest is the highest that any cursor speaks
+// of.
 func (s *Store) Clamp(
 	ctx context.Context, now time.Time, end func(ctx context.Context, highest uint64) (last uint64, err error), tell Tell,
 ) error {
@@ -178,7 +179,8 @@ func (s *Store) ReportClamped(ctx context.Context, to Operational, clamped []str
 		return
 	}
 	slices.Sort(clamped)
-	s.log.Error("the log of events ends earlier than cursors say: it was cut off or restored; they are taken back to its end", "last", last, "cursors", len(clamped))
+	s.log.Error("the log of events ends earlier than cursors say: it was cut off or restored; they are taken back to its end",
+		"last", last, "cursors", len(clamped))
 	for try := range 3 {
 		backoff.Sleep(ctx, time.Duration(try)*reportAgain)
 		err := to.Operational(ctx, relay.NoSite, relay.KindLogClamped, "events",

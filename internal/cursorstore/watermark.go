@@ -28,9 +28,10 @@ type Watermark struct {
 // adoptTries is how often a watermark that a former owner is still writing is written again at once.
 const adoptTries = 5
 
-// AdoptWatermark writes the watermark of a shard under a new owner's epoch. It is for after the documents have been read:
-// one that has not been written since is covered by what is read here. End returns the end of the log, beyond which the
-// watermark is taken back; at is where it stands. Later is 0, or the epoch of a later owner who has written it.
+// AdoptWatermark writes the watermark of a shard under a new owner's epoch. It is for after the documents have been
+// read: one that has not been written since is covered by what is read here. End returns the end of the log, beyond
+// which the watermark is taken back; at is where it stands. Later is 0, or the epoch of a later owner who has written
+// it.
 func (s *Store) AdoptWatermark(
 	ctx context.Context, shard int, epoch uint64, end func(ctx context.Context, at uint64) (uint64, error),
 ) (w Watermark, later uint64, err error) {
@@ -62,8 +63,8 @@ func (s *Store) AdoptWatermark(
 	return w, 0, fmt.Errorf("%w: %s could not be written under the epoch of its shard", store.ErrUnavailable, key)
 }
 
-// StoreWatermark stores a watermark where it has moved to. If a former owner has put something in its place, the next call
-// writes over that. Later is 0, or the epoch of a later owner who has written it.
+// StoreWatermark stores a watermark where it has moved to. If a former owner has put something in its place, the next
+// call writes over that. Later is 0, or the epoch of a later owner who has written it.
 func (s *Store) StoreWatermark(ctx context.Context, w *Watermark, at uint64) (later uint64, err error) {
 	switch r := s.putWatermark(ctx, w, at, false); r.Outcome {
 	case store.Superseded:

@@ -142,8 +142,10 @@ func (d *Doctor) replicas(ctx context.Context) []Check {
 	}
 	found := bad.found("leases")
 	if n := relay.Shards - len(owned); n > 0 {
-		return append(found, Wrong(Replicas, "", plural(n, "shard has", "shards have")+" no owner: their connections are not polled, their callbacks get nothing",
-			"wait for half a minute after a replica has gone; if it stays so, look in the logs of all replicas for lines about the store, and restart them one by one"))
+		return append(found, Wrong(Replicas, "", plural(n, "shard has", "shards have")+" no owner: their connections are not polled, "+
+			"their callbacks get nothing",
+			"wait for half a minute after a replica has gone; if it stays so, look in the logs of all replicas "+
+				"for lines about the store, and restart them one by one"))
 	}
 	return append(found, ok(Replicas, "", "%s, and every shard has an owner", plural(members, "replica", "replicas")))
 }

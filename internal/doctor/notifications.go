@@ -14,7 +14,8 @@ import (
 const notReadFor = 15 * time.Minute
 
 // unreadRemedy is for orders that the vendor does not give.
-const unreadRemedy = "look for \"order cannot be read yet\" in the log, and give the correlation_id to the vendor's service desk; they are tried again without you"
+const unreadRemedy = "look for \"order cannot be read yet\" in the log, and give the correlation_id to the vendor's service desk; " +
+	"they are tried again without you"
 
 // waits is what the store has of one connection's notifications that wait.
 type waits struct {

@@ -41,7 +41,8 @@ func (d *Doctor) connections(ctx context.Context) []Check {
 	}
 	found := bad.found("connections")
 	if polls, refreshes := quota.Demand(all, d.c.Interval); polls+refreshes > float64(d.c.Rate) {
-		found = append(found, Wrong(Settings, "RELAY_AUDATEX_RATE", fmt.Sprintf("polling alone needs %.0f requests a minute, and it allows %d", polls+refreshes, d.c.Rate),
+		found = append(found, Wrong(Settings, "RELAY_AUDATEX_RATE",
+			fmt.Sprintf("polling alone needs %.0f requests a minute, and it allows %d", polls+refreshes, d.c.Rate),
 			"agree on a higher rate with the vendor, or raise RELAY_POLL_INTERVAL"))
 	}
 	last := map[string]relay.Poll{}
@@ -75,7 +76,8 @@ func (d *Doctor) connections(ctx context.Context) []Check {
 	})
 	if late > well {
 		found = append(found, Wrong(Relay, "polls", plural(late, "connection that could be polled is", "connections that could be polled are")+" not polled",
-			"after a start wait for a minute; else raise RELAY_AUDATEX_RATE or RELAY_POLL_INTERVAL if the budget is used up, and restart a replica that alone is late"))
+			"after a start wait for a minute; else raise RELAY_AUDATEX_RATE or RELAY_POLL_INTERVAL if the budget is used up, "+
+				"and restart a replica that alone is late"))
 	}
 	if left > 0 {
 		found = append(found, Unknown(Connections, "", "%s not looked at: there was no time", plural(left, "was", "were")))
@@ -97,7 +99,8 @@ func waitsSince(c relay.Connection, token relay.TokenRecord, poll relay.Poll, in
 	return since.Add(interval)
 }
 
-// unreadable counts documents that cannot be decoded: the relay works as if they were not there, or as they were before.
+// unreadable counts documents that cannot be decoded: the relay works as if they were not there, or as they were
+// before.
 type unreadable int
 
 func (n *unreadable) add(string, error) { *n++ }
@@ -130,7 +133,8 @@ func connection(c relay.Connection, token relay.TokenRecord, err error, poll rel
 		if poll.Outcome.Result == audatex.Forbidden.String() {
 			remedy = "if it is the relay's own client that is refused, correct RELAY_AUDATEX_CLIENT_ID or the client secret and restart; else " + remedy
 		}
-		return Wrong(Connections, c.ID, fmt.Sprintf("its polls fail since %s: %s", poll.FailingSince.UTC().Format(time.RFC3339), printable(poll.Outcome.Error)), remedy), true
+		since := poll.FailingSince.UTC().Format(time.RFC3339)
+		return Wrong(Connections, c.ID, fmt.Sprintf("its polls fail since %s: %s", since, printable(poll.Outcome.Error)), remedy), true
 	}
 	return Check{}, false
 }
@@ -149,7 +153,8 @@ func (d *Doctor) callbacks(ctx context.Context) []Check {
 		cb := e.Value
 		switch {
 		case cb.Disabled != nil:
-			found = append(found, Wrong(Callbacks, cb.ID, fmt.Sprintf("it is disabled since %s: %s", cb.Disabled.At.UTC().Format(time.RFC3339), disabled[cb.Disabled.Reason]),
+			since := cb.Disabled.At.UTC().Format(time.RFC3339)
+			found = append(found, Wrong(Callbacks, cb.ID, fmt.Sprintf("it is disabled since %s: %s", since, disabled[cb.Disabled.Reason]),
 				"talk to its operator, then POST /v1/callbacks/"+cb.ID+"/resume"))
 			continue
 		case cb.Paused:
@@ -209,7 +214,8 @@ func (d *Doctor) receivers(ctx context.Context, hosts map[string][]string) []Che
 		return receiver(address, hosts[address], d.c.Sender.Reach(ctx, address))
 	})
 	if skipped += left; skipped > 0 {
-		found = append(found, Unknown(Callbacks, "", "%s not reached: there are too many, or there was no time", plural(skipped, "receiver was", "receivers were")))
+		found = append(found, Unknown(Callbacks, "", "%s not reached: there are too many, or there was no time",
+			plural(skipped, "receiver was", "receivers were")))
 	}
 	return found
 }

@@ -14,8 +14,8 @@ import (
 // fullAt is the share of a stream's limit from which on it is trouble, as for the alert.
 const fullAt = 0.85
 
-// scarce reports whether so little room is free that it is trouble, as for the alert: a tenth of a large disk is enough,
-// and a small one may be half full for ever.
+// scarce reports whether so little room is free that it is trouble, as for the alert: a tenth of a large disk is
+// enough, and a small one may be half full for ever.
 func scarce(free, total uint64) bool {
 	share := float64(free) / float64(total)
 	return share < 0.1 && free < 10<<30 || share < 0.25 && free < 1<<30
@@ -78,7 +78,8 @@ func DiskRoom(dir string) Check {
 	free, total := disk.Bavail*size, disk.Blocks*size
 	finding := fmt.Sprintf("%s of %s are free on the disk of the data directory", bytesOf(free), bytesOf(total))
 	if scarce(free, total) {
-		return Wrong(Storage, "disk", finding, "make room, use a larger volume, or shorten RELAY_RETENTION: below 64 MiB the relay reads nothing from the vendor")
+		return Wrong(Storage, "disk", finding,
+			"make room, use a larger volume, or shorten RELAY_RETENTION: below 64 MiB the relay reads nothing from the vendor")
 	}
 	return Fine(Storage, "disk", finding)
 }
@@ -120,7 +121,8 @@ func Streams(ctx context.Context, t topology.Topology, js jetstream.JetStream) [
 			continue // the comparison has just seen it: there is trouble, and the storage's check says so
 		}
 		if c := info.CachedInfo(); c.Config.MaxBytes > 0 {
-			if check := full(Storage, f.Stream, c.State.Bytes, uint64(c.Config.MaxBytes), "raise its max_bytes (it is kept), or shorten RELAY_RETENTION"); check.State != OK {
+			const remedy = "raise its max_bytes (it is kept), or shorten RELAY_RETENTION"
+			if check := full(Storage, f.Stream, c.State.Bytes, uint64(c.Config.MaxBytes), remedy); check.State != OK {
 				found = append(found, check)
 			}
 		}

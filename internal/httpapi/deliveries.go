@@ -100,7 +100,8 @@ func listedStatus(rec relay.AttemptRecord, lane *cursor.Lane, disabled *relay.Di
 
 func (a *API) summary(cb relay.Callback, rec relay.AttemptRecord, at time.Time, status DeliveryStatus) DeliverySummary {
 	s := DeliverySummary{
-		Callback: cb.ID, Site: rec.Site, Type: rec.Type, RecordedAt: at.UTC(), Event: rec.Event, Order: rec.Order, Status: status, Reason: rec.Reason, Attempts: rec.Number,
+		Callback: cb.ID, Site: rec.Site, Type: rec.Type, RecordedAt: at.UTC(), Event: rec.Event, Order: rec.Order,
+		Status: status, Reason: rec.Reason, Attempts: rec.Number,
 		At: rec.At, NextAttemptAt: timeOf(rec.NextAttemptAt),
 	}
 	if rec.Number > 0 {

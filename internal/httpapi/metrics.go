@@ -80,8 +80,8 @@ var (
 		"For how long the oldest of them has been set aside, by reason; not of connections that have been deleted.", []string{"reason"}, nil)
 )
 
-// reasonGone is the reason for which notifications of a connection that has been deleted are counted. Nothing reads them
-// again, so how old they are is not shown: it would be an alert that ends only when somebody deletes them.
+// reasonGone is the reason for which notifications of a connection that has been deleted are counted. Nothing reads
+// them again, so how old they are is not shown: it would be an alert that ends only when somebody deletes them.
 const reasonGone = "connection-gone"
 
 // asides shows the notifications that are set aside, of those connections that this replica owns.

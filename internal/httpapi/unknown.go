@@ -19,8 +19,9 @@ const (
 // harmless is what a segment of such a path may hold to be shown.
 var harmless = regexp.MustCompile(`^[0-9A-Za-z._~-]*$`)
 
-// logUnknown writes the access line of a path that does not exist, with the path. Scanners ask for thousands: an address
-// gets one line a minute, and all together as many as failed authentications do; a line says how many it stands for.
+// logUnknown writes the access line of a path that does not exist, with the path. Scanners ask for thousands: an
+// address gets one line a minute, and all together as many as failed authentications do; a line says how many it stands
+// for.
 func (a *API) logUnknown(r *http.Request, x *exchange) {
 	f := a.unknown.Failed(x.remote, time.Now())
 	if !f.Log {

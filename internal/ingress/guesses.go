@@ -25,8 +25,8 @@ const (
 	maxNetworks = 4096
 )
 
-// Guesses counts failed logins by network, or other guesses, such as of paths. Only failures are counted: a caller with a valid token
-// is never slowed down, no matter what others at the same address do.
+// Guesses counts failed logins by network, or other guesses, such as of paths. Only failures are counted: a caller with
+// a valid token is never slowed down, no matter what others at the same address do.
 type Guesses struct {
 	burst int
 

@@ -17,8 +17,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Call sends a request and decodes the response. While there is no leader, neither a response nor an error comes: ctx must
-// have a deadline.
+// Call sends a request and decodes the response. While there is no leader, neither a response nor an error comes: ctx
+// must have a deadline.
 func Call(ctx context.Context, js jetstream.JetStream, what string, request, answer any) error {
 	fail := func(err error) error { return fmt.Errorf("ask JetStream for %s: %w", what, err) }
 	raw, err := json.Marshal(request)

@@ -17,7 +17,7 @@ import (
 //	RELAY        the relay: all its streams, buckets and subjects
 //	SUBSCRIBERS  keys limited to sites: they hear the live subjects of their sites and may publish nothing
 //	EVENTS       the copy of the log. Nobody logs in to it
-//	KEY_<id>     one for each key of all sites: it receives the live subjects and reaches one consumer of the copy, its own
+//	KEY_<id>     one for each key of all sites: it receives the live subjects and reaches its own consumer of the copy
 //	SYS          the server itself
 //
 // A key that reads the copy has an account of its own for this reason: a client that may send
@@ -208,9 +208,9 @@ func (a *accounts) reader(key string) (*server.Account, error) {
 	return account, nil
 }
 
-// operational returns the subjects of some kinds of operational events. Those of private kinds are on no subscriber's bus,
-// which does not know whose a callback is: their client gets them by the API and by callbacks. The copy of the log must
-// list the others, because it cannot list what it leaves out.
+// operational returns the subjects of some kinds of operational events. Those of private kinds are on no subscriber's
+// bus, which does not know whose a callback is: their client gets them by the API and by callbacks. The copy of the log
+// must list the others, because it cannot list what it leaves out.
 func operational(kinds []relay.Kind) []string {
 	return each.Of(kinds, func(kind relay.Kind) string { return topology.OperationalSubject("*", string(kind), "*") })
 }

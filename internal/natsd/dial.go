@@ -106,7 +106,8 @@ func refused(err error) error {
 		names      x509.HostnameError
 	)
 	switch {
-	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked), errors.Is(err, nats.ErrAccountAuthExpired):
+	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired),
+		errors.Is(err, nats.ErrAuthRevoked), errors.Is(err, nats.ErrAccountAuthExpired):
 		return &RefusedError{RefusedLogin, fmt.Errorf("the cluster refuses the login: %w", err)}
 	case errors.As(err, &names):
 		return &RefusedError{RefusedName, fmt.Errorf("the server's certificate is for another name: %w", err)}
@@ -226,10 +227,12 @@ func (p *payload) check(nc *nats.Conn) error {
 	limit := nc.MaxPayload()
 	switch {
 	case limit < p.least:
-		return &RefusedError{RefusedSize, fmt.Errorf("NATS takes messages of at most %d bytes, and the relay needs %d: set max_payload: 8MB in the configuration of every NATS server, and for the account (docs/nats.md)",
+		return &RefusedError{RefusedSize, fmt.Errorf("NATS takes messages of at most %d bytes, and the relay needs %d: "+
+			"set max_payload: 8MB in the configuration of every NATS server, and for the account (docs/nats.md)",
 			limit, p.least)}
 	case limit < p.wanted && p.reported.Swap(limit) != limit:
-		p.log.Warn("NATS takes smaller messages than the relay wants: larger pages of the vendor's queue are stored in parts, and an order whose event is larger is set aside as unresolved (too-large). "+
+		p.log.Warn("NATS takes smaller messages than the relay wants: larger pages of the vendor's queue are stored in parts, "+
+			"and an order whose event is larger is set aside as unresolved (too-large). "+
 			"Set max_payload: 8MB in the configuration of every NATS server, and for the account (docs/nats.md)", "max_payload", limit, "wanted", p.wanted)
 	case limit >= p.wanted:
 		p.reported.Store(0)

@@ -140,7 +140,8 @@ func (c *Cluster) start(t testing.TB, i int) {
 	defer c.mu.Unlock()
 	opts := &server.Options{
 		ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: port(c.client[i]), JetStream: true, StoreDir: filepath.Join(c.dir, fmt.Sprint(i)),
-		MaxPayload: natsd.MaxPayload, MaxPending: 256 << 20, NoSigs: true, NoLog: true, SyncInterval: time.Minute, JetStreamMaxStore: 8 << 30, JetStreamMaxMemory: 1 << 30,
+		MaxPayload: natsd.MaxPayload, MaxPending: 256 << 20, NoSigs: true, NoLog: true, SyncInterval: time.Minute,
+		JetStreamMaxStore: 8 << 30, JetStreamMaxMemory: 1 << 30,
 		Cluster: server.ClusterOpts{Name: "relay", Host: "127.0.0.1", Port: c.route[i]},
 	}
 	for _, p := range c.route {

@@ -1,8 +1,8 @@
 // Package notice gathers what happens to a callback again and again until it is published as an operational event: a
-// receiver that is down makes a few events and not ten thousand. Each kind is published at most once in an hour, with how
-// often it happened and the first and the last event that it happened to; what happens meanwhile is in the next one, so
-// nothing is left out. Notices are stored in the cursor's document, so they survive crashes and moves; at worst one is
-// published twice. Begin reading at Notices. Nothing here has a clock or a store.
+// receiver that is down makes a few events and not ten thousand. Each kind is published at most once in an hour, with
+// how often it happened and the first and the last event that it happened to; what happens meanwhile is in the next
+// one, so nothing is left out. Notices are stored in the cursor's document, so they survive crashes and moves; at worst
+// one is published twice. Begin reading at Notices. Nothing here has a clock or a store.
 package notice
 
 import "time"
@@ -16,7 +16,8 @@ const (
 	long = 10 * time.Minute
 )
 
-// Long reports whether every attempt has failed for so long that this is an outage. Since is zero if the last one has not.
+// Long reports whether every attempt has failed for so long that this is an outage. Since is zero if the last one has
+// not.
 func Long(since, now time.Time) bool { return !since.IsZero() && now.Sub(since) >= long }
 
 // Gathered is what has happened and is not published yet.

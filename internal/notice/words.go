@@ -10,7 +10,8 @@ import (
 // Event returns the kind of operational event that publishes a kind of notice.
 func (k Kind) Event() relay.Kind {
 	return [kinds]relay.Kind{
-		DeliveryFailed: relay.KindDeliveryFailed, Failing: relay.KindCallbackFailing, Recovered: relay.KindCallbackRecovered, Expired: relay.KindDeliveriesExpired,
+		DeliveryFailed: relay.KindDeliveryFailed, Failing: relay.KindCallbackFailing,
+		Recovered: relay.KindCallbackRecovered, Expired: relay.KindDeliveriesExpired,
 		Disabled: relay.KindCallbackDisabled,
 	}[k]
 }
@@ -33,10 +34,12 @@ func (k Kind) Message(callback string, g Gathered, down bool) string {
 	case k == Disabled:
 		return fmt.Sprintf("Callback %s is disabled: every attempt has failed since %s. Nothing is lost: resume it to go on.", callback, since)
 	}
-	return fmt.Sprintf("Events for callback %s left the log before they could be delivered. They are lost to it; read the orders again if they matter.", callback)
+	return fmt.Sprintf("Events for callback %s left the log before they could be delivered. "+
+		"They are lost to it; read the orders again if they matter.", callback)
 }
 
-// Details are the details of the event. Waiting is how many events wait for the callback, as far as they have been read.
+// Details are the details of the event. Waiting is how many events wait for the callback, as far as they have been
+// read.
 func (k Kind) Details(g Gathered, down bool, waiting int) map[string]any {
 	details := map[string]any{"since": g.Since.Format(time.RFC3339), "from": g.From, "through": g.Through}
 	if g.First != "" {

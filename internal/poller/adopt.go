@@ -27,7 +27,8 @@ func (r *runner) adopt(ctx context.Context) bool {
 			if in := doc.Intent; in != nil && in.Owner != r.p.nonce && !r.p.Exclusive {
 				if in.PollID != pollID {
 					pollID, until = in.PollID, time.Now().Add(remaining(in))
-					r.log.Info("a poll of another process may be under way; waiting for its end", "poll_id", in.PollID, "at_most", time.Until(until).Round(time.Millisecond).String())
+					r.log.Info("a poll of another process may be under way; waiting for its end",
+						"poll_id", in.PollID, "at_most", time.Until(until).Round(time.Millisecond).String())
 				}
 				if left := time.Until(until); left > 0 {
 					backoff.Sleep(ctx, min(left, lookAgain))

@@ -34,7 +34,8 @@ func (r *runner) needsConsent(ctx context.Context, consent *audatex.ConsentRequi
 	}
 	r.log.Error("the vendor refused the refresh token: nothing is polled until a user consents again", "since", consent.Since, "reason", consent.Reason)
 	err := r.p.Operations.Once(ctx, c.EventSite(), relay.KindConsentRequired, c.ID,
-		"The vendor refused the connection's refresh token. A user of the site must consent again: by a consent link, or put a new refresh token on the connection.",
+		"The vendor refused the connection's refresh token. A user of the site must consent again: "+
+			"by a consent link, or put a new refresh token on the connection.",
 		map[string]any{"connection": c.ID, "since": relay.FormatTime(consent.Since), "reason": consent.Reason}, consent.Since.Add(-clocksDiffer), "since")
 	if err == nil {
 		r.doc.ConsentPublishedFor = &consent.Since

@@ -46,12 +46,14 @@ var (
 	polledAgeDesc   = prometheus.NewDesc("audatex_relay_connection_last_poll_age_seconds",
 		"Time since the connection's last successful poll, or since it was made if none has succeeded yet.", []string{"connection"}, nil)
 	overdueDesc = prometheus.NewDesc("audatex_relay_connection_poll_overdue_seconds",
-		"By how long a poll is late, beyond the connection's interval and a minute; absent while it is not, while the connection is paused, and while it needs a consent.",
+		"By how long a poll is late, beyond the connection's interval and a minute; "+
+			"absent while it is not, while the connection is paused, and while it needs a consent.",
 		[]string{"connection"}, nil)
 	pausedDesc = prometheus.NewDesc("audatex_relay_connection_paused",
 		"1 while the connection is paused; absent otherwise.", []string{"connection"}, nil)
 	consentDesc = prometheus.NewDesc("audatex_relay_connection_consent_required_seconds",
-		"For how long the connection has needed a consent, because the vendor refused its refresh token (refused) or because it has none yet (none); absent otherwise.",
+		"For how long the connection has needed a consent, because the vendor refused its refresh token (refused) "+
+			"or because it has none yet (none); absent otherwise.",
 		[]string{"connection", "reason"}, nil)
 	consentsDesc = prometheus.NewDesc("audatex_relay_consents_required",
 		"Connections, paused ones among them, whose user must consent again.", nil, nil)

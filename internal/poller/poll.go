@@ -153,11 +153,13 @@ func (r *runner) storePage(ctx context.Context, page store.Page, contents audate
 			r.log.Error("a page of the vendor's queue cannot be stored; it is held in memory and nothing more is polled until it is",
 				"poll_id", page.PollID, "bytes", len(page.Body), "error", err)
 			r.set(func(s *seen) {
-				s.state, s.unstored = StateFailing, fmt.Sprintf("An answer of the vendor's queue of %d bytes cannot be stored and is held in memory: %v", len(page.Body), err)
+				s.state = StateFailing
+				s.unstored = fmt.Sprintf("An answer of the vendor's queue of %d bytes cannot be stored and is held in memory: %v", len(page.Body), err)
 			})
 		}
 		if !backoff.Sleep(ctx, r.storeWait()) {
-			r.log.Warn("the shard was given up with a page that could not be stored; it stays in memory, and the next owner may suspect a gap", "poll_id", page.PollID)
+			r.log.Warn("the shard was given up with a page that could not be stored; it stays in memory, and the next owner may suspect a gap",
+				"poll_id", page.PollID)
 			r.p.leftPages.add(h)
 			return 0, pageLeft
 		}
@@ -183,7 +185,8 @@ func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutc
 	r.doc.Intent, r.doc.Outcome = nil, &outcome
 
 	if gone { // the subscription is gone, and with it whatever waited in it
-		r.log.Warn("the vendor no longer knows the subscription; subscribing again", "subscription", r.doc.SubscriptionID, "correlation_id", outcome.CorrelationID)
+		r.log.Warn("the vendor no longer knows the subscription; subscribing again",
+			"subscription", r.doc.SubscriptionID, "correlation_id", outcome.CorrelationID)
 		r.doc.SubscriptionID, r.doc.SubscriptionLost = "", true
 		again := r.pause(r.doc.Failures)
 		if r.doc.Failures == 0 {

@@ -78,7 +78,8 @@ func (r *runner) publishAdopted(ctx context.Context) {
 		return
 	}
 	c := r.config()
-	r.log.Warn("the vendor had a subscription already that this relay has no record of making; if another program reads it, each takes what the other never sees",
+	r.log.Warn("the vendor had a subscription already that this relay has no record of making; "+
+		"if another program reads it, each takes what the other never sees",
 		"subscription", r.doc.SubscriptionID, "topic", r.p.Topic)
 	err := r.p.Operations.Once(ctx, c.EventSite(), relay.KindSubscriptionAdopted, c.ID,
 		"The vendor already had a subscription of this connection that the relay has no record of making. If another program reads the same queue, each takes "+

@@ -124,7 +124,8 @@ func WarnOfDemand(ctx context.Context, s *store.Store, rate int, interval time.D
 	}
 	polls, refreshes := Demand(connections, interval)
 	if polls+refreshes > float64(rate) {
-		log.Warn("polling alone needs more requests than RELAY_AUDATEX_RATE allows; polls will come late. Agree on a higher rate with the vendor, or raise RELAY_POLL_INTERVAL",
+		log.Warn("polling alone needs more requests than RELAY_AUDATEX_RATE allows; polls will come late. "+
+			"Agree on a higher rate with the vendor, or raise RELAY_POLL_INTERVAL",
 			"connections", len(connections), "polls_per_minute", polls, "refreshes_per_minute", refreshes, "rate", rate)
 	}
 }

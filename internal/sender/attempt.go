@@ -74,8 +74,8 @@ func (a *Attempt) Overloaded() bool {
 	return asksToWait(a.Status) && (a.Outcome == Throttled || a.Outcome == Refused)
 }
 
-// asksToWait reports whether a status means that a server, or what stands before it, cannot answer for now. Its Retry-After
-// is honoured.
+// asksToWait reports whether a status means that a server, or what stands before it, cannot answer for now. Its
+// Retry-After is honoured.
 func asksToWait(status int) bool {
 	switch status {
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:

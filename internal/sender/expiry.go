@@ -46,7 +46,8 @@ func (s certificates) note(callback string, presented []*x509.Certificate) {
 	}
 }
 
-// refusedCertificates returns the receiver's certificates that a connection has failed for. Those of the proxy are none.
+// refusedCertificates returns the receiver's certificates that a connection has failed for. Those of the proxy are
+// none.
 func refusedCertificates(err error) []*x509.Certificate {
 	if _, proxy := errors.AsType[*tunnelError](err); proxy {
 		return nil
@@ -65,8 +66,8 @@ func (s *Sender) CertificateEnds(callback string, now time.Time) (time.Time, boo
 	return of.ends, known && of.ends.Sub(now) < soon
 }
 
-// Forget forgets what is known of a callback: its receiver's certificate, and its token with the credentials for it. Callback is
-// the Request's.
+// Forget forgets what is known of a callback: its receiver's certificate, and its token with the credentials for it.
+// Callback is the Request's.
 func (s *Sender) Forget(callback string) {
 	s.certificates.lives.Remove(callback)
 	s.tokens.forget(callback)

@@ -212,8 +212,8 @@ func (s *Sender) sendWithToken(ctx context.Context, r *Request, a *Attempt) {
 	s.send(ctx, r, a)
 }
 
-// failToken sets the outcome of an attempt for which there is no token. If the receiver has refused the one that was kept,
-// what it answered stays: its status is 401.
+// failToken sets the outcome of an attempt for which there is no token. If the receiver has refused the one that was
+// kept, what it answered stays: its status is 401.
 func (s *Sender) failToken(ctx context.Context, r *Request, err error, a *Attempt) {
 	why := "the token URL: "
 	if a.Status == http.StatusUnauthorized {

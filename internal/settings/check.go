@@ -258,7 +258,8 @@ func checkTopic(topic string) error {
 	case len(topic) > 128 || slices.Contains(segments, "") || slices.ContainsFunc(segments, func(s string) bool { return strings.ContainsFunc(s, foreign) }):
 		return fmt.Errorf("%s is no topic such as PARTS.ORDER", shownWord(topic))
 	case len(segments) == 1:
-		return fmt.Errorf("%s is a whole family of topics, and whatever the vendor adds to it would come as well: name one, such as PARTS.ORDER", shownWord(topic))
+		return fmt.Errorf("%s is a whole family of topics, and whatever the vendor adds to it would come as well: "+
+			"name one, such as PARTS.ORDER", shownWord(topic))
 	}
 	return nil
 }

@@ -200,7 +200,8 @@ func (s Serving) ReadMetricsToken() (string, error) {
 	return s.MetricsToken, err
 }
 
-// readMetricsToken reads the token that /metrics asks for, if there is one. Whoever scrapes must not be able to administer.
+// readMetricsToken reads the token that /metrics asks for, if there is one. Whoever scrapes must not be able to
+// administer.
 func (s *Serving) readMetricsToken(t *texts, admins []access.Admin) error {
 	const name = "RELAY_METRICS_TOKEN"
 	if err := t.secret(name, &s.MetricsToken, s.MetricsTokenFile, pasted.Secret); err != nil || s.MetricsToken == "" {

@@ -125,7 +125,8 @@ func (m *Member) logTaken(next *deadline) {
 	switch {
 	case t.over > 0:
 		slices.Sort(t.from)
-		m.conf.Log.Warn("shards are taken over, their owner vanished", "replica", m.me.String(), "taken", t.shards, "taken_over", t.over, "from", slices.Compact(t.from))
+		m.conf.Log.Warn("shards are taken over, their owner vanished",
+			"replica", m.me.String(), "taken", t.shards, "taken_over", t.over, "from", slices.Compact(t.from))
 	case t.shards > 0:
 		m.conf.Log.Info("shards are taken", "taken", t.shards)
 	}

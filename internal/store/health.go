@@ -95,7 +95,10 @@ type Trouble struct {
 }
 
 func newHealth(log *slog.Logger) *Health {
-	return &Health{log: log, bad: map[target]*failure{}, flap: map[target]flap{}, answered: map[target]time.Time{}, silent: map[string]*silence{}, deadAfter: deadAfter}
+	return &Health{
+		log: log, bad: map[target]*failure{}, flap: map[target]flap{}, answered: map[target]time.Time{}, silent: map[string]*silence{},
+		deadAfter: deadAfter,
+	}
 }
 
 // wrote notes how a write of size bytes, sent at a given time, ended. A refused condition is a

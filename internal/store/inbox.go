@@ -213,7 +213,8 @@ func (i *Inbox) ConnectionOf(m Message) string {
 func (i *Inbox) page(m Message) Page {
 	p := Page{
 		Seq: m.Seq, PollID: m.Header.Get(headerPollID), Connection: i.ConnectionOf(m), Generation: m.Header.Get(headerGeneration),
-		Site: m.Header.Get(headerSite), Truncated: m.Header.Get(headerTruncated) != "", Encoding: m.Header.Get(headerEncoding), CorrelationID: m.Header.Get(headerCorrelation),
+		Site: m.Header.Get(headerSite), Truncated: m.Header.Get(headerTruncated) != "",
+		Encoding: m.Header.Get(headerEncoding), CorrelationID: m.Header.Get(headerCorrelation),
 		Body: m.Data, ReceivedAt: m.Time,
 	}
 	if t, err := time.Parse(time.RFC3339Nano, m.Header.Get(headerReceivedAt)); err == nil {

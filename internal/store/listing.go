@@ -78,7 +78,9 @@ func (b *Bucket[T]) Count(ctx context.Context, prefix string) (int, error) {
 // means every key. A page may be read on from the last revision + 1: a document that changes
 // meanwhile comes again, none is missed. One that cannot be decoded is reported through bad and
 // left out. Last is the revision of the last entry looked at, from-1 if there was none.
-func (b *Bucket[T]) Changed(ctx context.Context, from uint64, keys []string, limit int, bad func(key string, err error)) (entries []Entry[T], last uint64, more bool, err error) {
+func (b *Bucket[T]) Changed(
+	ctx context.Context, from uint64, keys []string, limit int, bad func(key string, err error),
+) (entries []Entry[T], last uint64, more bool, err error) {
 	return b.changed(ctx, b.s.scan, from, keys, nil, limit, bad)
 }
 

@@ -130,9 +130,11 @@ type Resealer struct {
 func NewResealer(s *Store, metrics prometheus.Registerer, log *slog.Logger) *Resealer {
 	r := &Resealer{
 		s: s, log: log,
-		many: prometheus.NewDesc("audatex_relay_sealed_secrets", "Secrets in the store by the id of the key that has encrypted them, and by what the key is for: writing, reading, missing.",
+		many: prometheus.NewDesc("audatex_relay_sealed_secrets",
+			"Secrets in the store by the id of the key that has encrypted them, and by what the key is for: writing, reading, missing.",
 			[]string{"key", "use"}, nil),
-		left: prometheus.NewDesc("audatex_relay_reencryption_left", "Secrets that are not encrypted with the first key yet; absent until they were counted.", nil, nil),
+		left: prometheus.NewDesc("audatex_relay_reencryption_left",
+			"Secrets that are not encrypted with the first key yet; absent until they were counted.", nil, nil),
 	}
 	if metrics != nil {
 		metrics.MustRegister(r)
@@ -202,7 +204,8 @@ func (r *Resealer) Run(ctx context.Context) {
 func (r *Resealer) logStatus(ctx context.Context, s KeyStatus) {
 	for _, k := range s.Keys {
 		if !k.Given && k.Secrets > 0 {
-			r.log.ErrorContext(ctx, "secrets in the store are encrypted with a key that is not given; add it to RELAY_ENCRYPTION_KEYS", "key", k.ID, "secrets", k.Secrets)
+			r.log.ErrorContext(ctx, "secrets in the store are encrypted with a key that is not given; add it to RELAY_ENCRYPTION_KEYS",
+				"key", k.ID, "secrets", k.Secrets)
 		}
 	}
 	switch {
@@ -211,7 +214,8 @@ func (r *Resealer) logStatus(ctx context.Context, s KeyStatus) {
 		r.log.InfoContext(ctx, "secrets are being encrypted again with the first key", "key", s.Writing, "left", s.Left)
 	case len(s.Keys) > 1 && !r.loggedThrough:
 		r.loggedThrough = true
-		r.log.InfoContext(ctx, "all secrets are encrypted with the first key; the others are needed no more, once no replica runs with another first key", "key", s.Writing)
+		r.log.InfoContext(ctx, "all secrets are encrypted with the first key; the others are needed no more, once no replica runs with another first key",
+			"key", s.Writing)
 	}
 }
 
@@ -253,7 +257,7 @@ func (r *Resealer) bucket(ctx context.Context, of sealedBucket, bucket *Bucket[j
 		for i, result := range bucket.PutAll(ctx, puts) {
 			if result.Err == nil {
 				there[puts[i].Key] = slices.Repeat([]uint32{r.s.sealer.primary}, len(there[puts[i].Key]))
-			} else if !errors.Is(result.Err, ErrConflict) && !errors.Is(result.Err, ErrUnclear) { // those were changed by others meanwhile; the next pass looks again
+			} else if !errors.Is(result.Err, ErrConflict) && !errors.Is(result.Err, ErrUnclear) { // else the next pass looks again
 				return fmt.Errorf("encrypt %s of bucket %s again: %w", puts[i].Key, bucket.name, result.Err)
 			}
 		}

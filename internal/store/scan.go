@@ -75,7 +75,9 @@ func (s *Store) last(ctx context.Context, stream, subject string) (Message, erro
 }
 
 // one asks any copy of a stream for a message, and its leader if that one is silent.
-func (s *Store) one(ctx context.Context, stream string, atLeader jsapi.Selection, ask func(context.Context, jetstream.Stream) (*jetstream.RawStreamMsg, error)) (Message, error) {
+func (s *Store) one(
+	ctx context.Context, stream string, atLeader jsapi.Selection, ask func(context.Context, jetstream.Stream) (*jetstream.RawStreamMsg, error),
+) (Message, error) {
 	st, err := s.handle(ctx, stream)
 	if err != nil {
 		return Message{}, err
@@ -136,7 +138,9 @@ func (s *Store) scanEach(
 	ctx context.Context, stream string, of part, from uint64, since time.Time, filters []string, most int, all *uint64, each func(Message),
 ) (more bool, err error) {
 	fail := func(err error) (bool, error) { return false, fmt.Errorf("scan %s from %d: %w", stream, from, err) }
-	c := jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1), FilterSubjects: filters, HeadersOnly: bool(of)}
+	c := jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1), FilterSubjects: filters, HeadersOnly: bool(of),
+	}
 	if !since.IsZero() {
 		c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = jetstream.DeliverByStartTimePolicy, 0, &since
 	}

@@ -184,7 +184,8 @@ func (t Topology) applyOne(ctx context.Context, js jetstream.JetStream, f Findin
 			// Another relay was quicker, or an operator: see what is there now.
 		case jsapi.Code(err) == codeSubjectOverlap:
 			// Made since find looked, which names it the next time.
-			return refused("create stream %s: its subjects %v belong to a stream that %w: delete that one if nobody needs it, or choose another RELAY_NATS_PREFIX: %w",
+			return refused("create stream %s: its subjects %v belong to a stream that %w: "+
+				"delete that one if nobody needs it, or choose another RELAY_NATS_PREFIX: %w",
 				f.Stream, f.wanted.Subjects, ErrForeign, err)
 		default:
 			return fmt.Errorf("bring stream %s to what the relay needs: %w", f.Stream, err)
@@ -267,12 +268,14 @@ func (f Finding) Refuse() error {
 		return nil
 	}
 	if f.Holder != "" {
-		return refused("stream %s cannot be made: its subjects %v belong to stream %s, which %w and is left alone. Delete that one if nobody needs it, or choose another RELAY_NATS_PREFIX",
+		return refused("stream %s cannot be made: its subjects %v belong to stream %s, which %w and is left alone. "+
+			"Delete that one if nobody needs it, or choose another RELAY_NATS_PREFIX",
 			f.Stream, f.wanted.Subjects, f.Holder, ErrForeign)
 	}
 	differences := each.Of(f.Differences, Difference.String)
 	if f.State == StateChanged { // what it holds is the relay's: the error must not suggest deleting it
-		return refused("stream %s is the relay's but was changed in a way that the relay does not mend by itself: %s. Set it back and keep it: it holds what the relay has stored",
+		return refused("stream %s is the relay's but was changed in a way that the relay does not mend by itself: %s. "+
+			"Set it back and keep it: it holds what the relay has stored",
 			f.Stream, strings.Join(differences, "; "))
 	}
 	return refused("stream %s %w and is left alone: %s. Delete or rename it if nobody needs it, or choose another RELAY_NATS_PREFIX",

@@ -159,21 +159,26 @@ func (t Topology) WriteMark(ctx context.Context, js jetstream.JetStream, m Mark)
 func (m Mark) Refuse(version int) error {
 	switch {
 	case !m.Restoring.IsZero() && !m.Changed:
-		return refused("%w since %s, and has changed nothing yet: wait for its end. If it did not end well, run relay restore again: without --replace it changes nothing that there is, and relays start again",
+		return refused("%w since %s, and has changed nothing yet: wait for its end. "+
+			"If it did not end well, run relay restore again: without --replace it changes nothing that there is, and relays start again",
 			ErrRestoring, m.Restoring.UTC().Format(time.RFC3339))
 	case !m.Restoring.IsZero():
-		return refused("%w since %s: wait for its end, or run relay restore again with --replace if it did not end well", ErrRestoring, m.Restoring.UTC().Format(time.RFC3339))
+		return refused("%w since %s: wait for its end, or run relay restore again with --replace if it did not end well",
+			ErrRestoring, m.Restoring.UTC().Format(time.RFC3339))
 	case m.Formats > version:
-		return refused("the store %w: its documents may have formats version %d, this program knows up to version %d. Start the newer release, or restore a backup made before the upgrade",
+		return refused("the store %w: its documents may have formats version %d, this program knows up to version %d. "+
+			"Start the newer release, or restore a backup made before the upgrade",
 			ErrNewer, m.Formats, version)
 	case m.Raising > version:
 		return refused("the store %w: its formats are just being raised to version %d, this program knows up to version %d. Start the newer release",
 			ErrNewer, m.Raising, version)
 	case m.Formats < version-1:
-		return refused("the store has formats version %d, and this program reads versions %d and %d: start a release in between first, and let it raise the version",
+		return refused("the store has formats version %d, and this program reads versions %d and %d: "+
+			"start a release in between first, and let it raise the version",
 			m.Formats, version-1, version)
 	case time.Now().Before(m.Restored):
-		return refused("this machine's clock is behind %s, when a backup was restored: event numbers come from the clock and would be given out a second time. Set the clock",
+		return refused("this machine's clock is behind %s, when a backup was restored: "+
+			"event numbers come from the clock and would be given out a second time. Set the clock",
 			m.Restored.UTC().Format(time.RFC3339))
 	case m.Ahead < 0 || m.Ahead > maxAhead:
 		return refused("the mark of the stored formats says that numbers of events run %d µs ahead of the clock, which cannot be: restore a backup", m.Ahead)

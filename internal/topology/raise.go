@@ -21,7 +21,7 @@ import (
 //
 //	the raiser                                   a relay of N−1 that starts just now
 //	1. stores the mark with Raising = N          a. stores its member record
-//	2. reads the members, no older than step 1   b. reads the mark, ends if Raising or Formats is above its own version,
+//	2. reads the members, no older than step 1   b. reads the mark, ends if Raising or Formats is above its own,
 //	3. stores Formats = N over its own step 1       and stores the mark again as it was read
 //
 // Every write of the mark is conditional on the one that was read, and all of it lies in one

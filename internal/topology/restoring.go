@@ -52,7 +52,8 @@ func (t Topology) readSign(ctx context.Context, js jetstream.JetStream) (*sign, 
 	}
 	s := &sign{since: info.Created, restorer: info.Config.Metadata[restorerKey], changed: info.State.Msgs > 0}
 	foreign := func(why string) error {
-		return refused("stream %s %w and is left alone: %s. Delete or rename it if nobody needs it, or choose another RELAY_NATS_PREFIX", t.RestoreSign(), ErrForeign, why)
+		return refused("stream %s %w and is left alone: %s. Delete or rename it if nobody needs it, or choose another RELAY_NATS_PREFIX",
+			t.RestoreSign(), ErrForeign, why)
 	}
 	if s.restorer == "" {
 		return nil, foreign("its metadata name no restore")

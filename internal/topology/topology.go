@@ -80,7 +80,9 @@ const (
 )
 
 // Buckets lists every bucket.
-var Buckets = []BucketName{Connections, Clients, Uses, Callbacks, Replays, Tokens, Polls, Orders, Open, References, Cursors, Lanes, Unresolved, Requests, Consents, Owners}
+var Buckets = []BucketName{
+	Connections, Clients, Uses, Callbacks, Replays, Tokens, Polls, Orders, Open, References, Cursors, Lanes, Unresolved, Requests, Consents, Owners,
+}
 
 // Subjects.
 
@@ -196,7 +198,8 @@ func (t Topology) tables() []jetstream.StreamConfig {
 	return all
 }
 
-// StreamNames returns the names of all streams, the four logs first, and by each what it holds: the name of a log or of a bucket.
+// StreamNames returns the names of all streams, the four logs first, and by each what it holds: the name of a log or of
+// a bucket.
 func (t Topology) StreamNames() (streams, holds []string) {
 	for _, c := range t.Streams() {
 		streams, holds = append(streams, c.Name), append(holds, c.Name)

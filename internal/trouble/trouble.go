@@ -1,6 +1,6 @@
 // Package trouble remembers when work was held up by something that is not the relay's doing: a receiver that fails, a
-// callback that is paused, a vendor that does not answer. So what is late can be told apart: by the relay, or by others.
-// Begin reading at Times.Within.
+// callback that is paused, a vendor that does not answer. So what is late can be told apart: by the relay, or by
+// others. Begin reading at Times.Within.
 package trouble
 
 import (
@@ -47,7 +47,8 @@ func (t *Times) Ended(now time.Time) {
 	t.since = time.Time{}
 }
 
-// Note notes since when there is trouble, if there is now, and whether nothing waits: then what is past does not matter.
+// Note notes since when there is trouble, if there is now, and whether nothing waits: then what is past does not
+// matter.
 func (t *Times) Note(since, now time.Time, nothingWaits bool) {
 	if since.IsZero() {
 		t.Ended(now)

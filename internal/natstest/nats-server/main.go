@@ -1,5 +1,5 @@
-// Command nats-server is the NATS server, of the version that is embedded, in a process of its own, whose elections take as long as
-// natstest says. Otherwise it is the one that people run.
+// Command nats-server is the NATS server, of the version that is embedded, in a process of its own, whose elections
+// take as long as natstest says. Otherwise it is the one that people run.
 package main
 
 import (

@@ -1,7 +1,7 @@
-// Command schemas makes the JSON schemas that the Helm chart's output is validated against, one file a kind, from what the projects
-// publish themselves: Kubernetes' OpenAPI document and Prometheus Operator's custom resource definitions, both taken out of their Go
-// modules. The ready-made collections of such schemas lie on hosts that a machine with nothing but package registries cannot reach, and
-// so the ones needed are kept in the repository.
+// Command schemas makes the JSON schemas that the Helm chart's output is validated against, one file a kind, from what
+// the projects publish themselves: Kubernetes' OpenAPI document and Prometheus Operator's custom resource definitions,
+// both taken out of their Go modules. The ready-made collections of such schemas lie on hosts that a machine with
+// nothing but package registries cannot reach, and so the ones needed are kept in the repository.
 //
 //	go -C tools/charts run ./schemas ../../deploy/helm/schemas
 //
@@ -19,12 +19,14 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// The oldest Kubernetes that the chart's kubeVersion admits, and the newest there was: output that both take suits those between.
+// The oldest Kubernetes that the chart's kubeVersion admits, and the newest there was: output that both take suits
+// those between.
 var kubernetesVersions = []string{"v1.30.14", "v1.37.2"}
 
 const operatorVersion = "v0.85.0"
 
-// kinds are those the chart renders, by their names in Kubernetes' OpenAPI document and as kubeconform asks for them (KindSuffix: a group's first word).
+// kinds are those the chart renders, by their names in Kubernetes' OpenAPI document and as kubeconform asks for them
+// (KindSuffix: a group's first word).
 var kinds = map[string]string{
 	"io.k8s.api.apps.v1.Deployment":            "deployment-apps-v1",
 	"io.k8s.api.apps.v1.StatefulSet":           "statefulset-apps-v1",
@@ -74,8 +76,8 @@ func run(dir string) error {
 	return nil
 }
 
-// module returns the directory of a module's source, which is loaded by the Go proxy if it is not here yet and checked against the
-// checksum database.
+// module returns the directory of a module's source, which is loaded by the Go proxy if it is not here yet and checked
+// against the checksum database.
 func module(path, version string) (string, error) {
 	out, err := exec.Command("go", "mod", "download", "-json", path+"@"+version).Output() //nolint:gosec // names from this file
 	if err != nil {
@@ -175,8 +177,8 @@ func operators(kind, definition, dir, source string) error {
 	return write(filepath.Join(dir, strings.ToLower(kind)+"-monitoring-v1.json"), source, root, nil)
 }
 
-// strict returns a copy that a validator of JSON Schema draft 4 reads: references stand alone, descriptions and Kubernetes' own
-// keywords are gone, and an object that names its fields has no others.
+// strict returns a copy that a validator of JSON Schema draft 4 reads: references stand alone, descriptions and
+// Kubernetes' own keywords are gone, and an object that names its fields has no others.
 func strict(s schema) schema {
 	if reference, ok := s["$ref"].(string); ok {
 		return schema{"$ref": reference}

@@ -1,6 +1,7 @@
-// Command call calls a relay with a client that was generated from the document that this relay serves: it makes a client and a
-// key, registers a callback by its URL alone, has it tested, and reads the event that was sent by its type. The generated code is
-// laid over this directory as client.go, so it compiles only as the test of internal/e2e/clients builds it.
+// Command call calls a relay with a client that was generated from the document that this relay serves: it makes a
+// client and a key, registers a callback by its URL alone, has it tested, and reads the event that was sent by its
+// type. The generated code is laid over this directory as client.go, so it compiles only as the test of
+// internal/e2e/clients builds it.
 package main
 
 import (
