@@ -298,8 +298,10 @@ func (h *house) receiverFaults() []fault {
 		},
 		{
 			name: "a receiver is slow, and takes one event at a time", inject: h.slow("stock"),
-			fires: []string{"RelayBacklogOld"}, late: true, shows: map[int]string{7: `value: 0\.\d`},
-			leads: map[string]string{"RelayBacklogOld": `"medianSeconds":1(\.\d+)?`},
+			fires: []string{"RelayBacklogOld", "RelayDeliverySLOBurnsFast"}, late: true, shows: map[int]string{7: `value: 0\.\d`},
+			leads: map[string]string{
+				"RelayBacklogOld": `"medianSeconds":1(\.\d+)?`, "RelayDeliverySLOBurnsFast": `\{callback=stock, client=acme, job=relay\} [1-9]\d.*`,
+			},
 		},
 		{
 			name: "a key ends in five days",
