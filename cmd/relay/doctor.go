@@ -63,7 +63,9 @@ func (c *doctorCommand) Run(p program) error {
 	if err == nil {
 		c.checkWithoutRelay(p, checked, reached, &r)
 	}
-	r.Add(doctor.Unknown(doctor.Connections, "", "only a running relay knows"), doctor.Unknown(doctor.Callbacks, "", "only a running relay knows"))
+	for _, area := range []doctor.Area{doctor.Connections, doctor.Clients, doctor.Callbacks} {
+		r.Add(doctor.Unknown(area, "", "only a running relay knows"))
+	}
 	return c.report(p, r)
 }
 

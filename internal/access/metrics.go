@@ -9,14 +9,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// A key that expires is shown from expiresSoon before until expiredLong after that.
-const (
-	expiresSoon = 30 * 24 * time.Hour
-	expiredLong = 24 * time.Hour
-)
-
 var expiresDesc = prometheus.NewDesc("audatex_relay_api_key_expires_seconds",
-	"Time until an API key expires, from 30 days before until a day after; absent otherwise.", []string{"client", "key"}, nil)
+	"Time until an API key expires, from 30 days or the last quarter of its life before; negative for as long after that, at most a day; absent otherwise.", []string{"client", "key"}, nil)
 
 // expiring shows the keys that expire soon.
 type expiring struct {
@@ -37,10 +31,7 @@ func (x expiring) Collect(ch chan<- prometheus.Metric) {
 	now := time.Now()
 	x.clients.Each(func(e store.Entry[relay.Client]) {
 		for _, key := range e.Value.Keys {
-			if key.ExpiresAt == nil {
-				continue
-			}
-			if left := key.ExpiresAt.Sub(now); left < expiresSoon && left > -expiredLong && x.owns(e.Key) {
+			if left, soon := key.EndsIn(now); soon && x.owns(e.Key) {
 				ch <- prometheus.MustNewConstMetric(expiresDesc, prometheus.GaugeValue, left.Seconds(), e.Key, key.ID)
 			}
 		}

@@ -17,16 +17,36 @@ func TestExpiringKeys(t *testing.T) {
 	t.Parallel()
 	k := access.New(access.Config{Log: slog.New(slog.DiscardHandler)})
 	now := time.Now()
-	for id, in := range map[string]time.Duration{
-		"soon": 10 * 24 * time.Hour, "far": 60 * 24 * time.Hour, "over": -time.Hour, "long over": -48 * time.Hour, "elsewhere": time.Hour,
+	const day = 24 * time.Hour
+	want := 0
+	for id, key := range map[string]struct {
+		life, left time.Duration
+		shown      bool
+	}{
+		"soon":                 {life: 365 * day, left: 29 * day, shown: true},
+		"far":                  {life: 365 * day, left: 31 * day},
+		"over":                 {life: 365 * day, left: -23 * time.Hour, shown: true},
+		"long over":            {life: 365 * day, left: -25 * time.Hour},
+		"short":                {life: 5 * day, left: 2 * day},
+		"short at its end":     {life: 5 * day, left: day, shown: true},
+		"hours":                {life: 8 * time.Hour, left: 3 * time.Hour},
+		"hours over":           {life: 8 * time.Hour, left: -time.Hour, shown: true},
+		"hours over for hours": {life: 8 * time.Hour, left: -3 * time.Hour},
+		"elsewhere":            {life: 365 * day, left: time.Hour},
 	} {
-		at := now.Add(in)
-		_, expires := accesstest.NewKey(relay.RoleRead, "", now, &at)
+		at := now.Add(key.left)
+		_, expires := accesstest.NewKey(relay.RoleRead, "", at.Add(-key.life), &at)
 		_, never := accesstest.NewKey(relay.RoleRead, "", now, nil)
 		k.Put(relay.Client{ID: id, Keys: []relay.Key{expires, never}}, 1)
+		if key.shown {
+			want++
+		}
+		if _, soon := expires.EndsIn(now); soon != key.shown && id != "elsewhere" {
+			t.Errorf("%s ends soon: %t", id, soon)
+		}
 	}
 	shown := k.Expiring(func(client string) bool { return client != "elsewhere" })
-	if n := testutil.CollectAndCount(shown, "audatex_relay_api_key_expires_seconds"); n != 2 {
-		t.Errorf("%d keys are shown, want those of soon and over", n)
+	if n := testutil.CollectAndCount(shown, "audatex_relay_api_key_expires_seconds"); n != want {
+		t.Errorf("%d keys are shown, want %d", n, want)
 	}
 }

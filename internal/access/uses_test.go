@@ -158,17 +158,25 @@ func TestExpiringKeysAreWarnedOfOnce(t *testing.T) {
 		return relay.Key{ID: id, Role: relay.RoleRead, CreatedAt: now.Add(made), ExpiresAt: &at}
 	}
 	client := relay.Client{ID: "acme", Generation: "g1", Keys: []relay.Key{
-		key("month", -2*day, 29*day), key("new", -day/2, 29*day), key("week", -100*day, 6*day), key("day", -100*day, day/2), key("later", -day, 31*day),
-		key("short", -day, 5*day), key("over", -100*day, -day), {ID: "never"},
+		key("month", -100*day, 29*day), key("new", -day/2, 29*day), key("week", -100*day, 6*day), key("day", -100*day, day/2),
+		key("later", -100*day, 31*day), key("over", -100*day, -day), {ID: "never"},
+		key("short", -day, 5*day), key("ending", -4*day, day*13/10), // the last quarter of its life
+		key("quarter", -70*day, 20*day), key("hours", -4*day/24, day/24),
 	}}
 	if _, err := r.Clients.Create(t.Context(), client.ID, client); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"acme g1 day 1", "acme g1 month 30", "acme g1 week 7"}
+	want := []string{"acme g1 day 1", "acme g1 ending 7", "acme g1 hours 1", "acme g1 month 30", "acme g1 quarter 30", "acme g1 week 7"}
 	warned := func() []string { return r.warned(t) }
 	stored := func() bool {
 		doc, _, err := r.Uses.Get(t.Context(), client.ID)
-		return err == nil && doc.Keys["week"].Warned == 7 && doc.Keys["day"].Warned == 1 && doc.Keys["month"].Warned == 30
+		warned := 0
+		for _, use := range doc.Keys {
+			if use.Warned > 0 {
+				warned++
+			}
+		}
+		return err == nil && warned == len(want)
 	}
 	_, stop := r.start(t)
 	r.start(t)
@@ -215,7 +223,7 @@ func TestAClockThatIsAheadWarnsOfNothing(t *testing.T) {
 	month, later := now.Add(29*day), now.Add(40*day)
 	text, used := accesstest.NewKey(relay.RoleRead, "", now, nil)
 	client := relay.Client{ID: "acme", Generation: "g1", Keys: []relay.Key{
-		{ID: "month", CreatedAt: now.Add(-day * 2), ExpiresAt: &month}, {ID: "later", CreatedAt: now.Add(-day), ExpiresAt: &later}, used,
+		{ID: "month", CreatedAt: now.Add(-day * 100), ExpiresAt: &month}, {ID: "later", CreatedAt: now.Add(-day * 100), ExpiresAt: &later}, used,
 	}}
 	if _, err := r.Clients.Create(t.Context(), client.ID, client); err != nil {
 		t.Fatal(err)

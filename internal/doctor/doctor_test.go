@@ -126,13 +126,25 @@ func (w *world) callback(id, address string, disabled *relay.Disabled) {
 	w.put(w.store.Callbacks.Set(w.t.Context(), id, cb))
 }
 
-// receiver serves TLS with a certificate that ends at a time.
+// client makes a client with a key that was made for so long and ends at a time.
+func (w *world) client(id string, life time.Duration, ends time.Time) {
+	w.t.Helper()
+	key := relay.Key{ID: "k-1", Role: relay.RoleRead, CreatedAt: ends.Add(-life), ExpiresAt: &ends}
+	w.put(w.store.Clients.Set(w.t.Context(), id, relay.Client{ID: id, Generation: "g", Keys: []relay.Key{key, {ID: "k-2"}}}))
+}
+
+// receiver serves TLS with a certificate that was made for a year and ends at a time.
 func (w *world) receiver(ends time.Time) string {
+	w.t.Helper()
+	return w.receiverFor(365*24*time.Hour, ends)
+}
+
+func (w *world) receiverFor(life time.Duration, ends time.Time) string {
 	w.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	w.put(err)
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: ends.Add(-365 * 24 * time.Hour), NotAfter: ends, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		SerialNumber: big.NewInt(1), NotBefore: ends.Add(-life), NotAfter: ends, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
@@ -178,6 +190,9 @@ func TestAWellRelay(t *testing.T) {
 	w := newWorld(t)
 	w.connect("leeds", func(*relay.Connection, *relay.TokenRecord, *relay.Poll) {})
 	w.callback("a", w.receiver(time.Now().Add(90*24*time.Hour))+"/hooks/s3cr3t", nil)
+	w.callback("b", w.receiverFor(6*24*time.Hour, time.Now().Add(3*24*time.Hour))+"/hooks/s3cr3t", nil) // renewed every three days
+	w.client("acme", 5*24*time.Hour, time.Now().Add(5*24*time.Hour))
+	w.client("bolt", 365*24*time.Hour, time.Now().Add(-time.Hour))
 	troubles, r := w.examine()
 	if troubles != "" {
 		t.Errorf("%s", troubles)
@@ -276,6 +291,8 @@ func TestEveryFaultIsFound(t *testing.T) {
 		"no listener":                  {func(w *world) { w.callback("b", "http://127.0.0.1:1/s3cr3t", nil) }, "connection refused"},
 		"a forbidden address":          {func(w *world) { w.callback("b", "https://10.1.2.3/s3cr3t", nil) }, "callbacks may not reach a private address"},
 		"an expired certificate":       {func(w *world) { w.callback("b", w.receiver(now.Add(-time.Hour))+"/s3cr3t", nil) }, "the certificate has expired"},
+		"a key that ends soon":         {func(w *world) { w.client("acme", 365*24*time.Hour, now.Add(13*24*time.Hour)) }, "clients acme: its key k-1 ends at"},
+		"a short key at its end":       {func(w *world) { w.client("acme", 5*24*time.Hour, now.Add(24*time.Hour)) }, "clients acme: its key k-1 ends at"},
 		"a certificate that ends soon": {func(w *world) { w.callback("b", w.receiver(now.Add(10*24*time.Hour))+"/s3cr3t", nil) }, "the certificate of the receiver of b ends at"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -23,9 +23,8 @@ const notPolledFor = 11 * time.Minute
 
 // The limits of an examination.
 const (
-	together     = 8                   // receivers that are reached, or tokens that are read, at once
-	mostHosts    = 200                 // receivers that are reached
-	certificates = 14 * 24 * time.Hour // as for the alert: many are renewed 30 days before they end
+	together  = 8   // receivers that are reached, or tokens that are read, at once
+	mostHosts = 200 // receivers that are reached
 )
 
 // connections looks for those that need a consent, or whose polls fail.
@@ -233,11 +232,16 @@ func receiver(address string, callbacks []string, r sender.Reached) (Check, bool
 		return Unknown(Callbacks, host, "it was not reached: %s", r.Reason), true
 	case r.Outcome != sender.Success:
 		return Wrong(Callbacks, host, fmt.Sprintf("the receiver of %s cannot be reached: %s", who, r.Reason), reachRemedies[r.Outcome]), true
-	case len(r.Certificates) > 0 && time.Until(r.Certificates[0].NotAfter) < certificates:
+	case len(r.Certificates) > 0 && endsSoon(r.Certificates[0]):
 		return Wrong(Callbacks, host, fmt.Sprintf("the certificate of the receiver of %s ends at %s", who, r.Certificates[0].NotAfter.Format(time.RFC3339)),
 			"tell its operator to renew it"), true
 	}
 	return Check{}, false
+}
+
+// endsSoon reports whether somebody must renew a certificate, as for the alert.
+func endsSoon(c sender.Certificate) bool {
+	return time.Until(c.NotAfter) < min(relay.NoticeOfEnd(c.NotAfter.Sub(c.NotBefore)), relay.ActBeforeEnd)
 }
 
 var reachRemedies = map[sender.Outcome]string{

@@ -21,13 +21,15 @@ const (
 	Replicas    Area = "replicas"
 	Vendor      Area = "vendor"
 	Connections Area = "connections"
+	Clients     Area = "clients"
 	Callbacks   Area = "callbacks"
 )
 
-var areas = []Area{Settings, Relay, Storage, NATS, Keys, Replicas, Vendor, Connections, Callbacks}
+var areas = []Area{Settings, Relay, Storage, NATS, Keys, Replicas, Vendor, Connections, Clients, Callbacks}
 
-// OfOthers reports whether what is wrong in the area is for users and receivers to mend, and not for the operator.
-func (a Area) OfOthers() bool { return a == Connections || a == Callbacks }
+// OfOthers reports whether what is wrong in the area is for users, clients and receivers to mend, and not for the
+// operator.
+func (a Area) OfOthers() bool { return a == Connections || a == Clients || a == Callbacks }
 
 // State is how something is.
 type State string

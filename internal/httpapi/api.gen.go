@@ -823,7 +823,7 @@ type Certificate struct {
 
 // Check defines model for Check.
 type Check struct {
-	// Area `settings`, `relay`, `storage`, `nats`, `keys`, `replicas`, `vendor`, or `connections` and `callbacks`, which users and receivers mend.
+	// Area `settings`, `relay`, `storage`, `nats`, `keys`, `replicas`, `vendor`, or `connections`, `clients` and `callbacks`, which users, clients and receivers mend.
 	Area    string `json:"area"`
 	Finding string `json:"finding"`
 

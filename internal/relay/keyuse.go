@@ -57,18 +57,33 @@ func (u KeyUse) Last() (at time.Time, used bool) {
 func HourOf(at time.Time) int64 { return at.Unix() / 3600 }
 
 // Warning returns of which warning before its expiry it is time for a key, and since when; 0 if it is
-// time for none. A key that was made later than that has none of that.
+// time for none. No warning comes before the notice of the key's end.
 func (k Key) Warning(now time.Time) (days int, since time.Time) {
 	if k.ExpiresAt == nil || k.Expired(now) {
 		return 0, time.Time{}
 	}
+	notice := k.ExpiresAt.Add(-k.noticeOfEnd())
 	for _, days := range KeyWarnings {
-		if since := k.ExpiresAt.AddDate(0, 0, -days); !now.Before(since) {
-			if k.CreatedAt.After(since) {
-				return 0, time.Time{}
-			}
+		since := k.ExpiresAt.AddDate(0, 0, -days)
+		if since.Before(notice) {
+			since = notice
+		}
+		if !now.Before(since) {
 			return days, since
 		}
 	}
 	return 0, time.Time{}
+}
+
+// noticeOfEnd is NoticeOfEnd of a key that expires.
+func (k Key) noticeOfEnd() time.Duration { return NoticeOfEnd(k.ExpiresAt.Sub(k.CreatedAt)) }
+
+// EndsIn returns the time until a key expires, and whether that is soon. For as long after its end, and
+// at most for a day, it still is: whoever uses the key is refused now. The time is negative then.
+func (k Key) EndsIn(now time.Time) (left time.Duration, soon bool) {
+	if k.ExpiresAt == nil {
+		return 0, false
+	}
+	left = k.ExpiresAt.Sub(now)
+	return left, left < k.noticeOfEnd() && left > -min(k.noticeOfEnd(), 24*time.Hour)
 }

@@ -7,15 +7,13 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // maxCallbacks bounds of how many callbacks something is remembered that is found again when it was forgotten: their
 // receivers' certificates, and their tokens.
 const maxCallbacks = 16 << 10
-
-// longestLead is how long before its end a certificate is shown. One whose whole life is short is shown for the last
-// quarter of it: it is replaced more often than others.
-const longestLead = 30 * 24 * time.Hour
 
 // certificates remembers the lives of the receivers' certificates, by callback.
 type certificates struct{ lives *lru.Cache[string, life] }
@@ -62,8 +60,7 @@ func refusedCertificates(err error) []*x509.Certificate {
 // soon or over. Callback is the Request's.
 func (s *Sender) CertificateEnds(callback string, now time.Time) (time.Time, bool) {
 	of, known := s.certificates.lives.Peek(callback)
-	soon := min(of.ends.Sub(of.begins)/4, longestLead)
-	return of.ends, known && of.ends.Sub(now) < soon
+	return of.ends, known && of.ends.Sub(now) < relay.NoticeOfEnd(of.ends.Sub(of.begins))
 }
 
 // Forget forgets what is known of a callback: its receiver's certificate, and its token with the credentials for it.

@@ -303,16 +303,6 @@ func (h *house) receiverFaults() []fault {
 				"RelayBacklogOld": `"medianSeconds":1(\.\d+)?`, "RelayDeliverySLOBurnsFast": `\{callback=stock, client=acme, job=relay\} [1-9]\d.*`,
 			},
 		},
-		{
-			name: "a key ends in five days",
-			inject: func() func() {
-				var key struct{ ID string }
-				h.api().Must(h.t, http.MethodPost, "/v1/clients/"+clientID+"/keys",
-					map[string]any{"expiresAt": time.Now().Add(5 * 24 * time.Hour).UTC().Format(time.RFC3339)}, &key)
-				return func() { h.api().Must(h.t, http.MethodDelete, "/v1/clients/"+clientID+"/keys/"+key.ID, nil, nil) }
-			},
-			fires: []string{"RelayAPIKeyExpires"}, leads: map[string]string{"RelayAPIKeyExpires": `\{.*key=.*\} 4\.9\d*`},
-		},
 	}
 }
 
@@ -356,6 +346,17 @@ func (h *house) clusterFaults(cluster *natstest.Cluster) []fault {
 	}
 	return []fault{
 		{name: "one of three NATS servers is lost", inject: lose(0)},
+		{
+			name: "a key ends in five days",
+			inject: func() func() {
+				var key struct{ ID string }
+				h.api().Must(h.t, http.MethodPost, "/v1/clients/"+clientID+"/keys",
+					map[string]any{"expiresAt": time.Now().Add(5 * 24 * time.Hour).UTC().Format(time.RFC3339)}, &key)
+				h.madeLongAgo(cluster)
+				return func() { h.api().Must(h.t, http.MethodDelete, "/v1/clients/"+clientID+"/keys/"+key.ID, nil, nil) }
+			},
+			fires: []string{"RelayAPIKeyExpires"}, leads: map[string]string{"RelayAPIKeyExpires": `\{.*key=.*\} 4\.9\d*`},
+		},
 		{
 			name: "two of three NATS servers are lost", inject: lose(0, 1), fires: []string{"RelayStoreFailing"}, late: true,
 			holds: 45 * time.Second, shows: map[int]string{1: `value: [1-9]`}, // until the leases have ended

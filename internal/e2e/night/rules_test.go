@@ -14,6 +14,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/e2e/prom"
 	"github.com/audatex-relay/relay/internal/natstest"
+	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
@@ -44,13 +45,14 @@ func rulesProgram(t testing.TB) func(args ...string) (string, error) {
 	}
 }
 
-// troubled makes a house in which everything has happened that a metric shows only then.
-func troubled(t testing.TB, env map[string]string) *house {
+// troubled makes a house on a cluster in which everything has happened that a metric shows only then.
+func troubled(t testing.TB, cluster *natstest.Cluster) *house {
 	t.Helper()
-	h := newHouse(t, 1, env)
+	h := newHouse(t, 1, clustered(t, cluster))
 	h.sites = append(h.sites, "ripon", "whitby", "filey")
 	h.start()
 	h.furnish(5 * 24 * time.Hour)
+	h.madeLongAgo(cluster)
 	h.callback("orders", newReceiver(t, nil))
 	h.callback("failing", newReceiver(t, nil)).status.Store(http.StatusServiceUnavailable)
 	h.callback("gone", newReceiver(t, nil)).status.Store(http.StatusGone)
@@ -68,6 +70,37 @@ func troubled(t testing.TB, env map[string]string) *house {
 	h.foreign()
 	h.refuse("filey")
 	return h
+}
+
+// madeLongAgo has the client's keys made months ago: what has just been made for a few days does not end soon.
+func (h *house) madeLongAgo(cluster *natstest.Cluster) {
+	h.t.Helper()
+	js, err := jetstream.New(cluster.Connect(h.t))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	clients, err := js.KeyValue(h.t.Context(), "relay_clients")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	entry, err := clients.Get(h.t.Context(), clientID)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var client relay.Client
+	if err := json.Unmarshal(entry.Value(), &client); err != nil {
+		h.t.Fatal(err)
+	}
+	for i := range client.Keys {
+		client.Keys[i].CreatedAt = client.Keys[i].CreatedAt.AddDate(0, -6, 0)
+	}
+	document, err := json.Marshal(client)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if _, err := clients.Update(h.t.Context(), clientID, document, entry.Revision()); err != nil {
+		h.t.Fatal(err)
+	}
 }
 
 // refuse has the vendor answer 503 to every poll of a site's connection, and to every reading of an order of another site.
@@ -106,7 +139,7 @@ func TestARelayInTrouble(t *testing.T) {
 	prom.Program(t, "prometheus")
 	check := rulesProgram(t)
 	cluster := natstest.NewCluster(t)
-	h := troubled(t, clustered(t, cluster))
+	h := troubled(t, cluster)
 	limitEvents(t, cluster)
 	alone := newHouse(t, 1, embedded(filepath.Join(t.TempDir(), "data"))) // it has a disk
 	alone.start()
