@@ -998,7 +998,7 @@ type ConnectionSettings struct {
 	// Site Of a site, connection, client or callback.
 	Site Name `json:"site,omitempty,omitzero"`
 
-	// Sites The site of each of the vendor's site ids, in which upper and lower case are one, and which has at most 128 bytes and no white space at its ends. Others belong to `site`. One of both must be given. It counts for what is polled from then on: nothing that is stored changes. Only notifications that were set aside because their site was unknown are retried by themselves.
+	// Sites The site of each of the vendor's site ids, in which upper and lower case are one, and which has at most 128 bytes and no white space at its ends. Others belong to `site`. One of both must be given. What names no site, as the vendor's older form does, belongs to the only site that is named here, if the `level` is `site` and there is no `site`. It counts for what is polled from then on: nothing that is stored changes. Only notifications that were set aside because their site was unknown are retried by themselves.
 	Sites map[string]Name `json:"sites,omitempty,omitzero"`
 }
 

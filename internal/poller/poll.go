@@ -63,7 +63,7 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 		page.ReceivedAt, page.Truncated, page.CorrelationID, page.Body = answer.ReceivedAt, answer.Truncated, answer.CorrelationID, answer.Body
 		page.Encoding = answer.Encoding
 		mapped := r.config() // as it is when the page is stored: the poll may have taken a while
-		page.Site, page.Sites = mapped.Site, mapped.Sites
+		page.Site, page.Sites, page.Level = mapped.Site, mapped.Sites, mapped.Level
 		contents := audatex.ReadContents(answer)
 		seq, fate := r.storePage(storing, page, contents)
 		switch fate {

@@ -38,10 +38,17 @@ type Connection struct {
 }
 
 // SiteOf returns our site for a vendor's site id. It is "" if the id is not mapped and the
-// connection has no site of its own.
+// connection has no site of its own. The vendor's older form of a notification names no site: what
+// comes without one by a site's own consent belongs to the only site of the table, if it has one.
+// What names a site that is not in the table does not: it may be of another site's consent.
 func (c Connection) SiteOf(vendorSite string) string {
 	if s, ok := c.Mapped(vendorSite); ok {
 		return s
+	}
+	if c.Site == "" && vendorSite == "" && c.Level == LevelSite {
+		if names := c.SiteNames(); len(names) == 1 {
+			return names[0]
+		}
 	}
 	return c.Site
 }

@@ -17,3 +17,26 @@ func TestSiteOfAVendorSite(t *testing.T) {
 		t.Errorf("4712 is mapped to %q", site)
 	}
 }
+
+// The consent of one site is of one site, also where a notification names none. Nothing else tells
+// which of several it is, and what names another is not of this one.
+func TestSiteOfANotificationThatNamesNone(t *testing.T) {
+	t.Parallel()
+	one, two := map[string]string{"4711": "leeds"}, map[string]string{"4711": "leeds", "gb12": "york"}
+	for _, c := range []struct {
+		Connection
+		vendor, want string
+	}{
+		{Connection{Level: LevelSite, Sites: one}, "", "leeds"},
+		{Connection{Level: LevelSite, Sites: one}, "9999", ""},
+		{Connection{Level: LevelSite, Sites: map[string]string{"4711": "leeds", "4711-b": "leeds"}}, "", "leeds"},
+		{Connection{Level: LevelSite, Sites: two}, "", ""},
+		{Connection{Level: LevelSite, Site: "rest", Sites: one}, "", "rest"},
+		{Connection{Level: LevelCompany, Sites: one}, "", ""},
+		{Connection{Level: LevelUser, Sites: one}, "", ""},
+	} {
+		if got := c.SiteOf(c.vendor); got != c.want {
+			t.Errorf("%+v: %q belongs to %q, want %q", c.Connection, c.vendor, got, c.want)
+		}
+	}
+}

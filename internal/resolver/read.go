@@ -84,7 +84,7 @@ func itemsOf(p store.Page) []*item {
 		}
 		return []*item{it}
 	}
-	mapped := relay.Connection{Site: p.Site, Sites: p.Sites}
+	mapped := relay.Connection{Site: p.Site, Sites: p.Sites, Level: p.Level}
 	items := make([]*item, 0, len(notifications))
 	for i, n := range notifications {
 		it := &item{
@@ -105,7 +105,9 @@ func itemsOf(p store.Page) []*item {
 				it.detail = n.Err.Error()
 			}
 		case it.site == "":
-			it.reason, it.detail = reasonSiteUnknown, "vendor site "+n.SiteID+" is mapped to no site"
+			if it.reason, it.detail = reasonSiteUnknown, "vendor site "+n.SiteID+" is mapped to no site"; n.SiteID == "" {
+				it.detail = "it names no vendor site, and the connection has no site for that"
+			}
 		}
 		items = append(items, it)
 	}

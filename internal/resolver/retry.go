@@ -179,7 +179,9 @@ func refusal(outcome reading, cause error) reason {
 func itemOfUnresolved(doc relay.Unresolved, c relay.Connection) *item {
 	seq, index := relay.UnpackEntry(doc.InboxEntry)
 	it := &item{detail: "nothing of it is kept"}
-	page := store.Page{Seq: seq, Connection: doc.Connection, ReceivedAt: doc.ReceivedAt, Site: c.Site, Sites: c.Sites, Body: doc.Raw}
+	page := store.Page{
+		Seq: seq, Connection: doc.Connection, ReceivedAt: doc.ReceivedAt, Site: c.Site, Sites: c.Sites, Level: c.Level, Body: doc.Raw,
+	}
 	if items := itemsOf(page); len(items) > 0 {
 		it = items[0]
 	}

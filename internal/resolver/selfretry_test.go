@@ -2,6 +2,7 @@ package resolver_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -40,16 +41,64 @@ func (r *rig) table(id string, sites map[string]string) {
 // mapped stores a page whose sites are mapped by a table.
 func (r *rig) mapped(connection string, sites map[string]string, notifications ...string) uint64 {
 	r.t.Helper()
+	return r.stored(r.pageOf(connection, sites, notifications...))
+}
+
+func (*rig) pageOf(connection string, sites map[string]string, notifications ...string) store.Page {
+	return store.Page{
+		PollID: relay.NewID(), Connection: connection, Generation: "g-" + connection, ReceivedAt: time.Now(), Sites: sites,
+		Body: []byte("[" + strings.Join(notifications, ",") + "]"), Entries: len(notifications),
+	}
+}
+
+func (r *rig) stored(page store.Page) uint64 {
+	r.t.Helper()
 	var seq uint64
 	eventually(r.t, "a page is stored", func() bool {
 		var err error
-		seq, err = r.store.Inbox.Append(r.t.Context(), store.Page{
-			PollID: relay.NewID(), Connection: connection, Generation: "g-" + connection, ReceivedAt: time.Now(), Sites: sites,
-			Body: []byte("[" + strings.Join(notifications, ",") + "]"), Entries: len(notifications),
-		})
+		seq, err = r.store.Inbox.Append(r.t.Context(), page)
 		return err == nil
 	})
 	return seq
+}
+
+// A notification of the older form names no site. By the consent of a site whose table has one site it is of that; by
+// that of a company nobody knows. One that names a site which the table does not have waits until it does.
+func TestNotificationsThatNameNoSite(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	one, two, other := orderID(1), orderID(2), orderID(3)
+	for _, o := range []string{one, two, other} {
+		r.vendor.set(o, "New")
+	}
+	table := map[string]string{"4711": "leeds"}
+	r.company("group", table)
+	if _, err := r.store.Connections.Create(t.Context(), "single", relay.Connection{ID: "single", Level: relay.LevelSite, Sites: table, Generation: "g-single"}); err != nil {
+		t.Fatal(err)
+	}
+	r.run(r.config(r.store))
+	at := func(order, site string) string { return notification(order, "PARTS.ORDER.UPDATED", site) }
+	put := func(connection string, level relay.Level, notifications ...string) {
+		t.Helper()
+		page := r.pageOf(connection, table, notifications...)
+		page.Level = level
+		r.settled(connection, r.stored(page))
+	}
+	put("single", relay.LevelSite, at(one, ""), at(other, "9999"))
+	put("group", relay.LevelCompany, at(one, ""))
+	if got := len(r.inboxRefs("leeds", one)); got != 1 {
+		t.Errorf("%d events of the order, want that of the site's consent", got)
+	}
+	waiting := map[string]string{} // by connection: the vendor's site
+	for _, u := range r.unresolved() {
+		waiting[u.Connection] += u.VendorSite + " " + u.Reason
+	}
+	if want := map[string]string{"single": "9999 site-unknown", "group": " site-unknown"}; !maps.Equal(waiting, want) {
+		t.Errorf("%v wait, want %v", waiting, want)
+	}
+	// A page that does not say whose consent it came by: the connection does, and it is retried by itself.
+	put("single", "", at(two, ""))
+	eventually(t, "it is resolved", func() bool { return len(r.inboxRefs("leeds", two)) == 1 })
 }
 
 func (r *rig) none(what string) {

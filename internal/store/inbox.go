@@ -17,6 +17,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/jsapi"
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // Headers of an inbox message: the envelope around a page's untouched bytes.
@@ -26,6 +27,7 @@ const (
 	headerGeneration  = "Relay-Generation"
 	headerSite        = "Relay-Site"
 	headerSites       = "Relay-Sites"
+	headerLevel       = "Relay-Level"
 	headerTruncated   = "Relay-Truncated"
 	headerEncoding    = "Relay-Content-Encoding"
 	headerCorrelation = "Relay-Correlation-Id"
@@ -49,6 +51,7 @@ type Page struct {
 	ReceivedAt    time.Time
 	Site          string            // of every vendor site id that Sites does not name
 	Sites         map[string]string // vendor site id to our site
+	Level         relay.Level       // of the consent, with which a notification that names no site may have one
 	Truncated     bool              // the response was cut or over the limit: Body is what came
 	Encoding      string            // the content encoding that Body still has, as it cannot be undone
 	CorrelationID string
@@ -110,7 +113,7 @@ func (i *Inbox) envelope(p Page) (*nats.Msg, error) {
 		header, value string
 		given         bool
 	}{
-		{headerCorrelation, p.CorrelationID, p.CorrelationID != ""}, {headerEncoding, p.Encoding, p.Encoding != ""},
+		{headerCorrelation, p.CorrelationID, p.CorrelationID != ""}, {headerEncoding, p.Encoding, p.Encoding != ""}, {headerLevel, string(p.Level), p.Level != ""},
 		{headerPart, strconv.Itoa(p.Part), p.Part > 0}, {headerSize, strconv.Itoa(p.Size), p.Size > 0},
 		{headerTruncated, "true", p.Truncated}, {headerMore, "true", p.More}, {headerForeign, "true", p.Foreign},
 	} {
@@ -213,7 +216,7 @@ func (i *Inbox) ConnectionOf(m Message) string {
 func (i *Inbox) page(m Message) Page {
 	p := Page{
 		Seq: m.Seq, PollID: m.Header.Get(headerPollID), Connection: i.ConnectionOf(m), Generation: m.Header.Get(headerGeneration),
-		Site: m.Header.Get(headerSite), Truncated: m.Header.Get(headerTruncated) != "",
+		Site: m.Header.Get(headerSite), Level: relay.Level(m.Header.Get(headerLevel)), Truncated: m.Header.Get(headerTruncated) != "",
 		Encoding: m.Header.Get(headerEncoding), CorrelationID: m.Header.Get(headerCorrelation),
 		Body: m.Data, ReceivedAt: m.Time,
 	}

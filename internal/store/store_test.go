@@ -233,7 +233,7 @@ func TestInboxKeepsThePageAndItsEnvelope(t *testing.T) {
 	s, ctx := open(t, t.TempDir()), t.Context()
 	page := store.Page{
 		PollID: relay.NewID(), Connection: "a", Generation: "g", ReceivedAt: time.Now().UTC().Round(0), Site: "leeds",
-		Sites: map[string]string{"4711": "york"}, CorrelationID: "x", Body: []byte("[ {\"Topic\": 1.50} ]\n"), Truncated: true,
+		Sites: map[string]string{"4711": "york"}, Level: relay.LevelSite, CorrelationID: "x", Body: []byte("[ {\"Topic\": 1.50} ]\n"), Truncated: true,
 		Encoding: "deflate, exi",
 	}
 	seq, err := s.Inbox.Append(ctx, page)
