@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -105,6 +106,23 @@ type Lane struct {
 
 // OwnerEpoch is the epoch of the owner who wrote the lane.
 func (l Lane) OwnerEpoch() uint64 { return l.Epoch }
+
+// Settled reports whether an entry is settled, by what is stored: the document, the lane of its order (nil for none), and
+// quiet, up to where everything of readers that are not behind is settled. They must be read in the opposite order:
+// quiet, the document, the lane.
+func (d Document) Settled(e Entry, lane *Lane, quiet uint64) bool {
+	if slices.Contains(d.Skipped, e) {
+		return true
+	}
+	if lane != nil && (slices.Contains(lane.Entries, e.Seq) || lane.OpenFrom != 0 && e.Seq >= lane.OpenFrom) {
+		return false
+	}
+	position := d.Position
+	if !d.Behind {
+		position = max(position, quiet)
+	}
+	return e.Seq <= position || slices.ContainsFunc(d.Done, func(r Range) bool { return r[0] <= e.Seq && e.Seq <= r[1] })
+}
 
 // DecodeDocument parses a stored Document. It ignores unknown fields; contradictory data is an
 // error.

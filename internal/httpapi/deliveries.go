@@ -43,6 +43,7 @@ func (a *API) getDelivery(ctx context.Context, c caller, id Id, eventID EventId,
 		return reply{}, err
 	}
 	records := t.found[deliveryOf{cb.ID, ev.Seq}]
+	view := a.delivery(cb, eventID, ev.Order, statuses[at[2]], records)
 	if len(records) == 0 && whole && params.After == "" {
 		matched, err := a.delivers(ctx, cb, ev)
 		if err != nil {
@@ -51,8 +52,8 @@ func (a *API) getDelivery(ctx context.Context, c caller, id Id, eventID EventId,
 		if !matched {
 			return reply{}, notFound()
 		}
+		view.Status, view.Reason = t.untouched(cb, ev)
 	}
-	view := a.delivery(cb, eventID, ev.Order, statuses[at[2]], records)
 	if !whole {
 		view.Next = position('g', t.at.from, t.at.below, uint64(slices.Index(statuses, view.Status)))
 	}

@@ -31,9 +31,10 @@ type trail struct {
 	of     map[string]relay.Callback // those whose deliveries are wanted
 	all    bool                      // all callbacks that there are: their batches are not chosen by name
 
-	found map[deliveryOf][]relay.AttemptRecord
-	ended map[deliveryOf]bool
-	at    trailPosition
+	passed map[deliveryOf]bool // the callback's cursor has the event behind it, as it was before the search
+	found  map[deliveryOf][]relay.AttemptRecord
+	ended  map[deliveryOf]bool
+	at     trailPosition
 
 	begun          time.Time
 	reached        time.Time // when the log took the last batch that was read forwards
@@ -51,7 +52,7 @@ type trailPosition struct {
 // may see.
 func (a *API) trailOf(c caller, events []store.Stored, only *relay.Callback) *trail {
 	t := &trail{
-		a: a, c: c, events: events, of: map[string]relay.Callback{},
+		a: a, c: c, events: events, of: map[string]relay.Callback{}, passed: map[deliveryOf]bool{},
 		found: map[deliveryOf][]relay.AttemptRecord{}, ended: map[deliveryOf]bool{},
 	}
 	if only != nil {
@@ -106,6 +107,11 @@ func (t *trail) search(ctx context.Context, at trailPosition) (whole bool, err e
 		return true, nil
 	}
 	defer func() { t.a.limits.charge(t.c.key.ID, t.batches) }()
+	if at == (trailPosition{}) { // only then can a delivery have no attempt
+		if err := t.lookForPassed(ctx); err != nil {
+			return false, err
+		}
+	}
 	if at.below == 0 {
 		whole, last, err := t.read(ctx)
 		if err != nil || !whole || last {
@@ -237,8 +243,16 @@ func (t *trail) note(b relay.AttemptBatch) {
 	}
 }
 
+// untouched returns how the delivery of an event stands of which nothing was found, though all has been read.
+func (t *trail) untouched(cb relay.Callback, ev store.Stored) (status DeliveryStatus, reason string) {
+	if t.passed[deliveryOf{cb.ID, ev.Seq}] {
+		return DeliveryStatusSkipped, passedReason
+	}
+	return DeliveryStatusPending, ""
+}
+
 // deliveries returns the deliveries of one of the events, by callback. Those of which nothing was
-// found are pending, if all has been read.
+// found are untouched, if all has been read.
 func (t *trail) deliveries(ev store.Stored, whole bool) []CallbackDelivery {
 	list := []CallbackDelivery{}
 	for _, id := range t.a.callbacks.Keys("") {
@@ -248,6 +262,9 @@ func (t *trail) deliveries(ev store.Stored, whole bool) []CallbackDelivery {
 			continue
 		}
 		d := t.a.delivery(cb, "", "", DeliveryStatusPending, records)
+		if len(records) == 0 {
+			d.Status, d.Reason = t.untouched(cb, ev)
+		}
 		list = append(list, CallbackDelivery{
 			Callback: id, Status: d.Status, Reason: d.Reason, NextAttemptAt: d.NextAttemptAt, Attempts: d.Attempts,
 		})

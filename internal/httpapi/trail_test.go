@@ -4,7 +4,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
 )
 
 // recordOf returns the record of an attempt to deliver an event of orderA.
@@ -130,4 +132,82 @@ func TestDeliveriesFromBeforeTheFilterWasChanged(t *testing.T) {
 	f.admin().put("/v1/clients/client-a", map[string]any{"sites": []string{"beta"}}).want(200)
 	delivered(f.admin(), "of a client with other sites", 1)
 	a.get("/v1/events/" + ev.ID + "/deliveries").want(404)
+}
+
+// An event that a callback has passed while its filter refused it never comes. It says so, and does not look as if it
+// still waited. What may still come is pending, and what was delivered is delivered.
+func TestAnEventThatTheFilterRefusedAtItsTime(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	a := f.client("client-a", relay.RoleWrite, "alpha", "beta")
+	a.put("/v1/callbacks/mine", map[string]any{"url": "https://bms.example/", "startFrom": "earliest", "sites": []string{"beta"}}).want(201)
+	a.put("/v1/callbacks/steady", map[string]any{"url": "https://bms.example/", "startFrom": "earliest"}).want(201)
+	f.order("alpha", orderA)
+	ev := f.publish("alpha", orderA)
+	generation := func(id string) string {
+		cb, _, err := f.store.Callbacks.Get(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cb.Generation
+	}
+	document := func(id string, d cursor.Document) {
+		t.Helper()
+		if d.V = 1; d.Generation == "" {
+			d.Generation = generation(id)
+		}
+		if err := f.store.Cursors.Set(t.Context(), store.CallbackCursor(id), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stands := func(when, id string, want DeliveryStatus) {
+		t.Helper()
+		var of EventDeliveries
+		a.get("/v1/events/" + ev.ID + "/deliveries").want(200).into(&of)
+		var line Timeline
+		a.get("/v1/orders/" + orderA + "/timeline").want(200).into(&line)
+		var d Delivery
+		a.get("/v1/callbacks/" + id + "/deliveries/" + ev.ID).want(200).into(&d)
+		for _, item := range append(of.Items, line.Items[0].Deliveries...) {
+			if item.Callback == id && (item.Status != want || (item.Reason != "") != (want == DeliveryStatusSkipped)) {
+				t.Errorf("%s: %s in a list, %q", when, item.Status, item.Reason)
+			}
+		}
+		if d.Status != want || (d.Reason != "") != (want == DeliveryStatusSkipped) || len(of.Items) == 0 {
+			t.Errorf("%s: %s, %q", when, d.Status, d.Reason)
+		}
+	}
+	behind, other := cursor.Carried{Behind: true}, cursor.Carried{Generation: "other"}
+	a.patch("/v1/callbacks/mine", map[string]any{"sites": []string{"alpha", "beta"}}).want(200)
+	stands("before anything is stored", "mine", DeliveryStatusPending)
+	document("mine", cursor.Document{Position: 1, Carried: other})
+	stands("of a callback that had the id before", "mine", DeliveryStatusPending)
+	document("mine", cursor.Document{})
+	stands("not reached", "mine", DeliveryStatusPending)
+	if err := f.store.Watermarks.Set(t.Context(), store.WatermarkKey(relay.ShardOf("mine"), "events"), store.Watermark{Position: 1}); err != nil {
+		t.Fatal(err)
+	}
+	stands("passed by all that are quiet", "mine", DeliveryStatusSkipped)
+	document("mine", cursor.Document{Carried: behind})
+	stands("not quiet", "mine", DeliveryStatusPending)
+	document("mine", cursor.Document{Carried: behind, Done: []cursor.Range{{1, 3}}})
+	stands("in a range that is done", "mine", DeliveryStatusSkipped)
+	document("mine", cursor.Document{Carried: behind, Position: 1})
+	stands("passed", "mine", DeliveryStatusSkipped)
+	key := store.LaneKey(store.CallbackCursor("mine"), orderA)
+	for _, lane := range []cursor.Lane{{Entries: []uint64{1}}, {OpenFrom: 1}} {
+		lane.V, lane.Order, lane.Generation = 1, orderA, generation("mine")
+		if err := f.store.Lanes.Set(t.Context(), key, lane); err != nil {
+			t.Fatal(err)
+		}
+		stands("waiting in its order's lane", "mine", DeliveryStatusPending)
+	}
+	document("mine", cursor.Document{Carried: behind, Position: 1, Skipped: []cursor.Entry{{Seq: 1, Order: orderA}}})
+	stands("skipped in its order's lane", "mine", DeliveryStatusSkipped)
+	l := &ledger{f: f, ends: map[string]relay.AttemptsEnd{}}
+	l.append("mine", time.Now().UTC(), recordOf(ev, 1, "success", relay.DeliveryDelivered))
+	stands("delivered", "mine", DeliveryStatusDelivered)
+
+	document("steady", cursor.Document{Position: 1}) // its filter has always been what it is: the attempt is still to be stored
+	stands("never refused", "steady", DeliveryStatusPending)
 }
