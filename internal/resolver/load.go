@@ -132,24 +132,6 @@ func (l *loader) batch(ctx context.Context, batch []*arrival) {
 		adopting.Go(func() { l.adopt(ctx, lease, arrivals) })
 	}
 	adopting.Wait()
-	l.eraseDeleted(ctx, batch, found)
-}
-
-// eraseDeleted removes the cursors of connections that were deleted while no runner worked on them.
-func (l *loader) eraseDeleted(ctx context.Context, batch []*arrival, found map[string]*cursorstore.Stored) {
-	leases := map[int]*shard.Lease{}
-	for _, a := range batch {
-		leases[a.runner.lease.Shard()] = a.runner.lease
-	}
-	for id, stored := range found {
-		lease := leases[relay.ShardOf(id)]
-		if _, known := l.r.roster.Connection(id); known || lease == nil {
-			continue
-		}
-		if c := l.r.store.Connections.Current(ctx, []string{id})[0]; c.Err == nil && c.Deleted {
-			l.r.erase(ctx, lease, stored, "")
-		}
-	}
 }
 
 // cursors reads the stored cursors of a batch.

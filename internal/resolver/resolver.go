@@ -163,6 +163,9 @@ func (r *Resolver) Run(ctx context.Context) error {
 // nothing new, waits for what is under way until the grace time is over, and returns when every cursor is
 // stored a last time. Nothing begins before Run has.
 func (r *Resolver) Own(ctx context.Context, lease *shard.Lease) error {
+	var erasing sync.WaitGroup
+	defer erasing.Wait()
+	erasing.Go(func() { r.eraseDeleted(ctx, lease) })
 	return r.roster.Own(ctx, lease)
 }
 

@@ -88,10 +88,13 @@ func (r *Roster[R]) changed(before, now *store.Entry[relay.Connection]) {
 	r.crew.change(now.Value, r.listed())
 }
 
+// Ready is closed when all connections are known.
+func (r *Roster[R]) Ready() <-chan struct{} { return r.known.Ready() }
+
 // listed reports whether all connections are known: whichever comes now was made just now.
 func (r *Roster[R]) listed() bool {
 	select {
-	case <-r.known.Ready():
+	case <-r.Ready():
 		return true
 	default:
 		return false

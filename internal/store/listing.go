@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/audatex-relay/relay/internal/each"
+	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
 // listChunk is how many documents a listing reads at a time.
@@ -71,6 +72,25 @@ func (b *Bucket[T]) Count(ctx context.Context, prefix string) (int, error) {
 		return 0, fmt.Errorf("count %s of bucket %s: %w", prefix, b.name, err)
 	}
 	return len(keys), nil
+}
+
+// Keys returns the keys that start with prefix followed by a dot, also of what was removed a short time ago. It is one
+// request to the leader and needs no reader, and returns at most 100,000.
+func (b *Bucket[T]) Keys(ctx context.Context, prefix string) ([]string, error) {
+	fail := func(err error) error { return fmt.Errorf("list the keys %s of bucket %s: %w", prefix, b.name, err) }
+	if err := b.s.health.reachable(); err != nil {
+		return nil, fail(err)
+	}
+	var info jetstream.StreamInfo
+	err := jsapi.Call(ctx, b.s.js, "STREAM.INFO.KV_"+b.name, map[string]string{"subjects_filter": b.subject(prefix + ".>")}, &info)
+	if err != nil {
+		return nil, fail(classify(err))
+	}
+	keys := make([]string, 0, len(info.State.Subjects))
+	for subject := range info.State.Subjects {
+		keys = append(keys, subject[len(b.subject("")):])
+	}
+	return keys, nil
 }
 
 // Changed returns up to limit documents in the order of their last change, from a revision on, and
