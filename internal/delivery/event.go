@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 
 	"github.com/audatex-relay/relay/internal/relay"
@@ -33,6 +34,25 @@ func EventOf(s store.Stored) Event {
 		}
 	}
 	return ev
+}
+
+// EventOfHead returns an event of which only the head was read, without its body and its id: it is for those who ask whom
+// it is for. Of some operational events only their body says that, which is read from the log; store.ErrNotFound if they
+// have left it.
+func EventOfHead(ctx context.Context, head store.Stored, log interface {
+	Get(ctx context.Context, seq uint64) (store.Stored, error)
+}) (Event, error) {
+	kind, operational := relay.KindOf(head.Type)
+	if !operational || !kind.Private() {
+		return Event{Stored: head}, nil
+	}
+	whole, err := log.Get(ctx, head.Seq)
+	if err != nil {
+		return Event{}, err
+	}
+	ev := EventOf(whole)
+	ev.Body = nil
+	return ev, nil
 }
 
 // Recorded returns a record as one of an attempt to deliver the event, or of the end of its delivery.

@@ -2,6 +2,7 @@ package logreader
 
 import (
 	"context"
+	"errors"
 
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/cursorstore"
@@ -74,17 +75,24 @@ func (p *Pages) Lane(ctx context.Context, t *delivery.Target, of cursor.Refill) 
 	if none {
 		return nil, of.Through, nil
 	}
-	events, more, err := p.Events.Scan(ctx, of.From, filters, p.Deliverer.Bodies.EventsIn(8*pageBytes, cursor.LaneEntries+1))
+	heads, more, err := p.Events.ScanHeads(ctx, of.From, filters, cursor.LaneEntries+1)
 	if err != nil {
 		return nil, 0, err
 	}
-	for _, s := range events {
-		if s.Seq <= of.Through && t.Matches(&delivery.Event{Stored: s}) {
-			seqs = append(seqs, s.Seq)
+	for _, head := range heads {
+		if head.Seq > of.Through {
+			break
+		}
+		switch ev, err := delivery.EventOfHead(ctx, head, p.Events); {
+		case errors.Is(err, store.ErrNotFound): // it has left the log meanwhile
+		case err != nil:
+			return nil, 0, err
+		case t.Matches(&ev):
+			seqs = append(seqs, head.Seq)
 		}
 	}
-	if through = of.Through; more && len(events) > 0 {
-		through = min(through, events[len(events)-1].Seq)
+	if through = of.Through; more && len(heads) > 0 {
+		through = min(through, heads[len(heads)-1].Seq)
 	}
 	return seqs, through, nil
 }
