@@ -97,21 +97,29 @@ func (w *runner) read(ctx context.Context) error {
 // readPage reads the next page. Where most of the log is selected it reads the events whole, as one read for many costs
 // far less than one for each, and keeps as many at hand as there is room for; the others are read when they are sent.
 func (w *runner) readPage(ctx context.Context, at uint64) (err error) {
-	most, whole := pageEvents, !w.sparse
-	if whole {
-		most = w.r.bodies.EventsIn(pageBytes, pageEvents)
+	most, bytes := pageEvents, 0
+	if !w.sparse {
+		bytes = min(pageBytes, w.r.memory.Part())
+		if most = w.size; most == 0 { // small from the start where bodies have been large of late
+			most = w.r.bodies.EventsIn(int64(bytes), wholeEvents)
+		}
 	}
-	if w.page, err = w.sel.page(ctx, at, most, whole); err != nil {
+	p, err := w.sel.page(ctx, at, most, bytes)
+	if err != nil {
 		return err
 	}
-	w.sparse = w.page.read > 0 && float64(len(w.page.entries)) < selected*float64(w.page.read)
-	for _, ev := range w.page.events {
+	if bytes > 0 && p.bodies > 0 { // by this replay's own events: those that others have read may be smaller
+		w.size = min(max(bytes/max(p.bytes/p.bodies, 1), 1), pageEvents)
+	}
+	w.sparse = p.read > 0 && float64(len(p.entries)) < selected*float64(p.read)
+	for _, ev := range p.events {
 		w.r.bodies.NoteSize(len(ev.Body))
 		if w.atHand.Admits(ev) {
 			w.atHand.Hold(ev)
 		}
 	}
-	w.page.events = nil
+	p.events = nil
+	w.page = p
 	return nil
 }
 

@@ -53,6 +53,7 @@ type runner struct {
 	page    page // read and not offered yet
 	atHand  delivery.AtHand
 	sparse  bool // little of what was read last is selected
+	size    int  // how many events the next page may have if they are read whole; 0: not known yet
 	results chan *attempt
 	flying  int
 	changed chan struct{} // the document may have changed

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/delivery"
@@ -15,15 +15,17 @@ import (
 )
 
 const (
-	// pageEvents is how many events of the log a running replay reads at a time, of about pageBytes if it reads them
-	// whole. countEvents is how many are read for counting.
+	// pageEvents is how many events of the log a running replay reads at a time at most. If it reads them whole they are
+	// to have about pageBytes, and the bodies of no more are kept; wholeEvents is how many it begins with.
 	pageEvents  = 512
 	pageBytes   = 1 << 20
+	wholeEvents = 32
+	// countEvents is how many are read for counting.
 	countEvents = 4096
 	// selected is the part of a page that must be selected for the next one to be read whole.
 	selected = 1.0 / 2
-	// getMost is how many single events are read at a time, getAtOnce how many of them at once: so
-	// many bodies are in memory.
+	// getMost is how many single events are read at a time, getAtOnce how many of them at once: so many bodies are in
+	// memory beside those that are kept.
 	getMost   = 64
 	getAtOnce = 8
 	// denseness is how many positions of the log one may read for each that is wanted, before the
@@ -45,7 +47,7 @@ type selection struct {
 // events is what is read of the log of events.
 type events interface {
 	Get(ctx context.Context, seq uint64) (store.Stored, error)
-	Scan(ctx context.Context, from uint64, filters []string, most int) ([]store.Stored, bool, error)
+	ScanWithin(ctx context.Context, from uint64, filters []string, most, bytes int) ([]store.Stored, bool, error)
 	ScanHeads(ctx context.Context, from uint64, filters []string, most int) ([]store.Stored, bool, error)
 }
 
@@ -105,20 +107,23 @@ func (s *selection) matches(ev *delivery.Event) bool {
 // page is a part of what a selection has.
 type page struct {
 	entries []cursor.Entry
-	events  []*delivery.Event // the entries' own, if they were read whole
+	events  []*delivery.Event // of the entries, those whose bodies are kept
 	through uint64            // nothing else up to here is selected
 	read    int               // events of the log that were read for it
+	bodies  int               // of these, how many bodies were kept for looking at them, or read one by one, and their bytes
+	bytes   int
 }
 
-func (p *page) add(ev *delivery.Event, whole bool) {
+func (p *page) add(ev *delivery.Event) {
 	p.entries = append(p.entries, cursor.Entry{Seq: ev.Seq, Order: ev.Order})
-	if whole {
+	if len(ev.Body) > 0 {
 		p.events = append(p.events, ev)
 	}
 }
 
-// page reads what follows a position, at most so many events of the log: whole, or what it takes to select them.
-func (s *selection) page(ctx context.Context, after uint64, most int, whole bool) (page, error) {
+// page reads what follows a position, at most so many events of the log. It keeps about so many bytes of their bodies; 0 is
+// for what it takes to select them.
+func (s *selection) page(ctx context.Context, after uint64, most, bytes int) (page, error) {
 	after = max(after, s.doc.From-1)
 	if s.narrowed == nil || after >= s.doc.Through {
 		return page{through: s.doc.Through}, nil
@@ -131,10 +136,10 @@ func (s *selection) page(ctx context.Context, after uint64, most int, whole bool
 		}
 		stretch := dense(wanted)
 		if len(stretch) == 0 {
-			return s.single(ctx, wanted[:min(len(wanted), getMost)], whole)
+			return s.single(ctx, wanted[:min(len(wanted), getMost)], bytes)
 		}
 		from, through = stretch[0], stretch[len(stretch)-1]
-		if stretched := int(through - from + 1); !whole || stretched < most {
+		if stretched := int(through - from + 1); bytes == 0 || stretched < most {
 			most = stretched
 		}
 	}
@@ -142,7 +147,7 @@ func (s *selection) page(ctx context.Context, after uint64, most int, whole bool
 	if none {
 		return page{through: s.doc.Through}, nil
 	}
-	return s.scan(ctx, from, through, filters, most, whole)
+	return s.scan(ctx, from, through, filters, most, bytes)
 }
 
 // dense returns the longest beginning of some positions that costs less to read in one go than one by
@@ -166,16 +171,12 @@ func (s *selection) order(ctx context.Context, order string, from, through uint6
 	if none {
 		return page{through: through}, nil
 	}
-	return s.scan(ctx, from, through, filters, 2*cursor.LaneEntries, false)
+	return s.scan(ctx, from, through, filters, 2*cursor.LaneEntries, 0)
 }
 
-// scan reads events of the log: whole, or their heads.
-func (s *selection) scan(ctx context.Context, from, through uint64, filters []string, most int, whole bool) (page, error) {
-	scan := s.events.ScanHeads
-	if whole {
-		scan = s.events.Scan
-	}
-	heads, more, err := scan(ctx, from, filters, most)
+// scan reads events of the log, and keeps about so many bytes of their bodies.
+func (s *selection) scan(ctx context.Context, from, through uint64, filters []string, most, bytes int) (page, error) {
+	heads, more, err := s.read(ctx, from, filters, most, bytes)
 	if err != nil {
 		return page{}, err
 	}
@@ -184,21 +185,18 @@ func (s *selection) scan(ctx context.Context, from, through uint64, filters []st
 		if head.Seq > through {
 			return p, nil
 		}
-		ev := delivery.Event{Stored: head}
-		if whole {
-			ev = delivery.EventOf(head)
-		} else if strings.HasPrefix(head.Type, relay.OperationalPrefix) { // its body may say whose it is
-			whole, err := s.events.Get(ctx, head.Seq)
-			switch {
-			case errors.Is(err, store.ErrNotFound):
-				continue
-			case err != nil:
-				return page{}, err
-			}
-			ev = delivery.EventOf(whole)
+		ev, err := delivery.EventOf(head), error(nil)
+		if len(head.Body) == 0 {
+			ev, err = delivery.EventOfHead(ctx, head, s.events)
+		} else {
+			p.bodies, p.bytes = p.bodies+1, p.bytes+len(head.Body)
 		}
-		if s.matches(&ev) {
-			p.add(&ev, whole)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+		case err != nil:
+			return page{}, err
+		case s.matches(&ev):
+			p.add(&ev)
 		}
 	}
 	switch {
@@ -210,23 +208,32 @@ func (s *selection) scan(ctx context.Context, from, through uint64, filters []st
 	return p, nil
 }
 
-// single reads events one by one.
-func (s *selection) single(ctx context.Context, wanted []uint64, whole bool) (page, error) {
+func (s *selection) read(ctx context.Context, from uint64, filters []string, most, bytes int) ([]store.Stored, bool, error) {
+	if bytes == 0 {
+		return s.events.ScanHeads(ctx, from, filters, most)
+	}
+	return s.events.ScanWithin(ctx, from, filters, most, bytes)
+}
+
+// single reads events one by one, and keeps at most so many bytes of their bodies.
+func (s *selection) single(ctx context.Context, wanted []uint64, bytes int) (page, error) {
 	type found struct {
 		event *delivery.Event
+		bytes int
 		err   error
 	}
 	all := make([]found, len(wanted))
+	var kept atomic.Int64
 	var reading sync.WaitGroup
 	for first := range getAtOnce {
 		reading.Go(func() {
 			for i := first; i < len(wanted); i += getAtOnce {
 				stored, err := s.events.Get(ctx, wanted[i])
-				if all[i].err = err; err != nil {
+				if all[i].bytes, all[i].err = len(stored.Body), err; err != nil {
 					continue
 				}
 				if ev := delivery.EventOf(stored); s.matches(&ev) {
-					if all[i].event = &ev; !whole {
+					if all[i].event = &ev; kept.Add(int64(len(ev.Body))) > int64(bytes) {
 						ev.Body = nil
 					}
 				}
@@ -238,10 +245,12 @@ func (s *selection) single(ctx context.Context, wanted []uint64, whole bool) (pa
 	for _, f := range all {
 		switch {
 		case errors.Is(f.err, store.ErrNotFound): // it has left the log
+			continue
 		case f.err != nil:
 			return page{}, f.err
-		case f.event != nil:
-			p.add(f.event, whole)
+		}
+		if p.bodies, p.bytes = p.bodies+1, p.bytes+f.bytes; f.event != nil {
+			p.add(f.event)
 		}
 	}
 	return p, nil
@@ -250,7 +259,7 @@ func (s *selection) single(ctx context.Context, wanted []uint64, whole bool) (pa
 // count returns how many events are selected.
 func (s *selection) count(ctx context.Context) (n int, err error) {
 	for at := s.doc.From - 1; at < s.doc.Through; {
-		p, err := s.page(ctx, at, countEvents, false)
+		p, err := s.page(ctx, at, countEvents, 0)
 		if err != nil {
 			return 0, err
 		}

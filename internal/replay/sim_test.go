@@ -61,6 +61,7 @@ const simKey = "bms one"
 type simLog struct {
 	events []store.Stored
 	first  *atomic.Uint64 // those before have left the log
+	bodies int            // how many bytes of bodies are read at once
 }
 
 func (l simLog) Get(_ context.Context, seq uint64) (store.Stored, error) {
@@ -71,27 +72,34 @@ func (l simLog) Get(_ context.Context, seq uint64) (store.Stored, error) {
 }
 
 func (l simLog) ScanHeads(ctx context.Context, from uint64, filters []string, most int) ([]store.Stored, bool, error) {
-	found, more, err := l.Scan(ctx, from, filters, most)
-	heads := slices.Clone(found)
-	for i := range heads {
-		heads[i].Body = nil
+	found, more, err := l.ScanWithin(ctx, from, filters, most, 0)
+	if len(found) > 0 {
+		found[0].Body = nil
 	}
-	return heads, more, err
+	return found, more, err
 }
 
-func (l simLog) Scan(_ context.Context, from uint64, _ []string, most int) ([]store.Stored, bool, error) {
+func (l simLog) ScanWithin(_ context.Context, from uint64, _ []string, most, bytes int) ([]store.Stored, bool, error) {
 	from = max(from, l.first.Load())
 	if from > uint64(len(l.events)) {
 		return nil, false, nil
 	}
-	found := l.events[from-1:]
-	return found[:min(most, len(found))], len(found) > most, nil
+	found := slices.Clone(l.events[from-1:])
+	more := len(found) > most
+	found = found[:min(most, len(found))]
+	kept := 0
+	for i := range found {
+		if kept += len(found[i].Body); kept > min(bytes, l.bodies) && i > 0 {
+			found[i].Body = nil
+		}
+	}
+	return found, more, nil
 }
 
 // newSimWorld makes a world with some events of few orders.
 func newSimWorld(t *rapid.T) *simWorld {
 	s := &simWorld{
-		t: t, seed: rapid.IntRange(0, 1<<30).Draw(t, "seed"), log: simLog{first: &atomic.Uint64{}}, lanes: map[string]cursor.Lane{},
+		t: t, seed: rapid.IntRange(0, 1<<30).Draw(t, "seed"), log: simLog{first: &atomic.Uint64{}, bodies: rapid.SampledFrom([]int{1, 200, 1 << 20}).Draw(t, "bodies")}, lanes: map[string]cursor.Lane{},
 		gone: make(chan struct{}, 1000), poisoned: map[string]bool{}, tries: map[uint64]int{}, flying: map[string]bool{},
 		accepted: map[uint64]bool{}, newest: map[string]uint64{},
 	}

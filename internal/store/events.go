@@ -191,6 +191,28 @@ func (e *Events) ScanHeads(ctx context.Context, from uint64, filters []string, m
 	return e.collect(e.s.scanCounted(ctx, e.s.topo.Events(), headersOnly, from, time.Time{}, filters, max, &all))
 }
 
+// ScanWithin is Scan that keeps the bodies of the first events only, as many as have so many bytes, and one in any case.
+// The others come without: what is asked for may turn out to be far larger than was expected.
+func (e *Events) ScanWithin(ctx context.Context, from uint64, filters []string, max, bytes int) ([]Stored, bool, error) {
+	if len(filters) == 1 && filters[0] == topology.AllEvents {
+		filters = nil
+	}
+	var events []Stored
+	var all uint64
+	kept := 0
+	more, err := e.s.scanEach(ctx, e.s.topo.Events(), wholeMessages, from, time.Time{}, filters, max, &all, func(m Message) {
+		ev := AsEvent(m)
+		if kept += len(ev.Body); kept > bytes && len(events) > 0 {
+			ev.Body = nil
+		}
+		events = append(events, ev)
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	return events, more, nil
+}
+
 // At returns the position of the first event that the log took at or after a time; the position
 // behind its end if there is none.
 func (e *Events) At(ctx context.Context, at time.Time) (uint64, error) {

@@ -309,6 +309,36 @@ func TestAttemptsOfManyCallbacksAreMerged(t *testing.T) {
 	}
 }
 
+// Of what is too large, only the first events come with their bodies, and one does in any case.
+func TestEventsComeWithinABound(t *testing.T) {
+	t.Parallel()
+	s, ctx := open(t, t.TempDir()), t.Context()
+	var last uint64
+	size := 0
+	for i := range 5 {
+		ev := orderEvent(t, uint64(i+1))
+		body, err := relay.Encode(ev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		size = len(body)
+		if last, err = s.Events.Publish(ctx, ev, store.InboxRef{}, last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for bytes, want := range map[int]int{1: 1, 2 * size: 2, 100 * size: 4} {
+		events, more, err := s.Events.ScanWithin(ctx, 1, nil, 4, bytes)
+		if err != nil || len(events) != 4 || !more {
+			t.Fatalf("%d events, more %t: %v", len(events), more, err)
+		}
+		for i, ev := range events {
+			if ev.Seq != uint64(i+1) || ev.Order != order || (ev.Body != nil) != (i < want) {
+				t.Errorf("within %d bytes event %d has %d", bytes, ev.Seq, len(ev.Body))
+			}
+		}
+	}
+}
+
 func TestSecretsAreSealedOnTheDisk(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
