@@ -20,6 +20,9 @@ import (
 const (
 	// storeAgain is how long a replay waits after the store could not be read or written.
 	storeAgain = time.Second
+	// unknownMost is how long a replay waits at most before it looks again for its callback or its client, of which one is
+	// not known. It looks at once when one of them changes.
+	unknownMost = time.Minute
 	// lastRounds is how often what has ended is stored at most when a shard is given up.
 	lastRounds = 3
 	// lastFlush bounds these writes.
@@ -85,7 +88,8 @@ func (w *runner) wake() {
 
 // run works the replay until it has ended or ctx has.
 func (w *runner) run(ctx context.Context) {
-	for ctx.Err() == nil {
+	unknown := backoff.Backoff{Least: storeAgain, Most: unknownMost}
+	for logged := false; ctx.Err() == nil; {
 		ready, err := w.load(ctx)
 		switch {
 		case err == nil && ready:
@@ -97,13 +101,31 @@ func (w *runner) run(ctx context.Context) {
 		case err == nil, ctx.Err() != nil, errors.Is(err, errFenced):
 			return
 		case errors.Is(err, errUnknown): // it is not known here yet, or the replay is about to be removed
+			wait := unknown.Next()
+			if wait > unknownMost/2 && !logged {
+				w.log.Warn("a replay waits: its callback or the client of that is not known")
+				logged = true
+			}
+			w.wait(ctx, wait)
 		default:
 			w.log.Log(ctx, store.Level(err, slog.LevelWarn), "a replay cannot go on now; it is tried again", "error", err)
+			unknown.Reset()
+			backoff.Sleep(ctx, storeAgain)
 		}
-		backoff.Sleep(ctx, storeAgain)
 		if !w.refresh(ctx) {
 			return
 		}
+	}
+}
+
+// wait waits until something may have changed, at most for a time.
+func (w *runner) wait(ctx context.Context, most time.Duration) {
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case <-w.changed:
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 

@@ -1,13 +1,20 @@
 package replay
 
 import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard/shardtest"
+	"github.com/audatex-relay/relay/internal/store"
 )
 
 // While nothing may be taken, what is due does not have the runner look again and again.
@@ -60,4 +67,54 @@ func TestASuccessfulTestHurriesAReplay(t *testing.T) {
 			t.Errorf("of %s something is due: %t", w.callback, ok)
 		}
 	}
+}
+
+// oneReplay is a store with one replay.
+type oneReplay struct {
+	reads atomic.Int32
+	gone  atomic.Bool
+}
+
+func (o *oneReplay) Watch(context.Context, func(store.Entry[relay.Replay]), func(), func(string, error)) error {
+	return nil
+}
+
+func (o *oneReplay) Current(_ context.Context, keys []string) []store.Present[relay.Replay] {
+	o.reads.Add(1)
+	var now store.Present[relay.Replay]
+	now.Deleted, now.Key, now.Revision = o.gone.Load(), keys[0], 1
+	now.Value = relay.Replay{ID: "again", Callback: "bms", State: relay.ReplayRunning}
+	return []store.Present[relay.Replay]{now}
+}
+
+// A replay whose client is missing looks for it ever less often, and at once when something has changed. The log says once
+// that it waits.
+func TestAReplayWithoutItsClientRests(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		there := &oneReplay{}
+		r := &Replayer{c: Config{Log: slog.New(slog.NewTextHandler(&log, nil))}, target: func(string) *delivery.Target { return nil }}
+		r.follow(there)
+		w := newRunner(r, shardtest.Fixed(0, 1), store.Entry[relay.Replay]{Key: "bms.again", Value: relay.Replay{Callback: "bms", State: relay.ReplayRunning}})
+		ended := make(chan struct{})
+		go func() { w.run(t.Context()); close(ended) }()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		reads := there.reads.Load()
+		if logged := strings.Count(log.String(), "a replay waits"); reads > 150 || logged != 1 {
+			t.Errorf("in an hour it has looked %d times, and logged that %d times", reads, logged)
+		}
+		w.wake()
+		if synctest.Wait(); there.reads.Load() != reads+1 {
+			t.Error("it has not looked although something has changed")
+		}
+		there.gone.Store(true)
+		w.wake()
+		select {
+		case <-ended:
+		case <-time.After(time.Second):
+			t.Error("it waits although it was removed")
+		}
+	})
 }
