@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -10,9 +11,15 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/audatex-relay/relay/internal/demo"
 	"github.com/audatex-relay/relay/internal/group"
+	"github.com/audatex-relay/relay/internal/natstest"
+	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/settings"
 	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/internal/topology"
 )
 
 // hears is a log that passes each message on.
@@ -22,6 +29,63 @@ func (h hears) Handle(_ context.Context, r slog.Record) error { h(r.Message); re
 func (h hears) Enabled(context.Context, slog.Level) bool      { return true }
 func (h hears) WithAttrs([]slog.Attr) slog.Handler            { return h }
 func (h hears) WithGroup(string) slog.Handler                 { return h }
+
+// A start asks the store once for what all shards have, not once for each shard: with many requests the renewal of
+// leases has to wait, and the store seems to be away.
+func TestAStartAsksTheStoreForAllShardsTogether(t *testing.T) {
+	t.Parallel()
+	vendor := httptest.NewServer(http.NotFoundHandler())
+	defer vendor.Close()
+	bus := natstest.StartLimited(t, 8<<20)
+	keys, err := store.NewKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	unchecked := demoSettings(demo.Relay{Dir: t.TempDir(), VendorURL: vendor.URL, AdminToken: "an-admin-token-for-this-test"}, true)
+	unchecked.NATSURL, unchecked.NATSListen, unchecked.StreamReplicas, unchecked.EncryptionKeys = bus.URL(), "", 1, string(keys)
+	config, err := unchecked.Check()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(t, bus.Conn(), keys, config)
+	asked := natstest.Requests(t, bus.Conn())
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	if err := serve(ctx, config, slog.New(slog.DiscardHandler), func(addresses) { stop() }); err != nil {
+		t.Error(err)
+	}
+	all, cursors := asked(""), asked("CONSUMER.CREATE.KV_relay_cursors.")
+	t.Logf("%d requests: %d new readers, %d of them of cursors; %d readers removed", all, asked("CONSUMER.CREATE."), cursors, asked("CONSUMER.DELETE."))
+	if most := 500; cursors == 0 || all > most {
+		t.Errorf("a start took %d requests; at most %d are right", all, most)
+	}
+}
+
+// fill makes the store of a relay with a client and a handful of callbacks.
+func fill(t *testing.T, nc *nats.Conn, keys []byte, c settings.Config) {
+	t.Helper()
+	sealer, err := store.NewSealer(keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := store.Open(t.Context(), store.Config{
+		Conn: nc, Sealer: sealer, Log: slog.New(slog.DiscardHandler),
+		Topology: topology.Topology{Prefix: c.NATSPrefix, Replicas: c.StreamReplicas, Retention: c.Retention.D()},
+	})
+	if err == nil {
+		_, err = s.Clients.Create(t.Context(), "shop", relay.Client{ID: "shop", AllSites: true})
+	}
+	for n := 0; n < 5 && err == nil; n++ {
+		id := fmt.Sprintf("bms-%d", n)
+		_, err = s.Callbacks.Create(t.Context(), id, relay.Callback{
+			ID: id, Client: "shop", Concurrency: 4, TimeoutSeconds: 5, Mode: relay.ModeEvery, Generation: relay.NewID(),
+			Secrets: relay.CallbackSecrets{URL: "http://127.0.0.1:1/"},
+		})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
 
 // A relay that is told to stop before its callbacks are loaded never says that it serves, and ends well.
 func TestAStopDuringTheStartIsNoStart(t *testing.T) {

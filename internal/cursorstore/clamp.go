@@ -50,7 +50,7 @@ type Tell func(ctx context.Context, taken []Taken, last uint64) error
 func (s *Store) Clamp(
 	ctx context.Context, now time.Time, end func(ctx context.Context, highest uint64) (last uint64, err error), tell Tell,
 ) error {
-	found, err := s.load(ctx, s.kind.Everywhere())
+	found, err := s.load(ctx, []string{s.kind.Everywhere()})
 	if err != nil {
 		return fmt.Errorf("read the cursors: %w", err)
 	}

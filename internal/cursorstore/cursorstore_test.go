@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/natstest"
@@ -21,6 +23,7 @@ import (
 // world is a store that two owners of one shard write, the first of them through a gate.
 type world struct {
 	t     *testing.T
+	nc    *nats.Conn
 	store *store.Store
 	fails atomic.Pointer[func(store.Write) error]
 
@@ -31,11 +34,10 @@ var now = time.Date(2026, 1, 15, 9, 0, 0, 0, time.UTC)
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t}
-	nc := natstest.Start(t)
+	w := &world{t: t, nc: natstest.Start(t)}
 	open := func(gate store.Gate) *store.Store {
 		s, err := store.Open(t.Context(), store.Config{
-			Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Log: slog.New(slog.DiscardHandler), Gate: gate,
+			Conn: w.nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Log: slog.New(slog.DiscardHandler), Gate: gate,
 		})
 		if err != nil {
 			t.Fatal(err)

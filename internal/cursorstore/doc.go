@@ -11,6 +11,7 @@
 //	err := cursors.Clamp(ctx, now, end, tell)
 //
 //	// When a shard has come: read, build, adopt. Until Adopt has returned nothing of these cursors may be started.
+//	// Shards that come together are read together.
 //	found, err := cursors.Load(ctx, shard, ids)       // or LoadSome for readers that come later
 //	f := found[id]
 //	if f.Epoch() > lease.Epoch() { lease.Superseded(f.Epoch()); return }

@@ -5,23 +5,30 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/each"
+	"github.com/audatex-relay/relay/internal/gather"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
 // Store keeps the cursors of one kind.
 type Store struct {
-	kind  store.CursorKind
-	store *store.Store
-	log   *slog.Logger
+	kind   store.CursorKind
+	store  *store.Store
+	log    *slog.Logger
+	shards *gather.Reader[int, map[string]*Stored] // by id
 }
 
 // New returns a Store of a kind of cursors.
 func New(s *store.Store, kind store.CursorKind, log *slog.Logger) *Store {
-	return &Store{kind: kind, store: s, log: log}
+	c := &Store{kind: kind, store: s, log: log}
+	c.shards = gather.NewReader(c.loadShards)
+	return c
 }
 
 // Stored is what is stored of one cursor. Once the cursor is made of it only the Handle is needed.
@@ -44,22 +51,57 @@ func (s *Store) none(id string) *Stored {
 	return &Stored{ID: id, Handle: &Handle{key: s.kind.Key(id), lanes: map[string]uint64{}}}
 }
 
-// EveryShard has Load read those of all shards at once.
-const EveryShard = -1
-
 // Load reads all that is stored of the kind's cursors of a shard, by id: those of ids, stored or not, and any others
-// there are.
+// there are. Shards that are loaded at the same time are read together, after all of them have been asked for. One
+// shard is loaded by one caller at a time.
 func (s *Store) Load(ctx context.Context, shard int, ids []string) (map[string]*Stored, error) {
-	prefix := s.kind.Everywhere()
-	if shard != EveryShard {
-		prefix = s.kind.OfShard(shard)
-	}
-	found, err := s.load(ctx, prefix)
+	found, err := s.shards.Read(ctx, shard)
 	if err != nil {
 		return nil, fmt.Errorf("load cursors: %w", err)
 	}
 	for _, id := range ids {
 		if found[id] == nil {
+			found[id] = s.none(id)
+		}
+	}
+	return found, nil
+}
+
+// loadShards reads what is stored of the cursors of some shards.
+func (s *Store) loadShards(ctx context.Context, shards []int) (map[int]map[string]*Stored, error) {
+	prefixes := []string{s.kind.Everywhere()}
+	if len(shards) <= store.FewPrefixes {
+		prefixes = each.Of(shards, s.kind.OfShard)
+	}
+	found, err := s.load(ctx, prefixes)
+	if err != nil {
+		return nil, err
+	}
+	by := make(map[int]map[string]*Stored, len(shards))
+	for _, shard := range shards {
+		by[shard] = map[string]*Stored{}
+	}
+	for id, f := range found {
+		if of := by[s.kind.Shard(id)]; of != nil {
+			of[id] = f
+		}
+	}
+	return by, nil
+}
+
+// LoadMany reads what is stored of many cursors, which may be of several shards, by looking through their shards.
+func (s *Store) LoadMany(ctx context.Context, ids []string) (map[string]*Stored, error) {
+	shards := map[int]bool{}
+	for _, id := range ids {
+		shards[s.kind.Shard(id)] = true
+	}
+	by, err := s.loadShards(ctx, slices.Collect(maps.Keys(shards)))
+	if err != nil {
+		return nil, fmt.Errorf("load cursors: %w", err)
+	}
+	found := make(map[string]*Stored, len(ids))
+	for _, id := range ids {
+		if found[id] = by[s.kind.Shard(id)][id]; found[id] == nil {
 			found[id] = s.none(id)
 		}
 	}
@@ -91,7 +133,7 @@ func (s *Store) LoadSome(ctx context.Context, ids []string) (map[string]*Stored,
 
 // load reads documents and then lanes: a lane is stored before the document that counts on it, so the lanes are all
 // that the document names, and more at most.
-func (s *Store) load(ctx context.Context, prefix string) (map[string]*Stored, error) {
+func (s *Store) load(ctx context.Context, prefixes []string) (map[string]*Stored, error) {
 	found := map[string]*Stored{}
 	of := func(id string) *Stored {
 		if found[id] == nil {
@@ -99,7 +141,7 @@ func (s *Store) load(ctx context.Context, prefix string) (map[string]*Stored, er
 		}
 		return found[id]
 	}
-	documents, err := s.store.Cursors.All(ctx, prefix, func(key string, err error) {
+	documents, err := s.store.Cursors.AllOf(ctx, prefixes, func(key string, err error) {
 		if id, ok := s.idOf(key); ok {
 			of(id).Unreadable = err
 		}
@@ -112,7 +154,7 @@ func (s *Store) load(ctx context.Context, prefix string) (map[string]*Stored, er
 			of(id).Document, of(id).Handle.revision = &documents[i].Value, d.Revision
 		}
 	}
-	return found, s.loadLanes(ctx, []string{prefix}, of)
+	return found, s.loadLanes(ctx, prefixes, of)
 }
 
 func (s *Store) loadLanes(ctx context.Context, prefixes []string, of func(id string) *Stored) error {

@@ -21,7 +21,7 @@ const (
 	adoptChunk = 1024
 	// adoptTries is how often a callback is loaded again at once if a former owner has written it meanwhile.
 	adoptTries = 5
-	// loadAtOnce is how many shards are loaded at the same time.
+	// loadAtOnce is how many shards are adopted at the same time.
 	loadAtOnce = 8
 	// loadAgain is the wait before callbacks that could not be loaded are loaded again.
 	loadAgain = time.Second
@@ -70,15 +70,7 @@ type loadedState struct {
 // are read before their lanes, then the watermark and the bounds of the log; the watermark is written before the
 // lanes, and these before their documents.
 func (l *loop) load(what *loadRequest) {
-	d := l.d
-	select {
-	case d.loads <- struct{}{}:
-		defer func() { <-d.loads }()
-	case <-l.run.Done():
-		l.send(loadEnded{what, true})
-		return
-	}
-	ids := what.ids
+	d, ids := l.d, what.ids
 	if what.whole {
 		ids = d.conf.Deliverer.Targets.OfShard(l.shard)
 	}
@@ -104,14 +96,21 @@ func (l *loop) loadOnce(ctx context.Context, what *loadRequest, ids []string, wh
 	maps.DeleteFunc(f.cursors, func(id string, _ *cursorstore.Stored) bool {
 		return what.except[id] || !whole && !slices.Contains(ids, id)
 	})
+	if len(f.cursors) == 0 {
+		return nil, nil
+	}
+	select { // not before the cursors are read: shards that come together are read together
+	case l.d.loads <- struct{}{}:
+		defer func() { <-l.d.loads }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	registered, err := l.confirm(ctx, f)
+	if err == nil && registered && !what.mark.Adopted {
+		err = l.adoptWatermark(ctx, &what.mark)
+	}
 	if err != nil {
 		return nil, err
-	}
-	if !what.mark.Adopted && registered {
-		if err = l.adoptWatermark(ctx, &what.mark); err != nil {
-			return nil, err
-		}
 	}
 	var highest uint64
 	for _, s := range f.cursors {

@@ -3,10 +3,12 @@ package dispatcher_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
 
+	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -87,6 +89,26 @@ func TestReadyWaitsForLoadsThatFail(t *testing.T) {
 	on.Store(false)
 	d.ready()
 	until(t, "it delivers", func() bool { _, delivers := d.Status(stays); return delivers })
+}
+
+// A start with all shards asks the store for little more than one with a few: what they have is read at once, and of
+// shards without callbacks nothing else is asked.
+func TestAStartReadsAllShardsTogether(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	const callbacks = 5
+	for n := range callbacks {
+		b.register(callback(fmt.Sprintf("bms-%d", n), newReceiver(t, nil).URL))
+	}
+	d := b.join()
+	asked := natstest.Requests(t, b.conn)
+	d.take(allShards()...)
+	d.ready()
+	all, listings := asked(""), asked("CONSUMER.CREATE.KV_relay_cursors.")
+	t.Logf("%d requests, %d listings of the cursors", all, listings)
+	if most := 200; listings == 0 || all > most {
+		t.Errorf("the start took %d requests, with %d listings of the cursors; at most %d are right", all, listings, most)
+	}
 }
 
 // A callback that is deleted while it is loaded is not delivered to.

@@ -25,6 +25,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/gather"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/store"
@@ -100,6 +101,8 @@ type Reconciler struct {
 	store *store.Store
 	slots chan struct{} // one for each order that may be read at once
 	whole chan struct{} // closed when relay_open is known to list every order
+	// documents reads those of the connections of a shard.
+	documents *gather.Reader[int, []store.Entry[relay.Reconciliation]]
 
 	owning [relay.Shards]sync.Mutex // held while Own works on a shard
 
@@ -132,6 +135,7 @@ func New(c Config) *Reconciler {
 		cfg: c, store: c.Store, slots: make(chan struct{}, c.Total), whole: make(chan struct{}),
 		gaps: map[int]map[string]relay.Poll{},
 	}
+	r.documents = gather.NewReader(r.readDocuments)
 	c.Metrics.reconciler.Store(r)
 	return r
 }

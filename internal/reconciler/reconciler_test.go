@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,7 +15,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/audatex-relay/relay/internal/audatex"
+	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/shard/shardtest"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -366,6 +370,43 @@ func TestTheNextOwnerGoesOn(t *testing.T) {
 	}
 	if d := w.reconciled("leeds"); len(d) != 1 || d[0].Orders != orders || d[0].Changed != orders {
 		t.Errorf("told %+v", d)
+	}
+}
+
+// The documents of shards that come together are read together, and each shard gets its own.
+func TestShardsThatComeTogetherAreReadTogether(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for n := range 100 {
+		id := fmt.Sprintf("c%d", n)
+		if _, err := w.store.Reconciliations.Create(t.Context(), store.ReconcileKey(id), relay.Reconciliation{Epoch: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := New(Config{Store: w.open(store.Gate{}), Log: slog.New(slog.DiscardHandler)})
+	asked := natstest.Requests(t, w.conn)
+	var loading sync.WaitGroup
+	var lines atomic.Int64
+	for n := range relay.Shards {
+		loading.Go(func() {
+			s := newOwnedShard(r, shardtest.Fixed(n, 2))
+			if !s.load(t.Context()) {
+				t.Errorf("shard %d was not loaded", n)
+			}
+			for id := range s.lines {
+				if relay.ShardOf(id) != n {
+					t.Errorf("shard %d has %s", n, id)
+				}
+			}
+			lines.Add(int64(len(s.lines)))
+		})
+	}
+	loading.Wait()
+	if lines.Load() != 100 {
+		t.Errorf("100 connections had %d documents", lines.Load())
+	}
+	if n := asked("CONSUMER.CREATE."); n == 0 || n > relay.Shards/2 {
+		t.Errorf("the documents were listed %d times", n)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/backoff"
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/signal"
@@ -49,10 +50,7 @@ func newOwnedShard(r *Reconciler, lease *shard.Lease) *ownedShard {
 // another owner was found.
 func (s *ownedShard) load(ctx context.Context) bool {
 	for wait := (backoff.Backoff{Least: storeLeast, Most: storeMost}); s.lease.Await(ctx); wait.Sleep(ctx, 0) {
-		docs, err := s.r.store.Reconciliations.All(ctx, store.ReconcileShard(s.lease.Shard()), func(key string, err error) {
-			s.log.ErrorContext(ctx, "how far a connection is reconciled cannot be read; it begins again", "key", key,
-				"error", err)
-		})
+		docs, err := s.r.documents.Read(ctx, s.lease.Shard())
 		if err != nil {
 			s.log.Log(ctx, store.Level(err, slog.LevelError),
 				"how far the connections are reconciled cannot be read; trying again", "error", err)
@@ -74,6 +72,24 @@ func (s *ownedShard) load(ctx context.Context) bool {
 		return true
 	}
 	return false
+}
+
+// readDocuments reads the documents of the connections of some shards.
+func (r *Reconciler) readDocuments(ctx context.Context, shards []int) (map[int][]store.Entry[relay.Reconciliation], error) {
+	prefixes := []string{store.ReconcileEverywhere}
+	if len(shards) <= store.FewPrefixes {
+		prefixes = each.Of(shards, store.ReconcileShard)
+	}
+	docs, err := r.store.Reconciliations.AllOf(ctx, prefixes, func(key string, err error) {
+		r.cfg.Log.ErrorContext(ctx, "how far a connection is reconciled cannot be read; it begins again", "key", key,
+			"error", err)
+	})
+	by := map[int][]store.Entry[relay.Reconciliation]{}
+	for _, e := range docs {
+		n := relay.ShardOf(store.ReconciledConnection(e.Key))
+		by[n] = append(by[n], e)
+	}
+	return by, err
 }
 
 // run begins what was requested until ctx ends, and waits for what is under way.

@@ -4,19 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/each"
+	"github.com/audatex-relay/relay/internal/gather"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
 )
 
 const (
-	// gather is how long the first of many runners that begin together waits for the others.
-	gather = 5 * time.Millisecond
 	// loadOneByOne is the largest number of cursors that are read by their names. For more it is
 	// cheaper to read all that are stored.
 	loadOneByOne = 32
@@ -27,18 +25,14 @@ const (
 // loader reads and adopts the cursors of many connections together. Each connection has a runner of its
 // own, and a shard brings hundreds of them, a start all. If each runner read for itself, every one would
 // need its own reader of the store, which costs the server more than what most connections have stored.
-// The dispatcher needs no loader: its loop is one for each shard, and lists that shard itself.
+// The dispatcher needs no loader: it has one loop for each shard, and loads whole shards.
 type loader struct {
-	r    *Resolver
-	turn chan struct{} // one batch at a time
-
-	mu      sync.Mutex
-	waiting []*arrival
+	r        *Resolver
+	arrivals *gather.Group[*arrival]
 }
 
 // arrival is a runner that waits for its cursor to be loaded.
 type arrival struct {
-	ctx    context.Context // the runner's
 	runner *runner
 	loaded loaded
 	err    error
@@ -55,26 +49,8 @@ type loaded struct {
 // arrive has a runner's cursor loaded and stored under its lease's epoch, and wakes the runner when
 // that is done. The first caller loads the cursors for all that call while it waits for its turn.
 func (l *loader) arrive(ctx context.Context, run *runner) *arrival {
-	a := &arrival{ctx: ctx, runner: run, done: make(chan struct{})}
-	l.mu.Lock()
-	l.waiting = append(l.waiting, a)
-	first := len(l.waiting) == 1
-	l.mu.Unlock()
-	if first {
-		time.Sleep(gather)
-		l.turn <- struct{}{}
-		l.mu.Lock()
-		batch := l.waiting
-		l.waiting = nil
-		l.mu.Unlock()
-		// Without the runners that have ended: a batch must not have a runner and its successor.
-		batch = slices.DeleteFunc(batch, func(a *arrival) bool { return a.ctx.Err() != nil })
-		// The others need their cursors even if this runner ends.
-		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadBound)
-		l.batch(bounded, batch)
-		cancel()
-		<-l.turn
-	}
+	a := &arrival{runner: run, done: make(chan struct{})}
+	l.arrivals.Add(ctx, a)
 	return a
 }
 
@@ -90,9 +66,8 @@ func (a *arrival) ready() bool {
 
 // batch loads and adopts the cursors of runners.
 func (l *loader) batch(ctx context.Context, batch []*arrival) {
-	if len(batch) == 0 {
-		return
-	}
+	ctx, cancel := context.WithTimeout(ctx, loadBound)
+	defer cancel()
 	defer func() {
 		for _, a := range batch {
 			close(a.done)
@@ -100,7 +75,11 @@ func (l *loader) batch(ctx context.Context, batch []*arrival) {
 		}
 	}()
 	connections := each.Of(batch, func(a *arrival) string { return a.runner.connection })
-	found, err := l.cursors(ctx, batch, connections)
+	load := l.r.cursors.LoadSome
+	if len(connections) > loadOneByOne {
+		load = l.r.cursors.LoadMany
+	}
+	found, err := load(ctx, connections)
 	var heads map[string]uint64
 	if err == nil {
 		heads, err = l.r.store.Inbox.Heads(ctx, connections)
@@ -132,21 +111,6 @@ func (l *loader) batch(ctx context.Context, batch []*arrival) {
 		adopting.Go(func() { l.adopt(ctx, lease, arrivals) })
 	}
 	adopting.Wait()
-}
-
-// cursors reads the stored cursors of a batch.
-func (l *loader) cursors(ctx context.Context, batch []*arrival, connections []string) (map[string]*cursorstore.Stored, error) {
-	if len(batch) <= loadOneByOne {
-		return l.r.cursors.LoadSome(ctx, connections)
-	}
-	shards := map[int]bool{}
-	for _, a := range batch {
-		shards[a.runner.lease.Shard()] = true
-	}
-	if len(shards) == 1 {
-		return l.r.cursors.Load(ctx, batch[0].runner.lease.Shard(), connections)
-	}
-	return l.r.cursors.Load(ctx, cursorstore.EveryShard, connections)
 }
 
 // adopt writes cursors under the epoch of their lease.

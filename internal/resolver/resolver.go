@@ -38,6 +38,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/cursorstore"
+	"github.com/audatex-relay/relay/internal/gather"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/roster"
 	"github.com/audatex-relay/relay/internal/shard"
@@ -128,7 +129,8 @@ func New(c Config) *Resolver {
 	}
 	r := &Resolver{cfg: c, store: c.Store, log: c.Log, slots: make(chan struct{}, c.Total)}
 	r.cursors = cursorstore.New(c.Store, store.InboxCursors, c.Log)
-	r.loader = loader{r: r, turn: make(chan struct{}, 1)}
+	r.loader.r = r
+	r.loader.arrivals = gather.New(r.loader.batch)
 	r.roster = roster.New(roster.Config[*runner]{Connections: c.Store.Connections, Make: r.newRunner, Log: c.Log})
 	c.Metrics.resolver.Store(r)
 	return r

@@ -23,12 +23,14 @@ const (
 )
 
 // Key is the key of one cursor.
-func (k CursorKind) Key(id string) string {
-	of := id
+func (k CursorKind) Key(id string) string { return k.OfShard(k.Shard(id)) + "." + id }
+
+// Shard is the shard of one cursor.
+func (k CursorKind) Shard(id string) int {
 	if k == ReplayCursors {
-		of = id[:max(len(id)-replayIDBytes-1, 0)]
+		id = id[:max(len(id)-replayIDBytes-1, 0)]
 	}
-	return k.OfShard(relay.ShardOf(of)) + "." + id
+	return relay.ShardOf(id)
 }
 
 // replayIDBytes is the length of a replay's id.

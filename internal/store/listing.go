@@ -26,6 +26,10 @@ func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string,
 	return b.AllOf(ctx, []string{prefix}, bad)
 }
 
+// FewPrefixes is how many prefixes AllOf takes where there are many keys. For more, one listing of everything costs
+// less.
+const FewPrefixes = 4
+
 // AllOf is All of several prefixes, which are few: each costs the server something for every key.
 // None means every key.
 func (b *Bucket[T]) AllOf(ctx context.Context, prefixes []string, bad func(key string, err error)) ([]Entry[T], error) {

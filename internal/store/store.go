@@ -83,7 +83,10 @@ func ReconcileKey(connection string) string {
 }
 
 // ReconcileShard is the part before the dot of all of a shard's.
-func ReconcileShard(shard int) string { return fmt.Sprintf("reconcile.%d", shard) }
+func ReconcileShard(shard int) string { return fmt.Sprintf("%s.%d", ReconcileEverywhere, shard) }
+
+// ReconcileEverywhere is ReconcileShard for all shards, as a listing takes it.
+const ReconcileEverywhere = "reconcile"
 
 // ReconciledConnection is the connection of such a key.
 func ReconciledConnection(key string) string { return key[strings.LastIndexByte(key, '.')+1:] }
