@@ -81,11 +81,14 @@ func (l *loop) load(what *loadRequest) {
 		ids, err = l.loadOnce(l.run, what, ids, what.whole && try == 0, f)
 		again = len(ids) > 0
 	}
+	if again && err == nil {
+		err = fmt.Errorf("%w %d times: somebody else is still writing their cursors", store.ErrConflict, adoptTries+1)
+	}
 	if err != nil && l.run.Err() == nil {
 		d.conf.Log.Log(l.run, store.Level(err, slog.LevelWarn), "callbacks could not be loaded; trying again",
 			"shard", l.shard, "callbacks", len(ids), "error", err)
 	}
-	l.send(loadEnded{what, err != nil || again || l.run.Err() != nil})
+	l.send(loadEnded{what, err != nil || l.run.Err() != nil})
 }
 
 // loadOnce loads what it can. It returns the callbacks that others have written meanwhile: they must be loaded again.

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 
+	"github.com/audatex-relay/relay/internal/cursor"
+	"github.com/audatex-relay/relay/internal/dispatcher"
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
@@ -109,6 +113,32 @@ func TestAStartReadsAllShardsTogether(t *testing.T) {
 	if most := 200; listings == 0 || all > most {
 		t.Errorf("the start took %d requests, with %d listings of the cursors; at most %d are right", all, listings, most)
 	}
+}
+
+// A shard whose callbacks are written by somebody else all the time is loaded again and again, and the log says so.
+func TestCallbacksThatStayContestedAreLogged(t *testing.T) {
+	t.Parallel()
+	b, out := newBench(t), &lines{}
+	b.register(callback("bms", newReceiver(t, nil).URL))
+	d := b.join(func(c *dispatcher.Config) { c.Log = slog.New(slog.NewTextHandler(out, nil)) })
+	key, former := store.CallbackCursor("bms"), cursor.New(cursor.Policy{}).Document()
+	var contests atomic.Bool
+	contests.Store(true)
+	d.gate.mu.Lock()
+	d.gate.each = func(w store.Write) error {
+		if contests.Load() && strings.HasSuffix(w.Subject, key) {
+			put(b, b.store.Cursors, key, func(d *cursor.Document) { *d = former })
+		}
+		return nil
+	}
+	d.gate.mu.Unlock()
+	d.take(relay.ShardOf("bms"))
+	until(t, "the log says so", func() bool {
+		return len(out.with("level=WARN", "callbacks could not be loaded", "shard="+strconv.Itoa(relay.ShardOf("bms")), "callbacks=1")) > 0
+	})
+	contests.Store(false)
+	d.ready()
+	until(t, "it delivers", func() bool { _, delivers := d.Status("bms"); return delivers })
 }
 
 // A callback that is deleted while it is loaded is not delivered to.
