@@ -3,6 +3,7 @@ package resolver_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -74,4 +75,35 @@ func deletedMeanwhile(t *testing.T, others int) {
 	}
 	r.run(r.config(r.store))
 	eventually(t, "nothing of it is stored", func() bool { return r.erased("gone") })
+}
+
+// However many connections were deleted while no relay ran, and however long it takes to remove what is left of them:
+// the others do not wait for that.
+func TestResolvingDoesNotWaitForWhatDeletedConnectionsLeft(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	for n, others := 0, 0; others < 40; n++ { // so many that their shard is looked through
+		if id := fmt.Sprintf("c%d", n); relay.ShardOf(id) == relay.ShardOf("gone") {
+			r.connect(id, "leeds")
+			others++
+		}
+	}
+	r.connect("york", "york")
+	d := cursor.New(cursor.Policy{}).Document()
+	d.Generation, d.Epoch, d.Adopted = "g-gone", 1, 1
+	if _, err := r.store.Cursors.Create(r.t.Context(), store.InboxCursors.Key("gone"), d); err != nil {
+		r.t.Fatal(err)
+	}
+	removed, held := make(chan struct{}, 100), make(chan struct{})
+	defer close(held)
+	r.run(r.config(r.open(store.Gate{Before: func(w store.Write) error {
+		if strings.Contains(w.Subject, store.InboxCursors.Key("gone")) {
+			removed <- struct{}{}
+			<-held
+		}
+		return nil
+	}})))
+	<-removed
+	r.vendor.set(orderID(2), "New")
+	r.settled("york", r.page("york", "york", created(orderID(2))))
 }
