@@ -27,5 +27,6 @@ func (d *Doctor) clients(ctx context.Context) []Check {
 			}
 		}
 	}
-	return append(found, ok(Clients, "", "%s, and %s not soon", plural(len(all), "client", "clients"), plural(well, "key ends", "keys end")))
+	return append(found, ok(Clients, "", "%s, and %s", plural(len(all), "client", "clients"),
+		plural(well, "key that does not end soon", "keys that do not end soon")))
 }
