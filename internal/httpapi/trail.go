@@ -39,6 +39,7 @@ type trail struct {
 	begun          time.Time
 	reached        time.Time // when the log took the last batch that was read forwards
 	batches, bytes int       // what was read
+	vain           int       // batches that have no attempts of replays, read while these were looked for
 	kept           int       // bytes of the records found
 }
 
@@ -106,7 +107,7 @@ func (t *trail) search(ctx context.Context, at trailPosition) (whole bool, err e
 	if len(t.of) == 0 || len(t.events) == 0 {
 		return true, nil
 	}
-	defer func() { t.a.limits.charge(t.c.key.ID, t.batches) }()
+	defer func() { t.a.limits.charge(t.c.key.ID, t.batches+t.vain) }()
 	if at == (trailPosition{}) { // only then can a delivery have no attempt
 		if err := t.lookForPassed(ctx); err != nil {
 			return false, err
@@ -184,6 +185,10 @@ func (t *trail) replays(ctx context.Context) (whole bool, err error) {
 	err = t.a.c.Store.Attempts.Newest(ctx, q, func(seq uint64, _ time.Time, b relay.AttemptBatch) bool {
 		if seq < t.at.from {
 			return false
+		}
+		if len(b.Records) == 0 { // many are read with one request, on each page again: none ends at them
+			t.vain++
+			return true
 		}
 		if read > 0 && t.spent() { // but each request comes further down
 			whole, t.at.below = false, seq

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -78,6 +79,51 @@ func TestReplayedDeliveriesAreFoundEverywhere(t *testing.T) {
 	a.get("/v1/callbacks/mine/deliveries/" + ev.ID + "?after=" + position('g', 3, last-1, 3)).want(200).into(&d)
 	if d.Status != DeliveryStatusFailed || d.Next != "" || len(d.Attempts) != 1 || d.Attempts[0].Outcome != "timeout" {
 		t.Errorf("below what has delivered: %+v", d)
+	}
+}
+
+// Looking for attempts of replays costs one read for many callbacks, however much each has had delivered since. It counts
+// against the key's rate for each of them.
+func TestManyCallbacksWithoutReplaysAreLookedAtTogether(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	a := f.client("client-a", relay.RoleWrite, "alpha")
+	f.order("alpha", orderA)
+	ev := f.publish("alpha", orderA)
+	l := &ledger{f: f, ends: map[string]relay.AttemptsEnd{}}
+	const callbacks = 12
+	for i := range callbacks {
+		id := fmt.Sprintf("cb-%02d", i)
+		a.put("/v1/callbacks/"+id, map[string]any{"url": "https://bms.example/"}).want(201)
+		l.others(id, 2)
+	}
+	rec := recordOf(ev, 1, "success", relay.DeliveryDelivered)
+	rec.Replay, rec.Replayed = "r1", relay.DeliveryDelivered
+	l.append("cb-07", time.Now().UTC(), rec)
+	l.others("cb-07", 1)
+
+	reads, err := f.conn.SubscribeSync("$JS.API.DIRECT.GET." + f.store.Topology().Attempts())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var of EventDeliveries
+	a.get("/v1/events/" + ev.ID + "/deliveries").want(200).into(&of)
+	if len(of.Items) != 1 || of.Next != "" || of.Items[0].Callback != "cb-07" || of.Items[0].Status != DeliveryStatusDelivered {
+		t.Errorf("of the event: %+v", of)
+	}
+	if err := f.conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if n, _, err := reads.Pending(); err != nil || n == 0 || n > 3 {
+		t.Errorf("%d reads of the log of attempts for %d callbacks: %v", n, callbacks, err)
+	}
+	client, _, err := f.store.Clients.Get(t.Context(), "client-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	trail := f.api.trailOf(caller{client: client}, []store.Stored{{Seq: 1, Site: "alpha", Order: orderA, Time: time.Now()}}, nil)
+	if whole, err := trail.search(t.Context(), trailPosition{}); err != nil || !whole || trail.vain != callbacks || trail.batches != 1 {
+		t.Errorf("%d were looked at in vain, and %d batches read: whole %t, %v", trail.vain, trail.batches, whole, err)
 	}
 }
 

@@ -97,7 +97,12 @@ func TestLastOfFindsAllOfWhatIsLarge(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	got, err := jsapi.LastOf(ctx, js, "s", []string{"s.>"}, 0)
+	got := map[string]uint64{}
+	err = jsapi.LastOf(ctx, js, "s", []string{"s.>"}, 0, func(seq uint64, subject string, at time.Time, data []byte) {
+		if got[subject] = seq; len(data) != len(large) || time.Since(at).Abs() > time.Hour {
+			t.Errorf("%s has %d bytes, of %s", subject, len(data), at)
+		}
+	})
 	if err != nil || !maps.Equal(got, want) {
 		t.Errorf("%v, %v, want %v", got, err, want)
 	}
@@ -114,15 +119,16 @@ func TestLastOfReportsWhatItCannotFindInOne(t *testing.T) {
 	}
 	for i := range jsapi.MaxLastOf + 1 {
 		if i == jsapi.MaxLastOf {
-			if found, err := jsapi.LastOf(t.Context(), js, "s", []string{"s.>"}, 0); err != nil || len(found) != i {
-				t.Errorf("found %d of %d: %v", len(found), i, err)
+			found := 0
+			if err := jsapi.LastOf(t.Context(), js, "s", []string{"s.>"}, 0, func(uint64, string, time.Time, []byte) { found++ }); err != nil || found != i {
+				t.Errorf("found %d of %d: %v", found, i, err)
 			}
 		}
 		if _, err := js.Publish(t.Context(), fmt.Sprint("s.", i), nil); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := jsapi.LastOf(t.Context(), js, "s", []string{"s.>"}, 0); !errors.Is(err, jsapi.ErrTooMany) {
+	if err := jsapi.LastOf(t.Context(), js, "s", []string{"s.>"}, 0, nil); !errors.Is(err, jsapi.ErrTooMany) {
 		t.Errorf("one more than may be found: %v", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -27,26 +28,31 @@ type lastOf struct {
 	From     uint64   `json:"seq,omitempty"` // what is below has been read
 	UpTo     uint64   `json:"up_to_seq,omitempty"`
 	MaxBytes int      `json:"max_bytes"`
+
+	found bool // some message has come
 }
 
-// LastOf returns the sequence of the last message of each subject that is not above upTo (0: the
-// end of the stream); subjects without one are left out. Any copy of the stream may answer, which
-// must allow direct reads. The subjects may have wildcards, but no more than MaxLastOf may be found
-// (ErrTooMany).
-func LastOf(ctx context.Context, js jetstream.JetStream, stream string, subjects []string, upTo uint64) (map[string]uint64, error) {
-	found := make(map[string]uint64, len(subjects))
+// LastOf calls each with the last message of each subject that is not above upTo (0: the end of the
+// stream), with its sequence and without headers of its own; subjects without one are left out. Any
+// copy of the stream may answer, which must allow direct reads. The subjects may have wildcards, but
+// no more than MaxLastOf may be found (ErrTooMany). Of an error each may have been called before.
+func LastOf(
+	ctx context.Context, js jetstream.JetStream, stream string, subjects []string, upTo uint64, each func(seq uint64, subject string, at time.Time, data []byte),
+) error {
 	request := lastOf{Subjects: subjects, UpTo: upTo, MaxBytes: lastOfBytes}
 	for more := true; more; {
 		var err error
-		if more, err = request.send(ctx, js, stream, found); err != nil {
-			return nil, fmt.Errorf("ask %s for the last messages of %d subjects: %w", stream, len(subjects), err)
+		if more, err = request.send(ctx, js, stream, each); err != nil {
+			return fmt.Errorf("ask %s for the last messages of %d subjects: %w", stream, len(subjects), err)
 		}
 	}
-	return found, nil
+	return nil
 }
 
 // send sends the request and takes the answer. If there is more, it sets the request to what is left.
-func (r *lastOf) send(ctx context.Context, js jetstream.JetStream, stream string, found map[string]uint64) (more bool, err error) {
+func (r *lastOf) send(
+	ctx context.Context, js jetstream.JetStream, stream string, each func(seq uint64, subject string, at time.Time, data []byte),
+) (more bool, err error) {
 	request, err := json.Marshal(r)
 	if err != nil {
 		return false, err
@@ -71,14 +77,19 @@ func (r *lastOf) send(ctx context.Context, js jetstream.JetStream, stream string
 			if err != nil {
 				return false, err
 			}
-			found[m.Header.Get(jetstream.SubjectHeader)] = seq
+			at, err := time.Parse(time.RFC3339Nano, m.Header.Get(jetstream.TimeStampHeaer))
+			if err != nil {
+				return false, err
+			}
+			r.found = true
+			each(seq, m.Header.Get(jetstream.SubjectHeader), at, m.Data)
 		case "204":
 			if lost, err := sub.Dropped(); err != nil || lost > 0 {
 				return false, fmt.Errorf("%d messages of the answer were lost: %w", lost, errors.Join(err, nats.ErrSlowConsumer))
 			}
 			return r.rest(m.Header)
 		case "404":
-			if len(found) == 0 {
+			if !r.found {
 				return false, nil
 			}
 			return false, jetstream.ErrMsgNotFound // one has gone while it was read

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"maps"
 	"slices"
 	"time"
 
@@ -25,7 +24,8 @@ type AttemptsQuery struct {
 	// limit.
 	Since, Until time.Time
 	// Replayed means that only those with attempts of replays are wanted, of Callbacks. They have a
-	// chain of their own, so that no others are read but the last one of each callback.
+	// chain of their own, so that no others are read but the last one of each callback: many with
+	// one request. These count as well, and come without their records.
 	Replayed bool
 }
 
@@ -46,30 +46,36 @@ func (a *Attempts) Newest(ctx context.Context, q AttemptsQuery, each func(seq ui
 			}
 		}
 	}
-	visit := func(m Message) (goes bool, previous uint64) {
-		if m.Time.Before(q.Since) {
+	look := func(seq uint64, at time.Time, b relay.AttemptBatch) (goes bool, previous uint64) {
+		if at.Before(q.Since) {
 			return false, 0
-		}
-		var b relay.AttemptBatch
-		if json.Unmarshal(m.Data, &b) != nil || m.Subject != a.s.topo.AttemptsSubject(b.Callback) {
-			return true, 0
 		}
 		if generation, chosen := q.Callbacks[b.Callback]; chosen && generation != b.Generation {
 			return true, 0
 		}
-		switch {
-		case !q.Replayed:
-			return each(m.Seq, m.Time, b), b.Previous
-		case !b.OfReplay():
-			return true, b.Replayed
+		if previous = b.Previous; q.Replayed {
+			previous = b.Replayed
 		}
-		return each(m.Seq, m.Time, b), b.Replayed
+		return each(seq, at, b), previous
+	}
+	visit := func(m Message) (goes bool, previous uint64) {
+		b, ok := a.batch(m)
+		if !ok {
+			return true, 0
+		}
+		return look(m.Seq, m.Time, b)
 	}
 	back := &backwards{s: a.s, stream: a.s.topo.Attempts()}
 	if q.Callbacks == nil {
 		return a.all(ctx, back, q.From, visit)
 	}
-	return a.merged(ctx, back, q, visit)
+	return a.merged(ctx, back, q, visit, look)
+}
+
+// batch returns what a message has; false if it cannot be read.
+func (a *Attempts) batch(m Message) (b relay.AttemptBatch, ok bool) {
+	ok = json.Unmarshal(m.Data, &b) == nil && m.Subject == a.s.topo.AttemptsSubject(b.Callback)
+	return b, ok
 }
 
 // all reads all of the log from a position downwards.
@@ -97,25 +103,34 @@ func (a *Attempts) all(ctx context.Context, back *backwards, from uint64, visit 
 }
 
 // merged follows the chains of callbacks: the newest of their next batches comes first.
-func (a *Attempts) merged(ctx context.Context, back *backwards, q AttemptsQuery, visit func(Message) (bool, uint64)) error {
+func (a *Attempts) merged(
+	ctx context.Context, back *backwards, q AttemptsQuery,
+	visit func(Message) (bool, uint64), look func(uint64, time.Time, relay.AttemptBatch) (bool, uint64),
+) error {
 	if len(q.Callbacks) == 0 {
 		return nil
 	}
-	next, err := a.ends(ctx, back.stream, q)
+	next, without, err := a.ends(ctx, back.stream, q)
 	if err != nil {
 		return err
 	}
 	for len(next) > 0 { // positions of one batch of each callback, the newest at the end
 		newest := next[len(next)-1]
 		next = next[:len(next)-1]
-		m, err := back.get(ctx, newest)
-		if errors.Is(err, ErrNotFound) { // aged out
-			continue
+		var goes bool
+		var previous uint64
+		if b, read := without[newest]; read {
+			goes, previous = look(newest, b.at, b.AttemptBatch)
+		} else {
+			m, err := back.get(ctx, newest)
+			if errors.Is(err, ErrNotFound) { // aged out
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			goes, previous = visit(m)
 		}
-		if err != nil {
-			return err
-		}
-		goes, previous := visit(m)
 		if !goes {
 			return nil
 		}
@@ -127,8 +142,16 @@ func (a *Attempts) merged(ctx context.Context, back *backwards, q AttemptsQuery,
 	return nil
 }
 
-// ends returns the positions of the newest batches of a query's callbacks, the newest at the end.
-func (a *Attempts) ends(ctx context.Context, stream string, q AttemptsQuery) (positions []uint64, err error) {
+// passed is the last batch of a callback, which has no attempts of a replay, without its records.
+type passed struct {
+	relay.AttemptBatch
+
+	at time.Time
+}
+
+// ends returns the positions of the newest batches of a query's callbacks, the newest at the end, and if replays are looked
+// for those batches that have none: the server sends them anyhow.
+func (a *Attempts) ends(ctx context.Context, stream string, q AttemptsQuery) (positions []uint64, without map[uint64]passed, err error) {
 	subjects := make([]string, 0, len(q.Callbacks))
 	for callback := range q.Callbacks {
 		subjects = append(subjects, a.s.topo.AttemptsSubject(callback))
@@ -136,22 +159,32 @@ func (a *Attempts) ends(ctx context.Context, stream string, q AttemptsQuery) (po
 	upTo := q.From
 	if upTo == 0 && len(subjects) > jsapi.MaxLastOf { // one end of the log for all requests
 		if _, upTo, err = a.s.bounds(ctx, stream); err != nil || upTo == 0 {
-			return nil, err
+			return nil, nil, err
+		}
+	}
+	without = map[uint64]passed{}
+	take := func(seq uint64, subject string, at time.Time, data []byte) {
+		positions = append(positions, seq)
+		if !q.Replayed {
+			return
+		}
+		if b, ok := a.batch(Message{Subject: subject, Data: data}); ok && !b.OfReplay() {
+			b.Records = nil
+			without[seq] = passed{b, at}
 		}
 	}
 	for some := range slices.Chunk(subjects, jsapi.MaxLastOf) {
 		sent := time.Now()
 		asking, cancel := context.WithTimeout(ctx, leaderTimeout)
-		ends, err := jsapi.LastOf(asking, a.s.js, stream, some, upTo)
+		err := jsapi.LastOf(asking, a.s.js, stream, some, upTo, take)
 		cancel()
 		a.s.health.read(stream, sent, err)
 		if err != nil {
-			return nil, classify(err)
+			return nil, nil, classify(err)
 		}
-		positions = slices.AppendSeq(positions, maps.Values(ends))
 	}
 	slices.Sort(positions)
-	return positions, nil
+	return positions, without, nil
 }
 
 // Hours calls each with the tallies of a callback's hours, newest first, until it returns false.
