@@ -1,6 +1,7 @@
 package night
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -26,20 +27,28 @@ func smallDisk(t *testing.T) string {
 // fill leaves so much of a disk free, in per cent, and returns what frees it again.
 func fill(t *testing.T, dir string, leaves uint64) (free func()) {
 	t.Helper()
-	var disk syscall.Statfs_t
-	if err := syscall.Statfs(dir, &disk); err != nil {
-		t.Fatal(err)
-	}
-	left := disk.Blocks * leaves / 100
-	size := int64(disk.Bavail-left) * disk.Bsize
 	name := filepath.Join(dir, "filled")
 	file, err := os.Create(name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = file.Close() }()
-	if err := syscall.Fallocate(int(file.Fd()), 0, 0, size); err != nil {
-		t.Fatal(err)
+	for {
+		var disk syscall.Statfs_t
+		if err := syscall.Statfs(dir, &disk); err != nil {
+			t.Fatal(err)
+		}
+		size := int64(disk.Bavail-disk.Blocks*leaves/100) * disk.Bsize
+		if size <= 0 {
+			break
+		}
+		err := syscall.Fallocate(int(file.Fd()), 0, 0, size)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, syscall.ENOSPC) { // the relay has written meanwhile
+			t.Fatal(err)
+		}
 	}
 	return func() {
 		if err := os.Remove(name); err != nil {
