@@ -180,7 +180,9 @@ func (h *house) vendorFaults() []fault {
 				return func() { h.consent("york") }
 			},
 			fires: []string{"RelayConsentRequired"}, shows: map[int]string{4: `york refused: [1-9]`},
-			leads: map[string]string{"RelayConsentRequired": `"consentRequiredReason": ?"refused"`},
+			leads: map[string]string{
+				"RelayConsentRequired": `"consentRequiredReason": ?"the vendor refused the refresh token[^"]*"`,
+			},
 		},
 		{
 			name: "the vendor sends what is no notification",
@@ -189,6 +191,7 @@ func (h *house) vendorFaults() []fault {
 				return h.dropUnresolved
 			},
 			fires: []string{"RelayOrdersUnresolved"}, shows: map[int]string{6: `malformed entries: [1-9]`},
+			may:   []string{"RelayGapSuspected"}, // if nothing else is in the queue's answer, something came in its place
 			leads: map[string]string{"RelayOrdersUnresolved": `"reason":"malformed"`},
 		},
 		{
@@ -298,10 +301,21 @@ func (h *house) receiverFaults() []fault {
 		},
 		{
 			name: "a receiver is slow, and takes one event at a time", inject: h.slow("stock"),
-			fires: []string{"RelayBacklogOld", "RelayDeliverySLOBurnsFast"}, late: true, shows: map[int]string{7: `value: 0\.\d`},
+			fires: []string{"RelayBacklogOld", "RelayDeliverySLOBurnsFast"}, late: true,
+			shows: map[int]string{7: `value: 0\.\d`},
 			leads: map[string]string{
-				"RelayBacklogOld": `"medianSeconds":1(\.\d+)?`, "RelayDeliverySLOBurnsFast": `\{callback=stock, client=acme, job=relay\} [1-9]\d.*`,
+				"RelayBacklogOld":           `"medianSeconds":1(\.\d+)?`,
+				"RelayDeliverySLOBurnsFast": `\{callback=stock, client=acme, job=relay\} [1-9]\d.*`,
 			},
+		},
+		{
+			name: "a receiver asks for less",
+			inject: func() func() {
+				h.receivers["stock"].busy.Store(true)
+				return func() { h.receivers["stock"].busy.Store(false) }
+			},
+			fires: []string{"RelayCallbackCongested"},
+			leads: map[string]string{"RelayCallbackCongested": `audatex_relay_callback_congested\{.*callback=stock.*\} 1`},
 		},
 	}
 }
@@ -373,8 +387,28 @@ func (h *house) clusterFaults(cluster *natstest.Cluster) []fault {
 				h.kill(2)
 				return func() { h.run(2) }
 			},
-			fires: []string{"RelayNotScraped", "RelayReplicasMissing"}, late: true, may: []string{"RelayGapSuspected"}, // it may have died between sending and storing
-			leads: map[string]string{"RelayNotScraped": `up\{.*job=relay-cluster.*\} 0`, "RelayReplicasMissing": `audatex_relay_members\{.*job=relay-cluster.*\} 2`},
+			fires: []string{"RelayNotScraped", "RelayReplicasMissing"}, late: true,
+			may: []string{"RelayGapSuspected"}, // it may have died between sending and storing
+			leads: map[string]string{
+				"RelayNotScraped":      `up\{.*job=relay-cluster.*\} 0`,
+				"RelayReplicasMissing": `audatex_relay_members\{.*job=relay-cluster.*\} 2`,
+			},
+		},
+		{
+			name: "a replica starts again and again",
+			inject: func() func() {
+				for range 5 {
+					h.kill(2)
+					h.run(2)
+					pass(2 * time.Second) // each must be scraped
+				}
+				return func() {}
+			},
+			fires: []string{"RelayRestartsOften"}, late: true,
+			may: []string{ // a lease lasts as long as ever, so its shards have no owner for long
+				"RelayNotScraped", "RelayDoesNotStart", "RelayReplicasMissing", "RelayGapSuspected", "RelayShardWithoutOwner",
+			},
+			leads: map[string]string{"RelayRestartsOften": `\{instance=[^ ]*, job=relay-cluster\} [4-9]`},
 		},
 	}
 }
