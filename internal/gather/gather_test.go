@@ -25,12 +25,12 @@ func TestOneWorksForAllThatComeTogether(t *testing.T) {
 			go g.Add(t.Context(), n)
 			synctest.Wait()
 		}
-		time.Sleep(window)
+		<-time.After(window)
 		synctest.Wait()
 		for n := range 64 {
 			go g.Add(t.Context(), 3+n)
 			synctest.Wait()
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 		}
 		close(free)
 		synctest.Wait()
@@ -52,7 +52,7 @@ func TestWhatHasEndedIsDropped(t *testing.T) {
 		g.Add(t.Context(), "other")
 		end()
 		g.Add(t.Context(), "after")
-		time.Sleep(window)
+		<-time.After(window)
 		synctest.Wait()
 		if len(batches) != 1 || !slices.Equal(batches[0], []string{"other", "after"}) {
 			t.Errorf("the batches were %q", batches)
@@ -85,7 +85,7 @@ func TestTheWorkEndsWithTheLastCaller(t *testing.T) {
 			}()
 			synctest.Wait()
 		}
-		time.Sleep(window)
+		<-time.After(window)
 		for n, want := range []int32{0, 1, 3} { // the first works for all of them
 			ends[n]()
 			synctest.Wait()
@@ -121,7 +121,7 @@ func TestAReaderReadsOnceForAll(t *testing.T) {
 				}
 			}()
 		}
-		time.Sleep(window)
+		<-time.After(window)
 		synctest.Wait()
 		if len(reads) != 1 || len(reads[0]) != 4 {
 			t.Errorf("read were %v", reads)
