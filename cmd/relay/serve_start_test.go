@@ -59,6 +59,9 @@ func TestAStartAsksTheStoreForAllShardsTogether(t *testing.T) {
 	if most := 800; cursors == 0 || all > most {
 		t.Errorf("a start took %d requests; at most %d are right", all, most)
 	}
+	if keys := asked("STREAM.INFO.KV_relay_cursors"); keys > 30 {
+		t.Errorf("a start asked %d times for the state of the cursors", keys)
+	}
 }
 
 // fill makes the store of a relay with a client and a handful of callbacks.

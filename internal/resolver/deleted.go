@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 
+	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -31,18 +32,14 @@ func (r *Resolver) eraseDeleted(ctx context.Context, lease *shard.Lease) {
 }
 
 func (r *Resolver) eraseUnknown(ctx context.Context, lease *shard.Lease) error {
-	keys, err := r.store.Cursors.Keys(ctx, store.InboxCursors.OfShard(lease.Shard()))
+	ids, err := r.kept.Read(ctx, lease.Shard())
 	if err != nil {
 		return err
 	}
-	var unknown []string
-	for _, key := range keys {
-		if _, id, _, ok := store.ParseCursorKey(key); ok {
-			if _, known := r.roster.Connection(id); !known {
-				unknown = append(unknown, id)
-			}
-		}
-	}
+	unknown := slices.DeleteFunc(slices.Clone(ids), func(id string) bool {
+		_, known := r.roster.Connection(id)
+		return known
+	})
 	for some := range slices.Chunk(unknown, loadOneByOne) {
 		var deleted []string
 		for _, c := range r.store.Connections.Current(ctx, some) {
@@ -61,4 +58,22 @@ func (r *Resolver) eraseUnknown(ctx context.Context, lease *shard.Lease) error {
 		}
 	}
 	return err
+}
+
+// keptOf returns whose cursors are stored in shards: one request, however many shards are taken together.
+func (r *Resolver) keptOf(ctx context.Context, shards []int) (map[int][]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, loadBound)
+	defer cancel()
+	prefix := store.InboxCursors.Everywhere()
+	if len(shards) == 1 {
+		prefix = store.InboxCursors.OfShard(shards[0])
+	}
+	keys, err := r.store.Cursors.Keys(ctx, prefix)
+	by := map[int][]string{}
+	for _, key := range keys {
+		if _, id, _, ok := store.ParseCursorKey(key); ok {
+			by[relay.ShardOf(id)] = append(by[relay.ShardOf(id)], id)
+		}
+	}
+	return by, err
 }

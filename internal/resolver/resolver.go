@@ -103,6 +103,7 @@ type Resolver struct {
 	cfg     Config
 	store   *store.Store
 	cursors *cursorstore.Store
+	kept    *gather.Reader[int, []string] // of shards: whose cursors are stored
 	log     *slog.Logger
 	slots   chan struct{} // one for each order that may be read at once
 	roster  *roster.Roster[*runner]
@@ -129,6 +130,7 @@ func New(c Config) *Resolver {
 	}
 	r := &Resolver{cfg: c, store: c.Store, log: c.Log, slots: make(chan struct{}, c.Total)}
 	r.cursors = cursorstore.New(c.Store, store.InboxCursors, c.Log)
+	r.kept = gather.NewReader(r.keptOf)
 	r.loader.r = r
 	r.loader.arrivals = gather.New(r.loader.batch)
 	r.roster = roster.New(roster.Config[*runner]{Connections: c.Store.Connections, Make: r.newRunner, Log: c.Log})
