@@ -2,6 +2,7 @@ package harness
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/audatex-relay/relay/internal/ledger"
@@ -20,6 +21,9 @@ type Receiver struct {
 	Settings map[string]any // of the callback beside its URL
 	Beneath  string         // what its callback's URL has behind the receiver's own address
 	Reserved string         // the address of one without a server
+
+	mu     sync.Mutex
+	parsed map[string]ledger.Event // by id; an event never comes with two bodies
 }
 
 // NewReceiver returns a receiver for a callback.
@@ -67,7 +71,7 @@ func (r *Receiver) arrived(t *testing.T) []ledger.Event {
 			continue
 		}
 		seen[d.Event] = true
-		e, err := ledger.ParseEvent(bodies[d.Event])
+		e, err := r.parse(d.Event, bodies[d.Event])
 		if err != nil {
 			t.Errorf("callback %s: %v in %s", r.ID, err, bodies[d.Event])
 			continue
@@ -75,6 +79,24 @@ func (r *Receiver) arrived(t *testing.T) []ledger.Event {
 		events = append(events, e)
 	}
 	return events
+}
+
+// parse parses an event when it is asked for the first time.
+func (r *Receiver) parse(id string, body []byte) (ledger.Event, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if e, ok := r.parsed[id]; ok {
+		return e, nil
+	}
+	e, err := ledger.ParseEvent(body)
+	if err != nil {
+		return e, err
+	}
+	if r.parsed == nil {
+		r.parsed = map[string]ledger.Event{}
+	}
+	r.parsed[id] = e
+	return e, nil
 }
 
 // Events returns the parsed events of orders, by order and in the order of their sequences.

@@ -104,19 +104,22 @@ const Patience = 90 * time.Second
 // Eventually waits until ok returns "", and fails with what it returned last if it does not.
 func Eventually(t testing.TB, what string, ok func() string) {
 	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.NewTimer(Patience)
-	defer deadline.Stop()
+	began := time.Now()
 	for {
 		missing := ok()
+		waited := time.Since(began)
 		if missing == "" {
 			return
 		}
-		select {
-		case <-tick.C:
-		case <-deadline.C:
+		if waited > Patience {
 			t.Fatalf("%s: not within %s: %s", what, Patience, missing)
 		}
+		<-time.After(pause(waited))
 	}
+}
+
+// pause is how long to wait before a condition is looked at again. It grows with the time that has
+// been waited for: looking may cost the program under test more than what it is waited for.
+func pause(waited time.Duration) time.Duration {
+	return min(max(waited/8, 20*time.Millisecond), 500*time.Millisecond)
 }
