@@ -3,6 +3,7 @@ package httpapi
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"path/filepath"
@@ -15,28 +16,28 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// answerSchemas are the schemas of the responses' bodies, each compiled once: kin-openapi compiles
-// them again for every body.
-type answerSchemas struct {
+// bodySchemas are the schemas of the bodies of requests and responses, each compiled once:
+// kin-openapi compiles them again for every body.
+type bodySchemas struct {
 	mu       sync.Mutex
 	compiler *jsonschema.Compiler
 	base     string // the directory of the contract, for the references to files beside it
 	compiled map[*openapi3.MediaType]*jsonschema.Schema
 }
 
-var answers = sync.OnceValues(func() (*answerSchemas, error) {
+var bodies = sync.OnceValues(func() (*bodySchemas, error) {
 	dir, err := filepath.Abs("../../api")
 	if err != nil {
 		return nil, err
 	}
-	a := &answerSchemas{compiler: jsonschema.NewCompiler(), base: "file://" + filepath.ToSlash(dir) + "/",
+	a := &bodySchemas{compiler: jsonschema.NewCompiler(), base: "file://" + filepath.ToSlash(dir) + "/",
 		compiled: map[*openapi3.MediaType]*jsonschema.Schema{}}
 	a.compiler.DefaultDraft(jsonschema.Draft2020)
 	a.compiler.AssertFormat()
 	return a, a.add("contract.json", spec())
 })
 
-func (a *answerSchemas) add(name string, document any) error {
+func (a *bodySchemas) add(name string, document any) error {
 	raw, err := json.Marshal(document)
 	if err != nil {
 		return err
@@ -49,13 +50,13 @@ func (a *answerSchemas) add(name string, document any) error {
 	return a.compiler.AddResource(a.base+name, parsed)
 }
 
-func (a *answerSchemas) of(content *openapi3.MediaType) (*jsonschema.Schema, error) {
+func (a *bodySchemas) of(content *openapi3.MediaType) (*jsonschema.Schema, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if schema := a.compiled[content]; schema != nil {
 		return schema, nil
 	}
-	name := fmt.Sprintf("answer-%d.json", len(a.compiled))
+	name := fmt.Sprintf("body-%d.json", len(a.compiled))
 	if err := a.add(name, content.Schema); err != nil {
 		return nil, err
 	}
@@ -66,19 +67,41 @@ func (a *answerSchemas) of(content *openapi3.MediaType) (*jsonschema.Schema, err
 	return schema, err
 }
 
-// fitsContract checks a response's body against the contract's schema for its status.
-func fitsContract(response *openapi3.Response, contentType string, body []byte) error {
-	if len(response.Content) == 0 {
+// askedAsContract checks the body of a request against the contract's schema for its operation. Numbers
+// are read as floats: some tests send exponents with which nobody can calculate exactly.
+func askedAsContract(request *openapi3.RequestBody, contentType string, body []byte) error {
+	if len(body) > 0 {
+		return fitsContract(request.Content, contentType, body, func() (value any, err error) {
+			err = json.Unmarshal(body, &value)
+			return value, err
+		})
+	}
+	if request.Required {
+		return errors.New("a body is missing")
+	}
+	return nil
+}
+
+// answersAsContract checks the body of a response against the contract's schema for its status.
+func answersAsContract(response *openapi3.Response, contentType string, body []byte) error {
+	return fitsContract(response.Content, contentType, body, func() (any, error) {
+		return jsonschema.UnmarshalJSON(bytes.NewReader(body))
+	})
+}
+
+// fitsContract checks a body against the contract's schema for its media type.
+func fitsContract(declared openapi3.Content, contentType string, body []byte, read func() (any, error)) error {
+	if len(declared) == 0 {
 		return nil
 	}
-	content := response.Content.Get(contentType)
+	content := declared.Get(contentType)
 	if content == nil {
 		return fmt.Errorf("a body of type %q", contentType)
 	}
 	if content.Schema == nil {
 		return nil
 	}
-	known, err := answers()
+	known, err := bodies()
 	if err != nil {
 		return err
 	}
@@ -86,23 +109,23 @@ func fitsContract(response *openapi3.Response, contentType string, body []byte) 
 	if err != nil {
 		return err
 	}
-	mediaType, _, _ := strings.Cut(contentType, ";")
-	if strings.HasSuffix(mediaType, "yaml") {
-		if body, err = toJSON(body); err != nil {
-			return err
-		}
-	}
+	mediaType, _, _ := strings.Cut(strings.ToLower(contentType), ";")
+	mediaType = strings.TrimSpace(mediaType)
 	var value any = string(body)
-	if strings.HasSuffix(mediaType, "json") || strings.HasSuffix(mediaType, "yaml") {
-		if value, err = jsonschema.UnmarshalJSON(bytes.NewReader(body)); err != nil {
-			return err
-		}
+	switch {
+	case strings.HasSuffix(mediaType, "json"):
+		value, err = read()
+	case strings.HasSuffix(mediaType, "yaml"):
+		value, err = readYAML(body)
+	}
+	if err != nil {
+		return err
 	}
 	return schema.Validate(value)
 }
 
 // The compiled schemas refuse what the contract does not say.
-func TestAnswersThatDoNotFitTheContractAreNoticed(t *testing.T) {
+func TestBodiesThatDoNotFitTheContractAreNoticed(t *testing.T) {
 	t.Parallel()
 	livez := spec().Paths.Value("/livez").Get.Responses.Status(http.StatusOK).Value
 	for _, c := range []struct {
@@ -116,20 +139,32 @@ func TestAnswersThatDoNotFitTheContractAreNoticed(t *testing.T) {
 		{"application/json", `{"status":`, false},
 		{"text/plain", `{"status":"ok"}`, false},
 	} {
-		if err := fitsContract(livez, c.contentType, []byte(c.body)); (err == nil) != c.fits {
+		if err := answersAsContract(livez, c.contentType, []byte(c.body)); (err == nil) != c.fits {
 			t.Errorf("%s as %s: %v", c.body, c.contentType, err)
 		}
 	}
 	callback := spec().Paths.Value("/v1/callbacks/{id}").Get.Responses.Status(http.StatusOK).Value
-	if err := fitsContract(callback, "application/json", []byte(`{"id":1}`)); err == nil {
+	if err := answersAsContract(callback, "application/json", []byte(`{"id":1}`)); err == nil {
 		t.Error("a callback whose id is a number fits")
+	}
+	settings := spec().Paths.Value("/v1/callbacks/{id}").Put.RequestBody.Value
+	for body, fits := range map[string]bool{
+		`{"url":"https://bms.example/"}`: true, `{"url":1}`: false, `{"url":"https://bms.example/","more":1}`: false, `{`: false, ``: false,
+	} {
+		if err := askedAsContract(settings, "application/json", []byte(body)); (err == nil) != fits {
+			t.Errorf("settings %s: %v", body, err)
+		}
 	}
 }
 
-func toJSON(document []byte) ([]byte, error) {
+func readYAML(document []byte) (any, error) {
 	var v any
 	if err := yaml.Unmarshal(document, &v); err != nil {
 		return nil, err
 	}
-	return json.Marshal(v)
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	return jsonschema.UnmarshalJSON(bytes.NewReader(raw))
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -16,6 +17,9 @@ import (
 // an operation that no test exercises fails the package.
 func TestMain(m *testing.M) {
 	natstest.Waiting(6)
+	if err := flag.Set("rapid.checks", strconv.Itoa(natstest.Long(25, 100))); err != nil { // each reads a log in pages
+		panic(err)
+	}
 	code := m.Run()
 	if code == 0 && flag.Lookup("test.run").Value.String() == "" {
 		if missing := succeeded.missing(); len(missing) > 0 {

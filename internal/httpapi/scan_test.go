@@ -91,7 +91,7 @@ func TestPagesThatEndEarlyAreReadOn(t *testing.T) {
 	f := newFixture(t)
 	a := f.client("client-a", relay.RoleRead, "alpha")
 	const events = 70
-	filler := strings.Repeat("x", 256<<10)
+	filler := strings.Repeat("x", maxScannedBytes/firstChunk+10<<10) // the first chunk is a page
 	for i := range events {
 		now := time.Now()
 		order := fmt.Sprintf("%08d-6a64-4a2c-9d55-0a3f3a9f7b11", i)
