@@ -16,6 +16,8 @@ import (
 const (
 	// countEvery is how often the log is asked at most about a callback that reads nothing and has never read anything.
 	countEvery = 10 * time.Second
+	// sampleEvery is the same for a callback of which a sample had no events: it would take one again each time.
+	sampleEvery = time.Minute
 	// maxCounted is the largest number of orders of one callback for which the events that lanes do not list are
 	// counted.
 	maxCounted = 16
@@ -140,7 +142,7 @@ func (e *Estimate) Waiting(s State, now time.Time) (Waiting, Question) {
 // list.
 func (e *Estimate) ask(s State, now time.Time) Question {
 	q := Question{target: s.Target}
-	if from := s.Offered + 1; s.Idle && e.density == 0 && s.Log >= from && now.Sub(e.counted).Abs() >= countEvery {
+	if from := s.Offered + 1; s.Idle && e.density == 0 && s.Log >= from && now.Sub(e.counted).Abs() >= e.countEvery(s.Target) {
 		e.counted = now
 		q.from, q.through = from, s.Log
 	}
@@ -149,6 +151,19 @@ func (e *Estimate) ask(s State, now time.Time) Question {
 		q.unlisted = q.unlisted[:min(len(q.unlisted), maxCounted)]
 	}
 	return q
+}
+
+// countEvery returns how often the log is asked at most about a callback that reads nothing and has never read anything.
+func (e *Estimate) countEvery(t *delivery.Target) time.Duration {
+	if e.none && sampled(t) {
+		return sampleEvery
+	}
+	return countEvery
+}
+
+// sampled reports whether subjects cannot express a callback's filter, so that events must be read to count its own.
+func sampled(t *delivery.Target) bool {
+	return len(t.Callback.Filter.OrderStatuses) > 0 || t.Callback.Filter.ChangedOnly
 }
 
 // manyListed reports whether a lane may be full, so that more events wait than it lists.
@@ -207,7 +222,7 @@ func (q *Question) Ask(ctx context.Context, events *store.Events) {
 // must select at least all of them. Status and change are no part of a subject: if the callback's filter asks for them,
 // count reads the first events and estimates how many of the others match.
 func (q *Question) count(ctx context.Context, events *store.Events, from uint64, filters []string) (uint64, time.Time, error) {
-	if f := &q.target.Callback.Filter; len(f.OrderStatuses) == 0 && !f.ChangedOnly {
+	if !sampled(q.target) {
 		return events.Waiting(ctx, from, filters)
 	}
 	heads, more, err := events.ScanHeads(ctx, from, filters, maxSampled)
