@@ -99,7 +99,7 @@ func TestAReplayWithoutItsClientRests(t *testing.T) {
 		w := newRunner(r, shardtest.Fixed(0, 1), store.Entry[relay.Replay]{Key: "bms.again", Value: relay.Replay{Callback: "bms", State: relay.ReplayRunning}})
 		ended := make(chan struct{})
 		go func() { w.run(t.Context()); close(ended) }()
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		synctest.Wait()
 		reads := there.reads.Load()
 		if logged := strings.Count(log.String(), "a replay waits"); reads > 150 || logged != 1 {
