@@ -202,8 +202,8 @@ func (i *inbox) empty() map[string]string {
 	return told
 }
 
-// firing returns the alerts that fire now, by name.
-func (w *watch) firing(t *testing.T) map[string]prom.Alert {
+// firing returns the alerts that fire now, by name. Of those that linger only those of a job are meant.
+func (w *watch) firing(t *testing.T, job string) map[string]prom.Alert {
 	t.Helper()
 	alerts, err := w.prom.Alerts(t.Context())
 	if err != nil {
@@ -211,8 +211,9 @@ func (w *watch) firing(t *testing.T) map[string]prom.Alert {
 	}
 	now := map[string]prom.Alert{}
 	for _, a := range alerts {
-		if a.State == "firing" && !elsewhere(a.Labels) {
-			now[a.Labels["alertname"]] = a
+		name := a.Labels["alertname"]
+		if a.State == "firing" && !elsewhere(a.Labels) && (!lingers(name) || a.Labels["job"] == job) {
+			now[name] = a
 		}
 	}
 	return now
@@ -226,8 +227,7 @@ func (w *watch) awaitQuiet(t *testing.T) time.Duration {
 	t.Helper()
 	began := time.Now()
 	for since := (time.Time{}); ; pass(look) {
-		now := w.firing(t)
-		maps.DeleteFunc(now, func(name string, _ prom.Alert) bool { return lingers(name) })
+		now := w.firing(t, "")
 		switch {
 		case len(now) > 0:
 			since = time.Time{}
@@ -260,13 +260,13 @@ func (w *watch) try(t *testing.T, f fault) seen {
 	w.awaitQuiet(t)
 	w.inbox.empty()
 	s := seen{fault: f, after: map[string]time.Duration{}, detail: map[string]string{}, led: map[string]string{}, before: w.answers(t, f.of.job)}
-	before := w.firing(t) // lingers
+	before := w.firing(t, f.of.job) // lingers
 	began := time.Now()
 	mend := f.inject()
 	s.under = w.answers(t, f.of.job)
 	missing := slices.Clone(f.fires)
 	for last, asked := began, began; ; pass(look) {
-		for name, alert := range w.firing(t) {
+		for name, alert := range w.firing(t, f.of.job) {
 			_, known := s.after[name]
 			if _, lingered := before[name]; !known && !lingered {
 				s.after[name], s.detail[name], last = time.Since(began), alert.Annotations["description"], time.Now()
@@ -319,7 +319,7 @@ func (s seen) hidden() map[int]string {
 // open does what the pages of a fault's alerts say while it holds, and notes what that leads to.
 func (w *watch) open(t *testing.T, f fault, led map[string]string) {
 	t.Helper()
-	now := w.firing(t)
+	now := w.firing(t, f.of.job)
 	for _, name := range f.fires {
 		alert, fires := now[name]
 		if !fires {
