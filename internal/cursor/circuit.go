@@ -83,9 +83,9 @@ func (c *Cursor) resume(now time.Time) {
 }
 
 // nextProbe returns the queue to probe with. It begins with the oldest waiting entry and, while
-// probes fail, goes through the others by age and begins again. Every second probe takes the oldest
-// entry without a lane, if there is one: a receiver that is well and refuses only some old orders
-// must not keep its circuit open. There is at most one probe at a time.
+// probes fail, goes through the others by age and begins again. Every second probe takes an order
+// without a lane, if there is one, the oldest and the newest by turns: a receiver that is well and
+// refuses only some old orders must not keep its circuit open. There is at most one probe at a time.
 func (c *Cursor) nextProbe(now time.Time) (*queue, time.Time, bool) {
 	fresh := c.ready.top()
 	if c.Congested() {
@@ -101,7 +101,7 @@ func (c *Cursor) nextProbe(now time.Time) (*queue, time.Time, bool) {
 		return q, now, true
 	}
 	if fresh != nil && c.health.Probes%2 == 1 {
-		return fresh, now, true
+		return c.fresh(c.health.Probes%4 == 3), now, true
 	}
 	var oldest, next *queue
 	consider := func(q *queue) {

@@ -1,6 +1,7 @@
 package cursor
 
 import (
+	"fmt"
 	"testing"
 	"time"
 )
@@ -343,4 +344,50 @@ func TestAnOpenCircuitOutlivesWhatWaited(t *testing.T) {
 	wantEqual(t, "probe", b.Probe, true)
 	c.Succeed(b, t0.Add(5*time.Second))
 	wantEqual(t, "health", c.Health(), Health{})
+}
+
+// A receiver that refuses many orders for good and takes all others gets those, while the refused ones wait.
+func TestManyRefusedOrdersDoNotHoldUpTheOthers(t *testing.T) {
+	t.Parallel()
+	const refused, others = 40, 20
+	c := New(Policy{Concurrency: 4, Schedule: []time.Duration{5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour}, Forever: true, CircuitFailures: 5})
+	bad := func(order string) bool { return order[0] == 'x' }
+	for i := range refused + others {
+		kind := 'x'
+		if i >= refused {
+			kind = 'o'
+		}
+		wantEqual(t, "offer", c.Offer(Entry{Seq: uint64(i + 1), Order: fmt.Sprintf("%c%d", kind, i)}), Accepted)
+	}
+	now, accepted, attempts := t0, 0, 0
+	for accepted < others {
+		b, ok := c.Take(now, 1)
+		if !ok {
+			at, due := c.NextDue(now)
+			if !due || at.Sub(t0) > time.Hour {
+				t.Fatalf("%d of %d were accepted within an hour, with %d attempts", accepted, others, attempts)
+			}
+			now = at
+			continue
+		}
+		if attempts++; bad(b.Order) {
+			c.Fail(b, now, Failure{})
+		} else {
+			accepted += c.Succeed(b, now)
+		}
+	}
+	t.Logf("%d accepted after %s and %d attempts", accepted, now.Sub(t0), attempts)
+}
+
+// An operator's retry of an order that was never tried is the next probe of an open circuit.
+func TestRetryOfAFreshOrderIsTheNextProbe(t *testing.T) {
+	t.Parallel()
+	c := opened(t)
+	if _, ok := c.Take(t0, 1); ok {
+		t.Fatal("the circuit is not open")
+	}
+	wantEqual(t, "retry", c.Retry("c", t0), true)
+	if b, ok := c.Take(t0, 1); !ok || b.Order != "c" || !b.Probe {
+		t.Errorf("%+v, %t is taken", b, ok)
+	}
 }

@@ -58,6 +58,8 @@ type Cursor struct {
 	entries   int       // items of all queues
 	inFlight  int       // batches
 	lanesTurn bool      // whether a lane or a fresh order is taken next
+	// newestTurn: whether the newest or the oldest fresh order is taken next, after several failures.
+	newestTurn bool
 
 	skipped skippedEntries
 

@@ -27,7 +27,8 @@
 //   - A receiver that fails several times in a row, for more than one order, opens the *circuit*:
 //     only probes are sent. A probe is one entry and does not count as an attempt. The first
 //     success closes the circuit. Then everything is due, and the concurrency rises slowly (1, 2,
-//     4, …).
+//     4, …). As long as failures follow one another, the newest orders have their turn besides the
+//     oldest: a receiver that refuses many old orders and takes others gets those.
 //   - The receiver has been failing since its first failure after its last success, but not for longer than something
 //     has waited: a failure that is over and done with does not add to one that comes a week later.
 //   - With MaxLanes lanes the cursor is *congested*: no fresh entry is taken, lanes that are due go

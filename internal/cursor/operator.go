@@ -3,16 +3,18 @@ package cursor
 import "time"
 
 // Retry makes an order's lane due now. A failure before it is due by the schedule is not counted as one of its
-// attempts. If the circuit is open, the order is probed next, and the probe is due now. It returns false if the order
-// has no lane, or an attempt of it is under way.
+// attempts. If the circuit is open, the order is probed next, and the probe is due now, also without a lane. It returns
+// false if nothing of the order waits, an attempt of it is under way, or it is due already.
 func (c *Cursor) Retry(order string, now time.Time) bool {
 	q := c.queues[order]
-	if q == nil || q.lane == nil || q.batch != 0 {
+	if q == nil || q.batch != 0 || q.lane == nil && !c.health.Open {
 		return false
 	}
 	c.look(now)
-	q.lane.hurry(now)
-	c.touchLane(q)
+	if q.lane != nil {
+		q.lane.hurry(now)
+		c.touchLane(q)
+	}
 	if c.health.Open {
 		c.wanted = order
 		c.health.NextProbe, c.health.ProbeWaitMillis, c.probeWait = now, 0, 0

@@ -1,6 +1,7 @@
 package cursor
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -83,7 +84,9 @@ func (c *Cursor) Take(now time.Time, most int) (Batch, bool) {
 		b.Probe, q.probe = true, true
 		c.probing, c.lastProbe, c.wanted = q, q.head(), ""
 	} else {
-		c.lanesTurn = q.lane == nil
+		if c.lanesTurn = q.lane == nil; c.lanesTurn {
+			c.newestTurn = c.health.Failures < 2 || !c.newestTurn
+		}
 	}
 	c.version++
 	b.id, q.batch, q.taken = c.version, c.version, n
@@ -128,11 +131,20 @@ func (c *Cursor) next(now time.Time) (*queue, time.Time, bool) {
 	case late != nil && late.lane.due(now) && (fresh == nil || c.lanesTurn):
 		return late, now, true
 	case fresh != nil:
-		return fresh, now, true
+		return c.fresh(c.newestTurn), now, true
 	case late != nil:
 		return nil, late.lane.next, true
 	}
 	return nil, time.Time{}, false
+}
+
+// fresh returns the oldest order without a lane or, if newest is set and the receiver has failed several times since its
+// last success, the newest: many old orders that it refuses must not hold up those that it takes.
+func (c *Cursor) fresh(newest bool) *queue {
+	if !newest || c.health.Failures < 2 {
+		return c.ready.top()
+	}
+	return slices.MaxFunc(c.ready.qs, func(a, b *queue) int { return cmp.Compare(a.head(), b.head()) })
 }
 
 // NextDue returns when Take may return something if nothing else happens: a time not after now if

@@ -12,8 +12,7 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Retry makes the delivery of an event that waits in its order's lane due now; with an open circuit it is the next
-// probe. If it waits for an earlier event, that one's position is returned as well. The error is ErrUnknown.
+// Retry makes the delivery of an event that waits due now; with an open circuit it is the next probe. If it waits for an earlier event, that one's position is returned as well. The error is ErrUnknown.
 func (d *Dispatcher) Retry(id, generation string, seq uint64, order string) (w relay.DeliveryPosition, earlier uint64, err error) {
 	w = relay.PositionEnded
 	err = d.command(id, generation, func(c *core, cb *callback) {
@@ -46,7 +45,7 @@ func (c *core) retry(cb *callback, e cursor.Entry) (w relay.DeliveryPosition, ea
 		return relay.PositionEarlier, first
 	case place == cursor.Unread:
 		return relay.PositionUnread, 0
-	case place == cursor.InLane:
+	case place == cursor.InLane || place == cursor.Waiting:
 		cb.cur.Retry(e.Order, c.now)
 		c.startAttempts(cb)
 	}
