@@ -229,6 +229,7 @@ func TestStuckCallbackLetsTheWatermarkPass(t *testing.T) {
 	stuck := newReceiver(t, func(relay.Event, int) int { <-answer.Done(); return 200 })
 	t.Cleanup(stopped) // before the receiver is closed, which waits for its answers
 	cb := callback("stuck", stuck.URL)
+	cb.TimeoutSeconds = 60 // an attempt that ran out would have the event wait in a lane
 	cb.Filter.Sites = []string{"york"}
 	b.register(cb)
 	d := b.start(func(c *dispatcher.Config) { c.Lookback = 1000 })
