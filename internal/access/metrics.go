@@ -10,7 +10,8 @@ import (
 )
 
 var expiresDesc = prometheus.NewDesc("audatex_relay_api_key_expires_seconds",
-	"Time until an API key expires, from 30 days or the last quarter of its life before; negative for as long after that, at most a day; absent otherwise.", []string{"client", "key"}, nil)
+	"Time until an API key expires, from 30 days or the last quarter of its life before; "+
+		"negative for as long after that, at most a day; absent otherwise.", []string{"client", "key"}, nil)
 
 // expiring shows the keys that expire soon.
 type expiring struct {

@@ -107,8 +107,8 @@ type Lane struct {
 // OwnerEpoch is the epoch of the owner who wrote the lane.
 func (l Lane) OwnerEpoch() uint64 { return l.Epoch }
 
-// Settled reports whether an entry is settled, by what is stored: the document, the lane of its order (nil for none), and
-// quiet, up to where everything of readers that are not behind is settled. They must be read in the opposite order:
+// Settled reports whether an entry is settled, by what is stored: the document, the lane of its order (nil for none),
+// and quiet, up to where everything of readers that are not behind is settled. They must be read in the opposite order:
 // quiet, the document, the lane.
 func (d Document) Settled(e Entry, lane *Lane, quiet uint64) bool {
 	if slices.Contains(d.Skipped, e) {

@@ -26,7 +26,7 @@
 //	switch {
 //	case r.Outcome == store.Written: c.Stored(save.Changes)
 //	case r.Outcome == store.Superseded: lease.Superseded(r.Epoch); return
-//	case r.Fenced:                                    // nobody else writes it now; the rest comes with the next Changes
+//	case r.Fenced:                                    // nobody else writes it now; the next Changes have the rest
 //	case r.Outcome == store.Changed:                  // a former owner has written meanwhile: load it again
 //	default:                                          // the store is in trouble (r.Err): load it again, later
 //	}

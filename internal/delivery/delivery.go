@@ -6,8 +6,8 @@
 // Begin reading at Deliverer. A reader takes a slot, makes an attempt, records it, and gives the slot back:
 //
 //	allowance := deliverer.Slots.Join(target.Callback.Client, target.Key, wake)
-//	allowance.SetLimits(concurrency, most, target.Callback.RatePerSecond) // again whenever the target has changed; most
-//	                                                                      // is for this reader alone, 0: as the callback
+//	allowance.SetLimits(concurrency, most, target.Callback.RatePerSecond) // again when the target changes; most is
+//	                                                                      // for this reader, 0: as the callback
 //	if allowance.Wait(now) == 0 && allowance.Take() {                     // the rate, and what the receiver asks for;
 //		                                                              // else wake is called once there is a slot
 //		if !allowance.UseRate(now) { allowance.Release(); return }    // another reader was faster

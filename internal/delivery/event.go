@@ -36,9 +36,9 @@ func EventOf(s store.Stored) Event {
 	return ev
 }
 
-// EventOfHead returns an event of which only the head was read, without its body and its id: it is for those who ask whom
-// it is for. Of some operational events only their body says that, which is read from the log; store.ErrNotFound if they
-// have left it.
+// EventOfHead returns an event of which only the head was read, without its body and its id: it is for those who ask
+// whom it is for. Of some operational events only their body says that, which is read from the log; store.ErrNotFound
+// if they have left it.
 func EventOfHead(ctx context.Context, head store.Stored, log interface {
 	Get(ctx context.Context, seq uint64) (store.Stored, error)
 }) (Event, error) {

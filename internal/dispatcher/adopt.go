@@ -67,8 +67,7 @@ type loadedState struct {
 // load loads callbacks of the shard, and hands them to the loop. Before anything is started for a callback, what was
 // read of it is written again under the lease's epoch: from then on the writes of former owners are refused. If one of
 // them has written in between, the write here is refused, and the callback is loaded again. Hence the order: documents
-// are read before their lanes, then the watermark and the bounds of the log; the watermark is written before the
-// lanes, and these before their documents.
+// are read before lanes, watermark and bounds of the log; the watermark is written before lanes and documents.
 func (l *loop) load(what *loadRequest) {
 	d, ids := l.d, what.ids
 	if what.whole {

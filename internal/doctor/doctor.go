@@ -72,7 +72,9 @@ func (d *Doctor) Examine(ctx context.Context) (Report, error) {
 	r.Add(Fine(Relay, "", "it runs and answers"))
 	var mu sync.Mutex
 	var parts sync.WaitGroup
-	for _, look := range []func(context.Context) []Check{d.storage, d.streams, d.keys, d.replicas, d.vendor, d.connections, d.notifications, d.clients, d.callbacks} {
+	for _, look := range []func(context.Context) []Check{
+		d.storage, d.streams, d.keys, d.replicas, d.vendor, d.connections, d.notifications, d.clients, d.callbacks,
+	} {
 		parts.Go(func() {
 			of, cancel := context.WithTimeout(ctx, areaLimit)
 			defer cancel()

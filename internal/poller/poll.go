@@ -270,9 +270,8 @@ func (r *runner) handleUnsent(ctx context.Context, err error) time.Duration {
 	return r.failed(ctx, err)
 }
 
-// notAsked notes a poll for which nothing was sent because the vendor's host responds to nobody. That is no failure of the
-// connection's, and is written once: the poll is made up for when the host responds again, in its
-// place.
+// notAsked notes a poll for which nothing was sent because the vendor's host responds to nobody. That is no failure of
+// the connection's, and is written once: the poll is made up for when the host responds again, in its place.
 func (r *runner) notAsked(ctx context.Context, err error) time.Duration {
 	r.last = pollMissed
 	if r.doc.FailingSince == nil {

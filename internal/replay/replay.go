@@ -188,8 +188,8 @@ type owned struct {
 	keys map[string]struct{} // of the replays that have changed
 }
 
-// hold begins to own a shard. Changes are noted first, and then all replays there are: one that is made meanwhile may be
-// noted twice, but none is missed.
+// hold begins to own a shard. Changes are noted first, and then all replays there are: one that is made meanwhile may
+// be noted twice, but none is missed.
 func (r *Replayer) hold(shard int) *owned {
 	o := &owned{changed: make(chan struct{}, 1), keys: map[string]struct{}{}}
 	r.owned[shard].Store(o)

@@ -20,8 +20,8 @@ import (
 const (
 	// storeAgain is how long a replay waits after the store could not be read or written.
 	storeAgain = time.Second
-	// unknownMost is how long a replay waits at most before it looks again for its callback or its client, of which one is
-	// not known. It looks at once when one of them changes.
+	// unknownMost is how long a replay waits at most before it looks again for its callback or its client, of which one
+	// is not known. It looks at once when one of them changes.
 	unknownMost = time.Minute
 	// lastRounds is how often what has ended is stored at most when a shard is given up.
 	lastRounds = 3

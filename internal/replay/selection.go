@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// pageEvents is how many events of the log a running replay reads at a time at most. If it reads them whole they are
-	// to have about pageBytes, and the bodies of no more are kept; wholeEvents is how many it begins with.
+	// pageEvents is how many events of the log a running replay reads at a time at most. If it reads them whole they
+	// are to have about pageBytes, and the bodies of no more are kept; wholeEvents is how many it begins with.
 	pageEvents  = 512
 	pageBytes   = 1 << 20
 	wholeEvents = 32
@@ -121,8 +121,8 @@ func (p *page) add(ev *delivery.Event) {
 	}
 }
 
-// page reads what follows a position, at most so many events of the log. It keeps about so many bytes of their bodies; 0 is
-// for what it takes to select them.
+// page reads what follows a position, at most so many events of the log. It keeps about so many bytes of their bodies;
+// 0 is for what it takes to select them.
 func (s *selection) page(ctx context.Context, after uint64, most, bytes int) (page, error) {
 	after = max(after, s.doc.From-1)
 	if s.narrowed == nil || after >= s.doc.Through {

@@ -78,8 +78,8 @@ func (r *runner) publishUnknownSite(ctx context.Context, doc relay.Unresolved, r
 	message := fmt.Sprintf("Notifications of connection %s came for the vendor's site %q, which is mapped to no site. Add it to the connection's `sites`: "+
 		"what came until then is kept among the unresolved notifications and is retried by itself then.", doc.Connection, vendorSite)
 	if vendorSite == "" {
-		message = fmt.Sprintf("Notifications of connection %s came that name none of the vendor's sites, and it is not clear which is meant. Set the connection's `site`: "+
-			"what came until then is kept among the unresolved notifications and is retried by itself then.", doc.Connection)
+		message = fmt.Sprintf("Notifications of connection %s came that name none of the vendor's sites, and it is not clear which is meant. "+
+			"Set the connection's `site`: what came until then is kept among the unresolved notifications and is retried by itself then.", doc.Connection)
 	}
 	if many >= unknownSitesMost {
 		vendorSite = "others"

@@ -12,8 +12,8 @@ import (
 )
 
 // eraseDeleted removes the cursors of a shard's connections that were deleted while nobody worked on the shard. No
-// runner comes by them: each loads its own, and a shard whose last connection was deleted has none. What is deleted from
-// now on its runner removes.
+// runner comes by them: each loads its own, and a shard whose last connection was deleted has none. What is deleted
+// from now on its runner removes.
 func (r *Resolver) eraseDeleted(ctx context.Context, lease *shard.Lease) {
 	select {
 	case <-r.roster.Ready():

@@ -191,8 +191,8 @@ func (e *Events) ScanHeads(ctx context.Context, from uint64, filters []string, m
 	return e.collect(e.s.scanCounted(ctx, e.s.topo.Events(), headersOnly, from, time.Time{}, filters, max, &all))
 }
 
-// ScanWithin is Scan that keeps the bodies of the first events only, as many as have so many bytes, and one in any case.
-// The others come without: what is asked for may turn out to be far larger than was expected.
+// ScanWithin is Scan that keeps the bodies of the first events only, as many as have so many bytes, and one in any
+// case. The others come without: what is asked for may turn out to be far larger than was expected.
 func (e *Events) ScanWithin(ctx context.Context, from uint64, filters []string, max, bytes int) ([]Stored, bool, error) {
 	if len(filters) == 1 && filters[0] == topology.AllEvents {
 		filters = nil

@@ -113,7 +113,8 @@ func (i *Inbox) envelope(p Page) (*nats.Msg, error) {
 		header, value string
 		given         bool
 	}{
-		{headerCorrelation, p.CorrelationID, p.CorrelationID != ""}, {headerEncoding, p.Encoding, p.Encoding != ""}, {headerLevel, string(p.Level), p.Level != ""},
+		{headerCorrelation, p.CorrelationID, p.CorrelationID != ""}, {headerEncoding, p.Encoding, p.Encoding != ""},
+		{headerLevel, string(p.Level), p.Level != ""},
 		{headerPart, strconv.Itoa(p.Part), p.Part > 0}, {headerSize, strconv.Itoa(p.Size), p.Size > 0},
 		{headerTruncated, "true", p.Truncated}, {headerMore, "true", p.More}, {headerForeign, "true", p.Foreign},
 	} {
