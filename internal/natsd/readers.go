@@ -107,11 +107,35 @@ func (e *Events) put(ctx context.Context, reader string, body []byte) error {
 		c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = was.DeliverPolicy, was.OptStartSeq, was.OptStartTime
 	case !errors.Is(err, jetstream.ErrConsumerNotFound):
 		return fmt.Errorf("look for the consumer: %w", err)
+	case c.OptStartTime != nil && len(c.FilterSubjects) > 1:
+		if c.OptStartSeq, err = e.positionAt(ctx, *c.OptStartTime); err != nil {
+			return err
+		}
+		c.DeliverPolicy, c.OptStartTime = jetstream.DeliverByStartSequencePolicy, nil
 	}
 	if _, err := e.js.CreateOrUpdateConsumer(ctx, EventsStream, c); err != nil {
 		return fmt.Errorf("make the consumer: %w", err)
 	}
 	return nil
+}
+
+// positionAt returns the position in the copy of the first event that it took at or after a time; behind its end if there
+// is none. A consumer with several filters that begins by time would leave events out: the server begins at the first
+// event that any of the filters ever had after that time. Without a filter it begins where it should. The relay may not
+// read the copy, but make consumers of it, and their state has the position.
+func (e *Events) positionAt(ctx context.Context, at time.Time) (uint64, error) {
+	probe, err := e.js.CreateConsumer(ctx, EventsStream, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &at, AckPolicy: jetstream.AckNonePolicy,
+		Replicas: 1, InactiveThreshold: askTimeout,
+	})
+	if err != nil {
+		return 0, fmt.Errorf("look for the first event at %s: %w", at, err)
+	}
+	info := probe.CachedInfo()
+	if err := e.js.DeleteConsumer(ctx, EventsStream, info.Name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return 0, fmt.Errorf("remove the consumer that looked for the first event: %w", err)
+	}
+	return info.Delivered.Stream + 1, nil
 }
 
 // consumerConfig parses a request.

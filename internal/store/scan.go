@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -138,6 +139,19 @@ func (s *Store) scanEach(
 	ctx context.Context, stream string, of part, from uint64, since time.Time, filters []string, most int, all *uint64, each func(Message),
 ) (more bool, err error) {
 	fail := func(err error) (bool, error) { return false, fmt.Errorf("scan %s from %d: %w", stream, from, err) }
+	if !since.IsZero() && len(filters) > 1 {
+		// With several filters the server begins at the first message that any of them ever had after that time, and so
+		// leaves out what the others have before it.
+		first, err := s.atLeader(ctx, stream, jsapi.Selection{Next: ">", Since: &since})
+		if errors.Is(err, ErrNotFound) {
+			*all = 0
+			return false, nil
+		}
+		if err != nil {
+			return fail(err)
+		}
+		from, since = first.Seq, time.Time{}
+	}
 	c := jetstream.ConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1), FilterSubjects: filters, HeadersOnly: bool(of),
 	}
