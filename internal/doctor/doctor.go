@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sender"
 	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/internal/topology"
 )
 
 // Config is what an examination of a running relay looks at.
@@ -27,6 +29,7 @@ type Config struct {
 	VendorHosts []string      // addresses of the vendor whose hosts are reached
 	Rate        int           // of requests a minute to the vendor
 	Interval    time.Duration // between two polls of a connection
+	LeaseTTL    time.Duration // of leases and member records; 0: topology.LeaseTTL
 	// VendorTurn waits for a place in the vendor's request budget.
 	VendorTurn func(ctx context.Context) error
 
@@ -133,8 +136,15 @@ func (d *Doctor) replicas(ctx context.Context) []Check {
 	if err != nil {
 		return []Check{Unknown(Replicas, "", "who owns the shards cannot be read: %v", err)}
 	}
+	now, err := d.c.Store.Owners.Now(ctx)
+	if err != nil {
+		return []Check{Unknown(Replicas, "", "the time of the store cannot be read: %v", err)}
+	}
 	owned, members := map[int]bool{}, 0
 	for _, e := range there {
+		if topology.Lapsed(e.Written, now, cmp.Or(d.c.LeaseTTL, topology.LeaseTTL)) {
+			continue
+		}
 		if e.Value.Member != nil {
 			members++
 		}

@@ -84,6 +84,7 @@ func newWorld(t *testing.T) *world {
 	w.put(s.Owners.Set(t.Context(), store.MemberKey("a", "b"), store.Owner{Member: &store.Member{Replica: "a", Nonce: "b"}}))
 	w.config = Config{
 		Store: s, Conn: nc, Embedded: true, DataDir: dir, VendorHosts: []string{w.vendor.URL}, Rate: 100, Interval: time.Minute,
+		LeaseTTL:   time.Hour, // nobody renews them here
 		VendorTurn: func(context.Context) error { return nil }, Encryption: func() store.KeyStatus { return w.keys },
 		Health: func(_ context.Context, ids []string) map[string]string {
 			all := map[string]string{}
@@ -182,6 +183,39 @@ func (w *world) examine() (troubles string, r Report) {
 		}
 	}
 	return b.String(), r
+}
+
+// owns renews the leases of some shards, and the record of a replica.
+func (w *world) owns(replica string, shards ...int) {
+	w.t.Helper()
+	for _, n := range shards {
+		w.put(w.store.Owners.Set(w.t.Context(), store.LeaseKey(n), store.Owner{Lease: &store.Lease{Replica: replica, Nonce: "b", Epoch: 1}}))
+	}
+	w.put(w.store.Owners.Set(w.t.Context(), store.MemberKey(replica, "b"), store.Owner{Member: &store.Member{Replica: replica, Nonce: "b"}}))
+}
+
+// TestWhatNobodyRenewsShowsNoReplica: a server that was killed may have records again that had expired, and never
+// ends them.
+func TestWhatNobodyRenewsShowsNoReplica(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.config.LeaseTTL = 3 * time.Second
+	time.Sleep(4*time.Second + 100*time.Millisecond)
+	for n := range relay.Shards {
+		if n != 3 {
+			w.owns("c", n)
+		}
+	}
+	if troubles, _ := w.examine(); !strings.Contains(troubles, "replicas : 1 shard has no owner") {
+		t.Errorf("an old lease counts: %s", troubles)
+	}
+	for n := range relay.Shards {
+		w.owns("c", n)
+	}
+	_, r := w.examine()
+	if !slices.ContainsFunc(r.Checks, func(c Check) bool { return c.Finding == "1 replica, and every shard has an owner" }) {
+		t.Errorf("an old member counts: %+v", r.Checks)
+	}
 }
 
 // TestAWellRelay has nothing to mend, and every area was looked at.

@@ -99,6 +99,10 @@ func Join(ctx context.Context, c Config) (*Member, error) {
 	if err != nil {
 		return nil, fmt.Errorf("join the replicas: %w", err)
 	}
+	now, err := c.Store.Owners.Now(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("join the replicas: %w", err)
+	}
 	if err := m.announce(ctx); err != nil {
 		return nil, fmt.Errorf("join the replicas: %w", err)
 	}
@@ -106,7 +110,9 @@ func Join(ctx context.Context, c Config) (*Member, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, e := range there {
-		m.memberChanged(e)
+		if !topology.Lapsed(e.Written, now, c.TTL) {
+			m.memberChanged(e)
+		}
 	}
 	return m, nil
 }
@@ -165,9 +171,8 @@ func (m *Member) retry() time.Duration {
 func (m *Member) validFor() time.Duration { return m.conf.TTL - m.conf.TTL/15 }
 
 // vanished is the time without a sign after which a lease or member counts as gone although the
-// store has not let it expire. Such a document was written without a TTL, which no build of ours
-// does, and would stay for good.
-func (m *Member) vanished() time.Duration { return m.conf.TTL + m.conf.TTL/3 }
+// store has not let it expire.
+func (m *Member) vanished() time.Duration { return topology.Vanished(m.conf.TTL) }
 
 func (m *Member) unreadable(key string, err error) {
 	m.conf.Log.Error("a document of the owners cannot be read; it is left alone", "key", key, "error", err)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/internal/topology"
 )
 
 // valve lets a replica's writes to relay_owners through or not.
@@ -316,6 +317,38 @@ func TestWhoFailedToJoinMayTryAgain(t *testing.T) {
 	}
 	v.set(false, false)
 	w.shared(a.join(func(c *Config) { c.Metrics = reg }))
+}
+
+// A store that was killed may have the records of dead replicas again, and never ends them.
+func TestWhoDiedLongAgoIsNoMember(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.open("a", store.Gate{})
+	const ttl, renew = 3 * time.Second, 300 * time.Millisecond
+	dead := store.MemberKey("dead", "x")
+	for key, o := range map[string]store.Owner{
+		dead:              {Member: &store.Member{Replica: "dead", Nonce: "x", Started: time.Now()}},
+		store.LeaseKey(7): {Lease: &store.Lease{Replica: "dead", Nonce: "x", Epoch: 5_000}},
+	} {
+		if err := r.store.Owners.Set(t.Context(), key, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(topology.Vanished(ttl) + 100*time.Millisecond)
+	r.join(func(c *Config) { c.TTL, c.Renew = ttl, renew })
+	if peers, _ := r.Members(); len(peers) != 1 {
+		t.Errorf("members: %+v", peers)
+	}
+	w.shared(r)
+	if e := r.lease(7).Epoch(); e != 5_001 {
+		t.Errorf("epoch %d", e)
+	}
+	w.await("the record of the dead to be removed", func() string {
+		if at := r.store.Owners.Current(t.Context(), []string{dead})[0]; at.Err != nil || !at.Deleted {
+			return fmt.Sprintf("%+v", at)
+		}
+		return ""
+	})
 }
 
 // Builds before this one wrote leases once, without a time.

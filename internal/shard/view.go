@@ -9,6 +9,7 @@ import (
 	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/store"
+	"github.com/audatex-relay/relay/internal/topology"
 )
 
 // leaseState is what was last seen of a shard's lease.
@@ -56,20 +57,38 @@ func (m *Member) follow(ctx context.Context) {
 
 // confirmed returns the part of a watch's first list that really exists. A server that has been
 // away may still list members, and leases, that expired meanwhile, and never show their end. Their
-// shares would belong to nobody until they are forgotten.
+// shares would belong to nobody until they are forgotten. One that was killed may even have them again:
+// such member records are removed.
 func (m *Member) confirmed(ctx context.Context, listed []store.Entry[store.Owner]) []store.Entry[store.Owner] {
 	keys := each.Of(listed, func(e store.Entry[store.Owner]) string { return e.Key })
 	var there []store.Entry[store.Owner]
-	for i, now := range m.conf.Store.Owners.Current(ctx, keys) {
+	var dead []store.Removal
+	current := m.conf.Store.Owners.Current(ctx, keys)
+	at, err := m.conf.Store.Owners.Now(ctx)
+	if err != nil {
+		m.conf.Log.DebugContext(ctx, "it is not known which members and leases are old", "error", err)
+	}
+	for i, now := range current {
+		lapsed := err == nil && topology.Lapsed(now.Written, at, m.conf.TTL)
 		switch {
 		case now.Err != nil: // it counts as it was listed
 			there = append(there, listed[i])
+		case !now.Deleted && lapsed && store.IsMemberKey(now.Key) && now.Key != m.key:
+			dead = append(dead, store.Removal{Key: now.Key, Revision: now.Revision})
+		case !now.Deleted && lapsed && now.Value.Lease != nil: // free; its epoch counts
+			now.Deleted, now.Expired = true, true
+			there = append(there, now.Entry)
 		case !now.Deleted:
 			there = append(there, now.Entry)
 		case store.IsMemberKey(now.Key): // as if it had never been listed
 		default: // a lease, whose epoch counts all the same
 			gone := store.Entry[store.Owner]{Key: now.Key, Revision: max(listed[i].Revision+1, now.Revision), Deleted: true, Expired: true}
 			there = append(there, listed[i], gone)
+		}
+	}
+	for i, r := range m.conf.Store.Owners.Remove(ctx, dead) {
+		if r.Err == nil {
+			m.conf.Log.DebugContext(ctx, "the record of a member that died long ago is removed", "key", dead[i].Key)
 		}
 	}
 	return there
@@ -183,7 +202,7 @@ func (m *Member) leaseChanged(n int, e store.Entry[store.Owner]) {
 		now.lease = *e.Value.Lease
 	}
 	m.shards[n].seen = now
-	if !now.gone {
+	if e.Value.Lease != nil {
 		// The store's sequence of an acquisition may be its epoch; a revision is never below it.
 		m.shards[n].minEpoch = max(m.shards[n].minEpoch, now.lease.Epoch, e.Revision)
 	}

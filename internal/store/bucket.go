@@ -41,6 +41,8 @@ type Entry[T any] struct {
 	Revision uint64
 	Deleted  bool // only from Watch and Current
 	Expired  bool // only from Watch: its time was over, or its marker expires
+	// Written is when the bucket's leader stored it, by that server's clock; not set from Watch.
+	Written time.Time
 
 	early bool // from Watch: read at the leader before the watch showed it; lower revisions may follow
 }

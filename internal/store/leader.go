@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/audatex-relay/relay/internal/jsapi"
 )
 
@@ -104,6 +106,18 @@ func (s *Store) behind(ctx context.Context, stream string, from uint64, since ti
 	return s.scan(ctx, stream, from, since, filters, most)
 }
 
+// Now returns the time by the clock of the bucket's leader. Only that clock, which gave a document its
+// time, shows how old the document is.
+func (b *Bucket[T]) Now(ctx context.Context) (time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
+	defer cancel()
+	var info jetstream.StreamInfo
+	if err := jsapi.Call(ctx, b.s.js, "STREAM.INFO.KV_"+b.name, struct{}{}, &info); err != nil {
+		return time.Time{}, fmt.Errorf("read the clock of bucket %s: %w", b.name, classify(err))
+	}
+	return info.TimeStamp, nil
+}
+
 // Present is what Current found under one key: Deleted with the marker's revision, or with 0 if
 // there is nothing at all.
 type Present[T any] struct {
@@ -138,7 +152,7 @@ func (b *Bucket[T]) current(ctx context.Context, e *Entry[T]) error {
 	if err != nil {
 		return err
 	}
-	e.Revision = m.Seq
+	e.Revision, e.Written = m.Seq, m.Time
 	if e.Deleted = isMarker(m.Header); e.Deleted {
 		return nil
 	}

@@ -144,7 +144,7 @@ func (b *Bucket[T]) changed(
 				bad(key, err)
 				continue
 			}
-			entries = append(entries, Entry[T]{Key: key, Value: v, Revision: m.Seq})
+			entries = append(entries, Entry[T]{Key: key, Value: v, Revision: m.Seq, Written: m.Time})
 		}
 		if more = some; !some || len(messages) == 0 {
 			break

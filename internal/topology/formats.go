@@ -194,20 +194,26 @@ const askTimeout = 5 * time.Second
 // leaderGet returns the last value of a key of relay_owners as the stream's leader has it; nil if
 // it has none, or there is no such bucket.
 func (t Topology) leaderGet(ctx context.Context, js jetstream.JetStream, key string) ([]byte, uint64, error) {
+	m, err := t.leaderMessage(ctx, js, key)
+	return m.Data, m.Sequence, err
+}
+
+// leaderMessage is leaderGet with the time at which the value was stored.
+func (t Topology) leaderMessage(ctx context.Context, js jetstream.JetStream, key string) (jetstream.RawStreamMsg, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	m, err := jsapi.Get(ctx, js, "KV_"+t.Bucket(Owners), jsapi.Selection{Last: t.ownersSubject(key)})
 	switch jsapi.Code(err) {
 	case jetstream.JSErrCodeMessageNotFound, jetstream.JSErrCodeStreamNotFound:
-		return nil, 0, nil
+		return jetstream.RawStreamMsg{}, nil
 	}
 	if err != nil {
-		return nil, 0, err
+		return jetstream.RawStreamMsg{}, err
 	}
 	if len(m.Header) > 0 && len(m.Data) == 0 { // the marker of a removed or expired key
-		return nil, m.Sequence, nil
+		m.Data = nil
 	}
-	return m.Data, m.Sequence, nil
+	return m, nil
 }
 
 // info reads a stream's state, with the subjects of a filter, as its leader has it; false if there

@@ -249,17 +249,17 @@ func (t Topology) members(ctx context.Context, js jetstream.JetStream, revision 
 	members := map[string]int{}
 	for subject := range info.State.Subjects {
 		key := subject[len(t.ownersSubject("")):]
-		raw, _, err := t.leaderGet(ctx, js, key)
+		m, err := t.leaderMessage(ctx, js, key)
 		if err != nil {
 			return nil, fmt.Errorf("read the record of a live relay: %w", err)
 		}
-		if raw == nil { // gone meanwhile
+		if m.Data == nil || Lapsed(m.Time, info.TimeStamp, LeaseTTL) { // gone meanwhile, or long ago
 			continue
 		}
 		var record struct {
 			Version int `json:"version"`
 		}
-		if err := json.Unmarshal(raw, &record); err != nil {
+		if err := json.Unmarshal(m.Data, &record); err != nil {
 			record.Version = 0 // of a relay that we do not know: not one to raise the mark under
 		}
 		members[key] = record.Version

@@ -21,6 +21,15 @@ const PublicRoot = "audatex"
 // leader may take 9 s.
 const LeaseTTL = 15 * time.Second
 
+// Vanished is the time without a renewal after which a lease or member record with a TTL counts as gone,
+// also while the store still has it. A server that was killed may bring back records that had expired
+// before: the end of their life stood only in a marker that has gone as well. It never ends those.
+func Vanished(ttl time.Duration) time.Duration { return ttl + ttl/3 }
+
+// Lapsed reports whether a lease or member record that was stored at one time has vanished at another,
+// both by the clock of its stream's leader. That a record is there does not show that somebody lives.
+func Lapsed(stored, now time.Time, ttl time.Duration) bool { return now.Sub(stored) > Vanished(ttl) }
+
 // MarkerTTL is how long a removed document leaves a marker: long enough for the server to have
 // stored that what the key held before is gone. Those who follow a bucket list it again more often
 // than that, so that they see a removal even if they missed its marker.
