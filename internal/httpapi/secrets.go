@@ -22,9 +22,12 @@ func (a *API) rotateSecret(ctx context.Context, c caller, id Id, _ RotateSecretP
 		return reply{}, err
 	}
 	now := time.Now().UTC()
-	var secret string
+	var secret, previous string
+	unchanged := false // it is the present one, or this request has made it before
 	cb, revision, err := a.changeCallback(ctx, c, id, "", func(cb relay.Callback) (relay.Callback, error) {
+		previous = cb.Secrets.Present()
 		secret, err = rotate(&cb, body.Secret, overlap, exchangeOf(ctx).maker, now)
+		unchanged = secret == previous && (body.Secret != "" || overlap > 0)
 		cb.UpdatedAt = now
 		return cb, err
 	})
@@ -32,7 +35,7 @@ func (a *API) rotateSecret(ctx context.Context, c caller, id Id, _ RotateSecretP
 		return reply{}, err
 	}
 	rotated := RotatedSecret{Secret: secret, Secrets: signingViews(cb.Secrets, now)}
-	if len(rotated.Secrets) > 1 {
+	if len(rotated.Secrets) > 1 && (cb.Secrets.SigningAt(now)[1].Secret == previous || unchanged) {
 		rotated.PreviousExpiresAt = rotated.Secrets[1].ExpiresAt
 	}
 	return reply{revision: revision, body: rotated}, nil

@@ -58,6 +58,15 @@ func TestSecretsOfSeveralRotationsSign(t *testing.T) {
 		t.Errorf("the secret before ends in %s", in)
 	}
 
+	// One that ends at once is not taken for an older one that still signs.
+	var ended RotatedSecret
+	a.put("/v1/callbacks/ended", map[string]any{"url": "https://bms.example/"}).want(201)
+	a.post("/v1/callbacks/ended/rotate-secret", map[string]any{"overlap": "7d"}).want(200)
+	a.post("/v1/callbacks/ended/rotate-secret", map[string]any{"overlap": "0s"}).want(200).into(&ended)
+	if len(ended.Secrets) != 2 || !ended.PreviousExpiresAt.IsZero() {
+		t.Errorf("the secret before ended at once, and is said to sign until %s beside %d secrets", ended.PreviousExpiresAt, len(ended.Secrets))
+	}
+
 	// They are listed, without their text.
 	var view Callback
 	listed := a.get("/v1/callbacks/cb").want(200).into(&view)
