@@ -471,12 +471,16 @@ func TestCallbackURLIsShownRedacted(t *testing.T) {
 	a.get("/v1/callbacks/new").want(404)
 
 	// An event about a callback, and the log, tell nothing of it.
-	f.operational(relay.NoSite, relay.KindCallbackDisabled, "cb")
+	ev := f.operational(relay.NoSite, relay.KindCallbackDisabled, "cb")
 	for _, text := range []string{string(a.get("/v1/events?types=audatex.relay.*").want(200).body), f.log.String()} {
 		if strings.Contains(text, "path-token") || strings.Contains(text, "query-token") {
 			t.Errorf("a token is told: %s", text)
 		}
 	}
+
+	// It is never for that callback.
+	a.get("/v1/callbacks/cb/deliveries/" + ev.ID).want(404)
+	a.post("/v1/callbacks/cb/deliveries/"+ev.ID+"/retry", nil).want(404).problem("not-found")
 }
 
 // url checks the URL of the callback that was returned.

@@ -62,10 +62,7 @@ func (a *API) getDelivery(ctx context.Context, c caller, id Id, eventID EventId,
 
 // delivers reports whether an event without a record should be delivered to the callback.
 func (a *API) delivers(ctx context.Context, cb relay.Callback, ev store.Stored) (bool, error) {
-	if ev.Seq <= cb.StartSeq || !cb.Filter.Matches(ev.Traits()) {
-		return false, nil
-	}
-	if kind, operational := relay.KindOf(ev.Type); operational && kind.NotToItself() && ev.Order == cb.ID {
+	if ev.Seq <= cb.StartSeq {
 		return false, nil
 	}
 	owner, _, err := a.c.Store.Clients.Get(ctx, cb.Client)
@@ -75,7 +72,7 @@ func (a *API) delivers(ctx context.Context, cb relay.Callback, ev store.Stored) 
 	if err != nil {
 		return false, err
 	}
-	return caller{client: owner}.maySeeEvent(ev), nil
+	return isFor(cb, owner, ev), nil
 }
 
 // goneSlack is the largest difference between the end of an attempt answered with 410 and the time

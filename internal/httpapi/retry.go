@@ -25,7 +25,7 @@ func (a *API) retryDelivery(ctx context.Context, c caller, id Id, eventID EventI
 	if err := halted(cb); err != nil {
 		return reply{}, err
 	}
-	if !cb.Filter.Matches(ev.Traits()) || !(caller{client: client}).maySeeEvent(ev) {
+	if !isFor(cb, client, ev) {
 		return reply{}, kindConflict.problem("The event no longer matches the callback's filter or its client's sites.")
 	}
 	waiting, err := a.c.Dispatcher.RetryDelivery(ctx, cb, ev.Seq, ev.Order)
@@ -78,7 +78,7 @@ func (a *API) deliverable(
 		return cb, client, ev, err
 	}
 	ev, err = a.find(ctx, c, eventID)
-	if err != nil || cb.Filter.Matches(ev.Traits()) && (caller{client: client}).maySeeEvent(ev) {
+	if err != nil || isFor(cb, client, ev) {
 		return cb, client, ev, err
 	}
 	done, err := a.reads.soon(ctx, c.key.ID) // it reads much, as a read may

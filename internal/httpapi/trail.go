@@ -93,11 +93,17 @@ func latest(a, b time.Time) time.Time {
 
 // matches reports whether an event is for a callback as that is configured now.
 func (t *trail) matches(cb relay.Callback, ev store.Stored) bool {
+	client, known := t.a.c.Keys.Client(cb.Client)
+	return known && cb.BelongsTo(client) && isFor(cb, client, ev)
+}
+
+// isFor reports whether an event is for a callback of a client, as both are configured now. One about the
+// callback itself may not be.
+func isFor(cb relay.Callback, client relay.Client, ev store.Stored) bool {
 	if kind, operational := relay.KindOf(ev.Type); operational && kind.NotToItself() && ev.Order == cb.ID {
 		return false
 	}
-	client, known := t.a.c.Keys.Client(cb.Client)
-	return known && cb.BelongsTo(client) && cb.Filter.Matches(ev.Traits()) && caller{client: client}.maySeeEvent(ev)
+	return cb.Filter.Matches(ev.Traits()) && caller{client: client}.maySeeEvent(ev)
 }
 
 // search looks for the attempts from a position on. It returns whether that has found all that are
