@@ -54,6 +54,7 @@ type parameter struct {
 type contract struct {
 	operations map[string]operation          // by "GET /v1/callbacks/{id}"
 	settings   map[string]*jsonschema.Schema // the schemas of patched settings
+	nothing    *jsonschema.Schema            // of the body of a change that takes none
 	patterns   map[string]string             // descriptions of regular expressions
 	event      *jsonschema.Schema            // of every event
 	compiler   *jsonschema.Compiler
@@ -137,6 +138,12 @@ func readContract() (*contract, error) {
 		if c.settings[name], err = c.compile("/components/schemas/" + name); err != nil {
 			return nil, fmt.Errorf("read schema %s of the OpenAPI document: %w", name, err)
 		}
+	}
+	if err := c.add("mem:///nothing", []byte(`{"type":"object","additionalProperties":false}`)); err != nil {
+		return nil, err
+	}
+	if c.nothing, err = c.compiler.Compile("mem:///nothing"); err != nil {
+		return nil, fmt.Errorf("read the schema of no body: %w", err)
 	}
 	if c.event, err = c.compiler.Compile("mem:///schemas/event-v1.json"); err != nil {
 		return nil, fmt.Errorf("read the schema of events: %w", err)
