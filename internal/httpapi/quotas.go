@@ -20,12 +20,29 @@ const limitsPlace = "the client's limits (PUT /v1/clients/{id})."
 func (a *API) quotas(c relay.Client) ClientQuotas {
 	may := c.Allowed()
 	return ClientQuotas{
-		Callbacks:       Quota{Limit: may.Callbacks, Used: len(c.Callbacks)},
+		Callbacks:       Quota{Limit: may.Callbacks, Used: a.callbacksOf(c)},
 		Keys:            Quota{Limit: may.Keys, Used: len(c.Keys)},
 		WaitingRequests: Quota{Limit: may.WaitingRequests, Used: a.waiting.of(c.ID)},
 		Replays:         Quota{Limit: may.Replays, Used: a.runningReplays(c)},
 		TestsPerMinute:  may.TestsPerMinute,
 	}
+}
+
+// callbacksOf returns how many callbacks a client has. Its document may list ids that have none, of requests whose
+// replica died: they are removed from it once their places are needed. While this replica has not read the callbacks,
+// all count.
+func (a *API) callbacksOf(c relay.Client) (n int) {
+	select {
+	case <-a.callbacks.Ready():
+	default:
+		return len(c.Callbacks)
+	}
+	for id := range c.Callbacks {
+		if e, there := a.callbacks.Get(id); there && e.Value.BelongsTo(c) {
+			n++
+		}
+	}
+	return n
 }
 
 // runningReplays returns how many replays of a client are under way.

@@ -151,6 +151,15 @@ func TestAnIDWithoutACallbackTakesNoPlaceForGood(t *testing.T) {
 	if _, err := f.store.Clients.Update(t.Context(), "client-a", owner, revision); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, func() bool {
+		known, _ := f.api.c.Keys.Client("client-a")
+		return len(known.Callbacks) == relay.DefaultLimits.Callbacks
+	})
+	var me Me
+	key.get("/v1/me").want(200).into(&me)
+	if want := relay.DefaultLimits.Callbacks - 2; me.Quotas.Callbacks.Used != want {
+		t.Errorf("%d callbacks are said to be used, there are %d", me.Quotas.Callbacks.Used, want)
+	}
 	key.post("/v1/callbacks", ordinary).want(201)
 	key.post("/v1/callbacks", ordinary).want(409).problem("limit-reached")
 	late := relay.Callback{ID: "lost-long-ago", Client: "client-a", ClientGeneration: owner.Generation}
