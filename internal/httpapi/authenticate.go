@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -42,7 +43,10 @@ func (a *API) authenticate(w http.ResponseWriter, r *http.Request) error {
 	case !ok:
 		return a.refusal(w, r, failureKey)
 	case !a.limits.allow(id):
-		return &problem{kind: kindTooMany, retryAfter: time.Second}
+		return &problem{
+			kind: kindTooMany, retryAfter: time.Second,
+			detail: fmt.Sprintf("The key may make %v requests a second, and %d at once.", a.c.RatePerSecond, a.c.Burst),
+		}
 	case x.op.access == accessAdmin:
 		return notFound()
 	}

@@ -201,8 +201,10 @@ func TestRateIsLimitedPerKey(t *testing.T) {
 	for range 3 {
 		a.get("/v1/callbacks").want(200)
 	}
-	if got := a.get("/v1/callbacks").want(429); got.header.Get("Retry-After") == "" {
-		t.Errorf("no Retry-After: %s", got.header)
+	got := a.get("/v1/callbacks").want(429)
+	if p := got.problem("too-many-requests"); got.header.Get("Retry-After") == "" ||
+		p.Detail != "The key may make 0.001 requests a second, and 3 at once." {
+		t.Errorf("no Retry-After, or no figures: %s, %s", got.header, p.Detail)
 	}
 	b.get("/v1/callbacks").want(200)
 	for range 10 {
