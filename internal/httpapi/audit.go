@@ -60,7 +60,7 @@ func (a *API) recordEnd(ctx context.Context, r *http.Request, c caller, position
 	x := exchangeOf(r.Context())
 	ended := relay.AuditRecord{
 		Client: c.client.ID, Generation: c.client.Generation, Request: x.id, At: time.Now().UTC(), Status: answer.Status,
-		Made: answer.Location, Replayed: answer.replayed,
+		Made: cmp.Or(answer.Location, answer.Made), Replayed: answer.replayed,
 	}
 	if failed != nil {
 		p := asProblem(r.Method, failed)

@@ -61,7 +61,8 @@ func TestChangesAreAudited(t *testing.T) {
 	a.get("/v1/callbacks/cb-a").want(200)
 	a.delete("/v1/callbacks/cb-x").want(404) // refused before anything was looked at
 	a.put("/v1/callbacks/cb-a", `{"url":"`+secretText+`"}`).want(422)
-	f.key("client-a", relay.RoleRead).delete("/v1/callbacks/cb-a").want(403) // likewise
+	aRead := f.key("client-a", relay.RoleRead)
+	aRead.delete("/v1/callbacks/cb-a").want(403) // likewise
 	f.admin().post("/v1/callbacks?client=client-b", callback, "Idempotency-Key", "once").want(201)
 	made := f.admin().post("/v1/callbacks?client=client-b", callback, "Idempotency-Key", "once").want(201).header.Get("Location")
 	b.delete(made).want(204)
@@ -80,7 +81,7 @@ func TestChangesAreAudited(t *testing.T) {
 		"client-b deleteCallback " + made + " 204",
 		"admin createCallback /v1/callbacks for client-b 201 " + made + " replayed",
 		"admin createCallback /v1/callbacks for client-b 201 " + made,
-		"admin createKey /v1/clients/client-a/keys 201",
+		"admin createKey /v1/clients/client-a/keys 201 /v1/clients/client-a/keys/" + idOf(aRead),
 		"client-a putCallback /v1/callbacks/cb-a 422 invalid-body",
 		"client-a putCallback /v1/callbacks/cb-a 201 /v1/callbacks/cb-a",
 	}, "\n"); got != want {
@@ -88,10 +89,10 @@ func TestChangesAreAudited(t *testing.T) {
 	}
 	until := "&until=" + between.UTC().Format(time.RFC3339Nano)
 	if got, want := brief(f.admin().audited(until)), strings.Join([]string{
-		"admin createKey /v1/clients/client-b/keys 201",
+		"admin createKey /v1/clients/client-b/keys 201 /v1/clients/client-b/keys/" + idOf(b),
 		"admin putClient /v1/clients/client-b 201 /v1/clients/client-b",
-		"admin createKey /v1/clients/client-a/keys 201",
-		"admin createKey /v1/clients/client-a/keys 201",
+		"admin createKey /v1/clients/client-a/keys 201 /v1/clients/client-a/keys/" + idOf(aManage),
+		"admin createKey /v1/clients/client-a/keys 201 /v1/clients/client-a/keys/" + idOf(a),
 		"admin putClient /v1/clients/client-a 201 /v1/clients/client-a",
 	}, "\n"); got != want {
 		t.Errorf("before that the admin sees\n%s\nwant\n%s", got, want)

@@ -217,7 +217,8 @@ func (a *API) methodNotAllowed(routes chi.Routes) http.HandlerFunc {
 type reply struct {
 	status      int // 200 if zero
 	revision    uint64
-	location    string
+	location    string // where what was made can be read
+	made        string // the path of what was made and cannot be read, for the audit
 	contentType string // application/json if empty
 	body        any    // a []byte is sent as it is; nil: no body
 }
@@ -308,7 +309,7 @@ type response struct {
 // encode encodes the reply.
 func (answer reply) encode() (response, error) {
 	var r response
-	r.Status, r.Location = cmp.Or(answer.status, http.StatusOK), answer.location
+	r.Status, r.Location, r.Made = cmp.Or(answer.status, http.StatusOK), answer.location, answer.made
 	if answer.revision > 0 {
 		r.ETag = etag(answer.revision)
 	}

@@ -59,7 +59,7 @@ func (a *API) createKey(ctx context.Context, c caller, id Id, _ CreateKeyParams,
 		Id: key.ID, Key: text, Role: KeyRole(key.Role), Description: key.Description,
 		CreatedAt: key.CreatedAt, ExpiresAt: timeOf(key.ExpiresAt), MadeBy: key.MadeBy,
 	}
-	return reply{status: http.StatusCreated, body: created}, nil
+	return reply{status: http.StatusCreated, made: "/v1/clients/" + id + "/keys/" + key.ID, body: created}, nil
 }
 
 // deleteKey implements DELETE /v1/clients/{id}/keys/{keyId}.
