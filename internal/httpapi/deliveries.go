@@ -112,13 +112,16 @@ func (a *API) summary(cb relay.Callback, rec relay.AttemptRecord, at time.Time, 
 func (a *API) delivery(cb relay.Callback, event, order string, before DeliveryStatus, records []relay.AttemptRecord) Delivery {
 	d := Delivery{Event: event, Order: order, Status: before, Attempts: []Attempt{}}
 	delivered := before != DeliveryStatusPending // by other means than a replay, or to be
+	closed := before == DeliveryStatusFailed || before == DeliveryStatusSkipped || before == DeliveryStatusExpired
 	for _, rec := range records {
 		ended := cmp.Or(rec.Closing, rec.Replayed)
 		switch delivered = delivered || rec.Replay == "" || rec.Closing != ""; {
 		case delivered && rec.Replay != "" && rec.Closing == "": // it stands as it did before
+		case ended == "" && closed: // it was under way when the delivery ended, and changes nothing in that
 		case ended == "":
-			d.Status, d.NextAttemptAt = DeliveryStatusRetrying, timeOf(rec.NextAttemptAt)
+			d.Status, d.Reason, d.NextAttemptAt = DeliveryStatusRetrying, "", timeOf(rec.NextAttemptAt)
 		default:
+			closed = closed || rec.Replay == ""
 			d.Status, d.Reason, d.NextAttemptAt = DeliveryStatus(ended), rec.Reason, time.Time{}
 		}
 		if rec.Number > 0 {

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"fmt"
+	"net/url"
 	"testing"
 	"time"
 
@@ -256,4 +257,29 @@ func TestAnEventThatTheFilterRefusedAtItsTime(t *testing.T) {
 
 	document("steady", cursor.Document{Position: 1}) // its filter has always been what it is: the attempt is still to be stored
 	stands("never refused", "steady", DeliveryStatusPending)
+}
+
+// What is skipped while an attempt is under way stays skipped, whatever comes of the attempt.
+func TestADeliverySkippedWhileItIsAttempted(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	a := f.client("client-a", relay.RoleWrite, "alpha")
+	a.put("/v1/callbacks/mine", map[string]any{"url": "https://bms.example/", "startFrom": "earliest"}).want(201)
+	f.order("alpha", orderA)
+	l := &ledger{f: f, ends: map[string]relay.AttemptsEnd{}}
+	for i, outcome := range []string{"refused", "success"} {
+		ev := f.publish("alpha", orderA)
+		skipped, attempt := recordOf(ev, uint64(i+1), "", relay.DeliverySkipped), recordOf(ev, uint64(i+1), outcome, "")
+		skipped.Number, skipped.Reason = 0, "skipped by an operator"
+		l.append("mine", time.Now().UTC(), skipped, attempt)
+		var d Delivery
+		a.get("/v1/callbacks/mine/deliveries/" + ev.ID).want(200).into(&d)
+		var of EventDeliveries
+		a.get("/v1/events/" + ev.ID + "/deliveries").want(200).into(&of)
+		for _, status := range []DeliveryStatus{d.Status, of.Items[0].Status, a.deliveries("/v1/deliveries", url.Values{})[0].Status} {
+			if status != DeliveryStatusSkipped || d.Reason != skipped.Reason || len(d.Attempts) != 1 || d.Attempts[0].Outcome != outcome {
+				t.Errorf("%s: %s, %+v", outcome, status, d)
+			}
+		}
+	}
 }
