@@ -102,6 +102,7 @@ type deliverySearch struct {
 	list     DeliveryList
 	seen     map[deliveryOf]bool
 	lanes    map[string]*cursor.Lane // by key; nil: there is none
+	tried    map[*cursor.Lane]bool   // those whose event is listed, if it is wanted
 	batches  int
 	records  int
 	begun    time.Time
@@ -122,6 +123,7 @@ func (a *API) searchDeliveries(
 	s := deliverySearch{
 		a: a, c: c, ctx: ctx, of: of, params: params, limit: cmp.Or(params.Limit, defaultLimit), begun: time.Now(),
 		list: DeliveryList{Items: []DeliverySummary{}}, seen: map[deliveryOf]bool{}, lanes: map[string]*cursor.Lane{},
+		tried:  map[*cursor.Lane]bool{},
 		filter: relay.Filter{Sites: params.Sites, Types: params.Types, Orders: each.Of(params.Orders, strings.ToLower)},
 	}
 	if err := c.mayChoose(params.Sites, params.Types); err != nil {
@@ -186,8 +188,11 @@ func (s *deliverySearch) look(cb relay.Callback, rec relay.AttemptRecord, at tim
 		lane = s.lane(cb, rec.Order)
 	}
 	status, listed := listedStatus(rec, lane, cb.Disabled)
-	if !listed {
+	if !listed || lane != nil && s.tried[lane] {
 		return
+	}
+	if lane != nil {
+		s.tried[lane] = true
 	}
 	s.seen[of] = true // what is older stands for nothing: a replay has delivered it since
 	if !s.matches(rec) || len(p.Status) > 0 && !slices.Contains(p.Status, ListedStatus(status)) {

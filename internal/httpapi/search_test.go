@@ -11,7 +11,9 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
 )
 
 // ledger is what a test has put into the log of attempts, oldest first.
@@ -413,4 +415,32 @@ func TestATimelineShowsEachAttemptOnce(t *testing.T) {
 		t.Errorf("a page behind the end: %+v", d)
 	}
 	a.get(of+"?after="+position('g', 2, 0, 6)).want(400).problem("invalid-parameter", "after")
+}
+
+// In mode latest the newest of an order's events is tried, while the lane begins with the oldest. It is listed, once for
+// its order, also after an attempt that did not count.
+func TestWhatModeLatestTriesIsListed(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	a := f.client("client-a", relay.RoleWrite, "alpha")
+	a.put("/v1/callbacks/mine", map[string]any{"url": "https://bms.example/", "startFrom": "earliest", "mode": "latest"}).want(201)
+	cb, _, err := f.store.Callbacks.Get(t.Context(), "mine")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lane := cursor.Lane{V: 1, Order: orderA, Generation: cb.Generation, Entries: []uint64{1, 2, 3, 4}, Attempts: 2}
+	if err := f.store.Lanes.Set(t.Context(), store.LaneKey(store.CallbackCursor("mine"), orderA), lane); err != nil {
+		t.Fatal(err)
+	}
+	f.order("alpha", orderA)
+	l := &ledger{f: f, ends: map[string]relay.AttemptsEnd{}}
+	for i := range 3 {
+		rec := recordOf(f.publish("alpha", orderA), uint64(i+1), "refused", "")
+		rec.Number = i + 1
+		l.append("mine", time.Now().UTC(), rec)
+		found := a.deliveries("/v1/callbacks/mine/deliveries", url.Values{"status": {"retrying"}})
+		if tried := i + 1; tried < lane.Attempts && len(found) != 0 || tried >= lane.Attempts && (len(found) != 1 || found[0].Event != rec.Event) {
+			t.Errorf("after attempt %d: %+v", tried, found)
+		}
+	}
 }
