@@ -200,7 +200,14 @@ func TestWhatNobodyRenewsShowsNoReplica(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.config.LeaseTTL = 3 * time.Second
-	time.Sleep(4*time.Second + 100*time.Millisecond)
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for lapsed := false; !lapsed; <-tick.C {
+		at := w.store.Owners.Current(t.Context(), []string{store.MemberKey("a", "b")})[0]
+		now, err := w.store.Owners.Now(t.Context())
+		w.put(errors.Join(err, at.Err))
+		lapsed = topology.Lapsed(at.Written, now, w.config.LeaseTTL)
+	}
 	for n := range relay.Shards {
 		if n != 3 {
 			w.owns("c", n)

@@ -334,7 +334,15 @@ func TestWhoDiedLongAgoIsNoMember(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	time.Sleep(topology.Vanished(ttl) + 100*time.Millisecond)
+	w.await("the records to be old", func() string {
+		now, err := r.store.Owners.Now(t.Context())
+		for _, at := range r.store.Owners.Current(t.Context(), []string{dead, store.LeaseKey(7)}) {
+			if err != nil || at.Err != nil || !topology.Lapsed(at.Written, now, ttl) {
+				return fmt.Sprintf("%+v at %s: %v", at, now, err)
+			}
+		}
+		return ""
+	})
 	r.join(func(c *Config) { c.TTL, c.Renew = ttl, renew })
 	if peers, _ := r.Members(); len(peers) != 1 {
 		t.Errorf("members: %+v", peers)
