@@ -284,7 +284,8 @@ func TestAReadersWishes(t *testing.T) {
 	pull(t, nc, b.allID, 2) // the copy has them
 	ask(t, nc, "delete", nil)
 	ask(t, nc, "put", map[string]any{
-		"startFrom": meta.Timestamp.Format(time.RFC3339Nano), "filterSubjects": []string{"audatex.leeds.>", "audatex.hull.>", "audatex.york.>"},
+		"startFrom":      meta.Timestamp.Format(time.RFC3339Nano),
+		"filterSubjects": []string{"audatex.leeds.>", "audatex.hull.>", "audatex.york.>"},
 	})
 	b.same(pull(t, nc, b.allID, 3)[0], third)
 }

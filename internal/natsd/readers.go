@@ -119,10 +119,10 @@ func (e *Events) put(ctx context.Context, reader string, body []byte) error {
 	return nil
 }
 
-// positionAt returns the position in the copy of the first event that it took at or after a time; behind its end if there
-// is none. A consumer with several filters that begins by time would leave events out: the server begins at the first
-// event that any of the filters ever had after that time. Without a filter it begins where it should. The relay may not
-// read the copy, but make consumers of it, and their state has the position.
+// positionAt returns the position in the copy of the first event that it took at or after a time; the position behind
+// its end if there is none. A consumer with several filters that begins by time would leave events out: the server
+// begins at the first event that any of the filters ever had after that time. Without a filter it begins where it
+// should. The relay may not read the copy, but it may make consumers of it, and their state has the position.
 func (e *Events) positionAt(ctx context.Context, at time.Time) (uint64, error) {
 	probe, err := e.js.CreateConsumer(ctx, EventsStream, jetstream.ConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &at, AckPolicy: jetstream.AckNonePolicy,
@@ -132,7 +132,8 @@ func (e *Events) positionAt(ctx context.Context, at time.Time) (uint64, error) {
 		return 0, fmt.Errorf("look for the first event at %s: %w", at, err)
 	}
 	info := probe.CachedInfo()
-	if err := e.js.DeleteConsumer(ctx, EventsStream, info.Name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+	err = e.js.DeleteConsumer(ctx, EventsStream, info.Name)
+	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return 0, fmt.Errorf("remove the consumer that looked for the first event: %w", err)
 	}
 	return info.Delivered.Stream + 1, nil
