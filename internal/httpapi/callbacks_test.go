@@ -471,16 +471,26 @@ func TestCallbackURLIsShownRedacted(t *testing.T) {
 	a.get("/v1/callbacks/new").want(404)
 
 	// An event about a callback, and the log, tell nothing of it.
-	ev := f.operational(relay.NoSite, relay.KindCallbackDisabled, "cb")
+	f.operational(relay.NoSite, relay.KindCallbackDisabled, "cb")
 	for _, text := range []string{string(a.get("/v1/events?types=audatex.relay.*").want(200).body), f.log.String()} {
 		if strings.Contains(text, "path-token") || strings.Contains(text, "query-token") {
 			t.Errorf("a token is told: %s", text)
 		}
 	}
+}
 
-	// It is never for that callback.
-	a.get("/v1/callbacks/cb/deliveries/" + ev.ID).want(404)
-	a.post("/v1/callbacks/cb/deliveries/"+ev.ID+"/retry", nil).want(404).problem("not-found")
+// An event about a callback is never for that callback, whatever its filter is.
+func TestNoEventIsForTheCallbackThatItIsAbout(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	a := f.client("client-a", relay.RoleWrite, "*")
+	for _, id := range []string{"about", "other"} {
+		a.put("/v1/callbacks/"+id, map[string]any{"url": "https://bms.example/", "types": []string{"audatex.relay.*"}}).want(201)
+	}
+	ev := f.operational(relay.NoSite, relay.KindCallbackDisabled, "about")
+	a.get("/v1/callbacks/about/deliveries/" + ev.ID).want(404)
+	a.post("/v1/callbacks/about/deliveries/"+ev.ID+"/retry", nil).want(404).problem("not-found")
+	a.post("/v1/callbacks/other/deliveries/"+ev.ID+"/retry", nil).want(202)
 }
 
 // url checks the URL of the callback that was returned.
