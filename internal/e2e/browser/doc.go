@@ -5,7 +5,7 @@
 // Without Chromium its tests are skipped. These variables change what they do:
 //
 //	RELAY_CHROMIUM        the program; else chromium, chromium-browser or google-chrome from PATH
-//	RELAY_BROWSER_WANTED  1: there being no Chromium, or no axe, is a failure
+//	RELAY_BROWSER_WANTED  1: there being no Chromium, or no axe, is a failure; 0: skipped, as if there were no Chromium
 //	RELAY_AXE             axe.min.js of axe-core, which judges every page; without it nobody does
 //	RELAY_SCREENSHOTS     a directory that gets a picture of every page
 package browser
