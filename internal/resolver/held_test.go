@@ -2,6 +2,7 @@ package resolver_test
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -46,8 +47,13 @@ func TestHeldByTheVendor(t *testing.T) {
 	r.page("leeds", "leeds", created(first))
 	eventually(t, "it has failed", func() bool { return r.vendor.count() > asked+1 })
 	last := r.page("leeds", "leeds", created(second))
-	down(false)
+	eventually(t, "the second is asked for as well", func() bool {
+		r.vendor.mu.Lock()
+		defer r.vendor.mu.Unlock()
+		return slices.ContainsFunc(r.vendor.gets, func(g get) bool { return g.order == second })
+	})
 	clk.forward(10 * time.Minute)
+	down(false)
 	r.settled("leeds", last)
 	for _, order := range []string{first, second} {
 		if events := r.events("leeds", order); len(events) != 1 || events[0].Stored.Held < 9*time.Minute || events[0].Stored.Held > 12*time.Minute {
