@@ -28,14 +28,7 @@ func TestCrashPointsOfAdoption(t *testing.T) {
 		}
 		return 200
 	})
-	busy, quiet := callback("busy", r.URL), callback("quiet", r.URL)
-	busy.Filter.Sites, quiet.Filter.Sites = []string{"leeds"}, []string{"york"}
-	for i := 0; relay.ShardOf(quiet.ID) != relay.ShardOf("busy"); i++ {
-		quiet.ID = fmt.Sprintf("quiet-%d", i)
-	}
-	b.register(busy)
-	b.register(quiet)
-	patient := func(c *dispatcher.Config) { c.Schedule, c.CircuitFailures = []time.Duration{time.Hour}, 1000 }
+	b.registerBusyAndQuiet(r.URL)
 	n := relay.ShardOf("busy")
 	d := b.join(patient)
 	d.take(n)

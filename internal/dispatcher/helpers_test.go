@@ -218,6 +218,20 @@ func (b *bench) register(cb relay.Callback) {
 	put(b, b.store.Callbacks, cb.ID, func(old *relay.Callback) { *old = cb })
 }
 
+// registerBusyAndQuiet registers two callbacks of one shard: "busy", of the site leeds, and a quiet one of york.
+func (b *bench) registerBusyAndQuiet(url string) {
+	busy, quiet := callback("busy", url), callback("quiet", url)
+	busy.Filter.Sites, quiet.Filter.Sites = []string{"leeds"}, []string{"york"}
+	for i := 0; relay.ShardOf(quiet.ID) != relay.ShardOf(busy.ID); i++ {
+		quiet.ID = fmt.Sprintf("quiet-%d", i)
+	}
+	b.register(busy)
+	b.register(quiet)
+}
+
+// patient is for callbacks whose failures are tried again only when a test wants that.
+func patient(c *dispatcher.Config) { c.Schedule, c.CircuitFailures = []time.Duration{time.Hour}, 1000 }
+
 func (b *bench) change(id string, change func(*relay.Callback)) {
 	b.t.Helper()
 	put(b, b.store.Callbacks, id, change)

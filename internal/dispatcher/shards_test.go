@@ -174,14 +174,7 @@ func TestStaleOwnerWritesNothing(t *testing.T) {
 				}
 				return 200
 			})
-			busy, quiet := callback("busy", r.URL), callback("quiet", r.URL)
-			busy.Filter.Sites, quiet.Filter.Sites = []string{"leeds"}, []string{"york"}
-			for i := 0; relay.ShardOf(quiet.ID) != relay.ShardOf("busy"); i++ {
-				quiet.ID = fmt.Sprintf("quiet-%d", i)
-			}
-			b.register(busy)
-			b.register(quiet)
-			patient := func(c *dispatcher.Config) { c.Schedule, c.CircuitFailures = []time.Duration{time.Hour}, 1000 }
+			b.registerBusyAndQuiet(r.URL)
 			first, second := b.join(patient), b.join(patient)
 			first.take(n)
 			for i := range 5 {
