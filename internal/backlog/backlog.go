@@ -5,6 +5,7 @@ package backlog
 
 import (
 	"context"
+	"errors"
 	"math"
 	"time"
 
@@ -142,7 +143,7 @@ func (e *Estimate) Waiting(s State, now time.Time) (Waiting, Question) {
 // list.
 func (e *Estimate) ask(s State, now time.Time) Question {
 	q := Question{target: s.Target}
-	if from := s.Offered + 1; s.Idle && e.density == 0 && s.Log >= from && now.Sub(e.counted).Abs() >= e.countEvery(s.Target) {
+	if from := s.Offered + 1; s.Idle && e.density == 0 && s.Log >= from && now.Sub(e.counted).Abs() >= e.countAgain(s.Target) {
 		e.counted = now
 		q.from, q.through = from, s.Log
 	}
@@ -153,8 +154,9 @@ func (e *Estimate) ask(s State, now time.Time) Question {
 	return q
 }
 
-// countEvery returns how often the log is asked at most about a callback that reads nothing and has never read anything.
-func (e *Estimate) countEvery(t *delivery.Target) time.Duration {
+// countAgain returns the least time between two counts for a callback that reads nothing: sampleEvery where a sample has
+// found nothing.
+func (e *Estimate) countAgain(t *delivery.Target) time.Duration {
 	if e.none && sampled(t) {
 		return sampleEvery
 	}
@@ -232,7 +234,11 @@ func (q *Question) count(ctx context.Context, events *store.Events, from uint64,
 	var own uint64
 	var since time.Time
 	for _, head := range heads {
-		if ev := delivery.EventOf(head); q.target.Matches(&ev) {
+		switch ev, err := delivery.EventOfHead(ctx, head, events); {
+		case errors.Is(err, store.ErrNotFound): // it has left the log meanwhile
+		case err != nil:
+			return 0, time.Time{}, err
+		case q.target.Matches(&ev):
 			if own++; own == 1 {
 				since = head.Time
 			}
