@@ -3,6 +3,7 @@ package poller
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
@@ -38,6 +39,19 @@ func (r *runner) suspect(ctx context.Context, at time.Time, why string) error {
 	r.readAgain(relay.CauseGap, at)
 	r.p.Metrics.gaps.Inc()
 	return r.publishGap(ctx, relay.UnpublishedGap{Since: at, Why: why})
+}
+
+// suspectAnyway is suspect for a gap that is no reason to stop: an event that cannot be stored now
+// is published later, see publishUnpublishedGaps.
+func (r *runner) suspectAnyway(ctx context.Context, since time.Time, why string) {
+	err := r.suspect(ctx, since, why)
+	if err == nil {
+		return
+	}
+	r.log.Log(ctx, store.Level(err, slog.LevelError), "the operational event of a suspected gap could not be stored yet", "error", err)
+	if len(r.doc.UnpublishedGaps) < maxUnpublishedGaps {
+		r.doc.UnpublishedGaps = append(slices.Clip(r.doc.UnpublishedGaps), relay.UnpublishedGap{Since: since, Why: why})
+	}
 }
 
 func (r *runner) publishGap(ctx context.Context, gap relay.UnpublishedGap) error {

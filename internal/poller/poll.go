@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
@@ -238,19 +236,6 @@ func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutc
 		return 0
 	}
 	return r.pause(0)
-}
-
-// suspectAnyway is suspect for a gap that is no reason to stop: an event that cannot be stored now
-// is published later, see publishUnpublishedGaps.
-func (r *runner) suspectAnyway(ctx context.Context, since time.Time, why string) {
-	err := r.suspect(ctx, since, why)
-	if err == nil {
-		return
-	}
-	r.log.Log(ctx, store.Level(err, slog.LevelError), "the operational event of a suspected gap could not be stored yet", "error", err)
-	if len(r.doc.UnpublishedGaps) < maxUnpublishedGaps {
-		r.doc.UnpublishedGaps = append(slices.Clip(r.doc.UnpublishedGaps), relay.UnpublishedGap{Since: since, Why: why})
-	}
 }
 
 // handleUnsent notes a poll for which nothing was sent, so that nothing was taken out of the queue, and returns how
