@@ -47,12 +47,21 @@ func TestHeldByTheVendor(t *testing.T) {
 	r.page("leeds", "leeds", created(first))
 	eventually(t, "it has failed", func() bool { return r.vendor.count() > asked+1 })
 	last := r.page("leeds", "leeds", created(second))
-	eventually(t, "the second is asked for as well", func() bool {
+	bothAgain := func() { // whatever was under way before has ended then
+		t.Helper()
 		r.vendor.mu.Lock()
-		defer r.vendor.mu.Unlock()
-		return slices.ContainsFunc(r.vendor.gets, func(g get) bool { return g.order == second })
-	})
+		from := len(r.vendor.gets)
+		r.vendor.mu.Unlock()
+		eventually(t, "both are asked for again", func() bool {
+			r.vendor.mu.Lock()
+			defer r.vendor.mu.Unlock()
+			of := func(order string) func(get) bool { return func(g get) bool { return g.order == order } }
+			return slices.ContainsFunc(r.vendor.gets[from:], of(first)) && slices.ContainsFunc(r.vendor.gets[from:], of(second))
+		})
+	}
+	bothAgain()
 	clk.forward(10 * time.Minute)
+	bothAgain()
 	down(false)
 	r.settled("leeds", last)
 	for _, order := range []string{first, second} {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -166,6 +167,10 @@ func TestWaitsForTheVendorGrowWithItsOutage(t *testing.T) {
 			t.Errorf("wait %d is %s, after %s without an answer", i+1, wait, away)
 		}
 		away += wait
+	}
+	stated := []time.Duration{5 * time.Second, 10 * time.Second, 15 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute}
+	if !slices.Equal(resolver.DefaultSchedule, stated) {
+		t.Errorf("%v, and docs/guarantees.md says %v", resolver.DefaultSchedule, stated)
 	}
 }
 
