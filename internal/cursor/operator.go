@@ -4,7 +4,8 @@ import "time"
 
 // Retry makes an order's lane due now. A failure before it is due by the schedule is not counted as one of its
 // attempts. If the circuit is open, the order is probed next, and the probe is due now, also without a lane. It returns
-// false if nothing of the order waits, an attempt of it is under way, or it is due already.
+// false if nothing of the order waits, an attempt of it is under way, or it has no lane and the circuit is closed: then
+// it is due already.
 func (c *Cursor) Retry(order string, now time.Time) bool {
 	q := c.queues[order]
 	if q == nil || q.batch != 0 || q.lane == nil && !c.health.Open {

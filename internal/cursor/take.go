@@ -85,7 +85,7 @@ func (c *Cursor) Take(now time.Time, most int) (Batch, bool) {
 		c.probing, c.lastProbe, c.wanted = q, q.head(), ""
 	} else {
 		if c.lanesTurn = q.lane == nil; c.lanesTurn {
-			c.newestTurn = c.health.Failures < 2 || !c.newestTurn
+			c.newestTurn = !c.failsRepeatedly() || !c.newestTurn
 		}
 	}
 	c.version++
@@ -138,10 +138,13 @@ func (c *Cursor) next(now time.Time) (*queue, time.Time, bool) {
 	return nil, time.Time{}, false
 }
 
-// fresh returns the oldest order without a lane or, if newest is set and the receiver has failed several times since its
-// last success, the newest: many old orders that it refuses must not hold up those that it takes.
+// failsRepeatedly reports whether the receiver has failed several times since its last success.
+func (c *Cursor) failsRepeatedly() bool { return c.health.Failures >= 2 }
+
+// fresh returns the oldest order without a lane or, if newest is set and the receiver fails repeatedly, the newest: many
+// old orders that it refuses must not hold up those that it takes.
 func (c *Cursor) fresh(newest bool) *queue {
-	if !newest || c.health.Failures < 2 {
+	if !newest || !c.failsRepeatedly() {
 		return c.ready.top()
 	}
 	return slices.MaxFunc(c.ready.qs, func(a, b *queue) int { return cmp.Compare(a.head(), b.head()) })

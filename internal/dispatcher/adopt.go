@@ -21,8 +21,8 @@ const (
 	adoptChunk = 1024
 	// adoptTries is how often a callback is loaded again at once if a former owner has written it meanwhile.
 	adoptTries = 5
-	// loadAtOnce is how many shards are adopted at the same time.
-	loadAtOnce = 8
+	// adoptAtOnce is how many shards are adopted at the same time.
+	adoptAtOnce = 8
 	// loadAgain is the wait before callbacks that could not be loaded are loaded again.
 	loadAgain = time.Second
 )
@@ -102,8 +102,8 @@ func (l *loop) loadOnce(ctx context.Context, what *loadRequest, ids []string, wh
 		return nil, nil
 	}
 	select { // not before the cursors are read: shards that come together are read together
-	case l.d.loads <- struct{}{}:
-		defer func() { <-l.d.loads }()
+	case l.d.adopting <- struct{}{}:
+		defer func() { <-l.d.adopting }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

@@ -32,7 +32,7 @@ type Dispatcher struct {
 	ready           chan struct{}
 	shards          [relay.Shards]chan struct{} // full while an Own of the shard runs
 	loops           [relay.Shards]atomic.Pointer[loop]
-	loads           chan struct{} // has one entry for each shard that is being loaded
+	adopting        chan struct{} // has one entry for each shard whose callbacks are being adopted
 	anyShard        atomic.Bool   // this replica has been given a shard
 	loading         atomic.Int64  // shards of this replica that are not loaded yet
 	pendingCatchUps atomic.Int64  // callbacks that are being sent to catchUps
@@ -43,7 +43,7 @@ type Dispatcher struct {
 func New(c Config) *Dispatcher {
 	d := &Dispatcher{
 		conf: c.withDefaults(), started: make(chan struct{}), following: make(chan struct{}), ready: make(chan struct{}),
-		catchUps: make(chan catchUpRead), loads: make(chan struct{}, loadAtOnce),
+		catchUps: make(chan catchUpRead), adopting: make(chan struct{}, adoptAtOnce),
 	}
 	d.feed = logreader.NewShared(d.conf.Ring, d.conf.RingBytes, c.Deliverer.Bodies.NoteSize)
 	d.pages = logreader.Pages{Events: c.Store.Events, Deliverer: c.Deliverer}

@@ -12,7 +12,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Retry makes the delivery of an event that waits due now; with an open circuit it is the next probe. If it waits for an earlier event, that one's position is returned as well. The error is ErrUnknown.
+// Retry makes the delivery of an event that waits due now; with an open circuit it is the next probe. If it waits for
+// an earlier event, that one's position is returned as well. The error is ErrUnknown.
 func (d *Dispatcher) Retry(id, generation string, seq uint64, order string) (w relay.DeliveryPosition, earlier uint64, err error) {
 	w = relay.PositionEnded
 	err = d.command(id, generation, func(c *core, cb *callback) {

@@ -32,10 +32,10 @@ type lastOf struct {
 	found bool // some message has come
 }
 
-// LastOf calls each with the last message of each subject that is not above upTo (0: the end of the
-// stream), with its sequence and without headers of its own; subjects without one are left out. Any
-// copy of the stream may answer, which must allow direct reads. The subjects may have wildcards, but
-// no more than MaxLastOf may be found (ErrTooMany). Of an error each may have been called before.
+// LastOf calls each with sequence, subject, time and data of the last message of each subject that is not above upTo
+// (0: the end of the stream); subjects without one are left out. Any copy of the stream may answer, which must allow
+// direct reads. The subjects may have wildcards, but no more than MaxLastOf may be found (ErrTooMany). If it returns an
+// error, each may have been called for some of them.
 func LastOf(
 	ctx context.Context, js jetstream.JetStream, stream string, subjects []string, upTo uint64, each func(seq uint64, subject string, at time.Time, data []byte),
 ) error {

@@ -142,16 +142,16 @@ func (a *Attempts) merged(
 	return nil
 }
 
-// passed is the last batch of a callback, which has no attempts of a replay, without its records.
-type passed struct {
+// lastBatch is the last batch of a callback, without its records.
+type lastBatch struct {
 	relay.AttemptBatch
 
 	at time.Time
 }
 
-// ends returns the positions of the newest batches of a query's callbacks, the newest at the end, and if replays are looked
-// for those batches that have none: the server sends them anyhow.
-func (a *Attempts) ends(ctx context.Context, stream string, q AttemptsQuery) (positions []uint64, without map[uint64]passed, err error) {
+// ends returns the positions of the newest batches of a query's callbacks, the newest at the end. If replays are looked
+// for, it also returns those of these batches that have none of their attempts: the server sends them anyhow.
+func (a *Attempts) ends(ctx context.Context, stream string, q AttemptsQuery) (positions []uint64, without map[uint64]lastBatch, err error) {
 	subjects := make([]string, 0, len(q.Callbacks))
 	for callback := range q.Callbacks {
 		subjects = append(subjects, a.s.topo.AttemptsSubject(callback))
@@ -162,7 +162,7 @@ func (a *Attempts) ends(ctx context.Context, stream string, q AttemptsQuery) (po
 			return nil, nil, err
 		}
 	}
-	without = map[uint64]passed{}
+	without = map[uint64]lastBatch{}
 	take := func(seq uint64, subject string, at time.Time, data []byte) {
 		positions = append(positions, seq)
 		if !q.Replayed {
@@ -170,7 +170,7 @@ func (a *Attempts) ends(ctx context.Context, stream string, q AttemptsQuery) (po
 		}
 		if b, ok := a.batch(Message{Subject: subject, Data: data}); ok && !b.OfReplay() {
 			b.Records = nil
-			without[seq] = passed{b, at}
+			without[seq] = lastBatch{b, at}
 		}
 	}
 	for some := range slices.Chunk(subjects, jsapi.MaxLastOf) {
