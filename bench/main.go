@@ -1,13 +1,11 @@
-// Command bench measures the relay on this machine, in one run, against a ceiling measured in the
-// same run:
+// Command bench measures the relay on this machine, in one run, against a ceiling measured in the same run. It prints
+// lines `name: value` with units in the names, which README.md beside this file explains; a measurement that fails ends
+// the run with an error and stops what it has started. Begin reading at run, which lists the measurements; fail.go has
+// how one ends, fleet.go the relays.
 //
 //	go run ./bench            everything, some minutes
 //	go run ./bench -quick     small numbers, to see that it works
 //	go run ./bench -only throughput,latency
-//
-// It prints lines `name: value`, units in the names. README.md beside this file explains
-// each of them. A measurement that fails ends the run with an error and stops what it has started.
-// Begin reading at run, which lists the measurements; fail.go has how one ends, fleet.go the relays.
 package main
 
 import (

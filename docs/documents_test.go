@@ -1,5 +1,6 @@
-// Package docs holds the documents for those who run the relay, and tests of all documents of the project. The commands
-// that documents show are run by the tests of internal/e2e, their Go programs by those of internal/natsd.
+// Package docs holds the documents for those who run the relay, and tests of all documents of the project. No document
+// may name a path, a metric or an operation that does not exist; the commands that documents show are run by the tests
+// of internal/e2e, their Go programs by those of internal/natsd. Begin reading at TestDocumentsNameWhatTheProgramHas.
 package docs
 
 import (

@@ -70,6 +70,8 @@ func exampleDetails(dir string) ([]byte, error) {
 // addExamples adds to each operation the examples of its request and its answer, and the call as a
 // command; to the answer for problems one example for each type of problem; to what a callback
 // receives one for each type of event.
+//
+// An operation without an example is left without one: a test in api/ names it.
 func addExamples(doc node, all examples) {
 	members(yamljson.Get(doc, "paths"), func(path string, item node) {
 		members(item, func(method string, op node) {

@@ -5,8 +5,6 @@
 // openapi.go.
 //
 //	go run ./build     in api/, by go generate
-//
-// What has no example yet is left without one: a test in api/ names it.
 package main
 
 import (

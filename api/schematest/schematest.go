@@ -1,6 +1,6 @@
-// Package schematest checks in tests that what the relay publishes is what its documents describe: the details
-// of an operational event fit the schema of their kind, and have no member that the schema does not name. Begin
-// with Details.
+// Package schematest checks in tests that what the relay publishes is what its documents describe. The details of an
+// operational event must fit the schema of their kind, and have no member that the schema does not name. Begin with
+// Details.
 package schematest
 
 import (

@@ -1,5 +1,7 @@
-// Command relay hands on what happens to parts orders in Audatex's Inpart: from the vendor's polled
-// queue to NATS subjects and signed HTTP callbacks.
+// Command relay hands on what happens to parts orders in Audatex's Inpart: from the vendor's polled queue to NATS
+// subjects and signed HTTP callbacks. This package has only the commands and the wiring: every promise is kept by the
+// packages that it joins, and they end in the opposite order of their start. Begin reading at serve, which builds every
+// part in order.
 //
 //	relay serve     the service
 //	relay sandbox   the vendor's double, to develop against
@@ -11,9 +13,6 @@
 //	relay backup    everything that is stored, into a directory
 //	relay restore   and back
 //	relay version   which release this is
-//
-// This package has the commands and the wiring only. Begin reading at serve, which builds every
-// part in order.
 package main
 
 import (

@@ -1,16 +1,11 @@
 // Command oci makes the relay's container image without a container engine: an archive in the OCI image layout with the
-// static binary, a bundle of certificate authorities and a directory for data, and nothing else. It is what the
-// Dockerfile makes, for machines where no daemon runs, and the tests here hold the two and deploy/compose.yaml
-// together.
+// static binary, a bundle of certificate authorities and a directory for data, as the Dockerfile makes it. The same
+// commit gives the same digest wherever the same Go compiles it, as times are the commit's (or SOURCE_DATE_EPOCH), the
+// authorities come from a module of a fixed version and not from the machine, and no path of the machine gets into the
+// binary. Begin reading at run in main.go, then at image.go.
 //
 //	go -C deploy/oci run . -out /tmp/relay.tar
 //	go -C deploy/oci run . -out /tmp/relay.tar -platforms linux/arm64
 //	skopeo copy --all oci-archive:/tmp/relay.tar docker://registry.example.com/relay:0.1.0
 //	go -C deploy/oci run . -roots /tmp/ca-certificates.crt    only the bundle: the Dockerfile's build does this
-//
-// The same commit gives the same digest wherever the same Go compiles it: times are the commit's (or
-// SOURCE_DATE_EPOCH), the authorities come from a module of a fixed version and not from the machine, and no path of
-// the machine gets into the binary.
-//
-// It is a module of its own, so that what it needs of the container world stays out of the relay's.
 package main

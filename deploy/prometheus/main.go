@@ -1,7 +1,7 @@
-// Command prometheus keeps the relay's rules for Prometheus. It makes the rules of the service level objective (slo),
-// holds all rules to what they must be (lint), and makes copies whose times are shorter, for a test that injects faults
-// (scale). It is a module of its own, so that Prometheus' parser does not get into the relay's. Begin reading at
-// lint.go.
+// Command prometheus keeps the relay's rules for Prometheus: it makes the rules of the service level objective (slo),
+// checks all rules (lint), and makes copies whose times are shorter, for a test that injects faults (scale). No rule
+// passes that names a metric or label which no scrape of a relay has, and no alert without its page in the runbook.
+// Begin reading at lint.go.
 package main
 
 import (

@@ -1,9 +1,10 @@
-// Command feed reads the relay's feed of events, for a program that cannot be called:
+// Command feed reads the relay's feed of events, for a program that cannot be called. It handles each event at least
+// once, those of an order in their order, and continues where it stopped, with the standard library only. Begin reading
+// at handle, which is your part; the same in C#, Node, PHP and Python is beside this file.
 //
 //	RELAY_URL=https://relay.example.com RELAY_KEY=… go run ./examples/feed [feed-next]
 //
-// feed-next is the file that keeps where we are. It uses the standard library only. The same in C#, Node, PHP and
-// Python is beside it.
+//	feed-next is the file that keeps where the program is in the feed
 package main
 
 import (

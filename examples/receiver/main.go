@@ -1,11 +1,11 @@
-// Command receiver is a complete receiver of the relay's callbacks. It verifies each delivery, stores what is new,
-// answers at once, and works later:
+// Command receiver is a complete receiver of the relay's callbacks: it verifies each delivery, stores what is new,
+// responds at once, and works later. It uses the standard library and the public library of Standard Webhooks, and
+// nothing of the relay. Begin reading at handle, which is your part; the same in C#, Node, PHP and Python is beside
+// this file.
 //
 //	WEBHOOK_SECRET=whsec_… go run ./examples/receiver [127.0.0.1:3000 [receiver-data]]
 //
-// WEBHOOK_SECRET may hold several secrets, separated by spaces: the new and the old one while they are exchanged. It
-// uses the standard library and the public library of Standard Webhooks, nothing of the relay. The same in C#, Node,
-// PHP and Python is beside it.
+//	WEBHOOK_SECRET may hold several secrets, separated by spaces: the new and the old one while they are exchanged
 package main
 
 import (

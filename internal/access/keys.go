@@ -1,7 +1,6 @@
-// Package access decides who may do what. It keeps all clients and their API keys in memory, up to
-// date by a watch on their bucket, and checks the keys that the HTTP API and the NATS listener are
-// shown. Being in memory, a key can be checked even while the store is in trouble. Begin with
-// Keys.Lookup for the keys of clients, and with Admins for administrators.
+// Package access decides who may do what: it checks the API keys that the HTTP API and the NATS listener are shown. It
+// keeps all clients and their keys in memory, up to date by a watch on their bucket, so that a key can be checked even
+// while the store is in trouble. Begin with Keys.Lookup for the keys of clients, and with Admins for administrators.
 package access
 
 import (

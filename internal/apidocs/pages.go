@@ -1,7 +1,7 @@
 // Package apidocs makes the documents and pages that describe the API: the OpenAPI document in YAML and JSON, the
 // AsyncAPI document, a reference for people and one page for each type of event. All of them are made once, from the
-// documents in api/, with the relay's public address in them; they hold nothing else of the relay. Pages have no
-// scripts and one style sheet, so that a strict content security policy fits them. Begin with New.
+// documents in api/ with the relay's public address in them and nothing else of the relay, and pages have no scripts
+// and one style sheet, so that a strict content security policy fits them. Begin with New.
 package apidocs
 
 import (

@@ -1,12 +1,7 @@
-// Package audatex is the client of the vendor's API: the only package that knows its paths,
-// formats, tokens and peculiarities. Every call ends in one of a closed set of outcomes; responses
-// are read tolerantly and within limits; the digits of an order are not changed; and rotating
-// refresh tokens are not lost. Begin with session.go, which has the calls of one connection, and
-// outcome.go.
-//
-// Client makes single calls with a given access token, Tokens keeps the tokens of every connection,
-// and Session combines the two for one connection. Budget is the allowance of requests that they
-// all share.
+// Package audatex is the client of the vendor's API: the only package that knows its paths, formats, tokens and
+// peculiarities. Every call ends in one of a closed set of outcomes; responses are read tolerantly and within limits;
+// the digits of an order are not changed; and rotating refresh tokens are not lost. Begin with session.go, which has
+// the calls of one connection, and outcome.go.
 package audatex
 
 import (
@@ -59,7 +54,8 @@ type Config struct {
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
-// Client makes calls of the vendor's API. It is safe for concurrent use.
+// Client makes calls of the vendor's API, each with a given access token; Session adds the tokens of one connection. It
+// is safe for concurrent use.
 type Client struct {
 	base      string
 	me        string

@@ -1,7 +1,7 @@
-// Package audit keeps the log of changes that were requested by the API: who, when, from where, what,
-// and how it ended. A record is stored before anything is changed, so there is no change without
-// one; a second record says how it ended, and may be missing where the relay or the store failed.
-// No record holds a body or a secret. Begin with Begin and End, then read Page.
+// Package audit keeps the log of changes that were requested by the API: who, when, from where, what, and how it ended.
+// A record, which holds no body and no secret, is stored before anything is changed, so there is no change without one;
+// a second record has how it ended, and may be missing where the relay or the store failed. Begin with Begin and End,
+// then read Page.
 package audit
 
 import (

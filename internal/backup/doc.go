@@ -1,10 +1,10 @@
-// Package backup writes everything that the relay keeps into a directory, and restores it:
-// JetStream's own snapshots of every stream and bucket, and a manifest. A document is saved before
-// the data it refers to, so a restored reference never dangles, and a backup counts only when every
-// bucket could be restored from it. The encryption keys are not in it; the manifest names those
-// that are needed. Begin with Save and Restore.
-//
-// # The order
+// Package backup writes everything that the relay keeps into a directory, and restores it: JetStream's own snapshots of
+// every stream and bucket, and a manifest, which names the encryption keys that are needed, as they are not in the
+// backup. A document is saved before the data it refers to, so a restored reference never dangles, and a backup counts
+// only when every bucket could be restored from it. Begin with Save and Restore; the order is explained below.
+package backup
+
+// The order.
 //
 // Relays may run while a backup is taken, and no two streams are read at the same moment. The rule
 // of every step of the relay is: store downstream, and only then acknowledge upstream. So a
@@ -28,7 +28,7 @@
 //	                                            (httpapi/sweep.go)
 //	owners        last: its sequence is where epochs come from, so none of the documents above has a higher one
 //
-// # One bucket
+// One bucket.
 //
 // While the server reads a stream for a snapshot it goes on taking writes, and a bucket keeps only
 // the last value of a key. A key that is overwritten before the snapshot comes to it is in the
@@ -38,4 +38,3 @@
 // Every bucket is restored into a server of our own right away, from which the manifest's words are
 // read; what cannot be restored is no backup. The logs only grow at one end and lose at the other,
 // which their snapshots carry faithfully.
-package backup

@@ -1,7 +1,10 @@
-// Package consent lets a user of the vendor give consent for a connection in a browser. Only the
-// button of a link's page begins a consent, only the expected site's tokens are used unless the
-// link is forced, and no refresh token is lost once it was received. Begin with the phases below
-// and handler.go; steps.go has every change of a link's document.
+// Package consent lets a user of the vendor give consent for a connection in a browser. Only the button of a link's
+// page begins a consent, only the expected site's tokens are used unless the link is forced, and no refresh token is
+// lost once it was received. Begin with the phases below and handler.go; steps.go has every change of a link's
+// document.
+package consent
+
+// The phases of a consent.
 //
 // An operator makes a link (Make) and sends it to a site. The link's page shows who asks for what;
 // its button, and nothing else, begins OAuth's authorization code flow. The vendor sends the
@@ -27,4 +30,3 @@
 // stopped. An exchange past its deadline ends as interrupted, because its code may be spent; from
 // pending on, every step may be repeated. The token record contains the id of its consent, so that
 // tokens that were refreshed since are never replaced by older ones.
-package consent

@@ -33,8 +33,9 @@ func (v Verdict) String() string {
 	return [...]string{"ignored", "accepted", "laned", "full"}[v]
 }
 
-// Cursor is the position and the pending work of one reader of one log. The zero value is not
-// usable; see New and Load.
+// Cursor is the position and the pending work of one reader of one log: the resolver has one for each inbox, the
+// dispatcher one for each callback, and each replay one of its own. One goroutine owns a Cursor, or a mutex guards it.
+// The zero value is not usable; see New and Load.
 type Cursor struct {
 	policy  Policy
 	carried Carried

@@ -1,13 +1,10 @@
-// Package cursor keeps the position of a reader of an append-only log, and decides what the reader
-// may do next: which entries are settled, which orders are being retried, whether the receiver's
-// circuit is open. No entry is lost, and no entry is attempted before an earlier unsettled one of
-// its order, whenever the process dies. It is pure data and rules, with no goroutine, lock, clock
-// or I/O of its own. The resolver has one for each inbox (to orders), the dispatcher one for each callback (to it),
-// and each replay one of its own. Begin with the life of an entry below, then cursor.go and take.go.
-//
-// One goroutine owns a Cursor, or a mutex guards it.
-//
-// # The life of an entry
+// Package cursor keeps the position of a reader of an append-only log, and decides what the reader may do next: which
+// entries are settled, which orders are being retried, whether the receiver's circuit is open. No entry is lost, and no
+// entry is attempted before an earlier unsettled one of its order, whenever the process dies; there is no goroutine,
+// lock, clock or I/O in it. Begin with the life of an entry below, then cursor.go and take.go.
+package cursor
+
+// The life of an entry.
 //
 // The reader offers entries in ascending order of Seq, with gaps where entries belong to others. An
 // entry *waits*, is taken (*in flight*), and is *settled* once. For the caller that means
@@ -34,7 +31,7 @@
 //   - With MaxLanes lanes the cursor is *congested*: no fresh entry is taken, lanes that are due go
 //     on, and the position does not move.
 //
-// # Using it
+// Using it.
 //
 //	c, err := cursor.Load(policy, document, lanes, now)  // or cursor.New(policy) and c.Advance(startFrom-1)
 //	c.Adopt(epoch)               // fences off the former owner; store the changes before anything else
@@ -76,4 +73,3 @@
 //
 // A crash at any point, even between the steps of a store, loses nothing. It repeats at most what
 // was in flight and what was settled since the last complete store.
-package cursor

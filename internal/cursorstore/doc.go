@@ -1,9 +1,10 @@
-// Package cursorstore stores cursors (package cursor) for every reader of a log: the resolver's over the inbox, the
-// dispatcher's and each replay's over the events. It reads what the readers of a shard have stored, writes it under a
-// new owner's epoch, stores what changes, and takes back what a log no longer has. Every write follows the one rule of
-// store.PutOwned, so nothing that a later owner has written is ever lost.
-//
-// Begin reading at Store. A reader uses it like this:
+// Package cursorstore stores cursors (package cursor) for every reader of a log: it reads what the readers of a shard
+// have stored, writes it under a new owner's epoch, stores what changes, and takes back what a log no longer has. Every
+// write follows the one rule of store.PutOwned, so nothing that a later owner has written is ever lost. Begin reading
+// at Store; what follows is how a reader uses it.
+package cursorstore
+
+// How a reader uses a Store:
 //
 //	cursors := cursorstore.New(s, store.CallbackCursors, log)
 //
@@ -55,4 +56,3 @@
 //
 // Nothing here asks for the lease, as only the owner knows what may still be stored without it: ask right
 // before each call.
-package cursorstore

@@ -1,26 +1,7 @@
 // Package delivery makes and records every attempt at a callback, whoever reads the log for it: the dispatcher, a
-// replay, a test. It knows how each callback is configured (Targets), makes attempts within what the replica and the
-// callback may have under way (Slots, Bodies), and records them in the chain of records that each callback has
-// (Recorder). It decides nothing about an outcome: when an event is sent again, its reader decides.
-//
-// Begin reading at Deliverer. A reader takes a slot, makes an attempt, records it, and gives the slot back:
-//
-//	allowance := deliverer.Slots.Join(target.Callback.Client, target.Key, wake)
-//	allowance.SetLimits(concurrency, most, target.Callback.RatePerSecond) // again when the target changes; most is
-//	                                                                      // for this reader, 0: as the callback
-//	if allowance.Wait(now) == 0 && allowance.Take() {                     // the rate, and what the receiver asks for;
-//		                                                              // else wake is called once there is a slot
-//		if !allowance.UseRate(now) { allowance.Release(); return }    // another reader was faster
-//		a := delivery.Attempt{Target: target, Seqs: []uint64{seq}, Events: make([]*delivery.Event, 1)}
-//		deliverer.Make(ctx, lease, &a)
-//		allowance.Release()
-//		if a.Err == nil && a.Chosen >= 0 {
-//			records = append(records, a.Record(number, probe))
-//			if !a.Outdated(present) { a.AdjustRate(allowance, now, probe) }
-//		}
-//	}
-//	recorder := deliverer.Recorder(id, generation)                      // one for each reader of a callback
-//	results := deliverer.Append(ctx, []delivery.Records{{Recorder: recorder, Records: records}})
+// replay, a test. It makes attempts within what the replica and the callback may have under way, and records them in
+// the chain of records that each callback has; it decides nothing about an outcome, as an event is sent again when its
+// reader decides so. Begin reading at Deliverer.
 package delivery
 
 import (
@@ -57,6 +38,25 @@ type Config struct {
 }
 
 // Deliverer is shared by all readers of this replica's callbacks. It is safe for concurrent use.
+//
+// A reader takes a slot, makes an attempt, records it, and gives the slot back:
+//
+//	allowance := deliverer.Slots.Join(target.Callback.Client, target.Key, wake)
+//	allowance.SetLimits(concurrency, most, target.Callback.RatePerSecond) // again when the target changes; most is
+//	                                                                      // for this reader, 0: as the callback
+//	if allowance.Wait(now) == 0 && allowance.Take() {                     // the rate, and what the receiver asks for;
+//		                                                              // else wake is called once there is a slot
+//		if !allowance.UseRate(now) { allowance.Release(); return }    // another reader was faster
+//		a := delivery.Attempt{Target: target, Seqs: []uint64{seq}, Events: make([]*delivery.Event, 1)}
+//		deliverer.Make(ctx, lease, &a)
+//		allowance.Release()
+//		if a.Err == nil && a.Chosen >= 0 {
+//			records = append(records, a.Record(number, probe))
+//			if !a.Outdated(present) { a.AdjustRate(allowance, now, probe) }
+//		}
+//	}
+//	recorder := deliverer.Recorder(id, generation)                      // one for each reader of a callback
+//	results := deliverer.Append(ctx, []delivery.Records{{Recorder: recorder, Records: records}})
 type Deliverer struct {
 	Targets *Targets
 	Slots   *capacity.Slots

@@ -45,7 +45,9 @@ const (
 	areaLimit = 20 * time.Second
 )
 
-// Doctor examines a running relay.
+// Doctor examines a running relay from inside: by what it has in memory and in its store, and by reaching out to the
+// vendor and to the receivers. The command relay doctor asks it for that by the API, and examines by itself what can be
+// seen without it.
 type Doctor struct {
 	c       Config
 	busy    sync.Mutex

@@ -1,7 +1,7 @@
-// Package gather lets one of several goroutines work for all that come at about the same time. A shard that arrives
-// asks the store what it has of that shard. A start with all 64 would ask 64 times for what one reading returns.
-//
-// Begin reading at Group. A Reader is one whose callers wait for a result.
+// Package gather lets one of several goroutines work for all that come at about the same time: a start with all 64
+// shards asks the store once, and not 64 times, what it has of them. The work on an item begins after it was added, and
+// no item is lost unless its caller's context has ended. Begin reading at Group, then at Reader, whose callers wait for
+// a result.
 package gather
 
 import (

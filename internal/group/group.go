@@ -1,8 +1,5 @@
-// Package group runs the parts of a program that end together.
-//
-// A part that ends before its context has is a failure of the whole: the program must stop then and
-// not go on without it. Wait returns after all parts have ended, with their joined errors. Begin reading
-// at Group.
+// Package group runs the parts of a program that end together. A part that ends before its context has is a failure of
+// the whole, and Wait returns only after all parts have ended, with their joined errors. Begin reading at Group.
 package group
 
 import (

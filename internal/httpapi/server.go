@@ -96,7 +96,8 @@ type Vendor interface {
 	Unsubscribe(ctx context.Context, connection relay.Connection, subscription string) error
 }
 
-// Config is what New needs. All fields are required unless their zero value is documented.
+// Config is what New needs. The handlers use the store directly; what only another part can do (send a sample, poll
+// now, ask the vendor) is a small interface. All fields are required unless their zero value is documented.
 type Config struct {
 	Store  *store.Store
 	Keys   *access.Keys

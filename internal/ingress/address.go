@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Network returns the network that an address is counted under: the address itself for IPv4, its
-// /64 for IPv6. It returns the zero Prefix for an unknown address.
+// Network returns the network that an address is counted under: the address itself for IPv4, its /64 for IPv6, because
+// the owner of one address of a /64 has all of them. It returns the zero Prefix for an unknown address.
 func Network(addr netip.Addr) netip.Prefix {
 	addr = addr.Unmap().WithZone("")
 	bits := 64

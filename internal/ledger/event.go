@@ -1,9 +1,7 @@
-// Package ledger compares the events that a receiver got with the ledger of the vendor's double:
-// the two ends of the way, and nothing between.
-//
-// It reads events as a receiver does, by the published contract and without the relay's own types.
-// It notices a notification without an event, an event too many, one out of order, and an order of
-// which a digit differs. Begin reading at Check; CheckOrder has the rules for one order.
+// Package ledger compares the events that a receiver got with the ledger of the vendor's double: the two ends of the
+// way, and nothing between. It notices a notification without an event, an event too many, one out of order, and an
+// order of which a digit differs, and it reads events as a receiver does, by the published contract and without the
+// relay's own types. Begin reading at Check; CheckOrder has the rules for one order.
 package ledger
 
 import (

@@ -1,8 +1,6 @@
 // Package logging makes the program's log: its format, a level that changes while the program runs, and a bound for
-// floods of lines.
-//
-// It promises that trouble of one receiver, connection, site or order cannot fill the log: beyond a few lines a minute
-// the rest is counted, and the next line says how many were left out. No line about another is left out for it. Begin
+// floods of lines. Trouble of one receiver, connection, site or order cannot fill the log, and no line about another is
+// left out for it: beyond a few lines a minute the rest is counted, and the next line has how many were left out. Begin
 // reading at New, then at sampler.
 package logging
 

@@ -1,6 +1,6 @@
 // Package logreader reads the log of events for callbacks: once for all callbacks of a replica that keep up (Shared),
 // and in filtered pages for a callback that is behind (Pages). Shared reads and parses an event once, however many
-// callbacks want it. What is kept in memory is bounded. Begin reading at Shared.
+// callbacks want it, and what is kept in memory is bounded. Begin reading at Shared.
 package logreader
 
 import (

@@ -1,8 +1,7 @@
 // Package notice gathers what happens to a callback again and again until it is published as an operational event: a
 // receiver that is down makes a few events and not ten thousand. Each kind is published at most once in an hour, with
-// how often it happened and the first and the last event that it happened to; what happens meanwhile is in the next
-// one, so nothing is left out. Notices are stored in the cursor's document, so they survive crashes and moves; at worst
-// one is published twice. Begin reading at Notices. Nothing here has a clock or a store.
+// how often it happened and the first and the last event that it happened to, and what happens meanwhile is in the next
+// one, so nothing is left out. Begin reading at Notices.
 package notice
 
 import "time"

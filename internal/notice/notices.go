@@ -17,7 +17,8 @@ const (
 // kinds is how many there are.
 const kinds = int(Disabled) + 1
 
-// Notices are those of one callback. The zero value is that of a callback that is well.
+// Notices are those of one callback. They are stored in the cursor's document, so they survive crashes and moves; at
+// worst one is published twice. Nothing here has a clock or a store. The zero value is that of a callback that is well.
 type Notices struct {
 	Failed    notice `json:"failed,omitzero"`
 	Failing   notice `json:"failing,omitzero"`

@@ -1,8 +1,7 @@
-// Package owners sends questions to the replica that owns a shard. The HTTP API runs on every
-// replica, but only a connection's owner can poll it now, and only a callback's owner knows what
-// waits for it. Every owner listens on the subjects of its shards. A question is a NATS request to
-// such a subject; it gets an answer or, if nobody owns the shard at the moment, ErrNoOwner. Begin
-// with Serve and Ask.
+// Package owners sends questions to the replica that owns a shard: the HTTP API runs on every replica, but only a
+// connection's owner can poll it now, and only a callback's owner knows what waits for it. A question is a NATS request
+// to a subject of the shard, on which its owner listens; it gets a response or, if nobody owns the shard at the moment,
+// ErrNoOwner. Begin with Serve and Ask.
 package owners
 
 import (

@@ -1,6 +1,6 @@
-// Package pasted cleans secrets, names and addresses that people copy into settings, files and requests. It removes
-// quotes, spaces and invisible characters that cannot be meant, and refuses what is ambiguous; it never changes what
-// may be meant. Without it a slip would show only later, as a refused login. Begin reading at Clean.
+// Package pasted cleans secrets, names and addresses that people copy into settings, files and requests, as a slip
+// would else show only later, as a refused login. It removes quotes, spaces and invisible characters that cannot be
+// meant, refuses what is ambiguous, and never changes what may be meant. Begin reading at Clean.
 package pasted
 
 import (

@@ -1,29 +1,13 @@
-// Package poller empties the vendor's queue of every connection into the inbox: the first step of a
-// notification's way. It promises that what the vendor has handed out is stored, or that the gap is
-// published. Begin reading at runner.go: Turn is what a connection's runner does again and again.
+// Package poller empties the vendor's queue of every connection into the inbox: the first step of a notification's way.
+// It promises that what the vendor has handed out is stored, or that the gap is published. Begin reading at runner.go,
+// where Turn is what a connection's runner does again and again, and follow a poll through these files:
 //
-// A vendor poll is destructive: what an answer carried is gone there the moment it was sent. So
-// each poll is
-//
-//	intent (relay_polls) → call → page (relay_inbox) → outcome (relay_polls)
-//
-// The intent also proves that the store takes writes before anything is taken out of the vendor's
-// queue. An intent that has no outcome, and whose poll id is not in the inbox either, is a
-// suspected gap: the answer may have carried notifications that nobody stored. It is published as
-// an operational event.
-//
-// Which connections are polled here changes as shards come and go (Own). Whoever takes a connection
-// over first waits until the poll of a stored intent must have ended, then writes its own epoch
-// into the document, so that nothing the process before writes there counts any more, and only then
-// polls.
-//
-// schedule.go decides when a runner polls, poll.go makes a poll, unstored.go and leftpages.go store
-// what it brought, adopt.go takes a connection over, gaps.go tells of what may be lost, document.go
-// stores what is known of the connection. The goroutines:
-//
-//   - Run follows the connections, and stores the pages whose shard was given up (leftpages.go);
-//   - Own waits for the end of a shard's work;
-//   - a runner has one during its turns only, which roster gives it. A poll is made within a turn.
+//	schedule.go   decides when a runner polls
+//	poll.go       makes a poll
+//	unstored.go   stores what it brought; leftpages.go does so after the shard was given up
+//	adopt.go      takes a connection over
+//	gaps.go       reports what may be lost
+//	document.go   stores what is known of the connection
 package poller
 
 import (
@@ -83,6 +67,24 @@ type Config struct {
 }
 
 // Poller polls the vendor for every connection of the shards that this replica holds.
+//
+// A vendor poll is destructive: what a response carried is gone there the moment it was sent. So each poll is
+//
+//	intent (relay_polls) → call → page (relay_inbox) → outcome (relay_polls)
+//
+// The intent also proves that the store takes writes before anything is taken out of the vendor's queue. An intent that
+// has no outcome, and whose poll id is not in the inbox either, is a suspected gap: the response may have carried
+// notifications that nobody stored. It is published as an operational event.
+//
+// Which connections are polled here changes as shards come and go (Own). Whoever takes a connection over first waits
+// until the poll of a stored intent must have ended, then writes its own epoch into the document, so that nothing the
+// process before writes there counts any more, and only then polls.
+//
+// The goroutines:
+//
+//   - Run follows the connections, and stores the pages whose shard was given up (leftpages.go).
+//   - Own waits for the end of a shard's work.
+//   - A runner has one during its turns only, which roster gives it. A poll is made within a turn.
 type Poller struct {
 	Config
 	nonce       string // of this process, in its intents

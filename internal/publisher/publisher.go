@@ -1,18 +1,6 @@
-// Package publisher puts events into the public log: one for each notification, exactly once, in
-// the order in which the orders were read. It is the third step of a notification's way, after the
-// resolver and before the readers of the log. Begin with Begin (position.go) and Publish
-// (publisher.go).
-//
-// The store by itself only promises "at least once". Three rules turn that into "exactly once":
-//
-//   - An order's position in the log is read (Begin) before the order is read from the vendor, and
-//     every event is published under the condition that the position has not changed. If another
-//     event came in between, the log refuses. So an older reading can never follow a newer one, and
-//     two publishers of one order can never both succeed.
-//   - The headers of every event name the inbox entry that it was made for. After a crash, or a
-//     lost response, the log itself shows which notifications have their event.
-//   - The document in relay_orders is only a shortcut. What it lacks is read from the log; where
-//     the two disagree (because the log was restored from a backup), the log is believed.
+// Package publisher puts events into the public log: the third step of a notification's way, after the resolver and
+// before the readers of the log. There is exactly one event for each notification, in the order in which the orders
+// were read. Begin with Begin (position.go) and Publish (publisher.go).
 package publisher
 
 import (
@@ -51,6 +39,17 @@ type Config struct {
 
 // Publisher writes events. It is safe for concurrent use: the conditions of the log decide between
 // concurrent calls.
+//
+// The store by itself only promises "at least once". Three rules turn that into "exactly once":
+//
+//   - An order's position in the log is read (Begin) before the order is read from the vendor, and
+//     every event is published under the condition that the position has not changed. If another
+//     event came in between, the log refuses. So an older reading can never follow a newer one, and
+//     two publishers of one order can never both succeed.
+//   - The headers of every event name the inbox entry that it was made for. After a crash, or a
+//     lost response, the log itself shows which notifications have their event.
+//   - The document in relay_orders is only a shortcut. What it lacks is read from the log; where
+//     the two disagree (because the log was restored from a backup), the log is believed.
 type Publisher struct {
 	c       Config
 	repeats *lru.Cache[string, time.Time] // when operational events were published, by their text

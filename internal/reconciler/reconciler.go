@@ -1,17 +1,6 @@
-// Package reconciler reads a connection's open orders again when notifications may have been lost,
-// and publishes what has changed. A gap that was stored is never forgotten, whichever process dies,
-// and nothing is published twice. Begin with Reconciler and Own; work.go does the runs.
-//
-// The vendor has no list of orders, so these are the orders that the relay has seen: relay_open
-// lists them by connection, and is written before an order's first event (internal/publisher).
-//
-// A run is requested by a suspected gap, a new subscription, an operator, and once a night. A
-// document of the connection (relay.Reconciliation) has the run under way and its position. The
-// owner of the connection's shard writes it under its epoch, at the revision that was read; the
-// next owner continues from there. A connection without a request costs no memory and no goroutine.
-//
-// The poller detects gaps. Its document counts them, and ours has the number of gaps for which a
-// run was requested.
+// Package reconciler reads a connection's open orders again when notifications may have been lost, and publishes what
+// has changed. A gap that was stored is never forgotten, whichever process dies, and nothing is published twice. Begin
+// with Reconciler and Own; work.go does the runs.
 package reconciler
 
 import (
@@ -96,6 +85,17 @@ type Config struct {
 }
 
 // Reconciler reconciles the connections of the shards that this replica owns.
+//
+// The vendor has no list of orders, so these are the orders that the relay has seen: relay_open
+// lists them by connection, and is written before an order's first event (internal/publisher).
+//
+// A run is requested by a suspected gap, a new subscription, an operator, and once a night. A
+// document of the connection (relay.Reconciliation) has the run under way and its position. The
+// owner of the connection's shard writes it under its epoch, at the revision that was read; the
+// next owner continues from there. A connection without a request costs no memory and no goroutine.
+//
+// The poller detects gaps. Its document counts them, and ours has the number of gaps for which a
+// run was requested.
 type Reconciler struct {
 	cfg   Config
 	store *store.Store

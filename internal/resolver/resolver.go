@@ -1,14 +1,8 @@
-// Package resolver resolves notifications: the second step of a notification's way. It reads the inbox
-// by a cursor per connection, takes from each notification which order it is about and nothing else,
-// reads that order from the vendor, and has the publisher make the events. A notification is settled
-// only when its event is in the log, or the notification itself is in relay_unresolved. Begin reading at
-// runner.go: Turn is what a connection's runner does again and again.
-//
-// Notifications of one order that wait together share one reading, which begins after the last of them
-// has arrived. While the vendor is in trouble they wait. An order that the vendor keeps refusing is set
-// aside after an hour, and anything after ten days.
-//
-// The files, in the order in which a notification goes through them:
+// Package resolver is the second step of a notification's way: it reads the inbox by a cursor per connection, takes
+// from each notification which order it is about and nothing else, reads that order from the vendor, and has the
+// publisher make the events. A notification is settled only when its event is in the log, or the notification itself is
+// in relay_unresolved. Begin reading at runner.go, where Turn is what a connection's runner does again and again; the
+// files, in the order in which a notification goes through them:
 //
 //	load.go       adopts the cursors of connections when a shard comes; cursor.go stores them
 //	runner.go     the turns of a connection's runner; announced.go has the pages that have arrived
@@ -19,13 +13,6 @@
 //	selfretry.go  retries these when there is a reason to; retry.go on request
 //	waiting.go    how many notifications wait; shown.go the same for the metrics
 //	prepare.go    before a replica takes any shard: cursors that are beyond the end of the inbox
-//
-// The goroutines:
-//
-//   - Run follows the inbox and the connections. Own waits for the end of a shard's work.
-//   - A runner has one during its turns only, which roster gives it. The first of many runners that need
-//     their cursors loads all of them within its turn.
-//   - Each batch, look and retry under way has one (runner.start). The runner's next turn takes the result.
 package resolver
 
 import (
@@ -99,6 +86,17 @@ type Config struct {
 }
 
 // Resolver resolves the notifications of the connections of the shards that this replica holds.
+//
+// Notifications of one order that wait together share one reading, which begins after the last of them
+// has arrived. While the vendor is in trouble they wait. An order that the vendor keeps refusing is set
+// aside after an hour, and anything after ten days.
+//
+// The goroutines:
+//
+//   - Run follows the inbox and the connections. Own waits for the end of a shard's work.
+//   - A runner has one during its turns only, which roster gives it. The first of many runners that need
+//     their cursors loads all of them within its turn.
+//   - Each batch, look and retry under way has one (runner.start). The runner's next turn takes the result.
 type Resolver struct {
 	cfg     Config
 	store   *store.Store

@@ -1,11 +1,6 @@
-// Package roster runs one runner for every connection of the shards that this replica holds. The two stages that
-// work by connection, the poller and the resolver, use it: what differs between them is the runner.
-//
-// Two things come and go at any time and in any order: connections, which a store.Mirror knows, and shards,
-// which Own is called for. A runner works while its connection is there and its shard is held. No two runners
-// of one connection ever work at the same time in one process: the next one begins when the one before has
-// stored all it had under way. Begin reading at
-// Runner, then at Own.
+// Package roster runs one runner for every connection of the shards that this replica holds, for the two stages that
+// work by connection: the poller and the resolver. A runner works while its connection is there and its shard is held,
+// and no two runners of one connection ever work at the same time in one process. Begin reading at Runner, then at Own.
 package roster
 
 import (
@@ -43,7 +38,9 @@ type Config[R Runner] struct {
 	Log  *slog.Logger
 }
 
-// Roster is who works on what in this process.
+// Roster is who works on what in this process. Two things come and go at any time and in any order: connections, which
+// a store.Mirror knows, and shards, which Own is called for. Where a runner of a connection is still ending, the next
+// one begins when it has stored all it had under way.
 type Roster[R Runner] struct {
 	Config[R]
 

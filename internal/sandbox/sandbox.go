@@ -1,20 +1,6 @@
-// Package sandbox simulates the vendor: the AudaConnect BMS API, its OAuth portal and a control API
-// in one http.Handler. It behaves like the vendor where that is known, and is hostile where the
-// vendor may be. Begin with New and Config; server.go has the routes and what all calls have in
-// common.
-//
-// Tests, the demo, the benchmark and developers' machines use it, because they cannot reach the
-// vendor's hosts. Unless Config.Tame is set, it does not make life easy: notifications come in both
-// forms, with upper-case uuids, without time zones and with URLs that must not be called; orders
-// have unknown fields, unknown part statuses, odd digits, and missing dates in every spelling. A
-// client that cuts a corner fails here and not in production.
-//
-// Polling is destructive, like the vendor's: what a response carried is gone, even if the
-// connection was cut before anybody read it. A ledger records the truth (what was queued, handed
-// out, lost), so that a verifier knows what a client could see.
-//
-// The package imports nothing of the relay: if it shared code with the client, it would share the
-// client's mistakes.
+// Package sandbox simulates the vendor: the AudaConnect BMS API, its OAuth portal and a control API in one
+// http.Handler. It behaves like the vendor where that is known, and is hostile where the vendor may be. Begin with New
+// and Config; server.go has the routes and what all calls have in common.
 package sandbox
 
 import (
@@ -125,6 +111,19 @@ func (c Config) withDefaults() Config {
 
 // Sandbox is one vendor with its users, orders and queues, all in memory. Its methods are safe for
 // concurrent use.
+//
+// Tests, the demo, the benchmark and developers' machines use it, because they cannot reach the
+// vendor's hosts. Unless Config.Tame is set, it does not make life easy: notifications come in both
+// forms, with upper-case uuids, without time zones and with URLs that must not be called; orders
+// have unknown fields, unknown part statuses, odd digits, and missing dates in every spelling. A
+// client that cuts a corner fails here and not in production.
+//
+// Polling is destructive, like the vendor's: what a response carried is gone, even if the
+// connection was cut before anybody read it. A ledger records the truth (what was queued, handed
+// out, lost), so that a verifier knows what a client could see.
+//
+// The package imports nothing of the relay: if it shared code with the client, it would share the
+// client's mistakes.
 type Sandbox struct {
 	cfg     Config
 	handler http.Handler

@@ -1,25 +1,7 @@
-// Package sender makes one attempt of one delivery over HTTP: it signs the event's bytes, posts
-// them to the callback's URL, and returns a closed Outcome. It never reaches an address that the
-// operator has not allowed, never follows a redirect, never shows a secret, and never waits longer
-// than the attempt's timeout. Begin with Sender.Send; deliveries and the API's test of a callback
-// both use it. Whether and when to try again is up to the dispatcher.
-//
-// A callback's URL is chosen by a client and reached from inside the operator's network. So every
-// address is judged at the moment it is dialled (address.go), redirects are not followed, and no
-// proxy from the environment is used.
-//
-// The sender manages its connections itself instead of using net/http, for three reasons. A
-// connection belongs to one callback (pool.go) and is used again only if nothing at all is left on
-// it (conn.go), so that no byte of one response can settle another event, least of all another
-// client's. A response is judged by its status line alone, no matter how odd the rest is (head.go).
-// And an attempt needs only its caller's goroutine, which makes it cheap.
-//
-// Callbacks share nothing that a slow one could use up except the number of connections, and the
-// dispatcher's own limits stay below that: there is no queue and no pool of workers, and an idle
-// connection is closed when a new one is needed. Names are looked up with Go's own resolver,
-// because the C library's has a limited number of threads that hanging look-ups can use up. Only
-// HTTP/1.1 is used: over one HTTP/2 connection a receiver's flow control and stream limit would tie
-// unrelated deliveries together.
+// Package sender makes one attempt of one delivery over HTTP: it signs the event's bytes, posts them to the callback's
+// URL, and returns a closed Outcome. It never reaches an address that the operator has not allowed, never follows a
+// redirect, never shows a secret, and never waits longer than the attempt's timeout. Begin with Sender.Send, which
+// deliveries and the API's test of a callback both use.
 package sender
 
 import (
@@ -84,7 +66,24 @@ type Config struct {
 	RootCAs *x509.CertPool
 }
 
-// Sender makes attempts, any number at the same time. Use New to create one.
+// Sender makes attempts, any number at the same time; when to try again is up to the caller. Use New to create one.
+//
+// A callback's URL is chosen by a client and reached from inside the operator's network. So every
+// address is judged at the moment it is dialled (address.go), redirects are not followed, and no
+// proxy from the environment is used.
+//
+// The sender manages its connections itself instead of using net/http, for three reasons. A
+// connection belongs to one callback (pool.go) and is used again only if nothing at all is left on
+// it (conn.go), so that no byte of one response can settle another event, least of all another
+// client's. A response is judged by its status line alone, no matter how odd the rest is (head.go).
+// And an attempt needs only its caller's goroutine, which makes it cheap.
+//
+// Callbacks share nothing that a slow one could use up except the number of connections, and the
+// dispatcher's own limits stay below that: there is no queue and no pool of workers, and an idle
+// connection is closed when a new one is needed. Names are looked up with Go's own resolver,
+// because the C library's has a limited number of threads that hanging look-ups can use up. Only
+// HTTP/1.1 is used: over one HTTP/2 connection a receiver's flow control and stream limit would tie
+// unrelated deliveries together.
 type Sender struct {
 	dialer    *dialer
 	pool      *pool

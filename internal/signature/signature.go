@@ -1,14 +1,6 @@
-// Package signature signs callbacks according to Standard Webhooks 1.0
-// (https://www.standardwebhooks.com): HMAC-SHA256 with a whsec_ secret over
-// "<id>.<unix seconds>.<body>", in the header webhook-signature as "v1,<base64>". While a secret is
-// being rotated a callback has several, and every attempt carries a signature with each, so that
-// the receiver can switch at any moment in between. Begin with Sign; secret.go keeps secrets out of
-// every log.
-//
-// The reference library is used by receivers and in the tests as an independent judge, not for
-// signing: it signs with one secret at a time, copies the whole body for every signature, builds
-// the keyed state every time (the relay signs once for each secret of each of thousands of attempts
-// a second), and does not limit a secret's length.
+// Package signature signs callbacks according to Standard Webhooks 1.0 (https://www.standardwebhooks.com). While a
+// secret is being rotated a callback has several, and every attempt carries a signature with each, so that the receiver
+// can switch at any moment in between. Begin with Sign; secret.go keeps secrets out of every log.
 package signature
 
 import (
@@ -37,6 +29,13 @@ const (
 //
 // The id must not contain a full stop. The specification requires that, because the parts are
 // joined by full stops.
+//
+// A signature is HMAC-SHA256 with a whsec_ secret over "<id>.<unix seconds>.<body>", written as "v1,<base64>".
+//
+// The reference library is used by receivers and in the tests as an independent judge, not for
+// signing: it signs with one secret at a time, copies the whole body for every signature, builds
+// the keyed state every time (the relay signs once for each secret of each of thousands of attempts
+// a second), and does not limit a secret's length.
 func Sign(secrets []Secret, id string, at time.Time, body []byte) string {
 	var stack [2*signatureLen + 1]byte // most callbacks have one secret, some two for a while
 	out := stack[:0]

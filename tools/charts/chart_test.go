@@ -1,4 +1,6 @@
-// Package charts holds the chart's page to its values; helm and helm-unittest hold the rest (.ci/charts).
+// Package charts tests of the Helm chart what helm and helm-unittest, which .ci/charts runs, cannot. The chart's page
+// must name every value with its default, and values must reach the program as they are. Begin reading at
+// TestReadmeTellsEveryValue, then at literal_test.go.
 package charts
 
 import (

@@ -1,5 +1,6 @@
-// Package upgrade replaces one release of the relay by another, under load and on the same store. It holds no code of
-// the program, only tests of what the store holds afterwards. Begin reading at roll_test.go.
+// Package upgrade tests that one release of the relay can be replaced by another, under load and on the same store.
+// Nothing may be lost, no order may lose its order, and the mark of the formats may rise only when the last relay of
+// the old release has gone. Begin reading at roll_test.go.
 package upgrade
 
 import (

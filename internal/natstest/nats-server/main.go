@@ -1,5 +1,6 @@
-// Command nats-server is the NATS server, of the version that is embedded, in a process of its own, whose elections
-// take as long as natstest says. Otherwise it is the one that people run.
+// Command nats-server is the NATS server, of the version that is embedded, in a process of its own for tests of
+// clusters. Only its elections differ from those of the server that people run: they take as long as natstest has
+// decided. Begin reading at run.
 package main
 
 import (

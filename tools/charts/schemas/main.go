@@ -1,11 +1,9 @@
 // Command schemas makes the JSON schemas that the Helm chart's output is validated against, one file a kind, from what
 // the projects publish themselves: Kubernetes' OpenAPI document and Prometheus Operator's custom resource definitions,
-// both taken out of their Go modules. The ready-made collections of such schemas lie on hosts that a machine with
-// nothing but package registries cannot reach, and so the ones needed are kept in the repository.
+// both taken out of their Go modules. Every object refuses fields it does not name, descriptions are left out, and each
+// definition appears once in a file. Begin reading at run.
 //
 //	go -C tools/charts run ./schemas ../../deploy/helm/schemas
-//
-// Every object refuses fields it does not name. Descriptions are left out, and each definition appears once in a file.
 package main
 
 import (
@@ -52,6 +50,8 @@ func main() {
 	}
 }
 
+// The ready-made collections of such schemas lie on hosts that a machine with nothing but package registries cannot
+// reach, so the schemas that are needed are kept in the repository.
 func run(dir string) error {
 	for _, version := range kubernetesVersions {
 		source, err := module("k8s.io/kubernetes", version)
